@@ -1,0 +1,47 @@
+# Every target installs what it needs first. `make help` lists them.
+
+SHELL := /bin/bash
+# Servers installed by deploy/install.sh, for this project alone.
+export PATH := $(CURDIR)/.oncue/bin:$(PATH)
+# Tests are in a package of their own, and nobody runs them from here.
+RELEASE := cargo build --release --locked --bins --workspace --exclude oncue-tests
+BIN := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: up test measure lint fmt check install clean help
+.DEFAULT_GOAL := help
+
+up: install ## Run everything on this machine; Ctrl-C stops it all. Options: make up ARGS="--only count-views"
+	@$(RELEASE)
+	@exec $(BIN)/release/oncue up $(ARGS)
+
+test: install ## Run every test, with real servers and real programs
+	cargo build --locked --workspace --bins
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		echo cargo nextest run --workspace && cargo nextest run --locked --workspace --no-fail-fast && \
+		echo cargo test --doc && cargo test --locked --workspace --doc -q; \
+	else \
+		echo cargo test --workspace && cargo test --locked --workspace; \
+	fi
+
+measure: install ## Measure what README.md quotes: time to ready, start and memory of a worker
+	@$(RELEASE)
+	@python3 tests/measure.py
+
+lint: ## Formatting and clippy, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+fmt: ## Format all code
+	cargo fmt --all
+
+check: ## Only see whether it compiles
+	cargo check --locked --workspace --all-targets
+
+install: ## Find or install nats-server and redis-server
+	@deploy/install.sh
+
+clean: ## Remove what was built; data in .oncue stays
+	cargo clean
+
+help: ## Show this
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16

@@ -1,0 +1,114 @@
+//! A small foreign contract, and the words its author hears.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+
+/// Compiles `shop/a.proto` made of these messages, with the event option at hand.
+fn compile(messages: &str) -> Result<String, String> {
+    compile_files(&[("shop/a.proto", &format!("package shop.v1;\nimport \"oncue/v1/event.proto\";\n{messages}"))])
+}
+
+/// Compiles files that exist nowhere but here, and returns `events.rs`.
+fn compile_files(files: &[(&str, &str)]) -> Result<String, String> {
+    static FOLDERS: AtomicU32 = AtomicU32::new(0);
+    let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
+    let folder = env::temp_dir().join(format!("oncue-build-{}-{number}", std::process::id()));
+    for (name, text) in files {
+        let path = folder.join("proto").join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(path, format!("syntax = \"proto3\";\n{text}")).expect("written");
+    }
+    let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+    let include = folder.join("proto");
+    let done = compile_into(&folder, &names, &[include.to_str().expect("UTF-8")]).map_err(|e| e.to_string());
+    let code = done.map(|()| {
+        assert!(fs::metadata(folder.join("descriptors.bin")).is_ok_and(|file| file.len() > 10));
+        fs::read_to_string(folder.join("events.rs")).expect("events.rs")
+    });
+    fs::remove_dir_all(folder).expect("removed");
+    code
+}
+
+fn event(name: &str, options: &str, fields: &str) -> String {
+    format!("message {name} {{ option (oncue.v1.event) = {{ {options} }}; {fields} }}\n")
+}
+
+#[test]
+fn a_message_with_the_option_is_an_event() {
+    let keyed = event("OrderPlaced", "type: \"shop.order.placed\", key: \"type\"", "string type = 1;");
+    let bare = event("ShopOpened", "type: \"shop.door.opened-wide\"", "");
+    let code = compile(&(keyed + &bare + "message Plain {}")).expect("a contract");
+    for expected in [
+        "impl ::oncue_proto::Event for OrderPlaced",
+        "const TYPE: &'static str = \"shop.order.placed\"; const SCHEMA: &'static str = \"shop.v1.OrderPlaced\"; const KEYED: bool = true;",
+        "fn key(&self) -> &str { &self.r#type }",
+        "const TYPE: &'static str = \"shop.door.opened-wide\";",
+        "const KEYED: bool = false; fn key(&self) -> &str { \"\" }",
+        "pub mod r#shop {",
+        "pub mod r#v1 {",
+        "pub const DESCRIPTORS: &[u8]",
+        "/shop.v1.serde.rs",
+    ] {
+        assert!(code.contains(expected), "no {expected:?} in\n{code}");
+    }
+    assert!(!code.contains("Plain"), "a message without the option is none");
+}
+
+#[test]
+fn packages_that_share_a_name_share_a_module() {
+    let one = ("shop/v1/a.proto", "package shop.v1; message A {}");
+    let two = ("shop/v2/a.proto", "package shop.v2; message A {}");
+    let code = compile_files(&[one, two]).expect("two packages");
+    assert_eq!(code.matches("pub mod r#shop").count(), 1, "{code}");
+    assert!(code.contains("r#v1") && code.contains("r#v2"), "{code}");
+}
+
+#[test]
+fn mistakes_are_named_with_their_message() {
+    let types = [
+        "",
+        "shop",
+        "shop.order",
+        "shop.order.placed.twice",
+        "Shop.order.placed",
+        "shop..placed",
+        "shop.1st.sold",
+        "shop.order_line.made",
+    ];
+    for ty in types {
+        let why = compile(&event("Bad", &format!("type: {ty:?}"), "")).expect_err(ty);
+        assert!(
+            why.contains("shop.v1.Bad") && why.contains(&format!("{ty:?}")) && why.contains("web.page.viewed"),
+            "{why}"
+        );
+    }
+    let keys = [
+        ("string name = 1;", "there is no field \"id\""),
+        ("uint64 id = 1;", "key field \"id\" must be a single string"),
+        ("repeated string id = 1;", "key field \"id\" must be a single string"),
+        ("optional string id = 1;", "neither optional"),
+        ("oneof which { string id = 1; string name = 2; }", "nor in a oneof"),
+    ];
+    for (fields, expected) in keys {
+        let why = compile(&event("Bad", "type: \"shop.order.placed\", key: \"id\"", fields)).expect_err(expected);
+        assert!(why.contains("shop.v1.Bad") && why.contains(expected), "{why}");
+    }
+}
+
+#[test]
+fn a_type_names_one_message() {
+    let twice = ["One", "Other"].map(|name| event(name, "type: \"shop.order.placed\"", "")).concat();
+    let why = compile(&twice).expect_err("one type, two messages");
+    for expected in ["shop.v1.One", "shop.v1.Other", "\"shop.order.placed\""] {
+        assert!(why.contains(expected), "{why}");
+    }
+}
+
+#[test]
+fn what_cannot_be_compiled_says_where() {
+    let why = compile("message Broken { string = 1; }").expect_err("no protobuf");
+    assert!(why.contains("shop/a.proto") || why.contains("expected"), "{why}");
+    let why = compile_files(&[("shop/a.proto", "import \"shop/gone.proto\";")]).expect_err("no such file");
+    assert!(why.contains("shop/gone.proto"), "{why}");
+}

@@ -1,0 +1,119 @@
+//! The contract: what travels on the bus, and what a function's signature may name. No I/O.
+//!
+//! * [`Event`] is a message with a type, a schema and a key. `oncue-build` implements it from the `.proto` option.
+//! * [`Trigger`] is what a function can act on: an event, one of several ([`events!`]), or nothing but time (`()`).
+//! * [`Emit`] is what a function may return: `()`, an event, `Option`, `Vec`, tuples, one of several, [`Delayed`].
+//! * [`Catalog`] knows every type of a descriptor set and turns payloads into JSON and back.
+
+mod catalog;
+mod signature;
+
+pub use catalog::{Catalog, CatalogError, Entry};
+pub use signature::{Delayed, Draft, Emit, Trigger};
+
+use prost::Message;
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Generated code names this crate from outside and from within.
+extern crate self as oncue_proto;
+
+include!(concat!(env!("OUT_DIR"), "/events.rs"));
+
+/// What [`events!`] expands to, for crates that depend on none of it themselves.
+#[doc(hidden)]
+pub use bytes;
+
+/// A fact with a name. Implemented by `oncue-build` for every message with the option `(oncue.v1.event)`.
+pub trait Event: Message + Default + Serialize + DeserializeOwned + 'static {
+    /// `web.page.viewed`: three dotted tokens, the first is the domain and names the stream.
+    const TYPE: &'static str;
+    /// Full name of the protobuf message, `web.PageViewed`.
+    const SCHEMA: &'static str;
+    /// Whether the contract names a key field; such an event must not have an empty key.
+    const KEYED: bool;
+
+    /// What the event is about; empty when the contract names no key field.
+    fn key(&self) -> &str;
+}
+
+/// How a payload is written. Protobuf is the default on the wire, JSON is always accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Protobuf,
+    Json,
+}
+
+impl Format {
+    /// From a media type; parameters and case do not matter [RFC 9110 section 8.3.1]. `None` for any other type.
+    pub fn of_media_type(media_type: &str) -> Option<Self> {
+        let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match essence.as_str() {
+            "application/protobuf" | "application/x-protobuf" | "application/vnd.google.protobuf" => {
+                Some(Self::Protobuf)
+            }
+            "application/json" | "text/json" => Some(Self::Json),
+            other if other.starts_with("application/") && other.ends_with("+json") => Some(Self::Json),
+            _ => None,
+        }
+    }
+
+    /// For a message that does not say: `{` opens JSON and cannot open a proto3 message (it would be a group). White
+    /// space can open both: a newline is also the tag of a first field that is text.
+    pub fn sniff(payload: &[u8]) -> Self {
+        let json = || serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok();
+        match payload.trim_ascii_start() {
+            [b'{', rest @ ..] if rest.len() + 1 == payload.len() || json() => Self::Json,
+            _ => Self::Protobuf,
+        }
+    }
+
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Protobuf => "application/protobuf",
+            Self::Json => "application/json",
+        }
+    }
+}
+
+/// The payload is not a message of its type.
+#[derive(Debug, Clone)]
+pub struct DecodeError(pub String);
+
+impl std::fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+/// Decodes one event. Fields a newer producer added are ignored.
+pub fn decode<E: Event>(format: Format, payload: &[u8]) -> Result<E, DecodeError> {
+    let failed = |what: &str, e: &dyn std::fmt::Display| DecodeError(format!("{} is not {what}: {e}", E::SCHEMA));
+    match format {
+        Format::Protobuf => E::decode(payload).map_err(|e| failed("readable as protobuf", &e)),
+        Format::Json => serde_json::from_slice(payload)
+            .or_else(|e| without_nulls(payload).map_or(Err(e), serde_json::from_value))
+            .map_err(|e| failed("readable as JSON", &e)),
+    }
+}
+
+/// `null` stands for the default of any field [proto3 JSON], but the generated types know it for messages only.
+fn without_nulls(payload: &[u8]) -> Option<serde_json::Value> {
+    fn strip(value: &mut serde_json::Value) -> bool {
+        match value {
+            serde_json::Value::Object(fields) => {
+                let before = fields.len();
+                fields.retain(|_, value| !value.is_null());
+                let stripped = fields.len() < before;
+                fields.values_mut().fold(stripped, |stripped, value| strip(value) | stripped)
+            }
+            serde_json::Value::Array(values) => {
+                values.iter_mut().fold(false, |stripped, value| strip(value) | stripped)
+            }
+            _ => false,
+        }
+    }
+    let mut value = serde_json::from_slice(payload).ok()?;
+    strip(&mut value).then_some(value)
+}

@@ -1,0 +1,282 @@
+//! `oncue apply`: the layout on both servers, as the functions and oncue.toml want it, with the difference in words.
+
+use std::collections::BTreeSet;
+use std::fmt::{Display, Write as _};
+
+use anstyle::Style;
+use oncue::bus::Bus;
+use oncue::bus::layout::{self, Mode, Outcome, Wanted};
+use oncue::config::Config;
+use oncue::event::{PARTITIONS, stream_of_type};
+use oncue::manifest::Manifest;
+use oncue::store::RedisStore;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::exit::{self, Failure};
+use crate::manifests;
+use crate::paint::{BAD, CHANGED, DIM, GOOD, paint, say};
+use crate::settings::Settings;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Change nothing; say what would change. Exit code 3 if anything would.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `[streams.objects]` is about the bucket of files, no domain.
+pub const OBJECTS: &str = "objects";
+
+/// One part of the layout: how it was found and what became of it.
+#[derive(Debug, Serialize)]
+pub struct Change {
+    pub what: String,
+    pub action: Action,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<Difference>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    Same,
+    Create,
+    Change,
+    Remove,
+    /// The server does not allow it.
+    Refused,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Difference {
+    pub field: String,
+    pub is: Value,
+    pub should: Value,
+}
+
+impl Change {
+    fn new(what: impl Into<String>, action: Action) -> Self {
+        Self { what: what.into(), action, fields: Vec::new(), error: None }
+    }
+
+    fn refused(what: impl Into<String>, why: impl Display) -> Self {
+        Self { error: Some(why.to_string()), ..Self::new(what, Action::Refused) }
+    }
+}
+
+pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
+    let names: Vec<String> = settings.config.functions.keys().cloned().collect();
+    let manifests = manifests::of(settings, &names).await?;
+    let (bus, store) = (settings.bus().await?, settings.store().await?);
+    let mode = if args.dry_run { Mode::Look } else { Mode::Apply };
+    let changes = carry_out(&settings.config, &manifests, &bus, &store, mode).await;
+    if args.json {
+        say(serde_json::json!({ "dry_run": args.dry_run, "changes": changes }));
+    } else {
+        for change in &changes {
+            say(line(change));
+        }
+        say(paint(DIM, summary(&changes, args.dry_run)));
+    }
+    Ok(verdict(&changes, args.dry_run))
+}
+
+fn verdict(changes: &[Change], dry_run: bool) -> u8 {
+    if changes.iter().any(|c| c.action == Action::Refused) {
+        exit::FAILED
+    } else if dry_run && changes.iter().any(|c| c.action != Action::Same) {
+        exit::DIFFERENT
+    } else {
+        exit::OK
+    }
+}
+
+/// Streams first, since consumers and schedules live on them.
+pub async fn carry_out(
+    config: &Config,
+    manifests: &[Manifest],
+    bus: &Bus,
+    store: &RedisStore,
+    mode: Mode,
+) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for wanted in plan(config, manifests) {
+        changes.push(match bus.ensure(&wanted, mode).await {
+            Ok(outcome) => from_outcome(wanted.name, outcome),
+            Err(e) => Change::refused(wanted.name, e),
+        });
+    }
+    changes.push(library(store, mode).await);
+    match bus.ensure_schedules(config, mode).await {
+        Ok(done) => changes.extend(schedules(config, &done)),
+        Err(e) => changes.push(Change::refused("schedules", e)),
+    }
+    changes
+}
+
+/// The streams of all domains anybody names, the bucket, and a consumer for each function.
+pub fn plan(config: &Config, manifests: &[Manifest]) -> Vec<Wanted> {
+    let mut domains: BTreeSet<String> = manifests.iter().flat_map(Manifest::domains).collect();
+    domains.extend(config.streams.keys().filter(|name| *name != OBJECTS).cloned());
+    domains.extend(config.schedules.iter().map(|s| stream_of_type(&s.ty()).to_owned()));
+    domains.insert(layout::DLQ.to_owned());
+    // Every other one sources from it, so it is there first.
+    domains.remove(layout::TIMER);
+    let domains = [layout::TIMER.to_owned()].into_iter().chain(domains);
+    let streams = domains.map(|domain| layout::stream(&domain, &config.stream(&domain)));
+    let bucket = layout::bucket(layout::FILES, &config.bucket());
+    streams.chain([bucket]).chain(manifests.iter().map(|m| m.consumer(config))).collect()
+}
+
+fn from_outcome(what: String, outcome: Outcome) -> Change {
+    match outcome {
+        Outcome::Same => Change::new(what, Action::Same),
+        Outcome::Created => Change::new(what, Action::Create),
+        Outcome::Different(fields) => {
+            let fields = fields.into_iter().map(|(field, is, should)| Difference { field, is, should }).collect();
+            Change { fields, ..Change::new(what, Action::Change) }
+        }
+    }
+}
+
+async fn library(store: &RedisStore, mode: Mode) -> Change {
+    let what = format!("redis library {}", store.library_name());
+    let done = async {
+        store.check().await?;
+        // Looking must not lay out an empty Redis; loading does, so that workers find it settled.
+        match store.partitions().await? {
+            Some(found) if found != PARTITIONS => return Ok(Err(found)),
+            _ => {}
+        }
+        let loaded = store.is_loaded().await?;
+        if !loaded && mode != Mode::Look {
+            store.load().await?;
+        }
+        Ok::<_, oncue::store::StoreError>(Ok(loaded))
+    };
+    match done.await {
+        Ok(Ok(true)) => Change::new(what, Action::Same),
+        Ok(Ok(false)) => Change::new(what, Action::Create),
+        Ok(Err(found)) => {
+            let fields = vec![Difference { field: "partitions".into(), is: found.into(), should: PARTITIONS.into() }];
+            Change {
+                fields,
+                ..Change::refused(what, "this Redis belongs to a layout with another partition count; use an empty one")
+            }
+        }
+        Err(e) => Change::refused(what, e),
+    }
+}
+
+/// The runtime names only those it touched; the rest stands as it should.
+fn schedules(config: &Config, done: &[String]) -> Vec<Change> {
+    let touched = |line: &String| match line.strip_suffix(" removed") {
+        Some(what) => Change::new(what, Action::Remove),
+        None => Change::new(line, Action::Create),
+    };
+    let named = |schedule: &oncue::config::Schedule| format!("schedule {} {}", schedule.name(), schedule.rule());
+    let same = config.schedules.iter().map(named).filter(|what| !done.contains(what));
+    same.map(|what| Change::new(what, Action::Same)).chain(done.iter().map(touched)).collect()
+}
+
+/// `+ stream web`, `~ stream web` with a line per field, `= stream web`, `- schedule x`, `! consumer x: why`.
+pub fn line(change: &Change) -> String {
+    let (sign, style): (&str, Style) = match change.action {
+        Action::Same => ("=", DIM),
+        Action::Create => ("+", GOOD),
+        Action::Change => ("~", CHANGED),
+        Action::Remove => ("-", BAD),
+        Action::Refused => ("!", BAD),
+    };
+    let mut out = paint(style, format_args!("{sign} {}", change.what));
+    if let Some(error) = &change.error {
+        let _ = write!(out, ": {error}");
+    }
+    for Difference { field, is, should } in &change.fields {
+        let _ = write!(out, "\n    {field}: {} -> {}", paint(BAD, show(is)), paint(GOOD, show(should)));
+    }
+    out
+}
+
+/// Absent fields are shown as such: the server leaves out what is empty.
+fn show(value: &Value) -> String {
+    if value.is_null() { "nothing".into() } else { value.to_string() }
+}
+
+/// `2 created, 1 changed, 9 the same`, in the mood that fits.
+pub fn summary(changes: &[Change], dry_run: bool) -> String {
+    let count = |action| changes.iter().filter(|c| c.action == action).count();
+    let kinds = [
+        (Action::Create, "created"),
+        (Action::Change, "changed"),
+        (Action::Remove, "removed"),
+        (Action::Refused, "refused"),
+        (Action::Same, "the same"),
+    ];
+    let parts = kinds
+        .into_iter()
+        .filter(|(action, _)| count(*action) > 0)
+        .map(|(action, word)| format!("{} {word}", count(action)));
+    let text = parts.collect::<Vec<_>>().join(", ");
+    if dry_run { format!("dry run, nothing was changed: {text}") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn plain(text: &str) -> String {
+        anstream::adapter::strip_str(text).to_string()
+    }
+
+    fn changed() -> Change {
+        let difference = |field: &str, is, should| Difference { field: field.into(), is, should };
+        let fields =
+            vec![difference("max_bytes", json!(1), json!(2)), difference("subjects", Value::Null, json!(["web.>"]))];
+        Change { fields, ..Change::new("stream web", Action::Change) }
+    }
+
+    #[test]
+    fn a_difference_is_printed_field_by_field() {
+        assert_eq!(
+            plain(&line(&changed())),
+            "~ stream web\n    max_bytes: 1 -> 2\n    subjects: nothing -> [\"web.>\"]"
+        );
+        assert_eq!(plain(&line(&Change::new("stream dlq", Action::Create))), "+ stream dlq");
+        assert_eq!(plain(&line(&Change::refused("consumer a/b", "no"))), "! consumer a/b: no");
+    }
+
+    #[test]
+    fn the_exit_code_tells_difference_from_refusal() {
+        let same = || Change::new("a", Action::Same);
+        assert_eq!(verdict(&[same()], true), exit::OK);
+        assert_eq!(verdict(&[same(), changed()], true), exit::DIFFERENT);
+        assert_eq!(verdict(&[same(), changed()], false), exit::OK);
+        assert_eq!(verdict(&[changed(), Change::refused("b", "no")], true), exit::FAILED);
+        assert_eq!(summary(&[same(), changed()], true), "dry run, nothing was changed: 1 changed, 1 the same");
+    }
+
+    #[test]
+    fn every_domain_named_anywhere_gets_a_stream() {
+        let toml = "[streams.shop]\n[functions.count-views]\n[[schedule]]\nfunction = \"tick\"\nevery = \"10s\"\n";
+        let config = Config::parse(toml, None, |_| None).unwrap();
+        let manifest: Manifest = serde_json::from_value(json!({
+            "name": "count-views", "version": "1", "stream": "web", "triggers": ["web.page.viewed"],
+            "filters": ["web.page.viewed", "web.page.viewed.*"], "table": "pages", "emits": ["mail.note.wanted"],
+            "limits": { "concurrency": 1, "reserved_concurrency": 1, "timeout": "1s", "attempts": 1, "ack_wait": "1s", "start": "all" },
+        }))
+        .unwrap();
+        let names: Vec<String> = plan(&config, &[manifest]).into_iter().map(|w| w.name).collect();
+        let streams = ["timer", "dlq", "mail", "shop", "web", "OBJ_files"].map(|s| format!("stream {s}"));
+        assert_eq!(names[..6], streams);
+        assert_eq!(names[6..], ["consumer web/count-views"]);
+    }
+}

@@ -1,0 +1,82 @@
+//! `oncue doctor`: what both servers really are, read back from them, and what can be promised with that.
+
+mod checks;
+mod promise;
+
+use std::fmt::Write as _;
+
+use crate::exit::{self, Failure};
+use crate::paint::{BAD, BOLD, CHANGED, DIM, GOOD, paint, say};
+use crate::settings::Settings;
+
+use self::checks::{Facts, Finding, Verdict};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
+    let (facts, findings) = checks::all(settings).await;
+    let profile = promise::profile(&facts);
+    if args.json {
+        let promised = promise::words(&facts);
+        say(serde_json::json!({ "findings": findings, "facts": facts, "profile": profile, "promised": promised }));
+    } else {
+        for finding in &findings {
+            say(line(finding));
+        }
+        say(report(&facts, profile));
+    }
+    Ok(verdict(&facts, &findings))
+}
+
+/// A server that does not answer is told apart from one that must be set right.
+fn verdict(facts: &Facts, findings: &[Finding]) -> u8 {
+    if facts.nats.is_none() || facts.redis.is_none() {
+        exit::SILENT
+    } else if findings.iter().any(|f| f.verdict == Verdict::Fix) {
+        exit::FAILED
+    } else {
+        exit::OK
+    }
+}
+
+fn line(finding: &Finding) -> String {
+    let mark = match finding.verdict {
+        Verdict::Good => paint(GOOD, "ok  "),
+        Verdict::Know => paint(CHANGED, "note"),
+        Verdict::Fix => paint(BAD, "FIX "),
+    };
+    let advice = finding.advice.as_ref().map_or_else(String::new, |advice| format!("\n       {}", paint(DIM, advice)));
+    format!("{mark}   {}{advice}", finding.text)
+}
+
+fn report(facts: &Facts, profile: &str) -> String {
+    if facts.nats.is_none() || facts.redis.is_none() {
+        return format!("\n{}", paint(BOLD, "Nothing is promised while a server does not answer."));
+    }
+    let mut out =
+        format!("\n{}", paint(BOLD, format_args!("Promised with these servers as they are now (profile {profile}):")));
+    for words in promise::words(facts) {
+        let _ = write!(out, "\n  * {words}");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_and_faults_have_their_own_exit_codes() {
+        let finding = |verdict| Finding { verdict, text: "x".into(), advice: None };
+        let mut facts = Facts::default();
+        assert_eq!(verdict(&facts, &[finding(Verdict::Fix)]), exit::SILENT);
+        (facts.nats, facts.redis) = (Some("2.15.1".into()), Some("7.4.0".into()));
+        assert_eq!(verdict(&facts, &[finding(Verdict::Fix)]), exit::FAILED);
+        assert_eq!(verdict(&facts, &[finding(Verdict::Know), finding(Verdict::Good)]), exit::OK);
+    }
+}

@@ -1,0 +1,98 @@
+//! What is promised, in plain words. Derived from facts read back from the servers; what is not known counts as not so.
+
+use super::checks::Facts;
+
+/// `dev`, `durable` or `ha`.
+pub fn profile(facts: &Facts) -> &'static str {
+    let fsync = nats_fsyncs(facts) && redis_fsyncs(facts);
+    let replicated = facts.least_replicas >= Some(3) && facts.redis_replicas_required > 0;
+    match (replicated, fsync) {
+        (true, _) if redis_fsyncs(facts) => "ha",
+        (_, true) => "durable",
+        _ => "dev",
+    }
+}
+
+fn nats_fsyncs(facts: &Facts) -> bool {
+    facts.nats_sync_always == Some(true)
+}
+
+fn redis_fsyncs(facts: &Facts) -> bool {
+    facts.appendonly.as_deref() == Some("yes") && facts.appendfsync.as_deref() == Some("always")
+}
+
+pub fn words(facts: &Facts) -> Vec<String> {
+    let mut words = vec![
+        "An event answered with 202 is handled to its end, set aside as a dead letter with its reason, or still waiting where `oncue ps` shows it.".to_owned(),
+        "Each function's state and what follows from an event are written once, together or not at all, however often the event is delivered.".to_owned(),
+    ];
+    words.push(
+        match (redis_fsyncs(facts), facts.appendonly.as_deref()) {
+            (true, _) => "This holds when workers, the gateway, NATS or Redis are killed (kill -9) at any moment.",
+            (false, Some("yes")) => {
+                "This holds when workers, the gateway or NATS are killed (kill -9) at any moment; and Redis, unless its disk is slow just then (up to 2 seconds of state)."
+            }
+            (false, _) => "This holds when workers, the gateway or NATS are killed (kill -9). NOT when Redis restarts: nothing says that it keeps a log.",
+        }
+        .into(),
+    );
+    let nats = match (nats_fsyncs(facts), facts.least_replicas) {
+        (true, _) => "NATS writes to disk before it answers: accepted events survive a power cut.".to_owned(),
+        (false, Some(3..)) => {
+            "NATS keeps every event on three servers: accepted events survive the loss of one.".to_owned()
+        }
+        (false, _) => format!(
+            "NOT when the power fails: NATS writes to disk {}, so the last accepted events may be lost.",
+            nats_interval(facts)
+        ),
+    };
+    words.push(nats);
+    words.push(match (redis_fsyncs(facts), facts.appendfsync.as_deref()) {
+        (true, _) => "Redis writes to disk before it answers: committed state survives a power cut.".into(),
+        (_, Some("everysec")) => {
+            "NOT when the power fails: Redis writes to disk every second, so 1 to 2 seconds of state may be lost."
+                .into()
+        }
+        _ => {
+            "NOT when the power fails: when Redis writes to disk is left to the operating system, or not known.".into()
+        }
+    });
+    words.push("Never promised: that a handler runs only once (its effect counts once), or order between keys. Calls to the outside need the idempotency key.".into());
+    words
+}
+
+fn nats_interval(facts: &Facts) -> String {
+    match facts.nats_sync_seconds {
+        Some(seconds) => format!("every {seconds} s"),
+        None => "at intervals (its monitoring page does not answer, so the worst is assumed)".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn redis(appendonly: &str, appendfsync: &str) -> Facts {
+        Facts { appendonly: Some(appendonly.into()), appendfsync: Some(appendfsync.into()), ..Facts::default() }
+    }
+
+    #[test]
+    fn the_profile_needs_both_servers() {
+        let both = Facts { nats_sync_always: Some(true), ..redis("yes", "always") };
+        assert_eq!(profile(&both), "durable");
+        assert_eq!(profile(&Facts { nats_sync_always: Some(true), ..redis("yes", "everysec") }), "dev");
+        assert_eq!(profile(&redis("yes", "always")), "dev", "what NATS does not say counts as no");
+        assert_eq!(
+            profile(&Facts { least_replicas: Some(3), redis_replicas_required: 1, ..redis("yes", "always") }),
+            "ha"
+        );
+        assert_eq!(profile(&Facts::default()), "dev");
+    }
+
+    #[test]
+    fn weak_settings_are_said_in_words() {
+        let text = words(&Facts { nats_sync_seconds: Some(120), ..redis("no", "everysec") }).join("\n");
+        assert!(text.contains("NOT when Redis restarts") && text.contains("every 120 s"), "{text}");
+        assert!(!words(&Facts { nats_sync_always: Some(true), ..redis("yes", "always") }).join("\n").contains("NOT"));
+    }
+}

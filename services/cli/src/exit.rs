@@ -1,0 +1,54 @@
+//! Exit codes, the same for every verb, and the error that carries one.
+
+use std::fmt;
+
+/// Done.
+pub const OK: u8 = 0;
+/// It did not work, or something must be fixed.
+pub const FAILED: u8 = 1;
+/// Wrong arguments or configuration; nothing was opened. The same code clap uses.
+pub const USAGE: u8 = 2;
+/// `apply --dry-run` found something to change.
+pub const DIFFERENT: u8 = 3;
+/// NATS, Redis or the functions asked do not answer.
+pub const SILENT: u8 = 4;
+
+pub const HELP: &str = "Exit codes:
+  0  done
+  1  failed, or (doctor, health) something must be fixed
+  2  wrong arguments or configuration; nothing was opened
+  3  apply --dry-run: something would change
+  4  NATS, Redis or the functions asked do not answer";
+
+/// Why a verb ended early: what, where, and what to do about it.
+#[derive(Debug)]
+pub struct Failure {
+    pub code: u8,
+    pub what: String,
+    pub advice: Option<String>,
+}
+
+impl Failure {
+    pub fn new(code: u8, what: impl fmt::Display) -> Self {
+        Self { code, what: what.to_string(), advice: None }
+    }
+
+    pub fn failed(what: impl fmt::Display) -> Self {
+        Self::new(FAILED, what)
+    }
+
+    pub fn usage(what: impl fmt::Display) -> Self {
+        Self::new(USAGE, what)
+    }
+
+    /// A server that is not there, with the usual remedy.
+    pub fn silent(what: impl fmt::Display) -> Self {
+        Self::new(SILENT, what)
+            .advise("start everything with `oncue up`, or name another server with --nats or --redis")
+    }
+
+    pub fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+}

@@ -1,0 +1,131 @@
+//! `oncue health NAME`: what a container's health check runs. The image has no shell and no curl, so it is a verb.
+
+use std::time::Duration;
+
+use crate::exit::{self, Failure};
+use crate::paint::say;
+use crate::settings::{Place, Settings};
+use crate::{http, services};
+
+/// Shorter than any health check's own limit, so that the reason still reaches the log.
+const PATIENCE: Duration = Duration::from_secs(2);
+const VIEWER: &str = "127.0.0.1:13133";
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// `gateway`, `viewer`, or a function. Default: whatever this container runs.
+    name: Option<String>,
+}
+
+pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
+    let missing =
+        || Failure::usage("which part? process 1 here is none of ours").advise("for example: oncue health gateway");
+    let name = args.name.clone().or_else(|| first_process().filter(|n| is_ours(settings, n))).ok_or_else(missing)?;
+    let healthy = match name.as_str() {
+        "gateway" => page(&gateway_address(&settings.config.gateway.listen), "/readyz").await,
+        "viewer" => page(VIEWER, "/status").await,
+        function => answers(settings, function).await,
+    };
+    // Not 4: container engines know 0 and 1 only.
+    let why = healthy.map_err(|why| Failure::failed(format_args!("{name} is not healthy: {why}")))?;
+    say(format_args!("{name}: {why}"));
+    Ok(exit::OK)
+}
+
+async fn page(address: &str, path: &str) -> Result<String, String> {
+    let (status, body) = http::get(address, path, PATIENCE).await?;
+    if status == 200 {
+        Ok(format!("{address}{path} is 200"))
+    } else {
+        Err(format!("{address}{path} is {status} {}", body.trim()))
+    }
+}
+
+/// A server that listens everywhere is asked on loopback.
+pub fn gateway_address(listen: &str) -> String {
+    match Place::of(listen, 8080) {
+        Some(place) if place.host == "::" => format!("[::1]:{}", place.port),
+        Some(place) if place.host == "0.0.0.0" => format!("127.0.0.1:{}", place.port),
+        Some(place) if place.host.contains(':') => format!("[{}]:{}", place.host, place.port),
+        Some(place) => format!("{}:{}", place.host, place.port),
+        None => listen.to_owned(),
+    }
+}
+
+async fn answers(settings: &Settings, function: &str) -> Result<String, String> {
+    let subject = match instance(function) {
+        Some(id) => format!("$SRV.PING.{function}.{id}"),
+        None => format!("$SRV.PING.{function}"),
+    };
+    let asked = async {
+        let bus = settings.bus().await.map_err(|e| e.what)?;
+        let found = services::ask(&bus, &subject, Duration::from_secs(1)).await.map_err(|e| e.what)?;
+        Ok::<_, String>(found.into_iter().next().map(|i| i.id))
+    };
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Ok(Some(id))) => Ok(format!("{id} answers")),
+        Ok(Ok(None)) => Err(format!("nobody answers on {subject}")),
+        Ok(Err(why)) => Err(why),
+        Err(_) => Err(format!("no answer on {subject} within {PATIENCE:?}")),
+    }
+}
+
+/// The instance to ask for: the one the environment names, or the worker that is process 1 of this container. `None`
+/// outside containers, where any instance will do.
+fn instance(function: &str) -> Option<String> {
+    if let Some(id) = std::env::var("ONCUE_INSTANCE").ok().filter(|id| !id.is_empty()) {
+        return Some(token(&id));
+    }
+    if first_process()? != function {
+        return None;
+    }
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(token(&format!("{}-1", host.trim())))
+}
+
+/// What this container runs, as health checks name it. The image is the same for every part, and so is its check.
+fn first_process() -> Option<String> {
+    let line = std::fs::read("/proc/1/cmdline").ok()?;
+    let program = String::from_utf8(line.split(|byte| *byte == 0).next()?.to_vec()).ok()?;
+    Some(part(&program).to_owned())
+}
+
+fn part(program: &str) -> &str {
+    match program.rsplit('/').next().unwrap_or_default() {
+        "oncue-gateway" => "gateway",
+        "oncue-trace-viewer" => "viewer",
+        function => function,
+    }
+}
+
+fn is_ours(settings: &Settings, name: &str) -> bool {
+    ["gateway", "viewer"].contains(&name) || settings.config.functions.contains_key(name)
+}
+
+/// As workers name themselves.
+fn token(id: &str) -> String {
+    id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '-' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_listens_everywhere_is_asked_on_loopback() {
+        assert_eq!(gateway_address("0.0.0.0:8080"), "127.0.0.1:8080");
+        assert_eq!(gateway_address("[::]:81"), "[::1]:81");
+        assert_eq!(gateway_address("10.0.0.7:82"), "10.0.0.7:82");
+    }
+
+    #[test]
+    fn programs_are_known_by_their_part() {
+        assert_eq!(part("/usr/local/bin/oncue-gateway"), "gateway");
+        assert_eq!(part("count-views"), "count-views");
+    }
+
+    #[test]
+    fn instance_names_are_subject_tokens() {
+        assert_eq!(token("my.host-1"), "my-host-1");
+    }
+}

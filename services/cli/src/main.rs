@@ -1,0 +1,104 @@
+//! The command `oncue`: one file per verb, in the order somebody new meets them.
+
+mod up;
+
+mod apply;
+mod completions;
+mod doctor;
+mod health;
+mod ps;
+mod publish;
+mod tail;
+
+mod exit;
+mod http;
+mod manifests;
+mod paint;
+mod services;
+mod settings;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::Failure;
+use crate::settings::Global;
+
+/// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
+#[derive(Parser)]
+#[command(name = "oncue", version, after_help = exit::HELP, after_long_help = exit::HELP)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Start servers, trace viewer, gateway and every function; Ctrl-C drains and stops them all.
+    Up(up::Args),
+    /// Make streams, consumers, Redis library and schedules as the functions and oncue.toml want them.
+    Apply(apply::Args),
+    /// Publish events, checked against the contract.
+    #[command(name = "pub")]
+    Publish(publish::Args),
+    /// Show events as they pass, decoded.
+    Tail(tail::Args),
+    /// List functions: replicas, lag, in flight, failed.
+    Ps(ps::Args),
+    /// Check both servers and say in plain words what is promised with them as they are.
+    Doctor(doctor::Args),
+    /// Tell a container engine whether a part is healthy (exit code 0 or 1).
+    Health(health::Args),
+    /// Print the completion script for a shell.
+    Completions(completions::Args),
+}
+
+// One thread: the command waits for others nearly all the time.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match Box::pin(run(Cli::parse())).await {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            paint::complain(&failure);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
+    if let Verb::Completions(args) = &verb {
+        return Ok(completions::run(args));
+    }
+    let settings = global.settings()?;
+    match verb {
+        Verb::Up(args) => up::run(args, settings).await,
+        Verb::Apply(args) => apply::run(&args, &settings).await,
+        Verb::Publish(args) => publish::run(args, &settings).await,
+        Verb::Tail(args) => tail::run(args, &settings).await,
+        Verb::Ps(args) => ps::run(&args, &settings).await,
+        Verb::Doctor(args) => doctor::run(&args, &settings).await,
+        Verb::Health(args) => health::run(&args, &settings).await,
+        Verb::Completions(_) => Ok(exit::OK),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_documents_every_exit_code() {
+        let help = super::Cli::command().render_long_help().to_string();
+        for code in 0..=4 {
+            assert!(help.contains(&format!("  {code}  ")), "exit code {code} is not in --help");
+        }
+    }
+}

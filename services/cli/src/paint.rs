@@ -1,0 +1,81 @@
+//! What the verbs print. Colours go to terminals only; `NO_COLOR` and `CLICOLOR_FORCE` are honoured (by anstream).
+
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write};
+
+use anstyle::{AnsiColor, Style};
+
+use crate::exit::Failure;
+
+pub const PLAIN: Style = Style::new();
+pub const BOLD: Style = Style::new().bold();
+pub const DIM: Style = Style::new().dimmed();
+pub const GOOD: Style = AnsiColor::Green.on_default();
+pub const CHANGED: Style = AnsiColor::Yellow.on_default();
+pub const BAD: Style = AnsiColor::Red.on_default().bold();
+pub const NAME: Style = AnsiColor::Cyan.on_default();
+
+/// Told apart at a glance; red and yellow are left to errors and warnings.
+pub const PALETTE: [Style; 6] = [
+    AnsiColor::Cyan.on_default(),
+    AnsiColor::Green.on_default(),
+    AnsiColor::Magenta.on_default(),
+    AnsiColor::Blue.on_default(),
+    AnsiColor::BrightCyan.on_default(),
+    AnsiColor::BrightGreen.on_default(),
+];
+
+/// The text in a style; without codes for the plain one, so that plain output is plain everywhere.
+pub fn paint(style: Style, text: impl Display) -> String {
+    if style.is_plain() { text.to_string() } else { format!("{style}{text}{style:#}") }
+}
+
+/// One line of result on stdout. A reader that has gone (`oncue tail | head`) is a normal end.
+pub fn say(line: impl Display) {
+    if let Err(e) = writeln!(anstream::stdout(), "{line}") {
+        std::process::exit(i32::from(e.kind() != ErrorKind::BrokenPipe));
+    }
+}
+
+/// Progress and remarks, on stderr and dispensable.
+pub fn remark(line: impl Display) {
+    let _ = writeln!(anstream::stderr(), "{line}");
+}
+
+pub fn complain(failure: &Failure) {
+    let _ = writeln!(anstream::stderr(), "{} {}", paint(BAD, "oncue:"), failure.what);
+    if let Some(advice) = &failure.advice {
+        let _ = writeln!(anstream::stderr(), "  {advice}");
+    }
+    let _ = io::stderr().flush();
+}
+
+/// Thousands apart: `12,345`.
+pub fn number(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        let shown: Vec<String> = [0, 999, 1000, 1_234_567].into_iter().map(number).collect();
+        assert_eq!(shown, ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn plain_text_has_no_codes() {
+        assert_eq!(paint(PLAIN, "x"), "x");
+        assert_eq!(paint(BOLD, "x"), "\u{1b}[1mx\u{1b}[0m");
+    }
+}

@@ -1,0 +1,110 @@
+//! `oncue tail [TYPE]`: what passes, decoded, a line each. Reads through a short-lived consumer of its own without
+//! acknowledgements, since a plain subscription would miss what message schedules publish, and no worker notices.
+
+mod line;
+mod watch;
+
+use std::sync::Arc;
+
+use oncue::bus::layout::DLQ;
+use oncue::event::stream_of_type;
+use tokio::sync::mpsc;
+
+use crate::exit::{self, Failure};
+use crate::paint::say;
+use crate::ps::streams;
+use crate::settings::Settings;
+
+use self::line::{Filter, Reader};
+use self::watch::{Begin, Watch};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Event type (web.page.viewed), the beginning of one (web), or dlq for dead letters. Default: every event.
+    #[arg(value_name = "TYPE")]
+    ty: Option<String>,
+    /// Only events about this key.
+    #[arg(long)]
+    key: Option<String>,
+    /// Only events of this flow; the beginning of its id is enough.
+    #[arg(long)]
+    flow: Option<String>,
+    /// Where to begin: `new`, `start`, how long ago (`10min`) or a time (`2026-01-31T12:00:00Z`).
+    #[arg(long, default_value = "new", value_name = "START")]
+    from: String,
+    /// Stop after this many.
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// Print one JSON object for each event.
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
+    let from = Begin::parse(&args.from).map_err(Failure::usage)?;
+    let catalog = settings.config.catalog().map_err(Failure::usage)?;
+    let bus = settings.bus().await?;
+    let streams = match args.ty.as_deref().map(stream_of_type) {
+        Some(stream) => vec![stream.to_owned()],
+        // Dead letters are about events, not among them: asked for by name.
+        None => streams(&bus).await?.into_iter().filter(|s| s != DLQ).collect(),
+    };
+    if streams.is_empty() {
+        return Err(Failure::new(exit::SILENT, "there is no event stream yet")
+            .advise("make them with `oncue apply` or `oncue up`"));
+    }
+    let (found, mut events) = mpsc::channel(1024);
+    let mut watches = Vec::new();
+    for stream in streams {
+        let filters = subjects(args.ty.as_deref(), &stream);
+        watches.push(Watch::start(&bus, &stream, &filters, &from, found.clone()).await?);
+    }
+    drop(found);
+    let reader =
+        Reader { catalog: Arc::new(catalog), filter: Filter { key: args.key, flow: args.flow }, json: args.json };
+    let shown = show(&reader, &mut events, args.count);
+    let ended = tokio::select! {
+        ended = shown => ended,
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    };
+    for watch in watches {
+        watch.close(&bus).await;
+    }
+    ended.map(|()| exit::OK)
+}
+
+async fn show(reader: &Reader, events: &mut mpsc::Receiver<watch::Seen>, count: Option<u64>) -> Result<(), Failure> {
+    let mut left = count.unwrap_or(u64::MAX);
+    while left > 0 {
+        let Some(seen) = events.recv().await else {
+            return Err(Failure::new(exit::SILENT, "the stream is gone, or the server with it"));
+        };
+        if let Some(line) = reader.read(&seen) {
+            say(line);
+            left -= 1;
+        }
+    }
+    Ok(())
+}
+
+/// A whole type filters as functions do; a beginning takes what lies below it.
+fn subjects(ty: Option<&str>, stream: &str) -> Vec<String> {
+    match ty {
+        Some(ty) if ty.matches('.').count() >= 2 => vec![ty.to_owned(), format!("{ty}.>")],
+        Some(ty) if ty.contains('.') => vec![ty.to_owned(), format!("{ty}.>")],
+        _ => vec![format!("{stream}.>")],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::subjects;
+
+    #[test]
+    fn a_type_or_its_beginning_selects_subjects() {
+        assert_eq!(subjects(Some("web.page.viewed"), "web"), ["web.page.viewed", "web.page.viewed.>"]);
+        assert_eq!(subjects(Some("dlq.count-views"), "dlq"), ["dlq.count-views", "dlq.count-views.>"]);
+        assert_eq!(subjects(Some("web"), "web"), ["web.>"]);
+        assert_eq!(subjects(None, "files"), ["files.>"]);
+    }
+}

@@ -1,0 +1,216 @@
+//! `oncue up`: the whole house on one machine, every part its own process.
+//!
+//! Everything that can be wrong is looked for before the first process starts: configuration, programs, ports. Then
+//! servers, layout, functions and gateway start in the order in which they need each other, and stop in the opposite
+//! one, so that nothing that was accepted is left half done.
+
+mod guard;
+mod house;
+mod lines;
+mod lock;
+mod parts;
+mod ports;
+mod process;
+mod servers;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use oncue::bus::Bus;
+use oncue::bus::layout::Mode;
+use oncue::manifest::Manifest;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::apply::{self, Action};
+use crate::exit::{self, Failure};
+use crate::paint::{BOLD, DIM, paint};
+use crate::settings::Settings;
+use crate::{health, http, manifests, services};
+
+use self::house::House;
+use self::lines::Screen;
+use self::parts::{GATEWAY, Traces, traces};
+use self::process::Vitals;
+use self::servers::{Server, Start};
+
+/// Longer than this without being ready, and it says what it waits for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Folder for the servers' data.
+    #[arg(long, default_value = ".oncue", value_name = "DIR")]
+    data: PathBuf,
+    /// Start only these functions, with everything around them.
+    #[arg(long, num_args = 1.., value_name = "NAME")]
+    only: Vec<String>,
+    /// Show every line of NATS and Redis, not only warnings.
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+/// What is to be started, found fit beforehand.
+struct Plan {
+    functions: Vec<String>,
+    nats: Server,
+    redis: Server,
+    traces: Traces,
+}
+
+pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
+    let started = Instant::now();
+    let mut stop = stop_requests()?;
+    let functions = chosen(&args, &settings)?;
+    parts::all_built(&settings, &functions)?;
+    let _lock = lock::take(&args.data)?;
+    // The functions say what they are while the ports are looked at.
+    let (plan, manifests) =
+        tokio::join!(plan(&args, &settings, functions.clone()), manifests::of(&settings, &functions));
+    let (plan, manifests) = (plan?, manifests?);
+
+    let names = functions.iter().map(String::as_str).chain([GATEWAY, "nats", "redis", "traces", "oncue"]);
+    let mut house = House::new(Screen::new(names, args.verbose))?;
+    let outcome = tokio::select! {
+        failed = live(&settings, &plan, &manifests, &house, started) => Err(failed),
+        _ = stop.recv() => Ok(exit::OK),
+    };
+    if let Err(failure) = &outcome {
+        house.screen.error(&failure.what);
+    }
+    let drained = Instant::now();
+    house.screen.note("stopping: what is in hand is finished first (Ctrl-C again kills)");
+    tokio::select! {
+        () = house.drain() => {}
+        _ = stop.recv() => house.kill().await,
+    }
+    house.screen.note(&format!("stopped in {} ms", drained.elapsed().as_millis()));
+    outcome
+}
+
+/// Starts everything, says so, and stays until it fails.
+async fn live(settings: &Settings, plan: &Plan, manifests: &[Manifest], house: &House, started: Instant) -> Failure {
+    match start(settings, plan, manifests, house).await {
+        Ok(()) => {
+            lines::print(&ready_text(settings, plan, started.elapsed()));
+            std::future::pending().await
+        }
+        Err(failure) => failure,
+    }
+}
+
+async fn start(settings: &Settings, plan: &Plan, manifests: &[Manifest], house: &House) -> Result<(), Failure> {
+    if let Traces::Start = &plan.traces {
+        house.viewer.run(parts::viewer(settings)?);
+    }
+    tokio::try_join!(servers::start(&plan.nats, house), servers::start(&plan.redis, house))?;
+    let bus = settings.bus().await?;
+    let store = settings.store().await?;
+    let changes = apply::carry_out(&settings.config, manifests, &bus, &store, Mode::Apply).await;
+    for change in changes.iter().filter(|c| c.action != Action::Same) {
+        house.screen.note(&apply::line(change));
+    }
+    if let Some(refused) = changes.iter().find(|c| c.action == Action::Refused) {
+        return Err(Failure::failed(format_args!("{} cannot be made as it should be", refused.what)));
+    }
+    let env = parts::environment(settings)?;
+    let mut workers = Vec::new();
+    for name in &plan.functions {
+        for spec in parts::function(settings, name, &env)? {
+            workers.push((spec.name.clone(), house.functions.run(spec)));
+        }
+    }
+    house.gateway.run(parts::gateway(settings, &env)?);
+    until_ready(settings, &bus, &workers, house).await
+}
+
+/// Until the gateway is ready and every worker answers on the bus; ours, told by the process id in its name, since
+/// others may be on the same bus.
+async fn until_ready(
+    settings: &Settings,
+    bus: &Bus,
+    workers: &[(String, Arc<Vitals>)],
+    house: &House,
+) -> Result<(), Failure> {
+    let gateway = health::gateway_address(&settings.config.gateway.listen);
+    let mut patience = Instant::now() + PATIENCE;
+    loop {
+        let (page, answers) = tokio::join!(
+            http::get(&gateway, "/readyz", Duration::from_secs(1)),
+            services::ask(bus, "$SRV.PING", Duration::from_millis(40)),
+        );
+        let answers = answers?;
+        let answering =
+            |pid: u32| answers.iter().any(|a| a.id.rsplit('-').next().and_then(|end| end.parse().ok()) == Some(pid));
+        let mut behind: Vec<&str> =
+            workers.iter().filter(|(_, v)| !answering(v.pid())).map(|(name, _)| name.as_str()).collect();
+        if !matches!(page, Ok((200, _))) {
+            behind.push(GATEWAY);
+        }
+        if behind.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > patience {
+            patience += PATIENCE;
+            house.screen.warn(&format!("still waiting for {}", behind.join(", ")));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn chosen(args: &Args, settings: &Settings) -> Result<Vec<String>, Failure> {
+    let all: Vec<String> = settings.config.functions.keys().cloned().collect();
+    let unknown: Vec<&String> = args.only.iter().filter(|name| !all.contains(name)).collect();
+    if let Some(name) = unknown.first() {
+        return Err(Failure::usage(format_args!("oncue.toml has no function {name:?}"))
+            .advise(format!("it has {}", all.join(", "))));
+    }
+    Ok(if args.only.is_empty() { all } else { all.into_iter().filter(|name| args.only.contains(name)).collect() })
+}
+
+async fn plan(args: &Args, settings: &Settings, functions: Vec<String>) -> Result<Plan, Failure> {
+    ports::must_be_free(
+        "the gateway",
+        &settings.config.gateway.listen,
+        "[gateway] listen in oncue.toml, or ONCUE_GATEWAY_LISTEN",
+    )?;
+    let (nats, redis) = tokio::join!(servers::nats(args, settings), servers::redis(args, settings));
+    Ok(Plan { functions, nats: nats?, redis: redis?, traces: traces(settings) })
+}
+
+fn ready_text(settings: &Settings, plan: &Plan, took: Duration) -> String {
+    let processes: u32 = plan.functions.iter().map(|name| parts::replicas(settings, name)).sum();
+    let server = |server: &Server| match &server.start {
+        Start::Use { version } => format!("{}  (was already running, {version})", server.place),
+        Start::Spawn { data, .. } => format!("{}  (data in {})", server.place, data.display()),
+    };
+    let rows = [
+        ("page", format!("http://{}/", health::gateway_address(&settings.config.gateway.listen))),
+        ("traces", plan.traces.to_string()),
+        ("NATS", server(&plan.nats)),
+        ("Redis", server(&plan.redis)),
+    ];
+    let head = format!("ready in {} ms: {} functions, {processes} processes", took.as_millis(), plan.functions.len());
+    let mut text = vec![String::new(), paint(BOLD, head)];
+    text.extend(rows.into_iter().map(|(name, what)| format!("  {} {what}", paint(DIM, format_args!("{name:<7}")))));
+    text.extend([paint(DIM, "  Ctrl-C finishes what is in hand and stops everything."), String::new()]);
+    text.join("\n")
+}
+
+/// Ctrl-C, SIGTERM, and the terminal being closed, as often as they come.
+fn stop_requests() -> Result<mpsc::Receiver<()>, Failure> {
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let signals = kinds.into_iter().map(signal).collect::<Result<Vec<_>, _>>();
+    let signals = signals.map_err(|e| Failure::failed(format_args!("cannot handle signals: {e}")))?;
+    let (asked, requests) = mpsc::channel(4);
+    for mut signal in signals {
+        let asked = asked.clone();
+        tokio::spawn(async move {
+            while signal.recv().await.is_some() {
+                let _ = asked.send(()).await;
+            }
+        });
+    }
+    Ok(requests)
+}

@@ -1,0 +1,122 @@
+//! Our own programs as processes: which there are, and what each is told.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::lines::Dialect;
+use super::ports::{is_free, taken_by};
+use super::process::Spec;
+use crate::exit::Failure;
+use crate::settings::Settings;
+
+pub const GATEWAY: &str = "gateway";
+const GATEWAY_PROGRAM: &str = "oncue-gateway";
+const VIEWER_PROGRAM: &str = "oncue-trace-viewer";
+const OTLP: &str = "http://127.0.0.1:4318";
+const UI: &str = "http://127.0.0.1:16686/";
+
+/// Where traces go.
+pub enum Traces {
+    /// To a viewer of ours.
+    Start,
+    /// To whoever listens on the usual ports already, or where the environment says.
+    Elsewhere { endpoint: String, why: String },
+}
+
+impl fmt::Display for Traces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start => f.write_str(UI),
+            Self::Elsewhere { endpoint, why } => write!(f, "sent to {endpoint}  ({why})"),
+        }
+    }
+}
+
+/// The viewer stays away when somebody else takes traces: a running Jaeger is the better one.
+pub fn traces(settings: &Settings) -> Traces {
+    let named = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok());
+    if let Some(endpoint) = named.filter(|e| !e.is_empty()) {
+        return Traces::Elsewhere { endpoint, why: "as the environment says; no viewer started".into() };
+    }
+    let taken = [4317, 4318, 16686, 13133].into_iter().find(|port| !is_free(&format!("127.0.0.1:{port}")));
+    match taken {
+        Some(port) => Traces::Elsewhere {
+            endpoint: OTLP.into(),
+            why: format!("port {port} is taken {}; no viewer started", taken_by(port)),
+        },
+        None if !settings.bin.join(VIEWER_PROGRAM).is_file() => Traces::Elsewhere {
+            endpoint: OTLP.into(),
+            why: format!("{VIEWER_PROGRAM} is not built; no viewer started"),
+        },
+        None => Traces::Start,
+    }
+}
+
+/// Every program there must be; all that are missing in one line.
+pub fn all_built(settings: &Settings, functions: &[String]) -> Result<(), Failure> {
+    let programs = functions.iter().map(String::as_str).chain([GATEWAY_PROGRAM]);
+    let missing: Vec<&str> = programs.filter(|program| !settings.bin.join(program).is_file()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let what = format!("not built: {} (looked in {})", missing.join(", "), settings.bin.display());
+    Err(Failure::usage(what).advise("build them with `cargo build --release --bins`, or name their folder with --bin"))
+}
+
+pub fn replicas(settings: &Settings, function: &str) -> u32 {
+    settings.config.function(function).replicas.unwrap_or(1)
+}
+
+/// What every process of ours is told. What the environment says already stays.
+pub fn environment(settings: &Settings) -> Result<Vec<(String, String)>, Failure> {
+    let config = &settings.config;
+    let mut env = vec![
+        ("ONCUE_NATS_URL".to_owned(), config.nats_url.clone()),
+        ("ONCUE_REDIS_URL".to_owned(), config.redis_url.clone()),
+        ("ONCUE_GATEWAY_LISTEN".to_owned(), config.gateway.listen.clone()),
+        ("ONCUE_LOG_FORMAT".to_owned(), "json".to_owned()),
+    ];
+    if let Some(path) = &config.path {
+        let path = std::path::absolute(path).map_err(|e| Failure::usage(format_args!("{}: {e}", path.display())))?;
+        env.push(("ONCUE_CONFIG".to_owned(), path.display().to_string()));
+    }
+    let defaults = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", OTLP),
+        // Somebody is watching: a trace should be there when they look, not five seconds later.
+        ("OTEL_BSP_SCHEDULE_DELAY", "500"),
+    ];
+    let unset = defaults.into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
+    env.extend(unset.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    Ok(env)
+}
+
+fn program(settings: &Settings, name: &str) -> Result<PathBuf, Failure> {
+    let path = settings.bin.join(name);
+    std::path::absolute(&path).map_err(|e| Failure::failed(format_args!("{}: {e}", path.display())))
+}
+
+/// A process for each replica, called `name` or `name.1`, `name.2`...
+pub fn function(settings: &Settings, name: &str, env: &[(String, String)]) -> Result<Vec<Spec>, Failure> {
+    let (program, replicas) = (program(settings, name)?, replicas(settings, name));
+    let own = settings.config.function(name).env;
+    let spec = |n: u32| Spec {
+        name: if replicas == 1 { name.to_owned() } else { format!("{name}.{n}") },
+        program: program.clone(),
+        args: Vec::new(),
+        env: env.iter().cloned().chain(own.clone()).collect(),
+        dialect: Dialect::Json,
+    };
+    Ok((1..=replicas).map(spec).collect())
+}
+
+pub fn gateway(settings: &Settings, env: &[(String, String)]) -> Result<Spec, Failure> {
+    let program = program(settings, GATEWAY_PROGRAM)?;
+    Ok(Spec { name: GATEWAY.into(), program, args: Vec::new(), env: env.to_vec(), dialect: Dialect::Json })
+}
+
+pub fn viewer(settings: &Settings) -> Result<Spec, Failure> {
+    let program = program(settings, VIEWER_PROGRAM)?;
+    Ok(Spec { name: "traces".into(), program, args: Vec::new(), env: Vec::new(), dialect: Dialect::Json })
+}

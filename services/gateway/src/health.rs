@@ -1,0 +1,36 @@
+//! Whether the process lives, whether it can do its work, and how much it did.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+
+use crate::App;
+use crate::problem::{NOT_READY, Problem};
+
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The process lives.
+pub async fn live() -> &'static str {
+    "ok\n"
+}
+
+/// An event would be taken and state could be read.
+pub async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Problem> {
+    let mut missing = Vec::new();
+    if !app.bus.is_connected() {
+        missing.push("NATS is away".to_owned());
+    }
+    match tokio::time::timeout(PATIENCE, app.redis.ping()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(e)) => missing.push(e.to_string()),
+        Err(_) => missing.push("Redis does not answer".to_owned()),
+    }
+    if missing.is_empty() { Ok("ready\n") } else { Err(Problem::new(NOT_READY, missing.join("; "))) }
+}
+
+pub async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render())
+}

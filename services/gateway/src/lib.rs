@@ -1,0 +1,84 @@
+//! The gateway: HTTP in, events out; HTTP reads of files and state. It holds nothing itself: what it answers 202 to is
+//! in a stream, and what it shows is in Redis or in the object store.
+//!
+//! In reading order: [`server`] (connections, time-outs, shutdown), [`routes`] (which path is what), [`observe`] (what
+//! happens around every request), [`events`], [`upload`], [`download`], [`state`], [`health`], [`page`].
+
+pub mod server;
+
+mod attributes;
+mod body;
+mod download;
+mod events;
+mod health;
+mod metrics;
+mod observe;
+mod page;
+mod problem;
+mod publish;
+mod request;
+mod routes;
+mod state;
+mod trace;
+mod upload;
+
+use std::sync::Arc;
+
+use oncue::bus::{Bus, layout};
+use oncue::config::{Config, GatewayConfig};
+use oncue::store::{RedisStore, Store};
+use oncue_proto::Catalog;
+use tokio_util::task::TaskTracker;
+
+use metrics::Metrics;
+use server::Guards;
+
+/// Domains that only the platform itself may write to.
+const PLATFORM: [&str; 2] = [layout::DLQ, layout::TIMER];
+
+/// Everything a request needs, shared by all of them.
+pub struct App {
+    config: GatewayConfig,
+    catalog: Catalog,
+    bus: Bus,
+    redis: RedisStore,
+    store: Store,
+    metrics: Metrics,
+    guards: Guards,
+    /// Uploads, which must come to an end (stored and published, or taken back) even when their client goes away.
+    tasks: TaskTracker,
+}
+
+impl App {
+    /// Connects to NATS and Redis and makes sure that every stream an event could go to is there. The error is a line
+    /// for the person at the terminal.
+    pub async fn start(config: &Config, catalog: Catalog, guards: Guards) -> Result<Arc<Self>, String> {
+        let bus = Bus::connect(&config.nats_url, "oncue-gateway").await.map_err(|e| e.to_string())?;
+        let redis = RedisStore::connect(&config.redis_url).await.map_err(|e| e.to_string())?;
+        // A lone gateway works: events wait in their streams for the functions to come. The timer stream is first, since
+        // the others take from it what is due.
+        let mut domains = vec![layout::TIMER, layout::DLQ];
+        for entry in catalog.entries() {
+            let domain = oncue::event::stream_of_type(&entry.ty);
+            if !domains.contains(&domain) {
+                domains.push(domain);
+            }
+        }
+        for domain in domains {
+            let wanted = layout::stream(domain, &config.stream(domain));
+            bus.require(&wanted).await.map_err(|e| e.to_string())?;
+        }
+        let bucket = layout::bucket(layout::FILES, &config.bucket());
+        bus.require(&bucket).await.map_err(|e| e.to_string())?;
+        Ok(Arc::new(Self {
+            config: config.gateway.clone(),
+            catalog,
+            bus,
+            store: Store::Redis(redis.clone()),
+            redis,
+            metrics: Metrics::default(),
+            guards,
+            tasks: TaskTracker::new(),
+        }))
+    }
+}

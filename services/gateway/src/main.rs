@@ -1,0 +1,59 @@
+//! The process: configuration, connections, serve until told to stop.
+//!
+//! Exit codes: 0 stopped as told, 1 a server is not reachable or does not fit, 2 the configuration is wrong.
+
+use std::process::ExitCode;
+
+use oncue::config::Config;
+use oncue::event;
+use oncue::telemetry::Telemetry;
+use oncue_gateway::App;
+use oncue_gateway::server::{Guards, serve};
+use oncue_proto::Catalog;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let loaded = Config::load().and_then(|config| config.catalog().map(|catalog| (config, catalog)));
+    let (config, catalog) = match loaded {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(2);
+        }
+    };
+    let telemetry = Telemetry::start("gateway", &event::new_id());
+    let ended = run(&config, catalog).await;
+    telemetry.close().await;
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("oncue-gateway: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: &Config, catalog: Catalog) -> Result<(), String> {
+    // Before anything is promised: whoever waits for the line below may send the signal at once.
+    let mut signals = stop_signals().map_err(|e| format!("cannot handle signals: {e}"))?;
+    let listen = &config.gateway.listen;
+    let listener = TcpListener::bind(listen).await.map_err(|e| format!("cannot listen on {listen}: {e}"))?;
+    let at = listener.local_addr().map_err(|e| e.to_string())?;
+    let app = App::start(config, catalog, Guards::default()).await?;
+    tracing::info!("listening on http://{at}");
+    serve(listener, app, async move {
+        let (terminate, interrupt) = &mut signals;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+    .await;
+    Ok(())
+}
+
+fn stop_signals() -> std::io::Result<(Signal, Signal)> {
+    Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+}

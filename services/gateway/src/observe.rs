@@ -1,0 +1,86 @@
+//! Around every request: its span, its count, its time, and the writing of its problem if it has one.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use futures::FutureExt as _;
+use opentelemetry::trace::FutureExt as _;
+
+use crate::App;
+use crate::problem::{FORBIDDEN, INTERNAL, Problem};
+use crate::trace::{Trace, http_attributes};
+
+pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = method(request.method());
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let name = route.as_ref().map_or_else(|| method.to_owned(), |route| format!("{method} {route}"));
+    let traced = is_traced(&request, route.as_deref());
+    let span = traced.then(|| (name.as_str(), http_attributes(&request, method, route.as_deref())));
+    let trace = Trace::begin(&request, span);
+    let path = request.uri().path().to_owned();
+    request.extensions_mut().insert(trace.clone());
+    let mut response = run(request, next).with_context(trace.context.clone()).await;
+    let problem = response.extensions_mut().remove::<Problem>();
+    let status = response.status();
+    if let Some(problem) = &problem {
+        problem.write(&mut response, &path, &trace.id());
+        if status.is_server_error() {
+            let _context = trace.context.clone().attach();
+            tracing::warn!(status = status.as_u16(), route, detail = problem.detail(), "{method} failed");
+        }
+    }
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if traced {
+        trace.finish(status, problem.map(|problem| problem.code()));
+    }
+    app.metrics.request(method, route.as_deref().unwrap_or_default(), status.as_u16(), started.elapsed());
+    response
+}
+
+/// A handler that panics has failed one request, not the connection's others.
+async fn run(request: Request, next: Next) -> Response {
+    if is_foreign(&request) {
+        return Problem::new(FORBIDDEN, "a page of another site may not write here").into_response();
+    }
+    let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    response.unwrap_or_else(|_| Problem::new(INTERNAL, "the handler panicked").into_response())
+}
+
+/// Any page a browser is on can post to this machine's own ports without asking, if only with plain bodies; a browser
+/// says so, and other clients do not send this header.
+fn is_foreign(request: &Request) -> bool {
+    let writes = matches!(*request.method(), Method::POST | Method::PUT);
+    writes && request.headers().get("sec-fetch-site").is_some_and(|site| site.as_bytes() == b"cross-site")
+}
+
+/// Every request, but not those that come by the clock: probes, and pages that look at state once a second, would bury
+/// the flows. With a context of their own they are part of somebody's trace.
+fn is_traced(request: &Request, route: Option<&str>) -> bool {
+    match route {
+        Some("/healthz" | "/readyz" | "/metrics") => false,
+        Some(route) if route.starts_with("/v1/state/") => request.headers().contains_key("traceparent"),
+        _ => true,
+    }
+}
+
+/// A bounded set, whatever a client makes up.
+fn method(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "PATCH" => "PATCH",
+        "OPTIONS" => "OPTIONS",
+        "CONNECT" => "CONNECT",
+        "TRACE" => "TRACE",
+        _ => "_OTHER",
+    }
+}

@@ -1,0 +1,94 @@
+//! One event onto the bus: a 202 stands on the ack this returns, and on nothing less.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use oncue::bus::{Bus, PubAck};
+use oncue::event::{self, Meta};
+use oncue::telemetry;
+use oncue_proto::Format;
+use oncue_proto::oncue::v1::{Envelope, Header};
+use serde_json::json;
+
+use crate::App;
+use crate::problem::{AWAY, ID_REUSE, Problem};
+use crate::trace::{self, Trace};
+
+/// Taken by its stream.
+pub struct Published {
+    pub ack: PubAck,
+    /// Where the flow goes on; of an event that was taken before, where it went on then.
+    pub traceparent: String,
+    /// The message the stream holds, if it held it before.
+    pub earlier: Option<Stored>,
+}
+
+/// A message as it lies in a stream.
+pub struct Stored {
+    pub subject: String,
+    pub payload: Vec<u8>,
+    traceparent: Option<String>,
+}
+
+impl App {
+    /// Publishes and waits for the ack. The caller judges `earlier`.
+    pub async fn publish(
+        &self,
+        trace: &Trace,
+        mut meta: Meta,
+        key: &str,
+        format: Format,
+        payload: Bytes,
+    ) -> Result<Published, Problem> {
+        let context = trace.publish(&meta, key);
+        let carried = telemetry::inject(&context);
+        (meta.traceparent, meta.tracestate, meta.baggage) = (carried.traceparent, carried.tracestate, carried.baggage);
+        let headers = event::headers(&meta, key, format).into_iter().map(|(name, value)| Header { name, value });
+        let envelope = Envelope { subject: event::subject(&meta.ty, key), headers: headers.collect(), payload };
+        match self.send(&envelope).await {
+            Ok((ack, earlier)) => {
+                let then = earlier.as_ref().and_then(|stored| stored.traceparent.clone());
+                Ok(Published { ack, traceparent: then.or(meta.traceparent).unwrap_or_default(), earlier })
+            }
+            Err(problem) => {
+                trace::failed(&context, problem.code());
+                Err(problem)
+            }
+        }
+    }
+
+    async fn send(&self, envelope: &Envelope) -> Result<(PubAck, Option<Stored>), Problem> {
+        // While it reconnects, the client would keep the message and send it after we have answered 503.
+        connected(&self.bus)?;
+        let ack = self.bus.publish(envelope).await?;
+        let earlier = if ack.duplicate { self.stored(&ack).await? } else { None };
+        Ok((ack, earlier))
+    }
+
+    /// `None` where it was purged since: then there is nothing to compare with.
+    async fn stored(&self, ack: &PubAck) -> Result<Option<Stored>, Problem> {
+        let answer =
+            match self.bus.api(&format!("STREAM.MSG.GET.{}", ack.stream), &json!({ "seq": ack.sequence })).await {
+                Ok(answer) => answer,
+                Err(e) if e.is_not_found() => return Ok(None),
+                Err(e) => return Err(e.into()),
+            };
+        let message = &answer["message"];
+        let part = |name: &str| STANDARD.decode(message[name].as_str().unwrap_or_default()).unwrap_or_default();
+        let headers = String::from_utf8_lossy(&part("hdrs")).into_owned();
+        let traceparent = headers.lines().find_map(|line| line.strip_prefix("traceparent: "));
+        Ok(Some(Stored {
+            subject: message["subject"].as_str().unwrap_or_default().to_owned(),
+            payload: part("data"),
+            traceparent: traceparent.map(|value| value.trim().to_owned()),
+        }))
+    }
+}
+
+pub fn connected(bus: &Bus) -> Result<(), Problem> {
+    if bus.is_connected() { Ok(()) } else { Err(Problem::new(AWAY, "NATS is away; nothing was taken")) }
+}
+
+pub fn id_reuse(id: &str) -> Problem {
+    Problem::new(ID_REUSE, format!("id {id:?} belongs to an event with another content; nothing was taken"))
+}

@@ -1,0 +1,67 @@
+//! Small readings of a request: a header, a path piece, a length, an id.
+
+use axum::http::{HeaderMap, HeaderName, header};
+use oncue::event;
+use percent_encoding::percent_decode_str;
+
+use crate::problem::{MALFORMED, MEDIA_TYPE, Problem, TOO_LARGE};
+
+/// The value of a header that may be there once.
+pub fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Problem::new(MALFORMED, format!("header {name} is there more than once")));
+    }
+    let value = std::str::from_utf8(value.as_bytes())
+        .map_err(|_| Problem::new(MALFORMED, format!("header {name} is not UTF-8")))?;
+    Ok(Some(value.trim()))
+}
+
+/// A piece of the path as the client meant it.
+pub fn path_piece(raw: &str) -> Result<String, Problem> {
+    let decoded = percent_decode_str(raw).decode_utf8();
+    Ok(decoded
+        .map_err(|_| Problem::new(MALFORMED, format!("{raw:?} in the path is not percent-encoded UTF-8")))?
+        .into_owned())
+}
+
+/// `Idempotency-Key`, bare or quoted as in the IETF draft.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let key = text(headers, &HeaderName::from_static("idempotency-key"))?;
+    let key = key.map(|key| key.strip_prefix('"').and_then(|k| k.strip_suffix('"')).unwrap_or(key).to_owned());
+    key.map(check_id).transpose()
+}
+
+pub fn check_id(id: String) -> Result<String, Problem> {
+    event::check_id(id).map_err(|e| Problem::new(MALFORMED, e.message))
+}
+
+/// Ids of files: what we generate, and nothing that could mean more than itself.
+pub fn is_plain_id(id: &str) -> bool {
+    (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// Refuses by the announced length, before anything is read.
+pub fn check_length(headers: &HeaderMap, limit: u64) -> Result<(), Problem> {
+    let length = text(headers, &header::CONTENT_LENGTH)?.and_then(|length| length.parse::<u64>().ok());
+    match length {
+        Some(length) if length > limit => Err(too_large(limit)),
+        _ => Ok(()),
+    }
+}
+
+pub fn too_large(limit: u64) -> Problem {
+    Problem::new(TOO_LARGE, format!("at most {limit} bytes are taken"))
+}
+
+/// A compressed body would be stored as it is and mean nothing to anybody behind.
+pub fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    match text(headers, &header::CONTENT_ENCODING)? {
+        None | Some("" | "identity") => Ok(()),
+        Some(other) => Err(Problem::new(
+            MEDIA_TYPE,
+            format!("content encoding {other:?} is not supported; send the body as it is"),
+        )),
+    }
+}

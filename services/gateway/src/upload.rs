@@ -1,0 +1,250 @@
+//! `PUT /v1/files/{name}`: bytes into the object store as they come, then an event that refers to them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
+use futures::StreamExt as _;
+use oncue::bus::objects::{Object, PutError};
+use oncue::event;
+use oncue_proto::files::FileUploaded;
+use oncue_proto::{Event as _, Format};
+use opentelemetry::trace::FutureExt as _;
+use prost::Message as _;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::App;
+use crate::attributes::root;
+use crate::body::{Incoming, broken};
+use crate::problem::{AWAY, INTERNAL, MALFORMED, Problem, UNKNOWN};
+use crate::publish::{Published, connected, id_reuse};
+use crate::request::{check_encoding, check_length, idempotency_key, path_piece, text, too_large};
+use crate::trace::Trace;
+
+#[derive(Serialize)]
+struct Stored {
+    file: String,
+    id: String,
+    flow: String,
+    size: u64,
+    sha256: String,
+    traceparent: String,
+}
+
+/// What the client says of its file.
+struct Upload {
+    file: String,
+    /// Id of the event.
+    id: String,
+    name: String,
+    owner: String,
+    /// The client named an idempotency key, so it may send the same again.
+    keyed: bool,
+}
+
+impl Upload {
+    /// With a key from the client, file and event get ids that follow from it: a retry gives the same of both.
+    fn of(raw_name: &str, headers: &HeaderMap) -> Result<Self, Problem> {
+        let (name, owner) = (file_name(raw_name)?, owner(headers)?);
+        let key = idempotency_key(headers)?;
+        let id = |step: &str| match &key {
+            Some(key) => event::idempotency_key(key, &owner, step),
+            None => event::new_id(),
+        };
+        Ok(Self { file: id("file"), id: id("event"), name, owner, keyed: key.is_some() })
+    }
+}
+
+/// The last component of what the client calls its file. Only ever shown: what is stored has a name of our own.
+fn file_name(raw: &str) -> Result<String, Problem> {
+    let whole = path_piece(raw)?;
+    let bad = |why: &str| Err(Problem::new(MALFORMED, format!("the file name {why}")));
+    if whole.len() > 255 {
+        return bad("is longer than 255 bytes");
+    }
+    if whole.chars().any(char::is_control) {
+        return bad("has control characters");
+    }
+    match whole.rsplit(['/', '\\']).next().map(str::trim) {
+        None | Some("" | "." | "..") => bad("is empty"),
+        Some(name) => Ok(name.to_owned()),
+    }
+}
+
+fn owner(headers: &HeaderMap) -> Result<String, Problem> {
+    let owner = text(headers, &HeaderName::from_static("oncue-owner"))?.unwrap_or("anonymous");
+    if owner.is_empty() || owner.len() > 128 || owner.chars().any(char::is_control) {
+        return Err(Problem::new(MALFORMED, "Oncue-Owner must be 1 to 128 printable bytes"));
+    }
+    Ok(owner.to_owned())
+}
+
+pub async fn put(
+    State(app): State<Arc<App>>,
+    Extension(trace): Extension<Trace>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let raw_name = request.uri().path().strip_prefix("/v1/files/").unwrap_or_default().to_owned();
+    let (head, body) = request.into_parts();
+    let body = Incoming::new(body, &head.headers, app.guards.body);
+    check_encoding(&head.headers)?;
+    let upload = Upload::of(&raw_name, &head.headers)?;
+    check_length(&head.headers, app.config.max_file.0)?;
+    connected(&app.bus)?;
+    // A task of its own: when the client goes away in the middle, this handler is dropped wherever it stands, but what
+    // was begun must be finished or taken back.
+    let (worker, context) = (app.clone(), trace.context.clone());
+    let task = app.tasks.spawn(async move { worker.take(&trace, upload, body).await }.with_context(context));
+    match task.await {
+        Ok(stored) => Ok(answer(stored?)),
+        Err(e) => Err(Problem::new(INTERNAL, format!("the upload failed: {e}"))),
+    }
+}
+
+fn answer(stored: Stored) -> Response {
+    let mut headers = HeaderMap::new();
+    let values = [
+        (header::LOCATION, format!("/v1/files/{}", stored.file)),
+        (HeaderName::from_static("traceparent"), stored.traceparent.clone()),
+    ];
+    for (name, value) in values {
+        headers.extend(HeaderValue::from_str(&value).ok().map(|value| (name, value)));
+    }
+    (StatusCode::ACCEPTED, headers, Json(stored)).into_response()
+}
+
+impl App {
+    /// The whole life of an upload: store, publish, and take back what nobody was told of.
+    async fn take(&self, trace: &Trace, upload: Upload, body: Incoming) -> Result<Stored, Problem> {
+        let before = if upload.keyed { self.bus.object(&upload.file).await? } else { None };
+        let ours = before.is_none();
+        let object = match before {
+            Some(object) => self.compare(object, body).await?,
+            None => self.store(&upload, body).await?,
+        };
+        let sha256 = object.sha256();
+        let published = match self.announce(trace, &upload, &object, &sha256).await {
+            Ok(published) => published,
+            Err(problem) => {
+                // A file that was there before belongs to an upload that was accepted, and one whose event may have been
+                // taken must be there for whoever acts on it.
+                if ours && problem.code() != UNKNOWN.code {
+                    self.take_back(&upload.file).await;
+                }
+                return Err(problem);
+            }
+        };
+        let Upload { file, id, .. } = upload;
+        Ok(Stored { file, flow: id.clone(), id, size: object.size, sha256, traceparent: published.traceparent })
+    }
+
+    async fn take_back(&self, file: &str) {
+        if let Err(e) = self.bus.delete_object(file).await {
+            tracing::warn!(error = %e, file, "cannot take back a file whose event was not taken");
+        }
+    }
+
+    async fn store(&self, upload: &Upload, body: Incoming) -> Result<Object, Problem> {
+        let at = event::format_time(event::now_ms());
+        let metadata = [("name", upload.name.as_str()), ("owner", &upload.owner), ("at", &at)];
+        let object = self
+            .bus
+            .put_object(&upload.file, &metadata, body.stream(), self.config.max_file.0)
+            .await
+            .map_err(put_problem)?;
+        self.metrics.upload_bytes.fetch_add(object.size, Ordering::Relaxed);
+        Ok(object)
+    }
+
+    /// A retry of an upload that is there: its bytes are read once more, only to see that they are the same.
+    async fn compare(&self, object: Object, body: Incoming) -> Result<Object, Problem> {
+        let (mut sha, mut size, mut parts) = (Sha256::new(), 0, body.stream());
+        while let Some(part) = parts.next().await {
+            let part = part.map_err(|e| broken(&e))?;
+            size += part.len() as u64;
+            if size > self.config.max_file.0 {
+                return Err(too_large(self.config.max_file.0));
+            }
+            sha.update(&part);
+        }
+        let same = format!("SHA-256={}", URL_SAFE.encode(sha.finalize())) == object.digest;
+        if same { Ok(object) } else { Err(id_reuse(&object.name)) }
+    }
+
+    /// Says what was stored. Time, name and owner are those stored with the bytes, so that a retry publishes the same
+    /// event, to the byte.
+    async fn announce(
+        &self,
+        trace: &Trace,
+        upload: &Upload,
+        object: &Object,
+        sha256: &str,
+    ) -> Result<Published, Problem> {
+        let kept = |name: &str| object.metadata.get(name).cloned().unwrap_or_default();
+        let at = event::parse_time(&kept("at")).unwrap_or_else(event::now_ms);
+        let uploaded = FileUploaded {
+            file: upload.file.clone(),
+            name: kept("name"),
+            owner: kept("owner"),
+            size: object.size,
+            sha256: sha256.to_owned(),
+            at: Some(pbjson_types::Timestamp { seconds: (at / 1000) as i64, nanos: (at % 1000 * 1_000_000) as i32 }),
+        };
+        let mut meta = root(upload.id.clone(), FileUploaded::TYPE);
+        meta.timed = !upload.keyed;
+        let published =
+            self.publish(trace, meta, &upload.file, Format::Protobuf, uploaded.encode_to_vec().into()).await;
+        self.metrics.event(FileUploaded::TYPE, if published.is_ok() { "accepted" } else { "unavailable" });
+        let published = published?;
+        // The file was removed meanwhile and another sent under its key: the event that stands is not about this one.
+        let other = |stored: &[u8]| FileUploaded::decode(stored).is_ok_and(|then| then.sha256 != uploaded.sha256);
+        if published.earlier.as_ref().is_some_and(|earlier| other(&earlier.payload)) {
+            return Err(id_reuse(&upload.id));
+        }
+        Ok(published)
+    }
+}
+
+fn put_problem(e: PutError) -> Problem {
+    match e {
+        PutError::Source(e) => broken(&e),
+        PutError::TooLarge(limit) => too_large(limit),
+        PutError::Publish(e) => {
+            let problem = Problem::from(e);
+            // A chunk is never too large; a bucket at its limit takes no more.
+            if problem.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                Problem::new(AWAY, problem.detail())
+            } else {
+                problem
+            }
+        }
+    }
+}
+
+/// `PUT /v1/files/` without a name.
+pub async fn unnamed(_: Body) -> Problem {
+    Problem::new(MALFORMED, "the file name is empty")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::file_name;
+
+    #[test]
+    fn names_are_for_showing() {
+        let of = |raw: &str| file_name(raw).map_err(|problem| problem.status().as_u16());
+        assert_eq!(of("a%20b.png").as_deref(), Ok("a b.png"));
+        assert_eq!(of("..%2F..%2Fetc%2Fpasswd").as_deref(), Ok("passwd"));
+        assert_eq!(of("C:%5Cpictures%5Cx.jpg").as_deref(), Ok("x.jpg"));
+        for bad in ["", ".", "..", "%2e%2e", "a%00b", "a%0d%0ab", "%ff", "a%2f", &"x".repeat(256)] {
+            assert_eq!(of(bad), Err(400), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! `oncue.toml` and the environment, read whole and checked before anything is opened. Every mistake is listed with
+//! its line; a field nobody knows is a mistake.
+
+mod reader;
+mod schedule;
+mod units;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use oncue_proto::Catalog;
+use serde::{Deserialize, Serialize};
+
+pub use self::schedule::Schedule;
+pub use self::units::{Size, Span, parse_size};
+
+/// Everything a process of Oncue is told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it was read from, if there was one.
+    pub path: Option<PathBuf>,
+    /// `ONCUE_NATS_URL`, or `[nats] url`; default `nats://127.0.0.1:4222`.
+    pub nats_url: String,
+    /// `ONCUE_REDIS_URL`, or `[redis] url`; default `redis://127.0.0.1:6379`.
+    pub redis_url: String,
+    /// Encoded descriptor sets of other repositories, added to the built-in contract.
+    pub contracts: Vec<PathBuf>,
+    pub streams: BTreeMap<String, StreamConfig>,
+    pub functions: BTreeMap<String, FunctionConfig>,
+    pub schedules: Vec<Schedule>,
+    pub gateway: GatewayConfig,
+    /// `ONCUE_CONCURRENCY`, `ONCUE_TIMEOUT`, `ONCUE_ATTEMPTS`: limits of this very process, above all others.
+    pub process: FunctionConfig,
+}
+
+/// `[streams.DOMAIN]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamConfig {
+    /// A full stream refuses publishes; nothing is dropped. Default 1 GiB.
+    pub max_bytes: Size,
+    pub replicas: u32,
+    /// How long the server itself recognises an id; an optimisation, not the guarantee. Default 2 min.
+    pub duplicate_window: Span,
+    /// H: an event older than this is refused, since its seen-mark may be gone. Default 72 h.
+    pub horizon: Span,
+}
+
+impl Default for StreamConfig {
+    fn default() -> Self {
+        Self {
+            max_bytes: Size(1 << 30),
+            replicas: 1,
+            duplicate_window: Span(Duration::from_mins(2)),
+            horizon: Span(Duration::from_hours(72)),
+        }
+    }
+}
+
+/// `[functions.NAME]`: what replaces the limits written in the function itself, and how `oncue up` runs it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FunctionConfig {
+    pub concurrency: Option<usize>,
+    pub reserved_concurrency: Option<u32>,
+    pub timeout: Option<Span>,
+    pub attempts: Option<u32>,
+    pub ack_wait: Option<Span>,
+    pub start: Option<Start>,
+    /// Processes `oncue up` keeps running. Default 1.
+    pub replicas: Option<u32>,
+    /// Environment of those processes.
+    pub env: BTreeMap<String, String>,
+}
+
+/// The limits of one function.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Limits {
+    /// Events one worker holds at a time, all keys together. Default 1,000.
+    pub concurrency: usize,
+    /// Events all workers of the function hold together (`max_ack_pending`). Default 10,000.
+    pub reserved_concurrency: u32,
+    /// Longest run of the handler on one event. Default 30 s.
+    pub timeout: Span,
+    /// Deliveries before an event is dead-lettered. Default 6.
+    pub attempts: u32,
+    /// Silence after which the server gives an event to another worker. Default 30 s.
+    pub ack_wait: Span,
+    pub start: Start,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            concurrency: 1000,
+            reserved_concurrency: 10_000,
+            timeout: Span(Duration::from_secs(30)),
+            attempts: 6,
+            ack_wait: Span(Duration::from_secs(30)),
+            start: Start::All,
+        }
+    }
+}
+
+impl Limits {
+    /// What the file says replaces what the function says.
+    #[must_use]
+    pub fn with(mut self, config: &FunctionConfig) -> Self {
+        self.concurrency = config.concurrency.unwrap_or(self.concurrency).max(1);
+        self.reserved_concurrency = config.reserved_concurrency.unwrap_or(self.reserved_concurrency).max(1);
+        self.timeout = config.timeout.unwrap_or(self.timeout);
+        self.attempts = config.attempts.unwrap_or(self.attempts).max(1);
+        self.ack_wait = config.ack_wait.unwrap_or(self.ack_wait);
+        self.start = config.start.unwrap_or(self.start);
+        self
+    }
+}
+
+/// Where a function that never ran before begins in its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// With everything the stream still holds: nothing accepted is ever skipped.
+    All,
+    /// With what comes from now on.
+    New,
+}
+
+impl Start {
+    pub fn policy(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::New => "new",
+        }
+    }
+}
+
+/// `[gateway]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewayConfig {
+    /// `ONCUE_GATEWAY_LISTEN`; default `127.0.0.1:8080`.
+    pub listen: String,
+    /// Largest event body. Default 512 KiB.
+    pub max_event: Size,
+    /// Largest upload. Default 1 GiB.
+    pub max_file: Size,
+    /// State tables that `GET /v1/state/{table}/{key}` may show. Default none.
+    pub expose: BTreeSet<String>,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".into(),
+            max_event: Size(512 << 10),
+            max_file: Size(1 << 30),
+            expose: BTreeSet::new(),
+        }
+    }
+}
+
+/// Every mistake found, a line each.
+#[derive(Debug)]
+pub struct ConfigErrors(pub Vec<String>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl Config {
+    /// Reads the file named by `ONCUE_CONFIG` (it must exist then) or `oncue.toml` here (it may be absent), and the
+    /// environment on top.
+    pub fn load() -> Result<Self, ConfigErrors> {
+        let named = std::env::var_os("ONCUE_CONFIG").map(PathBuf::from);
+        let path = named.clone().unwrap_or_else(|| "oncue.toml".into());
+        let (text, path) = match std::fs::read_to_string(&path) {
+            Ok(text) => (text, Some(path)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => (String::new(), None),
+            Err(e) => return Err(ConfigErrors(vec![format!("{}: {e}", path.display())])),
+        };
+        Self::parse(&text, path.as_deref(), |name| std::env::var(name).ok().filter(|v| !v.is_empty()))
+    }
+
+    /// The same from text, with the environment as a function.
+    pub fn parse(text: &str, path: Option<&Path>, env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
+        let mut config = reader::read(text, path)?;
+        let overlays = [
+            ("ONCUE_NATS_URL", &mut config.nats_url),
+            ("ONCUE_REDIS_URL", &mut config.redis_url),
+            ("ONCUE_GATEWAY_LISTEN", &mut config.gateway.listen),
+        ];
+        for (name, field) in overlays {
+            if let Some(value) = env(name) {
+                *field = value;
+            }
+        }
+        let mut errors = Vec::new();
+        let limits = &mut config.process;
+        limits.concurrency = overlay(&env, "ONCUE_CONCURRENCY", positive, &mut errors).map(|n| n as usize);
+        limits.attempts = overlay(&env, "ONCUE_ATTEMPTS", positive, &mut errors);
+        limits.timeout = overlay(&env, "ONCUE_TIMEOUT", str::parse, &mut errors);
+        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// The settings of a stream; every domain has one, named in the file or not.
+    pub fn stream(&self, domain: &str) -> StreamConfig {
+        self.streams.get(domain).cloned().unwrap_or_default()
+    }
+
+    /// The settings of the bucket that holds files: `[streams.objects]`. It is a stream as well, without a domain.
+    pub fn bucket(&self) -> StreamConfig {
+        self.stream("objects")
+    }
+
+    pub fn function(&self, name: &str) -> FunctionConfig {
+        self.functions.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The built-in contract and those of other repositories.
+    pub fn catalog(&self) -> Result<Catalog, ConfigErrors> {
+        let mut catalog = Catalog::builtin();
+        let mut errors = Vec::new();
+        for path in &self.contracts {
+            let added = std::fs::read(path)
+                .map_err(|e| e.to_string())
+                .and_then(|set| catalog.add(&set).map_err(|e| e.to_string()));
+            errors.extend(added.err().map(|e| format!("contract {}: {e}", path.display())));
+        }
+        if errors.is_empty() { Ok(catalog) } else { Err(ConfigErrors(errors)) }
+    }
+}
+
+/// A value from the environment, or nothing; a bad one is a mistake like any other.
+fn overlay<T>(
+    env: &impl Fn(&str) -> Option<String>,
+    name: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+    errors: &mut Vec<String>,
+) -> Option<T> {
+    let parsed = parse(&env(name)?);
+    parsed.map_err(|why| errors.push(format!("{name}: {why}"))).ok()
+}
+
+fn positive(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("{text:?} is no number above 0"))
+}

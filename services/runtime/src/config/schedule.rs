@@ -1,0 +1,81 @@
+//! `[[schedule]]`: time as a trigger.
+
+use std::time::Duration;
+
+use oncue_proto::{Catalog, Event as _, Format, oncue::v1::TimerFired};
+use serde::Deserialize;
+
+use super::Span;
+
+/// `[[schedule]]`: an event that recurs.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// The function to cue, for one whose signature takes no event; or `type` and `data`.
+    function: Option<String>,
+    #[serde(rename = "type")]
+    ty: Option<String>,
+    #[serde(default)]
+    data: Option<toml::Table>,
+    /// Tells several schedules of one type apart. Default: the function's name or the type.
+    name: Option<String>,
+    every: Option<Span>,
+    /// Six fields with seconds, in UTC.
+    cron: Option<String>,
+    /// Key of the event, once the contract has been asked for it.
+    #[serde(skip)]
+    key: String,
+}
+
+impl Schedule {
+    pub fn ty(&self) -> String {
+        self.ty.clone().unwrap_or_else(|| TimerFired::TYPE.to_owned())
+    }
+
+    pub fn name(&self) -> String {
+        let name = self.name.clone().or_else(|| self.function.clone());
+        name.unwrap_or_else(|| self.ty().replace('.', "-"))
+    }
+
+    /// In the words of the server: `@every 10s` or a cron line.
+    pub fn rule(&self) -> String {
+        match (&self.every, &self.cron) {
+            (Some(every), _) => format!("@every {}s", every.0.as_secs().max(1)),
+            (None, Some(cron)) => cron.clone(),
+            (None, None) => String::new(),
+        }
+    }
+
+    pub fn payload(&self) -> serde_json::Value {
+        match (&self.function, &self.data) {
+            (Some(function), _) => serde_json::json!({ "function": function }),
+            (None, Some(data)) => serde_json::to_value(data).unwrap_or_default(),
+            (None, None) => serde_json::json!({}),
+        }
+    }
+
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub(super) fn check(&mut self, catalog: &Catalog) -> Result<(), String> {
+        match (&self.function, &self.ty) {
+            (Some(_), Some(_)) | (None, None) => return Err("a schedule names either `function` or `type`".into()),
+            _ => {}
+        }
+        if self.every.is_some() == self.cron.is_some() {
+            return Err("a schedule has either `every` (\"10s\") or `cron` (six fields)".into());
+        }
+        if self.every.is_some_and(|every| every.0 < Duration::from_secs(1)) {
+            return Err("`every` is at least 1s".into());
+        }
+        let name = self.name();
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
+            return Err(format!("name {name:?} may hold letters, digits, '-' and '_'"));
+        }
+        let entry = catalog.get(&self.ty()).map_err(|e| e.to_string())?;
+        let payload = self.payload().to_string();
+        self.key = entry.check(Format::Json, payload.as_bytes()).map_err(|e| e.to_string())?;
+        Ok(())
+    }
+}

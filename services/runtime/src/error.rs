@@ -1,0 +1,48 @@
+//! Two kinds of failure and no third: `?` means "again, later", [`reject`] means "never, and here is why".
+
+use std::fmt;
+
+/// What a handler returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A handler's failure. Any error becomes one with `?` and is retried with growing delay until the attempts are used
+/// up; then, and at once after [`reject`], the event is dead-lettered with this message.
+pub struct Error {
+    pub(crate) rejected: bool,
+    pub(crate) message: String,
+}
+
+/// The event can never be handled: `return Err(reject("no such page"))`. It is dead-lettered now, state unchanged.
+pub fn reject(why: impl fmt::Display) -> Error {
+    Error { rejected: true, message: why.to_string() }
+}
+
+impl Error {
+    pub(crate) fn retry(why: impl fmt::Display) -> Self {
+        Self { rejected: false, message: why.to_string() }
+    }
+}
+
+impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
+    fn from(error: E) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            message = format!("{message}: {cause}");
+            source = cause.source();
+        }
+        Self { rejected: false, message }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({:?})", if self.rejected { "Reject" } else { "Retry" }, self.message)
+    }
+}

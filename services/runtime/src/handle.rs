@@ -1,0 +1,138 @@
+//! Between the read and the commit: the handler runs on each event in turn, and what it did becomes what to commit.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use opentelemetry::context::FutureExt as _;
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::job::{Job, Reason};
+use crate::outbox;
+use crate::state::AnyRow;
+use crate::store::{Fields, Handled, Op, Purpose, Row, RowChange, RowKey, Run};
+use crate::worker::Worker;
+
+impl Worker {
+    /// Runs the handler on each event in turn, all on one row, and says what to commit: one run for the row, or one per
+    /// event where there is none, and one per event that was seen before. Failures are settled on the way.
+    pub async fn run_handlers(
+        self: &Arc<Self>,
+        key: &str,
+        fresh: Vec<Job>,
+        row: Row,
+        seen: Vec<Job>,
+    ) -> (Vec<Run>, Vec<Vec<Job>>) {
+        let (mut runs, mut jobs): (Vec<Run>, Vec<Vec<Job>>) = (Vec::new(), Vec::new());
+        for job in seen {
+            // Nothing to apply: the commit only answers what became of it.
+            runs.push(Run {
+                row: None,
+                events: vec![Handled { purpose: Purpose::Recall, ..self.handled(&job, key, Vec::new(), Bytes::new()) }],
+            });
+            jobs.push(vec![job]);
+        }
+        let fresh = self.count_runs(fresh, key).await;
+        let mut state = match (self.function.open)(&row.fields) {
+            Ok(state) => state,
+            Err(e) => {
+                self.retry_all(fresh, &e);
+                return (runs, jobs);
+            }
+        };
+        let (mut ready, mut done) = (Vec::new(), Vec::new());
+        for mut job in fresh {
+            match self.handle(&mut job, key, state.as_mut()).await {
+                Ok(handled) => {
+                    state.keep();
+                    ready.push(handled);
+                    done.push(job);
+                }
+                Err(e) => {
+                    state.undo();
+                    self.fail(job, &e);
+                }
+            }
+        }
+        if self.function.table.is_empty() {
+            runs.extend(ready.into_iter().map(|handled| Run { row: None, events: vec![handled] }));
+            jobs.extend(done.into_iter().map(|job| vec![job]));
+        } else if !done.is_empty() {
+            match self.row_change(key, &row, state.as_ref()) {
+                Ok(change) => {
+                    runs.push(Run { row: Some(change), events: ready });
+                    jobs.push(done);
+                }
+                Err(e) => self.retry_all(done, &e),
+            }
+        }
+        (runs, jobs)
+    }
+
+    /// An event that was delivered before is counted before anything of it runs, so that one which kills the process is
+    /// counted too. Returns those that may still be tried.
+    async fn count_runs(self: &Arc<Self>, fresh: Vec<Job>, key: &str) -> Vec<Job> {
+        let mut allowed = Vec::with_capacity(fresh.len());
+        for mut job in fresh {
+            if job.delivery.place.attempt > 1 && job.runs == 1 {
+                match self.starts.ask(job.mark(self.function.name, key, self.horizon)).await {
+                    Ok(again) => job.runs = again + 1,
+                    Err(e) => {
+                        self.fault(vec![job], &e);
+                        continue;
+                    }
+                }
+            }
+            if job.runs > self.limits.attempts {
+                let before = format!("{} runs ended without a result, the process with them", job.runs - 1);
+                self.bury(job, Reason::Attempts, before);
+            } else {
+                allowed.push(job);
+            }
+        }
+        allowed
+    }
+
+    fn row_change(&self, key: &str, row: &Row, state: &dyn AnyRow) -> std::result::Result<RowChange, String> {
+        let (set, del): (Fields, Vec<String>) = state.changes()?;
+        let key = RowKey { table: self.function.table, key: key.to_owned() };
+        Ok(RowChange { key, version: row.version, set, del })
+    }
+
+    /// One event through the handler, within its time; a panic is one failed attempt, not the end of its neighbours.
+    async fn handle(&self, job: &mut Job, key: &str, row: &mut dyn AnyRow) -> Result<Handled> {
+        let event = match job.event.take() {
+            Some(event) => event,
+            // A second run after a conflict.
+            None => (self.function.decode)(&job.meta().ty, job.incoming.format, &job.incoming.payload)?,
+        };
+        let (name, table) = (self.function.name, self.function.table);
+        let context = Context::new(job.meta().clone(), key.to_owned(), name, table, job.runs, Some(self.bus.clone()));
+        let started = Instant::now();
+        let call = AssertUnwindSafe((self.function.call)(event, row, &context)).catch_unwind();
+        let limit = self.limits.timeout.0;
+        let outcome = tokio::time::timeout(limit, call.with_context(job.trace.context())).await;
+        self.counters.ran(started.elapsed());
+        let drafts = match outcome {
+            Ok(Ok(drafts)) => drafts?,
+            Ok(Err(panic)) => return Err(Error::retry(format!("panicked: {}", panic_text(panic.as_ref())))),
+            Err(_) => return Err(Error::retry(format!("still running after {limit:?}"))),
+        };
+        job.outputs = outbox::prepare(drafts, job, self.function.name, self.bus.max_payload())?;
+        let outbox = outbox::encode(&job.outputs);
+        Ok(self.handled(job, key, context.take_ops(), outbox))
+    }
+
+    pub fn handled(&self, job: &Job, key: &str, ops: Vec<Op>, outbox: Bytes) -> Handled {
+        let mark = job.mark(self.function.name, key, self.horizon);
+        Handled { mark, payload_hash: job.payload_hash(), ops, outbox, purpose: Purpose::Apply }
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a text")
+}

@@ -1,0 +1,159 @@
+//! One delivery in the hands of a worker.
+
+use std::time::Instant;
+
+use oncue_proto::Format;
+use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
+use pbjson_types::Timestamp;
+
+use crate::bus::pull::{Delivery, Ticket};
+use crate::event::{self, Incoming, Meta, Origin, Unreadable};
+use crate::function::AnyEvent;
+use crate::outbox::Output;
+use crate::store::Mark;
+use crate::trace::Trace;
+
+/// An event on its way from the pull to the ack.
+pub(crate) struct Job {
+    /// Tells deliveries apart within the process.
+    pub number: u64,
+    pub delivery: Delivery,
+    pub incoming: Incoming,
+    /// The decoded event, until a handler takes it.
+    pub event: Option<AnyEvent>,
+    /// What the function is keyed by.
+    pub key: String,
+    /// On probation: delivered before, and whoever had it then may have died of it.
+    pub alone: bool,
+    /// Runs of the handler, this one included, as far as is known.
+    pub runs: u32,
+    pub outputs: Vec<Output>,
+    pub trace: Trace,
+}
+
+/// Why an event is dead-lettered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// Not an event, or not one of its type; the class comes from whoever found out.
+    Unreadable(&'static str),
+    Rejected,
+    Attempts,
+    Loop,
+    TooOld,
+    Clock,
+    IdReuse,
+    Invalid,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreadable(class) => class,
+            Self::Rejected => "rejected",
+            Self::Attempts => "attempts",
+            Self::Loop => "loop",
+            Self::TooOld => "too_old",
+            Self::Clock => "clock",
+            Self::IdReuse => "id_reuse",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+impl Job {
+    /// Reads a delivery. A message that is no event still becomes a job with an identity, so that its dead letter is
+    /// written once.
+    pub fn read(
+        number: u64,
+        delivery: Delivery,
+        stream_created: u64,
+        function: &'static str,
+    ) -> Result<Self, Box<(Self, Unreadable)>> {
+        let place = &delivery.place;
+        let origin = Origin {
+            stream: &place.stream,
+            stream_created,
+            sequence: place.sequence,
+            published: place.published,
+            subject: delivery.subject(),
+        };
+        let (incoming, unreadable) = match event::read(delivery.headers(), delivery.payload().clone(), &origin) {
+            Ok(incoming) => (incoming, None),
+            Err(unreadable) => {
+                let payload = delivery.payload().clone();
+                (Incoming { meta: Meta::of_origin(&origin), format: Format::Protobuf, payload }, Some(unreadable))
+            }
+        };
+        let trace = Trace::start(&incoming.meta, function, place.attempt, incoming.payload.len());
+        let job = Self {
+            number,
+            delivery,
+            incoming,
+            event: None,
+            key: String::new(),
+            alone: false,
+            runs: 1,
+            outputs: Vec::new(),
+            trace,
+        };
+        match unreadable {
+            None => Ok(job),
+            Some(why) => Err(Box::new((job, why))),
+        }
+    }
+
+    pub fn meta(&self) -> &Meta {
+        &self.incoming.meta
+    }
+
+    pub fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    pub fn mark(&self, function: &'static str, key: &str, horizon: u64) -> Mark {
+        Mark::new(function, key, self.meta(), horizon)
+    }
+
+    pub fn payload_hash(&self) -> u64 {
+        let hash = event::hash(&[&self.incoming.payload]);
+        u64::from_be_bytes(hash[..8].try_into().unwrap_or_default())
+    }
+
+    /// The event with everything somebody needs to understand and to redrive it.
+    pub fn dead_letter(&self, function: &str, reason: Reason, message: String) -> DeadLetter {
+        let now = event::now_ms() as i64;
+        let headers =
+            self.delivery.headers().map(|(name, value)| Header { name: name.to_owned(), value: value.to_owned() });
+        let place = &self.delivery.place;
+        DeadLetter {
+            function: function.to_owned(),
+            reason: reason.as_str().to_owned(),
+            message,
+            attempts: self.runs,
+            at: Some(Timestamp { seconds: now / 1000, nanos: (now % 1000) as i32 * 1_000_000 }),
+            event_id: self.meta().id.clone(),
+            event_type: self.meta().ty.clone(),
+            flow_id: self.meta().flow.clone(),
+            stream: place.stream.to_string(),
+            sequence: place.sequence,
+            envelope: Some(Envelope {
+                subject: self.delivery.subject().to_owned(),
+                headers: headers.collect(),
+                payload: self.delivery.payload().clone(),
+            }),
+        }
+    }
+}
+
+/// A delivery the server believes to be with us.
+pub(crate) struct Held {
+    pub ticket: Ticket,
+    /// When the server last heard that it is.
+    pub heard: Instant,
+}
+
+impl Held {
+    pub fn new(ticket: Ticket) -> Self {
+        Self { ticket, heard: Instant::now() }
+    }
+}

@@ -1,0 +1,47 @@
+//! Oncue: write a function; its signature says which event it acts on, which state it owns and what follows.
+//!
+//! ```no_run
+//! use oncue::{Context, Function, Result, State};
+//! use oncue_proto::web::{PageMilestone, PageViewed};
+//!
+//! #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+//! struct Page { views: u64 }
+//! impl State for Page { const TABLE: &'static str = "pages"; }
+//!
+//! async fn count_views(view: PageViewed, page: &mut Page, _: &Context) -> Result<Option<PageMilestone>> {
+//!     page.views += 1;
+//!     Ok((page.views % 10 == 0).then(|| PageMilestone { page: view.page, views: page.views }))
+//! }
+//!
+//! fn main() -> std::process::ExitCode { oncue::run(Function::new("count-views", count_views)) }
+//! ```
+//!
+//! The names to learn are those re-exported here. Modules, in the order in which to read them:
+
+pub mod error;
+pub mod function;
+pub mod context;
+pub mod state;
+mod worker;
+mod handle;
+mod settle;
+mod job;
+mod outbox;
+mod group;
+mod run;
+pub mod event;
+pub mod store;
+pub mod bus;
+pub mod config;
+pub mod manifest;
+mod discovery;
+pub mod telemetry;
+mod trace;
+pub mod testing;
+
+pub use context::Context;
+pub use error::{Result, reject};
+pub use function::Function;
+pub use oncue_proto::{Delayed, events};
+pub use run::{instance, run, stop_signal};
+pub use state::State;

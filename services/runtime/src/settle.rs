@@ -1,0 +1,259 @@
+//! How a delivery ends: its outputs published and the input acked, given back for later, or dead-lettered. The ack comes
+//! last in every case, and TERM never: a late one would kill a message that another worker is busy with.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
+use oncue_proto::{Event as _, Format};
+use prost::Message as _;
+
+use crate::bus::layout::DLQ;
+use crate::bus::{Bus, PublishError};
+use crate::error::Error;
+use crate::event::{self, Meta};
+use crate::job::{Job, Reason};
+use crate::outbox::{self, Output};
+use crate::store::{self, StoreError};
+use crate::worker::{Worker, lock};
+
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+/// Failures remembered, to tell them from deaths.
+const SURVIVED: usize = 10_000;
+const LONGEST_RETRY: Duration = Duration::from_mins(1);
+
+impl Worker {
+    /// The events are committed: publishes what follows from them, what Redis has stored where it says so, then acks.
+    pub(crate) fn follow_all(self: &Arc<Self>, jobs: Vec<(Job, Option<bytes::Bytes>)>) {
+        let worker = self.clone();
+        tokio::spawn(async move { join_all(jobs.into_iter().map(|(job, stored)| worker.follow(job, stored))).await });
+    }
+
+    async fn follow(&self, mut job: Job, stored: Option<bytes::Bytes>) {
+        let outcome = if stored.is_some() { "duplicate" } else { "applied" };
+        let outputs = match stored {
+            Some(outbox) => outbox::decode(outbox),
+            None => std::mem::take(&mut job.outputs),
+        };
+        if !outputs.is_empty() {
+            if let Err(e) = publish(&self.bus, &outputs).await {
+                job.trace.failed("publish", &e.to_string());
+                return self.give_back(job, &e.to_string()).await; // committed: comes back as a duplicate, to publish again
+            }
+            let mark = job.mark(self.function.name, &job.key, self.horizon);
+            if let Err(e) = self.published(&store::outbox_key(&mark)).await {
+                tracing::warn!(error = %e, "outputs are published but not marked so; the sweeper will publish them again");
+            }
+        }
+        self.finish(job, outcome).await;
+    }
+
+    /// Nothing more to do for this delivery.
+    pub(crate) async fn finish(&self, job: Job, outcome: &'static str) {
+        self.bus.ack(&job.delivery.ticket()).await;
+        self.counters.settled(outcome);
+        job.trace.end(outcome);
+        self.release(job.number);
+    }
+
+    /// The handler failed: again later, or set aside when it says so or was tried often enough.
+    pub(crate) fn fail(self: &Arc<Self>, job: Job, error: &Error) {
+        let message = error.message.clone();
+        if error.rejected {
+            return self.bury(job, Reason::Rejected, message);
+        }
+        if job.runs >= self.limits.attempts {
+            return self.bury(job, Reason::Attempts, message);
+        }
+        job.trace.failed("retry", &message);
+        let worker = self.clone();
+        tokio::spawn(async move { worker.give_back(job, &message).await });
+    }
+
+    /// Again later, without a failed attempt.
+    pub(crate) fn put_back(self: &Arc<Self>, jobs: Vec<Job>, why: &'static str) {
+        let worker = self.clone();
+        tokio::spawn(async move { join_all(jobs.into_iter().map(|job| worker.give_back(job, why))).await });
+    }
+
+    /// NAK with a growing delay, but only while the server surely still believes the event to be ours: later it may have
+    /// gone to another worker, whom a NAK would rob of it.
+    async fn give_back(&self, job: Job, why: &str) {
+        let ours =
+            lock(&self.held).get(&job.number).is_some_and(|held| held.heard.elapsed() < self.limits.ack_wait.0 * 2 / 3);
+        let delay = retry_delay(job.delivery.place.attempt, fastrand::f64());
+        let log = job.trace.context().attach();
+        tracing::warn!(event = job.meta().id, runs = job.runs, delay = ?delay, why, "will be tried again");
+        drop(log);
+        if ours {
+            self.bus.retry(&job.delivery.ticket(), delay).await;
+        }
+        {
+            let mut survived = lock(&self.survived);
+            if survived.len() >= SURVIVED {
+                survived.clear(); // costs some events a probation, nothing else
+            }
+            survived.insert(job.delivery.place.sequence, job.delivery.place.attempt);
+        }
+        self.counters.settled("retried");
+        job.trace.end("retried");
+        self.release(job.number);
+    }
+
+    /// What the commit refused, set aside.
+    pub(crate) fn refuse(self: &Arc<Self>, job: Job, reason: Reason) {
+        let words = match reason {
+            Reason::TooOld => "older than the horizon, it cannot be proven new",
+            Reason::Clock => "its time lies in the future",
+            Reason::IdReuse => "its id was used with another payload",
+            _ => reason.as_str(),
+        };
+        self.bury(job, reason, words.to_owned());
+    }
+
+    /// Dead-letters: published with a fixed id and acked by the stream, then recorded, then the input is acked. A crash
+    /// in between repeats what was done without doubling it.
+    pub(crate) fn bury(self: &Arc<Self>, mut job: Job, reason: Reason, message: String) {
+        if job.key.is_empty() && matches!(reason, Reason::Unreadable(_) | Reason::Loop) {
+            job.key.clone_from(&job.incoming.meta.id);
+        }
+        job.trace.failed(reason.as_str(), &message);
+        let worker = self.clone();
+        tokio::spawn(async move {
+            let context = job.trace.context();
+            let mut letter = job.dead_letter(worker.function.name, reason, cut(&message));
+            let mut published = worker.bus.publish(&dead_letter(&letter, &job, worker.function.name)).await;
+            if let (Err(PublishError::TooLarge(_)), Some(envelope)) = (&published, &mut letter.envelope) {
+                // Event and letter together are too much for one message: the letter says where the event stands.
+                envelope.payload.clear();
+                published = worker.bus.publish(&dead_letter(&letter, &job, worker.function.name)).await;
+            }
+            if let Err(e) = published {
+                return worker.give_back(job, &format!("cannot be dead-lettered ({message}): {e}")).await;
+            }
+            if let Err(e) = worker.commit_dead(&job).await {
+                tracing::warn!(error = %e, "a dead letter is not recorded; a redelivery would write it again");
+            }
+            {
+                let _log = context.attach();
+                tracing::error!(
+                    event = job.meta().id,
+                    ty = job.meta().ty,
+                    reason = reason.as_str(),
+                    why = message,
+                    "dead-lettered"
+                );
+            }
+            worker.finish(job, "dead").await;
+        });
+    }
+
+    /// Tells the server that long-running and waiting events are still with us.
+    pub(crate) async fn keep_alive(self: Arc<Self>) {
+        let wait = self.limits.ack_wait.0;
+        loop {
+            tokio::time::sleep(wait / 6).await;
+            let now = Instant::now();
+            let mut due = Vec::new();
+            for held in lock(&self.held).values_mut().filter(|held| now - held.heard > wait / 4) {
+                held.heard = now;
+                due.push(held.ticket.clone());
+            }
+            for ticket in due {
+                self.bus.in_progress(&ticket).await;
+            }
+        }
+    }
+
+    async fn published(&self, outbox_key: &str) -> Result<(), StoreError> {
+        self.marks.ask(outbox_key.to_owned()).await
+    }
+
+    /// Publishes outputs that stayed behind, whoever committed them: stateless, slow, the same in every worker.
+    pub(crate) async fn sweep(self: Arc<Self>) {
+        const STEP: u32 = 16;
+        let age = (self.limits.ack_wait.0 * 2).max(Duration::from_secs(5)).as_millis() as u64;
+        let mut from = fastrand::u32(..event::PARTITIONS / STEP) * STEP;
+        loop {
+            tokio::time::sleep(Duration::from_millis(age / 10).mul_f64(0.5 + fastrand::f64())).await;
+            let left = self
+                .store
+                .unpublished(from..from + STEP, event::now_ms().saturating_sub(age))
+                .await
+                .unwrap_or_default();
+            for unpublished in left {
+                let outputs = outbox::decode(unpublished.outbox);
+                tracing::info!(
+                    outbox = unpublished.outbox_key,
+                    outputs = outputs.len(),
+                    "publishing what stayed behind"
+                );
+                if publish(&self.bus, &outputs).await.is_ok() {
+                    let _ = self.published(&unpublished.outbox_key).await;
+                }
+            }
+            from = (from + STEP) % event::PARTITIONS;
+        }
+    }
+}
+
+/// All of them, each awaited; the first failure is returned once every answer is in.
+async fn publish(bus: &Bus, outputs: &[Output]) -> Result<(), PublishError> {
+    let publish_one = async |output: &Output| {
+        let published = bus.publish(&output.envelope).await;
+        if let Some(producer) = &output.producer {
+            producer.end(published.as_ref().err().map(ToString::to_string).as_deref());
+        }
+        published.map(|_| ())
+    };
+    join_all(outputs.iter().map(publish_one)).await.into_iter().collect()
+}
+
+/// The first 4 KiB: an error may quote a whole payload.
+fn cut(message: &str) -> String {
+    let end = (0..=message.len().min(4096)).rev().find(|at| message.is_char_boundary(*at));
+    message[..end.unwrap_or(0)].to_owned()
+}
+
+/// 0.5 s, 1 s, 2 s ... 60 s, of which a random half is taken off so that failures do not march in step.
+fn retry_delay(attempt: u32, random: f64) -> Duration {
+    let full = FIRST_RETRY.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(LONGEST_RETRY);
+    full.mul_f64(0.5 + random / 2.0)
+}
+
+fn dead_letter(letter: &DeadLetter, job: &Job, function: &str) -> Envelope {
+    let carrier = crate::telemetry::inject(&job.trace.context());
+    let meta = Meta {
+        id: event::dead_letter_id(&job.meta().id, function),
+        source: format!("/{function}"),
+        ty: DeadLetter::TYPE.to_owned(),
+        time: event::now_ms(),
+        timed: true,
+        flow: job.meta().flow.clone(),
+        cause: job.meta().id.clone(),
+        hops: job.meta().hops,
+        traceparent: carrier.traceparent,
+        tracestate: carrier.tracestate,
+        baggage: carrier.baggage,
+    };
+    let headers = event::headers(&meta, function, Format::Protobuf);
+    Envelope {
+        subject: format!("{DLQ}.{function}"),
+        headers: headers.into_iter().map(|(name, value)| Header { name, value }).collect(),
+        payload: letter.encode_to_vec().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_grow_to_a_minute_and_never_march_in_step() {
+        assert_eq!(retry_delay(1, 1.0), FIRST_RETRY);
+        assert_eq!(retry_delay(3, 1.0), Duration::from_secs(2));
+        assert_eq!(retry_delay(40, 1.0), LONGEST_RETRY);
+        assert_eq!(retry_delay(40, 0.0), LONGEST_RETRY / 2);
+    }
+}

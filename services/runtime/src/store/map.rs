@@ -1,0 +1,273 @@
+//! The store in a map: what `commit.lua` does, said again in Rust, for unit tests without a server. The same suite
+//! runs on both, so this is also the model the Redis one is held to.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::{Ask, Change, Found, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Shown, Status, Unpublished, row_key};
+use crate::event;
+
+/// State in memory, with a clock that tests can set.
+#[derive(Clone, Default)]
+pub struct MapStore(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    rows: HashMap<String, Row>,
+    blind: HashMap<String, Blind>,
+    seen: HashMap<(String, [u8; 16]), (bool, u64)>,
+    outboxes: BTreeMap<String, (u64, Bytes)>,
+    runs: HashMap<String, u32>,
+    now: Option<u64>,
+}
+
+/// What the operations checked so far in a run will leave behind.
+#[derive(Default)]
+struct Plan {
+    kinds: HashMap<String, &'static str>,
+    values: HashMap<(String, String), i128>,
+}
+
+enum Blind {
+    Set(BTreeSet<String>),
+    Top(BTreeMap<String, i64>),
+    Distinct(BTreeSet<String>),
+}
+
+impl MapStore {
+    /// Stops the clock at `now` (Unix ms).
+    pub fn set_now(&self, now: u64) {
+        self.lock().now = Some(now);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn read(&self, asks: &[Ask]) -> Vec<Found> {
+        let inner = self.lock();
+        let find = |ask: &Ask| Found {
+            row: ask
+                .row
+                .as_ref()
+                .and_then(|row| inner.rows.get(&row_key(row.table, &row.key)))
+                .cloned()
+                .unwrap_or_default(),
+            seen: ask
+                .marks
+                .iter()
+                .map(|m| m.seen_keys().iter().any(|k| inner.seen.contains_key(&(k.clone(), m.id))))
+                .collect(),
+        };
+        asks.iter().map(find).collect()
+    }
+
+    pub(super) fn commit(&self, runs: &[Run]) -> Vec<Vec<Status>> {
+        let mut inner = self.lock();
+        runs.iter().map(|run| inner.commit(run)).collect()
+    }
+
+    pub(super) fn started(&self, marks: &[Mark]) -> Vec<u32> {
+        let mut inner = self.lock();
+        let mut count = |mark: &Mark| {
+            let runs = inner.runs.entry(mark.runs_key()).or_default();
+            *runs += 1;
+            *runs
+        };
+        marks.iter().map(&mut count).collect()
+    }
+
+    pub(super) fn published(&self, outbox_keys: &[String]) {
+        let mut inner = self.lock();
+        for key in outbox_keys {
+            inner.outboxes.remove(key);
+        }
+    }
+
+    pub(super) fn unpublished(&self, partitions: Range<u32>, before: u64) -> Vec<Unpublished> {
+        let inner = self.lock();
+        let tags: Vec<String> = partitions.map(|p| format!("{{p{p}}}:")).collect();
+        let due =
+            inner.outboxes.iter().filter(|(key, (at, _))| *at <= before && tags.iter().any(|tag| key.starts_with(tag)));
+        due.map(|(key, (_, outbox))| Unpublished { outbox_key: key.clone(), outbox: outbox.clone() }).collect()
+    }
+
+    pub(super) fn show(&self, table: &str, key: &str) -> Option<Shown> {
+        let inner = self.lock();
+        let key = row_key(table, key);
+        if let Some(row) = inner.rows.get(&key) {
+            return Some(Shown::Row(row.clone()));
+        }
+        Some(match inner.blind.get(&key)? {
+            Blind::Set(members) => Shown::Members(members.iter().cloned().collect()),
+            Blind::Top(scores) => {
+                let mut ranking: Vec<_> = scores.iter().map(|(m, s)| (m.clone(), *s as f64)).collect();
+                ranking.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| b.0.cmp(&a.0)));
+                Shown::Ranking(ranking)
+            }
+            Blind::Distinct(members) => Shown::Count(members.len() as u64),
+        })
+    }
+}
+
+impl Inner {
+    fn commit(&mut self, run: &Run) -> Vec<Status> {
+        let now = self.now.unwrap_or_else(event::now_ms);
+        let mut ids = BTreeSet::new();
+        let (mut blocked, mut plan): (Vec<Option<Status>>, Plan) = (Vec::new(), Plan::default());
+        for handled in &run.events {
+            let fresh = ids.insert(handled.mark.id);
+            blocked.push(self.check(handled, now, &mut plan).or((!fresh).then_some(Status::Conflict)));
+        }
+        let row = run.row.as_ref().map(|row| (row, row_key(row.key.table, &row.key.key)));
+        if let Some((_, key)) = row.as_ref().filter(|(_, key)| self.blind.contains_key(key)) {
+            return run.events.iter().map(|_| Status::Invalid(format!("the row is a {}", self.kind(key)))).collect();
+        }
+        let stale = row.as_ref().is_some_and(|(row, key)| self.rows.get(key).map_or(0, |r| r.version) != row.version);
+        if stale || blocked.iter().any(Option::is_some) {
+            return blocked.into_iter().map(|status| status.unwrap_or(Status::Conflict)).collect();
+        }
+        if let Some((change, key)) = row.filter(|(change, _)| !change.set.is_empty() || !change.del.is_empty()) {
+            let row = self.rows.entry(key).or_default();
+            row.version += 1;
+            row.fields.retain(|(field, _)| !change.del.contains(field) && !change.set.iter().any(|(f, _)| f == field));
+            row.fields.extend(change.set.iter().cloned());
+            row.fields.sort();
+        }
+        for handled in &run.events {
+            self.write(handled, now);
+        }
+        run.events.iter().map(|_| Status::Applied).collect()
+    }
+
+    fn check(&self, handled: &Handled, now: u64, plan: &mut Plan) -> Option<Status> {
+        let mark = &handled.mark;
+        for key in mark.seen_keys() {
+            let Some((dead, payload)) = self.seen.get(&(key, mark.id)) else { continue };
+            if *payload != handled.payload_hash && !dead && handled.purpose != Purpose::Bury {
+                return Some(Status::IdReuse);
+            }
+            let outbox = || self.outboxes.get(&mark.outbox_key()).map(|(_, outbox)| outbox.clone());
+            return Some(if *dead { Status::Dead } else { Status::Duplicate(outbox()) });
+        }
+        match handled.purpose {
+            Purpose::Apply => {}
+            Purpose::Bury => return None,
+            Purpose::Recall => return Some(Status::Conflict),
+        }
+        if now > mark.time + mark.horizon {
+            return Some(Status::TooOld);
+        }
+        if mark.time > now + SKEW_MS {
+            return Some(Status::Clock);
+        }
+        handled.ops.iter().find_map(|op| self.check_op(op, &mark.key, plan)).map(Status::Invalid)
+    }
+
+    fn kind(&self, key: &str) -> &'static str {
+        match self.blind.get(key) {
+            Some(Blind::Set(_)) => "set",
+            Some(Blind::Top(_)) => "zset",
+            Some(Blind::Distinct(_)) => "string",
+            None if self.rows.contains_key(key) => "hash",
+            None => "none",
+        }
+    }
+
+    fn check_op(&self, op: &Op, key: &str, plan: &mut Plan) -> Option<String> {
+        let key = row_key(op.table, key);
+        let (name, want) = match &op.change {
+            Change::Add { .. } => ("add", "hash"),
+            Change::Max { .. } => ("max", "hash"),
+            Change::SetAdd { .. } => ("sadd", "set"),
+            Change::TopN { .. } => ("top", "zset"),
+            Change::Distinct { .. } => ("distinct", "string"),
+        };
+        let kind = plan.kinds.get(&key).copied().unwrap_or_else(|| self.kind(&key));
+        if kind != "none" && kind != want {
+            return Some(format!("{name} on a {kind}"));
+        }
+        plan.kinds.insert(key.clone(), want);
+        let (Change::Add { field, by: number } | Change::Max { field, to: number }) = &op.change else { return None };
+        let place = (key, field.clone());
+        let Some(value) = plan.values.get(&place).copied().or_else(|| self.integer(&place.0, field)) else {
+            return Some(format!("{name} on a field that holds no integer"));
+        };
+        let number = i128::from(*number);
+        let value = if name == "add" { value + number } else { value.max(number) };
+        if value.abs() > 9_000_000_000_000_000_000 {
+            return Some(format!("{name} overflows"));
+        }
+        plan.values.insert(place, value);
+        None
+    }
+
+    /// 0 for a field that is not there; `None` for one that holds no integer as Redis writes it.
+    fn integer(&self, key: &str, field: &str) -> Option<i128> {
+        let Some(text) = self.field(key, field) else { return Some(0) };
+        text.parse::<i128>().ok().filter(|n| n.to_string() == text)
+    }
+
+    fn field(&self, key: &str, field: &str) -> Option<String> {
+        let (_, value) = self.rows.get(key)?.fields.iter().find(|(name, _)| name == field)?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    }
+
+    fn write(&mut self, handled: &Handled, now: u64) {
+        let mark = &handled.mark;
+        for op in &handled.ops {
+            self.apply(op, &mark.key);
+        }
+        self.seen.insert(
+            (mark.seen_keys().swap_remove(0), mark.id),
+            (handled.purpose == Purpose::Bury, handled.payload_hash),
+        );
+        if !handled.outbox.is_empty() {
+            self.outboxes.insert(mark.outbox_key(), (now, handled.outbox.clone()));
+        }
+    }
+
+    fn apply(&mut self, op: &Op, key: &str) {
+        let key = row_key(op.table, key);
+        match &op.change {
+            Change::Add { field, by } => {
+                let old = self.field(&key, field).and_then(|old| old.parse().ok()).unwrap_or(0i64);
+                self.set_field(&key, field, old + by);
+            }
+            Change::Max { field, to } => {
+                let old = self.field(&key, field).and_then(|old| old.parse().ok());
+                self.set_field(&key, field, old.map_or(*to, |old: i64| old.max(*to)));
+            }
+            Change::SetAdd { member } => {
+                if let Blind::Set(set) = self.blind.entry(key).or_insert_with(|| Blind::Set(BTreeSet::new())) {
+                    set.insert(member.clone());
+                }
+            }
+            Change::TopN { member, score, limit } => {
+                if let Blind::Top(top) = self.blind.entry(key).or_insert_with(|| Blind::Top(BTreeMap::new())) {
+                    top.insert(member.clone(), *score);
+                    while top.len() > *limit as usize {
+                        let lowest = top.iter().min_by_key(|(m, s)| (**s, (*m).clone())).map(|(m, _)| m.clone());
+                        lowest.map(|m| top.remove(&m));
+                    }
+                }
+            }
+            Change::Distinct { member } => {
+                if let Blind::Distinct(set) = self.blind.entry(key).or_insert_with(|| Blind::Distinct(BTreeSet::new()))
+                {
+                    set.insert(member.clone());
+                }
+            }
+        }
+    }
+
+    fn set_field(&mut self, key: &str, field: &str, value: i64) {
+        let row = self.rows.entry(key.to_owned()).or_default();
+        row.fields.retain(|(name, _)| name != field);
+        row.fields.push((field.to_owned(), value.to_string().into_bytes()));
+        row.fields.sort();
+    }
+}

@@ -1,0 +1,331 @@
+//! All state, in Redis. Rows are plain hashes, one field per struct field, so `redis-cli` shows them.
+//!
+//! Keys carry the partition as hash tag, `{p17}:`, so that one event touches one slot:
+//!
+//! | key | holds |
+//! |---|---|
+//! | `{pN}:s:TABLE:KEY` | a state row: a hash with the version in `_v`, or the set, sorted set or counter of a blind operation |
+//! | `{pN}:d:FUNCTION:BUCKET` | seen-marks: event id hash -> `a` or `d` and the payload hash |
+//! | `{pN}:o:FUNCTION:ID` | outputs of one event that still have to be published |
+//! | `{pN}:r:FUNCTION:ID` | runs of an event that was delivered before, counted until it expires |
+//! | `{pN}:u` | those outboxes by commit time, for the sweeper |
+//! | `oncue:partitions` | number of partitions, fixed at first start |
+
+mod map;
+mod redis;
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+
+pub use self::map::MapStore;
+pub use self::redis::RedisStore;
+use crate::event::{self, Meta};
+
+/// A seen-mark bucket holds the ids of this much event time: few enough for Redis's compact encoding at hundreds of
+/// events per second and function, many enough that a slow stream does not pay a key per id.
+const BUCKET_MS: u64 = 120_000;
+/// Seen-marks outlive the horizon by this much, so that a late copy is known as done rather than refused as old.
+pub const GRACE_MS: u64 = 6 * 3600 * 1000;
+/// An event may claim to come from the future by this much.
+pub const SKEW_MS: u64 = 3600 * 1000;
+
+/// Fields of a row, sorted by name, as Redis holds them.
+pub type Fields = Vec<(String, Vec<u8>)>;
+
+/// A row as read. Version 0 does not exist yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Row {
+    pub version: u64,
+    pub fields: Fields,
+}
+
+/// Which row and which events to look up before handlers run.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    pub row: Option<RowKey>,
+    pub marks: Vec<Mark>,
+}
+
+/// What was found: the row, and for each mark whether it is known.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    pub row: Row,
+    pub seen: Vec<bool>,
+}
+
+/// Where a state row is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RowKey {
+    pub table: &'static str,
+    pub key: String,
+}
+
+/// Identity of one (function, event): enough to find its seen-mark and its outbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    pub function: &'static str,
+    /// Decides the partition; what the function is keyed by.
+    pub key: String,
+    pub id: [u8; 16],
+    pub time: u64,
+    /// Whether `time` belongs to the event for ever; if not, its bucket is as wide as the horizon and two are looked up.
+    pub timed: bool,
+    pub horizon: u64,
+}
+
+impl Mark {
+    pub fn new(function: &'static str, key: &str, meta: &Meta, horizon: u64) -> Self {
+        let id = event::hash(&[meta.id.as_bytes()]);
+        Self { function, key: key.to_owned(), id, time: meta.time, timed: meta.timed, horizon }
+    }
+
+    fn tag(&self) -> String {
+        format!("{{p{}}}", event::partition(&self.key))
+    }
+
+    /// Where the mark is written, and for untimed events also where an earlier copy may have written it.
+    fn seen_keys(&self) -> Vec<String> {
+        let (tag, function) = (self.tag(), self.function);
+        if self.timed {
+            return vec![format!("{tag}:d:{function}:{}", self.time / BUCKET_MS)];
+        }
+        // Written to the first; a copy may have come a horizon earlier, or later and been handled before this one.
+        let bucket = self.time / self.horizon.max(1);
+        [bucket, bucket.saturating_sub(1), bucket + 1].map(|b| format!("{tag}:d:{function}:h{b}")).to_vec()
+    }
+
+    /// Unix seconds at which the bucket may go: nothing in it can pass the age fence any more.
+    fn expiry(&self, now: u64) -> u64 {
+        // A later copy of an untimed event passes the fence for one horizon more.
+        let (width, copies) = if self.timed { (BUCKET_MS, 0) } else { (self.horizon.max(1), self.horizon) };
+        let end = (self.time / width + 1) * width;
+        (end.max(now) + copies + self.horizon + GRACE_MS) / 1000
+    }
+
+    fn outbox_key(&self) -> String {
+        self.key_of_event("o")
+    }
+
+    fn runs_key(&self) -> String {
+        self.key_of_event("r")
+    }
+
+    fn key_of_event(&self, kind: &str) -> String {
+        use base64::Engine as _;
+        let id = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(self.id);
+        format!("{}:{kind}:{}:{id}", self.tag(), self.function)
+    }
+
+    fn unpublished_key(&self) -> String {
+        format!("{}:u", self.tag())
+    }
+}
+
+/// Redis key of a row, or of what a blind operation works on.
+pub fn row_key(table: &str, key: &str) -> String {
+    let name = event::percent_encode(key);
+    let partition = event::partition(key);
+    if name.len() <= 256 {
+        return format!("{{p{partition}}}:s:{table}:{name}");
+    }
+    let hash = event::hash(&[key.as_bytes()]).iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    });
+    format!("{{p{partition}}}:s:{table}:~{hash}")
+}
+
+/// A change that commutes with every other of its kind: no version, no conflict, however hot the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Op {
+    pub table: &'static str,
+    pub change: Change,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Adds to an integer field of a hash.
+    Add { field: String, by: i64 },
+    /// Raises an integer field of a hash.
+    Max { field: String, to: i64 },
+    /// Adds a member to a set.
+    SetAdd { member: String },
+    /// Sets a member's score in a sorted set that keeps the highest `limit`.
+    TopN { member: String, score: i64, limit: u32 },
+    /// Counts a member in a HyperLogLog.
+    Distinct { member: String },
+}
+
+/// The unit of commit: events of one key, handled in order on one row.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub row: Option<RowChange>,
+    pub events: Vec<Handled>,
+}
+
+/// What the events of a run made of their row.
+#[derive(Debug, Clone)]
+pub struct RowChange {
+    pub key: RowKey,
+    /// Version the handlers saw; if it has moved, nothing of the run is applied.
+    pub version: u64,
+    pub set: Fields,
+    pub del: Vec<String>,
+}
+
+/// One handled event.
+#[derive(Debug, Clone)]
+pub struct Handled {
+    pub mark: Mark,
+    pub payload_hash: u64,
+    pub ops: Vec<Op>,
+    /// Encoded `oncue.v1.Outbox`; empty for none.
+    pub outbox: Bytes,
+    pub purpose: Purpose,
+}
+
+/// What a commit does with an event that it does not know yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Apply,
+    /// Records it as dead-lettered; the fence does not hold it up.
+    Bury,
+    /// Nothing: only to learn what became of it. Answers `conflict` for one that is not known after all.
+    Recall,
+}
+
+/// What became of one event of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    Applied,
+    /// Applied before; outputs that were never marked as published come with it.
+    Duplicate(Option<Bytes>),
+    /// Dead-lettered before.
+    Dead,
+    /// A neighbour was refused or the row has moved: run again on fresh state.
+    Conflict,
+    /// Older than the horizon: it cannot be proven new.
+    TooOld,
+    /// From the future.
+    Clock,
+    /// The id was applied with another payload.
+    IdReuse,
+    /// An operation does not fit what is there.
+    Invalid(String),
+}
+
+/// Redis does not do what it is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreError {
+    pub message: String,
+    /// Out of reach, loading, busy, full or read-only: whether a commit happened is not known, and asking again is the
+    /// cure. Otherwise the request itself is at fault.
+    pub away: bool,
+}
+
+impl StoreError {
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        Self { message: message.into(), away: false }
+    }
+}
+
+impl std::fmt::Display for StoreError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+/// An outbox the sweeper found.
+#[derive(Debug, Clone)]
+pub struct Unpublished {
+    pub outbox_key: String,
+    pub outbox: Bytes,
+}
+
+/// What a state key holds, for those who show it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Shown {
+    Row(Row),
+    Members(Vec<String>),
+    /// Highest first.
+    Ranking(Vec<(String, f64)>),
+    Count(u64),
+}
+
+/// Redis, or a map that behaves like it for unit tests; both pass the same suite.
+#[derive(Clone)]
+pub enum Store {
+    Redis(RedisStore),
+    Map(MapStore),
+}
+
+impl Store {
+    /// Rows and seen-marks for everything pulled, in one pipeline.
+    pub async fn read(&self, asks: &[Ask]) -> Result<Vec<Found>, StoreError> {
+        match self {
+            Self::Redis(store) => store.read(asks).await,
+            Self::Map(store) => Ok(store.read(asks)),
+        }
+    }
+
+    /// Applies runs, each whole or not at all; a status for every event of every run, in order.
+    pub async fn commit(&self, runs: &[Run]) -> Result<Vec<Vec<Status>>, StoreError> {
+        match self {
+            Self::Redis(store) => store.commit(runs).await,
+            Self::Map(store) => Ok(store.commit(runs)),
+        }
+    }
+
+    /// Counts one more run of a handler on an event that was delivered before, and says how many there were. The
+    /// server's own count will not do: it also counts deliveries that never came to run.
+    pub async fn started(&self, marks: &[Mark]) -> Result<Vec<u32>, StoreError> {
+        match self {
+            Self::Redis(store) => store.started(marks).await,
+            Self::Map(store) => Ok(store.started(marks)),
+        }
+    }
+
+    /// Outboxes whose messages are all in their streams.
+    pub async fn published(&self, outbox_keys: &[String]) -> Result<(), StoreError> {
+        match self {
+            Self::Redis(store) => store.published(outbox_keys).await,
+            Self::Map(store) => {
+                store.published(outbox_keys);
+                Ok(())
+            }
+        }
+    }
+
+    /// Outboxes of some partitions committed before `before` (Unix ms) and not published since.
+    pub async fn unpublished(
+        &self,
+        partitions: std::ops::Range<u32>,
+        before: u64,
+    ) -> Result<Vec<Unpublished>, StoreError> {
+        match self {
+            Self::Redis(store) => store.unpublished(partitions, before).await,
+            Self::Map(store) => Ok(store.unpublished(partitions, before)),
+        }
+    }
+
+    /// What stands under a key of a table.
+    pub async fn show(&self, table: &str, key: &str) -> Result<Option<Shown>, StoreError> {
+        match self {
+            Self::Redis(store) => store.show(table, key).await,
+            Self::Map(store) => Ok(store.show(table, key)),
+        }
+    }
+}
+
+/// Name under which an event's outbox is marked as published.
+pub fn outbox_key(mark: &Mark) -> String {
+    mark.outbox_key()
+}
+
+/// Partition tag of an outbox key, `{p17}`.
+fn tag_of(outbox_key: &str) -> &str {
+    outbox_key.split_once(':').map_or(outbox_key, |(tag, _)| tag)
+}

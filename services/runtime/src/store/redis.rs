@@ -1,0 +1,397 @@
+//! The store on Redis, and the only place that names its client.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Cmd, Pipeline, RedisError, Value, cmd};
+
+use super::{
+    Ask, Change, Found, GRACE_MS, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Shown, Status, StoreError,
+    Unpublished, row_key, tag_of,
+};
+use crate::event::{self, PARTITIONS};
+
+const SOURCE: &str = include_str!("commit.lua");
+const OLDEST_REDIS: (u64, u64) = (7, 0);
+const OLDEST_VALKEY: (u64, u64) = (7, 2);
+/// Longer than any stall of a healthy Redis (fsync, fork); a time-out only means "unknown, try again".
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to Redis; cheap to clone, reconnects by itself.
+#[derive(Clone)]
+pub struct RedisStore {
+    connection: ConnectionManager,
+    /// Named after the library's content, so that two versions of Oncue can share a Redis while one replaces the other.
+    function: Arc<str>,
+    library: Arc<str>,
+}
+
+impl From<RedisError> for StoreError {
+    fn from(e: RedisError) -> Self {
+        let busy =
+            ["BUSY", "LOADING", "READONLY", "OOM", "MISCONF", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS"];
+        let away = e.is_io_error()
+            || e.is_timeout()
+            || e.is_connection_dropped()
+            || e.code().is_some_and(|code| busy.contains(&code))
+            // Of an error inside a pipeline the client keeps only the text.
+            || e.to_string().split(|c: char| !c.is_ascii_uppercase()).any(|word| busy.contains(&word));
+        Self { message: format!("Redis: {e}"), away }
+    }
+}
+
+impl RedisStore {
+    /// Connects, refuses what cannot keep the promise (too old, evicting, another partition count), and loads the library.
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        let store = Self::look(url).await?;
+        store.check().await?;
+        store.check_partitions().await?;
+        store.load().await?;
+        Ok(store)
+    }
+
+    /// Connects and changes nothing: for those who only look.
+    pub async fn look(url: &str) -> Result<Self, StoreError> {
+        let place = crate::bus::without_password(url);
+        let client =
+            redis::Client::open(url).map_err(|e| StoreError::refused(format!("{place} is no Redis URL: {e}")))?;
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(2)))
+            .set_response_timeout(Some(TIMEOUT))
+            .set_number_of_retries(3)
+            .set_max_delay(Duration::from_secs(1));
+        let connection = ConnectionManager::new_with_config(client, config).await;
+        let connection = connection.map_err(|e| StoreError::refused(format!("cannot reach Redis at {place}: {e}")))?;
+        let version =
+            event::hash(&[SOURCE.as_bytes()]).iter().take(4).fold(String::new(), |v, b| v + &format!("{b:02x}"));
+        Ok(Self {
+            connection,
+            function: format!("oncue_commit_{version}").into(),
+            library: SOURCE.replace("LIBRARY", &version).into(),
+        })
+    }
+
+    /// Refuses a server that cannot keep the promise: too old, or free to evict.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        check_version(&self.info("server").await?)?;
+        check_eviction(&self.info("memory").await?)
+    }
+
+    /// The partition count this Redis was laid out with; `None` for one no worker has used yet.
+    pub async fn partitions(&self) -> Result<Option<u32>, StoreError> {
+        Ok(cmd("GET").arg("oncue:partitions").query_async(&mut self.connection.clone()).await?)
+    }
+
+    /// Name of the function library in this version.
+    pub fn library_name(&self) -> String {
+        self.function.replace("commit_", "")
+    }
+
+    /// One section of `INFO`.
+    pub async fn info(&self, section: &str) -> Result<String, StoreError> {
+        Ok(cmd("INFO").arg(section).query_async(&mut self.connection.clone()).await?)
+    }
+
+    /// One setting, or nothing where the server does not let us ask.
+    pub async fn setting(&self, name: &str) -> Option<String> {
+        let pair: Vec<String> =
+            cmd("CONFIG").arg("GET").arg(name).query_async(&mut self.connection.clone()).await.ok()?;
+        pair.into_iter().nth(1)
+    }
+
+    /// Whether Redis answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        Ok(cmd("PING").exec_async(&mut self.connection.clone()).await?)
+    }
+
+    /// Whether the function library is there in this version.
+    pub async fn is_loaded(&self) -> Result<bool, StoreError> {
+        let list: Vec<Value> = cmd("FUNCTION")
+            .arg("LIST")
+            .arg("LIBRARYNAME")
+            .arg(self.library_name())
+            .query_async(&mut self.connection.clone())
+            .await?;
+        Ok(!list.is_empty())
+    }
+
+    /// Loads the function library, replacing the same version if it is there.
+    pub async fn load(&self) -> Result<(), StoreError> {
+        let library: &str = &self.library;
+        let loaded =
+            cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(library).exec_async(&mut self.connection.clone()).await;
+        loaded.map_err(|e| StoreError::refused(format!("Redis does not take the function library: {e}")))
+    }
+
+    async fn check_partitions(&self) -> Result<(), StoreError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("SET").arg("oncue:partitions").arg(PARTITIONS).arg("NX").ignore().cmd("GET").arg("oncue:partitions");
+        let (found,): (u32,) = pipe.query_async(&mut self.connection.clone()).await?;
+        if found == PARTITIONS {
+            return Ok(());
+        }
+        Err(StoreError::refused(format!(
+            "this Redis was laid out with {found} partitions, this program has {PARTITIONS}; the two cannot share state"
+        )))
+    }
+
+    pub(super) async fn read(&self, asks: &[Ask]) -> Result<Vec<Found>, StoreError> {
+        let mut pipe = redis::pipe();
+        for ask in asks {
+            if let Some(row) = &ask.row {
+                pipe.cmd("HGETALL").arg(row_key(row.table, &row.key));
+            }
+            for mark in &ask.marks {
+                for key in mark.seen_keys() {
+                    pipe.cmd("HEXISTS").arg(key).arg(&mark.id);
+                }
+            }
+        }
+        let mut replies = self.query(&pipe).await?.into_iter();
+        let mut next = || replies.next().ok_or_else(|| StoreError::refused("Redis: a reply is missing"));
+        let mut found = Vec::with_capacity(asks.len());
+        for ask in asks {
+            let row = if ask.row.is_some() { row(next()?)? } else { Row::default() };
+            let mut seen = Vec::with_capacity(ask.marks.len());
+            for mark in &ask.marks {
+                let mut known = false;
+                for _ in mark.seen_keys() {
+                    known |= matches!(next()?, Value::Int(1) | Value::Boolean(true));
+                }
+                seen.push(known);
+            }
+            found.push(Found { row, seen });
+        }
+        Ok(found)
+    }
+
+    async fn query(&self, pipe: &Pipeline) -> Result<Vec<Value>, StoreError> {
+        if pipe.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(pipe.query_async(&mut self.connection.clone()).await?)
+    }
+
+    pub(super) async fn commit(&self, runs: &[Run]) -> Result<Vec<Vec<Status>>, StoreError> {
+        let call = self.commit_call(runs);
+        let mut connection = self.connection.clone();
+        let replies: Vec<Bytes> = match call.query_async(&mut connection).await {
+            // Redis was emptied or replaced: the code goes in again, what the data lost is the fence's business.
+            Err(e) if e.to_string().contains("Function not found") => {
+                self.load().await?;
+                call.query_async(&mut connection).await?
+            }
+            other => other?,
+        };
+        let mut replies = replies.chunks_exact(2);
+        let statuses = runs.iter().map(|run| run.events.iter().filter_map(|_| replies.next().map(status)).collect());
+        Ok(statuses.collect())
+    }
+
+    /// Arguments in the order `commit.lua` documents.
+    fn commit_call(&self, runs: &[Run]) -> Cmd {
+        let (mut keys, mut args) = (Vec::<String>::new(), Args::default());
+        let horizon = runs.iter().flat_map(|run| &run.events).map(|e| e.mark.horizon).max().unwrap_or_default();
+        args.number(horizon).number(GRACE_MS).number(SKEW_MS).number(runs.len() as u64);
+        let now = event::now_ms();
+        for run in runs {
+            match &run.row {
+                Some(row) => {
+                    keys.push(row_key(row.key.table, &row.key.key));
+                    args.number(row.version).number(row.set.len() as u64);
+                    for (field, value) in &row.set {
+                        args.bytes(field).bytes(value);
+                    }
+                    args.number(row.del.len() as u64);
+                    for field in &row.del {
+                        args.bytes(field);
+                    }
+                }
+                None => {
+                    args.bytes("").number(0).number(0);
+                }
+            }
+            args.number(run.events.len() as u64);
+            for handled in &run.events {
+                push_event(handled, now, &mut keys, &mut args);
+            }
+        }
+        let mut call = cmd("FCALL");
+        call.arg(&*self.function).arg(keys.len()).arg(&keys);
+        for arg in &args.0 {
+            call.arg(arg);
+        }
+        call
+    }
+
+    pub(super) async fn started(&self, marks: &[Mark]) -> Result<Vec<u32>, StoreError> {
+        let mut pipe = redis::pipe();
+        for mark in marks {
+            let key = mark.runs_key();
+            pipe.cmd("INCR").arg(&key).cmd("EXPIRE").arg(key).arg(mark.horizon / 1000 + 1).ignore();
+        }
+        Ok(pipe.query_async(&mut self.connection.clone()).await?)
+    }
+
+    pub(super) async fn published(&self, outbox_keys: &[String]) -> Result<(), StoreError> {
+        let mut pipe = redis::pipe();
+        for key in outbox_keys {
+            pipe.cmd("UNLINK").arg(key).cmd("ZREM").arg(format!("{}:u", tag_of(key))).arg(key);
+        }
+        self.query(&pipe).await.map(|_| ())
+    }
+
+    pub(super) async fn unpublished(
+        &self,
+        partitions: Range<u32>,
+        before: u64,
+    ) -> Result<Vec<Unpublished>, StoreError> {
+        let mut pipe = redis::pipe();
+        for partition in partitions {
+            pipe.cmd("ZRANGEBYSCORE")
+                .arg(format!("{{p{partition}}}:u"))
+                .arg("-inf")
+                .arg(before)
+                .arg("LIMIT")
+                .arg(0)
+                .arg(100);
+        }
+        let lists: Vec<Vec<String>> = pipe.query_async(&mut self.connection.clone()).await?;
+        let keys: Vec<String> = lists.into_iter().flatten().collect();
+        let mut pipe = redis::pipe();
+        for key in &keys {
+            pipe.cmd("GET").arg(key);
+        }
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let outboxes: Vec<Option<Bytes>> = pipe.query_async(&mut self.connection.clone()).await?;
+        // An index entry without its outbox was published and half marked: an empty outbox finishes the marking.
+        let pairs = keys.into_iter().zip(outboxes);
+        Ok(pairs.map(|(outbox_key, outbox)| Unpublished { outbox_key, outbox: outbox.unwrap_or_default() }).collect())
+    }
+
+    pub(super) async fn show(&self, table: &str, key: &str) -> Result<Option<Shown>, StoreError> {
+        let key = row_key(table, key);
+        let mut c = self.connection.clone();
+        let kind: String = cmd("TYPE").arg(&key).query_async(&mut c).await?;
+        Ok(match kind.as_str() {
+            "hash" => Some(Shown::Row(row(cmd("HGETALL").arg(&key).query_async(&mut c).await?)?)),
+            "set" => Some(Shown::Members(cmd("SMEMBERS").arg(&key).query_async(&mut c).await?)),
+            "zset" => {
+                let pairs: Vec<(String, f64)> =
+                    cmd("ZREVRANGE").arg(&key).arg(0).arg(-1).arg("WITHSCORES").query_async(&mut c).await?;
+                Some(Shown::Ranking(pairs))
+            }
+            "string" => Some(Shown::Count(cmd("PFCOUNT").arg(&key).query_async(&mut c).await?)),
+            _ => None,
+        })
+    }
+}
+
+/// Arguments of one call, as bytes.
+#[derive(Default)]
+struct Args(Vec<Vec<u8>>);
+
+impl Args {
+    fn bytes(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+        self.0.push(bytes.as_ref().to_vec());
+        self
+    }
+
+    fn number(&mut self, number: u64) -> &mut Self {
+        self.bytes(itoa::Buffer::new().format(number))
+    }
+}
+
+fn push_event(handled: &Handled, now: u64, keys: &mut Vec<String>, args: &mut Args) {
+    let mark: &Mark = &handled.mark;
+    let seen = mark.seen_keys();
+    let purpose = match handled.purpose {
+        Purpose::Apply => "a",
+        Purpose::Bury => "d",
+        Purpose::Recall => "q",
+    };
+    args.bytes(purpose).bytes(mark.id).number(mark.time);
+    args.bytes(handled.payload_hash.to_be_bytes()).number(seen.len() as u64);
+    args.number(mark.expiry(now)).number(handled.ops.len() as u64);
+    keys.extend(seen);
+    for op in &handled.ops {
+        push_op(op, args);
+        keys.push(row_key(op.table, &mark.key));
+    }
+    args.bytes(&handled.outbox);
+    keys.push(mark.outbox_key());
+    keys.push(mark.unpublished_key());
+}
+
+fn push_op(op: &Op, args: &mut Args) {
+    let mut put = |name: &str, member: &str, number: i64, limit: u32| {
+        args.bytes(name).bytes(member).bytes(itoa::Buffer::new().format(number)).number(limit.into());
+    };
+    match &op.change {
+        Change::Add { field, by } => put("add", field, *by, 0),
+        Change::Max { field, to } => put("max", field, *to, 0),
+        Change::SetAdd { member } => put("sadd", member, 0, 0),
+        Change::TopN { member, score, limit } => put("top", member, *score, *limit),
+        Change::Distinct { member } => put("distinct", member, 0, 0),
+    }
+}
+
+fn status(reply: &[Bytes]) -> Status {
+    let detail = &reply[1];
+    match &reply[0][..] {
+        b"applied" => Status::Applied,
+        b"duplicate" => Status::Duplicate(Some(detail.clone()).filter(|outbox| !outbox.is_empty())),
+        b"dead" => Status::Dead,
+        b"conflict" => Status::Conflict,
+        b"too_old" => Status::TooOld,
+        b"clock" => Status::Clock,
+        b"id_reuse" => Status::IdReuse,
+        _ => Status::Invalid(String::from_utf8_lossy(detail).into_owned()),
+    }
+}
+
+fn row(value: Value) -> Result<Row, StoreError> {
+    let pairs: Vec<(String, Vec<u8>)> =
+        redis::from_redis_value(value).map_err(|e| StoreError::refused(format!("Redis: not a row: {e}")))?;
+    let mut row = Row::default();
+    for (field, value) in pairs {
+        if field == "_v" {
+            row.version = std::str::from_utf8(&value).ok().and_then(|v| v.parse().ok()).unwrap_or_default();
+        } else {
+            row.fields.push((field, value));
+        }
+    }
+    row.fields.sort();
+    Ok(row)
+}
+
+fn info_field<'i>(info: &'i str, name: &str) -> Option<&'i str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+fn check_version(info: &str) -> Result<(), StoreError> {
+    let (name, version, oldest) = match info_field(info, "valkey_version") {
+        Some(version) => ("Valkey", version, OLDEST_VALKEY),
+        None => ("Redis", info_field(info, "redis_version").unwrap_or("0"), OLDEST_REDIS),
+    };
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= oldest {
+        return Ok(());
+    }
+    Err(StoreError::refused(format!("{name} is {version}; Oncue needs {}.{} or later (functions)", oldest.0, oldest.1)))
+}
+
+/// An evicted seen-mark is an event applied twice, an evicted outbox one that never follows.
+fn check_eviction(info: &str) -> Result<(), StoreError> {
+    match info_field(info, "maxmemory_policy") {
+        None | Some("noeviction") => Ok(()),
+        Some(policy) => Err(StoreError::refused(format!(
+            "Redis may evict keys (maxmemory-policy {policy}), which would lose events; set noeviction"
+        ))),
+    }
+}

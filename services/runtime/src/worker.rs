@@ -1,0 +1,327 @@
+//! The worker: [`serve`](Worker::serve) pulls what fits, [`process`](Worker::process) is the whole life of an event.
+//!
+//! Events of different keys run at the same time, events of one key one after another on one row. Reads and commits
+//! of all keys meet in two [`Group`]s, so n keys in flight cost two round trips, not 2n.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::join_all;
+use oncue_proto::DecodeError;
+use tokio::sync::{Notify, RwLock, watch};
+
+use crate::bus::Bus;
+use crate::bus::pull::{Delivery, Pull};
+use crate::config::Limits;
+use crate::discovery::Counters;
+use crate::error::Error;
+use crate::event::MAX_HOPS;
+use crate::function::Erased;
+use crate::group::Group;
+use crate::job::{Held, Job, Reason};
+use crate::store::{Ask, Found, Handled, Mark, Purpose, RowKey, Run, Status, Store, StoreError};
+
+/// Events and runs in one read or commit: enough to fill a round trip, few enough that Redis, which does nothing else
+/// meanwhile, is back within about a millisecond.
+const GROUP: usize = 256;
+/// Fresh starts after `conflict` before an event goes back to the stream.
+const RERUNS: usize = 8;
+
+/// One function at work in one process.
+pub(crate) struct Worker {
+    pub function: Erased,
+    pub limits: Limits,
+    /// H of the stream it reads, milliseconds.
+    pub horizon: u64,
+    pub stream_created: u64,
+    pub bus: Bus,
+    pub store: Store,
+    pub counters: Counters,
+    reads: Group<Ask, Found>,
+    commits: Group<Run, Vec<Status>>,
+    pub starts: Group<Mark, u32>,
+    pub marks: Group<String, ()>,
+    /// Events waiting for their turn, by key; a key is present while a task works on it.
+    lanes: Mutex<HashMap<String, VecDeque<Job>>>,
+    pub held: Mutex<HashMap<u64, Held>>,
+    in_hand: AtomicUsize,
+    freed: Notify,
+    /// Held from the read to the commit, shared, but alone by an event that was delivered before: one that kills the
+    /// process then takes no neighbour with it.
+    probation: RwLock<()>,
+    /// Deliveries, by stream sequence, that ended here with a plain failure: the next one needs no probation.
+    pub survived: Mutex<HashMap<u64, u32>>,
+}
+
+impl Worker {
+    pub fn new(
+        function: Erased,
+        limits: Limits,
+        horizon: u64,
+        stream_created: u64,
+        bus: Bus,
+        store: Store,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            function,
+            limits,
+            horizon,
+            stream_created,
+            bus,
+            reads: group(&store, |ask| ask.marks.len(), |store, asks: Vec<Ask>| async move { store.read(&asks).await }),
+            commits: group(
+                &store,
+                |run| run.events.len(),
+                |store, runs: Vec<Run>| async move { store.commit(&runs).await },
+            ),
+            starts: group(&store, |_| 1, |store, marks: Vec<Mark>| async move { store.started(&marks).await }),
+            marks: group(
+                &store,
+                |_| 1,
+                |store, keys: Vec<String>| async move { store.published(&keys).await.map(|()| vec![(); keys.len()]) },
+            ),
+            store,
+            counters: Counters::default(),
+            lanes: Mutex::default(),
+            held: Mutex::default(),
+            in_hand: AtomicUsize::new(0),
+            freed: Notify::new(),
+            probation: RwLock::new(()),
+            survived: Mutex::default(),
+        })
+    }
+
+    /// Pulls until told to stop, then finishes what is in hand; never gives events back because it is stopping.
+    pub async fn serve(self: &Arc<Self>, mut pull: Pull, mut stop: watch::Receiver<bool>) -> Result<(), String> {
+        loop {
+            let rest = pull.ask(self.free(), self.limits.concurrency).await.map_err(|gone| gone.0)?;
+            for delivery in rest {
+                self.admit(delivery);
+            }
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => break,
+                pulled = pull.next() => match pulled {
+                    Ok(deliveries) => deliveries.into_iter().for_each(|delivery| self.admit(delivery)),
+                    Err(gone) => return Err(gone.0),
+                },
+                () = self.freed.notified() => {}
+            }
+        }
+        pull.close().await.into_iter().for_each(|delivery| self.admit(delivery));
+        while self.in_hand() > 0 {
+            let _ = tokio::time::timeout(Duration::from_millis(100), self.freed.notified()).await;
+        }
+        self.bus.flush().await;
+        Ok(())
+    }
+
+    pub fn in_hand(&self) -> usize {
+        self.in_hand.load(Ordering::Relaxed)
+    }
+
+    fn free(&self) -> usize {
+        self.limits.concurrency.saturating_sub(self.in_hand())
+    }
+
+    /// Called when a delivery is settled, in whatever way.
+    pub fn release(&self, ticket: u64) {
+        if lock(&self.held).remove(&ticket).is_some() {
+            self.in_hand.fetch_sub(1, Ordering::Relaxed);
+            self.freed.notify_one();
+        }
+    }
+
+    /// Takes a delivery in hand: what can be read goes to its key's lane, the rest is dead-lettered.
+    fn admit(self: &Arc<Self>, delivery: Delivery) {
+        let number = self.counters.delivered();
+        self.in_hand.fetch_add(1, Ordering::Relaxed);
+        lock(&self.held).insert(number, Held::new(delivery.ticket()));
+        let mut job = match Job::read(number, delivery, self.stream_created, self.function.name) {
+            Ok(job) => job,
+            Err(unreadable) => {
+                let (job, why) = *unreadable;
+                return self.bury(job, Reason::Unreadable(why.reason), why.message);
+            }
+        };
+        if job.meta().hops >= MAX_HOPS {
+            return self.bury(job, Reason::Loop, format!("{MAX_HOPS} functions since its root event"));
+        }
+        job.alone = job.delivery.place.attempt > 1 && !self.ended_well(&job);
+        // `keyed_by` is the author's code: its panic must not take the process with everybody's events.
+        let decoded = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let event = (self.function.decode)(&job.meta().ty, job.incoming.format, &job.incoming.payload)?;
+            Ok::<_, DecodeError>(((self.function.key)(&event), event))
+        }));
+        match decoded {
+            Ok(Ok((key, event))) => (job.key, job.event) = (key, Some(event)),
+            Ok(Err(e)) => return self.bury(job, Reason::Unreadable("decode"), e.0),
+            Err(_) => return self.bury(job, Reason::Unreadable("key"), "finding its key panicked".into()),
+        }
+        let mut lanes = lock(&self.lanes);
+        if let Some(lane) = lanes.get_mut(&job.key) {
+            return lane.push_back(job);
+        }
+        let key = job.key.clone();
+        lanes.insert(key.clone(), VecDeque::from([job]));
+        drop(lanes);
+        let worker = self.clone();
+        tokio::spawn(async move { worker.drive(&key).await });
+    }
+
+    /// Works off one key's lane, in order, until it is empty.
+    async fn drive(self: Arc<Self>, key: &str) {
+        loop {
+            let Some(events) = self.next_run(key) else { return };
+            let numbers: Vec<u64> = events.iter().map(|job| job.number).collect();
+            // A row's own code (Default, Serialize, Clone) may panic as well. The events come again after the ack wait,
+            // counted, and the lane goes on.
+            if AssertUnwindSafe(self.process(key, events)).catch_unwind().await.is_err() {
+                tracing::error!(key, events = numbers.len(), "panicked outside the handler");
+                for number in numbers {
+                    self.release(number);
+                }
+            }
+        }
+    }
+
+    /// What has gathered for the key. Two copies of one event never share a run, since the second must see the first, and
+    /// an event on probation shares it with nobody.
+    fn next_run(&self, key: &str) -> Option<Vec<Job>> {
+        let mut lanes = lock(&self.lanes);
+        let lane = lanes.get_mut(key)?;
+        let (mut ids, mut events) = (HashSet::new(), Vec::new());
+        while events.len() < GROUP {
+            let alone = events.last().is_some_and(Job::is_alone);
+            let fits =
+                |job: &mut Job| !alone && (events.is_empty() || !job.is_alone()) && ids.insert(job.meta().id.clone());
+            let Some(next) = lane.pop_front_if(fits) else { break };
+            events.push(next);
+        }
+        if events.is_empty() {
+            lanes.remove(key);
+            return None;
+        }
+        Some(events)
+    }
+
+    /// The whole life of the events of one key, from the read to the ack. Crash anywhere: the server delivers again, and
+    /// whatever had been committed answers `duplicate` with the outputs that still have to be published.
+    async fn process(self: &Arc<Self>, key: &str, mut events: Vec<Job>) {
+        let (_shared, _alone);
+        if events.iter().any(Job::is_alone) {
+            _alone = self.probation.write().await;
+        } else {
+            _shared = self.probation.read().await;
+        }
+        for _ in 0..RERUNS {
+            let found = match self.reads.ask(self.question(key, &events)).await {
+                Ok(found) => found,
+                Err(e) => return self.fault(events, &e),
+            };
+            let (seen, fresh) = partition(events, &found.seen);
+            let (runs, jobs) = self.run_handlers(key, fresh, found.row, seen).await;
+            let started = Instant::now();
+            let answers = join_all(runs.into_iter().map(|run| self.commits.ask(run))).await;
+            let (mut again, mut done) = (Vec::new(), Vec::new());
+            for (jobs, answer) in jobs.into_iter().zip(answers) {
+                let statuses = match answer {
+                    Ok(statuses) => statuses,
+                    Err(e) => {
+                        self.fault(jobs, &e);
+                        continue;
+                    }
+                };
+                for (mut job, status) in jobs.into_iter().zip(statuses) {
+                    job.trace.committed(started, &status);
+                    match status {
+                        Status::Applied => done.push((job, None)),
+                        Status::Duplicate(outbox) => done.push((job, Some(outbox.unwrap_or_default()))),
+                        Status::Dead => done.push((job, Some(Bytes::new()))),
+                        Status::Conflict => again.push(job),
+                        Status::TooOld => self.refuse(job, Reason::TooOld),
+                        Status::Clock => self.refuse(job, Reason::Clock),
+                        Status::IdReuse => self.refuse(job, Reason::IdReuse),
+                        Status::Invalid(why) => self.bury(job, Reason::Invalid, why),
+                    }
+                }
+            }
+            self.follow_all(done);
+            if again.is_empty() {
+                return;
+            }
+            self.counters.conflicts(again.len());
+            events = again;
+        }
+        // Lost every race: nobody's failure, so it does not count as one.
+        self.put_back(events, "the row keeps changing under it");
+    }
+
+    fn question(&self, key: &str, events: &[Job]) -> Ask {
+        let marks = events.iter().map(|job| job.mark(self.function.name, key, self.horizon)).collect();
+        Ask { row: self.row_key(key), marks }
+    }
+
+    fn row_key(&self, key: &str) -> Option<RowKey> {
+        let table = self.function.table;
+        (!table.is_empty()).then(|| RowKey { table, key: key.to_owned() })
+    }
+
+    /// Records that an event is dead-lettered.
+    pub async fn commit_dead(&self, job: &Job) -> Result<(), StoreError> {
+        let handled = self.handled(job, &job.key, Vec::new(), Bytes::new());
+        let handled = Handled { purpose: Purpose::Bury, ..handled };
+        self.commits.ask(Run { row: None, events: vec![handled] }).await.map(|_| ())
+    }
+
+    pub fn retry_all(self: &Arc<Self>, jobs: Vec<Job>, why: &dyn std::fmt::Display) {
+        for job in jobs {
+            self.fail(job, &Error::retry(why));
+        }
+    }
+
+    /// What Redis refuses for these events fails before their runs are counted: each delivery is one attempt.
+    pub fn fault(self: &Arc<Self>, mut jobs: Vec<Job>, why: &StoreError) {
+        for job in &mut jobs {
+            job.runs = job.runs.max(job.delivery.place.attempt);
+        }
+        self.retry_all(jobs, why);
+    }
+
+    /// Whether the delivery before this one ended here, by a failure that left the process alive.
+    fn ended_well(&self, job: &Job) -> bool {
+        let place = &job.delivery.place;
+        lock(&self.survived).remove(&place.sequence) == Some(place.attempt - 1)
+    }
+}
+
+/// A queue of its own in front of one of the store's calls.
+fn group<Q, A, F, Fut>(store: &Store, weight: fn(&Q) -> usize, call: F) -> Group<Q, A>
+where
+    Q: Clone + Send + Sync + 'static,
+    A: Send + 'static,
+    F: Fn(Store, Vec<Q>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Vec<A>, StoreError>> + Send,
+{
+    let store = store.clone();
+    Group::new(GROUP, weight, move |requests| call(store.clone(), requests))
+}
+
+fn partition(events: Vec<Job>, seen: &[bool]) -> (Vec<Job>, Vec<Job>) {
+    let (mut known, mut fresh) = (Vec::new(), Vec::new());
+    for (job, seen) in events.into_iter().zip(seen) {
+        if *seen { known.push(job) } else { fresh.push(job) }
+    }
+    (known, fresh)
+}
+
+/// These locks guard maps for a few instructions and are never held across an await; a panic inside one leaves the map
+/// whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,192 @@
+//! OTLP traces in, over gRPC and over HTTP in both of its encodings [OTLP 1.10, sections "OTLP/gRPC" and "OTLP/HTTP"].
+
+use std::io::Read;
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use flate2::read::MultiGzDecoder;
+use futures::TryStreamExt;
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+    trace_service_server::{TraceService, TraceServiceServer},
+};
+use prost::Message;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tonic::codec::CompressionEncoding;
+
+use crate::store::SharedStore;
+
+/// Largest request, counted after decompression. The OpenTelemetry Collector accepts as much; exporters send batches far below it.
+pub const MAX_REQUEST: usize = 20 * 1024 * 1024;
+
+const PROTOBUF: &str = "application/x-protobuf";
+
+pub fn grpc(store: SharedStore) -> TraceServiceServer<impl TraceService> {
+    // The limit covers the decompressed size too.
+    TraceServiceServer::new(Grpc(store))
+        .accept_compressed(CompressionEncoding::Gzip)
+        .max_decoding_message_size(MAX_REQUEST)
+}
+
+struct Grpc(SharedStore);
+
+#[tonic::async_trait]
+impl TraceService for Grpc {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        Ok(tonic::Response::new(self.0.lock().insert(request.into_inner())))
+    }
+}
+
+pub fn http(store: SharedStore) -> Router {
+    Router::new().route("/v1/traces", post(export)).with_state(store)
+}
+
+#[derive(Clone, Copy)]
+enum Encoding {
+    Protobuf,
+    Json,
+}
+
+/// An error as OTLP wants it: `google.rpc.Status` in the request's encoding.
+#[derive(Clone, PartialEq, Message, Serialize)]
+struct Status {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+}
+
+type Refusal = (StatusCode, String);
+
+async fn export(State(store): State<SharedStore>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let Some(encoding) = encoding(&head.headers) else {
+        let message = format!("content-type is neither {PROTOBUF} nor application/json");
+        return refuse(Encoding::Json, (StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    };
+    match read(&head.headers, body).await.and_then(|body| decode(encoding, &body)) {
+        Ok(request) => accept(encoding, &store.lock().insert(request)),
+        Err(refusal) => refuse(encoding, refusal),
+    }
+}
+
+fn encoding(headers: &HeaderMap) -> Option<Encoding> {
+    let content_type = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    match content_type.split(';').next()?.trim().to_ascii_lowercase().as_str() {
+        PROTOBUF => Some(Encoding::Protobuf),
+        "application/json" => Some(Encoding::Json),
+        _ => None,
+    }
+}
+
+async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Refusal> {
+    let coding = headers.get(header::CONTENT_ENCODING).map_or(b"identity".as_slice(), |coding| coding.as_bytes());
+    let body = read_to_end(body).await?;
+    match coding {
+        b"identity" | b"" => Ok(body),
+        b"gzip" => gunzip(&body),
+        _ => Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-encoding is neither gzip nor identity".to_owned())),
+    }
+}
+
+/// What is too large is still read, and thrown away: a sender cut off while it writes sees a broken connection instead of the answer.
+async fn read_to_end(body: Body) -> Result<Vec<u8>, Refusal> {
+    let mut chunks = body.into_data_stream();
+    let (mut bytes, mut size) = (Vec::new(), 0);
+    while let Some(chunk) = chunks.try_next().await.map_err(|error| malformed(&error))? {
+        size += chunk.len();
+        if size <= MAX_REQUEST {
+            bytes.extend_from_slice(&chunk);
+        }
+    }
+    if size > MAX_REQUEST { Err(too_large()) } else { Ok(bytes) }
+}
+
+/// Stops one byte past the limit, so a small bomb costs little.
+fn gunzip(body: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let mut bytes = Vec::new();
+    let read = MultiGzDecoder::new(body).take(MAX_REQUEST as u64 + 1).read_to_end(&mut bytes);
+    match read.map_err(|error| malformed(&error))? {
+        size if size > MAX_REQUEST => Err(too_large()),
+        _ => Ok(bytes),
+    }
+}
+
+fn too_large() -> Refusal {
+    (StatusCode::PAYLOAD_TOO_LARGE, format!("a request has at most {MAX_REQUEST} bytes, decompressed"))
+}
+
+fn malformed(error: &dyn std::fmt::Display) -> Refusal {
+    (StatusCode::BAD_REQUEST, format!("malformed request: {error}"))
+}
+
+fn decode(encoding: Encoding, body: &[u8]) -> Result<ExportTraceServiceRequest, Refusal> {
+    match encoding {
+        Encoding::Protobuf => ExportTraceServiceRequest::decode(body).map_err(|error| malformed(&error)),
+        Encoding::Json => decode_json(body).map_err(|error| malformed(&error)),
+    }
+}
+
+fn decode_json(body: &[u8]) -> serde_json::Result<ExportTraceServiceRequest> {
+    let mut request = serde_json::from_slice(body)?;
+    complete(&mut request);
+    serde_json::from_value(request)
+}
+
+/// Writes out what protobuf's JSON lets a sender leave out or write as text, and what the generated types insist on. One such attribute
+/// would otherwise cost its whole batch.
+fn complete(json: &mut Value) {
+    match json {
+        Value::Array(items) => items.iter_mut().for_each(complete),
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(complete);
+            for list in ["arrayValue", "kvlistValue"] {
+                if let Some(Value::Object(list)) = fields.get_mut(list) {
+                    list.entry("values").or_insert_with(|| json!([]));
+                }
+            }
+            // "NaN" and the infinities.
+            if let Some(Value::String(number)) = fields.get("doubleValue").cloned() {
+                fields.remove("doubleValue");
+                fields.insert("stringValue".to_owned(), Value::String(number));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn accept(encoding: Encoding, response: &ExportTraceServiceResponse) -> Response {
+    match encoding {
+        Encoding::Protobuf => ([(header::CONTENT_TYPE, PROTOBUF)], response.encode_to_vec()).into_response(),
+        Encoding::Json => Json(response.partial_success.as_ref().map_or_else(
+            || json!({}),
+            // A 64-bit number is text in protobuf's JSON.
+            |partial| {
+                json!({"partialSuccess": {
+                    "rejectedSpans": partial.rejected_spans.to_string(),
+                    "errorMessage": partial.error_message,
+                }})
+            },
+        ))
+        .into_response(),
+    }
+}
+
+fn refuse(encoding: Encoding, (status, message): Refusal) -> Response {
+    let body = Status { code: tonic::Code::InvalidArgument as i32, message };
+    match encoding {
+        Encoding::Protobuf => (status, [(header::CONTENT_TYPE, PROTOBUF)], body.encode_to_vec()).into_response(),
+        Encoding::Json => (status, Json(body)).into_response(),
+    }
+}

@@ -1,0 +1,278 @@
+//! The JSON that Jaeger UI 2.14 reads, built from OTLP spans. Field names are Jaeger's.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use opentelemetry_proto::tonic::{
+    common::v1::{AnyValue, KeyValue, any_value::Value},
+    trace::v1::{Span, span::SpanKind, status::StatusCode},
+};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::store::{Process, StoredSpan, Trace};
+
+/// JavaScript reads larger whole numbers wrongly, so those travel as text.
+const LARGEST_SAFE: u64 = (1 << 53) - 1;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JaegerTrace<'a> {
+    #[serde(rename = "traceID")]
+    trace_id: String,
+    spans: Vec<JaegerSpan<'a>>,
+    processes: BTreeMap<String, JaegerProcess<'a>>,
+    warnings: Option<Vec<String>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct JaegerProcess<'a> {
+    service_name: &'a str,
+    tags: Vec<Tag<'a>>,
+}
+
+/// Times are in microseconds.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct JaegerSpan<'a> {
+    #[serde(rename = "traceID")]
+    trace_id: String,
+    #[serde(rename = "spanID")]
+    span_id: String,
+    operation_name: &'a str,
+    references: Vec<Reference>,
+    start_time: u64,
+    duration: u64,
+    tags: Vec<Tag<'a>>,
+    logs: Vec<Log<'a>>,
+    #[serde(rename = "processID")]
+    process_id: String,
+    warnings: Option<Vec<String>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Reference {
+    ref_type: &'static str,
+    #[serde(rename = "traceID")]
+    trace_id: String,
+    #[serde(rename = "spanID")]
+    span_id: String,
+}
+
+#[derive(Serialize)]
+struct Log<'a> {
+    timestamp: u64,
+    fields: Vec<Tag<'a>>,
+}
+
+#[derive(Serialize)]
+pub struct Tag<'a> {
+    pub key: &'a str,
+    r#type: &'static str,
+    pub value: TagValue<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+pub enum TagValue<'a> {
+    Text(Cow<'a, str>),
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+}
+
+impl TagValue<'_> {
+    /// As a person types it into the search form.
+    pub fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Text(text) => Cow::Borrowed(text),
+            Self::Bool(value) => value.to_string().into(),
+            Self::Int(value) => value.to_string().into(),
+            Self::Float(value) => value.to_string().into(),
+        }
+    }
+}
+
+impl<'a> From<&'a Trace> for JaegerTrace<'a> {
+    fn from(trace: &'a Trace) -> Self {
+        let mut stored: Vec<_> = trace.spans.values().collect();
+        stored.sort_by_key(|stored| stored.span.start_time_unix_nano);
+        let mut spans: Vec<_> = stored.into_iter().map(JaegerSpan::from).collect();
+        let warnings = (trace.dropped > 0)
+            .then(|| vec![format!("{} spans of this trace were not kept: the trace is full", trace.dropped)]);
+        // The UI shows warnings of spans only.
+        if let Some(first) = spans.first_mut() {
+            first.warnings.clone_from(&warnings);
+        }
+        let processes = trace.processes.iter().enumerate();
+        Self {
+            trace_id: hex(&trace.id.to_be_bytes()),
+            spans,
+            processes: processes.map(|(index, process)| (process_id(index), JaegerProcess::from(&**process))).collect(),
+            warnings,
+        }
+    }
+}
+
+impl<'a> From<&'a Process> for JaegerProcess<'a> {
+    fn from(process: &'a Process) -> Self {
+        Self { service_name: &process.service, tags: process_tags(process).collect() }
+    }
+}
+
+impl<'a> From<&'a StoredSpan> for JaegerSpan<'a> {
+    fn from(stored: &'a StoredSpan) -> Self {
+        let span = &stored.span;
+        Self {
+            trace_id: hex(&span.trace_id),
+            span_id: hex(&span.span_id),
+            operation_name: &span.name,
+            references: references(span),
+            start_time: span.start_time_unix_nano / 1000,
+            duration: duration(span) / 1000,
+            tags: span_tags(stored),
+            logs: span
+                .events
+                .iter()
+                .map(|event| Log { timestamp: event.time_unix_nano / 1000, fields: fields(event).collect() })
+                .collect(),
+            process_id: process_id(stored.process),
+            warnings: None,
+        }
+    }
+}
+
+/// Nanoseconds; zero for a span that ends before it starts.
+pub fn duration(span: &Span) -> u64 {
+    span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano)
+}
+
+pub fn process_tags(process: &Process) -> impl Iterator<Item = Tag<'_>> {
+    process.attributes.iter().map(Tag::from)
+}
+
+/// Fields of a span's log entries, with the event's name among them.
+pub fn fields(event: &opentelemetry_proto::tonic::trace::v1::span::Event) -> impl Iterator<Item = Tag<'_>> {
+    let name = (!event.name.is_empty()).then(|| Tag::text("event", &event.name));
+    name.into_iter().chain(event.attributes.iter().map(Tag::from))
+}
+
+/// Attributes, and as tags what OTLP keeps in fields of its own. An attribute of the same name wins.
+pub fn span_tags(stored: &StoredSpan) -> Vec<Tag<'_>> {
+    let mut tags: Vec<_> = stored.span.attributes.iter().map(Tag::from).collect();
+    for tag in derived_tags(stored) {
+        if !tags.iter().any(|known| known.key == tag.key) {
+            tags.push(tag);
+        }
+    }
+    tags
+}
+
+fn derived_tags(stored: &StoredSpan) -> impl Iterator<Item = Tag<'_>> {
+    let StoredSpan { span, scope, .. } = stored;
+    let status = span.status.as_ref();
+    let code = status.map(opentelemetry_proto::tonic::trace::v1::Status::code);
+    let failed = code == Some(StatusCode::Error);
+    let error = failed.then_some(Tag { key: "error", r#type: "bool", value: TagValue::Bool(true) });
+    let texts = [
+        ("span.kind", span_kind(span.kind)),
+        ("otel.scope.name", &scope.name),
+        ("otel.scope.version", &scope.version),
+        ("otel.status_code", status_code(code)),
+        ("otel.status_description", status.map_or("", |status| &status.message)),
+        ("w3c.tracestate", &span.trace_state),
+    ];
+    error
+        .into_iter()
+        .chain(texts.into_iter().filter(|(_, text)| !text.is_empty()).map(|(key, text)| Tag::text(key, text)))
+}
+
+fn status_code(code: Option<StatusCode>) -> &'static str {
+    match code {
+        Some(StatusCode::Error) => "ERROR",
+        Some(StatusCode::Ok) => "OK",
+        Some(StatusCode::Unset) | None => "",
+    }
+}
+
+/// Jaeger's word for an OTLP span kind; empty for none.
+pub fn span_kind(kind: i32) -> &'static str {
+    match SpanKind::try_from(kind).unwrap_or_default() {
+        SpanKind::Unspecified => "",
+        SpanKind::Internal => "internal",
+        SpanKind::Server => "server",
+        SpanKind::Client => "client",
+        SpanKind::Producer => "producer",
+        SpanKind::Consumer => "consumer",
+    }
+}
+
+fn references(span: &Span) -> Vec<Reference> {
+    let parent = (!span.parent_span_id.is_empty()).then(|| reference("CHILD_OF", &span.trace_id, &span.parent_span_id));
+    // A link to the parent says nothing new, and the UI would count two references.
+    let links = span.links.iter().filter(|link| link.trace_id != span.trace_id || link.span_id != span.parent_span_id);
+    parent.into_iter().chain(links.map(|link| reference("FOLLOWS_FROM", &link.trace_id, &link.span_id))).collect()
+}
+
+fn reference(ref_type: &'static str, trace: &[u8], span: &[u8]) -> Reference {
+    Reference { ref_type, trace_id: hex(trace), span_id: hex(span) }
+}
+
+fn process_id(index: usize) -> String {
+    format!("p{}", index + 1)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
+}
+
+impl<'a> Tag<'a> {
+    fn text(key: &'a str, text: &'a str) -> Self {
+        Self { key, r#type: "string", value: TagValue::Text(text.into()) }
+    }
+}
+
+impl<'a> From<&'a KeyValue> for Tag<'a> {
+    fn from(attribute: &'a KeyValue) -> Self {
+        let (r#type, value) = tag_value(attribute.value.as_ref());
+        Self { key: &attribute.key, r#type, value }
+    }
+}
+
+fn tag_value(value: Option<&AnyValue>) -> (&'static str, TagValue<'_>) {
+    match value.and_then(|value| value.value.as_ref()) {
+        Some(Value::StringValue(text)) => ("string", TagValue::Text(text.into())),
+        Some(Value::BoolValue(value)) => ("bool", TagValue::Bool(*value)),
+        Some(Value::IntValue(value)) if value.unsigned_abs() <= LARGEST_SAFE => ("int64", TagValue::Int(*value)),
+        Some(Value::IntValue(value)) => ("int64", TagValue::Text(value.to_string().into())),
+        Some(Value::DoubleValue(value)) if value.is_finite() => ("float64", TagValue::Float(*value)),
+        // JSON has no NaN.
+        Some(Value::DoubleValue(value)) => ("float64", TagValue::Text(value.to_string().into())),
+        Some(Value::BytesValue(bytes)) => ("binary", TagValue::Text(STANDARD.encode(bytes).into())),
+        nested => ("string", TagValue::Text(nested.map_or_else(String::new, |value| plain(value).to_string()).into())),
+    }
+}
+
+/// Lists and maps become the JSON that they look like.
+fn plain(value: &Value) -> serde_json::Value {
+    let inner = |value: &AnyValue| value.value.as_ref().map_or(serde_json::Value::Null, plain);
+    match value {
+        Value::StringValue(text) => json!(text),
+        Value::BoolValue(value) => json!(value),
+        Value::IntValue(value) => json!(value),
+        Value::DoubleValue(value) => json!(value),
+        Value::BytesValue(bytes) => json!(STANDARD.encode(bytes)),
+        Value::ArrayValue(array) => array.values.iter().map(inner).collect(),
+        Value::KvlistValue(list) => {
+            list.values.iter().map(|pair| (pair.key.clone(), pair.value.as_ref().map_or(json!(null), inner))).collect()
+        }
+        // Only profiles use this one.
+        Value::StringValueStrindex(_) => json!(null),
+    }
+}

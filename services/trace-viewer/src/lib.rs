@@ -1,0 +1,133 @@
+//! Sees distributed traces on a machine without Docker: Jaeger's own UI over traces kept in the memory of this process.
+//!
+//! Spans come in over OTLP ([`ingest`]), stay in a bounded [`store`], and go out in the JSON that the UI asks for ([`query`]).
+//! Where a real Jaeger runs, use that one; the ports are the same, so nothing else changes.
+
+pub mod ingest;
+pub mod store;
+
+mod jaeger;
+mod query;
+mod search;
+mod ui;
+
+use std::{
+    future::{Future, IntoFuture},
+    io,
+    net::SocketAddr,
+    time::Duration,
+};
+
+use axum::Router;
+use tokio::{net::TcpListener, sync::watch};
+use tonic::transport::server::TcpIncoming;
+
+use store::{Limits, SharedStore};
+
+/// How long open connections may take to finish after the stop signal.
+const GRACE: Duration = Duration::from_millis(700);
+
+/// Jaeger's ports, so that exporters and bookmarks need no change.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Ports {
+    /// Port of the UI and the query API.
+    #[arg(long, value_name = "PORT", env = "ONCUE_VIEWER_UI_PORT", default_value_t = 16686)]
+    pub ui_port: u16,
+    /// Port of OTLP over gRPC.
+    #[arg(long, value_name = "PORT", env = "ONCUE_VIEWER_OTLP_GRPC_PORT", default_value_t = 4317)]
+    pub otlp_grpc_port: u16,
+    /// Port of OTLP over HTTP (`POST /v1/traces`).
+    #[arg(long, value_name = "PORT", env = "ONCUE_VIEWER_OTLP_HTTP_PORT", default_value_t = 4318)]
+    pub otlp_http_port: u16,
+    /// Port of the health check (`GET /status`).
+    #[arg(long, value_name = "PORT", env = "ONCUE_VIEWER_HEALTH_PORT", default_value_t = 13133)]
+    pub health_port: u16,
+}
+
+/// Every socket, bound before anything is served: a viewer that is half there hides the mistake.
+pub struct Listeners {
+    ui: TcpListener,
+    otlp_grpc: TcpListener,
+    otlp_http: TcpListener,
+    health: TcpListener,
+}
+
+/// Where a running viewer is reached; with port 0 only known after binding.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub ui: SocketAddr,
+    pub otlp_grpc: SocketAddr,
+    pub otlp_http: SocketAddr,
+    pub health: SocketAddr,
+}
+
+impl Listeners {
+    /// The error is a line for the person at the terminal and names the flag to change.
+    pub async fn bind(host: &str, ports: &Ports) -> Result<Self, String> {
+        Ok(Self {
+            ui: bind(host, ports.ui_port, "--ui-port").await?,
+            otlp_grpc: bind(host, ports.otlp_grpc_port, "--otlp-grpc-port").await?,
+            otlp_http: bind(host, ports.otlp_http_port, "--otlp-http-port").await?,
+            health: bind(host, ports.health_port, "--health-port").await?,
+        })
+    }
+
+    pub fn addresses(&self) -> io::Result<Addresses> {
+        Ok(Addresses {
+            ui: self.ui.local_addr()?,
+            otlp_grpc: self.otlp_grpc.local_addr()?,
+            otlp_http: self.otlp_http.local_addr()?,
+            health: self.health.local_addr()?,
+        })
+    }
+}
+
+async fn bind(host: &str, port: u16, flag: &str) -> Result<TcpListener, String> {
+    TcpListener::bind((host, port)).await.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => format!("port {port} on {host} is already in use; choose another with {flag}"),
+        _ => format!("cannot listen on {host}, port {port}: {error}; change it with --listen or {flag}"),
+    })
+}
+
+/// Serves until `shutdown` completes, then gives open requests a moment and returns.
+pub async fn serve(listeners: Listeners, limits: Limits, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    let store = SharedStore::new(limits);
+    let (stop, stopped) = watch::channel(());
+    let wait = || {
+        let mut stopped = stopped.clone();
+        async move {
+            // The sender never sends: it is dropped to stop every server at once.
+            let _ = stopped.changed().await;
+        }
+    };
+    let mut servers = Box::pin(async {
+        tokio::try_join!(
+            serve_http(listeners.ui, query::router(store.clone()), wait()),
+            serve_http(listeners.health, query::health(store.clone()), wait()),
+            serve_http(listeners.otlp_http, ingest::http(store.clone()), wait()),
+            serve_grpc(listeners.otlp_grpc, store.clone(), wait()),
+        )
+    });
+    tokio::select! {
+        ended = &mut servers => return ended.map(drop),
+        () = shutdown => drop(stop),
+    }
+    // An exporter may keep its connection open for ever; after the grace period it is cut.
+    tokio::time::timeout(GRACE, servers).await.map_or(Ok(()), |ended| ended.map(drop))
+}
+
+async fn serve_http(
+    listener: TcpListener,
+    router: Router,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    axum::serve(listener, router).with_graceful_shutdown(stop).into_future().await
+}
+
+async fn serve_grpc(listener: TcpListener, store: SharedStore, stop: impl Future<Output = ()>) -> io::Result<()> {
+    tonic::transport::Server::builder()
+        .add_service(ingest::grpc(store))
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop)
+        .await
+        .map_err(io::Error::other)
+}

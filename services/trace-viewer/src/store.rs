@@ -1,0 +1,275 @@
+//! The traces in memory, bounded by number and by bytes: when either is exceeded the trace that began to arrive first goes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse},
+    common::v1::{InstrumentationScope, KeyValue, any_value::Value},
+    resource::v1::Resource,
+    trace::v1::Span,
+};
+use prost::Message;
+
+/// How much is kept.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Limits {
+    /// Traces kept; beyond that the oldest is dropped.
+    #[arg(long = "max-traces", value_name = "N", env = "ONCUE_VIEWER_MAX_TRACES", default_value = "5000", value_parser = positive)]
+    pub traces: usize,
+    /// Memory for spans in MiB (an estimate); beyond that the oldest trace is dropped.
+    #[arg(long = "max-mib", value_name = "N", env = "ONCUE_VIEWER_MAX_MIB", default_value = "256", value_parser = mebibytes)]
+    pub bytes: usize,
+    /// Spans kept of one trace, which also gets at most a quarter of the memory; further ones are refused, and the trace says so.
+    #[arg(long, value_name = "N", env = "ONCUE_VIEWER_MAX_SPANS_PER_TRACE", default_value = "10000", value_parser = positive)]
+    pub max_spans_per_trace: usize,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse::<NonZeroUsize>().map(usize::from).map_err(|error| error.to_string())
+}
+
+fn mebibytes(text: &str) -> Result<usize, String> {
+    positive(text)?.checked_mul(1024 * 1024).ok_or_else(|| "too large".to_owned())
+}
+
+/// Who sent a span: the resource, with its service name taken out.
+#[derive(Debug, PartialEq)]
+pub struct Process {
+    pub service: String,
+    pub attributes: Vec<KeyValue>,
+}
+
+impl From<Resource> for Process {
+    fn from(resource: Resource) -> Self {
+        let (names, attributes): (Vec<_>, Vec<_>) =
+            resource.attributes.into_iter().partition(|attribute| attribute.key == "service.name");
+        let service = names.into_iter().find_map(|name| match name.value?.value? {
+            Value::StringValue(name) if !name.is_empty() => Some(name),
+            _ => None,
+        });
+        Self { service: service.unwrap_or_else(|| "unknown_service".to_owned()), attributes }
+    }
+}
+
+impl Process {
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.attributes.iter().map(|attribute| memory(attribute.encoded_len())).sum::<usize>()
+    }
+}
+
+/// What a decoded message takes, as every string, list and attribute is its own allocation. With the usual short attributes the sum of
+/// these comes within a tenth of the memory measured; with values of kilobytes it is twice that, which errs on the safe side.
+fn memory(encoded: usize) -> usize {
+    encoded * 3
+}
+
+pub struct StoredSpan {
+    pub span: Span,
+    pub scope: Arc<InstrumentationScope>,
+    /// Index into [`Trace::processes`].
+    pub process: usize,
+    bytes: usize,
+}
+
+#[derive(Default)]
+pub struct Trace {
+    pub id: u128,
+    /// By span id, so that a batch sent twice by an exporter that missed the answer shows once.
+    pub spans: BTreeMap<u64, StoredSpan>,
+    pub processes: Vec<Arc<Process>>,
+    /// Spans refused because the trace was full.
+    pub dropped: usize,
+    bytes: usize,
+}
+
+impl Trace {
+    pub fn process(&self, span: &StoredSpan) -> &Process {
+        &self.processes[span.process]
+    }
+
+    /// Nanoseconds since the epoch of its first span.
+    pub fn start(&self) -> u64 {
+        self.spans.values().map(|stored| stored.span.start_time_unix_nano).min().unwrap_or(0)
+    }
+
+    /// A few services per trace, so a scan is quicker than a map.
+    fn process_index(&mut self, process: &Arc<Process>) -> usize {
+        let known = self.processes.iter().position(|known| Arc::ptr_eq(known, process) || known == process);
+        known.unwrap_or_else(|| {
+            self.processes.push(Arc::clone(process));
+            self.bytes += process.bytes();
+            self.processes.len() - 1
+        })
+    }
+
+    fn put(&mut self, id: u64, span: Span, process: &Arc<Process>, scope: &Arc<InstrumentationScope>) {
+        let process = self.process_index(process);
+        // The scope is shared, but a sender may open one per span.
+        let bytes = size_of::<StoredSpan>() + memory(span.encoded_len() + scope.encoded_len());
+        let replaced = self.spans.insert(id, StoredSpan { span, scope: Arc::clone(scope), process, bytes });
+        self.bytes += bytes;
+        self.bytes -= replaced.map_or(0, |span| span.bytes);
+    }
+}
+
+/// Why a span was not kept. Neither is worth a retry.
+#[derive(Clone, Copy)]
+enum Refused {
+    BadId,
+    TraceFull,
+}
+
+pub struct Store {
+    limits: Limits,
+    traces: HashMap<u128, Trace>,
+    arrival: VecDeque<u128>,
+    bytes: usize,
+}
+
+impl Store {
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, traces: HashMap::new(), arrival: VecDeque::new(), bytes: 0 }
+    }
+
+    /// Keeps what it can and says in the answer how many spans it could not.
+    pub fn insert(&mut self, request: ExportTraceServiceRequest) -> ExportTraceServiceResponse {
+        let mut refused = Vec::new();
+        for resource_spans in request.resource_spans {
+            let process = Arc::new(Process::from(resource_spans.resource.unwrap_or_default()));
+            for scope_spans in resource_spans.scope_spans {
+                let scope = Arc::new(scope_spans.scope.unwrap_or_default());
+                let spans = scope_spans.spans.into_iter();
+                refused.extend(spans.filter_map(|span| self.insert_span(span, &process, &scope).err()));
+            }
+        }
+        ExportTraceServiceResponse { partial_success: self.partial_success(&refused) }
+    }
+
+    fn insert_span(
+        &mut self,
+        span: Span,
+        process: &Arc<Process>,
+        scope: &Arc<InstrumentationScope>,
+    ) -> Result<(), Refused> {
+        let (id, span_id) = trace_id(&span.trace_id).zip(span_id(&span.span_id)).ok_or(Refused::BadId)?;
+        let trace = self.traces.entry(id).or_insert_with(|| {
+            self.arrival.push_back(id);
+            Trace { id, ..Trace::default() }
+        });
+        let before = trace.bytes;
+        let full = trace.spans.len() >= self.limits.max_spans_per_trace || trace.bytes >= self.limits.bytes / 4;
+        if full && !trace.spans.contains_key(&span_id) {
+            trace.dropped += 1;
+            return Err(Refused::TraceFull);
+        }
+        trace.put(span_id, span, process, scope);
+        self.bytes = self.bytes + trace.bytes - before;
+        self.evict();
+        Ok(())
+    }
+
+    fn evict(&mut self) {
+        while self.traces.len() > self.limits.traces || self.bytes > self.limits.bytes {
+            let Some(oldest) = self.arrival.pop_front() else { return };
+            self.bytes -= self.traces.remove(&oldest).map_or(0, |trace| trace.bytes);
+        }
+    }
+
+    fn partial_success(&self, refused: &[Refused]) -> Option<ExportTracePartialSuccess> {
+        let error_message = match refused.first()? {
+            Refused::BadId => "a trace id has 16 bytes and a span id 8, not all of them zero".to_owned(),
+            Refused::TraceFull => format!(
+                "a trace keeps at most {} spans and {} bytes here",
+                self.limits.max_spans_per_trace,
+                self.limits.bytes / 4
+            ),
+        };
+        Some(ExportTracePartialSuccess { rejected_spans: refused.len() as i64, error_message })
+    }
+
+    pub fn trace(&self, id: u128) -> Option<&Trace> {
+        self.traces.get(&id)
+    }
+
+    pub fn traces(&self) -> impl Iterator<Item = &Trace> {
+        self.traces.values()
+    }
+
+    /// Every service with a stored span, not only those that begin traces.
+    pub fn services(&self) -> BTreeSet<&str> {
+        self.traces().flat_map(|trace| &trace.processes).map(|process| process.service.as_str()).collect()
+    }
+
+    /// Name and kind of the operations of one service.
+    pub fn operations(&self, service: &str) -> BTreeSet<(&str, i32)> {
+        let own = self.spans().filter(|(process, _)| process.service == service);
+        own.map(|(_, stored)| (stored.span.name.as_str(), stored.span.kind)).collect()
+    }
+
+    fn spans(&self) -> impl Iterator<Item = (&Process, &StoredSpan)> {
+        self.traces().flat_map(|trace| trace.spans.values().map(move |stored| (trace.process(stored), stored)))
+    }
+
+    /// Calls between services among the spans that started in the given nanoseconds: parent, child, count.
+    pub fn dependencies(&self, from: u64, until: u64) -> BTreeMap<(&str, &str), usize> {
+        let mut calls = BTreeMap::new();
+        for trace in self.traces() {
+            let within = |stored: &&StoredSpan| (from..=until).contains(&stored.span.start_time_unix_nano);
+            for stored in trace.spans.values().filter(within) {
+                let child = trace.process(stored).service.as_str();
+                for parent in self.callers(trace, stored).into_iter().filter(|parent| *parent != child) {
+                    *calls.entry((parent, child)).or_default() += 1;
+                }
+            }
+        }
+        calls
+    }
+
+    /// The parent says who called. Only without it do the links count: a consumer is often both child of its producer and linked to
+    /// it, and that is one call.
+    fn callers(&self, trace: &Trace, stored: &StoredSpan) -> BTreeSet<&str> {
+        if let Some(parent) = self.service_of(trace.id, &stored.span.parent_span_id) {
+            return BTreeSet::from([parent]);
+        }
+        let links = stored.span.links.iter();
+        links.filter_map(|link| self.service_of(trace_id(&link.trace_id)?, &link.span_id)).collect()
+    }
+
+    fn service_of(&self, trace: u128, span: &[u8]) -> Option<&str> {
+        let trace = self.trace(trace)?;
+        Some(&trace.process(trace.spans.get(&span_id(span)?)?).service)
+    }
+
+    /// Traces, spans and estimated bytes.
+    pub fn size(&self) -> (usize, usize, usize) {
+        (self.traces.len(), self.traces().map(|trace| trace.spans.len()).sum(), self.bytes)
+    }
+}
+
+fn trace_id(bytes: &[u8]) -> Option<u128> {
+    Some(u128::from_be_bytes(bytes.try_into().ok()?)).filter(|id| *id != 0)
+}
+
+fn span_id(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(bytes.try_into().ok()?)).filter(|id| *id != 0)
+}
+
+/// The store as the servers share it.
+#[derive(Clone)]
+pub struct SharedStore(Arc<Mutex<Store>>);
+
+impl SharedStore {
+    pub fn new(limits: Limits) -> Self {
+        Self(Arc::new(Mutex::new(Store::new(limits))))
+    }
+
+    /// Never held across an await, so a blocking mutex is right. A panic while it was held cost at most one request's spans: what is
+    /// there is still worth showing, hence no poisoning.
+    pub fn lock(&self) -> MutexGuard<'_, Store> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,16 @@
+//! Keeps the ranking of pages from their milestones.
+
+use std::process::ExitCode;
+
+use oncue::{Context, Function, Result};
+use oncue_proto::web::PageMilestone;
+use oncue_workers::tables::Ranking;
+
+async fn rank_pages(milestone: PageMilestone, ranking: &mut Ranking, _: &Context) -> Result<()> {
+    ranking.record(milestone.page, milestone.views);
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    oncue::run(Function::new("rank-pages", rank_pages).keyed_by(|_| Ranking::ALL))
+}

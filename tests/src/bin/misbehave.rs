@@ -1,0 +1,53 @@
+//! A function for tests that does what its event's `referrer` says: fails, panics, takes its time, emits.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use oncue::{Context, Delayed, Function, Result, State, reject};
+use oncue_proto::web::{PageMilestone, PageViewed};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Tally {
+    /// Events applied.
+    count: u64,
+    /// Ids applied, so that a second application would show.
+    ids: Vec<String>,
+}
+
+impl State for Tally {
+    const TABLE: &'static str = "tallies";
+}
+
+type Out = (Vec<PageMilestone>, Option<Delayed<PageMilestone>>);
+
+async fn misbehave(event: PageViewed, tally: &mut Tally, context: &Context) -> Result<Out> {
+    // Counted first: whatever fails below must leave no trace of this.
+    tally.count += 1;
+    tally.ids.push(context.id().to_owned());
+    context.add("hits", "total", 1)?;
+    let milestone = || PageMilestone { page: event.page.clone(), views: tally.count };
+    let (word, number) = event.referrer.split_once(':').unwrap_or((&event.referrer, "0"));
+    let number: u64 = number.parse().unwrap_or(0);
+    match word {
+        "fail" => Err(std::io::Error::other("told to fail").into()),
+        "fail-until" if u64::from(context.attempt()) < number => Err(std::io::Error::other("not yet").into()),
+        "fail-slow" if context.attempt() == 1 => Err(std::io::Error::other("not yet").into()),
+        "slow" | "fail-slow" => {
+            tokio::time::sleep(Duration::from_millis(number)).await;
+            Ok((Vec::new(), None))
+        }
+        "reject" => Err(reject("told to reject")),
+        "panic" => panic!("told to panic"),
+        "exit" => std::process::exit(0),
+        "behind" => context.add("tallies", "count", 1).map(|()| (Vec::new(), None)),
+        "emit" => Ok(((0..number).map(|_| milestone()).collect(), None)),
+        "later" => Ok((Vec::new(), Some(Delayed { event: milestone(), after: Duration::from_millis(number) }))),
+        _ => Ok((Vec::new(), None)),
+    }
+}
+
+fn main() -> ExitCode {
+    let timeout = Duration::from_secs(3);
+    oncue::run(Function::new("misbehave", misbehave).attempts(3).timeout(timeout))
+}

@@ -1,0 +1,342 @@
+//! A house of one's own for each test: nats-server and redis-server on free ports with private data, and the real
+//! binaries as children, all gone when the test ends.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use oncue::bus::Bus;
+use oncue::store::{RedisStore, Shown, Store};
+use serde_json::Value;
+
+/// Longest wait for anything; a generous limit against hanging, not an expectation.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Limits that let a test see redelivery within seconds.
+pub const QUICK: &str = "ack_wait = \"2s\"";
+
+pub struct House {
+    pub dir: PathBuf,
+    pub nats_port: u16,
+    pub redis_port: u16,
+    pub nats: Process,
+    pub redis: Process,
+    env: Vec<(String, String)>,
+}
+
+/// A child; killed when dropped.
+pub struct Process {
+    pub name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl House {
+    /// Starts both servers and writes `oncue.toml`.
+    pub async fn new(config: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let unique = format!("oncue-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(unique);
+        std::fs::create_dir_all(&dir).expect("a directory for the test");
+        std::fs::write(dir.join("oncue.toml"), config).expect("oncue.toml");
+        let (nats_port, redis_port) = (free_port(), free_port());
+        let nats = start_nats(&dir, nats_port);
+        let redis = start_redis(&dir, redis_port);
+        wait_for_port(nats_port).await;
+        wait_for_port(redis_port).await;
+        let env = [
+            ("ONCUE_NATS_URL", format!("nats://127.0.0.1:{nats_port}")),
+            ("ONCUE_REDIS_URL", format!("redis://127.0.0.1:{redis_port}")),
+            ("ONCUE_CONFIG", dir.join("oncue.toml").display().to_string()),
+            ("OTEL_SDK_DISABLED", "true".into()),
+        ];
+        let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self { dir, nats_port, redis_port, nats, redis, env }
+    }
+
+    /// Environment of everything started from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.env.retain(|(n, _)| n != name);
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Starts one of our binaries; a worker is up when it has said "ready".
+    pub async fn start(&self, binary: &str) -> Process {
+        let process = self.spawn(binary, &[]);
+        process.wait_for_line("\"message\":\"ready\"").await;
+        process
+    }
+
+    pub async fn start_all(&self, binaries: &[&str]) -> Vec<Process> {
+        let processes: Vec<Process> = binaries.iter().map(|binary| self.spawn(binary, &[])).collect();
+        for process in &processes {
+            process.wait_for_line("\"message\":\"ready\"").await;
+        }
+        processes
+    }
+
+    pub fn spawn(&self, binary: &str, args: &[&str]) -> Process {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let log = self.dir.join(format!("{binary}-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let mut command = Command::new(built(binary));
+        command.args(args).envs(self.env.iter().cloned()).current_dir(&self.dir);
+        Process::spawn(binary, command, log)
+    }
+
+    /// Runs one of our binaries to its end.
+    pub fn output(&self, binary: &str, args: &[&str]) -> std::process::Output {
+        let mut command = Command::new(built(binary));
+        command.args(args).envs(self.env.iter().cloned()).current_dir(&self.dir);
+        command.output().expect("the binary runs")
+    }
+
+    pub async fn bus(&self) -> Bus {
+        Bus::connect(&format!("nats://127.0.0.1:{}", self.nats_port), "test").await.expect("NATS")
+    }
+
+    pub async fn store(&self) -> Store {
+        Store::Redis(RedisStore::connect(&format!("redis://127.0.0.1:{}", self.redis_port)).await.expect("Redis"))
+    }
+
+    /// Publishes as a client that knows nothing of us: bare `PUB` lines on a socket, no header, no library.
+    pub fn plain_publish<'a>(&self, messages: impl IntoIterator<Item = (&'a str, String)>) {
+        let mut socket = TcpStream::connect(("127.0.0.1", self.nats_port)).expect("NATS");
+        let mut lines = String::from("CONNECT {\"verbose\":false}\r\n");
+        for (subject, payload) in messages {
+            let _ = write!(lines, "PUB {subject} {}\r\n{payload}\r\n", payload.len());
+        }
+        lines.push_str("PING\r\n");
+        socket.write_all(lines.as_bytes()).expect("NATS takes it");
+        let (mut answer, mut buffer) = (String::new(), [0; 4096]);
+        while !answer.contains("PONG") {
+            let n = socket.read(&mut buffer).expect("NATS answers");
+            assert!(n > 0, "NATS closed the connection: {answer}");
+            answer.push_str(&String::from_utf8_lossy(&buffer[..n]));
+        }
+    }
+
+    /// Runs `redis-cli` as an operator would.
+    pub fn redis_cli(&self, args: &[&str]) -> String {
+        let output = Command::new("redis-cli").arg("-p").arg(self.redis_port.to_string()).args(args).output();
+        String::from_utf8_lossy(&output.expect("redis-cli").stdout).trim().to_owned()
+    }
+
+    /// All messages of a stream as subject, headers and payload.
+    pub async fn messages(&self, bus: &Bus, stream: &str) -> Vec<Stored> {
+        let info = bus.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await.expect("stream info");
+        let range = info["state"]["first_seq"].as_u64().unwrap_or(1)..=info["state"]["last_seq"].as_u64().unwrap_or(0);
+        let mut stored = Vec::new();
+        for sequence in range {
+            if let Ok(answer) =
+                bus.api(&format!("STREAM.MSG.GET.{stream}"), &serde_json::json!({ "seq": sequence })).await
+            {
+                stored.push(Stored::read(&answer["message"]));
+            }
+        }
+        stored
+    }
+
+    /// How many messages a stream holds.
+    pub async fn count(&self, bus: &Bus, stream: &str) -> u64 {
+        let info = bus.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await;
+        info.ok().and_then(|info| info["state"]["messages"].as_u64()).unwrap_or(0)
+    }
+
+    /// Waits until a consumer has nothing pending and nothing in flight.
+    pub async fn drained(&self, bus: &Bus, stream: &str, consumer: &str) {
+        until(&format!("{consumer} is done"), async || {
+            let info = bus.api(&format!("CONSUMER.INFO.{stream}.{consumer}"), &Value::Null).await.ok()?;
+            let none = |field: &str| info[field].as_u64() == Some(0);
+            (none("num_pending") && none("num_ack_pending")).then_some(())
+        })
+        .await;
+    }
+
+    /// One field of a state row, empty if it is not there.
+    pub async fn field(&self, store: &Store, table: &str, key: &str, field: &str) -> String {
+        match store.show(table, key).await {
+            Ok(Some(Shown::Row(row))) => {
+                let found = row.fields.iter().find(|(name, _)| name == field);
+                found.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).unwrap_or_default()
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// Starts the NATS server again on its old data.
+    pub async fn restart_nats(&mut self) {
+        self.nats = start_nats(&self.dir, self.nats_port);
+        wait_for_port(self.nats_port).await;
+    }
+
+    /// Starts the Redis server again on its old data.
+    pub async fn restart_redis(&mut self) {
+        self.redis = start_redis(&self.dir, self.redis_port);
+        wait_for_port(self.redis_port).await;
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        self.nats.kill();
+        self.redis.kill();
+        if std::thread::panicking() {
+            eprintln!("logs are kept in {}", self.dir.display());
+        } else {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// A message as a stream holds it.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    pub subject: String,
+    pub headers: String,
+    pub payload: Vec<u8>,
+}
+
+impl Stored {
+    fn read(message: &Value) -> Self {
+        let part = |name: &str| base64(message[name].as_str().unwrap_or_default());
+        Self {
+            subject: message["subject"].as_str().unwrap_or_default().to_owned(),
+            headers: String::from_utf8_lossy(&part("hdrs")).into_owned(),
+            payload: part("data"),
+        }
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+}
+
+/// Standard alphabet; a test needs no crate for it.
+fn base64(text: &str) -> Vec<u8> {
+    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let (mut out, mut bits, mut held) = (Vec::new(), 0u32, 0);
+    for value in text.bytes().filter_map(|b| ALPHABET.iter().position(|a| *a == b)) {
+        bits = bits << 6 | value as u32;
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            out.push((bits >> held) as u8);
+        }
+    }
+    out
+}
+
+impl Process {
+    fn spawn(name: &str, command: Command, log: PathBuf) -> Self {
+        let file = File::create(&log).expect("a log file");
+        let mut command = tied_to_us(command);
+        command.stdin(Stdio::null()).stdout(file.try_clone().expect("stdout")).stderr(file);
+        let child = command.spawn().unwrap_or_else(|e| panic!("cannot start {name}: {e}"));
+        Self { name: name.to_owned(), child, log }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub async fn wait_for_line(&self, part: &str) {
+        until(&format!("{} says {part}", self.name), async || self.log().contains(part).then_some(())).await;
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Sends a signal by name, `TERM`, `STOP`, `CONT`.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status();
+        assert!(sent.is_ok_and(|s| s.success()), "cannot signal {}", self.name);
+    }
+
+    /// SIGTERM, then the exit code.
+    pub async fn stop(&mut self) -> Option<i32> {
+        self.signal("TERM");
+        self.exit().await
+    }
+
+    pub async fn exit(&mut self) -> Option<i32> {
+        let name = self.name.clone();
+        until(&format!("{name} ends"), async || self.child.try_wait().ok().flatten()).await.code()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// On Linux a child must not outlive a killed test run.
+fn tied_to_us(command: Command) -> Command {
+    if !cfg!(target_os = "linux") || !Path::new("/usr/bin/setpriv").exists() {
+        return command;
+    }
+    let mut tied = Command::new("/usr/bin/setpriv");
+    tied.args(["--pdeathsig", "KILL"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        tied.env(name, value.unwrap_or_default());
+    }
+    if let Some(dir) = command.get_current_dir() {
+        tied.current_dir(dir);
+    }
+    tied
+}
+
+fn start_nats(dir: &Path, port: u16) -> Process {
+    let conf = format!("listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}/nats\" }}\n", dir.display());
+    std::fs::write(dir.join("nats.conf"), conf).expect("nats.conf");
+    let mut command = Command::new("nats-server");
+    command.arg("-c").arg(dir.join("nats.conf"));
+    Process::spawn("nats-server", command, dir.join("nats.log"))
+}
+
+fn start_redis(dir: &Path, port: u16) -> Process {
+    let mut command = Command::new("redis-server");
+    command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "yes"]);
+    command.args(["--appendfsync", "always", "--dir"]).arg(dir);
+    Process::spawn("redis-server", command, dir.join("redis.log"))
+}
+
+/// Where cargo put our binaries: beside the test's own directory.
+pub fn built(binary: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("our own path");
+    let path = test.ancestors().nth(2).expect("target directory").join(binary);
+    assert!(path.exists(), "{} is not built: `make test` builds all binaries first", path.display());
+    path
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+pub async fn wait_for_port(port: u16) {
+    until(&format!("port {port} answers"), async || TcpStream::connect(("127.0.0.1", port)).ok()).await;
+}
+
+/// Asks again and again until there is an answer.
+pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}

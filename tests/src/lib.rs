@@ -1,0 +1,4 @@
+//! What tests of the whole house share.
+
+pub mod house;
+pub mod pictures;

@@ -1,0 +1,306 @@
+//! One suite, both stores: whatever the map answers, Redis must answer, and the other way round.
+
+use bytes::Bytes;
+use oncue::event::{self, Incoming, Origin};
+use oncue::store::{
+    Ask, Change, Handled, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, Shown, Status, Store, outbox_key,
+};
+use oncue_tests::house::House;
+
+const HORIZON: u64 = 3_600_000;
+
+fn handled(id: &str, key: &str) -> Handled {
+    handled_at(id, key, event::now_ms(), true)
+}
+
+fn handled_at(id: &str, key: &str, time: u64, timed: bool) -> Handled {
+    let origin = Origin { stream: "s", stream_created: 1, sequence: 1, published: time, subject: "web.page.viewed" };
+    let Incoming { mut meta, .. } = event::read([].into_iter(), Bytes::new(), &origin).expect("a plain message");
+    (meta.id, meta.timed) = (id.to_owned(), timed);
+    let mark = Mark::new("suite", key, &meta, HORIZON);
+    Handled { mark, payload_hash: 7, ops: Vec::new(), outbox: Bytes::new(), purpose: Purpose::Apply }
+}
+
+fn with_ops(id: &str, key: &str, ops: Vec<(&'static str, Change)>) -> Handled {
+    let ops = ops.into_iter().map(|(table, change)| Op { table, change }).collect();
+    Handled { ops, ..handled(id, key) }
+}
+
+fn run(key: &str, version: u64, set: &[(&str, &str)], del: &[&str], events: Vec<Handled>) -> Run {
+    let set = set.iter().map(|(field, value)| ((*field).to_owned(), value.as_bytes().to_vec())).collect();
+    let del = del.iter().map(|field| (*field).to_owned()).collect();
+    let key = RowKey { table: "rows", key: key.to_owned() };
+    Run { row: Some(RowChange { key, version, set, del }), events }
+}
+
+fn alone(event: Handled) -> Run {
+    Run { row: None, events: vec![event] }
+}
+
+async fn commit(store: &Store, run: Run) -> Vec<Status> {
+    store.commit(&[run]).await.expect("a commit").remove(0)
+}
+
+async fn row(store: &Store, key: &str) -> (u64, Vec<(String, String)>) {
+    let ask = Ask { row: Some(RowKey { table: "rows", key: key.to_owned() }), marks: Vec::new() };
+    let row = store.read(&[ask]).await.expect("a read").remove(0).row;
+    (row.version, row.fields.into_iter().map(|(f, v)| (f, String::from_utf8(v).expect("text"))).collect())
+}
+
+fn fields(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(f, v)| ((*f).to_owned(), (*v).to_owned())).collect()
+}
+
+async fn rows_are_written_whole_and_versioned(store: &Store) {
+    let status =
+        commit(store, run("/r", 0, &[("a", "1"), ("b", "x")], &[], vec![handled("r1", "/r"), handled("r2", "/r")]))
+            .await;
+    assert_eq!(status, [Status::Applied, Status::Applied]);
+    assert_eq!(row(store, "/r").await, (1, fields(&[("a", "1"), ("b", "x")])));
+    assert_eq!(commit(store, run("/r", 1, &[("a", "2")], &["b"], vec![handled("r3", "/r")])).await, [Status::Applied]);
+    assert_eq!(row(store, "/r").await, (2, fields(&[("a", "2")])));
+}
+
+async fn a_row_that_moved_refuses_the_whole_run(store: &Store) {
+    commit(store, run("/c", 0, &[("a", "1")], &[], vec![handled("c1", "/c")])).await;
+    let stale = run("/c", 0, &[("a", "9")], &[], vec![handled("c2", "/c"), handled("c3", "/c")]);
+    assert_eq!(commit(store, stale).await, [Status::Conflict, Status::Conflict]);
+    assert_eq!(row(store, "/c").await, (1, fields(&[("a", "1")])));
+    // Nothing of the refused run was marked as seen: it can be run again.
+    assert_eq!(commit(store, run("/c", 1, &[("a", "2")], &[], vec![handled("c2", "/c")])).await, [Status::Applied]);
+}
+
+async fn an_event_is_applied_once_and_brings_its_neighbours_back(store: &Store) {
+    commit(store, run("/d", 0, &[("n", "1")], &[], vec![handled("d1", "/d")])).await;
+    let again = run("/d", 1, &[("n", "3")], &[], vec![handled("d1", "/d"), handled("d2", "/d")]);
+    assert_eq!(commit(store, again).await, [Status::Duplicate(None), Status::Conflict]);
+    assert_eq!(row(store, "/d").await, (1, fields(&[("n", "1")])));
+    let ask = Ask { row: None, marks: vec![handled("d1", "/d").mark, handled("d2", "/d").mark] };
+    assert_eq!(store.read(&[ask]).await.expect("a read")[0].seen, [true, false]);
+}
+
+async fn two_copies_in_one_run_are_not_both_applied(store: &Store) {
+    let twice = run("/t", 0, &[("n", "2")], &[], vec![handled("t1", "/t"), handled("t1", "/t")]);
+    assert_eq!(commit(store, twice).await, [Status::Conflict, Status::Conflict]);
+    assert_eq!(row(store, "/t").await, (0, Vec::new()));
+}
+
+async fn outputs_wait_until_they_are_published(store: &Store) {
+    let event = Handled { outbox: Bytes::from_static(b"out"), ..handled("o1", "/o") };
+    let key = outbox_key(&event.mark);
+    let partition = event::partition("/o");
+    assert_eq!(commit(store, alone(event.clone())).await, [Status::Applied]);
+    // The second run's outputs are not taken: what the first has stored is what is published.
+    let other = Handled { outbox: Bytes::from_static(b"other"), ..event.clone() };
+    assert_eq!(commit(store, alone(other)).await, [Status::Duplicate(Some(Bytes::from_static(b"out")))]);
+    let left = store.unpublished(partition..partition + 1, event::now_ms() + 1000).await.expect("a list");
+    assert_eq!(
+        left.iter().map(|u| (u.outbox_key.clone(), u.outbox.clone())).collect::<Vec<_>>(),
+        [(key.clone(), Bytes::from_static(b"out"))]
+    );
+    assert!(store.unpublished(partition..partition + 1, event::now_ms() - 60_000).await.expect("a list").is_empty());
+    store.published(&[key]).await.expect("marked");
+    assert_eq!(commit(store, alone(event)).await, [Status::Duplicate(None)]);
+    assert!(store.unpublished(partition..partition + 1, event::now_ms() + 1000).await.expect("a list").is_empty());
+}
+
+async fn the_age_fence_holds(store: &Store) {
+    let now = event::now_ms();
+    let cases = [
+        ("old", now - HORIZON - 60_000, Status::TooOld),
+        ("young", now - HORIZON + 60_000, Status::Applied),
+        ("ahead", now + 1_800_000, Status::Applied),
+        ("future", now + 7_200_000, Status::Clock),
+    ];
+    for (id, time, expected) in cases {
+        assert_eq!(commit(store, alone(handled_at(id, "/f", time, true))).await, [expected], "{id}");
+    }
+    // A dead letter is recorded however old the event is, and then stays dead.
+    let dead = Handled { purpose: Purpose::Bury, ..handled_at("old", "/f", now - HORIZON - 60_000, true) };
+    assert_eq!(commit(store, alone(dead)).await, [Status::Applied]);
+    assert_eq!(commit(store, alone(handled_at("old", "/f", now - HORIZON - 60_000, true))).await, [Status::Dead]);
+}
+
+async fn an_untimed_event_is_known_under_another_time(store: &Store) {
+    let now = event::now_ms();
+    assert_eq!(commit(store, alone(handled_at("u1", "/u", now - HORIZON / 2, false))).await, [Status::Applied]);
+    assert_eq!(commit(store, alone(handled_at("u1", "/u", now, false))).await, [Status::Duplicate(None)]);
+    // A copy that stands later in the stream may be handled first, on the other side of a bucket's end.
+    let edge = now / HORIZON * HORIZON;
+    assert_eq!(commit(store, alone(handled_at("u2", "/u", edge + 1000, false))).await, [Status::Applied]);
+    assert_eq!(commit(store, alone(handled_at("u2", "/u", edge - 1000, false))).await, [Status::Duplicate(None)]);
+    let ask = Ask { row: None, marks: vec![handled_at("u1", "/u", now, false).mark] };
+    assert_eq!(store.read(&[ask]).await.expect("a read")[0].seen, [true]);
+}
+
+/// Redis went back in time between the look-up and the commit: an event that was known is new again.
+async fn asking_after_an_event_applies_nothing(store: &Store) {
+    let recall = Handled { purpose: Purpose::Recall, ..handled("q1", "/q") };
+    assert_eq!(commit(store, alone(recall.clone())).await, [Status::Conflict]);
+    assert_eq!(commit(store, alone(handled("q1", "/q"))).await, [Status::Applied]);
+    assert_eq!(commit(store, alone(recall)).await, [Status::Duplicate(None)]);
+}
+
+async fn an_id_with_another_payload_is_not_a_duplicate(store: &Store) {
+    commit(store, alone(handled("i1", "/i"))).await;
+    let forged = Handled { payload_hash: 8, ..handled("i1", "/i") };
+    assert_eq!(commit(store, alone(forged)).await, [Status::IdReuse]);
+}
+
+async fn blind_operations_commute(store: &Store) {
+    let add = |by| ("hits", Change::Add { field: "n".into(), by });
+    for (id, ops) in [("b1", vec![add(5)]), ("b2", vec![add(-2), ("hits", Change::Max { field: "top".into(), to: 4 })])]
+    {
+        assert_eq!(commit(store, alone(with_ops(id, "/b", ops))).await, [Status::Applied]);
+    }
+    commit(store, alone(with_ops("b3", "/b", vec![("hits", Change::Max { field: "top".into(), to: 3 })]))).await;
+    let Some(Shown::Row(hits)) = store.show("hits", "/b").await.expect("shown") else { panic!("no row") };
+    assert_eq!(hits.fields, [("n".to_owned(), b"3".to_vec()), ("top".to_owned(), b"4".to_vec())]);
+    for (n, member) in ["x", "y", "x", "z"].into_iter().enumerate() {
+        let ops = vec![
+            ("members", Change::SetAdd { member: member.into() }),
+            ("best", Change::TopN { member: member.into(), score: n as i64, limit: 2 }),
+            ("kinds", Change::Distinct { member: member.into() }),
+        ];
+        commit(store, alone(with_ops(&format!("m{n}"), "/b", ops))).await;
+    }
+    let Some(Shown::Members(mut members)) = store.show("members", "/b").await.expect("shown") else { panic!("no set") };
+    members.sort();
+    assert_eq!(members, ["x", "y", "z"]);
+    let best = Shown::Ranking(vec![("z".into(), 3.0), ("x".into(), 2.0)]);
+    assert_eq!(store.show("best", "/b").await.expect("shown"), Some(best));
+    assert_eq!(store.show("kinds", "/b").await.expect("shown"), Some(Shown::Count(3)));
+}
+
+fn add_to(table: &'static str, by: i64) -> (&'static str, Change) {
+    (table, Change::Add { field: "n".into(), by })
+}
+
+async fn a_bad_operation_changes_nothing_at_all(store: &Store) {
+    commit(store, alone(with_ops("v1", "/v", vec![("things", Change::SetAdd { member: "x".into() })]))).await;
+    let add = ("counts", Change::Add { field: "n".into(), by: 1 });
+    let clash = ("things", Change::Add { field: "n".into(), by: 1 });
+    let bad = with_ops("v2", "/v", vec![add, clash]);
+    let status = commit(store, run("/v", 0, &[("a", "1")], &[], vec![handled("v3", "/v"), bad])).await;
+    assert_eq!(status, [Status::Conflict, Status::Invalid("add on a set".into())]);
+    assert_eq!(row(store, "/v").await, (0, Vec::new()));
+    assert_eq!(store.show("counts", "/v").await.expect("shown"), None);
+    // Against each other as well as against what is there: nothing half applied.
+    let clashing = vec![add_to("mixed", 1), ("mixed", Change::SetAdd { member: "x".into() })];
+    assert_eq!(commit(store, alone(with_ops("v6", "/v", clashing))).await, [Status::Invalid("sadd on a hash".into())]);
+    assert_eq!(store.show("mixed", "/v").await.expect("shown"), None);
+    let halves = ["v7", "v8"].map(|id| with_ops(id, "/v", vec![add_to("halves", 8_000_000_000_000_000_000)]));
+    let status = commit(store, run("/v", 0, &[("a", "1")], &[], halves.to_vec())).await;
+    assert_eq!(status, [Status::Conflict, Status::Invalid("add overflows".into())]);
+    assert_eq!((row(store, "/v").await, store.show("halves", "/v").await.expect("shown")), ((0, Vec::new()), None));
+    let odd = run("/odd", 0, &[("n", "007")], &[], vec![handled("v9", "/odd")]);
+    commit(store, odd).await;
+    let bad = alone(with_ops("v10", "/odd", vec![add_to("rows", 1)]));
+    assert_eq!(commit(store, bad).await, [Status::Invalid("add on a field that holds no integer".into())]);
+    let max = |id, to| alone(with_ops(id, "/v", vec![("stamps", Change::Max { field: "n".into(), to })]));
+    for (id, to) in [("v11", 9_007_199_254_740_992), ("v12", 9_007_199_254_740_993), ("v13", -5)] {
+        assert_eq!(commit(store, max(id, to)).await, [Status::Applied]);
+    }
+    let Some(Shown::Row(stamps)) = store.show("stamps", "/v").await.expect("shown") else { panic!("no row") };
+    assert_eq!(stamps.fields, [("n".to_owned(), b"9007199254740993".to_vec())]);
+    let overflow = |id, by| with_ops(id, "/v", vec![("big", Change::Add { field: "n".into(), by })]);
+    assert_eq!(commit(store, alone(overflow("v4", i64::MAX / 2))).await, [Status::Applied]);
+    assert_eq!(commit(store, alone(overflow("v5", i64::MAX))).await, [Status::Invalid("add overflows".into())]);
+}
+
+async fn one_bad_run_does_not_fail_its_neighbours(store: &Store) {
+    commit(store, run("/n", 0, &[("a", "1")], &[], vec![handled("n1", "/n")])).await;
+    let stale = run("/n", 0, &[("a", "2")], &[], vec![handled("n2", "/n")]);
+    let fine = run("/n2", 0, &[("a", "1")], &[], vec![handled("n3", "/n2")]);
+    let statuses = store.commit(&[stale, fine]).await.expect("a commit");
+    assert_eq!(statuses, [[Status::Conflict], [Status::Applied]]);
+}
+
+async fn runs_are_counted(store: &Store) {
+    let (one, other) = (handled("s1", "/s").mark, handled("s2", "/s").mark);
+    assert_eq!(store.started(&[one.clone(), other.clone()]).await.expect("counted"), [1, 1]);
+    assert_eq!(store.started(&[one]).await.expect("counted"), [2]);
+    assert_eq!(store.started(&[other]).await.expect("counted"), [2]);
+}
+
+async fn suite(store: &Store) {
+    runs_are_counted(store).await;
+    rows_are_written_whole_and_versioned(store).await;
+    a_row_that_moved_refuses_the_whole_run(store).await;
+    an_event_is_applied_once_and_brings_its_neighbours_back(store).await;
+    two_copies_in_one_run_are_not_both_applied(store).await;
+    outputs_wait_until_they_are_published(store).await;
+    the_age_fence_holds(store).await;
+    an_untimed_event_is_known_under_another_time(store).await;
+    asking_after_an_event_applies_nothing(store).await;
+    an_id_with_another_payload_is_not_a_duplicate(store).await;
+    blind_operations_commute(store).await;
+    a_bad_operation_changes_nothing_at_all(store).await;
+    one_bad_run_does_not_fail_its_neighbours(store).await;
+}
+
+#[tokio::test]
+async fn the_map_passes_the_suite() {
+    suite(&Store::Map(MapStore::default())).await;
+}
+
+#[tokio::test]
+async fn redis_passes_the_suite() {
+    let house = House::new("").await;
+    suite(&house.store().await).await;
+    // Every mark expires, so that memory follows the horizon and not history.
+    let marks = house.redis_cli(&["--scan", "--pattern", "*:d:*"]);
+    assert!(marks.lines().count() > 10, "no marks were made");
+    for key in marks.lines() {
+        let ttl: i64 = house.redis_cli(&["TTL", key]).parse().expect("a number");
+        assert!(ttl > 0, "{key} never expires");
+    }
+}
+
+#[tokio::test]
+async fn an_emptied_redis_gets_its_library_back() {
+    let house = House::new("").await;
+    let store = house.store().await;
+    house.redis_cli(&["FUNCTION", "FLUSH"]);
+    assert_eq!(commit(&store, alone(handled("again", "/x"))).await, [Status::Applied]);
+}
+
+/// Puts a broken copy of the function library in the place of the real one.
+fn break_library(house: &House, line: &str, broken: &str) {
+    let listed = house.redis_cli(&["FUNCTION", "LIST", "WITHCODE"]);
+    let code = &listed[listed.find("#!lua").expect("the library is loaded")..];
+    assert_eq!(code.matches(line).count(), 1, "{line:?} is not (or not only once) in commit.lua");
+    let loaded = house.redis_cli(&["FUNCTION", "LOAD", "REPLACE", &code.replace(line, broken)]);
+    assert!(loaded.starts_with("oncue_"), "{loaded}");
+}
+
+/// A suite that passes a broken store is no suite.
+#[tokio::test]
+async fn each_broken_twin_fails_the_suite() {
+    let house = House::new("").await;
+    let twins = [
+        ("seen-check off", "if mark then", "if false then"),
+        ("fence off", "if now > e.time + horizon then", "if false then"),
+        (
+            "version check off",
+            "elseif (redis.call('HGET', run.row, '_v') or '0') ~= run.version then",
+            "elseif false then",
+        ),
+        ("copies in one run", "if ids[e.id] and not status then", "if false then"),
+        ("payload check off", "if string.sub(mark, 2, 9) ~= e.payload", "if false"),
+        ("half a run", "refused = refused or status ~= nil", "refused = refused"),
+        ("outputs not stored", "redis.call('SET', e.outbox_key, e.outbox)", ""),
+        ("operations unchecked", "local why = check_op(op, plan)", "local why = nil"),
+        ("operations checked one by one", "plan.kinds[op.key] = want", ""),
+        ("asking applies", "if e.kind == 'q' then", "if false then"),
+        ("row written blindly", "redis.call('HSET', key, unpack(pairs, from, math.min(from + 1999, #pairs)))", ""),
+    ];
+    for (name, line, broken) in twins {
+        house.redis_cli(&["FLUSHALL"]);
+        house.redis_cli(&["FUNCTION", "FLUSH"]);
+        let store = house.store().await;
+        break_library(&house, line, broken);
+        let outcome = tokio::spawn(async move { suite(&store).await }).await;
+        assert!(outcome.is_err(), "the suite passes with {name}");
+    }
+}
