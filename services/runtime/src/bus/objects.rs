@@ -9,6 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bytes::{Bytes, BytesMut};
+use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{FuturesOrdered, Stream, StreamExt};
 use oncue_proto::oncue::v1::{Envelope, Header};
 use serde::{Deserialize, Serialize};
@@ -97,9 +98,10 @@ impl Bus {
         limit: u64,
     ) -> Result<Object, PutError> {
         // Dropped half-way (the client went away, the handler timed out) as well as failed: the chunks go.
-        let mut unfinished = Unfinished { bus: self.clone(), chunks_id: Some(event::new_id()) };
-        let chunks_id = unfinished.chunks_id.clone().unwrap_or_default();
-        let (size, chunks, digest) = self.put_chunks(&chunks_id, source, limit).await?;
+        let chunks_id = event::new_id();
+        let mut upload =
+            Upload { bus: self.clone(), chunks_id: chunks_id.clone(), in_flight: FuturesOrdered::new(), done: false };
+        let (size, chunks, digest) = upload.chunks(source, limit).await?;
         let old = self.object(name).await.ok().flatten();
         let object = Object {
             name: name.to_owned(),
@@ -115,56 +117,13 @@ impl Bus {
         let put = self.put_meta(&object).await;
         // Where it is not known whether the object stands, its chunks must: an orphan is better than a hollow file.
         if matches!(put, Ok(()) | Err(PublishError::Unknown(_))) {
-            unfinished.chunks_id = None;
+            upload.done = true;
         }
         put.map_err(PutError::Publish)?;
         if let Some(old) = old {
             self.purge_chunks(&old.chunks_id).await;
         }
         Ok(object)
-    }
-
-    async fn put_chunks(
-        &self,
-        chunks_id: &str,
-        mut source: impl Stream<Item = std::io::Result<Bytes>> + Unpin,
-        limit: u64,
-    ) -> Result<(u64, u64, String), PutError> {
-        let (mut sha, mut size, mut chunks) = (Sha256::new(), 0u64, 0u64);
-        let mut pending = BytesMut::new();
-        let mut in_flight = FuturesOrdered::new();
-        loop {
-            let part = source.next().await.transpose().map_err(PutError::Source)?;
-            let end = part.is_none();
-            if let Some(part) = part {
-                size += part.len() as u64;
-                if size > limit {
-                    return Err(PutError::TooLarge(limit));
-                }
-                sha.update(&part);
-                pending.extend_from_slice(&part);
-            }
-            while pending.len() >= CHUNK || (end && !pending.is_empty()) {
-                let payload = pending.split_to(pending.len().min(CHUNK)).freeze();
-                let subject = format!("$O.{FILES}.C.{chunks_id}");
-                in_flight.push_back(self.publish_owned(Envelope { subject, headers: Vec::new(), payload }));
-                chunks += 1;
-                if in_flight.len() >= WINDOW {
-                    in_flight.next().await.transpose().map_err(PutError::Publish)?;
-                }
-            }
-            if end {
-                break;
-            }
-        }
-        while let Some(stored) = in_flight.next().await {
-            stored.map_err(PutError::Publish)?;
-        }
-        Ok((size, chunks, format!("SHA-256={}", URL_SAFE.encode(sha.finalize()))))
-    }
-
-    async fn publish_owned(&self, envelope: Envelope) -> Result<super::PubAck, PublishError> {
-        self.publish(&envelope).await
     }
 
     async fn put_meta(&self, object: &Object) -> Result<(), PublishError> {
@@ -241,17 +200,71 @@ fn meta_subject(name: &str) -> String {
     format!("$O.{FILES}.M.{}", URL_SAFE.encode(name))
 }
 
-struct Unfinished {
+/// Chunks on their way into the store. Unless it is `done`, what came of it is taken back when it is dropped.
+struct Upload {
     bus: Bus,
-    chunks_id: Option<String>,
+    chunks_id: String,
+    in_flight: FuturesOrdered<BoxFuture<'static, Result<(), PublishError>>>,
+    done: bool,
 }
 
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        let (bus, chunks_id) = (self.bus.clone(), self.chunks_id.take());
-        if let (Some(chunks_id), Ok(runtime)) = (chunks_id, tokio::runtime::Handle::try_current()) {
-            runtime.spawn(async move { bus.purge_chunks(&chunks_id).await });
+impl Upload {
+    async fn chunks(
+        &mut self,
+        mut source: impl Stream<Item = std::io::Result<Bytes>> + Unpin,
+        limit: u64,
+    ) -> Result<(u64, u64, String), PutError> {
+        let (mut sha, mut size, mut chunks) = (Sha256::new(), 0u64, 0u64);
+        let mut pending = BytesMut::new();
+        loop {
+            let part = source.next().await.transpose().map_err(PutError::Source)?;
+            let end = part.is_none();
+            if let Some(part) = part {
+                size += part.len() as u64;
+                if size > limit {
+                    return Err(PutError::TooLarge(limit));
+                }
+                sha.update(&part);
+                pending.extend_from_slice(&part);
+            }
+            while pending.len() >= CHUNK || (end && !pending.is_empty()) {
+                self.send(pending.split_to(pending.len().min(CHUNK)).freeze());
+                chunks += 1;
+                if self.in_flight.len() >= WINDOW {
+                    self.in_flight.next().await.transpose().map_err(PutError::Publish)?;
+                }
+            }
+            if end {
+                break;
+            }
         }
+        while let Some(stored) = self.in_flight.next().await {
+            stored.map_err(PutError::Publish)?;
+        }
+        Ok((size, chunks, format!("SHA-256={}", URL_SAFE.encode(sha.finalize()))))
+    }
+
+    fn send(&mut self, payload: Bytes) {
+        let (bus, subject) = (self.bus.clone(), format!("$O.{FILES}.C.{}", self.chunks_id));
+        let envelope = Envelope { subject, headers: Vec::new(), payload };
+        self.in_flight.push_back(async move { bus.publish(&envelope).await.map(|_| ()) }.boxed());
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if self.done {
+            return;
+        }
+        let (bus, chunks_id, in_flight) =
+            (self.bus.clone(), std::mem::take(&mut self.chunks_id), std::mem::take(&mut self.in_flight));
+        runtime.spawn(async move {
+            // The server works off publishes and purges in separate queues: a chunk still on its way would outlive a
+            // purge that was sent after it.
+            in_flight.for_each(|_| std::future::ready(())).await;
+            bus.purge_chunks(&chunks_id).await;
+        });
     }
 }
 
