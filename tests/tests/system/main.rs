@@ -1,6 +1,7 @@
 //! Real servers, real binaries, real faults. Each test has a house of its own.
 
 mod clicks;
+mod crash;
 mod delivery;
 mod files;
 mod store;
