@@ -78,26 +78,4 @@ fn later(why: impl Into<String>) -> oncue::error::Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_status_has_its_verdict() {
-        let target = Target::parse("https://example.com/hook?token=hidden").expect("an address");
-        let told = |status| {
-            let status = StatusCode::from_u16(status).expect("a status");
-            format!("{:?}", verdict(&target, Answer { status, piece: "why".into() }))
-        };
-        for done in [200, 201, 202, 204, 299] {
-            assert_eq!(told(done), "Ok(())");
-        }
-        for again in [408, 409, 425, 429, 500, 501, 502, 503, 504, 599] {
-            assert!(told(again).starts_with("Err(Retry("), "{again}: {}", told(again));
-        }
-        for never in [300, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 410, 413, 422, 451, 600, 999] {
-            assert!(told(never).starts_with("Err(Reject("), "{never}: {}", told(never));
-        }
-        assert_eq!(told(410), r#"Err(Reject("https://example.com:443/hook answered 410 Gone: why"))"#);
-        assert!(told(302).contains("redirects are not followed: set WEBHOOK_URL"));
-    }
-}
+mod tests;
