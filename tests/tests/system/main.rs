@@ -5,3 +5,4 @@ mod delivery;
 mod files;
 mod store;
 mod traces;
+mod webhook;
