@@ -211,7 +211,9 @@ async fn a_receiver_in_trouble_is_asked_again_under_the_same_id() {
         assert_eq!(pair[0].body, pair[1].body);
         assert!(timestamp(&pair[0]) < timestamp(&pair[1]));
     }
-    received.iter().for_each(|request| assert_signed(request, &[&KEY]));
+    for request in &received {
+        assert_signed(request, &[&KEY]);
+    }
     assert_eq!(receiver.received().len(), 3);
     accept(&house, "two");
     let received = receiver.wait_for(4).await;

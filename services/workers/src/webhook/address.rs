@@ -36,23 +36,20 @@ fn refusal_v4(ip: Ipv4Addr) -> Option<&'static str> {
 /// All that is given out lies in 2000::/3 [IANA IPv6 Address Space], so what lies elsewhere is refused unless it carries
 /// an IPv4 address that is public.
 fn refusal_v6(ip: Ipv6Addr) -> Option<&'static str> {
-    let [a, b, c, d, e, f, g, h] = ip.segments();
-    let v4 = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        refusal_v4(Ipv4Addr::new(a, b, c, d))
-    };
-    match [a, b, c, d, e, f] {
-        [0, 0, 0, 0, 0, 0xffff] => return v4(g, h), // mapped [RFC 4291 section 2.5.5.2]
-        [0x64, 0xff9b, 0, 0, 0, 0] => return v4(g, h), // NAT64 [RFC 6052 section 2.1]
-        [0x2002, ..] => return v4(b, c),            // 6to4 [RFC 3056 section 2]
-        _ => {}
+    // Mapped [RFC 4291 section 2.5.5.2], NAT64 [RFC 6052 section 2.1], 6to4 [RFC 3056 section 2].
+    if let [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    | [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
+    | [0x20, 0x02, a, b, c, d, ..] = ip.octets()
+    {
+        return refusal_v4(Ipv4Addr::new(a, b, c, d));
     }
-    Some(match a {
+    let [first, second, ..] = ip.segments();
+    Some(match first {
         0 if ip.is_unspecified() => "an unspecified address",
         0 if ip.is_loopback() => "a loopback address",
-        0x2001 if b < 0x200 => "an address for protocols", // among them Teredo, which hides an IPv4 address
-        0x2001 if b == 0xdb8 => "an address for documentation",
-        0x3fff if b < 0x1000 => "an address for documentation",
+        0x2001 if second < 0x200 => "an address for protocols", // among them Teredo, which hides an IPv4 address
+        0x2001 if second == 0xdb8 => "an address for documentation",
+        0x3fff if second < 0x1000 => "an address for documentation",
         0x2000..=0x3fff => return None,
         0xfc00..=0xfdff => "a private address",
         0xfe80..=0xfebf => "a link-local address",
