@@ -6,3 +6,4 @@ mod delivery;
 mod files;
 mod store;
 mod traces;
+mod webhook;
