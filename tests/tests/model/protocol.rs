@@ -55,6 +55,7 @@ pub struct Protocol {
     pub unique_versions: bool,
 }
 
+/// How often each event was counted, as one field would tell: it is written from what was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Row {
     pub version: u8,

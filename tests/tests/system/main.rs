@@ -3,5 +3,7 @@
 mod clicks;
 mod delivery;
 mod files;
+mod known;
+mod properties;
 mod store;
 mod traces;
