@@ -44,11 +44,11 @@ fn nothing_is_lost(protocol: &Protocol, world: &World) -> bool {
         published || world.store.outbox[event].is_some()
     };
     let mut followed = (0..protocol.events).filter(|event| applied(world, *event) > 0).map(follows);
-    settled.all(|settled| settled) && (!protocol.second_function || followed.all(|followed| followed))
+    settled.all(|settled| settled) && (protocol.functions == 1 || followed.all(|followed| followed))
 }
 
 fn all_done(protocol: &Protocol, world: &World) -> bool {
-    let tasks = (0..protocol.events).chain(EVENTS..EVENTS + if protocol.second_function { protocol.events } else { 0 });
+    let tasks = (0..protocol.events).chain(EVENTS..EVENTS + if protocol.functions == 2 { protocol.events } else { 0 });
     let idle = world.workers.iter().all(|worker| *worker == Worker::Idle);
     let done = world.streams.iter().all(|place| *place != Place::Pending);
     idle && done && tasks.into_iter().all(|task| applied(world, task) == 1)
@@ -97,7 +97,7 @@ fn the_protocol_holds() {
     let parts = [
         ("two events", Protocol { ages: false, goes_back: false, ..Protocol::new(Broken::Nothing) }, false),
         ("one event, everything", Protocol { events: 1, ..Protocol::new(Broken::Nothing) }, false),
-        ("two events, one function", Protocol { second_function: false, ..Protocol::new(Broken::Nothing) }, false),
+        ("two events, one function", Protocol { functions: 1, ..Protocol::new(Broken::Nothing) }, false),
         ("two events, no ageing", Protocol { ages: false, ..Protocol::new(Broken::Nothing) }, true),
         ("two events, no rollback", Protocol { goes_back: false, ..Protocol::new(Broken::Nothing) }, true),
     ];
@@ -130,7 +130,7 @@ fn each_broken_twin_is_found_out() {
 /// Three events, one function, no ageing: what a worker can do that keeps a row through a rollback.
 fn through_a_rollback(unique_versions: bool) -> Protocol {
     let protocol = Protocol::new(Broken::Nothing);
-    Protocol { events: 3, second_function: false, ages: false, unique_versions, ..protocol }
+    Protocol { events: 3, functions: 1, ages: false, unique_versions, ..protocol }
 }
 
 /// Versions count up from what is there, so a rolled back row comes to bear a version a second time, for another

@@ -48,7 +48,8 @@ pub enum Broken {
 pub struct Protocol {
     pub broken: Broken,
     pub events: usize,
-    pub second_function: bool,
+    /// One, or two with outputs between them.
+    pub functions: u8,
     pub ages: bool,
     pub goes_back: bool,
     /// A version is never given twice, not even after a rollback.
@@ -143,12 +144,12 @@ pub enum Action {
 
 impl Protocol {
     pub fn new(broken: Broken) -> Self {
-        Self { broken, events: 2, second_function: true, ages: true, goes_back: true, unique_versions: false }
+        Self { broken, events: 2, functions: 2, ages: true, goes_back: true, unique_versions: false }
     }
 
     /// Only the first event's handler is not deterministic: one is enough, and the search stays small.
     fn variants(&self, message: Message) -> std::ops::Range<u8> {
-        0..if message == 0 && self.second_function { 2 } else { 1 }
+        0..if message == 0 && self.functions == 2 { 2 } else { 1 }
     }
 
     fn read(&self, world: &World, message: Message, drawn: Option<u8>, old: bool) -> Worker {
@@ -188,7 +189,7 @@ impl Protocol {
         world.store.row = Row { version: last + 1, ..row };
         world.store.row.counts[task] += 1;
         world.versions = world.versions.max(last + 1);
-        if !self.second_function {
+        if self.functions == 1 {
             return Worker::Settles { message, old };
         }
         world.store.outbox[task] = Some(variant);

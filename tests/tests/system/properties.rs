@@ -19,6 +19,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, RngSeed, TestError, TestRunner};
 
+use crate::store::break_library;
+
 const HORIZON: u64 = 3_600_000;
 const MARGIN: u64 = 300_000;
 const FUNCTION: &str = "properties";
@@ -123,7 +125,9 @@ fn run() -> impl Strategy<Value = RunPlan> {
     (0..KEYS, prop::option::of(row()), vec(event(), 1..4)).prop_map(|(key, row, mut events)| {
         if row.is_some() {
             // `Context` refuses operations on the table of the row that the handler holds.
-            events.iter_mut().for_each(|event| event.ops.retain(|(table, _)| *table != 0));
+            for event in &mut events {
+                event.ops.retain(|(table, _)| *table != 0);
+            }
         }
         RunPlan { key, row, events }
     })
@@ -212,7 +216,9 @@ impl Pair<'_> {
         for statuses in &answers {
             let applied = statuses.iter().filter(|status| **status == Status::Applied).count();
             assert!(applied == 0 || applied == statuses.len(), "half a run: {statuses:?}");
-            statuses.iter().for_each(|status| tally.count(status));
+            for status in statuses {
+                tally.count(status);
+            }
         }
         let after = self.seen(self.redis).await;
         assert_eq!(after, self.seen(&self.map).await, "Redis, map");
@@ -294,11 +300,7 @@ fn marks_outlive_the_fence(house: &House) {
     assert!(checked > 10, "only {checked} buckets were made");
 }
 
-#[test]
-fn redis_and_the_map_agree_on_everything() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let house = runtime.block_on(House::new(""));
-    let redis = runtime.block_on(house.store());
+fn config() -> ProptestConfig {
     let mut config = ProptestConfig { max_shrink_iters: 500, ..ProptestConfig::default() };
     if config.rng_seed == RngSeed::Random {
         config.rng_seed = RngSeed::Fixed(20_261_123);
@@ -307,12 +309,35 @@ fn redis_and_the_map_agree_on_everything() {
         config.cases = 40;
     }
     config.failure_persistence = Some(Box::new(FileFailurePersistence::Off));
-    println!("{} cases, {:?}", config.cases, config.rng_seed);
-    let (tally, seed) = (Tally::default(), config.rng_seed);
-    let outcome = TestRunner::new(config).run(&vec(step(), 1..25), |steps| {
-        runtime.block_on(play(&redis, &steps, &tally));
+    config
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+/// Plays case after case until one goes wrong.
+fn play_all(
+    runtime: &tokio::runtime::Runtime,
+    redis: &Store,
+    config: ProptestConfig,
+    tally: &Tally,
+) -> Result<(), TestError<Vec<Step>>> {
+    TestRunner::new(config).run(&vec(step(), 1..25), |steps| {
+        runtime.block_on(play(redis, &steps, tally));
         Ok(())
-    });
+    })
+}
+
+#[test]
+fn redis_and_the_map_agree_on_everything() {
+    let runtime = runtime();
+    let house = runtime.block_on(House::new(""));
+    let redis = runtime.block_on(house.store());
+    let (config, tally) = (config(), Tally::default());
+    let seed = config.rng_seed;
+    println!("{} cases, {seed:?}", config.cases);
+    let outcome = play_all(&runtime, &redis, config, &tally);
     if let Err(TestError::Fail(why, steps)) = &outcome {
         panic!("{seed:?}: {why}\nin {steps:#?}");
     }
@@ -328,4 +353,27 @@ fn redis_and_the_map_agree_on_everything() {
         assert!(tally.get(status).is_some_and(|n| *n > 10), "too few {status}: {tally:?}");
     }
     marks_outlive_the_fence(&house);
+}
+
+/// Random runs that find nothing wrong with a store that is wrong are no test.
+#[test]
+fn each_broken_twin_disagrees() {
+    let runtime = runtime();
+    let house = runtime.block_on(House::new(""));
+    let twins = [
+        ("seen-check off", "if mark then", "if false then"),
+        ("half a run", "refused = refused or status ~= nil", "refused = refused"),
+        ("operations checked one by one", "plan.kinds[op.key] = want", ""),
+        ("outputs not listed", "redis.call('ZADD', e.unpublished, now, e.outbox_key)", ""),
+        ("version not raised", "tonumber(run.version) + 1", "tonumber(run.version)"),
+    ];
+    for (name, line, broken) in twins {
+        house.redis_cli(&["FLUSHALL"]);
+        house.redis_cli(&["FUNCTION", "FLUSH"]);
+        let redis = runtime.block_on(house.store());
+        break_library(&house, line, broken);
+        let config = ProptestConfig { max_shrink_iters: 0, ..config() };
+        let outcome = play_all(&runtime, &redis, config, &Tally::default());
+        assert!(matches!(outcome, Err(TestError::Fail(..))), "nothing found with {name}: {outcome:?}");
+    }
 }

@@ -266,7 +266,7 @@ async fn an_emptied_redis_gets_its_library_back() {
 }
 
 /// Puts a broken copy of the function library in the place of the real one.
-fn break_library(house: &House, line: &str, broken: &str) {
+pub fn break_library(house: &House, line: &str, broken: &str) {
     let listed = house.redis_cli(&["FUNCTION", "LIST", "WITHCODE"]);
     let code = &listed[listed.find("#!lua").expect("the library is loaded")..];
     assert_eq!(code.matches(line).count(), 1, "{line:?} is not (or not only once) in commit.lua");
