@@ -4,6 +4,8 @@ mod clicks;
 mod crash;
 mod delivery;
 mod files;
+mod properties;
+mod regressions;
 mod store;
 mod traces;
 mod webhook;
