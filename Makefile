@@ -12,9 +12,9 @@ BIN := $(or $(CARGO_TARGET_DIR),target)
 .PHONY: up test measure lint fmt check install clean help
 .DEFAULT_GOAL := help
 
-up: install ## Run everything on this machine; Ctrl-C stops it all. Options: make up ARGS="--only count-views"
+up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=durable survives power cuts; ARGS="--only count-views"
 	@$(RELEASE)
-	@exec $(BIN)/release/oncue up $(ARGS)
+	@exec $(BIN)/release/oncue up --profile $(or $(PROFILE),dev) $(ARGS)
 
 test: install ## Run every test, with real servers and real programs
 	cargo build --locked --workspace $(FAULTY:%=--bin %) --features oncue-tests/failpoints

@@ -88,6 +88,16 @@ impl House {
         Process::spawn(binary, command, log)
     }
 
+    /// The same with at most `kib` of address space.
+    pub fn spawn_limited(&self, binary: &str, kib: u64) -> Process {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let log = self.dir.join(format!("limited-{binary}-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("ulimit -v {kib}; exec \"$0\"")]).arg(built(binary));
+        command.envs(self.env.iter().cloned()).current_dir(&self.dir);
+        Process::spawn(binary, command, log)
+    }
+
     /// Starts a binary that has crash points, with what is to happen at them (see `oncue::fault`).
     pub fn spawn_faulty(&self, binary: &str, failpoints: &str) -> Process {
         static COUNT: AtomicU32 = AtomicU32::new(0);

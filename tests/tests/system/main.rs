@@ -1,11 +1,15 @@
 //! Real servers, real binaries, real faults. Each test has a house of its own.
 
+mod bad_input;
 mod clicks;
 mod crash;
 mod delivery;
 mod files;
+mod once;
+mod poison;
 mod properties;
 mod regressions;
 mod store;
 mod traces;
+mod upkeep;
 mod webhook;
