@@ -3,7 +3,9 @@
 mod clicks;
 mod crash;
 mod delivery;
+mod dlq;
 mod files;
+mod recover;
 mod store;
 mod traces;
 mod webhook;
