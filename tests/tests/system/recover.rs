@@ -8,7 +8,7 @@ use oncue::event;
 use oncue::store::Store;
 use oncue_proto::oncue::v1::{Envelope, Header};
 use oncue_tests::house::{House, Process, QUICK, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 async fn house() -> House {
     House::new(&format!("[functions.misbehave]\n{QUICK}\n[functions.record]\n{QUICK}\n")).await
@@ -48,8 +48,7 @@ async fn an_audit_accounts_for_every_event_and_names_what_is_lost() {
         let subject = event::subject(subject, "/known");
         bus.publish(&Envelope { subject, headers: headers.into(), payload: payload.into() }).await.expect("taken");
     }
-    house.drained(&bus, "web", "misbehave").await;
-    house.drained(&bus, "web", "record").await;
+    settle(&house, &bus, 9).await;
     for worker in &mut workers {
         assert_eq!(worker.stop().await, Some(0));
     }
@@ -65,7 +64,7 @@ async fn an_audit_accounts_for_every_event_and_names_what_is_lost() {
     house.redis_cli(&["EVAL", forget, "1", &bucket]);
     let (code, audits) = audit(&house);
     assert_eq!((code, sums(&audits[0])), (1, [7, 3, 1, 2, 1, 0]), "{audits:?}");
-    assert_eq!(audits[0]["lost_ids"], serde_json::json!(["known"]));
+    assert_eq!(audits[0]["lost_ids"], json!(["known"]));
     let (code, out, _) = oncue(&house, &["audit"]);
     assert!(code == 1 && out.contains("misbehave has lost:\n  known"), "{out}");
 }
@@ -92,12 +91,12 @@ async fn lose_commits() -> Loss {
     let (bus, store) = (house.bus().await, house.store().await);
     let mut workers = house.start_all(&["misbehave", "record"]).await;
     house.plain_publish((0..10).map(|n| told(&format!("/p{n}"), "emit:1")));
-    settle(&house, &bus).await;
+    settle(&house, &bus, 20).await;
     let (log, aside) = (house.dir.join("appendonlydir"), house.dir.join("aside"));
     copy(&log, &aside);
     house.plain_publish((10..EVENTS).map(|n| told(&format!("/p{n}"), "emit:1")));
     house.plain_publish([told("/dead", "reject"), told("/dead", "reject")]);
-    settle(&house, &bus).await;
+    settle(&house, &bus, 62).await;
     house.redis.kill();
     std::fs::remove_dir_all(&log).expect("removed");
     copy(&aside, &log);
@@ -113,7 +112,17 @@ async fn lose_commits() -> Loss {
     Loss { house, bus, store, workers }
 }
 
-async fn settle(house: &House, bus: &Bus) {
+/// Everything is done, once the stream holds as many messages as there must be: a consumer hears of one a moment later.
+async fn settle(house: &House, bus: &Bus, messages: u64) {
+    until(&format!("{messages} messages"), async || (house.count(bus, "web").await >= messages).then_some(())).await;
+    for (function, subject) in [("misbehave", "web.page.viewed"), ("record", "web.page.milestone.*")] {
+        let last = bus.api("STREAM.MSG.GET.web", &json!({ "last_by_subj": subject })).await.expect("the last event");
+        until(&format!("{function} has it all"), async || {
+            let info = bus.api(&format!("CONSUMER.INFO.web.{function}"), &Value::Null).await.ok()?;
+            (info["delivered"]["stream_seq"].as_u64() >= last["message"]["seq"].as_u64()).then_some(())
+        })
+        .await;
+    }
     house.drained(bus, "web", "misbehave").await;
     house.drained(bus, "web", "record").await;
 }
@@ -139,7 +148,7 @@ impl Loss {
 
     async fn start_again(&mut self) {
         self.workers = self.house.start_all(&["misbehave", "record"]).await;
-        settle(&self.house, &self.bus).await;
+        settle(&self.house, &self.bus, 63).await;
         self.store = self.house.store().await; // the connection from before the loss fails once
     }
 }
@@ -172,7 +181,7 @@ async fn what_redis_lost_is_restored_from_the_streams_and_counts_once() {
     assert!(code == 2 && err.contains("--since"), "nothing stands any more: {err}");
     let (code, _, err) = oncue(&loss.house, &["recover", "redis", "--since", "1h", "--yes"]);
     assert_eq!(code, 0, "once more, for nothing: {err}");
-    settle(&loss.house, &loss.bus).await;
+    settle(&loss.house, &loss.bus, 63).await;
     assert_eq!(loss.effects().await, EVENTS);
 }
 
@@ -184,7 +193,7 @@ async fn without_going_back_in_the_streams_effects_are_missing() {
     loss.start_again().await;
     assert_eq!(loss.effects().await, 10, "only what Redis still had");
     let (code, audits) = audit(&loss.house);
-    assert_eq!((code, &audits[0]["lost"]), (1, &serde_json::json!(22)), "{audits:?}");
+    assert_eq!((code, &audits[0]["lost"]), (1, &json!(22)), "{audits:?}");
 }
 
 /// Outputs of twenty events are in the stream, nobody has acted on them yet, and NATS comes back empty.
@@ -193,8 +202,8 @@ async fn lose_outputs() -> House {
     let bus = house.bus().await;
     let mut worker = house.start("misbehave").await;
     house.plain_publish((0..20).map(|n| told(&format!("/p{n}"), "emit:2")));
+    until("all outputs are there", async || (house.count(&bus, "web").await == 60).then_some(())).await;
     house.drained(&bus, "web", "misbehave").await;
-    assert_eq!(house.count(&bus, "web").await, 60);
     assert_eq!(worker.stop().await, Some(0));
     house.nats.kill();
     std::fs::remove_dir_all(house.dir.join("nats")).expect("removed");
