@@ -3,20 +3,26 @@
 mod up;
 
 mod apply;
+mod audit;
 mod completions;
+mod dlq;
 mod doctor;
 mod health;
 mod ps;
 mod publish;
+mod recover;
 mod tail;
 
+mod confirm;
 mod exit;
 mod http;
 mod manifests;
 mod paint;
+mod program;
 mod services;
 mod settings;
 mod table;
+mod when;
 
 use std::process::ExitCode;
 
@@ -48,6 +54,14 @@ enum Verb {
     Tail(tail::Args),
     /// List functions: replicas, lag, in flight, failed.
     Ps(ps::Args),
+    /// Dead letters: list, show, redrive or drop them.
+    #[command(subcommand)]
+    Dlq(dlq::Verb),
+    /// Count what became of every event: applied, dead, pending, or lost.
+    Audit(audit::Args),
+    /// Restore what Redis or NATS has lost.
+    #[command(subcommand)]
+    Recover(recover::Verb),
     /// Check both servers and say in plain words what is promised with them as they are.
     Doctor(doctor::Args),
     /// Tell a container engine whether a part is healthy (exit code 0 or 1).
@@ -79,6 +93,9 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Publish(args) => publish::run(args, &settings).await,
         Verb::Tail(args) => tail::run(args, &settings).await,
         Verb::Ps(args) => ps::run(&args, &settings).await,
+        Verb::Dlq(verb) => dlq::run(verb, &settings).await,
+        Verb::Audit(args) => audit::run(args, &settings).await,
+        Verb::Recover(verb) => recover::run(verb, &settings).await,
         Verb::Doctor(args) => doctor::run(&args, &settings).await,
         Verb::Health(args) => health::run(&args, &settings).await,
         Verb::Completions(_) => Ok(exit::OK),

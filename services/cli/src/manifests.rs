@@ -39,7 +39,8 @@ pub async fn of(settings: &Settings, names: &[String]) -> Result<Vec<Manifest>, 
     Err(Failure::failed(format_args!("not every function says what it is\n{}", mistakes.join("\n"))))
 }
 
-async fn ask(bin: &Path, name: &str) -> Result<Manifest, String> {
+/// Manifest of one function, or why not.
+pub async fn ask(bin: &Path, name: &str) -> Result<Manifest, String> {
     let program = std::path::absolute(bin.join(name)).map_err(|e| e.to_string())?;
     let asked = Command::new(program).arg("--manifest").stdin(Stdio::null()).kill_on_drop(true).output();
     let output = match tokio::time::timeout(TIMEOUT, asked).await {

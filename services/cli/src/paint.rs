@@ -1,7 +1,7 @@
 //! What the verbs print. Colours go to terminals only; `NO_COLOR` and `CLICOLOR_FORCE` are honoured (by anstream).
 
 use std::fmt::Display;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
 
@@ -50,6 +50,32 @@ pub fn complain(failure: &Failure) {
     let _ = io::stderr().flush();
 }
 
+/// Columns of the terminal on stdout; `None` where it is none, and nothing needs to be cut.
+pub fn width() -> Option<usize> {
+    if !io::stdout().is_terminal() {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// A line that replaces itself, on stderr, where that is a terminal; an empty one goes away.
+pub fn progress(line: impl Display) {
+    if io::stderr().is_terminal() {
+        let _ = write!(anstream::stderr(), "\r\x1b[2K{line}");
+        let _ = io::stderr().flush();
+    }
+}
+
+/// One line without control characters, at most `most` characters long.
+pub fn brief(text: &str, most: usize) -> String {
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    if text.chars().count() <= most {
+        return text.chars().map(clean).collect();
+    }
+    text.chars().take(most.saturating_sub(1)).map(clean).chain(['…']).collect()
+}
+
 /// Thousands apart: `12,345`.
 pub fn number(n: u64) -> String {
     let digits = n.to_string();
@@ -71,6 +97,12 @@ mod tests {
     fn numbers_are_grouped() {
         let shown: Vec<String> = [0, 999, 1000, 1_234_567].into_iter().map(number).collect();
         assert_eq!(shown, ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn long_and_dirty_text_is_cut_and_cleaned() {
+        assert_eq!(brief("a\u{1b}[2J\nb", 80), "a [2J b");
+        assert_eq!(brief("abcdef", 4), "abc…");
     }
 
     #[test]

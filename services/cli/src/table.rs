@@ -4,6 +4,9 @@ use anstyle::Style;
 
 use crate::paint::{DIM, PLAIN, paint};
 
+/// The last column is never cut to less.
+const LEAST: usize = 16;
+
 pub struct Cell {
     text: String,
     style: Style,
@@ -28,6 +31,20 @@ impl Cell {
         self.right = true;
         self
     }
+}
+
+/// The same with its last column cut to what the terminal has room for.
+pub fn render_within(head: &[&str], mut rows: Vec<Vec<Cell>>, columns: Option<usize>) -> String {
+    let last = head.len() - 1;
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].text.chars().count());
+        cells.chain([head[column].chars().count()]).max().unwrap_or(0) + 2
+    };
+    if let Some(columns) = columns {
+        let room = columns.saturating_sub((0..last).map(width).sum()).max(LEAST);
+        rows.iter_mut().for_each(|row| row[last].text = crate::paint::brief(&row[last].text, room));
+    }
+    render(head, &rows)
 }
 
 /// The table with its head, without a line break at the end.

@@ -22,6 +22,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::event::{self, Incoming, Meta, Origin};
 use crate::function::Erased;
+use crate::handle::panic_text;
 use crate::manifest::Manifest;
 use crate::state::AnyRow;
 use crate::store::{Ask, Mark, RedisStore, RowKey, Settled, Store};
@@ -169,10 +170,10 @@ pub(crate) async fn dry_run(function: &Erased, manifest: &Manifest, config: &Con
             let outcome = if rejected { "dead" } else { "retry" };
             return Ok(json!({ "outcome": outcome, "message": message, "site": site }));
         }
-        Ok(Err(_)) => {
-            return Ok(
-                json!({ "outcome": "retry", "message": "panicked", "site": crate::watchdog::take_panic_site() }),
-            );
+        Ok(Err(panic)) => {
+            let message = format!("panicked: {}", panic_text(panic.as_ref()));
+            let site = crate::watchdog::take_panic_site();
+            return Ok(json!({ "outcome": "retry", "message": message, "site": site }));
         }
         Err(_) => return Ok(json!({ "outcome": "retry", "message": format!("still running after {limit:?}") })),
     };

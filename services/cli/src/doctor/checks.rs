@@ -190,13 +190,12 @@ async fn compare(settings: &Settings, bus: &Bus, manifests: &[Manifest], report:
         Ok(done) => report.fix(format!("not as oncue.toml says: {}", done.join(", ")), "run `oncue apply`"),
         Err(e) => report.fix(e.to_string(), "run `oncue apply`"),
     }
-    let dlq = bus.api(&format!("STREAM.INFO.{}", layout::DLQ), &Value::Null).await;
-    match dlq.ok().and_then(|info| info["state"]["messages"].as_u64()) {
-        Some(dead @ 1..) => {
-            report
-                .know(format!("{dead} dead letters wait for somebody"), "see them with `oncue tail dlq --from start`");
-        }
-        _ => report.good("no dead letters"),
+    // Of two tokens: records of dropped letters have three.
+    let letters = serde_json::json!({ "subjects_filter": format!("{}.*", layout::DLQ) });
+    let dlq = bus.api(&format!("STREAM.INFO.{}", layout::DLQ), &letters).await.unwrap_or_default();
+    match dlq["state"]["subjects"].as_object().into_iter().flatten().filter_map(|(_, n)| n.as_u64()).sum() {
+        0u64 => report.good("no dead letters"),
+        dead => report.know(format!("{dead} dead letters wait for somebody"), "see them with `oncue dlq ls`"),
     }
 }
 
@@ -230,6 +229,9 @@ async fn redis(settings: &Settings, store: &RedisStore, facts: &mut Facts, repor
             "use the Redis of this app, or an empty one",
         ),
         None => report.know("Redis was not used by any worker yet", "the first worker lays it out"),
+    }
+    if let Some(regression) = store.regression().await.map_err(text)? {
+        report.fix(regression.to_string(), "run `oncue recover redis`; until then workers refuse to start");
     }
     if store.is_loaded().await.map_err(text)? {
         report.good(format!("function library {} is loaded", store.library_name()));

@@ -1,0 +1,39 @@
+//! `oncue dlq`: events that were set aside. Letters of one cause are a group, so that a thousand failures of one line of
+//! code are one thing to decide on.
+
+mod drop;
+mod dry_run;
+mod envelope;
+mod letters;
+mod list;
+mod outcome;
+mod redrive;
+mod show;
+mod target;
+
+use crate::exit::Failure;
+use crate::settings::Settings;
+
+#[derive(clap::Subcommand)]
+pub enum Verb {
+    /// List dead letters in groups of one cause.
+    Ls(list::Args),
+    /// Show one letter whole, with its payload and the link to its trace.
+    Show(show::Args),
+    /// Give letters back to the function that set them aside, and to no other.
+    Redrive(redrive::Args),
+    /// Give letters up, leaving a record of who did and why.
+    Drop(drop::Args),
+    /// List the letters that were given up.
+    Dropped(drop::ListArgs),
+}
+
+pub async fn run(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
+    match verb {
+        Verb::Ls(args) => list::run(&args, settings).await,
+        Verb::Show(args) => show::run(&args, settings).await,
+        Verb::Redrive(args) => redrive::run(&args, settings).await,
+        Verb::Drop(args) => drop::run(&args, settings).await,
+        Verb::Dropped(args) => drop::list(&args, settings).await,
+    }
+}

@@ -1,0 +1,143 @@
+//! `oncue dlq drop` and `dropped`: a letter is given up only with a name and a reason on record.
+
+use oncue::bus::Bus;
+use oncue::bus::layout::DLQ;
+use oncue::event::{self, Meta};
+use oncue_proto::oncue::v1::{DeadLetterDropped, Envelope, Header};
+use oncue_proto::{Event as _, Format};
+use prost::Message as _;
+use serde_json::json;
+
+use crate::exit::{self, Failure};
+use crate::paint::{BAD, BOLD, NAME, brief, number, say, width};
+use crate::settings::Settings;
+use crate::table::{self, Cell, text};
+use crate::{confirm, when};
+
+use super::envelope;
+use super::letters::{self, Letter};
+use super::target::Selection;
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    selection: Selection,
+    /// Why; it stays on record.
+    #[arg(long, value_name = "TEXT")]
+    why: String,
+    /// Do not ask.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+#[derive(clap::Args)]
+pub struct ListArgs {
+    /// Print one JSON array.
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
+    if args.why.trim().is_empty() {
+        return Err(Failure::usage("--why must say why"));
+    }
+    let bus = settings.bus().await?;
+    let chosen = args.selection.choose(&letters::all(&bus).await?)?;
+    if chosen.len() > 1 {
+        confirm::ask(&format!("Drop {} letters for good?", chosen.len()), args.yes)?;
+    }
+    for letter in &chosen {
+        give_up(letter, args.why.trim(), &bus)
+            .await
+            .map_err(|e| Failure::failed(format_args!("#{} is still there: {e}", letter.number)))?;
+    }
+    say(format_args!("{} dropped; `oncue dlq dropped` lists them", number(chosen.len() as u64)));
+    Ok(exit::OK)
+}
+
+/// The record first: a letter must not vanish without one.
+async fn give_up(letter: &Letter, why: &str, bus: &Bus) -> Result<(), String> {
+    bus.publish(&record(letter, why, &who())).await.map_err(|e| e.to_string())?;
+    bus.delete_message(DLQ, letter.number).await.map_err(|e| e.to_string())
+}
+
+fn record(letter: &Letter, why: &str, who: &str) -> Envelope {
+    let (inner, now) = (&letter.letter, event::now_ms());
+    let record = DeadLetterDropped {
+        function: inner.function.clone(),
+        reason: inner.reason.clone(),
+        message: inner.message.clone(),
+        event_id: inner.event_id.clone(),
+        event_type: inner.event_type.clone(),
+        flow_id: inner.flow_id.clone(),
+        who: who.to_owned(),
+        why: why.to_owned(),
+        at: Some(when::timestamp(now)),
+    };
+    let meta = Meta {
+        id: envelope::message_id("drop", inner, inner.redrives),
+        source: "/oncue/cli".into(),
+        ty: DeadLetterDropped::TYPE.to_owned(),
+        time: now,
+        timed: true,
+        flow: inner.flow_id.clone(),
+        cause: inner.event_id.clone(),
+        hops: 0,
+        traceparent: letter.traceparent.clone(),
+        tracestate: None,
+        baggage: None,
+        redrive: None,
+    };
+    let headers = event::headers(&meta, &inner.function, Format::Protobuf);
+    let headers = headers.into_iter().map(|(name, value)| Header { name, value }).collect();
+    Envelope { subject: DeadLetterDropped::TYPE.to_owned(), headers, payload: record.encode_to_vec().into() }
+}
+
+/// user@host, as far as they are known.
+fn who() -> String {
+    let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let user = named("USER").or_else(|| named("LOGNAME")).unwrap_or_else(|| "somebody".to_owned());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| named("HOSTNAME"));
+    format!("{user}@{}", host.as_deref().map_or("somewhere", str::trim))
+}
+
+pub async fn list(args: &ListArgs, settings: &Settings) -> Result<u8, Failure> {
+    let found = letters::read(&settings.bus().await?, 1).await?;
+    let records = found.iter().filter(|found| found.subject == DeadLetterDropped::TYPE);
+    let records: Vec<DeadLetterDropped> =
+        records.filter_map(|found| DeadLetterDropped::decode(&found.payload[..]).ok()).collect();
+    if args.json {
+        say(json!(records.iter().map(whole).collect::<Vec<_>>()));
+    } else if records.is_empty() {
+        say("no letter was dropped");
+    } else {
+        let head = ["AGE", "FUNCTION", "REASON", "EVENT", "WHO", "WHY"];
+        say(table::render_within(&head, records.iter().map(row).collect(), width()));
+    }
+    Ok(exit::OK)
+}
+
+fn whole(record: &DeadLetterDropped) -> serde_json::Value {
+    json!({
+        "at": event::format_time(when::ms(record.at.as_ref())),
+        "function": record.function,
+        "reason": record.reason,
+        "message": record.message,
+        "event": record.event_id,
+        "type": record.event_type,
+        "flow": record.flow_id,
+        "who": record.who,
+        "why": record.why,
+    })
+}
+
+fn row(record: &DeadLetterDropped) -> Vec<Cell> {
+    vec![
+        text(when::ago(when::ms(record.at.as_ref()), event::now_ms())).right(),
+        text(&record.function).style(NAME),
+        text(&record.reason).style(BAD),
+        text(brief(&record.event_id, 48)),
+        text(brief(&record.who, 48)).style(BOLD),
+        text(brief(&record.why, 200)),
+    ]
+}

@@ -1,0 +1,108 @@
+//! `oncue recover nats`: outputs stay in Redis for a while after they were published, and are published again from there
+//! under the same ids. What the stream still knows is a duplicate, what only its consumers know is skipped by them.
+
+use futures::{StreamExt as _, stream};
+use oncue::bus::{Bus, PubAck, PublishError};
+use oncue::event::{self, PARTITIONS};
+use oncue::store::Store;
+use oncue_proto::oncue::v1::{Envelope, Outbox};
+use prost::Message as _;
+
+use crate::exit::{self, Failure};
+use crate::paint::{CHANGED, DIM, number, paint, progress, remark, say};
+use crate::settings::Settings;
+use crate::table::{self, text};
+use crate::{confirm, when};
+
+/// Publishes under way at a time.
+const AT_ONCE: usize = 64;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only what was published since: a time (2026-01-31T12:00:00Z) or a duration ago (15m). Default: all that is kept.
+    #[arg(long, value_name = "T", value_parser = when::since)]
+    since: Option<u64>,
+    /// Do not ask.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+#[derive(Default)]
+struct Tally {
+    new: u64,
+    duplicates: u64,
+    unreadable: u64,
+    /// How many could not be published, and why the first could not.
+    refused: u64,
+    why: Option<String>,
+}
+
+pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
+    let (bus, store) = (settings.bus().await?, Store::Redis(settings.store().await?));
+    let since = args.since.map_or_else(|| "all that is kept".to_owned(), |ms| event::format_time(ms));
+    confirm::ask(&format!("Publish outputs again ({since})?"), args.yes)?;
+    let mut tally = Tally::default();
+    for partition in 0..PARTITIONS {
+        progress(format_args!("partition {} of {PARTITIONS}", partition + 1));
+        again(partition, args.since.unwrap_or(0), &bus, &store, &mut tally).await?;
+    }
+    progress("");
+    let row = |what: &str, n: u64| vec![text(what), table::number(n)];
+    say(table::render(
+        &["OUTPUTS", ""],
+        &[row("published again", tally.new), row("still known to NATS", tally.duplicates)],
+    ));
+    if tally.unreadable > 0 {
+        remark(format_args!("{} outboxes in Redis cannot be read", number(tally.unreadable)));
+    }
+    if let Some(why) = tally.why {
+        let what = format!("{} outputs could not be published; the first: {why}", number(tally.refused));
+        return Err(
+            Failure::failed(what).advise("if streams are missing, `oncue apply` makes them; then run this again")
+        );
+    }
+    let keep = humantime::format_duration(settings.config.keep_outputs.0);
+    remark(paint(
+        DIM,
+        format_args!(
+            "Outputs are kept for {keep}. Events from outside are not: what NATS lost of them, their senders must send again."
+        ),
+    ));
+    Ok(if tally.unreadable > 0 { exit::FAILED } else { exit::OK })
+}
+
+/// All kept outputs of one partition.
+async fn again(partition: u32, since: u64, bus: &Bus, store: &Store, tally: &mut Tally) -> Result<(), Failure> {
+    let mut from = 0;
+    loop {
+        let kept = store.kept(partition, since, from).await.map_err(Failure::silent)?;
+        if kept.is_empty() {
+            return Ok(());
+        }
+        from += kept.len();
+        let mut outputs: Vec<Envelope> = Vec::new();
+        for outbox in kept {
+            match Outbox::decode(outbox.outbox) {
+                Ok(outbox) => outputs.extend(outbox.outputs),
+                Err(_) => tally.unreadable += 1,
+            }
+        }
+        let mut acks = stream::iter(&outputs).map(|output| bus.publish(output)).buffer_unordered(AT_ONCE);
+        while let Some(ack) = acks.next().await {
+            tally.count(ack);
+        }
+    }
+}
+
+impl Tally {
+    fn count(&mut self, ack: Result<PubAck, PublishError>) {
+        match ack {
+            Ok(ack) if ack.duplicate => self.duplicates += 1,
+            Ok(_) => self.new += 1,
+            Err(e) => {
+                self.refused += 1;
+                self.why.get_or_insert_with(|| paint(CHANGED, e));
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! `oncue recover redis`: every consumer begins again where the loss began. Seen-marks come and go with the state they
+//! belong to, so what survived is skipped and what was lost is applied: going back too far costs time, nothing else.
+
+use std::time::Duration;
+
+use oncue::bus::Bus;
+use oncue::bus::layout::TIMER;
+use oncue::event;
+use oncue::manifest::Manifest;
+use serde_json::Value;
+
+use crate::exit::{self, Failure};
+use crate::paint::{CHANGED, DIM, GOOD, NAME, number, paint, remark, say};
+use crate::settings::Settings;
+use crate::table::{self, text};
+use crate::{confirm, manifests, when};
+
+/// Clocks of two servers, and commits on their way.
+const MARGIN: Duration = Duration::from_mins(1);
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// When the loss began: a time (2026-01-31T12:00:00Z) or a duration ago (15m). Default: as the workers found out.
+    #[arg(long, value_name = "T", value_parser = when::since)]
+    since: Option<u64>,
+    /// Do not ask.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// One function's way back.
+struct Way {
+    function: String,
+    stream: String,
+    /// Where its consumer begins again; `None` if nothing has come since.
+    from: Option<u64>,
+    /// Messages from there on, of whatever type.
+    most: u64,
+}
+
+pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
+    let names: Vec<String> = settings.config.functions.keys().cloned().collect();
+    let manifests = manifests::of(settings, &names).await?;
+    let (bus, store) = (settings.bus().await?, settings.store().await?);
+    let regression = store.regression().await.map_err(Failure::silent)?;
+    if let Some(regression) = &regression {
+        remark(regression);
+    }
+    let found = regression.map(|regression| regression.since.saturating_sub(MARGIN.as_millis() as u64));
+    let since = args.since.or(found).ok_or_else(|| {
+        Failure::usage("no worker has seen Redis go back in time")
+            .advise("if you know better, say when the loss began: `oncue recover redis --since 15m`")
+    })?;
+    let mut ways = Vec::new();
+    for manifest in &manifests {
+        ways.extend(way(manifest, since, &bus).await?);
+    }
+    warn(&ways, since, &bus, settings).await?;
+    let most: u64 = ways.iter().filter(|way| way.from.is_some()).map(|way| way.most).sum();
+    let question =
+        format!("Deliver again what came since {} (up to {} events)?", event::format_time(since), number(most));
+    confirm::ask(&question, args.yes)?;
+    say(table::render(&["FUNCTION", "STREAM", "FROM", "DELIVERED AGAIN"], &rewind(&ways, &bus).await?));
+    store.clear_regression().await.map_err(Failure::silent)?;
+    say(paint(GOOD, "Workers may be started again: what survived is skipped, what was lost is applied."));
+    remark(paint(
+        DIM,
+        "When they have caught up (`oncue ps`), `oncue audit` tells whether anything is still missing: an event that \
+         had waited for long before it was applied needs an earlier --since.",
+    ));
+    Ok(exit::OK)
+}
+
+/// `None` for a function that has no consumer: it begins with the whole stream anyway.
+async fn way(manifest: &Manifest, since: u64, bus: &Bus) -> Result<Option<Way>, Failure> {
+    let (function, stream) = (&manifest.name, &manifest.stream);
+    let consumer = match bus.api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null).await {
+        Ok(info) => info,
+        Err(e) if e.is_not_found() => {
+            remark(format_args!("{function}: it has no consumer yet, so it has nothing to restore"));
+            return Ok(None);
+        }
+        Err(e) => return Err(Failure::silent(e)),
+    };
+    // One that was to begin with new events must not get those from before its time.
+    let born = Some(&consumer["created"]).filter(|_| consumer["config"]["deliver_policy"] == "new");
+    let born = born.and_then(Value::as_str).and_then(event::parse_time).unwrap_or(0);
+    let first = bus.first_since(stream, since.max(born)).await.map_err(Failure::silent)?;
+    let info = bus.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await.map_err(Failure::silent)?;
+    let last = info["state"]["last_seq"].as_u64().unwrap_or(0);
+    // Never ahead of what is still to be done: that would skip it.
+    let floor = consumer["ack_floor"]["stream_seq"].as_u64().unwrap_or(0);
+    let from = first.map(|first| first.min(floor + 1)).filter(|from| *from <= floor);
+    let most = from.map_or(0, |from| (last + 1).saturating_sub(from));
+    Ok(Some(Way { function: function.clone(), stream: stream.clone(), from, most }))
+}
+
+/// What going back cannot bring back.
+async fn warn(ways: &[Way], since: u64, bus: &Bus, settings: &Settings) -> Result<(), Failure> {
+    let mut streams: Vec<&str> = ways.iter().map(|way| way.stream.as_str()).filter(|s| *s != TIMER).collect();
+    streams.sort_unstable();
+    streams.dedup();
+    for stream in streams {
+        let info = bus.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await.map_err(Failure::silent)?;
+        let state = &info["state"];
+        let first = state["first_ts"].as_str().and_then(event::parse_time).unwrap_or(0);
+        if state["first_seq"].as_u64() > Some(1) && first > since {
+            let begins = event::format_time(first);
+            say(format_args!(
+                "{} the stream {stream} begins only at {begins}: effects of what came before cannot be restored",
+                paint(CHANGED, "warning:")
+            ));
+        }
+        let horizon = settings.config.stream(stream).horizon.0;
+        if event::now_ms().saturating_sub(horizon.as_millis() as u64) > since {
+            say(format_args!(
+                "{} that is longer ago than the horizon of {stream} ({}): of what is older, lost effects become dead \
+                 letters (too_old), to be redriven with `oncue dlq redrive --reason too_old`",
+                paint(CHANGED, "warning:"),
+                humantime::format_duration(horizon)
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Rewinds one after another; a row for each.
+async fn rewind(ways: &[Way], bus: &Bus) -> Result<Vec<Vec<table::Cell>>, Failure> {
+    let mut rows = Vec::new();
+    for Way { function, stream, from, .. } in ways {
+        let mut again = 0;
+        if let Some(from) = from {
+            bus.rewind(stream, function, *from).await.map_err(|e| {
+                Failure::failed(format_args!("{function} cannot be rewound: {e}"))
+                    .advise("nothing is lost by running this again; until then the workers stay stopped")
+            })?;
+            let info = bus.api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null).await;
+            again = info.map_err(Failure::silent)?["num_pending"].as_u64().unwrap_or(0);
+        }
+        rows.push(vec![
+            text(function).style(NAME),
+            text(stream),
+            text(from.map_or_else(|| "-".to_owned(), |from| from.to_string())).right(),
+            table::number(again),
+        ]);
+    }
+    Ok(rows)
+}
