@@ -1,4 +1,5 @@
 //! What tests of the whole house share.
 
 pub mod house;
+pub mod proxy;
 pub mod pictures;

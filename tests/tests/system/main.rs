@@ -3,5 +3,6 @@
 mod clicks;
 mod delivery;
 mod files;
+mod proxy;
 mod store;
 mod traces;
