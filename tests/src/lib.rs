@@ -2,4 +2,5 @@
 
 pub mod house;
 pub mod proxy;
+pub mod chaos;
 pub mod pictures;

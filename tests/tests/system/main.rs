@@ -1,5 +1,6 @@
 //! Real servers, real binaries, real faults. Each test has a house of its own.
 
+mod chaos;
 mod clicks;
 mod delivery;
 mod files;

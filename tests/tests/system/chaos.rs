@@ -1,0 +1,37 @@
+//! The rows of the fault table, each for a few seconds. `make chaos` runs them for longer.
+
+use oncue_tests::chaos::report::Plan;
+use oncue_tests::chaos::rows::find;
+
+/// `CHAOS_SEED`, or a new one; printed, so that a failure can be had again.
+fn seed() -> u64 {
+    std::env::var("CHAOS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..1 << 32))
+}
+
+async fn row(id: &str) {
+    let row = find(id).expect("a row of the table");
+    let seed = seed();
+    println!("again: CHAOS_SEED={seed} cargo nextest run -p oncue-tests --test system chaos");
+    let report = (row.run)(Plan { seed, seconds: row.short, ..Plan::default() }).await;
+    println!("{report:#?}");
+    assert!(report.passed(), "{id} with seed {seed}: {:#?}", report.failures);
+}
+
+macro_rules! rows {
+    ($($name:ident $id:literal)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            row($id).await;
+        })*
+    };
+}
+
+rows! {
+    k2_workers_die "K-2"
+    k3_nats_dies "K-3"
+    k4_redis_dies "K-4"
+    k5_all_die "K-5"
+    z1_zombies "Z-1"
+    n1_partitions "N-1"
+    n2_bad_lines "N-2"
+}
