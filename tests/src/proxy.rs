@@ -4,7 +4,7 @@
 mod frames;
 mod link;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,8 @@ pub struct Wire {
     pub terms: u64,
     /// NAKs sent when the server had not heard of the delivery for the ack wait, and may have given it to another.
     pub late_naks: u64,
+    /// Deliveries of which the server had heard nothing for that long; no word revives them.
+    expired: HashSet<String>,
     /// When each delivery was last spoken of.
     heard: HashMap<String, Instant>,
     pub ack_wait: Duration,

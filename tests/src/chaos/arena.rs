@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use oncue::bus::Bus;
+use oncue::event::{format_time, now_ms};
 use oncue::store::Store;
+use oncue_proto::oncue::v1::{Envelope, Header};
 use serde_json::Value;
 
 use super::checker;
@@ -149,6 +151,21 @@ impl Arena {
             self.crew.tend(&self.house);
             tokio::time::sleep(Duration::from_millis(50).min(end - Instant::now())).await;
         }
+    }
+
+    /// One event under an id of its own, in so many copies that the server cannot recognise.
+    pub async fn tell(&mut self, id: &str, key: &str, word: &'static str, copies: usize) {
+        let headers = [("ce-id", id.to_owned()), ("ce-time", format_time(now_ms()))];
+        let headers = headers.into_iter().map(|(name, value)| Header { name: name.to_owned(), value });
+        let payload = format!(r#"{{"page":"{key}","referrer":"{word}"}}"#);
+        let envelope =
+            Envelope { subject: "web.page.viewed".into(), headers: headers.collect(), payload: payload.into() };
+        let mut sequence = 0;
+        for _ in 0..copies {
+            sequence = self.bus.publish(&envelope).await.expect("the stream takes it").sequence;
+        }
+        let (id, key, number) = (Some(id.to_owned()), key.to_owned(), self.sent.len() as u64);
+        self.sent.push(Sent { number, key, word, id, acked: true, sequence });
     }
 
     pub fn sent(&self) -> &[Sent] {

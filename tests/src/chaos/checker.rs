@@ -18,6 +18,8 @@ struct Applied {
 
 /// Reads everything back and writes numbers and failures into the report.
 pub async fn check(arena: &mut Arena) {
+    // The old connection may not have noticed yet that its server was another.
+    arena.store = arena.house.store().await;
     let keys: BTreeSet<String> = arena.sent().iter().map(|sent| sent.key.clone()).collect();
     let first = applied(arena, &keys, ("tallies", "hits")).await;
     let second = applied(arena, &keys, ("records", "recorded")).await;

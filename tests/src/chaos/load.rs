@@ -25,7 +25,7 @@ pub struct Shape {
     pub rate: u64,
     /// Stops here at the latest.
     pub most: u64,
-    /// What events tell the function, in turn; `emit:1` has one follow.
+    /// What events tell the function, at random; `emit:1` has one follow.
     pub words: &'static [&'static str],
     /// One in so many is told to fail for good instead; 0 for none.
     pub poison: u64,
@@ -125,7 +125,8 @@ impl Client {
     fn draft(&self, number: u64, rng: &mut fastrand::Rng) -> Draft {
         let key = format!("/{}-{}", self.name, number / PER_KEY / KEYS * KEYS + rng.u64(..KEYS));
         let poison = self.shape.poison > 0 && rng.u64(..self.shape.poison) == 0;
-        let word = if poison { "reject" } else { self.shape.words[number as usize % self.shape.words.len()] };
+        let words = if poison { &["reject", "fail"] } else { self.shape.words };
+        let word = words[rng.usize(..words.len())];
         let plain = self.shape.plain && rng.u8(..5) == 0;
         let id = (!plain).then(|| format!("{}-{number}", self.name));
         let mut headers = Vec::new();

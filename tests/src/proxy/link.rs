@@ -187,12 +187,15 @@ impl<'a> Pump<'a> {
 
     fn settled(&self, ticket: &str, payload: &[u8]) {
         let mut wire = lock(&self.inner.wire);
-        let silent = wire.heard.get(ticket).map(std::time::Instant::elapsed);
+        let wait = wire.ack_wait;
+        if wire.heard.get(ticket).is_some_and(|heard| heard.elapsed() > wait) {
+            wire.expired.insert(ticket.to_owned());
+        }
         match payload.get(..4) {
             Some(b"+WPI") => drop(wire.heard.insert(ticket.to_owned(), std::time::Instant::now())),
             Some(b"-NAK") => {
                 wire.naks += 1;
-                wire.late_naks += u64::from(silent.is_some_and(|silent| silent > wire.ack_wait));
+                wire.late_naks += u64::from(wire.expired.contains(ticket));
                 wire.heard.remove(ticket);
             }
             Some(b"+TER" | b"-TER") => wire.terms += 1,
