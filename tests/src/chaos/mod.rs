@@ -11,3 +11,4 @@ pub mod checker;
 pub mod faults;
 pub mod rows;
 pub mod report;
+pub mod power;

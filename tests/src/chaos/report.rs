@@ -11,17 +11,12 @@ pub struct Plan {
     pub seed: u64,
     /// Seconds of load under fault; the rest takes as long as it takes.
     pub seconds: u64,
+    /// More cuts, larger crowds: for those who have minutes.
+    pub long: bool,
     /// Environment of the workers on top.
     pub env: Vec<(String, String)>,
     /// Folder of the worker programs, if not ours.
     pub programs: Option<std::path::PathBuf>,
-}
-
-impl Plan {
-    /// A run of a minute and more may do what takes long.
-    pub fn is_long(&self) -> bool {
-        self.seconds >= 20
-    }
 }
 
 #[derive(Debug, Clone, Default, Serialize)]

@@ -4,13 +4,14 @@ mod events;
 mod kill;
 mod life;
 mod network;
-mod stores;
+pub(super) mod stores;
 
 use std::pin::Pin;
 
 use super::arena::{Arena, Setup};
 use super::faults::{Act, play, schedule};
 use super::load::Shape;
+use super::power;
 use super::report::{Plan, Report};
 
 pub struct Row {
@@ -47,6 +48,11 @@ pub const ROWS: &[Row] = &[
         Box::pin(stores::unwilling(plan))
     }),
     row("S-4", "fsync of Redis fails with EIO", 3, |plan| Box::pin(stores::fsync_fails(plan))),
+    row("W-1", "power cut of Redis, appendfsync always", 2, |plan| Box::pin(power::redis_always(plan))),
+    row("W-2", "power cut of Redis, everysec: loss, then a replay", 2, |plan| Box::pin(power::redis_everysec(plan))),
+    row("W-3", "power cut of NATS, sync_interval always", 2, |plan| Box::pin(power::nats_always(plan))),
+    row("W-4", "power cut of NATS, default: loss and nothing doubled", 2, |plan| Box::pin(power::nats_default(plan))),
+    row("W-5", "the log of Redis torn inside a commit", 2, |plan| Box::pin(power::torn_log(plan))),
     row("Q-2", "stream of dead letters full, then raised", 2, |plan| Box::pin(events::dlq_full(plan))),
     row("Q-4", "one event in ten is poison", 2, |plan| Box::pin(events::poison(plan))),
     row("U-2", "SIGTERM of every worker under load", 3, |plan| Box::pin(life::terminations(plan))),
@@ -114,7 +120,7 @@ impl Storm {
 }
 
 /// A run that did too little is a failed run.
-fn enough(report: &mut Report, least: u64) {
+pub(super) fn enough(report: &mut Report, least: u64) {
     let operations = report.operations;
     report.must(operations >= least, format!("only {operations} events, {least} are the least"));
 }

@@ -67,7 +67,7 @@ pub async fn lost_acks(plan: Plan) -> Report {
 
 /// Many workers lose both their connections at once.
 pub async fn storm(plan: Plan) -> Report {
-    let crowd = if plan.is_long() { 40 } else { 8 };
+    let crowd = if plan.long { 40 } else { 8 };
     let setup = Setup { misbehave: crowd, record: 2, ..Setup::default() };
     let mut arena = Arena::open("N-5", &plan, setup).await;
     arena.load(Shape::default());
