@@ -4,7 +4,7 @@
 mod frames;
 mod link;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -70,8 +70,11 @@ pub struct Wire {
     pub terms: u64,
     /// NAKs sent when the server had not heard of the delivery for the ack wait, and may have given it to another.
     pub late_naks: u64,
-    /// Deliveries of which the server had heard nothing for that long; no word revives them.
-    expired: HashSet<String>,
+    /// Of these, those whose worker had said that it is still at it, too late as well.
+    pub late_naks_after_progress: u64,
+    /// Deliveries of which the server had heard nothing for that long, and whether progress was reported afterwards; no
+    /// word revives them.
+    expired: HashMap<String, bool>,
     /// When each delivery was last spoken of.
     heard: HashMap<String, Instant>,
     pub ack_wait: Duration,

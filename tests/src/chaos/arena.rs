@@ -32,6 +32,8 @@ pub struct Arena {
     pub created: u64,
     /// Whether an event may become a dead letter without being told to: a death of its worker is an attempt.
     pub mortal: bool,
+    /// Whether state was rolled back, so that an event may come again with another content under its id.
+    pub rewritten: bool,
     load: Option<Load>,
     sent: Vec<Sent>,
     name: String,
@@ -107,6 +109,7 @@ impl Arena {
             report: Report::default(),
             created,
             mortal: false,
+            rewritten: false,
             load: None,
             sent: Vec::new(),
             name: name.to_lowercase(),

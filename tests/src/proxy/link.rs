@@ -189,13 +189,18 @@ impl<'a> Pump<'a> {
         let mut wire = lock(&self.inner.wire);
         let wait = wire.ack_wait;
         if wire.heard.get(ticket).is_some_and(|heard| heard.elapsed() > wait) {
-            wire.expired.insert(ticket.to_owned());
+            wire.expired.entry(ticket.to_owned()).or_insert(false);
         }
         match payload.get(..4) {
-            Some(b"+WPI") => drop(wire.heard.insert(ticket.to_owned(), std::time::Instant::now())),
+            Some(b"+WPI") => {
+                wire.expired.entry(ticket.to_owned()).and_modify(|progress| *progress = true);
+                wire.heard.insert(ticket.to_owned(), std::time::Instant::now());
+            }
             Some(b"-NAK") => {
                 wire.naks += 1;
-                wire.late_naks += u64::from(wire.expired.contains(ticket));
+                let expired = wire.expired.get(ticket).copied();
+                wire.late_naks += u64::from(expired.is_some());
+                wire.late_naks_after_progress += u64::from(expired == Some(true));
                 wire.heard.remove(ticket);
             }
             Some(b"+TER" | b"-TER") => wire.terms += 1,

@@ -45,7 +45,8 @@ pub async fn late_words(plan: Plan) -> Report {
     arena.settle().await;
     let wire = arena.nats.wire();
     let mut report = arena.close().await;
-    report.note(format!("{} ACK, {} NAK, {} late NAK, {} TERM", wire.acks, wire.naks, wire.late_naks, wire.terms));
+    report.note(format!("{} ACK, {} NAK, {} TERM", wire.acks, wire.naks, wire.terms));
+    report.note(format!("{} late NAK, {} of them after a late +WPI", wire.late_naks, wire.late_naks_after_progress));
     report.must_have_fired(&[&Act::FreezeWorker.name()]);
     report.must(report.redeliveries > 0, "nothing was delivered again");
     report.must(wire.naks > 0, "no NAK at all: the proxy saw nothing");
