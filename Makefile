@@ -7,7 +7,10 @@ export PATH := $(CURDIR)/.oncue/bin:$(PATH)
 RELEASE := cargo build --release --locked --bins --workspace --exclude oncue-tests
 BIN := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: up test measure lint fmt check install clean help
+# How long `make chaos` goes on.
+MINUTES ?= 10
+
+.PHONY: up test chaos measure lint fmt check install clean help
 .DEFAULT_GOAL := help
 
 up: install ## Run everything on this machine; Ctrl-C stops it all. Options: make up ARGS="--only count-views"
@@ -22,6 +25,11 @@ test: install ## Run every test, with real servers and real programs
 	else \
 		echo cargo test --workspace && cargo test --locked --workspace; \
 	fi
+
+chaos: install ## Harm servers, workers and lines for MINUTES=10 and account for every event. Options: ARGS="--row K-2"
+	@$(RELEASE)
+	@cargo build --release --locked --bins --package oncue-tests
+	@exec $(BIN)/release/chaos --minutes $(MINUTES) $(ARGS)
 
 measure: install ## Measure what README.md quotes: time to ready, start and memory of a worker
 	@$(RELEASE)

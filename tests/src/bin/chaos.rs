@@ -1,4 +1,5 @@
-//! Runs the fault table for as long as it is told: `chaos [--minutes N] [--seed S] [--row ID]... [--seconds N] [--json FILE]`.
+//! Runs the fault table for as long as it is told: `chaos [--minutes N] [--seed S] [--row ID]... [--seconds N] [--json FILE]
+//! [--programs DIR]`.
 //!
 //! Rows take turns, each round with the next seed. At the end a table says what happened to every event.
 
@@ -17,11 +18,21 @@ struct Options {
     /// Load of each row; by default what the time allows.
     seconds: Option<u64>,
     json: Option<String>,
+    /// Folder of the workers, if not ours.
+    programs: Option<std::path::PathBuf>,
 }
 
+const USAGE: &str = "usage: chaos [--minutes N] [--seed S] [--row ID]... [--seconds N] [--json FILE] [--programs DIR]";
+
 fn options() -> Result<Options, String> {
-    let mut options =
-        Options { minutes: 5.0, seed: fastrand::u64(..1 << 32), rows: Vec::new(), seconds: None, json: None };
+    let mut options = Options {
+        minutes: 5.0,
+        seed: fastrand::u64(..1 << 32),
+        rows: Vec::new(),
+        seconds: None,
+        json: None,
+        programs: None,
+    };
     let mut args = std::env::args().skip(1);
     while let Some(name) = args.next() {
         let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
@@ -31,6 +42,7 @@ fn options() -> Result<Options, String> {
             "--seed" => options.seed = value.parse().map_err(|_| wrong())?,
             "--seconds" => options.seconds = Some(value.parse().map_err(|_| wrong())?),
             "--row" => options.rows.push(find(&value).ok_or_else(wrong)?),
+            "--programs" => options.programs = Some(value.into()),
             "--json" => options.json = Some(value),
             _ => return Err(format!("unknown argument {name:?}")),
         }
@@ -45,7 +57,7 @@ fn main() -> ExitCode {
     let options = match options() {
         Ok(options) => options,
         Err(why) => {
-            eprintln!("{why}\nusage: chaos [--minutes N] [--seed S] [--row ID]... [--seconds N] [--json FILE]");
+            eprintln!("{why}\n{USAGE}");
             return ExitCode::from(2);
         }
     };
@@ -84,6 +96,7 @@ fn run(options: &Options) -> Vec<Report> {
                 seed: options.seed.wrapping_add(round),
                 seconds: options.seconds.unwrap_or(share).max(row.short),
                 long: true,
+                programs: options.programs.clone(),
                 ..Plan::default()
             };
             progress(&format!("{:>4} s  round {}  {} {}", start.elapsed().as_secs(), round + 1, row.id, row.what));

@@ -223,7 +223,7 @@ pub async fn torn_log(plan: Plan) -> Report {
         std::fs::write(&log, &whole[..place]).expect("torn");
         house.redis_port = free_port();
         house.restart_redis().await;
-        let parts = until("Redis has read its log", async || parts(&house).await).await;
+        let parts = until("Redis has read its log", async || parts(&house)).await;
         report.operations += 1;
         report.fault("torn log", 1);
         let calls = parts[0] / EVENTS;
@@ -239,7 +239,7 @@ pub async fn torn_log(plan: Plan) -> Report {
 }
 
 /// What the parts of the commits say: the row's count, the counter in passing, seen-marks, outboxes and their index.
-async fn parts(house: &House) -> Option<Vec<u64>> {
+fn parts(house: &House) -> Option<Vec<u64>> {
     let keys = |pattern: &str| -> Vec<String> {
         house.redis_cli(&["--scan", "--pattern", pattern]).lines().map(str::to_owned).collect()
     };

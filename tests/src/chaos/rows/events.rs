@@ -34,8 +34,8 @@ pub async fn same_event(plan: Plan) -> Report {
 /// Workers are frozen while events fail in their hands; what they send on waking is read off the wire.
 pub async fn late_words(plan: Plan) -> Report {
     let mut arena = Arena::open("Z-4", &plan, Setup { misbehave: 3, ..Setup::default() }).await;
-    let words = &["fail-until:2", "slow:200", "emit:1"];
-    arena.load(Shape { rate: 300, words, ..Shape::default() });
+    let words = &["fail-until:2", "slow:100", "emit:1", "emit:1", "emit:1", "emit:1"];
+    arena.load(Shape { rate: 150, words, ..Shape::default() });
     arena.under_way(100).await;
     let end = Instant::now() + Duration::from_secs(plan.seconds);
     while Instant::now() < end {

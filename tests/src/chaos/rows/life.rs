@@ -47,9 +47,11 @@ pub async fn drift(plan: Plan) -> Report {
         let mut config = bus.api(info, &Value::Null).await.expect("there is one")["config"].clone();
         let before = config[field].clone();
         config[field] = value.clone();
-        let body = |config: &Value| match update.starts_with("CONSUMER") {
-            true => json!({ "stream_name": "web", "config": config, "action": "update" }),
-            false => config.clone(),
+        let body = |config: &Value| {
+            if update.starts_with("STREAM") {
+                return config.clone();
+            }
+            json!({ "stream_name": "web", "config": config, "action": "update" })
         };
         bus.api(update, &body(&config)).await.expect("edited");
         let mut refused = house.spawn("misbehave", &[]);
