@@ -5,6 +5,8 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.oncue/bin:$(PATH)
 # Tests are in a package of their own, and nobody runs them from here.
 RELEASE := cargo build --release --locked --bins --workspace --exclude oncue-tests
+# Functions that tests crash at chosen points; built a second time, with those points in them.
+FAULTY := misbehave record call-once
 BIN := $(or $(CARGO_TARGET_DIR),target)
 
 # How long `make chaos` goes on.
@@ -18,6 +20,8 @@ up: install ## Run everything on this machine; Ctrl-C stops it all. Options: mak
 	@exec $(BIN)/release/oncue up $(ARGS)
 
 test: install ## Run every test, with real servers and real programs
+	cargo build --locked --workspace $(FAULTY:%=--bin %) --features oncue-tests/failpoints
+	@mkdir -p $(BIN)/debug/failpoints && cp $(FAULTY:%=$(BIN)/debug/%) $(BIN)/debug/failpoints/
 	cargo build --locked --workspace --bins
 	@if cargo nextest --version >/dev/null 2>&1; then \
 		echo cargo nextest run --workspace && cargo nextest run --locked --workspace --no-fail-fast && \

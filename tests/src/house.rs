@@ -105,6 +105,15 @@ impl House {
         Process::spawn(binary, command, log)
     }
 
+    /// Starts a binary that has crash points, with what is to happen at them (see `oncue::fault`).
+    pub fn spawn_faulty(&self, binary: &str, failpoints: &str) -> Process {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let log = self.dir.join(format!("faulty-{binary}-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let mut command = Command::new(built(&format!("failpoints/{binary}")));
+        command.envs(self.env.iter().cloned()).env("FAILPOINTS", failpoints).current_dir(&self.dir);
+        Process::spawn(binary, command, log)
+    }
+
     /// Runs one of our binaries to its end.
     pub fn output(&self, binary: &str, args: &[&str]) -> std::process::Output {
         let mut command = Command::new(self.program(binary));

@@ -222,6 +222,7 @@ fn ready(args: &Args, entry: &Entry, payload: &Value) -> Result<Ready, Failure> 
         traceparent: given,
         tracestate: None,
         baggage: None,
+        redrive: None,
     };
     let headers = event::headers(&meta, &key, format).into_iter().map(|(name, value)| Header { name, value }).collect();
     let envelope = Envelope { subject: event::subject(&args.ty, &key), headers, payload: bytes.into() };

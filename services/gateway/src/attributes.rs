@@ -162,6 +162,7 @@ pub fn root(id: String, ty: &str) -> Meta {
         traceparent: None,
         tracestate: None,
         baggage: None,
+        redrive: None,
     }
 }
 

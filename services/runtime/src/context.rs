@@ -23,6 +23,7 @@ pub struct Context {
     table: &'static str,
     attempt: u32,
     bus: Option<Bus>,
+    dry: bool,
     ops: Mutex<Vec<Op>>,
 }
 
@@ -35,7 +36,18 @@ impl Context {
         attempt: u32,
         bus: Option<Bus>,
     ) -> Self {
-        Self { meta, key, function, table, attempt, bus, ops: Mutex::default() }
+        Self { meta, key, function, table, attempt, bus, dry: false, ops: Mutex::default() }
+    }
+
+    /// The same for a run whose result is only shown.
+    pub(crate) fn dry(self) -> Self {
+        Self { dry: true, ..self }
+    }
+
+    /// Whether an operator only wants to see what the function would do (`oncue dlq redrive --dry-run`): state, outputs
+    /// and files stay as they are, but calls to the outside are the handler's own and it must not make them now.
+    pub fn is_dry_run(&self) -> bool {
+        self.dry
     }
 
     /// Id of the event: the same for every attempt and every copy.
@@ -117,13 +129,14 @@ impl Context {
 
     /// The files of the app. Not part of the commit: give objects names that a second run gives again.
     pub fn files(&self) -> Files<'_> {
-        Files { bus: self.bus.as_ref() }
+        Files { bus: self.bus.as_ref(), dry: self.dry }
     }
 }
 
 /// Stored files, by object name.
 pub struct Files<'c> {
     bus: Option<&'c Bus>,
+    dry: bool,
 }
 
 impl Files<'_> {
@@ -160,12 +173,18 @@ impl Files<'_> {
     /// Stores `bytes` under `name`, replacing what is there.
     pub async fn put(&self, name: &str, metadata: &[(&str, &str)], bytes: impl Into<Bytes>) -> Result<Object> {
         let bytes: Bytes = bytes.into();
+        if self.dry {
+            return Ok(Object::of_bytes(name, metadata, &bytes));
+        }
         let limit = bytes.len() as u64;
         Ok(self.bus()?.put_object(name, metadata, futures::stream::iter([Ok(bytes)]), limit).await?)
     }
 
     /// Deletes; a file that is not there is deleted already.
     pub async fn delete(&self, name: &str) -> Result<()> {
+        if self.dry {
+            return Ok(());
+        }
         Ok(self.bus()?.delete_object(name).await?)
     }
 }

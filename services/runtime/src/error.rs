@@ -1,6 +1,7 @@
 //! Two kinds of failure and no third: `?` means "again, later", [`reject`] means "never, and here is why".
 
 use std::fmt;
+use std::panic::Location;
 
 /// What a handler returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -10,20 +11,34 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error {
     pub(crate) rejected: bool,
     pub(crate) message: String,
+    /// Where in the source it came up, `file:line`.
+    pub(crate) site: String,
 }
 
 /// The event can never be handled: `return Err(reject("no such page"))`. It is dead-lettered now, state unchanged.
+#[track_caller]
 pub fn reject(why: impl fmt::Display) -> Error {
-    Error { rejected: true, message: why.to_string() }
+    Error { rejected: true, message: why.to_string(), site: site() }
+}
+
+#[track_caller]
+fn site() -> String {
+    let caller = Location::caller();
+    format!("{}:{}", caller.file(), caller.line())
 }
 
 impl Error {
     pub(crate) fn retry(why: impl fmt::Display) -> Self {
-        Self { rejected: false, message: why.to_string() }
+        Self { rejected: false, message: why.to_string(), site: String::new() }
+    }
+
+    pub(crate) fn at(self, site: String) -> Self {
+        Self { site, ..self }
     }
 }
 
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
+    #[track_caller]
     fn from(error: E) -> Self {
         let mut message = error.to_string();
         let mut source = error.source();
@@ -31,7 +46,7 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
             message = format!("{message}: {cause}");
             source = cause.source();
         }
-        Self { rejected: false, message }
+        Self { rejected: false, message, site: site() }
     }
 }
 

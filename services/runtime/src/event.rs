@@ -2,16 +2,22 @@
 //! plain messages from clients that know nothing of either. Everything here is a pure function of the message, so
 //! that a redelivery, a republished copy and a second function all see the same id, time and flow.
 
+mod ids;
+
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use chrono::DateTime;
 use oncue_proto::Format;
-use sha2::{Digest, Sha256};
+use serde::{Deserialize, Serialize};
+
+pub use self::ids::{
+    check_id, dead_letter_id, hash, idempotency_key, new_id, output_id, partition, redrive_subject, stream_of_type,
+    subject, type_of_subject,
+};
 
 /// Longest id accepted, in bytes; ids are hashed before they become part of a key.
 pub const MAX_ID: usize = 128;
@@ -41,6 +47,39 @@ pub struct Meta {
     pub traceparent: Option<String>,
     pub tracestate: Option<String>,
     pub baggage: Option<String>,
+    /// An operator's second chance for a dead letter.
+    pub redrive: Option<Redrive>,
+}
+
+/// The order in which a dead letter was redriven, and when: the age fence hangs on that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redrive {
+    pub number: u32,
+    /// Unix milliseconds.
+    pub at: u64,
+}
+
+/// Header of a redriven event: what the function had made of the event when it set it aside, so that its identity
+/// stays the same. Honoured on `<stream>.redrive.<function>` alone.
+pub const REDRIVE: &str = "Oncue-Redrive";
+
+/// Content of the [`REDRIVE`] header, as percent-encoded JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedriveHeader {
+    pub number: u32,
+    /// Unix milliseconds.
+    pub at: u64,
+    pub id: String,
+    #[serde(rename = "type")]
+    pub ty: String,
+    pub flow: String,
+    /// Unix milliseconds.
+    pub time: u64,
+    pub timed: bool,
+}
+
+fn is_redrive(subject: &str) -> bool {
+    subject.split('.').nth(1) == Some("redrive")
 }
 
 impl Meta {
@@ -58,6 +97,7 @@ impl Meta {
             traceparent: None,
             tracestate: None,
             baggage: None,
+            redrive: None,
             id,
         }
     }
@@ -138,7 +178,10 @@ struct Raw {
     traceparent: Option<String>,
     tracestate: Option<String>,
     baggage: Option<String>,
+    redrive: Option<String>,
     structured: bool,
+    /// When the stream first took it, where that is not the message at hand.
+    published: Option<u64>,
 }
 
 impl Raw {
@@ -150,6 +193,8 @@ impl Raw {
             self.attribute(&name[3..].to_ascii_lowercase(), value);
         } else if name.eq_ignore_ascii_case("nats-msg-id") {
             self.msg_id = Some(value.to_owned());
+        } else if name.eq_ignore_ascii_case(REDRIVE) {
+            self.redrive = percent_decode(value);
         } else if name.eq_ignore_ascii_case("traceparent") {
             self.traceparent = Some(value.to_owned());
         } else if name.eq_ignore_ascii_case("tracestate") {
@@ -208,7 +253,8 @@ impl Raw {
         }
     }
 
-    fn meta(self, origin: &Origin<'_>) -> Result<Meta, Unreadable> {
+    fn meta(mut self, origin: &Origin<'_>) -> Result<Meta, Unreadable> {
+        let redrive = self.redrive(origin.subject)?;
         let (id, derived) = match self.id.or(self.msg_id) {
             Some(id) => (check_id(id)?, false),
             None => (origin.id(), true),
@@ -223,86 +269,34 @@ impl Raw {
             ty: self.ty.unwrap_or_else(|| type_of_subject(origin.subject).to_owned()),
             source: self.source.unwrap_or_else(|| format!("nats://{}", origin.stream)),
             timed: derived || time.is_some(),
-            time: time.unwrap_or(origin.published),
+            time: time.or(self.published).unwrap_or(origin.published),
             flow: self.flow.filter(|f| !f.is_empty() && f.len() <= MAX_ID).unwrap_or_else(|| id.clone()),
             cause: self.cause.unwrap_or_default(),
             hops: self.hops.and_then(|h| h.parse().ok()).unwrap_or(0),
             traceparent: self.traceparent,
             tracestate: self.tracestate.filter(|t| t.len() <= 8192),
             baggage: self.baggage,
+            redrive,
             id,
         })
     }
-}
 
-/// An id from outside: at most [`MAX_ID`] bytes without control characters.
-pub fn check_id(id: String) -> Result<String, Unreadable> {
-    if id.is_empty() || id.len() > MAX_ID || id.chars().any(char::is_control) {
-        return Err(unreadable(format!("the event id must be 1 to {MAX_ID} bytes without control characters")));
+    /// The redrive's header rules over what the message itself says: an event without an id or a time took them from
+    /// where it first stood, and must keep them.
+    fn redrive(&mut self, subject: &str) -> Result<Option<Redrive>, Unreadable> {
+        if !is_redrive(subject) {
+            return Ok(None);
+        }
+        let header = self.redrive.as_deref().and_then(|json| serde_json::from_str::<RedriveHeader>(json).ok());
+        let header =
+            header.ok_or_else(|| unreadable(format!("{subject} takes only what `oncue dlq redrive` sends")))?;
+        self.ty = Some(header.ty);
+        self.flow = Some(header.flow);
+        self.id = Some(header.id);
+        self.time = header.timed.then(|| format_time(header.time));
+        self.published = Some(header.time);
+        Ok(Some(Redrive { number: header.number, at: header.at }))
     }
-    Ok(id)
-}
-
-/// The first three tokens: `web.page.viewed.<key>` is of type `web.page.viewed`.
-pub fn type_of_subject(subject: &str) -> &str {
-    subject.match_indices('.').nth(2).map_or(subject, |(at, _)| &subject[..at])
-}
-
-/// The domain of a type, which is the name of its stream.
-pub fn stream_of_type(ty: &str) -> &str {
-    ty.split('.').next().unwrap_or(ty)
-}
-
-/// `<type>.<key token>`, or the bare type for an empty key. The token is the key itself where a NATS token may hold
-/// it, and 128 bits of its SHA-256 otherwise.
-pub fn subject(ty: &str, key: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    match key {
-        "" => ty.to_owned(),
-        key if key.len() <= 64 && key.chars().all(plain) => format!("{ty}.{key}"),
-        key => format!("{ty}.{}", short_hash(&[key.as_bytes()])),
-    }
-}
-
-/// Partition of a key: CRC-32 (zlib) modulo [`PARTITIONS`], so that any language can compute it.
-pub fn partition(key: &str) -> u32 {
-    crc32fast::hash(key.as_bytes()) % PARTITIONS
-}
-
-/// SHA-256 over the parts, each behind its length so that no two lists of parts collide; the first 16 bytes.
-pub fn hash(parts: &[&[u8]]) -> [u8; 16] {
-    let mut sha = Sha256::new();
-    for part in parts {
-        sha.update((part.len() as u64).to_be_bytes());
-        sha.update(part);
-    }
-    let mut out = [0; 16];
-    out.copy_from_slice(&sha.finalize()[..16]);
-    out
-}
-
-fn short_hash(parts: &[&[u8]]) -> String {
-    URL_SAFE_NO_PAD.encode(hash(parts))
-}
-
-/// Id of an output: the same for every run of the same function on the same event.
-pub fn output_id(input: &str, function: &str, index: usize) -> String {
-    short_hash(&[input.as_bytes(), function.as_bytes(), &(index as u64).to_be_bytes()])
-}
-
-/// Id of the dead letter of an event: one per function, however often it is written.
-pub fn dead_letter_id(input: &str, function: &str) -> String {
-    short_hash(&[b"dlq", function.as_bytes(), input.as_bytes()])
-}
-
-/// A key that stays the same for every attempt of `function` at `event`; `step` tells several calls apart.
-pub fn idempotency_key(event: &str, function: &str, step: &str) -> String {
-    short_hash(&[b"idempotency", event.as_bytes(), function.as_bytes(), step.as_bytes()])
-}
-
-/// A new root id: UUID version 7, whose first bits are the time.
-pub fn new_id() -> String {
-    uuid::Uuid::now_v7().simple().to_string()
 }
 
 pub fn now_ms() -> u64 {

@@ -57,6 +57,7 @@ pub(crate) struct Erased {
     pub name: &'static str,
     pub table: &'static str,
     pub limits: Limits,
+    pub at_most_once: bool,
     triggers: Vec<&'static str>,
     per_function: bool,
     emits: Vec<&'static str>,
@@ -78,6 +79,7 @@ impl<E: Trigger> Function<E> {
             name,
             table: S::TABLE,
             limits: Limits::default(),
+            at_most_once: false,
             triggers: E::types(),
             per_function: E::PER_FUNCTION,
             emits: O::types(),
@@ -127,10 +129,20 @@ impl<E: Trigger> Function<E> {
         self
     }
 
+    /// At most one run on an event, for calls to the outside that must not be repeated: that a run begins is written
+    /// down first, any failure is a dead letter at once, and an interrupted run one with the reason `outcome_unknown`.
+    /// Only for functions without a row, whose run could otherwise be refused after the call.
+    #[must_use]
+    pub fn at_most_once(mut self) -> Self {
+        self.erased.at_most_once = true;
+        self.erased.limits.attempts = 1;
+        self
+    }
+
     /// The function as data.
     ///
     /// # Errors
-    /// The signature asks for what cannot be: triggers on two streams, a bad name.
+    /// The signature asks for what cannot be: triggers on two streams, a bad name, a row at most once.
     pub fn manifest(&self) -> std::result::Result<Manifest, String> {
         self.erased.manifest()
     }
@@ -149,12 +161,16 @@ impl Erased {
                 self.name, self.triggers[0]
             ));
         }
+        if self.at_most_once && !self.table.is_empty() {
+            return Err(format!("{}: a function that runs at most once cannot own a row; take `&mut ()`", self.name));
+        }
         // A function without an event hears only its own timer.
-        let filters = if self.per_function {
+        let mut filters = if self.per_function {
             vec![event::subject(TimerFired::TYPE, self.name)]
         } else {
             layout::filters(&self.triggers)
         };
+        filters.push(event::redrive_subject(stream, self.name));
         Ok(Manifest {
             name: self.name.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

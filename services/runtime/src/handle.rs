@@ -10,10 +10,12 @@ use opentelemetry::context::FutureExt as _;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::fault;
 use crate::job::{Job, Reason};
 use crate::outbox;
 use crate::state::AnyRow;
 use crate::store::{Fields, Handled, Op, Purpose, Row, RowChange, RowKey, Run};
+use crate::watchdog;
 use crate::worker::Worker;
 
 impl Worker {
@@ -53,7 +55,7 @@ impl Worker {
                 }
                 Err(e) => {
                     state.undo();
-                    self.fail(job, &e);
+                    self.fail(job, e);
                 }
             }
         }
@@ -77,18 +79,25 @@ impl Worker {
     async fn count_runs(self: &Arc<Self>, fresh: Vec<Job>, key: &str) -> Vec<Job> {
         let mut allowed = Vec::with_capacity(fresh.len());
         for mut job in fresh {
-            if job.delivery.place.attempt > 1 && job.runs == 1 {
+            let once = self.function.at_most_once;
+            if once || (job.delivery.place.attempt > 1 && job.runs == 1) {
                 match self.starts.ask(job.mark(self.function.name, key, self.horizon)).await {
-                    Ok(again) => job.runs = again + 1,
+                    Ok(begun) if once && begun > 1 => {
+                        let before = "a run was begun and did not end here: its call may have been made or not";
+                        self.bury(job, Reason::OutcomeUnknown, Error::retry(before));
+                        continue;
+                    }
+                    Ok(begun) => job.runs = begun + u32::from(!once),
                     Err(e) => {
                         self.fault(vec![job], &e);
                         continue;
                     }
                 }
+                fault::point("run.counted");
             }
             if job.runs > self.limits.attempts {
                 let before = format!("{} runs ended without a result, the process with them", job.runs - 1);
-                self.bury(job, Reason::Attempts, before);
+                self.bury(job, Reason::Attempts, Error::retry(before));
             } else {
                 allowed.push(job);
             }
@@ -114,11 +123,15 @@ impl Worker {
         let started = Instant::now();
         let call = AssertUnwindSafe((self.function.call)(event, row, &context)).catch_unwind();
         let limit = self.limits.timeout.0;
-        let outcome = tokio::time::timeout(limit, call.with_context(job.trace.context())).await;
+        let call = self.watchdog.watch(call.with_context(job.trace.context()));
+        let outcome = tokio::time::timeout(limit, call).await;
         self.counters.ran(started.elapsed());
         let drafts = match outcome {
             Ok(Ok(drafts)) => drafts?,
-            Ok(Err(panic)) => return Err(Error::retry(format!("panicked: {}", panic_text(panic.as_ref())))),
+            Ok(Err(panic)) => {
+                let text = format!("panicked: {}", panic_text(panic.as_ref()));
+                return Err(Error::retry(text).at(watchdog::take_panic_site()));
+            }
             Err(_) => return Err(Error::retry(format!("still running after {limit:?}"))),
         };
         job.outputs = outbox::prepare(drafts, job, self.function.name, self.bus.max_payload())?;

@@ -43,6 +43,8 @@ pub(crate) enum Reason {
     Clock,
     IdReuse,
     Invalid,
+    /// A function that must not run twice on an event was interrupted in its only run.
+    OutcomeUnknown,
 }
 
 impl Reason {
@@ -56,6 +58,7 @@ impl Reason {
             Self::Clock => "clock",
             Self::IdReuse => "id_reuse",
             Self::Invalid => "invalid",
+            Self::OutcomeUnknown => "outcome_unknown",
         }
     }
 }
@@ -114,14 +117,19 @@ impl Job {
         Mark::new(function, key, self.meta(), horizon)
     }
 
+    /// Only a root event can be told from another of its id. One that was caused has its id from its cause, and may
+    /// rightly say something else when it is made anew from an older state.
     pub fn payload_hash(&self) -> u64 {
+        if !self.meta().cause.is_empty() {
+            return 0;
+        }
         let hash = event::hash(&[&self.incoming.payload]);
         u64::from_be_bytes(hash[..8].try_into().unwrap_or_default())
     }
 
     /// The event with everything somebody needs to understand and to redrive it.
-    pub fn dead_letter(&self, function: &str, reason: Reason, message: String) -> DeadLetter {
-        let now = event::now_ms() as i64;
+    pub fn dead_letter(&self, function: &str, reason: Reason, message: String, site: String) -> DeadLetter {
+        let at = |ms: u64| Some(Timestamp { seconds: ms as i64 / 1000, nanos: (ms % 1000) as i32 * 1_000_000 });
         let headers =
             self.delivery.headers().map(|(name, value)| Header { name: name.to_owned(), value: value.to_owned() });
         let place = &self.delivery.place;
@@ -130,7 +138,7 @@ impl Job {
             reason: reason.as_str().to_owned(),
             message,
             attempts: self.runs,
-            at: Some(Timestamp { seconds: now / 1000, nanos: (now % 1000) as i32 * 1_000_000 }),
+            at: at(event::now_ms()),
             event_id: self.meta().id.clone(),
             event_type: self.meta().ty.clone(),
             flow_id: self.meta().flow.clone(),
@@ -141,6 +149,12 @@ impl Job {
                 headers: headers.collect(),
                 payload: self.delivery.payload().clone(),
             }),
+            key: self.key.clone(),
+            site,
+            redrives: self.meta().redrive.map_or(0, |redrive| redrive.number),
+            time: at(self.meta().time),
+            timed: self.meta().timed,
+            accepted_at: at(place.published),
         }
     }
 }

@@ -49,6 +49,7 @@ pub(crate) fn prepare(drafts: Vec<Draft>, job: &Job, function: &str, max_payload
 
 fn output(index: usize, draft: Draft, job: &Job, function: &str) -> Output {
     let cause = job.meta();
+    let delay = draft.delay.map_or(0, |delay| delay.as_millis() as u64);
     let id = event::output_id(&cause.id, function, index);
     let producer = job.trace.producer(draft.ty, &id);
     let carrier = producer.carrier();
@@ -56,8 +57,9 @@ fn output(index: usize, draft: Draft, job: &Job, function: &str) -> Output {
         id,
         source: format!("/{function}"),
         ty: draft.ty.to_owned(),
-        // A delayed event happens when it is due; the age fence must not hold its wait against it.
-        time: event::now_ms() + draft.delay.map_or(0, |delay| delay.as_millis() as u64),
+        // The time of its cause, not of the clock: should Redis lose this commit, the next run must give the same event,
+        // down to the bucket of its seen-mark. The wait of a delayed one is not held against it by the age fence.
+        time: cause.time + delay,
         timed: true,
         flow: cause.flow.clone(),
         cause: cause.id.clone(),
@@ -65,13 +67,15 @@ fn output(index: usize, draft: Draft, job: &Job, function: &str) -> Output {
         traceparent: carrier.traceparent,
         tracestate: carrier.tracestate,
         baggage: carrier.baggage,
+        redrive: None,
     };
     let headers = event::headers(&meta, &draft.key, Format::Protobuf);
     let headers = headers.into_iter().map(|(name, value)| Header { name, value }).collect();
     let mut envelope = Envelope { subject: event::subject(draft.ty, &draft.key), headers, payload: draft.payload };
     if draft.delay.is_some() {
-        let (subject, rule) =
-            (format!("{TIMER}.delayed.{}", meta.id), format!("@at {}", event::format_time(meta.time)));
+        // Due from now on: after an outage a chain of delays must not fire all at once to catch up.
+        let due = event::format_time(event::now_ms() + delay);
+        let (subject, rule) = (format!("{TIMER}.delayed.{}", meta.id), format!("@at {due}"));
         envelope = layout::scheduled(subject, &rule, draft.ty, &draft.key, envelope);
     }
     Output { envelope, producer: Some(producer) }

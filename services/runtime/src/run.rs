@@ -12,10 +12,13 @@ use tokio::sync::watch;
 use crate::bus::{Bus, layout};
 use crate::config::Config;
 use crate::discovery;
+use crate::fault;
 use crate::function::{Erased, Function};
+use crate::inspect;
 use crate::manifest::Manifest;
 use crate::store::{RedisStore, Store};
 use crate::telemetry::Telemetry;
+use crate::watchdog;
 use crate::worker::Worker;
 
 /// Longest wait for events in hand after the signal to stop.
@@ -23,15 +26,17 @@ const DRAIN: Duration = Duration::from_secs(25);
 
 /// Runs a function until SIGTERM or Ctrl-C. Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage or configuration.
 ///
-/// `--manifest` prints what the function is, as JSON, and exits.
+/// `--manifest` prints what the function is, as JSON, and exits; so do `--audit` with what became of every event in its
+/// stream, and `--try` with what it would do with the dead letter on stdin.
 pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
     let function = function.erased;
     let manifest = match function.manifest() {
         Ok(manifest) => manifest,
         Err(e) => return stop(2, &e),
     };
-    match std::env::args().nth(1).as_deref() {
-        None => {}
+    let verb = std::env::args().nth(1);
+    match verb.as_deref() {
+        None | Some("--audit" | "--try") => {}
         Some("--manifest") => {
             println!("{}", serde_json::to_string_pretty(&manifest).unwrap_or_default());
             return ExitCode::SUCCESS;
@@ -44,12 +49,14 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
             return stop(
                 2,
                 &format!(
-                    "{}: unknown argument {other:?}; try --manifest or --version, or none to serve",
+                    "{}: unknown argument {other:?}; try --manifest, --version, --audit or --try, or none to serve",
                     manifest.name
                 ),
             );
         }
     }
+    fault::start();
+    watchdog::note_panics();
     let config = match Config::load() {
         Ok(config) => config,
         Err(e) => return stop(2, &e.to_string()),
@@ -59,6 +66,9 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => return stop(1, &e.to_string()),
     };
+    if let Some(verb) = verb {
+        return runtime.block_on(inspect(&verb, &function, &manifest, &config));
+    }
     runtime.block_on(async {
         let instance = instance();
         let telemetry = Telemetry::start(&manifest.name, &instance);
@@ -69,6 +79,20 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
             Err(e) => stop(1, &e.to_string()),
         }
     })
+}
+
+async fn inspect(verb: &str, function: &Erased, manifest: &Manifest, config: &Config) -> ExitCode {
+    let answer = match verb {
+        "--audit" => inspect::audit(function, manifest, config).await.map(|audit| serde_json::json!(audit)),
+        _ => inspect::dry_run(function, manifest, config).await,
+    };
+    match answer {
+        Ok(answer) => {
+            println!("{answer}");
+            ExitCode::SUCCESS
+        }
+        Err(e) => stop(1, &format!("{}: {e}", function.name)),
+    }
 }
 
 fn stop(code: u8, why: &str) -> ExitCode {
@@ -89,9 +113,9 @@ type Failure = Box<dyn std::error::Error>;
 
 async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: String) -> Result<(), Failure> {
     let stop = stop_signal()?;
-    let (bus, store) =
+    let (bus, redis) =
         tokio::join!(Bus::connect(&config.nats_url, &manifest.name), RedisStore::connect(&config.redis_url));
-    let (bus, store) = (bus?, Store::Redis(store?));
+    let (bus, redis) = (bus?, redis?);
     for domain in manifest.domains() {
         bus.require(&layout::stream(&domain, &config.stream(&domain))).await?;
     }
@@ -99,11 +123,16 @@ async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: 
     let stream = config.stream(&manifest.stream);
     let created = bus.stream_created(&manifest.stream).await?;
     let horizon = stream.horizon.0.as_millis() as u64;
-    let worker = Worker::new(function, manifest.limits(config), horizon, created, bus.clone(), store);
+    let mut regressed = redis.regressed();
+    let keep = config.keep_outputs.0;
+    let worker =
+        Worker::new(function, manifest.limits(config), horizon, keep, created, bus.clone(), Store::Redis(redis));
 
     discovery::answer(bus.clone(), worker.clone(), manifest.clone(), instance).await?;
     let pull = bus.pull(&manifest.stream, created, &manifest.name).await?;
-    let _background = [tokio::spawn(Arc::clone(&worker).keep_alive()), tokio::spawn(Arc::clone(&worker).sweep())];
+    tokio::spawn(Arc::clone(&worker).keep_alive());
+    tokio::spawn(Arc::clone(&worker).sweep());
+    tokio::spawn(Arc::clone(&worker).tidy_up(manifest.stream.clone(), stream.replay_window.0));
     tracing::info!(function = manifest.name, acts_on = manifest.triggers.join(" "), "ready");
 
     let mut stopping = stop.clone();
@@ -114,6 +143,10 @@ async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: 
     };
     tokio::select! {
         served = worker.serve(pull, stop) => served.map_err(|why| format!("{}: the consumer is gone: {why}", manifest.name))?,
+        why = regressed.wait_for(Option::is_some) => {
+            let why = why.map(|why| why.clone().unwrap_or_default()).unwrap_or_default();
+            return Err(format!("{}: {why}", manifest.name).into());
+        }
         () = deadline => {
             let left = worker.in_hand();
             return Err(format!("{}: {left} events still in hand after {DRAIN:?}; they will be delivered again", manifest.name).into());

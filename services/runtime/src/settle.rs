@@ -13,6 +13,7 @@ use crate::bus::layout::DLQ;
 use crate::bus::{Bus, PublishError};
 use crate::error::Error;
 use crate::event::{self, Meta};
+use crate::fault;
 use crate::job::{Job, Reason};
 use crate::outbox::{self, Output};
 use crate::store::{self, StoreError};
@@ -37,14 +38,17 @@ impl Worker {
             None => std::mem::take(&mut job.outputs),
         };
         if !outputs.is_empty() {
+            fault::point("publish.begin");
             if let Err(e) = publish(&self.bus, &outputs).await {
                 job.trace.failed("publish", &e.to_string());
                 return self.give_back(job, &e.to_string()).await; // committed: comes back as a duplicate, to publish again
             }
+            fault::point("publish.done");
             let mark = job.mark(self.function.name, &job.key, self.horizon);
             if let Err(e) = self.published(&store::outbox_key(&mark)).await {
                 tracing::warn!(error = %e, "outputs are published but not marked so; the sweeper will publish them again");
             }
+            fault::point("mark.done");
         }
         self.finish(job, outcome).await;
     }
@@ -52,23 +56,23 @@ impl Worker {
     /// Nothing more to do for this delivery.
     pub(crate) async fn finish(&self, job: Job, outcome: &'static str) {
         self.bus.ack(&job.delivery.ticket()).await;
+        fault::point("ack.done");
         self.counters.settled(outcome);
         job.trace.end(outcome);
         self.release(job.number);
     }
 
     /// The handler failed: again later, or set aside when it says so or was tried often enough.
-    pub(crate) fn fail(self: &Arc<Self>, job: Job, error: &Error) {
-        let message = error.message.clone();
+    pub(crate) fn fail(self: &Arc<Self>, job: Job, error: Error) {
         if error.rejected {
-            return self.bury(job, Reason::Rejected, message);
+            return self.bury(job, Reason::Rejected, error);
         }
         if job.runs >= self.limits.attempts {
-            return self.bury(job, Reason::Attempts, message);
+            return self.bury(job, Reason::Attempts, error);
         }
-        job.trace.failed("retry", &message);
+        job.trace.failed("retry", &error.message);
         let worker = self.clone();
-        tokio::spawn(async move { worker.give_back(job, &message).await });
+        tokio::spawn(async move { worker.give_back(job, &error.message).await });
     }
 
     /// Again later, without a failed attempt.
@@ -89,6 +93,7 @@ impl Worker {
         if ours {
             self.bus.retry(&job.delivery.ticket(), delay).await;
         }
+        fault::point("retry.done");
         {
             let mut survived = lock(&self.survived);
             if survived.len() >= SURVIVED {
@@ -109,12 +114,12 @@ impl Worker {
             Reason::IdReuse => "its id was used with another payload",
             _ => reason.as_str(),
         };
-        self.bury(job, reason, words.to_owned());
+        self.bury(job, reason, Error::retry(words));
     }
 
     /// Dead-letters: published with a fixed id and acked by the stream, then recorded, then the input is acked. A crash
     /// in between repeats what was done without doubling it.
-    pub(crate) fn bury(self: &Arc<Self>, mut job: Job, reason: Reason, message: String) {
+    pub(crate) fn bury(self: &Arc<Self>, mut job: Job, reason: Reason, Error { message, site, .. }: Error) {
         if job.key.is_empty() && matches!(reason, Reason::Unreadable(_) | Reason::Loop) {
             job.key.clone_from(&job.incoming.meta.id);
         }
@@ -122,7 +127,8 @@ impl Worker {
         let worker = self.clone();
         tokio::spawn(async move {
             let context = job.trace.context();
-            let mut letter = job.dead_letter(worker.function.name, reason, cut(&message));
+            fault::point("bury.begin");
+            let mut letter = job.dead_letter(worker.function.name, reason, cut(&message), site);
             let mut published = worker.bus.publish(&dead_letter(&letter, &job, worker.function.name)).await;
             if let (Err(PublishError::TooLarge(_)), Some(envelope)) = (&published, &mut letter.envelope) {
                 // Event and letter together are too much for one message: the letter says where the event stands.
@@ -132,9 +138,11 @@ impl Worker {
             if let Err(e) = published {
                 return worker.give_back(job, &format!("cannot be dead-lettered ({message}): {e}")).await;
             }
+            fault::point("bury.published");
             if let Err(e) = worker.commit_dead(&job).await {
                 tracing::warn!(error = %e, "a dead letter is not recorded; a redelivery would write it again");
             }
+            fault::point("bury.recorded");
             {
                 let _log = context.attach();
                 tracing::error!(
@@ -166,42 +174,16 @@ impl Worker {
         }
     }
 
-    async fn published(&self, outbox_key: &str) -> Result<(), StoreError> {
+    pub(crate) async fn published(&self, outbox_key: &str) -> Result<(), StoreError> {
         self.marks.ask(outbox_key.to_owned()).await
-    }
-
-    /// Publishes outputs that stayed behind, whoever committed them: stateless, slow, the same in every worker.
-    pub(crate) async fn sweep(self: Arc<Self>) {
-        const STEP: u32 = 16;
-        let age = (self.limits.ack_wait.0 * 2).max(Duration::from_secs(5)).as_millis() as u64;
-        let mut from = fastrand::u32(..event::PARTITIONS / STEP) * STEP;
-        loop {
-            tokio::time::sleep(Duration::from_millis(age / 10).mul_f64(0.5 + fastrand::f64())).await;
-            let left = self
-                .store
-                .unpublished(from..from + STEP, event::now_ms().saturating_sub(age))
-                .await
-                .unwrap_or_default();
-            for unpublished in left {
-                let outputs = outbox::decode(unpublished.outbox);
-                tracing::info!(
-                    outbox = unpublished.outbox_key,
-                    outputs = outputs.len(),
-                    "publishing what stayed behind"
-                );
-                if publish(&self.bus, &outputs).await.is_ok() {
-                    let _ = self.published(&unpublished.outbox_key).await;
-                }
-            }
-            from = (from + STEP) % event::PARTITIONS;
-        }
     }
 }
 
 /// All of them, each awaited; the first failure is returned once every answer is in.
-async fn publish(bus: &Bus, outputs: &[Output]) -> Result<(), PublishError> {
+pub(crate) async fn publish(bus: &Bus, outputs: &[Output]) -> Result<(), PublishError> {
     let publish_one = async |output: &Output| {
         let published = bus.publish(&output.envelope).await;
+        fault::point("publish.one");
         if let Some(producer) = &output.producer {
             producer.end(published.as_ref().err().map(ToString::to_string).as_deref());
         }
@@ -225,7 +207,7 @@ fn retry_delay(attempt: u32, random: f64) -> Duration {
 fn dead_letter(letter: &DeadLetter, job: &Job, function: &str) -> Envelope {
     let carrier = crate::telemetry::inject(&job.trace.context());
     let meta = Meta {
-        id: event::dead_letter_id(&job.meta().id, function),
+        id: event::dead_letter_id(&job.meta().id, function, letter.redrives),
         source: format!("/{function}"),
         ty: DeadLetter::TYPE.to_owned(),
         time: event::now_ms(),
@@ -236,6 +218,7 @@ fn dead_letter(letter: &DeadLetter, job: &Job, function: &str) -> Envelope {
         traceparent: carrier.traceparent,
         tracestate: carrier.tracestate,
         baggage: carrier.baggage,
+        redrive: None,
     };
     let headers = event::headers(&meta, function, Format::Protobuf);
     Envelope {

@@ -21,10 +21,12 @@ use crate::config::Limits;
 use crate::discovery::Counters;
 use crate::error::Error;
 use crate::event::MAX_HOPS;
+use crate::fault::{self, Sabotage};
 use crate::function::Erased;
 use crate::group::Group;
 use crate::job::{Held, Job, Reason};
 use crate::store::{Ask, Found, Handled, Mark, Purpose, RowKey, Run, Status, Store, StoreError};
+use crate::watchdog::{self, Watchdog};
 
 /// Events and runs in one read or commit: enough to fill a round trip, few enough that Redis, which does nothing else
 /// meanwhile, is back within about a millisecond.
@@ -38,6 +40,8 @@ pub(crate) struct Worker {
     pub limits: Limits,
     /// H of the stream it reads, milliseconds.
     pub horizon: u64,
+    /// How long published outputs are kept, in case the stream loses them; zero for not at all.
+    pub keep_outputs: Duration,
     pub stream_created: u64,
     pub bus: Bus,
     pub store: Store,
@@ -54,6 +58,7 @@ pub(crate) struct Worker {
     /// Held from the read to the commit, shared, but alone by an event that was delivered before: one that kills the
     /// process then takes no neighbour with it.
     probation: RwLock<()>,
+    pub watchdog: Arc<Watchdog>,
     /// Deliveries, by stream sequence, that ended here with a plain failure: the next one needs no probation.
     pub survived: Mutex<HashMap<u64, u32>>,
 }
@@ -63,14 +68,18 @@ impl Worker {
         function: Erased,
         limits: Limits,
         horizon: u64,
+        keep_outputs: Duration,
         stream_created: u64,
         bus: Bus,
         store: Store,
     ) -> Arc<Self> {
+        let keep = !keep_outputs.is_zero();
         Arc::new(Self {
+            watchdog: Watchdog::start(function.name, limits.timeout.0),
             function,
             limits,
             horizon,
+            keep_outputs,
             stream_created,
             bus,
             reads: group(&store, |ask| ask.marks.len(), |store, asks: Vec<Ask>| async move { store.read(&asks).await }),
@@ -83,7 +92,9 @@ impl Worker {
             marks: group(
                 &store,
                 |_| 1,
-                |store, keys: Vec<String>| async move { store.published(&keys).await.map(|()| vec![(); keys.len()]) },
+                move |store, keys: Vec<String>| async move {
+                    store.published(&keys, keep).await.map(|()| vec![(); keys.len()])
+                },
             ),
             store,
             counters: Counters::default(),
@@ -142,15 +153,17 @@ impl Worker {
         let number = self.counters.delivered();
         self.in_hand.fetch_add(1, Ordering::Relaxed);
         lock(&self.held).insert(number, Held::new(delivery.ticket()));
+        fault::point("pulled");
         let mut job = match Job::read(number, delivery, self.stream_created, self.function.name) {
             Ok(job) => job,
             Err(unreadable) => {
                 let (job, why) = *unreadable;
-                return self.bury(job, Reason::Unreadable(why.reason), why.message);
+                return self.bury(job, Reason::Unreadable(why.reason), Error::retry(why.message));
             }
         };
         if job.meta().hops >= MAX_HOPS {
-            return self.bury(job, Reason::Loop, format!("{MAX_HOPS} functions since its root event"));
+            let far = format!("{MAX_HOPS} functions since its root event");
+            return self.bury(job, Reason::Loop, Error::retry(far));
         }
         job.alone = job.delivery.place.attempt > 1 && !self.ended_well(&job);
         // `keyed_by` is the author's code: its panic must not take the process with everybody's events.
@@ -160,8 +173,11 @@ impl Worker {
         }));
         match decoded {
             Ok(Ok((key, event))) => (job.key, job.event) = (key, Some(event)),
-            Ok(Err(e)) => return self.bury(job, Reason::Unreadable("decode"), e.0),
-            Err(_) => return self.bury(job, Reason::Unreadable("key"), "finding its key panicked".into()),
+            Ok(Err(e)) => return self.bury(job, Reason::Unreadable("decode"), Error::retry(e.0)),
+            Err(_) => {
+                let error = Error::retry("finding its key panicked").at(watchdog::take_panic_site());
+                return self.bury(job, Reason::Unreadable("key"), error);
+            }
         }
         let mut lanes = lock(&self.lanes);
         if let Some(lane) = lanes.get_mut(&job.key) {
@@ -224,8 +240,10 @@ impl Worker {
                 Ok(found) => found,
                 Err(e) => return self.fault(events, &e),
             };
+            fault::point("read.done");
             let (seen, fresh) = partition(events, &found.seen);
             let (runs, jobs) = self.run_handlers(key, fresh, found.row, seen).await;
+            self.sabotage(&jobs).await;
             let started = Instant::now();
             let answers = join_all(runs.into_iter().map(|run| self.commits.ask(run))).await;
             let (mut again, mut done) = (Vec::new(), Vec::new());
@@ -239,6 +257,7 @@ impl Worker {
                 };
                 for (mut job, status) in jobs.into_iter().zip(statuses) {
                     job.trace.committed(started, &status);
+                    fault::point("commit.done");
                     match status {
                         Status::Applied => done.push((job, None)),
                         Status::Duplicate(outbox) => done.push((job, Some(outbox.unwrap_or_default()))),
@@ -247,7 +266,7 @@ impl Worker {
                         Status::TooOld => self.refuse(job, Reason::TooOld),
                         Status::Clock => self.refuse(job, Reason::Clock),
                         Status::IdReuse => self.refuse(job, Reason::IdReuse),
-                        Status::Invalid(why) => self.bury(job, Reason::Invalid, why),
+                        Status::Invalid(why) => self.bury(job, Reason::Invalid, Error::retry(why)),
                     }
                 }
             }
@@ -272,6 +291,20 @@ impl Worker {
         (!table.is_empty()).then(|| RowKey { table, key: key.to_owned() })
     }
 
+    /// What the broken twins do before the commit.
+    async fn sabotage(&self, jobs: &[Vec<Job>]) {
+        for job in jobs.iter().flatten() {
+            if fault::sabotaged(Sabotage::AckFirst) {
+                self.bus.ack(&job.delivery.ticket()).await;
+                self.bus.flush().await;
+            }
+            if fault::sabotaged(Sabotage::PublishFirst) {
+                let _ = join_all(job.outputs.iter().map(|output| self.bus.publish(&output.envelope))).await;
+            }
+        }
+        fault::point("handler.done");
+    }
+
     /// Records that an event is dead-lettered.
     pub async fn commit_dead(&self, job: &Job) -> Result<(), StoreError> {
         let handled = self.handled(job, &job.key, Vec::new(), Bytes::new());
@@ -281,7 +314,7 @@ impl Worker {
 
     pub fn retry_all(self: &Arc<Self>, jobs: Vec<Job>, why: &dyn std::fmt::Display) {
         for job in jobs {
-            self.fail(job, &Error::retry(why));
+            self.fail(job, Error::retry(why));
         }
     }
 
@@ -313,6 +346,9 @@ where
 }
 
 fn partition(events: Vec<Job>, seen: &[bool]) -> (Vec<Job>, Vec<Job>) {
+    if fault::sabotaged(Sabotage::NoSeenMarks) {
+        return (Vec::new(), events);
+    }
     let (mut known, mut fresh) = (Vec::new(), Vec::new());
     for (job, seen) in events.into_iter().zip(seen) {
         if *seen { known.push(job) } else { fresh.push(job) }

@@ -1,4 +1,6 @@
-//! What several functions share: the rows of tables that more than one of them reads, and the picture code.
+//! What several functions share: the rows of tables that more than one of them reads, the picture code, and signed
+//! requests to the outside.
 
 pub mod picture;
 pub mod tables;
+pub mod webhook;

@@ -42,7 +42,7 @@ fn options() -> Result<Options, String> {
             "--seed" => options.seed = value.parse().map_err(|_| wrong())?,
             "--seconds" => options.seconds = Some(value.parse().map_err(|_| wrong())?),
             "--row" => options.rows.push(find(&value).ok_or_else(wrong)?),
-            "--programs" => options.programs = Some(value.into()),
+            "--programs" => options.programs = Some(std::fs::canonicalize(&value).map_err(|_| wrong())?),
             "--json" => options.json = Some(value),
             _ => return Err(format!("unknown argument {name:?}")),
         }

@@ -40,11 +40,37 @@ async fn misbehave(event: PageViewed, tally: &mut Tally, context: &Context) -> R
         "reject" => Err(reject("told to reject")),
         "panic" => panic!("told to panic"),
         "exit" => std::process::exit(0),
+        "abort" => std::process::abort(),
+        "overflow" => Err(std::io::Error::other(format!("{}", dig(number))).into()),
+        "hog" => Err(std::io::Error::other(format!("{}", hog())).into()),
+        "loop" => loop {
+            std::hint::black_box(number);
+        },
+        "segv" => {
+            let myself = rustix::process::getpid();
+            let killed = rustix::process::kill_process(myself, rustix::process::Signal::SEGV);
+            killed.map(|()| (Vec::new(), None)).map_err(Into::into)
+        }
         "behind" => context.add("tallies", "count", 1).map(|()| (Vec::new(), None)),
         "emit" => Ok(((0..number).map(|_| milestone()).collect(), None)),
         "later" => Ok((Vec::new(), Some(Delayed { event: milestone(), after: Duration::from_millis(number) }))),
         _ => Ok((Vec::new(), None)),
     }
+}
+
+/// Deeper than any stack.
+fn dig(depth: u64) -> u64 {
+    let frame = std::hint::black_box([depth; 512]);
+    if depth == u64::MAX { frame[0] } else { dig(depth + 1) + frame[511] }
+}
+
+/// More memory than the test lets a process have.
+fn hog() -> usize {
+    let mut all = Vec::new();
+    for _ in 0..1 << 20 {
+        all.push(std::hint::black_box(vec![1u8; 16 << 20]));
+    }
+    all.len()
 }
 
 fn main() -> ExitCode {

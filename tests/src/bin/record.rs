@@ -1,14 +1,16 @@
-//! The second stage of the chaos flow: writes down every milestone it applies.
+//! A second stage for tests: records every milestone it applies, so that a lost or doubled one shows. A page with
+//! `refuse` in its name is rejected, one with `falter` fails on its first run.
 
 use std::process::ExitCode;
 
-use oncue::{Context, Function, Result, State};
+use oncue::{Context, Function, Result, State, reject};
 use oncue_proto::web::PageMilestone;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Record {
     count: u64,
+    /// Ids applied, in order.
     ids: Vec<String>,
 }
 
@@ -16,12 +18,19 @@ impl State for Record {
     const TABLE: &'static str = "records";
 }
 
-async fn record(_: PageMilestone, record: &mut Record, context: &Context) -> Result<()> {
+async fn record(milestone: PageMilestone, record: &mut Record, context: &Context) -> Result<()> {
     record.count += 1;
     record.ids.push(context.id().to_owned());
-    context.add("recorded", "total", 1)
+    context.add("recorded", "total", 1)?;
+    if milestone.page.contains("refuse") {
+        return Err(reject("a page to refuse"));
+    }
+    if milestone.page.contains("falter") && context.attempt() == 1 {
+        return Err(std::io::Error::other("the first run falters").into());
+    }
+    Ok(())
 }
 
 fn main() -> ExitCode {
-    oncue::run(Function::new("record", record))
+    oncue::run(Function::new("record", record).attempts(3))
 }

@@ -57,6 +57,12 @@ impl Process {
         self.exit().await
     }
 
+    /// State as the kernel tells it: `R`, `S`, `T` for stopped, `Z` for dead and not buried.
+    pub fn state(&self) -> Option<char> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).ok()?;
+        stat.rsplit(')').next()?.trim().chars().next()
+    }
+
     pub async fn exit(&mut self) -> Option<i32> {
         let name = self.name.clone();
         until(&format!("{name} ends"), async || self.child.try_wait().ok().flatten()).await.code()

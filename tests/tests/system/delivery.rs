@@ -259,7 +259,8 @@ async fn a_worker_asks_only_for_what_it_has_room_for_and_says_that_it_is_still_a
 async fn outputs_left_behind_are_swept_up() {
     use oncue::store::{Handled, Mark, Purpose, Run};
     use oncue_proto::oncue::v1::Outbox;
-    let house = house().await;
+    let config = format!("[functions.misbehave]\n{QUICK}\n[redis]\nkeep_outputs = \"0s\"\n");
+    let house = House::new(&config).await;
     let _worker = house.start("misbehave").await;
     let (bus, store) = (house.bus().await, house.store().await);
     // As if a worker had committed and vanished, and the server had lost the input: nobody will deliver it again.

@@ -2,8 +2,10 @@
 
 mod chaos;
 mod clicks;
+mod crash;
 mod delivery;
 mod files;
 mod proxy;
 mod store;
 mod traces;
+mod webhook;

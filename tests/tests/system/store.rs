@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use oncue::event::{self, Incoming, Origin};
 use oncue::store::{
-    Ask, Change, Handled, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, Shown, Status, Store, outbox_key,
+    Ask, Change, Handled, MapStore, Mark, Op, Purpose, RedisStore, RowChange, RowKey, Run, Shown, Status, Store,
+    outbox_key,
 };
 use oncue_tests::house::House;
 
@@ -99,9 +100,61 @@ async fn outputs_wait_until_they_are_published(store: &Store) {
         [(key.clone(), Bytes::from_static(b"out"))]
     );
     assert!(store.unpublished(partition..partition + 1, event::now_ms() - 60_000).await.expect("a list").is_empty());
-    store.published(&[key]).await.expect("marked");
+    store.published(&[key], false).await.expect("marked");
     assert_eq!(commit(store, alone(event)).await, [Status::Duplicate(None)]);
     assert!(store.unpublished(partition..partition + 1, event::now_ms() + 1000).await.expect("a list").is_empty());
+}
+
+async fn published_outputs_can_be_kept_for_a_while(store: &Store) {
+    let event = Handled { outbox: Bytes::from_static(b"kept"), ..handled("k1", "/kept") };
+    let (key, partition) = (outbox_key(&event.mark), event::partition("/kept"));
+    commit(store, alone(event.clone())).await;
+    let kept = async |since| -> Vec<String> {
+        let kept = store.kept(partition, since, 0).await.expect("a list");
+        kept.into_iter().map(|kept| kept.outbox_key).collect()
+    };
+    let now = event::now_ms();
+    assert!(kept(now - 60_000).await.is_empty(), "not published yet");
+    store.published(std::slice::from_ref(&key), true).await.expect("marked");
+    assert_eq!(
+        commit(store, alone(event)).await,
+        [Status::Duplicate(None)],
+        "it is published, so nothing is left to do"
+    );
+    assert!(store.unpublished(partition..partition + 1, now + 60_000).await.expect("a list").is_empty());
+    assert_eq!(kept(now - 60_000).await, [key.clone()]);
+    assert!(kept(now + 60_000).await.is_empty());
+    store.forget(partition..partition + 1, now - 60_000).await.expect("looked");
+    assert_eq!(kept(now - 60_000).await, [key]);
+    store.forget(partition..partition + 1, now + 60_000).await.expect("forgotten");
+    assert!(kept(now - 60_000).await.is_empty());
+}
+
+async fn a_dead_letter_lives_again_only_for_a_later_redrive(store: &Store) {
+    let now = event::now_ms();
+    let old = now - HORIZON - 60_000;
+    let redriven = |number| {
+        let mut event = handled_at("rd", "/rd", old, true);
+        (event.mark.redrive, event.mark.fence) = (number, now);
+        event
+    };
+    let seen = async |number| {
+        let ask = Ask { row: None, marks: vec![redriven(number).mark] };
+        store.read(&[ask]).await.expect("a read")[0].seen[0]
+    };
+    commit(store, alone(Handled { purpose: Purpose::Bury, ..handled_at("rd", "/rd", old, true) })).await;
+    assert_eq!(commit(store, alone(redriven(0))).await, [Status::Dead]);
+    assert!(seen(0).await && !seen(1).await);
+    // It failed again: the first redrive is spent, the second is not.
+    assert_eq!(commit(store, alone(Handled { purpose: Purpose::Bury, ..redriven(1) })).await, [Status::Applied]);
+    assert_eq!(commit(store, alone(redriven(1))).await, [Status::Dead]);
+    assert!(seen(1).await && !seen(2).await);
+    assert_eq!(commit(store, alone(redriven(2))).await, [Status::Applied]);
+    assert_eq!(commit(store, alone(redriven(2))).await, [Status::Duplicate(None)]);
+    assert_eq!(commit(store, alone(redriven(3))).await, [Status::Duplicate(None)], "applied is applied");
+    assert!(seen(3).await);
+    let count = async |number| store.started(&[redriven(number).mark]).await.expect("counted")[0];
+    assert_eq!((count(1).await, count(1).await, count(2).await), (1, 2, 1), "each redrive has attempts of its own");
 }
 
 async fn the_age_fence_holds(store: &Store) {
@@ -230,6 +283,8 @@ async fn suite(store: &Store) {
     an_event_is_applied_once_and_brings_its_neighbours_back(store).await;
     two_copies_in_one_run_are_not_both_applied(store).await;
     outputs_wait_until_they_are_published(store).await;
+    published_outputs_can_be_kept_for_a_while(store).await;
+    a_dead_letter_lives_again_only_for_a_later_redrive(store).await;
     the_age_fence_holds(store).await;
     an_untimed_event_is_known_under_another_time(store).await;
     asking_after_an_event_applies_nothing(store).await;
@@ -265,6 +320,28 @@ async fn an_emptied_redis_gets_its_library_back() {
     assert_eq!(commit(&store, alone(handled("again", "/x"))).await, [Status::Applied]);
 }
 
+/// Redis came back from an older file: whoever remembers more commits says so, for all.
+#[tokio::test]
+async fn a_redis_that_went_back_in_time_is_found_out() {
+    let house = House::new("").await;
+    let url = format!("redis://127.0.0.1:{}", house.redis_port);
+    let redis = RedisStore::connect(&url).await.expect("Redis");
+    let store = Store::Redis(redis.clone());
+    for n in 0..3 {
+        commit(&store, alone(handled(&format!("g{n}"), "/g"))).await;
+    }
+    assert!(redis.regressed().borrow().is_none() && redis.regression().await.expect("asked").is_none());
+    house.redis_cli(&["HSET", "oncue:commits", "n", "1"]);
+    commit(&store, alone(handled("g3", "/g"))).await;
+    let found = redis.regression().await.expect("asked").expect("found out");
+    assert_eq!((found.seen, found.found), (3, 2));
+    assert!(redis.regressed().borrow().as_ref().is_some_and(|why| why.contains("oncue recover redis")));
+    let refused = RedisStore::connect(&url).await.err().expect("nobody starts on it").to_string();
+    assert!(refused.contains("went back in time"), "{refused}");
+    redis.clear_regression().await.expect("cleared");
+    RedisStore::connect(&url).await.expect("all is well again");
+}
+
 /// Puts a broken copy of the function library in the place of the real one.
 fn break_library(house: &House, line: &str, broken: &str) {
     let listed = house.redis_cli(&["FUNCTION", "LIST", "WITHCODE"]);
@@ -288,6 +365,9 @@ async fn each_broken_twin_fails_the_suite() {
         ),
         ("copies in one run", "if ids[e.id] and not status then", "if false then"),
         ("payload check off", "if string.sub(mark, 2, 9) ~= e.payload", "if false"),
+        ("published outputs come back", "if committed and tonumber(committed) > 0 then", "if committed then"),
+        ("redrives unlimited", "if e.redrive <= (tonumber(string.sub(mark, 10)) or 0) then", "if e.redrive == 0 then"),
+        ("redrives ignored", "if e.redrive <= (tonumber(string.sub(mark, 10)) or 0) then", "if true then"),
         ("half a run", "refused = refused or status ~= nil", "refused = refused"),
         ("outputs not stored", "redis.call('SET', e.outbox_key, e.outbox)", ""),
         ("operations unchecked", "local why = check_op(op, plan)", "local why = nil"),

@@ -54,10 +54,8 @@ fn dependencies_point_one_way() {
 }
 
 /// A crate that is wrapped in one place, and that place.
-const WRAPPED: [(&str, &str, &str); 2] = [
-    ("async-nats", "async_nats", "services/runtime/src/bus/"),
-    ("redis", "redis", "services/runtime/src/store/redis.rs"),
-];
+const WRAPPED: [(&str, &str, &str); 2] =
+    [("async-nats", "async_nats", "services/runtime/src/bus/"), ("redis", "redis", "services/runtime/src/store/redis")];
 
 #[test]
 fn nats_and_redis_are_named_in_one_place_each() {

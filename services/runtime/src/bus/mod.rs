@@ -7,6 +7,7 @@
 pub mod layout;
 pub mod objects;
 pub mod pull;
+mod read;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,6 +22,8 @@ use oncue_proto::oncue::v1::{Envelope, Header};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{oneshot, watch};
+
+pub use self::read::Found;
 
 /// The oldest server that has message schedules with cron, atomic batches and per-message TTL.
 const OLDEST: (u64, u64) = (2, 14);
@@ -128,6 +131,11 @@ impl Bus {
 
     pub fn server_version(&self) -> String {
         self.client.server_info().version
+    }
+
+    /// Identity of the very server process; another one after each start.
+    pub fn server_id(&self) -> String {
+        self.client.server_info().server_id
     }
 
     /// Largest payload with headers, in bytes.

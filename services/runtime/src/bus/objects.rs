@@ -51,6 +51,26 @@ struct Options {
 }
 
 impl Object {
+    /// What would be known of an object with these bytes; nothing is stored.
+    pub(crate) fn of_bytes(name: &str, metadata: &[(&str, &str)], bytes: &[u8]) -> Self {
+        let digest = format!("SHA-256={}", URL_SAFE.encode(Sha256::digest(bytes)));
+        Self::new(name, metadata, String::new(), bytes.len() as u64, bytes.len().div_ceil(CHUNK) as u64, digest)
+    }
+
+    fn new(name: &str, metadata: &[(&str, &str)], chunks_id: String, size: u64, chunks: u64, digest: String) -> Self {
+        Self {
+            name: name.to_owned(),
+            bucket: FILES.to_owned(),
+            chunks_id,
+            size,
+            chunks,
+            digest,
+            deleted: false,
+            metadata: metadata.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            options: Options { max_chunk_size: CHUNK },
+        }
+    }
+
     /// SHA-256 in lower-case hex.
     pub fn sha256(&self) -> String {
         let raw = self.digest.strip_prefix("SHA-256=").and_then(|d| URL_SAFE.decode(d).ok()).unwrap_or_default();
@@ -103,17 +123,7 @@ impl Bus {
             Upload { bus: self.clone(), chunks_id: chunks_id.clone(), in_flight: FuturesOrdered::new(), done: false };
         let (size, chunks, digest) = upload.chunks(source, limit).await?;
         let old = self.object(name).await.ok().flatten();
-        let object = Object {
-            name: name.to_owned(),
-            bucket: FILES.to_owned(),
-            chunks_id,
-            size,
-            chunks,
-            digest,
-            deleted: false,
-            metadata: metadata.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-            options: Options { max_chunk_size: CHUNK },
-        };
+        let object = Object::new(name, metadata, chunks_id, size, chunks, digest);
         let put = self.put_meta(&object).await;
         // Where it is not known whether the object stands, its chunks must: an orphan is better than a hollow file.
         if matches!(put, Ok(()) | Err(PublishError::Unknown(_))) {

@@ -25,6 +25,9 @@ pub struct Config {
     pub nats_url: String,
     /// `ONCUE_REDIS_URL`, or `[redis] url`; default `redis://127.0.0.1:6379`.
     pub redis_url: String,
+    /// `ONCUE_KEEP_OUTPUTS`, or `[redis] keep_outputs`: published outputs stay in Redis for this long, in case NATS loses
+    /// what it had acked. Default 5 min, longer than NATS may take to write to disk; zero for not at all.
+    pub keep_outputs: Span,
     /// Encoded descriptor sets of other repositories, added to the built-in contract.
     pub contracts: Vec<PathBuf>,
     pub streams: BTreeMap<String, StreamConfig>,
@@ -46,6 +49,9 @@ pub struct StreamConfig {
     pub duplicate_window: Span,
     /// H: an event older than this is refused, since its seen-mark may be gone. Default 72 h.
     pub horizon: Span,
+    /// R: what every function is done with stays for this long, so that a Redis that lost state can be restored from
+    /// it. Default 24 h.
+    pub replay_window: Span,
 }
 
 impl Default for StreamConfig {
@@ -55,6 +61,7 @@ impl Default for StreamConfig {
             replicas: 1,
             duplicate_window: Span(Duration::from_mins(2)),
             horizon: Span(Duration::from_hours(72)),
+            replay_window: Span(Duration::from_hours(24)),
         }
     }
 }
@@ -206,6 +213,8 @@ impl Config {
         limits.concurrency = overlay(&env, "ONCUE_CONCURRENCY", positive, &mut errors).map(|n| n as usize);
         limits.attempts = overlay(&env, "ONCUE_ATTEMPTS", positive, &mut errors);
         limits.timeout = overlay(&env, "ONCUE_TIMEOUT", str::parse, &mut errors);
+        let keep = overlay(&env, "ONCUE_KEEP_OUTPUTS", str::parse, &mut errors);
+        config.keep_outputs = keep.unwrap_or(config.keep_outputs);
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
     }
 

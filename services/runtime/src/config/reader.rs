@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use oncue_proto::Catalog;
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, ConfigErrors, FunctionConfig, GatewayConfig, Schedule};
+use super::{Config, ConfigErrors, FunctionConfig, GatewayConfig, Schedule, Span};
 
 pub(super) fn read(text: &str, path: Option<&Path>) -> Result<Config, ConfigErrors> {
     let mut reader = Reader { text, path, errors: Vec::new() };
@@ -24,11 +25,19 @@ pub(super) fn read(text: &str, path: Option<&Path>) -> Result<Config, ConfigErro
     Err(ConfigErrors(reader.errors.into_iter().map(|(_, message)| message).collect()))
 }
 
-/// `[nats]`, `[redis]`
+/// `[nats]`
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Server {
+struct Nats {
     url: Option<String>,
+}
+
+/// `[redis]`
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Redis {
+    url: Option<String>,
+    keep_outputs: Option<Span>,
 }
 
 struct Reader<'t> {
@@ -44,6 +53,7 @@ impl<'t> Reader<'t> {
             path: self.path.map(Path::to_owned),
             nats_url: "nats://127.0.0.1:4222".into(),
             redis_url: "redis://127.0.0.1:6379".into(),
+            keep_outputs: Span(Duration::from_mins(5)),
             contracts: Vec::new(),
             streams: BTreeMap::new(),
             functions: BTreeMap::new(),
@@ -54,8 +64,15 @@ impl<'t> Reader<'t> {
         let (mut contracts, mut schedules) = (None, None);
         for (name, value) in table {
             match name.get_ref().as_ref() {
-                "nats" => config.nats_url = self.server("nats", value).unwrap_or(config.nats_url),
-                "redis" => config.redis_url = self.server("redis", value).unwrap_or(config.redis_url),
+                "nats" => {
+                    let nats: Nats = self.part("nats", value).unwrap_or_default();
+                    config.nats_url = nats.url.unwrap_or(config.nats_url);
+                }
+                "redis" => {
+                    let redis: Redis = self.part("redis", value).unwrap_or_default();
+                    config.redis_url = redis.url.unwrap_or(config.redis_url);
+                    config.keep_outputs = redis.keep_outputs.unwrap_or(config.keep_outputs);
+                }
                 "contracts" => {
                     contracts = Some(value.span());
                     config.contracts = self.part("contracts", value).unwrap_or_default();
@@ -76,10 +93,6 @@ impl<'t> Reader<'t> {
         });
         config.schedules = schedules.map(|value| self.schedules(value, &catalog)).unwrap_or_default();
         config
-    }
-
-    fn server(&mut self, name: &str, value: Spanned<DeValue<'t>>) -> Option<String> {
-        self.part::<Server>(name, value)?.url
     }
 
     /// Reads one section; a field that is wrong is noted and left out, so that the next mistake is found too.

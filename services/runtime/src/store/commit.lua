@@ -6,11 +6,13 @@
 --
 -- ARGV: horizon, grace, skew (ms), number of runs; then for each run
 --   version read ('' = no row), set count, (field, value)*, delete count, field*, event count, and for each event
---     kind (a = apply, d = dead letter, q = only ask), id (16 bytes), time (ms), payload hash (8 bytes), seen keys,
+--     kind (a = apply, d = dead letter, q = only ask), id (16 bytes), time the fence hangs on (ms), number of the
+--     redrive (0 = none), payload hash (8 bytes), seen keys,
 --     mark expiry (unix s), operation count, (name, field or member, number, limit)*, outbox ('' = none)
--- KEYS, in the same order: for each run the row (if any); for each event its seen keys, one key per operation, and
+-- KEYS: the counter of commits; then in the same order: for each run the row (if any); for each event its seen keys, one key per operation, and
 --   for an outbox its key and the index of unpublished outboxes.
--- Reply: for each event a status and a detail.
+-- Reply: commits so far, which only goes down when Redis has lost some, and the time (ms) of the one before; then for
+-- each event a status and a detail.
 --   applied | duplicate (detail: outbox still to be published) | dead | conflict | too_old | clock | id_reuse | invalid
 
 local function is_integer(text)
@@ -73,12 +75,14 @@ local function check_event(e, now, horizon, skew, plan)
   for _, key in ipairs(e.seen) do
     local mark = redis.call('HGET', key, e.id)
     if mark then
-      local kind = string.sub(mark, 1, 1)
-      if string.sub(mark, 2, 9) ~= e.payload and kind ~= 'd' and e.kind ~= 'd' then return 'id_reuse', '' end
-      if kind == 'd' then return 'dead', '' end
-      local outbox = ''
-      if redis.call('ZSCORE', e.unpublished, e.outbox_key) then outbox = redis.call('GET', e.outbox_key) or '' end
-      return 'duplicate', outbox
+      if string.sub(mark, 1, 1) ~= 'd' then
+        if string.sub(mark, 2, 9) ~= e.payload and e.kind ~= 'd' then return 'id_reuse', '' end
+        local committed = redis.call('ZSCORE', e.unpublished, e.outbox_key)
+        if committed and tonumber(committed) > 0 then return 'duplicate', redis.call('GET', e.outbox_key) or '' end
+        return 'duplicate', ''
+      end
+      -- A dead letter stays dead, unless an operator has redriven it since.
+      if e.redrive <= (tonumber(string.sub(mark, 10)) or 0) then return 'dead', '' end
     end
   end
   if e.kind == 'd' then return end
@@ -99,8 +103,12 @@ end
 
 local function write_event(e, now)
   for _, op in ipairs(e.ops) do apply_op(op) end
-  if redis.call('HSET', e.seen[1], e.id, e.kind .. e.payload) == 1 and redis.call('HLEN', e.seen[1]) == 1 then
+  local redrive = e.kind == 'd' and e.redrive > 0 and string.format('%.0f', e.redrive) or ''
+  local new = redis.call('HSET', e.seen[1], e.id, e.kind .. e.payload .. redrive) == 1
+  if new and redis.call('HLEN', e.seen[1]) == 1 then
     redis.call('EXPIREAT', e.seen[1], e.expiry)
+  elseif e.redrive > 0 then
+    redis.call('EXPIREAT', e.seen[1], e.expiry, 'GT') -- its fence is a new one, and its bucket an old one
   end
   if e.outbox ~= '' then
     redis.call('SET', e.outbox_key, e.outbox)
@@ -114,7 +122,8 @@ local function commit(KEYS, ARGV)
   local function arg() arg_at = arg_at + 1 return ARGV[arg_at] end
 
   local function read_event()
-    local e = { kind = arg(), id = arg(), time = tonumber(arg()), payload = arg(), seen = {}, ops = {} }
+    local e = { kind = arg(), id = arg(), time = tonumber(arg()), redrive = tonumber(arg()) }
+    e.payload, e.seen, e.ops = arg(), {}, {}
     for _ = 1, tonumber(arg()) do e.seen[#e.seen + 1] = key() end
     e.expiry = arg()
     for i = 1, tonumber(arg()) do
@@ -136,7 +145,9 @@ local function commit(KEYS, ARGV)
   local time = redis.call('TIME')
   local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   local horizon, grace, skew = tonumber(arg()), tonumber(arg()), tonumber(arg())
-  local reply = {}
+  local counter = key()
+  local reply = { string.format('%.0f', redis.call('HINCRBY', counter, 'n', 1)), redis.call('HGET', counter, 'at') or '0' }
+  redis.call('HSET', counter, 'at', string.format('%.0f', now))
   for _ = 1, tonumber(arg()) do
     local run = read_run()
     local refused = false

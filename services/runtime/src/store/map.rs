@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::{Ask, Change, Found, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Shown, Status, Unpublished, row_key};
+use super::{
+    Ask, Change, Found, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Settled, Shown, Status, Unpublished, row_key,
+};
 use crate::event;
 
 /// State in memory, with a clock that tests can set.
@@ -18,8 +20,10 @@ pub struct MapStore(Arc<Mutex<Inner>>);
 struct Inner {
     rows: HashMap<String, Row>,
     blind: HashMap<String, Blind>,
-    seen: HashMap<(String, [u8; 16]), (bool, u64)>,
-    outboxes: BTreeMap<String, (u64, Bytes)>,
+    /// Dead or applied, payload hash, number of the redrive.
+    seen: HashMap<(String, [u8; 16]), (bool, u64, u32)>,
+    /// By commit time, or by minus the time of publishing.
+    outboxes: BTreeMap<String, (i64, Bytes)>,
     runs: HashMap<String, u32>,
     now: Option<u64>,
 }
@@ -56,13 +60,18 @@ impl MapStore {
                 .and_then(|row| inner.rows.get(&row_key(row.table, &row.key)))
                 .cloned()
                 .unwrap_or_default(),
-            seen: ask
-                .marks
-                .iter()
-                .map(|m| m.seen_keys().iter().any(|k| inner.seen.contains_key(&(k.clone(), m.id))))
-                .collect(),
+            seen: ask.marks.iter().map(|m| m.seen_keys().iter().any(|k| inner.settled(k, m))).collect(),
         };
         asks.iter().map(find).collect()
+    }
+
+    pub(super) fn settled(&self, marks: &[Mark]) -> Vec<Option<Settled>> {
+        let inner = self.lock();
+        let kind = |mark: &Mark| {
+            let (dead, ..) = mark.seen_keys().into_iter().find_map(|key| inner.seen.get(&(key, mark.id)))?;
+            Some(if *dead { Settled::Dead } else { Settled::Applied })
+        };
+        marks.iter().map(kind).collect()
     }
 
     pub(super) fn commit(&self, runs: &[Run]) -> Vec<Vec<Status>> {
@@ -80,19 +89,37 @@ impl MapStore {
         marks.iter().map(&mut count).collect()
     }
 
-    pub(super) fn published(&self, outbox_keys: &[String]) {
+    pub(super) fn published(&self, outbox_keys: &[String], keep: bool) {
         let mut inner = self.lock();
+        let now = inner.now();
         for key in outbox_keys {
-            inner.outboxes.remove(key);
+            match inner.outboxes.get_mut(key) {
+                Some((at, _)) if keep => *at = -(now as i64),
+                _ => drop(inner.outboxes.remove(key)),
+            }
         }
     }
 
     pub(super) fn unpublished(&self, partitions: Range<u32>, before: u64) -> Vec<Unpublished> {
+        self.outboxes(partitions, |at| at > 0 && at <= before as i64)
+    }
+
+    pub(super) fn kept(&self, partition: u32, since: u64, from: usize) -> Vec<Unpublished> {
+        self.outboxes(partition..partition + 1, |at| at <= -(since as i64)).into_iter().skip(from).collect()
+    }
+
+    pub(super) fn forget(&self, partitions: Range<u32>, before: u64) {
+        for old in self.outboxes(partitions, |at| at < 0 && at >= -(before as i64)) {
+            self.lock().outboxes.remove(&old.outbox_key);
+        }
+    }
+
+    fn outboxes(&self, partitions: Range<u32>, wanted: impl Fn(i64) -> bool) -> Vec<Unpublished> {
         let inner = self.lock();
         let tags: Vec<String> = partitions.map(|p| format!("{{p{p}}}:")).collect();
-        let due =
-            inner.outboxes.iter().filter(|(key, (at, _))| *at <= before && tags.iter().any(|tag| key.starts_with(tag)));
-        due.map(|(key, (_, outbox))| Unpublished { outbox_key: key.clone(), outbox: outbox.clone() }).collect()
+        let found =
+            inner.outboxes.iter().filter(|(key, (at, _))| wanted(*at) && tags.iter().any(|tag| key.starts_with(tag)));
+        found.map(|(key, (_, outbox))| Unpublished { outbox_key: key.clone(), outbox: outbox.clone() }).collect()
     }
 
     pub(super) fn show(&self, table: &str, key: &str) -> Option<Shown> {
@@ -114,8 +141,12 @@ impl MapStore {
 }
 
 impl Inner {
+    fn now(&self) -> u64 {
+        self.now.unwrap_or_else(event::now_ms)
+    }
+
     fn commit(&mut self, run: &Run) -> Vec<Status> {
-        let now = self.now.unwrap_or_else(event::now_ms);
+        let now = self.now();
         let mut ids = BTreeSet::new();
         let (mut blocked, mut plan): (Vec<Option<Status>>, Plan) = (Vec::new(), Plan::default());
         for handled in &run.events {
@@ -146,25 +177,36 @@ impl Inner {
     fn check(&self, handled: &Handled, now: u64, plan: &mut Plan) -> Option<Status> {
         let mark = &handled.mark;
         for key in mark.seen_keys() {
-            let Some((dead, payload)) = self.seen.get(&(key, mark.id)) else { continue };
-            if *payload != handled.payload_hash && !dead && handled.purpose != Purpose::Bury {
+            let Some((dead, payload, redrive)) = self.seen.get(&(key, mark.id)) else { continue };
+            if *dead {
+                if mark.redrive > *redrive {
+                    continue;
+                }
+                return Some(Status::Dead);
+            }
+            if *payload != handled.payload_hash && handled.purpose != Purpose::Bury {
                 return Some(Status::IdReuse);
             }
-            let outbox = || self.outboxes.get(&mark.outbox_key()).map(|(_, outbox)| outbox.clone());
-            return Some(if *dead { Status::Dead } else { Status::Duplicate(outbox()) });
+            let outbox = self.outboxes.get(&mark.outbox_key()).filter(|(at, _)| *at > 0);
+            return Some(Status::Duplicate(outbox.map(|(_, outbox)| outbox.clone())));
         }
         match handled.purpose {
             Purpose::Apply => {}
             Purpose::Bury => return None,
             Purpose::Recall => return Some(Status::Conflict),
         }
-        if now > mark.time + mark.horizon {
+        if now > mark.fence + mark.horizon {
             return Some(Status::TooOld);
         }
-        if mark.time > now + SKEW_MS {
+        if mark.fence > now + SKEW_MS {
             return Some(Status::Clock);
         }
         handled.ops.iter().find_map(|op| self.check_op(op, &mark.key, plan)).map(Status::Invalid)
+    }
+
+    fn settled(&self, key: &str, mark: &Mark) -> bool {
+        let found = self.seen.get(&(key.to_owned(), mark.id));
+        found.is_some_and(|(dead, _, redrive)| !dead || mark.redrive <= *redrive)
     }
 
     fn kind(&self, key: &str) -> &'static str {
@@ -223,10 +265,10 @@ impl Inner {
         }
         self.seen.insert(
             (mark.seen_keys().swap_remove(0), mark.id),
-            (handled.purpose == Purpose::Bury, handled.payload_hash),
+            (handled.purpose == Purpose::Bury, handled.payload_hash, mark.redrive),
         );
         if !handled.outbox.is_empty() {
-            self.outboxes.insert(mark.outbox_key(), (now, handled.outbox.clone()));
+            self.outboxes.insert(mark.outbox_key(), (now as i64, handled.outbox.clone()));
         }
     }
 

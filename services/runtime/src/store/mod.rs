@@ -6,25 +6,28 @@
 //! |---|---|
 //! | `{pN}:s:TABLE:KEY` | a state row: a hash with the version in `_v`, or the set, sorted set or counter of a blind operation |
 //! | `{pN}:d:FUNCTION:BUCKET` | seen-marks: event id hash -> `a` or `d` and the payload hash |
-//! | `{pN}:o:FUNCTION:ID` | outputs of one event that still have to be published |
+//! | `{pN}:o:FUNCTION:ID` | outputs of one event: those still to be published, and for a while those that were |
 //! | `{pN}:r:FUNCTION:ID` | runs of an event that was delivered before, counted until it expires |
-//! | `{pN}:u` | those outboxes by commit time, for the sweeper |
+//! | `{pN}:u` | those outboxes by commit time, and by minus the time of publishing once that is done |
 //! | `oncue:partitions` | number of partitions, fixed at first start |
+//! | `oncue:commits` | number and time of commits, by which a Redis that went back in time is found out |
+//! | `oncue:regressed` | what was found then; nobody works until `oncue recover redis` has taken it away |
 
 mod map;
+mod mark;
 mod redis;
 
 use std::fmt::Write as _;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 pub use self::map::MapStore;
+use self::mark::tag_of;
+pub use self::mark::{Mark, outbox_key};
 pub use self::redis::RedisStore;
-use crate::event::{self, Meta};
+use crate::event;
 
-/// A seen-mark bucket holds the ids of this much event time: few enough for Redis's compact encoding at hundreds of
-/// events per second and function, many enough that a slow stream does not pay a key per id.
-const BUCKET_MS: u64 = 120_000;
 /// Seen-marks outlive the horizon by this much, so that a late copy is known as done rather than refused as old.
 pub const GRACE_MS: u64 = 6 * 3600 * 1000;
 /// An event may claim to come from the future by this much.
@@ -59,67 +62,6 @@ pub struct Found {
 pub struct RowKey {
     pub table: &'static str,
     pub key: String,
-}
-
-/// Identity of one (function, event): enough to find its seen-mark and its outbox.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
-    pub function: &'static str,
-    /// Decides the partition; what the function is keyed by.
-    pub key: String,
-    pub id: [u8; 16],
-    pub time: u64,
-    /// Whether `time` belongs to the event for ever; if not, its bucket is as wide as the horizon and two are looked up.
-    pub timed: bool,
-    pub horizon: u64,
-}
-
-impl Mark {
-    pub fn new(function: &'static str, key: &str, meta: &Meta, horizon: u64) -> Self {
-        let id = event::hash(&[meta.id.as_bytes()]);
-        Self { function, key: key.to_owned(), id, time: meta.time, timed: meta.timed, horizon }
-    }
-
-    fn tag(&self) -> String {
-        format!("{{p{}}}", event::partition(&self.key))
-    }
-
-    /// Where the mark is written, and for untimed events also where an earlier copy may have written it.
-    fn seen_keys(&self) -> Vec<String> {
-        let (tag, function) = (self.tag(), self.function);
-        if self.timed {
-            return vec![format!("{tag}:d:{function}:{}", self.time / BUCKET_MS)];
-        }
-        // Written to the first; a copy may have come a horizon earlier, or later and been handled before this one.
-        let bucket = self.time / self.horizon.max(1);
-        [bucket, bucket.saturating_sub(1), bucket + 1].map(|b| format!("{tag}:d:{function}:h{b}")).to_vec()
-    }
-
-    /// Unix seconds at which the bucket may go: nothing in it can pass the age fence any more.
-    fn expiry(&self, now: u64) -> u64 {
-        // A later copy of an untimed event passes the fence for one horizon more.
-        let (width, copies) = if self.timed { (BUCKET_MS, 0) } else { (self.horizon.max(1), self.horizon) };
-        let end = (self.time / width + 1) * width;
-        (end.max(now) + copies + self.horizon + GRACE_MS) / 1000
-    }
-
-    fn outbox_key(&self) -> String {
-        self.key_of_event("o")
-    }
-
-    fn runs_key(&self) -> String {
-        self.key_of_event("r")
-    }
-
-    fn key_of_event(&self, kind: &str) -> String {
-        use base64::Engine as _;
-        let id = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(self.id);
-        format!("{}:{kind}:{}:{id}", self.tag(), self.function)
-    }
-
-    fn unpublished_key(&self) -> String {
-        format!("{}:u", self.tag())
-    }
 }
 
 /// Redis key of a row, or of what a blind operation works on.
@@ -215,6 +157,13 @@ pub enum Status {
     Invalid(String),
 }
 
+/// What a seen-mark says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    Applied,
+    Dead,
+}
+
 /// Redis does not do what it is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreError {
@@ -237,6 +186,28 @@ impl std::fmt::Display for StoreError {
 }
 
 impl std::error::Error for StoreError {}
+
+/// Redis answered with fewer commits than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Regression {
+    /// Commits counted before, and after.
+    pub seen: u64,
+    pub found: u64,
+    /// Time (Unix ms) of the last commit that is still there.
+    pub since: u64,
+}
+
+impl std::fmt::Display for Regression {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let since = event::format_time(self.since);
+        write!(
+            f,
+            "Redis went back in time: it had counted {} commits and now {}, what was committed after {since} is lost; \
+             `oncue recover redis` restores it from the streams",
+            self.seen, self.found
+        )
+    }
+}
 
 /// An outbox the sweeper found.
 #[derive(Debug, Clone)]
@@ -271,6 +242,14 @@ impl Store {
         }
     }
 
+    /// What became of events, as far as it is known.
+    pub async fn settled(&self, marks: &[Mark]) -> Result<Vec<Option<Settled>>, StoreError> {
+        match self {
+            Self::Redis(store) => store.settled(marks).await,
+            Self::Map(store) => Ok(store.settled(marks)),
+        }
+    }
+
     /// Applies runs, each whole or not at all; a status for every event of every run, in order.
     pub async fn commit(&self, runs: &[Run]) -> Result<Vec<Vec<Status>>, StoreError> {
         match self {
@@ -289,13 +268,30 @@ impl Store {
     }
 
     /// Outboxes whose messages are all in their streams.
-    pub async fn published(&self, outbox_keys: &[String]) -> Result<(), StoreError> {
+    /// With `keep` they stay until they are [forgotten](Self::forget), in case the streams lose them.
+    pub async fn published(&self, outbox_keys: &[String], keep: bool) -> Result<(), StoreError> {
         match self {
-            Self::Redis(store) => store.published(outbox_keys).await,
+            Self::Redis(store) => store.published(outbox_keys, keep).await,
             Self::Map(store) => {
-                store.published(outbox_keys);
+                store.published(outbox_keys, keep);
                 Ok(())
             }
+        }
+    }
+
+    /// Takes a name for some seconds, if nobody has it: for work that one worker does for all.
+    pub async fn lease(&self, name: &str, seconds: u64) -> Result<bool, StoreError> {
+        match self {
+            Self::Redis(store) => store.lease(name, seconds).await,
+            Self::Map(_) => Ok(true),
+        }
+    }
+
+    /// Keeps a name that was taken for `seconds` from now on.
+    pub async fn renew(&self, name: &str, seconds: u64) -> Result<(), StoreError> {
+        match self {
+            Self::Redis(store) => store.renew(name, seconds).await,
+            Self::Map(_) => Ok(()),
         }
     }
 
@@ -311,6 +307,25 @@ impl Store {
         }
     }
 
+    /// Outboxes of a partition published since `since` (Unix ms), a few hundred at a time from the `from`th on.
+    pub async fn kept(&self, partition: u32, since: u64, from: usize) -> Result<Vec<Unpublished>, StoreError> {
+        match self {
+            Self::Redis(store) => store.kept(partition, since, from).await,
+            Self::Map(store) => Ok(store.kept(partition, since, from)),
+        }
+    }
+
+    /// Outboxes of some partitions published before `before` (Unix ms) go for good.
+    pub async fn forget(&self, partitions: std::ops::Range<u32>, before: u64) -> Result<(), StoreError> {
+        match self {
+            Self::Redis(store) => store.forget(partitions, before).await,
+            Self::Map(store) => {
+                store.forget(partitions, before);
+                Ok(())
+            }
+        }
+    }
+
     /// What stands under a key of a table.
     pub async fn show(&self, table: &str, key: &str) -> Result<Option<Shown>, StoreError> {
         match self {
@@ -318,14 +333,4 @@ impl Store {
             Self::Map(store) => Ok(store.show(table, key)),
         }
     }
-}
-
-/// Name under which an event's outbox is marked as published.
-pub fn outbox_key(mark: &Mark) -> String {
-    mark.outbox_key()
-}
-
-/// Partition tag of an outbox key, `{p17}`.
-fn tag_of(outbox_key: &str) -> &str {
-    outbox_key.split_once(':').map_or(outbox_key, |(tag, _)| tag)
 }

@@ -1,20 +1,27 @@
 //! The store on Redis, and the only place that names its client.
 
-use std::ops::Range;
+mod outboxes;
+mod wire;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Cmd, Pipeline, RedisError, Value, cmd};
+use tokio::sync::watch;
 
-use super::{
-    Ask, Change, Found, GRACE_MS, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Shown, Status, StoreError,
-    Unpublished, row_key, tag_of,
-};
+use self::wire::{Args, push_event, row, status};
+use super::{Ask, Found, GRACE_MS, Mark, Regression, Row, Run, SKEW_MS, Settled, Shown, Status, StoreError, row_key};
 use crate::event::{self, PARTITIONS};
+use crate::fault::{self, Sabotage};
 
 const SOURCE: &str = include_str!("commit.lua");
+/// Counts commits: `n`, and `at`, the time of the last one.
+const COMMITS: &str = "oncue:commits";
+/// Stands once Redis was seen to have gone back in time; nobody works on it until `oncue recover redis` takes it away.
+const REGRESSED: &str = "oncue:regressed";
 const OLDEST_REDIS: (u64, u64) = (7, 0);
 const OLDEST_VALKEY: (u64, u64) = (7, 2);
 /// Longer than any stall of a healthy Redis (fsync, fork); a time-out only means "unknown, try again".
@@ -27,6 +34,9 @@ pub struct RedisStore {
     /// Named after the library's content, so that two versions of Oncue can share a Redis while one replaces the other.
     function: Arc<str>,
     library: Arc<str>,
+    /// Most commits seen in an answer; fewer later mean that Redis has lost some.
+    commits: Arc<AtomicU64>,
+    regressed: Arc<watch::Sender<Option<String>>>,
 }
 
 impl From<RedisError> for StoreError {
@@ -49,6 +59,9 @@ impl RedisStore {
         let store = Self::look(url).await?;
         store.check().await?;
         store.check_partitions().await?;
+        if let Some(regression) = store.regression().await? {
+            return Err(StoreError::refused(regression.to_string()));
+        }
         store.load().await?;
         Ok(store)
     }
@@ -65,12 +78,15 @@ impl RedisStore {
             .set_max_delay(Duration::from_secs(1));
         let connection = ConnectionManager::new_with_config(client, config).await;
         let connection = connection.map_err(|e| StoreError::refused(format!("cannot reach Redis at {place}: {e}")))?;
+        let source = source();
         let version =
-            event::hash(&[SOURCE.as_bytes()]).iter().take(4).fold(String::new(), |v, b| v + &format!("{b:02x}"));
+            event::hash(&[source.as_bytes()]).iter().take(4).fold(String::new(), |v, b| v + &format!("{b:02x}"));
         Ok(Self {
             connection,
             function: format!("oncue_commit_{version}").into(),
-            library: SOURCE.replace("LIBRARY", &version).into(),
+            library: source.replace("LIBRARY", &version).into(),
+            commits: Arc::default(),
+            regressed: Arc::new(watch::Sender::new(None)),
         })
     }
 
@@ -126,6 +142,40 @@ impl RedisStore {
         loaded.map_err(|e| StoreError::refused(format!("Redis does not take the function library: {e}")))
     }
 
+    /// What was seen when Redis was found to have gone back in time, if it was.
+    pub async fn regression(&self) -> Result<Option<Regression>, StoreError> {
+        let text: Option<String> = cmd("GET").arg(REGRESSED).query_async(&mut self.connection.clone()).await?;
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+    }
+
+    /// The lost effects are being restored: workers may start again.
+    pub async fn clear_regression(&self) -> Result<(), StoreError> {
+        Ok(cmd("DEL").arg(REGRESSED).exec_async(&mut self.connection.clone()).await?)
+    }
+
+    /// Turns to `Some`, with its reason, once Redis was found to have gone back in time.
+    pub fn regressed(&self) -> watch::Receiver<Option<String>> {
+        self.regressed.subscribe()
+    }
+
+    /// A count of commits lower than one that was answered before: a restart from an old file, a failover to a replica
+    /// that was behind. What was committed then is lost, with its seen-marks, while its events are acked.
+    async fn watch_for_regression(&self, replies: &[Bytes]) {
+        let number = |at: usize| replies.get(at).and_then(|n| std::str::from_utf8(n).ok()?.parse::<u64>().ok());
+        let (Some(found), Some(at)) = (number(0), number(1)) else { return };
+        let seen = self.commits.fetch_max(found, Ordering::Relaxed);
+        if found > seen || self.regressed.borrow().is_some() {
+            return;
+        }
+        let regression = Regression { seen, found, since: at };
+        let json = serde_json::json!(regression).to_string();
+        let set = cmd("SET").arg(REGRESSED).arg(json).arg("NX").exec_async(&mut self.connection.clone()).await;
+        if let Err(e) = set {
+            tracing::error!(error = %e, "cannot record that Redis went back in time");
+        }
+        self.regressed.send_replace(Some(regression.to_string()));
+    }
+
     async fn check_partitions(&self) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("SET").arg("oncue:partitions").arg(PARTITIONS).arg("NX").ignore().cmd("GET").arg("oncue:partitions");
@@ -146,7 +196,7 @@ impl RedisStore {
             }
             for mark in &ask.marks {
                 for key in mark.seen_keys() {
-                    pipe.cmd("HEXISTS").arg(key).arg(&mark.id);
+                    pipe.cmd("HGET").arg(key).arg(&mark.id);
                 }
             }
         }
@@ -159,13 +209,33 @@ impl RedisStore {
             for mark in &ask.marks {
                 let mut known = false;
                 for _ in mark.seen_keys() {
-                    known |= matches!(next()?, Value::Int(1) | Value::Boolean(true));
+                    known |= matches!(next()?, Value::BulkString(found) if mark.is_settled_by(&found));
                 }
                 seen.push(known);
             }
             found.push(Found { row, seen });
         }
         Ok(found)
+    }
+
+    pub(super) async fn settled(&self, marks: &[Mark]) -> Result<Vec<Option<Settled>>, StoreError> {
+        let mut pipe = redis::pipe();
+        for mark in marks {
+            for key in mark.seen_keys() {
+                pipe.cmd("HGET").arg(key).arg(&mark.id);
+            }
+        }
+        let mut replies = self.query(&pipe).await?.into_iter();
+        let kind = |reply: Value| match reply {
+            Value::BulkString(mark) => Some(if mark.first() == Some(&b'd') { Settled::Dead } else { Settled::Applied }),
+            _ => None,
+        };
+        let mut first = |mark: &Mark| {
+            let found: Vec<Settled> = replies.by_ref().take(mark.seen_keys().len()).filter_map(kind).collect();
+            // A redriven event may have left its dead mark in another bucket.
+            found.iter().copied().find(|settled| *settled == Settled::Applied).or(found.first().copied())
+        };
+        Ok(marks.iter().map(&mut first).collect())
     }
 
     async fn query(&self, pipe: &Pipeline) -> Result<Vec<Value>, StoreError> {
@@ -186,14 +256,15 @@ impl RedisStore {
             }
             other => other?,
         };
-        let mut replies = replies.chunks_exact(2);
+        self.watch_for_regression(&replies).await;
+        let mut replies = replies[2.min(replies.len())..].chunks_exact(2);
         let statuses = runs.iter().map(|run| run.events.iter().filter_map(|_| replies.next().map(status)).collect());
         Ok(statuses.collect())
     }
 
     /// Arguments in the order `commit.lua` documents.
     fn commit_call(&self, runs: &[Run]) -> Cmd {
-        let (mut keys, mut args) = (Vec::<String>::new(), Args::default());
+        let (mut keys, mut args) = (vec![COMMITS.to_owned()], Args::default());
         let horizon = runs.iter().flat_map(|run| &run.events).map(|e| e.mark.horizon).max().unwrap_or_default();
         args.number(horizon).number(GRACE_MS).number(SKEW_MS).number(runs.len() as u64);
         let now = event::now_ms();
@@ -236,44 +307,6 @@ impl RedisStore {
         Ok(pipe.query_async(&mut self.connection.clone()).await?)
     }
 
-    pub(super) async fn published(&self, outbox_keys: &[String]) -> Result<(), StoreError> {
-        let mut pipe = redis::pipe();
-        for key in outbox_keys {
-            pipe.cmd("UNLINK").arg(key).cmd("ZREM").arg(format!("{}:u", tag_of(key))).arg(key);
-        }
-        self.query(&pipe).await.map(|_| ())
-    }
-
-    pub(super) async fn unpublished(
-        &self,
-        partitions: Range<u32>,
-        before: u64,
-    ) -> Result<Vec<Unpublished>, StoreError> {
-        let mut pipe = redis::pipe();
-        for partition in partitions {
-            pipe.cmd("ZRANGEBYSCORE")
-                .arg(format!("{{p{partition}}}:u"))
-                .arg("-inf")
-                .arg(before)
-                .arg("LIMIT")
-                .arg(0)
-                .arg(100);
-        }
-        let lists: Vec<Vec<String>> = pipe.query_async(&mut self.connection.clone()).await?;
-        let keys: Vec<String> = lists.into_iter().flatten().collect();
-        let mut pipe = redis::pipe();
-        for key in &keys {
-            pipe.cmd("GET").arg(key);
-        }
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
-        let outboxes: Vec<Option<Bytes>> = pipe.query_async(&mut self.connection.clone()).await?;
-        // An index entry without its outbox was published and half marked: an empty outbox finishes the marking.
-        let pairs = keys.into_iter().zip(outboxes);
-        Ok(pairs.map(|(outbox_key, outbox)| Unpublished { outbox_key, outbox: outbox.unwrap_or_default() }).collect())
-    }
-
     pub(super) async fn show(&self, table: &str, key: &str) -> Result<Option<Shown>, StoreError> {
         let key = row_key(table, key);
         let mut c = self.connection.clone();
@@ -292,82 +325,16 @@ impl RedisStore {
     }
 }
 
-/// Arguments of one call, as bytes.
-#[derive(Default)]
-struct Args(Vec<Vec<u8>>);
-
-impl Args {
-    fn bytes(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
-        self.0.push(bytes.as_ref().to_vec());
-        self
+/// The code of the library; a broken twin of it where a test asks for one.
+fn source() -> String {
+    let mut source = SOURCE.to_owned();
+    if fault::sabotaged(Sabotage::NoSeenMarks) {
+        source = source.replace("    if mark then\n", "    if false then\n");
     }
-
-    fn number(&mut self, number: u64) -> &mut Self {
-        self.bytes(itoa::Buffer::new().format(number))
+    if fault::sabotaged(Sabotage::NoFence) {
+        source = source.replace("  if now > e.time + horizon then", "  if false then");
     }
-}
-
-fn push_event(handled: &Handled, now: u64, keys: &mut Vec<String>, args: &mut Args) {
-    let mark: &Mark = &handled.mark;
-    let seen = mark.seen_keys();
-    let purpose = match handled.purpose {
-        Purpose::Apply => "a",
-        Purpose::Bury => "d",
-        Purpose::Recall => "q",
-    };
-    args.bytes(purpose).bytes(mark.id).number(mark.time);
-    args.bytes(handled.payload_hash.to_be_bytes()).number(seen.len() as u64);
-    args.number(mark.expiry(now)).number(handled.ops.len() as u64);
-    keys.extend(seen);
-    for op in &handled.ops {
-        push_op(op, args);
-        keys.push(row_key(op.table, &mark.key));
-    }
-    args.bytes(&handled.outbox);
-    keys.push(mark.outbox_key());
-    keys.push(mark.unpublished_key());
-}
-
-fn push_op(op: &Op, args: &mut Args) {
-    let mut put = |name: &str, member: &str, number: i64, limit: u32| {
-        args.bytes(name).bytes(member).bytes(itoa::Buffer::new().format(number)).number(limit.into());
-    };
-    match &op.change {
-        Change::Add { field, by } => put("add", field, *by, 0),
-        Change::Max { field, to } => put("max", field, *to, 0),
-        Change::SetAdd { member } => put("sadd", member, 0, 0),
-        Change::TopN { member, score, limit } => put("top", member, *score, *limit),
-        Change::Distinct { member } => put("distinct", member, 0, 0),
-    }
-}
-
-fn status(reply: &[Bytes]) -> Status {
-    let detail = &reply[1];
-    match &reply[0][..] {
-        b"applied" => Status::Applied,
-        b"duplicate" => Status::Duplicate(Some(detail.clone()).filter(|outbox| !outbox.is_empty())),
-        b"dead" => Status::Dead,
-        b"conflict" => Status::Conflict,
-        b"too_old" => Status::TooOld,
-        b"clock" => Status::Clock,
-        b"id_reuse" => Status::IdReuse,
-        _ => Status::Invalid(String::from_utf8_lossy(detail).into_owned()),
-    }
-}
-
-fn row(value: Value) -> Result<Row, StoreError> {
-    let pairs: Vec<(String, Vec<u8>)> =
-        redis::from_redis_value(value).map_err(|e| StoreError::refused(format!("Redis: not a row: {e}")))?;
-    let mut row = Row::default();
-    for (field, value) in pairs {
-        if field == "_v" {
-            row.version = std::str::from_utf8(&value).ok().and_then(|v| v.parse().ok()).unwrap_or_default();
-        } else {
-            row.fields.push((field, value));
-        }
-    }
-    row.fields.sort();
-    Ok(row)
+    source
 }
 
 fn info_field<'i>(info: &'i str, name: &str) -> Option<&'i str> {

@@ -185,6 +185,7 @@ fn what_is_written_is_read_back() {
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         tracestate: Some("vendor=1".into()),
         baggage: Some("user=anna".into()),
+        redrive: None,
     };
     let bare = Meta { timed: false, time: ORIGIN.published, cause: String::new(), ..full.clone() };
     for (meta, key, format) in [(full, "/home page", Format::Protobuf), (bare, "", Format::Json)] {
@@ -258,7 +259,7 @@ fn derived_ids_never_change() {
     ] {
         assert_eq!(event::output_id(input, function, index), id);
     }
-    assert_eq!(event::dead_letter_id("e1", "count-views"), "C_FL-oc7vseqOd6kbtE18w");
+    assert_eq!(event::dead_letter_id("e1", "count-views", 0), "pvosiMp9OTz8poeSpBri9Q");
     assert_eq!(event::idempotency_key("e1", "count-views", "charge"), "lS1r9legtpJEcOyRSNmiMQ");
     let hex = |bytes: [u8; 16]| format!("{:032x}", u128::from_be_bytes(bytes));
     assert_eq!(hex(event::hash(&[b"ab", b"c"])), "601d5476e2ccfe2c87a2bba7a3226597");

@@ -40,7 +40,7 @@ fn the_signature_is_the_manifest() {
     let made = manifest(&Function::new("all", all));
     assert_eq!((made.name.as_str(), made.stream.as_str(), made.table.as_deref()), ("all", "web", Some("pages")));
     assert_eq!(made.triggers, ["web.page.viewed"]);
-    assert_eq!(made.filters, ["web.page.viewed", "web.page.viewed.*"]);
+    assert_eq!(made.filters, ["web.page.viewed", "web.page.viewed.*", "web.redrive.all"]);
     let emits = ["web.page.milestone", "files.file.accepted", "files.file.rejected", "web.page.viewed"];
     assert_eq!(made.emits, emits);
     // The timer stream first: others source from it.
@@ -57,7 +57,7 @@ fn one_of_several_events_is_one_trigger() {
     let made = manifest(&Function::new("judge", judge));
     assert_eq!((made.stream.as_str(), made.table), ("files", None));
     assert_eq!(made.triggers, ["files.file.accepted", "files.file.rejected"]);
-    assert_eq!(made.filters.len(), 4);
+    assert_eq!(made.filters.len(), 5);
     assert!(made.emits.is_empty());
 }
 
@@ -67,7 +67,10 @@ fn a_function_without_an_event_hears_its_own_timer_only() {
         Ok(None)
     }
     let made = manifest(&Function::new("tick", tick));
-    assert_eq!((made.stream.as_str(), made.filters), ("timer", vec!["timer.function.fired.tick".to_owned()]));
+    assert_eq!(
+        (made.stream.as_str(), made.filters),
+        ("timer", ["timer.function.fired.tick", "timer.redrive.tick"].map(str::to_owned).to_vec())
+    );
     assert_eq!(made.triggers, ["timer.function.fired"]);
 }
 

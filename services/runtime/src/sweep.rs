@@ -1,0 +1,138 @@
+//! What every worker does on the side, slowly and without state of its own: publish outputs that stayed behind, forget
+//! those that need not be kept, publish again what a stream may have lost, purge what nobody needs any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::bus::layout::{DLQ, TIMER};
+use crate::bus::{ApiError, Bus};
+use crate::event::{self, PARTITIONS};
+use crate::outbox;
+use crate::settle::publish;
+use crate::store::{StoreError, Unpublished};
+use crate::worker::Worker;
+
+/// Partitions looked at in one step.
+const STEP: u32 = 16;
+/// How long one worker has the sole right to publish again what may be lost, unless it renews it.
+const LEASE: u64 = 60;
+/// Between two looks at what may be purged.
+const JANITOR: Duration = Duration::from_mins(1);
+
+impl Worker {
+    /// Goes round all partitions, a few at a time.
+    pub(crate) async fn sweep(self: Arc<Self>) {
+        let age = (self.limits.ack_wait.0 * 2).max(Duration::from_secs(5));
+        let mut from = fastrand::u32(..PARTITIONS / STEP) * STEP;
+        let mut server = String::new();
+        loop {
+            tokio::time::sleep((age / 10).mul_f64(0.5 + fastrand::f64())).await;
+            let now = event::now_ms();
+            let before = |age: Duration| now.saturating_sub(age.as_millis() as u64);
+            let partitions = from..from + STEP;
+            if let Ok(left) = self.store.unpublished(partitions.clone(), before(age)).await {
+                self.publish_again(left).await;
+            }
+            // An absent Redis is no news here: the commits say so.
+            let _ = self.store.forget(partitions, before(self.keep_outputs)).await;
+            if !self.keep_outputs.is_zero() && self.bus.is_connected() && self.bus.server_id() != server {
+                let id = self.bus.server_id();
+                match self.restore(&id).await {
+                    Ok(()) => server = id,
+                    Err(e) => tracing::warn!(error = %e, "cannot look for outputs that NATS may have lost"),
+                }
+            }
+            from = (from + STEP) % PARTITIONS;
+        }
+    }
+
+    async fn publish_again(&self, left: Vec<Unpublished>) {
+        for Unpublished { outbox_key, outbox } in left {
+            let outputs = outbox::decode(outbox);
+            tracing::info!(outbox = outbox_key, outputs = outputs.len(), "publishing what stayed behind");
+            if publish(&self.bus, &outputs).await.is_ok() {
+                let _ = self.published(&outbox_key).await;
+            }
+        }
+    }
+
+    /// A server that was started anew may have lost what it had acked and not yet written to disk. What is kept is
+    /// published again under the same ids, once for all workers; copies are known as such.
+    async fn restore(&self, server: &str) -> Result<(), StoreError> {
+        let (lease, keep) = (format!("oncue:restored:{server}"), self.keep_outputs);
+        if !self.store.lease(&lease, LEASE).await? {
+            return Ok(());
+        }
+        let since = event::now_ms().saturating_sub(keep.as_millis() as u64);
+        let mut outputs = 0;
+        for partition in 0..PARTITIONS {
+            self.store.renew(&lease, LEASE).await?;
+            let mut from = 0;
+            loop {
+                let kept = self.store.kept(partition, since, from).await?;
+                if kept.is_empty() {
+                    break;
+                }
+                from += kept.len();
+                for outbox in kept {
+                    let again = outbox::decode(outbox.outbox);
+                    outputs += again.len();
+                    if let Err(e) = publish(&self.bus, &again).await {
+                        self.store.renew(&lease, 1).await?;
+                        return Err(StoreError::refused(e.to_string()));
+                    }
+                }
+            }
+        }
+        tracing::info!(server, outputs, "NATS was started anew: published again what it may have lost");
+        self.store.renew(&lease, 2 * keep.as_secs() + LEASE).await
+    }
+
+    /// Purges what is older than the replay window of the stream and done with by every consumer. Any number of workers
+    /// may do it; if none does, the stream fills up and refuses, and loses nothing.
+    pub(crate) async fn tidy_up(self: Arc<Self>, stream: String, window: Duration) {
+        // Schedules wait for their time, dead letters for an operator: neither is done when it is old.
+        if [TIMER, DLQ].contains(&stream.as_str()) {
+            return;
+        }
+        loop {
+            tokio::time::sleep(JANITOR.mul_f64(0.5 + fastrand::f64())).await;
+            match purge(&self.bus, &stream, window).await {
+                Ok(0) => {}
+                Ok(purged) => tracing::info!(stream, purged, "purged what is done and older than {window:?}"),
+                Err(e) => tracing::debug!(stream, error = %e, "cannot purge"),
+            }
+        }
+    }
+}
+
+/// Purges once, and says how many messages went.
+pub async fn purge(bus: &Bus, stream: &str, window: Duration) -> Result<u64, ApiError> {
+    let before = event::now_ms().saturating_sub(window.as_millis() as u64);
+    let Some(old) = bus.first_since(stream, before).await? else { return Ok(0) };
+    let keep_from = old.min(first_needed(bus, stream).await?);
+    let purged = bus.api(&format!("STREAM.PURGE.{stream}"), &json!({ "seq": keep_from })).await?;
+    Ok(purged["purged"].as_u64().unwrap_or(0))
+}
+
+/// Sequence of the first message that some consumer of the stream is not done with.
+async fn first_needed(bus: &Bus, stream: &str) -> Result<u64, ApiError> {
+    // Asked first: what comes after it counts as needed.
+    let info = bus.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await?;
+    let last = info["state"]["last_seq"].as_u64().unwrap_or(0);
+    let (mut done, mut offset) = (last, 0);
+    loop {
+        let page = bus.api(&format!("CONSUMER.LIST.{stream}"), &json!({ "offset": offset })).await?;
+        let consumers = page["consumers"].as_array().cloned().unwrap_or_default();
+        // The floor of one that has caught up may lie below what it does not filter.
+        for consumer in consumers.iter().filter(|c| c["num_pending"] != 0 || c["num_ack_pending"] != 0) {
+            done = done.min(consumer["ack_floor"]["stream_seq"].as_u64().unwrap_or(0));
+        }
+        offset += consumers.len() as u64;
+        if consumers.is_empty() || offset >= page["total"].as_u64().unwrap_or(0) {
+            return Ok(done + 1);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! A process that ends, or freezes and wakes, at every single step of the protocol: for the first, a middle and the last
+//! event of a batch, in the first and in the second stage of a flow. Whatever happens, each event counts once.
+
+use std::time::Duration;
+
+use oncue::bus::Bus;
+use oncue::fault::POINTS;
+use oncue::store::Store;
+use oncue_tests::house::{House, Process, built, until};
+
+/// Events of one batch, each of a key of its own.
+const EVENTS: usize = 5;
+/// Milestones each of them causes.
+const OUTPUTS: usize = 2;
+
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    Abort,
+    Freeze,
+}
+
+/// What a step does, so that there is something to crash at.
+fn story(point: &str) -> &'static str {
+    match point {
+        "run.counted" | "retry.done" => "fail-until:2",
+        "bury.begin" | "bury.published" | "bury.recorded" => "reject",
+        _ => "emit:2",
+    }
+}
+
+/// The same for the second stage, which is told by the name of the page.
+fn page(point: &str, cell: &str, n: usize) -> String {
+    let told = match story(point) {
+        "reject" => "refuse",
+        "fail-until:2" => "falter",
+        _ => "plain",
+    };
+    format!("/{told}-{cell}-{n}")
+}
+
+/// The first, a middle and the last of the times a process comes to the point.
+fn positions(point: &str, stage: usize) -> [usize; 3] {
+    let hits = match (stage, point) {
+        (2, "read.done" | "handler.done") => EVENTS, // those of one key are read together
+        (2, _) | (1, "publish.one") => EVENTS * OUTPUTS,
+        _ => EVENTS,
+    };
+    [0, hits / 2, hits - 1]
+}
+
+struct Matrix {
+    house: House,
+    bus: Bus,
+    store: Store,
+    cells: usize,
+}
+
+impl Matrix {
+    async fn new() -> Self {
+        let quick = "ack_wait = \"1s\"";
+        let house = House::new(&format!("[functions.misbehave]\n{quick}\n[functions.record]\n{quick}\n")).await;
+        // Both consumers are there before the first event.
+        for mut worker in house.start_all(&["misbehave", "record"]).await {
+            worker.stop().await;
+        }
+        let (bus, store) = (house.bus().await, house.store().await);
+        Self { house, bus, store, cells: 0 }
+    }
+
+    async fn cell(&mut self, stage: usize, point: &str, position: usize, end: End) {
+        self.cells += 1;
+        let cell = format!("{}-{position}", point.replace('.', "-"));
+        let letters = self.house.count(&self.bus, "dlq").await;
+        let what = if stage == 1 { story(point) } else { "emit:2" };
+        let body = |n| format!(r#"{{"page":"{}","referrer":"{what}"}}"#, page(point, &cell, n));
+        self.house.plain_publish((0..EVENTS).map(|n| ("web.page.viewed", body(n))));
+        if stage == 2 {
+            let mut first = self.house.start("misbehave").await;
+            self.house.drained(&self.bus, "web", "misbehave").await;
+            first.stop().await;
+        }
+        let function = ["misbehave", "record"][stage - 1];
+        let action = if end == End::Abort { "abort" } else { "freeze" };
+        let mut faulty = self.house.spawn_faulty(function, &format!("{point}={position}*off->1*return({action})"));
+        let wanted = if end == End::Abort { 'Z' } else { 'T' };
+        until(&format!("{function} comes to {point} for the {position}th time: {}", faulty.log()), async || {
+            (faulty.state() == Some(wanted)).then_some(())
+        })
+        .await;
+        let mut workers = self.house.start_all(&["misbehave", "record"]).await;
+        self.settle().await;
+        if end == End::Freeze {
+            faulty.signal("CONT");
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert_eq!(
+                faulty.stop().await,
+                Some(0),
+                "{point}: a process that wakes up stops as asked: {}",
+                faulty.log()
+            );
+            self.settle().await;
+        }
+        stop(&mut workers).await;
+        self.check(stage, point, &cell, letters).await;
+    }
+
+    async fn settle(&self) {
+        self.house.drained(&self.bus, "web", "misbehave").await;
+        self.house.drained(&self.bus, "web", "record").await;
+    }
+
+    async fn check(&self, stage: usize, point: &str, cell: &str, letters: u64) {
+        let told = story(point);
+        for n in 0..EVENTS {
+            let page = page(point, cell, n);
+            let count = async |table, field: &'static str| self.house.field(&self.store, table, &page, field).await;
+            let (applied, recorded) = match (stage, told) {
+                (1, "reject") => ("", ""),
+                (1, "fail-until:2") => ("1", ""),
+                (2, "reject") => ("1", ""),
+                _ => ("1", "2"),
+            };
+            assert_eq!(count("tallies", "count").await, applied, "{point} {page}: tallies");
+            assert_eq!(count("hits", "total").await, applied, "{point} {page}: hits");
+            assert_eq!(count("records", "count").await, recorded, "{point} {page}: records");
+            let ids: Vec<String> = serde_json::from_str(&count("records", "ids").await).unwrap_or_default();
+            assert!(ids.len() < 2 || ids[0] != ids[1], "{point} {page}: {ids:?}");
+        }
+        let dead = if told == "reject" { EVENTS * if stage == 1 { 1 } else { OUTPUTS } } else { 0 };
+        let found = self.house.count(&self.bus, "dlq").await - letters;
+        assert_eq!(found, dead as u64, "{point}: dead letters, each once");
+    }
+}
+
+/// All points at all positions, each position in a house of its own.
+async fn matrix(stage: usize, end: End) -> usize {
+    let column = async |which: usize| {
+        let mut matrix = Matrix::new().await;
+        // The second stage has no outputs to publish.
+        let absent = |point: &str| stage == 2 && (point.starts_with("publish") || point == "mark.done");
+        for point in POINTS.iter().filter(|point| !absent(point)) {
+            matrix.cell(stage, point, positions(point, stage)[which], end).await;
+        }
+        matrix.cells
+    };
+    let (first, middle, last) = tokio::join!(column(0), column(1), column(2));
+    println!("{} cells", first + middle + last);
+    first + middle + last
+}
+
+async fn stop(workers: &mut [Process]) {
+    for worker in workers {
+        assert_eq!(worker.stop().await, Some(0), "{}", worker.log());
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_dies_at_any_step_loses_and_doubles_nothing() {
+    assert_eq!(matrix(1, End::Abort).await, 14 * 3, "a matrix with holes proves nothing");
+}
+
+#[tokio::test]
+async fn a_process_that_dies_in_the_second_stage_loses_and_doubles_nothing() {
+    assert_eq!(matrix(2, End::Abort).await, 10 * 3, "a matrix with holes proves nothing");
+}
+
+#[tokio::test]
+async fn a_process_that_freezes_at_any_step_and_wakes_loses_and_doubles_nothing() {
+    assert_eq!(matrix(1, End::Freeze).await, 14 * 3, "a matrix with holes proves nothing");
+}
+
+#[tokio::test]
+async fn a_process_that_freezes_in_the_second_stage_and_wakes_loses_and_doubles_nothing() {
+    assert_eq!(matrix(2, End::Freeze).await, 10 * 3, "a matrix with holes proves nothing");
+}
+
+/// What users run has no crash points: their names are in the binary built for tests and in no other.
+#[test]
+fn crash_points_are_in_no_binary_but_those_for_tests() {
+    let holds = |binary: &str, name: &str| {
+        let bytes = std::fs::read(built(binary)).expect("a binary");
+        bytes.windows(name.len()).any(|window| window == name.as_bytes())
+    };
+    for name in ["bury.recorded", "ONCUE_SABOTAGE", "built with failpoints"] {
+        assert!(holds("failpoints/misbehave", name), "{name} is looked for in the wrong way");
+        for binary in ["misbehave", "count-views", "make-thumbnails"] {
+            assert!(!holds(binary, name), "{binary} has {name} in it");
+        }
+    }
+}
