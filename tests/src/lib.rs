@@ -2,4 +2,6 @@
 
 pub mod fuzz;
 pub mod house;
+pub mod proxy;
+pub mod chaos;
 pub mod pictures;

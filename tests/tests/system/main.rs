@@ -1,6 +1,7 @@
 //! Real servers, real binaries, real faults. Each test has a house of its own.
 
 mod bad_input;
+mod chaos;
 mod clicks;
 mod crash;
 mod delivery;
@@ -9,6 +10,7 @@ mod files;
 mod once;
 mod poison;
 mod properties;
+mod proxy;
 mod recover;
 mod regressions;
 mod store;
