@@ -113,14 +113,14 @@ fn identify(function: &Erased, found: &Found, stream: &str, created: u64) -> (Me
         published: found.time,
         subject: &found.subject,
     };
-    let headers = found.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    match event::read(headers, found.payload.clone(), &origin) {
+    let headers = || found.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    match event::read(headers(), found.payload.clone(), &origin) {
         Ok(Incoming { meta, format, payload }) => {
             let key = key_of(function, &meta.ty, format, &payload).unwrap_or_else(|| meta.id.clone());
             (meta, key)
         }
         Err(_) => {
-            let meta = Meta::of_origin(&origin);
+            let meta = Meta::of_unreadable(headers(), &origin);
             let key = meta.id.clone();
             (meta, key)
         }

@@ -173,6 +173,24 @@ async fn a_cause_that_comes_back_stops_its_group_at_the_canary() {
     letters(&house, &bus, 5).await;
 }
 
+/// What cannot be read has the identity of its place, and a redriven copy stands in another: it must keep the first.
+#[tokio::test]
+async fn an_event_that_still_cannot_be_read_remains_the_same_event() {
+    let mut house = house("").await;
+    let bus = house.bus().await;
+    let headers = [("ce-subject", "%C0%A0"), ("twice", "a"), ("twice", "b")];
+    let before = set_aside(&mut house, &bus, vec![send(&headers, told("/u", ""))]).await;
+    let _worker = house.start("misbehave").await;
+    for n in 1..=2 {
+        let (code, _, err) = oncue(&house, &["dlq", "redrive", "--all"]);
+        assert!(code == 1 && err.contains("failed again for the same cause"), "{code} {err}");
+        let after = letters(&house, &bus, 1).await;
+        assert_eq!((&after[0].event_id, after[0].redrives), (&before[0].event_id, n));
+        let headers = &after[0].envelope.as_ref().expect("the envelope").headers;
+        assert_eq!(headers.iter().filter(|h| h.name == "twice").count(), 2, "{headers:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_letter_older_than_the_horizon_can_be_redriven() {
     let mut house = house("[streams.web]\nhorizon = \"2s\"\n").await;
