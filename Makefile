@@ -9,12 +9,15 @@ RELEASE := cargo build --release --locked --bins --workspace --exclude oncue-tes
 FAULTY := misbehave record call-once
 BIN := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: up test measure lint fmt check install clean help
+# How long `make chaos` goes on.
+MINUTES ?= 10
+
+.PHONY: up test chaos measure lint fmt check install clean help
 .DEFAULT_GOAL := help
 
-up: install ## Run everything on this machine; Ctrl-C stops it all. Options: make up ARGS="--only count-views"
+up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=durable survives power cuts; ARGS="--only count-views"
 	@$(RELEASE)
-	@exec $(BIN)/release/oncue up $(ARGS)
+	@exec $(BIN)/release/oncue up --profile $(or $(PROFILE),dev) $(ARGS)
 
 test: install ## Run every test, with real servers and real programs
 	cargo build --locked --workspace $(FAULTY:%=--bin %) --features oncue-tests/failpoints
@@ -26,6 +29,11 @@ test: install ## Run every test, with real servers and real programs
 	else \
 		echo cargo test --workspace && cargo test --locked --workspace; \
 	fi
+
+chaos: install ## Harm servers, workers and lines for MINUTES=10 and account for every event. Options: ARGS="--row K-2"
+	@$(RELEASE)
+	@cargo build --release --locked --bins --package oncue-tests
+	@exec $(BIN)/release/chaos --minutes $(MINUTES) $(ARGS)
 
 measure: install ## Measure what README.md quotes: time to ready, start and memory of a worker
 	@$(RELEASE)

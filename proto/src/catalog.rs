@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use prost::Message as _;
+use prost_reflect::prost_types::FileDescriptorSet;
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions};
 
 use crate::{DESCRIPTORS, Format};
@@ -57,8 +58,15 @@ impl Catalog {
 
     /// Adds the event types of an encoded `FileDescriptorSet`, such as another repository's `DESCRIPTORS`.
     pub fn add(&mut self, descriptor_set: &[u8]) -> Result<(), CatalogError> {
-        let pool = DescriptorPool::decode(descriptor_set)
-            .map_err(|e| CatalogError::Malformed(format!("not a descriptor set: {e}")))?;
+        let unreadable = |e: &dyn std::fmt::Display| CatalogError::Malformed(format!("not a descriptor set: {e}"));
+        let set = FileDescriptorSet::decode(descriptor_set).map_err(|e| unreadable(&e))?;
+        // The library panics on a syntax it does not know.
+        let known = |syntax: &str| ["", "proto2", "proto3"].contains(&syntax);
+        if let Some(file) = set.file.iter().find(|file| !known(file.syntax())) {
+            let why = format!("{} has the syntax {:?}; write proto3", file.name(), file.syntax());
+            return Err(CatalogError::Malformed(why));
+        }
+        let pool = DescriptorPool::decode(descriptor_set).map_err(|e| unreadable(&e))?;
         let Some(option) = pool.get_extension_by_name("oncue.v1.event") else { return Ok(()) };
         for message in pool.all_messages() {
             let options = message.options();

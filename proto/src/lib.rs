@@ -11,6 +11,8 @@ mod signature;
 pub use catalog::{Catalog, CatalogError, Entry};
 pub use signature::{Delayed, Draft, Emit, Trigger};
 
+use std::sync::LazyLock;
+
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -93,9 +95,18 @@ pub fn decode<E: Event>(format: Format, payload: &[u8]) -> Result<E, DecodeError
     match format {
         Format::Protobuf => E::decode(payload).map_err(|e| failed("readable as protobuf", &e)),
         Format::Json => serde_json::from_slice(payload)
+            .or_else(|e| by_descriptor(payload).ok_or(e))
             .or_else(|e| without_nulls(payload).map_or(Err(e), serde_json::from_value))
             .map_err(|e| failed("readable as JSON", &e)),
     }
+}
+
+/// As the gateway reads it, which takes every spelling that proto3 JSON allows, such as `10.0` for a whole number: what it
+/// accepts must be readable here. For the contract built in.
+fn by_descriptor<E: Event>(payload: &[u8]) -> Option<E> {
+    static CATALOG: LazyLock<Catalog> = LazyLock::new(Catalog::builtin);
+    let entry = CATALOG.get(E::TYPE).ok().filter(|entry| entry.schema() == E::SCHEMA)?;
+    E::decode(&entry.to_protobuf(Format::Json, payload).ok()?[..]).ok()
 }
 
 /// `null` stands for the default of any field [proto3 JSON], but the generated types know it for messages only.

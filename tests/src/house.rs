@@ -1,18 +1,21 @@
 //! A house of one's own for each test: nats-server and redis-server on free ports with private data, and the real
 //! binaries as children, all gone when the test ends.
 
+mod process;
+
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use oncue::bus::Bus;
 use oncue::store::{RedisStore, Shown, Store};
 use serde_json::Value;
+
+pub use self::process::Process;
 
 /// Longest wait for anything; a generous limit against hanging, not an expectation.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -26,27 +29,41 @@ pub struct House {
     pub redis_port: u16,
     pub nats: Process,
     pub redis: Process,
+    /// Takes effect with the next start.
+    pub servers: Servers,
     env: Vec<(String, String)>,
 }
 
-/// A child; killed when dropped.
-pub struct Process {
-    pub name: String,
-    child: Child,
-    log: PathBuf,
+/// How the servers are started, and where our programs lie; the default is what most tests want.
+#[derive(Debug, Clone, Default)]
+pub struct Servers {
+    /// Settings of `jetstream { }`.
+    pub jetstream: String,
+    /// Where data lies; default is the test's own directory.
+    pub nats_dir: Option<PathBuf>,
+    pub redis_dir: Option<PathBuf>,
+    /// Arguments in addition; the last of a kind counts.
+    pub redis_args: Vec<String>,
+    pub redis_env: Vec<(String, String)>,
+    /// Folder of our programs; default is where this one lies.
+    pub programs: Option<PathBuf>,
 }
 
 impl House {
     /// Starts both servers and writes `oncue.toml`.
     pub async fn new(config: &str) -> Self {
+        Self::with(config, Servers::default()).await
+    }
+
+    pub async fn with(config: &str, servers: Servers) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let unique = format!("oncue-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(unique);
         std::fs::create_dir_all(&dir).expect("a directory for the test");
         std::fs::write(dir.join("oncue.toml"), config).expect("oncue.toml");
         let (nats_port, redis_port) = (free_port(), free_port());
-        let nats = start_nats(&dir, nats_port);
-        let redis = start_redis(&dir, redis_port);
+        let nats = start_nats(&dir, nats_port, &servers);
+        let redis = start_redis(&dir, redis_port, &servers);
         wait_for_port(nats_port).await;
         wait_for_port(redis_port).await;
         let env = [
@@ -56,7 +73,7 @@ impl House {
             ("OTEL_SDK_DISABLED", "true".into()),
         ];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { dir, nats_port, redis_port, nats, redis, env }
+        Self { dir, nats_port, redis_port, nats, redis, servers, env }
     }
 
     /// Environment of everything started from now on.
@@ -83,8 +100,18 @@ impl House {
     pub fn spawn(&self, binary: &str, args: &[&str]) -> Process {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let log = self.dir.join(format!("{binary}-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
-        let mut command = Command::new(built(binary));
+        let mut command = Command::new(self.program(binary));
         command.args(args).envs(self.env.iter().cloned()).current_dir(&self.dir);
+        Process::spawn(binary, command, log)
+    }
+
+    /// The same with at most `kib` of address space.
+    pub fn spawn_limited(&self, binary: &str, kib: u64) -> Process {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let log = self.dir.join(format!("limited-{binary}-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("ulimit -v {kib}; exec \"$0\"")]).arg(built(binary));
+        command.envs(self.env.iter().cloned()).current_dir(&self.dir);
         Process::spawn(binary, command, log)
     }
 
@@ -99,9 +126,13 @@ impl House {
 
     /// Runs one of our binaries to its end.
     pub fn output(&self, binary: &str, args: &[&str]) -> std::process::Output {
-        let mut command = Command::new(built(binary));
+        let mut command = Command::new(self.program(binary));
         command.args(args).envs(self.env.iter().cloned()).current_dir(&self.dir);
         command.output().expect("the binary runs")
+    }
+
+    fn program(&self, binary: &str) -> PathBuf {
+        self.servers.programs.as_ref().map_or_else(|| built(binary), |folder| folder.join(binary))
     }
 
     pub async fn bus(&self) -> Bus {
@@ -179,13 +210,13 @@ impl House {
 
     /// Starts the NATS server again on its old data.
     pub async fn restart_nats(&mut self) {
-        self.nats = start_nats(&self.dir, self.nats_port);
+        self.nats = start_nats(&self.dir, self.nats_port, &self.servers);
         wait_for_port(self.nats_port).await;
     }
 
     /// Starts the Redis server again on its old data.
     pub async fn restart_redis(&mut self) {
-        self.redis = start_redis(&self.dir, self.redis_port);
+        self.redis = start_redis(&self.dir, self.redis_port, &self.servers);
         wait_for_port(self.redis_port).await;
     }
 }
@@ -226,7 +257,7 @@ impl Stored {
 }
 
 /// Standard alphabet; a test needs no crate for it.
-fn base64(text: &str) -> Vec<u8> {
+pub fn base64(text: &str) -> Vec<u8> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let (mut out, mut bits, mut held) = (Vec::new(), 0u32, 0);
     for value in text.bytes().filter_map(|b| ALPHABET.iter().position(|a| *a == b)) {
@@ -240,98 +271,30 @@ fn base64(text: &str) -> Vec<u8> {
     out
 }
 
-impl Process {
-    fn spawn(name: &str, command: Command, log: PathBuf) -> Self {
-        let file = File::create(&log).expect("a log file");
-        let mut command = tied_to_us(command);
-        command.stdin(Stdio::null()).stdout(file.try_clone().expect("stdout")).stderr(file);
-        let child = command.spawn().unwrap_or_else(|e| panic!("cannot start {name}: {e}"));
-        Self { name: name.to_owned(), child, log }
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    pub async fn wait_for_line(&self, part: &str) {
-        until(&format!("{} says {part}", self.name), async || self.log().contains(part).then_some(())).await;
-    }
-
-    /// kill -9.
-    pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// Sends a signal by name, `TERM`, `STOP`, `CONT`.
-    pub fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status();
-        assert!(sent.is_ok_and(|s| s.success()), "cannot signal {}", self.name);
-    }
-
-    /// SIGTERM, then the exit code.
-    pub async fn stop(&mut self) -> Option<i32> {
-        self.signal("TERM");
-        self.exit().await
-    }
-
-    /// State as the kernel tells it: `R`, `S`, `T` for stopped, `Z` for dead and not buried.
-    pub fn state(&self) -> Option<char> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).ok()?;
-        stat.rsplit(')').next()?.trim().chars().next()
-    }
-
-    pub async fn exit(&mut self) -> Option<i32> {
-        let name = self.name.clone();
-        until(&format!("{name} ends"), async || self.child.try_wait().ok().flatten()).await.code()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// On Linux a child must not outlive a killed test run.
-fn tied_to_us(command: Command) -> Command {
-    if !cfg!(target_os = "linux") || !Path::new("/usr/bin/setpriv").exists() {
-        return command;
-    }
-    let mut tied = Command::new("/usr/bin/setpriv");
-    tied.args(["--pdeathsig", "KILL"]).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        tied.env(name, value.unwrap_or_default());
-    }
-    if let Some(dir) = command.get_current_dir() {
-        tied.current_dir(dir);
-    }
-    tied
-}
-
-fn start_nats(dir: &Path, port: u16) -> Process {
-    let conf = format!("listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}/nats\" }}\n", dir.display());
+fn start_nats(dir: &Path, port: u16, servers: &Servers) -> Process {
+    let store = servers.nats_dir.clone().unwrap_or_else(|| dir.join("nats"));
+    let jetstream = format!("store_dir: \"{}\"\n{}", store.display(), servers.jetstream);
+    let conf = format!("listen: \"127.0.0.1:{port}\"\njetstream {{ {jetstream} }}\n");
     std::fs::write(dir.join("nats.conf"), conf).expect("nats.conf");
     let mut command = Command::new("nats-server");
     command.arg("-c").arg(dir.join("nats.conf"));
     Process::spawn("nats-server", command, dir.join("nats.log"))
 }
 
-fn start_redis(dir: &Path, port: u16) -> Process {
+fn start_redis(dir: &Path, port: u16, servers: &Servers) -> Process {
     let mut command = Command::new("redis-server");
     command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "yes"]);
-    command.args(["--appendfsync", "always", "--dir"]).arg(dir);
+    command.args(["--appendfsync", "always", "--dir"]).arg(servers.redis_dir.as_deref().unwrap_or(dir));
+    command.args(&servers.redis_args).envs(servers.redis_env.iter().cloned());
     Process::spawn("redis-server", command, dir.join("redis.log"))
 }
 
-/// Where cargo put our binaries: beside the test's own directory.
+/// Where cargo put our binaries: beside us, or beside the test's own directory.
 pub fn built(binary: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("our own path");
-    let path = test.ancestors().nth(2).expect("target directory").join(binary);
+    let us = std::env::current_exe().expect("our own path");
+    let folder = us.parent().expect("a folder");
+    let folder = if folder.ends_with("deps") { folder.parent().expect("target directory") } else { folder };
+    let path = folder.join(binary);
     assert!(path.exists(), "{} is not built: `make test` builds all binaries first", path.display());
     path
 }

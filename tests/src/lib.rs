@@ -1,4 +1,7 @@
 //! What tests of the whole house share.
 
+pub mod fuzz;
 pub mod house;
+pub mod proxy;
+pub mod chaos;
 pub mod pictures;

@@ -43,12 +43,32 @@ pub struct Args {
     /// Folder for the servers' data.
     #[arg(long, default_value = ".oncue", value_name = "DIR")]
     data: PathBuf,
+    /// How servers that are started here treat the disk: `durable` writes before it answers, for events and state that
+    /// survive a power cut. What is true of the running servers says `oncue doctor`.
+    #[arg(long, env = "ONCUE_PROFILE", value_enum, default_value_t = Profile::Dev)]
+    profile: Profile,
     /// Start only these functions, with everything around them.
     #[arg(long, num_args = 1.., value_name = "NAME")]
     only: Vec<String>,
     /// Show every line of NATS and Redis, not only warnings.
     #[arg(long, short)]
     verbose: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Profile {
+    Dev,
+    Durable,
+}
+
+impl Profile {
+    /// Its folder in `deploy/`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Durable => "durable",
+        }
+    }
 }
 
 /// What is to be started, found fit beforehand.
@@ -73,7 +93,7 @@ pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
     let names = functions.iter().map(String::as_str).chain([GATEWAY, "nats", "redis", "traces", "oncue"]);
     let mut house = House::new(Screen::new(names, args.verbose))?;
     let outcome = tokio::select! {
-        failed = live(&settings, &plan, &manifests, &house, started) => Err(failed),
+        failed = live(&settings, args.profile, &plan, &manifests, &house, started) => Err(failed),
         _ = stop.recv() => Ok(exit::OK),
     };
     if let Err(failure) = &outcome {
@@ -90,8 +110,15 @@ pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
 }
 
 /// Starts everything, says so, and stays until it fails.
-async fn live(settings: &Settings, plan: &Plan, manifests: &[Manifest], house: &House, started: Instant) -> Failure {
-    match start(settings, plan, manifests, house).await {
+async fn live(
+    settings: &Settings,
+    profile: Profile,
+    plan: &Plan,
+    manifests: &[Manifest],
+    house: &House,
+    started: Instant,
+) -> Failure {
+    match start(settings, profile, plan, manifests, house).await {
         Ok(()) => {
             lines::print(&ready_text(settings, plan, started.elapsed()));
             std::future::pending().await
@@ -100,7 +127,13 @@ async fn live(settings: &Settings, plan: &Plan, manifests: &[Manifest], house: &
     }
 }
 
-async fn start(settings: &Settings, plan: &Plan, manifests: &[Manifest], house: &House) -> Result<(), Failure> {
+async fn start(
+    settings: &Settings,
+    profile: Profile,
+    plan: &Plan,
+    manifests: &[Manifest],
+    house: &House,
+) -> Result<(), Failure> {
     if let Traces::Start = &plan.traces {
         house.viewer.run(parts::viewer(settings)?);
     }
@@ -114,7 +147,7 @@ async fn start(settings: &Settings, plan: &Plan, manifests: &[Manifest], house: 
     if let Some(refused) = changes.iter().find(|c| c.action == Action::Refused) {
         return Err(Failure::failed(format_args!("{} cannot be made as it should be", refused.what)));
     }
-    let env = parts::environment(settings)?;
+    let env = parts::environment(settings, profile)?;
     let mut workers = Vec::new();
     for name in &plan.functions {
         for spec in parts::function(settings, name, &env)? {

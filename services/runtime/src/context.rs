@@ -104,7 +104,7 @@ impl Context {
 
     /// Gives a member a score in the key's ranking in `table`, which keeps the `limit` highest.
     pub fn top_n(&self, table: &'static str, member: &str, score: i64, limit: u32) -> Result<()> {
-        self.change(table, Change::TopN { member: member.to_owned(), score, limit })
+        self.change(table, Change::TopN { member: member.to_owned(), score, limit: limit.max(1) })
     }
 
     /// Counts a member in the key's approximate count of distinct members in `table` (HyperLogLog, 0.81 % error).

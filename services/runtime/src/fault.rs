@@ -39,13 +39,13 @@ pub enum Sabotage {
 mod inner {
     use super::Sabotage;
 
-    #[inline(always)]
+    #[inline]
     pub fn start() {}
 
-    #[inline(always)]
+    #[inline]
     pub fn point(_: &'static str) {}
 
-    #[inline(always)]
+    #[inline]
     pub fn sabotaged(_: Sabotage) -> bool {
         false
     }

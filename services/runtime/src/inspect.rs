@@ -10,8 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::FutureExt as _;
-use oncue_proto::Format;
 use oncue_proto::oncue::v1::DeadLetter;
+use oncue_proto::{Draft, Format};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -24,6 +24,7 @@ use crate::event::{self, Incoming, Meta, Origin};
 use crate::function::Erased;
 use crate::handle::panic_text;
 use crate::manifest::Manifest;
+use crate::state::AnyRow;
 use crate::store::{Ask, Mark, RedisStore, RowKey, Settled, Store};
 
 type Failure = Box<dyn std::error::Error>;
@@ -114,17 +115,13 @@ fn identify(function: &Erased, found: &Found, stream: &str, created: u64) -> (Me
         subject: &found.subject,
     };
     let headers = || found.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    match event::read(headers(), found.payload.clone(), &origin) {
-        Ok(Incoming { meta, format, payload }) => {
-            let key = key_of(function, &meta.ty, format, &payload).unwrap_or_else(|| meta.id.clone());
-            (meta, key)
-        }
-        Err(_) => {
-            let meta = Meta::of_unreadable(headers(), &origin);
-            let key = meta.id.clone();
-            (meta, key)
-        }
-    }
+    let Ok(Incoming { meta, format, payload }) = event::read(headers(), found.payload.clone(), &origin) else {
+        let meta = Meta::of_unreadable(headers(), &origin);
+        let key = meta.id.clone();
+        return (meta, key);
+    };
+    let key = key_of(function, &meta.ty, format, &payload).unwrap_or_else(|| meta.id.clone());
+    (meta, key)
 }
 
 fn key_of(function: &Erased, ty: &str, format: Format, payload: &[u8]) -> Option<String> {
@@ -144,14 +141,11 @@ pub(crate) async fn dry_run(function: &Erased, manifest: &Manifest, config: &Con
     let bus = Bus::connect(&config.nats_url, &manifest.name).await?;
     let store = Store::Redis(RedisStore::look(&config.redis_url).await?);
     let created = bus.stream_created(&letter.stream).await?;
-    let at = |time: &Option<pbjson_types::Timestamp>| {
-        time.as_ref().map_or(0, |t| (t.seconds * 1000 + i64::from(t.nanos) / 1_000_000) as u64)
-    };
     let origin = Origin {
         stream: &letter.stream,
         stream_created: created,
         sequence: letter.sequence,
-        published: at(&letter.accepted_at),
+        published: letter.accepted_at.as_ref().map_or(0, |at| at.seconds as u64 * 1000 + at.nanos as u64 / 1_000_000),
         subject: &envelope.subject,
     };
     let headers = envelope.headers.iter().map(|h| (h.name.as_str(), h.value.as_str()));
@@ -184,6 +178,10 @@ pub(crate) async fn dry_run(function: &Erased, manifest: &Manifest, config: &Con
         Err(_) => return Ok(json!({ "outcome": "retry", "message": format!("still running after {limit:?}") })),
     };
     state.keep();
+    shown(state.as_ref(), &context, &drafts)
+}
+
+fn shown(state: &dyn AnyRow, context: &Context, drafts: &[Draft]) -> Result<Value, Failure> {
     let (set, del) = state.changes()?;
     let set: serde_json::Map<String, Value> =
         set.into_iter().map(|(field, value)| (field, String::from_utf8_lossy(&value).into())).collect();

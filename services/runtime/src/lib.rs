@@ -49,3 +49,4 @@ pub use function::Function;
 pub use oncue_proto::{Delayed, events};
 pub use run::{instance, run, stop_signal};
 pub use state::State;
+pub use sweep::purge;

@@ -19,7 +19,7 @@ use crate::manifest::Manifest;
 use crate::store::{RedisStore, Store};
 use crate::telemetry::Telemetry;
 use crate::watchdog;
-use crate::worker::Worker;
+use crate::worker::{Settings, Worker};
 
 /// Longest wait for events in hand after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(25);
@@ -124,9 +124,8 @@ async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: 
     let created = bus.stream_created(&manifest.stream).await?;
     let horizon = stream.horizon.0.as_millis() as u64;
     let mut regressed = redis.regressed();
-    let keep = config.keep_outputs.0;
-    let worker =
-        Worker::new(function, manifest.limits(config), horizon, keep, created, bus.clone(), Store::Redis(redis));
+    let settings = Settings { horizon, keep_outputs: config.keep_outputs.0, batch_publish: config.batch_publish };
+    let worker = Worker::new(function, manifest.limits(config), &settings, created, bus.clone(), Store::Redis(redis));
 
     discovery::answer(bus.clone(), worker.clone(), manifest.clone(), instance).await?;
     let pull = bus.pull(&manifest.stream, created, &manifest.name).await?;

@@ -14,9 +14,10 @@ use crate::bus::{Bus, PublishError};
 use crate::error::Error;
 use crate::event::{self, Meta};
 use crate::fault;
+use crate::group::Group;
 use crate::job::{Job, Reason};
 use crate::outbox::{self, Output};
-use crate::store::{self, StoreError};
+use crate::store::{self, Status, StoreError};
 use crate::worker::{Worker, lock};
 
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -39,7 +40,11 @@ impl Worker {
         };
         if !outputs.is_empty() {
             fault::point("publish.begin");
-            if let Err(e) = publish(&self.bus, &outputs).await {
+            let published = match (&self.batches, outcome) {
+                (Some(batches), "applied") => publish_together(batches, &outputs).await,
+                _ => publish(&self.bus, &outputs).await, // a batch with an id that is known is refused whole
+            };
+            if let Err(e) = published {
                 job.trace.failed("publish", &e.to_string());
                 return self.give_back(job, &e.to_string()).await; // committed: comes back as a duplicate, to publish again
             }
@@ -125,36 +130,46 @@ impl Worker {
         }
         job.trace.failed(reason.as_str(), &message);
         let worker = self.clone();
-        tokio::spawn(async move {
-            let context = job.trace.context();
-            fault::point("bury.begin");
-            let mut letter = job.dead_letter(worker.function.name, reason, cut(&message), site);
-            let mut published = worker.bus.publish(&dead_letter(&letter, &job, worker.function.name)).await;
-            if let (Err(PublishError::TooLarge(_)), Some(envelope)) = (&published, &mut letter.envelope) {
-                // Event and letter together are too much for one message: the letter says where the event stands.
-                envelope.payload.clear();
-                published = worker.bus.publish(&dead_letter(&letter, &job, worker.function.name)).await;
+        tokio::spawn(async move { worker.set_aside(job, reason, message, site).await });
+    }
+
+    async fn set_aside(&self, job: Job, reason: Reason, message: String, site: String) {
+        fault::point("bury.begin");
+        let mut letter = job.dead_letter(self.function.name, reason, cut(&message), site);
+        let mut published = self.bus.publish(&dead_letter(&letter, &job, self.function.name)).await;
+        if let (Err(PublishError::TooLarge(_)), Some(envelope)) = (&published, &mut letter.envelope) {
+            // Event and letter together are too much for one message: the letter says where the event stands.
+            envelope.payload.clear();
+            published = self.bus.publish(&dead_letter(&letter, &job, self.function.name)).await;
+        }
+        let written = match published {
+            Ok(ack) => ack.sequence,
+            Err(e) => return self.give_back(job, &format!("cannot be dead-lettered ({message}): {e}")).await,
+        };
+        fault::point("bury.published");
+        match self.commit_dead(&job).await {
+            // Meanwhile another worker has applied it, so the letter says what is not so. (An id used again is another event.)
+            Ok(Status::Duplicate(outbox)) if reason != Reason::IdReuse => {
+                if let Err(e) = self.bus.delete_message(DLQ, written).await {
+                    tracing::warn!(error = %e, event = job.meta().id, "a dead letter of an applied event stays");
+                }
+                return self.follow(job, Some(outbox.unwrap_or_default())).await;
             }
-            if let Err(e) = published {
-                return worker.give_back(job, &format!("cannot be dead-lettered ({message}): {e}")).await;
-            }
-            fault::point("bury.published");
-            if let Err(e) = worker.commit_dead(&job).await {
-                tracing::warn!(error = %e, "a dead letter is not recorded; a redelivery would write it again");
-            }
-            fault::point("bury.recorded");
-            {
-                let _log = context.attach();
-                tracing::error!(
-                    event = job.meta().id,
-                    ty = job.meta().ty,
-                    reason = reason.as_str(),
-                    why = message,
-                    "dead-lettered"
-                );
-            }
-            worker.finish(job, "dead").await;
-        });
+            Ok(_) => {}
+            Err(e) => tracing::warn!(error = %e, "a dead letter is not recorded; a redelivery would write it again"),
+        }
+        fault::point("bury.recorded");
+        {
+            let _log = job.trace.context().attach();
+            tracing::error!(
+                event = job.meta().id,
+                ty = job.meta().ty,
+                reason = reason.as_str(),
+                why = message,
+                "dead-lettered"
+            );
+        }
+        self.finish(job, "dead").await;
     }
 
     /// Tells the server that long-running and waiting events are still with us.
@@ -190,6 +205,20 @@ pub(crate) async fn publish(bus: &Bus, outputs: &[Output]) -> Result<(), Publish
         published.map(|_| ())
     };
     join_all(outputs.iter().map(publish_one)).await.into_iter().collect()
+}
+
+/// The same with those of other events in one batch.
+async fn publish_together(
+    batches: &Group<Vec<Envelope>, Result<(), PublishError>>,
+    outputs: &[Output],
+) -> Result<(), PublishError> {
+    let envelopes = outputs.iter().map(|output| output.envelope.clone()).collect();
+    let published = batches.ask(envelopes).await.unwrap_or_else(|e| Err(PublishError::Unknown(e.to_string())));
+    fault::point("publish.one");
+    for producer in outputs.iter().filter_map(|output| output.producer.as_ref()) {
+        producer.end(published.as_ref().err().map(ToString::to_string).as_deref());
+    }
+    published
 }
 
 /// The first 4 KiB: an error may quote a whole payload.

@@ -13,10 +13,11 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::join_all;
 use oncue_proto::DecodeError;
+use oncue_proto::oncue::v1::Envelope;
 use tokio::sync::{Notify, RwLock, watch};
 
-use crate::bus::Bus;
 use crate::bus::pull::{Delivery, Pull};
+use crate::bus::{Bus, PublishError};
 use crate::config::Limits;
 use crate::discovery::Counters;
 use crate::error::Error;
@@ -50,6 +51,8 @@ pub(crate) struct Worker {
     commits: Group<Run, Vec<Status>>,
     pub starts: Group<Mark, u32>,
     pub marks: Group<String, ()>,
+    /// Where batches pay, outputs of many events go out together.
+    pub batches: Option<Group<Vec<Envelope>, Result<(), PublishError>>>,
     /// Events waiting for their turn, by key; a key is present while a task works on it.
     lanes: Mutex<HashMap<String, VecDeque<Job>>>,
     pub held: Mutex<HashMap<u64, Held>>,
@@ -63,23 +66,31 @@ pub(crate) struct Worker {
     pub survived: Mutex<HashMap<u64, u32>>,
 }
 
+/// What the configuration says of how to deliver.
+pub(crate) struct Settings {
+    /// H of the stream it reads, milliseconds.
+    pub horizon: u64,
+    pub keep_outputs: Duration,
+    pub batch_publish: bool,
+}
+
 impl Worker {
     pub fn new(
         function: Erased,
         limits: Limits,
-        horizon: u64,
-        keep_outputs: Duration,
+        settings: &Settings,
         stream_created: u64,
         bus: Bus,
         store: Store,
     ) -> Arc<Self> {
-        let keep = !keep_outputs.is_zero();
+        let keep = !settings.keep_outputs.is_zero();
         Arc::new(Self {
+            batches: settings.batch_publish.then(|| batches(&bus)),
             watchdog: Watchdog::start(function.name, limits.timeout.0),
             function,
             limits,
-            horizon,
-            keep_outputs,
+            horizon: settings.horizon,
+            keep_outputs: settings.keep_outputs,
             stream_created,
             bus,
             reads: group(&store, |ask| ask.marks.len(), |store, asks: Vec<Ask>| async move { store.read(&asks).await }),
@@ -306,10 +317,11 @@ impl Worker {
     }
 
     /// Records that an event is dead-lettered.
-    pub async fn commit_dead(&self, job: &Job) -> Result<(), StoreError> {
+    pub async fn commit_dead(&self, job: &Job) -> Result<Status, StoreError> {
         let handled = self.handled(job, &job.key, Vec::new(), Bytes::new());
         let handled = Handled { purpose: Purpose::Bury, ..handled };
-        self.commits.ask(Run { row: None, events: vec![handled] }).await.map(|_| ())
+        let mut statuses = self.commits.ask(Run { row: None, events: vec![handled] }).await?;
+        Ok(statuses.pop().unwrap_or(Status::Dead))
     }
 
     pub fn retry_all(self: &Arc<Self>, jobs: Vec<Job>, why: &dyn std::fmt::Display) {
@@ -343,6 +355,19 @@ where
 {
     let store = store.clone();
     Group::new(GROUP, weight, move |requests| call(store.clone(), requests))
+}
+
+/// What gathers while a batch is on its way is the next one.
+fn batches(bus: &Bus) -> Group<Vec<Envelope>, Result<(), PublishError>> {
+    let bus = bus.clone();
+    Group::new(GROUP, Vec::len, move |events: Vec<Vec<Envelope>>| {
+        let bus = bus.clone();
+        async move {
+            let lengths: Vec<usize> = events.iter().map(Vec::len).collect();
+            let mut answers = bus.publish_all(&events.concat()).await.into_iter();
+            Ok(lengths.into_iter().map(|n| answers.by_ref().take(n).collect()).collect())
+        }
+    })
 }
 
 fn partition(events: Vec<Job>, seen: &[bool]) -> (Vec<Job>, Vec<Job>) {

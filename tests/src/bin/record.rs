@@ -21,6 +21,7 @@ impl State for Record {
 async fn record(milestone: PageMilestone, record: &mut Record, context: &Context) -> Result<()> {
     record.count += 1;
     record.ids.push(context.id().to_owned());
+    context.add("recorded", "total", 1)?;
     if milestone.page.contains("refuse") {
         return Err(reject("a page to refuse"));
     }

@@ -1,11 +1,19 @@
 //! Real servers, real binaries, real faults. Each test has a house of its own.
 
+mod bad_input;
+mod chaos;
 mod clicks;
 mod crash;
 mod delivery;
 mod dlq;
 mod files;
+mod once;
+mod poison;
+mod properties;
+mod proxy;
 mod recover;
+mod regressions;
 mod store;
 mod traces;
+mod upkeep;
 mod webhook;

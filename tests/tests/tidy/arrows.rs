@@ -19,7 +19,7 @@ const ARROWS: [(&str, &[(&str, &str)]); 8] = [
         &[
             ("oncue", "normal"),
             ("oncue-proto", "normal"),
-            ("oncue-workers", "dev"),
+            ("oncue-workers", "normal"),
             // As a foreign repository would: see tests/build.rs.
             ("oncue-build", "build"),
         ],

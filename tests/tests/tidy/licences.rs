@@ -133,7 +133,8 @@ fn compatible(version: &str) -> String {
 
 /// Everything that ends up in a program: normal dependencies, without macros and what runs at build time.
 fn shipped(metadata: &Metadata) -> Vec<&Package> {
-    let members = metadata.members.iter().filter(|id| metadata.packages[*id].name != "oncue-build");
+    let ours = |id: &&String| !["oncue-build", "oncue-tests"].contains(&metadata.packages[*id].name.as_str());
+    let members = metadata.members.iter().filter(ours);
     let mut seen: BTreeSet<&String> = members.collect();
     let mut open: Vec<&String> = seen.iter().copied().collect();
     while let Some(id) = open.pop() {

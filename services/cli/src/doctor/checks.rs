@@ -99,7 +99,10 @@ async fn nats(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut Re
             report.good("JetStream is on");
         }
         Err(e) => {
-            report.fix(format!("JetStream is off: {e}"), "start nats-server with JetStream, as deploy/nats.conf does");
+            report.fix(
+                format!("JetStream is off: {e}"),
+                "start nats-server with JetStream, as deploy/dev/nats.conf does",
+            );
         }
     }
     match monitor(&settings.config.nats_url).await {
@@ -112,7 +115,7 @@ async fn nats(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut Re
                 Some(true) => report.good("NATS writes every event to disk before it answers (sync_interval: always)"),
                 _ => report.know(
                     format!("NATS writes to disk every {} s", nanos / 1_000_000_000),
-                    "for events that survive a power cut: jetstream { sync_interval: always } in nats.conf",
+                    "for events that survive a power cut: jetstream { sync_interval: always } in nats.conf, as the profile durable does",
                 ),
             }
         }
@@ -249,7 +252,7 @@ async fn persistence(store: &RedisStore, facts: &mut Facts, report: &mut Report)
         }
         (Some("yes"), Some("everysec")) => report.know(
             "Redis writes to disk every second (appendfsync everysec)",
-            "for state that survives a power cut: appendfsync always in redis.conf",
+            "for state that survives a power cut: appendfsync always in redis.conf, as the profile durable does",
         ),
         (Some("yes"), other) => report.fix(
             format!("Redis leaves it open when it writes to disk (appendfsync {})", other.unwrap_or("unknown")),

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::Profile;
 use super::lines::Dialect;
 use super::ports::{is_free, taken_by};
 use super::process::Spec;
@@ -70,7 +71,7 @@ pub fn replicas(settings: &Settings, function: &str) -> u32 {
 }
 
 /// What every process of ours is told. What the environment says already stays.
-pub fn environment(settings: &Settings) -> Result<Vec<(String, String)>, Failure> {
+pub fn environment(settings: &Settings, profile: Profile) -> Result<Vec<(String, String)>, Failure> {
     let config = &settings.config;
     let mut env = vec![
         ("ONCUE_NATS_URL".to_owned(), config.nats_url.clone()),
@@ -86,6 +87,8 @@ pub fn environment(settings: &Settings) -> Result<Vec<(String, String)>, Failure
         ("OTEL_EXPORTER_OTLP_ENDPOINT", OTLP),
         // Somebody is watching: a trace should be there when they look, not five seconds later.
         ("OTEL_BSP_SCHEDULE_DELAY", "500"),
+        // One write to disk for a batch rather than for each of its events.
+        ("ONCUE_BATCH_PUBLISH", if profile == Profile::Durable { "true" } else { "false" }),
     ];
     let unset = defaults.into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
     env.extend(unset.map(|(name, value)| (name.to_owned(), value.to_owned())));

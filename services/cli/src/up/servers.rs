@@ -21,8 +21,11 @@ use crate::settings::{Place, Settings};
 /// Something that accepts connections and then says nothing is no server of ours.
 const PATIENCE: Duration = Duration::from_secs(3);
 const MONITOR: u16 = 8222;
-const NATS_CONF: &str = include_str!("../../../../deploy/nats.conf");
-const REDIS_CONF: &str = include_str!("../../../../deploy/redis.conf");
+/// Server configurations of a profile, built in for where the project's own files are not.
+const NATS_CONF: [&str; 2] =
+    [include_str!("../../../../deploy/dev/nats.conf"), include_str!("../../../../deploy/durable/nats.conf")];
+const REDIS_CONF: [&str; 2] =
+    [include_str!("../../../../deploy/dev/redis.conf"), include_str!("../../../../deploy/durable/redis.conf")];
 
 pub struct Server {
     name: &'static str,
@@ -206,11 +209,13 @@ fn folder(args: &Args, name: &str) -> Result<PathBuf, Failure> {
 }
 
 /// The project's own file, or the one built in.
-fn configuration(name: &str, builtin: &str, args: &Args) -> Result<String, Failure> {
-    let own = Path::new("deploy").join(name);
+fn configuration(name: &str, builtin: [&str; 2], args: &Args) -> Result<String, Failure> {
+    let profile = args.profile;
+    let own = Path::new("deploy").join(profile.name()).join(name);
     let path = if own.is_file() { own } else { args.data.join(name) };
     if !path.starts_with("deploy") {
-        fs::write(&path, builtin).map_err(|e| Failure::failed(format_args!("cannot write {}: {e}", path.display())))?;
+        fs::write(&path, builtin[profile as usize])
+            .map_err(|e| Failure::failed(format_args!("cannot write {}: {e}", path.display())))?;
     }
     Ok(path.display().to_string())
 }

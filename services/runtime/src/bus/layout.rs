@@ -92,6 +92,7 @@ pub fn stream(domain: &str, config: &StreamConfig) -> Wanted {
         "num_replicas": config.replicas,
         "duplicate_window": config.duplicate_window.0.as_nanos() as u64,
         "allow_direct": true,
+        "allow_atomic": domain != TIMER,
     }));
     if domain == TIMER {
         fields.extend(object(json!({

@@ -4,6 +4,7 @@
 //! Here all acks of a process come to one inbox, pulls are asked for by the free slot ([`pull`]), and streams and
 //! consumers are compared as the JSON the server speaks ([`layout`]), so that a difference can be printed as such.
 
+mod batch;
 pub mod layout;
 pub mod objects;
 pub mod pull;

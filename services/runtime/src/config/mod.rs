@@ -28,6 +28,9 @@ pub struct Config {
     /// `ONCUE_KEEP_OUTPUTS`, or `[redis] keep_outputs`: published outputs stay in Redis for this long, in case NATS loses
     /// what it had acked. Default 5 min, longer than NATS may take to write to disk; zero for not at all.
     pub keep_outputs: Span,
+    /// `ONCUE_BATCH_PUBLISH`, or `[nats] batch_publish`: outputs of many events in one atomic batch, for a NATS that writes
+    /// to disk before it answers (`sync_interval: always`). Default false.
+    pub batch_publish: bool,
     /// Encoded descriptor sets of other repositories, added to the built-in contract.
     pub contracts: Vec<PathBuf>,
     pub streams: BTreeMap<String, StreamConfig>,
@@ -215,6 +218,8 @@ impl Config {
         limits.timeout = overlay(&env, "ONCUE_TIMEOUT", str::parse, &mut errors);
         let keep = overlay(&env, "ONCUE_KEEP_OUTPUTS", str::parse, &mut errors);
         config.keep_outputs = keep.unwrap_or(config.keep_outputs);
+        let batch = overlay(&env, "ONCUE_BATCH_PUBLISH", yes_or_no, &mut errors);
+        config.batch_publish = batch.unwrap_or(config.batch_publish);
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
     }
 
@@ -255,6 +260,10 @@ fn overlay<T>(
 ) -> Option<T> {
     let parsed = parse(&env(name)?);
     parsed.map_err(|why| errors.push(format!("{name}: {why}"))).ok()
+}
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
 }
 
 fn positive(text: &str) -> Result<u32, String> {

@@ -30,6 +30,7 @@ pub(super) fn read(text: &str, path: Option<&Path>) -> Result<Config, ConfigErro
 #[serde(deny_unknown_fields)]
 struct Nats {
     url: Option<String>,
+    batch_publish: Option<bool>,
 }
 
 /// `[redis]`
@@ -53,6 +54,7 @@ impl<'t> Reader<'t> {
             path: self.path.map(Path::to_owned),
             nats_url: "nats://127.0.0.1:4222".into(),
             redis_url: "redis://127.0.0.1:6379".into(),
+            batch_publish: false,
             keep_outputs: Span(Duration::from_mins(5)),
             contracts: Vec::new(),
             streams: BTreeMap::new(),
@@ -67,6 +69,7 @@ impl<'t> Reader<'t> {
                 "nats" => {
                     let nats: Nats = self.part("nats", value).unwrap_or_default();
                     config.nats_url = nats.url.unwrap_or(config.nats_url);
+                    config.batch_publish = nats.batch_publish.unwrap_or(config.batch_publish);
                 }
                 "redis" => {
                     let redis: Redis = self.part("redis", value).unwrap_or_default();

@@ -28,6 +28,11 @@ local function larger(a, b)
   return a > b
 end
 
+-- What a plan holds, and what will be added to it if the event is not refused.
+local function beside(plan)
+  return { kinds = setmetatable({}, { __index = plan.kinds }), values = setmetatable({}, { __index = plan.values }) }
+end
+
 -- Checks one operation against what is there and against those of the same run before it, which `plan` remembers.
 local function check_op(op, plan)
   local want = ({ add = 'hash', max = 'hash', sadd = 'set', top = 'zset', distinct = 'string' })[op.name]
@@ -44,7 +49,7 @@ local function check_op(op, plan)
       value = tonumber(old)
     end
     value = op.name == 'add' and value + tonumber(op.number) or math.max(value, tonumber(op.number))
-    if math.abs(value) > 9e18 then return op.name .. ' overflows' end
+    if math.abs(value) > 9e18 or math.abs(tonumber(op.number)) > 9e18 then return op.name .. ' overflows' end
     plan.values[field] = value
   elseif op.name == 'top' then
     if not tonumber(op.number) then return 'top with score ' .. op.number end
@@ -89,10 +94,13 @@ local function check_event(e, now, horizon, skew, plan)
   if e.kind == 'q' then return 'conflict', '' end
   if now > e.time + horizon then return 'too_old', '' end
   if e.time > now + skew then return 'clock', '' end
+  local own = beside(plan)
   for _, op in ipairs(e.ops) do
-    local why = check_op(op, plan)
+    local why = check_op(op, own)
     if why then return 'invalid', why end
   end
+  for key, kind in pairs(own.kinds) do plan.kinds[key] = kind end
+  for field, value in pairs(own.values) do plan.values[field] = value end
 end
 
 local function hset(key, pairs)
@@ -143,7 +151,8 @@ local function commit(KEYS, ARGV)
   end
 
   local time = redis.call('TIME')
-  local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local micros = tonumber(time[1]) * 1000000 + tonumber(time[2])
+  local now = math.floor(micros / 1000)
   local horizon, grace, skew = tonumber(arg()), tonumber(arg()), tonumber(arg())
   local counter = key()
   local reply = { string.format('%.0f', redis.call('HINCRBY', counter, 'n', 1)), redis.call('HGET', counter, 'at') or '0' }
@@ -171,7 +180,8 @@ local function commit(KEYS, ARGV)
     if not refused then
       if run.row and (#run.set > 0 or #run.del > 0) then
         run.set[#run.set + 1] = '_v'
-        run.set[#run.set + 1] = string.format('%.0f', tonumber(run.version) + 1)
+        -- From the clock, so that a version lost with a rollback is never given to another content.
+        run.set[#run.set + 1] = string.format('%.0f', math.max(micros, tonumber(run.version) + 1))
         hset(run.row, run.set)
         for _, field in ipairs(run.del) do redis.call('HDEL', run.row, field) end
       end

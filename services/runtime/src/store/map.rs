@@ -29,7 +29,7 @@ struct Inner {
 }
 
 /// What the operations checked so far in a run will leave behind.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Plan {
     kinds: HashMap<String, &'static str>,
     values: HashMap<(String, String), i128>,
@@ -163,7 +163,7 @@ impl Inner {
         }
         if let Some((change, key)) = row.filter(|(change, _)| !change.set.is_empty() || !change.del.is_empty()) {
             let row = self.rows.entry(key).or_default();
-            row.version += 1;
+            row.version = (now * 1000).max(row.version + 1);
             row.fields.retain(|(field, _)| !change.del.contains(field) && !change.set.iter().any(|(f, _)| f == field));
             row.fields.extend(change.set.iter().cloned());
             row.fields.sort();
@@ -201,7 +201,12 @@ impl Inner {
         if mark.fence > now + SKEW_MS {
             return Some(Status::Clock);
         }
-        handled.ops.iter().find_map(|op| self.check_op(op, &mark.key, plan)).map(Status::Invalid)
+        let mut own = plan.clone();
+        let why = handled.ops.iter().find_map(|op| self.check_op(op, &mark.key, &mut own));
+        if why.is_none() {
+            *plan = own;
+        }
+        why.map(Status::Invalid)
     }
 
     fn settled(&self, key: &str, mark: &Mark) -> bool {
@@ -240,7 +245,7 @@ impl Inner {
         };
         let number = i128::from(*number);
         let value = if name == "add" { value + number } else { value.max(number) };
-        if value.abs() > 9_000_000_000_000_000_000 {
+        if value.abs() > 9_000_000_000_000_000_000 || number.abs() > 9_000_000_000_000_000_000 {
             return Some(format!("{name} overflows"));
         }
         plan.values.insert(place, value);

@@ -67,6 +67,8 @@ pub struct RowKey {
 /// Redis key of a row, or of what a blind operation works on.
 pub fn row_key(table: &str, key: &str) -> String {
     let name = event::percent_encode(key);
+    // `~` is what the names of long keys begin with.
+    let name = name.strip_prefix('~').map_or(name.clone(), |rest| format!("%7E{rest}").into());
     let partition = event::partition(key);
     if name.len() <= 256 {
         return format!("{{p{partition}}}:s:{table}:{name}");

@@ -12,7 +12,7 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Cmd, Pipeline, RedisError, Value, cmd};
 use tokio::sync::watch;
 
-use self::wire::{Args, push_event, row, status};
+use self::wire::{Args, push_event, row, status, stored};
 use super::{Ask, Found, GRACE_MS, Mark, Regression, Row, Run, SKEW_MS, Settled, Shown, Status, StoreError, row_key};
 use crate::event::{self, PARTITIONS};
 use crate::fault::{self, Sabotage};
@@ -274,11 +274,11 @@ impl RedisStore {
                     keys.push(row_key(row.key.table, &row.key.key));
                     args.number(row.version).number(row.set.len() as u64);
                     for (field, value) in &row.set {
-                        args.bytes(field).bytes(value);
+                        args.bytes(stored(field).as_bytes()).bytes(value);
                     }
                     args.number(row.del.len() as u64);
                     for field in &row.del {
-                        args.bytes(field);
+                        args.bytes(stored(field).as_bytes());
                     }
                 }
                 None => {

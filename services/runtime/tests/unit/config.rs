@@ -134,8 +134,8 @@ fn limits_come_from_code_then_file_then_environment() {
     let limits = oncue::config::Limits::default().with(&config.function("f")).with(&config.process);
     assert_eq!((limits.concurrency, limits.attempts, limits.timeout.0.as_secs()), (7, 9, 90));
     let bad = |_: &str| Some("0x".to_owned());
-    let errors = Config::parse("", None, bad).expect_err("four mistakes").0;
-    assert_eq!(errors.len(), 4, "{errors:?}");
+    let errors = Config::parse("", None, bad).expect_err("five mistakes").0;
+    assert_eq!(errors.len(), 5, "{errors:?}");
     assert!(errors[0].contains("ONCUE_CONCURRENCY") && errors[2].contains("ONCUE_TIMEOUT"), "{errors:?}");
 }
 

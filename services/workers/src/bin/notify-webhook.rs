@@ -3,7 +3,8 @@
 //!
 //! `WEBHOOK_SECRET` is `whsec_` and 24 to 64 bytes in base64; several, separated by spaces, while one replaces another.
 //! `WEBHOOK_TIMEOUT` (default 10 s) bounds one request. `WEBHOOK_ALLOW_PRIVATE=true` lets requests go to addresses that
-//! are not of the public internet. Without an address the function hears every event and does nothing.
+//! are not of the public internet. `WEBHOOK_DELIVERY=at-most-once` sends one request for an event and never a second: one
+//! that fails is a dead letter, and so is one that was interrupted, with the reason `outcome_unknown`. Without an address the function hears every event and does nothing.
 
 use std::process::ExitCode;
 use std::sync::{Once, OnceLock};
@@ -33,6 +34,9 @@ async fn notify_webhook(file: FileAccepted, _: &mut (), context: &Context) -> Re
         SAID.call_once(|| tracing::info!("WEBHOOK_URL is not set: nobody is notified of accepted files"));
         return Ok(());
     };
+    if context.is_dry_run() {
+        return Ok(());
+    }
     let message = Message { ty: FileAccepted::TYPE, timestamp: context.time(), data: &file };
     webhook.deliver(&context.idempotency_key("notify"), serde_json::to_string(&message)?).await
 }
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
         .timeout(LONGEST_TIMEOUT + Duration::from_secs(5));
     let function = match settings.delivery {
         Delivery::AtLeastOnce => function,
+        Delivery::AtMostOnce => function.at_most_once(),
     };
     oncue::run(function)
 }

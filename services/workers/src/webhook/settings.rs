@@ -26,6 +26,7 @@ const NAMES: [&str; 5] =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
     AtLeastOnce,
+    AtMostOnce,
 }
 
 pub struct Settings {
@@ -103,8 +104,8 @@ fn timeout(text: &str) -> Result<Duration, String> {
 fn delivery(text: &str) -> Result<Delivery, String> {
     match text {
         "at-least-once" => Ok(Delivery::AtLeastOnce),
-        "at-most-once" => Err("WEBHOOK_DELIVERY: at-most-once cannot be had yet, only at-least-once".to_owned()),
-        other => Err(format!("WEBHOOK_DELIVERY is {other:?}: write at-least-once")),
+        "at-most-once" => Ok(Delivery::AtMostOnce),
+        other => Err(format!("WEBHOOK_DELIVERY is {other:?}: write at-least-once or at-most-once")),
     }
 }
 
@@ -178,13 +179,13 @@ mod tests {
             ("WEBHOOK_SECRET", "hunter4 whsec_hunter5"),
             ("WEBHOOK_ALLOW_PRIVATE", "yes"),
             ("WEBHOOK_TIMEOUT", "soon"),
-            ("WEBHOOK_DELIVERY", "at-most-once"),
+            ("WEBHOOK_DELIVERY", "sometimes"),
         ]);
         let mistakes = mistakes.err().expect("mistakes");
         let expected = [
             "WEBHOOK_ALLOW_PRIVATE is \"yes\": write true or false",
             "WEBHOOK_TIMEOUT: \"soon\" is no duration",
-            "WEBHOOK_DELIVERY: at-most-once cannot be had yet",
+            "WEBHOOK_DELIVERY is \"sometimes\": write at-least-once or at-most-once",
             "WEBHOOK_URL is neither https nor http",
             "WEBHOOK_SECRET: secret number 1 does not begin with \"whsec_\"",
             "WEBHOOK_SECRET: secret number 2 ",

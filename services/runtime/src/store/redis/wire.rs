@@ -1,5 +1,7 @@
 //! What is said to Redis and what it answers, in the order `commit.lua` documents.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use redis::Value;
 
@@ -46,8 +48,8 @@ fn push_op(op: &Op, args: &mut Args) {
         args.bytes(name).bytes(member).bytes(itoa::Buffer::new().format(number)).number(limit.into());
     };
     match &op.change {
-        Change::Add { field, by } => put("add", field, *by, 0),
-        Change::Max { field, to } => put("max", field, *to, 0),
+        Change::Add { field, by } => put("add", &stored(field), *by, 0),
+        Change::Max { field, to } => put("max", &stored(field), *to, 0),
         Change::SetAdd { member } => put("sadd", member, 0, 0),
         Change::TopN { member, score, limit } => put("top", member, *score, *limit),
         Change::Distinct { member } => put("distinct", member, 0, 0),
@@ -76,9 +78,22 @@ pub(super) fn row(value: Value) -> Result<Row, StoreError> {
         if field == "_v" {
             row.version = std::str::from_utf8(&value).ok().and_then(|v| v.parse().ok()).unwrap_or_default();
         } else {
-            row.fields.push((field, value));
+            row.fields.push((named(field), value));
         }
     }
     row.fields.sort();
     Ok(row)
+}
+
+/// `_v` is where the version stands: a field that an author, or data that became a name, calls so gets one more `_`.
+pub(super) fn stored(field: &str) -> Cow<'_, str> {
+    if is_version_like(field) { Cow::Owned(format!("_{field}")) } else { Cow::Borrowed(field) }
+}
+
+fn named(stored: String) -> String {
+    if is_version_like(&stored) { stored[1..].to_owned() } else { stored }
+}
+
+fn is_version_like(field: &str) -> bool {
+    field.strip_suffix('v').is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b == b'_'))
 }

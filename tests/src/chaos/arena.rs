@@ -1,0 +1,234 @@
+//! Where a row takes place: servers, a proxy before each, workers behind the proxies, and the client.
+
+use std::time::{Duration, Instant};
+
+use oncue::bus::Bus;
+use oncue::event::{format_time, now_ms};
+use oncue::store::Store;
+use oncue_proto::oncue::v1::{Envelope, Header};
+use serde_json::Value;
+
+use super::checker;
+use super::crew::Crew;
+use super::load::{Load, Sent, Shape};
+use super::report::{Plan, Report};
+use crate::house::{House, Servers};
+use crate::proxy::{Protocol, Proxy};
+
+/// Silence after which the server gives an event to another worker.
+pub const ACK_WAIT: Duration = Duration::from_secs(1);
+/// Longest wait for the flow to come to rest after everything was healed: a dozen failed deliveries grow a minute apart.
+const DRAIN: Duration = Duration::from_mins(4);
+
+pub struct Arena {
+    pub house: House,
+    pub nats: Proxy,
+    pub redis: Proxy,
+    pub crew: Crew,
+    pub bus: Bus,
+    pub store: Store,
+    pub rng: fastrand::Rng,
+    pub report: Report,
+    pub created: u64,
+    /// Whether an event may become a dead letter without being told to: a death of its worker is an attempt.
+    pub mortal: bool,
+    /// Whether state was rolled back, so that an event may come again with another content under its id.
+    pub rewritten: bool,
+    load: Option<Load>,
+    sent: Vec<Sent>,
+    name: String,
+    seed: u64,
+    opened: Instant,
+}
+
+/// Between the workers and one of their servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    Nats,
+    Redis,
+}
+
+/// What is special about a row's house.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub servers: Servers,
+    /// More of `oncue.toml`.
+    pub config: String,
+    /// Attempts after which a function gives an event up.
+    pub attempts: u32,
+    pub concurrency: usize,
+    pub misbehave: usize,
+    pub record: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let (servers, config) = (Servers::default(), String::new());
+        Self { servers, config, attempts: 20, concurrency: 200, misbehave: 2, record: 2 }
+    }
+}
+
+impl Setup {
+    /// The broker's own window is at its minimum, so that it hides no mistake of ours.
+    fn config(&self) -> String {
+        let limits = format!("ack_wait = \"{}s\"\nattempts = {}\n", ACK_WAIT.as_secs(), self.attempts);
+        let concurrency = format!("concurrency = {}\n", self.concurrency);
+        format!(
+            "[streams.web]\nduplicate_window = \"100ms\"\n[functions.misbehave]\n{limits}{concurrency}\
+             [functions.record]\n{limits}{concurrency}{}",
+            self.config
+        )
+    }
+}
+
+impl Arena {
+    pub async fn open(name: &str, plan: &Plan, setup: Setup) -> Self {
+        let mut servers = setup.servers.clone();
+        servers.programs.clone_from(&plan.programs);
+        let mut house = House::with(&setup.config(), servers).await;
+        let nats = Proxy::start(Protocol::Nats, house.nats_port, plan.seed).await;
+        let redis = Proxy::start(Protocol::Redis, house.redis_port, plan.seed).await;
+        nats.judge(ACK_WAIT);
+        house.set("ONCUE_NATS_URL", &format!("nats://127.0.0.1:{}", nats.port));
+        house.set("ONCUE_REDIS_URL", &format!("redis://127.0.0.1:{}", redis.port));
+        for (variable, value) in &plan.env {
+            house.set(variable, value);
+        }
+        let binaries = [vec!["misbehave"; setup.misbehave], vec!["record"; setup.record]].concat();
+        let crew = Crew::start(&house, &binaries).await;
+        let (bus, store) = (house.bus().await, house.store().await);
+        let created = bus.stream_created("web").await.expect("the workers have made the stream");
+        Self {
+            house,
+            nats,
+            redis,
+            crew,
+            bus,
+            store,
+            rng: fastrand::Rng::with_seed(plan.seed),
+            report: Report::default(),
+            created,
+            mortal: false,
+            rewritten: false,
+            load: None,
+            sent: Vec::new(),
+            name: name.to_lowercase(),
+            seed: plan.seed,
+            opened: Instant::now(),
+        }
+    }
+
+    pub fn proxy(&self, link: Link) -> &Proxy {
+        if link == Link::Nats { &self.nats } else { &self.redis }
+    }
+
+    /// Starts the client; a second load is a second client.
+    pub fn load(&mut self, shape: Shape) {
+        let name = format!("{}{}", self.name, self.sent.len());
+        self.load = Some(Load::start(self.bus.clone(), self.created, &name, self.seed, shape));
+    }
+
+    pub fn acked(&self) -> u64 {
+        self.load.as_ref().map_or(0, Load::acked)
+    }
+
+    /// Waits until the client has had this many acks, so that a fault finds something to harm.
+    pub async fn under_way(&self, acks: u64) {
+        let (start, load) = (Instant::now(), self.load.as_ref());
+        while load.is_some_and(|load| load.acked() < acks) && start.elapsed() < Duration::from_secs(30) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Ends the load and keeps what it did.
+    pub async fn end_load(&mut self) {
+        if let Some(load) = self.load.take() {
+            self.sent.extend(load.end().await);
+        }
+    }
+
+    /// Lets time pass while dead workers are replaced.
+    pub async fn wait(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            self.crew.tend(&self.house);
+            tokio::time::sleep(Duration::from_millis(50).min(end - Instant::now())).await;
+        }
+    }
+
+    /// One event under an id of its own, in so many copies that the server cannot recognise.
+    pub async fn tell(&mut self, id: &str, key: &str, word: &'static str, copies: usize) {
+        let headers = [("ce-id", id.to_owned()), ("ce-time", format_time(now_ms()))];
+        let headers = headers.into_iter().map(|(name, value)| Header { name: name.to_owned(), value });
+        let payload = format!(r#"{{"page":"{key}","referrer":"{word}"}}"#);
+        let envelope =
+            Envelope { subject: "web.page.viewed".into(), headers: headers.collect(), payload: payload.into() };
+        let mut sequence = 0;
+        for _ in 0..copies {
+            sequence = self.bus.publish(&envelope).await.expect("the stream takes it").sequence;
+        }
+        let (id, key, number) = (Some(id.to_owned()), key.to_owned(), self.sent.len() as u64);
+        self.sent.push(Sent { number, key, word, id, acked: true, sequence });
+    }
+
+    pub fn sent(&self) -> &[Sent] {
+        &self.sent
+    }
+
+    /// Waits until both functions have nothing pending and nothing in hand.
+    pub async fn drain(&mut self) {
+        let (start, mut calm) = (Instant::now(), 0);
+        while calm < 3 {
+            self.crew.tend(&self.house);
+            let rest = self.pending().await;
+            calm = if rest == Some(0) { calm + 1 } else { 0 };
+            if start.elapsed() > DRAIN {
+                return self.report.failures.push(format!("not drained after {DRAIN:?}: {rest:?} events are left"));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Events of both functions that are not settled yet; nothing while the server does not say.
+    pub async fn pending(&self) -> Option<u64> {
+        let mut rest = 0;
+        for function in ["misbehave", "record"] {
+            let info = self.bus.api(&format!("CONSUMER.INFO.web.{function}"), &Value::Null).await.ok()?;
+            rest += info["num_pending"].as_u64()? + info["num_ack_pending"].as_u64()?;
+        }
+        Some(rest)
+    }
+
+    /// Heals, ends the load, drains.
+    pub async fn settle(&mut self) {
+        self.crew.thaw();
+        self.nats.heal();
+        self.redis.heal();
+        self.end_load().await;
+        self.drain().await;
+    }
+
+    /// Settles and gives every event its verdict.
+    pub async fn close(mut self) -> Report {
+        self.settle().await;
+        checker::check(&mut self).await;
+        let gone = std::mem::take(&mut self.crew.gone);
+        if let Some(last) = gone.last() {
+            self.report.note(format!("{} workers ended by themselves, the last: {last}", gone.len()));
+        }
+        self.report.seconds = self.opened.elapsed().as_secs();
+        if !self.report.passed() {
+            self.keep_logs();
+        }
+        self.report
+    }
+
+    fn keep_logs(&mut self) {
+        let kept = std::env::temp_dir().join(format!("oncue-chaos-{}-{}", self.name, self.seed));
+        let _ = std::fs::create_dir_all(&kept);
+        for (n, log) in self.crew.logs().enumerate() {
+            let _ = std::fs::write(kept.join(format!("worker-{n}.log")), log);
+        }
+        self.report.note(format!("logs of the workers: {}", kept.display()));
+    }
+}

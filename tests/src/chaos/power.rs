@@ -1,0 +1,330 @@
+//! Loss of power without losing power: a server's data lies in a file system inside an image file. At any moment the
+//! image is copied and the copy mounted; it holds what was fsynced, while what only the page cache knew is gone.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use oncue::store::{Change, Handled, Mark, Op, Purpose, Row as StateRow, RowChange, RowKey, Run};
+use serde_json::{Value, json};
+
+use super::arena::{Arena, Link, Setup};
+use super::checker;
+use super::load::Shape;
+use super::report::{Plan, Report};
+use super::rows::enough;
+use super::rows::stores::{is_root, run};
+use crate::house::{House, Servers, free_port, until};
+
+/// A file system in a file; unmounted and removed when dropped.
+struct Disk {
+    image: PathBuf,
+    mount: PathBuf,
+    copies: u32,
+}
+
+impl Disk {
+    fn new(name: &str) -> Result<Self, String> {
+        if !is_root() {
+            return Err("mounting an image needs root".into());
+        }
+        let folder = std::env::temp_dir().join(format!("oncue-power-{}-{name}", std::process::id()));
+        let disk = Self { image: folder.join("image-0"), mount: folder.join("disk"), copies: 0 };
+        std::fs::create_dir_all(&disk.mount).map_err(|e| e.to_string())?;
+        let file = std::fs::File::create(&disk.image).map_err(|e| e.to_string())?;
+        file.set_len(256 << 20).map_err(|e| e.to_string())?;
+        if !run("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=0", &disk.image.display().to_string()]) {
+            return Err("mkfs.ext4 is not there".into());
+        }
+        disk.mount().then_some(disk).ok_or_else(|| "no loop device can be mounted here".into())
+    }
+
+    /// The journal is committed every ten minutes, that is never: only fsync writes.
+    fn mount(&self) -> bool {
+        let (image, mount) = (self.image.display().to_string(), self.mount.display().to_string());
+        run("mount", &["-o", "loop,commit=600", &image, &mount])
+    }
+
+    /// What a power cut now would have left becomes the disk. The server must be frozen, and be killed by `kill`.
+    fn cut(&mut self, kill: impl FnOnce()) {
+        self.copies += 1;
+        let copy = self.image.with_file_name(format!("image-{}", self.copies));
+        let (from, to) = (self.image.display().to_string(), copy.display().to_string());
+        assert!(run("cp", &["--sparse=always", &from, &to]), "the image is copied");
+        kill();
+        self.unmount();
+        let _ = std::fs::remove_file(&self.image);
+        self.image = copy;
+        assert!(self.mount(), "the copy is mounted");
+    }
+
+    fn unmount(&self) {
+        let mount = self.mount.display().to_string();
+        if !run("umount", &[&mount]) {
+            run("umount", &["-l", &mount]);
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        let data = self.mount.join("data");
+        std::fs::create_dir_all(&data).expect("a folder on the disk");
+        data
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.unmount();
+        let _ = std::fs::remove_dir_all(self.image.parent().unwrap_or(Path::new("/nonexistent")));
+    }
+}
+
+fn cannot(why: &str) -> Report {
+    Report::skipped(format!("cannot run here: {why}"))
+}
+
+fn cuts(plan: &Plan) -> u64 {
+    if plan.long { (plan.seconds * 2).clamp(5, 20) } else { 2 }
+}
+
+fn servers(link: Link, disk: &Disk, strong: bool) -> Servers {
+    let data = Some(disk.data());
+    let sync = if strong { "\nsync_interval: always" } else { "" };
+    match link {
+        Link::Nats => {
+            Servers { nats_dir: data, jetstream: format!("max_file_store: 100GB{sync}"), ..Servers::default() }
+        }
+        Link::Redis => {
+            let policy = if strong { "always" } else { "everysec" };
+            let redis_args = vec!["--appendfsync".into(), policy.into()];
+            Servers { redis_dir: data, redis_args, ..Servers::default() }
+        }
+    }
+}
+
+/// One server loses power under load, again and again; everything else goes on.
+async fn cut_again_and_again(name: &str, plan: &Plan, link: Link, strong: bool) -> Result<(Arena, Disk), String> {
+    let mut disk = Disk::new(&format!("{}-{}", name.to_lowercase(), plan.seed))?;
+    let setup = Setup { servers: servers(link, &disk, strong), ..Setup::default() };
+    let mut arena = Arena::open(name, plan, setup).await;
+    // Streams and consumers were made long ago, as in real life; the question is what happens to events.
+    run("sync", &["-f", &disk.data().display().to_string()]);
+    // The place of a lost message is given to another one, and with it the id of an event that has none of its own.
+    let plain = strong || link == Link::Redis;
+    arena.load(Shape { rate: 300, plain, ..Shape::default() });
+    arena.under_way(100).await;
+    for _ in 0..cuts(plan) {
+        let pause = Duration::from_millis(arena.rng.u64(200..1500));
+        arena.wait(pause).await;
+        let stored = arena.house.count(&arena.bus, "web").await;
+        let server = if link == Link::Nats { &mut arena.house.nats } else { &mut arena.house.redis };
+        server.signal("STOP");
+        std::thread::sleep(Duration::from_millis(30)); // a write under way comes to its end
+        disk.cut(|| server.kill());
+        match link {
+            Link::Nats => arena.house.restart_nats().await,
+            Link::Redis => arena.house.restart_redis().await,
+        }
+        arena.report.fault("power cut", 1);
+        if link == Link::Nats {
+            let left = left(&mut arena).await;
+            arena.report.fault("lost messages", stored.saturating_sub(left));
+        }
+        if link == Link::Redis && !strong {
+            recover(&mut arena).await;
+        }
+    }
+    arena.wait(Duration::from_millis(500)).await;
+    Ok((arena, disk))
+}
+
+/// Messages the stream still has, once it answers.
+async fn left(arena: &mut Arena) -> u64 {
+    let start = Instant::now();
+    loop {
+        let count = arena.house.count(&arena.bus, "web").await;
+        if count > 0 || start.elapsed() > Duration::from_mins(1) {
+            return count;
+        }
+        arena.wait(Duration::from_millis(50)).await;
+    }
+}
+
+async fn strong(name: &'static str, plan: Plan, link: Link) -> Report {
+    let (arena, _disk) = match cut_again_and_again(name, &plan, link, true).await {
+        Ok(ready) => ready,
+        Err(why) => return cannot(&why),
+    };
+    let mut report = arena.close().await;
+    let lost = report.faults.get("lost messages").copied().unwrap_or_default();
+    report.must(lost == 0, format!("{lost} messages are gone from the stream"));
+    report.must_have_fired(&["power cut"]);
+    enough(&mut report, 100);
+    report
+}
+
+pub async fn redis_always(plan: Plan) -> Report {
+    strong("W-1", plan, Link::Redis).await
+}
+
+pub async fn nats_always(plan: Plan) -> Report {
+    strong("W-3", plan, Link::Nats).await
+}
+
+/// The check without consequences: what was lost is told, not held against the row.
+async fn measured(arena: &mut Arena) -> Report {
+    let before = std::mem::take(&mut arena.report);
+    checker::check(arena).await;
+    std::mem::replace(&mut arena.report, before)
+}
+
+/// Waits for the alarm that Redis went back in time, then does what restores it: the whole stream again, in which what
+/// is known is skipped and what was lost is applied.
+async fn recover(arena: &mut Arena) {
+    let start = Instant::now();
+    let alarm = loop {
+        let alarm = arena.house.redis_cli(&["GET", "oncue:regressed"]);
+        if !alarm.is_empty() || start.elapsed() > Duration::from_secs(5) {
+            break alarm;
+        }
+        arena.wait(Duration::from_millis(100)).await;
+    };
+    let alarm: Value = serde_json::from_str(&alarm).unwrap_or_default();
+    let number = |name: &str| alarm[name].as_u64().unwrap_or_default();
+    arena.report.fault("alarm", u64::from(alarm.is_object()));
+    arena.report.fault("lost commits", number("seen").saturating_sub(number("found")));
+    for function in ["misbehave", "record"] {
+        // One that is not there will start from the beginning as well.
+        let _ = arena.bus.api(&format!("CONSUMER.DELETE.web.{function}"), &Value::Null).await;
+    }
+    // Workers end when their consumer is gone, and are started again. One that had not noticed before its end may have
+    // raised the alarm once more.
+    let mut calm = 0;
+    while calm < 10 && start.elapsed() < Duration::from_mins(1) {
+        let again = arena.house.redis_cli(&["DEL", "oncue:regressed"]);
+        arena.report.fault("alarm again", u64::from(again == "1" && calm > 0));
+        let mut there = again == "0";
+        for function in ["misbehave", "record"] {
+            there &= arena.bus.api(&format!("CONSUMER.INFO.web.{function}"), &Value::Null).await.is_ok();
+        }
+        calm = if there { calm + 1 } else { 0 };
+        arena.wait(Duration::from_millis(100)).await;
+    }
+}
+
+/// The broken twin of W-1: loss is seen, by the workers too. Then the stream again, which restores every lost effect,
+/// once.
+pub async fn redis_everysec(plan: Plan) -> Report {
+    let (mut arena, _disk) = match cut_again_and_again("W-2", &plan, Link::Redis, false).await {
+        Ok(ready) => ready,
+        Err(why) => return cannot(&why),
+    };
+    // What follows from state that was rolled back may differ from what was published before; its second form is set
+    // aside, as its id was used.
+    arena.rewritten = true;
+    arena.settle().await;
+    arena.crew.gone.clear();
+    let mut report = arena.close().await;
+    report.must_have_fired(&["power cut", "alarm", "lost commits"]);
+    report
+}
+
+/// The broken twin of W-3: loss is seen, nothing is doubled, and what comes afterwards is not harmed.
+pub async fn nats_default(plan: Plan) -> Report {
+    let (mut arena, _disk) = match cut_again_and_again("W-4", &plan, Link::Nats, false).await {
+        Ok(ready) => ready,
+        Err(why) => return cannot(&why),
+    };
+    arena.settle().await;
+    let loss = measured(&mut arena).await;
+    let mut report = std::mem::take(&mut arena.report);
+    for n in 0..100 {
+        arena.tell(&format!("after-{n}"), &format!("/after-{}", n % 4), "emit:1", 1).await;
+    }
+    arena.drain().await;
+    report.failures.append(&mut arena.report.failures);
+    let after = measured(&mut arena).await;
+    report.must(after.lost <= loss.lost, "events published after the cuts were lost");
+    report.must(after.doubled == 0, format!("{} events doubled", after.doubled));
+    report.note(format!("{} events lost by the cuts (default sync_interval), as is said of it", loss.lost));
+    report.must_have_fired(&["power cut", "lost messages"]);
+    let (ok, operations) = (after.ok, after.operations);
+    Report { ok, operations, redeliveries: after.redeliveries, copies: after.copies, ..report }
+}
+
+/// One commit of five events stands last in the log of Redis; the log is cut at every place within.
+pub async fn torn_log(plan: Plan) -> Report {
+    const EVENTS: u64 = 5;
+    let mut house = House::new("").await;
+    let store = house.store().await;
+    for call in 0..4 {
+        let run = commit(call, EVENTS);
+        let statuses = store.commit(&[run]).await.expect("committed");
+        assert_eq!(statuses[0].len() as u64, EVENTS);
+    }
+    house.redis.kill();
+    let log = house.dir.join("appendonlydir").join("appendonly.aof.1.incr.aof");
+    let whole = std::fs::read(&log).expect("the log of Redis");
+    let (mut report, mut rng) = (Report::default(), fastrand::Rng::with_seed(plan.seed));
+    let tail = whole.len().min(2048);
+    let samples = if plan.long { (plan.seconds as usize * 10).min(tail) } else { 16 };
+    let mut places: Vec<usize> = (whole.len() - tail..=whole.len()).collect();
+    rng.shuffle(&mut places);
+    for place in places.into_iter().take(samples) {
+        std::fs::write(&log, &whole[..place]).expect("torn");
+        house.redis_port = free_port();
+        house.restart_redis().await;
+        let parts = until("Redis has read its log", async || parts(&house)).await;
+        report.operations += 1;
+        report.fault("torn log", 1);
+        let calls = parts[0] / EVENTS;
+        let all_or_nothing = parts.iter().all(|part| *part == calls * EVENTS);
+        report.must(
+            all_or_nothing,
+            format!("cut at {place} of {}: row, counter, marks, outboxes are {parts:?}", whole.len()),
+        );
+        report.ok += u64::from(all_or_nothing);
+        house.redis.kill();
+    }
+    report
+}
+
+/// What the parts of the commits say: the row's count, the counter in passing, seen-marks, outboxes and their index.
+fn parts(house: &House) -> Option<Vec<u64>> {
+    let keys = |pattern: &str| -> Vec<String> {
+        house.redis_cli(&["--scan", "--pattern", pattern]).lines().map(str::to_owned).collect()
+    };
+    if house.redis_cli(&["PING"]) != "PONG" {
+        return None;
+    }
+    let number = |args: &[&str]| house.redis_cli(args).parse::<u64>().unwrap_or_default();
+    let sum = |pattern: &str, verb: &str| keys(pattern).iter().map(|key| number(&[verb, key])).sum::<u64>();
+    let field = |pattern: &str, field: &str| keys(pattern).iter().map(|key| number(&["HGET", key, field])).sum::<u64>();
+    Some(vec![
+        field("*:s:tallies:*", "count"),
+        field("*:s:hits:*", "total"),
+        sum("*:d:torn:*", "HLEN"),
+        keys("*:o:torn:*").len() as u64,
+        sum("*:u", "ZCARD"),
+    ])
+}
+
+fn commit(call: u64, events: u64) -> Run {
+    let handled = (0..events).map(|n| {
+        let origin = oncue::event::Origin {
+            stream: "web",
+            stream_created: 1,
+            sequence: call * events + n + 1,
+            published: oncue::event::now_ms(),
+            subject: "web.page.viewed",
+        };
+        let mark = Mark::new("torn", "/torn", &oncue::event::Meta::of_origin(&origin), 3_600_000);
+        let op = Op { table: "hits", change: Change::Add { field: "total".into(), by: 1 } };
+        let outbox = vec![b'o'; 60].into();
+        Handled { mark, payload_hash: n, ops: vec![op], outbox, purpose: Purpose::Apply }
+    });
+    let count = json!((call + 1) * events).to_string().into_bytes();
+    let version = StateRow::default().version + call;
+    let key = RowKey { table: "tallies", key: "/torn".into() };
+    let row = RowChange { key, version, set: vec![("count".into(), count)], del: Vec::new() };
+    Run { row: Some(row), events: handled.collect() }
+}

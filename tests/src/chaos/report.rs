@@ -1,0 +1,109 @@
+//! What a row has to say for itself.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// How a row is to be run.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// Decides faults, load and jitter.
+    pub seed: u64,
+    /// Seconds of load under fault; the rest takes as long as it takes.
+    pub seconds: u64,
+    /// More cuts, larger crowds: for those who have minutes.
+    pub long: bool,
+    /// Environment of the workers on top.
+    pub env: Vec<(String, String)>,
+    /// Folder of the worker programs, if not ours.
+    pub programs: Option<std::path::PathBuf>,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// Acknowledged events.
+    pub operations: u64,
+    /// How often each kind of fault really happened.
+    pub faults: BTreeMap<String, u64>,
+    /// Deliveries beyond the first of each message.
+    pub redeliveries: u64,
+    /// Messages beyond the first under one id.
+    pub copies: u64,
+    pub ok: u64,
+    pub lost: u64,
+    pub doubled: u64,
+    pub dead: u64,
+    pub unexpected: u64,
+    /// Reasons of dead letters.
+    pub reasons: BTreeMap<String, u64>,
+    /// Why the row failed; a row without any has passed.
+    pub failures: Vec<String>,
+    pub notes: Vec<String>,
+    /// Why the row could not run here.
+    pub skipped: Option<String>,
+    pub seconds: u64,
+}
+
+impl Report {
+    pub fn skipped(why: impl Into<String>) -> Self {
+        Self { skipped: Some(why.into()), ..Self::default() }
+    }
+
+    pub fn failed(why: impl Into<String>) -> Self {
+        Self { failures: vec![why.into()], ..Self::default() }
+    }
+
+    pub fn passed(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    pub fn fault(&mut self, kind: &str, times: u64) {
+        *self.faults.entry(kind.to_owned()).or_default() += times;
+    }
+
+    pub fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
+    }
+
+    /// Notes a failure unless `holds`.
+    pub fn must(&mut self, holds: bool, what: impl Into<String>) {
+        if !holds {
+            self.failures.push(what.into());
+        }
+    }
+
+    /// Every scheduled kind must really have happened.
+    pub fn must_have_fired(&mut self, kinds: &[&str]) {
+        for kind in kinds {
+            let fired = self.faults.get(*kind).copied().unwrap_or_default();
+            self.must(fired > 0, format!("fault `{kind}` never happened"));
+        }
+    }
+
+    /// Another round of the same row.
+    pub fn add(&mut self, other: Self) {
+        for (kind, times) in &other.faults {
+            self.fault(kind, *times);
+        }
+        for (reason, times) in other.reasons {
+            *self.reasons.entry(reason).or_default() += times;
+        }
+        let pairs = [
+            (&mut self.operations, other.operations),
+            (&mut self.redeliveries, other.redeliveries),
+            (&mut self.copies, other.copies),
+            (&mut self.ok, other.ok),
+            (&mut self.lost, other.lost),
+            (&mut self.doubled, other.doubled),
+            (&mut self.dead, other.dead),
+            (&mut self.unexpected, other.unexpected),
+            (&mut self.seconds, other.seconds),
+        ];
+        for (mine, more) in pairs {
+            *mine += more;
+        }
+        self.failures.extend(other.failures);
+        self.notes = other.notes;
+        self.skipped = other.skipped;
+    }
+}

@@ -1,0 +1,126 @@
+//! The table of faults. A row is one function from a plan to a report.
+
+mod events;
+mod kill;
+mod life;
+mod network;
+pub(super) mod stores;
+
+use std::pin::Pin;
+
+use super::arena::{Arena, Setup};
+use super::faults::{Act, play, schedule};
+use super::load::Shape;
+use super::power;
+use super::report::{Plan, Report};
+
+pub struct Row {
+    pub id: &'static str,
+    pub what: &'static str,
+    /// Seconds of load in the short form.
+    pub short: u64,
+    pub run: fn(Plan) -> Running,
+}
+
+pub type Running = Pin<Box<dyn Future<Output = Report>>>;
+
+const fn row(id: &'static str, what: &'static str, short: u64, run: fn(Plan) -> Running) -> Row {
+    Row { id, what, short, run }
+}
+
+pub const ROWS: &[Row] = &[
+    row("K-2", "kill -9 of any worker, again and again", 3, |plan| Box::pin(kill::workers(plan))),
+    row("K-3", "kill -9 of nats-server under load", 4, |plan| Box::pin(kill::nats(plan))),
+    row("K-4", "kill -9 of redis-server under load", 4, |plan| Box::pin(kill::redis(plan))),
+    row("K-5", "kill -9 of both servers and all workers", 4, |plan| Box::pin(kill::all(plan))),
+    row("Z-1", "SIGSTOP for three ack waits, then SIGCONT", 4, |plan| Box::pin(kill::zombies(plan))),
+    row("Z-3", "eight workers are given the same events", 1, |plan| Box::pin(events::same_event(plan))),
+    row("Z-4", "no TERM and no late NAK by a resumed worker", 4, |plan| Box::pin(events::late_words(plan))),
+    row("D-3", "the whole stream replayed twice", 2, |plan| Box::pin(events::replays(plan))),
+    row("N-1", "workers cut off from Redis, NATS, both, one way", 6, |plan| Box::pin(network::partitions(plan))),
+    row("N-2", "latency, 10 KB/s, resets, slices", 6, |plan| Box::pin(network::bad_lines(plan))),
+    row("N-3", "the reply of a commit is lost after its execution", 3, |plan| Box::pin(network::lost_replies(plan))),
+    row("N-4", "a publish ack is lost, the connection stays", 6, |plan| Box::pin(network::lost_acks(plan))),
+    row("N-5", "all workers reconnect at once", 2, |plan| Box::pin(network::storm(plan))),
+    row("S-1", "disk full, then space again: NATS and Redis", 3, |plan| Box::pin(stores::disk_full(plan))),
+    row("S-2", "Redis at maxmemory, then raised", 3, |plan| Box::pin(stores::out_of_memory(plan))),
+    row("S-3", "Redis BUSY, LOADING, READONLY, NOREPLICAS, functions gone", 4, |plan| {
+        Box::pin(stores::unwilling(plan))
+    }),
+    row("S-4", "fsync of Redis fails with EIO", 3, |plan| Box::pin(stores::fsync_fails(plan))),
+    row("W-1", "power cut of Redis, appendfsync always", 2, |plan| Box::pin(power::redis_always(plan))),
+    row("W-2", "power cut of Redis, everysec: loss, then a replay", 2, |plan| Box::pin(power::redis_everysec(plan))),
+    row("W-3", "power cut of NATS, sync_interval always", 2, |plan| Box::pin(power::nats_always(plan))),
+    row("W-4", "power cut of NATS, default: loss and nothing doubled", 2, |plan| Box::pin(power::nats_default(plan))),
+    row("W-5", "the log of Redis torn inside a commit", 2, |plan| Box::pin(power::torn_log(plan))),
+    row("Q-2", "stream of dead letters full, then raised", 2, |plan| Box::pin(events::dlq_full(plan))),
+    row("Q-4", "one event in ten is poison", 2, |plan| Box::pin(events::poison(plan))),
+    row("U-2", "SIGTERM of every worker under load", 3, |plan| Box::pin(life::terminations(plan))),
+    row("U-3", "consumer and stream edited by hand", 1, |plan| Box::pin(life::drift(plan))),
+    row("C-1", "the clock of Redis jumps an hour", 3, |plan| Box::pin(life::clock_jumps(plan))),
+];
+
+/// Rows of the fault table that do not stand above, and why.
+pub const ABSENT: &[(&str, &str)] = &[
+    ("K-1", "abort at each crash point: needs the failpoints of the runtime"),
+    ("K-6", "everysec with a slow fsync: only measures a loss that W-2 measures as well"),
+    ("Z-2", "SIGSTOP beyond the horizon: needs crash points to freeze between read and commit"),
+    ("D-1", "redelivery around the horizon: shown by the suite of the store"),
+    ("D-2", "an id with another payload: shown by the delivery tests"),
+    ("D-4", "NATS with an empty store: outputs are kept for no grace time yet"),
+    ("Q-1", "handlers that exit, panic, hang: shown by the delivery tests"),
+    ("Q-3", "dead letters replayed: there is no command for it yet"),
+    ("U-1", "rolling upgrade: there is one version so far"),
+    ("O-1", "order by key over many workers: not promised"),
+    ("O-2", "order in default mode: not promised"),
+    ("F-1", "failover of Redis: not promised"),
+    ("F-2", "a cluster of NATS servers: not promised"),
+    ("L-1", "24 h soak: `chaos --minutes 1440` is that"),
+];
+
+pub fn find(id: &str) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.id.eq_ignore_ascii_case(id))
+}
+
+/// What a row asks for besides its acts.
+#[derive(Debug, Clone)]
+struct Storm {
+    name: &'static str,
+    setup: Setup,
+    shape: Shape,
+    pause_ms: std::ops::Range<u64>,
+    mortal: bool,
+    /// Whether the fault must have made the server deliver again.
+    redelivers: bool,
+}
+
+impl Storm {
+    fn new(name: &'static str) -> Self {
+        let (setup, shape) = (Setup::default(), Shape::default());
+        Self { name, setup, shape, pause_ms: 100..600, mortal: false, redelivers: true }
+    }
+
+    /// Load, and acts drawn from the seed until the time is over.
+    async fn run(self, plan: Plan, acts: &[Act]) -> Report {
+        let mut arena = Arena::open(self.name, &plan, self.setup).await;
+        arena.mortal = self.mortal;
+        arena.load(self.shape);
+        arena.under_way(100).await;
+        let steps = schedule(&mut arena.rng, acts, self.pause_ms, plan.seconds);
+        play(&mut arena, &steps).await;
+        let mut report = arena.close().await;
+        for act in acts {
+            report.must_have_fired(&[&act.name()]);
+        }
+        enough(&mut report, 100 * plan.seconds.min(10));
+        report
+            .must(!self.redelivers || report.redeliveries > 0, "nothing was delivered again: the fault harmed nobody");
+        report
+    }
+}
+
+/// A run that did too little is a failed run.
+pub(super) fn enough(report: &mut Report, least: u64) {
+    let operations = report.operations;
+    report.must(operations >= least, format!("only {operations} events, {least} are the least"));
+}

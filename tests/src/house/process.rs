@@ -1,0 +1,92 @@
+//! Children of a test: started tied to us, watched by their log, killed when dropped.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::until;
+
+/// A child; killed when dropped.
+pub struct Process {
+    pub name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    pub(super) fn spawn(name: &str, command: Command, log: PathBuf) -> Self {
+        let file = File::create(&log).expect("a log file");
+        let mut command = tied_to_us(command);
+        command.stdin(Stdio::null()).stdout(file.try_clone().expect("stdout")).stderr(file);
+        let child = command.spawn().unwrap_or_else(|e| panic!("cannot start {name}: {e}"));
+        Self { name: name.to_owned(), child, log }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub async fn wait_for_line(&self, part: &str) {
+        until(&format!("{} says {part}", self.name), async || self.log().contains(part).then_some(())).await;
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Sends a signal by name, `TERM`, `STOP`, `CONT`.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status();
+        assert!(sent.is_ok_and(|s| s.success()), "cannot signal {}", self.name);
+    }
+
+    /// SIGTERM, then the exit code.
+    pub async fn stop(&mut self) -> Option<i32> {
+        self.signal("TERM");
+        self.exit().await
+    }
+
+    /// State as the kernel tells it: `R`, `S`, `T` for stopped, `Z` for dead and not buried.
+    pub fn state(&self) -> Option<char> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).ok()?;
+        stat.rsplit(')').next()?.trim().chars().next()
+    }
+
+    pub async fn exit(&mut self) -> Option<i32> {
+        let name = self.name.clone();
+        until(&format!("{name} ends"), async || self.child.try_wait().ok().flatten()).await.code()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// On Linux a child must not outlive a killed test run.
+fn tied_to_us(command: Command) -> Command {
+    if !cfg!(target_os = "linux") || !Path::new("/usr/bin/setpriv").exists() {
+        return command;
+    }
+    let mut tied = Command::new("/usr/bin/setpriv");
+    tied.args(["--pdeathsig", "KILL"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        tied.env(name, value.unwrap_or_default());
+    }
+    if let Some(dir) = command.get_current_dir() {
+        tied.current_dir(dir);
+    }
+    tied
+}

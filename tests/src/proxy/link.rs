@@ -1,0 +1,251 @@
+//! One proxied connection: two pumps, each of which reads, holds back as long as it must, inspects and writes.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::frames::{NatsFrame, is_publish_ack, nats_frame, resp_command, resp_len};
+use super::{Direction, Faults, Inner, Protocol, lock};
+
+/// Pieces a pump holds back before it stops reading.
+const HELD: usize = 64;
+/// Bytes of one piece that are sliced; more would only cost time.
+const SLICED: usize = 2048;
+const ACK: &str = "$JS.ACK.";
+
+pub async fn run(inner: Arc<Inner>, client: TcpStream, server: TcpStream) {
+    let mut cuts = inner.cuts.subscribe();
+    let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
+    // Whether each request on its way is a commit, in the order in which replies will come.
+    let commits = Mutex::new(VecDeque::new());
+    let up = Pump::new(&inner, Direction::Up, &client, &server, &commits);
+    let down = Pump::new(&inner, Direction::Down, &server, &client, &commits);
+    tokio::select! {
+        _ = up.run() => {}
+        _ = down.run() => {}
+        _ = cuts.changed() => {}
+    }
+}
+
+struct Pump<'a> {
+    inner: &'a Arc<Inner>,
+    direction: Direction,
+    from: &'a TcpStream,
+    to: &'a TcpStream,
+    commits: &'a Mutex<VecDeque<bool>>,
+    /// The beginning of a frame whose rest has not come yet.
+    partial: Vec<u8>,
+}
+
+impl<'a> Pump<'a> {
+    fn new(
+        inner: &'a Arc<Inner>,
+        direction: Direction,
+        from: &'a TcpStream,
+        to: &'a TcpStream,
+        commits: &'a Mutex<VecDeque<bool>>,
+    ) -> Self {
+        Self { inner, direction, from, to, commits, partial: Vec::new() }
+    }
+
+    async fn run(mut self) -> io::Result<()> {
+        let mut held: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
+        loop {
+            let due = held.front().map(|(due, _)| *due);
+            tokio::select! {
+                piece = read(self.from), if held.len() < HELD => {
+                    let after = held.back().map_or_else(Instant::now, |(due, _)| *due);
+                    held.push_back(((Instant::now() + self.delay()).max(after), piece?));
+                }
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    let (_, piece) = held.pop_front().unwrap_or_else(|| (Instant::now(), Vec::new()));
+                    self.pass(piece).await?;
+                }
+            }
+        }
+    }
+
+    fn faults(&self) -> Faults {
+        self.inner.faults.borrow().clone()
+    }
+
+    fn delay(&self) -> Duration {
+        let Faults { latency, jitter, .. } = self.faults();
+        let delay = latency + jitter.mul_f64(lock(&self.inner.seed).f64());
+        self.inner.count("delay", u64::from(!delay.is_zero()));
+        delay
+    }
+
+    async fn pass(&mut self, piece: Vec<u8>) -> io::Result<()> {
+        let mut changes = self.inner.faults.subscribe();
+        if changes.borrow().freeze {
+            self.inner.count("freeze", 1);
+            let _ = changes.wait_for(|faults| !faults.freeze).await;
+        }
+        let faults = self.faults();
+        if faults.swallow.contains(&self.direction) {
+            self.inner.count("swallow", 1);
+            return Ok(());
+        }
+        let (whole, lost) = self.inspect(piece);
+        self.write(&whole, &faults).await?;
+        if lost { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+
+    async fn write(&self, bytes: &[u8], faults: &Faults) -> io::Result<()> {
+        if bytes.len() > 1 && faults.reset == Some(self.direction) && self.take_reset() {
+            write(self.to, &bytes[..bytes.len() - 1]).await?;
+            // Give the receiver the time to read its piece: a reset throws away what was not read.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let (_, _) = (self.to.set_zero_linger(), self.from.set_zero_linger());
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if faults.slices && bytes.len() > 1 {
+            self.inner.count("slice", 1);
+            let (sliced, rest) = bytes.split_at(bytes.len().min(SLICED));
+            for byte in sliced.chunks(1) {
+                write(self.to, byte).await?;
+                tokio::task::yield_now().await;
+            }
+            return write(self.to, rest).await;
+        }
+        let mut rest = bytes;
+        while self.throttle() > 0 && !rest.is_empty() {
+            let (part, later) = rest.split_at(rest.len().min((self.throttle() / 20).max(1)));
+            write(self.to, part).await?;
+            self.inner.count("throttle", 1);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            rest = later;
+        }
+        write(self.to, rest).await
+    }
+
+    fn throttle(&self) -> usize {
+        self.inner.faults.borrow().bytes_per_second
+    }
+
+    fn take_reset(&self) -> bool {
+        let taken = self.inner.faults.send_if_modified(|faults| faults.reset.take().is_some());
+        self.inner.count("reset", u64::from(taken));
+        taken
+    }
+
+    /// Follows the frames of a piece. Returns what may go on, and whether the connection ends after it.
+    fn inspect(&mut self, piece: Vec<u8>) -> (Vec<u8>, bool) {
+        self.partial.extend(piece);
+        let (mut whole, mut at, mut lost) = (Vec::new(), 0, false);
+        while at < self.partial.len() && !lost {
+            let rest = &self.partial[at..];
+            let (len, keep) = match self.inner.protocol {
+                Protocol::Redis => match resp_len(rest) {
+                    Some(len) => (len, self.keep_resp(&rest[..len])),
+                    None => break,
+                },
+                Protocol::Nats => match nats_frame(rest) {
+                    Some(frame) => (frame.len, self.keep_nats(&frame, &rest[frame.payload.clone()])),
+                    None => break,
+                },
+            };
+            if keep {
+                whole.extend_from_slice(&rest[..len]);
+            } else {
+                lost = self.inner.protocol == Protocol::Redis;
+            }
+            at += len;
+        }
+        self.partial.drain(..at);
+        (whole, lost)
+    }
+
+    fn keep_resp(&self, value: &[u8]) -> bool {
+        let mut commits = lock(self.commits);
+        if self.direction == Direction::Up {
+            commits.push_back(resp_command(value).eq_ignore_ascii_case(b"FCALL"));
+            return true;
+        }
+        // A push is nobody's answer; an error says that nothing was done.
+        let answers = value[0] != b'>' && commits.pop_front().unwrap_or(false) && value[0] != b'-';
+        !(answers && self.take_answer())
+    }
+
+    fn keep_nats(&self, frame: &NatsFrame, payload: &[u8]) -> bool {
+        if self.direction == Direction::Down {
+            if frame.reply.starts_with(ACK) {
+                lock(&self.inner.wire).heard.insert(frame.reply.clone(), std::time::Instant::now());
+            }
+            return !(is_publish_ack(frame, payload) && self.take_answer());
+        }
+        if frame.subject.starts_with(ACK) {
+            self.settled(&frame.subject, payload);
+        }
+        true
+    }
+
+    fn settled(&self, ticket: &str, payload: &[u8]) {
+        let mut wire = lock(&self.inner.wire);
+        let wait = wire.ack_wait;
+        if wire.heard.get(ticket).is_some_and(|heard| heard.elapsed() > wait) {
+            wire.expired.entry(ticket.to_owned()).or_insert(false);
+        }
+        match payload.get(..4) {
+            Some(b"+WPI") => {
+                wire.expired.entry(ticket.to_owned()).and_modify(|progress| *progress = true);
+                wire.heard.insert(ticket.to_owned(), std::time::Instant::now());
+            }
+            Some(b"-NAK") => {
+                wire.naks += 1;
+                let expired = wire.expired.get(ticket).copied();
+                wire.late_naks += u64::from(expired.is_some());
+                wire.late_naks_after_progress += u64::from(expired == Some(true));
+                wire.heard.remove(ticket);
+            }
+            Some(b"+TER" | b"-TER") => wire.terms += 1,
+            _ => {
+                wire.acks += 1;
+                wire.heard.remove(ticket);
+            }
+        }
+    }
+
+    fn take_answer(&self) -> bool {
+        let taken = self.inner.faults.send_if_modified(|faults| {
+            let any = faults.lose_answers > 0;
+            faults.lose_answers = faults.lose_answers.saturating_sub(1);
+            any
+        });
+        self.inner.count("lost answer", u64::from(taken));
+        taken
+    }
+}
+
+async fn read(from: &TcpStream) -> io::Result<Vec<u8>> {
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        from.readable().await?;
+        match from.try_read(&mut piece) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                piece.truncate(n);
+                return Ok(piece);
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+async fn write(to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        to.writable().await?;
+        match to.try_write(bytes) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! The rows of the fault table, each for a few seconds. `make chaos` runs them for longer.
+
+use oncue_tests::chaos::report::Plan;
+use oncue_tests::chaos::rows::find;
+
+/// `CHAOS_SEED`, or a new one; printed, so that a failure can be had again.
+fn seed() -> u64 {
+    std::env::var("CHAOS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..1 << 32))
+}
+
+async fn row(id: &str) {
+    let row = find(id).expect("a row of the table");
+    let seed = seed();
+    println!("again: CHAOS_SEED={seed} cargo nextest run -p oncue-tests --test system chaos");
+    let report = (row.run)(Plan { seed, seconds: row.short, ..Plan::default() }).await;
+    println!("{report:#?}");
+    assert!(report.passed(), "{id} with seed {seed}: {:#?}", report.failures);
+}
+
+macro_rules! rows {
+    ($($name:ident $id:literal)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            row($id).await;
+        })*
+    };
+}
+
+rows! {
+    k2_workers_die "K-2"
+    k3_nats_dies "K-3"
+    k4_redis_dies "K-4"
+    k5_all_die "K-5"
+    z1_zombies "Z-1"
+    z3_same_events "Z-3"
+    z4_late_words "Z-4"
+    d3_replays "D-3"
+    n1_partitions "N-1"
+    n2_bad_lines "N-2"
+    n3_lost_replies "N-3"
+    n4_lost_acks "N-4"
+    n5_reconnecting_crowd "N-5"
+    s1_disk_full "S-1"
+    s2_out_of_memory "S-2"
+    s3_unwilling_redis "S-3"
+    s4_fsync_fails "S-4"
+    w1_power_cut_redis_always "W-1"
+    w2_power_cut_redis_everysec "W-2"
+    w3_power_cut_nats_always "W-3"
+    w4_power_cut_nats_default "W-4"
+    w5_torn_log "W-5"
+    q2_dlq_full "Q-2"
+    q4_poison "Q-4"
+    u2_terminations "U-2"
+    u3_drift "U-3"
+    c1_clock_jumps "C-1"
+}

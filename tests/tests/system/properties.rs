@@ -1,0 +1,384 @@
+//! Random runs of commits, on Redis and on the map in step: whatever is asked, both answer the same and show the same,
+//! and each run is applied whole or not at all.
+//!
+//! The seed is fixed; `PROPTEST_RNG_SEED=...` takes another, `PROPTEST_CASES=...` more of them, and a failure prints its
+//! smallest case.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use oncue::event::{self, Meta, Origin};
+use oncue::store::{
+    Ask, Change, Fields, GRACE_MS, Handled, MapStore, Mark, Op, Purpose, Row, RowChange, RowKey, Run, SKEW_MS, Shown,
+    Status, Store, outbox_key,
+};
+use oncue_tests::house::House;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{FileFailurePersistence, RngSeed, TestError, TestRunner};
+
+use crate::store::break_library;
+
+const HORIZON: u64 = 3_600_000;
+const MARGIN: u64 = 300_000;
+const FUNCTION: &str = "properties";
+/// The table of rows, then one for each kind of blind operation.
+const TABLES: [&str; 5] = ["rows", "hits", "things", "best", "kinds"];
+const KEYS: usize = 2;
+const IDS: usize = 8;
+/// How far from now, and on which side of the fences.
+const AGES: [i64; 5] = [
+    -60_000,
+    -((HORIZON - MARGIN) as i64),
+    -((HORIZON + MARGIN) as i64),
+    (SKEW_MS - MARGIN) as i64,
+    (SKEW_MS + MARGIN) as i64,
+];
+
+#[derive(Debug, Clone)]
+enum Step {
+    Commit(Vec<RunPlan>),
+    /// The outbox of an event is marked as published.
+    Publish(usize, usize),
+}
+
+#[derive(Debug, Clone)]
+struct RunPlan {
+    key: usize,
+    row: Option<RowPlan>,
+    events: Vec<EventPlan>,
+}
+
+#[derive(Debug, Clone)]
+struct RowPlan {
+    /// Added to the version that is there.
+    ahead: u64,
+    set: BTreeMap<String, String>,
+    del: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+struct EventPlan {
+    id: usize,
+    age: usize,
+    timed: bool,
+    payload: u64,
+    ops: Vec<(usize, Change)>,
+    outbox: Vec<u8>,
+    purpose: Purpose,
+}
+
+fn field() -> impl Strategy<Value = String> {
+    "[nmo]"
+}
+
+/// Near the ends of what fits, and where a double would round. Not the lowest: see
+/// `known::the_lowest_number_is_known_to_stick`.
+fn number() -> impl Strategy<Value = i64> {
+    prop_oneof![4 => -5..5i64, 1 => prop::sample::select(vec![9_007_199_254_740_993, 8_000_000_000_000_000_000, i64::MAX])]
+}
+
+fn change() -> impl Strategy<Value = (usize, Change)> {
+    let member = || "[xyz]";
+    prop_oneof![
+        (Just(1), (field(), number()).prop_map(|(field, by)| Change::Add { field, by })),
+        (Just(1), (field(), number()).prop_map(|(field, to)| Change::Max { field, to })),
+        (Just(2), member().prop_map(|member| Change::SetAdd { member })),
+        (
+            Just(3),
+            (member(), -3..3i64, 1..3u32).prop_map(|(member, score, limit)| Change::TopN { member, score, limit })
+        ),
+        (Just(4), member().prop_map(|member| Change::Distinct { member })),
+    ]
+}
+
+fn operation() -> impl Strategy<Value = (usize, Change)> {
+    // One in eight goes to a table of another kind.
+    (change(), prop::option::weighted(0.12, 0..TABLES.len()))
+        .prop_map(|((fits, change), other)| (other.unwrap_or(fits), change))
+}
+
+fn event() -> impl Strategy<Value = EventPlan> {
+    let age = prop_oneof![8 => 0..1usize, 1 => 1..AGES.len()];
+    let purpose = prop_oneof![8 => Just(Purpose::Apply), 1 => Just(Purpose::Bury), 1 => Just(Purpose::Recall)];
+    let payload = prop_oneof![12 => Just(7u64), 1 => Just(8u64)];
+    (0..IDS, age, prop::bool::weighted(0.8), payload, vec(operation(), 0..3), vec(any::<u8>(), 0..3), purpose).prop_map(
+        |(id, age, timed, payload, ops, outbox, purpose)| {
+            let event = EventPlan { id, age, timed, payload, ops: Vec::new(), outbox: Vec::new(), purpose };
+            // As the worker asks: a dead letter and a question bring nothing to apply, and nothing of it is checked.
+            if purpose == Purpose::Apply { EventPlan { ops, outbox, ..event } } else { event }
+        },
+    )
+}
+
+fn row() -> impl Strategy<Value = RowPlan> {
+    let values = prop::collection::btree_map(field(), "[0-9]{1,3}|-[1-9]|x", 0..3);
+    (prop_oneof![6 => Just(0u64), 1 => 1..3u64], values, vec(field(), 0..2)).prop_map(|(ahead, set, mut del)| {
+        del.retain(|field| !set.contains_key(field)); // a row either has a field or has not
+        RowPlan { ahead, set, del }
+    })
+}
+
+fn run() -> impl Strategy<Value = RunPlan> {
+    (0..KEYS, prop::option::of(row()), vec(event(), 1..4)).prop_map(|(key, row, mut events)| {
+        if row.is_some() {
+            // `Context` refuses operations on the table of the row that the handler holds.
+            for event in &mut events {
+                event.ops.retain(|(table, _)| *table != 0);
+            }
+        }
+        RunPlan { key, row, events }
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![8 => vec(run(), 1..3).prop_map(Step::Commit), 1 => (0..KEYS, 0..IDS).prop_map(|(k, i)| Step::Publish(k, i))]
+}
+
+/// One case on both stores, with keys and ids of its own.
+struct Pair<'s> {
+    redis: &'s Store,
+    map: Store,
+    number: u32,
+    now: u64,
+}
+
+impl Pair<'_> {
+    fn key(&self, key: usize) -> String {
+        format!("/{}/{key}", self.number)
+    }
+
+    fn mark(&self, key: usize, id: usize, age: usize, timed: bool) -> Mark {
+        let time = self.now.saturating_add_signed(AGES[age]);
+        let origin =
+            Origin { stream: "s", stream_created: 1, sequence: 1, published: time, subject: "web.page.viewed" };
+        let meta = Meta { id: format!("{}-{id}", self.number), timed, ..Meta::of_origin(&origin) };
+        Mark::new(FUNCTION, &self.key(key), &meta, HORIZON)
+    }
+
+    /// A plan as a run on one of the stores: versions are of its own clock.
+    async fn run(&self, plan: &RunPlan, store: &Store) -> Run {
+        let row = match &plan.row {
+            None => None,
+            Some(row) => {
+                let key = RowKey { table: TABLES[0], key: self.key(plan.key) };
+                let ask = Ask { row: Some(key.clone()), marks: Vec::new() };
+                // Redis does not read what is no hash; the map has no row there.
+                let there = store.read(&[ask]).await.map_or_else(|_| Row::default(), |mut found| found.remove(0).row);
+                let set: Fields = row.set.iter().map(|(f, v)| (f.clone(), v.clone().into_bytes())).collect();
+                Some(RowChange { key, version: there.version + row.ahead, set, del: row.del.clone() })
+            }
+        };
+        let handled = |event: &EventPlan| Handled {
+            mark: self.mark(plan.key, event.id, event.age, event.timed),
+            payload_hash: event.payload,
+            ops: event.ops.iter().map(|(table, change)| Op { table: TABLES[*table], change: change.clone() }).collect(),
+            outbox: Bytes::from(event.outbox.clone()),
+            purpose: event.purpose,
+        };
+        Run { row, events: plan.events.iter().map(handled).collect() }
+    }
+
+    /// Everything that can be seen of the case in one of the stores.
+    async fn seen(&self, store: &Store) -> (Vec<Option<Shown>>, Vec<bool>, BTreeMap<String, Bytes>) {
+        let (mut shown, mut known, mut outboxes) = (Vec::new(), Vec::new(), BTreeMap::new());
+        for key in 0..KEYS {
+            for table in TABLES {
+                let mut found = store.show(table, &self.key(key)).await.expect("shown");
+                match &mut found {
+                    Some(Shown::Members(members)) => members.sort(),
+                    Some(Shown::Row(row)) => row.version = row.version.min(1),
+                    _ => {}
+                }
+                shown.push(found);
+            }
+            let marks = (0..IDS).flat_map(|id| [(id, 0, true), (id, 2, true), (id, 0, false)]);
+            let marks: Vec<Mark> = marks.map(|(id, age, timed)| self.mark(key, id, age, timed)).collect();
+            let ours: Vec<String> = marks.iter().map(outbox_key).collect();
+            known.extend(store.read(&[Ask { row: None, marks }]).await.expect("read").remove(0).seen);
+            let partition = event::partition(&self.key(key));
+            let left = store.unpublished(partition..partition + 1, self.now + MARGIN).await.expect("listed");
+            let left = left.into_iter().filter(|left| ours.contains(&left.outbox_key));
+            outboxes.extend(left.map(|left| (left.outbox_key, left.outbox)));
+        }
+        (shown, known, outboxes)
+    }
+
+    async fn commit(&self, plans: &[RunPlan], tally: &Tally) {
+        let (mut runs, mut same) = (Vec::new(), Vec::new());
+        for plan in plans {
+            runs.push(self.run(plan, self.redis).await);
+            same.push(self.run(plan, &self.map).await);
+        }
+        let before = self.seen(self.redis).await;
+        let answers = self.redis.commit(&runs).await.expect("Redis takes every run");
+        let expected = self.map.commit(&same).await.expect("a map does not fail");
+        for (redis, map) in answers.iter().zip(&expected) {
+            assert!(agree(redis, map), "Redis: {redis:?}, map: {map:?}");
+        }
+        for statuses in &answers {
+            let applied = statuses.iter().filter(|status| **status == Status::Applied).count();
+            assert!(applied == 0 || applied == statuses.len(), "half a run: {statuses:?}");
+            for status in statuses {
+                tally.count(status);
+            }
+        }
+        let after = self.seen(self.redis).await;
+        assert_eq!(after, self.seen(&self.map).await, "Redis, map");
+        if answers.iter().flatten().all(|status| *status != Status::Applied) {
+            assert_eq!(before, after, "refused, and yet something has changed");
+        }
+    }
+
+    async fn publish(&self, outbox: &str) {
+        for store in [self.redis, &self.map] {
+            store.published(&[outbox.to_owned()], false).await.expect("marked");
+        }
+    }
+}
+
+/// The same, but where the map is known to differ, always in refusing: Redis looks at the kind of the row only when
+/// nothing else is in the way, and what the two say of an event behind one with a bad operation depends on how much of
+/// that they had taken into account, see `known::a_bad_event_is_known_to_condemn_its_neighbour`.
+fn agree(redis: &[Status], map: &[Status]) -> bool {
+    let no_row = |status: &Status| matches!(status, Status::Invalid(why) if why.starts_with("the row is a "));
+    if map.iter().all(no_row) {
+        return !redis.contains(&Status::Applied);
+    }
+    let bad = |status: &Status| matches!(status, Status::Invalid(_));
+    let first = redis.iter().position(bad).unwrap_or(redis.len());
+    let softened = |(at, status): (usize, &Status)| {
+        if at > first && bad(status) { Status::Conflict } else { status.clone() }
+    };
+    redis.iter().enumerate().map(softened).eq(map.iter().enumerate().map(softened))
+}
+
+/// How often each status was answered.
+#[derive(Default)]
+struct Tally(Mutex<BTreeMap<String, u32>>);
+
+impl Tally {
+    fn count(&self, status: &Status) {
+        let name = match status {
+            Status::Invalid(_) => "Invalid".to_owned(),
+            Status::Duplicate(Some(_)) => "Duplicate with outputs".to_owned(),
+            other => format!("{other:?}"),
+        };
+        *self.0.lock().expect("counted").entry(name).or_default() += 1;
+    }
+}
+
+async fn play(redis: &Store, steps: &[Step], tally: &Tally) {
+    // Each case has names of its own, also while a failing one is made smaller.
+    static CASES: AtomicU32 = AtomicU32::new(0);
+    let number = CASES.fetch_add(1, Ordering::Relaxed);
+    let pair = Pair { redis, map: Store::Map(MapStore::default()), number, now: event::now_ms() };
+    for step in steps {
+        match step {
+            Step::Commit(plans) => pair.commit(plans, tally).await,
+            Step::Publish(key, id) => pair.publish(&outbox_key(&pair.mark(*key, *id, 0, true))).await,
+        }
+    }
+    for outbox in pair.seen(redis).await.2.keys() {
+        pair.publish(outbox).await; // the next case may share the partition
+    }
+    assert_eq!(pair.seen(redis).await, pair.seen(&pair.map).await, "Redis, map");
+}
+
+/// A mark may go only when nothing that it could still recognise passes the fence.
+fn marks_outlive_the_fence(house: &House) {
+    let keys = house.redis_cli(&["--scan", "--pattern", "*:d:*"]);
+    let mut checked = 0;
+    for key in keys.lines().take(100) {
+        let bucket = key.rsplit(':').next().unwrap_or_default();
+        let until = match bucket.strip_prefix('h') {
+            // A copy of an untimed event may come with a time of up to a horizon later.
+            Some(bucket) => (bucket.parse::<u64>().expect("a number") + 1) * HORIZON + HORIZON,
+            None => (bucket.parse::<u64>().expect("a number") + 1) * 120_000,
+        };
+        let expires: u64 = house.redis_cli(&["EXPIRETIME", key]).parse().expect("a time");
+        assert!((expires + 1) * 1000 >= until + HORIZON + GRACE_MS, "{key} goes at {expires}");
+        checked += 1;
+    }
+    assert!(checked > 10, "only {checked} buckets were made");
+}
+
+fn config() -> ProptestConfig {
+    let mut config = ProptestConfig { max_shrink_iters: 500, ..ProptestConfig::default() };
+    if config.rng_seed == RngSeed::Random {
+        config.rng_seed = RngSeed::Fixed(20_261_123);
+    }
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = 40;
+    }
+    config.failure_persistence = Some(Box::new(FileFailurePersistence::Off));
+    config
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+/// Plays case after case until one goes wrong.
+fn play_all(
+    runtime: &tokio::runtime::Runtime,
+    redis: &Store,
+    config: ProptestConfig,
+    tally: &Tally,
+) -> Result<(), TestError<Vec<Step>>> {
+    TestRunner::new(config).run(&vec(step(), 1..25), |steps| {
+        runtime.block_on(play(redis, &steps, tally));
+        Ok(())
+    })
+}
+
+#[test]
+fn redis_and_the_map_agree_on_everything() {
+    let runtime = runtime();
+    let house = runtime.block_on(House::new(""));
+    let redis = runtime.block_on(house.store());
+    let (config, tally) = (config(), Tally::default());
+    let seed = config.rng_seed;
+    println!("{} cases, {seed:?}", config.cases);
+    let outcome = play_all(&runtime, &redis, config, &tally);
+    if let Err(TestError::Fail(why, steps)) = &outcome {
+        panic!("{seed:?}: {why}\nin {steps:#?}");
+    }
+    assert!(outcome.is_ok(), "{outcome:?}");
+    let tally = tally.0.into_inner().expect("counted");
+    println!("{tally:?}");
+    for (status, fewest) in
+        [("Applied", 150), ("Conflict", 50), ("Duplicate(None)", 20), ("Duplicate with outputs", 20)]
+    {
+        assert!(tally.get(status).is_some_and(|n| *n > fewest), "too few {status}: {tally:?}");
+    }
+    for status in ["Dead", "TooOld", "Clock", "IdReuse", "Invalid"] {
+        assert!(tally.get(status).is_some_and(|n| *n > 10), "too few {status}: {tally:?}");
+    }
+    marks_outlive_the_fence(&house);
+}
+
+/// Random runs that find nothing wrong with a store that is wrong are no test.
+#[test]
+fn each_broken_twin_disagrees() {
+    let runtime = runtime();
+    let house = runtime.block_on(House::new(""));
+    let twins = [
+        ("seen-check off", "if mark then", "if false then"),
+        ("half a run", "refused = refused or status ~= nil", "refused = refused"),
+        ("operations checked one by one", "plan.kinds[op.key] = want", ""),
+        ("outputs not listed", "redis.call('ZADD', e.unpublished, now, e.outbox_key)", ""),
+        ("version not raised", "math.max(micros, tonumber(run.version) + 1)", "tonumber(run.version)"),
+    ];
+    for (name, line, broken) in twins {
+        house.redis_cli(&["FLUSHALL"]);
+        house.redis_cli(&["FUNCTION", "FLUSH"]);
+        let redis = runtime.block_on(house.store());
+        break_library(&house, line, broken);
+        let config = ProptestConfig { max_shrink_iters: 0, ..config() };
+        let outcome = play_all(&runtime, &redis, config, &Tally::default());
+        assert!(matches!(outcome, Err(TestError::Fail(..))), "nothing found with {name}: {outcome:?}");
+    }
+}
