@@ -3,6 +3,7 @@
 //! that a redelivery, a republished copy and a second function all see the same id, time and flow.
 
 mod ids;
+mod redrive;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

@@ -114,9 +114,9 @@ fn identify(function: &Erased, found: &Found, stream: &str, created: u64) -> (Me
         published: found.time,
         subject: &found.subject,
     };
-    let headers = found.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let Ok(Incoming { meta, format, payload }) = event::read(headers, found.payload.clone(), &origin) else {
-        let meta = Meta::of_origin(&origin);
+    let headers = || found.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let Ok(Incoming { meta, format, payload }) = event::read(headers(), found.payload.clone(), &origin) else {
+        let meta = Meta::of_unreadable(headers(), &origin);
         let key = meta.id.clone();
         return (meta, key);
     };

@@ -84,7 +84,8 @@ impl Job {
             Ok(incoming) => (incoming, None),
             Err(unreadable) => {
                 let payload = delivery.payload().clone();
-                (Incoming { meta: Meta::of_origin(&origin), format: Format::Protobuf, payload }, Some(unreadable))
+                let meta = Meta::of_unreadable(delivery.headers(), &origin);
+                (Incoming { meta, format: Format::Protobuf, payload }, Some(unreadable))
             }
         };
         let trace = Trace::start(&incoming.meta, function, place.attempt, incoming.payload.len());

@@ -37,6 +37,8 @@ pub struct ListArgs {
     json: bool,
 }
 
+const FULL: &str = "if the stream dlq is full, it cannot take the record: raise its max_bytes and run `oncue apply`";
+
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     if args.why.trim().is_empty() {
         return Err(Failure::usage("--why must say why"));
@@ -49,7 +51,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     for letter in &chosen {
         give_up(letter, args.why.trim(), &bus)
             .await
-            .map_err(|e| Failure::failed(format_args!("#{} is still there: {e}", letter.number)))?;
+            .map_err(|e| Failure::failed(format_args!("#{} is still there: {e}", letter.number)).advise(FULL))?;
     }
     say(format_args!("{} dropped; `oncue dlq dropped` lists them", number(chosen.len() as u64)));
     Ok(exit::OK)

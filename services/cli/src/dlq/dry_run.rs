@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use oncue::bus::Bus;
+use oncue::event;
 use oncue_proto::{Catalog, Format};
 use prost::Message as _;
 use serde::Deserialize;
@@ -63,7 +64,9 @@ pub async fn run(letters: &[Letter], bus: &Bus, settings: &Settings) -> Result<u
 }
 
 async fn answer(letter: &Letter, bus: &Bus, settings: &Settings) -> Result<Answer, String> {
-    let complete = envelope::complete(bus, &letter.letter).await?;
+    let mut complete = envelope::complete(bus, &letter.letter).await?;
+    // As it would be sent: under the identity it would have.
+    complete.envelope = Some(envelope::redriven(&complete, event::now_ms()));
     program::ask(settings, &letter.letter.function, "--try", &complete.encode_to_vec()).await
 }
 

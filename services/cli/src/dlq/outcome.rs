@@ -66,11 +66,7 @@ impl<'s> Watch<'s> {
         let consumer = consumer.map_err(Failure::silent)?;
         let marks = self.marks(sent)?;
         let settled = self.store.settled(&marks).await.map_err(Failure::silent)?;
-        let finished: Vec<bool> = sent
-            .iter()
-            .zip(settled)
-            .map(|(sent, settled)| settled == Some(Settled::Applied) || is_past(&consumer, sent.ack.sequence))
-            .collect();
+        let applied: Vec<bool> = settled.iter().map(|settled| *settled == Some(Settled::Applied)).collect();
         // Read last: a letter is written before its event is acked, so who is finished without one has not failed.
         for found in letters::read(&self.bus, self.next).await? {
             self.next = found.sequence + 1;
@@ -79,8 +75,11 @@ impl<'s> Watch<'s> {
                 sent.outcome = Outcome::Failed(letter.group.clone());
             }
         }
-        for (sent, _) in sent.iter_mut().zip(finished).filter(|(sent, finished)| *finished && sent.is_pending()) {
-            sent.outcome = Outcome::Done;
+        for (sent, applied) in sent.iter_mut().zip(applied) {
+            // A worker that came late may have written a letter of an applied event; it takes it back.
+            if applied || sent.is_pending() && is_past(&consumer, sent.ack.sequence) {
+                sent.outcome = Outcome::Done;
+            }
         }
         Ok(())
     }

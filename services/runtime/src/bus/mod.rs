@@ -365,7 +365,7 @@ fn header_map(headers: &[Header]) -> Result<HeaderMap, String> {
     for Header { name, value } in headers {
         let name: HeaderName = name.parse().map_err(|_| format!("name {name:?}"))?;
         let value: HeaderValue = value.parse().map_err(|_| format!("value of {name}"))?;
-        map.insert(name, value);
+        map.append(name, value); // a header may stand there twice
     }
     Ok(map)
 }
