@@ -37,6 +37,9 @@ pub const ROWS: &[Row] = &[
     row("Z-3", "eight workers are given the same events", 1, |plan| Box::pin(events::same_event(plan))),
     row("Z-4", "no TERM and no late NAK by a resumed worker", 4, |plan| Box::pin(events::late_words(plan))),
     row("D-3", "the whole stream replayed twice", 2, |plan| Box::pin(events::replays(plan))),
+    row("D-1", "delivered again beyond the horizon, marks expired", 1, |plan| {
+        Box::pin(events::beyond_the_horizon(plan))
+    }),
     row("N-1", "workers cut off from Redis, NATS, both, one way", 6, |plan| Box::pin(network::partitions(plan))),
     row("N-2", "latency, 10 KB/s, resets, slices", 6, |plan| Box::pin(network::bad_lines(plan))),
     row("N-3", "the reply of a commit is lost after its execution", 3, |plan| Box::pin(network::lost_replies(plan))),
@@ -62,12 +65,11 @@ pub const ROWS: &[Row] = &[
 
 /// Rows of the fault table that do not stand above, and why.
 pub const ABSENT: &[(&str, &str)] = &[
-    ("K-1", "abort at each crash point: needs the failpoints of the runtime"),
+    ("K-1", "abort at each crash point: tests/system/crash.rs"),
     ("K-6", "everysec with a slow fsync: only measures a loss that W-2 measures as well"),
-    ("Z-2", "SIGSTOP beyond the horizon: needs crash points to freeze between read and commit"),
-    ("D-1", "redelivery around the horizon: shown by the suite of the store"),
+    ("Z-2", "SIGSTOP beyond the horizon: D-1 shows the fence, tests/system/crash.rs a freeze between read and commit"),
     ("D-2", "an id with another payload: shown by the delivery tests"),
-    ("D-4", "NATS with an empty store: outputs are kept for no grace time yet"),
+    ("D-4", "NATS with an empty store: W-4 shows that kept outputs are published again"),
     ("Q-1", "handlers that exit, panic, hang: shown by the delivery tests"),
     ("Q-3", "dead letters replayed: there is no command for it yet"),
     ("U-1", "rolling upgrade: there is one version so far"),
