@@ -35,6 +35,7 @@ rows! {
     z3_same_events "Z-3"
     z4_late_words "Z-4"
     d3_replays "D-3"
+    d1_beyond_the_horizon "D-1"
     n1_partitions "N-1"
     n2_bad_lines "N-2"
     n3_lost_replies "N-3"

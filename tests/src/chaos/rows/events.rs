@@ -85,6 +85,34 @@ pub async fn replays(plan: Plan) -> Report {
     report
 }
 
+/// Events are older than the horizon and their marks are gone when the stream comes again: only the fence is left.
+pub async fn beyond_the_horizon(plan: Plan) -> Report {
+    const HORIZON: Duration = Duration::from_secs(6);
+    let mut arena = Arena::open("D-1", &plan, Setup { horizon: "6s", ..Setup::default() }).await;
+    // On a slow machine an event may be too old before it was ever handled.
+    arena.mortal = true;
+    arena.load(Shape { most: 200, ..Shape::default() });
+    arena.under_way(200).await;
+    arena.settle().await;
+    arena.wait(HORIZON + Duration::from_millis(500)).await;
+    for mark in arena.house.redis_cli(&["--scan", "--pattern", "*:d:*"]).lines() {
+        arena.house.redis_cli(&["UNLINK", mark]);
+        arena.report.fault("expired marks", 1);
+    }
+    for function in ["misbehave", "record"] {
+        let deleted = arena.bus.api(&format!("CONSUMER.DELETE.web.{function}"), &Value::Null).await;
+        deleted.expect("there was one");
+    }
+    arena.again_as = Some("too_old");
+    arena.drain().await;
+    arena.crew.gone.clear();
+    let mut report = arena.close().await;
+    report.must_have_fired(&["expired marks"]);
+    report.must(report.ok >= 100, "too few events were applied in time");
+    report.must(report.reasons.keys().any(|reason| reason.contains("too_old")), "nothing was refused as too old");
+    report
+}
+
 /// Poison has nowhere to go: it stays pending while its neighbours go on, and arrives once there is room.
 pub async fn dlq_full(plan: Plan) -> Report {
     let setup = Setup { config: "[streams.dlq]\nmax_bytes = \"4KB\"\n".into(), attempts: 3, ..Setup::default() };

@@ -37,6 +37,9 @@ pub const ROWS: &[Row] = &[
     row("Z-3", "eight workers are given the same events", 1, |plan| Box::pin(events::same_event(plan))),
     row("Z-4", "no TERM and no late NAK by a resumed worker", 4, |plan| Box::pin(events::late_words(plan))),
     row("D-3", "the whole stream replayed twice", 2, |plan| Box::pin(events::replays(plan))),
+    row("D-1", "delivered again beyond the horizon, marks expired", 1, |plan| {
+        Box::pin(events::beyond_the_horizon(plan))
+    }),
     row("N-1", "workers cut off from Redis, NATS, both, one way", 6, |plan| Box::pin(network::partitions(plan))),
     row("N-2", "latency, 10 KB/s, resets, slices", 6, |plan| Box::pin(network::bad_lines(plan))),
     row("N-3", "the reply of a commit is lost after its execution", 3, |plan| Box::pin(network::lost_replies(plan))),
@@ -64,10 +67,9 @@ pub const ROWS: &[Row] = &[
 pub const ABSENT: &[(&str, &str)] = &[
     ("K-1", "abort and freeze at each crash point: `system crash`, in `make test`"),
     ("K-6", "everysec with a slow fsync: only measures a loss that W-2 measures as well"),
-    ("Z-2", "frozen beyond the horizon: the fence in `system store`, the freeze in `system crash`, both in `model`"),
-    ("D-1", "redelivery around the horizon: `system store`"),
+    ("Z-2", "frozen beyond the horizon: the fence in D-1, the freeze in `system crash`, both in `model`"),
     ("D-2", "an id with another payload: `system delivery`"),
-    ("D-4", "NATS with an empty store: `system upkeep`"),
+    ("D-4", "NATS with an empty store: `system upkeep`, and W-4 for what a power cut takes"),
     ("Q-1", "handlers that exit, panic, loop, overflow, use up memory: `system poison`"),
     ("Q-3", "dead letters redriven, twice and at once: `system dlq`"),
     ("U-1", "rolling upgrade: there is one version so far"),
