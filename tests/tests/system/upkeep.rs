@@ -40,7 +40,8 @@ async fn outputs_that_nats_lost_are_published_again() {
                 until("all are there again", async || Some(milestones(&house).await).filter(|ids| ids.len() >= 40))
                     .await;
             let mut before = before;
-            (before.sort(), after.sort());
+            before.sort();
+            after.sort();
             assert_eq!(before, after, "the same ids");
         } else {
             // The broken twin: nothing is kept, so nothing comes back.
