@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::event::{self, Meta};
 use crate::fault;
 use crate::group::Group;
-use crate::job::{Job, Reason};
+use crate::job::{Held, Job, Reason};
 use crate::outbox::{self, Output};
 use crate::store::{self, Status, StoreError};
 use crate::worker::{Worker, lock};
@@ -179,7 +179,9 @@ impl Worker {
             tokio::time::sleep(wait / 6).await;
             let now = Instant::now();
             let mut due = Vec::new();
-            for held in lock(&self.held).values_mut().filter(|held| now - held.heard > wait / 4) {
+            // One that was silent for too long (the process was frozen) may be another worker's by now: it is left to it.
+            let due_now = |held: &&mut Held| (wait / 4..wait * 2 / 3).contains(&(now - held.heard));
+            for held in lock(&self.held).values_mut().filter(due_now) {
                 held.heard = now;
                 due.push(held.ticket.clone());
             }

@@ -55,6 +55,7 @@ async fn misbehave(event: PageViewed, tally: &mut Tally, context: &Context) -> R
             Ok((Vec::new(), None))
         }
         "behind" => context.add("tallies", "count", 1).map(|()| (Vec::new(), None)),
+        "emit-first" => Ok(((context.attempt() == 1).then(milestone).into_iter().collect(), None)),
         "emit" => Ok(((0..number).map(|_| milestone()).collect(), None)),
         "later" => Ok((Vec::new(), Some(Delayed { event: milestone(), after: Duration::from_millis(number) }))),
         _ => Ok((Vec::new(), None)),

@@ -32,8 +32,8 @@ pub struct Arena {
     pub created: u64,
     /// Whether an event may become a dead letter without being told to: a death of its worker is an attempt.
     pub mortal: bool,
-    /// Whether state was rolled back, so that an event may come again with another content under its id.
-    pub rewritten: bool,
+    /// Under which reason an event that was applied may be set aside when it comes again.
+    pub again_as: Option<&'static str>,
     load: Option<Load>,
     sent: Vec<Sent>,
     name: String,
@@ -57,6 +57,8 @@ pub struct Setup {
     /// Attempts after which a function gives an event up.
     pub attempts: u32,
     pub concurrency: usize,
+    /// H of the stream.
+    pub horizon: &'static str,
     pub misbehave: usize,
     pub record: usize,
 }
@@ -64,7 +66,7 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         let (servers, config) = (Servers::default(), String::new());
-        Self { servers, config, attempts: 20, concurrency: 200, misbehave: 2, record: 2 }
+        Self { servers, config, attempts: 20, concurrency: 200, horizon: "72h", misbehave: 2, record: 2 }
     }
 }
 
@@ -74,9 +76,9 @@ impl Setup {
         let limits = format!("ack_wait = \"{}s\"\nattempts = {}\n", ACK_WAIT.as_secs(), self.attempts);
         let concurrency = format!("concurrency = {}\n", self.concurrency);
         format!(
-            "[streams.web]\nduplicate_window = \"100ms\"\n[functions.misbehave]\n{limits}{concurrency}\
+            "[streams.web]\nduplicate_window = \"100ms\"\nhorizon = \"{}\"\n[functions.misbehave]\n{limits}{concurrency}\
              [functions.record]\n{limits}{concurrency}{}",
-            self.config
+            self.horizon, self.config
         )
     }
 }
@@ -109,7 +111,7 @@ impl Arena {
             report: Report::default(),
             created,
             mortal: false,
-            rewritten: false,
+            again_as: None,
             load: None,
             sent: Vec::new(),
             name: name.to_lowercase(),

@@ -70,7 +70,7 @@ fn verdicts(
         let reason = dead.get(&(function.to_owned(), id.clone()));
         match (times, reason) {
             (1, None) if !poison.contains(id.as_str()) => ok += 1,
-            (1, Some(reason)) if arena.rewritten && reason == "id_reuse" => ok += 1,
+            (1, Some(reason)) if arena.again_as == Some(reason.as_str()) => ok += 1,
             (0, None) => bad.entry("lost").or_default().push(id),
             (0, Some(_)) => {
                 died += 1;

@@ -2,12 +2,16 @@
 
 use oncue::bus::Bus;
 use serde_json::Value;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::house::{House, Process};
 
+/// Between two starts of one worker: one that cannot start must not be started without end.
+const PATIENCE: Duration = Duration::from_millis(300);
+
 pub struct Crew {
     workers: Vec<Process>,
+    started: Vec<Instant>,
     /// Frozen by SIGSTOP.
     frozen: Vec<u32>,
     /// Ended by themselves, with what they said last.
@@ -16,7 +20,8 @@ pub struct Crew {
 
 impl Crew {
     pub async fn start(house: &House, binaries: &[&str]) -> Self {
-        Self { workers: house.start_all(binaries).await, frozen: Vec::new(), gone: Vec::new() }
+        let workers = house.start_all(binaries).await;
+        Self { started: vec![Instant::now(); workers.len()], workers, frozen: Vec::new(), gone: Vec::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -33,8 +38,9 @@ impl Crew {
 
     /// Replaces whoever has ended.
     pub fn tend(&mut self, house: &House) {
-        for worker in &mut self.workers {
-            if !worker.is_alive() {
+        for (worker, started) in self.workers.iter_mut().zip(&mut self.started) {
+            if !worker.is_alive() && started.elapsed() > PATIENCE {
+                *started = Instant::now();
                 let log = worker.log();
                 let last = log.lines().last().unwrap_or("without a word");
                 self.gone.push(format!("{}: {}", worker.name, last.chars().take(200).collect::<String>()));

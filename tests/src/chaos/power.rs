@@ -112,7 +112,13 @@ async fn cut_again_and_again(name: &str, plan: &Plan, link: Link, strong: bool) 
     let plain = strong || link == Link::Redis;
     arena.load(Shape { rate: 300, plain, ..Shape::default() });
     arena.under_way(100).await;
-    for _ in 0..cuts(plan) {
+    let lossy = link == Link::Redis && !strong;
+    for n in 0.. {
+        // A cut just after an fsync loses nothing; one that loses something must be among them.
+        let seen = !lossy || arena.report.faults.contains_key("lost commits") || n > 20;
+        if n >= cuts(plan) && seen {
+            break;
+        }
         let pause = Duration::from_millis(arena.rng.u64(200..1500));
         arena.wait(pause).await;
         let stored = arena.house.count(&arena.bus, "web").await;
@@ -129,7 +135,7 @@ async fn cut_again_and_again(name: &str, plan: &Plan, link: Link, strong: bool) 
             let left = left(&mut arena).await;
             arena.report.fault("lost messages", stored.saturating_sub(left));
         }
-        if link == Link::Redis && !strong {
+        if lossy {
             recover(&mut arena).await;
         }
     }
@@ -183,14 +189,18 @@ async fn recover(arena: &mut Arena) {
     let start = Instant::now();
     let alarm = loop {
         let alarm = arena.house.redis_cli(&["GET", "oncue:regressed"]);
-        if !alarm.is_empty() || start.elapsed() > Duration::from_secs(5) {
+        // Until it has read its log, Redis answers something else.
+        if alarm.starts_with('{') || start.elapsed() > Duration::from_secs(5) {
             break alarm;
         }
         arena.wait(Duration::from_millis(100)).await;
     };
     let alarm: Value = serde_json::from_str(&alarm).unwrap_or_default();
     let number = |name: &str| alarm[name].as_u64().unwrap_or_default();
-    arena.report.fault("alarm", u64::from(alarm.is_object()));
+    if alarm.is_null() {
+        return; // nothing was lost
+    }
+    arena.report.fault("alarm", 1);
     arena.report.fault("lost commits", number("seen").saturating_sub(number("found")));
     for function in ["misbehave", "record"] {
         // One that is not there will start from the beginning as well.
@@ -198,10 +208,10 @@ async fn recover(arena: &mut Arena) {
     }
     // Workers end when their consumer is gone, and are started again. One that had not noticed before its end may have
     // raised the alarm once more.
-    let mut calm = 0;
+    let (mut calm, mut cleared) = (0, 0_u64);
     while calm < 10 && start.elapsed() < Duration::from_mins(1) {
         let again = arena.house.redis_cli(&["DEL", "oncue:regressed"]);
-        arena.report.fault("alarm again", u64::from(again == "1" && calm > 0));
+        cleared += u64::from(again == "1");
         let mut there = again == "0";
         for function in ["misbehave", "record"] {
             there &= arena.bus.api(&format!("CONSUMER.INFO.web.{function}"), &Value::Null).await.is_ok();
@@ -209,6 +219,7 @@ async fn recover(arena: &mut Arena) {
         calm = if there { calm + 1 } else { 0 };
         arena.wait(Duration::from_millis(100)).await;
     }
+    arena.report.fault("alarm again", cleared.saturating_sub(1));
 }
 
 /// The broken twin of W-1: loss is seen, by the workers too. Then the stream again, which restores every lost effect,
@@ -220,7 +231,7 @@ pub async fn redis_everysec(plan: Plan) -> Report {
     };
     // What follows from state that was rolled back may differ from what was published before; its second form is set
     // aside, as its id was used.
-    arena.rewritten = true;
+    arena.again_as = Some("id_reuse");
     arena.settle().await;
     arena.crew.gone.clear();
     let mut report = arena.close().await;

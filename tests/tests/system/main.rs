@@ -15,5 +15,6 @@ mod recover;
 mod regressions;
 mod store;
 mod traces;
+mod twins;
 mod upkeep;
 mod webhook;
