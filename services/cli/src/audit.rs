@@ -35,10 +35,8 @@ enum Audited {
 }
 
 pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
-    let names: Vec<String> = match args.functions.is_empty() {
-        true => settings.config.functions.keys().cloned().collect(),
-        false => args.functions,
-    };
+    let names: Vec<String> =
+        if args.functions.is_empty() { settings.config.functions.keys().cloned().collect() } else { args.functions };
     if names.is_empty() {
         return Err(Failure::usage("oncue.toml names no function; name those to audit"));
     }

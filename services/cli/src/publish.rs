@@ -245,7 +245,7 @@ async fn wait(bus: &Bus, ty: &str, ack: &PubAck, patience: Duration) -> Result<(
         }
         if Instant::now() > deadline {
             let what = format!("published, but not handled within {patience:?} by {}", behind.join(", "));
-            return Err(Failure::new(exit::SILENT, what).advise("see `oncue ps` and `oncue tail dlq`"));
+            return Err(Failure::new(exit::SILENT, what).advise("see `oncue ps` and `oncue dlq ls`"));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -42,7 +42,9 @@ pub fn render_within(head: &[&str], mut rows: Vec<Vec<Cell>>, columns: Option<us
     };
     if let Some(columns) = columns {
         let room = columns.saturating_sub((0..last).map(width).sum()).max(LEAST);
-        rows.iter_mut().for_each(|row| row[last].text = crate::paint::brief(&row[last].text, room));
+        for row in &mut rows {
+            row[last].text = crate::paint::brief(&row[last].text, room);
+        }
     }
     render(head, &rows)
 }

@@ -64,7 +64,7 @@ async fn give_up(letter: &Letter, why: &str, bus: &Bus) -> Result<(), String> {
 }
 
 fn record(letter: &Letter, why: &str, who: &str) -> Envelope {
-    let (inner, now) = (&letter.letter, event::now_ms());
+    let (inner, now) = (&letter.content, event::now_ms());
     let record = DeadLetterDropped {
         function: inner.function.clone(),
         reason: inner.reason.clone(),

@@ -64,14 +64,14 @@ pub async fn run(letters: &[Letter], bus: &Bus, settings: &Settings) -> Result<u
 }
 
 async fn answer(letter: &Letter, bus: &Bus, settings: &Settings) -> Result<Answer, String> {
-    let mut complete = envelope::complete(bus, &letter.letter).await?;
+    let mut complete = envelope::complete(bus, &letter.content).await?;
     // As it would be sent: under the identity it would have.
     complete.envelope = Some(envelope::redriven(&complete, event::now_ms()));
-    program::ask(settings, &letter.letter.function, "--try", &complete.encode_to_vec()).await
+    program::ask(settings, &letter.content.function, "--try", &complete.encode_to_vec()).await
 }
 
 fn report(letter: &Letter, answer: Result<Answer, String>, catalog: &Catalog) -> String {
-    let (number, function, id) = (letter.number, &letter.letter.function, &letter.letter.event_id);
+    let (number, function, id) = (letter.number, &letter.content.function, &letter.content.event_id);
     let mut out = format!("{} {} {}", paint(BOLD, format_args!("#{number}")), paint(NAME, function), paint(DIM, id));
     let mut line = |text: String| {
         let _ = write!(out, "\n  {text}");
@@ -129,7 +129,7 @@ mod tests {
 
     fn shown(answer: &str) -> String {
         let letter = DeadLetter { function: "f".into(), event_id: "e".into(), ..DeadLetter::default() };
-        let letter = Letter { number: 3, letter, group: "g".into(), traceparent: None };
+        let letter = Letter { number: 3, content: letter, group: "g".into(), traceparent: None };
         let report = report(&letter, serde_json::from_str(answer).map_err(|e| e.to_string()), &Catalog::builtin());
         anstream::adapter::strip_str(&report).to_string()
     }

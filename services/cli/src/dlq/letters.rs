@@ -16,7 +16,7 @@ use crate::exit::Failure;
 pub struct Letter {
     /// Its sequence in the stream `dlq`, which names it.
     pub number: u64,
-    pub letter: DeadLetter,
+    pub content: DeadLetter,
     /// Fingerprint of its cause.
     pub group: String,
     /// Of the letter's own message: the trace in which the function failed.
@@ -32,11 +32,11 @@ impl Letter {
         }
         let letter = DeadLetter::decode(&found.payload[..]).ok().filter(|letter| !letter.function.is_empty())?;
         let traceparent = found.header("traceparent").map(str::to_owned);
-        Some(Self { number: found.sequence, group: fingerprint(&letter), letter, traceparent })
+        Some(Self { number: found.sequence, group: fingerprint(&letter), content: letter, traceparent })
     }
 
     pub fn envelope(&self) -> Envelope {
-        self.letter.envelope.clone().unwrap_or_default()
+        self.content.envelope.clone().unwrap_or_default()
     }
 
     pub fn trace_id(&self) -> Option<&str> {

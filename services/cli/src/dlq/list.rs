@@ -34,7 +34,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let bus = settings.bus().await?;
     let fits = |wanted: &Option<String>, is: &String| wanted.as_ref().is_none_or(|wanted| wanted == is);
     let mut letters = letters::all(&bus).await?;
-    letters.retain(|l| fits(&args.function, &l.letter.function) && fits(&args.reason, &l.letter.reason));
+    letters.retain(|l| fits(&args.function, &l.content.function) && fits(&args.reason, &l.content.reason));
     let now = event::now_ms();
     match (args.json, args.each) {
         (true, true) => say(json!(letters.iter().map(letter_json).collect::<Vec<_>>())),
@@ -52,7 +52,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 }
 
 fn at(letter: &Letter) -> u64 {
-    when::ms(letter.letter.at.as_ref())
+    when::ms(letter.content.at.as_ref())
 }
 
 fn by_group(groups: &[Group<'_>], now: u64) -> String {
@@ -61,13 +61,13 @@ fn by_group(groups: &[Group<'_>], now: u64) -> String {
         let latest = group.letters[group.letters.len() - 1];
         vec![
             text(group.name).style(BOLD),
-            text(&latest.letter.function).style(NAME),
-            text(&latest.letter.reason).style(BAD),
-            text(if latest.letter.site.is_empty() { "-" } else { &latest.letter.site }),
+            text(&latest.content.function).style(NAME),
+            text(&latest.content.reason).style(BAD),
+            text(if latest.content.site.is_empty() { "-" } else { &latest.content.site }),
             number(group.letters.len() as u64),
             text(when::ago(times().min().unwrap_or(0), now)).right(),
             text(when::ago(times().max().unwrap_or(0), now)).right(),
-            text(brief(&latest.letter.message, LONGEST)),
+            text(brief(&latest.content.message, LONGEST)),
         ]
     };
     let head = ["GROUP", "FUNCTION", "REASON", "WHERE", "COUNT", "FIRST", "LAST", "MESSAGE"];
@@ -76,7 +76,7 @@ fn by_group(groups: &[Group<'_>], now: u64) -> String {
 
 fn each(letters: &[Letter], now: u64) -> String {
     let row = |letter: &Letter| -> Vec<Cell> {
-        let inner = &letter.letter;
+        let inner = &letter.content;
         vec![
             text(format!("#{}", letter.number)).right().style(BOLD),
             text(&letter.group),
@@ -96,7 +96,7 @@ fn each(letters: &[Letter], now: u64) -> String {
 fn group_json(group: &Group<'_>) -> serde_json::Value {
     let times = || group.letters.iter().map(|letter| at(letter));
     let time = |ms: Option<u64>| event::format_time(ms.unwrap_or(0));
-    let latest = &group.letters[group.letters.len() - 1].letter;
+    let latest = &group.letters[group.letters.len() - 1].content;
     json!({
         "group": group.name,
         "function": latest.function,
@@ -111,7 +111,7 @@ fn group_json(group: &Group<'_>) -> serde_json::Value {
 }
 
 fn letter_json(letter: &Letter) -> serde_json::Value {
-    let inner = &letter.letter;
+    let inner = &letter.content;
     json!({
         "number": letter.number,
         "group": letter.group,

@@ -32,12 +32,12 @@ impl Sent {
     }
 
     fn number(&self) -> u32 {
-        self.letter.letter.redrives + 1
+        self.letter.content.redrives + 1
     }
 
     /// Whether `later` is what became of it. An event that still cannot be read is known by its place alone.
     fn became(&self, later: &Letter) -> bool {
-        let (before, after) = (&self.letter.letter, &later.letter);
+        let (before, after) = (&self.letter.content, &later.content);
         let same_event = before.event_id == after.event_id && after.redrives >= self.number();
         let same_place = after.stream == self.ack.stream && after.sequence == self.ack.sequence;
         before.function == after.function && (same_event || same_place)
@@ -61,10 +61,10 @@ impl<'s> Watch<'s> {
     /// Brings the outcomes of what was sent to one function up to date.
     pub async fn look(&mut self, sent: &mut [Sent]) -> Result<(), Failure> {
         let Some(first) = sent.first() else { return Ok(()) };
-        let (stream, function) = (&first.letter.letter.stream, &first.letter.letter.function);
+        let (stream, function) = (&first.letter.content.stream, &first.letter.content.function);
         let consumer = self.bus.api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null).await;
         let consumer = consumer.map_err(Failure::silent)?;
-        let marks = self.marks(sent)?;
+        let marks = self.marks(sent);
         let settled = self.store.settled(&marks).await.map_err(Failure::silent)?;
         let applied: Vec<bool> = settled.iter().map(|settled| *settled == Some(Settled::Applied)).collect();
         // Read last: a letter is written before its event is acked, so who is finished without one has not failed.
@@ -84,17 +84,17 @@ impl<'s> Watch<'s> {
         Ok(())
     }
 
-    fn marks(&self, sent: &[Sent]) -> Result<Vec<Mark>, Failure> {
-        let Some(first) = sent.first() else { return Ok(Vec::new()) };
+    fn marks(&self, sent: &[Sent]) -> Vec<Mark> {
+        let Some(first) = sent.first() else { return Vec::new() };
         // A mark's name lives as long as the program: one for all of a group.
-        let function: &'static str = first.letter.letter.function.clone().leak();
-        let horizon = self.settings.config.stream(&first.letter.letter.stream).horizon.0.as_millis() as u64;
-        Ok(sent.iter().map(|sent| Mark::new(function, &sent.letter.letter.key, &meta(sent), horizon)).collect())
+        let function: &'static str = first.letter.content.function.clone().leak();
+        let horizon = self.settings.config.stream(&first.letter.content.stream).horizon.0.as_millis() as u64;
+        sent.iter().map(|sent| Mark::new(function, &sent.letter.content.key, &meta(sent), horizon)).collect()
     }
 }
 
 fn meta(sent: &Sent) -> Meta {
-    let letter = &sent.letter.letter;
+    let letter = &sent.letter.content;
     Meta {
         id: letter.event_id.clone(),
         source: String::new(),
@@ -133,7 +133,7 @@ mod tests {
             sequence,
             ..DeadLetter::default()
         };
-        Letter { number: 1, letter, group: "g".into(), traceparent: None }
+        Letter { number: 1, content: letter, group: "g".into(), traceparent: None }
     }
 
     #[test]

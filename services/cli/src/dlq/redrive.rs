@@ -91,10 +91,10 @@ fn question(chosen: &[Letter]) -> String {
 async fn without_outdated(bus: &Bus, chosen: Vec<Letter>, all: &[Letter]) -> Result<Vec<Letter>, Failure> {
     let mut current = Vec::with_capacity(chosen.len());
     for letter in chosen {
-        let (old, same) = (&letter.letter, |l: &Letter| {
-            l.letter.function == letter.letter.function && l.letter.event_id == letter.letter.event_id
+        let (old, same) = (&letter.content, |l: &Letter| {
+            l.content.function == letter.content.function && l.content.event_id == letter.content.event_id
         });
-        match all.iter().find(|later| same(later) && later.letter.redrives > old.redrives) {
+        match all.iter().find(|later| same(later) && later.content.redrives > old.redrives) {
             Some(later) => {
                 remark(format_args!("#{} was redriven before and became #{}: taken away", letter.number, later.number));
                 bus.delete_message(DLQ, letter.number).await.map_err(Failure::failed)?;
@@ -107,7 +107,7 @@ async fn without_outdated(bus: &Bus, chosen: Vec<Letter>, all: &[Letter]) -> Res
 
 /// One group, as far as it goes well.
 async fn redrive(group: &Group<'_>, args: &Args, watch: &mut Watch<'_>) -> Result<Tally, Failure> {
-    let function = &group.letters[0].letter.function;
+    let function = &group.letters[0].content.function;
     let mut tally = Tally { group: group.name.to_owned(), function: function.clone(), ..Tally::default() };
     let mut sent: Vec<Sent> = Vec::new();
     let (mut looked, mut rest) = (Instant::now(), group.letters.iter());
@@ -153,7 +153,7 @@ async fn redrive(group: &Group<'_>, args: &Args, watch: &mut Watch<'_>) -> Resul
 /// Publishes, and deletes the letter only once the stream has the event.
 async fn send(letter: &Letter, bus: &Bus, sent: &mut Vec<Sent>) -> Result<(), String> {
     heard(letter, bus).await?;
-    let complete = envelope::complete(bus, &letter.letter).await?;
+    let complete = envelope::complete(bus, &letter.content).await?;
     let envelope = envelope::redriven(&complete, event::now_ms());
     let ack = bus.publish(&envelope).await.map_err(|e| format!("cannot be published: {e}"))?;
     sent.push(Sent { letter: letter.clone(), ack, outcome: Outcome::Pending });
@@ -166,7 +166,7 @@ async fn send(letter: &Letter, bus: &Bus, sent: &mut Vec<Sent>) -> Result<(), St
 
 /// An event that nobody is to hear would be lost: it would be in no dead letter any more.
 async fn heard(letter: &Letter, bus: &Bus) -> Result<(), String> {
-    let (stream, function) = (&letter.letter.stream, &letter.letter.function);
+    let (stream, function) = (&letter.content.stream, &letter.content.function);
     let info = bus.api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null).await;
     let info = info.map_err(|e| format!("{function} has no consumer on {stream} ({e}); run `oncue apply`"))?;
     let subject = event::redrive_subject(stream, function);

@@ -45,7 +45,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 }
 
 fn page(letter: &Letter) -> String {
-    let inner = &letter.letter;
+    let inner = &letter.content;
     let time = |time: Option<&pbjson_types::Timestamp>| event::format_time(when::ms(time));
     let age = when::ago(when::ms(inner.at.as_ref()), event::now_ms());
     let times = |n: u32| if n == 1 { "once".to_owned() } else { format!("{n} times") };
@@ -91,7 +91,7 @@ fn clean(text: &str) -> String {
 
 async fn payload(letter: &Letter, bus: &Bus, catalog: &Catalog) -> String {
     let title = |note: &str| paint(DIM, format_args!("payload{note}"));
-    match envelope::complete(bus, &letter.letter).await {
+    match envelope::complete(bus, &letter.content).await {
         Err(why) => format!("{}\n{}", title(""), paint(BAD, why)),
         Ok(letter) => match json(&letter, catalog) {
             Ok(json) => format!("{}\n{json}", title("")),

@@ -35,12 +35,14 @@ impl Selection {
                 return Err(Failure::usage(format_args!("no letter, group or event is called {target}"))
                     .advise("`oncue dlq ls --each` lists them"));
             }
-            found.into_iter().for_each(|at| chosen[at] = true);
+            for at in found {
+                chosen[at] = true;
+            }
         }
         let fits = |wanted: &Option<String>, is: &String| wanted.as_ref().is_none_or(|wanted| wanted == is);
         let chosen = letters.iter().zip(chosen).filter(|(_, chosen)| *chosen).map(|(letter, _)| letter);
         Ok(chosen
-            .filter(|l| fits(&self.function, &l.letter.function) && fits(&self.reason, &l.letter.reason))
+            .filter(|l| fits(&self.function, &l.content.function) && fits(&self.reason, &l.content.reason))
             .cloned()
             .collect())
     }
@@ -56,7 +58,7 @@ fn matches(target: &str, letters: &[Letter]) -> Vec<usize> {
     [
         places(&|letter| letter.number.to_string() == number),
         places(&|letter| letter.group == target),
-        places(&|letter| letter.letter.event_id == target),
+        places(&|letter| letter.content.event_id == target),
     ]
     .into_iter()
     .find(|found| !found.is_empty())
@@ -73,7 +75,7 @@ mod tests {
     fn letters() -> Vec<Letter> {
         let letter = |number, function: &str, id: &str, group: &str| Letter {
             number,
-            letter: DeadLetter {
+            content: DeadLetter {
                 function: function.into(),
                 reason: "rejected".into(),
                 event_id: id.into(),

@@ -39,7 +39,7 @@ struct Tally {
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let (bus, store) = (settings.bus().await?, Store::Redis(settings.store().await?));
-    let since = args.since.map_or_else(|| "all that is kept".to_owned(), |ms| event::format_time(ms));
+    let since = args.since.map_or_else(|| "all that is kept".to_owned(), event::format_time);
     confirm::ask(&format!("Publish outputs again ({since})?"), args.yes)?;
     let mut tally = Tally::default();
     for partition in 0..PARTITIONS {

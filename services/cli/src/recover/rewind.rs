@@ -130,12 +130,10 @@ async fn rewind(ways: &[Way], bus: &Bus) -> Result<Vec<Vec<table::Cell>>, Failur
     for Way { function, stream, from, .. } in ways {
         let mut again = 0;
         if let Some(from) = from {
-            bus.rewind(stream, function, *from).await.map_err(|e| {
+            again = bus.rewind(stream, function, *from).await.map_err(|e| {
                 Failure::failed(format_args!("{function} cannot be rewound: {e}"))
                     .advise("nothing is lost by running this again; until then the workers stay stopped")
             })?;
-            let info = bus.api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null).await;
-            again = info.map_err(Failure::silent)?["num_pending"].as_u64().unwrap_or(0);
         }
         rows.push(vec![
             text(function).style(NAME),

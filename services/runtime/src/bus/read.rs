@@ -111,9 +111,11 @@ impl Bus {
         Ok(Some(low))
     }
 
-    /// Lets a consumer begin again at `sequence`: what was acked from there on is delivered once more.
-    pub async fn rewind(&self, stream: &str, consumer: &str, sequence: u64) -> Result<(), ApiError> {
-        self.api(&format!("CONSUMER.RESET.{stream}.{consumer}"), &json!({ "seq": sequence })).await.map(|_| ())
+    /// Lets a consumer begin again at `sequence`: what was acked from there on is delivered once more. Returns how many
+    /// messages those are.
+    pub async fn rewind(&self, stream: &str, consumer: &str, sequence: u64) -> Result<u64, ApiError> {
+        let info = self.api(&format!("CONSUMER.RESET.{stream}.{consumer}"), &json!({ "seq": sequence })).await?;
+        Ok(info["num_pending"].as_u64().unwrap_or(0))
     }
 }
 
