@@ -1,5 +1,6 @@
 //! Real servers, real binaries, real faults. Each test has a house of its own.
 
+mod broken;
 mod chaos;
 mod clicks;
 mod crash;
