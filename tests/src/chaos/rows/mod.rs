@@ -40,8 +40,8 @@ pub const ROWS: &[Row] = &[
     row("D-1", "delivered again beyond the horizon, marks expired", 1, |plan| {
         Box::pin(events::beyond_the_horizon(plan))
     }),
-    row("N-1", "workers cut off from Redis, NATS, both, one way", 6, |plan| Box::pin(network::partitions(plan))),
-    row("N-2", "latency, 10 KB/s, resets, slices", 6, |plan| Box::pin(network::bad_lines(plan))),
+    row("N-1", "workers cut off from Redis, NATS, both, one way", 4, |plan| Box::pin(network::partitions(plan))),
+    row("N-2", "latency, 10 KB/s, resets, slices", 4, |plan| Box::pin(network::bad_lines(plan))),
     row("N-3", "the reply of a commit is lost after its execution", 3, |plan| Box::pin(network::lost_replies(plan))),
     row("N-4", "a publish ack is lost, the connection stays", 6, |plan| Box::pin(network::lost_acks(plan))),
     row("N-5", "all workers reconnect at once", 2, |plan| Box::pin(network::storm(plan))),
@@ -57,7 +57,7 @@ pub const ROWS: &[Row] = &[
     row("W-4", "power cut of NATS, default: loss and nothing doubled", 2, |plan| Box::pin(power::nats_default(plan))),
     row("W-5", "the log of Redis torn inside a commit", 2, |plan| Box::pin(power::torn_log(plan))),
     row("Q-2", "stream of dead letters full, then raised", 2, |plan| Box::pin(events::dlq_full(plan))),
-    row("Q-4", "one event in ten is poison", 2, |plan| Box::pin(events::poison(plan))),
+    row("Q-4", "one event in ten is poison", 1, |plan| Box::pin(events::poison(plan))),
     row("U-2", "SIGTERM of every worker under load", 3, |plan| Box::pin(life::terminations(plan))),
     row("U-3", "consumer and stream edited by hand", 1, |plan| Box::pin(life::drift(plan))),
     row("C-1", "the clock of Redis jumps an hour", 3, |plan| Box::pin(life::clock_jumps(plan))),
