@@ -30,9 +30,9 @@ const fn row(id: &'static str, what: &'static str, short: u64, run: fn(Plan) -> 
 
 pub const ROWS: &[Row] = &[
     row("K-2", "kill -9 of any worker, again and again", 3, |plan| Box::pin(kill::workers(plan))),
-    row("K-3", "kill -9 of nats-server under load", 4, |plan| Box::pin(kill::nats(plan))),
+    row("K-3", "kill -9 of nats-server under load", 2, |plan| Box::pin(kill::nats(plan))),
     row("K-4", "kill -9 of redis-server under load", 4, |plan| Box::pin(kill::redis(plan))),
-    row("K-5", "kill -9 of both servers and all workers", 4, |plan| Box::pin(kill::all(plan))),
+    row("K-5", "kill -9 of both servers and all workers", 2, |plan| Box::pin(kill::all(plan))),
     row("Z-1", "SIGSTOP for three ack waits, then SIGCONT", 4, |plan| Box::pin(kill::zombies(plan))),
     row("Z-3", "eight workers are given the same events", 1, |plan| Box::pin(events::same_event(plan))),
     row("Z-4", "no TERM and no late NAK by a resumed worker", 4, |plan| Box::pin(events::late_words(plan))),
