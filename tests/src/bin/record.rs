@@ -12,6 +12,8 @@ struct Record {
     count: u64,
     /// Ids applied, in order.
     ids: Vec<String>,
+    /// What the milestones said: each number once, if each belongs to one commit of the first stage.
+    views: Vec<u64>,
 }
 
 impl State for Record {
@@ -21,6 +23,7 @@ impl State for Record {
 async fn record(milestone: PageMilestone, record: &mut Record, context: &Context) -> Result<()> {
     record.count += 1;
     record.ids.push(context.id().to_owned());
+    record.views.push(milestone.views);
     context.add("recorded", "total", 1)?;
     if milestone.page.contains("refuse") {
         return Err(reject("a page to refuse"));

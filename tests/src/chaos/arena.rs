@@ -142,6 +142,14 @@ impl Arena {
         }
     }
 
+    /// Waits until acks come again; that they do not is a failure.
+    pub async fn flowing(&mut self) {
+        let before = self.acked();
+        self.under_way(before + 20).await;
+        let went_on = self.acked() >= before + 20;
+        self.report.must(went_on, "the client got no acks for half a minute: a fault would have harmed nothing");
+    }
+
     /// Ends the load and keeps what it did.
     pub async fn end_load(&mut self) {
         if let Some(load) = self.load.take() {

@@ -133,10 +133,11 @@ pub fn schedule(rng: &mut fastrand::Rng, acts: &[Act], pause_ms: std::ops::Range
     steps
 }
 
-/// Plays a schedule.
+/// Plays a schedule. Each act finds events on their way: what befalls an idle house proves nothing.
 pub async fn play(arena: &mut Arena, steps: &[Step]) {
     for step in steps {
         arena.wait(step.pause).await;
+        arena.flowing().await;
         perform(arena, step.act, step.length).await;
     }
 }

@@ -104,7 +104,7 @@ struct Client {
 impl Client {
     async fn run(self) -> Vec<Sent> {
         let mut rng = fastrand::Rng::with_seed(self.seed);
-        let permits = Arc::new(Semaphore::new(512));
+        let permits = Arc::new(Semaphore::new(4096));
         let (mut tasks, mut number, mut stopped) = (JoinSet::new(), 0, self.stopped.clone());
         let pause = Duration::from_millis(1000 * BURST / self.shape.rate.max(1));
         while number < self.shape.most && !*stopped.borrow() {

@@ -121,6 +121,7 @@ async fn cut_again_and_again(name: &str, plan: &Plan, link: Link, strong: bool) 
         }
         let pause = Duration::from_millis(arena.rng.u64(200..1500));
         arena.wait(pause).await;
+        arena.flowing().await;
         let stored = arena.house.count(&arena.bus, "web").await;
         let server = if link == Link::Nats { &mut arena.house.nats } else { &mut arena.house.redis };
         server.signal("STOP");

@@ -1,6 +1,7 @@
 //! Real servers, real binaries, real faults. Each test has a house of its own.
 
 mod bad_input;
+mod broken;
 mod chaos;
 mod clicks;
 mod crash;

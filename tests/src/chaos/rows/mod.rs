@@ -30,9 +30,9 @@ const fn row(id: &'static str, what: &'static str, short: u64, run: fn(Plan) -> 
 
 pub const ROWS: &[Row] = &[
     row("K-2", "kill -9 of any worker, again and again", 3, |plan| Box::pin(kill::workers(plan))),
-    row("K-3", "kill -9 of nats-server under load", 4, |plan| Box::pin(kill::nats(plan))),
+    row("K-3", "kill -9 of nats-server under load", 2, |plan| Box::pin(kill::nats(plan))),
     row("K-4", "kill -9 of redis-server under load", 4, |plan| Box::pin(kill::redis(plan))),
-    row("K-5", "kill -9 of both servers and all workers", 4, |plan| Box::pin(kill::all(plan))),
+    row("K-5", "kill -9 of both servers and all workers", 2, |plan| Box::pin(kill::all(plan))),
     row("Z-1", "SIGSTOP for three ack waits, then SIGCONT", 4, |plan| Box::pin(kill::zombies(plan))),
     row("Z-3", "eight workers are given the same events", 1, |plan| Box::pin(events::same_event(plan))),
     row("Z-4", "no TERM and no late NAK by a resumed worker", 4, |plan| Box::pin(events::late_words(plan))),
@@ -40,8 +40,8 @@ pub const ROWS: &[Row] = &[
     row("D-1", "delivered again beyond the horizon, marks expired", 1, |plan| {
         Box::pin(events::beyond_the_horizon(plan))
     }),
-    row("N-1", "workers cut off from Redis, NATS, both, one way", 6, |plan| Box::pin(network::partitions(plan))),
-    row("N-2", "latency, 10 KB/s, resets, slices", 6, |plan| Box::pin(network::bad_lines(plan))),
+    row("N-1", "workers cut off from Redis, NATS, both, one way", 4, |plan| Box::pin(network::partitions(plan))),
+    row("N-2", "latency, 10 KB/s, resets, slices", 4, |plan| Box::pin(network::bad_lines(plan))),
     row("N-3", "the reply of a commit is lost after its execution", 3, |plan| Box::pin(network::lost_replies(plan))),
     row("N-4", "a publish ack is lost, the connection stays", 6, |plan| Box::pin(network::lost_acks(plan))),
     row("N-5", "all workers reconnect at once", 2, |plan| Box::pin(network::storm(plan))),
@@ -57,7 +57,7 @@ pub const ROWS: &[Row] = &[
     row("W-4", "power cut of NATS, default: loss and nothing doubled", 2, |plan| Box::pin(power::nats_default(plan))),
     row("W-5", "the log of Redis torn inside a commit", 2, |plan| Box::pin(power::torn_log(plan))),
     row("Q-2", "stream of dead letters full, then raised", 2, |plan| Box::pin(events::dlq_full(plan))),
-    row("Q-4", "one event in ten is poison", 2, |plan| Box::pin(events::poison(plan))),
+    row("Q-4", "one event in ten is poison", 1, |plan| Box::pin(events::poison(plan))),
     row("U-2", "SIGTERM of every worker under load", 3, |plan| Box::pin(life::terminations(plan))),
     row("U-3", "consumer and stream edited by hand", 1, |plan| Box::pin(life::drift(plan))),
     row("C-1", "the clock of Redis jumps an hour", 3, |plan| Box::pin(life::clock_jumps(plan))),

@@ -1,5 +1,6 @@
-//! Houses with one safeguard of the protocol taken out, in binaries built for that: whoever watches over the safeguard must
-//! find them out. A check that cannot fail is no check.
+//! Houses that are broken on purpose: what watches over a promise must see it broken. A check that cannot fail is none.
+
+use std::path::PathBuf;
 
 use oncue::bus::Bus;
 use oncue::event;
@@ -8,32 +9,46 @@ use oncue_tests::chaos::report::{Plan, Report};
 use oncue_tests::chaos::rows::find;
 use oncue_tests::house::{House, built, until};
 
-/// A row of the fault table, played with the binaries that can be broken.
-async fn row(id: &str, sabotage: &str) -> Report {
-    let row = find(id).expect("a row of the table");
-    let programs = built("failpoints/misbehave").parent().map(std::path::Path::to_path_buf);
-    let env = vec![("ONCUE_SABOTAGE".to_owned(), sabotage.to_owned())];
-    let report = (row.run)(Plan { seed: 7, seconds: row.short, env, programs, ..Plan::default() }).await;
-    println!("{sabotage}: {report:#?}");
-    report
+/// Workers that break the protocol when they are told to; `make test` builds them before everything else.
+fn sabotaged_binaries() -> PathBuf {
+    built("failpoints/misbehave").parent().expect("a folder").to_owned()
+}
+
+/// Runs a row with a broken house, up to three times: some damage takes the right moment. What counts is the verdict on
+/// events; that a row found too little to do is not what is asked here.
+async fn caught(sabotage: &str, row: &str, seen: fn(&Report) -> bool) {
+    let mut failures = Vec::new();
+    for seed in 1..=3 {
+        let row = find(row).expect("a row of the table");
+        let env = vec![("ONCUE_SABOTAGE".to_owned(), sabotage.to_owned())];
+        let plan = Plan { seed, seconds: row.short, env, programs: Some(sabotaged_binaries()), ..Plan::default() };
+        let report = (row.run)(plan).await;
+        println!("{report:#?}");
+        if seen(&report) && !report.passed() {
+            return;
+        }
+        failures.extend(report.failures);
+    }
+    panic!("{sabotage} was not seen by {row}: {failures:?}");
 }
 
 #[tokio::test]
-async fn the_same_binaries_whole_pass() {
-    let report = row("K-2", "nothing").await;
-    assert!(report.passed(), "{:#?}", report.failures);
+async fn a_house_without_seen_marks_is_caught() {
+    caught("no-seen-marks", "Z-3", |report| report.doubled > 0).await;
 }
 
 #[tokio::test]
-async fn without_seen_marks_events_are_doubled() {
-    let report = row("K-2", "no-seen-marks").await;
-    assert!(!report.passed() && report.doubled > 0, "{report:#?}");
+async fn a_house_that_acks_before_the_commit_is_caught() {
+    caught("ack-first", "K-2", |report| report.lost > 0).await;
 }
 
+/// The same binaries, whole: what catches the others is no fault of theirs.
 #[tokio::test]
-async fn acking_first_loses_events() {
-    let report = row("K-2", "ack-first").await;
-    assert!(!report.passed() && report.lost > 0, "{report:#?}");
+async fn a_whole_house_passes() {
+    let row = find("K-2").expect("a row of the table");
+    let plan = Plan { seed: 7, seconds: row.short, programs: Some(sabotaged_binaries()), ..Plan::default() };
+    let report = (row.run)(plan).await;
+    assert!(report.passed(), "{report:#?}");
 }
 
 async fn house(sabotage: &str) -> (House, Bus) {
