@@ -16,6 +16,5 @@ mod recover;
 mod regressions;
 mod store;
 mod traces;
-mod twins;
 mod upkeep;
 mod webhook;
