@@ -1,6 +1,7 @@
 //! One delivery in the hands of a worker.
 
-use std::time::Instant;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use oncue_proto::Format;
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
@@ -12,6 +13,7 @@ use crate::function::AnyEvent;
 use crate::outbox::Output;
 use crate::store::Mark;
 use crate::trace::Trace;
+use crate::worker::lock;
 
 /// An event on its way from the pull to the ack.
 pub(crate) struct Job {
@@ -167,8 +169,39 @@ pub(crate) struct Held {
     pub heard: Instant,
 }
 
-impl Held {
-    pub fn new(ticket: Ticket) -> Self {
-        Self { ticket, heard: Instant::now() }
+/// Tells whether the process was frozen lately: what it then finds in its sockets was sent long ago, and may be another
+/// worker's by now.
+pub(crate) struct Pulse {
+    wait: Duration,
+    /// The last beat, and until when deliveries count as old.
+    state: Mutex<(Instant, Instant)>,
+}
+
+impl Pulse {
+    pub fn new(ack_wait: Duration) -> Self {
+        let now = Instant::now();
+        Self { wait: ack_wait, state: Mutex::new((now, now)) }
+    }
+
+    /// To be called several times in each ack wait.
+    pub fn beat(&self) {
+        self.look(true);
+    }
+
+    /// When the server sent what is read now: just now, or too long ago to say anything but that it is done.
+    pub fn heard(&self) -> Instant {
+        let now = Instant::now();
+        if self.look(false) { now.checked_sub(self.wait).unwrap_or(now) } else { now }
+    }
+
+    fn look(&self, beat: bool) -> bool {
+        let (now, mut state) = (Instant::now(), lock(&self.state));
+        if now - state.0 > self.wait / 2 {
+            state.1 = now + self.wait / 2;
+        }
+        if beat {
+            state.0 = now;
+        }
+        now < state.1
     }
 }

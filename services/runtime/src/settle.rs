@@ -177,6 +177,7 @@ impl Worker {
         let wait = self.limits.ack_wait.0;
         loop {
             tokio::time::sleep(wait / 6).await;
+            self.pulse.beat();
             let now = Instant::now();
             let mut due = Vec::new();
             // One that was silent for too long (the process was frozen) may be another worker's by now: it is left to it.

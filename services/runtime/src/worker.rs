@@ -25,7 +25,7 @@ use crate::event::MAX_HOPS;
 use crate::fault::{self, Sabotage};
 use crate::function::Erased;
 use crate::group::Group;
-use crate::job::{Held, Job, Reason};
+use crate::job::{Held, Job, Pulse, Reason};
 use crate::store::{Ask, Found, Handled, Mark, Purpose, RowKey, Run, Status, Store, StoreError};
 use crate::watchdog::{self, Watchdog};
 
@@ -61,6 +61,7 @@ pub(crate) struct Worker {
     /// Held from the read to the commit, shared, but alone by an event that was delivered before: one that kills the
     /// process then takes no neighbour with it.
     probation: RwLock<()>,
+    pub pulse: Pulse,
     pub watchdog: Arc<Watchdog>,
     /// Deliveries, by stream sequence, that ended here with a plain failure: the next one needs no probation.
     pub survived: Mutex<HashMap<u64, u32>>,
@@ -86,6 +87,7 @@ impl Worker {
         let keep = !settings.keep_outputs.is_zero();
         Arc::new(Self {
             batches: settings.batch_publish.then(|| batches(&bus)),
+            pulse: Pulse::new(limits.ack_wait.0),
             watchdog: Watchdog::start(function.name, limits.timeout.0),
             function,
             limits,
@@ -163,7 +165,8 @@ impl Worker {
     fn admit(self: &Arc<Self>, delivery: Delivery) {
         let number = self.counters.delivered();
         self.in_hand.fetch_add(1, Ordering::Relaxed);
-        lock(&self.held).insert(number, Held::new(delivery.ticket()));
+        let held = Held { ticket: delivery.ticket(), heard: self.pulse.heard() };
+        lock(&self.held).insert(number, held);
         fault::point("pulled");
         let mut job = match Job::read(number, delivery, self.stream_created, self.function.name) {
             Ok(job) => job,

@@ -59,7 +59,6 @@ rows! {
     s3_unwilling_redis "S-3"
     s4_fsync_fails "S-4"
     w1_power_cut_redis_always "W-1"
-    w2_power_cut_redis_everysec "W-2"
     w3_power_cut_nats_always "W-3"
     w4_power_cut_nats_default "W-4"
     w5_torn_log "W-5"
