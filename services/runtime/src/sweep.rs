@@ -86,7 +86,9 @@ impl Worker {
                 }
             }
         }
-        tracing::info!(server, outputs, "NATS was started anew: published again what it may have lost");
+        if outputs > 0 {
+            tracing::info!(server, outputs, "NATS was started anew: published again what it may have lost");
+        }
         self.store.renew(&lease, 2 * keep.as_secs() + LEASE).await
     }
 
