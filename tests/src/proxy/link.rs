@@ -52,16 +52,30 @@ impl<'a> Pump<'a> {
         Self { inner, direction, from, to, commits, partial: Vec::new() }
     }
 
+    /// Ends when the sender has ended, and then only once all it had sent was passed on.
     async fn run(mut self) -> io::Result<()> {
         let mut held: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
+        let mut ended = None;
         loop {
-            let due = held.front().map(|(due, _)| *due);
-            tokio::select! {
-                piece = read(self.from), if held.len() < HELD => {
-                    let after = held.back().map_or_else(Instant::now, |(due, _)| *due);
-                    held.push_back(((Instant::now() + self.delay()).max(after), piece?));
+            let Some((due, _)) = held.front() else {
+                if let Some(why) = ended {
+                    return Err(why);
                 }
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                match read(self.from).await {
+                    Ok(piece) => held.push_back((Instant::now() + self.delay(), piece)),
+                    Err(why) => ended = Some(why),
+                }
+                continue;
+            };
+            tokio::select! {
+                piece = read(self.from), if held.len() < HELD && ended.is_none() => match piece {
+                    Ok(piece) => {
+                        let after = held.back().map_or_else(Instant::now, |(due, _)| *due);
+                        held.push_back(((Instant::now() + self.delay()).max(after), piece));
+                    }
+                    Err(why) => ended = Some(why),
+                },
+                () = tokio::time::sleep_until(*due) => {
                     let (_, piece) = held.pop_front().unwrap_or_else(|| (Instant::now(), Vec::new()));
                     self.pass(piece).await?;
                 }
