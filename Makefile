@@ -32,7 +32,7 @@ test: install ## Run every test, with real servers and real programs
 
 chaos: install ## Harm servers, workers and lines for MINUTES=10 and account for every event. Options: ARGS="--row K-2"
 	@$(RELEASE)
-	@cargo build --release --locked --bins --package oncue-tests
+	@cargo build --release --locked --bins --package oncue-tests --no-default-features
 	@exec $(BIN)/release/chaos --minutes $(MINUTES) $(ARGS)
 
 measure: install ## Measure what README.md quotes: time to ready, start and memory of a worker

@@ -60,8 +60,8 @@ def idempotency_key(event, function, step):
     return text(short_hash(b"idempotency", event.encode(), function.encode(), step.encode()))
 
 
-def outbox_key(id, function, key):
-    return f"{{p{partition(key)}}}:o:{function}:{text(short_hash(id.encode()))}"
+def runs_key(id, function, key):
+    return f"{{p{partition(key)}}}:r:{function}:{text(short_hash(id.encode()))}"
 
 
 # What is computed, from which fields, to which field.
@@ -73,7 +73,7 @@ RULES = {
     "output_id": (output_id, ["input", "function", "index"], "id"),
     "dead_letter_id": (dead_letter_id, ["input", "function", "redrives"], "id"),
     "idempotency_key": (idempotency_key, ["event", "function", "step"], "key"),
-    "outbox_key": (outbox_key, ["id", "function", "key"], "redis"),
+    "runs_key": (runs_key, ["id", "function", "key"], "redis"),
 }
 
 

@@ -64,7 +64,7 @@ pub fn event(bytes: &[u8]) -> bool {
     for (name, value) in encoded {
         assert!(value.bytes().all(|b| (0x21..=0x7e).contains(&b)), "{name} cannot travel: {value:?}");
     }
-    let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let pairs = headers.iter().map(|(name, value)| (*name, value.as_str()));
     let again = event::read(pairs, payload.clone(), &ORIGIN).expect("what we wrote can be read");
     assert_eq!((again.meta, again.format, again.payload), (meta, format, payload));
     true

@@ -7,7 +7,7 @@ use std::process::Command;
 use oncue::event::{
     dead_letter_id, idempotency_key, output_id, partition, percent_decode, percent_encode, read, subject,
 };
-use oncue::store::{Mark, outbox_key, row_key};
+use oncue::store::{Mark, row_key};
 use serde_json::{Value, json};
 
 const KEYS: [&str; 12] = [
@@ -40,12 +40,12 @@ fn keys() -> Vec<String> {
     KEYS.iter().map(|key| (*key).to_owned()).chain([long("k"), long("ü"), "x".repeat(64), "x".repeat(65)]).collect()
 }
 
-/// Where the outputs of an event wait, `{pN}:o:FUNCTION:ID`.
-fn outbox(id: &str, function: &'static str, key: &str) -> String {
+/// Where the runs of an event are counted, `{pN}:r:FUNCTION:ID`.
+fn runs(id: &str, function: &'static str, key: &str) -> String {
     let origin = oncue::event::Origin { stream: "s", stream_created: 1, sequence: 1, published: 1, subject: "a.b.c" };
     let mut meta = read([].into_iter(), bytes::Bytes::new(), &origin).expect("a plain message").meta;
     id.clone_into(&mut meta.id);
-    outbox_key(&Mark::new(function, key, &meta, 1))
+    Mark::new(function, key, &meta, 1).runs_key()
 }
 
 fn computed() -> Value {
@@ -79,9 +79,9 @@ fn computed() -> Value {
                 json!({ "event": event, "function": function, "step": step, "key": idempotency_key(event, function, step) })
             }))
             .collect::<Vec<_>>(),
-        "outbox_key": pairs()
+        "runs_key": pairs()
             .map(|(id, function)| {
-                json!({ "id": id, "function": function, "key": "/home", "redis": outbox(id, function, "/home") })
+                json!({ "id": id, "function": function, "key": "/home", "redis": runs(id, function, "/home") })
             })
             .collect::<Vec<_>>(),
     })

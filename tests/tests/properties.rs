@@ -137,7 +137,7 @@ proptest! {
     ) {
         let format = if json { Format::Json } else { Format::Protobuf };
         let headers = event::headers(&meta, &key, format);
-        let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let pairs = headers.iter().map(|(name, value)| (*name, value.as_str()));
         let read = event::read(pairs, payload.clone().into(), &ORIGIN);
         let Incoming { meta: read, format: found, payload: carried } = read.map_err(|e| TestCaseError::fail(e.message))?;
         prop_assert_eq!((read, found, carried), (meta, format, Bytes::from(payload)));
@@ -239,7 +239,7 @@ async fn statuses(clock: &[u64], runs: &[Run]) -> Vec<Status> {
     let mut statuses = Vec::new();
     for (now, run) in clock.iter().zip(runs) {
         map.set_now(*now);
-        statuses.extend(store.commit(std::slice::from_ref(run)).await.expect("a map does not fail").remove(0));
+        statuses.extend(store.commit(std::slice::from_ref(run)).await.expect("a map does not fail").statuses.remove(0));
     }
     statuses
 }

@@ -224,7 +224,10 @@ fn ready(args: &Args, entry: &Entry, payload: &Value) -> Result<Ready, Failure> 
         baggage: None,
         redrive: None,
     };
-    let headers = event::headers(&meta, &key, format).into_iter().map(|(name, value)| Header { name, value }).collect();
+    let headers = event::headers(&meta, &key, format)
+        .into_iter()
+        .map(|(name, value)| Header { name: name.to_owned(), value })
+        .collect();
     let envelope = Envelope { subject: event::subject(&args.ty, &key), headers, payload: bytes.into() };
     Ok(Ready { id, envelope, trace })
 }

@@ -43,7 +43,8 @@ impl App {
         let context = trace.publish(&meta, key);
         let carried = telemetry::inject(&context);
         (meta.traceparent, meta.tracestate, meta.baggage) = (carried.traceparent, carried.tracestate, carried.baggage);
-        let headers = event::headers(&meta, key, format).into_iter().map(|(name, value)| Header { name, value });
+        let headers =
+            event::headers(&meta, key, format).into_iter().map(|(name, value)| Header { name: name.to_owned(), value });
         let envelope = Envelope { subject: event::subject(&meta.ty, key), headers: headers.collect(), payload };
         match self.send(&envelope).await {
             Ok((ack, earlier)) => {

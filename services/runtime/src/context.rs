@@ -1,6 +1,6 @@
 //! What a handler has besides its event and its row.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -17,8 +17,8 @@ use crate::store::{Change, Op};
 /// The blind operations work on the event's own key in another table than the function's row. They commute, so any
 /// number of events may change one key at once without conflict; they are applied with the event or not at all.
 pub struct Context {
-    meta: Meta,
-    key: String,
+    meta: Arc<Meta>,
+    key: Arc<str>,
     function: &'static str,
     table: &'static str,
     attempt: u32,
@@ -29,8 +29,8 @@ pub struct Context {
 
 impl Context {
     pub(crate) fn new(
-        meta: Meta,
-        key: String,
+        meta: Arc<Meta>,
+        key: Arc<str>,
         function: &'static str,
         table: &'static str,
         attempt: u32,

@@ -358,9 +358,9 @@ pub fn percent_decode(text: &str) -> Option<String> {
 }
 
 /// The headers of an event in binary mode. `key` goes into both `subject` and `partitionkey`.
-pub fn headers(meta: &Meta, key: &str, format: Format) -> Vec<(String, String)> {
+pub fn headers(meta: &Meta, key: &str, format: Format) -> Vec<(&'static str, String)> {
     let mut headers = Vec::with_capacity(14);
-    let mut put = |name: &str, value: &str| headers.push((name.to_owned(), percent_encode(value).into_owned()));
+    let mut put = |name: &'static str, value: &str| headers.push((name, percent_encode(value).into_owned()));
     put("ce-specversion", "1.0");
     put("ce-id", &meta.id);
     put("ce-source", &meta.source);
@@ -378,11 +378,11 @@ pub fn headers(meta: &Meta, key: &str, format: Format) -> Vec<(String, String)> 
         put("ce-causationid", &meta.cause);
     }
     put("ce-hopcount", itoa::Buffer::new().format(meta.hops));
-    headers.push(("Nats-Msg-Id".to_owned(), percent_encode(&meta.id).into_owned()));
+    put("Nats-Msg-Id", &meta.id);
     let context = [("traceparent", &meta.traceparent), ("tracestate", &meta.tracestate), ("baggage", &meta.baggage)];
     for (name, value) in context {
         if let Some(value) = value {
-            headers.push((name.to_owned(), value.clone()));
+            headers.push((name, value.clone()));
         }
     }
     headers

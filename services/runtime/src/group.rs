@@ -1,6 +1,7 @@
 //! Natural batching: whatever has gathered while the last call was under way goes into the next one. No timer, so a
 //! single request waits for nobody, and a full house pays one round trip for all.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -12,11 +13,11 @@ pub struct Group<Q, A> {
     queue: mpsc::UnboundedSender<(Q, oneshot::Sender<Result<A, StoreError>>)>,
 }
 
-impl<Q: Clone + Send + Sync + 'static, A: Send + 'static> Group<Q, A> {
+impl<Q: Send + Sync + 'static, A: Send + 'static> Group<Q, A> {
     /// Gathers requests up to a total `weight` of `most` for each run of `call`, which answers in order.
     pub fn new<F, Fut>(most: usize, weight: fn(&Q) -> usize, call: F) -> Self
     where
-        F: Fn(Vec<Q>) -> Fut + Send + Sync + 'static,
+        F: Fn(Arc<Vec<Q>>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<A>, StoreError>> + Send,
     {
         let (queue, mut waiting) = mpsc::unbounded_channel::<(Q, oneshot::Sender<Result<A, StoreError>>)>();
@@ -48,18 +49,24 @@ impl<Q: Clone + Send + Sync + 'static, A: Send + 'static> Group<Q, A> {
 }
 
 /// A refusal is pinned on the request that causes it.
-async fn persist<Q: Clone, A, F, Fut>(call: &F, requests: Vec<Q>) -> Vec<Result<A, StoreError>>
+async fn persist<Q, A, F, Fut>(call: &F, requests: Vec<Q>) -> Vec<Result<A, StoreError>>
 where
-    F: Fn(Vec<Q>) -> Fut,
+    F: Fn(Arc<Vec<Q>>) -> Fut,
     Fut: Future<Output = Result<Vec<A>, StoreError>>,
 {
+    let requests = Arc::new(requests);
     match until_there(call, &requests).await {
         Ok(answers) => answers.into_iter().map(Ok).collect(),
         Err(e) if requests.len() == 1 => vec![Err(e)],
-        Err(_) => {
+        Err(e) => {
+            // The call is over, and with it whatever else had a hold on them.
+            let requests = Arc::into_inner(requests).unwrap_or_default();
+            if requests.is_empty() {
+                tracing::error!(error = %e, "a refused call is still under way");
+            }
             let mut answers = Vec::with_capacity(requests.len());
             for request in requests {
-                let answer = until_there(call, &[request]).await;
+                let answer = until_there(call, &Arc::new(vec![request])).await;
                 answers.push(answer.and_then(|mut a| a.pop().ok_or_else(|| StoreError::refused("no answer"))));
             }
             answers
@@ -69,14 +76,14 @@ where
 
 /// Calls until the server is there. Repeating a commit is safe, since seen-marks answer `duplicate`; giving the events
 /// back instead would use up attempts that no handler failed.
-async fn until_there<Q: Clone, A, F, Fut>(call: &F, requests: &[Q]) -> Result<Vec<A>, StoreError>
+async fn until_there<Q, A, F, Fut>(call: &F, requests: &Arc<Vec<Q>>) -> Result<Vec<A>, StoreError>
 where
-    F: Fn(Vec<Q>) -> Fut,
+    F: Fn(Arc<Vec<Q>>) -> Fut,
     Fut: Future<Output = Result<Vec<A>, StoreError>>,
 {
     let mut delay = Duration::from_millis(50);
     loop {
-        match call(requests.to_vec()).await {
+        match call(requests.clone()).await {
             Err(e) if e.away => {
                 tracing::warn!(error = %e, "waiting for the store");
                 tokio::time::sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
@@ -119,9 +126,9 @@ mod tests {
             })
         }
 
-        async fn call(&self, numbers: Vec<u32>) -> Result<Vec<u32>, StoreError> {
+        async fn call(&self, numbers: Arc<Vec<u32>>) -> Result<Vec<u32>, StoreError> {
             self.permits.acquire().await.expect("open").forget();
-            self.calls.lock().expect("whole").push(numbers.clone());
+            self.calls.lock().expect("whole").push(numbers.to_vec());
             let mut away = self.away.lock().expect("whole");
             if *away > 0 {
                 *away -= 1;
@@ -130,7 +137,7 @@ mod tests {
             if numbers.contains(&13) {
                 return Err(StoreError::refused("bad luck"));
             }
-            Ok(numbers.into_iter().map(|n| n * 2).collect())
+            Ok(numbers.iter().map(|n| n * 2).collect())
         }
 
         fn calls(&self) -> Vec<Vec<u32>> {

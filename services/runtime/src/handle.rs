@@ -4,14 +4,13 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use opentelemetry::context::FutureExt as _;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::fault;
-use crate::job::{Job, Reason};
+use crate::job::{Boxed, Job, Reason};
 use crate::outbox;
 use crate::state::AnyRow;
 use crate::store::{Fields, Handled, Op, Purpose, Row, RowChange, RowKey, Run};
@@ -24,20 +23,20 @@ impl Worker {
     pub async fn run_handlers(
         self: &Arc<Self>,
         key: &str,
-        fresh: Vec<Job>,
+        fresh: Vec<Boxed>,
         row: Row,
-        seen: Vec<Job>,
-    ) -> (Vec<Run>, Vec<Vec<Job>>) {
-        let (mut runs, mut jobs): (Vec<Run>, Vec<Vec<Job>>) = (Vec::new(), Vec::new());
+        seen: Vec<Boxed>,
+    ) -> (Vec<Run>, Vec<Vec<Boxed>>) {
+        let (mut runs, mut jobs): (Vec<Run>, Vec<Vec<Boxed>>) = (Vec::new(), Vec::new());
         for job in seen {
             // Nothing to apply: the commit only answers what became of it.
             runs.push(Run {
                 row: None,
-                events: vec![Handled { purpose: Purpose::Recall, ..self.handled(&job, key, Vec::new(), Bytes::new()) }],
+                events: vec![Handled { purpose: Purpose::Recall, ..handled(&job, Vec::new()) }],
             });
             jobs.push(vec![job]);
         }
-        let fresh = self.count_runs(fresh, key).await;
+        let fresh = self.count_runs(fresh).await;
         let mut state = match (self.function.open)(&row.fields) {
             Ok(state) => state,
             Err(e) => {
@@ -47,7 +46,7 @@ impl Worker {
         };
         let (mut ready, mut done) = (Vec::new(), Vec::new());
         for mut job in fresh {
-            match self.handle(&mut job, key, state.as_mut()).await {
+            match self.handle(&mut job, state.as_mut()).await {
                 Ok(handled) => {
                     state.keep();
                     ready.push(handled);
@@ -76,12 +75,12 @@ impl Worker {
 
     /// An event that was delivered before is counted before anything of it runs, so that one which kills the process is
     /// counted too. Returns those that may still be tried.
-    async fn count_runs(self: &Arc<Self>, fresh: Vec<Job>, key: &str) -> Vec<Job> {
+    async fn count_runs(self: &Arc<Self>, fresh: Vec<Boxed>) -> Vec<Boxed> {
         let mut allowed = Vec::with_capacity(fresh.len());
         for mut job in fresh {
             let once = self.function.at_most_once;
             if once || (job.delivery.place.attempt > 1 && job.runs == 1) {
-                match self.starts.ask(job.mark(self.function.name, key, self.horizon)).await {
+                match self.starts.ask(job.mark.clone()).await {
                     Ok(begun) if once && begun > 1 => {
                         let before = "a run was begun and did not end here: its call may have been made or not";
                         self.bury(job, Reason::OutcomeUnknown, Error::retry(before));
@@ -112,14 +111,15 @@ impl Worker {
     }
 
     /// One event through the handler, within its time; a panic is one failed attempt, not the end of its neighbours.
-    async fn handle(&self, job: &mut Job, key: &str, row: &mut dyn AnyRow) -> Result<Handled> {
+    async fn handle(&self, job: &mut Job, row: &mut dyn AnyRow) -> Result<Handled> {
         let event = match job.event.take() {
             Some(event) => event,
             // A second run after a conflict.
-            None => (self.function.decode)(&job.meta().ty, job.incoming.format, &job.incoming.payload)?,
+            None => (self.function.decode)(&job.meta.ty, job.format, &job.payload)?,
         };
         let (name, table) = (self.function.name, self.function.table);
-        let context = Context::new(job.meta().clone(), key.to_owned(), name, table, job.runs, Some(self.bus.clone()));
+        let context =
+            Context::new(job.meta.clone(), job.mark.key.clone(), name, table, job.runs, Some(self.bus.clone()));
         let started = Instant::now();
         let call = AssertUnwindSafe((self.function.call)(event, row, &context)).catch_unwind();
         let limit = self.limits.timeout.0;
@@ -135,14 +135,15 @@ impl Worker {
             Err(_) => return Err(Error::retry(format!("still running after {limit:?}"))),
         };
         job.outputs = outbox::prepare(drafts, job, self.function.name, self.bus.max_payload())?;
-        let outbox = outbox::encode(&job.outputs);
-        Ok(self.handled(job, key, context.take_ops(), outbox))
+        job.outbox = outbox::encode(&job.outputs);
+        Ok(handled(job, context.take_ops()))
     }
+}
 
-    pub fn handled(&self, job: &Job, key: &str, ops: Vec<Op>, outbox: Bytes) -> Handled {
-        let mark = job.mark(self.function.name, key, self.horizon);
-        Handled { mark, payload_hash: job.payload_hash(), ops, outbox, purpose: Purpose::Apply }
-    }
+/// What to commit of an event.
+pub(crate) fn handled(job: &Job, ops: Vec<Op>) -> Handled {
+    let (mark, outbox) = (job.mark.clone(), job.outbox.clone());
+    Handled { mark, payload_hash: job.payload_hash(), ops, outbox, purpose: Purpose::Apply }
 }
 
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -161,7 +161,7 @@ pub(crate) async fn dry_run(function: &Erased, manifest: &Manifest, config: &Con
     let row = (!function.table.is_empty()).then(|| RowKey { table: function.table, key: key.clone() });
     let found = store.read(&[Ask { row, marks: Vec::new() }]).await?.pop().unwrap_or_default();
     let mut state = (function.open)(&found.row.fields)?;
-    let context = Context::new(incoming.meta, key, function.name, function.table, 1, Some(bus)).dry();
+    let context = Context::new(incoming.meta.into(), key.into(), function.name, function.table, 1, Some(bus)).dry();
     let limit = manifest.limits(config).timeout.0;
     let call = AssertUnwindSafe((function.call)(event, state.as_mut(), &context)).catch_unwind();
     let drafts = match tokio::time::timeout(limit, call).await {

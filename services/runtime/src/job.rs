@@ -1,8 +1,9 @@
 //! One delivery in the hands of a worker.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use oncue_proto::Format;
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 use pbjson_types::Timestamp;
@@ -15,21 +16,28 @@ use crate::store::Mark;
 use crate::trace::Trace;
 use crate::worker::lock;
 
+/// On the heap, since it changes hands often.
+pub(crate) type Boxed = Box<Job>;
+
 /// An event on its way from the pull to the ack.
 pub(crate) struct Job {
     /// Tells deliveries apart within the process.
     pub number: u64,
     pub delivery: Delivery,
-    pub incoming: Incoming,
+    pub meta: Arc<Meta>,
+    pub format: Format,
+    pub payload: Bytes,
     /// The decoded event, until a handler takes it.
     pub event: Option<AnyEvent>,
-    /// What the function is keyed by.
-    pub key: String,
+    /// Who it is to the store, and what the function is keyed by.
+    pub mark: Mark,
     /// On probation: delivered before, and whoever had it then may have died of it.
     pub alone: bool,
     /// Runs of the handler, this one included, as far as is known.
     pub runs: u32,
     pub outputs: Vec<Output>,
+    /// The same as they are stored.
+    pub outbox: Bytes,
     pub trace: Trace,
 }
 
@@ -73,7 +81,8 @@ impl Job {
         delivery: Delivery,
         stream_created: u64,
         function: &'static str,
-    ) -> Result<Self, Box<(Self, Unreadable)>> {
+        horizon: u64,
+    ) -> (Boxed, Option<Unreadable>) {
         let place = &delivery.place;
         let origin = Origin {
             stream: &place.stream,
@@ -90,43 +99,47 @@ impl Job {
                 (Incoming { meta, format: Format::Protobuf, payload }, Some(unreadable))
             }
         };
-        let trace = Trace::start(&incoming.meta, function, place.attempt, incoming.payload.len());
+        let Incoming { meta, format, payload } = incoming;
+        let trace = Trace::start(&meta, function, place.attempt, payload.len());
+        let mark = Mark { sequence: place.sequence, ..Mark::new(function, "", &meta, horizon) };
+        let meta = Arc::new(meta);
         let job = Self {
             number,
             delivery,
-            incoming,
+            meta,
+            format,
+            payload,
             event: None,
-            key: String::new(),
+            mark,
             alone: false,
             runs: 1,
             outputs: Vec::new(),
+            outbox: Bytes::new(),
             trace,
         };
-        match unreadable {
-            None => Ok(job),
-            Some(why) => Err(Box::new((job, why))),
-        }
+        (Box::new(job), unreadable)
     }
 
-    pub fn meta(&self) -> &Meta {
-        &self.incoming.meta
+    /// What the function is keyed by.
+    pub fn key(&self) -> &str {
+        &self.mark.key
+    }
+
+    pub fn set_key(&mut self, key: &str) {
+        (self.mark.key, self.mark.partition) = (key.into(), event::partition(key));
     }
 
     pub fn is_alone(&self) -> bool {
         self.alone
     }
 
-    pub fn mark(&self, function: &'static str, key: &str, horizon: u64) -> Mark {
-        Mark::new(function, key, self.meta(), horizon)
-    }
-
     /// Only a root event can be told from another of its id. One that was caused has its id from its cause, and may
     /// rightly say something else when it is made anew from an older state.
     pub fn payload_hash(&self) -> u64 {
-        if !self.meta().cause.is_empty() {
+        if !self.meta.cause.is_empty() {
             return 0;
         }
-        let hash = event::hash(&[&self.incoming.payload]);
+        let hash = event::hash(&[&self.payload]);
         u64::from_be_bytes(hash[..8].try_into().unwrap_or_default())
     }
 
@@ -142,9 +155,9 @@ impl Job {
             message,
             attempts: self.runs,
             at: at(event::now_ms()),
-            event_id: self.meta().id.clone(),
-            event_type: self.meta().ty.clone(),
-            flow_id: self.meta().flow.clone(),
+            event_id: self.meta.id.clone(),
+            event_type: self.meta.ty.clone(),
+            flow_id: self.meta.flow.clone(),
             stream: place.stream.to_string(),
             sequence: place.sequence,
             envelope: Some(Envelope {
@@ -152,11 +165,11 @@ impl Job {
                 headers: headers.collect(),
                 payload: self.delivery.payload().clone(),
             }),
-            key: self.key.clone(),
+            key: self.key().to_owned(),
             site,
-            redrives: self.meta().redrive.map_or(0, |redrive| redrive.number),
-            time: at(self.meta().time),
-            timed: self.meta().timed,
+            redrives: self.meta.redrive.map_or(0, |redrive| redrive.number),
+            time: at(self.meta.time),
+            timed: self.meta.timed,
             accepted_at: at(place.published),
         }
     }

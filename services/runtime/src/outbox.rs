@@ -1,19 +1,24 @@
 //! What follows from an event: drafts become envelopes with ids of their own, stored by the commit, published from
 //! what was stored.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncue_proto::oncue::v1::{Envelope, Header, Outbox};
+use oncue_proto::oncue::v1::Outbox;
 use oncue_proto::{Draft, Format};
 use prost::Message as _;
+use prost::bytes::BufMut;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
-use crate::bus;
+use crate::bus::Outbound;
 use crate::bus::layout::{self, TIMER};
 use crate::error::{Result, reject};
 use crate::event::{self, Meta};
 use crate::job::Job;
+use crate::store::Frame;
 use crate::trace::Producer;
+use crate::worker::lock;
 
 /// Most events one event may cause at once.
 const MAX_OUTPUTS: usize = 256;
@@ -25,9 +30,35 @@ const MAX_DELAY: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// One event to publish.
 pub(crate) struct Output {
-    pub envelope: Envelope,
+    pub message: Outbound,
     /// Its span, until the publish ack; none for an output that comes back from Redis.
     pub producer: Option<Producer>,
+}
+
+/// The outputs of one commit on their way to their streams.
+pub(crate) struct Outgoing {
+    /// Where they wait.
+    pub key: String,
+    /// What has been settled so far: outputs of an event, and whether they are published.
+    settled: Mutex<Vec<(Frame, bool)>>,
+}
+
+impl Outgoing {
+    pub fn new(key: String) -> Self {
+        Self { key, settled: Mutex::default() }
+    }
+
+    /// Whoever settles the last event of the commit gets back what is left to be published, and what is not.
+    pub fn settle(self: Arc<Self>, job: &Job, published: bool) -> Option<(String, Vec<Frame>, Vec<Frame>)> {
+        if !job.outbox.is_empty() {
+            lock(&self.settled).push((Frame { id: job.mark.id, outputs: job.outbox.clone() }, published));
+        }
+        let Self { key, settled } = Arc::into_inner(self)?;
+        let settled = settled.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (done, left): (Vec<_>, Vec<_>) = settled.into_iter().partition(|(_, published)| *published);
+        let frames = |settled: Vec<(Frame, bool)>| settled.into_iter().map(|(frame, _)| frame).collect();
+        Some((key, frames(left), frames(done)))
+    }
 }
 
 /// Gives drafts their identity. Nothing is committed that could never be published.
@@ -40,15 +71,15 @@ pub(crate) fn prepare(drafts: Vec<Draft>, job: &Job, function: &str, max_payload
     }
     let outputs: Vec<Output> =
         drafts.into_iter().enumerate().map(|(index, draft)| output(index, draft, job, function)).collect();
-    let bytes: usize = outputs.iter().map(|output| bus::size(&output.envelope)).sum();
-    if bytes > MAX_BYTES || outputs.iter().any(|output| bus::size(&output.envelope) > max_payload) {
+    let bytes: usize = outputs.iter().map(|output| output.message.size()).sum();
+    if bytes > MAX_BYTES || outputs.iter().any(|output| output.message.size() > max_payload) {
         return Err(reject(format!("{bytes} bytes of events at once, the limit is {MAX_BYTES} ({max_payload} each)")));
     }
     Ok(outputs)
 }
 
 fn output(index: usize, draft: Draft, job: &Job, function: &str) -> Output {
-    let cause = job.meta();
+    let cause = &job.meta;
     let delay = draft.delay.map_or(0, |delay| delay.as_millis() as u64);
     let id = event::output_id(&cause.id, function, index);
     let producer = job.trace.producer(draft.ty, &id);
@@ -70,31 +101,92 @@ fn output(index: usize, draft: Draft, job: &Job, function: &str) -> Output {
         redrive: None,
     };
     let headers = event::headers(&meta, &draft.key, Format::Protobuf);
-    let headers = headers.into_iter().map(|(name, value)| Header { name, value }).collect();
-    let mut envelope = Envelope { subject: event::subject(draft.ty, &draft.key), headers, payload: draft.payload };
+    let headers = headers.into_iter().map(|(name, value)| (name.into(), value)).collect();
+    let mut message = Outbound { subject: event::subject(draft.ty, &draft.key), headers, payload: draft.payload };
     if draft.delay.is_some() {
         // Due from now on: after an outage a chain of delays must not fire all at once to catch up.
         let due = event::format_time(event::now_ms() + delay);
         let (subject, rule) = (format!("{TIMER}.delayed.{}", meta.id), format!("@at {due}"));
-        envelope = layout::scheduled(subject, &rule, draft.ty, &draft.key, envelope);
+        message = layout::scheduled(subject, &rule, draft.ty, &draft.key, message);
     }
-    Output { envelope, producer: Some(producer) }
+    Output { message, producer: Some(producer) }
 }
 
-/// The form in which outputs wait in Redis; empty for none.
+/// The form in which outputs wait in Redis, `oncue.v1.Outbox`; empty for none. Written from what is to be sent, since the
+/// generated types would want every string once more.
 pub(crate) fn encode(outputs: &[Output]) -> Bytes {
-    if outputs.is_empty() {
-        return Bytes::new();
+    let mut bytes = Vec::new();
+    for Output { message, .. } in outputs {
+        let field = |len: usize| 1 + encoded_len_varint(len as u64) + len;
+        let header = |name: &str, value: &str| field(name.len()) + field(value.len());
+        let headers: usize = message.headers.iter().map(|(name, value)| field(header(name, value))).sum();
+        let (subject, payload) = (message.subject.as_bytes(), &message.payload);
+        put(1, field(subject.len()) + headers + field(payload.len()), &mut bytes);
+        put_bytes(1, subject, &mut bytes);
+        for (name, value) in &message.headers {
+            put(2, header(name, value), &mut bytes);
+            put_bytes(1, name.as_bytes(), &mut bytes);
+            put_bytes(2, value.as_bytes(), &mut bytes);
+        }
+        put_bytes(3, payload, &mut bytes);
     }
-    Outbox { outputs: outputs.iter().map(|output| output.envelope.clone()).collect() }.encode_to_vec().into()
+    bytes.into()
+}
+
+fn put(field: u32, len: usize, bytes: &mut Vec<u8>) {
+    encode_key(field, WireType::LengthDelimited, bytes);
+    encode_varint(len as u64, bytes);
+}
+
+fn put_bytes(field: u32, content: &[u8], bytes: &mut Vec<u8>) {
+    put(field, content.len(), bytes);
+    bytes.put_slice(content);
 }
 
 pub(crate) fn decode(outbox: Bytes) -> Vec<Output> {
     match Outbox::decode(outbox) {
-        Ok(outbox) => outbox.outputs.into_iter().map(|envelope| Output { envelope, producer: None }).collect(),
+        Ok(outbox) => {
+            outbox.outputs.into_iter().map(|envelope| Output { message: envelope.into(), producer: None }).collect()
+        }
         Err(e) => {
             tracing::error!(error = %e, "an outbox in Redis cannot be read; its outputs are not published");
             Vec::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oncue_proto::oncue::v1::{Envelope, Header};
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_the_generated_types_own_form() {
+        let message = |subject: &str, payload: Vec<u8>| Outbound {
+            subject: subject.into(),
+            headers: vec![("ce-id".into(), "a".repeat(200)), ("x".to_owned().into(), String::new())],
+            payload: payload.into(),
+        };
+        for payload in [Vec::new(), vec![7; 3], vec![0; 70_000]] {
+            let outputs: Vec<Output> = ["web.page.milestone", ""]
+                .map(|subject| Output { message: message(subject, payload.clone()), producer: None })
+                .into();
+            let read = Outbox::decode(encode(&outputs)).expect("an outbox");
+            let headers = |message: &Outbound| {
+                let header = |(name, value): &(std::borrow::Cow<'static, str>, String)| Header {
+                    name: name.to_string(),
+                    value: value.clone(),
+                };
+                message.headers.iter().map(header).collect()
+            };
+            let expected = outputs.iter().map(|output| Envelope {
+                subject: output.message.subject.clone(),
+                headers: headers(&output.message),
+                payload: output.message.payload.clone(),
+            });
+            assert_eq!(read.outputs, expected.collect::<Vec<_>>());
+            assert_eq!(decode(encode(&outputs)).len(), 2);
         }
     }
 }

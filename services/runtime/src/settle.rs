@@ -4,71 +4,136 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::future::join_all;
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 use oncue_proto::{Event as _, Format};
 use prost::Message as _;
 
 use crate::bus::layout::DLQ;
-use crate::bus::{Bus, PublishError};
+use crate::bus::{Bus, Outbound, PublishError};
 use crate::error::Error;
 use crate::event::{self, Meta};
 use crate::fault;
-use crate::group::Group;
-use crate::job::{Held, Job, Reason};
-use crate::outbox::{self, Output};
-use crate::store::{self, Status, StoreError};
-use crate::worker::{Worker, lock};
+use crate::job::{Boxed, Held, Job, Reason};
+use crate::outbox::{self, Outgoing, Output};
+use crate::store::{Frame, Status, StoreError};
+use crate::trace::Producer;
+use crate::worker::{Batches, Worker, lock};
 
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// Failures remembered, to tell them from deaths.
 const SURVIVED: usize = 10_000;
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
 
+/// An event that is settled in the store.
+pub(crate) enum Done {
+    /// Just now, with its outputs among those of a whole commit.
+    Applied(Boxed, Option<Arc<Outgoing>>),
+    /// Before, and these of its outputs may not be published yet.
+    Before(Boxed, Bytes),
+}
+
+/// An event, what is to be published of it, and the outputs of its commit.
+type Followed = (Boxed, Vec<Output>, Option<Arc<Outgoing>>);
+
 impl Worker {
     /// The events are committed: publishes what follows from them, what Redis has stored where it says so, then acks.
-    pub(crate) fn follow_all(self: &Arc<Self>, jobs: Vec<(Job, Option<bytes::Bytes>)>) {
-        let worker = self.clone();
-        tokio::spawn(async move { join_all(jobs.into_iter().map(|(job, stored)| worker.follow(job, stored))).await });
+    pub(crate) fn follow(self: &Arc<Self>, done: Vec<Done>) {
+        let (mut applied, mut before) = (Vec::new(), Vec::new());
+        for one in done {
+            match one {
+                Done::Applied(mut job, outgoing) => {
+                    let outputs = std::mem::take(&mut job.outputs);
+                    applied.push((job, outputs, outgoing));
+                }
+                Done::Before(mut job, outbox) => {
+                    job.outbox = Bytes::new(); // what this run made of it was not stored
+                    before.push((job, outbox::decode(outbox), None));
+                }
+            }
+        }
+        for (events, outcome) in [(applied, "applied"), (before, "duplicate")] {
+            if !events.is_empty() {
+                let worker = self.clone();
+                tokio::spawn(async move { worker.publish_and_ack(events, outcome).await });
+            }
+        }
     }
 
-    async fn follow(&self, mut job: Job, stored: Option<bytes::Bytes>) {
-        let outcome = if stored.is_some() { "duplicate" } else { "applied" };
-        let outputs = match stored {
-            Some(outbox) => outbox::decode(outbox),
-            None => std::mem::take(&mut job.outputs),
-        };
+    async fn publish_and_ack(&self, events: Vec<Followed>, outcome: &'static str) {
+        let (mut outputs, mut jobs, mut unmarked) = (Vec::new(), Vec::new(), Vec::new());
+        for (job, own, outgoing) in events {
+            jobs.push((job, own.len(), outgoing));
+            outputs.extend(own);
+        }
         if !outputs.is_empty() {
             fault::point("publish.begin");
-            let published = match (&self.batches, outcome) {
-                (Some(batches), "applied") => publish_together(batches, &outputs).await,
-                _ => publish(&self.bus, &outputs).await, // a batch with an id that is known is refused whole
-            };
-            if let Err(e) = published {
+        }
+        let mut published = self.publish(outputs, outcome).await.into_iter();
+        let mut settled = Vec::with_capacity(jobs.len());
+        for (job, count, outgoing) in jobs {
+            let failed = published.by_ref().take(count).filter_map(Result::err).last();
+            unmarked.extend(outgoing.and_then(|outgoing| outgoing.settle(&job, failed.is_none())));
+            if let Some(e) = failed {
                 job.trace.failed("publish", &e.to_string());
-                return self.give_back(job, &e.to_string()).await; // committed: comes back as a duplicate, to publish again
+                self.give_back(job, &e.to_string()).await; // committed: comes back as a duplicate, to publish again
+                continue;
             }
-            fault::point("publish.done");
-            let mark = job.mark(self.function.name, &job.key, self.horizon);
-            if let Err(e) = self.published(&store::outbox_key(&mark)).await {
-                tracing::warn!(error = %e, "outputs are published but not marked so; the sweeper will publish them again");
+            if count > 0 {
+                fault::point("publish.done");
             }
+            self.bus.ack(&job.delivery.ticket()).await;
+            fault::point("ack.done");
+            settled.push(job);
+        }
+        for (key, left, done) in unmarked {
+            self.mark(key, &left, &done).await;
+        }
+        for job in settled {
+            self.settled(&job, outcome);
+        }
+    }
+
+    /// Where batches pay, what was just committed goes out with that of others. Not what was committed before: a batch
+    /// with an id that is known is refused whole.
+    async fn publish(&self, outputs: Vec<Output>, outcome: &str) -> Vec<Result<(), PublishError>> {
+        match &self.batches {
+            Some(batches) if outcome == "applied" && !outputs.is_empty() => publish_together(batches, outputs).await,
+            _ => publish(&self.bus, outputs).await,
+        }
+    }
+
+    /// The outputs of a whole commit are settled.
+    pub(crate) async fn mark(&self, key: String, left: &[Frame], done: &[Frame]) {
+        let marked = match (left, done) {
+            ([], _) => self.marks.ask(key).await,
+            (_, []) => return,
+            _ => self.store.split(&key, left, if self.keep_outputs.is_zero() { &[] } else { done }).await,
+        };
+        if let Err(e) = marked {
+            tracing::warn!(error = %e, "outputs are published but not marked so; the sweeper will publish them again");
+        }
+        for _ in done {
             fault::point("mark.done");
         }
-        self.finish(job, outcome).await;
     }
 
     /// Nothing more to do for this delivery.
-    pub(crate) async fn finish(&self, job: Job, outcome: &'static str) {
+    pub(crate) async fn finish(&self, job: Boxed, outcome: &'static str) {
         self.bus.ack(&job.delivery.ticket()).await;
         fault::point("ack.done");
+        self.settled(&job, outcome);
+    }
+
+    fn settled(&self, job: &Job, outcome: &'static str) {
         self.counters.settled(outcome);
         job.trace.end(outcome);
         self.release(job.number);
     }
 
     /// The handler failed: again later, or set aside when it says so or was tried often enough.
-    pub(crate) fn fail(self: &Arc<Self>, job: Job, error: Error) {
+    pub(crate) fn fail(self: &Arc<Self>, job: Boxed, error: Error) {
         if error.rejected {
             return self.bury(job, Reason::Rejected, error);
         }
@@ -81,19 +146,19 @@ impl Worker {
     }
 
     /// Again later, without a failed attempt.
-    pub(crate) fn put_back(self: &Arc<Self>, jobs: Vec<Job>, why: &'static str) {
+    pub(crate) fn put_back(self: &Arc<Self>, jobs: Vec<Boxed>, why: &'static str) {
         let worker = self.clone();
         tokio::spawn(async move { join_all(jobs.into_iter().map(|job| worker.give_back(job, why))).await });
     }
 
     /// NAK with a growing delay, but only while the server surely still believes the event to be ours: later it may have
     /// gone to another worker, whom a NAK would rob of it.
-    async fn give_back(&self, job: Job, why: &str) {
+    async fn give_back(&self, job: Boxed, why: &str) {
         let ours =
             lock(&self.held).get(&job.number).is_some_and(|held| held.heard.elapsed() < self.limits.ack_wait.0 * 2 / 3);
         let delay = retry_delay(job.delivery.place.attempt, fastrand::f64());
         let log = job.trace.context().attach();
-        tracing::warn!(event = job.meta().id, runs = job.runs, delay = ?delay, why, "will be tried again");
+        tracing::warn!(event = job.meta.id, runs = job.runs, delay = ?delay, why, "will be tried again");
         drop(log);
         if ours {
             self.bus.retry(&job.delivery.ticket(), delay).await;
@@ -112,7 +177,7 @@ impl Worker {
     }
 
     /// What the commit refused, set aside.
-    pub(crate) fn refuse(self: &Arc<Self>, job: Job, reason: Reason) {
+    pub(crate) fn refuse(self: &Arc<Self>, job: Boxed, reason: Reason) {
         let words = match reason {
             Reason::TooOld => "older than the horizon, it cannot be proven new",
             Reason::Clock => "its time lies in the future",
@@ -124,16 +189,17 @@ impl Worker {
 
     /// Dead-letters: published with a fixed id and acked by the stream, then recorded, then the input is acked. A crash
     /// in between repeats what was done without doubling it.
-    pub(crate) fn bury(self: &Arc<Self>, mut job: Job, reason: Reason, Error { message, site, .. }: Error) {
-        if job.key.is_empty() && matches!(reason, Reason::Unreadable(_) | Reason::Loop) {
-            job.key.clone_from(&job.incoming.meta.id);
+    pub(crate) fn bury(self: &Arc<Self>, mut job: Boxed, reason: Reason, Error { message, site, .. }: Error) {
+        if job.key().is_empty() && matches!(reason, Reason::Unreadable(_) | Reason::Loop) {
+            let id = job.meta.clone();
+            job.set_key(&id.id);
         }
         job.trace.failed(reason.as_str(), &message);
         let worker = self.clone();
         tokio::spawn(async move { worker.set_aside(job, reason, message, site).await });
     }
 
-    async fn set_aside(&self, job: Job, reason: Reason, message: String, site: String) {
+    async fn set_aside(self: &Arc<Self>, job: Boxed, reason: Reason, message: String, site: String) {
         fault::point("bury.begin");
         let mut letter = job.dead_letter(self.function.name, reason, cut(&message), site);
         let mut published = self.bus.publish(&dead_letter(&letter, &job, self.function.name)).await;
@@ -151,9 +217,9 @@ impl Worker {
             // Meanwhile another worker has applied it, so the letter says what is not so. (An id used again is another event.)
             Ok(Status::Duplicate(outbox)) if reason != Reason::IdReuse => {
                 if let Err(e) = self.bus.delete_message(DLQ, written).await {
-                    tracing::warn!(error = %e, event = job.meta().id, "a dead letter of an applied event stays");
+                    tracing::warn!(error = %e, event = job.meta.id, "a dead letter of an applied event stays");
                 }
-                return self.follow(job, Some(outbox.unwrap_or_default())).await;
+                return self.follow(vec![Done::Before(job, outbox.unwrap_or_default())]);
             }
             Ok(_) => {}
             Err(e) => tracing::warn!(error = %e, "a dead letter is not recorded; a redelivery would write it again"),
@@ -162,8 +228,8 @@ impl Worker {
         {
             let _log = job.trace.context().attach();
             tracing::error!(
-                event = job.meta().id,
-                ty = job.meta().ty,
+                event = job.meta.id,
+                ty = job.meta.ty,
                 reason = reason.as_str(),
                 why = message,
                 "dead-lettered"
@@ -191,37 +257,38 @@ impl Worker {
             }
         }
     }
-
-    pub(crate) async fn published(&self, outbox_key: &str) -> Result<(), StoreError> {
-        self.marks.ask(outbox_key.to_owned()).await
-    }
 }
 
-/// All of them, each awaited; the first failure is returned once every answer is in.
-pub(crate) async fn publish(bus: &Bus, outputs: &[Output]) -> Result<(), PublishError> {
-    let publish_one = async |output: &Output| {
-        let published = bus.publish(&output.envelope).await;
-        fault::point("publish.one");
-        if let Some(producer) = &output.producer {
-            producer.end(published.as_ref().err().map(ToString::to_string).as_deref());
-        }
-        published.map(|_| ())
-    };
-    join_all(outputs.iter().map(publish_one)).await.into_iter().collect()
-}
-
-/// The same with those of other events in one batch.
-async fn publish_together(
-    batches: &Group<Vec<Envelope>, Result<(), PublishError>>,
-    outputs: &[Output],
-) -> Result<(), PublishError> {
-    let envelopes = outputs.iter().map(|output| output.envelope.clone()).collect();
-    let published = batches.ask(envelopes).await.unwrap_or_else(|e| Err(PublishError::Unknown(e.to_string())));
-    fault::point("publish.one");
-    for producer in outputs.iter().filter_map(|output| output.producer.as_ref()) {
-        producer.end(published.as_ref().err().map(ToString::to_string).as_deref());
-    }
+/// What became of each, once that is known of all.
+pub(crate) async fn publish(bus: &Bus, outputs: Vec<Output>) -> Vec<Result<(), PublishError>> {
+    let (messages, producers) = parts(outputs);
+    let published: Vec<_> = bus.publish_each(messages).await.into_iter().map(|answer| answer.map(|_| ())).collect();
+    end(&producers, &published);
     published
+}
+
+/// The same with those of other runs in one batch.
+async fn publish_together(batches: &Batches, outputs: Vec<Output>) -> Vec<Result<(), PublishError>> {
+    let (messages, producers) = parts(outputs);
+    let unknown = |e: StoreError| vec![Err(PublishError::Unknown(e.to_string())); producers.len()];
+    let published = batches.ask(messages).await.unwrap_or_else(unknown);
+    for _ in &published {
+        fault::point("publish.one");
+    }
+    end(&producers, &published);
+    published
+}
+
+fn parts(outputs: Vec<Output>) -> (Vec<Outbound>, Vec<Option<Producer>>) {
+    outputs.into_iter().map(|output| (output.message, output.producer)).unzip()
+}
+
+fn end(producers: &[Option<Producer>], published: &[Result<(), PublishError>]) {
+    for (producer, answer) in producers.iter().zip(published) {
+        if let Some(producer) = producer {
+            producer.end(answer.as_ref().err().map(ToString::to_string).as_deref());
+        }
+    }
 }
 
 /// The first 4 KiB: an error may quote a whole payload.
@@ -239,14 +306,14 @@ fn retry_delay(attempt: u32, random: f64) -> Duration {
 fn dead_letter(letter: &DeadLetter, job: &Job, function: &str) -> Envelope {
     let carrier = crate::telemetry::inject(&job.trace.context());
     let meta = Meta {
-        id: event::dead_letter_id(&job.meta().id, function, letter.redrives),
+        id: event::dead_letter_id(&job.meta.id, function, letter.redrives),
         source: format!("/{function}"),
         ty: DeadLetter::TYPE.to_owned(),
         time: event::now_ms(),
         timed: true,
-        flow: job.meta().flow.clone(),
-        cause: job.meta().id.clone(),
-        hops: job.meta().hops,
+        flow: job.meta.flow.clone(),
+        cause: job.meta.id.clone(),
+        hops: job.meta.hops,
         traceparent: carrier.traceparent,
         tracestate: carrier.tracestate,
         baggage: carrier.baggage,
@@ -255,7 +322,7 @@ fn dead_letter(letter: &DeadLetter, job: &Job, function: &str) -> Envelope {
     let headers = event::headers(&meta, function, Format::Protobuf);
     Envelope {
         subject: format!("{DLQ}.{function}"),
-        headers: headers.into_iter().map(|(name, value)| Header { name, value }).collect(),
+        headers: headers.into_iter().map(|(name, value)| Header { name: name.to_owned(), value }).collect(),
         payload: letter.encode_to_vec().into(),
     }
 }

@@ -49,12 +49,14 @@ impl Worker {
     }
 
     async fn publish_again(&self, left: Vec<Unpublished>) {
-        for Unpublished { outbox_key, outbox } in left {
-            let outputs = outbox::decode(outbox);
-            tracing::info!(outbox = outbox_key, outputs = outputs.len(), "publishing what stayed behind");
-            if publish(&self.bus, &outputs).await.is_ok() {
-                let _ = self.published(&outbox_key).await;
+        for Unpublished { outbox_key, frames } in left {
+            tracing::info!(outbox = outbox_key, events = frames.len(), "publishing what stayed behind");
+            let (mut done, mut left) = (Vec::new(), Vec::new());
+            for frame in frames {
+                let answers = publish(&self.bus, outbox::decode(frame.outputs.clone())).await;
+                if answers.iter().all(Result::is_ok) { done.push(frame) } else { left.push(frame) }
             }
+            self.mark(outbox_key, &left, &done).await;
         }
     }
 
@@ -76,10 +78,10 @@ impl Worker {
                     break;
                 }
                 from += kept.len();
-                for outbox in kept {
-                    let again = outbox::decode(outbox.outbox);
-                    outputs += again.len();
-                    if let Err(e) = publish(&self.bus, &again).await {
+                for frame in kept.into_iter().flat_map(|kept| kept.frames) {
+                    let answers = publish(&self.bus, outbox::decode(frame.outputs)).await;
+                    outputs += answers.len();
+                    if let Some(e) = answers.into_iter().find_map(Result::err) {
                         self.store.renew(&lease, 1).await?;
                         return Err(StoreError::refused(e.to_string()));
                     }

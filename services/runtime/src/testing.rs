@@ -19,5 +19,5 @@ use crate::event::{Meta, Origin};
 pub fn context(key: &str) -> Context {
     let origin =
         Origin { stream: "test", stream_created: 1, sequence: 1, published: 1000, subject: "test.event.happened" };
-    Context::new(Meta::of_origin(&origin), key.to_owned(), "test", "", 1, None)
+    Context::new(Meta::of_origin(&origin).into(), key.into(), "test", "", 1, None)
 }

@@ -13,11 +13,10 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::join_all;
 use oncue_proto::DecodeError;
-use oncue_proto::oncue::v1::Envelope;
 use tokio::sync::{Notify, RwLock, watch};
 
 use crate::bus::pull::{Delivery, Pull};
-use crate::bus::{Bus, PublishError};
+use crate::bus::{Bus, Outbound, PublishError};
 use crate::config::Limits;
 use crate::discovery::Counters;
 use crate::error::Error;
@@ -25,8 +24,11 @@ use crate::event::MAX_HOPS;
 use crate::fault::{self, Sabotage};
 use crate::function::Erased;
 use crate::group::Group;
-use crate::job::{Held, Job, Pulse, Reason};
-use crate::store::{Ask, Found, Handled, Mark, Purpose, RowKey, Run, Status, Store, StoreError};
+use crate::handle::handled;
+use crate::job::{Boxed, Held, Job, Pulse, Reason};
+use crate::outbox::Outgoing;
+use crate::settle::Done;
+use crate::store::{Ask, Committed, Found, Handled, Mark, Purpose, RowKey, Run, Status, Store, StoreError};
 use crate::watchdog::{self, Watchdog};
 
 /// Events and runs in one read or commit: enough to fill a round trip, few enough that Redis, which does nothing else
@@ -34,6 +36,9 @@ use crate::watchdog::{self, Watchdog};
 const GROUP: usize = 256;
 /// Fresh starts after `conflict` before an event goes back to the stream.
 const RERUNS: usize = 8;
+
+/// Outputs of a run go in, what became of each comes out.
+pub(crate) type Batches = Group<Vec<Outbound>, Vec<Result<(), PublishError>>>;
 
 /// One function at work in one process.
 pub(crate) struct Worker {
@@ -48,13 +53,13 @@ pub(crate) struct Worker {
     pub store: Store,
     pub counters: Counters,
     reads: Group<Ask, Found>,
-    commits: Group<Run, Vec<Status>>,
+    commits: Group<Run, (Vec<Status>, Option<Arc<Outgoing>>)>,
     pub starts: Group<Mark, u32>,
     pub marks: Group<String, ()>,
     /// Where batches pay, outputs of many events go out together.
-    pub batches: Option<Group<Vec<Envelope>, Result<(), PublishError>>>,
+    pub batches: Option<Batches>,
     /// Events waiting for their turn, by key; a key is present while a task works on it.
-    lanes: Mutex<HashMap<String, VecDeque<Job>>>,
+    lanes: Mutex<HashMap<Arc<str>, VecDeque<Boxed>>>,
     pub held: Mutex<HashMap<u64, Held>>,
     in_hand: AtomicUsize,
     freed: Notify,
@@ -95,17 +100,13 @@ impl Worker {
             keep_outputs: settings.keep_outputs,
             stream_created,
             bus,
-            reads: group(&store, |ask| ask.marks.len(), |store, asks: Vec<Ask>| async move { store.read(&asks).await }),
-            commits: group(
-                &store,
-                |run| run.events.len(),
-                |store, runs: Vec<Run>| async move { store.commit(&runs).await },
-            ),
-            starts: group(&store, |_| 1, |store, marks: Vec<Mark>| async move { store.started(&marks).await }),
+            reads: group(&store, |ask: &Ask| ask.marks.len(), |store, asks| async move { store.read(&asks).await }),
+            commits: group(&store, weight, |store, runs| async move { Ok(shared(store.commit(&runs).await?)) }),
+            starts: group(&store, |_| 1, |store, marks| async move { store.started(&marks).await }),
             marks: group(
                 &store,
                 |_| 1,
-                move |store, keys: Vec<String>| async move {
+                move |store, keys: Arc<Vec<String>>| async move {
                     store.published(&keys, keep).await.map(|()| vec![(); keys.len()])
                 },
             ),
@@ -168,25 +169,25 @@ impl Worker {
         let held = Held { ticket: delivery.ticket(), heard: self.pulse.heard() };
         lock(&self.held).insert(number, held);
         fault::point("pulled");
-        let mut job = match Job::read(number, delivery, self.stream_created, self.function.name) {
-            Ok(job) => job,
-            Err(unreadable) => {
-                let (job, why) = *unreadable;
-                return self.bury(job, Reason::Unreadable(why.reason), Error::retry(why.message));
-            }
-        };
-        if job.meta().hops >= MAX_HOPS {
+        let (mut job, unreadable) = Job::read(number, delivery, self.stream_created, self.function.name, self.horizon);
+        if let Some(why) = unreadable {
+            return self.bury(job, Reason::Unreadable(why.reason), Error::retry(why.message));
+        }
+        if job.meta.hops >= MAX_HOPS {
             let far = format!("{MAX_HOPS} functions since its root event");
             return self.bury(job, Reason::Loop, Error::retry(far));
         }
         job.alone = job.delivery.place.attempt > 1 && !self.ended_well(&job);
         // `keyed_by` is the author's code: its panic must not take the process with everybody's events.
         let decoded = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            let event = (self.function.decode)(&job.meta().ty, job.incoming.format, &job.incoming.payload)?;
+            let event = (self.function.decode)(&job.meta.ty, job.format, &job.payload)?;
             Ok::<_, DecodeError>(((self.function.key)(&event), event))
         }));
         match decoded {
-            Ok(Ok((key, event))) => (job.key, job.event) = (key, Some(event)),
+            Ok(Ok((key, event))) => {
+                job.set_key(&key);
+                job.event = Some(event);
+            }
             Ok(Err(e)) => return self.bury(job, Reason::Unreadable("decode"), Error::retry(e.0)),
             Err(_) => {
                 let error = Error::retry("finding its key panicked").at(watchdog::take_panic_site());
@@ -194,10 +195,10 @@ impl Worker {
             }
         }
         let mut lanes = lock(&self.lanes);
-        if let Some(lane) = lanes.get_mut(&job.key) {
+        if let Some(lane) = lanes.get_mut(job.key()) {
             return lane.push_back(job);
         }
-        let key = job.key.clone();
+        let key = job.mark.key.clone();
         lanes.insert(key.clone(), VecDeque::from([job]));
         drop(lanes);
         let worker = self.clone();
@@ -222,14 +223,13 @@ impl Worker {
 
     /// What has gathered for the key. Two copies of one event never share a run, since the second must see the first, and
     /// an event on probation shares it with nobody.
-    fn next_run(&self, key: &str) -> Option<Vec<Job>> {
+    fn next_run(&self, key: &str) -> Option<Vec<Boxed>> {
         let mut lanes = lock(&self.lanes);
         let lane = lanes.get_mut(key)?;
-        let (mut ids, mut events) = (HashSet::new(), Vec::new());
+        let (mut ids, mut events) = (HashSet::new(), Vec::<Boxed>::new());
         while events.len() < GROUP {
-            let alone = events.last().is_some_and(Job::is_alone);
-            let fits =
-                |job: &mut Job| !alone && (events.is_empty() || !job.is_alone()) && ids.insert(job.meta().id.clone());
+            let alone = events.last().is_some_and(|job| job.is_alone());
+            let fits = |job: &mut Boxed| !alone && (events.is_empty() || !job.is_alone()) && ids.insert(job.mark.id);
             let Some(next) = lane.pop_front_if(fits) else { break };
             events.push(next);
         }
@@ -242,15 +242,16 @@ impl Worker {
 
     /// The whole life of the events of one key, from the read to the ack. Crash anywhere: the server delivers again, and
     /// whatever had been committed answers `duplicate` with the outputs that still have to be published.
-    async fn process(self: &Arc<Self>, key: &str, mut events: Vec<Job>) {
+    async fn process(self: &Arc<Self>, key: &str, mut events: Vec<Boxed>) {
         let (_shared, _alone);
-        if events.iter().any(Job::is_alone) {
+        if events.iter().any(|job| job.is_alone()) {
             _alone = self.probation.write().await;
         } else {
             _shared = self.probation.read().await;
         }
         for _ in 0..RERUNS {
-            let found = match self.reads.ask(self.question(key, &events)).await {
+            let marks = events.iter().map(|job| job.mark.clone()).collect();
+            let found = match self.reads.ask(Ask { row: self.row_key(key), marks }).await {
                 Ok(found) => found,
                 Err(e) => return self.fault(events, &e),
             };
@@ -262,8 +263,8 @@ impl Worker {
             let answers = join_all(runs.into_iter().map(|run| self.commits.ask(run))).await;
             let (mut again, mut done) = (Vec::new(), Vec::new());
             for (jobs, answer) in jobs.into_iter().zip(answers) {
-                let statuses = match answer {
-                    Ok(statuses) => statuses,
+                let (statuses, outgoing) = match answer {
+                    Ok(committed) => committed,
                     Err(e) => {
                         self.fault(jobs, &e);
                         continue;
@@ -273,9 +274,9 @@ impl Worker {
                     job.trace.committed(started, &status);
                     fault::point("commit.done");
                     match status {
-                        Status::Applied => done.push((job, None)),
-                        Status::Duplicate(outbox) => done.push((job, Some(outbox.unwrap_or_default()))),
-                        Status::Dead => done.push((job, Some(Bytes::new()))),
+                        Status::Applied => done.push(Done::Applied(job, outgoing.clone())),
+                        Status::Duplicate(outbox) => done.push(Done::Before(job, outbox.unwrap_or_default())),
+                        Status::Dead => done.push(Done::Before(job, Bytes::new())),
                         Status::Conflict => again.push(job),
                         Status::TooOld => self.refuse(job, Reason::TooOld),
                         Status::Clock => self.refuse(job, Reason::Clock),
@@ -284,7 +285,7 @@ impl Worker {
                     }
                 }
             }
-            self.follow_all(done);
+            self.follow(done);
             if again.is_empty() {
                 return;
             }
@@ -295,25 +296,20 @@ impl Worker {
         self.put_back(events, "the row keeps changing under it");
     }
 
-    fn question(&self, key: &str, events: &[Job]) -> Ask {
-        let marks = events.iter().map(|job| job.mark(self.function.name, key, self.horizon)).collect();
-        Ask { row: self.row_key(key), marks }
-    }
-
     fn row_key(&self, key: &str) -> Option<RowKey> {
         let table = self.function.table;
         (!table.is_empty()).then(|| RowKey { table, key: key.to_owned() })
     }
 
     /// What the broken twins do before the commit.
-    async fn sabotage(&self, jobs: &[Vec<Job>]) {
+    async fn sabotage(&self, jobs: &[Vec<Boxed>]) {
         for job in jobs.iter().flatten() {
             if fault::sabotaged(Sabotage::AckFirst) {
                 self.bus.ack(&job.delivery.ticket()).await;
                 self.bus.flush().await;
             }
             if fault::sabotaged(Sabotage::PublishFirst) {
-                let _ = join_all(job.outputs.iter().map(|output| self.bus.publish(&output.envelope))).await;
+                self.bus.publish_each(job.outputs.iter().map(|output| output.message.clone()).collect()).await;
             }
         }
         fault::point("handler.done");
@@ -321,20 +317,19 @@ impl Worker {
 
     /// Records that an event is dead-lettered.
     pub async fn commit_dead(&self, job: &Job) -> Result<Status, StoreError> {
-        let handled = self.handled(job, &job.key, Vec::new(), Bytes::new());
-        let handled = Handled { purpose: Purpose::Bury, ..handled };
-        let mut statuses = self.commits.ask(Run { row: None, events: vec![handled] }).await?;
+        let handled = Handled { purpose: Purpose::Bury, outbox: Bytes::new(), ..handled(job, Vec::new()) };
+        let (mut statuses, _) = self.commits.ask(Run { row: None, events: vec![handled] }).await?;
         Ok(statuses.pop().unwrap_or(Status::Dead))
     }
 
-    pub fn retry_all(self: &Arc<Self>, jobs: Vec<Job>, why: &dyn std::fmt::Display) {
+    pub fn retry_all(self: &Arc<Self>, jobs: Vec<Boxed>, why: &dyn std::fmt::Display) {
         for job in jobs {
             self.fail(job, Error::retry(why));
         }
     }
 
     /// What Redis refuses for these events fails before their runs are counted: each delivery is one attempt.
-    pub fn fault(self: &Arc<Self>, mut jobs: Vec<Job>, why: &StoreError) {
+    pub fn fault(self: &Arc<Self>, mut jobs: Vec<Boxed>, why: &StoreError) {
         for job in &mut jobs {
             job.runs = job.runs.max(job.delivery.place.attempt);
         }
@@ -351,29 +346,43 @@ impl Worker {
 /// A queue of its own in front of one of the store's calls.
 fn group<Q, A, F, Fut>(store: &Store, weight: fn(&Q) -> usize, call: F) -> Group<Q, A>
 where
-    Q: Clone + Send + Sync + 'static,
+    Q: Send + Sync + 'static,
     A: Send + 'static,
-    F: Fn(Store, Vec<Q>) -> Fut + Send + Sync + 'static,
+    F: Fn(Store, Arc<Vec<Q>>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<Vec<A>, StoreError>> + Send,
 {
     let store = store.clone();
     Group::new(GROUP, weight, move |requests| call(store.clone(), requests))
 }
 
+/// A commit is heavy by its events, and by the bytes of what follows from them.
+fn weight(run: &Run) -> usize {
+    run.events.iter().map(|handled| 1 + handled.outbox.len() / 4096).sum()
+}
+
+/// What each run needs to know of the commit it was in: its own statuses, and the outputs of all.
+fn shared(Committed { statuses, outbox }: Committed) -> Vec<(Vec<Status>, Option<Arc<Outgoing>>)> {
+    let outgoing = outbox.map(|key| Arc::new(Outgoing::new(key)));
+    let of_run = |statuses: Vec<Status>| {
+        let outgoing = outgoing.clone().filter(|_| statuses.contains(&Status::Applied));
+        (statuses, outgoing)
+    };
+    statuses.into_iter().map(of_run).collect()
+}
+
 /// What gathers while a batch is on its way is the next one.
-fn batches(bus: &Bus) -> Group<Vec<Envelope>, Result<(), PublishError>> {
+fn batches(bus: &Bus) -> Batches {
     let bus = bus.clone();
-    Group::new(GROUP, Vec::len, move |events: Vec<Vec<Envelope>>| {
+    Group::new(GROUP, Vec::len, move |runs: Arc<Vec<Vec<Outbound>>>| {
         let bus = bus.clone();
         async move {
-            let lengths: Vec<usize> = events.iter().map(Vec::len).collect();
-            let mut answers = bus.publish_all(&events.concat()).await.into_iter();
-            Ok(lengths.into_iter().map(|n| answers.by_ref().take(n).collect()).collect())
+            let mut answers = bus.publish_all(runs.concat()).await.into_iter();
+            Ok(runs.iter().map(|run| answers.by_ref().take(run.len()).collect()).collect())
         }
     })
 }
 
-fn partition(events: Vec<Job>, seen: &[bool]) -> (Vec<Job>, Vec<Job>) {
+fn partition(events: Vec<Boxed>, seen: &[bool]) -> (Vec<Boxed>, Vec<Boxed>) {
     if fault::sabotaged(Sabotage::NoSeenMarks) {
         return (Vec::new(), events);
     }

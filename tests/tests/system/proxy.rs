@@ -128,7 +128,7 @@ async fn exactly_the_next_reply_of_a_commit_is_lost() {
     redis.ping().await.expect("other replies pass");
     assert!(commit(2).await.expect_err("its reply is lost").away);
     let again = until("the client is connected again", async || commit(2).await.ok()).await;
-    assert_eq!(again, [[oncue::store::Status::Duplicate(None)]], "it had been executed");
+    assert_eq!(again.statuses, [[oncue::store::Status::Duplicate(None)]], "it had been executed");
     assert_eq!(proxy.fired_of("lost answer"), 1);
     drop(house);
 }

@@ -37,7 +37,7 @@ fn add(by: i64) -> (&'static str, Change) {
 }
 
 async fn commit(store: &Store, run: Run) -> Vec<Status> {
-    store.commit(&[run]).await.expect("a commit").remove(0)
+    store.commit(&[run]).await.expect("a commit").statuses.remove(0)
 }
 
 async fn version(store: &Store) -> u64 {

@@ -91,7 +91,7 @@ fn record(letter: &Letter, why: &str, who: &str) -> Envelope {
         redrive: None,
     };
     let headers = event::headers(&meta, &inner.function, Format::Protobuf);
-    let headers = headers.into_iter().map(|(name, value)| Header { name, value }).collect();
+    let headers = headers.into_iter().map(|(name, value)| Header { name: name.to_owned(), value }).collect();
     Envelope { subject: DeadLetterDropped::TYPE.to_owned(), headers, payload: record.encode_to_vec().into() }
 }
 

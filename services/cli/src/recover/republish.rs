@@ -81,8 +81,8 @@ async fn again(partition: u32, since: u64, bus: &Bus, store: &Store, tally: &mut
         }
         from += kept.len();
         let mut outputs: Vec<Envelope> = Vec::new();
-        for outbox in kept {
-            match Outbox::decode(outbox.outbox) {
+        for frame in kept.into_iter().flat_map(|kept| kept.frames) {
+            match Outbox::decode(frame.outputs) {
                 Ok(outbox) => outputs.extend(outbox.outputs),
                 Err(_) => tally.unreadable += 1,
             }

@@ -46,14 +46,15 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     if let Some(regression) = &regression {
         remark(regression);
     }
-    let found = regression.map(|regression| regression.since.saturating_sub(MARGIN.as_millis() as u64));
+    let found = regression.as_ref().map(|regression| regression.since.saturating_sub(MARGIN.as_millis() as u64));
     let since = args.since.or(found).ok_or_else(|| {
         Failure::usage("no worker has seen Redis go back in time")
             .advise("if you know better, say when the loss began: `oncue recover redis --since 15m`")
     })?;
     let mut ways = Vec::new();
     for manifest in &manifests {
-        ways.extend(way(manifest, since, &bus).await?);
+        let lost = regression.as_ref().and_then(|regression| regression.from.get(&manifest.name).copied());
+        ways.extend(way(manifest, since, lost, &bus).await?);
     }
     warn(&ways, since, &bus, settings).await?;
     let most: u64 = ways.iter().filter(|way| way.from.is_some()).map(|way| way.most).sum();
@@ -65,14 +66,15 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     say(paint(GOOD, "Workers may be started again: what survived is skipped, what was lost is applied."));
     remark(paint(
         DIM,
-        "When they have caught up (`oncue ps`), `oncue audit` tells whether anything is still missing: an event that \
-         had waited for long before it was applied needs an earlier --since.",
+        "When they have caught up (`oncue ps`), `oncue audit` tells whether anything is still missing: what a worker had \
+         applied that did not live to say so may need an earlier --since.",
     ));
     Ok(exit::OK)
 }
 
-/// `None` for a function that has no consumer: it begins with the whole stream anyway.
-async fn way(manifest: &Manifest, since: u64, bus: &Bus) -> Result<Option<Way>, Failure> {
+/// `None` for a function that has no consumer: it begins with the whole stream anyway. `lost` is the lowest place of what
+/// its workers know to be lost, which may have been published long before.
+async fn way(manifest: &Manifest, since: u64, lost: Option<u64>, bus: &Bus) -> Result<Option<Way>, Failure> {
     let (function, stream) = (&manifest.name, &manifest.stream);
     let consumer = match bus.api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null).await {
         Ok(info) => info,
@@ -90,7 +92,7 @@ async fn way(manifest: &Manifest, since: u64, bus: &Bus) -> Result<Option<Way>, 
     let last = info["state"]["last_seq"].as_u64().unwrap_or(0);
     // Never ahead of what is still to be done: that would skip it.
     let floor = consumer["ack_floor"]["stream_seq"].as_u64().unwrap_or(0);
-    let from = first.map(|first| first.min(floor + 1)).filter(|from| *from <= floor);
+    let from = first.map(|first| first.min(lost.unwrap_or(first)).min(floor + 1)).filter(|from| *from <= floor);
     let most = from.map_or(0, |from| (last + 1).saturating_sub(from));
     Ok(Some(Way { function: function.clone(), stream: stream.clone(), from, most }))
 }

@@ -7,10 +7,9 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use oncue_proto::oncue::v1::{Envelope, Header};
 use serde_json::{Map, Value, json};
 
-use super::{ApiError, Bus, BusError, failed};
+use super::{ApiError, Bus, BusError, Outbound, failed};
 use crate::config::{Config, Limits, Schedule, StreamConfig};
 use crate::event;
 
@@ -270,16 +269,17 @@ impl Bus {
     pub async fn ensure_schedules(&self, config: &Config, mode: Mode) -> Result<Vec<String>, BusError> {
         let mut done = Vec::new();
         for schedule in &config.schedules {
-            let wanted = schedule.envelope();
+            let wanted = schedule.message();
             let there = self.schedule_message(&wanted.subject).await.map_err(|e| failed(&wanted.subject, e))?;
             let same = there.is_some_and(|(headers, data)| {
                 data == wanted.payload
-                    && wanted.headers.iter().all(|h| headers.contains(&format!("{}: {}\r\n", h.name, h.value)))
+                    && wanted.headers.iter().all(|(name, value)| headers.contains(&format!("{name}: {value}\r\n")))
             });
             if !same {
                 done.push(format!("schedule {} {}", schedule.name(), schedule.rule()));
                 if mode != Mode::Look {
-                    self.publish(&wanted).await.map_err(|e| failed(&wanted.subject, e))?;
+                    let subject = wanted.subject.clone();
+                    self.publish_each(vec![wanted]).await.remove(0).map_err(|e| failed(subject, e))?;
                 }
             }
         }
@@ -294,7 +294,7 @@ impl Bus {
     }
 
     async fn schedules_left_over(&self, config: &Config) -> Result<Vec<String>, BusError> {
-        let wanted: Vec<String> = config.schedules.iter().map(|s| s.envelope().subject).collect();
+        let wanted: Vec<String> = config.schedules.iter().map(|s| s.message().subject).collect();
         let query = json!({ "subjects_filter": format!("{TIMER}.schedule.*") });
         let info = match self.api(&format!("STREAM.INFO.{TIMER}"), &query).await {
             Ok(info) => info,
@@ -321,20 +321,19 @@ fn keep_unasked(body: &mut Value, actual: &Value, consumer: bool) {
 
 /// A message that stands in the timer stream as a schedule, one for each `subject`, and fires `event` by `rule`
 /// [NATS ADR-51]. The server drops the message id of what it fires, so an id must be in the event's own headers.
-pub fn scheduled(subject: String, rule: &str, ty: &str, key: &str, mut event: Envelope) -> Envelope {
+pub fn scheduled(subject: String, rule: &str, ty: &str, key: &str, mut event: Outbound) -> Outbound {
     let due = event::subject(ty, key);
     let target = if event::stream_of_type(ty) == TIMER { due } else { format!("{TIMER}.due.{due}") };
     event.subject = subject;
-    for (name, value) in [("Nats-Schedule", rule), ("Nats-Schedule-Target", &target), ("Nats-Schedule-TTL", FIRED_TTL)]
-    {
-        event.headers.push(Header { name: name.to_owned(), value: value.to_owned() });
-    }
+    event.headers.push(("Nats-Schedule".into(), rule.to_owned()));
+    event.headers.push(("Nats-Schedule-Target".into(), target));
+    event.headers.push(("Nats-Schedule-TTL".into(), FIRED_TTL.to_owned()));
     event
 }
 
 impl Schedule {
     /// `[[schedule]]` as the message that stands for it: without id and time, so that each firing gets its own.
-    pub fn envelope(&self) -> Envelope {
+    pub fn message(&self) -> Outbound {
         let ty = self.ty();
         let headers = [
             ("ce-specversion", "1.0"),
@@ -342,8 +341,8 @@ impl Schedule {
             ("ce-source", "/schedule"),
             ("ce-datacontenttype", "application/json"),
         ];
-        let headers = headers.into_iter().map(|(n, v)| Header { name: n.to_owned(), value: v.to_owned() }).collect();
-        let event = Envelope { subject: String::new(), headers, payload: self.payload().to_string().into() };
+        let headers = headers.into_iter().map(|(name, value)| (name.into(), value.to_owned())).collect();
+        let event = Outbound { subject: String::new(), headers, payload: self.payload().to_string().into() };
         scheduled(format!("{TIMER}.schedule.{}", self.name()), &self.rule(), &ty, self.key(), event)
     }
 }

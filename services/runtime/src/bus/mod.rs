@@ -7,28 +7,27 @@
 mod batch;
 pub mod layout;
 pub mod objects;
+mod publish;
 pub mod pull;
 mod read;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, HeaderName, HeaderValue, Message, Subscriber};
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
-use oncue_proto::oncue::v1::{Envelope, Header};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
+use self::publish::Acks;
+pub use self::publish::{Outbound, size};
 pub use self::read::Found;
 
 /// The oldest server that has message schedules with cron, atomic batches and per-message TTL.
 const OLDEST: (u64, u64) = (2, 14);
-const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 const API_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to NATS. Cheap to clone; reconnects for ever.
@@ -148,34 +147,6 @@ impl Bus {
         self.client.connection_state() == async_nats::connection::State::Connected
     }
 
-    /// Publishes and returns once the stream has stored the message, or says why not.
-    pub async fn publish(&self, envelope: &Envelope) -> Result<PubAck, PublishError> {
-        let headers = header_map(&envelope.headers)
-            .map_err(|e| PublishError::Refused(format!("cannot be sent as NATS headers: {e}")))?;
-        self.check_size(envelope)?;
-        let waiting = self.acks.expect();
-        let payload = envelope.payload.clone();
-        self.client
-            .publish_with_reply_and_headers(envelope.subject.clone(), waiting.inbox.clone(), headers, payload)
-            .await
-            .map_err(|e| PublishError::Unknown(format!("cannot publish to {}: {e}", envelope.subject)))?;
-        match tokio::time::timeout(ACK_TIMEOUT, waiting).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                Err(PublishError::Unknown(format!("no publish ack for {} within {ACK_TIMEOUT:?}", envelope.subject)))
-            }
-        }
-    }
-
-    /// A message over `max_payload` would make the server drop the whole connection, with everybody's messages on it.
-    fn check_size(&self, envelope: &Envelope) -> Result<(), PublishError> {
-        let (size, limit) = (size(envelope), self.client.max_payload());
-        if size > limit {
-            return Err(PublishError::TooLarge(format!("{size} bytes with headers, the server takes {limit}")));
-        }
-        Ok(())
-    }
-
     /// Publishes without waiting for anybody: answers, and messages nobody may be listening to.
     pub async fn tell(&self, subject: String, payload: Bytes) -> Result<(), BusError> {
         self.client.publish(subject, payload).await.map_err(|e| failed("cannot publish", e))
@@ -226,12 +197,6 @@ impl Bus {
     }
 }
 
-/// Bytes of a message on the wire, payload and headers, as the server counts them against `max_payload`.
-pub fn size(envelope: &Envelope) -> usize {
-    let headers: usize = envelope.headers.iter().map(|h| h.name.len() + h.value.len() + 4).sum();
-    envelope.payload.len() + headers + 12
-}
-
 /// A plain subscription.
 pub struct Notes(Subscriber);
 
@@ -270,105 +235,6 @@ impl fmt::Display for ApiError {
 }
 
 impl std::error::Error for ApiError {}
-
-/// Publish acks of the whole process: one wildcard inbox, one map from the last token to who is waiting.
-struct Acks {
-    inbox: String,
-    next: AtomicU64,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<Result<PubAck, PublishError>>>>,
-}
-
-impl Acks {
-    async fn listen(client: &Client) -> Result<Arc<Self>, BusError> {
-        let inbox = client.new_inbox();
-        let mut answers =
-            client.subscribe(format!("{inbox}.*")).await.map_err(|e| failed("cannot subscribe to the ack inbox", e))?;
-        let acks = Arc::new(Self { inbox, next: AtomicU64::new(0), waiting: Mutex::default() });
-        let weak = Arc::downgrade(&acks);
-        tokio::spawn(async move {
-            while let Some(message) = answers.next().await {
-                let Some(acks) = weak.upgrade() else { break };
-                let token = message.subject.rsplit('.').next().and_then(|t| t.parse().ok());
-                if let Some(waiting) = token.and_then(|token| acks.lock().remove(&token)) {
-                    let _ = waiting.send(publish_answer(&message));
-                }
-            }
-        });
-        Ok(acks)
-    }
-
-    fn expect(self: &Arc<Self>) -> Waiting {
-        let token = self.next.fetch_add(1, Ordering::Relaxed);
-        let (answer, answered) = oneshot::channel();
-        self.lock().insert(token, answer);
-        Waiting { inbox: format!("{}.{token}", self.inbox), token, answered, acks: self.clone() }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Result<PubAck, PublishError>>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One awaited publish ack; gives its place back when dropped.
-struct Waiting {
-    inbox: String,
-    token: u64,
-    answered: oneshot::Receiver<Result<PubAck, PublishError>>,
-    acks: Arc<Acks>,
-}
-
-impl Future for Waiting {
-    type Output = Result<PubAck, PublishError>;
-
-    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
-        let gone = || Err(PublishError::Unknown("the connection was closed".into()));
-        std::pin::Pin::new(&mut self.answered).poll(cx).map(|answer| answer.unwrap_or_else(|_| gone()))
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.acks.lock().remove(&self.token);
-    }
-}
-
-fn publish_answer(message: &Message) -> Result<PubAck, PublishError> {
-    #[derive(Deserialize)]
-    struct Refusal {
-        error: ApiError,
-    }
-    if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
-        return Err(PublishError::NoStream(
-            "no stream takes this subject (is JetStream up, was `oncue apply` run?)".into(),
-        ));
-    }
-    if let Ok(Refusal { error }) = serde_json::from_slice(&message.payload) {
-        let text = error.to_string();
-        return Err(match error.err_code {
-            // maximum messages, bytes, per subject; insufficient storage; stream offline
-            10047 | 10077 | 10122 | 10023 => PublishError::Full(text),
-            10054 => PublishError::TooLarge(text),
-            _ if error.code == 503 => PublishError::Full(text),
-            _ if error.description.contains("maximum") => PublishError::Full(text),
-            _ => PublishError::Refused(text),
-        });
-    }
-    let ack: PubAck = serde_json::from_slice(&message.payload)
-        .map_err(|e| PublishError::Unknown(format!("unreadable publish ack: {e}")))?;
-    // A duplicate without a sequence was staged once and never stored (old clusters): not an ack.
-    if ack.sequence == 0 { Err(PublishError::Unknown("publish ack without a sequence".into())) } else { Ok(ack) }
-}
-
-/// Built by parsing, since the plain `insert` panics on what a header may not hold.
-fn header_map(headers: &[Header]) -> Result<HeaderMap, String> {
-    let mut map = HeaderMap::new();
-    for Header { name, value } in headers {
-        let name: HeaderName = name.parse().map_err(|_| format!("name {name:?}"))?;
-        let value: HeaderValue = value.parse().map_err(|_| format!("value of {name}"))?;
-        map.append(name, value); // a header may stand there twice
-    }
-    Ok(map)
-}
 
 fn headers(message: &Message) -> impl Iterator<Item = (&str, &str)> {
     let all = message.headers.iter().flat_map(HeaderMap::iter);

@@ -2,18 +2,18 @@
 -- The one atomic step that makes handled events real: seen-marks, age fence, row versions, state and outputs.
 --
 -- A call holds runs; a run holds the events of one key that were handled in order on one row. A run is applied whole
--- or not at all, so everything is checked before the first write: a script is not rolled back on an error.
+-- or not at all, so everything is checked before the first write: a script is not rolled back on an error. Events whose
+-- marks stand in one bucket are a group, looked up and marked by one command each.
 --
--- ARGV: horizon, grace, skew (ms), number of runs; then for each run
---   version read ('' = no row), set count, (field, value)*, delete count, field*, event count, and for each event
---     kind (a = apply, d = dead letter, q = only ask), id (16 bytes), time the fence hangs on (ms), number of the
---     redrive (0 = none), payload hash (8 bytes), seen keys,
---     mark expiry (unix s), operation count, (name, field or member, number, limit)*, outbox ('' = none)
--- KEYS: the counter of commits; then in the same order: for each run the row (if any); for each event its seen keys, one key per operation, and
---   for an outbox its key and the index of unpublished outboxes.
--- Reply: commits so far, which only goes down when Redis has lost some, and the time (ms) of the one before; then for
--- each event a status and a detail.
---   applied | duplicate (detail: outbox still to be published) | dead | conflict | too_old | clock | id_reuse | invalid
+-- ARGV: horizon, skew (ms), the worker's record ('' = none), number of runs; then for each run
+--   version read ('' = no row), set count, (field, value)*, delete count, field*, outbox ('' = none), group count,
+--   for each group: kind (a = apply, d = dead letter, q = only ask), number of the redrive (0 = none), seen keys, mark
+--     expiry (unix s), earliest and latest time the fence hangs on (ms), event count, (id, mark)*;
+--   operation count, (number of the event in the run, name, field or member, number, limit)*
+-- KEYS: the worker's record, the outbox of the call, the index it stands in; then in the same order: for each run the
+--   row (if any), for each group its seen keys, one key per operation.
+-- Reply: the worker's record as it was, then for each run 1 if applied, else a list of a status and a detail per event:
+--   duplicate, id_reuse (detail: the mark) | dead | conflict | fence (detail: now, ms) | invalid (detail: why)
 
 local function is_integer(text)
   return (text == '0' or string.match(text, '^%-?[1-9]%d*$')) and math.abs(tonumber(text)) <= 9e18
@@ -75,32 +75,70 @@ local function apply_op(op)
   end
 end
 
--- Status of one event if it alone stood in the way, or nil.
-local function check_event(e, now, horizon, skew, plan)
-  for _, key in ipairs(e.seen) do
-    local mark = redis.call('HGET', key, e.id)
-    if mark then
-      if string.sub(mark, 1, 1) ~= 'd' then
-        if string.sub(mark, 2, 9) ~= e.payload and e.kind ~= 'd' then return 'id_reuse', '' end
-        local committed = redis.call('ZSCORE', e.unpublished, e.outbox_key)
-        if committed and tonumber(committed) > 0 then return 'duplicate', redis.call('GET', e.outbox_key) or '' end
-        return 'duplicate', ''
-      end
-      -- A dead letter stays dead, unless an operator has redriven it since.
-      if e.redrive <= (tonumber(string.sub(mark, 10)) or 0) then return 'dead', '' end
+-- What a mark that is there says of an event that comes again; nothing if an operator has redriven it since.
+local function seen_status(mark, group, own)
+  if string.sub(mark, 1, 1) == 'd' then
+    -- A dead letter stays dead, unless an operator has redriven it since.
+    if group.redrive <= (tonumber(string.sub(mark, 10)) or 0) then return 'dead' end
+    return nil
+  end
+  if string.sub(mark, 2, 9) ~= string.sub(own, 2, 9) and group.kind ~= 'd' then return 'id_reuse' end
+  return 'duplicate'
+end
+
+-- Puts into `statuses` what stands in the way of the group's events.
+local function check_group(group, ARGV, run, now, horizon, skew)
+  local ids, statuses = {}, run.statuses
+  for i = 1, group.count do
+    local id = ARGV[group.at + 2 * (i - 1)]
+    ids[i] = id
+    if run.ids[id] then run.copies[#run.copies + 1] = group.first + i end
+    run.ids[id] = true
+  end
+  for _, key in ipairs(group.seen) do
+    local marks = redis.call('HMGET', key, unpack(ids))
+    for i = 1, group.count do
+      local mark, at = marks[i], group.first + i
+      local status = mark and not statuses[at] and seen_status(mark, group, ARGV[group.at + 2 * i - 1])
+      if status then statuses[at] = { status, mark } end
     end
   end
-  if e.kind == 'd' then return end
-  if e.kind == 'q' then return 'conflict', '' end
-  if now > e.time + horizon then return 'too_old', '' end
-  if e.time > now + skew then return 'clock', '' end
-  local own = beside(plan)
-  for _, op in ipairs(e.ops) do
-    local why = check_op(op, own)
-    if why then return 'invalid', why end
+  if group.kind == 'd' then return end
+  local fenced = now > group.oldest + horizon or group.newest > now + skew
+  for i = 1, group.count do
+    local at = group.first + i
+    if not statuses[at] and group.kind == 'q' then statuses[at] = { 'conflict', '' } end
+    if not statuses[at] and fenced then statuses[at] = { 'fence', string.format('%.0f', now) } end
   end
-  for key, kind in pairs(own.kinds) do plan.kinds[key] = kind end
-  for field, value in pairs(own.values) do plan.values[field] = value end
+end
+
+-- Checks the operations of the events that nothing else stands in the way of.
+local function check_ops(run)
+  local plan, at = { kinds = {}, values = {} }, 1
+  while run.ops[at] do
+    local event, own, why = run.ops[at].event, beside(plan), nil
+    while run.ops[at] and run.ops[at].event == event do
+      why = why or check_op(run.ops[at], own)
+      at = at + 1
+    end
+    if not run.statuses[event] then
+      if why then
+        run.statuses[event] = { 'invalid', why }
+      else
+        for key, kind in pairs(own.kinds) do plan.kinds[key] = kind end
+        for field, value in pairs(own.values) do plan.values[field] = value end
+      end
+    end
+  end
+end
+
+-- Whether the row is as the handlers saw it; if it is no row at all, that is every event's status.
+local function row_is_fresh(run)
+  local version = redis.pcall('HGET', run.row, '_v')
+  if type(version) ~= 'table' then return (version or '0') == run.version end
+  local kind = redis.call('TYPE', run.row).ok
+  for i = 1, run.count do run.statuses[i] = { 'invalid', 'the row is a ' .. kind } end
+  return false
 end
 
 local function hset(key, pairs)
@@ -109,91 +147,99 @@ local function hset(key, pairs)
   end
 end
 
-local function write_event(e, now)
-  for _, op in ipairs(e.ops) do apply_op(op) end
-  local redrive = e.kind == 'd' and e.redrive > 0 and string.format('%.0f', e.redrive) or ''
-  local new = redis.call('HSET', e.seen[1], e.id, e.kind .. e.payload .. redrive) == 1
-  if new and redis.call('HLEN', e.seen[1]) == 1 then
-    redis.call('EXPIREAT', e.seen[1], e.expiry)
-  elseif e.redrive > 0 then
-    redis.call('EXPIREAT', e.seen[1], e.expiry, 'GT') -- its fence is a new one, and its bucket an old one
+local function write_run(run, ARGV, micros)
+  if run.row and (#run.set > 0 or #run.del > 0) then
+    run.set[#run.set + 1] = '_v'
+    -- From the clock, so that a version lost with a rollback is never given to another content.
+    run.set[#run.set + 1] = string.format('%.0f', math.max(micros, tonumber(run.version) + 1))
+    hset(run.row, run.set)
+    for _, field in ipairs(run.del) do redis.call('HDEL', run.row, field) end
   end
-  if e.outbox ~= '' then
-    redis.call('SET', e.outbox_key, e.outbox)
-    redis.call('ZADD', e.unpublished, now, e.outbox_key)
+  for _, op in ipairs(run.ops) do apply_op(op) end
+  for _, group in ipairs(run.groups) do
+    local key = group.seen[1]
+    redis.call('HSET', key, unpack(ARGV, group.at, group.at + 2 * group.count - 1))
+    redis.call('EXPIREAT', key, group.expiry, 'NX')
+    if group.redrive > 0 then redis.call('EXPIREAT', key, group.expiry, 'GT') end -- a new fence, an old bucket
   end
 end
 
 local function commit(KEYS, ARGV)
-  local key_at, arg_at = 0, 0
+  local key_at, arg_at = 3, 0
   local function key() key_at = key_at + 1 return KEYS[key_at] end
   local function arg() arg_at = arg_at + 1 return ARGV[arg_at] end
 
-  local function read_event()
-    local e = { kind = arg(), id = arg(), time = tonumber(arg()), redrive = tonumber(arg()) }
-    e.payload, e.seen, e.ops = arg(), {}, {}
-    for _ = 1, tonumber(arg()) do e.seen[#e.seen + 1] = key() end
-    e.expiry = arg()
-    for i = 1, tonumber(arg()) do
-      e.ops[i] = { name = arg(), member = arg(), number = arg(), limit = arg(), key = key() }
-    end
-    e.outbox, e.outbox_key, e.unpublished = arg(), key(), key()
-    return e
+  local function read_group(first)
+    local group = { first = first, kind = arg(), redrive = tonumber(arg()), seen = {} }
+    for i = 1, tonumber(arg()) do group.seen[i] = key() end
+    group.expiry, group.oldest, group.newest, group.count = arg(), tonumber(arg()), tonumber(arg()), tonumber(arg())
+    group.at = arg_at + 1
+    arg_at = arg_at + 2 * group.count
+    return group
   end
 
   local function read_run()
-    local run = { version = arg(), set = {}, del = {}, events = {} }
+    local run = { version = arg(), set = {}, del = {}, groups = {}, ops = {}, ids = {}, copies = {}, statuses = {}, count = 0 }
     if run.version ~= '' then run.row = key() end
     for i = 1, 2 * tonumber(arg()) do run.set[i] = arg() end
     for i = 1, tonumber(arg()) do run.del[i] = arg() end
-    for i = 1, tonumber(arg()) do run.events[i] = read_event() end
+    run.outbox = arg()
+    for i = 1, tonumber(arg()) do
+      run.groups[i] = read_group(run.count)
+      run.count = run.count + run.groups[i].count
+    end
+    for i = 1, tonumber(arg()) do
+      run.ops[i] = { event = tonumber(arg()), name = arg(), member = arg(), number = arg(), limit = arg(), key = key() }
+    end
     return run
   end
 
   local time = redis.call('TIME')
   local micros = tonumber(time[1]) * 1000000 + tonumber(time[2])
   local now = math.floor(micros / 1000)
-  local horizon, grace, skew = tonumber(arg()), tonumber(arg()), tonumber(arg())
-  local counter = key()
-  local reply = { string.format('%.0f', redis.call('HINCRBY', counter, 'n', 1)), redis.call('HGET', counter, 'at') or '0' }
-  redis.call('HSET', counter, 'at', string.format('%.0f', now))
-  for _ = 1, tonumber(arg()) do
+  local horizon, skew, record = tonumber(arg()), tonumber(arg()), arg()
+  local reply, outboxes = { '' }, {}
+  if record ~= '' then
+    local text = string.format('%s %.0f', record, now)
+    reply[1] = redis.call('SET', KEYS[1], text, 'EX', 604800, 'GET') or ''
+  end
+  for n = 1, tonumber(arg()) do
     local run = read_run()
-    local refused = false
-    local statuses, ids, plan = {}, {}, { kinds = {}, values = {} }
-    for i, e in ipairs(run.events) do
-      local status, detail = check_event(e, now, horizon, skew, plan)
-      if ids[e.id] and not status then status = 'conflict' end -- two copies of one event: the second must see the first
-      ids[e.id] = true
-      statuses[i] = { status, detail }
-      refused = refused or status ~= nil
+    for _, group in ipairs(run.groups) do check_group(group, ARGV, run, now, horizon, skew) end
+    if run.ops[1] then check_ops(run) end
+    for _, at in ipairs(run.copies) do
+      run.statuses[at] = run.statuses[at] or { 'conflict', '' } -- two copies of one event: the second must see the first
     end
-    if run.row and not refused then
-      local kind = redis.call('TYPE', run.row).ok
-      if kind ~= 'none' and kind ~= 'hash' then
-        refused = true
-        for i = 1, #run.events do statuses[i] = { 'invalid', 'the row is a ' .. kind } end
-      elseif (redis.call('HGET', run.row, '_v') or '0') ~= run.version then
-        refused = true
+    local refused = next(run.statuses) ~= nil
+    if not refused and run.row and not row_is_fresh(run) then refused = true end
+    if refused then
+      local statuses = {}
+      for i = 1, run.count do
+        local status = run.statuses[i] or { 'conflict', '' }
+        statuses[2 * i - 1], statuses[2 * i] = status[1], status[2]
       end
+      reply[n + 1] = statuses
+    else
+      write_run(run, ARGV, micros)
+      if run.outbox ~= '' then outboxes[#outboxes + 1] = run.outbox end
+      reply[n + 1] = 1
     end
-    if not refused then
-      if run.row and (#run.set > 0 or #run.del > 0) then
-        run.set[#run.set + 1] = '_v'
-        -- From the clock, so that a version lost with a rollback is never given to another content.
-        run.set[#run.set + 1] = string.format('%.0f', math.max(micros, tonumber(run.version) + 1))
-        hset(run.row, run.set)
-        for _, field in ipairs(run.del) do redis.call('HDEL', run.row, field) end
-      end
-      for _, e in ipairs(run.events) do write_event(e, now) end
-    end
-    for i = 1, #run.events do
-      local status = statuses[i]
-      reply[#reply + 1] = status[1] or (refused and 'conflict' or 'applied')
-      reply[#reply + 1] = status[2] or ''
-    end
+  end
+  if outboxes[1] then
+    redis.call('SET', KEYS[2], table.concat(outboxes))
+    redis.call('ZADD', KEYS[3], now, KEYS[2])
   end
   return reply
 end
 
+-- A worker has missed commits of its own: recorded under its name, unless they have been restored since it looked last.
+-- KEYS: the epoch, which each restoration raises, and what was found. ARGV: the epoch known, the worker, what it found.
+-- Reply: the epoch.
+local function regressed(KEYS, ARGV)
+  local epoch = redis.call('GET', KEYS[1]) or '0'
+  if epoch == ARGV[1] then redis.call('HSET', KEYS[2], ARGV[2], ARGV[3]) end
+  return epoch
+end
+
 redis.register_function('oncue_commit_LIBRARY', commit)
+redis.register_function('oncue_regressed_LIBRARY', regressed)

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-
+use super::mark::OutboxName;
 use super::{
-    Ask, Change, Found, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Settled, Shown, Status, Unpublished, row_key,
+    Ask, Change, Committed, Found, Frame, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Settled, Shown, Status,
+    Unpublished, row_key,
 };
 use crate::event;
 
@@ -20,10 +20,9 @@ pub struct MapStore(Arc<Mutex<Inner>>);
 struct Inner {
     rows: HashMap<String, Row>,
     blind: HashMap<String, Blind>,
-    /// Dead or applied, payload hash, number of the redrive.
-    seen: HashMap<(String, [u8; 16]), (bool, u64, u32)>,
+    seen: HashMap<(String, [u8; 16]), Seen>,
     /// By commit time, or by minus the time of publishing.
-    outboxes: BTreeMap<String, (i64, Bytes)>,
+    outboxes: BTreeMap<String, (i64, Vec<Frame>)>,
     runs: HashMap<String, u32>,
     now: Option<u64>,
 }
@@ -34,6 +33,9 @@ struct Plan {
     kinds: HashMap<String, &'static str>,
     values: HashMap<(String, String), i128>,
 }
+
+/// Dead or applied, payload hash, number of the redrive, where the outputs are.
+type Seen = (bool, u64, u32, String);
 
 enum Blind {
     Set(BTreeSet<String>),
@@ -74,9 +76,14 @@ impl MapStore {
         marks.iter().map(kind).collect()
     }
 
-    pub(super) fn commit(&self, runs: &[Run]) -> Vec<Vec<Status>> {
+    pub(super) fn commit(&self, runs: &[Run]) -> Committed {
         let mut inner = self.lock();
-        runs.iter().map(|run| inner.commit(run)).collect()
+        let first = runs.iter().flat_map(|run| &run.events).find(|handled| !handled.outbox.is_empty());
+        let name = OutboxName::new(first.map_or(0, |handled| handled.mark.partition));
+        let key = name.key(first.map_or("", |handled| handled.mark.function));
+        let statuses = runs.iter().map(|run| inner.commit(run, &key)).collect();
+        let outbox = inner.outboxes.contains_key(&key).then_some(key);
+        Committed { statuses, outbox }
     }
 
     pub(super) fn started(&self, marks: &[Mark]) -> Vec<u32> {
@@ -100,6 +107,17 @@ impl MapStore {
         }
     }
 
+    pub(super) fn split(&self, key: &str, left: &[Frame], keep: &[Frame]) {
+        let mut inner = self.lock();
+        let now = inner.now();
+        if let Some((_, frames)) = inner.outboxes.get_mut(key) {
+            *frames = left.to_vec();
+        }
+        if !keep.is_empty() {
+            inner.outboxes.insert(format!("{key}.{:08x}", fastrand::u32(..)), (-(now as i64), keep.to_vec()));
+        }
+    }
+
     pub(super) fn unpublished(&self, partitions: Range<u32>, before: u64) -> Vec<Unpublished> {
         self.outboxes(partitions, |at| at > 0 && at <= before as i64)
     }
@@ -119,7 +137,7 @@ impl MapStore {
         let tags: Vec<String> = partitions.map(|p| format!("{{p{p}}}:")).collect();
         let found =
             inner.outboxes.iter().filter(|(key, (at, _))| wanted(*at) && tags.iter().any(|tag| key.starts_with(tag)));
-        found.map(|(key, (_, outbox))| Unpublished { outbox_key: key.clone(), outbox: outbox.clone() }).collect()
+        found.map(|(key, (_, frames))| Unpublished { outbox_key: key.clone(), frames: frames.clone() }).collect()
     }
 
     pub(super) fn show(&self, table: &str, key: &str) -> Option<Shown> {
@@ -145,7 +163,7 @@ impl Inner {
         self.now.unwrap_or_else(event::now_ms)
     }
 
-    fn commit(&mut self, run: &Run) -> Vec<Status> {
+    fn commit(&mut self, run: &Run, outbox: &str) -> Vec<Status> {
         let now = self.now();
         let mut ids = BTreeSet::new();
         let (mut blocked, mut plan): (Vec<Option<Status>>, Plan) = (Vec::new(), Plan::default());
@@ -169,7 +187,7 @@ impl Inner {
             row.fields.sort();
         }
         for handled in &run.events {
-            self.write(handled, now);
+            self.write(handled, now, outbox);
         }
         run.events.iter().map(|_| Status::Applied).collect()
     }
@@ -177,7 +195,7 @@ impl Inner {
     fn check(&self, handled: &Handled, now: u64, plan: &mut Plan) -> Option<Status> {
         let mark = &handled.mark;
         for key in mark.seen_keys() {
-            let Some((dead, payload, redrive)) = self.seen.get(&(key, mark.id)) else { continue };
+            let Some((dead, payload, redrive, outbox)) = self.seen.get(&(key, mark.id)) else { continue };
             if *dead {
                 if mark.redrive > *redrive {
                     continue;
@@ -187,8 +205,9 @@ impl Inner {
             if *payload != handled.payload_hash && handled.purpose != Purpose::Bury {
                 return Some(Status::IdReuse);
             }
-            let outbox = self.outboxes.get(&mark.outbox_key()).filter(|(at, _)| *at > 0);
-            return Some(Status::Duplicate(outbox.map(|(_, outbox)| outbox.clone())));
+            let frames = self.outboxes.get(outbox).filter(|(at, _)| *at > 0).map(|(_, frames)| frames);
+            let own = frames.and_then(|frames| frames.iter().find(|frame| frame.id == mark.id));
+            return Some(Status::Duplicate(own.map(|frame| frame.outputs.clone())));
         }
         match handled.purpose {
             Purpose::Apply => {}
@@ -211,7 +230,7 @@ impl Inner {
 
     fn settled(&self, key: &str, mark: &Mark) -> bool {
         let found = self.seen.get(&(key.to_owned(), mark.id));
-        found.is_some_and(|(dead, _, redrive)| !dead || mark.redrive <= *redrive)
+        found.is_some_and(|(dead, _, redrive, _)| !dead || mark.redrive <= *redrive)
     }
 
     fn kind(&self, key: &str) -> &'static str {
@@ -263,17 +282,19 @@ impl Inner {
         Some(String::from_utf8_lossy(value).into_owned())
     }
 
-    fn write(&mut self, handled: &Handled, now: u64) {
+    fn write(&mut self, handled: &Handled, now: u64, outbox: &str) {
         let mark = &handled.mark;
+        let outbox = if handled.outbox.is_empty() { "" } else { outbox };
         for op in &handled.ops {
             self.apply(op, &mark.key);
         }
         self.seen.insert(
             (mark.seen_keys().swap_remove(0), mark.id),
-            (handled.purpose == Purpose::Bury, handled.payload_hash, mark.redrive),
+            (handled.purpose == Purpose::Bury, handled.payload_hash, mark.redrive, outbox.to_owned()),
         );
         if !handled.outbox.is_empty() {
-            self.outboxes.insert(mark.outbox_key(), (now as i64, handled.outbox.clone()));
+            let frame = Frame { id: mark.id, outputs: handled.outbox.clone() };
+            self.outboxes.entry(outbox.to_owned()).or_insert((now as i64, Vec::new())).1.push(frame);
         }
     }
 

@@ -1,4 +1,6 @@
-//! The identity of a handled event in Redis: where its seen-mark, its outbox and its runs are.
+//! The identity of a handled event in Redis: where its seen-mark and its runs are, and what the mark says.
+
+use std::sync::Arc;
 
 use super::GRACE_MS;
 use crate::event::{self, Meta};
@@ -6,12 +8,14 @@ use crate::event::{self, Meta};
 /// A seen-mark bucket holds the ids of this much event time: few enough for Redis's compact encoding at hundreds of
 /// events per second and function, many enough that a slow stream does not pay a key per id.
 const BUCKET_MS: u64 = 120_000;
-/// Identity of one (function, event): enough to find its seen-mark and its outbox.
+
+/// Identity of one (function, event): enough to find its seen-mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     pub function: &'static str,
     /// Decides the partition; what the function is keyed by.
-    pub key: String,
+    pub key: Arc<str>,
+    pub partition: u32,
     pub id: [u8; 16],
     pub time: u64,
     /// Whether `time` belongs to the event for ever; if not, its bucket is as wide as the horizon and two are looked up.
@@ -21,13 +25,26 @@ pub struct Mark {
     pub fence: u64,
     /// Number of the redrive, 0 for none: a dead letter comes to life only for a later one.
     pub redrive: u32,
+    /// Where the event stands in its stream; 0 for who does not know. A Redis that loses this mark is restored from there.
+    pub sequence: u64,
 }
 
 impl Mark {
     pub fn new(function: &'static str, key: &str, meta: &Meta, horizon: u64) -> Self {
         let id = event::hash(&[meta.id.as_bytes()]);
         let (redrive, fence) = meta.redrive.map_or((0, meta.time), |redrive| (redrive.number, redrive.at));
-        Self { function, key: key.to_owned(), id, time: meta.time, timed: meta.timed, horizon, fence, redrive }
+        Self {
+            function,
+            partition: event::partition(key),
+            key: key.into(),
+            id,
+            time: meta.time,
+            timed: meta.timed,
+            horizon,
+            fence,
+            redrive,
+            sequence: 0,
+        }
     }
 
     /// Whether a mark as Redis holds it leaves nothing to do: applied, or dead and not redriven since.
@@ -36,19 +53,15 @@ impl Mark {
         found.first() != Some(&b'd') || self.redrive <= redriven
     }
 
-    pub(super) fn tag(&self) -> String {
-        format!("{{p{}}}", event::partition(&self.key))
-    }
-
     /// Where the mark is written, and for untimed events also where an earlier copy may have written it.
     pub(super) fn seen_keys(&self) -> Vec<String> {
-        let (tag, function) = (self.tag(), self.function);
+        let (partition, function) = (self.partition, self.function);
         if self.timed {
-            return vec![format!("{tag}:d:{function}:{}", self.time / BUCKET_MS)];
+            return vec![format!("{{p{partition}}}:d:{function}:{}", self.time / BUCKET_MS)];
         }
         // Written to the first; a copy may have come a horizon earlier, or later and been handled before this one.
         let bucket = self.time / self.horizon.max(1);
-        [bucket, bucket.saturating_sub(1), bucket + 1].map(|b| format!("{tag}:d:{function}:h{b}")).to_vec()
+        [bucket, bucket.saturating_sub(1), bucket + 1].map(|b| format!("{{p{partition}}}:d:{function}:h{b}")).to_vec()
     }
 
     /// Unix seconds at which the bucket may go: nothing in it can pass the age fence any more.
@@ -59,31 +72,56 @@ impl Mark {
         (end.max(now).max(self.fence) + copies + self.horizon + GRACE_MS) / 1000
     }
 
-    pub(super) fn outbox_key(&self) -> String {
-        self.key_of_event("o")
+    /// Whether two marks stand in the same buckets, expire with them, and hang on the same order.
+    pub(super) fn shares_bucket(&self, other: &Self) -> bool {
+        let width = if self.timed { BUCKET_MS } else { self.horizon.max(1) };
+        self.timed == other.timed
+            && self.redrive == other.redrive
+            && self.partition == other.partition
+            && self.time / width == other.time / width
     }
 
-    pub(super) fn runs_key(&self) -> String {
-        match self.redrive {
-            0 => self.key_of_event("r"),
-            number => format!("{}.{number}", self.key_of_event("r")),
-        }
-    }
-
-    fn key_of_event(&self, kind: &str) -> String {
+    /// Where its runs are counted.
+    pub fn runs_key(&self) -> String {
         use base64::Engine as _;
         let id = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(self.id);
-        format!("{}:{kind}:{}:{id}", self.tag(), self.function)
-    }
-
-    pub(super) fn unpublished_key(&self) -> String {
-        format!("{}:u", self.tag())
+        let key = format!("{{p{}}}:r:{}:{id}", self.partition, self.function);
+        if self.redrive == 0 { key } else { format!("{key}.{}", self.redrive) }
     }
 }
 
-/// Name under which an event's outbox is marked as published.
-pub fn outbox_key(mark: &Mark) -> String {
-    mark.outbox_key()
+/// Where the outputs of one commit are: a name nobody else has, in one of the partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct OutboxName {
+    partition: u8,
+    nonce: u64,
+}
+
+impl OutboxName {
+    pub fn new(partition: u32) -> Self {
+        Self { partition: partition as u8, nonce: fastrand::u64(..) }
+    }
+
+    /// As it stands in a seen-mark, behind the kind and the payload hash.
+    pub fn bytes(self) -> [u8; 9] {
+        let mut bytes = [self.partition; 9];
+        bytes[1..].copy_from_slice(&self.nonce.to_be_bytes());
+        bytes
+    }
+
+    /// Of a mark as Redis holds it; `None` for an event that nothing followed from.
+    pub fn of_mark(mark: &[u8]) -> Option<Self> {
+        let (partition, nonce) = mark.get(9..18)?.split_first()?;
+        Some(Self { partition: *partition, nonce: u64::from_be_bytes(nonce.try_into().ok()?) })
+    }
+
+    pub fn key(self, function: &str) -> String {
+        format!("{{p{}}}:o:{function}:{:016x}", self.partition, self.nonce)
+    }
+
+    pub fn index(self) -> String {
+        format!("{{p{}}}:u", self.partition)
+    }
 }
 
 /// Partition tag of an outbox key, `{p17}`.

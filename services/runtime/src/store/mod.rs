@@ -5,26 +5,27 @@
 //! | key | holds |
 //! |---|---|
 //! | `{pN}:s:TABLE:KEY` | a state row: a hash with the version in `_v`, or the set, sorted set or counter of a blind operation |
-//! | `{pN}:d:FUNCTION:BUCKET` | seen-marks: event id hash -> `a` or `d` and the payload hash |
-//! | `{pN}:o:FUNCTION:ID` | outputs of one event: those still to be published, and for a while those that were |
+//! | `{pN}:d:FUNCTION:BUCKET` | seen-marks: event id hash -> `a` or `d`, the payload hash, and where its outputs are |
+//! | `{pN}:o:FUNCTION:NAME` | outputs of the events of one commit: those still to be published, and for a while those that were |
 //! | `{pN}:r:FUNCTION:ID` | runs of an event that was delivered before, counted until it expires |
 //! | `{pN}:u` | those outboxes by commit time, and by minus the time of publishing once that is done |
 //! | `oncue:partitions` | number of partitions, fixed at first start |
-//! | `oncue:commits` | number and time of commits, by which a Redis that went back in time is found out |
-//! | `oncue:regressed` | what was found then; nobody works until `oncue recover redis` has taken it away |
+//! | `oncue:commits:WORKER` | number and time of a worker's last commit, by which a Redis that went back in time is found out |
+//! | `oncue:regressed` | what workers found then; nobody starts until `oncue recover redis` has taken it away |
+//! | `oncue:epoch` | how often that was done |
 
 mod map;
 mod mark;
 mod redis;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use self::map::MapStore;
-use self::mark::tag_of;
-pub use self::mark::{Mark, outbox_key};
+pub use self::mark::Mark;
 pub use self::redis::RedisStore;
 use crate::event;
 
@@ -129,6 +130,15 @@ pub struct Handled {
     pub purpose: Purpose,
 }
 
+/// What became of the runs of one commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// For each run, a status for each event.
+    pub statuses: Vec<Vec<Status>>,
+    /// Under which key the outputs of all that were applied wait to be [published](Store::published); none if there are none.
+    pub outbox: Option<String>,
+}
+
 /// What a commit does with an event that it does not know yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -189,14 +199,31 @@ impl std::fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-/// Redis answered with fewer commits than before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Redis knows fewer commits of a worker than the worker made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Regression {
-    /// Commits counted before, and after.
+    /// Commits made, and those that are still known.
     pub seen: u64,
     pub found: u64,
-    /// Time (Unix ms) of the last commit that is still there.
+    /// Time (Unix ms) of the last commit that is still there; 0 if nothing is.
     pub since: u64,
+    /// For each function the lowest place in its stream of what was lost, as far as workers remember.
+    #[serde(default)]
+    pub from: BTreeMap<String, u64>,
+}
+
+impl Regression {
+    /// What two workers found out, as one loss.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        (self.seen, self.found) = (self.seen + other.seen, self.found + other.found);
+        self.since = self.since.min(other.since);
+        for (function, sequence) in other.from {
+            let lowest = self.from.entry(function).or_insert(sequence);
+            *lowest = sequence.min(*lowest);
+        }
+        self
+    }
 }
 
 impl std::fmt::Display for Regression {
@@ -204,18 +231,27 @@ impl std::fmt::Display for Regression {
         let since = event::format_time(self.since);
         write!(
             f,
-            "Redis went back in time: it had counted {} commits and now {}, what was committed after {since} is lost; \
+            "Redis went back in time: of {} commits it knows {}, what was committed after {since} is lost; \
              `oncue recover redis` restores it from the streams",
             self.seen, self.found
         )
     }
 }
 
-/// An outbox the sweeper found.
-#[derive(Debug, Clone)]
+/// Outputs of one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Hash of the event's id, as in its mark.
+    pub id: [u8; 16],
+    /// Encoded `oncue.v1.Outbox`.
+    pub outputs: Bytes,
+}
+
+/// Outputs of one commit, as the sweeper finds them.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unpublished {
     pub outbox_key: String,
-    pub outbox: Bytes,
+    pub frames: Vec<Frame>,
 }
 
 /// What a state key holds, for those who show it.
@@ -253,7 +289,7 @@ impl Store {
     }
 
     /// Applies runs, each whole or not at all; a status for every event of every run, in order.
-    pub async fn commit(&self, runs: &[Run]) -> Result<Vec<Vec<Status>>, StoreError> {
+    pub async fn commit(&self, runs: &[Run]) -> Result<Committed, StoreError> {
         match self {
             Self::Redis(store) => store.commit(runs).await,
             Self::Map(store) => Ok(store.commit(runs)),
@@ -276,6 +312,18 @@ impl Store {
             Self::Redis(store) => store.published(outbox_keys, keep).await,
             Self::Map(store) => {
                 store.published(outbox_keys, keep);
+                Ok(())
+            }
+        }
+    }
+
+    /// Of an outbox some events' outputs are published, `keep` in case the streams lose them, and `left` are not: those
+    /// alone stay to be published.
+    pub async fn split(&self, outbox_key: &str, left: &[Frame], keep: &[Frame]) -> Result<(), StoreError> {
+        match self {
+            Self::Redis(store) => store.split(outbox_key, left, keep).await,
+            Self::Map(store) => {
+                store.split(outbox_key, left, keep);
                 Ok(())
             }
         }

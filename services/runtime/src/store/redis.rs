@@ -1,27 +1,25 @@
 //! The store on Redis, and the only place that names its client.
 
 mod outboxes;
+mod regress;
 mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Cmd, Pipeline, RedisError, Value, cmd};
+use redis::io::tcp::TcpSettings;
+use redis::{IntoConnectionInfo as _, Pipeline, RedisError, Value, cmd};
 use tokio::sync::watch;
 
-use self::wire::{Args, push_event, row, status, stored};
-use super::{Ask, Found, GRACE_MS, Mark, Regression, Row, Run, SKEW_MS, Settled, Shown, Status, StoreError, row_key};
+use self::regress::Own;
+use self::wire::{commit_call, row};
+use super::mark::OutboxName;
+use super::{Ask, Committed, Found, Mark, Row, Run, Settled, Shown, Status, StoreError, row_key};
 use crate::event::{self, PARTITIONS};
 use crate::fault::{self, Sabotage};
 
 const SOURCE: &str = include_str!("commit.lua");
-/// Counts commits: `n`, and `at`, the time of the last one.
-const COMMITS: &str = "oncue:commits";
-/// Stands once Redis was seen to have gone back in time; nobody works on it until `oncue recover redis` takes it away.
-const REGRESSED: &str = "oncue:regressed";
 const OLDEST_REDIS: (u64, u64) = (7, 0);
 const OLDEST_VALKEY: (u64, u64) = (7, 2);
 /// Longer than any stall of a healthy Redis (fsync, fork); a time-out only means "unknown, try again".
@@ -34,8 +32,7 @@ pub struct RedisStore {
     /// Named after the library's content, so that two versions of Oncue can share a Redis while one replaces the other.
     function: Arc<str>,
     library: Arc<str>,
-    /// Most commits seen in an answer; fewer later mean that Redis has lost some.
-    commits: Arc<AtomicU64>,
+    own: Arc<Own>,
     regressed: Arc<watch::Sender<Option<String>>>,
 }
 
@@ -62,6 +59,7 @@ impl RedisStore {
         if let Some(regression) = store.regression().await? {
             return Err(StoreError::refused(regression.to_string()));
         }
+        store.learn_epoch().await?;
         store.load().await?;
         Ok(store)
     }
@@ -69,8 +67,11 @@ impl RedisStore {
     /// Connects and changes nothing: for those who only look.
     pub async fn look(url: &str) -> Result<Self, StoreError> {
         let place = crate::bus::without_password(url);
-        let client =
-            redis::Client::open(url).map_err(|e| StoreError::refused(format!("{place} is no Redis URL: {e}")))?;
+        let no_url = |e: RedisError| StoreError::refused(format!("{place} is no Redis URL: {e}"));
+        // Several calls are on their way at a time: without it the second waits for the TCP ack of the first.
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let info = url.into_connection_info().map_err(no_url)?.set_tcp_settings(tcp);
+        let client = redis::Client::open(info).map_err(no_url)?;
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(Duration::from_secs(2)))
             .set_response_timeout(Some(TIMEOUT))
@@ -85,7 +86,7 @@ impl RedisStore {
             connection,
             function: format!("oncue_commit_{version}").into(),
             library: source.replace("LIBRARY", &version).into(),
-            commits: Arc::default(),
+            own: Arc::new(Own::new()),
             regressed: Arc::new(watch::Sender::new(None)),
         })
     }
@@ -142,40 +143,6 @@ impl RedisStore {
         loaded.map_err(|e| StoreError::refused(format!("Redis does not take the function library: {e}")))
     }
 
-    /// What was seen when Redis was found to have gone back in time, if it was.
-    pub async fn regression(&self) -> Result<Option<Regression>, StoreError> {
-        let text: Option<String> = cmd("GET").arg(REGRESSED).query_async(&mut self.connection.clone()).await?;
-        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
-    }
-
-    /// The lost effects are being restored: workers may start again.
-    pub async fn clear_regression(&self) -> Result<(), StoreError> {
-        Ok(cmd("DEL").arg(REGRESSED).exec_async(&mut self.connection.clone()).await?)
-    }
-
-    /// Turns to `Some`, with its reason, once Redis was found to have gone back in time.
-    pub fn regressed(&self) -> watch::Receiver<Option<String>> {
-        self.regressed.subscribe()
-    }
-
-    /// A count of commits lower than one that was answered before: a restart from an old file, a failover to a replica
-    /// that was behind. What was committed then is lost, with its seen-marks, while its events are acked.
-    async fn watch_for_regression(&self, replies: &[Bytes]) {
-        let number = |at: usize| replies.get(at).and_then(|n| std::str::from_utf8(n).ok()?.parse::<u64>().ok());
-        let (Some(found), Some(at)) = (number(0), number(1)) else { return };
-        let seen = self.commits.fetch_max(found, Ordering::Relaxed);
-        if found > seen || self.regressed.borrow().is_some() {
-            return;
-        }
-        let regression = Regression { seen, found, since: at };
-        let json = serde_json::json!(regression).to_string();
-        let set = cmd("SET").arg(REGRESSED).arg(json).arg("NX").exec_async(&mut self.connection.clone()).await;
-        if let Err(e) = set {
-            tracing::error!(error = %e, "cannot record that Redis went back in time");
-        }
-        self.regressed.send_replace(Some(regression.to_string()));
-    }
-
     async fn check_partitions(&self) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("SET").arg("oncue:partitions").arg(PARTITIONS).arg("NX").ignore().cmd("GET").arg("oncue:partitions");
@@ -194,9 +161,12 @@ impl RedisStore {
             if let Some(row) = &ask.row {
                 pipe.cmd("HGETALL").arg(row_key(row.table, &row.key));
             }
-            for mark in &ask.marks {
-                for key in mark.seen_keys() {
-                    pipe.cmd("HGET").arg(key).arg(&mark.id);
+            for bucket in buckets(&ask.marks) {
+                for key in bucket[0].seen_keys() {
+                    pipe.cmd("HMGET").arg(key);
+                    for mark in bucket {
+                        pipe.arg(&mark.id);
+                    }
                 }
             }
         }
@@ -206,12 +176,15 @@ impl RedisStore {
         for ask in asks {
             let row = if ask.row.is_some() { row(next()?)? } else { Row::default() };
             let mut seen = Vec::with_capacity(ask.marks.len());
-            for mark in &ask.marks {
-                let mut known = false;
-                for _ in mark.seen_keys() {
-                    known |= matches!(next()?, Value::BulkString(found) if mark.is_settled_by(&found));
+            for bucket in buckets(&ask.marks) {
+                let mut known = vec![false; bucket.len()];
+                for _ in bucket[0].seen_keys() {
+                    let Value::Array(found) = next()? else { continue };
+                    for ((mark, known), found) in bucket.iter().zip(&mut known).zip(found) {
+                        *known |= matches!(found, Value::BulkString(found) if mark.is_settled_by(&found));
+                    }
                 }
-                seen.push(known);
+                seen.extend(known);
             }
             found.push(Found { row, seen });
         }
@@ -245,10 +218,15 @@ impl RedisStore {
         Ok(pipe.query_async(&mut self.connection.clone()).await?)
     }
 
-    pub(super) async fn commit(&self, runs: &[Run]) -> Result<Vec<Vec<Status>>, StoreError> {
-        let call = self.commit_call(runs);
+    pub(super) async fn commit(&self, runs: &[Run]) -> Result<Committed, StoreError> {
+        let first = runs.iter().flat_map(|run| &run.events).find(|handled| !handled.outbox.is_empty());
+        let name = OutboxName::new(first.map_or(0, |handled| handled.mark.partition));
+        let function = runs.iter().flat_map(|run| &run.events).next().map_or("", |handled| handled.mark.function);
+        let (outbox, number) = (name.key(function), self.own.begin(runs));
+        let keys = [self.own.key(), outbox.clone(), name.index()];
+        let call = commit_call(&self.function, keys, itoa::Buffer::new().format(number), runs, name);
         let mut connection = self.connection.clone();
-        let replies: Vec<Bytes> = match call.query_async(&mut connection).await {
+        let mut replies: Vec<Value> = match call.query_async(&mut connection).await {
             // Redis was emptied or replaced: the code goes in again, what the data lost is the fence's business.
             Err(e) if e.to_string().contains("Function not found") => {
                 self.load().await?;
@@ -256,46 +234,15 @@ impl RedisStore {
             }
             other => other?,
         };
-        self.watch_for_regression(&replies).await;
-        let mut replies = replies[2.min(replies.len())..].chunks_exact(2);
-        let statuses = runs.iter().map(|run| run.events.iter().filter_map(|_| replies.next().map(status)).collect());
-        Ok(statuses.collect())
-    }
-
-    /// Arguments in the order `commit.lua` documents.
-    fn commit_call(&self, runs: &[Run]) -> Cmd {
-        let (mut keys, mut args) = (vec![COMMITS.to_owned()], Args::default());
-        let horizon = runs.iter().flat_map(|run| &run.events).map(|e| e.mark.horizon).max().unwrap_or_default();
-        args.number(horizon).number(GRACE_MS).number(SKEW_MS).number(runs.len() as u64);
-        let now = event::now_ms();
-        for run in runs {
-            match &run.row {
-                Some(row) => {
-                    keys.push(row_key(row.key.table, &row.key.key));
-                    args.number(row.version).number(row.set.len() as u64);
-                    for (field, value) in &row.set {
-                        args.bytes(stored(field).as_bytes()).bytes(value);
-                    }
-                    args.number(row.del.len() as u64);
-                    for field in &row.del {
-                        args.bytes(stored(field).as_bytes());
-                    }
-                }
-                None => {
-                    args.bytes("").number(0).number(0);
-                }
-            }
-            args.number(run.events.len() as u64);
-            for handled in &run.events {
-                push_event(handled, now, &mut keys, &mut args);
-            }
-        }
-        let mut call = cmd("FCALL");
-        call.arg(&*self.function).arg(keys.len()).arg(&keys);
-        for arg in &args.0 {
-            call.arg(arg);
-        }
-        call
+        let record: String = redis::from_redis_value(replies.remove(0)).unwrap_or_default();
+        self.watch_for_regression(number, &record).await;
+        let said = runs.iter().zip(replies).map(|(run, reply)| wire::statuses(reply, run)).collect();
+        let statuses = self.with_outputs(runs, said).await?;
+        let stored = |(run, statuses): (&Run, &Vec<Status>)| {
+            run.events.iter().zip(statuses).any(|(e, status)| *status == Status::Applied && !e.outbox.is_empty())
+        };
+        let outbox = runs.iter().zip(&statuses).any(stored).then_some(outbox);
+        Ok(Committed { statuses, outbox })
     }
 
     pub(super) async fn started(&self, marks: &[Mark]) -> Result<Vec<u32>, StoreError> {
@@ -325,14 +272,19 @@ impl RedisStore {
     }
 }
 
+/// Neighbours that stand in one bucket.
+fn buckets(marks: &[Mark]) -> impl Iterator<Item = &[Mark]> {
+    marks.chunk_by(Mark::shares_bucket)
+}
+
 /// The code of the library; a broken twin of it where a test asks for one.
 fn source() -> String {
     let mut source = SOURCE.to_owned();
     if fault::sabotaged(Sabotage::NoSeenMarks) {
-        source = source.replace("    if mark then\n", "    if false then\n");
+        source = source.replace("      local status = mark and not", "      local status = false and not");
     }
     if fault::sabotaged(Sabotage::NoFence) {
-        source = source.replace("  if now > e.time + horizon then", "  if false then");
+        source = source.replace("  local fenced = now > group.oldest + horizon or", "  local fenced = false or");
     }
     source
 }

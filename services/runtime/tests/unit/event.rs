@@ -191,10 +191,10 @@ fn what_is_written_is_read_back() {
     for (meta, key, format) in [(full, "/home page", Format::Protobuf), (bare, "", Format::Json)] {
         let headers = event::headers(&meta, key, format);
         let payload = Bytes::from_static(b"\x0a\x01x");
-        let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let pairs = headers.iter().map(|(name, value)| (*name, value.as_str()));
         let incoming = event::read(pairs, payload.clone(), &ORIGIN).expect("what we write");
         assert_eq!((&incoming.meta, incoming.format, incoming.payload), (&meta, format, payload));
-        let keys: Vec<&str> = headers.iter().filter(|(n, _)| n == "ce-subject").map(|(_, v)| v.as_str()).collect();
+        let keys: Vec<&str> = headers.iter().filter(|(n, _)| *n == "ce-subject").map(|(_, v)| v.as_str()).collect();
         assert_eq!(keys, if key.is_empty() { vec![] } else { vec!["/home%20page"] });
     }
 }

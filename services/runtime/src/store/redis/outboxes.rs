@@ -1,13 +1,16 @@
 //! Outboxes in Redis: what still has to be published, what is kept for a while, and the right to deal with it.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::Bytes;
 use redis::{Pipeline, cmd};
 
 use super::RedisStore;
+use super::wire::{push_frame, read_frames};
 use crate::event;
-use crate::store::{StoreError, Unpublished, tag_of};
+use crate::store::mark::{OutboxName, tag_of};
+use crate::store::{Frame, Run, Status, StoreError, Unpublished};
 
 /// Outboxes handled at a time.
 const STEP: usize = 256;
@@ -25,6 +28,64 @@ impl RedisStore {
             }
         }
         self.query(&pipe).await.map(|_| ())
+    }
+
+    /// Gives duplicates what of their outputs has still to be published: each mark says where that stands.
+    pub(super) async fn with_outputs(
+        &self,
+        runs: &[Run],
+        said: Vec<Vec<(Status, Bytes)>>,
+    ) -> Result<Vec<Vec<Status>>, StoreError> {
+        let duplicate = |said: &(Status, Bytes)| matches!(said.0, Status::Duplicate(_));
+        let names =
+            said.iter().flatten().filter(|said| duplicate(said)).filter_map(|said| OutboxName::of_mark(&said.1));
+        let mut left: BTreeMap<OutboxName, Vec<Frame>> = names.map(|name| (name, Vec::new())).collect();
+        if !left.is_empty() {
+            let function = runs.iter().flat_map(|run| &run.events).next().map_or("", |handled| handled.mark.function);
+            let mut pipe = redis::pipe();
+            for name in left.keys() {
+                let key = name.key(function);
+                pipe.cmd("ZSCORE").arg(name.index()).arg(&key).cmd("GET").arg(key);
+            }
+            let answers: Vec<(Option<f64>, Option<Bytes>)> = pipe.query_async(&mut self.connection.clone()).await?;
+            for (frames, (committed, outbox)) in left.values_mut().zip(answers) {
+                if committed.is_some_and(|at| at > 0.0) {
+                    *frames = read_frames(outbox.unwrap_or_default());
+                }
+            }
+        }
+        let outputs = |detail: &Bytes, id: &[u8; 16]| {
+            let frames = left.get(&OutboxName::of_mark(detail)?)?;
+            frames.iter().find(|frame| frame.id == *id).map(|frame| frame.outputs.clone())
+        };
+        let whole = runs.iter().zip(said).map(|(run, said)| {
+            let events = run.events.iter().zip(said);
+            let status = events.map(|(handled, (status, detail))| match status {
+                Status::Duplicate(_) => Status::Duplicate(outputs(&detail, &handled.mark.id)),
+                other => other,
+            });
+            status.collect()
+        });
+        Ok(whole.collect())
+    }
+
+    /// Of an outbox some events' outputs are published and `left` are not: those alone stay to be published.
+    pub(in crate::store) async fn split(&self, key: &str, left: &[Frame], keep: &[Frame]) -> Result<(), StoreError> {
+        let bytes = |frames: &[Frame]| {
+            let mut bytes = Vec::new();
+            for frame in frames {
+                push_frame(&frame.id, &frame.outputs, &mut bytes);
+            }
+            bytes
+        };
+        let mut pipe = redis::pipe();
+        pipe.atomic().cmd("SET").arg(key).arg(bytes(left)).arg("XX").ignore();
+        if !keep.is_empty() {
+            let kept = format!("{key}.{:08x}", fastrand::u32(..));
+            pipe.cmd("SET").arg(&kept).arg(bytes(keep)).ignore();
+            pipe.cmd("ZADD").arg(format!("{}:u", tag_of(key))).arg(-(event::now_ms() as i64)).arg(kept).ignore();
+        }
+        Ok(pipe.exec_async(&mut self.connection.clone()).await?)
     }
 
     pub(in crate::store) async fn kept(
@@ -99,6 +160,10 @@ impl RedisStore {
         let outboxes: Vec<Option<Bytes>> = pipe.query_async(&mut self.connection.clone()).await?;
         // An index entry without its outbox was published and half marked: an empty outbox finishes the marking.
         let pairs = keys.into_iter().zip(outboxes);
-        Ok(pairs.map(|(outbox_key, outbox)| Unpublished { outbox_key, outbox: outbox.unwrap_or_default() }).collect())
+        let read = |(outbox_key, outbox): (String, Option<Bytes>)| Unpublished {
+            outbox_key,
+            frames: read_frames(outbox.unwrap_or_default()),
+        };
+        Ok(pairs.map(read).collect())
     }
 }

@@ -3,49 +3,103 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use redis::Value;
+use redis::{Cmd, Value};
 
-use crate::store::{Change, Handled, Mark, Op, Purpose, Row, Status, StoreError, row_key};
+use crate::event;
+use crate::store::mark::OutboxName;
+use crate::store::{Change, Frame, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Status, StoreError, row_key};
 
-/// Arguments of one call, as bytes.
-#[derive(Default)]
-pub(super) struct Args(pub Vec<Vec<u8>>);
-
-impl Args {
-    pub fn bytes(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
-        self.0.push(bytes.as_ref().to_vec());
-        self
+/// One call of `commit.lua`, in the order it documents. `outbox` is the name of what the outputs will be found under.
+pub(super) fn commit_call(function: &str, keys: [String; 3], record: &str, runs: &[Run], outbox: OutboxName) -> Cmd {
+    let groups: Vec<Vec<&[Handled]>> = runs.iter().map(|run| groups(&run.events)).collect();
+    let mut call = redis::cmd("FCALL");
+    let keys: Vec<String> = keys.into_iter().chain(keys_of(runs, &groups)).collect();
+    call.arg(function).arg(keys.len()).arg(keys);
+    let horizon = runs.iter().flat_map(|run| &run.events).map(|e| e.mark.horizon).max().unwrap_or_default();
+    call.arg(horizon).arg(SKEW_MS).arg(record).arg(runs.len());
+    let now = event::now_ms();
+    for (run, groups) in runs.iter().zip(&groups) {
+        push_row(run, &mut call);
+        call.arg(frames(&run.events)).arg(groups.len());
+        for group in groups {
+            push_group(group, now, outbox, &mut call);
+        }
+        let ops = || run.events.iter().enumerate().flat_map(|(n, e)| e.ops.iter().map(move |op| (n + 1, op)));
+        call.arg(ops().count());
+        for (number, op) in ops() {
+            push_op(number, op, &mut call);
+        }
     }
+    call
+}
 
-    pub fn number(&mut self, number: u64) -> &mut Self {
-        self.bytes(itoa::Buffer::new().format(number))
+/// Neighbours whose marks stand in one bucket.
+fn groups(events: &[Handled]) -> Vec<&[Handled]> {
+    events.chunk_by(|a, b| a.mark.shares_bucket(&b.mark) && a.purpose == b.purpose).collect()
+}
+
+fn keys_of<'r>(runs: &'r [Run], groups: &'r [Vec<&'r [Handled]>]) -> impl Iterator<Item = String> + 'r {
+    runs.iter().zip(groups).flat_map(|(run, groups)| {
+        let row = run.row.iter().map(|row| row_key(row.key.table, &row.key.key));
+        let seen = groups.iter().flat_map(|group| group[0].mark.seen_keys());
+        let ops = run.events.iter().flat_map(|e| e.ops.iter().map(|op| row_key(op.table, &e.mark.key)));
+        row.chain(seen).chain(ops)
+    })
+}
+
+fn push_row(run: &Run, call: &mut Cmd) {
+    let Some(row) = &run.row else {
+        call.arg("").arg(0).arg(0);
+        return;
+    };
+    call.arg(row.version).arg(row.set.len());
+    for (field, value) in &row.set {
+        call.arg(stored(field).as_bytes()).arg(&value[..]);
+    }
+    call.arg(row.del.len());
+    for field in &row.del {
+        call.arg(stored(field).as_bytes());
     }
 }
 
-pub(super) fn push_event(handled: &Handled, now: u64, keys: &mut Vec<String>, args: &mut Args) {
-    let mark: &Mark = &handled.mark;
-    let seen = mark.seen_keys();
-    let purpose = match handled.purpose {
+fn push_group(group: &[Handled], now: u64, outbox: OutboxName, call: &mut Cmd) {
+    let mark: &Mark = &group[0].mark;
+    let fences = || group.iter().map(|handled| handled.mark.fence);
+    call.arg(kind(group[0].purpose)).arg(mark.redrive).arg(if mark.timed { 1 } else { 3 });
+    call.arg(group.iter().map(|handled| handled.mark.expiry(now)).max().unwrap_or_default());
+    call.arg(fences().min().unwrap_or_default()).arg(fences().max().unwrap_or_default()).arg(group.len());
+    for handled in group {
+        call.arg(&handled.mark.id[..]).arg(mark_text(handled, outbox));
+    }
+}
+
+fn kind(purpose: Purpose) -> &'static str {
+    match purpose {
         Purpose::Apply => "a",
         Purpose::Bury => "d",
         Purpose::Recall => "q",
-    };
-    args.bytes(purpose).bytes(mark.id).number(mark.fence).number(mark.redrive.into());
-    args.bytes(handled.payload_hash.to_be_bytes()).number(seen.len() as u64);
-    args.number(mark.expiry(now)).number(handled.ops.len() as u64);
-    keys.extend(seen);
-    for op in &handled.ops {
-        push_op(op, args);
-        keys.push(row_key(op.table, &mark.key));
     }
-    args.bytes(&handled.outbox);
-    keys.push(mark.outbox_key());
-    keys.push(mark.unpublished_key());
 }
 
-fn push_op(op: &Op, args: &mut Args) {
-    let mut put = |name: &str, member: &str, number: i64, limit: u32| {
-        args.bytes(name).bytes(member).bytes(itoa::Buffer::new().format(number)).number(limit.into());
+/// What the seen-mark will say: kind, payload hash, then the number of the redrive a dead letter spent, or where the
+/// outputs are.
+fn mark_text(handled: &Handled, outbox: OutboxName) -> Vec<u8> {
+    let mut text = Vec::with_capacity(18);
+    text.extend(kind(handled.purpose).as_bytes());
+    text.extend(handled.payload_hash.to_be_bytes());
+    match handled.purpose {
+        Purpose::Bury if handled.mark.redrive > 0 => {
+            text.extend(itoa::Buffer::new().format(handled.mark.redrive).as_bytes());
+        }
+        Purpose::Apply if !handled.outbox.is_empty() => text.extend(outbox.bytes()),
+        _ => {}
+    }
+    text
+}
+
+fn push_op(number: usize, op: &Op, call: &mut Cmd) {
+    let mut put = |name: &str, member: &str, value: i64, limit: u32| {
+        call.arg(number).arg(name).arg(member).arg(value).arg(limit);
     };
     match &op.change {
         Change::Add { field, by } => put("add", &stored(field), *by, 0),
@@ -56,16 +110,65 @@ fn push_op(op: &Op, args: &mut Args) {
     }
 }
 
-pub(super) fn status(reply: &[Bytes]) -> Status {
-    let detail = &reply[1];
-    match &reply[0][..] {
-        b"applied" => Status::Applied,
-        b"duplicate" => Status::Duplicate(Some(detail.clone()).filter(|outbox| !outbox.is_empty())),
+/// The outputs of events as they stand in an outbox: for each event that has some, its id, their length and themselves.
+fn frames(events: &[Handled]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for handled in events.iter().filter(|handled| !handled.outbox.is_empty()) {
+        push_frame(&handled.mark.id, &handled.outbox, &mut bytes);
+    }
+    bytes
+}
+
+pub(super) fn push_frame(id: &[u8; 16], outputs: &[u8], bytes: &mut Vec<u8>) {
+    bytes.extend(id);
+    bytes.extend((outputs.len() as u32).to_be_bytes());
+    bytes.extend(outputs);
+}
+
+/// Reads frames back; what is torn at the end is no frame.
+pub(super) fn read_frames(mut bytes: Bytes) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    while bytes.len() >= 20 {
+        let head = bytes.split_to(20);
+        let id = head[..16].try_into().unwrap_or_default();
+        let len = u32::from_be_bytes(head[16..].try_into().unwrap_or_default()) as usize;
+        if len > bytes.len() {
+            break;
+        }
+        frames.push(Frame { id, outputs: bytes.split_to(len) });
+    }
+    frames
+}
+
+/// Statuses of one run.
+pub(super) fn statuses(reply: Value, run: &Run) -> Vec<(Status, Bytes)> {
+    let Value::Array(parts) = reply else {
+        return run.events.iter().map(|_| (Status::Applied, Bytes::new())).collect();
+    };
+    let parts: Vec<Bytes> = parts.into_iter().filter_map(|part| redis::from_redis_value(part).ok()).collect();
+    run.events
+        .iter()
+        .zip(parts.chunks_exact(2))
+        .map(|(e, said)| (status(&said[0], &said[1], e), said[1].clone()))
+        .collect()
+}
+
+fn status(said: &[u8], detail: &Bytes, handled: &Handled) -> Status {
+    match said {
+        b"duplicate" => Status::Duplicate(None),
         b"dead" => Status::Dead,
         b"conflict" => Status::Conflict,
-        b"too_old" => Status::TooOld,
-        b"clock" => Status::Clock,
         b"id_reuse" => Status::IdReuse,
+        // Somebody in the group is too old or too new; Redis says by its clock who.
+        b"fence" => {
+            let now = std::str::from_utf8(detail).ok().and_then(|now| now.parse::<u64>().ok()).unwrap_or_default();
+            let Mark { fence, horizon, .. } = handled.mark;
+            match () {
+                () if now > fence + horizon => Status::TooOld,
+                () if fence > now + SKEW_MS => Status::Clock,
+                () => Status::Conflict,
+            }
+        }
         _ => Status::Invalid(String::from_utf8_lossy(detail).into_owned()),
     }
 }
