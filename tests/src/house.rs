@@ -105,6 +105,15 @@ impl House {
         Process::spawn(binary, command, log)
     }
 
+    /// Starts `oncue up` on our servers, without a trace viewer, and waits until it is ready.
+    pub async fn up(&mut self) -> Process {
+        self.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{}", free_port()));
+        self.set("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9");
+        let process = self.spawn("oncue", &["up"]);
+        process.wait_for_line("ready in").await;
+        process
+    }
+
     /// The same with at most `kib` of address space.
     pub fn spawn_limited(&self, binary: &str, kib: u64) -> Process {
         static COUNT: AtomicU32 = AtomicU32::new(0);
