@@ -68,7 +68,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         .into_iter()
         .map(|name| {
             let scale = config.functions.get(name).map(oncue::config::FunctionConfig::scale);
-            let kept = kept.get(name).cloned();
+            let kept = kept.get(name);
             line(name, scale, kept, answering.get(name).map_or(&[], Vec::as_slice), consumers.get(name))
         })
         .collect();
@@ -110,7 +110,7 @@ pub async fn streams(bus: &Bus) -> Result<Vec<String>, Failure> {
 fn line(
     name: &str,
     scale: Option<Scale>,
-    kept: Option<Kept>,
+    kept: Option<&Kept>,
     instances: &[Instance],
     consumer: Option<&(String, Value)>,
 ) -> Line {
@@ -121,10 +121,10 @@ fn line(
     Line {
         function: name.to_owned(),
         stream: consumer.map(|(stream, _)| stream.clone()),
-        state: state(kept.as_ref(), instances),
+        state: state(kept, instances),
         replicas: instances.len() as u64,
-        min: kept.as_ref().map(|kept| kept.min).or(scale.map(|scale| scale.min)),
-        max: kept.as_ref().map(|kept| kept.max).or(scale.map(|scale| scale.max)),
+        min: kept.map(|kept| kept.min).or(scale.map(|scale| scale.min)),
+        max: kept.map(|kept| kept.max).or(scale.map(|scale| scale.max)),
         pending: of("num_pending"),
         in_flight: of("num_ack_pending"),
         redelivered: of("num_redelivered"),
@@ -231,6 +231,6 @@ mod tests {
         assert!(complained.is_some_and(|c| c.contains("3 events wait") && c.contains("oncue up")));
         assert!(complaint(&line("f", of(0), None, &[], Some(&there))).is_none());
         let asleep = Kept { min: 0, max: 1, workers: Vec::new() };
-        assert!(complaint(&line("f", of(1), Some(asleep), &[], Some(&there))).is_none());
+        assert!(complaint(&line("f", of(1), Some(&asleep), &[], Some(&there))).is_none());
     }
 }

@@ -78,6 +78,25 @@ async fn events_that_come_another_way_wake_as_well() {
     assert_eq!(up.stop().await, Some(0));
 }
 
+/// A server that was started anew has forgotten who listened.
+#[tokio::test]
+async fn a_sleeper_outlives_nats() {
+    let mut house = House::new("[functions.misbehave]\nmin = 0\nidle = \"2s\"\n").await;
+    let mut up = house.up().await;
+    until_asleep(&house, "misbehave").await;
+    house.nats.kill();
+    house.restart_nats().await;
+    let (bus, store) = (house.bus().await, house.store().await);
+    house.plain_publish([told("/after", "")]);
+    house.drained(&bus, "web", "misbehave").await;
+    assert_eq!(house.field(&store, "tallies", "/after", "count").await, "1");
+    until_asleep(&house, "misbehave").await;
+    house.plain_publish([told("/later", "")]);
+    until("heard again", async || up.log().contains("woken by web.page.viewed").then_some(())).await;
+    house.drained(&bus, "web", "misbehave").await;
+    assert_eq!(up.stop().await, Some(0));
+}
+
 #[tokio::test]
 async fn a_busy_worker_is_not_the_one_that_goes() {
     let config = "[functions.misbehave]\nmax = 2\nidle = \"1s\"\nconcurrency = 1\ntimeout = \"30s\"\n";
@@ -88,6 +107,8 @@ async fn a_busy_worker_is_not_the_one_that_goes() {
     house.plain_publish([told("/short", "slow:2500"), told("/long", "slow:12000")]);
     up.wait_for_line("1 -> 2 workers").await;
     up.wait_for_line("2 -> 1 workers").await;
+    up.wait_for_line("INFO stopping in_hand=").await;
+    assert_eq!(times(&up, "INFO stopping in_hand=0"), 1, "the wrong one was chosen: {}", up.log());
     let info = bus.api("CONSUMER.INFO.web.misbehave", &Value::Null).await.expect("a consumer");
     assert_eq!(info["num_ack_pending"], 1, "the long one is in hand, or this shows nothing");
     house.drained(&bus, "web", "misbehave").await;

@@ -76,7 +76,7 @@ impl Crew {
     pub fn start(&mut self, house: &House) {
         self.forget_the_gone();
         let taken = |n: &u32| self.workers.iter().any(|worker| worker.number == *n);
-        let number = (1..).find(|n| !taken(n)).unwrap_or(u32::MAX);
+        let number = (1..u32::MAX).find(|n| !taken(n)).unwrap_or(u32::MAX);
         let Scale { max, .. } = self.limits.scale;
         let name = if max == 1 && number == 1 { self.name.clone() } else { format!("{}.{number}", self.name) };
         let vitals = house.functions.run(Spec { name: name.clone(), ..self.spec.clone() });

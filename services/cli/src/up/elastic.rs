@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use oncue::bus::Bus;
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::crew::Crew;
@@ -18,6 +18,8 @@ use super::scale::{Decision, Sample, decide};
 use crate::services;
 
 const INTERVAL: Duration = Duration::from_secs(1);
+/// An event that wakes somebody does not wait longer for a look that is under way.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Whoever is too busy to say in this time whether it is busy, is busy.
 const QUIET: Duration = Duration::from_millis(40);
 
@@ -59,13 +61,13 @@ impl<'h> Elastic<'h> {
         Self { house, bus, crews, sampler, began, hearing, heard, blind: None }
     }
 
-    /// Those that are provisioned.
+    /// Starts those that are provisioned, and listens for the others.
     pub async fn begin(&mut self) {
         let names: Vec<String> = lock(&self.crews).keys().cloned().collect();
         for name in names {
             self.act(&name);
-            let sleeps = lock(&self.crews).get(&name).is_some_and(|crew| !crew.is_awake());
-            if sleeps {
+            let sleeps = |crew: &Crew| !crew.is_awake() && !crew.limits.scale.is_fixed();
+            if lock(&self.crews).get(&name).is_some_and(sleeps) {
                 self.listen(&name).await;
             }
         }
@@ -107,9 +109,10 @@ impl<'h> Elastic<'h> {
             elastic.map(subject).map(|(name, stream, awake)| Subject { name, stream, awake }).collect()
         };
         let now = self.began.elapsed();
-        let samples = match self.sampler.look(&subjects, now).await {
-            Ok(samples) => samples,
-            Err(e) => return self.say_blind(&e.to_string()),
+        let samples = match timeout(PATIENCE, self.sampler.look(&subjects, now)).await {
+            Ok(Ok(samples)) => samples,
+            Ok(Err(e)) => return self.say_blind(&e.to_string()),
+            Err(_) => return self.say_blind("NATS does not answer"),
         };
         if self.blind.take().is_some() {
             self.house.screen.note("the consumers can be looked at again");
@@ -155,7 +158,7 @@ impl<'h> Elastic<'h> {
                 if !crew.limits.scale.is_fixed() {
                     self.house.screen.note(&format!("{name} {} -> {} workers: {why}", count.have, count.have + more));
                 }
-                crew.ear = None;
+                (crew.ear, crew.waits) = (None, None);
                 (0..more).for_each(|_| crew.start(self.house));
                 crew.history.started(now);
             }
@@ -200,8 +203,8 @@ impl<'h> Elastic<'h> {
     /// Who may go; nothing if there is something to do after all.
     async fn resting(&self, mut leave: Leave) -> Option<(Leave, Vec<u32>)> {
         if leave.last {
-            let sample = self.sampler.fresh(&leave.stream, &leave.name).await.ok();
-            let still = sample.and_then(|sample| {
+            let sample = timeout(PATIENCE, self.sampler.fresh(&leave.stream, &leave.name)).await;
+            let still = sample.ok().and_then(Result::ok).and_then(|sample| {
                 self.see(&leave.name, sample);
                 self.act(&leave.name)
             });

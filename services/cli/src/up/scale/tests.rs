@@ -151,7 +151,7 @@ impl Life {
             Decision::Stop(n, _) => {
                 assert!(*n > 0 && *n <= self.crew);
                 (self.crew, self.stops) = (self.crew - n, self.stops + 1);
-                assert!(self.now - self.last_start >= idle, "no flapping: stopped right after a start");
+                assert!(self.last_start + idle <= self.now, "no flapping: stopped right after a start");
                 let recent = self.seen.iter().filter(|(at, _)| *at + idle >= self.now).map(|(_, need)| *need).max();
                 assert!(recent <= Some(self.crew), "stopped what was needed within the idle time");
             }
