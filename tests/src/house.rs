@@ -23,6 +23,10 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Limits that let a test see redelivery within seconds.
 pub const QUICK: &str = "ack_wait = \"2s\"";
 
+/// Streams for a house with a gateway, which needs them all: together they fit on a disk that is nearly full.
+pub const SMALL: &str = "[streams]\nweb.max_bytes = \"64MiB\"\nfiles.max_bytes = \"64MiB\"\ndlq.max_bytes = \"64MiB\"\n\
+                         objects.max_bytes = \"64MiB\"\n";
+
 pub struct House {
     pub dir: PathBuf,
     pub nats_port: u16,

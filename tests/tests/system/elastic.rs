@@ -1,10 +1,15 @@
 //! `oncue up` runs as many workers as there is work for, and none where there is none.
 
-use oncue_tests::house::{House, Process, until};
+use oncue_tests::house::{House, Process, SMALL, until};
 use serde_json::{Value, json};
 
 fn told(page: &str, what: &str) -> (&'static str, String) {
     ("web.page.viewed", json!({ "page": page, "referrer": what }).to_string())
+}
+
+/// A house for `oncue up`.
+async fn small_house(functions: &str) -> House {
+    House::new(&format!("{SMALL}{functions}")).await
 }
 
 /// What `oncue ps --json` says of a function.
@@ -28,7 +33,7 @@ fn times(up: &Process, what: &str) -> usize {
 #[tokio::test]
 async fn up_on_lag_down_when_idle_to_zero_and_woken_again() {
     let mut house =
-        House::new("[functions.misbehave]\nmin = 0\nmax = 3\nidle = \"2s\"\nconcurrency = 1\n[functions.record]\n")
+        small_house("[functions.misbehave]\nmin = 0\nmax = 3\nidle = \"2s\"\nconcurrency = 1\n[functions.record]\n")
             .await;
     let mut up = house.up().await;
     let (bus, store) = (house.bus().await, house.store().await);
@@ -60,7 +65,7 @@ async fn up_on_lag_down_when_idle_to_zero_and_woken_again() {
 #[tokio::test]
 async fn events_that_come_another_way_wake_as_well() {
     let functions = ["misbehave", "record"].map(|name| format!("[functions.{name}]\nmin = 0\nidle = \"2s\"\n"));
-    let mut house = House::new(&functions.concat()).await;
+    let mut house = small_house(&functions.concat()).await;
     assert!(house.output("oncue", &["apply"]).status.success());
     house.plain_publish([told("/later", "later:4000")]);
     let mut up = house.up().await;
@@ -81,7 +86,7 @@ async fn events_that_come_another_way_wake_as_well() {
 /// A server that was started anew has forgotten who listened.
 #[tokio::test]
 async fn a_sleeper_outlives_nats() {
-    let mut house = House::new("[functions.misbehave]\nmin = 0\nidle = \"2s\"\n").await;
+    let mut house = small_house("[functions.misbehave]\nmin = 0\nidle = \"2s\"\n").await;
     let mut up = house.up().await;
     until_asleep(&house, "misbehave").await;
     house.nats.kill();
@@ -100,7 +105,7 @@ async fn a_sleeper_outlives_nats() {
 #[tokio::test]
 async fn a_busy_worker_is_not_the_one_that_goes() {
     let config = "[functions.misbehave]\nmax = 2\nidle = \"1s\"\nconcurrency = 1\ntimeout = \"30s\"\n";
-    let mut house = House::new(config).await;
+    let mut house = small_house(config).await;
     let mut up = house.up().await;
     let bus = house.bus().await;
     // The first worker has the short one, so that the second, the last to come, has the long one.
@@ -121,7 +126,7 @@ async fn a_busy_worker_is_not_the_one_that_goes() {
 #[tokio::test]
 async fn a_worker_that_dies_is_started_again_and_sleeps_in_the_end() {
     let config = "[functions.misbehave]\nmin = 0\nmax = 3\nidle = \"2s\"\nconcurrency = 1\nack_wait = \"1s\"\n";
-    let mut house = House::new(config).await;
+    let mut house = small_house(config).await;
     let mut up = house.up().await;
     let (bus, store) = (house.bus().await, house.store().await);
     house.plain_publish([told("/bad", "abort")]);
@@ -139,12 +144,12 @@ async fn a_worker_that_dies_is_started_again_and_sleeps_in_the_end() {
 
 #[tokio::test]
 async fn ps_works_without_up() {
-    let house = House::new("[functions.misbehave]\nmin = 0\nmax = 2\n").await;
+    let house = small_house("[functions.misbehave]\nmin = 0\nmax = 2\n").await;
     let output = house.output("oncue", &["ps", "--json"]);
     assert_eq!(output.status.code(), Some(4), "nobody answers");
     let _worker = house.start("misbehave").await;
     let line = ps(&house, "misbehave");
     assert_eq!((&line["state"], &line["replicas"]), (&json!("running"), &json!(1)));
-    let line = ps(&House::new("[functions.misbehave]\nmin = 0\n").await, "misbehave");
+    let line = ps(&small_house("[functions.misbehave]\nmin = 0\n").await, "misbehave");
     assert_eq!(line["state"], "stopped", "nobody there who would wake it");
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use oncue_tests::house::{House, Process, free_port, until};
+use oncue_tests::house::{House, Process, SMALL, free_port, until};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -88,7 +88,7 @@ async fn gateway(house: &mut House) -> (Process, String) {
 
 #[tokio::test]
 async fn overload_is_refused_in_time_and_nothing_accepted_is_lost() {
-    let mut house = House::new(&format!("{FUNCTION}[gateway]\nmax_lag = {MAX_LAG}\n")).await;
+    let mut house = House::new(&format!("{SMALL}{FUNCTION}[gateway]\nmax_lag = {MAX_LAG}\n")).await;
     let worker = house.start("misbehave").await;
     let (gateway, url) = gateway(&mut house).await;
     let (bus, store) = (house.bus().await, house.store().await);
@@ -126,7 +126,7 @@ async fn overload_is_refused_in_time_and_nothing_accepted_is_lost() {
 /// The broken twin: without the bound nobody is refused, and the functions fall behind as far as they may.
 #[tokio::test]
 async fn without_a_bound_nobody_is_refused() {
-    let mut house = House::new(FUNCTION).await;
+    let mut house = House::new(&format!("{SMALL}{FUNCTION}")).await;
     let _worker = house.start("misbehave").await;
     let (_gateway, url) = gateway(&mut house).await;
     let seen = overload(&house, &url, Duration::from_secs(4)).await;
