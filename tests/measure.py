@@ -110,7 +110,8 @@ def house(names, fields):
     for program in ("oncue", "oncue-gateway"):
         (home / program).symlink_to(binaries / program)
     functions = "".join(f"[functions.{name}]\n{fields}\n" for name in names)
-    (home / "oncue.toml").write_text(functions)
+    streams = "".join(f'{name}.max_bytes = "64MiB"\n' for name in ("web", "files", "dlq", "objects"))
+    (home / "oncue.toml").write_text(f"[streams]\n{streams}{functions}")
     (home / "nats.conf").write_text(
         f'listen: "127.0.0.1:{nats}"\nhttp: "127.0.0.1:{monitor}"\njetstream {{ store_dir: "{home}/nats" }}\n'
     )
@@ -128,6 +129,8 @@ def house(names, fields):
     for _ in range(6000):
         if "ready in" in (work / "up.log").read_text():
             return nats, monitor, redis, bus, up
+        if up.poll() is not None:
+            break
         time.sleep(0.02)
     sys.exit("oncue up did not get ready:\n" + (work / "up.log").read_text()[-3000:])
 
