@@ -35,8 +35,9 @@ chaos: install ## Harm servers, workers and lines for MINUTES=10 and account for
 	@cargo build --release --locked --bins --package oncue-tests --no-default-features
 	@exec $(BIN)/release/chaos --minutes $(MINUTES) $(ARGS)
 
-measure: install ## Measure what README.md quotes: time to ready, start and memory of a worker
+measure: install ## Measure what README.md quotes: time to ready, start and memory of a worker, sleep
 	@$(RELEASE)
+	@cargo build --release --locked --bin namesake --package oncue-tests
 	@python3 tests/measure.py
 
 lint: ## Formatting and clippy, warnings are errors

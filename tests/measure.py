@@ -4,11 +4,14 @@
 Start: from the fork of a worker to its line "ready" (connected, streams and consumer checked, pulling), median and range.
 Idle: resident memory and CPU of a worker that has nothing to do.
 Up: from `oncue up` to its ready line, everything built, data from the run before.
+Asleep: what 200 functions that sleep cost the bus, in a quiet stream and in one that is busy with other things; and the
+time from publishing an event for a function that sleeps to its first commit.
 """
-import os, pathlib, re, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
+import json, os, pathlib, re, shutil, signal, socket, statistics, subprocess, sys, tempfile, time, urllib.request
 
 root = pathlib.Path(__file__).resolve().parent.parent
-binaries = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", root / "target")) / "release"
+profile = os.environ.get("MEASURE", "release")
+binaries = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", root / "target")) / profile
 work = pathlib.Path(tempfile.mkdtemp(prefix="oncue-measure-"))
 children = []
 
@@ -39,6 +42,20 @@ def end(child):
     if child.poll() is None:
         child.send_signal(signal.SIGTERM)
         child.wait(30)
+
+
+def talk(port, text, end):
+    """Lines in, lines out, as far as `end`: both servers speak so."""
+    with socket.create_connection(("127.0.0.1", port), 5) as s:
+        s.sendall(text.encode())
+        answer = b""
+        while end not in answer:
+            answer += s.recv(65536)
+        return answer.decode()
+
+
+def publish(port, subject, payload):
+    talk(port, f'CONNECT {{"verbose":false}}\r\nPUB {subject} {len(payload)}\r\n{payload}\r\nPING\r\n', b"PONG")
 
 
 def cpu_seconds(pid):
@@ -84,6 +101,91 @@ def workers():
     print(f"idle worker: {max(memory):.1f} MB resident, {cpu:.2f} % of a core, tracing on")
 
 
+def house(names, fields):
+    """`oncue up` with servers of its own, running namesakes; its ports and processes once it is ready."""
+    home = pathlib.Path(tempfile.mkdtemp(dir=work))
+    nats, monitor, redis, gateway = free_port(), free_port(), free_port(), free_port()
+    for name in names:
+        (home / name).symlink_to(binaries / "namesake")
+    for program in ("oncue", "oncue-gateway"):
+        (home / program).symlink_to(binaries / program)
+    functions = "".join(f"[functions.{name}]\n{fields}\n" for name in names)
+    streams = "".join(f'{name}.max_bytes = "64MiB"\n' for name in ("web", "files", "dlq", "objects"))
+    (home / "oncue.toml").write_text(f"[streams]\n{streams}{functions}")
+    (home / "nats.conf").write_text(
+        f'listen: "127.0.0.1:{nats}"\nhttp: "127.0.0.1:{monitor}"\njetstream {{ store_dir: "{home}/nats" }}\n'
+    )
+    bus = start("nats-server", "-c", str(home / "nats.conf"), log="nats.log")
+    start("redis-server", "--port", str(redis), "--bind", "127.0.0.1", "--save", "", "--dir", str(home), log="redis.log")
+    wait_for(nats), wait_for(redis)
+    env = os.environ | {
+        "ONCUE_NATS_URL": f"nats://127.0.0.1:{nats}",
+        "ONCUE_REDIS_URL": f"redis://127.0.0.1:{redis}",
+        "ONCUE_GATEWAY_LISTEN": f"127.0.0.1:{gateway}",
+        "ONCUE_CONFIG": str(home / "oncue.toml"),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+    }
+    up = start(str(home / "oncue"), "up", "--bin", str(home), "--data", str(home / ".oncue"), env=env, log="up.log")
+    for _ in range(6000):
+        if "ready in" in (work / "up.log").read_text():
+            return nats, monitor, redis, bus, up
+        if up.poll() is not None:
+            break
+        time.sleep(0.02)
+    sys.exit("oncue up did not get ready:\n" + (work / "up.log").read_text()[-3000:])
+
+
+def cost(monitor, bus, up, seconds, meanwhile):
+    def look():
+        counts = json.load(urllib.request.urlopen(f"http://127.0.0.1:{monitor}/varz"))
+        fields = [counts[name] for name in ("in_msgs", "out_msgs", "in_bytes", "out_bytes")]
+        return [*fields, cpu_seconds(bus.pid), cpu_seconds(up.pid), time.monotonic()]
+
+    before = look()
+    meanwhile(time.monotonic() + seconds)
+    *counts, nats, own, took = (b - a for a, b in zip(before, look()))
+    requests, answers, asked, answered = (n / took for n in counts)
+    return (
+        f"{requests:.1f} messages/s ({asked:.0f} B/s) in and {answers:.1f} ({answered:.0f} B/s) out, "
+        f"nats-server {nats / took * 100:.2f} % of a core, oncue up {own / took * 100:.2f} %"
+    )
+
+
+def asleep(functions=200, seconds=60):
+    names = [f"sleeper-{n}" for n in range(functions)]
+    nats, monitor, _, bus, up = house(names, 'min = 0')
+    time.sleep(10)
+    quiet = lambda end: time.sleep(end - time.monotonic())
+
+    def busy(end):
+        while time.monotonic() < end:
+            publish(nats, "web.page.milestone", '{"page":"/","views":10}')
+            time.sleep(0.1)
+
+    print(f"{functions} asleep, quiet: {cost(monitor, bus, up, seconds, quiet)}")
+    print(f"{functions} asleep, 10 other events/s in their stream: {cost(monitor, bus, up, seconds, busy)}")
+    if "woken" in (work / "up.log").read_text():
+        sys.exit("somebody did not sleep")
+    end(up)
+
+
+def wake(rounds=11):
+    nats, _, redis, _, up = house(["sleeper"], 'min = 0\nidle = "1s"')
+    took = []
+    for n in range(rounds):
+        while (work / "up.log").read_text().count("workers, asleep") < n:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        begin = time.monotonic()
+        publish(nats, "web.page.viewed", f'{{"page":"/{n}"}}')
+        while f":s:namesakes:/{n}\r" not in talk(redis, "KEYS *:s:*\r\nPING\r\n", b"PONG"):
+            time.sleep(0.001)
+        took.append((time.monotonic() - begin) * 1000)
+    took.sort()
+    print(f"asleep to first commit: {statistics.median(took):.0f} ms ({took[0]:.0f} to {took[-1]:.0f})")
+    end(up)
+
+
 def up():
     ready = []
     for _ in range(4):
@@ -110,6 +212,9 @@ try:
         up()
     if "workers" in sys.argv[1:] or len(sys.argv) == 1:
         workers()
+    if "asleep" in sys.argv[1:] or len(sys.argv) == 1:
+        wake()
+        asleep()
 finally:
     for child in reversed(children):
         end(child)

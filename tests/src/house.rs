@@ -23,6 +23,10 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Limits that let a test see redelivery within seconds.
 pub const QUICK: &str = "ack_wait = \"2s\"";
 
+/// Streams for a house with a gateway, which needs them all: together they fit on a disk that is nearly full.
+pub const SMALL: &str = "[streams]\nweb.max_bytes = \"64MiB\"\nfiles.max_bytes = \"64MiB\"\ndlq.max_bytes = \"64MiB\"\n\
+                         objects.max_bytes = \"64MiB\"\n";
+
 pub struct House {
     pub dir: PathBuf,
     pub nats_port: u16,
@@ -103,6 +107,15 @@ impl House {
         let mut command = Command::new(self.program(binary));
         command.args(args).envs(self.env.iter().cloned()).current_dir(&self.dir);
         Process::spawn(binary, command, log)
+    }
+
+    /// Starts `oncue up` on our servers, without a trace viewer, and waits until it is ready.
+    pub async fn up(&mut self) -> Process {
+        self.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{}", free_port()));
+        self.set("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9");
+        let process = self.spawn("oncue", &["up"]);
+        process.wait_for_line("ready in").await;
+        process
     }
 
     /// The same with at most `kib` of address space.

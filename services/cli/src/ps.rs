@@ -1,13 +1,19 @@
-//! `oncue ps`: what the bus knows of every function (consumers) and what its workers say of themselves (`$SRV`).
+//! `oncue ps`: what the bus knows of every function (consumers), what its workers say of themselves, and which of them
+//! `oncue up` keeps (both on `$SRV`).
+
+mod kept;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use oncue::bus::Bus;
 use oncue::bus::layout::DLQ;
+use oncue::config::Scale;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+pub use self::kept::UP;
+use self::kept::{Kept, State, state};
 use crate::exit::{self, Failure};
 use crate::paint::{BAD, CHANGED, DIM, NAME, PLAIN, remark, say};
 use crate::services::{self, Instance};
@@ -29,10 +35,12 @@ pub struct Args {
 struct Line {
     function: String,
     stream: Option<String>,
+    state: State,
     /// Processes that answer.
     replicas: u64,
-    /// Processes `oncue up` should keep running; none for a function oncue.toml does not name.
-    wanted: Option<u32>,
+    /// Bounds within which `oncue up` scales; none for a function oncue.toml does not name.
+    min: Option<u32>,
+    max: Option<u32>,
     /// Events not yet handed to any worker.
     pending: u64,
     /// Events handed out and not yet acknowledged.
@@ -52,14 +60,16 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let bus = settings.bus().await?;
     let answering = services::by_name(services::ask(&bus, "$SRV.STATS", QUIET).await?);
     let consumers = consumers(&bus).await?;
+    let kept = kept::all(answering.get(kept::UP).map_or(&[], Vec::as_slice));
     let config = &settings.config;
     let ours = |name: &&String| config.functions.contains_key(*name) || consumers.contains_key(*name);
     let names: BTreeSet<&String> = config.functions.keys().chain(answering.keys().filter(ours)).collect();
     let lines: Vec<Line> = names
         .into_iter()
         .map(|name| {
-            let wanted = config.functions.get(name).map(|f| f.replicas.unwrap_or(1));
-            line(name, wanted, answering.get(name).map_or(&[], Vec::as_slice), consumers.get(name))
+            let scale = config.functions.get(name).map(oncue::config::FunctionConfig::scale);
+            let kept = kept.get(name);
+            line(name, scale, kept, answering.get(name).map_or(&[], Vec::as_slice), consumers.get(name))
         })
         .collect();
     if args.json {
@@ -70,7 +80,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
             remark(complaint);
         }
     }
-    let anybody = lines.iter().any(|l| l.replicas > 0);
+    let anybody = !kept.is_empty() || lines.iter().any(|l| l.replicas > 0);
     Ok(if anybody || lines.is_empty() { exit::OK } else { exit::SILENT })
 }
 
@@ -78,21 +88,9 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 async fn consumers(bus: &Bus) -> Result<BTreeMap<String, (String, Value)>, Failure> {
     let mut found = BTreeMap::new();
     for stream in streams(bus).await?.into_iter().filter(|s| s != DLQ) {
-        let mut offset = 0;
-        loop {
-            let page = bus
-                .api(&format!("CONSUMER.LIST.{stream}"), &json!({ "offset": offset }))
-                .await
-                .map_err(Failure::silent)?;
-            let list = page["consumers"].as_array().cloned().unwrap_or_default();
-            offset += list.len() as u64;
-            for info in &list {
-                if let Some(name) = info["config"]["durable_name"].as_str() {
-                    found.insert(name.to_owned(), (stream.clone(), info.clone()));
-                }
-            }
-            if list.is_empty() || offset >= page["total"].as_u64().unwrap_or_default() {
-                break;
+        for info in bus.consumers(&stream).await.map_err(Failure::silent)? {
+            if let Some(name) = info["config"]["durable_name"].as_str() {
+                found.insert(name.to_owned(), (stream.clone(), info.clone()));
             }
         }
     }
@@ -109,7 +107,13 @@ pub async fn streams(bus: &Bus) -> Result<Vec<String>, Failure> {
     Ok(names.filter(|name| !name.starts_with("OBJ_") && !name.starts_with("KV_")).map(str::to_owned).collect())
 }
 
-fn line(name: &str, wanted: Option<u32>, instances: &[Instance], consumer: Option<&(String, Value)>) -> Line {
+fn line(
+    name: &str,
+    scale: Option<Scale>,
+    kept: Option<&Kept>,
+    instances: &[Instance],
+    consumer: Option<&(String, Value)>,
+) -> Line {
     let sum = |field: &str| instances.iter().map(|i| i.count(field)).sum();
     let of = |field: &str| consumer.and_then(|(_, info)| info[field].as_u64()).unwrap_or_default();
     let endpoints = || instances.iter().flat_map(|i| &i.endpoints);
@@ -117,8 +121,10 @@ fn line(name: &str, wanted: Option<u32>, instances: &[Instance], consumer: Optio
     Line {
         function: name.to_owned(),
         stream: consumer.map(|(stream, _)| stream.clone()),
+        state: state(kept, instances),
         replicas: instances.len() as u64,
-        wanted,
+        min: kept.map(|kept| kept.min).or(scale.map(|scale| scale.min)),
+        max: kept.map(|kept| kept.max).or(scale.map(|scale| scale.max)),
         pending: of("num_pending"),
         in_flight: of("num_ack_pending"),
         redelivered: of("num_redelivered"),
@@ -137,6 +143,7 @@ fn table(lines: &[Line]) -> String {
     let head = [
         "FUNCTION",
         "STREAM",
+        "STATE",
         "REPLICAS",
         "LAG",
         "IN FLIGHT",
@@ -153,15 +160,17 @@ fn table(lines: &[Line]) -> String {
 
 fn row(line: &Line) -> Vec<Cell> {
     let bad = |n: u64| number(n).style(if n > 0 { BAD } else { DIM });
-    let few = line.wanted.is_some_and(|wanted| line.replicas < u64::from(wanted));
-    let replicas = match line.wanted {
-        Some(wanted) => format!("{}/{wanted}", line.replicas),
-        None => line.replicas.to_string(),
+    let few = line.min.is_some_and(|min| line.replicas < u64::from(min));
+    let replicas = match (line.min, line.max) {
+        (Some(min), Some(max)) if min != max => format!("{}/{min}..{max}", line.replicas),
+        (Some(min), _) => format!("{}/{min}", line.replicas),
+        _ => line.replicas.to_string(),
     };
     let average = line.average_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"));
     vec![
         text(&line.function).style(NAME),
         text(line.stream.as_deref().unwrap_or("-")),
+        text(line.state.word()).style(line.state.style()),
         text(replicas).right().style(if few { CHANGED } else { PLAIN }),
         number(line.pending),
         number(line.in_flight),
@@ -175,17 +184,24 @@ fn row(line: &Line) -> Vec<Cell> {
 }
 
 fn complaint(line: &Line) -> Option<String> {
-    if line.replicas == 0 && line.wanted != Some(0) {
-        return Some(format!("{}: no worker answers; start it with `oncue up`", line.function));
+    let name = &line.function;
+    if line.state == State::Failing {
+        return Some(format!("{name}: a worker keeps ending; what it says is in the log of `oncue up`"));
+    }
+    if line.state == State::Stopped && line.max != Some(0) {
+        let waits = if line.pending > 0 { format!("{} events wait; ", line.pending) } else { String::new() };
+        return Some(format!("{name}: no worker answers; {waits}start it with `oncue up`"));
     }
     if line.stream.is_none() {
-        return Some(format!("{}: it has no consumer; run `oncue apply`", line.function));
+        return Some(format!("{name}: it has no consumer; run `oncue apply`"));
     }
-    line.last_error.as_ref().map(|error| format!("{}: last error: {error}", line.function))
+    line.last_error.as_ref().map(|error| format!("{name}: last error: {error}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -194,16 +210,27 @@ mod tests {
             { "num_requests": 4, "num_errors": 1, "processing_time": 10_000_000, "last_error": "", "data": { "applied": 3, "dead": 1 } }] }))
         .unwrap();
         let info = json!({ "num_pending": 7, "num_ack_pending": 2, "num_redelivered": 1 });
-        let line = line("f", Some(3), &[instance.clone(), instance], Some(&("web".into(), info)));
-        assert_eq!((line.replicas, line.pending, line.in_flight, line.redelivered), (2, 7, 2, 1));
-        assert_eq!((line.applied, line.dead, line.failed, line.average_ms), (6, 2, 2, Some(2.5)));
-        let shown = anstream::adapter::strip_str(&table(&[line])).to_string();
-        assert!(shown.lines().nth(1).is_some_and(|l| l.starts_with("f         web          2/3    7")), "{shown}");
+        let scale = |min, max| Some(Scale { min, max, idle: Duration::ZERO });
+        let both = [instance.clone(), instance];
+        let consumer = ("web".into(), info);
+        let fixed = line("f", scale(3, 3), None, &both, Some(&consumer));
+        assert_eq!((fixed.replicas, fixed.pending, fixed.in_flight, fixed.redelivered), (2, 7, 2, 1));
+        assert_eq!((fixed.applied, fixed.dead, fixed.failed, fixed.average_ms), (6, 2, 2, Some(2.5)));
+        let elastic = line("g", scale(0, 4), None, &both, Some(&consumer));
+        let shown = anstream::adapter::strip_str(&table(&[fixed, elastic])).to_string();
+        let mut rows = shown.lines().skip(1);
+        assert!(rows.next().is_some_and(|l| l.starts_with("f         web     running       2/3    7")), "{shown}");
+        assert!(rows.next().is_some_and(|l| l.starts_with("g         web     running    2/0..4    7")), "{shown}");
     }
 
     #[test]
     fn a_function_nobody_runs_is_pointed_out() {
-        assert!(complaint(&line("f", Some(1), &[], None)).is_some_and(|c| c.contains("oncue up")));
-        assert!(complaint(&line("f", Some(0), &[], Some(&("web".into(), Value::Null)))).is_none());
+        let of = |max| Some(Scale { min: 0, max, idle: Duration::ZERO });
+        let there = ("web".into(), json!({ "num_pending": 3 }));
+        let complained = complaint(&line("f", of(1), None, &[], Some(&there)));
+        assert!(complained.is_some_and(|c| c.contains("3 events wait") && c.contains("oncue up")));
+        assert!(complaint(&line("f", of(0), None, &[], Some(&there))).is_none());
+        let asleep = Kept { min: 0, max: 1, workers: Vec::new() };
+        assert!(complaint(&line("f", of(1), Some(&asleep), &[], Some(&there))).is_none());
     }
 }

@@ -4,6 +4,8 @@
 //! servers, layout, functions and gateway start in the order in which they need each other, and stop in the opposite
 //! one, so that nothing that was accepted is left half done.
 
+mod crew;
+mod elastic;
 mod guard;
 mod house;
 mod lines;
@@ -11,10 +13,14 @@ mod lock;
 mod parts;
 mod ports;
 mod process;
+mod sample;
+mod scale;
 mod servers;
+mod service;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use oncue::bus::Bus;
@@ -29,10 +35,11 @@ use crate::paint::{BOLD, DIM, paint};
 use crate::settings::Settings;
 use crate::{health, http, manifests, services};
 
+use self::crew::{Crew, Worker};
+use self::elastic::{Crews, Elastic, lock};
 use self::house::House;
 use self::lines::Screen;
 use self::parts::{GATEWAY, Traces, traces};
-use self::process::Vitals;
 use self::servers::{Server, Start};
 
 /// Longer than this without being ready, and it says what it waits for.
@@ -73,7 +80,6 @@ impl Profile {
 
 /// What is to be started, found fit beforehand.
 struct Plan {
-    functions: Vec<String>,
     nats: Server,
     redis: Server,
     traces: Traces,
@@ -86,8 +92,7 @@ pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
     parts::all_built(&settings, &functions)?;
     let _lock = lock::take(&args.data)?;
     // The functions say what they are while the ports are looked at.
-    let (plan, manifests) =
-        tokio::join!(plan(&args, &settings, functions.clone()), manifests::of(&settings, &functions));
+    let (plan, manifests) = tokio::join!(plan(&args, &settings), manifests::of(&settings, &functions));
     let (plan, manifests) = (plan?, manifests?);
 
     let names = functions.iter().map(String::as_str).chain([GATEWAY, "nats", "redis", "traces", "oncue"]);
@@ -119,21 +124,21 @@ async fn live(
     started: Instant,
 ) -> Failure {
     match start(settings, profile, plan, manifests, house).await {
-        Ok(()) => {
-            lines::print(&ready_text(settings, plan, started.elapsed()));
-            std::future::pending().await
+        Ok((elastic, crews)) => {
+            lines::print(&ready_text(settings, plan, &crews, started.elapsed()));
+            match elastic.run().await {}
         }
         Err(failure) => failure,
     }
 }
 
-async fn start(
+async fn start<'h>(
     settings: &Settings,
     profile: Profile,
     plan: &Plan,
     manifests: &[Manifest],
-    house: &House,
-) -> Result<(), Failure> {
+    house: &'h House,
+) -> Result<(Elastic<'h>, Crews), Failure> {
     if let Traces::Start = &plan.traces {
         house.viewer.run(parts::viewer(settings)?);
     }
@@ -148,24 +153,23 @@ async fn start(
         return Err(Failure::failed(format_args!("{} cannot be made as it should be", refused.what)));
     }
     let env = parts::environment(settings, profile)?;
-    let mut workers = Vec::new();
-    for name in &plan.functions {
-        for spec in parts::function(settings, name, &env)? {
-            workers.push((spec.name.clone(), house.functions.run(spec)));
-        }
+    let mut crews = BTreeMap::new();
+    for manifest in manifests {
+        let spec = parts::function(settings, &manifest.name, &env)?;
+        crews.insert(manifest.name.clone(), Crew::new(manifest, &settings.config, spec));
     }
+    let crews = Arc::new(Mutex::new(crews));
+    let mut elastic = Elastic::new(house, bus.clone(), crews.clone());
+    elastic.begin().await;
+    service::answer(&bus, &crews).await?;
     house.gateway.run(parts::gateway(settings, &env)?);
-    until_ready(settings, &bus, &workers, house).await
+    until_ready(settings, &bus, &crews, house).await?;
+    Ok((elastic, crews))
 }
 
 /// Until the gateway is ready and every worker answers on the bus; ours, told by the process id in its name, since
 /// others may be on the same bus.
-async fn until_ready(
-    settings: &Settings,
-    bus: &Bus,
-    workers: &[(String, Arc<Vitals>)],
-    house: &House,
-) -> Result<(), Failure> {
+async fn until_ready(settings: &Settings, bus: &Bus, crews: &Crews, house: &House) -> Result<(), Failure> {
     let gateway = health::gateway_address(&settings.config.gateway.listen);
     let mut patience = Instant::now() + PATIENCE;
     loop {
@@ -174,12 +178,11 @@ async fn until_ready(
             services::ask(bus, "$SRV.PING", Duration::from_millis(40)),
         );
         let answers = answers?;
-        let answering =
-            |pid: u32| answers.iter().any(|a| a.id.rsplit('-').next().and_then(|end| end.parse().ok()) == Some(pid));
-        let mut behind: Vec<&str> =
-            workers.iter().filter(|(_, v)| !answering(v.pid())).map(|(name, _)| name.as_str()).collect();
+        let answering = |worker: &Worker| answers.iter().any(|a| a.pid() == Some(worker.vitals.pid()));
+        let workers: Vec<Worker> = lock(crews).values().flat_map(|crew| crew.workers().to_vec()).collect();
+        let mut behind: Vec<String> = workers.into_iter().filter(|w| !answering(w)).map(|w| w.name).collect();
         if !matches!(page, Ok((200, _))) {
-            behind.push(GATEWAY);
+            behind.push(GATEWAY.to_owned());
         }
         if behind.is_empty() {
             return Ok(());
@@ -202,18 +205,17 @@ fn chosen(args: &Args, settings: &Settings) -> Result<Vec<String>, Failure> {
     Ok(if args.only.is_empty() { all } else { all.into_iter().filter(|name| args.only.contains(name)).collect() })
 }
 
-async fn plan(args: &Args, settings: &Settings, functions: Vec<String>) -> Result<Plan, Failure> {
+async fn plan(args: &Args, settings: &Settings) -> Result<Plan, Failure> {
     ports::must_be_free(
         "the gateway",
         &settings.config.gateway.listen,
         "[gateway] listen in oncue.toml, or ONCUE_GATEWAY_LISTEN",
     )?;
     let (nats, redis) = tokio::join!(servers::nats(args, settings), servers::redis(args, settings));
-    Ok(Plan { functions, nats: nats?, redis: redis?, traces: traces(settings) })
+    Ok(Plan { nats: nats?, redis: redis?, traces: traces(settings) })
 }
 
-fn ready_text(settings: &Settings, plan: &Plan, took: Duration) -> String {
-    let processes: u32 = plan.functions.iter().map(|name| parts::replicas(settings, name)).sum();
+fn ready_text(settings: &Settings, plan: &Plan, crews: &Crews, took: Duration) -> String {
     let server = |server: &Server| match &server.start {
         Start::Use { version } => format!("{}  (was already running, {version})", server.place),
         Start::Spawn { data, .. } => format!("{}  (data in {})", server.place, data.display()),
@@ -224,11 +226,20 @@ fn ready_text(settings: &Settings, plan: &Plan, took: Duration) -> String {
         ("NATS", server(&plan.nats)),
         ("Redis", server(&plan.redis)),
     ];
-    let head = format!("ready in {} ms: {} functions, {processes} processes", took.as_millis(), plan.functions.len());
+    let head = format!("ready in {} ms: {}", took.as_millis(), count(crews));
     let mut text = vec![String::new(), paint(BOLD, head)];
     text.extend(rows.into_iter().map(|(name, what)| format!("  {} {what}", paint(DIM, format_args!("{name:<7}")))));
     text.extend([paint(DIM, "  Ctrl-C finishes what is in hand and stops everything."), String::new()]);
     text.join("\n")
+}
+
+/// `9 functions, 8 workers, 1 asleep`
+fn count(crews: &Crews) -> String {
+    let crews = lock(crews);
+    let workers: u32 = crews.values().map(|crew| crew.count().have).sum();
+    let asleep = crews.values().filter(|crew| !crew.is_awake()).count();
+    let asleep = if asleep > 0 { format!(", {asleep} asleep") } else { String::new() };
+    format!("{} functions, {workers} workers{asleep}", crews.len())
 }
 
 /// Ctrl-C, SIGTERM, and the terminal being closed, as often as they come.

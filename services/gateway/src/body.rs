@@ -1,15 +1,17 @@
 //! Reading bodies from clients nobody has to trust: bounded in size, and in how slowly they may come.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt as _};
+use tokio::sync::{OwnedSemaphorePermit as Held, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::problem::{MALFORMED, Problem, SLOW};
+use crate::problem::{BUSY, MALFORMED, Problem, SLOW};
 use crate::request::{check_length, too_large};
 
 /// What has to come in one [`Guards::body`](crate::server::Guards) of waiting, unless the body ends with it. A phone at the
@@ -61,18 +63,30 @@ impl Incoming {
         }
     }
 
-    /// All of it, at most `limit` bytes.
-    pub async fn read(mut self, headers: &HeaderMap, limit: u64) -> Result<Bytes, Problem> {
+    /// All of it, at most `limit` bytes, and the room it takes, which is to be kept as long as it is. Only what has come
+    /// takes room, so a client cannot hold what it has not sent.
+    pub async fn read(
+        mut self,
+        headers: &HeaderMap,
+        limit: u64,
+        room: &Arc<Semaphore>,
+    ) -> Result<(Bytes, Option<Held>), Problem> {
         check_length(headers, limit)?;
-        let mut read = BytesMut::new();
+        let (mut read, mut held) = (BytesMut::new(), None::<Held>);
         while let Some(part) = self.next().await {
             let part = part.map_err(|e| broken(&e))?;
             if (read.len() + part.len()) as u64 > limit {
                 return Err(too_large(limit));
             }
+            let full = |_| Problem::new(BUSY, "too many bytes of other requests are in hand; nothing was taken");
+            let more = room.clone().try_acquire_many_owned(part.len() as u32).map_err(full)?;
+            match &mut held {
+                Some(held) => held.merge(more),
+                None => held = Some(more),
+            }
             read.extend_from_slice(&part);
         }
-        Ok(read.freeze())
+        Ok((read.freeze(), held))
     }
 
     /// Part after part.

@@ -71,7 +71,8 @@ async fn accept(app: &App, trace: &Trace, ty: &str, request: Request) -> Result<
     check_encoding(&head.headers)?;
     let form = form(&head.headers)?;
     let limit = app.config.max_event.0.min(app.bus.max_payload() as u64);
-    let body = body.read(&head.headers, limit).await?;
+    app.backlog.admit(&app.bus, event::stream_of_type(ty)).await?;
+    let (body, _held) = body.read(&head.headers, limit, &app.room).await?;
     let (meta, format, payload) = read(ty, form, &head.headers, body)?;
     let key = entry.check(format, &payload)?;
     let (id, subject) = (meta.id.clone(), event::subject(ty, &key));

@@ -7,6 +7,7 @@
 pub mod server;
 
 mod attributes;
+mod backlog;
 mod body;
 mod download;
 mod events;
@@ -28,8 +29,10 @@ use oncue::bus::{Bus, layout};
 use oncue::config::{Config, GatewayConfig};
 use oncue::store::{RedisStore, Store};
 use oncue_proto::Catalog;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use backlog::Backlog;
 use metrics::Metrics;
 use server::Guards;
 
@@ -45,6 +48,11 @@ pub struct App {
     store: Store,
     metrics: Metrics,
     guards: Guards,
+    backlog: Backlog,
+    /// Bytes of bodies that may still be held.
+    room: Arc<Semaphore>,
+    /// Uploads that may still begin.
+    uploads: Arc<Semaphore>,
     /// Uploads, which must come to an end (stored and published, or taken back) even when their client goes away.
     tasks: TaskTracker,
 }
@@ -78,6 +86,9 @@ impl App {
             redis,
             metrics: Metrics::default(),
             guards,
+            backlog: Backlog::new(config.gateway.max_lag),
+            room: Arc::new(Semaphore::new(guards.memory)),
+            uploads: Arc::new(Semaphore::new(guards.uploads)),
             tasks: TaskTracker::new(),
         }))
     }

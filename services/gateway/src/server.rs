@@ -21,6 +21,10 @@ use crate::routes::router;
 pub struct Guards {
     /// Open at once; others wait in the queue of the socket. Default 4,096.
     pub connections: usize,
+    /// Bytes of event bodies held at once, all requests together; beyond that they are refused. Default 64 MiB.
+    pub memory: usize,
+    /// Uploads at once; each holds a little more than 1 MiB of what it passes on. Others are refused. Default 64.
+    pub uploads: usize,
     /// From the first byte of a request, or from the end of the one before, to the end of the headers. Default 15 s.
     pub head: Duration,
     /// Waiting for the body without getting on. Default 15 s.
@@ -32,7 +36,14 @@ pub struct Guards {
 impl Default for Guards {
     fn default() -> Self {
         let patience = Duration::from_secs(15);
-        Self { connections: 4096, head: patience, body: patience, drain: Duration::from_secs(10) }
+        Self {
+            connections: 4096,
+            memory: 64 << 20,
+            uploads: 64,
+            head: patience,
+            body: patience,
+            drain: Duration::from_secs(10),
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 use crate::App;
 use crate::attributes::root;
 use crate::body::{Incoming, broken};
-use crate::problem::{AWAY, INTERNAL, MALFORMED, Problem, UNKNOWN};
+use crate::problem::{AWAY, BUSY, INTERNAL, MALFORMED, Problem, UNKNOWN};
 use crate::publish::{Published, connected, id_reuse};
 use crate::request::{check_encoding, check_length, idempotency_key, path_piece, text, too_large};
 use crate::trace::Trace;
@@ -98,10 +98,17 @@ pub async fn put(
     let upload = Upload::of(&raw_name, &head.headers)?;
     check_length(&head.headers, app.config.max_file.0)?;
     connected(&app.bus)?;
+    let place = app.uploads.clone().try_acquire_owned();
+    let place = place.map_err(|_| Problem::new(BUSY, format!("{} uploads are under way", app.guards.uploads)))?;
+    app.backlog.admit(&app.bus, event::stream_of_type(FileUploaded::TYPE)).await?;
     // A task of its own: when the client goes away in the middle, this handler is dropped wherever it stands, but what
     // was begun must be finished or taken back.
     let (worker, context) = (app.clone(), trace.context.clone());
-    let task = app.tasks.spawn(async move { worker.take(&trace, upload, body).await }.with_context(context));
+    let taken = async move {
+        let _place = place;
+        worker.take(&trace, upload, body).await
+    };
+    let task = app.tasks.spawn(taken.with_context(context));
     match task.await {
         Ok(stored) => Ok(answer(stored?)),
         Err(e) => Err(Problem::new(INTERNAL, format!("the upload failed: {e}"))),

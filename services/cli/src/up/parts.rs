@@ -66,10 +66,6 @@ pub fn all_built(settings: &Settings, functions: &[String]) -> Result<(), Failur
     Err(Failure::usage(what).advise("build them with `cargo build --release --bins`, or name their folder with --bin"))
 }
 
-pub fn replicas(settings: &Settings, function: &str) -> u32 {
-    settings.config.function(function).replicas.unwrap_or(1)
-}
-
 /// What every process of ours is told. What the environment says already stays.
 pub fn environment(settings: &Settings, profile: Profile) -> Result<Vec<(String, String)>, Failure> {
     let config = &settings.config;
@@ -100,18 +96,15 @@ fn program(settings: &Settings, name: &str) -> Result<PathBuf, Failure> {
     std::path::absolute(&path).map_err(|e| Failure::failed(format_args!("{}: {e}", path.display())))
 }
 
-/// A process for each replica, called `name` or `name.1`, `name.2`...
-pub fn function(settings: &Settings, name: &str, env: &[(String, String)]) -> Result<Vec<Spec>, Failure> {
-    let (program, replicas) = (program(settings, name)?, replicas(settings, name));
-    let own = settings.config.function(name).env;
-    let spec = |n: u32| Spec {
-        name: if replicas == 1 { name.to_owned() } else { format!("{name}.{n}") },
-        program: program.clone(),
+/// A worker of the function; each further one gets a name of its own.
+pub fn function(settings: &Settings, name: &str, env: &[(String, String)]) -> Result<Spec, Failure> {
+    Ok(Spec {
+        name: name.to_owned(),
+        program: program(settings, name)?,
         args: Vec::new(),
-        env: env.iter().cloned().chain(own.clone()).collect(),
+        env: env.iter().cloned().chain(settings.config.function(name).env).collect(),
         dialect: Dialect::Json,
-    };
-    Ok((1..=replicas).map(spec).collect())
+    })
 }
 
 pub fn gateway(settings: &Settings, env: &[(String, String)]) -> Result<Spec, Failure> {

@@ -1,10 +1,10 @@
-//! One process that is kept running until it is told to stop.
+//! One process that is kept running until it is told to stop, alone or with its group.
 
 use std::collections::VecDeque;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,10 +23,13 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 const LIVED: Duration = Duration::from_secs(10);
 /// Killing loses nothing: what was in hand is delivered again. But it is said, since finishing is the rule.
 const GRACE: Duration = Duration::from_secs(10);
+/// What a worker logs once it pulls.
+const READY: &str = "\"message\":\"ready\"";
 /// Lines kept to explain why a process does not start.
 const KEPT: usize = 12;
 
 /// A process to be.
+#[derive(Clone)]
 pub struct Spec {
     /// In front of each of its lines.
     pub name: String,
@@ -36,11 +39,27 @@ pub struct Spec {
     pub dialect: Dialect,
 }
 
-/// How it fares.
+/// What it is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// It is about to run, or runs and has not yet said "ready", as only functions do.
+    Starting,
+    Up,
+    /// It ended on its own and is started again after a pause.
+    Failing,
+    /// Told to stop, and finishing what it has in hand.
+    Stopping,
+    Gone,
+}
+
+/// How it fares, and the way to be told to stop.
 #[derive(Default)]
 pub struct Vitals {
     pid: AtomicU32,
     ends: AtomicU32,
+    phase: AtomicU8,
+    retire: CancellationToken,
     last: Mutex<VecDeque<String>>,
 }
 
@@ -53,6 +72,21 @@ impl Vitals {
     /// How often it ended on its own.
     pub fn ends(&self) -> u32 {
         self.ends.load(Ordering::Relaxed)
+    }
+
+    pub fn phase(&self) -> Phase {
+        let phases = [Phase::Starting, Phase::Up, Phase::Failing, Phase::Stopping, Phase::Gone];
+        phases.into_iter().find(|phase| *phase as u8 == self.phase.load(Ordering::Relaxed)).unwrap_or(Phase::Gone)
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Stops this one and leaves the rest of its group alone. It takes the time it needs.
+    pub fn retire(&self) {
+        self.enter(Phase::Stopping);
+        self.retire.cancel();
     }
 
     pub fn last_lines(&self) -> String {
@@ -78,29 +112,15 @@ pub async fn keep_running(
     hurry: CancellationToken,
 ) {
     let mut backoff = FIRST_BACKOFF;
-    while !stop.is_cancelled() {
+    while !stop.is_cancelled() && !vitals.retire.is_cancelled() {
         let started = Instant::now();
         let ended = match start(&spec) {
-            Ok(mut child) => {
-                let pid = child.id().unwrap_or_default();
-                guard.watch(pid);
-                vitals.pid.store(pid, Ordering::Relaxed);
-                let output = copy(&mut child, &spec, &vitals, &screen);
-                let status = tokio::select! {
-                    status = child.wait() => Some(status),
-                    () = stop.cancelled() => None,
-                };
-                if status.is_none() {
-                    end(&mut child, &spec.name, &screen, &hurry).await;
-                }
-                guard.forget(pid);
-                finish(output).await;
-                status.map(|status| status.map_or_else(|e| e.to_string(), describe))
-            }
+            Ok(child) => live(child, &spec, &vitals, &screen, &guard, (&stop, &hurry)).await,
             Err(e) => Some(format!("cannot be started: {e}")),
         };
-        let Some(ended) = ended else { return };
+        let Some(ended) = ended else { break };
         vitals.ends.fetch_add(1, Ordering::Relaxed);
+        vitals.enter(Phase::Failing);
         if started.elapsed() > LIVED {
             backoff = FIRST_BACKOFF;
         }
@@ -108,8 +128,57 @@ pub async fn keep_running(
         tokio::select! {
             () = tokio::time::sleep(backoff) => {}
             () = stop.cancelled() => {}
+            () = vitals.retire.cancelled() => {}
         }
         backoff = (backoff * 2).min(LONGEST_BACKOFF);
+    }
+    vitals.enter(Phase::Gone);
+}
+
+/// One life of the process: how it ended on its own, or nothing if it was told to.
+async fn live(
+    mut child: Child,
+    spec: &Spec,
+    vitals: &Arc<Vitals>,
+    screen: &Arc<Screen>,
+    guard: &Guard,
+    (stop, hurry): (&CancellationToken, &CancellationToken),
+) -> Option<String> {
+    let pid = child.id().unwrap_or_default();
+    guard.watch(pid);
+    vitals.pid.store(pid, Ordering::Relaxed);
+    if !vitals.retire.is_cancelled() {
+        vitals.enter(Phase::Starting);
+    }
+    let output = copy(&mut child, spec, vitals, screen);
+    let status = tokio::select! {
+        status = child.wait() => Some(status),
+        () = stop.cancelled() => None,
+        () = vitals.retire.cancelled() => None,
+    };
+    if status.is_none() {
+        vitals.enter(Phase::Stopping);
+        if !stop.is_cancelled() {
+            let_finish(&mut child, &spec.name, screen, stop).await;
+        }
+        end(&mut child, &spec.name, screen, hurry).await;
+    }
+    guard.forget(pid);
+    finish(output).await;
+    status.map(|status| status.map_or_else(|e| e.to_string(), describe))
+}
+
+/// Nobody is in a hurry, so it is not killed, however long what it has in hand takes; unless all are to stop meanwhile.
+async fn let_finish(child: &mut Child, name: &str, screen: &Screen, stop: &CancellationToken) {
+    let Some(pid) = child.id().and_then(|pid| Pid::from_raw(pid as i32)) else { return };
+    let _ = kill_process(pid, Signal::TERM);
+    tokio::select! {
+        status = child.wait() => {
+            if let Some(status) = status.ok().filter(|status| !status.success()) {
+                screen.warn(&format!("{name} was told to stop and {}", describe(status)));
+            }
+        }
+        () = stop.cancelled() => {}
     }
 }
 
@@ -136,6 +205,9 @@ fn copy(child: &mut Child, spec: &Spec, vitals: &Arc<Vitals>, screen: &Arc<Scree
                 let line = String::from_utf8_lossy(&line);
                 if !line.trim().is_empty() {
                     vitals.keep(line.trim_end());
+                    if vitals.phase() == Phase::Starting && line.contains(READY) {
+                        vitals.enter(Phase::Up);
+                    }
                     screen.said(&name, dialect, &line);
                 }
             }
@@ -247,6 +319,39 @@ mod tests {
         task.await.unwrap();
         assert!(vitals.last_lines().contains("finished"));
         assert_eq!(vitals.ends(), 0, "told to stop is not an end of its own");
+        here.guard.dismiss();
+    }
+
+    #[tokio::test]
+    async fn one_retires_without_the_others_and_is_not_hurried() {
+        let here = setting();
+        let (staying, other) = here.run(r#"echo '{"message":"ready"}'; while :; do sleep 0.05; done"#);
+        let script = "trap 'echo asked' TERM; echo up; while [ ! -e $0 ]; do sleep 0.05; done; echo finished";
+        let may = std::env::temp_dir().join(format!("oncue-may-end-{}", std::process::id()));
+        let (vitals, task) = here.run(&script.replace("$0", &may.display().to_string()));
+        until(|| !vitals.last_lines().is_empty() && !staying.last_lines().is_empty()).await;
+        vitals.retire();
+        until(|| vitals.last_lines().contains("asked")).await;
+        assert_eq!(vitals.phase(), Phase::Stopping);
+        std::fs::write(&may, "").unwrap();
+        task.await.unwrap();
+        std::fs::remove_file(&may).unwrap();
+        assert!(vitals.last_lines().contains("finished"));
+        assert_eq!((vitals.phase(), staying.phase(), vitals.ends()), (Phase::Gone, Phase::Up, 0));
+        here.stop.cancel();
+        other.await.unwrap();
+        here.guard.dismiss();
+    }
+
+    #[tokio::test]
+    async fn one_that_waits_to_be_started_again_retires_at_once() {
+        let here = setting();
+        let (vitals, task) = here.run("exit 1");
+        until(|| vitals.ends() >= 3).await;
+        until(|| vitals.phase() == Phase::Failing).await;
+        vitals.retire();
+        task.await.unwrap();
+        assert_eq!(vitals.phase(), Phase::Gone);
         here.guard.dismiss();
     }
 

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use oncue_gateway::server::Guards;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use crate::harness::{Answer, JSON, LONG, VIEWED, World, answer};
+use crate::harness::{Answer, JSON, LONG, VIEWED, World, answer, wait_for};
 
 /// Writes these very bytes and reads what comes.
 pub async fn raw(at: SocketAddr, message: &[u8]) -> Option<Answer> {
@@ -142,4 +143,52 @@ async fn stopping_does_not_wait_for_ever() {
     sleep(Duration::from_millis(100)).await;
     world.stop();
     timeout(Duration::from_secs(5), world.served.take().unwrap()).await.expect("it ends").unwrap();
+}
+
+#[tokio::test]
+async fn functions_too_far_behind_are_given_no_more() {
+    let world = World::with("[gateway]\nmax_lag = 5\n", Guards::default()).await;
+    let post = || world.send("POST", VIEWED, &[JSON], r#"{"page":"/home"}"#);
+    let config = json!({ "durable_name": "slow", "ack_policy": "explicit" });
+    let consumer = json!({ "stream_name": "web", "config": config, "action": "create" });
+    world.bus.api("CONSUMER.CREATE.web.slow", &consumer).await.unwrap();
+    for _ in 0..5 {
+        assert_eq!(post().await.status, 202);
+    }
+    let refused = post().await;
+    assert!(refused.problem(503, "behind").starts_with("slow has 5 events to handle"));
+    assert_eq!(refused.header("retry-after"), Some("2"));
+    assert_eq!(world.messages("web").await, 5);
+    // Files have functions of their own, and nobody is behind there.
+    assert_eq!(world.send("PUT", "/v1/files/x", &[], "x").await.status, 202);
+    world.bus.api("CONSUMER.DELETE.web.slow", &Value::Null).await.unwrap();
+    wait_for("a new look", || async { post().await.status == 202 }).await;
+}
+
+#[tokio::test]
+async fn bodies_have_no_more_room_than_there_is() {
+    let world = World::with("", Guards { memory: 10_000, ..guards() }).await;
+    let body = |n: usize| format!(r#"{{"page":"/home","visitor":"{}"}}"#, "v".repeat(n));
+    let refused = world.send("POST", VIEWED, &[JSON], body(20_000)).await;
+    refused.problem(503, "busy");
+    assert!(refused.header("retry-after").is_some());
+    for _ in 0..20 {
+        assert_eq!(world.send("POST", VIEWED, &[JSON], body(2000)).await.status, 202, "the room is given back");
+    }
+}
+
+#[tokio::test]
+async fn uploads_beyond_the_cap_are_refused() {
+    let world = World::with("", Guards { uploads: 1, ..Guards::default() }).await;
+    let mut first = TcpStream::connect(world.at).await.unwrap();
+    first
+        .write_all(b"PUT /v1/files/a HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\na")
+        .await
+        .unwrap();
+    wait_for("the first holds the place", || async { world.send("PUT", "/v1/files/b", &[], "b").await.status == 503 })
+        .await;
+    world.send("PUT", "/v1/files/b", &[], "b").await.problem(503, "busy");
+    first.write_all(b"a").await.unwrap();
+    assert!(String::from_utf8_lossy(&closes(&mut first).await).starts_with("HTTP/1.1 202"));
+    assert_eq!(world.send("PUT", "/v1/files/b", &[], "b").await.status, 202);
 }

@@ -5,6 +5,7 @@
 //! consumers are compared as the JSON the server speaks ([`layout`]), so that a difference can be printed as such.
 
 mod batch;
+pub mod first;
 pub mod layout;
 pub mod objects;
 mod publish;

@@ -31,6 +31,21 @@ impl Found {
 }
 
 impl Bus {
+    /// What the server says of every consumer of a stream, 256 in one answer.
+    pub async fn consumers(&self, stream: &str) -> Result<Vec<Value>, ApiError> {
+        let mut all = Vec::new();
+        loop {
+            let mut page = self.api(&format!("CONSUMER.LIST.{stream}"), &json!({ "offset": all.len() })).await?;
+            let total = page["total"].as_u64().unwrap_or_default();
+            let Value::Array(list) = page["consumers"].take() else { return Ok(all) };
+            let more = !list.is_empty();
+            all.extend(list);
+            if !more || all.len() as u64 >= total {
+                return Ok(all);
+            }
+        }
+    }
+
     /// A few hundred messages from sequence `from` on, in order; none at the end of the stream.
     pub async fn read_stream(&self, stream: &str, from: u64) -> Result<Vec<Found>, BusError> {
         let inbox = self.client.new_inbox();

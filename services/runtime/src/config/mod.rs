@@ -2,6 +2,7 @@
 //! its line; a field nobody knows is a mistake.
 
 mod reader;
+mod scale;
 mod schedule;
 mod units;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 use oncue_proto::Catalog;
 use serde::{Deserialize, Serialize};
 
+pub use self::scale::Scale;
 pub use self::schedule::Schedule;
 pub use self::units::{Size, Span, parse_size};
 
@@ -79,7 +81,13 @@ pub struct FunctionConfig {
     pub attempts: Option<u32>,
     pub ack_wait: Option<Span>,
     pub start: Option<Start>,
-    /// Processes `oncue up` keeps running. Default 1.
+    /// Fewest processes `oncue up` keeps running; with 0 the function sleeps until an event comes. Default 1.
+    pub min: Option<u32>,
+    /// Most processes `oncue up` runs at a time. Default 1, or `min` where that is more.
+    pub max: Option<u32>,
+    /// How long fewer processes must have been enough before `oncue up` stops one. Default 60 s.
+    pub idle: Option<Span>,
+    /// Short for `min` and `max` of this number.
     pub replicas: Option<u32>,
     /// Environment of those processes.
     pub env: BTreeMap<String, String>,
@@ -157,6 +165,9 @@ pub struct GatewayConfig {
     pub max_event: Size,
     /// Largest upload. Default 1 GiB.
     pub max_file: Size,
+    /// Events a function may be behind in a stream before the gateway refuses more for that stream. Default 0: no such
+    /// bound, only a full stream refuses.
+    pub max_lag: u64,
     /// State tables that `GET /v1/state/{table}/{key}` may show. Default none.
     pub expose: BTreeSet<String>,
 }
@@ -167,6 +178,7 @@ impl Default for GatewayConfig {
             listen: "127.0.0.1:8080".into(),
             max_event: Size(512 << 10),
             max_file: Size(1 << 30),
+            max_lag: 0,
             expose: BTreeSet::new(),
         }
     }

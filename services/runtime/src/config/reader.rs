@@ -1,6 +1,7 @@
 //! Reads `oncue.toml` part after part, so that one mistake does not hide the next.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -82,7 +83,11 @@ impl<'t> Reader<'t> {
                 }
                 "gateway" => config.gateway = self.part("gateway", value).unwrap_or_default(),
                 "streams" => config.streams = self.named("streams", value),
-                "functions" => config.functions = self.named("functions", value),
+                "functions" => {
+                    let places = places(&value);
+                    config.functions = self.named("functions", value);
+                    self.check_scales(&config.functions, &places);
+                }
                 "schedule" => schedules = Some(value),
                 other => {
                     let known = "nats, redis, contracts, gateway, streams, functions, schedule";
@@ -144,6 +149,14 @@ impl<'t> Reader<'t> {
         parts
     }
 
+    fn check_scales(&mut self, functions: &BTreeMap<String, FunctionConfig>, places: &BTreeMap<String, Range<usize>>) {
+        for (name, function) in functions {
+            if let Err(why) = function.check_scale() {
+                self.fail(places.get(name).cloned(), &format!("[functions.{name}] {why}"));
+            }
+        }
+    }
+
     fn schedules(&mut self, value: Spanned<DeValue<'t>>, catalog: &Catalog) -> Vec<Schedule> {
         let span = value.span();
         let DeValue::Array(array) = value.into_inner() else {
@@ -168,14 +181,20 @@ impl<'t> Reader<'t> {
         schedules
     }
 
-    fn fail(&mut self, span: Option<std::ops::Range<usize>>, message: &str) {
+    fn fail(&mut self, span: Option<Range<usize>>, message: &str) {
         let place = span.as_ref().map_or(0, |span| span.start);
         self.errors.push((place, self.at(span, message)));
     }
 
-    fn at(&self, span: Option<std::ops::Range<usize>>, message: &str) -> String {
+    fn at(&self, span: Option<Range<usize>>, message: &str) -> String {
         let line = span.map_or(1, |span| self.text[..span.start.min(self.text.len())].matches('\n').count() + 1);
         let path = self.path.map_or_else(|| "oncue.toml".to_owned(), |p| p.display().to_string());
         format!("{path}:{line}: {}", message.trim())
     }
+}
+
+/// Where each name of a section stands.
+fn places(section: &Spanned<DeValue<'_>>) -> BTreeMap<String, Range<usize>> {
+    let DeValue::Table(table) = section.get_ref() else { return BTreeMap::new() };
+    table.iter().map(|(name, _)| (name.get_ref().to_string(), name.span())).collect()
 }

@@ -140,6 +140,24 @@ fn limits_come_from_code_then_file_then_environment() {
 }
 
 #[test]
+fn a_function_is_scaled_within_bounds() {
+    let scale = |fields: &str| {
+        let scale = read(&format!("[functions.f]\n{fields}\n")).expect("a scale").function("f").scale();
+        (scale.min, scale.max, scale.idle.as_secs())
+    };
+    assert_eq!(scale(""), (1, 1, 60));
+    assert_eq!(scale("min = 0"), (0, 1, 60));
+    assert_eq!(scale("max = 4\nidle = \"5s\""), (1, 4, 5));
+    assert_eq!(scale("min = 3"), (3, 3, 60));
+    assert_eq!(scale("replicas = 2"), (2, 2, 60));
+    assert_eq!(scale("replicas = 0"), (0, 0, 60), "not run at all");
+    let wrong = |fields: &str| mistake(&format!("[functions.e]\n[functions.f]\n{fields}\n"));
+    assert!(wrong("min = 2\nmax = 1").starts_with("oncue.toml:2: [functions.f] min = 2 is more than max = 1"));
+    assert!(wrong("replicas = 2\nmax = 3").contains("either `replicas`"));
+    assert!(wrong("min = 0\nmax = 0").contains("max = 0"));
+}
+
+#[test]
 fn sizes_are_whole_numbers_with_a_unit() {
     for (text, bytes) in [
         ("0", Some(0)),

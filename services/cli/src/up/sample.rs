@@ -1,0 +1,139 @@
+//! Looks at the consumers as rarely as will do. While nothing new is in a stream, a function that had nothing to do has
+//! nothing to do: so one small question a second per stream stands for all of its functions. Those that sleep are woken by
+//! the event itself; that they are looked at as well is for events that came another way, or while nobody listened.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use oncue::bus::{ApiError, Bus};
+use serde_json::Value;
+
+use super::scale::Sample;
+
+/// More than these are asked for by the page: 256 in one answer.
+const FEW: usize = 8;
+/// A sleeper whose stream is busy with other things.
+const CALM: Duration = Duration::from_secs(5);
+/// Everybody, whatever the stream says: a consumer that was rewound has new work and no new event.
+const SLOW: Duration = Duration::from_secs(30);
+
+/// A function to look at.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    pub name: String,
+    pub stream: String,
+    pub awake: bool,
+}
+
+pub struct Sampler {
+    bus: Bus,
+    seen: BTreeMap<String, Seen>,
+}
+
+struct Seen {
+    sample: Sample,
+    /// End of the stream, read before the sample.
+    end: u64,
+    at: Duration,
+}
+
+impl Sampler {
+    pub fn new(bus: Bus) -> Self {
+        Self { bus, seen: BTreeMap::new() }
+    }
+
+    /// What is known now of all that are awake, and news of those that are not.
+    pub async fn look(&mut self, subjects: &[Subject], now: Duration) -> Result<Vec<(String, Sample)>, ApiError> {
+        let mut streams: BTreeMap<&str, Vec<&Subject>> = BTreeMap::new();
+        for subject in subjects {
+            streams.entry(&subject.stream).or_default().push(subject);
+        }
+        let mut found = Vec::new();
+        for (stream, subjects) in streams {
+            let info = self.bus.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await?;
+            let end = info["state"]["last_seq"].as_u64().unwrap_or_default();
+            let (due, quiet): (Vec<&Subject>, Vec<&Subject>) =
+                subjects.into_iter().partition(|s| is_due(self.seen.get(&s.name), s.awake, end, now));
+            for (name, sample) in ask(&self.bus, stream, &due).await? {
+                self.seen.insert(name.clone(), Seen { sample, end, at: now });
+                found.push((name, sample));
+            }
+            let known = |s: &Subject| Some((s.name.clone(), self.seen.get(&s.name)?.sample));
+            found.extend(quiet.into_iter().filter(|s| s.awake).filter_map(known));
+        }
+        Ok(found)
+    }
+
+    /// One function as it is this moment.
+    pub async fn fresh(&self, stream: &str, name: &str) -> Result<Sample, ApiError> {
+        info(&self.bus, stream, name).await
+    }
+}
+
+fn is_due(seen: Option<&Seen>, awake: bool, end: u64, now: Duration) -> bool {
+    let Some(seen) = seen else { return true };
+    let since = now.saturating_sub(seen.at);
+    let unchanged = seen.end == end && seen.sample.is_quiet();
+    since >= SLOW || (!unchanged && (awake || since >= CALM))
+}
+
+/// Those of `subjects` that have a consumer.
+async fn ask(bus: &Bus, stream: &str, subjects: &[&Subject]) -> Result<Vec<(String, Sample)>, ApiError> {
+    if subjects.len() <= FEW {
+        let one = async |s: &Subject| match info(bus, stream, &s.name).await {
+            Ok(sample) => Ok(Some((s.name.clone(), sample))),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e),
+        };
+        return Ok(try_join_all(subjects.iter().map(|s| one(s))).await?.into_iter().flatten().collect());
+    }
+    let consumers = bus.consumers(stream).await?;
+    let named = |info: &Value| {
+        let name = info["name"].as_str()?;
+        subjects.iter().any(|s| s.name == name).then(|| (name.to_owned(), read(info)))
+    };
+    Ok(consumers.iter().filter_map(named).collect())
+}
+
+async fn info(bus: &Bus, stream: &str, name: &str) -> Result<Sample, ApiError> {
+    bus.api(&format!("CONSUMER.INFO.{stream}.{name}"), &Value::Null).await.map(|info| read(&info))
+}
+
+fn read(info: &Value) -> Sample {
+    let number = |value: &Value| value.as_u64().unwrap_or_default();
+    Sample {
+        lag: number(&info["num_pending"]),
+        in_flight: number(&info["num_ack_pending"]),
+        delivered: number(&info["delivered"]["consumer_seq"]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn nobody_is_asked_for_what_cannot_have_changed() {
+        let seconds = Duration::from_secs;
+        let seen = |lag| Seen { sample: Sample { lag, ..Sample::default() }, end: 7, at: seconds(100) };
+        assert!(is_due(None, true, 7, seconds(100)) && is_due(None, false, 7, seconds(100)), "never seen");
+        for awake in [true, false] {
+            assert!(!is_due(Some(&seen(0)), awake, 7, seconds(129)), "nothing new, nothing to do");
+            assert!(is_due(Some(&seen(0)), awake, 7, seconds(130)), "now and then all the same");
+        }
+        assert!(is_due(Some(&seen(1)), true, 7, seconds(101)), "there was work to do");
+        assert!(is_due(Some(&seen(0)), true, 8, seconds(101)), "there is something new");
+        assert!(!is_due(Some(&seen(0)), false, 8, seconds(101)), "an event would have woken it");
+        assert!(is_due(Some(&seen(0)), false, 8, seconds(105)), "but not every event can");
+    }
+
+    #[test]
+    fn a_consumer_is_read() {
+        let info =
+            json!({ "num_pending": 7, "num_ack_pending": 2, "delivered": { "consumer_seq": 9, "stream_seq": 5 } });
+        assert_eq!(read(&info), Sample { lag: 7, in_flight: 2, delivered: 9 });
+    }
+}

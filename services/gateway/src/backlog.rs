@@ -1,0 +1,132 @@
+//! Back-pressure before a stream is full: how many events the slowest function of a stream has not yet handled.
+//!
+//! Asked for only where it can matter: between two looks the gateway counts what it took itself, so a look is due when
+//! that could have reached the bound, or a second after the last one. Many requests share one look.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use oncue::bus::Bus;
+use serde_json::Value;
+
+use crate::problem::{BEHIND, Problem};
+
+/// Longer ago, and others may have added what we do not know of.
+const FRESH: Duration = Duration::from_secs(1);
+/// At the bound the consumers are not looked at more often than this.
+const PAUSE: Duration = Duration::from_millis(250);
+
+pub struct Backlog {
+    /// 0 for no bound.
+    max: u64,
+    streams: Mutex<BTreeMap<String, Arc<Stream>>>,
+}
+
+#[derive(Default)]
+struct Stream {
+    known: Mutex<Known>,
+    /// Held by whoever looks.
+    looking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Known {
+    looked: Option<Instant>,
+    lag: u64,
+    slowest: String,
+    /// Let in since then.
+    taken: u64,
+}
+
+impl Backlog {
+    pub fn new(max: u64) -> Self {
+        Self { max, streams: Mutex::default() }
+    }
+
+    /// Lets one more event for the stream in, or says why not. `stream` is of the contract, so there are few.
+    pub async fn admit(&self, bus: &Bus, stream: &str) -> Result<(), Problem> {
+        if self.max == 0 {
+            return Ok(());
+        }
+        let of =
+            self.streams.lock().unwrap_or_else(PoisonError::into_inner).entry(stream.to_owned()).or_default().clone();
+        if of.take(self.max, FRESH) {
+            return Ok(());
+        }
+        let _looking = of.looking.lock().await;
+        // Somebody may have looked while we waited.
+        if of.take(self.max, FRESH) {
+            return Ok(());
+        }
+        if !of.is_younger(PAUSE) {
+            let consumers = bus.consumers(stream).await?;
+            of.learn(&consumers);
+        }
+        if of.take(self.max, FRESH) { Ok(()) } else { Err(of.refusal(self.max)) }
+    }
+}
+
+impl Stream {
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_younger(&self, than: Duration) -> bool {
+        self.known().looked.is_some_and(|looked| looked.elapsed() < than)
+    }
+
+    /// Takes a place below the bound, by what is known.
+    fn take(&self, max: u64, fresh: Duration) -> bool {
+        let young = self.is_younger(fresh);
+        let mut known = self.known();
+        let free = young && known.lag + known.taken < max;
+        known.taken += u64::from(free);
+        free
+    }
+
+    /// Functions have durable consumers; whoever only looks on has not.
+    fn learn(&self, consumers: &[Value]) {
+        let number = |info: &Value, field: &str| info[field].as_u64().unwrap_or_default();
+        let functions = consumers.iter().filter(|info| info["config"]["durable_name"].is_string());
+        let lags = functions.map(|info| (number(info, "num_pending") + number(info, "num_ack_pending"), info));
+        let (lag, slowest) = lags
+            .max_by_key(|(lag, _)| *lag)
+            .map_or((0, ""), |(lag, info)| (lag, info["name"].as_str().unwrap_or_default()));
+        *self.known() = Known { looked: Some(Instant::now()), lag, slowest: slowest.to_owned(), taken: 0 };
+    }
+
+    fn refusal(&self, max: u64) -> Problem {
+        let known = self.known();
+        let behind = format!("{} has {} events to handle, {max} are the most", known.slowest, known.lag + known.taken);
+        Problem::new(BEHIND, format!("{behind}; nothing was taken"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn consumer(name: &str, pending: u64, in_flight: u64) -> Value {
+        json!({ "name": name, "config": { "durable_name": name }, "num_pending": pending, "num_ack_pending": in_flight })
+    }
+
+    #[test]
+    fn the_slowest_function_counts_and_what_was_taken_since() {
+        let stream = Stream::default();
+        assert!(!stream.take(10, FRESH), "nothing is known");
+        let mut onlooker = consumer("tail", 1000, 0);
+        onlooker["config"] = json!({ "name": "tail" });
+        stream.learn(&[consumer("fast", 0, 1), consumer("slow", 5, 2), onlooker]);
+        let taken = (0..20).filter(|_| stream.take(10, FRESH)).count();
+        assert_eq!(taken, 3);
+        assert!(stream.refusal(10).detail().starts_with("slow has 10 events to handle, 10 are the most"));
+        stream.learn(&[consumer("slow", 0, 0)]);
+        assert!(stream.take(10, FRESH));
+        assert!(!stream.take(10, Duration::ZERO), "known no longer");
+        stream.learn(&[]);
+        assert!(stream.take(10, FRESH), "nobody is behind where nobody acts");
+    }
+}

@@ -1,0 +1,33 @@
+//! The first sign of life on a subject: what wakes whoever sleeps until an event comes.
+
+use async_nats::Subscriber;
+use futures::StreamExt as _;
+use futures::stream::{SelectAll, select_all};
+
+use super::{Bus, BusError, failed};
+
+/// Listens to plain messages, whether a stream takes them or not.
+pub struct First(SelectAll<Subscriber>);
+
+impl Bus {
+    /// Listens on all of the subjects; once this returns, the server knows. It ends each subscription by itself after its
+    /// first message, so that a busy subject costs one copy of one event.
+    pub async fn first(&self, subjects: &[String]) -> Result<First, BusError> {
+        let mut subscribers = Vec::new();
+        for subject in subjects {
+            let wrong = |e: &dyn std::fmt::Display| failed(format_args!("cannot listen on {subject}"), e);
+            let mut subscriber = self.client.subscribe(subject.clone()).await.map_err(|e| wrong(&e))?;
+            subscriber.unsubscribe_after(1).await.map_err(|e| wrong(&e))?;
+            subscribers.push(subscriber);
+        }
+        self.client.flush().await.map_err(|e| failed("cannot listen", e))?;
+        Ok(First(select_all(subscribers)))
+    }
+}
+
+impl First {
+    /// The subject of the first message; `None` when the connection is closed for good.
+    pub async fn heard(mut self) -> Option<String> {
+        self.0.next().await.map(|message| message.subject.into_string())
+    }
+}
