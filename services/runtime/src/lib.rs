@@ -38,6 +38,8 @@ pub mod bus;
 pub mod config;
 pub mod manifest;
 mod discovery;
+mod counters;
+mod metrics;
 pub mod fault;
 pub mod telemetry;
 mod trace;

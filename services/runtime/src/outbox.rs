@@ -13,7 +13,7 @@ use crate::bus::layout::{self, TIMER};
 use crate::error::{Result, reject};
 use crate::event::{self, Meta};
 use crate::job::Job;
-use crate::trace::Producer;
+use crate::trace::{Onward, Producer};
 
 /// Most events one event may cause at once.
 const MAX_OUTPUTS: usize = 256;
@@ -38,8 +38,9 @@ pub(crate) fn prepare(drafts: Vec<Draft>, job: &Job, function: &str, max_payload
     if let Some(delay) = drafts.iter().filter_map(|draft| draft.delay).find(|delay| *delay > MAX_DELAY) {
         return Err(reject(format!("a delay of {delay:?}, the limit is {MAX_DELAY:?}")));
     }
+    let onward = job.trace.onward(job.meta(), drafts.len());
     let outputs: Vec<Output> =
-        drafts.into_iter().enumerate().map(|(index, draft)| output(index, draft, job, function)).collect();
+        drafts.into_iter().enumerate().map(|(index, draft)| output(index, draft, job, function, &onward)).collect();
     let bytes: usize = outputs.iter().map(|output| bus::size(&output.envelope)).sum();
     if bytes > MAX_BYTES || outputs.iter().any(|output| bus::size(&output.envelope) > max_payload) {
         return Err(reject(format!("{bytes} bytes of events at once, the limit is {MAX_BYTES} ({max_payload} each)")));
@@ -47,11 +48,11 @@ pub(crate) fn prepare(drafts: Vec<Draft>, job: &Job, function: &str, max_payload
     Ok(outputs)
 }
 
-fn output(index: usize, draft: Draft, job: &Job, function: &str) -> Output {
+fn output(index: usize, draft: Draft, job: &Job, function: &str, onward: &Onward) -> Output {
     let cause = job.meta();
     let delay = draft.delay.map_or(0, |delay| delay.as_millis() as u64);
     let id = event::output_id(&cause.id, function, index);
-    let producer = job.trace.producer(draft.ty, &id);
+    let producer = onward.producer(draft.ty, &id, &cause.flow);
     let carrier = producer.carrier();
     let meta = Meta {
         id,

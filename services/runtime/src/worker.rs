@@ -27,6 +27,7 @@ use crate::function::Erased;
 use crate::group::Group;
 use crate::job::{Held, Job, Pulse, Reason};
 use crate::store::{Ask, Found, Handled, Mark, Purpose, RowKey, Run, Status, Store, StoreError};
+use crate::telemetry;
 use crate::watchdog::{self, Watchdog};
 
 /// Events and runs in one read or commit: enough to fill a round trip, few enough that Redis, which does nothing else
@@ -177,7 +178,7 @@ impl Worker {
         };
         if job.meta().hops >= MAX_HOPS {
             let far = format!("{MAX_HOPS} functions since its root event");
-            return self.bury(job, Reason::Loop, Error::retry(far));
+            return self.bury(job, Reason::Loop, Error::retry(far).of_class("platform"));
         }
         job.alone = job.delivery.place.attempt > 1 && !self.ended_well(&job);
         // `keyed_by` is the author's code: its panic must not take the process with everybody's events.
@@ -212,7 +213,7 @@ impl Worker {
             // A row's own code (Default, Serialize, Clone) may panic as well. The events come again after the ack wait,
             // counted, and the lane goes on.
             if AssertUnwindSafe(self.process(key, events)).catch_unwind().await.is_err() {
-                tracing::error!(key, events = numbers.len(), "panicked outside the handler");
+                tracing::error!(events = numbers.len(), "panicked outside the handler");
                 for number in numbers {
                     self.release(number);
                 }
@@ -250,10 +251,12 @@ impl Worker {
             _shared = self.probation.read().await;
         }
         for _ in 0..RERUNS {
+            let asked = telemetry::clock();
             let found = match self.reads.ask(self.question(key, &events)).await {
                 Ok(found) => found,
                 Err(e) => return self.fault(events, &e),
             };
+            events.iter().for_each(|job| job.trace.read(asked));
             fault::point("read.done");
             let (seen, fresh) = partition(events, &found.seen);
             let (runs, jobs) = self.run_handlers(key, fresh, found.row, seen).await;
@@ -338,7 +341,9 @@ impl Worker {
         for job in &mut jobs {
             job.runs = job.runs.max(job.delivery.place.attempt);
         }
-        self.retry_all(jobs, why);
+        for job in jobs {
+            self.fail(job, Error::retry(why).of_class("redis"));
+        }
     }
 
     /// Whether the delivery before this one ended here, by a failure that left the process alive.
