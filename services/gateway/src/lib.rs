@@ -27,6 +27,7 @@ use std::sync::Arc;
 use oncue::bus::{Bus, layout};
 use oncue::config::{Config, GatewayConfig};
 use oncue::store::{RedisStore, Store};
+use oncue::telemetry::metrics::Source;
 use oncue_proto::Catalog;
 use tokio_util::task::TaskTracker;
 
@@ -70,7 +71,7 @@ impl App {
         }
         let bucket = layout::bucket(layout::FILES, &config.bucket());
         bus.require(&bucket).await.map_err(|e| e.to_string())?;
-        Ok(Arc::new(Self {
+        let app = Arc::new(Self {
             config: config.gateway.clone(),
             catalog,
             bus,
@@ -79,6 +80,10 @@ impl App {
             metrics: Metrics::default(),
             guards,
             tasks: TaskTracker::new(),
-        }))
+        });
+        let watched = app.clone();
+        let source: Source = Arc::new(move || watched.metrics.list());
+        oncue::telemetry::metrics::observe(&source);
+        Ok(app)
     }
 }

@@ -100,7 +100,7 @@ pub async fn put(
     connected(&app.bus)?;
     // A task of its own: when the client goes away in the middle, this handler is dropped wherever it stands, but what
     // was begun must be finished or taken back.
-    let (worker, context) = (app.clone(), trace.context.clone());
+    let (worker, context) = (app.clone(), trace.context());
     let task = app.tasks.spawn(async move { worker.take(&trace, upload, body).await }.with_context(context));
     match task.await {
         Ok(stored) => Ok(answer(stored?)),

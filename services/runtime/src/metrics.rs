@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::counters::Counters;
 use crate::telemetry;
 use crate::telemetry::metrics::{
     self, INVOKE_HELP, Labels, Metric, OPERATION_HELP, PROCESS_HELP, Points, Source, Spread, Timings,
@@ -44,116 +45,106 @@ async fn lag(worker: Arc<Worker>, stream: String) {
 
 /// The same list each time, in the same order.
 fn list(worker: &Worker, init: Duration) -> Vec<Metric> {
-    let (counters, name) = (&worker.counters, worker.function.name);
-    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let operation = |operation: &str| {
+    let mut all = messaging(worker);
+    all.extend(faas(&worker.counters, init));
+    all.extend(ours(worker));
+    all
+}
+
+fn messaging(worker: &Worker) -> Vec<Metric> {
+    let counters = &worker.counters;
+    let labels = |operation: &str| {
         vec![
             ("messaging.system", "nats".to_owned()),
             ("messaging.operation.name", operation.to_owned()),
-            ("messaging.consumer.group.name", name.to_owned()),
+            ("messaging.consumer.group.name", worker.function.name.to_owned()),
         ]
     };
-    let ours = || vec![("oncue.function", name.to_owned())];
-    let pubsub = || vec![("faas.trigger", "pubsub".to_owned())];
-    let sum = |name, unit, help, labels: Labels, value| Metric {
-        name,
-        unit,
-        help,
-        points: Points::Sums(vec![(labels, value)]),
-    };
-    let gauge = |name, unit, help, labels: Labels, value| Metric {
-        name,
-        unit,
-        help,
-        points: Points::Gauges(vec![(labels, value)]),
-    };
-    let classes = counters.classes();
-    let of = |class: &str| classes.iter().find(|(name, _)| *name == class).map_or(0, |(_, count)| *count);
-    let errors = classes.iter().map(|(class, count)| (labelled(pubsub(), "error.type", class), *count)).collect();
-    let dead = counters
-        .reasons()
-        .into_iter()
-        .map(|(reason, count)| (labelled(ours(), "oncue.reason", reason), count))
-        .collect();
-    let [handed, delivered, failed] = telemetry::spans_sent();
-    let spans = [("handed", handed), ("delivered", delivered), ("failed", failed)];
+    let sum = |name, help, operation, count| sum(name, "{message}", help, labels(operation), count);
+    let sends = ["", "publish"].into_iter().zip(counters.send_spreads()).collect();
     vec![
         sum(
             "messaging.client.consumed.messages",
-            "{message}",
             "Messages delivered to this worker.",
-            operation("receive"),
+            "receive",
             get(&counters.delivered),
         ),
         sum(
             "messaging.client.sent.messages",
-            "{message}",
             "Messages this worker has tried to publish.",
-            operation("send"),
+            "send",
             get(&counters.sent),
         ),
-        spreads("messaging.process.duration", PROCESS_HELP, counters.run_spreads(), || operation("process")),
-        spreads(
-            "messaging.client.operation.duration",
-            OPERATION_HELP,
-            ["", "publish"].into_iter().zip(counters.send_spreads()).collect(),
-            || operation("send"),
-        ),
-        spreads("faas.invoke_duration", INVOKE_HELP, vec![("", all_runs(counters.run_spreads()))], pubsub),
-        sum("faas.invocations", "{invocation}", "Events handled well.", pubsub(), get(&counters.applied)),
-        Metric {
-            name: "faas.errors",
-            unit: "{error}",
-            help: "Attempts that failed, by class.",
-            points: Points::Sums(errors),
-        },
-        sum("faas.timeouts", "{timeout}", "Handlers that ran too long.", pubsub(), of("timeout")),
-        sum("faas.coldstarts", "{coldstart}", "Starts of this process.", pubsub(), 1),
+        spreads("messaging.process.duration", PROCESS_HELP, counters.run_spreads(), || labels("process")),
+        spreads("messaging.client.operation.duration", OPERATION_HELP, sends, || labels("send")),
+    ]
+}
+
+fn faas(counters: &Counters, init: Duration) -> Vec<Metric> {
+    let labels = || vec![("faas.trigger", "pubsub".to_owned())];
+    let classes = counters.classes();
+    let timeouts = classes.iter().find(|(name, _)| *name == "timeout").map_or(0, |(_, count)| *count);
+    let errors = classes.iter().map(|(class, count)| (labelled(labels(), "error.type", class), *count));
+    vec![
+        spreads("faas.invoke_duration", INVOKE_HELP, vec![("", all_runs(counters.run_spreads()))], labels),
+        sum("faas.invocations", "{invocation}", "Events handled well.", labels(), get(&counters.applied)),
+        sums("faas.errors", "{error}", "Attempts that failed, by class.", errors.collect()),
+        sum("faas.timeouts", "{timeout}", "Handlers that ran too long.", labels(), timeouts),
+        sum("faas.coldstarts", "{coldstart}", "Starts of this process.", labels(), 1),
         gauge(
             "faas.init_duration",
             "s",
             "From the start of this process to its first pull.",
-            pubsub(),
+            labels(),
             init.as_secs_f64(),
         ),
+    ]
+}
+
+fn ours(worker: &Worker) -> Vec<Metric> {
+    let counters = &worker.counters;
+    let labels = || vec![("oncue.function", worker.function.name.to_owned())];
+    let sum = |name, unit, help, count: &AtomicU64| sum(name, unit, help, labels(), get(count));
+    let dead =
+        counters.reasons().into_iter().map(|(reason, count)| (labelled(labels(), "oncue.reason", reason), count));
+    let spans = ["handed", "delivered", "failed"].into_iter().zip(telemetry::spans_sent());
+    let spans = spans.map(|(state, count)| (labelled(labels(), "oncue.state", state), count));
+    vec![
         gauge(
             "oncue.lag",
             "{message}",
             "Messages that wait for this function or are in some worker's hands.",
-            ours(),
+            labels(),
             get(&counters.lag) as f64,
         ),
-        gauge("oncue.in_flight", "{message}", "Messages in the hands of this worker.", ours(), worker.in_hand() as f64),
-        sum(
-            "oncue.duplicates",
-            "{message}",
-            "Deliveries of events that had been applied before.",
-            ours(),
-            get(&counters.duplicates),
+        gauge("oncue.in_flight", "{message}", "Messages in this worker's hands.", labels(), worker.in_hand() as f64),
+        sum("oncue.duplicates", "{message}", "Deliveries of events applied before.", &counters.duplicates),
+        sum("oncue.conflicts", "{conflict}", "Runs whose row had changed under them.", &counters.conflicts),
+        sum("oncue.retries", "{message}", "Deliveries given back for later.", &counters.retried),
+        sums("oncue.dead_letters", "{message}", "Events set aside, by reason.", dead.collect()),
+        sums(
+            "oncue.telemetry.spans",
+            "{span}",
+            "Spans handed to the exporter, delivered, given up; the rest is queued or did not fit the queue.",
+            spans.collect(),
         ),
-        sum(
-            "oncue.conflicts",
-            "{conflict}",
-            "Runs whose row had changed under them.",
-            ours(),
-            get(&counters.conflicts),
-        ),
-        sum("oncue.retries", "{message}", "Deliveries given back for later.", ours(), get(&counters.retried)),
-        Metric {
-            name: "oncue.dead_letters",
-            unit: "{message}",
-            help: "Events set aside, by reason.",
-            points: Points::Sums(dead),
-        },
-        Metric {
-            name: "oncue.telemetry.spans",
-            unit: "{span}",
-            help: "Spans handed to the exporter, delivered, and given up; what is missing is queued or did not fit the queue.",
-            points: Points::Sums(
-                spans.into_iter().map(|(state, count)| (labelled(ours(), "oncue.state", state), count)).collect(),
-            ),
-        },
     ]
+}
+
+fn get(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+fn sum(name: &'static str, unit: &'static str, help: &'static str, labels: Labels, value: u64) -> Metric {
+    sums(name, unit, help, vec![(labels, value)])
+}
+
+fn sums(name: &'static str, unit: &'static str, help: &'static str, points: Vec<(Labels, u64)>) -> Metric {
+    Metric { name, unit, help, points: Points::Sums(points) }
+}
+
+fn gauge(name: &'static str, unit: &'static str, help: &'static str, labels: Labels, value: f64) -> Metric {
+    Metric { name, unit, help, points: Points::Gauges(vec![(labels, value)]) }
 }
 
 fn labelled(mut labels: Labels, name: &'static str, value: &str) -> Labels {

@@ -256,7 +256,9 @@ impl Worker {
                 Ok(found) => found,
                 Err(e) => return self.fault(events, &e),
             };
-            events.iter().for_each(|job| job.trace.read(asked));
+            for job in &events {
+                job.trace.read(asked);
+            }
             fault::point("read.done");
             let (seen, fresh) = partition(events, &found.seen);
             let (runs, jobs) = self.run_handlers(key, fresh, found.row, seen).await;

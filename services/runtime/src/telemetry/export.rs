@@ -105,19 +105,20 @@ struct Way {
 impl SpanExporter for Way {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len() as u64;
-        let sent = match self.exporter {
-            Exporter::Otlp(how) => self.send(how, batch).await,
-            _ => {
-                batch.iter().for_each(|span| println!("{}", line(span)));
-                Ok(())
+        let sent = if let Exporter::Otlp(how) = self.exporter {
+            self.send(how, batch).await
+        } else {
+            for span in &batch {
+                println!("{}", line(span));
             }
+            Ok(())
         };
         let tally = if sent.is_ok() { &TALLY.delivered } else { &TALLY.failed };
         tally.fetch_add(spans, Ordering::Relaxed);
         let was_down = self.down.swap(sent.is_err(), Ordering::Relaxed);
         match &sent {
             Err(e) if !was_down => {
-                tracing::warn!(error = %e, spans, "spans cannot be delivered; they are lost until this ends")
+                tracing::warn!(error = %e, spans, "spans cannot be delivered; they are lost until this ends");
             }
             Ok(()) if was_down => tracing::info!("spans are delivered again"),
             _ => {}

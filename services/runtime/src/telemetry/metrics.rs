@@ -103,7 +103,9 @@ pub fn observe(source: &Source) {
                 counter
                     .with_callback(move |observer| {
                         if let Some(Points::Sums(points)) = now() {
-                            points.iter().for_each(|(labels, value)| observer.observe(*value, &attributes(labels)));
+                            for (labels, value) in &points {
+                                observer.observe(*value, &attributes(labels));
+                            }
                         }
                     })
                     .build();
@@ -113,7 +115,9 @@ pub fn observe(source: &Source) {
                 gauge
                     .with_callback(move |observer| {
                         if let Some(Points::Gauges(points)) = now() {
-                            points.iter().for_each(|(labels, value)| observer.observe(*value, &attributes(labels)));
+                            for (labels, value) in &points {
+                                observer.observe(*value, &attributes(labels));
+                            }
                         }
                     })
                     .build();

@@ -40,6 +40,7 @@ impl Place {
         Self { trace, span: new_span(), parent: SpanId::INVALID, remote: false, flags: TraceFlags::default() }
     }
 
+    #[must_use]
     pub fn child(&self) -> Self {
         Self { span: new_span(), parent: self.span, remote: false, ..*self }
     }

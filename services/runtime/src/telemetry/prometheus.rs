@@ -1,7 +1,7 @@
 //! `/metrics`: the Prometheus text format, or OpenMetrics, which knows exemplars, for who asks for that; and a listener for
 //! processes that have no HTTP server of their own.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -30,15 +30,24 @@ pub fn render(metrics: &[Metric], open: bool) -> String {
         // The plain format calls a counter's family what it calls its samples.
         let titled = if open { family.clone() } else { format!("{family}{total}") };
         let _ = writeln!(out, "# HELP {titled} {}\n# TYPE {titled} {kind}", metric.help);
+        let scalar = |out: &mut String, labels: &Labels, value: &dyn Display| {
+            let _ = writeln!(out, "{family}{total}{} {value}", braced(labels, None));
+        };
         match &metric.points {
             Points::Sums(points) => {
-                points.iter().for_each(|(labels, value)| sample(&mut out, &family, total, labels, value))
+                for (labels, value) in points {
+                    scalar(&mut out, labels, value);
+                }
             }
             Points::Gauges(points) => {
-                points.iter().for_each(|(labels, value)| sample(&mut out, &family, "", labels, value))
+                for (labels, value) in points {
+                    scalar(&mut out, labels, value);
+                }
             }
             Points::Spreads(points) => {
-                points.iter().for_each(|(labels, spread)| histogram(&mut out, &family, labels, spread, open))
+                for (labels, spread) in points {
+                    histogram(&mut out, &family, labels, spread, open);
+                }
             }
         }
     }
@@ -55,10 +64,6 @@ fn name(metric: &Metric) -> String {
         name.push_str("_seconds");
     }
     name
-}
-
-fn sample(out: &mut String, family: &str, suffix: &str, labels: &Labels, value: &dyn std::fmt::Display) {
-    let _ = writeln!(out, "{family}{suffix}{} {value}", braced(labels, None));
 }
 
 fn braced(labels: &Labels, bound: Option<&str>) -> String {

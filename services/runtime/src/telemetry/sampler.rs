@@ -49,8 +49,8 @@ fn within(trace: TraceId, ratio: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use opentelemetry::Context;
-    use opentelemetry::trace::{SamplingDecision, SpanKind};
-    use opentelemetry_sdk::trace::ShouldSample as _;
+    use opentelemetry::trace::SpanKind;
+    use opentelemetry_sdk::trace::{SamplingDecision, ShouldSample as _};
 
     use super::*;
 
