@@ -39,6 +39,10 @@ async fn misbehave(event: PageViewed, tally: &mut Tally, context: &Context) -> R
         }
         "reject" => Err(reject("told to reject")),
         "panic" => panic!("told to panic"),
+        // What authors should not do, and do.
+        "fail-quoting" => Err(std::io::Error::other(format!("cannot handle {event:?}")).into()),
+        "reject-quoting" => Err(reject(format!("will not handle {event:?}"))),
+        "panic-quoting" => panic!("never expected {event:?}"),
         "exit" => std::process::exit(0),
         "abort" => std::process::abort(),
         "overflow" => Err(std::io::Error::other(format!("{}", dig(number))).into()),

@@ -15,6 +15,7 @@ mod proxy;
 mod recover;
 mod regressions;
 mod store;
+mod telemetry;
 mod traces;
 mod upkeep;
 mod webhook;
