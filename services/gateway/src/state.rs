@@ -36,11 +36,21 @@ pub async fn get(
     }
     let asked = Instant::now();
     let shown = tokio::time::timeout(PATIENCE, app.store.show(&table, &key)).await;
-    trace.redis("HGETALL", asked);
     let shown = shown.map_err(|_| Problem::new(AWAY, "Redis does not answer"))??;
+    trace.redis(shown.as_ref().map_or("TYPE", asked_by), asked);
     let shown =
         shown.ok_or_else(|| Problem::new(NOT_FOUND, format!("the table {table:?} has nothing under {key:?}")))?;
     Ok(answer(shown, request.headers()))
+}
+
+/// The command that brought it.
+fn asked_by(shown: &Shown) -> &'static str {
+    match shown {
+        Shown::Row(_) => "HGETALL",
+        Shown::Members(_) => "SMEMBERS",
+        Shown::Ranking(_) => "ZREVRANGE",
+        Shown::Count(_) => "PFCOUNT",
+    }
 }
 
 fn answer(shown: Shown, asked: &HeaderMap) -> Response {

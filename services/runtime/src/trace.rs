@@ -283,3 +283,44 @@ fn carried(meta: &Meta) -> Carrier {
 fn sent_from(place: &Place, carrier: &Carrier) -> Carrier {
     telemetry::propagated(Carrier { traceparent: Some(place.traceparent()), ..carrier.clone() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Origin;
+
+    #[global_allocator]
+    static MEMORY: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
+
+    /// Whether it allocates. Other tests may run beside this one, so one quiet run among many is proof.
+    fn allocates(mut act: impl FnMut()) -> bool {
+        act();
+        !(0..1000).any(|_| {
+            MEMORY.reset_peak_usage();
+            let before = MEMORY.peak_usage();
+            act();
+            MEMORY.peak_usage() == before
+        })
+    }
+
+    #[tokio::test]
+    async fn an_event_that_is_not_sampled_allocates_nothing_for_its_trace() {
+        let origin = Origin { stream: "web", stream_created: 1, sequence: 2, published: 3, subject: "web.page.viewed" };
+        let mut meta = Meta::of_origin(&origin);
+        meta.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00".to_owned());
+        let life = |meta: &Meta| {
+            let mut trace = Trace::start(meta, "count-views", 1, 100);
+            trace.read(telemetry::clock());
+            trace.committed(Instant::now(), &Status::Applied);
+            drop(trace.log(meta));
+            trace.end(meta, "applied");
+            trace.place().copied()
+        };
+        assert!(allocates(|| drop(std::hint::black_box(vec![1_u8; 100_000]))), "an allocation is noticed");
+        assert_eq!(life(&meta), None);
+        assert!(!allocates(|| drop(life(&meta))), "nobody traces");
+        telemetry::start_unsampled();
+        assert!(life(&meta).is_some_and(|place| !place.sampled()));
+        assert!(!allocates(|| drop(life(&meta))), "traced, but not sampled");
+    }
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use oncue::{Context, Delayed, Function, Result, State, reject};
 use oncue_proto::web::{PageMilestone, PageViewed};
 use serde::{Deserialize, Serialize};
+use tracing::Instrument as _;
 
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Tally {
@@ -33,6 +34,11 @@ async fn misbehave(event: PageViewed, tally: &mut Tally, context: &Context) -> R
         "fail" => Err(std::io::Error::other("told to fail").into()),
         "fail-until" if u64::from(context.attempt()) < number => Err(std::io::Error::other("not yet").into()),
         "fail-slow" if context.attempt() == 1 => Err(std::io::Error::other("not yet").into()),
+        "span" => {
+            let look_up = tokio::time::sleep(Duration::from_millis(1));
+            look_up.instrument(tracing::info_span!("look-up", rows = 3)).await;
+            Ok((Vec::new(), None))
+        }
         "slow" | "fail-slow" => {
             tokio::time::sleep(Duration::from_millis(number)).await;
             Ok((Vec::new(), None))

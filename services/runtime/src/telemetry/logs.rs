@@ -99,7 +99,7 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &tracing::Event<'_>) -> fmt::Result {
-        let mut fields = Fields::default();
+        let mut fields = Fields { named: self.function.is_some(), ..Fields::default() };
         event.record(&mut fields);
         let (trace, flow) = here();
         let meta = event.metadata();
@@ -130,12 +130,13 @@ fn quote(text: &str) -> String {
 struct Fields {
     message: String,
     rest: String,
+    /// The function is said already; twice, it would make the line ambiguous.
+    named: bool,
 }
 
 impl Fields {
     fn put(&mut self, field: &Field, json: &dyn fmt::Display) {
-        // Named twice, a field would make the line ambiguous.
-        if field.name() != "function" {
+        if !(self.named && field.name() == "function") {
             let _ = write!(self.rest, ",{}:{json}", quote(field.name()));
         }
     }

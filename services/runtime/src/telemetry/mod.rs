@@ -68,7 +68,10 @@ impl Telemetry {
     /// Starts logs, traces and metrics of this process. `service` is `service.name` unless the environment says
     /// otherwise; a function says `is_function`. To be called inside the tokio runtime, which the gRPC exporter needs.
     pub fn start(service: &str, instance: &str, is_function: bool) -> Self {
-        let settings = Settings::of_environment();
+        Self::with(Settings::of_environment(), service, instance, is_function)
+    }
+
+    fn with(settings: Settings, service: &str, instance: &str, is_function: bool) -> Self {
         let named = |name: &'static str, value: &str| KeyValue::new(name, value.to_owned());
         let more = if is_function {
             vec![
@@ -282,6 +285,14 @@ fn before(started: Instant) -> SystemTime {
 /// Spans handed to the exporter, delivered, and given up by it. The rest is queued or, where the queue was full, lost.
 pub fn spans_sent() -> [u64; 3] {
     [&TALLY.handed, &TALLY.delivered, &TALLY.failed].map(|count| count.load(Ordering::Relaxed))
+}
+
+/// Lets a test of the crate trace without an environment of its own.
+#[cfg(test)]
+pub(crate) fn start_unsampled() {
+    let sampler = sampler::Sampler { root: sampler::Root::None, parent_based: true };
+    let settings = Settings { sampler, traces: Exporter::Console, ..Settings::read(|_| None) };
+    drop(Telemetry::with(settings, "test", "test", true));
 }
 
 #[cfg(test)]

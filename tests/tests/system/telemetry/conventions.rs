@@ -186,6 +186,19 @@ async fn retries_duplicates_and_dead_letters_are_told_apart() {
 }
 
 #[tokio::test]
+async fn spans_of_authors_belong_to_the_event_and_its_sampling() {
+    let (house, collector) = traced(&[]).await;
+    let _worker = house.start("misbehave").await;
+    let bus = house.bus().await;
+    tell(&bus, &[("traceparent", &traceparent(false)), ("ce-id", "left-out")], "span").await;
+    tell(&bus, &[("traceparent", &traceparent(true)), ("ce-id", "seen")], "span").await;
+    let process = spans(&collector, "the event", 1, |span| span.is("misbehave", PROCESS)).await;
+    let own = spans(&collector, "the author's span", 1, |span| span.span.name == "look-up").await;
+    assert!(own.len() == 1 && is_child(&own[0], &process[0]));
+    check(&own[0], &[("rows", "3")]);
+}
+
+#[tokio::test]
 async fn a_plain_message_is_traced_under_the_id_its_flow_gives() {
     let (house, collector) = traced(&[]).await;
     let _worker = house.start("misbehave").await;
