@@ -17,12 +17,12 @@ use crate::worker::Worker;
 /// Between two looks at how much waits, where somebody wants to know.
 const LAG: Duration = Duration::from_secs(10);
 
-/// Publishes the metrics of a worker that became ready after `init`, on whichever ways the environment asks for.
-pub(crate) fn publish(worker: &Arc<Worker>, stream: &str, init: Duration) {
+/// Publishes the metrics of a worker that is ready now, on whichever ways the environment asks for.
+pub(crate) fn publish(worker: &Arc<Worker>, stream: &str) {
     if metrics::meter().is_none() && telemetry::listen().is_none() {
         return;
     }
-    let watched = worker.clone();
+    let (watched, init) = (worker.clone(), telemetry::uptime());
     let source: Source = Arc::new(move || list(&watched, init));
     let ends: Vec<&'static str> = worker.counters.run_spreads().iter().map(|(end, _)| *end).collect();
     Timings::start(worker.function.name, &ends);
@@ -94,7 +94,7 @@ fn faas(counters: &Counters, init: Duration) -> Vec<Metric> {
         gauge(
             "faas.init_duration",
             "s",
-            "From the start of this process to its first pull.",
+            "From reading the configuration to the first pull.",
             labels(),
             init.as_secs_f64(),
         ),

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use oncue_proto::Trigger;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,7 +30,6 @@ const DRAIN: Duration = Duration::from_secs(25);
 /// `--manifest` prints what the function is, as JSON, and exits; so do `--audit` with what became of every event in its
 /// stream, and `--try` with what it would do with the dead letter on stdin.
 pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
-    let started = Instant::now();
     let function = function.erased;
     let manifest = match function.manifest() {
         Ok(manifest) => manifest,
@@ -74,8 +73,7 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
     runtime.block_on(async {
         let instance = instance();
         let telemetry = Telemetry::start(&manifest.name, &instance, true);
-        telemetry::set_peers(&config.nats_url, &config.redis_url);
-        let served = serve(function, manifest, &config, instance, started).await;
+        let served = serve(function, manifest, &config, instance).await;
         telemetry.close().await;
         match served {
             Ok(()) => ExitCode::SUCCESS,
@@ -114,14 +112,9 @@ pub fn instance() -> String {
 
 type Failure = Box<dyn std::error::Error>;
 
-async fn serve(
-    function: Erased,
-    manifest: Manifest,
-    config: &Config,
-    instance: String,
-    started: Instant,
-) -> Result<(), Failure> {
+async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: String) -> Result<(), Failure> {
     let stop = stop_signal()?;
+    telemetry::set_peers(&config.nats_url, &config.redis_url);
     let (bus, redis) =
         tokio::join!(Bus::connect(&config.nats_url, &manifest.name), RedisStore::connect(&config.redis_url));
     let (bus, redis) = (bus?, redis?);
@@ -141,7 +134,7 @@ async fn serve(
     tokio::spawn(Arc::clone(&worker).keep_alive());
     tokio::spawn(Arc::clone(&worker).sweep());
     tokio::spawn(Arc::clone(&worker).tidy_up(manifest.stream.clone(), stream.replay_window.0));
-    metrics::publish(&worker, &manifest.stream, started.elapsed());
+    metrics::publish(&worker, &manifest.stream);
     tracing::info!(function = manifest.name, acts_on = manifest.triggers.join(" "), "ready");
 
     let mut stopping = stop.clone();

@@ -251,14 +251,10 @@ impl Worker {
             _shared = self.probation.read().await;
         }
         for _ in 0..RERUNS {
-            let asked = telemetry::clock();
-            let found = match self.reads.ask(self.question(key, &events)).await {
+            let found = match self.look_up(key, &events).await {
                 Ok(found) => found,
                 Err(e) => return self.fault(events, &e),
             };
-            for job in &events {
-                job.trace.read(asked);
-            }
             fault::point("read.done");
             let (seen, fresh) = partition(events, &found.seen);
             let (runs, jobs) = self.run_handlers(key, fresh, found.row, seen).await;
@@ -300,9 +296,13 @@ impl Worker {
         self.put_back(events, "the row keeps changing under it");
     }
 
-    fn question(&self, key: &str, events: &[Job]) -> Ask {
+    /// The row of the key, and which of the events were applied before.
+    async fn look_up(&self, key: &str, events: &[Job]) -> Result<Found, StoreError> {
+        let asked = telemetry::clock();
         let marks = events.iter().map(|job| job.mark(self.function.name, key, self.horizon)).collect();
-        Ask { row: self.row_key(key), marks }
+        let found = self.reads.ask(Ask { row: self.row_key(key), marks }).await?;
+        events.iter().map(|job| &job.trace).for_each(|trace| trace.read(asked));
+        Ok(found)
     }
 
     fn row_key(&self, key: &str) -> Option<RowKey> {

@@ -46,6 +46,7 @@ struct Process {
     pipe: Option<&'static Pipe>,
     scope: InstrumentationScope,
     instance: String,
+    started: Instant,
 }
 
 static PROCESS: OnceLock<Process> = OnceLock::new();
@@ -72,6 +73,7 @@ impl Telemetry {
     }
 
     fn with(settings: Settings, service: &str, instance: &str, is_function: bool) -> Self {
+        let started = Instant::now();
         let named = |name: &'static str, value: &str| KeyValue::new(name, value.to_owned());
         let more = if is_function {
             vec![
@@ -98,7 +100,7 @@ impl Telemetry {
         let meters = settings.metrics.and_then(|how| metrics::provider(how, resource));
         let scope = InstrumentationScope::builder("oncue").with_version(env!("CARGO_PKG_VERSION")).build();
         // A second start in one process (tests) keeps the first.
-        let _ = PROCESS.set(Process { settings, pipe, scope, instance: instance.to_owned() });
+        let _ = PROCESS.set(Process { settings, pipe, scope, instance: instance.to_owned(), started });
         Self { pipe, meters }
     }
 
@@ -162,6 +164,11 @@ fn address(url: &str, port: i64) -> (String, i64) {
 /// Whether spans are made here.
 pub fn is_tracing() -> bool {
     PROCESS.get().is_some_and(|process| process.pipe.is_some())
+}
+
+/// Since telemetry was started, first thing after the configuration.
+pub(crate) fn uptime() -> Duration {
+    PROCESS.get().map_or(Duration::ZERO, |process| process.started.elapsed())
 }
 
 /// The clock, where somebody wants to know.

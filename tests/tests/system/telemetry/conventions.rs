@@ -1,7 +1,7 @@
 //! Spans as the conventions want them [OpenTelemetry messaging, FaaS, CloudEvents, Redis, HTTP].
 
 use oncue_tests::collector::{Received, hex, text};
-use oncue_tests::house::{free_port, until, wait_for_port};
+use oncue_tests::house::{House, free_port, until, wait_for_port};
 use serde_json::json;
 
 use super::{PARENT, TRACE, spans, tell, traced, traceparent};
@@ -24,6 +24,18 @@ fn is_child(child: &Received, parent: &Received) -> bool {
     child.span.parent_span_id == parent.span.span_id && child.span.trace_id == parent.span.trace_id
 }
 
+/// All spans of one flow.
+struct Flow(Vec<Received>);
+
+impl Flow {
+    fn one(&self, service: &str, name: &str) -> Received {
+        let found: Vec<&Received> = self.0.iter().filter(|span| span.is(service, name)).collect();
+        let all: Vec<&str> = self.0.iter().map(|span| span.span.name.as_str()).collect();
+        assert_eq!(found.len(), 1, "{service}: {name} among {all:?}");
+        found[0].clone()
+    }
+}
+
 #[tokio::test]
 async fn a_request_and_what_it_causes_are_told_by_the_conventions() {
     let port = free_port();
@@ -41,22 +53,24 @@ async fn a_request_and_what_it_causes_are_told_by_the_conventions() {
     let answer = request.header("baggage", "a=b").json(&json!({ "page": "/p", "referrer": "emit:2" }));
     let answer = answer.send().await.expect("an answer").json::<serde_json::Value>().await.expect("JSON");
     let id = answer["id"].as_str().expect("an id");
-    let all = spans(&collector, "all spans of the flow", 7, |span| span.trace() == TRACE).await;
-    let one = |service: &str, name: &str| -> Received {
-        let found: Vec<&Received> = all.iter().filter(|span| span.is(service, name)).collect();
-        assert_eq!(
-            found.len(),
-            1,
-            "{service}: {name} among {:?}",
-            all.iter().map(|s| &s.span.name).collect::<Vec<_>>()
-        );
-        found[0].clone()
-    };
+    let flow = Flow(spans(&collector, "all spans of the flow", 7, |span| span.trace() == TRACE).await);
 
-    let server = one("gateway", "POST /v1/events/{type}");
+    let (server, sent) = (flow.one("gateway", "POST /v1/events/{type}"), flow.one("gateway", "send web.page.viewed"));
+    check_request(&server);
+    assert_eq!(sent.span.kind, PRODUCER);
+    assert!(is_child(&sent, &server));
+    let process = flow.one("misbehave", PROCESS);
+    check_process(&process, &sent, id);
+    check_messaging(&[(&sent, "send"), (&process, "process")], id, &house);
+    check_redis(&flow, &process, &house);
+    check_resource(&process, &collector.heads());
+    check_outputs(&flow, &process, &house).await;
+}
+
+fn check_request(server: &Received) {
     assert_eq!((server.span.kind, hex(&server.span.parent_span_id).as_str()), (SERVER, PARENT));
     check(
-        &server,
+        server,
         &[
             ("http.request.method", "POST"),
             ("http.route", "/v1/events/{type}"),
@@ -66,17 +80,31 @@ async fn a_request_and_what_it_causes_are_told_by_the_conventions() {
             ("error.type", ""),
         ],
     );
-    let sent = one("gateway", "send web.page.viewed");
-    assert_eq!(sent.span.kind, PRODUCER);
-    assert!(is_child(&sent, &server));
+}
 
-    let process = one("misbehave", PROCESS);
+fn check_process(process: &Received, sent: &Received, id: &str) {
     assert_eq!(process.span.kind, CONSUMER);
-    assert!(is_child(&process, &sent), "a single message's context is the parent");
+    assert!(is_child(process, sent), "a single message's context is the parent");
     assert_eq!(process.span.links.len(), 1, "and a link");
     assert_eq!(process.span.links[0].span_id, sent.span.span_id);
     assert_eq!(process.span.status.as_ref().map_or(0, |status| status.code), 0, "success leaves the status unset");
-    for (span, operation) in [(&sent, "send"), (&process, "process")] {
+    check(
+        process,
+        &[
+            ("messaging.consumer.group.name", "misbehave"),
+            ("faas.trigger", "pubsub"),
+            ("faas.invocation_id", id),
+            ("faas.coldstart", "true"),
+            ("oncue.attempt", "1"),
+            ("oncue.hops", "0"),
+            ("oncue.outcome", "applied"),
+            ("error.type", ""),
+        ],
+    );
+}
+
+fn check_messaging(spans: &[(&Received, &str)], id: &str, house: &House) {
+    for (span, operation) in spans {
         check(
             span,
             &[
@@ -96,23 +124,13 @@ async fn a_request_and_what_it_causes_are_told_by_the_conventions() {
             ],
         );
     }
-    check(
-        &process,
-        &[
-            ("messaging.consumer.group.name", "misbehave"),
-            ("faas.trigger", "pubsub"),
-            ("faas.invocation_id", id),
-            ("faas.coldstart", "true"),
-            ("oncue.attempt", "1"),
-            ("oncue.hops", "0"),
-            ("oncue.outcome", "applied"),
-            ("error.type", ""),
-        ],
-    );
+}
+
+fn check_redis(flow: &Flow, process: &Received, house: &House) {
     for (name, procedure) in [("PIPELINE", ""), ("FCALL", "oncue_commit")] {
-        let redis = one("misbehave", name);
+        let redis = flow.one("misbehave", name);
         assert_eq!(redis.span.kind, CLIENT);
-        assert!(is_child(&redis, &process));
+        assert!(is_child(&redis, process));
         check(
             &redis,
             &[
@@ -123,12 +141,14 @@ async fn a_request_and_what_it_causes_are_told_by_the_conventions() {
             ],
         );
     }
-    let outputs: Vec<&Received> = all.iter().filter(|span| span.is("misbehave", "send web.page.milestone")).collect();
-    assert_eq!(outputs.len(), 2);
-    assert!(outputs.iter().all(|output| output.span.kind == PRODUCER && is_child(output, &process)));
+}
 
-    check_resource(&process, &collector.heads());
-    // What the outputs carry on is the span that sent them, and what came with the request.
+/// What the outputs carry on is the span that sent them, and what came with the request.
+async fn check_outputs(flow: &Flow, process: &Received, house: &House) {
+    let outputs: Vec<&Received> =
+        flow.0.iter().filter(|span| span.is("misbehave", "send web.page.milestone")).collect();
+    assert_eq!(outputs.len(), 2);
+    assert!(outputs.iter().all(|output| output.span.kind == PRODUCER && is_child(output, process)));
     let bus = house.bus().await;
     let stored = house.messages(&bus, "web").await;
     let milestones: Vec<_> =
@@ -236,8 +256,8 @@ async fn a_flow_too_large_for_one_trace_goes_on_in_a_linked_one() {
 }
 
 #[tokio::test]
-async fn variables_rule_over_names_limits_compression_and_the_exporter() {
-    let (mut house, collector) = traced(&[
+async fn variables_rule_over_names_limits_and_what_is_passed_on() {
+    let (house, collector) = traced(&[
         ("OTEL_SERVICE_NAME", "renamed"),
         ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "5"),
         ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "3"),
@@ -261,8 +281,12 @@ async fn variables_rule_over_names_limits_compression_and_the_exporter() {
     };
     let stored = until("the output", milestone).await;
     assert_eq!((stored.header("traceparent"), stored.header("baggage")), (None, Some("a=b")), "none is given");
-    drop(worker);
+}
 
+#[tokio::test]
+async fn spans_go_to_the_console_or_packed_as_the_environment_asks() {
+    let (mut house, _collector) = traced(&[]).await;
+    let bus = house.bus().await;
     house.set("OTEL_TRACES_EXPORTER", "console");
     let console = house.start("misbehave").await;
     tell(&bus, &[], "").await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use oncue::bus::Bus;
 use oncue_tests::collector::{Collector, text};
 use oncue_tests::house::{free_port, until, wait_for_port};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
@@ -35,6 +36,33 @@ fn count(collector: &Collector, name: &str, class: &str) -> Option<u64> {
     Some(point.count)
 }
 
+/// Lines of `/metrics` after what the test sends.
+fn expected() -> Vec<String> {
+    let group = "messaging_consumer_group_name=\"misbehave\"";
+    let mine = "{oncue_function=\"misbehave\"";
+    vec![
+        format!(
+            "messaging_client_consumed_messages_total{{messaging_system=\"nats\",messaging_operation_name=\"receive\",{group}}} 8\n"
+        ),
+        format!(
+            "messaging_client_sent_messages_total{{messaging_system=\"nats\",messaging_operation_name=\"send\",{group}}} 5\n"
+        ),
+        format!(
+            "messaging_process_duration_seconds_count{{messaging_system=\"nats\",messaging_operation_name=\"process\",{group}}} 3\n"
+        ),
+        format!(
+            "messaging_process_duration_seconds_count{{messaging_system=\"nats\",messaging_operation_name=\"process\",{group},error_type=\"panic\"}} 3\n"
+        ),
+        "faas_invocations_total{faas_trigger=\"pubsub\"} 3\n".to_owned(),
+        "faas_errors_total{faas_trigger=\"pubsub\",error_type=\"rejected\"} 1\n".to_owned(),
+        "faas_coldstarts_total{faas_trigger=\"pubsub\"} 1\n".to_owned(),
+        format!("oncue_retries_total{mine}}} 3\n"),
+        format!("oncue_dead_letters_total{mine},oncue_reason=\"rejected\"}} 1\n"),
+        format!("oncue_dead_letters_total{mine},oncue_reason=\"attempts\"}} 1\n"),
+        format!("oncue_in_flight{mine}}} 0\n"),
+    ]
+}
+
 #[tokio::test]
 async fn the_same_counts_are_told_on_every_way() {
     let port = free_port();
@@ -58,29 +86,7 @@ async fn the_same_counts_are_told_on_every_way() {
         let request = client.get(format!("http://127.0.0.1:{port}/metrics")).header("accept", accept);
         request.send().await.expect("an answer").text().await.expect("text")
     };
-    let group = "messaging_consumer_group_name=\"misbehave\"";
-    let mine = "{oncue_function=\"misbehave\"";
-    let expected = [
-        format!(
-            "messaging_client_consumed_messages_total{{messaging_system=\"nats\",messaging_operation_name=\"receive\",{group}}} 8\n"
-        ),
-        format!(
-            "messaging_client_sent_messages_total{{messaging_system=\"nats\",messaging_operation_name=\"send\",{group}}} 5\n"
-        ),
-        format!(
-            "messaging_process_duration_seconds_count{{messaging_system=\"nats\",messaging_operation_name=\"process\",{group}}} 3\n"
-        ),
-        format!(
-            "messaging_process_duration_seconds_count{{messaging_system=\"nats\",messaging_operation_name=\"process\",{group},error_type=\"panic\"}} 3\n"
-        ),
-        "faas_invocations_total{faas_trigger=\"pubsub\"} 3\n".to_owned(),
-        "faas_errors_total{faas_trigger=\"pubsub\",error_type=\"rejected\"} 1\n".to_owned(),
-        "faas_coldstarts_total{faas_trigger=\"pubsub\"} 1\n".to_owned(),
-        format!("oncue_retries_total{mine}}} 3\n"),
-        format!("oncue_dead_letters_total{mine},oncue_reason=\"rejected\"}} 1\n"),
-        format!("oncue_dead_letters_total{mine},oncue_reason=\"attempts\"}} 1\n"),
-        format!("oncue_in_flight{mine}}} 0\n"),
-    ];
+    let expected = expected();
     until("all of it is counted", async || {
         let text = scrape("text/plain").await;
         expected.iter().all(|line| text.contains(line)).then_some(())
@@ -98,7 +104,10 @@ async fn the_same_counts_are_told_on_every_way() {
         ((consumed, dead, good, panics) == (Some(8), Some(1), Some(3), Some(3))).then_some(())
     })
     .await;
+    check_stats(&bus).await;
+}
 
+async fn check_stats(bus: &Bus) {
     let answers = bus.ask_all("$SRV.STATS.misbehave", Duration::from_millis(500)).await.expect("answers");
     let stats: serde_json::Value = serde_json::from_slice(&answers[0].payload).expect("JSON");
     let endpoint = &stats["endpoints"][0];

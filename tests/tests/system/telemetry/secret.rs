@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use oncue::bus::Bus;
 use oncue_tests::house::{free_port, until, wait_for_port};
 use serde_json::json;
 
@@ -31,6 +32,32 @@ fn find(text: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(&text[from..(at + 100).min(text.len())]).into_owned())
 }
 
+/// Through success, failures of every kind, a retry, a time-out; past the handler; over HTTP.
+async fn send_all(bus: &Bus, client: &reqwest::Client, url: &str) {
+    let ways = [
+        "",
+        "emit:2",
+        "later:1",
+        "fail-until:2",
+        "fail-quoting",
+        "reject-quoting",
+        "panic-quoting",
+        "slow:5000",
+        "emit:257",
+    ];
+    for word in ways {
+        let parent = traceparent(true);
+        tell_of(bus, &[("traceparent", &parent), ("ce-id", word), ("ce-subject", SECRET)], &payload(word)).await;
+    }
+    for (id, payload) in unreadable() {
+        tell_of(bus, &[("ce-id", id), ("ce-datacontenttype", "application/json")], &payload).await;
+    }
+    for (body, id) in [(payload(""), "by-http"), (json!({ "page": [SECRET] }).to_string(), "bad-by-http")] {
+        let request = client.post(format!("{url}/v1/events/web.page.viewed")).header("ce-id", id);
+        request.header("content-type", "application/json").body(body).send().await.expect("an answer");
+    }
+}
+
 #[tokio::test]
 async fn a_planted_secret_is_found_in_nothing_that_comes_out() {
     let (http, metrics) = (free_port(), free_port());
@@ -47,28 +74,7 @@ async fn a_planted_secret_is_found_in_nothing_that_comes_out() {
     let (bus, client) = (house.bus().await, reqwest::Client::new());
     let url = format!("http://127.0.0.1:{http}");
 
-    let ways = [
-        "",
-        "emit:2",
-        "later:1",
-        "fail-until:2",
-        "fail-quoting",
-        "reject-quoting",
-        "panic-quoting",
-        "slow:5000",
-        "emit:257",
-    ];
-    for word in ways {
-        let parent = traceparent(true);
-        tell_of(&bus, &[("traceparent", &parent), ("ce-id", word), ("ce-subject", SECRET)], &payload(word)).await;
-    }
-    for (id, payload) in unreadable() {
-        tell_of(&bus, &[("ce-id", id), ("ce-datacontenttype", "application/json")], &payload).await;
-    }
-    for (body, id) in [(payload(""), "by-http"), (json!({ "page": [SECRET] }).to_string(), "bad-by-http")] {
-        let request = client.post(format!("{url}/v1/events/web.page.viewed")).header("ce-id", id);
-        request.header("content-type", "application/json").body(body).send().await.expect("an answer");
-    }
+    send_all(&bus, &client, &url).await;
     until("every failure is set aside", async || (house.count(&bus, "dlq").await >= 15).then_some(())).await;
     house.drained(&bus, "web", "misbehave").await;
     house.drained(&bus, "web", "count-views").await;
