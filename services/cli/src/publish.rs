@@ -206,7 +206,7 @@ fn ready(args: &Args, entry: &Entry, payload: &Value) -> Result<Ready, Failure> 
     // Continues the caller's trace, if there is one. Otherwise workers derive the trace from the flow, and so do we:
     // the id printed here is the one to look for.
     let given = std::env::var("TRACEPARENT").ok().filter(|t| !t.is_empty());
-    let derived = telemetry::inject(&telemetry::untraced(&id)).traceparent;
+    let derived = Some(telemetry::untraced(&id));
     let trace =
         given.clone().or(derived).and_then(|parent| parent.split('-').nth(1).map(str::to_owned)).unwrap_or_default();
     let meta = Meta {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse;
+use oncue::telemetry::prometheus;
 
 use crate::App;
 use crate::problem::{NOT_READY, Problem};
@@ -31,6 +32,7 @@ pub async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Problem>
     if missing.is_empty() { Ok("ready\n") } else { Err(Problem::new(NOT_READY, missing.join("; "))) }
 }
 
-pub async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render())
+pub async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> impl IntoResponse {
+    let (open, kind) = prometheus::wanted(headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()));
+    ([(header::CONTENT_TYPE, kind)], prometheus::render(&app.metrics.list(), open))
 }

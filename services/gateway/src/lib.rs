@@ -28,6 +28,7 @@ use std::sync::Arc;
 use oncue::bus::{Bus, layout};
 use oncue::config::{Config, GatewayConfig};
 use oncue::store::{RedisStore, Store};
+use oncue::telemetry::metrics::Source;
 use oncue_proto::Catalog;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -78,7 +79,7 @@ impl App {
         }
         let bucket = layout::bucket(layout::FILES, &config.bucket());
         bus.require(&bucket).await.map_err(|e| e.to_string())?;
-        Ok(Arc::new(Self {
+        let app = Arc::new(Self {
             config: config.gateway.clone(),
             catalog,
             bus,
@@ -90,6 +91,10 @@ impl App {
             room: Arc::new(Semaphore::new(guards.memory)),
             uploads: Arc::new(Semaphore::new(guards.uploads)),
             tasks: TaskTracker::new(),
-        }))
+        });
+        let watched = app.clone();
+        let source: Source = Arc::new(move || watched.metrics.list());
+        oncue::telemetry::metrics::observe(&source);
+        Ok(app)
     }
 }

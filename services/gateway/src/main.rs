@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use oncue::config::Config;
 use oncue::event;
-use oncue::telemetry::Telemetry;
+use oncue::telemetry::{self, Telemetry};
 use oncue_gateway::App;
 use oncue_gateway::server::{Guards, serve};
 use oncue_proto::Catalog;
@@ -23,7 +23,8 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let telemetry = Telemetry::start("gateway", &event::new_id());
+    let telemetry = Telemetry::start("gateway", &event::new_id(), false);
+    telemetry::set_peers(&config.nats_url, &config.redis_url);
     let ended = run(&config, catalog).await;
     telemetry.close().await;
     match ended {

@@ -1,21 +1,27 @@
-//! Counts for `/metrics`, in the Prometheus text format. Few series, all known beforehand, so a map and its rendering are
-//! all it takes.
+//! Counts for `/metrics` and OTLP. Few series, all known beforehand, so a map is all it takes.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// Upper bounds in seconds [OpenTelemetry HTTP metrics].
-const BOUNDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+use oncue::telemetry::metrics::{self, BOUNDS, Labels, Metric, Points, Spread};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Histogram;
+
+const REQUEST: (&str, &str) = ("http.server.request.duration", "Time until the answer begins.");
+const SEND: (&str, &str) = ("messaging.client.operation.duration", "Time until the stream acked an event.");
 
 #[derive(Default)]
 pub struct Metrics {
-    requests: Mutex<BTreeMap<Request, Histogram>>,
+    requests: Mutex<BTreeMap<Request, Times>>,
+    sends: Mutex<BTreeMap<Option<&'static str>, Times>>,
     events: Mutex<BTreeMap<(String, &'static str), u64>>,
     pub upload_bytes: AtomicU64,
     pub connections: AtomicU64,
+    pub active: AtomicU64,
+    /// The same times where metrics are pushed.
+    pushed: OnceLock<Option<[Histogram<f64>; 2]>>,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -26,10 +32,9 @@ struct Request {
 }
 
 #[derive(Default)]
-struct Histogram {
-    /// Not cumulative; that is done when it is shown.
-    counts: [u64; BOUNDS.len()],
-    count: u64,
+struct Times {
+    /// Not cumulative; the last is for what is longer than every bound.
+    counts: [u64; BOUNDS.len() + 1],
     sum: f64,
 }
 
@@ -41,14 +46,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Metrics {
     /// `route` must come from a bounded set, never from the client.
     pub fn request(&self, method: &'static str, route: &str, status: u16, took: Duration) {
-        let mut requests = lock(&self.requests);
-        let histogram = requests.entry(Request { method, route: route.to_owned(), status }).or_default();
-        let seconds = took.as_secs_f64();
-        if let Some(bucket) = BOUNDS.iter().position(|bound| seconds <= *bound) {
-            histogram.counts[bucket] += 1;
+        let request = Request { method, route: route.to_owned(), status };
+        if let Some([times, _]) = self.pushed() {
+            times.record(took.as_secs_f64(), &attributes(&request.labels()));
         }
-        histogram.count += 1;
-        histogram.sum += seconds;
+        lock(&self.requests).entry(request).or_default().add(took);
+    }
+
+    /// A publish ended, with an error of class `error` or well.
+    pub fn sent(&self, error: Option<&'static str>, took: Duration) {
+        if let Some([_, times]) = self.pushed() {
+            times.record(took.as_secs_f64(), &attributes(&send_labels(error)));
+        }
+        lock(&self.sends).entry(error).or_default().add(took);
+    }
+
+    fn pushed(&self) -> Option<&[Histogram<f64>; 2]> {
+        let make = || Some([metrics::seconds(REQUEST.0, REQUEST.1)?, metrics::seconds(SEND.0, SEND.1)?]);
+        self.pushed.get_or_init(make).as_ref()
     }
 
     /// `ty` is a type of the contract, or `unknown`.
@@ -56,52 +71,84 @@ impl Metrics {
         *lock(&self.events).entry((ty.to_owned(), outcome)).or_default() += 1;
     }
 
-    pub fn render(&self) -> String {
-        let mut out = String::from("# HELP http_server_request_duration_seconds Time until the answer begins.\n");
-        out.push_str("# TYPE http_server_request_duration_seconds histogram\n");
-        for (request, histogram) in &*lock(&self.requests) {
-            histogram.render(request, &mut out);
-        }
-        out.push_str("# HELP oncue_gateway_events_total Events by type and what became of them.\n");
-        out.push_str("# TYPE oncue_gateway_events_total counter\n");
-        for ((ty, outcome), count) in &*lock(&self.events) {
-            let _ =
-                writeln!(out, "oncue_gateway_events_total{{type=\"{}\",outcome=\"{outcome}\"}} {count}", escape(ty));
-        }
-        let mut plain = |name: &str, kind: &str, help: &str, value: u64| {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
-        };
+    /// The same list each time, in the same order.
+    pub fn list(&self) -> Vec<Metric> {
         let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
-        plain("oncue_gateway_upload_bytes_total", "counter", "Bytes of stored uploads.", load(&self.upload_bytes));
-        plain("oncue_gateway_connections", "gauge", "Open connections.", load(&self.connections));
-        out
+        let requests = lock(&self.requests).iter().map(|(request, times)| (request.labels(), times.spread())).collect();
+        let sends: Vec<_> =
+            lock(&self.sends).iter().map(|(error, times)| (send_labels(*error), times.spread())).collect();
+        let sent = sends.iter().map(|(_, spread)| spread.counts.iter().sum::<u64>()).sum();
+        let events = lock(&self.events);
+        let events = events
+            .iter()
+            .map(|((ty, outcome), count)| (vec![("type", ty.clone()), ("outcome", (*outcome).to_owned())], *count));
+        vec![
+            Metric { name: REQUEST.0, unit: "s", help: REQUEST.1, points: Points::Spreads(requests) },
+            Metric { name: SEND.0, unit: "s", help: SEND.1, points: Points::Spreads(sends) },
+            Metric {
+                name: "messaging.client.sent.messages",
+                unit: "{message}",
+                help: "Messages the gateway has tried to publish.",
+                points: Points::Sums(vec![(send_labels(None), sent)]),
+            },
+            Metric {
+                name: "oncue.gateway.events",
+                unit: "{event}",
+                help: "Events by type and what became of them.",
+                points: Points::Sums(events.collect()),
+            },
+            Metric {
+                name: "oncue.gateway.upload_bytes",
+                unit: "By",
+                help: "Bytes of stored uploads.",
+                points: Points::Sums(vec![(Vec::new(), load(&self.upload_bytes))]),
+            },
+            gauge("oncue.gateway.connections", "{connection}", "Open connections.", load(&self.connections)),
+            gauge("http.server.active_requests", "{request}", "Requests not answered yet.", load(&self.active)),
+        ]
     }
 }
 
-impl Histogram {
-    fn render(&self, request: &Request, out: &mut String) {
-        const NAME: &str = "http_server_request_duration_seconds";
-        let Request { method, route, status } = request;
-        let labels = format!(
-            "http_request_method=\"{method}\",http_route=\"{}\",http_response_status_code=\"{status}\"",
-            escape(route)
-        );
-        let mut below = 0;
-        for (bound, count) in BOUNDS.iter().zip(self.counts) {
-            below += count;
-            let _ = writeln!(out, "{NAME}_bucket{{{labels},le=\"{bound}\"}} {below}");
-        }
-        let _ = writeln!(out, "{NAME}_bucket{{{labels},le=\"+Inf\"}} {}", self.count);
-        let _ = writeln!(out, "{NAME}_sum{{{labels}}} {}\n{NAME}_count{{{labels}}} {}", self.sum, self.count);
+fn gauge(name: &'static str, unit: &'static str, help: &'static str, value: u64) -> Metric {
+    Metric { name, unit, help, points: Points::Gauges(vec![(Vec::new(), value as f64)]) }
+}
+
+fn send_labels(error: Option<&'static str>) -> Labels {
+    let mut labels = vec![("messaging.system", "nats".to_owned()), ("messaging.operation.name", "send".to_owned())];
+    labels.extend(error.map(|class| ("error.type", class.to_owned())));
+    labels
+}
+
+fn attributes(labels: &Labels) -> Vec<KeyValue> {
+    labels.iter().map(|(name, value)| KeyValue::new(*name, value.clone())).collect()
+}
+
+impl Request {
+    fn labels(&self) -> Labels {
+        vec![
+            ("http.request.method", self.method.to_owned()),
+            ("http.route", self.route.clone()),
+            ("http.response.status_code", self.status.to_string()),
+        ]
     }
 }
 
-fn escape(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+impl Times {
+    fn add(&mut self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        self.counts[BOUNDS.partition_point(|bound| *bound < seconds)] += 1;
+        self.sum += seconds;
+    }
+
+    fn spread(&self) -> Spread {
+        Spread { bounds: BOUNDS.to_vec(), counts: self.counts.to_vec(), sum: self.sum, exemplars: Vec::new() }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use oncue::telemetry::prometheus;
+
     use super::*;
 
     #[test]
@@ -109,7 +156,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.request("GET", "/v1/\"x\"", 200, Duration::from_millis(7));
         metrics.request("GET", "/v1/\"x\"", 200, Duration::from_secs(61));
-        let text = metrics.render();
+        let text = prometheus::render(&metrics.list(), false);
         assert!(
             text.contains("http_route=\"/v1/\\\"x\\\"\",http_response_status_code=\"200\",le=\"0.005\"} 0\n"),
             "{text}"

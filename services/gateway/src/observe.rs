@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
@@ -13,34 +14,52 @@ use opentelemetry::trace::FutureExt as _;
 
 use crate::App;
 use crate::problem::{FORBIDDEN, INTERNAL, Problem};
-use crate::trace::{Trace, http_attributes};
+use crate::trace::{Trace, few_attributes, http_attributes};
 
 pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = method(request.method());
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let name = route.as_ref().map_or_else(|| method.to_owned(), |route| format!("{method} {route}"));
     let traced = is_traced(&request, route.as_deref());
-    let span = traced.then(|| (name.as_str(), http_attributes(&request, method, route.as_deref())));
-    let trace = Trace::begin(&request, span);
+    let trace = Trace::begin(&request, traced);
+    let attributes = trace.sampled().map(|_| http_attributes(&request, method, route.as_deref()));
+    let _active = Active::new(&app);
     let path = request.uri().path().to_owned();
     request.extensions_mut().insert(trace.clone());
-    let mut response = run(request, next).with_context(trace.context.clone()).await;
+    let mut response = run(request, next).with_context(trace.context()).await;
     let problem = response.extensions_mut().remove::<Problem>();
     let status = response.status();
     if let Some(problem) = &problem {
         problem.write(&mut response, &path, &trace.id());
         if status.is_server_error() {
-            let _context = trace.context.clone().attach();
+            let _context = trace.context().attach();
             tracing::warn!(status = status.as_u16(), route, detail = problem.detail(), "{method} failed");
         }
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if traced {
-        trace.finish(status, problem.map(|problem| problem.code()));
+        let name = route.as_ref().map_or_else(|| method.to_owned(), |route| format!("{method} {route}"));
+        let attributes = attributes.unwrap_or_else(|| few_attributes(method, path, route.as_deref()));
+        trace.finish(name, attributes, status, problem.map(|problem| problem.code()));
     }
     app.metrics.request(method, route.as_deref().unwrap_or_default(), status.as_u16(), started.elapsed());
     response
+}
+
+/// Counts a request until it is answered, or its client has gone.
+struct Active(Arc<App>);
+
+impl Active {
+    fn new(app: &Arc<App>) -> Self {
+        app.metrics.active.fetch_add(1, Ordering::Relaxed);
+        Self(app.clone())
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.metrics.active.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A handler that panics has failed one request, not the connection's others.

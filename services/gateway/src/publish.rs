@@ -1,18 +1,19 @@
 //! One event onto the bus: a 202 stands on the ack this returns, and on nothing less.
 
+use std::time::Instant;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use oncue::bus::{Bus, PubAck};
 use oncue::event::{self, Meta};
-use oncue::telemetry;
 use oncue_proto::Format;
 use oncue_proto::oncue::v1::{Envelope, Header};
 use serde_json::json;
 
 use crate::App;
 use crate::problem::{AWAY, ID_REUSE, Problem};
-use crate::trace::{self, Trace};
+use crate::trace::Trace;
 
 /// Taken by its stream.
 pub struct Published {
@@ -40,21 +41,23 @@ impl App {
         format: Format,
         payload: Bytes,
     ) -> Result<Published, Problem> {
-        let context = trace.publish(&meta, key);
-        let carried = telemetry::inject(&context);
+        let started = Instant::now();
+        let sending = trace.publish(&meta);
+        let carried = sending.carrier.clone();
         (meta.traceparent, meta.tracestate, meta.baggage) = (carried.traceparent, carried.tracestate, carried.baggage);
         let headers =
             event::headers(&meta, key, format).into_iter().map(|(name, value)| Header { name: name.to_owned(), value });
         let envelope = Envelope { subject: event::subject(&meta.ty, key), headers: headers.collect(), payload };
-        match self.send(&envelope).await {
+        let sent = self.send(&envelope).await;
+        let class = sent.as_ref().err().map(Problem::code);
+        sending.finish(&meta, key, sent.as_ref().map(|(ack, _)| ack.duplicate).map_err(Problem::code));
+        self.metrics.sent(class, started.elapsed());
+        match sent {
             Ok((ack, earlier)) => {
                 let then = earlier.as_ref().and_then(|stored| stored.traceparent.clone());
                 Ok(Published { ack, traceparent: then.or(meta.traceparent).unwrap_or_default(), earlier })
             }
-            Err(problem) => {
-                trace::failed(&context, problem.code());
-                Err(problem)
-            }
+            Err(problem) => Err(problem),
         }
     }
 

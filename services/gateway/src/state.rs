@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use oncue::event;
@@ -16,24 +16,41 @@ use serde_json::value::RawValue;
 use crate::App;
 use crate::problem::{AWAY, NOT_FOUND, Problem};
 use crate::request::path_piece;
+use crate::trace::Trace;
 
 /// Redis answers in a millisecond or is away.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Version of a row; the tag besides also tells changes that commute and raise no version.
 const VERSION: HeaderName = HeaderName::from_static("oncue-version");
 
-pub async fn get(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
+pub async fn get(
+    State(app): State<Arc<App>>,
+    Extension(trace): Extension<Trace>,
+    request: Request,
+) -> Result<Response, Problem> {
     let path = request.uri().path().strip_prefix("/v1/state/").unwrap_or_default();
     let (table, key) = path.split_once('/').unwrap_or((path, ""));
     let (table, key) = (path_piece(table)?, path_piece(key)?);
     if !app.config.expose.contains(&table) {
         return Err(Problem::new(NOT_FOUND, format!("the table {table:?} is not exposed")));
     }
+    let asked = Instant::now();
     let shown = tokio::time::timeout(PATIENCE, app.store.show(&table, &key)).await;
     let shown = shown.map_err(|_| Problem::new(AWAY, "Redis does not answer"))??;
+    trace.redis(shown.as_ref().map_or("TYPE", asked_by), asked);
     let shown =
         shown.ok_or_else(|| Problem::new(NOT_FOUND, format!("the table {table:?} has nothing under {key:?}")))?;
     Ok(answer(shown, request.headers()))
+}
+
+/// The command that brought it.
+fn asked_by(shown: &Shown) -> &'static str {
+    match shown {
+        Shown::Row(_) => "HGETALL",
+        Shown::Members(_) => "SMEMBERS",
+        Shown::Ranking(_) => "ZREVRANGE",
+        Shown::Count(_) => "PFCOUNT",
+    }
 }
 
 fn answer(shown: Shown, asked: &HeaderMap) -> Response {

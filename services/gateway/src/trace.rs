@@ -1,10 +1,12 @@
-//! The two spans of the gateway: one for the request, one for what it publishes. Straight to the OpenTelemetry API, as
-//! everywhere on the event path.
+//! The two spans of the gateway: one for the request, one for what it publishes. Made when they end, from ids they had from
+//! the start, as everywhere on the event path: a request that fails here is seen whatever the sampler said.
+
+use std::time::{Instant, SystemTime};
 
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use oncue::event::{self, Meta};
-use oncue::telemetry::{self, Carrier};
-use opentelemetry::trace::{SpanBuilder, SpanKind, Status, TraceContextExt as _, Tracer as _};
+use oncue::telemetry::{self, Carrier, Place};
+use opentelemetry::trace::{SpanKind, Status};
 use opentelemetry::{Context, KeyValue};
 
 use crate::server::Peer;
@@ -16,79 +18,119 @@ const MAX_BAGGAGE: usize = 8192;
 /// The trace a request belongs to.
 #[derive(Clone)]
 pub struct Trace {
-    pub context: Context,
-    /// Whether somebody traces: we, or the client that sent a context.
-    traced: bool,
+    place: Place,
+    came: Carrier,
+    started: SystemTime,
+    /// Whether the request may have a span of its own.
+    recorded: bool,
+}
+
+/// What is published, and the span around it.
+pub struct Sending {
+    place: Option<Place>,
+    started: SystemTime,
+    /// What the event carries on.
+    pub carrier: Carrier,
 }
 
 impl Trace {
-    /// Continues the client's trace or begins one. `span` is the name of the request's span, if it is to have one.
-    pub fn begin<B>(request: &Request<B>, span: Option<(&str, Vec<KeyValue>)>) -> Self {
-        let parent = telemetry::extract(&carrier(request.headers()));
-        let known = parent.span().span_context().is_valid();
-        let context = match (telemetry::tracer(), span) {
-            (Some(tracer), Some((name, attributes))) => {
-                let span =
-                    SpanBuilder::from_name(name.to_owned()).with_kind(SpanKind::Server).with_attributes(attributes);
-                parent.with_span(tracer.build_with_context(span, &parent))
-            }
-            _ if known => parent,
-            _ => return Self { context: telemetry::untraced(&event::new_id()), traced: false },
-        };
-        Self { context, traced: true }
+    /// Continues the client's trace or begins one, with a span if the request is `traced`.
+    pub fn begin<B>(request: &Request<B>, traced: bool) -> Self {
+        let came = carrier(request.headers());
+        let own = if traced { telemetry::place(came.traceparent.as_deref(), None) } else { None };
+        let named = || came.traceparent.as_deref().and_then(Place::after);
+        // Where nobody traces, an id that answers and logs share.
+        let derived = || Place::after(&telemetry::untraced(&event::new_id()));
+        let place = own.or_else(named).or_else(derived);
+        let place = place.unwrap_or_else(|| Place::root(opentelemetry::trace::TraceId::INVALID));
+        Self { place, recorded: own.is_some(), came, started: SystemTime::now() }
+    }
+
+    /// What log lines of the request are written in.
+    pub fn context(&self) -> Context {
+        self.place.context()
     }
 
     pub fn id(&self) -> String {
-        self.context.span().span_context().trace_id().to_string()
+        self.place.trace.to_string()
     }
 
-    /// The span around a publish, child of the request's. Its context is what the event carries on. Where nobody
-    /// traces, it holds the trace id everybody behind would derive from the flow.
-    pub fn publish(&self, meta: &Meta, key: &str) -> Context {
-        if !self.traced {
-            return telemetry::untraced(&meta.flow);
+    /// If what happens on the way is wanted, and not only that it failed.
+    pub fn sampled(&self) -> Option<&Place> {
+        Some(&self.place).filter(|place| self.recorded && place.sampled())
+    }
+
+    /// A publish begins, child of the request. Where nobody traces, its event carries the trace id everybody behind would
+    /// derive from the flow.
+    pub fn publish(&self, meta: &Meta) -> Sending {
+        let started = SystemTime::now();
+        if !self.recorded {
+            return Sending { place: None, started, carrier: telemetry::pass_on(&self.came, &meta.flow) };
         }
-        let Some(tracer) = telemetry::tracer() else { return self.context.clone() };
-        let mut attributes = vec![
-            KeyValue::new("messaging.system", "nats"),
-            KeyValue::new("messaging.operation.name", "send"),
-            KeyValue::new("messaging.operation.type", "send"),
-            KeyValue::new("messaging.destination.name", meta.ty.clone()),
-            KeyValue::new("messaging.message.id", meta.id.clone()),
-            KeyValue::new("messaging.message.conversation_id", meta.flow.clone()),
+        let place = self.place.child();
+        let carrier = Carrier {
+            traceparent: Some(place.traceparent()),
+            tracestate: self.came.tracestate.clone().filter(|_| self.place.remote),
+            baggage: self.came.baggage.clone(),
+        };
+        Sending { place: Some(place), started, carrier: telemetry::propagated(carrier) }
+    }
+
+    /// Redis was asked at `started` and has answered.
+    pub fn redis(&self, operation: &'static str, started: Instant) {
+        if let Some(place) = self.sampled() {
+            telemetry::redis(place, operation, None, started);
+        }
+    }
+
+    /// What came of the request. A client's mistake is no error of the server [OpenTelemetry HTTP spans].
+    pub fn finish(&self, name: String, mut attributes: Vec<KeyValue>, status: StatusCode, code: Option<&'static str>) {
+        if !self.recorded || !(self.place.sampled() || status.is_server_error()) {
+            return;
+        }
+        attributes.push(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
+        if status.is_server_error() {
+            let class = code.map_or_else(|| status.as_u16().to_string(), str::to_owned);
+            attributes.push(KeyValue::new("error.type", class));
+        }
+        if !self.place.sampled() {
+            attributes.push(KeyValue::new("oncue.sampled.by", "failure"));
+        }
+        let mut span = telemetry::span(&self.place, SpanKind::Server, name, self.started, attributes);
+        if status.is_server_error() {
+            span.status = Status::error("");
+        }
+        telemetry::export(span);
+    }
+}
+
+impl Sending {
+    /// The stream has taken it, or not: `Err` is the class of why. The key is shown only where texts may be: it is part of
+    /// what the event holds.
+    pub fn finish(&self, meta: &Meta, key: &str, taken: Result<bool, &'static str>) {
+        let Some(place) = self.place.filter(|place| place.sampled() || taken.is_err()) else { return };
+        let mut attributes = telemetry::messaging("send", &meta.ty, &meta.id, &meta.flow);
+        attributes.extend([
             KeyValue::new("cloudevents.event_id", meta.id.clone()),
             KeyValue::new("cloudevents.event_source", meta.source.clone()),
             KeyValue::new("cloudevents.event_spec_version", "1.0"),
             KeyValue::new("cloudevents.event_type", meta.ty.clone()),
-        ];
-        if !key.is_empty() {
+        ]);
+        if !key.is_empty() && telemetry::shows_messages() {
             attributes.push(KeyValue::new("cloudevents.event_subject", key.to_owned()));
         }
-        let span = SpanBuilder::from_name(format!("send {}", meta.ty))
-            .with_kind(SpanKind::Producer)
-            .with_attributes(attributes);
-        self.context.with_span(tracer.build_with_context(span, &self.context))
-    }
-
-    /// What came of the request. A client's mistake is no error of the server [OpenTelemetry HTTP spans].
-    pub fn finish(&self, status: StatusCode, code: Option<&'static str>) {
-        let span = self.context.span();
-        span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
-        if status.is_server_error() {
-            span.set_attribute(KeyValue::new(
-                "error.type",
-                code.map_or_else(|| status.as_u16().to_string(), str::to_owned),
-            ));
-            span.set_status(Status::error(""));
+        match taken {
+            Ok(true) => attributes.push(KeyValue::new("oncue.duplicate", true)),
+            Ok(false) => {}
+            Err(class) => attributes.push(KeyValue::new("error.type", class)),
         }
-        span.end();
+        let mut span =
+            telemetry::span(&place, SpanKind::Producer, format!("send {}", meta.ty), self.started, attributes);
+        if taken.is_err() {
+            span.status = Status::error("");
+        }
+        telemetry::export(span);
     }
-}
-
-/// Ends the span of a publish that failed.
-pub fn failed(context: &Context, code: &'static str) {
-    context.span().set_attribute(KeyValue::new("error.type", code));
-    context.span().set_status(Status::error(""));
 }
 
 /// W3C context from HTTP headers. Of a `traceparent` sent twice nobody knows which one counts; the others may be spread
@@ -105,6 +147,17 @@ fn carrier(headers: &HeaderMap) -> Carrier {
         traceparent,
         baggage: all("baggage").filter(|b| b.len() <= MAX_BAGGAGE),
     }
+}
+
+/// What is said of a request that is not sampled, should it fail.
+pub fn few_attributes(method: &'static str, path: String, route: Option<&str>) -> Vec<KeyValue> {
+    let mut attributes = vec![
+        KeyValue::new("http.request.method", method),
+        KeyValue::new("url.path", path),
+        KeyValue::new("url.scheme", "http"),
+    ];
+    attributes.extend(route.map(|route| KeyValue::new("http.route", route.to_owned())));
+    attributes
 }
 
 /// Attributes of a request's span [OpenTelemetry HTTP spans 1.44]. Not the query: nothing here reads one, so what stands

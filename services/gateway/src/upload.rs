@@ -103,7 +103,7 @@ pub async fn put(
     app.backlog.admit(&app.bus, event::stream_of_type(FileUploaded::TYPE)).await?;
     // A task of its own: when the client goes away in the middle, this handler is dropped wherever it stands, but what
     // was begun must be finished or taken back.
-    let (worker, context) = (app.clone(), trace.context.clone());
+    let (worker, context) = (app.clone(), trace.context());
     let taken = async move {
         let _place = place;
         worker.take(&trace, upload, body).await

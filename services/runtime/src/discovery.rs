@@ -5,53 +5,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::bus::{Bus, BusError};
+use crate::counters::BOUNDS;
+pub(crate) use crate::counters::Counters;
 use crate::event;
 use crate::manifest::Manifest;
 use crate::worker::Worker;
-
-/// What a worker has done since it started.
-#[derive(Default)]
-pub(crate) struct Counters {
-    delivered: AtomicU64,
-    applied: AtomicU64,
-    duplicates: AtomicU64,
-    conflicts: AtomicU64,
-    retried: AtomicU64,
-    dead: AtomicU64,
-    runs: AtomicU64,
-    busy_nanos: AtomicU64,
-}
-
-impl Counters {
-    /// Counts a delivery and numbers it.
-    pub fn delivered(&self) -> u64 {
-        self.delivered.fetch_add(1, Ordering::Relaxed)
-    }
-
-    pub fn ran(&self, elapsed: Duration) {
-        self.runs.fetch_add(1, Ordering::Relaxed);
-        self.busy_nanos.fetch_add(elapsed.as_nanos() as u64, Ordering::Relaxed);
-    }
-
-    pub fn conflicts(&self, events: usize) {
-        self.conflicts.fetch_add(events as u64, Ordering::Relaxed);
-    }
-
-    pub fn settled(&self, outcome: &str) {
-        let counter = match outcome {
-            "applied" => &self.applied,
-            "duplicate" => &self.duplicates,
-            "retried" => &self.retried,
-            _ => &self.dead,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 /// Answers until the connection closes.
 pub(crate) async fn answer(
@@ -115,11 +77,13 @@ fn info(body: &mut Value, manifest: &Manifest) {
 fn stats(body: &mut Value, manifest: &Manifest, worker: &Worker, started: &str) {
     let counters = &worker.counters;
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let (runs, busy) = (get(&counters.runs), get(&counters.busy_nanos));
+    let (counts, busy) = counters.runs();
+    let runs: u64 = counts.iter().sum();
+    let bounds: Vec<f64> = BOUNDS.iter().map(|micros| *micros as f64 / 1000.0).collect();
     let mut endpoint = endpoint(manifest);
     endpoint["num_requests"] = runs.into();
     endpoint["num_errors"] = (get(&counters.retried) + get(&counters.dead)).into();
-    endpoint["last_error"] = "".into();
+    endpoint["last_error"] = counters.last_error().into();
     endpoint["processing_time"] = busy.into();
     endpoint["average_processing_time"] = busy.checked_div(runs).unwrap_or(0).into();
     endpoint["data"] = json!({
@@ -130,6 +94,7 @@ fn stats(body: &mut Value, manifest: &Manifest, worker: &Worker, started: &str) 
         "conflicts": get(&counters.conflicts),
         "retried": get(&counters.retried),
         "dead": get(&counters.dead),
+        "duration_ms": { "bounds": bounds, "counts": counts },
     });
     body["started"] = started.into();
     body["endpoints"] = json!([endpoint]);

@@ -3,6 +3,11 @@
 use std::fmt;
 use std::panic::Location;
 
+use crate::telemetry;
+
+/// Classes whose texts are our own words.
+const PLATFORM: [&str; 3] = ["redis", "timeout", "platform"];
+
 /// What a handler returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -11,6 +16,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error {
     pub(crate) rejected: bool,
     pub(crate) message: String,
+    /// For `error.type` and metrics: one of few.
+    pub(crate) class: &'static str,
     /// Where in the source it came up, `file:line`.
     pub(crate) site: String,
 }
@@ -18,7 +25,7 @@ pub struct Error {
 /// The event can never be handled: `return Err(reject("no such page"))`. It is dead-lettered now, state unchanged.
 #[track_caller]
 pub fn reject(why: impl fmt::Display) -> Error {
-    Error { rejected: true, message: why.to_string(), site: site() }
+    Error { rejected: true, message: why.to_string(), class: "rejected", site: site() }
 }
 
 #[track_caller]
@@ -29,7 +36,26 @@ fn site() -> String {
 
 impl Error {
     pub(crate) fn retry(why: impl fmt::Display) -> Self {
-        Self { rejected: false, message: why.to_string(), site: String::new() }
+        Self { rejected: false, message: why.to_string(), class: "error", site: String::new() }
+    }
+
+    pub(crate) fn of_class(self, class: &'static str) -> Self {
+        Self { class, ..self }
+    }
+
+    /// What traces and logs may say of it. The text may quote what the event holds, so it stays in the dead letter
+    /// unless somebody asked to see it, or it is the platform's own.
+    pub(crate) fn shown(&self) -> String {
+        self.shown_as(self.class)
+    }
+
+    pub(crate) fn shown_as(&self, class: &'static str) -> String {
+        let at = if self.site.is_empty() { String::new() } else { format!(" at {}", self.site) };
+        if telemetry::shows_messages() || PLATFORM.contains(&self.class) {
+            format!("{class}{at}: {}", self.message)
+        } else {
+            format!("{class}{at}")
+        }
     }
 
     pub(crate) fn at(self, site: String) -> Self {
@@ -46,7 +72,7 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
             message = format!("{message}: {cause}");
             source = cause.source();
         }
-        Self { rejected: false, message, site: site() }
+        Self { rejected: false, message, class: "error", site: site() }
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::FutureExt;
-use opentelemetry::context::FutureExt as _;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -83,7 +82,7 @@ impl Worker {
                 match self.starts.ask(job.mark.clone()).await {
                     Ok(begun) if once && begun > 1 => {
                         let before = "a run was begun and did not end here: its call may have been made or not";
-                        self.bury(job, Reason::OutcomeUnknown, Error::retry(before));
+                        self.bury(job, Reason::OutcomeUnknown, Error::retry(before).of_class("platform"));
                         continue;
                     }
                     Ok(begun) => job.runs = begun + u32::from(!once),
@@ -96,7 +95,7 @@ impl Worker {
             }
             if job.runs > self.limits.attempts {
                 let before = format!("{} runs ended without a result, the process with them", job.runs - 1);
-                self.bury(job, Reason::Attempts, Error::retry(before));
+                self.bury(job, Reason::Attempts, Error::retry(before).of_class("platform"));
             } else {
                 allowed.push(job);
             }
@@ -123,17 +122,17 @@ impl Worker {
         let started = Instant::now();
         let call = AssertUnwindSafe((self.function.call)(event, row, &context)).catch_unwind();
         let limit = self.limits.timeout.0;
-        let call = self.watchdog.watch(call.with_context(job.trace.context()));
-        let outcome = tokio::time::timeout(limit, call).await;
-        self.counters.ran(started.elapsed());
-        let drafts = match outcome {
-            Ok(Ok(drafts)) => drafts?,
+        let call = self.watchdog.watch(job.trace.around(&job.meta, call));
+        let outcome = match tokio::time::timeout(limit, call).await {
+            Ok(Ok(outcome)) => outcome,
             Ok(Err(panic)) => {
                 let text = format!("panicked: {}", panic_text(panic.as_ref()));
-                return Err(Error::retry(text).at(watchdog::take_panic_site()));
+                Err(Error::retry(text).of_class("panic").at(watchdog::take_panic_site()))
             }
-            Err(_) => return Err(Error::retry(format!("still running after {limit:?}"))),
+            Err(_) => Err(Error::retry(format!("still running after {limit:?}")).of_class("timeout")),
         };
+        self.counters.ran(started.elapsed(), outcome.as_ref().err().map(|e| e.class), job.trace.place());
+        let drafts = outcome?;
         job.outputs = outbox::prepare(drafts, job, self.function.name, self.bus.max_payload())?;
         job.outbox = outbox::encode(&job.outputs);
         Ok(handled(job, context.take_ops()))

@@ -166,7 +166,7 @@ pub(crate) async fn dry_run(function: &Erased, manifest: &Manifest, config: &Con
     let call = AssertUnwindSafe((function.call)(event, state.as_mut(), &context)).catch_unwind();
     let drafts = match tokio::time::timeout(limit, call).await {
         Ok(Ok(Ok(drafts))) => drafts,
-        Ok(Ok(Err(Error { rejected, message, site }))) => {
+        Ok(Ok(Err(Error { rejected, message, site, .. }))) => {
             let outcome = if rejected { "dead" } else { "retry" };
             return Ok(json!({ "outcome": outcome, "message": message, "site": site }));
         }

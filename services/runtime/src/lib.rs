@@ -20,7 +20,7 @@
 
 /// Each event is a few dozen small allocations, taken in one task and given back in another: measured against the C
 /// library's allocator, this one takes a quarter off a worker's CPU time.
-#[cfg(not(feature = "system-allocator"))]
+#[cfg(not(any(test, feature = "system-allocator")))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -44,6 +44,8 @@ pub mod bus;
 pub mod config;
 pub mod manifest;
 mod discovery;
+mod counters;
+mod metrics;
 pub mod fault;
 pub mod telemetry;
 mod trace;

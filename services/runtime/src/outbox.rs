@@ -17,7 +17,7 @@ use crate::error::{Result, reject};
 use crate::event::{self, Meta};
 use crate::job::Job;
 use crate::store::Frame;
-use crate::trace::Producer;
+use crate::trace::{Onward, Producer};
 use crate::worker::lock;
 
 /// Most events one event may cause at once.
@@ -69,8 +69,9 @@ pub(crate) fn prepare(drafts: Vec<Draft>, job: &Job, function: &str, max_payload
     if let Some(delay) = drafts.iter().filter_map(|draft| draft.delay).find(|delay| *delay > MAX_DELAY) {
         return Err(reject(format!("a delay of {delay:?}, the limit is {MAX_DELAY:?}")));
     }
+    let onward = job.trace.onward(&job.meta, drafts.len());
     let outputs: Vec<Output> =
-        drafts.into_iter().enumerate().map(|(index, draft)| output(index, draft, job, function)).collect();
+        drafts.into_iter().enumerate().map(|(index, draft)| output(index, draft, job, function, &onward)).collect();
     let bytes: usize = outputs.iter().map(|output| output.message.size()).sum();
     if bytes > MAX_BYTES || outputs.iter().any(|output| output.message.size() > max_payload) {
         return Err(reject(format!("{bytes} bytes of events at once, the limit is {MAX_BYTES} ({max_payload} each)")));
@@ -78,11 +79,11 @@ pub(crate) fn prepare(drafts: Vec<Draft>, job: &Job, function: &str, max_payload
     Ok(outputs)
 }
 
-fn output(index: usize, draft: Draft, job: &Job, function: &str) -> Output {
+fn output(index: usize, draft: Draft, job: &Job, function: &str, onward: &Onward) -> Output {
     let cause = &job.meta;
     let delay = draft.delay.map_or(0, |delay| delay.as_millis() as u64);
     let id = event::output_id(&cause.id, function, index);
-    let producer = job.trace.producer(draft.ty, &id);
+    let producer = onward.producer(draft.ty, &id, &cause.flow);
     let carrier = producer.carrier();
     let meta = Meta {
         id,

@@ -16,8 +16,9 @@ use crate::fault;
 use crate::function::{Erased, Function};
 use crate::inspect;
 use crate::manifest::Manifest;
+use crate::metrics;
 use crate::store::{RedisStore, Store};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{self, Telemetry};
 use crate::watchdog;
 use crate::worker::{Settings, Worker};
 
@@ -71,7 +72,7 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
     }
     runtime.block_on(async {
         let instance = instance();
-        let telemetry = Telemetry::start(&manifest.name, &instance);
+        let telemetry = Telemetry::start(&manifest.name, &instance, true);
         let served = serve(function, manifest, &config, instance).await;
         telemetry.close().await;
         match served {
@@ -113,6 +114,7 @@ type Failure = Box<dyn std::error::Error>;
 
 async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: String) -> Result<(), Failure> {
     let stop = stop_signal()?;
+    telemetry::set_peers(&config.nats_url, &config.redis_url);
     let (bus, redis) =
         tokio::join!(Bus::connect(&config.nats_url, &manifest.name), RedisStore::connect(&config.redis_url));
     let (bus, redis) = (bus?, redis?);
@@ -132,6 +134,7 @@ async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: 
     tokio::spawn(Arc::clone(&worker).keep_alive());
     tokio::spawn(Arc::clone(&worker).sweep());
     tokio::spawn(Arc::clone(&worker).tidy_up(manifest.stream.clone(), stream.replay_window.0));
+    metrics::publish(&worker, &manifest.stream);
     tracing::info!(function = manifest.name, acts_on = manifest.triggers.join(" "), "ready");
 
     let mut stopping = stop.clone();

@@ -18,6 +18,7 @@ use crate::fault;
 use crate::job::{Boxed, Held, Job, Reason};
 use crate::outbox::{self, Outgoing, Output};
 use crate::store::{Frame, Status, StoreError};
+use crate::telemetry::Carrier;
 use crate::trace::Producer;
 use crate::worker::{Batches, Worker, lock};
 
@@ -70,13 +71,18 @@ impl Worker {
         if !outputs.is_empty() {
             fault::point("publish.begin");
         }
-        let mut published = self.publish(outputs, outcome).await.into_iter();
+        let (started, sent) = (Instant::now(), outputs.len());
+        let published = self.publish(outputs, outcome).await;
+        if sent > 0 {
+            self.counters.sent(sent, started.elapsed(), published.iter().all(Result::is_ok));
+        }
+        let mut published = published.into_iter();
         let mut settled = Vec::with_capacity(jobs.len());
-        for (job, count, outgoing) in jobs {
+        for (mut job, count, outgoing) in jobs {
             let failed = published.by_ref().take(count).filter_map(Result::err).last();
             unmarked.extend(outgoing.and_then(|outgoing| outgoing.settle(&job, failed.is_none())));
             if let Some(e) = failed {
-                job.trace.failed("publish", &e.to_string());
+                self.failed(&mut job, "publish", e.to_string());
                 self.give_back(job, &e.to_string()).await; // committed: comes back as a duplicate, to publish again
                 continue;
             }
@@ -128,21 +134,28 @@ impl Worker {
 
     fn settled(&self, job: &Job, outcome: &'static str) {
         self.counters.settled(outcome);
-        job.trace.end(outcome);
+        job.trace.end(&job.meta, outcome);
         self.release(job.number);
     }
 
+    /// Notes a failure where people look for it; `text` is what may be shown of it.
+    fn failed(&self, job: &mut Job, class: &'static str, text: String) {
+        self.counters.failed(class, &text);
+        job.trace.failed(class, text);
+    }
+
     /// The handler failed: again later, or set aside when it says so or was tried often enough.
-    pub(crate) fn fail(self: &Arc<Self>, job: Boxed, error: Error) {
+    pub(crate) fn fail(self: &Arc<Self>, mut job: Boxed, error: Error) {
         if error.rejected {
             return self.bury(job, Reason::Rejected, error);
         }
         if job.runs >= self.limits.attempts {
             return self.bury(job, Reason::Attempts, error);
         }
-        job.trace.failed("retry", &error.message);
+        let shown = error.shown();
+        self.failed(&mut job, error.class, shown.clone());
         let worker = self.clone();
-        tokio::spawn(async move { worker.give_back(job, &error.message).await });
+        tokio::spawn(async move { worker.give_back(job, &shown).await });
     }
 
     /// Again later, without a failed attempt.
@@ -157,7 +170,7 @@ impl Worker {
         let ours =
             lock(&self.held).get(&job.number).is_some_and(|held| held.heard.elapsed() < self.limits.ack_wait.0 * 2 / 3);
         let delay = retry_delay(job.delivery.place.attempt, fastrand::f64());
-        let log = job.trace.context().attach();
+        let log = job.trace.log(&job.meta);
         tracing::warn!(event = job.meta.id, runs = job.runs, delay = ?delay, why, "will be tried again");
         drop(log);
         if ours {
@@ -172,7 +185,7 @@ impl Worker {
             survived.insert(job.delivery.place.sequence, job.delivery.place.attempt);
         }
         self.counters.settled("retried");
-        job.trace.end("retried");
+        job.trace.end(&job.meta, "retried");
         self.release(job.number);
     }
 
@@ -184,33 +197,41 @@ impl Worker {
             Reason::IdReuse => "its id was used with another payload",
             _ => reason.as_str(),
         };
-        self.bury(job, reason, Error::retry(words));
+        self.bury(job, reason, Error::retry(words).of_class("platform"));
     }
 
     /// Dead-letters: published with a fixed id and acked by the stream, then recorded, then the input is acked. A crash
     /// in between repeats what was done without doubling it.
-    pub(crate) fn bury(self: &Arc<Self>, mut job: Boxed, reason: Reason, Error { message, site, .. }: Error) {
+    pub(crate) fn bury(self: &Arc<Self>, mut job: Boxed, reason: Reason, error: Error) {
         if job.key().is_empty() && matches!(reason, Reason::Unreadable(_) | Reason::Loop) {
-            let id = job.meta.clone();
-            job.set_key(&id.id);
+            let meta = job.meta.clone();
+            job.set_key(&meta.id);
         }
-        job.trace.failed(reason.as_str(), &message);
+        self.failed(&mut job, reason.as_str(), error.shown_as(reason.as_str()));
         let worker = self.clone();
-        tokio::spawn(async move { worker.set_aside(job, reason, message, site).await });
+        tokio::spawn(async move { worker.set_aside(job, reason, error).await });
     }
 
-    async fn set_aside(self: &Arc<Self>, job: Boxed, reason: Reason, message: String, site: String) {
+    async fn set_aside(self: &Arc<Self>, mut job: Boxed, reason: Reason, error: Error) {
         fault::point("bury.begin");
-        let mut letter = job.dead_letter(self.function.name, reason, cut(&message), site);
-        let mut published = self.bus.publish(&dead_letter(&letter, &job, self.function.name)).await;
+        let why = error.shown_as(reason.as_str());
+        let mut letter = job.dead_letter(self.function.name, reason, cut(&error.message), error.site);
+        let id = event::dead_letter_id(&job.meta.id, self.function.name, letter.redrives);
+        let producer = job.trace.letter(&job.meta, &id);
+        let started = Instant::now();
+        let mut published =
+            self.bus.publish(&dead_letter(&letter, &job, self.function.name, &id, producer.carrier())).await;
         if let (Err(PublishError::TooLarge(_)), Some(envelope)) = (&published, &mut letter.envelope) {
             // Event and letter together are too much for one message: the letter says where the event stands.
             envelope.payload.clear();
-            published = self.bus.publish(&dead_letter(&letter, &job, self.function.name)).await;
+            published =
+                self.bus.publish(&dead_letter(&letter, &job, self.function.name, &id, producer.carrier())).await;
         }
+        self.counters.sent(1, started.elapsed(), published.is_ok());
+        producer.end(published.as_ref().err().map(ToString::to_string).as_deref());
         let written = match published {
             Ok(ack) => ack.sequence,
-            Err(e) => return self.give_back(job, &format!("cannot be dead-lettered ({message}): {e}")).await,
+            Err(e) => return self.give_back(job, &format!("cannot be dead-lettered ({why}): {e}")).await,
         };
         fault::point("bury.published");
         match self.commit_dead(&job).await {
@@ -219,6 +240,7 @@ impl Worker {
                 if let Err(e) = self.bus.delete_message(DLQ, written).await {
                     tracing::warn!(error = %e, event = job.meta.id, "a dead letter of an applied event stays");
                 }
+                job.trace.recovered();
                 return self.follow(vec![Done::Before(job, outbox.unwrap_or_default())]);
             }
             Ok(_) => {}
@@ -226,15 +248,10 @@ impl Worker {
         }
         fault::point("bury.recorded");
         {
-            let _log = job.trace.context().attach();
-            tracing::error!(
-                event = job.meta.id,
-                ty = job.meta.ty,
-                reason = reason.as_str(),
-                why = message,
-                "dead-lettered"
-            );
+            let _log = job.trace.log(&job.meta);
+            tracing::error!(event = job.meta.id, ty = job.meta.ty, reason = reason.as_str(), why, "dead-lettered");
         }
+        self.counters.buried(reason.as_str());
         self.finish(job, "dead").await;
     }
 
@@ -303,10 +320,9 @@ fn retry_delay(attempt: u32, random: f64) -> Duration {
     full.mul_f64(0.5 + random / 2.0)
 }
 
-fn dead_letter(letter: &DeadLetter, job: &Job, function: &str) -> Envelope {
-    let carrier = crate::telemetry::inject(&job.trace.context());
+fn dead_letter(letter: &DeadLetter, job: &Job, function: &str, id: &str, carrier: Carrier) -> Envelope {
     let meta = Meta {
-        id: event::dead_letter_id(&job.meta.id, function, letter.redrives),
+        id: id.to_owned(),
         source: format!("/{function}"),
         ty: DeadLetter::TYPE.to_owned(),
         time: event::now_ms(),

@@ -1,136 +1,326 @@
-//! The spans of an event's life in one function: CONSUMER for the event, PRODUCER for each event that follows, CLIENT
-//! for the commit. Conventions: OpenTelemetry messaging, FaaS, CloudEvents; `messaging.system` is `nats`.
+//! The spans of an event's life in one function: CONSUMER for the event, PRODUCER for each event that follows and for its
+//! dead letter, CLIENT for what Redis does. Conventions: OpenTelemetry messaging, FaaS, CloudEvents; `messaging.system`
+//! is `nats`.
+//!
+//! An event that is not sampled has the ids of its spans and the time it began, no more. When it fails, its CONSUMER
+//! span and that of its dead letter are made from these and exported all the same.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
 
-use opentelemetry::trace::{Link, Span as _, SpanKind, Status as SpanStatus, TraceContextExt, Tracer as _};
-use opentelemetry::{Context, KeyValue};
+use opentelemetry::KeyValue;
+use opentelemetry::trace::{Event, Link, SpanContext, SpanKind, Status as SpanStatus, TraceId, TraceState};
+use opentelemetry_sdk::trace::SpanData;
 
+use crate::bus::layout::DLQ;
 use crate::event::Meta;
 use crate::store::Status;
-use crate::telemetry::{self, Carrier, Flow};
+use crate::telemetry::{self, Carrier, InFlow, Place, Size};
+use crate::worker::lock;
 
-/// The CONSUMER span of one delivery, from the pull to the ack.
+/// One delivery, from the pull to the ack.
 pub(crate) struct Trace {
-    context: Context,
+    /// `None` where nobody traces.
+    place: Option<Place>,
+    started: SystemTime,
+    function: &'static str,
+    attempt: u32,
+    size: usize,
+    /// Of this process it is the first.
+    cold: bool,
+    duplicate: bool,
+    /// When it lost a race for its row.
+    conflicts: Vec<SystemTime>,
+    failure: Option<Failure>,
+    /// The trace in which the flow goes on, this one being full.
+    next: OnceLock<TraceId>,
 }
 
-/// The PRODUCER span of one output, from the handler's end to the publish ack.
+struct Failure {
+    class: &'static str,
+    /// As far as it may be shown.
+    text: String,
+}
+
+/// Where the events that follow from one stand.
+pub(crate) struct Onward {
+    /// Parent of their spans; `None` where nobody traces.
+    parent: Option<Place>,
+    /// The trace was full: theirs begins with them, and this is what they are linked to.
+    rolled_from: Option<Place>,
+    carrier: Carrier,
+}
+
+/// The PRODUCER span of one event that follows, from the handler's end to the publish ack.
 pub(crate) struct Producer {
-    context: Context,
+    span: Mutex<Option<Box<SpanData>>>,
+    carrier: Carrier,
 }
 
 impl Trace {
     /// Child of the span that published the event and linked to it. A plain message brings no trace: every function
     /// that acts on it then roots its span in the trace derived from the flow.
     pub fn start(meta: &Meta, function: &'static str, attempt: u32, size: usize) -> Self {
-        let carrier = Carrier {
-            traceparent: meta.traceparent.clone(),
-            tracestate: meta.tracestate.clone(),
-            baggage: meta.baggage.clone(),
-        };
-        let parent = telemetry::extract(&carrier);
-        let flow = Flow(meta.flow.as_str().into());
-        let Some(tracer) = telemetry::tracer() else {
-            let known = parent.span().span_context().is_valid();
-            let context = if known { parent } else { telemetry::untraced(&meta.flow) };
-            return Self { context: context.with_value(flow) };
-        };
-        let producer = parent.span().span_context().clone();
-        let links = if producer.is_valid() { vec![Link::with_context(producer)] } else { Vec::new() };
-        let trigger = if meta.ty.starts_with("timer.") { "timer" } else { "pubsub" };
-        let mut attributes = messaging("process", &meta.ty, &meta.id);
-        attributes.extend([
-            KeyValue::new("messaging.consumer.group.name", function),
-            KeyValue::new("messaging.message.conversation_id", meta.flow.clone()),
-            KeyValue::new("messaging.message.body.size", size as i64),
-            KeyValue::new("faas.trigger", trigger),
-            KeyValue::new("faas.invocation_id", meta.id.clone()),
-            KeyValue::new("cloudevents.event_id", meta.id.clone()),
-            KeyValue::new("cloudevents.event_source", meta.source.clone()),
-            KeyValue::new("cloudevents.event_type", meta.ty.clone()),
-            KeyValue::new("oncue.flow.id", meta.flow.clone()),
-            KeyValue::new("oncue.attempt", i64::from(attempt)),
-        ]);
-        let builder = tracer.span_builder(format!("process {}", meta.ty)).with_kind(SpanKind::Consumer);
-        let builder = builder.with_attributes(attributes).with_links(links);
-        let span = telemetry::in_flow_trace(&parent, &meta.flow, || builder.start_with_context(tracer, &parent));
-        Self { context: parent.with_span(span).with_value(flow) }
+        static WARM: AtomicBool = AtomicBool::new(false);
+        let place = telemetry::place(meta.traceparent.as_deref(), Some(&meta.flow));
+        Self {
+            started: if place.is_some() { SystemTime::now() } else { SystemTime::UNIX_EPOCH },
+            cold: place.is_some() && !WARM.load(Ordering::Relaxed) && !WARM.swap(true, Ordering::Relaxed),
+            place,
+            function,
+            attempt,
+            size,
+            duplicate: false,
+            conflicts: Vec::new(),
+            failure: None,
+            next: OnceLock::new(),
+        }
     }
 
     /// What the handler runs in: its own spans and log lines belong to the event.
-    pub fn context(&self) -> Context {
-        self.context.clone()
+    pub fn around<'a, F>(&self, meta: &'a Meta, inner: F) -> InFlow<'a, F> {
+        InFlow { inner, meta, place: self.place, context: self.place.map(|place| place.context()) }
+    }
+
+    /// Log lines until the answer is dropped belong to the event.
+    pub fn log(&self, meta: &Meta) -> impl Drop + use<> {
+        telemetry::enter(meta, self.place)
+    }
+
+    pub fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
+    }
+
+    /// If the spans on the way are wanted, and not only the one of a failure.
+    fn sampled(&self) -> Option<&Place> {
+        self.place.as_ref().filter(|place| place.sampled())
+    }
+
+    /// Rows and seen-marks of this event among others were read from `asked` until now.
+    pub fn read(&self, asked: Option<Instant>) {
+        if let (Some(place), Some(asked)) = (self.sampled(), asked) {
+            telemetry::redis(place, "PIPELINE", None, asked);
+        }
     }
 
     /// The commit that held this event among others took from `started` until now.
     pub fn committed(&mut self, started: Instant, status: &Status) {
-        let span = self.context.span();
-        if !span.is_recording() {
+        if self.place.is_none() {
             return;
         }
         match status {
-            Status::Conflict => span.add_event("conflict", Vec::new()),
-            Status::Duplicate(_) => span.set_attribute(KeyValue::new("oncue.duplicate", true)),
+            Status::Conflict => self.conflicts.push(SystemTime::now()),
+            Status::Duplicate(_) => self.duplicate = true,
             _ => {}
         }
-        let Some(tracer) = telemetry::tracer() else { return };
-        let attributes = vec![
-            KeyValue::new("db.system.name", "redis"),
-            KeyValue::new("db.operation.name", "FCALL"),
-            KeyValue::new("db.stored_procedure.name", "oncue_commit"),
-        ];
-        let builder = tracer.span_builder("FCALL").with_kind(SpanKind::Client).with_attributes(attributes);
-        let start = SystemTime::now().checked_sub(started.elapsed()).unwrap_or_else(SystemTime::now);
-        builder.with_start_time(start).start_with_context(tracer, &self.context).end();
+        if let Some(place) = self.sampled() {
+            telemetry::redis(place, "FCALL", Some("oncue_commit"), started);
+        }
     }
 
-    /// A span for an event about to follow; its context travels with that event.
-    pub fn producer(&self, ty: &str, id: &str) -> Producer {
-        let recording = self.context.span().is_recording();
-        let Some(tracer) = telemetry::tracer().filter(|_| recording) else {
-            return Producer { context: self.context.clone() };
+    /// Where `outputs` events stand that follow from this one. A trace that they would make larger than its budget ends
+    /// here, and the flow goes on in one that is linked to it.
+    pub fn onward(&self, meta: &Meta, outputs: usize) -> Onward {
+        let mut carrier = carried(meta);
+        let Some(place) = self.place else {
+            return Onward { parent: None, rolled_from: None, carrier: telemetry::pass_on(&carrier, &meta.flow) };
         };
-        let builder = tracer.span_builder(format!("send {ty}")).with_kind(SpanKind::Producer);
-        let span = builder.with_attributes(messaging("send", ty, id)).start_with_context(tracer, &self.context);
-        Producer { context: self.context.with_span(span) }
+        // Without a trace that came, nothing is known of its state either.
+        carrier.tracestate = carrier.tracestate.filter(|_| place.remote);
+        let (mut parent, mut rolled_from) = (place, None);
+        if place.sampled() && outputs > 0 {
+            let mut size = Size::of(carrier.tracestate.as_deref()).grown(outputs as u64);
+            if size.exceeds(telemetry::budget()) {
+                size = Size::START.grown(outputs as u64);
+                let next = *self.next.get_or_init(|| telemetry::next_trace(&meta.flow, &meta.id));
+                (parent, rolled_from) = (Place { trace: next, ..place }, Some(place));
+            }
+            carrier.tracestate = Some(size.into_state(carrier.tracestate.as_deref()));
+        }
+        Onward { parent: Some(parent), rolled_from, carrier }
     }
 
-    /// The handler failed: it will be tried again, or not.
-    pub fn failed(&self, class: &'static str, message: &str) {
-        let span = self.context.span();
-        span.set_attribute(KeyValue::new("error.type", class));
-        span.set_status(SpanStatus::error(message.to_owned()));
+    /// The dead letter of this event is about to be published.
+    pub fn letter(&self, meta: &Meta, id: &str) -> Producer {
+        let carrier = carried(meta);
+        let Some(place) = self.place else {
+            return Producer::new(None, telemetry::pass_on(&carrier, &meta.flow));
+        };
+        let place = place.child().with_sampled(true);
+        let subject = format!("{DLQ}.{}", self.function);
+        let attributes = telemetry::messaging("send", &subject, id, &meta.flow);
+        let span =
+            telemetry::span(&place, SpanKind::Producer, format!("send {subject}"), SystemTime::now(), attributes);
+        Producer::new(Some(span), sent_from(&place, &carrier))
     }
 
-    /// The delivery is settled.
-    pub fn end(&self, outcome: &'static str) {
-        let span = self.context.span();
-        span.set_attribute(KeyValue::new("oncue.outcome", outcome));
-        span.end();
+    /// The handler failed: it will be tried again, or not. `text` is what may be shown of it.
+    pub fn failed(&mut self, class: &'static str, text: String) {
+        self.failure = Some(Failure { class, text });
+    }
+
+    /// Another worker has applied it meanwhile.
+    pub fn recovered(&mut self) {
+        self.failure = None;
+    }
+
+    /// The delivery is settled. Here its span is made, if it is sampled or has failed.
+    pub fn end(&self, meta: &Meta, outcome: &'static str) {
+        let Some(place) = self.place.filter(|place| place.sampled() || self.failure.is_some()) else { return };
+        let mut span = telemetry::span(
+            &place,
+            SpanKind::Consumer,
+            format!("process {}", meta.ty),
+            self.started,
+            self.attributes(meta, outcome),
+        );
+        if place.remote {
+            let producer = SpanContext::new(place.trace, place.parent, place.flags, true, TraceState::NONE);
+            span.links.links.push(Link::with_context(producer));
+        }
+        let conflicts = self.conflicts.iter().map(|at| Event::new("conflict", *at, Vec::new(), 0));
+        span.events.events.extend(conflicts);
+        if let Some(next) = self.next.get() {
+            let next = KeyValue::new("oncue.rollover.trace_id", next.to_string());
+            span.events.events.push(Event::new("rollover", span.end_time, vec![next], 0));
+        }
+        if let Some(failure) = &self.failure {
+            span.status = SpanStatus::error(failure.text.clone());
+        }
+        telemetry::export(span);
+    }
+
+    fn attributes(&self, meta: &Meta, outcome: &'static str) -> Vec<KeyValue> {
+        let trigger = if meta.ty.starts_with("timer.") { "timer" } else { "pubsub" };
+        let mut attributes = telemetry::messaging("process", &meta.ty, &meta.id, &meta.flow);
+        attributes.extend([
+            KeyValue::new("messaging.consumer.group.name", self.function),
+            KeyValue::new("messaging.message.body.size", self.size as i64),
+            KeyValue::new("faas.trigger", trigger),
+            KeyValue::new("faas.invocation_id", meta.id.clone()),
+            KeyValue::new("faas.coldstart", self.cold),
+            KeyValue::new("cloudevents.event_id", meta.id.clone()),
+            KeyValue::new("cloudevents.event_source", meta.source.clone()),
+            KeyValue::new("cloudevents.event_spec_version", "1.0"),
+            KeyValue::new("cloudevents.event_type", meta.ty.clone()),
+            KeyValue::new("oncue.hops", i64::from(meta.hops)),
+            KeyValue::new("oncue.attempt", i64::from(self.attempt)),
+            KeyValue::new("oncue.outcome", outcome),
+        ]);
+        if self.duplicate {
+            attributes.push(KeyValue::new("oncue.duplicate", true));
+        }
+        if !self.conflicts.is_empty() {
+            attributes.push(KeyValue::new("oncue.conflicts", self.conflicts.len() as i64));
+        }
+        if let Some(redrive) = meta.redrive {
+            attributes.push(KeyValue::new("oncue.redrive", i64::from(redrive.number)));
+        }
+        if let Some(failure) = &self.failure {
+            attributes.push(KeyValue::new("error.type", failure.class));
+            if outcome == "dead" {
+                attributes.push(KeyValue::new("oncue.dead_letter.reason", failure.class));
+            }
+            if self.sampled().is_none() {
+                attributes.push(KeyValue::new("oncue.sampled.by", "failure"));
+            }
+        }
+        attributes
+    }
+}
+
+impl Onward {
+    /// A span for an event about to follow; its context travels with that event.
+    pub fn producer(&self, ty: &str, id: &str, flow: &str) -> Producer {
+        let Some(parent) = self.parent else { return Producer::new(None, self.carrier.clone()) };
+        let mut place = parent.child();
+        let carrier = sent_from(&place, &self.carrier);
+        if !place.sampled() {
+            return Producer::new(None, carrier);
+        }
+        let attributes = telemetry::messaging("send", ty, id, flow);
+        if self.rolled_from.is_some() {
+            place.parent = opentelemetry::trace::SpanId::INVALID;
+        }
+        let mut span = telemetry::span(&place, SpanKind::Producer, format!("send {ty}"), SystemTime::now(), attributes);
+        if let Some(from) = self.rolled_from {
+            let why = vec![KeyValue::new("oncue.link", "rollover")];
+            span.links.links.push(Link::new(from.span_context(), why, 0));
+        }
+        Producer::new(Some(span), carrier)
     }
 }
 
 impl Producer {
+    fn new(span: Option<SpanData>, carrier: Carrier) -> Self {
+        Self { span: Mutex::new(span.map(Box::new)), carrier }
+    }
+
     pub fn carrier(&self) -> Carrier {
-        telemetry::inject(&self.context)
+        self.carrier.clone()
     }
 
     pub fn end(&self, error: Option<&str>) {
-        let span = self.context.span();
+        let Some(mut span) = lock(&self.span).take() else { return };
+        span.end_time = SystemTime::now().max(span.start_time);
         if let Some(error) = error {
-            span.set_status(SpanStatus::error(error.to_owned()));
+            span.attributes.push(KeyValue::new("error.type", "publish"));
+            span.status = SpanStatus::error(error.to_owned());
         }
-        span.end();
+        telemetry::export(*span);
     }
 }
 
-fn messaging(operation: &'static str, ty: &str, id: &str) -> Vec<KeyValue> {
-    vec![
-        KeyValue::new("messaging.system", "nats"),
-        KeyValue::new("messaging.operation.name", operation),
-        KeyValue::new("messaging.operation.type", operation),
-        KeyValue::new("messaging.destination.name", ty.to_owned()),
-        KeyValue::new("messaging.message.id", id.to_owned()),
-    ]
+fn carried(meta: &Meta) -> Carrier {
+    Carrier {
+        traceparent: meta.traceparent.clone(),
+        tracestate: meta.tracestate.clone(),
+        baggage: meta.baggage.clone(),
+    }
+}
+
+fn sent_from(place: &Place, carrier: &Carrier) -> Carrier {
+    telemetry::propagated(Carrier { traceparent: Some(place.traceparent()), ..carrier.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Origin;
+
+    #[global_allocator]
+    static MEMORY: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
+
+    /// Whether it allocates. Other tests may run beside this one, so one quiet run among many is proof.
+    fn allocates(mut act: impl FnMut()) -> bool {
+        act();
+        !(0..1000).any(|_| {
+            MEMORY.reset_peak_usage();
+            let before = MEMORY.peak_usage();
+            act();
+            MEMORY.peak_usage() == before
+        })
+    }
+
+    #[tokio::test]
+    async fn an_event_that_is_not_sampled_allocates_nothing_for_its_trace() {
+        let origin = Origin { stream: "web", stream_created: 1, sequence: 2, published: 3, subject: "web.page.viewed" };
+        let mut meta = Meta::of_origin(&origin);
+        meta.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00".to_owned());
+        let life = |meta: &Meta| {
+            let mut trace = Trace::start(meta, "count-views", 1, 100);
+            trace.read(telemetry::clock());
+            trace.committed(Instant::now(), &Status::Applied);
+            drop(trace.log(meta));
+            trace.end(meta, "applied");
+            trace.place().copied()
+        };
+        assert!(allocates(|| drop(std::hint::black_box(vec![1_u8; 100_000]))), "an allocation is noticed");
+        assert_eq!(life(&meta), None);
+        assert!(!allocates(|| assert!(life(&meta).is_none_or(|place| !place.sampled()))), "nobody traces");
+        telemetry::start_unsampled();
+        assert!(life(&meta).is_some_and(|place| !place.sampled()));
+        assert!(!allocates(|| assert!(life(&meta).is_none_or(|place| !place.sampled()))), "traced, but not sampled");
+    }
 }

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::telemetry;
+
 /// Steps into which the timeout is divided: how exactly the end of a poll is known.
 const STEPS: u64 = 4;
 /// Exit code of a process ended so.
@@ -74,13 +76,18 @@ thread_local! {
     static PANIC_SITE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Remembers where the last panic of a thread came up, for its dead letter.
+/// Remembers where the last panic of a thread came up, for its dead letter. Its text may quote what an event holds: it is
+/// printed only where texts may be seen.
 pub(crate) fn note_panics() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let site = info.location().map_or_else(String::new, |at| format!("{}:{}", at.file(), at.line()));
+        if telemetry::shows_messages() || !tracing::dispatcher::has_been_set() {
+            before(info);
+        } else {
+            tracing::error!(site, "panicked");
+        }
         PANIC_SITE.with(|last| last.replace(site));
-        before(info);
     }));
 }
 

@@ -29,6 +29,7 @@ use crate::job::{Boxed, Held, Job, Pulse, Reason};
 use crate::outbox::Outgoing;
 use crate::settle::Done;
 use crate::store::{Ask, Committed, Found, Handled, Mark, Purpose, RowKey, Run, Status, Store, StoreError};
+use crate::telemetry;
 use crate::watchdog::{self, Watchdog};
 
 /// Events and runs in one read or commit: enough to fill a round trip, few enough that Redis, which does nothing else
@@ -175,7 +176,7 @@ impl Worker {
         }
         if job.meta.hops >= MAX_HOPS {
             let far = format!("{MAX_HOPS} functions since its root event");
-            return self.bury(job, Reason::Loop, Error::retry(far));
+            return self.bury(job, Reason::Loop, Error::retry(far).of_class("platform"));
         }
         job.alone = job.delivery.place.attempt > 1 && !self.ended_well(&job);
         // `keyed_by` is the author's code: its panic must not take the process with everybody's events.
@@ -213,7 +214,7 @@ impl Worker {
             // A row's own code (Default, Serialize, Clone) may panic as well. The events come again after the ack wait,
             // counted, and the lane goes on.
             if AssertUnwindSafe(self.process(key, events)).catch_unwind().await.is_err() {
-                tracing::error!(key, events = numbers.len(), "panicked outside the handler");
+                tracing::error!(events = numbers.len(), "panicked outside the handler");
                 for number in numbers {
                     self.release(number);
                 }
@@ -250,8 +251,7 @@ impl Worker {
             _shared = self.probation.read().await;
         }
         for _ in 0..RERUNS {
-            let marks = events.iter().map(|job| job.mark.clone()).collect();
-            let found = match self.reads.ask(Ask { row: self.row_key(key), marks }).await {
+            let found = match self.look_up(key, &events).await {
                 Ok(found) => found,
                 Err(e) => return self.fault(events, &e),
             };
@@ -296,6 +296,17 @@ impl Worker {
         self.put_back(events, "the row keeps changing under it");
     }
 
+    /// The row of the key, and which of the events were applied before.
+    async fn look_up(&self, key: &str, events: &[Boxed]) -> Result<Found, StoreError> {
+        let asked = telemetry::clock();
+        let marks = events.iter().map(|job| job.mark.clone()).collect();
+        let found = self.reads.ask(Ask { row: self.row_key(key), marks }).await?;
+        for job in events {
+            job.trace.read(asked);
+        }
+        Ok(found)
+    }
+
     fn row_key(&self, key: &str) -> Option<RowKey> {
         let table = self.function.table;
         (!table.is_empty()).then(|| RowKey { table, key: key.to_owned() })
@@ -333,7 +344,9 @@ impl Worker {
         for job in &mut jobs {
             job.runs = job.runs.max(job.delivery.place.attempt);
         }
-        self.retry_all(jobs, why);
+        for job in jobs {
+            self.fail(job, Error::retry(why).of_class("redis"));
+        }
     }
 
     /// Whether the delivery before this one ended here, by a failure that left the process alive.

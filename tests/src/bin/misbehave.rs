@@ -6,6 +6,7 @@ use std::time::Duration;
 use oncue::{Context, Delayed, Function, Result, State, reject};
 use oncue_proto::web::{PageMilestone, PageViewed};
 use serde::{Deserialize, Serialize};
+use tracing::Instrument as _;
 
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Tally {
@@ -33,12 +34,21 @@ async fn misbehave(event: PageViewed, tally: &mut Tally, context: &Context) -> R
         "fail" => Err(std::io::Error::other("told to fail").into()),
         "fail-until" if u64::from(context.attempt()) < number => Err(std::io::Error::other("not yet").into()),
         "fail-slow" if context.attempt() == 1 => Err(std::io::Error::other("not yet").into()),
+        "span" => {
+            let look_up = tokio::time::sleep(Duration::from_millis(1));
+            look_up.instrument(tracing::info_span!("look-up", rows = 3)).await;
+            Ok((Vec::new(), None))
+        }
         "slow" | "fail-slow" => {
             tokio::time::sleep(Duration::from_millis(number)).await;
             Ok((Vec::new(), None))
         }
         "reject" => Err(reject("told to reject")),
         "panic" => panic!("told to panic"),
+        // What authors should not do, and do.
+        "fail-quoting" => Err(std::io::Error::other(format!("cannot handle {event:?}")).into()),
+        "reject-quoting" => Err(reject(format!("will not handle {event:?}"))),
+        "panic-quoting" => panic!("never expected {event:?}"),
         "exit" => std::process::exit(0),
         "abort" => std::process::abort(),
         "overflow" => Err(std::io::Error::other(format!("{}", dig(number))).into()),

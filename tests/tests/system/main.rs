@@ -17,6 +17,7 @@ mod proxy;
 mod recover;
 mod regressions;
 mod store;
+mod telemetry;
 mod traces;
 mod upkeep;
 mod webhook;

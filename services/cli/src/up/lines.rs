@@ -35,7 +35,7 @@ pub enum Dialect {
 }
 
 /// Fields that every line has or that the name in front says already.
-const USUAL: [&str; 7] = ["time", "level", "service", "target", "message", "span_id", "trace_id"];
+const USUAL: [&str; 8] = ["time", "level", "service", "function", "target", "message", "span_id", "trace_id"];
 
 impl Screen {
     /// As wide as the longest name.

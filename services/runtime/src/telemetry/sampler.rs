@@ -1,0 +1,81 @@
+//! Which traces are kept whole. What fails is kept in any case: see `trace.rs`.
+
+use opentelemetry::trace::TraceId;
+use opentelemetry_sdk::trace::Sampler as SdkSampler;
+
+/// What happens to a trace that begins here.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Root {
+    All,
+    None,
+    Ratio(f64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Sampler {
+    pub root: Root,
+    /// Whoever continues a trace does as its beginning did.
+    pub parent_based: bool,
+}
+
+impl Sampler {
+    pub fn keeps(&self, trace: TraceId, parent: Option<bool>) -> bool {
+        match (parent.filter(|_| self.parent_based), self.root) {
+            (Some(sampled), _) => sampled,
+            (None, Root::All) => true,
+            (None, Root::None) => false,
+            (None, Root::Ratio(ratio)) => within(trace, ratio),
+        }
+    }
+
+    /// The same for spans that authors make with `tracing`.
+    pub fn for_sdk(&self) -> SdkSampler {
+        let root = match self.root {
+            Root::All => SdkSampler::AlwaysOn,
+            Root::None => SdkSampler::AlwaysOff,
+            Root::Ratio(ratio) => SdkSampler::TraceIdRatioBased(ratio),
+        };
+        if self.parent_based { SdkSampler::ParentBased(Box::new(root)) } else { root }
+    }
+}
+
+/// By the same bits as the SDK, so that all processes and all spans agree on a trace.
+fn within(trace: TraceId, ratio: f64) -> bool {
+    let bytes = trace.to_bytes();
+    let low = u64::from_be_bytes(bytes[8..].try_into().unwrap_or_default()) >> 1;
+    ratio >= 1.0 || low < (ratio.max(0.0) * (1_u64 << 63) as f64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::Context;
+    use opentelemetry::trace::SpanKind;
+    use opentelemetry_sdk::trace::{SamplingDecision, ShouldSample as _};
+
+    use super::*;
+
+    #[test]
+    fn ours_and_the_sdks_agree_on_every_trace() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for ratio in [0.0, 0.01, 0.5, 0.999, 1.0] {
+            let sampler = Sampler { root: Root::Ratio(ratio), parent_based: false };
+            let mut kept = 0;
+            for _ in 0..2000 {
+                let trace = TraceId::from_bytes(random.u128(1..).to_be_bytes());
+                let sdk = sampler.for_sdk().should_sample(None::<&Context>, trace, "", &SpanKind::Consumer, &[], &[]);
+                assert_eq!(sampler.keeps(trace, None), sdk.decision == SamplingDecision::RecordAndSample);
+                kept += u32::from(sampler.keeps(trace, None));
+            }
+            assert!((f64::from(kept) / 2000.0 - ratio).abs() < 0.05, "{kept} of 2000 at {ratio}");
+        }
+    }
+
+    #[test]
+    fn who_continues_a_trace_does_as_its_beginning_did() {
+        let trace = TraceId::from_bytes([9; 16]);
+        let sampler = Sampler { root: Root::None, parent_based: true };
+        assert!(sampler.keeps(trace, Some(true)) && !sampler.keeps(trace, Some(false)) && !sampler.keeps(trace, None));
+        let alone = Sampler { parent_based: false, ..sampler };
+        assert!(!alone.keeps(trace, Some(true)));
+    }
+}
