@@ -37,6 +37,7 @@ pub mod store;
 pub mod bus;
 pub mod config;
 pub mod manifest;
+pub mod flow;
 mod discovery;
 pub mod fault;
 pub mod telemetry;
