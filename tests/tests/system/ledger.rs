@@ -19,7 +19,7 @@ fn meta(id: &str) -> Meta {
 async fn a_tracked_flow_from_its_root_to_its_end() {
     let house = House::new("").await;
     let store = house.store().await;
-    let keep = Duration::from_secs(60);
+    let keep = Duration::from_mins(1);
     house.redis_cli(&["SADD", &listeners_key("web.page.viewed"), "count-views", "watch-views"]);
     for id in ["a b:c", &"ü".repeat(64)] {
         assert!(store.flow(id).await.expect("asked").is_none());

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, ConfigErrors, FunctionConfig, GatewayConfig, Schedule, Span};
+use super::{Config, ConfigErrors, FlowsConfig, FunctionConfig, GatewayConfig, Schedule, Span};
 
 pub(super) fn read(text: &str, path: Option<&Path>) -> Result<Config, ConfigErrors> {
     let mut reader = Reader { text, path, errors: Vec::new() };
@@ -61,6 +61,7 @@ impl<'t> Reader<'t> {
             functions: BTreeMap::new(),
             schedules: Vec::new(),
             gateway: GatewayConfig::default(),
+            flows: FlowsConfig::default(),
             process: FunctionConfig::default(),
         };
         let (mut contracts, mut schedules) = (None, None);
@@ -81,11 +82,18 @@ impl<'t> Reader<'t> {
                     config.contracts = self.part("contracts", value).unwrap_or_default();
                 }
                 "gateway" => config.gateway = self.part("gateway", value).unwrap_or_default(),
+                "flows" => {
+                    let span = value.span();
+                    config.flows = self.part("flows", value).unwrap_or_default();
+                    if config.flows.keep.0 < Duration::from_secs(1) {
+                        self.fail(Some(span), "[flows] keep is at least 1s");
+                    }
+                }
                 "streams" => config.streams = self.named("streams", value),
                 "functions" => config.functions = self.named("functions", value),
                 "schedule" => schedules = Some(value),
                 other => {
-                    let known = "nats, redis, contracts, gateway, streams, functions, schedule";
+                    let known = "nats, redis, contracts, gateway, flows, streams, functions, schedule";
                     self.fail(Some(name.span()), &format!("unknown section {other:?}; known: {known}"));
                 }
             }
