@@ -18,7 +18,6 @@ mod exit;
 mod http;
 mod manifests;
 mod paint;
-mod program;
 mod services;
 mod settings;
 mod table;
