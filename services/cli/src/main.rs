@@ -23,7 +23,6 @@ mod house;
 mod http;
 mod manifests;
 mod paint;
-mod program;
 mod services;
 mod settings;
 mod table;

@@ -32,6 +32,8 @@ mod group;
 mod watchdog;
 mod run;
 pub mod inspect;
+pub mod program;
+pub mod dlq;
 pub mod event;
 pub mod store;
 pub mod bus;
