@@ -4,16 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures::future::join_all;
 use oncue::bus::Bus;
 use oncue::event::stream_of_type;
 use oncue::manifest::Manifest;
+use oncue::program;
 use oncue::store::Store;
 use oncue_proto::oncue::v1::TimerFired;
 use oncue_proto::{Event as _, files::FileUploaded};
 use serde_json::{Value, json};
 
 use crate::exit::Failure;
-use crate::manifests;
 use crate::paint::remark;
 use crate::settings::Settings;
 
@@ -47,8 +48,11 @@ impl House {
                 house.add(registered.manifest).seen = Some(registered.seen);
             }
         }
-        for (name, _) in settings.config.functions.iter().filter(|(name, _)| settings.bin.join(name).is_file()) {
-            match manifests::ask(&settings.bin, name).await {
+        let names = settings.config.functions.keys();
+        let built: Vec<&String> = names.filter(|name| settings.bin.join(name).is_file()).collect();
+        let asked = join_all(built.iter().map(|name| program::manifest(&settings.bin, name))).await;
+        for (name, manifest) in built.into_iter().zip(asked) {
+            match manifest {
                 Ok(manifest) => house.add(manifest).built = true,
                 Err(why) => remark(format_args!("{name} --manifest: {why}")),
             }

@@ -7,16 +7,19 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use oncue::bus::Bus;
+use oncue::dlq;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use tokio::sync::{mpsc, watch};
 
 use self::sample::{Picture, Sampler};
 use self::screen::{Detail, Screen};
-use crate::dlq::letters;
 use crate::exit::{self, Failure};
 use crate::house::House;
 use crate::settings::Settings;
 use crate::when;
+
+/// Dead letters among which those of one function are looked for.
+const LETTERS: u64 = 500;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -129,8 +132,8 @@ async fn detail(settings: &Settings, bus: &Bus, function: &str) -> Detail {
     let house = House::ask(settings, Some(bus), None).await.ok();
     let manifest = house.and_then(|house| house.functions.get(function).map(|known| known.manifest.clone()));
     let limits = manifest.as_ref().map(|manifest| manifest.limits(&settings.config));
-    let letters = match letters::latest(bus).await {
-        Ok(letters) => letters.into_iter().rev().filter(|letter| letter.content.function == function).collect(),
+    let letters = match dlq::latest(bus, LETTERS).await {
+        Ok((letters, _)) => letters.into_iter().rev().filter(|letter| letter.content.function == function).collect(),
         Err(_) => Vec::new(),
     };
     Detail { function: function.to_owned(), manifest, limits, letters }

@@ -33,19 +33,20 @@ impl Wish {
         tracked: bool,
         accepted: &impl Serialize,
     ) -> Response {
-        let mut body = json!(accepted);
-        let (mut done, mut granted) = (None, None);
-        if let Some((wait, place)) = self.0.filter(|_| tracked)
-            && let Some(seen) = app.wait(flow, wait, &place).await
-        {
-            granted = Some(wait);
-            body["open"] = seen.open.into();
-            body["waits_for"] = waits_for(&seen).map_or(Value::Null, |waits| json!(waits));
-            done = Some(seen).filter(|seen| seen.is_complete());
+        let (mut seen, mut granted) = (None, None);
+        if let Some((wait, place)) = self.0.filter(|_| tracked) {
+            seen = app.wait(flow, wait, &place).await;
+            granted = seen.is_some().then_some(wait);
         }
-        let mut response = match done {
-            Some(flow) => flows::answer(StatusCode::OK, &flow),
-            None => (StatusCode::ACCEPTED, Json(body)).into_response(),
+        let mut response = match seen {
+            Some(flow) if flow.is_complete() => flows::answer(StatusCode::OK, &flow),
+            Some(flow) => {
+                let mut body = json!(accepted);
+                body["open"] = flow.open.into();
+                body["waits_for"] = waits_for(&flow).map_or(Value::Null, |waits| json!(waits));
+                (StatusCode::ACCEPTED, Json(body)).into_response()
+            }
+            None => (StatusCode::ACCEPTED, Json(accepted)).into_response(),
         };
         let headers = response.headers_mut();
         let values =

@@ -60,10 +60,16 @@ async fn a_tracked_flow_is_drawn_from_any_of_its_events() {
         assert!(out.contains("- retired removed"), "{out}");
     }
     let shown = json_of(&house, &["flow", &flow, "--json"]);
-    assert_eq!((&shown["from"], &shown["complete"], &shown["flow"]["open"]), (&json!("ledger"), &json!(false), &json!(1)));
+    assert_eq!(
+        (&shown["from"], &shown["complete"], &shown["flow"]["open"]),
+        (&json!("ledger"), &json!(false), &json!(1))
+    );
     assert_eq!(shown["waits_for"]["step"]["function"], "make-thumbnails");
     let (code, _, err) = oncue(&house, &["flow", "never-was"]);
-    assert!(code == 1 && err.contains("no event or flow \"never-was\"") && err.contains("were searched"), "{code} {err}");
+    assert!(
+        code == 1 && err.contains("no event or flow \"never-was\"") && err.contains("were searched"),
+        "{code} {err}"
+    );
 }
 
 #[tokio::test]
@@ -82,7 +88,8 @@ async fn a_flow_is_followed_to_its_end() {
 
 /// Publishes as workers and gateways do.
 async fn publish(bus: &Bus, ty: &str, id: &str, source: &str, flow: &str, cause: &str) -> u64 {
-    let headers = [("ce-id", id), ("ce-type", ty), ("ce-source", source), ("ce-flowid", flow), ("ce-causationid", cause)];
+    let headers =
+        [("ce-id", id), ("ce-type", ty), ("ce-source", source), ("ce-flowid", flow), ("ce-causationid", cause)];
     let headers = headers.into_iter().chain([("Nats-Msg-Id", id)]).filter(|(_, value)| !value.is_empty());
     let headers = headers.map(|(name, value)| Header { name: name.into(), value: value.into() }).collect();
     let payload = br#"{"page":"/p","views":"10"}"#.as_slice().into();
@@ -109,15 +116,16 @@ async fn a_flow_without_a_ledger_is_found_in_the_streams() {
         assert_eq!(code, 0, "{err}");
         assert!(out.starts_with(&format!("flow {flow}  complete\n")), "{out}");
         assert!(out.contains("└─ ✓ count-views done"), "{out}");
-        assert!(out.contains(&format!("└─ web.page.milestone /p  {milestone}")) && out.contains("└─ ✓ rank-pages done"), "{out}");
+        assert!(
+            out.contains(&format!("└─ web.page.milestone /p  {milestone}")) && out.contains("└─ ✓ rank-pages done"),
+            "{out}"
+        );
         assert!(err.contains("no ledger") && err.contains("events of") && err.contains("(all they hold)"), "{err}");
     }
     // What nobody has done yet is pending.
     drop(workers);
-    until("the workers are gone", async || {
-        (json_of(&house, &["ps", "--json"])[0]["replicas"] == 0).then_some(())
-    })
-    .await;
+    until("the workers are gone", async || (json_of(&house, &["ps", "--json"])[0]["replicas"] == 0).then_some(()))
+        .await;
     let id = new_id();
     publish(&bus, "web.page.viewed", &id, "/gateway", &id, "").await;
     let shown = json_of(&house, &["flow", &id, "--json"]);
@@ -168,7 +176,9 @@ async fn drift_is_named_and_has_an_exit_code() {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         found.as_array().unwrap().iter().map(|f| (text(&f["kind"]), text(&f["what"]))).collect()
     };
-    let has = |found: &[(String, String)], kind: &str, part: &str| found.iter().any(|(k, what)| k == kind && what.contains(part));
+    let has = |found: &[(String, String)], kind: &str, part: &str| {
+        found.iter().any(|(k, what)| k == kind && what.contains(part))
+    };
     let found = kinds(&house);
     assert!(has(&found, "untriggered", "count-views acts on web.page.viewed"), "{found:?}");
     assert!(has(&found, "unheard", "web.trends.published, from publish-trends"), "{found:?}");

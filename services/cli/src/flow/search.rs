@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use oncue::bus::layout::{DLQ, TIMER};
 use oncue::bus::{Bus, Found};
+use oncue::dlq::{self, Letter};
 use oncue::event::{self, Meta, Origin};
 use oncue::flow::{Flow, FlowEvent, Step, StepState, tree};
 use oncue_proto::Catalog;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::dlq::letters::{self, Letter};
 use crate::exit::Failure;
 use crate::paint::{number, progress};
 use crate::{ps, when};
@@ -221,7 +221,7 @@ fn key_of(catalog: &Catalog, found: &Found, meta: &Meta) -> String {
 
 async fn build(bus: &Bus, streams: &[Extent], flow: &str, members: Vec<Member>) -> Result<Flow, Failure> {
     let consumers = ps::consumers(bus).await?;
-    let letters = letters::all(bus).await?;
+    let letters = dlq::all(bus).await.map_err(Failure::silent)?;
     let letters: BTreeMap<(&str, &str), &Letter> = letters
         .iter()
         .filter(|letter| letter.content.flow_id == flow)

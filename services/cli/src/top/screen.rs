@@ -1,6 +1,7 @@
 //! What `oncue top` draws: the table of functions, or one of them.
 
 use oncue::config::Limits;
+use oncue::dlq::Letter;
 use oncue::event;
 use oncue::manifest::Manifest;
 use ratatui::Frame;
@@ -10,7 +11,6 @@ use ratatui::text::{Line as Text, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState, Wrap};
 
 use super::sample::{Line, Picture};
-use crate::dlq::letters::Letter;
 use crate::paint::{brief, number};
 use crate::when;
 
@@ -227,8 +227,10 @@ fn aligned(column: usize, text: String) -> Cell<'static> {
 
 fn row(line: &Line) -> Row<'static> {
     let ms = |value: Option<f64>| match value {
-        Some(value) if line.average => format!("~{value:.1}"),
-        Some(value) => format!("{value:.1}"),
+        Some(value) => {
+            let (sign, digits) = (if line.average { "~" } else { "" }, if value < 10.0 { 2 } else { 0 });
+            format!("{sign}{value:.digits$}")
+        }
         None => "-".to_owned(),
     };
     let cells = [
@@ -303,7 +305,7 @@ mod tests {
         assert!(shown[0].contains("3 functions, 3 workers, 6.0/s, lag 55"), "{}", shown[0]);
         let b = shown.iter().find(|row| row.starts_with("b ")).unwrap();
         let cells: Vec<&str> = b.split_whitespace().collect();
-        assert_eq!(cells, ["b", "1", "2.0", "50", "0", "1.2", "9.0", "0.0", "0", "5"]);
+        assert_eq!(cells, ["b", "1", "2.0", "50", "0", "1.25", "9.00", "0.0", "0", "5"]);
         screen.show(Err("NATS is away".into()));
         assert!(drawn(&mut screen)[0].contains("NATS is away"), "what was known stays, and why nothing is new");
     }
