@@ -55,23 +55,23 @@ impl Screen {
     }
 
     pub fn show(&mut self, picture: Result<Picture, String>) {
+        let selected = self.selected();
         match picture {
             Ok(picture) => (self.lines, self.trouble) = (picture.functions, None),
             Err(why) => self.trouble = Some(why),
         }
-        self.order();
+        self.order(selected);
     }
 
     /// The same key once more turns the order round.
     pub fn sort_by(&mut self, sort: Sort) {
         self.reversed = self.sort == sort && !self.reversed;
         self.sort = sort;
-        self.order();
+        self.order(self.selected());
     }
 
     /// The selection stays with its function, wherever that goes.
-    fn order(&mut self) {
-        let selected = self.selected();
+    fn order(&mut self, selected: Option<String>) {
         let sort = self.sort;
         // Largest first; names, and functions that are equal, from A to Z.
         self.lines.sort_by(|a, b| {

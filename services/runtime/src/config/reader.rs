@@ -82,13 +82,7 @@ impl<'t> Reader<'t> {
                     config.contracts = self.part("contracts", value).unwrap_or_default();
                 }
                 "gateway" => config.gateway = self.part("gateway", value).unwrap_or_default(),
-                "flows" => {
-                    let span = value.span();
-                    config.flows = self.part("flows", value).unwrap_or_default();
-                    if config.flows.keep.0 < Duration::from_secs(1) {
-                        self.fail(Some(span), "[flows] keep is at least 1s");
-                    }
-                }
+                "flows" => config.flows = self.flows(value),
                 "streams" => config.streams = self.named("streams", value),
                 "functions" => config.functions = self.named("functions", value),
                 "schedule" => schedules = Some(value),
@@ -104,6 +98,15 @@ impl<'t> Reader<'t> {
         });
         config.schedules = schedules.map(|value| self.schedules(value, &catalog)).unwrap_or_default();
         config
+    }
+
+    fn flows(&mut self, value: Spanned<DeValue<'t>>) -> FlowsConfig {
+        let span = value.span();
+        let flows: FlowsConfig = self.part("flows", value).unwrap_or_default();
+        if flows.keep.0 < Duration::from_secs(1) {
+            self.fail(Some(span), "[flows] keep is at least 1s");
+        }
+        flows
     }
 
     /// Reads one section; a field that is wrong is noted and left out, so that the next mistake is found too.
