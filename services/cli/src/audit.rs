@@ -3,12 +3,11 @@
 use futures::{StreamExt as _, stream};
 use oncue::bus::Bus;
 use oncue::inspect::Audit;
+use oncue::program;
 use serde_json::{Value, json};
 
 use crate::exit::{self, Failure};
-use crate::manifests;
 use crate::paint::{BAD, CHANGED, DIM, NAME, paint, remark, say};
-use crate::program;
 use crate::settings::Settings;
 use crate::table::{self, Cell, number, text};
 
@@ -57,7 +56,7 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
 }
 
 async fn audit(name: &str, bus: &Bus, settings: &Settings) -> Audited {
-    let manifest = match manifests::ask(&settings.bin, name).await {
+    let manifest = match program::manifest(&settings.bin, name).await {
         Ok(manifest) => manifest,
         Err(why) => return Audited::Failed(why),
     };
@@ -66,7 +65,7 @@ async fn audit(name: &str, bus: &Bus, settings: &Settings) -> Audited {
         Err(e) if e.is_not_found() => return Audited::NotStarted,
         Err(e) => return Audited::Failed(e.to_string()),
     }
-    match program::ask(settings, name, "--audit", &[]).await {
+    match program::ask(&settings.bin, &settings.config, name, "--audit", &[]).await {
         Ok(audit) => Audited::Done(audit),
         Err(why) => Audited::Failed(why),
     }

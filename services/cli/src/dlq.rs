@@ -3,10 +3,7 @@
 
 mod drop;
 mod dry_run;
-mod envelope;
-mod letters;
 mod list;
-mod outcome;
 mod redrive;
 mod show;
 mod target;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use oncue::event;
-use pbjson_types::Timestamp;
+
+pub use oncue::dlq::ms;
 
 /// RFC 3339, or a duration ago like `15m`, as Unix milliseconds.
 pub fn since(text: &str) -> Result<u64, String> {
@@ -18,14 +19,6 @@ pub fn since(text: &str) -> Result<u64, String> {
 /// A duration for a clap argument.
 pub fn span(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| format!("{text:?} is no duration like 60s"))
-}
-
-pub fn ms(time: Option<&Timestamp>) -> u64 {
-    time.map_or(0, |t| (t.seconds * 1000 + i64::from(t.nanos) / 1_000_000) as u64)
-}
-
-pub fn timestamp(ms: u64) -> Timestamp {
-    Timestamp { seconds: ms as i64 / 1000, nanos: (ms % 1000) as i32 * 1_000_000 }
 }
 
 /// How long ago, in one number: `42 s`, `3 min`, `5 h`, `12 d`.
@@ -56,6 +49,6 @@ mod tests {
         let shown = [5_000, 119_999, 120_000, 7_200_000, 172_800_000].map(|age| ago(0, age));
         assert_eq!(shown, ["5 s", "119 s", "2 min", "2 h", "2 d"]);
         assert_eq!(ago(10, 0), "0 s");
-        assert_eq!(ms(Some(&timestamp(1_234_567))), 1_234_567);
+        assert_eq!(ms(Some(&oncue::dlq::timestamp(1_234_567))), 1_234_567);
     }
 }

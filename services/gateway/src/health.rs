@@ -1,6 +1,7 @@
 //! Whether the process lives, whether it can do its work, and how much it did.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -34,5 +35,6 @@ pub async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Problem>
 
 pub async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> impl IntoResponse {
     let (open, kind) = prometheus::wanted(headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()));
+    app.metrics.waiters.store(app.waiting.count() as u64, Ordering::Relaxed);
     ([(header::CONTENT_TYPE, kind)], prometheus::render(&app.metrics.list(), open))
 }

@@ -20,6 +20,8 @@ pub struct Metrics {
     pub upload_bytes: AtomicU64,
     pub connections: AtomicU64,
     pub active: AtomicU64,
+    /// Clients that wait for a flow or watch one.
+    pub waiters: AtomicU64,
     /// The same times where metrics are pushed.
     pushed: OnceLock<Option<[Histogram<f64>; 2]>>,
 }
@@ -104,6 +106,12 @@ impl Metrics {
                 points: Points::Sums(vec![(Vec::new(), load(&self.upload_bytes))]),
             },
             gauge("oncue.gateway.connections", "{connection}", "Open connections.", load(&self.connections)),
+            gauge(
+                "oncue.gateway.waiters",
+                "{client}",
+                "Clients that wait for a flow or watch one.",
+                load(&self.waiters),
+            ),
             gauge("http.server.active_requests", "{request}", "Requests not answered yet.", load(&self.active)),
         ]
     }

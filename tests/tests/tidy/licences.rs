@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::tree::{Metadata, Package, none};
 
 /// Licences that ask for no more than to be named.
-const ALLOWED: [&str; 12] = [
+const ALLOWED: [&str; 13] = [
     "MIT",
+    "MIT-0",
     "Apache-2.0",
     "BSD-2-Clause",
     "BSD-3-Clause",
@@ -24,11 +25,12 @@ const ALLOWED: [&str; 12] = [
 const LICENCE_EXCEPTIONS: [(&str, &str, &str); 0] = [];
 
 /// Crate, its incompatible versions, and why they cannot be one.
-const TWICE: [(&str, &[&str], &str); 4] = [
+const TWICE: [(&str, &[&str], &str); 5] = [
     ("cpufeatures", &["0.2", "0.3"], "const-hex of opentelemetry-proto is behind sha2 and chacha20"),
     ("getrandom", &["0.2", "0.3", "0.4"], "ring is two behind, rand 0.9 one"),
     ("rand", &["0.9", "0.10"], "opentelemetry_sdk is behind async-nats"),
     ("rand_core", &["0.9", "0.10"], "comes with the two of rand"),
+    ("unicode-width", &["0.1", "0.2"], "miette of prost-reflect is behind ratatui"),
 ];
 
 /// Crate and what to do without it.

@@ -1,11 +1,8 @@
 //! `oncue dlq drop` and `dropped`: a letter is given up only with a name and a reason on record.
 
-use oncue::bus::Bus;
-use oncue::bus::layout::DLQ;
-use oncue::event::{self, Meta};
-use oncue_proto::oncue::v1::{DeadLetterDropped, Envelope, Header};
-use oncue_proto::{Event as _, Format};
-use prost::Message as _;
+use oncue::dlq::{self, give_up};
+use oncue::event;
+use oncue_proto::oncue::v1::DeadLetterDropped;
 use serde_json::json;
 
 use crate::exit::{self, Failure};
@@ -14,9 +11,10 @@ use crate::settings::Settings;
 use crate::table::{self, Cell, text};
 use crate::{confirm, when};
 
-use super::envelope;
-use super::letters::{self, Letter};
 use super::target::Selection;
+
+/// Who writes the records.
+const SOURCE: &str = "/oncue/cli";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -44,55 +42,18 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         return Err(Failure::usage("--why must say why"));
     }
     let bus = settings.bus().await?;
-    let chosen = args.selection.choose(&letters::all(&bus).await?)?;
+    let chosen = args.selection.choose(&dlq::all(&bus).await.map_err(Failure::silent)?)?;
     if chosen.len() > 1 {
         confirm::ask(&format!("Drop {} letters for good?", chosen.len()), args.yes)?;
     }
+    let who = who();
     for letter in &chosen {
-        give_up(letter, args.why.trim(), &bus)
+        give_up(letter, args.why.trim(), &who, SOURCE, &bus)
             .await
             .map_err(|e| Failure::failed(format_args!("#{} is still there: {e}", letter.number)).advise(FULL))?;
     }
     say(format_args!("{} dropped; `oncue dlq dropped` lists them", number(chosen.len() as u64)));
     Ok(exit::OK)
-}
-
-/// The record first: a letter must not vanish without one.
-async fn give_up(letter: &Letter, why: &str, bus: &Bus) -> Result<(), String> {
-    bus.publish(&record(letter, why, &who())).await.map_err(|e| e.to_string())?;
-    bus.delete_message(DLQ, letter.number).await.map_err(|e| e.to_string())
-}
-
-fn record(letter: &Letter, why: &str, who: &str) -> Envelope {
-    let (inner, now) = (&letter.content, event::now_ms());
-    let record = DeadLetterDropped {
-        function: inner.function.clone(),
-        reason: inner.reason.clone(),
-        message: inner.message.clone(),
-        event_id: inner.event_id.clone(),
-        event_type: inner.event_type.clone(),
-        flow_id: inner.flow_id.clone(),
-        who: who.to_owned(),
-        why: why.to_owned(),
-        at: Some(when::timestamp(now)),
-    };
-    let meta = Meta {
-        id: envelope::message_id("drop", inner, inner.redrives),
-        source: "/oncue/cli".into(),
-        ty: DeadLetterDropped::TYPE.to_owned(),
-        time: now,
-        timed: true,
-        flow: inner.flow_id.clone(),
-        cause: inner.event_id.clone(),
-        hops: 0,
-        traceparent: letter.traceparent.clone(),
-        tracestate: None,
-        baggage: None,
-        redrive: None,
-    };
-    let headers = event::headers(&meta, &inner.function, Format::Protobuf);
-    let headers = headers.into_iter().map(|(name, value)| Header { name: name.to_owned(), value }).collect();
-    Envelope { subject: DeadLetterDropped::TYPE.to_owned(), headers, payload: record.encode_to_vec().into() }
 }
 
 /// user@host, as far as they are known.
@@ -104,10 +65,7 @@ fn who() -> String {
 }
 
 pub async fn list(args: &ListArgs, settings: &Settings) -> Result<u8, Failure> {
-    let found = letters::read(&settings.bus().await?, 1).await?;
-    let records = found.iter().filter(|found| found.subject == DeadLetterDropped::TYPE);
-    let records: Vec<DeadLetterDropped> =
-        records.filter_map(|found| DeadLetterDropped::decode(&found.payload[..]).ok()).collect();
+    let records = dlq::dropped(&settings.bus().await?).await.map_err(Failure::silent)?;
     if args.json {
         say(json!(records.iter().map(whole).collect::<Vec<_>>()));
     } else if records.is_empty() {

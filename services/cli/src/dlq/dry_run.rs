@@ -1,58 +1,26 @@
 //! `oncue dlq redrive --dry-run`: the function's own program runs its handler on the letter and on the row as it is now,
 //! commits nothing, and says what would have come of it.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use oncue::bus::Bus;
-use oncue::event;
+use oncue::dlq::{Answer, Emitted, Letter, attempt};
 use oncue_proto::{Catalog, Format};
-use prost::Message as _;
-use serde::Deserialize;
-use serde_json::Value;
 
 use crate::exit::{self, Failure};
 use crate::paint::{BAD, BOLD, CHANGED, DIM, GOOD, NAME, brief, paint, say};
-use crate::program;
 use crate::settings::Settings;
-
-use super::envelope;
-use super::letters::Letter;
 
 /// Longer values are cut.
 const LONGEST: usize = 200;
-
-/// What `FUNCTION --try` answers.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Answer {
-    /// `applied`, `retry` or `dead`.
-    outcome: String,
-    reason: String,
-    message: String,
-    site: String,
-    set: BTreeMap<String, Value>,
-    del: Vec<String>,
-    operations: Vec<String>,
-    emits: Vec<Emitted>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Emitted {
-    #[serde(rename = "type")]
-    ty: String,
-    key: String,
-    payload: String,
-}
 
 pub async fn run(letters: &[Letter], bus: &Bus, settings: &Settings) -> Result<u8, Failure> {
     let catalog = settings.config.catalog().map_err(Failure::usage)?;
     let mut failed = 0;
     for letter in letters {
-        let answer = answer(letter, bus, settings).await;
+        let answer = attempt(letter, bus, &settings.config, &settings.bin).await;
         failed += u64::from(!answer.as_ref().is_ok_and(|answer| answer.outcome == "applied"));
         say(report(letter, answer, &catalog));
     }
@@ -61,13 +29,6 @@ pub async fn run(letters: &[Letter], bus: &Bus, settings: &Settings) -> Result<u
         format_args!("{} of {} would be applied; nothing was changed", letters.len() as u64 - failed, letters.len()),
     ));
     Ok(if failed > 0 { exit::FAILED } else { exit::OK })
-}
-
-async fn answer(letter: &Letter, bus: &Bus, settings: &Settings) -> Result<Answer, String> {
-    let mut complete = envelope::complete(bus, &letter.content).await?;
-    // As it would be sent: under the identity it would have.
-    complete.envelope = Some(envelope::redriven(&complete, event::now_ms()));
-    program::ask(settings, &letter.content.function, "--try", &complete.encode_to_vec()).await
 }
 
 fn report(letter: &Letter, answer: Result<Answer, String>, catalog: &Catalog) -> String {

@@ -1,5 +1,6 @@
 //! `oncue dlq ls`: what lies there, by cause or letter by letter.
 
+use oncue::dlq::{self, Group, Letter, grouped};
 use oncue::event;
 use serde_json::json;
 
@@ -8,8 +9,6 @@ use crate::paint::{BAD, BOLD, DIM, NAME, brief, remark, say, width};
 use crate::settings::Settings;
 use crate::table::{self, Cell, number, text};
 use crate::when;
-
-use super::letters::{self, Group, Letter, grouped};
 
 /// Where nothing cuts the table, a message is still cut somewhere: it may quote a whole payload.
 const LONGEST: usize = 200;
@@ -33,7 +32,7 @@ pub struct Args {
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let bus = settings.bus().await?;
     let fits = |wanted: &Option<String>, is: &String| wanted.as_ref().is_none_or(|wanted| wanted == is);
-    let mut letters = letters::all(&bus).await?;
+    let mut letters = dlq::all(&bus).await.map_err(Failure::silent)?;
     letters.retain(|l| fits(&args.function, &l.content.function) && fits(&args.reason, &l.content.reason));
     let now = event::now_ms();
     match (args.json, args.each) {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use oncue::bus::Bus;
+use oncue::dlq::{self, Letter};
 use oncue::event::{self, Origin};
 use oncue_proto::Catalog;
 use oncue_proto::oncue::v1::DeadLetter;
@@ -12,8 +13,6 @@ use crate::paint::{BAD, BOLD, DIM, NAME, paint, remark, say};
 use crate::settings::Settings;
 use crate::when;
 
-use super::envelope;
-use super::letters::{self, Letter};
 use super::target::Selection;
 
 const TRACE_UI: &str = "http://127.0.0.1:16686";
@@ -29,7 +28,7 @@ pub struct Args {
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let catalog = settings.config.catalog().map_err(Failure::usage)?;
     let bus = settings.bus().await?;
-    let mut chosen = args.selection.choose(&letters::all(&bus).await?)?;
+    let mut chosen = args.selection.choose(&dlq::all(&bus).await.map_err(Failure::silent)?)?;
     let Some(letter) = chosen.pop() else {
         say("no such dead letters");
         return Ok(exit::OK);
@@ -91,7 +90,7 @@ fn clean(text: &str) -> String {
 
 async fn payload(letter: &Letter, bus: &Bus, catalog: &Catalog) -> String {
     let title = |note: &str| paint(DIM, format_args!("payload{note}"));
-    match envelope::complete(bus, &letter.content).await {
+    match dlq::complete(bus, &letter.content).await {
         Err(why) => format!("{}\n{}", title(""), paint(BAD, why)),
         Ok(letter) => match json(&letter, catalog) {
             Ok(json) => format!("{}\n{json}", title("")),

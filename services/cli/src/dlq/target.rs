@@ -1,8 +1,8 @@
 //! Which letters a verb is about.
 
-use crate::exit::Failure;
+use oncue::dlq::Letter;
 
-use super::letters::Letter;
+use crate::exit::Failure;
 
 #[derive(clap::Args, Debug, Default)]
 pub struct Selection {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, ConfigErrors, FunctionConfig, GatewayConfig, Schedule, Span};
+use super::{Config, ConfigErrors, FlowsConfig, FunctionConfig, GatewayConfig, Schedule, Span};
 
 pub(super) fn read(text: &str, path: Option<&Path>) -> Result<Config, ConfigErrors> {
     let mut reader = Reader { text, path, errors: Vec::new() };
@@ -62,6 +62,7 @@ impl<'t> Reader<'t> {
             functions: BTreeMap::new(),
             schedules: Vec::new(),
             gateway: GatewayConfig::default(),
+            flows: FlowsConfig::default(),
             process: FunctionConfig::default(),
         };
         let (mut contracts, mut schedules) = (None, None);
@@ -82,6 +83,7 @@ impl<'t> Reader<'t> {
                     config.contracts = self.part("contracts", value).unwrap_or_default();
                 }
                 "gateway" => config.gateway = self.part("gateway", value).unwrap_or_default(),
+                "flows" => config.flows = self.flows(value),
                 "streams" => config.streams = self.named("streams", value),
                 "functions" => {
                     let places = places(&value);
@@ -90,7 +92,7 @@ impl<'t> Reader<'t> {
                 }
                 "schedule" => schedules = Some(value),
                 other => {
-                    let known = "nats, redis, contracts, gateway, streams, functions, schedule";
+                    let known = "nats, redis, contracts, gateway, flows, streams, functions, schedule";
                     self.fail(Some(name.span()), &format!("unknown section {other:?}; known: {known}"));
                 }
             }
@@ -101,6 +103,15 @@ impl<'t> Reader<'t> {
         });
         config.schedules = schedules.map(|value| self.schedules(value, &catalog)).unwrap_or_default();
         config
+    }
+
+    fn flows(&mut self, value: Spanned<DeValue<'t>>) -> FlowsConfig {
+        let span = value.span();
+        let flows: FlowsConfig = self.part("flows", value).unwrap_or_default();
+        if flows.keep.0 < Duration::from_secs(1) {
+            self.fail(Some(span), "[flows] keep is at least 1s");
+        }
+        flows
     }
 
     /// Reads one section; a field that is wrong is noted and left out, so that the next mistake is found too.

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use oncue::bus::layout::DLQ;
-use oncue::bus::{Bus, Found};
-use oncue::event;
 use oncue_proto::oncue::v1::{DeadLetter, Envelope};
 use prost::Message;
 use serde_json::Value;
 
-use crate::exit::Failure;
+use crate::bus::layout::DLQ;
+use crate::bus::{Bus, BusError, Found};
+use crate::event;
 
 /// A dead letter and where it lies.
 #[derive(Debug, Clone)]
@@ -62,16 +61,16 @@ pub fn grouped<'l>(letters: impl IntoIterator<Item = &'l Letter>) -> Vec<Group<'
 }
 
 /// Everything in the stream from `from` on; nothing where there is no such stream yet.
-pub async fn read(bus: &Bus, from: u64) -> Result<Vec<Found>, Failure> {
+pub async fn read(bus: &Bus, from: u64) -> Result<Vec<Found>, BusError> {
     match bus.api(&format!("STREAM.INFO.{DLQ}"), &Value::Null).await {
         Ok(info) if info["state"]["last_seq"].as_u64().is_some_and(|last| last >= from) => {}
         Ok(_) => return Ok(Vec::new()),
         Err(e) if e.is_not_found() => return Ok(Vec::new()),
-        Err(e) => return Err(Failure::silent(e)),
+        Err(e) => return Err(BusError(format!("stream {DLQ}: {e}"))),
     }
     let (mut all, mut next) = (Vec::new(), from);
     loop {
-        let batch = bus.read_stream(DLQ, next).await.map_err(Failure::silent)?;
+        let batch = bus.read_stream(DLQ, next).await?;
         let Some(last) = batch.last() else { return Ok(all) };
         next = last.sequence + 1;
         all.extend(batch);
@@ -79,8 +78,22 @@ pub async fn read(bus: &Bus, from: u64) -> Result<Vec<Found>, Failure> {
 }
 
 /// All letters, oldest first.
-pub async fn all(bus: &Bus) -> Result<Vec<Letter>, Failure> {
+pub async fn all(bus: &Bus) -> Result<Vec<Letter>, BusError> {
     Ok(read(bus, 1).await?.iter().filter_map(Letter::read).collect())
+}
+
+/// The letters among the last `window` messages of the stream, oldest first, and how many messages lie before those.
+pub async fn latest(bus: &Bus, window: u64) -> Result<(Vec<Letter>, u64), BusError> {
+    let state = match bus.api(&format!("STREAM.INFO.{DLQ}"), &Value::Null).await {
+        Ok(info) => info["state"].clone(),
+        Err(e) if e.is_not_found() => return Ok((Vec::new(), 0)),
+        Err(e) => return Err(BusError(format!("stream {DLQ}: {e}"))),
+    };
+    let number = |field: &str| state[field].as_u64().unwrap_or(0);
+    let from = (number("last_seq") + 1).saturating_sub(window).max(number("first_seq"));
+    let found = read(bus, from).await?;
+    let before = number("messages").saturating_sub(found.len() as u64);
+    Ok((found.iter().filter_map(Letter::read).collect(), before))
 }
 
 /// Names a cause: the function, the class of the reason, and the line that failed; where no line is known, the message

@@ -1,15 +1,13 @@
 //! What becomes of redriven events: found in the seen-marks, in the consumer's progress, and in new dead letters.
 
-use oncue::bus::{Bus, PubAck};
-use oncue::event::{Meta, Redrive};
-use oncue::store::{Mark, Settled, Store};
 use serde_json::Value;
 
-use crate::exit::Failure;
-use crate::settings::Settings;
-use crate::when;
-
 use super::letters::{self, Letter};
+use super::ms;
+use crate::bus::{Bus, BusError, PubAck};
+use crate::config::Config;
+use crate::event::{Meta, Redrive};
+use crate::store::{Mark, Settled, Store};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -44,28 +42,29 @@ impl Sent {
     }
 }
 
-/// Watches over everything one `oncue dlq redrive` does.
-pub struct Watch<'s> {
-    pub bus: Bus,
+/// Watches over everything one redrive does.
+pub struct Watch<'c> {
+    pub(super) bus: Bus,
     store: Store,
-    settings: &'s Settings,
+    config: &'c Config,
     /// Sequence of the first dead letter not looked at.
     next: u64,
 }
 
-impl<'s> Watch<'s> {
-    pub async fn new(bus: &Bus, settings: &'s Settings, next: u64) -> Result<Self, Failure> {
-        Ok(Self { bus: bus.clone(), store: Store::Redis(settings.store().await?), settings, next })
+impl<'c> Watch<'c> {
+    /// Letters before number `next` are not looked at: they were there before anything was sent.
+    pub fn new(bus: &Bus, store: Store, config: &'c Config, next: u64) -> Self {
+        Self { bus: bus.clone(), store, config, next }
     }
 
     /// Brings the outcomes of what was sent to one function up to date.
-    pub async fn look(&mut self, sent: &mut [Sent]) -> Result<(), Failure> {
+    pub async fn look(&mut self, sent: &mut [Sent]) -> Result<(), BusError> {
         let Some(first) = sent.first() else { return Ok(()) };
         let (stream, function) = (&first.letter.content.stream, &first.letter.content.function);
         let consumer = self.bus.api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null).await;
-        let consumer = consumer.map_err(Failure::silent)?;
+        let consumer = consumer.map_err(|e| BusError(format!("consumer {stream}/{function}: {e}")))?;
         let marks = self.marks(sent);
-        let settled = self.store.settled(&marks).await.map_err(Failure::silent)?;
+        let settled = self.store.settled(&marks).await.map_err(|e| BusError(e.to_string()))?;
         let applied: Vec<bool> = settled.iter().map(|settled| *settled == Some(Settled::Applied)).collect();
         // Read last: a letter is written before its event is acked, so who is finished without one has not failed.
         for found in letters::read(&self.bus, self.next).await? {
@@ -88,7 +87,7 @@ impl<'s> Watch<'s> {
         let Some(first) = sent.first() else { return Vec::new() };
         // A mark's name lives as long as the program: one for all of a group.
         let function: &'static str = first.letter.content.function.clone().leak();
-        let horizon = self.settings.config.stream(&first.letter.content.stream).horizon.0.as_millis() as u64;
+        let horizon = self.config.stream(&first.letter.content.stream).horizon.0.as_millis() as u64;
         sent.iter().map(|sent| Mark::new(function, &sent.letter.content.key, &meta(sent), horizon)).collect()
     }
 }
@@ -99,7 +98,7 @@ fn meta(sent: &Sent) -> Meta {
         id: letter.event_id.clone(),
         source: String::new(),
         ty: letter.event_type.clone(),
-        time: when::ms(letter.time.as_ref()),
+        time: ms(letter.time.as_ref()),
         timed: letter.timed,
         flow: letter.flow_id.clone(),
         cause: String::new(),

@@ -1,26 +1,47 @@
 //! A function's own program, asked something: only its code knows its key and its handler.
 
+use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::settings::Settings;
+use crate::config::Config;
+use crate::manifest::Manifest;
+
+/// Longest wait for a manifest, which needs no server.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a function says it is, or why it does not.
+pub async fn manifest(bin: &Path, name: &str) -> Result<Manifest, String> {
+    let program = std::path::absolute(bin.join(name)).map_err(|e| e.to_string())?;
+    let asked = Command::new(program).arg("--manifest").stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = match tokio::time::timeout(TIMEOUT, asked).await {
+        Ok(output) => output.map_err(|e| e.to_string())?,
+        Err(_) => return Err(format!("no answer within {TIMEOUT:?}")),
+    };
+    if !output.status.success() {
+        return Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|e| format!("unreadable answer: {e}"))
+}
 
 /// Runs `FUNCTION VERB` as `oncue up` would run it, with `input` on stdin, and reads the JSON it answers.
 pub async fn ask<T: DeserializeOwned>(
-    settings: &Settings,
+    bin: &Path,
+    config: &Config,
     function: &str,
     verb: &str,
     input: &[u8],
 ) -> Result<T, String> {
-    let program = settings.bin.join(function);
+    let program = bin.join(function);
     if !program.is_file() {
-        return Err(format!("no program {function} in {}; name the folder with --bin", settings.bin.display()));
+        return Err(format!("no program {function} in {}; name the folder with --bin", bin.display()));
     }
     let mut child =
-        command(settings, function)?.arg(verb).spawn().map_err(|e| format!("{}: {e}", program.display()))?;
+        command(bin, config, function)?.arg(verb).spawn().map_err(|e| format!("{}: {e}", program.display()))?;
     // Dropped when all is written: the program reads to the end.
     let mut stdin = child.stdin.take().ok_or("its stdin is closed")?;
     let feed = async move {
@@ -39,10 +60,9 @@ pub async fn ask<T: DeserializeOwned>(
     serde_json::from_str(answer).map_err(|e| format!("unreadable answer: {e}"))
 }
 
-fn command(settings: &Settings, function: &str) -> Result<Command, String> {
-    let absolute = |path: &std::path::Path| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
-    let config = &settings.config;
-    let mut command = Command::new(absolute(&settings.bin.join(function))?);
+fn command(bin: &Path, config: &Config, function: &str) -> Result<Command, String> {
+    let absolute = |path: &Path| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
+    let mut command = Command::new(absolute(&bin.join(function))?);
     command.env("ONCUE_NATS_URL", &config.nats_url).env("ONCUE_REDIS_URL", &config.redis_url);
     if let Some(path) = &config.path {
         command.env("ONCUE_CONFIG", absolute(path)?);

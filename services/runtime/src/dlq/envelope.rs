@@ -1,10 +1,10 @@
 //! A letter made into an event again: for its function alone, under the identity the function had given it.
 
-use oncue::bus::Bus;
-use oncue::event::{self, REDRIVE, RedriveHeader};
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 
-use crate::when;
+use super::ms;
+use crate::bus::Bus;
+use crate::event::{self, REDRIVE, RedriveHeader};
 
 /// The letter with its payload. One that was too large to be set aside whole holds none, and it is read from its stream.
 pub async fn complete(bus: &Bus, letter: &DeadLetter) -> Result<DeadLetter, String> {
@@ -16,7 +16,7 @@ pub async fn complete(bus: &Bus, letter: &DeadLetter) -> Result<DeadLetter, Stri
     let (stream, sequence) = (&letter.stream, letter.sequence);
     let found = bus.read_message(stream, sequence).await.map_err(|e| e.to_string())?;
     // Another one stands there once the stream was made anew.
-    let accepted = when::ms(letter.accepted_at.as_ref());
+    let accepted = ms(letter.accepted_at.as_ref());
     let same = found.filter(|found| found.subject == envelope.subject && found.time == accepted);
     match same {
         Some(found) => envelope.payload = found.payload,
@@ -39,7 +39,7 @@ pub fn redriven(letter: &DeadLetter, now: u64) -> Envelope {
         id: letter.event_id.clone(),
         ty: letter.event_type.clone(),
         flow: letter.flow_id.clone(),
-        time: when::ms(letter.time.as_ref()),
+        time: ms(letter.time.as_ref()),
         timed: letter.timed,
     };
     let header = serde_json::json!(header).to_string();
@@ -76,7 +76,7 @@ mod tests {
             flow_id: "flow".into(),
             stream: "web".into(),
             redrives: 2,
-            time: Some(when::timestamp(1500)),
+            time: Some(crate::dlq::timestamp(1500)),
             timed: true,
             envelope: Some(Envelope {
                 subject: "web.page.viewed.x".into(),
