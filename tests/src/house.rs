@@ -98,10 +98,16 @@ impl House {
     }
 
     pub fn spawn(&self, binary: &str, args: &[&str]) -> Process {
+        self.spawn_with(binary, args, &[])
+    }
+
+    /// The same with more environment of its own.
+    pub fn spawn_with(&self, binary: &str, args: &[&str], env: &[(&str, String)]) -> Process {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let log = self.dir.join(format!("{binary}-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
         let mut command = Command::new(self.program(binary));
         command.args(args).envs(self.env.iter().cloned()).current_dir(&self.dir);
+        command.envs(env.iter().map(|(name, value)| (*name, value)));
         Process::spawn(binary, command, log)
     }
 

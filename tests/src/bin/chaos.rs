@@ -177,7 +177,9 @@ fn print(rows: &[&Row], reports: &[Report]) {
         ];
         let numbers: String = numbers.iter().map(|n| format!("{n:>9}")).collect();
         println!("{:<5} {:<58}{numbers}  {}", row.id, row.what, paint(code, verdict));
-        let kinds: Vec<String> = report.faults.iter().map(|(kind, times)| format!("{kind} {times}")).collect();
+        let in_hand = |kind: &str| report.in_hand.get(kind).map_or(String::new(), |n| format!(" ({n} events in hand)"));
+        let kinds: Vec<String> =
+            report.faults.iter().map(|(kind, times)| format!("{kind} {times}{}", in_hand(kind))).collect();
         let reasons = report.reasons.iter().map(|(reason, times)| format!("dead letter: {times} x {reason}"));
         let details = Some(kinds.join(", ")).filter(|kinds| !kinds.is_empty()).into_iter().chain(reasons.take(4));
         for line in details.chain(report.notes.iter().cloned()) {

@@ -17,6 +17,8 @@ use crate::proxy::{Protocol, Proxy};
 
 /// Silence after which the server gives an event to another worker.
 pub const ACK_WAIT: Duration = Duration::from_secs(1);
+/// Longest wait for a moment in which a fault does harm; a generous limit, not an expectation.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest wait for the flow to come to rest after everything was healed: a dozen failed deliveries grow a minute apart.
 const DRAIN: Duration = Duration::from_mins(4);
 
@@ -41,11 +43,22 @@ pub struct Arena {
     opened: Instant,
 }
 
-/// Between the workers and one of their servers.
+/// Between the workers and one of their servers, or both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
     Nats,
     Redis,
+    Both,
+}
+
+impl Link {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nats => "NATS",
+            Self::Redis => "Redis",
+            Self::Both => "both",
+        }
+    }
 }
 
 /// What is special about a row's house.
@@ -57,6 +70,7 @@ pub struct Setup {
     /// Attempts after which a function gives an event up.
     pub attempts: u32,
     pub concurrency: usize,
+    pub ack_wait: Duration,
     /// H of the stream.
     pub horizon: &'static str,
     pub misbehave: usize,
@@ -66,14 +80,15 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         let (servers, config) = (Servers::default(), String::new());
-        Self { servers, config, attempts: 20, concurrency: 200, horizon: "72h", misbehave: 2, record: 2 }
+        let (attempts, concurrency, ack_wait) = (20, 200, ACK_WAIT);
+        Self { servers, config, attempts, concurrency, ack_wait, horizon: "72h", misbehave: 2, record: 2 }
     }
 }
 
 impl Setup {
     /// The broker's own window is at its minimum, so that it hides no mistake of ours.
     fn config(&self) -> String {
-        let limits = format!("ack_wait = \"{}s\"\nattempts = {}\n", ACK_WAIT.as_secs(), self.attempts);
+        let limits = format!("ack_wait = \"{}s\"\nattempts = {}\n", self.ack_wait.as_secs(), self.attempts);
         let concurrency = format!("concurrency = {}\n", self.concurrency);
         format!(
             "[streams.web]\nduplicate_window = \"100ms\"\nhorizon = \"{}\"\n[functions.misbehave]\n{limits}{concurrency}\
@@ -90,14 +105,14 @@ impl Arena {
         let mut house = House::with(&setup.config(), servers).await;
         let nats = Proxy::start(Protocol::Nats, house.nats_port, plan.seed).await;
         let redis = Proxy::start(Protocol::Redis, house.redis_port, plan.seed).await;
-        nats.judge(ACK_WAIT);
+        nats.judge(setup.ack_wait);
         house.set("ONCUE_NATS_URL", &format!("nats://127.0.0.1:{}", nats.port));
         house.set("ONCUE_REDIS_URL", &format!("redis://127.0.0.1:{}", redis.port));
         for (variable, value) in &plan.env {
             house.set(variable, value);
         }
         let binaries = [vec!["misbehave"; setup.misbehave], vec!["record"; setup.record]].concat();
-        let crew = Crew::start(&house, &binaries).await;
+        let crew = Crew::start(&house, &nats, &binaries).await;
         let (bus, store) = (house.bus().await, house.store().await);
         let created = bus.stream_created("web").await.expect("the workers have made the stream");
         Self {
@@ -120,8 +135,9 @@ impl Arena {
         }
     }
 
-    pub fn proxy(&self, link: Link) -> &Proxy {
-        if link == Link::Nats { &self.nats } else { &self.redis }
+    pub fn proxies(&self, link: Link) -> impl Iterator<Item = &Proxy> {
+        let nats = Some(&self.nats).filter(|_| link != Link::Redis);
+        nats.into_iter().chain(Some(&self.redis).filter(|_| link != Link::Nats))
     }
 
     /// Starts the client; a second load is a second client.
@@ -134,12 +150,29 @@ impl Arena {
         self.load.as_ref().map_or(0, Load::acked)
     }
 
+    pub fn refused(&self) -> u64 {
+        self.load.as_ref().map_or(0, Load::refused)
+    }
+
     /// Waits until the client has had this many acks, so that a fault finds something to harm.
     pub async fn under_way(&self, acks: u64) {
         let (start, load) = (Instant::now(), self.load.as_ref());
-        while load.is_some_and(|load| load.acked() < acks) && start.elapsed() < Duration::from_secs(30) {
+        while load.is_some_and(|load| load.acked() < acks) && start.elapsed() < PATIENCE {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Waits for something to happen; that it does not within half a minute is a failure.
+    pub async fn wait_until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) -> bool {
+        let start = Instant::now();
+        while !holds(self) {
+            if start.elapsed() > PATIENCE {
+                self.report.failures.push(format!("waited {PATIENCE:?} in vain: {what}"));
+                return false;
+            }
+            self.wait(Duration::from_millis(20)).await;
+        }
+        true
     }
 
     /// Waits until acks come again; that they do not is a failure.

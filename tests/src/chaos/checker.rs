@@ -171,20 +171,15 @@ async fn strangers(arena: &Arena, sent: &[Sent], applied: &Applied) -> Vec<Sent>
     found
 }
 
-/// Counts deliveries and messages beyond the first; returns the number of messages of the second stage.
+/// Counts deliveries (as they went over the wire) and messages beyond the first; returns the number of messages of the second stage.
 async fn counts(arena: &mut Arena) -> u64 {
     let info = arena.bus.api("STREAM.INFO.web", &json!({ "subjects_filter": "web.>" })).await.unwrap_or_default();
     let subjects = info["state"]["subjects"].as_object().cloned().unwrap_or_default();
     let stored = |ty: &str| -> u64 {
         subjects.iter().filter(|(subject, _)| subject.starts_with(ty)).filter_map(|(_, n)| n.as_u64()).sum()
     };
-    let mut delivered = 0;
-    for function in ["misbehave", "record"] {
-        let info = arena.bus.api(&format!("CONSUMER.INFO.web.{function}"), &Value::Null).await.unwrap_or_default();
-        delivered += info["delivered"]["consumer_seq"].as_u64().unwrap_or_default();
-    }
     let (viewed, milestones) = (stored("web.page.viewed"), stored("web.page.milestone"));
-    arena.report.redeliveries += delivered.saturating_sub(viewed + milestones);
+    arena.report.redeliveries = arena.nats.wire().redeliveries;
     let tried = arena.sent().iter().filter(|sent| sent.acked || sent.id.is_some()).count() as u64;
     arena.report.copies += viewed.saturating_sub(tried);
     milestones

@@ -69,14 +69,21 @@ pub struct Load {
     stop: watch::Sender<bool>,
     task: JoinHandle<Vec<Sent>>,
     acked: Arc<AtomicU64>,
+    refused: Arc<AtomicU64>,
 }
 
 impl Load {
     pub fn start(bus: Bus, created: u64, name: &str, seed: u64, shape: Shape) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let acked = Arc::new(AtomicU64::new(0));
-        let client = Client { bus, created, name: name.to_owned(), shape, stopped, acked: acked.clone(), seed };
-        Self { stop, task: tokio::spawn(client.run()), acked }
+        let (acked, refused) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let counts = (acked.clone(), refused.clone());
+        let client = Client { bus, created, name: name.to_owned(), shape, stopped, counts, seed };
+        Self { stop, task: tokio::spawn(client.run()), acked, refused }
+    }
+
+    /// Publishes that were answered by no ack.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     pub fn acked(&self) -> u64 {
@@ -97,7 +104,8 @@ struct Client {
     name: String,
     shape: Shape,
     stopped: watch::Receiver<bool>,
-    acked: Arc<AtomicU64>,
+    /// Of acks and of publishes without.
+    counts: (Arc<AtomicU64>, Arc<AtomicU64>),
     seed: u64,
 }
 
@@ -157,7 +165,9 @@ impl Client {
         };
         let insist = async {
             loop {
-                match self.bus.publish(&envelope).await {
+                let answer = self.bus.publish(&envelope).await;
+                self.counts.1.fetch_add(u64::from(answer.is_err()), Ordering::Relaxed);
+                match answer {
                     Ok(ack) => return Some(ack),
                     // Without an id a second try would be a second event.
                     Err(oncue::bus::PublishError::Unknown(_)) if plain => return None,
@@ -168,7 +178,7 @@ impl Client {
         let ack = tokio::select! { ack = insist => ack, () = give_up => None };
         if let Some(ack) = ack {
             (sent.acked, sent.sequence) = (true, ack.sequence);
-            self.acked.fetch_add(1, Ordering::Relaxed);
+            self.counts.0.fetch_add(1, Ordering::Relaxed);
             if plain {
                 sent.id = Some(format!("web:{}:{}", self.created, ack.sequence));
             } else if again {

@@ -89,16 +89,12 @@ fn cuts(plan: &Plan) -> u64 {
 fn servers(link: Link, disk: &Disk, strong: bool) -> Servers {
     let data = Some(disk.data());
     let sync = if strong { "\nsync_interval: always" } else { "" };
-    match link {
-        Link::Nats => {
-            Servers { nats_dir: data, jetstream: format!("max_file_store: 100GB{sync}"), ..Servers::default() }
-        }
-        Link::Redis => {
-            let policy = if strong { "always" } else { "everysec" };
-            let redis_args = vec!["--appendfsync".into(), policy.into()];
-            Servers { redis_dir: data, redis_args, ..Servers::default() }
-        }
+    if link == Link::Nats {
+        return Servers { nats_dir: data, jetstream: format!("max_file_store: 100GB{sync}"), ..Servers::default() };
     }
+    let policy = if strong { "always" } else { "everysec" };
+    let redis_args = vec!["--appendfsync".into(), policy.into()];
+    Servers { redis_dir: data, redis_args, ..Servers::default() }
 }
 
 /// One server loses power under load, again and again; everything else goes on.
@@ -127,9 +123,10 @@ async fn cut_again_and_again(name: &str, plan: &Plan, link: Link, strong: bool) 
         server.signal("STOP");
         std::thread::sleep(Duration::from_millis(30)); // a write under way comes to its end
         disk.cut(|| server.kill());
-        match link {
-            Link::Nats => arena.house.restart_nats().await,
-            Link::Redis => arena.house.restart_redis().await,
+        if link == Link::Nats {
+            arena.house.restart_nats().await;
+        } else {
+            arena.house.restart_redis().await;
         }
         arena.report.fault("power cut", 1);
         if link == Link::Nats {

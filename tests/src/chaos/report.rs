@@ -25,6 +25,8 @@ pub struct Report {
     pub operations: u64,
     /// How often each kind of fault really happened.
     pub faults: BTreeMap<String, u64>,
+    /// Events in the hands of those whom each kind of kill or freeze befell, when it did.
+    pub in_hand: BTreeMap<String, u64>,
     /// Deliveries beyond the first of each message.
     pub redeliveries: u64,
     /// Messages beyond the first under one id.
@@ -61,6 +63,13 @@ impl Report {
         *self.faults.entry(kind.to_owned()).or_default() += times;
     }
 
+    /// A fault that befell those who had so many events in hand; none at all would be a fault that harms nobody.
+    pub fn struck(&mut self, kind: &str, in_hand: usize) {
+        self.must(in_hand > 0, format!("`{kind}` found nothing in hand: it harmed nobody"));
+        self.fault(kind, u64::from(in_hand > 0));
+        *self.in_hand.entry(kind.to_owned()).or_default() += in_hand as u64;
+    }
+
     pub fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
     }
@@ -84,6 +93,9 @@ impl Report {
     pub fn add(&mut self, other: Self) {
         for (kind, times) in &other.faults {
             self.fault(kind, *times);
+        }
+        for (kind, events) in other.in_hand {
+            *self.in_hand.entry(kind).or_default() += events;
         }
         for (reason, times) in other.reasons {
             *self.reasons.entry(reason).or_default() += times;

@@ -44,12 +44,12 @@ pub const ROWS: &[Row] = &[
     row("N-2", "latency, 10 KB/s, resets, slices", 4, |plan| Box::pin(network::bad_lines(plan))),
     row("N-3", "the reply of a commit is lost after its execution", 3, |plan| Box::pin(network::lost_replies(plan))),
     row("N-4", "a publish ack is lost, the connection stays", 6, |plan| Box::pin(network::lost_acks(plan))),
+    row("N-4b", "an atomic batch loses its ack, a message, its leave", 6, |plan| Box::pin(network::torn_batches(plan))),
     row("N-5", "all workers reconnect at once", 2, |plan| Box::pin(network::storm(plan))),
+    row("N-6", "dead lines that nobody heals", 1, |plan| Box::pin(network::dead_lines(plan))),
     row("S-1", "disk full, then space again: NATS and Redis", 3, |plan| Box::pin(stores::disk_full(plan))),
     row("S-2", "Redis at maxmemory, then raised", 3, |plan| Box::pin(stores::out_of_memory(plan))),
-    row("S-3", "Redis BUSY, LOADING, READONLY, NOREPLICAS, functions gone", 4, |plan| {
-        Box::pin(stores::unwilling(plan))
-    }),
+    row("S-3", "Redis BUSY, LOADING, READONLY, MISCONF, functions gone", 4, |plan| Box::pin(stores::unwilling(plan))),
     row("S-4", "fsync of Redis fails with EIO", 3, |plan| Box::pin(stores::fsync_fails(plan))),
     row("W-1", "power cut of Redis, appendfsync always", 2, |plan| Box::pin(power::redis_always(plan))),
     row("W-2", "power cut of Redis, everysec: loss, then a replay", 2, |plan| Box::pin(power::redis_everysec(plan))),
