@@ -1,6 +1,7 @@
 //! A house of one's own for each test: nats-server and redis-server on free ports with private data, and the real
 //! binaries as children, all gone when the test ends.
 
+pub mod cluster;
 mod process;
 
 use std::fmt::Write as _;
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 use oncue::bus::Bus;
 use oncue::store::{RedisStore, Shown, Store};
 use serde_json::Value;
+
+use self::cluster::{Node, Replica, ha_file};
 
 pub use self::process::Process;
 
@@ -29,6 +32,10 @@ pub struct House {
     pub redis_port: u16,
     pub nats: Process,
     pub redis: Process,
+    /// The nats-servers of a cluster, but for the first.
+    pub peers: Vec<Process>,
+    /// Of Redis, where it is set up as in the profile `ha`.
+    pub replica: Option<Replica>,
     /// Takes effect with the next start.
     pub servers: Servers,
     env: Vec<(String, String)>,
@@ -37,6 +44,10 @@ pub struct House {
 /// How the servers are started, and where our programs lie; the default is what most tests want.
 #[derive(Debug, Clone, Default)]
 pub struct Servers {
+    /// The nats-servers of a cluster; none for a server of its own.
+    pub nodes: Vec<Node>,
+    /// Redis as the profile `ha` has it.
+    pub redis_ha: bool,
     /// Settings of `jetstream { }`.
     pub jetstream: String,
     /// Where data lies; default is the test's own directory.
@@ -61,19 +72,28 @@ impl House {
         let dir = std::env::temp_dir().join(unique);
         std::fs::create_dir_all(&dir).expect("a directory for the test");
         std::fs::write(dir.join("oncue.toml"), config).expect("oncue.toml");
-        let (nats_port, redis_port) = (free_port(), free_port());
+        let nats_port = servers.nodes.first().map_or_else(free_port, |node| node.port);
+        let redis_port = free_port();
         let nats = start_nats(&dir, nats_port, &servers);
         let redis = start_redis(&dir, redis_port, &servers);
         wait_for_port(nats_port).await;
         wait_for_port(redis_port).await;
         let env = [
-            ("ONCUE_NATS_URL", format!("nats://127.0.0.1:{nats_port}")),
+            ("ONCUE_NATS_URL", nats_url(nats_port, &servers.nodes)),
             ("ONCUE_REDIS_URL", format!("redis://127.0.0.1:{redis_port}")),
             ("ONCUE_CONFIG", dir.join("oncue.toml").display().to_string()),
             ("OTEL_SDK_DISABLED", "true".into()),
         ];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { dir, nats_port, redis_port, nats, redis, servers, env }
+        let peers = servers.nodes.iter().skip(1).map(|node| node.start(&dir)).collect();
+        let mut house = Self { dir, nats_port, redis_port, nats, redis, peers, replica: None, servers, env };
+        if house.servers.redis_ha {
+            house.replica = Some(house.follow(free_port()).await);
+        }
+        if !house.servers.nodes.is_empty() {
+            house.elected().await;
+        }
+        house
     }
 
     /// Environment of everything started from now on.
@@ -142,7 +162,7 @@ impl House {
     }
 
     pub async fn bus(&self) -> Bus {
-        Bus::connect(&format!("nats://127.0.0.1:{}", self.nats_port), "test").await.expect("NATS")
+        Bus::connect(&nats_url(self.nats_port, &self.servers.nodes), "test").await.expect("NATS")
     }
 
     pub async fn store(&self) -> Store {
@@ -231,6 +251,7 @@ impl Drop for House {
     fn drop(&mut self) {
         self.nats.kill();
         self.redis.kill();
+        self.peers.clear();
         if std::thread::panicking() {
             eprintln!("logs are kept in {}", self.dir.display());
         } else {
@@ -277,7 +298,17 @@ pub fn base64(text: &str) -> Vec<u8> {
     out
 }
 
+fn nats_url(port: u16, nodes: &[Node]) -> String {
+    let others = nodes.iter().skip(1).map(|node| node.port);
+    let urls: Vec<String> =
+        std::iter::once(port).chain(others).map(|port| format!("nats://127.0.0.1:{port}")).collect();
+    urls.join(",")
+}
+
 fn start_nats(dir: &Path, port: u16, servers: &Servers) -> Process {
+    if let Some(first) = servers.nodes.first() {
+        return first.start(dir);
+    }
     let store = servers.nats_dir.clone().unwrap_or_else(|| dir.join("nats"));
     let jetstream = format!("store_dir: \"{}\"\n{}", store.display(), servers.jetstream);
     let conf = format!("listen: \"127.0.0.1:{port}\"\njetstream {{ {jetstream} }}\n");
@@ -289,6 +320,9 @@ fn start_nats(dir: &Path, port: u16, servers: &Servers) -> Process {
 
 fn start_redis(dir: &Path, port: u16, servers: &Servers) -> Process {
     let mut command = Command::new("redis-server");
+    if servers.redis_ha {
+        command.arg(ha_file("redis.conf"));
+    }
     command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "yes"]);
     command.args(["--appendfsync", "always", "--dir"]).arg(servers.redis_dir.as_deref().unwrap_or(dir));
     command.args(&servers.redis_args).envs(servers.redis_env.iter().cloned());

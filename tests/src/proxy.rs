@@ -6,7 +6,7 @@ mod ledger;
 mod link;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ pub use self::ledger::Wire;
 pub enum Protocol {
     Nats,
     Redis,
+    /// Anything else; it is not looked into.
+    Other,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +66,8 @@ pub struct Proxy {
 }
 
 struct Inner {
-    server: u16,
+    /// Where doors without a server of their own lead to.
+    server: AtomicU16,
     protocol: Protocol,
     faults: watch::Sender<Faults>,
     /// Counts cuts: connections end when it moves.
@@ -80,7 +83,7 @@ impl Proxy {
     /// Listens on a port of its own and passes everything to `server` on this machine.
     pub async fn start(protocol: Protocol, server: u16, seed: u64) -> Self {
         let inner = Arc::new(Inner {
-            server,
+            server: AtomicU16::new(server),
             protocol,
             faults: watch::channel(Faults::default()).0,
             cuts: watch::channel(0).0,
@@ -89,12 +92,18 @@ impl Proxy {
             next: AtomicU64::new(0),
             seed: Mutex::new(fastrand::Rng::with_seed(seed)),
         });
-        Self { port: listen(&inner).await, inner }
+        Self { port: listen(&inner, None).await, inner }
     }
 
-    /// One more port of the same proxy: what its connections have in hand can be told from others'.
-    pub async fn door(&self) -> u16 {
-        listen(&self.inner).await
+    /// One more port of the same proxy, to a server of its own or to the common one: what its connections have in hand can
+    /// be told from others'.
+    pub async fn door(&self, server: Option<u16>) -> u16 {
+        listen(&self.inner, server).await
+    }
+
+    /// Who connects from now on comes to another server.
+    pub fn lead_to(&self, server: u16) {
+        self.inner.server.store(server, Ordering::Relaxed);
     }
 
     pub fn set(&self, faults: Faults) {
@@ -164,14 +173,14 @@ impl Inner {
     }
 }
 
-async fn listen(inner: &Arc<Inner>) -> u16 {
+async fn listen(inner: &Arc<Inner>, server: Option<u16>) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
     let door = listener.local_addr().expect("an address").port();
-    tokio::spawn(accept(Arc::downgrade(inner), listener, door));
+    tokio::spawn(accept(Arc::downgrade(inner), listener, door, server));
     door
 }
 
-async fn accept(inner: std::sync::Weak<Inner>, listener: TcpListener, door: u16) {
+async fn accept(inner: std::sync::Weak<Inner>, listener: TcpListener, door: u16, server: Option<u16>) {
     while let Ok((client, _)) = listener.accept().await {
         let Some(inner) = inner.upgrade() else { return };
         if inner.faults.borrow().refuse {
@@ -182,7 +191,8 @@ async fn accept(inner: std::sync::Weak<Inner>, listener: TcpListener, door: u16)
         lock(&inner.ledger).opened(line);
         tokio::spawn(async move {
             // A server that is away looks like one that refuses.
-            if let Ok(server) = TcpStream::connect(("127.0.0.1", inner.server)).await {
+            let server = server.unwrap_or_else(|| inner.server.load(Ordering::Relaxed));
+            if let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await {
                 link::run(&inner, line, client, server).await;
             }
             lock(&inner.ledger).closed(line);

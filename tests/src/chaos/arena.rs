@@ -18,7 +18,7 @@ use crate::proxy::{Protocol, Proxy};
 /// Silence after which the server gives an event to another worker.
 pub const ACK_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait for a moment in which a fault does harm; a generous limit, not an expectation.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Longest wait for the flow to come to rest after everything was healed: a dozen failed deliveries grow a minute apart.
 const DRAIN: Duration = Duration::from_mins(4);
 
@@ -73,6 +73,8 @@ pub struct Setup {
     pub ack_wait: Duration,
     /// H of the stream.
     pub horizon: &'static str,
+    /// Copies of each stream.
+    pub replicas: u32,
     pub misbehave: usize,
     pub record: usize,
 }
@@ -81,7 +83,7 @@ impl Default for Setup {
     fn default() -> Self {
         let (servers, config) = (Servers::default(), String::new());
         let (attempts, concurrency, ack_wait) = (20, 200, ACK_WAIT);
-        Self { servers, config, attempts, concurrency, ack_wait, horizon: "72h", misbehave: 2, record: 2 }
+        Self { servers, config, attempts, concurrency, ack_wait, horizon: "72h", replicas: 1, misbehave: 2, record: 2 }
     }
 }
 
@@ -90,8 +92,14 @@ impl Setup {
     fn config(&self) -> String {
         let limits = format!("ack_wait = \"{}s\"\nattempts = {}\n", self.ack_wait.as_secs(), self.attempts);
         let concurrency = format!("concurrency = {}\n", self.concurrency);
+        let replicas = format!("replicas = {}\n", self.replicas);
+        let others = if self.replicas > 1 {
+            format!("[streams.dlq]\n{replicas}[streams.timer]\n{replicas}")
+        } else {
+            String::new()
+        };
         format!(
-            "[streams.web]\nduplicate_window = \"100ms\"\nhorizon = \"{}\"\n[functions.misbehave]\n{limits}{concurrency}\
+            "{others}[streams.web]\n{replicas}duplicate_window = \"100ms\"\nhorizon = \"{}\"\n[functions.misbehave]\n{limits}{concurrency}\
              [functions.record]\n{limits}{concurrency}{}",
             self.horizon, self.config
         )
@@ -106,7 +114,9 @@ impl Arena {
         let nats = Proxy::start(Protocol::Nats, house.nats_port, plan.seed).await;
         let redis = Proxy::start(Protocol::Redis, house.redis_port, plan.seed).await;
         nats.judge(setup.ack_wait);
-        house.set("ONCUE_NATS_URL", &format!("nats://127.0.0.1:{}", nats.port));
+        if house.servers.nodes.is_empty() {
+            house.set("ONCUE_NATS_URL", &format!("nats://127.0.0.1:{}", nats.port));
+        }
         house.set("ONCUE_REDIS_URL", &format!("redis://127.0.0.1:{}", redis.port));
         for (variable, value) in &plan.env {
             house.set(variable, value);
@@ -162,7 +172,7 @@ impl Arena {
         }
     }
 
-    /// Waits for something to happen; that it does not within half a minute is a failure.
+    /// Waits for something to happen; that it does not within a minute is a failure.
     pub async fn wait_until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) -> bool {
         let start = Instant::now();
         while !holds(self) {
@@ -180,7 +190,7 @@ impl Arena {
         let before = self.acked();
         self.under_way(before + 20).await;
         let went_on = self.acked() >= before + 20;
-        self.report.must(went_on, "the client got no acks for half a minute: a fault would have harmed nothing");
+        self.report.must(went_on, "the client got no acks for a minute: a fault would have harmed nothing");
     }
 
     /// Ends the load and keeps what it did.

@@ -19,21 +19,22 @@ pub struct Crew {
 
 struct Worker {
     process: Process,
-    /// Its own port of the proxy before NATS.
-    door: u16,
+    /// Its own ports of the proxy before NATS, one for each server.
+    doors: Vec<u16>,
     started: Instant,
     /// Frozen by SIGSTOP.
     frozen: bool,
 }
 
 impl Worker {
-    fn start(house: &House, name: &str, door: u16) -> Self {
-        let url = ("ONCUE_NATS_URL", format!("nats://127.0.0.1:{door}"));
-        Self { process: house.spawn_with(name, &[], &[url]), door, started: Instant::now(), frozen: false }
+    fn start(house: &House, name: &str, doors: Vec<u16>) -> Self {
+        let urls: Vec<String> = doors.iter().map(|door| format!("nats://127.0.0.1:{door}")).collect();
+        let url = ("ONCUE_NATS_URL", urls.join(","));
+        Self { process: house.spawn_with(name, &[], &[url]), doors, started: Instant::now(), frozen: false }
     }
 
     fn replace(&mut self, house: &House) {
-        *self = Self::start(house, &self.process.name, self.door);
+        *self = Self::start(house, &self.process.name, std::mem::take(&mut self.doors));
     }
 
     fn signal(&mut self, signal: &str) {
@@ -62,7 +63,14 @@ impl Crew {
     pub async fn start(house: &House, nats: &Proxy, binaries: &[&str]) -> Self {
         let mut workers = Vec::new();
         for binary in binaries {
-            workers.push(Worker::start(house, binary, nats.door().await));
+            let mut doors = Vec::new();
+            for node in &house.servers.nodes {
+                doors.push(nats.door(Some(node.port)).await);
+            }
+            if doors.is_empty() {
+                doors.push(nats.door(None).await);
+            }
+            workers.push(Worker::start(house, binary, doors));
         }
         for worker in &workers {
             worker.ready().await;
@@ -85,7 +93,7 @@ impl Crew {
     /// Events a worker, or all of them, have been given and have not settled.
     pub fn in_hand(&self, nats: &Proxy, at: Option<usize>) -> usize {
         let these = self.workers.iter().enumerate().filter(|(n, _)| at.is_none_or(|at| at == *n));
-        these.map(|(_, worker)| nats.in_hand(worker.door)).sum()
+        these.flat_map(|(_, worker)| &worker.doors).map(|door| nats.in_hand(*door)).sum()
     }
 
     /// Replaces whoever has ended.

@@ -172,7 +172,7 @@ pub async fn perform(arena: &mut Arena, act: Act, length: Duration) {
             in_hand
         }
         Act::KillNats => {
-            let (_, in_hand) = catch(arena, Victim::Nats).await;
+            let (_, in_hand) = catch(arena, Victim::Nats(0)).await;
             arena.house.nats.kill();
             arena.wait(length).await;
             arena.house.restart_nats().await;
@@ -214,10 +214,11 @@ async fn kill_all(arena: &mut Arena) {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Victim {
+pub(super) enum Victim {
     /// Any one.
     Worker,
-    Nats,
+    /// One server, or one of several.
+    Nats(usize),
     Redis,
     /// All workers.
     All,
@@ -225,13 +226,13 @@ enum Victim {
 
 /// Freezes a victim at a moment when events are in the hands of those it concerns, and returns which worker it is and how
 /// many events these are. What is frozen settles nothing, so what is killed now has surely left something undone.
-async fn catch(arena: &mut Arena, victim: Victim) -> (usize, usize) {
+pub(super) async fn catch(arena: &mut Arena, victim: Victim) -> (usize, usize) {
     let start = Instant::now();
     loop {
         let worker = arena.rng.usize(..arena.crew.len());
         let at = (victim == Victim::Worker).then_some(worker);
         match victim {
-            Victim::Nats => arena.house.nats.signal("STOP"),
+            Victim::Nats(n) => arena.house.node(n).signal("STOP"),
             Victim::Redis => arena.house.redis.signal("STOP"),
             Victim::Worker | Victim::All => arena.crew.freeze(at),
         }
@@ -240,7 +241,7 @@ async fn catch(arena: &mut Arena, victim: Victim) -> (usize, usize) {
             return (worker, in_hand);
         }
         match victim {
-            Victim::Nats => arena.house.nats.signal("CONT"),
+            Victim::Nats(n) => arena.house.node(n).signal("CONT"),
             Victim::Redis => arena.house.redis.signal("CONT"),
             Victim::Worker | Victim::All => arena.crew.thaw(),
         }

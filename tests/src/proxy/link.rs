@@ -152,6 +152,9 @@ impl<'a> Pump<'a> {
 
     /// Follows the frames of a piece. Returns what may go on, and whether the connection ends after it.
     fn inspect(&mut self, piece: Vec<u8>) -> (Vec<u8>, bool) {
+        if self.inner.protocol == Protocol::Other {
+            return (piece, false);
+        }
         self.partial.extend(piece);
         let (mut whole, mut at, mut lost) = (Vec::new(), 0, false);
         while at < self.partial.len() && !lost {
@@ -161,7 +164,7 @@ impl<'a> Pump<'a> {
                     Some(len) => (len, self.keep_resp(&rest[..len])),
                     None => break,
                 },
-                Protocol::Nats => match nats_frame(rest) {
+                _ => match nats_frame(rest) {
                     Some(frame) => (frame.len, self.keep_nats(&frame, &rest[..frame.len])),
                     None => break,
                 },

@@ -41,6 +41,15 @@ async fn a_fault_that_harms_nobody_is_a_failure() {
     }
 }
 
+/// As things are: the client of Redis takes a line that answers nothing for a slow server, and keeps it. No event is
+/// lost, but the worker stands still until somebody cuts the line.
+#[tokio::test]
+async fn n7_dead_lines_to_redis() {
+    let (seed, report) = run("N-7").await;
+    let others: Vec<&String> = report.failures.iter().filter(|why| !why.contains("were not noticed")).collect();
+    assert!(others.is_empty(), "N-7 with seed {seed}: {others:#?}");
+}
+
 macro_rules! rows {
     ($($name:ident $id:literal)*) => {
         $(#[tokio::test]
@@ -75,6 +84,8 @@ rows! {
     w3_power_cut_nats_always "W-3"
     w4_power_cut_nats_default "W-4"
     w5_torn_log "W-5"
+    f1_redis_failover "F-1"
+    f2_nats_cluster "F-2"
     q2_dlq_full "Q-2"
     q4_poison "Q-4"
     u2_terminations "U-2"

@@ -1,6 +1,7 @@
 //! The table of faults. A row is one function from a plan to a report.
 
 mod events;
+pub(super) mod ha;
 mod kill;
 mod life;
 mod network;
@@ -46,7 +47,8 @@ pub const ROWS: &[Row] = &[
     row("N-4", "a publish ack is lost, the connection stays", 6, |plan| Box::pin(network::lost_acks(plan))),
     row("N-4b", "an atomic batch loses its ack, a message, its leave", 6, |plan| Box::pin(network::torn_batches(plan))),
     row("N-5", "all workers reconnect at once", 2, |plan| Box::pin(network::storm(plan))),
-    row("N-6", "dead lines that nobody heals", 1, |plan| Box::pin(network::dead_lines(plan))),
+    row("N-6", "dead lines to NATS that nobody heals", 1, |plan| Box::pin(network::dead_lines_to_nats(plan))),
+    row("N-7", "dead lines to Redis that nobody heals", 1, |plan| Box::pin(network::dead_lines_to_redis(plan))),
     row("S-1", "disk full, then space again: NATS and Redis", 3, |plan| Box::pin(stores::disk_full(plan))),
     row("S-2", "Redis at maxmemory, then raised", 3, |plan| Box::pin(stores::out_of_memory(plan))),
     row("S-3", "Redis BUSY, LOADING, READONLY, MISCONF, functions gone", 4, |plan| Box::pin(stores::unwilling(plan))),
@@ -56,6 +58,8 @@ pub const ROWS: &[Row] = &[
     row("W-3", "power cut of NATS, sync_interval always", 2, |plan| Box::pin(power::nats_always(plan))),
     row("W-4", "power cut of NATS, default: loss and nothing doubled", 2, |plan| Box::pin(power::nats_default(plan))),
     row("W-5", "the log of Redis torn inside a commit", 2, |plan| Box::pin(power::torn_log(plan))),
+    row("F-1", "a replica of Redis takes over, behind: loss, then recover", 2, |plan| Box::pin(ha::failover(plan))),
+    row("F-2", "three NATS servers: leader killed, two paused, one cut off", 2, |plan| Box::pin(ha::cluster(plan))),
     row("Q-2", "stream of dead letters full, then raised", 2, |plan| Box::pin(events::dlq_full(plan))),
     row("Q-4", "one event in ten is poison", 1, |plan| Box::pin(events::poison(plan))),
     row("U-2", "SIGTERM of every worker under load", 3, |plan| Box::pin(life::terminations(plan))),
@@ -75,8 +79,6 @@ pub const ABSENT: &[(&str, &str)] = &[
     ("U-1", "rolling upgrade: there is one version so far"),
     ("O-1", "order by key over many workers: not promised"),
     ("O-2", "order in default mode: not promised"),
-    ("F-1", "failover of Redis: not tried; after one `oncue recover redis` is needed, as in W-2"),
-    ("F-2", "a cluster of NATS servers: not tried"),
     ("L-1", "24 h soak: `chaos --minutes 1440` is that"),
 ];
 

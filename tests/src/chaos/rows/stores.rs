@@ -171,18 +171,17 @@ async fn counted(arena: &mut Arena, kind: &str, on: &[&str], off: &[&str], least
 
 /// A snapshot that cannot be written makes Redis refuse to write anything (MISCONF), until one can.
 async fn snapshot_fails(arena: &mut Arena) {
-    let set = |arena: &Arena, name: &str, value: &str| arena.house.redis_cli(&["CONFIG", "SET", name, value]);
-    // There is a folder of that name, so the snapshot cannot take its place.
-    std::fs::create_dir_all(arena.house.dir.join("taken.rdb").join("full")).expect("a folder");
-    set(arena, "dbfilename", "taken.rdb");
-    set(arena, "stop-writes-on-bgsave-error", "yes");
+    // There is a folder where the snapshot would go.
+    let folder = arena.house.dir.join("dump.rdb");
+    std::fs::create_dir_all(folder.join("full")).expect("a folder");
+    arena.house.redis_cli(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "yes"]);
     arena.house.redis_cli(&["BGSAVE"]);
     let failed = |arena: &Arena| arena.house.redis_cli(&["INFO", "persistence"]).contains("bgsave_status:err");
     arena.wait_until("a snapshot fails", failed).await;
     // Redis looks at it only where snapshots are asked for.
     let (on, off) = (["CONFIG", "SET", "save", "3600 1"], ["CONFIG", "SET", "save", ""]);
     counted(arena, "MISCONF", &on, &off, Duration::from_secs(1)).await;
-    set(arena, "dbfilename", "dump.rdb");
+    std::fs::remove_dir_all(folder).expect("removed");
 }
 
 async fn busy(arena: &mut Arena) {
