@@ -4,6 +4,7 @@
 pub mod cluster;
 mod process;
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -225,13 +226,13 @@ impl House {
 
     /// One field of a state row, empty if it is not there.
     pub async fn field(&self, store: &Store, table: &str, key: &str, field: &str) -> String {
-        match store.show(table, key).await {
-            Ok(Some(Shown::Row(row))) => {
-                let found = row.fields.iter().find(|(name, _)| name == field);
-                found.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).unwrap_or_default()
-            }
-            _ => String::new(),
-        }
+        self.row(store, table, key).await.remove(field).unwrap_or_default()
+    }
+
+    /// All fields of a state row.
+    pub async fn row(&self, store: &Store, table: &str, key: &str) -> HashMap<String, String> {
+        let Ok(Some(Shown::Row(row))) = store.show(table, key).await else { return HashMap::new() };
+        row.fields.into_iter().map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned())).collect()
     }
 
     /// Starts the NATS server again on its old data.

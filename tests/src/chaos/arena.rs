@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::checker;
 use super::crew::Crew;
-use super::load::{Load, Sent, Shape};
+use super::load::{Load, Sent, Shape, USUAL};
 use super::report::{Plan, Report};
 use crate::house::{House, Servers};
 use crate::proxy::{Protocol, Proxy};
@@ -19,7 +19,7 @@ use crate::proxy::{Protocol, Proxy};
 pub const ACK_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait for a moment in which a fault does harm; a generous limit, not an expectation.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Longest wait for the flow to come to rest after everything was healed: a dozen failed deliveries grow a minute apart.
+/// Longest standstill after everything was healed: a dozen failed deliveries grow a minute apart.
 const DRAIN: Duration = Duration::from_mins(4);
 
 pub struct Arena {
@@ -36,6 +36,7 @@ pub struct Arena {
     pub mortal: bool,
     /// Under which reason an event that was applied may be set aside when it comes again.
     pub again_as: Option<&'static str>,
+    rate: u64,
     load: Option<Load>,
     sent: Vec<Sent>,
     name: String,
@@ -133,7 +134,8 @@ impl Arena {
             bus,
             store,
             rng: fastrand::Rng::with_seed(plan.seed),
-            report: Report::default(),
+            report: Report { live: plan.live.clone(), ..Report::default() },
+            rate: plan.rate,
             created,
             mortal: false,
             again_as: None,
@@ -151,9 +153,13 @@ impl Arena {
     }
 
     /// Starts the client; a second load is a second client.
-    pub fn load(&mut self, shape: Shape) {
+    pub fn load(&mut self, mut shape: Shape) {
+        if shape.rate == USUAL {
+            shape.rate = self.rate.max(USUAL);
+        }
+        let live = self.report.live.clone();
         let name = format!("{}{}", self.name, self.sent.len());
-        self.load = Some(Load::start(self.bus.clone(), self.created, &name, self.seed, shape));
+        self.load = Some(Load::start(self.bus.clone(), self.created, &name, self.seed, shape, live));
     }
 
     pub fn acked(&self) -> u64 {
@@ -230,13 +236,17 @@ impl Arena {
 
     /// Waits until both functions have nothing pending and nothing in hand.
     pub async fn drain(&mut self) {
-        let (start, mut calm) = (Instant::now(), 0);
+        let (mut heard, mut calm, mut least) = (Instant::now(), 0, u64::MAX);
         while calm < 3 {
             self.crew.tend(&self.house);
             let rest = self.pending().await;
             calm = if rest == Some(0) { calm + 1 } else { 0 };
-            if start.elapsed() > DRAIN {
-                return self.report.failures.push(format!("not drained after {DRAIN:?}: {rest:?} events are left"));
+            if let Some(rest) = rest.filter(|rest| *rest < least) {
+                (least, heard) = (rest, Instant::now());
+            }
+            if heard.elapsed() > DRAIN {
+                let why = format!("not drained, and nothing less for {DRAIN:?}: {rest:?} events are left");
+                return self.report.failures.push(why);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

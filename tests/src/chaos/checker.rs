@@ -109,10 +109,11 @@ fn verdicts(
 async fn applied(arena: &Arena, keys: &BTreeSet<String>, (table, counter): (&str, &str)) -> Applied {
     let mut applied = Applied::default();
     for key in keys {
-        let field = async |table: &str, field: &str| arena.house.field(&arena.store, table, key, field).await;
-        let ids: Vec<String> = serde_json::from_str(&field(table, "ids").await).unwrap_or_default();
-        let count: usize = field(table, "count").await.parse().unwrap_or_default();
-        let total: usize = field(counter, "total").await.parse().unwrap_or_default();
+        let row = arena.house.row(&arena.store, table, key).await;
+        let field = |name: &str| row.get(name).cloned().unwrap_or_default();
+        let ids: Vec<String> = serde_json::from_str(&field("ids")).unwrap_or_default();
+        let count: usize = field("count").parse().unwrap_or_default();
+        let total: usize = arena.house.field(&arena.store, counter, key, "total").await.parse().unwrap_or_default();
         if count != ids.len() || total != ids.len() {
             applied.odd.push(format!("{table} {key}: {} ids, count {count}, {counter} {total}", ids.len()));
         }

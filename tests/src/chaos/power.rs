@@ -83,7 +83,7 @@ fn cannot(why: &str) -> Report {
 }
 
 fn cuts(plan: &Plan) -> u64 {
-    if plan.long { (plan.seconds * 2).clamp(5, 20) } else { 2 }
+    plan.cuts.unwrap_or(if plan.long { (plan.seconds * 2).clamp(5, 20) } else { 2 })
 }
 
 fn servers(link: Link, disk: &Disk, strong: bool) -> Servers {
@@ -131,7 +131,7 @@ async fn cut_again_and_again(name: &str, plan: &Plan, link: Link, strong: bool) 
         arena.report.fault("power cut", 1);
         if link == Link::Nats {
             let left = left(&mut arena).await;
-            arena.report.fault("lost messages", stored.saturating_sub(left));
+            arena.report.effect("lost messages", stored.saturating_sub(left));
         }
         if lossy {
             recover(&mut arena).await;
@@ -198,8 +198,8 @@ async fn recover(arena: &mut Arena) {
     if alarm.is_null() {
         return; // nothing was lost
     }
-    arena.report.fault("alarm", 1);
-    arena.report.fault("lost commits", number("seen").saturating_sub(number("found")));
+    arena.report.effect("alarm", 1);
+    arena.report.effect("lost commits", number("seen").saturating_sub(number("found")));
     for function in ["misbehave", "record"] {
         // One that is not there will start from the beginning as well.
         let _ = arena.bus.api(&format!("CONSUMER.DELETE.web.{function}"), &Value::Null).await;
@@ -217,7 +217,7 @@ async fn recover(arena: &mut Arena) {
         calm = if there { calm + 1 } else { 0 };
         arena.wait(Duration::from_millis(100)).await;
     }
-    arena.report.fault("alarm again", cleared.saturating_sub(1));
+    arena.report.effect("alarm again", cleared.saturating_sub(1));
 }
 
 /// The broken twin of W-1: loss is seen, by the workers too. Then the stream again, which restores every lost effect,
@@ -284,7 +284,7 @@ pub async fn torn_log(plan: Plan) -> Report {
         house.restart_redis().await;
         let parts = until("Redis has read its log", async || parts(&house)).await;
         report.operations += 1;
-        report.fault("torn log", 1);
+        report.each("torn log", 1);
         let calls = parts[0] / EVENTS;
         let all_or_nothing = parts.iter().all(|part| *part == calls * EVENTS);
         report.must(

@@ -98,7 +98,7 @@ pub async fn beyond_the_horizon(plan: Plan) -> Report {
     arena.wait(HORIZON + Duration::from_millis(500)).await;
     for mark in arena.house.redis_cli(&["--scan", "--pattern", "*:d:*"]).lines() {
         arena.house.redis_cli(&["UNLINK", mark]);
-        arena.report.fault("expired marks", 1);
+        arena.report.effect("expired marks", 1);
     }
     for function in ["misbehave", "record"] {
         let deleted = arena.bus.api(&format!("CONSUMER.DELETE.web.{function}"), &Value::Null).await;
@@ -129,7 +129,7 @@ pub async fn dlq_full(plan: Plan) -> Report {
         arena.wait(Duration::from_millis(100)).await;
     }
     let (rest, letters) = (arena.pending().await.unwrap_or_default(), arena.house.count(&arena.bus, "dlq").await);
-    arena.report.fault("refused letters", poison.saturating_sub(letters));
+    arena.report.effect("refused letters", poison.saturating_sub(letters));
     arena.report.note(format!("{poison} poisoned, {letters} letters fitted, {rest} waited"));
     arena.report.must(rest <= poison, "neighbours did not go on");
     arena.report.must(letters < poison, "the stream of dead letters was never full");
@@ -156,7 +156,7 @@ pub async fn poison(plan: Plan) -> Report {
         arena.end_load().await;
         let sent = &arena.sent()[before..];
         let failing = sent.iter().filter(|sent| sent.word == "fail").count() as u64;
-        arena.report.fault("poison", sent.iter().filter(|sent| sent.is_poison()).count() as u64);
+        arena.report.each("poison", sent.iter().filter(|sent| sent.is_poison()).count() as u64);
         while arena.pending().await.is_none_or(|rest| rest > failing) && start.elapsed() < Duration::from_mins(3) {
             arena.wait(Duration::from_millis(20)).await;
         }

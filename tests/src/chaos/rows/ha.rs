@@ -172,7 +172,7 @@ async fn fail_over(arena: &mut Arena) {
     arena.redis.lead_to(arena.house.redis_port);
     arena.redis.cut();
     arena.report.struck("failover", in_hand);
-    arena.report.fault("bytes not replicated", last.saturating_sub(offset(arena)));
+    arena.report.effect("bytes not replicated", last.saturating_sub(offset(arena)));
 }
 
 /// Waits for the alarm, then does what an operator does: stops the workers, restores, starts them again.
@@ -181,7 +181,7 @@ pub async fn recover(arena: &mut Arena, more: &[&str]) {
         arena.house.redis_cli(&["GET", "oncue:regressed"]).starts_with('{')
     });
     let raised = raised.await;
-    arena.report.fault("alarm", u64::from(raised));
+    arena.report.effect("alarm", u64::from(raised));
     arena.crew.kill_all();
     let (code, said) = oncue(arena, &[&["recover", "redis", "--yes"], more].concat()).await;
     arena.report.must(code == Some(0), format!("`oncue recover redis` ended with {code:?}: {said}"));

@@ -22,7 +22,7 @@ pub async fn terminations(plan: Plan) -> Report {
     arena.under_way(100).await;
     for _ in 0..plan.seconds.div_ceil(3) {
         let codes = arena.crew.roll(&arena.house).await;
-        arena.report.fault("SIGTERM worker", codes.len() as u64);
+        arena.report.each("SIGTERM worker", codes.len() as u64);
         arena.report.must(codes.iter().all(|code| *code == Some(0)), format!("exit codes {codes:?}"));
         arena.wait(Duration::from_millis(500)).await;
     }
@@ -58,7 +58,7 @@ pub async fn drift(plan: Plan) -> Report {
         bus.api(update, &body(&config)).await.expect("edited");
         let mut refused = house.spawn("misbehave", &[]);
         let (code, log) = (refused.exit().await, refused.log());
-        report.fault("edit", 1);
+        report.each("edit", 1);
         report.operations += 1;
         let wanted = format!("{field}: is {value}, should be {before}");
         report.must(code == Some(1) && log.contains(&wanted), format!("exit {code:?}, no {wanted:?} in {log}"));
@@ -124,7 +124,7 @@ pub async fn clock_jumps(plan: Plan) -> Report {
         jumped += u64::from((seconds() - before).abs() > 1800);
         tokio::time::sleep(Duration::from_millis(plan.seconds * 300)).await;
     }
-    arena.report.fault("clock jump", jumped);
+    arena.report.each("clock jump", jumped);
     let mut report = arena.close().await;
     let _ = std::fs::remove_file(&clock);
     report.must(jumped == 3, format!("the clock jumped {jumped} times, not 3"));

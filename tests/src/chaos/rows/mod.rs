@@ -20,31 +20,37 @@ pub struct Row {
     pub what: &'static str,
     /// Seconds of load in the short form.
     pub short: u64,
+    /// Whether more time means more events and more faults, so that it takes part again as long as there is time.
+    pub endless: bool,
     pub run: fn(Plan) -> Running,
 }
 
 pub type Running = Pin<Box<dyn Future<Output = Report>>>;
 
 const fn row(id: &'static str, what: &'static str, short: u64, run: fn(Plan) -> Running) -> Row {
-    Row { id, what, short, run }
+    Row { id, what, short, endless: false, run }
+}
+
+const fn endless(id: &'static str, what: &'static str, short: u64, run: fn(Plan) -> Running) -> Row {
+    Row { endless: true, ..row(id, what, short, run) }
 }
 
 pub const ROWS: &[Row] = &[
-    row("K-2", "kill -9 of any worker, again and again", 3, |plan| Box::pin(kill::workers(plan))),
-    row("K-3", "kill -9 of nats-server under load", 2, |plan| Box::pin(kill::nats(plan))),
-    row("K-4", "kill -9 of redis-server under load", 4, |plan| Box::pin(kill::redis(plan))),
-    row("K-5", "kill -9 of both servers and all workers", 2, |plan| Box::pin(kill::all(plan))),
-    row("Z-1", "SIGSTOP for three ack waits, then SIGCONT", 4, |plan| Box::pin(kill::zombies(plan))),
+    endless("K-2", "kill -9 of any worker, again and again", 3, |plan| Box::pin(kill::workers(plan))),
+    endless("K-3", "kill -9 of nats-server under load", 2, |plan| Box::pin(kill::nats(plan))),
+    endless("K-4", "kill -9 of redis-server under load", 4, |plan| Box::pin(kill::redis(plan))),
+    endless("K-5", "kill -9 of both servers and all workers", 2, |plan| Box::pin(kill::all(plan))),
+    endless("Z-1", "SIGSTOP for three ack waits, then SIGCONT", 4, |plan| Box::pin(kill::zombies(plan))),
     row("Z-3", "eight workers are given the same events", 1, |plan| Box::pin(events::same_event(plan))),
     row("Z-4", "no TERM and no late NAK by a resumed worker", 4, |plan| Box::pin(events::late_words(plan))),
     row("D-3", "the whole stream replayed twice", 2, |plan| Box::pin(events::replays(plan))),
     row("D-1", "delivered again beyond the horizon, marks expired", 1, |plan| {
         Box::pin(events::beyond_the_horizon(plan))
     }),
-    row("N-1", "workers cut off from Redis, NATS, both, one way", 4, |plan| Box::pin(network::partitions(plan))),
-    row("N-2", "latency, 10 KB/s, resets, slices", 4, |plan| Box::pin(network::bad_lines(plan))),
-    row("N-3", "the reply of a commit is lost after its execution", 3, |plan| Box::pin(network::lost_replies(plan))),
-    row("N-4", "a publish ack is lost, the connection stays", 6, |plan| Box::pin(network::lost_acks(plan))),
+    endless("N-1", "workers cut off from Redis, NATS, both, one way", 4, |plan| Box::pin(network::partitions(plan))),
+    endless("N-2", "latency, 10 KB/s, resets, slices", 4, |plan| Box::pin(network::bad_lines(plan))),
+    endless("N-3", "the reply of a commit is lost after its execution", 3, |plan| Box::pin(network::lost_replies(plan))),
+    endless("N-4", "a publish ack is lost, the connection stays", 6, |plan| Box::pin(network::lost_acks(plan))),
     row("N-4b", "an atomic batch loses its ack, a message, its leave", 6, |plan| Box::pin(network::torn_batches(plan))),
     row("N-5", "all workers reconnect at once", 2, |plan| Box::pin(network::storm(plan))),
     row("N-6", "dead lines to NATS that nobody heals", 1, |plan| Box::pin(network::dead_lines_to_nats(plan))),
