@@ -49,7 +49,9 @@ pub const ROWS: &[Row] = &[
     }),
     endless("N-1", "workers cut off from Redis, NATS, both, one way", 4, |plan| Box::pin(network::partitions(plan))),
     endless("N-2", "latency, 10 KB/s, resets, slices", 4, |plan| Box::pin(network::bad_lines(plan))),
-    endless("N-3", "the reply of a commit is lost after its execution", 3, |plan| Box::pin(network::lost_replies(plan))),
+    endless("N-3", "the reply of a commit is lost after its execution", 3, |plan| {
+        Box::pin(network::lost_replies(plan))
+    }),
     endless("N-4", "a publish ack is lost, the connection stays", 6, |plan| Box::pin(network::lost_acks(plan))),
     row("N-4b", "an atomic batch loses its ack, a message, its leave", 6, |plan| Box::pin(network::torn_batches(plan))),
     row("N-5", "all workers reconnect at once", 2, |plan| Box::pin(network::storm(plan))),
