@@ -8,11 +8,13 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use oncue::bus::Bus;
 use oncue::store::{RedisStore, Shown, Store};
 use serde_json::Value;
@@ -311,7 +313,9 @@ fn start_nats(dir: &Path, port: u16, servers: &Servers) -> Process {
         return first.start(dir);
     }
     let store = servers.nats_dir.clone().unwrap_or_else(|| dir.join("nats"));
-    let jetstream = format!("store_dir: \"{}\"\n{}", store.display(), servers.jetstream);
+    // As much as it likes: by default it is a share of what is free, and a machine that is nearly full would have no stream.
+    let room = if servers.jetstream.contains("max_file_store") { "" } else { "max_file_store: 100GB\n" };
+    let jetstream = format!("store_dir: \"{}\"\n{room}{}", store.display(), servers.jetstream);
     let conf = format!("listen: \"127.0.0.1:{port}\"\njetstream {{ {jetstream} }}\n");
     std::fs::write(dir.join("nats.conf"), conf).expect("nats.conf");
     let mut command = Command::new("nats-server");
@@ -346,6 +350,13 @@ pub fn free_port() -> u16 {
 
 pub async fn wait_for_port(port: u16) {
     until(&format!("port {port} answers"), async || TcpStream::connect(("127.0.0.1", port)).ok()).await;
+}
+
+/// What a check says that must fail, as the house is broken on purpose; that it does not fail is a failure.
+pub async fn must_fail(what: &str, check: impl Future<Output = ()>) -> String {
+    let panic = AssertUnwindSafe(check).catch_unwind().await.expect_err(what);
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
 }
 
 /// Asks again and again until there is an answer.

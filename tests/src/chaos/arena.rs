@@ -93,15 +93,14 @@ impl Setup {
     fn config(&self) -> String {
         let limits = format!("ack_wait = \"{}s\"\nattempts = {}\n", self.ack_wait.as_secs(), self.attempts);
         let concurrency = format!("concurrency = {}\n", self.concurrency);
-        let replicas = format!("replicas = {}\n", self.replicas);
-        let others = if self.replicas > 1 {
-            format!("[streams.dlq]\n{replicas}[streams.timer]\n{replicas}")
-        } else {
-            String::new()
-        };
+        // Small streams: the servers of a cluster set aside what a stream may hold, on one disk here.
+        let copies = format!("replicas = {}\nmax_bytes = \"64MB\"\n", self.replicas);
+        let copies = if self.replicas > 1 { copies } else { String::new() };
+        let streams = if self.replicas > 1 { ["dlq", "timer"].as_slice() } else { &[] };
+        let streams: String = streams.iter().map(|stream| format!("[streams.{stream}]\n{copies}")).collect();
         format!(
-            "{others}[streams.web]\n{replicas}duplicate_window = \"100ms\"\nhorizon = \"{}\"\n[functions.misbehave]\n{limits}{concurrency}\
-             [functions.record]\n{limits}{concurrency}{}",
+            "{streams}[streams.web]\n{copies}duplicate_window = \"100ms\"\nhorizon = \"{}\"\n\
+             [functions.misbehave]\n{limits}{concurrency}[functions.record]\n{limits}{concurrency}{}",
             self.horizon, self.config
         )
     }

@@ -69,6 +69,7 @@ rows! {
     z4_late_words "Z-4"
     d3_replays "D-3"
     d1_beyond_the_horizon "D-1"
+    o2_order_breaks "O-2"
     n1_partitions "N-1"
     n2_bad_lines "N-2"
     n3_lost_replies "N-3"

@@ -170,3 +170,24 @@ pub async fn poison(plan: Plan) -> Report {
     report.must(report.dead > 0, "no poison was set aside");
     report
 }
+
+/// One key, a slow event, then a quick one. One worker keeps their order; with two the quick one passes the slow one.
+/// Nobody may rely on more.
+pub async fn order(plan: Plan) -> Report {
+    let mut report = Report { live: plan.live.clone(), ..Report::default() };
+    for (workers, expected) in [(1, ["first", "second"]), (2, ["second", "first"])] {
+        let setup = Setup { misbehave: workers, concurrency: if workers == 1 { 200 } else { 1 }, ..Setup::default() };
+        let mut arena = Arena::open("O-2", &plan, setup).await;
+        arena.tell("first", "/order", "slow:2500", 1).await;
+        arena.wait_until("the first is in hand", |arena| arena.crew.in_hand(&arena.nats, None) == 1).await;
+        arena.tell("second", "/order", "slow:1", 1).await;
+        arena.settle().await;
+        let ids = arena.house.field(&arena.store, "tallies", "/order", "ids").await;
+        let ids: Vec<String> = serde_json::from_str(&ids).unwrap_or_default();
+        arena.report.must(ids == expected, format!("{workers} workers applied {ids:?}, not {expected:?}"));
+        arena.report.each("order broken", u64::from(ids == ["second", "first"]));
+        report.add(arena.close().await);
+    }
+    report.must_have_fired(&["order broken"]);
+    report
+}
