@@ -4,7 +4,7 @@
 pub mod cluster;
 mod process;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -12,6 +12,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
@@ -344,8 +345,19 @@ pub fn built(binary: &str) -> PathBuf {
     path
 }
 
+/// A port nobody will take while a server is away: none of those that the system gives to whoever asks for any, and
+/// never the same twice.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+    static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let first = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768_u16);
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let port = fastrand::u16(5000..first.max(6000));
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && taken.insert(port) {
+            return port;
+        }
+    }
 }
 
 pub async fn wait_for_port(port: u16) {

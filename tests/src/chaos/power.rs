@@ -12,6 +12,7 @@ use super::checker;
 use super::load::Shape;
 use super::report::{Plan, Report};
 use super::rows::enough;
+use super::rows::ha::restore;
 use super::rows::stores::{is_root, run};
 use crate::house::{House, Servers, free_port, until};
 
@@ -181,8 +182,7 @@ async fn measured(arena: &mut Arena) -> Report {
     std::mem::replace(&mut arena.report, before)
 }
 
-/// Waits for the alarm that Redis went back in time, then does what restores it: the whole stream again, in which what
-/// is known is skipped and what was lost is applied.
+/// Waits for the alarm that Redis went back in time, then does what restores it.
 async fn recover(arena: &mut Arena) {
     let start = Instant::now();
     let alarm = loop {
@@ -200,28 +200,11 @@ async fn recover(arena: &mut Arena) {
     }
     arena.report.effect("alarm", 1);
     arena.report.effect("lost commits", number("seen").saturating_sub(number("found")));
-    for function in ["misbehave", "record"] {
-        // One that is not there will start from the beginning as well.
-        let _ = arena.bus.api(&format!("CONSUMER.DELETE.web.{function}"), &Value::Null).await;
-    }
-    // Workers end when their consumer is gone, and are started again. One that had not noticed before its end may have
-    // raised the alarm once more.
-    let (mut calm, mut cleared) = (0, 0_u64);
-    while calm < 10 && start.elapsed() < Duration::from_mins(1) {
-        let again = arena.house.redis_cli(&["DEL", "oncue:regressed"]);
-        cleared += u64::from(again == "1");
-        let mut there = again == "0";
-        for function in ["misbehave", "record"] {
-            there &= arena.bus.api(&format!("CONSUMER.INFO.web.{function}"), &Value::Null).await.is_ok();
-        }
-        calm = if there { calm + 1 } else { 0 };
-        arena.wait(Duration::from_millis(100)).await;
-    }
-    arena.report.effect("alarm again", cleared.saturating_sub(1));
+    restore(arena).await;
 }
 
-/// The broken twin of W-1: loss is seen, by the workers too. Then the stream again, which restores every lost effect,
-/// once.
+/// The broken twin of W-1: loss is seen, by the workers too. Then `oncue recover redis`, which restores every lost
+/// effect, once.
 pub async fn redis_everysec(plan: Plan) -> Report {
     let (mut arena, _disk) = match cut_again_and_again("W-2", &plan, Link::Redis, false).await {
         Ok(ready) => ready,

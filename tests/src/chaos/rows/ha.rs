@@ -55,7 +55,7 @@ async fn says_ha(arena: &mut Arena) {
 }
 
 /// Runs our CLI through the proxies, which need this thread meanwhile.
-pub async fn oncue(arena: &Arena, args: &[&str]) -> (Option<i32>, String) {
+async fn oncue(arena: &Arena, args: &[&str]) -> (Option<i32>, String) {
     let mut process = arena.house.spawn("oncue", args);
     (process.exit().await, process.log())
 }
@@ -142,7 +142,7 @@ pub async fn failover(plan: Plan) -> Report {
     arena.under_way(300).await;
     for _ in 0..plan.seconds.div_ceil(20) {
         fail_over(&mut arena).await;
-        recover(&mut arena, &[]).await;
+        recover(&mut arena).await;
         arena.flowing().await;
     }
     arena.settle().await;
@@ -175,14 +175,19 @@ async fn fail_over(arena: &mut Arena) {
     arena.report.effect("bytes not replicated", last.saturating_sub(offset(arena)));
 }
 
-/// Waits for the alarm, then does what an operator does: stops the workers, restores, starts them again.
-pub async fn recover(arena: &mut Arena, more: &[&str]) {
+/// Waits for the alarm, then restores.
+async fn recover(arena: &mut Arena) {
     let raised = arena.wait_until("workers notice that Redis went back in time", |arena| {
         arena.house.redis_cli(&["GET", "oncue:regressed"]).starts_with('{')
     });
     let raised = raised.await;
     arena.report.effect("alarm", u64::from(raised));
+    restore(arena).await;
+}
+
+/// What an operator does: stops the workers, restores, starts them again.
+pub async fn restore(arena: &mut Arena) {
     arena.crew.kill_all();
-    let (code, said) = oncue(arena, &[&["recover", "redis", "--yes"], more].concat()).await;
+    let (code, said) = oncue(arena, &["recover", "redis", "--yes"]).await;
     arena.report.must(code == Some(0), format!("`oncue recover redis` ended with {code:?}: {said}"));
 }

@@ -63,7 +63,7 @@ pub const ROWS: &[Row] = &[
     row("S-3", "Redis BUSY, LOADING, READONLY, MISCONF, functions gone", 4, |plan| Box::pin(stores::unwilling(plan))),
     row("S-4", "fsync of Redis fails with EIO", 3, |plan| Box::pin(stores::fsync_fails(plan))),
     row("W-1", "power cut of Redis, appendfsync always", 2, |plan| Box::pin(power::redis_always(plan))),
-    row("W-2", "power cut of Redis, everysec: loss, then a replay", 2, |plan| Box::pin(power::redis_everysec(plan))),
+    row("W-2", "power cut of Redis, everysec: loss, then recover", 2, |plan| Box::pin(power::redis_everysec(plan))),
     row("W-3", "power cut of NATS, sync_interval always", 2, |plan| Box::pin(power::nats_always(plan))),
     row("W-4", "power cut of NATS, default: loss and nothing doubled", 2, |plan| Box::pin(power::nats_default(plan))),
     row("W-5", "the log of Redis torn inside a commit", 2, |plan| Box::pin(power::torn_log(plan))),
