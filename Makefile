@@ -9,7 +9,7 @@ RELEASE := cargo build --release --locked --bins --workspace --exclude oncue-tes
 FAULTY := misbehave record call-once
 BIN := $(or $(CARGO_TARGET_DIR),target)
 
-# How long `make chaos` goes on.
+# How long `make chaos` goes on. More of it: ARGS="--rate 2000 --cuts 20 --record FILE.md".
 MINUTES ?= 10
 
 .PHONY: up test chaos measure lint fmt check install clean help
@@ -30,7 +30,7 @@ test: install ## Run every test, with real servers and real programs
 		echo cargo test --workspace && cargo test --locked --workspace; \
 	fi
 
-chaos: install ## Harm servers, workers and lines for MINUTES=10 and account for every event. Options: ARGS="--row K-2"
+chaos: install ## Harm servers, workers and lines for MINUTES=10 and account for every event. Options: ARGS="--row K-2 --cuts 20"
 	@$(RELEASE)
 	@cargo build --release --locked --bins --package oncue-tests --no-default-features
 	@exec $(BIN)/release/chaos --minutes $(MINUTES) $(ARGS)

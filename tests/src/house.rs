@@ -1,19 +1,26 @@
 //! A house of one's own for each test: nats-server and redis-server on free ports with private data, and the real
 //! binaries as children, all gone when the test ends.
 
+pub mod cluster;
 mod process;
 
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use oncue::bus::Bus;
 use oncue::store::{RedisStore, Shown, Store};
 use serde_json::Value;
+
+use self::cluster::{Node, Replica, ha_file};
 
 pub use self::process::Process;
 
@@ -33,6 +40,10 @@ pub struct House {
     pub redis_port: u16,
     pub nats: Process,
     pub redis: Process,
+    /// The nats-servers of a cluster, but for the first.
+    pub peers: Vec<Process>,
+    /// Of Redis, where it is set up as in the profile `ha`.
+    pub replica: Option<Replica>,
     /// Takes effect with the next start.
     pub servers: Servers,
     env: Vec<(String, String)>,
@@ -41,6 +52,10 @@ pub struct House {
 /// How the servers are started, and where our programs lie; the default is what most tests want.
 #[derive(Debug, Clone, Default)]
 pub struct Servers {
+    /// The nats-servers of a cluster; none for a server of its own.
+    pub nodes: Vec<Node>,
+    /// Redis as the profile `ha` has it.
+    pub redis_ha: bool,
     /// Settings of `jetstream { }`.
     pub jetstream: String,
     /// Where data lies; default is the test's own directory.
@@ -65,19 +80,28 @@ impl House {
         let dir = std::env::temp_dir().join(unique);
         std::fs::create_dir_all(&dir).expect("a directory for the test");
         std::fs::write(dir.join("oncue.toml"), config).expect("oncue.toml");
-        let (nats_port, redis_port) = (free_port(), free_port());
+        let nats_port = servers.nodes.first().map_or_else(free_port, |node| node.port);
+        let redis_port = free_port();
         let nats = start_nats(&dir, nats_port, &servers);
         let redis = start_redis(&dir, redis_port, &servers);
         wait_for_port(nats_port).await;
         wait_for_port(redis_port).await;
         let env = [
-            ("ONCUE_NATS_URL", format!("nats://127.0.0.1:{nats_port}")),
+            ("ONCUE_NATS_URL", nats_url(nats_port, &servers.nodes)),
             ("ONCUE_REDIS_URL", format!("redis://127.0.0.1:{redis_port}")),
             ("ONCUE_CONFIG", dir.join("oncue.toml").display().to_string()),
             ("OTEL_SDK_DISABLED", "true".into()),
         ];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { dir, nats_port, redis_port, nats, redis, servers, env }
+        let peers = servers.nodes.iter().skip(1).map(|node| node.start(&dir)).collect();
+        let mut house = Self { dir, nats_port, redis_port, nats, redis, peers, replica: None, servers, env };
+        if house.servers.redis_ha {
+            house.replica = Some(house.follow(free_port()).await);
+        }
+        if !house.servers.nodes.is_empty() {
+            house.elected().await;
+        }
+        house
     }
 
     /// Environment of everything started from now on.
@@ -102,10 +126,16 @@ impl House {
     }
 
     pub fn spawn(&self, binary: &str, args: &[&str]) -> Process {
+        self.spawn_with(binary, args, &[])
+    }
+
+    /// The same with more environment of its own.
+    pub fn spawn_with(&self, binary: &str, args: &[&str], env: &[(&str, String)]) -> Process {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let log = self.dir.join(format!("{binary}-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
         let mut command = Command::new(self.program(binary));
         command.args(args).envs(self.env.iter().cloned()).current_dir(&self.dir);
+        command.envs(env.iter().map(|(name, value)| (*name, value)));
         Process::spawn(binary, command, log)
     }
 
@@ -149,7 +179,7 @@ impl House {
     }
 
     pub async fn bus(&self) -> Bus {
-        Bus::connect(&format!("nats://127.0.0.1:{}", self.nats_port), "test").await.expect("NATS")
+        Bus::connect(&nats_url(self.nats_port, &self.servers.nodes), "test").await.expect("NATS")
     }
 
     pub async fn store(&self) -> Store {
@@ -212,13 +242,13 @@ impl House {
 
     /// One field of a state row, empty if it is not there.
     pub async fn field(&self, store: &Store, table: &str, key: &str, field: &str) -> String {
-        match store.show(table, key).await {
-            Ok(Some(Shown::Row(row))) => {
-                let found = row.fields.iter().find(|(name, _)| name == field);
-                found.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).unwrap_or_default()
-            }
-            _ => String::new(),
-        }
+        self.row(store, table, key).await.remove(field).unwrap_or_default()
+    }
+
+    /// All fields of a state row.
+    pub async fn row(&self, store: &Store, table: &str, key: &str) -> HashMap<String, String> {
+        let Ok(Some(Shown::Row(row))) = store.show(table, key).await else { return HashMap::new() };
+        row.fields.into_iter().map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned())).collect()
     }
 
     /// Starts the NATS server again on its old data.
@@ -238,6 +268,7 @@ impl Drop for House {
     fn drop(&mut self) {
         self.nats.kill();
         self.redis.kill();
+        self.peers.clear();
         if std::thread::panicking() {
             eprintln!("logs are kept in {}", self.dir.display());
         } else {
@@ -284,9 +315,21 @@ pub fn base64(text: &str) -> Vec<u8> {
     out
 }
 
+fn nats_url(port: u16, nodes: &[Node]) -> String {
+    let others = nodes.iter().skip(1).map(|node| node.port);
+    let urls: Vec<String> =
+        std::iter::once(port).chain(others).map(|port| format!("nats://127.0.0.1:{port}")).collect();
+    urls.join(",")
+}
+
 fn start_nats(dir: &Path, port: u16, servers: &Servers) -> Process {
+    if let Some(first) = servers.nodes.first() {
+        return first.start(dir);
+    }
     let store = servers.nats_dir.clone().unwrap_or_else(|| dir.join("nats"));
-    let jetstream = format!("store_dir: \"{}\"\n{}", store.display(), servers.jetstream);
+    // As much as it likes: by default it is a share of what is free, and a machine that is nearly full would have no stream.
+    let room = if servers.jetstream.contains("max_file_store") { "" } else { "max_file_store: 100GB\n" };
+    let jetstream = format!("store_dir: \"{}\"\n{room}{}", store.display(), servers.jetstream);
     let conf = format!("listen: \"127.0.0.1:{port}\"\njetstream {{ {jetstream} }}\n");
     std::fs::write(dir.join("nats.conf"), conf).expect("nats.conf");
     let mut command = Command::new("nats-server");
@@ -296,6 +339,9 @@ fn start_nats(dir: &Path, port: u16, servers: &Servers) -> Process {
 
 fn start_redis(dir: &Path, port: u16, servers: &Servers) -> Process {
     let mut command = Command::new("redis-server");
+    if servers.redis_ha {
+        command.arg(ha_file("redis.conf"));
+    }
     command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "yes"]);
     command.args(["--appendfsync", "always", "--dir"]).arg(servers.redis_dir.as_deref().unwrap_or(dir));
     command.args(&servers.redis_args).envs(servers.redis_env.iter().cloned());
@@ -312,12 +358,30 @@ pub fn built(binary: &str) -> PathBuf {
     path
 }
 
+/// A port nobody will take while a server is away: none of those that the system gives to whoever asks for any, and
+/// never the same twice.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+    static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let first = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768_u16);
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let port = fastrand::u16(5000..first.max(6000));
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && taken.insert(port) {
+            return port;
+        }
+    }
 }
 
 pub async fn wait_for_port(port: u16) {
     until(&format!("port {port} answers"), async || TcpStream::connect(("127.0.0.1", port)).ok()).await;
+}
+
+/// What a check says that must fail, as the house is broken on purpose; that it does not fail is a failure.
+pub async fn must_fail(what: &str, check: impl Future<Output = ()>) -> String {
+    let panic = AssertUnwindSafe(check).catch_unwind().await.expect_err(what);
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
 }
 
 /// Asks again and again until there is an answer.

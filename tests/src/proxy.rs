@@ -2,20 +2,28 @@
 //! resets, and loses exactly one answer. Every fault counts itself when it really happens.
 
 mod frames;
+mod ledger;
 mod link;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+
+use self::ledger::{Ledger, Line};
+
+pub use self::ledger::Wire;
 
 /// What is spoken on the line; it decides what an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     Nats,
     Redis,
+    /// Anything else; it is not looked into.
+    Other,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +40,8 @@ pub struct Faults {
     pub refuse: bool,
     /// Half-open: bytes vanish, the connection stays.
     pub swallow: &'static [Direction],
+    /// The same for connections with a number below this one; who connects anew is served.
+    pub dead_below: u64,
     /// A partition: bytes wait, and arrive once it is over.
     pub freeze: bool,
     pub latency: Duration,
@@ -44,6 +54,10 @@ pub struct Faults {
     pub reset: Option<Direction>,
     /// So many answers are lost: on Redis the reply of an `FCALL`, with the connection; on NATS a publish ack alone.
     pub lose_answers: u32,
+    /// So many acks of atomic batches are lost.
+    pub lose_batch_acks: u32,
+    /// So many atomic batches lose their second message on the way to the server.
+    pub tear_batches: u32,
 }
 
 pub struct Proxy {
@@ -52,52 +66,44 @@ pub struct Proxy {
 }
 
 struct Inner {
-    server: u16,
+    /// Where doors without a server of their own lead to.
+    server: AtomicU16,
     protocol: Protocol,
     faults: watch::Sender<Faults>,
     /// Counts cuts: connections end when it moves.
     cuts: watch::Sender<u64>,
     fired: Mutex<BTreeMap<&'static str, u64>>,
-    wire: Mutex<Wire>,
+    ledger: Mutex<Ledger>,
+    /// The number of the next connection.
+    next: AtomicU64,
     seed: Mutex<fastrand::Rng>,
-}
-
-/// What was settled over this proxy.
-#[derive(Debug, Clone, Default)]
-pub struct Wire {
-    pub acks: u64,
-    pub naks: u64,
-    pub terms: u64,
-    /// NAKs sent when the server had not heard of the delivery for the ack wait, and may have given it to another.
-    pub late_naks: u64,
-    /// Of these, those whose worker had said that it is still at it, too late as well.
-    pub late_naks_after_progress: u64,
-    /// Deliveries of which the server had heard nothing for that long, and whether progress was reported afterwards; no
-    /// word revives them.
-    expired: HashMap<String, bool>,
-    /// When each delivery was last spoken of.
-    heard: HashMap<String, Instant>,
-    pub ack_wait: Duration,
-    /// When connections were taken.
-    pub accepted: Vec<Instant>,
 }
 
 impl Proxy {
     /// Listens on a port of its own and passes everything to `server` on this machine.
     pub async fn start(protocol: Protocol, server: u16, seed: u64) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
         let inner = Arc::new(Inner {
-            server,
+            server: AtomicU16::new(server),
             protocol,
             faults: watch::channel(Faults::default()).0,
             cuts: watch::channel(0).0,
             fired: Mutex::default(),
-            wire: Mutex::new(Wire { ack_wait: Duration::MAX, ..Wire::default() }),
+            ledger: Mutex::default(),
+            next: AtomicU64::new(0),
             seed: Mutex::new(fastrand::Rng::with_seed(seed)),
         });
-        tokio::spawn(accept(Arc::downgrade(&inner), listener));
-        Self { port, inner }
+        Self { port: listen(&inner, None).await, inner }
+    }
+
+    /// One more port of the same proxy, to a server of its own or to the common one: what its connections have in hand can
+    /// be told from others'.
+    pub async fn door(&self, server: Option<u16>) -> u16 {
+        listen(&self.inner, server).await
+    }
+
+    /// Who connects from now on comes to another server.
+    pub fn lead_to(&self, server: u16) {
+        self.inner.server.store(server, Ordering::Relaxed);
     }
 
     pub fn set(&self, faults: Faults) {
@@ -107,7 +113,7 @@ impl Proxy {
     /// Back to a clean line. Connections that lost bytes are reset, as no client could make sense of what follows.
     pub fn heal(&self) {
         let before = self.inner.faults.send_replace(Faults::default());
-        if !before.swallow.is_empty() {
+        if !before.swallow.is_empty() || before.dead_below > 0 {
             self.inner.cuts.send_modify(|n| *n += 1);
         }
     }
@@ -134,11 +140,28 @@ impl Proxy {
 
     /// From here on NAKs are judged by this ack wait.
     pub fn judge(&self, ack_wait: Duration) {
-        lock(&self.inner.wire).ack_wait = ack_wait;
+        lock(&self.inner.ledger).ack_wait = ack_wait;
     }
 
     pub fn wire(&self) -> Wire {
-        lock(&self.inner.wire).clone()
+        lock(&self.inner.ledger).wire.clone()
+    }
+
+    /// Messages delivered to who is connected at this port and not settled yet.
+    pub fn in_hand(&self, door: u16) -> usize {
+        lock(&self.inner.ledger).in_hand(door)
+    }
+
+    /// From now on all that is connected is half-open for good; only who notices and connects anew is served.
+    pub fn let_die(&self) -> u64 {
+        let dead_below = self.inner.next.load(Ordering::Relaxed);
+        self.set(Faults { dead_below, ..Faults::default() });
+        dead_below
+    }
+
+    /// Connections that are still open of those with a number below this one.
+    pub fn open_below(&self, number: u64) -> usize {
+        lock(&self.inner.ledger).open_before(number)
     }
 }
 
@@ -150,19 +173,29 @@ impl Inner {
     }
 }
 
-async fn accept(inner: std::sync::Weak<Inner>, listener: TcpListener) {
+async fn listen(inner: &Arc<Inner>, server: Option<u16>) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+    let door = listener.local_addr().expect("an address").port();
+    tokio::spawn(accept(Arc::downgrade(inner), listener, door, server));
+    door
+}
+
+async fn accept(inner: std::sync::Weak<Inner>, listener: TcpListener, door: u16, server: Option<u16>) {
     while let Ok((client, _)) = listener.accept().await {
         let Some(inner) = inner.upgrade() else { return };
         if inner.faults.borrow().refuse {
             inner.count("refuse", 1);
             continue;
         }
-        lock(&inner.wire).accepted.push(Instant::now());
+        let line = Line { number: inner.next.fetch_add(1, Ordering::Relaxed), door };
+        lock(&inner.ledger).opened(line);
         tokio::spawn(async move {
             // A server that is away looks like one that refuses.
-            if let Ok(server) = TcpStream::connect(("127.0.0.1", inner.server)).await {
-                link::run(inner, client, server).await;
+            let server = server.unwrap_or_else(|| inner.server.load(Ordering::Relaxed));
+            if let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await {
+                link::run(&inner, line, client, server).await;
             }
+            lock(&inner.ledger).closed(line);
         });
     }
 }

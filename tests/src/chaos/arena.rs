@@ -10,14 +10,16 @@ use serde_json::Value;
 
 use super::checker;
 use super::crew::Crew;
-use super::load::{Load, Sent, Shape};
+use super::load::{Load, Sent, Shape, USUAL};
 use super::report::{Plan, Report};
 use crate::house::{House, Servers};
 use crate::proxy::{Protocol, Proxy};
 
 /// Silence after which the server gives an event to another worker.
 pub const ACK_WAIT: Duration = Duration::from_secs(1);
-/// Longest wait for the flow to come to rest after everything was healed: a dozen failed deliveries grow a minute apart.
+/// Longest wait for a moment in which a fault does harm; a generous limit, not an expectation.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Longest standstill after everything was healed: a dozen failed deliveries grow a minute apart.
 const DRAIN: Duration = Duration::from_mins(4);
 
 pub struct Arena {
@@ -34,6 +36,7 @@ pub struct Arena {
     pub mortal: bool,
     /// Under which reason an event that was applied may be set aside when it comes again.
     pub again_as: Option<&'static str>,
+    rate: u64,
     load: Option<Load>,
     sent: Vec<Sent>,
     name: String,
@@ -41,11 +44,22 @@ pub struct Arena {
     opened: Instant,
 }
 
-/// Between the workers and one of their servers.
+/// Between the workers and one of their servers, or both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
     Nats,
     Redis,
+    Both,
+}
+
+impl Link {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nats => "NATS",
+            Self::Redis => "Redis",
+            Self::Both => "both",
+        }
+    }
 }
 
 /// What is special about a row's house.
@@ -57,8 +71,11 @@ pub struct Setup {
     /// Attempts after which a function gives an event up.
     pub attempts: u32,
     pub concurrency: usize,
+    pub ack_wait: Duration,
     /// H of the stream.
     pub horizon: &'static str,
+    /// Copies of each stream.
+    pub replicas: u32,
     pub misbehave: usize,
     pub record: usize,
 }
@@ -66,18 +83,24 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         let (servers, config) = (Servers::default(), String::new());
-        Self { servers, config, attempts: 20, concurrency: 200, horizon: "72h", misbehave: 2, record: 2 }
+        let (attempts, concurrency, ack_wait) = (20, 200, ACK_WAIT);
+        Self { servers, config, attempts, concurrency, ack_wait, horizon: "72h", replicas: 1, misbehave: 2, record: 2 }
     }
 }
 
 impl Setup {
     /// The broker's own window is at its minimum, so that it hides no mistake of ours.
     fn config(&self) -> String {
-        let limits = format!("ack_wait = \"{}s\"\nattempts = {}\n", ACK_WAIT.as_secs(), self.attempts);
+        let limits = format!("ack_wait = \"{}s\"\nattempts = {}\n", self.ack_wait.as_secs(), self.attempts);
         let concurrency = format!("concurrency = {}\n", self.concurrency);
+        // Small streams: the servers of a cluster set aside what a stream may hold, on one disk here.
+        let copies = format!("replicas = {}\nmax_bytes = \"64MB\"\n", self.replicas);
+        let copies = if self.replicas > 1 { copies } else { String::new() };
+        let streams = if self.replicas > 1 { ["dlq", "timer"].as_slice() } else { &[] };
+        let streams: String = streams.iter().map(|stream| format!("[streams.{stream}]\n{copies}")).collect();
         format!(
-            "[streams.web]\nduplicate_window = \"100ms\"\nhorizon = \"{}\"\n[functions.misbehave]\n{limits}{concurrency}\
-             [functions.record]\n{limits}{concurrency}{}",
+            "{streams}[streams.web]\n{copies}duplicate_window = \"100ms\"\nhorizon = \"{}\"\n\
+             [functions.misbehave]\n{limits}{concurrency}[functions.record]\n{limits}{concurrency}{}",
             self.horizon, self.config
         )
     }
@@ -90,14 +113,16 @@ impl Arena {
         let mut house = House::with(&setup.config(), servers).await;
         let nats = Proxy::start(Protocol::Nats, house.nats_port, plan.seed).await;
         let redis = Proxy::start(Protocol::Redis, house.redis_port, plan.seed).await;
-        nats.judge(ACK_WAIT);
-        house.set("ONCUE_NATS_URL", &format!("nats://127.0.0.1:{}", nats.port));
+        nats.judge(setup.ack_wait);
+        if house.servers.nodes.is_empty() {
+            house.set("ONCUE_NATS_URL", &format!("nats://127.0.0.1:{}", nats.port));
+        }
         house.set("ONCUE_REDIS_URL", &format!("redis://127.0.0.1:{}", redis.port));
         for (variable, value) in &plan.env {
             house.set(variable, value);
         }
         let binaries = [vec!["misbehave"; setup.misbehave], vec!["record"; setup.record]].concat();
-        let crew = Crew::start(&house, &binaries).await;
+        let crew = Crew::start(&house, &nats, &binaries).await;
         let (bus, store) = (house.bus().await, house.store().await);
         let created = bus.stream_created("web").await.expect("the workers have made the stream");
         Self {
@@ -108,7 +133,8 @@ impl Arena {
             bus,
             store,
             rng: fastrand::Rng::with_seed(plan.seed),
-            report: Report::default(),
+            report: Report { live: plan.live.clone(), ..Report::default() },
+            rate: plan.rate,
             created,
             mortal: false,
             again_as: None,
@@ -120,26 +146,48 @@ impl Arena {
         }
     }
 
-    pub fn proxy(&self, link: Link) -> &Proxy {
-        if link == Link::Nats { &self.nats } else { &self.redis }
+    pub fn proxies(&self, link: Link) -> impl Iterator<Item = &Proxy> {
+        let nats = Some(&self.nats).filter(|_| link != Link::Redis);
+        nats.into_iter().chain(Some(&self.redis).filter(|_| link != Link::Nats))
     }
 
     /// Starts the client; a second load is a second client.
-    pub fn load(&mut self, shape: Shape) {
+    pub fn load(&mut self, mut shape: Shape) {
+        if shape.rate == USUAL {
+            shape.rate = self.rate.max(USUAL);
+        }
+        let live = self.report.live.clone();
         let name = format!("{}{}", self.name, self.sent.len());
-        self.load = Some(Load::start(self.bus.clone(), self.created, &name, self.seed, shape));
+        self.load = Some(Load::start(self.bus.clone(), self.created, &name, self.seed, shape, live));
     }
 
     pub fn acked(&self) -> u64 {
         self.load.as_ref().map_or(0, Load::acked)
     }
 
+    pub fn refused(&self) -> u64 {
+        self.load.as_ref().map_or(0, Load::refused)
+    }
+
     /// Waits until the client has had this many acks, so that a fault finds something to harm.
     pub async fn under_way(&self, acks: u64) {
         let (start, load) = (Instant::now(), self.load.as_ref());
-        while load.is_some_and(|load| load.acked() < acks) && start.elapsed() < Duration::from_secs(30) {
+        while load.is_some_and(|load| load.acked() < acks) && start.elapsed() < PATIENCE {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Waits for something to happen; that it does not within a minute is a failure.
+    pub async fn wait_until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) -> bool {
+        let start = Instant::now();
+        while !holds(self) {
+            if start.elapsed() > PATIENCE {
+                self.report.failures.push(format!("waited {PATIENCE:?} in vain: {what}"));
+                return false;
+            }
+            self.wait(Duration::from_millis(20)).await;
+        }
+        true
     }
 
     /// Waits until acks come again; that they do not is a failure.
@@ -147,7 +195,7 @@ impl Arena {
         let before = self.acked();
         self.under_way(before + 20).await;
         let went_on = self.acked() >= before + 20;
-        self.report.must(went_on, "the client got no acks for half a minute: a fault would have harmed nothing");
+        self.report.must(went_on, "the client got no acks for a minute: a fault would have harmed nothing");
     }
 
     /// Ends the load and keeps what it did.
@@ -187,13 +235,17 @@ impl Arena {
 
     /// Waits until both functions have nothing pending and nothing in hand.
     pub async fn drain(&mut self) {
-        let (start, mut calm) = (Instant::now(), 0);
+        let (mut heard, mut calm, mut least) = (Instant::now(), 0, u64::MAX);
         while calm < 3 {
             self.crew.tend(&self.house);
             let rest = self.pending().await;
             calm = if rest == Some(0) { calm + 1 } else { 0 };
-            if start.elapsed() > DRAIN {
-                return self.report.failures.push(format!("not drained after {DRAIN:?}: {rest:?} events are left"));
+            if let Some(rest) = rest.filter(|rest| *rest < least) {
+                (least, heard) = (rest, Instant::now());
+            }
+            if heard.elapsed() > DRAIN {
+                let why = format!("not drained, and nothing less for {DRAIN:?}: {rest:?} events are left");
+                return self.report.failures.push(why);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -109,10 +109,11 @@ fn verdicts(
 async fn applied(arena: &Arena, keys: &BTreeSet<String>, (table, counter): (&str, &str)) -> Applied {
     let mut applied = Applied::default();
     for key in keys {
-        let field = async |table: &str, field: &str| arena.house.field(&arena.store, table, key, field).await;
-        let ids: Vec<String> = serde_json::from_str(&field(table, "ids").await).unwrap_or_default();
-        let count: usize = field(table, "count").await.parse().unwrap_or_default();
-        let total: usize = field(counter, "total").await.parse().unwrap_or_default();
+        let row = arena.house.row(&arena.store, table, key).await;
+        let field = |name: &str| row.get(name).cloned().unwrap_or_default();
+        let ids: Vec<String> = serde_json::from_str(&field("ids")).unwrap_or_default();
+        let count: usize = field("count").parse().unwrap_or_default();
+        let total: usize = arena.house.field(&arena.store, counter, key, "total").await.parse().unwrap_or_default();
         if count != ids.len() || total != ids.len() {
             applied.odd.push(format!("{table} {key}: {} ids, count {count}, {counter} {total}", ids.len()));
         }
@@ -171,20 +172,15 @@ async fn strangers(arena: &Arena, sent: &[Sent], applied: &Applied) -> Vec<Sent>
     found
 }
 
-/// Counts deliveries and messages beyond the first; returns the number of messages of the second stage.
+/// Counts deliveries (as they went over the wire) and messages beyond the first; returns the number of messages of the second stage.
 async fn counts(arena: &mut Arena) -> u64 {
     let info = arena.bus.api("STREAM.INFO.web", &json!({ "subjects_filter": "web.>" })).await.unwrap_or_default();
     let subjects = info["state"]["subjects"].as_object().cloned().unwrap_or_default();
     let stored = |ty: &str| -> u64 {
         subjects.iter().filter(|(subject, _)| subject.starts_with(ty)).filter_map(|(_, n)| n.as_u64()).sum()
     };
-    let mut delivered = 0;
-    for function in ["misbehave", "record"] {
-        let info = arena.bus.api(&format!("CONSUMER.INFO.web.{function}"), &Value::Null).await.unwrap_or_default();
-        delivered += info["delivered"]["consumer_seq"].as_u64().unwrap_or_default();
-    }
     let (viewed, milestones) = (stored("web.page.viewed"), stored("web.page.milestone"));
-    arena.report.redeliveries += delivered.saturating_sub(viewed + milestones);
+    arena.report.redeliveries = arena.nats.wire().redeliveries;
     let tried = arena.sent().iter().filter(|sent| sent.acked || sent.id.is_some()).count() as u64;
     arena.report.copies += viewed.saturating_sub(tried);
     milestones

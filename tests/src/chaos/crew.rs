@@ -1,27 +1,81 @@
 //! Worker processes, and what befalls them. Whoever dies is replaced, as any process manager would.
 
-use oncue::bus::Bus;
-use serde_json::Value;
 use std::time::{Duration, Instant};
 
-use crate::house::{House, Process};
+use oncue::bus::Bus;
+use serde_json::Value;
+
+use crate::house::{House, Process, until};
+use crate::proxy::Proxy;
 
 /// Between two starts of one worker: one that cannot start must not be started without end.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 pub struct Crew {
-    workers: Vec<Process>,
-    started: Vec<Instant>,
-    /// Frozen by SIGSTOP.
-    frozen: Vec<u32>,
+    workers: Vec<Worker>,
     /// Ended by themselves, with what they said last.
     pub gone: Vec<String>,
 }
 
+struct Worker {
+    process: Process,
+    /// Its own ports of the proxy before NATS, one for each server.
+    doors: Vec<u16>,
+    started: Instant,
+    /// Frozen by SIGSTOP.
+    frozen: bool,
+}
+
+impl Worker {
+    fn start(house: &House, name: &str, doors: Vec<u16>) -> Self {
+        let urls: Vec<String> = doors.iter().map(|door| format!("nats://127.0.0.1:{door}")).collect();
+        let url = ("ONCUE_NATS_URL", urls.join(","));
+        Self { process: house.spawn_with(name, &[], &[url]), doors, started: Instant::now(), frozen: false }
+    }
+
+    fn replace(&mut self, house: &House) {
+        *self = Self::start(house, &self.process.name, std::mem::take(&mut self.doors));
+    }
+
+    fn signal(&mut self, signal: &str) {
+        // One that has ended by itself cannot be frozen, nor woken.
+        if self.process.is_alive() {
+            self.process.signal(signal);
+        }
+    }
+
+    fn freeze(&mut self) {
+        self.signal("STOP");
+        self.frozen = true;
+    }
+
+    fn thaw(&mut self) {
+        self.signal("CONT");
+        self.frozen = false;
+    }
+
+    async fn ready(&self) {
+        self.process.wait_for_line("\"message\":\"ready\"").await;
+    }
+}
+
 impl Crew {
-    pub async fn start(house: &House, binaries: &[&str]) -> Self {
-        let workers = house.start_all(binaries).await;
-        Self { started: vec![Instant::now(); workers.len()], workers, frozen: Vec::new(), gone: Vec::new() }
+    pub async fn start(house: &House, nats: &Proxy, binaries: &[&str]) -> Self {
+        let mut workers = Vec::new();
+        for binary in binaries {
+            let mut doors = Vec::new();
+            for node in &house.servers.nodes {
+                doors.push(nats.door(Some(node.port)).await);
+            }
+            if doors.is_empty() {
+                doors.push(nats.door(None).await);
+            }
+            workers.push(Worker::start(house, binary, doors));
+        }
+        for worker in &workers {
+            worker.ready().await;
+        }
+        Self { workers, gone: Vec::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -33,66 +87,71 @@ impl Crew {
     }
 
     pub fn logs(&self) -> impl Iterator<Item = String> + '_ {
-        self.workers.iter().map(Process::log)
+        self.workers.iter().map(|worker| worker.process.log())
+    }
+
+    /// Events a worker, or all of them, have been given and have not settled.
+    pub fn in_hand(&self, nats: &Proxy, at: Option<usize>) -> usize {
+        let these = self.workers.iter().enumerate().filter(|(n, _)| at.is_none_or(|at| at == *n));
+        these.flat_map(|(_, worker)| &worker.doors).map(|door| nats.in_hand(*door)).sum()
     }
 
     /// Replaces whoever has ended.
     pub fn tend(&mut self, house: &House) {
-        for (worker, started) in self.workers.iter_mut().zip(&mut self.started) {
-            if !worker.is_alive() && started.elapsed() > PATIENCE {
-                *started = Instant::now();
-                let log = worker.log();
+        for worker in &mut self.workers {
+            if !worker.process.is_alive() && worker.started.elapsed() > PATIENCE {
+                let log = worker.process.log();
                 let last = log.lines().last().unwrap_or("without a word");
-                self.gone.push(format!("{}: {}", worker.name, last.chars().take(200).collect::<String>()));
-                *worker = house.spawn(&worker.name.clone(), &[]);
+                self.gone.push(format!("{}: {}", worker.process.name, last.chars().take(200).collect::<String>()));
+                worker.replace(house);
             }
         }
     }
 
-    /// kill -9 of any worker, and a new one in its place.
-    pub fn kill_one(&mut self, house: &House, rng: &mut fastrand::Rng) {
-        let at = rng.usize(..self.workers.len());
-        let name = self.workers[at].name.clone();
-        self.workers[at].kill();
-        self.workers[at] = house.spawn(&name, &[]);
+    /// kill -9, and a new one in its place.
+    pub fn kill(&mut self, at: usize, house: &House) {
+        self.workers[at].process.kill();
+        self.workers[at].replace(house);
     }
 
-    /// kill -9 of all of a function's workers; `tend` brings others.
+    /// kill -9 of all; `tend` brings others.
     pub fn kill_all(&mut self) {
-        self.workers.iter_mut().for_each(Process::kill);
+        self.workers.iter_mut().for_each(|worker| worker.process.kill());
     }
 
-    /// SIGSTOP of any worker.
-    pub fn freeze_one(&mut self, rng: &mut fastrand::Rng) {
-        let worker = &self.workers[rng.usize(..self.workers.len())];
-        worker.signal("STOP");
-        self.frozen.push(worker.pid());
+    /// SIGSTOP of one, or of all.
+    pub fn freeze(&mut self, at: Option<usize>) {
+        let these = self.workers.iter_mut().enumerate().filter(|(n, _)| at.is_none_or(|at| at == *n));
+        these.for_each(|(_, worker)| worker.freeze());
     }
 
+    /// SIGCONT of all that are frozen.
     pub fn thaw(&mut self) {
-        for worker in self.workers.iter().filter(|worker| self.frozen.contains(&worker.pid())) {
-            worker.signal("CONT");
-        }
-        self.frozen.clear();
+        self.workers.iter_mut().filter(|worker| worker.frozen).for_each(Worker::thaw);
     }
 
     /// SIGTERM of one after the other, each replaced before the next; returns exit codes.
     pub async fn roll(&mut self, house: &House) -> Vec<Option<i32>> {
         let mut codes = Vec::new();
         for worker in &mut self.workers {
-            codes.push(worker.stop().await);
-            *worker = house.start(&worker.name.clone()).await;
+            codes.push(worker.process.stop().await);
+            worker.replace(house);
+            worker.ready().await;
         }
         codes
     }
 
-    /// A counter of `$SRV.STATS`, summed over all workers of a function that live.
+    /// A counter of `$SRV.STATS`, summed over all workers of a function, each of which must have answered.
     pub async fn counter(&self, bus: &Bus, function: &str, counter: &str) -> u64 {
-        let answers = bus.ask_all(&format!("$SRV.STATS.{function}"), Duration::from_secs(1)).await;
+        let most = self.workers.iter().filter(|worker| worker.process.name == function).count();
         let read = |payload: &[u8]| {
             let stats: Value = serde_json::from_slice(payload).unwrap_or_default();
             stats["endpoints"][0]["data"][counter].as_u64().unwrap_or_default()
         };
-        answers.unwrap_or_default().iter().map(|note| read(&note.payload)).sum()
+        until(&format!("{most} workers of {function} answer"), async || {
+            let answers = bus.ask_all(&format!("$SRV.STATS.{function}"), Duration::from_secs(1)).await.ok()?;
+            (answers.len() >= most).then(|| answers.iter().map(|note| read(&note.payload)).sum())
+        })
+        .await
     }
 }

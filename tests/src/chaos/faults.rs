@@ -1,9 +1,14 @@
 //! What can go wrong, and when it does: a schedule drawn from one seed, so that a failing run can be had again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::arena::{ACK_WAIT, Arena, Link};
-use crate::proxy::{Direction, Faults};
+use crate::proxy::{Direction, Faults, Proxy};
+
+/// Longest hunt for a moment in which something is in hand.
+const CATCH: Duration = Duration::from_secs(20);
+/// Longest wait for a fault to happen on a line that is silent just now.
+const HAPPEN: Duration = Duration::from_secs(20);
 
 /// One thing that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,10 +38,14 @@ pub enum Harm {
     ResetUp,
     ResetDown,
     LoseAnswer,
+    /// Of an atomic batch, its one ack.
+    LoseBatchAck,
+    /// Of an atomic batch, one message in its middle.
+    TearBatch,
 }
 
 impl Harm {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Cut,
         Self::Refuse,
         Self::HalfOpenUp,
@@ -49,6 +58,8 @@ impl Harm {
         Self::ResetUp,
         Self::ResetDown,
         Self::LoseAnswer,
+        Self::LoseBatchAck,
+        Self::TearBatch,
     ];
 
     /// What the proxy does, and the name under which it counts that.
@@ -70,6 +81,8 @@ impl Harm {
             Self::ResetUp => (Faults { reset: Some(Direction::Up), ..none }, "reset"),
             Self::ResetDown => (Faults { reset: Some(Direction::Down), ..none }, "reset"),
             Self::LoseAnswer => (Faults { lose_answers: 1, ..none }, "lost answer"),
+            Self::LoseBatchAck => (Faults { lose_batch_acks: 1, ..none }, "lost batch ack"),
+            Self::TearBatch => (Faults { tear_batches: 1, ..none }, "torn batch"),
         }
     }
 
@@ -87,6 +100,8 @@ impl Harm {
             Self::ResetUp => "reset up",
             Self::ResetDown => "reset down",
             Self::LoseAnswer => "lost answer",
+            Self::LoseBatchAck => "lost batch ack",
+            Self::TearBatch => "torn batch",
         }
     }
 }
@@ -99,7 +114,7 @@ impl Act {
             Self::KillNats => "kill -9 NATS".into(),
             Self::KillRedis => "kill -9 Redis".into(),
             Self::KillAll => "kill -9 all".into(),
-            Self::Line(link, harm) => format!("{} {}", if link == Link::Nats { "NATS" } else { "Redis" }, harm.name()),
+            Self::Line(link, harm) => format!("{} {}", link.name(), harm.name()),
         }
     }
 }
@@ -142,58 +157,135 @@ pub async fn play(arena: &mut Arena, steps: &[Step]) {
     }
 }
 
+/// Does it once there is something to harm; that there never is anything is a failure.
 pub async fn perform(arena: &mut Arena, act: Act, length: Duration) {
-    match act {
-        Act::KillWorker => arena.crew.kill_one(&arena.house, &mut arena.rng),
+    let struck = match act {
+        Act::KillWorker => {
+            let (victim, in_hand) = catch(arena, Victim::Worker).await;
+            arena.crew.kill(victim, &arena.house);
+            in_hand
+        }
         Act::FreezeWorker => {
-            arena.crew.freeze_one(&mut arena.rng);
+            let (_, in_hand) = catch(arena, Victim::Worker).await;
             arena.wait(length).await;
             arena.crew.thaw();
+            in_hand
         }
         Act::KillNats => {
+            let (_, in_hand) = catch(arena, Victim::Nats(0)).await;
             arena.house.nats.kill();
             arena.wait(length).await;
             arena.house.restart_nats().await;
+            in_hand
         }
         Act::KillRedis => {
+            let (_, in_hand) = catch(arena, Victim::Redis).await;
             arena.house.redis.kill();
             arena.wait(length).await;
             arena.house.restart_redis().await;
+            in_hand
         }
         Act::KillAll => {
-            arena.house.redis.kill();
-            arena.house.nats.kill();
-            arena.crew.kill_all();
+            let (_, in_hand) = catch(arena, Victim::All).await;
+            kill_all(arena).await;
             tokio::time::sleep(length).await;
             arena.house.restart_nats().await;
             arena.house.restart_redis().await;
+            in_hand
         }
         Act::Line(link, harm) => return harm_line(arena, link, harm, length).await,
+    };
+    arena.report.struck(&act.name(), struck);
+}
+
+/// Both servers in any order; the workers may notice before it is their turn.
+async fn kill_all(arena: &mut Arena) {
+    if arena.rng.bool() {
+        arena.house.redis.kill();
+        arena.house.nats.kill();
+    } else {
+        arena.house.nats.kill();
+        arena.house.redis.kill();
     }
-    arena.report.fault(&act.name(), 1);
+    let before = Duration::from_millis(arena.rng.u64(0..50));
+    arena.crew.thaw();
+    tokio::time::sleep(before).await;
+    arena.crew.kill_all();
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Victim {
+    /// Any one.
+    Worker,
+    /// One server, or one of several.
+    Nats(usize),
+    Redis,
+    /// All workers.
+    All,
+}
+
+/// Freezes a victim at a moment when events are in the hands of those it concerns, and returns which worker it is and how
+/// many events these are. What is frozen settles nothing, so what is killed now has surely left something undone.
+pub(super) async fn catch(arena: &mut Arena, victim: Victim) -> (usize, usize) {
+    let start = Instant::now();
+    loop {
+        let worker = arena.rng.usize(..arena.crew.len());
+        let at = (victim == Victim::Worker).then_some(worker);
+        match victim {
+            Victim::Nats(n) => arena.house.node(n).signal("STOP"),
+            Victim::Redis => arena.house.redis.signal("STOP"),
+            Victim::Worker | Victim::All => arena.crew.freeze(at),
+        }
+        let in_hand = at_rest(arena, at).await;
+        if in_hand > 0 || start.elapsed() > CATCH {
+            return (worker, in_hand);
+        }
+        match victim {
+            Victim::Nats(n) => arena.house.node(n).signal("CONT"),
+            Victim::Redis => arena.house.redis.signal("CONT"),
+            Victim::Worker | Victim::All => arena.crew.thaw(),
+        }
+        let pause = Duration::from_millis(arena.rng.u64(1..20));
+        arena.wait(pause).await;
+    }
+}
+
+/// What is in hand once the last word of those who are frozen has passed the proxy.
+async fn at_rest(arena: &Arena, at: Option<usize>) -> usize {
+    let mut before = None;
+    loop {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let now = arena.crew.in_hand(&arena.nats, at);
+        if before == Some(now) || now == 0 {
+            return now;
+        }
+        before = Some(now);
+    }
 }
 
 async fn harm_line(arena: &mut Arena, link: Link, harm: Harm, length: Duration) {
     let (faults, counter) = harm.faults(length.as_secs_f64());
-    let before = arena.proxy(link).fired_of(counter);
-    let once = faults.reset.is_some() || faults.lose_answers > 0;
-    arena.proxy(link).set(faults);
-    if matches!(harm, Harm::Cut | Harm::Refuse) {
-        // A refusal is felt by those who come anew.
-        arena.proxy(link).cut();
-    }
-    let happened = |arena: &Arena| arena.proxy(link).fired_of(counter) - before;
-    arena.wait(length).await;
-    // What happens once, or to a line that is silent just now, may take its time.
-    for _ in 0..if once { 200 } else { 40 } {
-        if happened(arena) > 0 {
-            break;
+    let fired = |arena: &Arena| arena.proxies(link).map(|proxy| proxy.fired_of(counter)).collect::<Vec<u64>>();
+    let before = fired(arena);
+    for proxy in arena.proxies(link) {
+        proxy.set(faults.clone());
+        if matches!(harm, Harm::Cut | Harm::Refuse) {
+            // A refusal is felt by those who come anew.
+            proxy.cut();
         }
+    }
+    arena.wait(length).await;
+    let happened = |arena: &Arena| fired(arena).iter().zip(&before).all(|(after, before)| after > before);
+    let start = Instant::now();
+    while !happened(arena) && start.elapsed() < HAPPEN {
         arena.wait(Duration::from_millis(50)).await;
     }
-    let times = happened(arena);
-    arena.proxy(link).heal();
-    arena.report.fault(&Act::Line(link, harm).name(), times);
+    let times = fired(arena).iter().sum::<u64>() - before.iter().sum::<u64>();
+    let name = Act::Line(link, harm).name();
+    let all = happened(arena);
+    arena.proxies(link).for_each(Proxy::heal);
+    arena.report.must(all, format!("`{name}` did not happen within {HAPPEN:?}"));
+    arena.report.fault(&name, times);
 }
 
 #[cfg(test)]

@@ -11,11 +11,15 @@ use oncue_proto::oncue::v1::{Envelope, Header};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::report::Live;
+
 /// Events of one key, about: rows stay small.
 const PER_KEY: u64 = 50;
-/// Keys in use at a time.
-const KEYS: u64 = 20;
+/// Events of one key within a second, about: the key space grows with the rate.
+const PER_KEY_SECOND: u64 = 20;
 const BURST: u64 = 40;
+/// Events in a second where nothing else is asked for.
+pub const USUAL: u64 = 400;
 /// Longest insistence on an ack once the load is over.
 const INSIST: Duration = Duration::from_mins(1);
 
@@ -35,7 +39,7 @@ pub struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { rate: 400, most: u64::MAX, words: &["emit:1"], poison: 0, plain: true }
+        Self { rate: USUAL, most: u64::MAX, words: &["emit:1"], poison: 0, plain: true }
     }
 }
 
@@ -69,14 +73,21 @@ pub struct Load {
     stop: watch::Sender<bool>,
     task: JoinHandle<Vec<Sent>>,
     acked: Arc<AtomicU64>,
+    refused: Arc<AtomicU64>,
 }
 
 impl Load {
-    pub fn start(bus: Bus, created: u64, name: &str, seed: u64, shape: Shape) -> Self {
+    pub fn start(bus: Bus, created: u64, name: &str, seed: u64, shape: Shape, live: Arc<Live>) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let acked = Arc::new(AtomicU64::new(0));
-        let client = Client { bus, created, name: name.to_owned(), shape, stopped, acked: acked.clone(), seed };
-        Self { stop, task: tokio::spawn(client.run()), acked }
+        let (acked, refused) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let counts = (acked.clone(), refused.clone());
+        let client = Client { bus, created, name: name.to_owned(), shape, stopped, counts, live, seed };
+        Self { stop, task: tokio::spawn(client.run()), acked, refused }
+    }
+
+    /// Publishes that were answered by no ack.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     pub fn acked(&self) -> u64 {
@@ -97,7 +108,9 @@ struct Client {
     name: String,
     shape: Shape,
     stopped: watch::Receiver<bool>,
-    acked: Arc<AtomicU64>,
+    /// Of acks and of publishes without.
+    counts: (Arc<AtomicU64>, Arc<AtomicU64>),
+    live: Arc<Live>,
     seed: u64,
 }
 
@@ -123,7 +136,8 @@ impl Client {
     }
 
     fn draft(&self, number: u64, rng: &mut fastrand::Rng) -> Draft {
-        let key = format!("/{}-{}", self.name, number / PER_KEY / KEYS * KEYS + rng.u64(..KEYS));
+        let keys = (self.shape.rate / PER_KEY_SECOND).clamp(20, 1000);
+        let key = format!("/{}-{}", self.name, number / PER_KEY / keys * keys + rng.u64(..keys));
         let poison = self.shape.poison > 0 && rng.u64(..self.shape.poison) == 0;
         let words = if poison { &["reject", "fail"] } else { self.shape.words };
         let word = words[rng.usize(..words.len())];
@@ -157,7 +171,9 @@ impl Client {
         };
         let insist = async {
             loop {
-                match self.bus.publish(&envelope).await {
+                let answer = self.bus.publish(&envelope).await;
+                self.counts.1.fetch_add(u64::from(answer.is_err()), Ordering::Relaxed);
+                match answer {
                     Ok(ack) => return Some(ack),
                     // Without an id a second try would be a second event.
                     Err(oncue::bus::PublishError::Unknown(_)) if plain => return None,
@@ -168,7 +184,8 @@ impl Client {
         let ack = tokio::select! { ack = insist => ack, () = give_up => None };
         if let Some(ack) = ack {
             (sent.acked, sent.sequence) = (true, ack.sequence);
-            self.acked.fetch_add(1, Ordering::Relaxed);
+            self.counts.0.fetch_add(1, Ordering::Relaxed);
+            self.live.events.fetch_add(1, Ordering::Relaxed);
             if plain {
                 sent.id = Some(format!("web:{}:{}", self.created, ack.sequence));
             } else if again {

@@ -12,3 +12,5 @@ pub mod faults;
 pub mod rows;
 pub mod report;
 pub mod power;
+pub mod progress;
+pub mod table;

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use oncue::store::{Change, Handled, Mark, Op, Purpose, Regression, Row as StateRow, RowChange, RowKey, Run};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::arena::{Arena, Link, Setup};
 use super::checker;
 use super::load::Shape;
 use super::report::{Plan, Report};
 use super::rows::enough;
+use super::rows::ha::restore;
 use super::rows::stores::{is_root, run};
 use crate::house::{House, Servers, free_port, until};
 
@@ -83,22 +84,18 @@ fn cannot(why: &str) -> Report {
 }
 
 fn cuts(plan: &Plan) -> u64 {
-    if plan.long { (plan.seconds * 2).clamp(5, 20) } else { 2 }
+    plan.cuts.unwrap_or(if plan.long { (plan.seconds * 2).clamp(5, 20) } else { 2 })
 }
 
 fn servers(link: Link, disk: &Disk, strong: bool) -> Servers {
     let data = Some(disk.data());
     let sync = if strong { "\nsync_interval: always" } else { "" };
-    match link {
-        Link::Nats => {
-            Servers { nats_dir: data, jetstream: format!("max_file_store: 100GB{sync}"), ..Servers::default() }
-        }
-        Link::Redis => {
-            let policy = if strong { "always" } else { "everysec" };
-            let redis_args = vec!["--appendfsync".into(), policy.into()];
-            Servers { redis_dir: data, redis_args, ..Servers::default() }
-        }
+    if link == Link::Nats {
+        return Servers { nats_dir: data, jetstream: format!("max_file_store: 100GB{sync}"), ..Servers::default() };
     }
+    let policy = if strong { "always" } else { "everysec" };
+    let redis_args = vec!["--appendfsync".into(), policy.into()];
+    Servers { redis_dir: data, redis_args, ..Servers::default() }
 }
 
 /// One server loses power under load, again and again; everything else goes on.
@@ -127,14 +124,15 @@ async fn cut_again_and_again(name: &str, plan: &Plan, link: Link, strong: bool) 
         server.signal("STOP");
         std::thread::sleep(Duration::from_millis(30)); // a write under way comes to its end
         disk.cut(|| server.kill());
-        match link {
-            Link::Nats => arena.house.restart_nats().await,
-            Link::Redis => arena.house.restart_redis().await,
+        if link == Link::Nats {
+            arena.house.restart_nats().await;
+        } else {
+            arena.house.restart_redis().await;
         }
         arena.report.fault("power cut", 1);
         if link == Link::Nats {
             let left = left(&mut arena).await;
-            arena.report.fault("lost messages", stored.saturating_sub(left));
+            arena.report.effect("lost messages", stored.saturating_sub(left));
         }
         if lossy {
             recover(&mut arena).await;
@@ -184,8 +182,7 @@ async fn measured(arena: &mut Arena) -> Report {
     std::mem::replace(&mut arena.report, before)
 }
 
-/// Waits for the alarm that Redis went back in time, then does what restores it: the whole stream again, in which what
-/// is known is skipped and what was lost is applied.
+/// Waits for the alarm that Redis went back in time, then does what restores it.
 async fn recover(arena: &mut Arena) {
     let start = Instant::now();
     let alarms = loop {
@@ -200,31 +197,13 @@ async fn recover(arena: &mut Arena) {
     if alarms.is_empty() {
         return; // nothing was lost
     }
-    arena.report.fault("alarm", 1);
-    arena.report.fault("lost commits", alarms.iter().map(|alarm| alarm.seen - alarm.found).sum());
-    for function in ["misbehave", "record"] {
-        // One that is not there will start from the beginning as well.
-        let _ = arena.bus.api(&format!("CONSUMER.DELETE.web.{function}"), &Value::Null).await;
-    }
-    // Workers end when their consumer is gone, and are started again. One that had not noticed before must not raise the
-    // alarm once more: what it misses is being restored.
-    arena.house.redis_cli(&["INCR", "oncue:epoch"]);
-    let (mut calm, mut cleared) = (0, 0_u64);
-    while calm < 10 && start.elapsed() < Duration::from_mins(1) {
-        let again = arena.house.redis_cli(&["DEL", "oncue:regressed"]);
-        cleared += u64::from(again == "1");
-        let mut there = again == "0";
-        for function in ["misbehave", "record"] {
-            there &= arena.bus.api(&format!("CONSUMER.INFO.web.{function}"), &Value::Null).await.is_ok();
-        }
-        calm = if there { calm + 1 } else { 0 };
-        arena.wait(Duration::from_millis(100)).await;
-    }
-    arena.report.fault("alarm again", cleared.saturating_sub(1));
+    arena.report.effect("alarm", 1);
+    arena.report.effect("lost commits", alarms.iter().map(|alarm| alarm.seen - alarm.found).sum());
+    restore(arena).await;
 }
 
-/// The broken twin of W-1: loss is seen, by the workers too. Then the stream again, which restores every lost effect,
-/// once.
+/// The broken twin of W-1: loss is seen, by the workers too. Then `oncue recover redis`, which restores every lost
+/// effect, once.
 pub async fn redis_everysec(plan: Plan) -> Report {
     let (mut arena, _disk) = match cut_again_and_again("W-2", &plan, Link::Redis, false).await {
         Ok(ready) => ready,
@@ -289,7 +268,7 @@ pub async fn torn_log(plan: Plan) -> Report {
         house.restart_redis().await;
         let parts = until("Redis has read its log", async || parts(&house)).await;
         report.operations += 1;
-        report.fault("torn log", 1);
+        report.each("torn log", 1);
         let calls = parts[0] / TORN;
         let all_or_nothing = parts.iter().all(|part| *part == calls * TORN);
         report.must(

@@ -1,6 +1,8 @@
 //! What a row has to say for itself.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
@@ -13,18 +15,39 @@ pub struct Plan {
     pub seconds: u64,
     /// More cuts, larger crowds: for those who have minutes.
     pub long: bool,
+    /// Events in a second for rows that have no rate of their own; 0 for few.
+    pub rate: u64,
+    /// Power cuts of a row; by default what the time allows.
+    pub cuts: Option<u64>,
+    /// What is going on, for those who watch.
+    pub live: Arc<Live>,
     /// Environment of the workers on top.
     pub env: Vec<(String, String)>,
     /// Folder of the worker programs, if not ours.
     pub programs: Option<std::path::PathBuf>,
 }
 
+/// What has happened so far, over all rows.
+#[derive(Debug, Default)]
+pub struct Live {
+    /// Acknowledged events.
+    pub events: AtomicU64,
+    /// Injected faults.
+    pub faults: AtomicU64,
+}
+
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
+    #[serde(skip)]
+    pub live: Arc<Live>,
     /// Acknowledged events.
     pub operations: u64,
-    /// How often each kind of fault really happened.
+    /// Faults that were injected and did happen: a line that was cut is one, however many bytes it cost.
+    pub injected: u64,
+    /// How often each kind of fault was felt, and what came of it.
     pub faults: BTreeMap<String, u64>,
+    /// Events in the hands of those whom each kind of kill or freeze befell, when it did.
+    pub in_hand: BTreeMap<String, u64>,
     /// Deliveries beyond the first of each message.
     pub redeliveries: u64,
     /// Messages beyond the first under one id.
@@ -57,8 +80,33 @@ impl Report {
         self.failures.is_empty()
     }
 
+    /// One fault, felt so many times.
     pub fn fault(&mut self, kind: &str, times: u64) {
+        self.inject(u64::from(times > 0));
+        self.effect(kind, times);
+    }
+
+    /// So many faults of one kind.
+    pub fn each(&mut self, kind: &str, times: u64) {
+        self.inject(times);
+        self.effect(kind, times);
+    }
+
+    /// What came of a fault.
+    pub fn effect(&mut self, kind: &str, times: u64) {
         *self.faults.entry(kind.to_owned()).or_default() += times;
+    }
+
+    fn inject(&mut self, faults: u64) {
+        self.injected += faults;
+        self.live.faults.fetch_add(faults, Ordering::Relaxed);
+    }
+
+    /// A fault that befell those who had so many events in hand; none at all would be a fault that harms nobody.
+    pub fn struck(&mut self, kind: &str, in_hand: usize) {
+        self.must(in_hand > 0, format!("`{kind}` found nothing in hand: it harmed nobody"));
+        self.fault(kind, u64::from(in_hand > 0));
+        *self.in_hand.entry(kind.to_owned()).or_default() += in_hand as u64;
     }
 
     pub fn note(&mut self, note: impl Into<String>) {
@@ -83,13 +131,17 @@ impl Report {
     /// Another round of the same row.
     pub fn add(&mut self, other: Self) {
         for (kind, times) in &other.faults {
-            self.fault(kind, *times);
+            self.effect(kind, *times);
+        }
+        for (kind, events) in other.in_hand {
+            *self.in_hand.entry(kind).or_default() += events;
         }
         for (reason, times) in other.reasons {
             *self.reasons.entry(reason).or_default() += times;
         }
         let pairs = [
             (&mut self.operations, other.operations),
+            (&mut self.injected, other.injected),
             (&mut self.redeliveries, other.redeliveries),
             (&mut self.copies, other.copies),
             (&mut self.ok, other.ok),

@@ -73,6 +73,17 @@ pub fn is_publish_ack(frame: &NatsFrame, payload: &[u8]) -> bool {
     frame.reply.is_empty() && holds(b"\"stream\":") && holds(b"\"seq\":") && !holds(b"\"type\":")
 }
 
+/// Whether that is the ack of an atomic batch.
+pub fn is_batch_ack(frame: &NatsFrame, payload: &[u8]) -> bool {
+    is_publish_ack(frame, payload) && payload.windows(8).any(|window| window == b"\"batch\":")
+}
+
+/// Whether a whole message is the second of an atomic batch of three or more.
+pub fn is_second_of_batch(frame: &NatsFrame, message: &[u8]) -> bool {
+    let headers = String::from_utf8_lossy(&message[..frame.payload.start]);
+    headers.contains("Nats-Batch-Sequence: 2\r\n") && !headers.contains("Nats-Batch-Commit")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,5 +112,23 @@ mod tests {
         assert_eq!((frame.subject.as_str(), frame.reply.as_str()), ("web.x", "in.box"));
         assert_eq!(&publish[frame.payload], b"hi");
         assert_eq!(nats_frame(b"PING\r\n").expect("whole").len, 6);
+    }
+
+    #[test]
+    fn batches_are_told_apart() {
+        let ack = b"MSG _INBOX.a.1 3 41\r\n{\"stream\":\"web\",\"seq\":9,\"batch\":\"x\",\"a\":3}\r\n";
+        let frame = nats_frame(ack).expect("whole");
+        assert!(is_batch_ack(&frame, &ack[frame.payload.clone()]));
+        assert!(!is_batch_ack(&frame, br#"{"stream":"web","seq":9}"#));
+        for (headers, second) in [
+            ("Nats-Batch-Sequence: 2\r\n", true),
+            ("Nats-Batch-Sequence: 21\r\n", false),
+            ("Nats-Batch-Sequence: 2\r\nNats-Batch-Commit: 1\r\n", false),
+        ] {
+            let headers = format!("NATS/1.0\r\n{headers}\r\n");
+            let message = format!("HPUB web.x {} {}\r\n{headers}hi\r\n", headers.len(), headers.len() + 2);
+            let frame = nats_frame(message.as_bytes()).expect("whole");
+            assert_eq!(is_second_of_batch(&frame, message.as_bytes()), second, "{message}");
+        }
     }
 }

@@ -8,22 +8,22 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::frames::{NatsFrame, is_publish_ack, nats_frame, resp_command, resp_len};
+use super::frames::{NatsFrame, is_batch_ack, is_publish_ack, is_second_of_batch, nats_frame, resp_command, resp_len};
+use super::ledger::{Line, is_ticket};
 use super::{Direction, Faults, Inner, Protocol, lock};
 
 /// Pieces a pump holds back before it stops reading.
 const HELD: usize = 64;
 /// Bytes of one piece that are sliced; more would only cost time.
 const SLICED: usize = 2048;
-const ACK: &str = "$JS.ACK.";
 
-pub async fn run(inner: Arc<Inner>, client: TcpStream, server: TcpStream) {
+pub async fn run(inner: &Arc<Inner>, line: Line, client: TcpStream, server: TcpStream) {
     let mut cuts = inner.cuts.subscribe();
     let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
     // Whether each request on its way is a commit, in the order in which replies will come.
     let commits = Mutex::new(VecDeque::new());
-    let up = Pump::new(&inner, Direction::Up, &client, &server, &commits);
-    let down = Pump::new(&inner, Direction::Down, &server, &client, &commits);
+    let up = Pump::new(inner, line, Direction::Up, &client, &server, &commits);
+    let down = Pump::new(inner, line, Direction::Down, &server, &client, &commits);
     tokio::select! {
         _ = up.run() => {}
         _ = down.run() => {}
@@ -33,6 +33,7 @@ pub async fn run(inner: Arc<Inner>, client: TcpStream, server: TcpStream) {
 
 struct Pump<'a> {
     inner: &'a Arc<Inner>,
+    line: Line,
     direction: Direction,
     from: &'a TcpStream,
     to: &'a TcpStream,
@@ -44,12 +45,13 @@ struct Pump<'a> {
 impl<'a> Pump<'a> {
     fn new(
         inner: &'a Arc<Inner>,
+        line: Line,
         direction: Direction,
         from: &'a TcpStream,
         to: &'a TcpStream,
         commits: &'a Mutex<VecDeque<bool>>,
     ) -> Self {
-        Self { inner, direction, from, to, commits, partial: Vec::new() }
+        Self { inner, line, direction, from, to, commits, partial: Vec::new() }
     }
 
     /// Ends when the sender has ended, and then only once all it had sent was passed on.
@@ -101,7 +103,7 @@ impl<'a> Pump<'a> {
             let _ = changes.wait_for(|faults| !faults.freeze).await;
         }
         let faults = self.faults();
-        if faults.swallow.contains(&self.direction) {
+        if faults.swallow.contains(&self.direction) || self.line.number < faults.dead_below {
             self.inner.count("swallow", 1);
             return Ok(());
         }
@@ -150,6 +152,9 @@ impl<'a> Pump<'a> {
 
     /// Follows the frames of a piece. Returns what may go on, and whether the connection ends after it.
     fn inspect(&mut self, piece: Vec<u8>) -> (Vec<u8>, bool) {
+        if self.inner.protocol == Protocol::Other {
+            return (piece, false);
+        }
         self.partial.extend(piece);
         let (mut whole, mut at, mut lost) = (Vec::new(), 0, false);
         while at < self.partial.len() && !lost {
@@ -159,8 +164,8 @@ impl<'a> Pump<'a> {
                     Some(len) => (len, self.keep_resp(&rest[..len])),
                     None => break,
                 },
-                Protocol::Nats => match nats_frame(rest) {
-                    Some(frame) => (frame.len, self.keep_nats(&frame, &rest[frame.payload.clone()])),
+                _ => match nats_frame(rest) {
+                    Some(frame) => (frame.len, self.keep_nats(&frame, &rest[..frame.len])),
                     None => break,
                 },
             };
@@ -186,52 +191,35 @@ impl<'a> Pump<'a> {
         !(answers && self.take_answer())
     }
 
-    fn keep_nats(&self, frame: &NatsFrame, payload: &[u8]) -> bool {
+    fn keep_nats(&self, frame: &NatsFrame, message: &[u8]) -> bool {
+        let payload = &message[frame.payload.clone()];
         if self.direction == Direction::Down {
-            if frame.reply.starts_with(ACK) {
-                lock(&self.inner.wire).heard.insert(frame.reply.clone(), std::time::Instant::now());
+            if is_ticket(&frame.reply) {
+                lock(&self.inner.ledger).delivered(&frame.reply, self.line);
             }
-            return !(is_publish_ack(frame, payload) && self.take_answer());
+            let lost = (is_publish_ack(frame, payload) && self.take_answer())
+                || (is_batch_ack(frame, payload) && self.take("lost batch ack", |faults| &mut faults.lose_batch_acks));
+            return !lost;
         }
-        if frame.subject.starts_with(ACK) {
-            self.settled(&frame.subject, payload);
+        if is_ticket(&frame.subject) {
+            lock(&self.inner.ledger).settled(&frame.subject, payload);
         }
-        true
-    }
-
-    fn settled(&self, ticket: &str, payload: &[u8]) {
-        let mut wire = lock(&self.inner.wire);
-        let wait = wire.ack_wait;
-        if wire.heard.get(ticket).is_some_and(|heard| heard.elapsed() > wait) {
-            wire.expired.entry(ticket.to_owned()).or_insert(false);
-        }
-        match payload.get(..4) {
-            Some(b"+WPI") => {
-                wire.expired.entry(ticket.to_owned()).and_modify(|progress| *progress = true);
-                wire.heard.insert(ticket.to_owned(), std::time::Instant::now());
-            }
-            Some(b"-NAK") => {
-                wire.naks += 1;
-                let expired = wire.expired.get(ticket).copied();
-                wire.late_naks += u64::from(expired.is_some());
-                wire.late_naks_after_progress += u64::from(expired == Some(true));
-                wire.heard.remove(ticket);
-            }
-            Some(b"+TER" | b"-TER") => wire.terms += 1,
-            _ => {
-                wire.acks += 1;
-                wire.heard.remove(ticket);
-            }
-        }
+        !(is_second_of_batch(frame, message) && self.take("torn batch", |faults| &mut faults.tear_batches))
     }
 
     fn take_answer(&self) -> bool {
+        self.take("lost answer", |faults| &mut faults.lose_answers)
+    }
+
+    /// Uses up one of so many.
+    fn take(&self, name: &'static str, left: fn(&mut Faults) -> &mut u32) -> bool {
         let taken = self.inner.faults.send_if_modified(|faults| {
-            let any = faults.lose_answers > 0;
-            faults.lose_answers = faults.lose_answers.saturating_sub(1);
+            let left = left(faults);
+            let any = *left > 0;
+            *left = left.saturating_sub(1);
             any
         });
-        self.inner.count("lost answer", u64::from(taken));
+        self.inner.count(name, u64::from(taken));
         taken
     }
 }

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
-use oncue_tests::house::{House, QUICK, until};
+use oncue_tests::house::{House, Process, QUICK, must_fail, until};
 use prost::Message as _;
+use serde_json::Value;
 
 struct Case {
     id: &'static str,
@@ -86,7 +87,22 @@ fn envelope(subject: &str, case: &Case) -> Envelope {
 #[tokio::test]
 async fn every_bad_input_has_its_answer_and_none_harms_its_neighbours() {
     let house = House::new(&format!("[functions.misbehave]\n{QUICK}\n")).await;
-    let mut worker = house.start("misbehave").await;
+    let worker = house.start("misbehave").await;
+    answers(&house, worker).await;
+}
+
+/// The broken twin: a worker that takes an event however old it is.
+#[tokio::test]
+async fn a_worker_that_takes_what_it_must_refuse_is_caught() {
+    let mut house = House::new(&format!("[functions.misbehave]\n{QUICK}\n")).await;
+    house.set("ONCUE_SABOTAGE", "no-fence");
+    let worker = house.spawn_faulty("misbehave", "");
+    worker.wait_for_line("\"message\":\"ready\"").await;
+    let why = must_fail("an event of 1970 was taken", answers(&house, worker)).await;
+    assert!(!why.contains("\"1970\""), "its letter is missing, so it cannot be named: {why}");
+}
+
+async fn answers(house: &House, mut worker: Process) {
     let (bus, store) = (house.bus().await, house.store().await);
     let (refused, accepted) = (refused(), accepted());
     for (_, case) in &refused {
@@ -98,11 +114,15 @@ async fn every_bad_input_has_its_answer_and_none_harms_its_neighbours() {
     // On the subject of redrives, without what a redrive brings.
     bus.publish(&envelope("web.redrive.misbehave", &case("not-a-redrive", &[], told("/x", "")))).await.expect("taken");
     let expected = refused.len() + 1;
-    let messages = until("the dead letters", async || {
-        Some(house.messages(&bus, "dlq").await).filter(|messages| messages.len() >= expected)
+    let last = bus.api("STREAM.INFO.web", &Value::Null).await.expect("a stream")["state"]["last_seq"].as_u64();
+    until("all were delivered", async || {
+        let info = bus.api("CONSUMER.INFO.web.misbehave", &Value::Null).await.ok()?;
+        (info["delivered"]["stream_seq"].as_u64() >= last).then_some(())
     })
     .await;
     house.drained(&bus, "web", "misbehave").await;
+    // A letter is written before its event is done.
+    let messages = house.messages(&bus, "dlq").await;
     let letters: BTreeMap<String, DeadLetter> = messages
         .iter()
         .map(|m| DeadLetter::decode(&m.payload[..]).expect("a dead letter"))

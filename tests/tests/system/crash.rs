@@ -6,7 +6,7 @@ use std::time::Duration;
 use oncue::bus::Bus;
 use oncue::fault::POINTS;
 use oncue::store::Store;
-use oncue_tests::house::{House, Process, built, until};
+use oncue_tests::house::{House, Process, built, must_fail, until};
 
 /// Events of one batch, each of a key of its own.
 const EVENTS: usize = 5;
@@ -171,6 +171,17 @@ async fn a_process_that_freezes_at_any_step_and_wakes_loses_and_doubles_nothing(
 #[tokio::test]
 async fn a_process_that_freezes_in_the_second_stage_and_wakes_loses_and_doubles_nothing() {
     assert_eq!(Box::pin(matrix(2, End::Freeze)).await, 10 * 3, "a matrix with holes proves nothing");
+}
+
+/// The broken twin: a worker that acks before it commits loses what it dies with, in either stage, and its cell says so.
+#[tokio::test]
+async fn a_process_that_acks_before_the_commit_fails_its_cell() {
+    for (stage, table) in [(1, "tallies"), (2, "records")] {
+        let mut matrix = Matrix::new().await;
+        matrix.house.set("ONCUE_SABOTAGE", "ack-first");
+        let why = must_fail("the loss was not seen", matrix.cell(stage, "handler.done", 0, End::Abort)).await;
+        assert!(why.contains(&format!(": {table}")), "stage {stage}: {why}");
+    }
 }
 
 /// What users run has no crash points: their names are in the binary built for tests and in no other.

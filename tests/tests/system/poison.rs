@@ -3,7 +3,7 @@
 
 use oncue::bus::Bus;
 use oncue_proto::oncue::v1::DeadLetter;
-use oncue_tests::house::{House, Process, until};
+use oncue_tests::house::{House, Process, must_fail, until};
 use prost::Message as _;
 
 /// As many as the function's limit of attempts.
@@ -40,14 +40,17 @@ async fn keep_running(house: &House, bus: &Bus, start: impl Fn(&House) -> Proces
 }
 
 async fn poison(what: &str, deadly: bool, start: impl Fn(&House) -> Process) {
-    let house = House::new("[functions.misbehave]\nack_wait = \"1s\"\n").await;
+    poison_in(&House::new("[functions.misbehave]\nack_wait = \"1s\"\n").await, what, deadly, start).await;
+}
+
+async fn poison_in(house: &House, what: &str, deadly: bool, start: impl Fn(&House) -> Process) {
     house.start("misbehave").await.stop().await;
     let (bus, store) = (house.bus().await, house.store().await);
     let middle = NEIGHBOURS / 2;
     house.plain_publish((0..=NEIGHBOURS).map(|n| told(&format!("/k{n}"), if n == middle { what } else { "" })));
-    let deaths = keep_running(&house, &bus, start).await;
+    let deaths = keep_running(house, &bus, start).await;
     assert_eq!(deaths, if deadly { ATTEMPTS } else { 0 }, "{what}");
-    let letters = letters(&house, &bus).await;
+    let letters = letters(house, &bus).await;
     assert_eq!((letters.len(), letters[0].reason.as_str(), letters[0].key.as_str()), (1, "attempts", "/k10"), "{what}");
     for n in (0..=NEIGHBOURS).filter(|n| *n != middle) {
         assert_eq!(house.field(&store, "tallies", &format!("/k{n}"), "count").await, "1", "{what}: /k{n}");
@@ -87,6 +90,14 @@ async fn a_segmentation_fault_costs_as_many_processes_as_attempts() {
 #[tokio::test]
 async fn a_stack_overflow_costs_as_many_processes_as_attempts() {
     Box::pin(poison("overflow", true, plain)).await;
+}
+
+/// The broken twin: where no limit holds, poison kills one process after the other, and is caught.
+#[tokio::test]
+async fn poison_without_a_limit_is_caught() {
+    let house = House::new("[functions.misbehave]\nack_wait = \"1s\"\nattempts = 1000\n").await;
+    let why = must_fail("nobody counted the deaths", Box::pin(poison_in(&house, "exit", true, plain))).await;
+    assert!(why.contains("died more often than the event may be tried"), "{why}");
 }
 
 /// The thread never comes back, so no timeout of the runtime could end it.

@@ -174,4 +174,14 @@ async fn exactly_the_next_publish_ack_is_lost_and_settlements_are_watched() {
     bus.flush().await;
     let wire = until("the last is seen", async || Some(proxy.wire()).filter(|wire| wire.terms == 1)).await;
     assert_eq!((wire.naks, wire.late_naks, wire.terms), (2, 1, 1));
+    assert_eq!((wire.deliveries, wire.redeliveries), (2, 0), "nobody asked for what was given back");
+    let mut held = pull.ask(2, 2).await.expect("asked");
+    while held.len() < 2 {
+        held.extend(pull.next().await.expect("delivered"));
+    }
+    assert_eq!(proxy.in_hand(proxy.port), 2);
+    bus.ack(&held[0].ticket()).await;
+    bus.flush().await;
+    let wire = until("the ack is seen", async || Some(proxy.wire()).filter(|wire| wire.acks == 1)).await;
+    assert_eq!((wire.deliveries, wire.redeliveries, proxy.in_hand(proxy.port)), (4, 2, 1));
 }

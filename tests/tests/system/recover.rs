@@ -69,6 +69,24 @@ async fn an_audit_accounts_for_every_event_and_names_what_is_lost() {
     assert!(code == 1 && out.contains("misbehave has lost:\n  known"), "{out}");
 }
 
+/// The broken twin: a worker that acks before it commits, and dies in between, has lost what no consumer will bring again.
+#[tokio::test]
+async fn an_audit_finds_what_a_broken_worker_has_lost() {
+    for (sabotage, lost, code) in [("nothing", 0, 0), ("ack-first", 1, 1)] {
+        let mut house = house().await;
+        house.start("misbehave").await.stop().await;
+        house.set("ONCUE_SABOTAGE", sabotage);
+        house.plain_publish([told("/gone", "")]);
+        house.spawn_faulty("misbehave", "handler.done=return(abort)").exit().await;
+        house.set("ONCUE_SABOTAGE", "nothing");
+        let (bus, mut worker) = (house.bus().await, house.start("misbehave").await);
+        house.drained(&bus, "web", "misbehave").await;
+        worker.stop().await;
+        let (exit, audits) = audit(&house);
+        assert_eq!((exit, sums(&audits[0])), (code, [1, 1 - lost, 0, 0, lost, 0]), "{sabotage}: {audits:?}");
+    }
+}
+
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a folder");
     for entry in std::fs::read_dir(from).expect("a folder").flatten() {

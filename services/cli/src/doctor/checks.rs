@@ -43,13 +43,19 @@ pub struct Facts {
     pub nats: Option<String>,
     pub nats_sync_always: Option<bool>,
     pub nats_sync_seconds: Option<u64>,
-    /// Fewest copies any event stream has.
+    /// Fewest copies any stream has.
     pub least_replicas: Option<u64>,
+    /// Fewest copies of any stream that are up to date just now.
+    pub least_current: Option<u64>,
     pub redis: Option<String>,
     pub appendonly: Option<String>,
     pub appendfsync: Option<String>,
     /// Replicas that must have a write before Redis goes on taking more.
     pub redis_replicas_required: u64,
+    /// Seconds for which a replica may have been silent and still counts.
+    pub redis_replica_lag: u64,
+    /// Replicas that follow it now.
+    pub redis_replicas: u64,
 }
 
 #[derive(Default)]
@@ -154,17 +160,35 @@ async fn layout(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut 
         }
     };
     compare(settings, bus, &manifests, report).await;
-    for domain in settings.config.streams.keys() {
-        let Ok(info) = bus.api(&format!("STREAM.INFO.{domain}"), &Value::Null).await else { continue };
-        let replicas = info["config"]["num_replicas"].as_u64();
-        facts.least_replicas = facts.least_replicas.min(replicas).or(replicas);
+    let wanted = apply::plan(&settings.config, &manifests);
+    for name in wanted.iter().filter_map(|wanted| wanted.name.strip_prefix("stream ")) {
+        let Ok(info) = bus.api(&format!("STREAM.INFO.{name}"), &Value::Null).await else { continue };
+        copies(name, &info, facts, report);
         let (bytes, most) =
             (info["state"]["bytes"].as_u64().unwrap_or(0), info["config"]["max_bytes"].as_u64().unwrap_or(0));
         if most > 0 && bytes > most / 10 * 9 {
             let full =
-                format!("stream {domain} is {} % full; when full it refuses events", bytes.saturating_mul(100) / most);
+                format!("stream {name} is {} % full; when full it refuses events", bytes.saturating_mul(100) / most);
             report.fix(full, "raise max_bytes in oncue.toml and run `oncue apply`");
         }
+    }
+    if facts.least_replicas > Some(1) && facts.least_current == facts.least_replicas {
+        report.good(format!("every stream has at least {} copies, all up to date", facts.least_replicas.unwrap_or(1)));
+    }
+}
+
+/// How many copies a stream is to have, and how many of them have all of it.
+fn copies(name: &str, info: &Value, facts: &mut Facts, report: &mut Report) {
+    let Some(wanted) = info["config"]["num_replicas"].as_u64() else { return };
+    let up_to_date = |replica: &&Value| replica["current"] == true && replica["offline"] != true;
+    let followers =
+        info["cluster"]["replicas"].as_array().map_or(0, |all| all.iter().filter(up_to_date).count() as u64);
+    let current = followers + 1; // who answers has it
+    facts.least_replicas = Some(facts.least_replicas.map_or(wanted, |least| least.min(wanted)));
+    facts.least_current = Some(facts.least_current.map_or(current, |least| least.min(current)));
+    if current < wanted {
+        let behind = format!("stream {name}: {current} of its {wanted} copies are up to date");
+        report.fix(behind, "see which nats-server is down, or wait until it has caught up");
     }
 }
 
@@ -244,8 +268,7 @@ async fn redis(settings: &Settings, store: &RedisStore, facts: &mut Facts, repor
 async fn persistence(store: &RedisStore, facts: &mut Facts, report: &mut Report) {
     facts.appendonly = store.setting("appendonly").await;
     facts.appendfsync = store.setting("appendfsync").await;
-    facts.redis_replicas_required =
-        store.setting("min-replicas-to-write").await.and_then(|n| n.parse().ok()).unwrap_or(0);
+    replication(store, facts, report).await;
     match (facts.appendonly.as_deref(), facts.appendfsync.as_deref()) {
         (Some("yes"), Some("always")) => {
             report.good("Redis writes every commit to disk before it answers (appendfsync always)");
@@ -266,6 +289,26 @@ async fn persistence(store: &RedisStore, facts: &mut Facts, report: &mut Report)
             "how Redis keeps its data is not known: it does not let us ask (CONFIG GET)",
             "allow CONFIG GET for this user, or look yourself: appendonly yes is needed",
         ),
+    }
+}
+
+async fn replication(store: &RedisStore, facts: &mut Facts, report: &mut Report) {
+    let setting = async |name: &str| store.setting(name).await.and_then(|n| n.parse().ok()).unwrap_or(0);
+    facts.redis_replicas_required = setting("min-replicas-to-write").await;
+    facts.redis_replica_lag = setting("min-replicas-max-lag").await;
+    let info = store.info("replication").await.unwrap_or_default();
+    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    facts.redis_replicas = field("connected_slaves").and_then(|n| n.trim().parse().ok()).unwrap_or(0);
+    let (there, required) = (facts.redis_replicas, facts.redis_replicas_required);
+    if field("role").is_some_and(|role| role.trim() != "master") {
+        report.fix("this Redis is a replica and takes no writes", "name the primary in ONCUE_REDIS_URL");
+    } else if there < required {
+        report.fix(
+            format!("Redis takes no writes: {there} replicas follow it, min-replicas-to-write is {required}"),
+            "start a replica with `redis-server deploy/ha/redis.conf --replicaof PRIMARY 6379`",
+        );
+    } else if required > 0 {
+        report.good(format!("{there} replicas follow Redis, and without {required} it takes no writes"));
     }
 }
 

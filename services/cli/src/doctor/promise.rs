@@ -5,12 +5,17 @@ use super::checks::Facts;
 /// `dev`, `durable` or `ha`.
 pub fn profile(facts: &Facts) -> &'static str {
     let fsync = nats_fsyncs(facts) && redis_fsyncs(facts);
-    let replicated = facts.least_replicas >= Some(3) && facts.redis_replicas_required > 0;
-    match (replicated, fsync) {
+    let stands_in = replicated(facts) && facts.redis_replicas >= facts.redis_replicas_required.max(1);
+    match (stands_in && facts.redis_replicas_required > 0, fsync) {
         (true, _) if redis_fsyncs(facts) => "ha",
         (_, true) => "durable",
         _ => "dev",
     }
+}
+
+/// As they are now, not as they should be.
+fn replicated(facts: &Facts) -> bool {
+    facts.least_replicas >= Some(3) && facts.least_current >= Some(2)
 }
 
 fn nats_fsyncs(facts: &Facts) -> bool {
@@ -36,17 +41,15 @@ pub fn words(facts: &Facts) -> Vec<String> {
         }
         .into(),
     );
-    let nats = match (nats_fsyncs(facts), facts.least_replicas) {
-        (true, _) => "NATS writes to disk before it answers: accepted events survive a power cut.".to_owned(),
-        (false, Some(3..)) => {
-            "NATS keeps every event on three servers: accepted events survive the loss of one.".to_owned()
-        }
-        (false, _) => format!(
+    words.push(match (nats_fsyncs(facts), replicated(facts)) {
+        (true, true) => "NATS keeps every event on three servers and writes to disk before it answers: accepted events survive a power cut, and the loss of one server.".to_owned(),
+        (true, false) => "NATS writes to disk before it answers: accepted events survive a power cut.".to_owned(),
+        (false, true) => "NATS keeps every event on three servers: accepted events survive the loss of one.".to_owned(),
+        (false, false) => format!(
             "NOT when the power fails: NATS writes to disk {}, so the last accepted events may be lost.",
             nats_interval(facts)
         ),
-    };
-    words.push(nats);
+    });
     words.push(match (redis_fsyncs(facts), facts.appendfsync.as_deref()) {
         (true, _) => "Redis writes to disk before it answers: committed state survives a power cut.".into(),
         (_, Some("everysec")) => {
@@ -57,6 +60,12 @@ pub fn words(facts: &Facts) -> Vec<String> {
             "NOT when the power fails: when Redis writes to disk is left to the operating system, or not known.".into()
         }
     });
+    if facts.redis_replicas_required > 0 {
+        words.push(format!(
+            "A replica that takes the place of Redis may lack what came last (up to {} s): workers notice and stop, and `oncue recover redis` restores it, once.",
+            facts.redis_replica_lag
+        ));
+    }
     words.push("Never promised: that a handler runs only once (its effect counts once), or order between keys. Calls to the outside need the idempotency key.".into());
     words
 }
@@ -82,11 +91,20 @@ mod tests {
         assert_eq!(profile(&both), "durable");
         assert_eq!(profile(&Facts { nats_sync_always: Some(true), ..redis("yes", "everysec") }), "dev");
         assert_eq!(profile(&redis("yes", "always")), "dev", "what NATS does not say counts as no");
-        assert_eq!(
-            profile(&Facts { least_replicas: Some(3), redis_replicas_required: 1, ..redis("yes", "always") }),
-            "ha"
-        );
         assert_eq!(profile(&Facts::default()), "dev");
+    }
+
+    #[test]
+    fn what_stands_in_must_be_there() {
+        let nats = || Facts { least_replicas: Some(3), least_current: Some(3), ..redis("yes", "always") };
+        let whole = || Facts { redis_replicas_required: 1, redis_replicas: 1, redis_replica_lag: 10, ..nats() };
+        assert_eq!(profile(&whole()), "ha");
+        assert_eq!(profile(&Facts { least_current: Some(2), ..whole() }), "ha", "one of three may be away");
+        assert_eq!(profile(&Facts { least_current: Some(1), ..whole() }), "dev");
+        assert_eq!(profile(&Facts { redis_replicas: 0, ..whole() }), "dev", "nobody follows Redis");
+        assert_eq!(profile(&nats()), "dev", "nothing makes Redis wait for a replica");
+        let text = words(&whole()).join("\n");
+        assert!(text.contains("on three servers") && text.contains("up to 10 s"), "{text}");
     }
 
     #[test]

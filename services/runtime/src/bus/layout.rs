@@ -4,6 +4,7 @@
 //! than we do never looks different, and one that silently ignores a field always does.
 
 use std::fmt;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -236,12 +237,20 @@ impl Bus {
         }
     }
 
-    /// For start-up: creates what is missing, refuses what is different.
+    /// For start-up: creates what is missing, refuses what is different. In a cluster, what another worker is just making
+    /// does not answer until its servers have agreed, so it is asked again.
     pub async fn require(&self, wanted: &Wanted) -> Result<(), BusError> {
-        match self.ensure(wanted, Mode::Create).await {
-            Ok(Outcome::Same | Outcome::Created) => Ok(()),
-            Ok(Outcome::Different(fields)) => Err(BusError(Mismatch(wanted.name.clone(), fields).to_string())),
-            Err(e) => Err(failed(&wanted.name, e)),
+        let mut tries = 3;
+        loop {
+            tries -= 1;
+            match self.ensure(wanted, Mode::Create).await {
+                Ok(Outcome::Same | Outcome::Created) => return Ok(()),
+                Ok(Outcome::Different(fields)) => {
+                    return Err(BusError(Mismatch(wanted.name.clone(), fields).to_string()));
+                }
+                Err(e) if e.code == 503 && tries > 0 => tokio::time::sleep(Duration::from_millis(250)).await,
+                Err(e) => return Err(failed(&wanted.name, e)),
+            }
         }
     }
 

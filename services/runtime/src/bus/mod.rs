@@ -11,12 +11,13 @@ pub mod objects;
 mod publish;
 pub mod pull;
 mod read;
+mod url;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, Message, Subscriber};
+use async_nats::{Client, Event, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::Deserialize;
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 use self::publish::Acks;
 pub use self::publish::{Outbound, size};
 pub use self::read::Found;
+pub use self::url::without_password;
 
 /// The oldest server that has message schedules with cron, atomic batches and per-message TTL.
 const OLDEST: (u64, u64) = (2, 14);
@@ -103,10 +105,12 @@ pub struct Note {
 }
 
 impl Bus {
-    /// Connects and checks the server's version. `name` is what the server's monitoring shows.
+    /// Connects and checks the server's version. `url` may list the servers of a cluster, separated by commas; `name` is
+    /// what the server's monitoring shows.
     pub async fn connect(url: &str, name: &str) -> Result<Self, BusError> {
         let (connected, mut connections) = watch::channel(0);
-        let client = ConnectOptions::new()
+        let servers = url::servers(url)?;
+        let client = url::options(&servers)
             .name(name)
             .ping_interval(Duration::from_secs(10))
             .request_timeout(Some(API_TIMEOUT))
@@ -120,7 +124,7 @@ impl Bus {
                 }
                 std::future::ready(())
             })
-            .connect(url)
+            .connect(servers)
             .await
             .map_err(|e| failed(format_args!("cannot reach NATS at {}", without_password(url)), e))?;
         check_version(&client.server_info().version)?;
@@ -251,12 +255,4 @@ fn check_version(version: &str) -> Result<(), BusError> {
         )));
     }
     Ok(())
-}
-
-/// For messages: a password must not reach a log.
-pub fn without_password(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => format!("{}***{}", &url[..scheme + 3], &url[at..]),
-        _ => url.to_owned(),
-    }
 }

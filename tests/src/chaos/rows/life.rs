@@ -14,21 +14,22 @@ use crate::chaos::report::{Plan, Report};
 use crate::house::{House, Servers, free_port};
 
 pub async fn terminations(plan: Plan) -> Report {
-    // One worker of each function: two that take turns on a row give events back for having lost the race.
-    let mut arena = Arena::open("U-2", &plan, Setup { misbehave: 1, record: 1, ..Setup::default() }).await;
+    // One worker of each function: two that take turns on a row give events back for having lost the race. The ack wait
+    // is longer than any machine is slow: what comes again was left behind.
+    let ack_wait = Duration::from_secs(30);
+    let mut arena = Arena::open("U-2", &plan, Setup { misbehave: 1, record: 1, ack_wait, ..Setup::default() }).await;
     arena.load(Shape { words: &["emit:1", "slow:50"], ..Shape::default() });
     arena.under_way(100).await;
     for _ in 0..plan.seconds.div_ceil(3) {
         let codes = arena.crew.roll(&arena.house).await;
-        arena.report.fault("SIGTERM worker", codes.len() as u64);
+        arena.report.each("SIGTERM worker", codes.len() as u64);
         arena.report.must(codes.iter().all(|code| *code == Some(0)), format!("exit codes {codes:?}"));
         arena.wait(Duration::from_millis(500)).await;
     }
     let mut report = arena.close().await;
     report.must_have_fired(&["SIGTERM worker"]);
-    // A worker that stops gives nothing back: what comes again is one that the machine froze for an ack wait.
     let redeliveries = report.redeliveries;
-    report.must(redeliveries * 20 <= report.operations, format!("{redeliveries} events were left in hand"));
+    report.must(redeliveries == 0, format!("{redeliveries} events were left in hand"));
     enough(&mut report, 100);
     report
 }
@@ -57,7 +58,7 @@ pub async fn drift(plan: Plan) -> Report {
         bus.api(update, &body(&config)).await.expect("edited");
         let mut refused = house.spawn("misbehave", &[]);
         let (code, log) = (refused.exit().await, refused.log());
-        report.fault("edit", 1);
+        report.each("edit", 1);
         report.operations += 1;
         let wanted = format!("{field}: is {value}, should be {before}");
         report.must(code == Some(1) && log.contains(&wanted), format!("exit {code:?}, no {wanted:?} in {log}"));
@@ -123,7 +124,7 @@ pub async fn clock_jumps(plan: Plan) -> Report {
         jumped += u64::from((seconds() - before).abs() > 1800);
         tokio::time::sleep(Duration::from_millis(plan.seconds * 300)).await;
     }
-    arena.report.fault("clock jump", jumped);
+    arena.report.each("clock jump", jumped);
     let mut report = arena.close().await;
     let _ = std::fs::remove_file(&clock);
     report.must(jumped == 3, format!("the clock jumped {jumped} times, not 3"));

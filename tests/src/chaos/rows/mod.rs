@@ -1,6 +1,7 @@
 //! The table of faults. A row is one function from a plan to a report.
 
 mod events;
+pub(super) mod ha;
 mod kill;
 mod life;
 mod network;
@@ -19,43 +20,55 @@ pub struct Row {
     pub what: &'static str,
     /// Seconds of load in the short form.
     pub short: u64,
+    /// Whether more time means more events and more faults, so that it takes part again as long as there is time.
+    pub endless: bool,
     pub run: fn(Plan) -> Running,
 }
 
 pub type Running = Pin<Box<dyn Future<Output = Report>>>;
 
 const fn row(id: &'static str, what: &'static str, short: u64, run: fn(Plan) -> Running) -> Row {
-    Row { id, what, short, run }
+    Row { id, what, short, endless: false, run }
+}
+
+const fn endless(id: &'static str, what: &'static str, short: u64, run: fn(Plan) -> Running) -> Row {
+    Row { endless: true, ..row(id, what, short, run) }
 }
 
 pub const ROWS: &[Row] = &[
-    row("K-2", "kill -9 of any worker, again and again", 3, |plan| Box::pin(kill::workers(plan))),
-    row("K-3", "kill -9 of nats-server under load", 2, |plan| Box::pin(kill::nats(plan))),
-    row("K-4", "kill -9 of redis-server under load", 4, |plan| Box::pin(kill::redis(plan))),
-    row("K-5", "kill -9 of both servers and all workers", 2, |plan| Box::pin(kill::all(plan))),
-    row("Z-1", "SIGSTOP for three ack waits, then SIGCONT", 4, |plan| Box::pin(kill::zombies(plan))),
+    endless("K-2", "kill -9 of any worker, again and again", 3, |plan| Box::pin(kill::workers(plan))),
+    endless("K-3", "kill -9 of nats-server under load", 2, |plan| Box::pin(kill::nats(plan))),
+    endless("K-4", "kill -9 of redis-server under load", 4, |plan| Box::pin(kill::redis(plan))),
+    endless("K-5", "kill -9 of both servers and all workers", 2, |plan| Box::pin(kill::all(plan))),
+    endless("Z-1", "SIGSTOP for three ack waits, then SIGCONT", 4, |plan| Box::pin(kill::zombies(plan))),
     row("Z-3", "eight workers are given the same events", 1, |plan| Box::pin(events::same_event(plan))),
     row("Z-4", "no TERM and no late NAK by a resumed worker", 4, |plan| Box::pin(events::late_words(plan))),
     row("D-3", "the whole stream replayed twice", 2, |plan| Box::pin(events::replays(plan))),
     row("D-1", "delivered again beyond the horizon, marks expired", 1, |plan| {
         Box::pin(events::beyond_the_horizon(plan))
     }),
-    row("N-1", "workers cut off from Redis, NATS, both, one way", 4, |plan| Box::pin(network::partitions(plan))),
-    row("N-2", "latency, 10 KB/s, resets, slices", 4, |plan| Box::pin(network::bad_lines(plan))),
-    row("N-3", "the reply of a commit is lost after its execution", 3, |plan| Box::pin(network::lost_replies(plan))),
-    row("N-4", "a publish ack is lost, the connection stays", 6, |plan| Box::pin(network::lost_acks(plan))),
+    row("O-2", "order across workers breaks, as is said", 1, |plan| Box::pin(events::order(plan))),
+    endless("N-1", "workers cut off from Redis, NATS, both, one way", 4, |plan| Box::pin(network::partitions(plan))),
+    endless("N-2", "latency, 10 KB/s, resets, slices", 4, |plan| Box::pin(network::bad_lines(plan))),
+    endless("N-3", "the reply of a commit is lost after its execution", 3, |plan| {
+        Box::pin(network::lost_replies(plan))
+    }),
+    endless("N-4", "a publish ack is lost, the connection stays", 6, |plan| Box::pin(network::lost_acks(plan))),
+    row("N-4b", "an atomic batch loses its ack, a message, its leave", 6, |plan| Box::pin(network::torn_batches(plan))),
     row("N-5", "all workers reconnect at once", 2, |plan| Box::pin(network::storm(plan))),
+    row("N-6", "dead lines to NATS that nobody heals", 1, |plan| Box::pin(network::dead_lines_to_nats(plan))),
+    row("N-7", "dead lines to Redis that nobody heals", 1, |plan| Box::pin(network::dead_lines_to_redis(plan))),
     row("S-1", "disk full, then space again: NATS and Redis", 3, |plan| Box::pin(stores::disk_full(plan))),
     row("S-2", "Redis at maxmemory, then raised", 3, |plan| Box::pin(stores::out_of_memory(plan))),
-    row("S-3", "Redis BUSY, LOADING, READONLY, NOREPLICAS, functions gone", 4, |plan| {
-        Box::pin(stores::unwilling(plan))
-    }),
+    row("S-3", "Redis BUSY, LOADING, READONLY, MISCONF, functions gone", 4, |plan| Box::pin(stores::unwilling(plan))),
     row("S-4", "fsync of Redis fails with EIO", 3, |plan| Box::pin(stores::fsync_fails(plan))),
     row("W-1", "power cut of Redis, appendfsync always", 2, |plan| Box::pin(power::redis_always(plan))),
-    row("W-2", "power cut of Redis, everysec: loss, then a replay", 2, |plan| Box::pin(power::redis_everysec(plan))),
+    row("W-2", "power cut of Redis, everysec: loss, then recover", 2, |plan| Box::pin(power::redis_everysec(plan))),
     row("W-3", "power cut of NATS, sync_interval always", 2, |plan| Box::pin(power::nats_always(plan))),
     row("W-4", "power cut of NATS, default: loss and nothing doubled", 2, |plan| Box::pin(power::nats_default(plan))),
     row("W-5", "the log of Redis torn inside a commit", 2, |plan| Box::pin(power::torn_log(plan))),
+    row("F-1", "a replica of Redis takes over, behind: loss, then recover", 2, |plan| Box::pin(ha::failover(plan))),
+    row("F-2", "three NATS servers: leader killed, two paused, one cut off", 2, |plan| Box::pin(ha::cluster(plan))),
     row("Q-2", "stream of dead letters full, then raised", 2, |plan| Box::pin(events::dlq_full(plan))),
     row("Q-4", "one event in ten is poison", 1, |plan| Box::pin(events::poison(plan))),
     row("U-2", "SIGTERM of every worker under load", 3, |plan| Box::pin(life::terminations(plan))),
@@ -73,10 +86,7 @@ pub const ABSENT: &[(&str, &str)] = &[
     ("Q-1", "handlers that exit, panic, loop, overflow, use up memory: `system poison`"),
     ("Q-3", "dead letters redriven, twice and at once: `system dlq`"),
     ("U-1", "rolling upgrade: there is one version so far"),
-    ("O-1", "order by key over many workers: not promised"),
-    ("O-2", "order in default mode: not promised"),
-    ("F-1", "failover of Redis: not tried; after one `oncue recover redis` is needed, as in W-2"),
-    ("F-2", "a cluster of NATS servers: not tried"),
+    ("O-1", "order by key over many workers: not promised; O-2 shows that it breaks"),
     ("L-1", "24 h soak: `chaos --minutes 1440` is that"),
 ];
 

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::{Storm, enough};
 use crate::chaos::arena::{Arena, Link, Setup};
 use crate::chaos::faults::{Act, Harm, perform};
@@ -9,38 +11,42 @@ use crate::chaos::load::Shape;
 use crate::chaos::report::{Plan, Report};
 use crate::proxy::Faults;
 
-fn both(harms: &[Harm]) -> Vec<Act> {
-    let links = [Link::Nats, Link::Redis];
+fn each_and_both(harms: &[Harm]) -> Vec<Act> {
+    let links = [Link::Nats, Link::Redis, Link::Both];
     links.into_iter().flat_map(|link| harms.iter().map(move |harm| Act::Line(link, *harm))).collect()
 }
 
 pub async fn partitions(plan: Plan) -> Report {
     let harms = [Harm::Cut, Harm::Refuse, Harm::HalfOpenUp, Harm::HalfOpenDown, Harm::HalfOpen, Harm::Freeze];
-    Storm { redelivers: false, ..Storm::new("N-1") }.run(plan, &both(&harms)).await
+    Storm { redelivers: false, ..Storm::new("N-1") }.run(plan, &each_and_both(&harms)).await
 }
 
 pub async fn bad_lines(plan: Plan) -> Report {
     let harms = [Harm::Latency, Harm::Throttle, Harm::Slices, Harm::ResetUp, Harm::ResetDown];
-    Storm { redelivers: false, ..Storm::new("N-2") }.run(plan, &both(&harms)).await
+    let links = [Link::Nats, Link::Redis];
+    let acts = links.into_iter().flat_map(|link| harms.map(|harm| Act::Line(link, harm)));
+    Storm { redelivers: false, ..Storm::new("N-2") }.run(plan, &acts.collect::<Vec<Act>>()).await
 }
 
-/// The same harm again and again, a moment apart.
-async fn again(name: &'static str, plan: &Plan, act: Act, shape: Shape) -> Arena {
-    let mut arena = Arena::open(name, plan, Setup::default()).await;
-    arena.load(shape);
+/// The same harms again and again, a moment apart.
+async fn again(name: &'static str, plan: &Plan, setup: Setup, acts: &[Act]) -> Arena {
+    let mut arena = Arena::open(name, plan, setup).await;
+    arena.load(Shape::default());
     arena.under_way(100).await;
     let end = Instant::now() + Duration::from_secs(plan.seconds);
     while Instant::now() < end {
-        perform(&mut arena, act, Duration::from_millis(50)).await;
-        let pause = Duration::from_millis(arena.rng.u64(100..400));
-        arena.wait(pause).await;
+        for act in acts {
+            perform(&mut arena, *act, Duration::from_millis(50)).await;
+            let pause = Duration::from_millis(arena.rng.u64(100..400));
+            arena.wait(pause).await;
+        }
     }
     arena
 }
 
 pub async fn lost_replies(plan: Plan) -> Report {
     let act = Act::Line(Link::Redis, Harm::LoseAnswer);
-    let mut arena = again("N-3", &plan, act, Shape::default()).await;
+    let mut arena = again("N-3", &plan, Setup::default(), &[act]).await;
     arena.settle().await;
     let mut duplicates = 0;
     for function in ["misbehave", "record"] {
@@ -56,13 +62,81 @@ pub async fn lost_replies(plan: Plan) -> Report {
 
 pub async fn lost_acks(plan: Plan) -> Report {
     let act = Act::Line(Link::Nats, Harm::LoseAnswer);
-    let arena = again("N-4", &plan, act, Shape::default()).await;
+    let arena = again("N-4", &plan, Setup::default(), &[act]).await;
     let mut report = arena.close().await;
     report.must_have_fired(&[&act.name()]);
     report.must(report.copies > 0, "no output was published again");
     report.must(report.redeliveries > 0, "nothing was delivered again");
     enough(&mut report, 100);
     report
+}
+
+/// Outputs go out in atomic batches: the one ack of a batch is lost, a batch loses a message on its way, and for a while
+/// the stream takes none. What did not go out as one goes out one by one.
+pub async fn torn_batches(plan: Plan) -> Report {
+    let acts = [Harm::LoseBatchAck, Harm::TearBatch].map(|harm| Act::Line(Link::Nats, harm));
+    let setup = Setup { config: "[nats]\nbatch_publish = true\n".into(), ..Setup::default() };
+    let mut arena = again("N-4b", &plan, setup, &acts).await;
+    let singly =
+        |arena: &Arena| arena.crew.logs().map(|log| log.matches("publishing one by one").count()).sum::<usize>();
+    let lost = arena.report.faults.values().sum::<u64>() as usize;
+    arena.wait_until("each batch that was harmed goes out one by one", |arena| singly(arena) >= lost).await;
+    let before = singly(&arena);
+    allow_batches(&arena, false).await;
+    arena.wait_until("a batch is refused", |arena| singly(arena) > before).await;
+    let refused = singly(&arena) - before;
+    allow_batches(&arena, true).await;
+    arena.report.fault("batch refused", refused as u64);
+    let mut report = arena.close().await;
+    report.must_have_fired(&[&acts[0].name(), &acts[1].name(), "batch refused"]);
+    report.note(format!("{} batches went out one by one", before + refused));
+    report.must(report.copies > 0, "no output was published again");
+    enough(&mut report, 100);
+    report
+}
+
+async fn allow_batches(arena: &Arena, allowed: bool) {
+    let mut config = arena.bus.api("STREAM.INFO.web", &Value::Null).await.expect("a stream")["config"].clone();
+    config["allow_atomic"] = allowed.into();
+    arena.bus.api("STREAM.UPDATE.web", &config).await.expect("changed");
+}
+
+/// All lines to a server go dead at once, as when a router forgets them: nothing comes any more and nothing says so.
+/// Nobody heals them; workers must notice by themselves and connect anew.
+async fn dead_lines(name: &'static str, plan: Plan, link: Link) -> Report {
+    const NOTICE: Duration = Duration::from_mins(1);
+    let mut arena = Arena::open(name, &plan, Setup::default()).await;
+    arena.load(Shape { rate: 100, ..Shape::default() });
+    arena.under_way(100).await;
+    let (lines, proxy) = (arena.crew.len(), arena.proxies(link).next().expect("one"));
+    let (below, start) = (proxy.let_die(), Instant::now());
+    let left = |arena: &Arena| arena.proxies(link).map(|proxy| proxy.open_below(below)).sum::<usize>();
+    while left(&arena) > 0 && start.elapsed() < NOTICE {
+        arena.wait(Duration::from_millis(50)).await;
+    }
+    let (rest, fault) = (left(&arena), format!("{} line dead", link.name()));
+    arena.report.must(rest == 0, format!("{rest} of {lines} dead lines to {} were not noticed", link.name()));
+    arena.report.fault(&fault, lines as u64);
+    arena.report.note(format!("{} of {lines} noticed within {} s", lines - rest, start.elapsed().as_secs()));
+    if rest == 0 {
+        // The dead lines are gone and nothing was healed: what is handled now came over new ones.
+        let before = arena.nats.wire().acks;
+        arena.wait_until("events are handled over new lines", |arena| arena.nats.wire().acks > before + 50).await;
+    }
+    arena.settle().await;
+    let gone = arena.crew.gone.len();
+    let mut report = arena.close().await;
+    report.must(gone == 0, "a worker ended rather than connect anew");
+    enough(&mut report, 100);
+    report
+}
+
+pub async fn dead_lines_to_nats(plan: Plan) -> Report {
+    dead_lines("N-6", plan, Link::Nats).await
+}
+
+pub async fn dead_lines_to_redis(plan: Plan) -> Report {
+    dead_lines("N-7", plan, Link::Redis).await
 }
 
 /// Many workers lose both their connections at once.

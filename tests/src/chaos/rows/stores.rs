@@ -32,16 +32,12 @@ impl SmallDisk {
         mounted.then_some(Self(path))
     }
 
-    /// Leaves not a byte, and returns how many were taken.
-    fn fill(&self) -> u64 {
+    /// Leaves not a byte.
+    fn fill(&self) {
         let file = std::fs::File::create(self.0.join("filler")).expect("room for a name");
         let mut writer = &file;
         let block = vec![0; 1 << 12];
-        let mut taken = 0;
-        while let Ok(n @ 1..) = std::io::Write::write(&mut writer, &block) {
-            taken += n as u64;
-        }
-        taken
+        while let Ok(1..) = std::io::Write::write(&mut writer, &block) {}
     }
 
     fn free(&self) {
@@ -83,10 +79,12 @@ pub async fn disk_full(plan: Plan) -> Report {
     }
     arena.wait(Duration::from_secs(1)).await;
 
-    let (before, taken) = (arena.acked(), nats.fill());
+    let (acked, refused) = (arena.acked(), arena.refused());
+    nats.fill();
     arena.wait(long).await;
-    arena.report.fault("NATS disk full", u64::from(taken > 0));
-    arena.report.note(format!("{} acks while the disk of NATS was full", arena.acked() - before));
+    arena.wait_until("NATS refuses what it has no room for", |arena| arena.refused() > refused).await;
+    arena.report.fault("NATS disk full", arena.refused() - refused);
+    arena.report.note(format!("{} acks while the disk of NATS was full", arena.acked() - acked));
     nats.free();
     // A server that could not write may have switched JetStream off until it is started again.
     arena.house.nats.kill();
@@ -116,13 +114,8 @@ pub async fn out_of_memory(plan: Plan) -> Report {
     arena.load(Shape::default());
     arena.under_way(100).await;
     for _ in 0..plan.seconds.div_ceil(4) {
-        let before = refused(&arena);
-        arena.house.redis_cli(&["CONFIG", "SET", "maxmemory", "1mb"]);
-        arena.wait(Duration::from_secs(2)).await;
-        let times = refused(&arena) - before;
-        arena.report.fault("OOM", times);
-        arena.house.redis_cli(&["CONFIG", "SET", "maxmemory", "0"]);
-        arena.wait(Duration::from_millis(700)).await;
+        let (limit, off) = (["CONFIG", "SET", "maxmemory", "1mb"], ["CONFIG", "SET", "maxmemory", "0"]);
+        counted(&mut arena, "OOM", &limit, &off, Duration::from_secs(2)).await;
     }
     let mut report = arena.close().await;
     report.must_have_fired(&["OOM"]);
@@ -130,11 +123,7 @@ pub async fn out_of_memory(plan: Plan) -> Report {
     report
 }
 
-/// Commands that Redis has answered with OOM since it was started.
-fn refused(arena: &Arena) -> u64 {
-    error_count(arena, "OOM")
-}
-
+/// Commands that Redis has answered with this error since it was started.
 fn error_count(arena: &Arena, kind: &str) -> u64 {
     let stats = arena.house.redis_cli(&["INFO", "errorstats"]);
     let line = stats.lines().find_map(|line| line.strip_prefix(&format!("errorstat_{kind}:count=")));
@@ -143,34 +132,56 @@ fn error_count(arena: &Arena, kind: &str) -> u64 {
 
 /// Every way in which a Redis that is up can be of no help.
 pub async fn unwilling(plan: Plan) -> Report {
+    const SECOND: Duration = Duration::from_secs(1);
     let mut arena = Arena::open("S-3", &plan, Setup::default()).await;
     arena.load(Shape::default());
     arena.under_way(300).await;
     for _ in 0..plan.seconds.div_ceil(8) {
         busy(&mut arena).await;
-        counted(&mut arena, "READONLY", &["REPLICAOF", "127.0.0.1", "1"], &["REPLICAOF", "NO", "ONE"]).await;
+        let (on, off) = (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]);
+        counted(&mut arena, "READONLY", &on, &off, SECOND).await;
         let setting = "min-replicas-to-write";
         let (on, off) = (["CONFIG", "SET", setting, "1"], ["CONFIG", "SET", setting, "0"]);
-        counted(&mut arena, "NOREPLICAS", &on, &off).await;
+        counted(&mut arena, "NOREPLICAS", &on, &off, SECOND).await;
+        snapshot_fails(&mut arena).await;
         arena.house.redis_cli(&["FUNCTION", "FLUSH"]);
-        arena.report.fault("FUNCTION FLUSH", 1);
-        arena.wait(Duration::from_millis(500)).await;
+        let back = arena.wait_until("the functions are loaded again", |arena| {
+            !arena.house.redis_cli(&["FUNCTION", "LIST"]).is_empty()
+        });
+        let back = back.await;
+        arena.report.fault("FUNCTION FLUSH", u64::from(back));
         loading(&mut arena).await;
     }
     let mut report = arena.close().await;
-    report.must_have_fired(&["BUSY", "READONLY", "NOREPLICAS", "FUNCTION FLUSH", "LOADING"]);
+    report.must_have_fired(&["BUSY", "READONLY", "NOREPLICAS", "MISCONF", "FUNCTION FLUSH", "LOADING"]);
     enough(&mut report, 100);
     report
 }
 
-/// Brings Redis into a state for a second and counts the commands it refused for it.
-async fn counted(arena: &mut Arena, kind: &str, on: &[&str], off: &[&str]) {
+/// Brings Redis into a state for a while, until it has refused a command for it, and counts those.
+async fn counted(arena: &mut Arena, kind: &str, on: &[&str], off: &[&str], least: Duration) {
     let before = error_count(arena, kind);
     arena.house.redis_cli(on);
-    arena.wait(Duration::from_secs(1)).await;
+    arena.wait(least).await;
+    arena.wait_until(&format!("Redis answers {kind}"), |arena| error_count(arena, kind) > before).await;
     arena.report.fault(kind, error_count(arena, kind) - before);
     arena.house.redis_cli(off);
     arena.wait(Duration::from_millis(500)).await;
+}
+
+/// A snapshot that cannot be written makes Redis refuse to write anything (MISCONF), until one can.
+async fn snapshot_fails(arena: &mut Arena) {
+    // There is a folder where the snapshot would go.
+    let folder = arena.house.dir.join("dump.rdb");
+    std::fs::create_dir_all(folder.join("full")).expect("a folder");
+    arena.house.redis_cli(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "yes"]);
+    arena.house.redis_cli(&["BGSAVE"]);
+    let failed = |arena: &Arena| arena.house.redis_cli(&["INFO", "persistence"]).contains("bgsave_status:err");
+    arena.wait_until("a snapshot fails", failed).await;
+    // Redis looks at it only where snapshots are asked for.
+    let (on, off) = (["CONFIG", "SET", "save", "3600 1"], ["CONFIG", "SET", "save", ""]);
+    counted(arena, "MISCONF", &on, &off, Duration::from_secs(1)).await;
+    std::fs::remove_dir_all(folder).expect("removed");
 }
 
 async fn busy(arena: &mut Arena) {
@@ -178,16 +189,20 @@ async fn busy(arena: &mut Arena) {
     let port = arena.house.redis_port.to_string();
     let mut script = cli(&port, &["EVAL", "while true do end", "0"]);
     arena.wait(Duration::from_millis(1500)).await;
-    let answer = arena.house.redis_cli(&["PING"]);
-    arena.report.fault("BUSY", u64::from(answer.contains("BUSY")));
+    let busy = |arena: &Arena| arena.house.redis_cli(&["PING"]).contains("BUSY");
+    let busy = arena.wait_until("Redis answers BUSY", busy).await;
+    arena.report.fault("BUSY", u64::from(busy));
     arena.house.redis_cli(&["SCRIPT", "KILL"]);
     let _ = script.wait();
 }
 
 /// Started with data, Redis answers LOADING until it has read it; slowed down so that somebody hears it.
 async fn loading(arena: &mut Arena) {
+    // It looks up from its log every 1,024 commands.
+    arena.wait_until("the log of Redis is long enough", |arena| commands(arena) > 5000).await;
     arena.house.redis.kill();
-    arena.house.servers.redis_args = vec!["--key-load-delay".into(), "300".into()];
+    let delay = (Duration::from_secs(3).as_micros() as usize / commands(arena)).max(1);
+    arena.house.servers.redis_args = vec!["--key-load-delay".into(), delay.to_string()];
     arena.house.restart_redis().await;
     let (start, mut heard) = (Instant::now(), 0);
     while start.elapsed() < Duration::from_mins(1) {
@@ -199,6 +214,13 @@ async fn loading(arena: &mut Arena) {
     }
     arena.report.fault("LOADING", heard);
     arena.house.servers.redis_args.clear();
+}
+
+/// Commands in the log of Redis.
+fn commands(arena: &Arena) -> usize {
+    let log = arena.house.dir.join("appendonlydir").join("appendonly.aof.1.incr.aof");
+    let log = std::fs::read(log).unwrap_or_default();
+    log.windows(3).filter(|bytes| bytes == b"\r\n*").count()
 }
 
 fn cli(port: &str, args: &[&str]) -> Child {

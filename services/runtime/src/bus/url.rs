@@ -1,0 +1,46 @@
+//! Where NATS is: one server, or those of a cluster, and who we are to them.
+
+use async_nats::{ConnectOptions, ServerAddr};
+
+use super::{BusError, failed};
+use crate::event;
+
+/// Servers separated by commas.
+pub fn servers(url: &str) -> Result<Vec<ServerAddr>, BusError> {
+    let servers = url.split(',').map(|server| server.trim().parse::<ServerAddr>());
+    servers.collect::<Result<_, _>>().map_err(|e| failed(format_args!("{} is no NATS URL", without_password(url)), e))
+}
+
+/// With the first user that is named: the client itself takes none from a URL.
+pub fn options(servers: &[ServerAddr]) -> ConnectOptions {
+    let Some((user, password)) = servers.iter().find_map(user) else { return ConnectOptions::new() };
+    ConnectOptions::new().user_and_password(user, password)
+}
+
+fn user(server: &ServerAddr) -> Option<(String, String)> {
+    let plain = |part: &str| event::percent_decode(part).unwrap_or_else(|| part.to_owned());
+    Some((plain(server.username()?), plain(server.password()?)))
+}
+
+/// For messages: a password must not reach a log.
+pub fn without_password(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => format!("{}***{}", &url[..scheme + 3], &url[at..]),
+        _ => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_may_list_servers_and_name_a_user() {
+        let all = servers("nats://a:1, nats://me:se%40cret@b,c").expect("three servers");
+        let places: Vec<_> = all.iter().map(|server| (server.host().to_owned(), server.port())).collect();
+        assert_eq!(places, [("a".to_owned(), 1), ("b".to_owned(), 4222), ("c".to_owned(), 4222)]);
+        assert_eq!(all.iter().find_map(user), Some(("me".to_owned(), "se@cret".to_owned())));
+        let refused = servers("nats://me:secret@a:b").expect_err("no port").to_string();
+        assert!(!refused.contains("secret"), "{refused}");
+    }
+}
