@@ -12,7 +12,10 @@ BIN := $(or $(CARGO_TARGET_DIR),target)
 # How long `make chaos` goes on.
 MINUTES ?= 10
 
-.PHONY: up test chaos measure lint fmt check install clean help
+# What `make bench` runs: CASES="clicks hot", ROUNDS=5, QUICK=1.
+BENCH := $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) --json $(BIN)/bench.json $(CASES)
+
+.PHONY: up test chaos bench measure lint fmt check install clean help
 .DEFAULT_GOAL := help
 
 up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=durable survives power cuts; ARGS="--only count-views"
@@ -34,6 +37,11 @@ chaos: install ## Harm servers, workers and lines for MINUTES=10 and account for
 	@$(RELEASE)
 	@cargo build --release --locked --bins --package oncue-tests
 	@exec $(BIN)/release/chaos --minutes $(MINUTES) $(ARGS)
+
+bench: install ## Measure Oncue beside NATS and Redis driven by hand. CASES="clicks hot" ROUNDS=5 QUICK=1
+	@$(RELEASE)
+	@cargo build --release --locked --bins --package oncue-tests
+	@exec $(BIN)/release/bench $(BENCH)
 
 measure: install ## Measure what README.md quotes: time to ready, start and memory of a worker
 	@$(RELEASE)

@@ -4,4 +4,5 @@ pub mod fuzz;
 pub mod house;
 pub mod proxy;
 pub mod chaos;
+pub mod bench;
 pub mod pictures;

@@ -1,0 +1,12 @@
+//! What the house costs, measured beside what NATS and Redis give to a loop written by hand, in the same minutes on the
+//! same machine. `tests/src/bin/bench.rs` runs it.
+
+pub mod burn;
+pub mod fill;
+pub mod usage;
+pub mod stats;
+pub mod arena;
+pub mod check;
+pub mod paint;
+pub mod plan;
+pub mod cases;
