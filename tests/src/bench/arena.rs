@@ -55,17 +55,20 @@ pub struct Work {
     /// At which view of its page an event has a follow-up.
     pub every: u64,
     pub workers: usize,
-    /// Environment of Oncue's workers.
-    pub env: Vec<(String, String)>,
+    /// Environment of Oncue's workers, above what they have anyway.
+    pub env: Vec<(&'static str, String)>,
+    /// Whether a function that sleeps a second on each of the same events runs beside.
+    pub slow: bool,
 }
 
 impl Default for Work {
     fn default() -> Self {
         Self {
-            clicks: Clicks { events: 50_000, keys: 100, payload: 200, headers: Headers::Whole },
+            clicks: Clicks { events: 50_000, keys: 100, payload: 200, headers: Headers::Whole, first: 0 },
             every: 1,
             workers: 1,
             env: Vec::new(),
+            slow: false,
         }
     }
 }
@@ -95,12 +98,16 @@ pub struct Arena {
 
 impl Arena {
     pub async fn open(profile: Profile) -> Self {
+        Self::with(profile, "[streams.web]\nmax_bytes = \"4GiB\"\n").await
+    }
+
+    pub async fn with(profile: Profile, config: &str) -> Self {
         let arguments = |args: &[&str]| args.iter().map(|arg| (*arg).to_owned()).collect();
         let servers = match profile {
             Profile::Fast => Servers { redis_args: arguments(&["--appendonly", "no"]), ..Servers::default() },
             Profile::Durable => Servers { jetstream: "sync_interval: always\n".into(), ..Servers::default() },
         };
-        let mut house = House::with("[streams.web]\nmax_bytes = \"4GiB\"\n", servers).await;
+        let mut house = House::with(config, servers).await;
         if profile == Profile::Durable {
             house.set("ONCUE_BATCH_PUBLISH", "true");
         }
@@ -112,6 +119,7 @@ impl Arena {
     pub async fn run(&mut self, side: Side, work: &Work) -> Run {
         self.clean().await;
         let mut workers = self.start(side, work).await;
+        let slow = if work.slow { Some(self.house.start("bench-slow").await) } else { None };
         let consumer = consumer(side);
         self.pause(consumer, now_ms() + 3_600_000).await;
         let (port, clicks) = (self.house.nats_port, work.clicks);
@@ -122,7 +130,12 @@ impl Arena {
         let end = self.drained(consumer, &mut workers).await;
         let cpu = (self.cpu(&workers) - before).per(work.clicks.events);
         let peak = workers.iter().map(|worker| memory(worker.pid(), "VmHWM")).max().unwrap_or(0);
-        workers.iter_mut().for_each(Process::kill);
+        drop(slow);
+        for worker in &mut workers {
+            // Only Oncue knows how to end: it sends what spans it still has.
+            let code = worker.stop().await;
+            assert!(side != Side::Oncue || code == Some(0), "ended with {code:?}: {}", worker.log());
+        }
         check::run(self, side, work).await;
         Run { seconds: end - begin as f64 / 1000.0, events: work.clicks.events, cpu, peak }
     }
@@ -141,18 +154,18 @@ impl Arena {
     pub async fn start(&mut self, side: Side, work: &Work) -> Vec<Process> {
         let processes: Vec<Process> = match side {
             Side::Oncue => {
-                self.house.set("BENCH_EVERY", &work.every.to_string());
-                for (name, value) in &work.env {
+                let usual = [("OTEL_SDK_DISABLED", "true".to_owned()), ("BENCH_EVERY", work.every.to_string())];
+                for (name, value) in usual.iter().chain([("BENCH_BURN", String::from("0"))].iter()).chain(&work.env) {
                     self.house.set(name, value);
                 }
                 (0..work.workers).map(|_| self.house.spawn("bench-clicks", &[])).collect()
             }
             Side::Limit | Side::Inbox => {
                 self.make_streams().await;
-                self.make_consumer(consumer(side), &[&format!("{INPUT}.>"), INPUT]).await;
+                self.make_consumer("limit", &[&format!("{INPUT}.>"), INPUT]).await;
                 let env = [
                     ("LIMIT_STREAM", "web"),
-                    ("LIMIT_CONSUMER", consumer(side)),
+                    ("LIMIT_CONSUMER", "limit"),
                     ("LIMIT_OUTPUT", OUTPUT),
                     ("LIMIT_EVERY", &work.every.to_string()),
                 ];
@@ -196,7 +209,7 @@ impl Arena {
     /// on by itself at that time; told to go on at once, it would wait for the next request.
     pub async fn pause(&self, consumer: &str, time: u64) {
         let body = json!({ "pause_until": format_time(time) });
-        let answer = self.bus.api(&format!("CONSUMER.PAUSE.web.{consumer}"), &body).await.expect("a paused consumer");
+        let answer = self.bus.api(&format!("CONSUMER.PAUSE.{consumer}"), &body).await.expect("a paused consumer");
         assert_eq!(answer["paused"], true, "{answer}");
     }
 
@@ -204,7 +217,7 @@ impl Arena {
     pub async fn drained(&self, consumer: &str, workers: &mut [Process]) -> f64 {
         let start = Instant::now();
         loop {
-            let info = self.bus.api(&format!("CONSUMER.INFO.web.{consumer}"), &Value::Null).await.expect("a consumer");
+            let info = self.bus.api(&format!("CONSUMER.INFO.{consumer}"), &Value::Null).await.expect("a consumer");
             if info["num_pending"] == 0 && info["num_ack_pending"] == 0 {
                 assert_eq!(info["num_redelivered"], 0, "delivered again: {info}");
                 return seconds(info["ack_floor"]["last_active"].as_str().expect("the time of the last ack"));
@@ -225,6 +238,10 @@ impl Arena {
         }
     }
 
+    pub async fn made_in(&self, stream: &str) -> u64 {
+        self.bus.stream_created(stream).await.expect("the stream")
+    }
+
     /// Waits until the servers have nothing left to do from before.
     pub async fn settled(&self) {
         until("the servers are at rest", async || {
@@ -237,12 +254,13 @@ impl Arena {
     }
 }
 
+/// Its stream and name, as the server's API has them.
 pub fn consumer(side: Side) -> &'static str {
-    if side == Side::Oncue { "bench-clicks" } else { "limit" }
+    if side == Side::Oncue { "web.bench-clicks" } else { "web.limit" }
 }
 
 /// Unix seconds of a time as the server writes it, with all its digits.
-fn seconds(text: &str) -> f64 {
+pub fn seconds(text: &str) -> f64 {
     let whole = parse_time(text).expect("a time") / 1000;
     let fraction: String =
         text.split_once('.').map_or("0", |(_, f)| f).chars().take_while(char::is_ascii_digit).collect();

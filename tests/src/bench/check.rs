@@ -34,38 +34,40 @@ pub async fn run(arena: &Arena, side: Side, work: &Work) {
         let marks = arena.house.redis_cli(&["DBSIZE"]);
         assert_eq!(marks, (events + 1).to_string(), "seen marks and the hash of pages");
     }
-    let (messages, ids) = outputs(arena).await;
+    let ids = headers(arena, &[OUTPUT, &format!("{OUTPUT}.>")], &["Nats-Msg-Id"]).await;
+    let messages = ids.len() as u64;
+    let ids = ids.iter().map(|(_, id)| id).collect::<HashSet<_>>().len() as u64;
     assert_eq!((messages, ids), (events / work.every, events / work.every), "follow-ups, and their different ids");
 }
 
-/// How many follow-ups the stream holds, and under how many ids.
-async fn outputs(arena: &Arena) -> (u64, u64) {
+/// Sequences of the messages on some subjects, with the first of the named headers that each has.
+pub async fn headers(arena: &Arena, filters: &[&str], names: &[&str]) -> Vec<(u64, String)> {
     let body = json!({
         "stream_name": "web",
         "config": {
             "durable_name": "check",
             "ack_policy": "none",
             "headers_only": true,
-            "filter_subjects": [OUTPUT, format!("{OUTPUT}.>")],
+            "filter_subjects": filters,
         },
         "action": "create",
     });
     let info = arena.bus.api("CONSUMER.CREATE.web.check", &body).await.expect("a consumer to check with");
-    let expected = info["num_pending"].as_u64().unwrap_or(0);
+    let expected = info["num_pending"].as_u64().unwrap_or(0) as usize;
     let created = arena.bus.stream_created("web").await.expect("the stream");
     let mut pull = arena.bus.pull("web", created, "check").await.expect("a pull");
-    let (mut messages, mut ids) = (0, HashSet::new());
-    while messages < expected {
+    let mut found = Vec::with_capacity(expected);
+    while found.len() < expected {
         let mut deliveries = pull.ask(10_000, 10_000).await.expect("the consumer");
         let next = tokio::time::timeout(Duration::from_secs(30), pull.next()).await;
         deliveries.extend(next.expect("the stream goes on").expect("the consumer"));
         for delivery in deliveries {
-            messages += 1;
-            let id = delivery.headers().find(|(name, _)| *name == "Nats-Msg-Id");
-            ids.insert(id.expect("a follow-up has an id").1.to_owned());
+            let header = |wanted: &&str| delivery.headers().find(|(name, _)| name == wanted);
+            let value = names.iter().find_map(header).expect("the header").1.to_owned();
+            found.push((delivery.place.sequence, value));
         }
     }
     drop(pull);
     arena.bus.api("CONSUMER.DELETE.web.check", &Value::Null).await.expect("deleted");
-    (messages, ids.len() as u64)
+    found
 }

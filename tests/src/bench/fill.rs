@@ -16,6 +16,8 @@ pub struct Clicks {
     pub payload: usize,
     /// The headers the gateway writes, or the id alone as any client would.
     pub headers: Headers,
+    /// Number of the first: a stream takes none twice.
+    pub first: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +90,7 @@ pub fn fill(nats_port: u16, clicks: Clicks) {
         let end = (sent + BURST).min(clicks.events);
         if sent < end && sent - acked < WINDOW.min(1 + (64 << 20) / clicks.payload.max(1) as u64) {
             burst.clear();
-            (sent..end).for_each(|number| clicks.write(number, now, &mut burst));
+            (sent..end).for_each(|number| clicks.write(clicks.first + number, now, &mut burst));
             socket.write_all(&burst).expect("NATS takes it");
             sent = end;
             continue;

@@ -1,6 +1,6 @@
 //! What a process has used, as the kernel counts it.
 
-use std::ops::{AddAssign, Sub};
+use std::ops::Sub;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,19 +19,17 @@ impl Cpu {
     }
 }
 
+impl Cpu {
+    pub fn total(self) -> f64 {
+        self.nats + self.redis + self.worker
+    }
+}
+
 impl Sub for Cpu {
     type Output = Self;
 
     fn sub(self, before: Self) -> Self {
         Self { nats: self.nats - before.nats, redis: self.redis - before.redis, worker: self.worker - before.worker }
-    }
-}
-
-impl AddAssign for Cpu {
-    fn add_assign(&mut self, more: Self) {
-        self.nats += more.nats;
-        self.redis += more.redis;
-        self.worker += more.worker;
     }
 }
 

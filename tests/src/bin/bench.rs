@@ -1,16 +1,21 @@
 //! `make bench`: measures Oncue beside what NATS and Redis give to a loop written by hand, in turns, and checks every run.
 //!
-//! `bench [--quick] [--rounds N] [--json FILE] [CASE]...`
+//! `bench [--quick] [--rounds N] [--json FILE] [CASE]...` measures; `bench --counts FILE [--record]` compares
+//! instructions and allocations with those on record; `bench --report JSON PAGE` writes the page with its pictures.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
+use oncue::event::{format_time, now_ms};
 use oncue_tests::bench::cases::{CASES, Known};
+use oncue_tests::bench::counts::{self, Counts};
+use oncue_tests::bench::machine::Machine;
 use oncue_tests::bench::paint;
 use oncue_tests::bench::plan::{Case, Plan};
-use serde_json::json;
+use oncue_tests::bench::report::{self, Report};
 
-const USAGE: &str = "usage: bench [--quick] [--rounds N] [--json FILE] [CASE]...";
+const USAGE: &str = "usage: bench [--quick] [--rounds N] [--json FILE] [CASE]...\n       \
+    bench --counts FILE [--record]\n       bench --report JSON PAGE";
 
 struct Options {
     plan: Plan,
@@ -44,6 +49,13 @@ fn options() -> Result<Options, String> {
 }
 
 fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--counts", file] => return gate(file, false),
+        ["--counts", file, "--record"] => return gate(file, true),
+        ["--report", json, page] => return write(json, page),
+        _ => {}
+    }
     let options = match options() {
         Ok(options) => options,
         Err(why) => {
@@ -52,19 +64,69 @@ fn main() -> ExitCode {
         }
     };
     let start = Instant::now();
-    let mut cases: Vec<Case> = Vec::new();
+    let mut report = Report {
+        time: format_time(now_ms()),
+        machine: Machine::describe(),
+        quick: options.plan.quick,
+        rounds: options.plan.rounds,
+        cases: Vec::new(),
+    };
     for known in &options.cases {
         let case = one(known, options.plan);
         paint::case(&case);
-        cases.push(case);
+        report.cases.push(case);
         // After each case: who stops it has what there is.
         if let Some(path) = &options.json {
-            let all = json!({ "quick": options.plan.quick, "rounds": options.plan.rounds, "cases": cases });
-            std::fs::write(path, format!("{all:#}\n")).expect("the file is written");
+            let text = serde_json::to_string_pretty(&report).expect("figures are JSON");
+            std::fs::write(path, text + "\n").expect("the file is written");
         }
     }
     println!("\n{} s", start.elapsed().as_secs());
-    if cases.iter().any(|case| case.failed.is_some()) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if report.cases.iter().any(|case| case.failed.is_some()) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Fails if an event costs more than what is on record, in counts that do not depend on the time of day.
+fn gate(file: &str, record: bool) -> ExitCode {
+    if let Some(why) = counts::missing() {
+        eprintln!("nothing is counted: {why}");
+        return ExitCode::FAILURE;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let counts = runtime.block_on(Counts::measure());
+    paint::progress("");
+    let text = serde_json::to_string_pretty(&counts).expect("counts are JSON");
+    println!("{text}");
+    if record {
+        std::fs::write(file, text + "\n").expect("the file is written");
+        return ExitCode::SUCCESS;
+    }
+    let recorded = std::fs::read(file).map_err(|e| e.to_string());
+    let recorded = recorded.and_then(|text| serde_json::from_slice::<Counts>(&text).map_err(|e| e.to_string()));
+    let more = match recorded {
+        Ok(recorded) => counts.above(&recorded),
+        Err(e) => vec![format!("{file}: {e}")],
+    };
+    for line in &more {
+        eprintln!("{line}");
+    }
+    if more.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("if that is what it should cost, record it: make bench-counts RECORD=1");
+    ExitCode::FAILURE
+}
+
+fn write(json: &str, page: &str) -> ExitCode {
+    let read = std::fs::read(json).map_err(|e| e.to_string());
+    let read = read.and_then(|text| serde_json::from_slice::<Report>(&text).map_err(|e| e.to_string()));
+    let written = read.and_then(|report| report::write(&report, page.as_ref()).map_err(|e| e.to_string()));
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{json} to {page}: {e}; run `make bench` first");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// A check that fails panics: then this case has no figures, and the others go on.
