@@ -12,7 +12,10 @@ BIN := $(or $(CARGO_TARGET_DIR),target)
 # How long `make chaos` goes on. More of it: ARGS="--rate 2000 --cuts 20 --record FILE.md".
 MINUTES ?= 10
 
-.PHONY: up test chaos measure lint fmt check install clean help
+# What `make bench` runs: CASES="clicks hot", ROUNDS=5, QUICK=1.
+BENCH := $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) --json $(BIN)/bench.json $(CASES)
+
+.PHONY: up test chaos bench bench-counts bench-report measure lint fmt check install clean help
 .DEFAULT_GOAL := help
 
 up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=durable survives power cuts; ARGS="--only count-views"
@@ -34,6 +37,19 @@ chaos: install ## Harm servers, workers and lines for MINUTES=10 and account for
 	@$(RELEASE)
 	@cargo build --release --locked --bins --package oncue-tests --no-default-features
 	@exec $(BIN)/release/chaos --minutes $(MINUTES) $(ARGS)
+
+bench: install ## Measure Oncue beside NATS and Redis driven by hand. CASES="clicks hot" ROUNDS=5 QUICK=1
+	@$(RELEASE)
+	@cargo build --release --locked --bins --package oncue-tests --no-default-features
+	@exec $(BIN)/release/bench $(BENCH)
+
+bench-counts: install ## Compare instructions and allocations of an event with tests/bench-counts.json; RECORD=1 writes them anew
+	@cargo build --release --locked --package oncue-tests --no-default-features --bin bench --bin bench-clicks
+	@exec $(BIN)/release/bench --counts tests/bench-counts.json $(if $(RECORD),--record)
+
+bench-report: ## Write deploy/BENCH.md with its pictures from what `make bench` has found
+	@cargo build --release --locked --package oncue-tests --no-default-features --bin bench
+	@exec $(BIN)/release/bench --report $(BIN)/bench.json deploy/BENCH.md
 
 measure: install ## Measure what README.md quotes: time to ready, start and memory of a worker, sleep
 	@$(RELEASE)
@@ -57,4 +73,4 @@ clean: ## Remove what was built; data in .oncue stays
 	cargo clean
 
 help: ## Show this
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16

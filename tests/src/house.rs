@@ -148,6 +148,15 @@ impl House {
         process
     }
 
+    /// The same under another program, which gets its path as the last argument.
+    pub fn spawn_under(&self, wrapper: &[&str], binary: &str) -> Process {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let log = self.dir.join(format!("{}-{binary}-{}.log", wrapper[0], COUNT.fetch_add(1, Ordering::Relaxed)));
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(self.program(binary)).envs(self.env.iter().cloned()).current_dir(&self.dir);
+        Process::spawn(binary, command, log)
+    }
+
     /// The same with at most `kib` of address space.
     pub fn spawn_limited(&self, binary: &str, kib: u64) -> Process {
         static COUNT: AtomicU32 = AtomicU32::new(0);

@@ -5,4 +5,5 @@ pub mod house;
 pub mod proxy;
 pub mod chaos;
 pub mod collector;
+pub mod bench;
 pub mod pictures;

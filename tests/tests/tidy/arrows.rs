@@ -57,18 +57,27 @@ fn dependencies_point_one_way() {
 const WRAPPED: [(&str, &str, &str); 2] =
     [("async-nats", "async_nats", "services/runtime/src/bus/"), ("redis", "redis", "services/runtime/src/store/redis")];
 
+/// A file that may name them all the same, with the package it is in, and why.
+const UNWRAPPED: (&str, &str, &str) = (
+    "oncue-tests",
+    "tests/src/bin/bench-limit.rs",
+    "the hand-written loop that `make bench` measures the runtime against must not go through the runtime",
+);
+
 #[test]
 fn nats_and_redis_are_named_in_one_place_each() {
     let mut found = Vec::new();
     for (krate, name, place) in WRAPPED {
-        for package in Metadata::read().members().filter(|package| package.name != "oncue") {
+        for package in
+            Metadata::read().members().filter(|package| !["oncue", UNWRAPPED.0].contains(&package.name.as_str()))
+        {
             if package.asks_for.iter().any(|(asked, _)| asked == krate) {
                 found.push(format!("{} depends on {krate}; only the package oncue may, in {place}", package.name));
             }
         }
         for (path, code) in rust_files() {
             let lines = code.lines().enumerate().filter(|(_, line)| names(line, name));
-            for (number, line) in lines.filter(|_| !path.starts_with(place)) {
+            for (number, line) in lines.filter(|_| !path.starts_with(place) && path != UNWRAPPED.1) {
                 found.push(format!("{path}:{} names {name}, which belongs in {place}: {}", number + 1, line.trim()));
             }
         }

@@ -1,0 +1,18 @@
+//! Instructions and allocations, which are the same on a busy machine.
+
+use crate::bench::counts::{Counts, missing};
+use crate::bench::plan::{Case, Figure, Plan, Row};
+
+pub async fn counts(_: Plan) -> Case {
+    let mut case = Case { skipped: missing(), ..Case::default() };
+    if case.skipped.is_none() {
+        let counts = Counts::measure().await;
+        let figures = vec![
+            Figure::new("instructions", "", [counts.instructions]),
+            Figure::new("allocations", "", [counts.allocations]),
+            Figure::new("allocated", "B", [counts.bytes]),
+        ];
+        case.rows.push(Row { name: "each event".into(), figures, details: Vec::new() });
+    }
+    case
+}

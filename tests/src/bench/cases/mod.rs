@@ -1,0 +1,43 @@
+//! The cases, in the order in which they run.
+
+mod clicks;
+mod counts;
+mod gateway;
+mod hops;
+mod start;
+mod thumbnails;
+mod traces;
+
+use super::plan::{Case, Plan};
+
+pub struct Known {
+    pub id: &'static str,
+    pub title: &'static str,
+    pub run: fn(Plan) -> Running,
+}
+
+pub type Running = std::pin::Pin<Box<dyn Future<Output = Case>>>;
+
+macro_rules! cases {
+    ($($id:literal $run:path: $title:literal;)*) => {
+        pub const CASES: &[Known] = &[$(Known { id: $id, title: $title, run: |plan| Box::pin($run(plan)) }),*];
+    };
+}
+
+cases! {
+    "clicks" clicks::clicks: "200 B in, row update, one output, all acks; one worker";
+    "hot" clicks::hot: "every event on one and the same key";
+    "keys" clicks::keys: "every event on a key of its own";
+    "tenth" clicks::tenth: "an output at every tenth event";
+    "workers" clicks::workers: "one, two and four workers of one function";
+    "payload" clicks::payload: "larger events";
+    "traces" traces::traces: "spans exported to a collector that reads them";
+    "slow" clicks::slow: "a slow function on the same events leaves the fast one alone";
+    "hops" hops::hops: "from the HTTP request to the third commit, at a rate that waits for nobody";
+    "gateway" gateway::gateway: "the gateway alone";
+    "start" start::start: "a worker that starts, and one that waits";
+    "thumbnails" thumbnails::thumbnails: "photographs made small";
+    "durable" clicks::durable: "profile durable";
+    "counts" counts::counts: "instructions and allocations of one event in the worker";
+    "backlog" clicks::backlog: "what an event costs, whatever waits behind it";
+}
