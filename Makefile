@@ -44,7 +44,7 @@ bench: install ## Measure Oncue beside NATS and Redis driven by hand. CASES="cli
 	@exec $(BIN)/release/bench $(BENCH)
 
 bench-counts: install ## Compare instructions and allocations of an event with tests/bench-counts.json; RECORD=1 writes them anew
-	@cargo build --release --locked --package oncue-tests --no-default-features --bin bench --bin bench-clicks
+	@cargo build --release --locked --package oncue-tests --bin bench --bin bench-clicks
 	@exec $(BIN)/release/bench --counts tests/bench-counts.json $(if $(RECORD),--record)
 
 bench-report: ## Write deploy/BENCH.md with its pictures from what `make bench` has found

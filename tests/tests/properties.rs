@@ -60,6 +60,7 @@ fn meta() -> impl Strategy<Value = Meta> {
         tracestate,
         baggage,
         redrive: None,
+        tracked: false,
     })
 }
 
@@ -222,7 +223,8 @@ fn event_at(id: &str, time: u64, timed: bool) -> Run {
     let mut meta = Meta::of_origin(&ORIGIN);
     (meta.id, meta.time, meta.timed) = (id.to_owned(), time, timed);
     let mark = Mark::new("properties", "key", &meta, HORIZON);
-    let event = Handled { mark, payload_hash: 7, ops: Vec::new(), outbox: Bytes::new(), purpose: Purpose::Apply };
+    let event =
+        Handled { mark, payload_hash: 7, ops: Vec::new(), outbox: Bytes::new(), purpose: Purpose::Apply, entry: None };
     Run { row: None, events: vec![event] }
 }
 

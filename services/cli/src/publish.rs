@@ -223,6 +223,7 @@ fn ready(args: &Args, entry: &Entry, payload: &Value) -> Result<Ready, Failure> 
         tracestate: None,
         baggage: None,
         redrive: None,
+        tracked: false,
     };
     let headers = event::headers(&meta, &key, format)
         .into_iter()

@@ -163,6 +163,7 @@ pub fn root(id: String, ty: &str) -> Meta {
         tracestate: None,
         baggage: None,
         redrive: None,
+        tracked: false,
     }
 }
 

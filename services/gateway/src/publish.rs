@@ -68,11 +68,9 @@ impl App {
         let sending = trace.publish(&meta);
         let carried = sending.carrier.clone();
         (meta.traceparent, meta.tracestate, meta.baggage) = (carried.traceparent, carried.tracestate, carried.baggage);
-        let mut headers = event::headers(&meta, key, format);
-        if ledger != Ledger::None {
-            headers.push((TRACKED, "1".to_owned()));
-        }
-        let headers = headers.into_iter().map(|(name, value)| Header { name: name.to_owned(), value });
+        meta.tracked = ledger != Ledger::None;
+        let headers =
+            event::headers(&meta, key, format).into_iter().map(|(name, value)| Header { name: name.to_owned(), value });
         let envelope = Envelope { subject: event::subject(&meta.ty, key), headers: headers.collect(), payload };
         let sent = self.send(&envelope).await;
         let class = sent.as_ref().err().map(Problem::code);

@@ -50,6 +50,8 @@ pub struct Meta {
     pub baggage: Option<String>,
     /// An operator's second chance for a dead letter.
     pub redrive: Option<Redrive>,
+    /// Its flow has a ledger, and what follows from it is entered there.
+    pub tracked: bool,
 }
 
 /// The order in which a dead letter was redriven, and when: the age fence hangs on that.
@@ -99,6 +101,7 @@ impl Meta {
             tracestate: None,
             baggage: None,
             redrive: None,
+            tracked: false,
             id,
         }
     }
@@ -180,6 +183,7 @@ struct Raw {
     tracestate: Option<String>,
     baggage: Option<String>,
     redrive: Option<String>,
+    tracked: bool,
     structured: bool,
     /// When the stream first took it, where that is not the message at hand.
     published: Option<u64>,
@@ -222,6 +226,7 @@ impl Raw {
             "flowid" => self.flow = Some(value),
             "causationid" => self.cause = Some(value),
             "hopcount" => self.hops = Some(value),
+            "tracked" => self.tracked = value == "1",
             _ => {} // extensions we do not know stay in the raw envelope
         }
     }
@@ -278,6 +283,7 @@ impl Raw {
             tracestate: self.tracestate.filter(|t| t.len() <= 8192),
             baggage: self.baggage,
             redrive,
+            tracked: self.tracked,
             id,
         })
     }
@@ -378,6 +384,9 @@ pub fn headers(meta: &Meta, key: &str, format: Format) -> Vec<(&'static str, Str
         put("ce-causationid", &meta.cause);
     }
     put("ce-hopcount", itoa::Buffer::new().format(meta.hops));
+    if meta.tracked {
+        put("ce-tracked", "1");
+    }
     put("Nats-Msg-Id", &meta.id);
     let context = [("traceparent", &meta.traceparent), ("tracestate", &meta.tracestate), ("baggage", &meta.baggage)];
     for (name, value) in context {

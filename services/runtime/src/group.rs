@@ -48,6 +48,13 @@ impl<Q: Send + Sync + 'static, A: Send + 'static> Group<Q, A> {
     }
 }
 
+impl<Q, A> Group<Q, A> {
+    /// Asks for something nobody waits for.
+    pub fn tell(&self, request: Q) {
+        let _ = self.queue.send((request, oneshot::channel().0));
+    }
+}
+
 /// A refusal is pinned on the request that causes it.
 async fn persist<Q, A, F, Fut>(call: &F, requests: Vec<Q>) -> Vec<Result<A, StoreError>>
 where

@@ -119,6 +119,7 @@ impl Worker {
         let (name, table) = (self.function.name, self.function.table);
         let context =
             Context::new(job.meta.clone(), job.mark.key.clone(), name, table, job.runs, Some(self.bus.clone()));
+        self.note_begin(job);
         let started = Instant::now();
         let call = AssertUnwindSafe((self.function.call)(event, row, &context)).catch_unwind();
         let limit = self.limits.timeout.0;
@@ -135,14 +136,14 @@ impl Worker {
         let drafts = outcome?;
         job.outputs = outbox::prepare(drafts, job, self.function.name, self.bus.max_payload())?;
         job.outbox = outbox::encode(&job.outputs);
-        Ok(handled(job, context.take_ops()))
+        Ok(Handled { entry: self.entry(job), ..handled(job, context.take_ops()) })
     }
 }
 
 /// What to commit of an event.
 pub(crate) fn handled(job: &Job, ops: Vec<Op>) -> Handled {
     let (mark, outbox) = (job.mark.clone(), job.outbox.clone());
-    Handled { mark, payload_hash: job.payload_hash(), ops, outbox, purpose: Purpose::Apply }
+    Handled { mark, payload_hash: job.payload_hash(), ops, outbox, purpose: Purpose::Apply, entry: None }
 }
 
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -38,6 +38,8 @@ pub(crate) struct Job {
     pub outputs: Vec<Output>,
     /// The same as they are stored.
     pub outbox: Bytes,
+    /// Its flow has a ledger.
+    pub tracked: bool,
     pub trace: Trace,
 }
 
@@ -115,6 +117,7 @@ impl Job {
             runs: 1,
             outputs: Vec::new(),
             outbox: Bytes::new(),
+            tracked: false,
             trace,
         };
         (Box::new(job), unreadable)

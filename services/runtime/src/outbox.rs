@@ -16,6 +16,7 @@ use crate::bus::layout::{self, TIMER};
 use crate::error::{Result, reject};
 use crate::event::{self, Meta};
 use crate::job::Job;
+use crate::ledger;
 use crate::store::Frame;
 use crate::trace::{Onward, Producer};
 use crate::worker::lock;
@@ -31,6 +32,8 @@ const MAX_DELAY: Duration = Duration::from_hours(10 * 365 * 24);
 /// One event to publish.
 pub(crate) struct Output {
     pub message: Outbound,
+    /// What it enters in the ledger of its flow; none for an untracked one, or one that comes back from Redis.
+    pub entry: Option<(String, String, String)>,
     /// Its span, until the publish ack; none for an output that comes back from Redis.
     pub producer: Option<Producer>,
 }
@@ -100,7 +103,9 @@ fn output(index: usize, draft: Draft, job: &Job, function: &str, onward: &Onward
         tracestate: carrier.tracestate,
         baggage: carrier.baggage,
         redrive: None,
+        tracked: job.tracked,
     };
+    let entry = job.tracked.then(|| ledger::follows(&meta, &draft.key));
     let headers = event::headers(&meta, &draft.key, Format::Protobuf);
     let headers = headers.into_iter().map(|(name, value)| (name.into(), value)).collect();
     let mut message = Outbound { subject: event::subject(draft.ty, &draft.key), headers, payload: draft.payload };
@@ -110,7 +115,7 @@ fn output(index: usize, draft: Draft, job: &Job, function: &str, onward: &Onward
         let (subject, rule) = (format!("{TIMER}.delayed.{}", meta.id), format!("@at {due}"));
         message = layout::scheduled(subject, &rule, draft.ty, &draft.key, message);
     }
-    Output { message, producer: Some(producer) }
+    Output { message, entry, producer: Some(producer) }
 }
 
 /// The form in which outputs wait in Redis, `oncue.v1.Outbox`; empty for none. Written from what is to be sent, since the
@@ -146,9 +151,11 @@ fn put_bytes(field: u32, content: &[u8], bytes: &mut Vec<u8>) {
 
 pub(crate) fn decode(outbox: Bytes) -> Vec<Output> {
     match Outbox::decode(outbox) {
-        Ok(outbox) => {
-            outbox.outputs.into_iter().map(|envelope| Output { message: envelope.into(), producer: None }).collect()
-        }
+        Ok(outbox) => outbox
+            .outputs
+            .into_iter()
+            .map(|envelope| Output { message: envelope.into(), entry: None, producer: None })
+            .collect(),
         Err(e) => {
             tracing::error!(error = %e, "an outbox in Redis cannot be read; its outputs are not published");
             Vec::new()
@@ -171,7 +178,7 @@ mod tests {
         };
         for payload in [Vec::new(), vec![7; 3], vec![0; 70_000]] {
             let outputs: Vec<Output> = ["web.page.milestone", ""]
-                .map(|subject| Output { message: message(subject, payload.clone()), producer: None })
+                .map(|subject| Output { message: message(subject, payload.clone()), entry: None, producer: None })
                 .into();
             let read = Outbox::decode(encode(&outputs)).expect("an outbox");
             let headers = |message: &Outbound| {

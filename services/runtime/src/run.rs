@@ -121,18 +121,26 @@ async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: 
     for domain in manifest.domains() {
         bus.require(&layout::stream(&domain, &config.stream(&domain))).await?;
     }
+    // Before the consumer is there: what is published once it is will be waited for.
+    redis.register(&manifest).await?;
     bus.require(&manifest.consumer(config)).await?;
     let stream = config.stream(&manifest.stream);
     let created = bus.stream_created(&manifest.stream).await?;
     let horizon = stream.horizon.0.as_millis() as u64;
     let mut regressed = redis.regressed();
-    let settings = Settings { horizon, keep_outputs: config.keep_outputs.0, batch_publish: config.batch_publish };
+    let settings = Settings {
+        horizon,
+        keep_outputs: config.keep_outputs.0,
+        batch_publish: config.batch_publish,
+        flows: config.flows.clone(),
+    };
     let worker = Worker::new(function, manifest.limits(config), &settings, created, bus.clone(), Store::Redis(redis));
 
     discovery::answer(bus.clone(), worker.clone(), manifest.clone(), instance).await?;
     let pull = bus.pull(&manifest.stream, created, &manifest.name).await?;
     tokio::spawn(Arc::clone(&worker).keep_alive());
     tokio::spawn(Arc::clone(&worker).sweep());
+    tokio::spawn(Arc::clone(&worker).report_hops());
     tokio::spawn(Arc::clone(&worker).tidy_up(manifest.stream.clone(), stream.replay_window.0));
     metrics::publish(&worker, &manifest.stream);
     tracing::info!(function = manifest.name, acts_on = manifest.triggers.join(" "), "ready");
@@ -154,6 +162,7 @@ async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: 
             return Err(format!("{}: {left} events still in hand after {DRAIN:?}; they will be delivered again", manifest.name).into());
         }
     }
+    worker.flush_hops().await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -17,10 +17,11 @@ use crate::event::{self, Meta};
 use crate::fault;
 use crate::job::{Boxed, Held, Job, Reason};
 use crate::outbox::{self, Outgoing, Output};
+use crate::queues::Batches;
 use crate::store::{Frame, Status, StoreError};
 use crate::telemetry::Carrier;
 use crate::trace::Producer;
-use crate::worker::{Batches, Worker, lock};
+use crate::worker::{Worker, lock};
 
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// Failures remembered, to tell them from deaths.
@@ -133,6 +134,7 @@ impl Worker {
     }
 
     fn settled(&self, job: &Job, outcome: &'static str) {
+        self.hops.saw(&job.meta);
         self.counters.settled(outcome);
         job.trace.end(&job.meta, outcome);
         self.release(job.number);
@@ -153,6 +155,7 @@ impl Worker {
             return self.bury(job, Reason::Attempts, error);
         }
         let shown = error.shown();
+        self.note_failure(&job, &shown);
         self.failed(&mut job, error.class, shown.clone());
         let worker = self.clone();
         tokio::spawn(async move { worker.give_back(job, &shown).await });
@@ -207,6 +210,8 @@ impl Worker {
             let meta = job.meta.clone();
             job.set_key(&meta.id);
         }
+        job.outputs.clear(); // nothing follows from it
+        self.note_failure(&job, &error.shown_as(reason.as_str()));
         self.failed(&mut job, reason.as_str(), error.shown_as(reason.as_str()));
         let worker = self.clone();
         tokio::spawn(async move { worker.set_aside(job, reason, error).await });
@@ -334,6 +339,7 @@ fn dead_letter(letter: &DeadLetter, job: &Job, function: &str, id: &str, carrier
         tracestate: carrier.tracestate,
         baggage: carrier.baggage,
         redrive: None,
+        tracked: false,
     };
     let headers = event::headers(&meta, function, Format::Protobuf);
     Envelope {

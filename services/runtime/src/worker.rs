@@ -15,9 +15,9 @@ use futures::future::join_all;
 use oncue_proto::DecodeError;
 use tokio::sync::{Notify, RwLock, watch};
 
+use crate::bus::Bus;
 use crate::bus::pull::{Delivery, Pull};
-use crate::bus::{Bus, Outbound, PublishError};
-use crate::config::Limits;
+use crate::config::{FlowsConfig, Limits, Track};
 use crate::discovery::Counters;
 use crate::error::Error;
 use crate::event::MAX_HOPS;
@@ -26,20 +26,16 @@ use crate::function::Erased;
 use crate::group::Group;
 use crate::handle::handled;
 use crate::job::{Boxed, Held, Job, Pulse, Reason};
+use crate::ledger::Hops;
 use crate::outbox::Outgoing;
+use crate::queues::{Batches, GROUP, batches, group, shared, weight};
 use crate::settle::Done;
-use crate::store::{Ask, Committed, Found, Handled, Mark, Purpose, RowKey, Run, Status, Store, StoreError};
+use crate::store::{Ask, Found, Handled, Mark, Note, Purpose, RowKey, Run, Status, Store, StoreError};
 use crate::telemetry;
 use crate::watchdog::{self, Watchdog};
 
-/// Events and runs in one read or commit: enough to fill a round trip, few enough that Redis, which does nothing else
-/// meanwhile, is back within about a millisecond.
-const GROUP: usize = 256;
 /// Fresh starts after `conflict` before an event goes back to the stream.
 const RERUNS: usize = 8;
-
-/// Outputs of a run go in, what became of each comes out.
-pub(crate) type Batches = Group<Vec<Outbound>, Vec<Result<(), PublishError>>>;
 
 /// One function at work in one process.
 pub(crate) struct Worker {
@@ -57,6 +53,11 @@ pub(crate) struct Worker {
     commits: Group<Run, (Vec<Status>, Option<Arc<Outgoing>>)>,
     pub starts: Group<Mark, u32>,
     pub marks: Group<String, ()>,
+    pub notes: Group<Note, ()>,
+    /// Which flows have a ledger besides those whose client asked, and for how long it stays.
+    track: Track,
+    pub keep_flows: Duration,
+    pub hops: Hops,
     /// Where batches pay, outputs of many events go out together.
     pub batches: Option<Batches>,
     /// Events waiting for their turn, by key; a key is present while a task works on it.
@@ -79,6 +80,7 @@ pub(crate) struct Settings {
     pub horizon: u64,
     pub keep_outputs: Duration,
     pub batch_publish: bool,
+    pub flows: FlowsConfig,
 }
 
 impl Worker {
@@ -111,6 +113,14 @@ impl Worker {
                     store.published(&keys, keep).await.map(|()| vec![(); keys.len()])
                 },
             ),
+            notes: group(
+                &store,
+                |_| 1,
+                |store, notes: Arc<Vec<Note>>| async move { store.note(&notes).await.map(|()| vec![(); notes.len()]) },
+            ),
+            track: settings.flows.track,
+            keep_flows: settings.flows.keep.0,
+            hops: Hops::default(),
             store,
             counters: Counters::default(),
             lanes: Mutex::default(),
@@ -174,6 +184,7 @@ impl Worker {
         if let Some(why) = unreadable {
             return self.bury(job, Reason::Unreadable(why.reason), Error::retry(why.message));
         }
+        job.tracked = job.meta.tracked || self.track.wants(&job.meta.flow);
         if job.meta.hops >= MAX_HOPS {
             let far = format!("{MAX_HOPS} functions since its root event");
             return self.bury(job, Reason::Loop, Error::retry(far).of_class("platform"));
@@ -328,7 +339,8 @@ impl Worker {
 
     /// Records that an event is dead-lettered.
     pub async fn commit_dead(&self, job: &Job) -> Result<Status, StoreError> {
-        let handled = Handled { purpose: Purpose::Bury, outbox: Bytes::new(), ..handled(job, Vec::new()) };
+        let entry = self.entry(job);
+        let handled = Handled { purpose: Purpose::Bury, outbox: Bytes::new(), entry, ..handled(job, Vec::new()) };
         let (mut statuses, _) = self.commits.ask(Run { row: None, events: vec![handled] }).await?;
         Ok(statuses.pop().unwrap_or(Status::Dead))
     }
@@ -354,45 +366,6 @@ impl Worker {
         let place = &job.delivery.place;
         lock(&self.survived).remove(&place.sequence) == Some(place.attempt - 1)
     }
-}
-
-/// A queue of its own in front of one of the store's calls.
-fn group<Q, A, F, Fut>(store: &Store, weight: fn(&Q) -> usize, call: F) -> Group<Q, A>
-where
-    Q: Send + Sync + 'static,
-    A: Send + 'static,
-    F: Fn(Store, Arc<Vec<Q>>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Vec<A>, StoreError>> + Send,
-{
-    let store = store.clone();
-    Group::new(GROUP, weight, move |requests| call(store.clone(), requests))
-}
-
-/// A commit is heavy by its events, and by the bytes of what follows from them.
-fn weight(run: &Run) -> usize {
-    run.events.iter().map(|handled| 1 + handled.outbox.len() / 4096).sum()
-}
-
-/// What each run needs to know of the commit it was in: its own statuses, and the outputs of all.
-fn shared(Committed { statuses, outbox }: Committed) -> Vec<(Vec<Status>, Option<Arc<Outgoing>>)> {
-    let outgoing = outbox.map(|key| Arc::new(Outgoing::new(key)));
-    let of_run = |statuses: Vec<Status>| {
-        let outgoing = outgoing.clone().filter(|_| statuses.contains(&Status::Applied));
-        (statuses, outgoing)
-    };
-    statuses.into_iter().map(of_run).collect()
-}
-
-/// What gathers while a batch is on its way is the next one.
-fn batches(bus: &Bus) -> Batches {
-    let bus = bus.clone();
-    Group::new(GROUP, Vec::len, move |runs: Arc<Vec<Vec<Outbound>>>| {
-        let bus = bus.clone();
-        async move {
-            let mut answers = bus.publish_all(runs.concat()).await.into_iter();
-            Ok(runs.iter().map(|run| answers.by_ref().take(run.len()).collect()).collect())
-        }
-    })
 }
 
 fn partition(events: Vec<Boxed>, seen: &[bool]) -> (Vec<Boxed>, Vec<Boxed>) {

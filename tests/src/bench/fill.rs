@@ -75,6 +75,7 @@ fn meta(ty: &str, id: &str, now: u64) -> Meta {
         tracestate: None,
         baggage: None,
         redrive: None,
+        tracked: false,
     }
 }
 

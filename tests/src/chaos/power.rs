@@ -314,7 +314,7 @@ fn commit(call: u64, events: u64) -> Run {
         let mark = Mark::new("torn", "/torn", &oncue::event::Meta::of_origin(&origin), 3_600_000);
         let op = Op { table: "hits", change: Change::Add { field: "total".into(), by: 1 } };
         let outbox = vec![b'o'; 60].into();
-        Handled { mark, payload_hash: n, ops: vec![op], outbox, purpose: Purpose::Apply }
+        Handled { mark, payload_hash: n, ops: vec![op], outbox, purpose: Purpose::Apply, entry: None }
     });
     let count = json!((call + 1) * events).to_string().into_bytes();
     let version = StateRow::default().version + call;

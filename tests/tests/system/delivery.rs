@@ -276,7 +276,7 @@ async fn outputs_left_behind_are_swept_up() {
     };
     let mark = Mark::new("gone", "/left", &event::Meta::of_origin(&origin), 3_600_000);
     let outbox = Outbox { outputs: vec![envelope] }.encode_to_vec().into();
-    let handled = Handled { mark, payload_hash: 1, ops: Vec::new(), outbox, purpose: Purpose::Apply };
+    let handled = Handled { mark, payload_hash: 1, ops: Vec::new(), outbox, purpose: Purpose::Apply, entry: None };
     store.commit(&[Run { row: None, events: vec![handled] }]).await.expect("committed");
     until("the output is published and no longer waiting", async || {
         let published = house.messages(&bus, "web").await.iter().any(|m| m.header("ce-id") == Some("left-behind"));

@@ -177,6 +177,7 @@ impl Pair<'_> {
             ops: event.ops.iter().map(|(table, change)| Op { table: TABLES[*table], change: change.clone() }).collect(),
             outbox: Bytes::from(event.outbox.clone()),
             purpose: event.purpose,
+            entry: None,
         };
         Run { row, events: plan.events.iter().map(handled).collect() }
     }

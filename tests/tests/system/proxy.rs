@@ -119,8 +119,14 @@ async fn exactly_the_next_reply_of_a_commit_is_lost() {
             subject: "web.page.viewed",
         };
         let mark = Mark::new("f", "/k", &oncue::event::Meta::of_origin(&origin), 3_600_000);
-        let handled =
-            Handled { mark, payload_hash: 1, ops: Vec::new(), outbox: Vec::new().into(), purpose: Purpose::Apply };
+        let handled = Handled {
+            mark,
+            payload_hash: 1,
+            ops: Vec::new(),
+            outbox: Vec::new().into(),
+            purpose: Purpose::Apply,
+            entry: None,
+        };
         store.commit(&[Run { row: None, events: vec![handled] }]).await
     };
     commit(1).await.expect("the function is loaded");

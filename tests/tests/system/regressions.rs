@@ -14,7 +14,7 @@ fn handled(id: &str, ops: Vec<(&'static str, Change)>) -> Handled {
     let origin = Origin { stream: "s", stream_created: 1, sequence: 1, published: now, subject: "web.page.viewed" };
     let mark = Mark::new("known", KEY, &Meta { id: id.to_owned(), ..Meta::of_origin(&origin) }, 3_600_000);
     let ops = ops.into_iter().map(|(table, change)| Op { table, change }).collect();
-    Handled { mark, payload_hash: 7, ops, outbox: Bytes::new(), purpose: Purpose::Apply }
+    Handled { mark, payload_hash: 7, ops, outbox: Bytes::new(), purpose: Purpose::Apply, entry: None }
 }
 
 fn row_key_of_test() -> RowKey {

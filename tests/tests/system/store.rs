@@ -18,7 +18,7 @@ fn handled_at(id: &str, key: &str, time: u64, timed: bool) -> Handled {
     let Incoming { mut meta, .. } = event::read([].into_iter(), Bytes::new(), &origin).expect("a plain message");
     (meta.id, meta.timed) = (id.to_owned(), timed);
     let mark = Mark::new("suite", key, &meta, HORIZON);
-    Handled { mark, payload_hash: 7, ops: Vec::new(), outbox: Bytes::new(), purpose: Purpose::Apply }
+    Handled { mark, payload_hash: 7, ops: Vec::new(), outbox: Bytes::new(), purpose: Purpose::Apply, entry: None }
 }
 
 fn with_ops(id: &str, key: &str, ops: Vec<(&'static str, Change)>) -> Handled {

@@ -49,6 +49,7 @@ fn record(letter: &Letter, why: &str, who: &str, source: &str) -> Envelope {
         tracestate: None,
         baggage: None,
         redrive: None,
+        tracked: false,
     };
     let headers = event::headers(&meta, &inner.function, Format::Protobuf);
     let headers = headers.into_iter().map(|(name, value)| Header { name: name.to_owned(), value }).collect();

@@ -107,6 +107,7 @@ fn meta(sent: &Sent) -> Meta {
         tracestate: None,
         baggage: None,
         redrive: Some(Redrive { number: sent.number(), at: 0 }),
+        tracked: false,
     }
 }
 

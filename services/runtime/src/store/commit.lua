@@ -9,9 +9,11 @@
 --   version read ('' = no row), set count, (field, value)*, delete count, field*, outbox ('' = none), group count,
 --   for each group: kind (a = apply, d = dead letter, q = only ask), number of the redrive (0 = none), seen keys, mark
 --     expiry (unix s), earliest and latest time the fence hangs on (ms), event count, (id, mark)*;
---   operation count, (number of the event in the run, name, field or member, number, limit)*
+--   operation count, (number of the event in the run, name, field or member, number, limit)*;
+--   count of entries in ledgers of flows, for each: state (d = done, x = dead), function, keep (s), id, type and content of
+--     the event, count of events that follow, (id, type, content)*
 -- KEYS: the worker's record, the outbox of the call, the index it stands in; then in the same order: for each run the
---   row (if any), for each group its seen keys, one key per operation.
+--   row (if any), for each group its seen keys, one key per operation, one per entry.
 -- Reply: the worker's record as it was, then for each run 1 if applied, else a list of a status and a detail per event:
 --   duplicate, id_reuse (detail: the mark) | dead | conflict | fence (detail: now, ms) | invalid (detail: why)
 
@@ -141,13 +143,40 @@ local function row_is_fresh(run)
   return false
 end
 
+-- Opens a step for every function that acts on an event which the ledger does not know yet; says how many.
+local function open_steps(flow, event, now)
+  if redis.call('HSETNX', flow, 'e:' .. event.id, event.content) == 0 then return 0 end
+  local open = 0
+  for _, name in ipairs(redis.call('SMEMBERS', 'oncue:l:' .. event.ty)) do
+    open = open + redis.call('HSETNX', flow, 's:' .. event.id .. ':' .. name, string.format('p %.0f', now))
+  end
+  return open
+end
+
+-- An event is done: its own step closes, those of what follows open. The flow is complete when none is open.
+local function write_entry(entry, now)
+  local flow = entry.flow
+  local open, step = open_steps(flow, entry, now), 's:' .. entry.id .. ':' .. entry.name
+  local before = redis.call('HGET', flow, step)
+  if before and string.sub(before, 1, 1) == 'p' then open = open - 1 end
+  redis.call('HSET', flow, step, string.format('%s %.0f', entry.state, now))
+  for _, event in ipairs(entry.follows) do open = open + open_steps(flow, event, now) end
+  redis.call('HSETNX', flow, 'at', string.format('%.0f', now))
+  if redis.call('HINCRBY', flow, 'n', open) == 0 then
+    redis.call('HSET', flow, 'end', string.format('%.0f', now))
+  else
+    redis.call('HDEL', flow, 'end')
+  end
+  redis.call('EXPIRE', flow, entry.keep)
+end
+
 local function hset(key, pairs)
   for from = 1, #pairs, 2000 do
     redis.call('HSET', key, unpack(pairs, from, math.min(from + 1999, #pairs)))
   end
 end
 
-local function write_run(run, ARGV, micros)
+local function write_run(run, ARGV, micros, now)
   if run.row and (#run.set > 0 or #run.del > 0) then
     run.set[#run.set + 1] = '_v'
     -- From the clock, so that a version lost with a rollback is never given to another content.
@@ -162,6 +191,7 @@ local function write_run(run, ARGV, micros)
     redis.call('EXPIREAT', key, group.expiry, 'NX')
     if group.redrive > 0 then redis.call('EXPIREAT', key, group.expiry, 'GT') end -- a new fence, an old bucket
   end
+  for _, entry in ipairs(run.entries) do write_entry(entry, now) end
 end
 
 local function commit(KEYS, ARGV)
@@ -178,8 +208,19 @@ local function commit(KEYS, ARGV)
     return group
   end
 
+  local function read_event()
+    return { id = arg(), ty = arg(), content = arg() }
+  end
+
+  local function read_entry()
+    local state, name, keep, entry = arg(), arg(), arg(), read_event()
+    entry.state, entry.name, entry.keep, entry.flow, entry.follows = state, name, keep, key(), {}
+    for i = 1, tonumber(arg()) do entry.follows[i] = read_event() end
+    return entry
+  end
+
   local function read_run()
-    local run = { version = arg(), set = {}, del = {}, groups = {}, ops = {}, ids = {}, copies = {}, statuses = {}, count = 0 }
+    local run = { version = arg(), set = {}, del = {}, groups = {}, ops = {}, entries = {}, ids = {}, copies = {}, statuses = {}, count = 0 }
     if run.version ~= '' then run.row = key() end
     for i = 1, 2 * tonumber(arg()) do run.set[i] = arg() end
     for i = 1, tonumber(arg()) do run.del[i] = arg() end
@@ -191,6 +232,7 @@ local function commit(KEYS, ARGV)
     for i = 1, tonumber(arg()) do
       run.ops[i] = { event = tonumber(arg()), name = arg(), member = arg(), number = arg(), limit = arg(), key = key() }
     end
+    for i = 1, tonumber(arg()) do run.entries[i] = read_entry() end
     return run
   end
 
@@ -220,7 +262,7 @@ local function commit(KEYS, ARGV)
       end
       reply[n + 1] = statuses
     else
-      write_run(run, ARGV, micros)
+      write_run(run, ARGV, micros, now)
       if run.outbox ~= '' then outboxes[#outboxes + 1] = run.outbox end
       reply[n + 1] = 1
     end

@@ -12,6 +12,30 @@ pub(super) const EDGES: &str = "oncue:edges";
 pub(super) const EDGES_AT: &str = "oncue:edges:at";
 pub(super) const FUNCTIONS: &str = "oncue:functions";
 
+/// What the commit of an event enters in the ledger of its flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Key of the ledger.
+    pub flow: String,
+    /// How long it stays from now on.
+    pub keep: Duration,
+    pub id: String,
+    pub ty: String,
+    /// What the ledger says of the event.
+    pub content: String,
+    /// Events that follow: id, type and what is said of each.
+    pub follows: Vec<(String, String, String)>,
+}
+
+/// Something noted in a ledger in passing.
+#[derive(Debug, Clone)]
+pub struct Note {
+    pub flow: String,
+    pub field: String,
+    pub text: String,
+    pub keep: Duration,
+}
+
 /// Redis key of a flow's ledger.
 pub fn flow_key(flow: &str) -> String {
     format!("{{p{}}}:f:{}", event::partition(flow), name_of(flow))
@@ -66,6 +90,22 @@ impl Store {
         match self {
             Self::Redis(store) => store.track(meta, key, keep).await,
             Self::Map(store) => Ok(store.track(meta, key)),
+        }
+    }
+
+    /// Notes that runs begin or have failed.
+    pub async fn note(&self, notes: &[Note]) -> Result<(), StoreError> {
+        match self {
+            Self::Redis(store) => store.note(notes).await,
+            Self::Map(_) => Ok(()),
+        }
+    }
+
+    /// Counts hops that were seen to `function`: source, type, how many.
+    pub async fn saw(&self, hops: &[(String, String, u64)], function: &str) -> Result<(), StoreError> {
+        match self {
+            Self::Redis(store) => store.saw(hops, function).await,
+            Self::Map(_) => Ok(()),
         }
     }
 

@@ -30,7 +30,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
-pub use self::ledger::{flow_key, listeners_key};
+pub use self::ledger::{Entry, Note, flow_key, listeners_key};
 pub use self::map::MapStore;
 pub use self::mark::Mark;
 pub use self::redis::RedisStore;
@@ -139,6 +139,8 @@ pub struct Handled {
     /// Encoded `oncue.v1.Outbox`; empty for none.
     pub outbox: Bytes,
     pub purpose: Purpose,
+    /// What it enters in the ledger of its flow, if that has one.
+    pub entry: Option<Box<Entry>>,
 }
 
 /// What became of the runs of one commit.

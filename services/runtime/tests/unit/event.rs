@@ -186,6 +186,7 @@ fn what_is_written_is_read_back() {
         tracestate: Some("vendor=1".into()),
         baggage: Some("user=anna".into()),
         redrive: None,
+        tracked: false,
     };
     let bare = Meta { timed: false, time: ORIGIN.published, cause: String::new(), ..full.clone() };
     for (meta, key, format) in [(full, "/home page", Format::Protobuf), (bare, "", Format::Json)] {

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use oncue_proto::Event as _;
+use oncue_proto::oncue::v1::TimerFired;
 use redis::cmd;
+use serde_json::json;
 
 use super::RedisStore;
 use crate::event::{self, Meta};
 use crate::flow::{self, Edge, Flow, Registered};
-use crate::store::{EDGES, EDGES_AT, FUNCTIONS, StoreError, first_step, flow_key, ledger_event, listeners_key};
+use crate::manifest::Manifest;
+use crate::store::{EDGES, EDGES_AT, FUNCTIONS, Note, StoreError, first_step, flow_key, ledger_event, listeners_key};
 
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -87,6 +91,47 @@ impl RedisStore {
         pipe.cmd("EXPIRE").arg(&ledger).arg(keep.as_secs().max(1)).ignore();
         let (new,): (bool,) = pipe.query_async(&mut c).await?;
         Ok(new)
+    }
+
+    pub(in crate::store) async fn note(&self, notes: &[Note]) -> Result<(), StoreError> {
+        let mut pipe = redis::pipe();
+        for note in notes {
+            pipe.cmd("HSET").arg(&note.flow).arg(&note.field).arg(&note.text).ignore();
+            pipe.cmd("EXPIRE").arg(&note.flow).arg(note.keep.as_secs().max(1)).ignore();
+        }
+        Ok(pipe.exec_async(&mut self.connection.clone()).await?)
+    }
+
+    pub(in crate::store) async fn saw(&self, hops: &[(String, String, u64)], function: &str) -> Result<(), StoreError> {
+        if hops.is_empty() {
+            return Ok(());
+        }
+        let (mut pipe, now) = (redis::pipe(), event::now_ms());
+        for (source, ty, count) in hops {
+            let field = format!("{source}\t{ty}\t{function}");
+            pipe.cmd("HINCRBY").arg(EDGES).arg(&field).arg(count).ignore();
+            pipe.cmd("HSET").arg(EDGES_AT).arg(field).arg(now).ignore();
+        }
+        Ok(pipe.exec_async(&mut self.connection.clone()).await?)
+    }
+
+    /// A function starts: what it acts on is known from now on, and what it no longer acts on is not waited for.
+    pub(crate) async fn register(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        let (mut c, name) = (self.connection.clone(), &manifest.name);
+        let before: Option<String> = cmd("HGET").arg(FUNCTIONS).arg(name).query_async(&mut c).await?;
+        let before = before.and_then(|json| serde_json::from_str::<Manifest>(&json).ok());
+        let mut json = json!(manifest);
+        json["seen"] = event::now_ms().into();
+        let mut pipe = redis::pipe();
+        pipe.atomic().cmd("HSET").arg(FUNCTIONS).arg(name).arg(json.to_string()).ignore();
+        for ty in before.iter().flat_map(|before| &before.triggers).filter(|ty| !manifest.triggers.contains(ty)) {
+            pipe.cmd("SREM").arg(listeners_key(ty)).arg(name).ignore();
+        }
+        // A timer of its own has one function each, which the type does not tell.
+        for ty in manifest.triggers.iter().filter(|ty| *ty != TimerFired::TYPE) {
+            pipe.cmd("SADD").arg(listeners_key(ty)).arg(name).ignore();
+        }
+        Ok(pipe.exec_async(&mut c).await?)
     }
 
     pub(in crate::store) async fn untrack(&self, flow: &str) -> Result<(), StoreError> {

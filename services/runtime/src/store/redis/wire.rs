@@ -7,7 +7,7 @@ use redis::{Cmd, Value};
 
 use crate::event;
 use crate::store::mark::OutboxName;
-use crate::store::{Change, Frame, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Status, StoreError, row_key};
+use crate::store::{Change, Entry, Frame, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Status, StoreError, row_key};
 
 /// One call of `commit.lua`, in the order it documents. `outbox` is the name of what the outputs will be found under.
 pub(super) fn commit_call(function: &str, keys: [String; 3], record: &str, runs: &[Run], outbox: OutboxName) -> Cmd {
@@ -29,6 +29,11 @@ pub(super) fn commit_call(function: &str, keys: [String; 3], record: &str, runs:
         for (number, op) in ops() {
             push_op(number, op, &mut call);
         }
+        let entries = || run.events.iter().filter_map(|e| Some((e, e.entry.as_deref()?)));
+        call.arg(entries().count());
+        for (handled, entry) in entries() {
+            push_entry(handled, entry, &mut call);
+        }
     }
     call
 }
@@ -43,7 +48,8 @@ fn keys_of<'r>(runs: &'r [Run], groups: &'r [Vec<&'r [Handled]>]) -> impl Iterat
         let row = run.row.iter().map(|row| row_key(row.key.table, &row.key.key));
         let seen = groups.iter().flat_map(|group| group[0].mark.seen_keys());
         let ops = run.events.iter().flat_map(|e| e.ops.iter().map(|op| row_key(op.table, &e.mark.key)));
-        row.chain(seen).chain(ops)
+        let flows = run.events.iter().filter_map(|e| Some(e.entry.as_ref()?.flow.clone()));
+        row.chain(seen).chain(ops).chain(flows)
     })
 }
 
@@ -107,6 +113,15 @@ fn push_op(number: usize, op: &Op, call: &mut Cmd) {
         Change::SetAdd { member } => put("sadd", member, 0, 0),
         Change::TopN { member, score, limit } => put("top", member, *score, *limit),
         Change::Distinct { member } => put("distinct", member, 0, 0),
+    }
+}
+
+fn push_entry(handled: &Handled, entry: &Entry, call: &mut Cmd) {
+    let state = if handled.purpose == Purpose::Bury { "x" } else { "d" };
+    call.arg(state).arg(handled.mark.function).arg(entry.keep.as_secs().max(1));
+    call.arg(&entry.id).arg(&entry.ty).arg(&entry.content).arg(entry.follows.len());
+    for (id, ty, content) in &entry.follows {
+        call.arg(id).arg(ty).arg(content);
     }
 }
 
