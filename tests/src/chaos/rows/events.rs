@@ -37,13 +37,15 @@ pub async fn same_event(plan: Plan) -> Report {
 
 /// Workers are frozen while events fail in their hands; what they send on waking is read off the wire.
 pub async fn late_words(plan: Plan) -> Report {
-    let mut arena = Arena::open("Z-4", &plan, Setup { misbehave: 3, ..Setup::default() }).await;
+    // Longer than a busy machine keeps a process waiting: only who was frozen comes back too late.
+    let ack_wait = Duration::from_secs(3);
+    let mut arena = Arena::open("Z-4", &plan, Setup { misbehave: 3, ack_wait, ..Setup::default() }).await;
     let words = &["fail-until:2", "slow:100", "emit:1", "emit:1", "emit:1", "emit:1"];
     arena.load(Shape { rate: 150, words, ..Shape::default() });
     arena.under_way(100).await;
     let end = Instant::now() + Duration::from_secs(plan.seconds);
     while Instant::now() < end {
-        perform(&mut arena, Act::FreezeWorker, Duration::from_secs(3)).await;
+        perform(&mut arena, Act::FreezeWorker, ack_wait * 3).await;
         arena.wait(Duration::from_millis(300)).await;
     }
     arena.settle().await;
