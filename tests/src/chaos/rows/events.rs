@@ -100,7 +100,7 @@ pub async fn beyond_the_horizon(plan: Plan) -> Report {
     arena.wait(HORIZON + Duration::from_millis(500)).await;
     for mark in arena.house.redis_cli(&["--scan", "--pattern", "*:d:*"]).lines() {
         arena.house.redis_cli(&["UNLINK", mark]);
-        arena.report.effect("expired marks", 1);
+        arena.report.each("expired marks", 1);
     }
     for function in ["misbehave", "record"] {
         let deleted = arena.bus.api(&format!("CONSUMER.DELETE.web.{function}"), &Value::Null).await;
@@ -131,7 +131,7 @@ pub async fn dlq_full(plan: Plan) -> Report {
         arena.wait(Duration::from_millis(100)).await;
     }
     let (rest, letters) = (arena.pending().await.unwrap_or_default(), arena.house.count(&arena.bus, "dlq").await);
-    arena.report.effect("refused letters", poison.saturating_sub(letters));
+    arena.report.fault("refused letters", poison.saturating_sub(letters));
     arena.report.note(format!("{poison} poisoned, {letters} letters fitted, {rest} waited"));
     arena.report.must(rest <= poison, "neighbours did not go on");
     arena.report.must(letters < poison, "the stream of dead letters was never full");
