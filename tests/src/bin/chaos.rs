@@ -36,7 +36,7 @@ fn options() -> Result<Options, String> {
     let mut options = Options {
         minutes: 5.0,
         seed: fastrand::u64(..1 << 32),
-        rate: 1500,
+        rate: 2000,
         cuts: None,
         rows: Vec::new(),
         seconds: None,

@@ -135,7 +135,7 @@ pub fn schedule(rng: &mut fastrand::Rng, acts: &[Act], pause_ms: std::ops::Range
     while steps.len() < acts.len() || total < Duration::from_secs(seconds) {
         let act = order.get(steps.len()).copied().unwrap_or_else(|| acts[rng.usize(..acts.len())]);
         // Longer harm only where there is time for it.
-        let most = (seconds * 1000 / acts.len() as u64).clamp(300, 6000);
+        let most = (seconds * 1000 / acts.len() as u64).clamp(300, 3000);
         let length = match act {
             Act::FreezeWorker => ACK_WAIT * 3,
             Act::KillWorker => Duration::ZERO,

@@ -37,13 +37,15 @@ pub async fn same_event(plan: Plan) -> Report {
 
 /// Workers are frozen while events fail in their hands; what they send on waking is read off the wire.
 pub async fn late_words(plan: Plan) -> Report {
-    let mut arena = Arena::open("Z-4", &plan, Setup { misbehave: 3, ..Setup::default() }).await;
+    // Longer than a busy machine keeps a process waiting: only who was frozen comes back too late.
+    let ack_wait = Duration::from_secs(3);
+    let mut arena = Arena::open("Z-4", &plan, Setup { misbehave: 3, ack_wait, ..Setup::default() }).await;
     let words = &["fail-until:2", "slow:100", "emit:1", "emit:1", "emit:1", "emit:1"];
     arena.load(Shape { rate: 150, words, ..Shape::default() });
     arena.under_way(100).await;
     let end = Instant::now() + Duration::from_secs(plan.seconds);
     while Instant::now() < end {
-        perform(&mut arena, Act::FreezeWorker, Duration::from_secs(3)).await;
+        perform(&mut arena, Act::FreezeWorker, ack_wait * 3).await;
         arena.wait(Duration::from_millis(300)).await;
     }
     arena.settle().await;
@@ -98,7 +100,7 @@ pub async fn beyond_the_horizon(plan: Plan) -> Report {
     arena.wait(HORIZON + Duration::from_millis(500)).await;
     for mark in arena.house.redis_cli(&["--scan", "--pattern", "*:d:*"]).lines() {
         arena.house.redis_cli(&["UNLINK", mark]);
-        arena.report.effect("expired marks", 1);
+        arena.report.each("expired marks", 1);
     }
     for function in ["misbehave", "record"] {
         let deleted = arena.bus.api(&format!("CONSUMER.DELETE.web.{function}"), &Value::Null).await;
@@ -129,7 +131,7 @@ pub async fn dlq_full(plan: Plan) -> Report {
         arena.wait(Duration::from_millis(100)).await;
     }
     let (rest, letters) = (arena.pending().await.unwrap_or_default(), arena.house.count(&arena.bus, "dlq").await);
-    arena.report.effect("refused letters", poison.saturating_sub(letters));
+    arena.report.fault("refused letters", poison.saturating_sub(letters));
     arena.report.note(format!("{poison} poisoned, {letters} letters fitted, {rest} waited"));
     arena.report.must(rest <= poison, "neighbours did not go on");
     arena.report.must(letters < poison, "the stream of dead letters was never full");

@@ -103,15 +103,14 @@ async fn allow_batches(arena: &Arena, allowed: bool) {
 
 /// All lines to a server go dead at once, as when a router forgets them: nothing comes any more and nothing says so.
 /// Nobody heals them; workers must notice by themselves and connect anew.
-async fn dead_lines(name: &'static str, plan: Plan, link: Link) -> Report {
-    const NOTICE: Duration = Duration::from_mins(1);
+async fn dead_lines(name: &'static str, plan: Plan, link: Link, notice: Duration) -> Report {
     let mut arena = Arena::open(name, &plan, Setup::default()).await;
     arena.load(Shape { rate: 100, ..Shape::default() });
     arena.under_way(100).await;
     let (lines, proxy) = (arena.crew.len(), arena.proxies(link).next().expect("one"));
     let (below, start) = (proxy.let_die(), Instant::now());
     let left = |arena: &Arena| arena.proxies(link).map(|proxy| proxy.open_below(below)).sum::<usize>();
-    while left(&arena) > 0 && start.elapsed() < NOTICE {
+    while left(&arena) > 0 && start.elapsed() < notice {
         arena.wait(Duration::from_millis(50)).await;
     }
     let (rest, fault) = (left(&arena), format!("{} line dead", link.name()));
@@ -132,11 +131,13 @@ async fn dead_lines(name: &'static str, plan: Plan, link: Link) -> Report {
 }
 
 pub async fn dead_lines_to_nats(plan: Plan) -> Report {
-    dead_lines("N-6", plan, Link::Nats).await
+    // Two pings that stay unanswered, ten seconds apart.
+    dead_lines("N-6", plan, Link::Nats, Duration::from_mins(2)).await
 }
 
 pub async fn dead_lines_to_redis(plan: Plan) -> Report {
-    dead_lines("N-7", plan, Link::Redis).await
+    // There is always a question that waits for its answer.
+    dead_lines("N-7", plan, Link::Redis, Duration::from_secs(30)).await
 }
 
 /// Many workers lose both their connections at once.
