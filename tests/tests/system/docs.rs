@@ -15,16 +15,16 @@ async fn document() -> Value {
     serde_json::from_slice(&output.stdout).expect("a JSON document")
 }
 
-fn mistakes(document: &Value) -> Vec<String> {
-    let official: Value = serde_json::from_str(OFFICIAL).expect("the official schema is JSON");
-    let validator = jsonschema::validator_for(&official).expect("the official schema is a schema");
-    validator.iter_errors(document).map(|e| format!("{}: {e}", e.instance_path())).collect()
+fn mistakes(official: &jsonschema::Validator, document: &Value) -> Vec<String> {
+    official.iter_errors(document).map(|e| format!("{}: {e}", e.instance_path())).collect()
 }
 
 #[tokio::test]
 async fn the_document_is_valid_by_the_official_schema() {
     let good = document().await;
-    assert_eq!(mistakes(&good), [""; 0]);
+    let official: Value = serde_json::from_str(OFFICIAL).expect("the official schema is JSON");
+    let official = jsonschema::validator_for(&official).expect("the official schema is a schema");
+    assert_eq!(mistakes(&official, &good), [""; 0]);
     assert_eq!((&good["asyncapi"], &good["info"]["title"]), (&json!("3.0.0"), &json!("A test")));
     assert_eq!(good["operations"]["count-views.receive.web.page.viewed"]["action"], "receive");
     assert_eq!(good["operations"]["inspect-file.send.files.file.rejected"]["action"], "send");
@@ -38,7 +38,7 @@ async fn the_document_is_valid_by_the_official_schema() {
     for (at, damage) in broken.into_iter().enumerate() {
         let mut document = good.clone();
         damage(&mut document);
-        assert!(!mistakes(&document).is_empty(), "damage {at} passes");
+        assert!(!mistakes(&official, &document).is_empty(), "damage {at} passes");
     }
 }
 
