@@ -94,7 +94,12 @@ impl Worker {
                 fault::point("run.counted");
             }
             if job.runs > self.limits.attempts {
-                let before = format!("{} runs ended without a result, the process with them", job.runs - 1);
+                let runs = job.runs - 1;
+                let before = if job.is_alone() {
+                    format!("{runs} runs ended without a result, the process with them")
+                } else {
+                    format!("{runs} runs have failed, and its dead letter could not be written then")
+                };
                 self.bury(job, Reason::Attempts, Error::retry(before).of_class("platform"));
             } else {
                 allowed.push(job);

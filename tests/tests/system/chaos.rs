@@ -41,15 +41,6 @@ async fn a_fault_that_harms_nobody_is_a_failure() {
     }
 }
 
-/// As things are: the client of Redis takes a line that answers nothing for a slow server, and keeps it. No event is
-/// lost, but the worker stands still until somebody cuts the line.
-#[tokio::test]
-async fn n7_dead_lines_to_redis() {
-    let (seed, report) = run("N-7").await;
-    let others: Vec<&String> = report.failures.iter().filter(|why| !why.contains("were not noticed")).collect();
-    assert!(others.is_empty(), "N-7 with seed {seed}: {others:#?}");
-}
-
 macro_rules! rows {
     ($($name:ident $id:literal)*) => {
         $(#[tokio::test]
@@ -81,7 +72,9 @@ rows! {
     s2_out_of_memory "S-2"
     s3_unwilling_redis "S-3"
     s4_fsync_fails "S-4"
+    n7_dead_lines_to_redis "N-7"
     w1_power_cut_redis_always "W-1"
+    w2_power_cut_redis_everysec "W-2"
     w3_power_cut_nats_always "W-3"
     w4_power_cut_nats_default "W-4"
     w5_torn_log "W-5"

@@ -113,6 +113,7 @@ impl Bus {
         let client = url::options(&servers)
             .name(name)
             .ping_interval(Duration::from_secs(10))
+            .reconnect_delay_callback(url::reconnect_delay)
             .request_timeout(Some(API_TIMEOUT))
             .event_callback(move |event| {
                 match event {

@@ -1,9 +1,14 @@
 //! Where NATS is: one server, or those of a cluster, and who we are to them.
 
+use std::time::Duration;
+
 use async_nats::{ConnectOptions, ServerAddr};
 
 use super::{BusError, failed};
 use crate::event;
+
+/// Between two attempts to connect anew.
+const LONGEST: Duration = Duration::from_secs(4);
 
 /// Servers separated by commas.
 pub fn servers(url: &str) -> Result<Vec<ServerAddr>, BusError> {
@@ -15,6 +20,13 @@ pub fn servers(url: &str) -> Result<Vec<ServerAddr>, BusError> {
 pub fn options(servers: &[ServerAddr]) -> ConnectOptions {
     let Some((user, password)) = servers.iter().find_map(user) else { return ConnectOptions::new() };
     ConnectOptions::new().user_and_password(user, password)
+}
+
+/// 0 to 100 ms, then growing to 4 s, of which a random half is taken off: all lost the server at the same moment, and it
+/// must not get all of them back at once.
+pub fn reconnect_delay(attempts: usize) -> Duration {
+    let full = Duration::from_millis(100).saturating_mul(1 << attempts.saturating_sub(1).min(10)).min(LONGEST);
+    full.mul_f64(if attempts <= 1 { fastrand::f64() } else { 0.5 + fastrand::f64() / 2.0 })
 }
 
 fn user(server: &ServerAddr) -> Option<(String, String)> {

@@ -1,18 +1,19 @@
 //! The store on Redis, and the only place that names its client.
 
 mod ledger;
+mod line;
 mod outboxes;
 mod regress;
 mod wire;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::aio::ConnectionManager;
 use redis::io::tcp::TcpSettings;
 use redis::{IntoConnectionInfo as _, Pipeline, RedisError, Value, cmd};
 use tokio::sync::watch;
 
+use self::line::Line;
 use self::regress::Own;
 use self::wire::{commit_call, row};
 use super::mark::OutboxName;
@@ -23,13 +24,11 @@ use crate::fault::{self, Sabotage};
 const SOURCE: &str = include_str!("commit.lua");
 const OLDEST_REDIS: (u64, u64) = (7, 0);
 const OLDEST_VALKEY: (u64, u64) = (7, 2);
-/// Longer than any stall of a healthy Redis (fsync, fork); a time-out only means "unknown, try again".
-const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection to Redis; cheap to clone, reconnects by itself.
 #[derive(Clone)]
 pub struct RedisStore {
-    connection: ConnectionManager,
+    line: Arc<Line>,
     /// Named after the library's content, so that two versions of Oncue can share a Redis while one replaces the other.
     function: Arc<str>,
     library: Arc<str>,
@@ -62,6 +61,7 @@ impl RedisStore {
         }
         store.learn_epoch().await?;
         store.load().await?;
+        Line::watch(&store.line);
         Ok(store)
     }
 
@@ -73,18 +73,13 @@ impl RedisStore {
         let tcp = TcpSettings::default().set_nodelay(true);
         let info = url.into_connection_info().map_err(no_url)?.set_tcp_settings(tcp);
         let client = redis::Client::open(info).map_err(no_url)?;
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(Duration::from_secs(2)))
-            .set_response_timeout(Some(TIMEOUT))
-            .set_number_of_retries(3)
-            .set_max_delay(Duration::from_secs(1));
-        let connection = ConnectionManager::new_with_config(client, config).await;
-        let connection = connection.map_err(|e| StoreError::refused(format!("cannot reach Redis at {place}: {e}")))?;
+        let line = Line::open(client).await;
+        let line = line.map_err(|e| StoreError::refused(format!("cannot reach Redis at {place}: {e}")))?;
         let source = source();
         let version =
             event::hash(&[source.as_bytes()]).iter().take(4).fold(String::new(), |v, b| v + &format!("{b:02x}"));
         Ok(Self {
-            connection,
+            line,
             function: format!("oncue_commit_{version}").into(),
             library: source.replace("LIBRARY", &version).into(),
             own: Arc::new(Own::new()),
@@ -98,9 +93,13 @@ impl RedisStore {
         check_eviction(&self.info("memory").await?)
     }
 
+    fn connection(&self) -> ConnectionManager {
+        self.line.get()
+    }
+
     /// The partition count this Redis was laid out with; `None` for one no worker has used yet.
     pub async fn partitions(&self) -> Result<Option<u32>, StoreError> {
-        Ok(cmd("GET").arg("oncue:partitions").query_async(&mut self.connection.clone()).await?)
+        Ok(cmd("GET").arg("oncue:partitions").query_async(&mut self.connection()).await?)
     }
 
     /// Name of the function library in this version.
@@ -110,19 +109,18 @@ impl RedisStore {
 
     /// One section of `INFO`.
     pub async fn info(&self, section: &str) -> Result<String, StoreError> {
-        Ok(cmd("INFO").arg(section).query_async(&mut self.connection.clone()).await?)
+        Ok(cmd("INFO").arg(section).query_async(&mut self.connection()).await?)
     }
 
     /// One setting, or nothing where the server does not let us ask.
     pub async fn setting(&self, name: &str) -> Option<String> {
-        let pair: Vec<String> =
-            cmd("CONFIG").arg("GET").arg(name).query_async(&mut self.connection.clone()).await.ok()?;
+        let pair: Vec<String> = cmd("CONFIG").arg("GET").arg(name).query_async(&mut self.connection()).await.ok()?;
         pair.into_iter().nth(1)
     }
 
     /// Whether Redis answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        Ok(cmd("PING").exec_async(&mut self.connection.clone()).await?)
+        Ok(cmd("PING").exec_async(&mut self.connection()).await?)
     }
 
     /// Whether the function library is there in this version.
@@ -131,7 +129,7 @@ impl RedisStore {
             .arg("LIST")
             .arg("LIBRARYNAME")
             .arg(self.library_name())
-            .query_async(&mut self.connection.clone())
+            .query_async(&mut self.connection())
             .await?;
         Ok(!list.is_empty())
     }
@@ -139,15 +137,14 @@ impl RedisStore {
     /// Loads the function library, replacing the same version if it is there.
     pub async fn load(&self) -> Result<(), StoreError> {
         let library: &str = &self.library;
-        let loaded =
-            cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(library).exec_async(&mut self.connection.clone()).await;
+        let loaded = cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(library).exec_async(&mut self.connection()).await;
         loaded.map_err(|e| StoreError::refused(format!("Redis does not take the function library: {e}")))
     }
 
     async fn check_partitions(&self) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("SET").arg("oncue:partitions").arg(PARTITIONS).arg("NX").ignore().cmd("GET").arg("oncue:partitions");
-        let (found,): (u32,) = pipe.query_async(&mut self.connection.clone()).await?;
+        let (found,): (u32,) = pipe.query_async(&mut self.connection()).await?;
         if found == PARTITIONS {
             return Ok(());
         }
@@ -216,7 +213,7 @@ impl RedisStore {
         if pipe.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(pipe.query_async(&mut self.connection.clone()).await?)
+        Ok(pipe.query_async(&mut self.connection()).await?)
     }
 
     pub(super) async fn commit(&self, runs: &[Run]) -> Result<Committed, StoreError> {
@@ -226,7 +223,7 @@ impl RedisStore {
         let (outbox, number) = (name.key(function), self.own.begin(runs));
         let keys = [self.own.key(), outbox.clone(), name.index()];
         let call = commit_call(&self.function, keys, itoa::Buffer::new().format(number), runs, name);
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection();
         let mut replies: Vec<Value> = match call.query_async(&mut connection).await {
             // Redis was emptied or replaced: the code goes in again, what the data lost is the fence's business.
             Err(e) if e.to_string().contains("Function not found") => {
@@ -252,12 +249,12 @@ impl RedisStore {
             let key = mark.runs_key();
             pipe.cmd("INCR").arg(&key).cmd("EXPIRE").arg(key).arg(mark.horizon / 1000 + 1).ignore();
         }
-        Ok(pipe.query_async(&mut self.connection.clone()).await?)
+        Ok(pipe.query_async(&mut self.connection()).await?)
     }
 
     pub(super) async fn show(&self, table: &str, key: &str) -> Result<Option<Shown>, StoreError> {
         let key = row_key(table, key);
-        let mut c = self.connection.clone();
+        let mut c = self.connection();
         let kind: String = cmd("TYPE").arg(&key).query_async(&mut c).await?;
         Ok(match kind.as_str() {
             "hash" => Some(Shown::Row(row(cmd("HGETALL").arg(&key).query_async(&mut c).await?)?)),

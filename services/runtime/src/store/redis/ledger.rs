@@ -27,13 +27,13 @@ impl RedisStore {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let found: Vec<Pairs> = pipe.query_async(&mut self.connection.clone()).await?;
+        let found: Vec<Pairs> = pipe.query_async(&mut self.connection()).await?;
         Ok(ids.iter().zip(found).map(|(id, fields)| Flow::read(id, fields)).collect())
     }
 
     /// The ledger that knows an event, whichever its flow. It looks at every ledger: for people who ask, not for programs.
     pub async fn flow_with(&self, event: &str) -> Result<Option<Flow>, StoreError> {
-        let (mut c, field) = (self.connection.clone(), format!("e:{event}"));
+        let (mut c, field) = (self.connection(), format!("e:{event}"));
         let mut cursor = 0_u64;
         loop {
             let mut scan = cmd("SCAN");
@@ -62,17 +62,17 @@ impl RedisStore {
     pub(in crate::store) async fn edges(&self) -> Result<Vec<Edge>, StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("HGETALL").arg(EDGES).cmd("HGETALL").arg(EDGES_AT);
-        let (counts, times): (Pairs, Pairs) = pipe.query_async(&mut self.connection.clone()).await?;
+        let (counts, times): (Pairs, Pairs) = pipe.query_async(&mut self.connection()).await?;
         Ok(flow::edges(counts, times))
     }
 
     pub(in crate::store) async fn functions(&self) -> Result<Vec<Registered>, StoreError> {
-        let fields: Pairs = cmd("HGETALL").arg(FUNCTIONS).query_async(&mut self.connection.clone()).await?;
+        let fields: Pairs = cmd("HGETALL").arg(FUNCTIONS).query_async(&mut self.connection()).await?;
         Ok(flow::functions(fields))
     }
 
     pub(in crate::store) async fn track(&self, meta: &Meta, key: &str, keep: Duration) -> Result<bool, StoreError> {
-        let mut c = self.connection.clone();
+        let mut c = self.connection();
         let listeners: Vec<String> = cmd("SMEMBERS").arg(listeners_key(&meta.ty)).query_async(&mut c).await?;
         let (ledger, now) = (flow_key(&meta.flow), event::now_ms());
         let mut pipe = redis::pipe();
@@ -99,7 +99,7 @@ impl RedisStore {
             pipe.cmd("HSET").arg(&note.flow).arg(&note.field).arg(&note.text).ignore();
             pipe.cmd("EXPIRE").arg(&note.flow).arg(note.keep.as_secs().max(1)).ignore();
         }
-        Ok(pipe.exec_async(&mut self.connection.clone()).await?)
+        Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
     pub(in crate::store) async fn saw(&self, hops: &[(String, String, u64)], function: &str) -> Result<(), StoreError> {
@@ -112,12 +112,12 @@ impl RedisStore {
             pipe.cmd("HINCRBY").arg(EDGES).arg(&field).arg(count).ignore();
             pipe.cmd("HSET").arg(EDGES_AT).arg(field).arg(now).ignore();
         }
-        Ok(pipe.exec_async(&mut self.connection.clone()).await?)
+        Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
     /// A function starts: what it acts on is known from now on, and what it no longer acts on is not waited for.
     pub(crate) async fn register(&self, manifest: &Manifest) -> Result<(), StoreError> {
-        let (mut c, name) = (self.connection.clone(), &manifest.name);
+        let (mut c, name) = (self.connection(), &manifest.name);
         let before: Option<String> = cmd("HGET").arg(FUNCTIONS).arg(name).query_async(&mut c).await?;
         let before = before.and_then(|json| serde_json::from_str::<Manifest>(&json).ok());
         let mut json = json!(manifest);
@@ -135,6 +135,6 @@ impl RedisStore {
     }
 
     pub(in crate::store) async fn untrack(&self, flow: &str) -> Result<(), StoreError> {
-        Ok(cmd("UNLINK").arg(flow_key(flow)).exec_async(&mut self.connection.clone()).await?)
+        Ok(cmd("UNLINK").arg(flow_key(flow)).exec_async(&mut self.connection()).await?)
     }
 }

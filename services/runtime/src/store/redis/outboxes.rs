@@ -47,7 +47,7 @@ impl RedisStore {
                 let key = name.key(function);
                 pipe.cmd("ZSCORE").arg(name.index()).arg(&key).cmd("GET").arg(key);
             }
-            let answers: Vec<(Option<f64>, Option<Bytes>)> = pipe.query_async(&mut self.connection.clone()).await?;
+            let answers: Vec<(Option<f64>, Option<Bytes>)> = pipe.query_async(&mut self.connection()).await?;
             for (frames, (committed, outbox)) in left.values_mut().zip(answers) {
                 if committed.is_some_and(|at| at > 0.0) {
                     *frames = read_frames(outbox.unwrap_or_default());
@@ -85,7 +85,7 @@ impl RedisStore {
             pipe.cmd("SET").arg(&kept).arg(bytes(keep)).ignore();
             pipe.cmd("ZADD").arg(format!("{}:u", tag_of(key))).arg(-(event::now_ms() as i64)).arg(kept).ignore();
         }
-        Ok(pipe.exec_async(&mut self.connection.clone()).await?)
+        Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
     pub(in crate::store) async fn kept(
@@ -105,7 +105,7 @@ impl RedisStore {
         for partition in partitions {
             let index = format!("{{p{partition}}}:u");
             loop {
-                let mut connection = self.connection.clone();
+                let mut connection = self.connection();
                 let mut find = cmd("ZRANGEBYSCORE");
                 find.arg(&index).arg(-(before as i64)).arg(-1).arg("LIMIT").arg(0).arg(STEP);
                 let keys: Vec<String> = find.query_async(&mut connection).await?;
@@ -124,13 +124,13 @@ impl RedisStore {
     pub(in crate::store) async fn lease(&self, name: &str, seconds: u64) -> Result<bool, StoreError> {
         let mut take = cmd("SET");
         take.arg(name).arg(1).arg("NX").arg("EX").arg(seconds);
-        let taken: Option<String> = take.query_async(&mut self.connection.clone()).await?;
+        let taken: Option<String> = take.query_async(&mut self.connection()).await?;
         Ok(taken.is_some())
     }
 
     /// Keeps a name that was taken for `seconds` from now on.
     pub(in crate::store) async fn renew(&self, name: &str, seconds: u64) -> Result<(), StoreError> {
-        Ok(cmd("EXPIRE").arg(name).arg(seconds).exec_async(&mut self.connection.clone()).await?)
+        Ok(cmd("EXPIRE").arg(name).arg(seconds).exec_async(&mut self.connection()).await?)
     }
 
     pub(in crate::store) async fn unpublished(
@@ -148,7 +148,7 @@ impl RedisStore {
 
     /// What the found index entries point to.
     async fn outboxes(&self, find: &Pipeline) -> Result<Vec<Unpublished>, StoreError> {
-        let lists: Vec<Vec<String>> = find.query_async(&mut self.connection.clone()).await?;
+        let lists: Vec<Vec<String>> = find.query_async(&mut self.connection()).await?;
         let keys: Vec<String> = lists.into_iter().flatten().collect();
         let mut pipe = redis::pipe();
         for key in &keys {
@@ -157,7 +157,7 @@ impl RedisStore {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let outboxes: Vec<Option<Bytes>> = pipe.query_async(&mut self.connection.clone()).await?;
+        let outboxes: Vec<Option<Bytes>> = pipe.query_async(&mut self.connection()).await?;
         // An index entry without its outbox was published and half marked: an empty outbox finishes the marking.
         let pairs = keys.into_iter().zip(outboxes);
         let read = |(outbox_key, outbox): (String, Option<Bytes>)| Unpublished {

@@ -109,14 +109,14 @@ impl Own {
 impl RedisStore {
     /// Learns how often lost commits were restored so far: those are nobody's loss any more.
     pub(super) async fn learn_epoch(&self) -> Result<(), StoreError> {
-        let epoch: Option<String> = cmd("GET").arg(EPOCH).query_async(&mut self.connection.clone()).await?;
+        let epoch: Option<String> = cmd("GET").arg(EPOCH).query_async(&mut self.connection()).await?;
         self.own.lock().epoch = epoch.unwrap_or_else(|| "0".into());
         Ok(())
     }
 
     /// What was seen when Redis was found to have gone back in time, if it was: by all workers who said so.
     pub async fn regression(&self) -> Result<Option<Regression>, StoreError> {
-        let found: Vec<String> = cmd("HVALS").arg(REGRESSED).query_async(&mut self.connection.clone()).await?;
+        let found: Vec<String> = cmd("HVALS").arg(REGRESSED).query_async(&mut self.connection()).await?;
         let found = found.iter().filter_map(|json| serde_json::from_str::<Regression>(json).ok());
         Ok(found.reduce(Regression::and))
     }
@@ -125,7 +125,7 @@ impl RedisStore {
     pub async fn clear_regression(&self) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         pipe.atomic().cmd("INCR").arg(EPOCH).ignore().cmd("DEL").arg(REGRESSED).ignore();
-        Ok(pipe.exec_async(&mut self.connection.clone()).await?)
+        Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
     /// Turns to `Some`, with its reason, once Redis was found to have gone back in time.
@@ -136,7 +136,7 @@ impl RedisStore {
     /// Looks at what the record said before commit `number`.
     pub(super) async fn watch_for_regression(&self, number: u64, record: &str) {
         let Some(mut regression) = self.own.missing(number, record) else { return };
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection();
         let laid_out: Result<u8, _> = cmd("EXISTS").arg("oncue:partitions").query_async(&mut connection).await;
         if laid_out == Ok(0) {
             regression.since = 0; // emptied: nothing is left of anybody's commits
