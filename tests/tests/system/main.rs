@@ -10,6 +10,7 @@ mod dlq;
 mod docs;
 mod files;
 mod flow_cli;
+mod flows;
 mod ledger;
 mod once;
 mod poison;
