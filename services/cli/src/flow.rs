@@ -183,7 +183,7 @@ impl Screen {
             lines.push("…");
         }
         let up = if self.drawn > 0 { format!("\x1b[{}A\x1b[J", self.drawn) } else { String::new() };
-        let _ = write!(anstream::stdout(), "{up}{}\n", lines.join("\n"));
+        let _ = writeln!(anstream::stdout(), "{up}{}", lines.join("\n"));
         let _ = std::io::stdout().flush();
         self.drawn = lines.len();
     }

@@ -110,8 +110,9 @@ enum Action {
 fn action(key: KeyEvent, detail: bool) -> Action {
     match key.code {
         KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Action::Quit,
-        KeyCode::Esc | KeyCode::Backspace | KeyCode::Left if detail => Action::Screen(Screen::close),
-        KeyCode::Char('q') if detail => Action::Screen(Screen::close),
+        KeyCode::Esc | KeyCode::Char('q') | KeyCode::Backspace | KeyCode::Left if detail => {
+            Action::Screen(Screen::close)
+        }
         KeyCode::Char('q') | KeyCode::Esc => Action::Quit,
         KeyCode::Down | KeyCode::Char('j') => Action::Screen(|screen| screen.step(1)),
         KeyCode::Up | KeyCode::Char('k') => Action::Screen(|screen| screen.step(-1)),

@@ -120,15 +120,15 @@ impl Search<'_> {
         let mut ends: Vec<u64> = self.streams.iter().map(|stream| stream.last + 1).collect();
         loop {
             let mut any = false;
-            for at in 0..ends.len() {
+            for (at, end) in ends.iter_mut().enumerate() {
                 let first = self.streams[at].first;
-                if ends[at] <= first {
+                if *end <= first {
                     continue;
                 }
                 any = true;
-                let start = ends[at].saturating_sub(WINDOW).max(first);
+                let start = end.saturating_sub(WINDOW).max(first);
                 let (mut flow, mut oldest) = (None, u64::MAX);
-                self.scan(at, start, ends[at], |found, meta| {
+                self.scan(at, start, *end, |found, meta| {
                     oldest = oldest.min(found.time);
                     if meta.id == id || meta.flow == id {
                         flow = Some(meta.flow.clone());
@@ -138,7 +138,7 @@ impl Search<'_> {
                 if flow.is_some() {
                     return Ok(flow);
                 }
-                ends[at] = if oldest < since { first } else { start };
+                *end = if oldest < since { first } else { start };
             }
             if !any {
                 self.searched.to_the_beginning = since == 0;

@@ -136,10 +136,10 @@ impl<'f> Drawing<'f> {
         let mut text = paint(style, format_args!("{sign} {} {word}", brief(&step.function, 64)));
         let begun = step.started.filter(|at| *at > 0);
         match (begun, step.ended.filter(|at| *at > 0)) {
-            (Some(begun), Some(ended)) => text += &format!("  {}", span(ended.saturating_sub(begun))),
-            (None, Some(ended)) => text += &format!("  {} after the event", span(ended.saturating_sub(event.time))),
+            (Some(begun), Some(ended)) => text.extend(["  ", &span(ended.saturating_sub(begun))]),
+            (None, Some(ended)) => text.extend(["  ", &span(ended.saturating_sub(event.time)), " after the event"]),
             (Some(begun), None) if step.state == StepState::Running => {
-                text += &format!("  for {}", span(self.now.saturating_sub(begun)));
+                text.extend(["  for ", &span(self.now.saturating_sub(begun))]);
             }
             _ => {}
         }
@@ -147,7 +147,7 @@ impl<'f> Drawing<'f> {
             text += &paint(CHANGED, format_args!("  {} attempts", step.attempts));
         }
         if let Some(why) = step.why.as_deref().filter(|_| step.state != StepState::Done) {
-            text += &format!("  {}", paint(BAD, brief(why, LONGEST)));
+            text.extend(["  ", &paint(BAD, brief(why, LONGEST))]);
         }
         text
     }

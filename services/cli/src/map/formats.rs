@@ -150,7 +150,10 @@ pub fn json(house: &House) -> Value {
 pub mod tests {
     use super::*;
 
-    pub fn house(functions: &[(&str, &[&str], &[&str], Option<&str>)]) -> House {
+    /// Name, triggers, emissions, table.
+    type Declared<'d> = (&'d str, &'d [&'d str], &'d [&'d str], Option<&'d str>);
+
+    pub fn house(functions: &[Declared<'_>]) -> House {
         let mut house = House::default();
         for (name, triggers, emits, table) in functions {
             let manifest = json!({ "name": name, "version": "1", "stream": "web", "triggers": triggers, "filters": triggers,
