@@ -23,9 +23,9 @@ struct Site {
 
 impl Site {
     async fn open(copies: usize) -> Self {
-        let mut toml =
-            String::from("[gateway]\nexpose = [\"pages\", \"files\", \"owners\"]\n[flows]\nmax_wait = \"60s\"\n");
-        WORKERS.iter().for_each(|name| toml += &format!("[functions.{name}]\n{QUICK}\nattempts = 50\n"));
+        let toml = "[gateway]\nexpose = [\"pages\", \"files\", \"owners\"]\n[flows]\nmax_wait = \"60s\"\n".to_owned();
+        let functions = WORKERS.map(|name| format!("[functions.{name}]\n{QUICK}\nattempts = 50\n"));
+        let toml = toml + &functions.concat();
         let mut house = House::new(&toml).await;
         let port = free_port();
         house.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{port}"));
