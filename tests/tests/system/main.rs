@@ -11,6 +11,7 @@ mod docs;
 mod elastic;
 mod files;
 mod flow_cli;
+mod flows;
 mod ledger;
 mod once;
 mod overload;
