@@ -2,6 +2,7 @@
 //! binaries as children, all gone when the test ends.
 
 pub mod cluster;
+mod message;
 mod process;
 
 use std::collections::{BTreeSet, HashMap};
@@ -22,6 +23,7 @@ use serde_json::Value;
 
 use self::cluster::{Node, Replica, ha_file};
 
+pub use self::message::{Stored, base64};
 pub use self::process::Process;
 
 /// Longest wait for anything; a generous limit against hanging, not an expectation.
@@ -284,44 +286,6 @@ impl Drop for House {
             let _ = std::fs::remove_dir_all(&self.dir);
         }
     }
-}
-
-/// A message as a stream holds it.
-#[derive(Debug, Clone)]
-pub struct Stored {
-    pub subject: String,
-    pub headers: String,
-    pub payload: Vec<u8>,
-}
-
-impl Stored {
-    fn read(message: &Value) -> Self {
-        let part = |name: &str| base64(message[name].as_str().unwrap_or_default());
-        Self {
-            subject: message["subject"].as_str().unwrap_or_default().to_owned(),
-            headers: String::from_utf8_lossy(&part("hdrs")).into_owned(),
-            payload: part("data"),
-        }
-    }
-
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-    }
-}
-
-/// Standard alphabet; a test needs no crate for it.
-pub fn base64(text: &str) -> Vec<u8> {
-    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let (mut out, mut bits, mut held) = (Vec::new(), 0u32, 0);
-    for value in text.bytes().filter_map(|b| ALPHABET.iter().position(|a| *a == b)) {
-        bits = bits << 6 | value as u32;
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            out.push((bits >> held) as u8);
-        }
-    }
-    out
 }
 
 fn nats_url(port: u16, nodes: &[Node]) -> String {

@@ -2,7 +2,6 @@
 //! stop, finish what is in hand.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use oncue_proto::Trigger;
@@ -138,10 +137,7 @@ async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: 
 
     discovery::answer(bus.clone(), worker.clone(), manifest.clone(), instance).await?;
     let pull = bus.pull(&manifest.stream, created, &manifest.name).await?;
-    tokio::spawn(Arc::clone(&worker).keep_alive());
-    tokio::spawn(Arc::clone(&worker).sweep());
-    tokio::spawn(Arc::clone(&worker).report_hops());
-    tokio::spawn(Arc::clone(&worker).tidy_up(manifest.stream.clone(), stream.replay_window.0));
+    worker.keep_house(manifest.stream.clone(), stream.replay_window.0);
     metrics::publish(&worker, &manifest.stream);
     tracing::info!(function = manifest.name, acts_on = manifest.triggers.join(" "), "ready");
 

@@ -22,6 +22,14 @@ const LEASE: u64 = 60;
 const JANITOR: Duration = Duration::from_mins(1);
 
 impl Worker {
+    /// Starts everything it does on the side.
+    pub(crate) fn keep_house(self: &Arc<Self>, stream: String, replay_window: Duration) {
+        tokio::spawn(self.clone().keep_alive());
+        tokio::spawn(self.clone().sweep());
+        tokio::spawn(self.clone().report_hops());
+        tokio::spawn(self.clone().tidy_up(stream, replay_window));
+    }
+
     /// Goes round all partitions, a few at a time.
     pub(crate) async fn sweep(self: Arc<Self>) {
         let age = (self.limits.ack_wait.0 * 2).max(Duration::from_secs(5));

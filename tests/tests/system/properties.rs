@@ -19,7 +19,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, RngSeed, TestError, TestRunner};
 
-use crate::store::break_library;
+use crate::twins::break_library;
 
 const HORIZON: u64 = 3_600_000;
 const MARGIN: u64 = 300_000;

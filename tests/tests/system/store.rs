@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use oncue::event::{self, Incoming, Origin};
 use oncue::store::{
-    Ask, Change, Frame, Handled, MapStore, Mark, Op, Purpose, RedisStore, RowChange, RowKey, Run, Shown, Status, Store,
+    Ask, Change, Frame, Handled, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, Shown, Status, Store,
 };
 use oncue_tests::house::House;
 
 const HORIZON: u64 = 3_600_000;
 
-fn handled(id: &str, key: &str) -> Handled {
+pub fn handled(id: &str, key: &str) -> Handled {
     handled_at(id, key, event::now_ms(), true)
 }
 
@@ -33,12 +33,12 @@ fn run(key: &str, version: u64, set: &[(&str, &str)], del: &[&str], events: Vec<
     Run { row: Some(RowChange { key, version, set, del }), events }
 }
 
-fn alone(event: Handled) -> Run {
+pub fn alone(event: Handled) -> Run {
     Run { row: None, events: vec![event] }
 }
 
 /// Version 1 stands for the one the row has.
-async fn commit(store: &Store, mut run: Run) -> Vec<Status> {
+pub async fn commit(store: &Store, mut run: Run) -> Vec<Status> {
     if let Some(row) = run.row.as_mut().filter(|row| row.version == 1) {
         let ask = Ask { row: Some(row.key.clone()), marks: Vec::new() };
         row.version = store.read(&[ask]).await.expect("a read").remove(0).row.version;
@@ -330,7 +330,7 @@ async fn runs_are_counted(store: &Store) {
     assert_eq!(store.started(&[other]).await.expect("counted"), [2]);
 }
 
-async fn suite(store: &Store) {
+pub async fn suite(store: &Store) {
     runs_are_counted(store).await;
     rows_are_written_whole_and_versioned(store).await;
     a_row_that_moved_refuses_the_whole_run(store).await;
@@ -374,121 +374,4 @@ async fn an_emptied_redis_gets_its_library_back() {
     let store = house.store().await;
     house.redis_cli(&["FUNCTION", "FLUSH"]);
     assert_eq!(commit(&store, alone(handled("again", "/x"))).await, [Status::Applied]);
-}
-
-/// Redis came back from an older file: who misses commits of its own says so, for all.
-#[tokio::test]
-async fn a_redis_that_went_back_in_time_is_found_out() {
-    let house = House::new("").await;
-    let url = format!("redis://127.0.0.1:{}", house.redis_port);
-    let redis = RedisStore::connect(&url).await.expect("Redis");
-    let (store, other) = (Store::Redis(redis.clone()), house.store().await);
-    let numbered = async |store: &Store, n: u64| {
-        let mut event = handled(&format!("g{n}"), "/g");
-        event.mark.sequence = 100 + n;
-        commit(store, alone(event)).await
-    };
-    for n in 0..3 {
-        numbered(&store, n).await;
-    }
-    let record = house.redis_cli(&["--scan", "--pattern", "oncue:commits:*"]);
-    let (text, one) = (house.redis_cli(&["GET", &record]), "1 1700000000000");
-    assert!(text.starts_with("3 "), "{text}");
-    assert!(redis.regressed().borrow().is_none() && redis.regression().await.expect("asked").is_none());
-    // Two commits are lost; others have made more than that since.
-    house.redis_cli(&["SET", &record, one]);
-    for n in 10..20 {
-        numbered(&other, n).await;
-    }
-    numbered(&store, 3).await;
-    let found = redis.regression().await.expect("asked").expect("found out");
-    assert_eq!((found.seen, found.found, found.since), (3, 1, 1_700_000_000_000));
-    assert_eq!(found.from.get("suite"), Some(&101), "from the first that is lost");
-    assert!(redis.regressed().borrow().as_ref().is_some_and(|why| why.contains("oncue recover redis")));
-    let refused = RedisStore::connect(&url).await.err().expect("nobody starts on it").to_string();
-    assert!(refused.contains("went back in time"), "{refused}");
-    redis.clear_regression().await.expect("cleared");
-    RedisStore::connect(&url).await.expect("all is well again");
-}
-
-/// A worker that finds its loss only after it was restored raises no second alarm.
-#[tokio::test]
-async fn what_was_restored_is_no_loss() {
-    let house = House::new("").await;
-    let redis = RedisStore::connect(&format!("redis://127.0.0.1:{}", house.redis_port)).await.expect("Redis");
-    let store = Store::Redis(redis.clone());
-    for n in 0..3 {
-        commit(&store, alone(handled(&format!("r{n}"), "/r"))).await;
-    }
-    let record = house.redis_cli(&["--scan", "--pattern", "oncue:commits:*"]);
-    house.redis_cli(&["SET", &record, "1 1700000000000"]);
-    redis.clear_regression().await.expect("cleared");
-    commit(&store, alone(handled("r3", "/r"))).await;
-    assert!(redis.regressed().borrow().is_none() && redis.regression().await.expect("asked").is_none());
-    house.redis_cli(&["SET", &record, "1 1700000000000"]);
-    commit(&store, alone(handled("r4", "/r"))).await;
-    assert!(redis.regressed().borrow().is_some(), "a loss since then is one");
-}
-
-#[tokio::test]
-async fn an_emptied_redis_is_restored_from_the_beginning() {
-    let house = House::new("").await;
-    let redis = RedisStore::connect(&format!("redis://127.0.0.1:{}", house.redis_port)).await.expect("Redis");
-    let store = Store::Redis(redis.clone());
-    commit(&store, alone(handled("e0", "/e"))).await;
-    house.redis_cli(&["FLUSHALL"]);
-    commit(&store, alone(handled("e1", "/e"))).await;
-    assert_eq!(redis.regression().await.expect("asked").expect("found out").since, 0);
-}
-
-/// Puts a broken copy of the function library in the place of the real one.
-pub fn break_library(house: &House, line: &str, broken: &str) {
-    let listed = house.redis_cli(&["FUNCTION", "LIST", "WITHCODE"]);
-    let code = &listed[listed.find("#!lua").expect("the library is loaded")..];
-    assert_eq!(code.matches(line).count(), 1, "{line:?} is not (or not only once) in commit.lua");
-    let loaded = house.redis_cli(&["FUNCTION", "LOAD", "REPLACE", &code.replace(line, broken)]);
-    assert!(loaded.starts_with("oncue_"), "{loaded}");
-}
-
-/// A suite that passes a broken store is no suite.
-#[tokio::test]
-async fn each_broken_twin_fails_the_suite() {
-    let house = House::new("").await;
-    let twins = [
-        ("seen-check off", "local status = mark and not", "local status = false and not"),
-        ("fence off", "local fenced = now > group.oldest + horizon or", "local fenced = false or"),
-        ("version check off", "if not refused and run.row and not row_is_fresh(run) then", "if false then"),
-        ("copies in one run", "if run.ids[id] then run.copies", "if false then run.copies"),
-        ("payload check off", "if string.sub(mark, 2, 9) ~= string.sub(own, 2, 9)", "if false"),
-        (
-            "redrives unlimited",
-            "if group.redrive <= (tonumber(string.sub(mark, 10)) or 0) then",
-            "if group.redrive == 0 then",
-        ),
-        ("redrives ignored", "if group.redrive <= (tonumber(string.sub(mark, 10)) or 0) then", "if true then"),
-        ("half a run", "local refused = next(run.statuses) ~= nil", "local refused = false"),
-        ("outputs not stored", "redis.call('SET', KEYS[2], table.concat(outboxes))", ""),
-        (
-            "outputs of one run alone",
-            "redis.call('SET', KEYS[2], table.concat(outboxes))",
-            "redis.call('SET', KEYS[2], outboxes[1])",
-        ),
-        (
-            "outputs of refused runs",
-            "    if refused then\n",
-            "    if run.outbox ~= '' then outboxes[#outboxes + 1] = run.outbox end\n    if refused then\n",
-        ),
-        ("operations unchecked", "why = why or check_op(run.ops[at], own)", "why = nil"),
-        ("operations checked one by one", "plan.kinds[op.key] = want", ""),
-        ("asking applies", "group.kind == 'q' then", "false then"),
-        ("row written blindly", "redis.call('HSET', key, unpack(pairs, from, math.min(from + 1999, #pairs)))", ""),
-    ];
-    for (name, line, broken) in twins {
-        house.redis_cli(&["FLUSHALL"]);
-        house.redis_cli(&["FUNCTION", "FLUSH"]);
-        let store = house.store().await;
-        break_library(&house, line, broken);
-        let outcome = tokio::spawn(async move { suite(&store).await }).await;
-        assert!(outcome.is_err(), "the suite passes with {name}");
-    }
 }

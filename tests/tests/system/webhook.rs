@@ -278,8 +278,11 @@ async fn a_private_address_is_not_called() {
 
 #[tokio::test]
 async fn silence_is_a_failed_attempt() {
-    let (house, worker, receiver) =
-        notifying(vec![Reply::Silence, say("200 OK", "")], &[("WEBHOOK_TIMEOUT", "400ms")]).await;
+    let (house, worker, receiver) = notifying(
+        vec![Reply::Silence, say("200 OK", "")],
+        &[("WEBHOOK_TIMEOUT", "400ms"), ("ONCUE_TRACE_MESSAGES", "true")],
+    )
+    .await;
     accept(&house, "one");
     let received = receiver.wait_for(2).await;
     done(&house).await;

@@ -50,8 +50,8 @@ struct Reader<'t> {
 }
 
 impl<'t> Reader<'t> {
-    fn config(&mut self, table: DeTable<'t>) -> Config {
-        let mut config = Config {
+    fn defaults(&self) -> Config {
+        Config {
             path: self.path.map(Path::to_owned),
             nats_url: "nats://127.0.0.1:4222".into(),
             redis_url: "redis://127.0.0.1:6379".into(),
@@ -64,7 +64,11 @@ impl<'t> Reader<'t> {
             gateway: GatewayConfig::default(),
             flows: FlowsConfig::default(),
             process: FunctionConfig::default(),
-        };
+        }
+    }
+
+    fn config(&mut self, table: DeTable<'t>) -> Config {
+        let mut config = self.defaults();
         let (mut contracts, mut schedules) = (None, None);
         for (name, value) in table {
             match name.get_ref().as_ref() {

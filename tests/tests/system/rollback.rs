@@ -1,0 +1,71 @@
+//! A Redis that went back in time: who finds it out, and what is no alarm.
+
+use oncue::store::{RedisStore, Store};
+use oncue_tests::house::House;
+
+use crate::store::{alone, commit, handled};
+
+/// Redis came back from an older file: who misses commits of its own says so, for all.
+#[tokio::test]
+async fn a_redis_that_went_back_in_time_is_found_out() {
+    let house = House::new("").await;
+    let url = format!("redis://127.0.0.1:{}", house.redis_port);
+    let redis = RedisStore::connect(&url).await.expect("Redis");
+    let (store, other) = (Store::Redis(redis.clone()), house.store().await);
+    let numbered = async |store: &Store, n: u64| {
+        let mut event = handled(&format!("g{n}"), "/g");
+        event.mark.sequence = 100 + n;
+        commit(store, alone(event)).await
+    };
+    for n in 0..3 {
+        numbered(&store, n).await;
+    }
+    let record = house.redis_cli(&["--scan", "--pattern", "oncue:commits:*"]);
+    let (text, one) = (house.redis_cli(&["GET", &record]), "1 1700000000000");
+    assert!(text.starts_with("3 "), "{text}");
+    assert!(redis.regressed().borrow().is_none() && redis.regression().await.expect("asked").is_none());
+    // Two commits are lost; others have made more than that since.
+    house.redis_cli(&["SET", &record, one]);
+    for n in 10..20 {
+        numbered(&other, n).await;
+    }
+    numbered(&store, 3).await;
+    let found = redis.regression().await.expect("asked").expect("found out");
+    assert_eq!((found.seen, found.found, found.since), (3, 1, 1_700_000_000_000));
+    assert_eq!(found.from.get("suite"), Some(&101), "from the first that is lost");
+    assert!(redis.regressed().borrow().as_ref().is_some_and(|why| why.contains("oncue recover redis")));
+    let refused = RedisStore::connect(&url).await.err().expect("nobody starts on it").to_string();
+    assert!(refused.contains("went back in time"), "{refused}");
+    redis.clear_regression().await.expect("cleared");
+    RedisStore::connect(&url).await.expect("all is well again");
+}
+
+/// A worker that finds its loss only after it was restored raises no second alarm.
+#[tokio::test]
+async fn what_was_restored_is_no_loss() {
+    let house = House::new("").await;
+    let redis = RedisStore::connect(&format!("redis://127.0.0.1:{}", house.redis_port)).await.expect("Redis");
+    let store = Store::Redis(redis.clone());
+    for n in 0..3 {
+        commit(&store, alone(handled(&format!("r{n}"), "/r"))).await;
+    }
+    let record = house.redis_cli(&["--scan", "--pattern", "oncue:commits:*"]);
+    house.redis_cli(&["SET", &record, "1 1700000000000"]);
+    redis.clear_regression().await.expect("cleared");
+    commit(&store, alone(handled("r3", "/r"))).await;
+    assert!(redis.regressed().borrow().is_none() && redis.regression().await.expect("asked").is_none());
+    house.redis_cli(&["SET", &record, "1 1700000000000"]);
+    commit(&store, alone(handled("r4", "/r"))).await;
+    assert!(redis.regressed().borrow().is_some(), "a loss since then is one");
+}
+
+#[tokio::test]
+async fn an_emptied_redis_is_restored_from_the_beginning() {
+    let house = House::new("").await;
+    let redis = RedisStore::connect(&format!("redis://127.0.0.1:{}", house.redis_port)).await.expect("Redis");
+    let store = Store::Redis(redis.clone());
+    commit(&store, alone(handled("e0", "/e"))).await;
+    house.redis_cli(&["FLUSHALL"]);
+    commit(&store, alone(handled("e1", "/e"))).await;
+    assert_eq!(redis.regression().await.expect("asked").expect("found out").since, 0);
+}
