@@ -172,7 +172,9 @@ impl Arena {
                     ("LIMIT_OUTPUT", OUTPUT),
                     ("LIMIT_EVERY", &work.every.to_string()),
                 ];
-                env.iter().for_each(|(name, value)| self.house.set(name, value));
+                for (name, value) in env {
+                    self.house.set(name, value);
+                }
                 let form = if side == Side::Limit { "batched" } else { "inbox" };
                 (0..work.workers).map(|_| self.house.spawn("bench-limit", &[form])).collect()
             }

@@ -53,7 +53,9 @@ pub fn write(report: &Report, page: &Path) -> std::io::Result<()> {
             // What an event costs in each process stands among the details.
             let mut rows = case.rows.clone();
             if unit == "us" {
-                rows.iter_mut().for_each(|row| row.figures = row.details.clone());
+                for row in &mut rows {
+                    row.figures = row.details.clone();
+                }
             }
             let title = if unit == "us" { "CPU for each event" } else { &case.title };
             if let Some(picture) = svg::bars(title, unit, &rows) {

@@ -15,7 +15,7 @@ pub struct Sink {
 
 impl Sink {
     /// Serves from a thread of its own.
-    pub async fn start() -> Self {
+    pub fn start() -> Self {
         let spans = Arc::new(AtomicU64::new(0));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));

@@ -13,6 +13,7 @@ pub struct Cpu {
 }
 
 impl Cpu {
+    #[must_use]
     pub fn per(self, events: u64) -> Self {
         let events = events as f64;
         Self { nats: self.nats / events, redis: self.redis / events, worker: self.worker / events }

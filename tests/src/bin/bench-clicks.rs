@@ -26,7 +26,8 @@ impl State for Page {
 async fn clicks(view: PageViewed, page: &mut Page, _: &Context) -> Result<Option<PageMilestone>> {
     page.views += 1;
     burn(*BURN);
-    Ok(page.views.is_multiple_of(*EVERY).then(|| PageMilestone { page: view.page, views: page.views }))
+    let every = page.views.is_multiple_of(*EVERY);
+    Ok(if every { Some(PageMilestone { page: view.page, views: page.views }) } else { None })
 }
 
 fn number(name: &str, default: u64) -> u64 {

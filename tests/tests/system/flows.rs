@@ -92,11 +92,9 @@ impl Client {
     }
 }
 
-#[tokio::test]
-async fn two_hundred_flows_under_kill_9_become_complete_or_say_what_they_wait_for() {
-    let mut site = Site::open(2).await;
+/// A hundred clicks and as many uploads, tracked; what the gateway said of each.
+async fn begin(site: &Site) -> Vec<Value> {
     let track = ("oncue-track", "1");
-    let (client, stop) = (client(&site), Arc::new(AtomicBool::new(false)));
     let mut flows = Vec::new();
     for n in 0..100 {
         let click = site.click(&format!("/p{}", n % 10), track).await;
@@ -108,6 +106,14 @@ async fn two_hundred_flows_under_kill_9_become_complete_or_say_what_they_wait_fo
             flows.push(flow);
         }
     }
+    flows
+}
+
+#[tokio::test]
+async fn two_hundred_flows_under_kill_9_become_complete_or_say_what_they_wait_for() {
+    let mut site = Site::open(2).await;
+    let (client, stop) = (client(&site), Arc::new(AtomicBool::new(false)));
+    let flows = begin(&site).await;
     let watching = {
         let (client, stop, flows) = (client.clone(), stop.clone(), flows.clone());
         async move {

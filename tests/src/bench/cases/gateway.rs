@@ -39,8 +39,9 @@ async fn posts(arena: &mut Arena, plan: Plan) -> Row {
             let (before, time) = (cpu(process.pid()), Duration::from_secs(plan.size(3, 1)));
             let load = tokio::task::spawn_blocking(move || flat_out(port, "post", CLIENTS, time));
             let mut answers = load.await.expect("the load");
-            let events = answers.times.len() as f64;
-            assert_eq!(arena.house.count(&arena.bus, "web").await as f64, events, "events in the stream");
+            let sent = answers.times.len();
+            assert_eq!(arena.house.count(&arena.bus, "web").await, sent as u64, "events in the stream");
+            let events = sent as f64;
             side.rates.push(answers.rate);
             side.cpu.push((cpu(process.pid()) - before) / events);
             side.p99.push(percentile(&mut answers.times, 0.99));

@@ -55,7 +55,7 @@ async fn one(arena: &mut Arena, side: Side, events: u64, rate: u64) -> Vec<f64> 
     let load = tokio::task::spawn_blocking(move || steady(port, "hop", events, rate));
     let mut acked: HashMap<u64, Instant> = HashMap::new();
     while (acked.len() as u64) < events {
-        let next = tokio::time::timeout(std::time::Duration::from_secs(60), acks.next()).await;
+        let next = tokio::time::timeout(std::time::Duration::from_mins(1), acks.next()).await;
         let note = next.unwrap_or_else(|_| panic!("{} of {events} came through", acked.len())).expect("NATS");
         if note.payload.starts_with(b"+ACK") {
             let sequence = note.subject.split('.').nth(5).and_then(|s| s.parse().ok()).expect("a sequence");
@@ -92,7 +92,9 @@ async fn start(arena: &mut Arena, side: Side, port: u16) -> (Vec<Process>, &'sta
     for (name, input, output) in hops {
         arena.make_consumer(name, &[input]).await;
         let env = [("LIMIT_STREAM", "web"), ("LIMIT_CONSUMER", name), ("LIMIT_OUTPUT", output), ("LIMIT_EVERY", "1")];
-        env.iter().for_each(|(name, value)| arena.house.set(name, value));
+        for (name, value) in env {
+            arena.house.set(name, value);
+        }
         let process = arena.house.spawn("bench-limit", &["batched"]);
         process.wait_for_line("ready").await;
         running.push(process);

@@ -13,7 +13,7 @@ use crate::house::{Process, built};
 
 pub async fn start(plan: Plan) -> Case {
     let (mut case, mut arena) = (Case::default(), Arena::open(Profile::Fast).await);
-    let sink = Sink::start().await;
+    let sink = Sink::start();
     let work = Work { env: traced(&sink, "1"), ..Work::default() };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     let (mut resident, mut idle) = (Vec::new(), Vec::new());

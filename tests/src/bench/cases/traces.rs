@@ -10,7 +10,7 @@ const SPANS: u64 = 3;
 
 pub async fn traces(plan: Plan) -> Case {
     let (mut case, mut arena) = (Case::default(), Arena::open(Profile::Fast).await);
-    let sink = Sink::start().await;
+    let sink = Sink::start();
     let mut work = Work::default();
     work.clicks.events = plan.size(50_000, 20_000);
     let mut contest =
