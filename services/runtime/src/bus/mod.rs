@@ -24,7 +24,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
-pub use self::read::Found;
+pub use self::read::{Found, Slice};
 
 /// The oldest server that has message schedules with cron, atomic batches and per-message TTL.
 const OLDEST: (u64, u64) = (2, 14);

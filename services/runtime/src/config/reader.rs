@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, ConfigErrors, FunctionConfig, GatewayConfig, Schedule, Span};
+use super::{Config, ConfigErrors, ConsoleConfig, FunctionConfig, GatewayConfig, Schedule, Span};
 
 pub(super) fn read(text: &str, path: Option<&Path>) -> Result<Config, ConfigErrors> {
     let mut reader = Reader { text, path, errors: Vec::new() };
@@ -61,6 +61,7 @@ impl<'t> Reader<'t> {
             functions: BTreeMap::new(),
             schedules: Vec::new(),
             gateway: GatewayConfig::default(),
+            console: ConsoleConfig::default(),
             process: FunctionConfig::default(),
         };
         let (mut contracts, mut schedules) = (None, None);
@@ -81,11 +82,12 @@ impl<'t> Reader<'t> {
                     config.contracts = self.part("contracts", value).unwrap_or_default();
                 }
                 "gateway" => config.gateway = self.part("gateway", value).unwrap_or_default(),
+                "console" => config.console = self.part("console", value).unwrap_or_default(),
                 "streams" => config.streams = self.named("streams", value),
                 "functions" => config.functions = self.named("functions", value),
                 "schedule" => schedules = Some(value),
                 other => {
-                    let known = "nats, redis, contracts, gateway, streams, functions, schedule";
+                    let known = "nats, redis, contracts, gateway, streams, functions, schedule, console";
                     self.fail(Some(name.span()), &format!("unknown section {other:?}; known: {known}"));
                 }
             }
