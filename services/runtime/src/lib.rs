@@ -39,6 +39,7 @@ pub mod store;
 pub mod bus;
 pub mod config;
 pub mod manifest;
+pub mod flow;
 mod discovery;
 pub mod fault;
 pub mod telemetry;

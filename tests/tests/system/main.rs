@@ -8,6 +8,7 @@ mod crash;
 mod delivery;
 mod dlq;
 mod files;
+mod ledger;
 mod once;
 mod poison;
 mod properties;

@@ -91,6 +91,15 @@ impl Bus {
         Ok(batch.into_iter().next().filter(|found| found.sequence == sequence))
     }
 
+    /// Whether a function has a consumer, that is, whether anybody will ever act on what waits for it.
+    pub async fn has_consumer(&self, stream: &str, function: &str) -> Result<bool, ApiError> {
+        match self.api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null).await {
+            Ok(_) => Ok(true),
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Takes one message out of its stream.
     pub async fn delete_message(&self, stream: &str, sequence: u64) -> Result<(), ApiError> {
         let body = json!({ "seq": sequence, "no_erase": true });

@@ -1,6 +1,7 @@
 //! `oncue.toml` and the environment, read whole and checked before anything is opened. Every mistake is listed with
 //! its line; a field nobody knows is a mistake.
 
+mod flows;
 mod reader;
 mod schedule;
 mod units;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use oncue_proto::Catalog;
 use serde::{Deserialize, Serialize};
 
+pub use self::flows::{FlowsConfig, Track};
 pub use self::schedule::Schedule;
 pub use self::units::{Size, Span, parse_size};
 
@@ -38,6 +40,7 @@ pub struct Config {
     pub schedules: Vec<Schedule>,
     pub gateway: GatewayConfig,
     pub console: ConsoleConfig,
+    pub flows: FlowsConfig,
     /// `ONCUE_CONCURRENCY`, `ONCUE_TIMEOUT`, `ONCUE_ATTEMPTS`: limits of this very process, above all others.
     pub process: FunctionConfig,
 }

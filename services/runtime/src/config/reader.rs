@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, ConfigErrors, ConsoleConfig, FunctionConfig, GatewayConfig, Schedule, Span};
+use super::{Config, ConfigErrors, ConsoleConfig, FlowsConfig, FunctionConfig, GatewayConfig, Schedule, Span};
 
 pub(super) fn read(text: &str, path: Option<&Path>) -> Result<Config, ConfigErrors> {
     let mut reader = Reader { text, path, errors: Vec::new() };
@@ -62,6 +62,7 @@ impl<'t> Reader<'t> {
             schedules: Vec::new(),
             gateway: GatewayConfig::default(),
             console: ConsoleConfig::default(),
+            flows: FlowsConfig::default(),
             process: FunctionConfig::default(),
         };
         let (mut contracts, mut schedules) = (None, None);
@@ -83,11 +84,18 @@ impl<'t> Reader<'t> {
                 }
                 "gateway" => config.gateway = self.part("gateway", value).unwrap_or_default(),
                 "console" => config.console = self.part("console", value).unwrap_or_default(),
+                "flows" => {
+                    let span = value.span();
+                    config.flows = self.part("flows", value).unwrap_or_default();
+                    if config.flows.keep.0 < Duration::from_secs(1) {
+                        self.fail(Some(span), "[flows] keep is at least 1s");
+                    }
+                }
                 "streams" => config.streams = self.named("streams", value),
                 "functions" => config.functions = self.named("functions", value),
                 "schedule" => schedules = Some(value),
                 other => {
-                    let known = "nats, redis, contracts, gateway, streams, functions, schedule, console";
+                    let known = "nats, redis, contracts, gateway, console, flows, streams, functions, schedule";
                     self.fail(Some(name.span()), &format!("unknown section {other:?}; known: {known}"));
                 }
             }

@@ -1,6 +1,8 @@
 //! The store in a map: what `commit.lua` does, said again in Rust, for unit tests without a server. The same suite
 //! runs on both, so this is also the model the Redis one is held to.
 
+mod ledger;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +27,8 @@ struct Inner {
     /// By commit time, or by minus the time of publishing.
     outboxes: BTreeMap<String, (i64, Bytes)>,
     runs: HashMap<String, u32>,
+    /// Plain hashes: flow ledgers and what was observed.
+    hashes: HashMap<String, BTreeMap<Vec<u8>, Vec<u8>>>,
     now: Option<u64>,
 }
 

@@ -12,7 +12,12 @@
 //! | `oncue:partitions` | number of partitions, fixed at first start |
 //! | `oncue:commits` | number and time of commits, by which a Redis that went back in time is found out |
 //! | `oncue:regressed` | what was found then; nobody works until `oncue recover redis` has taken it away |
+//! | `{pN}:f:FLOW` | the ledger of a tracked flow (see [`crate::flow`]) |
+//! | `oncue:edges`, `oncue:edges:at` | `SOURCE\tTYPE\tFUNCTION` -> how many events went that way, and when the last did |
+//! | `oncue:functions` | function -> its manifest and when it last started |
+//! | `oncue:l:TYPE` | names of the functions that act on a type |
 
+mod ledger;
 mod map;
 mod mark;
 mod redis;
@@ -22,6 +27,8 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
+pub use self::ledger::{flow_key, listeners_key};
 pub use self::map::MapStore;
 use self::mark::tag_of;
 pub use self::mark::{Mark, outbox_key};
@@ -66,18 +73,22 @@ pub struct RowKey {
 
 /// Redis key of a row, or of what a blind operation works on.
 pub fn row_key(table: &str, key: &str) -> String {
+    format!("{{p{}}}:s:{table}:{}", event::partition(key), name_of(key))
+}
+
+/// What a key is called inside a Redis key: itself, percent-encoded, or its hash where that is too long.
+fn name_of(key: &str) -> String {
     let name = event::percent_encode(key);
     // `~` is what the names of long keys begin with.
     let name = name.strip_prefix('~').map_or(name.clone(), |rest| format!("%7E{rest}").into());
-    let partition = event::partition(key);
     if name.len() <= 256 {
-        return format!("{{p{partition}}}:s:{table}:{name}");
+        return name.into_owned();
     }
     let hash = event::hash(&[key.as_bytes()]).iter().fold(String::new(), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex
     });
-    format!("{{p{partition}}}:s:{table}:~{hash}")
+    format!("~{hash}")
 }
 
 /// A change that commutes with every other of its kind: no version, no conflict, however hot the key.

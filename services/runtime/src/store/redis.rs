@@ -1,5 +1,6 @@
 //! The store on Redis, and the only place that names its client.
 
+mod ledger;
 mod outboxes;
 mod wire;
 

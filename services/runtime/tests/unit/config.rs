@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use oncue::config::{Config, ConfigErrors, Start, parse_size};
+use oncue::config::{Config, ConfigErrors, Start, Track, parse_size};
 
 fn read(text: &str) -> Result<Config, ConfigErrors> {
     Config::parse(text, None, |_| None)
@@ -92,6 +92,23 @@ every = "10s"
         assert!(found.starts_with(&format!("oncue.toml:{line}: ")), "{found} is of line {line}");
         assert!(parts.iter().all(|part| found.contains(part)), "{found} does not say {parts:?}");
     }
+}
+
+#[test]
+fn flows_are_tracked_as_asked_all_or_by_share() {
+    let track = |value: &str| read(&format!("[flows]\ntrack = {value}")).expect("a configuration").flows.track;
+    assert_eq!(read("").expect("defaults").flows.track, Track::Asked);
+    assert_eq!((track("\"all\""), track("0.25"), track("1")), (Track::All, Track::Share(0.25), Track::Share(1.0)));
+    let of_thousand = |track: Track| (0..1000).filter(|n| track.wants(&n.to_string())).count();
+    assert_eq!((of_thousand(Track::Asked), of_thousand(Track::All)), (0, 1000));
+    assert_eq!((of_thousand(Track::Share(0.0)), of_thousand(Track::Share(1.0))), (0, 1000));
+    assert!((200..300).contains(&of_thousand(Track::Share(0.25))));
+    for wrong in ["\"some\"", "2", "-0.1", "1.01", "nan", "true", "[]"] {
+        let found = mistake(&format!("[flows]\ntrack = {wrong}"));
+        assert!(found.starts_with("oncue.toml:2: [flows] track is ") && found.contains("0.01"), "{found}");
+    }
+    assert!(mistake("[flows]\nkeep = \"0s\"").contains("at least 1s"));
+    assert!(mistake("[flows]\nkept = \"1h\"").contains("unknown field `kept`"));
 }
 
 #[test]

@@ -2,5 +2,6 @@
 
 mod config;
 mod event;
+mod flow;
 mod function;
 mod state;

@@ -1,0 +1,64 @@
+//! The flow ledger and what was observed of the house, read. Workers write both in the step that commits.
+
+use std::time::Duration;
+
+use redis::cmd;
+
+use super::RedisStore;
+use crate::event::{self, Meta};
+use crate::flow::{self, Edge, Flow, Registered};
+use crate::store::{EDGES, EDGES_AT, FUNCTIONS, StoreError, first_step, flow_key, ledger_event, listeners_key};
+
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+impl RedisStore {
+    pub(in crate::store) async fn flows(&self, ids: &[String]) -> Result<Vec<Option<Flow>>, StoreError> {
+        let mut pipe = redis::pipe();
+        for id in ids {
+            pipe.cmd("HGETALL").arg(flow_key(id));
+        }
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found: Vec<Pairs> = pipe.query_async(&mut self.connection.clone()).await?;
+        Ok(ids.iter().zip(found).map(|(id, fields)| Flow::read(id, fields)).collect())
+    }
+
+    pub(in crate::store) async fn edges(&self) -> Result<Vec<Edge>, StoreError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("HGETALL").arg(EDGES).cmd("HGETALL").arg(EDGES_AT);
+        let (counts, times): (Pairs, Pairs) = pipe.query_async(&mut self.connection.clone()).await?;
+        Ok(flow::edges(counts, times))
+    }
+
+    pub(in crate::store) async fn functions(&self) -> Result<Vec<Registered>, StoreError> {
+        let fields: Pairs = cmd("HGETALL").arg(FUNCTIONS).query_async(&mut self.connection.clone()).await?;
+        Ok(flow::functions(fields))
+    }
+
+    pub(in crate::store) async fn track(&self, meta: &Meta, key: &str, keep: Duration) -> Result<bool, StoreError> {
+        let mut c = self.connection.clone();
+        let listeners: Vec<String> = cmd("SMEMBERS").arg(listeners_key(&meta.ty)).query_async(&mut c).await?;
+        let (ledger, now) = (flow_key(&meta.flow), event::now_ms());
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        let (field, event) = ledger_event(meta, key);
+        pipe.cmd("HSETNX").arg(&ledger).arg(field).arg(event);
+        for function in &listeners {
+            let (field, step) = first_step(meta, function, now);
+            pipe.cmd("HSETNX").arg(&ledger).arg(field).arg(step).ignore();
+        }
+        pipe.cmd("HSETNX").arg(&ledger).arg("n").arg(listeners.len()).ignore();
+        pipe.cmd("HSETNX").arg(&ledger).arg("at").arg(now).ignore();
+        if listeners.is_empty() {
+            pipe.cmd("HSETNX").arg(&ledger).arg("end").arg(now).ignore();
+        }
+        pipe.cmd("EXPIRE").arg(&ledger).arg(keep.as_secs().max(1)).ignore();
+        let (new,): (bool,) = pipe.query_async(&mut c).await?;
+        Ok(new)
+    }
+
+    pub(in crate::store) async fn untrack(&self, flow: &str) -> Result<(), StoreError> {
+        Ok(cmd("UNLINK").arg(flow_key(flow)).exec_async(&mut self.connection.clone()).await?)
+    }
+}
