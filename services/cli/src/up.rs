@@ -31,7 +31,7 @@ use crate::{health, http, manifests, services};
 
 use self::house::House;
 use self::lines::Screen;
-use self::parts::{GATEWAY, Traces, traces};
+use self::parts::{CONSOLE, GATEWAY, Traces, traces};
 use self::process::Vitals;
 use self::servers::{Server, Start};
 
@@ -90,7 +90,7 @@ pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
         tokio::join!(plan(&args, &settings, functions.clone()), manifests::of(&settings, &functions));
     let (plan, manifests) = (plan?, manifests?);
 
-    let names = functions.iter().map(String::as_str).chain([GATEWAY, "nats", "redis", "traces", "oncue"]);
+    let names = functions.iter().map(String::as_str).chain([GATEWAY, CONSOLE, "nats", "redis", "traces", "oncue"]);
     let mut house = House::new(Screen::new(names, args.verbose))?;
     let outcome = tokio::select! {
         failed = live(&settings, args.profile, &plan, &manifests, &house, started) => Err(failed),
@@ -155,6 +155,8 @@ async fn start(
         }
     }
     house.gateway.run(parts::gateway(settings, &env)?);
+    // Nothing waits for it: it only looks.
+    house.gateway.run(parts::console(settings, &env)?);
     until_ready(settings, &bus, &workers, house).await
 }
 
@@ -208,6 +210,8 @@ async fn plan(args: &Args, settings: &Settings, functions: Vec<String>) -> Resul
         &settings.config.gateway.listen,
         "[gateway] listen in oncue.toml, or ONCUE_GATEWAY_LISTEN",
     )?;
+    let setting = "[console] listen in oncue.toml, or ONCUE_CONSOLE_LISTEN";
+    ports::must_be_free("the console", &settings.config.console.listen, setting)?;
     let (nats, redis) = tokio::join!(servers::nats(args, settings), servers::redis(args, settings));
     Ok(Plan { functions, nats: nats?, redis: redis?, traces: traces(settings) })
 }
@@ -220,6 +224,7 @@ fn ready_text(settings: &Settings, plan: &Plan, took: Duration) -> String {
     };
     let rows = [
         ("page", format!("http://{}/", health::gateway_address(&settings.config.gateway.listen))),
+        ("console", format!("http://{}/", health::gateway_address(&settings.config.console.listen))),
         ("traces", plan.traces.to_string()),
         ("NATS", server(&plan.nats)),
         ("Redis", server(&plan.redis)),

@@ -139,7 +139,10 @@ pub async fn login(
 ) -> Result<Response, Problem> {
     let name = name.trim();
     if name.chars().any(char::is_control) || name.len() > LONGEST_NAME {
-        return Err(Problem::new(MALFORMED, format!("a name has at most {LONGEST_NAME} bytes, and no control character")));
+        return Err(Problem::new(
+            MALFORMED,
+            format!("a name has at most {LONGEST_NAME} bytes, and no control character"),
+        ));
     }
     let name = if name.is_empty() { "somebody" } else { name };
     let who = Who(format!("{name}@{}", peer.0.ip()));

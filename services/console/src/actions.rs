@@ -25,7 +25,7 @@ use crate::problem::{AWAY, CROWDED, GONE, MALFORMED, NOT_FOUND, Problem};
 const TRIED: usize = 20;
 /// Letters dropped at once.
 const DROPPED: usize = 1000;
-const PACE: Pace = Pace { rate: 20.0, wait: Duration::from_secs(60) };
+const PACE: Pace = Pace { rate: 20.0, wait: Duration::from_mins(1) };
 /// Redrives that are remembered, and those that may be under way.
 const REMEMBERED: u64 = 50;
 const AT_ONCE: usize = 4;

@@ -23,18 +23,24 @@ pub async fn get(State(app): State<Arc<App>>, Path(name): Path<String>) -> Resul
     let (retried, dead) = vitals.troubles();
     let subject = format!("{DLQ}.{name}");
     let letters = latest(&app.bus, DLQ, &subject, LAST, |_| true).await.unwrap_or_default();
-    let instances: Vec<Value> = vitals.instances.iter().map(|(id, instance)| {
-        let mut shown = json!(instance);
-        shown["id"] = json!(id);
-        shown
-    }).collect();
-    let consumer = vitals.consumer.as_ref().map(|consumer| json!({
-        "stream": consumer.stream,
-        "pending": consumer.pending,
-        "in_hand": consumer.in_hand,
-        "redelivered": consumer.redelivered,
-        "delivered": consumer.delivered,
-    }));
+    let instances: Vec<Value> = vitals
+        .instances
+        .iter()
+        .map(|(id, instance)| {
+            let mut shown = json!(instance);
+            shown["id"] = json!(id);
+            shown
+        })
+        .collect();
+    let consumer = vitals.consumer.as_ref().map(|consumer| {
+        json!({
+            "stream": consumer.stream,
+            "pending": consumer.pending,
+            "in_hand": consumer.in_hand,
+            "redelivered": consumer.redelivered,
+            "delivered": consumer.delivered,
+        })
+    });
     Ok(Json(json!({
         "card": card,
         "limits": limits,

@@ -19,13 +19,12 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; worker-src 'self'; 
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 pub async fn every(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let mut response = match refused(&app, &request) {
-        Some(why) => Problem::new(FORBIDDEN, why).into_response(),
-        None => {
-            // A handler that panics has failed one request, not the connection's others.
-            let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-            response.unwrap_or_else(|_| Problem::new(INTERNAL, "the handler panicked").into_response())
-        }
+    let mut response = if let Some(why) = refused(&app, &request) {
+        Problem::new(FORBIDDEN, why).into_response()
+    } else {
+        // A handler that panics has failed one request, not the connection's others.
+        let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+        response.unwrap_or_else(|_| Problem::new(INTERNAL, "the handler panicked").into_response())
     };
     let headers = response.headers_mut();
     for (name, value) in [

@@ -64,7 +64,8 @@ pub async fn one(State(app): State<Arc<App>>, Path(number): Path<String>) -> Res
         number.parse().map_err(|_| Problem::new(MALFORMED, format!("{number:?} is not the number of a letter")))?;
     let found = app.bus.read_message(DLQ, number).await?;
     let letter = found.as_ref().and_then(Letter::read);
-    let letter = letter.ok_or_else(|| Problem::new(NOT_FOUND, format!("there is no dead letter #{number} any more")))?;
+    let letter =
+        letter.ok_or_else(|| Problem::new(NOT_FOUND, format!("there is no dead letter #{number} any more")))?;
     Ok(Json(whole(&app, &letter).await))
 }
 

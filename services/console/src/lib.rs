@@ -23,6 +23,7 @@ mod map;
 mod page;
 mod problem;
 mod rebuild;
+mod recent;
 mod routes;
 mod sample;
 mod search;

@@ -12,7 +12,9 @@ use oncue::manifest::Manifest;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-pub use self::vitals::{Health, Instance, Vitals};
+#[cfg(test)]
+pub use self::vitals::Health;
+pub use self::vitals::Vitals;
 use crate::sample::{Consumer, Mix, Running, Sample};
 
 /// How much the newest look counts against those before.
@@ -58,6 +60,7 @@ struct Seen {
     /// Raised whenever the graph is another one.
     version: u64,
     graph: graph::Graph,
+    names: BTreeSet<&'static str>,
 }
 
 /// What browsers are told, ready to send.
@@ -77,7 +80,9 @@ impl Board {
     pub fn declare(&self, functions: &[(String, Option<Manifest>)]) {
         let seen = &mut *self.seen();
         for (name, manifest) in functions {
-            let card = manifest.as_ref().map_or_else(|| Card { name: name.clone(), ..Card::default() }, |m| card(m, "program"));
+            let card = manifest
+                .as_ref()
+                .map_or_else(|| Card { name: name.clone(), ..Card::default() }, |m| card(m, "program"));
             let function = seen.functions.entry(name.clone()).or_default();
             function.card = Card { declared: true, ..card };
         }
@@ -113,8 +118,7 @@ impl Board {
         (seen.at, seen.blind) = (sample.at, None);
         seen.take_cards(sample);
         seen.take_traffic(&sample.mixes, seconds);
-        seen.streams =
-            sample.streams.iter().map(|s| (s.name.clone(), (s.last, s.messages, s.bytes))).collect();
+        seen.streams = sample.streams.iter().map(|s| (s.name.clone(), (s.last, s.messages, s.bytes))).collect();
         let consumers: BTreeMap<&str, &Consumer> = sample.consumers.iter().map(|c| (c.function.as_str(), c)).collect();
         let mut running: BTreeMap<&str, Vec<&Running>> = BTreeMap::new();
         for one in &sample.running {
@@ -153,10 +157,22 @@ impl Board {
         self.seen().streams.keys().cloned().collect()
     }
 
-    /// Functions that act on a type, with their stream.
-    pub fn listeners(&self, ty: &str) -> Vec<Card> {
-        let all = self.cards();
-        all.into_iter().filter(|card| card.triggers.iter().any(|trigger| trigger == ty)).collect()
+    /// Sequence of a stream up to which a function has acked everything, as of the last look.
+    pub fn acked(&self, function: &str, stream: &str) -> u64 {
+        let seen = self.seen();
+        let consumer = seen.functions.get(function).and_then(|function| function.vitals.consumer.as_ref());
+        consumer.filter(|consumer| consumer.stream == stream).map_or(0, |consumer| consumer.acked)
+    }
+
+    /// A function's name for as long as the process lives, which is what a seen-mark wants. Each is kept once.
+    pub fn name(&self, function: &str) -> &'static str {
+        let names = &mut self.seen().names;
+        if let Some(name) = names.get(function) {
+            return name;
+        }
+        let name: &'static str = function.to_owned().leak();
+        names.insert(name);
+        name
     }
 }
 
@@ -213,8 +229,12 @@ impl Seen {
 
     /// Numbers in the order of the graph's functions, types and edges.
     fn tick(&self, watchers: usize) -> Value {
-        let functions: Vec<Value> =
-            self.graph.functions.iter().map(|card| self.functions[&card.name].vitals.row(&self.functions[&card.name].card)).collect();
+        let functions: Vec<Value> = self
+            .graph
+            .functions
+            .iter()
+            .map(|card| self.functions[&card.name].vitals.row(&self.functions[&card.name].card))
+            .collect();
         let types: Vec<f64> = self.graph.types.iter().map(|ty| rounded(self.rate_of(ty))).collect();
         let edges: Vec<f64> = self.graph.edges.iter().map(|edge| rounded(self.rate_along(edge))).collect();
         json!({

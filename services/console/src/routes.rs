@@ -8,7 +8,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
 use crate::problem::{METHOD, NOT_FOUND, Problem};
-use crate::{App, access, actions, events, flow, function, guard, letters, live, page, search};
+use crate::{App, access, actions, events, flow, function, guard, letters, live, page, recent, search};
 
 pub fn router(app: Arc<App>) -> Router {
     // Whoever may not log in may still see that there is a console, and that it lives.
@@ -24,6 +24,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/live", get(live::stream))
         .route("/api/functions/{name}", get(function::get))
         .route("/api/events", get(events::get))
+        .route("/api/flows", get(recent::get))
         .route("/api/flows/{id}", get(flow::get))
         .route("/api/search", get(search::get))
         .route("/api/letters", get(letters::list))

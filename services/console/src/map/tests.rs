@@ -23,11 +23,21 @@ fn manifest(name: &str, triggers: &[&str], emits: &[&str]) -> Manifest {
 }
 
 fn consumer(function: &str, pending: u64) -> Consumer {
-    Consumer { function: function.into(), stream: "web".into(), triggers: vec!["web.a.b".into()], pending, ..Consumer::default() }
+    Consumer {
+        function: function.into(),
+        stream: "web".into(),
+        triggers: vec!["web.a.b".into()],
+        pending,
+        ..Consumer::default()
+    }
 }
 
 fn look(at: u64, running: Vec<Running>, consumers: Vec<Consumer>) -> Sample {
     Sample { at, running, consumers, manifests: vec![manifest("f", &["web.a.b"], &["web.c.d"])], ..Sample::default() }
+}
+
+fn rate(board: &Board) -> String {
+    board.function("f").unwrap().vitals.rate().to_string()
 }
 
 fn health(board: &Board) -> Health {
@@ -38,11 +48,11 @@ fn health(board: &Board) -> Health {
 fn rates_are_differences_and_a_first_look_has_none() {
     let board = Board::default();
     board.apply(&look(1000, vec![worker("f", 500, 0)], vec![consumer("f", 0)]));
-    assert_eq!(board.function("f").unwrap().vitals.rate(), 0.0);
+    assert_eq!(rate(&board), "0");
     board.apply(&look(2000, vec![worker("f", 510, 0)], vec![consumer("f", 0)]));
-    assert_eq!(board.function("f").unwrap().vitals.rate(), 5.0, "half of what the newest look says");
+    assert_eq!(rate(&board), "5", "half of what the newest look says");
     board.apply(&look(3000, vec![worker("f", 0, 0)], vec![consumer("f", 0)]));
-    assert_eq!(board.function("f").unwrap().vitals.rate(), 2.5, "a worker that began anew has done nothing");
+    assert_eq!(rate(&board), "2.5", "a worker that began anew has done nothing");
 }
 
 #[test]
@@ -82,7 +92,8 @@ fn the_graph_has_a_new_version_only_when_it_is_another() {
 fn traffic_is_told_apart_by_source_and_type() {
     let board = Board::default();
     board.apply(&look(1000, vec![], vec![consumer("f", 0)]));
-    let shares = BTreeMap::from([(("/f".to_owned(), "web.c.d".to_owned()), 3), ((String::new(), "web.a.b".to_owned()), 1)]);
+    let shares =
+        BTreeMap::from([(("/f".to_owned(), "web.c.d".to_owned()), 3), ((String::new(), "web.a.b".to_owned()), 1)]);
     let mix = Mix { stream: "web".into(), taken: 400, shares };
     let streams = vec![Stream { name: "web".into(), last: 400, ..Stream::default() }];
     board.apply(&Sample { mixes: vec![mix], streams, ..look(2000, vec![], vec![consumer("f", 0)]) });

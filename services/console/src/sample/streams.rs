@@ -34,6 +34,8 @@ pub struct Consumer {
     pub redelivered: u64,
     /// Deliveries so far.
     pub delivered: u64,
+    /// Everything up to here is acknowledged.
+    pub acked: u64,
 }
 
 /// What a stream took since the last look, told from its last messages.
@@ -54,7 +56,9 @@ pub async fn list(bus: &Bus) -> Result<Vec<Stream>, String> {
         let page = bus.api("STREAM.LIST", &json!({ "offset": offset })).await.map_err(|e| e.to_string())?;
         let list = page["streams"].as_array().cloned().unwrap_or_default();
         offset += list.len() as u64;
-        all.extend(list.iter().filter_map(stream).filter(|s| !s.name.starts_with("OBJ_") && !s.name.starts_with("KV_")));
+        all.extend(
+            list.iter().filter_map(stream).filter(|s| !s.name.starts_with("OBJ_") && !s.name.starts_with("KV_")),
+        );
         if list.is_empty() || offset >= page["total"].as_u64().unwrap_or_default() {
             return Ok(all);
         }
@@ -100,6 +104,7 @@ fn consumer(stream: &str, info: &Value) -> Option<Consumer> {
         in_hand: info["num_ack_pending"].as_u64().unwrap_or(0),
         redelivered: info["num_redelivered"].as_u64().unwrap_or(0),
         delivered: info["delivered"]["consumer_seq"].as_u64().unwrap_or(0),
+        acked: info["ack_floor"]["stream_seq"].as_u64().unwrap_or(0),
     })
 }
 
@@ -159,7 +164,10 @@ mod tests {
         let info = json!({ "config": { "durable_name": "f", "filter_subjects": ["a.b.c", "a.b.c.*", "a.redrive.f"] },
             "num_pending": 5, "num_ack_pending": 2, "delivered": { "consumer_seq": 9 } });
         let read = consumer("a", &info).unwrap();
-        assert_eq!((read.function.as_str(), read.triggers, read.pending, read.delivered), ("f", vec!["a.b.c".into()], 5, 9));
+        assert_eq!(
+            (read.function.as_str(), read.triggers, read.pending, read.delivered),
+            ("f", vec!["a.b.c".into()], 5, 9)
+        );
         assert!(consumer("a", &json!({ "config": { "filter_subject": "a.>" } })).is_none());
     }
 }

@@ -90,7 +90,7 @@ pub struct FunctionConfig {
 }
 
 /// The limits of one function.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Events one worker holds at a time, all keys together. Default 1,000.
     pub concurrency: usize,
