@@ -87,7 +87,7 @@ export function openBrowser() {
 export async function openPage(browser, url, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, ...options });
   const page = await context.newPage();
-  page.setDefaultTimeout(LONG);
+  page.setDefaultTimeout(20_000);
   page.complaints = [];
   const own = new URL(url).origin;
   page.on("pageerror", (error) => page.complaints.push(`error: ${error.message}`));

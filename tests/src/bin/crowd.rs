@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use oncue::bus::{Bus, layout};
-use oncue::config::{Limits, StreamConfig};
+use oncue::config::{Limits, Size, StreamConfig};
 use oncue::event::{self, Meta};
 use oncue_proto::Format;
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
@@ -85,7 +85,8 @@ async fn main() {
 
 /// Streams, and a consumer for each function.
 async fn furnish(bus: &Bus, members: &[Member]) {
-    let config = StreamConfig::default();
+    // The server sets aside for a stream what it may grow to.
+    let config = StreamConfig { max_bytes: Size(48 << 20), ..StreamConfig::default() };
     for domain in [layout::TIMER, layout::DLQ, "web"] {
         bus.require(&layout::stream(domain, &config)).await.expect("a stream");
     }

@@ -35,7 +35,7 @@ function open(what, title, ask, fill) {
     try {
       const said = await ask();
       if (shown !== what) return;
-      if (!body.querySelector("details[open]") && !panel.contains(document.getSelection()?.anchorNode)) fill(said, body);
+      if (body.childElementCount === 0 || !isRead(panel)) fill(said, body);
     } catch (error) {
       if (shown !== what) return;
       failed(body, error);
@@ -43,6 +43,12 @@ function open(what, title, ask, fill) {
     timer = setTimeout(refresh, EVERY);
   };
   refresh();
+}
+
+// Somebody has folded something out, or marks something to copy.
+function isRead(panel) {
+  const selection = document.getSelection();
+  return panel.querySelector("details[open]") !== null || (!selection.isCollapsed && panel.contains(selection.anchorNode));
 }
 
 const part = (title, ...content) => make("section", "", make("h3", "", title), ...content);
