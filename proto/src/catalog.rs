@@ -98,6 +98,10 @@ impl Catalog {
 }
 
 impl Entry {
+    pub(crate) fn message(&self) -> &MessageDescriptor {
+        &self.message
+    }
+
     /// Full name of the protobuf message.
     pub fn schema(&self) -> &str {
         self.message.full_name()

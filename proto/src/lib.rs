@@ -6,6 +6,7 @@
 //! * [`Catalog`] knows every type of a descriptor set and turns payloads into JSON and back.
 
 mod catalog;
+mod schema;
 mod signature;
 
 pub use catalog::{Catalog, CatalogError, Entry};

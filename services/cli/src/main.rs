@@ -6,15 +6,20 @@ mod apply;
 mod audit;
 mod completions;
 mod dlq;
+mod docs;
 mod doctor;
+mod flow;
 mod health;
+mod map;
 mod ps;
 mod publish;
 mod recover;
 mod tail;
+mod top;
 
 mod confirm;
 mod exit;
+mod house;
 mod http;
 mod manifests;
 mod paint;
@@ -53,6 +58,14 @@ enum Verb {
     Tail(tail::Args),
     /// List functions: replicas, lag, in flight, failed.
     Ps(ps::Args),
+    /// Show one flow: its events, who acts on them, and what it waits for.
+    Flow(flow::Args),
+    /// Show who listens to what and who emits what; with --drift, where that differs from what happens.
+    Map(map::Args),
+    /// Watch functions live: rates, lag, durations, errors.
+    Top(top::Args),
+    /// Write the AsyncAPI document of all events and functions.
+    Docs(docs::Args),
     /// Dead letters: list, show, redrive or drop them.
     #[command(subcommand)]
     Dlq(dlq::Verb),
@@ -92,6 +105,10 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Publish(args) => publish::run(args, &settings).await,
         Verb::Tail(args) => tail::run(args, &settings).await,
         Verb::Ps(args) => ps::run(&args, &settings).await,
+        Verb::Flow(args) => flow::run(&args, &settings).await,
+        Verb::Map(args) => map::run(&args, &settings).await,
+        Verb::Top(args) => top::run(&args, &settings).await,
+        Verb::Docs(args) => docs::run(&args, &settings).await,
         Verb::Dlq(verb) => dlq::run(verb, &settings).await,
         Verb::Audit(args) => audit::run(args, &settings).await,
         Verb::Recover(verb) => recover::run(verb, &settings).await,

@@ -75,7 +75,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 }
 
 /// Every durable consumer by name, with its stream: no program has to be asked, so `ps` works from anywhere.
-async fn consumers(bus: &Bus) -> Result<BTreeMap<String, (String, Value)>, Failure> {
+pub async fn consumers(bus: &Bus) -> Result<BTreeMap<String, (String, Value)>, Failure> {
     let mut found = BTreeMap::new();
     for stream in streams(bus).await?.into_iter().filter(|s| s != DLQ) {
         let mut offset = 0;

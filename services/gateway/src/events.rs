@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Extension, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use oncue::event::{self, Meta};
@@ -13,10 +12,12 @@ use serde::Serialize;
 
 use crate::attributes::{Attributes, Form, form};
 use crate::body::Incoming;
+use crate::prefer::is_tracking_asked;
 use crate::problem::{FORBIDDEN, MALFORMED, Problem};
 use crate::publish::id_reuse;
 use crate::request::{check_encoding, path_piece};
 use crate::trace::Trace;
+use crate::wish::Wish;
 use crate::{App, PLATFORM};
 
 /// Levels of lists and objects in a JSON payload.
@@ -35,6 +36,8 @@ struct Accepted {
     sequence: u64,
     /// The stream had it before; it counts once.
     duplicate: bool,
+    /// Its flow has a ledger, so it can be looked up and waited for.
+    tracked: bool,
 }
 
 pub async fn post(State(app): State<Arc<App>>, Extension(trace): Extension<Trace>, request: Request) -> Response {
@@ -42,9 +45,12 @@ pub async fn post(State(app): State<Arc<App>>, Extension(trace): Extension<Trace
     // A label from outside must not make a series: only types of the contract are counted by name.
     let label =
         named.as_ref().ok().filter(|ty| app.catalog.get(ty).is_ok()).map_or_else(|| "unknown".to_owned(), Clone::clone);
-    let outcome = match named {
-        Ok(ty) => accept(&app, &trace, &ty, request).await,
-        Err(problem) => Err(problem),
+    // Before anything is taken, so that a refusal means that nothing was.
+    let wish = Wish::of(&app, request.headers());
+    let outcome = match (named, &wish) {
+        (Ok(ty), Ok(_)) => accept(&app, &trace, &ty, request).await,
+        (Err(problem), _) => Err(problem),
+        (_, Err(problem)) => Err(problem.clone()),
     };
     let counted = match &outcome {
         Ok(accepted) if accepted.duplicate => "duplicate",
@@ -53,15 +59,13 @@ pub async fn post(State(app): State<Arc<App>>, Extension(trace): Extension<Trace
         Err(_) => "rejected",
     };
     app.metrics.event(&label, counted);
-    outcome.map_or_else(Problem::into_response, accepted)
-}
-
-fn accepted(accepted: Accepted) -> Response {
-    let mut headers = HeaderMap::new();
-    if let Ok(traceparent) = HeaderValue::from_str(&accepted.traceparent) {
-        headers.insert("traceparent", traceparent);
+    match (outcome, wish) {
+        (Ok(accepted), Ok(wish)) => {
+            let (flow, traceparent) = (accepted.flow.clone(), accepted.traceparent.clone());
+            wish.answer(&app, &flow, &traceparent, accepted.tracked, &accepted).await
+        }
+        (Err(problem), _) | (_, Err(problem)) => problem.into_response(),
     }
-    (StatusCode::ACCEPTED, headers, Json(accepted)).into_response()
 }
 
 async fn accept(app: &App, trace: &Trace, ty: &str, request: Request) -> Result<Accepted, Problem> {
@@ -75,7 +79,8 @@ async fn accept(app: &App, trace: &Trace, ty: &str, request: Request) -> Result<
     let (meta, format, payload) = read(ty, form, &head.headers, body)?;
     let key = entry.check(format, &payload)?;
     let (id, subject) = (meta.id.clone(), event::subject(ty, &key));
-    let published = app.publish(trace, meta, &key, format, payload.clone()).await?;
+    let asked = is_tracking_asked(&head.headers);
+    let published = app.publish(trace, meta, &key, format, payload.clone(), asked).await?;
     if published.earlier.is_some_and(|earlier| earlier.payload != payload || earlier.subject != subject) {
         return Err(id_reuse(&id));
     }
@@ -88,6 +93,7 @@ async fn accept(app: &App, trace: &Trace, ty: &str, request: Request) -> Result<
         stream: published.ack.stream,
         sequence: published.ack.sequence,
         duplicate: published.ack.duplicate,
+        tracked: published.tracked,
     })
 }
 

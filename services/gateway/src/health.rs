@@ -32,5 +32,5 @@ pub async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Problem>
 }
 
 pub async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render())
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render(app.waiting.count()))
 }

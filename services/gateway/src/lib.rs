@@ -2,7 +2,8 @@
 //! in a stream, and what it shows is in Redis or in the object store.
 //!
 //! In reading order: [`server`] (connections, time-outs, shutdown), [`routes`] (which path is what), [`observe`] (what
-//! happens around every request), [`events`], [`upload`], [`download`], [`state`], [`health`], [`page`].
+//! happens around every request), [`events`], [`upload`], [`flows`], [`download`], [`state`], [`health`],
+//! [`page`].
 
 pub mod server;
 
@@ -10,10 +11,12 @@ mod attributes;
 mod body;
 mod download;
 mod events;
+mod flows;
 mod health;
 mod metrics;
 mod observe;
 mod page;
+mod prefer;
 mod problem;
 mod publish;
 mod request;
@@ -21,17 +24,21 @@ mod routes;
 mod state;
 mod trace;
 mod upload;
+mod waiting;
+mod wish;
 
 use std::sync::Arc;
 
 use oncue::bus::{Bus, layout};
-use oncue::config::{Config, GatewayConfig};
+use oncue::config::{Config, FlowsConfig, GatewayConfig};
 use oncue::store::{RedisStore, Store};
 use oncue_proto::Catalog;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use metrics::Metrics;
 use server::Guards;
+use waiting::Waiting;
 
 /// Domains that only the platform itself may write to.
 const PLATFORM: [&str; 2] = [layout::DLQ, layout::TIMER];
@@ -39,6 +46,7 @@ const PLATFORM: [&str; 2] = [layout::DLQ, layout::TIMER];
 /// Everything a request needs, shared by all of them.
 pub struct App {
     config: GatewayConfig,
+    flows: FlowsConfig,
     catalog: Catalog,
     bus: Bus,
     redis: RedisStore,
@@ -47,6 +55,10 @@ pub struct App {
     guards: Guards,
     /// Uploads, which must come to an end (stored and published, or taken back) even when their client goes away.
     tasks: TaskTracker,
+    /// Clients that wait for flows.
+    waiting: Arc<Waiting>,
+    /// Told when the gateway is: nobody waits on.
+    stopping: CancellationToken,
 }
 
 impl App {
@@ -70,11 +82,15 @@ impl App {
         }
         let bucket = layout::bucket(layout::FILES, &config.bucket());
         bus.require(&bucket).await.map_err(|e| e.to_string())?;
+        let store = Store::Redis(redis.clone());
         Ok(Arc::new(Self {
             config: config.gateway.clone(),
+            flows: config.flows.clone(),
             catalog,
+            waiting: Waiting::new(store.clone(), bus.clone(), config.flows.max_waiters),
+            stopping: CancellationToken::new(),
             bus,
-            store: Store::Redis(redis.clone()),
+            store,
             redis,
             metrics: Metrics::default(),
             guards,

@@ -56,7 +56,8 @@ impl Metrics {
         *lock(&self.events).entry((ty.to_owned(), outcome)).or_default() += 1;
     }
 
-    pub fn render(&self) -> String {
+    /// `waiters` are clients that wait for a flow.
+    pub fn render(&self, waiters: usize) -> String {
         let mut out = String::from("# HELP http_server_request_duration_seconds Time until the answer begins.\n");
         out.push_str("# TYPE http_server_request_duration_seconds histogram\n");
         for (request, histogram) in &*lock(&self.requests) {
@@ -74,6 +75,7 @@ impl Metrics {
         let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
         plain("oncue_gateway_upload_bytes_total", "counter", "Bytes of stored uploads.", load(&self.upload_bytes));
         plain("oncue_gateway_connections", "gauge", "Open connections.", load(&self.connections));
+        plain("oncue_gateway_waiters", "gauge", "Clients that wait for a flow or watch one.", waiters as u64);
         out
     }
 }
@@ -109,7 +111,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.request("GET", "/v1/\"x\"", 200, Duration::from_millis(7));
         metrics.request("GET", "/v1/\"x\"", 200, Duration::from_secs(61));
-        let text = metrics.render();
+        let text = metrics.render(0);
         assert!(
             text.contains("http_route=\"/v1/\\\"x\\\"\",http_response_status_code=\"200\",le=\"0.005\"} 0\n"),
             "{text}"

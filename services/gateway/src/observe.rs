@@ -64,7 +64,9 @@ fn is_foreign(request: &Request) -> bool {
 fn is_traced(request: &Request, route: Option<&str>) -> bool {
     match route {
         Some("/healthz" | "/readyz" | "/metrics") => false,
-        Some(route) if route.starts_with("/v1/state/") => request.headers().contains_key("traceparent"),
+        Some(route) if route.starts_with("/v1/state/") || route.starts_with("/v1/flows/") => {
+            request.headers().contains_key("traceparent")
+        }
         _ => true,
     }
 }

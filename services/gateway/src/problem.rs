@@ -45,6 +45,7 @@ pub const AWAY: Kind = later("away", "A server behind the gateway does not answe
 /// The stream may have taken it or not; only a retry under the same id can tell.
 pub const UNKNOWN: Kind = later("outcome-unknown", "The bus did not say whether it took the event", "1");
 pub const FULL: Kind = later("full", "The stream is full", "10");
+pub const BUSY: Kind = later("busy", "As many clients wait as may", "1");
 pub const NOT_READY: Kind = later("not-ready", "The gateway is not ready", "1");
 
 /// One thing that went wrong.

@@ -8,7 +8,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post, put};
 
 use crate::problem::{METHOD, NOT_FOUND, Problem};
-use crate::{App, download, events, health, observe, page, state, upload};
+use crate::{App, download, events, flows, health, observe, page, state, upload};
 
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
@@ -21,6 +21,7 @@ pub fn router(app: Arc<App>) -> Router {
         // A name when it is put, an id when it is asked for.
         .route("/v1/files/{file}", get(download::file).put(upload::put))
         .route("/v1/files/{file}/thumbnails/{edge}", get(download::thumbnail))
+        .route("/v1/flows/{id}", get(flows::get))
         .route("/v1/state/{table}/", get(state::get))
         .route("/v1/state/{table}/{*key}", get(state::get))
         .route("/healthz", get(health::live))

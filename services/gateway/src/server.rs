@@ -97,6 +97,7 @@ async fn finish(app: &App, open: GracefulShutdown) {
     let count = open.count();
     tracing::info!(connections = count, "stopping");
     app.tasks.close();
+    app.stopping.cancel();
     let work = async {
         open.shutdown().await;
         app.tasks.wait().await;

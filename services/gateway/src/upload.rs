@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use futures::StreamExt as _;
@@ -23,10 +22,12 @@ use sha2::{Digest as _, Sha256};
 use crate::App;
 use crate::attributes::root;
 use crate::body::{Incoming, broken};
+use crate::prefer::is_tracking_asked;
 use crate::problem::{AWAY, INTERNAL, MALFORMED, Problem, UNKNOWN};
 use crate::publish::{Published, connected, id_reuse};
 use crate::request::{check_encoding, check_length, idempotency_key, path_piece, text, too_large};
 use crate::trace::Trace;
+use crate::wish::Wish;
 
 #[derive(Serialize)]
 struct Stored {
@@ -36,6 +37,7 @@ struct Stored {
     size: u64,
     sha256: String,
     traceparent: String,
+    tracked: bool,
 }
 
 /// What the client says of its file.
@@ -47,6 +49,8 @@ struct Upload {
     owner: String,
     /// The client named an idempotency key, so it may send the same again.
     keyed: bool,
+    /// The client wants a ledger of the flow.
+    tracked: bool,
 }
 
 impl Upload {
@@ -58,7 +62,14 @@ impl Upload {
             Some(key) => event::idempotency_key(key, &owner, step),
             None => event::new_id(),
         };
-        Ok(Self { file: id("file"), id: id("event"), name, owner, keyed: key.is_some() })
+        Ok(Self {
+            file: id("file"),
+            id: id("event"),
+            name,
+            owner,
+            keyed: key.is_some(),
+            tracked: is_tracking_asked(headers),
+        })
     }
 }
 
@@ -98,26 +109,16 @@ pub async fn put(
     let upload = Upload::of(&raw_name, &head.headers)?;
     check_length(&head.headers, app.config.max_file.0)?;
     connected(&app.bus)?;
+    let wish = Wish::of(&app, &head.headers)?;
     // A task of its own: when the client goes away in the middle, this handler is dropped wherever it stands, but what
     // was begun must be finished or taken back.
     let (worker, context) = (app.clone(), trace.context.clone());
     let task = app.tasks.spawn(async move { worker.take(&trace, upload, body).await }.with_context(context));
-    match task.await {
-        Ok(stored) => Ok(answer(stored?)),
-        Err(e) => Err(Problem::new(INTERNAL, format!("the upload failed: {e}"))),
-    }
-}
-
-fn answer(stored: Stored) -> Response {
-    let mut headers = HeaderMap::new();
-    let values = [
-        (header::LOCATION, format!("/v1/files/{}", stored.file)),
-        (HeaderName::from_static("traceparent"), stored.traceparent.clone()),
-    ];
-    for (name, value) in values {
-        headers.extend(HeaderValue::from_str(&value).ok().map(|value| (name, value)));
-    }
-    (StatusCode::ACCEPTED, headers, Json(stored)).into_response()
+    let stored = task.await.map_err(|e| Problem::new(INTERNAL, format!("the upload failed: {e}")))??;
+    let mut response = wish.answer(&app, &stored.flow, &stored.traceparent, stored.tracked, &stored).await;
+    let link = HeaderValue::from_str(&format!("</v1/files/{}>; rel=\"item\"", stored.file));
+    response.headers_mut().extend(link.ok().map(|link| (header::LINK, link)));
+    Ok(response)
 }
 
 impl App {
@@ -142,7 +143,8 @@ impl App {
             }
         };
         let Upload { file, id, .. } = upload;
-        Ok(Stored { file, flow: id.clone(), id, size: object.size, sha256, traceparent: published.traceparent })
+        let Published { traceparent, tracked, .. } = published;
+        Ok(Stored { file, flow: id.clone(), id, size: object.size, sha256, traceparent, tracked })
     }
 
     async fn take_back(&self, file: &str) {
@@ -199,8 +201,8 @@ impl App {
         };
         let mut meta = root(upload.id.clone(), FileUploaded::TYPE);
         meta.timed = !upload.keyed;
-        let published =
-            self.publish(trace, meta, &upload.file, Format::Protobuf, uploaded.encode_to_vec().into()).await;
+        let payload = uploaded.encode_to_vec().into();
+        let published = self.publish(trace, meta, &upload.file, Format::Protobuf, payload, upload.tracked).await;
         self.metrics.event(FileUploaded::TYPE, if published.is_ok() { "accepted" } else { "unavailable" });
         let published = published?;
         // The file was removed meanwhile and another sent under its key: the event that stands is not about this one.

@@ -28,7 +28,7 @@ async fn a_file_goes_in_and_comes_out() {
     assert_eq!(answer.status, 202, "{}", answer.text());
     let json = answer.json();
     let file = json["file"].as_str().unwrap();
-    assert_eq!(answer.header("location"), Some(format!("/v1/files/{file}").as_str()));
+    assert_eq!(answer.header("link"), Some(format!("</v1/files/{file}>; rel=\"item\"").as_str()));
     assert_eq!((json["size"].as_u64(), answer.header("traceparent")), (Some(700_000), json["traceparent"].as_str()));
     let (headers, payload) = world.message("files", 1).await;
     let event = FileUploaded::decode(&payload[..]).unwrap();

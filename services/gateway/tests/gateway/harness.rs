@@ -12,7 +12,7 @@ use oncue::config::Config;
 use oncue_gateway::App;
 use oncue_gateway::server::{Guards, serve};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
@@ -66,15 +66,27 @@ impl Servers {
 
     /// One Redis command.
     pub async fn redis(&self, words: &[&str]) {
+        self.redis_text(words).await;
+    }
+
+    /// One Redis command and the first line of its answer, or all of it for a text.
+    pub async fn redis_text(&self, words: &[&str]) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.redis_port)).await.unwrap();
         let mut command = format!("*{}\r\n", words.len());
         for word in words {
             let _ = write!(command, "${}\r\n{word}\r\n", word.len());
         }
         stream.write_all(command.as_bytes()).await.unwrap();
-        let mut answer = [0; 64];
-        let read = stream.read(&mut answer).await.unwrap();
-        assert!(read > 0 && answer[0] != b'-', "{}", String::from_utf8_lossy(&answer[..read]));
+        let mut stream = BufReader::new(stream);
+        let mut answer = String::new();
+        stream.read_line(&mut answer).await.unwrap();
+        assert!(!answer.is_empty() && !answer.starts_with('-'), "{answer}");
+        let Some(length) = answer.strip_prefix('$').and_then(|length| length.trim().parse().ok()) else {
+            return answer;
+        };
+        let mut text = vec![0; length];
+        stream.read_exact(&mut text).await.unwrap();
+        String::from_utf8(text).unwrap()
     }
 }
 

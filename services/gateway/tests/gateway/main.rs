@@ -2,6 +2,7 @@
 
 mod events;
 mod files;
+mod flows;
 mod guards;
 mod harness;
 mod process;

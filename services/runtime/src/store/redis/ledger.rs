@@ -11,6 +11,9 @@ use crate::store::{EDGES, EDGES_AT, FUNCTIONS, StoreError, first_step, flow_key,
 
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
+/// Keys looked at in one round trip; Redis does nothing else meanwhile.
+const STEP: usize = 5000;
+
 impl RedisStore {
     pub(in crate::store) async fn flows(&self, ids: &[String]) -> Result<Vec<Option<Flow>>, StoreError> {
         let mut pipe = redis::pipe();
@@ -22,6 +25,34 @@ impl RedisStore {
         }
         let found: Vec<Pairs> = pipe.query_async(&mut self.connection.clone()).await?;
         Ok(ids.iter().zip(found).map(|(id, fields)| Flow::read(id, fields)).collect())
+    }
+
+    /// The ledger that knows an event, whichever its flow. It looks at every ledger: for people who ask, not for programs.
+    pub async fn flow_with(&self, event: &str) -> Result<Option<Flow>, StoreError> {
+        let (mut c, field) = (self.connection.clone(), format!("e:{event}"));
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg("{p*}:f:*").arg("COUNT").arg(STEP);
+            let (next, mut keys): (u64, Vec<String>) = scan.query_async(&mut c).await?;
+            // A row's key may look alike further behind.
+            keys.retain(|key| key.split_once("}:").is_some_and(|(_, rest)| rest.starts_with("f:")));
+            let mut pipe = redis::pipe();
+            for key in &keys {
+                pipe.cmd("HEXISTS").arg(key).arg(&field);
+            }
+            let known: Vec<bool> = if keys.is_empty() { Vec::new() } else { pipe.query_async(&mut c).await? };
+            if let Some((key, _)) = keys.iter().zip(known).find(|(_, known)| *known) {
+                let fields: Pairs = cmd("HGETALL").arg(key).query_async(&mut c).await?;
+                let flow = Flow::read("", fields);
+                // Named after its root; a long name is only a hash in the key.
+                return Ok(flow.and_then(|flow| Some(Flow { id: flow.events.first()?.id.clone(), ..flow })));
+            }
+            cursor = next;
+            if cursor == 0 {
+                return Ok(None);
+            }
+        }
     }
 
     pub(in crate::store) async fn edges(&self) -> Result<Vec<Edge>, StoreError> {

@@ -1,0 +1,177 @@
+//! `oncue docs`: the AsyncAPI 3.0 document of the house: every event type of the contract as a channel, every function's
+//! trigger and emissions as operations. Nothing in it is written by hand, so it cannot drift.
+
+use oncue::bus::layout::{DLQ, TIMER};
+use oncue::event::stream_of_type;
+use oncue::manifest::Manifest;
+use oncue::store::Store;
+use oncue_proto::{Catalog, Entry};
+use serde_json::{Map, Value, json};
+
+use crate::exit::{self, Failure};
+use crate::house::House;
+use crate::paint::say;
+use crate::settings::{Place, Settings};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Title of the document.
+    #[arg(long, default_value = "Oncue")]
+    title: String,
+    /// Version of the application it is about.
+    #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
+    app_version: String,
+}
+
+/// Prints the document, as JSON.
+pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
+    let (bus, store) = (settings.bus().await.ok(), settings.store().await.ok().map(Store::Redis));
+    let house = House::ask(settings, bus.as_ref(), store.as_ref()).await?;
+    let catalog = settings.config.catalog().map_err(Failure::usage)?;
+    let document = document(args, settings, &catalog, &house);
+    say(serde_json::to_string_pretty(&document).unwrap_or_default());
+    Ok(exit::OK)
+}
+
+fn document(args: &Args, settings: &Settings, catalog: &Catalog, house: &House) -> Value {
+    let types = types(catalog, house);
+    let (mut channels, mut messages, mut schemas) = (Map::new(), Map::new(), Map::new());
+    for ty in &types {
+        let entry = catalog.get(ty).ok();
+        channels.insert(ty.clone(), channel(ty, entry));
+        messages.insert(ty.clone(), message(ty, entry));
+        if let Some(entry) = entry {
+            entry.add_schemas(&mut schemas);
+        }
+    }
+    let operations: Map<String, Value> = house.manifests().flat_map(operations).collect();
+    let place = Place::of(&settings.config.nats_url, 4222);
+    let nats = place.map_or_else(|| "127.0.0.1:4222".to_owned(), |place| format!("{}:{}", place.host, place.port));
+    json!({
+        "asyncapi": "3.0.0",
+        "info": { "title": args.title, "version": args.app_version,
+            "description": "Events and functions. An event is a CloudEvent 1.0 in binary mode: attributes in NATS headers, the payload as \
+                protobuf or as its canonical JSON." },
+        "defaultContentType": "application/json",
+        "servers": { "nats": { "host": nats, "protocol": "nats", "description": "JetStream, one stream for each domain" } },
+        "channels": channels,
+        "operations": operations,
+        "components": { "messages": messages, "schemas": schemas },
+    })
+}
+
+/// Those clients may send or functions declare; of the platform's own only what functions name.
+fn types(catalog: &Catalog, house: &House) -> Vec<String> {
+    let theirs =
+        catalog.entries().map(|entry| entry.ty.as_str()).filter(|ty| ![DLQ, TIMER].contains(&stream_of_type(ty)));
+    let mut types: Vec<String> = theirs.chain(house.types()).map(str::to_owned).collect();
+    types.sort();
+    types.dedup();
+    types
+}
+
+fn channel(ty: &str, entry: Option<&Entry>) -> Value {
+    let key = entry.map(|entry| entry.key_field.as_str()).filter(|field| !field.is_empty());
+    let mut channel = json!({
+        "address": ty,
+        "title": ty,
+        "servers": [{ "$ref": "#/servers/nats" }],
+        "messages": { "event": { "$ref": format!("#/components/messages/{ty}") } },
+    });
+    if let Some(field) = key {
+        channel["address"] = format!("{ty}.{{key}}").into();
+        channel["description"] = format!("Also taken without the key, as {ty}.").into();
+        let of =
+            format!("The field {field} where a NATS token may hold it ([A-Za-z0-9_-], at most 64), else a hash of it.");
+        channel["parameters"] = json!({ "key": { "description": of } });
+    }
+    channel
+}
+
+fn message(ty: &str, entry: Option<&Entry>) -> Value {
+    let text = |description: &str| json!({ "type": "string", "description": description });
+    let headers = json!({
+        "type": "object",
+        "required": ["ce-id", "ce-source", "ce-type", "ce-specversion"],
+        "properties": {
+            "ce-specversion": { "type": "string", "const": "1.0" },
+            "ce-id": text("Identity of the event: each function applies it at most once."),
+            "ce-source": text("/FUNCTION that emitted it, or where it came from."),
+            "ce-type": { "type": "string", "const": ty },
+            "ce-time": { "type": "string", "format": "date-time" },
+            "ce-subject": text("What the event is about: its key."),
+            "ce-partitionkey": text("The key as well."),
+            "ce-datacontenttype": { "type": "string", "enum": ["application/protobuf", "application/json"] },
+            "ce-flowid": text("Id of the root event."),
+            "ce-causationid": text("Id of the event that caused this one."),
+            "ce-hopcount": text("Functions between the root event and this one."),
+            "traceparent": text("W3C Trace Context."),
+        },
+    });
+    let mut message = json!({ "name": ty, "title": ty, "contentType": "application/json", "headers": headers });
+    if let Some(entry) = entry {
+        message["payload"] = json!({ "$ref": format!("#/components/schemas/{}", entry.schema()) });
+        message["x-protobuf-message"] = entry.schema().into();
+    }
+    message
+}
+
+/// What one function receives and sends.
+fn operations(manifest: &Manifest) -> Vec<(String, Value)> {
+    let name = &manifest.name;
+    let operation = |action: &str, ty: &String, summary: String| {
+        let channel = json!({ "$ref": format!("#/channels/{ty}") });
+        let messages = json!([{ "$ref": format!("#/channels/{ty}/messages/event") }]);
+        let content = json!({ "action": action, "channel": channel, "messages": messages, "summary": summary,
+            "tags": [{ "name": name }] });
+        (format!("{name}.{action}.{ty}"), content)
+    };
+    let state = manifest.table.as_ref().map_or_else(String::new, |table| format!(" and owns rows of {table:?}"));
+    let receive = manifest.triggers.iter().map(|ty| {
+        let (key, mut content) = operation("receive", ty, format!("{name} acts on {ty}{state}"));
+        content["bindings"] = json!({ "nats": { "queue": name } });
+        (key, content)
+    });
+    receive.chain(manifest.emits.iter().map(|ty| operation("send", ty, format!("{name} may emit {ty}")))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use oncue::config::Config;
+
+    use super::*;
+    use crate::map::formats::tests::house;
+
+    fn ours() -> Value {
+        let house = house(&[
+            ("count-views", &["web.page.viewed"], &["web.page.milestone"], Some("pages")),
+            ("publish-trends", &["timer.function.fired"], &["web.trends.published"], None),
+            ("foreign", &["shop.order.placed"], &[], None),
+        ]);
+        let config = Config::parse("", None, |_| None).expect("defaults");
+        let settings = Settings { config, bin: "/nowhere".into() };
+        let args = Args { title: "Test".into(), app_version: "1".into() };
+        document(&args, &settings, &Catalog::builtin(), &house)
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let document = ours();
+        let mut references = Vec::new();
+        let mut next = vec![&document];
+        while let Some(value) = next.pop() {
+            match value {
+                Value::Object(map) => {
+                    references.extend(map.get("$ref").and_then(Value::as_str));
+                    next.extend(map.values());
+                }
+                Value::Array(list) => next.extend(list),
+                _ => {}
+            }
+        }
+        assert!(references.len() > 20, "{}", references.len());
+        for reference in references {
+            assert!(document.pointer(&reference[1..]).is_some(), "{reference} leads nowhere");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! `oncue flow ID`: one flow as a tree, from its ledger; of a flow without one, from what the streams still hold.
+
+mod search;
+mod tree;
+
+use std::collections::BTreeSet;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use oncue::bus::Bus;
+use oncue::event;
+use oncue::flow::Flow;
+use oncue::store::{RedisStore, Store};
+use serde_json::{Value, json};
+
+use self::search::Searched;
+use crate::exit::{self, Failure};
+use crate::paint::{remark, say};
+use crate::ps;
+use crate::settings::Settings;
+use crate::when;
+
+/// Between two looks at a flow that is followed.
+const PAUSE: Duration = Duration::from_millis(200);
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Id of the flow or of any of its events.
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Stay and draw it anew with every change, until it is complete.
+    #[arg(long, short)]
+    follow: bool,
+    /// Of a flow without a ledger: search the streams no further back than this time or duration. Default: all they hold.
+    #[arg(long, value_name = "TIME", value_parser = when::since)]
+    since: Option<u64>,
+    /// Print JSON; with --follow, one line for every change.
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
+    let redis = settings.store().await;
+    let ledger = match &redis {
+        Ok(redis) => in_ledger(redis, &args.id).await?,
+        Err(why) => {
+            remark(format_args!("{}: no ledger is asked, only the streams", why.what));
+            None
+        }
+    };
+    let bus = settings.bus().await;
+    match (ledger, redis, bus) {
+        (Some(flow), Ok(redis), bus) => {
+            let view = View { redis, bus: bus.ok(), json: args.json };
+            if args.follow { view.follow(flow).await } else { view.show(flow).await }
+        }
+        (_, _, bus) => untracked(args, settings, &bus?).await,
+    }
+}
+
+/// By the flow's id, or else by the id of one of its events.
+async fn in_ledger(redis: &RedisStore, id: &str) -> Result<Option<Flow>, Failure> {
+    let found = Store::Redis(redis.clone()).flow(id).await.map_err(Failure::silent)?;
+    match found {
+        Some(flow) => Ok(Some(flow)),
+        None => redis.flow_with(id).await.map_err(Failure::silent),
+    }
+}
+
+async fn untracked(args: &Args, settings: &Settings, bus: &Bus) -> Result<u8, Failure> {
+    let catalog = settings.config.catalog().map_err(Failure::usage)?;
+    let (found, searched) = search::rebuild(bus, &catalog, &args.id, args.since).await?;
+    let Some(flow) = found else {
+        let what = format!("no event or flow {:?}: it has no ledger, and {searched}", args.id);
+        return Err(Failure::failed(what)
+            .advise("an event is gone from its stream once all are done with it and `replay_window` has passed"));
+    };
+    if args.follow {
+        remark("it has no ledger, so it cannot be followed; send its event with `Oncue-Track: 1` to have one");
+    }
+    if args.json {
+        say(document(&flow, Some(&searched)));
+    } else {
+        say(tree::draw(&flow, event::now_ms()));
+        remark(format_args!("it has no ledger; {searched}. Times and states are those the streams and consumers know"));
+    }
+    Ok(exit::OK)
+}
+
+fn document(flow: &Flow, searched: Option<&Searched>) -> Value {
+    json!({
+        "from": if searched.is_some() { "streams" } else { "ledger" },
+        "searched": searched,
+        "complete": flow.is_complete(),
+        "waits_for": flow.waits_for().map(|(event, step)| json!({ "event": event.id, "type": event.ty, "step": step })),
+        "flow": flow,
+    })
+}
+
+struct View {
+    redis: RedisStore,
+    bus: Option<Bus>,
+    json: bool,
+}
+
+impl View {
+    async fn show(&self, mut flow: Flow) -> Result<u8, Failure> {
+        self.settle(&mut flow).await?;
+        if self.json {
+            say(document(&flow, None));
+        } else {
+            say(tree::draw(&flow, event::now_ms()));
+        }
+        Ok(exit::OK)
+    }
+
+    /// Nobody waits for a function that has no consumer any more. Asked after the ledger was read, so that a function
+    /// that has just come is not taken for one that left.
+    async fn settle(&self, flow: &mut Flow) -> Result<(), Failure> {
+        let Some(bus) = &self.bus else { return Ok(()) };
+        if flow.is_complete() {
+            return Ok(());
+        }
+        let there: BTreeSet<String> = ps::consumers(bus).await?.into_keys().collect();
+        flow.without_removed(|function| there.contains(function));
+        Ok(())
+    }
+
+    async fn follow(&self, first: Flow) -> Result<u8, Failure> {
+        let (store, id) = (Store::Redis(self.redis.clone()), first.id.clone());
+        let mut screen = Screen::new(self.json);
+        let mut next = Some(first);
+        let mut before: Option<Flow> = None;
+        loop {
+            let Some(mut flow) = next else {
+                return Err(Failure::failed(format_args!("the ledger of flow {id} has expired meanwhile")));
+            };
+            self.settle(&mut flow).await?;
+            let complete = flow.is_complete();
+            if screen.is_live() || before.as_ref() != Some(&flow) {
+                screen.draw(&flow, complete);
+            }
+            if complete {
+                return Ok(exit::OK);
+            }
+            before = Some(flow);
+            tokio::time::sleep(PAUSE).await;
+            next = store.flow(&id).await.map_err(Failure::silent)?;
+        }
+    }
+}
+
+/// Where a followed flow is drawn: in place on a terminal, else once more for every change.
+struct Screen {
+    json: bool,
+    live: bool,
+    /// Lines drawn last time.
+    drawn: usize,
+}
+
+impl Screen {
+    fn new(json: bool) -> Self {
+        Self { json, live: !json && std::io::stdout().is_terminal(), drawn: 0 }
+    }
+
+    /// Ages are shown, so it is drawn anew even where nothing has changed.
+    fn is_live(&self) -> bool {
+        self.live
+    }
+
+    fn draw(&mut self, flow: &Flow, last: bool) {
+        if self.json {
+            return say(document(flow, None));
+        }
+        let text = tree::draw(flow, event::now_ms());
+        if !self.live {
+            return say(format_args!("{text}\n"));
+        }
+        let mut lines: Vec<&str> = text.lines().collect();
+        let room = height().saturating_sub(1).max(2);
+        if !last && lines.len() > room {
+            lines.truncate(room - 1);
+            lines.push("…");
+        }
+        let up = if self.drawn > 0 { format!("\x1b[{}A\x1b[J", self.drawn) } else { String::new() };
+        let _ = write!(anstream::stdout(), "{up}{}\n", lines.join("\n"));
+        let _ = std::io::stdout().flush();
+        self.drawn = lines.len();
+    }
+}
+
+fn height() -> usize {
+    rustix::termios::tcgetwinsize(std::io::stdout()).map_or(24, |size| usize::from(size.ws_row))
+}

@@ -1,0 +1,92 @@
+//! `oncue map`: who listens to what and who emits what, as declared; with `--drift`, where that and what happens differ.
+
+mod drift;
+pub mod formats;
+
+use oncue::event;
+use oncue::store::Store;
+use serde_json::json;
+
+use crate::exit::{self, Failure};
+use crate::house::{self, House};
+use crate::paint::{BAD, DIM, GOOD, NAME, paint, remark, say};
+use crate::settings::Settings;
+
+use self::drift::{Kind, Observed};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// How the map is written.
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// Name what is declared and does not happen, and what happens and is not declared. Exit code 1 if there is any.
+    #[arg(long)]
+    drift: bool,
+    /// A function is used if it acted on an event within this many days.
+    #[arg(long, value_name = "N", default_value_t = 7, requires = "drift")]
+    days: u64,
+    /// Findings of this kind are not named; may be given several times.
+    #[arg(long, value_enum, value_name = "KIND", requires = "drift")]
+    ignore: Vec<Kind>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// A tree for people.
+    Text,
+    /// A flowchart for Mermaid.
+    Mermaid,
+    /// A graph for Graphviz.
+    Dot,
+    /// Everything known, for programs.
+    Json,
+}
+
+pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
+    let (bus, store) = (settings.bus().await, settings.store().await.map(Store::Redis));
+    for away in [bus.as_ref().err(), store.as_ref().err()].into_iter().flatten() {
+        if args.drift {
+            return Err(Failure::silent(&away.what));
+        }
+        remark(format_args!("{}: the map shows what the others know", away.what));
+    }
+    let (bus, store) = (bus.ok(), store.ok());
+    let house = House::ask(settings, bus.as_ref(), store.as_ref()).await?;
+    if let (true, Some(bus), Some(store)) = (args.drift, &bus, &store) {
+        let catalog = settings.config.catalog().map_err(Failure::usage)?;
+        let types = catalog.entries().map(|entry| entry.ty.as_str()).chain(house.types());
+        let observed = Observed {
+            edges: store.edges().await.map_err(Failure::silent)?,
+            published: house::published(bus, types).await,
+        };
+        return Ok(drift(args, &house, &observed));
+    }
+    say(match args.format {
+        Format::Text => formats::text(&house),
+        Format::Mermaid => formats::mermaid(&house),
+        Format::Dot => formats::dot(&house),
+        Format::Json => formats::json(&house).to_string(),
+    });
+    Ok(exit::OK)
+}
+
+fn drift(args: &Args, house: &House, observed: &Observed) -> u8 {
+    let mut findings = drift::findings(house, observed, event::now_ms(), args.days);
+    findings.retain(|finding| !args.ignore.contains(&finding.kind));
+    if args.format == Format::Json {
+        say(json!(findings));
+    } else if findings.is_empty() {
+        say(paint(GOOD, "declared and observed agree"));
+    }
+    if args.format != Format::Json {
+        for finding in &findings {
+            say(format_args!("{} {}", paint(BAD, format_args!("{:<13}", finding.kind.word())), finding.what));
+            say(format_args!("{:14}{}", "", paint(DIM, &finding.advice)));
+        }
+        if observed.edges.is_empty() {
+            let what = "nothing has been observed here yet, so use and undeclared edges were not looked at";
+            remark(paint(NAME, what));
+        }
+    }
+    if findings.is_empty() { exit::OK } else { exit::FAILED }
+}

@@ -1,0 +1,140 @@
+//! `oncue top`: functions as they work, once a second: rates, lag, durations, errors, dead letters.
+
+mod sample;
+mod screen;
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use oncue::bus::Bus;
+use oncue::dlq;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use tokio::sync::{mpsc, watch};
+
+use self::sample::{Picture, Sampler};
+use self::screen::{Detail, Screen};
+use crate::exit::{self, Failure};
+use crate::house::House;
+use crate::settings::Settings;
+use crate::when;
+
+/// Dead letters among which those of one function are looked for.
+const LETTERS: u64 = 500;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Time between two looks.
+    #[arg(long, value_name = "SPAN", default_value = "1s", value_parser = when::span)]
+    interval: Duration,
+}
+
+pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
+    if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
+        return Err(Failure::usage("`oncue top` draws on a terminal").advise("for a script there is `oncue ps --json`"));
+    }
+    let bus = settings.bus().await?;
+    let pictures = watch_functions(bus.clone(), args.interval);
+    let mut terminal = ratatui::try_init().map_err(|e| Failure::failed(format_args!("cannot draw here: {e}")))?;
+    let ended = Box::pin(watch_keys(&mut terminal, settings, &bus, pictures)).await;
+    ratatui::restore();
+    ended.map(|()| exit::OK)
+}
+
+/// Looks in the background, so that keys are answered at once.
+fn watch_functions(bus: Bus, interval: Duration) -> watch::Receiver<Result<Picture, String>> {
+    let (sender, pictures) = watch::channel(Ok(Picture::default()));
+    tokio::spawn(async move {
+        let mut sampler = Sampler::default();
+        while !sender.is_closed() {
+            let picture = sampler.look(&bus).await.map_err(|e| e.what);
+            let _ = sender.send(picture);
+            tokio::time::sleep(interval).await;
+        }
+    });
+    pictures
+}
+
+/// Keys as they are pressed. A thread of its own: the terminal is read by blocking.
+fn keys() -> mpsc::UnboundedReceiver<Event> {
+    let (sender, keys) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        while let Ok(event) = event::read() {
+            if sender.send(event).is_err() {
+                return;
+            }
+        }
+    });
+    keys
+}
+
+async fn watch_keys(
+    terminal: &mut ratatui::DefaultTerminal,
+    settings: &Settings,
+    bus: &Bus,
+    mut pictures: watch::Receiver<Result<Picture, String>>,
+) -> Result<(), Failure> {
+    let mut stop = oncue::stop_signal().map_err(|e| Failure::failed(format_args!("cannot handle signals: {e}")))?;
+    let (mut screen, mut keys) = (Screen::new(settings.nats_place()), keys());
+    let broken = |e: std::io::Error| Failure::failed(format_args!("cannot draw here: {e}"));
+    loop {
+        terminal.draw(|frame| screen.draw(frame)).map_err(broken)?;
+        tokio::select! {
+            changed = pictures.changed() => {
+                if changed.is_err() { return Ok(()) }
+                screen.show(pictures.borrow_and_update().clone());
+            }
+            event = keys.recv() => match event {
+                Some(Event::Key(key)) if key.kind != KeyEventKind::Release => match action(key, screen.is_detail()) {
+                    Action::Quit => return Ok(()),
+                    Action::Open => if let Some(function) = screen.selected() {
+                        screen.open(detail(settings, bus, &function).await);
+                    },
+                    Action::Screen(change) => change(&mut screen),
+                    Action::None => {}
+                },
+                Some(_) => {} // a new size: drawn anew
+                None => return Ok(()),
+            },
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        }
+    }
+}
+
+enum Action {
+    Quit,
+    Open,
+    Screen(fn(&mut Screen)),
+    None,
+}
+
+fn action(key: KeyEvent, detail: bool) -> Action {
+    match key.code {
+        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Action::Quit,
+        KeyCode::Esc | KeyCode::Backspace | KeyCode::Left if detail => Action::Screen(Screen::close),
+        KeyCode::Char('q') if detail => Action::Screen(Screen::close),
+        KeyCode::Char('q') | KeyCode::Esc => Action::Quit,
+        KeyCode::Down | KeyCode::Char('j') => Action::Screen(|screen| screen.step(1)),
+        KeyCode::Up | KeyCode::Char('k') => Action::Screen(|screen| screen.step(-1)),
+        KeyCode::Enter | KeyCode::Right if !detail => Action::Open,
+        KeyCode::Char('n') => Action::Screen(|screen| screen.sort_by(screen::Sort::Name)),
+        KeyCode::Char('r') => Action::Screen(|screen| screen.sort_by(screen::Sort::Rate)),
+        KeyCode::Char('l') => Action::Screen(|screen| screen.sort_by(screen::Sort::Lag)),
+        KeyCode::Char('i') => Action::Screen(|screen| screen.sort_by(screen::Sort::InFlight)),
+        KeyCode::Char('p') => Action::Screen(|screen| screen.sort_by(screen::Sort::P99)),
+        KeyCode::Char('e') => Action::Screen(|screen| screen.sort_by(screen::Sort::Errors)),
+        KeyCode::Char('d') => Action::Screen(|screen| screen.sort_by(screen::Sort::Dead)),
+        _ => Action::None,
+    }
+}
+
+/// What a function is and why it last failed.
+async fn detail(settings: &Settings, bus: &Bus, function: &str) -> Detail {
+    let house = House::ask(settings, Some(bus), None).await.ok();
+    let manifest = house.and_then(|house| house.functions.get(function).map(|known| known.manifest.clone()));
+    let limits = manifest.as_ref().map(|manifest| manifest.limits(&settings.config));
+    let letters = match dlq::latest(bus, LETTERS).await {
+        Ok((letters, _)) => letters.into_iter().rev().filter(|letter| letter.content.function == function).collect(),
+        Err(_) => Vec::new(),
+    };
+    Detail { function: function.to_owned(), manifest, limits, letters }
+}

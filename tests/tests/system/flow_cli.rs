@@ -1,0 +1,218 @@
+//! `oncue flow`, `oncue map` and `oncue map --drift` on real servers; what workers write into the ledger is written here.
+
+use oncue::bus::Bus;
+use oncue::event::{self, new_id};
+use oncue::store::flow_key;
+use oncue_proto::oncue::v1::{Envelope, Header};
+use oncue_tests::house::{House, QUICK, until};
+use serde_json::{Value, json};
+
+fn oncue(house: &House, args: &[&str]) -> (i32, String, String) {
+    let output = house.output("oncue", args);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+fn json_of(house: &House, args: &[&str]) -> Value {
+    let (_, out, err) = oncue(house, args);
+    serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{err}"))
+}
+
+/// A flow of an upload that waits for thumbnails, as workers would have written it.
+fn write_ledger(house: &House, flow: &str) {
+    let key = flow_key(flow);
+    let now = event::now_ms();
+    let at = |ago: u64| (now - ago).to_string();
+    let root = format!(r#"["files.file.uploaded","f1","/gateway","",{}]"#, at(5000));
+    let next = format!(r#"["files.file.accepted","f1","/inspect-file","{flow}",{}]"#, at(4000));
+    let fields = [
+        (format!("e:{flow}"), root),
+        (format!("s:{flow}:inspect-file"), format!("d {}", at(4000))),
+        (format!("r:{flow}:inspect-file"), format!("{} 1", at(4100))),
+        ("e:out:1".to_owned(), next),
+        ("s:out:1:make-thumbnails".to_owned(), format!("p {}", at(4000))),
+        ("r:out:1:make-thumbnails".to_owned(), format!("{} 3", at(900))),
+        ("w:out:1:make-thumbnails".to_owned(), format!("{} no space left", at(800))),
+        ("s:out:1:retired".to_owned(), format!("p {}", at(4000))),
+        ("n".to_owned(), "2".to_owned()),
+        ("at".to_owned(), at(5000)),
+    ];
+    for (field, value) in fields {
+        house.redis_cli(&["HSET", &key, &field, &value]);
+    }
+}
+
+#[tokio::test]
+async fn a_tracked_flow_is_drawn_from_any_of_its_events() {
+    let house = House::new("").await;
+    let _worker = house.start("make-thumbnails").await;
+    let flow = new_id();
+    write_ledger(&house, &flow);
+    for id in [flow.as_str(), "out:1"] {
+        let (code, out, err) = oncue(&house, &["flow", id]);
+        assert_eq!(code, 0, "{err}");
+        let lines: Vec<&str> = out.lines().collect();
+        assert!(lines[0].starts_with(&format!("flow {flow}  running for 5.")), "{out}");
+        assert!(lines[0].ends_with("1 of 3 steps open"), "a function that is gone is not waited for: {out}");
+        assert!(lines[1].starts_with("waits for make-thumbnails on files.file.accepted f1: failed"), "{out}");
+        assert!(lines[1].contains("attempt 3: no space left"), "{out}");
+        assert!(out.contains("└─ ✓ inspect-file done  100 ms\n   └─ files.file.accepted f1  out:1"), "{out}");
+        assert!(out.contains("- retired removed"), "{out}");
+    }
+    let shown = json_of(&house, &["flow", &flow, "--json"]);
+    assert_eq!(
+        (&shown["from"], &shown["complete"], &shown["flow"]["open"]),
+        (&json!("ledger"), &json!(false), &json!(1))
+    );
+    assert_eq!(shown["waits_for"]["step"]["function"], "make-thumbnails");
+    let (code, _, err) = oncue(&house, &["flow", "never-was"]);
+    assert!(
+        code == 1 && err.contains("no event or flow \"never-was\"") && err.contains("were searched"),
+        "{code} {err}"
+    );
+}
+
+#[tokio::test]
+async fn a_flow_is_followed_to_its_end() {
+    let house = House::new("").await;
+    let _worker = house.start("make-thumbnails").await;
+    let flow = new_id();
+    write_ledger(&house, &flow);
+    let following = house.spawn("oncue", &["flow", &flow, "--follow", "--json"]);
+    following.wait_for_line("\"complete\":false").await;
+    let now = event::now_ms().to_string();
+    house.redis_cli(&["HSET", &flow_key(&flow), "s:out:1:make-thumbnails", &format!("d {now}"), "n", "1"]);
+    // The function that is gone is never done, and not waited for.
+    following.wait_for_line("\"complete\":true").await;
+}
+
+/// Publishes as workers and gateways do.
+async fn publish(bus: &Bus, ty: &str, id: &str, source: &str, flow: &str, cause: &str) -> u64 {
+    let headers =
+        [("ce-id", id), ("ce-type", ty), ("ce-source", source), ("ce-flowid", flow), ("ce-causationid", cause)];
+    let headers = headers.into_iter().chain([("Nats-Msg-Id", id)]).filter(|(_, value)| !value.is_empty());
+    let headers = headers.map(|(name, value)| Header { name: name.into(), value: value.into() }).collect();
+    let payload = br#"{"page":"/p","views":"10"}"#.as_slice().into();
+    bus.publish(&Envelope { subject: ty.to_owned(), headers, payload }).await.expect("taken").sequence
+}
+
+#[tokio::test]
+async fn a_flow_without_a_ledger_is_found_in_the_streams() {
+    let house = House::new(&format!("[functions.count-views]\n{QUICK}\n[functions.rank-pages]\n{QUICK}\n")).await;
+    let bus = house.bus().await;
+    let workers = house.start_all(&["count-views", "rank-pages"]).await;
+    // Ten views of one page make a milestone, which is ranked.
+    for n in 0..10 {
+        publish(&bus, "web.page.viewed", &format!("view-{n}"), "client", "", "").await;
+    }
+    house.drained(&bus, "web", "count-views").await;
+    until("the milestone", async || (house.count(&bus, "web").await == 11).then_some(())).await;
+    house.drained(&bus, "web", "rank-pages").await;
+    let output = house.messages(&bus, "web").await.pop().expect("the milestone");
+    let milestone = output.header("ce-id").expect("an id").to_owned();
+    let flow = output.header("ce-flowid").expect("a flow").to_owned();
+    for id in [flow.as_str(), &milestone] {
+        let (code, out, err) = oncue(&house, &["flow", id]);
+        assert_eq!(code, 0, "{err}");
+        assert!(out.starts_with(&format!("flow {flow}  complete\n")), "{out}");
+        assert!(out.contains("└─ ✓ count-views done"), "{out}");
+        assert!(
+            out.contains(&format!("└─ web.page.milestone /p  {milestone}")) && out.contains("└─ ✓ rank-pages done"),
+            "{out}"
+        );
+        assert!(err.contains("no ledger") && err.contains("events of") && err.contains("(all they hold)"), "{err}");
+    }
+    // What nobody has done yet is pending.
+    drop(workers);
+    until("the workers are gone", async || (json_of(&house, &["ps", "--json"])[0]["replicas"] == 0).then_some(()))
+        .await;
+    let id = new_id();
+    publish(&bus, "web.page.viewed", &id, "/gateway", &id, "").await;
+    let shown = json_of(&house, &["flow", &id, "--json"]);
+    assert_eq!((&shown["from"], &shown["waits_for"]["step"]["state"]), (&json!("streams"), &json!("pending")));
+    assert!(shown["searched"]["events"].as_u64() <= Some(12), "its id says where to begin: {shown}");
+}
+
+#[tokio::test]
+async fn among_many_flows_and_rows_a_tracked_one_is_found_by_a_late_event() {
+    let house = House::new("").await;
+    let fill = "for i = 1, 200000 do redis.call('SET', '{p1}:s:t:' .. i, 'x') end \
+                for i = 1, 5000 do redis.call('HSET', '{p2}:f:flow' .. i, 'e:ev' .. i, '[\"a.b.c\",\"k\",\"client\",\"\",5]', 'n', '0') end";
+    house.redis_cli(&["EVAL", fill, "0"]);
+    let shown = json_of(&house, &["flow", "ev4711", "--json"]);
+    assert_eq!(shown["flow"]["events"][0]["id"], "ev4711");
+}
+
+const APP: &str = "[functions.count-views]\n[functions.rank-pages]\n[functions.publish-trends]\n\
+                   [[schedule]]\nfunction = \"publish-trends\"\nevery = \"1h\"\n";
+
+#[tokio::test]
+async fn the_map_shows_programs_and_who_runs() {
+    let house = House::new(APP).await;
+    let _worker = house.start("count-views").await;
+    let (code, out, err) = oncue(&house, &["map"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("web.page.viewed  from clients\n└─ count-views  [pages]  1 running\n   └─ web.page.milestone\n      └─ rank-pages  [rankings]  not running"), "{out}");
+    assert!(out.contains("timer.function.fired  from schedule\n└─ publish-trends"), "{out}");
+    assert!(out.contains("web.trends.published  nobody listens"), "{out}");
+    assert!(oncue(&house, &["map", "--format", "mermaid"]).1.starts_with("flowchart LR\n"));
+    assert!(oncue(&house, &["map", "--format", "dot"]).1.starts_with("digraph oncue {\n"));
+    let map = json_of(&house, &["map", "--format", "json"]);
+    let views = map["types"].as_array().unwrap().iter().find(|ty| ty["type"] == "web.page.viewed").unwrap();
+    assert_eq!(views["consumed_by"], json!(["count-views"]));
+    // Without any server it still shows what the programs say.
+    let away = ["--nats", "nats://127.0.0.1:1", "--redis", "redis://127.0.0.1:1", "map"];
+    let (code, out, err) = oncue(&house, &away);
+    assert!(code == 0 && out.contains("└─ count-views") && err.contains("127.0.0.1:1"), "{code} {out} {err}");
+}
+
+#[tokio::test]
+async fn drift_is_named_and_has_an_exit_code() {
+    let house = House::new(APP).await;
+    let bus = house.bus().await;
+    let worker = house.start_all(&["count-views", "rank-pages", "publish-trends"]).await;
+    let kinds = |house: &House| -> Vec<(String, String)> {
+        let found = json_of(house, &["map", "--drift", "--format", "json"]);
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        found.as_array().unwrap().iter().map(|f| (text(&f["kind"]), text(&f["what"]))).collect()
+    };
+    let has = |found: &[(String, String)], kind: &str, part: &str| {
+        found.iter().any(|(k, what)| k == kind && what.contains(part))
+    };
+    let found = kinds(&house);
+    assert!(has(&found, "untriggered", "count-views acts on web.page.viewed"), "{found:?}");
+    assert!(has(&found, "unheard", "web.trends.published, from publish-trends"), "{found:?}");
+    assert!(!has(&found, "untriggered", "publish-trends") && !has(&found, "untriggered", "rank-pages"), "{found:?}");
+
+    publish(&bus, "web.page.viewed", "v", "client", "", "").await;
+    house.drained(&bus, "web", "count-views").await;
+    let old = (event::now_ms() - 9 * 24 * 3600 * 1000).to_string();
+    for (edge, at) in [
+        ("client\tweb.page.viewed\tcount-views", event::now_ms().to_string()),
+        ("/count-views\tweb.page.milestone\trank-pages", old.clone()),
+        ("client\ttimer.function.fired\tpublish-trends", event::now_ms().to_string()),
+        ("/ghost\tweb.page.milestone\trank-pages", old),
+    ] {
+        house.redis_cli(&["HINCRBY", "oncue:edges", edge, "1"]);
+        house.redis_cli(&["HSET", "oncue:edges:at", edge, &at]);
+    }
+    let found = kinds(&house);
+    assert!(!has(&found, "untriggered", ""), "{found:?}");
+    assert!(has(&found, "unused", "rank-pages last acted on an event 9 d ago"), "{found:?}");
+    assert!(has(&found, "undeclared", "there is no function ghost"), "{found:?}");
+    let (code, out, _) = oncue(&house, &["map", "--drift"]);
+    assert!(code == 1 && out.contains("undeclared"), "{code} {out}");
+    let accepted = ["map", "--drift", "--days", "10", "--ignore", "unheard", "--ignore", "undeclared"];
+    let (code, out, err) = oncue(&house, &accepted);
+    assert!(code == 0 && out.contains("declared and observed agree"), "{code} {out} {err}");
+    drop(worker);
+    let (code, _, err) = oncue(&house, &["--redis", "redis://127.0.0.1:1", "map", "--drift"]);
+    assert!(code == 4 && err.contains("127.0.0.1:1"), "without Redis nothing is observed: {code} {err}");
+}
+
+#[tokio::test]
+async fn top_needs_a_terminal_and_says_what_does_not() {
+    let house = House::new("").await;
+    let (code, _, err) = oncue(&house, &["top"]);
+    assert!(code == 2 && err.contains("oncue ps --json"), "{code} {err}");
+}
