@@ -95,7 +95,7 @@ test("a function tells its last hour and what failed", async ({ page }) => {
   assert.equal(await said(page, "#panel h2"), "invoice-step-8-01");
   await page.waitForFunction(() => document.getElementById("panel").textContent.includes("the tax office does not answer"));
   assert.equal(await page.locator("#panel .chart").count(), 4);
-  assert.ok((await page.locator("#panel .bars .bar").count()) > 2, "a histogram");
+  await page.waitForFunction(() => document.querySelectorAll("#panel .bars .bar").length > 2);
   await shoot(page, "function");
 });
 
@@ -218,10 +218,11 @@ const crowd = await startCrowd();
 const browser = await openBrowser();
 const page = await openPage(browser, crowd.url);
 for (const [name, run] of tests) {
+  const began = Date.now();
   try {
     await run({ page, browser, crowd });
     assert.deepEqual(page.complaints, []);
-    console.log(`ok    ${name}`);
+    console.log(`ok    ${name} (${((Date.now() - began) / 1000).toFixed(1)} s)`);
   } catch (error) {
     failures += 1;
     page.complaints = [];

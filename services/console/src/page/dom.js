@@ -139,13 +139,13 @@ export function traceLink(id, text = "trace") {
   return element;
 }
 
-export const flowLink = (id, text = id) => link(text, `#/flows/${encodeURIComponent(id)}`, "mono clip");
+export const flowLink = (id, text = id) => link(text, `#/flows/${encodeURIComponent(id)}`, text === id ? "mono clip" : "");
 
 // Name and value pairs, without those that are empty.
 export function facts(pairs) {
   const list = make("dl", "facts");
   for (const [name, value] of pairs) {
-    if (value === null || value === undefined || value === "") continue;
+    if (value === null || value === undefined || value === false || value === "") continue;
     list.append(make("dt", "", name), make("dd", "", value));
   }
   return list;

@@ -143,7 +143,7 @@ class Bench {
     const cell = make("td", "", make("p", "hint", "reading …"));
     cell.colSpan = 7;
     api(`/api/letters/${letter.number}`).then(
-      (whole) => cell.replaceChildren(...letterWhole(whole)),
+      (whole) => cell.replaceChildren(make("div", "parts whole", ...letterWhole(whole))),
       (error) => failed(cell, error),
     );
     return [line, make("tr", "open", cell)];
@@ -217,7 +217,7 @@ function letterWhole(letter) {
       ["type", letter.type],
       ["key", letter.key],
       ["tried", `${letter.attempts}×, redriven ${letter.redrives}×`],
-      ["accepted", `${new Date(letter.accepted).toISOString()} as ${letter.stream}:${letter.sequence}`],
+      ["accepted", letter.accepted > 0 && `${new Date(letter.accepted).toISOString()} as ${letter.stream}:${letter.sequence}`],
       ["set aside", new Date(letter.at).toISOString()],
       ["subject", make("span", "mono", letter.subject)],
     ]),

@@ -33,6 +33,7 @@ function route() {
   }
   if (page === "flows") leave = given ? showFlow(place, given) : showFlows(place);
   if (page === "letters") leave = showLetters(place, given);
+  if (page !== "search") byId("query").value = "";
   if (page === "search") leave = showSearch(place, given);
   document.title = `${{ map: "Map", flows: "Flow", letters: "Dead letters", search: "Search" }[page]} · Oncue`;
 }

@@ -227,13 +227,13 @@ export class LiveMap {
   }
 
   totals(sums, tick) {
-    const stored = make("div", "", make("b", "", short(tick.stored)), make("span", "", "events kept"));
+    const stored = make("div", "extra", make("b", "", short(tick.stored)), make("span", "", "events kept"));
     const one = (value, text, className = "") => make("div", className, make("b", "", value), make("span", "", text));
     byId("totals").replaceChildren(
       one(rate(tick.types.reduce((a, b) => a + b, 0)), "events/s"),
-      one(`${sums.running}/${this.shape.functions.length}`, "functions run"),
+      one(`${sums.running}/${this.shape.functions.length}`, "running"),
       one(short(sums.lag), "waiting"),
-      one(short(sums.flight), "in hand"),
+      one(short(sums.flight), "in hand", "extra"),
       one(short(sums.letters), "dead letters", sums.letters > 0 ? "bad" : ""),
       stored,
     );
@@ -243,6 +243,7 @@ export class LiveMap {
   look() {
     const { x, y, scale } = this.camera;
     this.view.setAttribute("transform", `translate(${x.toFixed(1)},${y.toFixed(1)}) scale(${scale.toFixed(4)})`);
+    byId("graph").classList.toggle("far", scale < 0.5);
     Object.assign(this.dots.view, this.camera);
     if (this.dots.dots.length > 0) this.dots.paint();
   }

@@ -166,7 +166,7 @@ export function eventRow(event) {
     "",
     make("div", "top-line", make("b", "clip", event.key || event.type || event.subject), moment(event.stored)),
     details,
-    make("div", "row", event.flow && flowLink(event.flow, "flow"), traceLink(event.trace), event.source && make("span", "hint", `from ${event.source}`), event.redriven && make("span", "reason", `redriven ${event.redriven}×`)),
+    make("div", "row", event.flow && flowLink(event.flow, "flow"), traceLink(event.trace), make("span", "hint", [event.type, event.source && `from ${event.source}`].filter(Boolean).join(" ")), event.redriven && make("span", "reason", `redriven ${event.redriven}×`)),
   );
 }
 
