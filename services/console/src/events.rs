@@ -68,7 +68,7 @@ pub async fn latest(
     let (mut newest, mut asked) = (Vec::new(), 0);
     while let Some((begin, end)) = pieces.pop().filter(|_| newest.len() < most && asked < QUESTIONS) {
         asked += 1;
-        let slice = Slice { from: begin, subject, messages: most + 1, bytes: 0 };
+        let slice = Slice { from: begin, since: None, subject, messages: most + 1, bytes: 0 };
         let mut batch = bus.read_slice(stream, &slice).await?;
         batch.retain(|found| found.sequence < end);
         if batch.len() <= most {

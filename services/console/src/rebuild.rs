@@ -1,6 +1,7 @@
 //! A flow without a ledger, put together from the streams: every event carries its flow and its cause, and seen-marks say
 //! which function is done with it. Reading is bounded in time; what was read is said.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -43,12 +44,20 @@ struct Member {
 }
 
 pub async fn flow(app: &App, id: &str) -> Result<Built, Problem> {
-    // The root's own place, if its id tells the time or the place; otherwise the youngest messages are all we can read.
-    let since = match search::time_of(id) {
-        Some(time) => Some(time),
-        None => search::by_place(app, id).await?.map(|(_, found)| found.time),
+    // The root, if its id tells the time or the place; otherwise the youngest messages are all we can read.
+    let time = search::time_of(id);
+    let root = match time {
+        Some(time) => search::around(app, id, time).await?,
+        None => search::by_place(app, id).await?,
     };
-    let streams: Vec<String> = app.board.streams().into_iter().filter(|s| s != oncue::bus::layout::DLQ).collect();
+    let since = root.as_ref().map(|(_, found)| found.time).or(time);
+    let mut streams = search::streams(app);
+    if let Some((stream, found)) = &root {
+        let ty = found.header("ce-type").and_then(event::percent_decode);
+        let ty = ty.unwrap_or_else(|| event::type_of_subject(&found.subject).to_owned());
+        let reached = reachable(app, &ty);
+        streams.retain(|known| known == stream || reached.iter().any(|ty| event::stream_of_type(ty) == known));
+    }
     let read = join_all(streams.iter().map(|stream| members(app, stream, id, since))).await;
     let (mut members, mut searched) = (Vec::new(), Vec::new());
     for (stream, read) in streams.iter().zip(read) {
@@ -71,6 +80,20 @@ pub async fn flow(app: &App, id: &str) -> Result<Built, Problem> {
     Ok(Built { flow: Some(Flow { id: id.to_owned(), open, started, ended: None, events }), trace, searched })
 }
 
+/// Types an event can lead to, by what functions say they emit. Whatever was sent besides is of no function.
+fn reachable(app: &App, root: &str) -> BTreeSet<String> {
+    let cards = app.board.cards();
+    let (mut reached, mut next) = (BTreeSet::new(), vec![root.to_owned()]);
+    while let Some(ty) = next.pop() {
+        let listeners = cards.iter().filter(|card| card.triggers.contains(&ty));
+        let emitted: Vec<String> = listeners.flat_map(|card| card.emits.clone()).collect();
+        if reached.insert(ty) {
+            next.extend(emitted);
+        }
+    }
+    reached
+}
+
 /// Events of the flow in one stream, and how far it was read.
 async fn members(app: &App, stream: &str, id: &str, since: Option<u64>) -> Result<(Vec<Member>, String), Problem> {
     let created = app.bus.stream_created(stream).await?;
@@ -80,7 +103,7 @@ async fn members(app: &App, stream: &str, id: &str, since: Option<u64>) -> Resul
     let (first, last) = search::span(app, stream, since.map(|time| time.saturating_sub(search::SKEW_MS))).await?;
     let (mut next, mut members) = (first, Vec::new());
     while next <= last && began.elapsed() < PATIENCE {
-        let slice = Slice { from: next, subject: ">", messages: BATCH, bytes: BYTES };
+        let slice = Slice { from: next, since: None, subject: ">", messages: BATCH, bytes: BYTES };
         let batch = app.bus.read_slice(stream, &slice).await?;
         let Some(end) = batch.last() else { break };
         next = end.sequence + 1;

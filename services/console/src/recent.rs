@@ -60,7 +60,7 @@ async fn look(app: &App, stream: &str) -> Result<Vec<(String, String, String, u3
     let place = Place { stream, created: app.bus.stream_created(stream).await? };
     let (first, last) = search::span(app, stream, None).await?;
     let from = first.max(last.saturating_sub(LOOKED_AT - 1));
-    let slice = Slice { from, subject: ">", messages: LOOKED_AT as usize, bytes: BYTES };
+    let slice = Slice { from, since: None, subject: ">", messages: LOOKED_AT as usize, bytes: BYTES };
     let found = app.bus.read_slice(stream, &slice).await?;
     let read = found.iter().filter_map(|found| {
         let incoming = place.read(found).ok()?;

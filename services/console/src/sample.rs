@@ -83,6 +83,8 @@ async fn take(app: &App, looks: u64) -> Result<Sample, String> {
     let words = |e: &dyn std::fmt::Display| e.to_string();
     let (stats, streams) = tokio::join!(bus.ask_all("$SRV.STATS", QUIET), streams::list(bus));
     let (stats, streams) = (stats.map_err(|e| words(&e))?, streams.map_err(|e| words(&e))?);
+    // Rates are told from what was counted now, not from when the rest was asked.
+    let at = event::now_ms();
     let running = answers::running(&stats);
     let manifests = if looks.is_multiple_of(MANIFESTS) || app.board.has_strangers(&running) {
         answers::manifests(&bus.ask_all("$SRV.INFO", QUIET).await.map_err(|e| words(&e))?)
@@ -97,7 +99,7 @@ async fn take(app: &App, looks: u64) -> Result<Sample, String> {
     let consumers: Result<Vec<Vec<Consumer>>, String> = consumers.into_iter().collect();
     let letters = if looks.is_multiple_of(LETTERS) { Some(streams::letters(bus).await?) } else { None };
     Ok(Sample {
-        at: event::now_ms(),
+        at,
         running,
         manifests,
         consumers: consumers?.into_iter().flatten().collect(),

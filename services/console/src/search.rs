@@ -1,6 +1,7 @@
 //! `GET /api/search?q=`: an event id, a flow id or a key, each looked up the way that does not read a whole stream: ids
 //! tell their time or their place, the ledger knows its flows, keys are part of subjects.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,11 +21,11 @@ use crate::letters::WINDOW;
 use crate::problem::{MALFORMED, Problem};
 
 /// For what must be looked for message by message.
-const PATIENCE: Duration = Duration::from_millis(600);
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Clocks of those who make ids, against the server's.
 pub const SKEW_MS: u64 = 5000;
 /// Messages of one question, and bytes.
-const BATCH: usize = 1000;
+const BATCH: usize = 500;
 const BYTES: usize = 4 << 20;
 /// Events shown of each type with a key.
 const OF_A_KEY: usize = 5;
@@ -135,7 +136,7 @@ async fn near(app: &App, stream: &str, id: &str, time: u64) -> Result<Option<Fou
     let began = Instant::now();
     let (mut next, last) = span(app, stream, Some(time.saturating_sub(SKEW_MS))).await?;
     while next <= last && began.elapsed() < PATIENCE {
-        let slice = Slice { from: next, subject: ">", messages: BATCH, bytes: BYTES };
+        let slice = Slice { from: next, since: None, subject: ">", messages: BATCH, bytes: BYTES };
         let batch = app.bus.read_slice(stream, &slice).await?;
         let Some(end) = batch.last() else { return Ok(None) };
         next = end.sequence + 1;
@@ -162,8 +163,12 @@ pub async fn span(app: &App, stream: &str, since: Option<u64>) -> Result<(u64, u
     let number = |field: &str| info["state"][field].as_u64().unwrap_or(0);
     let (first, last) = (number("first_seq").max(1), number("last_seq"));
     match since {
-        None => Ok((first.max(last.saturating_sub(5 * BATCH as u64)), last)),
-        Some(time) => Ok((app.bus.first_since(stream, time).await.map_err(failed)?.unwrap_or(last + 1), last)),
+        None => Ok((first.max(last.saturating_sub(10 * BATCH as u64)), last)),
+        Some(_) => {
+            let slice = Slice { from: first, since, subject: ">", messages: 1, bytes: 0 };
+            let found = app.bus.read_slice(stream, &slice).await?;
+            Ok((found.first().map_or(last + 1, |found| found.sequence), last))
+        }
     }
 }
 
@@ -176,15 +181,23 @@ async fn by_key(app: &App, key: &str) -> Result<(Vec<Hit>, usize), BusError> {
         .map(|entry| entry.ty.as_str())
         .filter(|ty| known.iter().any(|stream| stream == event::stream_of_type(ty)) && event::stream_of_type(ty) != DLQ)
         .collect();
-    let looked = join_all(types.iter().map(|ty| async move {
-        let (stream, subject) = (event::stream_of_type(ty), event::subject(ty, key));
-        Ok::<_, BusError>((stream, latest(&app.bus, stream, &subject, OF_A_KEY, |_| true).await?))
+    let mut subjects: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for ty in &types {
+        subjects.entry(event::stream_of_type(ty)).or_default().push(event::subject(ty, key));
+    }
+    // Most types have nothing under the key: one question for each stream says which have.
+    let looked = join_all(subjects.iter().map(|(stream, subjects)| async move {
+        let mut hits = Vec::new();
+        for last in app.bus.read_last(stream, subjects).await? {
+            let found = latest(&app.bus, stream, &last.subject, OF_A_KEY, |_| true).await?;
+            hits.extend(found.into_iter().map(|found| ((*stream).to_owned(), found)));
+        }
+        Ok::<_, BusError>(hits)
     }))
     .await;
-    let mut hits = Vec::new();
+    let mut hits: Vec<Hit> = Vec::new();
     for one in looked {
-        let (stream, found) = one?;
-        hits.extend(found.into_iter().map(|found| (stream.to_owned(), found)));
+        hits.extend(one?);
     }
     hits.sort_by_key(|(_, found)| std::cmp::Reverse(found.time));
     Ok((hits, types.len()))
@@ -211,7 +224,7 @@ async fn from_the_end(app: &App, stream: &str, id: &str, began: Instant) -> Resu
     let mut end = last + 1;
     while end > first && began.elapsed() < PATIENCE {
         let begin = end.saturating_sub(BATCH as u64).max(first);
-        let slice = Slice { from: begin, subject: ">", messages: (end - begin) as usize, bytes: BYTES };
+        let slice = Slice { from: begin, since: None, subject: ">", messages: (end - begin) as usize, bytes: BYTES };
         let batch = app.bus.read_slice(stream, &slice).await?;
         if let Some(found) = batch.into_iter().rev().find(|found| is(found, id)) {
             return Ok((Some(found), "found".to_owned()));

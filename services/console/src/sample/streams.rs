@@ -118,7 +118,7 @@ fn type_of_filter(filter: &str) -> Option<String> {
 pub async fn mix(bus: &Bus, stream: &Stream, before: Option<u64>) -> Option<Mix> {
     let taken = stream.last.checked_sub(before?).filter(|taken| *taken > 0)?;
     let from = stream.last + 1 - taken.min(LOOKED_AT);
-    let slice = Slice { from, subject: ">", messages: LOOKED_AT as usize, bytes: BYTES };
+    let slice = Slice { from, since: None, subject: ">", messages: LOOKED_AT as usize, bytes: BYTES };
     let found = bus.read_slice(&stream.name, &slice).await.inspect_err(|e| tracing::debug!(error = %e, "mix")).ok()?;
     let mut mix = Mix { stream: stream.name.clone(), taken, shares: BTreeMap::new() };
     for found in &found {

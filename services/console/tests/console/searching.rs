@@ -96,7 +96,7 @@ async fn a_flow_without_a_ledger_is_put_together_from_the_streams() {
     );
     assert_eq!(said["flow"]["open"], 1);
     let detail = world.get("/api/flows/none-such").await.problem(404, "not-found");
-    assert!(detail.contains("web 1 to 4, to its end"), "{detail}");
+    assert!(detail.contains("web 1 to 4, to its end"), "all that there is: {detail}");
 }
 
 #[tokio::test]

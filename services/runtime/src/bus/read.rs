@@ -33,8 +33,10 @@ impl Found {
 /// Which messages of a stream to read.
 #[derive(Debug, Clone)]
 pub struct Slice<'s> {
-    /// First sequence.
+    /// First sequence; does not count where `since` is set.
     pub from: u64,
+    /// Only what the stream took then or later, Unix milliseconds.
+    pub since: Option<u64>,
     /// Only of this subject; may hold wildcards.
     pub subject: &'s str,
     pub messages: usize,
@@ -45,21 +47,34 @@ pub struct Slice<'s> {
 impl Bus {
     /// A few hundred messages from sequence `from` on, in order; none at the end of the stream.
     pub async fn read_stream(&self, stream: &str, from: u64) -> Result<Vec<Found>, BusError> {
-        self.read_slice(stream, &Slice { from, subject: ">", messages: BATCH, bytes: 0 }).await
+        self.read_slice(stream, &Slice { from, since: None, subject: ">", messages: BATCH, bytes: 0 }).await
     }
 
     /// The first messages of a slice, in order; none where there are none.
     pub async fn read_slice(&self, stream: &str, slice: &Slice<'_>) -> Result<Vec<Found>, BusError> {
-        let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|e| failed(stream, e))?;
-        let mut query = json!({ "seq": slice.from.max(1), "next_by_subj": slice.subject, "batch": slice.messages });
+        let mut query = json!({ "next_by_subj": slice.subject, "batch": slice.messages });
+        match slice.since {
+            Some(time) => query["start_time"] = event::format_time(time).into(),
+            None => query["seq"] = slice.from.max(1).into(),
+        }
         if slice.bytes > 0 {
             query["max_bytes"] = slice.bytes.into();
         }
+        self.read_batch(stream, &query).await
+    }
+
+    /// The last message of each of these subjects, of those that have one.
+    pub async fn read_last(&self, stream: &str, subjects: &[String]) -> Result<Vec<Found>, BusError> {
+        self.read_batch(stream, &json!({ "multi_last": subjects, "batch": subjects.len() })).await
+    }
+
+    async fn read_batch(&self, stream: &str, query: &Value) -> Result<Vec<Found>, BusError> {
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|e| failed(stream, e))?;
         let request = format!("$JS.API.DIRECT.GET.{stream}");
         let asked = self.client.publish_with_reply(request, inbox, query.to_string().into()).await;
         asked.map_err(|e| failed(stream, e))?;
-        let mut batch = Vec::with_capacity(slice.messages.min(BATCH));
+        let mut batch = Vec::new();
         loop {
             let answer = tokio::time::timeout(QUIET, answers.next()).await;
             let answer = answer.map_err(|e| failed(stream, e))?.ok_or_else(|| failed(stream, "connection closed"))?;
