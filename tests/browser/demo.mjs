@@ -14,7 +14,7 @@ export async function startDemo(profile = "release") {
   const dir = mkdtempSync(join(tmpdir(), "oncue-demo-"));
   const [nats, redis, gateway, console_, ui, grpc, http, health] = await Promise.all(Array.from({ length: 8 }, freePort));
   const bin = join(target, profile);
-  const config = readFileSync(join(root, "oncue.toml"), "utf8").replace("write = false", "write = true");
+  const config = readFileSync(join(root, "oncue.toml"), "utf8").replace("write = false", "write = true").replace('track = "asked"', 'track = "all"');
   writeFileSync(join(dir, "oncue.toml"), config);
   const viewer = start(join(bin, "oncue-trace-viewer"), ["--ui-port", ui, "--otlp-grpc-port", grpc, "--otlp-http-port", http, "--health-port", health].map(String));
   await until("the trace viewer", () => isThere(`http://127.0.0.1:${ui}/`) || (viewer.exitCode !== null && Promise.reject(new Error(viewer.said))));
@@ -69,7 +69,7 @@ function png(size, seed) {
 }
 
 export async function upload(demo, name, body) {
-  const headers = { "oncue-owner": "ann", "oncue-flow": "track" };
+  const headers = { "oncue-owner": "ann" };
   const answer = await fetch(`${demo.gateway}/v1/files/${name}`, { method: "PUT", headers, body });
   if (answer.status !== 202) throw new Error(`${name}: ${answer.status} ${await answer.text()}`);
   return answer.json();
@@ -92,7 +92,7 @@ export function traffic(demo, perSecond = 40) {
   const send = async () => {
     for (let number = 0; going; number += 1) {
       await upload(demo, `picture-${number}.png`, picture(number % 12, 420)).catch(() => {});
-      await pause(700);
+      await pause(1500);
     }
   };
   const done = Promise.all([visit(), send()]);

@@ -44,9 +44,11 @@ const cookie = (await page.context().cookies()).map(({ name, value }) => `${name
 await spoil(demo);
 await until("letters", async () => (await (await fetch(`${demo.console}/api/letters`, { headers: { cookie } })).json()).letters >= 13);
 // Long enough for an hour that shows something, and for the failures to be a minute old.
-await pause(75_000);
+await pause(70_000);
+await page.mouse.move(700, 20);
 await shoot(page, "map");
 await stopTraffic();
+await until("thumbnails to be made", async () => (await (await fetch(`${demo.console}/api/functions/make-thumbnails`, { headers: { cookie } })).json()).lag === 0);
 const { flow, traceparent } = await upload(demo, "harbour.png", picture(3));
 await complete(demo, cookie, flow);
 await page.goto(`${demo.console}/#/flows/${flow}`);
@@ -55,10 +57,13 @@ await pause(1000);
 await shoot(page, "flow");
 await page.goto(`${demo.console}/#/letters`);
 await page.waitForSelector(".bench tbody button");
+await page.click('.groups button:has-text("inspect-file")');
 await page.locator(".bench tbody button").first().click();
 await page.waitForSelector(".bench pre.json");
-await page.click("text=/^Try all/");
+await page.locator('.bench tbody input[type="checkbox"]').first().check();
+await page.click("text=Try 1 chosen");
 await page.waitForSelector(".outcome .state");
+await page.waitForSelector(".bench pre.json");
 await shoot(page, "dead-letters");
 const jaeger = await openPage(browser, demo.traces, { deviceScaleFactor: 1.5, viewport: { width: 1360, height: 900 } });
 await pause(2000);

@@ -60,15 +60,6 @@ impl Bus {
         if slice.bytes > 0 {
             query["max_bytes"] = slice.bytes.into();
         }
-        self.read_batch(stream, &query).await
-    }
-
-    /// The last message of each of these subjects, of those that have one.
-    pub async fn read_last(&self, stream: &str, subjects: &[String]) -> Result<Vec<Found>, BusError> {
-        self.read_batch(stream, &json!({ "multi_last": subjects, "batch": subjects.len() })).await
-    }
-
-    async fn read_batch(&self, stream: &str, query: &Value) -> Result<Vec<Found>, BusError> {
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|e| failed(stream, e))?;
         let request = format!("$JS.API.DIRECT.GET.{stream}");
