@@ -92,7 +92,7 @@ export function traffic(demo, perSecond = 40) {
   const send = async () => {
     for (let number = 0; going; number += 1) {
       await upload(demo, `picture-${number}.png`, picture(number % 12, 420)).catch(() => {});
-      await pause(1500);
+      await pause(3000);
     }
   };
   const done = Promise.all([visit(), send()]);

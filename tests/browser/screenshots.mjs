@@ -44,11 +44,11 @@ const cookie = (await page.context().cookies()).map(({ name, value }) => `${name
 await spoil(demo);
 await until("letters", async () => (await (await fetch(`${demo.console}/api/letters`, { headers: { cookie } })).json()).letters >= 13);
 // Long enough for an hour that shows something, and for the failures to be a minute old.
-await pause(70_000);
+await pause(65_000);
 await page.mouse.move(700, 20);
 await shoot(page, "map");
 await stopTraffic();
-await until("thumbnails to be made", async () => (await (await fetch(`${demo.console}/api/functions/make-thumbnails`, { headers: { cookie } })).json()).lag === 0);
+await until("thumbnails to be made", async () => (await (await fetch(`${demo.console}/api/functions/make-thumbnails`, { headers: { cookie } })).json()).lag === 0, 180_000);
 const { flow, traceparent } = await upload(demo, "harbour.png", picture(3));
 await complete(demo, cookie, flow);
 await page.goto(`${demo.console}/#/flows/${flow}`);
