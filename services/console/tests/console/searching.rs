@@ -103,7 +103,7 @@ async fn a_flow_without_a_ledger_is_put_together_from_the_streams() {
 async fn a_tracked_flow_is_shown_as_its_ledger_has_it() {
     let world = World::open().await;
     let (id, store) = (event::new_id(), oncue::store::Store::Redis(world.store.clone()));
-    store.track(&viewed(&id), "home", std::time::Duration::from_secs(60)).await.unwrap();
+    store.track(&viewed(&id), "home", std::time::Duration::from_mins(1)).await.unwrap();
     world.publish(&viewed(&id), "home", json!({ "page": "home" })).await;
     seen(&world).await;
     let said = world.get(&format!("/api/flows/{id}")).await.json();
