@@ -90,7 +90,8 @@ async fn letters_are_tried_and_redriven_from_the_console_and_every_action_is_on_
 
     let (failing, rejected) = (operator.numbers("not yet").await, operator.numbers("told to reject").await);
     let tried = operator.post("/api/letters/try", &json!({ "numbers": rejected })).await;
-    assert_eq!((&tried["answers"][0]["outcome"], &tried["answers"][0]["reason"]), (&json!("dead"), &json!("rejected")));
+    let answer = &tried["answers"][0];
+    assert_eq!((&answer["outcome"], &answer["message"]), (&json!("dead"), &json!("told to reject")));
 
     let _worker = house.start("misbehave").await;
     let ended = operator.redrive(&failing).await;
