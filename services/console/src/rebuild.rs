@@ -19,7 +19,7 @@ use crate::problem::Problem;
 use crate::search;
 
 /// For reading, all streams at once.
-const PATIENCE: Duration = Duration::from_millis(700);
+const PATIENCE: Duration = Duration::from_millis(450);
 /// Messages of one question, and bytes.
 const BATCH: usize = 1000;
 const BYTES: usize = 4 << 20;

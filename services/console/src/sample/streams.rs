@@ -72,21 +72,11 @@ fn stream(info: &Value) -> Option<Stream> {
 }
 
 pub async fn consumers(bus: &Bus, stream: &Stream) -> Result<Vec<Consumer>, String> {
-    let mut all = Vec::new();
-    let mut offset = 0;
-    loop {
-        let page = bus.api(&format!("CONSUMER.LIST.{}", stream.name), &json!({ "offset": offset })).await;
-        let page = match page {
-            Ok(page) => page,
-            Err(e) if e.is_not_found() => return Ok(all),
-            Err(e) => return Err(format!("consumers of {}: {e}", stream.name)),
-        };
-        let list = page["consumers"].as_array().cloned().unwrap_or_default();
-        offset += list.len() as u64;
-        all.extend(list.iter().filter_map(|info| consumer(&stream.name, info)));
-        if list.is_empty() || offset >= page["total"].as_u64().unwrap_or_default() {
-            return Ok(all);
-        }
+    match bus.consumers(&stream.name).await {
+        Ok(list) => Ok(list.iter().filter_map(|info| consumer(&stream.name, info)).collect()),
+        // Gone since the streams were listed.
+        Err(e) if e.is_not_found() => Ok(Vec::new()),
+        Err(e) => Err(format!("consumers of {}: {e}", stream.name)),
     }
 }
 
