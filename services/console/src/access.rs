@@ -152,7 +152,10 @@ pub async fn login(
             return Err(Problem::new(CROWDED, "too many wrong tokens at once"));
         };
         tokio::time::sleep(PENALTY).await;
-        return Err(Problem::new(WRONG_TOKEN, "it is what the console was started with, in ONCUE_CONSOLE_TOKEN"));
+        return Err(Problem::new(
+            WRONG_TOKEN,
+            "that is not the token the console was started with, in ONCUE_CONSOLE_TOKEN",
+        ));
     };
     audit::line(&who, "login", "", "welcome");
     let cookie = make_cookie(key, name, event::now_ms() + DAY_MS);

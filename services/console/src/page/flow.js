@@ -102,7 +102,7 @@ function chart(flow, now) {
 function axis(span) {
   const when = make("div", "when");
   for (const part of [0, 0.25, 0.5, 0.75]) {
-    const mark = make("span", "", part === 0 ? "0" : duration(Math.round(span * part)));
+    const mark = make("span", "", part === 0 ? "0" : duration(span * part));
     mark.style.left = `${100 * part}%`;
     when.append(mark);
   }
