@@ -74,6 +74,7 @@ rows! {
     s4_fsync_fails "S-4"
     n7_dead_lines_to_redis "N-7"
     w1_power_cut_redis_always "W-1"
+    w2_power_cut_redis_everysec "W-2"
     w3_power_cut_nats_always "W-3"
     w4_power_cut_nats_default "W-4"
     w5_torn_log "W-5"

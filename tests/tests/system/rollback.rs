@@ -59,6 +59,24 @@ async fn what_was_restored_is_no_loss() {
     assert!(redis.regressed().borrow().is_some(), "a loss since then is one");
 }
 
+/// Found by power cuts just after a recovery: Redis lost that it had been restored, and with it every later loss.
+#[tokio::test]
+async fn a_restoration_that_was_lost_as_well_hides_no_loss() {
+    let house = House::new("").await;
+    let url = format!("redis://127.0.0.1:{}", house.redis_port);
+    RedisStore::connect(&url).await.expect("Redis").clear_regression().await.expect("restored");
+    let redis = RedisStore::connect(&url).await.expect("Redis");
+    let store = Store::Redis(redis.clone());
+    for n in 0..3 {
+        commit(&store, alone(handled(&format!("l{n}"), "/l"))).await;
+    }
+    let record = house.redis_cli(&["--scan", "--pattern", "oncue:commits:*"]);
+    house.redis_cli(&["SET", &record, "1 1700000000000"]);
+    house.redis_cli(&["DEL", "oncue:epoch"]);
+    commit(&store, alone(handled("l3", "/l"))).await;
+    assert!(redis.regressed().borrow().is_some() && redis.regression().await.expect("asked").is_some());
+}
+
 #[tokio::test]
 async fn an_emptied_redis_is_restored_from_the_beginning() {
     let house = House::new("").await;

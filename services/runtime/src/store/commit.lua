@@ -276,10 +276,11 @@ end
 
 -- A worker has missed commits of its own: recorded under its name, unless they have been restored since it looked last.
 -- KEYS: the epoch, which each restoration raises, and what was found. ARGV: the epoch known, the worker, what it found.
+-- An epoch below the known one is itself something that Redis has lost.
 -- Reply: the epoch.
 local function regressed(KEYS, ARGV)
   local epoch = redis.call('GET', KEYS[1]) or '0'
-  if epoch == ARGV[1] then redis.call('HSET', KEYS[2], ARGV[2], ARGV[3]) end
+  if tonumber(epoch) <= tonumber(ARGV[1]) then redis.call('HSET', KEYS[2], ARGV[2], ARGV[3]) end
   return epoch
 end
 

@@ -12,7 +12,7 @@
 //! | `oncue:partitions` | number of partitions, fixed at first start |
 //! | `oncue:commits:WORKER` | number and time of a worker's last commit, by which a Redis that went back in time is found out |
 //! | `oncue:regressed` | what workers found then; nobody starts until `oncue recover redis` has taken it away |
-//! | `oncue:epoch` | how often that was done |
+//! | `oncue:epoch` | when that was done last |
 //! | `{pN}:f:FLOW` | the ledger of a tracked flow (see [`crate::flow`]) |
 //! | `oncue:edges`, `oncue:edges:at` | `SOURCE\tTYPE\tFUNCTION` -> how many events went that way, and when the last did |
 //! | `oncue:functions` | function -> its manifest and when it last started |

@@ -14,7 +14,8 @@ use super::RedisStore;
 use crate::event;
 use crate::store::{Regression, Run, StoreError};
 
-/// Raised by each restoration: what a worker misses from before was restored.
+/// Time (Unix ms) of the last restoration: what a worker misses from before it was restored. A time, and no count, since Redis
+/// may lose this as well, and must not come to the same number again.
 const EPOCH: &str = "oncue:epoch";
 /// What workers found out, by worker; nobody starts while it is there.
 const REGRESSED: &str = "oncue:regressed";
@@ -31,7 +32,7 @@ pub(super) struct Own {
 }
 
 struct Memory {
-    epoch: String,
+    epoch: u64,
     /// Number of the last commit begun, and of the last one that was answered.
     begun: u64,
     answered: u64,
@@ -45,7 +46,7 @@ struct Memory {
 impl Own {
     pub fn new() -> Self {
         let memory = Memory {
-            epoch: "0".into(),
+            epoch: 0,
             begun: 0,
             answered: 0,
             at: Instant::now(),
@@ -97,8 +98,8 @@ impl Own {
         Some(Regression { seen, found, since, from })
     }
 
-    fn epoch(&self) -> String {
-        self.lock().epoch.clone()
+    fn epoch(&self) -> u64 {
+        self.lock().epoch
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Memory> {
@@ -107,10 +108,10 @@ impl Own {
 }
 
 impl RedisStore {
-    /// Learns how often lost commits were restored so far: those are nobody's loss any more.
+    /// Learns when lost commits were restored last: those are nobody's loss any more.
     pub(super) async fn learn_epoch(&self) -> Result<(), StoreError> {
-        let epoch: Option<String> = cmd("GET").arg(EPOCH).query_async(&mut self.connection()).await?;
-        self.own.lock().epoch = epoch.unwrap_or_else(|| "0".into());
+        let epoch: Option<u64> = cmd("GET").arg(EPOCH).query_async(&mut self.connection()).await?;
+        self.own.lock().epoch = epoch.unwrap_or_default();
         Ok(())
     }
 
@@ -124,7 +125,7 @@ impl RedisStore {
     /// The lost effects are being restored: workers may start again.
     pub async fn clear_regression(&self) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
-        pipe.atomic().cmd("INCR").arg(EPOCH).ignore().cmd("DEL").arg(REGRESSED).ignore();
+        pipe.atomic().cmd("SET").arg(EPOCH).arg(event::now_ms()).ignore().cmd("DEL").arg(REGRESSED).ignore();
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
@@ -144,9 +145,9 @@ impl RedisStore {
         let (epoch, json) = (self.own.epoch(), serde_json::json!(regression).to_string());
         let mut record = cmd("FCALL");
         record.arg(self.function.replace("commit", "regressed")).arg(2).arg(EPOCH).arg(REGRESSED);
-        record.arg(&epoch).arg(&self.own.name).arg(json);
-        match record.query_async::<String>(&mut connection).await {
-            Ok(now) if now != epoch => {
+        record.arg(epoch).arg(&self.own.name).arg(json);
+        match record.query_async::<u64>(&mut connection).await {
+            Ok(now) if now > epoch => {
                 tracing::info!(%regression, "commits of this worker were lost and have been restored since");
                 self.own.lock().epoch = now;
                 return;
