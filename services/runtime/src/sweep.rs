@@ -7,11 +7,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::bus::layout::{DLQ, TIMER};
-use crate::bus::{ApiError, Bus};
+use crate::bus::{ApiError, Bus, PublishError};
 use crate::event::{self, PARTITIONS};
-use crate::outbox;
+use crate::outbox::{self, Output};
 use crate::settle::publish;
-use crate::store::{StoreError, Unpublished};
+use crate::store::{Frame, StoreError, Unpublished};
 use crate::worker::Worker;
 
 /// Partitions looked at in one step.
@@ -59,12 +59,11 @@ impl Worker {
     async fn publish_again(&self, left: Vec<Unpublished>) {
         for Unpublished { outbox_key, frames } in left {
             tracing::info!(outbox = outbox_key, events = frames.len(), "publishing what stayed behind");
-            let (mut done, mut left) = (Vec::new(), Vec::new());
-            for frame in frames {
-                let answers = publish(&self.bus, outbox::decode(frame.outputs.clone())).await;
-                if answers.iter().all(Result::is_ok) { done.push(frame) } else { left.push(frame) }
-            }
-            self.mark(outbox_key, &left, &done).await;
+            let published = publish_frames(&self.bus, &frames).await;
+            let (done, left): (Vec<_>, Vec<_>) =
+                frames.into_iter().zip(published).partition(|(_, published)| published.is_ok());
+            let frames = |parts: Vec<(Frame, _)>| parts.into_iter().map(|(frame, _)| frame).collect::<Vec<_>>();
+            self.mark(outbox_key, &frames(left), &frames(done)).await;
         }
     }
 
@@ -86,12 +85,15 @@ impl Worker {
                     break;
                 }
                 from += kept.len();
-                for frame in kept.into_iter().flat_map(|kept| kept.frames) {
-                    let answers = publish(&self.bus, outbox::decode(frame.outputs)).await;
-                    outputs += answers.len();
-                    if let Some(e) = answers.into_iter().find_map(Result::err) {
-                        self.store.renew(&lease, 1).await?;
-                        return Err(StoreError::refused(e.to_string()));
+                for kept in kept {
+                    for published in publish_frames(&self.bus, &kept.frames).await {
+                        match published {
+                            Ok(count) => outputs += count,
+                            Err(e) => {
+                                self.store.renew(&lease, 1).await?;
+                                return Err(StoreError::refused(e.to_string()));
+                            }
+                        }
                     }
                 }
             }
@@ -118,6 +120,19 @@ impl Worker {
             }
         }
     }
+}
+
+/// Publishes what followed from the events of a commit, all at once; for each event how much that was, or what failed.
+async fn publish_frames(bus: &Bus, frames: &[Frame]) -> Vec<Result<usize, PublishError>> {
+    let outputs: Vec<Vec<Output>> = frames.iter().map(|frame| outbox::decode(frame.outputs.clone())).collect();
+    let counts: Vec<usize> = outputs.iter().map(Vec::len).collect();
+    let mut answers = publish(bus, outputs.into_iter().flatten().collect()).await.into_iter();
+    let of_event = |count: usize| {
+        // All of its answers are taken, whatever the first of them says: the next are another event's.
+        let own: Vec<Result<(), PublishError>> = answers.by_ref().take(count).collect();
+        own.into_iter().collect::<Result<Vec<()>, _>>().map(|all| all.len())
+    };
+    counts.into_iter().map(of_event).collect()
 }
 
 /// Purges once, and says how many messages went.
