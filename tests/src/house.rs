@@ -200,17 +200,28 @@ impl House {
     /// Publishes as a client that knows nothing of us: bare `PUB` lines on a socket, no header, no library.
     pub fn plain_publish<'a>(&self, messages: impl IntoIterator<Item = (&'a str, String)>) {
         let mut socket = TcpStream::connect(("127.0.0.1", self.nats_port)).expect("NATS");
-        let mut lines = String::from("CONNECT {\"verbose\":false}\r\n");
+        let mut lines = String::from("CONNECT {\"verbose\":false}\r\nSUB _INBOX.plain.* 1\r\n");
+        let mut sent = 0;
         for (subject, payload) in messages {
-            let _ = write!(lines, "PUB {subject} {}\r\n{payload}\r\n", payload.len());
+            sent += 1;
+            let _ = write!(lines, "PUB {subject} _INBOX.plain.{sent} {}\r\n{payload}\r\n", payload.len());
         }
         lines.push_str("PING\r\n");
         socket.write_all(lines.as_bytes()).expect("NATS takes it");
+        // PONG says that the server has read all of it, the answer to the last that its stream has it. Where no stream takes
+        // it there is none.
+        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a time-out");
+        let last = format!("MSG _INBOX.plain.{sent} ");
         let (mut answer, mut buffer) = (String::new(), [0; 4096]);
-        while !answer.contains("PONG") {
-            let n = socket.read(&mut buffer).expect("NATS answers");
-            assert!(n > 0, "NATS closed the connection: {answer}");
-            answer.push_str(&String::from_utf8_lossy(&buffer[..n]));
+        while !answer.contains("PONG") || !answer.contains(&last) {
+            match socket.read(&mut buffer) {
+                Ok(n) => {
+                    assert!(n > 0, "NATS closed the connection: {answer}");
+                    answer.push_str(&String::from_utf8_lossy(&buffer[..n]));
+                }
+                Err(_) if answer.contains("PONG") => break,
+                Err(e) => panic!("NATS does not answer: {e}"),
+            }
         }
     }
 
