@@ -109,11 +109,11 @@ impl Bus {
     /// what the server's monitoring shows.
     pub async fn connect(url: &str, name: &str) -> Result<Self, BusError> {
         let (connected, mut connections) = watch::channel(0);
-        let servers = url::servers(url)?;
+        let (servers, before) = (url::servers(url)?, connections.clone());
         let client = url::options(&servers)
             .name(name)
             .ping_interval(Duration::from_secs(10))
-            .reconnect_delay_callback(url::reconnect_delay)
+            .reconnect_delay_callback(move |attempts| url::connect_delay(attempts, *before.borrow() > 0))
             .request_timeout(Some(API_TIMEOUT))
             .event_callback(move |event| {
                 match event {

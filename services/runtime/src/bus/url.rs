@@ -22,9 +22,12 @@ pub fn options(servers: &[ServerAddr]) -> ConnectOptions {
     ConnectOptions::new().user_and_password(user, password)
 }
 
-/// 0 to 100 ms, then growing to 4 s, of which a random half is taken off: all lost the server at the same moment, and it
-/// must not get all of them back at once.
-pub fn reconnect_delay(attempts: usize) -> Duration {
+/// Who was connected `before` waits 0 to 100 ms, then up to 4 s, of which a random half is taken off: all lost the server at
+/// the same moment, and it must not get all of them back at once. Who starts waits for nothing.
+pub fn connect_delay(attempts: usize, before: bool) -> Duration {
+    if attempts <= 1 && !before {
+        return Duration::ZERO;
+    }
     let full = Duration::from_millis(100).saturating_mul(1 << attempts.saturating_sub(1).min(10)).min(LONGEST);
     full.mul_f64(if attempts <= 1 { fastrand::f64() } else { 0.5 + fastrand::f64() / 2.0 })
 }
@@ -45,6 +48,14 @@ pub fn without_password(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_start_is_not_held_up_and_reconnects_do_not_march_in_step() {
+        assert_eq!(connect_delay(1, false), Duration::ZERO);
+        let delays: std::collections::BTreeSet<Duration> = (0..20).map(|_| connect_delay(1, true)).collect();
+        assert!(delays.len() > 1 && delays.iter().all(|delay| *delay < Duration::from_millis(101)));
+        assert!((1..100).all(|n| connect_delay(n, true) <= LONGEST));
+    }
 
     #[test]
     fn a_url_may_list_servers_and_name_a_user() {
