@@ -103,7 +103,11 @@ impl Worker {
             keep_outputs: settings.keep_outputs,
             stream_created,
             bus,
-            reads: group(&store, |ask: &Ask| ask.marks.len(), |store, asks| async move { store.read(&asks).await }),
+            reads: group(
+                &store,
+                |ask: &Ask| ask.marks.len().max(1),
+                |store, asks| async move { store.read(&asks).await },
+            ),
             commits: group(&store, weight, |store, runs| async move { Ok(shared(store.commit(&runs).await?)) }),
             starts: group(&store, |_| 1, |store, marks| async move { store.started(&marks).await }),
             marks: group(
@@ -261,8 +265,8 @@ impl Worker {
         } else {
             _shared = self.probation.read().await;
         }
-        for _ in 0..RERUNS {
-            let found = match self.look_up(key, &events).await {
+        for round in 0..RERUNS {
+            let found = match self.look_up(key, &events, round > 0).await {
                 Ok(found) => found,
                 Err(e) => return self.fault(events, &e),
             };
@@ -307,11 +311,16 @@ impl Worker {
         self.put_back(events, "the row keeps changing under it");
     }
 
-    /// The row of the key, and which of the events were applied before.
-    async fn look_up(&self, key: &str, events: &[Boxed]) -> Result<Found, StoreError> {
+    /// The row of the key, and which of the events were applied before. An event that comes for the first time is as
+    /// good as certain to be new, and the commit finds out if it is not, so its mark is looked up only then, or where a
+    /// run for nothing could be the second call of what is called once.
+    async fn look_up(&self, key: &str, events: &[Boxed], refused: bool) -> Result<Found, StoreError> {
         let asked = telemetry::clock();
-        let marks = events.iter().map(|job| job.mark.clone()).collect();
-        let found = self.reads.ask(Ask { row: self.row_key(key), marks }).await?;
+        let doubtful = |job: &Boxed| refused || self.function.at_most_once || job.delivery.place.attempt > 1;
+        let marks = events.iter().filter(|job| doubtful(job)).map(|job| job.mark.clone()).collect();
+        let mut found = self.reads.ask(Ask { row: self.row_key(key), marks }).await?;
+        let mut seen = found.seen.into_iter();
+        found.seen = events.iter().map(|job| doubtful(job) && seen.next().unwrap_or_default()).collect();
         for job in events {
             job.trace.read(asked);
         }

@@ -103,9 +103,18 @@ impl Arena {
 
     pub async fn with(profile: Profile, config: &str) -> Self {
         let arguments = |args: &[&str]| args.iter().map(|arg| (*arg).to_owned()).collect();
+        // As in deploy/*/redis.conf, for both sides.
+        let compact = ["--hash-max-listpack-entries", "128"];
         let servers = match profile {
-            Profile::Fast => Servers { redis_args: arguments(&["--appendonly", "no"]), ..Servers::default() },
-            Profile::Durable => Servers { jetstream: "sync_interval: always\n".into(), ..Servers::default() },
+            Profile::Fast => Servers {
+                redis_args: arguments(&[&["--appendonly", "no"], &compact[..]].concat()),
+                ..Servers::default()
+            },
+            Profile::Durable => Servers {
+                redis_args: arguments(&compact),
+                jetstream: "sync_interval: always\n".into(),
+                ..Servers::default()
+            },
         };
         let mut house = House::with(config, servers).await;
         if profile == Profile::Durable {

@@ -295,9 +295,10 @@ fn parts(house: &House) -> Option<Vec<u64>> {
     Some(vec![
         field("*:s:tallies:*", "count"),
         field("*:s:hits:*", "total"),
-        sum("*:d:torn:*", "HLEN"),
-        // One outbox for all events of a commit.
-        keys("*:o:torn:*").len() as u64 * TORN,
+        // Each bucket has one field more, which says that it expires.
+        sum("*:d:torn:*", "HLEN") - keys("*:d:torn:*").len() as u64,
+        // One outbox for all events of a commit; before the commit it is there as well, but only for a while.
+        keys("*:o:torn:*").iter().filter(|key| house.redis_cli(&["TTL", key]) == "-1").count() as u64 * TORN,
         sum("*:u", "ZCARD") * TORN,
     ])
 }

@@ -380,11 +380,12 @@ fn each_broken_twin_disagrees() {
     let runtime = runtime();
     let house = runtime.block_on(House::new(""));
     let twins = [
-        ("seen-check off", "local status = mark and not", "local status = false and not"),
-        ("half a run", "local refused = next(run.statuses) ~= nil", "local refused = false"),
+        ("seen-check off", "local status = mark and ", "local status = false and "),
+        ("half a run", "return not run.statuses and (", "return ("),
         ("operations checked one by one", "plan.kinds[op.key] = want", ""),
-        ("outputs not listed", "redis.call('ZADD', KEYS[3], now, KEYS[2])", ""),
-        ("version not raised", "math.max(micros, tonumber(run.version) + 1)", "tonumber(run.version)"),
+        ("outputs not listed", "redis.call('ZADD', index, now, key)", ""),
+        ("outputs of what was refused", "cut = cut or run.outbox > 0", ""),
+        ("version not raised", "math.max(micros, run.version + 1)", "run.version"),
     ];
     for (name, line, broken) in twins {
         house.redis_cli(&["FLUSHALL"]);

@@ -134,11 +134,12 @@ async fn a_refused_run_leaves_no_outputs(store: &Store) {
     let partition = event::partition("/w");
     let first = outbox(store, &[with_outputs("w1", "/w", "first")]).await;
     store.published(&[first], false).await.expect("marked");
-    let runs = [with_outputs("w1", "/w", "again"), with_outputs("w2", "/w", "new")].map(alone);
-    let committed = store.commit(&runs).await.expect("a commit");
-    assert_eq!(committed.statuses, [[Status::Duplicate(None)], [Status::Applied]]);
+    let runs =
+        [("w2", "before"), ("w1", "again"), ("w3", "behind")].map(|(id, outputs)| with_outputs(id, "/w", outputs));
+    let committed = store.commit(&runs.clone().map(alone)).await.expect("a commit");
+    assert_eq!(committed.statuses, [[Status::Applied], [Status::Duplicate(None)], [Status::Applied]]);
     let key = committed.outbox.expect("outputs wait");
-    let frames = vec![frame(&with_outputs("w2", "/w", "new"))];
+    let frames = vec![frame(&runs[0]), frame(&runs[2])];
     assert_eq!(waiting(store, partition, event::now_ms() + 60_000).await, [(key.clone(), frames)]);
     store.published(&[key], false).await.expect("marked");
     let committed = store.commit(&[alone(with_outputs("w2", "/w", "new"))]).await.expect("a commit");

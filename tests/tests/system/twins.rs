@@ -1,8 +1,9 @@
 //! Stores that are broken on purpose: the suite must see it.
 
+use oncue::store::{Handled, Status};
 use oncue_tests::house::House;
 
-use crate::store::suite;
+use crate::store::{alone, commit, handled, suite};
 
 /// Puts a broken copy of the function library in the place of the real one.
 pub fn break_library(house: &House, line: &str, broken: &str) {
@@ -18,10 +19,10 @@ pub fn break_library(house: &House, line: &str, broken: &str) {
 async fn each_broken_twin_fails_the_suite() {
     let house = House::new("").await;
     let twins = [
-        ("seen-check off", "local status = mark and not", "local status = false and not"),
+        ("seen-check off", "local status = mark and ", "local status = false and "),
         ("fence off", "local fenced = now > group.oldest + horizon or", "local fenced = false or"),
-        ("version check off", "if not refused and run.row and not row_is_fresh(run) then", "if false then"),
-        ("copies in one run", "if run.ids[id] then run.copies", "if false then run.copies"),
+        ("version check off", "(not run.row or row_is_fresh(run))", "true"),
+        ("copies in one run", "if run.ids[ids[i]] then run.copies", "if false then run.copies"),
         ("payload check off", "if string.sub(mark, 2, 9) ~= string.sub(own, 2, 9)", "if false"),
         (
             "redrives unlimited",
@@ -29,22 +30,14 @@ async fn each_broken_twin_fails_the_suite() {
             "if group.redrive == 0 then",
         ),
         ("redrives ignored", "if group.redrive <= (tonumber(string.sub(mark, 10)) or 0) then", "if true then"),
-        ("half a run", "local refused = next(run.statuses) ~= nil", "local refused = false"),
-        ("outputs not stored", "redis.call('SET', KEYS[2], table.concat(outboxes))", ""),
-        (
-            "outputs of one run alone",
-            "redis.call('SET', KEYS[2], table.concat(outboxes))",
-            "redis.call('SET', KEYS[2], outboxes[1])",
-        ),
-        (
-            "outputs of refused runs",
-            "    if refused then\n",
-            "    if run.outbox ~= '' then outboxes[#outboxes + 1] = run.outbox end\n    if refused then\n",
-        ),
+        ("half a run", "return not run.statuses and (", "return ("),
+        ("outputs not stored", "redis.call('PERSIST', key)", "redis.call('DEL', key)"),
+        ("outputs of one run alone", "redis.call('SET', key, table.concat(kept))", "redis.call('SET', key, kept[1])"),
+        ("outputs of refused runs", "cut = cut or run.outbox > 0", ""),
         ("operations unchecked", "why = why or check_op(run.ops[at], own)", "why = nil"),
         ("operations checked one by one", "plan.kinds[op.key] = want", ""),
-        ("asking applies", "group.kind == 'q' then", "false then"),
-        ("row written blindly", "redis.call('HSET', key, unpack(pairs, from, math.min(from + 1999, #pairs)))", ""),
+        ("asking applies", "if group.kind == 'q' then refuse(run, group.first + i, 'conflict', '') end", ""),
+        ("row written blindly", "redis.call('HSET', run.row, unpack(ARGV, from, math.min(from + 1999, last)))", ""),
     ];
     for (name, line, broken) in twins {
         house.redis_cli(&["FLUSHALL"]);
@@ -54,4 +47,34 @@ async fn each_broken_twin_fails_the_suite() {
         let outcome = tokio::spawn(async move { suite(&store).await }).await;
         assert!(outcome.is_err(), "the suite passes with {name}");
     }
+}
+
+/// Outputs are written right before their commit. Should they be gone by then, nothing may be committed without them.
+#[tokio::test]
+async fn nothing_is_committed_without_its_outputs() {
+    let house = House::new("").await;
+    let store = house.store().await;
+    let function = format!("oncue_commit_{}", library(&house));
+    let call = |outbox: &str| {
+        house.redis_cli(&["FCALL", &function, "3", "record", outbox, "index", "86400000", "1000", "worker 1", "3", "0"])
+    };
+    assert!(call("gone").contains("TRYAGAIN"), "{}", call("gone"));
+    assert_eq!(house.redis_cli(&["EXISTS", "record", "index"]), "0");
+    house.redis_cli(&["SET", "there", "abc", "EX", "60"]);
+    assert!(!call("there").contains("TRYAGAIN"));
+    assert_eq!(house.redis_cli(&["EXISTS", "record", "there", "index"]), "1", "of no run, no outputs");
+
+    // What is committed stays; what was refused leaves nothing behind.
+    let output = |id: &str| Handled { outbox: bytes::Bytes::from_static(b"out"), ..handled(id, "/x") };
+    assert_eq!(commit(&store, alone(output("once"))).await, [Status::Applied]);
+    assert!(matches!(commit(&store, alone(output("once"))).await[..], [Status::Duplicate(Some(_))]));
+    let outboxes = house.redis_cli(&["--scan", "--pattern", "*:o:*"]);
+    assert_eq!(outboxes.lines().count(), 1, "{outboxes}");
+    assert_eq!(house.redis_cli(&["TTL", &outboxes]), "-1");
+}
+
+fn library(house: &House) -> String {
+    let list = house.redis_cli(&["FUNCTION", "LIST"]);
+    let name = list.lines().find_map(|line| line.trim().strip_prefix("oncue_commit_"));
+    name.expect("the library is there").to_owned()
 }

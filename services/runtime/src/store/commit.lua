@@ -5,17 +5,27 @@
 -- or not at all, so everything is checked before the first write: a script is not rolled back on an error. Events whose
 -- marks stand in one bucket are a group, looked up and marked by one command each.
 --
--- ARGV: horizon, skew (ms), the worker's record ('' = none), number of runs; then for each run
---   version read ('' = no row), set count, (field, value)*, delete count, field*, outbox ('' = none), group count,
---   for each group: kind (a = apply, d = dead letter, q = only ask), number of the redrive (0 = none), seen keys, mark
---     expiry (unix s), earliest and latest time the fence hangs on (ms), event count, (id, mark)*;
---   operation count, (number of the event in the run, name, field or member, number, limit)*;
---   count of entries in ledgers of flows, for each: state (d = done, x = dead), function, keep (s), id, type and content of
---     the event, count of events that follow, (id, type, content)*
--- KEYS: the worker's record, the outbox of the call, the index it stands in; then in the same order: for each run the
+-- ARGV: horizon, skew (ms), the worker's record ('' = none), bytes in the outbox of the call, number of runs; then for each run
+--   its head (see RUN), (field, value)*, '_v' and a place for its value, field to delete*;
+--   for each group its head (see GROUP), (id, mark)*;
+--   for each operation: number of the event in the run, name, field or member, number, limit;
+--   for each entry in the ledger of a flow: state (d = done, x = dead), function, keep (s), id, type and content of the
+--     event, count of events that follow, (id, type, content)*
+-- KEYS: the worker's record, the outbox of the call, already there with the outputs of all runs one after another, to go by
+--   itself if they are not committed; the index it stands in; then in the same order: for each run the
 --   row (if any), for each group its seen keys, one key per operation, one per entry.
 -- Reply: the worker's record as it was, then for each run 1 if applied, else a list of a status and a detail per event:
 --   duplicate, id_reuse (detail: the mark) | dead | conflict | fence (detail: now, ms) | invalid (detail: why)
+
+-- Numbers come packed into heads, since each argument costs: most of a commit's time is their passing to this script.
+-- Version read (-1 = no row at all), fields, fields to delete, bytes of outbox, groups, operations, entries.
+local RUN = '<dI4I4I4I4I4I4'
+-- Kind (a = apply, d = dead letter, q = only ask), events, number of the redrive (0 = none), seen keys, mark expiry (unix
+-- s), earliest and latest time the fence hangs on (ms).
+local GROUP = '<c1I4I4I1ddd'
+
+-- Field of a bucket of marks that has its expiry: to look it up beside the marks costs less than to set it each time.
+local EXPIRES = 'e'
 
 local function is_integer(text)
   return (text == '0' or string.match(text, '^%-?[1-9]%d*$')) and math.abs(tonumber(text)) <= 9e18
@@ -88,29 +98,36 @@ local function seen_status(mark, group, own)
   return 'duplicate'
 end
 
--- Puts into `statuses` what stands in the way of the group's events.
+-- Notes what stands in the way of an event, unless something else does.
+local function refuse(run, at, status, detail)
+  run.statuses = run.statuses or {}
+  run.statuses[at] = run.statuses[at] or { status, detail }
+end
+
 local function check_group(group, ARGV, run, now, horizon, skew)
-  local ids, statuses = {}, run.statuses
-  for i = 1, group.count do
-    local id = ARGV[group.at + 2 * (i - 1)]
-    ids[i] = id
-    if run.ids[id] then run.copies[#run.copies + 1] = group.first + i end
-    run.ids[id] = true
+  local ids, at, count = {}, group.at, group.count
+  for i = 1, count do ids[i] = ARGV[at + 2 * i - 2] end
+  for s, key in ipairs(group.seen) do
+    local marks = redis.call('HMGET', key, EXPIRES, unpack(ids))
+    if s == 1 then group.is_new = not marks[1] end
+    for i = 1, count do
+      local mark = marks[i + 1]
+      local status = mark and seen_status(mark, group, ARGV[at + 2 * i - 1])
+      if status then refuse(run, group.first + i, status, mark) end
+    end
   end
-  for _, key in ipairs(group.seen) do
-    local marks = redis.call('HMGET', key, unpack(ids))
-    for i = 1, group.count do
-      local mark, at = marks[i], group.first + i
-      local status = mark and not statuses[at] and seen_status(mark, group, ARGV[group.at + 2 * i - 1])
-      if status then statuses[at] = { status, mark } end
+  if run.count > 1 then
+    for i = 1, count do
+      if run.ids[ids[i]] then run.copies[#run.copies + 1] = group.first + i end
+      run.ids[ids[i]] = true
     end
   end
   if group.kind == 'd' then return end
   local fenced = now > group.oldest + horizon or group.newest > now + skew
-  for i = 1, group.count do
-    local at = group.first + i
-    if not statuses[at] and group.kind == 'q' then statuses[at] = { 'conflict', '' } end
-    if not statuses[at] and fenced then statuses[at] = { 'fence', string.format('%.0f', now) } end
+  if not fenced and group.kind == 'a' then return end
+  for i = 1, count do
+    if group.kind == 'q' then refuse(run, group.first + i, 'conflict', '') end
+    if fenced then refuse(run, group.first + i, 'fence', string.format('%.0f', now)) end
   end
 end
 
@@ -123,13 +140,11 @@ local function check_ops(run)
       why = why or check_op(run.ops[at], own)
       at = at + 1
     end
-    if not run.statuses[event] then
-      if why then
-        run.statuses[event] = { 'invalid', why }
-      else
-        for key, kind in pairs(own.kinds) do plan.kinds[key] = kind end
-        for field, value in pairs(own.values) do plan.values[field] = value end
-      end
+    if why then
+      refuse(run, event, 'invalid', why)
+    elseif not (run.statuses and run.statuses[event]) then
+      for key, kind in pairs(own.kinds) do plan.kinds[key] = kind end
+      for field, value in pairs(own.values) do plan.values[field] = value end
     end
   end
 end
@@ -137,9 +152,10 @@ end
 -- Whether the row is as the handlers saw it; if it is no row at all, that is every event's status.
 local function row_is_fresh(run)
   local version = redis.pcall('HGET', run.row, '_v')
-  if type(version) ~= 'table' then return (version or '0') == run.version end
+  if type(version) ~= 'table' then return tonumber(version or 0) == run.version end
   local kind = redis.call('TYPE', run.row).ok
-  for i = 1, run.count do run.statuses[i] = { 'invalid', 'the row is a ' .. kind } end
+  run.statuses = {}
+  for i = 1, run.count do refuse(run, i, 'invalid', 'the row is a ' .. kind) end
   return false
 end
 
@@ -170,42 +186,42 @@ local function write_entry(entry, now)
   redis.call('EXPIRE', flow, entry.keep)
 end
 
-local function hset(key, pairs)
-  for from = 1, #pairs, 2000 do
-    redis.call('HSET', key, unpack(pairs, from, math.min(from + 1999, #pairs)))
-  end
-end
-
 local function write_run(run, ARGV, micros, now)
-  if run.row and (#run.set > 0 or #run.del > 0) then
-    run.set[#run.set + 1] = '_v'
+  if run.row and run.fields + run.deletions > 0 then
     -- From the clock, so that a version lost with a rollback is never given to another content.
-    run.set[#run.set + 1] = string.format('%.0f', math.max(micros, tonumber(run.version) + 1))
-    hset(run.row, run.set)
-    for _, field in ipairs(run.del) do redis.call('HDEL', run.row, field) end
+    local from, last = run.at, run.at + 2 * run.fields + 1
+    ARGV[last] = string.format('%.0f', math.max(micros, run.version + 1))
+    for from = from, last, 2000 do
+      redis.call('HSET', run.row, unpack(ARGV, from, math.min(from + 1999, last)))
+    end
+    for at = last + 1, last + run.deletions do redis.call('HDEL', run.row, ARGV[at]) end
   end
   for _, op in ipairs(run.ops) do apply_op(op) end
   for _, group in ipairs(run.groups) do
     local key = group.seen[1]
     redis.call('HSET', key, unpack(ARGV, group.at, group.at + 2 * group.count - 1))
-    redis.call('EXPIREAT', key, group.expiry, 'NX')
+    if group.is_new then
+      redis.call('HSET', key, EXPIRES, '')
+      redis.call('EXPIREAT', key, group.expiry, 'NX')
+    end
     if group.redrive > 0 then redis.call('EXPIREAT', key, group.expiry, 'GT') end -- a new fence, an old bucket
   end
   for _, entry in ipairs(run.entries) do write_entry(entry, now) end
 end
 
-local function commit(KEYS, ARGV)
-  local key_at, arg_at = 3, 0
+-- A reader of the runs of a call: each time it is called it returns the next one.
+local function reader(KEYS, ARGV, key_at, arg_at)
   local function key() key_at = key_at + 1 return KEYS[key_at] end
   local function arg() arg_at = arg_at + 1 return ARGV[arg_at] end
 
   local function read_group(first)
-    local group = { first = first, kind = arg(), redrive = tonumber(arg()), seen = {} }
-    for i = 1, tonumber(arg()) do group.seen[i] = key() end
-    group.expiry, group.oldest, group.newest, group.count = arg(), tonumber(arg()), tonumber(arg()), tonumber(arg())
-    group.at = arg_at + 1
-    arg_at = arg_at + 2 * group.count
-    return group
+    local kind, count, redrive, seen_count, expiry, oldest, newest = struct.unpack(GROUP, arg())
+    local seen = { key() }
+    for i = 2, seen_count do seen[i] = key() end
+    local at = arg_at + 1
+    arg_at = arg_at + 2 * count
+    return { first = first, kind = kind, redrive = redrive, seen = seen, expiry = expiry, oldest = oldest,
+      newest = newest, count = count, at = at }
   end
 
   local function read_event()
@@ -219,58 +235,87 @@ local function commit(KEYS, ARGV)
     return entry
   end
 
-  local function read_run()
-    local run = { version = arg(), set = {}, del = {}, groups = {}, ops = {}, entries = {}, ids = {}, copies = {}, statuses = {}, count = 0 }
-    if run.version ~= '' then run.row = key() end
-    for i = 1, 2 * tonumber(arg()) do run.set[i] = arg() end
-    for i = 1, tonumber(arg()) do run.del[i] = arg() end
-    run.outbox = arg()
-    for i = 1, tonumber(arg()) do
-      run.groups[i] = read_group(run.count)
-      run.count = run.count + run.groups[i].count
+  return function()
+    local version, fields, deletions, outbox, groups, ops, entries = struct.unpack(RUN, arg())
+    local run = { version = version, at = arg_at + 1, fields = fields, deletions = deletions, outbox = outbox, count = 0,
+      groups = {}, ops = {}, entries = {}, ids = {}, copies = {} }
+    if version >= 0 then
+      run.row = key()
+      arg_at = arg_at + 2 * fields + 2 + deletions
     end
-    for i = 1, tonumber(arg()) do
+    for i = 1, groups do
+      local group = read_group(run.count)
+      run.groups[i], run.count = group, run.count + group.count
+    end
+    for i = 1, ops do
       run.ops[i] = { event = tonumber(arg()), name = arg(), member = arg(), number = arg(), limit = arg(), key = key() }
     end
-    for i = 1, tonumber(arg()) do run.entries[i] = read_entry() end
+    for i = 1, entries do run.entries[i] = read_entry() end
     return run
   end
+end
 
+-- Whether nothing stands in the way of a run.
+local function check_run(run, ARGV, now, horizon, skew)
+  for _, group in ipairs(run.groups) do check_group(group, ARGV, run, now, horizon, skew) end
+  if run.ops[1] then check_ops(run) end
+  -- Two copies of one event: the second must see the first.
+  for _, at in ipairs(run.copies) do refuse(run, at, 'conflict', '') end
+  return not run.statuses and (not run.row or row_is_fresh(run))
+end
+
+local function statuses(run)
+  local list = {}
+  for i = 1, run.count do
+    local status = run.statuses and run.statuses[i] or { 'conflict', '' }
+    list[2 * i - 1], list[2 * i] = status[1], status[2]
+  end
+  return list
+end
+
+-- Of the outbox stays what is committed.
+local function keep_outbox(key, index, kept, cut, now)
+  if not kept[1] then
+    redis.call('DEL', key)
+    return
+  end
+  if cut then
+    for i, piece in ipairs(kept) do kept[i] = redis.call('GETRANGE', key, piece[1], piece[2]) end
+    redis.call('SET', key, table.concat(kept))
+  else
+    redis.call('PERSIST', key)
+  end
+  redis.call('ZADD', index, now, key)
+end
+
+local function commit(KEYS, ARGV)
+  local size = tonumber(ARGV[4])
+  if size > 0 and redis.call('STRLEN', KEYS[2]) ~= size then
+    return redis.error_reply('TRYAGAIN the outbox of this commit is gone')
+  end
   local time = redis.call('TIME')
   local micros = tonumber(time[1]) * 1000000 + tonumber(time[2])
   local now = math.floor(micros / 1000)
-  local horizon, skew, record = tonumber(arg()), tonumber(arg()), arg()
-  local reply, outboxes = { '' }, {}
+  local horizon, skew, record = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+  local reply, next_run = { '' }, reader(KEYS, ARGV, 3, 5)
   if record ~= '' then
     local text = string.format('%s %.0f', record, now)
     reply[1] = redis.call('SET', KEYS[1], text, 'EX', 604800, 'GET') or ''
   end
-  for n = 1, tonumber(arg()) do
-    local run = read_run()
-    for _, group in ipairs(run.groups) do check_group(group, ARGV, run, now, horizon, skew) end
-    if run.ops[1] then check_ops(run) end
-    for _, at in ipairs(run.copies) do
-      run.statuses[at] = run.statuses[at] or { 'conflict', '' } -- two copies of one event: the second must see the first
-    end
-    local refused = next(run.statuses) ~= nil
-    if not refused and run.row and not row_is_fresh(run) then refused = true end
-    if refused then
-      local statuses = {}
-      for i = 1, run.count do
-        local status = run.statuses[i] or { 'conflict', '' }
-        statuses[2 * i - 1], statuses[2 * i] = status[1], status[2]
-      end
-      reply[n + 1] = statuses
-    else
+  local kept, cut, at = {}, false, 0 -- where in the outbox is what gets applied
+  for n = 1, tonumber(ARGV[5]) do
+    local run = next_run()
+    if check_run(run, ARGV, now, horizon, skew) then
       write_run(run, ARGV, micros, now)
-      if run.outbox ~= '' then outboxes[#outboxes + 1] = run.outbox end
       reply[n + 1] = 1
+      if run.outbox > 0 then kept[#kept + 1] = { at, at + run.outbox - 1 } end
+    else
+      reply[n + 1] = statuses(run)
+      cut = cut or run.outbox > 0
     end
+    at = at + run.outbox
   end
-  if outboxes[1] then
-    redis.call('SET', KEYS[2], table.concat(outboxes))
-    redis.call('ZADD', KEYS[3], now, KEYS[2])
-  end
+  if size > 0 then keep_outbox(KEYS[2], KEYS[3], kept, cut, now) end
   return reply
 end
 

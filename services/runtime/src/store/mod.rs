@@ -5,8 +5,8 @@
 //! | key | holds |
 //! |---|---|
 //! | `{pN}:s:TABLE:KEY` | a state row: a hash with the version in `_v`, or the set, sorted set or counter of a blind operation |
-//! | `{pN}:d:FUNCTION:BUCKET` | seen-marks: event id hash -> `a` or `d`, the payload hash, and where its outputs are |
-//! | `{pN}:o:FUNCTION:NAME` | outputs of the events of one commit: those still to be published, and for a while those that were |
+//! | `{pN}:d:FUNCTION:BUCKET` | seen-marks: event id hash -> `a` or `d`, the payload hash, and where its outputs are; and a field `e` |
+//! | `{pN}:o:FUNCTION:NAME` | outputs of the events of one commit: those still to be published, and for a while those that were; gone after a minute if the commit is never made |
 //! | `{pN}:r:FUNCTION:ID` | runs of an event that was delivered before, counted until it expires |
 //! | `{pN}:u` | those outboxes by commit time, and by minus the time of publishing once that is done |
 //! | `oncue:partitions` | number of partitions, fixed at first start |

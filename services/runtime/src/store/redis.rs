@@ -224,7 +224,7 @@ impl RedisStore {
         let keys = [self.own.key(), outbox.clone(), name.index()];
         let call = commit_call(&self.function, keys, itoa::Buffer::new().format(number), runs, name);
         let mut connection = self.connection();
-        let mut replies: Vec<Value> = match call.query_async(&mut connection).await {
+        let (mut replies,): (Vec<Value>,) = match call.query_async(&mut connection).await {
             // Redis was emptied or replaced: the code goes in again, what the data lost is the fence's business.
             Err(e) if e.to_string().contains("Function not found") => {
                 self.load().await?;
@@ -279,7 +279,7 @@ fn buckets(marks: &[Mark]) -> impl Iterator<Item = &[Mark]> {
 fn source() -> String {
     let mut source = SOURCE.to_owned();
     if fault::sabotaged(Sabotage::NoSeenMarks) {
-        source = source.replace("      local status = mark and not", "      local status = false and not");
+        source = source.replace("      local status = mark and ", "      local status = false and ");
     }
     if fault::sabotaged(Sabotage::NoFence) {
         source = source.replace("  local fenced = now > group.oldest + horizon or", "  local fenced = false or");

@@ -3,36 +3,50 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use redis::{Cmd, Value};
+use redis::{Pipeline, Value};
 
 use crate::event;
 use crate::store::mark::OutboxName;
 use crate::store::{Change, Entry, Frame, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Status, StoreError, row_key};
 
-/// One call of `commit.lua`, in the order it documents. `outbox` is the name of what the outputs will be found under.
-pub(super) fn commit_call(function: &str, keys: [String; 3], record: &str, runs: &[Run], outbox: OutboxName) -> Cmd {
+/// How long outputs wait for their commit, which is right behind them: seconds.
+const UNCOMMITTED_S: u64 = 60;
+
+/// One call of `commit.lua`, in the order it documents, after the outputs of all its runs. `outbox` is the name of what
+/// they will be found under.
+pub(super) fn commit_call(
+    function: &str,
+    keys: [String; 3],
+    record: &str,
+    runs: &[Run],
+    outbox: OutboxName,
+) -> Pipeline {
     let groups: Vec<Vec<&[Handled]>> = runs.iter().map(|run| groups(&run.events)).collect();
-    let mut call = redis::cmd("FCALL");
+    let outputs = frames(runs.iter().flat_map(|run| &run.events));
+    let mut call = redis::pipe();
+    if !outputs.is_empty() {
+        // Beforehand and not through the script, which would copy it: nothing finds it until the commit has named it.
+        call.cmd("SET").arg(&keys[1]).arg(&outputs).arg("EX").arg(UNCOMMITTED_S).ignore();
+    }
     let keys: Vec<String> = keys.into_iter().chain(keys_of(runs, &groups)).collect();
-    call.arg(function).arg(keys.len()).arg(keys);
+    call.cmd("FCALL").arg(function).arg(keys.len()).arg(keys);
     let horizon = runs.iter().flat_map(|run| &run.events).map(|e| e.mark.horizon).max().unwrap_or_default();
-    call.arg(horizon).arg(SKEW_MS).arg(record).arg(runs.len());
+    call.arg(horizon).arg(SKEW_MS).arg(record).arg(outputs.len()).arg(runs.len());
     let now = event::now_ms();
     for (run, groups) in runs.iter().zip(&groups) {
-        push_row(run, &mut call);
-        call.arg(frames(&run.events)).arg(groups.len());
+        push_run(run, groups.len(), &mut call);
         for group in groups {
             push_group(group, now, outbox, &mut call);
         }
-        let ops = || run.events.iter().enumerate().flat_map(|(n, e)| e.ops.iter().map(move |op| (n + 1, op)));
-        call.arg(ops().count());
-        for (number, op) in ops() {
-            push_op(number, op, &mut call);
+        for (n, event) in run.events.iter().enumerate() {
+            for op in &event.ops {
+                push_op(n + 1, op, &mut call);
+            }
         }
-        let entries = || run.events.iter().filter_map(|e| Some((e, e.entry.as_deref()?)));
-        call.arg(entries().count());
-        for (handled, entry) in entries() {
-            push_entry(handled, entry, &mut call);
+        for handled in &run.events {
+            if let Some(entry) = &handled.entry {
+                push_entry(handled, entry, &mut call);
+            }
         }
     }
     call
@@ -53,37 +67,53 @@ fn keys_of<'r>(runs: &'r [Run], groups: &'r [Vec<&'r [Handled]>]) -> impl Iterat
     })
 }
 
-fn push_row(run: &Run, call: &mut Cmd) {
-    let Some(row) = &run.row else {
-        call.arg("").arg(0).arg(0);
-        return;
-    };
-    call.arg(row.version).arg(row.set.len());
+/// The head of a run and its row.
+fn push_run(run: &Run, groups: usize, call: &mut Pipeline) {
+    let count = |n: usize| (n as u32).to_le_bytes();
+    let (version, set, del) = run.row.as_ref().map_or((-1.0, 0, 0), |r| (r.version as f64, r.set.len(), r.del.len()));
+    let ops = run.events.iter().map(|e| e.ops.len()).sum();
+    let entries = run.events.iter().filter(|e| e.entry.is_some()).count();
+    let outbox = run.events.iter().map(frame_len).sum();
+    let mut head = Vec::with_capacity(32);
+    head.extend(f64::to_le_bytes(version));
+    for number in [set, del, outbox, groups, ops, entries] {
+        head.extend(count(number));
+    }
+    call.arg(head);
+    let Some(row) = &run.row else { return };
     for (field, value) in &row.set {
         call.arg(stored(field).as_bytes()).arg(&value[..]);
     }
-    call.arg(row.del.len());
+    call.arg("_v").arg(""); // the script puts it in
     for field in &row.del {
         call.arg(stored(field).as_bytes());
     }
 }
 
-fn push_group(group: &[Handled], now: u64, outbox: OutboxName, call: &mut Cmd) {
+fn push_group(group: &[Handled], now: u64, outbox: OutboxName, call: &mut Pipeline) {
     let mark: &Mark = &group[0].mark;
     let fences = || group.iter().map(|handled| handled.mark.fence);
-    call.arg(kind(group[0].purpose)).arg(mark.redrive).arg(if mark.timed { 1 } else { 3 });
-    call.arg(group.iter().map(|handled| handled.mark.expiry(now)).max().unwrap_or_default());
-    call.arg(fences().min().unwrap_or_default()).arg(fences().max().unwrap_or_default()).arg(group.len());
+    let expiry = group.iter().map(|handled| handled.mark.expiry(now)).max().unwrap_or_default();
+    let (oldest, newest) = (fences().min().unwrap_or_default(), fences().max().unwrap_or_default());
+    let mut head = Vec::with_capacity(38);
+    head.push(kind(group[0].purpose));
+    head.extend((group.len() as u32).to_le_bytes());
+    head.extend(mark.redrive.to_le_bytes());
+    head.push(if mark.timed { 1 } else { 3 });
+    for number in [expiry, oldest, newest] {
+        head.extend((number as f64).to_le_bytes());
+    }
+    call.arg(head);
     for handled in group {
         call.arg(&handled.mark.id[..]).arg(mark_text(handled, outbox));
     }
 }
 
-fn kind(purpose: Purpose) -> &'static str {
+fn kind(purpose: Purpose) -> u8 {
     match purpose {
-        Purpose::Apply => "a",
-        Purpose::Bury => "d",
-        Purpose::Recall => "q",
+        Purpose::Apply => b'a',
+        Purpose::Bury => b'd',
+        Purpose::Recall => b'q',
     }
 }
 
@@ -91,7 +121,7 @@ fn kind(purpose: Purpose) -> &'static str {
 /// outputs are.
 fn mark_text(handled: &Handled, outbox: OutboxName) -> Vec<u8> {
     let mut text = Vec::with_capacity(18);
-    text.extend(kind(handled.purpose).as_bytes());
+    text.push(kind(handled.purpose));
     text.extend(handled.payload_hash.to_be_bytes());
     match handled.purpose {
         Purpose::Bury if handled.mark.redrive > 0 => {
@@ -103,7 +133,7 @@ fn mark_text(handled: &Handled, outbox: OutboxName) -> Vec<u8> {
     text
 }
 
-fn push_op(number: usize, op: &Op, call: &mut Cmd) {
+fn push_op(number: usize, op: &Op, call: &mut Pipeline) {
     let mut put = |name: &str, member: &str, value: i64, limit: u32| {
         call.arg(number).arg(name).arg(member).arg(value).arg(limit);
     };
@@ -116,7 +146,7 @@ fn push_op(number: usize, op: &Op, call: &mut Cmd) {
     }
 }
 
-fn push_entry(handled: &Handled, entry: &Entry, call: &mut Cmd) {
+fn push_entry(handled: &Handled, entry: &Entry, call: &mut Pipeline) {
     let state = if handled.purpose == Purpose::Bury { "x" } else { "d" };
     call.arg(state).arg(handled.mark.function).arg(entry.keep.as_secs().max(1));
     call.arg(&entry.id).arg(&entry.ty).arg(&entry.content).arg(entry.follows.len());
@@ -126,12 +156,16 @@ fn push_entry(handled: &Handled, entry: &Entry, call: &mut Cmd) {
 }
 
 /// The outputs of events as they stand in an outbox: for each event that has some, its id, their length and themselves.
-fn frames(events: &[Handled]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for handled in events.iter().filter(|handled| !handled.outbox.is_empty()) {
+fn frames<'e>(events: impl Iterator<Item = &'e Handled> + Clone) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(events.clone().map(frame_len).sum());
+    for handled in events.filter(|handled| !handled.outbox.is_empty()) {
         push_frame(&handled.mark.id, &handled.outbox, &mut bytes);
     }
     bytes
+}
+
+fn frame_len(handled: &Handled) -> usize {
+    if handled.outbox.is_empty() { 0 } else { 20 + handled.outbox.len() }
 }
 
 pub(super) fn push_frame(id: &[u8; 16], outputs: &[u8], bytes: &mut Vec<u8>) {
