@@ -14,7 +14,7 @@ use crate::attributes::{Attributes, Form, form};
 use crate::body::Incoming;
 use crate::prefer::is_tracking_asked;
 use crate::problem::{FORBIDDEN, MALFORMED, Problem};
-use crate::publish::id_reuse;
+use crate::publish::{Stored, id_reuse};
 use crate::request::{check_encoding, path_piece};
 use crate::trace::Trace;
 use crate::wish::Wish;
@@ -79,10 +79,12 @@ async fn accept(app: &App, trace: &Trace, ty: &str, request: Request) -> Result<
     let (body, _held) = body.read(&head.headers, limit, &app.room).await?;
     let (meta, format, payload) = read(ty, form, &head.headers, body)?;
     let key = entry.check(format, &payload)?;
-    let (id, subject) = (meta.id.clone(), event::subject(ty, &key));
+    let id = meta.id.clone();
     let asked = is_tracking_asked(&head.headers);
     let published = app.publish(trace, meta, &key, format, payload.clone(), asked).await?;
-    if published.earlier.is_some_and(|earlier| earlier.payload != payload || earlier.subject != subject) {
+    // Its key is part of the payload.
+    let is_other = |earlier: Stored| earlier.payload != payload || event::type_of_subject(&earlier.subject) != ty;
+    if published.earlier.is_some_and(is_other) {
         return Err(id_reuse(&id));
     }
     Ok(Accepted {

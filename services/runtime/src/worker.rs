@@ -30,7 +30,7 @@ use crate::ledger::Hops;
 use crate::outbox::Outgoing;
 use crate::queues::{Batches, GROUP, batches, group, shared, weight};
 use crate::settle::Done;
-use crate::store::{Ask, Found, Handled, Mark, Note, Purpose, RowKey, Run, Status, Store, StoreError};
+use crate::store::{Ask, Found, Handled, Mark, Note, Purpose, Row, RowKey, Run, Status, Store, StoreError};
 use crate::telemetry;
 use crate::watchdog::{self, Watchdog};
 
@@ -317,8 +317,12 @@ impl Worker {
     async fn look_up(&self, key: &str, events: &[Boxed], refused: bool) -> Result<Found, StoreError> {
         let asked = telemetry::clock();
         let doubtful = |job: &Boxed| refused || self.function.at_most_once || job.delivery.place.attempt > 1;
-        let marks = events.iter().filter(|job| doubtful(job)).map(|job| job.mark.clone()).collect();
-        let mut found = self.reads.ask(Ask { row: self.row_key(key), marks }).await?;
+        let marks: Vec<Mark> = events.iter().filter(|job| doubtful(job)).map(|job| job.mark.clone()).collect();
+        let row = self.row_key(key);
+        if row.is_none() && marks.is_empty() {
+            return Ok(Found { row: Row::default(), seen: vec![false; events.len()] });
+        }
+        let mut found = self.reads.ask(Ask { row, marks }).await?;
         let mut seen = found.seen.into_iter();
         found.seen = events.iter().map(|job| doubtful(job) && seen.next().unwrap_or_default()).collect();
         for job in events {

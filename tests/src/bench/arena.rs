@@ -172,9 +172,7 @@ impl Arena {
             Side::Limit | Side::Inbox => {
                 self.make_streams().await;
                 // Exactly where this backlog is: one filter costs the server less than two.
-                let filter =
-                    if work.clicks.headers == Headers::Whole { format!("{INPUT}.*") } else { INPUT.to_owned() };
-                self.make_consumer("limit", &[&filter]).await;
+                self.make_consumer("limit", &[INPUT]).await;
                 let env = [
                     ("LIMIT_STREAM", "web"),
                     ("LIMIT_CONSUMER", "limit"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use oncue::event;
 use oncue::purge;
 use oncue_tests::house::{House, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn told(page: &str, what: &str) -> (&'static str, String) {
     ("web.page.viewed", format!(r#"{{"page":"{page}","referrer":"{what}"}}"#))
@@ -129,4 +129,23 @@ async fn outputs_are_published_in_batches_or_else_one_by_one() {
         assert_eq!(worker.log().contains("publishing one by one"), refused, "{}", worker.log());
         assert!(refused || batched > 100, "{batched} of 300 in batches");
     }
+}
+
+/// A key is no subject of the stream, however many there are: what the server does to find the next event grows with its
+/// subjects. Those who subscribe still hear of one key alone.
+#[tokio::test]
+async fn keys_are_no_subjects_of_a_stream() {
+    let house = House::new("").await;
+    let bus = house.bus().await;
+    let _worker = house.start("misbehave").await;
+    let mut heard = bus.subscribe("web.page.viewed.home").await.expect("a subscription");
+    bus.api("STREAM.INFO.web", &Value::Null).await.expect("an answer, so the server knows of the subscription");
+    for subject in ["web.page.viewed.home", "web.page.viewed.about", "web.page.viewed"] {
+        house.plain_publish([(subject, r#"{"page":"/home","visitor":"v"}"#.to_owned())]);
+    }
+    house.drained(&bus, "web", "misbehave").await;
+    let info = bus.api("STREAM.INFO.web", &json!({ "subjects_filter": ">" })).await.expect("its subjects");
+    assert_eq!(info["state"]["subjects"]["web.page.viewed"], 3, "{info}");
+    assert_eq!(info["state"]["subjects"].as_object().map(serde_json::Map::len), Some(1), "{info}");
+    assert_eq!(heard.next().await.expect("one").subject, "web.page.viewed.home");
 }
