@@ -15,7 +15,7 @@ MINUTES ?= 10
 # What `make bench` runs: CASES="clicks hot", ROUNDS=5, QUICK=1.
 BENCH := $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) --json $(BIN)/bench.json $(CASES)
 
-.PHONY: up test chaos bench bench-counts bench-report measure lint fmt check install clean help
+.PHONY: up test chaos bench bench-counts bench-report measure browser screenshots browser-tools lint fmt check install clean help
 .DEFAULT_GOAL := help
 
 up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=durable survives power cuts; ARGS="--only count-views"
@@ -55,6 +55,25 @@ measure: install ## Measure what README.md quotes: time to ready, start and memo
 	@$(RELEASE)
 	@cargo build --release --locked --bin namesake --package oncue-tests
 	@python3 tests/measure.py
+
+browser: install browser-tools ## Click through the console in headless Chromium; pictures in target/screenshots
+	@cargo build --locked --bin oncue-console --bin crowd
+	@if [ -d tests/browser/node_modules ]; then timeout 300 node tests/browser/run.mjs; \
+	else echo "browser tests: skipped, they need node 20 or later with npm"; fi
+
+screenshots: install browser-tools ## Make the pictures of README.md from the running demo
+	@$(RELEASE)
+	@node tests/browser/screenshots.mjs release
+
+# Development tools only, and only where they are missing. What cannot be installed is said, and the tests skip.
+browser-tools:
+	@if ! command -v chromium chromium-browser google-chrome >/dev/null && [ -z "$$CHROMIUM" ] && command -v apt-get >/dev/null; then \
+		sudo=$$([ $$(id -u) = 0 ] || echo sudo -n); \
+		$$sudo apt-get install -y -qq --no-install-recommends chromium >/dev/null || \
+		{ $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+		echo "chromium cannot be installed here"; fi
+	@if command -v npm >/dev/null && [ ! -d tests/browser/node_modules ]; then \
+		npm ci --prefix tests/browser --silent --no-audit --no-fund || echo "playwright-core cannot be installed here"; fi
 
 lint: ## Formatting and clippy, warnings are errors
 	cargo fmt --all --check
