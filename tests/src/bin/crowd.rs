@@ -56,7 +56,7 @@ fn crowd(count: usize) -> Vec<Member> {
     (0..count).map(member).collect()
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() {
     let argument = |at: usize, default: u64| std::env::args().nth(at).and_then(|a| a.parse().ok()).unwrap_or(default);
     let (count, rate) = (argument(1, 200), argument(2, 10_000));

@@ -88,6 +88,8 @@ pub fn environment(settings: &Settings, profile: Profile) -> Result<Vec<(String,
         ("OTEL_BSP_SCHEDULE_DELAY", "500"),
         // One write to disk for a batch rather than for each of its events.
         ("ONCUE_BATCH_PUBLISH", if profile == Profile::Durable { "true" } else { "false" }),
+        // Whoever develops reads the log to learn what went wrong; class and place alone would send them to the letters.
+        ("ONCUE_TRACE_MESSAGES", if profile == Profile::Dev { "true" } else { "false" }),
     ];
     let unset = defaults.into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
     env.extend(unset.map(|(name, value)| (name.to_owned(), value.to_owned())));
