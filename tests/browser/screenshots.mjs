@@ -1,9 +1,11 @@
-// The pictures of the README, made from the running demo: map, flow, dead letters, and the same flow in Jaeger's UI.
+// The pictures of the README, made from the running demo: the page, the map, a flow, dead letters, and the same flow in
+// Jaeger's UI.
 
 import { join } from "node:path";
 import { picture, publishRaw, startDemo, traffic, upload } from "./demo.mjs";
 import { browserPath, folder, openBrowser, openPage, pause, root, stopAll, until } from "./lib.mjs";
 
+const SHARP = 1.25; // larger ones would weigh too much
 const pictures = folder(join(root, "deploy/pictures"));
 const shoot = (page, name) => page.screenshot({ path: join(pictures, `${name}.png`) });
 
@@ -31,6 +33,17 @@ async function complete(demo, cookie, flow) {
   });
 }
 
+// What a visitor sees who has sent three pictures, and a text that says it is one.
+async function visit(browser, demo) {
+  const site = await openPage(browser, demo.gateway, { viewport: { width: 1100, height: 1130 } });
+  await site.goto(demo.gateway);
+  const files = [3, 7, 11].map((seed) => ({ name: `harbour-${seed}.png`, mimeType: "image/png", buffer: picture(seed) }));
+  await site.setInputFiles("#pick", [...files, { name: "letter.jpg", mimeType: "image/jpeg", buffer: Buffer.from("Dear harbour, this is no picture.") }]);
+  await until("thumbnails", async () => (await site.locator("#files img").count()) >= 3 && (await site.getByText("removed").count()) > 0);
+  await pause(1500);
+  await shoot(site, "page");
+}
+
 if (!browserPath()) {
   console.log("no pictures: there is no Chromium here; install it (apt-get install chromium) or name it in CHROMIUM");
   process.exit(1);
@@ -38,7 +51,7 @@ if (!browserPath()) {
 const demo = await startDemo(process.argv[2] ?? "release");
 const stopTraffic = traffic(demo);
 const browser = await openBrowser();
-const page = await openPage(browser, demo.console, { deviceScaleFactor: 1.5, viewport: { width: 1360, height: 760 } });
+const page = await openPage(browser, demo.console, { deviceScaleFactor: SHARP, viewport: { width: 1360, height: 760 } });
 await login(page, demo);
 const cookie = (await page.context().cookies()).map(({ name, value }) => `${name}=${value}`).join("; ");
 await spoil(demo);
@@ -65,12 +78,13 @@ await page.click("text=Try 1 chosen");
 await page.waitForSelector(".outcome .state");
 await page.waitForSelector(".bench pre.json");
 await shoot(page, "dead-letters");
-const jaeger = await openPage(browser, demo.traces, { deviceScaleFactor: 1.5, viewport: { width: 1360, height: 900 } });
+const jaeger = await openPage(browser, demo.traces, { deviceScaleFactor: SHARP, viewport: { width: 1360, height: 900 } });
 await pause(2000);
 await jaeger.goto(`${demo.traces}/trace/${traceparent.split("-")[1]}`);
 await jaeger.waitForSelector(".span-row", { timeout: 30_000 });
 await pause(1000);
 await shoot(jaeger, "trace");
+await visit(browser, demo);
 if (page.complaints.length > 0) throw new Error(page.complaints.join("\n"));
 await browser.close();
 await stopAll();

@@ -12,6 +12,7 @@ pub mod server;
 mod actions;
 mod audit;
 mod decode;
+mod drift;
 mod events;
 mod flow;
 mod function;
@@ -57,6 +58,7 @@ pub struct App {
     board: Board,
     live: Live,
     jobs: Jobs,
+    drift: drift::Known,
     guards: Guards,
     /// Streams of updates end when it is cancelled; they would go on for ever.
     stop: CancellationToken,
@@ -87,6 +89,7 @@ impl App {
             board: Board::default(),
             live: Live::default(),
             jobs: Jobs::default(),
+            drift: drift::Known::default(),
             guards,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -158,6 +158,11 @@ impl Board {
         self.seen().streams.keys().cloned().collect()
     }
 
+    /// Last sequence of a stream, as of the last look.
+    pub fn end(&self, stream: &str) -> u64 {
+        self.seen().streams.get(stream).map_or(0, |(last, _, _)| *last)
+    }
+
     /// Sequence of a stream up to which a function has acked everything, as of the last look.
     pub fn acked(&self, function: &str, stream: &str) -> u64 {
         let seen = self.seen();

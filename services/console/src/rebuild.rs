@@ -1,28 +1,22 @@
 //! A flow without a ledger, put together from the streams: every event carries its flow and its cause, and seen-marks say
 //! which function is done with it. Reading is bounded in time; what was read is said.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::future::join_all;
-use oncue::bus::{Found, Slice};
 use oncue::dlq;
-use oncue::event::{self, Meta};
+use oncue::event::Meta;
 use oncue::flow::{Flow, FlowEvent, Step, StepState, tree};
 use oncue::store::{Mark, Settled};
+use oncue::trail::{self, Cue, Hit, Patience};
 
 use crate::App;
-use crate::decode::{self, Place};
 use crate::flow::listeners;
 use crate::letters::WINDOW;
 use crate::problem::Problem;
 use crate::search;
 
-/// For reading, all streams at once.
-const PATIENCE: Duration = Duration::from_millis(450);
-/// Messages of one question, and bytes.
-const BATCH: usize = 1000;
-const BYTES: usize = 4 << 20;
+/// To find the event, and again to read what followed, all streams at once.
+const PATIENCE: Duration = Duration::from_millis(400);
 /// Larger flows are cut; the page says so.
 const MOST: usize = 2000;
 
@@ -40,103 +34,30 @@ struct Member {
     meta: Meta,
     stream: String,
     sequence: u64,
-    trace: Option<String>,
 }
 
+/// Of the flow that has this id, or that an event of this id belongs to.
 pub async fn flow(app: &App, id: &str) -> Result<Built, Problem> {
-    // The root, if its id tells the time or the place; otherwise the youngest messages are all we can read.
-    let time = search::time_of(id);
-    let root = match time {
-        Some(time) => search::around(app, id, time).await?,
-        None => search::by_place(app, id).await?,
-    };
-    let since = root.as_ref().map(|(_, found)| found.time).or(time);
-    let mut streams = search::streams(app);
-    if let Some((stream, found)) = &root {
-        let ty = found.header("ce-type").and_then(event::percent_decode);
-        let ty = ty.unwrap_or_else(|| event::type_of_subject(&found.subject).to_owned());
-        let reached = reachable(app, &ty);
-        streams.retain(|known| known == stream || reached.iter().any(|ty| event::stream_of_type(ty) == known));
-    }
-    let read = join_all(streams.iter().map(|stream| members(app, stream, id, since))).await;
-    let (mut members, mut searched) = (Vec::new(), Vec::new());
-    for (stream, read) in streams.iter().zip(read) {
-        let (found, how_far) = read?;
-        members.extend(found);
-        searched.push(format!("{stream} {how_far}"));
-    }
-    members.sort_by_key(|member: &Member| member.event.time);
-    members.dedup_by(|a, b| a.event.id == b.event.id);
-    members.truncate(MOST);
-    let searched = searched.join("; ");
-    if members.is_empty() {
-        return Ok(Built { searched, ..Built::default() });
-    }
-    let trace = members.iter().find_map(|member| member.trace.clone());
+    let cards = app.board.cards();
+    let functions: Vec<Cue<'_>> = cards.iter().map(|card| (&*card.triggers, &*card.emits)).collect();
+    let patience = Patience { find: Some(PATIENCE), read: Some(PATIENCE), since: 0 };
+    let (hits, searched) = trail::follow(&app.bus, search::streams(app), id, &functions, patience).await?;
+    let searched = searched.to_string();
+    let Some(first) = hits.first() else { return Ok(Built { searched, ..Built::default() }) };
+    let id = first.incoming.meta.flow.clone();
+    let mut members: Vec<Member> = hits.into_iter().take(MOST).map(|hit| member(app, hit)).collect();
+    let trace = members.iter().find_map(|member| member.meta.traceparent.as_deref()?.split('-').nth(1));
+    let trace = trace.map(str::to_owned);
     take_steps(app, &mut members).await?;
     let open = members.iter().flat_map(|m| &m.event.steps).filter(|step| step.state.is_open()).count() as u64;
     let started = members.iter().map(|member| member.event.time).min().unwrap_or(0);
     let events = tree(members.into_iter().map(|member| member.event).collect());
-    Ok(Built { flow: Some(Flow { id: id.to_owned(), open, started, ended: None, events }), trace, searched })
+    Ok(Built { flow: Some(Flow { id, open, started, ended: None, events }), trace, searched })
 }
 
-/// Types an event can lead to, by what functions say they emit. Whatever was sent besides is of no function.
-fn reachable(app: &App, root: &str) -> BTreeSet<String> {
-    let cards = app.board.cards();
-    let (mut reached, mut next) = (BTreeSet::new(), vec![root.to_owned()]);
-    while let Some(ty) = next.pop() {
-        let listeners = cards.iter().filter(|card| card.triggers.contains(&ty));
-        let emitted: Vec<String> = listeners.flat_map(|card| card.emits.clone()).collect();
-        if reached.insert(ty) {
-            next.extend(emitted);
-        }
-    }
-    reached
-}
-
-/// Events of the flow in one stream, and how far it was read.
-async fn members(app: &App, stream: &str, id: &str, since: Option<u64>) -> Result<(Vec<Member>, String), Problem> {
-    let created = app.bus.stream_created(stream).await?;
-    let place = Place { stream, created };
-    let began = Instant::now();
-    // Clocks of producers and of the server may differ by some.
-    let (first, last) = search::span(app, stream, since.map(|time| time.saturating_sub(search::SKEW_MS))).await?;
-    let (mut next, mut members) = (first, Vec::new());
-    while next <= last && began.elapsed() < PATIENCE {
-        let slice = Slice { from: next, since: None, subject: ">", messages: BATCH, bytes: BYTES };
-        let batch = app.bus.read_slice(stream, &slice).await?;
-        let Some(end) = batch.last() else { break };
-        next = end.sequence + 1;
-        members.extend(batch.iter().filter_map(|found| member(app, &place, found, id)));
-    }
-    let all = if next > last { "to its end" } else { "for want of time no further" };
-    Ok((members, format!("{first} to {}, {all}", next.saturating_sub(1))))
-}
-
-fn member(app: &App, place: &Place<'_>, found: &Found, id: &str) -> Option<Member> {
-    // Most messages are of other flows: that is seen without reading them whole.
-    let says = found.header("ce-flowid").and_then(event::percent_decode);
-    if says.as_ref().is_some_and(|flow| flow != id) {
-        return None;
-    }
-    let incoming =
-        place.read(found).ok().filter(|incoming| incoming.meta.flow == id && incoming.meta.redrive.is_none())?;
-    let key = decode::key(&incoming, &app.catalog);
-    let meta = incoming.meta;
-    let event = FlowEvent {
-        id: meta.id.clone(),
-        ty: meta.ty.clone(),
-        key,
-        source: meta.source.clone(),
-        cause: meta.cause.clone(),
-        // When it was stored: an output's own time is that of what caused it.
-        time: found.time,
-        depth: 0,
-        steps: Vec::new(),
-    };
-    let (stream, sequence) = (place.stream.to_owned(), found.sequence);
-    let trace = meta.traceparent.as_deref().and_then(|parent| parent.split('-').nth(1)).map(str::to_owned);
-    Some(Member { event, meta, stream, sequence, trace })
+fn member(app: &App, hit: Hit) -> Member {
+    let event = hit.event(&app.catalog);
+    Member { event, meta: hit.incoming.meta, stream: hit.stream, sequence: hit.found.sequence }
 }
 
 /// What each function that acts on these events has made of them, from its seen-marks. A function that is keyed by

@@ -8,7 +8,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
 use crate::problem::{METHOD, NOT_FOUND, Problem};
-use crate::{App, access, actions, events, flow, function, guard, letters, live, page, recent, search};
+use crate::{App, access, actions, drift, events, flow, function, guard, letters, live, page, recent, search};
 
 pub fn router(app: Arc<App>) -> Router {
     // Whoever may not log in may still see that there is a console, and that it lives.
@@ -27,6 +27,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/flows", get(recent::get))
         .route("/api/flows/{id}", get(flow::get))
         .route("/api/search", get(search::get))
+        .route("/api/drift", get(drift::get))
         .route("/api/letters", get(letters::list))
         .route("/api/letters/{number}", get(letters::one))
         .route("/api/jobs/{id}", get(actions::job))

@@ -28,7 +28,7 @@ export function showFlows(place) {
 }
 
 function table(flows) {
-  const head = make("tr", "", ...["Flow", "Began with", "About", "Events seen", "State", "Last"].map((name) => make("th", "", name)));
+  const head = make("tr", "", ...["Flow", "Began with", "About", "Events", "State", "Last"].map((name) => make("th", name === "Events" ? "num" : "", name)));
   const rows = flows.map((flow) => {
     const state = flow.open === null ? make("span", "hint", "not tracked") : make("span", `state ${flow.open > 0 ? "running" : "done"}`, flow.open > 0 ? `${flow.open} open` : "complete");
     return make("tr", "", make("td", "mono", flowLink(flow.id, flow.id.length > 20 ? `${flow.id.slice(0, 8)}…${flow.id.slice(-6)}` : flow.id)), make("td", "", flow.type), make("td", "", flow.key), make("td", "num", number(flow.events)), make("td", "", state), make("td", "", moment(flow.last)));

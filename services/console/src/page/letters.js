@@ -154,7 +154,7 @@ class Bench {
       const { answers, left } = await api("/api/letters/try", { numbers });
       const applied = answers.filter((answer) => answer.outcome === "applied").length;
       const rest = left > 0 ? `, ${number(left)} not tried` : "";
-      this.outcome.replaceChildren(make("div", "outcome", make("b", "", `${applied} of ${answers.length} would be applied${rest}; nothing was changed`), ...answers.map(answerRow)));
+      this.outcome.replaceChildren(make("div", "outcome", make("b", "", `${applied} of ${answers.length} would be applied${rest}; nothing was changed`), ...alike(answers).map(answerRow)));
     });
   }
 
@@ -225,9 +225,20 @@ function letterWhole(letter) {
   ].filter(Boolean);
 }
 
+// Letters with the same answer, together.
+function alike(answers) {
+  const groups = new Map();
+  for (const { number, ...rest } of answers) {
+    const same = JSON.stringify(rest);
+    if (!groups.has(same)) groups.set(same, { ...rest, numbers: [] });
+    groups.get(same).numbers.push(`#${number}`);
+  }
+  return [...groups.values()];
+}
+
 function answerRow(answer) {
   const words = { applied: "would be applied", dead: "would be set aside again", retry: "would fail", untried: "cannot be tried" };
-  const lines = [make("div", "row", make("b", "", `#${answer.number}`), make("span", `state ${answer.outcome}`, words[answer.outcome] ?? answer.outcome))];
+  const lines = [make("div", "row", make("b", "", answer.numbers.join(" ")), make("span", `state ${answer.outcome}`, words[answer.outcome] ?? answer.outcome))];
   if (answer.message) lines.push(make("span", "bad", [answer.reason, answer.message].filter(Boolean).join(": ") + (answer.site ? ` at ${answer.site}` : "")));
   const change = (kind, text) => lines.push(make("span", "mono", make("span", "change", `${kind} `), text));
   for (const [field, value] of Object.entries(answer.set ?? {})) change("set", `${field} = ${typeof value === "string" ? value : JSON.stringify(value)}`);

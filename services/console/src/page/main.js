@@ -1,8 +1,8 @@
 // The frame: which page is shown, what the server sends, who is logged in, light or dark.
 
-import { about, api, byId, remember, remembered, short } from "./dom.js";
+import { about, api, byId, plural, remember, remembered, short } from "./dom.js";
 import { LiveMap } from "./map.js";
-import { closePanel, showFunction, showType } from "./panel.js";
+import { closePanel, showDrift, showFunction, showType } from "./panel.js";
 import { showFlow, showFlows } from "./flow.js";
 import { showLetters } from "./letters.js";
 import { showSearch } from "./search.js";
@@ -43,6 +43,19 @@ function pulse(kind, text) {
   if (element.textContent === text) return;
   element.className = `pulse ${kind}`;
   element.textContent = text;
+}
+
+let drifting = null;
+
+// How much differs changes slowly, and is shown beside what changes every second.
+async function lookForDrift() {
+  clearTimeout(drifting);
+  if (document.visibilityState === "visible" && !byId("page-map").hidden) {
+    const said = await api("/api/drift").catch(() => ({ findings: [] }));
+    byId("drift").hidden = said.findings.length === 0;
+    byId("drift").textContent = plural(said.findings.length, "finding");
+  }
+  drifting = setTimeout(lookForDrift, 60_000);
 }
 
 let source = null;
@@ -119,6 +132,7 @@ async function begin() {
   }
   listen();
   route();
+  lookForDrift();
 }
 
 const typing = (target) => target.closest("input, textarea, dialog") !== null;
@@ -150,6 +164,7 @@ byId("search").addEventListener("submit", (event) => {
   if (query) location.hash = `#/search/${encodeURIComponent(query)}`;
 });
 byId("theme").addEventListener("click", nextTheme);
+byId("drift").addEventListener("click", showDrift);
 byId("keys").addEventListener("click", () => byId("help").showModal());
 byId("login-form").addEventListener("submit", login);
 byId("who").addEventListener("click", async () => {

@@ -139,6 +139,26 @@ function manifest({ card, limits, consumer }) {
   ]);
 }
 
+const DRIFT = {
+  unheard: "Nobody acts on it",
+  untriggered: "Nobody sends it",
+  unused: "Not used any more",
+  undeclared: "Seen, but not declared",
+  endless: "A circle without an exit",
+  uncompensated: "Nothing takes it back",
+};
+
+// What a choreography nobody draws forgets.
+export function showDrift() {
+  open("drift", "Declared and observed", () => api("/api/drift"), ({ findings, observed, days }, body) => {
+    const rows = findings.map(({ kind, what, advice }) => make("li", "", make("b", "", DRIFT[kind] ?? kind), make("span", "", what), make("span", "hint", advice)));
+    const first = findings.length > 0 ? make("ul", "list", ...rows) : make("p", "hint", "They agree.");
+    const looked = observed > 0 ? `Not used means: for ${days} days.` : "Nothing has been observed yet, so use and undeclared edges were not looked at.";
+    body.className = "parts";
+    body.replaceChildren(first, make("p", "hint", looked));
+  });
+}
+
 // An event type; with a source, only what that function sent.
 export function showType(ty, source = null) {
   const from = source ? `&source=${encodeURIComponent(source)}` : "";

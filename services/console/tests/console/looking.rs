@@ -91,3 +91,17 @@ async fn the_last_events_of_a_type_come_decoded_and_newest_first() {
     world.get("/api/events?type=web.*").await.problem(400, "malformed");
     world.get("/api/events?type=none.such.type").await.problem(404, "not-found");
 }
+
+#[tokio::test]
+async fn what_differs_from_what_is_declared_is_named() {
+    let world = World::open().await;
+    world.pretend("count-views", &["web.page.viewed"], &["web.page.milestone"]).await;
+    let said = world.get("/api/drift").await.json();
+    let has = |kind: &str, part: &str| {
+        let mut found = said["findings"].as_array().into_iter().flatten();
+        found.any(|one| one["kind"] == kind && one["what"].as_str().is_some_and(|what| what.contains(part)))
+    };
+    assert!(has("unheard", "web.page.milestone, from count-views"), "{said}");
+    assert!(has("untriggered", "count-views acts on web.page.viewed"), "{said}");
+    assert_eq!(world.get("/api/drift").await.json(), said, "nobody is asked again at once");
+}
