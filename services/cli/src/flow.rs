@@ -10,6 +10,7 @@ use std::time::Duration;
 use oncue::bus::Bus;
 use oncue::event;
 use oncue::flow::Flow;
+use oncue::house::House;
 use oncue::manifest::Manifest;
 use oncue::store::{RedisStore, Store};
 use oncue::trail::{Patience, Searched};
@@ -75,12 +76,10 @@ async fn in_ledger(redis: &RedisStore, id: &str) -> Result<Option<Flow>, Failure
 
 async fn untracked(args: &Args, settings: &Settings, store: Option<Store>, bus: &Bus) -> Result<u8, Failure> {
     let catalog = settings.config.catalog().map_err(Failure::usage)?;
-    // Types that lead to one another narrow the search; nobody knows them where Redis is away.
-    let known = match store {
-        Some(store) => store.functions().await.map_err(Failure::silent)?,
-        None => Vec::new(),
-    };
-    let functions: Vec<Manifest> = known.into_iter().map(|known| known.manifest).collect();
+    // Types that lead to one another narrow the search; workers would say no more than programs and Redis, and later.
+    let (house, _) =
+        House::ask(&settings.config, &settings.bin, None, store.as_ref()).await.map_err(Failure::silent)?;
+    let functions: Vec<Manifest> = house.manifests().cloned().collect();
     let read = if args.all { None } else { Some(READ) };
     let patience = Patience { find: None, read, since: args.since.unwrap_or(0) };
     let (found, searched) = search::rebuild(bus, &catalog, &args.id, &functions, patience).await?;

@@ -22,7 +22,7 @@ use crate::letters::WINDOW;
 use crate::problem::{MALFORMED, Problem};
 
 /// For looking message by message: somebody waits.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_millis(700);
 /// Events shown of each type with a key.
 const OF_A_KEY: usize = 5;
 

@@ -21,9 +21,11 @@ use crate::flow::FlowEvent;
 const BATCH: usize = 1000;
 const BYTES: usize = 4 << 20;
 /// Around the time an id tells, milliseconds before and after: where it almost always lies, and where clocks that differ
-/// or a client that waited may have put it.
-const WINDOWS: [(u64, u64); 2] = [(200, 2000), (60_000, 60_000)];
+/// or a client that waited may have put it. A busy stream takes tens of thousands of events in a second.
+const WINDOWS: [(u64, u64); 3] = [(20, 500), (1000, 10_000), (LONGEST_MS, LONGEST_MS)];
 
+/// The widest of them.
+const LONGEST_MS: u64 = 60_000;
 /// Clocks of the servers of a cluster may differ by this much.
 const SKEW_MS: u64 = 1000;
 
@@ -100,8 +102,8 @@ pub async fn follow(
     let types = root.as_ref().map(|root| reachable(functions, &root.incoming.meta.ty));
     let since = match (&root, time_of(&flow), &hit) {
         (Some(root), ..) => root.found.time.saturating_sub(SKEW_MS),
-        (None, Some(time), _) => time.saturating_sub(WINDOWS[1].0),
-        (None, None, Some(hit)) => hit.found.time.saturating_sub(WINDOWS[1].0),
+        (None, Some(time), _) => time.saturating_sub(LONGEST_MS),
+        (None, None, Some(hit)) => hit.found.time.saturating_sub(LONGEST_MS),
         (None, None, None) => return Ok((Vec::new(), trail.searched())),
     };
     trail.deadline = patience.read.map(|read| Instant::now() + read);
