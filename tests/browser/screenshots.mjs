@@ -57,8 +57,8 @@ const cookie = (await page.context().cookies()).map(({ name, value }) => `${name
 await spoil(demo);
 await until("letters", async () => (await (await fetch(`${demo.console}/api/letters`, { headers: { cookie } })).json()).letters >= 13);
 // Long enough for an hour that shows something, and for the failures to be a minute old.
-await pause(65_000);
 await page.mouse.move(700, 20);
+await pause(65_000);
 await shoot(page, "map");
 await stopTraffic();
 await until("thumbnails to be made", async () => (await (await fetch(`${demo.console}/api/functions/make-thumbnails`, { headers: { cookie } })).json()).lag === 0, 180_000);

@@ -14,6 +14,8 @@ use crate::house::{self, House};
 use crate::store::{Store, StoreError};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
+/// Who sends events under a name of its own and is no function; what a redrive sends keeps its source.
+const NO_FUNCTIONS: [&str; 2] = ["gateway", "schedule"];
 /// Last words of types that say that something did not go on.
 const REJECTIONS: [&str; 7] = ["rejected", "refused", "declined", "denied", "failed", "cancelled", "canceled"];
 
@@ -99,7 +101,7 @@ fn unheard(house: &House, observed: &Observed) -> Vec<Finding> {
         .map(|ty| {
             let by = house.emitters(ty);
             let by = if by.is_empty() { "clients".to_owned() } else { by.join(", ") };
-            let advice = "write the function that acts on it, stop emitting it, or accept it with --ignore unheard";
+            let advice = "write the function that acts on it, stop emitting it, or accept it with `oncue map --drift --ignore unheard`";
             finding(Kind::Unheard, format!("{ty}, from {by}, has no function that acts on it"), advice)
         })
         .collect()
@@ -170,7 +172,7 @@ fn undeclared(house: &House, edges: &[Edge]) -> Vec<Finding> {
             )),
             Some(_) => {}
         }
-        let Some(emitter) = source.strip_prefix('/').filter(|name| *name != "gateway") else { continue };
+        let Some(emitter) = source.strip_prefix('/').filter(|name| !NO_FUNCTIONS.contains(name)) else { continue };
         let declared = house.functions.get(emitter).map(|known| known.manifest.emits.contains(ty));
         match declared {
             Some(true) => {}
@@ -264,7 +266,7 @@ fn uncompensated(house: &House, graph: &Graph<'_>) -> Vec<Finding> {
                     manifest.name
                 );
                 let advice = format!(
-                    "let a function that owns {written:?} act on {ty}, or accept it with --ignore uncompensated"
+                    "let a function that owns {written:?} act on {ty}, or accept it with `--ignore uncompensated`"
                 );
                 findings.insert(finding(Kind::Uncompensated, what, advice));
             }

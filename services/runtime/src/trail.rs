@@ -99,7 +99,10 @@ pub async fn follow(
         Some(hit) if !is_root(hit) => trail.find(&flow, &emitted).await?.filter(is_root),
         other => other.clone(),
     };
-    let types = root.as_ref().map(|root| reachable(functions, &root.incoming.meta.ty));
+    // Where nobody known acts on the root, whoever did is gone, and what it emitted is anybody's guess.
+    let is_known = |ty: &String| functions.iter().any(|(triggers, _)| triggers.contains(ty));
+    let root_type = root.as_ref().map(|root| &root.incoming.meta.ty);
+    let types = root_type.filter(|ty| is_known(ty)).map(|ty| reachable(functions, ty));
     let since = match (&root, time_of(&flow), &hit) {
         (Some(root), ..) => root.found.time.saturating_sub(SKEW_MS),
         (None, Some(time), _) => time.saturating_sub(LONGEST_MS),
@@ -107,8 +110,7 @@ pub async fn follow(
         (None, None, None) => return Ok((Vec::new(), trail.searched())),
     };
     trail.deadline = patience.read.map(|read| Instant::now() + read);
-    let mut hits =
-        trail.members(&flow, since.max(patience.since), types.filter(|_| !functions.is_empty()).as_ref()).await?;
+    let mut hits = trail.members(&flow, since.max(patience.since), types.as_ref()).await?;
     hits.extend(root.into_iter().chain(hit));
     hits.sort_by(|a, b| (a.found.time, &a.stream, a.found.sequence).cmp(&(b.found.time, &b.stream, b.found.sequence)));
     let mut known = BTreeSet::new();

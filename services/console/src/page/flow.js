@@ -78,16 +78,22 @@ function page(said) {
   return parts;
 }
 
-// An output carries the time of what caused it, so that it is the same in every attempt; on the page it stands where its
-// first step began to wait.
-const came = (event) => Math.min(...event.steps.map((step) => step.since).filter((since) => since > 0), Infinity);
+// What is right of the last bar is for words.
+const FULL = innerWidth < 700 ? 76 : 88;
+
+// An output carries the time of what caused it, so that it is the same in every attempt; on the page it stands where the
+// step that sent it ended.
+function place(events) {
+  const ended = new Map(events.flatMap((event) => event.steps.map((step) => [`${event.id} /${step.function}`, step.ended])));
+  for (const event of events) event.time = Math.max(event.time, ended.get(`${event.cause} ${event.source}`) ?? 0);
+}
 
 function chart(flow, now) {
-  for (const event of flow.events) event.time = Number.isFinite(came(event)) ? Math.max(event.time, came(event)) : event.time;
+  place(flow.events);
   const ends = flow.events.flatMap((event) => [event.time, ...event.steps.flatMap((step) => [step.since, step.started, step.ended])]).filter((at) => at > 0);
   const begin = Math.min(flow.started || Infinity, ...ends.filter((at) => at > 0));
   const end = Math.max(begin + 1, flow.open > 0 && flow.events.some((event) => event.steps.some((step) => step.started)) ? now : 0, ...ends);
-  const at = (time) => (100 * (time - begin)) / (end - begin);
+  const at = (time) => (FULL * (time - begin)) / (end - begin);
   const rows = [axis(end - begin)];
   const last = lastOfLevel(flow.events);
   flow.events.forEach((event, index) => {
@@ -102,7 +108,7 @@ function chart(flow, now) {
 function axis(span) {
   const when = make("div", "when");
   for (const part of [0, 0.25, 0.5, 0.75]) {
-    const mark = make("span", "", part === 0 ? "0" : duration(span * part));
+    const mark = make("span", "", part === 0 ? "0" : duration((span * part * 100) / FULL));
     mark.style.left = `${100 * part}%`;
     when.append(mark);
   }
@@ -142,16 +148,11 @@ function eventLine(event, begin, at, last) {
   return line;
 }
 
-// Beside a bar, on whichever side there is room.
+// Behind a bar.
 function text(position, words) {
   const span = make("span", "", words);
-  if (position > 72) {
-    span.style.right = `${100 - position}%`;
-    span.style.marginRight = "0.4rem";
-  } else {
-    span.style.left = `${position}%`;
-    span.style.marginLeft = "0.4rem";
-  }
+  span.style.left = `${position}%`;
+  span.style.marginLeft = "0.2rem";
   return span;
 }
 

@@ -6,6 +6,7 @@ import { Dots } from "./dots.js";
 const FUNCTION = { width: 196, height: 58 };
 const TYPE = { height: 28, letter: 6.7, pad: 26 };
 const NEAREST = 1.35; // no closer by itself
+const READABLE = 0.62;
 const CURVE = 10; // straight pieces of one curved one
 
 const key = (kind, name) => `${kind} ${name}`;
@@ -89,7 +90,7 @@ export class LiveMap {
     const order = [...this.nodes.values()].sort((a, b) => a.spot.x - b.spot.x || a.spot.y - b.spot.y);
     byId("nodes").append(...order.map((node) => node.element));
     this.dots.setRoads(this.links.map((link) => link.along));
-    if (!this.steered) this.fit();
+    if (!this.steered) this.fit(false);
     if (this.latest) this.tick(this.latest);
     if (this.wanted) this.choose(this.wanted);
     this.animate();
@@ -248,12 +249,15 @@ export class LiveMap {
     if (this.dots.dots.length > 0) this.dots.paint();
   }
 
-  fit() {
+  // All of it; at first on a phone no smaller than one can read.
+  fit(all = true) {
     if (!this.size) return;
     const [w, h] = [this.frame.clientWidth, this.frame.clientHeight];
     const [top, side, bottom] = [h > 500 ? 74 : 58, w > 700 ? 36 : 16, 48];
-    const scale = Math.min(NEAREST, (w - 2 * side) / this.size.width, (h - top - bottom) / this.size.height);
-    this.camera = { scale, x: (w - this.size.width * scale) / 2, y: top + (h - top - bottom - this.size.height * scale) / 2 };
+    const whole = Math.min(NEAREST, (w - 2 * side) / this.size.width, (h - top - bottom) / this.size.height);
+    const scale = all || w > 700 ? whole : Math.max(whole, READABLE);
+    const x = Math.max(side, (w - this.size.width * scale) / 2);
+    this.camera = { scale, x, y: top + Math.max(0, (h - top - bottom - this.size.height * scale) / 2) };
     this.steered = false;
     this.look();
   }
@@ -339,7 +343,7 @@ export class LiveMap {
     if (this.frame.clientWidth === 0) return;
     this.dots.resize();
     if (this.steered) this.look();
-    else this.fit();
+    else this.fit(false);
   }
 
   shown(yes) {

@@ -142,7 +142,7 @@ function manifest({ card, limits, consumer }) {
 const DRIFT = {
   unheard: "Nobody acts on it",
   untriggered: "Nobody sends it",
-  unused: "Not used any more",
+  unused: "Not used",
   undeclared: "Seen, but not declared",
   endless: "A circle without an exit",
   uncompensated: "Nothing takes it back",

@@ -80,7 +80,12 @@ fn functions_that_are_not_used_any_more() {
 #[test]
 fn edges_that_are_not_declared() {
     let house = house(&[("f", &["a.b.in"], &["a.b.out"], None), ("g", &["a.b.out"], &[], None)]);
-    let good = [edge("client", "a.b.in", "f", 0), edge("/gateway", "a.b.in", "f", 0), edge("/f", "a.b.out", "g", 0)];
+    let good = [
+        edge("client", "a.b.in", "f", 0),
+        edge("/gateway", "a.b.in", "f", 0),
+        edge("/schedule", "a.b.in", "f", 0),
+        edge("/f", "a.b.out", "g", 0),
+    ];
     assert!(of(Kind::Undeclared, &house, &Observed { edges: good.to_vec(), ..<_>::default() }).is_empty());
     let bad = vec![
         edge("/f", "a.b.in", "f", 0),
