@@ -92,8 +92,8 @@ export async function openPage(browser, url, options = {}) {
   const own = new URL(url).origin;
   page.on("pageerror", (error) => page.complaints.push(`error: ${error.message}`));
   page.on("console", (message) => {
-    // What the server refuses is said by the page itself.
-    if (message.type() === "error" && !message.text().includes("status of 4")) page.complaints.push(`console: ${message.text()}`);
+    // What the server refuses, or has no time for, is said by the page itself.
+    if (message.type() === "error" && !/status of (4|503)/.test(message.text())) page.complaints.push(`console: ${message.text()}`);
   });
   page.on("request", (request) => {
     const to = new URL(request.url());

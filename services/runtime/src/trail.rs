@@ -61,7 +61,11 @@ pub struct Searched {
 
 impl fmt::Display for Searched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} events of {} were searched", self.events, self.streams.join(", "))?;
+        let streams = match self.streams.len() {
+            0..=5 => self.streams.join(", "),
+            many => format!("{many} streams"),
+        };
+        write!(f, "{} events of {streams} were searched", self.events)?;
         if let (Some(from), Some(to)) = (self.back_to, self.up_to) {
             write!(f, ", from {} to {}", event::format_time(from), event::format_time(to))?;
         }

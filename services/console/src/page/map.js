@@ -253,7 +253,7 @@ export class LiveMap {
   fit(all = true) {
     if (!this.size) return;
     const [w, h] = [this.frame.clientWidth, this.frame.clientHeight];
-    const [top, side, bottom] = [h > 500 ? 74 : 58, w > 700 ? 36 : 16, 48];
+    const [top, side, bottom] = [w > 700 ? (h > 500 ? 74 : 58) : 116, w > 700 ? 36 : 16, 48];
     const whole = Math.min(NEAREST, (w - 2 * side) / this.size.width, (h - top - bottom) / this.size.height);
     const scale = all || w > 700 ? whole : Math.max(whole, READABLE);
     const x = Math.max(side, (w - this.size.width * scale) / 2);
