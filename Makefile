@@ -12,10 +12,13 @@ BIN := $(or $(CARGO_TARGET_DIR),target)
 # How long `make chaos` goes on. More of it: ARGS="--rate 2000 --cuts 20 --record FILE.md".
 MINUTES ?= 10
 
+# Uploads of `make flows`.
+FLOWS ?= 1000
+
 # What `make bench` runs: CASES="clicks hot", ROUNDS=5, QUICK=1.
 BENCH := $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) --json $(BIN)/bench.json $(CASES)
 
-.PHONY: up test chaos bench bench-counts bench-report measure lint fmt check install clean help
+.PHONY: up test chaos flows bench bench-counts bench-report measure browser screenshots browser-tools lint fmt check install clean help
 .DEFAULT_GOAL := help
 
 up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=durable survives power cuts; ARGS="--only count-views"
@@ -38,6 +41,10 @@ chaos: install ## Harm servers, workers and lines for MINUTES=10 and account for
 	@cargo build --release --locked --bins --package oncue-tests --no-default-features
 	@exec $(BIN)/release/chaos --minutes $(MINUTES) $(ARGS)
 
+flows: install ## Follow FLOWS=1000 uploads while workers are killed with -9: each complete, and no answer before its last hop
+	cargo build --locked --workspace --bins
+	ONCUE_TEST_FLOWS=$(FLOWS) cargo test --locked --package oncue-tests --test system -- --nocapture --test-threads 1 flows::flows_under flows::prefer
+
 bench: install ## Measure Oncue beside NATS and Redis driven by hand. CASES="clicks hot" ROUNDS=5 QUICK=1
 	@$(RELEASE)
 	@cargo build --release --locked --bins --package oncue-tests --no-default-features
@@ -55,6 +62,24 @@ measure: install ## Measure what README.md quotes: time to ready, start and memo
 	@$(RELEASE)
 	@cargo build --release --locked --bin namesake --package oncue-tests
 	@python3 tests/measure.py
+
+browser: install browser-tools ## Click through the console in headless Chromium; pictures in target/screenshots
+	@cargo build --locked --bin oncue-console --bin crowd
+	@if [ -d tests/browser/node_modules ]; then timeout 300 node tests/browser/run.mjs; \
+	else echo "browser tests: skipped, they need node 20 or later with npm"; fi
+
+screenshots: install browser-tools ## Make the pictures of README.md from the running demo
+	@$(RELEASE)
+	@node tests/browser/screenshots.mjs release
+
+# Development tools only, and only where they are missing. What cannot be installed is said, and the tests skip.
+browser-tools:
+	@if ! command -v chromium chromium-browser google-chrome >/dev/null && [ -z "$$CHROMIUM" ] && command -v apt-get >/dev/null; then \
+		as_root() { if [ $$(id -u) = 0 ]; then "$$@"; else sudo -n "$$@"; fi; }; export DEBIAN_FRONTEND=noninteractive; \
+		get() { as_root timeout 300 apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1; }; \
+		get || { as_root timeout 120 apt-get update -qq >/dev/null 2>&1 && get; } || echo "chromium cannot be installed here"; fi
+	@if command -v npm >/dev/null && [ ! -d tests/browser/node_modules ]; then \
+		timeout 120 npm ci --prefix tests/browser --silent --no-audit --no-fund || { rm -rf tests/browser/node_modules; echo "playwright-core cannot be installed here"; }; fi
 
 lint: ## Formatting and clippy, warnings are errors
 	cargo fmt --all --check

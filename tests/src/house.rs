@@ -92,6 +92,7 @@ impl House {
             ("ONCUE_NATS_URL", nats_url(nats_port, &servers.nodes)),
             ("ONCUE_REDIS_URL", format!("redis://127.0.0.1:{redis_port}")),
             ("ONCUE_CONFIG", dir.join("oncue.toml").display().to_string()),
+            ("ONCUE_CONSOLE_LISTEN", "127.0.0.1:0".into()),
             ("OTEL_SDK_DISABLED", "true".into()),
         ];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

@@ -3,13 +3,13 @@
 
 use oncue::bus::layout::{DLQ, TIMER};
 use oncue::event::stream_of_type;
+use oncue::house::House;
 use oncue::manifest::Manifest;
 use oncue::store::Store;
 use oncue_proto::{Catalog, Entry};
 use serde_json::{Map, Value, json};
 
 use crate::exit::{self, Failure};
-use crate::house::House;
 use crate::paint::say;
 use crate::settings::{Place, Settings};
 
@@ -26,7 +26,7 @@ pub struct Args {
 /// Prints the document, as JSON.
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let (bus, store) = (settings.bus().await.ok(), settings.store().await.ok().map(Store::Redis));
-    let house = House::ask(settings, bus.as_ref(), store.as_ref()).await?;
+    let house = settings.house(bus.as_ref(), store.as_ref()).await?;
     let catalog = settings.config.catalog().map_err(Failure::usage)?;
     let document = document(args, settings, &catalog, &house);
     say(serde_json::to_string_pretty(&document).unwrap_or_default());

@@ -10,10 +10,12 @@ use std::time::Duration;
 use oncue::bus::Bus;
 use oncue::event;
 use oncue::flow::Flow;
+use oncue::house::House;
+use oncue::manifest::Manifest;
 use oncue::store::{RedisStore, Store};
+use oncue::trail::{Patience, Searched};
 use serde_json::{Value, json};
 
-use self::search::Searched;
 use crate::exit::{self, Failure};
 use crate::paint::{remark, say};
 use crate::ps;
@@ -22,6 +24,8 @@ use crate::when;
 
 /// Between two looks at a flow that is followed.
 const PAUSE: Duration = Duration::from_millis(200);
+/// To read what followed an event that is found.
+const READ: Duration = Duration::from_millis(600);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -34,6 +38,9 @@ pub struct Args {
     /// Of a flow without a ledger: search the streams no further back than this time or duration. Default: all they hold.
     #[arg(long, value_name = "TIME", value_parser = when::since)]
     since: Option<u64>,
+    /// Of a flow without a ledger: read the streams to their end, however long it takes. Default: for most of a second.
+    #[arg(long)]
+    all: bool,
     /// Print JSON; with --follow, one line for every change.
     #[arg(long)]
     json: bool,
@@ -54,7 +61,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
             let view = View { redis, bus: bus.ok(), json: args.json };
             if args.follow { view.follow(flow).await } else { view.show(flow).await }
         }
-        (_, _, bus) => untracked(args, settings, &bus?).await,
+        (_, redis, bus) => untracked(args, settings, redis.ok().map(Store::Redis), &bus?).await,
     }
 }
 
@@ -67,9 +74,15 @@ async fn in_ledger(redis: &RedisStore, id: &str) -> Result<Option<Flow>, Failure
     }
 }
 
-async fn untracked(args: &Args, settings: &Settings, bus: &Bus) -> Result<u8, Failure> {
+async fn untracked(args: &Args, settings: &Settings, store: Option<Store>, bus: &Bus) -> Result<u8, Failure> {
     let catalog = settings.config.catalog().map_err(Failure::usage)?;
-    let (found, searched) = search::rebuild(bus, &catalog, &args.id, args.since).await?;
+    // Types that lead to one another narrow the search; workers would say no more than programs and Redis, and later.
+    let (house, _) =
+        House::ask(&settings.config, &settings.bin, None, store.as_ref()).await.map_err(Failure::silent)?;
+    let functions: Vec<Manifest> = house.manifests().cloned().collect();
+    let read = if args.all { None } else { Some(READ) };
+    let patience = Patience { find: None, read, since: args.since.unwrap_or(0) };
+    let (found, searched) = search::rebuild(bus, &catalog, &args.id, &functions, patience).await?;
     let Some(flow) = found else {
         let what = format!("no event or flow {:?}: it has no ledger, and {searched}", args.id);
         return Err(Failure::failed(what)
@@ -82,7 +95,10 @@ async fn untracked(args: &Args, settings: &Settings, bus: &Bus) -> Result<u8, Fa
         say(document(&flow, Some(&searched)));
     } else {
         say(tree::draw(&flow, event::now_ms()));
-        remark(format_args!("it has no ledger; {searched}. Times and states are those the streams and consumers know"));
+        let more = if searched.cut { "; --all reads on" } else { "" };
+        remark(format_args!(
+            "it has no ledger; {searched}{more}. Times and states are those the streams and consumers know"
+        ));
     }
     Ok(exit::OK)
 }

@@ -13,7 +13,7 @@ const VIEWER: &str = "127.0.0.1:13133";
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// `gateway`, `viewer`, or a function. Default: whatever this container runs.
+    /// `gateway`, `console`, `viewer`, or a function. Default: whatever this container runs.
     name: Option<String>,
 }
 
@@ -23,6 +23,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let name = args.name.clone().or_else(|| first_process().filter(|n| is_ours(settings, n))).ok_or_else(missing)?;
     let healthy = match name.as_str() {
         "gateway" => page(&gateway_address(&settings.config.gateway.listen), "/readyz").await,
+        "console" => page(&gateway_address(&settings.config.console.listen), "/readyz").await,
         "viewer" => page(VIEWER, "/status").await,
         function => answers(settings, function).await,
     };
@@ -93,13 +94,14 @@ fn first_process() -> Option<String> {
 fn part(program: &str) -> &str {
     match program.rsplit('/').next().unwrap_or_default() {
         "oncue-gateway" => "gateway",
+        "oncue-console" => "console",
         "oncue-trace-viewer" => "viewer",
         function => function,
     }
 }
 
 fn is_ours(settings: &Settings, name: &str) -> bool {
-    ["gateway", "viewer"].contains(&name) || settings.config.functions.contains_key(name)
+    ["gateway", "console", "viewer"].contains(&name) || settings.config.functions.contains_key(name)
 }
 
 /// As workers name themselves.
@@ -121,6 +123,7 @@ mod tests {
     #[test]
     fn programs_are_known_by_their_part() {
         assert_eq!(part("/usr/local/bin/oncue-gateway"), "gateway");
+        assert_eq!(part("oncue-console"), "console");
         assert_eq!(part("count-views"), "count-views");
     }
 

@@ -19,7 +19,6 @@ mod top;
 
 mod confirm;
 mod exit;
-mod house;
 mod http;
 mod manifests;
 mod paint;

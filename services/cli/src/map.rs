@@ -1,18 +1,17 @@
 //! `oncue map`: who listens to what and who emits what, as declared; with `--drift`, where that and what happens differ.
 
-mod drift;
 pub mod formats;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use oncue::drift::{self, Kind, Observed};
 use oncue::event;
+use oncue::house::House;
 use oncue::store::Store;
 use serde_json::json;
 
 use crate::exit::{self, Failure};
-use crate::house::{self, House};
 use crate::paint::{BAD, DIM, GOOD, NAME, paint, remark, say};
 use crate::settings::Settings;
-
-use self::drift::{Kind, Observed};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -26,8 +25,13 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 7, requires = "drift")]
     days: u64,
     /// Findings of this kind are not named; may be given several times.
-    #[arg(long, value_enum, value_name = "KIND", requires = "drift")]
+    #[arg(long, value_parser = kinds(), value_name = "KIND", requires = "drift")]
     ignore: Vec<Kind>,
+}
+
+fn kinds() -> impl TypedValueParser<Value = Kind> {
+    PossibleValuesParser::new(Kind::ALL.map(Kind::word))
+        .try_map(|word| Kind::ALL.into_iter().find(|kind| kind.word() == word).ok_or("no such kind"))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -51,14 +55,10 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         remark(format_args!("{}: the map shows what the others know", away.what));
     }
     let (bus, store) = (bus.ok(), store.ok());
-    let house = House::ask(settings, bus.as_ref(), store.as_ref()).await?;
+    let house = settings.house(bus.as_ref(), store.as_ref()).await?;
     if let (true, Some(bus), Some(store)) = (args.drift, &bus, &store) {
         let catalog = settings.config.catalog().map_err(Failure::usage)?;
-        let types = catalog.entries().map(|entry| entry.ty.as_str()).chain(house.types());
-        let observed = Observed {
-            edges: store.edges().await.map_err(Failure::silent)?,
-            published: house::published(bus, types).await,
-        };
+        let observed = Observed::ask(&catalog, &house, bus, store).await.map_err(Failure::silent)?;
         return Ok(drift(args, &house, &observed));
     }
     say(match args.format {

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use oncue::bus::{Bus, without_password};
 use oncue::config::{Config, ConfigErrors};
-use oncue::store::RedisStore;
+use oncue::house::House;
+use oncue::store::{RedisStore, Store};
 
 use crate::exit::Failure;
+use crate::paint::remark;
 
 #[derive(Args)]
 pub struct Global {
@@ -70,6 +72,17 @@ impl Settings {
     /// Redis as it is: nothing is loaded, nothing refused.
     pub async fn store(&self) -> Result<RedisStore, Failure> {
         RedisStore::look(&self.config.redis_url).await.map_err(Failure::silent)
+    }
+
+    /// The functions of the house; a server that is away is only a remark, since programs answer without it.
+    pub async fn house(&self, bus: Option<&Bus>, store: Option<&Store>) -> Result<House, Failure> {
+        let (house, remarks) = House::ask(&self.config, &self.bin, bus, store).await.map_err(Failure::silent)?;
+        remarks.into_iter().for_each(remark);
+        if house.functions.is_empty() {
+            let what = format!("no function is known: no program in {}, no worker answers", self.bin.display());
+            return Err(Failure::failed(what).advise("build them, or name the folder of their programs with --bin"));
+        }
+        Ok(house)
     }
 
     pub fn nats_place(&self) -> String {

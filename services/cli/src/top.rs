@@ -14,7 +14,6 @@ use tokio::sync::{mpsc, watch};
 use self::sample::{Picture, Sampler};
 use self::screen::{Detail, Screen};
 use crate::exit::{self, Failure};
-use crate::house::House;
 use crate::settings::Settings;
 use crate::when;
 
@@ -130,7 +129,7 @@ fn action(key: KeyEvent, detail: bool) -> Action {
 
 /// What a function is and why it last failed.
 async fn detail(settings: &Settings, bus: &Bus, function: &str) -> Detail {
-    let house = House::ask(settings, Some(bus), None).await.ok();
+    let house = settings.house(Some(bus), None).await.ok();
     let manifest = house.and_then(|house| house.functions.get(function).map(|known| known.manifest.clone()));
     let limits = manifest.as_ref().map(|manifest| manifest.limits(&settings.config));
     let letters = match dlq::latest(bus, LETTERS).await {

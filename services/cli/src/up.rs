@@ -39,7 +39,7 @@ use self::crew::{Crew, Worker};
 use self::elastic::{Crews, Elastic, lock};
 use self::house::House;
 use self::lines::Screen;
-use self::parts::{GATEWAY, Traces, traces};
+use self::parts::{CONSOLE, GATEWAY, Traces, traces};
 use self::servers::{Server, Start};
 
 /// Longer than this without being ready, and it says what it waits for.
@@ -95,7 +95,7 @@ pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
     let (plan, manifests) = tokio::join!(plan(&args, &settings), manifests::of(&settings, &functions));
     let (plan, manifests) = (plan?, manifests?);
 
-    let names = functions.iter().map(String::as_str).chain([GATEWAY, "nats", "redis", "traces", "oncue"]);
+    let names = functions.iter().map(String::as_str).chain([GATEWAY, CONSOLE, "nats", "redis", "traces", "oncue"]);
     let mut house = House::new(Screen::new(names, args.verbose))?;
     let outcome = tokio::select! {
         failed = live(&settings, args.profile, &plan, &manifests, &house, started) => Err(failed),
@@ -163,6 +163,8 @@ async fn start<'h>(
     elastic.begin().await;
     service::answer(&bus, &crews).await?;
     house.gateway.run(parts::gateway(settings, &env)?);
+    // Nothing waits for it: it only looks.
+    house.gateway.run(parts::console(settings, &env)?);
     until_ready(settings, &bus, &crews, house).await?;
     Ok((elastic, crews))
 }
@@ -211,6 +213,8 @@ async fn plan(args: &Args, settings: &Settings) -> Result<Plan, Failure> {
         &settings.config.gateway.listen,
         "[gateway] listen in oncue.toml, or ONCUE_GATEWAY_LISTEN",
     )?;
+    let setting = "[console] listen in oncue.toml, or ONCUE_CONSOLE_LISTEN";
+    ports::must_be_free("the console", &settings.config.console.listen, setting)?;
     let (nats, redis) = tokio::join!(servers::nats(args, settings), servers::redis(args, settings));
     Ok(Plan { nats: nats?, redis: redis?, traces: traces(settings) })
 }
@@ -222,6 +226,7 @@ fn ready_text(settings: &Settings, plan: &Plan, crews: &Crews, took: Duration) -
     };
     let rows = [
         ("page", format!("http://{}/", health::gateway_address(&settings.config.gateway.listen))),
+        ("console", format!("http://{}/", health::gateway_address(&settings.config.console.listen))),
         ("traces", plan.traces.to_string()),
         ("NATS", server(&plan.nats)),
         ("Redis", server(&plan.redis)),

@@ -1,9 +1,9 @@
-//! The flow ledger as workers write it: never stuck, never early, whoever is killed.
+//! The flow ledger as workers write it: never stuck, never early, whoever is killed. `make flows` does it with more.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oncue_tests::house::{House, Process, QUICK, free_port, until, wait_for_port};
 use oncue_tests::pictures;
@@ -15,8 +15,7 @@ const WORKERS: [&str; 7] =
 
 struct Site {
     house: House,
-    url: String,
-    http: reqwest::Client,
+    client: Client,
     workers: Vec<Process>,
     _gateway: Process,
 }
@@ -35,13 +34,21 @@ impl Site {
         let workers = house.start_all(&names).await;
         Self {
             house,
-            url: format!("http://127.0.0.1:{port}"),
-            http: reqwest::Client::new(),
+            client: Client { url: format!("http://127.0.0.1:{port}"), http: reqwest::Client::new() },
             workers,
             _gateway: gateway,
         }
     }
+}
 
+/// A client of its own, so that the killer can have the workers.
+#[derive(Clone)]
+struct Client {
+    url: String,
+    http: reqwest::Client,
+}
+
+impl Client {
     async fn click(&self, page: &str, wish: (&str, &str)) -> Response {
         let body = serde_json::json!({ "page": page, "visitor": "v" }).to_string();
         let request = self.http.post(format!("{}/v1/events/web.page.viewed", self.url)).body(body);
@@ -57,6 +64,10 @@ impl Site {
     async fn json(&self, path: &str) -> Value {
         let answer = self.http.get(format!("{}{path}", self.url)).send().await.expect("the gateway answers");
         answer.json().await.expect("JSON")
+    }
+
+    async fn flow(&self, id: &str) -> Value {
+        self.json(&format!("/v1/flows/{id}")).await
     }
 }
 
@@ -74,31 +85,19 @@ async fn killing(site: &mut Site, stop: &AtomicBool) -> usize {
     killed
 }
 
-/// A client of its own, so that the killer can have the site.
-fn client(site: &Site) -> Client {
-    Client { url: site.url.clone(), http: site.http.clone() }
+/// Uploads of one test: `ONCUE_TEST_FLOWS`, or fewer where nobody has asked for more.
+fn uploads(few: usize) -> usize {
+    std::env::var("ONCUE_TEST_FLOWS").ok().map_or(few, |text| text.parse().expect("a number of uploads"))
 }
 
-#[derive(Clone)]
-struct Client {
-    url: String,
-    http: reqwest::Client,
-}
-
-impl Client {
-    async fn flow(&self, id: &str) -> Value {
-        let answer = self.http.get(format!("{}/v1/flows/{id}", self.url)).send().await.expect("the gateway answers");
-        answer.json().await.expect("JSON")
-    }
-}
-
-/// A hundred clicks and as many uploads, tracked; what the gateway said of each.
-async fn begin(site: &Site) -> Vec<Value> {
+/// As many clicks as uploads, tracked, while workers are killed; what the gateway said of each.
+async fn begin(client: &Client, uploads: usize) -> Vec<Value> {
     let track = ("oncue-track", "1");
     let mut flows = Vec::new();
-    for n in 0..100 {
-        let click = site.click(&format!("/p{}", n % 10), track).await;
-        let upload = site.upload(&format!("p{n}.jpg"), pictures::jpeg_with_orientation(n % 8 + 1), track).await;
+    for n in 0..uploads {
+        let click = client.click(&format!("/p{}", n % 10), track).await;
+        let upload =
+            client.upload(&format!("p{n}.jpg"), pictures::jpeg_with_orientation((n % 8 + 1) as u8), track).await;
         for answer in [click, upload] {
             assert_eq!(answer.status(), 202);
             let flow: Value = answer.json().await.expect("JSON");
@@ -110,13 +109,13 @@ async fn begin(site: &Site) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn two_hundred_flows_under_kill_9_become_complete_or_say_what_they_wait_for() {
+async fn flows_under_kill_9_become_complete_or_say_what_they_wait_for() {
     let mut site = Site::open(2).await;
-    let (client, stop) = (client(&site), Arc::new(AtomicBool::new(false)));
-    let flows = begin(&site).await;
+    let (client, stop, began) = (site.client.clone(), Arc::new(AtomicBool::new(false)), Instant::now());
     let watching = {
-        let (client, stop, flows) = (client.clone(), stop.clone(), flows.clone());
+        let (client, stop) = (client.clone(), stop.clone());
         async move {
+            let flows = begin(&client, uploads(100)).await;
             for flow in &flows {
                 let id = flow["flow"].as_str().expect("an id");
                 until(&format!("flow {id} is complete"), async || {
@@ -129,10 +128,12 @@ async fn two_hundred_flows_under_kill_9_become_complete_or_say_what_they_wait_fo
                 .await;
             }
             stop.store(true, Ordering::Relaxed);
+            flows
         }
     };
-    let ((), killed) = tokio::join!(watching, killing(&mut site, &stop));
+    let (flows, killed) = tokio::join!(watching, killing(&mut site, &stop));
     assert!(killed > 0, "nobody was killed");
+    println!("{} flows complete after {:.1?}, {killed} workers killed", flows.len(), began.elapsed());
     // Complete means that all of it is there, and only once.
     let mut views: BTreeMap<String, u64> = BTreeMap::new();
     for flow in &flows {
@@ -145,7 +146,7 @@ async fn two_hundred_flows_under_kill_9_become_complete_or_say_what_they_wait_fo
         assert!(steps.clone().count() > 0 && steps.clone().all(|step| step["state"] == "done"), "{shown}");
         match flow["file"].as_str() {
             Some(file) => {
-                let row = site.json(&format!("/v1/state/files/{file}")).await;
+                let row = client.json(&format!("/v1/state/files/{file}")).await;
                 assert_eq!(
                     (&row["status"], row["thumbnails"].as_array().map(Vec::len)),
                     (&"accepted".into(), Some(2)),
@@ -156,7 +157,7 @@ async fn two_hundred_flows_under_kill_9_become_complete_or_say_what_they_wait_fo
         }
     }
     for (page, sent) in views {
-        let row = site.json(&format!("/v1/state/pages/{}", page.replace('/', "%2F"))).await;
+        let row = client.json(&format!("/v1/state/pages/{}", page.replace('/', "%2F"))).await;
         assert_eq!(row["views"], sent, "{page}");
     }
 }
@@ -164,16 +165,18 @@ async fn two_hundred_flows_under_kill_9_become_complete_or_say_what_they_wait_fo
 #[tokio::test]
 async fn prefer_wait_answers_when_the_last_hop_has_committed_and_never_before() {
     let mut site = Site::open(1).await;
-    let (url, http, stop) = (site.url.clone(), site.http.clone(), Arc::new(AtomicBool::new(false)));
+    let Client { url, http } = site.client.clone();
+    let (stop, began, all) = (Arc::new(AtomicBool::new(false)), Instant::now(), uploads(40));
     let waiting = {
         let stop = stop.clone();
         async move {
-            let one = |n: u8| {
+            let one = |n: usize| {
                 let (url, http) = (url.clone(), http.clone());
                 async move {
                     let request = http.put(format!("{url}/v1/files/w{n}.jpg")).header("prefer", "wait=60");
-                    let request =
-                        request.header("oncue-owner", format!("w{n}")).body(pictures::jpeg_with_orientation(n % 8 + 1));
+                    let request = request
+                        .header("oncue-owner", format!("w{n}"))
+                        .body(pictures::jpeg_with_orientation((n % 8 + 1) as u8));
                     let answer = request.send().await.expect("the gateway answers");
                     assert_eq!(
                         answer.status(),
@@ -190,7 +193,7 @@ async fn prefer_wait_answers_when_the_last_hop_has_committed_and_never_before() 
                     assert_eq!((&row["status"], thumbnails), (&"accepted".into(), Some(2)), "{row}\n{flow}");
                 }
             };
-            for round in 0..5 {
+            for round in 0..all.div_ceil(8) {
                 let uploads: tokio::task::JoinSet<()> = (0..8).map(|n| one(round * 8 + n)).collect();
                 uploads.join_all().await; // panics of theirs are passed on
             }
@@ -199,21 +202,23 @@ async fn prefer_wait_answers_when_the_last_hop_has_committed_and_never_before() 
     };
     let ((), killed) = tokio::join!(waiting, killing(&mut site, &stop));
     assert!(killed > 0, "nobody was killed");
+    println!("{all} uploads waited for, none answered early, {:.1?}, {killed} workers killed", began.elapsed());
 }
 
 #[tokio::test]
 async fn a_frozen_function_is_named_and_the_answer_comes_once_it_goes_on() {
     let site = Site::open(1).await;
+    let client = &site.client;
     let thumbnails = site.workers.iter().find(|worker| worker.name == "make-thumbnails").expect("it runs");
     thumbnails.signal("STOP");
-    let answer = site.upload("frozen.jpg", pictures::jpeg_with_orientation(1), ("prefer", "wait=4")).await;
+    let answer = client.upload("frozen.jpg", pictures::jpeg_with_orientation(1), ("prefer", "wait=4")).await;
     assert_eq!(answer.status(), 202);
     let body: Value = answer.json().await.expect("JSON");
     assert_eq!(body["waits_for"]["function"], "make-thumbnails", "{body}");
     thumbnails.signal("CONT");
-    let path = format!("{}/v1/flows/{}", site.url, body["flow"].as_str().expect("an id"));
-    let answer = site.http.get(path).header("prefer", "wait=60").send().await.expect("an answer");
+    let path = format!("{}/v1/flows/{}", client.url, body["flow"].as_str().expect("an id"));
+    let answer = client.http.get(path).header("prefer", "wait=60").send().await.expect("an answer");
     assert_eq!(answer.status(), 200);
-    let row = site.json(&format!("/v1/state/files/{}", body["file"].as_str().expect("a file"))).await;
+    let row = client.json(&format!("/v1/state/files/{}", body["file"].as_str().expect("a file"))).await;
     assert_eq!(row["thumbnails"].as_array().map(Vec::len), Some(2), "{row}");
 }

@@ -4,6 +4,7 @@ mod bad_input;
 mod broken;
 mod chaos;
 mod clicks;
+mod console;
 mod crash;
 mod delivery;
 mod dlq;

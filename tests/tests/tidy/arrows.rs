@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::tree::{Metadata, none, rust_files, text};
 
 /// Every package with the packages of this house it may depend on. Services meet on the bus, never in a manifest.
-const ARROWS: [(&str, &[(&str, &str)]); 8] = [
+const ARROWS: [(&str, &[(&str, &str)]); 9] = [
     ("oncue-build", &[]),
     ("oncue-proto", &[("oncue-build", "build")]),
     ("oncue", &[("oncue-proto", "normal")]),
     ("oncue-gateway", &[("oncue", "normal"), ("oncue-proto", "normal")]),
+    ("oncue-console", &[("oncue", "normal"), ("oncue-proto", "normal")]),
     ("oncue-workers", &[("oncue", "normal"), ("oncue-proto", "normal")]),
     ("oncue-cli", &[("oncue", "normal"), ("oncue-proto", "normal")]),
     ("oncue-trace-viewer", &[]),

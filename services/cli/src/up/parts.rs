@@ -12,6 +12,8 @@ use crate::settings::Settings;
 
 pub const GATEWAY: &str = "gateway";
 const GATEWAY_PROGRAM: &str = "oncue-gateway";
+pub const CONSOLE: &str = "console";
+const CONSOLE_PROGRAM: &str = "oncue-console";
 const VIEWER_PROGRAM: &str = "oncue-trace-viewer";
 const OTLP: &str = "http://127.0.0.1:4318";
 const UI: &str = "http://127.0.0.1:16686/";
@@ -57,7 +59,7 @@ pub fn traces(settings: &Settings) -> Traces {
 
 /// Every program there must be; all that are missing in one line.
 pub fn all_built(settings: &Settings, functions: &[String]) -> Result<(), Failure> {
-    let programs = functions.iter().map(String::as_str).chain([GATEWAY_PROGRAM]);
+    let programs = functions.iter().map(String::as_str).chain([GATEWAY_PROGRAM, CONSOLE_PROGRAM]);
     let missing: Vec<&str> = programs.filter(|program| !settings.bin.join(program).is_file()).collect();
     if missing.is_empty() {
         return Ok(());
@@ -73,6 +75,7 @@ pub fn environment(settings: &Settings, profile: Profile) -> Result<Vec<(String,
         ("ONCUE_NATS_URL".to_owned(), config.nats_url.clone()),
         ("ONCUE_REDIS_URL".to_owned(), config.redis_url.clone()),
         ("ONCUE_GATEWAY_LISTEN".to_owned(), config.gateway.listen.clone()),
+        ("ONCUE_CONSOLE_LISTEN".to_owned(), config.console.listen.clone()),
         ("ONCUE_LOG_FORMAT".to_owned(), "json".to_owned()),
     ];
     if let Some(path) = &config.path {
@@ -85,6 +88,8 @@ pub fn environment(settings: &Settings, profile: Profile) -> Result<Vec<(String,
         ("OTEL_BSP_SCHEDULE_DELAY", "500"),
         // One write to disk for a batch rather than for each of its events.
         ("ONCUE_BATCH_PUBLISH", if profile == Profile::Durable { "true" } else { "false" }),
+        // Whoever develops reads the log to learn what went wrong; class and place alone would send them to the letters.
+        ("ONCUE_TRACE_MESSAGES", if profile == Profile::Dev { "true" } else { "false" }),
     ];
     let unset = defaults.into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
     env.extend(unset.map(|(name, value)| (name.to_owned(), value.to_owned())));
@@ -110,6 +115,13 @@ pub fn function(settings: &Settings, name: &str, env: &[(String, String)]) -> Re
 pub fn gateway(settings: &Settings, env: &[(String, String)]) -> Result<Spec, Failure> {
     let program = program(settings, GATEWAY_PROGRAM)?;
     Ok(Spec { name: GATEWAY.into(), program, args: Vec::new(), env: env.to_vec(), dialect: Dialect::Json })
+}
+
+/// It looks for the functions' programs where we found them.
+pub fn console(settings: &Settings, env: &[(String, String)]) -> Result<Spec, Failure> {
+    let (path, bin) = (program(settings, CONSOLE_PROGRAM)?, program(settings, "")?);
+    let env = env.iter().cloned().chain([("ONCUE_BIN_DIR".to_owned(), bin.display().to_string())]).collect();
+    Ok(Spec { name: CONSOLE.into(), program: path, args: Vec::new(), env, dialect: Dialect::Json })
 }
 
 pub fn viewer(settings: &Settings) -> Result<Spec, Failure> {

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 use self::publish::Acks;
 pub use self::publish::{Outbound, size};
-pub use self::read::Found;
+pub use self::read::{Found, Slice};
 pub use self::url::without_password;
 
 /// The oldest server that has message schedules with cron, atomic batches and per-message TTL.

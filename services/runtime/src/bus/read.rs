@@ -30,6 +30,20 @@ impl Found {
     }
 }
 
+/// Which messages of a stream to read.
+#[derive(Debug, Clone)]
+pub struct Slice<'s> {
+    /// First sequence; does not count where `since` is set.
+    pub from: u64,
+    /// Only what the stream took then or later, Unix milliseconds.
+    pub since: Option<u64>,
+    /// Only of this subject; may hold wildcards.
+    pub subject: &'s str,
+    pub messages: usize,
+    /// The server stops once it has sent this much.
+    pub bytes: usize,
+}
+
 impl Bus {
     /// What the server says of every consumer of a stream, 256 in one answer.
     pub async fn consumers(&self, stream: &str) -> Result<Vec<Value>, ApiError> {
@@ -48,13 +62,25 @@ impl Bus {
 
     /// A few hundred messages from sequence `from` on, in order; none at the end of the stream.
     pub async fn read_stream(&self, stream: &str, from: u64) -> Result<Vec<Found>, BusError> {
+        self.read_slice(stream, &Slice { from, since: None, subject: ">", messages: BATCH, bytes: 0 }).await
+    }
+
+    /// The first messages of a slice, in order; none where there are none.
+    pub async fn read_slice(&self, stream: &str, slice: &Slice<'_>) -> Result<Vec<Found>, BusError> {
+        let mut query = json!({ "next_by_subj": slice.subject, "batch": slice.messages });
+        match slice.since {
+            Some(time) => query["start_time"] = event::format_time(time).into(),
+            None => query["seq"] = slice.from.max(1).into(),
+        }
+        if slice.bytes > 0 {
+            query["max_bytes"] = slice.bytes.into();
+        }
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|e| failed(stream, e))?;
-        let query = json!({ "seq": from, "next_by_subj": ">", "batch": BATCH });
         let request = format!("$JS.API.DIRECT.GET.{stream}");
         let asked = self.client.publish_with_reply(request, inbox, query.to_string().into()).await;
         asked.map_err(|e| failed(stream, e))?;
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch = Vec::new();
         loop {
             let answer = tokio::time::timeout(QUIET, answers.next()).await;
             let answer = answer.map_err(|e| failed(stream, e))?.ok_or_else(|| failed(stream, "connection closed"))?;

@@ -41,6 +41,7 @@ pub struct Config {
     pub functions: BTreeMap<String, FunctionConfig>,
     pub schedules: Vec<Schedule>,
     pub gateway: GatewayConfig,
+    pub console: ConsoleConfig,
     pub flows: FlowsConfig,
     /// `ONCUE_CONCURRENCY`, `ONCUE_TIMEOUT`, `ONCUE_ATTEMPTS`: limits of this very process, above all others.
     pub process: FunctionConfig,
@@ -97,7 +98,7 @@ pub struct FunctionConfig {
 }
 
 /// The limits of one function.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Events one worker holds at a time, all keys together. Default 1,000.
     pub concurrency: usize,
@@ -187,6 +188,24 @@ impl Default for GatewayConfig {
     }
 }
 
+/// `[console]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConsoleConfig {
+    /// `ONCUE_CONSOLE_LISTEN`; default `127.0.0.1:8090`. Other addresses than loopback need `ONCUE_CONSOLE_TOKEN`.
+    pub listen: String,
+    /// Whether who is logged in may redrive and drop dead letters. Default false: the console only looks.
+    pub write: bool,
+    /// `ONCUE_TRACE_UI`: where the page's links to traces lead. Default: port 16686 of the host the page came from.
+    pub traces: Option<String>,
+}
+
+impl Default for ConsoleConfig {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:8090".into(), write: false, traces: None }
+    }
+}
+
 /// Every mistake found, a line each.
 #[derive(Debug)]
 pub struct ConfigErrors(pub Vec<String>);
@@ -220,12 +239,14 @@ impl Config {
             ("ONCUE_NATS_URL", &mut config.nats_url),
             ("ONCUE_REDIS_URL", &mut config.redis_url),
             ("ONCUE_GATEWAY_LISTEN", &mut config.gateway.listen),
+            ("ONCUE_CONSOLE_LISTEN", &mut config.console.listen),
         ];
         for (name, field) in overlays {
             if let Some(value) = env(name) {
                 *field = value;
             }
         }
+        config.console.traces = env("ONCUE_TRACE_UI").or(config.console.traces);
         let mut errors = Vec::new();
         let limits = &mut config.process;
         limits.concurrency = overlay(&env, "ONCUE_CONCURRENCY", positive, &mut errors).map(|n| n as usize);

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, ConfigErrors, FlowsConfig, FunctionConfig, GatewayConfig, Schedule, Span};
+use super::{Config, ConfigErrors, ConsoleConfig, FlowsConfig, FunctionConfig, GatewayConfig, Schedule, Span};
 
 pub(super) fn read(text: &str, path: Option<&Path>) -> Result<Config, ConfigErrors> {
     let mut reader = Reader { text, path, errors: Vec::new() };
@@ -62,6 +62,7 @@ impl<'t> Reader<'t> {
             functions: BTreeMap::new(),
             schedules: Vec::new(),
             gateway: GatewayConfig::default(),
+            console: ConsoleConfig::default(),
             flows: FlowsConfig::default(),
             process: FunctionConfig::default(),
         }
@@ -87,6 +88,7 @@ impl<'t> Reader<'t> {
                     config.contracts = self.part("contracts", value).unwrap_or_default();
                 }
                 "gateway" => config.gateway = self.part("gateway", value).unwrap_or_default(),
+                "console" => config.console = self.part("console", value).unwrap_or_default(),
                 "flows" => config.flows = self.flows(value),
                 "streams" => config.streams = self.named("streams", value),
                 "functions" => {
@@ -96,7 +98,7 @@ impl<'t> Reader<'t> {
                 }
                 "schedule" => schedules = Some(value),
                 other => {
-                    let known = "nats, redis, contracts, gateway, flows, streams, functions, schedule";
+                    let known = "nats, redis, contracts, gateway, console, flows, streams, functions, schedule";
                     self.fail(Some(name.span()), &format!("unknown section {other:?}; known: {known}"));
                 }
             }

@@ -2,21 +2,20 @@
 //! each worker wrote its manifest when it started.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
 use futures::future::join_all;
-use oncue::bus::Bus;
-use oncue::event::stream_of_type;
-use oncue::manifest::Manifest;
-use oncue::program;
-use oncue::store::Store;
 use oncue_proto::oncue::v1::TimerFired;
 use oncue_proto::{Event as _, files::FileUploaded};
 use serde_json::{Value, json};
 
-use crate::exit::Failure;
-use crate::paint::remark;
-use crate::settings::Settings;
+use crate::bus::{Bus, BusError, Note};
+use crate::config::Config;
+use crate::event::stream_of_type;
+use crate::manifest::Manifest;
+use crate::program;
+use crate::store::Store;
 
 const QUIET: Duration = Duration::from_millis(300);
 
@@ -40,42 +39,39 @@ pub struct House {
 }
 
 impl House {
-    /// Asks everybody; a server that is away is only a remark, since programs answer without it.
-    pub async fn ask(settings: &Settings, bus: Option<&Bus>, store: Option<&Store>) -> Result<Self, Failure> {
+    /// Asks everybody, the programs in the folder `bin` too. What a program could not say is in the second list.
+    pub async fn ask(
+        config: &Config,
+        bin: &Path,
+        bus: Option<&Bus>,
+        store: Option<&Store>,
+    ) -> Result<(Self, Vec<String>), String> {
         let mut house = Self::default();
         if let Some(store) = store {
-            for registered in store.functions().await.map_err(Failure::silent)? {
+            for registered in store.functions().await.map_err(|e| e.to_string())? {
                 house.add(registered.manifest).seen = Some(registered.seen);
             }
         }
-        let names = settings.config.functions.keys();
-        let built: Vec<&String> = names.filter(|name| settings.bin.join(name).is_file()).collect();
-        let asked = join_all(built.iter().map(|name| program::manifest(&settings.bin, name))).await;
+        let built: Vec<&String> = config.functions.keys().filter(|name| bin.join(name).is_file()).collect();
+        let asked = join_all(built.iter().map(|name| program::manifest(bin, name))).await;
+        let mut remarks = Vec::new();
         for (name, manifest) in built.into_iter().zip(asked) {
             match manifest {
                 Ok(manifest) => house.add(manifest).built = true,
-                Err(why) => remark(format_args!("{name} --manifest: {why}")),
+                Err(why) => remarks.push(format!("{name} --manifest: {why}")),
             }
         }
         if let Some(bus) = bus {
-            for manifest in answering(bus).await? {
+            for manifest in answering(bus).await.map_err(|e| e.to_string())? {
                 house.add(manifest).running += 1;
             }
         }
-        house.schedules = settings
-            .config
-            .schedules
-            .iter()
-            .map(|schedule| {
-                let function = schedule.payload()["function"].as_str().map(str::to_owned);
-                (schedule.ty(), function.filter(|_| schedule.ty() == TimerFired::TYPE))
-            })
-            .collect();
-        if house.functions.is_empty() {
-            let what = format!("no function is known: no program in {}, no worker answers", settings.bin.display());
-            return Err(Failure::failed(what).advise("build them, or name the folder of their programs with --bin"));
-        }
-        Ok(house)
+        let schedules = config.schedules.iter().map(|schedule| {
+            let function = schedule.payload()["function"].as_str().map(str::to_owned);
+            (schedule.ty(), function.filter(|_| schedule.ty() == TimerFired::TYPE))
+        });
+        house.schedules = schedules.collect();
+        Ok((house, remarks))
     }
 
     /// The manifest told last counts: those of running workers come after those of programs and of the past.
@@ -124,9 +120,9 @@ impl House {
 }
 
 /// Manifests as running workers tell them, one for each instance.
-async fn answering(bus: &Bus) -> Result<Vec<Manifest>, Failure> {
-    let answers = bus.ask_all("$SRV.INFO", QUIET).await.map_err(Failure::silent)?;
-    let manifest = |note: &oncue::bus::Note| -> Option<Manifest> {
+async fn answering(bus: &Bus) -> Result<Vec<Manifest>, BusError> {
+    let answers = bus.ask_all("$SRV.INFO", QUIET).await?;
+    let manifest = |note: &Note| -> Option<Manifest> {
         let answer: Value = serde_json::from_slice(&note.payload).ok()?;
         serde_json::from_str(answer["endpoints"][0]["metadata"]["manifest"].as_str()?).ok()
     };
@@ -134,16 +130,15 @@ async fn answering(bus: &Bus) -> Result<Vec<Manifest>, Failure> {
 }
 
 /// Those of the types of which their stream still holds an event.
-pub async fn published(bus: &Bus, types: impl IntoIterator<Item = &str>) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for ty in types {
+pub async fn published(bus: &Bus, types: BTreeSet<&str>) -> BTreeSet<String> {
+    let looked = join_all(types.into_iter().map(|ty| async move {
         for subject in [ty.to_owned(), format!("{ty}.*")] {
             let query = json!({ "seq": 1, "next_by_subj": subject });
             if bus.api(&format!("STREAM.MSG.GET.{}", stream_of_type(ty)), &query).await.is_ok() {
-                found.insert(ty.to_owned());
-                break;
+                return Some(ty.to_owned());
             }
         }
-    }
-    found
+        None
+    }));
+    looked.await.into_iter().flatten().collect()
 }

@@ -2,21 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oncue::bus::layout::DLQ;
-use oncue::event::stream_of_type;
-use oncue::flow::Edge;
-use oncue_proto::Event as _;
 use oncue_proto::oncue::v1::TimerFired;
+use oncue_proto::{Catalog, Event as _};
 use serde::Serialize;
 
-use crate::house::House;
-use crate::when;
+use crate::bus::Bus;
+use crate::bus::layout::DLQ;
+use crate::event::stream_of_type;
+use crate::flow::Edge;
+use crate::house::{self, House};
+use crate::store::{Store, StoreError};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
+/// Who sends events under a name of its own and is no function; what a redrive sends keeps its source.
+const NO_FUNCTIONS: [&str; 2] = ["gateway", "schedule"];
 /// Last words of types that say that something did not go on.
 const REJECTIONS: [&str; 7] = ["rejected", "refused", "declined", "denied", "failed", "cancelled", "canceled"];
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// An event nobody consumes.
@@ -34,8 +37,18 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub fn word(self) -> String {
-        format!("{self:?}").to_lowercase()
+    pub const ALL: [Self; 6] =
+        [Self::Unheard, Self::Untriggered, Self::Unused, Self::Undeclared, Self::Endless, Self::Uncompensated];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unheard => "unheard",
+            Self::Untriggered => "untriggered",
+            Self::Unused => "unused",
+            Self::Undeclared => "undeclared",
+            Self::Endless => "endless",
+            Self::Uncompensated => "uncompensated",
+        }
     }
 }
 
@@ -52,6 +65,13 @@ pub struct Observed {
     pub edges: Vec<Edge>,
     /// Types of which their stream holds an event.
     pub published: BTreeSet<String>,
+}
+
+impl Observed {
+    pub async fn ask(catalog: &Catalog, house: &House, bus: &Bus, store: &Store) -> Result<Self, StoreError> {
+        let types = catalog.entries().map(|entry| entry.ty.as_str()).chain(house.types());
+        Ok(Self { edges: store.edges().await?, published: house::published(bus, types.collect()).await })
+    }
 }
 
 fn finding(kind: Kind, what: String, advice: impl Into<String>) -> Finding {
@@ -81,7 +101,7 @@ fn unheard(house: &House, observed: &Observed) -> Vec<Finding> {
         .map(|ty| {
             let by = house.emitters(ty);
             let by = if by.is_empty() { "clients".to_owned() } else { by.join(", ") };
-            let advice = "write the function that acts on it, stop emitting it, or accept it with --ignore unheard";
+            let advice = "write the function that acts on it, stop emitting it, or accept it with `oncue map --drift --ignore unheard`";
             finding(Kind::Unheard, format!("{ty}, from {by}, has no function that acts on it"), advice)
         })
         .collect()
@@ -121,7 +141,7 @@ fn unused(house: &House, edges: &[Edge], now: u64, days: u64) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, known) in &house.functions {
         let what = match (last.get(name.as_str()), known.seen) {
-            (Some(at), _) if *at < since => format!("{name} last acted on an event {} ago", when::ago(*at, now)),
+            (Some(at), _) if *at < since => format!("{name} last acted on an event {} days ago", (now - at) / DAY_MS),
             (None, Some(seen)) if seen < since => format!("{name} has never acted on an event"),
             (None, None) => format!("{name} has never started here"),
             _ => continue,
@@ -152,7 +172,7 @@ fn undeclared(house: &House, edges: &[Edge]) -> Vec<Finding> {
             )),
             Some(_) => {}
         }
-        let Some(emitter) = source.strip_prefix('/').filter(|name| *name != "gateway") else { continue };
+        let Some(emitter) = source.strip_prefix('/').filter(|name| !NO_FUNCTIONS.contains(name)) else { continue };
         let declared = house.functions.get(emitter).map(|known| known.manifest.emits.contains(ty));
         match declared {
             Some(true) => {}
@@ -246,7 +266,7 @@ fn uncompensated(house: &House, graph: &Graph<'_>) -> Vec<Finding> {
                     manifest.name
                 );
                 let advice = format!(
-                    "let a function that owns {written:?} act on {ty}, or accept it with --ignore uncompensated"
+                    "let a function that owns {written:?} act on {ty}, or accept it with `--ignore uncompensated`"
                 );
                 findings.insert(finding(Kind::Uncompensated, what, advice));
             }
@@ -256,115 +276,4 @@ fn uncompensated(house: &House, graph: &Graph<'_>) -> Vec<Finding> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::formats::tests::house;
-    use super::*;
-
-    const NOW: u64 = 100 * DAY_MS;
-
-    fn edge(source: &str, ty: &str, function: &str, days_ago: u64) -> Edge {
-        let [source, ty, function] = [source, ty, function].map(str::to_owned);
-        Edge { source, ty, function, count: 1, last: Some(NOW - days_ago * DAY_MS) }
-    }
-
-    fn of(kind: Kind, house: &House, observed: &Observed) -> Vec<String> {
-        let all = findings(house, observed, NOW, 7);
-        all.into_iter().filter(|finding| finding.kind == kind).map(|finding| finding.what).collect()
-    }
-
-    #[test]
-    fn events_nobody_hears_and_functions_nobody_calls() {
-        let house = house(&[("f", &["a.b.in"], &["a.b.out"], None), ("g", &["a.b.never"], &[], None)]);
-        let observed = Observed { published: BTreeSet::from(["a.b.in".into(), "a.b.stray".into()]), ..<_>::default() };
-        assert_eq!(
-            of(Kind::Unheard, &house, &observed),
-            [
-                "a.b.out, from f, has no function that acts on it",
-                "a.b.stray, from clients, has no function that acts on it"
-            ]
-        );
-        assert_eq!(
-            of(Kind::Untriggered, &house, &observed),
-            ["g acts on a.b.never, which nobody emits and nobody has published"]
-        );
-        let seen =
-            Observed { edges: vec![edge("client", "a.b.never", "g", 0), edge("client", "a.b.in", "f", 0)], ..observed };
-        assert!(of(Kind::Untriggered, &house, &seen).is_empty());
-    }
-
-    #[test]
-    fn a_timer_cues_only_the_function_it_names() {
-        let mut house = house(&[("f", &[TimerFired::TYPE], &[], None), ("g", &[TimerFired::TYPE], &[], None)]);
-        house.schedules.push((TimerFired::TYPE.into(), Some("f".into())));
-        let found = of(Kind::Untriggered, &house, &Observed::default());
-        assert!(found.len() == 1 && found[0].starts_with("g acts on"), "{found:?}");
-    }
-
-    #[test]
-    fn functions_that_are_not_used_any_more() {
-        let mut house = house(&[
-            ("old", &["a.b.c"], &[], None),
-            ("new", &["a.b.c"], &[], None),
-            ("fresh", &["a.b.c"], &[], None),
-            ("idle", &["a.b.c"], &[], None),
-        ]);
-        house.functions.get_mut("fresh").unwrap().seen = Some(NOW - DAY_MS);
-        house.functions.get_mut("idle").unwrap().seen = Some(NOW - 9 * DAY_MS);
-        let observed = Observed {
-            edges: vec![edge("client", "a.b.c", "old", 8), edge("client", "a.b.c", "new", 6)],
-            ..<_>::default()
-        };
-        assert_eq!(
-            of(Kind::Unused, &house, &observed),
-            ["idle has never acted on an event", "old last acted on an event 8 d ago"]
-        );
-        assert!(of(Kind::Unused, &house, &Observed::default()).is_empty(), "where nothing is observed nothing is said");
-    }
-
-    #[test]
-    fn edges_that_are_not_declared() {
-        let house = house(&[("f", &["a.b.in"], &["a.b.out"], None), ("g", &["a.b.out"], &[], None)]);
-        let good =
-            [edge("client", "a.b.in", "f", 0), edge("/gateway", "a.b.in", "f", 0), edge("/f", "a.b.out", "g", 0)];
-        assert!(of(Kind::Undeclared, &house, &Observed { edges: good.to_vec(), ..<_>::default() }).is_empty());
-        let bad = vec![
-            edge("/f", "a.b.in", "f", 0),
-            edge("/gone", "a.b.out", "g", 0),
-            edge("client", "a.b.other", "f", 0),
-            edge("client", "a.b.in", "gone", 0),
-        ];
-        let found = of(Kind::Undeclared, &house, &Observed { edges: bad, ..<_>::default() });
-        for part in ["f does not declare to emit a.b.in", "no function gone", "f does not act on a.b.other"] {
-            assert!(found.iter().any(|what| what.contains(part)), "{part} in {found:?}");
-        }
-        assert_eq!(found.len(), 4);
-    }
-
-    #[test]
-    fn circles_need_a_way_out() {
-        let closed =
-            [("ping", &["a.b.ping"][..], &["a.b.pong"][..], None), ("pong", &["a.b.pong"], &["a.b.ping"], None)];
-        assert_eq!(of(Kind::Endless, &house(&closed), &Observed::default()), ["nothing leads out of ping -> pong"]);
-        let open = [closed[0], ("pong", &["a.b.pong"][..], &["a.b.ping", "a.b.done"][..], None)];
-        assert!(of(Kind::Endless, &house(&open), &Observed::default()).is_empty());
-        let heard = [closed[0], closed[1], ("log", &["a.b.ping"][..], &[][..], None)];
-        assert!(of(Kind::Endless, &house(&heard), &Observed::default()).is_empty());
-        let itself = [("self", &["a.b.c"][..], &["a.b.c"][..], None)];
-        assert_eq!(of(Kind::Endless, &house(&itself), &Observed::default()), ["nothing leads out of self"]);
-    }
-
-    #[test]
-    fn state_before_a_rejection_is_taken_back_by_whoever_owns_it() {
-        let booking = ("book", &["a.trip.wished"][..], &["a.trip.booked"][..], Some("seats"));
-        let paying = ("pay", &["a.trip.booked"][..], &["a.trip.paid", "a.trip.rejected"][..], Some("accounts"));
-        let found = of(Kind::Uncompensated, &house(&[booking, paying]), &Observed::default());
-        assert_eq!(
-            found,
-            ["pay may emit a.trip.rejected after book has written \"seats\", and nothing takes that back"]
-        );
-        let release = ("release", &["a.trip.rejected"][..], &[][..], Some("seats"));
-        assert!(of(Kind::Uncompensated, &house(&[booking, paying, release]), &Observed::default()).is_empty());
-        let tell = ("tell", &["a.trip.rejected"][..], &[][..], Some("mails"));
-        assert_eq!(of(Kind::Uncompensated, &house(&[booking, paying, tell]), &Observed::default()).len(), 1);
-    }
-}
+mod tests;

@@ -1,0 +1,86 @@
+//! A stored message as a person reads it.
+
+use oncue::bus::Found;
+use oncue::event::{self, Incoming, Origin};
+use oncue_proto::Catalog;
+use serde_json::{Value, json};
+
+/// Larger payloads are described, not shown: a page is no place for them.
+const LARGEST: usize = 64 << 10;
+
+/// Where a message lies.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'p> {
+    pub stream: &'p str,
+    /// Creation time of the stream: part of the identity of plain messages.
+    pub created: u64,
+}
+
+impl Place<'_> {
+    pub fn read(&self, found: &Found) -> Result<Incoming, String> {
+        let origin = Origin {
+            stream: self.stream,
+            stream_created: self.created,
+            sequence: found.sequence,
+            published: found.time,
+            subject: &found.subject,
+        };
+        let headers = found.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        event::read(headers, found.payload.clone(), &origin).map_err(|e| e.message)
+    }
+
+    /// Everything but what is too large; what cannot be read says why.
+    pub fn show(&self, found: &Found, catalog: &Catalog) -> Value {
+        let mut shown = json!({
+            "stream": self.stream,
+            "sequence": found.sequence,
+            "stored": found.time,
+            "subject": found.subject,
+            "bytes": found.payload.len(),
+        });
+        let incoming = match self.read(found) {
+            Ok(incoming) => incoming,
+            Err(why) => {
+                shown["error"] = why.into();
+                return shown;
+            }
+        };
+        let meta = &incoming.meta;
+        let trace = meta.traceparent.as_deref().and_then(|t| t.split('-').nth(1));
+        for (name, value) in [
+            ("id", json!(meta.id)),
+            ("type", json!(meta.ty)),
+            ("source", json!(meta.source)),
+            ("time", json!(meta.time)),
+            ("flow", json!(meta.flow)),
+            ("cause", json!(meta.cause)),
+            ("hops", json!(meta.hops)),
+            ("trace", json!(trace)),
+            ("redriven", json!(meta.redrive.map(|redrive| redrive.number))),
+        ] {
+            shown[name] = value;
+        }
+        shown["key"] = key(&incoming, catalog).into();
+        match data(&incoming, catalog) {
+            Ok(data) => shown["data"] = data,
+            Err(why) => shown["undecoded"] = why.into(),
+        }
+        shown
+    }
+}
+
+/// What the event is about; empty where it cannot be told.
+pub fn key(incoming: &Incoming, catalog: &Catalog) -> String {
+    let entry = catalog.get(&incoming.meta.ty);
+    entry.and_then(|entry| entry.check(incoming.format, &incoming.payload)).unwrap_or_default()
+}
+
+fn data(incoming: &Incoming, catalog: &Catalog) -> Result<Value, String> {
+    if incoming.payload.len() > LARGEST {
+        return Err(format!("{} bytes are not shown here; `oncue tail --json` has them", incoming.payload.len()));
+    }
+    match catalog.get(&incoming.meta.ty) {
+        Ok(entry) => entry.to_json(incoming.format, &incoming.payload).map_err(|e| e.to_string()),
+        Err(e) => serde_json::from_slice(&incoming.payload).map_err(|_| e.to_string()),
+    }
+}

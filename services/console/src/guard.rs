@@ -1,0 +1,117 @@
+//! Around every request: who may, from where, and what the answer's headers say.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use futures::FutureExt as _;
+
+use crate::App;
+use crate::access::Who;
+use crate::problem::{FORBIDDEN, INTERNAL, LOGIN, Problem, READ_ONLY};
+use crate::server::Peer;
+
+/// Own files only, nothing inline, no frame around it, no form that goes anywhere.
+const POLICY: &str = "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self'; \
+                      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+pub async fn every(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let mut response = if let Some(why) = refused(&app, &request) {
+        Problem::new(FORBIDDEN, why).into_response()
+    } else {
+        // A handler that panics has failed one request, not the connection's others.
+        let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+        response.unwrap_or_else(|_| Problem::new(INTERNAL, "the handler panicked").into_response())
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Lets pass who is logged in, or everybody where there is no token.
+pub async fn reader(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let Some(who) = who(&app, &request) else {
+        return Problem::new(LOGIN, "send the token to /api/login first").into_response();
+    };
+    request.extensions_mut().insert(who);
+    next.run(request).await
+}
+
+/// The same, where something is changed.
+pub async fn writer(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let Some(who) = who(&app, &request) else {
+        return Problem::new(LOGIN, "send the token to /api/login first").into_response();
+    };
+    if !app.access.may_write() {
+        let how = "start the console with `[console] write = true` and a token in ONCUE_CONSOLE_TOKEN";
+        return Problem::new(READ_ONLY, how).into_response();
+    }
+    request.extensions_mut().insert(who);
+    next.run(request).await
+}
+
+fn who(app: &App, request: &Request) -> Option<Who> {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    app.access.who(request.headers(), peer)
+}
+
+/// Why a request is not even looked at: a page of another site sent it, under our name or its own.
+fn refused(app: &App, request: &Request) -> Option<&'static str> {
+    let headers = request.headers();
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    // Without a token the only guard is that nobody else can reach us; a name of theirs that leads here is somebody else.
+    if !app.access.has_token() && !text("host").is_some_and(is_loopback) {
+        return Some("without a token this console answers under localhost, 127.0.0.1 and [::1] only");
+    }
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return None;
+    }
+    if text("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none") {
+        return Some("a page of another site may not write here");
+    }
+    if text("origin").is_some_and(|origin| origin.split_once("://").map(|(_, host)| host) != text("host")) {
+        return Some("a page of another origin may not write here");
+    }
+    // No form can send this without asking first.
+    (!is_json(headers)).then_some("send application/json")
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+fn is_loopback(host: &str) -> bool {
+    let name = if host.starts_with('[') {
+        host.split_inclusive(']').next().unwrap_or(host)
+    } else {
+        host.split(':').next().unwrap_or(host)
+    };
+    matches!(name, "localhost" | "[::1]") || name.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_loopback;
+
+    #[test]
+    fn only_our_own_names_are_loopback() {
+        for host in ["localhost", "localhost:8090", "127.0.0.1:8090", "127.1.2.3", "[::1]:8090", "[::1]"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["evil.example", "127.0.0.1.evil.example", "10.0.0.1", "[::2]:1", "localhost.evil.example", ""] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The console: a page to leave open on a wall. It shows which function acts on what, how much passes, what failed and
+//! what became of a flow; who may, redrives dead letters from it. It holds nothing but an hour of samples: everything else
+//! is read from the streams, from Redis and from the workers themselves.
+//!
+//! In reading order: [`server`] (connections, shutdown), [`routes`] (which path is what), [`guard`] (who may what, and how
+//! problems are written), [`access`] (logging in), [`sample`] (one task that looks at the bus for all browsers), [`map`]
+//! (what it makes of that), [`live`] (how browsers hear of it), then a file for each thing a person can ask for.
+
+pub mod access;
+pub mod server;
+
+mod actions;
+mod audit;
+mod decode;
+mod drift;
+mod events;
+mod flow;
+mod function;
+mod guard;
+mod history;
+mod letters;
+mod live;
+mod map;
+mod page;
+mod problem;
+mod rebuild;
+mod recent;
+mod routes;
+mod sample;
+mod search;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use oncue::bus::Bus;
+use oncue::config::Config;
+use oncue::store::{RedisStore, Store};
+use oncue_proto::Catalog;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use access::Access;
+use actions::Jobs;
+use live::Live;
+use map::Board;
+use server::Guards;
+
+/// Everything a request needs, shared by all of them.
+pub struct App {
+    config: Config,
+    catalog: Catalog,
+    /// Folder of the functions' programs, which say what they are and try dead letters.
+    bin: PathBuf,
+    bus: Bus,
+    redis: RedisStore,
+    store: Store,
+    access: Access,
+    board: Board,
+    live: Live,
+    jobs: Jobs,
+    drift: drift::Known,
+    guards: Guards,
+    /// Streams of updates end when it is cancelled; they would go on for ever.
+    stop: CancellationToken,
+    /// Redrives, which go on when the page that asked for them is closed.
+    tasks: TaskTracker,
+}
+
+impl App {
+    /// Connects to NATS and Redis and begins to look. The error is a line for the person at the terminal.
+    pub async fn start(
+        config: Config,
+        catalog: Catalog,
+        bin: PathBuf,
+        access: Access,
+        guards: Guards,
+    ) -> Result<Arc<Self>, String> {
+        let bus = Bus::connect(&config.nats_url, "oncue-console").await.map_err(|e| e.to_string())?;
+        // Nothing is loaded into Redis: a console only looks.
+        let redis = RedisStore::look(&config.redis_url).await.map_err(|e| e.to_string())?;
+        let app = Arc::new(Self {
+            config,
+            catalog,
+            bin,
+            bus,
+            store: Store::Redis(redis.clone()),
+            redis,
+            access,
+            board: Board::default(),
+            live: Live::default(),
+            jobs: Jobs::default(),
+            drift: drift::Known::default(),
+            guards,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        tokio::spawn(sample::run(app.clone()));
+        Ok(app)
+    }
+}

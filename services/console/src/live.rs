@@ -1,0 +1,108 @@
+//! How browsers hear of it: the graph when it is another one, numbers every second. Each is made once for all; whoever
+//! reads slowly misses some and gets the newest.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures::stream;
+use tokio::sync::{Notify, watch};
+
+use crate::App;
+use crate::map::News;
+use crate::problem::{AWAY, CROWDED, Problem};
+
+/// After which a browser tries again when we are away.
+const RETRY: &str = "retry: 2000\n\n";
+const PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Default)]
+pub struct Live {
+    news: watch::Sender<News>,
+    watchers: AtomicUsize,
+    /// Somebody has come to a console nobody watched.
+    came: Notify,
+}
+
+impl Live {
+    pub fn watchers(&self) -> usize {
+        self.watchers.load(Ordering::Relaxed)
+    }
+
+    pub async fn awaited(&self) {
+        self.came.notified().await;
+    }
+}
+
+pub fn publish(app: &App) {
+    app.live.news.send_replace(app.board.news(app.live.watchers()));
+}
+
+/// Counted for as long as it lives.
+struct Watcher(Arc<App>);
+
+impl Watcher {
+    fn new(app: Arc<App>) -> Option<Self> {
+        let before = app.live.watchers.fetch_add(1, Ordering::Relaxed);
+        let watcher = Self(app);
+        if before == 0 {
+            watcher.0.live.came.notify_one();
+        }
+        (before < watcher.0.guards.watchers).then_some(watcher)
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.0.live.watchers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+pub async fn stream(State(app): State<Arc<App>>) -> Result<Response, Problem> {
+    let most = app.guards.watchers;
+    let watcher = Watcher::new(app.clone());
+    let watcher = watcher.ok_or_else(|| Problem::new(CROWDED, format!("{most} browsers watch already")))?;
+    let mut news = app.live.news.subscribe();
+    news.mark_changed();
+    let updates = stream::unfold((watcher, news, None), async |(watcher, mut news, shown)| {
+        tokio::select! {
+            changed = news.changed() => changed.ok()?,
+            () = watcher.0.stop.cancelled() => return None,
+        }
+        let latest = news.borrow_and_update().clone();
+        let mut frame = Vec::new();
+        if shown.is_none() {
+            frame.extend_from_slice(RETRY.as_bytes());
+        }
+        if shown != Some(latest.version) {
+            frame.extend_from_slice(&latest.graph);
+        }
+        frame.extend_from_slice(&latest.tick);
+        Some((Ok::<_, Infallible>(Bytes::from(frame)), (watcher, news, Some(latest.version))))
+    });
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, Body::from_stream(updates)).into_response())
+}
+
+/// The process lives.
+pub async fn healthy() -> &'static str {
+    "ok\n"
+}
+
+/// There is something to show.
+pub async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Problem> {
+    if !app.bus.is_connected() {
+        return Err(Problem::new(AWAY, "NATS is away"));
+    }
+    match tokio::time::timeout(PATIENCE, app.redis.ping()).await {
+        Ok(Ok(())) => Ok("ready\n"),
+        Ok(Err(e)) => Err(e.into()),
+        Err(_) => Err(Problem::new(AWAY, "Redis does not answer")),
+    }
+}

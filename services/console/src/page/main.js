@@ -1,0 +1,180 @@
+// The frame: which page is shown, what the server sends, who is logged in, light or dark.
+
+import { about, api, byId, plural, remember, remembered, short } from "./dom.js";
+import { LiveMap } from "./map.js";
+import { closePanel, showDrift, showFunction, showType } from "./panel.js";
+import { showFlow, showFlows } from "./flow.js";
+import { showLetters } from "./letters.js";
+import { showSearch } from "./search.js";
+
+const PAGES = ["map", "flows", "letters", "search"];
+const map = new LiveMap({ onFunction: showFunction, onType: showType, onNothing: closePanel });
+let leave = null;
+
+// Pages by the part behind the #: links, bookmarks and the back button work.
+function route() {
+  const [name, argument] = (location.hash.replace(/^#\//, "") || "map").split(/\/(.*)/s);
+  const page = PAGES.includes(name) ? name : "map";
+  const given = argument ? decodeURIComponent(argument) : "";
+  leave?.();
+  leave = null;
+  for (const other of PAGES) byId(`page-${other}`).hidden = other !== page;
+  for (const anchor of document.querySelectorAll("[data-page]")) {
+    if (anchor.dataset.page === page) anchor.setAttribute("aria-current", "page");
+    else anchor.removeAttribute("aria-current");
+  }
+  closePanel();
+  const place = byId(`page-${page}`);
+  if (page === "map") {
+    map.shown(true);
+    if (given) map.choose(given);
+  } else {
+    map.shown(false);
+  }
+  if (page === "flows") leave = given ? showFlow(place, given) : showFlows(place);
+  if (page === "letters") leave = showLetters(place, given);
+  if (page !== "search") byId("query").value = "";
+  if (page === "search") leave = showSearch(place, given);
+  document.title = `${{ map: "Map", flows: "Flow", letters: "Dead letters", search: "Search" }[page]} · Oncue`;
+}
+
+function pulse(kind, text) {
+  const element = byId("pulse");
+  if (element.textContent === text) return;
+  element.className = `pulse ${kind}`;
+  element.textContent = text;
+}
+
+let drifting = null;
+
+// How much differs changes slowly, and is shown beside what changes every second.
+async function lookForDrift() {
+  clearTimeout(drifting);
+  if (document.visibilityState === "visible" && !byId("page-map").hidden) {
+    const said = await api("/api/drift").catch(() => ({ findings: [] }));
+    byId("drift").hidden = said.findings.length === 0;
+    byId("drift").textContent = plural(said.findings.length, "finding");
+  }
+  drifting = setTimeout(lookForDrift, 60_000);
+}
+
+let source = null;
+
+function listen() {
+  source?.close();
+  source = new EventSource("/api/live");
+  source.addEventListener("graph", (event) => map.graph(JSON.parse(event.data)));
+  source.addEventListener("tick", (event) => {
+    const tick = JSON.parse(event.data);
+    map.tick(tick);
+    if (tick.away) pulse("away", `cannot see: ${tick.away}`);
+    else pulse("live", "live");
+    const letters = tick.functions.reduce((sum, row) => sum + row[8], 0);
+    byId("letters-count").hidden = letters === 0;
+    byId("letters-count").textContent = short(letters);
+  });
+  source.addEventListener("error", () => {
+    pulse("away", "console is away");
+    // A refused stream is not tried again by the browser: perhaps the login is over.
+    if (source.readyState === EventSource.CLOSED) setTimeout(begin, 3000);
+  });
+}
+
+function applyTheme(theme) {
+  if (theme === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  byId("theme").textContent = theme;
+  map.recolour();
+}
+
+function nextTheme() {
+  const themes = ["auto", "light", "dark"];
+  const theme = themes[(themes.indexOf(byId("theme").textContent) + 1) % themes.length];
+  remember("oncue.theme", theme);
+  applyTheme(theme);
+}
+
+function askLogin() {
+  const dialog = byId("login");
+  if (dialog.open) return;
+  byId("login-name").value = remembered("oncue.name") ?? "";
+  dialog.showModal();
+}
+
+async function login(event) {
+  event.preventDefault();
+  const [name, token] = [byId("login-name").value, byId("login-token").value];
+  try {
+    await api("/api/login", { name, token });
+    remember("oncue.name", name);
+    byId("login-token").value = "";
+    byId("login-why").textContent = "";
+    byId("login").close();
+    begin();
+  } catch (error) {
+    byId("login-why").textContent = error.message;
+  }
+}
+
+async function begin() {
+  try {
+    Object.assign(about, await api("/api/about"));
+  } catch {
+    pulse("away", "console is away");
+    setTimeout(begin, 2000);
+    return;
+  }
+  byId("who").hidden = !about.token || !about.welcome;
+  byId("who").textContent = `${(about.who ?? "").split("@")[0]} · log out`;
+  if (about.token && !about.welcome) {
+    askLogin();
+    return;
+  }
+  listen();
+  route();
+  lookForDrift();
+}
+
+const typing = (target) => target.closest("input, textarea, dialog") !== null;
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "Escape" && !typing(event.target)) {
+    closePanel();
+    return;
+  }
+  if (typing(event.target)) return;
+  const keys = {
+    1: () => (location.hash = "#/map"),
+    2: () => (location.hash = "#/flows"),
+    3: () => (location.hash = "#/letters"),
+    "/": () => byId("query").focus(),
+    t: nextTheme,
+    "?": () => byId("help").showModal(),
+  };
+  if (keys[event.key]) {
+    event.preventDefault();
+    keys[event.key]();
+  }
+}
+
+byId("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const query = byId("query").value.trim();
+  if (query) location.hash = `#/search/${encodeURIComponent(query)}`;
+});
+byId("theme").addEventListener("click", nextTheme);
+byId("drift").addEventListener("click", showDrift);
+byId("keys").addEventListener("click", () => byId("help").showModal());
+byId("login-form").addEventListener("submit", login);
+byId("who").addEventListener("click", async () => {
+  await api("/api/logout", {}).catch(() => {});
+  source?.close();
+  begin();
+});
+document.addEventListener("login", () => begin());
+document.addEventListener("panel-closed", () => map.choose(null));
+document.addEventListener("keydown", onKey);
+addEventListener("hashchange", route);
+applyTheme(remembered("oncue.theme") ?? "auto");
+begin();

@@ -1,0 +1,370 @@
+// The live map: what acts on what, drawn once for each graph; every second only numbers, widths and colours change.
+
+import { byId, draw, make, rate, short, duration, number } from "./dom.js";
+import { Dots } from "./dots.js";
+
+const FUNCTION = { width: 196, height: 58 };
+const TYPE = { height: 28, letter: 6.7, pad: 26 };
+const NEAREST = 1.35; // no closer by itself
+const READABLE = 0.62;
+const CURVE = 10; // straight pieces of one curved one
+
+const key = (kind, name) => `${kind} ${name}`;
+
+// A curve through the layout's points, as a path and as the points along it.
+function curve(points) {
+  const [first, last] = [points[0], points.at(-1)];
+  let path = `M${first[0].toFixed(1)} ${first[1].toFixed(1)}`;
+  const along = [first];
+  for (let at = 0; at < points.length - 1; at += 1) {
+    const [a, b, c, d] = [points[at - 1] ?? points[at], points[at], points[at + 1], points[at + 2] ?? points[at + 1]];
+    // Catmull-Rom as a Bézier curve; at the ends it leaves and arrives level, since everything goes from left to right.
+    const one = at === 0 ? [b[0] + (c[0] - b[0]) * 0.5, b[1]] : [b[0] + (c[0] - a[0]) / 6, b[1] + (c[1] - a[1]) / 6];
+    const two = at === points.length - 2 ? [c[0] - (c[0] - b[0]) * 0.5, c[1]] : [c[0] - (d[0] - b[0]) / 6, c[1] - (d[1] - b[1]) / 6];
+    path += `C${[...one, ...two, ...c].map((value) => value.toFixed(1)).join(" ")}`;
+    for (let step = 1; step <= CURVE; step += 1) {
+      const t = step / CURVE;
+      const u = 1 - t;
+      const mix = (axis) => u * u * u * b[axis] + 3 * u * u * t * one[axis] + 3 * u * t * t * two[axis] + t * t * t * c[axis];
+      along.push([mix(0), mix(1)]);
+    }
+  }
+  return { path, along, end: last };
+}
+
+const width = (perSecond) => (perSecond > 0 ? 1.6 + 1.5 * Math.log10(1 + perSecond * 3) : 1.3);
+
+export class LiveMap {
+  constructor({ onFunction, onType, onNothing }) {
+    Object.assign(this, { onFunction, onType, onNothing });
+    this.frame = byId("canvas");
+    this.view = byId("view");
+    this.dots = new Dots(byId("dots"));
+    this.nodes = new Map();
+    this.links = [];
+    this.camera = { x: 0, y: 0, scale: 1 };
+    this.size = null;
+    this.steered = false;
+    this.wanted = null;
+    this.worker = new Worker("/layout.js", { type: "module" });
+    this.worker.addEventListener("message", ({ data }) => this.drawn(data));
+    this.steer();
+    new ResizeObserver(() => this.resized()).observe(this.frame);
+    document.addEventListener("visibilitychange", () => this.animate());
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.recolour());
+  }
+
+  graph(graph) {
+    this.waiting = graph;
+    const functions = graph.functions.map(({ name }) => ({ id: key("f", name), ...FUNCTION }));
+    const types = graph.types.map((ty) => ({ id: key("t", ty), width: ty.length * TYPE.letter + TYPE.pad + 34, height: TYPE.height }));
+    const edges = graph.edges.map(([name, ty, emits]) => (emits ? [key("f", name), key("t", ty)] : [key("t", ty), key("f", name)]));
+    byId("map-empty").hidden = functions.length > 0;
+    byId("map-empty").textContent = "No function yet. Start one: it says what it acts on, and appears here.";
+    const aspect = Math.max(0.4, this.frame.clientWidth / Math.max(1, this.frame.clientHeight));
+    if (functions.length + types.length > 0) this.worker.postMessage({ version: graph.version, nodes: [...functions, ...types], edges, aspect });
+    else this.clear();
+  }
+
+  clear() {
+    byId("nodes").replaceChildren();
+    byId("edges").replaceChildren();
+    this.nodes.clear();
+    this.links = [];
+    this.dots.setRoads([]);
+  }
+
+  drawn({ version, width, height, nodes, edges }) {
+    const graph = this.waiting;
+    if (version !== graph.version) return; // a newer one is under way
+    this.clear();
+    this.shape = graph;
+    this.size = { width, height };
+    const spots = new Map(nodes.map((node) => [node.id, node]));
+    for (const card of graph.functions) this.nodes.set(key("f", card.name), this.functionNode(card, spots.get(key("f", card.name))));
+    for (const ty of graph.types) this.nodes.set(key("t", ty), this.typeNode(ty, spots.get(key("t", ty))));
+    this.links = graph.edges.map(() => null);
+    for (const { index, points } of edges) this.links[index] = this.edge(graph.edges[index], points);
+    byId("edges").append(...this.links.map((link) => link.element));
+    // From left to right, which is the order Tab should go in.
+    const order = [...this.nodes.values()].sort((a, b) => a.spot.x - b.spot.x || a.spot.y - b.spot.y);
+    byId("nodes").append(...order.map((node) => node.element));
+    this.dots.setRoads(this.links.map((link) => link.along));
+    if (!this.steered) this.fit(false);
+    if (this.latest) this.tick(this.latest);
+    if (this.wanted) this.choose(this.wanted);
+    this.animate();
+    this.frame.dataset.ready = `${graph.functions.length}`;
+  }
+
+  functionNode(card, spot) {
+    const { width, height } = FUNCTION;
+    const name = draw("text", { class: "name", x: 26, y: 23 });
+    name.textContent = card.name.length > 21 ? `${card.name.slice(0, 20)}…` : card.name;
+    const fact = draw("text", { class: "fact", x: 26, y: 43 });
+    const lag = draw("text", { class: "lag", x: width - 12, y: 43 });
+    const dead = draw("g", { transform: `translate(${width - 6},4)`, visibility: "hidden" }, draw("rect", { class: "dead", x: -15, y: -11, width: 30, height: 19, rx: 9.5 }));
+    const deadText = draw("text", { class: "dead-text", y: 2.5 });
+    dead.append(deadText);
+    const element = draw(
+      "g",
+      { class: "node function", transform: `translate(${spot.x - width / 2},${spot.y - height / 2})`, tabindex: 0, role: "button", "data-name": card.name },
+      draw("rect", { class: "box", width, height, rx: 11 }),
+      draw("rect", { class: "state", x: 11, y: 13, width: 6, height: height - 26, rx: 3 }),
+      name,
+      fact,
+      lag,
+      dead,
+    );
+    this.opens(element, () => this.onFunction(card.name), key("f", card.name));
+    return { element, spot, card, fact, lag, dead, deadText };
+  }
+
+  typeNode(ty, spot) {
+    const width = ty.length * TYPE.letter + TYPE.pad + 34;
+    const [domain, ...rest] = ty.split(".");
+    const name = draw("text", { x: width / 2, y: 18 });
+    const dim = draw("tspan", { class: "dim" });
+    dim.textContent = `${domain}.`;
+    const main = draw("tspan");
+    main.textContent = rest.join(".");
+    const perSecond = draw("tspan", { class: "rate", dx: 6 });
+    name.append(dim, main, perSecond);
+    const element = draw(
+      "g",
+      { class: "node type", transform: `translate(${spot.x - width / 2},${spot.y - TYPE.height / 2})`, tabindex: 0, role: "button", "data-type": ty },
+      draw("rect", { class: "box", width, height: TYPE.height, rx: TYPE.height / 2 }),
+      name,
+    );
+    this.opens(element, () => this.onType(ty), key("t", ty));
+    return { element, spot, perSecond };
+  }
+
+  edge([name, ty, emits], points) {
+    const { path, along, end } = curve(points);
+    const line = draw("path", { class: "edge", d: path });
+    const arrow = draw("path", { class: "arrow", d: `M${end[0]} ${end[1]}l-8 -4.5v9z` });
+    const element = draw("g", { class: "link", role: "button", tabindex: -1, "aria-label": emits ? `${name} emits ${ty}` : `${name} acts on ${ty}` }, draw("path", { class: "edge-hit", d: path }), line, arrow);
+    this.opens(element, () => this.onType(ty, emits ? name : null), `${name} ${ty}`);
+    return { element, line, arrow, along, name, ty, emits };
+  }
+
+  opens(element, act, id) {
+    const open = () => {
+      this.mark(element, id);
+      act();
+    };
+    element.addEventListener("click", (event) => {
+      if (!this.dragged) open();
+      event.stopPropagation();
+    });
+    element.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      open();
+    });
+    if (element.classList.contains("node")) element.addEventListener("focus", () => element.matches(":focus-visible") && this.bring(this.nodes.get(id)?.spot));
+  }
+
+  mark(element, id) {
+    for (const other of this.frame.querySelectorAll(".chosen")) other.classList.remove("chosen");
+    element?.classList.add("chosen");
+    this.chosen = element ? id : null;
+  }
+
+  // By name, from a link or another page.
+  choose(name) {
+    this.wanted = null;
+    if (name === null) return this.mark(null);
+    const node = this.nodes.get(key("f", name)) ?? this.nodes.get(key("t", name));
+    if (!node) {
+      this.wanted = name;
+      return undefined;
+    }
+    this.mark(node.element, name);
+    this.bring(node.spot);
+    return node.card ? this.onFunction(name) : this.onType(name);
+  }
+
+  tick(tick) {
+    this.latest = tick;
+    if (!this.shape || tick.version !== this.shape.version) return;
+    const sums = { rate: 0, lag: 0, flight: 0, running: 0, letters: 0 };
+    this.shape.functions.forEach((card, at) => {
+      const [perSecond, lag, flight, replicas, health, ms, retried, dead, letters] = tick.functions[at];
+      sums.rate += perSecond;
+      sums.lag += lag;
+      sums.flight += flight;
+      sums.running += replicas > 0 ? 1 : 0;
+      sums.letters += letters;
+      const node = this.nodes.get(key("f", card.name));
+      const often = replicas === 1 ? "" : ` · ×${replicas}`;
+      const fact = replicas === 0 ? ({ stuck: "nobody runs it", asleep: "asleep" }[health] ?? "not running") : `${rate(perSecond)}/s${perSecond > 0 && ms > 0 ? ` · ${duration(ms)}` : ""}${often}`;
+      set(node.fact, fact);
+      set(node.lag, lag > 0 ? short(lag) : "");
+      node.dead.setAttribute("visibility", letters > 0 ? "visible" : "hidden");
+      set(node.deadText, short(letters));
+      const label = `${card.name}: ${health}, ${rate(perSecond)} per second, lag ${number(lag)}, ${letters} dead letters`;
+      if (node.element.getAttribute("aria-label") !== label) node.element.setAttribute("aria-label", label);
+      const chosen = node.element.classList.contains("chosen") ? " chosen" : "";
+      const className = `node function ${health}${chosen}`;
+      if (node.element.getAttribute("class") !== className) node.element.setAttribute("class", className);
+      node.trouble = retried + dead;
+    });
+    this.shape.types.forEach((ty, at) => {
+      const node = this.nodes.get(key("t", ty));
+      set(node.perSecond, tick.types[at] >= 0.05 ? `${rate(tick.types[at])}/s` : "");
+      node.element.setAttribute("aria-label", `${ty}: ${rate(tick.types[at])} per second`);
+    });
+    this.links.forEach((link, at) => {
+      const flows = tick.edges[at] >= 0.05;
+      const thick = width(flows ? tick.edges[at] : 0).toFixed(1);
+      if (link.thick !== thick) link.line.setAttribute("stroke-width", (link.thick = thick));
+      link.line.classList.toggle("flows", flows);
+    });
+    this.dots.setRates(tick.edges);
+    this.totals(sums, tick);
+    this.frame.dataset.tick = `${tick.at}`;
+  }
+
+  totals(sums, tick) {
+    const stored = make("div", "extra", make("b", "", short(tick.stored)), make("span", "", "events kept"));
+    const one = (value, text, className = "") => make("div", className, make("b", "", value), make("span", "", text));
+    byId("totals").replaceChildren(
+      one(rate(tick.types.reduce((a, b) => a + b, 0)), "events/s"),
+      one(`${sums.running}/${this.shape.functions.length}`, "running"),
+      one(short(sums.lag), "waiting"),
+      one(short(sums.flight), "in hand", "extra"),
+      one(short(sums.letters), "dead letters", sums.letters > 0 ? "bad" : ""),
+      stored,
+    );
+  }
+
+  // Where one looks.
+  look() {
+    const { x, y, scale } = this.camera;
+    this.view.setAttribute("transform", `translate(${x.toFixed(1)},${y.toFixed(1)}) scale(${scale.toFixed(4)})`);
+    byId("graph").classList.toggle("far", scale < 0.5);
+    Object.assign(this.dots.view, this.camera);
+    if (this.dots.dots.length > 0) this.dots.paint();
+  }
+
+  // All of it; at first on a phone no smaller than one can read.
+  fit(all = true) {
+    if (!this.size) return;
+    const [w, h] = [this.frame.clientWidth, this.frame.clientHeight];
+    const [top, side, bottom] = [w > 700 ? (h > 500 ? 74 : 58) : 116, w > 700 ? 36 : 16, 48];
+    const whole = Math.min(NEAREST, (w - 2 * side) / this.size.width, (h - top - bottom) / this.size.height);
+    const scale = all || w > 700 ? whole : Math.max(whole, READABLE);
+    const x = Math.max(side, (w - this.size.width * scale) / 2);
+    this.camera = { scale, x, y: top + Math.max(0, (h - top - bottom - this.size.height * scale) / 2) };
+    this.steered = false;
+    this.look();
+  }
+
+  zoom(factor, x = this.frame.clientWidth / 2, y = this.frame.clientHeight / 2) {
+    const scale = Math.min(4, Math.max(0.05, this.camera.scale * factor));
+    const real = scale / this.camera.scale;
+    this.camera = { scale, x: x - (x - this.camera.x) * real, y: y - (y - this.camera.y) * real };
+    this.steered = true;
+    this.look();
+  }
+
+  move(dx, dy) {
+    this.camera.x += dx;
+    this.camera.y += dy;
+    this.steered = true;
+    this.look();
+  }
+
+  // Into view, if it is not.
+  bring(spot) {
+    if (!spot) return;
+    const margin = 110;
+    const panel = byId("panel").hidden || innerWidth < 700 ? 0 : byId("panel").clientWidth;
+    const [x, y] = [spot.x * this.camera.scale + this.camera.x, spot.y * this.camera.scale + this.camera.y];
+    const right = this.frame.clientWidth - panel - margin;
+    const bottom = this.frame.clientHeight - margin;
+    const dx = x < margin ? margin - x : x > right ? right - x : 0;
+    const dy = y < margin ? margin - y : y > bottom ? bottom - y : 0;
+    if (dx || dy) this.move(dx, dy);
+  }
+
+  steer() {
+    const { frame } = this;
+    const fingers = new Map();
+    let pinch = 0;
+    frame.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      const { left, top } = frame.getBoundingClientRect();
+      this.zoom(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0016)), event.clientX - left, event.clientY - top);
+    }, { passive: false });
+    frame.addEventListener("pointerdown", (event) => {
+      fingers.set(event.pointerId, [event.clientX, event.clientY]);
+      this.dragged = false;
+      pinch = 0;
+    });
+    frame.addEventListener("pointermove", (event) => {
+      const before = fingers.get(event.pointerId);
+      if (!before) return;
+      const [dx, dy] = [event.clientX - before[0], event.clientY - before[1]];
+      if (!this.dragged && Math.hypot(dx, dy) < 4) return;
+      if (!this.dragged) frame.setPointerCapture(event.pointerId);
+      this.dragged = true;
+      frame.classList.add("moving");
+      fingers.set(event.pointerId, [event.clientX, event.clientY]);
+      if (fingers.size === 1) return this.move(dx, dy);
+      const [a, b] = [...fingers.values()];
+      const apart = Math.hypot(a[0] - b[0], a[1] - b[1]);
+      const { left, top } = frame.getBoundingClientRect();
+      if (pinch > 0) this.zoom(apart / pinch, (a[0] + b[0]) / 2 - left, (a[1] + b[1]) / 2 - top);
+      pinch = apart;
+      return undefined;
+    });
+    const up = (event) => {
+      fingers.delete(event.pointerId);
+      pinch = 0;
+      frame.classList.remove("moving");
+    };
+    for (const name of ["pointerup", "pointercancel"]) addEventListener(name, up);
+    frame.addEventListener("click", () => !this.dragged && this.onNothing());
+    frame.addEventListener("keydown", (event) => {
+      const keys = { ArrowLeft: () => this.move(60, 0), ArrowRight: () => this.move(-60, 0), ArrowUp: () => this.move(0, 60), ArrowDown: () => this.move(0, -60), "+": () => this.zoom(1.25), "=": () => this.zoom(1.25), "-": () => this.zoom(0.8), 0: () => this.fit() };
+      if (!keys[event.key] || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      keys[event.key]();
+    });
+    byId("zoom-in").addEventListener("click", () => this.zoom(1.25));
+    byId("zoom-out").addEventListener("click", () => this.zoom(0.8));
+    byId("zoom-fit").addEventListener("click", () => this.fit());
+  }
+
+  resized() {
+    if (this.frame.clientWidth === 0) return;
+    this.dots.resize();
+    if (this.steered) this.look();
+    else this.fit(false);
+  }
+
+  shown(yes) {
+    this.visible = yes;
+    this.animate();
+  }
+
+  animate() {
+    this.dots.run(Boolean(this.visible) && document.visibilityState === "visible" && Boolean(this.shape));
+  }
+
+  recolour() {
+    // A canvas knows no variables: somebody who has the colour is asked for it.
+    const probe = make("i", "probe");
+    document.body.append(probe);
+    this.dots.colour = getComputedStyle(probe).color;
+    probe.remove();
+  }
+}
+
+// Touches the page only where something is different.
+function set(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}

@@ -1,0 +1,199 @@
+// What was clicked on the map: a function with its last hour, or an event type with its last events.
+
+import { about, api, button, byId, draw, duration, facts, failed, flowLink, json, link, make, moment, number, rate, short, traceLink } from "./dom.js";
+import { histogram, line, percentile } from "./chart.js";
+
+const EVERY = 2000;
+let timer = null;
+let shown = null;
+let opener = null;
+
+export function closePanel() {
+  clearTimeout(timer);
+  shown = null;
+  const panel = byId("panel");
+  if (panel.hidden) return;
+  panel.hidden = true;
+  panel.replaceChildren();
+  opener?.focus?.({ preventScroll: true });
+  document.dispatchEvent(new CustomEvent("panel-closed"));
+}
+
+// Asks again while it is open; what is folded out or scrolled to stays so, since only the parts change.
+function open(what, title, ask, fill) {
+  clearTimeout(timer);
+  opener = document.activeElement;
+  shown = what;
+  const panel = byId("panel");
+  const body = make("div", "list");
+  const close = button("✕", closePanel, "quiet");
+  close.setAttribute("aria-label", "Close");
+  panel.replaceChildren(make("div", "head", make("h2", "", title), close), body);
+  panel.hidden = false;
+  panel.scrollTop = 0;
+  const refresh = async () => {
+    try {
+      const said = await ask();
+      if (shown !== what) return;
+      if (body.childElementCount === 0 || !isRead(panel)) fill(said, body);
+    } catch (error) {
+      if (shown !== what) return;
+      failed(body, error);
+    }
+    timer = setTimeout(refresh, EVERY);
+  };
+  refresh();
+}
+
+// Somebody has folded something out, or marks something to copy.
+function isRead(panel) {
+  const selection = document.getSelection();
+  return panel.querySelector("details[open]") !== null || (!selection.isCollapsed && panel.contains(selection.anchorNode));
+}
+
+const part = (title, ...content) => make("section", "", make("h3", "", title), ...content);
+const figure = (value, text) => make("div", "", make("b", "", value), make("span", "", text));
+const chips = (types, act) => make("div", "types", ...types.map((ty) => button(ty, () => act(ty), "chip")));
+
+export function showFunction(name) {
+  open(`function ${name}`, name, () => api(`/api/functions/${encodeURIComponent(name)}`), fillFunction);
+}
+
+const WORDS = {
+  ok: "fine",
+  behind: "behind: more comes than it does",
+  failing: "failed within the last minute",
+  stuck: "nobody runs it, and events wait",
+  off: "not running",
+  asleep: "asleep: it is started when an event comes",
+};
+
+function fillFunction(said, body) {
+  const { card, history: past } = said;
+  const ms = past.ms.findLast((value) => value > 0);
+  const parts = [
+    make("p", `state ${said.health}`, WORDS[said.health]),
+    make(
+      "div",
+      "figures",
+      figure(`${rate(said.rate)}/s`, "handed to it"),
+      figure(short(said.lag), "waiting (lag)"),
+      figure(short(said.in_flight), said.limits ? `in hand, of ${short(said.limits.concurrency * Math.max(1, said.instances.length))}` : "in hand"),
+      figure(ms ? duration(ms) : "–", "a run, on average"),
+      figure(number(said.minute.retried), "failed, last minute"),
+      figure(number(said.letters), "dead letters"),
+    ),
+    part("The last hour", line("events a second", past.at, past.rate, (value) => rate(value)), line("waiting", past.at, past.lag, short, "warm"), line("in hand", past.at, past.in_flight, short), line("a run, ms", past.at, past.ms, (value) => duration(value))),
+  ];
+  if (said.histogram) {
+    const [p50, p99] = [percentile(said.histogram, 0.5), percentile(said.histogram, 0.99)];
+    parts.push(part("How long runs took", histogram(said.histogram), p50 && make("p", "hint", `half ${p50}, 99 of 100 ${p99}, since its workers started`)));
+  }
+  parts.push(part("Acts on", chips(card.triggers, (ty) => showType(ty))));
+  if (card.emits.length > 0) parts.push(part("May emit", chips(card.emits, (ty) => showType(ty, card.name))));
+  parts.push(part("What failed last", errors(said)), part("Workers", workers(said.instances)), part("Manifest", manifest(said)));
+  body.className = "parts";
+  body.replaceChildren(...parts);
+}
+
+function errors({ errors: letters, instances }) {
+  const last = instances.map((instance) => instance.last_error).filter(Boolean);
+  if (letters.length + last.length === 0) return make("p", "hint", "Nothing.");
+  const rows = letters.map((letter) =>
+    make(
+      "li",
+      "",
+      make("div", "top-line", link(`#${letter.number} ${letter.reason}`, `#/letters/${letter.group}`), moment(letter.at)),
+      make("span", "why", letter.message),
+      make("div", "row", letter.site && make("span", "mono hint", letter.site), traceLink(letter.trace), letter.flow && flowLink(letter.flow, "flow")),
+    ),
+  );
+  rows.unshift(...last.map((text) => make("li", "", make("span", "why", text), make("span", "hint", "last error of a worker"))));
+  return make("ul", "list", ...rows);
+}
+
+function workers(instances) {
+  if (instances.length === 0) return make("p", "hint", "None runs.");
+  const rows = instances.map((one) =>
+    make(
+      "li",
+      "",
+      make("div", "top-line", make("span", "mono", one.id), one.started && moment(Date.parse(one.started))),
+      make("span", "hint", `${number(one.applied)} applied, ${number(one.in_flight)} in hand, ${number(one.duplicates)} duplicates, ${number(one.conflicts)} conflicts, ${number(one.retried)} retried, ${number(one.dead)} dead · ${one.version}`),
+    ),
+  );
+  return make("ul", "list", ...rows);
+}
+
+function manifest({ card, limits, consumer }) {
+  const from = { worker: "its worker", program: "its program; nobody runs it", consumer: "its consumer alone" }[card.known];
+  return facts([
+    ["known from", from ?? "oncue.toml alone: its program was not found"],
+    ["version", card.version],
+    ["stream", card.stream],
+    ["state table", card.table],
+    ["concurrency", limits && `${number(limits.concurrency)} a worker, ${number(limits.reserved_concurrency)} in all`],
+    ["timeout", limits?.timeout],
+    ["attempts", limits && `${limits.attempts}`],
+    ["delivered", consumer && `${number(consumer.delivered)}, ${number(consumer.redelivered)} of them waiting to come again`],
+  ]);
+}
+
+const DRIFT = {
+  unheard: "Nobody acts on it",
+  untriggered: "Nobody sends it",
+  unused: "Not used",
+  undeclared: "Seen, but not declared",
+  endless: "A circle without an exit",
+  uncompensated: "Nothing takes it back",
+};
+
+// What a choreography nobody draws forgets.
+export function showDrift() {
+  open("drift", "Declared and observed", () => api("/api/drift"), ({ findings, observed, days }, body) => {
+    const rows = findings.map(({ kind, what, advice }) => make("li", "", make("b", "", DRIFT[kind] ?? kind), make("span", "", what), make("span", "hint", advice)));
+    const first = findings.length > 0 ? make("ul", "list", ...rows) : make("p", "hint", "They agree.");
+    const looked = observed > 0 ? `Not used means: for ${days} days.` : "Nothing has been observed yet, so use and undeclared edges were not looked at.";
+    body.className = "parts";
+    body.replaceChildren(first, make("p", "hint", looked));
+  });
+}
+
+// An event type; with a source, only what that function sent.
+export function showType(ty, source = null) {
+  const from = source ? `&source=${encodeURIComponent(source)}` : "";
+  open(`type ${ty} ${source}`, ty, () => api(`/api/events?type=${encodeURIComponent(ty)}${from}`), ({ events }, body) => {
+    const heading = source ? `The last events ${source} sent` : "The last events";
+    body.className = "parts";
+    body.replaceChildren(part(heading, events.length > 0 ? make("ul", "list", ...events.map(eventRow)) : make("p", "hint", "None is kept.")));
+  });
+}
+
+export function eventRow(event) {
+  const details = make("details", "", make("summary", "", event.data ? preview(event.data) : event.undecoded ?? event.error ?? ""));
+  details.append(
+    event.data === undefined ? make("p", "why", event.undecoded ?? event.error ?? "") : json(event.data),
+    facts([
+      ["id", event.id && make("span", "mono", event.id)],
+      ["key", event.key],
+      ["source", event.source],
+      ["cause", event.cause && make("span", "mono", event.cause)],
+      ["stands at", `${event.stream}:${event.sequence}`],
+      ["size", `${number(event.bytes)} bytes`],
+    ]),
+  );
+  return make(
+    "li",
+    "",
+    make("div", "top-line", make("b", "clip", event.key || event.type || event.subject), moment(event.stored)),
+    details,
+    make("div", "row", event.flow && flowLink(event.flow, "flow"), traceLink(event.trace), make("span", "hint", [event.type, event.source && `from ${event.source}`].filter(Boolean).join(" ")), event.redriven && make("span", "reason", `redriven ${event.redriven}×`)),
+  );
+}
+
+// The first few fields in a line.
+function preview(data) {
+  const fields = Object.entries(data).filter(([, value]) => value !== "" && value !== null && !(Array.isArray(value) && value.length === 0) && value !== "0");
+  const text = fields.slice(0, 4).map(([name, value]) => `${name} ${typeof value === "object" ? "{…}" : value}`).join(" · ");
+  return text.length > 110 ? `${text.slice(0, 108)}…` : text;
+}

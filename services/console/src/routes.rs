@@ -1,0 +1,48 @@
+//! Which path is what.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+
+use crate::problem::{METHOD, NOT_FOUND, Problem};
+use crate::{App, access, actions, drift, events, flow, function, guard, letters, live, page, recent, search};
+
+pub fn router(app: Arc<App>) -> Router {
+    // Whoever may not log in may still see that there is a console, and that it lives.
+    let open = Router::new()
+        .route("/", get(page::html))
+        .route("/{asset}", get(page::asset))
+        .route("/healthz", get(live::healthy))
+        .route("/readyz", get(live::ready))
+        .route("/api/about", get(access::about))
+        .route("/api/login", post(access::login))
+        .route("/api/logout", post(access::logout));
+    let read = Router::new()
+        .route("/api/live", get(live::stream))
+        .route("/api/functions/{name}", get(function::get))
+        .route("/api/events", get(events::get))
+        .route("/api/flows", get(recent::get))
+        .route("/api/flows/{id}", get(flow::get))
+        .route("/api/search", get(search::get))
+        .route("/api/drift", get(drift::get))
+        .route("/api/letters", get(letters::list))
+        .route("/api/letters/{number}", get(letters::one))
+        .route("/api/jobs/{id}", get(actions::job))
+        .layer(from_fn_with_state(app.clone(), guard::reader));
+    let write = Router::new()
+        .route("/api/letters/try", post(actions::attempt))
+        .route("/api/letters/redrive", post(actions::redrive))
+        .route("/api/letters/drop", post(actions::give_up))
+        .layer(from_fn_with_state(app.clone(), guard::writer));
+    open.merge(read)
+        .merge(write)
+        .fallback(async |request: Request| Problem::new(NOT_FOUND, format!("there is no {}", request.uri().path())))
+        .method_not_allowed_fallback(async |request: Request| {
+            Problem::new(METHOD, format!("{} is not among those in Allow", request.method()))
+        })
+        .layer(from_fn_with_state(app.clone(), guard::every))
+        .with_state(app)
+}

@@ -1,0 +1,7 @@
+//! The console over HTTP, with real servers behind it.
+
+mod guards;
+mod harness;
+mod letters;
+mod looking;
+mod searching;

@@ -1,0 +1,236 @@
+// Clicks through every page of the console in a real browser: two hundred functions, ten thousand events a second. A picture
+// of each page stays in target/screenshots. Fails for whatever a page complains of, and for whatever is asked elsewhere.
+
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { browserPath, folder, openBrowser, openPage, pause, root, start, stopAll, target, until } from "./lib.mjs";
+
+const shots = folder(join(root, "target/screenshots"));
+const FUNCTIONS = 200;
+const tests = [];
+const test = (name, run) => tests.push([name, run]);
+
+async function startCrowd() {
+  const crowd = start(join(target, "debug/crowd"), [`${FUNCTIONS}`, "10000"], { cwd: root });
+  const line = await until("the crowd", () => {
+    if (crowd.exitCode !== null) throw new Error(crowd.said);
+    return crowd.said.split("\n").find((text) => text.startsWith("{"));
+  });
+  return JSON.parse(line);
+}
+
+const shoot = (page, name) => page.screenshot({ path: join(shots, `${name}.png`) });
+const at = (crowd, page) => `${crowd.url}#/${page}`;
+
+async function login(page, crowd) {
+  await page.goto(crowd.url);
+  await page.waitForSelector("#login[open]");
+  await page.fill("#login-name", "ann");
+  await page.fill("#login-token", crowd.token);
+  await page.click("#login-form button");
+  await page.waitForSelector("#login:not([open])", { state: "attached" });
+}
+
+const mapIsThere = (page) => page.waitForSelector(`#canvas[data-ready="${FUNCTIONS}"]`);
+const said = async (page, selector) => (await page.textContent(selector)).trim();
+
+test("nobody gets in without the token", async ({ page, crowd }) => {
+  await page.goto(crowd.url);
+  await page.waitForSelector("#login[open]");
+  await page.fill("#login-token", "not the token at all");
+  await page.click("#login-form button");
+  await page.waitForFunction(() => document.getElementById("login-why").textContent.includes("ONCUE_CONSOLE_TOKEN"));
+  assert.equal(await page.locator(".node").count(), 0);
+  await shoot(page, "login");
+});
+
+test("the map has every function, and moves", async ({ page, crowd }) => {
+  await login(page, crowd);
+  await mapIsThere(page);
+  assert.equal(await page.locator(".node.function").count(), FUNCTIONS);
+  const tick = () => page.getAttribute("#canvas", "data-tick");
+  const seen = new Set();
+  await until("three more ticks", async () => seen.add(await tick()).size > 3);
+  await page.waitForFunction(() => document.querySelectorAll(".edge.flows").length > 20);
+  await page.waitForFunction(() => document.querySelectorAll(".node.failing, .node.stuck, .node.behind").length > 3);
+  // The page still answers: what it draws is not what passes.
+  const frames = await page.evaluate(() => new Promise((done) => {
+    let count = 0;
+    const end = performance.now() + 1000;
+    const next = (now) => (now < end ? requestAnimationFrame(next, (count += 1)) : done(count));
+    requestAnimationFrame(next);
+  }));
+  assert.ok(frames > 0, "the page stands still");
+  const moved = await page.evaluate(() => {
+    const canvas = document.getElementById("dots");
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    return data.some((value) => value > 0);
+  });
+  assert.ok(moved, "no dot moves");
+  console.log(`    ${frames} frames in a second`);
+  await shoot(page, "map-200");
+});
+
+test("everything on the map can be reached with the keyboard", async ({ page }) => {
+  await page.focus("#canvas");
+  await page.keyboard.press("Tab");
+  const first = await page.evaluate(() => document.activeElement.getAttribute("aria-label"));
+  assert.match(first, /per second/);
+  await page.focus(".node.function");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("#panel:not([hidden]) .figures");
+  await page.keyboard.press("Escape");
+  await page.waitForSelector("#panel", { state: "hidden" });
+  const before = await page.getAttribute("#view", "transform");
+  await page.focus("#canvas");
+  for (const key of ["+", "+", "ArrowLeft", "ArrowUp"]) await page.keyboard.press(key);
+  assert.notEqual(await page.getAttribute("#view", "transform"), before);
+  await shoot(page, "map-near");
+  await page.keyboard.press("0");
+});
+
+test("a function tells its last hour and what failed", async ({ page }) => {
+  await page.locator('[data-name="invoice-step-8-01"]').dispatchEvent("click");
+  await page.waitForSelector("#panel .figures");
+  assert.equal(await said(page, "#panel h2"), "invoice-step-8-01");
+  await page.waitForFunction(() => document.getElementById("panel").textContent.includes("the tax office does not answer"));
+  assert.equal(await page.locator("#panel .chart").count(), 4);
+  await page.waitForFunction(() => document.querySelectorAll("#panel .bars .bar").length > 2);
+  await shoot(page, "function");
+});
+
+test("an edge shows its last events, decoded", async ({ page }) => {
+  await page.locator('[aria-label^="order-step-0-00 acts on"] .edge-hit').dispatchEvent("click");
+  await page.waitForSelector("#panel details");
+  assert.match(await said(page, "#panel h2"), /^shop00\.order\.step0$/);
+  await page.locator("#panel details summary").first().click();
+  assert.match(await page.locator("#panel pre.json").first().textContent(), /"number": \d+/);
+  await shoot(page, "edge");
+  await page.click('#panel button[aria-label="Close"]');
+});
+
+test("flows are listed, and one of them is a tree", async ({ page, crowd }) => {
+  await page.keyboard.press("2");
+  await page.waitForSelector("#page-flows table");
+  await shoot(page, "flows");
+  await page.goto(at(crowd, `flows/${crowd.ids.flow}`));
+  await page.waitForSelector("#page-flows .flow");
+  assert.equal(await page.locator("#page-flows .event").count(), 3);
+  assert.match(await page.getAttribute("#page-flows a.trace", "href"), /:16686\/trace\/0{30}11$/);
+  await shoot(page, "flow");
+});
+
+test("an id and a key are found, and what is not says where it was looked for", async ({ page, crowd }) => {
+  await page.keyboard.press("/");
+  await page.keyboard.type(crowd.ids.flow);
+  await page.keyboard.press("Enter");
+  await page.waitForFunction(() => document.getElementById("page-search").textContent.includes("The event"));
+  await shoot(page, "search-id");
+  await page.goto(at(crowd, `search/${crowd.ids.key}`));
+  await page.waitForFunction(() => document.querySelectorAll("#page-search .list li").length === 3);
+  await shoot(page, "search-key");
+  await page.goto(at(crowd, "search/nobody-has-this"));
+  await page.waitForFunction(() => document.getElementById("page-search").textContent.includes("Nothing found"));
+  assert.match(await said(page, "#page-search"), /Looked in:.*were searched/);
+});
+
+test("dead letters are read, tried, redriven and dropped", async ({ page, crowd }) => {
+  await page.goto(at(crowd, "letters"));
+  await page.waitForSelector(".groups button");
+  assert.equal(await page.locator(".groups button").count(), 2);
+  await page.locator(".bench tbody button").first().click();
+  await page.waitForSelector(".bench pre.json");
+  assert.match(await said(page, ".bench pre.json"), /"page": "door-\d+"/);
+  await shoot(page, "letters");
+  await page.click("text=Try all 8");
+  await page.waitForFunction(() => document.querySelector(".outcome")?.textContent.includes("0 of 8 would be applied"));
+  await page.locator('.bench tbody input[type="checkbox"]').first().check();
+  await page.click("text=Redrive 1 chosen");
+  await page.waitForFunction(() => /web|consumer/.test(document.querySelector(".outcome .bad")?.textContent ?? ""));
+  await shoot(page, "redrive");
+  await page.click("text=Drop 1 chosen");
+  await page.waitForSelector("#ask[open]");
+  await page.fill("#ask-why", "sent by a test");
+  await shoot(page, "drop");
+  await page.click("#ask-yes");
+  await page.waitForFunction(() => document.querySelector(".groups .badge").textContent === "7");
+});
+
+test("light, dark and a phone", async ({ page, browser, crowd }) => {
+  await page.goto(at(crowd, "map"));
+  await mapIsThere(page);
+  await page.click("#theme");
+  await page.click("#theme");
+  assert.equal(await page.getAttribute("html", "data-theme"), "dark");
+  await pause(1500);
+  await shoot(page, "map-dark");
+  for (const name of ["letters", `flows/${crowd.ids.flow}`]) {
+    await page.goto(at(crowd, name));
+    await page.waitForSelector(name === "letters" ? ".bench table" : ".flow");
+    await shoot(page, `${name.split("/")[0]}-dark`);
+  }
+  const phone = await openPage(browser, crowd.url, { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true, colorScheme: "dark" });
+  await login(phone, crowd);
+  await mapIsThere(phone);
+  await shoot(phone, "phone-map");
+  await phone.locator('[data-name="invoice-step-8-01"]').dispatchEvent("click");
+  await phone.waitForSelector("#panel .figures");
+  await shoot(phone, "phone-function");
+  for (const name of ["letters", `flows/${crowd.ids.flow}`, `search/${crowd.ids.key}`]) {
+    await phone.goto(at(crowd, name));
+    await phone.waitForSelector(name === "letters" ? ".bench table" : name.startsWith("flows") ? ".flow" : "#page-search .card");
+    await shoot(phone, `phone-${name.split("/")[0]}`);
+    assert.ok(await phone.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${name} is wider than the phone`);
+  }
+  assert.deepEqual(phone.complaints, []);
+  await phone.context().close();
+});
+
+test("whoever wants no motion gets none", async ({ browser, crowd }) => {
+  const still = await openPage(browser, crowd.url, { reducedMotion: "reduce" });
+  await login(still, crowd);
+  await mapIsThere(still);
+  await still.waitForFunction(() => document.querySelectorAll(".edge.flows").length > 20);
+  await pause(1500);
+  const moves = await still.evaluate(() => {
+    const canvas = document.getElementById("dots");
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    return data.some((value) => value > 0);
+  });
+  assert.ok(!moves, "a dot moves");
+  assert.deepEqual(still.complaints, []);
+  await still.context().close();
+});
+
+test("whoever logs out sees nothing more", async ({ page, crowd }) => {
+  await page.goto(at(crowd, "map"));
+  await page.click("#who");
+  await page.waitForSelector("#login[open]");
+  assert.equal((await page.request.get(`${crowd.url}api/letters`)).status(), 401);
+});
+
+if (!browserPath()) {
+  console.log("browser tests: skipped, there is no Chromium here; install it (apt-get install chromium) or name it in CHROMIUM");
+  process.exit(0);
+}
+let failures = 0;
+const crowd = await startCrowd();
+const browser = await openBrowser();
+const page = await openPage(browser, crowd.url);
+for (const [name, run] of tests) {
+  const began = Date.now();
+  try {
+    await run({ page, browser, crowd });
+    assert.deepEqual(page.complaints, []);
+    console.log(`ok    ${name} (${((Date.now() - began) / 1000).toFixed(1)} s)`);
+  } catch (error) {
+    failures += 1;
+    page.complaints = [];
+    console.log(`FAIL  ${name}\n${error.stack}`);
+    await shoot(page, `failed-${failures}`).catch(() => {});
+  }
+}
+await browser.close();
+await stopAll();
+console.log(`browser tests: ${tests.length - failures} of ${tests.length} passed; pictures are in ${shots}`);
+process.exit(failures > 0 ? 1 : 0);

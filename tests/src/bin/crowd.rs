@@ -1,0 +1,236 @@
+//! Stands in for a crowd of functions, for the console's browser tests: servers, streams and consumers are real, and so is
+//! the console; the workers only say who they are and count, since two hundred processes would prove nothing more about a
+//! page. Prints the console's address once all is there, and goes on until its stdin closes.
+//!
+//!     crowd [FUNCTIONS] [EVENTS A SECOND]
+
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use oncue::bus::{Bus, layout};
+use oncue::config::{Limits, Size, StreamConfig};
+use oncue::event::{self, Meta};
+use oncue_proto::Format;
+use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
+use oncue_tests::house::{House, free_port};
+use prost::Message as _;
+use serde_json::json;
+
+const TOKEN: &str = "the-token-of-the-crowd";
+/// Functions in a row; each row has a stream of its own.
+const ROW: usize = 10;
+const NOUNS: [&str; 5] = ["order", "invoice", "parcel", "ticket", "account"];
+
+/// One function of the crowd.
+struct Member {
+    name: String,
+    stream: String,
+    trigger: String,
+    emits: Vec<String>,
+    handled: AtomicU64,
+    dead: u64,
+    running: bool,
+}
+
+fn crowd(count: usize) -> Vec<Member> {
+    let ty = |row: usize, step: usize| format!("shop{row:02}.{}.step{step}", NOUNS[row % NOUNS.len()]);
+    let member = |at: usize| {
+        let (row, step) = (at / ROW, at % ROW);
+        let mut emits = vec![ty(row, step + 1)];
+        if step % 4 == 1 {
+            emits.push(ty(row, (step + 3).min(ROW)));
+        }
+        Member {
+            name: format!("{}-step-{step}-{row:02}", NOUNS[row % NOUNS.len()]),
+            stream: format!("shop{row:02}"),
+            trigger: ty(row, step),
+            emits,
+            handled: AtomicU64::new(0),
+            dead: if at % 41 == 7 { 3 } else { 0 },
+            running: at % 23 != 5,
+        }
+    };
+    (0..count).map(member).collect()
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let argument = |at: usize, default: u64| std::env::args().nth(at).and_then(|a| a.parse().ok()).unwrap_or(default);
+    let (count, rate) = (argument(1, 200), argument(2, 10_000));
+    let mut house = House::new("[console]\nwrite = true\n").await;
+    let port = free_port();
+    house.set("ONCUE_CONSOLE_LISTEN", &format!("127.0.0.1:{port}"));
+    house.set("ONCUE_CONSOLE_TOKEN", TOKEN);
+    let bus = Bus::connect(&format!("nats://127.0.0.1:{}", house.nats_port), "crowd").await.expect("NATS");
+    let members = Arc::new(crowd(count as usize));
+    furnish(&bus, &members).await;
+    for verb in ["INFO", "STATS"] {
+        tokio::spawn(answer(bus.clone(), members.clone(), verb));
+    }
+    let ids = stories(&bus).await;
+    tokio::spawn(load(bus.clone(), members.clone(), rate));
+    tokio::spawn(keep_up(bus, members));
+    let console = house.spawn("oncue-console", &[]);
+    console.wait_for_line("listening on http://").await;
+    println!(
+        "{}",
+        json!({ "url": format!("http://127.0.0.1:{port}/"), "token": TOKEN, "functions": count, "ids": ids })
+    );
+    // On a thread of its own: a read of stdin cannot be given up.
+    let _ = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await;
+}
+
+/// Streams, and a consumer for each function.
+async fn furnish(bus: &Bus, members: &[Member]) {
+    // The server sets aside for a stream what it may grow to.
+    let config = StreamConfig { max_bytes: Size(48 << 20), ..StreamConfig::default() };
+    for domain in [layout::TIMER, layout::DLQ, "web"] {
+        bus.require(&layout::stream(domain, &config)).await.expect("a stream");
+    }
+    for row in members.chunks(ROW) {
+        bus.require(&layout::stream(&row[0].stream, &config)).await.expect("a stream");
+        for member in row {
+            let filters = layout::filters(&[&member.trigger]);
+            let wanted = layout::consumer(&member.name, &member.stream, &filters, &Limits::default());
+            bus.require(&wanted).await.expect("a consumer");
+        }
+    }
+}
+
+async fn answer(bus: Bus, members: Arc<Vec<Member>>, verb: &str) {
+    let mut asked = bus.subscribe(&format!("$SRV.{verb}")).await.expect("a subscription");
+    let limits = json!(Limits::default());
+    while let Some(question) = asked.next().await {
+        let Some(reply) = question.reply else { continue };
+        for member in members.iter().filter(|member| member.running) {
+            let handled = member.handled.load(Ordering::Relaxed);
+            let manifest = json!({ "name": member.name, "version": "1.0.0", "stream": member.stream, "triggers": [member.trigger],
+                "filters": layout::filters(&[&member.trigger]), "table": null, "emits": member.emits, "limits": limits });
+            let counts = [handled / 4, handled / 2, handled / 5, handled / 50, 0];
+            let body = json!({ "name": member.name, "id": format!("{}-1", member.name), "version": "1.0.0",
+                "started": event::format_time(event::now_ms()),
+                "endpoints": [{ "num_requests": handled, "processing_time": handled * 3_400_000, "last_error": "",
+                    "metadata": { "manifest": manifest.to_string() },
+                    "data": { "delivered": handled, "applied": handled, "in_flight": handled % 9, "dead": member.dead * (handled / 4000),
+                        "duration_ms": { "bounds": [1, 5, 25, 100], "counts": counts } } }] });
+            let _ = bus.tell(reply.clone(), body.to_string().into()).await;
+        }
+    }
+}
+
+/// Events at a steady rate, over all streams; nobody waits for their acks. Some say who sent them, as outputs do.
+async fn load(bus: Bus, members: Arc<Vec<Member>>, rate: u64) {
+    let (began, mut sent) = (Instant::now(), 0);
+    loop {
+        let due = (began.elapsed().as_secs_f64() * rate as f64) as u64;
+        while sent < due {
+            // Busy at the front of each row, quiet at its end.
+            let at = (sent as usize * 7919) % members.len();
+            let member = &members[if sent.is_multiple_of(3) { at } else { at / ROW * ROW }];
+            member.handled.fetch_add(1, Ordering::Relaxed);
+            if sent.is_multiple_of(200) {
+                output(&bus, member, sent).await;
+            } else {
+                let _ = bus.tell(member.trigger.clone(), format!(r#"{{"number":{sent}}}"#).into()).await;
+            }
+            sent += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn output(bus: &Bus, member: &Member, number: u64) {
+    let id = format!("{}-{number}", member.name);
+    let mut meta = root(&id, &member.emits[0]);
+    meta.source = format!("/{}", member.name);
+    let _ = bus.publish(&envelope(&meta, "", &json!({ "number": number }))).await;
+}
+
+/// Most consumers are moved to the end of their stream now and then, as if their workers had acked it all.
+async fn keep_up(bus: Bus, members: Arc<Vec<Member>>) {
+    loop {
+        for (at, member) in members.iter().enumerate().filter(|(at, member)| member.running && at % 17 != 3) {
+            let info = bus.api(&format!("STREAM.INFO.{}", member.stream), &serde_json::Value::Null).await;
+            let last = info.ok().and_then(|info| info["state"]["last_seq"].as_u64()).unwrap_or(0);
+            let _ = bus.rewind(&member.stream, &member.name, last + 1).await;
+            if at % ROW == 0 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+fn root(id: &str, ty: &str) -> Meta {
+    Meta {
+        id: id.to_owned(),
+        source: "/gateway".into(),
+        ty: ty.to_owned(),
+        time: event::now_ms(),
+        timed: true,
+        flow: id.to_owned(),
+        cause: String::new(),
+        hops: 0,
+        traceparent: Some(format!("00-{:032x}-{:016x}-01", 17, 17)),
+        tracestate: None,
+        baggage: None,
+        redrive: None,
+        tracked: false,
+    }
+}
+
+fn envelope(meta: &Meta, key: &str, payload: &serde_json::Value) -> Envelope {
+    let headers = event::headers(meta, key, Format::Json)
+        .into_iter()
+        .map(|(name, value)| Header { name: name.to_owned(), value });
+    Envelope { subject: event::subject(&meta.ty, key), headers: headers.collect(), payload: payload.to_string().into() }
+}
+
+/// A flow of three events, and dead letters of two causes, for pages to show. Returns what to look for.
+async fn stories(bus: &Bus) -> serde_json::Value {
+    let id = event::new_id();
+    let first = root(&id, "web.page.viewed");
+    let page = json!({ "page": "front-door", "visitor": "v-1" });
+    bus.publish(&envelope(&first, "front-door", &page)).await.expect("an event");
+    for number in 0..2 {
+        let mut child = root(&format!("{id}-{number}"), "web.page.milestone");
+        (child.source, child.cause, child.flow, child.hops) = ("/count-views".into(), id.clone(), id.clone(), 1);
+        let milestone = json!({ "page": "front-door", "views": "10" });
+        bus.publish(&envelope(&child, "front-door", &milestone)).await.expect("an event");
+    }
+    for number in 0..12 {
+        let (function, site, message) = match number % 3 {
+            0 => ("order-step-7-00", "", "no address 4711 in the order"),
+            _ => ("invoice-step-8-01", "src/bin/invoice-step-8.rs:42", "the tax office does not answer"),
+        };
+        let event = format!("broken-{number}");
+        let mut text = String::new();
+        let _ = write!(text, r#"{{"page":"door-{number}","visitor":"v"}}"#);
+        let inner = Envelope { subject: "web.page.viewed".into(), headers: Vec::new(), payload: text.into() };
+        let letter = DeadLetter {
+            function: function.into(),
+            reason: if site.is_empty() { "rejected" } else { "attempts" }.into(),
+            message: message.into(),
+            site: site.into(),
+            attempts: 6,
+            at: Some(oncue::dlq::timestamp(event::now_ms())),
+            event_id: event.clone(),
+            event_type: "web.page.viewed".into(),
+            flow_id: event,
+            stream: "web".into(),
+            key: format!("door-{number}"),
+            envelope: Some(inner),
+            ..DeadLetter::default()
+        };
+        let header = Header { name: "traceparent".into(), value: format!("00-{:032x}-{:016x}-01", 23, 23) };
+        let letter = Envelope {
+            subject: format!("dlq.{function}"),
+            headers: vec![header],
+            payload: letter.encode_to_vec().into(),
+        };
+        bus.publish(&letter).await.expect("a letter");
+    }
+    json!({ "flow": id, "key": "front-door", "letters": 12 })
+}

@@ -1,0 +1,118 @@
+//! The console's bench against real workers: tried, redriven, and on record.
+
+use oncue::bus::Bus;
+use oncue_proto::oncue::v1::{Envelope, Header};
+use oncue_tests::house::{House, QUICK, free_port, until};
+use serde_json::{Value, json};
+
+const TOKEN: &str = "the-token-of-the-test";
+
+/// Somebody who is logged in.
+struct Operator {
+    http: reqwest::Client,
+    base: String,
+    cookie: String,
+}
+
+impl Operator {
+    async fn login(base: &str) -> Self {
+        let http = reqwest::Client::new();
+        let body = json!({ "token": TOKEN, "name": "ann" });
+        let answer = http.post(format!("{base}/api/login")).json(&body).send().await.expect("an answer");
+        let cookie =
+            answer.headers()["set-cookie"].to_str().expect("text").split(';').next().unwrap_or_default().to_owned();
+        Self { http, base: base.to_owned(), cookie }
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let asked = self.http.get(format!("{}{path}", self.base)).header("cookie", &self.cookie);
+        asked.send().await.expect("an answer").json().await.expect("JSON")
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Value {
+        let asked = self.http.post(format!("{}{path}", self.base)).header("cookie", &self.cookie).json(body);
+        asked.send().await.expect("an answer").json().await.expect("JSON")
+    }
+
+    /// Numbers of the letters whose message holds a text.
+    async fn numbers(&self, message: &str) -> Value {
+        let groups = self.get("/api/letters").await["groups"].as_array().cloned().unwrap_or_default();
+        let group = groups.iter().find(|group| group["message"].to_string().contains(message));
+        group.unwrap_or_else(|| panic!("no group {message} in {groups:#?}"))["numbers"].clone()
+    }
+
+    /// Redrives and waits for the end.
+    async fn redrive(&self, numbers: &Value) -> Value {
+        let job = self.post("/api/letters/redrive", &json!({ "numbers": numbers })).await["job"].clone();
+        until("the redrive to end", async || {
+            let job = self.get(&format!("/api/jobs/{job}")).await;
+            (job["ended"] == true).then_some(job)
+        })
+        .await
+    }
+}
+
+async fn set_aside(house: &mut House, bus: &Bus) {
+    house.set("ONCUE_ATTEMPTS", "1");
+    let mut worker = house.start("misbehave").await;
+    for (at, what) in ["fail-until:2", "fail-until:2", "fail-until:2", "reject"].iter().enumerate() {
+        let headers = vec![Header { name: "ce-id".into(), value: format!("e-{at}") }];
+        let payload = format!(r#"{{"page":"/a","referrer":"{what}"}}"#).into();
+        bus.publish(&Envelope { subject: "web.page.viewed".into(), headers, payload }).await.expect("taken");
+    }
+    until("four letters", async || (house.count(bus, "dlq").await == 4).then_some(())).await;
+    house.drained(bus, "web", "misbehave").await;
+    assert_eq!(worker.stop().await, Some(0));
+    house.set("ONCUE_ATTEMPTS", "3");
+}
+
+#[tokio::test]
+async fn letters_are_tried_and_redriven_from_the_console_and_every_action_is_on_record() {
+    let config = format!("[functions.misbehave]\n{QUICK}\n[console]\nwrite = true\n");
+    let mut house = House::new(&config).await;
+    let bus = house.bus().await;
+    set_aside(&mut house, &bus).await;
+    let port = free_port();
+    house.set("ONCUE_CONSOLE_LISTEN", &format!("127.0.0.1:{port}"));
+    house.set("ONCUE_CONSOLE_TOKEN", TOKEN);
+    let mut console = house.spawn("oncue-console", &[]);
+    console.wait_for_line("listening on http://").await;
+    let operator = Operator::login(&format!("http://127.0.0.1:{port}")).await;
+
+    // Nobody runs it, and its own program says what it is.
+    let function = until("the function", async || {
+        let said = operator.get("/api/functions/misbehave").await;
+        (said["consumer"].is_object()).then_some(said)
+    })
+    .await;
+    assert_eq!((&function["card"]["known"], &function["health"]), (&json!("program"), &json!("off")));
+    assert_eq!(function["errors"].as_array().map(Vec::len), Some(4));
+
+    let (failing, rejected) = (operator.numbers("not yet").await, operator.numbers("told to reject").await);
+    let tried = operator.post("/api/letters/try", &json!({ "numbers": rejected })).await;
+    let answer = &tried["answers"][0];
+    assert_eq!((&answer["outcome"], &answer["message"]), (&json!("dead"), &json!("told to reject")));
+
+    let _worker = house.start("misbehave").await;
+    let ended = operator.redrive(&failing).await;
+    assert_eq!((&ended["sent"], &ended["done"], &ended["failed"]), (&json!(3), &json!(3), &json!(0)), "{ended}");
+    let ended = operator.redrive(&rejected).await;
+    assert_eq!((&ended["sent"], &ended["done"], &ended["failed"]), (&json!(1), &json!(0), &json!(1)), "{ended}");
+    let left = operator.get("/api/letters").await;
+    assert_eq!((&left["letters"], &left["groups"][0]["letters"][0]["redrives"]), (&json!(1), &json!(1)));
+    let store = house.store().await;
+    assert_eq!(house.field(&store, "tallies", "/a", "count").await, "3", "each of them once");
+
+    assert_eq!(console.stop().await, Some(0));
+    let log = console.log();
+    let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let audit: Vec<(&str, &str)> = lines
+        .iter()
+        .filter(|line| line["audit"] == true)
+        .map(|line| (line["what"].as_str().unwrap_or_default(), line["who"].as_str().unwrap_or_default()))
+        .collect();
+    let who = "ann@127.0.0.1";
+    let expected = ["login", "try", "redrive", "redrive", "redrive", "redrive"].map(|what| (what, who));
+    assert_eq!(audit, expected, "{log}");
+    assert!(!log.contains(TOKEN));
+}
