@@ -1,7 +1,7 @@
-//! `GET /api/search?q=`: an event id, a flow id or a key. Keys are part of subjects and the ledger knows its flows; ids are
-//! looked for as [`oncue::trail`] does.
+//! `GET /api/search?q=`: an event id, a flow id or a key. The ledger knows its flows, keys are looked for among the newest
+//! events, ids as [`oncue::trail`] does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,15 +9,14 @@ use axum::Json;
 use axum::extract::{Query, State};
 use futures::future::join_all;
 use oncue::bus::layout::{DLQ, TIMER};
-use oncue::bus::{BusError, Found};
+use oncue::bus::{BusError, Found, Slice};
 use oncue::event;
 use oncue::trail::{Patience, Trail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::App;
-use crate::decode::Place;
-use crate::events::latest;
+use crate::decode::{self, Place};
 use crate::letters::WINDOW;
 use crate::problem::{MALFORMED, Problem};
 
@@ -25,6 +24,9 @@ use crate::problem::{MALFORMED, Problem};
 const PATIENCE: Duration = Duration::from_millis(700);
 /// Events shown of each type with a key.
 const OF_A_KEY: usize = 5;
+/// Newest events of a stream that are looked through for a key, and how many in one question.
+const NEWEST: usize = 10_000;
+const SLICE: usize = 1000;
 
 #[derive(Deserialize)]
 pub struct Asked {
@@ -39,10 +41,10 @@ pub async fn get(State(app): State<Arc<App>>, Query(Asked { q }): Query<Asked>) 
     let query = event::check_id(q.trim().to_owned()).map_err(|e| Problem::new(MALFORMED, e.message))?;
     let (flow, keyed, letters) =
         tokio::join!(app.store.flow(&query), by_key(&app, &query), oncue::dlq::latest(&app.bus, WINDOW));
-    let (flow, (keyed, types), letters) = (flow?, keyed?, letters?.0);
+    let (flow, (keyed, looked_at), letters) = (flow?, keyed?, letters?.0);
     let letters =
         letters.iter().filter(|l| [&l.content.event_id, &l.content.flow_id, &l.content.key].contains(&&query));
-    let mut searched = vec!["the flow ledger".to_owned(), format!("the subject of this key for {types} event types")];
+    let mut searched = vec!["the flow ledger".to_owned(), format!("the newest {looked_at} events for this key")];
     let mut hit = None;
     if keyed.is_empty() {
         let patience = Patience { find: Some(PATIENCE), ..Patience::default() };
@@ -84,31 +86,45 @@ pub fn streams(app: &App) -> Vec<String> {
     app.board.streams().into_iter().filter(|stream| stream != DLQ && stream != TIMER).collect()
 }
 
-/// The last events about a key, for every type with one, and how many types those are.
+/// The last events about a key, and how many were looked at: the newest of each stream, since streams keep events under
+/// their type alone and nothing but an event itself says what it is about.
 async fn by_key(app: &App, key: &str) -> Result<(Vec<Hit>, usize), BusError> {
-    let known = app.board.streams();
-    let types: Vec<&str> = app
-        .catalog
-        .entries()
-        .map(|entry| entry.ty.as_str())
-        .filter(|ty| known.iter().any(|stream| stream == event::stream_of_type(ty)) && event::stream_of_type(ty) != DLQ)
-        .collect();
-    let looked = join_all(types.iter().map(|ty| async move {
-        let (stream, subject) = (event::stream_of_type(ty), event::subject(ty, key));
-        // Most types have nothing under the key, and the server's index of subjects says so at once.
-        let asked = app.bus.api(&format!("STREAM.INFO.{stream}"), &json!({ "subjects_filter": subject })).await;
-        let info = asked.map_err(|e| BusError(format!("stream {stream}: {e}")))?;
-        let found = match info["state"]["subjects"].as_object() {
-            Some(subjects) if !subjects.is_empty() => latest(&app.bus, stream, &subject, OF_A_KEY, |_| true).await?,
-            _ => Vec::new(),
-        };
-        Ok::<_, BusError>(found.into_iter().map(|found| (stream.to_owned(), found)).collect::<Vec<_>>())
-    }))
-    .await;
-    let mut hits: Vec<Hit> = Vec::new();
+    let looked = join_all(streams(app).into_iter().map(|stream| newest_about(app, stream, key))).await;
+    let (mut hits, mut read) = (Vec::new(), 0);
     for one in looked {
-        hits.extend(one?);
+        let (found, looked_at) = one?;
+        hits.extend(found);
+        read += looked_at;
     }
-    hits.sort_by_key(|(_, found)| std::cmp::Reverse(found.time));
-    Ok((hits, types.len()))
+    hits.sort_by_key(|(_, found): &Hit| std::cmp::Reverse(found.time));
+    Ok((hits, read))
+}
+
+/// Backwards in slices, until time, patience or the stream is at its end.
+async fn newest_about(app: &App, stream: String, key: &str) -> Result<(Vec<Hit>, usize), BusError> {
+    let began = Instant::now();
+    let info = app.bus.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await;
+    let info = info.map_err(|e| BusError(format!("stream {stream}: {e}")))?;
+    let number = |field: &str| info["state"][field].as_u64().unwrap_or(0);
+    let (first, mut end) = (number("first_seq").max(1), number("last_seq") + 1);
+    let (mut hits, mut read, mut of_type) = (Vec::new(), 0, BTreeMap::<String, usize>::new());
+    while end > first && read < NEWEST && began.elapsed() < PATIENCE {
+        let from = end.saturating_sub(SLICE as u64).max(first);
+        let slice = Slice { from, since: None, subject: ">", messages: (end - from) as usize, bytes: 0 };
+        let found = app.bus.read_slice(&stream, &slice).await?;
+        read += found.len();
+        let place = Place { stream: &stream, created: 0 };
+        for found in found.into_iter().rev().filter(|found| found.sequence < end) {
+            let Some(about) = place.read(&found).ok().filter(|event| decode::key(event, &app.catalog) == key) else {
+                continue;
+            };
+            let count = of_type.entry(about.meta.ty).or_default();
+            *count += 1;
+            if *count <= OF_A_KEY {
+                hits.push((stream.clone(), found));
+            }
+        }
+        end = from;
+    }
+    Ok((hits, read))
 }

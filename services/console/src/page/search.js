@@ -40,7 +40,7 @@ function results({ query, flow, events, keyed, letters, searched, ms }, tree) {
     card("Dead letters", make("ul", "list", ...rows));
   }
   if (tree) parts.push(tree);
-  if (!flow && events.length + keyed.length + letters.length === 0) parts.push(make("p", "nothing", make("b", "", "Nothing found"), "An event sent under its bare type is not found by its key; its id finds it."));
+  if (!flow && events.length + keyed.length + letters.length === 0) parts.push(make("p", "nothing", make("b", "", "Nothing found"), "Keys are looked for among the newest events; an older one is found by its id."));
   parts.push(make("p", "hint", `Looked in: ${searched.join("; ")}.`));
   return parts;
 }
