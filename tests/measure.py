@@ -104,10 +104,10 @@ def workers():
 def house(names, fields):
     """`oncue up` with servers of its own, running namesakes; its ports and processes once it is ready."""
     home = pathlib.Path(tempfile.mkdtemp(dir=work))
-    nats, monitor, redis, gateway = free_port(), free_port(), free_port(), free_port()
+    nats, monitor, redis, gateway, console = (free_port() for _ in range(5))
     for name in names:
         (home / name).symlink_to(binaries / "namesake")
-    for program in ("oncue", "oncue-gateway"):
+    for program in ("oncue", "oncue-gateway", "oncue-console"):
         (home / program).symlink_to(binaries / program)
     functions = "".join(f"[functions.{name}]\n{fields}\n" for name in names)
     streams = "".join(f'{name}.max_bytes = "64MiB"\n' for name in ("web", "files", "dlq", "objects"))
@@ -122,6 +122,7 @@ def house(names, fields):
         "ONCUE_NATS_URL": f"nats://127.0.0.1:{nats}",
         "ONCUE_REDIS_URL": f"redis://127.0.0.1:{redis}",
         "ONCUE_GATEWAY_LISTEN": f"127.0.0.1:{gateway}",
+        "ONCUE_CONSOLE_LISTEN": f"127.0.0.1:{console}",
         "ONCUE_CONFIG": str(home / "oncue.toml"),
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
     }

@@ -32,7 +32,7 @@ const INTRODUCTION: &str = "# Measured\n\n\
     ([tests/src/bin/bench-limit.rs](../tests/src/bin/bench-limit.rs)); *inbox* is the same with all publish acks on one inbox. \
     Ratios are taken round by round. *by CPU* is the ratio of the processor time that an event costs nats-server, \
     redis-server and worker together: it holds where other programs share the machine. Every run was checked: each follow-up in the \
-    stream once, counts in Redis exact, nothing un-acked, nothing delivered twice.\n";
+    stream once, counts in Redis exact, nothing un-acked, nothing delivered twice. [LIMITS.md](LIMITS.md) says where the difference goes.\n";
 
 /// Writes the page and one SVG for each picture beside it, in `bench/`.
 pub fn write(report: &Report, page: &Path) -> std::io::Result<()> {

@@ -9,7 +9,7 @@ pub async fn counts(_: Plan) -> Case {
         let counts = Counts::measure().await;
         let mut figures = vec![Figure::new("instructions", "", [counts.instructions])];
         // The allocator of a release keeps its own books: these are counted by `make bench-counts`, in a build without it.
-        if counts.allocations > 0.0 {
+        if counts.allocations > 1.0 {
             figures.push(Figure::new("allocations", "", [counts.allocations]));
             figures.push(Figure::new("allocated", "B", [counts.bytes]));
         }
