@@ -42,6 +42,7 @@ impl Counts {
         Self { instructions: each(twice, once), allocations: each(many.1, few.1), bytes: each(many.0, few.0) }
     }
 
+    #[must_use]
     pub fn least(self, other: &Self) -> Self {
         Self {
             instructions: self.instructions.min(other.instructions),
