@@ -79,8 +79,7 @@ browser-tools:
 		get() { as_root timeout 300 apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1; }; \
 		get || { as_root timeout 120 apt-get update -qq >/dev/null 2>&1 && get; } || echo "chromium cannot be installed here"; fi
 	@if command -v npm >/dev/null && [ ! -d tests/browser/node_modules ]; then \
-		npm="timeout 120 npm ci --prefix tests/browser --no-audit --no-fund --loglevel=error"; \
-		$$npm || { sleep 5; $$npm; } || { rm -rf tests/browser/node_modules; echo "playwright-core cannot be installed here"; }; fi
+		timeout -k 5 60 npm ci --prefix tests/browser --no-audit --no-fund --loglevel=error || { rm -rf tests/browser/node_modules; echo "playwright-core cannot be installed here"; }; fi
 
 lint: ## Formatting and clippy, warnings are errors
 	cargo fmt --all --check
