@@ -1,7 +1,7 @@
 //! A stored message as a person reads it.
 
 use oncue::bus::Found;
-use oncue::event::{self, Incoming, Origin};
+use oncue::event::Incoming;
 use oncue_proto::Catalog;
 use serde_json::{Value, json};
 
@@ -18,15 +18,7 @@ pub struct Place<'p> {
 
 impl Place<'_> {
     pub fn read(&self, found: &Found) -> Result<Incoming, String> {
-        let origin = Origin {
-            stream: self.stream,
-            stream_created: self.created,
-            sequence: found.sequence,
-            published: found.time,
-            subject: &found.subject,
-        };
-        let headers = found.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        event::read(headers, found.payload.clone(), &origin).map_err(|e| e.message)
+        found.read(self.stream, self.created)
     }
 
     /// Everything but what is too large; what cannot be read says why.

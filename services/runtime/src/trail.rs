@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::bus::{Bus, BusError, Found, Slice};
-use crate::event::{self, Incoming, Origin, stream_of_type};
+use crate::event::{self, Incoming, stream_of_type};
 use crate::flow::FlowEvent;
 
 /// Messages of one question, and bytes.
@@ -310,7 +310,7 @@ impl Hit {
 
 impl Extent {
     fn hit(&self, found: Found) -> Option<Hit> {
-        let incoming = self.read(&found).ok()?;
+        let incoming = found.read(&self.name, self.created).ok()?;
         Some(Hit { stream: self.name.clone(), found, incoming })
     }
 
@@ -323,18 +323,6 @@ impl Extent {
         }
         // What was redriven has been there before, as it first came.
         self.hit(found).filter(|hit| is(&hit.incoming.meta) && hit.incoming.meta.redrive.is_none())
-    }
-
-    fn read(&self, found: &Found) -> Result<Incoming, String> {
-        let origin = Origin {
-            stream: &self.name,
-            stream_created: self.created,
-            sequence: found.sequence,
-            published: found.time,
-            subject: &found.subject,
-        };
-        let headers = found.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        event::read(headers, found.payload.clone(), &origin).map_err(|e| e.message)
     }
 }
 

@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use super::{ApiError, Bus, BusError, failed, headers};
-use crate::event;
+use crate::event::{self, Incoming, Origin};
 
 /// Messages for one request.
 const BATCH: usize = 256;
@@ -27,6 +27,14 @@ pub struct Found {
 impl Found {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// The event it is, in a stream made at `stream_created` (Unix ms), which is part of the identity of plain messages.
+    pub fn read(&self, stream: &str, stream_created: u64) -> Result<Incoming, String> {
+        let origin =
+            Origin { stream, stream_created, sequence: self.sequence, published: self.time, subject: &self.subject };
+        let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        event::read(headers, self.payload.clone(), &origin).map_err(|e| e.message)
     }
 }
 
