@@ -11,7 +11,6 @@ use oncue_gateway::App;
 use oncue_gateway::server::{Guards, serve};
 use oncue_proto::Catalog;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -38,23 +37,15 @@ async fn main() -> ExitCode {
 
 async fn run(config: &Config, catalog: Catalog) -> Result<(), String> {
     // Before anything is promised: whoever waits for the line below may send the signal at once.
-    let mut signals = stop_signals().map_err(|e| format!("cannot handle signals: {e}"))?;
+    let mut stop = oncue::stop_signal().map_err(|e| format!("cannot handle signals: {e}"))?;
     let listen = &config.gateway.listen;
     let listener = TcpListener::bind(listen).await.map_err(|e| format!("cannot listen on {listen}: {e}"))?;
     let at = listener.local_addr().map_err(|e| e.to_string())?;
     let app = App::start(config, catalog, Guards::default()).await?;
     tracing::info!("listening on http://{at}");
     serve(listener, app, async move {
-        let (terminate, interrupt) = &mut signals;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        let _ = stop.wait_for(|stop| *stop).await;
     })
     .await;
     Ok(())
-}
-
-fn stop_signals() -> std::io::Result<(Signal, Signal)> {
-    Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
 }
