@@ -180,7 +180,8 @@ async fn counts(arena: &mut Arena) -> u64 {
         subjects.iter().filter(|(subject, _)| subject.starts_with(ty)).filter_map(|(_, n)| n.as_u64()).sum()
     };
     let (viewed, milestones) = (stored("web.page.viewed"), stored("web.page.milestone"));
-    arena.report.redeliveries = arena.nats.wire().redeliveries;
+    let wire = arena.nats.wire();
+    (arena.report.redeliveries, arena.report.unsent) = (wire.redeliveries, wire.unsent);
     let tried = arena.sent().iter().filter(|sent| sent.acked || sent.id.is_some()).count() as u64;
     arena.report.copies += viewed.saturating_sub(tried);
     milestones

@@ -50,6 +50,8 @@ pub struct Report {
     pub in_hand: BTreeMap<String, u64>,
     /// Deliveries beyond the first of each message.
     pub redeliveries: u64,
+    /// Of these, those that no worker had been given before.
+    pub unsent: u64,
     /// Messages beyond the first under one id.
     pub copies: u64,
     pub ok: u64,
@@ -143,6 +145,7 @@ impl Report {
             (&mut self.operations, other.operations),
             (&mut self.injected, other.injected),
             (&mut self.redeliveries, other.redeliveries),
+            (&mut self.unsent, other.unsent),
             (&mut self.copies, other.copies),
             (&mut self.ok, other.ok),
             (&mut self.lost, other.lost),

@@ -12,6 +12,8 @@ pub struct Wire {
     pub deliveries: u64,
     /// Deliveries beyond the first of each message to each consumer.
     pub redeliveries: u64,
+    /// Of these, those whose first delivery never came by: the server had set out to send it when its worker left.
+    pub unsent: u64,
     /// The same by consumer.
     by_consumer: HashMap<String, u64>,
     pub acks: u64,
@@ -94,6 +96,7 @@ impl Ledger {
         let known = !self.known.insert(message.clone());
         if known || attempt > 1 {
             self.wire.redeliveries += 1;
+            self.wire.unsent += u64::from(!known);
             let consumer = message.split(' ').nth(1).unwrap_or_default();
             *self.wire.by_consumer.entry(consumer.to_owned()).or_default() += 1;
         }
@@ -164,7 +167,7 @@ mod tests {
         ledger.delivered(&ticket("a", 1, 1, 5), HERE); // the server has forgotten
         ledger.delivered("$JS.ACK.hub.account.web.a.1.1.9.5.0.x", HERE);
         ledger.delivered(&ticket("a", 2, 3, 7), HERE); // the first was lost on its way
-        assert_eq!(ledger.wire.redeliveries, 4);
+        assert_eq!((ledger.wire.redeliveries, ledger.wire.unsent), (4, 1));
         ledger.delivered(&ticket("a", 1, 1, 8), HERE); // another message in its place
         ledger.delivered("_INBOX.x", HERE);
         assert_eq!((ledger.wire.deliveries, ledger.wire.redeliveries), (8, 4));

@@ -18,6 +18,9 @@ const EXPIRES: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Silence after which the pull requests are taken for lost; clients are known to stall after a reconnect.
 const SILENCE: Duration = Duration::from_secs(12);
+/// At the end what was asked for is taken for this long, or until nothing has come for a moment.
+const LAST_CALL: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(50);
 /// A consumer that nobody answers for this long is not there: longer than a server takes to recover its streams.
 const GIVE_UP: Duration = Duration::from_secs(15);
 
@@ -195,9 +198,16 @@ impl Pull {
         Ok(deliveries)
     }
 
-    /// Stops pulling and returns what the server had already sent.
+    /// Stops pulling and returns what the server had already sent. The client forgets a subscription once it has sent that
+    /// it ends, without waiting for what is on its way; so under load what was asked for is taken first.
     pub async fn close(mut self) -> Vec<Delivery> {
         let mut rest = Vec::new();
+        let end = Instant::now() + LAST_CALL;
+        while self.outstanding > 0 {
+            let quiet = end.min(Instant::now() + PAUSE);
+            let Ok(Some(message)) = tokio::time::timeout_at(quiet, self.messages.next()).await else { break };
+            rest.extend(self.take(message).ok().flatten());
+        }
         if self.messages.drain().await.is_err() {
             return rest;
         }

@@ -28,8 +28,12 @@ pub async fn terminations(plan: Plan) -> Report {
     }
     let mut report = arena.close().await;
     report.must_have_fired(&["SIGTERM worker"]);
-    let redeliveries = report.redeliveries;
-    report.must(redeliveries == 0, format!("{redeliveries} events were left in hand"));
+    // What the server has in its own queue when a worker unsubscribes never reaches it, and goes to the next one at once.
+    let unsent = report.unsent;
+    let left = report.redeliveries - unsent;
+    report.must(left == 0, format!("{left} events were left in hand"));
+    report
+        .note(format!("{unsent} events were still with the server when their worker left, which sent them elsewhere"));
     enough(&mut report, 100);
     report
 }
