@@ -60,11 +60,11 @@ async fn a_function_tells_its_hour_its_workers_and_what_failed() {
     world.pretend("count", &["web.page.viewed"], &[]).await.store(7, Ordering::Relaxed);
     world.set_aside("count", "e-1", "a.rs:1").await;
     wait_for("the function", || async { world.get("/api/functions/count").await.status == 200 }).await;
-    wait_for("its worker", || async { world.get("/api/functions/count").await.json()["card"]["known"] == "worker" })
+    wait_for("its count", || async { world.get("/api/functions/count").await.json()["instances"][0]["applied"] == 7 })
         .await;
     let said = world.get("/api/functions/count").await.json();
     assert_eq!((&said["card"]["triggers"], &said["limits"]["concurrency"]), (&json!(["web.page.viewed"]), &json!(10)));
-    assert_eq!((&said["instances"][0]["id"], &said["instances"][0]["applied"]), (&json!("here-1"), &json!(7)));
+    assert_eq!((&said["card"]["known"], &said["instances"][0]["id"]), (&json!("worker"), &json!("here-1")));
     assert_eq!(said["histogram"], json!({ "bounds": [1.0, 10.0], "counts": [7, 0, 0] }));
     assert_eq!((&said["errors"][0]["reason"], &said["errors"][0]["site"]), (&json!("rejected"), &json!("a.rs:1")));
     assert!(said["history"]["at"].as_array().is_some_and(|at| !at.is_empty()));
