@@ -40,7 +40,7 @@ pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Ne
     if traced {
         let name = route.as_ref().map_or_else(|| method.to_owned(), |route| format!("{method} {route}"));
         let attributes = attributes.unwrap_or_else(|| few_attributes(method, path, route.as_deref()));
-        trace.finish(name, attributes, status, problem.map(|problem| problem.code()));
+        trace.finish(&name, attributes, status, problem.map(|problem| problem.code()));
     }
     app.metrics.request(method, route.as_deref().unwrap_or_default(), status.as_u16(), started.elapsed());
     response

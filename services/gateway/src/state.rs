@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -34,7 +34,7 @@ pub async fn get(
     if !app.config.expose.contains(&table) {
         return Err(Problem::new(NOT_FOUND, format!("the table {table:?} is not exposed")));
     }
-    let asked = Instant::now();
+    let asked = SystemTime::now();
     let shown = tokio::time::timeout(PATIENCE, app.store.show(&table, &key)).await;
     let shown = shown.map_err(|_| Problem::new(AWAY, "Redis does not answer"))??;
     trace.redis(shown.as_ref().map_or("TYPE", asked_by), asked);

@@ -1,19 +1,21 @@
 //! The two spans of the gateway: one for the request, one for what it publishes. Made when they end, from ids they had from
 //! the start, as everywhere on the event path: a request that fails here is seen whatever the sampler said.
 
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use oncue::event::{self, Meta};
-use oncue::telemetry::{self, Carrier, Place};
-use opentelemetry::trace::{SpanKind, Status};
-use opentelemetry::{Context, KeyValue};
+use oncue::telemetry::{self, Carrier, Kind, Place, Value};
+use opentelemetry::Context;
 
 use crate::server::Peer;
 
 /// Longer ones are dropped, not cut: half a member could mean something else.
 const MAX_STATE: usize = 512;
 const MAX_BAGGAGE: usize = 8192;
+
+/// What a span says.
+pub type Attributes = Vec<(&'static str, Value<'static>)>;
 
 /// The trace a request belongs to.
 #[derive(Clone)]
@@ -77,28 +79,28 @@ impl Trace {
     }
 
     /// Redis was asked at `started` and has answered.
-    pub fn redis(&self, operation: &'static str, started: Instant) {
+    pub fn redis(&self, operation: &'static str, started: SystemTime) {
         if let Some(place) = self.sampled() {
             telemetry::redis(place, operation, None, started);
         }
     }
 
     /// What came of the request. A client's mistake is no error of the server [OpenTelemetry HTTP spans].
-    pub fn finish(&self, name: String, mut attributes: Vec<KeyValue>, status: StatusCode, code: Option<&'static str>) {
+    pub fn finish(&self, name: &str, attributes: Attributes, status: StatusCode, code: Option<&'static str>) {
         if !self.recorded || !(self.place.sampled() || status.is_server_error()) {
             return;
         }
-        attributes.push(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
+        let Some(mut span) = telemetry::span(&self.place, Kind::Server, name, self.started) else { return };
+        for (name, value) in attributes {
+            span.set(name, value);
+        }
+        span.set("http.response.status_code", i64::from(status.as_u16()));
         if status.is_server_error() {
-            let class = code.map_or_else(|| status.as_u16().to_string(), str::to_owned);
-            attributes.push(KeyValue::new("error.type", class));
+            span.set("error.type", code.unwrap_or(status.as_str()));
+            span.fail("");
         }
         if !self.place.sampled() {
-            attributes.push(KeyValue::new("oncue.sampled.by", "failure"));
-        }
-        let mut span = telemetry::span(&self.place, SpanKind::Server, name, self.started, attributes);
-        if status.is_server_error() {
-            span.status = Status::error("");
+            span.set("oncue.sampled.by", "failure");
         }
         telemetry::export(span);
     }
@@ -109,25 +111,23 @@ impl Sending {
     /// what the event holds.
     pub fn finish(&self, meta: &Meta, key: &str, taken: Result<bool, &'static str>) {
         let Some(place) = self.place.filter(|place| place.sampled() || taken.is_err()) else { return };
-        let mut attributes = telemetry::messaging("send", &meta.ty, &meta.id, &meta.flow);
-        attributes.extend([
-            KeyValue::new("cloudevents.event_id", meta.id.clone()),
-            KeyValue::new("cloudevents.event_source", meta.source.clone()),
-            KeyValue::new("cloudevents.event_spec_version", "1.0"),
-            KeyValue::new("cloudevents.event_type", meta.ty.clone()),
-        ]);
+        let name = format!("send {}", meta.ty);
+        let Some(mut span) = telemetry::span(&place, Kind::Producer, &name, self.started) else { return };
+        span.of_message("send", &meta.ty, &meta.id, &meta.flow);
+        span.set("cloudevents.event_id", &meta.id);
+        span.set("cloudevents.event_source", &meta.source);
+        span.set("cloudevents.event_spec_version", "1.0");
+        span.set("cloudevents.event_type", &meta.ty);
         if !key.is_empty() && telemetry::shows_messages() {
-            attributes.push(KeyValue::new("cloudevents.event_subject", key.to_owned()));
+            span.set("cloudevents.event_subject", key);
         }
         match taken {
-            Ok(true) => attributes.push(KeyValue::new("oncue.duplicate", true)),
+            Ok(true) => span.set("oncue.duplicate", true),
             Ok(false) => {}
-            Err(class) => attributes.push(KeyValue::new("error.type", class)),
-        }
-        let mut span =
-            telemetry::span(&place, SpanKind::Producer, format!("send {}", meta.ty), self.started, attributes);
-        if taken.is_err() {
-            span.status = Status::error("");
+            Err(class) => {
+                span.set("error.type", class);
+                span.fail("");
+            }
         }
         telemetry::export(span);
     }
@@ -150,46 +150,43 @@ fn carrier(headers: &HeaderMap) -> Carrier {
 }
 
 /// What is said of a request that is not sampled, should it fail.
-pub fn few_attributes(method: &'static str, path: String, route: Option<&str>) -> Vec<KeyValue> {
-    let mut attributes = vec![
-        KeyValue::new("http.request.method", method),
-        KeyValue::new("url.path", path),
-        KeyValue::new("url.scheme", "http"),
-    ];
-    attributes.extend(route.map(|route| KeyValue::new("http.route", route.to_owned())));
+pub fn few_attributes(method: &'static str, path: String, route: Option<&str>) -> Attributes {
+    let mut attributes =
+        vec![("http.request.method", method.into()), ("url.path", path.into()), ("url.scheme", "http".into())];
+    attributes.extend(route.map(|route| ("http.route", route.to_owned().into())));
     attributes
 }
 
 /// Attributes of a request's span [OpenTelemetry HTTP spans 1.44]. Not the query: nothing here reads one, so what stands
 /// there can only be a mistake, such as a token.
-pub fn http_attributes<B>(request: &Request<B>, method: &'static str, route: Option<&str>) -> Vec<KeyValue> {
+pub fn http_attributes<B>(request: &Request<B>, method: &'static str, route: Option<&str>) -> Attributes {
     let mut attributes = vec![
-        KeyValue::new("http.request.method", method),
-        KeyValue::new("url.path", cut(request.uri().path(), 1024)),
-        KeyValue::new("url.scheme", "http"),
-        KeyValue::new(
+        ("http.request.method", method.into()),
+        ("url.path", cut(request.uri().path(), 1024).into()),
+        ("url.scheme", "http".into()),
+        (
             "network.protocol.version",
-            if request.version() == axum::http::Version::HTTP_10 { "1.0" } else { "1.1" },
+            if request.version() == axum::http::Version::HTTP_10 { "1.0".into() } else { "1.1".into() },
         ),
     ];
     if method == "_OTHER" {
-        attributes.push(KeyValue::new("http.request.method_original", cut(request.method().as_str(), 64)));
+        attributes.push(("http.request.method_original", cut(request.method().as_str(), 64).into()));
     }
     if let Some(route) = route {
-        attributes.push(KeyValue::new("http.route", route.to_owned()));
+        attributes.push(("http.route", route.to_owned().into()));
     }
     let header = |name| request.headers().get(name).and_then(|v| v.to_str().ok());
     if let Some(host) = header(header::HOST) {
         let (name, port) =
             host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).unwrap_or((host, "80"));
-        attributes.push(KeyValue::new("server.address", cut(name, 256)));
-        attributes.push(KeyValue::new("server.port", port.parse::<i64>().unwrap_or(80)));
+        attributes.push(("server.address", cut(name, 256).into()));
+        attributes.push(("server.port", port.parse::<i64>().unwrap_or(80).into()));
     }
     if let Some(agent) = header(header::USER_AGENT) {
-        attributes.push(KeyValue::new("user_agent.original", cut(agent, 256)));
+        attributes.push(("user_agent.original", cut(agent, 256).into()));
     }
     if let Some(Peer(address)) = request.extensions().get() {
-        attributes.push(KeyValue::new("client.address", address.ip().to_string()));
+        attributes.push(("client.address", address.ip().to_string().into()));
     }
     attributes
 }

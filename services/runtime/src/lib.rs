@@ -57,6 +57,7 @@ mod metrics;
 pub mod fault;
 pub mod telemetry;
 mod trace;
+mod wire;
 pub mod testing;
 
 pub use context::Context;

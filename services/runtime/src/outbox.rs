@@ -8,8 +8,7 @@ use bytes::Bytes;
 use oncue_proto::oncue::v1::Outbox;
 use oncue_proto::{Draft, Format};
 use prost::Message as _;
-use prost::bytes::BufMut;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use prost::encoding::encoded_len_varint;
 
 use crate::bus::Outbound;
 use crate::bus::layout::{self, TIMER};
@@ -19,6 +18,7 @@ use crate::job::Job;
 use crate::ledger;
 use crate::store::Frame;
 use crate::trace::{Onward, Producer};
+use crate::wire::{put, put_bytes};
 use crate::worker::lock;
 
 /// Most events one event may cause at once.
@@ -137,16 +137,6 @@ pub(crate) fn encode(outputs: &[Output]) -> Bytes {
         put_bytes(3, payload, &mut bytes);
     }
     bytes.into()
-}
-
-fn put(field: u32, len: usize, bytes: &mut Vec<u8>) {
-    encode_key(field, WireType::LengthDelimited, bytes);
-    encode_varint(len as u64, bytes);
-}
-
-fn put_bytes(field: u32, content: &[u8], bytes: &mut Vec<u8>) {
-    put(field, content.len(), bytes);
-    bytes.put_slice(content);
 }
 
 pub(crate) fn decode(outbox: Bytes) -> Vec<Output> {

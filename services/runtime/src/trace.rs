@@ -7,16 +7,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
-use opentelemetry::KeyValue;
-use opentelemetry::trace::{Event, Link, SpanContext, SpanKind, Status as SpanStatus, TraceId, TraceState};
-use opentelemetry_sdk::trace::SpanData;
+use opentelemetry::trace::{SpanId, TraceId};
 
 use crate::bus::layout::DLQ;
 use crate::event::Meta;
 use crate::store::Status;
-use crate::telemetry::{self, Carrier, InFlow, Place, Size};
+use crate::telemetry::{self, Carrier, InFlow, Kind, Place, Size, Span};
 use crate::worker::lock;
 
 /// One delivery, from the pull to the ack.
@@ -54,7 +52,7 @@ pub(crate) struct Onward {
 
 /// The PRODUCER span of one event that follows, from the handler's end to the publish ack.
 pub(crate) struct Producer {
-    span: Mutex<Option<Box<SpanData>>>,
+    span: Mutex<Option<Span>>,
     carrier: Carrier,
 }
 
@@ -98,17 +96,15 @@ impl Trace {
     }
 
     /// Rows and seen-marks of this event among others were read from `asked` until now.
-    pub fn read(&self, asked: Option<Instant>) {
+    pub fn read(&self, asked: Option<SystemTime>) {
         if let (Some(place), Some(asked)) = (self.sampled(), asked) {
             telemetry::redis(place, "PIPELINE", None, asked);
         }
     }
 
     /// The commit that held this event among others took from `started` until now.
-    pub fn committed(&mut self, started: Instant, status: &Status) {
-        if self.place.is_none() {
-            return;
-        }
+    pub fn committed(&mut self, started: Option<SystemTime>, status: &Status) {
+        let Some(started) = started else { return };
         match status {
             Status::Conflict => self.conflicts.push(SystemTime::now()),
             Status::Duplicate(_) => self.duplicate = true,
@@ -149,10 +145,11 @@ impl Trace {
         };
         let place = place.child().with_sampled(true);
         let subject = format!("{DLQ}.{}", self.function);
-        let attributes = telemetry::messaging("send", &subject, id, &meta.flow);
-        let span =
-            telemetry::span(&place, SpanKind::Producer, format!("send {subject}"), SystemTime::now(), attributes);
-        Producer::new(Some(span), sent_from(&place, &carrier))
+        let mut span = telemetry::span(&place, Kind::Producer, &format!("send {subject}"), SystemTime::now());
+        if let Some(span) = &mut span {
+            span.of_message("send", &subject, id, &meta.flow);
+        }
+        Producer::new(span, sent_from(&place, &carrier))
     }
 
     /// The handler failed: it will be tried again, or not. `text` is what may be shown of it.
@@ -168,65 +165,54 @@ impl Trace {
     /// The delivery is settled. Here its span is made, if it is sampled or has failed.
     pub fn end(&self, meta: &Meta, outcome: &'static str) {
         let Some(place) = self.place.filter(|place| place.sampled() || self.failure.is_some()) else { return };
-        let mut span = telemetry::span(
-            &place,
-            SpanKind::Consumer,
-            format!("process {}", meta.ty),
-            self.started,
-            self.attributes(meta, outcome),
-        );
+        let name = format!("process {}", meta.ty);
+        let Some(mut span) = telemetry::span(&place, Kind::Consumer, &name, self.started) else { return };
         if place.remote {
-            let producer = SpanContext::new(place.trace, place.parent, place.flags, true, TraceState::NONE);
-            span.links.links.push(Link::with_context(producer));
+            span.link_to_parent(&place);
         }
-        let conflicts = self.conflicts.iter().map(|at| Event::new("conflict", *at, Vec::new(), 0));
-        span.events.events.extend(conflicts);
+        for at in &self.conflicts {
+            span.event("conflict", *at, None);
+        }
         if let Some(next) = self.next.get() {
-            let next = KeyValue::new("oncue.rollover.trace_id", next.to_string());
-            span.events.events.push(Event::new("rollover", span.end_time, vec![next], 0));
+            span.event("rollover", SystemTime::now(), Some(("oncue.rollover.trace_id", &next.to_string())));
         }
-        if let Some(failure) = &self.failure {
-            span.status = SpanStatus::error(failure.text.clone());
-        }
+        self.tell(&mut span, meta, outcome);
         telemetry::export(span);
     }
 
-    fn attributes(&self, meta: &Meta, outcome: &'static str) -> Vec<KeyValue> {
-        let trigger = if meta.ty.starts_with("timer.") { "timer" } else { "pubsub" };
-        let mut attributes = telemetry::messaging("process", &meta.ty, &meta.id, &meta.flow);
-        attributes.extend([
-            KeyValue::new("messaging.consumer.group.name", self.function),
-            KeyValue::new("messaging.message.body.size", self.size as i64),
-            KeyValue::new("faas.trigger", trigger),
-            KeyValue::new("faas.invocation_id", meta.id.clone()),
-            KeyValue::new("faas.coldstart", self.cold),
-            KeyValue::new("cloudevents.event_id", meta.id.clone()),
-            KeyValue::new("cloudevents.event_source", meta.source.clone()),
-            KeyValue::new("cloudevents.event_spec_version", "1.0"),
-            KeyValue::new("cloudevents.event_type", meta.ty.clone()),
-            KeyValue::new("oncue.hops", i64::from(meta.hops)),
-            KeyValue::new("oncue.attempt", i64::from(self.attempt)),
-            KeyValue::new("oncue.outcome", outcome),
-        ]);
+    fn tell(&self, span: &mut Span, meta: &Meta, outcome: &'static str) {
+        span.of_message("process", &meta.ty, &meta.id, &meta.flow);
+        span.set("messaging.consumer.group.name", self.function);
+        span.set("messaging.message.body.size", self.size as i64);
+        span.set("faas.trigger", if meta.ty.starts_with("timer.") { "timer" } else { "pubsub" });
+        span.set("faas.invocation_id", &meta.id);
+        span.set("faas.coldstart", self.cold);
+        span.set("cloudevents.event_id", &meta.id);
+        span.set("cloudevents.event_source", &meta.source);
+        span.set("cloudevents.event_spec_version", "1.0");
+        span.set("cloudevents.event_type", &meta.ty);
+        span.set("oncue.hops", i64::from(meta.hops));
+        span.set("oncue.attempt", i64::from(self.attempt));
+        span.set("oncue.outcome", outcome);
         if self.duplicate {
-            attributes.push(KeyValue::new("oncue.duplicate", true));
+            span.set("oncue.duplicate", true);
         }
         if !self.conflicts.is_empty() {
-            attributes.push(KeyValue::new("oncue.conflicts", self.conflicts.len() as i64));
+            span.set("oncue.conflicts", self.conflicts.len() as i64);
         }
         if let Some(redrive) = meta.redrive {
-            attributes.push(KeyValue::new("oncue.redrive", i64::from(redrive.number)));
+            span.set("oncue.redrive", i64::from(redrive.number));
         }
         if let Some(failure) = &self.failure {
-            attributes.push(KeyValue::new("error.type", failure.class));
+            span.fail(&failure.text);
+            span.set("error.type", failure.class);
             if outcome == "dead" {
-                attributes.push(KeyValue::new("oncue.dead_letter.reason", failure.class));
+                span.set("oncue.dead_letter.reason", failure.class);
             }
             if self.sampled().is_none() {
-                attributes.push(KeyValue::new("oncue.sampled.by", "failure"));
+                span.set("oncue.sampled.by", "failure");
             }
         }
-        attributes
     }
 }
 
@@ -239,22 +225,23 @@ impl Onward {
         if !place.sampled() {
             return Producer::new(None, carrier);
         }
-        let attributes = telemetry::messaging("send", ty, id, flow);
         if self.rolled_from.is_some() {
-            place.parent = opentelemetry::trace::SpanId::INVALID;
+            place.parent = SpanId::INVALID;
         }
-        let mut span = telemetry::span(&place, SpanKind::Producer, format!("send {ty}"), SystemTime::now(), attributes);
-        if let Some(from) = self.rolled_from {
-            let why = vec![KeyValue::new("oncue.link", "rollover")];
-            span.links.links.push(Link::new(from.span_context(), why, 0));
+        let mut span = telemetry::span(&place, Kind::Producer, &format!("send {ty}"), SystemTime::now());
+        if let Some(span) = &mut span {
+            span.of_message("send", ty, id, flow);
+            if let Some(from) = &self.rolled_from {
+                span.link_to(from, Some(("oncue.link", "rollover")));
+            }
         }
-        Producer::new(Some(span), carrier)
+        Producer::new(span, carrier)
     }
 }
 
 impl Producer {
-    fn new(span: Option<SpanData>, carrier: Carrier) -> Self {
-        Self { span: Mutex::new(span.map(Box::new)), carrier }
+    fn new(span: Option<Span>, carrier: Carrier) -> Self {
+        Self { span: Mutex::new(span), carrier }
     }
 
     pub fn carrier(&self) -> Carrier {
@@ -263,12 +250,11 @@ impl Producer {
 
     pub fn end(&self, error: Option<&str>) {
         let Some(mut span) = lock(&self.span).take() else { return };
-        span.end_time = SystemTime::now().max(span.start_time);
         if let Some(error) = error {
-            span.attributes.push(KeyValue::new("error.type", "publish"));
-            span.status = SpanStatus::error(error.to_owned());
+            span.set("error.type", "publish");
+            span.fail(error);
         }
-        telemetry::export(*span);
+        telemetry::export(span);
     }
 }
 
@@ -311,7 +297,7 @@ mod tests {
         let life = |meta: &Meta| {
             let mut trace = Trace::start(meta, "count-views", 1, 100);
             trace.read(telemetry::clock());
-            trace.committed(Instant::now(), &Status::Applied);
+            trace.committed(telemetry::clock(), &Status::Applied);
             drop(trace.log(meta));
             trace.end(meta, "applied");
             trace.place().copied()

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -274,7 +274,7 @@ impl Worker {
             let (seen, fresh) = partition(events, &found.seen);
             let (runs, jobs) = self.run_handlers(key, fresh, found.row, seen).await;
             self.sabotage(&jobs).await;
-            let started = Instant::now();
+            let started = telemetry::clock();
             let answers = join_all(runs.into_iter().map(|run| self.commits.ask(run))).await;
             let (mut again, mut done) = (Vec::new(), Vec::new());
             for (jobs, answer) in jobs.into_iter().zip(answers) {

@@ -1,20 +1,26 @@
-//! The way out: finished spans go to the SDK's batch processor, whose queue is bounded and whose thread alone talks to the
-//! collector. Both come to be with the first span, so an idle process has neither.
+//! The way out: finished spans wait in a bounded queue, and a thread of its own, which alone talks to the collector, takes
+//! them from there a batch at a time. The thread comes to be with the first span, so an idle process has none.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
-use opentelemetry::trace::{SpanKind, Status};
-use opentelemetry::{Context, KeyValue, Value};
-use opentelemetry_otlp::{Compression, Protocol, WithExportConfig as _, WithHttpConfig as _, WithTonicConfig as _};
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
-use opentelemetry_sdk::trace::{BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor};
-use tokio::runtime::Handle;
+use opentelemetry::Context;
+use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::{Span as Read, status::StatusCode};
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
+use prost::Message as _;
+use tokio::sync::Notify;
 
-use super::settings::{Exporter, Limits, Otlp};
+use super::otlp::Otlp;
+use super::settings::{Exporter, Limits, Queueing};
+use crate::wire::{put, put_bytes};
+use crate::worker::lock;
 
 /// Spans handed over, delivered and given up, for the metrics.
 #[derive(Debug, Default)]
@@ -31,40 +37,125 @@ pub(super) static TALLY: Tally =
 pub(super) struct Pipe {
     exporter: Exporter,
     limits: Limits,
-    resource: Resource,
-    runtime: Handle,
-    batch: OnceLock<BatchSpanProcessor>,
+    resource: Vec<u8>,
+    queue: Arc<Queue>,
+    /// Hears when the thread has ended.
+    thread: OnceLock<Mutex<Receiver<()>>>,
+}
+
+/// Spans as fields of an OTLP message, one behind the other.
+#[derive(Debug, Default)]
+struct Batch {
+    spans: usize,
+    bytes: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    how: Queueing,
+    /// Full batches, behind them the one being filled, and how many spans that makes.
+    waiting: Mutex<(VecDeque<Batch>, usize)>,
+    /// Bytes of the largest batch so far, so that the next one need not grow.
+    largest: AtomicUsize,
+    /// A batch is full, or the end has come.
+    ready: Notify,
+    closing: AtomicBool,
+}
+
+impl Queue {
+    fn new(how: Queueing) -> Self {
+        let (waiting, largest) = (Mutex::default(), AtomicUsize::new(0));
+        Self { how, waiting, largest, ready: Notify::new(), closing: AtomicBool::new(false) }
+    }
+
+    /// Takes a finished span; where there is no room it is lost.
+    fn put(&self, span: &[u8]) {
+        let mut waiting = lock(&self.waiting);
+        let (batches, spans) = &mut *waiting;
+        if *spans >= self.how.most {
+            return;
+        }
+        *spans += 1;
+        if batches.back().is_none_or(|batch| batch.spans >= self.how.batch) {
+            let bytes = Vec::with_capacity(self.largest.load(Ordering::Relaxed));
+            batches.push_back(Batch { spans: 0, bytes });
+        }
+        if let Some(batch) = batches.back_mut() {
+            batch.spans += 1;
+            put_bytes(2, span, &mut batch.bytes);
+            if batch.spans == self.how.batch {
+                self.ready.notify_one();
+            }
+        }
+    }
+
+    /// The next batch, which must be full unless `any` will do.
+    fn take(&self, any: bool) -> Option<Batch> {
+        let mut waiting = lock(&self.waiting);
+        let batch = waiting.0.pop_front_if(|batch| any || batch.spans >= self.how.batch)?;
+        waiting.1 -= batch.spans;
+        self.largest.fetch_max(batch.bytes.len(), Ordering::Relaxed);
+        Some(batch)
+    }
 }
 
 impl Pipe {
-    /// To be called inside the tokio runtime, which the gRPC exporter needs.
-    pub fn new(exporter: Exporter, limits: Limits, resource: Resource) -> Self {
-        Self { exporter, limits, resource, runtime: Handle::current(), batch: OnceLock::new() }
+    pub fn new(exporter: Exporter, limits: Limits, queueing: Queueing, resource: &opentelemetry_sdk::Resource) -> Self {
+        let resource = Resource { attributes: resource.iter().map(Into::into).collect(), ..Resource::default() };
+        Self {
+            exporter,
+            limits,
+            resource: resource.encode_to_vec(),
+            queue: Arc::new(Queue::new(queueing)),
+            thread: OnceLock::new(),
+        }
     }
 
-    /// Takes a finished span; never blocks. Where the queue is full it is lost.
-    pub fn put(&self, mut span: SpanData) {
-        cut(&mut span, self.limits);
+    /// Takes a finished span; never blocks.
+    pub fn put(&self, span: &[u8]) {
         TALLY.handed.fetch_add(1, Ordering::Relaxed);
-        self.batch.get_or_init(|| self.open()).on_end(span);
-    }
-
-    fn open(&self) -> BatchSpanProcessor {
-        let way = Way {
-            exporter: self.exporter,
-            runtime: self.runtime.clone(),
-            otlp: OnceLock::new(),
-            down: AtomicBool::new(false),
-            resource: self.resource.clone(),
-        };
-        BatchSpanProcessor::builder(way).build()
+        self.queue.put(span);
+        self.thread.get_or_init(|| {
+            let (ended, hears) = channel();
+            let (queue, way) = (self.queue.clone(), Way::new(self.exporter.clone(), &self.resource));
+            let begun = std::thread::Builder::new().name("spans".into()).spawn(move || {
+                run(&queue, way);
+                drop(ended);
+            });
+            if let Err(e) = begun {
+                tracing::warn!(error = %e, "no thread to send spans; they are lost");
+            }
+            Mutex::new(hears)
+        });
     }
 
     pub fn shut(&self, patience: Duration) {
-        if let Some(batch) = self.batch.get() {
-            let _ = batch.shutdown_with_timeout(patience);
+        if let Some(thread) = self.thread.get() {
+            self.queue.closing.store(true, Ordering::Release);
+            self.queue.ready.notify_one();
+            if lock(thread).recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+                tracing::warn!("spans are still on their way; they are lost");
+            }
         }
     }
+}
+
+/// The whole life of the thread.
+fn run(queue: &Queue, mut way: Way) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return tracing::warn!(error = %e, "no runtime to send spans; they are lost"),
+    };
+    runtime.block_on(async {
+        let mut open = true;
+        while open {
+            let due = tokio::time::timeout(queue.how.delay, queue.ready.notified()).await.is_err();
+            open = !queue.closing.load(Ordering::Acquire);
+            while let Some(batch) = queue.take(due || !open) {
+                way.export(batch).await;
+            }
+        }
+    });
 }
 
 /// The same pipe for the spans that authors make.
@@ -74,14 +165,15 @@ pub(super) struct Authors(pub &'static Pipe);
 impl SpanProcessor for Authors {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
-    fn on_end(&self, span: SpanData) {
+    fn on_end(&self, mut span: SpanData) {
         if span.span_context.is_sampled() {
-            self.0.put(span);
+            cut(&mut span, self.0.limits);
+            self.0.put(&Read::from(span).encode_to_vec());
         }
     }
 
     fn force_flush(&self) -> OTelSdkResult {
-        self.0.batch.get().map_or(Ok(()), SpanProcessor::force_flush)
+        Ok(())
     }
 
     fn shutdown_with_timeout(&self, patience: Duration) -> OTelSdkResult {
@@ -90,88 +182,64 @@ impl SpanProcessor for Authors {
     }
 }
 
-/// What the batch processor's thread calls.
-#[derive(Debug)]
+/// What the thread does with a batch.
 struct Way {
-    exporter: Exporter,
-    runtime: Handle,
-    /// Made at the first export; a client costs time and memory.
-    otlp: OnceLock<Result<opentelemetry_otlp::SpanExporter, String>>,
+    /// `None` writes to the console.
+    otlp: Option<Otlp>,
+    /// What stands before the spans of every request: whose they are.
+    resource: Vec<u8>,
+    scope: Vec<u8>,
     /// Whether the last export failed, so that only changes are logged.
-    down: AtomicBool,
-    resource: Resource,
-}
-
-impl SpanExporter for Way {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let spans = batch.len() as u64;
-        let sent = if let Exporter::Otlp(how) = self.exporter {
-            self.send(how, batch).await
-        } else {
-            for span in &batch {
-                println!("{}", line(span));
-            }
-            Ok(())
-        };
-        let tally = if sent.is_ok() { &TALLY.delivered } else { &TALLY.failed };
-        tally.fetch_add(spans, Ordering::Relaxed);
-        let was_down = self.down.swap(sent.is_err(), Ordering::Relaxed);
-        match &sent {
-            Err(e) if !was_down => {
-                tracing::warn!(error = %e, spans, "spans cannot be delivered; they are lost until this ends");
-            }
-            Ok(()) if was_down => tracing::info!("spans are delivered again"),
-            _ => {}
-        }
-        sent
-    }
-
-    fn shutdown_with_timeout(&self, patience: Duration) -> OTelSdkResult {
-        match self.otlp.get() {
-            Some(Ok(exporter)) => exporter.shutdown_with_timeout(patience),
-            _ => Ok(()),
-        }
-    }
+    down: bool,
 }
 
 impl Way {
-    async fn send(&self, how: Otlp, batch: Vec<SpanData>) -> OTelSdkResult {
-        let exporter = self.otlp.get_or_init(|| {
-            let _inside = how.grpc.then(|| self.runtime.enter());
-            span_exporter(how, &self.resource)
-        });
-        let exporter = exporter.as_ref().map_err(|e| OTelSdkError::InternalFailure(e.clone()))?;
-        let mut sending = Box::pin(exporter.export(batch));
-        if !how.grpc {
-            return sending.await;
-        }
-        // This thread is none of tokio's, and tonic's timers want to be.
-        std::future::poll_fn(|cx| {
-            let _inside = self.runtime.enter();
-            sending.as_mut().poll(cx)
-        })
-        .await
+    fn new(exporter: Exporter, resource: &[u8]) -> Self {
+        let otlp = if let Exporter::Otlp(how) = exporter { Some(Otlp::new(how)) } else { None };
+        let (name, version) = ("oncue".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+        let scope = InstrumentationScope { name, version, ..InstrumentationScope::default() }.encode_to_vec();
+        let field = |content: &[u8]| {
+            let mut field = Vec::new();
+            put_bytes(1, content, &mut field);
+            field
+        };
+        Self { otlp, resource: field(resource), scope: field(&scope), down: false }
     }
-}
 
-fn span_exporter(how: Otlp, resource: &Resource) -> Result<opentelemetry_otlp::SpanExporter, String> {
-    let builder = opentelemetry_otlp::SpanExporter::builder();
-    let built = if how.grpc {
-        let mut builder = builder.with_tonic();
-        if how.gzip_instead {
-            builder = builder.with_compression(Compression::Gzip);
+    async fn export(&mut self, batch: Batch) {
+        let spans = batch.spans as u64;
+        let request = self.request(&batch);
+        let sent = match &mut self.otlp {
+            Some(otlp) => otlp.send(request).await,
+            None => write(&batch),
+        };
+        let refused = sent.as_ref().map_or(spans, |refused| spans.min(*refused));
+        TALLY.failed.fetch_add(refused, Ordering::Relaxed);
+        TALLY.delivered.fetch_add(spans - refused, Ordering::Relaxed);
+        let was_down = std::mem::replace(&mut self.down, refused > 0);
+        match sent {
+            Err(e) if !was_down => {
+                tracing::warn!(error = e, spans, "spans cannot be delivered; they are lost until this ends");
+            }
+            Ok(1..) if !was_down => tracing::warn!(spans, refused, "the collector refuses spans; they are lost"),
+            Ok(0) if was_down => tracing::info!("spans are delivered again"),
+            _ => {}
         }
-        builder.build()
-    } else {
-        let mut builder = builder.with_http().with_protocol(Protocol::HttpBinary);
-        if how.gzip_instead {
-            builder = builder.with_compression(Compression::Gzip);
+    }
+
+    /// `ExportTraceServiceRequest { ResourceSpans = 1 { resource = 1, ScopeSpans = 2 { scope = 1, spans = 2 } } }`.
+    fn request(&self, batch: &Batch) -> Vec<u8> {
+        let scope_spans = self.scope.len() + batch.bytes.len();
+        let mut head = Vec::with_capacity(8);
+        put(2, scope_spans, &mut head);
+        let all = self.resource.len() + head.len() + scope_spans;
+        let mut request = Vec::with_capacity(all + 8);
+        put(1, all, &mut request);
+        for part in [&self.resource, &head, &self.scope, &batch.bytes] {
+            request.extend_from_slice(part);
         }
-        builder.build()
-    };
-    let mut exporter = built.map_err(|e| e.to_string())?;
-    exporter.set_resource(resource);
-    Ok(exporter)
+        request
+    }
 }
 
 /// Keeps to the limits of the environment; what is over is dropped and counted.
@@ -185,8 +253,12 @@ fn cut(span: &mut SpanData, limits: Limits) {
     for link in &mut span.links.links {
         link.dropped_attributes_count += keep(&mut link.attributes, limits.link_attributes);
     }
-    if limits.value_length < usize::MAX {
-        span.attributes.iter_mut().for_each(|attribute| shorten(attribute, limits.value_length));
+    for attribute in &mut span.attributes {
+        if let opentelemetry::Value::String(text) = &attribute.value
+            && let Some((end, _)) = text.as_str().char_indices().nth(limits.value_length)
+        {
+            attribute.value = text.as_str()[..end].to_owned().into();
+        }
     }
 }
 
@@ -196,42 +268,112 @@ fn keep<T>(items: &mut Vec<T>, most: usize) -> u32 {
     over as u32
 }
 
-fn shorten(attribute: &mut KeyValue, most: usize) {
-    if let Value::String(text) = &attribute.value
-        && text.as_str().chars().count() > most
-    {
-        let short: String = text.as_str().chars().take(most).collect();
-        attribute.value = short.into();
+/// The spans, a line each, on the console.
+fn write(batch: &Batch) -> Result<u64, String> {
+    use opentelemetry_proto::tonic::trace::v1::ScopeSpans;
+    let read = ScopeSpans::decode(&*batch.bytes).map_err(|e| e.to_string())?;
+    for span in &read.spans {
+        println!("{}", line(span));
     }
+    Ok(0)
 }
 
 /// A span for a person, or a test, to read.
-fn line(span: &SpanData) -> serde_json::Value {
-    let context = &span.span_context;
-    let micros = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
-    let attributes: serde_json::Map<String, serde_json::Value> =
-        span.attributes.iter().map(|kv| (kv.key.to_string(), kv.value.to_string().into())).collect();
-    let kind = match span.span_kind {
-        SpanKind::Client => "client",
-        SpanKind::Server => "server",
-        SpanKind::Producer => "producer",
-        SpanKind::Consumer => "consumer",
-        SpanKind::Internal => "internal",
+fn line(span: &Read) -> serde_json::Value {
+    use opentelemetry_proto::tonic::common::v1::any_value::Value;
+    let text = |value: Value| match value {
+        Value::StringValue(text) => text,
+        Value::BoolValue(truth) => truth.to_string(),
+        Value::IntValue(number) => number.to_string(),
+        Value::DoubleValue(number) => number.to_string(),
+        other => format!("{other:?}"),
     };
+    let attributes = span.attributes.iter().map(|pair| {
+        let value = pair.value.clone().and_then(|value| value.value).map(text).unwrap_or_default();
+        (pair.key.clone(), value.into())
+    });
+    let attributes: serde_json::Map<String, serde_json::Value> = attributes.collect();
     let mut events = String::new();
-    for event in &span.events.events {
+    for event in &span.events {
         let _ = write!(events, "{}{}", if events.is_empty() { "" } else { " " }, event.name);
     }
+    let hex = |id: &[u8]| id.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     serde_json::json!({
         "span": span.name,
-        "kind": kind,
-        "trace_id": context.trace_id().to_string(),
-        "span_id": context.span_id().to_string(),
-        "parent_id": span.parent_span_id.to_string(),
-        "start": crate::event::format_time(micros(span.start_time) / 1000),
-        "microseconds": micros(span.end_time).saturating_sub(micros(span.start_time)),
-        "error": matches!(span.status, Status::Error { .. }),
+        "kind": span.kind().as_str_name().trim_start_matches("SPAN_KIND_").to_ascii_lowercase(),
+        "trace_id": hex(&span.trace_id),
+        "span_id": hex(&span.span_id),
+        "parent_id": if span.parent_span_id.is_empty() { "0".repeat(16) } else { hex(&span.parent_span_id) },
+        "start": crate::event::format_time(span.start_time_unix_nano / 1_000_000),
+        "microseconds": span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano) / 1000,
+        "error": span.status.as_ref().is_some_and(|status| status.code() == StatusCode::Error),
         "events": events,
         "attributes": attributes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+    use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+
+    use super::*;
+
+    fn queue(most: usize, batch: usize) -> Queue {
+        Queue::new(Queueing { most, batch, delay: Duration::from_hours(1) })
+    }
+
+    fn span(name: &str) -> Vec<u8> {
+        Read { name: name.into(), ..Read::default() }.encode_to_vec()
+    }
+
+    #[test]
+    fn what_does_not_fit_is_lost_and_nothing_else() {
+        let queue = queue(5, 2);
+        for name in ["a", "b", "c", "d", "e", "f"] {
+            queue.put(&span(name));
+        }
+        let sizes: Vec<usize> = std::iter::from_fn(|| queue.take(false)).map(|batch| batch.spans).collect();
+        assert_eq!(sizes, [2, 2]);
+        queue.put(&span("g"));
+        assert_eq!(queue.take(false).map(|batch| batch.spans), Some(2), "there is room again");
+        queue.put(&span("h"));
+        assert!(queue.take(false).is_none(), "not full");
+        assert_eq!(queue.take(true).map(|batch| batch.spans), Some(1));
+        assert!(queue.take(true).is_none());
+    }
+
+    #[test]
+    fn a_request_is_what_the_official_types_read() {
+        let queue = queue(9, 9);
+        queue.put(&span("a"));
+        queue.put(&span("b"));
+        let resource = opentelemetry_sdk::Resource::builder_empty()
+            .with_attribute(opentelemetry::KeyValue::new("service.name", "count"))
+            .build();
+        let pipe = Pipe::new(Exporter::Console, Limits::NONE, queue.how, &resource);
+        let request = Way::new(Exporter::Console, &pipe.resource).request(&queue.take(true).expect("a batch"));
+        let read = ExportTraceServiceRequest::decode(&*request).expect("a request");
+        let [of_resource] = &read.resource_spans[..] else { panic!("{read:?}") };
+        assert_eq!(
+            of_resource.resource.as_ref().map(|resource| resource.attributes[0].key.as_str()),
+            Some("service.name")
+        );
+        let [of_scope] = &of_resource.scope_spans[..] else { panic!("{read:?}") };
+        assert_eq!(of_scope.scope.as_ref().map(|scope| scope.name.as_str()), Some("oncue"));
+        let names: Vec<&str> = of_scope.spans.iter().map(|span| span.name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_line_tells_what_a_person_looks_for() {
+        let mut read = Read { name: "send x".into(), trace_id: vec![0xab; 16], span_id: vec![1; 8], ..Read::default() };
+        read.set_kind(SpanKind::Producer);
+        let line = line(&read);
+        assert_eq!(
+            (&line["span"], &line["kind"], &line["error"]),
+            (&"send x".into(), &"producer".into(), &false.into())
+        );
+        assert_eq!((&line["trace_id"], &line["parent_id"]), (&"ab".repeat(16).into(), &"0".repeat(16).into()));
+    }
 }

@@ -8,23 +8,24 @@
 mod export;
 mod logs;
 pub mod metrics;
+mod otlp;
 mod place;
 pub mod prometheus;
 mod resource;
 mod sampler;
 mod settings;
+mod span;
 
-use std::borrow::Cow;
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use opentelemetry::trace::{SpanKind, Status, TracerProvider as _};
-use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry::KeyValue;
+use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanEvents, SpanLinks};
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -35,6 +36,7 @@ pub(crate) use self::logs::{InFlow, enter};
 pub use self::place::{Carrier, Place, untraced};
 pub(crate) use self::place::{Size, next_trace};
 use self::settings::{Exporter, Settings};
+pub use self::span::{Kind, Span, Value};
 
 /// Crates that trace themselves; an exporter tracing its own exports would never end.
 const LIBRARIES: [&str; 8] = ["async_nats", "h2", "hyper", "hyper_util", "opentelemetry", "redis", "reqwest", "tonic"];
@@ -44,7 +46,6 @@ struct Process {
     settings: Settings,
     /// Where spans go, if it traces.
     pipe: Option<&'static Pipe>,
-    scope: InstrumentationScope,
     instance: String,
     started: Instant,
 }
@@ -91,16 +92,17 @@ impl Telemetry {
             Resource::builder_empty().build()
         };
         // One for each process, until its end.
-        let pipe: Option<&'static Pipe> =
-            traced.then(|| &*Box::leak(Box::new(Pipe::new(settings.traces, settings.limits, resource.clone()))));
+        let pipe: Option<&'static Pipe> = traced.then(|| {
+            let pipe = Pipe::new(settings.traces.clone(), settings.limits, settings.queueing, &resource);
+            &*Box::leak(Box::new(pipe))
+        });
         start_logs(service, is_function, &settings, pipe);
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
         let meters = settings.metrics.and_then(|how| metrics::provider(how, resource));
-        let scope = InstrumentationScope::builder("oncue").with_version(env!("CARGO_PKG_VERSION")).build();
         // A second start in one process (tests) keeps the first.
-        let _ = PROCESS.set(Process { settings, pipe, scope, instance: instance.to_owned(), started });
+        let _ = PROCESS.set(Process { settings, pipe, instance: instance.to_owned(), started });
         Self { pipe, meters }
     }
 
@@ -172,13 +174,18 @@ pub(crate) fn uptime() -> Duration {
 }
 
 /// The clock, where somebody wants to know.
-pub(crate) fn clock() -> Option<Instant> {
-    is_tracing().then(Instant::now)
+pub(crate) fn clock() -> Option<SystemTime> {
+    is_tracing().then(SystemTime::now)
 }
 
 /// Whether texts of errors and keys of events may be seen in traces and logs: they may quote what an event holds.
 pub fn shows_messages() -> bool {
     PROCESS.get().is_some_and(|process| process.settings.messages)
+}
+
+/// Whether sampled events may be traced by nats-server as well.
+pub(crate) fn traces_broker() -> bool {
+    PROCESS.get().is_some_and(|process| process.settings.broker)
 }
 
 pub(crate) fn budget() -> u64 {
@@ -193,7 +200,7 @@ pub(crate) fn listen() -> Option<&'static str> {
 /// here is that of the flow, if it is known.
 pub fn place(traceparent: Option<&str>, flow: Option<&str>) -> Option<Place> {
     let process = PROCESS.get().filter(|process| process.pipe.is_some())?;
-    let parent = traceparent.filter(|_| process.settings.tracecontext).and_then(Place::after);
+    let parent = traceparent.filter(|_| process.settings.propagators.tracecontext).and_then(Place::after);
     let place = parent.unwrap_or_else(|| Place::root(flow.map_or_else(place::new_trace, place::trace_of)));
     let sampled = process.settings.sampler.keeps(place.trace, parent.map(|parent| parent.sampled()));
     Some(place.with_sampled(sampled))
@@ -213,80 +220,59 @@ pub fn pass_on(came: &Carrier, flow: &str) -> Carrier {
 pub fn propagated(carrier: Carrier) -> Carrier {
     let Some(Process { settings, .. }) = PROCESS.get() else { return carrier };
     Carrier {
-        traceparent: carrier.traceparent.filter(|_| settings.tracecontext),
-        tracestate: carrier.tracestate.filter(|_| settings.tracecontext),
-        baggage: carrier.baggage.filter(|_| settings.baggage),
+        traceparent: carrier.traceparent.filter(|_| settings.propagators.tracecontext),
+        tracestate: carrier.tracestate.filter(|_| settings.propagators.tracecontext),
+        baggage: carrier.baggage.filter(|_| settings.propagators.baggage),
     }
 }
 
-/// A span from `started` until now. It is exported whatever the sampler said, so who makes one has decided that.
-pub fn span(
-    place: &Place,
-    kind: SpanKind,
-    name: impl Into<Cow<'static, str>>,
-    started: SystemTime,
-    attributes: Vec<KeyValue>,
-) -> SpanData {
-    SpanData {
-        span_context: place.with_sampled(true).span_context(),
-        parent_span_id: place.parent,
-        parent_span_is_remote: place.remote,
-        span_kind: kind,
-        name: name.into(),
-        start_time: started,
-        end_time: SystemTime::now().max(started),
-        attributes,
-        dropped_attributes_count: 0,
-        events: SpanEvents::default(),
-        links: SpanLinks::default(),
-        status: Status::Unset,
-        instrumentation_scope: PROCESS.get().map(|process| process.scope.clone()).unwrap_or_default(),
-    }
+/// A span from `started` on, to be told more and then exported; `None` where nobody traces.
+pub fn span(place: &Place, kind: Kind, name: &str, started: SystemTime) -> Option<Span> {
+    let process = PROCESS.get().filter(|process| process.pipe.is_some())?;
+    Some(Span::begin(place, kind, name, started, process.settings.limits))
 }
 
-/// Hands a finished span to the exporter; never waits.
-pub fn export(span: SpanData) {
+/// Ends a span and hands it to the exporter; never waits.
+pub fn export(span: Span) {
     if let Some(pipe) = PROCESS.get().and_then(|process| process.pipe) {
-        pipe.put(span);
+        pipe.put(&span.end());
     }
 }
 
-/// What every span of a message says [OpenTelemetry messaging spans].
-pub fn messaging(operation: &'static str, ty: &str, id: &str, flow: &str) -> Vec<KeyValue> {
-    let mut attributes = Vec::with_capacity(26);
-    attributes.extend([
-        KeyValue::new("messaging.system", "nats"),
-        KeyValue::new("messaging.operation.name", operation),
-        KeyValue::new("messaging.operation.type", operation),
-        KeyValue::new("messaging.destination.name", ty.to_owned()),
-        KeyValue::new("messaging.message.id", id.to_owned()),
-        KeyValue::new("messaging.message.conversation_id", flow.to_owned()),
-        KeyValue::new("oncue.flow.id", flow.to_owned()),
-    ]);
-    if let Some(process) = PROCESS.get() {
-        attributes.push(KeyValue::new("messaging.client.id", process.instance.as_str()));
+impl Span {
+    /// What every span of a message says [OpenTelemetry messaging spans].
+    pub fn of_message(&mut self, operation: &str, ty: &str, id: &str, flow: &str) {
+        self.set("messaging.system", "nats");
+        self.set("messaging.operation.name", operation);
+        self.set("messaging.operation.type", operation);
+        self.set("messaging.destination.name", ty);
+        self.set("messaging.message.id", id);
+        self.set("messaging.message.conversation_id", flow);
+        self.set("oncue.flow.id", flow);
+        if let Some(process) = PROCESS.get() {
+            self.set("messaging.client.id", &process.instance);
+        }
+        self.of_server(PEERS.get().map(|peers| &peers.nats));
     }
-    if let Some(Peers { nats: (host, port), .. }) = PEERS.get() {
-        attributes.push(KeyValue::new("server.address", host.as_str()));
-        attributes.push(KeyValue::new("server.port", *port));
+
+    fn of_server(&mut self, peer: Option<&(String, i64)>) {
+        if let Some((host, port)) = peer {
+            self.set("server.address", host);
+            self.set("server.port", *port);
+        }
     }
-    attributes
 }
 
 /// A finished call of Redis [OpenTelemetry Redis spans].
-pub fn redis(parent: &Place, operation: &'static str, procedure: Option<&'static str>, started: Instant) {
-    let mut attributes = vec![KeyValue::new("db.system.name", "redis"), KeyValue::new("db.operation.name", operation)];
-    attributes.extend(procedure.map(|name| KeyValue::new("db.stored_procedure.name", name)));
-    if let Some(Peers { redis: (host, port), .. }) = PEERS.get() {
-        attributes.push(KeyValue::new("server.address", host.as_str()));
-        attributes.push(KeyValue::new("server.port", *port));
+pub fn redis(parent: &Place, operation: &str, procedure: Option<&str>, started: SystemTime) {
+    let Some(mut span) = span(&parent.child(), Kind::Client, operation, started) else { return };
+    span.set("db.system.name", "redis");
+    span.set("db.operation.name", operation);
+    if let Some(name) = procedure {
+        span.set("db.stored_procedure.name", name);
     }
-    export(span(&parent.child(), SpanKind::Client, operation, before(started), attributes));
-}
-
-/// The wall clock at an earlier moment.
-fn before(started: Instant) -> SystemTime {
-    SystemTime::now().checked_sub(started.elapsed()).unwrap_or_else(SystemTime::now)
+    span.of_server(PEERS.get().map(|peers| &peers.redis));
+    export(span);
 }
 
 /// Spans handed to the exporter, delivered, and given up by it. The rest is queued or, where the queue was full, lost.

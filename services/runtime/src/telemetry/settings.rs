@@ -3,17 +3,40 @@
 //! `deploy/TELEMETRY.md` lists them all.
 
 use std::str::FromStr;
+use std::time::Duration;
 
+use super::otlp::{headers, url};
 use super::sampler::{Root, Sampler};
 
 /// Where spans go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Exporter {
     None,
     Console,
-    Otlp(Otlp),
+    Otlp(Target),
 }
 
+/// The collector that spans are sent to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    pub grpc: bool,
+    pub gzip: bool,
+    pub url: String,
+    pub headers: Vec<(String, String)>,
+    pub timeout: Duration,
+}
+
+/// How spans wait until they are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Queueing {
+    /// How many wait at most.
+    pub most: usize,
+    pub batch: usize,
+    /// After which a batch need not be full.
+    pub delay: Duration,
+}
+
+/// How metrics are sent; the rest the SDK reads itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Otlp {
     pub grpc: bool,
@@ -32,6 +55,13 @@ pub(super) struct Limits {
     pub link_attributes: usize,
 }
 
+/// What of a trace is passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Propagators {
+    pub tracecontext: bool,
+    pub baggage: bool,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Settings {
     pub traces: Exporter,
@@ -40,10 +70,12 @@ pub(super) struct Settings {
     pub listen: Option<String>,
     pub sampler: Sampler,
     pub limits: Limits,
-    pub tracecontext: bool,
-    pub baggage: bool,
+    pub queueing: Queueing,
+    pub propagators: Propagators,
     /// Whether texts of errors and keys of events may be seen.
     pub messages: bool,
+    /// Whether sampled events may be traced by nats-server as well.
+    pub broker: bool,
     /// Spans in one trace.
     pub budget: u64,
     /// Of what telemetry says of itself.
@@ -86,21 +118,36 @@ impl Settings {
         let traces = if disabled { Exporter::None } else { from.traces() };
         let (metrics, asked) = if disabled { (None, None) } else { from.metrics() };
         from.logs();
-        let (tracecontext, baggage) = from.propagators();
         Self {
             traces,
             metrics,
             listen: from.text("ONCUE_METRICS_LISTEN").or(asked),
             sampler: from.sampler(),
             limits: from.limits(),
-            tracecontext,
-            baggage,
+            queueing: from.queueing(),
+            propagators: from.propagators(),
             messages: from.truth("ONCUE_TRACE_MESSAGES"),
+            broker: from.truth("ONCUE_TRACE_BROKER"),
             budget: from.number("ONCUE_TRACE_BUDGET", 10_000).max(1),
             log_level: from.log_level(),
             warnings: from.warnings,
         }
     }
+}
+
+impl Limits {
+    #[cfg(test)]
+    pub const NONE: Self = {
+        let most = usize::MAX;
+        Self {
+            attributes: most,
+            value_length: most,
+            events: most,
+            links: most,
+            event_attributes: most,
+            link_attributes: most,
+        }
+    };
 }
 
 impl<G: Fn(&str) -> Option<String>> Reader<G> {
@@ -130,14 +177,14 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
 
     fn traces(&mut self) -> Exporter {
         match self.text("OTEL_TRACES_EXPORTER").as_deref() {
-            None | Some("otlp") => Exporter::Otlp(self.otlp("TRACES")),
+            None | Some("otlp") => Exporter::Otlp(self.target()),
             Some("none") => Exporter::None,
             Some("console") => Exporter::Console,
             Some(other) => {
                 self.warnings.push(format!(
                     "OTEL_TRACES_EXPORTER={other:?} is not supported (otlp, console, none); otlp is used"
                 ));
-                Exporter::Otlp(self.otlp("TRACES"))
+                Exporter::Otlp(self.target())
             }
         }
     }
@@ -149,7 +196,10 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
         let wanted = self.text("OTEL_METRICS_EXPORTER").unwrap_or_default();
         for name in wanted.split(',').map(str::trim) {
             match name {
-                "otlp" => otlp = Some(self.otlp("METRICS")),
+                "otlp" => {
+                    self.timeout("METRICS"); // the SDK reads it too, but says nothing
+                    otlp = Some(self.otlp("METRICS"));
+                }
                 "prometheus" => {
                     let host = self.text("OTEL_EXPORTER_PROMETHEUS_HOST").unwrap_or_else(|| "localhost".into());
                     let port: u16 = self.number("OTEL_EXPORTER_PROMETHEUS_PORT", 9464);
@@ -196,17 +246,34 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
                 true
             }
         };
-        for name in ["TIMEOUT", &format!("{signal}_TIMEOUT")] {
-            self.number(&format!("OTEL_EXPORTER_OTLP_{name}"), 10_000_u64);
-        }
-        if signal == "TRACES" {
-            for (name, default) in
-                [("SCHEDULE_DELAY", 5000_u64), ("MAX_QUEUE_SIZE", 2048), ("MAX_EXPORT_BATCH_SIZE", 512)]
-            {
-                self.number(&format!("OTEL_BSP_{name}"), default);
-            }
-        }
         Otlp { grpc, gzip_instead }
+    }
+
+    fn target(&mut self) -> Target {
+        let Otlp { grpc, gzip_instead } = self.otlp("TRACES");
+        Target {
+            grpc,
+            gzip: gzip_instead || self.either("TRACES", "COMPRESSION").as_deref() == Some("gzip"),
+            url: url(
+                self.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").as_deref(),
+                self.text("OTEL_EXPORTER_OTLP_ENDPOINT").as_deref(),
+                grpc,
+                self.text("OTEL_EXPORTER_OTLP_INSECURE").as_deref() == Some("true"),
+            ),
+            headers: headers(&self.either("TRACES", "HEADERS").unwrap_or_default()),
+            timeout: self.timeout("TRACES"),
+        }
+    }
+
+    fn timeout(&mut self, signal: &str) -> Duration {
+        let general = self.number("OTEL_EXPORTER_OTLP_TIMEOUT", 10_000);
+        Duration::from_millis(self.number(&format!("OTEL_EXPORTER_OTLP_{signal}_TIMEOUT"), general))
+    }
+
+    fn queueing(&mut self) -> Queueing {
+        let most = self.number("OTEL_BSP_MAX_QUEUE_SIZE", 2048).max(1);
+        let batch = self.number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512).clamp(1, most);
+        Queueing { most, batch, delay: Duration::from_millis(self.number("OTEL_BSP_SCHEDULE_DELAY", 5000)) }
     }
 
     fn either(&self, signal: &str, what: &str) -> Option<String> {
@@ -250,7 +317,7 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
         }
     }
 
-    fn propagators(&mut self) -> (bool, bool) {
+    fn propagators(&mut self) -> Propagators {
         let wanted = self.text("OTEL_PROPAGATORS").unwrap_or_else(|| "tracecontext,baggage".into());
         let (mut tracecontext, mut baggage) = (false, false);
         for name in wanted.split(',').map(str::trim) {
@@ -263,7 +330,7 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
                     .push(format!("OTEL_PROPAGATORS: {other:?} is not supported (tracecontext, baggage, none)")),
             }
         }
-        (tracecontext, baggage)
+        Propagators { tracecontext, baggage }
     }
 
     fn log_level(&mut self) -> &'static str {
@@ -283,108 +350,4 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(variables: &[(&str, &str)]) -> Settings {
-        Settings::read(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
-    }
-
-    const HTTP: Exporter = Exporter::Otlp(Otlp { grpc: false, gzip_instead: false });
-
-    #[test]
-    fn defaults_are_those_of_the_specification_and_metrics_wait_to_be_asked() {
-        let settings = read(&[("OTEL_SERVICE_NAME", " ")]);
-        assert_eq!((settings.traces, settings.metrics, &settings.listen), (HTTP, None, &None));
-        assert_eq!(settings.sampler, Sampler { root: Root::All, parent_based: true });
-        assert!(settings.tracecontext && settings.baggage && !settings.messages);
-        assert_eq!((settings.limits.attributes, settings.limits.value_length), (128, usize::MAX));
-        assert_eq!((settings.budget, settings.log_level), (10_000, "info"));
-        assert_eq!(settings.warnings, Vec::<String>::new());
-    }
-
-    #[test]
-    fn disabled_leaves_propagation_and_our_own_listener() {
-        let settings = read(&[
-            ("OTEL_SDK_DISABLED", "TRUE"),
-            ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
-            ("ONCUE_METRICS_LISTEN", "127.0.0.1:1"),
-        ]);
-        assert_eq!((settings.traces, settings.metrics), (Exporter::None, None));
-        assert_eq!(settings.listen.as_deref(), Some("127.0.0.1:1"));
-        assert!(settings.tracecontext && settings.warnings.is_empty());
-    }
-
-    #[test]
-    fn the_variable_of_a_signal_beats_the_general_one() {
-        let settings = read(&[
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
-            ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/protobuf"),
-            ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
-            ("OTEL_EXPORTER_PROMETHEUS_PORT", "9000"),
-        ]);
-        assert_eq!(settings.traces, Exporter::Otlp(Otlp { grpc: true, gzip_instead: false }));
-        assert_eq!(settings.metrics, Some(Otlp { grpc: false, gzip_instead: false }));
-        assert_eq!(settings.listen.as_deref(), Some("localhost:9000"));
-    }
-
-    #[test]
-    fn every_sampler_of_the_specification_is_known_or_refused() {
-        let sampler = |name: &str, arg: &str| read(&[("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", arg)]);
-        for (name, arg, root, parent_based) in [
-            ("always_on", "", Root::All, false),
-            ("always_off", "", Root::None, false),
-            ("traceidratio", "0.25", Root::Ratio(0.25), false),
-            ("parentbased_always_on", "", Root::All, true),
-            ("parentbased_always_off", "", Root::None, true),
-            ("parentbased_traceidratio", "0.01", Root::Ratio(0.01), true),
-            ("traceidratio", "", Root::Ratio(1.0), false),
-        ] {
-            let settings = sampler(name, arg);
-            assert_eq!((settings.sampler, settings.warnings.len()), (Sampler { root, parent_based }, 0), "{name}");
-        }
-        for (name, arg) in [("jaeger_remote", ""), ("xray", ""), ("traceidratio", "2"), ("traceidratio", "much")] {
-            let settings = sampler(name, arg);
-            assert!(settings.sampler.root == Root::All || settings.sampler.root == Root::Ratio(1.0), "{name}");
-            assert_eq!(settings.warnings.len(), 1, "{name} {arg}: {:?}", settings.warnings);
-        }
-    }
-
-    #[test]
-    fn limits_of_spans_beat_general_ones() {
-        let settings = read(&[
-            ("OTEL_ATTRIBUTE_COUNT_LIMIT", "7"),
-            ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "5"),
-            ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "9"),
-            ("OTEL_SPAN_LINK_COUNT_LIMIT", "0"),
-        ]);
-        let limits = settings.limits;
-        assert_eq!((limits.attributes, limits.link_attributes, limits.event_attributes), (5, 7, 7));
-        assert_eq!((limits.value_length, limits.links, limits.events), (9, 0, 128));
-    }
-
-    #[test]
-    fn what_is_not_honoured_is_said() {
-        for (name, value) in [
-            ("OTEL_CONFIG_FILE", "x.yaml"),
-            ("OTEL_BSP_EXPORT_TIMEOUT", "5"),
-            ("OTEL_BSP_MAX_QUEUE_SIZE", "many"),
-            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "ca.pem"),
-            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
-            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4318"),
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
-            ("OTEL_TRACES_EXPORTER", "zipkin"),
-            ("OTEL_METRICS_EXPORTER", "console"),
-            ("OTEL_LOGS_EXPORTER", "otlp"),
-            ("OTEL_PROPAGATORS", "b3"),
-            ("OTEL_LOG_LEVEL", "loud"),
-            ("OTEL_SDK_DISABLED", "yes"),
-            ("OTEL_SPAN_EVENT_COUNT_LIMIT", "-1"),
-        ] {
-            let settings = read(&[(name, value)]);
-            assert_eq!(settings.warnings.len(), 1, "{name}={value}: {:?}", settings.warnings);
-            assert_ne!(settings.traces, Exporter::None, "{name}={value} does not silence what works");
-        }
-    }
-}
+mod tests;

@@ -159,6 +159,7 @@ async fn check_outputs(flow: &Flow, process: &Received, house: &House) {
         assert!(outputs.iter().any(|o| carried == format!("00-{TRACE}-{}-01", hex(&o.span.span_id))), "{carried}");
         assert_eq!(message.header("tracestate"), Some("oncue=s:12;w:2,vendor=1"));
         assert_eq!(message.header("baggage"), Some("a=b"));
+        assert_eq!(message.header("Nats-Trace-Dest"), Some("trace disabled"), "sampled, but not for the broker");
     }
 }
 
