@@ -161,6 +161,22 @@ impl Worker {
         tokio::spawn(async move { worker.give_back(job, &shown).await });
     }
 
+    pub(crate) fn retry_all(self: &Arc<Self>, jobs: Vec<Boxed>, why: &dyn std::fmt::Display) {
+        for job in jobs {
+            self.fail(job, Error::retry(why));
+        }
+    }
+
+    /// What Redis refuses for these events fails before their runs are counted: each delivery is one attempt.
+    pub(crate) fn fault(self: &Arc<Self>, mut jobs: Vec<Boxed>, why: &StoreError) {
+        for job in &mut jobs {
+            job.runs = job.runs.max(job.delivery.place.attempt);
+        }
+        for job in jobs {
+            self.fail(job, Error::retry(why).of_class("redis"));
+        }
+    }
+
     /// Again later, without a failed attempt.
     pub(crate) fn put_back(self: &Arc<Self>, jobs: Vec<Boxed>, why: &'static str) {
         let worker = self.clone();

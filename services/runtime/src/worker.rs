@@ -32,6 +32,7 @@ use crate::queues::{Batches, GROUP, batches, group, shared, weight};
 use crate::settle::Done;
 use crate::store::{Ask, Found, Handled, Mark, Note, Purpose, Row, RowKey, Run, Status, Store, StoreError};
 use crate::telemetry;
+use crate::turns::{Turns, in_turn};
 use crate::watchdog::{self, Watchdog};
 
 /// Fresh starts after `conflict` before an event goes back to the stream.
@@ -65,6 +66,7 @@ pub(crate) struct Worker {
     pub held: Mutex<HashMap<u64, Held>>,
     in_hand: AtomicUsize,
     freed: Notify,
+    turns: Turns,
     /// Held from the read to the commit, shared, but alone by an event that was delivered before: one that kills the
     /// process then takes no neighbour with it.
     probation: RwLock<()>,
@@ -131,6 +133,7 @@ impl Worker {
             held: Mutex::default(),
             in_hand: AtomicUsize::new(0),
             freed: Notify::new(),
+            turns: Turns::new(),
             probation: RwLock::new(()),
             survived: Mutex::default(),
         })
@@ -266,13 +269,14 @@ impl Worker {
             _shared = self.probation.read().await;
         }
         for round in 0..RERUNS {
+            let turn = self.turns.take().await;
             let found = match self.look_up(key, &events, round > 0).await {
                 Ok(found) => found,
                 Err(e) => return self.fault(events, &e),
             };
             fault::point("read.done");
             let (seen, fresh) = partition(events, &found.seen);
-            let (runs, jobs) = self.run_handlers(key, fresh, found.row, seen).await;
+            let (runs, jobs) = in_turn(turn, self.run_handlers(key, fresh, found.row, seen)).await;
             self.sabotage(&jobs).await;
             let started = telemetry::clock();
             let answers = join_all(runs.into_iter().map(|run| self.commits.ask(run))).await;
@@ -304,6 +308,7 @@ impl Worker {
             if again.is_empty() {
                 return;
             }
+            self.turns.lost_race();
             self.counters.conflicts(again.len());
             events = again;
         }
@@ -356,22 +361,6 @@ impl Worker {
         let handled = Handled { purpose: Purpose::Bury, outbox: Bytes::new(), entry, ..handled(job, Vec::new()) };
         let (mut statuses, _) = self.commits.ask(Run { row: None, events: vec![handled] }).await?;
         Ok(statuses.pop().unwrap_or(Status::Dead))
-    }
-
-    pub fn retry_all(self: &Arc<Self>, jobs: Vec<Boxed>, why: &dyn std::fmt::Display) {
-        for job in jobs {
-            self.fail(job, Error::retry(why));
-        }
-    }
-
-    /// What Redis refuses for these events fails before their runs are counted: each delivery is one attempt.
-    pub fn fault(self: &Arc<Self>, mut jobs: Vec<Boxed>, why: &StoreError) {
-        for job in &mut jobs {
-            job.runs = job.runs.max(job.delivery.place.attempt);
-        }
-        for job in jobs {
-            self.fail(job, Error::retry(why).of_class("redis"));
-        }
     }
 
     /// Whether the delivery before this one ended here, by a failure that left the process alive.
