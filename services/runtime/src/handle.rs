@@ -11,8 +11,9 @@ use crate::error::{Error, Result};
 use crate::fault;
 use crate::job::{Boxed, Job, Reason};
 use crate::outbox;
+use crate::rows::RowHeld;
 use crate::state::AnyRow;
-use crate::store::{Fields, Handled, Op, Purpose, Row, RowChange, RowKey, Run};
+use crate::store::{Fields, Handled, Op, Purpose, RowChange, RowKey, Run};
 use crate::watchdog;
 use crate::worker::Worker;
 
@@ -23,7 +24,7 @@ impl Worker {
         self: &Arc<Self>,
         key: &str,
         fresh: Vec<Boxed>,
-        row: Row,
+        row: &RowHeld,
         seen: Vec<Boxed>,
     ) -> (Vec<Run>, Vec<Vec<Boxed>>) {
         let (mut runs, mut jobs): (Vec<Run>, Vec<Vec<Boxed>>) = (Vec::new(), Vec::new());
@@ -61,7 +62,7 @@ impl Worker {
             runs.extend(ready.into_iter().map(|handled| Run { row: None, events: vec![handled] }));
             jobs.extend(done.into_iter().map(|job| vec![job]));
         } else if !done.is_empty() {
-            match self.row_change(key, &row, state.as_ref()) {
+            match self.row_change(key, row, state.as_ref()) {
                 Ok(change) => {
                     runs.push(Run { row: Some(change), events: ready });
                     jobs.push(done);
@@ -108,10 +109,10 @@ impl Worker {
         allowed
     }
 
-    fn row_change(&self, key: &str, row: &Row, state: &dyn AnyRow) -> std::result::Result<RowChange, String> {
+    fn row_change(&self, key: &str, row: &RowHeld, state: &dyn AnyRow) -> std::result::Result<RowChange, String> {
         let (set, del): (Fields, Vec<String>) = state.changes()?;
         let key = RowKey { table: self.function.table, key: key.to_owned() };
-        Ok(RowChange { key, version: row.version, set, del })
+        Ok(RowChange { key, basis: row.basis.clone(), set, del })
     }
 
     /// One event through the handler, within its time; a panic is one failed attempt, not the end of its neighbours.

@@ -35,6 +35,7 @@ mod sweep;
 mod job;
 mod outbox;
 mod queues;
+mod rows;
 mod turns;
 mod group;
 mod ledger;

@@ -15,10 +15,11 @@ use crate::bus::{Bus, Outbound, PublishError};
 use crate::error::Error;
 use crate::event::{self, Meta};
 use crate::fault;
+use crate::handle::handled;
 use crate::job::{Boxed, Held, Job, Reason};
 use crate::outbox::{self, Outgoing, Output};
 use crate::queues::Batches;
-use crate::store::{Frame, Status, StoreError};
+use crate::store::{Frame, Handled, Purpose, Run, Status, StoreError};
 use crate::telemetry::Carrier;
 use crate::trace::Producer;
 use crate::worker::{Worker, lock};
@@ -159,6 +160,14 @@ impl Worker {
         self.failed(&mut job, error.class, shown.clone());
         let worker = self.clone();
         tokio::spawn(async move { worker.give_back(job, &shown).await });
+    }
+
+    /// Records that an event is dead-lettered.
+    async fn commit_dead(&self, job: &Job) -> Result<Status, StoreError> {
+        let entry = self.entry(job);
+        let handled = Handled { purpose: Purpose::Bury, outbox: Bytes::new(), entry, ..handled(job, Vec::new()) };
+        let (mut statuses, _) = self.commits.ask(Run { row: None, events: vec![handled] }).await?;
+        Ok(statuses.pop().unwrap_or(Status::Dead))
     }
 
     pub(crate) fn retry_all(self: &Arc<Self>, jobs: Vec<Boxed>, why: &dyn std::fmt::Display) {

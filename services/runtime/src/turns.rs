@@ -30,10 +30,14 @@ impl Turns {
         *lock(&self.lost) = Some(Instant::now());
     }
 
+    /// Whether other workers work at the same keys.
+    pub fn contended(&self) -> bool {
+        lock(&self.lost).is_some_and(|at| at.elapsed() < MEMORY)
+    }
+
     /// Waits for its turn, where it must; `None` while no races are lost.
     pub async fn take(&self) -> Option<SemaphorePermit<'_>> {
-        let contended = lock(&self.lost).is_some_and(|at| at.elapsed() < MEMORY);
-        if contended { self.seats.acquire().await.ok() } else { None }
+        if self.contended() { self.seats.acquire().await.ok() } else { None }
     }
 }
 

@@ -24,13 +24,13 @@ use crate::event::MAX_HOPS;
 use crate::fault::{self, Sabotage};
 use crate::function::Erased;
 use crate::group::Group;
-use crate::handle::handled;
 use crate::job::{Boxed, Held, Job, Pulse, Reason};
 use crate::ledger::Hops;
 use crate::outbox::Outgoing;
 use crate::queues::{Batches, GROUP, batches, group, shared, weight};
+use crate::rows::{self, RowHeld, Rows};
 use crate::settle::Done;
-use crate::store::{Ask, Found, Handled, Mark, Note, Purpose, Row, RowKey, Run, Status, Store, StoreError};
+use crate::store::{Ask, Found, Mark, Note, Row, RowKey, Run, Status, Store, StoreError};
 use crate::telemetry;
 use crate::turns::{Turns, in_turn};
 use crate::watchdog::{self, Watchdog};
@@ -51,7 +51,7 @@ pub(crate) struct Worker {
     pub store: Store,
     pub counters: Counters,
     reads: Group<Ask, Found>,
-    commits: Group<Run, (Vec<Status>, Option<Arc<Outgoing>>)>,
+    pub commits: Group<Run, (Vec<Status>, Option<Arc<Outgoing>>)>,
     pub starts: Group<Mark, u32>,
     pub marks: Group<String, ()>,
     pub notes: Group<Note, ()>,
@@ -67,6 +67,7 @@ pub(crate) struct Worker {
     in_hand: AtomicUsize,
     freed: Notify,
     turns: Turns,
+    rows: Rows,
     /// Held from the read to the commit, shared, but alone by an event that was delivered before: one that kills the
     /// process then takes no neighbour with it.
     probation: RwLock<()>,
@@ -134,6 +135,7 @@ impl Worker {
             in_hand: AtomicUsize::new(0),
             freed: Notify::new(),
             turns: Turns::new(),
+            rows: Rows::default(),
             probation: RwLock::new(()),
             survived: Mutex::default(),
         })
@@ -270,13 +272,15 @@ impl Worker {
         }
         for round in 0..RERUNS {
             let turn = self.turns.take().await;
-            let found = match self.look_up(key, &events, round > 0).await {
+            let (row, seen) = match self.look_up(key, &events, round > 0).await {
                 Ok(found) => found,
                 Err(e) => return self.fault(events, &e),
             };
             fault::point("read.done");
-            let (seen, fresh) = partition(events, &found.seen);
-            let (runs, jobs) = in_turn(turn, self.run_handlers(key, fresh, found.row, seen)).await;
+            let (seen, fresh) = partition(events, &seen);
+            let (runs, jobs) = in_turn(turn, self.run_handlers(key, fresh, &row, seen)).await;
+            let change = runs.iter().find_map(|run| run.row.as_ref());
+            let mut after = change.and_then(|change| rows::after(&row.fields, change));
             self.sabotage(&jobs).await;
             let started = telemetry::clock();
             let answers = join_all(runs.into_iter().map(|run| self.commits.ask(run))).await;
@@ -293,7 +297,10 @@ impl Worker {
                     job.trace.committed(started, &status);
                     fault::point("commit.done");
                     match status {
-                        Status::Applied => done.push(Done::Applied(job, outgoing.clone())),
+                        Status::Applied => {
+                            after.take().into_iter().for_each(|row| self.rows.put(job.mark.key.clone(), row));
+                            done.push(Done::Applied(job, outgoing.clone()));
+                        }
                         Status::Duplicate(outbox) => done.push(Done::Before(job, outbox.unwrap_or_default())),
                         Status::Dead => done.push(Done::Before(job, Bytes::new())),
                         Status::Conflict => again.push(job),
@@ -309,6 +316,7 @@ impl Worker {
                 return;
             }
             self.turns.lost_race();
+            self.rows.clear();
             self.counters.conflicts(again.len());
             events = again;
         }
@@ -319,21 +327,28 @@ impl Worker {
     /// The row of the key, and which of the events were applied before. An event that comes for the first time is as
     /// good as certain to be new, and the commit finds out if it is not, so its mark is looked up only then, or where a
     /// run for nothing could be the second call of what is called once.
-    async fn look_up(&self, key: &str, events: &[Boxed], refused: bool) -> Result<Found, StoreError> {
+    async fn look_up(&self, key: &str, events: &[Boxed], refused: bool) -> Result<(RowHeld, Vec<bool>), StoreError> {
         let asked = telemetry::clock();
         let doubtful = |job: &Boxed| refused || self.function.at_most_once || job.delivery.place.attempt > 1;
         let marks: Vec<Mark> = events.iter().filter(|job| doubtful(job)).map(|job| job.mark.clone()).collect();
         let row = self.row_key(key);
         if row.is_none() && marks.is_empty() {
-            return Ok(Found { row: Row::default(), seen: vec![false; events.len()] });
+            return Ok((Row::default().into(), vec![false; events.len()]));
         }
-        let mut found = self.reads.ask(Ask { row, marks }).await?;
-        let mut seen = found.seen.into_iter();
-        found.seen = events.iter().map(|job| doubtful(job) && seen.next().unwrap_or_default()).collect();
+        // Where others work at the same keys as well, what is remembered is old as a rule.
+        if marks.is_empty()
+            && !self.turns.contended()
+            && let Some(row) = self.rows.take(key)
+        {
+            return Ok((row, vec![false; events.len()]));
+        }
+        let Found { row, seen } = self.reads.ask(Ask { row, marks }).await?;
+        let mut seen = seen.into_iter();
+        let seen = events.iter().map(|job| doubtful(job) && seen.next().unwrap_or_default()).collect();
         for job in events {
             job.trace.read(asked);
         }
-        Ok(found)
+        Ok((row.into(), seen))
     }
 
     fn row_key(&self, key: &str) -> Option<RowKey> {
@@ -353,14 +368,6 @@ impl Worker {
             }
         }
         fault::point("handler.done");
-    }
-
-    /// Records that an event is dead-lettered.
-    pub async fn commit_dead(&self, job: &Job) -> Result<Status, StoreError> {
-        let entry = self.entry(job);
-        let handled = Handled { purpose: Purpose::Bury, outbox: Bytes::new(), entry, ..handled(job, Vec::new()) };
-        let (mut statuses, _) = self.commits.ask(Run { row: None, events: vec![handled] }).await?;
-        Ok(statuses.pop().unwrap_or(Status::Dead))
     }
 
     /// Whether the delivery before this one ended here, by a failure that left the process alive.

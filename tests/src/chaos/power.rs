@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use oncue::store::{Change, Handled, Mark, Op, Purpose, Regression, Row as StateRow, RowChange, RowKey, Run};
+use oncue::store::{Basis, Change, Handled, Mark, Op, Purpose, Regression, Row as StateRow, RowChange, RowKey, Run};
 use serde_json::json;
 
 use super::arena::{Arena, Link, Setup};
@@ -320,6 +320,6 @@ fn commit(call: u64, events: u64) -> Run {
     let count = json!((call + 1) * events).to_string().into_bytes();
     let version = StateRow::default().version + call;
     let key = RowKey { table: "tallies", key: "/torn".into() };
-    let row = RowChange { key, version, set: vec![("count".into(), count)], del: Vec::new() };
+    let row = RowChange { key, basis: Basis::Version(version), set: vec![("count".into(), count)], del: Vec::new() };
     Run { row: Some(row), events: handled.collect() }
 }

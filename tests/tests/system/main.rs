@@ -22,6 +22,7 @@ mod proxy;
 mod recover;
 mod regressions;
 mod rollback;
+mod rows;
 mod store;
 mod telemetry;
 mod traces;

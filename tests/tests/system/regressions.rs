@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use oncue::event::{self, Meta, Origin};
 use oncue::store::{
-    Ask, Change, Handled, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, Shown, Status, Store, row_key,
+    Ask, Basis, Change, Handled, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, Shown, Status, Store, row_key,
 };
 use oncue_tests::house::House;
 
@@ -24,7 +24,7 @@ fn row_key_of_test() -> RowKey {
 /// A run of one event on the row.
 fn sets(id: &str, version: u64, fields: &[(&str, &str)]) -> Run {
     let set = fields.iter().map(|(field, value)| ((*field).to_owned(), value.as_bytes().to_vec())).collect();
-    let row = RowChange { key: row_key_of_test(), version, set, del: Vec::new() };
+    let row = RowChange { key: row_key_of_test(), basis: Basis::Version(version), set, del: Vec::new() };
     Run { row: Some(row), events: vec![handled(id, Vec::new())] }
 }
 

@@ -3,9 +3,11 @@
 use bytes::Bytes;
 use oncue::event::{self, Incoming, Origin};
 use oncue::store::{
-    Ask, Change, Frame, Handled, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, Shown, Status, Store,
+    Ask, Basis, Change, Frame, Handled, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, Shown, Status, Store,
 };
 use oncue_tests::house::House;
+
+mod rows;
 
 const HORIZON: u64 = 3_600_000;
 
@@ -30,7 +32,7 @@ fn run(key: &str, version: u64, set: &[(&str, &str)], del: &[&str], events: Vec<
     let set = set.iter().map(|(field, value)| ((*field).to_owned(), value.as_bytes().to_vec())).collect();
     let del = del.iter().map(|field| (*field).to_owned()).collect();
     let key = RowKey { table: "rows", key: key.to_owned() };
-    Run { row: Some(RowChange { key, version, set, del }), events }
+    Run { row: Some(RowChange { key, basis: Basis::Version(version), set, del }), events }
 }
 
 pub fn alone(event: Handled) -> Run {
@@ -39,9 +41,9 @@ pub fn alone(event: Handled) -> Run {
 
 /// Version 1 stands for the one the row has.
 pub async fn commit(store: &Store, mut run: Run) -> Vec<Status> {
-    if let Some(row) = run.row.as_mut().filter(|row| row.version == 1) {
+    if let Some(row) = run.row.as_mut().filter(|row| row.basis == Basis::Version(1)) {
         let ask = Ask { row: Some(row.key.clone()), marks: Vec::new() };
-        row.version = store.read(&[ask]).await.expect("a read").remove(0).row.version;
+        row.basis = Basis::Version(store.read(&[ask]).await.expect("a read").remove(0).row.version);
     }
     store.commit(&[run]).await.expect("a commit").statuses.remove(0)
 }
@@ -55,25 +57,6 @@ async fn row(store: &Store, key: &str) -> (u64, Vec<(String, String)>) {
 
 fn fields(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(f, v)| ((*f).to_owned(), (*v).to_owned())).collect()
-}
-
-async fn rows_are_written_whole_and_versioned(store: &Store) {
-    let status =
-        commit(store, run("/r", 0, &[("a", "1"), ("b", "x")], &[], vec![handled("r1", "/r"), handled("r2", "/r")]))
-            .await;
-    assert_eq!(status, [Status::Applied, Status::Applied]);
-    assert_eq!(row(store, "/r").await, (1, fields(&[("a", "1"), ("b", "x")])));
-    assert_eq!(commit(store, run("/r", 1, &[("a", "2")], &["b"], vec![handled("r3", "/r")])).await, [Status::Applied]);
-    assert_eq!(row(store, "/r").await, (1, fields(&[("a", "2")])));
-}
-
-async fn a_row_that_moved_refuses_the_whole_run(store: &Store) {
-    commit(store, run("/c", 0, &[("a", "1")], &[], vec![handled("c1", "/c")])).await;
-    let stale = run("/c", 0, &[("a", "9")], &[], vec![handled("c2", "/c"), handled("c3", "/c")]);
-    assert_eq!(commit(store, stale).await, [Status::Conflict, Status::Conflict]);
-    assert_eq!(row(store, "/c").await, (1, fields(&[("a", "1")])));
-    // Nothing of the refused run was marked as seen: it can be run again.
-    assert_eq!(commit(store, run("/c", 1, &[("a", "2")], &[], vec![handled("c2", "/c")])).await, [Status::Applied]);
 }
 
 async fn an_event_is_applied_once_and_brings_its_neighbours_back(store: &Store) {
@@ -333,8 +316,7 @@ async fn runs_are_counted(store: &Store) {
 
 pub async fn suite(store: &Store) {
     runs_are_counted(store).await;
-    rows_are_written_whole_and_versioned(store).await;
-    a_row_that_moved_refuses_the_whole_run(store).await;
+    rows::all(store).await;
     an_event_is_applied_once_and_brings_its_neighbours_back(store).await;
     two_copies_in_one_run_are_not_both_applied(store).await;
     outputs_wait_until_they_are_published(store).await;

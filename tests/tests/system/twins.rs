@@ -21,7 +21,7 @@ async fn each_broken_twin_fails_the_suite() {
     let twins = [
         ("seen-check off", "local status = mark and ", "local status = false and "),
         ("fence off", "local fenced = now > group.oldest + horizon or", "local fenced = false or"),
-        ("version check off", "(not run.row or row_is_fresh(run))", "true"),
+        ("version check off", "(not run.row or row_is_fresh(run, ARGV))", "true"),
         ("copies in one run", "if run.ids[ids[i]] then run.copies", "if false then run.copies"),
         ("payload check off", "if string.sub(mark, 2, 9) ~= string.sub(own, 2, 9)", "if false"),
         (

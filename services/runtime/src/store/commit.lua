@@ -6,7 +6,7 @@
 -- marks stand in one bucket are a group, looked up and marked by one command each.
 --
 -- ARGV: horizon, skew (ms), the worker's record ('' = none), bytes in the outbox of the call, number of runs; then for each run
---   its head (see RUN), (field, value)*, '_v' and a place for its value, field to delete*;
+--   its head (see RUN), field known*, value known*, (field, value)*, '_v' and a place for its value, field to delete*;
 --   for each group its head (see GROUP), (id, mark)*;
 --   for each operation: number of the event in the run, name, field or member, number, limit;
 --   for each entry in the ledger of a flow: state (d = done, x = dead), function, keep (s), id, type and content of the
@@ -18,8 +18,9 @@
 --   duplicate, id_reuse (detail: the mark) | dead | conflict | fence (detail: now, ms) | invalid (detail: why)
 
 -- Numbers come packed into heads, since each argument costs: most of a commit's time is their passing to this script.
--- Version read (-1 = no row at all), fields, fields to delete, bytes of outbox, groups, operations, entries.
-local RUN = '<dI4I4I4I4I4I4'
+-- Version read (-1 = no row at all), fields known and 1 (0 = the version tells), fields, fields to delete, bytes of
+-- outbox, groups, operations, entries.
+local RUN = '<dI4I4I4I4I4I4I4'
 -- Kind (a = apply, d = dead letter, q = only ask), events, number of the redrive (0 = none), seen keys, mark expiry (unix
 -- s), earliest and latest time the fence hangs on (ms).
 local GROUP = '<c1I4I4I1ddd'
@@ -71,12 +72,22 @@ local function check_op(op, plan)
   plan.kinds[op.key] = want
 end
 
-local function apply_op(op)
+-- A row that another function holds has a new version, or what it makes of the old one would be written over this.
+local function raise_version(key, micros)
+  local version = redis.call('HGET', key, '_v')
+  if version then redis.call('HSET', key, '_v', string.format('%.0f', math.max(micros, tonumber(version) + 1))) end
+end
+
+local function apply_op(op, micros)
   if op.name == 'add' then
     redis.call('HINCRBY', op.key, op.member, op.number)
+    raise_version(op.key, micros)
   elseif op.name == 'max' then
     local old = redis.call('HGET', op.key, op.member)
-    if not old or larger(op.number, old) then redis.call('HSET', op.key, op.member, op.number) end
+    if not old or larger(op.number, old) then
+      redis.call('HSET', op.key, op.member, op.number)
+      raise_version(op.key, micros)
+    end
   elseif op.name == 'sadd' then
     redis.call('SADD', op.key, op.member)
   elseif op.name == 'top' then
@@ -150,13 +161,22 @@ local function check_ops(run)
 end
 
 -- Whether the row is as the handlers saw it; if it is no row at all, that is every event's status.
-local function row_is_fresh(run)
-  local version = redis.pcall('HGET', run.row, '_v')
-  if type(version) ~= 'table' then return tonumber(version or 0) == run.version end
-  local kind = redis.call('TYPE', run.row).ok
-  run.statuses = {}
-  for i = 1, run.count do refuse(run, i, 'invalid', 'the row is a ' .. kind) end
-  return false
+local function row_is_fresh(run, ARGV)
+  local known, at = run.known, run.at - 2 * math.max(run.known, 0)
+  local there = redis.pcall('HMGET', run.row, '_v', unpack(ARGV, at, at + known - 1))
+  if there.err then
+    local kind = redis.call('TYPE', run.row).ok
+    run.statuses = {}
+    for i = 1, run.count do refuse(run, i, 'invalid', 'the row is a ' .. kind) end
+    return false
+  end
+  local version = tonumber(there[1] or 0)
+  if known < 0 then return version == run.version end
+  run.version = version
+  for i = 1, known do
+    if there[i + 1] ~= ARGV[at + known + i - 1] then return false end
+  end
+  return redis.call('HLEN', run.row) == known + (there[1] and 1 or 0)
 end
 
 -- Opens a step for every function that acts on an event which the ledger does not know yet; says how many.
@@ -196,7 +216,7 @@ local function write_run(run, ARGV, micros, now)
     end
     for at = last + 1, last + run.deletions do redis.call('HDEL', run.row, ARGV[at]) end
   end
-  for _, op in ipairs(run.ops) do apply_op(op) end
+  for _, op in ipairs(run.ops) do apply_op(op, micros) end
   for _, group in ipairs(run.groups) do
     local key = group.seen[1]
     redis.call('HSET', key, unpack(ARGV, group.at, group.at + 2 * group.count - 1))
@@ -236,8 +256,9 @@ local function reader(KEYS, ARGV, key_at, arg_at)
   end
 
   return function()
-    local version, fields, deletions, outbox, groups, ops, entries = struct.unpack(RUN, arg())
-    local run = { version = version, at = arg_at + 1, fields = fields, deletions = deletions, outbox = outbox, count = 0,
+    local version, known, fields, deletions, outbox, groups, ops, entries = struct.unpack(RUN, arg())
+    arg_at = arg_at + 2 * math.max(known - 1, 0)
+    local run = { version = version, known = known - 1, at = arg_at + 1, fields = fields, deletions = deletions, outbox = outbox, count = 0,
       groups = {}, ops = {}, entries = {}, ids = {}, copies = {} }
     if version >= 0 then
       run.row = key()
@@ -261,7 +282,7 @@ local function check_run(run, ARGV, now, horizon, skew)
   if run.ops[1] then check_ops(run) end
   -- Two copies of one event: the second must see the first.
   for _, at in ipairs(run.copies) do refuse(run, at, 'conflict', '') end
-  return not run.statuses and (not run.row or row_is_fresh(run))
+  return not run.statuses and (not run.row or row_is_fresh(run, ARGV))
 end
 
 local function statuses(run)

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::mark::OutboxName;
 use super::{
-    Ask, Change, Committed, Found, Frame, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Settled, Shown, Status,
+    Ask, Basis, Change, Committed, Found, Frame, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Settled, Shown, Status,
     Unpublished, row_key,
 };
 use crate::event;
@@ -179,7 +179,7 @@ impl Inner {
         if let Some((_, key)) = row.as_ref().filter(|(_, key)| self.blind.contains_key(key)) {
             return run.events.iter().map(|_| Status::Invalid(format!("the row is a {}", self.kind(key)))).collect();
         }
-        let stale = row.as_ref().is_some_and(|(row, key)| self.rows.get(key).map_or(0, |r| r.version) != row.version);
+        let stale = row.as_ref().is_some_and(|(row, key)| !self.is_as_seen(key, &row.basis));
         if stale || blocked.iter().any(Option::is_some) {
             return blocked.into_iter().map(|status| status.unwrap_or(Status::Conflict)).collect();
         }
@@ -194,6 +194,14 @@ impl Inner {
             self.write(handled, now, outbox);
         }
         run.events.iter().map(|_| Status::Applied).collect()
+    }
+
+    fn is_as_seen(&self, key: &str, basis: &Basis) -> bool {
+        let row = self.rows.get(key);
+        match basis {
+            Basis::Version(version) => row.map_or(0, |row| row.version) == *version,
+            Basis::Fields(fields) => row.map_or(&[][..], |row| &row.fields) == fields,
+        }
     }
 
     fn check(&self, handled: &Handled, now: u64, plan: &mut Plan) -> Option<Status> {
@@ -310,8 +318,10 @@ impl Inner {
                 self.set_field(&key, field, old + by);
             }
             Change::Max { field, to } => {
-                let old = self.field(&key, field).and_then(|old| old.parse().ok());
-                self.set_field(&key, field, old.map_or(*to, |old: i64| old.max(*to)));
+                let old: Option<i64> = self.field(&key, field).and_then(|old| old.parse().ok());
+                if old.is_none_or(|old| old < *to) {
+                    self.set_field(&key, field, *to);
+                }
             }
             Change::SetAdd { member } => {
                 if let Blind::Set(set) = self.blind.entry(key).or_insert_with(|| Blind::Set(BTreeSet::new())) {
@@ -337,7 +347,11 @@ impl Inner {
     }
 
     fn set_field(&mut self, key: &str, field: &str, value: i64) {
+        let now = self.now();
         let row = self.rows.entry(key.to_owned()).or_default();
+        if row.version > 0 {
+            row.version = (now * 1000).max(row.version + 1);
+        }
         row.fields.retain(|(name, _)| name != field);
         row.fields.push((field.to_owned(), value.to_string().into_bytes()));
         row.fields.sort();

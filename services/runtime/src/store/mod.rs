@@ -124,10 +124,19 @@ pub struct Run {
 #[derive(Debug, Clone)]
 pub struct RowChange {
     pub key: RowKey,
-    /// Version the handlers saw; if it has moved, nothing of the run is applied.
-    pub version: u64,
+    /// What the handlers saw; if that has changed, nothing of the run is applied.
+    pub basis: Basis,
     pub set: Fields,
     pub del: Vec<String>,
+}
+
+/// By what it is told whether a row is still as the handlers saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Basis {
+    /// It was read, with this version.
+    Version(u64),
+    /// It is remembered, and this is all it holds, by name.
+    Fields(Fields),
 }
 
 /// One handled event.

@@ -5,8 +5,8 @@ use crate::bench::contest::Contest;
 use crate::bench::plan::{Case, Figure, Goal, Plan, Row};
 use crate::bench::sink::Sink;
 
-/// Of each event here: the event handled, its row read, the commit, the follow-up sent.
-const SPANS: u64 = 4;
+/// Of each event here: the event handled, the commit, the follow-up sent; a row is read once and then remembered.
+const SPANS: u64 = 3;
 
 pub async fn traces(plan: Plan) -> Case {
     let (mut case, mut arena) = (Case::default(), Arena::open(Profile::Fast).await);

@@ -7,7 +7,9 @@ use redis::{Pipeline, Value};
 
 use crate::event;
 use crate::store::mark::OutboxName;
-use crate::store::{Change, Entry, Frame, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Status, StoreError, row_key};
+use crate::store::{
+    Basis, Change, Entry, Frame, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Status, StoreError, row_key,
+};
 
 /// How long outputs wait for their commit, which is right behind them: seconds.
 const UNCOMMITTED_S: u64 = 60;
@@ -70,17 +72,28 @@ fn keys_of<'r>(runs: &'r [Run], groups: &'r [Vec<&'r [Handled]>]) -> impl Iterat
 /// The head of a run and its row.
 fn push_run(run: &Run, groups: usize, call: &mut Pipeline) {
     let count = |n: usize| (n as u32).to_le_bytes();
-    let (version, set, del) = run.row.as_ref().map_or((-1.0, 0, 0), |r| (r.version as f64, r.set.len(), r.del.len()));
+    let (set, del) = run.row.as_ref().map_or((0, 0), |row| (row.set.len(), row.del.len()));
+    let (version, known) = match run.row.as_ref().map(|row| &row.basis) {
+        None => (-1.0, None),
+        Some(Basis::Version(version)) => (*version as f64, None),
+        Some(Basis::Fields(fields)) => (0.0, Some(fields)),
+    };
     let ops = run.events.iter().map(|e| e.ops.len()).sum();
     let entries = run.events.iter().filter(|e| e.entry.is_some()).count();
     let outbox = run.events.iter().map(frame_len).sum();
-    let mut head = Vec::with_capacity(32);
+    let mut head = Vec::with_capacity(36);
     head.extend(f64::to_le_bytes(version));
-    for number in [set, del, outbox, groups, ops, entries] {
+    for number in [known.map_or(0, |fields| 1 + fields.len()), set, del, outbox, groups, ops, entries] {
         head.extend(count(number));
     }
     call.arg(head);
     let Some(row) = &run.row else { return };
+    for (field, _) in known.into_iter().flatten() {
+        call.arg(stored(field).as_bytes());
+    }
+    for (_, value) in known.into_iter().flatten() {
+        call.arg(&value[..]);
+    }
     for (field, value) in &row.set {
         call.arg(stored(field).as_bytes()).arg(&value[..]);
     }
