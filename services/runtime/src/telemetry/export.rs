@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use super::otlp::Otlp;
 use super::settings::{Exporter, Limits, Queueing};
+use super::span::cut as shortened;
 use crate::wire::{put, put_bytes};
 use crate::worker::lock;
 
@@ -255,9 +256,10 @@ fn cut(span: &mut SpanData, limits: Limits) {
     }
     for attribute in &mut span.attributes {
         if let opentelemetry::Value::String(text) = &attribute.value
-            && let Some((end, _)) = text.as_str().char_indices().nth(limits.value_length)
+            && let short = shortened(text.as_str(), limits.value_length)
+            && short.len() < text.as_str().len()
         {
-            attribute.value = text.as_str()[..end].to_owned().into();
+            attribute.value = short.to_owned().into();
         }
     }
 }

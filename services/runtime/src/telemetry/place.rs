@@ -1,6 +1,5 @@
 //! Where a span stands in its trace, and what of that travels with an event [W3C Trace Context].
 
-use std::fmt::Write as _;
 
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
 
@@ -69,9 +68,22 @@ impl Place {
 }
 
 fn traceparent(trace: TraceId, span: SpanId, flags: TraceFlags) -> String {
+    // By hand: every event that follows carries one.
     let mut text = String::with_capacity(55);
-    let _ = write!(text, "00-{trace}-{span}-{flags:02x}");
+    text.push_str("00-");
+    push_hex(&trace.to_bytes(), &mut text);
+    text.push('-');
+    push_hex(&span.to_bytes(), &mut text);
+    text.push('-');
+    push_hex(&[flags.to_u8()], &mut text);
     text
+}
+
+fn push_hex(bytes: &[u8], text: &mut String) {
+    let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
+    for byte in bytes {
+        text.extend([digit(byte >> 4), digit(byte & 15)]);
+    }
 }
 
 /// `None` for anything malformed, which counts as absent [W3C Trace Context 3.2.2.3]. Of a later version only what this

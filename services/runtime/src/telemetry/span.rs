@@ -186,9 +186,8 @@ fn detail(fields: [u32; 2], with: Option<(&str, &str)>, most: usize, bytes: &mut
 /// `KeyValue { key = 1, value = 2 }`, the value `AnyValue { string = 1, bool = 2, int = 3 }`.
 fn attribute(field: u32, name: &str, value: &Value<'_>, longest: usize, bytes: &mut Vec<u8>) {
     let sized = |len: usize| 1 + encoded_len_varint(len as u64) + len;
-    let short = |text: &str| text.char_indices().nth(longest).map_or(text.len(), |(end, _)| end);
     let len = match value {
-        Value::Text(text) => sized(short(text)),
+        Value::Text(text) => sized(cut(text, longest).len()),
         Value::Number(number) => 1 + encoded_len_varint(*number as u64),
         Value::Truth(_) => 2,
     };
@@ -196,10 +195,18 @@ fn attribute(field: u32, name: &str, value: &Value<'_>, longest: usize, bytes: &
     put_bytes(1, name.as_bytes(), bytes);
     put(2, len, bytes);
     match value {
-        Value::Text(text) => put_bytes(1, &text.as_bytes()[..short(text)], bytes),
+        Value::Text(text) => put_bytes(1, cut(text, longest).as_bytes(), bytes),
         Value::Truth(truth) => put_varint(2, (*truth).into(), bytes),
         Value::Number(number) => put_varint(3, *number as u64, bytes),
     }
+}
+
+/// The first so many characters.
+pub(super) fn cut(text: &str, longest: usize) -> &str {
+    if text.len() <= longest {
+        return text; // without counting them
+    }
+    text.char_indices().nth(longest).map_or(text, |(end, _)| &text[..end])
 }
 
 fn put_varint(field: u32, number: u64, bytes: &mut Vec<u8>) {
