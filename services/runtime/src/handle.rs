@@ -8,7 +8,7 @@ use futures::FutureExt;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::fault;
+use crate::fault::{self, Sabotage};
 use crate::job::{Boxed, Job, Reason};
 use crate::outbox;
 use crate::rows::RowHeld;
@@ -144,6 +144,18 @@ impl Worker {
         job.outbox = outbox::encode(&job.outputs);
         Ok(Handled { entry: self.entry(job), ..handled(job, context.take_ops()) })
     }
+}
+
+/// Events that were applied before, and the others.
+pub(crate) fn partition(events: Vec<Boxed>, seen: &[bool]) -> (Vec<Boxed>, Vec<Boxed>) {
+    if fault::sabotaged(Sabotage::NoSeenMarks) {
+        return (Vec::new(), events);
+    }
+    let (mut known, mut fresh) = (Vec::new(), Vec::new());
+    for (job, seen) in events.into_iter().zip(seen) {
+        if *seen { known.push(job) } else { fresh.push(job) }
+    }
+    (known, fresh)
 }
 
 /// What to commit of an event.

@@ -36,6 +36,7 @@ mod job;
 mod outbox;
 mod queues;
 mod rows;
+mod survivors;
 mod turns;
 mod group;
 mod ledger;

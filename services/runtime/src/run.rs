@@ -125,10 +125,9 @@ async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: 
     bus.require(&manifest.consumer(config)).await?;
     let stream = config.stream(&manifest.stream);
     let created = bus.stream_created(&manifest.stream).await?;
-    let horizon = stream.horizon.0.as_millis() as u64;
     let mut regressed = redis.regressed();
     let settings = Settings {
-        horizon,
+        horizon: stream.horizon.0.as_millis() as u64,
         keep_outputs: config.keep_outputs.0,
         batch_publish: config.batch_publish,
         flows: config.flows.clone(),
@@ -136,6 +135,7 @@ async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: 
     let worker = Worker::new(function, manifest.limits(config), &settings, created, bus.clone(), Store::Redis(redis));
 
     discovery::answer(bus.clone(), worker.clone(), manifest.clone(), instance).await?;
+    let survivors = worker.survivors.meet(bus.clone(), &manifest.name).await?;
     let pull = bus.pull(&manifest.stream, created, &manifest.name).await?;
     worker.keep_house(manifest.stream.clone(), stream.replay_window.0);
     metrics::publish(&worker, &manifest.stream);
@@ -153,6 +153,7 @@ async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: 
             let why = why.map(|why| why.clone().unwrap_or_default()).unwrap_or_default();
             return Err(format!("{}: {why}", manifest.name).into());
         }
+        () = survivors => {}
         () = deadline => {
             let left = worker.in_hand();
             return Err(format!("{}: {left} events still in hand after {DRAIN:?}; they will be delivered again", manifest.name).into());

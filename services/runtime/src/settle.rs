@@ -25,8 +25,6 @@ use crate::trace::Producer;
 use crate::worker::{Worker, lock};
 
 const FIRST_RETRY: Duration = Duration::from_millis(500);
-/// Failures remembered, to tell them from deaths.
-const SURVIVED: usize = 10_000;
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
 
 /// An event that is settled in the store.
@@ -205,13 +203,7 @@ impl Worker {
             self.bus.retry(&job.delivery.ticket(), delay).await;
         }
         fault::point("retry.done");
-        {
-            let mut survived = lock(&self.survived);
-            if survived.len() >= SURVIVED {
-                survived.clear(); // costs some events a probation, nothing else
-            }
-            survived.insert(job.delivery.place.sequence, job.delivery.place.attempt);
-        }
+        self.survivors.note(job.delivery.place.sequence, job.delivery.place.attempt.into());
         self.counters.settled("retried");
         job.trace.end(&job.meta, "retried");
         self.release(job.number);

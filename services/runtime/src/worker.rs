@@ -24,19 +24,24 @@ use crate::event::MAX_HOPS;
 use crate::fault::{self, Sabotage};
 use crate::function::Erased;
 use crate::group::Group;
+use crate::handle::partition;
 use crate::job::{Boxed, Held, Job, Pulse, Reason};
 use crate::ledger::Hops;
 use crate::outbox::Outgoing;
 use crate::queues::{Batches, GROUP, batches, group, shared, weight};
 use crate::rows::{self, RowHeld, Rows};
 use crate::settle::Done;
-use crate::store::{Ask, Found, Mark, Note, Row, RowKey, Run, Status, Store, StoreError};
+use crate::store::{Ask, Fields, Found, Mark, Note, Row, RowKey, Run, Status, Store, StoreError};
+use crate::survivors::Survivors;
 use crate::telemetry;
 use crate::turns::{Turns, in_turn};
 use crate::watchdog::{self, Watchdog};
 
 /// Fresh starts after `conflict` before an event goes back to the stream.
 const RERUNS: usize = 8;
+
+/// Runs, the events of each, and what the row will be.
+type ToCommit = (Vec<Run>, Vec<Vec<Boxed>>, Option<Fields>);
 
 /// One function at work in one process.
 pub(crate) struct Worker {
@@ -73,8 +78,7 @@ pub(crate) struct Worker {
     probation: RwLock<()>,
     pub pulse: Pulse,
     pub watchdog: Arc<Watchdog>,
-    /// Deliveries, by stream sequence, that ended here with a plain failure: the next one needs no probation.
-    pub survived: Mutex<HashMap<u64, u32>>,
+    pub survivors: Survivors,
 }
 
 /// What the configuration says of how to deliver.
@@ -134,10 +138,10 @@ impl Worker {
             held: Mutex::default(),
             in_hand: AtomicUsize::new(0),
             freed: Notify::new(),
-            turns: Turns::new(),
+            turns: Turns::default(),
             rows: Rows::default(),
             probation: RwLock::new(()),
-            survived: Mutex::default(),
+            survivors: Survivors::default(),
         })
     }
 
@@ -198,7 +202,8 @@ impl Worker {
             let far = format!("{MAX_HOPS} functions since its root event");
             return self.bury(job, Reason::Loop, Error::retry(far).of_class("platform"));
         }
-        job.alone = job.delivery.place.attempt > 1 && !self.ended_well(&job);
+        let place = &job.delivery.place;
+        job.alone = place.attempt > 1 && !self.survivors.take(place.sequence, place.attempt.into());
         // `keyed_by` is the author's code: its panic must not take the process with everybody's events.
         let decoded = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let event = (self.function.decode)(&job.meta.ty, job.format, &job.payload)?;
@@ -271,16 +276,7 @@ impl Worker {
             _shared = self.probation.read().await;
         }
         for round in 0..RERUNS {
-            let turn = self.turns.take().await;
-            let (row, seen) = match self.look_up(key, &events, round > 0).await {
-                Ok(found) => found,
-                Err(e) => return self.fault(events, &e),
-            };
-            fault::point("read.done");
-            let (seen, fresh) = partition(events, &seen);
-            let (runs, jobs) = in_turn(turn, self.run_handlers(key, fresh, &row, seen)).await;
-            let change = runs.iter().find_map(|run| run.row.as_ref());
-            let mut after = change.and_then(|change| rows::after(&row.fields, change));
+            let Some((runs, jobs, mut after)) = self.read_and_run(key, events, round > 0).await else { return };
             self.sabotage(&jobs).await;
             let started = telemetry::clock();
             let answers = join_all(runs.into_iter().map(|run| self.commits.ask(run))).await;
@@ -312,16 +308,34 @@ impl Worker {
                 }
             }
             self.follow(done);
+            self.turns.ran(!again.is_empty());
             if again.is_empty() {
                 return;
             }
-            self.turns.lost_race();
             self.rows.clear();
             self.counters.conflicts(again.len());
             events = again;
         }
         // Lost every race: nobody's failure, so it does not count as one.
         self.put_back(events, "the row keeps changing under it");
+    }
+
+    /// What the events of one key make of its row: runs to commit, their events, and the row as it will be then.
+    async fn read_and_run(self: &Arc<Self>, key: &str, events: Vec<Boxed>, refused: bool) -> Option<ToCommit> {
+        let turn = self.turns.take().await;
+        let (row, seen) = match self.look_up(key, &events, refused).await {
+            Ok(found) => found,
+            Err(e) => {
+                self.fault(events, &e);
+                return None;
+            }
+        };
+        fault::point("read.done");
+        let (seen, fresh) = partition(events, &seen);
+        let (runs, jobs) = in_turn(turn, self.run_handlers(key, fresh, &row, seen)).await;
+        let change = runs.iter().find_map(|run| run.row.as_ref());
+        let after = change.and_then(|change| rows::after(&row.fields, change));
+        Some((runs, jobs, after))
     }
 
     /// The row of the key, and which of the events were applied before. An event that comes for the first time is as
@@ -369,23 +383,6 @@ impl Worker {
         }
         fault::point("handler.done");
     }
-
-    /// Whether the delivery before this one ended here, by a failure that left the process alive.
-    fn ended_well(&self, job: &Job) -> bool {
-        let place = &job.delivery.place;
-        lock(&self.survived).remove(&place.sequence) == Some(place.attempt - 1)
-    }
-}
-
-fn partition(events: Vec<Boxed>, seen: &[bool]) -> (Vec<Boxed>, Vec<Boxed>) {
-    if fault::sabotaged(Sabotage::NoSeenMarks) {
-        return (Vec::new(), events);
-    }
-    let (mut known, mut fresh) = (Vec::new(), Vec::new());
-    for (job, seen) in events.into_iter().zip(seen) {
-        if *seen { known.push(job) } else { fresh.push(job) }
-    }
-    (known, fresh)
 }
 
 /// These locks guard maps for a few instructions and are never held across an await; a panic inside one leaves the map

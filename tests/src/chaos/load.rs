@@ -35,11 +35,13 @@ pub struct Shape {
     pub poison: u64,
     /// Whether some events come without id, as any client would send them.
     pub plain: bool,
+    /// Whether some are sent a second time on purpose.
+    pub copies: bool,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { rate: USUAL, most: u64::MAX, words: &["emit:1"], poison: 0, plain: true }
+        Self { rate: USUAL, most: u64::MAX, words: &["emit:1"], poison: 0, plain: true, copies: true }
     }
 }
 
@@ -154,7 +156,7 @@ impl Client {
                 headers.push(("Nats-Msg-Id", id.clone()));
             }
         }
-        let again = id.is_some() && rng.u8(..30) == 0;
+        let again = self.shape.copies && id.is_some() && rng.u8(..30) == 0;
         let headers = headers.into_iter().map(|(name, value)| Header { name: name.to_owned(), value });
         let payload = format!(r#"{{"page":"{key}","visitor":"{number}","referrer":"{word}"}}"#);
         let envelope =

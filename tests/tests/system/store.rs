@@ -7,6 +7,8 @@ use oncue::store::{
 };
 use oncue_tests::house::House;
 
+use crate::twins::break_library;
+
 mod rows;
 
 const HORIZON: u64 = 3_600_000;
@@ -357,4 +359,26 @@ async fn an_emptied_redis_gets_its_library_back() {
     let store = house.store().await;
     house.redis_cli(&["FUNCTION", "FLUSH"]);
     assert_eq!(commit(&store, alone(handled("again", "/x"))).await, [Status::Applied]);
+}
+
+/// Outputs are written before the commit that names them. If that is never made, they go by themselves.
+#[tokio::test]
+async fn outputs_of_a_commit_that_never_came_expire() {
+    let house = House::new("").await;
+    let store = house.store().await;
+    let left = || {
+        let key = house.redis_cli(&["--scan", "--pattern", "*:o:suite:*"]);
+        let seconds: i64 = house.redis_cli(&["TTL", &key]).parse().expect("seconds");
+        (key, seconds)
+    };
+    let commit = "local function commit(KEYS, ARGV)";
+    break_library(&house, commit, &format!("{commit} do return redis.error_reply('BROKEN') end"));
+    store.commit(&[alone(with_outputs("never", "/never", "lost"))]).await.expect_err("no commit");
+    let (key, seconds) = left();
+    assert!(!key.is_empty() && (1..=60).contains(&seconds), "{key:?} stays for {seconds} s");
+    house.redis_cli(&["DEL", &key]);
+    house.redis_cli(&["FUNCTION", "FLUSH"]);
+    let store = house.store().await;
+    outbox(&store, &[with_outputs("made", "/made", "kept")]).await;
+    assert_eq!(left().1, -1, "what is committed stays until it is published");
 }

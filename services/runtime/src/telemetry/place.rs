@@ -1,6 +1,5 @@
 //! Where a span stands in its trace, and what of that travels with an event [W3C Trace Context].
 
-
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
 
 use crate::event;
