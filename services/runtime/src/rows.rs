@@ -21,7 +21,10 @@ pub(crate) struct RowHeld {
 
 impl From<Row> for RowHeld {
     fn from(Row { version, fields }: Row) -> Self {
-        Self { fields, basis: Basis::Version(version) }
+        // Of one that only blind changes have made there is no version to tell whether they go on.
+        let basis =
+            if version == 0 && is_small(&fields) { Basis::Fields(fields.clone()) } else { Basis::Version(version) };
+        Self { fields, basis }
     }
 }
 
@@ -54,8 +57,12 @@ pub(crate) fn after(before: &Fields, change: &RowChange) -> Option<Fields> {
     let mut fields: Fields = before.iter().filter(|(name, _)| !changed(name)).cloned().collect();
     fields.extend(change.set.iter().cloned());
     fields.sort();
+    is_small(&fields).then_some(fields)
+}
+
+fn is_small(fields: &Fields) -> bool {
     let size: usize = fields.iter().map(|(name, value)| name.len() + value.len()).sum();
-    (size <= LARGEST && fields.len() <= MOST_FIELDS).then_some(fields)
+    size <= LARGEST && fields.len() <= MOST_FIELDS
 }
 
 #[cfg(test)]
@@ -78,6 +85,15 @@ mod tests {
         let before = fields(&[("a", "1"), ("b", "2"), ("c", "3")]);
         let left = after(&before, &change(&[("d", "4"), ("b", "5")], &["c"]));
         assert_eq!(left, Some(fields(&[("a", "1"), ("b", "5"), ("d", "4")])));
+    }
+
+    #[test]
+    fn a_row_without_a_version_is_told_by_what_it_holds() {
+        let held = |version, fields: &Fields| RowHeld::from(Row { version, fields: fields.clone() }).basis;
+        let few = fields(&[("n", "1")]);
+        assert_eq!((held(0, &few), held(7, &few)), (Basis::Fields(few.clone()), Basis::Version(7)));
+        let many: Fields = (0..9000).map(|n| (n.to_string(), Vec::new())).collect();
+        assert_eq!(held(0, &many), Basis::Version(0), "more than a script may take at once");
     }
 
     #[test]

@@ -203,7 +203,10 @@ impl Worker {
             self.bus.retry(&job.delivery.ticket(), delay).await;
         }
         fault::point("retry.done");
-        self.survivors.note(job.delivery.place.sequence, job.delivery.place.attempt.into());
+        // One on probation whose handler did not come to run is not known to be harmless.
+        if !job.is_alone() || job.event.is_none() {
+            self.survivors.note(job.delivery.place.sequence, job.delivery.place.attempt.into());
+        }
         self.counters.settled("retried");
         job.trace.end(&job.meta, "retried");
         self.release(job.number);

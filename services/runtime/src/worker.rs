@@ -280,7 +280,7 @@ impl Worker {
             self.sabotage(&jobs).await;
             let started = telemetry::clock();
             let answers = join_all(runs.into_iter().map(|run| self.commits.ask(run))).await;
-            let (mut again, mut done) = (Vec::new(), Vec::new());
+            let (mut again, mut done, mut lost) = (Vec::new(), Vec::new(), false);
             for (jobs, answer) in jobs.into_iter().zip(answers) {
                 let (statuses, outgoing) = match answer {
                     Ok(committed) => committed,
@@ -289,6 +289,8 @@ impl Worker {
                         continue;
                     }
                 };
+                // Some alone are put off by a neighbour.
+                lost |= statuses.iter().all(|status| *status == Status::Conflict);
                 for (mut job, status) in jobs.into_iter().zip(statuses) {
                     job.trace.committed(started, &status);
                     fault::point("commit.done");
@@ -308,11 +310,13 @@ impl Worker {
                 }
             }
             self.follow(done);
-            self.turns.ran(!again.is_empty());
+            self.turns.ran(lost);
+            if lost {
+                self.rows.clear();
+            }
             if again.is_empty() {
                 return;
             }
-            self.rows.clear();
             self.counters.conflicts(again.len());
             events = again;
         }

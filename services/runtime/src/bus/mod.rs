@@ -31,6 +31,8 @@ pub use self::url::without_password;
 
 /// The oldest server that has message schedules with cron, atomic batches and per-message TTL.
 const OLDEST: (u64, u64) = (2, 14);
+/// Whoever stops does not wait for long.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const API_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to NATS. Cheap to clone; reconnects for ever.
@@ -195,10 +197,12 @@ impl Bus {
         Ok(notes)
     }
 
-    /// Waits until all that was handed over has reached the server.
+    /// Waits until all that was handed over is on its way to the server, if it is there.
     pub async fn flush(&self) {
-        if let Err(e) = self.client.flush().await {
-            tracing::warn!(error = %e, "flush");
+        match tokio::time::timeout(FLUSH_TIMEOUT, self.client.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::warn!(error = %e, "what was sent last may not have arrived"),
+            Err(_) => tracing::warn!("NATS is away; what was sent last may not have arrived"),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_nats::client::PublishErrorKind;
 use async_nats::{Client, HeaderMap, HeaderName, HeaderValue, Message};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -38,7 +39,9 @@ impl Outbound {
     /// Bytes on the wire, payload and headers, as the server counts them against `max_payload`.
     pub fn size(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
-        self.payload.len() + headers + 12
+        // Room for the header that may be added on the way: what is committed must never turn out too large to publish.
+        let quiet = if self.headers.iter().any(is_sampled) { QUIET } else { 0 };
+        self.payload.len() + headers + quiet + 12
     }
 }
 
@@ -84,20 +87,23 @@ impl Bus {
             Some(inbox) => self.client.publish_with_reply_and_headers(subject, inbox, headers, payload).await,
             None => self.client.publish_with_headers(subject, headers, payload).await,
         };
-        sent.map_err(|e| PublishError::Unknown(format!("cannot publish: {e}")))
+        sent.map_err(|e| match e.kind() {
+            PublishErrorKind::MaxPayloadExceeded => PublishError::TooLarge(e.to_string()),
+            _ => PublishError::Unknown(format!("cannot publish: {e}")),
+        })
     }
 }
 
 /// Keeps nats-server's own message tracing off a message [NATS ADR-41].
 const NO_BROKER_TRACE: (&str, &str) = ("Nats-Trace-Dest", "trace disabled");
+const QUIET: usize = NO_BROKER_TRACE.0.len() + NO_BROKER_TRACE.1.len() + 4;
 
 /// Built by checking first, since the plain `insert` panics on what a header may not hold. A sampled `traceparent` makes
 /// the server look the message over for its own tracing, which costs it 3 us of 20 even where that is not set up, so it
 /// is told not to, unless `quiet` is false.
 fn header_map(headers: Vec<(Cow<'static, str>, String)>, quiet: bool) -> Result<HeaderMap, String> {
     let mut map = HeaderMap::new();
-    let sampled = |(name, value): &(Cow<'_, str>, String)| name == "traceparent" && is_sampled(value);
-    if quiet && headers.iter().any(sampled) && !headers.iter().any(|(name, _)| name == NO_BROKER_TRACE.0) {
+    if quiet && headers.iter().any(is_sampled) && !headers.iter().any(|(name, _)| name == NO_BROKER_TRACE.0) {
         map.append(HeaderName::from_static(NO_BROKER_TRACE.0), HeaderValue::from(NO_BROKER_TRACE.1));
     }
     for (name, value) in headers {
@@ -113,9 +119,10 @@ fn header_map(headers: Vec<(Cow<'static, str>, String)>, quiet: bool) -> Result<
     Ok(map)
 }
 
-fn is_sampled(traceparent: &str) -> bool {
-    let flags = traceparent.rsplit('-').next().and_then(|flags| u8::from_str_radix(flags, 16).ok());
-    flags.is_some_and(|flags| flags & 1 == 1)
+/// Whether a header is a sampled `traceparent`.
+fn is_sampled((name, value): &(Cow<'_, str>, String)) -> bool {
+    let flags = || value.rsplit('-').next().and_then(|flags| u8::from_str_radix(flags, 16).ok());
+    name == "traceparent" && flags().is_some_and(|flags| flags & 1 == 1)
 }
 
 /// Publish acks of the whole process: one wildcard inbox, whose last token says which message is meant.
@@ -276,6 +283,20 @@ mod tests {
             [(&[("traceparent", &*sampled)][..], false), (&[("traceparent", &*other)], true), (&[], true)]
         {
             assert!(quiet(headers, how).is_empty(), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn the_header_that_is_added_counts() {
+        for flags in ["01", "00"] {
+            let value = format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}");
+            let headers = vec![("traceparent".into(), value)];
+            let message = Outbound { subject: "a.b.c".into(), headers: headers.clone(), payload: Bytes::new() };
+            let sent = header_map(headers, true).expect("headers");
+            let lines =
+                sent.iter().flat_map(|(name, values)| values.iter().map(move |value| format!("{name}: {value}\r\n")));
+            let block = lines.fold("NATS/1.0\r\n\r\n".to_owned(), |block, line| block + &line);
+            assert_eq!(message.size(), block.len(), "{block}");
         }
     }
 

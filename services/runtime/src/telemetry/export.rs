@@ -153,7 +153,11 @@ fn run(queue: &Queue, mut way: Way) {
             let due = tokio::time::timeout(queue.how.delay, queue.ready.notified()).await.is_err();
             open = !queue.closing.load(Ordering::Acquire);
             while let Some(batch) = queue.take(due || !open) {
+                let was_full = batch.spans >= queue.how.batch;
                 way.export(batch).await;
+                if open && !was_full {
+                    break; // what has come meanwhile waits for its own time
+                }
             }
         }
     });

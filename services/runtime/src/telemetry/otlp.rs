@@ -1,13 +1,13 @@
 //! Requests to the collector: OTLP over HTTP or gRPC, their bodies already written.
 
 use std::io::Write as _;
-use std::sync::Once;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse as Answer;
 use prost::Message as _;
+use reqwest::header::{HeaderName, HeaderValue};
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
@@ -32,7 +32,14 @@ enum Client {
 }
 
 impl Otlp {
-    pub fn new(target: Target) -> Self {
+    pub fn new(mut target: Target) -> Self {
+        target.headers.retain(|(name, value)| {
+            let fits = name.parse::<HeaderName>().is_ok() && value.parse::<HeaderValue>().is_ok();
+            if !fits {
+                tracing::warn!(header = name, "OTLP headers: one that cannot be sent; left out");
+            }
+            fits
+        });
         Self { target, client: None }
     }
 
@@ -79,7 +86,8 @@ impl Otlp {
         }
         let mut grpc = tonic::client::Grpc::new(channel);
         if self.target.gzip {
-            grpc = grpc.send_compressed(CompressionEncoding::Gzip);
+            // Servers answer in the encoding of the request.
+            grpc = grpc.send_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Gzip);
         }
         grpc.ready().await.map_err(|e| innermost(&e))?;
         let answer = grpc.unary(request, PathAndQuery::from_static(EXPORT), AsItIs).await;
@@ -114,13 +122,6 @@ pub(super) fn headers(text: &str) -> Vec<(String, String)> {
 }
 
 fn client(target: &Target) -> Result<Client, String> {
-    static WARNED: Once = Once::new();
-    for (name, value) in &target.headers {
-        let fits = name.parse::<AsciiMetadataKey>().is_ok() && value.parse::<AsciiMetadataValue>().is_ok();
-        if !fits {
-            WARNED.call_once(|| tracing::warn!(header = name, "OTLP headers: not one that can be sent; left out"));
-        }
-    }
     if target.grpc {
         let endpoint = Endpoint::from_shared(target.url.clone()).map_err(|e| format!("{:?}: {e}", target.url))?;
         let endpoint = endpoint.user_agent(AGENT).map_err(|e| e.to_string())?;
@@ -210,6 +211,13 @@ mod tests {
     fn headers_are_pairs() {
         let read = headers(" X-Tenant = blue%2Cgreen ,b=, =c,d");
         assert_eq!(read, [("x-tenant".into(), "blue,green".into()), ("b".into(), String::new())]);
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_sent_takes_no_spans_along() {
+        let headers = headers("x-a=two%0Alines,x b=1,x-c=fine");
+        let target = Target { grpc: false, gzip: false, url: String::new(), headers, timeout: Duration::ZERO };
+        assert_eq!(Otlp::new(target).target.headers, [("x-c".to_owned(), "fine".to_owned())]);
     }
 
     /// A collector that answers every request so; what it heard of the first.

@@ -258,7 +258,7 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
                 self.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").as_deref(),
                 self.text("OTEL_EXPORTER_OTLP_ENDPOINT").as_deref(),
                 grpc,
-                self.text("OTEL_EXPORTER_OTLP_INSECURE").as_deref() == Some("true"),
+                self.either("TRACES", "INSECURE").is_some_and(|insecure| insecure.eq_ignore_ascii_case("true")),
             ),
             headers: headers(&self.either("TRACES", "HEADERS").unwrap_or_default()),
             timeout: self.timeout("TRACES"),
