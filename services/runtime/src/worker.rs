@@ -310,10 +310,7 @@ impl Worker {
                 }
             }
             self.follow(done);
-            self.turns.ran(lost);
-            if lost {
-                self.rows.clear();
-            }
+            self.raced(lost);
             if again.is_empty() {
                 return;
             }
@@ -367,6 +364,13 @@ impl Worker {
             job.trace.read(asked);
         }
         Ok((row.into(), seen))
+    }
+
+    fn raced(&self, lost: bool) {
+        self.turns.ran(lost);
+        if lost {
+            self.rows.clear();
+        }
     }
 
     fn row_key(&self, key: &str) -> Option<RowKey> {
