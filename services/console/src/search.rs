@@ -20,7 +20,7 @@ use crate::decode::{self, Place};
 use crate::letters::WINDOW;
 use crate::problem::{MALFORMED, Problem};
 
-/// For looking message by message: somebody waits.
+/// For looking message by message: somebody waits. What is newest is looked at however long it takes.
 const PATIENCE: Duration = Duration::from_millis(700);
 /// Events shown of each type with a key.
 const OF_A_KEY: usize = 5;
@@ -100,7 +100,7 @@ async fn by_key(app: &App, key: &str) -> Result<(Vec<Hit>, usize), BusError> {
     Ok((hits, read))
 }
 
-/// Backwards in slices, until time, patience or the stream is at its end.
+/// Backwards in slices, at least one, until number, patience or the stream is at its end.
 async fn newest_about(app: &App, stream: String, key: &str) -> Result<(Vec<Hit>, usize), BusError> {
     let began = Instant::now();
     let info = app.bus.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await;
@@ -108,7 +108,7 @@ async fn newest_about(app: &App, stream: String, key: &str) -> Result<(Vec<Hit>,
     let number = |field: &str| info["state"][field].as_u64().unwrap_or(0);
     let (first, mut end) = (number("first_seq").max(1), number("last_seq") + 1);
     let (mut hits, mut read, mut of_type) = (Vec::new(), 0, BTreeMap::<String, usize>::new());
-    while end > first && read < NEWEST && began.elapsed() < PATIENCE {
+    while end > first && read < NEWEST && (read == 0 || began.elapsed() < PATIENCE) {
         let from = end.saturating_sub(SLICE as u64).max(first);
         let slice = Slice { from, since: None, subject: ">", messages: (end - from) as usize, bytes: 0 };
         let found = app.bus.read_slice(&stream, &slice).await?;
