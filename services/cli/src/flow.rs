@@ -75,14 +75,14 @@ async fn in_ledger(redis: &RedisStore, id: &str) -> Result<Option<Flow>, Failure
 }
 
 async fn untracked(args: &Args, settings: &Settings, store: Option<Store>, bus: &Bus) -> Result<u8, Failure> {
-    let catalog = settings.config.catalog().map_err(Failure::usage)?;
     // Types that lead to one another narrow the search; workers would say no more than programs and Redis, and later.
     let (house, _) =
         House::ask(&settings.config, &settings.bin, None, store.as_ref()).await.map_err(Failure::silent)?;
     let functions: Vec<Manifest> = house.manifests().cloned().collect();
     let read = if args.all { None } else { Some(READ) };
     let patience = Patience { find: None, read, since: args.since.unwrap_or(0) };
-    let (found, searched) = search::rebuild(bus, &catalog, &args.id, &functions, patience).await?;
+    let (found, searched) =
+        search::rebuild(bus, store.as_ref(), &settings.config, &args.id, &functions, patience).await?;
     let Some(flow) = found else {
         let what = format!("no event or flow {:?}: it has no ledger, and {searched}", args.id);
         return Err(Failure::failed(what)
@@ -95,7 +95,7 @@ async fn untracked(args: &Args, settings: &Settings, store: Option<Store>, bus: 
         say(document(&flow, Some(&searched)));
     } else {
         say(tree::draw(&flow, event::now_ms()));
-        let more = if searched.cut { "; --all reads on" } else { "" };
+        let more = if searched.cut { "; what nobody has acted on yet may be missing, --all reads on" } else { "" };
         remark(format_args!(
             "it has no ledger; {searched}{more}. Times and states are those the streams and consumers know"
         ));

@@ -53,7 +53,7 @@ async fn tracked(app: &App, mut flow: Flow) -> Value {
 /// The trace of a flow is in its root event's headers.
 async fn trace(app: &App, id: &str, started: u64) -> Option<String> {
     let patience = Patience { find: Some(PATIENCE), ..Patience::default() };
-    let trail = Trail::open(&app.bus, search::streams(app), patience).await.ok()?;
+    let trail = Trail::open(search::sources(app), patience).await.ok()?;
     let root = trail.around(id, started).await.ok()??;
     root.incoming.meta.traceparent?.split('-').nth(1).map(str::to_owned)
 }

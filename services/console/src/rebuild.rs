@@ -41,7 +41,7 @@ pub async fn flow(app: &App, id: &str) -> Result<Built, Problem> {
     let cards = app.board.cards();
     let functions: Vec<Cue<'_>> = cards.iter().map(|card| (&*card.triggers, &*card.emits)).collect();
     let patience = Patience { find: Some(PATIENCE), read: Some(PATIENCE), since: 0 };
-    let (hits, searched) = trail::follow(&app.bus, search::streams(app), id, &functions, patience).await?;
+    let (hits, searched) = trail::follow(search::sources(app), id, &functions, patience).await?;
     let searched = searched.to_string();
     let Some(first) = hits.first() else { return Ok(Built { searched, ..Built::default() }) };
     let id = first.incoming.meta.flow.clone();

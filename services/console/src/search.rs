@@ -11,7 +11,7 @@ use futures::future::join_all;
 use oncue::bus::layout::{DLQ, TIMER};
 use oncue::bus::{BusError, Found, Slice};
 use oncue::event;
-use oncue::trail::{Patience, Trail};
+use oncue::trail::{Patience, Sources, Trail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -48,7 +48,7 @@ pub async fn get(State(app): State<Arc<App>>, Query(Asked { q }): Query<Asked>) 
     let mut hit = None;
     if keyed.is_empty() {
         let patience = Patience { find: Some(PATIENCE), ..Patience::default() };
-        let trail = Trail::open(&app.bus, streams(&app), patience).await?;
+        let trail = Trail::open(sources(&app), patience).await?;
         hit = match &flow {
             Some(flow) => trail.around(&query, flow.started).await?,
             None => trail.find(&query, &emitted(&app)).await?,
@@ -80,6 +80,10 @@ async fn show(app: &App, hits: Vec<Hit>) -> Vec<Value> {
         shown.push(Place { stream: &stream, created }.show(&found, &app.catalog));
     }
     shown
+}
+
+pub fn sources(app: &App) -> Sources<'_> {
+    Sources { bus: &app.bus, streams: streams(app), store: Some(&app.store), config: &app.config }
 }
 
 pub fn streams(app: &App) -> Vec<String> {

@@ -21,10 +21,7 @@ pub(crate) struct RowHeld {
 
 impl From<Row> for RowHeld {
     fn from(Row { version, fields }: Row) -> Self {
-        // Of one that only blind changes have made there is no version to tell whether they go on.
-        let basis =
-            if version == 0 && is_small(&fields) { Basis::Fields(fields.clone()) } else { Basis::Version(version) };
-        Self { fields, basis }
+        Self { fields, basis: Basis::Version(version) }
     }
 }
 

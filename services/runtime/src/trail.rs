@@ -1,21 +1,27 @@
-//! Where an event lies and what it caused, from the streams alone. Nothing keeps an index of ids, so an id is looked for
-//! where it can be: most of ours tell their time or their place, those of outputs have a form and types of their own, and
-//! only what is left is looked for message by message, from the newest back.
+//! Where an event lies and what it caused. Nothing keeps an index of ids, so an id is looked for where it can be: most of
+//! ours tell their time or their place, and of what a function is done with its seen-mark says where it stands. What is
+//! left is looked for message by message, from the newest back.
+
+mod marks;
+mod searched;
 
 use std::collections::BTreeSet;
-use std::fmt;
+use std::ops::RangeInclusive;
+use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::future::try_join_all;
+use futures::future::{Either, select, try_join, try_join_all};
 use futures::stream::{FuturesUnordered, TryStreamExt as _};
 use oncue_proto::Catalog;
-use serde::Serialize;
 use serde_json::Value;
 
+pub use self::searched::Searched;
 use crate::bus::{Bus, BusError, Found, Slice};
+use crate::config::Config;
 use crate::event::{self, Incoming, stream_of_type};
 use crate::flow::FlowEvent;
+use crate::store::Store;
 
 /// Messages of one question, and bytes.
 const BATCH: usize = 1000;
@@ -37,6 +43,8 @@ struct Extent {
     created: u64,
     first: u64,
     last: u64,
+    /// When it took the first and the last, Unix milliseconds.
+    times: RangeInclusive<u64>,
 }
 
 /// A message that was found, read.
@@ -47,30 +55,14 @@ pub struct Hit {
     pub incoming: Incoming,
 }
 
-/// How far the search went.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Searched {
+/// Where to look.
+#[derive(Clone)]
+pub struct Sources<'t> {
+    pub bus: &'t Bus,
     pub streams: Vec<String>,
-    pub events: u64,
-    /// Unix milliseconds of the oldest and the newest event looked at.
-    pub back_to: Option<u64>,
-    pub up_to: Option<u64>,
-    /// Time ran out before the end.
-    pub cut: bool,
-}
-
-impl fmt::Display for Searched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let streams = match self.streams.len() {
-            0..=5 => self.streams.join(", "),
-            many => format!("{many} streams"),
-        };
-        write!(f, "{} events of {streams} were searched", self.events)?;
-        if let (Some(from), Some(to)) = (self.back_to, self.up_to) {
-            write!(f, ", from {} to {}", event::format_time(from), event::format_time(to))?;
-        }
-        f.write_str(if self.cut { ", and for want of time no more" } else { "" })
-    }
+    /// Without it, ids that tell nothing take longer to find.
+    pub store: Option<&'t Store>,
+    pub config: &'t Config,
 }
 
 /// How long to look for an event, and how long to read what followed; no limit where none is given.
@@ -88,13 +80,12 @@ pub type Cue<'c> = (&'c [String], &'c [String]);
 /// Everything of the flow that an event of this id belongs to, or that has this id, in the order in which the streams took
 /// it; nothing where no event was found.
 pub async fn follow(
-    bus: &Bus,
-    names: Vec<String>,
+    sources: Sources<'_>,
     id: &str,
     functions: &[Cue<'_>],
     patience: Patience,
 ) -> Result<(Vec<Hit>, Searched), BusError> {
-    let mut trail = Trail::open(bus, names, patience).await?;
+    let mut trail = Trail::open(sources, patience).await?;
     let emitted = functions.iter().flat_map(|(_, emits)| emits.iter().cloned()).collect();
     let hit = trail.find(id, &emitted).await?;
     let flow = hit.as_ref().map_or(id, |hit| &hit.incoming.meta.flow).to_owned();
@@ -114,8 +105,15 @@ pub async fn follow(
         (None, None, None) => return Ok((Vec::new(), trail.searched())),
     };
     trail.deadline = patience.read.map(|read| Instant::now() + read);
-    let mut hits = trail.members(&flow, since.max(patience.since), types.as_ref()).await?;
-    hits.extend(root.into_iter().chain(hit));
+    let followed = async {
+        Ok(match &root {
+            Some(root) => trail.offspring(root).await?,
+            None => Vec::new(),
+        })
+    };
+    let members = trail.members(&flow, since.max(patience.since), types.as_ref());
+    let (mut hits, followed) = try_join(members, followed).await?;
+    hits.extend(root.into_iter().chain(hit).chain(followed));
     hits.sort_by(|a, b| (a.found.time, &a.stream, a.found.sequence).cmp(&(b.found.time, &b.stream, b.found.sequence)));
     let mut known = BTreeSet::new();
     hits.retain(|hit| known.insert(hit.incoming.meta.id.clone()));
@@ -124,6 +122,8 @@ pub async fn follow(
 
 pub struct Trail<'t> {
     bus: &'t Bus,
+    store: Option<&'t Store>,
+    config: &'t Config,
     streams: Vec<Extent>,
     /// What reading costs is everybody's: the search ends then.
     deadline: Option<Instant>,
@@ -132,17 +132,20 @@ pub struct Trail<'t> {
 }
 
 impl<'t> Trail<'t> {
-    pub async fn open(bus: &'t Bus, names: Vec<String>, patience: Patience) -> Result<Self, BusError> {
+    pub async fn open(sources: Sources<'t>, patience: Patience) -> Result<Self, BusError> {
+        let Sources { bus, streams: names, store, config } = sources;
         let deadline = patience.find.map(|find| Instant::now() + find);
         let streams = try_join_all(names.iter().map(|name| async move {
             let info = bus.api(&format!("STREAM.INFO.{name}"), &Value::Null).await;
             let info = info.map_err(|e| BusError(format!("stream {name}: {e}")))?;
             let state = |field: &str| info["state"][field].as_u64().unwrap_or(0);
-            let created = info["created"].as_str().and_then(event::parse_time).unwrap_or(0);
-            Ok(Extent { created, first: state("first_seq").max(1), last: state("last_seq"), name: name.clone() })
+            let time = |of: &Value| of.as_str().and_then(event::parse_time).unwrap_or(0);
+            let times = time(&info["state"]["first_ts"])..=time(&info["state"]["last_ts"]);
+            let (first, last) = (state("first_seq").max(1), state("last_seq"));
+            Ok(Extent { name: name.clone(), created: time(&info["created"]), first, last, times })
         }));
         let searched = Mutex::new(Searched { streams: names.clone(), ..Searched::default() });
-        Ok(Self { bus, streams: streams.await?, deadline, since: patience.since, searched })
+        Ok(Self { bus, store, config, streams: streams.await?, deadline, since: patience.since, searched })
     }
 
     pub fn searched(&self) -> Searched {
@@ -177,7 +180,11 @@ impl<'t> Trail<'t> {
         }
         let subjects = if is_output_id(id) && !emitted.is_empty() { self.subjects(emitted) } else { self.everything() };
         let back = subjects.into_iter().map(|(stream, subject)| self.backwards(stream, subject, id));
-        first(back.collect()).await
+        let (by_mark, message_by_message) = (pin!(self.by_mark(id, emitted)), first(back.collect()));
+        match select(by_mark, pin!(message_by_message)).await {
+            Either::Left((Ok(None), message_by_message)) => message_by_message.await,
+            Either::Left((found, _)) | Either::Right((found, _)) => found,
+        }
     }
 
     /// `<stream>:<creation time>:<sequence>`, the identity of messages that brought none.

@@ -134,6 +134,34 @@ async fn a_flow_without_a_ledger_is_found_in_the_streams() {
     assert!(events <= Some(24), "once to find it, once to read what followed: {shown}");
 }
 
+/// Such an id tells nothing; without what seen-marks say, every message would be read.
+#[tokio::test]
+async fn an_id_made_up_by_a_client_is_found_by_its_mark() {
+    const AFTER: u64 = 20_000;
+    let house = House::new("[functions.count-views]\nconcurrency = 1000\n").await;
+    let bus = house.bus().await;
+    let _workers = house.start_all(&["count-views", "rank-pages"]).await;
+    // The tenth of a page has a milestone follow.
+    for n in 1..=10 {
+        publish(&bus, "web.page.viewed", &format!("view-number-{n}"), "client", "", "").await;
+    }
+    for n in 0..AFTER {
+        let view = format!(r#"{{"page":"/{n}","visitor":"v"}}"#);
+        bus.tell("web.page.viewed".into(), view.into()).await.expect("sent");
+    }
+    until("all views", async || (house.count(&bus, "web").await == AFTER + 11).then_some(())).await;
+    house.drained(&bus, "web", "count-views").await;
+    house.drained(&bus, "web", "rank-pages").await;
+    let milestone = house.messages(&bus, "web").await.into_iter().find(|found| found.subject == "web.page.milestone");
+    let milestone = milestone.expect("a milestone").header("ce-causationid").expect("a cause").to_owned();
+    let shown = json_of(&house, &["flow", &milestone, "--json"]);
+    assert_eq!((&shown["flow"]["id"], &shown["complete"]), (&json!(milestone), &json!(true)));
+    let functions = [0, 1].map(|n| shown["flow"]["events"][n]["steps"][0]["function"].clone());
+    assert_eq!(functions, [json!("count-views"), json!("rank-pages")]);
+    let searched = &shown["searched"];
+    assert!(searched["events"].as_u64() < Some(AFTER) && searched["by_mark"].as_u64() >= Some(2), "{searched}");
+}
+
 #[tokio::test]
 async fn among_many_flows_and_rows_a_tracked_one_is_found_by_a_late_event() {
     let house = House::new("").await;

@@ -109,7 +109,8 @@ async fn a_field_named_as_the_version_was_lost() {
     let alone = Run { row: None, events: vec![handled("count", vec![counted])] };
     assert_eq!(commit(&store, alone).await, [Status::Applied]);
     let Some(Shown::Row(row)) = store.show("counts", KEY).await.expect("shown") else { panic!("no row") };
-    assert_eq!((row.version, row.fields), (0, vec![("_v".to_owned(), b"3".to_vec())]));
+    assert!(row.version > 0);
+    assert_eq!(row.fields, [("_v".to_owned(), b"3".to_vec())]);
 }
 
 /// A long key is stored under `~` and its hash, and so was a short key that is spelled that way, if it has the partition.

@@ -9,6 +9,7 @@ use oncue_tests::house::House;
 
 use crate::twins::break_library;
 
+mod places;
 mod rows;
 
 const HORIZON: u64 = 3_600_000;
@@ -333,6 +334,7 @@ pub async fn suite(store: &Store) {
     blind_operations_commute(store).await;
     a_bad_operation_changes_nothing_at_all(store).await;
     one_bad_run_does_not_fail_its_neighbours(store).await;
+    places::a_mark_says_where_its_event_stands(store).await;
 }
 
 #[tokio::test]

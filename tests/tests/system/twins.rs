@@ -26,10 +26,10 @@ async fn each_broken_twin_fails_the_suite() {
         ("payload check off", "if string.sub(mark, 2, 9) ~= string.sub(own, 2, 9)", "if false"),
         (
             "redrives unlimited",
-            "if group.redrive <= (tonumber(string.sub(mark, 10)) or 0) then",
+            "if group.redrive <= (tonumber(string.sub(mark, 16)) or 0) then",
             "if group.redrive == 0 then",
         ),
-        ("redrives ignored", "if group.redrive <= (tonumber(string.sub(mark, 10)) or 0) then", "if true then"),
+        ("redrives ignored", "if group.redrive <= (tonumber(string.sub(mark, 16)) or 0) then", "if true then"),
         ("half a run", "return not run.statuses and (", "return ("),
         ("outputs not stored", "redis.call('PERSIST', key)", "redis.call('DEL', key)"),
         ("outputs of one run alone", "redis.call('SET', key, table.concat(kept))", "redis.call('SET', key, kept[1])"),
@@ -37,6 +37,11 @@ async fn each_broken_twin_fails_the_suite() {
         ("operations unchecked", "why = why or check_op(run.ops[at], own)", "why = nil"),
         ("operations checked one by one", "plan.kinds[op.key] = want", ""),
         ("asking applies", "if group.kind == 'q' then refuse(run, group.first + i, 'conflict', '') end", ""),
+        (
+            "blind changes not told",
+            "redis.call('HSET', key, '_v', string.format('%.0f', math.max(micros, version + 1)))",
+            "",
+        ),
         ("row written blindly", "redis.call('HSET', run.row, unpack(ARGV, from, math.min(from + 1999, last)))", ""),
     ];
     for (name, line, broken) in twins {

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 
 use oncue::bus::layout::{DLQ, TIMER};
 use oncue::bus::{Bus, Found};
+use oncue::config::Config;
 use oncue::dlq::{self, Letter};
 use oncue::event;
 use oncue::flow::{Flow, FlowEvent, Step, StepState, tree};
 use oncue::manifest::Manifest;
-use oncue::trail::{self, Cue, Hit, Patience, Searched};
+use oncue::store::Store;
+use oncue::trail::{self, Cue, Hit, Patience, Searched, Sources};
 use oncue_proto::Catalog;
 use serde_json::Value;
 
@@ -20,18 +22,21 @@ use crate::{ps, when};
 /// The flow of an event, as far as the streams still hold it.
 pub async fn rebuild(
     bus: &Bus,
-    catalog: &Catalog,
+    store: Option<&Store>,
+    config: &Config,
     id: &str,
     functions: &[Manifest],
     patience: Patience,
 ) -> Result<(Option<Flow>, Searched), Failure> {
+    let catalog = config.catalog().map_err(Failure::usage)?;
     let streams = ps::streams(bus).await?.into_iter().filter(|name| name != DLQ && name != TIMER).collect();
     let functions: Vec<Cue<'_>> = functions.iter().map(|m| (&*m.triggers, &*m.emits)).collect();
     progress(format_args!("looking for {id} in the streams"));
-    let followed = trail::follow(bus, streams, id, &functions, patience).await;
+    let sources = Sources { bus, streams, store, config };
+    let followed = trail::follow(sources, id, &functions, patience).await;
     progress("");
     let (hits, searched) = followed.map_err(Failure::silent)?;
-    let built = if hits.is_empty() { None } else { Some(build(bus, catalog, &hits).await?) };
+    let built = if hits.is_empty() { None } else { Some(build(bus, &catalog, &hits).await?) };
     Ok((built, searched))
 }
 

@@ -116,7 +116,8 @@ impl Bus {
 
     /// One message by its sequence; `None` when it is gone.
     pub async fn read_message(&self, stream: &str, sequence: u64) -> Result<Option<Found>, BusError> {
-        let batch = self.read_stream(stream, sequence).await?;
+        let slice = Slice { from: sequence, since: None, subject: ">", messages: 1, bytes: 0 };
+        let batch = self.read_slice(stream, &slice).await?;
         Ok(batch.into_iter().next().filter(|found| found.sequence == sequence))
     }
 

@@ -72,10 +72,10 @@ local function check_op(op, plan)
   plan.kinds[op.key] = want
 end
 
--- A row that another function holds has a new version, or what it makes of the old one would be written over this.
+-- The row has a new version, or what a function that holds it makes of the old one would be written over this.
 local function raise_version(key, micros)
-  local version = redis.call('HGET', key, '_v')
-  if version then redis.call('HSET', key, '_v', string.format('%.0f', math.max(micros, tonumber(version) + 1))) end
+  local version = tonumber(redis.call('HGET', key, '_v') or 0)
+  redis.call('HSET', key, '_v', string.format('%.0f', math.max(micros, version + 1)))
 end
 
 local function apply_op(op, micros)
@@ -102,7 +102,7 @@ end
 local function seen_status(mark, group, own)
   if string.sub(mark, 1, 1) == 'd' then
     -- A dead letter stays dead, unless an operator has redriven it since.
-    if group.redrive <= (tonumber(string.sub(mark, 10)) or 0) then return 'dead' end
+    if group.redrive <= (tonumber(string.sub(mark, 16)) or 0) then return 'dead' end
     return nil
   end
   if string.sub(mark, 2, 9) ~= string.sub(own, 2, 9) and group.kind ~= 'd' then return 'id_reuse' end

@@ -4,13 +4,13 @@
 mod ledger;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::mark::OutboxName;
 use super::{
-    Ask, Basis, Change, Committed, Found, Frame, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Settled, Shown, Status,
-    Unpublished, row_key,
+    Ask, Basis, Change, Committed, Found, Frame, Handled, Mark, Op, Place, Purpose, Row, Run, SKEW_MS, Settled, Shown,
+    Status, Unpublished, row_key,
 };
 use crate::event;
 
@@ -38,8 +38,14 @@ struct Plan {
     values: HashMap<(String, String), i128>,
 }
 
-/// Dead or applied, payload hash, number of the redrive, where the outputs are.
-type Seen = (bool, u64, u32, String);
+/// What a seen-mark says.
+struct Seen {
+    dead: bool,
+    payload: u64,
+    redrive: u32,
+    outbox: String,
+    sequence: u64,
+}
 
 enum Blind {
     Set(BTreeSet<String>),
@@ -74,10 +80,21 @@ impl MapStore {
     pub(super) fn settled(&self, marks: &[Mark]) -> Vec<Option<Settled>> {
         let inner = self.lock();
         let kind = |mark: &Mark| {
-            let (dead, ..) = mark.seen_keys().into_iter().find_map(|key| inner.seen.get(&(key, mark.id)))?;
-            Some(if *dead { Settled::Dead } else { Settled::Applied })
+            let seen = mark.seen_keys().into_iter().find_map(|key| inner.seen.get(&(key, mark.id)))?;
+            Some(if seen.dead { Settled::Dead } else { Settled::Applied })
         };
         marks.iter().map(kind).collect()
+    }
+
+    pub(super) fn place(&self, id: &str, function: &str, times: RangeInclusive<u64>, horizon: u64) -> Option<Place> {
+        let (inner, id) = (self.lock(), event::hash(&[id.as_bytes()]));
+        let known = |name: String| inner.seen.get(&(name, id)).filter(|seen| seen.sequence > 0);
+        let mut buckets = Mark::buckets(times, horizon);
+        buckets.find_map(|bucket| {
+            let mut names = (0..event::PARTITIONS).map(|p| format!("{{p{p}}}:d:{function}:{bucket}"));
+            let seen = names.find_map(known)?;
+            Some(Place { sequence: seen.sequence, has_outputs: !seen.outbox.is_empty() })
+        })
     }
 
     pub(super) fn commit(&self, runs: &[Run]) -> Committed {
@@ -207,17 +224,17 @@ impl Inner {
     fn check(&self, handled: &Handled, now: u64, plan: &mut Plan) -> Option<Status> {
         let mark = &handled.mark;
         for key in mark.seen_keys() {
-            let Some((dead, payload, redrive, outbox)) = self.seen.get(&(key, mark.id)) else { continue };
-            if *dead {
-                if mark.redrive > *redrive {
+            let Some(seen) = self.seen.get(&(key, mark.id)) else { continue };
+            if seen.dead {
+                if mark.redrive > seen.redrive {
                     continue;
                 }
                 return Some(Status::Dead);
             }
-            if *payload != handled.payload_hash && handled.purpose != Purpose::Bury {
+            if seen.payload != handled.payload_hash && handled.purpose != Purpose::Bury {
                 return Some(Status::IdReuse);
             }
-            let frames = self.outboxes.get(outbox).filter(|(at, _)| *at > 0).map(|(_, frames)| frames);
+            let frames = self.outboxes.get(&seen.outbox).filter(|(at, _)| *at > 0).map(|(_, frames)| frames);
             let own = frames.and_then(|frames| frames.iter().find(|frame| frame.id == mark.id));
             return Some(Status::Duplicate(own.map(|frame| frame.outputs.clone())));
         }
@@ -242,7 +259,7 @@ impl Inner {
 
     fn settled(&self, key: &str, mark: &Mark) -> bool {
         let found = self.seen.get(&(key.to_owned(), mark.id));
-        found.is_some_and(|(dead, _, redrive, _)| !dead || mark.redrive <= *redrive)
+        found.is_some_and(|seen| !seen.dead || mark.redrive <= seen.redrive)
     }
 
     fn kind(&self, key: &str) -> &'static str {
@@ -300,10 +317,14 @@ impl Inner {
         for op in &handled.ops {
             self.apply(op, &mark.key);
         }
-        self.seen.insert(
-            (mark.seen_keys().swap_remove(0), mark.id),
-            (handled.purpose == Purpose::Bury, handled.payload_hash, mark.redrive, outbox.to_owned()),
-        );
+        let seen = Seen {
+            dead: handled.purpose == Purpose::Bury,
+            payload: handled.payload_hash,
+            redrive: mark.redrive,
+            outbox: outbox.to_owned(),
+            sequence: mark.sequence,
+        };
+        self.seen.insert((mark.seen_keys().swap_remove(0), mark.id), seen);
         if !handled.outbox.is_empty() {
             let frame = Frame { id: mark.id, outputs: handled.outbox.clone() };
             self.outboxes.entry(outbox.to_owned()).or_insert((now as i64, Vec::new())).1.push(frame);
@@ -349,9 +370,7 @@ impl Inner {
     fn set_field(&mut self, key: &str, field: &str, value: i64) {
         let now = self.now();
         let row = self.rows.entry(key.to_owned()).or_default();
-        if row.version > 0 {
-            row.version = (now * 1000).max(row.version + 1);
-        }
+        row.version = (now * 1000).max(row.version + 1);
         row.fields.retain(|(name, _)| name != field);
         row.fields.push((field.to_owned(), value.to_string().into_bytes()));
         row.fields.sort();

@@ -1,5 +1,6 @@
 //! The identity of a handled event in Redis: where its seen-mark and its runs are, and what the mark says.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::GRACE_MS;
@@ -49,7 +50,7 @@ impl Mark {
 
     /// Whether a mark as Redis holds it leaves nothing to do: applied, or dead and not redriven since.
     pub(super) fn is_settled_by(&self, found: &[u8]) -> bool {
-        let redriven = found.get(9..).and_then(|n| std::str::from_utf8(n).ok()?.parse().ok()).unwrap_or(0);
+        let redriven = found.get(15..).and_then(|n| std::str::from_utf8(n).ok()?.parse().ok()).unwrap_or(0);
         found.first() != Some(&b'd') || self.redrive <= redriven
     }
 
@@ -81,12 +82,36 @@ impl Mark {
             && self.time / width == other.time / width
     }
 
+    /// Where a function's marks of events of these times (Unix ms) may be, in one partition: the newest first.
+    pub(super) fn buckets(times: RangeInclusive<u64>, horizon: u64) -> impl Iterator<Item = String> {
+        let wide = horizon.max(1);
+        let untimed = (times.start() / wide..=times.end() / wide).rev().map(|bucket| format!("h{bucket}"));
+        untimed.chain((times.start() / BUCKET_MS..=times.end() / BUCKET_MS).rev().map(|bucket| bucket.to_string()))
+    }
+
     /// Where its runs are counted.
     pub fn runs_key(&self) -> String {
         use base64::Engine as _;
         let id = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(self.id);
         let key = format!("{{p{}}}:r:{}:{id}", self.partition, self.function);
         if self.redrive == 0 { key } else { format!("{key}.{}", self.redrive) }
+    }
+}
+
+/// What an event's mark tells of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Where it stands in its stream.
+    pub sequence: u64,
+    /// Whether anything followed from it.
+    pub has_outputs: bool,
+}
+
+impl Place {
+    /// From a mark as Redis holds it; `None` where whoever wrote it did not know.
+    pub(super) fn of_mark(mark: &[u8]) -> Option<Self> {
+        let sequence = mark.get(9..15)?.iter().fold(0, |sequence, byte| sequence << 8 | u64::from(*byte));
+        (sequence > 0).then_some(Self { sequence, has_outputs: OutboxName::of_mark(mark).is_some() })
     }
 }
 
@@ -102,7 +127,7 @@ impl OutboxName {
         Self { partition: partition as u8, nonce: fastrand::u64(..) }
     }
 
-    /// As it stands in a seen-mark, behind the kind and the payload hash.
+    /// As it stands in a seen-mark, behind what every mark has.
     pub fn bytes(self) -> [u8; 9] {
         let mut bytes = [self.partition; 9];
         bytes[1..].copy_from_slice(&self.nonce.to_be_bytes());
@@ -111,7 +136,7 @@ impl OutboxName {
 
     /// Of a mark as Redis holds it; `None` for an event that nothing followed from.
     pub fn of_mark(mark: &[u8]) -> Option<Self> {
-        let (partition, nonce) = mark.get(9..18)?.split_first()?;
+        let (partition, nonce) = mark.get(15..24)?.split_first()?;
         Some(Self { partition: *partition, nonce: u64::from_be_bytes(nonce.try_into().ok()?) })
     }
 

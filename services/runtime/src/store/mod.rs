@@ -5,7 +5,7 @@
 //! | key | holds |
 //! |---|---|
 //! | `{pN}:s:TABLE:KEY` | a state row: a hash with the version in `_v`, or the set, sorted set or counter of a blind operation |
-//! | `{pN}:d:FUNCTION:BUCKET` | seen-marks: event id hash -> `a` or `d`, the payload hash, and where its outputs are; and a field `e` |
+//! | `{pN}:d:FUNCTION:BUCKET` | seen-marks: event id hash -> `a` or `d`, the payload hash, its sequence in the stream, and where its outputs are; and a field `e` |
 //! | `{pN}:o:FUNCTION:NAME` | outputs of the events of one commit: those still to be published, and for a while those that were; gone after a minute if the commit is never made |
 //! | `{pN}:r:FUNCTION:ID` | runs of an event that was delivered before, counted until it expires |
 //! | `{pN}:u` | those outboxes by commit time, and by minus the time of publishing once that is done |
@@ -25,13 +25,14 @@ mod redis;
 mod regression;
 
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
 use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
 pub use self::ledger::{Entry, Note, flow_key, listeners_key};
 pub use self::map::MapStore;
-pub use self::mark::Mark;
+pub use self::mark::{Mark, Place};
 pub use self::redis::RedisStore;
 pub use self::regression::Regression;
 use crate::event;
@@ -276,6 +277,21 @@ impl Store {
         match self {
             Self::Redis(store) => store.commit(runs).await,
             Self::Map(store) => Ok(store.commit(runs)),
+        }
+    }
+
+    /// What is known of those events of these ids that `function` is done with and whose time is one of these (Unix ms).
+    /// Looks at every mark there can be: for people who ask, not for programs.
+    pub async fn places(
+        &self,
+        ids: &[String],
+        function: &str,
+        times: RangeInclusive<u64>,
+        horizon: u64,
+    ) -> Result<Vec<Option<Place>>, StoreError> {
+        match self {
+            Self::Redis(store) => store.places(ids, function, times, horizon).await,
+            Self::Map(store) => Ok(ids.iter().map(|id| store.place(id, function, times.clone(), horizon)).collect()),
         }
     }
 

@@ -3,6 +3,7 @@
 mod ledger;
 mod line;
 mod outboxes;
+mod places;
 mod regress;
 mod wire;
 

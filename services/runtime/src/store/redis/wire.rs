@@ -130,12 +130,13 @@ fn kind(purpose: Purpose) -> u8 {
     }
 }
 
-/// What the seen-mark will say: kind, payload hash, then the number of the redrive a dead letter spent, or where the
-/// outputs are.
+/// What the seen-mark will say: kind, payload hash, where the event stands in its stream, then the number of the redrive a
+/// dead letter spent, or where the outputs are.
 fn mark_text(handled: &Handled, outbox: OutboxName) -> Vec<u8> {
-    let mut text = Vec::with_capacity(18);
+    let mut text = Vec::with_capacity(24);
     text.push(kind(handled.purpose));
     text.extend(handled.payload_hash.to_be_bytes());
+    text.extend(&handled.mark.sequence.to_be_bytes()[2..]); // what no server has counted to yet
     match handled.purpose {
         Purpose::Bury if handled.mark.redrive > 0 => {
             text.extend(itoa::Buffer::new().format(handled.mark.redrive).as_bytes());
