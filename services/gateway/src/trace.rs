@@ -90,7 +90,7 @@ impl Trace {
         if !self.recorded || !(self.place.sampled() || status.is_server_error()) {
             return;
         }
-        let Some(mut span) = telemetry::span(&self.place, Kind::Server, name, self.started) else { return };
+        let Some(mut span) = telemetry::span(&self.place, Kind::Server, [name, ""], self.started) else { return };
         for (name, value) in attributes {
             span.set(name, value);
         }
@@ -111,8 +111,8 @@ impl Sending {
     /// what the event holds.
     pub fn finish(&self, meta: &Meta, key: &str, taken: Result<bool, &'static str>) {
         let Some(place) = self.place.filter(|place| place.sampled() || taken.is_err()) else { return };
-        let name = format!("send {}", meta.ty);
-        let Some(mut span) = telemetry::span(&place, Kind::Producer, &name, self.started) else { return };
+        let name = ["send ", &meta.ty];
+        let Some(mut span) = telemetry::span(&place, Kind::Producer, name, self.started) else { return };
         span.of_message("send", &meta.ty, &meta.id, &meta.flow);
         span.set("cloudevents.event_id", &meta.id);
         span.set("cloudevents.event_source", &meta.source);

@@ -34,7 +34,7 @@ pub(crate) struct Output {
     pub message: Outbound,
     /// What it enters in the ledger of its flow; none for an untracked one, or one that comes back from Redis.
     pub entry: Option<(String, String, String)>,
-    /// Its span, until the publish ack; none for an output that comes back from Redis.
+    /// Its span, until the publish ack; none for one that is not sampled, or that comes back from Redis.
     pub producer: Option<Producer>,
 }
 
@@ -86,8 +86,7 @@ fn output(index: usize, draft: Draft, job: &Job, function: &str, onward: &Onward
     let cause = &job.meta;
     let delay = draft.delay.map_or(0, |delay| delay.as_millis() as u64);
     let id = event::output_id(&cause.id, function, index);
-    let producer = onward.producer(draft.ty, &id, &cause.flow);
-    let carrier = producer.carrier();
+    let (producer, carrier) = onward.producer(draft.ty, &id, &cause.flow);
     let meta = Meta {
         id,
         source: format!("/{function}"),
@@ -115,7 +114,7 @@ fn output(index: usize, draft: Draft, job: &Job, function: &str, onward: &Onward
         let (subject, rule) = (format!("{TIMER}.delayed.{}", meta.id), format!("@at {due}"));
         message = layout::scheduled(subject, &rule, draft.ty, &draft.key, message);
     }
-    Output { message, entry, producer: Some(producer) }
+    Output { message, entry, producer }
 }
 
 /// The form in which outputs wait in Redis, `oncue.v1.Outbox`; empty for none. Written from what is to be sent, since the

@@ -242,18 +242,19 @@ impl Worker {
         let why = error.shown_as(reason.as_str());
         let mut letter = job.dead_letter(self.function.name, reason, cut(&error.message), error.site);
         let id = event::dead_letter_id(&job.meta.id, self.function.name, letter.redrives);
-        let producer = job.trace.letter(&job.meta, &id);
+        let (producer, carrier) = job.trace.letter(&job.meta, &id);
         let started = Instant::now();
         let mut published =
-            self.bus.publish(&dead_letter(&letter, &job, self.function.name, &id, producer.carrier())).await;
+            self.bus.publish(&dead_letter(&letter, &job, self.function.name, &id, carrier.clone())).await;
         if let (Err(PublishError::TooLarge(_)), Some(envelope)) = (&published, &mut letter.envelope) {
             // Event and letter together are too much for one message: the letter says where the event stands.
             envelope.payload.clear();
-            published =
-                self.bus.publish(&dead_letter(&letter, &job, self.function.name, &id, producer.carrier())).await;
+            published = self.bus.publish(&dead_letter(&letter, &job, self.function.name, &id, carrier)).await;
         }
         self.counters.sent(1, started.elapsed(), published.is_ok());
-        producer.end(published.as_ref().err().map(ToString::to_string).as_deref());
+        if let Some(producer) = producer {
+            producer.end(published.as_ref().err().map(ToString::to_string).as_deref());
+        }
         let written = match published {
             Ok(ack) => ack.sequence,
             Err(e) => return self.give_back(job, &format!("cannot be dead-lettered ({why}): {e}")).await,

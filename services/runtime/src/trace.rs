@@ -5,8 +5,8 @@
 //! An event that is not sampled has the ids of its spans and the time it began, no more. When it fails, its CONSUMER
 //! span and that of its dead letter are made from these and exported all the same.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock};
 use std::time::SystemTime;
 
 use opentelemetry::trace::{SpanId, TraceId};
@@ -15,7 +15,6 @@ use crate::bus::layout::DLQ;
 use crate::event::Meta;
 use crate::store::Status;
 use crate::telemetry::{self, Carrier, InFlow, Kind, Place, Size, Span};
-use crate::worker::lock;
 
 /// One delivery, from the pull to the ack.
 pub(crate) struct Trace {
@@ -50,10 +49,15 @@ pub(crate) struct Onward {
     carrier: Carrier,
 }
 
-/// The PRODUCER span of one event that follows, from the handler's end to the publish ack.
+/// The PRODUCER span of one event that follows, from the handler's end to the publish ack. It is written when it ends:
+/// thousands are under way, and what they will say is short.
 pub(crate) struct Producer {
-    span: Mutex<Option<Span>>,
-    carrier: Carrier,
+    place: Place,
+    started: SystemTime,
+    subject: String,
+    id: String,
+    flow: String,
+    rolled_from: Option<Place>,
 }
 
 impl Trace {
@@ -138,18 +142,12 @@ impl Trace {
     }
 
     /// The dead letter of this event is about to be published.
-    pub fn letter(&self, meta: &Meta, id: &str) -> Producer {
+    pub fn letter(&self, meta: &Meta, id: &str) -> (Option<Producer>, Carrier) {
         let carrier = carried(meta);
-        let Some(place) = self.place else {
-            return Producer::new(None, telemetry::pass_on(&carrier, &meta.flow));
-        };
+        let Some(place) = self.place else { return (None, telemetry::pass_on(&carrier, &meta.flow)) };
         let place = place.child().with_sampled(true);
-        let subject = format!("{DLQ}.{}", self.function);
-        let mut span = telemetry::span(&place, Kind::Producer, &format!("send {subject}"), SystemTime::now());
-        if let Some(span) = &mut span {
-            span.of_message("send", &subject, id, &meta.flow);
-        }
-        Producer::new(span, sent_from(&place, &carrier))
+        let producer = Producer::new(place, &format!("{DLQ}.{}", self.function), id, &meta.flow);
+        (Some(producer), sent_from(&place, &carrier))
     }
 
     /// The handler failed: it will be tried again, or not. `text` is what may be shown of it.
@@ -165,8 +163,8 @@ impl Trace {
     /// The delivery is settled. Here its span is made, if it is sampled or has failed.
     pub fn end(&self, meta: &Meta, outcome: &'static str) {
         let Some(place) = self.place.filter(|place| place.sampled() || self.failure.is_some()) else { return };
-        let name = format!("process {}", meta.ty);
-        let Some(mut span) = telemetry::span(&place, Kind::Consumer, &name, self.started) else { return };
+        let name = ["process ", &meta.ty];
+        let Some(mut span) = telemetry::span(&place, Kind::Consumer, name, self.started) else { return };
         if place.remote {
             span.link_to_parent(&place);
         }
@@ -217,39 +215,34 @@ impl Trace {
 }
 
 impl Onward {
-    /// A span for an event about to follow; its context travels with that event.
-    pub fn producer(&self, ty: &str, id: &str, flow: &str) -> Producer {
-        let Some(parent) = self.parent else { return Producer::new(None, self.carrier.clone()) };
+    /// The span of an event about to follow, if it is wanted, and the context that travels with that event.
+    pub fn producer(&self, ty: &str, id: &str, flow: &str) -> (Option<Producer>, Carrier) {
+        let Some(parent) = self.parent else { return (None, self.carrier.clone()) };
         let mut place = parent.child();
         let carrier = sent_from(&place, &self.carrier);
         if !place.sampled() {
-            return Producer::new(None, carrier);
+            return (None, carrier);
         }
         if self.rolled_from.is_some() {
             place.parent = SpanId::INVALID;
         }
-        let mut span = telemetry::span(&place, Kind::Producer, &format!("send {ty}"), SystemTime::now());
-        if let Some(span) = &mut span {
-            span.of_message("send", ty, id, flow);
-            if let Some(from) = &self.rolled_from {
-                span.link_to(from, Some(("oncue.link", "rollover")));
-            }
-        }
-        Producer::new(span, carrier)
+        (Some(Producer { rolled_from: self.rolled_from, ..Producer::new(place, ty, id, flow) }), carrier)
     }
 }
 
 impl Producer {
-    fn new(span: Option<Span>, carrier: Carrier) -> Self {
-        Self { span: Mutex::new(span), carrier }
-    }
-
-    pub fn carrier(&self) -> Carrier {
-        self.carrier.clone()
+    fn new(place: Place, subject: &str, id: &str, flow: &str) -> Self {
+        let (subject, id, flow) = (subject.to_owned(), id.to_owned(), flow.to_owned());
+        Self { place, started: SystemTime::now(), subject, id, flow, rolled_from: None }
     }
 
     pub fn end(&self, error: Option<&str>) {
-        let Some(mut span) = lock(&self.span).take() else { return };
+        let name = ["send ", &self.subject];
+        let Some(mut span) = telemetry::span(&self.place, Kind::Producer, name, self.started) else { return };
+        span.of_message("send", &self.subject, &self.id, &self.flow);
+        if let Some(from) = &self.rolled_from {
+            span.link_to(from, Some(("oncue.link", "rollover")));
+        }
         if let Some(error) = error {
             span.set("error.type", "publish");
             span.fail(error);
@@ -267,7 +260,9 @@ fn carried(meta: &Meta) -> Carrier {
 }
 
 fn sent_from(place: &Place, carrier: &Carrier) -> Carrier {
-    telemetry::propagated(Carrier { traceparent: Some(place.traceparent()), ..carrier.clone() })
+    let Carrier { tracestate, baggage, .. } = carrier;
+    let (tracestate, baggage) = (tracestate.clone(), baggage.clone());
+    telemetry::propagated(Carrier { traceparent: Some(place.traceparent()), tracestate, baggage })
 }
 
 #[cfg(test)]

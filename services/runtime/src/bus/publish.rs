@@ -107,14 +107,18 @@ fn header_map(headers: Vec<(Cow<'static, str>, String)>, quiet: bool) -> Result<
         map.append(HeaderName::from_static(NO_BROKER_TRACE.0), HeaderValue::from(NO_BROKER_TRACE.1));
     }
     for (name, value) in headers {
-        let name: HeaderName = match name {
-            Cow::Borrowed(name) => HeaderName::from_static(name),
-            Cow::Owned(name) => name.parse().map_err(|_| format!("name {name:?}"))?,
-        };
         if value.contains(['\r', '\n']) {
             return Err(format!("value of {name}"));
         }
-        map.append(name, HeaderValue::from(value)); // a header may stand there twice
+        let value = HeaderValue::from(value);
+        match name {
+            // A name of ours stands there once, which needs no look.
+            Cow::Borrowed(name) => map.insert(HeaderName::from_static(name), value),
+            Cow::Owned(name) => {
+                let parsed: HeaderName = name.parse().map_err(|_| format!("name {name:?}"))?;
+                map.append(parsed, value); // others may stand there twice
+            }
+        }
     }
     Ok(map)
 }

@@ -36,6 +36,7 @@ pub(crate) use self::logs::{InFlow, enter};
 pub use self::place::{Carrier, Place, untraced};
 pub(crate) use self::place::{Size, next_trace};
 use self::settings::{Exporter, Settings};
+use self::span::Fixed;
 pub use self::span::{Kind, Span, Value};
 
 /// Crates that trace themselves; an exporter tracing its own exports would never end.
@@ -226,8 +227,8 @@ pub fn propagated(carrier: Carrier) -> Carrier {
     }
 }
 
-/// A span from `started` on, to be told more and then exported; `None` where nobody traces.
-pub fn span(place: &Place, kind: Kind, name: &str, started: SystemTime) -> Option<Span> {
+/// A span from `started` on, its name in two parts, to be told more and then exported; `None` where nobody traces.
+pub fn span(place: &Place, kind: Kind, name: [&str; 2], started: SystemTime) -> Option<Span> {
     let process = PROCESS.get().filter(|process| process.pipe.is_some())?;
     Some(Span::begin(place, kind, name, started, process.settings.limits))
 }
@@ -242,36 +243,40 @@ pub fn export(span: Span) {
 impl Span {
     /// What every span of a message says [OpenTelemetry messaging spans].
     pub fn of_message(&mut self, operation: &str, ty: &str, id: &str, flow: &str) {
-        self.set("messaging.system", "nats");
+        static FIXED: OnceLock<Fixed> = OnceLock::new();
+        self.set_fixed(&FIXED, |fixed| {
+            let fixed = fixed.of_server(PEERS.get().map(|peers| &peers.nats)).with("messaging.system", "nats");
+            match PROCESS.get() {
+                Some(process) => fixed.with("messaging.client.id", &process.instance),
+                None => fixed,
+            }
+        });
         self.set("messaging.operation.name", operation);
         self.set("messaging.operation.type", operation);
         self.set("messaging.destination.name", ty);
         self.set("messaging.message.id", id);
         self.set("messaging.message.conversation_id", flow);
         self.set("oncue.flow.id", flow);
-        if let Some(process) = PROCESS.get() {
-            self.set("messaging.client.id", &process.instance);
-        }
-        self.of_server(PEERS.get().map(|peers| &peers.nats));
     }
+}
 
-    fn of_server(&mut self, peer: Option<&(String, i64)>) {
-        if let Some((host, port)) = peer {
-            self.set("server.address", host);
-            self.set("server.port", *port);
-        }
+impl Fixed {
+    fn of_server(self, peer: Option<&(String, i64)>) -> Self {
+        let Some((host, port)) = peer else { return self };
+        self.with("server.address", host).with("server.port", *port)
     }
 }
 
 /// A finished call of Redis [OpenTelemetry Redis spans].
 pub fn redis(parent: &Place, operation: &str, procedure: Option<&str>, started: SystemTime) {
-    let Some(mut span) = span(&parent.child(), Kind::Client, operation, started) else { return };
-    span.set("db.system.name", "redis");
+    static FIXED: OnceLock<Fixed> = OnceLock::new();
+    let Some(mut span) = span(&parent.child(), Kind::Client, [operation, ""], started) else { return };
+    let redis = |fixed: Fixed| fixed.of_server(PEERS.get().map(|peers| &peers.redis)).with("db.system.name", "redis");
+    span.set_fixed(&FIXED, redis);
     span.set("db.operation.name", operation);
     if let Some(name) = procedure {
         span.set("db.stored_procedure.name", name);
     }
-    span.of_server(PEERS.get().map(|peers| &peers.redis));
     export(span);
 }
 

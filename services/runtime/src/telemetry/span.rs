@@ -3,6 +3,7 @@
 //! end, the status) stands last.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use opentelemetry::trace::{SpanId, TraceId};
@@ -78,6 +79,22 @@ pub struct Span {
     links: Count,
 }
 
+/// Attributes, written once.
+#[derive(Debug)]
+pub(super) struct Fixed {
+    longest: usize,
+    count: usize,
+    bytes: Vec<u8>,
+}
+
+impl Fixed {
+    pub fn with<'v>(mut self, name: &str, value: impl Into<Value<'v>>) -> Self {
+        self.count += 1;
+        attribute(9, name, &value.into(), self.longest, &mut self.bytes);
+        self
+    }
+}
+
 /// Of one sort of thing that a span carries.
 #[derive(Debug, Default)]
 struct Count {
@@ -99,14 +116,18 @@ impl Count {
 }
 
 impl Span {
-    pub(super) fn begin(place: &Place, kind: Kind, name: &str, started: SystemTime, limits: Limits) -> Self {
+    /// The name is said in parts.
+    pub(super) fn begin(place: &Place, kind: Kind, name: [&str; 2], started: SystemTime, limits: Limits) -> Self {
         let mut bytes = Vec::with_capacity(1024);
         put_bytes(1, &place.trace.to_bytes(), &mut bytes);
         put_bytes(2, &place.span.to_bytes(), &mut bytes);
         if place.parent != SpanId::INVALID {
             put_bytes(4, &place.parent.to_bytes(), &mut bytes);
         }
-        put_bytes(5, name.as_bytes(), &mut bytes);
+        put(5, name[0].len() + name[1].len(), &mut bytes);
+        for part in name {
+            bytes.extend_from_slice(part.as_bytes());
+        }
         put_varint(6, kind as u64, &mut bytes);
         let started = nanos(started);
         put_fixed64(7, started, &mut bytes);
@@ -119,6 +140,19 @@ impl Span {
         if self.attributes.admits(self.limits.attributes) {
             attribute(9, name, &value.into(), self.limits.value_length, &mut self.bytes);
         }
+    }
+
+    /// Attributes that every span of a sort has: all of them, or none where there is not room for all.
+    pub(super) fn set_fixed(&mut self, fixed: &OnceLock<Fixed>, write: impl FnOnce(Fixed) -> Fixed) {
+        let longest = self.limits.value_length;
+        let fixed = fixed.get_or_init(|| write(Fixed { longest, count: 0, bytes: Vec::new() }));
+        let count = &mut self.attributes;
+        if count.kept + fixed.count > self.limits.attributes {
+            count.dropped += fixed.count as u64;
+            return;
+        }
+        count.kept += fixed.count;
+        self.bytes.extend_from_slice(&fixed.bytes);
     }
 
     pub fn event(&mut self, name: &str, at: SystemTime, with: Option<(&str, &str)>) {
@@ -254,7 +288,7 @@ mod tests {
     }
 
     fn full(limits: Limits) -> Read {
-        let mut span = Span::begin(&place(), Kind::Consumer, "process web.page.viewed", at(5), limits);
+        let mut span = Span::begin(&place(), Kind::Consumer, ["process ", "web.page.viewed"], at(5), limits);
         span.set("text", "grün");
         span.set("number", -3);
         span.set("truth", true);
@@ -315,7 +349,7 @@ mod tests {
     fn a_span_of_which_nothing_is_said_is_one_too_and_ends_no_sooner_than_it_began() {
         let later = SystemTime::now() + Duration::from_hours(1);
         let root = Place { parent: SpanId::INVALID, remote: false, ..place() };
-        let span = Read::decode(&*Span::begin(&root, Kind::Client, "", later, limits()).end()).unwrap();
+        let span = Read::decode(&*Span::begin(&root, Kind::Client, ["", ""], later, limits()).end()).unwrap();
         assert_eq!((span.parent_span_id.len(), span.kind, span.flags, span.status), (0, 3, 0x101, None));
         assert_eq!(span.start_time_unix_nano, span.end_time_unix_nano);
     }
