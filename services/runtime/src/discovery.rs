@@ -87,7 +87,7 @@ fn stats(body: &mut Value, manifest: &Manifest, worker: &Worker, started: &str) 
     endpoint["processing_time"] = busy.into();
     endpoint["average_processing_time"] = busy.checked_div(runs).unwrap_or(0).into();
     endpoint["data"] = json!({
-        "in_flight": worker.in_hand(),
+        "in_flight": worker.hand.count(),
         "delivered": get(&counters.delivered),
         "applied": get(&counters.applied),
         "duplicates": get(&counters.duplicates),

@@ -108,7 +108,7 @@ impl<E: Trigger> Function<E> {
         self
     }
 
-    /// Events one worker holds at a time. Default 1,000; small for handlers that are heavy on memory or CPU.
+    /// Events one worker holds at a time. Default 2,000, and 32 MiB; small for handlers that are heavy on memory or CPU.
     #[must_use]
     pub fn concurrency(mut self, events: usize) -> Self {
         self.erased.limits.concurrency = events.max(1);

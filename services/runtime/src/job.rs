@@ -8,7 +8,7 @@ use oncue_proto::Format;
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 use pbjson_types::Timestamp;
 
-use crate::bus::pull::{Delivery, Ticket};
+use crate::bus::pull::Delivery;
 use crate::event::{self, Incoming, Meta, Origin, Unreadable};
 use crate::function::AnyEvent;
 use crate::outbox::Output;
@@ -176,13 +176,6 @@ impl Job {
             accepted_at: at(place.published),
         }
     }
-}
-
-/// A delivery the server believes to be with us.
-pub(crate) struct Held {
-    pub ticket: Ticket,
-    /// When the server last heard that it is.
-    pub heard: Instant,
 }
 
 /// Tells whether the process was frozen lately: what it then finds in its sockets was sent long ago, and may be another

@@ -29,6 +29,7 @@ pub mod function;
 pub mod context;
 pub mod state;
 mod worker;
+mod hand;
 mod handle;
 mod settle;
 mod sweep;

@@ -117,7 +117,7 @@ fn ours(worker: &Worker) -> Vec<Metric> {
             labels(),
             get(&counters.lag) as f64,
         ),
-        gauge("oncue.in_flight", "{message}", "Messages in this worker's hands.", labels(), worker.in_hand() as f64),
+        gauge("oncue.in_flight", "{message}", "Messages in this worker's hands.", labels(), worker.hand.count() as f64),
         sum("oncue.duplicates", "{message}", "Deliveries of events applied before.", &counters.duplicates),
         sum("oncue.conflicts", "{conflict}", "Runs whose row had changed under them.", &counters.conflicts),
         sum("oncue.retries", "{message}", "Deliveries given back for later.", &counters.retried),

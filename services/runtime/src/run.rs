@@ -144,7 +144,7 @@ async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: 
     let mut stopping = stop.clone();
     let deadline = async {
         let _ = stopping.wait_for(|stop| *stop).await;
-        tracing::info!(in_hand = worker.in_hand(), "stopping");
+        tracing::info!(in_hand = worker.hand.count(), "stopping");
         tokio::time::sleep(DRAIN).await;
     };
     tokio::select! {
@@ -155,7 +155,7 @@ async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: 
         }
         () = survivors => {}
         () = deadline => {
-            let left = worker.in_hand();
+            let left = worker.hand.count();
             return Err(format!("{}: {left} events still in hand after {DRAIN:?}; they will be delivered again", manifest.name).into());
         }
     }

@@ -16,13 +16,13 @@ use crate::error::Error;
 use crate::event::{self, Meta};
 use crate::fault;
 use crate::handle::handled;
-use crate::job::{Boxed, Held, Job, Reason};
+use crate::job::{Boxed, Job, Reason};
 use crate::outbox::{self, Outgoing, Output};
 use crate::queues::Batches;
 use crate::store::{Frame, Handled, Purpose, Run, Status, StoreError};
 use crate::telemetry::Carrier;
 use crate::trace::Producer;
-use crate::worker::{Worker, lock};
+use crate::worker::Worker;
 
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
@@ -136,7 +136,7 @@ impl Worker {
         self.hops.saw(&job.meta);
         self.counters.settled(outcome);
         job.trace.end(&job.meta, outcome);
-        self.release(job.number);
+        self.hand.release(job.number);
     }
 
     /// Notes a failure where people look for it; `text` is what may be shown of it.
@@ -193,8 +193,7 @@ impl Worker {
     /// NAK with a growing delay, but only while the server surely still believes the event to be ours: later it may have
     /// gone to another worker, whom a NAK would rob of it.
     async fn give_back(&self, job: Boxed, why: &str) {
-        let ours =
-            lock(&self.held).get(&job.number).is_some_and(|held| held.heard.elapsed() < self.limits.ack_wait.0 * 2 / 3);
+        let ours = self.hand.is_ours(job.number, self.limits.ack_wait.0 * 2 / 3);
         let delay = retry_delay(job.delivery.place.attempt, fastrand::f64());
         let log = job.trace.log(&job.meta);
         tracing::warn!(event = job.meta.id, runs = job.runs, delay = ?delay, why, "will be tried again");
@@ -209,7 +208,7 @@ impl Worker {
         }
         self.counters.settled("retried");
         job.trace.end(&job.meta, "retried");
-        self.release(job.number);
+        self.hand.release(job.number);
     }
 
     /// What the commit refused, set aside.
@@ -287,15 +286,8 @@ impl Worker {
         loop {
             tokio::time::sleep(wait / 6).await;
             self.pulse.beat();
-            let now = Instant::now();
-            let mut due = Vec::new();
             // One that was silent for too long (the process was frozen) may be another worker's by now: it is left to it.
-            let due_now = |held: &&mut Held| (wait / 4..wait * 2 / 3).contains(&(now - held.heard));
-            for held in lock(&self.held).values_mut().filter(due_now) {
-                held.heard = now;
-                due.push(held.ticket.clone());
-            }
-            for ticket in due {
+            for ticket in self.hand.due(wait / 4..wait * 2 / 3) {
                 self.bus.in_progress(&ticket).await;
             }
         }

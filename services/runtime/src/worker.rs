@@ -5,7 +5,6 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::join_all;
 use oncue_proto::DecodeError;
-use tokio::sync::{Notify, RwLock, watch};
+use tokio::sync::{RwLock, watch};
 
 use crate::bus::Bus;
 use crate::bus::pull::{Delivery, Pull};
@@ -24,8 +23,9 @@ use crate::event::MAX_HOPS;
 use crate::fault::{self, Sabotage};
 use crate::function::Erased;
 use crate::group::Group;
+use crate::hand::Hand;
 use crate::handle::partition;
-use crate::job::{Boxed, Held, Job, Pulse, Reason};
+use crate::job::{Boxed, Job, Pulse, Reason};
 use crate::ledger::Hops;
 use crate::outbox::Outgoing;
 use crate::queues::{Batches, GROUP, batches, group, shared, weight};
@@ -68,9 +68,7 @@ pub(crate) struct Worker {
     pub batches: Option<Batches>,
     /// Events waiting for their turn, by key; a key is present while a task works on it.
     lanes: Mutex<HashMap<Arc<str>, VecDeque<Boxed>>>,
-    pub held: Mutex<HashMap<u64, Held>>,
-    in_hand: AtomicUsize,
-    freed: Notify,
+    pub hand: Hand,
     turns: Turns,
     rows: Rows,
     /// Held from the read to the commit, shared, but alone by an event that was delivered before: one that kills the
@@ -104,6 +102,7 @@ impl Worker {
             batches: settings.batch_publish.then(|| batches(&bus)),
             pulse: Pulse::new(limits.ack_wait.0),
             watchdog: Watchdog::start(function.name, limits.timeout.0),
+            hand: Hand::new(limits.concurrency, bus.max_payload()),
             function,
             limits,
             horizon: settings.horizon,
@@ -135,9 +134,6 @@ impl Worker {
             store,
             counters: Counters::default(),
             lanes: Mutex::default(),
-            held: Mutex::default(),
-            in_hand: AtomicUsize::new(0),
-            freed: Notify::new(),
             turns: Turns::default(),
             rows: Rows::default(),
             probation: RwLock::new(()),
@@ -148,7 +144,7 @@ impl Worker {
     /// Pulls until told to stop, then finishes what is in hand; never gives events back because it is stopping.
     pub async fn serve(self: &Arc<Self>, mut pull: Pull, mut stop: watch::Receiver<bool>) -> Result<(), String> {
         loop {
-            let rest = pull.ask(self.free(), self.limits.concurrency).await.map_err(|gone| gone.0)?;
+            let rest = pull.ask(self.hand.room()).await.map_err(|gone| gone.0)?;
             for delivery in rest {
                 self.admit(delivery);
             }
@@ -159,39 +155,21 @@ impl Worker {
                     Ok(deliveries) => deliveries.into_iter().for_each(|delivery| self.admit(delivery)),
                     Err(gone) => return Err(gone.0),
                 },
-                () = self.freed.notified() => {}
+                () = self.hand.freed() => {}
             }
         }
         pull.close().await.into_iter().for_each(|delivery| self.admit(delivery));
-        while self.in_hand() > 0 {
-            let _ = tokio::time::timeout(Duration::from_millis(100), self.freed.notified()).await;
+        while self.hand.count() > 0 {
+            let _ = tokio::time::timeout(Duration::from_millis(100), self.hand.freed()).await;
         }
         self.bus.flush().await;
         Ok(())
     }
 
-    pub fn in_hand(&self) -> usize {
-        self.in_hand.load(Ordering::Relaxed)
-    }
-
-    fn free(&self) -> usize {
-        self.limits.concurrency.saturating_sub(self.in_hand())
-    }
-
-    /// Called when a delivery is settled, in whatever way.
-    pub fn release(&self, ticket: u64) {
-        if lock(&self.held).remove(&ticket).is_some() {
-            self.in_hand.fetch_sub(1, Ordering::Relaxed);
-            self.freed.notify_one();
-        }
-    }
-
     /// Takes a delivery in hand: what can be read goes to its key's lane, the rest is dead-lettered.
     fn admit(self: &Arc<Self>, delivery: Delivery) {
         let number = self.counters.delivered();
-        self.in_hand.fetch_add(1, Ordering::Relaxed);
-        let held = Held { ticket: delivery.ticket(), heard: self.pulse.heard() };
-        lock(&self.held).insert(number, held);
+        self.hand.take(number, &delivery, self.pulse.heard());
         fault::point("pulled");
         let (mut job, unreadable) = Job::read(number, delivery, self.stream_created, self.function.name, self.horizon);
         if let Some(why) = unreadable {
@@ -241,7 +219,7 @@ impl Worker {
             if AssertUnwindSafe(self.process(key, events)).catch_unwind().await.is_err() {
                 tracing::error!(events = numbers.len(), "panicked outside the handler");
                 for number in numbers {
-                    self.release(number);
+                    self.hand.release(number);
                 }
             }
         }

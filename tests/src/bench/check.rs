@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use oncue::bus::pull::Room;
 use serde_json::{Value, json};
 
 use super::arena::{Arena, OUTPUT, Side, Work};
@@ -58,7 +59,7 @@ pub async fn headers(arena: &Arena, filters: &[&str], names: &[&str]) -> Vec<(u6
     let mut pull = arena.bus.pull("web", created, "check").await.expect("a pull");
     let mut found = Vec::with_capacity(expected);
     while found.len() < expected {
-        let mut deliveries = pull.ask(10_000, 10_000).await.expect("the consumer");
+        let mut deliveries = pull.ask(Room::of(10_000)).await.expect("the consumer");
         let next = tokio::time::timeout(Duration::from_secs(30), pull.next()).await;
         deliveries.extend(next.expect("the stream goes on").expect("the consumer"));
         for delivery in deliveries {

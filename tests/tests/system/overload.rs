@@ -133,3 +133,35 @@ async fn without_a_bound_nobody_is_refused() {
     assert_eq!(seen.refused, 0);
     assert!(seen.most_behind > MAX_LAG, "only {} behind: no overload", seen.most_behind);
 }
+
+/// Most events of `size` bytes that a worker has in hand or on its way at a time, of 150 that wait for it.
+async fn most_in_hand(size: usize) -> u64 {
+    let house = House::new("[streams.web]\nmax_bytes = \"512MB\"\n").await;
+    let bus = house.bus().await;
+    drop(house.start("misbehave").await); // which makes stream and consumer
+    let visitor = "v".repeat(size);
+    for n in 0..150 {
+        let view = json!({ "page": format!("/{n}"), "visitor": visitor, "referrer": "slow:500" });
+        bus.tell("web.page.viewed".into(), view.to_string().into()).await.expect("sent");
+    }
+    until("all of them", async || (house.count(&bus, "web").await == 150).then_some(())).await;
+    let _worker = house.start("misbehave").await;
+    let mut most = 0;
+    until("all are done", async || {
+        let info = bus.api("CONSUMER.INFO.web.misbehave", &Value::Null).await.expect("a consumer");
+        let of = |field: &str| info[field].as_u64().unwrap_or_default();
+        most = most.max(of("num_ack_pending"));
+        (of("num_pending") + of("num_ack_pending") == 0).then_some(())
+    })
+    .await;
+    assert_eq!(house.count(&bus, "dlq").await, 0);
+    most
+}
+
+/// 32 MiB in hand and as much on its way, however many that are; and events of the usual size are bounded by number.
+#[tokio::test]
+async fn large_events_do_not_fill_the_memory() {
+    let most = most_in_hand(900_000).await;
+    assert!((10..75).contains(&most), "{most} events of 900 kB at a time");
+    assert_eq!(most_in_hand(10).await, 150, "small ones come all at once");
+}

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use oncue::bus::pull::Room;
 use oncue::bus::{Bus, layout};
 use oncue::config::{FunctionConfig, Limits, StreamConfig};
 use oncue::store::{Handled, Mark, Purpose, RedisStore, Run, Store};
@@ -167,7 +168,7 @@ async fn exactly_the_next_publish_ack_is_lost_and_settlements_are_watched() {
     bus.require(&layout::consumer("judged", "web", &["web.x".into()], &limits)).await.expect("a consumer");
     let created = bus.stream_created("web").await.expect("a stream");
     let mut pull = bus.pull("web", created, "judged").await.expect("a pull");
-    let mut held = pull.ask(2, 2).await.expect("asked");
+    let mut held = pull.ask(Room::of(2)).await.expect("asked");
     while held.len() < 2 {
         held.extend(pull.next().await.expect("delivered"));
     }
@@ -181,7 +182,7 @@ async fn exactly_the_next_publish_ack_is_lost_and_settlements_are_watched() {
     let wire = until("the last is seen", async || Some(proxy.wire()).filter(|wire| wire.terms == 1)).await;
     assert_eq!((wire.naks, wire.late_naks, wire.terms), (2, 1, 1));
     assert_eq!((wire.deliveries, wire.redeliveries), (2, 0), "nobody asked for what was given back");
-    let mut held = pull.ask(2, 2).await.expect("asked");
+    let mut held = pull.ask(Room::of(2)).await.expect("asked");
     while held.len() < 2 {
         held.extend(pull.next().await.expect("delivered"));
     }

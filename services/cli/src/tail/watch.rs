@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use oncue::bus::Bus;
-use oncue::bus::pull::Pull;
+use oncue::bus::pull::{Pull, Room};
 use oncue::event::{self, Origin};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -14,7 +14,7 @@ use crate::exit::{self, Failure};
 
 /// The server removes the consumer of a watch that was killed after this much silence.
 const INACTIVE: Duration = Duration::from_secs(30);
-const BATCH: usize = 500;
+const ROOM: Room = Room::of(500);
 
 /// Where a watch begins.
 #[derive(Debug, PartialEq, Eq)]
@@ -124,7 +124,7 @@ impl Watch {
 
 /// Until nobody listens any more, or the consumer is gone and its stream with it.
 async fn pass_on(mut pull: Pull, stream_created: u64, found: mpsc::Sender<Seen>) {
-    while pull.ask(BATCH, BATCH).await.is_ok() {
+    while pull.ask(ROOM).await.is_ok() {
         let Ok(deliveries) = pull.next().await else { return };
         for delivery in deliveries {
             let seen = Seen {

@@ -42,7 +42,30 @@ pub struct Place {
     pub published: u64,
 }
 
+/// How much a worker can take.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    pub events: usize,
+    /// With less room than this nothing is asked for while something is on its way: fewer, fuller pulls cost the server
+    /// less.
+    pub least: usize,
+    /// What one request may bring, at least the largest message there can be.
+    pub bytes: usize,
+}
+
+impl Room {
+    /// For so many events of whatever size: NATS takes none of more than 64 MiB.
+    pub const fn of(events: usize) -> Self {
+        Self { events, least: events.div_ceil(4), bytes: 80 << 20 }
+    }
+}
+
 impl Delivery {
+    /// Bytes as they came.
+    pub fn size(&self) -> usize {
+        self.message.length
+    }
+
     pub fn subject(&self) -> &str {
         &self.message.subject
     }
@@ -143,24 +166,25 @@ pub struct Pull {
 pub struct Gone(pub String);
 
 impl Pull {
-    /// Asks for what is free, in requests of at least a quarter of `most`: fewer, fuller pulls cost the server less.
-    /// Returns what an inbox that had to be given up still held.
-    pub async fn ask(&mut self, free: usize, most: usize) -> Result<Vec<Delivery>, Gone> {
+    /// Asks for what there is room for. Returns what an inbox that had to be given up still held.
+    pub async fn ask(&mut self, room: Room) -> Result<Vec<Delivery>, Gone> {
         let rest = if self.stale { self.restart().await? } else { Vec::new() };
-        self.ask_more(free.saturating_sub(rest.len()), most).await;
+        let events = room.events.saturating_sub(rest.len());
+        self.ask_more(Room { events, ..room }).await;
         Ok(rest)
     }
 
-    async fn ask_more(&mut self, free: usize, most: usize) {
+    async fn ask_more(&mut self, room: Room) {
         if std::mem::take(&mut self.refused) {
             tokio::time::sleep(Duration::from_millis(500)).await; // nobody there: no hot loop
         }
-        let want = free.saturating_sub(self.outstanding);
-        if want == 0 || (self.outstanding > 0 && want < most.div_ceil(4)) {
+        let want = room.events.saturating_sub(self.outstanding);
+        if want == 0 || (self.outstanding > 0 && want < room.least) {
             return;
         }
         let body = json!({
             "batch": want,
+            "max_bytes": room.bytes,
             "expires": EXPIRES.as_nanos() as u64,
             "idle_heartbeat": HEARTBEAT.as_nanos() as u64,
         });

@@ -100,7 +100,7 @@ pub struct FunctionConfig {
 /// The limits of one function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Events one worker holds at a time, all keys together. Default 1,000.
+    /// Events one worker holds at a time, all keys together; fewer where they take more than 32 MiB. Default 2,000.
     pub concurrency: usize,
     /// Events all workers of the function hold together (`max_ack_pending`). Default 10,000.
     pub reserved_concurrency: u32,
@@ -116,7 +116,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            concurrency: 1000,
+            concurrency: 2000,
             reserved_concurrency: 10_000,
             timeout: Span(Duration::from_secs(30)),
             attempts: 6,
