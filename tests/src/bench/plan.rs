@@ -13,11 +13,6 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Rounds of what takes long.
-    pub fn few(self) -> usize {
-        self.rounds.min(3)
-    }
-
     /// `long`, or `short` where there is little time.
     pub fn size<T>(self, long: T, short: T) -> T {
         if self.quick { short } else { long }

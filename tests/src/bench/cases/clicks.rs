@@ -25,7 +25,7 @@ pub async fn clicks(plan: Plan) -> Case {
     case.rows.push(row);
     if !plan.quick {
         work.clicks.headers = Headers::IdOnly;
-        let contest = Contest::of(&work).hold(&mut arena, "clicks without ce- headers", plan.few()).await;
+        let contest = Contest::of(&work).hold(&mut arena, "clicks without ce- headers", plan.rounds).await;
         case.rows.push(contest.row("100 keys, no header but the id", None));
     }
     case
@@ -35,7 +35,7 @@ pub async fn workers(plan: Plan) -> Case {
     let (mut case, mut arena) = (Case::default(), Arena::open(Profile::Fast).await);
     for workers in plan.size(&[1, 2, 4][..], &[2][..]) {
         let work = Work { workers: *workers, ..work(plan) };
-        let contest = Contest::of(&work).hold(&mut arena, &format!("{workers} workers"), plan.few()).await;
+        let contest = Contest::of(&work).hold(&mut arena, &format!("{workers} workers"), plan.rounds).await;
         case.rows.push(contest.row(&format!("{workers} workers"), None));
     }
     // Where the function itself is what takes the time.
@@ -46,7 +46,7 @@ pub async fn workers(plan: Plan) -> Case {
     for (name, workers) in [("one", 1), ("two", 2), ("four", 4)] {
         contest = contest.with(name, Side::Oncue, Work { workers, ..burning.clone() });
     }
-    let contest = contest.hold(&mut arena, "burning 50 us", plan.few()).await;
+    let contest = contest.hold(&mut arena, "burning 50 us", plan.rounds).await;
     let names = ["one", "two", "four"];
     let mut figures: Vec<Figure> = names.iter().map(|name| contest.rate(name)).collect();
     figures.extend([contest.ratio("two", "one"), contest.ratio("four", "one")]);
@@ -59,7 +59,7 @@ pub async fn hot(plan: Plan) -> Case {
     let (mut case, mut arena) = (Case::default(), Arena::open(Profile::Fast).await);
     let (cool, mut hot) = (work(plan), work(plan));
     hot.clicks.keys = 1;
-    let contest = Contest::of(&hot).with("100 keys", Side::Oncue, cool).hold(&mut arena, "hot", plan.few()).await;
+    let contest = Contest::of(&hot).with("100 keys", Side::Oncue, cool).hold(&mut arena, "hot", plan.rounds).await;
     let mut row = contest.row("one key", None);
     row.figures.push(contest.ratio("oncue", "100 keys").goal(Goal::AtLeast(0.9)));
     case.rows.push(row);
@@ -71,7 +71,7 @@ pub async fn keys(plan: Plan) -> Case {
     let mut work = work(plan);
     work.clicks.events = plan.size(100_000, 20_000);
     work.clicks.keys = work.clicks.events;
-    let contest = Contest::of(&work).hold(&mut arena, "keys", plan.few()).await;
+    let contest = Contest::of(&work).hold(&mut arena, "keys", plan.rounds).await;
     case.rows.push(contest.row(&format!("{} keys", work.clicks.keys), None));
     case
 }
@@ -79,7 +79,7 @@ pub async fn keys(plan: Plan) -> Case {
 pub async fn tenth(plan: Plan) -> Case {
     let (mut case, mut arena) = (Case::default(), Arena::open(Profile::Fast).await);
     let work = Work { every: 10, ..work(plan) };
-    let contest = Contest::of(&work).hold(&mut arena, "tenth", plan.few()).await;
+    let contest = Contest::of(&work).hold(&mut arena, "tenth", plan.rounds).await;
     case.rows.push(contest.row("an output at every tenth", None));
     case
 }
@@ -90,27 +90,36 @@ pub async fn payload(plan: Plan) -> Case {
         let mut work = work(plan);
         work.clicks.payload = payload;
         work.clicks.events = plan.size(events, events / 2);
-        let contest = Contest::of(&work).hold(&mut arena, &format!("payload of {name}"), plan.few()).await;
+        let contest = Contest::of(&work).hold(&mut arena, &format!("payload of {name}"), plan.rounds).await;
         case.rows.push(contest.row(name, None));
     }
     case
 }
 
+/// All sizes in each round, so that what an event costs is compared with the same minutes' smallest backlog.
 pub async fn backlog(plan: Plan) -> Case {
     let (mut case, mut arena) = (Case::default(), Arena::open(Profile::Fast).await);
-    let sizes = [("10 k", 10_000, plan.few()), ("100 k", 100_000, plan.few()), ("1 M", 1_000_000, 1)];
-    let mut first = None;
-    for (name, events, rounds) in sizes.into_iter().take(plan.size(3, 2)) {
+    let sizes = [("10 k", 10_000), ("100 k", 100_000), ("1 M", 1_000_000)];
+    let sizes = &sizes[..plan.size(3, 2)];
+    let mut contest = Contest::default();
+    for (name, events) in sizes {
         let mut work = work(plan);
-        work.clicks.events = events;
-        let contest = Contest::of(&work).hold(&mut arena, &format!("backlog of {name}"), rounds).await;
-        let mut row = contest.row(name, None);
-        let cost = contest.runs("oncue").iter().map(|run| run.cpu.total());
-        let cost = Figure::new("CPU", "us", cost);
-        let smallest = *first.get_or_insert(cost.spread.median);
-        let goal = (name == "1 M").then_some(Goal::AtMost(1.1));
-        let ratio = Figure { goal, ..Figure::new("cost/10 k", "", [cost.spread.median / smallest]) };
-        row.figures.extend([cost, ratio]);
+        work.clicks.events = *events;
+        contest = contest.with(name, Side::Oncue, work.clone()).with(&format!("limit {name}"), Side::Limit, work);
+    }
+    let contest = contest.hold(&mut arena, "backlog", plan.rounds).await;
+    for (name, _) in sizes {
+        let limit = format!("limit {name}");
+        let goal = (*name == "1 M").then_some(Goal::AtMost(1.1));
+        let growth = |of: &str, to: &str| {
+            let runs = contest.runs(of).iter().zip(contest.runs(to));
+            Figure::new(&format!("cost {of}/{to}"), "", runs.map(|(of, to)| of.cpu.total() / to.cpu.total()))
+        };
+        let mut row = Row { name: (*name).to_owned(), ..Row::default() };
+        row.figures.extend([contest.rate(name), contest.rate(&limit), contest.ratio(name, &limit)]);
+        row.figures.extend([contest.by_cpu(name, &limit), Figure { goal, ..growth(name, "10 k") }]);
+        row.figures.push(growth(&limit, "limit 10 k"));
+        row.details.extend([contest.details(name), contest.details(&limit)].concat());
         case.rows.push(row);
     }
     case
@@ -120,7 +129,7 @@ pub async fn durable(plan: Plan) -> Case {
     let (mut case, mut arena) = (Case::default(), Arena::open(Profile::Durable).await);
     let mut work = work(plan);
     work.clicks.events = plan.size(5_000, 2_000);
-    let contest = Contest::of(&work).hold(&mut arena, "durable", plan.few()).await;
+    let contest = Contest::of(&work).hold(&mut arena, "durable", plan.rounds).await;
     case.rows.push(contest.row("both servers on disk before they answer", None));
     case
 }

@@ -31,9 +31,9 @@ struct Posts {
 /// Beside a gateway by hand that checks nothing and only publishes.
 async fn posts(arena: &mut Arena, plan: Plan) -> Row {
     let (mut ours, mut theirs) = (Posts::default(), Posts::default());
-    for round in 1..=plan.few() {
+    for round in 1..=plan.rounds {
         for (name, side) in [("oncue", &mut ours), ("limit", &mut theirs)] {
-            progress(&format!("gateway: round {round} of {}, {name}", plan.few()));
+            progress(&format!("gateway: round {round} of {}, {name}", plan.rounds));
             arena.clean().await;
             let (process, port) = start(arena, name == "limit").await;
             let (before, time) = (cpu(process.pid()), Duration::from_secs(plan.size(3, 1)));

@@ -19,9 +19,9 @@ pub async fn hops(plan: Plan) -> Case {
     for rate in [100, 1000] {
         let events = rate * plan.size(if rate == 100 { 10 } else { 5 }, 3);
         let mut shares: HashMap<&str, [Vec<f64>; 3]> = HashMap::new();
-        for round in 1..=plan.few() {
+        for round in 1..=plan.rounds {
             for side in [Side::Oncue, Side::Limit] {
-                progress(&format!("hops at {rate}/s: round {round} of {}, {}", plan.few(), side.name()));
+                progress(&format!("hops at {rate}/s: round {round} of {}, {}", plan.rounds, side.name()));
                 let mut times = one(&mut arena, side, events, rate).await;
                 let found = shares.entry(side.name()).or_default();
                 for (values, of) in found.iter_mut().zip([0.5, 0.99, 0.999]) {

@@ -25,8 +25,8 @@ pub async fn thumbnails(plan: Plan) -> Case {
     let photo = pictures::photo(SIZE.0, SIZE.1);
     let (count, http) = (plan.size(8_u32, 3), reqwest::Client::new());
     let (mut rates, mut per_core) = (Vec::new(), Vec::new());
-    for round in 1..=plan.few() {
-        progress(&format!("thumbnails: round {round} of {}", plan.few()));
+    for round in 1..=plan.rounds {
+        progress(&format!("thumbnails: round {round} of {}", plan.rounds));
         arena.pause(PLACE, oncue::event::now_ms() + 3_600_000).await;
         for number in 0..count {
             let url = format!("http://127.0.0.1:{port}/v1/files/photo-{round}-{number}.jpg");

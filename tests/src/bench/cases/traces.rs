@@ -18,7 +18,7 @@ pub async fn traces(plan: Plan) -> Case {
     for (name, share) in [("10 %", "0.1"), ("100 %", "1")] {
         contest = contest.with(name, Side::Oncue, Work { env: traced(&sink, share), ..work.clone() });
     }
-    let contest = contest.hold(&mut arena, "traces", plan.few()).await;
+    let contest = contest.hold(&mut arena, "traces", plan.rounds).await;
     for name in ["off", "10 %", "100 %"] {
         let goal = (name == "100 %").then_some(Goal::AtLeast(0.7));
         let ratio = Figure { goal, ..contest.ratio(name, "limit") };
