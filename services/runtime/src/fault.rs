@@ -33,6 +33,8 @@ pub enum Sabotage {
     AckFirst,
     /// Publishes what the handler computed, before the commit.
     PublishFirst,
+    /// Takes every delivery for one that left its process alive.
+    VouchForAll,
 }
 
 #[cfg(not(feature = "failpoints"))]
@@ -80,6 +82,7 @@ mod inner {
             Sabotage::NoFence => "no-fence",
             Sabotage::AckFirst => "ack-first",
             Sabotage::PublishFirst => "publish-first",
+            Sabotage::VouchForAll => "vouch-for-all",
         };
         std::env::var("ONCUE_SABOTAGE").is_ok_and(|wanted| wanted == name)
     }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::bus::{Bus, BusError};
+use crate::fault::{self, Sabotage};
 use crate::worker::lock;
 
 /// Deliveries remembered before the older half is forgotten.
@@ -40,7 +41,7 @@ impl Survivors {
     /// Whether the delivery before this one ended so, here or elsewhere.
     pub fn take(&self, sequence: u64, attempt: u64) -> bool {
         let known = lock(&self.known).iter_mut().find_map(|generation| generation.remove(&sequence));
-        known.is_some_and(|known| known + 1 == attempt)
+        known.is_some_and(|known| known + 1 == attempt) || fault::sabotaged(Sabotage::VouchForAll)
     }
 
     fn remember(&self, sequence: u64, attempt: u64) {

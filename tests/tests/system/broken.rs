@@ -97,3 +97,31 @@ async fn publishing_first_publishes_what_never_became_true() {
         assert_eq!(house.field(&house.store().await, "tallies", "/once", "count").await, "1", "{sabotage}");
     }
 }
+
+/// An event that kills its process must be run alone from then on. Were each delivery taken for one that left the process
+/// alive, it would take its neighbours with it until all are at the attempt limit.
+#[tokio::test]
+async fn without_probation_the_neighbours_of_a_killer_are_set_aside_with_it() {
+    const EVENTS: u64 = 30;
+    for sabotage in ["nothing", "vouch-for-all"] {
+        let (house, bus) = house(sabotage).await;
+        for n in 0..EVENTS {
+            let word = if n == 15 { "abort" } else { "" };
+            let view = format!(r#"{{"page":"/k{n}","referrer":"{word}"}}"#);
+            bus.tell("web.page.viewed".into(), view.into()).await.expect("sent");
+        }
+        let mut worker = house.spawn_faulty("misbehave", "");
+        until("all are applied or set aside", async || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", worker.pid()));
+            if stat.map_or(true, |stat| stat.contains(") Z ")) {
+                worker = house.spawn_faulty("misbehave", "");
+            }
+            let info = bus.api("CONSUMER.INFO.web.misbehave", &serde_json::Value::Null).await.expect("a consumer");
+            let of = |field: &str| info[field].as_u64().unwrap_or(1);
+            (house.count(&bus, "web").await == EVENTS && of("num_pending") + of("num_ack_pending") == 0).then_some(())
+        })
+        .await;
+        let letters = house.count(&bus, "dlq").await;
+        assert!(if sabotage == "nothing" { letters == 1 } else { letters > 5 }, "{sabotage}: {letters} dead letters");
+    }
+}

@@ -115,11 +115,17 @@ pub async fn backlog(plan: Plan) -> Case {
             let runs = contest.runs(of).iter().zip(contest.runs(to));
             Figure::new(&format!("cost {of}/{to}"), "", runs.map(|(of, to)| of.cpu.total() / to.cpu.total()))
         };
-        let mut row = Row { name: (*name).to_owned(), ..Row::default() };
-        row.figures.extend([contest.rate(name), contest.rate(&limit), contest.ratio(name, &limit)]);
+        // Called the same in every row.
+        let plain = |figure: Figure| {
+            let called = figure.name.replace(&limit, "limit").replace(name, "oncue");
+            Figure { name: called, ..figure }
+        };
+        let figures = [contest.rate(name), contest.rate(&limit), contest.ratio(name, &limit)].map(plain);
+        let mut row = Row { name: (*name).to_owned(), figures: figures.to_vec(), ..Row::default() };
         row.figures.extend([contest.by_cpu(name, &limit), Figure { goal, ..growth(name, "10 k") }]);
         row.figures.push(growth(&limit, "limit 10 k"));
-        row.details.extend([contest.details(name), contest.details(&limit)].concat());
+        let details = [contest.details(name), contest.details(&limit)].concat();
+        row.details.extend(details.into_iter().map(plain));
         case.rows.push(row);
     }
     case
