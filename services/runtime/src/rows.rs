@@ -85,15 +85,6 @@ mod tests {
     }
 
     #[test]
-    fn a_row_without_a_version_is_told_by_what_it_holds() {
-        let held = |version, fields: &Fields| RowHeld::from(Row { version, fields: fields.clone() }).basis;
-        let few = fields(&[("n", "1")]);
-        assert_eq!((held(0, &few), held(7, &few)), (Basis::Fields(few.clone()), Basis::Version(7)));
-        let many: Fields = (0..9000).map(|n| (n.to_string(), Vec::new())).collect();
-        assert_eq!(held(0, &many), Basis::Version(0), "more than a script may take at once");
-    }
-
-    #[test]
     fn large_rows_are_read_each_time() {
         assert_eq!(after(&Fields::new(), &change(&[("a", &"x".repeat(LARGEST))], &[])), None);
         let many: Vec<(String, String)> = (0..=MOST_FIELDS).map(|n| (format!("f{n}"), String::new())).collect();

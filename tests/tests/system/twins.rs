@@ -78,6 +78,24 @@ async fn nothing_is_committed_without_its_outputs() {
     assert_eq!(house.redis_cli(&["TTL", &outboxes]), "-1");
 }
 
+/// Calls of one worker may come in another order than it sent them. A record that said less than before would be taken for
+/// a Redis that went back in time, and stop every worker.
+#[tokio::test]
+async fn a_late_call_does_not_lower_the_record() {
+    let house = House::new("").await;
+    let _store = house.store().await;
+    let function = format!("oncue_commit_{}", library(&house));
+    let call = |number: &str| {
+        house.redis_cli(&["FCALL", &function, "3", "record", "outbox", "index", "86400000", "1000", number, "0", "0"])
+    };
+    for (number, said, then) in [("9", "", "9 "), ("12", "9 ", "12 "), ("10", "12 ", "12 "), ("13", "12 ", "13 ")] {
+        let before = call(number);
+        assert!(before.starts_with(said), "{number}: {before:?}");
+        let record = house.redis_cli(&["GET", "record"]);
+        assert!(record.starts_with(then), "{number}: {record:?}");
+    }
+}
+
 fn library(house: &House) -> String {
     let list = house.redis_cli(&["FUNCTION", "LIST"]);
     let name = list.lines().find_map(|line| line.trim().strip_prefix("oncue_commit_"));

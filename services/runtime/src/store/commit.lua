@@ -309,6 +309,10 @@ local function keep_outbox(key, index, kept, cut, now)
   redis.call('ZADD', index, now, key)
 end
 
+local function count_of(record)
+  return tonumber(string.match(record, '^%d+')) or 0
+end
+
 local function commit(KEYS, ARGV)
   local size = tonumber(ARGV[4])
   if size > 0 and redis.call('STRLEN', KEYS[2]) ~= size then
@@ -321,7 +325,10 @@ local function commit(KEYS, ARGV)
   local reply, next_run = { '' }, reader(KEYS, ARGV, 3, 5)
   if record ~= '' then
     local text = string.format('%s %.0f', record, now)
-    reply[1] = redis.call('SET', KEYS[1], text, 'EX', 604800, 'GET') or ''
+    local before = redis.call('SET', KEYS[1], text, 'EX', 604800, 'GET')
+    -- Calls that are on their way at a time may come in another order: the record never says less than it did.
+    if before and count_of(before) > count_of(record) then redis.call('SET', KEYS[1], before, 'EX', 604800) end
+    reply[1] = before or ''
   end
   local kept, cut, at = {}, false, 0 -- where in the outbox is what gets applied
   for n = 1, tonumber(ARGV[5]) do

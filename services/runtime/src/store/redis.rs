@@ -221,9 +221,9 @@ impl RedisStore {
         let first = runs.iter().flat_map(|run| &run.events).find(|handled| !handled.outbox.is_empty());
         let name = OutboxName::new(first.map_or(0, |handled| handled.mark.partition));
         let function = runs.iter().flat_map(|run| &run.events).next().map_or("", |handled| handled.mark.function);
-        let (outbox, number) = (name.key(function), self.own.begin(runs));
+        let (outbox, begun) = (name.key(function), self.own.begin(runs));
         let keys = [self.own.key(), outbox.clone(), name.index()];
-        let call = commit_call(&self.function, keys, itoa::Buffer::new().format(number), runs, name);
+        let call = commit_call(&self.function, keys, itoa::Buffer::new().format(begun.number), runs, name);
         let mut connection = self.connection();
         let (mut replies,): (Vec<Value>,) = match call.query_async(&mut connection).await {
             // Redis was emptied or replaced: the code goes in again, what the data lost is the fence's business.
@@ -234,7 +234,7 @@ impl RedisStore {
             other => other?,
         };
         let record: String = redis::from_redis_value(replies.remove(0)).unwrap_or_default();
-        self.watch_for_regression(number, &record).await;
+        self.watch_for_regression(begun, &record).await;
         let said = runs.iter().zip(replies).map(|(run, reply)| wire::statuses(reply, run)).collect();
         let statuses = self.with_outputs(runs, said).await?;
         let stored = |(run, statuses): (&Run, &Vec<Status>)| {

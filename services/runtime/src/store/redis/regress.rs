@@ -31,6 +31,14 @@ pub(super) struct Own {
     memory: Mutex<Memory>,
 }
 
+/// A commit on its way. Several are at a time, and neither they nor their answers keep their order.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    pub number: u64,
+    /// Number of the last commit that was answered before this one was sent: that much Redis must know.
+    answered: u64,
+}
+
 struct Memory {
     epoch: u64,
     /// Number of the last commit begun, and of the last one that was answered.
@@ -60,8 +68,8 @@ impl Own {
         format!("oncue:commits:{}", self.name)
     }
 
-    /// The number of a commit that is about to be made.
-    pub fn begin(&self, runs: &[Run]) -> u64 {
+    /// A commit that is about to be made.
+    pub fn begin(&self, runs: &[Run]) -> Begun {
         let mut memory = self.lock();
         memory.begun += 1;
         let marks = runs.iter().flat_map(|run| &run.events).map(|handled| &handled.mark);
@@ -72,16 +80,16 @@ impl Own {
                 memory.places.pop_front();
             }
         }
-        memory.begun
+        Begun { number: memory.begun, answered: memory.answered }
     }
 
-    /// What the record said before commit `number`, `COUNT TIME` or nothing. Returns what is missing, if anything is.
-    fn missing(&self, number: u64, record: &str) -> Option<Regression> {
+    /// What the record said before a commit, `COUNT TIME` or nothing. Returns what is missing, if anything is.
+    fn missing(&self, Begun { number, answered: seen }: Begun, record: &str) -> Option<Regression> {
         let mut memory = self.lock();
         let (found, at) = record.split_once(' ').unwrap_or(("0", ""));
         let found: u64 = found.parse().unwrap_or_default();
-        let (seen, trusted) = (memory.answered, memory.at.elapsed() < TRUSTED);
-        memory.answered = number.max(seen);
+        let trusted = memory.at.elapsed() < TRUSTED;
+        memory.answered = number.max(memory.answered);
         memory.at = Instant::now();
         if found >= seen || !trusted {
             return None;
@@ -134,9 +142,9 @@ impl RedisStore {
         self.regressed.subscribe()
     }
 
-    /// Looks at what the record said before commit `number`.
-    pub(super) async fn watch_for_regression(&self, number: u64, record: &str) {
-        let Some(mut regression) = self.own.missing(number, record) else { return };
+    /// Looks at what the record said before a commit.
+    pub(super) async fn watch_for_regression(&self, begun: Begun, record: &str) {
+        let Some(mut regression) = self.own.missing(begun, record) else { return };
         let mut connection = self.connection();
         let laid_out: Result<u8, _> = cmd("EXISTS").arg("oncue:partitions").query_async(&mut connection).await;
         if laid_out == Ok(0) {
@@ -156,5 +164,25 @@ impl RedisStore {
             Err(e) => tracing::error!(error = %e, "cannot record that Redis went back in time"),
         }
         self.regressed.send_replace(Some(regression.to_string()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_answered_before_a_commit_was_sent_must_be_there() {
+        let own = Own::new();
+        let sent = || own.begin(&[]);
+        let [first, second, third] = [sent(), sent(), sent()];
+        // Executed and answered in any order.
+        assert!(own.missing(second, "").is_none() && own.missing(third, "2 5").is_none());
+        assert!(own.missing(first, "3 6").is_none());
+        assert!(own.missing(own.begin(&[]), "3 6").is_none());
+        let lost = own.missing(own.begin(&[]), "2 5").expect("two of four are gone");
+        assert_eq!((lost.seen, lost.found, lost.since), (4, 2, 5));
+        let emptied = own.missing(own.begin(&[]), "").expect("all are gone");
+        assert_eq!((emptied.seen, emptied.found), (5, 0));
     }
 }
