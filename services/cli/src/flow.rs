@@ -95,7 +95,11 @@ async fn untracked(args: &Args, settings: &Settings, store: Option<Store>, bus: 
         say(document(&flow, Some(&searched)));
     } else {
         say(tree::draw(&flow, event::now_ms()));
-        let more = if searched.cut { "; what nobody has acted on yet may be missing, --all reads on" } else { "" };
+        let more = if searched.cut {
+            "; what nobody has acted on yet, or was delayed, may be missing: --all reads on"
+        } else {
+            ""
+        };
         remark(format_args!(
             "it has no ledger; {searched}{more}. Times and states are those the streams and consumers know"
         ));
