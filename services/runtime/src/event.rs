@@ -3,10 +3,10 @@
 //! that a redelivery, a republished copy and a second function all see the same id, time and flow.
 
 mod ids;
+mod percent;
 mod redrive;
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -19,6 +19,8 @@ pub use self::ids::{
     check_id, dead_letter_id, hash, idempotency_key, new_id, output_id, partition, redrive_subject, stream_of_type,
     subject, type_of_subject,
 };
+use self::percent::decoded;
+pub use self::percent::{percent_decode, percent_encode};
 
 /// Longest id accepted, in bytes; ids are hashed before they become part of a key.
 pub const MAX_ID: usize = 128;
@@ -169,70 +171,74 @@ pub fn read<'h>(
 
 /// Header values as found, before they are completed from the stream.
 #[derive(Default)]
-struct Raw {
-    id: Option<String>,
-    msg_id: Option<String>,
-    source: Option<String>,
-    ty: Option<String>,
-    time: Option<String>,
-    flow: Option<String>,
-    cause: Option<String>,
-    hops: Option<String>,
-    media_type: Option<String>,
-    traceparent: Option<String>,
-    tracestate: Option<String>,
-    baggage: Option<String>,
-    redrive: Option<String>,
+struct Raw<'h> {
+    id: Option<Cow<'h, str>>,
+    msg_id: Option<Cow<'h, str>>,
+    source: Option<Cow<'h, str>>,
+    ty: Option<Cow<'h, str>>,
+    time: Option<Cow<'h, str>>,
+    flow: Option<Cow<'h, str>>,
+    cause: Option<Cow<'h, str>>,
+    hops: Option<Cow<'h, str>>,
+    media_type: Option<Cow<'h, str>>,
+    traceparent: Option<&'h str>,
+    tracestate: Option<&'h str>,
+    baggage: Option<&'h str>,
+    redrive: Option<Cow<'h, str>>,
     tracked: bool,
     structured: bool,
     /// When the stream first took it, where that is not the message at hand.
     published: Option<u64>,
 }
 
-impl Raw {
+impl<'h> Raw<'h> {
     /// Header names are compared without case: the server keeps what the client wrote [NATS ADR-4].
-    fn take(&mut self, name: &str, value: &str) -> Result<(), Unreadable> {
+    fn take(&mut self, name: &str, value: &'h str) -> Result<(), Unreadable> {
         if name.len() > 3 && name.is_char_boundary(3) && name[..3].eq_ignore_ascii_case("ce-") {
-            let value = percent_decode(value)
-                .ok_or_else(|| unreadable(format!("header {name} is not percent-encoded UTF-8")))?;
-            self.attribute(&name[3..].to_ascii_lowercase(), value);
+            let value =
+                decoded(value).ok_or_else(|| unreadable(format!("header {name} is not percent-encoded UTF-8")))?;
+            self.attribute(&name[3..], value);
         } else if name.eq_ignore_ascii_case("nats-msg-id") {
-            self.msg_id = Some(value.to_owned());
+            self.msg_id = Some(value.into());
         } else if name.eq_ignore_ascii_case(REDRIVE) {
-            self.redrive = percent_decode(value);
+            self.redrive = decoded(value);
         } else if name.eq_ignore_ascii_case("traceparent") {
-            self.traceparent = Some(value.to_owned());
+            self.traceparent = Some(value);
         } else if name.eq_ignore_ascii_case("tracestate") {
-            self.tracestate = Some(value.to_owned());
+            self.tracestate = Some(value);
         } else if name.eq_ignore_ascii_case("baggage") && value.len() <= 8192 {
-            self.baggage = Some(value.to_owned());
+            self.baggage = Some(value);
         } else if name.eq_ignore_ascii_case("content-type") {
             self.structured =
                 value.len() >= 23 && value.as_bytes()[..23].eq_ignore_ascii_case(b"application/cloudevents");
             if !self.structured && self.media_type.is_none() {
-                self.media_type = Some(value.to_owned());
+                self.media_type = Some(value.into());
             }
         }
         Ok(())
     }
 
-    fn attribute(&mut self, name: &str, value: String) {
-        match name {
-            "id" => self.id = Some(value),
-            "source" => self.source = Some(value),
-            "type" => self.ty = Some(value),
-            "time" => self.time = Some(value),
-            "datacontenttype" => self.media_type = Some(value),
-            "flowid" => self.flow = Some(value),
-            "causationid" => self.cause = Some(value),
-            "hopcount" => self.hops = Some(value),
-            "tracked" => self.tracked = value == "1",
+    fn attribute(&mut self, name: &str, value: Cow<'h, str>) {
+        let mut lower = [0; "datacontenttype".len()];
+        let Some(lower) = lower.get_mut(..name.len()) else { return };
+        lower.copy_from_slice(name.as_bytes());
+        lower.make_ascii_lowercase();
+        match &*lower {
+            b"id" => self.id = Some(value),
+            b"source" => self.source = Some(value),
+            b"type" => self.ty = Some(value),
+            b"time" => self.time = Some(value),
+            b"datacontenttype" => self.media_type = Some(value),
+            b"flowid" => self.flow = Some(value),
+            b"causationid" => self.cause = Some(value),
+            b"hopcount" => self.hops = Some(value),
+            b"tracked" => self.tracked = value == "1",
             _ => {} // extensions we do not know stay in the raw envelope
         }
     }
 
     /// CloudEvents JSON format: attributes are members, the payload is `data` or `data_base64` [CloudEvents 1.0.2 JSON 3].
-    fn take_structured(&mut self, body: &[u8]) -> Result<(Bytes, Option<String>), Unreadable> {
+    fn take_structured(&mut self, body: &[u8]) -> Result<(Bytes, Option<Cow<'h, str>>), Unreadable> {
         let mut event: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(body).map_err(|e| unreadable(format!("not a structured CloudEvent: {e}")))?;
         let data = event.remove("data");
@@ -241,8 +247,8 @@ impl Raw {
         for (name, value) in event {
             match value {
                 serde_json::Value::Null => {}
-                serde_json::Value::String(text) => self.attribute(&name, text),
-                other => self.attribute(&name, other.to_string()),
+                serde_json::Value::String(text) => self.attribute(&name, text.into()),
+                other => self.attribute(&name, other.to_string().into()),
             }
         }
         let media_type = self.media_type.take();
@@ -262,7 +268,7 @@ impl Raw {
     fn meta(mut self, origin: &Origin<'_>) -> Result<Meta, Unreadable> {
         let redrive = self.redrive(origin.subject)?;
         let (id, derived) = match self.id.or(self.msg_id) {
-            Some(id) => (check_id(id)?, false),
+            Some(id) => (check_id(id.into_owned())?, false),
             None => (origin.id(), true),
         };
         let time = match &self.time {
@@ -271,17 +277,18 @@ impl Raw {
             }
             None => None,
         };
+        let flow = self.flow.filter(|f| !f.is_empty() && f.len() <= MAX_ID);
         Ok(Meta {
-            ty: self.ty.unwrap_or_else(|| type_of_subject(origin.subject).to_owned()),
-            source: self.source.unwrap_or_else(|| format!("nats://{}", origin.stream)),
+            ty: self.ty.map_or_else(|| type_of_subject(origin.subject).to_owned(), Cow::into_owned),
+            source: self.source.map_or_else(|| format!("nats://{}", origin.stream), Cow::into_owned),
             timed: derived || time.is_some(),
             time: time.or(self.published).unwrap_or(origin.published),
-            flow: self.flow.filter(|f| !f.is_empty() && f.len() <= MAX_ID).unwrap_or_else(|| id.clone()),
-            cause: self.cause.unwrap_or_default(),
+            flow: flow.map_or_else(|| id.clone(), Cow::into_owned),
+            cause: self.cause.map_or_else(String::new, Cow::into_owned),
             hops: self.hops.and_then(|h| h.parse().ok()).unwrap_or(0),
-            traceparent: self.traceparent,
-            tracestate: self.tracestate.filter(|t| t.len() <= 8192),
-            baggage: self.baggage,
+            traceparent: self.traceparent.map(str::to_owned),
+            tracestate: self.tracestate.filter(|t| t.len() <= 8192).map(str::to_owned),
+            baggage: self.baggage.map(str::to_owned),
             redrive,
             tracked: self.tracked,
             id,
@@ -297,10 +304,10 @@ impl Raw {
         let header = self.redrive.as_deref().and_then(|json| serde_json::from_str::<RedriveHeader>(json).ok());
         let header =
             header.ok_or_else(|| unreadable(format!("{subject} takes only what `oncue dlq redrive` sends")))?;
-        self.ty = Some(header.ty);
-        self.flow = Some(header.flow);
-        self.id = Some(header.id);
-        self.time = header.timed.then(|| format_time(header.time));
+        self.ty = Some(header.ty.into());
+        self.flow = Some(header.flow.into());
+        self.id = Some(header.id.into());
+        self.time = header.timed.then(|| format_time(header.time).into());
         self.published = Some(header.time);
         Ok(Some(Redrive { number: header.number, at: header.at }))
     }
@@ -321,78 +328,41 @@ pub fn parse_time(text: &str) -> Option<u64> {
     u64::try_from(DateTime::parse_from_rfc3339(text).ok()?.timestamp_millis()).ok()
 }
 
-/// CloudEvents header encoding: space, quote, percent and all outside printable ASCII [CloudEvents 1.0.3-wip NATS 3.1.3].
-pub fn percent_encode(text: &str) -> Cow<'_, str> {
-    let plain = |b: u8| (0x21..=0x7e).contains(&b) && b != b'"' && b != b'%';
-    if text.bytes().all(plain) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len() + 8);
-    for byte in text.bytes() {
-        if plain(byte) {
-            out.push(byte as char);
-        } else {
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    Cow::Owned(out)
-}
-
-/// Decodes exactly once; `None` where the result is not UTF-8. A quoted value is unquoted first.
-pub fn percent_decode(text: &str) -> Option<String> {
-    let text = match text.strip_prefix('"').and_then(|t| t.strip_suffix('"')) {
-        Some(inner) => Cow::Owned(inner.replace("\\\"", "\"").replace("\\\\", "\\")),
-        None => Cow::Borrowed(text),
-    };
-    if !text.contains('%') {
-        return Some(text.into_owned());
-    }
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let digit = |at| bytes.get(at).and_then(|b| char::from(*b).to_digit(16));
-        if let (b'%', Some(high), Some(low)) = (bytes[at], digit(at + 1), digit(at + 2)) {
-            out.push((high * 16 + low) as u8);
-            at += 3;
-        } else {
-            out.push(bytes[at]);
-            at += 1;
-        }
-    }
-    String::from_utf8(out).ok()
-}
-
 /// The headers of an event in binary mode. `key` goes into both `subject` and `partitionkey`.
 pub fn headers(meta: &Meta, key: &str, format: Format) -> Vec<(&'static str, String)> {
     let mut headers = Vec::with_capacity(14);
-    let mut put = |name: &'static str, value: &str| headers.push((name, percent_encode(value).into_owned()));
-    put("ce-specversion", "1.0");
-    put("ce-id", &meta.id);
-    put("ce-source", &meta.source);
-    put("ce-type", &meta.ty);
+    each_header(meta, key, format, |name, value| headers.push((name, value.to_owned())));
+    headers
+}
+
+/// The same, one by one.
+pub(crate) fn each_header(meta: &Meta, key: &str, format: Format, mut put: impl FnMut(&'static str, &str)) {
+    let mut encoded = |name: &'static str, value: &str| put(name, &percent_encode(value));
+    encoded("ce-specversion", "1.0");
+    encoded("ce-id", &meta.id);
+    encoded("ce-source", &meta.source);
+    encoded("ce-type", &meta.ty);
     if meta.timed {
-        put("ce-time", &format_time(meta.time));
+        encoded("ce-time", &format_time(meta.time));
     }
     if !key.is_empty() {
-        put("ce-subject", key);
-        put("ce-partitionkey", key);
+        encoded("ce-subject", key);
+        encoded("ce-partitionkey", key);
     }
-    put("ce-datacontenttype", format.media_type());
-    put("ce-flowid", &meta.flow);
+    encoded("ce-datacontenttype", format.media_type());
+    encoded("ce-flowid", &meta.flow);
     if !meta.cause.is_empty() {
-        put("ce-causationid", &meta.cause);
+        encoded("ce-causationid", &meta.cause);
     }
-    put("ce-hopcount", itoa::Buffer::new().format(meta.hops));
+    encoded("ce-hopcount", itoa::Buffer::new().format(meta.hops));
     if meta.tracked {
-        put("ce-tracked", "1");
+        encoded("ce-tracked", "1");
     }
-    put("Nats-Msg-Id", &meta.id);
+    encoded("Nats-Msg-Id", &meta.id);
     let context = [("traceparent", &meta.traceparent), ("tracestate", &meta.tracestate), ("baggage", &meta.baggage)];
     for (name, value) in context {
         if let Some(value) = value {
-            headers.push((name, value.clone()));
+            put(name, value);
         }
     }
-    headers
 }

@@ -10,8 +10,8 @@ use oncue_proto::{Draft, Format};
 use prost::Message as _;
 use prost::encoding::encoded_len_varint;
 
-use crate::bus::Outbound;
 use crate::bus::layout::{self, TIMER};
+use crate::bus::{Headers, Outbound};
 use crate::error::{Result, reject};
 use crate::event::{self, Meta};
 use crate::job::Job;
@@ -28,6 +28,9 @@ const MAX_BYTES: usize = 1 << 20;
 
 /// Longest delay of an event. The server fires schedules that lie centuries ahead at once.
 const MAX_DELAY: Duration = Duration::from_hours(10 * 365 * 24);
+
+/// Room for the headers of an event, without baggage, and for what may be added on the way: how many, and bytes.
+const HEADERS: (usize, usize) = (16, 640);
 
 /// One event to publish.
 pub(crate) struct Output {
@@ -105,8 +108,8 @@ fn output(index: usize, draft: Draft, job: &Job, function: &str, onward: &Onward
         tracked: job.tracked,
     };
     let entry = job.tracked.then(|| ledger::follows(&meta, &draft.key));
-    let headers = event::headers(&meta, &draft.key, Format::Protobuf);
-    let headers = headers.into_iter().map(|(name, value)| (name.into(), value)).collect();
+    let mut headers = Headers::with_capacity(HEADERS.0, HEADERS.1);
+    event::each_header(&meta, &draft.key, Format::Protobuf, |name, value| headers.push(name, value));
     let mut message = Outbound { subject: event::subject(draft.ty, &draft.key), headers, payload: draft.payload };
     if draft.delay.is_some() {
         // Due from now on: after an outage a chain of delays must not fire all at once to catch up.
@@ -120,20 +123,23 @@ fn output(index: usize, draft: Draft, job: &Job, function: &str, onward: &Onward
 /// The form in which outputs wait in Redis, `oncue.v1.Outbox`; empty for none. Written from what is to be sent, since the
 /// generated types would want every string once more.
 pub(crate) fn encode(outputs: &[Output]) -> Bytes {
-    let mut bytes = Vec::new();
-    for Output { message, .. } in outputs {
-        let field = |len: usize| 1 + encoded_len_varint(len as u64) + len;
-        let header = |name: &str, value: &str| field(name.len()) + field(value.len());
-        let headers: usize = message.headers.iter().map(|(name, value)| field(header(name, value))).sum();
-        let (subject, payload) = (message.subject.as_bytes(), &message.payload);
-        put(1, field(subject.len()) + headers + field(payload.len()), &mut bytes);
-        put_bytes(1, subject, &mut bytes);
-        for (name, value) in &message.headers {
-            put(2, header(name, value), &mut bytes);
+    let field = |len: usize| 1 + encoded_len_varint(len as u64) + len;
+    let header = |(name, value): (&str, &str)| field(name.len()) + field(value.len());
+    let envelope = |message: &Outbound| {
+        let headers: usize = message.headers.iter().map(|both| field(header(both))).sum();
+        field(message.subject.len()) + headers + field(message.payload.len())
+    };
+    let lengths: Vec<usize> = outputs.iter().map(|output| envelope(&output.message)).collect();
+    let mut bytes = Vec::with_capacity(lengths.iter().map(|len| field(*len)).sum());
+    for (Output { message, .. }, length) in outputs.iter().zip(lengths) {
+        put(1, length, &mut bytes);
+        put_bytes(1, message.subject.as_bytes(), &mut bytes);
+        for (name, value) in message.headers.iter() {
+            put(2, header((name, value)), &mut bytes);
             put_bytes(1, name.as_bytes(), &mut bytes);
             put_bytes(2, value.as_bytes(), &mut bytes);
         }
-        put_bytes(3, payload, &mut bytes);
+        put_bytes(3, &message.payload, &mut bytes);
     }
     bytes.into()
 }
@@ -162,7 +168,7 @@ mod tests {
     fn what_is_written_is_the_generated_types_own_form() {
         let message = |subject: &str, payload: Vec<u8>| Outbound {
             subject: subject.into(),
-            headers: vec![("ce-id".into(), "a".repeat(200)), ("x".to_owned().into(), String::new())],
+            headers: [("ce-id", "a".repeat(200)), ("x", String::new())].into_iter().collect(),
             payload: payload.into(),
         };
         for payload in [Vec::new(), vec![7; 3], vec![0; 70_000]] {
@@ -171,10 +177,7 @@ mod tests {
                 .into();
             let read = Outbox::decode(encode(&outputs)).expect("an outbox");
             let headers = |message: &Outbound| {
-                let header = |(name, value): &(std::borrow::Cow<'static, str>, String)| Header {
-                    name: name.to_string(),
-                    value: value.clone(),
-                };
+                let header = |(name, value): (&str, &str)| Header { name: name.into(), value: value.into() };
                 message.headers.iter().map(header).collect()
             };
             let expected = outputs.iter().map(|output| Envelope {

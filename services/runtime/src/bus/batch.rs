@@ -43,10 +43,10 @@ impl Bus {
         let last = messages.len();
         for (number, message) in (1..).zip(messages) {
             let mut message = message.clone();
-            message.headers.push(("Nats-Batch-Id".into(), id.clone()));
-            message.headers.push(("Nats-Batch-Sequence".into(), number.to_string()));
+            message.headers.push("Nats-Batch-Id", &id);
+            message.headers.push("Nats-Batch-Sequence", &number.to_string());
             if number == last {
-                message.headers.push(("Nats-Batch-Commit".into(), "1".into()));
+                message.headers.push("Nats-Batch-Commit", "1");
             }
             self.send(message, (number == last).then(|| waiting.inbox(0))).await?;
         }

@@ -338,9 +338,9 @@ pub fn scheduled(subject: String, rule: &str, ty: &str, key: &str, mut event: Ou
     let own = event::stream_of_type(ty) == TIMER;
     let target = if own { event::subject(ty, key) } else { format!("{TIMER}.due.{ty}") };
     event.subject = subject;
-    event.headers.push(("Nats-Schedule".into(), rule.to_owned()));
-    event.headers.push(("Nats-Schedule-Target".into(), target));
-    event.headers.push(("Nats-Schedule-TTL".into(), FIRED_TTL.to_owned()));
+    event.headers.push("Nats-Schedule", rule);
+    event.headers.push("Nats-Schedule-Target", &target);
+    event.headers.push("Nats-Schedule-TTL", FIRED_TTL);
     event
 }
 
@@ -354,7 +354,7 @@ impl Schedule {
             ("ce-source", "/schedule"),
             ("ce-datacontenttype", "application/json"),
         ];
-        let headers = headers.into_iter().map(|(name, value)| (name.into(), value.to_owned())).collect();
+        let headers = headers.into_iter().collect();
         let event = Outbound { subject: String::new(), headers, payload: self.payload().to_string().into() };
         scheduled(format!("{TIMER}.schedule.{}", self.name()), &self.rule(), &ty, self.key(), event)
     }

@@ -5,6 +5,7 @@
 //! consumers are compared as the JSON the server speaks ([`layout`]), so that a difference can be printed as such.
 
 mod batch;
+mod headers;
 pub mod first;
 pub mod layout;
 pub mod objects;
@@ -24,6 +25,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::watch;
 
+pub use self::headers::Headers;
 use self::publish::Acks;
 pub use self::publish::{Outbound, size};
 pub use self::read::{Found, Slice};

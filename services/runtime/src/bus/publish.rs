@@ -1,19 +1,19 @@
 //! Publishing with acks: messages of a whole run go out at once, and one wait ends when the stream has said of each what
 //! became of it. All answers of the process come to one wildcard inbox.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::client::PublishErrorKind;
-use async_nats::{Client, HeaderMap, HeaderName, HeaderValue, Message};
+use async_nats::{Client, Message};
 use bytes::Bytes;
 use futures::StreamExt;
 use oncue_proto::oncue::v1::Envelope;
 use serde::Deserialize;
 use tokio::sync::Notify;
 
+use super::headers::Headers;
 use super::{ApiError, Bus, BusError, PubAck, PublishError, failed};
 use crate::{fault, telemetry};
 
@@ -23,25 +23,21 @@ pub(super) const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outbound {
     pub subject: String,
-    /// A name may stand there twice.
-    pub headers: Vec<(Cow<'static, str>, String)>,
+    pub headers: Headers,
     pub payload: Bytes,
 }
 
 impl From<Envelope> for Outbound {
     fn from(envelope: Envelope) -> Self {
-        let headers = envelope.headers.into_iter().map(|header| (header.name.into(), header.value));
-        Self { subject: envelope.subject, headers: headers.collect(), payload: envelope.payload }
+        let headers = envelope.headers.iter().map(|header| (&header.name, &header.value)).collect();
+        Self { subject: envelope.subject, headers, payload: envelope.payload }
     }
 }
 
 impl Outbound {
     /// Bytes on the wire, payload and headers, as the server counts them against `max_payload`.
     pub fn size(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
-        // Room for the header that may be added on the way: what is committed must never turn out too large to publish.
-        let quiet = if self.headers.iter().any(is_sampled) { QUIET } else { 0 };
-        self.payload.len() + headers + quiet + 12
+        self.payload.len() + self.headers.size()
     }
 }
 
@@ -81,7 +77,8 @@ impl Bus {
             return Err(PublishError::TooLarge(format!("{size} bytes with headers, the server takes {limit}")));
         }
         let Outbound { subject, headers, payload } = message;
-        let headers = header_map(headers, !telemetry::traces_broker())
+        let headers = headers
+            .sent(!telemetry::traces_broker())
             .map_err(|e| PublishError::Refused(format!("cannot be sent as NATS headers: {e}")))?;
         let sent = match inbox {
             Some(inbox) => self.client.publish_with_reply_and_headers(subject, inbox, headers, payload).await,
@@ -92,41 +89,6 @@ impl Bus {
             _ => PublishError::Unknown(format!("cannot publish: {e}")),
         })
     }
-}
-
-/// Keeps nats-server's own message tracing off a message [NATS ADR-41].
-const NO_BROKER_TRACE: (&str, &str) = ("Nats-Trace-Dest", "trace disabled");
-const QUIET: usize = NO_BROKER_TRACE.0.len() + NO_BROKER_TRACE.1.len() + 4;
-
-/// Built by checking first, since the plain `insert` panics on what a header may not hold. A sampled `traceparent` makes
-/// the server look the message over for its own tracing, which costs it 3 us of 20 even where that is not set up, so it
-/// is told not to, unless `quiet` is false.
-fn header_map(headers: Vec<(Cow<'static, str>, String)>, quiet: bool) -> Result<HeaderMap, String> {
-    let mut map = HeaderMap::new();
-    if quiet && headers.iter().any(is_sampled) && !headers.iter().any(|(name, _)| name == NO_BROKER_TRACE.0) {
-        map.append(HeaderName::from_static(NO_BROKER_TRACE.0), HeaderValue::from(NO_BROKER_TRACE.1));
-    }
-    for (name, value) in headers {
-        if value.contains(['\r', '\n']) {
-            return Err(format!("value of {name}"));
-        }
-        let value = HeaderValue::from(value);
-        match name {
-            // A name of ours stands there once, which needs no look.
-            Cow::Borrowed(name) => map.insert(HeaderName::from_static(name), value),
-            Cow::Owned(name) => {
-                let parsed: HeaderName = name.parse().map_err(|_| format!("name {name:?}"))?;
-                map.append(parsed, value); // others may stand there twice
-            }
-        }
-    }
-    Ok(map)
-}
-
-/// Whether a header is a sampled `traceparent`.
-fn is_sampled((name, value): &(Cow<'_, str>, String)) -> bool {
-    let flags = || value.rsplit('-').next().and_then(|flags| u8::from_str_radix(flags, 16).ok());
-    name == "traceparent" && flags().is_some_and(|flags| flags & 1 == 1)
 }
 
 /// Publish acks of the whole process: one wildcard inbox, whose last token says which message is meant.
@@ -265,50 +227,4 @@ fn publish_answer(message: &Message) -> Result<PubAck, PublishError> {
         _ if error.description.contains("maximum") => PublishError::Full(text),
         _ => PublishError::Refused(text),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn quiet(headers: &[(&'static str, &str)], quiet: bool) -> Vec<String> {
-        let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).to_owned())).collect();
-        let map = header_map(headers, quiet).expect("headers");
-        map.get_all(NO_BROKER_TRACE.0).map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn the_broker_is_told_not_to_trace_what_is_sampled() {
-        let [sampled, other] =
-            ["01", "00"].map(|flags| format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}"));
-        assert_eq!(quiet(&[("traceparent", &sampled)], true), ["trace disabled"]);
-        assert_eq!(quiet(&[("traceparent", &sampled), ("Nats-Trace-Dest", "here")], true), ["here"], "as it came");
-        for (headers, how) in
-            [(&[("traceparent", &*sampled)][..], false), (&[("traceparent", &*other)], true), (&[], true)]
-        {
-            assert!(quiet(headers, how).is_empty(), "{headers:?}");
-        }
-    }
-
-    #[test]
-    fn the_header_that_is_added_counts() {
-        for flags in ["01", "00"] {
-            let value = format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}");
-            let headers = vec![("traceparent".into(), value)];
-            let message = Outbound { subject: "a.b.c".into(), headers: headers.clone(), payload: Bytes::new() };
-            let sent = header_map(headers, true).expect("headers");
-            let lines =
-                sent.iter().flat_map(|(name, values)| values.iter().map(move |value| format!("{name}: {value}\r\n")));
-            let block = lines.fold("NATS/1.0\r\n\r\n".to_owned(), |block, line| block + &line);
-            assert_eq!(message.size(), block.len(), "{block}");
-        }
-    }
-
-    #[test]
-    fn what_would_break_a_header_is_refused() {
-        for value in ["a\r\nb: c", "a\nb"] {
-            assert_eq!(header_map(vec![("x".into(), value.to_owned())], true), Err("value of x".to_owned()));
-        }
-        assert!(header_map(vec![("a b".to_owned().into(), String::new())], true).is_err());
-    }
 }
