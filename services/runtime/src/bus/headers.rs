@@ -6,9 +6,10 @@ use serde::Deserialize as _;
 use serde::de::IntoDeserializer as _;
 use serde::de::value::Error;
 
-/// Keeps nats-server's own message tracing off a message [NATS ADR-41].
-const NO_BROKER_TRACE: (&str, &str) = ("Nats-Trace-Dest", "trace disabled");
-const QUIET: usize = NO_BROKER_TRACE.0.len() + NO_BROKER_TRACE.1.len() + 4;
+/// Where nats-server's own message tracing is to go, and what keeps it off a message [NATS ADR-41].
+const BROKER_TRACE: &str = "Nats-Trace-Dest";
+const BROKER_TRACES_NOT: &str = "trace disabled\r\n";
+const QUIET: usize = BROKER_TRACE.len() + ": ".len() + BROKER_TRACES_NOT.len();
 
 /// Bytes of an empty header block: its version, and the empty line at its end.
 const FRAME: usize = "NATS/1.0\r\n\r\n".len();
@@ -41,8 +42,8 @@ impl Headers {
             self.refused = Some(format!("value of {name}"));
         } else {
             match name {
-                "traceparent" => self.traced |= is_sampled(value) && !self.lines.contains(NO_BROKER_TRACE.0),
-                _ if name == NO_BROKER_TRACE.0 => self.traced = false,
+                "traceparent" => self.traced |= is_sampled(value) && !self.lines.contains(BROKER_TRACE),
+                BROKER_TRACE => self.traced = false,
                 _ => {}
             }
             self.lines.extend([name, ": ", value]);
@@ -63,7 +64,8 @@ impl Headers {
     }
 
     /// The same for the client. A sampled `traceparent` makes the server look the message over for its own tracing,
-    /// which costs it 3 us of 20 even where that is not set up, so it is told not to, unless `quiet` is false.
+    /// which costs it 3 us of 20 even where that is not set up, so it is told not to, unless `quiet` is false; and told
+    /// first, since it reads no further then.
     ///
     /// The client writes a name, a colon, and a value as it is. So what it gets is the first name, and as its value all
     /// that follows, which it looks at only where a value is made from text, and not where one is read.
@@ -71,14 +73,17 @@ impl Headers {
         if let Some(refused) = self.refused {
             return Err(refused);
         }
-        if quiet && self.traced {
-            self.push(NO_BROKER_TRACE.0, NO_BROKER_TRACE.1);
-        }
         let mut map = HeaderMap::new();
         let (Some((name_end, _)), Some((_, end))) = (self.ends.first(), self.ends.last()) else { return Ok(map) };
-        let name: HeaderName = self.lines[..*name_end].parse().map_err(|e| format!("{e}"))?;
         self.lines.truncate(*end);
-        self.lines.drain(..name_end + ": ".len());
+        let name: HeaderName = if quiet && self.traced {
+            self.lines.insert_str(0, BROKER_TRACES_NOT);
+            HeaderName::from_static(BROKER_TRACE)
+        } else {
+            let name = self.lines[..*name_end].parse().map_err(|e| format!("{e}"))?;
+            self.lines.drain(..name_end + ": ".len());
+            name
+        };
         let lines = HeaderValue::deserialize(self.lines.into_deserializer()).map_err(|e: Error| e.to_string())?;
         map.insert(name, lines);
         Ok(map)
