@@ -69,22 +69,19 @@ impl Headers {
     ///
     /// The client writes a name, a colon, and a value as it is. So what it gets is the first name, and as its value all
     /// that follows, which it looks at only where a value is made from text, and not where one is read.
-    pub fn sent(mut self, quiet: bool) -> Result<HeaderMap, String> {
-        if let Some(refused) = self.refused {
-            return Err(refused);
+    pub fn sent(&self, quiet: bool) -> Result<HeaderMap, String> {
+        if let Some(refused) = &self.refused {
+            return Err(refused.clone());
         }
         let mut map = HeaderMap::new();
-        let (Some((name_end, _)), Some((_, end))) = (self.ends.first(), self.ends.last()) else { return Ok(map) };
-        self.lines.truncate(*end);
-        let name: HeaderName = if quiet && self.traced {
-            self.lines.insert_str(0, BROKER_TRACES_NOT);
-            HeaderName::from_static(BROKER_TRACE)
+        let (Some((first, _)), Some((_, end))) = (self.ends.first(), self.ends.last()) else { return Ok(map) };
+        let (name, lines): (HeaderName, String) = if quiet && self.traced {
+            (HeaderName::from_static(BROKER_TRACE), [BROKER_TRACES_NOT, &self.lines[..*end]].concat())
         } else {
-            let name = self.lines[..*name_end].parse().map_err(|e| format!("{e}"))?;
-            self.lines.drain(..name_end + ": ".len());
-            name
+            let name = self.lines[..*first].parse().map_err(|e| format!("{e}"))?;
+            (name, self.lines[first + ": ".len()..*end].to_owned())
         };
-        let lines = HeaderValue::deserialize(self.lines.into_deserializer()).map_err(|e: Error| e.to_string())?;
+        let lines = HeaderValue::deserialize(lines.into_deserializer()).map_err(|e: Error| e.to_string())?;
         map.insert(name, lines);
         Ok(map)
     }
