@@ -27,6 +27,8 @@ pub enum Side {
     Limit,
     /// The same with publish acks on one inbox.
     Inbox,
+    /// As the limit, with follow-ups that are CloudEvents.
+    Events,
 }
 
 impl Side {
@@ -35,6 +37,7 @@ impl Side {
             Self::Oncue => "oncue",
             Self::Limit => "limit",
             Self::Inbox => "inbox",
+            Self::Events => "events",
         }
     }
 }
@@ -169,7 +172,7 @@ impl Arena {
                 }
                 (0..work.workers).map(|_| self.house.spawn("bench-clicks", &[])).collect()
             }
-            Side::Limit | Side::Inbox => {
+            Side::Limit | Side::Inbox | Side::Events => {
                 self.make_streams().await;
                 // Exactly where this backlog is: one filter costs the server less than two.
                 self.make_consumer("limit", &[INPUT]).await;
@@ -182,7 +185,11 @@ impl Arena {
                 for (name, value) in env {
                     self.house.set(name, value);
                 }
-                let form = if side == Side::Limit { "batched" } else { "inbox" };
+                let form = match side {
+                    Side::Inbox => "inbox",
+                    Side::Events => "events",
+                    _ => "batched",
+                };
                 (0..work.workers).map(|_| self.house.spawn("bench-limit", &[form])).collect()
             }
         };

@@ -4,7 +4,8 @@
 //!
 //! `bench-limit batched` takes greedy batches of up to 250, one script call each, publish acks as the client's own
 //! futures, two batches under way; `bench-limit inbox` collects publish acks on one inbox and acks each event as its
-//! publish ack comes; `bench-limit gateway` is HTTP in, one publish out. What to read and write stands in `LIMIT_*`.
+//! publish ack comes; `bench-limit events` is `batched` whose follow-ups are CloudEvents, with the headers that Oncue's
+//! have; `bench-limit gateway` is HTTP in, one publish out. What to read and write stands in `LIMIT_*`.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_nats::jetstream::Context;
-use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
+use async_nats::{Client, HeaderMap, HeaderValue, Message, StatusCode, Subject, Subscriber};
 use axum::extract::{Path, State};
 use axum::http::StatusCode as Http;
 use axum::routing::post;
@@ -60,6 +61,8 @@ struct Limit {
     output: String,
     /// At which count of a page it follows.
     every: u64,
+    /// Whether it is a CloudEvent.
+    events: bool,
 }
 
 impl Limit {
@@ -78,6 +81,7 @@ impl Limit {
             consumer: var("LIMIT_CONSUMER")?,
             output: std::env::var("LIMIT_OUTPUT").unwrap_or_default(),
             every: var("LIMIT_EVERY")?.parse()?,
+            events: false,
         })
     }
 
@@ -98,8 +102,27 @@ impl Limit {
             return Ok(None);
         }
         let click: Click = serde_json::from_slice(&message.payload)?;
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Msg-Id", format!("{}.1", id(message)?));
+        let (mut headers, cause) = (HeaderMap::new(), id(message)?);
+        let id = format!("{cause}.1");
+        if self.events {
+            let kept = |name| message.headers.as_ref().and_then(|all| all.get(name)).map_or("", HeaderValue::as_str);
+            for (name, value) in [
+                ("ce-specversion", "1.0"),
+                ("ce-id", &id),
+                ("ce-source", "/limit"),
+                ("ce-type", &self.output),
+                ("ce-time", kept("ce-time")),
+                ("ce-subject", &click.page),
+                ("ce-partitionkey", &click.page),
+                ("ce-datacontenttype", "application/json"),
+                ("ce-flowid", kept("ce-flowid")),
+                ("ce-causationid", cause),
+                ("ce-hopcount", "1"),
+            ] {
+                headers.insert(name, value);
+            }
+        }
+        headers.insert("Nats-Msg-Id", id);
         let payload = serde_json::json!({ "page": click.page, "views": count }).to_string();
         Ok(Some((headers, payload.into())))
     }
@@ -293,9 +316,10 @@ fn give_up(e: &(dyn Error + Send + Sync)) -> ! {
 async fn main() -> ExitCode {
     let done = match std::env::args().nth(1).as_deref() {
         Some("batched") => async { run(Limit::connect().await?, None).await }.await,
+        Some("events") => async { run(Limit { events: true, ..Limit::connect().await? }, None).await }.await,
         Some("inbox") => async { inbox(Limit::connect().await?).await }.await,
         Some("gateway") => gateway().await,
-        _ => Err("usage: bench-limit batched | inbox | gateway".into()),
+        _ => Err("usage: bench-limit batched | inbox | events | gateway".into()),
     };
     done.unwrap_or_else(|e| give_up(&*e));
     ExitCode::SUCCESS

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     /// The block as the client writes it.
-    fn block(headers: Headers, quiet: bool) -> String {
+    fn block(headers: &Headers, quiet: bool) -> String {
         let map = headers.sent(quiet).expect("headers");
         let lines = map.iter().flat_map(|(name, all)| all.iter().map(move |value| format!("{name}: {value}\r\n")));
         lines.fold("NATS/1.0\r\n".to_owned(), |block, line| block + &line) + "\r\n"
@@ -122,15 +122,15 @@ mod tests {
         let headers: Headers = all.into_iter().collect();
         assert_eq!(headers.iter().collect::<Vec<_>>(), all);
         let expected = "NATS/1.0\r\nce-id: a\r\nx: \r\nx: b: c\r\nNats-Msg-Id:  d \r\n\r\n";
-        assert_eq!((headers.size(), block(headers, true).as_str()), (expected.len(), expected));
-        assert_eq!(block(Headers::default(), true), "NATS/1.0\r\n\r\n");
+        assert_eq!((headers.size(), block(&headers, true).as_str()), (expected.len(), expected));
+        assert_eq!(block(&Headers::default(), true), "NATS/1.0\r\n\r\n");
     }
 
     #[test]
     fn the_broker_is_told_not_to_trace_what_is_sampled_and_that_counts() {
         let told = |headers: &[(&str, &str)], quiet| {
             let headers: Headers = headers.iter().copied().collect();
-            let (size, block) = (headers.size(), block(headers, quiet));
+            let (size, block) = (headers.size(), block(&headers, quiet));
             assert!(!quiet || size == block.len(), "{block}");
             block.lines().filter_map(|line| line.strip_prefix("Nats-Trace-Dest: ")).map(str::to_owned).collect()
         };

@@ -18,10 +18,11 @@ fn work(plan: Plan) -> Work {
 pub async fn clicks(plan: Plan) -> Case {
     let (mut case, mut arena) = (Case::default(), Arena::open(Profile::Fast).await);
     let mut work = work(plan);
-    let contest = Contest::of(&work).with("inbox", Side::Inbox, work.clone());
+    let contest =
+        Contest::of(&work).with("inbox", Side::Inbox, work.clone()).with("events", Side::Events, work.clone());
     let contest = contest.hold(&mut arena, "clicks", plan.rounds).await;
     let mut row = contest.row("100 keys", Some(Goal::AtLeast(1.0)));
-    row.figures.push(contest.ratio("oncue", "inbox"));
+    row.figures.extend([contest.ratio("oncue", "inbox"), contest.ratio("oncue", "events")]);
     case.rows.push(row);
     if !plan.quick {
         work.clicks.headers = Headers::IdOnly;
