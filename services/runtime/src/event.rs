@@ -197,7 +197,12 @@ impl<'h> Raw<'h> {
         if name.len() > 3 && name.is_char_boundary(3) && name[..3].eq_ignore_ascii_case("ce-") {
             let value =
                 decoded(value).ok_or_else(|| unreadable(format!("header {name} is not percent-encoded UTF-8")))?;
-            self.attribute(&name[3..], value);
+            let mut lower = [0; "datacontenttype".len()];
+            if let Some(lower) = lower.get_mut(..name.len() - 3) {
+                lower.copy_from_slice(&name.as_bytes()[3..]);
+                lower.make_ascii_lowercase();
+                self.attribute(lower, value);
+            }
         } else if name.eq_ignore_ascii_case("nats-msg-id") {
             self.msg_id = Some(value.into());
         } else if name.eq_ignore_ascii_case(REDRIVE) {
@@ -218,12 +223,8 @@ impl<'h> Raw<'h> {
         Ok(())
     }
 
-    fn attribute(&mut self, name: &str, value: Cow<'h, str>) {
-        let mut lower = [0; "datacontenttype".len()];
-        let Some(lower) = lower.get_mut(..name.len()) else { return };
-        lower.copy_from_slice(name.as_bytes());
-        lower.make_ascii_lowercase();
-        match &*lower {
+    fn attribute(&mut self, name: &[u8], value: Cow<'h, str>) {
+        match name {
             b"id" => self.id = Some(value),
             b"source" => self.source = Some(value),
             b"type" => self.ty = Some(value),
@@ -247,8 +248,8 @@ impl<'h> Raw<'h> {
         for (name, value) in event {
             match value {
                 serde_json::Value::Null => {}
-                serde_json::Value::String(text) => self.attribute(&name, text.into()),
-                other => self.attribute(&name, other.to_string().into()),
+                serde_json::Value::String(text) => self.attribute(name.as_bytes(), text.into()),
+                other => self.attribute(name.as_bytes(), other.to_string().into()),
             }
         }
         let media_type = self.media_type.take();

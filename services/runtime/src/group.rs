@@ -1,5 +1,5 @@
-//! Natural batching: whatever has gathered while the last call was under way goes into the next one. No timer, so a
-//! single request waits for nobody, and a full house pays one round trip for all.
+//! Natural batching: whatever has gathered while the last call was under way goes into the next one. As a rule there is no
+//! timer, so a single request waits for nobody, and a full house pays one round trip for all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +20,21 @@ impl<Q: Send + Sync + 'static, A: Send + 'static> Group<Q, A> {
         F: Fn(Arc<Vec<Q>>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<A>, StoreError>> + Send,
     {
+        Self::patient(Duration::ZERO, most, weight, call)
+    }
+
+    /// The same for what is in no hurry: the first request waits for others for as long as `linger`.
+    pub fn patient<F, Fut>(linger: Duration, most: usize, weight: fn(&Q) -> usize, call: F) -> Self
+    where
+        F: Fn(Arc<Vec<Q>>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<A>, StoreError>> + Send,
+    {
         let (queue, mut waiting) = mpsc::unbounded_channel::<(Q, oneshot::Sender<Result<A, StoreError>>)>();
         tokio::spawn(async move {
             while let Some((first, answer)) = waiting.recv().await {
+                if !linger.is_zero() {
+                    tokio::time::sleep(linger).await;
+                }
                 let mut total = weight(&first);
                 let (mut requests, mut answers) = (vec![first], vec![answer]);
                 while total < most {
@@ -177,6 +189,20 @@ mod tests {
         let answers = gather(&doubler, &doubler.group(100, |_| 1), &[1, 2, 3, 4, 5]).await;
         assert_eq!(answers, [2, 4, 6, 8, 10].map(Ok));
         assert_eq!(doubler.calls(), [vec![1], vec![2, 3, 4, 5]]);
+    }
+
+    #[tokio::test]
+    async fn what_is_in_no_hurry_waits_for_others() {
+        let doubler = Doubler::new(100, 0);
+        let call = doubler.clone();
+        let call = move |numbers| {
+            let doubler = call.clone();
+            async move { doubler.call(numbers).await }
+        };
+        let group = Group::patient(Duration::from_millis(20), 3, |_| 1, call);
+        let answers = gather(&doubler, &group, &[1, 2, 3, 4]).await;
+        assert_eq!(answers, [2, 4, 6, 8].map(Ok));
+        assert_eq!(doubler.calls(), [vec![1, 2, 3], vec![4]]);
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! The queues in front of the store and the bus: what many keys ask for at the same time goes out together.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::bus::{Bus, Outbound, PublishError};
 use crate::group::Group;
@@ -10,6 +11,10 @@ use crate::store::{Committed, Run, Status, Store, StoreError};
 /// Events and runs in one read or commit: enough to fill a round trip, few enough that Redis, which does nothing else
 /// meanwhile, is back within about a millisecond.
 pub(crate) const GROUP: usize = 256;
+
+/// How long it may take until outputs are marked as published: to be spared a call for each event, and far less than the
+/// sweeper waits before it publishes them again.
+const UNMARKED: Duration = Duration::from_millis(50);
 
 /// Outputs of a run go in, what became of each comes out.
 pub(crate) type Batches = Group<Vec<Outbound>, Vec<Result<(), PublishError>>>;
@@ -24,6 +29,20 @@ where
 {
     let store = store.clone();
     Group::new(GROUP, weight, move |requests| call(store.clone(), requests))
+}
+
+/// Outboxes whose outputs are published.
+pub(crate) fn marks(store: &Store, keep: bool) -> Group<String, ()> {
+    let store = store.clone();
+    Group::patient(
+        UNMARKED,
+        GROUP,
+        |_| 1,
+        move |keys: Arc<Vec<String>>| {
+            let store = store.clone();
+            async move { store.published(&keys, keep).await.map(|()| vec![(); keys.len()]) }
+        },
+    )
 }
 
 /// A commit is heavy by its events, and by the bytes of what follows from them.

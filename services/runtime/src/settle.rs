@@ -2,6 +2,7 @@
 //! last in every case, and TERM never: a late one would kill a message that another worker is busy with.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -93,12 +94,10 @@ impl Worker {
             fault::point("ack.done");
             settled.push(job);
         }
-        for (key, left, done) in unmarked {
-            self.mark(key, &left, &done).await;
-        }
         for job in settled {
             self.settled(&job, outcome);
         }
+        join_all(unmarked.into_iter().map(|(key, left, done)| self.mark(key, left, done))).await;
     }
 
     /// Where batches pay, what was just committed goes out with that of others. Not what was committed before: a batch
@@ -111,12 +110,17 @@ impl Worker {
     }
 
     /// The outputs of a whole commit are settled.
-    pub(crate) async fn mark(&self, key: String, left: &[Frame], done: &[Frame]) {
-        let marked = match (left, done) {
-            ([], _) => self.marks.ask(key).await,
-            (_, []) => return,
-            _ => self.store.split(&key, left, if self.keep_outputs.is_zero() { &[] } else { done }).await,
+    pub(crate) async fn mark(&self, key: String, left: Vec<Frame>, done: Vec<Frame>) {
+        if done.is_empty() && !left.is_empty() {
+            return;
+        }
+        self.unmarked.fetch_add(1, Ordering::Relaxed);
+        let marked = if left.is_empty() {
+            self.marks.ask(key).await
+        } else {
+            self.store.split(&key, &left, if self.keep_outputs.is_zero() { &[] } else { &done }).await
         };
+        self.unmarked.fetch_sub(1, Ordering::Relaxed);
         if let Err(e) = marked {
             tracing::warn!(error = %e, "outputs are published but not marked so; the sweeper will publish them again");
         }

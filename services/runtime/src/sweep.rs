@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use serde_json::{Value, json};
 
 use crate::bus::layout::{DLQ, TIMER};
@@ -57,14 +58,16 @@ impl Worker {
     }
 
     async fn publish_again(&self, left: Vec<Unpublished>) {
+        let mut marks = Vec::new();
         for Unpublished { outbox_key, frames } in left {
             tracing::info!(outbox = outbox_key, events = frames.len(), "publishing what stayed behind");
             let published = publish_frames(&self.bus, &frames).await;
             let (done, left): (Vec<_>, Vec<_>) =
                 frames.into_iter().zip(published).partition(|(_, published)| published.is_ok());
             let frames = |parts: Vec<(Frame, _)>| parts.into_iter().map(|(frame, _)| frame).collect::<Vec<_>>();
-            self.mark(outbox_key, &frames(left), &frames(done)).await;
+            marks.push(self.mark(outbox_key, frames(left), frames(done)));
         }
+        join_all(marks).await;
     }
 
     /// A server that was started anew may have lost what it had acked and not yet written to disk. What is kept is

@@ -5,8 +5,9 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -28,7 +29,7 @@ use crate::handle::partition;
 use crate::job::{Boxed, Job, Pulse, Reason};
 use crate::ledger::Hops;
 use crate::outbox::Outgoing;
-use crate::queues::{Batches, GROUP, batches, group, shared, weight};
+use crate::queues::{Batches, GROUP, batches, group, marks, shared, weight};
 use crate::rows::{self, RowHeld, Rows};
 use crate::settle::Done;
 use crate::store::{Ask, Fields, Found, Mark, Note, Row, RowKey, Run, Status, Store, StoreError};
@@ -59,6 +60,8 @@ pub(crate) struct Worker {
     pub commits: Group<Run, (Vec<Status>, Option<Arc<Outgoing>>)>,
     pub starts: Group<Mark, u32>,
     pub marks: Group<String, ()>,
+    /// Outboxes on their way there.
+    pub unmarked: AtomicUsize,
     pub notes: Group<Note, ()>,
     /// Which flows have a ledger besides those whose client asked, and for how long it stays.
     track: Track,
@@ -97,7 +100,6 @@ impl Worker {
         bus: Bus,
         store: Store,
     ) -> Arc<Self> {
-        let keep = !settings.keep_outputs.is_zero();
         Arc::new(Self {
             batches: settings.batch_publish.then(|| batches(&bus)),
             pulse: Pulse::new(limits.ack_wait.0),
@@ -116,13 +118,8 @@ impl Worker {
             ),
             commits: group(&store, weight, |store, runs| async move { Ok(shared(store.commit(&runs).await?)) }),
             starts: group(&store, |_| 1, |store, marks| async move { store.started(&marks).await }),
-            marks: group(
-                &store,
-                |_| 1,
-                move |store, keys: Arc<Vec<String>>| async move {
-                    store.published(&keys, keep).await.map(|()| vec![(); keys.len()])
-                },
-            ),
+            marks: marks(&store, !settings.keep_outputs.is_zero()),
+            unmarked: AtomicUsize::new(0),
             notes: group(
                 &store,
                 |_| 1,
@@ -161,6 +158,11 @@ impl Worker {
         pull.close().await.into_iter().for_each(|delivery| self.admit(delivery));
         while self.hand.count() > 0 {
             let _ = tokio::time::timeout(Duration::from_millis(100), self.hand.freed()).await;
+        }
+        // What a Redis that is away cannot be told, the sweeper of another worker finds out.
+        let end = Instant::now() + Duration::from_secs(1);
+        while self.unmarked.load(Ordering::Relaxed) > 0 && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.bus.flush().await;
         Ok(())

@@ -127,7 +127,7 @@ local function check_group(group, ARGV, run, now, horizon, skew)
       if status then refuse(run, group.first + i, status, mark) end
     end
   end
-  if run.count > 1 then
+  if run.ids then
     for i = 1, count do
       if run.ids[ids[i]] then run.copies[#run.copies + 1] = group.first + i end
       run.ids[ids[i]] = true
@@ -229,51 +229,55 @@ local function write_run(run, ARGV, micros, now)
   for _, entry in ipairs(run.entries) do write_entry(entry, now) end
 end
 
--- A reader of the runs of a call: each time it is called it returns the next one.
-local function reader(KEYS, ARGV, key_at, arg_at)
-  local function key() key_at = key_at + 1 return KEYS[key_at] end
-  local function arg() arg_at = arg_at + 1 return ARGV[arg_at] end
+-- What is read next. Kept here, as calls come one after another and closures made anew for each would cost more than
+-- the reading.
+local keys, args, key_at, arg_at
 
-  local function read_group(first)
-    local kind, count, redrive, seen_count, expiry, oldest, newest = struct.unpack(GROUP, arg())
-    local seen = { key() }
-    for i = 2, seen_count do seen[i] = key() end
-    local at = arg_at + 1
-    arg_at = arg_at + 2 * count
-    return { first = first, kind = kind, redrive = redrive, seen = seen, expiry = expiry, oldest = oldest,
-      newest = newest, count = count, at = at }
-  end
+local function key() key_at = key_at + 1 return keys[key_at] end
+local function arg() arg_at = arg_at + 1 return args[arg_at] end
 
-  local function read_event()
-    return { id = arg(), ty = arg(), content = arg() }
-  end
+local NONE = {}
 
-  local function read_entry()
-    local state, name, keep, entry = arg(), arg(), arg(), read_event()
-    entry.state, entry.name, entry.keep, entry.flow, entry.follows = state, name, keep, key(), {}
-    for i = 1, tonumber(arg()) do entry.follows[i] = read_event() end
-    return entry
-  end
+local function read_group(first)
+  local kind, count, redrive, seen_count, expiry, oldest, newest = struct.unpack(GROUP, arg())
+  local seen = { key() }
+  for i = 2, seen_count do seen[i] = key() end
+  local at = arg_at + 1
+  arg_at = arg_at + 2 * count
+  return { first = first, kind = kind, redrive = redrive, seen = seen, expiry = expiry, oldest = oldest,
+    newest = newest, count = count, at = at }
+end
 
-  return function()
-    local version, known, fields, deletions, outbox, groups, ops, entries = struct.unpack(RUN, arg())
-    arg_at = arg_at + 2 * math.max(known - 1, 0)
-    local run = { version = version, known = known - 1, at = arg_at + 1, fields = fields, deletions = deletions, outbox = outbox, count = 0,
-      groups = {}, ops = {}, entries = {}, ids = {}, copies = {} }
-    if version >= 0 then
-      run.row = key()
-      arg_at = arg_at + 2 * fields + 2 + deletions
-    end
-    for i = 1, groups do
-      local group = read_group(run.count)
-      run.groups[i], run.count = group, run.count + group.count
-    end
-    for i = 1, ops do
-      run.ops[i] = { event = tonumber(arg()), name = arg(), member = arg(), number = arg(), limit = arg(), key = key() }
-    end
-    for i = 1, entries do run.entries[i] = read_entry() end
-    return run
+local function read_event()
+  return { id = arg(), ty = arg(), content = arg() }
+end
+
+local function read_entry()
+  local state, name, keep, entry = arg(), arg(), arg(), read_event()
+  entry.state, entry.name, entry.keep, entry.flow, entry.follows = state, name, keep, key(), {}
+  for i = 1, tonumber(arg()) do entry.follows[i] = read_event() end
+  return entry
+end
+
+local function read_run()
+  local version, known, fields, deletions, outbox, groups, ops, entries = struct.unpack(RUN, arg())
+  arg_at = arg_at + 2 * math.max(known - 1, 0)
+  local run = { version = version, known = known - 1, at = arg_at + 1, fields = fields, deletions = deletions,
+    outbox = outbox, count = 0, groups = {}, ops = ops > 0 and {} or NONE, entries = entries > 0 and {} or NONE }
+  if version >= 0 then
+    run.row = key()
+    arg_at = arg_at + 2 * fields + 2 + deletions
   end
+  for i = 1, groups do
+    local group = read_group(run.count)
+    run.groups[i], run.count = group, run.count + group.count
+  end
+  for i = 1, ops do
+    run.ops[i] = { event = tonumber(arg()), name = arg(), member = arg(), number = arg(), limit = arg(), key = key() }
+  end
+  for i = 1, entries do run.entries[i] = read_entry() end
+  if run.count > 1 then run.ids, run.copies = {}, {} end
+  return run
 end
 
 -- Whether nothing stands in the way of a run.
@@ -281,7 +285,7 @@ local function check_run(run, ARGV, now, horizon, skew)
   for _, group in ipairs(run.groups) do check_group(group, ARGV, run, now, horizon, skew) end
   if run.ops[1] then check_ops(run) end
   -- Two copies of one event: the second must see the first.
-  for _, at in ipairs(run.copies) do refuse(run, at, 'conflict', '') end
+  for _, at in ipairs(run.copies or NONE) do refuse(run, at, 'conflict', '') end
   return not run.statuses and (not run.row or row_is_fresh(run, ARGV))
 end
 
@@ -322,7 +326,8 @@ local function commit(KEYS, ARGV)
   local micros = tonumber(time[1]) * 1000000 + tonumber(time[2])
   local now = math.floor(micros / 1000)
   local horizon, skew, record = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-  local reply, next_run = { '' }, reader(KEYS, ARGV, 3, 5)
+  local reply = { '' }
+  keys, args, key_at, arg_at = KEYS, ARGV, 3, 5
   if record ~= '' then
     local text = string.format('%s %.0f', record, now)
     local before = redis.call('SET', KEYS[1], text, 'EX', 604800, 'GET')
@@ -332,7 +337,7 @@ local function commit(KEYS, ARGV)
   end
   local kept, cut, at = {}, false, 0 -- where in the outbox is what gets applied
   for n = 1, tonumber(ARGV[5]) do
-    local run = next_run()
+    local run = read_run()
     if check_run(run, ARGV, now, horizon, skew) then
       write_run(run, ARGV, micros, now)
       reply[n + 1] = 1
