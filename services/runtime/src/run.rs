@@ -147,8 +147,13 @@ async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: 
         tracing::info!(in_hand = worker.hand.count(), "stopping");
         tokio::time::sleep(DRAIN).await;
     };
+    // As a task of its own: what a runtime blocks on has its turn only between looks at the sockets.
+    let serving = tokio::spawn({
+        let worker = worker.clone();
+        async move { worker.serve(pull, stop).await }
+    });
     tokio::select! {
-        served = worker.serve(pull, stop) => served.map_err(|why| format!("{}: the consumer is gone: {why}", manifest.name))?,
+        served = serving => served?.map_err(|why| format!("{}: the consumer is gone: {why}", manifest.name))?,
         why = regressed.wait_for(Option::is_some) => {
             let why = why.map(|why| why.clone().unwrap_or_default()).unwrap_or_default();
             return Err(format!("{}: {why}", manifest.name).into());
