@@ -32,7 +32,8 @@ impl<Q: Send + Sync + 'static, A: Send + 'static> Group<Q, A> {
         let (queue, mut waiting) = mpsc::unbounded_channel::<(Q, oneshot::Sender<Result<A, StoreError>>)>();
         tokio::spawn(async move {
             while let Some((first, answer)) = waiting.recv().await {
-                if !linger.is_zero() {
+                // Whoever makes a call full ends the wait for others.
+                if !linger.is_zero() && waiting.len() < most {
                     tokio::time::sleep(linger).await;
                 }
                 let mut total = weight(&first);
@@ -192,17 +193,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_in_no_hurry_waits_for_others() {
+    async fn what_is_in_no_hurry_waits_for_others_until_a_call_is_full() {
         let doubler = Doubler::new(100, 0);
-        let call = doubler.clone();
-        let call = move |numbers| {
-            let doubler = call.clone();
-            async move { doubler.call(numbers).await }
+        let group = |linger| {
+            let doubler = doubler.clone();
+            let call = move |numbers| {
+                let doubler = doubler.clone();
+                async move { doubler.call(numbers).await }
+            };
+            Group::patient(linger, 2, |_| 1, call)
         };
-        let group = Group::patient(Duration::from_millis(20), 3, |_| 1, call);
-        let answers = gather(&doubler, &group, &[1, 2, 3, 4]).await;
-        assert_eq!(answers, [2, 4, 6, 8].map(Ok));
-        assert_eq!(doubler.calls(), [vec![1, 2, 3], vec![4]]);
+        let short = group(Duration::from_millis(20));
+        assert_eq!(gather(&doubler, &short, &[1, 2]).await, [2, 4].map(Ok));
+        let long = group(Duration::from_hours(1));
+        let ask = |number| tokio::time::timeout(Duration::from_secs(1), long.ask(number));
+        let (a, b, c) = tokio::join!(ask(3), ask(4), ask(5));
+        assert!(a.is_ok() && b.is_ok() && c.is_err());
+        assert_eq!(doubler.calls(), [[1, 2], [3, 4]]);
     }
 
     #[tokio::test]

@@ -82,6 +82,9 @@ pub(crate) fn prepare(drafts: Vec<Draft>, job: &Job, function: &str, max_payload
     if bytes > MAX_BYTES || outputs.iter().any(|output| output.message.size() > max_payload) {
         return Err(reject(format!("{bytes} bytes of events at once, the limit is {MAX_BYTES} ({max_payload} each)")));
     }
+    if let Some(refused) = outputs.iter().find_map(|output| output.message.headers.refused()) {
+        return Err(reject(format!("an event cannot be sent as NATS headers: {refused}")));
+    }
     Ok(outputs)
 }
 

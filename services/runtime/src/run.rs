@@ -148,22 +148,26 @@ async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: 
         tokio::time::sleep(DRAIN).await;
     };
     // As a task of its own: what a runtime blocks on has its turn only between looks at the sockets.
-    let serving = tokio::spawn({
+    let mut serving = tokio::spawn({
         let worker = worker.clone();
         async move { worker.serve(pull, stop).await }
     });
-    tokio::select! {
-        served = serving => served?.map_err(|why| format!("{}: the consumer is gone: {why}", manifest.name))?,
-        why = regressed.wait_for(Option::is_some) => {
-            let why = why.map(|why| why.clone().unwrap_or_default()).unwrap_or_default();
-            return Err(format!("{}: {why}", manifest.name).into());
+    let ended = tokio::select! {
+        served = &mut serving => {
+            let served = served.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+            served.map_err(|why| format!("the consumer is gone: {why}"))
         }
-        () = survivors => {}
+        why = regressed.wait_for(Option::is_some) => {
+            Err(why.map(|why| why.clone().unwrap_or_default()).unwrap_or_default())
+        }
+        () = survivors => Ok(()),
         () = deadline => {
             let left = worker.hand.count();
-            return Err(format!("{}: {left} events still in hand after {DRAIN:?}; they will be delivered again", manifest.name).into());
+            Err(format!("{left} events still in hand after {DRAIN:?}; they will be delivered again"))
         }
-    }
+    };
+    serving.abort(); // whatever ended it, nothing more is pulled
+    ended.map_err(|why| format!("{}: {why}", manifest.name))?;
     worker.flush_hops().await;
     tracing::info!("stopped");
     Ok(())

@@ -84,7 +84,7 @@ struct TypedRow<S> {
 
 /// A row as read; empty fields make a new one.
 pub fn open<S: State>(fields: &Fields) -> Result<Box<dyn AnyRow>, String> {
-    if S::TABLE.is_empty() || fields.is_empty() {
+    if S::TABLE.is_empty() {
         return Ok(Box::new(TypedRow { now: S::default(), kept: S::default(), read: Fields::new() }));
     }
     let now: S = from_fields(fields)?;

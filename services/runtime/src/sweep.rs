@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
 use serde_json::{Value, json};
 
 use crate::bus::layout::{DLQ, TIMER};
@@ -57,17 +56,16 @@ impl Worker {
         }
     }
 
-    async fn publish_again(&self, left: Vec<Unpublished>) {
-        let mut marks = Vec::new();
+    async fn publish_again(self: &Arc<Self>, left: Vec<Unpublished>) {
         for Unpublished { outbox_key, frames } in left {
             tracing::info!(outbox = outbox_key, events = frames.len(), "publishing what stayed behind");
             let published = publish_frames(&self.bus, &frames).await;
             let (done, left): (Vec<_>, Vec<_>) =
                 frames.into_iter().zip(published).partition(|(_, published)| published.is_ok());
             let frames = |parts: Vec<(Frame, _)>| parts.into_iter().map(|(frame, _)| frame).collect::<Vec<_>>();
-            marks.push(self.mark(outbox_key, frames(left), frames(done)));
+            let (worker, left, done) = (self.clone(), frames(left), frames(done));
+            tokio::spawn(async move { worker.mark(outbox_key, left, done).await });
         }
-        join_all(marks).await;
     }
 
     /// A server that was started anew may have lost what it had acked and not yet written to disk. What is kept is

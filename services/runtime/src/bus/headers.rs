@@ -57,6 +57,11 @@ impl Headers {
         starts.zip(&self.ends).map(|(start, (name, value))| (&self.lines[start..*name], &self.lines[name + 2..*value]))
     }
 
+    /// What no header may hold, if they hold any such thing.
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
     /// Bytes of the block on the wire. What is committed must never turn out too large to publish, so this has room for
     /// the header that may be added on the way.
     pub fn size(&self) -> usize {
