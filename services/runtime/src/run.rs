@@ -2,12 +2,15 @@
 //! stop, finish what is in hand.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use oncue_proto::Trigger;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
+use crate::bus::pull::Pull;
 use crate::bus::{Bus, layout};
 use crate::config::Config;
 use crate::discovery;
@@ -141,36 +144,43 @@ async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: 
     metrics::publish(&worker, &manifest.stream);
     tracing::info!(function = manifest.name, acts_on = manifest.triggers.join(" "), "ready");
 
+    let ended = tokio::select! {
+        ended = work(&worker, pull, stop) => ended,
+        why = regressed.wait_for(Option::is_some) => {
+            Err(why.map(|why| why.clone().unwrap_or_default()).unwrap_or_default())
+        }
+        () = survivors => Ok(()),
+    };
+    ended.map_err(|why| format!("{}: {why}", manifest.name))?;
+    worker.flush_hops().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Pulls until told to stop and what is in hand is done, or has had its time. The loop is a task of its own, since what a
+/// runtime blocks on has its turn only between looks at the sockets; it ends with this call, however that ends.
+async fn work(worker: &Arc<Worker>, pull: Pull, stop: watch::Receiver<bool>) -> Result<(), String> {
     let mut stopping = stop.clone();
     let deadline = async {
         let _ = stopping.wait_for(|stop| *stop).await;
         tracing::info!(in_hand = worker.hand.count(), "stopping");
         tokio::time::sleep(DRAIN).await;
     };
-    // As a task of its own: what a runtime blocks on has its turn only between looks at the sockets.
-    let mut serving = tokio::spawn({
+    let mut serving = JoinSet::new();
+    serving.spawn({
         let worker = worker.clone();
         async move { worker.serve(pull, stop).await }
     });
-    let ended = tokio::select! {
-        served = &mut serving => {
+    tokio::select! {
+        Some(served) = serving.join_next() => {
             let served = served.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
             served.map_err(|why| format!("the consumer is gone: {why}"))
         }
-        why = regressed.wait_for(Option::is_some) => {
-            Err(why.map(|why| why.clone().unwrap_or_default()).unwrap_or_default())
-        }
-        () = survivors => Ok(()),
         () = deadline => {
             let left = worker.hand.count();
             Err(format!("{left} events still in hand after {DRAIN:?}; they will be delivered again"))
         }
-    };
-    serving.abort(); // whatever ended it, nothing more is pulled
-    ended.map_err(|why| format!("{}: {why}", manifest.name))?;
-    worker.flush_hops().await;
-    tracing::info!("stopped");
-    Ok(())
+    }
 }
 
 /// Turns true at the first SIGTERM or Ctrl-C.
