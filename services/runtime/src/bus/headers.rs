@@ -1,5 +1,5 @@
 //! Headers of a message to be sent, written once in the form in which they go over the wire. The client takes headers as
-//! a hash map of lists of strings, which for the thirteen of an event costs more than all else a worker does to send it.
+//! a hash map of lists of strings, which for those of events was a fifth of a worker's time (deploy/LIMITS.md).
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize as _;

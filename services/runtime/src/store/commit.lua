@@ -229,13 +229,14 @@ local function write_run(run, ARGV, micros, now)
   for _, entry in ipairs(run.entries) do write_entry(entry, now) end
 end
 
--- What is read next. Kept here, as calls come one after another and closures made anew for each would cost more than
--- the reading.
+-- What is read next. Kept here, since calls come one after another, and closures would have to be made anew for each.
+-- Every call sets it before it reads.
 local keys, args, key_at, arg_at
 
 local function key() key_at = key_at + 1 return keys[key_at] end
 local function arg() arg_at = arg_at + 1 return args[arg_at] end
 
+-- In place of a list that has nothing in it; never written to.
 local NONE = {}
 
 local function read_group(first)
