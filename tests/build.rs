@@ -22,7 +22,10 @@ fn modules(readme: &str) -> String {
     for line in readme.lines() {
         match line {
             _ if !inside && line.starts_with("```rust") => {
-                let _ = writeln!(code, "#[allow(dead_code, clippy::all, clippy::pedantic)]\nmod block_{blocks} {{");
+                let _ = writeln!(
+                    code,
+                    "#[allow(dead_code, clippy::all, clippy::pedantic)]\nmod block_{blocks} {{"
+                );
                 (inside, blocks) = (true, blocks + 1);
             }
             "```" if inside => {

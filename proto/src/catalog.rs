@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use prost::Message as _;
 use prost_reflect::prost_types::FileDescriptorSet;
-use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions};
+use prost_reflect::{
+    DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions,
+};
 
 use crate::{DESCRIPTORS, Format};
 
@@ -38,10 +40,17 @@ pub enum CatalogError {
 impl std::fmt::Display for CatalogError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::UnknownType { ty, near } if near.is_empty() => write!(f, "unknown event type {ty:?}"),
-            Self::UnknownType { ty, near } => write!(f, "unknown event type {ty:?}; known: {}", near.join(", ")),
+            Self::UnknownType { ty, near } if near.is_empty() => {
+                write!(f, "unknown event type {ty:?}")
+            }
+            Self::UnknownType { ty, near } => {
+                write!(f, "unknown event type {ty:?}; known: {}", near.join(", "))
+            }
             Self::Malformed(why) => f.write_str(why),
-            Self::EmptyKey(field) => write!(f, "field {field:?} is the key of this event and must not be empty"),
+            Self::EmptyKey(field) => write!(
+                f,
+                "field {field:?} is the key of this event and must not be empty"
+            ),
         }
     }
 }
@@ -52,29 +61,52 @@ impl Catalog {
     /// The types this crate was built with.
     pub fn builtin() -> Self {
         let mut catalog = Self::default();
-        catalog.add(DESCRIPTORS).expect("the embedded descriptor set is the one prost compiled");
+        catalog
+            .add(DESCRIPTORS)
+            .expect("the embedded descriptor set is the one prost compiled");
         catalog
     }
 
     /// Adds the event types of an encoded `FileDescriptorSet`, such as another repository's `DESCRIPTORS`.
     pub fn add(&mut self, descriptor_set: &[u8]) -> Result<(), CatalogError> {
-        let unreadable = |e: &dyn std::fmt::Display| CatalogError::Malformed(format!("not a descriptor set: {e}"));
+        let unreadable = |e: &dyn std::fmt::Display| {
+            CatalogError::Malformed(format!("not a descriptor set: {e}"))
+        };
         let set = FileDescriptorSet::decode(descriptor_set).map_err(|e| unreadable(&e))?;
         // The library panics on a syntax it does not know.
         let known = |syntax: &str| ["", "proto2", "proto3"].contains(&syntax);
         if let Some(file) = set.file.iter().find(|file| !known(file.syntax())) {
-            let why = format!("{} has the syntax {:?}; write proto3", file.name(), file.syntax());
+            let why = format!(
+                "{} has the syntax {:?}; write proto3",
+                file.name(),
+                file.syntax()
+            );
             return Err(CatalogError::Malformed(why));
         }
         let pool = DescriptorPool::decode(descriptor_set).map_err(|e| unreadable(&e))?;
-        let Some(option) = pool.get_extension_by_name("oncue.v1.event") else { return Ok(()) };
+        let Some(option) = pool.get_extension_by_name("oncue.v1.event") else {
+            return Ok(());
+        };
         for message in pool.all_messages() {
             let options = message.options();
             let value = options.get_extension(&option);
-            let Some(event) = value.as_message().filter(|_| options.has_extension(&option)) else { continue };
-            let text =
-                |name| event.get_field_by_name(name).and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
-            let entry = Entry { ty: text("type"), key_field: text("key"), message: message.clone() };
+            let Some(event) = value
+                .as_message()
+                .filter(|_| options.has_extension(&option))
+            else {
+                continue;
+            };
+            let text = |name| {
+                event
+                    .get_field_by_name(name)
+                    .and_then(|v| v.as_str().map(str::to_owned))
+                    .unwrap_or_default()
+            };
+            let entry = Entry {
+                ty: text("type"),
+                key_field: text("key"),
+                message: message.clone(),
+            };
             self.entries.insert(entry.ty.clone(), entry);
         }
         Ok(())
@@ -85,15 +117,28 @@ impl Catalog {
     }
 
     pub fn get(&self, ty: &str) -> Result<&Entry, CatalogError> {
-        self.entries.get(ty).ok_or_else(|| CatalogError::UnknownType { ty: ty.to_owned(), near: self.near(ty) })
+        self.entries
+            .get(ty)
+            .ok_or_else(|| CatalogError::UnknownType {
+                ty: ty.to_owned(),
+                near: self.near(ty),
+            })
     }
 
     /// Types of the same domain, or all when the domain is unknown too: the list a mistyped name needs.
     fn near(&self, ty: &str) -> Vec<String> {
         let domain = format!("{}.", ty.split('.').next().unwrap_or_default());
-        let all = || self.entries.keys().filter(|t| !t.starts_with("dlq.") && !t.starts_with("timer."));
+        let all = || {
+            self.entries
+                .keys()
+                .filter(|t| !t.starts_with("dlq.") && !t.starts_with("timer."))
+        };
         let same: Vec<String> = all().filter(|t| t.starts_with(&domain)).cloned().collect();
-        if same.is_empty() { all().cloned().collect() } else { same }
+        if same.is_empty() {
+            all().cloned().collect()
+        } else {
+            same
+        }
     }
 }
 
@@ -118,13 +163,22 @@ impl Entry {
         if self.key_field.is_empty() {
             return Ok(String::new());
         }
-        let key = message.get_field_by_name(&self.key_field).and_then(|v| v.as_str().map(str::to_owned));
-        key.filter(|key| !key.is_empty()).ok_or_else(|| CatalogError::EmptyKey(self.key_field.clone()))
+        let key = message
+            .get_field_by_name(&self.key_field)
+            .and_then(|v| v.as_str().map(str::to_owned));
+        key.filter(|key| !key.is_empty())
+            .ok_or_else(|| CatalogError::EmptyKey(self.key_field.clone()))
     }
 
     /// The payload as canonical proto3 JSON.
-    pub fn to_json(&self, format: Format, payload: &[u8]) -> Result<serde_json::Value, CatalogError> {
-        let options = SerializeOptions::new().skip_default_fields(false).use_proto_field_name(false);
+    pub fn to_json(
+        &self,
+        format: Format,
+        payload: &[u8],
+    ) -> Result<serde_json::Value, CatalogError> {
+        let options = SerializeOptions::new()
+            .skip_default_fields(false)
+            .use_proto_field_name(false);
         self.decode(format, payload)?
             .serialize_with_options(serde_json::value::Serializer, &options)
             .map_err(|e| CatalogError::Malformed(e.to_string()))
@@ -136,14 +190,22 @@ impl Entry {
     }
 
     fn decode(&self, format: Format, payload: &[u8]) -> Result<DynamicMessage, CatalogError> {
-        let malformed = |e: &dyn std::fmt::Display| CatalogError::Malformed(format!("not a {}: {e}", self.schema()));
+        let malformed = |e: &dyn std::fmt::Display| {
+            CatalogError::Malformed(format!("not a {}: {e}", self.schema()))
+        };
         match format {
-            Format::Protobuf => DynamicMessage::decode(self.message.clone(), payload).map_err(|e| malformed(&e)),
+            Format::Protobuf => {
+                DynamicMessage::decode(self.message.clone(), payload).map_err(|e| malformed(&e))
+            }
             Format::Json => {
                 let mut json = serde_json::Deserializer::from_slice(payload);
                 let options = DeserializeOptions::new().deny_unknown_fields(false);
-                let message = DynamicMessage::deserialize_with_options(self.message.clone(), &mut json, &options)
-                    .map_err(|e| malformed(&e))?;
+                let message = DynamicMessage::deserialize_with_options(
+                    self.message.clone(),
+                    &mut json,
+                    &options,
+                )
+                .map_err(|e| malformed(&e))?;
                 json.end().map_err(|e| malformed(&e))?;
                 Ok(message)
             }

@@ -49,13 +49,20 @@ pub enum Format {
 impl Format {
     /// From a media type; parameters and case do not matter [RFC 9110 section 8.3.1]. `None` for any other type.
     pub fn of_media_type(media_type: &str) -> Option<Self> {
-        let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let essence = media_type
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase();
         match essence.as_str() {
-            "application/protobuf" | "application/x-protobuf" | "application/vnd.google.protobuf" => {
-                Some(Self::Protobuf)
-            }
+            "application/protobuf"
+            | "application/x-protobuf"
+            | "application/vnd.google.protobuf" => Some(Self::Protobuf),
             "application/json" | "text/json" => Some(Self::Json),
-            other if other.starts_with("application/") && other.ends_with("+json") => Some(Self::Json),
+            other if other.starts_with("application/") && other.ends_with("+json") => {
+                Some(Self::Json)
+            }
             _ => None,
         }
     }
@@ -92,7 +99,9 @@ impl std::error::Error for DecodeError {}
 
 /// Decodes one event. Fields a newer producer added are ignored.
 pub fn decode<E: Event>(format: Format, payload: &[u8]) -> Result<E, DecodeError> {
-    let failed = |what: &str, e: &dyn std::fmt::Display| DecodeError(format!("{} is not {what}: {e}", E::SCHEMA));
+    let failed = |what: &str, e: &dyn std::fmt::Display| {
+        DecodeError(format!("{} is not {what}: {e}", E::SCHEMA))
+    };
     match format {
         Format::Protobuf => E::decode(payload).map_err(|e| failed("readable as protobuf", &e)),
         Format::Json => serde_json::from_slice(payload)
@@ -106,7 +115,10 @@ pub fn decode<E: Event>(format: Format, payload: &[u8]) -> Result<E, DecodeError
 /// accepts must be readable here. For the contract built in.
 fn by_descriptor<E: Event>(payload: &[u8]) -> Option<E> {
     static CATALOG: LazyLock<Catalog> = LazyLock::new(Catalog::builtin);
-    let entry = CATALOG.get(E::TYPE).ok().filter(|entry| entry.schema() == E::SCHEMA)?;
+    let entry = CATALOG
+        .get(E::TYPE)
+        .ok()
+        .filter(|entry| entry.schema() == E::SCHEMA)?;
     E::decode(&entry.to_protobuf(Format::Json, payload).ok()?[..]).ok()
 }
 
@@ -118,11 +130,13 @@ fn without_nulls(payload: &[u8]) -> Option<serde_json::Value> {
                 let before = fields.len();
                 fields.retain(|_, value| !value.is_null());
                 let stripped = fields.len() < before;
-                fields.values_mut().fold(stripped, |stripped, value| strip(value) | stripped)
+                fields
+                    .values_mut()
+                    .fold(stripped, |stripped, value| strip(value) | stripped)
             }
-            serde_json::Value::Array(values) => {
-                values.iter_mut().fold(false, |stripped, value| strip(value) | stripped)
-            }
+            serde_json::Value::Array(values) => values
+                .iter_mut()
+                .fold(false, |stripped, value| strip(value) | stripped),
             _ => false,
         }
     }

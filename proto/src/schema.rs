@@ -13,7 +13,9 @@ impl Entry {
     /// `#/components/schemas/NAME`. Unknown fields are allowed, as everywhere: a newer producer may know more.
     pub fn add_schemas(&self, schemas: &mut Map<String, Value>) {
         add(self.message(), schemas);
-        let Some(schema) = schemas.get_mut(self.schema()) else { return };
+        let Some(schema) = schemas.get_mut(self.schema()) else {
+            return;
+        };
         if let Some(field) = self.message().get_field_by_name(&self.key_field) {
             schema["required"] = json!([field.json_name()]);
             schema["properties"][field.json_name()]["minLength"] = 1.into();
@@ -28,9 +30,14 @@ fn add(message: &MessageDescriptor, schemas: &mut Map<String, Value>) {
     }
     // Its place is taken before its fields are looked at: a message may hold itself.
     schemas.insert(name.to_owned(), Value::Null);
-    let properties: Map<String, Value> =
-        message.fields().map(|field| (field.json_name().to_owned(), of_field(&field, schemas))).collect();
-    schemas.insert(name.to_owned(), json!({ "title": message.name(), "type": "object", "properties": properties }));
+    let properties: Map<String, Value> = message
+        .fields()
+        .map(|field| (field.json_name().to_owned(), of_field(&field, schemas)))
+        .collect();
+    schemas.insert(
+        name.to_owned(),
+        json!({ "title": message.name(), "type": "object", "properties": properties }),
+    );
 }
 
 fn of_field(field: &FieldDescriptor, schemas: &mut Map<String, Value>) -> Value {
@@ -41,7 +48,11 @@ fn of_field(field: &FieldDescriptor, schemas: &mut Map<String, Value>) -> Value 
         return json!({ "type": "object", "additionalProperties": value });
     }
     let one = of_kind(&field.kind(), schemas);
-    if field.is_list() { json!({ "type": "array", "items": one }) } else { one }
+    if field.is_list() {
+        json!({ "type": "array", "items": one })
+    } else {
+        one
+    }
 }
 
 /// [Protobuf JSON mapping]: 64-bit integers and what no JSON number can say are strings, and read as numbers as well.
@@ -51,10 +62,18 @@ fn of_kind(kind: &Kind, schemas: &mut Map<String, Value>) -> Value {
         Kind::String => json!({ "type": "string" }),
         Kind::Bytes => json!({ "type": "string", "contentEncoding": "base64" }),
         Kind::Double | Kind::Float => json!({ "type": ["number", "string"] }),
-        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => json!({ "type": "integer", "format": "int32" }),
-        Kind::Uint32 | Kind::Fixed32 => json!({ "type": "integer", "minimum": 0, "format": "uint32" }),
-        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => json!({ "type": ["string", "integer"], "format": "int64" }),
-        Kind::Uint64 | Kind::Fixed64 => json!({ "type": ["string", "integer"], "format": "uint64" }),
+        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => {
+            json!({ "type": "integer", "format": "int32" })
+        }
+        Kind::Uint32 | Kind::Fixed32 => {
+            json!({ "type": "integer", "minimum": 0, "format": "uint32" })
+        }
+        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => {
+            json!({ "type": ["string", "integer"], "format": "int64" })
+        }
+        Kind::Uint64 | Kind::Fixed64 => {
+            json!({ "type": ["string", "integer"], "format": "uint64" })
+        }
         Kind::Enum(of) => {
             json!({ "type": "string", "enum": of.values().map(|v| v.name().to_owned()).collect::<Vec<_>>() })
         }

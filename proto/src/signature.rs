@@ -80,7 +80,12 @@ impl<E: Event> Emit for E {
 
     fn emit(self, out: &mut Vec<Draft>) {
         let key = Event::key(&self).to_owned();
-        out.push(Draft { ty: E::TYPE, key, payload: self.encode_to_vec().into(), delay: None });
+        out.push(Draft {
+            ty: E::TYPE,
+            key,
+            payload: self.encode_to_vec().into(),
+            delay: None,
+        });
     }
 }
 

@@ -5,14 +5,24 @@ use std::time::Duration;
 use oncue_proto::files::{FileAccepted, FileRejected, FileUploaded};
 use oncue_proto::oncue::v1::{Envelope, Header, TimerFired};
 use oncue_proto::web::{PageMilestone, PageViewed, Trend, TrendsPublished};
-use oncue_proto::{Catalog, CatalogError, Delayed, Draft, Emit, Event as _, Format, Trigger, decode};
+use oncue_proto::{
+    Catalog, CatalogError, Delayed, Draft, Emit, Event as _, Format, Trigger, decode,
+};
 use pbjson_types::Timestamp;
 use prost::Message;
 use serde_json::{Value, json};
 
 fn view() -> PageViewed {
-    let at = Some(Timestamp { seconds: 1_700_000_000, nanos: 500_000_000 });
-    PageViewed { page: "/home".into(), visitor: "v1".into(), referrer: String::new(), at }
+    let at = Some(Timestamp {
+        seconds: 1_700_000_000,
+        nanos: 500_000_000,
+    });
+    PageViewed {
+        page: "/home".into(),
+        visitor: "v1".into(),
+        referrer: String::new(),
+        at,
+    }
 }
 
 #[test]
@@ -23,7 +33,10 @@ fn media_types_name_a_format() {
         ("text/json", Some(Format::Json)),
         (" application/problem+json ", Some(Format::Json)),
         ("application/protobuf", Some(Format::Protobuf)),
-        ("application/x-protobuf;messageType=web.PageViewed", Some(Format::Protobuf)),
+        (
+            "application/x-protobuf;messageType=web.PageViewed",
+            Some(Format::Protobuf),
+        ),
         ("application/vnd.google.protobuf", Some(Format::Protobuf)),
         ("text/plain", None),
         ("image/svg+json", None),
@@ -43,29 +56,70 @@ fn a_payload_that_does_not_say_is_looked_at() {
         assert_eq!(Format::sniff(json.as_bytes()), Format::Json);
     }
     // A newline is also the tag of the first field, and `{` its length.
-    let page = |page: String| PageViewed { page, ..PageViewed::default() }.encode_to_vec();
-    let odd = [page("p".repeat(123)), page("{}".repeat(5)), page("{".into())];
-    assert!(odd.iter().all(|message| message.trim_ascii_start().starts_with(b"{") || message[2] == b'{'));
-    for message in odd.into_iter().chain([Vec::new(), view().encode_to_vec(), b"[]".to_vec(), b"\n".to_vec()]) {
+    let page = |page: String| {
+        PageViewed {
+            page,
+            ..PageViewed::default()
+        }
+        .encode_to_vec()
+    };
+    let odd = [
+        page("p".repeat(123)),
+        page("{}".repeat(5)),
+        page("{".into()),
+    ];
+    assert!(
+        odd.iter()
+            .all(|message| message.trim_ascii_start().starts_with(b"{") || message[2] == b'{')
+    );
+    for message in odd.into_iter().chain([
+        Vec::new(),
+        view().encode_to_vec(),
+        b"[]".to_vec(),
+        b"\n".to_vec(),
+    ]) {
         assert_eq!(Format::sniff(&message), Format::Protobuf, "{message:?}");
     }
 }
 
 #[test]
 fn json_is_the_canonical_mapping() {
-    let upload = FileUploaded { file: "f".into(), size: u64::MAX, at: view().at, ..FileUploaded::default() };
+    let upload = FileUploaded {
+        file: "f".into(),
+        size: u64::MAX,
+        at: view().at,
+        ..FileUploaded::default()
+    };
     let json = serde_json::to_value(&upload).expect("JSON");
-    assert_eq!(json, json!({ "file": "f", "size": "18446744073709551615", "at": "2023-11-14T22:13:20.500+00:00" }));
-    assert_eq!(decode::<FileUploaded>(Format::Json, json.to_string().as_bytes()).expect("JSON"), upload);
-    let accepted = FileAccepted { media_type: "image/png".into(), ..FileAccepted::default() };
-    assert_eq!(serde_json::to_value(&accepted).expect("JSON"), json!({ "mediaType": "image/png" }));
+    assert_eq!(
+        json,
+        json!({ "file": "f", "size": "18446744073709551615", "at": "2023-11-14T22:13:20.500+00:00" })
+    );
+    assert_eq!(
+        decode::<FileUploaded>(Format::Json, json.to_string().as_bytes()).expect("JSON"),
+        upload
+    );
+    let accepted = FileAccepted {
+        media_type: "image/png".into(),
+        ..FileAccepted::default()
+    };
+    assert_eq!(
+        serde_json::to_value(&accepted).expect("JSON"),
+        json!({ "mediaType": "image/png" })
+    );
     let envelope = Envelope {
         subject: "s".into(),
-        headers: vec![Header { name: "n".into(), value: "v".into() }],
+        headers: vec![Header {
+            name: "n".into(),
+            value: "v".into(),
+        }],
         payload: vec![0xfb, 0xff].into(),
     };
     let json = serde_json::to_value(&envelope).expect("JSON");
-    assert_eq!(json, json!({ "subject": "s", "headers": [{ "name": "n", "value": "v" }], "payload": "+/8=" }));
+    assert_eq!(
+        json,
+        json!({ "subject": "s", "headers": [{ "name": "n", "value": "v" }], "payload": "+/8=" })
+    );
 }
 
 /// Both ways of reading JSON must agree: the generated types' and the catalog's.
@@ -77,7 +131,11 @@ fn read(payload: &Value) -> Result<FileUploaded, String> {
     let dynamic = entry.to_protobuf(Format::Json, payload.as_bytes());
     match (&typed, dynamic) {
         (Ok(typed), Ok(dynamic)) => {
-            assert_eq!(<FileUploaded as Message>::decode(dynamic.as_slice()).as_ref(), Ok(typed), "{payload}");
+            assert_eq!(
+                <FileUploaded as Message>::decode(dynamic.as_slice()).as_ref(),
+                Ok(typed),
+                "{payload}"
+            );
         }
         (Err(_), Err(_)) => {}
         (typed, dynamic) => panic!("{payload}: typed {typed:?}, dynamic {dynamic:?}"),
@@ -87,20 +145,48 @@ fn read(payload: &Value) -> Result<FileUploaded, String> {
 
 #[test]
 fn json_is_read_as_clients_write_it() {
-    let big = FileUploaded { size: (1 << 53) + 1, ..FileUploaded::default() };
+    let big = FileUploaded {
+        size: (1 << 53) + 1,
+        ..FileUploaded::default()
+    };
     for size in [json!("9007199254740993"), json!(9_007_199_254_740_993_u64)] {
         assert_eq!(read(&json!({ "size": size })), Ok(big.clone()));
     }
-    let whole = FileUploaded { at: Some(Timestamp { seconds: 1_700_000_000, nanos: 0 }), ..FileUploaded::default() };
-    for at in ["2023-11-14T22:13:20Z", "2023-11-14T23:13:20+01:00", "2023-11-14T22:13:20.000000000Z"] {
+    let whole = FileUploaded {
+        at: Some(Timestamp {
+            seconds: 1_700_000_000,
+            nanos: 0,
+        }),
+        ..FileUploaded::default()
+    };
+    for at in [
+        "2023-11-14T22:13:20Z",
+        "2023-11-14T23:13:20+01:00",
+        "2023-11-14T22:13:20.000000000Z",
+    ] {
         assert_eq!(read(&json!({ "at": at })), Ok(whole.clone()), "{at}");
     }
-    assert_eq!(read(&json!({ "file": null, "at": null })), Ok(FileUploaded::default()));
+    assert_eq!(
+        read(&json!({ "file": null, "at": null })),
+        Ok(FileUploaded::default())
+    );
     // Null for a field inside, and never one more chance for what is wrong otherwise.
-    let trends = decode::<TrendsPublished>(Format::Json, br#"{"trends":[{"page":"/home","views":null}]}"#);
-    assert_eq!(trends.expect("JSON").trends, [Trend { page: "/home".into(), views: 0 }]);
+    let trends = decode::<TrendsPublished>(
+        Format::Json,
+        br#"{"trends":[{"page":"/home","views":null}]}"#,
+    );
+    assert_eq!(
+        trends.expect("JSON").trends,
+        [Trend {
+            page: "/home".into(),
+            views: 0
+        }]
+    );
     assert!(read(&json!({ "file": null, "size": "many" })).is_err());
-    assert_eq!(read(&json!({ "newer": { "deep": [1] }, "file": "f" })).map(|read| read.file), Ok("f".into()));
+    assert_eq!(
+        read(&json!({ "newer": { "deep": [1] }, "file": "f" })).map(|read| read.file),
+        Ok("f".into())
+    );
     for bad in [
         json!({ "size": -1 }),
         json!({ "size": 1.5 }),
@@ -113,7 +199,12 @@ fn json_is_read_as_clients_write_it() {
     }
     for spelling in ["media_type", "mediaType"] {
         let json = json!({ spelling: "image/png" }).to_string();
-        assert_eq!(decode::<FileAccepted>(Format::Json, json.as_bytes()).expect(spelling).media_type, "image/png");
+        assert_eq!(
+            decode::<FileAccepted>(Format::Json, json.as_bytes())
+                .expect(spelling)
+                .media_type,
+            "image/png"
+        );
     }
 }
 
@@ -121,11 +212,24 @@ fn json_is_read_as_clients_write_it() {
 fn protobuf_of_a_newer_producer_is_read() {
     let mut newer = view().encode_to_vec();
     newer.extend([0xfa, 0x01, 0x03, b'n', b'e', b'w']); // field 31, three bytes
-    assert_eq!(decode::<PageViewed>(Format::Protobuf, &newer).expect("a message"), view());
-    let broken = decode::<PageViewed>(Format::Protobuf, b"\xff").expect_err("no message").to_string();
-    assert!(broken.starts_with("web.PageViewed is not readable as protobuf: "), "{broken}");
-    let broken = decode::<PageViewed>(Format::Json, b"{").expect_err("no JSON").to_string();
-    assert!(broken.starts_with("web.PageViewed is not readable as JSON: "), "{broken}");
+    assert_eq!(
+        decode::<PageViewed>(Format::Protobuf, &newer).expect("a message"),
+        view()
+    );
+    let broken = decode::<PageViewed>(Format::Protobuf, b"\xff")
+        .expect_err("no message")
+        .to_string();
+    assert!(
+        broken.starts_with("web.PageViewed is not readable as protobuf: "),
+        "{broken}"
+    );
+    let broken = decode::<PageViewed>(Format::Json, b"{")
+        .expect_err("no JSON")
+        .to_string();
+    assert!(
+        broken.starts_with("web.PageViewed is not readable as JSON: "),
+        "{broken}"
+    );
 }
 
 #[test]
@@ -135,40 +239,92 @@ fn the_catalog_knows_what_it_does_not_know() {
         Err(CatalogError::UnknownType { near, .. }) => near,
         other => panic!("{ty}: {other:?}"),
     };
-    assert_eq!(near("web.page.seen"), ["web.page.milestone", "web.page.viewed", "web.trends.published"]);
+    assert_eq!(
+        near("web.page.seen"),
+        [
+            "web.page.milestone",
+            "web.page.viewed",
+            "web.trends.published"
+        ]
+    );
     let all = near("wep.page.viewed");
-    assert!(all.contains(&"files.file.uploaded".to_owned()) && all.len() > 5, "{all:?}");
-    assert!(!all.iter().any(|ty| ty.starts_with("dlq.") || ty.starts_with("timer.")), "{all:?}");
-    let words = catalog.get("web.page.seen").expect_err("unknown").to_string();
-    assert!(words.starts_with("unknown event type \"web.page.seen\"; known: web.page.milestone"), "{words}");
-    assert_eq!(Catalog::default().get("x").expect_err("empty").to_string(), "unknown event type \"x\"");
-    assert!(matches!(Catalog::default().add(b"\xff"), Err(CatalogError::Malformed(_))));
+    assert!(
+        all.contains(&"files.file.uploaded".to_owned()) && all.len() > 5,
+        "{all:?}"
+    );
+    assert!(
+        !all.iter()
+            .any(|ty| ty.starts_with("dlq.") || ty.starts_with("timer.")),
+        "{all:?}"
+    );
+    let words = catalog
+        .get("web.page.seen")
+        .expect_err("unknown")
+        .to_string();
+    assert!(
+        words.starts_with("unknown event type \"web.page.seen\"; known: web.page.milestone"),
+        "{words}"
+    );
+    assert_eq!(
+        Catalog::default().get("x").expect_err("empty").to_string(),
+        "unknown event type \"x\""
+    );
+    assert!(matches!(
+        Catalog::default().add(b"\xff"),
+        Err(CatalogError::Malformed(_))
+    ));
 }
 
 #[test]
 fn the_catalog_checks_and_translates() {
     let catalog = Catalog::builtin();
     let entry = catalog.get(PageViewed::TYPE).expect("an entry");
-    assert_eq!((entry.schema(), entry.key_field.as_str()), ("web.PageViewed", "page"));
-    assert_eq!(entry.field_names().collect::<Vec<_>>(), ["page", "visitor", "referrer", "at"]);
-    assert_eq!(entry.check(Format::Protobuf, &view().encode_to_vec()), Ok("/home".into()));
+    assert_eq!(
+        (entry.schema(), entry.key_field.as_str()),
+        ("web.PageViewed", "page")
+    );
+    assert_eq!(
+        entry.field_names().collect::<Vec<_>>(),
+        ["page", "visitor", "referrer", "at"]
+    );
+    assert_eq!(
+        entry.check(Format::Protobuf, &view().encode_to_vec()),
+        Ok("/home".into())
+    );
     for empty in ["{}", "{\"page\":\"\"}"] {
-        let why = entry.check(Format::Json, empty.as_bytes()).expect_err("an empty key");
+        let why = entry
+            .check(Format::Json, empty.as_bytes())
+            .expect_err("an empty key");
         assert_eq!(why, CatalogError::EmptyKey("page".into()));
         assert!(why.to_string().contains("\"page\" is the key"), "{why}");
     }
-    for bad in ["{\"page\":1}", "{\"page\":\"/\"} and more", "", "null", "[]"] {
-        let why = entry.check(Format::Json, bad.as_bytes()).expect_err(bad).to_string();
+    for bad in [
+        "{\"page\":1}",
+        "{\"page\":\"/\"} and more",
+        "",
+        "null",
+        "[]",
+    ] {
+        let why = entry
+            .check(Format::Json, bad.as_bytes())
+            .expect_err(bad)
+            .to_string();
         assert!(why.starts_with("not a web.PageViewed: "), "{why}");
     }
-    let json = entry.to_json(Format::Protobuf, &view().encode_to_vec()).expect("JSON");
+    let json = entry
+        .to_json(Format::Protobuf, &view().encode_to_vec())
+        .expect("JSON");
     let shown = json!({ "page": "/home", "visitor": "v1", "referrer": "", "at": "2023-11-14T22:13:20.500Z" });
     assert_eq!(json, shown);
-    let back = entry.to_protobuf(Format::Json, json.to_string().as_bytes()).expect("protobuf");
+    let back = entry
+        .to_protobuf(Format::Json, json.to_string().as_bytes())
+        .expect("protobuf");
     assert_eq!(<PageViewed as Message>::decode(back.as_slice()), Ok(view()));
     // A type without a key field has the empty key, whatever it holds.
     assert_eq!(
-        catalog.get(TrendsPublished::TYPE).and_then(|entry| entry.check(Format::Json, b"{}")),
+        catalog
+            .get(TrendsPublished::TYPE)
+            .and_then(|entry| entry.check(Format::Json, b"{}")),
         Ok(String::new())
     );
 }
@@ -179,15 +335,29 @@ oncue_proto::events! {
 
 #[test]
 fn a_trigger_takes_its_own_types_only() {
-    let payload = FileRejected { file: "f".into(), ..FileRejected::default() }.encode_to_vec();
-    let verdict = Verdict::decode(FileRejected::TYPE, Format::Protobuf, &payload).expect("one of the two");
-    assert!(matches!(&verdict, Verdict::Rejected(rejected) if rejected.file == "f"), "{verdict:?}");
+    let payload = FileRejected {
+        file: "f".into(),
+        ..FileRejected::default()
+    }
+    .encode_to_vec();
+    let verdict =
+        Verdict::decode(FileRejected::TYPE, Format::Protobuf, &payload).expect("one of the two");
+    assert!(
+        matches!(&verdict, Verdict::Rejected(rejected) if rejected.file == "f"),
+        "{verdict:?}"
+    );
     assert_eq!(Trigger::key(&verdict), "f");
-    let other = Verdict::decode(FileUploaded::TYPE, Format::Protobuf, &payload).expect_err("neither");
+    let other =
+        Verdict::decode(FileUploaded::TYPE, Format::Protobuf, &payload).expect_err("neither");
     assert!(other.to_string().contains("files.file.accepted"), "{other}");
-    let other = <PageViewed as Trigger>::decode(PageMilestone::TYPE, Format::Protobuf, b"").expect_err("another");
-    assert_eq!(other.to_string(), "expected web.page.viewed, got web.page.milestone");
-    let keyless = <PageViewed as Trigger>::decode(PageViewed::TYPE, Format::Json, b"{}").expect_err("no key");
+    let other = <PageViewed as Trigger>::decode(PageMilestone::TYPE, Format::Protobuf, b"")
+        .expect_err("another");
+    assert_eq!(
+        other.to_string(),
+        "expected web.page.viewed, got web.page.milestone"
+    );
+    let keyless =
+        <PageViewed as Trigger>::decode(PageViewed::TYPE, Format::Json, b"{}").expect_err("no key");
     assert!(keyless.to_string().contains("empty key"), "{keyless}");
     <() as Trigger>::decode(TimerFired::TYPE, Format::Json, br#"{"function":"f"}"#).expect("time");
 }
@@ -200,17 +370,53 @@ fn drafts(emit: impl Emit) -> Vec<Draft> {
 
 #[test]
 fn what_is_returned_becomes_drafts_in_order() {
-    let milestone = |views| PageMilestone { page: "/home".into(), views };
-    let trends = TrendsPublished { trends: vec![Trend { page: "/home".into(), views: 1 }] };
-    let all = (Some(milestone(1)), None::<PageViewed>, vec![milestone(2), milestone(3)], trends.clone());
-    let made: Vec<(&str, String)> = drafts(all).into_iter().map(|draft| (draft.ty, draft.key)).collect();
-    let expected = [("web.page.milestone", "/home"); 3].into_iter().chain([("web.trends.published", "")]);
-    assert_eq!(made, expected.map(|(ty, key)| (ty, key.to_owned())).collect::<Vec<_>>());
+    let milestone = |views| PageMilestone {
+        page: "/home".into(),
+        views,
+    };
+    let trends = TrendsPublished {
+        trends: vec![Trend {
+            page: "/home".into(),
+            views: 1,
+        }],
+    };
+    let all = (
+        Some(milestone(1)),
+        None::<PageViewed>,
+        vec![milestone(2), milestone(3)],
+        trends.clone(),
+    );
+    let made: Vec<(&str, String)> = drafts(all)
+        .into_iter()
+        .map(|draft| (draft.ty, draft.key))
+        .collect();
+    let expected = [("web.page.milestone", "/home"); 3]
+        .into_iter()
+        .chain([("web.trends.published", "")]);
+    assert_eq!(
+        made,
+        expected
+            .map(|(ty, key)| (ty, key.to_owned()))
+            .collect::<Vec<_>>()
+    );
     assert!(drafts(()).is_empty());
     // Waits add up, and reach everything inside.
     let (hour, minute) = (Duration::from_hours(1), Duration::from_mins(1));
-    let later = Delayed { event: vec![Delayed { event: milestone(1), after: hour }], after: minute };
+    let later = Delayed {
+        event: vec![Delayed {
+            event: milestone(1),
+            after: hour,
+        }],
+        after: minute,
+    };
     assert_eq!(drafts(later)[0].delay, Some(hour + minute));
-    let verdict: Verdict = FileAccepted { file: "f".into(), ..FileAccepted::default() }.into();
-    assert_eq!((drafts(verdict)[0].ty, <Verdict as Emit>::types().len()), ("files.file.accepted", 2));
+    let verdict: Verdict = FileAccepted {
+        file: "f".into(),
+        ..FileAccepted::default()
+    }
+    .into();
+    assert_eq!(
+        (drafts(verdict)[0].ty, <Verdict as Emit>::types().len()),
+        ("files.file.accepted", 2)
+    );
 }

@@ -62,33 +62,60 @@ impl Collector {
 
     /// Heads of all requests.
     pub fn heads(&self) -> Vec<String> {
-        lock(&self.taken).requests.iter().map(|(_, head, _)| head.clone()).collect()
+        lock(&self.taken)
+            .requests
+            .iter()
+            .map(|(_, head, _)| head.clone())
+            .collect()
     }
 
     /// Every byte that came.
     pub fn bytes(&self) -> Vec<u8> {
-        lock(&self.taken).requests.iter().flat_map(|(_, head, body)| [head.as_bytes(), body].concat()).collect()
+        lock(&self.taken)
+            .requests
+            .iter()
+            .flat_map(|(_, head, body)| [head.as_bytes(), body].concat())
+            .collect()
     }
 
     pub fn spans(&self) -> Vec<Received> {
         let taken = lock(&self.taken);
-        let bodies = taken.requests.iter().filter(|(path, ..)| path == "/v1/traces");
-        let all =
-            bodies.flat_map(|(.., body)| ExportTraceServiceRequest::decode(&body[..]).expect("OTLP").resource_spans);
+        let bodies = taken
+            .requests
+            .iter()
+            .filter(|(path, ..)| path == "/v1/traces");
+        let all = bodies.flat_map(|(.., body)| {
+            ExportTraceServiceRequest::decode(&body[..])
+                .expect("OTLP")
+                .resource_spans
+        });
         all.flat_map(|group| {
             let resource = group.resource.unwrap_or_default().attributes;
             let spans = group.scope_spans.into_iter().flat_map(|scope| scope.spans);
-            spans.map(move |span| Received { resource: resource.clone(), span }).collect::<Vec<_>>()
+            spans
+                .map(move |span| Received {
+                    resource: resource.clone(),
+                    span,
+                })
+                .collect::<Vec<_>>()
         })
         .collect()
     }
 
     pub fn metrics(&self) -> Vec<Metric> {
         let taken = lock(&self.taken);
-        let bodies = taken.requests.iter().filter(|(path, ..)| path == "/v1/metrics");
-        let all = bodies
-            .flat_map(|(.., body)| ExportMetricsServiceRequest::decode(&body[..]).expect("OTLP").resource_metrics);
-        all.flat_map(|group| group.scope_metrics).flat_map(|scope| scope.metrics).collect()
+        let bodies = taken
+            .requests
+            .iter()
+            .filter(|(path, ..)| path == "/v1/metrics");
+        let all = bodies.flat_map(|(.., body)| {
+            ExportMetricsServiceRequest::decode(&body[..])
+                .expect("OTLP")
+                .resource_metrics
+        });
+        all.flat_map(|group| group.scope_metrics)
+            .flat_map(|scope| scope.metrics)
+            .collect()
     }
 }
 
@@ -111,7 +138,10 @@ impl Received {
     }
 
     pub fn failed(&self) -> bool {
-        self.span.status.as_ref().is_some_and(|status| status.code == 2)
+        self.span
+            .status
+            .as_ref()
+            .is_some_and(|status| status.code == 2)
     }
 }
 
@@ -143,7 +173,8 @@ async fn serve(mut stream: TcpStream, manners: Manners, taken: Arc<Mutex<Taken>>
             Manners::Slow(pause) => tokio::time::sleep(pause).await,
             Manners::Prompt => {}
         }
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n";
+        let answer =
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n";
         if stream.write_all(answer).await.is_err() {
             return;
         }
@@ -164,7 +195,8 @@ async fn read(stream: &mut TcpStream) -> Option<(String, String, Vec<u8>)> {
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
     let length = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.trim().parse::<usize>().ok())?
     });
     let mut body = bytes.split_off(end + 4);
     while body.len() < length.unwrap_or(0) {

@@ -51,10 +51,24 @@ pub fn event(bytes: &[u8]) -> bool {
     };
     let head = String::from_utf8_lossy(head);
     let headers = head.lines().filter_map(|line| line.split_once(": "));
-    let Ok(read) = event::read(headers, payload.to_vec().into(), &ORIGIN) else { return false };
-    let Incoming { meta, format, payload } = read;
-    assert!(event::check_id(meta.id.clone()).is_ok(), "an id that is none: {:?}", meta.id);
-    assert!(!meta.flow.is_empty() && meta.flow.len() <= event::MAX_ID, "no flow id: {:?}", meta.flow);
+    let Ok(read) = event::read(headers, payload.to_vec().into(), &ORIGIN) else {
+        return false;
+    };
+    let Incoming {
+        meta,
+        format,
+        payload,
+    } = read;
+    assert!(
+        event::check_id(meta.id.clone()).is_ok(),
+        "an id that is none: {:?}",
+        meta.id
+    );
+    assert!(
+        !meta.flow.is_empty() && meta.flow.len() <= event::MAX_ID,
+        "no flow id: {:?}",
+        meta.flow
+    );
     if meta.time >= YEAR_10000 {
         return true;
     }
@@ -62,11 +76,17 @@ pub fn event(bytes: &[u8]) -> bool {
     let headers = event::headers(&meta, "key", format);
     let encoded = headers.iter().filter(|(name, _)| name.starts_with("ce-"));
     for (name, value) in encoded {
-        assert!(value.bytes().all(|b| (0x21..=0x7e).contains(&b)), "{name} cannot travel: {value:?}");
+        assert!(
+            value.bytes().all(|b| (0x21..=0x7e).contains(&b)),
+            "{name} cannot travel: {value:?}"
+        );
     }
     let pairs = headers.iter().map(|(name, value)| (*name, value.as_str()));
     let again = event::read(pairs, payload.clone(), &ORIGIN).expect("what we wrote can be read");
-    assert_eq!((again.meta, again.format, again.payload), (meta, format, payload));
+    assert_eq!(
+        (again.meta, again.format, again.payload),
+        (meta, format, payload)
+    );
     true
 }
 
@@ -74,9 +94,20 @@ pub fn event(bytes: &[u8]) -> bool {
 pub fn percent(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
     let encoded = event::percent_encode(&text);
-    assert!(encoded.bytes().all(|b| (0x21..=0x7e).contains(&b) && b != b'"'), "{encoded:?} cannot travel");
-    assert_eq!(event::percent_decode(&encoded).as_deref(), Some(&*text), "not what went in");
-    let Some(decoded) = event::percent_decode(&text) else { return false };
+    assert!(
+        encoded
+            .bytes()
+            .all(|b| (0x21..=0x7e).contains(&b) && b != b'"'),
+        "{encoded:?} cannot travel"
+    );
+    assert_eq!(
+        event::percent_decode(&encoded).as_deref(),
+        Some(&*text),
+        "not what went in"
+    );
+    let Some(decoded) = event::percent_decode(&text) else {
+        return false;
+    };
     assert!(decoded.len() <= text.len(), "grown: {decoded:?}");
     true
 }
@@ -91,16 +122,27 @@ pub fn config(bytes: &[u8]) -> bool {
         Ok(config) => {
             for function in config.functions.values() {
                 let limits = Limits::default().with(function);
-                assert!(limits.concurrency > 0 && limits.attempts > 0 && limits.reserved_concurrency > 0);
+                assert!(
+                    limits.concurrency > 0
+                        && limits.attempts > 0
+                        && limits.reserved_concurrency > 0
+                );
             }
             true
         }
         Err(errors) => {
             assert!(!errors.0.is_empty(), "refused without a word");
             for error in &errors.0 {
-                let line = error.strip_prefix("oncue.toml:").and_then(|rest| rest.split(':').next());
-                let line: usize = line.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("no line: {error}"));
-                assert!((1..=text.split('\n').count()).contains(&line), "line {line} is not in the file: {error}");
+                let line = error
+                    .strip_prefix("oncue.toml:")
+                    .and_then(|rest| rest.split(':').next());
+                let line: usize = line
+                    .and_then(|n| n.parse().ok())
+                    .unwrap_or_else(|| panic!("no line: {error}"));
+                assert!(
+                    (1..=text.split('\n').count()).contains(&line),
+                    "line {line} is not in the file: {error}"
+                );
             }
             false
         }
@@ -117,7 +159,11 @@ pub fn units(bytes: &[u8]) -> bool {
     let time = event::parse_time(&text);
     // A leap second in the last minute of 9999 is the one time that RFC 3339 cannot write in full.
     if let Some(time) = time.filter(|time| *time < YEAR_10000) {
-        assert_eq!(event::parse_time(&event::format_time(time)), Some(time), "{text:?}");
+        assert_eq!(
+            event::parse_time(&event::format_time(time)),
+            Some(time),
+            "{text:?}"
+        );
     }
     let span = text.parse::<oncue::config::Span>();
     if let Ok(span) = span {
@@ -132,14 +178,33 @@ static CATALOG: LazyLock<Catalog> = LazyLock::new(Catalog::builtin);
 /// A line with type and format, then the payload. What the gateway accepts, a worker can read and finds under the same
 /// key. A line that names no type stands for some type all the same, so that mutations of it are not wasted.
 pub fn payload(bytes: &[u8]) -> bool {
-    let Some(at) = bytes.iter().position(|byte| *byte == b'\n') else { return false };
+    let Some(at) = bytes.iter().position(|byte| *byte == b'\n') else {
+        return false;
+    };
     let (line, payload) = (String::from_utf8_lossy(&bytes[..at]), &bytes[at + 1..]);
-    let format = if line.ends_with(" json") { Format::Json } else { Format::Protobuf };
+    let format = if line.ends_with(" json") {
+        Format::Json
+    } else {
+        Format::Protobuf
+    };
     let named = CATALOG.get(line.split(' ').next().unwrap_or_default());
-    let entry = named.unwrap_or_else(|_| CATALOG.entries().nth(at % CATALOG.entries().count()).expect("a type"));
-    let Ok(key) = entry.check(format, payload) else { return false };
-    let wire = entry.to_protobuf(format, payload).expect("what is accepted can be written as protobuf");
-    assert_eq!(entry.check(Format::Protobuf, &wire).as_ref(), Ok(&key), "another key as protobuf");
+    let entry = named.unwrap_or_else(|_| {
+        CATALOG
+            .entries()
+            .nth(at % CATALOG.entries().count())
+            .expect("a type")
+    });
+    let Ok(key) = entry.check(format, payload) else {
+        return false;
+    };
+    let wire = entry
+        .to_protobuf(format, payload)
+        .expect("what is accepted can be written as protobuf");
+    assert_eq!(
+        entry.check(Format::Protobuf, &wire).as_ref(),
+        Ok(&key),
+        "another key as protobuf"
+    );
     let typed = |format, payload| match entry.ty.as_str() {
         web::PageViewed::TYPE => key_of::<web::PageViewed>(format, payload),
         web::PageMilestone::TYPE => key_of::<web::PageMilestone>(format, payload),
@@ -148,7 +213,12 @@ pub fn payload(bytes: &[u8]) -> bool {
         DeadLetter::TYPE => key_of::<DeadLetter>(format, payload),
         _ => Some(key.clone()),
     };
-    assert_eq!(typed(Format::Protobuf, &wire).as_ref(), Some(&key), "{} as protobuf", entry.ty);
+    assert_eq!(
+        typed(Format::Protobuf, &wire).as_ref(),
+        Some(&key),
+        "{} as protobuf",
+        entry.ty
+    );
     // Of JSON the catalog takes more than the types do, see `what_the_gateway_takes_and_no_worker_reads`.
     if let Some(found) = typed(format, payload) {
         assert_eq!(found, key, "{} as {format:?}", entry.ty);
@@ -157,7 +227,9 @@ pub fn payload(bytes: &[u8]) -> bool {
 }
 
 fn key_of<E: Event>(format: Format, payload: &[u8]) -> Option<String> {
-    oncue_proto::decode::<E>(format, payload).ok().map(|event| event.key().to_owned())
+    oncue_proto::decode::<E>(format, payload)
+        .ok()
+        .map(|event| event.key().to_owned())
 }
 
 /// Another repository's descriptor set.
@@ -182,9 +254,14 @@ pub fn contract(bytes: &[u8]) -> bool {
 /// What Redis and the dead letter stream give back.
 pub fn stored(bytes: &[u8]) -> bool {
     fn stays<M: Message + Default + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> bool {
-        let Ok(message) = M::decode(bytes) else { return false };
+        let Ok(message) = M::decode(bytes) else {
+            return false;
+        };
         let again = message.encode_to_vec();
-        assert!(M::decode(&again[..]).is_ok_and(|again| again == message), "not what went in: {message:?}");
+        assert!(
+            M::decode(&again[..]).is_ok_and(|again| again == message),
+            "not what went in: {message:?}"
+        );
         true
     }
     stays::<Outbox>(bytes) | stays::<DeadLetter>(bytes)
@@ -221,13 +298,22 @@ impl State for Mixed {
 pub fn row(bytes: &[u8]) -> bool {
     let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| {
         let at = line.iter().position(|byte| *byte == b'=')?;
-        Some((String::from_utf8_lossy(&line[..at]).into_owned(), line[at + 1..].to_vec()))
+        Some((
+            String::from_utf8_lossy(&line[..at]).into_owned(),
+            line[at + 1..].to_vec(),
+        ))
     });
     // As a hash: each field once.
     let fields: std::collections::BTreeMap<_, _> = lines.collect();
-    let Ok(row) = from_fields::<Mixed>(&fields.into_iter().collect()) else { return false };
+    let Ok(row) = from_fields::<Mixed>(&fields.into_iter().collect()) else {
+        return false;
+    };
     let written = to_fields(&row).expect("a row can be written");
-    assert_eq!(from_fields::<Mixed>(&written).as_ref(), Ok(&row), "another row when read again");
+    assert_eq!(
+        from_fields::<Mixed>(&written).as_ref(),
+        Ok(&row),
+        "another row when read again"
+    );
     true
 }
 
@@ -235,9 +321,14 @@ pub fn row(bytes: &[u8]) -> bool {
 pub fn picture(bytes: &[u8]) -> bool {
     let media_type = picture::sniff(bytes);
     let _ = picture::check_name("picture.jpg", media_type);
-    let Ok(found) = picture::inspect(bytes) else { return false };
+    let Ok(found) = picture::inspect(bytes) else {
+        return false;
+    };
     assert_eq!(found.media_type, media_type);
-    assert!(u64::from(found.width) * u64::from(found.height) <= picture::MAX_PIXELS, "{found:?}");
+    assert!(
+        u64::from(found.width) * u64::from(found.height) <= picture::MAX_PIXELS,
+        "{found:?}"
+    );
     assert!((1..=8).contains(&found.orientation), "{found:?}");
     found.width > 0
 }

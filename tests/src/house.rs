@@ -78,11 +78,18 @@ impl House {
 
     pub async fn with(config: &str, servers: Servers) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let unique = format!("oncue-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let unique = format!(
+            "oncue-test-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         let dir = std::env::temp_dir().join(unique);
         std::fs::create_dir_all(&dir).expect("a directory for the test");
         std::fs::write(dir.join("oncue.toml"), config).expect("oncue.toml");
-        let nats_port = servers.nodes.first().map_or_else(free_port, |node| node.port);
+        let nats_port = servers
+            .nodes
+            .first()
+            .map_or_else(free_port, |node| node.port);
         let redis_port = free_port();
         let nats = start_nats(&dir, nats_port, &servers);
         let redis = start_redis(&dir, redis_port, &servers);
@@ -95,9 +102,27 @@ impl House {
             ("ONCUE_CONSOLE_LISTEN", "127.0.0.1:0".into()),
             ("OTEL_SDK_DISABLED", "true".into()),
         ];
-        let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let peers = servers.nodes.iter().skip(1).map(|node| node.start(&dir)).collect();
-        let mut house = Self { dir, nats_port, redis_port, nats, redis, peers, replica: None, servers, env };
+        let env = env
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        let peers = servers
+            .nodes
+            .iter()
+            .skip(1)
+            .map(|node| node.start(&dir))
+            .collect();
+        let mut house = Self {
+            dir,
+            nats_port,
+            redis_port,
+            nats,
+            redis,
+            peers,
+            replica: None,
+            servers,
+            env,
+        };
         if house.servers.redis_ha {
             house.replica = Some(house.follow(free_port()).await);
         }
@@ -121,7 +146,10 @@ impl House {
     }
 
     pub async fn start_all(&self, binaries: &[&str]) -> Vec<Process> {
-        let processes: Vec<Process> = binaries.iter().map(|binary| self.spawn(binary, &[])).collect();
+        let processes: Vec<Process> = binaries
+            .iter()
+            .map(|binary| self.spawn(binary, &[]))
+            .collect();
         for process in &processes {
             process.wait_for_line("\"message\":\"ready\"").await;
         }
@@ -135,16 +163,25 @@ impl House {
     /// The same with more environment of its own.
     pub fn spawn_with(&self, binary: &str, args: &[&str], env: &[(&str, String)]) -> Process {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let log = self.dir.join(format!("{binary}-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let log = self.dir.join(format!(
+            "{binary}-{}.log",
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        ));
         let mut command = Command::new(self.program(binary));
-        command.args(args).envs(self.env.iter().cloned()).current_dir(&self.dir);
+        command
+            .args(args)
+            .envs(self.env.iter().cloned())
+            .current_dir(&self.dir);
         command.envs(env.iter().map(|(name, value)| (*name, value)));
         Process::spawn(binary, command, log)
     }
 
     /// Starts `oncue up` on our servers, without a trace viewer, and waits until it is ready.
     pub async fn up(&mut self) -> Process {
-        self.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{}", free_port()));
+        self.set(
+            "ONCUE_GATEWAY_LISTEN",
+            &format!("127.0.0.1:{}", free_port()),
+        );
         self.set("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9");
         let process = self.spawn("oncue", &["up"]);
         process.wait_for_line("ready in").await;
@@ -154,48 +191,81 @@ impl House {
     /// The same under another program, which gets its path as the last argument.
     pub fn spawn_under(&self, wrapper: &[&str], binary: &str) -> Process {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let log = self.dir.join(format!("{}-{binary}-{}.log", wrapper[0], COUNT.fetch_add(1, Ordering::Relaxed)));
+        let log = self.dir.join(format!(
+            "{}-{binary}-{}.log",
+            wrapper[0],
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        ));
         let mut command = Command::new(wrapper[0]);
-        command.args(&wrapper[1..]).arg(self.program(binary)).envs(self.env.iter().cloned()).current_dir(&self.dir);
+        command
+            .args(&wrapper[1..])
+            .arg(self.program(binary))
+            .envs(self.env.iter().cloned())
+            .current_dir(&self.dir);
         Process::spawn(binary, command, log)
     }
 
     /// The same with at most `kib` of address space.
     pub fn spawn_limited(&self, binary: &str, kib: u64) -> Process {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let log = self.dir.join(format!("limited-{binary}-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let log = self.dir.join(format!(
+            "limited-{binary}-{}.log",
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        ));
         let mut command = Command::new("bash");
-        command.args(["-c", &format!("ulimit -v {kib}; exec \"$0\"")]).arg(built(binary));
-        command.envs(self.env.iter().cloned()).current_dir(&self.dir);
+        command
+            .args(["-c", &format!("ulimit -v {kib}; exec \"$0\"")])
+            .arg(built(binary));
+        command
+            .envs(self.env.iter().cloned())
+            .current_dir(&self.dir);
         Process::spawn(binary, command, log)
     }
 
     /// Starts a binary that has crash points, with what is to happen at them (see `oncue::fault`).
     pub fn spawn_faulty(&self, binary: &str, failpoints: &str) -> Process {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let log = self.dir.join(format!("faulty-{binary}-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let log = self.dir.join(format!(
+            "faulty-{binary}-{}.log",
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        ));
         let mut command = Command::new(built(&format!("failpoints/{binary}")));
-        command.envs(self.env.iter().cloned()).env("FAILPOINTS", failpoints).current_dir(&self.dir);
+        command
+            .envs(self.env.iter().cloned())
+            .env("FAILPOINTS", failpoints)
+            .current_dir(&self.dir);
         Process::spawn(binary, command, log)
     }
 
     /// Runs one of our binaries to its end.
     pub fn output(&self, binary: &str, args: &[&str]) -> std::process::Output {
         let mut command = Command::new(self.program(binary));
-        command.args(args).envs(self.env.iter().cloned()).current_dir(&self.dir);
+        command
+            .args(args)
+            .envs(self.env.iter().cloned())
+            .current_dir(&self.dir);
         command.output().expect("the binary runs")
     }
 
     fn program(&self, binary: &str) -> PathBuf {
-        self.servers.programs.as_ref().map_or_else(|| built(binary), |folder| folder.join(binary))
+        self.servers
+            .programs
+            .as_ref()
+            .map_or_else(|| built(binary), |folder| folder.join(binary))
     }
 
     pub async fn bus(&self) -> Bus {
-        Bus::connect(&nats_url(self.nats_port, &self.servers.nodes), "test").await.expect("NATS")
+        Bus::connect(&nats_url(self.nats_port, &self.servers.nodes), "test")
+            .await
+            .expect("NATS")
     }
 
     pub async fn store(&self) -> Store {
-        Store::Redis(RedisStore::connect(&format!("redis://127.0.0.1:{}", self.redis_port)).await.expect("Redis"))
+        Store::Redis(
+            RedisStore::connect(&format!("redis://127.0.0.1:{}", self.redis_port))
+                .await
+                .expect("Redis"),
+        )
     }
 
     /// Publishes as a client that knows nothing of us: bare `PUB` lines on a socket, no header, no library.
@@ -205,13 +275,19 @@ impl House {
         let mut sent = 0;
         for (subject, payload) in messages {
             sent += 1;
-            let _ = write!(lines, "PUB {subject} _INBOX.plain.{sent} {}\r\n{payload}\r\n", payload.len());
+            let _ = write!(
+                lines,
+                "PUB {subject} _INBOX.plain.{sent} {}\r\n{payload}\r\n",
+                payload.len()
+            );
         }
         lines.push_str("PING\r\n");
         socket.write_all(lines.as_bytes()).expect("NATS takes it");
         // PONG says that the server has read all of it, the answer to the last that its stream has it. Where no stream takes
         // it there is none.
-        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a time-out");
+        socket
+            .set_read_timeout(Some(Duration::from_secs(2)))
+            .expect("a time-out");
         let last = format!("MSG _INBOX.plain.{sent} ");
         let (mut answer, mut buffer) = (String::new(), [0; 4096]);
         while !answer.contains("PONG") || !answer.contains(&last) {
@@ -228,18 +304,32 @@ impl House {
 
     /// Runs `redis-cli` as an operator would.
     pub fn redis_cli(&self, args: &[&str]) -> String {
-        let output = Command::new("redis-cli").arg("-p").arg(self.redis_port.to_string()).args(args).output();
-        String::from_utf8_lossy(&output.expect("redis-cli").stdout).trim().to_owned()
+        let output = Command::new("redis-cli")
+            .arg("-p")
+            .arg(self.redis_port.to_string())
+            .args(args)
+            .output();
+        String::from_utf8_lossy(&output.expect("redis-cli").stdout)
+            .trim()
+            .to_owned()
     }
 
     /// All messages of a stream as subject, headers and payload.
     pub async fn messages(&self, bus: &Bus, stream: &str) -> Vec<Stored> {
-        let info = bus.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await.expect("stream info");
-        let range = info["state"]["first_seq"].as_u64().unwrap_or(1)..=info["state"]["last_seq"].as_u64().unwrap_or(0);
+        let info = bus
+            .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
+            .await
+            .expect("stream info");
+        let range = info["state"]["first_seq"].as_u64().unwrap_or(1)
+            ..=info["state"]["last_seq"].as_u64().unwrap_or(0);
         let mut stored = Vec::new();
         for sequence in range {
-            if let Ok(answer) =
-                bus.api(&format!("STREAM.MSG.GET.{stream}"), &serde_json::json!({ "seq": sequence })).await
+            if let Ok(answer) = bus
+                .api(
+                    &format!("STREAM.MSG.GET.{stream}"),
+                    &serde_json::json!({ "seq": sequence }),
+                )
+                .await
             {
                 stored.push(Stored::read(&answer["message"]));
             }
@@ -249,14 +339,21 @@ impl House {
 
     /// How many messages a stream holds.
     pub async fn count(&self, bus: &Bus, stream: &str) -> u64 {
-        let info = bus.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await;
-        info.ok().and_then(|info| info["state"]["messages"].as_u64()).unwrap_or(0)
+        let info = bus
+            .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
+            .await;
+        info.ok()
+            .and_then(|info| info["state"]["messages"].as_u64())
+            .unwrap_or(0)
     }
 
     /// Waits until a consumer has nothing pending and nothing in flight.
     pub async fn drained(&self, bus: &Bus, stream: &str, consumer: &str) {
         until(&format!("{consumer} is done"), async || {
-            let info = bus.api(&format!("CONSUMER.INFO.{stream}.{consumer}"), &Value::Null).await.ok()?;
+            let info = bus
+                .api(&format!("CONSUMER.INFO.{stream}.{consumer}"), &Value::Null)
+                .await
+                .ok()?;
             let none = |field: &str| info[field].as_u64() == Some(0);
             (none("num_pending") && none("num_ack_pending")).then_some(())
         })
@@ -265,13 +362,21 @@ impl House {
 
     /// One field of a state row, empty if it is not there.
     pub async fn field(&self, store: &Store, table: &str, key: &str, field: &str) -> String {
-        self.row(store, table, key).await.remove(field).unwrap_or_default()
+        self.row(store, table, key)
+            .await
+            .remove(field)
+            .unwrap_or_default()
     }
 
     /// All fields of a state row.
     pub async fn row(&self, store: &Store, table: &str, key: &str) -> HashMap<String, String> {
-        let Ok(Some(Shown::Row(row))) = store.show(table, key).await else { return HashMap::new() };
-        row.fields.into_iter().map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned())).collect()
+        let Ok(Some(Shown::Row(row))) = store.show(table, key).await else {
+            return HashMap::new();
+        };
+        row.fields
+            .into_iter()
+            .map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned()))
+            .collect()
     }
 
     /// Starts the NATS server again on its old data.
@@ -302,8 +407,10 @@ impl Drop for House {
 
 fn nats_url(port: u16, nodes: &[Node]) -> String {
     let others = nodes.iter().skip(1).map(|node| node.port);
-    let urls: Vec<String> =
-        std::iter::once(port).chain(others).map(|port| format!("nats://127.0.0.1:{port}")).collect();
+    let urls: Vec<String> = std::iter::once(port)
+        .chain(others)
+        .map(|port| format!("nats://127.0.0.1:{port}"))
+        .collect();
     urls.join(",")
 }
 
@@ -313,8 +420,16 @@ fn start_nats(dir: &Path, port: u16, servers: &Servers) -> Process {
     }
     let store = servers.nats_dir.clone().unwrap_or_else(|| dir.join("nats"));
     // As much as it likes: by default it is a share of what is free, and a machine that is nearly full would have no stream.
-    let room = if servers.jetstream.contains("max_file_store") { "" } else { "max_file_store: 100GB\n" };
-    let jetstream = format!("store_dir: \"{}\"\n{room}{}", store.display(), servers.jetstream);
+    let room = if servers.jetstream.contains("max_file_store") {
+        ""
+    } else {
+        "max_file_store: 100GB\n"
+    };
+    let jetstream = format!(
+        "store_dir: \"{}\"\n{room}{}",
+        store.display(),
+        servers.jetstream
+    );
     let conf = format!("listen: \"127.0.0.1:{port}\"\njetstream {{ {jetstream} }}\n");
     std::fs::write(dir.join("nats.conf"), conf).expect("nats.conf");
     let mut command = Command::new("nats-server");
@@ -327,9 +442,22 @@ fn start_redis(dir: &Path, port: u16, servers: &Servers) -> Process {
     if servers.redis_ha {
         command.arg(ha_file("redis.conf"));
     }
-    command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "yes"]);
-    command.args(["--appendfsync", "always", "--dir"]).arg(servers.redis_dir.as_deref().unwrap_or(dir));
-    command.args(&servers.redis_args).envs(servers.redis_env.iter().cloned());
+    command.args([
+        "--bind",
+        "127.0.0.1",
+        "--port",
+        &port.to_string(),
+        "--save",
+        "",
+        "--appendonly",
+        "yes",
+    ]);
+    command
+        .args(["--appendfsync", "always", "--dir"])
+        .arg(servers.redis_dir.as_deref().unwrap_or(dir));
+    command
+        .args(&servers.redis_args)
+        .envs(servers.redis_env.iter().cloned());
     Process::spawn("redis-server", command, dir.join("redis.log"))
 }
 
@@ -337,9 +465,17 @@ fn start_redis(dir: &Path, port: u16, servers: &Servers) -> Process {
 pub fn built(binary: &str) -> PathBuf {
     let us = std::env::current_exe().expect("our own path");
     let folder = us.parent().expect("a folder");
-    let folder = if folder.ends_with("deps") { folder.parent().expect("target directory") } else { folder };
+    let folder = if folder.ends_with("deps") {
+        folder.parent().expect("target directory")
+    } else {
+        folder
+    };
     let path = folder.join(binary);
-    assert!(path.exists(), "{} is not built: `make test` builds all binaries first", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built: `make test` builds all binaries first",
+        path.display()
+    );
     path
 }
 
@@ -347,8 +483,13 @@ pub fn built(binary: &str) -> PathBuf {
 /// never the same twice.
 pub fn free_port() -> u16 {
     static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let first = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768_u16);
+    let range =
+        std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let first = range
+        .split_whitespace()
+        .next()
+        .and_then(|first| first.parse().ok())
+        .unwrap_or(32_768_u16);
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         let port = fastrand::u16(5000..first.max(6000));
@@ -359,14 +500,21 @@ pub fn free_port() -> u16 {
 }
 
 pub async fn wait_for_port(port: u16) {
-    until(&format!("port {port} answers"), async || TcpStream::connect(("127.0.0.1", port)).ok()).await;
+    until(&format!("port {port} answers"), async || {
+        TcpStream::connect(("127.0.0.1", port)).ok()
+    })
+    .await;
 }
 
 /// What a check says that must fail, as the house is broken on purpose; that it does not fail is a failure.
 pub async fn must_fail(what: &str, check: impl Future<Output = ()>) -> String {
-    let panic = AssertUnwindSafe(check).catch_unwind().await.expect_err(what);
+    let panic = AssertUnwindSafe(check)
+        .catch_unwind()
+        .await
+        .expect_err(what);
     let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
+    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
+        .unwrap_or_default()
 }
 
 /// Asks again and again until there is an answer.
@@ -376,7 +524,10 @@ pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T 
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain: {what}");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "waited {PATIENCE:?} in vain: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
 }

@@ -12,7 +12,9 @@ pub const YELLOW: [u8; 3] = [220, 200, 30];
 
 /// Every picture here by file name, but for the large photograph. The last four are not what they seem.
 pub fn all() -> Vec<(String, Vec<u8>)> {
-    let mut all: Vec<_> = (1..=8).map(|n| (format!("orientation-{n}.jpg"), jpeg_with_orientation(n))).collect();
+    let mut all: Vec<_> = (1..=8)
+        .map(|n| (format!("orientation-{n}.jpg"), jpeg_with_orientation(n)))
+        .collect();
     let others = [
         ("photo.jpg", photo(300, 200)),
         ("see-through.png", png_with_alpha()),
@@ -34,7 +36,11 @@ pub fn all() -> Vec<(String, Vec<u8>)> {
 /// as `orientation` (1 to 8) says stores it, so upright it always looks the same.
 pub fn jpeg_with_orientation(orientation: u8) -> Vec<u8> {
     let (width, height) = (120, 80);
-    let (across, down) = if orientation < 5 { (width, height) } else { (height, width) };
+    let (across, down) = if orientation < 5 {
+        (width, height)
+    } else {
+        (height, width)
+    };
     let (right, bottom) = (width - 1, height - 1);
     // Where a stored pixel is seen [Exif 2.32 section 4.6.4, tag 274]: 6, say, has row 0 at the right, column 0 at the top.
     let stored = RgbImage::from_fn(across, down, |x, y| {
@@ -78,9 +84,17 @@ pub fn photo(width: u32, height: u32) -> Vec<u8> {
         let (across, down) = (x as f32 / width as f32, y as f32 / height as f32);
         let hills = 0.6 + 0.08 * (across * 9.0).sin() + 0.03 * (across * 31.0).cos();
         let [r, g, b] = if down < hills {
-            [90.0 + 120.0 * down, 140.0 + 80.0 * down, 235.0 - 40.0 * across]
+            [
+                90.0 + 120.0 * down,
+                140.0 + 80.0 * down,
+                235.0 - 40.0 * across,
+            ]
         } else {
-            [60.0 + 50.0 * across, 120.0 - 60.0 * (down - hills), 40.0 + 20.0 * (across * 50.0).sin()]
+            [
+                60.0 + 50.0 * across,
+                120.0 - 60.0 * (down - hills),
+                40.0 + 20.0 * (across * 50.0).sin(),
+            ]
         };
         let noise = grain.f32() * 20.0 - 10.0;
         Rgb([r, g, b].map(|colour| (colour + noise).clamp(0.0, 255.0) as u8))
@@ -92,15 +106,25 @@ pub fn photo(width: u32, height: u32) -> Vec<u8> {
 pub fn jpeg_with_profile(profile: Vec<u8>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut encoder = JpegEncoder::new(&mut bytes);
-    encoder.set_icc_profile(profile).expect("JPEG holds colour profiles");
-    encoder.encode_image(&RgbImage::new(64, 64)).expect("a picture in memory can be written");
+    encoder
+        .set_icc_profile(profile)
+        .expect("JPEG holds colour profiles");
+    encoder
+        .encode_image(&RgbImage::new(64, 64))
+        .expect("a picture in memory can be written");
     bytes
 }
 
 /// 96x64: a green disc on nothing, where the colour of nothing is a bright red that must never be seen.
 pub fn png_with_alpha() -> Vec<u8> {
     let disc = |x: u32, y: u32| x.abs_diff(48).pow(2) + y.abs_diff(32).pow(2) < 24 * 24;
-    let picture = RgbaImage::from_fn(96, 64, |x, y| Rgba(if disc(x, y) { [0, 200, 0, 255] } else { [255, 0, 0, 0] }));
+    let picture = RgbaImage::from_fn(96, 64, |x, y| {
+        Rgba(if disc(x, y) {
+            [0, 200, 0, 255]
+        } else {
+            [255, 0, 0, 0]
+        })
+    });
     written(&picture.into(), ImageFormat::Png)
 }
 
@@ -115,7 +139,9 @@ pub fn png_opaque_with_alpha_channel() -> Vec<u8> {
 
 /// 70x50 with 16 bits for each colour.
 pub fn png_16_bit() -> Vec<u8> {
-    let picture = image::ImageBuffer::from_fn(70, 50, |x, y| Rgb([x as u16 * 900, y as u16 * 1300, 30_000]));
+    let picture = image::ImageBuffer::from_fn(70, 50, |x, y| {
+        Rgb([x as u16 * 900, y as u16 * 1300, 30_000])
+    });
     written(&DynamicImage::ImageRgb16(picture), ImageFormat::Png)
 }
 
@@ -134,7 +160,9 @@ fn gif(colours: &[[u8; 3]]) -> Vec<u8> {
     let mut encoder = GifEncoder::new(&mut bytes);
     for [r, g, b] in colours {
         let frame = Frame::new(RgbaImage::from_pixel(90, 60, Rgba([*r, *g, *b, 255])));
-        encoder.encode_frame(frame).expect("a frame in memory can be written");
+        encoder
+            .encode_frame(frame)
+            .expect("a frame in memory can be written");
     }
     drop(encoder);
     bytes
@@ -179,12 +207,16 @@ fn jpeg(picture: &RgbImage, quality: u8, exif: Option<Vec<u8>>) -> Vec<u8> {
     if let Some(exif) = exif {
         encoder.set_exif_metadata(exif).expect("JPEG holds Exif");
     }
-    encoder.encode_image(picture).expect("a picture in memory can be written");
+    encoder
+        .encode_image(picture)
+        .expect("a picture in memory can be written");
     bytes
 }
 
 fn written(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, format).expect("a picture in memory can be written");
+    picture
+        .write_to(&mut bytes, format)
+        .expect("a picture in memory can be written");
     bytes.into_inner()
 }

@@ -92,7 +92,10 @@ impl Proxy {
             next: AtomicU64::new(0),
             seed: Mutex::new(fastrand::Rng::with_seed(seed)),
         });
-        Self { port: listen(&inner, None).await, inner }
+        Self {
+            port: listen(&inner, None).await,
+            inner,
+        }
     }
 
     /// One more port of the same proxy, to a server of its own or to the common one: what its connections have in hand can
@@ -131,7 +134,10 @@ impl Proxy {
     }
 
     pub fn fired_of(&self, fault: &str) -> u64 {
-        lock(&self.inner.fired).get(fault).copied().unwrap_or_default()
+        lock(&self.inner.fired)
+            .get(fault)
+            .copied()
+            .unwrap_or_default()
     }
 
     pub fn connections(&self) -> usize {
@@ -155,7 +161,10 @@ impl Proxy {
     /// From now on all that is connected is half-open for good; only who notices and connects anew is served.
     pub fn let_die(&self) -> u64 {
         let dead_below = self.inner.next.load(Ordering::Relaxed);
-        self.set(Faults { dead_below, ..Faults::default() });
+        self.set(Faults {
+            dead_below,
+            ..Faults::default()
+        });
         dead_below
     }
 
@@ -174,20 +183,30 @@ impl Inner {
 }
 
 async fn listen(inner: &Arc<Inner>, server: Option<u16>) -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+    let listener = TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .expect("a free port");
     let door = listener.local_addr().expect("an address").port();
     tokio::spawn(accept(Arc::downgrade(inner), listener, door, server));
     door
 }
 
-async fn accept(inner: std::sync::Weak<Inner>, listener: TcpListener, door: u16, server: Option<u16>) {
+async fn accept(
+    inner: std::sync::Weak<Inner>,
+    listener: TcpListener,
+    door: u16,
+    server: Option<u16>,
+) {
     while let Ok((client, _)) = listener.accept().await {
         let Some(inner) = inner.upgrade() else { return };
         if inner.faults.borrow().refuse {
             inner.count("refuse", 1);
             continue;
         }
-        let line = Line { number: inner.next.fetch_add(1, Ordering::Relaxed), door };
+        let line = Line {
+            number: inner.next.fetch_add(1, Ordering::Relaxed),
+            door,
+        };
         lock(&inner.ledger).opened(line);
         tokio::spawn(async move {
             // A server that is away looks like one that refuses.

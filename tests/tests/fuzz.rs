@@ -69,15 +69,23 @@ const WORDS: [&str; 40] = [
 ];
 
 fn folder(target: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(target)
 }
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     let folder = folder(target);
-    let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    let entries =
+        std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut paths: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     paths.sort(); // the same seed, the same inputs
-    paths.iter().map(|path| std::fs::read(path).expect("an input")).collect()
+    paths
+        .iter()
+        .map(|path| std::fs::read(path).expect("an input"))
+        .collect()
 }
 
 fn mutated(rng: &mut Rng, corpus: &[Vec<u8>]) -> Vec<u8> {
@@ -127,11 +135,20 @@ fn try_one(name: &str, target: Target, input: &[u8], origin: &str) -> (bool, usi
     let again = || {
         let path = std::env::temp_dir().join(format!("oncue-fuzz-{name}-{}", std::process::id()));
         std::fs::write(&path, input).expect("the input is kept");
-        format!("{name}, {origin}: the input is in {}; copy it to {}", path.display(), folder(name).display())
+        format!(
+            "{name}, {origin}: the input is in {}; copy it to {}",
+            path.display(),
+            folder(name).display()
+        )
     };
     let accepted = outcome.unwrap_or_else(|_| panic!("{}", again()));
     let allowed = PER_BYTE * input.len() + BESIDES;
-    assert!(used <= allowed, "{used} bytes of memory for {} of input, {allowed} allowed; {}", input.len(), again());
+    assert!(
+        used <= allowed,
+        "{used} bytes of memory for {} of input, {allowed} allowed; {}",
+        input.len(),
+        again()
+    );
     (accepted, used)
 }
 
@@ -141,8 +158,15 @@ fn alone() -> MutexGuard<'static, ()> {
 
 fn fuzz(name: &str) {
     let _alone = alone();
-    let (_, target) = TARGETS.into_iter().find(|(target, _)| *target == name).expect("a target");
-    let number = |variable: &str| std::env::var(variable).ok().and_then(|text| text.parse::<u64>().ok());
+    let (_, target) = TARGETS
+        .into_iter()
+        .find(|(target, _)| *target == name)
+        .expect("a target");
+    let number = |variable: &str| {
+        std::env::var(variable)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
     let seed = number("FUZZ_SEED").unwrap_or(20_261_123);
     let length = Duration::from_secs(number("FUZZ_SECONDS").unwrap_or(5));
     let (corpus, mut rng) = (corpus(name), Rng::with_seed(seed));
@@ -157,13 +181,25 @@ fn fuzz(name: &str) {
         try_next(input, "from the corpus");
     }
     while started.elapsed() < length || tried < FEWEST {
-        try_next(&mutated(&mut rng, &corpus), &format!("FUZZ_SEED={seed} iteration {tried}"));
+        try_next(
+            &mutated(&mut rng, &corpus),
+            &format!("FUZZ_SEED={seed} iteration {tried}"),
+        );
         tried += 1;
     }
     let [rejected, accepted] = outcomes;
-    println!("{name}: FUZZ_SEED={seed}, {tried} mutations of {} inputs", corpus.len());
-    println!("{name}: {accepted} accepted, {rejected} not, at most {} KiB of memory", most >> 10);
-    assert!(accepted > 0 && rejected > 0, "{accepted} accepted, {rejected} not: the corpus of {name} is one-sided");
+    println!(
+        "{name}: FUZZ_SEED={seed}, {tried} mutations of {} inputs",
+        corpus.len()
+    );
+    println!(
+        "{name}: {accepted} accepted, {rejected} not, at most {} KiB of memory",
+        most >> 10
+    );
+    assert!(
+        accepted > 0 && rejected > 0,
+        "{accepted} accepted, {rejected} not: the corpus of {name} is one-sided"
+    );
 }
 
 macro_rules! targets {
@@ -187,11 +223,24 @@ fn what_the_gateway_takes_every_worker_reads() {
     let _alone = alone();
     let catalog = Catalog::builtin();
     let entry = catalog.get(PageMilestone::TYPE).expect("a type");
-    for rest in ["\"views\":10.0", "\"views\":1e3", "\"views\":-0", "\"page\":\"/a\""] {
+    for rest in [
+        "\"views\":10.0",
+        "\"views\":1e3",
+        "\"views\":-0",
+        "\"page\":\"/a\"",
+    ] {
         let payload = format!("{{\"page\":\"/a\",{rest}}}");
-        assert_eq!(entry.check(Format::Json, payload.as_bytes()), Ok("/a".to_owned()), "{payload}");
+        assert_eq!(
+            entry.check(Format::Json, payload.as_bytes()),
+            Ok("/a".to_owned()),
+            "{payload}"
+        );
         let read = oncue_proto::decode::<PageMilestone>(Format::Json, payload.as_bytes());
-        assert_eq!(read.map(|milestone| milestone.page).as_deref().ok(), Some("/a"), "{payload}");
+        assert_eq!(
+            read.map(|milestone| milestone.page).as_deref().ok(),
+            Some("/a"),
+            "{payload}"
+        );
     }
 }
 
@@ -201,6 +250,12 @@ fn a_contract_of_an_unknown_syntax_is_an_error() {
     let _alone = alone();
     let file = b"\x0a\x07a.proto\x62\x08editions";
     let set = [&[0x0a, file.len() as u8], &file[..]].concat();
-    let refused = oncue_proto::Catalog::builtin().add(&set).expect_err("refused").to_string();
-    assert!(refused.contains("a.proto") && refused.contains("editions"), "{refused}");
+    let refused = oncue_proto::Catalog::builtin()
+        .add(&set)
+        .expect_err("refused")
+        .to_string();
+    assert!(
+        refused.contains("a.proto") && refused.contains("editions"),
+        "{refused}"
+    );
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use oncue::event::{
-    dead_letter_id, idempotency_key, output_id, partition, percent_decode, percent_encode, read, subject,
+    dead_letter_id, idempotency_key, output_id, partition, percent_decode, percent_encode, read,
+    subject,
 };
 use oncue::store::{Mark, row_key};
 use serde_json::{Value, json};
@@ -24,8 +25,14 @@ const KEYS: [&str; 12] = [
     "line\nbreak",
     "sixty-four-characters-fit-into-a-token-and-one-more-does-not-0064",
 ];
-const IDS: [&str; 6] =
-    ["0190163d8694739bb6aea92966c54f8d", "a", "web:1700000000000:1", "order 1", "é", "SM6lK8lU1yU1WZt3VYqjLA"];
+const IDS: [&str; 6] = [
+    "0190163d8694739bb6aea92966c54f8d",
+    "a",
+    "web:1700000000000:1",
+    "order 1",
+    "é",
+    "SM6lK8lU1yU1WZt3VYqjLA",
+];
 const FUNCTIONS: [&str; 2] = ["count-views", "rank-pages"];
 
 fn folder() -> PathBuf {
@@ -37,20 +44,34 @@ fn long(key: &str) -> String {
 }
 
 fn keys() -> Vec<String> {
-    KEYS.iter().map(|key| (*key).to_owned()).chain([long("k"), long("ü"), "x".repeat(64), "x".repeat(65)]).collect()
+    KEYS.iter()
+        .map(|key| (*key).to_owned())
+        .chain([long("k"), long("ü"), "x".repeat(64), "x".repeat(65)])
+        .collect()
 }
 
 /// Where the runs of an event are counted, `{pN}:r:FUNCTION:ID`.
 fn runs(id: &str, function: &'static str, key: &str) -> String {
-    let origin = oncue::event::Origin { stream: "s", stream_created: 1, sequence: 1, published: 1, subject: "a.b.c" };
-    let mut meta = read([].into_iter(), bytes::Bytes::new(), &origin).expect("a plain message").meta;
+    let origin = oncue::event::Origin {
+        stream: "s",
+        stream_created: 1,
+        sequence: 1,
+        published: 1,
+        subject: "a.b.c",
+    };
+    let mut meta = read([].into_iter(), bytes::Bytes::new(), &origin)
+        .expect("a plain message")
+        .meta;
     id.clone_into(&mut meta.id);
     Mark::new(function, key, &meta, 1).runs_key()
 }
 
 fn computed() -> Value {
     let keys = keys();
-    let pairs = || IDS.iter().flat_map(|id| FUNCTIONS.map(|function| (*id, function)));
+    let pairs = || {
+        IDS.iter()
+            .flat_map(|id| FUNCTIONS.map(|function| (*id, function)))
+    };
     json!({
         "partition": keys.iter().map(|key| json!({ "key": key, "partition": partition(key) })).collect::<Vec<_>>(),
         "subject": keys
@@ -99,26 +120,49 @@ fn ids_are_what_they_were() {
     let golden: Value = serde_json::from_str(&text).expect("JSON");
     for (name, golden) in golden.as_object().expect("an object") {
         let cases = golden.as_array().expect("a list");
-        assert!(cases.len() >= IDS.len(), "{name} has only {} cases", cases.len());
+        assert!(
+            cases.len() >= IDS.len(),
+            "{name} has only {} cases",
+            cases.len()
+        );
         for (at, case) in cases.iter().enumerate() {
-            assert_eq!(&computed[name][at], case, "{name}: what is stored under the old name is lost");
+            assert_eq!(
+                &computed[name][at], case,
+                "{name}: what is stored under the old name is lost"
+            );
         }
     }
-    assert_eq!(computed, golden, "there is more than the file holds: run this with GOLDEN_WRITE=1");
+    assert_eq!(
+        computed, golden,
+        "there is more than the file holds: run this with GOLDEN_WRITE=1"
+    );
     for case in golden["percent"].as_array().expect("a list") {
-        assert_eq!(percent_decode(case["encoded"].as_str().expect("text")).as_deref(), case["text"].as_str());
+        assert_eq!(
+            percent_decode(case["encoded"].as_str().expect("text")).as_deref(),
+            case["text"].as_str()
+        );
     }
 }
 
 /// Another language, its standard library alone.
 #[test]
 fn python_computes_the_same() {
-    let Ok(output) = Command::new("python3").arg(folder().join("check.py")).output() else {
+    let Ok(output) = Command::new("python3")
+        .arg(folder().join("check.py"))
+        .output()
+    else {
         eprintln!("there is no python3 here to ask");
         return;
     };
-    let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (said, wrong) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     assert!(output.status.success(), "{said}{wrong}");
-    let checked: usize = said.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+    let checked: usize = said
+        .split(' ')
+        .next()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0);
     assert!(checked > 100, "python3 checked too little: {said}");
 }

@@ -14,7 +14,11 @@ fn the_first_bytes_tell_the_type() {
         let wanted = match name.as_str() {
             "text.jpg" => "text/plain",
             "png.jpg" => "image/png",
-            other => match other.rsplit_once('.').expect("test pictures have extensions").1 {
+            other => match other
+                .rsplit_once('.')
+                .expect("test pictures have extensions")
+                .1
+            {
                 "jpg" => "image/jpeg",
                 "png" => "image/png",
                 "gif" => "image/gif",
@@ -44,7 +48,10 @@ fn text_stays_text_when_the_head_ends_within_a_character() {
 #[test]
 fn names_that_lie_are_refused() {
     let lie = check_name("holiday.jpg", sniff(&pictures::text_named_jpg())).unwrap_err();
-    assert_eq!((lie.reason, lie.message.as_str()), ("name-lies", "named .jpg but holds text/plain"));
+    assert_eq!(
+        (lie.reason, lie.message.as_str()),
+        ("name-lies", "named .jpg but holds text/plain")
+    );
     let lie = check_name("holiday.JPG", sniff(&pictures::png_with_alpha())).unwrap_err();
     assert_eq!(lie.message, "named .jpg but holds image/png");
     for name in ["a.jpg", "a.JPEG", "a.b.jpg", "a", "jpg", "a.unknown", ""] {
@@ -56,24 +63,41 @@ fn names_that_lie_are_refused() {
 fn inspection_reads_size_orientation_and_movement() {
     for orientation in 1..=8 {
         let seen = inspect(&pictures::jpeg_with_orientation(orientation)).unwrap();
-        let stored = if orientation < 5 { (120, 80) } else { (80, 120) };
-        assert_eq!(((seen.width, seen.height), seen.orientation), (stored, orientation));
+        let stored = if orientation < 5 {
+            (120, 80)
+        } else {
+            (80, 120)
+        };
+        assert_eq!(
+            ((seen.width, seen.height), seen.orientation),
+            (stored, orientation)
+        );
     }
     let moving = |bytes: &[u8]| inspect(bytes).unwrap().animated;
     assert!(moving(&pictures::gif_of_two_frames()));
     assert!(!moving(&pictures::gif_of_one_frame()));
     assert!(!moving(&pictures::webp_lossless()));
     let text = inspect(&pictures::text_named_jpg()).unwrap();
-    assert_eq!((text.media_type, text.width, text.height, text.orientation), ("text/plain", 0, 0, 1));
+    assert_eq!(
+        (text.media_type, text.width, text.height, text.orientation),
+        ("text/plain", 0, 0, 1)
+    );
 }
 
 #[test]
 fn every_orientation_comes_out_upright() {
     for orientation in 1..=8 {
         let thumbs = thumbnails(&pictures::jpeg_with_orientation(orientation), &EDGES).unwrap();
-        assert_eq!(sizes(&thumbs), [(64, 64, 43), (256, 120, 80)], "orientation {orientation}");
+        assert_eq!(
+            sizes(&thumbs),
+            [(64, 64, 43), (256, 120, 80)],
+            "orientation {orientation}"
+        );
         for thumb in &thumbs {
-            assert_quadrants(thumb, &format!("orientation {orientation}, edge {}", thumb.edge));
+            assert_quadrants(
+                thumb,
+                &format!("orientation {orientation}, edge {}", thumb.edge),
+            );
         }
     }
 }
@@ -97,8 +121,15 @@ fn nothing_is_enlarged_and_nothing_repeated() {
 #[test]
 fn a_photograph_gives_all_three() {
     let thumbs = thumbnails(&pictures::photo(1500, 1000), &EDGES).unwrap();
-    assert_eq!(sizes(&thumbs), [(64, 64, 43), (256, 256, 171), (1024, 1024, 683)]);
-    assert!(thumbs.iter().all(|thumb| sniff(&thumb.bytes) == "image/jpeg" && thumb.media_type == "image/jpeg"));
+    assert_eq!(
+        sizes(&thumbs),
+        [(64, 64, 43), (256, 256, 171), (1024, 1024, 683)]
+    );
+    assert!(
+        thumbs
+            .iter()
+            .all(|thumb| sniff(&thumb.bytes) == "image/jpeg" && thumb.media_type == "image/jpeg")
+    );
 }
 
 #[test]
@@ -106,24 +137,44 @@ fn what_shines_through_stays_and_hidden_colour_does_not_bleed() {
     let thumbs = thumbnails(&pictures::png_with_alpha(), &[16, 64, 256]).unwrap();
     assert_eq!(sizes(&thumbs), [(16, 16, 11), (64, 64, 43), (256, 96, 64)]);
     for thumb in &thumbs {
-        assert_eq!((thumb.media_type, sniff(&thumb.bytes)), ("image/png", "image/png"));
+        assert_eq!(
+            (thumb.media_type, sniff(&thumb.bytes)),
+            ("image/png", "image/png")
+        );
         let pixels = image::load_from_memory(&thumb.bytes).unwrap().into_rgba8();
         assert_eq!(pixels.get_pixel(0, 0)[3], 0, "the corner stays clear");
-        assert_eq!(pixels.get_pixel(thumb.width / 2, thumb.height / 2)[3], 255, "the disc stays solid");
-        let bled = pixels.pixels().filter(|pixel| pixel[3] > 0 && pixel[0] > 8).count();
-        assert_eq!(bled, 0, "red of the clear part shows at edge {}", thumb.edge);
+        assert_eq!(
+            pixels.get_pixel(thumb.width / 2, thumb.height / 2)[3],
+            255,
+            "the disc stays solid"
+        );
+        let bled = pixels
+            .pixels()
+            .filter(|pixel| pixel[3] > 0 && pixel[0] > 8)
+            .count();
+        assert_eq!(
+            bled, 0,
+            "red of the clear part shows at edge {}",
+            thumb.edge
+        );
     }
 }
 
 #[test]
 fn an_alpha_channel_that_hides_nothing_gives_jpeg() {
-    for picture in [pictures::png_opaque_with_alpha_channel(), pictures::webp_lossless()] {
+    for picture in [
+        pictures::png_opaque_with_alpha_channel(),
+        pictures::webp_lossless(),
+    ] {
         for thumb in thumbnails(&picture, &[20, 64]).unwrap() {
             assert_eq!(thumb.media_type, "image/jpeg");
             assert_quadrants(&thumb, "opaque");
         }
     }
-    assert_eq!(thumbnails(&pictures::png_16_bit(), &[64]).unwrap()[0].media_type, "image/jpeg");
+    assert_eq!(
+        thumbnails(&pictures::png_16_bit(), &[64]).unwrap()[0].media_type,
+        "image/jpeg"
+    );
 }
 
 #[test]
@@ -132,7 +183,10 @@ fn colours_keep_their_profile() {
     profile[16..20].copy_from_slice(b"RGB ");
     let kept = |profile: &[u8]| {
         let thumbs = thumbnails(&pictures::jpeg_with_profile(profile.to_vec()), &[32]).unwrap();
-        let jpeg = image::ImageReader::with_format(Cursor::new(&thumbs[0].bytes), image::ImageFormat::Jpeg);
+        let jpeg = image::ImageReader::with_format(
+            Cursor::new(&thumbs[0].bytes),
+            image::ImageFormat::Jpeg,
+        );
         jpeg.into_decoder().unwrap().icc_profile().unwrap()
     };
     assert_eq!(kept(&profile), Some(profile.clone()));
@@ -144,7 +198,9 @@ fn colours_keep_their_profile() {
 fn of_a_moving_picture_the_first_frame_is_taken() {
     let thumbs = thumbnails(&pictures::gif_of_two_frames(), &EDGES).unwrap();
     assert_eq!(sizes(&thumbs), [(64, 64, 43), (256, 90, 60)]);
-    let pixels = image::load_from_memory(&thumbs[0].bytes).unwrap().into_rgb8();
+    let pixels = image::load_from_memory(&thumbs[0].bytes)
+        .unwrap()
+        .into_rgb8();
     assert_near(pixels.get_pixel(30, 20).0, RED, "first frame");
 }
 
@@ -159,8 +215,14 @@ fn bombs_fragments_and_strangers_are_refused_with_a_reason() {
 
     assert_eq!(refused(&pictures::truncated_jpeg()).reason, "truncated");
     assert_eq!(refused(&half(&pictures::png_16_bit())).reason, "truncated");
-    assert_eq!(refused(&half(&pictures::gif_of_one_frame())).reason, "truncated");
-    assert_eq!(refused(&half(&pictures::webp_lossless())).reason, "truncated");
+    assert_eq!(
+        refused(&half(&pictures::gif_of_one_frame())).reason,
+        "truncated"
+    );
+    assert_eq!(
+        refused(&half(&pictures::webp_lossless())).reason,
+        "truncated"
+    );
     assert_eq!(refused(&pictures::text_named_jpg()).reason, "not-a-picture");
     assert_eq!(refused(b"").reason, "not-a-picture");
 
@@ -193,13 +255,20 @@ fn any_damage_gives_an_answer() {
             let mut bytes = bytes.clone();
             for _ in 0..random.usize(1..8) {
                 // Half of the damage goes to the header, where it does most harm.
-                let end = if random.bool() { bytes.len() } else { bytes.len().min(64) };
+                let end = if random.bool() {
+                    bytes.len()
+                } else {
+                    bytes.len().min(64)
+                };
                 bytes[random.usize(..end)] = random.u8(..);
             }
             tried(&name, &bytes);
         }
     }
-    assert!(taken > 100 && refused > 100, "too little was tried: {taken} taken, {refused} refused");
+    assert!(
+        taken > 100 && refused > 100,
+        "too little was tried: {taken} taken, {refused} refused"
+    );
 }
 
 fn half(bytes: &[u8]) -> Vec<u8> {
@@ -210,7 +279,10 @@ fn half(bytes: &[u8]) -> Vec<u8> {
 fn sizes(thumbs: &[Thumb]) -> Vec<(u32, u32, u32)> {
     let size = |thumb: &Thumb| {
         let seen = inspect(&thumb.bytes).unwrap();
-        assert_eq!((seen.media_type, seen.width, seen.height), (thumb.media_type, thumb.width, thumb.height));
+        assert_eq!(
+            (seen.media_type, seen.width, seen.height),
+            (thumb.media_type, thumb.width, thumb.height)
+        );
         assert_eq!(seen.orientation, 1, "an upright copy asks for no turning");
         (thumb.edge, thumb.width, thumb.height)
     };
@@ -221,13 +293,21 @@ fn assert_quadrants(thumb: &Thumb, what: &str) {
     let pixels = image::load_from_memory(&thumb.bytes).unwrap().into_rgb8();
     let (left, top) = (thumb.width / 4, thumb.height / 4);
     let (right, bottom) = (thumb.width - left, thumb.height - top);
-    for (at, wanted) in [((left, top), RED), ((right, top), GREEN), ((left, bottom), BLUE), ((right, bottom), YELLOW)] {
+    for (at, wanted) in [
+        ((left, top), RED),
+        ((right, top), GREEN),
+        ((left, bottom), BLUE),
+        ((right, bottom), YELLOW),
+    ] {
         assert_near(pixels.get_pixel(at.0, at.1).0, wanted, what);
     }
 }
 
 /// JPEG does not keep colours exactly.
 fn assert_near(seen: [u8; 3], wanted: [u8; 3], what: &str) {
-    let near = seen.iter().zip(wanted).all(|(seen, wanted)| seen.abs_diff(wanted) < 24);
+    let near = seen
+        .iter()
+        .zip(wanted)
+        .all(|(seen, wanted)| seen.abs_diff(wanted) < 24);
     assert!(near, "{what}: saw {seen:?} instead of {wanted:?}");
 }

@@ -44,24 +44,38 @@ fn header() -> impl Strategy<Value = Option<String>> {
 }
 
 fn meta() -> impl Strategy<Value = Meta> {
-    let ids = (id(), any::<String>(), any::<String>(), id(), any::<String>());
-    let rest = (proptest::option::of(0..YEAR_10000), any::<u32>(), header(), header(), header());
-    (ids, rest).prop_map(|((id, source, ty, flow, cause), (time, hops, traceparent, tracestate, baggage))| Meta {
-        id,
-        source,
-        ty,
-        // Without one of its own it takes the stream's.
-        time: time.unwrap_or(ORIGIN.published),
-        timed: time.is_some(),
-        flow,
-        cause,
-        hops,
-        traceparent,
-        tracestate,
-        baggage,
-        redrive: None,
-        tracked: false,
-    })
+    let ids = (
+        id(),
+        any::<String>(),
+        any::<String>(),
+        id(),
+        any::<String>(),
+    );
+    let rest = (
+        proptest::option::of(0..YEAR_10000),
+        any::<u32>(),
+        header(),
+        header(),
+        header(),
+    );
+    (ids, rest).prop_map(
+        |((id, source, ty, flow, cause), (time, hops, traceparent, tracestate, baggage))| Meta {
+            id,
+            source,
+            ty,
+            // Without one of its own it takes the stream's.
+            time: time.unwrap_or(ORIGIN.published),
+            timed: time.is_some(),
+            flow,
+            cause,
+            hops,
+            traceparent,
+            tracestate,
+            baggage,
+            redrive: None,
+            tracked: false,
+        },
+    )
 }
 
 /// A row with fields of every kind that a struct may have.
@@ -101,10 +115,26 @@ fn mixed() -> impl Strategy<Value = Mixed> {
         any::<String>().prop_map(|name| Kind::Named { name })
     ];
     // Text that looks like something else is where a row without types could go wrong.
-    let text = prop_oneof![any::<String>(), "null|true|-?[0-9]{1,20}|\\{\\}|\\[1\\]|\"x\"|Plain"];
-    let scalars = (text.clone(), proptest::option::of(text.clone()), any::<u64>(), any::<i64>(), any::<bool>());
-    let nested = proptest::collection::btree_map(text.clone(), proptest::option::of(any::<i32>()), 0..4);
-    let rest = (-1e15..1e15, any::<char>(), kind, proptest::collection::vec(text.clone(), 0..4), nested);
+    let text = prop_oneof![
+        any::<String>(),
+        "null|true|-?[0-9]{1,20}|\\{\\}|\\[1\\]|\"x\"|Plain"
+    ];
+    let scalars = (
+        text.clone(),
+        proptest::option::of(text.clone()),
+        any::<u64>(),
+        any::<i64>(),
+        any::<bool>(),
+    );
+    let nested =
+        proptest::collection::btree_map(text.clone(), proptest::option::of(any::<i32>()), 0..4);
+    let rest = (
+        -1e15..1e15,
+        any::<char>(),
+        kind,
+        proptest::collection::vec(text.clone(), 0..4),
+        nested,
+    );
     (scalars, rest, proptest::option::of((any::<u8>(), text))).prop_map(
         |((name, note, count, change, open), (share, letter, kind, tags, inner), pair)| Mixed {
             name,
@@ -201,15 +231,25 @@ fn ids_are_never_given_twice() {
     let mut given = HashSet::new();
     let mut asked = HashSet::new();
     while asked.len() < 100_000 {
-        let letters = |rng: &mut fastrand::Rng| (0..rng.usize(0..5)).map(|_| rng.char('a'..='c')).collect::<String>();
+        let letters = |rng: &mut fastrand::Rng| {
+            (0..rng.usize(0..5))
+                .map(|_| rng.char('a'..='c'))
+                .collect::<String>()
+        };
         let asking = (letters(&mut rng), letters(&mut rng), rng.usize(0..256));
         if asked.insert(asking.clone()) {
             let (input, function, index) = asking;
             let id = event::output_id(&input, &function, index);
             assert!(given.insert(id), "{input:?} {function:?} {index}");
             if index == 0 {
-                assert!(given.insert(event::dead_letter_id(&input, &function, 0)), "{input:?} {function:?}");
-                assert!(given.insert(event::idempotency_key(&input, &function, "")), "{input:?} {function:?}");
+                assert!(
+                    given.insert(event::dead_letter_id(&input, &function, 0)),
+                    "{input:?} {function:?}"
+                );
+                assert!(
+                    given.insert(event::idempotency_key(&input, &function, "")),
+                    "{input:?} {function:?}"
+                );
             }
         }
     }
@@ -223,15 +263,27 @@ fn event_at(id: &str, time: u64, timed: bool) -> Run {
     let mut meta = Meta::of_origin(&ORIGIN);
     (meta.id, meta.time, meta.timed) = (id.to_owned(), time, timed);
     let mark = Mark::new("properties", "key", &meta, HORIZON);
-    let event =
-        Handled { mark, payload_hash: 7, ops: Vec::new(), outbox: Bytes::new(), purpose: Purpose::Apply, entry: None };
-    Run { row: None, events: vec![event] }
+    let event = Handled {
+        mark,
+        payload_hash: 7,
+        ops: Vec::new(),
+        outbox: Bytes::new(),
+        purpose: Purpose::Apply,
+        entry: None,
+    };
+    Run {
+        row: None,
+        events: vec![event],
+    }
 }
 
 /// A time on, just before or just after the edge of a bucket, or anywhere.
 fn around_edges() -> impl Strategy<Value = u64> {
     let edge = (1000..100_000u64, 0..2usize).prop_map(|(n, width)| n * BUCKETS[width]);
-    (edge, prop_oneof![Just(-1i64), Just(0), Just(1), -200_000..200_000i64])
+    (
+        edge,
+        prop_oneof![Just(-1i64), Just(0), Just(1), -200_000..200_000i64],
+    )
         .prop_map(|(at, by)| at.saturating_add_signed(by))
 }
 
@@ -241,13 +293,23 @@ async fn statuses(clock: &[u64], runs: &[Run]) -> Vec<Status> {
     let mut statuses = Vec::new();
     for (now, run) in clock.iter().zip(runs) {
         map.set_now(*now);
-        statuses.extend(store.commit(std::slice::from_ref(run)).await.expect("a map does not fail").statuses.remove(0));
+        statuses.extend(
+            store
+                .commit(std::slice::from_ref(run))
+                .await
+                .expect("a map does not fail")
+                .statuses
+                .remove(0),
+        );
     }
     statuses
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
 }
 
 proptest! {

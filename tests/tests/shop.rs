@@ -7,20 +7,37 @@ use shop::v1::{Money, OrderPlaced, ShopOpened};
 include!(concat!(env!("OUT_DIR"), "/events.rs"));
 
 fn order() -> OrderPlaced {
-    let at = pbjson_types::Timestamp { seconds: 1_700_000_000, nanos: 0 };
-    OrderPlaced { r#type: "book".into(), total: Some(Money { cents: -5 }), at: Some(at), big_number: 1 << 60 }
+    let at = pbjson_types::Timestamp {
+        seconds: 1_700_000_000,
+        nanos: 0,
+    };
+    OrderPlaced {
+        r#type: "book".into(),
+        total: Some(Money { cents: -5 }),
+        at: Some(at),
+        big_number: 1 << 60,
+    }
 }
 
 #[test]
 fn messages_are_events() {
-    assert_eq!((OrderPlaced::TYPE, OrderPlaced::SCHEMA), ("shop.order.placed", "shop.v1.OrderPlaced"));
+    assert_eq!(
+        (OrderPlaced::TYPE, OrderPlaced::SCHEMA),
+        ("shop.order.placed", "shop.v1.OrderPlaced")
+    );
     assert_eq!(Event::key(&order()), "book");
-    assert_eq!((ShopOpened::TYPE, Event::key(&ShopOpened {})), ("shop.door.opened", ""));
+    assert_eq!(
+        (ShopOpened::TYPE, Event::key(&ShopOpened {})),
+        ("shop.door.opened", "")
+    );
     let mut drafts = Vec::new();
     order().emit(&mut drafts);
     let read = OrderPlaced::decode("shop.order.placed", Format::Protobuf, &drafts[0].payload);
     assert_eq!(read.expect("protobuf"), order());
-    assert!(OrderPlaced::decode("shop.order.placed", Format::Json, b"{}").is_err(), "its key is empty");
+    assert!(
+        OrderPlaced::decode("shop.order.placed", Format::Json, b"{}").is_err(),
+        "its key is empty"
+    );
     assert!(ShopOpened::decode("shop.door.opened", Format::Json, b"{}").is_ok());
 }
 
@@ -32,7 +49,10 @@ fn their_json_is_canonical() {
     });
     assert_eq!(json, expected);
     let with = br#"{"type":"book","total":{"cents":-5,"currency":"EUR"},"at":"2023-11-14T22:13:20Z","big_number":"1152921504606846976"}"#;
-    assert_eq!(decode::<OrderPlaced>(Format::Json, with).expect("JSON"), order());
+    assert_eq!(
+        decode::<OrderPlaced>(Format::Json, with).expect("JSON"),
+        order()
+    );
 }
 
 #[test]
@@ -40,8 +60,16 @@ fn the_catalog_takes_their_descriptors() {
     let mut catalog = Catalog::builtin();
     catalog.add(DESCRIPTORS).expect("descriptors");
     let entry = catalog.get("shop.order.placed").expect("an entry");
-    assert_eq!(entry.check(Format::Json, br#"{"type":"book"}"#), Ok("book".into()));
-    assert_eq!(catalog.get("web.page.viewed").map(|entry| entry.schema().to_owned()), Ok("web.PageViewed".into()));
+    assert_eq!(
+        entry.check(Format::Json, br#"{"type":"book"}"#),
+        Ok("book".into())
+    );
+    assert_eq!(
+        catalog
+            .get("web.page.viewed")
+            .map(|entry| entry.schema().to_owned()),
+        Ok("web.PageViewed".into())
+    );
 }
 
 async fn ship(_: OrderPlaced, _: &mut (), _: &Context) -> Result<Option<ShopOpened>> {
@@ -51,5 +79,8 @@ async fn ship(_: OrderPlaced, _: &mut (), _: &Context) -> Result<Option<ShopOpen
 #[test]
 fn functions_act_on_them() {
     let made = Function::new("ship", ship).manifest().expect("a manifest");
-    assert_eq!((made.stream.as_str(), made.emits.as_slice()), ("shop", &["shop.door.opened".to_owned()][..]));
+    assert_eq!(
+        (made.stream.as_str(), made.emits.as_slice()),
+        ("shop", &["shop.door.opened".to_owned()][..])
+    );
 }

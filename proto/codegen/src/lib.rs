@@ -20,7 +20,9 @@ use std::{env, fs};
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, Kind, MessageDescriptor, Value};
 use protox::Compiler;
-use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
+use protox::file::{
+    ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver,
+};
 
 const OPTION_FILE: &str = "oncue/v1/event.proto";
 const OPTION_SOURCE: &str = include_str!("../../oncue/v1/event.proto");
@@ -41,7 +43,9 @@ fn compile_into(out: &Path, protos: &[&str], includes: &[&str]) -> Result<(), Bo
     let pool = DescriptorPool::decode(encoded.as_slice())?;
     let events = events(&pool, protos)?;
 
-    let paths = includes.iter().flat_map(|include| protos.iter().map(|proto| Path::new(include).join(proto)));
+    let paths = includes
+        .iter()
+        .flat_map(|include| protos.iter().map(|proto| Path::new(include).join(proto)));
     for path in paths.filter(|path| path.exists()) {
         println!("cargo:rerun-if-changed={}", path.display());
     }
@@ -87,16 +91,23 @@ fn generate_types(
     packages.dedup();
 
     let mut config = prost_build::Config::new();
-    config.out_dir(out).enable_type_names().bytes(["."]).compile_well_known_types();
+    config
+        .out_dir(out)
+        .enable_type_names()
+        .bytes(["."])
+        .compile_well_known_types();
     config.extern_path(".google.protobuf", "::pbjson_types");
-    let foreign =
-        pool.files().any(|file| file.package_name() == "oncue.v1") && !packages.iter().any(|p| p == "oncue.v1");
+    let foreign = pool.files().any(|file| file.package_name() == "oncue.v1")
+        && !packages.iter().any(|p| p == "oncue.v1");
     if foreign {
         config.extern_path(".oncue.v1", "::oncue_proto::oncue::v1");
     }
     config.compile_fds(set)?;
 
-    let prefixes: Vec<String> = packages.iter().map(|package| format!(".{package}")).collect();
+    let prefixes: Vec<String> = packages
+        .iter()
+        .map(|package| format!(".{package}"))
+        .collect();
     pbjson_build::Builder::new()
         .register_descriptors(encoded)?
         .out_dir(out)
@@ -113,19 +124,32 @@ struct EventMessage {
 }
 
 fn events(pool: &DescriptorPool, protos: &[&str]) -> Result<Vec<EventMessage>, Box<dyn Error>> {
-    let Some(option) = pool.get_extension_by_name("oncue.v1.event") else { return Ok(Vec::new()) };
+    let Some(option) = pool.get_extension_by_name("oncue.v1.event") else {
+        return Ok(Vec::new());
+    };
     let mut events = Vec::new();
-    for message in pool.all_messages().filter(|m| protos.contains(&m.parent_file().name())) {
+    for message in pool
+        .all_messages()
+        .filter(|m| protos.contains(&m.parent_file().name()))
+    {
         let options = message.options();
         if !options.has_extension(&option) {
             continue;
         }
         let value = options.get_extension(&option);
-        let Some(value) = value.as_message() else { continue };
-        let text =
-            |name| value.get_field_by_name(name).and_then(|v: std::borrow::Cow<Value>| v.as_str().map(str::to_owned));
-        let event =
-            EventMessage { ty: text("type").unwrap_or_default(), key: text("key").unwrap_or_default(), message };
+        let Some(value) = value.as_message() else {
+            continue;
+        };
+        let text = |name| {
+            value
+                .get_field_by_name(name)
+                .and_then(|v: std::borrow::Cow<Value>| v.as_str().map(str::to_owned))
+        };
+        let event = EventMessage {
+            ty: text("type").unwrap_or_default(),
+            key: text("key").unwrap_or_default(),
+            message,
+        };
         check(&event)?;
         events.push(event);
     }
@@ -137,7 +161,8 @@ fn check(event: &EventMessage) -> Result<(), String> {
     let (name, ty, key) = (event.message.full_name(), &event.ty, &event.key);
     let token = |t: &str| {
         t.starts_with(|c: char| c.is_ascii_lowercase())
-            && t.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+            && t.chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
     };
     if ty.split('.').count() != 3 || !ty.split('.').all(token) {
         return Err(format!(
@@ -148,9 +173,19 @@ fn check(event: &EventMessage) -> Result<(), String> {
         return Ok(());
     }
     match event.message.get_field_by_name(key) {
-        Some(field) if field.kind() == Kind::String && !field.is_list() && field.containing_oneof().is_none() => Ok(()),
-        Some(_) => Err(format!("{name}: key field {key:?} must be a single string, neither optional nor in a oneof")),
-        None => Err(format!("{name}: there is no field {key:?} to take the key from")),
+        Some(field)
+            if field.kind() == Kind::String
+                && !field.is_list()
+                && field.containing_oneof().is_none() =>
+        {
+            Ok(())
+        }
+        Some(_) => Err(format!(
+            "{name}: key field {key:?} must be a single string, neither optional nor in a oneof"
+        )),
+        None => Err(format!(
+            "{name}: there is no field {key:?} to take the key from"
+        )),
     }
 }
 
@@ -159,7 +194,11 @@ fn check_unique(events: &[EventMessage]) -> Result<(), String> {
     let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
     for event in events {
         if let Some(other) = seen.insert(&event.ty, event.message.full_name()) {
-            return Err(format!("{} and {other} both claim the event type {:?}", event.message.full_name(), event.ty));
+            return Err(format!(
+                "{} and {other} both claim the event type {:?}",
+                event.message.full_name(),
+                event.ty
+            ));
         }
     }
     Ok(())
@@ -171,7 +210,10 @@ fn module_tree(packages: &[String], events: &[EventMessage]) -> String {
         "/// Every message and event of this crate, as an encoded `google.protobuf.FileDescriptorSet`.\n\
          pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!(\"OUT_DIR\"), \"/descriptors.bin\"));\n",
     );
-    let bodies = packages.iter().map(|package| (package.split('.').collect(), package_body(package, events))).collect();
+    let bodies = packages
+        .iter()
+        .map(|package| (package.split('.').collect(), package_body(package, events)))
+        .collect();
     code.push_str(&modules(bodies));
     code
 }
@@ -187,23 +229,40 @@ fn modules(bodies: Vec<(Vec<&str>, String)>) -> String {
         }
     }
     for (name, bodies) in inner {
-        let _ = write!(code, "#[allow(clippy::all, clippy::pedantic)] pub mod r#{name} {{\n{}}}\n", modules(bodies));
+        let _ = write!(
+            code,
+            "#[allow(clippy::all, clippy::pedantic)] pub mod r#{name} {{\n{}}}\n",
+            modules(bodies)
+        );
     }
     code
 }
 
 fn package_body(package: &str, events: &[EventMessage]) -> String {
     let mut code = String::new();
-    let _ = writeln!(code, "include!(concat!(env!(\"OUT_DIR\"), \"/{package}.rs\"));");
-    let _ = writeln!(code, "include!(concat!(env!(\"OUT_DIR\"), \"/{package}.serde.rs\"));");
-    for event in events.iter().filter(|e| e.message.package_name() == package) {
+    let _ = writeln!(
+        code,
+        "include!(concat!(env!(\"OUT_DIR\"), \"/{package}.rs\"));"
+    );
+    let _ = writeln!(
+        code,
+        "include!(concat!(env!(\"OUT_DIR\"), \"/{package}.serde.rs\"));"
+    );
+    for event in events
+        .iter()
+        .filter(|e| e.message.package_name() == package)
+    {
         code.push_str(&event_impl(event));
     }
     code
 }
 
 fn event_impl(event: &EventMessage) -> String {
-    let key = if event.key.is_empty() { "\"\"".to_owned() } else { format!("&self.r#{}", event.key) };
+    let key = if event.key.is_empty() {
+        "\"\"".to_owned()
+    } else {
+        format!("&self.r#{}", event.key)
+    };
     format!(
         "impl ::oncue_proto::Event for {} {{ const TYPE: &'static str = {:?}; const SCHEMA: &'static str = {:?}; \
          const KEYED: bool = {}; fn key(&self) -> &str {{ {key} }} }}\n",

@@ -6,7 +6,10 @@ use super::*;
 
 /// Compiles `shop/a.proto` made of these messages, with the event option at hand.
 fn compile(messages: &str) -> Result<String, String> {
-    compile_files(&[("shop/a.proto", &format!("package shop.v1;\nimport \"oncue/v1/event.proto\";\n{messages}"))])
+    compile_files(&[(
+        "shop/a.proto",
+        &format!("package shop.v1;\nimport \"oncue/v1/event.proto\";\n{messages}"),
+    )])
 }
 
 /// Compiles files that exist nowhere but here, and returns `events.rs`.
@@ -21,7 +24,8 @@ fn compile_files(files: &[(&str, &str)]) -> Result<String, String> {
     }
     let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
     let include = folder.join("proto");
-    let done = compile_into(&folder, &names, &[include.to_str().expect("UTF-8")]).map_err(|e| e.to_string());
+    let done = compile_into(&folder, &names, &[include.to_str().expect("UTF-8")])
+        .map_err(|e| e.to_string());
     let code = done.map(|()| {
         assert!(fs::metadata(folder.join("descriptors.bin")).is_ok_and(|file| file.len() > 10));
         fs::read_to_string(folder.join("events.rs")).expect("events.rs")
@@ -36,7 +40,11 @@ fn event(name: &str, options: &str, fields: &str) -> String {
 
 #[test]
 fn a_message_with_the_option_is_an_event() {
-    let keyed = event("OrderPlaced", "type: \"shop.order.placed\", key: \"type\"", "string type = 1;");
+    let keyed = event(
+        "OrderPlaced",
+        "type: \"shop.order.placed\", key: \"type\"",
+        "string type = 1;",
+    );
     let bare = event("ShopOpened", "type: \"shop.door.opened-wide\"", "");
     let code = compile(&(keyed + &bare + "message Plain {}")).expect("a contract");
     for expected in [
@@ -52,7 +60,10 @@ fn a_message_with_the_option_is_an_event() {
     ] {
         assert!(code.contains(expected), "no {expected:?} in\n{code}");
     }
-    assert!(!code.contains("Plain"), "a message without the option is none");
+    assert!(
+        !code.contains("Plain"),
+        "a message without the option is none"
+    );
 }
 
 #[test]
@@ -79,26 +90,44 @@ fn mistakes_are_named_with_their_message() {
     for ty in types {
         let why = compile(&event("Bad", &format!("type: {ty:?}"), "")).expect_err(ty);
         assert!(
-            why.contains("shop.v1.Bad") && why.contains(&format!("{ty:?}")) && why.contains("web.page.viewed"),
+            why.contains("shop.v1.Bad")
+                && why.contains(&format!("{ty:?}"))
+                && why.contains("web.page.viewed"),
             "{why}"
         );
     }
     let keys = [
         ("string name = 1;", "there is no field \"id\""),
         ("uint64 id = 1;", "key field \"id\" must be a single string"),
-        ("repeated string id = 1;", "key field \"id\" must be a single string"),
+        (
+            "repeated string id = 1;",
+            "key field \"id\" must be a single string",
+        ),
         ("optional string id = 1;", "neither optional"),
-        ("oneof which { string id = 1; string name = 2; }", "nor in a oneof"),
+        (
+            "oneof which { string id = 1; string name = 2; }",
+            "nor in a oneof",
+        ),
     ];
     for (fields, expected) in keys {
-        let why = compile(&event("Bad", "type: \"shop.order.placed\", key: \"id\"", fields)).expect_err(expected);
-        assert!(why.contains("shop.v1.Bad") && why.contains(expected), "{why}");
+        let why = compile(&event(
+            "Bad",
+            "type: \"shop.order.placed\", key: \"id\"",
+            fields,
+        ))
+        .expect_err(expected);
+        assert!(
+            why.contains("shop.v1.Bad") && why.contains(expected),
+            "{why}"
+        );
     }
 }
 
 #[test]
 fn a_type_names_one_message() {
-    let twice = ["One", "Other"].map(|name| event(name, "type: \"shop.order.placed\"", "")).concat();
+    let twice = ["One", "Other"]
+        .map(|name| event(name, "type: \"shop.order.placed\"", ""))
+        .concat();
     let why = compile(&twice).expect_err("one type, two messages");
     for expected in ["shop.v1.One", "shop.v1.Other", "\"shop.order.placed\""] {
         assert!(why.contains(expected), "{why}");
@@ -108,7 +137,11 @@ fn a_type_names_one_message() {
 #[test]
 fn what_cannot_be_compiled_says_where() {
     let why = compile("message Broken { string = 1; }").expect_err("no protobuf");
-    assert!(why.contains("shop/a.proto") || why.contains("expected"), "{why}");
-    let why = compile_files(&[("shop/a.proto", "import \"shop/gone.proto\";")]).expect_err("no such file");
+    assert!(
+        why.contains("shop/a.proto") || why.contains("expected"),
+        "{why}"
+    );
+    let why = compile_files(&[("shop/a.proto", "import \"shop/gone.proto\";")])
+        .expect_err("no such file");
     assert!(why.contains("shop/gone.proto"), "{why}");
 }

@@ -62,11 +62,19 @@ pub struct Difference {
 
 impl Change {
     fn new(what: impl Into<String>, action: Action) -> Self {
-        Self { what: what.into(), action, fields: Vec::new(), error: None }
+        Self {
+            what: what.into(),
+            action,
+            fields: Vec::new(),
+            error: None,
+        }
     }
 
     fn refused(what: impl Into<String>, why: impl Display) -> Self {
-        Self { error: Some(why.to_string()), ..Self::new(what, Action::Refused) }
+        Self {
+            error: Some(why.to_string()),
+            ..Self::new(what, Action::Refused)
+        }
     }
 }
 
@@ -74,7 +82,11 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let names: Vec<String> = settings.config.functions.keys().cloned().collect();
     let manifests = manifests::of(settings, &names).await?;
     let (bus, store) = (settings.bus().await?, settings.store().await?);
-    let mode = if args.dry_run { Mode::Look } else { Mode::Apply };
+    let mode = if args.dry_run {
+        Mode::Look
+    } else {
+        Mode::Apply
+    };
     let changes = carry_out(&settings.config, &manifests, &bus, &store, mode).await;
     if args.json {
         say(serde_json::json!({ "dry_run": args.dry_run, "changes": changes }));
@@ -123,15 +135,29 @@ pub async fn carry_out(
 /// The streams of all domains anybody names, the bucket, and a consumer for each function.
 pub fn plan(config: &Config, manifests: &[Manifest]) -> Vec<Wanted> {
     let mut domains: BTreeSet<String> = manifests.iter().flat_map(Manifest::domains).collect();
-    domains.extend(config.streams.keys().filter(|name| *name != OBJECTS).cloned());
-    domains.extend(config.schedules.iter().map(|s| stream_of_type(&s.ty()).to_owned()));
+    domains.extend(
+        config
+            .streams
+            .keys()
+            .filter(|name| *name != OBJECTS)
+            .cloned(),
+    );
+    domains.extend(
+        config
+            .schedules
+            .iter()
+            .map(|s| stream_of_type(&s.ty()).to_owned()),
+    );
     domains.insert(layout::DLQ.to_owned());
     // Every other one sources from it, so it is there first.
     domains.remove(layout::TIMER);
     let domains = [layout::TIMER.to_owned()].into_iter().chain(domains);
     let streams = domains.map(|domain| layout::stream(&domain, &config.stream(&domain)));
     let bucket = layout::bucket(layout::FILES, &config.bucket());
-    streams.chain([bucket]).chain(manifests.iter().map(|m| m.consumer(config))).collect()
+    streams
+        .chain([bucket])
+        .chain(manifests.iter().map(|m| m.consumer(config)))
+        .collect()
 }
 
 fn from_outcome(what: String, outcome: Outcome) -> Change {
@@ -139,8 +165,14 @@ fn from_outcome(what: String, outcome: Outcome) -> Change {
         Outcome::Same => Change::new(what, Action::Same),
         Outcome::Created => Change::new(what, Action::Create),
         Outcome::Different(fields) => {
-            let fields = fields.into_iter().map(|(field, is, should)| Difference { field, is, should }).collect();
-            Change { fields, ..Change::new(what, Action::Change) }
+            let fields = fields
+                .into_iter()
+                .map(|(field, is, should)| Difference { field, is, should })
+                .collect();
+            Change {
+                fields,
+                ..Change::new(what, Action::Change)
+            }
         }
     }
 }
@@ -164,10 +196,17 @@ async fn library(store: &RedisStore, mode: Mode) -> Change {
         Ok(Ok(true)) => Change::new(what, Action::Same),
         Ok(Ok(false)) => Change::new(what, Action::Create),
         Ok(Err(found)) => {
-            let fields = vec![Difference { field: "partitions".into(), is: found.into(), should: PARTITIONS.into() }];
+            let fields = vec![Difference {
+                field: "partitions".into(),
+                is: found.into(),
+                should: PARTITIONS.into(),
+            }];
             Change {
                 fields,
-                ..Change::refused(what, "this Redis belongs to a layout with another partition count; use an empty one")
+                ..Change::refused(
+                    what,
+                    "this Redis belongs to a layout with another partition count; use an empty one",
+                )
             }
         }
         Err(e) => Change::refused(what, e),
@@ -180,9 +219,17 @@ fn schedules(config: &Config, done: &[String]) -> Vec<Change> {
         Some(what) => Change::new(what, Action::Remove),
         None => Change::new(line, Action::Create),
     };
-    let named = |schedule: &oncue::config::Schedule| format!("schedule {} {}", schedule.name(), schedule.rule());
-    let same = config.schedules.iter().map(named).filter(|what| !done.contains(what));
-    same.map(|what| Change::new(what, Action::Same)).chain(done.iter().map(touched)).collect()
+    let named = |schedule: &oncue::config::Schedule| {
+        format!("schedule {} {}", schedule.name(), schedule.rule())
+    };
+    let same = config
+        .schedules
+        .iter()
+        .map(named)
+        .filter(|what| !done.contains(what));
+    same.map(|what| Change::new(what, Action::Same))
+        .chain(done.iter().map(touched))
+        .collect()
 }
 
 /// `+ stream web`, `~ stream web` with a line per field, `= stream web`, `- schedule x`, `! consumer x: why`.
@@ -199,14 +246,23 @@ pub fn line(change: &Change) -> String {
         let _ = write!(out, ": {error}");
     }
     for Difference { field, is, should } in &change.fields {
-        let _ = write!(out, "\n    {field}: {} -> {}", paint(BAD, show(is)), paint(GOOD, show(should)));
+        let _ = write!(
+            out,
+            "\n    {field}: {} -> {}",
+            paint(BAD, show(is)),
+            paint(GOOD, show(should))
+        );
     }
     out
 }
 
 /// Absent fields are shown as such: the server leaves out what is empty.
 fn show(value: &Value) -> String {
-    if value.is_null() { "nothing".into() } else { value.to_string() }
+    if value.is_null() {
+        "nothing".into()
+    } else {
+        value.to_string()
+    }
 }
 
 /// `2 created, 1 changed, 9 the same`, in the mood that fits.
@@ -224,7 +280,11 @@ pub fn summary(changes: &[Change], dry_run: bool) -> String {
         .filter(|(action, _)| count(*action) > 0)
         .map(|(action, word)| format!("{} {word}", count(action)));
     let text = parts.collect::<Vec<_>>().join(", ");
-    if dry_run { format!("dry run, nothing was changed: {text}") } else { text }
+    if dry_run {
+        format!("dry run, nothing was changed: {text}")
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -238,10 +298,19 @@ mod tests {
     }
 
     fn changed() -> Change {
-        let difference = |field: &str, is, should| Difference { field: field.into(), is, should };
-        let fields =
-            vec![difference("max_bytes", json!(1), json!(2)), difference("subjects", Value::Null, json!(["web.>"]))];
-        Change { fields, ..Change::new("stream web", Action::Change) }
+        let difference = |field: &str, is, should| Difference {
+            field: field.into(),
+            is,
+            should,
+        };
+        let fields = vec![
+            difference("max_bytes", json!(1), json!(2)),
+            difference("subjects", Value::Null, json!(["web.>"])),
+        ];
+        Change {
+            fields,
+            ..Change::new("stream web", Action::Change)
+        }
     }
 
     #[test]
@@ -250,8 +319,14 @@ mod tests {
             plain(&line(&changed())),
             "~ stream web\n    max_bytes: 1 -> 2\n    subjects: nothing -> [\"web.>\"]"
         );
-        assert_eq!(plain(&line(&Change::new("stream dlq", Action::Create))), "+ stream dlq");
-        assert_eq!(plain(&line(&Change::refused("consumer a/b", "no"))), "! consumer a/b: no");
+        assert_eq!(
+            plain(&line(&Change::new("stream dlq", Action::Create))),
+            "+ stream dlq"
+        );
+        assert_eq!(
+            plain(&line(&Change::refused("consumer a/b", "no"))),
+            "! consumer a/b: no"
+        );
     }
 
     #[test]
@@ -260,8 +335,14 @@ mod tests {
         assert_eq!(verdict(&[same()], true), exit::OK);
         assert_eq!(verdict(&[same(), changed()], true), exit::DIFFERENT);
         assert_eq!(verdict(&[same(), changed()], false), exit::OK);
-        assert_eq!(verdict(&[changed(), Change::refused("b", "no")], true), exit::FAILED);
-        assert_eq!(summary(&[same(), changed()], true), "dry run, nothing was changed: 1 changed, 1 the same");
+        assert_eq!(
+            verdict(&[changed(), Change::refused("b", "no")], true),
+            exit::FAILED
+        );
+        assert_eq!(
+            summary(&[same(), changed()], true),
+            "dry run, nothing was changed: 1 changed, 1 the same"
+        );
     }
 
     #[test]
@@ -274,8 +355,12 @@ mod tests {
             "limits": { "concurrency": 1, "reserved_concurrency": 1, "timeout": "1s", "attempts": 1, "ack_wait": "1s", "start": "all" },
         }))
         .unwrap();
-        let names: Vec<String> = plan(&config, &[manifest]).into_iter().map(|w| w.name).collect();
-        let streams = ["timer", "dlq", "mail", "shop", "web", "OBJ_files"].map(|s| format!("stream {s}"));
+        let names: Vec<String> = plan(&config, &[manifest])
+            .into_iter()
+            .map(|w| w.name)
+            .collect();
+        let streams =
+            ["timer", "dlq", "mail", "shop", "web", "OBJ_files"].map(|s| format!("stream {s}"));
         assert_eq!(names[..6], streams);
         assert_eq!(names[6..], ["consumer web/count-views"]);
     }

@@ -34,16 +34,29 @@ enum Audited {
 }
 
 pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
-    let names: Vec<String> =
-        if args.functions.is_empty() { settings.config.functions.keys().cloned().collect() } else { args.functions };
+    let names: Vec<String> = if args.functions.is_empty() {
+        settings.config.functions.keys().cloned().collect()
+    } else {
+        args.functions
+    };
     if names.is_empty() {
-        return Err(Failure::usage("oncue.toml names no function; name those to audit"));
+        return Err(Failure::usage(
+            "oncue.toml names no function; name those to audit",
+        ));
     }
     let bus = settings.bus().await?;
-    let audits = stream::iter(&names).map(|name| audit(name, &bus, settings)).buffered(AT_ONCE);
-    let audits: Vec<(&String, Audited)> = names.iter().zip(audits.collect::<Vec<_>>().await).collect();
+    let audits = stream::iter(&names)
+        .map(|name| audit(name, &bus, settings))
+        .buffered(AT_ONCE);
+    let audits: Vec<(&String, Audited)> =
+        names.iter().zip(audits.collect::<Vec<_>>().await).collect();
     if args.json {
-        say(json!(audits.iter().map(|(name, audited)| whole(name, audited)).collect::<Vec<_>>()));
+        say(json!(
+            audits
+                .iter()
+                .map(|(name, audited)| whole(name, audited))
+                .collect::<Vec<_>>()
+        ));
     } else {
         show(&audits);
     }
@@ -52,7 +65,11 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
         Audited::NotStarted => false,
         Audited::Failed(_) => true,
     };
-    Ok(if audits.iter().any(|(_, audited)| bad(audited)) { exit::FAILED } else { exit::OK })
+    Ok(if audits.iter().any(|(_, audited)| bad(audited)) {
+        exit::FAILED
+    } else {
+        exit::OK
+    })
 }
 
 async fn audit(name: &str, bus: &Bus, settings: &Settings) -> Audited {
@@ -60,7 +77,13 @@ async fn audit(name: &str, bus: &Bus, settings: &Settings) -> Audited {
         Ok(manifest) => manifest,
         Err(why) => return Audited::Failed(why),
     };
-    match bus.api(&format!("CONSUMER.INFO.{}.{name}", manifest.stream), &Value::Null).await {
+    match bus
+        .api(
+            &format!("CONSUMER.INFO.{}.{name}", manifest.stream),
+            &Value::Null,
+        )
+        .await
+    {
         Ok(_) => {}
         Err(e) if e.is_not_found() => return Audited::NotStarted,
         Err(e) => return Audited::Failed(e.to_string()),
@@ -88,27 +111,61 @@ fn show(audits: &[(&String, Audited)]) {
         })
         .collect();
     if !done.is_empty() {
-        let head = ["FUNCTION", "ACCEPTED", "= APPLIED", "+ DEAD", "+ PENDING", "LOST", "EXPIRED"];
-        say(table::render(&head, &done.iter().map(|audit| row(audit)).collect::<Vec<_>>()));
+        let head = [
+            "FUNCTION",
+            "ACCEPTED",
+            "= APPLIED",
+            "+ DEAD",
+            "+ PENDING",
+            "LOST",
+            "EXPIRED",
+        ];
+        say(table::render(
+            &head,
+            &done.iter().map(|audit| row(audit)).collect::<Vec<_>>(),
+        ));
     }
     for audit in done.iter().filter(|audit| audit.lost > 0) {
-        let ids = audit.lost_ids.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join("\n  ");
+        let ids = audit
+            .lost_ids
+            .iter()
+            .take(LISTED)
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("\n  ");
         let more = audit.lost.saturating_sub(LISTED as u64);
-        let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
-        say(format_args!("{} {}\n  {ids}{more}", audit.function, paint(BAD, "has lost:")));
+        let more = if more > 0 {
+            format!("\n  and {more} more")
+        } else {
+            String::new()
+        };
+        say(format_args!(
+            "{} {}\n  {ids}{more}",
+            audit.function,
+            paint(BAD, "has lost:")
+        ));
     }
     for (name, audited) in audits {
         match audited {
             Audited::Done(_) => {}
-            Audited::NotStarted => remark(format_args!("{name}: it has no consumer yet, so it has acted on nothing")),
-            Audited::Failed(why) => remark(format_args!("{name}: {} {why}", paint(BAD, "cannot be audited:"))),
+            Audited::NotStarted => remark(format_args!(
+                "{name}: it has no consumer yet, so it has acted on nothing"
+            )),
+            Audited::Failed(why) => remark(format_args!(
+                "{name}: {} {why}",
+                paint(BAD, "cannot be audited:")
+            )),
         }
     }
     if done.iter().any(|audit| audit.expired > 0) {
-        remark("EXPIRED: older than the horizon, their seen-marks may be gone; nothing can be said of them");
+        remark(
+            "EXPIRED: older than the horizon, their seen-marks may be gone; nothing can be said of them",
+        );
     }
     if done.iter().any(|audit| audit.lost > 0) {
-        remark("LOST: acked without an effect; `oncue recover redis --since T` delivers them again");
+        remark(
+            "LOST: acked without an effect; `oncue recover redis --since T` delivers them again",
+        );
     }
 }
 
@@ -131,7 +188,14 @@ mod tests {
 
     #[test]
     fn sums_stand_in_one_row() {
-        let audit = Audit { function: "f".into(), accepted: 5, applied: 3, dead: 1, pending: 1, ..Audit::default() };
+        let audit = Audit {
+            function: "f".into(),
+            accepted: 5,
+            applied: 3,
+            dead: 1,
+            pending: 1,
+            ..Audit::default()
+        };
         let shown: Vec<String> = vec![table::render(&[""; 7], &[row(&audit)])];
         let plain = anstream::adapter::strip_str(&shown[0]).to_string();
         let words: Vec<&str> = plain.split_whitespace().collect();

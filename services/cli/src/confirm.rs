@@ -11,8 +11,10 @@ pub fn ask(question: &str, yes: bool) -> Result<(), Failure> {
         return Ok(());
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(Failure::usage(format_args!("{question} Nobody can be asked here"))
-            .advise("nothing was done; if you mean it, say so with --yes"));
+        return Err(
+            Failure::usage(format_args!("{question} Nobody can be asked here"))
+                .advise("nothing was done; if you mean it, say so with --yes"),
+        );
     }
     let _ = write!(anstream::stderr(), "{} [y/N] ", paint(BOLD, question));
     let _ = io::stderr().flush();

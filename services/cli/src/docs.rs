@@ -25,7 +25,10 @@ pub struct Args {
 
 /// Prints the document, as JSON.
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
-    let (bus, store) = (settings.bus().await.ok(), settings.store().await.ok().map(Store::Redis));
+    let (bus, store) = (
+        settings.bus().await.ok(),
+        settings.store().await.ok().map(Store::Redis),
+    );
     let house = settings.house(bus.as_ref(), store.as_ref()).await?;
     let catalog = settings.config.catalog().map_err(Failure::usage)?;
     let document = document(args, settings, &catalog, &house);
@@ -46,7 +49,10 @@ fn document(args: &Args, settings: &Settings, catalog: &Catalog, house: &House) 
     }
     let operations: Map<String, Value> = house.manifests().flat_map(operations).collect();
     let place = Place::of(&settings.config.nats_url, 4222);
-    let nats = place.map_or_else(|| "127.0.0.1:4222".to_owned(), |place| format!("{}:{}", place.host, place.port));
+    let nats = place.map_or_else(
+        || "127.0.0.1:4222".to_owned(),
+        |place| format!("{}:{}", place.host, place.port),
+    );
     json!({
         "asyncapi": "3.0.0",
         "info": { "title": args.title, "version": args.app_version,
@@ -62,8 +68,10 @@ fn document(args: &Args, settings: &Settings, catalog: &Catalog, house: &House) 
 
 /// Those clients may send or functions declare; of the platform's own only what functions name.
 fn types(catalog: &Catalog, house: &House) -> Vec<String> {
-    let theirs =
-        catalog.entries().map(|entry| entry.ty.as_str()).filter(|ty| ![DLQ, TIMER].contains(&stream_of_type(ty)));
+    let theirs = catalog
+        .entries()
+        .map(|entry| entry.ty.as_str())
+        .filter(|ty| ![DLQ, TIMER].contains(&stream_of_type(ty)));
     let mut types: Vec<String> = theirs.chain(house.types()).map(str::to_owned).collect();
     types.sort();
     types.dedup();
@@ -71,7 +79,9 @@ fn types(catalog: &Catalog, house: &House) -> Vec<String> {
 }
 
 fn channel(ty: &str, entry: Option<&Entry>) -> Value {
-    let key = entry.map(|entry| entry.key_field.as_str()).filter(|field| !field.is_empty());
+    let key = entry
+        .map(|entry| entry.key_field.as_str())
+        .filter(|field| !field.is_empty());
     let mut channel = json!({
         "address": ty,
         "title": ty,
@@ -81,8 +91,9 @@ fn channel(ty: &str, entry: Option<&Entry>) -> Value {
     if let Some(field) = key {
         channel["address"] = format!("{ty}.{{key}}").into();
         channel["description"] = format!("Also taken without the key, as {ty}.").into();
-        let of =
-            format!("The field {field} where a NATS token may hold it ([A-Za-z0-9_-], at most 64), else a hash of it.");
+        let of = format!(
+            "The field {field} where a NATS token may hold it ([A-Za-z0-9_-], at most 64), else a hash of it."
+        );
         channel["parameters"] = json!({ "key": { "description": of } });
     }
     channel
@@ -108,7 +119,8 @@ fn message(ty: &str, entry: Option<&Entry>) -> Value {
             "traceparent": text("W3C Trace Context."),
         },
     });
-    let mut message = json!({ "name": ty, "title": ty, "contentType": "application/json", "headers": headers });
+    let mut message =
+        json!({ "name": ty, "title": ty, "contentType": "application/json", "headers": headers });
     if let Some(entry) = entry {
         message["payload"] = json!({ "$ref": format!("#/components/schemas/{}", entry.schema()) });
         message["x-protobuf-message"] = entry.schema().into();
@@ -126,13 +138,23 @@ fn operations(manifest: &Manifest) -> Vec<(String, Value)> {
             "tags": [{ "name": name }] });
         (format!("{name}.{action}.{ty}"), content)
     };
-    let state = manifest.table.as_ref().map_or_else(String::new, |table| format!(" and owns rows of {table:?}"));
+    let state = manifest
+        .table
+        .as_ref()
+        .map_or_else(String::new, |table| format!(" and owns rows of {table:?}"));
     let receive = manifest.triggers.iter().map(|ty| {
         let (key, mut content) = operation("receive", ty, format!("{name} acts on {ty}{state}"));
         content["bindings"] = json!({ "nats": { "queue": name } });
         (key, content)
     });
-    receive.chain(manifest.emits.iter().map(|ty| operation("send", ty, format!("{name} may emit {ty}")))).collect()
+    receive
+        .chain(
+            manifest
+                .emits
+                .iter()
+                .map(|ty| operation("send", ty, format!("{name} may emit {ty}"))),
+        )
+        .collect()
 }
 
 #[cfg(test)]
@@ -144,13 +166,29 @@ mod tests {
 
     fn ours() -> Value {
         let house = house(&[
-            ("count-views", &["web.page.viewed"], &["web.page.milestone"], Some("pages")),
-            ("publish-trends", &["timer.function.fired"], &["web.trends.published"], None),
+            (
+                "count-views",
+                &["web.page.viewed"],
+                &["web.page.milestone"],
+                Some("pages"),
+            ),
+            (
+                "publish-trends",
+                &["timer.function.fired"],
+                &["web.trends.published"],
+                None,
+            ),
             ("foreign", &["shop.order.placed"], &[], None),
         ]);
         let config = Config::parse("", None, |_| None).expect("defaults");
-        let settings = Settings { config, bin: "/nowhere".into() };
-        let args = Args { title: "Test".into(), app_version: "1".into() };
+        let settings = Settings {
+            config,
+            bin: "/nowhere".into(),
+        };
+        let args = Args {
+            title: "Test".into(),
+            app_version: "1".into(),
+        };
         document(&args, &settings, &Catalog::builtin(), &house)
     }
 
@@ -171,7 +209,10 @@ mod tests {
         }
         assert!(references.len() > 20, "{}", references.len());
         for reference in references {
-            assert!(document.pointer(&reference[1..]).is_some(), "{reference} leads nowhere");
+            assert!(
+                document.pointer(&reference[1..]).is_some(),
+                "{reference} leads nowhere"
+            );
         }
     }
 }

@@ -23,7 +23,9 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let profile = promise::profile(&facts);
     if args.json {
         let promised = promise::words(&facts);
-        say(serde_json::json!({ "findings": findings, "facts": facts, "profile": profile, "promised": promised }));
+        say(
+            serde_json::json!({ "findings": findings, "facts": facts, "profile": profile, "promised": promised }),
+        );
     } else {
         for finding in &findings {
             say(line(finding));
@@ -50,16 +52,26 @@ fn line(finding: &Finding) -> String {
         Verdict::Know => paint(CHANGED, "note"),
         Verdict::Fix => paint(BAD, "FIX "),
     };
-    let advice = finding.advice.as_ref().map_or_else(String::new, |advice| format!("\n       {}", paint(DIM, advice)));
+    let advice = finding.advice.as_ref().map_or_else(String::new, |advice| {
+        format!("\n       {}", paint(DIM, advice))
+    });
     format!("{mark}   {}{advice}", finding.text)
 }
 
 fn report(facts: &Facts, profile: &str) -> String {
     if facts.nats.is_none() || facts.redis.is_none() {
-        return format!("\n{}", paint(BOLD, "Nothing is promised while a server does not answer."));
+        return format!(
+            "\n{}",
+            paint(BOLD, "Nothing is promised while a server does not answer.")
+        );
     }
-    let mut out =
-        format!("\n{}", paint(BOLD, format_args!("Promised with these servers as they are now (profile {profile}):")));
+    let mut out = format!(
+        "\n{}",
+        paint(
+            BOLD,
+            format_args!("Promised with these servers as they are now (profile {profile}):")
+        )
+    );
     for words in promise::words(facts) {
         let _ = write!(out, "\n  * {words}");
     }
@@ -72,11 +84,18 @@ mod tests {
 
     #[test]
     fn silence_and_faults_have_their_own_exit_codes() {
-        let finding = |verdict| Finding { verdict, text: "x".into(), advice: None };
+        let finding = |verdict| Finding {
+            verdict,
+            text: "x".into(),
+            advice: None,
+        };
         let mut facts = Facts::default();
         assert_eq!(verdict(&facts, &[finding(Verdict::Fix)]), exit::SILENT);
         (facts.nats, facts.redis) = (Some("2.15.1".into()), Some("7.4.0".into()));
         assert_eq!(verdict(&facts, &[finding(Verdict::Fix)]), exit::FAILED);
-        assert_eq!(verdict(&facts, &[finding(Verdict::Know), finding(Verdict::Good)]), exit::OK);
+        assert_eq!(
+            verdict(&facts, &[finding(Verdict::Know), finding(Verdict::Good)]),
+            exit::OK
+        );
     }
 }

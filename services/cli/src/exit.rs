@@ -30,7 +30,11 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(code: u8, what: impl fmt::Display) -> Self {
-        Self { code, what: what.to_string(), advice: None }
+        Self {
+            code,
+            what: what.to_string(),
+            advice: None,
+        }
     }
 
     pub fn failed(what: impl fmt::Display) -> Self {
@@ -43,8 +47,9 @@ impl Failure {
 
     /// A server that is not there, with the usual remedy.
     pub fn silent(what: impl fmt::Display) -> Self {
-        Self::new(SILENT, what)
-            .advise("start everything with `oncue up`, or name another server with --nats or --redis")
+        Self::new(SILENT, what).advise(
+            "start everything with `oncue up`, or name another server with --nats or --redis",
+        )
     }
 
     pub fn advise(mut self, advice: impl Into<String>) -> Self {

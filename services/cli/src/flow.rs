@@ -51,15 +51,26 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let ledger = match &redis {
         Ok(redis) => in_ledger(redis, &args.id).await?,
         Err(why) => {
-            remark(format_args!("{}: no ledger is asked, only the streams", why.what));
+            remark(format_args!(
+                "{}: no ledger is asked, only the streams",
+                why.what
+            ));
             None
         }
     };
     let bus = settings.bus().await;
     match (ledger, redis, bus) {
         (Some(flow), Ok(redis), bus) => {
-            let view = View { redis, bus: bus.ok(), json: args.json };
-            if args.follow { view.follow(flow).await } else { view.show(flow).await }
+            let view = View {
+                redis,
+                bus: bus.ok(),
+                json: args.json,
+            };
+            if args.follow {
+                view.follow(flow).await
+            } else {
+                view.show(flow).await
+            }
         }
         (_, redis, bus) => untracked(args, settings, redis.ok().map(Store::Redis), &bus?).await,
     }
@@ -67,29 +78,54 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 
 /// By the flow's id, or else by the id of one of its events.
 async fn in_ledger(redis: &RedisStore, id: &str) -> Result<Option<Flow>, Failure> {
-    let found = Store::Redis(redis.clone()).flow(id).await.map_err(Failure::silent)?;
+    let found = Store::Redis(redis.clone())
+        .flow(id)
+        .await
+        .map_err(Failure::silent)?;
     match found {
         Some(flow) => Ok(Some(flow)),
         None => redis.flow_with(id).await.map_err(Failure::silent),
     }
 }
 
-async fn untracked(args: &Args, settings: &Settings, store: Option<Store>, bus: &Bus) -> Result<u8, Failure> {
+async fn untracked(
+    args: &Args,
+    settings: &Settings,
+    store: Option<Store>,
+    bus: &Bus,
+) -> Result<u8, Failure> {
     // Types that lead to one another narrow the search; workers would say no more than programs and Redis, and later.
-    let (house, _) =
-        House::ask(&settings.config, &settings.bin, None, store.as_ref()).await.map_err(Failure::silent)?;
+    let (house, _) = House::ask(&settings.config, &settings.bin, None, store.as_ref())
+        .await
+        .map_err(Failure::silent)?;
     let functions: Vec<Manifest> = house.manifests().cloned().collect();
     let read = if args.all { None } else { Some(READ) };
-    let patience = Patience { find: None, read, since: args.since.unwrap_or(0) };
-    let (found, searched) =
-        search::rebuild(bus, store.as_ref(), &settings.config, &args.id, &functions, patience).await?;
+    let patience = Patience {
+        find: None,
+        read,
+        since: args.since.unwrap_or(0),
+    };
+    let (found, searched) = search::rebuild(
+        bus,
+        store.as_ref(),
+        &settings.config,
+        &args.id,
+        &functions,
+        patience,
+    )
+    .await?;
     let Some(flow) = found else {
-        let what = format!("no event or flow {:?}: it has no ledger, and {searched}", args.id);
+        let what = format!(
+            "no event or flow {:?}: it has no ledger, and {searched}",
+            args.id
+        );
         return Err(Failure::failed(what)
             .advise("an event is gone from its stream once all are done with it and `replay_window` has passed"));
     };
     if args.follow {
-        remark("it has no ledger, so it cannot be followed; send its event with `Oncue-Track: 1` to have one");
+        remark(
+            "it has no ledger, so it cannot be followed; send its event with `Oncue-Track: 1` to have one",
+        );
     }
     if args.json {
         say(document(&flow, Some(&searched)));
@@ -153,7 +189,9 @@ impl View {
         let mut before: Option<Flow> = None;
         loop {
             let Some(mut flow) = next else {
-                return Err(Failure::failed(format_args!("the ledger of flow {id} has expired meanwhile")));
+                return Err(Failure::failed(format_args!(
+                    "the ledger of flow {id} has expired meanwhile"
+                )));
             };
             self.settle(&mut flow).await?;
             let complete = flow.is_complete();
@@ -180,7 +218,11 @@ struct Screen {
 
 impl Screen {
     fn new(json: bool) -> Self {
-        Self { json, live: !json && std::io::stdout().is_terminal(), drawn: 0 }
+        Self {
+            json,
+            live: !json && std::io::stdout().is_terminal(),
+            drawn: 0,
+        }
     }
 
     /// Ages are shown, so it is drawn anew even where nothing has changed.
@@ -202,7 +244,11 @@ impl Screen {
             lines.truncate(room - 1);
             lines.push("…");
         }
-        let up = if self.drawn > 0 { format!("\x1b[{}A\x1b[J", self.drawn) } else { String::new() };
+        let up = if self.drawn > 0 {
+            format!("\x1b[{}A\x1b[J", self.drawn)
+        } else {
+            String::new()
+        };
         let _ = writeln!(anstream::stdout(), "{up}{}", lines.join("\n"));
         let _ = std::io::stdout().flush();
         self.drawn = lines.len();

@@ -18,9 +18,15 @@ pub struct Args {
 }
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
-    let missing =
-        || Failure::usage("which part? process 1 here is none of ours").advise("for example: oncue health gateway");
-    let name = args.name.clone().or_else(|| first_process().filter(|n| is_ours(settings, n))).ok_or_else(missing)?;
+    let missing = || {
+        Failure::usage("which part? process 1 here is none of ours")
+            .advise("for example: oncue health gateway")
+    };
+    let name = args
+        .name
+        .clone()
+        .or_else(|| first_process().filter(|n| is_ours(settings, n)))
+        .ok_or_else(missing)?;
     let healthy = match name.as_str() {
         "gateway" => page(&gateway_address(&settings.config.gateway.listen), "/readyz").await,
         "console" => page(&gateway_address(&settings.config.console.listen), "/readyz").await,
@@ -28,7 +34,8 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         function => answers(settings, function).await,
     };
     // Not 4: container engines know 0 and 1 only.
-    let why = healthy.map_err(|why| Failure::failed(format_args!("{name} is not healthy: {why}")))?;
+    let why =
+        healthy.map_err(|why| Failure::failed(format_args!("{name} is not healthy: {why}")))?;
     say(format_args!("{name}: {why}"));
     Ok(exit::OK)
 }
@@ -60,7 +67,9 @@ async fn answers(settings: &Settings, function: &str) -> Result<String, String> 
     };
     let asked = async {
         let bus = settings.bus().await.map_err(|e| e.what)?;
-        let found = services::ask(&bus, &subject, Duration::from_secs(1)).await.map_err(|e| e.what)?;
+        let found = services::ask(&bus, &subject, Duration::from_secs(1))
+            .await
+            .map_err(|e| e.what)?;
         Ok::<_, String>(found.into_iter().next().map(|i| i.id))
     };
     match tokio::time::timeout(PATIENCE, asked).await {
@@ -74,7 +83,10 @@ async fn answers(settings: &Settings, function: &str) -> Result<String, String> 
 /// The instance to ask for: the one the environment names, or the worker that is process 1 of this container. `None`
 /// outside containers, where any instance will do.
 fn instance(function: &str) -> Option<String> {
-    if let Some(id) = std::env::var("ONCUE_INSTANCE").ok().filter(|id| !id.is_empty()) {
+    if let Some(id) = std::env::var("ONCUE_INSTANCE")
+        .ok()
+        .filter(|id| !id.is_empty())
+    {
         return Some(token(&id));
     }
     if first_process()? != function {
@@ -106,7 +118,15 @@ fn is_ours(settings: &Settings, name: &str) -> bool {
 
 /// As workers name themselves.
 fn token(id: &str) -> String {
-    id.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '-' }).collect()
+    id.chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '_' || c == '-' {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -130,7 +130,10 @@ mod tests {
     fn help_documents_every_exit_code() {
         let help = super::Cli::command().render_long_help().to_string();
         for code in 0..=4 {
-            assert!(help.contains(&format!("  {code}  ")), "exit code {code} is not in --help");
+            assert!(
+                help.contains(&format!("  {code}  ")),
+                "exit code {code} is not in --help"
+            );
         }
     }
 }

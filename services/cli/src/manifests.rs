@@ -9,22 +9,37 @@ use crate::settings::Settings;
 
 /// Manifests of the named functions; all mistakes at once.
 pub async fn of(settings: &Settings, names: &[String]) -> Result<Vec<Manifest>, Failure> {
-    let missing: Vec<&str> =
-        names.iter().filter(|name| !settings.bin.join(name).is_file()).map(String::as_str).collect();
+    let missing: Vec<&str> = names
+        .iter()
+        .filter(|name| !settings.bin.join(name).is_file())
+        .map(String::as_str)
+        .collect();
     if !missing.is_empty() {
-        let what = format!("no program for {} in {}", missing.join(", "), settings.bin.display());
+        let what = format!(
+            "no program for {} in {}",
+            missing.join(", "),
+            settings.bin.display()
+        );
         return Err(Failure::usage(what).advise(
             "build them (`cargo build --release --bins`), name their folder with --bin, or remove them from oncue.toml",
         ));
     }
     let (mut manifests, mut mistakes) = (Vec::new(), Vec::new());
-    for (name, asked) in
-        names.iter().zip(join_all(names.iter().map(|name| program::manifest(&settings.bin, name))).await)
-    {
+    for (name, asked) in names.iter().zip(
+        join_all(
+            names
+                .iter()
+                .map(|name| program::manifest(&settings.bin, name)),
+        )
+        .await,
+    ) {
         match asked {
             Ok(manifest) if manifest.name == *name => manifests.push(manifest),
             Ok(manifest) => {
-                mistakes.push(format!("  {name} calls itself {:?}; the two names must be the same", manifest.name));
+                mistakes.push(format!(
+                    "  {name} calls itself {:?}; the two names must be the same",
+                    manifest.name
+                ));
             }
             Err(why) => mistakes.push(format!("  {name} --manifest: {why}")),
         }
@@ -32,5 +47,8 @@ pub async fn of(settings: &Settings, names: &[String]) -> Result<Vec<Manifest>, 
     if mistakes.is_empty() {
         return Ok(manifests);
     }
-    Err(Failure::failed(format_args!("not every function says what it is\n{}", mistakes.join("\n"))))
+    Err(Failure::failed(format_args!(
+        "not every function says what it is\n{}",
+        mistakes.join("\n")
+    )))
 }

@@ -30,8 +30,12 @@ pub struct Args {
 }
 
 fn kinds() -> impl TypedValueParser<Value = Kind> {
-    PossibleValuesParser::new(Kind::ALL.map(Kind::word))
-        .try_map(|word| Kind::ALL.into_iter().find(|kind| kind.word() == word).ok_or("no such kind"))
+    PossibleValuesParser::new(Kind::ALL.map(Kind::word)).try_map(|word| {
+        Kind::ALL
+            .into_iter()
+            .find(|kind| kind.word() == word)
+            .ok_or("no such kind")
+    })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -47,18 +51,29 @@ enum Format {
 }
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
-    let (bus, store) = (settings.bus().await, settings.store().await.map(Store::Redis));
-    for away in [bus.as_ref().err(), store.as_ref().err()].into_iter().flatten() {
+    let (bus, store) = (
+        settings.bus().await,
+        settings.store().await.map(Store::Redis),
+    );
+    for away in [bus.as_ref().err(), store.as_ref().err()]
+        .into_iter()
+        .flatten()
+    {
         if args.drift {
             return Err(Failure::silent(&away.what));
         }
-        remark(format_args!("{}: the map shows what the others know", away.what));
+        remark(format_args!(
+            "{}: the map shows what the others know",
+            away.what
+        ));
     }
     let (bus, store) = (bus.ok(), store.ok());
     let house = settings.house(bus.as_ref(), store.as_ref()).await?;
     if let (true, Some(bus), Some(store)) = (args.drift, &bus, &store) {
         let catalog = settings.config.catalog().map_err(Failure::usage)?;
-        let observed = Observed::ask(&catalog, &house, bus, store).await.map_err(Failure::silent)?;
+        let observed = Observed::ask(&catalog, &house, bus, store)
+            .await
+            .map_err(Failure::silent)?;
         return Ok(drift(args, &house, &observed));
     }
     say(match args.format {
@@ -80,7 +95,11 @@ fn drift(args: &Args, house: &House, observed: &Observed) -> u8 {
     }
     if args.format != Format::Json {
         for finding in &findings {
-            say(format_args!("{} {}", paint(BAD, format_args!("{:<13}", finding.kind.word())), finding.what));
+            say(format_args!(
+                "{} {}",
+                paint(BAD, format_args!("{:<13}", finding.kind.word())),
+                finding.what
+            ));
             say(format_args!("{:14}{}", "", paint(DIM, &finding.advice)));
         }
         if observed.edges.is_empty() {
@@ -88,5 +107,9 @@ fn drift(args: &Args, house: &House, observed: &Observed) -> u8 {
             remark(paint(NAME, what));
         }
     }
-    if findings.is_empty() { exit::OK } else { exit::FAILED }
+    if findings.is_empty() {
+        exit::OK
+    } else {
+        exit::FAILED
+    }
 }

@@ -27,7 +27,11 @@ pub const PALETTE: [Style; 6] = [
 
 /// The text in a style; without codes for the plain one, so that plain output is plain everywhere.
 pub fn paint(style: Style, text: impl Display) -> String {
-    if style.is_plain() { text.to_string() } else { format!("{style}{text}{style:#}") }
+    if style.is_plain() {
+        text.to_string()
+    } else {
+        format!("{style}{text}{style:#}")
+    }
 }
 
 /// One line of result on stdout. A reader that has gone (`oncue tail | head`) is a normal end.
@@ -43,7 +47,12 @@ pub fn remark(line: impl Display) {
 }
 
 pub fn complain(failure: &Failure) {
-    let _ = writeln!(anstream::stderr(), "{} {}", paint(BAD, "oncue:"), failure.what);
+    let _ = writeln!(
+        anstream::stderr(),
+        "{} {}",
+        paint(BAD, "oncue:"),
+        failure.what
+    );
     if let Some(advice) = &failure.advice {
         let _ = writeln!(anstream::stderr(), "  {advice}");
     }
@@ -73,7 +82,11 @@ pub fn brief(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.chars().map(clean).collect();
     }
-    text.chars().take(most.saturating_sub(1)).map(clean).chain(['…']).collect()
+    text.chars()
+        .take(most.saturating_sub(1))
+        .map(clean)
+        .chain(['…'])
+        .collect()
 }
 
 /// Thousands apart: `12,345`.

@@ -62,14 +62,28 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let consumers = consumers(&bus).await?;
     let kept = kept::all(answering.get(kept::UP).map_or(&[], Vec::as_slice));
     let config = &settings.config;
-    let ours = |name: &&String| config.functions.contains_key(*name) || consumers.contains_key(*name);
-    let names: BTreeSet<&String> = config.functions.keys().chain(answering.keys().filter(ours)).collect();
+    let ours =
+        |name: &&String| config.functions.contains_key(*name) || consumers.contains_key(*name);
+    let names: BTreeSet<&String> = config
+        .functions
+        .keys()
+        .chain(answering.keys().filter(ours))
+        .collect();
     let lines: Vec<Line> = names
         .into_iter()
         .map(|name| {
-            let scale = config.functions.get(name).map(oncue::config::FunctionConfig::scale);
+            let scale = config
+                .functions
+                .get(name)
+                .map(oncue::config::FunctionConfig::scale);
             let kept = kept.get(name);
-            line(name, scale, kept, answering.get(name).map_or(&[], Vec::as_slice), consumers.get(name))
+            line(
+                name,
+                scale,
+                kept,
+                answering.get(name).map_or(&[], Vec::as_slice),
+                consumers.get(name),
+            )
         })
         .collect();
     if args.json {
@@ -81,7 +95,11 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         }
     }
     let anybody = !kept.is_empty() || lines.iter().any(|l| l.replicas > 0);
-    Ok(if anybody || lines.is_empty() { exit::OK } else { exit::SILENT })
+    Ok(if anybody || lines.is_empty() {
+        exit::OK
+    } else {
+        exit::SILENT
+    })
 }
 
 /// Every durable consumer by name, with its stream: no program has to be asked, so `ps` works from anywhere.
@@ -99,12 +117,18 @@ pub async fn consumers(bus: &Bus) -> Result<BTreeMap<String, (String, Value)>, F
 
 /// Names of the event streams: object stores and key-value buckets are none.
 pub async fn streams(bus: &Bus) -> Result<Vec<String>, Failure> {
-    let answer = bus
-        .api("STREAM.NAMES", &Value::Null)
-        .await
-        .map_err(|e| Failure::silent(e).advise("is JetStream on? `nats-server -js`, or let `oncue up` start one"))?;
-    let names = answer["streams"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    Ok(names.filter(|name| !name.starts_with("OBJ_") && !name.starts_with("KV_")).map(str::to_owned).collect())
+    let answer = bus.api("STREAM.NAMES", &Value::Null).await.map_err(|e| {
+        Failure::silent(e).advise("is JetStream on? `nats-server -js`, or let `oncue up` start one")
+    })?;
+    let names = answer["streams"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str);
+    Ok(names
+        .filter(|name| !name.starts_with("OBJ_") && !name.starts_with("KV_"))
+        .map(str::to_owned)
+        .collect())
 }
 
 fn line(
@@ -115,9 +139,15 @@ fn line(
     consumer: Option<&(String, Value)>,
 ) -> Line {
     let sum = |field: &str| instances.iter().map(|i| i.count(field)).sum();
-    let of = |field: &str| consumer.and_then(|(_, info)| info[field].as_u64()).unwrap_or_default();
+    let of = |field: &str| {
+        consumer
+            .and_then(|(_, info)| info[field].as_u64())
+            .unwrap_or_default()
+    };
     let endpoints = || instances.iter().flat_map(|i| &i.endpoints);
-    let (requests, time) = endpoints().fold((0, 0), |(n, t), e| (n + e.num_requests, t + e.processing_time));
+    let (requests, time) = endpoints().fold((0, 0), |(n, t), e| {
+        (n + e.num_requests, t + e.processing_time)
+    });
     Line {
         function: name.to_owned(),
         stream: consumer.map(|(stream, _)| stream.clone()),
@@ -134,7 +164,9 @@ fn line(
         failed: endpoints().map(|e| e.num_errors).sum(),
         dead: sum("dead"),
         average_ms: (requests > 0).then(|| (time as f64 / requests as f64 / 1e4).round() / 100.0),
-        last_error: endpoints().filter_map(|e| e.last_error.clone()).find(|e| !e.is_empty()),
+        last_error: endpoints()
+            .filter_map(|e| e.last_error.clone())
+            .find(|e| !e.is_empty()),
         instances: instances.iter().map(|i| i.id.clone()).collect(),
     }
 }
@@ -166,12 +198,16 @@ fn row(line: &Line) -> Vec<Cell> {
         (Some(min), _) => format!("{}/{min}", line.replicas),
         _ => line.replicas.to_string(),
     };
-    let average = line.average_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"));
+    let average = line
+        .average_ms
+        .map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"));
     vec![
         text(&line.function).style(NAME),
         text(line.stream.as_deref().unwrap_or("-")),
         text(line.state.word()).style(line.state.style()),
-        text(replicas).right().style(if few { CHANGED } else { PLAIN }),
+        text(replicas)
+            .right()
+            .style(if few { CHANGED } else { PLAIN }),
         number(line.pending),
         number(line.in_flight),
         number(line.redelivered).style(if line.redelivered > 0 { CHANGED } else { PLAIN }),
@@ -186,16 +222,26 @@ fn row(line: &Line) -> Vec<Cell> {
 fn complaint(line: &Line) -> Option<String> {
     let name = &line.function;
     if line.state == State::Failing {
-        return Some(format!("{name}: a worker keeps ending; what it says is in the log of `oncue up`"));
+        return Some(format!(
+            "{name}: a worker keeps ending; what it says is in the log of `oncue up`"
+        ));
     }
     if line.state == State::Stopped && line.max != Some(0) {
-        let waits = if line.pending > 0 { format!("{} events wait; ", line.pending) } else { String::new() };
-        return Some(format!("{name}: no worker answers; {waits}start it with `oncue up`"));
+        let waits = if line.pending > 0 {
+            format!("{} events wait; ", line.pending)
+        } else {
+            String::new()
+        };
+        return Some(format!(
+            "{name}: no worker answers; {waits}start it with `oncue up`"
+        ));
     }
     if line.stream.is_none() {
         return Some(format!("{name}: it has no consumer; run `oncue apply`"));
     }
-    line.last_error.as_ref().map(|error| format!("{name}: last error: {error}"))
+    line.last_error
+        .as_ref()
+        .map(|error| format!("{name}: last error: {error}"))
 }
 
 #[cfg(test)]
@@ -210,27 +256,62 @@ mod tests {
             { "num_requests": 4, "num_errors": 1, "processing_time": 10_000_000, "last_error": "", "data": { "applied": 3, "dead": 1 } }] }))
         .unwrap();
         let info = json!({ "num_pending": 7, "num_ack_pending": 2, "num_redelivered": 1 });
-        let scale = |min, max| Some(Scale { min, max, idle: Duration::ZERO });
+        let scale = |min, max| {
+            Some(Scale {
+                min,
+                max,
+                idle: Duration::ZERO,
+            })
+        };
         let both = [instance.clone(), instance];
         let consumer = ("web".into(), info);
         let fixed = line("f", scale(3, 3), None, &both, Some(&consumer));
-        assert_eq!((fixed.replicas, fixed.pending, fixed.in_flight, fixed.redelivered), (2, 7, 2, 1));
-        assert_eq!((fixed.applied, fixed.dead, fixed.failed, fixed.average_ms), (6, 2, 2, Some(2.5)));
+        assert_eq!(
+            (
+                fixed.replicas,
+                fixed.pending,
+                fixed.in_flight,
+                fixed.redelivered
+            ),
+            (2, 7, 2, 1)
+        );
+        assert_eq!(
+            (fixed.applied, fixed.dead, fixed.failed, fixed.average_ms),
+            (6, 2, 2, Some(2.5))
+        );
         let elastic = line("g", scale(0, 4), None, &both, Some(&consumer));
         let shown = anstream::adapter::strip_str(&table(&[fixed, elastic])).to_string();
         let mut rows = shown.lines().skip(1);
-        assert!(rows.next().is_some_and(|l| l.starts_with("f         web     running       2/3    7")), "{shown}");
-        assert!(rows.next().is_some_and(|l| l.starts_with("g         web     running    2/0..4    7")), "{shown}");
+        assert!(
+            rows.next()
+                .is_some_and(|l| l.starts_with("f         web     running       2/3    7")),
+            "{shown}"
+        );
+        assert!(
+            rows.next()
+                .is_some_and(|l| l.starts_with("g         web     running    2/0..4    7")),
+            "{shown}"
+        );
     }
 
     #[test]
     fn a_function_nobody_runs_is_pointed_out() {
-        let of = |max| Some(Scale { min: 0, max, idle: Duration::ZERO });
+        let of = |max| {
+            Some(Scale {
+                min: 0,
+                max,
+                idle: Duration::ZERO,
+            })
+        };
         let there = ("web".into(), json!({ "num_pending": 3 }));
         let complained = complaint(&line("f", of(1), None, &[], Some(&there)));
         assert!(complained.is_some_and(|c| c.contains("3 events wait") && c.contains("oncue up")));
         assert!(complaint(&line("f", of(0), None, &[], Some(&there))).is_none());
-        let asleep = Kept { min: 0, max: 1, workers: Vec::new() };
+        let asleep = Kept {
+            min: 0,
+            max: 1,
+            workers: Vec::new(),
+        };
         assert!(complaint(&line("f", of(1), Some(&asleep), &[], Some(&there))).is_none());
     }
 }

@@ -66,7 +66,9 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
     let catalog = settings.config.catalog().map_err(Failure::usage)?;
     let entry = catalog.get(&args.ty).map_err(Failure::usage)?.clone();
     if args.rate.is_some_and(|rate| rate.is_nan() || rate <= 0.0) {
-        return Err(Failure::usage("--rate is a number of events per second above zero"));
+        return Err(Failure::usage(
+            "--rate is a number of events per second above zero",
+        ));
     }
     let from_stdin = match args.payload.as_deref() {
         Some("-") => true,
@@ -75,16 +77,28 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
         Some(_) => false,
     };
     if from_stdin && (args.id.is_some() || args.count != 1) {
-        return Err(Failure::usage("--id and --count go with one payload, not with lines from stdin"));
+        return Err(Failure::usage(
+            "--id and --count go with one payload, not with lines from stdin",
+        ));
     }
     // The one payload is checked before NATS is even looked for.
-    let payload =
-        if from_stdin { None } else { Some(checked(&entry, args.payload.as_deref().unwrap_or_default(), None)?) };
+    let payload = if from_stdin {
+        None
+    } else {
+        Some(checked(
+            &entry,
+            args.payload.as_deref().unwrap_or_default(),
+            None,
+        )?)
+    };
     let bus = settings.bus().await?;
     let (last, total) = send_all(&args, &entry, payload, &bus).await?;
     if let (Some(seconds), Some(last)) = (args.wait, last) {
         wait(&bus, &args.ty, &last, Duration::from_secs(seconds)).await?;
-        remark(paint(DIM, format_args!("handled by every function that acts on {}", args.ty)));
+        remark(paint(
+            DIM,
+            format_args!("handled by every function that acts on {}", args.ty),
+        ));
     }
     if total == 0 {
         remark("nothing to publish: stdin was empty");
@@ -102,22 +116,37 @@ async fn send_all(
     let started = Instant::now();
     let one_line = args.json || payload.is_none() || args.count <= MANY;
     let events = match payload {
-        Some(payload) => stream::iter(0..args.count).map(move |_| Ok(payload.clone())).boxed_local(),
+        Some(payload) => stream::iter(0..args.count)
+            .map(move |_| Ok(payload.clone()))
+            .boxed_local(),
         None => lines(entry).boxed_local(),
     };
     let publish = async |(nth, payload): (usize, Result<Value, Failure>)| {
         if let Some(rate) = args.rate {
-            tokio::time::sleep_until((started + Duration::from_secs_f64(nth as f64 / rate)).into()).await;
+            tokio::time::sleep_until((started + Duration::from_secs_f64(nth as f64 / rate)).into())
+                .await;
         }
-        let Ready { id, envelope, trace } = ready(args, entry, &payload?)?;
-        let ack = bus.publish(&envelope).await.map_err(|e| Failure::failed(format_args!("event {id}: {e}")))?;
+        let Ready {
+            id,
+            envelope,
+            trace,
+        } = ready(args, entry, &payload?)?;
+        let ack = bus
+            .publish(&envelope)
+            .await
+            .map_err(|e| Failure::failed(format_args!("event {id}: {e}")))?;
         Ok::<_, Failure>(Sent { id, trace, ack })
     };
     let mut acks = events.enumerate().map(publish).buffered(AT_ONCE);
     let (mut last, mut total, mut shown) = (None::<PubAck>, 0, Instant::now());
     while let Some(sent) = acks.next().await {
-        let sent =
-            sent.map_err(|f| if total > 0 { f.advise(format!("published before it: {}", number(total))) } else { f })?;
+        let sent = sent.map_err(|f| {
+            if total > 0 {
+                f.advise(format!("published before it: {}", number(total)))
+            } else {
+                f
+            }
+        })?;
         total += 1;
         if one_line {
             say(line(args, &sent));
@@ -125,7 +154,9 @@ async fn send_all(
             shown = Instant::now();
             remark(progress(total, started.elapsed()));
         }
-        last = last.filter(|last| last.sequence > sent.ack.sequence).or(Some(sent.ack));
+        last = last
+            .filter(|last| last.sequence > sent.ack.sequence)
+            .or(Some(sent.ack));
     }
     if !one_line {
         say(progress(total, started.elapsed()));
@@ -144,9 +175,18 @@ fn line(args: &Args, Sent { id, trace, ack }: &Sent) -> String {
         return json!({ "id": id, "flow": id, "trace": trace, "stream": stream, "seq": seq, "duplicate": duplicate })
             .to_string();
     }
-    let known = if ack.duplicate { " (this id was published before; it counts once)" } else { "" };
+    let known = if ack.duplicate {
+        " (this id was published before; it counts once)"
+    } else {
+        ""
+    };
     let [id_word, flow, trace_word] = ["id", "flow", "trace"].map(|word| paint(DIM, word));
-    format!("{id_word} {} {flow} {id} {trace_word} {trace} {}/{}{known}", paint(NAME, id), ack.stream, ack.sequence)
+    format!(
+        "{id_word} {} {flow} {id} {trace_word} {trace} {}/{}{known}",
+        paint(NAME, id),
+        ack.stream,
+        ack.sequence
+    )
 }
 
 /// Lines as they come: a pipe that trickles is published as it trickles, so reading has a thread of its own.
@@ -156,14 +196,28 @@ fn lines(entry: &Entry) -> impl Stream<Item = Result<Value, Failure>> {
         let lines = std::io::stdin().lines().zip(1..);
         lines
             .take_while(|line| {
-                read.blocking_send((line.1, line.0.as_ref().map(String::clone).map_err(ToString::to_string))).is_ok()
+                read.blocking_send((
+                    line.1,
+                    line.0
+                        .as_ref()
+                        .map(String::clone)
+                        .map_err(ToString::to_string),
+                ))
+                .is_ok()
             })
             .count()
     });
-    let lines = stream::unfold(lines, async |mut lines| lines.recv().await.map(|line| (line, lines)));
-    let full = lines.filter(|(_, line)| std::future::ready(!line.as_ref().is_ok_and(|l| l.trim().is_empty())));
+    let lines = stream::unfold(lines, async |mut lines| {
+        lines.recv().await.map(|line| (line, lines))
+    });
+    let full = lines
+        .filter(|(_, line)| std::future::ready(!line.as_ref().is_ok_and(|l| l.trim().is_empty())));
     full.map(move |(at, line)| {
-        checked(entry, &line.map_err(|e| Failure::failed(format_args!("stdin: {e}")))?, Some(at))
+        checked(
+            entry,
+            &line.map_err(|e| Failure::failed(format_args!("stdin: {e}")))?,
+            Some(at),
+        )
     })
 }
 
@@ -171,24 +225,42 @@ fn lines(entry: &Entry) -> impl Stream<Item = Result<Value, Failure>> {
 /// hand, and a decoder would drop it in silence.
 fn checked(entry: &Entry, text: &str, line: Option<usize>) -> Result<Value, Failure> {
     let place = line.map_or_else(String::new, |n| format!("line {n}: "));
-    let refuse = |why: &dyn std::fmt::Display| Failure::usage(format_args!("{place}{why}")).advise(example(entry));
-    let value: Value = serde_json::from_str(text).map_err(|e| refuse(&format_args!("not JSON: {e}")))?;
-    let given = value.as_object().ok_or_else(|| refuse(&"the payload is a JSON object"))?;
-    entry.check(Format::Json, text.as_bytes()).map_err(|e| refuse(&e))?;
+    let refuse = |why: &dyn std::fmt::Display| {
+        Failure::usage(format_args!("{place}{why}")).advise(example(entry))
+    };
+    let value: Value =
+        serde_json::from_str(text).map_err(|e| refuse(&format_args!("not JSON: {e}")))?;
+    let given = value
+        .as_object()
+        .ok_or_else(|| refuse(&"the payload is a JSON object"))?;
+    entry
+        .check(Format::Json, text.as_bytes())
+        .map_err(|e| refuse(&e))?;
     let fields: Vec<String> = entry.field_names().collect();
     let plain = |name: &str| name.replace('_', "").to_lowercase();
-    let unknown = given.keys().find(|name| !fields.iter().any(|field| plain(field) == plain(name)));
+    let unknown = given
+        .keys()
+        .find(|name| !fields.iter().any(|field| plain(field) == plain(name)));
     match unknown {
         None => Ok(value),
-        Some(name) => {
-            Err(refuse(&format_args!("{} has no field {name:?}; it has {}", entry.schema(), fields.join(", "))))
-        }
+        Some(name) => Err(refuse(&format_args!(
+            "{} has no field {name:?}; it has {}",
+            entry.schema(),
+            fields.join(", ")
+        ))),
     }
 }
 
 fn example(entry: &Entry) -> String {
-    let fields: Vec<String> = entry.field_names().map(|name| format!("{name:?}: ...")).collect();
-    format!("for example: oncue pub {} '{{{}}}'", entry.ty, fields.join(", "))
+    let fields: Vec<String> = entry
+        .field_names()
+        .map(|name| format!("{name:?}: ..."))
+        .collect();
+    format!(
+        "for example: oncue pub {} '{{{}}}'",
+        entry.ty,
+        fields.join(", ")
+    )
 }
 
 fn ready(args: &Args, entry: &Entry, payload: &Value) -> Result<Ready, Failure> {
@@ -200,15 +272,23 @@ fn ready(args: &Args, entry: &Entry, payload: &Value) -> Result<Ready, Failure> 
     let (format, bytes) = if args.json_payload {
         (Format::Json, text.into_bytes())
     } else {
-        (Format::Protobuf, entry.to_protobuf(Format::Json, text.as_bytes()).map_err(Failure::usage)?)
+        (
+            Format::Protobuf,
+            entry
+                .to_protobuf(Format::Json, text.as_bytes())
+                .map_err(Failure::usage)?,
+        )
     };
     let key = entry.check(format, &bytes).map_err(Failure::usage)?;
     // Continues the caller's trace, if there is one. Otherwise workers derive the trace from the flow, and so do we:
     // the id printed here is the one to look for.
     let given = std::env::var("TRACEPARENT").ok().filter(|t| !t.is_empty());
     let derived = Some(telemetry::untraced(&id));
-    let trace =
-        given.clone().or(derived).and_then(|parent| parent.split('-').nth(1).map(str::to_owned)).unwrap_or_default();
+    let trace = given
+        .clone()
+        .or(derived)
+        .and_then(|parent| parent.split('-').nth(1).map(str::to_owned))
+        .unwrap_or_default();
     let meta = Meta {
         id: id.clone(),
         source: "/oncue/cli".into(),
@@ -227,17 +307,31 @@ fn ready(args: &Args, entry: &Entry, payload: &Value) -> Result<Ready, Failure> 
     };
     let headers = event::headers(&meta, &key, format)
         .into_iter()
-        .map(|(name, value)| Header { name: name.to_owned(), value })
+        .map(|(name, value)| Header {
+            name: name.to_owned(),
+            value,
+        })
         .collect();
-    let envelope = Envelope { subject: event::subject(&args.ty, &key), headers, payload: bytes.into() };
-    Ok(Ready { id, envelope, trace })
+    let envelope = Envelope {
+        subject: event::subject(&args.ty, &key),
+        headers,
+        payload: bytes.into(),
+    };
+    Ok(Ready {
+        id,
+        envelope,
+        trace,
+    })
 }
 
 /// Until no consumer that filters the type has anything at or before `ack` left to do.
 async fn wait(bus: &Bus, ty: &str, ack: &PubAck, patience: Duration) -> Result<(), Failure> {
     let deadline = Instant::now() + patience;
     loop {
-        let list = bus.api(&format!("CONSUMER.LIST.{}", ack.stream), &json!({})).await.map_err(Failure::silent)?;
+        let list = bus
+            .api(&format!("CONSUMER.LIST.{}", ack.stream), &json!({}))
+            .await
+            .map_err(Failure::silent)?;
         let consumers = list["consumers"].as_array().cloned().unwrap_or_default();
         let behind: Vec<&str> = consumers
             .iter()
@@ -248,8 +342,13 @@ async fn wait(bus: &Bus, ty: &str, ack: &PubAck, patience: Duration) -> Result<(
             return Ok(());
         }
         if Instant::now() > deadline {
-            let what = format!("published, but not handled within {patience:?} by {}", behind.join(", "));
-            return Err(Failure::new(exit::SILENT, what).advise("see `oncue ps` and `oncue dlq ls`"));
+            let what = format!(
+                "published, but not handled within {patience:?} by {}",
+                behind.join(", ")
+            );
+            return Err(
+                Failure::new(exit::SILENT, what).advise("see `oncue ps` and `oncue dlq ls`")
+            );
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -259,12 +358,15 @@ fn acts_on(info: &Value, ty: &str) -> bool {
     let config = &info["config"];
     let many = config["filter_subjects"].as_array().into_iter().flatten();
     config["durable_name"].is_string()
-        && many.chain([&config["filter_subject"]]).any(|filter| filter.as_str() == Some(ty))
+        && many
+            .chain([&config["filter_subject"]])
+            .any(|filter| filter.as_str() == Some(ty))
 }
 
 fn is_past(info: &Value, sequence: u64) -> bool {
     let at = |field: &str| info[field]["stream_seq"].as_u64().unwrap_or_default();
-    let idle = info["num_pending"].as_u64() == Some(0) && info["num_ack_pending"].as_u64() == Some(0);
+    let idle =
+        info["num_pending"].as_u64() == Some(0) && info["num_ack_pending"].as_u64() == Some(0);
     at("ack_floor") >= sequence || idle
 }
 
@@ -282,15 +384,31 @@ mod tests {
     fn a_mistyped_field_is_refused_with_the_ones_there_are() {
         let refused = checked(&viewed(), r#"{"page":"/","vistor":"v1"}"#, Some(3)).unwrap_err();
         assert_eq!(refused.code, exit::USAGE);
-        assert_eq!(refused.what, r#"line 3: web.PageViewed has no field "vistor"; it has page, visitor, referrer, at"#);
+        assert_eq!(
+            refused.what,
+            r#"line 3: web.PageViewed has no field "vistor"; it has page, visitor, referrer, at"#
+        );
         assert!(checked(&viewed(), r#"{"page":"/","visitor":"v1"}"#, None).is_ok());
-        assert!(checked(&viewed(), r#"{"visitor":"v1"}"#, None).unwrap_err().what.contains("key"));
-        assert!(checked(&viewed(), "[1]", None).unwrap_err().what.contains("object"));
+        assert!(
+            checked(&viewed(), r#"{"visitor":"v1"}"#, None)
+                .unwrap_err()
+                .what
+                .contains("key")
+        );
+        assert!(
+            checked(&viewed(), "[1]", None)
+                .unwrap_err()
+                .what
+                .contains("object")
+        );
     }
 
     #[test]
     fn both_spellings_of_a_field_are_known() {
-        let made = Catalog::builtin().get("files.thumbnail.made").unwrap().clone();
+        let made = Catalog::builtin()
+            .get("files.thumbnail.made")
+            .unwrap()
+            .clone();
         assert!(checked(&made, r#"{"file":"f","media_type":"image/png"}"#, None).is_ok());
         assert!(checked(&made, r#"{"file":"f","mediaType":"image/png"}"#, None).is_ok());
     }
@@ -300,7 +418,12 @@ mod tests {
         let info = |floor: u64, pending: u64| json!({ "ack_floor": { "stream_seq": floor }, "num_pending": pending, "num_ack_pending": 0 });
         assert!(is_past(&info(5, 3), 5) && is_past(&info(2, 0), 5) && !is_past(&info(2, 1), 5));
         let one = |config| acts_on(&json!({ "config": config }), "a.b.c");
-        assert!(one(json!({ "durable_name": "f", "filter_subjects": ["a.b.c", "a.b.c.*"] })));
-        assert!(!one(json!({ "filter_subject": "a.b.c" })), "an ephemeral one is somebody watching");
+        assert!(one(
+            json!({ "durable_name": "f", "filter_subjects": ["a.b.c", "a.b.c.*"] })
+        ));
+        assert!(
+            !one(json!({ "filter_subject": "a.b.c" })),
+            "an ephemeral one is somebody watching"
+        );
     }
 }

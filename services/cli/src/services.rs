@@ -39,7 +39,10 @@ impl Instance {
 
     /// One of the counters a worker keeps, over all its endpoints.
     pub fn count(&self, name: &str) -> u64 {
-        let counts = self.endpoints.iter().filter_map(|e| e.data.as_ref()?.get(name)?.as_u64());
+        let counts = self
+            .endpoints
+            .iter()
+            .filter_map(|e| e.data.as_ref()?.get(name)?.as_u64());
         counts.sum()
     }
 }
@@ -58,7 +61,10 @@ pub async fn ask(bus: &Bus, subject: &str, quiet: Duration) -> Result<Vec<Instan
 pub fn by_name(instances: Vec<Instance>) -> BTreeMap<String, Vec<Instance>> {
     let mut names: BTreeMap<String, Vec<Instance>> = BTreeMap::new();
     for instance in instances {
-        names.entry(instance.name.clone()).or_default().push(instance);
+        names
+            .entry(instance.name.clone())
+            .or_default()
+            .push(instance);
     }
     names
 }

@@ -14,16 +14,40 @@ use crate::paint::remark;
 #[derive(Args)]
 pub struct Global {
     /// Configuration file. Default: oncue.toml here, if there is one.
-    #[arg(long, global = true, env = "ONCUE_CONFIG", value_name = "FILE", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "ONCUE_CONFIG",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
     config: Option<PathBuf>,
     /// NATS server. Default: as the configuration says, else nats://127.0.0.1:4222.
-    #[arg(long, global = true, env = "ONCUE_NATS_URL", value_name = "URL", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "ONCUE_NATS_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
     nats: Option<String>,
     /// Redis server. Default: as the configuration says, else redis://127.0.0.1:6379.
-    #[arg(long, global = true, env = "ONCUE_REDIS_URL", value_name = "URL", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "ONCUE_REDIS_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
     redis: Option<String>,
     /// Folder of the gateway's and the functions' programs. Default: where this program is.
-    #[arg(long, global = true, env = "ONCUE_BIN_DIR", value_name = "DIR", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "ONCUE_BIN_DIR",
+        value_name = "DIR",
+        hide_env_values = true
+    )]
     bin: Option<PathBuf>,
 }
 
@@ -35,20 +59,26 @@ pub struct Settings {
 
 impl Global {
     pub fn settings(self) -> Result<Settings, Failure> {
-        let wrong = |e: ConfigErrors| Failure::usage(format_args!("the configuration has mistakes\n{e}"));
+        let wrong =
+            |e: ConfigErrors| Failure::usage(format_args!("the configuration has mistakes\n{e}"));
         let (text, path) = read(self.config.as_deref())?;
         let flags = |name: &str| match name {
             "ONCUE_NATS_URL" => self.nats.clone(),
             "ONCUE_REDIS_URL" => self.redis.clone(),
             other => std::env::var(other).ok(),
         };
-        let config = Config::parse(&text, path.as_deref(), |name| flags(name).filter(|value| !value.is_empty()))
-            .map_err(wrong)?;
-        let here = || std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
-        let bin = self
-            .bin
-            .or_else(here)
-            .ok_or_else(|| Failure::failed("cannot tell where this program is; name the folder with --bin"))?;
+        let config = Config::parse(&text, path.as_deref(), |name| {
+            flags(name).filter(|value| !value.is_empty())
+        })
+        .map_err(wrong)?;
+        let here = || {
+            std::env::current_exe()
+                .ok()
+                .and_then(|exe| Some(exe.parent()?.to_owned()))
+        };
+        let bin = self.bin.or_else(here).ok_or_else(|| {
+            Failure::failed("cannot tell where this program is; name the folder with --bin")
+        })?;
         Ok(Settings { config, bin })
     }
 }
@@ -59,28 +89,43 @@ fn read(named: Option<&Path>) -> Result<(String, Option<PathBuf>), Failure> {
     let path = named.unwrap_or(Path::new("oncue.toml"));
     match std::fs::read_to_string(path) {
         Ok(text) => Ok((text, Some(path.to_owned()))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => Ok((String::new(), None)),
-        Err(e) => Err(Failure::usage(format_args!("cannot read {}: {e}", path.display()))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => {
+            Ok((String::new(), None))
+        }
+        Err(e) => Err(Failure::usage(format_args!(
+            "cannot read {}: {e}",
+            path.display()
+        ))),
     }
 }
 
 impl Settings {
     pub async fn bus(&self) -> Result<Bus, Failure> {
-        Bus::connect(&self.config.nats_url, "oncue").await.map_err(Failure::silent)
+        Bus::connect(&self.config.nats_url, "oncue")
+            .await
+            .map_err(Failure::silent)
     }
 
     /// Redis as it is: nothing is loaded, nothing refused.
     pub async fn store(&self) -> Result<RedisStore, Failure> {
-        RedisStore::look(&self.config.redis_url).await.map_err(Failure::silent)
+        RedisStore::look(&self.config.redis_url)
+            .await
+            .map_err(Failure::silent)
     }
 
     /// The functions of the house; a server that is away is only a remark, since programs answer without it.
     pub async fn house(&self, bus: Option<&Bus>, store: Option<&Store>) -> Result<House, Failure> {
-        let (house, remarks) = House::ask(&self.config, &self.bin, bus, store).await.map_err(Failure::silent)?;
+        let (house, remarks) = House::ask(&self.config, &self.bin, bus, store)
+            .await
+            .map_err(Failure::silent)?;
         remarks.into_iter().for_each(remark);
         if house.functions.is_empty() {
-            let what = format!("no function is known: no program in {}, no worker answers", self.bin.display());
-            return Err(Failure::failed(what).advise("build them, or name the folder of their programs with --bin"));
+            let what = format!(
+                "no function is known: no program in {}, no worker answers",
+                self.bin.display()
+            );
+            return Err(Failure::failed(what)
+                .advise("build them, or name the folder of their programs with --bin"));
         }
         Ok(house)
     }
@@ -108,17 +153,28 @@ impl Place {
         let first = url.split(',').next()?.trim();
         let rest = first.split_once("://").map_or(first, |(_, rest)| rest);
         let authority = rest.split(['/', '?']).next()?;
-        let (secret, address) = authority.rsplit_once('@').map_or((false, authority), |(_, address)| (true, address));
+        let (secret, address) = authority
+            .rsplit_once('@')
+            .map_or((false, authority), |(_, address)| (true, address));
         let (host, port) = match address.rsplit_once(':') {
-            Some((host, number)) if !number.is_empty() && !number.contains(']') => (host, number.parse().ok()?),
+            Some((host, number)) if !number.is_empty() && !number.contains(']') => {
+                (host, number.parse().ok()?)
+            }
             _ => (address.trim_end_matches(':'), port),
         };
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
         (!host.is_empty()).then_some(Self { host, port, secret })
     }
 
     pub fn is_local(&self) -> bool {
-        self.host == "localhost" || self.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        self.host == "localhost"
+            || self
+                .host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback())
     }
 }
 
@@ -129,11 +185,20 @@ mod tests {
     #[test]
     fn places_are_read_from_urls() {
         let place = |url| Place::of(url, 4222).map(|p| (p.host, p.port, p.secret));
-        assert_eq!(place("nats://127.0.0.1:4222"), Some(("127.0.0.1".into(), 4222, false)));
+        assert_eq!(
+            place("nats://127.0.0.1:4222"),
+            Some(("127.0.0.1".into(), 4222, false))
+        );
         assert_eq!(place("nats://nats"), Some(("nats".into(), 4222, false)));
         assert_eq!(place("localhost:99"), Some(("localhost".into(), 99, false)));
-        assert_eq!(place("redis://:secret@db:6380/2"), Some(("db".into(), 6380, true)));
-        assert_eq!(place("nats://[::1]:5,nats://b:6"), Some(("::1".into(), 5, false)));
+        assert_eq!(
+            place("redis://:secret@db:6380/2"),
+            Some(("db".into(), 6380, true))
+        );
+        assert_eq!(
+            place("nats://[::1]:5,nats://b:6"),
+            Some(("::1".into(), 5, false))
+        );
         assert_eq!(place("nats://[::1]"), Some(("::1".into(), 4222, false)));
         assert_eq!(place("nats://host:port"), None);
         assert_eq!(place(""), None);
@@ -148,6 +213,11 @@ mod tests {
 
     #[test]
     fn a_named_file_must_exist() {
-        assert_eq!(read(Some(Path::new("/nowhere/oncue.toml"))).unwrap_err().code, crate::exit::USAGE);
+        assert_eq!(
+            read(Some(Path::new("/nowhere/oncue.toml")))
+                .unwrap_err()
+                .code,
+            crate::exit::USAGE
+        );
     }
 }

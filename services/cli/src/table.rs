@@ -14,11 +14,19 @@ pub struct Cell {
 }
 
 pub fn text(text: impl Into<String>) -> Cell {
-    Cell { text: text.into(), style: PLAIN, right: false }
+    Cell {
+        text: text.into(),
+        style: PLAIN,
+        right: false,
+    }
 }
 
 pub fn number(n: u64) -> Cell {
-    Cell { text: crate::paint::number(n), style: PLAIN, right: true }
+    Cell {
+        text: crate::paint::number(n),
+        style: PLAIN,
+        right: true,
+    }
 }
 
 impl Cell {
@@ -38,10 +46,16 @@ pub fn render_within(head: &[&str], mut rows: Vec<Vec<Cell>>, columns: Option<us
     let last = head.len() - 1;
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].text.chars().count());
-        cells.chain([head[column].chars().count()]).max().unwrap_or(0) + 2
+        cells
+            .chain([head[column].chars().count()])
+            .max()
+            .unwrap_or(0)
+            + 2
     };
     if let Some(columns) = columns {
-        let room = columns.saturating_sub((0..last).map(width).sum()).max(LEAST);
+        let room = columns
+            .saturating_sub((0..last).map(width).sum())
+            .max(LEAST);
         for row in &mut rows {
             row[last].text = crate::paint::brief(&row[last].text, room);
         }
@@ -52,14 +66,26 @@ pub fn render_within(head: &[&str], mut rows: Vec<Vec<Cell>>, columns: Option<us
 /// The table with its head, without a line break at the end.
 pub fn render(head: &[&str], rows: &[Vec<Cell>]) -> String {
     let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count());
-        cells.chain([head[column].chars().count()]).max().unwrap_or(0)
+        let cells = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.text.chars().count());
+        cells
+            .chain([head[column].chars().count()])
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let first = rows.first();
     let head = head.iter().enumerate().map(|(column, title)| {
-        let right = first.and_then(|row| row.get(column)).is_some_and(|cell| cell.right);
-        Cell { text: (*title).to_owned(), style: DIM, right }
+        let right = first
+            .and_then(|row| row.get(column))
+            .is_some_and(|cell| cell.right);
+        Cell {
+            text: (*title).to_owned(),
+            style: DIM,
+            right,
+        }
     });
     let mut lines = vec![line(&head.collect::<Vec<_>>(), &widths)];
     lines.extend(rows.iter().map(|row| line(row, &widths)));
@@ -89,9 +115,15 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_lines_end_without_blanks() {
-        let rows = vec![vec![text("count-views"), number(12_000), text("ok")], vec![text("né"), number(3), text("")]];
+        let rows = vec![
+            vec![text("count-views"), number(12_000), text("ok")],
+            vec![text("né"), number(3), text("")],
+        ];
         let shown = render(&["FUNCTION", "LAG", ""], &rows);
         let plain = anstream::adapter::strip_str(&shown).to_string();
-        assert_eq!(plain, "FUNCTION        LAG  \ncount-views  12,000  ok\nné                3  ");
+        assert_eq!(
+            plain,
+            "FUNCTION        LAG  \ncount-views  12,000  ok\nné                3  "
+        );
     }
 }

@@ -47,7 +47,11 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
     let streams = match args.ty.as_deref().map(stream_of_type) {
         Some(stream) => vec![stream.to_owned()],
         // Dead letters are about events, not among them: asked for by name.
-        None => streams(&bus).await?.into_iter().filter(|s| s != DLQ).collect(),
+        None => streams(&bus)
+            .await?
+            .into_iter()
+            .filter(|s| s != DLQ)
+            .collect(),
     };
     if streams.is_empty() {
         return Err(Failure::new(exit::SILENT, "there is no event stream yet")
@@ -60,8 +64,14 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
         watches.push(Watch::start(&bus, &stream, &filters, &from, found.clone()).await?);
     }
     drop(found);
-    let reader =
-        Reader { catalog: Arc::new(catalog), filter: Filter { key: args.key, flow: args.flow }, json: args.json };
+    let reader = Reader {
+        catalog: Arc::new(catalog),
+        filter: Filter {
+            key: args.key,
+            flow: args.flow,
+        },
+        json: args.json,
+    };
     let shown = show(&reader, &mut events, args.count);
     let ended = tokio::select! {
         ended = shown => ended,
@@ -73,11 +83,18 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
     ended.map(|()| exit::OK)
 }
 
-async fn show(reader: &Reader, events: &mut mpsc::Receiver<watch::Seen>, count: Option<u64>) -> Result<(), Failure> {
+async fn show(
+    reader: &Reader,
+    events: &mut mpsc::Receiver<watch::Seen>,
+    count: Option<u64>,
+) -> Result<(), Failure> {
     let mut left = count.unwrap_or(u64::MAX);
     while left > 0 {
         let Some(seen) = events.recv().await else {
-            return Err(Failure::new(exit::SILENT, "the stream is gone, or the server with it"));
+            return Err(Failure::new(
+                exit::SILENT,
+                "the stream is gone, or the server with it",
+            ));
         };
         if let Some(line) = reader.read(&seen) {
             say(line);
@@ -102,8 +119,14 @@ mod tests {
 
     #[test]
     fn a_type_or_its_beginning_selects_subjects() {
-        assert_eq!(subjects(Some("web.page.viewed"), "web"), ["web.page.viewed", "web.page.viewed.>"]);
-        assert_eq!(subjects(Some("dlq.count-views"), "dlq"), ["dlq.count-views", "dlq.count-views.>"]);
+        assert_eq!(
+            subjects(Some("web.page.viewed"), "web"),
+            ["web.page.viewed", "web.page.viewed.>"]
+        );
+        assert_eq!(
+            subjects(Some("dlq.count-views"), "dlq"),
+            ["dlq.count-views", "dlq.count-views.>"]
+        );
         assert_eq!(subjects(Some("web"), "web"), ["web.>"]);
         assert_eq!(subjects(None, "files"), ["files.>"]);
     }

@@ -29,11 +29,13 @@ pub struct Args {
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
-        return Err(Failure::usage("`oncue top` draws on a terminal").advise("for a script there is `oncue ps --json`"));
+        return Err(Failure::usage("`oncue top` draws on a terminal")
+            .advise("for a script there is `oncue ps --json`"));
     }
     let bus = settings.bus().await?;
     let pictures = watch_functions(bus.clone(), args.interval);
-    let mut terminal = ratatui::try_init().map_err(|e| Failure::failed(format_args!("cannot draw here: {e}")))?;
+    let mut terminal =
+        ratatui::try_init().map_err(|e| Failure::failed(format_args!("cannot draw here: {e}")))?;
     let ended = Box::pin(watch_keys(&mut terminal, settings, &bus, pictures)).await;
     ratatui::restore();
     ended.map(|()| exit::OK)
@@ -72,7 +74,8 @@ async fn watch_keys(
     bus: &Bus,
     mut pictures: watch::Receiver<Result<Picture, String>>,
 ) -> Result<(), Failure> {
-    let mut stop = oncue::stop_signal().map_err(|e| Failure::failed(format_args!("cannot handle signals: {e}")))?;
+    let mut stop = oncue::stop_signal()
+        .map_err(|e| Failure::failed(format_args!("cannot handle signals: {e}")))?;
     let (mut screen, mut keys) = (Screen::new(settings.nats_place()), keys());
     let broken = |e: std::io::Error| Failure::failed(format_args!("cannot draw here: {e}"));
     loop {
@@ -130,11 +133,27 @@ fn action(key: KeyEvent, detail: bool) -> Action {
 /// What a function is and why it last failed.
 async fn detail(settings: &Settings, bus: &Bus, function: &str) -> Detail {
     let house = settings.house(Some(bus), None).await.ok();
-    let manifest = house.and_then(|house| house.functions.get(function).map(|known| known.manifest.clone()));
-    let limits = manifest.as_ref().map(|manifest| manifest.limits(&settings.config));
+    let manifest = house.and_then(|house| {
+        house
+            .functions
+            .get(function)
+            .map(|known| known.manifest.clone())
+    });
+    let limits = manifest
+        .as_ref()
+        .map(|manifest| manifest.limits(&settings.config));
     let letters = match dlq::latest(bus, LETTERS).await {
-        Ok((letters, _)) => letters.into_iter().rev().filter(|letter| letter.content.function == function).collect(),
+        Ok((letters, _)) => letters
+            .into_iter()
+            .rev()
+            .filter(|letter| letter.content.function == function)
+            .collect(),
         Err(_) => Vec::new(),
     };
-    Detail { function: function.to_owned(), manifest, limits, letters }
+    Detail {
+        function: function.to_owned(),
+        manifest,
+        limits,
+        letters,
+    }
 }

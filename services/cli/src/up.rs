@@ -92,10 +92,14 @@ pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
     parts::all_built(&settings, &functions)?;
     let _lock = lock::take(&args.data)?;
     // The functions say what they are while the ports are looked at.
-    let (plan, manifests) = tokio::join!(plan(&args, &settings), manifests::of(&settings, &functions));
+    let (plan, manifests) =
+        tokio::join!(plan(&args, &settings), manifests::of(&settings, &functions));
     let (plan, manifests) = (plan?, manifests?);
 
-    let names = functions.iter().map(String::as_str).chain([GATEWAY, CONSOLE, "nats", "redis", "traces", "oncue"]);
+    let names = functions
+        .iter()
+        .map(String::as_str)
+        .chain([GATEWAY, CONSOLE, "nats", "redis", "traces", "oncue"]);
     let mut house = House::new(Screen::new(names, args.verbose))?;
     let outcome = tokio::select! {
         failed = live(&settings, args.profile, &plan, &manifests, &house, started) => Err(failed),
@@ -105,12 +109,16 @@ pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
         house.screen.error(&failure.what);
     }
     let drained = Instant::now();
-    house.screen.note("stopping: what is in hand is finished first (Ctrl-C again kills)");
+    house
+        .screen
+        .note("stopping: what is in hand is finished first (Ctrl-C again kills)");
     tokio::select! {
         () = house.drain() => {}
         _ = stop.recv() => house.kill().await,
     }
-    house.screen.note(&format!("stopped in {} ms", drained.elapsed().as_millis()));
+    house
+        .screen
+        .note(&format!("stopped in {} ms", drained.elapsed().as_millis()));
     outcome
 }
 
@@ -142,7 +150,10 @@ async fn start<'h>(
     if let Traces::Start = &plan.traces {
         house.viewer.run(parts::viewer(settings)?);
     }
-    tokio::try_join!(servers::start(&plan.nats, house), servers::start(&plan.redis, house))?;
+    tokio::try_join!(
+        servers::start(&plan.nats, house),
+        servers::start(&plan.redis, house)
+    )?;
     let bus = settings.bus().await?;
     let store = settings.store().await?;
     let changes = apply::carry_out(&settings.config, manifests, &bus, &store, Mode::Apply).await;
@@ -150,13 +161,19 @@ async fn start<'h>(
         house.screen.note(&apply::line(change));
     }
     if let Some(refused) = changes.iter().find(|c| c.action == Action::Refused) {
-        return Err(Failure::failed(format_args!("{} cannot be made as it should be", refused.what)));
+        return Err(Failure::failed(format_args!(
+            "{} cannot be made as it should be",
+            refused.what
+        )));
     }
     let env = parts::environment(settings, profile)?;
     let mut crews = BTreeMap::new();
     for manifest in manifests {
         let spec = parts::function(settings, &manifest.name, &env)?;
-        crews.insert(manifest.name.clone(), Crew::new(manifest, &settings.config, spec));
+        crews.insert(
+            manifest.name.clone(),
+            Crew::new(manifest, &settings.config, spec),
+        );
     }
     let crews = Arc::new(Mutex::new(crews));
     let mut elastic = Elastic::new(house, bus.clone(), crews.clone());
@@ -171,7 +188,12 @@ async fn start<'h>(
 
 /// Until the gateway is ready and every worker answers on the bus; ours, told by the process id in its name, since
 /// others may be on the same bus.
-async fn until_ready(settings: &Settings, bus: &Bus, crews: &Crews, house: &House) -> Result<(), Failure> {
+async fn until_ready(
+    settings: &Settings,
+    bus: &Bus,
+    crews: &Crews,
+    house: &House,
+) -> Result<(), Failure> {
     let gateway = health::gateway_address(&settings.config.gateway.listen);
     let mut patience = Instant::now() + PATIENCE;
     loop {
@@ -180,9 +202,17 @@ async fn until_ready(settings: &Settings, bus: &Bus, crews: &Crews, house: &Hous
             services::ask(bus, "$SRV.PING", Duration::from_millis(40)),
         );
         let answers = answers?;
-        let answering = |worker: &Worker| answers.iter().any(|a| a.pid() == Some(worker.vitals.pid()));
-        let workers: Vec<Worker> = lock(crews).values().flat_map(|crew| crew.workers().to_vec()).collect();
-        let mut behind: Vec<String> = workers.into_iter().filter(|w| !answering(w)).map(|w| w.name).collect();
+        let answering =
+            |worker: &Worker| answers.iter().any(|a| a.pid() == Some(worker.vitals.pid()));
+        let workers: Vec<Worker> = lock(crews)
+            .values()
+            .flat_map(|crew| crew.workers().to_vec())
+            .collect();
+        let mut behind: Vec<String> = workers
+            .into_iter()
+            .filter(|w| !answering(w))
+            .map(|w| w.name)
+            .collect();
         if !matches!(page, Ok((200, _))) {
             behind.push(GATEWAY.to_owned());
         }
@@ -191,7 +221,9 @@ async fn until_ready(settings: &Settings, bus: &Bus, crews: &Crews, house: &Hous
         }
         if Instant::now() > patience {
             patience += PATIENCE;
-            house.screen.warn(&format!("still waiting for {}", behind.join(", ")));
+            house
+                .screen
+                .warn(&format!("still waiting for {}", behind.join(", ")));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -199,12 +231,24 @@ async fn until_ready(settings: &Settings, bus: &Bus, crews: &Crews, house: &Hous
 
 fn chosen(args: &Args, settings: &Settings) -> Result<Vec<String>, Failure> {
     let all: Vec<String> = settings.config.functions.keys().cloned().collect();
-    let unknown: Vec<&String> = args.only.iter().filter(|name| !all.contains(name)).collect();
+    let unknown: Vec<&String> = args
+        .only
+        .iter()
+        .filter(|name| !all.contains(name))
+        .collect();
     if let Some(name) = unknown.first() {
-        return Err(Failure::usage(format_args!("oncue.toml has no function {name:?}"))
-            .advise(format!("it has {}", all.join(", "))));
+        return Err(
+            Failure::usage(format_args!("oncue.toml has no function {name:?}"))
+                .advise(format!("it has {}", all.join(", "))),
+        );
     }
-    Ok(if args.only.is_empty() { all } else { all.into_iter().filter(|name| args.only.contains(name)).collect() })
+    Ok(if args.only.is_empty() {
+        all
+    } else {
+        all.into_iter()
+            .filter(|name| args.only.contains(name))
+            .collect()
+    })
 }
 
 async fn plan(args: &Args, settings: &Settings) -> Result<Plan, Failure> {
@@ -215,8 +259,15 @@ async fn plan(args: &Args, settings: &Settings) -> Result<Plan, Failure> {
     )?;
     let setting = "[console] listen in oncue.toml, or ONCUE_CONSOLE_LISTEN";
     ports::must_be_free("the console", &settings.config.console.listen, setting)?;
-    let (nats, redis) = tokio::join!(servers::nats(args, settings), servers::redis(args, settings));
-    Ok(Plan { nats: nats?, redis: redis?, traces: traces(settings) })
+    let (nats, redis) = tokio::join!(
+        servers::nats(args, settings),
+        servers::redis(args, settings)
+    );
+    Ok(Plan {
+        nats: nats?,
+        redis: redis?,
+        traces: traces(settings),
+    })
 }
 
 fn ready_text(settings: &Settings, plan: &Plan, crews: &Crews, took: Duration) -> String {
@@ -225,16 +276,37 @@ fn ready_text(settings: &Settings, plan: &Plan, crews: &Crews, took: Duration) -
         Start::Spawn { data, .. } => format!("{}  (data in {})", server.place, data.display()),
     };
     let rows = [
-        ("page", format!("http://{}/", health::gateway_address(&settings.config.gateway.listen))),
-        ("console", format!("http://{}/", health::gateway_address(&settings.config.console.listen))),
+        (
+            "page",
+            format!(
+                "http://{}/",
+                health::gateway_address(&settings.config.gateway.listen)
+            ),
+        ),
+        (
+            "console",
+            format!(
+                "http://{}/",
+                health::gateway_address(&settings.config.console.listen)
+            ),
+        ),
         ("traces", plan.traces.to_string()),
         ("NATS", server(&plan.nats)),
         ("Redis", server(&plan.redis)),
     ];
     let head = format!("ready in {} ms: {}", took.as_millis(), count(crews));
     let mut text = vec![String::new(), paint(BOLD, head)];
-    text.extend(rows.into_iter().map(|(name, what)| format!("  {} {what}", paint(DIM, format_args!("{name:<7}")))));
-    text.extend([paint(DIM, "  Ctrl-C finishes what is in hand and stops everything."), String::new()]);
+    text.extend(
+        rows.into_iter()
+            .map(|(name, what)| format!("  {} {what}", paint(DIM, format_args!("{name:<7}")))),
+    );
+    text.extend([
+        paint(
+            DIM,
+            "  Ctrl-C finishes what is in hand and stops everything.",
+        ),
+        String::new(),
+    ]);
     text.join("\n")
 }
 
@@ -243,15 +315,24 @@ fn count(crews: &Crews) -> String {
     let crews = lock(crews);
     let workers: u32 = crews.values().map(|crew| crew.count().have).sum();
     let asleep = crews.values().filter(|crew| !crew.is_awake()).count();
-    let asleep = if asleep > 0 { format!(", {asleep} asleep") } else { String::new() };
+    let asleep = if asleep > 0 {
+        format!(", {asleep} asleep")
+    } else {
+        String::new()
+    };
     format!("{} functions, {workers} workers{asleep}", crews.len())
 }
 
 /// Ctrl-C, SIGTERM, and the terminal being closed, as often as they come.
 fn stop_requests() -> Result<mpsc::Receiver<()>, Failure> {
-    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let kinds = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ];
     let signals = kinds.into_iter().map(signal).collect::<Result<Vec<_>, _>>();
-    let signals = signals.map_err(|e| Failure::failed(format_args!("cannot handle signals: {e}")))?;
+    let signals =
+        signals.map_err(|e| Failure::failed(format_args!("cannot handle signals: {e}")))?;
     let (asked, requests) = mpsc::channel(4);
     for mut signal in signals {
         let asked = asked.clone();

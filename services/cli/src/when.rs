@@ -11,8 +11,9 @@ pub fn since(text: &str) -> Result<u64, String> {
     if let Some(ms) = event::parse_time(text) {
         return Ok(ms);
     }
-    let ago = humantime::parse_duration(text)
-        .map_err(|_| format!("{text:?} is neither a time like 2026-01-31T12:00:00Z nor a duration ago like 15m"))?;
+    let ago = humantime::parse_duration(text).map_err(|_| {
+        format!("{text:?} is neither a time like 2026-01-31T12:00:00Z nor a duration ago like 15m")
+    })?;
     Ok(event::now_ms().saturating_sub(ago.as_millis() as u64))
 }
 
@@ -40,7 +41,10 @@ mod tests {
     fn a_moment_is_a_time_or_a_duration_ago() {
         assert_eq!(since("1970-01-01T00:00:01Z"), Ok(1000));
         let (before, then, after) = (event::now_ms(), since("15m").unwrap(), event::now_ms());
-        assert!((before..=after).contains(&(then + 900_000)), "{before} {then} {after}");
+        assert!(
+            (before..=after).contains(&(then + 900_000)),
+            "{before} {then} {after}"
+        );
         assert!(since("yesterday").is_err());
     }
 

@@ -50,7 +50,11 @@ impl Access {
             ));
         }
         let key = token.map(|token| hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes()));
-        Ok(Self { key, write, guesses: Semaphore::new(1) })
+        Ok(Self {
+            key,
+            write,
+            guesses: Semaphore::new(1),
+        })
     }
 
     pub fn has_token(&self) -> bool {
@@ -64,7 +68,10 @@ impl Access {
     /// Where to listen: as asked, or on loopback where anybody could come.
     pub fn place(&self, asked: &str) -> String {
         let (host, port) = asked.rsplit_once(':').unwrap_or((asked, "8090"));
-        let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let ip = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse::<IpAddr>();
         if self.has_token() || host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback()) {
             return asked.to_owned();
         }
@@ -74,9 +81,16 @@ impl Access {
     /// Who sent these headers; `None` for somebody who must log in first.
     pub fn who(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<Who> {
         let peer = peer.map_or_else(|| "?".to_owned(), |ip| ip.to_string());
-        let Some(key) = &self.key else { return Some(Who(format!("anybody@{peer}"))) };
-        let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let mut ours = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        let Some(key) = &self.key else {
+            return Some(Who(format!("anybody@{peer}")));
+        };
+        let cookies = headers
+            .get_all(header::COOKIE)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        let mut ours = cookies
+            .flat_map(|line| line.split(';'))
+            .filter_map(|pair| pair.trim().split_once('='));
         let (_, cookie) = ours.find(|(name, _)| *name == COOKIE)?;
         read_cookie(key, cookie, event::now_ms()).map(|name| Who(format!("{name}@{peer}")))
     }
@@ -84,7 +98,10 @@ impl Access {
     /// Compares signatures of both under the right one, which takes the same time whatever is sent.
     fn is_token(&self, given: &str) -> bool {
         let Some(key) = &self.key else { return false };
-        let given = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, given.as_bytes()), b"token");
+        let given = hmac::sign(
+            &hmac::Key::new(hmac::HMAC_SHA256, given.as_bytes()),
+            b"token",
+        );
         hmac::verify(key, b"token", given.as_ref()).is_ok()
     }
 }
@@ -113,7 +130,11 @@ fn set_cookie(value: &str, seconds: u64) -> HeaderValue {
 }
 
 /// What a page needs to know before it shows anything.
-pub async fn about(State(app): State<Arc<App>>, Extension(peer): Extension<Peer>, headers: HeaderMap) -> Json<Value> {
+pub async fn about(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Json<Value> {
     let who = app.access.who(&headers, Some(peer.0.ip()));
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -146,9 +167,15 @@ pub async fn login(
     }
     let name = if name.is_empty() { "somebody" } else { name };
     let who = Who(format!("{name}@{}", peer.0.ip()));
-    let Some(key) = app.access.key.as_ref().filter(|_| app.access.is_token(&token)) else {
+    let Some(key) = app
+        .access
+        .key
+        .as_ref()
+        .filter(|_| app.access.is_token(&token))
+    else {
         audit::line(&who, "login", "", "refused");
-        let Ok(_turn) = tokio::time::timeout(PENALTY * 10, app.access.guesses.acquire()).await else {
+        let Ok(_turn) = tokio::time::timeout(PENALTY * 10, app.access.guesses.acquire()).await
+        else {
             return Err(Problem::new(CROWDED, "too many wrong tokens at once"));
         };
         tokio::time::sleep(PENALTY).await;
@@ -160,13 +187,17 @@ pub async fn login(
     audit::line(&who, "login", "", "welcome");
     let cookie = make_cookie(key, name, event::now_ms() + DAY_MS);
     let mut response = Json(json!({ "who": who.0 })).into_response();
-    response.headers_mut().insert(header::SET_COOKIE, set_cookie(&cookie, DAY_MS / 1000));
+    response
+        .headers_mut()
+        .insert(header::SET_COOKIE, set_cookie(&cookie, DAY_MS / 1000));
     Ok(response)
 }
 
 pub async fn logout() -> Response {
     let mut response = Json(json!({})).into_response();
-    response.headers_mut().insert(header::SET_COOKIE, set_cookie("", 0));
+    response
+        .headers_mut()
+        .insert(header::SET_COOKIE, set_cookie("", 0));
     response
 }
 
@@ -180,11 +211,18 @@ mod tests {
     fn a_cookie_holds_for_its_time_and_for_its_token() {
         let key = |token: &str| hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes());
         let cookie = make_cookie(&key(TOKEN), "Ann.é", 1000);
-        assert_eq!(read_cookie(&key(TOKEN), &cookie, 999).as_deref(), Some("Ann.é"));
+        assert_eq!(
+            read_cookie(&key(TOKEN), &cookie, 999).as_deref(),
+            Some("Ann.é")
+        );
         assert_eq!(read_cookie(&key(TOKEN), &cookie, 1001), None);
         assert_eq!(read_cookie(&key("another token 16"), &cookie, 999), None);
         let later = cookie.replace(".1000.", ".9000.");
-        assert_eq!(read_cookie(&key(TOKEN), &later, 1001), None, "signed as well");
+        assert_eq!(
+            read_cookie(&key(TOKEN), &later, 1001),
+            None,
+            "signed as well"
+        );
         for broken in ["", ".", "..", "a.b.c", &cookie[1..]] {
             assert_eq!(read_cookie(&key(TOKEN), broken, 0), None);
         }
@@ -194,15 +232,25 @@ mod tests {
     fn only_the_token_is_the_token() {
         let access = Access::new(Some(TOKEN), true).unwrap();
         assert!(access.is_token(TOKEN) && access.may_write());
-        assert!(!access.is_token("") && !access.is_token("0123456789abcdeF") && !access.is_token(&TOKEN[..15]));
+        assert!(
+            !access.is_token("")
+                && !access.is_token("0123456789abcdeF")
+                && !access.is_token(&TOKEN[..15])
+        );
         assert!(Access::new(Some("short"), true).is_err());
         let none = Access::new(None, true).unwrap();
-        assert!(!none.is_token("") && !none.may_write(), "writing takes a token");
+        assert!(
+            !none.is_token("") && !none.may_write(),
+            "writing takes a token"
+        );
     }
 
     #[test]
     fn without_a_token_only_loopback_is_listened_on() {
-        let (none, some) = (Access::new(None, false).unwrap(), Access::new(Some(TOKEN), false).unwrap());
+        let (none, some) = (
+            Access::new(None, false).unwrap(),
+            Access::new(Some(TOKEN), false).unwrap(),
+        );
         assert_eq!(none.place("0.0.0.0:8090"), "127.0.0.1:8090");
         assert_eq!(none.place("console.example:81"), "127.0.0.1:81");
         for kept in ["127.0.0.1:8090", "localhost:1", "[::1]:8090"] {

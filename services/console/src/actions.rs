@@ -25,7 +25,10 @@ use crate::problem::{AWAY, CROWDED, GONE, MALFORMED, NOT_FOUND, Problem};
 const TRIED: usize = 20;
 /// Letters dropped at once.
 const DROPPED: usize = 1000;
-const PACE: Pace = Pace { rate: 20.0, wait: Duration::from_mins(1) };
+const PACE: Pace = Pace {
+    rate: 20.0,
+    wait: Duration::from_mins(1),
+};
 /// Redrives that are remembered, and those that may be under way.
 const REMEMBERED: u64 = 50;
 const AT_ONCE: usize = 4;
@@ -77,7 +80,10 @@ type Body = Result<Json<Chosen>, JsonRejection>;
 fn body(body: Body) -> Result<Chosen, Problem> {
     let Json(chosen) = body.map_err(|e| Problem::new(MALFORMED, e.body_text()))?;
     if chosen.numbers.is_empty() {
-        return Err(Problem::new(MALFORMED, "name at least one letter in `numbers`"));
+        return Err(Problem::new(
+            MALFORMED,
+            "name at least one letter in `numbers`",
+        ));
     }
     Ok(chosen)
 }
@@ -85,17 +91,35 @@ fn body(body: Body) -> Result<Chosen, Problem> {
 /// The letters meant, and all there are. One that is gone was handled by somebody else meanwhile: then nothing is done.
 async fn letters(app: &App, numbers: &[u64]) -> Result<(Vec<Letter>, Vec<Letter>), Problem> {
     let (all, _) = dlq::latest(&app.bus, WINDOW).await?;
-    let chosen: Vec<Letter> = all.iter().filter(|letter| numbers.contains(&letter.number)).cloned().collect();
-    match numbers.iter().find(|number| !chosen.iter().any(|letter| letter.number == **number)) {
-        Some(gone) => Err(Problem::new(GONE, format!("dead letter #{gone} is not there any more; nothing was done"))),
+    let chosen: Vec<Letter> = all
+        .iter()
+        .filter(|letter| numbers.contains(&letter.number))
+        .cloned()
+        .collect();
+    match numbers
+        .iter()
+        .find(|number| !chosen.iter().any(|letter| letter.number == **number))
+    {
+        Some(gone) => Err(Problem::new(
+            GONE,
+            format!("dead letter #{gone} is not there any more; nothing was done"),
+        )),
         None => Ok((chosen, all)),
     }
 }
 
 fn named(numbers: &[u64]) -> String {
-    let listed: Vec<String> = numbers.iter().take(50).map(|number| format!("#{number}")).collect();
+    let listed: Vec<String> = numbers
+        .iter()
+        .take(50)
+        .map(|number| format!("#{number}"))
+        .collect();
     let more = numbers.len().saturating_sub(listed.len());
-    if more > 0 { format!("{} and {more} more", listed.join(" ")) } else { listed.join(" ") }
+    if more > 0 {
+        format!("{} and {more} more", listed.join(" "))
+    } else {
+        listed.join(" ")
+    }
 }
 
 /// What the function would do with each letter now; commits nothing.
@@ -110,11 +134,22 @@ pub async fn attempt(
     let (mut answers, mut applied) = (Vec::new(), 0);
     for letter in &letters {
         let answer = dlq::attempt(letter, &app.bus, &app.config, &app.bin).await;
-        applied += usize::from(answer.as_ref().is_ok_and(|answer| answer.outcome == "applied"));
+        applied += usize::from(
+            answer
+                .as_ref()
+                .is_ok_and(|answer| answer.outcome == "applied"),
+        );
         answers.push(shown(letter.number, answer, &app.catalog));
     }
-    audit::line(&who, "try", &named(tried), &format!("{applied} of {} would be applied", answers.len()));
-    Ok(Json(json!({ "answers": answers, "left": chosen.numbers.len() - tried.len() })))
+    audit::line(
+        &who,
+        "try",
+        &named(tried),
+        &format!("{applied} of {} would be applied", answers.len()),
+    );
+    Ok(Json(
+        json!({ "answers": answers, "left": chosen.numbers.len() - tried.len() }),
+    ))
 }
 
 fn shown(number: u64, answer: Result<Answer, String>, catalog: &Catalog) -> Value {
@@ -126,7 +161,9 @@ fn shown(number: u64, answer: Result<Answer, String>, catalog: &Catalog) -> Valu
     shown["number"] = number.into();
     let emits = answer.emits.iter().map(|emitted| {
         let bytes = STANDARD.decode(&emitted.payload).unwrap_or_default();
-        let data = catalog.get(&emitted.ty).and_then(|entry| entry.to_json(Format::Protobuf, &bytes));
+        let data = catalog
+            .get(&emitted.ty)
+            .and_then(|entry| entry.to_json(Format::Protobuf, &bytes));
         json!({ "type": emitted.ty, "key": emitted.key, "data": data.unwrap_or(Value::Null) })
     });
     shown["emits"] = emits.collect();
@@ -144,10 +181,20 @@ pub async fn redrive(
     let id = {
         let mut jobs = app.jobs.all();
         if jobs.values().filter(|job| !job.ended).count() >= AT_ONCE {
-            return Err(Problem::new(CROWDED, format!("{AT_ONCE} redrives are under way; wait for one to end")));
+            return Err(Problem::new(
+                CROWDED,
+                format!("{AT_ONCE} redrives are under way; wait for one to end"),
+            ));
         }
         let id = app.jobs.next.fetch_add(1, Ordering::Relaxed) + 1;
-        jobs.insert(id, Job { who: who.0.clone(), letters: letters.len(), ..Job::default() });
+        jobs.insert(
+            id,
+            Job {
+                who: who.0.clone(),
+                letters: letters.len(),
+                ..Job::default()
+            },
+        );
         jobs.retain(|old, job| !job.ended || *old + REMEMBERED > id);
         id
     };
@@ -159,38 +206,66 @@ pub async fn redrive(
             job.remarks.extend(ended.as_ref().err().cloned());
             job.ended = true;
         });
-        audit::line(&who, "redrive", &on, &ended.unwrap_or_else(|why| format!("broken off: {why}")));
+        audit::line(
+            &who,
+            "redrive",
+            &on,
+            &ended.unwrap_or_else(|why| format!("broken off: {why}")),
+        );
     });
     Ok(Json(json!({ "job": id })))
 }
 
-async fn give_back(app: &App, id: u64, chosen: Vec<Letter>, all: &[Letter]) -> Result<String, String> {
+async fn give_back(
+    app: &App,
+    id: u64,
+    chosen: Vec<Letter>,
+    all: &[Letter],
+) -> Result<String, String> {
     let mut tell = |happened: Progress<'_>| {
         app.jobs.change(id, |job| match happened {
             Progress::Remark(text) => job.remarks.push(text),
             Progress::Sent(_, sent) => {
-                let count = |is: &dyn Fn(&Outcome) -> bool| sent.iter().filter(|sent| is(&sent.outcome)).count();
+                let count = |is: &dyn Fn(&Outcome) -> bool| {
+                    sent.iter().filter(|sent| is(&sent.outcome)).count()
+                };
                 job.sent = job.before.0 + sent.len();
                 job.done = job.before.1 + count(&|outcome| *outcome == Outcome::Done);
                 job.failed = job.before.2 + count(&|outcome| matches!(outcome, Outcome::Failed(_)));
             }
         });
     };
-    let chosen = dlq::without_outdated(&app.bus, chosen, all, &mut tell).await.map_err(|e| e.to_string())?;
+    let chosen = dlq::without_outdated(&app.bus, chosen, all, &mut tell)
+        .await
+        .map_err(|e| e.to_string())?;
     let next = all.last().map_or(1, |letter| letter.number + 1);
     let mut watch = Watch::new(&app.bus, app.store.clone(), &app.config, next);
     let mut tallies = Vec::new();
     for group in grouped(&chosen) {
-        let tally = dlq::redrive(&group, &PACE, &mut watch, &mut tell).await.map_err(|e| e.to_string())?;
-        app.jobs.change(id, |job| job.before = (job.sent, job.done, job.failed));
+        let tally = dlq::redrive(&group, &PACE, &mut watch, &mut tell)
+            .await
+            .map_err(|e| e.to_string())?;
+        app.jobs
+            .change(id, |job| job.before = (job.sent, job.done, job.failed));
         tallies.push(tally.to_string());
     }
     Ok(tallies.join("; "))
 }
 
-pub async fn job(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
-    let job = id.parse().ok().and_then(|id: u64| app.jobs.all().get(&id).cloned());
-    let job = job.ok_or_else(|| Problem::new(NOT_FOUND, format!("there is no job {id}, or it ended long ago")))?;
+pub async fn job(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let job = id
+        .parse()
+        .ok()
+        .and_then(|id: u64| app.jobs.all().get(&id).cloned());
+    let job = job.ok_or_else(|| {
+        Problem::new(
+            NOT_FOUND,
+            format!("there is no job {id}, or it ended long ago"),
+        )
+    })?;
     Ok(Json(json!(job)))
 }
 
@@ -203,16 +278,27 @@ pub async fn give_up(
     let chosen = body(asked)?;
     let why = chosen.why.trim();
     if why.is_empty() || chosen.numbers.len() > DROPPED {
-        return Err(Problem::new(MALFORMED, format!("say why in `why`; at most {DROPPED} letters at once")));
+        return Err(Problem::new(
+            MALFORMED,
+            format!("say why in `why`; at most {DROPPED} letters at once"),
+        ));
     }
     let (letters, _) = letters(&app, &chosen.numbers).await?;
     for (dropped, letter) in letters.iter().enumerate() {
         if let Err(e) = dlq::give_up(letter, why, &who.0, SOURCE, &app.bus).await {
             let outcome = format!("{dropped} dropped, then failed at #{}: {e}", letter.number);
             audit::line(&who, "drop", &named(&chosen.numbers), &outcome);
-            return Err(Problem::new(AWAY, format!("{outcome}; if the stream dlq is full, raise its max_bytes")));
+            return Err(Problem::new(
+                AWAY,
+                format!("{outcome}; if the stream dlq is full, raise its max_bytes"),
+            ));
         }
     }
-    audit::line(&who, "drop", &named(&chosen.numbers), &format!("{} dropped: {why}", letters.len()));
+    audit::line(
+        &who,
+        "drop",
+        &named(&chosen.numbers),
+        &format!("{} dropped: {why}", letters.len()),
+    );
     Ok(Json(json!({ "dropped": letters.len() })))
 }

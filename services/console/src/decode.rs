@@ -38,7 +38,10 @@ impl Place<'_> {
             }
         };
         let meta = &incoming.meta;
-        let trace = meta.traceparent.as_deref().and_then(|t| t.split('-').nth(1));
+        let trace = meta
+            .traceparent
+            .as_deref()
+            .and_then(|t| t.split('-').nth(1));
         for (name, value) in [
             ("id", json!(meta.id)),
             ("type", json!(meta.ty)),
@@ -48,7 +51,10 @@ impl Place<'_> {
             ("cause", json!(meta.cause)),
             ("hops", json!(meta.hops)),
             ("trace", json!(trace)),
-            ("redriven", json!(meta.redrive.map(|redrive| redrive.number))),
+            (
+                "redriven",
+                json!(meta.redrive.map(|redrive| redrive.number)),
+            ),
         ] {
             shown[name] = value;
         }
@@ -64,15 +70,22 @@ impl Place<'_> {
 /// What the event is about; empty where it cannot be told.
 pub fn key(incoming: &Incoming, catalog: &Catalog) -> String {
     let entry = catalog.get(&incoming.meta.ty);
-    entry.and_then(|entry| entry.check(incoming.format, &incoming.payload)).unwrap_or_default()
+    entry
+        .and_then(|entry| entry.check(incoming.format, &incoming.payload))
+        .unwrap_or_default()
 }
 
 fn data(incoming: &Incoming, catalog: &Catalog) -> Result<Value, String> {
     if incoming.payload.len() > LARGEST {
-        return Err(format!("{} bytes are not shown here; `oncue tail --json` has them", incoming.payload.len()));
+        return Err(format!(
+            "{} bytes are not shown here; `oncue tail --json` has them",
+            incoming.payload.len()
+        ));
     }
     match catalog.get(&incoming.meta.ty) {
-        Ok(entry) => entry.to_json(incoming.format, &incoming.payload).map_err(|e| e.to_string()),
+        Ok(entry) => entry
+            .to_json(incoming.format, &incoming.payload)
+            .map_err(|e| e.to_string()),
         Err(e) => serde_json::from_slice(&incoming.payload).map_err(|_| e.to_string()),
     }
 }

@@ -26,19 +26,30 @@ pub struct Asked {
     limit: Option<usize>,
 }
 
-pub async fn get(State(app): State<Arc<App>>, Query(asked): Query<Asked>) -> Result<Json<Value>, Problem> {
+pub async fn get(
+    State(app): State<Arc<App>>,
+    Query(asked): Query<Asked>,
+) -> Result<Json<Value>, Problem> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if asked.ty.is_empty() || !asked.ty.chars().all(plain) {
-        return Err(Problem::new(MALFORMED, "an event type is made of letters, digits, dots, _ and -"));
+        return Err(Problem::new(
+            MALFORMED,
+            "an event type is made of letters, digits, dots, _ and -",
+        ));
     }
     let stream = event::stream_of_type(&asked.ty);
     let limit = asked.limit.unwrap_or(20).clamp(1, MOST);
     let Ok(created) = app.bus.stream_created(stream).await else {
-        return Err(Problem::new(NOT_FOUND, format!("there is no stream {stream} yet")));
+        return Err(Problem::new(
+            NOT_FOUND,
+            format!("there is no stream {stream} yet"),
+        ));
     };
     let place = Place { stream, created };
     let wanted = |found: &Found| match &asked.source {
-        Some(source) => found.header("ce-source").is_some_and(|is| is == format!("/{source}")),
+        Some(source) => found
+            .header("ce-source")
+            .is_some_and(|is| is == format!("/{source}")),
         None => true,
     };
     let subjects = [asked.ty.clone(), format!("{}.*", asked.ty)];
@@ -48,7 +59,10 @@ pub async fn get(State(app): State<Arc<App>>, Query(asked): Query<Asked>) -> Res
     }
     found.sort_by_key(|found| std::cmp::Reverse(found.sequence));
     found.truncate(limit);
-    let events: Vec<Value> = found.iter().map(|found| place.show(found, &app.catalog)).collect();
+    let events: Vec<Value> = found
+        .iter()
+        .map(|found| place.show(found, &app.catalog))
+        .collect();
     Ok(Json(json!({ "type": asked.ty, "events": events })))
 }
 
@@ -61,14 +75,25 @@ pub async fn latest(
     most: usize,
     wanted: impl Fn(&Found) -> bool,
 ) -> Result<Vec<Found>, BusError> {
-    let info = bus.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await;
+    let info = bus
+        .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
+        .await;
     let state = info.map_err(|e| BusError(format!("stream {stream}: {e}")))?["state"].clone();
     let number = |field: &str| state[field].as_u64().unwrap_or(0);
     let mut pieces = vec![(number("first_seq"), number("last_seq") + 1)];
     let (mut newest, mut asked) = (Vec::new(), 0);
-    while let Some((begin, end)) = pieces.pop().filter(|_| newest.len() < most && asked < QUESTIONS) {
+    while let Some((begin, end)) = pieces
+        .pop()
+        .filter(|_| newest.len() < most && asked < QUESTIONS)
+    {
         asked += 1;
-        let slice = Slice { from: begin, since: None, subject, messages: most + 1, bytes: 0 };
+        let slice = Slice {
+            from: begin,
+            since: None,
+            subject,
+            messages: most + 1,
+            bytes: 0,
+        };
         let mut batch = bus.read_slice(stream, &slice).await?;
         batch.retain(|found| found.sequence < end);
         if batch.len() <= most {

@@ -15,14 +15,23 @@ use crate::problem::{NOT_FOUND, Problem};
 /// Dead letters named among what failed last.
 const LAST: usize = 8;
 
-pub async fn get(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
+pub async fn get(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Problem> {
     let function = app.board.function(&name);
-    let function = function.ok_or_else(|| Problem::new(NOT_FOUND, format!("there is no function {name:?}")))?;
+    let function = function
+        .ok_or_else(|| Problem::new(NOT_FOUND, format!("there is no function {name:?}")))?;
     let (card, vitals) = (&function.card, &function.vitals);
-    let limits = card.limits.clone().map(|limits| limits.with(&app.config.function(&name)));
+    let limits = card
+        .limits
+        .clone()
+        .map(|limits| limits.with(&app.config.function(&name)));
     let (retried, dead) = vitals.troubles();
     let subject = format!("{DLQ}.{name}");
-    let letters = latest(&app.bus, DLQ, &subject, LAST, |_| true).await.unwrap_or_default();
+    let letters = latest(&app.bus, DLQ, &subject, LAST, |_| true)
+        .await
+        .unwrap_or_default();
     let instances: Vec<Value> = vitals
         .instances
         .iter()

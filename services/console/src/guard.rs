@@ -35,7 +35,9 @@ pub async fn every(State(app): State<Arc<App>>, request: Request, next: Next) ->
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
@@ -54,7 +56,8 @@ pub async fn writer(State(app): State<Arc<App>>, mut request: Request, next: Nex
         return Problem::new(LOGIN, "send the token to /api/login first").into_response();
     };
     if !app.access.may_write() {
-        let how = "start the console with `[console] write = true` and a token in ONCUE_CONSOLE_TOKEN";
+        let how =
+            "start the console with `[console] write = true` and a token in ONCUE_CONSOLE_TOKEN";
         return Problem::new(READ_ONLY, how).into_response();
     }
     request.extensions_mut().insert(who);
@@ -72,7 +75,9 @@ fn refused(app: &App, request: &Request) -> Option<&'static str> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     // Without a token the only guard is that nobody else can reach us; a name of theirs that leads here is somebody else.
     if !app.access.has_token() && !text("host").is_some_and(is_loopback) {
-        return Some("without a token this console answers under localhost, 127.0.0.1 and [::1] only");
+        return Some(
+            "without a token this console answers under localhost, 127.0.0.1 and [::1] only",
+        );
     }
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return None;
@@ -80,7 +85,9 @@ fn refused(app: &App, request: &Request) -> Option<&'static str> {
     if text("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none") {
         return Some("a page of another site may not write here");
     }
-    if text("origin").is_some_and(|origin| origin.split_once("://").map(|(_, host)| host) != text("host")) {
+    if text("origin")
+        .is_some_and(|origin| origin.split_once("://").map(|(_, host)| host) != text("host"))
+    {
         return Some("a page of another origin may not write here");
     }
     // No form can send this without asking first.
@@ -88,8 +95,13 @@ fn refused(app: &App, request: &Request) -> Option<&'static str> {
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    kind.split(';')
+        .next()
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -98,7 +110,10 @@ fn is_loopback(host: &str) -> bool {
     } else {
         host.split(':').next().unwrap_or(host)
     };
-    matches!(name, "localhost" | "[::1]") || name.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
+    matches!(name, "localhost" | "[::1]")
+        || name
+            .parse::<std::net::Ipv4Addr>()
+            .is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -107,10 +122,24 @@ mod tests {
 
     #[test]
     fn only_our_own_names_are_loopback() {
-        for host in ["localhost", "localhost:8090", "127.0.0.1:8090", "127.1.2.3", "[::1]:8090", "[::1]"] {
+        for host in [
+            "localhost",
+            "localhost:8090",
+            "127.0.0.1:8090",
+            "127.1.2.3",
+            "[::1]:8090",
+            "[::1]",
+        ] {
             assert!(is_loopback(host), "{host}");
         }
-        for host in ["evil.example", "127.0.0.1.evil.example", "10.0.0.1", "[::2]:1", "localhost.evil.example", ""] {
+        for host in [
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+            "[::2]:1",
+            "localhost.evil.example",
+            "",
+        ] {
             assert!(!is_loopback(host), "{host}");
         }
     }

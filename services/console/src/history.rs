@@ -69,7 +69,13 @@ impl History {
 
     /// Whether the lag has only grown over the last `steps` steps.
     pub fn lag_grows(&self, steps: usize) -> bool {
-        let mut last: Vec<u64> = self.points.iter().rev().take(steps + 1).map(|(_, point)| point.lag).collect();
+        let mut last: Vec<u64> = self
+            .points
+            .iter()
+            .rev()
+            .take(steps + 1)
+            .map(|(_, point)| point.lag)
+            .collect();
         last.reverse();
         last.len() > steps && last.windows(2).all(|pair| pair[1] > pair[0])
     }
@@ -95,7 +101,11 @@ mod tests {
     use super::*;
 
     fn lag(lag: u64) -> Point {
-        Point { lag, rate: lag as f32, ..Point::default() }
+        Point {
+            lag,
+            rate: lag as f32,
+            ..Point::default()
+        }
     }
 
     #[test]
@@ -105,7 +115,10 @@ mod tests {
             history.push(at, lag(value));
         }
         let columns = history.columns();
-        assert_eq!((columns.at, columns.lag, columns.rate), (vec![5000, 10_000], vec![8, 1], vec![4.0, 1.0]));
+        assert_eq!(
+            (columns.at, columns.lag, columns.rate),
+            (vec![5000, 10_000], vec![8, 1], vec![4.0, 1.0])
+        );
     }
 
     #[test]
@@ -114,7 +127,10 @@ mod tests {
         for step in 0..POINTS as u64 + 5 {
             history.push(step * STEP_MS, lag(step));
         }
-        assert_eq!((history.points.len(), history.points[0].0), (POINTS, 5 * STEP_MS));
+        assert_eq!(
+            (history.points.len(), history.points[0].0),
+            (POINTS, 5 * STEP_MS)
+        );
         assert!(history.lag_grows(3));
         history.push(u64::MAX, lag(0));
         assert!(!history.lag_grows(3));

@@ -23,13 +23,25 @@ const HEX: usize = 512;
 pub async fn list(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
     let (letters, before) = dlq::latest(&app.bus, WINDOW).await?;
     let groups: Vec<Value> = grouped(&letters).iter().map(group).collect();
-    Ok(Json(json!({ "groups": groups, "letters": letters.len(), "before": before })))
+    Ok(Json(
+        json!({ "groups": groups, "letters": letters.len(), "before": before }),
+    ))
 }
 
 fn group(group: &Group<'_>) -> Value {
-    let times = || group.letters.iter().map(|letter| ms(letter.content.at.as_ref()));
+    let times = || {
+        group
+            .letters
+            .iter()
+            .map(|letter| ms(letter.content.at.as_ref()))
+    };
     let latest = &group.letters[group.letters.len() - 1].content;
-    let listed = group.letters.iter().rev().take(LISTED).map(|letter| short(letter));
+    let listed = group
+        .letters
+        .iter()
+        .rev()
+        .take(LISTED)
+        .map(|letter| short(letter));
     json!({
         "group": group.name,
         "function": latest.function,
@@ -59,13 +71,24 @@ fn short(letter: &Letter) -> Value {
     })
 }
 
-pub async fn one(State(app): State<Arc<App>>, Path(number): Path<String>) -> Result<Json<Value>, Problem> {
-    let number: u64 =
-        number.parse().map_err(|_| Problem::new(MALFORMED, format!("{number:?} is not the number of a letter")))?;
+pub async fn one(
+    State(app): State<Arc<App>>,
+    Path(number): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let number: u64 = number.parse().map_err(|_| {
+        Problem::new(
+            MALFORMED,
+            format!("{number:?} is not the number of a letter"),
+        )
+    })?;
     let found = app.bus.read_message(DLQ, number).await?;
     let letter = found.as_ref().and_then(Letter::read);
-    let letter =
-        letter.ok_or_else(|| Problem::new(NOT_FOUND, format!("there is no dead letter #{number} any more")))?;
+    let letter = letter.ok_or_else(|| {
+        Problem::new(
+            NOT_FOUND,
+            format!("there is no dead letter #{number} any more"),
+        )
+    })?;
     Ok(Json(whole(&app, &letter).await))
 }
 
@@ -73,7 +96,11 @@ async fn whole(app: &App, letter: &Letter) -> Value {
     let inner = &letter.content;
     let mut shown = short(letter);
     let envelope = letter.envelope();
-    let headers: Vec<(&str, &str)> = envelope.headers.iter().map(|h| (h.name.as_str(), h.value.as_str())).collect();
+    let headers: Vec<(&str, &str)> = envelope
+        .headers
+        .iter()
+        .map(|h| (h.name.as_str(), h.value.as_str()))
+        .collect();
     for (name, value) in [
         ("group", json!(letter.group)),
         ("function", json!(inner.function)),
@@ -98,10 +125,18 @@ async fn whole(app: &App, letter: &Letter) -> Value {
                 sequence: inner.sequence,
                 time: ms(inner.accepted_at.as_ref()),
                 subject: envelope.subject,
-                headers: envelope.headers.into_iter().map(|h| (h.name, h.value)).collect(),
+                headers: envelope
+                    .headers
+                    .into_iter()
+                    .map(|h| (h.name, h.value))
+                    .collect(),
                 payload: envelope.payload,
             };
-            let event = Place { stream: &inner.stream, created: 0 }.show(&found, &app.catalog);
+            let event = Place {
+                stream: &inner.stream,
+                created: 0,
+            }
+            .show(&found, &app.catalog);
             for name in ["data", "undecoded", "error"] {
                 if !event[name].is_null() {
                     shown[name] = event[name].clone();
@@ -119,6 +154,10 @@ async fn whole(app: &App, letter: &Letter) -> Value {
 /// Sixteen bytes a line.
 fn hex(bytes: &[u8]) -> String {
     let lines = bytes[..bytes.len().min(HEX)].chunks(16);
-    let lines = lines.map(|line| line.iter().map(|byte| format!("{byte:02x} ")).collect::<String>());
+    let lines = lines.map(|line| {
+        line.iter()
+            .map(|byte| format!("{byte:02x} "))
+            .collect::<String>()
+    });
     lines.collect::<Vec<_>>().join("\n")
 }

@@ -75,9 +75,13 @@ impl App {
         access: Access,
         guards: Guards,
     ) -> Result<Arc<Self>, String> {
-        let bus = Bus::connect(&config.nats_url, "oncue-console").await.map_err(|e| e.to_string())?;
+        let bus = Bus::connect(&config.nats_url, "oncue-console")
+            .await
+            .map_err(|e| e.to_string())?;
         // Nothing is loaded into Redis: a console only looks.
-        let redis = RedisStore::look(&config.redis_url).await.map_err(|e| e.to_string())?;
+        let redis = RedisStore::look(&config.redis_url)
+            .await
+            .map_err(|e| e.to_string())?;
         let app = Arc::new(Self {
             config,
             catalog,

@@ -41,7 +41,9 @@ impl Live {
 }
 
 pub fn publish(app: &App) {
-    app.live.news.send_replace(app.board.news(app.live.watchers()));
+    app.live
+        .news
+        .send_replace(app.board.news(app.live.watchers()));
 }
 
 /// Counted for as long as it lives.
@@ -67,7 +69,8 @@ impl Drop for Watcher {
 pub async fn stream(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     let most = app.guards.watchers;
     let watcher = Watcher::new(app.clone());
-    let watcher = watcher.ok_or_else(|| Problem::new(CROWDED, format!("{most} browsers watch already")))?;
+    let watcher =
+        watcher.ok_or_else(|| Problem::new(CROWDED, format!("{most} browsers watch already")))?;
     let mut news = app.live.news.subscribe();
     news.mark_changed();
     let updates = stream::unfold((watcher, news, None), async |(watcher, mut news, shown)| {
@@ -84,9 +87,15 @@ pub async fn stream(State(app): State<Arc<App>>) -> Result<Response, Problem> {
             frame.extend_from_slice(&latest.graph);
         }
         frame.extend_from_slice(&latest.tick);
-        Some((Ok::<_, Infallible>(Bytes::from(frame)), (watcher, news, Some(latest.version))))
+        Some((
+            Ok::<_, Infallible>(Bytes::from(frame)),
+            (watcher, news, Some(latest.version)),
+        ))
     });
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
     Ok((headers, Body::from_stream(updates)).into_response())
 }
 

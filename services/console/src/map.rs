@@ -80,11 +80,18 @@ impl Board {
     pub fn declare(&self, functions: &[(String, Option<Manifest>)]) {
         let seen = &mut *self.seen();
         for (name, manifest) in functions {
-            let card = manifest
-                .as_ref()
-                .map_or_else(|| Card { name: name.clone(), ..Card::default() }, |m| card(m, "program"));
+            let card = manifest.as_ref().map_or_else(
+                || Card {
+                    name: name.clone(),
+                    ..Card::default()
+                },
+                |m| card(m, "program"),
+            );
             let function = seen.functions.entry(name.clone()).or_default();
-            function.card = Card { declared: true, ..card };
+            function.card = Card {
+                declared: true,
+                ..card
+            };
         }
         seen.redraw();
     }
@@ -94,13 +101,19 @@ impl Board {
         let seen = self.seen();
         running.iter().any(|one| {
             let known = seen.functions.get(&one.function);
-            known.is_none_or(|f| f.card.known != "worker" || !f.vitals.instances.contains_key(&one.id))
+            known.is_none_or(|f| {
+                f.card.known != "worker" || !f.vitals.instances.contains_key(&one.id)
+            })
         })
     }
 
     /// Last sequence of each stream at the look before.
     pub fn ends(&self) -> BTreeMap<String, u64> {
-        self.seen().streams.iter().map(|(name, (last, _, _))| (name.clone(), *last)).collect()
+        self.seen()
+            .streams
+            .iter()
+            .map(|(name, (last, _, _))| (name.clone(), *last))
+            .collect()
     }
 
     pub fn blind(&self, at: u64, why: String) {
@@ -114,19 +127,33 @@ impl Board {
     pub fn apply(&self, sample: &Sample) {
         let seen = &mut *self.seen();
         let elapsed = sample.at.saturating_sub(seen.at);
-        let seconds = if seen.at == 0 || seen.blind.is_some() { 0.0 } else { elapsed as f64 / 1000.0 };
+        let seconds = if seen.at == 0 || seen.blind.is_some() {
+            0.0
+        } else {
+            elapsed as f64 / 1000.0
+        };
         (seen.at, seen.blind) = (sample.at, None);
         seen.take_cards(sample);
         seen.take_traffic(&sample.mixes, seconds);
-        seen.streams = sample.streams.iter().map(|s| (s.name.clone(), (s.last, s.messages, s.bytes))).collect();
-        let consumers: BTreeMap<&str, &Consumer> = sample.consumers.iter().map(|c| (c.function.as_str(), c)).collect();
+        seen.streams = sample
+            .streams
+            .iter()
+            .map(|s| (s.name.clone(), (s.last, s.messages, s.bytes)))
+            .collect();
+        let consumers: BTreeMap<&str, &Consumer> = sample
+            .consumers
+            .iter()
+            .map(|c| (c.function.as_str(), c))
+            .collect();
         let mut running: BTreeMap<&str, Vec<&Running>> = BTreeMap::new();
         for one in &sample.running {
             running.entry(&one.function).or_default().push(one);
         }
         for (name, function) in &mut seen.functions {
             let workers = running.get(name.as_str()).map_or(&[][..], Vec::as_slice);
-            function.vitals.look(sample.at, workers, consumers.get(name.as_str()).copied());
+            function
+                .vitals
+                .look(sample.at, workers, consumers.get(name.as_str()).copied());
             function.vitals.asleep = sample.asleep.contains(name);
             if let Some(letters) = &sample.letters {
                 function.vitals.letters = letters.get(name).copied().unwrap_or(0);
@@ -134,7 +161,9 @@ impl Board {
         }
         // Whoever is neither declared, nor runs, nor listens, is gone.
         seen.functions.retain(|name, function| {
-            function.card.declared || !function.vitals.instances.is_empty() || consumers.contains_key(name.as_str())
+            function.card.declared
+                || !function.vitals.instances.is_empty()
+                || consumers.contains_key(name.as_str())
         });
         seen.redraw();
     }
@@ -142,7 +171,11 @@ impl Board {
     /// The moment for browsers.
     pub fn news(&self, watchers: usize) -> News {
         let seen = self.seen();
-        News { version: seen.version, graph: seen.graph.frame(seen.version), tick: frame("tick", &seen.tick(watchers)) }
+        News {
+            version: seen.version,
+            graph: seen.graph.frame(seen.version),
+            tick: frame("tick", &seen.tick(watchers)),
+        }
     }
 
     pub fn function(&self, name: &str) -> Option<Function> {
@@ -150,7 +183,11 @@ impl Board {
     }
 
     pub fn cards(&self) -> Vec<Card> {
-        self.seen().functions.values().map(|function| function.card.clone()).collect()
+        self.seen()
+            .functions
+            .values()
+            .map(|function| function.card.clone())
+            .collect()
     }
 
     /// Streams with events, as they were at the last look.
@@ -160,14 +197,22 @@ impl Board {
 
     /// Last sequence of a stream, as of the last look.
     pub fn end(&self, stream: &str) -> u64 {
-        self.seen().streams.get(stream).map_or(0, |(last, _, _)| *last)
+        self.seen()
+            .streams
+            .get(stream)
+            .map_or(0, |(last, _, _)| *last)
     }
 
     /// Sequence of a stream up to which a function has acked everything, as of the last look.
     pub fn acked(&self, function: &str, stream: &str) -> u64 {
         let seen = self.seen();
-        let consumer = seen.functions.get(function).and_then(|function| function.vitals.consumer.as_ref());
-        consumer.filter(|consumer| consumer.stream == stream).map_or(0, |consumer| consumer.acked)
+        let consumer = seen
+            .functions
+            .get(function)
+            .and_then(|function| function.vitals.consumer.as_ref());
+        consumer
+            .filter(|consumer| consumer.stream == stream)
+            .map_or(0, |consumer| consumer.acked)
     }
 
     /// A function's name for as long as the process lives, which is what a seen-mark wants. Each is kept once.
@@ -186,7 +231,10 @@ impl Seen {
     fn take_cards(&mut self, sample: &Sample) {
         for manifest in &sample.manifests {
             let function = self.functions.entry(manifest.name.clone()).or_default();
-            function.card = Card { declared: function.card.declared, ..card(manifest, "worker") };
+            function.card = Card {
+                declared: function.card.declared,
+                ..card(manifest, "worker")
+            };
         }
         for consumer in &sample.consumers {
             let function = self.functions.entry(consumer.function.clone()).or_default();
@@ -218,14 +266,19 @@ impl Seen {
         for (flow, rate) in &mut self.flows {
             *rate += (now.remove(flow).unwrap_or(0.0) - *rate) * FRESH;
         }
-        self.flows.extend(now.into_iter().map(|(flow, rate)| (flow, rate * FRESH)));
+        self.flows
+            .extend(now.into_iter().map(|(flow, rate)| (flow, rate * FRESH)));
         // What has died down for good is forgotten, so that sources nobody knows do not add up.
         self.flows.retain(|_, rate| *rate > 0.001);
     }
 
     /// Makes the graph anew; its version rises only if it is another one.
     fn redraw(&mut self) {
-        let cards: Vec<&Card> = self.functions.values().map(|function| &function.card).collect();
+        let cards: Vec<&Card> = self
+            .functions
+            .values()
+            .map(|function| &function.card)
+            .collect();
         let graph = graph::Graph::of(&cards);
         if graph != self.graph {
             self.graph = graph;
@@ -239,10 +292,24 @@ impl Seen {
             .graph
             .functions
             .iter()
-            .map(|card| self.functions[&card.name].vitals.row(&self.functions[&card.name].card))
+            .map(|card| {
+                self.functions[&card.name]
+                    .vitals
+                    .row(&self.functions[&card.name].card)
+            })
             .collect();
-        let types: Vec<f64> = self.graph.types.iter().map(|ty| rounded(self.rate_of(ty))).collect();
-        let edges: Vec<f64> = self.graph.edges.iter().map(|edge| rounded(self.rate_along(edge))).collect();
+        let types: Vec<f64> = self
+            .graph
+            .types
+            .iter()
+            .map(|ty| rounded(self.rate_of(ty)))
+            .collect();
+        let edges: Vec<f64> = self
+            .graph
+            .edges
+            .iter()
+            .map(|edge| rounded(self.rate_along(edge)))
+            .collect();
         json!({
             "version": self.version,
             "at": self.at,
@@ -257,14 +324,22 @@ impl Seen {
     }
 
     fn rate_of(&self, ty: &str) -> f64 {
-        self.flows.iter().filter(|((_, of), _)| of == ty).map(|(_, rate)| rate).sum()
+        self.flows
+            .iter()
+            .filter(|((_, of), _)| of == ty)
+            .map(|(_, rate)| rate)
+            .sum()
     }
 
     /// Into a type: what its source sends. Out of it: what the function was handed, shared by the traffic of its triggers.
     fn rate_along(&self, edge: &graph::Edge) -> f64 {
         let (function, ty) = (&edge.function, &edge.ty);
         if edge.emits {
-            return self.flows.get(&(format!("/{function}"), ty.clone())).copied().unwrap_or(0.0);
+            return self
+                .flows
+                .get(&(format!("/{function}"), ty.clone()))
+                .copied()
+                .unwrap_or(0.0);
         }
         let function = &self.functions[function];
         let rate = function.vitals.rate();
@@ -273,7 +348,11 @@ impl Seen {
             return rate;
         }
         let all: f64 = triggers.iter().map(|ty| self.rate_of(ty)).sum();
-        if all > 0.0 { rate * self.rate_of(ty) / all } else { 0.0 }
+        if all > 0.0 {
+            rate * self.rate_of(ty) / all
+        } else {
+            0.0
+        }
     }
 }
 

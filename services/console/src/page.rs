@@ -29,7 +29,10 @@ const ASSETS: [(&str, &str, &[u8]); 14] = [
 ];
 
 fn file(media_type: &'static str, content: &'static [u8]) -> Response {
-    let headers: [(HeaderName, &str); 2] = [(header::CONTENT_TYPE, media_type), (header::CACHE_CONTROL, "no-cache")];
+    let headers: [(HeaderName, &str); 2] = [
+        (header::CONTENT_TYPE, media_type),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
     (headers, content).into_response()
 }
 
@@ -39,6 +42,7 @@ pub async fn html() -> Response {
 
 pub async fn asset(Path(name): Path<String>) -> Result<Response, Problem> {
     let found = ASSETS.iter().find(|(known, _, _)| *known == name);
-    let (_, media_type, content) = found.ok_or_else(|| Problem::new(NOT_FOUND, format!("there is no /{name}")))?;
+    let (_, media_type, content) =
+        found.ok_or_else(|| Problem::new(NOT_FOUND, format!("there is no /{name}")))?;
     Ok(file(media_type, content))
 }

@@ -16,20 +16,52 @@ pub struct Kind {
 }
 
 const fn kind(status: StatusCode, code: &'static str, title: &'static str) -> Kind {
-    Kind { status, code, title }
+    Kind {
+        status,
+        code,
+        title,
+    }
 }
 
-pub const MALFORMED: Kind = kind(StatusCode::BAD_REQUEST, "malformed", "The request cannot be read");
+pub const MALFORMED: Kind = kind(
+    StatusCode::BAD_REQUEST,
+    "malformed",
+    "The request cannot be read",
+);
 pub const LOGIN: Kind = kind(StatusCode::UNAUTHORIZED, "login", "Log in first");
-pub const WRONG_TOKEN: Kind = kind(StatusCode::UNAUTHORIZED, "wrong-token", "This is not the token");
+pub const WRONG_TOKEN: Kind = kind(
+    StatusCode::UNAUTHORIZED,
+    "wrong-token",
+    "This is not the token",
+);
 pub const FORBIDDEN: Kind = kind(StatusCode::FORBIDDEN, "forbidden", "Not from there");
-pub const READ_ONLY: Kind = kind(StatusCode::FORBIDDEN, "read-only", "This console only looks");
+pub const READ_ONLY: Kind = kind(
+    StatusCode::FORBIDDEN,
+    "read-only",
+    "This console only looks",
+);
 pub const NOT_FOUND: Kind = kind(StatusCode::NOT_FOUND, "not-found", "There is nothing here");
-pub const METHOD: Kind = kind(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This path has no such method");
+pub const METHOD: Kind = kind(
+    StatusCode::METHOD_NOT_ALLOWED,
+    "method-not-allowed",
+    "This path has no such method",
+);
 pub const GONE: Kind = kind(StatusCode::CONFLICT, "gone", "Not what it was any more");
-pub const INTERNAL: Kind = kind(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The console failed");
-pub const AWAY: Kind = kind(StatusCode::SERVICE_UNAVAILABLE, "away", "A server behind the console does not answer");
-pub const CROWDED: Kind = kind(StatusCode::SERVICE_UNAVAILABLE, "crowded", "Too many at once");
+pub const INTERNAL: Kind = kind(
+    StatusCode::INTERNAL_SERVER_ERROR,
+    "internal",
+    "The console failed",
+);
+pub const AWAY: Kind = kind(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "away",
+    "A server behind the console does not answer",
+);
+pub const CROWDED: Kind = kind(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "crowded",
+    "Too many at once",
+);
 
 /// One thing that went wrong.
 #[derive(Debug, Clone)]
@@ -40,7 +72,10 @@ pub struct Problem {
 
 impl Problem {
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into() }
+        Self {
+            kind,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -56,7 +91,10 @@ impl IntoResponse for Problem {
             "detail": self.detail,
         });
         let mut response = (self.kind.status, Json(document)).into_response();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         response
     }
 }

@@ -56,11 +56,23 @@ pub async fn get(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
 }
 
 /// Flow, type, key, hops and time of the last messages of a stream.
-async fn look(app: &App, stream: &str) -> Result<Vec<(String, String, String, u32, u64)>, BusError> {
-    let place = Place { stream, created: app.bus.stream_created(stream).await? };
+async fn look(
+    app: &App,
+    stream: &str,
+) -> Result<Vec<(String, String, String, u32, u64)>, BusError> {
+    let place = Place {
+        stream,
+        created: app.bus.stream_created(stream).await?,
+    };
     let last = app.board.end(stream);
     let from = last.saturating_sub(LOOKED_AT - 1);
-    let slice = Slice { from, since: None, subject: ">", messages: LOOKED_AT as usize, bytes: BYTES };
+    let slice = Slice {
+        from,
+        since: None,
+        subject: ">",
+        messages: LOOKED_AT as usize,
+        bytes: BYTES,
+    };
     let found = app.bus.read_slice(stream, &slice).await?;
     let read = found.iter().filter_map(|found| {
         let incoming = place.read(found).ok()?;

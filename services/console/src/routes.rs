@@ -8,7 +8,9 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
 use crate::problem::{METHOD, NOT_FOUND, Problem};
-use crate::{App, access, actions, drift, events, flow, function, guard, letters, live, page, recent, search};
+use crate::{
+    App, access, actions, drift, events, flow, function, guard, letters, live, page, recent, search,
+};
 
 pub fn router(app: Arc<App>) -> Router {
     // Whoever may not log in may still see that there is a console, and that it lives.
@@ -39,9 +41,14 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(from_fn_with_state(app.clone(), guard::writer));
     open.merge(read)
         .merge(write)
-        .fallback(async |request: Request| Problem::new(NOT_FOUND, format!("there is no {}", request.uri().path())))
+        .fallback(async |request: Request| {
+            Problem::new(NOT_FOUND, format!("there is no {}", request.uri().path()))
+        })
         .method_not_allowed_fallback(async |request: Request| {
-            Problem::new(METHOD, format!("{} is not among those in Allow", request.method()))
+            Problem::new(
+                METHOD,
+                format!("{} is not among those in Allow", request.method()),
+            )
         })
         .layer(from_fn_with_state(app.clone(), guard::every))
         .with_state(app)

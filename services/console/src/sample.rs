@@ -56,7 +56,11 @@ pub async fn run(app: Arc<App>) {
         }
         looks += 1;
         live::publish(&app);
-        let pause = if app.live.watchers() > 0 { WATCHED } else { UNWATCHED };
+        let pause = if app.live.watchers() > 0 {
+            WATCHED
+        } else {
+            UNWATCHED
+        };
         tokio::select! {
             () = tokio::time::sleep_until(began + pause) => {}
             () = app.live.awaited() => {}
@@ -73,8 +77,12 @@ async fn declared(app: &App) -> Vec<(String, Option<Manifest>)> {
     for names in names.chunks(8) {
         let asked = join_all(names.iter().map(|name| program::manifest(&app.bin, name))).await;
         for (name, asked) in names.iter().zip(asked) {
-            let known = asked.inspect_err(|why| tracing::info!("{name} does not say what it is: {why}"));
-            all.push(((*name).clone(), known.ok().filter(|manifest| manifest.name == **name)));
+            let known =
+                asked.inspect_err(|why| tracing::info!("{name} does not say what it is: {why}"));
+            all.push((
+                (*name).clone(),
+                known.ok().filter(|manifest| manifest.name == **name),
+            ));
         }
     }
     all
@@ -84,22 +92,37 @@ async fn take(app: &App, looks: u64) -> Result<Sample, String> {
     let bus = &app.bus;
     let words = |e: &dyn std::fmt::Display| e.to_string();
     let (stats, streams) = tokio::join!(bus.ask_all("$SRV.STATS", QUIET), streams::list(bus));
-    let (stats, streams) = (stats.map_err(|e| words(&e))?, streams.map_err(|e| words(&e))?);
+    let (stats, streams) = (
+        stats.map_err(|e| words(&e))?,
+        streams.map_err(|e| words(&e))?,
+    );
     // Rates are told from what was counted now, not from when the rest was asked.
     let at = event::now_ms();
     let running = answers::running(&stats);
     let manifests = if looks.is_multiple_of(MANIFESTS) || app.board.has_strangers(&running) {
-        answers::manifests(&bus.ask_all("$SRV.INFO", QUIET).await.map_err(|e| words(&e))?)
+        answers::manifests(
+            &bus.ask_all("$SRV.INFO", QUIET)
+                .await
+                .map_err(|e| words(&e))?,
+        )
     } else {
         Vec::new()
     };
     let before = app.board.ends();
     let (consumers, mixes) = tokio::join!(
         join_all(streams.iter().map(|stream| streams::consumers(bus, stream))),
-        join_all(streams.iter().map(|stream| streams::mix(bus, stream, before.get(&stream.name).copied()))),
+        join_all(streams.iter().map(|stream| streams::mix(
+            bus,
+            stream,
+            before.get(&stream.name).copied()
+        ))),
     );
     let consumers: Result<Vec<Vec<Consumer>>, String> = consumers.into_iter().collect();
-    let letters = if looks.is_multiple_of(LETTERS) { Some(streams::letters(bus).await?) } else { None };
+    let letters = if looks.is_multiple_of(LETTERS) {
+        Some(streams::letters(bus).await?)
+    } else {
+        None
+    };
     Ok(Sample {
         at,
         asleep: answers::asleep(&stats),

@@ -30,7 +30,12 @@ pub struct Guards {
 
 impl Default for Guards {
     fn default() -> Self {
-        Self { connections: 512, head: Duration::from_secs(15), watchers: 128, drain: Duration::from_secs(10) }
+        Self {
+            connections: 512,
+            head: Duration::from_secs(15),
+            watchers: 128,
+            drain: Duration::from_secs(10),
+        }
     }
 }
 
@@ -48,7 +53,9 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: impl Future<O
     let router = router(app.clone());
     let mut http = http1::Builder::new();
     // Without the timer the time-out would silently not be there.
-    http.timer(TokioTimer::new()).header_read_timeout(app.guards.head).max_buf_size(BUFFER);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(app.guards.head)
+        .max_buf_size(BUFFER);
     tokio::pin!(shutdown);
     loop {
         let accepted = async {
@@ -75,7 +82,8 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: impl Future<O
             request.extensions_mut().insert(Peer(peer));
             service.call(request)
         });
-        let connection = open.watch(http.serve_connection(TokioIo::<TcpStream>::new(stream), service));
+        let connection =
+            open.watch(http.serve_connection(TokioIo::<TcpStream>::new(stream), service));
         tokio::spawn(async move {
             if let Err(e) = connection.await {
                 tracing::debug!(error = %e, "connection");

@@ -32,17 +32,28 @@ pub enum Form {
 
 /// Detection in the order of [CloudEvents 1.0.2 HTTP 3]; batch first, since it shares its prefix with structured.
 pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
-    let Some(media_type) = text(headers, &header::CONTENT_TYPE)? else { return Ok(Form::Unsaid) };
-    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let Some(media_type) = text(headers, &header::CONTENT_TYPE)? else {
+        return Ok(Form::Unsaid);
+    };
+    let essence = media_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     let refused = |why: String| Err(Problem::new(MEDIA_TYPE, why));
     if essence.starts_with("application/cloudevents-batch") {
-        return refused("batches are not taken: an answer stands for one event; send them one by one".into());
+        return refused(
+            "batches are not taken: an answer stands for one event; send them one by one".into(),
+        );
     }
     if essence == "application/cloudevents+json" {
         return Ok(Form::Structured);
     }
     if essence.starts_with("application/cloudevents") {
-        return refused(format!("of structured CloudEvents only the JSON form is taken, not {essence:?}"));
+        return refused(format!(
+            "of structured CloudEvents only the JSON form is taken, not {essence:?}"
+        ));
     }
     match Format::of_media_type(&essence) {
         Some(format) => Ok(Form::Binary(format)),
@@ -65,8 +76,15 @@ impl Attributes {
     /// From `ce-*` headers; others are extensions nobody here knows.
     pub fn of_headers(headers: &HeaderMap) -> Result<Self, Problem> {
         let get = |name: &'static str| -> Result<Option<String>, Problem> {
-            let Some(value) = text(headers, &HeaderName::from_static(name))? else { return Ok(None) };
-            let bad = || Problem::new(MALFORMED, format!("header {name} is not percent-encoded UTF-8"));
+            let Some(value) = text(headers, &HeaderName::from_static(name))? else {
+                return Ok(None);
+            };
+            let bad = || {
+                Problem::new(
+                    MALFORMED,
+                    format!("header {name} is not percent-encoded UTF-8"),
+                )
+            };
             event::percent_decode(value).ok_or_else(bad).map(Some)
         };
         Ok(Self {
@@ -82,12 +100,16 @@ impl Attributes {
     /// From a structured event, with the payload exactly as it stands in there [CloudEvents 1.0.2 JSON 3].
     pub fn of_document(body: &[u8]) -> Result<(Self, Format, Bytes), Problem> {
         let bad = |why: String| Problem::new(MALFORMED, why);
-        let mut members: BTreeMap<String, &RawValue> =
-            serde_json::from_slice(body).map_err(|e| bad(format!("not a structured CloudEvent: {e}")))?;
+        let mut members: BTreeMap<String, &RawValue> = serde_json::from_slice(body)
+            .map_err(|e| bad(format!("not a structured CloudEvent: {e}")))?;
         let data = (members.remove("data"), members.remove("data_base64"));
         let mut take = |name: &str| -> Result<Option<String>, Problem> {
-            let Some(raw) = members.remove(name).filter(|raw| raw.get() != "null") else { return Ok(None) };
-            serde_json::from_str(raw.get()).map(Some).map_err(|_| bad(format!("attribute {name} is not a string")))
+            let Some(raw) = members.remove(name).filter(|raw| raw.get() != "null") else {
+                return Ok(None);
+            };
+            serde_json::from_str(raw.get())
+                .map(Some)
+                .map_err(|_| bad(format!("attribute {name} is not a string")))
         };
         let attributes = Self {
             id: take("id")?,
@@ -104,7 +126,10 @@ impl Attributes {
             None if data.1.is_some() => Format::Protobuf,
             None => Format::Json,
             Some(ty) => Format::of_media_type(ty).ok_or_else(|| {
-                Problem::new(MEDIA_TYPE, format!("datacontenttype {ty:?} is neither JSON nor protobuf"))
+                Problem::new(
+                    MEDIA_TYPE,
+                    format!("datacontenttype {ty:?} is neither JSON nor protobuf"),
+                )
             })?,
         };
         let payload = match (data, format) {
@@ -113,12 +138,17 @@ impl Attributes {
                 return Err(bad("protobuf goes into data_base64, not into data".into()));
             }
             ((None, Some(text)), _) => {
-                let text: String =
-                    serde_json::from_str(text.get()).map_err(|_| bad("data_base64 is not a string".into()))?;
-                STANDARD.decode(text).map_err(|e| bad(format!("data_base64: {e}")))?.into()
+                let text: String = serde_json::from_str(text.get())
+                    .map_err(|_| bad("data_base64 is not a string".into()))?;
+                STANDARD
+                    .decode(text)
+                    .map_err(|e| bad(format!("data_base64: {e}")))?
+                    .into()
             }
             ((None, None), _) => return Err(bad("there is neither data nor data_base64".into())),
-            ((Some(_), Some(_)), _) => return Err(bad("there are both data and data_base64".into())),
+            ((Some(_), Some(_)), _) => {
+                return Err(bad("there are both data and data_base64".into()));
+            }
         };
         Ok((attributes, format, payload))
     }
@@ -131,11 +161,15 @@ impl Attributes {
             return Err(bad(format!("specversion {version:?} is not \"1.0\"")));
         }
         if let Some(said) = self.ty.filter(|said| said != ty) {
-            return Err(bad(format!("the event says it is a {said:?}, the path says {ty:?}")));
+            return Err(bad(format!(
+                "the event says it is a {said:?}, the path says {ty:?}"
+            )));
         }
         let source = self.source.unwrap_or_else(|| SOURCE.to_owned());
         if source.is_empty() || source.len() > 1024 || source.chars().any(char::is_control) {
-            return Err(bad("the source must be 1 to 1024 bytes without control characters".into()));
+            return Err(bad(
+                "the source must be 1 to 1024 bytes without control characters".into(),
+            ));
         }
         let id = match self.id {
             Some(id) => Some(check_id(id)?),
@@ -144,7 +178,12 @@ impl Attributes {
         let time = self.time.as_deref().map(check_time).transpose()?;
         let timed = time.is_some() || id.is_none();
         let id = id.unwrap_or_else(event::new_id);
-        Ok(Meta { source, timed, time: time.unwrap_or_else(event::now_ms), ..root(id, ty) })
+        Ok(Meta {
+            source,
+            timed,
+            time: time.unwrap_or_else(event::now_ms),
+            ..root(id, ty)
+        })
     }
 }
 
@@ -168,10 +207,17 @@ pub fn root(id: String, ty: &str) -> Meta {
 }
 
 fn check_time(text: &str) -> Result<u64, Problem> {
-    let time = event::parse_time(text)
-        .ok_or_else(|| Problem::new(MALFORMED, format!("time {text:?} is not RFC 3339, or before 1970")))?;
+    let time = event::parse_time(text).ok_or_else(|| {
+        Problem::new(
+            MALFORMED,
+            format!("time {text:?} is not RFC 3339, or before 1970"),
+        )
+    })?;
     if time > event::now_ms() + SKEW_MS {
-        return Err(Problem::new(CLOCK, format!("time {text:?} is more than an hour in the future")));
+        return Err(Problem::new(
+            CLOCK,
+            format!("time {text:?} is more than an hour in the future"),
+        ));
     }
     Ok(time)
 }
@@ -185,9 +231,17 @@ mod tests {
         let body =
             br#"{"specversion":"1.0","id":"a","type":"web.page.viewed","extra":1,"data": {"page": "/a", "n":1.50} }"#;
         let (attributes, format, payload) = Attributes::of_document(body).unwrap();
-        assert_eq!((format, &payload[..]), (Format::Json, &br#"{"page": "/a", "n":1.50}"#[..]));
-        let meta = attributes.meta("web.page.viewed", &HeaderMap::new()).unwrap();
-        assert_eq!((meta.id.as_str(), meta.flow.as_str(), meta.timed), ("a", "a", false));
+        assert_eq!(
+            (format, &payload[..]),
+            (Format::Json, &br#"{"page": "/a", "n":1.50}"#[..])
+        );
+        let meta = attributes
+            .meta("web.page.viewed", &HeaderMap::new())
+            .unwrap();
+        assert_eq!(
+            (meta.id.as_str(), meta.flow.as_str(), meta.timed),
+            ("a", "a", false)
+        );
     }
 
     #[test]
@@ -197,9 +251,18 @@ mod tests {
             headers.insert(header::CONTENT_TYPE, value.parse().unwrap());
             form(&headers).map_err(|problem| problem.status().as_u16())
         };
-        assert_eq!(of("application/json; charset=utf-8"), Ok(Form::Binary(Format::Json)));
-        assert_eq!(of("application/vnd.acme+json"), Ok(Form::Binary(Format::Json)));
-        assert_eq!(of("application/x-protobuf"), Ok(Form::Binary(Format::Protobuf)));
+        assert_eq!(
+            of("application/json; charset=utf-8"),
+            Ok(Form::Binary(Format::Json))
+        );
+        assert_eq!(
+            of("application/vnd.acme+json"),
+            Ok(Form::Binary(Format::Json))
+        );
+        assert_eq!(
+            of("application/x-protobuf"),
+            Ok(Form::Binary(Format::Protobuf))
+        );
         assert_eq!(of("Application/CloudEvents+json"), Ok(Form::Structured));
         assert_eq!(of("application/cloudevents-batch+json"), Err(415));
         assert_eq!(of("application/cloudevents+avro"), Err(415));

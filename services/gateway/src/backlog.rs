@@ -41,7 +41,10 @@ struct Known {
 
 impl Backlog {
     pub fn new(max: u64) -> Self {
-        Self { max, streams: Mutex::default() }
+        Self {
+            max,
+            streams: Mutex::default(),
+        }
     }
 
     /// Lets one more event for the stream in, or says why not. `stream` is of the contract, so there are few.
@@ -49,8 +52,13 @@ impl Backlog {
         if self.max == 0 {
             return Ok(());
         }
-        let of =
-            self.streams.lock().unwrap_or_else(PoisonError::into_inner).entry(stream.to_owned()).or_default().clone();
+        let of = self
+            .streams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(stream.to_owned())
+            .or_default()
+            .clone();
         if of.take(self.max, FRESH) {
             return Ok(());
         }
@@ -63,7 +71,11 @@ impl Backlog {
             let consumers = bus.consumers(stream).await?;
             of.learn(&consumers);
         }
-        if of.take(self.max, FRESH) { Ok(()) } else { Err(of.refusal(self.max)) }
+        if of.take(self.max, FRESH) {
+            Ok(())
+        } else {
+            Err(of.refusal(self.max))
+        }
     }
 }
 
@@ -73,7 +85,9 @@ impl Stream {
     }
 
     fn is_younger(&self, than: Duration) -> bool {
-        self.known().looked.is_some_and(|looked| looked.elapsed() < than)
+        self.known()
+            .looked
+            .is_some_and(|looked| looked.elapsed() < than)
     }
 
     /// Takes a place below the bound, by what is known.
@@ -88,17 +102,35 @@ impl Stream {
     /// Functions have durable consumers; whoever only looks on has not.
     fn learn(&self, consumers: &[Value]) {
         let number = |info: &Value, field: &str| info[field].as_u64().unwrap_or_default();
-        let functions = consumers.iter().filter(|info| info["config"]["durable_name"].is_string());
-        let lags = functions.map(|info| (number(info, "num_pending") + number(info, "num_ack_pending"), info));
+        let functions = consumers
+            .iter()
+            .filter(|info| info["config"]["durable_name"].is_string());
+        let lags = functions.map(|info| {
+            (
+                number(info, "num_pending") + number(info, "num_ack_pending"),
+                info,
+            )
+        });
         let (lag, slowest) = lags
             .max_by_key(|(lag, _)| *lag)
-            .map_or((0, ""), |(lag, info)| (lag, info["name"].as_str().unwrap_or_default()));
-        *self.known() = Known { looked: Some(Instant::now()), lag, slowest: slowest.to_owned(), taken: 0 };
+            .map_or((0, ""), |(lag, info)| {
+                (lag, info["name"].as_str().unwrap_or_default())
+            });
+        *self.known() = Known {
+            looked: Some(Instant::now()),
+            lag,
+            slowest: slowest.to_owned(),
+            taken: 0,
+        };
     }
 
     fn refusal(&self, max: u64) -> Problem {
         let known = self.known();
-        let behind = format!("{} has {} events to handle, {max} are the most", known.slowest, known.lag + known.taken);
+        let behind = format!(
+            "{} has {} events to handle, {max} are the most",
+            known.slowest,
+            known.lag + known.taken
+        );
         Problem::new(BEHIND, format!("{behind}; nothing was taken"))
     }
 }
@@ -122,7 +154,12 @@ mod tests {
         stream.learn(&[consumer("fast", 0, 1), consumer("slow", 5, 2), onlooker]);
         let taken = (0..20).filter(|_| stream.take(10, FRESH)).count();
         assert_eq!(taken, 3);
-        assert!(stream.refusal(10).detail().starts_with("slow has 10 events to handle, 10 are the most"));
+        assert!(
+            stream
+                .refusal(10)
+                .detail()
+                .starts_with("slow has 10 events to handle, 10 are the most")
+        );
         stream.learn(&[consumer("slow", 0, 0)]);
         assert!(stream.take(10, FRESH));
         assert!(!stream.take(10, Duration::ZERO), "known no longer");

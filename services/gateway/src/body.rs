@@ -34,7 +34,13 @@ impl Incoming {
     pub fn new(body: Body, headers: &HeaderMap, patience: Duration) -> Self {
         // Such a client has not begun to send, and a refusal is just what it waits for.
         let lingers = !headers.contains_key(header::EXPECT);
-        Self { body: Some(body.into_data_stream()), patience, left: patience, since: 0, lingers }
+        Self {
+            body: Some(body.into_data_stream()),
+            patience,
+            left: patience,
+            since: 0,
+            lingers,
+        }
     }
 
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
@@ -78,8 +84,16 @@ impl Incoming {
             if (read.len() + part.len()) as u64 > limit {
                 return Err(too_large(limit));
             }
-            let full = |_| Problem::new(BUSY, "too many bytes of other requests are in hand; nothing was taken");
-            let more = room.clone().try_acquire_many_owned(part.len() as u32).map_err(full)?;
+            let full = |_| {
+                Problem::new(
+                    BUSY,
+                    "too many bytes of other requests are in hand; nothing was taken",
+                )
+            };
+            let more = room
+                .clone()
+                .try_acquire_many_owned(part.len() as u32)
+                .map_err(full)?;
             match &mut held {
                 Some(held) => held.merge(more),
                 None => held = Some(more),
@@ -91,14 +105,20 @@ impl Incoming {
 
     /// Part after part.
     pub fn stream(self) -> impl Stream<Item = io::Result<Bytes>> + Unpin + Send {
-        Box::pin(futures::stream::unfold(self, |mut body| async move { body.next().await.map(|part| (part, body)) }))
+        Box::pin(futures::stream::unfold(self, |mut body| async move {
+            body.next().await.map(|part| (part, body))
+        }))
     }
 }
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        let Some(mut body) = self.body.take().filter(|_| self.lingers) else { return };
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let Some(mut body) = self.body.take().filter(|_| self.lingers) else {
+            return;
+        };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
         runtime.spawn(async move {
             let (mut read, end) = (0, Instant::now() + LINGER);
             while let Ok(Some(Ok(part))) = timeout_at(end, body.next()).await {

@@ -40,11 +40,24 @@ struct Accepted {
     tracked: bool,
 }
 
-pub async fn post(State(app): State<Arc<App>>, Extension(trace): Extension<Trace>, request: Request) -> Response {
-    let named = path_piece(request.uri().path().strip_prefix("/v1/events/").unwrap_or_default());
+pub async fn post(
+    State(app): State<Arc<App>>,
+    Extension(trace): Extension<Trace>,
+    request: Request,
+) -> Response {
+    let named = path_piece(
+        request
+            .uri()
+            .path()
+            .strip_prefix("/v1/events/")
+            .unwrap_or_default(),
+    );
     // A label from outside must not make a series: only types of the contract are counted by name.
-    let label =
-        named.as_ref().ok().filter(|ty| app.catalog.get(ty).is_ok()).map_or_else(|| "unknown".to_owned(), Clone::clone);
+    let label = named
+        .as_ref()
+        .ok()
+        .filter(|ty| app.catalog.get(ty).is_ok())
+        .map_or_else(|| "unknown".to_owned(), Clone::clone);
     // Before anything is taken, so that a refusal means that nothing was.
     let wish = Wish::of(&app, request.headers());
     let outcome = match (named, &wish) {
@@ -62,7 +75,8 @@ pub async fn post(State(app): State<Arc<App>>, Extension(trace): Extension<Trace
     match (outcome, wish) {
         (Ok(accepted), Ok(wish)) => {
             let (flow, traceparent) = (accepted.flow.clone(), accepted.traceparent.clone());
-            wish.answer(&app, &flow, &traceparent, accepted.tracked, &accepted).await
+            wish.answer(&app, &flow, &traceparent, accepted.tracked, &accepted)
+                .await
         }
         (Err(problem), _) | (_, Err(problem)) => problem.into_response(),
     }
@@ -75,15 +89,21 @@ async fn accept(app: &App, trace: &Trace, ty: &str, request: Request) -> Result<
     check_encoding(&head.headers)?;
     let form = form(&head.headers)?;
     let limit = app.config.max_event.0.min(app.bus.max_payload() as u64);
-    app.backlog.admit(&app.bus, event::stream_of_type(ty)).await?;
+    app.backlog
+        .admit(&app.bus, event::stream_of_type(ty))
+        .await?;
     let (body, _held) = body.read(&head.headers, limit, &app.room).await?;
     let (meta, format, payload) = read(ty, form, &head.headers, body)?;
     let key = entry.check(format, &payload)?;
     let id = meta.id.clone();
     let asked = is_tracking_asked(&head.headers);
-    let published = app.publish(trace, meta, &key, format, payload.clone(), asked).await?;
+    let published = app
+        .publish(trace, meta, &key, format, payload.clone(), asked)
+        .await?;
     // Its key is part of the payload.
-    let is_other = |earlier: Stored| earlier.payload != payload || event::type_of_subject(&earlier.subject) != ty;
+    let is_other = |earlier: Stored| {
+        earlier.payload != payload || event::type_of_subject(&earlier.subject) != ty
+    };
     if published.earlier.is_some_and(is_other) {
         return Err(id_reuse(&id));
     }
@@ -103,7 +123,10 @@ async fn accept(app: &App, trace: &Trace, ty: &str, request: Request) -> Result<
 /// The type as the contract has it, if clients may send it.
 fn known<'a>(app: &'a App, ty: &str) -> Result<&'a Entry, Problem> {
     let token = |token: &str| {
-        (1..=64).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+        (1..=64).contains(&token.len())
+            && token
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
     };
     if !ty.split('.').all(token) {
         return Err(Problem::new(
@@ -113,21 +136,32 @@ fn known<'a>(app: &'a App, ty: &str) -> Result<&'a Entry, Problem> {
     }
     let domain = event::stream_of_type(ty);
     if PLATFORM.contains(&domain) {
-        return Err(Problem::new(FORBIDDEN, format!("events of the domain {domain:?} are the platform's own")));
+        return Err(Problem::new(
+            FORBIDDEN,
+            format!("events of the domain {domain:?} are the platform's own"),
+        ));
     }
     Ok(app.catalog.get(ty)?)
 }
 
 /// Attributes and payload, wherever they stand. The payload stays as the client wrote it: fields a newer contract knows
 /// are passed on.
-fn read(ty: &str, form: Form, headers: &HeaderMap, body: Bytes) -> Result<(Meta, Format, Bytes), Problem> {
+fn read(
+    ty: &str,
+    form: Form,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<(Meta, Format, Bytes), Problem> {
     let (attributes, format, payload) = match form {
         Form::Structured => Attributes::of_document(&body)?,
         Form::Binary(format) => (Attributes::of_headers(headers)?, format, body),
         Form::Unsaid => (Attributes::of_headers(headers)?, Format::sniff(&body), body),
     };
     if format == Format::Json && is_deep(&payload) {
-        return Err(Problem::new(MALFORMED, format!("the payload is nested deeper than {MAX_DEPTH} levels")));
+        return Err(Problem::new(
+            MALFORMED,
+            format!("the payload is nested deeper than {MAX_DEPTH} levels"),
+        ));
     }
     Ok((attributes.meta(ty, headers)?, format, payload))
 }
@@ -159,7 +193,9 @@ mod tests {
     fn depth_is_of_structure_not_of_text() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         assert!(!is_deep(nested(64).as_bytes()) && is_deep(nested(65).as_bytes()));
-        assert!(!is_deep(format!(r#"{{"a":"\"{}"}}"#, "[".repeat(100)).as_bytes()));
+        assert!(!is_deep(
+            format!(r#"{{"a":"\"{}"}}"#, "[".repeat(100)).as_bytes()
+        ));
         assert!(!is_deep("[],".repeat(100).as_bytes()));
     }
 }

@@ -27,7 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// `id` of the last server-sent event: a browser that comes back with it is told to stay away.
 const LAST: &str = "complete";
 /// What may stand in a path as it is [RFC 3986 section 2.3].
-const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+const PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
 
 /// Where a flow is shown.
 pub fn path(flow: &str) -> String {
@@ -65,7 +69,10 @@ impl<'f> Shown<'f> {
             id: &flow.id,
             status: if flow.is_complete() { LAST } else { "running" },
             open: flow.open,
-            dead: flow.steps().filter(|step| step.state == StepState::Dead).count(),
+            dead: flow
+                .steps()
+                .filter(|step| step.state == StepState::Dead)
+                .count(),
             started: flow.started,
             ended: flow.ended,
             waits_for: waits_for(flow),
@@ -75,11 +82,21 @@ impl<'f> Shown<'f> {
 }
 
 pub fn waits_for(flow: &Flow) -> Option<WaitsFor<'_>> {
-    flow.waits_for().map(|(event, step)| WaitsFor { event: &event.id, ty: &event.ty, step })
+    flow.waits_for().map(|(event, step)| WaitsFor {
+        event: &event.id,
+        ty: &event.ty,
+        step,
+    })
 }
 
 pub async fn get(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
-    let id = path_piece(request.uri().path().strip_prefix("/v1/flows/").unwrap_or_default())?;
+    let id = path_piece(
+        request
+            .uri()
+            .path()
+            .strip_prefix("/v1/flows/")
+            .unwrap_or_default(),
+    )?;
     let (id, headers) = (check_id(id)?, request.headers());
     if is_stream_asked(headers) {
         return stream(&app, &id, headers).await;
@@ -90,12 +107,20 @@ pub async fn get(State(app): State<Arc<App>>, request: Request) -> Result<Respon
     };
     let place = app.waiting.place()?;
     let now = look(&app, &id).await?;
-    let flow = if now.is_complete() { Some(Arc::new(now)) } else { app.wait(&id, wait, &place).await };
+    let flow = if now.is_complete() {
+        Some(Arc::new(now))
+    } else {
+        app.wait(&id, wait, &place).await
+    };
     let flow = match flow {
         Some(flow) => flow,
         None => Arc::new(look(&app, &id).await?),
     };
-    let status = if flow.is_complete() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let status = if flow.is_complete() {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
     let mut response = answer(status, &flow);
     response.headers_mut().extend(applied(wait));
     Ok(response)
@@ -111,7 +136,11 @@ pub fn answer(status: StatusCode, flow: &Flow) -> Response {
 async fn look(app: &App, id: &str) -> Result<Flow, Problem> {
     let found = tokio::time::timeout(PATIENCE, app.waiting.read(&[id.to_owned()])).await;
     let found = found.map_err(|_| Problem::new(AWAY, "Redis does not answer"))??;
-    found.into_iter().next().flatten().ok_or_else(|| untracked(id))
+    found
+        .into_iter()
+        .next()
+        .flatten()
+        .ok_or_else(|| untracked(id))
 }
 
 fn untracked(id: &str) -> Problem {
@@ -143,23 +172,43 @@ impl App {
 }
 
 fn is_stream_asked(headers: &HeaderMap) -> bool {
-    let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    accepts
-        .flat_map(|line| line.split(','))
-        .any(|one| one.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream"))
+    let accepts = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    accepts.flat_map(|line| line.split(',')).any(|one| {
+        one.split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .eq_ignore_ascii_case("text/event-stream")
+    })
 }
 
 /// The flow as it is, then an event for every change, then the end.
 async fn stream(app: &Arc<App>, id: &str, headers: &HeaderMap) -> Result<Response, Problem> {
-    if headers.get("last-event-id").is_some_and(|last| last.as_bytes() == LAST.as_bytes()) {
+    if headers
+        .get("last-event-id")
+        .is_some_and(|last| last.as_bytes() == LAST.as_bytes())
+    {
         // Browsers connect again when a stream ends, unless they are told so.
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let place = app.waiting.place()?;
     look(app, id).await?;
-    let progress = Progress { app: app.clone(), seen: app.waiting.watch(id), shown: None, ready: Vec::new(), place };
-    let mut response = Sse::new(progress.stream()).keep_alive(KeepAlive::default()).into_response();
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let progress = Progress {
+        app: app.clone(),
+        seen: app.waiting.watch(id),
+        shown: None,
+        ready: Vec::new(),
+        place,
+    };
+    let mut response = Sse::new(progress.stream())
+        .keep_alive(KeepAlive::default())
+        .into_response();
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
 
@@ -219,13 +268,18 @@ impl Progress {
 }
 
 fn named(name: &str, content: &impl Serialize) -> Event {
-    Event::default().event(name).data(serde_json::to_string(content).unwrap_or_default())
+    Event::default()
+        .event(name)
+        .data(serde_json::to_string(content).unwrap_or_default())
 }
 
 /// Events that are new, and steps that are new or not what they were.
 fn changes(before: &Flow, now: &Flow) -> Vec<Event> {
-    let known: std::collections::HashMap<&str, &FlowEvent> =
-        before.events.iter().map(|event| (event.id.as_str(), event)).collect();
+    let known: std::collections::HashMap<&str, &FlowEvent> = before
+        .events
+        .iter()
+        .map(|event| (event.id.as_str(), event))
+        .collect();
     let mut changes = Vec::new();
     for event in &now.events {
         let Some(then) = known.get(event.id.as_str()) else {
@@ -233,7 +287,16 @@ fn changes(before: &Flow, now: &Flow) -> Vec<Event> {
             continue;
         };
         let changed = event.steps.iter().filter(|step| !then.steps.contains(step));
-        changes.extend(changed.map(|step| named("step", &json!(WaitsFor { event: &event.id, ty: &event.ty, step }))));
+        changes.extend(changed.map(|step| {
+            named(
+                "step",
+                &json!(WaitsFor {
+                    event: &event.id,
+                    ty: &event.ty,
+                    step
+                }),
+            )
+        }));
     }
     changes
 }

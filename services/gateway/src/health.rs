@@ -30,11 +30,24 @@ pub async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Problem>
         Ok(Err(e)) => missing.push(e.to_string()),
         Err(_) => missing.push("Redis does not answer".to_owned()),
     }
-    if missing.is_empty() { Ok("ready\n") } else { Err(Problem::new(NOT_READY, missing.join("; "))) }
+    if missing.is_empty() {
+        Ok("ready\n")
+    } else {
+        Err(Problem::new(NOT_READY, missing.join("; ")))
+    }
 }
 
 pub async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> impl IntoResponse {
-    let (open, kind) = prometheus::wanted(headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()));
-    app.metrics.waiters.store(app.waiting.count() as u64, Ordering::Relaxed);
-    ([(header::CONTENT_TYPE, kind)], prometheus::render(&app.metrics.list(), open))
+    let (open, kind) = prometheus::wanted(
+        headers
+            .get(header::ACCEPT)
+            .and_then(|value| value.to_str().ok()),
+    );
+    app.metrics
+        .waiters
+        .store(app.waiting.count() as u64, Ordering::Relaxed);
+    (
+        [(header::CONTENT_TYPE, kind)],
+        prometheus::render(&app.metrics.list(), open),
+    )
 }

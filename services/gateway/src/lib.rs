@@ -73,9 +73,17 @@ pub struct App {
 impl App {
     /// Connects to NATS and Redis and makes sure that every stream an event could go to is there. The error is a line
     /// for the person at the terminal.
-    pub async fn start(config: &Config, catalog: Catalog, guards: Guards) -> Result<Arc<Self>, String> {
-        let bus = Bus::connect(&config.nats_url, "oncue-gateway").await.map_err(|e| e.to_string())?;
-        let redis = RedisStore::connect(&config.redis_url).await.map_err(|e| e.to_string())?;
+    pub async fn start(
+        config: &Config,
+        catalog: Catalog,
+        guards: Guards,
+    ) -> Result<Arc<Self>, String> {
+        let bus = Bus::connect(&config.nats_url, "oncue-gateway")
+            .await
+            .map_err(|e| e.to_string())?;
+        let redis = RedisStore::connect(&config.redis_url)
+            .await
+            .map_err(|e| e.to_string())?;
         // A lone gateway works: events wait in their streams for the functions to come. The timer stream is first, since
         // the others take from it what is due.
         let mut domains = vec![layout::TIMER, layout::DLQ];

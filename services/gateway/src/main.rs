@@ -14,7 +14,8 @@ use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let loaded = Config::load().and_then(|config| config.catalog().map(|catalog| (config, catalog)));
+    let loaded =
+        Config::load().and_then(|config| config.catalog().map(|catalog| (config, catalog)));
     let (config, catalog) = match loaded {
         Ok(loaded) => loaded,
         Err(errors) => {
@@ -39,7 +40,9 @@ async fn run(config: &Config, catalog: Catalog) -> Result<(), String> {
     // Before anything is promised: whoever waits for the line below may send the signal at once.
     let mut stop = oncue::stop_signal().map_err(|e| format!("cannot handle signals: {e}"))?;
     let listen = &config.gateway.listen;
-    let listener = TcpListener::bind(listen).await.map_err(|e| format!("cannot listen on {listen}: {e}"))?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|e| format!("cannot listen on {listen}: {e}"))?;
     let at = listener.local_addr().map_err(|e| e.to_string())?;
     let app = App::start(config, catalog, Guards::default()).await?;
     tracing::info!("listening on http://{at}");

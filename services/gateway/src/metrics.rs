@@ -9,8 +9,14 @@ use oncue::telemetry::metrics::{self, BOUNDS, Labels, Metric, Points, Spread};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Histogram;
 
-const REQUEST: (&str, &str) = ("http.server.request.duration", "Time until the answer begins.");
-const SEND: (&str, &str) = ("messaging.client.operation.duration", "Time until the stream acked an event.");
+const REQUEST: (&str, &str) = (
+    "http.server.request.duration",
+    "Time until the answer begins.",
+);
+const SEND: (&str, &str) = (
+    "messaging.client.operation.duration",
+    "Time until the stream acked an event.",
+);
 
 #[derive(Default)]
 pub struct Metrics {
@@ -48,7 +54,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Metrics {
     /// `route` must come from a bounded set, never from the client.
     pub fn request(&self, method: &'static str, route: &str, status: u16, took: Duration) {
-        let request = Request { method, route: route.to_owned(), status };
+        let request = Request {
+            method,
+            route: route.to_owned(),
+            status,
+        };
         if let Some([times, _]) = self.pushed() {
             times.record(took.as_secs_f64(), &attributes(&request.labels()));
         }
@@ -64,29 +74,57 @@ impl Metrics {
     }
 
     fn pushed(&self) -> Option<&[Histogram<f64>; 2]> {
-        let make = || Some([metrics::seconds(REQUEST.0, REQUEST.1)?, metrics::seconds(SEND.0, SEND.1)?]);
+        let make = || {
+            Some([
+                metrics::seconds(REQUEST.0, REQUEST.1)?,
+                metrics::seconds(SEND.0, SEND.1)?,
+            ])
+        };
         self.pushed.get_or_init(make).as_ref()
     }
 
     /// `ty` is a type of the contract, or `unknown`.
     pub fn event(&self, ty: &str, outcome: &'static str) {
-        *lock(&self.events).entry((ty.to_owned(), outcome)).or_default() += 1;
+        *lock(&self.events)
+            .entry((ty.to_owned(), outcome))
+            .or_default() += 1;
     }
 
     /// The same list each time, in the same order.
     pub fn list(&self) -> Vec<Metric> {
         let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
-        let requests = lock(&self.requests).iter().map(|(request, times)| (request.labels(), times.spread())).collect();
-        let sends: Vec<_> =
-            lock(&self.sends).iter().map(|(error, times)| (send_labels(*error), times.spread())).collect();
-        let sent = sends.iter().map(|(_, spread)| spread.counts.iter().sum::<u64>()).sum();
-        let events = lock(&self.events);
-        let events = events
+        let requests = lock(&self.requests)
             .iter()
-            .map(|((ty, outcome), count)| (vec![("type", ty.clone()), ("outcome", (*outcome).to_owned())], *count));
+            .map(|(request, times)| (request.labels(), times.spread()))
+            .collect();
+        let sends: Vec<_> = lock(&self.sends)
+            .iter()
+            .map(|(error, times)| (send_labels(*error), times.spread()))
+            .collect();
+        let sent = sends
+            .iter()
+            .map(|(_, spread)| spread.counts.iter().sum::<u64>())
+            .sum();
+        let events = lock(&self.events);
+        let events = events.iter().map(|((ty, outcome), count)| {
+            (
+                vec![("type", ty.clone()), ("outcome", (*outcome).to_owned())],
+                *count,
+            )
+        });
         vec![
-            Metric { name: REQUEST.0, unit: "s", help: REQUEST.1, points: Points::Spreads(requests) },
-            Metric { name: SEND.0, unit: "s", help: SEND.1, points: Points::Spreads(sends) },
+            Metric {
+                name: REQUEST.0,
+                unit: "s",
+                help: REQUEST.1,
+                points: Points::Spreads(requests),
+            },
+            Metric {
+                name: SEND.0,
+                unit: "s",
+                help: SEND.1,
+                points: Points::Spreads(sends),
+            },
             Metric {
                 name: "messaging.client.sent.messages",
                 unit: "{message}",
@@ -105,30 +143,51 @@ impl Metrics {
                 help: "Bytes of stored uploads.",
                 points: Points::Sums(vec![(Vec::new(), load(&self.upload_bytes))]),
             },
-            gauge("oncue.gateway.connections", "{connection}", "Open connections.", load(&self.connections)),
+            gauge(
+                "oncue.gateway.connections",
+                "{connection}",
+                "Open connections.",
+                load(&self.connections),
+            ),
             gauge(
                 "oncue.gateway.waiters",
                 "{client}",
                 "Clients that wait for a flow or watch one.",
                 load(&self.waiters),
             ),
-            gauge("http.server.active_requests", "{request}", "Requests not answered yet.", load(&self.active)),
+            gauge(
+                "http.server.active_requests",
+                "{request}",
+                "Requests not answered yet.",
+                load(&self.active),
+            ),
         ]
     }
 }
 
 fn gauge(name: &'static str, unit: &'static str, help: &'static str, value: u64) -> Metric {
-    Metric { name, unit, help, points: Points::Gauges(vec![(Vec::new(), value as f64)]) }
+    Metric {
+        name,
+        unit,
+        help,
+        points: Points::Gauges(vec![(Vec::new(), value as f64)]),
+    }
 }
 
 fn send_labels(error: Option<&'static str>) -> Labels {
-    let mut labels = vec![("messaging.system", "nats".to_owned()), ("messaging.operation.name", "send".to_owned())];
+    let mut labels = vec![
+        ("messaging.system", "nats".to_owned()),
+        ("messaging.operation.name", "send".to_owned()),
+    ];
     labels.extend(error.map(|class| ("error.type", class.to_owned())));
     labels
 }
 
 fn attributes(labels: &Labels) -> Vec<KeyValue> {
-    labels.iter().map(|(name, value)| KeyValue::new(*name, value.clone())).collect()
+    labels
+        .iter()
+        .map(|(name, value)| KeyValue::new(*name, value.clone()))
+        .collect()
 }
 
 impl Request {
@@ -149,7 +208,12 @@ impl Times {
     }
 
     fn spread(&self) -> Spread {
-        Spread { bounds: BOUNDS.to_vec(), counts: self.counts.to_vec(), sum: self.sum, exemplars: Vec::new() }
+        Spread {
+            bounds: BOUNDS.to_vec(),
+            counts: self.counts.to_vec(),
+            sum: self.sum,
+            exemplars: Vec::new(),
+        }
     }
 }
 
@@ -166,10 +230,15 @@ mod tests {
         metrics.request("GET", "/v1/\"x\"", 200, Duration::from_secs(61));
         let text = prometheus::render(&metrics.list(), false);
         assert!(
-            text.contains("http_route=\"/v1/\\\"x\\\"\",http_response_status_code=\"200\",le=\"0.005\"} 0\n"),
+            text.contains(
+                "http_route=\"/v1/\\\"x\\\"\",http_response_status_code=\"200\",le=\"0.005\"} 0\n"
+            ),
             "{text}"
         );
-        assert!(text.contains("le=\"0.01\"} 1\n") && text.contains("le=\"10\"} 1\n"), "{text}");
+        assert!(
+            text.contains("le=\"0.01\"} 1\n") && text.contains("le=\"10\"} 1\n"),
+            "{text}"
+        );
         assert!(text.contains("le=\"+Inf\"} 2\n"), "{text}");
     }
 }

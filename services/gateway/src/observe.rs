@@ -19,10 +19,15 @@ use crate::trace::{Trace, few_attributes, http_attributes};
 pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = method(request.method());
-    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(|path| path.as_str().to_owned());
     let traced = is_traced(&request, route.as_deref());
     let trace = Trace::begin(&request, traced);
-    let attributes = trace.sampled().map(|_| http_attributes(&request, method, route.as_deref()));
+    let attributes = trace
+        .sampled()
+        .map(|_| http_attributes(&request, method, route.as_deref()));
     let _active = Active::new(&app);
     let path = request.uri().path().to_owned();
     request.extensions_mut().insert(trace.clone());
@@ -33,16 +38,37 @@ pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Ne
         problem.write(&mut response, &path, &trace.id());
         if status.is_server_error() {
             let _context = trace.context().attach();
-            tracing::warn!(status = status.as_u16(), route, detail = problem.detail(), "{method} failed");
+            tracing::warn!(
+                status = status.as_u16(),
+                route,
+                detail = problem.detail(),
+                "{method} failed"
+            );
         }
     }
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response.headers_mut().insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     if traced {
-        let name = route.as_ref().map_or_else(|| method.to_owned(), |route| format!("{method} {route}"));
-        let attributes = attributes.unwrap_or_else(|| few_attributes(method, path, route.as_deref()));
-        trace.finish(&name, attributes, status, problem.map(|problem| problem.code()));
+        let name = route
+            .as_ref()
+            .map_or_else(|| method.to_owned(), |route| format!("{method} {route}"));
+        let attributes =
+            attributes.unwrap_or_else(|| few_attributes(method, path, route.as_deref()));
+        trace.finish(
+            &name,
+            attributes,
+            status,
+            problem.map(|problem| problem.code()),
+        );
     }
-    app.metrics.request(method, route.as_deref().unwrap_or_default(), status.as_u16(), started.elapsed());
+    app.metrics.request(
+        method,
+        route.as_deref().unwrap_or_default(),
+        status.as_u16(),
+        started.elapsed(),
+    );
     response
 }
 
@@ -65,7 +91,8 @@ impl Drop for Active {
 /// A handler that panics has failed one request, not the connection's others.
 async fn run(request: Request, next: Next) -> Response {
     if is_foreign(&request) {
-        return Problem::new(FORBIDDEN, "a page of another site may not write here").into_response();
+        return Problem::new(FORBIDDEN, "a page of another site may not write here")
+            .into_response();
     }
     let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     response.unwrap_or_else(|_| Problem::new(INTERNAL, "the handler panicked").into_response())
@@ -75,7 +102,11 @@ async fn run(request: Request, next: Next) -> Response {
 /// says so, and other clients do not send this header.
 fn is_foreign(request: &Request) -> bool {
     let writes = matches!(*request.method(), Method::POST | Method::PUT);
-    writes && request.headers().get("sec-fetch-site").is_some_and(|site| site.as_bytes() == b"cross-site")
+    writes
+        && request
+            .headers()
+            .get("sec-fetch-site")
+            .is_some_and(|site| site.as_bytes() == b"cross-site")
 }
 
 /// Every request, but not those that come by the clock: probes, and pages that look at state once a second, would bury

@@ -11,8 +11,14 @@ fn asset(media_type: &'static str, content: &'static str) -> impl IntoResponse {
     let headers: [(HeaderName, HeaderValue); 4] = [
         (header::CONTENT_TYPE, HeaderValue::from_static(media_type)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
-        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static(POLICY),
+        ),
+        (
+            header::REFERRER_POLICY,
+            HeaderValue::from_static("no-referrer"),
+        ),
     ];
     (headers, content)
 }
@@ -26,7 +32,10 @@ pub async fn style() -> impl IntoResponse {
 }
 
 pub async fn script() -> impl IntoResponse {
-    asset("text/javascript; charset=utf-8", include_str!("page/page.js"))
+    asset(
+        "text/javascript; charset=utf-8",
+        include_str!("page/page.js"),
+    )
 }
 
 pub async fn icon() -> impl IntoResponse {

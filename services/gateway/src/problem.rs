@@ -21,29 +21,87 @@ pub struct Kind {
 }
 
 const fn kind(status: StatusCode, code: &'static str, title: &'static str) -> Kind {
-    Kind { status, code, title, retry_after: None }
+    Kind {
+        status,
+        code,
+        title,
+        retry_after: None,
+    }
 }
 
 const fn later(code: &'static str, title: &'static str, seconds: &'static str) -> Kind {
-    Kind { status: StatusCode::SERVICE_UNAVAILABLE, code, title, retry_after: Some(seconds) }
+    Kind {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        code,
+        title,
+        retry_after: Some(seconds),
+    }
 }
 
-pub const MALFORMED: Kind = kind(StatusCode::BAD_REQUEST, "malformed", "The request cannot be read");
-pub const EMPTY_KEY: Kind = kind(StatusCode::BAD_REQUEST, "empty-key", "The event does not say what it is about");
-pub const CLOCK: Kind = kind(StatusCode::BAD_REQUEST, "clock", "The event comes from the future");
+pub const MALFORMED: Kind = kind(
+    StatusCode::BAD_REQUEST,
+    "malformed",
+    "The request cannot be read",
+);
+pub const EMPTY_KEY: Kind = kind(
+    StatusCode::BAD_REQUEST,
+    "empty-key",
+    "The event does not say what it is about",
+);
+pub const CLOCK: Kind = kind(
+    StatusCode::BAD_REQUEST,
+    "clock",
+    "The event comes from the future",
+);
 pub const FORBIDDEN: Kind = kind(StatusCode::FORBIDDEN, "forbidden", "Not for clients");
 pub const NOT_FOUND: Kind = kind(StatusCode::NOT_FOUND, "not-found", "There is nothing here");
-pub const UNKNOWN_TYPE: Kind = kind(StatusCode::NOT_FOUND, "unknown-type", "The contract has no such event type");
-pub const METHOD: Kind = kind(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This path has no such method");
-pub const SLOW: Kind = kind(StatusCode::REQUEST_TIMEOUT, "slow-body", "The body came too slowly");
-pub const ID_REUSE: Kind = kind(StatusCode::CONFLICT, "id-reuse", "This id was used for something else");
-pub const TOO_LARGE: Kind = kind(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Larger than allowed");
-pub const MEDIA_TYPE: Kind = kind(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", "Not a form this can be sent in");
-pub const RANGE: Kind = kind(StatusCode::RANGE_NOT_SATISFIABLE, "range", "The file has no such range");
-pub const INTERNAL: Kind = kind(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The gateway failed");
+pub const UNKNOWN_TYPE: Kind = kind(
+    StatusCode::NOT_FOUND,
+    "unknown-type",
+    "The contract has no such event type",
+);
+pub const METHOD: Kind = kind(
+    StatusCode::METHOD_NOT_ALLOWED,
+    "method-not-allowed",
+    "This path has no such method",
+);
+pub const SLOW: Kind = kind(
+    StatusCode::REQUEST_TIMEOUT,
+    "slow-body",
+    "The body came too slowly",
+);
+pub const ID_REUSE: Kind = kind(
+    StatusCode::CONFLICT,
+    "id-reuse",
+    "This id was used for something else",
+);
+pub const TOO_LARGE: Kind = kind(
+    StatusCode::PAYLOAD_TOO_LARGE,
+    "too-large",
+    "Larger than allowed",
+);
+pub const MEDIA_TYPE: Kind = kind(
+    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    "media-type",
+    "Not a form this can be sent in",
+);
+pub const RANGE: Kind = kind(
+    StatusCode::RANGE_NOT_SATISFIABLE,
+    "range",
+    "The file has no such range",
+);
+pub const INTERNAL: Kind = kind(
+    StatusCode::INTERNAL_SERVER_ERROR,
+    "internal",
+    "The gateway failed",
+);
 pub const AWAY: Kind = later("away", "A server behind the gateway does not answer", "2");
 /// The stream may have taken it or not; only a retry under the same id can tell.
-pub const UNKNOWN: Kind = later("outcome-unknown", "The bus did not say whether it took the event", "1");
+pub const UNKNOWN: Kind = later(
+    "outcome-unknown",
+    "The bus did not say whether it took the event",
+    "1",
+);
 pub const FULL: Kind = later("full", "The stream is full", "10");
 pub const BEHIND: Kind = later("behind", "The functions are too far behind", "2");
 pub const BUSY: Kind = later("busy", "The gateway has its hands full", "1");
@@ -70,7 +128,11 @@ struct Document<'a> {
 
 impl Problem {
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), headers: Vec::new() }
+        Self {
+            kind,
+            detail: detail.into(),
+            headers: Vec::new(),
+        }
     }
 
     #[must_use]
@@ -105,7 +167,10 @@ impl Problem {
         *response.body_mut() = body;
         let headers = response.headers_mut();
         headers.extend(head.headers);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
 }
@@ -115,7 +180,9 @@ impl IntoResponse for Problem {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = self.kind.status;
         if let Some(seconds) = self.kind.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
         }
         response.headers_mut().extend(self.headers.iter().cloned());
         response.extensions_mut().insert(self);

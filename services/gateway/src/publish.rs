@@ -67,24 +67,47 @@ impl App {
         let started = Instant::now();
         let sending = trace.publish(&meta);
         let carried = sending.carrier.clone();
-        (meta.traceparent, meta.tracestate, meta.baggage) = (carried.traceparent, carried.tracestate, carried.baggage);
+        (meta.traceparent, meta.tracestate, meta.baggage) =
+            (carried.traceparent, carried.tracestate, carried.baggage);
         meta.tracked = ledger != Ledger::None;
-        let headers =
-            event::headers(&meta, key, format).into_iter().map(|(name, value)| Header { name: name.to_owned(), value });
-        let envelope = Envelope { subject: event::subject(&meta.ty, key), headers: headers.collect(), payload };
+        let headers = event::headers(&meta, key, format)
+            .into_iter()
+            .map(|(name, value)| Header {
+                name: name.to_owned(),
+                value,
+            });
+        let envelope = Envelope {
+            subject: event::subject(&meta.ty, key),
+            headers: headers.collect(),
+            payload,
+        };
         let sent = self.send(&envelope).await;
         let class = sent.as_ref().err().map(Problem::code);
-        sending.finish(&meta, key, sent.as_ref().map(|(ack, _)| ack.duplicate).map_err(Problem::code));
+        sending.finish(
+            &meta,
+            key,
+            sent.as_ref()
+                .map(|(ack, _)| ack.duplicate)
+                .map_err(Problem::code),
+        );
         self.metrics.sent(class, started.elapsed());
         match sent {
             Ok((ack, earlier)) => {
-                let then = earlier.as_ref().and_then(|stored| stored.traceparent.clone());
+                let then = earlier
+                    .as_ref()
+                    .and_then(|stored| stored.traceparent.clone());
                 // Taken before and without a ledger: nobody will ever write into the one that has just begun.
-                let tracked = ledger != Ledger::None && (!ack.duplicate || earlier.as_ref().is_some_and(|e| e.tracked));
+                let tracked = ledger != Ledger::None
+                    && (!ack.duplicate || earlier.as_ref().is_some_and(|e| e.tracked));
                 if ledger == Ledger::Begun && !tracked {
                     self.untrack(&flow).await;
                 }
-                Ok(Published { ack, traceparent: then.or(meta.traceparent).unwrap_or_default(), earlier, tracked })
+                Ok(Published {
+                    ack,
+                    traceparent: then.or(meta.traceparent).unwrap_or_default(),
+                    earlier,
+                    tracked,
+                })
             }
             Err(problem) => {
                 if ledger == Ledger::Begun && problem.code() != UNKNOWN.code {
@@ -101,12 +124,18 @@ impl App {
         if !asked && !self.flows.track.wants(&meta.flow) {
             return Ok(Ledger::None);
         }
-        let begun = tokio::time::timeout(PATIENCE, self.store.track(meta, key, self.flows.keep.0)).await;
-        match begun.map_err(|_| "Redis does not answer".to_owned()).and_then(|begun| begun.map_err(|e| e.to_string())) {
+        let begun =
+            tokio::time::timeout(PATIENCE, self.store.track(meta, key, self.flows.keep.0)).await;
+        match begun
+            .map_err(|_| "Redis does not answer".to_owned())
+            .and_then(|begun| begun.map_err(|e| e.to_string()))
+        {
             Ok(true) => Ok(Ledger::Begun),
             Ok(false) => Ok(Ledger::Known),
             Err(why) if asked => {
-                let why = format!("{why}, so the flow cannot be tracked; nothing was taken: send it again, or without");
+                let why = format!(
+                    "{why}, so the flow cannot be tracked; nothing was taken: send it again, or without"
+                );
                 Err(Problem::new(AWAY, why))
             }
             Err(why) => {
@@ -124,22 +153,38 @@ impl App {
 
     async fn send(&self, envelope: &Envelope) -> Result<(PubAck, Option<Stored>), Problem> {
         let ack = self.bus.publish(envelope).await?;
-        let earlier = if ack.duplicate { self.stored(&ack).await? } else { None };
+        let earlier = if ack.duplicate {
+            self.stored(&ack).await?
+        } else {
+            None
+        };
         Ok((ack, earlier))
     }
 
     /// `None` where it was purged since: then there is nothing to compare with.
     async fn stored(&self, ack: &PubAck) -> Result<Option<Stored>, Problem> {
-        let answer =
-            match self.bus.api(&format!("STREAM.MSG.GET.{}", ack.stream), &json!({ "seq": ack.sequence })).await {
-                Ok(answer) => answer,
-                Err(e) if e.is_not_found() => return Ok(None),
-                Err(e) => return Err(e.into()),
-            };
+        let answer = match self
+            .bus
+            .api(
+                &format!("STREAM.MSG.GET.{}", ack.stream),
+                &json!({ "seq": ack.sequence }),
+            )
+            .await
+        {
+            Ok(answer) => answer,
+            Err(e) if e.is_not_found() => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
         let message = &answer["message"];
-        let part = |name: &str| STANDARD.decode(message[name].as_str().unwrap_or_default()).unwrap_or_default();
+        let part = |name: &str| {
+            STANDARD
+                .decode(message[name].as_str().unwrap_or_default())
+                .unwrap_or_default()
+        };
         let headers = String::from_utf8_lossy(&part("hdrs")).into_owned();
-        let traceparent = headers.lines().find_map(|line| line.strip_prefix("traceparent: "));
+        let traceparent = headers
+            .lines()
+            .find_map(|line| line.strip_prefix("traceparent: "));
         Ok(Some(Stored {
             subject: message["subject"].as_str().unwrap_or_default().to_owned(),
             payload: part("data"),
@@ -150,9 +195,16 @@ impl App {
 }
 
 pub fn connected(bus: &Bus) -> Result<(), Problem> {
-    if bus.is_connected() { Ok(()) } else { Err(Problem::new(AWAY, "NATS is away; nothing was taken")) }
+    if bus.is_connected() {
+        Ok(())
+    } else {
+        Err(Problem::new(AWAY, "NATS is away; nothing was taken"))
+    }
 }
 
 pub fn id_reuse(id: &str) -> Problem {
-    Problem::new(ID_REUSE, format!("id {id:?} belongs to an event with another content; nothing was taken"))
+    Problem::new(
+        ID_REUSE,
+        format!("id {id:?} belongs to an event with another content; nothing was taken"),
+    )
 }

@@ -9,9 +9,14 @@ use crate::problem::{MALFORMED, MEDIA_TYPE, Problem, TOO_LARGE};
 /// The value of a header that may be there once.
 pub fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Problem> {
     let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
     if values.next().is_some() {
-        return Err(Problem::new(MALFORMED, format!("header {name} is there more than once")));
+        return Err(Problem::new(
+            MALFORMED,
+            format!("header {name} is there more than once"),
+        ));
     }
     let value = std::str::from_utf8(value.as_bytes())
         .map_err(|_| Problem::new(MALFORMED, format!("header {name} is not UTF-8")))?;
@@ -22,14 +27,24 @@ pub fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h 
 pub fn path_piece(raw: &str) -> Result<String, Problem> {
     let decoded = percent_decode_str(raw).decode_utf8();
     Ok(decoded
-        .map_err(|_| Problem::new(MALFORMED, format!("{raw:?} in the path is not percent-encoded UTF-8")))?
+        .map_err(|_| {
+            Problem::new(
+                MALFORMED,
+                format!("{raw:?} in the path is not percent-encoded UTF-8"),
+            )
+        })?
         .into_owned())
 }
 
 /// `Idempotency-Key`, bare or quoted as in the IETF draft.
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let key = text(headers, &HeaderName::from_static("idempotency-key"))?;
-    let key = key.map(|key| key.strip_prefix('"').and_then(|k| k.strip_suffix('"')).unwrap_or(key).to_owned());
+    let key = key.map(|key| {
+        key.strip_prefix('"')
+            .and_then(|k| k.strip_suffix('"'))
+            .unwrap_or(key)
+            .to_owned()
+    });
     key.map(check_id).transpose()
 }
 
@@ -39,12 +54,16 @@ pub fn check_id(id: String) -> Result<String, Problem> {
 
 /// Ids of files: what we generate, and nothing that could mean more than itself.
 pub fn is_plain_id(id: &str) -> bool {
-    (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    (1..=64).contains(&id.len())
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 /// Refuses by the announced length, before anything is read.
 pub fn check_length(headers: &HeaderMap, limit: u64) -> Result<(), Problem> {
-    let length = text(headers, &header::CONTENT_LENGTH)?.and_then(|length| length.parse::<u64>().ok());
+    let length =
+        text(headers, &header::CONTENT_LENGTH)?.and_then(|length| length.parse::<u64>().ok());
     match length {
         Some(length) if length > limit => Err(too_large(limit)),
         _ => Ok(()),

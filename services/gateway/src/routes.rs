@@ -20,16 +20,24 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/files/", put(upload::unnamed))
         // A name when it is put, an id when it is asked for.
         .route("/v1/files/{file}", get(download::file).put(upload::put))
-        .route("/v1/files/{file}/thumbnails/{edge}", get(download::thumbnail))
+        .route(
+            "/v1/files/{file}/thumbnails/{edge}",
+            get(download::thumbnail),
+        )
         .route("/v1/flows/{id}", get(flows::get))
         .route("/v1/state/{table}/", get(state::get))
         .route("/v1/state/{table}/{*key}", get(state::get))
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
-        .fallback(async |request: Request| Problem::new(NOT_FOUND, format!("there is no {}", request.uri().path())))
+        .fallback(async |request: Request| {
+            Problem::new(NOT_FOUND, format!("there is no {}", request.uri().path()))
+        })
         .method_not_allowed_fallback(async |request: Request| {
-            Problem::new(METHOD, format!("{} is not among those in Allow", request.method()))
+            Problem::new(
+                METHOD,
+                format!("{} is not among those in Allow", request.method()),
+            )
         })
         .layer(from_fn_with_state(app.clone(), observe::observe))
         .with_state(app)

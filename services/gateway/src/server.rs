@@ -61,7 +61,9 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: impl Future<O
     let router = router(app.clone());
     let mut http = http1::Builder::new();
     // Without the timer the time-out would silently not be there.
-    http.timer(TokioTimer::new()).header_read_timeout(app.guards.head).max_buf_size(BUFFER);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(app.guards.head)
+        .max_buf_size(BUFFER);
     tokio::pin!(shutdown);
     loop {
         let accepted = async {
@@ -88,7 +90,8 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: impl Future<O
             request.extensions_mut().insert(Peer(peer));
             service.call(request)
         });
-        let connection = open.watch(http.serve_connection(TokioIo::<TcpStream>::new(stream), service));
+        let connection =
+            open.watch(http.serve_connection(TokioIo::<TcpStream>::new(stream), service));
         let app = app.clone();
         app.metrics.connections.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {

@@ -28,18 +28,29 @@ pub async fn get(
     Extension(trace): Extension<Trace>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let path = request.uri().path().strip_prefix("/v1/state/").unwrap_or_default();
+    let path = request
+        .uri()
+        .path()
+        .strip_prefix("/v1/state/")
+        .unwrap_or_default();
     let (table, key) = path.split_once('/').unwrap_or((path, ""));
     let (table, key) = (path_piece(table)?, path_piece(key)?);
     if !app.config.expose.contains(&table) {
-        return Err(Problem::new(NOT_FOUND, format!("the table {table:?} is not exposed")));
+        return Err(Problem::new(
+            NOT_FOUND,
+            format!("the table {table:?} is not exposed"),
+        ));
     }
     let asked = SystemTime::now();
     let shown = tokio::time::timeout(PATIENCE, app.store.show(&table, &key)).await;
     let shown = shown.map_err(|_| Problem::new(AWAY, "Redis does not answer"))??;
     trace.redis(shown.as_ref().map_or("TYPE", asked_by), asked);
-    let shown =
-        shown.ok_or_else(|| Problem::new(NOT_FOUND, format!("the table {table:?} has nothing under {key:?}")))?;
+    let shown = shown.ok_or_else(|| {
+        Problem::new(
+            NOT_FOUND,
+            format!("the table {table:?} has nothing under {key:?}"),
+        )
+    })?;
     Ok(answer(shown, request.headers()))
 }
 
@@ -54,13 +65,23 @@ fn asked_by(shown: &Shown) -> &'static str {
 }
 
 fn answer(shown: Shown, asked: &HeaderMap) -> Response {
-    let version = if let Shown::Row(row) = &shown { row.version } else { 0 };
+    let version = if let Shown::Row(row) = &shown {
+        row.version
+    } else {
+        0
+    };
     let body = body(shown);
     let hash = event::hash(&[body.as_bytes()]);
-    let tag = format!("\"{version}-{:016x}\"", u64::from_be_bytes(hash[..8].try_into().unwrap_or_default()));
+    let tag = format!(
+        "\"{version}-{:016x}\"",
+        u64::from_be_bytes(hash[..8].try_into().unwrap_or_default())
+    );
     let mut headers = HeaderMap::new();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     headers.insert(VERSION, HeaderValue::from(version));
     if let Ok(value) = HeaderValue::from_str(&tag) {
         headers.insert(header::ETAG, value);
@@ -73,7 +94,10 @@ fn answer(shown: Shown, asked: &HeaderMap) -> Response {
 
 /// Whether `If-None-Match` holds the tag, compared weakly [RFC 9110 section 13.1.2].
 pub fn matches(asked: &HeaderMap, tag: &str) -> bool {
-    let lines = asked.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let lines = asked
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     lines
         .flat_map(|line| line.split(','))
         .map(str::trim)
@@ -93,8 +117,13 @@ fn body(shown: Shown) -> String {
                 member: String,
                 score: serde_json::Value,
             }
-            let places: Vec<Place> =
-                ranking.into_iter().map(|(member, score)| Place { member, score: number(score) }).collect();
+            let places: Vec<Place> = ranking
+                .into_iter()
+                .map(|(member, score)| Place {
+                    member,
+                    score: number(score),
+                })
+                .collect();
             json!({ "ranking": places }).to_string()
         }
         Shown::Count(count) => json!({ "count": count }).to_string(),
@@ -103,20 +132,30 @@ fn body(shown: Shown) -> String {
 
 /// Scores are whole numbers that Redis keeps as floating point.
 fn number(score: f64) -> serde_json::Value {
-    if score.fract() == 0.0 && score.abs() < 9e15 { json!(score as i64) } else { json!(score) }
+    if score.fract() == 0.0 && score.abs() < 9e15 {
+        json!(score as i64)
+    } else {
+        json!(score)
+    }
 }
 
 /// Redis holds text. What reads as a JSON number, truth value, list or object is given as that, digit for digit, and
 /// anything else as a string.
 fn row_json(row: &Row) -> String {
-    let fields: BTreeMap<&str, Box<RawValue>> =
-        row.fields.iter().filter_map(|(name, value)| Some((name.as_str(), field(value)?))).collect();
+    let fields: BTreeMap<&str, Box<RawValue>> = row
+        .fields
+        .iter()
+        .filter_map(|(name, value)| Some((name.as_str(), field(value)?)))
+        .collect();
     serde_json::to_string(&fields).unwrap_or_default()
 }
 
 fn field(value: &[u8]) -> Option<Box<RawValue>> {
     let text = String::from_utf8_lossy(value);
-    let bare = matches!(text.bytes().next(), Some(b'{' | b'[' | b't' | b'f' | b'-' | b'0'..=b'9'));
+    let bare = matches!(
+        text.bytes().next(),
+        Some(b'{' | b'[' | b't' | b'f' | b'-' | b'0'..=b'9')
+    );
     match serde_json::from_str::<Box<RawValue>>(&text) {
         Ok(raw) if bare => Some(raw),
         _ => serde_json::value::to_raw_value(&*text).ok(),

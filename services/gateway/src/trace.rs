@@ -39,13 +39,22 @@ impl Trace {
     /// Continues the client's trace or begins one, with a span if the request is `traced`.
     pub fn begin<B>(request: &Request<B>, traced: bool) -> Self {
         let came = carrier(request.headers());
-        let own = if traced { telemetry::place(came.traceparent.as_deref(), None) } else { None };
+        let own = if traced {
+            telemetry::place(came.traceparent.as_deref(), None)
+        } else {
+            None
+        };
         let named = || came.traceparent.as_deref().and_then(Place::after);
         // Where nobody traces, an id that answers and logs share.
         let derived = || Place::after(&telemetry::untraced(&event::new_id()));
         let place = own.or_else(named).or_else(derived);
         let place = place.unwrap_or_else(|| Place::root(opentelemetry::trace::TraceId::INVALID));
-        Self { place, recorded: own.is_some(), came, started: SystemTime::now() }
+        Self {
+            place,
+            recorded: own.is_some(),
+            came,
+            started: SystemTime::now(),
+        }
     }
 
     /// What log lines of the request are written in.
@@ -67,7 +76,11 @@ impl Trace {
     pub fn publish(&self, meta: &Meta) -> Sending {
         let started = SystemTime::now();
         if !self.recorded {
-            return Sending { place: None, started, carrier: telemetry::pass_on(&self.came, &meta.flow) };
+            return Sending {
+                place: None,
+                started,
+                carrier: telemetry::pass_on(&self.came, &meta.flow),
+            };
         }
         let place = self.place.child();
         let carrier = Carrier {
@@ -75,7 +88,11 @@ impl Trace {
             tracestate: self.came.tracestate.clone().filter(|_| self.place.remote),
             baggage: self.came.baggage.clone(),
         };
-        Sending { place: Some(place), started, carrier: telemetry::propagated(carrier) }
+        Sending {
+            place: Some(place),
+            started,
+            carrier: telemetry::propagated(carrier),
+        }
     }
 
     /// Redis was asked at `started` and has answered.
@@ -86,11 +103,20 @@ impl Trace {
     }
 
     /// What came of the request. A client's mistake is no error of the server [OpenTelemetry HTTP spans].
-    pub fn finish(&self, name: &str, attributes: Attributes, status: StatusCode, code: Option<&'static str>) {
+    pub fn finish(
+        &self,
+        name: &str,
+        attributes: Attributes,
+        status: StatusCode,
+        code: Option<&'static str>,
+    ) {
         if !self.recorded || !(self.place.sampled() || status.is_server_error()) {
             return;
         }
-        let Some(mut span) = telemetry::span(&self.place, Kind::Server, [name, ""], self.started) else { return };
+        let Some(mut span) = telemetry::span(&self.place, Kind::Server, [name, ""], self.started)
+        else {
+            return;
+        };
         for (name, value) in attributes {
             span.set(name, value);
         }
@@ -110,9 +136,13 @@ impl Sending {
     /// The stream has taken it, or not: `Err` is the class of why. The key is shown only where texts may be: it is part of
     /// what the event holds.
     pub fn finish(&self, meta: &Meta, key: &str, taken: Result<bool, &'static str>) {
-        let Some(place) = self.place.filter(|place| place.sampled() || taken.is_err()) else { return };
+        let Some(place) = self.place.filter(|place| place.sampled() || taken.is_err()) else {
+            return;
+        };
         let name = ["send ", &meta.ty];
-        let Some(mut span) = telemetry::span(&place, Kind::Producer, name, self.started) else { return };
+        let Some(mut span) = telemetry::span(&place, Kind::Producer, name, self.started) else {
+            return;
+        };
         span.of_message("send", &meta.ty, &meta.id, &meta.flow);
         span.set("cloudevents.event_id", &meta.id);
         span.set("cloudevents.event_source", &meta.source);
@@ -137,7 +167,11 @@ impl Sending {
 /// over several lines.
 fn carrier(headers: &HeaderMap) -> Carrier {
     let all = |name: &str| {
-        let values: Vec<&str> = headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).collect();
+        let values: Vec<&str> = headers
+            .get_all(name)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .collect();
         (!values.is_empty()).then(|| values.join(","))
     };
     let traceparent = all("traceparent").filter(|value| !value.contains(','));
@@ -151,34 +185,50 @@ fn carrier(headers: &HeaderMap) -> Carrier {
 
 /// What is said of a request that is not sampled, should it fail.
 pub fn few_attributes(method: &'static str, path: String, route: Option<&str>) -> Attributes {
-    let mut attributes =
-        vec![("http.request.method", method.into()), ("url.path", path.into()), ("url.scheme", "http".into())];
+    let mut attributes = vec![
+        ("http.request.method", method.into()),
+        ("url.path", path.into()),
+        ("url.scheme", "http".into()),
+    ];
     attributes.extend(route.map(|route| ("http.route", route.to_owned().into())));
     attributes
 }
 
 /// Attributes of a request's span [OpenTelemetry HTTP spans 1.44]. Not the query: nothing here reads one, so what stands
 /// there can only be a mistake, such as a token.
-pub fn http_attributes<B>(request: &Request<B>, method: &'static str, route: Option<&str>) -> Attributes {
+pub fn http_attributes<B>(
+    request: &Request<B>,
+    method: &'static str,
+    route: Option<&str>,
+) -> Attributes {
     let mut attributes = vec![
         ("http.request.method", method.into()),
         ("url.path", cut(request.uri().path(), 1024).into()),
         ("url.scheme", "http".into()),
         (
             "network.protocol.version",
-            if request.version() == axum::http::Version::HTTP_10 { "1.0".into() } else { "1.1".into() },
+            if request.version() == axum::http::Version::HTTP_10 {
+                "1.0".into()
+            } else {
+                "1.1".into()
+            },
         ),
     ];
     if method == "_OTHER" {
-        attributes.push(("http.request.method_original", cut(request.method().as_str(), 64).into()));
+        attributes.push((
+            "http.request.method_original",
+            cut(request.method().as_str(), 64).into(),
+        ));
     }
     if let Some(route) = route {
         attributes.push(("http.route", route.to_owned().into()));
     }
     let header = |name| request.headers().get(name).and_then(|v| v.to_str().ok());
     if let Some(host) = header(header::HOST) {
-        let (name, port) =
-            host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).unwrap_or((host, "80"));
+        let (name, port) = host
+            .rsplit_once(':')
+            .filter(|(_, port)| port.parse::<u16>().is_ok())
+            .unwrap_or((host, "80"));
         attributes.push(("server.address", cut(name, 256).into()));
         attributes.push(("server.port", port.parse::<i64>().unwrap_or(80).into()));
     }

@@ -92,7 +92,10 @@ fn file_name(raw: &str) -> Result<String, Problem> {
 fn owner(headers: &HeaderMap) -> Result<String, Problem> {
     let owner = text(headers, &HeaderName::from_static("oncue-owner"))?.unwrap_or("anonymous");
     if owner.is_empty() || owner.len() > 128 || owner.chars().any(char::is_control) {
-        return Err(Problem::new(MALFORMED, "Oncue-Owner must be 1 to 128 printable bytes"));
+        return Err(Problem::new(
+            MALFORMED,
+            "Oncue-Owner must be 1 to 128 printable bytes",
+        ));
     }
     Ok(owner.to_owned())
 }
@@ -102,7 +105,12 @@ pub async fn put(
     Extension(trace): Extension<Trace>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let raw_name = request.uri().path().strip_prefix("/v1/files/").unwrap_or_default().to_owned();
+    let raw_name = request
+        .uri()
+        .path()
+        .strip_prefix("/v1/files/")
+        .unwrap_or_default()
+        .to_owned();
     let (head, body) = request.into_parts();
     let body = Incoming::new(body, &head.headers, app.guards.body);
     check_encoding(&head.headers)?;
@@ -110,8 +118,15 @@ pub async fn put(
     check_length(&head.headers, app.config.max_file.0)?;
     connected(&app.bus)?;
     let place = app.uploads.clone().try_acquire_owned();
-    let place = place.map_err(|_| Problem::new(BUSY, format!("{} uploads are under way", app.guards.uploads)))?;
-    app.backlog.admit(&app.bus, event::stream_of_type(FileUploaded::TYPE)).await?;
+    let place = place.map_err(|_| {
+        Problem::new(
+            BUSY,
+            format!("{} uploads are under way", app.guards.uploads),
+        )
+    })?;
+    app.backlog
+        .admit(&app.bus, event::stream_of_type(FileUploaded::TYPE))
+        .await?;
     let wish = Wish::of(&app, &head.headers)?;
     // A task of its own: when the client goes away in the middle, this handler is dropped wherever it stands, but what
     // was begun must be finished or taken back.
@@ -121,17 +136,33 @@ pub async fn put(
         worker.take(&trace, upload, body).await
     };
     let task = app.tasks.spawn(taken.with_context(context));
-    let stored = task.await.map_err(|e| Problem::new(INTERNAL, format!("the upload failed: {e}")))??;
-    let mut response = wish.answer(&app, &stored.flow, &stored.traceparent, stored.tracked, &stored).await;
+    let stored = task
+        .await
+        .map_err(|e| Problem::new(INTERNAL, format!("the upload failed: {e}")))??;
+    let mut response = wish
+        .answer(
+            &app,
+            &stored.flow,
+            &stored.traceparent,
+            stored.tracked,
+            &stored,
+        )
+        .await;
     let link = HeaderValue::from_str(&format!("</v1/files/{}>; rel=\"item\"", stored.file));
-    response.headers_mut().extend(link.ok().map(|link| (header::LINK, link)));
+    response
+        .headers_mut()
+        .extend(link.ok().map(|link| (header::LINK, link)));
     Ok(response)
 }
 
 impl App {
     /// The whole life of an upload: store, publish, and take back what nobody was told of.
     async fn take(&self, trace: &Trace, upload: Upload, body: Incoming) -> Result<Stored, Problem> {
-        let before = if upload.keyed { self.bus.object(&upload.file).await? } else { None };
+        let before = if upload.keyed {
+            self.bus.object(&upload.file).await?
+        } else {
+            None
+        };
         let ours = before.is_none();
         let object = match before {
             Some(object) => self.compare(object, body).await?,
@@ -150,8 +181,20 @@ impl App {
             }
         };
         let Upload { file, id, .. } = upload;
-        let Published { traceparent, tracked, .. } = published;
-        Ok(Stored { file, flow: id.clone(), id, size: object.size, sha256, traceparent, tracked })
+        let Published {
+            traceparent,
+            tracked,
+            ..
+        } = published;
+        Ok(Stored {
+            file,
+            flow: id.clone(),
+            id,
+            size: object.size,
+            sha256,
+            traceparent,
+            tracked,
+        })
     }
 
     async fn take_back(&self, file: &str) {
@@ -162,13 +205,24 @@ impl App {
 
     async fn store(&self, upload: &Upload, body: Incoming) -> Result<Object, Problem> {
         let at = event::format_time(event::now_ms());
-        let metadata = [("name", upload.name.as_str()), ("owner", &upload.owner), ("at", &at)];
+        let metadata = [
+            ("name", upload.name.as_str()),
+            ("owner", &upload.owner),
+            ("at", &at),
+        ];
         let object = self
             .bus
-            .put_object(&upload.file, &metadata, body.stream(), self.config.max_file.0)
+            .put_object(
+                &upload.file,
+                &metadata,
+                body.stream(),
+                self.config.max_file.0,
+            )
             .await
             .map_err(put_problem)?;
-        self.metrics.upload_bytes.fetch_add(object.size, Ordering::Relaxed);
+        self.metrics
+            .upload_bytes
+            .fetch_add(object.size, Ordering::Relaxed);
         Ok(object)
     }
 
@@ -184,7 +238,11 @@ impl App {
             sha.update(&part);
         }
         let same = format!("SHA-256={}", URL_SAFE.encode(sha.finalize())) == object.digest;
-        if same { Ok(object) } else { Err(id_reuse(&object.name)) }
+        if same {
+            Ok(object)
+        } else {
+            Err(id_reuse(&object.name))
+        }
     }
 
     /// Says what was stored. Time, name and owner are those stored with the bytes, so that a retry publishes the same
@@ -204,17 +262,42 @@ impl App {
             owner: kept("owner"),
             size: object.size,
             sha256: sha256.to_owned(),
-            at: Some(pbjson_types::Timestamp { seconds: (at / 1000) as i64, nanos: (at % 1000 * 1_000_000) as i32 }),
+            at: Some(pbjson_types::Timestamp {
+                seconds: (at / 1000) as i64,
+                nanos: (at % 1000 * 1_000_000) as i32,
+            }),
         };
         let mut meta = root(upload.id.clone(), FileUploaded::TYPE);
         meta.timed = !upload.keyed;
         let payload = uploaded.encode_to_vec().into();
-        let published = self.publish(trace, meta, &upload.file, Format::Protobuf, payload, upload.tracked).await;
-        self.metrics.event(FileUploaded::TYPE, if published.is_ok() { "accepted" } else { "unavailable" });
+        let published = self
+            .publish(
+                trace,
+                meta,
+                &upload.file,
+                Format::Protobuf,
+                payload,
+                upload.tracked,
+            )
+            .await;
+        self.metrics.event(
+            FileUploaded::TYPE,
+            if published.is_ok() {
+                "accepted"
+            } else {
+                "unavailable"
+            },
+        );
         let published = published?;
         // The file was removed meanwhile and another sent under its key: the event that stands is not about this one.
-        let other = |stored: &[u8]| FileUploaded::decode(stored).is_ok_and(|then| then.sha256 != uploaded.sha256);
-        if published.earlier.as_ref().is_some_and(|earlier| other(&earlier.payload)) {
+        let other = |stored: &[u8]| {
+            FileUploaded::decode(stored).is_ok_and(|then| then.sha256 != uploaded.sha256)
+        };
+        if published
+            .earlier
+            .as_ref()
+            .is_some_and(|earlier| other(&earlier.payload))
+        {
             return Err(id_reuse(&upload.id));
         }
         Ok(published)
@@ -252,7 +335,17 @@ mod tests {
         assert_eq!(of("a%20b.png").as_deref(), Ok("a b.png"));
         assert_eq!(of("..%2F..%2Fetc%2Fpasswd").as_deref(), Ok("passwd"));
         assert_eq!(of("C:%5Cpictures%5Cx.jpg").as_deref(), Ok("x.jpg"));
-        for bad in ["", ".", "..", "%2e%2e", "a%00b", "a%0d%0ab", "%ff", "a%2f", &"x".repeat(256)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "%2e%2e",
+            "a%00b",
+            "a%0d%0ab",
+            "%ff",
+            "a%2f",
+            &"x".repeat(256),
+        ] {
             assert_eq!(of(bad), Err(400), "{bad:?}");
         }
     }

@@ -60,13 +60,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Waiting {
     pub fn new(store: Store, bus: Bus, limit: usize) -> Arc<Self> {
         let places = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
-        Arc::new(Self { store, bus, places, limit, watched: Mutex::default(), consumers: Mutex::default() })
+        Arc::new(Self {
+            store,
+            bus,
+            places,
+            limit,
+            watched: Mutex::default(),
+            consumers: Mutex::default(),
+        })
     }
 
     /// A place among those who wait, if one is free.
     pub fn place(&self) -> Result<Place, Problem> {
-        let why = || Problem::new(BUSY, format!("{} clients wait already; ask without waiting", self.limit));
-        self.places.clone().try_acquire_owned().map(Place).map_err(|_| why())
+        let why = || {
+            Problem::new(
+                BUSY,
+                format!("{} clients wait already; ask without waiting", self.limit),
+            )
+        };
+        self.places
+            .clone()
+            .try_acquire_owned()
+            .map(Place)
+            .map_err(|_| why())
     }
 
     /// Clients that wait or watch.
@@ -101,9 +117,10 @@ impl Waiting {
             };
             for ids in flows.chunks(STEP) {
                 let found = match self.read(ids).await {
-                    Ok(found) => {
-                        found.into_iter().map(|f| f.map_or(Seen::Untracked, |f| Seen::Flow(f.into()))).collect()
-                    }
+                    Ok(found) => found
+                        .into_iter()
+                        .map(|f| f.map_or(Seen::Untracked, |f| Seen::Flow(f.into())))
+                        .collect(),
                     Err(e) => {
                         tracing::warn!(error = %e, "cannot look at flows");
                         vec![Seen::Away; ids.len()]
@@ -111,7 +128,9 @@ impl Waiting {
                 };
                 let watched = lock(&self.watched);
                 for (id, now) in ids.iter().zip(found) {
-                    let Some(seen) = watched.get(id) else { continue };
+                    let Some(seen) = watched.get(id) else {
+                        continue;
+                    };
                     seen.send_if_modified(|seen| {
                         let changed = *seen != now;
                         *seen = now;
@@ -128,8 +147,13 @@ impl Waiting {
         let mut flows = self.store.flows(ids).await?;
         let mut steps = HashSet::new();
         for event in flows.iter().flatten().flat_map(|flow| &flow.events) {
-            let open = event.steps.iter().filter(|step| step.state.is_open() && !event.ty.is_empty());
-            steps.extend(open.map(|step| (stream_of_type(&event.ty).to_owned(), step.function.clone())));
+            let open = event
+                .steps
+                .iter()
+                .filter(|step| step.state.is_open() && !event.ty.is_empty());
+            steps.extend(
+                open.map(|step| (stream_of_type(&event.ty).to_owned(), step.function.clone())),
+            );
         }
         let mut removed = HashSet::new();
         for (stream, function) in steps {
@@ -138,7 +162,10 @@ impl Waiting {
             }
         }
         if !removed.is_empty() {
-            flows.iter_mut().flatten().for_each(|flow| flow.without_removed(|function| !removed.contains(function)));
+            flows
+                .iter_mut()
+                .flatten()
+                .for_each(|flow| flow.without_removed(|function| !removed.contains(function)));
         }
         Ok(flows)
     }
@@ -147,11 +174,18 @@ impl Waiting {
     /// therefore never remembered, or a function that has just come would be taken for one that left.
     async fn is_removed(&self, stream: &str, function: &str) -> bool {
         let key = (stream.to_owned(), function.to_owned());
-        if lock(&self.consumers).get(&key).is_some_and(|seen| seen.elapsed() < FRESH) {
+        if lock(&self.consumers)
+            .get(&key)
+            .is_some_and(|seen| seen.elapsed() < FRESH)
+        {
             return false;
         }
         // Where NATS does not say, the function is waited for.
-        let there = self.bus.has_consumer(stream, function).await.unwrap_or(true);
+        let there = self
+            .bus
+            .has_consumer(stream, function)
+            .await
+            .unwrap_or(true);
         let mut consumers = lock(&self.consumers);
         if there {
             consumers.insert(key, Instant::now());

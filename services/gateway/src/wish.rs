@@ -20,7 +20,9 @@ pub struct Wish(Option<(Duration, Place)>);
 impl Wish {
     /// Takes a place for a client that wants to wait; refused where none is free.
     pub fn of(app: &App, headers: &HeaderMap) -> Result<Self, Problem> {
-        let Some(wait) = wait(headers, app.flows.max_wait.0) else { return Ok(Self(None)) };
+        let Some(wait) = wait(headers, app.flows.max_wait.0) else {
+            return Ok(Self(None));
+        };
         Ok(Self(Some((wait, app.waiting.place()?))))
     }
 
@@ -49,10 +51,19 @@ impl Wish {
             None => (StatusCode::ACCEPTED, Json(accepted)).into_response(),
         };
         let headers = response.headers_mut();
-        let values =
-            [(header::LOCATION, flows::path(flow)), (HeaderName::from_static("traceparent"), traceparent.to_owned())];
+        let values = [
+            (header::LOCATION, flows::path(flow)),
+            (
+                HeaderName::from_static("traceparent"),
+                traceparent.to_owned(),
+            ),
+        ];
         for (name, value) in values {
-            headers.extend(HeaderValue::from_str(&value).ok().map(|value| (name, value)));
+            headers.extend(
+                HeaderValue::from_str(&value)
+                    .ok()
+                    .map(|value| (name, value)),
+            );
         }
         headers.extend(granted.into_iter().flat_map(applied));
         response

@@ -36,7 +36,16 @@ impl Context {
         attempt: u32,
         bus: Option<Bus>,
     ) -> Self {
-        Self { meta, key, function, table, attempt, bus, dry: false, ops: Mutex::default() }
+        Self {
+            meta,
+            key,
+            function,
+            table,
+            attempt,
+            bus,
+            dry: false,
+            ops: Mutex::default(),
+        }
     }
 
     /// The same for a run whose result is only shown.
@@ -73,7 +82,10 @@ impl Context {
     /// When the event happened: the same for every attempt, unlike the clock.
     pub fn time(&self) -> Timestamp {
         let ms = self.meta.time as i64;
-        Timestamp { seconds: ms / 1000, nanos: (ms % 1000) as i32 * 1_000_000 }
+        Timestamp {
+            seconds: ms / 1000,
+            nanos: (ms % 1000) as i32 * 1_000_000,
+        }
     }
 
     /// 1 for the first delivery. A retry after a crash counts as well.
@@ -89,27 +101,56 @@ impl Context {
 
     /// Adds to an integer field of the key's row in `table`.
     pub fn add(&self, table: &'static str, field: &str, by: i64) -> Result<()> {
-        self.change(table, Change::Add { field: field.to_owned(), by })
+        self.change(
+            table,
+            Change::Add {
+                field: field.to_owned(),
+                by,
+            },
+        )
     }
 
     /// Raises an integer field of the key's row in `table`, or leaves it.
     pub fn max(&self, table: &'static str, field: &str, to: i64) -> Result<()> {
-        self.change(table, Change::Max { field: field.to_owned(), to })
+        self.change(
+            table,
+            Change::Max {
+                field: field.to_owned(),
+                to,
+            },
+        )
     }
 
     /// Adds a member to the key's set in `table`.
     pub fn set_add(&self, table: &'static str, member: &str) -> Result<()> {
-        self.change(table, Change::SetAdd { member: member.to_owned() })
+        self.change(
+            table,
+            Change::SetAdd {
+                member: member.to_owned(),
+            },
+        )
     }
 
     /// Gives a member a score in the key's ranking in `table`, which keeps the `limit` highest.
     pub fn top_n(&self, table: &'static str, member: &str, score: i64, limit: u32) -> Result<()> {
-        self.change(table, Change::TopN { member: member.to_owned(), score, limit: limit.max(1) })
+        self.change(
+            table,
+            Change::TopN {
+                member: member.to_owned(),
+                score,
+                limit: limit.max(1),
+            },
+        )
     }
 
     /// Counts a member in the key's approximate count of distinct members in `table` (HyperLogLog, 0.81 % error).
     pub fn distinct(&self, table: &'static str, member: &str) -> Result<()> {
-        self.change(table, Change::Distinct { member: member.to_owned() })
+        self.change(
+            table,
+            Change::Distinct {
+                member: member.to_owned(),
+            },
+        )
     }
 
     /// A blind change of the very row the handler holds would be lost under it.
@@ -119,7 +160,10 @@ impl Context {
                 "{change:?} changes the row table {table:?} behind the handler's back; change the row itself"
             )));
         }
-        self.ops.lock().unwrap_or_else(PoisonError::into_inner).push(Op { table, change });
+        self.ops
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Op { table, change });
         Ok(())
     }
 
@@ -129,7 +173,10 @@ impl Context {
 
     /// The files of the app. Not part of the commit: give objects names that a second run gives again.
     pub fn files(&self) -> Files<'_> {
-        Files { bus: self.bus.as_ref(), dry: self.dry }
+        Files {
+            bus: self.bus.as_ref(),
+            dry: self.dry,
+        }
     }
 }
 
@@ -141,7 +188,8 @@ pub struct Files<'c> {
 
 impl Files<'_> {
     fn bus(&self) -> Result<&Bus> {
-        self.bus.ok_or_else(|| Error::retry("this context has no files"))
+        self.bus
+            .ok_or_else(|| Error::retry("this context has no files"))
     }
 
     /// Size, digest and metadata; `None` when there is no such file (any more).
@@ -150,7 +198,10 @@ impl Files<'_> {
     }
 
     /// The bytes as a stream; a few hundred KiB of memory whatever the size. Fails at the end if the digest is wrong.
-    pub async fn open(&self, name: &str) -> Result<Option<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>>> {
+    pub async fn open(
+        &self,
+        name: &str,
+    ) -> Result<Option<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>>> {
         let bus = self.bus()?;
         let object = bus.object(name).await?;
         Ok(object.map(|object| bus.read_object(&object, 0..object.size)))
@@ -158,9 +209,14 @@ impl Files<'_> {
 
     /// The bytes whole; more than `limit` of them is an error.
     pub async fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
-        let Some(object) = self.stat(name).await? else { return Ok(None) };
+        let Some(object) = self.stat(name).await? else {
+            return Ok(None);
+        };
         if object.size > limit {
-            return Err(reject(format!("file {name} has {} bytes, more than the {limit} allowed", object.size)));
+            return Err(reject(format!(
+                "file {name} has {} bytes, more than the {limit} allowed",
+                object.size
+            )));
         }
         let mut bytes = Vec::with_capacity(object.size as usize);
         let mut parts = std::pin::pin!(self.bus()?.read_object(&object, 0..object.size));
@@ -171,13 +227,21 @@ impl Files<'_> {
     }
 
     /// Stores `bytes` under `name`, replacing what is there.
-    pub async fn put(&self, name: &str, metadata: &[(&str, &str)], bytes: impl Into<Bytes>) -> Result<Object> {
+    pub async fn put(
+        &self,
+        name: &str,
+        metadata: &[(&str, &str)],
+        bytes: impl Into<Bytes>,
+    ) -> Result<Object> {
         let bytes: Bytes = bytes.into();
         if self.dry {
             return Ok(Object::of_bytes(name, metadata, &bytes));
         }
         let limit = bytes.len() as u64;
-        Ok(self.bus()?.put_object(name, metadata, futures::stream::iter([Ok(bytes)]), limit).await?)
+        Ok(self
+            .bus()?
+            .put_object(name, metadata, futures::stream::iter([Ok(bytes)]), limit)
+            .await?)
     }
 
     /// Deletes; a file that is not there is deleted already.

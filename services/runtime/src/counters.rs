@@ -17,8 +17,8 @@ const ENDS: [&str; 5] = ["", "error", "rejected", "panic", "timeout"];
 /// Upper bounds in microseconds. Those of the conventions begin at 5 ms, where most handlers are long done; among these
 /// are all of them.
 pub(crate) const BOUNDS: [u64; 19] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000, 750_000, 1_000_000,
-    2_500_000, 5_000_000, 7_500_000, 10_000_000,
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000,
+    750_000, 1_000_000, 2_500_000, 5_000_000, 7_500_000, 10_000_000,
 ];
 
 #[derive(Default)]
@@ -54,7 +54,9 @@ impl Counters {
 
     /// A handler ran; `class` is that of its error.
     pub fn ran(&self, elapsed: Duration, class: Option<&'static str>, place: Option<&Place>) {
-        let end = class.map_or(0, |class| ENDS.iter().position(|end| *end == class).unwrap_or(1));
+        let end = class.map_or(0, |class| {
+            ENDS.iter().position(|end| *end == class).unwrap_or(1)
+        });
         self.runs[end].record(elapsed, place);
         if let Some(timings) = Timings::get() {
             timings.run(elapsed, ENDS[end]);
@@ -102,11 +104,17 @@ impl Counters {
     }
 
     pub fn classes(&self) -> Vec<(&'static str, u64)> {
-        lock(&self.failed.classes).iter().map(|(class, count)| (*class, *count)).collect()
+        lock(&self.failed.classes)
+            .iter()
+            .map(|(class, count)| (*class, *count))
+            .collect()
     }
 
     pub fn reasons(&self) -> Vec<(&'static str, u64)> {
-        lock(&self.failed.reasons).iter().map(|(reason, count)| (*reason, *count)).collect()
+        lock(&self.failed.reasons)
+            .iter()
+            .map(|(reason, count)| (*reason, *count))
+            .collect()
     }
 
     /// All runs: how many in each bucket, and nanoseconds in sum.
@@ -115,14 +123,19 @@ impl Counters {
         let mut nanos = 0;
         for histogram in &self.runs {
             nanos += histogram.nanos.load(Ordering::Relaxed);
-            all.iter_mut().zip(&histogram.counts).for_each(|(sum, count)| *sum += count.load(Ordering::Relaxed));
+            all.iter_mut()
+                .zip(&histogram.counts)
+                .for_each(|(sum, count)| *sum += count.load(Ordering::Relaxed));
         }
         (all, nanos)
     }
 
     /// Runs by how they ended.
     pub fn run_spreads(&self) -> Vec<(&'static str, Spread)> {
-        ENDS.iter().zip(&self.runs).map(|(end, histogram)| (*end, histogram.spread())).collect()
+        ENDS.iter()
+            .zip(&self.runs)
+            .map(|(end, histogram)| (*end, histogram.spread()))
+            .collect()
     }
 
     /// Publishes: good ones and failed ones.
@@ -145,9 +158,14 @@ impl Histogram {
         let micros = elapsed.as_nanos().div_ceil(1000) as u64;
         let bucket = BOUNDS.partition_point(|bound| *bound < micros);
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        self.nanos.fetch_add(elapsed.as_nanos() as u64, Ordering::Relaxed);
-        if let Some(place) = place.filter(|place| place.sampled() && telemetry::listen().is_some()) {
-            lock(&self.exemplars).insert(bucket, (place.trace, elapsed.as_secs_f64(), crate::event::now_ms()));
+        self.nanos
+            .fetch_add(elapsed.as_nanos() as u64, Ordering::Relaxed);
+        if let Some(place) = place.filter(|place| place.sampled() && telemetry::listen().is_some())
+        {
+            lock(&self.exemplars).insert(
+                bucket,
+                (place.trace, elapsed.as_secs_f64(), crate::event::now_ms()),
+            );
         }
     }
 
@@ -155,12 +173,23 @@ impl Histogram {
         let exemplars = lock(&self.exemplars);
         Spread {
             bounds: BOUNDS.iter().map(|micros| *micros as f64 / 1e6).collect(),
-            counts: self.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect(),
+            counts: self
+                .counts
+                .iter()
+                .map(|count| count.load(Ordering::Relaxed))
+                .collect(),
             sum: self.nanos.load(Ordering::Relaxed) as f64 / 1e9,
             exemplars: exemplars
                 .iter()
                 .map(|(bucket, (trace, value, at))| {
-                    (*bucket, Exemplar { trace: trace.to_string(), value: *value, at: *at })
+                    (
+                        *bucket,
+                        Exemplar {
+                            trace: trace.to_string(),
+                            value: *value,
+                            at: *at,
+                        },
+                    )
                 })
                 .collect(),
         }
@@ -180,9 +209,16 @@ mod tests {
         counters.ran(Duration::from_millis(1), Some("panic"), None);
         counters.ran(Duration::from_millis(1), Some("a class of its own"), None);
         let (counts, nanos) = counters.runs();
-        assert_eq!((counts[0], counts[1], counts[3], counts[5], counts[19]), (1, 1, 2, 1, 1));
+        assert_eq!(
+            (counts[0], counts[1], counts[3], counts[5], counts[19]),
+            (1, 1, 2, 1, 1)
+        );
         assert_eq!(nanos, (100 + 101 + 5_000 + 10_000_001 + 2_000) * 1000);
-        let ends: Vec<u64> = counters.run_spreads().iter().map(|(_, spread)| spread.counts.iter().sum()).collect();
+        let ends: Vec<u64> = counters
+            .run_spreads()
+            .iter()
+            .map(|(_, spread)| spread.counts.iter().sum())
+            .collect();
         assert_eq!(ends, [4, 1, 0, 1, 0]);
     }
 

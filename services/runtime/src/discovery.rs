@@ -25,14 +25,19 @@ pub(crate) async fn answer(
     let started = event::format_time(event::now_ms());
     let name = manifest.name.clone();
     for verb in ["PING", "INFO", "STATS"] {
-        for subject in [format!("$SRV.{verb}"), format!("$SRV.{verb}.{name}"), format!("$SRV.{verb}.{name}.{instance}")]
-        {
+        for subject in [
+            format!("$SRV.{verb}"),
+            format!("$SRV.{verb}.{name}"),
+            format!("$SRV.{verb}.{name}.{instance}"),
+        ] {
             let mut asked = bus.subscribe(&subject).await?;
             let (bus, worker, manifest) = (bus.clone(), worker.clone(), manifest.clone());
             let (instance, started) = (instance.clone(), started.clone());
             tokio::spawn(async move {
                 while let Some(question) = asked.next().await {
-                    let Some(reply) = question.reply else { continue };
+                    let Some(reply) = question.reply else {
+                        continue;
+                    };
                     let mut body = common(&manifest, &instance, verb);
                     match verb {
                         "INFO" => info(&mut body, &manifest),
@@ -79,7 +84,10 @@ fn stats(body: &mut Value, manifest: &Manifest, worker: &Worker, started: &str) 
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (counts, busy) = counters.runs();
     let runs: u64 = counts.iter().sum();
-    let bounds: Vec<f64> = BOUNDS.iter().map(|micros| *micros as f64 / 1000.0).collect();
+    let bounds: Vec<f64> = BOUNDS
+        .iter()
+        .map(|micros| *micros as f64 / 1000.0)
+        .collect();
     let mut endpoint = endpoint(manifest);
     endpoint["num_requests"] = runs.into();
     endpoint["num_errors"] = (get(&counters.retried) + get(&counters.dead)).into();

@@ -17,7 +17,15 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Who sends events under a name of its own and is no function; what a redrive sends keeps its source.
 const NO_FUNCTIONS: [&str; 2] = ["gateway", "schedule"];
 /// Last words of types that say that something did not go on.
-const REJECTIONS: [&str; 7] = ["rejected", "refused", "declined", "denied", "failed", "cancelled", "canceled"];
+const REJECTIONS: [&str; 7] = [
+    "rejected",
+    "refused",
+    "declined",
+    "denied",
+    "failed",
+    "cancelled",
+    "canceled",
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -37,8 +45,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 6] =
-        [Self::Unheard, Self::Untriggered, Self::Unused, Self::Undeclared, Self::Endless, Self::Uncompensated];
+    pub const ALL: [Self; 6] = [
+        Self::Unheard,
+        Self::Untriggered,
+        Self::Unused,
+        Self::Undeclared,
+        Self::Endless,
+        Self::Uncompensated,
+    ];
 
     pub fn word(self) -> &'static str {
         match self {
@@ -68,14 +82,29 @@ pub struct Observed {
 }
 
 impl Observed {
-    pub async fn ask(catalog: &Catalog, house: &House, bus: &Bus, store: &Store) -> Result<Self, StoreError> {
-        let types = catalog.entries().map(|entry| entry.ty.as_str()).chain(house.types());
-        Ok(Self { edges: store.edges().await?, published: house::published(bus, types.collect()).await })
+    pub async fn ask(
+        catalog: &Catalog,
+        house: &House,
+        bus: &Bus,
+        store: &Store,
+    ) -> Result<Self, StoreError> {
+        let types = catalog
+            .entries()
+            .map(|entry| entry.ty.as_str())
+            .chain(house.types());
+        Ok(Self {
+            edges: store.edges().await?,
+            published: house::published(bus, types.collect()).await,
+        })
     }
 }
 
 fn finding(kind: Kind, what: String, advice: impl Into<String>) -> Finding {
-    Finding { kind, what, advice: advice.into() }
+    Finding {
+        kind,
+        what,
+        advice: advice.into(),
+    }
 }
 
 /// All findings, by kind.
@@ -94,9 +123,14 @@ pub fn findings(house: &House, observed: &Observed, now: u64, days: u64) -> Vec<
 }
 
 fn unheard(house: &House, observed: &Observed) -> Vec<Finding> {
-    let types: BTreeSet<&str> =
-        house.types().into_iter().chain(observed.published.iter().map(String::as_str)).collect();
-    let unheard = types.into_iter().filter(|ty| stream_of_type(ty) != DLQ && house.listeners(ty).next().is_none());
+    let types: BTreeSet<&str> = house
+        .types()
+        .into_iter()
+        .chain(observed.published.iter().map(String::as_str))
+        .collect();
+    let unheard = types
+        .into_iter()
+        .filter(|ty| stream_of_type(ty) != DLQ && house.listeners(ty).next().is_none());
     unheard
         .map(|ty| {
             let by = house.emitters(ty);
@@ -116,10 +150,16 @@ fn untriggered(house: &House, observed: &Observed) -> Vec<Finding> {
                 TimerFired::TYPE => house.is_scheduled(ty, &manifest.name),
                 ty => house.emitters(ty).iter().any(|by| own(by)),
             };
-            let seen = observed.edges.iter().any(|edge| edge.ty == *ty && edge.function == manifest.name)
+            let seen = observed
+                .edges
+                .iter()
+                .any(|edge| edge.ty == *ty && edge.function == manifest.name)
                 || ty != TimerFired::TYPE && observed.published.contains(ty);
             if !declared && !seen {
-                let what = format!("{} acts on {ty}, which nobody emits and nobody has published", manifest.name);
+                let what = format!(
+                    "{} acts on {ty}, which nobody emits and nobody has published",
+                    manifest.name
+                );
                 findings.push(finding(
                     Kind::Untriggered,
                     what,
@@ -141,7 +181,10 @@ fn unused(house: &House, edges: &[Edge], now: u64, days: u64) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, known) in &house.functions {
         let what = match (last.get(name.as_str()), known.seen) {
-            (Some(at), _) if *at < since => format!("{name} last acted on an event {} days ago", (now - at) / DAY_MS),
+            (Some(at), _) if *at < since => format!(
+                "{name} last acted on an event {} days ago",
+                (now - at) / DAY_MS
+            ),
             (None, Some(seen)) if seen < since => format!("{name} has never acted on an event"),
             (None, None) => format!("{name} has never started here"),
             _ => continue,
@@ -157,7 +200,14 @@ fn unused(house: &House, edges: &[Edge], now: u64, days: u64) -> Vec<Finding> {
 
 fn undeclared(house: &House, edges: &[Edge]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for Edge { source, ty, function, count, .. } in edges {
+    for Edge {
+        source,
+        ty,
+        function,
+        count,
+        ..
+    } in edges
+    {
         let edge = format!("{source} -> {ty} -> {function} was seen {count} times");
         match house.functions.get(function) {
             None => findings.push(finding(
@@ -172,8 +222,16 @@ fn undeclared(house: &House, edges: &[Edge]) -> Vec<Finding> {
             )),
             Some(_) => {}
         }
-        let Some(emitter) = source.strip_prefix('/').filter(|name| !NO_FUNCTIONS.contains(name)) else { continue };
-        let declared = house.functions.get(emitter).map(|known| known.manifest.emits.contains(ty));
+        let Some(emitter) = source
+            .strip_prefix('/')
+            .filter(|name| !NO_FUNCTIONS.contains(name))
+        else {
+            continue;
+        };
+        let declared = house
+            .functions
+            .get(emitter)
+            .map(|known| known.manifest.emits.contains(ty));
         match declared {
             Some(true) => {}
             Some(false) => findings.push(finding(
@@ -198,15 +256,23 @@ struct Graph<'h> {
 
 impl<'h> Graph<'h> {
     fn of(house: &'h House) -> Self {
-        let followers = |emits: &'h [String]| emits.iter().flat_map(|ty| house.listeners(ty)).collect();
-        Self { follows: house.manifests().map(|m| (m.name.as_str(), followers(&m.emits))).collect() }
+        let followers =
+            |emits: &'h [String]| emits.iter().flat_map(|ty| house.listeners(ty)).collect();
+        Self {
+            follows: house
+                .manifests()
+                .map(|m| (m.name.as_str(), followers(&m.emits)))
+                .collect(),
+        }
     }
 
     /// Everything that can follow after one of these, themselves only if something leads back to them.
     fn after(&self, from: impl IntoIterator<Item = &'h str>) -> BTreeSet<&'h str> {
         let mut reached = BTreeSet::new();
-        let mut next: Vec<&str> =
-            from.into_iter().flat_map(|f| self.follows.get(f).into_iter().flatten().copied()).collect();
+        let mut next: Vec<&str> = from
+            .into_iter()
+            .flat_map(|f| self.follows.get(f).into_iter().flatten().copied())
+            .collect();
         while let Some(function) = next.pop() {
             if reached.insert(function) {
                 next.extend(self.follows.get(function).into_iter().flatten());
@@ -223,20 +289,31 @@ fn endless(house: &House, graph: &Graph<'_>) -> Vec<Finding> {
         if !after.contains(function) || known.contains(function) {
             continue;
         }
-        let circle: BTreeSet<&str> =
-            after.iter().copied().filter(|other| graph.after([*other]).contains(function)).collect();
+        let circle: BTreeSet<&str> = after
+            .iter()
+            .copied()
+            .filter(|other| graph.after([*other]).contains(function))
+            .collect();
         known.extend(circle.iter().copied());
         let leads_out = |ty: &String| {
             let mut listeners = house.listeners(ty).peekable();
             listeners.peek().is_none() || listeners.any(|listener| !circle.contains(listener))
         };
-        let emitted =
-            || circle.iter().filter_map(|name| house.functions.get(*name)).flat_map(|known| &known.manifest.emits);
+        let emitted = || {
+            circle
+                .iter()
+                .filter_map(|name| house.functions.get(*name))
+                .flat_map(|known| &known.manifest.emits)
+        };
         if !emitted().any(leads_out) {
             let names: Vec<&str> = circle.into_iter().collect();
             let advice = "a flow in it ends only as a dead letter after 64 hops, unless a function emits nothing: let one \
                           emit what leads out of it";
-            findings.push(finding(Kind::Endless, format!("nothing leads out of {}", names.join(" -> ")), advice));
+            findings.push(finding(
+                Kind::Endless,
+                format!("nothing leads out of {}", names.join(" -> ")),
+                advice,
+            ));
         }
     }
     findings
@@ -246,9 +323,18 @@ fn endless(house: &House, graph: &Graph<'_>) -> Vec<Finding> {
 /// same table.
 fn uncompensated(house: &House, graph: &Graph<'_>) -> Vec<Finding> {
     let mut findings = BTreeSet::new();
-    let table = |name: &str| house.functions.get(name).and_then(|known| known.manifest.table.as_deref());
+    let table = |name: &str| {
+        house
+            .functions
+            .get(name)
+            .and_then(|known| known.manifest.table.as_deref())
+    };
     for manifest in house.manifests() {
-        let is_rejection = |ty: &&String| ty.rsplit('.').next().is_some_and(|word| REJECTIONS.contains(&word));
+        let is_rejection = |ty: &&String| {
+            ty.rsplit('.')
+                .next()
+                .is_some_and(|word| REJECTIONS.contains(&word))
+        };
         for ty in manifest.emits.iter().filter(is_rejection) {
             let listeners: Vec<&str> = house.listeners(ty).collect();
             let mut after = graph.after(listeners.iter().copied());
@@ -260,7 +346,9 @@ fn uncompensated(house: &House, graph: &Graph<'_>) -> Vec<Finding> {
                 .copied()
                 .filter(|f| *f != manifest.name && graph.after([*f]).contains(&*manifest.name));
             for earlier in before {
-                let Some(written) = table(earlier).filter(|table| !mended.contains(table)) else { continue };
+                let Some(written) = table(earlier).filter(|table| !mended.contains(table)) else {
+                    continue;
+                };
                 let what = format!(
                     "{} may emit {ty} after {earlier} has written {written:?}, and nothing takes that back",
                     manifest.name

@@ -25,7 +25,12 @@ pub struct Error {
 /// The event can never be handled: `return Err(reject("no such page"))`. It is dead-lettered now, state unchanged.
 #[track_caller]
 pub fn reject(why: impl fmt::Display) -> Error {
-    Error { rejected: true, message: why.to_string(), class: "rejected", site: site() }
+    Error {
+        rejected: true,
+        message: why.to_string(),
+        class: "rejected",
+        site: site(),
+    }
 }
 
 #[track_caller]
@@ -36,7 +41,12 @@ fn site() -> String {
 
 impl Error {
     pub(crate) fn retry(why: impl fmt::Display) -> Self {
-        Self { rejected: false, message: why.to_string(), class: "error", site: String::new() }
+        Self {
+            rejected: false,
+            message: why.to_string(),
+            class: "error",
+            site: String::new(),
+        }
     }
 
     pub(crate) fn of_class(self, class: &'static str) -> Self {
@@ -50,7 +60,11 @@ impl Error {
     }
 
     pub(crate) fn shown_as(&self, class: &'static str) -> String {
-        let at = if self.site.is_empty() { String::new() } else { format!(" at {}", self.site) };
+        let at = if self.site.is_empty() {
+            String::new()
+        } else {
+            format!(" at {}", self.site)
+        };
         if telemetry::shows_messages() || PLATFORM.contains(&self.class) {
             format!("{class}{at}: {}", self.message)
         } else {
@@ -72,7 +86,12 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
             message = format!("{message}: {cause}");
             source = cause.source();
         }
-        Self { rejected: false, message, class: "error", site: site() }
+        Self {
+            rejected: false,
+            message,
+            class: "error",
+            site: site(),
+        }
     }
 }
 
@@ -84,6 +103,11 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}({:?})", if self.rejected { "Reject" } else { "Retry" }, self.message)
+        write!(
+            f,
+            "{}({:?})",
+            if self.rejected { "Reject" } else { "Retry" },
+            self.message
+        )
     }
 }

@@ -16,8 +16,8 @@ use oncue_proto::Format;
 use serde::{Deserialize, Serialize};
 
 pub use self::ids::{
-    check_id, dead_letter_id, hash, idempotency_key, new_id, output_id, partition, redrive_subject, stream_of_type,
-    subject, type_of_subject,
+    check_id, dead_letter_id, hash, idempotency_key, new_id, output_id, partition, redrive_subject,
+    stream_of_type, subject, type_of_subject,
 };
 use self::percent::decoded;
 pub use self::percent::{percent_decode, percent_encode};
@@ -144,7 +144,10 @@ pub struct Unreadable {
 }
 
 fn unreadable(message: impl Into<String>) -> Unreadable {
-    Unreadable { reason: "decode", message: message.into() }
+    Unreadable {
+        reason: "decode",
+        message: message.into(),
+    }
 }
 
 /// Reads one message, in whichever of the three forms it comes, in one pass over its headers.
@@ -163,10 +166,17 @@ pub fn read<'h>(
     }
     let format = match media_type.as_deref() {
         None => Format::sniff(&payload),
-        Some(ty) => Format::of_media_type(ty)
-            .ok_or_else(|| unreadable(format!("data content type {ty:?} is neither protobuf nor JSON")))?,
+        Some(ty) => Format::of_media_type(ty).ok_or_else(|| {
+            unreadable(format!(
+                "data content type {ty:?} is neither protobuf nor JSON"
+            ))
+        })?,
     };
-    Ok(Incoming { meta: raw.meta(origin)?, format, payload })
+    Ok(Incoming {
+        meta: raw.meta(origin)?,
+        format,
+        payload,
+    })
 }
 
 /// Header values as found, before they are completed from the stream.
@@ -195,8 +205,8 @@ impl<'h> Raw<'h> {
     /// Header names are compared without case: the server keeps what the client wrote [NATS ADR-4].
     fn take(&mut self, name: &str, value: &'h str) -> Result<(), Unreadable> {
         if name.len() > 3 && name.is_char_boundary(3) && name[..3].eq_ignore_ascii_case("ce-") {
-            let value =
-                decoded(value).ok_or_else(|| unreadable(format!("header {name} is not percent-encoded UTF-8")))?;
+            let value = decoded(value)
+                .ok_or_else(|| unreadable(format!("header {name} is not percent-encoded UTF-8")))?;
             let mut lower = [0; "datacontenttype".len()];
             if let Some(lower) = lower.get_mut(..name.len() - 3) {
                 lower.copy_from_slice(&name.as_bytes()[3..]);
@@ -214,8 +224,8 @@ impl<'h> Raw<'h> {
         } else if name.eq_ignore_ascii_case("baggage") && value.len() <= 8192 {
             self.baggage = Some(value);
         } else if name.eq_ignore_ascii_case("content-type") {
-            self.structured =
-                value.len() >= 23 && value.as_bytes()[..23].eq_ignore_ascii_case(b"application/cloudevents");
+            self.structured = value.len() >= 23
+                && value.as_bytes()[..23].eq_ignore_ascii_case(b"application/cloudevents");
             if !self.structured && self.media_type.is_none() {
                 self.media_type = Some(value.into());
             }
@@ -239,9 +249,12 @@ impl<'h> Raw<'h> {
     }
 
     /// CloudEvents JSON format: attributes are members, the payload is `data` or `data_base64` [CloudEvents 1.0.2 JSON 3].
-    fn take_structured(&mut self, body: &[u8]) -> Result<(Bytes, Option<Cow<'h, str>>), Unreadable> {
-        let mut event: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_slice(body).map_err(|e| unreadable(format!("not a structured CloudEvent: {e}")))?;
+    fn take_structured(
+        &mut self,
+        body: &[u8],
+    ) -> Result<(Bytes, Option<Cow<'h, str>>), Unreadable> {
+        let mut event: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body)
+            .map_err(|e| unreadable(format!("not a structured CloudEvent: {e}")))?;
         let data = event.remove("data");
         let data_base64 = event.remove("data_base64");
         self.media_type = None;
@@ -256,13 +269,21 @@ impl<'h> Raw<'h> {
         match (data, data_base64) {
             (None, Some(serde_json::Value::String(text))) => {
                 let bytes = base64::engine::general_purpose::STANDARD.decode(text);
-                Ok((bytes.map_err(|e| unreadable(format!("data_base64: {e}")))?.into(), media_type))
+                Ok((
+                    bytes
+                        .map_err(|e| unreadable(format!("data_base64: {e}")))?
+                        .into(),
+                    media_type,
+                ))
             }
-            (Some(data), None) => {
-                Ok((data.to_string().into(), Some(media_type.unwrap_or_else(|| "application/json".into()))))
-            }
+            (Some(data), None) => Ok((
+                data.to_string().into(),
+                Some(media_type.unwrap_or_else(|| "application/json".into())),
+            )),
             (None, None) => Ok((Bytes::new(), media_type)),
-            _ => Err(unreadable("a structured CloudEvent has either data or data_base64")),
+            _ => Err(unreadable(
+                "a structured CloudEvent has either data or data_base64",
+            )),
         }
     }
 
@@ -273,22 +294,31 @@ impl<'h> Raw<'h> {
             None => (origin.id(), true),
         };
         let time = match &self.time {
-            Some(text) => {
-                Some(parse_time(text).ok_or_else(|| unreadable(format!("ce-time {text:?} is not RFC 3339")))?)
-            }
+            Some(text) => Some(
+                parse_time(text)
+                    .ok_or_else(|| unreadable(format!("ce-time {text:?} is not RFC 3339")))?,
+            ),
             None => None,
         };
         let flow = self.flow.filter(|f| !f.is_empty() && f.len() <= MAX_ID);
         Ok(Meta {
-            ty: self.ty.map_or_else(|| type_of_subject(origin.subject).to_owned(), Cow::into_owned),
-            source: self.source.map_or_else(|| format!("nats://{}", origin.stream), Cow::into_owned),
+            ty: self.ty.map_or_else(
+                || type_of_subject(origin.subject).to_owned(),
+                Cow::into_owned,
+            ),
+            source: self
+                .source
+                .map_or_else(|| format!("nats://{}", origin.stream), Cow::into_owned),
             timed: derived || time.is_some(),
             time: time.or(self.published).unwrap_or(origin.published),
             flow: flow.map_or_else(|| id.clone(), Cow::into_owned),
             cause: self.cause.map_or_else(String::new, Cow::into_owned),
             hops: self.hops.and_then(|h| h.parse().ok()).unwrap_or(0),
             traceparent: self.traceparent.map(str::to_owned),
-            tracestate: self.tracestate.filter(|t| t.len() <= 8192).map(str::to_owned),
+            tracestate: self
+                .tracestate
+                .filter(|t| t.len() <= 8192)
+                .map(str::to_owned),
             baggage: self.baggage.map(str::to_owned),
             redrive,
             tracked: self.tracked,
@@ -302,26 +332,38 @@ impl<'h> Raw<'h> {
         if !is_redrive(subject) {
             return Ok(None);
         }
-        let header = self.redrive.as_deref().and_then(|json| serde_json::from_str::<RedriveHeader>(json).ok());
-        let header =
-            header.ok_or_else(|| unreadable(format!("{subject} takes only what `oncue dlq redrive` sends")))?;
+        let header = self
+            .redrive
+            .as_deref()
+            .and_then(|json| serde_json::from_str::<RedriveHeader>(json).ok());
+        let header = header.ok_or_else(|| {
+            unreadable(format!(
+                "{subject} takes only what `oncue dlq redrive` sends"
+            ))
+        })?;
         self.ty = Some(header.ty.into());
         self.flow = Some(header.flow.into());
         self.id = Some(header.id.into());
         self.time = header.timed.then(|| format_time(header.time).into());
         self.published = Some(header.time);
-        Ok(Some(Redrive { number: header.number, at: header.at }))
+        Ok(Some(Redrive {
+            number: header.number,
+            at: header.at,
+        }))
     }
 }
 
 pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as u64)
 }
 
 /// RFC 3339 in UTC with milliseconds.
 pub fn format_time(ms: u64) -> String {
-    DateTime::from_timestamp_millis(ms as i64)
-        .map_or_else(String::new, |t| t.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
+    DateTime::from_timestamp_millis(ms as i64).map_or_else(String::new, |t| {
+        t.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+    })
 }
 
 /// RFC 3339 to Unix milliseconds; `None` for anything else and for times before 1970.
@@ -332,12 +374,19 @@ pub fn parse_time(text: &str) -> Option<u64> {
 /// The headers of an event in binary mode. `key` goes into both `subject` and `partitionkey`.
 pub fn headers(meta: &Meta, key: &str, format: Format) -> Vec<(&'static str, String)> {
     let mut headers = Vec::with_capacity(14);
-    each_header(meta, key, format, |name, value| headers.push((name, value.to_owned())));
+    each_header(meta, key, format, |name, value| {
+        headers.push((name, value.to_owned()))
+    });
     headers
 }
 
 /// The same, one by one.
-pub(crate) fn each_header(meta: &Meta, key: &str, format: Format, mut put: impl FnMut(&'static str, &str)) {
+pub(crate) fn each_header(
+    meta: &Meta,
+    key: &str,
+    format: Format,
+    mut put: impl FnMut(&'static str, &str),
+) {
     let mut encoded = |name: &'static str, value: &str| put(name, &percent_encode(value));
     encoded("ce-specversion", "1.0");
     encoded("ce-id", &meta.id);
@@ -360,7 +409,11 @@ pub(crate) fn each_header(meta: &Meta, key: &str, format: Format, mut put: impl 
         encoded("ce-tracked", "1");
     }
     encoded("Nats-Msg-Id", &meta.id);
-    let context = [("traceparent", &meta.traceparent), ("tracestate", &meta.tracestate), ("baggage", &meta.baggage)];
+    let context = [
+        ("traceparent", &meta.traceparent),
+        ("tracestate", &meta.tracestate),
+        ("baggage", &meta.baggage),
+    ];
     for (name, value) in context {
         if let Some(value) = value {
             put(name, value);

@@ -70,9 +70,14 @@ mod inner {
             None => {}
             Some("abort") => std::process::abort(),
             Some("freeze") => {
-                let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+                let _ = rustix::process::kill_process(
+                    rustix::process::getpid(),
+                    rustix::process::Signal::STOP,
+                );
             }
-            Some(other) => panic!("failpoint {name}: unknown action {other:?}, try abort or freeze"),
+            Some(other) => {
+                panic!("failpoint {name}: unknown action {other:?}, try abort or freeze")
+            }
         }
     }
 

@@ -103,7 +103,10 @@ impl Flow {
         let mut any = false;
         for (field, value) in fields {
             any = true;
-            raw.take(&String::from_utf8_lossy(&field), &String::from_utf8_lossy(&value));
+            raw.take(
+                &String::from_utf8_lossy(&field),
+                &String::from_utf8_lossy(&value),
+            );
         }
         any.then(|| raw.flow(id))
     }
@@ -125,13 +128,18 @@ impl Flow {
     /// The one step to look at when nothing goes on: first what fails, then what is running, then what nobody has begun,
     /// and of several the one that is open for longest.
     pub fn waits_for(&self) -> Option<(&FlowEvent, &Step)> {
-        let steps = self.events.iter().flat_map(|event| event.steps.iter().map(move |step| (event, step)));
+        let steps = self
+            .events
+            .iter()
+            .flat_map(|event| event.steps.iter().map(move |step| (event, step)));
         let urgency = |state| match state {
             StepState::Waiting => 0,
             StepState::Running => 1,
             _ => 2,
         };
-        steps.filter(|(_, step)| step.state.is_open()).min_by_key(|(_, step)| (urgency(step.state), step.since))
+        steps
+            .filter(|(_, step)| step.state.is_open())
+            .min_by_key(|(_, step)| (urgency(step.state), step.since))
     }
 
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
@@ -171,11 +179,21 @@ impl Raw {
     }
 
     fn take_step(&mut self, kind: &str, step: &str, value: &str) {
-        let Some((event, function)) = step.rsplit_once(':') else { return };
-        let step = self.steps.entry((event.to_owned(), function.to_owned())).or_default();
+        let Some((event, function)) = step.rsplit_once(':') else {
+            return;
+        };
+        let step = self
+            .steps
+            .entry((event.to_owned(), function.to_owned()))
+            .or_default();
         let (first, rest) = value.split_once(' ').unwrap_or((value, ""));
         match kind {
-            "s" => step.state = first.chars().next().map(|kind| (kind, rest.parse().unwrap_or(0))),
+            "s" => {
+                step.state = first
+                    .chars()
+                    .next()
+                    .map(|kind| (kind, rest.parse().unwrap_or(0)))
+            }
             "r" => step.run = first.parse().ok().map(|at| (at, rest.parse().unwrap_or(1))),
             _ => step.failure = first.parse().ok().map(|at| (at, rest.to_owned())),
         }
@@ -184,14 +202,25 @@ impl Raw {
     fn flow(mut self, id: &str) -> Flow {
         let mut open = 0;
         for ((event, function), raw) in std::mem::take(&mut self.steps) {
-            let event = self.events.entry(event.clone()).or_insert_with(|| FlowEvent { id: event, ..<_>::default() });
+            let event = self
+                .events
+                .entry(event.clone())
+                .or_insert_with(|| FlowEvent {
+                    id: event,
+                    ..<_>::default()
+                });
             let step = raw.step(function, event.time);
             open += u64::from(step.state.is_open());
             event.steps.push(step);
         }
         // The two agree, unless somebody else has written here: then it is better late than early.
         let open = open.max(self.open.and_then(|n| n.try_into().ok()).unwrap_or(0));
-        let earliest = self.events.values().map(|event| event.time).filter(|time| *time > 0).min();
+        let earliest = self
+            .events
+            .values()
+            .map(|event| event.time)
+            .filter(|time| *time > 0)
+            .min();
         Flow {
             id: id.to_owned(),
             open,
@@ -210,14 +239,20 @@ impl RawStep {
         let state = match (kind, started, failed) {
             ('d', ..) => StepState::Done,
             ('x', ..) => StepState::Dead,
-            (_, started, Some(failed)) if started.is_none_or(|started| failed >= started) => StepState::Waiting,
+            (_, started, Some(failed)) if started.is_none_or(|started| failed >= started) => {
+                StepState::Waiting
+            }
             (_, Some(_), _) => StepState::Running,
             _ => StepState::Pending,
         };
         Step {
             function,
             state,
-            since: if state.is_open() && at > 0 { at } else { event_time },
+            since: if state.is_open() && at > 0 {
+                at
+            } else {
+                event_time
+            },
             started,
             ended: Some(at).filter(|_| !state.is_open()),
             attempts: self.run.map_or(0, |(_, attempt)| attempt),
@@ -230,18 +265,45 @@ impl RawStep {
 /// `["type","key","source","cause",time]`; parts that are missing or of another kind stay empty.
 fn event(id: &str, json: &str) -> FlowEvent {
     let parts: Vec<serde_json::Value> = serde_json::from_str(json).unwrap_or_default();
-    let text = |at: usize| parts.get(at).and_then(|part| part.as_str()).unwrap_or_default().to_owned();
-    let time = parts.get(4).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let text = |at: usize| {
+        parts
+            .get(at)
+            .and_then(|part| part.as_str())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let time = parts
+        .get(4)
+        .and_then(serde_json::Value::as_u64)
+        .unwrap_or(0);
     let (ty, key, source, cause) = (text(0), text(1), text(2), text(3));
-    FlowEvent { id: id.to_owned(), ty, key, source, cause, time, depth: 0, steps: Vec::new() }
+    FlowEvent {
+        id: id.to_owned(),
+        ty,
+        key,
+        source,
+        cause,
+        time,
+        depth: 0,
+        steps: Vec::new(),
+    }
 }
 
 /// Puts every event behind its cause, and those of one cause in order of time. What has no cause here is a root; of a
 /// circle, which no worker writes, the earliest is.
 pub fn tree(mut events: Vec<FlowEvent>) -> Vec<FlowEvent> {
     events.sort_by(|a, b| (a.time, &a.id).cmp(&(b.time, &b.id)));
-    let places: HashMap<&str, usize> = events.iter().enumerate().map(|(at, event)| (event.id.as_str(), at)).collect();
-    let cause = |at: usize| places.get(events[at].cause.as_str()).copied().filter(|cause| *cause != at);
+    let places: HashMap<&str, usize> = events
+        .iter()
+        .enumerate()
+        .map(|(at, event)| (event.id.as_str(), at))
+        .collect();
+    let cause = |at: usize| {
+        places
+            .get(events[at].cause.as_str())
+            .copied()
+            .filter(|cause| *cause != at)
+    };
     let (mut effects, mut roots) = (vec![Vec::new(); events.len()], Vec::new());
     for at in 0..events.len() {
         match cause(at) {
@@ -261,6 +323,11 @@ pub fn tree(mut events: Vec<FlowEvent>) -> Vec<FlowEvent> {
         }
     }
     let mut events: Vec<Option<FlowEvent>> = events.into_iter().map(Some).collect();
-    let ordered = order.into_iter().filter_map(|(at, depth)| Some(FlowEvent { depth, ..events[at].take()? }));
+    let ordered = order.into_iter().filter_map(|(at, depth)| {
+        Some(FlowEvent {
+            depth,
+            ..events[at].take()?
+        })
+    });
     ordered.collect()
 }

@@ -49,8 +49,11 @@ pub struct Function<E> {
 
 pub(crate) type AnyEvent = Box<dyn Any + Send + Sync>;
 type Decode = Box<dyn Fn(&str, Format, &[u8]) -> Result<AnyEvent, DecodeError> + Send + Sync>;
-type Call =
-    Box<dyn for<'a> Fn(AnyEvent, &'a mut dyn AnyRow, &'a Context) -> BoxFuture<'a, Result<Vec<Draft>>> + Send + Sync>;
+type Call = Box<
+    dyn for<'a> Fn(AnyEvent, &'a mut dyn AnyRow, &'a Context) -> BoxFuture<'a, Result<Vec<Draft>>>
+        + Send
+        + Sync,
+>;
 
 /// A function without its types.
 pub(crate) struct Erased {
@@ -84,27 +87,51 @@ impl<E: Trigger> Function<E> {
             per_function: E::PER_FUNCTION,
             emits: O::types(),
             decode: Box::new(|ty, format, payload| Ok(Box::new(E::decode(ty, format, payload)?))),
-            key: Box::new(|event| event.downcast_ref::<E>().map(|e| e.key().to_owned()).unwrap_or_default()),
+            key: Box::new(|event| {
+                event
+                    .downcast_ref::<E>()
+                    .map(|e| e.key().to_owned())
+                    .unwrap_or_default()
+            }),
             open: state::open::<S>,
             call: Box::new(move |event, row, context| {
                 let handler = handler.clone();
                 Box::pin(async move {
                     // Both were made by the closures above, from the same E and S.
-                    let event = event.downcast::<E>().map_err(|_| Error::retry("event of another type"))?;
-                    let state = row.as_any().downcast_mut::<S>().ok_or_else(|| Error::retry("row of another type"))?;
+                    let event = event
+                        .downcast::<E>()
+                        .map_err(|_| Error::retry("event of another type"))?;
+                    let state = row
+                        .as_any()
+                        .downcast_mut::<S>()
+                        .ok_or_else(|| Error::retry("row of another type"))?;
                     let mut drafts = Vec::new();
-                    handler.call(*event, state, context).await?.emit(&mut drafts);
+                    handler
+                        .call(*event, state, context)
+                        .await?
+                        .emit(&mut drafts);
                     Ok(drafts)
                 })
             }),
         };
-        Self { erased, event: PhantomData }
+        Self {
+            erased,
+            event: PhantomData,
+        }
     }
 
     /// Another key than the event's own: the row the function works on, and what it does one after another.
     #[must_use]
-    pub fn keyed_by<K: Into<String>>(mut self, key: impl Fn(&E) -> K + Send + Sync + 'static) -> Self {
-        self.erased.key = Box::new(move |event| event.downcast_ref::<E>().map(|e| key(e).into()).unwrap_or_default());
+    pub fn keyed_by<K: Into<String>>(
+        mut self,
+        key: impl Fn(&E) -> K + Send + Sync + 'static,
+    ) -> Self {
+        self.erased.key = Box::new(move |event| {
+            event
+                .downcast_ref::<E>()
+                .map(|e| key(e).into())
+                .unwrap_or_default()
+        });
         self
     }
 
@@ -152,17 +179,27 @@ impl Erased {
     pub fn manifest(&self) -> std::result::Result<Manifest, String> {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(plain) {
-            return Err(format!("function name {:?} must be 1 to 64 of a-z, 0-9 and '-'", self.name));
+            return Err(format!(
+                "function name {:?} must be 1 to 64 of a-z, 0-9 and '-'",
+                self.name
+            ));
         }
         let stream = event::stream_of_type(self.triggers[0]);
-        if let Some(other) = self.triggers.iter().find(|ty| event::stream_of_type(ty) != stream) {
+        if let Some(other) = self
+            .triggers
+            .iter()
+            .find(|ty| event::stream_of_type(ty) != stream)
+        {
             return Err(format!(
                 "{}: {} and {other} are of two domains, and a function reads one stream",
                 self.name, self.triggers[0]
             ));
         }
         if self.at_most_once && !self.table.is_empty() {
-            return Err(format!("{}: a function that runs at most once cannot own a row; take `&mut ()`", self.name));
+            return Err(format!(
+                "{}: a function that runs at most once cannot own a row; take `&mut ()`",
+                self.name
+            ));
         }
         // A function without an event hears only its own timer.
         let mut filters = if self.per_function {
@@ -177,7 +214,9 @@ impl Erased {
             stream: stream.to_owned(),
             triggers: self.triggers.iter().map(|&ty| ty.to_owned()).collect(),
             filters,
-            table: Some(self.table).filter(|table| !table.is_empty()).map(str::to_owned),
+            table: Some(self.table)
+                .filter(|table| !table.is_empty())
+                .map(str::to_owned),
             emits: self.emits.iter().map(|&ty| ty.to_owned()).collect(),
             limits: self.limits.clone(),
         })

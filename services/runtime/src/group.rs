@@ -29,7 +29,8 @@ impl<Q: Send + Sync + 'static, A: Send + 'static> Group<Q, A> {
         F: Fn(Arc<Vec<Q>>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<A>, StoreError>> + Send,
     {
-        let (queue, mut waiting) = mpsc::unbounded_channel::<(Q, oneshot::Sender<Result<A, StoreError>>)>();
+        let (queue, mut waiting) =
+            mpsc::unbounded_channel::<(Q, oneshot::Sender<Result<A, StoreError>>)>();
         tokio::spawn(async move {
             while let Some((first, answer)) = waiting.recv().await {
                 // Whoever makes a call full ends the wait for others.
@@ -39,7 +40,9 @@ impl<Q: Send + Sync + 'static, A: Send + 'static> Group<Q, A> {
                 let mut total = weight(&first);
                 let (mut requests, mut answers) = (vec![first], vec![answer]);
                 while total < most {
-                    let Ok((request, answer)) = waiting.try_recv() else { break };
+                    let Ok((request, answer)) = waiting.try_recv() else {
+                        break;
+                    };
                     total += weight(&request);
                     requests.push(request);
                     answers.push(answer);
@@ -87,7 +90,10 @@ where
             let mut answers = Vec::with_capacity(requests.len());
             for request in requests {
                 let answer = until_there(call, &Arc::new(vec![request])).await;
-                answers.push(answer.and_then(|mut a| a.pop().ok_or_else(|| StoreError::refused("no answer"))));
+                answers.push(
+                    answer
+                        .and_then(|mut a| a.pop().ok_or_else(|| StoreError::refused("no answer"))),
+                );
             }
             answers
         }
@@ -135,7 +141,11 @@ mod tests {
     impl Doubler {
         fn new(permits: usize, away: u32) -> Self {
             let (calls, away) = (Arc::default(), Arc::new(Mutex::new(away)));
-            Self { calls, permits: Arc::new(Semaphore::new(permits)), away }
+            Self {
+                calls,
+                permits: Arc::new(Semaphore::new(permits)),
+                away,
+            }
         }
 
         fn group(&self, most: usize, weight: fn(&u32) -> usize) -> Group<u32, u32> {
@@ -152,7 +162,10 @@ mod tests {
             let mut away = self.away.lock().expect("whole");
             if *away > 0 {
                 *away -= 1;
-                return Err(StoreError { message: "gone fishing".into(), away: true });
+                return Err(StoreError {
+                    message: "gone fishing".into(),
+                    away: true,
+                });
             }
             if numbers.contains(&13) {
                 return Err(StoreError::refused("bad luck"));
@@ -166,14 +179,21 @@ mod tests {
     }
 
     /// Asks for the first, waits until its call is under way, asks for the rest and lets all calls through.
-    async fn gather(doubler: &Doubler, group: &Group<u32, u32>, numbers: &[u32]) -> Vec<Result<u32, StoreError>> {
-        let asks = numbers.iter().enumerate().map(|(place, number)| async move {
-            if place > 0 {
-                tokio::task::yield_now().await;
-                tokio::task::yield_now().await;
-            }
-            group.ask(*number).await
-        });
+    async fn gather(
+        doubler: &Doubler,
+        group: &Group<u32, u32>,
+        numbers: &[u32],
+    ) -> Vec<Result<u32, StoreError>> {
+        let asks = numbers
+            .iter()
+            .enumerate()
+            .map(|(place, number)| async move {
+                if place > 0 {
+                    tokio::task::yield_now().await;
+                    tokio::task::yield_now().await;
+                }
+                group.ask(*number).await
+            });
         let permits = doubler.permits.clone();
         let release = async move {
             for _ in 0..10 {
@@ -216,7 +236,12 @@ mod tests {
     async fn a_call_takes_no_more_than_its_weight() {
         let doubler = Doubler::new(0, 0);
         // Each weighs what it is; a request is never split, so the last one taken may go over.
-        gather(&doubler, &doubler.group(4, |n| *n as usize), &[1, 2, 3, 9, 1]).await;
+        gather(
+            &doubler,
+            &doubler.group(4, |n| *n as usize),
+            &[1, 2, 3, 9, 1],
+        )
+        .await;
         assert_eq!(doubler.calls(), [vec![1], vec![2, 3], vec![9], vec![1]]);
     }
 
@@ -224,8 +249,14 @@ mod tests {
     async fn a_refusal_is_pinned_on_its_cause() {
         let doubler = Doubler::new(0, 0);
         let answers = gather(&doubler, &doubler.group(100, |_| 1), &[1, 2, 13, 4]).await;
-        assert_eq!(answers, [Ok(2), Ok(4), Err(StoreError::refused("bad luck")), Ok(8)]);
-        assert_eq!(doubler.calls(), [vec![1], vec![2, 13, 4], vec![2], vec![13], vec![4]]);
+        assert_eq!(
+            answers,
+            [Ok(2), Ok(4), Err(StoreError::refused("bad luck")), Ok(8)]
+        );
+        assert_eq!(
+            doubler.calls(),
+            [vec![1], vec![2, 13, 4], vec![2], vec![13], vec![4]]
+        );
     }
 
     #[tokio::test]

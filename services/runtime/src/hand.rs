@@ -37,19 +37,35 @@ impl Hand {
     /// For so many events, none of which is larger.
     pub fn new(most: usize, largest: usize) -> Self {
         let (request, held) = ((MOST_BYTES / 4).max(largest + ENVELOPE), Mutex::default());
-        Self { most, request, held, events: AtomicUsize::new(0), bytes: AtomicUsize::new(0), freed: Notify::new() }
+        Self {
+            most,
+            request,
+            held,
+            events: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            freed: Notify::new(),
+        }
     }
 
     pub fn take(&self, number: u64, delivery: &Delivery, heard: Instant) {
         let bytes = delivery.size();
         self.events.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        lock(&self.held).insert(number, Held { ticket: delivery.ticket(), bytes, heard });
+        lock(&self.held).insert(
+            number,
+            Held {
+                ticket: delivery.ticket(),
+                bytes,
+                heard,
+            },
+        );
     }
 
     /// Called when a delivery is settled, in whatever way.
     pub fn release(&self, number: u64) {
-        let Some(held) = lock(&self.held).remove(&number) else { return };
+        let Some(held) = lock(&self.held).remove(&number) else {
+            return;
+        };
         self.events.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(held.bytes, Ordering::Relaxed);
         self.freed.notify_one();
@@ -62,9 +78,19 @@ impl Hand {
 
     /// What else may come.
     pub fn room(&self) -> Room {
-        let bytes_free = MOST_BYTES.max(self.request).saturating_sub(self.bytes.load(Ordering::Relaxed));
-        let events = if bytes_free < self.request { 0 } else { self.most.saturating_sub(self.count()) };
-        Room { events, least: self.most.div_ceil(4), bytes: self.request }
+        let bytes_free = MOST_BYTES
+            .max(self.request)
+            .saturating_sub(self.bytes.load(Ordering::Relaxed));
+        let events = if bytes_free < self.request {
+            0
+        } else {
+            self.most.saturating_sub(self.count())
+        };
+        Room {
+            events,
+            least: self.most.div_ceil(4),
+            bytes: self.request,
+        }
     }
 
     pub async fn freed(&self) {
@@ -73,7 +99,9 @@ impl Hand {
 
     /// Whether the server has heard within `patience` that a delivery is with us.
     pub fn is_ours(&self, number: u64, patience: Duration) -> bool {
-        lock(&self.held).get(&number).is_some_and(|held| held.heard.elapsed() < patience)
+        lock(&self.held)
+            .get(&number)
+            .is_some_and(|held| held.heard.elapsed() < patience)
     }
 
     /// Deliveries of which the server has last heard so long ago. It is going to hear of them now.
@@ -81,7 +109,10 @@ impl Hand {
         let now = Instant::now();
         let mut held = lock(&self.held);
         let mut due = Vec::new();
-        for held in held.values_mut().filter(|held| silent.contains(&(now - held.heard))) {
+        for held in held
+            .values_mut()
+            .filter(|held| silent.contains(&(now - held.heard)))
+        {
             held.heard = now;
             due.push(held.ticket.clone());
         }

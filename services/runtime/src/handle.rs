@@ -32,7 +32,10 @@ impl Worker {
             // Nothing to apply: the commit only answers what became of it.
             runs.push(Run {
                 row: None,
-                events: vec![Handled { purpose: Purpose::Recall, ..handled(&job, Vec::new()) }],
+                events: vec![Handled {
+                    purpose: Purpose::Recall,
+                    ..handled(&job, Vec::new())
+                }],
             });
             jobs.push(vec![job]);
         }
@@ -59,12 +62,18 @@ impl Worker {
             }
         }
         if self.function.table.is_empty() {
-            runs.extend(ready.into_iter().map(|handled| Run { row: None, events: vec![handled] }));
+            runs.extend(ready.into_iter().map(|handled| Run {
+                row: None,
+                events: vec![handled],
+            }));
             jobs.extend(done.into_iter().map(|job| vec![job]));
         } else if !done.is_empty() {
             match self.row_change(key, row, state.as_ref()) {
                 Ok(change) => {
-                    runs.push(Run { row: Some(change), events: ready });
+                    runs.push(Run {
+                        row: Some(change),
+                        events: ready,
+                    });
                     jobs.push(done);
                 }
                 Err(e) => self.retry_all(done, &e),
@@ -83,7 +92,11 @@ impl Worker {
                 match self.starts.ask(job.mark.clone()).await {
                     Ok(begun) if once && begun > 1 => {
                         let before = "a run was begun and did not end here: its call may have been made or not";
-                        self.bury(job, Reason::OutcomeUnknown, Error::retry(before).of_class("platform"));
+                        self.bury(
+                            job,
+                            Reason::OutcomeUnknown,
+                            Error::retry(before).of_class("platform"),
+                        );
                         continue;
                     }
                     Ok(begun) => job.runs = begun + u32::from(!once),
@@ -99,9 +112,15 @@ impl Worker {
                 let before = if job.is_alone() {
                     format!("{runs} runs ended without a result, the process with them")
                 } else {
-                    format!("{runs} runs have failed, and its dead letter could not be written then")
+                    format!(
+                        "{runs} runs have failed, and its dead letter could not be written then"
+                    )
                 };
-                self.bury(job, Reason::Attempts, Error::retry(before).of_class("platform"));
+                self.bury(
+                    job,
+                    Reason::Attempts,
+                    Error::retry(before).of_class("platform"),
+                );
             } else {
                 allowed.push(job);
             }
@@ -109,10 +128,23 @@ impl Worker {
         allowed
     }
 
-    fn row_change(&self, key: &str, row: &RowHeld, state: &dyn AnyRow) -> std::result::Result<RowChange, String> {
+    fn row_change(
+        &self,
+        key: &str,
+        row: &RowHeld,
+        state: &dyn AnyRow,
+    ) -> std::result::Result<RowChange, String> {
         let (set, del): (Fields, Vec<String>) = state.changes()?;
-        let key = RowKey { table: self.function.table, key: key.to_owned() };
-        Ok(RowChange { key, basis: row.basis.clone(), set, del })
+        let key = RowKey {
+            table: self.function.table,
+            key: key.to_owned(),
+        };
+        Ok(RowChange {
+            key,
+            basis: row.basis.clone(),
+            set,
+            del,
+        })
     }
 
     /// One event through the handler, within its time; a panic is one failed attempt, not the end of its neighbours.
@@ -123,8 +155,14 @@ impl Worker {
             None => (self.function.decode)(&job.meta.ty, job.format, &job.payload)?,
         };
         let (name, table) = (self.function.name, self.function.table);
-        let context =
-            Context::new(job.meta.clone(), job.mark.key.clone(), name, table, job.runs, Some(self.bus.clone()));
+        let context = Context::new(
+            job.meta.clone(),
+            job.mark.key.clone(),
+            name,
+            table,
+            job.runs,
+            Some(self.bus.clone()),
+        );
         self.note_begin(job);
         let started = Instant::now();
         let call = AssertUnwindSafe((self.function.call)(event, row, &context)).catch_unwind();
@@ -134,15 +172,26 @@ impl Worker {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panic)) => {
                 let text = format!("panicked: {}", panic_text(panic.as_ref()));
-                Err(Error::retry(text).of_class("panic").at(watchdog::take_panic_site()))
+                Err(Error::retry(text)
+                    .of_class("panic")
+                    .at(watchdog::take_panic_site()))
             }
-            Err(_) => Err(Error::retry(format!("still running after {limit:?}")).of_class("timeout")),
+            Err(_) => {
+                Err(Error::retry(format!("still running after {limit:?}")).of_class("timeout"))
+            }
         };
-        self.counters.ran(started.elapsed(), outcome.as_ref().err().map(|e| e.class), job.trace.place());
+        self.counters.ran(
+            started.elapsed(),
+            outcome.as_ref().err().map(|e| e.class),
+            job.trace.place(),
+        );
         let drafts = outcome?;
         job.outputs = outbox::prepare(drafts, job, self.function.name, self.bus.max_payload())?;
         job.outbox = outbox::encode(&job.outputs);
-        Ok(Handled { entry: self.entry(job), ..handled(job, context.take_ops()) })
+        Ok(Handled {
+            entry: self.entry(job),
+            ..handled(job, context.take_ops())
+        })
     }
 }
 
@@ -153,7 +202,11 @@ pub(crate) fn partition(events: Vec<Boxed>, seen: &[bool]) -> (Vec<Boxed>, Vec<B
     }
     let (mut known, mut fresh) = (Vec::new(), Vec::new());
     for (job, seen) in events.into_iter().zip(seen) {
-        if *seen { known.push(job) } else { fresh.push(job) }
+        if *seen {
+            known.push(job)
+        } else {
+            fresh.push(job)
+        }
     }
     (known, fresh)
 }
@@ -161,10 +214,18 @@ pub(crate) fn partition(events: Vec<Boxed>, seen: &[bool]) -> (Vec<Boxed>, Vec<B
 /// What to commit of an event.
 pub(crate) fn handled(job: &Job, ops: Vec<Op>) -> Handled {
     let (mark, outbox) = (job.mark.clone(), job.outbox.clone());
-    Handled { mark, payload_hash: job.payload_hash(), ops, outbox, purpose: Purpose::Apply, entry: None }
+    Handled {
+        mark,
+        payload_hash: job.payload_hash(),
+        ops,
+        outbox,
+        purpose: Purpose::Apply,
+        entry: None,
+    }
 }
 
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a text")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a text")
 }

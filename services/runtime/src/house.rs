@@ -52,7 +52,11 @@ impl House {
                 house.add(registered.manifest).seen = Some(registered.seen);
             }
         }
-        let built: Vec<&String> = config.functions.keys().filter(|name| bin.join(name).is_file()).collect();
+        let built: Vec<&String> = config
+            .functions
+            .keys()
+            .filter(|name| bin.join(name).is_file())
+            .collect();
         let asked = join_all(built.iter().map(|name| program::manifest(bin, name))).await;
         let mut remarks = Vec::new();
         for (name, manifest) in built.into_iter().zip(asked) {
@@ -68,7 +72,10 @@ impl House {
         }
         let schedules = config.schedules.iter().map(|schedule| {
             let function = schedule.payload()["function"].as_str().map(str::to_owned);
-            (schedule.ty(), function.filter(|_| schedule.ty() == TimerFired::TYPE))
+            (
+                schedule.ty(),
+                function.filter(|_| schedule.ty() == TimerFired::TYPE),
+            )
         });
         house.schedules = schedules.collect();
         Ok((house, remarks))
@@ -76,12 +83,15 @@ impl House {
 
     /// The manifest told last counts: those of running workers come after those of programs and of the past.
     pub fn add(&mut self, manifest: Manifest) -> &mut Known {
-        let known = self.functions.entry(manifest.name.clone()).or_insert_with(|| Known {
-            manifest: manifest.clone(),
-            running: 0,
-            built: false,
-            seen: None,
-        });
+        let known = self
+            .functions
+            .entry(manifest.name.clone())
+            .or_insert_with(|| Known {
+                manifest: manifest.clone(),
+                running: 0,
+                built: false,
+                seen: None,
+            });
         known.manifest = manifest;
         known
     }
@@ -92,18 +102,28 @@ impl House {
 
     /// All types somebody declares to emit or to act on.
     pub fn types(&self) -> BTreeSet<&str> {
-        let declared = self.manifests().flat_map(|m| m.triggers.iter().chain(&m.emits)).map(String::as_str);
-        declared.chain(self.schedules.iter().map(|(ty, _)| ty.as_str())).collect()
+        let declared = self
+            .manifests()
+            .flat_map(|m| m.triggers.iter().chain(&m.emits))
+            .map(String::as_str);
+        declared
+            .chain(self.schedules.iter().map(|(ty, _)| ty.as_str()))
+            .collect()
     }
 
     pub fn listeners<'h>(&'h self, ty: &'h str) -> impl Iterator<Item = &'h str> {
-        self.manifests().filter(move |m| m.triggers.iter().any(|t| t == ty)).map(|m| m.name.as_str())
+        self.manifests()
+            .filter(move |m| m.triggers.iter().any(|t| t == ty))
+            .map(|m| m.name.as_str())
     }
 
     /// Who emits a type by its own word: functions, the gateway for uploads, the clock.
     pub fn emitters(&self, ty: &str) -> Vec<String> {
-        let mut emitters: Vec<String> =
-            self.manifests().filter(|m| m.emits.iter().any(|t| t == ty)).map(|m| m.name.clone()).collect();
+        let mut emitters: Vec<String> = self
+            .manifests()
+            .filter(|m| m.emits.iter().any(|t| t == ty))
+            .map(|m| m.name.clone())
+            .collect();
         if ty == FileUploaded::TYPE {
             emitters.push("gateway".to_owned());
         }
@@ -115,7 +135,9 @@ impl House {
 
     /// Whether the clock cues a function, or a type for all.
     pub fn is_scheduled(&self, ty: &str, function: &str) -> bool {
-        self.schedules.iter().any(|(scheduled, only)| scheduled == ty && only.as_deref().is_none_or(|f| f == function))
+        self.schedules.iter().any(|(scheduled, only)| {
+            scheduled == ty && only.as_deref().is_none_or(|f| f == function)
+        })
     }
 }
 
@@ -134,7 +156,11 @@ pub async fn published(bus: &Bus, types: BTreeSet<&str>) -> BTreeSet<String> {
     let looked = join_all(types.into_iter().map(|ty| async move {
         for subject in [ty.to_owned(), format!("{ty}.*")] {
             let query = json!({ "seq": 1, "next_by_subj": subject });
-            if bus.api(&format!("STREAM.MSG.GET.{}", stream_of_type(ty)), &query).await.is_ok() {
+            if bus
+                .api(&format!("STREAM.MSG.GET.{}", stream_of_type(ty)), &query)
+                .await
+                .is_ok()
+            {
                 return Some(ty.to_owned());
             }
         }

@@ -51,30 +51,56 @@ pub struct Audit {
 }
 
 /// Looks up every event of the stream.
-pub(crate) async fn audit(function: &Erased, manifest: &Manifest, config: &Config) -> Result<Audit, Failure> {
+pub(crate) async fn audit(
+    function: &Erased,
+    manifest: &Manifest,
+    config: &Config,
+) -> Result<Audit, Failure> {
     let bus = Bus::connect(&config.nats_url, &manifest.name).await?;
     let store = Store::Redis(RedisStore::look(&config.redis_url).await?);
     let stream = &manifest.stream;
     // Asked first: what is acked now was marked before, so no event in between can look lost.
-    let consumer = bus.api(&format!("CONSUMER.INFO.{stream}.{}", manifest.name), &Value::Null).await;
-    let consumer = consumer.map_err(|e| BusError(format!("consumer {stream}/{}: {e}", manifest.name)))?;
+    let consumer = bus
+        .api(
+            &format!("CONSUMER.INFO.{stream}.{}", manifest.name),
+            &Value::Null,
+        )
+        .await;
+    let consumer =
+        consumer.map_err(|e| BusError(format!("consumer {stream}/{}: {e}", manifest.name)))?;
     let floor = consumer["ack_floor"]["stream_seq"].as_u64().unwrap_or(0);
-    let from = if consumer["config"]["deliver_policy"] == "new" { consumer["created"].as_str() } else { None };
+    let from = if consumer["config"]["deliver_policy"] == "new" {
+        consumer["created"].as_str()
+    } else {
+        None
+    };
     let from = from.and_then(event::parse_time).unwrap_or(0);
     let created = bus.stream_created(stream).await?;
     let horizon = config.stream(stream).horizon.0.as_millis() as u64;
 
-    let mut audit = Audit { function: manifest.name.clone(), ..Audit::default() };
+    let mut audit = Audit {
+        function: manifest.name.clone(),
+        ..Audit::default()
+    };
     let (mut next, mut ids) = (1, HashSet::new());
     loop {
         let batch = bus.read_stream(stream, next).await?;
-        let Some(last) = batch.last() else { return Ok(audit) };
+        let Some(last) = batch.last() else {
+            return Ok(audit);
+        };
         next = last.sequence + 1;
         let mut asked = Vec::new();
-        for found in batch.iter().filter(|found| matches(&manifest.filters, &found.subject) && found.time >= from) {
+        for found in batch
+            .iter()
+            .filter(|found| matches(&manifest.filters, &found.subject) && found.time >= from)
+        {
             let (meta, key) = identify(function, found, stream, created);
             if ids.insert(event::hash(&[meta.id.as_bytes()])) {
-                asked.push((found.sequence, Mark::new(function.name, &key, &meta, horizon), meta.id));
+                asked.push((
+                    found.sequence,
+                    Mark::new(function.name, &key, &meta, horizon),
+                    meta.id,
+                ));
             }
         }
         let marks: Vec<Mark> = asked.iter().map(|(_, mark, _)| mark.clone()).collect();
@@ -88,7 +114,9 @@ pub(crate) async fn audit(function: &Erased, manifest: &Manifest, config: &Confi
                 None if now > mark.fence + horizon => audit.expired += 1,
                 None => {
                     audit.lost += 1;
-                    audit.lost_ids.extend(Some(id).filter(|_| audit.lost_ids.len() < LISTED));
+                    audit
+                        .lost_ids
+                        .extend(Some(id).filter(|_| audit.lost_ids.len() < LISTED));
                 }
             }
         }
@@ -97,12 +125,15 @@ pub(crate) async fn audit(function: &Erased, manifest: &Manifest, config: &Confi
 
 /// `type` or `type.*`, as consumers filter here.
 fn matches(filters: &[String], subject: &str) -> bool {
-    filters.iter().any(|filter| match filter.strip_suffix(".*") {
-        Some(ty) => {
-            subject.strip_prefix(ty).and_then(|key| key.strip_prefix('.')).is_some_and(|key| !key.contains('.'))
-        }
-        None => subject == filter,
-    })
+    filters
+        .iter()
+        .any(|filter| match filter.strip_suffix(".*") {
+            Some(ty) => subject
+                .strip_prefix(ty)
+                .and_then(|key| key.strip_prefix('.'))
+                .is_some_and(|key| !key.contains('.')),
+            None => subject == filter,
+        })
 }
 
 /// Identity and key of a stored message, as the worker would find them.
@@ -114,8 +145,18 @@ fn identify(function: &Erased, found: &Found, stream: &str, created: u64) -> (Me
         published: found.time,
         subject: &found.subject,
     };
-    let headers = || found.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let Ok(Incoming { meta, format, payload }) = event::read(headers(), found.payload.clone(), &origin) else {
+    let headers = || {
+        found
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    };
+    let Ok(Incoming {
+        meta,
+        format,
+        payload,
+    }) = event::read(headers(), found.payload.clone(), &origin)
+    else {
         let meta = Meta::of_unreadable(headers(), &origin);
         let key = meta.id.clone();
         return (meta, key);
@@ -125,14 +166,29 @@ fn identify(function: &Erased, found: &Found, stream: &str, created: u64) -> (Me
 }
 
 fn key_of(function: &Erased, ty: &str, format: Format, payload: &[u8]) -> Option<String> {
-    let find = || Some((function.key)(&(function.decode)(ty, format, payload).ok()?));
-    std::panic::catch_unwind(AssertUnwindSafe(find)).ok().flatten().filter(|key| !key.is_empty())
+    let find = || {
+        Some((function.key)(
+            &(function.decode)(ty, format, payload).ok()?,
+        ))
+    };
+    std::panic::catch_unwind(AssertUnwindSafe(find))
+        .ok()
+        .flatten()
+        .filter(|key| !key.is_empty())
 }
 
 /// Runs the handler on a dead letter from stdin and on the row as it is now, and commits nothing.
-pub(crate) async fn dry_run(function: &Erased, manifest: &Manifest, config: &Config) -> Result<Value, Failure> {
+pub(crate) async fn dry_run(
+    function: &Erased,
+    manifest: &Manifest,
+    config: &Config,
+) -> Result<Value, Failure> {
     if function.at_most_once {
-        return Err(format!("{} runs at most once on an event, so it cannot be tried", function.name).into());
+        return Err(format!(
+            "{} runs at most once on an event, so it cannot be tried",
+            function.name
+        )
+        .into());
     }
     let mut letter = Vec::new();
     std::io::stdin().read_to_end(&mut letter)?;
@@ -145,28 +201,58 @@ pub(crate) async fn dry_run(function: &Erased, manifest: &Manifest, config: &Con
         stream: &letter.stream,
         stream_created: created,
         sequence: letter.sequence,
-        published: letter.accepted_at.as_ref().map_or(0, |at| at.seconds as u64 * 1000 + at.nanos as u64 / 1_000_000),
+        published: letter.accepted_at.as_ref().map_or(0, |at| {
+            at.seconds as u64 * 1000 + at.nanos as u64 / 1_000_000
+        }),
         subject: &envelope.subject,
     };
-    let headers = envelope.headers.iter().map(|h| (h.name.as_str(), h.value.as_str()));
+    let headers = envelope
+        .headers
+        .iter()
+        .map(|h| (h.name.as_str(), h.value.as_str()));
     let incoming = match event::read(headers, envelope.payload.clone(), &origin) {
         Ok(incoming) => incoming,
-        Err(e) => return Ok(json!({ "outcome": "dead", "reason": e.reason, "message": e.message })),
+        Err(e) => {
+            return Ok(json!({ "outcome": "dead", "reason": e.reason, "message": e.message }));
+        }
     };
     let event = match (function.decode)(&incoming.meta.ty, incoming.format, &incoming.payload) {
         Ok(event) => event,
         Err(e) => return Ok(json!({ "outcome": "dead", "reason": "decode", "message": e.0 })),
     };
     let key = (function.key)(&event);
-    let row = (!function.table.is_empty()).then(|| RowKey { table: function.table, key: key.clone() });
-    let found = store.read(&[Ask { row, marks: Vec::new() }]).await?.pop().unwrap_or_default();
+    let row = (!function.table.is_empty()).then(|| RowKey {
+        table: function.table,
+        key: key.clone(),
+    });
+    let found = store
+        .read(&[Ask {
+            row,
+            marks: Vec::new(),
+        }])
+        .await?
+        .pop()
+        .unwrap_or_default();
     let mut state = (function.open)(&found.row.fields)?;
-    let context = Context::new(incoming.meta.into(), key.into(), function.name, function.table, 1, Some(bus)).dry();
+    let context = Context::new(
+        incoming.meta.into(),
+        key.into(),
+        function.name,
+        function.table,
+        1,
+        Some(bus),
+    )
+    .dry();
     let limit = manifest.limits(config).timeout.0;
     let call = AssertUnwindSafe((function.call)(event, state.as_mut(), &context)).catch_unwind();
     let drafts = match tokio::time::timeout(limit, call).await {
         Ok(Ok(Ok(drafts))) => drafts,
-        Ok(Ok(Err(Error { rejected, message, site, .. }))) => {
+        Ok(Ok(Err(Error {
+            rejected,
+            message,
+            site,
+            ..
+        }))) => {
             let outcome = if rejected { "dead" } else { "retry" };
             return Ok(json!({ "outcome": outcome, "message": message, "site": site }));
         }
@@ -175,7 +261,11 @@ pub(crate) async fn dry_run(function: &Erased, manifest: &Manifest, config: &Con
             let site = crate::watchdog::take_panic_site();
             return Ok(json!({ "outcome": "retry", "message": message, "site": site }));
         }
-        Err(_) => return Ok(json!({ "outcome": "retry", "message": format!("still running after {limit:?}") })),
+        Err(_) => {
+            return Ok(
+                json!({ "outcome": "retry", "message": format!("still running after {limit:?}") }),
+            );
+        }
     };
     state.keep();
     shown(state.as_ref(), &context, &drafts)
@@ -183,10 +273,19 @@ pub(crate) async fn dry_run(function: &Erased, manifest: &Manifest, config: &Con
 
 fn shown(state: &dyn AnyRow, context: &Context, drafts: &[Draft]) -> Result<Value, Failure> {
     let (set, del) = state.changes()?;
-    let set: serde_json::Map<String, Value> =
-        set.into_iter().map(|(field, value)| (field, String::from_utf8_lossy(&value).into())).collect();
-    let ops: Vec<String> = context.take_ops().iter().map(|op| format!("{} {:?}", op.table, op.change)).collect();
-    let emits: Vec<Value> = drafts.iter().map(|d| emitted(d.ty, &d.key, &d.payload)).collect();
+    let set: serde_json::Map<String, Value> = set
+        .into_iter()
+        .map(|(field, value)| (field, String::from_utf8_lossy(&value).into()))
+        .collect();
+    let ops: Vec<String> = context
+        .take_ops()
+        .iter()
+        .map(|op| format!("{} {:?}", op.table, op.change))
+        .collect();
+    let emits: Vec<Value> = drafts
+        .iter()
+        .map(|d| emitted(d.ty, &d.key, &d.payload))
+        .collect();
     Ok(json!({ "outcome": "applied", "set": set, "del": del, "operations": ops, "emits": emits }))
 }
 

@@ -93,17 +93,32 @@ impl Job {
             published: place.published,
             subject: delivery.subject(),
         };
-        let (incoming, unreadable) = match event::read(delivery.headers(), delivery.payload().clone(), &origin) {
-            Ok(incoming) => (incoming, None),
-            Err(unreadable) => {
-                let payload = delivery.payload().clone();
-                let meta = Meta::of_unreadable(delivery.headers(), &origin);
-                (Incoming { meta, format: Format::Protobuf, payload }, Some(unreadable))
-            }
-        };
-        let Incoming { meta, format, payload } = incoming;
+        let (incoming, unreadable) =
+            match event::read(delivery.headers(), delivery.payload().clone(), &origin) {
+                Ok(incoming) => (incoming, None),
+                Err(unreadable) => {
+                    let payload = delivery.payload().clone();
+                    let meta = Meta::of_unreadable(delivery.headers(), &origin);
+                    (
+                        Incoming {
+                            meta,
+                            format: Format::Protobuf,
+                            payload,
+                        },
+                        Some(unreadable),
+                    )
+                }
+            };
+        let Incoming {
+            meta,
+            format,
+            payload,
+        } = incoming;
         let trace = Trace::start(&meta, function, place.attempt, payload.len());
-        let mark = Mark { sequence: place.sequence, ..Mark::new(function, "", &meta, horizon) };
+        let mark = Mark {
+            sequence: place.sequence,
+            ..Mark::new(function, "", &meta, horizon)
+        };
         let meta = Arc::new(meta);
         let job = Self {
             number,
@@ -147,10 +162,23 @@ impl Job {
     }
 
     /// The event with everything somebody needs to understand and to redrive it.
-    pub fn dead_letter(&self, function: &str, reason: Reason, message: String, site: String) -> DeadLetter {
-        let at = |ms: u64| Some(Timestamp { seconds: ms as i64 / 1000, nanos: (ms % 1000) as i32 * 1_000_000 });
-        let headers =
-            self.delivery.headers().map(|(name, value)| Header { name: name.to_owned(), value: value.to_owned() });
+    pub fn dead_letter(
+        &self,
+        function: &str,
+        reason: Reason,
+        message: String,
+        site: String,
+    ) -> DeadLetter {
+        let at = |ms: u64| {
+            Some(Timestamp {
+                seconds: ms as i64 / 1000,
+                nanos: (ms % 1000) as i32 * 1_000_000,
+            })
+        };
+        let headers = self.delivery.headers().map(|(name, value)| Header {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        });
         let place = &self.delivery.place;
         DeadLetter {
             function: function.to_owned(),
@@ -189,7 +217,10 @@ pub(crate) struct Pulse {
 impl Pulse {
     pub fn new(ack_wait: Duration) -> Self {
         let now = Instant::now();
-        Self { wait: ack_wait, state: Mutex::new((now, now)) }
+        Self {
+            wait: ack_wait,
+            state: Mutex::new((now, now)),
+        }
     }
 
     /// To be called several times in each ack wait.
@@ -200,7 +231,11 @@ impl Pulse {
     /// When the server sent what is read now: just now, or too long ago to say anything but that it is done.
     pub fn heard(&self) -> Instant {
         let now = Instant::now();
-        if self.look(false) { now.checked_sub(self.wait).unwrap_or(now) } else { now }
+        if self.look(false) {
+            now.checked_sub(self.wait).unwrap_or(now)
+        } else {
+            now
+        }
     }
 
     fn look(&self, beat: bool) -> bool {

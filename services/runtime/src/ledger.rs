@@ -54,8 +54,16 @@ impl Worker {
     }
 
     fn note(&self, job: &Job, kind: &str, text: &str) {
-        let (flow, field) = (flow_key(&job.meta.flow), format!("{kind}:{}:{}", job.meta.id, self.function.name));
-        self.notes.tell(Note { flow, field, text: text.to_owned(), keep: self.keep_flows });
+        let (flow, field) = (
+            flow_key(&job.meta.flow),
+            format!("{kind}:{}:{}", job.meta.id, self.function.name),
+        );
+        self.notes.tell(Note {
+            flow,
+            field,
+            text: text.to_owned(),
+            keep: self.keep_flows,
+        });
     }
 
     /// Reports now and then which hops were seen.
@@ -87,7 +95,10 @@ impl Hops {
     pub fn saw(&self, meta: &Meta) {
         let mut hops = lock(&self.0);
         // One look-up without a copy would need a key of two borrowed parts; a worker sees a handful of hops.
-        if let Some((_, count)) = hops.iter_mut().find(|((source, ty), _)| *source == meta.source && *ty == meta.ty) {
+        if let Some((_, count)) = hops
+            .iter_mut()
+            .find(|((source, ty), _)| *source == meta.source && *ty == meta.ty)
+        {
             *count += 1;
         } else if hops.len() < HOPS {
             hops.insert((meta.source.clone(), meta.ty.clone()), 1);
@@ -99,16 +110,24 @@ impl Hops {
         let seen = std::mem::take(&mut *lock(&self.0));
         let mut sums: HashMap<(String, String), u64> = HashMap::new();
         for ((source, ty), count) in seen {
-            let source = if is_ours(&source) { source } else { "client".to_owned() };
+            let source = if is_ours(&source) {
+                source
+            } else {
+                "client".to_owned()
+            };
             *sums.entry((source, ty)).or_default() += count;
         }
-        sums.into_iter().map(|((source, ty), count)| (source, ty, count)).collect()
+        sums.into_iter()
+            .map(|((source, ty), count)| (source, ty, count))
+            .collect()
     }
 }
 
 fn is_ours(source: &str) -> bool {
     source.strip_prefix('/').is_some_and(|name| {
         (1..=64).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
     })
 }

@@ -28,19 +28,32 @@ pub struct Manifest {
 impl Manifest {
     /// Limits after `oncue.toml` and the environment.
     pub fn limits(&self, config: &Config) -> Limits {
-        self.limits.clone().with(&config.function(&self.name)).with(&config.process)
+        self.limits
+            .clone()
+            .with(&config.function(&self.name))
+            .with(&config.process)
     }
 
     /// The consumer all its workers share.
     pub fn consumer(&self, config: &Config) -> Wanted {
-        layout::consumer(&self.name, &self.stream, &self.filters, &self.limits(config))
+        layout::consumer(
+            &self.name,
+            &self.stream,
+            &self.filters,
+            &self.limits(config),
+        )
     }
 
     /// Domains whose streams must be there: what it reads from, emits to, sets aside in. The timer stream comes first,
     /// since others source from it.
     pub fn domains(&self) -> Vec<String> {
-        let emitted = self.emits.iter().map(|ty| crate::event::stream_of_type(ty).to_owned());
-        let mut domains: Vec<String> = emitted.chain([self.stream.clone(), layout::DLQ.to_owned()]).collect();
+        let emitted = self
+            .emits
+            .iter()
+            .map(|ty| crate::event::stream_of_type(ty).to_owned());
+        let mut domains: Vec<String> = emitted
+            .chain([self.stream.clone(), layout::DLQ.to_owned()])
+            .collect();
         domains.retain(|domain| domain != layout::TIMER);
         domains.sort();
         domains.dedup();

@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::counters::Counters;
 use crate::telemetry;
 use crate::telemetry::metrics::{
-    self, INVOKE_HELP, Labels, Metric, OPERATION_HELP, PROCESS_HELP, Points, Source, Spread, Timings,
+    self, INVOKE_HELP, Labels, Metric, OPERATION_HELP, PROCESS_HELP, Points, Source, Spread,
+    Timings,
 };
 use crate::telemetry::prometheus;
 use crate::worker::Worker;
@@ -24,7 +25,12 @@ pub(crate) fn publish(worker: &Arc<Worker>, stream: &str) {
     }
     let (watched, init) = (worker.clone(), telemetry::uptime());
     let source: Source = Arc::new(move || list(&watched, init));
-    let ends: Vec<&'static str> = worker.counters.run_spreads().iter().map(|(end, _)| *end).collect();
+    let ends: Vec<&'static str> = worker
+        .counters
+        .run_spreads()
+        .iter()
+        .map(|(end, _)| *end)
+        .collect();
     Timings::start(worker.function.name, &ends);
     metrics::observe(&source);
     tokio::spawn(prometheus::serve(source));
@@ -36,7 +42,8 @@ async fn lag(worker: Arc<Worker>, stream: String) {
     let question = format!("CONSUMER.INFO.{stream}.{}", worker.function.name);
     loop {
         if let Ok(info) = worker.bus.api(&question, &Value::Null).await {
-            let waiting = info["num_pending"].as_u64().unwrap_or(0) + info["num_ack_pending"].as_u64().unwrap_or(0);
+            let waiting = info["num_pending"].as_u64().unwrap_or(0)
+                + info["num_ack_pending"].as_u64().unwrap_or(0);
             worker.counters.lag.store(waiting, Ordering::Relaxed);
         }
         tokio::time::sleep(LAG).await;
@@ -57,11 +64,17 @@ fn messaging(worker: &Worker) -> Vec<Metric> {
         vec![
             ("messaging.system", "nats".to_owned()),
             ("messaging.operation.name", operation.to_owned()),
-            ("messaging.consumer.group.name", worker.function.name.to_owned()),
+            (
+                "messaging.consumer.group.name",
+                worker.function.name.to_owned(),
+            ),
         ]
     };
     let sum = |name, help, operation, count| sum(name, "{message}", help, labels(operation), count);
-    let sends = ["", "publish"].into_iter().zip(counters.send_spreads()).collect();
+    let sends = ["", "publish"]
+        .into_iter()
+        .zip(counters.send_spreads())
+        .collect();
     vec![
         sum(
             "messaging.client.consumed.messages",
@@ -75,22 +88,65 @@ fn messaging(worker: &Worker) -> Vec<Metric> {
             "send",
             get(&counters.sent),
         ),
-        spreads("messaging.process.duration", PROCESS_HELP, counters.run_spreads(), || labels("process")),
-        spreads("messaging.client.operation.duration", OPERATION_HELP, sends, || labels("send")),
+        spreads(
+            "messaging.process.duration",
+            PROCESS_HELP,
+            counters.run_spreads(),
+            || labels("process"),
+        ),
+        spreads(
+            "messaging.client.operation.duration",
+            OPERATION_HELP,
+            sends,
+            || labels("send"),
+        ),
     ]
 }
 
 fn faas(counters: &Counters, init: Duration) -> Vec<Metric> {
     let labels = || vec![("faas.trigger", "pubsub".to_owned())];
     let classes = counters.classes();
-    let timeouts = classes.iter().find(|(name, _)| *name == "timeout").map_or(0, |(_, count)| *count);
-    let errors = classes.iter().map(|(class, count)| (labelled(labels(), "error.type", class), *count));
+    let timeouts = classes
+        .iter()
+        .find(|(name, _)| *name == "timeout")
+        .map_or(0, |(_, count)| *count);
+    let errors = classes
+        .iter()
+        .map(|(class, count)| (labelled(labels(), "error.type", class), *count));
     vec![
-        spreads("faas.invoke_duration", INVOKE_HELP, vec![("", all_runs(counters.run_spreads()))], labels),
-        sum("faas.invocations", "{invocation}", "Events handled well.", labels(), get(&counters.applied)),
-        sums("faas.errors", "{error}", "Attempts that failed, by class.", errors.collect()),
-        sum("faas.timeouts", "{timeout}", "Handlers that ran too long.", labels(), timeouts),
-        sum("faas.coldstarts", "{coldstart}", "Starts of this process.", labels(), 1),
+        spreads(
+            "faas.invoke_duration",
+            INVOKE_HELP,
+            vec![("", all_runs(counters.run_spreads()))],
+            labels,
+        ),
+        sum(
+            "faas.invocations",
+            "{invocation}",
+            "Events handled well.",
+            labels(),
+            get(&counters.applied),
+        ),
+        sums(
+            "faas.errors",
+            "{error}",
+            "Attempts that failed, by class.",
+            errors.collect(),
+        ),
+        sum(
+            "faas.timeouts",
+            "{timeout}",
+            "Handlers that ran too long.",
+            labels(),
+            timeouts,
+        ),
+        sum(
+            "faas.coldstarts",
+            "{coldstart}",
+            "Starts of this process.",
+            labels(),
+            1,
+        ),
         gauge(
             "faas.init_duration",
             "s",
@@ -105,9 +161,13 @@ fn ours(worker: &Worker) -> Vec<Metric> {
     let counters = &worker.counters;
     let labels = || vec![("oncue.function", worker.function.name.to_owned())];
     let sum = |name, unit, help, count: &AtomicU64| sum(name, unit, help, labels(), get(count));
-    let dead =
-        counters.reasons().into_iter().map(|(reason, count)| (labelled(labels(), "oncue.reason", reason), count));
-    let spans = ["handed", "delivered", "failed"].into_iter().zip(telemetry::spans_sent());
+    let dead = counters
+        .reasons()
+        .into_iter()
+        .map(|(reason, count)| (labelled(labels(), "oncue.reason", reason), count));
+    let spans = ["handed", "delivered", "failed"]
+        .into_iter()
+        .zip(telemetry::spans_sent());
     let spans = spans.map(|(state, count)| (labelled(labels(), "oncue.state", state), count));
     vec![
         gauge(
@@ -117,11 +177,37 @@ fn ours(worker: &Worker) -> Vec<Metric> {
             labels(),
             get(&counters.lag) as f64,
         ),
-        gauge("oncue.in_flight", "{message}", "Messages in this worker's hands.", labels(), worker.hand.count() as f64),
-        sum("oncue.duplicates", "{message}", "Deliveries of events applied before.", &counters.duplicates),
-        sum("oncue.conflicts", "{conflict}", "Runs whose row had changed under them.", &counters.conflicts),
-        sum("oncue.retries", "{message}", "Deliveries given back for later.", &counters.retried),
-        sums("oncue.dead_letters", "{message}", "Events set aside, by reason.", dead.collect()),
+        gauge(
+            "oncue.in_flight",
+            "{message}",
+            "Messages in this worker's hands.",
+            labels(),
+            worker.hand.count() as f64,
+        ),
+        sum(
+            "oncue.duplicates",
+            "{message}",
+            "Deliveries of events applied before.",
+            &counters.duplicates,
+        ),
+        sum(
+            "oncue.conflicts",
+            "{conflict}",
+            "Runs whose row had changed under them.",
+            &counters.conflicts,
+        ),
+        sum(
+            "oncue.retries",
+            "{message}",
+            "Deliveries given back for later.",
+            &counters.retried,
+        ),
+        sums(
+            "oncue.dead_letters",
+            "{message}",
+            "Events set aside, by reason.",
+            dead.collect(),
+        ),
         sums(
             "oncue.telemetry.spans",
             "{span}",
@@ -135,16 +221,43 @@ fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-fn sum(name: &'static str, unit: &'static str, help: &'static str, labels: Labels, value: u64) -> Metric {
+fn sum(
+    name: &'static str,
+    unit: &'static str,
+    help: &'static str,
+    labels: Labels,
+    value: u64,
+) -> Metric {
     sums(name, unit, help, vec![(labels, value)])
 }
 
-fn sums(name: &'static str, unit: &'static str, help: &'static str, points: Vec<(Labels, u64)>) -> Metric {
-    Metric { name, unit, help, points: Points::Sums(points) }
+fn sums(
+    name: &'static str,
+    unit: &'static str,
+    help: &'static str,
+    points: Vec<(Labels, u64)>,
+) -> Metric {
+    Metric {
+        name,
+        unit,
+        help,
+        points: Points::Sums(points),
+    }
 }
 
-fn gauge(name: &'static str, unit: &'static str, help: &'static str, labels: Labels, value: f64) -> Metric {
-    Metric { name, unit, help, points: Points::Gauges(vec![(labels, value)]) }
+fn gauge(
+    name: &'static str,
+    unit: &'static str,
+    help: &'static str,
+    labels: Labels,
+    value: f64,
+) -> Metric {
+    Metric {
+        name,
+        unit,
+        help,
+        points: Points::Gauges(vec![(labels, value)]),
+    }
 }
 
 fn labelled(mut labels: Labels, name: &'static str, value: &str) -> Labels {
@@ -158,14 +271,24 @@ fn spreads(
     by_class: Vec<(&'static str, Spread)>,
     labels: impl Fn() -> Labels,
 ) -> Metric {
-    let labelled = |class: &str| if class.is_empty() { labels() } else { labelled(labels(), "error.type", class) };
-    let used =
-        by_class.into_iter().filter(|(class, spread)| class.is_empty() || spread.counts.iter().any(|count| *count > 0));
+    let labelled = |class: &str| {
+        if class.is_empty() {
+            labels()
+        } else {
+            labelled(labels(), "error.type", class)
+        }
+    };
+    let used = by_class
+        .into_iter()
+        .filter(|(class, spread)| class.is_empty() || spread.counts.iter().any(|count| *count > 0));
     Metric {
         name,
         unit: "s",
         help,
-        points: Points::Spreads(used.map(|(class, spread)| (labelled(class), spread)).collect()),
+        points: Points::Spreads(
+            used.map(|(class, spread)| (labelled(class), spread))
+                .collect(),
+        ),
     }
 }
 
@@ -173,7 +296,10 @@ fn all_runs(runs: Vec<(&'static str, Spread)>) -> Spread {
     let mut all = Spread::default();
     for (_, run) in runs {
         all.counts.resize(run.counts.len(), 0);
-        all.counts.iter_mut().zip(&run.counts).for_each(|(sum, count)| *sum += count);
+        all.counts
+            .iter_mut()
+            .zip(&run.counts)
+            .for_each(|(sum, count)| *sum += count);
         (all.bounds, all.sum) = (run.bounds, all.sum + run.sum);
     }
     all

@@ -51,39 +51,82 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     pub fn new(key: String) -> Self {
-        Self { key, settled: Mutex::default() }
+        Self {
+            key,
+            settled: Mutex::default(),
+        }
     }
 
     /// Whoever settles the last event of the commit gets back what is left to be published, and what is not.
-    pub fn settle(self: Arc<Self>, job: &Job, published: bool) -> Option<(String, Vec<Frame>, Vec<Frame>)> {
+    pub fn settle(
+        self: Arc<Self>,
+        job: &Job,
+        published: bool,
+    ) -> Option<(String, Vec<Frame>, Vec<Frame>)> {
         if !job.outbox.is_empty() {
-            lock(&self.settled).push((Frame { id: job.mark.id, outputs: job.outbox.clone() }, published));
+            lock(&self.settled).push((
+                Frame {
+                    id: job.mark.id,
+                    outputs: job.outbox.clone(),
+                },
+                published,
+            ));
         }
         let Self { key, settled } = Arc::into_inner(self)?;
         let settled = settled.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let (done, left): (Vec<_>, Vec<_>) = settled.into_iter().partition(|(_, published)| *published);
-        let frames = |settled: Vec<(Frame, bool)>| settled.into_iter().map(|(frame, _)| frame).collect();
+        let (done, left): (Vec<_>, Vec<_>) =
+            settled.into_iter().partition(|(_, published)| *published);
+        let frames =
+            |settled: Vec<(Frame, bool)>| settled.into_iter().map(|(frame, _)| frame).collect();
         Some((key, frames(left), frames(done)))
     }
 }
 
 /// Gives drafts their identity. Nothing is committed that could never be published.
-pub(crate) fn prepare(drafts: Vec<Draft>, job: &Job, function: &str, max_payload: usize) -> Result<Vec<Output>> {
+pub(crate) fn prepare(
+    drafts: Vec<Draft>,
+    job: &Job,
+    function: &str,
+    max_payload: usize,
+) -> Result<Vec<Output>> {
     if drafts.len() > MAX_OUTPUTS {
-        return Err(reject(format!("{} events at once, the limit is {MAX_OUTPUTS}", drafts.len())));
+        return Err(reject(format!(
+            "{} events at once, the limit is {MAX_OUTPUTS}",
+            drafts.len()
+        )));
     }
-    if let Some(delay) = drafts.iter().filter_map(|draft| draft.delay).find(|delay| *delay > MAX_DELAY) {
-        return Err(reject(format!("a delay of {delay:?}, the limit is {MAX_DELAY:?}")));
+    if let Some(delay) = drafts
+        .iter()
+        .filter_map(|draft| draft.delay)
+        .find(|delay| *delay > MAX_DELAY)
+    {
+        return Err(reject(format!(
+            "a delay of {delay:?}, the limit is {MAX_DELAY:?}"
+        )));
     }
     let onward = job.trace.onward(&job.meta, drafts.len());
-    let outputs: Vec<Output> =
-        drafts.into_iter().enumerate().map(|(index, draft)| output(index, draft, job, function, &onward)).collect();
+    let outputs: Vec<Output> = drafts
+        .into_iter()
+        .enumerate()
+        .map(|(index, draft)| output(index, draft, job, function, &onward))
+        .collect();
     let bytes: usize = outputs.iter().map(|output| output.message.size()).sum();
-    if bytes > MAX_BYTES || outputs.iter().any(|output| output.message.size() > max_payload) {
-        return Err(reject(format!("{bytes} bytes of events at once, the limit is {MAX_BYTES} ({max_payload} each)")));
+    if bytes > MAX_BYTES
+        || outputs
+            .iter()
+            .any(|output| output.message.size() > max_payload)
+    {
+        return Err(reject(format!(
+            "{bytes} bytes of events at once, the limit is {MAX_BYTES} ({max_payload} each)"
+        )));
     }
-    if let Some(refused) = outputs.iter().find_map(|output| output.message.headers.refused()) {
-        return Err(reject(format!("an event cannot be sent as NATS headers: {refused}")));
+    if let Some(refused) = outputs
+        .iter()
+        .find_map(|output| output.message.headers.refused())
+    {
+        return Err(reject(format!(
+            "an event cannot be sent as NATS headers: {refused}"
+        )));
     }
     Ok(outputs)
 }
@@ -112,15 +155,25 @@ fn output(index: usize, draft: Draft, job: &Job, function: &str, onward: &Onward
     };
     let entry = job.tracked.then(|| ledger::follows(&meta, &draft.key));
     let mut headers = Headers::with_capacity(HEADERS.0, HEADERS.1);
-    event::each_header(&meta, &draft.key, Format::Protobuf, |name, value| headers.push(name, value));
-    let mut message = Outbound { subject: event::subject(draft.ty, &draft.key), headers, payload: draft.payload };
+    event::each_header(&meta, &draft.key, Format::Protobuf, |name, value| {
+        headers.push(name, value)
+    });
+    let mut message = Outbound {
+        subject: event::subject(draft.ty, &draft.key),
+        headers,
+        payload: draft.payload,
+    };
     if draft.delay.is_some() {
         // Due from now on: after an outage a chain of delays must not fire all at once to catch up.
         let due = event::format_time(event::now_ms() + delay);
         let (subject, rule) = (format!("{TIMER}.delayed.{}", meta.id), format!("@at {due}"));
         message = layout::scheduled(subject, &rule, draft.ty, &draft.key, message);
     }
-    Output { message, entry, producer }
+    Output {
+        message,
+        entry,
+        producer,
+    }
 }
 
 /// The form in which outputs wait in Redis, `oncue.v1.Outbox`; empty for none. Written from what is to be sent, since the
@@ -132,7 +185,10 @@ pub(crate) fn encode(outputs: &[Output]) -> Bytes {
         let headers: usize = message.headers.iter().map(|both| field(header(both))).sum();
         field(message.subject.len()) + headers + field(message.payload.len())
     };
-    let lengths: Vec<usize> = outputs.iter().map(|output| envelope(&output.message)).collect();
+    let lengths: Vec<usize> = outputs
+        .iter()
+        .map(|output| envelope(&output.message))
+        .collect();
     let mut bytes = Vec::with_capacity(lengths.iter().map(|len| field(*len)).sum());
     for (Output { message, .. }, length) in outputs.iter().zip(lengths) {
         put(1, length, &mut bytes);
@@ -152,7 +208,11 @@ pub(crate) fn decode(outbox: Bytes) -> Vec<Output> {
         Ok(outbox) => outbox
             .outputs
             .into_iter()
-            .map(|envelope| Output { message: envelope.into(), entry: None, producer: None })
+            .map(|envelope| Output {
+                message: envelope.into(),
+                entry: None,
+                producer: None,
+            })
             .collect(),
         Err(e) => {
             tracing::error!(error = %e, "an outbox in Redis cannot be read; its outputs are not published");
@@ -171,16 +231,25 @@ mod tests {
     fn what_is_written_is_the_generated_types_own_form() {
         let message = |subject: &str, payload: Vec<u8>| Outbound {
             subject: subject.into(),
-            headers: [("ce-id", "a".repeat(200)), ("x", String::new())].into_iter().collect(),
+            headers: [("ce-id", "a".repeat(200)), ("x", String::new())]
+                .into_iter()
+                .collect(),
             payload: payload.into(),
         };
         for payload in [Vec::new(), vec![7; 3], vec![0; 70_000]] {
             let outputs: Vec<Output> = ["web.page.milestone", ""]
-                .map(|subject| Output { message: message(subject, payload.clone()), entry: None, producer: None })
+                .map(|subject| Output {
+                    message: message(subject, payload.clone()),
+                    entry: None,
+                    producer: None,
+                })
                 .into();
             let read = Outbox::decode(encode(&outputs)).expect("an outbox");
             let headers = |message: &Outbound| {
-                let header = |(name, value): (&str, &str)| Header { name: name.into(), value: value.into() };
+                let header = |(name, value): (&str, &str)| Header {
+                    name: name.into(),
+                    value: value.into(),
+                };
                 message.headers.iter().map(header).collect()
             };
             let expected = outputs.iter().map(|output| Envelope {

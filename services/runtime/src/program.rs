@@ -17,13 +17,21 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// What a function says it is, or why it does not.
 pub async fn manifest(bin: &Path, name: &str) -> Result<Manifest, String> {
     let program = std::path::absolute(bin.join(name)).map_err(|e| e.to_string())?;
-    let asked = Command::new(program).arg("--manifest").stdin(Stdio::null()).kill_on_drop(true).output();
+    let asked = Command::new(program)
+        .arg("--manifest")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
     let output = match tokio::time::timeout(TIMEOUT, asked).await {
         Ok(output) => output.map_err(|e| e.to_string())?,
         Err(_) => return Err(format!("no answer within {TIMEOUT:?}")),
     };
     if !output.status.success() {
-        return Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()));
+        return Err(format!(
+            "{}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        ));
     }
     serde_json::from_slice(&output.stdout).map_err(|e| format!("unreadable answer: {e}"))
 }
@@ -38,10 +46,15 @@ pub async fn ask<T: DeserializeOwned>(
 ) -> Result<T, String> {
     let program = bin.join(function);
     if !program.is_file() {
-        return Err(format!("no program {function} in {}; name the folder with --bin", bin.display()));
+        return Err(format!(
+            "no program {function} in {}; name the folder with --bin",
+            bin.display()
+        ));
     }
-    let mut child =
-        command(bin, config, function)?.arg(verb).spawn().map_err(|e| format!("{}: {e}", program.display()))?;
+    let mut child = command(bin, config, function)?
+        .arg(verb)
+        .spawn()
+        .map_err(|e| format!("{}: {e}", program.display()))?;
     // Dropped when all is written: the program reads to the end.
     let mut stdin = child.stdin.take().ok_or("its stdin is closed")?;
     let feed = async move {
@@ -51,8 +64,15 @@ pub async fn ask<T: DeserializeOwned>(
     let output = output.map_err(|e| e.to_string())?;
     if !output.status.success() {
         let why = String::from_utf8_lossy(&output.stderr);
-        let why = why.trim().trim_start_matches(function).trim_start_matches(": ");
-        return Err(if why.is_empty() { output.status.to_string() } else { why.to_owned() });
+        let why = why
+            .trim()
+            .trim_start_matches(function)
+            .trim_start_matches(": ");
+        return Err(if why.is_empty() {
+            output.status.to_string()
+        } else {
+            why.to_owned()
+        });
     }
     // What the handler itself prints comes before the answer.
     let stdout = String::from_utf8_lossy(&output.stdout);
@@ -61,13 +81,20 @@ pub async fn ask<T: DeserializeOwned>(
 }
 
 fn command(bin: &Path, config: &Config, function: &str) -> Result<Command, String> {
-    let absolute = |path: &Path| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
+    let absolute =
+        |path: &Path| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
     let mut command = Command::new(absolute(&bin.join(function))?);
-    command.env("ONCUE_NATS_URL", &config.nats_url).env("ONCUE_REDIS_URL", &config.redis_url);
+    command
+        .env("ONCUE_NATS_URL", &config.nats_url)
+        .env("ONCUE_REDIS_URL", &config.redis_url);
     if let Some(path) = &config.path {
         command.env("ONCUE_CONFIG", absolute(path)?);
     }
     command.envs(config.function(function).env);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     Ok(command)
 }

@@ -40,21 +40,33 @@ pub(crate) fn marks(store: &Store, keep: bool) -> Group<String, ()> {
         |_| 1,
         move |keys: Arc<Vec<String>>| {
             let store = store.clone();
-            async move { store.published(&keys, keep).await.map(|()| vec![(); keys.len()]) }
+            async move {
+                store
+                    .published(&keys, keep)
+                    .await
+                    .map(|()| vec![(); keys.len()])
+            }
         },
     )
 }
 
 /// A commit is heavy by its events, and by the bytes of what follows from them.
 pub(crate) fn weight(run: &Run) -> usize {
-    run.events.iter().map(|handled| 1 + handled.outbox.len() / 4096).sum()
+    run.events
+        .iter()
+        .map(|handled| 1 + handled.outbox.len() / 4096)
+        .sum()
 }
 
 /// What each run needs to know of the commit it was in: its own statuses, and the outputs of all.
-pub(crate) fn shared(Committed { statuses, outbox }: Committed) -> Vec<(Vec<Status>, Option<Arc<Outgoing>>)> {
+pub(crate) fn shared(
+    Committed { statuses, outbox }: Committed,
+) -> Vec<(Vec<Status>, Option<Arc<Outgoing>>)> {
     let outgoing = outbox.map(|key| Arc::new(Outgoing::new(key)));
     let of_run = |statuses: Vec<Status>| {
-        let outgoing = outgoing.clone().filter(|_| statuses.contains(&Status::Applied));
+        let outgoing = outgoing
+            .clone()
+            .filter(|_| statuses.contains(&Status::Applied));
         (statuses, outgoing)
     };
     statuses.into_iter().map(of_run).collect()
@@ -67,7 +79,10 @@ pub(crate) fn batches(bus: &Bus) -> Batches {
         let bus = bus.clone();
         async move {
             let mut answers = bus.publish_all(runs.concat()).await.into_iter();
-            Ok(runs.iter().map(|run| answers.by_ref().take(run.len()).collect()).collect())
+            Ok(runs
+                .iter()
+                .map(|run| answers.by_ref().take(run.len()).collect())
+                .collect())
         }
     })
 }

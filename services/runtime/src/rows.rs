@@ -21,7 +21,10 @@ pub(crate) struct RowHeld {
 
 impl From<Row> for RowHeld {
     fn from(Row { version, fields }: Row) -> Self {
-        Self { fields, basis: Basis::Version(version) }
+        Self {
+            fields,
+            basis: Basis::Version(version),
+        }
     }
 }
 
@@ -32,7 +35,10 @@ impl Rows {
     /// The row of a key, which is remembered again only when a commit has confirmed it.
     pub fn take(&self, key: &str) -> Option<RowHeld> {
         let fields = lock(&self.0).remove(key)?;
-        Some(RowHeld { basis: Basis::Fields(fields.clone()), fields })
+        Some(RowHeld {
+            basis: Basis::Fields(fields.clone()),
+            fields,
+        })
     }
 
     pub fn put(&self, key: Arc<str>, fields: Fields) {
@@ -50,15 +56,24 @@ impl Rows {
 
 /// What a change leaves of a row, if that is worth remembering.
 pub(crate) fn after(before: &Fields, change: &RowChange) -> Option<Fields> {
-    let changed = |name: &String| change.del.contains(name) || change.set.iter().any(|(field, _)| field == name);
-    let mut fields: Fields = before.iter().filter(|(name, _)| !changed(name)).cloned().collect();
+    let changed = |name: &String| {
+        change.del.contains(name) || change.set.iter().any(|(field, _)| field == name)
+    };
+    let mut fields: Fields = before
+        .iter()
+        .filter(|(name, _)| !changed(name))
+        .cloned()
+        .collect();
     fields.extend(change.set.iter().cloned());
     fields.sort();
     is_small(&fields).then_some(fields)
 }
 
 fn is_small(fields: &Fields) -> bool {
-    let size: usize = fields.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let size: usize = fields
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
     size <= LARGEST && fields.len() <= MOST_FIELDS
 }
 
@@ -68,13 +83,23 @@ mod tests {
     use crate::store::RowKey;
 
     fn fields(of: &[(&str, &str)]) -> Fields {
-        of.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect()
+        of.iter()
+            .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()))
+            .collect()
     }
 
     fn change(set: &[(&str, &str)], del: &[&str]) -> RowChange {
-        let key = RowKey { table: "t", key: "k".into() };
+        let key = RowKey {
+            table: "t",
+            key: "k".into(),
+        };
         let del = del.iter().map(|name| (*name).to_owned()).collect();
-        RowChange { key, basis: Basis::Version(1), set: fields(set), del }
+        RowChange {
+            key,
+            basis: Basis::Version(1),
+            set: fields(set),
+            del,
+        }
     }
 
     #[test]
@@ -86,9 +111,17 @@ mod tests {
 
     #[test]
     fn large_rows_are_read_each_time() {
-        assert_eq!(after(&Fields::new(), &change(&[("a", &"x".repeat(LARGEST))], &[])), None);
-        let many: Vec<(String, String)> = (0..=MOST_FIELDS).map(|n| (format!("f{n}"), String::new())).collect();
-        let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (&**name, &**value)).collect();
+        assert_eq!(
+            after(&Fields::new(), &change(&[("a", &"x".repeat(LARGEST))], &[])),
+            None
+        );
+        let many: Vec<(String, String)> = (0..=MOST_FIELDS)
+            .map(|n| (format!("f{n}"), String::new()))
+            .collect();
+        let many: Vec<(&str, &str)> = many
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .collect();
         assert_eq!(after(&Fields::new(), &change(&many, &[])), None);
     }
 

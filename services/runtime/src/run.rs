@@ -41,7 +41,10 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
     match verb.as_deref() {
         None | Some("--audit" | "--try") => {}
         Some("--manifest") => {
-            println!("{}", serde_json::to_string_pretty(&manifest).unwrap_or_default());
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&manifest).unwrap_or_default()
+            );
             return ExitCode::SUCCESS;
         }
         Some("--version") => {
@@ -65,7 +68,10 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
         Err(e) => return stop(2, &e.to_string()),
     };
     // One thread: a worker is scaled by processes, and NATS and Redis take the other cores.
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(e) => return stop(1, &e.to_string()),
     };
@@ -86,7 +92,9 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
 
 async fn inspect(verb: &str, function: &Erased, manifest: &Manifest, config: &Config) -> ExitCode {
     let answer = match verb {
-        "--audit" => inspect::audit(function, manifest, config).await.map(|audit| serde_json::json!(audit)),
+        "--audit" => inspect::audit(function, manifest, config)
+            .await
+            .map(|audit| serde_json::json!(audit)),
         _ => inspect::dry_run(function, manifest, config).await,
     };
     match answer {
@@ -106,22 +114,38 @@ fn stop(code: u8, why: &str) -> ExitCode {
 /// `ONCUE_INSTANCE`, or host name and process id.
 pub fn instance() -> String {
     std::env::var("ONCUE_INSTANCE").unwrap_or_else(|_| {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::env::var("HOSTNAME"));
-        let name = format!("{}-{}", host.unwrap_or_else(|_| "host".into()).trim(), std::process::id());
-        name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_', "-")
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .or_else(|_| std::env::var("HOSTNAME"));
+        let name = format!(
+            "{}-{}",
+            host.unwrap_or_else(|_| "host".into()).trim(),
+            std::process::id()
+        );
+        name.replace(
+            |c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_',
+            "-",
+        )
     })
 }
 
 type Failure = Box<dyn std::error::Error>;
 
-async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: String) -> Result<(), Failure> {
+async fn serve(
+    function: Erased,
+    manifest: Manifest,
+    config: &Config,
+    instance: String,
+) -> Result<(), Failure> {
     let stop = stop_signal()?;
     telemetry::set_peers(&config.nats_url, &config.redis_url);
-    let (bus, redis) =
-        tokio::join!(Bus::connect(&config.nats_url, &manifest.name), RedisStore::connect(&config.redis_url));
+    let (bus, redis) = tokio::join!(
+        Bus::connect(&config.nats_url, &manifest.name),
+        RedisStore::connect(&config.redis_url)
+    );
     let (bus, redis) = (bus?, redis?);
     for domain in manifest.domains() {
-        bus.require(&layout::stream(&domain, &config.stream(&domain))).await?;
+        bus.require(&layout::stream(&domain, &config.stream(&domain)))
+            .await?;
     }
     // Before the consumer is there: what is published once it is will be waited for.
     redis.register(&manifest).await?;
@@ -135,14 +159,25 @@ async fn serve(function: Erased, manifest: Manifest, config: &Config, instance: 
         batch_publish: config.batch_publish,
         flows: config.flows.clone(),
     };
-    let worker = Worker::new(function, manifest.limits(config), &settings, created, bus.clone(), Store::Redis(redis));
+    let worker = Worker::new(
+        function,
+        manifest.limits(config),
+        &settings,
+        created,
+        bus.clone(),
+        Store::Redis(redis),
+    );
 
     discovery::answer(bus.clone(), worker.clone(), manifest.clone(), instance).await?;
     let survivors = worker.survivors.meet(bus.clone(), &manifest.name).await?;
     let pull = bus.pull(&manifest.stream, created, &manifest.name).await?;
     worker.keep_house(manifest.stream.clone(), stream.replay_window.0);
     metrics::publish(&worker, &manifest.stream);
-    tracing::info!(function = manifest.name, acts_on = manifest.triggers.join(" "), "ready");
+    tracing::info!(
+        function = manifest.name,
+        acts_on = manifest.triggers.join(" "),
+        "ready"
+    );
 
     let ended = tokio::select! {
         ended = work(&worker, pull, stop) => ended,
@@ -185,7 +220,10 @@ async fn work(worker: &Arc<Worker>, pull: Pull, stop: watch::Receiver<bool>) -> 
 
 /// Turns true at the first SIGTERM or Ctrl-C.
 pub fn stop_signal() -> std::io::Result<watch::Receiver<bool>> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut term, mut int) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }

@@ -75,12 +75,17 @@ impl Worker {
         let (started, sent) = (Instant::now(), outputs.len());
         let published = self.publish(outputs, outcome).await;
         if sent > 0 {
-            self.counters.sent(sent, started.elapsed(), published.iter().all(Result::is_ok));
+            self.counters
+                .sent(sent, started.elapsed(), published.iter().all(Result::is_ok));
         }
         let mut published = published.into_iter();
         let mut settled = Vec::with_capacity(jobs.len());
         for (mut job, count, outgoing) in jobs {
-            let failed = published.by_ref().take(count).filter_map(Result::err).last();
+            let failed = published
+                .by_ref()
+                .take(count)
+                .filter_map(Result::err)
+                .last();
             unmarked.extend(outgoing.and_then(|outgoing| outgoing.settle(&job, failed.is_none())));
             if let Some(e) = failed {
                 self.failed(&mut job, "publish", e.to_string());
@@ -97,14 +102,21 @@ impl Worker {
         for job in settled {
             self.settled(&job, outcome);
         }
-        join_all(unmarked.into_iter().map(|(key, left, done)| self.mark(key, left, done))).await;
+        join_all(
+            unmarked
+                .into_iter()
+                .map(|(key, left, done)| self.mark(key, left, done)),
+        )
+        .await;
     }
 
     /// Where batches pay, what was just committed goes out with that of others. Not what was committed before: a batch
     /// with an id that is known is refused whole.
     async fn publish(&self, outputs: Vec<Output>, outcome: &str) -> Vec<Result<(), PublishError>> {
         match &self.batches {
-            Some(batches) if outcome == "applied" && !outputs.is_empty() => publish_together(batches, outputs).await,
+            Some(batches) if outcome == "applied" && !outputs.is_empty() => {
+                publish_together(batches, outputs).await
+            }
             _ => publish(&self.bus, outputs).await,
         }
     }
@@ -118,7 +130,17 @@ impl Worker {
         let marked = if left.is_empty() {
             self.marks.ask(key).await
         } else {
-            self.store.split(&key, &left, if self.keep_outputs.is_zero() { &[] } else { &done }).await
+            self.store
+                .split(
+                    &key,
+                    &left,
+                    if self.keep_outputs.is_zero() {
+                        &[]
+                    } else {
+                        &done
+                    },
+                )
+                .await
         };
         self.unmarked.fetch_sub(1, Ordering::Relaxed);
         if let Err(e) = marked {
@@ -167,8 +189,19 @@ impl Worker {
     /// Records that an event is dead-lettered.
     async fn commit_dead(&self, job: &Job) -> Result<Status, StoreError> {
         let entry = self.entry(job);
-        let handled = Handled { purpose: Purpose::Bury, outbox: Bytes::new(), entry, ..handled(job, Vec::new()) };
-        let (mut statuses, _) = self.commits.ask(Run { row: None, events: vec![handled] }).await?;
+        let handled = Handled {
+            purpose: Purpose::Bury,
+            outbox: Bytes::new(),
+            entry,
+            ..handled(job, Vec::new())
+        };
+        let (mut statuses, _) = self
+            .commits
+            .ask(Run {
+                row: None,
+                events: vec![handled],
+            })
+            .await?;
         Ok(statuses.pop().unwrap_or(Status::Dead))
     }
 
@@ -191,13 +224,17 @@ impl Worker {
     /// Again later, without a failed attempt.
     pub(crate) fn put_back(self: &Arc<Self>, jobs: Vec<Boxed>, why: &'static str) {
         let worker = self.clone();
-        tokio::spawn(async move { join_all(jobs.into_iter().map(|job| worker.give_back(job, why))).await });
+        tokio::spawn(async move {
+            join_all(jobs.into_iter().map(|job| worker.give_back(job, why))).await
+        });
     }
 
     /// NAK with a growing delay, but only while the server surely still believes the event to be ours: later it may have
     /// gone to another worker, whom a NAK would rob of it.
     async fn give_back(&self, job: Boxed, why: &str) {
-        let ours = self.hand.is_ours(job.number, self.limits.ack_wait.0 * 2 / 3);
+        let ours = self
+            .hand
+            .is_ours(job.number, self.limits.ack_wait.0 * 2 / 3);
         let delay = retry_delay(job.delivery.place.attempt, fastrand::f64());
         let log = job.trace.log(&job.meta);
         tracing::warn!(event = job.meta.id, runs = job.runs, delay = ?delay, why, "will be tried again");
@@ -208,7 +245,10 @@ impl Worker {
         fault::point("retry.done");
         // One on probation whose handler did not come to run is not known to be harmless.
         if !job.is_alone() || job.event.is_none() {
-            self.survivors.note(job.delivery.place.sequence, job.delivery.place.attempt.into());
+            self.survivors.note(
+                job.delivery.place.sequence,
+                job.delivery.place.attempt.into(),
+            );
         }
         self.counters.settled("retried");
         job.trace.end(&job.meta, "retried");
@@ -243,16 +283,35 @@ impl Worker {
     async fn set_aside(self: &Arc<Self>, mut job: Boxed, reason: Reason, error: Error) {
         fault::point("bury.begin");
         let why = error.shown_as(reason.as_str());
-        let mut letter = job.dead_letter(self.function.name, reason, cut(&error.message), error.site);
+        let mut letter =
+            job.dead_letter(self.function.name, reason, cut(&error.message), error.site);
         let id = event::dead_letter_id(&job.meta.id, self.function.name, letter.redrives);
         let (producer, carrier) = job.trace.letter(&job.meta, &id);
         let started = Instant::now();
-        let mut published =
-            self.bus.publish(&dead_letter(&letter, &job, self.function.name, &id, carrier.clone())).await;
-        if let (Err(PublishError::TooLarge(_)), Some(envelope)) = (&published, &mut letter.envelope) {
+        let mut published = self
+            .bus
+            .publish(&dead_letter(
+                &letter,
+                &job,
+                self.function.name,
+                &id,
+                carrier.clone(),
+            ))
+            .await;
+        if let (Err(PublishError::TooLarge(_)), Some(envelope)) = (&published, &mut letter.envelope)
+        {
             // Event and letter together are too much for one message: the letter says where the event stands.
             envelope.payload.clear();
-            published = self.bus.publish(&dead_letter(&letter, &job, self.function.name, &id, carrier)).await;
+            published = self
+                .bus
+                .publish(&dead_letter(
+                    &letter,
+                    &job,
+                    self.function.name,
+                    &id,
+                    carrier,
+                ))
+                .await;
         }
         self.counters.sent(1, started.elapsed(), published.is_ok());
         if let Some(producer) = producer {
@@ -260,7 +319,11 @@ impl Worker {
         }
         let written = match published {
             Ok(ack) => ack.sequence,
-            Err(e) => return self.give_back(job, &format!("cannot be dead-lettered ({why}): {e}")).await,
+            Err(e) => {
+                return self
+                    .give_back(job, &format!("cannot be dead-lettered ({why}): {e}"))
+                    .await;
+            }
         };
         fault::point("bury.published");
         match self.commit_dead(&job).await {
@@ -273,12 +336,20 @@ impl Worker {
                 return self.follow(vec![Done::Before(job, outbox.unwrap_or_default())]);
             }
             Ok(_) => {}
-            Err(e) => tracing::warn!(error = %e, "a dead letter is not recorded; a redelivery would write it again"),
+            Err(e) => {
+                tracing::warn!(error = %e, "a dead letter is not recorded; a redelivery would write it again")
+            }
         }
         fault::point("bury.recorded");
         {
             let _log = job.trace.log(&job.meta);
-            tracing::error!(event = job.meta.id, ty = job.meta.ty, reason = reason.as_str(), why, "dead-lettered");
+            tracing::error!(
+                event = job.meta.id,
+                ty = job.meta.ty,
+                reason = reason.as_str(),
+                why,
+                "dead-lettered"
+            );
         }
         self.counters.buried(reason.as_str());
         self.finish(job, "dead").await;
@@ -301,13 +372,21 @@ impl Worker {
 /// What became of each, once that is known of all.
 pub(crate) async fn publish(bus: &Bus, outputs: Vec<Output>) -> Vec<Result<(), PublishError>> {
     let (messages, producers) = parts(outputs);
-    let published: Vec<_> = bus.publish_each(messages).await.into_iter().map(|answer| answer.map(|_| ())).collect();
+    let published: Vec<_> = bus
+        .publish_each(messages)
+        .await
+        .into_iter()
+        .map(|answer| answer.map(|_| ()))
+        .collect();
     end(&producers, &published);
     published
 }
 
 /// The same with those of other runs in one batch.
-async fn publish_together(batches: &Batches, outputs: Vec<Output>) -> Vec<Result<(), PublishError>> {
+async fn publish_together(
+    batches: &Batches,
+    outputs: Vec<Output>,
+) -> Vec<Result<(), PublishError>> {
     let (messages, producers) = parts(outputs);
     let unknown = |e: StoreError| vec![Err(PublishError::Unknown(e.to_string())); producers.len()];
     let published = batches.ask(messages).await.unwrap_or_else(unknown);
@@ -319,7 +398,10 @@ async fn publish_together(batches: &Batches, outputs: Vec<Output>) -> Vec<Result
 }
 
 fn parts(outputs: Vec<Output>) -> (Vec<Outbound>, Vec<Option<Producer>>) {
-    outputs.into_iter().map(|output| (output.message, output.producer)).unzip()
+    outputs
+        .into_iter()
+        .map(|output| (output.message, output.producer))
+        .unzip()
 }
 
 fn end(producers: &[Option<Producer>], published: &[Result<(), PublishError>]) {
@@ -332,17 +414,27 @@ fn end(producers: &[Option<Producer>], published: &[Result<(), PublishError>]) {
 
 /// The first 4 KiB: an error may quote a whole payload.
 fn cut(message: &str) -> String {
-    let end = (0..=message.len().min(4096)).rev().find(|at| message.is_char_boundary(*at));
+    let end = (0..=message.len().min(4096))
+        .rev()
+        .find(|at| message.is_char_boundary(*at));
     message[..end.unwrap_or(0)].to_owned()
 }
 
 /// 0.5 s, 1 s, 2 s ... 60 s, of which a random half is taken off so that failures do not march in step.
 fn retry_delay(attempt: u32, random: f64) -> Duration {
-    let full = FIRST_RETRY.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(LONGEST_RETRY);
+    let full = FIRST_RETRY
+        .saturating_mul(1 << attempt.saturating_sub(1).min(10))
+        .min(LONGEST_RETRY);
     full.mul_f64(0.5 + random / 2.0)
 }
 
-fn dead_letter(letter: &DeadLetter, job: &Job, function: &str, id: &str, carrier: Carrier) -> Envelope {
+fn dead_letter(
+    letter: &DeadLetter,
+    job: &Job,
+    function: &str,
+    id: &str,
+    carrier: Carrier,
+) -> Envelope {
     let meta = Meta {
         id: id.to_owned(),
         source: format!("/{function}"),
@@ -361,7 +453,13 @@ fn dead_letter(letter: &DeadLetter, job: &Job, function: &str, id: &str, carrier
     let headers = event::headers(&meta, function, Format::Protobuf);
     Envelope {
         subject: format!("{DLQ}.{function}"),
-        headers: headers.into_iter().map(|(name, value)| Header { name: name.to_owned(), value }).collect(),
+        headers: headers
+            .into_iter()
+            .map(|(name, value)| Header {
+                name: name.to_owned(),
+                value,
+            })
+            .collect(),
         payload: letter.encode_to_vec().into(),
     }
 }

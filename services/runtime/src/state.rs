@@ -32,7 +32,10 @@ pub fn to_fields<S: Serialize>(state: &S) -> Result<Fields, String> {
         Value::String(text) => Some(text.into_bytes()),
         other => Some(other.to_string().into_bytes()),
     };
-    let mut fields: Fields = map.into_iter().filter_map(|(name, value)| Some((name, text(value)?))).collect();
+    let mut fields: Fields = map
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, text(value)?)))
+        .collect();
     fields.sort();
     Ok(fields)
 }
@@ -40,9 +43,15 @@ pub fn to_fields<S: Serialize>(state: &S) -> Result<Fields, String> {
 /// The struct of a row. Fields it does not know are left alone.
 pub fn from_fields<S: State>(fields: &Fields) -> Result<S, String> {
     let defaults = to_fields(&S::default())?;
-    let missing = defaults.iter().filter(|(name, _)| fields.binary_search_by(|(f, _)| f.cmp(name)).is_err());
-    let all = fields.iter().chain(missing).map(|(name, value)| (Text(name.as_bytes()), Text(value)));
-    S::deserialize(Fieldwise(MapDeserializer::new(all))).map_err(|e| format!("row of {}: {e}", S::TABLE))
+    let missing = defaults
+        .iter()
+        .filter(|(name, _)| fields.binary_search_by(|(f, _)| f.cmp(name)).is_err());
+    let all = fields
+        .iter()
+        .chain(missing)
+        .map(|(name, value)| (Text(name.as_bytes()), Text(value)));
+    S::deserialize(Fieldwise(MapDeserializer::new(all)))
+        .map_err(|e| format!("row of {}: {e}", S::TABLE))
 }
 
 /// All fields as a map, or as the map inside a newtype.
@@ -55,7 +64,11 @@ impl<'de, D: Deserializer<'de, Error = de::value::Error>> Deserializer<'de> for 
         self.0.deserialize_any(visitor)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Self::Error> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -85,13 +98,21 @@ struct TypedRow<S> {
 /// A row as read; empty fields make a new one.
 pub fn open<S: State>(fields: &Fields) -> Result<Box<dyn AnyRow>, String> {
     if S::TABLE.is_empty() {
-        return Ok(Box::new(TypedRow { now: S::default(), kept: S::default(), read: Fields::new() }));
+        return Ok(Box::new(TypedRow {
+            now: S::default(),
+            kept: S::default(),
+            read: Fields::new(),
+        }));
     }
     let now: S = from_fields(fields)?;
     // What was there is what these fields say, so that a default is written once and foreign fields stay.
     let mut read = to_fields(&now)?;
     read.retain(|field| fields.binary_search(field).is_ok());
-    Ok(Box::new(TypedRow { kept: now.clone(), now, read }))
+    Ok(Box::new(TypedRow {
+        kept: now.clone(),
+        now,
+        read,
+    }))
 }
 
 impl<S: State> AnyRow for TypedRow<S> {
@@ -112,9 +133,17 @@ impl<S: State> AnyRow for TypedRow<S> {
             return Ok((Fields::new(), Vec::new()));
         }
         let now = to_fields(&self.kept)?;
-        let gone = self.read.iter().filter(|(name, _)| now.binary_search_by(|(f, _)| f.cmp(name)).is_err());
+        let gone = self
+            .read
+            .iter()
+            .filter(|(name, _)| now.binary_search_by(|(f, _)| f.cmp(name)).is_err());
         let gone = gone.map(|(name, _)| name.clone()).collect();
-        Ok((now.into_iter().filter(|field| self.read.binary_search(field).is_err()).collect(), gone))
+        Ok((
+            now.into_iter()
+                .filter(|field| self.read.binary_search(field).is_err())
+                .collect(),
+            gone,
+        ))
     }
 }
 
@@ -167,7 +196,11 @@ impl<'de> Deserializer<'de> for Text<'_> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Self::Error> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -179,7 +212,10 @@ impl<'de> Deserializer<'de> for Text<'_> {
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
         if self.0.starts_with(b"{") {
-            return self.json()?.deserialize_enum(name, variants, visitor).map_err(de::Error::custom);
+            return self
+                .json()?
+                .deserialize_enum(name, variants, visitor)
+                .map_err(de::Error::custom);
         }
         visitor.visit_enum(StrDeserializer::new(self.str()?))
     }

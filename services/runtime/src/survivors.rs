@@ -40,7 +40,9 @@ impl Survivors {
 
     /// Whether the delivery before this one ended so, here or elsewhere.
     pub fn take(&self, sequence: u64, attempt: u64) -> bool {
-        let known = lock(&self.known).iter_mut().find_map(|generation| generation.remove(&sequence));
+        let known = lock(&self.known)
+            .iter_mut()
+            .find_map(|generation| generation.remove(&sequence));
         known.is_some_and(|known| known + 1 == attempt) || fault::sabotaged(Sabotage::VouchForAll)
     }
 
@@ -60,7 +62,11 @@ impl Survivors {
     }
 
     /// Tells the other workers, and listens to them, from now on.
-    pub async fn meet(&self, bus: Bus, function: &str) -> Result<impl Future<Output = ()>, BusError> {
+    pub async fn meet(
+        &self,
+        bus: Bus,
+        function: &str,
+    ) -> Result<impl Future<Output = ()>, BusError> {
         let subject = format!("oncue.survived.{function}");
         let mut others = bus.subscribe(&subject).await?;
         Ok(async move {
@@ -76,7 +82,10 @@ impl Survivors {
                     let untold = std::mem::take(&mut *lock(&self.untold));
                     // Far below what one message may hold, however much fails.
                     for part in Bytes::from(untold).chunks(TOLD * 1000) {
-                        if let Err(e) = bus.tell(subject.clone(), Bytes::copy_from_slice(part)).await {
+                        if let Err(e) = bus
+                            .tell(subject.clone(), Bytes::copy_from_slice(part))
+                            .await
+                        {
                             tracing::debug!(error = %e, "survivors");
                         }
                     }
@@ -97,7 +106,10 @@ mod tests {
         survivors.note(7, 1);
         assert!(survivors.take(7, 2) && !survivors.take(7, 2));
         survivors.note(7, 1);
-        assert!(!survivors.take(7, 3), "of the second delivery nobody said anything");
+        assert!(
+            !survivors.take(7, 3),
+            "of the second delivery nobody said anything"
+        );
     }
 
     #[test]

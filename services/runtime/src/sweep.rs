@@ -40,16 +40,28 @@ impl Worker {
             let now = event::now_ms();
             let before = |age: Duration| now.saturating_sub(age.as_millis() as u64);
             let partitions = from..from + STEP;
-            if let Ok(left) = self.store.unpublished(partitions.clone(), before(age)).await {
+            if let Ok(left) = self
+                .store
+                .unpublished(partitions.clone(), before(age))
+                .await
+            {
                 self.publish_again(left).await;
             }
             // An absent Redis is no news here: the commits say so.
-            let _ = self.store.forget(partitions, before(self.keep_outputs)).await;
-            if !self.keep_outputs.is_zero() && self.bus.is_connected() && self.bus.server_id() != server {
+            let _ = self
+                .store
+                .forget(partitions, before(self.keep_outputs))
+                .await;
+            if !self.keep_outputs.is_zero()
+                && self.bus.is_connected()
+                && self.bus.server_id() != server
+            {
                 let id = self.bus.server_id();
                 match self.restore(&id).await {
                     Ok(()) => server = id,
-                    Err(e) => tracing::warn!(error = %e, "cannot look for outputs that NATS may have lost"),
+                    Err(e) => {
+                        tracing::warn!(error = %e, "cannot look for outputs that NATS may have lost")
+                    }
                 }
             }
             from = (from + STEP) % PARTITIONS;
@@ -58,11 +70,22 @@ impl Worker {
 
     async fn publish_again(self: &Arc<Self>, left: Vec<Unpublished>) {
         for Unpublished { outbox_key, frames } in left {
-            tracing::info!(outbox = outbox_key, events = frames.len(), "publishing what stayed behind");
+            tracing::info!(
+                outbox = outbox_key,
+                events = frames.len(),
+                "publishing what stayed behind"
+            );
             let published = publish_frames(&self.bus, &frames).await;
-            let (done, left): (Vec<_>, Vec<_>) =
-                frames.into_iter().zip(published).partition(|(_, published)| published.is_ok());
-            let frames = |parts: Vec<(Frame, _)>| parts.into_iter().map(|(frame, _)| frame).collect::<Vec<_>>();
+            let (done, left): (Vec<_>, Vec<_>) = frames
+                .into_iter()
+                .zip(published)
+                .partition(|(_, published)| published.is_ok());
+            let frames = |parts: Vec<(Frame, _)>| {
+                parts
+                    .into_iter()
+                    .map(|(frame, _)| frame)
+                    .collect::<Vec<_>>()
+            };
             let (worker, left, done) = (self.clone(), frames(left), frames(done));
             tokio::spawn(async move { worker.mark(outbox_key, left, done).await });
         }
@@ -100,7 +123,11 @@ impl Worker {
             }
         }
         if outputs > 0 {
-            tracing::info!(server, outputs, "NATS was started anew: published again what it may have lost");
+            tracing::info!(
+                server,
+                outputs,
+                "NATS was started anew: published again what it may have lost"
+            );
         }
         self.store.renew(&lease, 2 * keep.as_secs() + LEASE).await
     }
@@ -116,7 +143,11 @@ impl Worker {
             tokio::time::sleep(JANITOR.mul_f64(0.5 + fastrand::f64())).await;
             match purge(&self.bus, &stream, window).await {
                 Ok(0) => {}
-                Ok(purged) => tracing::info!(stream, purged, "purged what is done and older than {window:?}"),
+                Ok(purged) => tracing::info!(
+                    stream,
+                    purged,
+                    "purged what is done and older than {window:?}"
+                ),
                 Err(e) => tracing::debug!(stream, error = %e, "cannot purge"),
             }
         }
@@ -125,13 +156,20 @@ impl Worker {
 
 /// Publishes what followed from the events of a commit, all at once; for each event how much that was, or what failed.
 async fn publish_frames(bus: &Bus, frames: &[Frame]) -> Vec<Result<usize, PublishError>> {
-    let outputs: Vec<Vec<Output>> = frames.iter().map(|frame| outbox::decode(frame.outputs.clone())).collect();
+    let outputs: Vec<Vec<Output>> = frames
+        .iter()
+        .map(|frame| outbox::decode(frame.outputs.clone()))
+        .collect();
     let counts: Vec<usize> = outputs.iter().map(Vec::len).collect();
-    let mut answers = publish(bus, outputs.into_iter().flatten().collect()).await.into_iter();
+    let mut answers = publish(bus, outputs.into_iter().flatten().collect())
+        .await
+        .into_iter();
     let of_event = |count: usize| {
         // All of its answers are taken, whatever the first of them says: the next are another event's.
         let own: Vec<Result<(), PublishError>> = answers.by_ref().take(count).collect();
-        own.into_iter().collect::<Result<Vec<()>, _>>().map(|all| all.len())
+        own.into_iter()
+            .collect::<Result<Vec<()>, _>>()
+            .map(|all| all.len())
     };
     counts.into_iter().map(of_event).collect()
 }
@@ -139,23 +177,40 @@ async fn publish_frames(bus: &Bus, frames: &[Frame]) -> Vec<Result<usize, Publis
 /// Purges once, and says how many messages went.
 pub async fn purge(bus: &Bus, stream: &str, window: Duration) -> Result<u64, ApiError> {
     let before = event::now_ms().saturating_sub(window.as_millis() as u64);
-    let Some(old) = bus.first_since(stream, before).await? else { return Ok(0) };
+    let Some(old) = bus.first_since(stream, before).await? else {
+        return Ok(0);
+    };
     let keep_from = old.min(first_needed(bus, stream).await?);
-    let purged = bus.api(&format!("STREAM.PURGE.{stream}"), &json!({ "seq": keep_from })).await?;
+    let purged = bus
+        .api(
+            &format!("STREAM.PURGE.{stream}"),
+            &json!({ "seq": keep_from }),
+        )
+        .await?;
     Ok(purged["purged"].as_u64().unwrap_or(0))
 }
 
 /// Sequence of the first message that some consumer of the stream is not done with.
 async fn first_needed(bus: &Bus, stream: &str) -> Result<u64, ApiError> {
     // Asked first: what comes after it counts as needed.
-    let info = bus.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await?;
+    let info = bus
+        .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
+        .await?;
     let last = info["state"]["last_seq"].as_u64().unwrap_or(0);
     let (mut done, mut offset) = (last, 0);
     loop {
-        let page = bus.api(&format!("CONSUMER.LIST.{stream}"), &json!({ "offset": offset })).await?;
+        let page = bus
+            .api(
+                &format!("CONSUMER.LIST.{stream}"),
+                &json!({ "offset": offset }),
+            )
+            .await?;
         let consumers = page["consumers"].as_array().cloned().unwrap_or_default();
         // The floor of one that has caught up may lie below what it does not filter.
-        for consumer in consumers.iter().filter(|c| c["num_pending"] != 0 || c["num_ack_pending"] != 0) {
+        for consumer in consumers
+            .iter()
+            .filter(|c| c["num_pending"] != 0 || c["num_ack_pending"] != 0)
+        {
             done = done.min(consumer["ack_floor"]["stream_seq"].as_u64().unwrap_or(0));
         }
         offset += consumers.len() as u64;

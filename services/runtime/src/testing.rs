@@ -17,7 +17,19 @@ use crate::event::{Meta, Origin};
 /// # Ok::<(), oncue::error::Error>(()) }).unwrap();
 /// ```
 pub fn context(key: &str) -> Context {
-    let origin =
-        Origin { stream: "test", stream_created: 1, sequence: 1, published: 1000, subject: "test.event.happened" };
-    Context::new(Meta::of_origin(&origin).into(), key.into(), "test", "", 1, None)
+    let origin = Origin {
+        stream: "test",
+        stream_created: 1,
+        sequence: 1,
+        published: 1000,
+        subject: "test.event.happened",
+    };
+    Context::new(
+        Meta::of_origin(&origin).into(),
+        key.into(),
+        "test",
+        "",
+        1,
+        None,
+    )
 }

@@ -67,8 +67,14 @@ impl Trace {
         static WARM: AtomicBool = AtomicBool::new(false);
         let place = telemetry::place(meta.traceparent.as_deref(), Some(&meta.flow));
         Self {
-            started: if place.is_some() { SystemTime::now() } else { SystemTime::UNIX_EPOCH },
-            cold: place.is_some() && !WARM.load(Ordering::Relaxed) && !WARM.swap(true, Ordering::Relaxed),
+            started: if place.is_some() {
+                SystemTime::now()
+            } else {
+                SystemTime::UNIX_EPOCH
+            },
+            cold: place.is_some()
+                && !WARM.load(Ordering::Relaxed)
+                && !WARM.swap(true, Ordering::Relaxed),
             place,
             function,
             attempt,
@@ -82,7 +88,12 @@ impl Trace {
 
     /// What the handler runs in: its own spans and log lines belong to the event.
     pub fn around<'a, F>(&self, meta: &'a Meta, inner: F) -> InFlow<'a, F> {
-        InFlow { inner, meta, place: self.place, context: self.place.map(|place| place.context()) }
+        InFlow {
+            inner,
+            meta,
+            place: self.place,
+            context: self.place.map(|place| place.context()),
+        }
     }
 
     /// Log lines until the answer is dropped belong to the event.
@@ -124,7 +135,11 @@ impl Trace {
     pub fn onward(&self, meta: &Meta, outputs: usize) -> Onward {
         let mut carrier = carried(meta);
         let Some(place) = self.place else {
-            return Onward { parent: None, rolled_from: None, carrier: telemetry::pass_on(&carrier, &meta.flow) };
+            return Onward {
+                parent: None,
+                rolled_from: None,
+                carrier: telemetry::pass_on(&carrier, &meta.flow),
+            };
         };
         // Without a trace that came, nothing is known of its state either.
         carrier.tracestate = carrier.tracestate.filter(|_| place.remote);
@@ -133,18 +148,32 @@ impl Trace {
             let mut size = Size::of(carrier.tracestate.as_deref()).grown(outputs as u64);
             if size.exceeds(telemetry::budget()) {
                 size = Size::START.grown(outputs as u64);
-                let next = *self.next.get_or_init(|| telemetry::next_trace(&meta.flow, &meta.id));
-                (parent, rolled_from) = (Place { trace: next, ..place }, Some(place));
+                let next = *self
+                    .next
+                    .get_or_init(|| telemetry::next_trace(&meta.flow, &meta.id));
+                (parent, rolled_from) = (
+                    Place {
+                        trace: next,
+                        ..place
+                    },
+                    Some(place),
+                );
             }
             carrier.tracestate = Some(size.into_state(carrier.tracestate.as_deref()));
         }
-        Onward { parent: Some(parent), rolled_from, carrier }
+        Onward {
+            parent: Some(parent),
+            rolled_from,
+            carrier,
+        }
     }
 
     /// The dead letter of this event is about to be published.
     pub fn letter(&self, meta: &Meta, id: &str) -> (Option<Producer>, Carrier) {
         let carrier = carried(meta);
-        let Some(place) = self.place else { return (None, telemetry::pass_on(&carrier, &meta.flow)) };
+        let Some(place) = self.place else {
+            return (None, telemetry::pass_on(&carrier, &meta.flow));
+        };
         let place = place.child().with_sampled(true);
         let producer = Producer::new(place, &format!("{DLQ}.{}", self.function), id, &meta.flow);
         (Some(producer), sent_from(&place, &carrier))
@@ -162,9 +191,16 @@ impl Trace {
 
     /// The delivery is settled. Here its span is made, if it is sampled or has failed.
     pub fn end(&self, meta: &Meta, outcome: &'static str) {
-        let Some(place) = self.place.filter(|place| place.sampled() || self.failure.is_some()) else { return };
+        let Some(place) = self
+            .place
+            .filter(|place| place.sampled() || self.failure.is_some())
+        else {
+            return;
+        };
         let name = ["process ", &meta.ty];
-        let Some(mut span) = telemetry::span(&place, Kind::Consumer, name, self.started) else { return };
+        let Some(mut span) = telemetry::span(&place, Kind::Consumer, name, self.started) else {
+            return;
+        };
         if place.remote {
             span.link_to_parent(&place);
         }
@@ -172,7 +208,11 @@ impl Trace {
             span.event("conflict", *at, None);
         }
         if let Some(next) = self.next.get() {
-            span.event("rollover", SystemTime::now(), Some(("oncue.rollover.trace_id", &next.to_string())));
+            span.event(
+                "rollover",
+                SystemTime::now(),
+                Some(("oncue.rollover.trace_id", &next.to_string())),
+            );
         }
         self.tell(&mut span, meta, outcome);
         telemetry::export(span);
@@ -182,7 +222,14 @@ impl Trace {
         span.of_message("process", &meta.ty, &meta.id, &meta.flow);
         span.set("messaging.consumer.group.name", self.function);
         span.set("messaging.message.body.size", self.size as i64);
-        span.set("faas.trigger", if meta.ty.starts_with("timer.") { "timer" } else { "pubsub" });
+        span.set(
+            "faas.trigger",
+            if meta.ty.starts_with("timer.") {
+                "timer"
+            } else {
+                "pubsub"
+            },
+        );
         span.set("faas.invocation_id", &meta.id);
         span.set("faas.coldstart", self.cold);
         span.set("cloudevents.event_id", &meta.id);
@@ -217,7 +264,9 @@ impl Trace {
 impl Onward {
     /// The span of an event about to follow, if it is wanted, and the context that travels with that event.
     pub fn producer(&self, ty: &str, id: &str, flow: &str) -> (Option<Producer>, Carrier) {
-        let Some(parent) = self.parent else { return (None, self.carrier.clone()) };
+        let Some(parent) = self.parent else {
+            return (None, self.carrier.clone());
+        };
         let mut place = parent.child();
         let carrier = sent_from(&place, &self.carrier);
         if !place.sampled() {
@@ -226,19 +275,35 @@ impl Onward {
         if self.rolled_from.is_some() {
             place.parent = SpanId::INVALID;
         }
-        (Some(Producer { rolled_from: self.rolled_from, ..Producer::new(place, ty, id, flow) }), carrier)
+        (
+            Some(Producer {
+                rolled_from: self.rolled_from,
+                ..Producer::new(place, ty, id, flow)
+            }),
+            carrier,
+        )
     }
 }
 
 impl Producer {
     fn new(place: Place, subject: &str, id: &str, flow: &str) -> Self {
         let (subject, id, flow) = (subject.to_owned(), id.to_owned(), flow.to_owned());
-        Self { place, started: SystemTime::now(), subject, id, flow, rolled_from: None }
+        Self {
+            place,
+            started: SystemTime::now(),
+            subject,
+            id,
+            flow,
+            rolled_from: None,
+        }
     }
 
     pub fn end(&self, error: Option<&str>) {
         let name = ["send ", &self.subject];
-        let Some(mut span) = telemetry::span(&self.place, Kind::Producer, name, self.started) else { return };
+        let Some(mut span) = telemetry::span(&self.place, Kind::Producer, name, self.started)
+        else {
+            return;
+        };
         span.of_message("send", &self.subject, &self.id, &self.flow);
         if let Some(from) = &self.rolled_from {
             span.link_to(from, Some(("oncue.link", "rollover")));
@@ -260,9 +325,17 @@ fn carried(meta: &Meta) -> Carrier {
 }
 
 fn sent_from(place: &Place, carrier: &Carrier) -> Carrier {
-    let Carrier { tracestate, baggage, .. } = carrier;
+    let Carrier {
+        tracestate,
+        baggage,
+        ..
+    } = carrier;
     let (tracestate, baggage) = (tracestate.clone(), baggage.clone());
-    telemetry::propagated(Carrier { traceparent: Some(place.traceparent()), tracestate, baggage })
+    telemetry::propagated(Carrier {
+        traceparent: Some(place.traceparent()),
+        tracestate,
+        baggage,
+    })
 }
 
 #[cfg(test)]
@@ -286,9 +359,16 @@ mod tests {
 
     #[tokio::test]
     async fn an_event_that_is_not_sampled_allocates_nothing_for_its_trace() {
-        let origin = Origin { stream: "web", stream_created: 1, sequence: 2, published: 3, subject: "web.page.viewed" };
+        let origin = Origin {
+            stream: "web",
+            stream_created: 1,
+            sequence: 2,
+            published: 3,
+            subject: "web.page.viewed",
+        };
         let mut meta = Meta::of_origin(&origin);
-        meta.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00".to_owned());
+        meta.traceparent =
+            Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00".to_owned());
         let life = |meta: &Meta| {
             let mut trace = Trace::start(meta, "count-views", 1, 100);
             trace.read(telemetry::clock());
@@ -297,11 +377,20 @@ mod tests {
             trace.end(meta, "applied");
             trace.place().copied()
         };
-        assert!(allocates(|| drop(std::hint::black_box(vec![1_u8; 100_000]))), "an allocation is noticed");
+        assert!(
+            allocates(|| drop(std::hint::black_box(vec![1_u8; 100_000]))),
+            "an allocation is noticed"
+        );
         assert_eq!(life(&meta), None);
-        assert!(!allocates(|| assert!(life(&meta).is_none_or(|place| !place.sampled()))), "nobody traces");
+        assert!(
+            !allocates(|| assert!(life(&meta).is_none_or(|place| !place.sampled()))),
+            "nobody traces"
+        );
         telemetry::start_unsampled();
         assert!(life(&meta).is_some_and(|place| !place.sampled()));
-        assert!(!allocates(|| assert!(life(&meta).is_none_or(|place| !place.sampled()))), "traced, but not sampled");
+        assert!(
+            !allocates(|| assert!(life(&meta).is_none_or(|place| !place.sampled()))),
+            "traced, but not sampled"
+        );
     }
 }

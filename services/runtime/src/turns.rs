@@ -36,7 +36,14 @@ pub(crate) struct Turn<'t>(&'t Turns);
 
 impl Default for Turns {
     fn default() -> Self {
-        Self { state: Mutex::new(State { at_it: 0, most: MOST, lost: None }), free: Notify::new() }
+        Self {
+            state: Mutex::new(State {
+                at_it: 0,
+                most: MOST,
+                lost: None,
+            }),
+            free: Notify::new(),
+        }
     }
 }
 
@@ -52,7 +59,9 @@ impl Turns {
 
     /// Whether other workers work at the same keys.
     pub fn contended(&self) -> bool {
-        lock(&self.state).lost.is_some_and(|at| at.elapsed() < MEMORY)
+        lock(&self.state)
+            .lost
+            .is_some_and(|at| at.elapsed() < MEMORY)
     }
 
     pub async fn take(&self) -> Turn<'_> {
@@ -109,10 +118,16 @@ mod tests {
         (0..1000).for_each(|_| turns.ran(true));
         assert_eq!(most(&turns), FEWEST as usize);
         let (first, _second) = (turns.take().await, turns.take().await);
-        assert!(turns.contended() && turns.take().now_or_never().is_none(), "no room");
+        assert!(
+            turns.contended() && turns.take().now_or_never().is_none(),
+            "no room"
+        );
         let mut handlers = Box::pin(in_turn(first, tokio::task::yield_now()));
         assert_eq!(futures::poll!(&mut handlers), Poll::Pending);
-        assert!(turns.take().now_or_never().is_some(), "it waits for something else");
+        assert!(
+            turns.take().now_or_never().is_some(),
+            "it waits for something else"
+        );
         handlers.await;
         (0..4000).for_each(|_| turns.ran(false));
         assert_eq!(most(&turns), MOST as usize);
@@ -137,7 +152,9 @@ mod tests {
         (0..1000).for_each(|_| turns.ran(true));
         let work = async || in_turn(turns.take().await, tokio::task::yield_now()).await;
         let all = join_all((0..1000).map(|_| work()));
-        tokio::time::timeout(Duration::from_mins(1), all).await.expect("nobody is forgotten");
+        tokio::time::timeout(Duration::from_mins(1), all)
+            .await
+            .expect("nobody is forgotten");
         assert_eq!(lock(&turns.state).at_it, 0);
     }
 }

@@ -26,13 +26,18 @@ pub(crate) struct Watchdog {
 impl Watchdog {
     /// Watches handlers that may run for `limit`.
     pub fn start(function: &'static str, limit: Duration) -> Arc<Self> {
-        let dog = Arc::new(Self { now: AtomicU64::new(1), polling: AtomicU64::new(0) });
+        let dog = Arc::new(Self {
+            now: AtomicU64::new(1),
+            polling: AtomicU64::new(0),
+        });
         let watching = Arc::downgrade(&dog);
         let step = (limit / STEPS as u32).max(Duration::from_millis(10));
         let watch = move || {
             loop {
                 std::thread::sleep(step);
-                let Some(dog) = watching.upgrade() else { return };
+                let Some(dog) = watching.upgrade() else {
+                    return;
+                };
                 let now = dog.now.fetch_add(1, Ordering::Relaxed) + 1;
                 let since = dog.polling.load(Ordering::Relaxed);
                 if since > 0 && now - since > STEPS + 1 {
@@ -44,14 +49,20 @@ impl Watchdog {
                 }
             }
         };
-        if let Err(e) = std::thread::Builder::new().name("watchdog".into()).spawn(watch) {
+        if let Err(e) = std::thread::Builder::new()
+            .name("watchdog".into())
+            .spawn(watch)
+        {
             tracing::warn!(error = %e, "no thread for the watchdog: a handler that never ends will not be noticed");
         }
         dog
     }
 
     pub fn watch<F: Future>(&self, inner: F) -> Watched<'_, F> {
-        Watched { dog: self, inner: Box::pin(inner) }
+        Watched {
+            dog: self,
+            inner: Box::pin(inner),
+        }
     }
 }
 
@@ -65,7 +76,9 @@ impl<F: Future> Future for Watched<'_, F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        self.dog.polling.store(self.dog.now.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.dog
+            .polling
+            .store(self.dog.now.load(Ordering::Relaxed), Ordering::Relaxed);
         let polled = self.inner.as_mut().poll(cx);
         self.dog.polling.store(0, Ordering::Relaxed);
         polled
@@ -81,7 +94,9 @@ thread_local! {
 pub(crate) fn note_panics() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        let site = info.location().map_or_else(String::new, |at| format!("{}:{}", at.file(), at.line()));
+        let site = info
+            .location()
+            .map_or_else(String::new, |at| format!("{}:{}", at.file(), at.line()));
         if telemetry::shows_messages() || !tracing::dispatcher::has_been_set() {
             before(info);
         } else {

@@ -6,7 +6,10 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 #[inline]
 pub(crate) fn put(field: u32, len: usize, bytes: &mut Vec<u8>) {
     if field < 16 && len < 128 {
-        bytes.extend_from_slice(&[(field << 3 | WireType::LengthDelimited as u32) as u8, len as u8]); // as a rule
+        bytes.extend_from_slice(&[
+            (field << 3 | WireType::LengthDelimited as u32) as u8,
+            len as u8,
+        ]); // as a rule
     } else {
         encode_key(field, WireType::LengthDelimited, bytes);
         encode_varint(len as u64, bytes);

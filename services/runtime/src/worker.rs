@@ -116,14 +116,22 @@ impl Worker {
                 |ask: &Ask| ask.marks.len().max(1),
                 |store, asks| async move { store.read(&asks).await },
             ),
-            commits: group(&store, weight, |store, runs| async move { Ok(shared(store.commit(&runs).await?)) }),
-            starts: group(&store, |_| 1, |store, marks| async move { store.started(&marks).await }),
+            commits: group(&store, weight, |store, runs| async move {
+                Ok(shared(store.commit(&runs).await?))
+            }),
+            starts: group(
+                &store,
+                |_| 1,
+                |store, marks| async move { store.started(&marks).await },
+            ),
             marks: marks(&store, !settings.keep_outputs.is_zero()),
             unmarked: AtomicUsize::new(0),
             notes: group(
                 &store,
                 |_| 1,
-                |store, notes: Arc<Vec<Note>>| async move { store.note(&notes).await.map(|()| vec![(); notes.len()]) },
+                |store, notes: Arc<Vec<Note>>| async move {
+                    store.note(&notes).await.map(|()| vec![(); notes.len()])
+                },
             ),
             track: settings.flows.track,
             keep_flows: settings.flows.keep.0,
@@ -139,7 +147,11 @@ impl Worker {
     }
 
     /// Pulls until told to stop, then finishes what is in hand; never gives events back because it is stopping.
-    pub async fn serve(self: &Arc<Self>, mut pull: Pull, mut stop: watch::Receiver<bool>) -> Result<(), String> {
+    pub async fn serve(
+        self: &Arc<Self>,
+        mut pull: Pull,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), String> {
         loop {
             let rest = pull.ask(self.hand.room()).await.map_err(|gone| gone.0)?;
             for delivery in rest {
@@ -155,7 +167,10 @@ impl Worker {
                 () = self.hand.freed() => {}
             }
         }
-        pull.close().await.into_iter().for_each(|delivery| self.admit(delivery));
+        pull.close()
+            .await
+            .into_iter()
+            .for_each(|delivery| self.admit(delivery));
         while self.hand.count() > 0 {
             let _ = tokio::time::timeout(Duration::from_millis(100), self.hand.freed()).await;
         }
@@ -173,9 +188,19 @@ impl Worker {
         let number = self.counters.delivered();
         self.hand.take(number, &delivery, self.pulse.heard());
         fault::point("pulled");
-        let (mut job, unreadable) = Job::read(number, delivery, self.stream_created, self.function.name, self.horizon);
+        let (mut job, unreadable) = Job::read(
+            number,
+            delivery,
+            self.stream_created,
+            self.function.name,
+            self.horizon,
+        );
         if let Some(why) = unreadable {
-            return self.bury(job, Reason::Unreadable(why.reason), Error::retry(why.message));
+            return self.bury(
+                job,
+                Reason::Unreadable(why.reason),
+                Error::retry(why.message),
+            );
         }
         job.tracked = job.meta.tracked || self.track.wants(&job.meta.flow);
         if job.meta.hops >= MAX_HOPS {
@@ -196,7 +221,8 @@ impl Worker {
             }
             Ok(Err(e)) => return self.bury(job, Reason::Unreadable("decode"), Error::retry(e.0)),
             Err(_) => {
-                let error = Error::retry("finding its key panicked").at(watchdog::take_panic_site());
+                let error =
+                    Error::retry("finding its key panicked").at(watchdog::take_panic_site());
                 return self.bury(job, Reason::Unreadable("key"), error);
             }
         }
@@ -214,11 +240,17 @@ impl Worker {
     /// Works off one key's lane, in order, until it is empty.
     async fn drive(self: Arc<Self>, key: &str) {
         loop {
-            let Some(events) = self.next_run(key) else { return };
+            let Some(events) = self.next_run(key) else {
+                return;
+            };
             let numbers: Vec<u64> = events.iter().map(|job| job.number).collect();
             // A row's own code (Default, Serialize, Clone) may panic as well. The events come again after the ack wait,
             // counted, and the lane goes on.
-            if AssertUnwindSafe(self.process(key, events)).catch_unwind().await.is_err() {
+            if AssertUnwindSafe(self.process(key, events))
+                .catch_unwind()
+                .await
+                .is_err()
+            {
                 tracing::error!(events = numbers.len(), "panicked outside the handler");
                 for number in numbers {
                     self.hand.release(number);
@@ -235,8 +267,12 @@ impl Worker {
         let (mut ids, mut events) = (HashSet::new(), Vec::<Boxed>::new());
         while events.len() < GROUP {
             let alone = events.last().is_some_and(|job| job.is_alone());
-            let fits = |job: &mut Boxed| !alone && (events.is_empty() || !job.is_alone()) && ids.insert(job.mark.id);
-            let Some(next) = lane.pop_front_if(fits) else { break };
+            let fits = |job: &mut Boxed| {
+                !alone && (events.is_empty() || !job.is_alone()) && ids.insert(job.mark.id)
+            };
+            let Some(next) = lane.pop_front_if(fits) else {
+                break;
+            };
             events.push(next);
         }
         if events.is_empty() {
@@ -256,7 +292,10 @@ impl Worker {
             _shared = self.probation.read().await;
         }
         for round in 0..RERUNS {
-            let Some((runs, jobs, mut after)) = self.read_and_run(key, events, round > 0).await else { return };
+            let Some((runs, jobs, mut after)) = self.read_and_run(key, events, round > 0).await
+            else {
+                return;
+            };
             self.sabotage(&jobs).await;
             let started = telemetry::clock();
             let answers = join_all(runs.into_iter().map(|run| self.commits.ask(run))).await;
@@ -276,10 +315,15 @@ impl Worker {
                     fault::point("commit.done");
                     match status {
                         Status::Applied => {
-                            after.take().into_iter().for_each(|row| self.rows.put(job.mark.key.clone(), row));
+                            after
+                                .take()
+                                .into_iter()
+                                .for_each(|row| self.rows.put(job.mark.key.clone(), row));
                             done.push(Done::Applied(job, outgoing.clone()));
                         }
-                        Status::Duplicate(outbox) => done.push(Done::Before(job, outbox.unwrap_or_default())),
+                        Status::Duplicate(outbox) => {
+                            done.push(Done::Before(job, outbox.unwrap_or_default()))
+                        }
                         Status::Dead => done.push(Done::Before(job, Bytes::new())),
                         Status::Conflict => again.push(job),
                         Status::TooOld => self.refuse(job, Reason::TooOld),
@@ -302,7 +346,12 @@ impl Worker {
     }
 
     /// What the events of one key make of its row: runs to commit, their events, and the row as it will be then.
-    async fn read_and_run(self: &Arc<Self>, key: &str, events: Vec<Boxed>, refused: bool) -> Option<ToCommit> {
+    async fn read_and_run(
+        self: &Arc<Self>,
+        key: &str,
+        events: Vec<Boxed>,
+        refused: bool,
+    ) -> Option<ToCommit> {
         let turn = self.turns.take().await;
         let (row, seen) = match self.look_up(key, &events, refused).await {
             Ok(found) => found,
@@ -322,10 +371,20 @@ impl Worker {
     /// The row of the key, and which of the events were applied before. An event that comes for the first time is as
     /// good as certain to be new, and the commit finds out if it is not, so its mark is looked up only then, or where a
     /// run for nothing could be the second call of what is called once.
-    async fn look_up(&self, key: &str, events: &[Boxed], refused: bool) -> Result<(RowHeld, Vec<bool>), StoreError> {
+    async fn look_up(
+        &self,
+        key: &str,
+        events: &[Boxed],
+        refused: bool,
+    ) -> Result<(RowHeld, Vec<bool>), StoreError> {
         let asked = telemetry::clock();
-        let doubtful = |job: &Boxed| refused || self.function.at_most_once || job.delivery.place.attempt > 1;
-        let marks: Vec<Mark> = events.iter().filter(|job| doubtful(job)).map(|job| job.mark.clone()).collect();
+        let doubtful =
+            |job: &Boxed| refused || self.function.at_most_once || job.delivery.place.attempt > 1;
+        let marks: Vec<Mark> = events
+            .iter()
+            .filter(|job| doubtful(job))
+            .map(|job| job.mark.clone())
+            .collect();
         let row = self.row_key(key);
         if row.is_none() && marks.is_empty() {
             return Ok((Row::default().into(), vec![false; events.len()]));
@@ -339,7 +398,10 @@ impl Worker {
         }
         let Found { row, seen } = self.reads.ask(Ask { row, marks }).await?;
         let mut seen = seen.into_iter();
-        let seen = events.iter().map(|job| doubtful(job) && seen.next().unwrap_or_default()).collect();
+        let seen = events
+            .iter()
+            .map(|job| doubtful(job) && seen.next().unwrap_or_default())
+            .collect();
         for job in events {
             job.trace.read(asked);
         }
@@ -355,7 +417,10 @@ impl Worker {
 
     fn row_key(&self, key: &str) -> Option<RowKey> {
         let table = self.function.table;
-        (!table.is_empty()).then(|| RowKey { table, key: key.to_owned() })
+        (!table.is_empty()).then(|| RowKey {
+            table,
+            key: key.to_owned(),
+        })
     }
 
     /// What the broken twins do before the commit.
@@ -366,7 +431,14 @@ impl Worker {
                 self.bus.flush().await;
             }
             if fault::sabotaged(Sabotage::PublishFirst) {
-                self.bus.publish_each(job.outputs.iter().map(|output| output.message.clone()).collect()).await;
+                self.bus
+                    .publish_each(
+                        job.outputs
+                            .iter()
+                            .map(|output| output.message.clone())
+                            .collect(),
+                    )
+                    .await;
             }
         }
         fault::point("handler.done");

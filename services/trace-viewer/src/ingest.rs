@@ -43,12 +43,16 @@ impl TraceService for Grpc {
         &self,
         request: tonic::Request<ExportTraceServiceRequest>,
     ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
-        Ok(tonic::Response::new(self.0.lock().insert(request.into_inner())))
+        Ok(tonic::Response::new(
+            self.0.lock().insert(request.into_inner()),
+        ))
     }
 }
 
 pub fn http(store: SharedStore) -> Router {
-    Router::new().route("/v1/traces", post(export)).with_state(store)
+    Router::new()
+        .route("/v1/traces", post(export))
+        .with_state(store)
 }
 
 #[derive(Clone, Copy)]
@@ -72,9 +76,15 @@ async fn export(State(store): State<SharedStore>, request: Request) -> Response 
     let (head, body) = request.into_parts();
     let Some(encoding) = encoding(&head.headers) else {
         let message = format!("content-type is neither {PROTOBUF} nor application/json");
-        return refuse(Encoding::Json, (StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+        return refuse(
+            Encoding::Json,
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, message),
+        );
     };
-    match read(&head.headers, body).await.and_then(|body| decode(encoding, &body)) {
+    match read(&head.headers, body)
+        .await
+        .and_then(|body| decode(encoding, &body))
+    {
         Ok(request) => accept(encoding, &store.lock().insert(request)),
         Err(refusal) => refuse(encoding, refusal),
     }
@@ -82,7 +92,13 @@ async fn export(State(store): State<SharedStore>, request: Request) -> Response 
 
 fn encoding(headers: &HeaderMap) -> Option<Encoding> {
     let content_type = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    match content_type.split(';').next()?.trim().to_ascii_lowercase().as_str() {
+    match content_type
+        .split(';')
+        .next()?
+        .trim()
+        .to_ascii_lowercase()
+        .as_str()
+    {
         PROTOBUF => Some(Encoding::Protobuf),
         "application/json" => Some(Encoding::Json),
         _ => None,
@@ -90,12 +106,17 @@ fn encoding(headers: &HeaderMap) -> Option<Encoding> {
 }
 
 async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Refusal> {
-    let coding = headers.get(header::CONTENT_ENCODING).map_or(b"identity".as_slice(), |coding| coding.as_bytes());
+    let coding = headers
+        .get(header::CONTENT_ENCODING)
+        .map_or(b"identity".as_slice(), |coding| coding.as_bytes());
     let body = read_to_end(body).await?;
     match coding {
         b"identity" | b"" => Ok(body),
         b"gzip" => gunzip(&body),
-        _ => Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-encoding is neither gzip nor identity".to_owned())),
+        _ => Err((
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "content-encoding is neither gzip nor identity".to_owned(),
+        )),
     }
 }
 
@@ -109,13 +130,19 @@ async fn read_to_end(body: Body) -> Result<Vec<u8>, Refusal> {
             bytes.extend_from_slice(&chunk);
         }
     }
-    if size > MAX_REQUEST { Err(too_large()) } else { Ok(bytes) }
+    if size > MAX_REQUEST {
+        Err(too_large())
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// Stops one byte past the limit, so a small bomb costs little.
 fn gunzip(body: &[u8]) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
-    let read = MultiGzDecoder::new(body).take(MAX_REQUEST as u64 + 1).read_to_end(&mut bytes);
+    let read = MultiGzDecoder::new(body)
+        .take(MAX_REQUEST as u64 + 1)
+        .read_to_end(&mut bytes);
     match read.map_err(|error| malformed(&error))? {
         size if size > MAX_REQUEST => Err(too_large()),
         _ => Ok(bytes),
@@ -123,16 +150,24 @@ fn gunzip(body: &[u8]) -> Result<Vec<u8>, Refusal> {
 }
 
 fn too_large() -> Refusal {
-    (StatusCode::PAYLOAD_TOO_LARGE, format!("a request has at most {MAX_REQUEST} bytes, decompressed"))
+    (
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("a request has at most {MAX_REQUEST} bytes, decompressed"),
+    )
 }
 
 fn malformed(error: &dyn std::fmt::Display) -> Refusal {
-    (StatusCode::BAD_REQUEST, format!("malformed request: {error}"))
+    (
+        StatusCode::BAD_REQUEST,
+        format!("malformed request: {error}"),
+    )
 }
 
 fn decode(encoding: Encoding, body: &[u8]) -> Result<ExportTraceServiceRequest, Refusal> {
     match encoding {
-        Encoding::Protobuf => ExportTraceServiceRequest::decode(body).map_err(|error| malformed(&error)),
+        Encoding::Protobuf => {
+            ExportTraceServiceRequest::decode(body).map_err(|error| malformed(&error))
+        }
         Encoding::Json => decode_json(body).map_err(|error| malformed(&error)),
     }
 }
@@ -168,7 +203,9 @@ fn complete(json: &mut Value) {
 
 fn accept(encoding: Encoding, response: &ExportTraceServiceResponse) -> Response {
     match encoding {
-        Encoding::Protobuf => ([(header::CONTENT_TYPE, PROTOBUF)], response.encode_to_vec()).into_response(),
+        Encoding::Protobuf => {
+            ([(header::CONTENT_TYPE, PROTOBUF)], response.encode_to_vec()).into_response()
+        }
         Encoding::Json => Json(response.partial_success.as_ref().map_or_else(
             || json!({}),
             // A 64-bit number is text in protobuf's JSON.
@@ -184,9 +221,17 @@ fn accept(encoding: Encoding, response: &ExportTraceServiceResponse) -> Response
 }
 
 fn refuse(encoding: Encoding, (status, message): Refusal) -> Response {
-    let body = Status { code: tonic::Code::InvalidArgument as i32, message };
+    let body = Status {
+        code: tonic::Code::InvalidArgument as i32,
+        message,
+    };
     match encoding {
-        Encoding::Protobuf => (status, [(header::CONTENT_TYPE, PROTOBUF)], body.encode_to_vec()).into_response(),
+        Encoding::Protobuf => (
+            status,
+            [(header::CONTENT_TYPE, PROTOBUF)],
+            body.encode_to_vec(),
+        )
+            .into_response(),
         Encoding::Json => (status, Json(body)).into_response(),
     }
 }

@@ -100,8 +100,12 @@ impl<'a> From<&'a Trace> for JaegerTrace<'a> {
         let mut stored: Vec<_> = trace.spans.values().collect();
         stored.sort_by_key(|stored| stored.span.start_time_unix_nano);
         let mut spans: Vec<_> = stored.into_iter().map(JaegerSpan::from).collect();
-        let warnings = (trace.dropped > 0)
-            .then(|| vec![format!("{} spans of this trace were not kept: the trace is full", trace.dropped)]);
+        let warnings = (trace.dropped > 0).then(|| {
+            vec![format!(
+                "{} spans of this trace were not kept: the trace is full",
+                trace.dropped
+            )]
+        });
         // The UI shows warnings of spans only.
         if let Some(first) = spans.first_mut() {
             first.warnings.clone_from(&warnings);
@@ -110,7 +114,9 @@ impl<'a> From<&'a Trace> for JaegerTrace<'a> {
         Self {
             trace_id: hex(&trace.id.to_be_bytes()),
             spans,
-            processes: processes.map(|(index, process)| (process_id(index), JaegerProcess::from(&**process))).collect(),
+            processes: processes
+                .map(|(index, process)| (process_id(index), JaegerProcess::from(&**process)))
+                .collect(),
             warnings,
         }
     }
@@ -118,7 +124,10 @@ impl<'a> From<&'a Trace> for JaegerTrace<'a> {
 
 impl<'a> From<&'a Process> for JaegerProcess<'a> {
     fn from(process: &'a Process) -> Self {
-        Self { service_name: &process.service, tags: process_tags(process).collect() }
+        Self {
+            service_name: &process.service,
+            tags: process_tags(process).collect(),
+        }
     }
 }
 
@@ -136,7 +145,10 @@ impl<'a> From<&'a StoredSpan> for JaegerSpan<'a> {
             logs: span
                 .events
                 .iter()
-                .map(|event| Log { timestamp: event.time_unix_nano / 1000, fields: fields(event).collect() })
+                .map(|event| Log {
+                    timestamp: event.time_unix_nano / 1000,
+                    fields: fields(event).collect(),
+                })
                 .collect(),
             process_id: process_id(stored.process),
             warnings: None,
@@ -146,7 +158,8 @@ impl<'a> From<&'a StoredSpan> for JaegerSpan<'a> {
 
 /// Nanoseconds; zero for a span that ends before it starts.
 pub fn duration(span: &Span) -> u64 {
-    span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano)
+    span.end_time_unix_nano
+        .saturating_sub(span.start_time_unix_nano)
 }
 
 pub fn process_tags(process: &Process) -> impl Iterator<Item = Tag<'_>> {
@@ -154,9 +167,12 @@ pub fn process_tags(process: &Process) -> impl Iterator<Item = Tag<'_>> {
 }
 
 /// Fields of a span's log entries, with the event's name among them.
-pub fn fields(event: &opentelemetry_proto::tonic::trace::v1::span::Event) -> impl Iterator<Item = Tag<'_>> {
+pub fn fields(
+    event: &opentelemetry_proto::tonic::trace::v1::span::Event,
+) -> impl Iterator<Item = Tag<'_>> {
     let name = (!event.name.is_empty()).then(|| Tag::text("event", &event.name));
-    name.into_iter().chain(event.attributes.iter().map(Tag::from))
+    name.into_iter()
+        .chain(event.attributes.iter().map(Tag::from))
 }
 
 /// Attributes, and as tags what OTLP keeps in fields of its own. An attribute of the same name wins.
@@ -175,18 +191,28 @@ fn derived_tags(stored: &StoredSpan) -> impl Iterator<Item = Tag<'_>> {
     let status = span.status.as_ref();
     let code = status.map(opentelemetry_proto::tonic::trace::v1::Status::code);
     let failed = code == Some(StatusCode::Error);
-    let error = failed.then_some(Tag { key: "error", r#type: "bool", value: TagValue::Bool(true) });
+    let error = failed.then_some(Tag {
+        key: "error",
+        r#type: "bool",
+        value: TagValue::Bool(true),
+    });
     let texts = [
         ("span.kind", span_kind(span.kind)),
         ("otel.scope.name", &scope.name),
         ("otel.scope.version", &scope.version),
         ("otel.status_code", status_code(code)),
-        ("otel.status_description", status.map_or("", |status| &status.message)),
+        (
+            "otel.status_description",
+            status.map_or("", |status| &status.message),
+        ),
         ("w3c.tracestate", &span.trace_state),
     ];
-    error
-        .into_iter()
-        .chain(texts.into_iter().filter(|(_, text)| !text.is_empty()).map(|(key, text)| Tag::text(key, text)))
+    error.into_iter().chain(
+        texts
+            .into_iter()
+            .filter(|(_, text)| !text.is_empty())
+            .map(|(key, text)| Tag::text(key, text)),
+    )
 }
 
 fn status_code(code: Option<StatusCode>) -> &'static str {
@@ -210,14 +236,25 @@ pub fn span_kind(kind: i32) -> &'static str {
 }
 
 fn references(span: &Span) -> Vec<Reference> {
-    let parent = (!span.parent_span_id.is_empty()).then(|| reference("CHILD_OF", &span.trace_id, &span.parent_span_id));
+    let parent = (!span.parent_span_id.is_empty())
+        .then(|| reference("CHILD_OF", &span.trace_id, &span.parent_span_id));
     // A link to the parent says nothing new, and the UI would count two references.
-    let links = span.links.iter().filter(|link| link.trace_id != span.trace_id || link.span_id != span.parent_span_id);
-    parent.into_iter().chain(links.map(|link| reference("FOLLOWS_FROM", &link.trace_id, &link.span_id))).collect()
+    let links = span
+        .links
+        .iter()
+        .filter(|link| link.trace_id != span.trace_id || link.span_id != span.parent_span_id);
+    parent
+        .into_iter()
+        .chain(links.map(|link| reference("FOLLOWS_FROM", &link.trace_id, &link.span_id)))
+        .collect()
 }
 
 fn reference(ref_type: &'static str, trace: &[u8], span: &[u8]) -> Reference {
-    Reference { ref_type, trace_id: hex(trace), span_id: hex(span) }
+    Reference {
+        ref_type,
+        trace_id: hex(trace),
+        span_id: hex(span),
+    }
 }
 
 fn process_id(index: usize) -> String {
@@ -234,14 +271,22 @@ fn hex(bytes: &[u8]) -> String {
 
 impl<'a> Tag<'a> {
     fn text(key: &'a str, text: &'a str) -> Self {
-        Self { key, r#type: "string", value: TagValue::Text(text.into()) }
+        Self {
+            key,
+            r#type: "string",
+            value: TagValue::Text(text.into()),
+        }
     }
 }
 
 impl<'a> From<&'a KeyValue> for Tag<'a> {
     fn from(attribute: &'a KeyValue) -> Self {
         let (r#type, value) = tag_value(attribute.value.as_ref());
-        Self { key: &attribute.key, r#type, value }
+        Self {
+            key: &attribute.key,
+            r#type,
+            value,
+        }
     }
 }
 
@@ -249,13 +294,24 @@ fn tag_value(value: Option<&AnyValue>) -> (&'static str, TagValue<'_>) {
     match value.and_then(|value| value.value.as_ref()) {
         Some(Value::StringValue(text)) => ("string", TagValue::Text(text.into())),
         Some(Value::BoolValue(value)) => ("bool", TagValue::Bool(*value)),
-        Some(Value::IntValue(value)) if value.unsigned_abs() <= LARGEST_SAFE => ("int64", TagValue::Int(*value)),
+        Some(Value::IntValue(value)) if value.unsigned_abs() <= LARGEST_SAFE => {
+            ("int64", TagValue::Int(*value))
+        }
         Some(Value::IntValue(value)) => ("int64", TagValue::Text(value.to_string().into())),
-        Some(Value::DoubleValue(value)) if value.is_finite() => ("float64", TagValue::Float(*value)),
+        Some(Value::DoubleValue(value)) if value.is_finite() => {
+            ("float64", TagValue::Float(*value))
+        }
         // JSON has no NaN.
         Some(Value::DoubleValue(value)) => ("float64", TagValue::Text(value.to_string().into())),
         Some(Value::BytesValue(bytes)) => ("binary", TagValue::Text(STANDARD.encode(bytes).into())),
-        nested => ("string", TagValue::Text(nested.map_or_else(String::new, |value| plain(value).to_string()).into())),
+        nested => (
+            "string",
+            TagValue::Text(
+                nested
+                    .map_or_else(String::new, |value| plain(value).to_string())
+                    .into(),
+            ),
+        ),
     }
 }
 
@@ -269,9 +325,16 @@ fn plain(value: &Value) -> serde_json::Value {
         Value::DoubleValue(value) => json!(value),
         Value::BytesValue(bytes) => json!(STANDARD.encode(bytes)),
         Value::ArrayValue(array) => array.values.iter().map(inner).collect(),
-        Value::KvlistValue(list) => {
-            list.values.iter().map(|pair| (pair.key.clone(), pair.value.as_ref().map_or(json!(null), inner))).collect()
-        }
+        Value::KvlistValue(list) => list
+            .values
+            .iter()
+            .map(|pair| {
+                (
+                    pair.key.clone(),
+                    pair.value.as_ref().map_or(json!(null), inner),
+                )
+            })
+            .collect(),
         // Only profiles use this one.
         Value::StringValueStrindex(_) => json!(null),
     }

@@ -31,16 +31,36 @@ const GRACE: Duration = Duration::from_millis(700);
 #[derive(Clone, Debug, clap::Args)]
 pub struct Ports {
     /// Port of the UI and the query API.
-    #[arg(long, value_name = "PORT", env = "ONCUE_VIEWER_UI_PORT", default_value_t = 16686)]
+    #[arg(
+        long,
+        value_name = "PORT",
+        env = "ONCUE_VIEWER_UI_PORT",
+        default_value_t = 16686
+    )]
     pub ui_port: u16,
     /// Port of OTLP over gRPC.
-    #[arg(long, value_name = "PORT", env = "ONCUE_VIEWER_OTLP_GRPC_PORT", default_value_t = 4317)]
+    #[arg(
+        long,
+        value_name = "PORT",
+        env = "ONCUE_VIEWER_OTLP_GRPC_PORT",
+        default_value_t = 4317
+    )]
     pub otlp_grpc_port: u16,
     /// Port of OTLP over HTTP (`POST /v1/traces`).
-    #[arg(long, value_name = "PORT", env = "ONCUE_VIEWER_OTLP_HTTP_PORT", default_value_t = 4318)]
+    #[arg(
+        long,
+        value_name = "PORT",
+        env = "ONCUE_VIEWER_OTLP_HTTP_PORT",
+        default_value_t = 4318
+    )]
     pub otlp_http_port: u16,
     /// Port of the health check (`GET /status`).
-    #[arg(long, value_name = "PORT", env = "ONCUE_VIEWER_HEALTH_PORT", default_value_t = 13133)]
+    #[arg(
+        long,
+        value_name = "PORT",
+        env = "ONCUE_VIEWER_HEALTH_PORT",
+        default_value_t = 13133
+    )]
     pub health_port: u16,
 }
 
@@ -83,14 +103,24 @@ impl Listeners {
 }
 
 async fn bind(host: &str, port: u16, flag: &str) -> Result<TcpListener, String> {
-    TcpListener::bind((host, port)).await.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => format!("port {port} on {host} is already in use; choose another with {flag}"),
-        _ => format!("cannot listen on {host}, port {port}: {error}; change it with --listen or {flag}"),
-    })
+    TcpListener::bind((host, port))
+        .await
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("port {port} on {host} is already in use; choose another with {flag}")
+            }
+            _ => format!(
+                "cannot listen on {host}, port {port}: {error}; change it with --listen or {flag}"
+            ),
+        })
 }
 
 /// Serves until `shutdown` completes, then gives open requests a moment and returns.
-pub async fn serve(listeners: Listeners, limits: Limits, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+pub async fn serve(
+    listeners: Listeners,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
     let store = SharedStore::new(limits);
     let (stop, stopped) = watch::channel(());
     let wait = || {
@@ -113,7 +143,9 @@ pub async fn serve(listeners: Listeners, limits: Limits, shutdown: impl Future<O
         () = shutdown => drop(stop),
     }
     // An exporter may keep its connection open for ever; after the grace period it is cut.
-    tokio::time::timeout(GRACE, servers).await.map_or(Ok(()), |ended| ended.map(drop))
+    tokio::time::timeout(GRACE, servers)
+        .await
+        .map_or(Ok(()), |ended| ended.map(drop))
 }
 
 async fn serve_http(
@@ -121,10 +153,17 @@ async fn serve_http(
     router: Router,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    axum::serve(listener, router).with_graceful_shutdown(stop).into_future().await
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop)
+        .into_future()
+        .await
 }
 
-async fn serve_grpc(listener: TcpListener, store: SharedStore, stop: impl Future<Output = ()>) -> io::Result<()> {
+async fn serve_grpc(
+    listener: TcpListener,
+    store: SharedStore,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
     tonic::transport::Server::builder()
         .add_service(ingest::grpc(store))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop)

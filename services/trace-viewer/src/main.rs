@@ -36,12 +36,17 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), String> {
-    let host = args.listen.or_else(|| env::var("JAEGER_LISTEN_HOST").ok()).filter(|host| !host.is_empty());
+    let host = args
+        .listen
+        .or_else(|| env::var("JAEGER_LISTEN_HOST").ok())
+        .filter(|host| !host.is_empty());
     let listeners = Listeners::bind(host.as_deref().unwrap_or("127.0.0.1"), &args.ports).await?;
     // Before the line is printed: whoever waits for it may send the signal at once.
     let stop = stop_signals().map_err(|error| format!("cannot handle signals: {error}"))?;
     announce(listeners.addresses().map_err(|error| error.to_string())?);
-    serve(listeners, args.limits, any_of(stop)).await.map_err(|error| format!("stopped serving: {error}"))
+    serve(listeners, args.limits, any_of(stop))
+        .await
+        .map_err(|error| format!("stopped serving: {error}"))
 }
 
 fn announce(at: Addresses) {
@@ -57,7 +62,10 @@ fn announce(at: Addresses) {
 }
 
 fn stop_signals() -> io::Result<(Signal, Signal)> {
-    Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    Ok((
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    ))
 }
 
 async fn any_of((mut terminate, mut interrupt): (Signal, Signal)) {

@@ -34,13 +34,18 @@ pub fn router(store: SharedStore) -> Router {
         .route("/api/dependencies", get(dependencies))
         .route("/api/v3/services", get(services_v3))
         // Without this an unknown call would be answered with the page.
-        .route("/api/{*rest}", any(|| async { failure(StatusCode::NOT_FOUND, "no such call") }))
+        .route(
+            "/api/{*rest}",
+            any(|| async { failure(StatusCode::NOT_FOUND, "no such call") }),
+        )
         .merge(ui::router())
         .with_state(store)
 }
 
 pub fn health(store: SharedStore) -> Router {
-    Router::new().route("/status", get(status)).with_state(store)
+    Router::new()
+        .route("/status", get(status))
+        .with_state(store)
 }
 
 /// Jaeger's health check answers with the same two words; the sizes are ours.
@@ -62,12 +67,23 @@ struct Envelope<T> {
 
 fn answer<T: Serialize>(data: impl IntoIterator<Item = T>) -> Response {
     let data: Vec<T> = data.into_iter().collect();
-    Json(Envelope { total: data.len(), data, limit: 0, offset: 0, errors: None }).into_response()
+    Json(Envelope {
+        total: data.len(),
+        data,
+        limit: 0,
+        offset: 0,
+        errors: None,
+    })
+    .into_response()
 }
 
 fn failure(status: StatusCode, message: &str) -> Response {
     let errors = [json!({"code": status.as_u16(), "msg": message})];
-    (status, Json(json!({"data": null, "total": 0, "limit": 0, "offset": 0, "errors": errors}))).into_response()
+    (
+        status,
+        Json(json!({"data": null, "total": 0, "limit": 0, "offset": 0, "errors": errors})),
+    )
+        .into_response()
 }
 
 async fn services(State(store): State<SharedStore>) -> Response {
@@ -78,9 +94,16 @@ async fn services_v3(State(store): State<SharedStore>) -> Response {
     Json(json!({"services": store.lock().services()})).into_response()
 }
 
-async fn operation_names(State(store): State<SharedStore>, Path(service): Path<String>) -> Response {
+async fn operation_names(
+    State(store): State<SharedStore>,
+    Path(service): Path<String>,
+) -> Response {
     let store = store.lock();
-    let mut names: Vec<_> = store.operations(&service).into_iter().map(|(name, _)| name).collect();
+    let mut names: Vec<_> = store
+        .operations(&service)
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
     names.dedup();
     answer(names)
 }
@@ -91,7 +114,10 @@ async fn operations(State(store): State<SharedStore>, Query(params): Params) -> 
     };
     let wanted = find(&params, "spanKind");
     let store = store.lock();
-    let operations = store.operations(service).into_iter().map(|(name, kind)| (name, span_kind(kind)));
+    let operations = store
+        .operations(service)
+        .into_iter()
+        .map(|(name, kind)| (name, span_kind(kind)));
     answer(
         operations
             .filter(|(_, kind)| wanted.is_none_or(|wanted| wanted == *kind))
@@ -102,14 +128,23 @@ async fn operations(State(store): State<SharedStore>, Query(params): Params) -> 
 /// Either the traces of the given ids, or those that a search finds, newest first.
 async fn search(State(store): State<SharedStore>, Query(params): Params) -> Response {
     let store = store.lock();
-    match traces_by_id(&store, &params).transpose().unwrap_or_else(|| found(&store, &params)) {
+    match traces_by_id(&store, &params)
+        .transpose()
+        .unwrap_or_else(|| found(&store, &params))
+    {
         Ok(traces) => answer(traces.into_iter().map(JaegerTrace::from)),
         Err(message) => failure(StatusCode::BAD_REQUEST, &message),
     }
 }
 
-fn traces_by_id<'a>(store: &'a Store, params: &[(String, String)]) -> Result<Option<Vec<&'a Trace>>, String> {
-    let ids = params.iter().filter(|(key, _)| key == "traceID").map(|(_, id)| parse_id(id));
+fn traces_by_id<'a>(
+    store: &'a Store,
+    params: &[(String, String)],
+) -> Result<Option<Vec<&'a Trace>>, String> {
+    let ids = params
+        .iter()
+        .filter(|(key, _)| key == "traceID")
+        .map(|(_, id)| parse_id(id));
     let ids = ids.collect::<Result<Vec<u128>, String>>()?;
     Ok((!ids.is_empty()).then(|| ids.into_iter().filter_map(|id| store.trace(id)).collect()))
 }
@@ -133,23 +168,36 @@ async fn trace(State(store): State<SharedStore>, Path(id): Path<String>) -> Resp
 
 /// Leading zeros may be left out.
 fn parse_id(text: &str) -> Result<u128, String> {
-    u128::from_str_radix(text, 16).map_err(|_| format!("{text:?} is no trace id: up to 32 hexadecimal digits"))
+    u128::from_str_radix(text, 16)
+        .map_err(|_| format!("{text:?} is no trace id: up to 32 hexadecimal digits"))
 }
 
 /// `endTs` and `lookback` are milliseconds; without them everything counts.
 async fn dependencies(State(store): State<SharedStore>, Query(params): Params) -> Response {
-    let nanoseconds = |name| find(&params, name)?.parse::<u64>().ok()?.checked_mul(1_000_000);
+    let nanoseconds = |name| {
+        find(&params, name)?
+            .parse::<u64>()
+            .ok()?
+            .checked_mul(1_000_000)
+    };
     let until = nanoseconds("endTs").unwrap_or(u64::MAX);
     let from = nanoseconds("lookback").map_or(0, |lookback| until.saturating_sub(lookback));
     let store = store.lock();
     let calls = store.dependencies(from, until).into_iter();
-    answer(calls.map(|((parent, child), count)| json!({"parent": parent, "child": child, "callCount": count})))
+    answer(calls.map(
+        |((parent, child), count)| json!({"parent": parent, "child": child, "callCount": count}),
+    ))
 }
 
 fn find<'a>(params: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    params.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| &**value)
+    params
+        .iter()
+        .find(|(key, value)| key == name && !value.is_empty())
+        .map(|(_, value)| &**value)
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| now.as_nanos() as u64)
 }

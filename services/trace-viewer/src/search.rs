@@ -23,11 +23,17 @@ pub struct Search {
 impl Search {
     /// `now` is in nanoseconds since the epoch and only serves `lookback`.
     pub fn parse(params: &[(String, String)], now: u64) -> Result<Self, String> {
-        let get =
-            |name: &str| params.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| &**value);
+        let get = |name: &str| {
+            params
+                .iter()
+                .find(|(key, value)| key == name && !value.is_empty())
+                .map(|(_, value)| &**value)
+        };
         // The UI sends start as well and lets it decide, with "custom" as a lookback.
         let from = match (get("start"), get("lookback")) {
-            (None, Some(lookback)) if lookback != "custom" => now.saturating_sub(duration_of("lookback", lookback)?),
+            (None, Some(lookback)) if lookback != "custom" => {
+                now.saturating_sub(duration_of("lookback", lookback)?)
+            }
             (start, _) => start.map_or(Ok(0), |start| micros("start", start))?,
         };
         Ok(Self {
@@ -35,22 +41,34 @@ impl Search {
             operation: get("operation").map(str::to_owned),
             tags: get("tags").map_or(Ok(Vec::new()), tags)?,
             shortest: get("minDuration").map_or(Ok(0), |text| duration_of("minDuration", text))?,
-            longest: get("maxDuration").map_or(Ok(u64::MAX), |text| duration_of("maxDuration", text))?,
+            longest: get("maxDuration")
+                .map_or(Ok(u64::MAX), |text| duration_of("maxDuration", text))?,
             from,
             until: get("end").map_or(Ok(u64::MAX), |end| micros("end", end))?,
-            limit: get("limit")
-                .map_or(Ok(20), |limit| limit.parse().map_err(|_| format!("limit {limit:?} is no number")))?,
+            limit: get("limit").map_or(Ok(20), |limit| {
+                limit
+                    .parse()
+                    .map_err(|_| format!("limit {limit:?} is no number"))
+            })?,
         })
     }
 
     pub fn finds(&self, trace: &Trace) -> bool {
-        trace.spans.values().any(|stored| self.matches(trace.process(stored), stored))
+        trace
+            .spans
+            .values()
+            .any(|stored| self.matches(trace.process(stored), stored))
     }
 
     fn matches(&self, process: &Process, stored: &StoredSpan) -> bool {
         let span = &stored.span;
-        self.service.as_ref().is_none_or(|service| *service == process.service)
-            && self.operation.as_ref().is_none_or(|operation| *operation == span.name)
+        self.service
+            .as_ref()
+            .is_none_or(|service| *service == process.service)
+            && self
+                .operation
+                .as_ref()
+                .is_none_or(|operation| *operation == span.name)
             && (self.from..=self.until).contains(&span.start_time_unix_nano)
             && (self.shortest..=self.longest).contains(&duration(span))
             && self.tags_match(process, stored)
@@ -64,27 +82,41 @@ impl Search {
         let mut present = span_tags(stored);
         present.extend(process_tags(process));
         present.extend(stored.span.events.iter().flat_map(fields));
-        self.tags.iter().all(|(key, value)| present.iter().any(|tag| tag.key == key && tag.value.text() == *value))
+        self.tags.iter().all(|(key, value)| {
+            present
+                .iter()
+                .any(|tag| tag.key == key && tag.value.text() == *value)
+        })
     }
 }
 
 fn tags(json: &str) -> Result<Vec<(String, String)>, String> {
-    let tags: HashMap<String, serde_json::Value> =
-        serde_json::from_str(json).map_err(|error| format!("tags are not a JSON object: {error}"))?;
+    let tags: HashMap<String, serde_json::Value> = serde_json::from_str(json)
+        .map_err(|error| format!("tags are not a JSON object: {error}"))?;
     Ok(tags
         .into_iter()
-        .map(|(key, value)| (key, value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+        .map(|(key, value)| {
+            (
+                key,
+                value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned),
+            )
+        })
         .collect())
 }
 
 /// Microseconds since the epoch, given as nanoseconds.
 fn micros(name: &str, text: &str) -> Result<u64, String> {
-    let micros: u64 = text.parse().map_err(|_| format!("{name} {text:?} is no time in microseconds"))?;
+    let micros: u64 = text
+        .parse()
+        .map_err(|_| format!("{name} {text:?} is no time in microseconds"))?;
     Ok(micros.saturating_mul(1000))
 }
 
 fn duration_of(name: &str, text: &str) -> Result<u64, String> {
-    go_duration(text).ok_or_else(|| format!("{name} {text:?} is no duration such as 1.5s, 10ms or 250us"))
+    go_duration(text)
+        .ok_or_else(|| format!("{name} {text:?} is no duration such as 1.5s, 10ms or 250us"))
 }
 
 /// Go's notation ("1h2m", "1.5s", "10ms", "250us") plus days and weeks, which the UI uses for its lookback. In nanoseconds.
@@ -123,7 +155,13 @@ mod tests {
 
     #[test]
     fn durations_are_go_s() {
-        let known = [("10ms", 10_000_000), ("1.5s", 1_500_000_000), ("250us", 250_000), ("7µs", 7_000), ("9ns", 9)];
+        let known = [
+            ("10ms", 10_000_000),
+            ("1.5s", 1_500_000_000),
+            ("250us", 250_000),
+            ("7µs", 7_000),
+            ("9ns", 9),
+        ];
         for (text, nanoseconds) in known {
             assert_eq!(go_duration(text), Some(nanoseconds), "{text}");
         }
@@ -135,20 +173,38 @@ mod tests {
     }
 
     fn parse(params: &[(&str, &str)]) -> Result<Search, String> {
-        let params: Vec<_> = params.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let params: Vec<_> = params
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
         Search::parse(&params, 10_000_000_000)
     }
 
     #[test]
     fn lookback_counts_back_from_now_unless_start_is_given() {
-        assert_eq!(parse(&[("lookback", "3s")]).map(|search| search.from), Ok(7_000_000_000));
-        assert_eq!(parse(&[("lookback", "3s"), ("start", "5000")]).map(|search| search.from), Ok(5_000_000));
-        assert_eq!(parse(&[("lookback", "custom")]).map(|search| search.from), Ok(0));
+        assert_eq!(
+            parse(&[("lookback", "3s")]).map(|search| search.from),
+            Ok(7_000_000_000)
+        );
+        assert_eq!(
+            parse(&[("lookback", "3s"), ("start", "5000")]).map(|search| search.from),
+            Ok(5_000_000)
+        );
+        assert_eq!(
+            parse(&[("lookback", "custom")]).map(|search| search.from),
+            Ok(0)
+        );
     }
 
     #[test]
     fn a_wrong_parameter_is_named() {
-        let wrong = [("minDuration", "10"), ("start", "now"), ("limit", "many"), ("tags", "[]"), ("lookback", "long")];
+        let wrong = [
+            ("minDuration", "10"),
+            ("start", "now"),
+            ("limit", "many"),
+            ("tags", "[]"),
+            ("lookback", "long"),
+        ];
         for (name, value) in wrong {
             let message = parse(&[(name, value)]).expect_err(name);
             assert!(message.starts_with(name), "{message}");

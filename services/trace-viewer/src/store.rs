@@ -7,7 +7,9 @@ use std::{
 };
 
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse},
+    collector::trace::v1::{
+        ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+    },
     common::v1::{InstrumentationScope, KeyValue, any_value::Value},
     resource::v1::Resource,
     trace::v1::Span,
@@ -29,11 +31,15 @@ pub struct Limits {
 }
 
 fn positive(text: &str) -> Result<usize, String> {
-    text.parse::<NonZeroUsize>().map(usize::from).map_err(|error| error.to_string())
+    text.parse::<NonZeroUsize>()
+        .map(usize::from)
+        .map_err(|error| error.to_string())
 }
 
 fn mebibytes(text: &str) -> Result<usize, String> {
-    positive(text)?.checked_mul(1024 * 1024).ok_or_else(|| "too large".to_owned())
+    positive(text)?
+        .checked_mul(1024 * 1024)
+        .ok_or_else(|| "too large".to_owned())
 }
 
 /// Who sent a span: the resource, with its service name taken out.
@@ -45,19 +51,29 @@ pub struct Process {
 
 impl From<Resource> for Process {
     fn from(resource: Resource) -> Self {
-        let (names, attributes): (Vec<_>, Vec<_>) =
-            resource.attributes.into_iter().partition(|attribute| attribute.key == "service.name");
+        let (names, attributes): (Vec<_>, Vec<_>) = resource
+            .attributes
+            .into_iter()
+            .partition(|attribute| attribute.key == "service.name");
         let service = names.into_iter().find_map(|name| match name.value?.value? {
             Value::StringValue(name) if !name.is_empty() => Some(name),
             _ => None,
         });
-        Self { service: service.unwrap_or_else(|| "unknown_service".to_owned()), attributes }
+        Self {
+            service: service.unwrap_or_else(|| "unknown_service".to_owned()),
+            attributes,
+        }
     }
 }
 
 impl Process {
     fn bytes(&self) -> usize {
-        size_of::<Self>() + self.attributes.iter().map(|attribute| memory(attribute.encoded_len())).sum::<usize>()
+        size_of::<Self>()
+            + self
+                .attributes
+                .iter()
+                .map(|attribute| memory(attribute.encoded_len()))
+                .sum::<usize>()
     }
 }
 
@@ -93,12 +109,19 @@ impl Trace {
 
     /// Nanoseconds since the epoch of its first span.
     pub fn start(&self) -> u64 {
-        self.spans.values().map(|stored| stored.span.start_time_unix_nano).min().unwrap_or(0)
+        self.spans
+            .values()
+            .map(|stored| stored.span.start_time_unix_nano)
+            .min()
+            .unwrap_or(0)
     }
 
     /// A few services per trace, so a scan is quicker than a map.
     fn process_index(&mut self, process: &Arc<Process>) -> usize {
-        let known = self.processes.iter().position(|known| Arc::ptr_eq(known, process) || known == process);
+        let known = self
+            .processes
+            .iter()
+            .position(|known| Arc::ptr_eq(known, process) || known == process);
         known.unwrap_or_else(|| {
             self.processes.push(Arc::clone(process));
             self.bytes += process.bytes();
@@ -106,11 +129,25 @@ impl Trace {
         })
     }
 
-    fn put(&mut self, id: u64, span: Span, process: &Arc<Process>, scope: &Arc<InstrumentationScope>) {
+    fn put(
+        &mut self,
+        id: u64,
+        span: Span,
+        process: &Arc<Process>,
+        scope: &Arc<InstrumentationScope>,
+    ) {
         let process = self.process_index(process);
         // The scope is shared, but a sender may open one per span.
         let bytes = size_of::<StoredSpan>() + memory(span.encoded_len() + scope.encoded_len());
-        let replaced = self.spans.insert(id, StoredSpan { span, scope: Arc::clone(scope), process, bytes });
+        let replaced = self.spans.insert(
+            id,
+            StoredSpan {
+                span,
+                scope: Arc::clone(scope),
+                process,
+                bytes,
+            },
+        );
         self.bytes += bytes;
         self.bytes -= replaced.map_or(0, |span| span.bytes);
     }
@@ -132,7 +169,12 @@ pub struct Store {
 
 impl Store {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, traces: HashMap::new(), arrival: VecDeque::new(), bytes: 0 }
+        Self {
+            limits,
+            traces: HashMap::new(),
+            arrival: VecDeque::new(),
+            bytes: 0,
+        }
     }
 
     /// Keeps what it can and says in the answer how many spans it could not.
@@ -143,10 +185,14 @@ impl Store {
             for scope_spans in resource_spans.scope_spans {
                 let scope = Arc::new(scope_spans.scope.unwrap_or_default());
                 let spans = scope_spans.spans.into_iter();
-                refused.extend(spans.filter_map(|span| self.insert_span(span, &process, &scope).err()));
+                refused.extend(
+                    spans.filter_map(|span| self.insert_span(span, &process, &scope).err()),
+                );
             }
         }
-        ExportTraceServiceResponse { partial_success: self.partial_success(&refused) }
+        ExportTraceServiceResponse {
+            partial_success: self.partial_success(&refused),
+        }
     }
 
     fn insert_span(
@@ -155,13 +201,19 @@ impl Store {
         process: &Arc<Process>,
         scope: &Arc<InstrumentationScope>,
     ) -> Result<(), Refused> {
-        let (id, span_id) = trace_id(&span.trace_id).zip(span_id(&span.span_id)).ok_or(Refused::BadId)?;
+        let (id, span_id) = trace_id(&span.trace_id)
+            .zip(span_id(&span.span_id))
+            .ok_or(Refused::BadId)?;
         let trace = self.traces.entry(id).or_insert_with(|| {
             self.arrival.push_back(id);
-            Trace { id, ..Trace::default() }
+            Trace {
+                id,
+                ..Trace::default()
+            }
         });
         let before = trace.bytes;
-        let full = trace.spans.len() >= self.limits.max_spans_per_trace || trace.bytes >= self.limits.bytes / 4;
+        let full = trace.spans.len() >= self.limits.max_spans_per_trace
+            || trace.bytes >= self.limits.bytes / 4;
         if full && !trace.spans.contains_key(&span_id) {
             trace.dropped += 1;
             return Err(Refused::TraceFull);
@@ -174,21 +226,28 @@ impl Store {
 
     fn evict(&mut self) {
         while self.traces.len() > self.limits.traces || self.bytes > self.limits.bytes {
-            let Some(oldest) = self.arrival.pop_front() else { return };
+            let Some(oldest) = self.arrival.pop_front() else {
+                return;
+            };
             self.bytes -= self.traces.remove(&oldest).map_or(0, |trace| trace.bytes);
         }
     }
 
     fn partial_success(&self, refused: &[Refused]) -> Option<ExportTracePartialSuccess> {
         let error_message = match refused.first()? {
-            Refused::BadId => "a trace id has 16 bytes and a span id 8, not all of them zero".to_owned(),
+            Refused::BadId => {
+                "a trace id has 16 bytes and a span id 8, not all of them zero".to_owned()
+            }
             Refused::TraceFull => format!(
                 "a trace keeps at most {} spans and {} bytes here",
                 self.limits.max_spans_per_trace,
                 self.limits.bytes / 4
             ),
         };
-        Some(ExportTracePartialSuccess { rejected_spans: refused.len() as i64, error_message })
+        Some(ExportTracePartialSuccess {
+            rejected_spans: refused.len() as i64,
+            error_message,
+        })
     }
 
     pub fn trace(&self, id: u128) -> Option<&Trace> {
@@ -201,27 +260,43 @@ impl Store {
 
     /// Every service with a stored span, not only those that begin traces.
     pub fn services(&self) -> BTreeSet<&str> {
-        self.traces().flat_map(|trace| &trace.processes).map(|process| process.service.as_str()).collect()
+        self.traces()
+            .flat_map(|trace| &trace.processes)
+            .map(|process| process.service.as_str())
+            .collect()
     }
 
     /// Name and kind of the operations of one service.
     pub fn operations(&self, service: &str) -> BTreeSet<(&str, i32)> {
-        let own = self.spans().filter(|(process, _)| process.service == service);
-        own.map(|(_, stored)| (stored.span.name.as_str(), stored.span.kind)).collect()
+        let own = self
+            .spans()
+            .filter(|(process, _)| process.service == service);
+        own.map(|(_, stored)| (stored.span.name.as_str(), stored.span.kind))
+            .collect()
     }
 
     fn spans(&self) -> impl Iterator<Item = (&Process, &StoredSpan)> {
-        self.traces().flat_map(|trace| trace.spans.values().map(move |stored| (trace.process(stored), stored)))
+        self.traces().flat_map(|trace| {
+            trace
+                .spans
+                .values()
+                .map(move |stored| (trace.process(stored), stored))
+        })
     }
 
     /// Calls between services among the spans that started in the given nanoseconds: parent, child, count.
     pub fn dependencies(&self, from: u64, until: u64) -> BTreeMap<(&str, &str), usize> {
         let mut calls = BTreeMap::new();
         for trace in self.traces() {
-            let within = |stored: &&StoredSpan| (from..=until).contains(&stored.span.start_time_unix_nano);
+            let within =
+                |stored: &&StoredSpan| (from..=until).contains(&stored.span.start_time_unix_nano);
             for stored in trace.spans.values().filter(within) {
                 let child = trace.process(stored).service.as_str();
-                for parent in self.callers(trace, stored).into_iter().filter(|parent| *parent != child) {
+                for parent in self
+                    .callers(trace, stored)
+                    .into_iter()
+                    .filter(|parent| *parent != child)
+                {
                     *calls.entry((parent, child)).or_default() += 1;
                 }
             }
@@ -236,7 +311,9 @@ impl Store {
             return BTreeSet::from([parent]);
         }
         let links = stored.span.links.iter();
-        links.filter_map(|link| self.service_of(trace_id(&link.trace_id)?, &link.span_id)).collect()
+        links
+            .filter_map(|link| self.service_of(trace_id(&link.trace_id)?, &link.span_id))
+            .collect()
     }
 
     fn service_of(&self, trace: u128, span: &[u8]) -> Option<&str> {
@@ -246,7 +323,11 @@ impl Store {
 
     /// Traces, spans and estimated bytes.
     pub fn size(&self) -> (usize, usize, usize) {
-        (self.traces.len(), self.traces().map(|trace| trace.spans.len()).sum(), self.bytes)
+        (
+            self.traces.len(),
+            self.traces().map(|trace| trace.spans.len()).sum(),
+            self.bytes,
+        )
     }
 }
 

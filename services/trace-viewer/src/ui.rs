@@ -42,12 +42,18 @@ const ASSETS: [Asset; 4] = [
 
 /// Any path that is no asset is a view inside the page.
 pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    Router::new().route("/static/{*name}", get(asset)).fallback_service(get(page))
+    Router::new()
+        .route("/static/{*name}", get(asset))
+        .fallback_service(get(page))
 }
 
 /// The page names its assets by hash, so it alone must be asked for anew.
 async fn page() -> Response {
-    ([(header::CACHE_CONTROL, "no-cache")], Html(include_str!("../ui/index.html"))).into_response()
+    (
+        [(header::CACHE_CONTROL, "no-cache")],
+        Html(include_str!("../ui/index.html")),
+    )
+        .into_response()
 }
 
 async fn asset(Path(name): Path<String>, request: HeaderMap) -> Response {
@@ -66,17 +72,23 @@ async fn asset(Path(name): Path<String>, request: HeaderMap) -> Response {
 }
 
 fn accepts_gzip(request: &HeaderMap) -> bool {
-    let accepted = request.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let accepted = request
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     accepted.flat_map(|value| value.split(',')).any(|coding| {
         let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
-        name.trim().eq_ignore_ascii_case("gzip") && !matches!(weight.trim(), "q=0" | "q=0.0" | "q=0.00" | "q=0.000")
+        name.trim().eq_ignore_ascii_case("gzip")
+            && !matches!(weight.trim(), "q=0" | "q=0.0" | "q=0.00" | "q=0.000")
     })
 }
 
 /// Every browser takes gzip; this is for plain `curl`.
 fn unpacked(asset: &Asset) -> Vec<u8> {
     let mut bytes = Vec::new();
-    GzDecoder::new(asset.gzipped).read_to_end(&mut bytes).expect("the assets are valid gzip, a test reads each");
+    GzDecoder::new(asset.gzipped)
+        .read_to_end(&mut bytes)
+        .expect("the assets are valid gzip, a test reads each");
     bytes
 }
 
@@ -87,7 +99,11 @@ mod tests {
     #[test]
     fn the_page_asks_for_no_asset_that_is_not_here() {
         let page = include_str!("../ui/index.html");
-        let named: Vec<_> = page.split("./static/").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        let named: Vec<_> = page
+            .split("./static/")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next())
+            .collect();
         assert_eq!(named.len(), 3, "{named:?}");
         for name in named {
             assert!(ASSETS.iter().any(|asset| asset.name == name), "{name}");
@@ -98,14 +114,21 @@ mod tests {
     #[test]
     fn every_asset_unpacks() {
         for asset in &ASSETS {
-            assert!(unpacked(asset).len() > asset.gzipped.len(), "{}", asset.name);
+            assert!(
+                unpacked(asset).len() > asset.gzipped.len(),
+                "{}",
+                asset.name
+            );
         }
     }
 
     #[test]
     fn gzip_is_sent_only_where_it_is_accepted() {
         let accepts = |value: &'static str| {
-            accepts_gzip(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, value.parse().unwrap())]))
+            accepts_gzip(&HeaderMap::from_iter([(
+                header::ACCEPT_ENCODING,
+                value.parse().unwrap(),
+            )]))
         };
         assert!(accepts("gzip"));
         assert!(accepts("br, GZIP;q=0.5"));

@@ -60,7 +60,10 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 fn refused<T>(reason: &'static str, message: impl Into<String>) -> Result<T, Refused> {
-    Err(Refused { reason, message: message.into() })
+    Err(Refused {
+        reason,
+        message: message.into(),
+    })
 }
 
 /// Says what `bytes` are. Reads no pixels, so damage among them goes unseen; a file that stops early does not.
@@ -69,11 +72,23 @@ fn refused<T>(reason: &'static str, message: impl Into<String>) -> Result<T, Ref
 pub fn inspect(bytes: &[u8]) -> Result<Inspection, Refused> {
     let media_type = sniff(bytes);
     if format_of(media_type).is_none() {
-        return Ok(Inspection { media_type, width: 0, height: 0, orientation: 1, animated: false });
+        return Ok(Inspection {
+            media_type,
+            width: 0,
+            height: 0,
+            orientation: 1,
+            animated: false,
+        });
     }
     let (mut decoder, animated) = open(bytes)?;
     let (width, height) = decoder.dimensions();
-    Ok(Inspection { media_type, width, height, orientation: orientation(&mut decoder).to_exif(), animated })
+    Ok(Inspection {
+        media_type,
+        width,
+        height,
+        orientation: orientation(&mut decoder).to_exif(),
+        animated,
+    })
 }
 
 fn format_of(media_type: &str) -> Option<ImageFormat> {
@@ -89,18 +104,35 @@ fn format_of(media_type: &str) -> Option<ImageFormat> {
 /// A decoder that has read the header and found it within the limits, and whether the picture moves.
 fn open(bytes: &[u8]) -> Result<(impl ImageDecoder, bool), Refused> {
     if bytes.len() > MAX_BYTES {
-        return refused("too-large", format!("{} bytes, the limit is {MAX_BYTES}", bytes.len()));
+        return refused(
+            "too-large",
+            format!("{} bytes, the limit is {MAX_BYTES}", bytes.len()),
+        );
     }
     let media_type = sniff(bytes);
     let Some(format) = format_of(media_type) else {
-        return refused("not-a-picture", format!("{media_type} is not JPEG, PNG, GIF or WebP"));
+        return refused(
+            "not-a-picture",
+            format!("{media_type} is not JPEG, PNG, GIF or WebP"),
+        );
     };
-    let Outline { complete, animated, beside } = headers::outline(format, bytes);
+    let Outline {
+        complete,
+        animated,
+        beside,
+    } = headers::outline(format, bytes);
     // Asked here because the JPEG decoder fills what is missing with grey instead of failing.
     if !complete {
-        return refused("truncated", format!("{media_type} of {} bytes stops before its end", bytes.len()));
+        return refused(
+            "truncated",
+            format!("{media_type} of {} bytes stops before its end", bytes.len()),
+        );
     }
-    let bytes = if format == ImageFormat::WebP { headers::webp_alone(bytes) } else { bytes };
+    let bytes = if format == ImageFormat::WebP {
+        headers::webp_alone(bytes)
+    } else {
+        bytes
+    };
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits());
     let decoder = reader.into_decoder().map_err(|error| unreadable(&error))?;
@@ -134,16 +166,29 @@ fn guard(decoder: &impl ImageDecoder, beside: u64) -> Result<(), Refused> {
         return refused("corrupt", "has no pixels".to_owned());
     }
     if pixels > MAX_PIXELS {
-        return refused("too-many-pixels", format!("is {pixels} pixels, the limit is {MAX_PIXELS}"));
+        return refused(
+            "too-many-pixels",
+            format!("is {pixels} pixels, the limit is {MAX_PIXELS}"),
+        );
     }
     if width.max(height) > MAX_EDGE {
-        return refused("too-many-pixels", format!("has an edge over the limit of {MAX_EDGE}"));
+        return refused(
+            "too-many-pixels",
+            format!("has an edge over the limit of {MAX_EDGE}"),
+        );
     }
     // Any other layout is copied once into one of these two.
-    let copy = if matches!(decoder.color_type(), ColorType::Rgb8 | ColorType::Rgba8) { 0 } else { 4 };
+    let copy = if matches!(decoder.color_type(), ColorType::Rgb8 | ColorType::Rgba8) {
+        0
+    } else {
+        4
+    };
     let memory = decoder.total_bytes() + pixels * (beside + copy);
     if memory > MAX_MEMORY {
-        return refused("too-many-pixels", format!("takes {memory} bytes to decode, the limit is {MAX_MEMORY}"));
+        return refused(
+            "too-many-pixels",
+            format!("takes {memory} bytes to decode, the limit is {MAX_MEMORY}"),
+        );
     }
     Ok(())
 }
@@ -161,5 +206,8 @@ fn unreadable(error: &ImageError) -> Refused {
         ImageError::Unsupported(_) => "not-a-picture",
         _ => "corrupt",
     };
-    Refused { reason, message: error.to_string() }
+    Refused {
+        reason,
+        message: error.to_string(),
+    }
 }

@@ -29,7 +29,11 @@ impl Ranking {
 
     /// The `n` highest, best first; equal ones by name.
     pub fn best(&self, n: usize) -> Vec<(String, u64)> {
-        let mut pages: Vec<(String, u64)> = self.0.iter().map(|(page, views)| (page.clone(), *views)).collect();
+        let mut pages: Vec<(String, u64)> = self
+            .0
+            .iter()
+            .map(|(page, views)| (page.clone(), *views))
+            .collect();
         pages.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         pages.truncate(n);
         pages

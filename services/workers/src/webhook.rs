@@ -38,7 +38,9 @@ impl Webhook {
     /// # Errors
     /// To be tried again where time may help, rejected where only a person can.
     pub async fn deliver(&self, id: &str, body: String) -> Result<()> {
-        let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let timestamp = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_secs());
         let signature = self.signer.sign(id, timestamp, &body);
         let call = Call {
             target: &self.target,
@@ -47,7 +49,10 @@ impl Webhook {
             deadline: Instant::now() + self.timeout,
             timeout: self.timeout,
         };
-        verdict(&self.target, call.post(id, timestamp, &signature, body).await?)
+        verdict(
+            &self.target,
+            call.post(id, timestamp, &signature, body).await?,
+        )
     }
 }
 
@@ -63,7 +68,11 @@ fn verdict(target: &Target, answer: Answer) -> Result<()> {
     if !piece.is_empty() {
         why = format!("{why}: {piece}");
     }
-    Err(if worth_another_try(status) { later(why) } else { reject(why) })
+    Err(if worth_another_try(status) {
+        later(why)
+    } else {
+        reject(why)
+    })
 }
 
 /// 409 is among them: it says that an earlier attempt under the same key is still being worked on

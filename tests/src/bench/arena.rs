@@ -67,7 +67,13 @@ pub struct Work {
 impl Default for Work {
     fn default() -> Self {
         Self {
-            clicks: Clicks { events: 50_000, keys: 100, payload: 200, headers: Headers::Whole, first: 0 },
+            clicks: Clicks {
+                events: 50_000,
+                keys: 100,
+                payload: 200,
+                headers: Headers::Whole,
+                first: 0,
+            },
             every: 1,
             workers: 1,
             env: Vec::new(),
@@ -131,31 +137,54 @@ impl Arena {
     pub async fn run(&mut self, side: Side, work: &Work) -> Run {
         self.clean().await;
         let mut workers = self.start(side, work).await;
-        let slow = if work.slow { Some(self.house.start("bench-slow").await) } else { None };
+        let slow = if work.slow {
+            Some(self.house.start("bench-slow").await)
+        } else {
+            None
+        };
         let consumer = consumer(side);
         self.pause(consumer, now_ms() + 3_600_000).await;
         let (port, clicks) = (self.house.nats_port, work.clicks);
-        tokio::task::spawn_blocking(move || fill(port, clicks)).await.expect("the backlog");
+        tokio::task::spawn_blocking(move || fill(port, clicks))
+            .await
+            .expect("the backlog");
         let begin = now_ms() + 300;
         self.pause(consumer, begin).await;
         let before = self.cpu(&workers);
         let end = self.drained(consumer, &mut workers).await;
         let cpu = (self.cpu(&workers) - before).per(work.clicks.events);
-        let peak = workers.iter().map(|worker| memory(worker.pid(), "VmHWM")).max().unwrap_or(0);
+        let peak = workers
+            .iter()
+            .map(|worker| memory(worker.pid(), "VmHWM"))
+            .max()
+            .unwrap_or(0);
         drop(slow);
         for worker in &mut workers {
             // Only Oncue knows how to end: it sends what spans it still has.
             let code = worker.stop().await;
-            assert!(side != Side::Oncue || code == Some(0), "ended with {code:?}: {}", worker.log());
+            assert!(
+                side != Side::Oncue || code == Some(0),
+                "ended with {code:?}: {}",
+                worker.log()
+            );
         }
         check::run(self, side, work).await;
-        Run { seconds: end - begin as f64 / 1000.0, events: work.clicks.events, cpu, peak }
+        Run {
+            seconds: end - begin as f64 / 1000.0,
+            events: work.clicks.events,
+            cpu,
+            peak,
+        }
     }
 
     /// Nothing left of the run before: streams with their memory of ids, consumers, rows.
     pub async fn clean(&self) {
         for stream in STREAMS {
-            match self.bus.api(&format!("STREAM.DELETE.{stream}"), &Value::Null).await {
+            match self
+                .bus
+                .api(&format!("STREAM.DELETE.{stream}"), &Value::Null)
+                .await
+            {
                 Err(e) if !e.is_not_found() => panic!("{stream} cannot be deleted: {e}"),
                 _ => {}
             }
@@ -166,11 +195,20 @@ impl Arena {
     pub async fn start(&mut self, side: Side, work: &Work) -> Vec<Process> {
         let processes: Vec<Process> = match side {
             Side::Oncue => {
-                let usual = [("OTEL_SDK_DISABLED", "true".to_owned()), ("BENCH_EVERY", work.every.to_string())];
-                for (name, value) in usual.iter().chain([("BENCH_BURN", String::from("0"))].iter()).chain(&work.env) {
+                let usual = [
+                    ("OTEL_SDK_DISABLED", "true".to_owned()),
+                    ("BENCH_EVERY", work.every.to_string()),
+                ];
+                for (name, value) in usual
+                    .iter()
+                    .chain([("BENCH_BURN", String::from("0"))].iter())
+                    .chain(&work.env)
+                {
                     self.house.set(name, value);
                 }
-                (0..work.workers).map(|_| self.house.spawn("bench-clicks", &[])).collect()
+                (0..work.workers)
+                    .map(|_| self.house.spawn("bench-clicks", &[]))
+                    .collect()
             }
             Side::Limit | Side::Inbox | Side::Events => {
                 self.make_streams().await;
@@ -190,7 +228,9 @@ impl Arena {
                     Side::Events => "events",
                     _ => "batched",
                 };
-                (0..work.workers).map(|_| self.house.spawn("bench-limit", &[form])).collect()
+                (0..work.workers)
+                    .map(|_| self.house.spawn("bench-limit", &[form]))
+                    .collect()
             }
         };
         for process in &processes {
@@ -206,7 +246,10 @@ impl Arena {
             if stream == "web" {
                 config.max_bytes.0 = 4 << 30;
             }
-            self.bus.ensure(&layout::stream(stream, &config), Mode::Create).await.expect("a stream");
+            self.bus
+                .ensure(&layout::stream(stream, &config), Mode::Create)
+                .await
+                .expect("a stream");
         }
     }
 
@@ -221,14 +264,21 @@ impl Arena {
             },
             "action": "create",
         });
-        self.bus.api(&format!("CONSUMER.CREATE.web.{name}"), &body).await.expect("a consumer");
+        self.bus
+            .api(&format!("CONSUMER.CREATE.web.{name}"), &body)
+            .await
+            .expect("a consumer");
     }
 
     /// Until `time`, Unix milliseconds, its workers are up, their requests wait, and nothing is delivered. The server goes
     /// on by itself at that time; told to go on at once, it would wait for the next request.
     pub async fn pause(&self, consumer: &str, time: u64) {
         let body = json!({ "pause_until": format_time(time) });
-        let answer = self.bus.api(&format!("CONSUMER.PAUSE.{consumer}"), &body).await.expect("a paused consumer");
+        let answer = self
+            .bus
+            .api(&format!("CONSUMER.PAUSE.{consumer}"), &body)
+            .await
+            .expect("a paused consumer");
         assert_eq!(answer["paused"], true, "{answer}");
     }
 
@@ -236,15 +286,31 @@ impl Arena {
     pub async fn drained(&self, consumer: &str, workers: &mut [Process]) -> f64 {
         let start = Instant::now();
         loop {
-            let info = self.bus.api(&format!("CONSUMER.INFO.{consumer}"), &Value::Null).await.expect("a consumer");
+            let info = self
+                .bus
+                .api(&format!("CONSUMER.INFO.{consumer}"), &Value::Null)
+                .await
+                .expect("a consumer");
             if info["num_pending"] == 0 && info["num_ack_pending"] == 0 {
                 assert_eq!(info["num_redelivered"], 0, "delivered again: {info}");
-                return seconds(info["ack_floor"]["last_active"].as_str().expect("the time of the last ack"));
+                return seconds(
+                    info["ack_floor"]["last_active"]
+                        .as_str()
+                        .expect("the time of the last ack"),
+                );
             }
             for worker in &mut *workers {
-                assert!(worker.is_alive(), "{} has ended: {}", worker.name, worker.log());
+                assert!(
+                    worker.is_alive(),
+                    "{} has ended: {}",
+                    worker.name,
+                    worker.log()
+                );
             }
-            assert!(start.elapsed() < PATIENCE, "not done after {PATIENCE:?}: {info}");
+            assert!(
+                start.elapsed() < PATIENCE,
+                "not done after {PATIENCE:?}: {info}"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -275,13 +341,21 @@ impl Arena {
 
 /// Its stream and name, as the server's API has them.
 pub fn consumer(side: Side) -> &'static str {
-    if side == Side::Oncue { "web.bench-clicks" } else { "web.limit" }
+    if side == Side::Oncue {
+        "web.bench-clicks"
+    } else {
+        "web.limit"
+    }
 }
 
 /// Unix seconds of a time as the server writes it, with all its digits.
 pub fn seconds(text: &str) -> f64 {
     let whole = parse_time(text).expect("a time") / 1000;
-    let fraction: String =
-        text.split_once('.').map_or("0", |(_, f)| f).chars().take_while(char::is_ascii_digit).collect();
+    let fraction: String = text
+        .split_once('.')
+        .map_or("0", |(_, f)| f)
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
     whole as f64 + format!("0.{fraction}").parse::<f64>().expect("digits")
 }

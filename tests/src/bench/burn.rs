@@ -7,7 +7,11 @@ use std::time::{Duration, Instant};
 pub fn burn(rounds: u64) {
     let mut value = 1_u64;
     for _ in 0..rounds {
-        value = black_box(value.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+        value = black_box(
+            value
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1),
+        );
     }
 }
 

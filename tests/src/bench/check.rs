@@ -11,8 +11,16 @@ use super::arena::{Arena, OUTPUT, Side, Work};
 
 pub async fn run(arena: &Arena, side: Side, work: &Work) {
     let (events, keys) = (work.clicks.events, work.clicks.keys);
-    assert_eq!(events % (keys * work.every), 0, "a backlog that cannot be checked");
-    assert_eq!(arena.house.count(&arena.bus, "dlq").await, 0, "dead letters");
+    assert_eq!(
+        events % (keys * work.every),
+        0,
+        "a backlog that cannot be checked"
+    );
+    assert_eq!(
+        arena.house.count(&arena.bus, "dlq").await,
+        0,
+        "dead letters"
+    );
     let rows = match side {
         Side::Oncue => {
             "local lo, hi, n, sum = math.huge, 0, 0, 0 \
@@ -30,15 +38,27 @@ pub async fn run(arena: &Arena, side: Side, work: &Work) {
     };
     let rows = arena.house.redis_cli(&["EVAL", rows, "0"]);
     let each = events / keys;
-    assert_eq!(rows, format!("{keys} {events} {each} {each}"), "pages, views, views of the least and most viewed");
+    assert_eq!(
+        rows,
+        format!("{keys} {events} {each} {each}"),
+        "pages, views, views of the least and most viewed"
+    );
     if side != Side::Oncue {
         let marks = arena.house.redis_cli(&["DBSIZE"]);
-        assert_eq!(marks, (events + 1).to_string(), "seen marks and the hash of pages");
+        assert_eq!(
+            marks,
+            (events + 1).to_string(),
+            "seen marks and the hash of pages"
+        );
     }
     let ids = headers(arena, &[OUTPUT, &format!("{OUTPUT}.>")], &["Nats-Msg-Id"]).await;
     let messages = ids.len() as u64;
     let ids = ids.iter().map(|(_, id)| id).collect::<HashSet<_>>().len() as u64;
-    assert_eq!((messages, ids), (events / work.every, events / work.every), "follow-ups, and their different ids");
+    assert_eq!(
+        (messages, ids),
+        (events / work.every, events / work.every),
+        "follow-ups, and their different ids"
+    );
 }
 
 /// Sequences of the messages on some subjects, with the first of the named headers that each has.
@@ -53,10 +73,18 @@ pub async fn headers(arena: &Arena, filters: &[&str], names: &[&str]) -> Vec<(u6
         },
         "action": "create",
     });
-    let info = arena.bus.api("CONSUMER.CREATE.web.check", &body).await.expect("a consumer to check with");
+    let info = arena
+        .bus
+        .api("CONSUMER.CREATE.web.check", &body)
+        .await
+        .expect("a consumer to check with");
     let expected = info["num_pending"].as_u64().unwrap_or(0) as usize;
     let created = arena.bus.stream_created("web").await.expect("the stream");
-    let mut pull = arena.bus.pull("web", created, "check").await.expect("a pull");
+    let mut pull = arena
+        .bus
+        .pull("web", created, "check")
+        .await
+        .expect("a pull");
     let mut found = Vec::with_capacity(expected);
     while found.len() < expected {
         let mut deliveries = pull.ask(Room::of(10_000)).await.expect("the consumer");
@@ -64,11 +92,20 @@ pub async fn headers(arena: &Arena, filters: &[&str], names: &[&str]) -> Vec<(u6
         deliveries.extend(next.expect("the stream goes on").expect("the consumer"));
         for delivery in deliveries {
             let header = |wanted: &&str| delivery.headers().find(|(name, _)| name == wanted);
-            let value = names.iter().find_map(header).expect("the header").1.to_owned();
+            let value = names
+                .iter()
+                .find_map(header)
+                .expect("the header")
+                .1
+                .to_owned();
             found.push((delivery.place.sequence, value));
         }
     }
     drop(pull);
-    arena.bus.api("CONSUMER.DELETE.web.check", &Value::Null).await.expect("deleted");
+    arena
+        .bus
+        .api("CONSUMER.DELETE.web.check", &Value::Null)
+        .await
+        .expect("deleted");
     found
 }

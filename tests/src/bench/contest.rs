@@ -20,19 +20,29 @@ pub struct Contest {
 impl Contest {
     #[must_use]
     pub fn with(mut self, name: &str, side: Side, work: Work) -> Self {
-        self.entries.push(Entry { name: name.to_owned(), side, work, runs: Vec::new() });
+        self.entries.push(Entry {
+            name: name.to_owned(),
+            side,
+            work,
+            runs: Vec::new(),
+        });
         self
     }
 
     /// Oncue and the loop written by hand, at the same work.
     pub fn of(work: &Work) -> Self {
-        Self::default().with("oncue", Side::Oncue, work.clone()).with("limit", Side::Limit, work.clone())
+        Self::default()
+            .with("oncue", Side::Oncue, work.clone())
+            .with("limit", Side::Limit, work.clone())
     }
 
     pub async fn hold(mut self, arena: &mut Arena, what: &str, rounds: usize) -> Self {
         for round in 1..=rounds {
             for entry in &mut self.entries {
-                progress(&format!("{what}: round {round} of {rounds}, {}", entry.name));
+                progress(&format!(
+                    "{what}: round {round} of {rounds}, {}",
+                    entry.name
+                ));
                 entry.runs.push(arena.run(entry.side, &entry.work).await);
             }
         }
@@ -41,7 +51,9 @@ impl Contest {
 
     pub fn runs(&self, name: &str) -> &[Run] {
         let entry = self.entries.iter().find(|entry| entry.name == name);
-        &entry.unwrap_or_else(|| panic!("nothing here is called {name}")).runs
+        &entry
+            .unwrap_or_else(|| panic!("nothing here is called {name}"))
+            .runs
     }
 
     pub fn rate(&self, name: &str) -> Figure {
@@ -49,14 +61,22 @@ impl Contest {
     }
 
     pub fn ratio(&self, of: &str, to: &str) -> Figure {
-        let ratios = self.runs(of).iter().zip(self.runs(to)).map(|(of, to)| of.rate() / to.rate());
+        let ratios = self
+            .runs(of)
+            .iter()
+            .zip(self.runs(to))
+            .map(|(of, to)| of.rate() / to.rate());
         Figure::new(&format!("{of}/{to}"), "", ratios)
     }
 
     /// The same by the CPU time that an event costs all processes together: what the ratio would be where nothing but
     /// the processor is short, and steady where other programs share it.
     pub fn by_cpu(&self, of: &str, to: &str) -> Figure {
-        let ratios = self.runs(of).iter().zip(self.runs(to)).map(|(of, to)| to.cpu.total() / of.cpu.total());
+        let ratios = self
+            .runs(of)
+            .iter()
+            .zip(self.runs(to))
+            .map(|(of, to)| to.cpu.total() / of.cpu.total());
         Figure::new("by CPU", "", ratios)
     }
 
@@ -64,24 +84,40 @@ impl Contest {
     pub fn details(&self, name: &str) -> Vec<Figure> {
         let runs = self.runs(name);
         let cpu = |what: &str, of: fn(&Cpu) -> f64| {
-            Figure::new(&format!("{name} {what}"), "us", runs.iter().map(|run| of(&run.cpu)))
+            Figure::new(
+                &format!("{name} {what}"),
+                "us",
+                runs.iter().map(|run| of(&run.cpu)),
+            )
         };
         vec![
             cpu("nats", |c| c.nats),
             cpu("redis", |c| c.redis),
             cpu("worker", |c| c.worker),
-            Figure::new(&format!("{name} peak"), "MB", runs.iter().map(|run| run.peak as f64 / 1024.0)),
+            Figure::new(
+                &format!("{name} peak"),
+                "MB",
+                runs.iter().map(|run| run.peak as f64 / 1024.0),
+            ),
         ]
     }
 
     /// Everyone's rate, ours beside the limit's, and what an event costs.
     pub fn row(&self, name: &str, goal: Option<Goal>) -> Row {
-        let mut row = Row { name: name.to_owned(), ..Row::default() };
-        row.figures.extend(self.entries.iter().map(|entry| self.rate(&entry.name)));
+        let mut row = Row {
+            name: name.to_owned(),
+            ..Row::default()
+        };
+        row.figures
+            .extend(self.entries.iter().map(|entry| self.rate(&entry.name)));
         let mut ratio = self.ratio("oncue", "limit");
         ratio.goal = goal;
         row.figures.extend([ratio, self.by_cpu("oncue", "limit")]);
-        row.details.extend(self.entries.iter().flat_map(|entry| self.details(&entry.name)));
+        row.details.extend(
+            self.entries
+                .iter()
+                .flat_map(|entry| self.details(&entry.name)),
+        );
         row
     }
 }

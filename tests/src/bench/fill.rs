@@ -32,8 +32,15 @@ const BURST: u64 = 500;
 
 impl Clicks {
     fn write(&self, number: u64, now: u64, out: &mut Vec<u8>) {
-        let (ty, id, key) = ("web.page.viewed", id(number), format!("/p{}", number % self.keys));
-        let mut payload = format!(r#"{{"page":"{key}","visitor":"v{number}","at":"{}","referrer":""#, format_time(now));
+        let (ty, id, key) = (
+            "web.page.viewed",
+            id(number),
+            format!("/p{}", number % self.keys),
+        );
+        let mut payload = format!(
+            r#"{{"page":"{key}","visitor":"v{number}","at":"{}","referrer":""#,
+            format_time(now)
+        );
         let pad = self.payload.saturating_sub(payload.len() + 2);
         payload.extend(std::iter::repeat_n('x', pad));
         payload.push_str("\"}");
@@ -52,7 +59,10 @@ impl Clicks {
         };
         head.push_str("\r\n");
         let (head_len, total) = (head.len(), head.len() + payload.len());
-        let _ = write!(out, "HPUB {subject} _FILL {head_len} {total}\r\n{head}{payload}\r\n");
+        let _ = write!(
+            out,
+            "HPUB {subject} _FILL {head_len} {total}\r\n{head}{payload}\r\n"
+        );
     }
 }
 
@@ -106,9 +116,16 @@ pub fn fill(nats_port: u16, clicks: Clicks) {
 /// Counts the whole lines among what was read and leaves the rest.
 fn take_acks(read: &mut Vec<u8>, socket: &mut TcpStream) -> u64 {
     let (mut acks, mut from) = (0, 0);
-    while let Some(end) = read[from..].iter().position(|b| *b == b'\n').map(|n| from + n) {
+    while let Some(end) = read[from..]
+        .iter()
+        .position(|b| *b == b'\n')
+        .map(|n| from + n)
+    {
         let line = String::from_utf8_lossy(&read[from..end]);
-        assert!(!line.contains("\"error\"") && !line.starts_with("-ERR"), "the backlog is refused: {line}");
+        assert!(
+            !line.contains("\"error\"") && !line.starts_with("-ERR"),
+            "the backlog is refused: {line}"
+        );
         if line.starts_with("PING") {
             socket.write_all(b"PONG\r\n").expect("NATS takes it");
         }

@@ -49,10 +49,16 @@ pub fn flat_out(port: u16, prefix: &str, clients: u64, time: Duration) -> Answer
                 })
             })
             .collect();
-        threads.into_iter().map(|thread| thread.join().expect("a client")).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a client"))
+            .collect()
     });
     let times = times.concat();
-    Answers { rate: times.len() as f64 / start.elapsed().as_secs_f64(), times }
+    Answers {
+        rate: times.len() as f64 / start.elapsed().as_secs_f64(),
+        times,
+    }
 }
 
 struct Client {
@@ -64,19 +70,30 @@ impl Client {
     fn connect(port: u16) -> Self {
         let socket = TcpStream::connect(("127.0.0.1", port)).expect("the gateway");
         socket.set_nodelay(true).expect("a socket");
-        socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a socket");
-        Self { socket, answer: Vec::new() }
+        socket
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .expect("a socket");
+        Self {
+            socket,
+            answer: Vec::new(),
+        }
     }
 
     /// One event; anything but a 202 ends the measurement.
     fn post(&mut self, prefix: &str, number: u64) {
-        let body = format!(r#"{{"page":"/p{}","visitor":"v{number}","referrer":"{:x<140}"}}"#, number % 100, "");
+        let body = format!(
+            r#"{{"page":"/p{}","visitor":"v{number}","referrer":"{:x<140}"}}"#,
+            number % 100,
+            ""
+        );
         let head = format!(
             "POST /v1/events/web.page.viewed HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n\
              ce-specversion: 1.0\r\nce-id: {prefix}-{number}\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
-        self.socket.write_all((head + &body).as_bytes()).expect("the gateway reads");
+        self.socket
+            .write_all((head + &body).as_bytes())
+            .expect("the gateway reads");
         let answer = read_answer(&mut self.socket, &mut self.answer);
         assert!(answer.starts_with("HTTP/1.1 202"), "refused: {answer}");
     }
@@ -91,10 +108,13 @@ fn read_answer(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> String {
         assert!(n > 0, "the gateway closed the connection");
         buffer.extend_from_slice(&chunk[..n]);
         let text = String::from_utf8_lossy(buffer);
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
         let length = head.lines().find_map(|line| {
             let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+            name.eq_ignore_ascii_case("content-length")
+                .then(|| value.trim().parse::<usize>().ok())?
         });
         if body.len() >= length.unwrap_or(0) {
             return text.into_owned();
@@ -106,12 +126,19 @@ fn read_answer(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> String {
 pub fn upload(port: u16, name: &str, size: u64, block: &[u8]) -> (f64, String) {
     let start = Instant::now();
     let mut client = Client::connect(port);
-    let head = format!("PUT /v1/files/{name} HTTP/1.1\r\nhost: bench\r\ncontent-length: {size}\r\n\r\n");
-    client.socket.write_all(head.as_bytes()).expect("the gateway reads");
+    let head =
+        format!("PUT /v1/files/{name} HTTP/1.1\r\nhost: bench\r\ncontent-length: {size}\r\n\r\n");
+    client
+        .socket
+        .write_all(head.as_bytes())
+        .expect("the gateway reads");
     let mut left = size;
     while left > 0 {
         let n = left.min(block.len() as u64);
-        client.socket.write_all(&block[..n as usize]).expect("the gateway reads");
+        client
+            .socket
+            .write_all(&block[..n as usize])
+            .expect("the gateway reads");
         left -= n;
     }
     let answer = read_answer(&mut client.socket, &mut client.answer);

@@ -21,8 +21,12 @@ impl Machine {
     pub fn describe() -> Self {
         let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let after = |text: &str, name: &str| {
-            let line = text.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_once(':'));
-            line.map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+            let line = text
+                .lines()
+                .find(|line| line.starts_with(name))
+                .and_then(|line| line.split_once(':'));
+            line.map(|(_, value)| value.trim().to_owned())
+                .unwrap_or_default()
         };
         let memory = after(&file("/proc/meminfo"), "MemTotal");
         let memory: u64 = memory.trim_end_matches(" kB").parse().unwrap_or(0);
@@ -31,8 +35,14 @@ impl Machine {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             memory_gib: memory >> 20,
             kernel: file("/proc/sys/kernel/osrelease").trim().to_owned(),
-            servers: ["nats-server", "redis-server"].map(|server| said(server, &["--version"])).to_vec(),
-            load_before: file("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
+            servers: ["nats-server", "redis-server"]
+                .map(|server| said(server, &["--version"]))
+                .to_vec(),
+            load_before: file("/proc/loadavg")
+                .split(' ')
+                .next()
+                .and_then(|load| load.parse().ok())
+                .unwrap_or(0.0),
             commit: said("git", &["describe", "--always", "--dirty"]),
         }
     }
@@ -44,6 +54,15 @@ impl Machine {
 }
 
 fn said(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output().map(|output| output.stdout).unwrap_or_default();
-    String::from_utf8_lossy(&output).trim().split(" sha=").next().unwrap_or_default().to_owned()
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .map(|output| output.stdout)
+        .unwrap_or_default();
+    String::from_utf8_lossy(&output)
+        .trim()
+        .split(" sha=")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }

@@ -15,7 +15,11 @@ pub fn progress(line: &str) {
 }
 
 fn colour(code: u8, text: &str) -> String {
-    if std::io::stdout().is_terminal() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    if std::io::stdout().is_terminal() {
+        format!("\x1b[{code}m{text}\x1b[0m")
+    } else {
+        text.to_owned()
+    }
 }
 
 pub fn case(case: &Case) {
@@ -27,7 +31,12 @@ pub fn case(case: &Case) {
     if let Some(why) = &case.failed {
         println!("  {}", colour(31, &format!("FAILED: {why}")));
     }
-    let width = case.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
+    let width = case
+        .rows
+        .iter()
+        .map(|row| row.name.chars().count())
+        .max()
+        .unwrap_or(0);
     case.rows.iter().for_each(|one| row(one, width));
 }
 
@@ -44,20 +53,44 @@ fn figure(figure: &Figure) -> String {
     let (value, range) = (number(figure.spread.median), range(figure));
     let (code, goal) = match figure.goal {
         None => (36, String::new()),
-        Some(goal) => (if goal.is_met(figure.spread.median) { 32 } else { 31 }, words(goal)),
+        Some(goal) => (
+            if goal.is_met(figure.spread.median) {
+                32
+            } else {
+                31
+            },
+            words(goal),
+        ),
     };
-    let unit = if figure.unit.is_empty() { String::new() } else { format!(" {}", figure.unit) };
-    format!("{} {}{unit}{}", figure.name, colour(code, &value), colour(2, &format!("{range}{goal}")))
+    let unit = if figure.unit.is_empty() {
+        String::new()
+    } else {
+        format!(" {}", figure.unit)
+    };
+    format!(
+        "{} {}{unit}{}",
+        figure.name,
+        colour(code, &value),
+        colour(2, &format!("{range}{goal}"))
+    )
 }
 
 fn plain(figure: &Figure) -> String {
-    let unit = if figure.unit.is_empty() { String::new() } else { format!(" {}", figure.unit) };
+    let unit = if figure.unit.is_empty() {
+        String::new()
+    } else {
+        format!(" {}", figure.unit)
+    };
     format!("{} {}{unit}", figure.name, number(figure.spread.median))
 }
 
 fn range(figure: &Figure) -> String {
     let (low, high) = (number(figure.spread.low), number(figure.spread.high));
-    if low == high { String::new() } else { format!(" ({low}-{high})") }
+    if low == high {
+        String::new()
+    } else {
+        format!(" ({low}-{high})")
+    }
 }
 
 fn words(goal: Goal) -> String {
@@ -73,8 +106,12 @@ pub fn number(value: f64) -> String {
         0.0 => "0".to_owned(),
         1000.0.. => {
             let digits = format!("{value:.0}");
-            let grouped: Vec<&str> =
-                digits.as_bytes().rchunks(3).rev().map(|c| std::str::from_utf8(c).unwrap_or("")).collect();
+            let grouped: Vec<&str> = digits
+                .as_bytes()
+                .rchunks(3)
+                .rev()
+                .map(|c| std::str::from_utf8(c).unwrap_or(""))
+                .collect();
             grouped.join(",")
         }
         100.0.. => format!("{value:.0}"),

@@ -70,17 +70,29 @@ impl Goal {
 
 impl Case {
     pub fn new(id: &str, title: &str) -> Self {
-        Self { id: id.to_owned(), title: title.to_owned(), ..Self::default() }
+        Self {
+            id: id.to_owned(),
+            title: title.to_owned(),
+            ..Self::default()
+        }
     }
 }
 
 impl Figure {
     pub fn new(name: &str, unit: &str, values: impl IntoIterator<Item = f64>) -> Self {
-        Self { name: name.to_owned(), unit: unit.to_owned(), spread: Spread::of(values), goal: None }
+        Self {
+            name: name.to_owned(),
+            unit: unit.to_owned(),
+            spread: Spread::of(values),
+            goal: None,
+        }
     }
 
     #[must_use]
     pub fn goal(self, goal: Goal) -> Self {
-        Self { goal: Some(goal), ..self }
+        Self {
+            goal: Some(goal),
+            ..self
+        }
     }
 }

@@ -47,7 +47,11 @@ pub fn write(report: &Report, page: &Path) -> std::io::Result<()> {
     for case in &report.cases {
         let _ = write!(text, "\n## {}: {}\n\n", case.id, case.title);
         if let Some(why) = case.skipped.as_ref().or(case.failed.as_ref()) {
-            let _ = writeln!(text, "Not measured: {}", why.lines().next().unwrap_or_default());
+            let _ = writeln!(
+                text,
+                "Not measured: {}",
+                why.lines().next().unwrap_or_default()
+            );
             continue;
         }
         for (unit, name) in DRAWN {
@@ -58,7 +62,11 @@ pub fn write(report: &Report, page: &Path) -> std::io::Result<()> {
                     row.figures = row.details.clone();
                 }
             }
-            let title = if unit == "us" { "CPU for each event" } else { &case.title };
+            let title = if unit == "us" {
+                "CPU for each event"
+            } else {
+                &case.title
+            };
             if let Some(picture) = svg::bars(title, unit, &rows) {
                 let file = format!("{}-{name}.svg", case.id);
                 std::fs::write(folder.join(&file), picture)?;
@@ -82,7 +90,11 @@ fn place(report: &Report) -> String {
         machine.servers.join(", "),
         machine.commit,
         report.rounds,
-        if report.quick { ", in the short form (`QUICK=1`)" } else { "" },
+        if report.quick {
+            ", in the short form (`QUICK=1`)"
+        } else {
+            ""
+        },
     );
     if machine.is_shared() {
         let _ = write!(
@@ -114,17 +126,29 @@ fn table(case: &Case, text: &mut String) {
 }
 
 fn value(figure: &Figure) -> String {
-    format!("{} {}", number(figure.spread.median), figure.unit).trim().to_owned()
+    format!("{} {}", number(figure.spread.median), figure.unit)
+        .trim()
+        .to_owned()
 }
 
 fn range(figure: &Figure) -> String {
     let (low, high) = (number(figure.spread.low), number(figure.spread.high));
-    if low == high { String::new() } else { format!("{low} to {high}") }
+    if low == high {
+        String::new()
+    } else {
+        format!("{low} to {high}")
+    }
 }
 
 fn goal(figure: &Figure) -> String {
-    let Some(goal) = figure.goal else { return String::new() };
-    let met = if goal.is_met(figure.spread.median) { "met" } else { "**missed**" };
+    let Some(goal) = figure.goal else {
+        return String::new();
+    };
+    let met = if goal.is_met(figure.spread.median) {
+        "met"
+    } else {
+        "**missed**"
+    };
     match goal {
         Goal::AtLeast(value) => format!("at least {value}: {met}"),
         Goal::AtMost(value) => format!("at most {value}: {met}"),

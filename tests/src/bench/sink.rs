@@ -19,10 +19,15 @@ impl Sink {
         let spans = Arc::new(AtomicU64::new(0));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let app = Router::new().route("/v1/traces", post(take)).layer(DefaultBodyLimit::disable());
+        let app = Router::new()
+            .route("/v1/traces", post(take))
+            .layer(DefaultBodyLimit::disable());
         let app = app.with_state(spans.clone());
         std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
             runtime.block_on(async {
                 listener.set_nonblocking(true).expect("a socket");
                 let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
@@ -47,7 +52,9 @@ async fn take(State(spans): State<Arc<AtomicU64>>, body: Bytes) -> Bytes {
 /// the lengths is enough to count, and takes nothing from what is being measured.
 fn count(request: &[u8]) -> u64 {
     let resources = fields(request, 1);
-    let scopes = resources.into_iter().flat_map(|resource| fields(resource, 2));
+    let scopes = resources
+        .into_iter()
+        .flat_map(|resource| fields(resource, 2));
     scopes.map(|scope| fields(scope, 2).len() as u64).sum()
 }
 
@@ -62,7 +69,11 @@ fn fields(mut message: &[u8], wanted: u64) -> Vec<&[u8]> {
             5 => Some(4),
             _ => None,
         };
-        let Some((field, rest)) = length.and_then(|length| message.split_at_checked(length as usize)) else { break };
+        let Some((field, rest)) =
+            length.and_then(|length| message.split_at_checked(length as usize))
+        else {
+            break;
+        };
         if tag == wanted << 3 | 2 {
             found.push(field);
         }
@@ -88,7 +99,10 @@ fn spans_are_counted_by_their_lengths() {
     // Two resources: one of a scope with two spans and a number beside them, one of two scopes with a span each.
     let span = |n: u8| vec![0x12, 1, n];
     let wrap = |tag: u8, inner: &[u8]| [&[tag, inner.len() as u8], inner].concat();
-    let first = wrap(0x0a, &wrap(0x12, &[span(1), vec![0x08, 0x96, 0x01], span(2)].concat()));
+    let first = wrap(
+        0x0a,
+        &wrap(0x12, &[span(1), vec![0x08, 0x96, 0x01], span(2)].concat()),
+    );
     let second = wrap(0x0a, &[wrap(0x12, &span(3)), wrap(0x12, &span(4))].concat());
     assert_eq!(count(&[first, second].concat()), 4);
 }

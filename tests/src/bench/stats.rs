@@ -13,7 +13,9 @@ impl Spread {
     pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
-        let Some((&low, &high)) = values.first().zip(values.last()) else { return Self::default() };
+        let Some((&low, &high)) = values.first().zip(values.last()) else {
+            return Self::default();
+        };
         let middle = values.len() / 2;
         let median = if values.len().is_multiple_of(2) {
             f64::midpoint(values[middle - 1], values[middle])
@@ -28,5 +30,9 @@ impl Spread {
 pub fn percentile(values: &mut [f64], of: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let at = (values.len() as f64 * of).ceil() as usize;
-    values.get(at.saturating_sub(1)).or(values.last()).copied().unwrap_or_default()
+    values
+        .get(at.saturating_sub(1))
+        .or(values.last())
+        .copied()
+        .unwrap_or_default()
 }

@@ -19,9 +19,18 @@ const STYLE: &str = "<style>text{font:13px system-ui,sans-serif;fill:#24292f}.di
 
 /// One group of bars for each row that has figures of this unit; `None` if none has.
 pub fn bars(title: &str, unit: &str, rows: &[Row]) -> Option<String> {
-    let of_unit = |row: &Row| row.figures.iter().filter(|figure| figure.unit == unit).cloned().collect::<Vec<_>>();
-    let groups: Vec<(&str, Vec<Figure>)> =
-        rows.iter().map(|row| (row.name.as_str(), of_unit(row))).filter(|(_, figures)| !figures.is_empty()).collect();
+    let of_unit = |row: &Row| {
+        row.figures
+            .iter()
+            .filter(|figure| figure.unit == unit)
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let groups: Vec<(&str, Vec<Figure>)> = rows
+        .iter()
+        .map(|row| (row.name.as_str(), of_unit(row)))
+        .filter(|(_, figures)| !figures.is_empty())
+        .collect();
     let all = groups.iter().flat_map(|(_, figures)| figures);
     let most = all.map(|figure| figure.spread.high).fold(0.0, f64::max);
     if most <= 0.0 {
@@ -35,9 +44,18 @@ pub fn bars(title: &str, unit: &str, rows: &[Row]) -> Option<String> {
     }
     let (scale, mut y, mut out) = ((WIDTH - LABEL - ROOM) / most, 40.0, String::new());
     for (name, figures) in &groups {
-        let _ = write!(out, "<text x=\"0\" y=\"{}\">{}</text>", y + BAR - 4.0, escape(name));
+        let _ = write!(
+            out,
+            "<text x=\"0\" y=\"{}\">{}</text>",
+            y + BAR - 4.0,
+            escape(name)
+        );
         for figure in figures {
-            let class = names.iter().position(|name| *name == figure.name).unwrap_or(0) % 4;
+            let class = names
+                .iter()
+                .position(|name| *name == figure.name)
+                .unwrap_or(0)
+                % 4;
             bar(&mut out, y, figure, scale, class);
             y += BAR + 3.0;
         }
@@ -55,8 +73,10 @@ fn bar(out: &mut String, y: f64, figure: &Figure, scale: f64, class: usize) {
     let spread = figure.spread;
     let (x, width, middle) = (LABEL, (spread.median * scale).max(1.0), y + BAR / 2.0);
     let (low, high) = (x + spread.low * scale, x + spread.high * scale);
-    let _ =
-        write!(out, "<rect class=\"s{class}\" x=\"{x}\" y=\"{y}\" width=\"{width:.1}\" height=\"{BAR}\" rx=\"2\"/>");
+    let _ = write!(
+        out,
+        "<rect class=\"s{class}\" x=\"{x}\" y=\"{y}\" width=\"{width:.1}\" height=\"{BAR}\" rx=\"2\"/>"
+    );
     if high - low > 1.0 {
         let _ = write!(
             out,
@@ -75,5 +95,7 @@ fn bar(out: &mut String, y: f64, figure: &Figure, scale: f64, class: usize) {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }

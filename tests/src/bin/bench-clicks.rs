@@ -27,11 +27,21 @@ async fn clicks(view: PageViewed, page: &mut Page, _: &Context) -> Result<Option
     page.views += 1;
     burn(*BURN);
     let every = page.views.is_multiple_of(*EVERY);
-    Ok(if every { Some(PageMilestone { page: view.page, views: page.views }) } else { None })
+    Ok(if every {
+        Some(PageMilestone {
+            page: view.page,
+            views: page.views,
+        })
+    } else {
+        None
+    })
 }
 
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+    std::env::var(name)
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(default)
 }
 
 fn main() -> ExitCode {

@@ -35,12 +35,24 @@ impl State for Third {
 
 async fn first(view: PageViewed, page: &mut First, _: &Context) -> Result<PageMilestone> {
     page.views += 1;
-    Ok(PageMilestone { page: view.page, views: page.views })
+    Ok(PageMilestone {
+        page: view.page,
+        views: page.views,
+    })
 }
 
-async fn second(milestone: PageMilestone, page: &mut Second, _: &Context) -> Result<TrendsPublished> {
+async fn second(
+    milestone: PageMilestone,
+    page: &mut Second,
+    _: &Context,
+) -> Result<TrendsPublished> {
     page.views += 1;
-    Ok(TrendsPublished { trends: vec![Trend { page: milestone.page, views: page.views }] })
+    Ok(TrendsPublished {
+        trends: vec![Trend {
+            page: milestone.page,
+            views: page.views,
+        }],
+    })
 }
 
 async fn third(_: TrendsPublished, page: &mut Third, _: &Context) -> Result<()> {
@@ -49,7 +61,11 @@ async fn third(_: TrendsPublished, page: &mut Third, _: &Context) -> Result<()> 
 }
 
 fn page(trends: &TrendsPublished) -> String {
-    trends.trends.first().map(|trend| trend.page.clone()).unwrap_or_default()
+    trends
+        .trends
+        .first()
+        .map(|trend| trend.page.clone())
+        .unwrap_or_default()
 }
 
 fn main() -> ExitCode {

@@ -71,8 +71,14 @@ impl Limit {
         // Its client leaves Nagle's algorithm on: of two calls in a row the second would wait for up to 40 ms.
         let address = var("ONCUE_REDIS_URL")?.into_connection_info()?;
         let address = address.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let mut redis = redis::Client::open(address)?.get_multiplexed_async_connection().await?;
-        let script = redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async(&mut redis).await?;
+        let mut redis = redis::Client::open(address)?
+            .get_multiplexed_async_connection()
+            .await?;
+        let script = redis::cmd("SCRIPT")
+            .arg("LOAD")
+            .arg(SCRIPT)
+            .query_async(&mut redis)
+            .await?;
         Ok(Self {
             jetstream: async_nats::jetstream::new(client.clone()),
             client,
@@ -105,7 +111,13 @@ impl Limit {
         let (mut headers, cause) = (HeaderMap::new(), id(message)?);
         let id = format!("{cause}.1");
         if self.events {
-            let kept = |name| message.headers.as_ref().and_then(|all| all.get(name)).map_or("", HeaderValue::as_str);
+            let kept = |name| {
+                message
+                    .headers
+                    .as_ref()
+                    .and_then(|all| all.get(name))
+                    .map_or("", HeaderValue::as_str)
+            };
             for (name, value) in [
                 ("ce-specversion", "1.0"),
                 ("ce-id", &id),
@@ -128,7 +140,10 @@ impl Limit {
     }
 
     async fn ack(&self, reply: &Subject) -> Result<()> {
-        Ok(self.client.publish(reply.clone(), Bytes::from_static(b"+ACK")).await?)
+        Ok(self
+            .client
+            .publish(reply.clone(), Bytes::from_static(b"+ACK"))
+            .await?)
     }
 
     /// The life of a batch where the client's futures stand for publish acks.
@@ -137,7 +152,11 @@ impl Limit {
         let mut acks = Vec::with_capacity(batch.len());
         for (message, count) in batch.iter().zip(counts) {
             if let Some((headers, payload)) = self.follow_up(message, count)? {
-                acks.push(self.jetstream.publish_with_headers(self.output.clone(), headers, payload).await?);
+                acks.push(
+                    self.jetstream
+                        .publish_with_headers(self.output.clone(), headers, payload)
+                        .await?,
+                );
             }
         }
         for ack in acks {
@@ -156,7 +175,14 @@ impl Limit {
             match self.follow_up(message, count)? {
                 Some((headers, payload)) => {
                     let inbox = waiting.expect(reply(message)?.clone());
-                    self.client.publish_with_reply_and_headers(self.output.clone(), inbox, headers, payload).await?;
+                    self.client
+                        .publish_with_reply_and_headers(
+                            self.output.clone(),
+                            inbox,
+                            headers,
+                            payload,
+                        )
+                        .await?;
                 }
                 None => self.ack(reply(message)?).await?,
             }
@@ -182,11 +208,22 @@ impl Waiting {
 
     fn take(&self, message: &Message) -> Result<Subject> {
         if !message.payload.starts_with(b"{\"stream\"") {
-            return Err(format!("not published: {}", String::from_utf8_lossy(&message.payload)).into());
+            return Err(format!(
+                "not published: {}",
+                String::from_utf8_lossy(&message.payload)
+            )
+            .into());
         }
-        let token = message.subject.rsplit('.').next().ok_or("no token")?.parse()?;
+        let token = message
+            .subject
+            .rsplit('.')
+            .next()
+            .ok_or("no token")?
+            .parse()?;
         let mut acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
-        acks.1.remove(&token).ok_or_else(|| "an ack for nothing".into())
+        acks.1
+            .remove(&token)
+            .ok_or_else(|| "an ack for nothing".into())
     }
 }
 
@@ -203,16 +240,31 @@ impl Pull {
     async fn start(client: &Client) -> Result<Self> {
         let inbox = client.new_inbox();
         let messages = client.subscribe(inbox.clone()).await?;
-        let request = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", var("LIMIT_STREAM")?, var("LIMIT_CONSUMER")?);
-        Ok(Self { client: client.clone(), request, inbox, messages, outstanding: 0 })
+        let request = format!(
+            "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
+            var("LIMIT_STREAM")?,
+            var("LIMIT_CONSUMER")?
+        );
+        Ok(Self {
+            client: client.clone(),
+            request,
+            inbox,
+            messages,
+            outstanding: 0,
+        })
     }
 
     async fn next(&mut self) -> Result<Vec<Message>> {
         let mut batch = Vec::with_capacity(BATCH);
         while batch.is_empty() {
             if self.outstanding <= WINDOW / 2 {
-                let body = format!("{{\"batch\":{},\"expires\":30000000000}}", WINDOW - self.outstanding);
-                self.client.publish_with_reply(self.request.clone(), self.inbox.clone(), body.into()).await?;
+                let body = format!(
+                    "{{\"batch\":{},\"expires\":30000000000}}",
+                    WINDOW - self.outstanding
+                );
+                self.client
+                    .publish_with_reply(self.request.clone(), self.inbox.clone(), body.into())
+                    .await?;
                 self.outstanding = WINDOW;
             }
             let mut message = self.messages.next().await;
@@ -222,11 +274,17 @@ impl Pull {
                         self.outstanding = self.outstanding.saturating_sub(1);
                         batch.push(next);
                     }
-                    Some(StatusCode::NO_RESPONDERS) => return Err("there is no such consumer".into()),
+                    Some(StatusCode::NO_RESPONDERS) => {
+                        return Err("there is no such consumer".into());
+                    }
                     // A request has ended with less than it asked for.
                     Some(_) => self.outstanding = 0,
                 }
-                message = if batch.len() < BATCH { self.messages.next().now_or_never().flatten() } else { None };
+                message = if batch.len() < BATCH {
+                    self.messages.next().now_or_never().flatten()
+                } else {
+                    None
+                };
             }
         }
         Ok(batch)
@@ -255,7 +313,10 @@ async fn run(limit: Limit, waiting: Option<Arc<Waiting>>) -> Result<()> {
 async fn inbox(limit: Limit) -> Result<()> {
     let inbox = limit.client.new_inbox();
     let mut answers = limit.client.subscribe(format!("{inbox}.*")).await?;
-    let waiting = Arc::new(Waiting { inbox, acks: Mutex::default() });
+    let waiting = Arc::new(Waiting {
+        inbox,
+        acks: Mutex::default(),
+    });
     let (acker, table) = (limit.clone(), waiting.clone());
     tokio::spawn(async move {
         while let Some(answer) = answers.next().await {
@@ -272,7 +333,9 @@ async fn inbox(limit: Limit) -> Result<()> {
 /// HTTP in, one publish out, its ack awaited.
 async fn gateway() -> Result<()> {
     let jetstream = async_nats::jetstream::new(async_nats::connect(var("ONCUE_NATS_URL")?).await?);
-    let app = axum::Router::new().route("/v1/events/{subject}", post(take)).with_state(jetstream);
+    let app = axum::Router::new()
+        .route("/v1/events/{subject}", post(take))
+        .with_state(jetstream);
     let listener = tokio::net::TcpListener::bind(var("LIMIT_LISTEN")?).await?;
     let listener = listener.tap_io(|socket| drop(socket.set_nodelay(true)));
     eprintln!("{{\"message\":\"ready\"}}");
@@ -286,21 +349,33 @@ async fn take(
     body: Bytes,
 ) -> Http {
     let mut headers = HeaderMap::new();
-    let Some(id) = request.get("ce-id").and_then(|id| id.to_str().ok()) else { return Http::BAD_REQUEST };
+    let Some(id) = request.get("ce-id").and_then(|id| id.to_str().ok()) else {
+        return Http::BAD_REQUEST;
+    };
     headers.insert("Nats-Msg-Id", id);
     let Ok(ack) = jetstream.publish_with_headers(subject, headers, body).await else {
         return Http::SERVICE_UNAVAILABLE;
     };
-    if ack.await.is_ok() { Http::ACCEPTED } else { Http::SERVICE_UNAVAILABLE }
+    if ack.await.is_ok() {
+        Http::ACCEPTED
+    } else {
+        Http::SERVICE_UNAVAILABLE
+    }
 }
 
 fn id(message: &Message) -> Result<&str> {
     let headers = message.headers.as_ref().ok_or("an event without headers")?;
-    Ok(headers.get("Nats-Msg-Id").ok_or("an event without id")?.as_str())
+    Ok(headers
+        .get("Nats-Msg-Id")
+        .ok_or("an event without id")?
+        .as_str())
 }
 
 fn reply(message: &Message) -> Result<&Subject> {
-    message.reply.as_ref().ok_or_else(|| "an event that cannot be acked".into())
+    message
+        .reply
+        .as_ref()
+        .ok_or_else(|| "an event that cannot be acked".into())
 }
 
 fn var(name: &str) -> Result<String> {
@@ -316,7 +391,19 @@ fn give_up(e: &(dyn Error + Send + Sync)) -> ! {
 async fn main() -> ExitCode {
     let done = match std::env::args().nth(1).as_deref() {
         Some("batched") => async { run(Limit::connect().await?, None).await }.await,
-        Some("events") => async { run(Limit { events: true, ..Limit::connect().await? }, None).await }.await,
+        Some("events") => {
+            async {
+                run(
+                    Limit {
+                        events: true,
+                        ..Limit::connect().await?
+                    },
+                    None,
+                )
+                .await
+            }
+            .await
+        }
         Some("inbox") => async { inbox(Limit::connect().await?).await }.await,
         Some("gateway") => gateway().await,
         _ => Err("usage: bench-limit batched | inbox | events | gateway".into()),

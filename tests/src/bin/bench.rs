@@ -32,20 +32,34 @@ fn options() -> Result<Options, String> {
             "--quick" => quick = true,
             "--rounds" => {
                 let n = value()?;
-                rounds = Some(n.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("{n:?} rounds?"))?);
+                rounds = Some(
+                    n.parse()
+                        .ok()
+                        .filter(|n| *n > 0)
+                        .ok_or_else(|| format!("{n:?} rounds?"))?,
+                );
             }
             "--json" => json = Some(value()?),
             id => {
                 let known: Vec<&str> = CASES.iter().map(|case| case.id).collect();
                 let case = CASES.iter().find(|case| case.id == id);
-                cases.push(case.ok_or_else(|| format!("there is no case {id:?}; there are {}", known.join(", ")))?);
+                cases.push(case.ok_or_else(|| {
+                    format!("there is no case {id:?}; there are {}", known.join(", "))
+                })?);
             }
         }
     }
     if cases.is_empty() {
         cases = CASES.iter().collect();
     }
-    Ok(Options { plan: Plan { rounds: rounds.unwrap_or(if quick { 2 } else { 5 }), quick }, cases, json })
+    Ok(Options {
+        plan: Plan {
+            rounds: rounds.unwrap_or(if quick { 2 } else { 5 }),
+            quick,
+        },
+        cases,
+        json,
+    })
 }
 
 fn main() -> ExitCode {
@@ -82,7 +96,11 @@ fn main() -> ExitCode {
         }
     }
     println!("\n{} s", start.elapsed().as_secs());
-    if report.cases.iter().any(|case| case.failed.is_some()) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if report.cases.iter().any(|case| case.failed.is_some()) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 /// Fails if an event costs more than what is on record, in counts that do not depend on the time of day.
@@ -91,13 +109,21 @@ fn gate(file: &str, record: bool) -> ExitCode {
         eprintln!("nothing is counted: {why}");
         return ExitCode::FAILURE;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let recorded = std::fs::read(file).map_err(|e| e.to_string());
-    let recorded = recorded.and_then(|text| serde_json::from_slice::<Counts>(&text).map_err(|e| e.to_string()));
+    let recorded = recorded
+        .and_then(|text| serde_json::from_slice::<Counts>(&text).map_err(|e| e.to_string()));
     let mut counts = runtime.block_on(Counts::measure());
     // How events fall into batches is chance: what costs too much three times costs too much.
     for _ in 0..2 {
-        if !record && recorded.as_ref().is_ok_and(|recorded| !counts.above(recorded).is_empty()) {
+        if !record
+            && recorded
+                .as_ref()
+                .is_ok_and(|recorded| !counts.above(recorded).is_empty())
+        {
             counts = counts.least(&runtime.block_on(Counts::measure()));
         }
     }
@@ -124,8 +150,10 @@ fn gate(file: &str, record: bool) -> ExitCode {
 
 fn write(json: &str, page: &str) -> ExitCode {
     let read = std::fs::read(json).map_err(|e| e.to_string());
-    let read = read.and_then(|text| serde_json::from_slice::<Report>(&text).map_err(|e| e.to_string()));
-    let written = read.and_then(|report| report::write(&report, page.as_ref()).map_err(|e| e.to_string()));
+    let read =
+        read.and_then(|text| serde_json::from_slice::<Report>(&text).map_err(|e| e.to_string()));
+    let written =
+        read.and_then(|report| report::write(&report, page.as_ref()).map_err(|e| e.to_string()));
     match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -138,13 +166,25 @@ fn write(json: &str, page: &str) -> ExitCode {
 /// A check that fails panics: then this case has no figures, and the others go on.
 fn one(known: &'static Known, plan: Plan) -> Case {
     let runs = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         runtime.block_on((known.run)(plan))
     });
     let case = runs.join().unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default();
-        Case { failed: Some(text), ..Case::default() }
+        let text = text
+            .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
+            .unwrap_or_default();
+        Case {
+            failed: Some(text),
+            ..Case::default()
+        }
     });
-    Case { id: known.id.to_owned(), title: known.title.to_owned(), ..case }
+    Case {
+        id: known.id.to_owned(),
+        title: known.title.to_owned(),
+        ..case
+    }
 }

@@ -9,7 +9,10 @@ use oncue_proto::web::PageViewed;
 
 async fn call_once(event: PageViewed, _: &mut (), context: &Context) -> Result<()> {
     let path = std::env::var("CALLS").map_err(std::io::Error::other)?;
-    let mut calls = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+    let mut calls = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)?;
     writeln!(calls, "{} {}", event.page, context.idempotency_key("call"))?;
     match event.referrer.as_str() {
         "exit" => std::process::exit(0),

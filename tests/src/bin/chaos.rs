@@ -55,7 +55,9 @@ fn options() -> Result<Options, String> {
             "--cuts" => options.cuts = Some(value.parse().map_err(|_| wrong())?),
             "--seconds" => options.seconds = Some(value.parse().map_err(|_| wrong())?),
             "--row" => options.rows.push(find(&value).ok_or_else(wrong)?),
-            "--programs" => options.programs = Some(std::fs::canonicalize(&value).map_err(|_| wrong())?),
+            "--programs" => {
+                options.programs = Some(std::fs::canonicalize(&value).map_err(|_| wrong())?)
+            }
             "--record" => options.record = Some(value),
             "--json" => options.json = Some(value),
             _ => return Err(format!("unknown argument {name:?}")),
@@ -75,21 +77,36 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    println!("seed {}, {} minutes, {}", options.seed, options.minutes, versions().join(", "));
+    println!(
+        "seed {}, {} minutes, {}",
+        options.seed,
+        options.minutes,
+        versions().join(", ")
+    );
     let begun = now_ms();
     let reports = run(&options);
-    print!("{}", table::text(&options.rows, &reports, std::io::stdout().is_terminal()));
+    print!(
+        "{}",
+        table::text(&options.rows, &reports, std::io::stdout().is_terminal())
+    );
     let kept = keep(&options, &reports, begun);
     if let Err(why) = &kept {
         eprintln!("{why}");
     }
     let passed = reports.iter().all(Report::passed) && kept.is_ok();
-    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// All rows once, then those that can take more, as long as there is time.
 fn run(options: &Options) -> Vec<Report> {
-    let (start, time) = (Instant::now(), Duration::from_secs_f64(options.minutes * 60.0));
+    let (start, time) = (
+        Instant::now(),
+        Duration::from_secs_f64(options.minutes * 60.0),
+    );
     let live = Arc::new(Live::default());
     let progress = Progress::start(live.clone(), start, time);
     let endless = options.rows.iter().filter(|row| row.endless).count() as u64;
@@ -100,10 +117,17 @@ fn run(options: &Options) -> Vec<Report> {
         for (row, total) in options.rows.iter().zip(&mut reports) {
             let over = round > 0 && (start.elapsed() >= time || !row.endless);
             // One that cannot run here, or has failed, is not asked again.
-            if over || total.as_ref().is_some_and(|r| r.skipped.is_some() || !r.passed()) {
+            if over
+                || total
+                    .as_ref()
+                    .is_some_and(|r| r.skipped.is_some() || !r.passed())
+            {
                 continue;
             }
-            let seconds = options.seconds.unwrap_or(if row.endless { share } else { 8 }).max(row.short);
+            let seconds = options
+                .seconds
+                .unwrap_or(if row.endless { share } else { 8 })
+                .max(row.short);
             let plan = Plan {
                 seed: options.seed.wrapping_add(round),
                 seconds,
@@ -130,7 +154,9 @@ fn run(options: &Options) -> Vec<Report> {
             }
         }
         let rows = options.rows.iter().zip(reports.iter().flatten());
-        let open = rows.filter(|(row, report)| row.endless && report.skipped.is_none() && report.passed()).count();
+        let open = rows
+            .filter(|(row, report)| row.endless && report.skipped.is_none() && report.passed())
+            .count();
         if start.elapsed() >= time || open == 0 {
             break;
         }
@@ -143,19 +169,27 @@ fn run(options: &Options) -> Vec<Report> {
 fn one(row: &'static Row, plan: &Plan) -> Report {
     let (plan, start) = (plan.clone(), Instant::now());
     let runs = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         runtime.block_on((row.run)(plan))
     });
     let mut report = runs.join().unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
-        Report::failed(text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default())
+        Report::failed(
+            text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
+                .unwrap_or_default(),
+        )
     });
     report.seconds = start.elapsed().as_secs();
     report
 }
 
 fn keep(options: &Options, reports: &[Report], begun: u64) -> Result<(), String> {
-    let write = |path: &str, text: String| std::fs::write(path, text).map_err(|e| format!("cannot write {path}: {e}"));
+    let write = |path: &str, text: String| {
+        std::fs::write(path, text).map_err(|e| format!("cannot write {path}: {e}"))
+    };
     if let Some(path) = &options.record {
         write(path, record(options, reports, begun))?;
     }
@@ -176,7 +210,11 @@ fn keep(options: &Options, reports: &[Report], begun: u64) -> Result<(), String>
 fn record(options: &Options, reports: &[Report], begun: u64) -> String {
     let all = table::total(reports);
     let command: Vec<String> = std::env::args().skip(1).collect();
-    let verdict = if all.passed() { "All rows passed" } else { "NOT all rows passed" };
+    let verdict = if all.passed() {
+        "All rows passed"
+    } else {
+        "NOT all rows passed"
+    };
     let facts = [
         ("begun", format_time(begun)),
         ("took", format!("{} s", (now_ms() - begun) / 1000)),
@@ -185,7 +223,10 @@ fn record(options: &Options, reports: &[Report], begun: u64) -> String {
         ("versions", versions().join(", ")),
         ("machine", machine()),
     ];
-    let facts: String = facts.iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
+    let facts: String = facts
+        .iter()
+        .map(|(name, value)| format!("| {name} | {value} |\n"))
+        .collect();
     format!(
         "# A run of `make chaos`\n\n{verdict}: {} accepted events, {} injected faults, {} lost, {} doubled.\n\n\
          | | |\n|---|---|\n{facts}\n\
@@ -201,21 +242,53 @@ fn record(options: &Options, reports: &[Report], begun: u64) -> String {
 }
 
 fn said(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output().map(|output| output.stdout).unwrap_or_default();
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .map(|output| output.stdout)
+        .unwrap_or_default();
     String::from_utf8_lossy(&output).trim().to_owned()
 }
 
 fn versions() -> Vec<String> {
-    let commit = said("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]);
+    let commit = said(
+        "git",
+        &[
+            "-C",
+            env!("CARGO_MANIFEST_DIR"),
+            "describe",
+            "--always",
+            "--dirty",
+        ],
+    );
     let oncue = format!("Oncue {} {commit}", env!("CARGO_PKG_VERSION"));
-    let server = |name| said(name, &["--version"]).split(" sha=").next().unwrap_or_default().to_owned();
-    vec![oncue.trim().to_owned(), server("nats-server"), server("redis-server")]
+    let server = |name| {
+        said(name, &["--version"])
+            .split(" sha=")
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    vec![
+        oncue.trim().to_owned(),
+        server("nats-server"),
+        server("redis-server"),
+    ]
 }
 
 fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
-    let memory = kib.map_or_else(|| "memory unknown".into(), |kib: u64| format!("{} GiB of memory", kib >> 20));
+    let kib = memory.lines().find_map(|line| {
+        line.strip_prefix("MemTotal:")?
+            .trim()
+            .strip_suffix(" kB")?
+            .parse()
+            .ok()
+    });
+    let memory = kib.map_or_else(
+        || "memory unknown".into(),
+        |kib: u64| format!("{} GiB of memory", kib >> 20),
+    );
     format!("{cores} cores, {memory}, {}", said("uname", &["-srm"]))
 }

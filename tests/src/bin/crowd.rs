@@ -36,7 +36,8 @@ struct Member {
 }
 
 fn crowd(count: usize) -> Vec<Member> {
-    let ty = |row: usize, step: usize| format!("shop{row:02}.{}.step{step}", NOUNS[row % NOUNS.len()]);
+    let ty =
+        |row: usize, step: usize| format!("shop{row:02}.{}.step{step}", NOUNS[row % NOUNS.len()]);
     let member = |at: usize| {
         let (row, step) = (at / ROW, at % ROW);
         let mut emits = vec![ty(row, step + 1)];
@@ -58,13 +59,20 @@ fn crowd(count: usize) -> Vec<Member> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let argument = |at: usize, default: u64| std::env::args().nth(at).and_then(|a| a.parse().ok()).unwrap_or(default);
+    let argument = |at: usize, default: u64| {
+        std::env::args()
+            .nth(at)
+            .and_then(|a| a.parse().ok())
+            .unwrap_or(default)
+    };
     let (count, rate) = (argument(1, 200), argument(2, 10_000));
     let mut house = House::new("[console]\nwrite = true\n").await;
     let port = free_port();
     house.set("ONCUE_CONSOLE_LISTEN", &format!("127.0.0.1:{port}"));
     house.set("ONCUE_CONSOLE_TOKEN", TOKEN);
-    let bus = Bus::connect(&format!("nats://127.0.0.1:{}", house.nats_port), "crowd").await.expect("NATS");
+    let bus = Bus::connect(&format!("nats://127.0.0.1:{}", house.nats_port), "crowd")
+        .await
+        .expect("NATS");
     let members = Arc::new(crowd(count as usize));
     furnish(&bus, &members).await;
     for verb in ["INFO", "STATS"] {
@@ -86,25 +94,38 @@ async fn main() {
 /// Streams, and a consumer for each function.
 async fn furnish(bus: &Bus, members: &[Member]) {
     // The server sets aside for a stream what it may grow to.
-    let config = StreamConfig { max_bytes: Size(48 << 20), ..StreamConfig::default() };
+    let config = StreamConfig {
+        max_bytes: Size(48 << 20),
+        ..StreamConfig::default()
+    };
     for domain in [layout::TIMER, layout::DLQ, "web"] {
-        bus.require(&layout::stream(domain, &config)).await.expect("a stream");
+        bus.require(&layout::stream(domain, &config))
+            .await
+            .expect("a stream");
     }
     for row in members.chunks(ROW) {
-        bus.require(&layout::stream(&row[0].stream, &config)).await.expect("a stream");
+        bus.require(&layout::stream(&row[0].stream, &config))
+            .await
+            .expect("a stream");
         for member in row {
             let filters = layout::filters(&[&member.trigger]);
-            let wanted = layout::consumer(&member.name, &member.stream, &filters, &Limits::default());
+            let wanted =
+                layout::consumer(&member.name, &member.stream, &filters, &Limits::default());
             bus.require(&wanted).await.expect("a consumer");
         }
     }
 }
 
 async fn answer(bus: Bus, members: Arc<Vec<Member>>, verb: &str) {
-    let mut asked = bus.subscribe(&format!("$SRV.{verb}")).await.expect("a subscription");
+    let mut asked = bus
+        .subscribe(&format!("$SRV.{verb}"))
+        .await
+        .expect("a subscription");
     let limits = json!(Limits::default());
     while let Some(question) = asked.next().await {
-        let Some(reply) = question.reply else { continue };
+        let Some(reply) = question.reply else {
+            continue;
+        };
         for member in members.iter().filter(|member| member.running) {
             let handled = member.handled.load(Ordering::Relaxed);
             let manifest = json!({ "name": member.name, "version": "1.0.0", "stream": member.stream, "triggers": [member.trigger],
@@ -129,12 +150,21 @@ async fn load(bus: Bus, members: Arc<Vec<Member>>, rate: u64) {
         while sent < due {
             // Busy at the front of each row, quiet at its end.
             let at = (sent as usize * 7919) % members.len();
-            let member = &members[if sent.is_multiple_of(3) { at } else { at / ROW * ROW }];
+            let member = &members[if sent.is_multiple_of(3) {
+                at
+            } else {
+                at / ROW * ROW
+            }];
             member.handled.fetch_add(1, Ordering::Relaxed);
             if sent.is_multiple_of(200) {
                 output(&bus, member, sent).await;
             } else {
-                let _ = bus.tell(member.trigger.clone(), format!(r#"{{"number":{sent}}}"#).into()).await;
+                let _ = bus
+                    .tell(
+                        member.trigger.clone(),
+                        format!(r#"{{"number":{sent}}}"#).into(),
+                    )
+                    .await;
             }
             sent += 1;
         }
@@ -146,15 +176,29 @@ async fn output(bus: &Bus, member: &Member, number: u64) {
     let id = format!("{}-{number}", member.name);
     let mut meta = root(&id, &member.emits[0]);
     meta.source = format!("/{}", member.name);
-    let _ = bus.publish(&envelope(&meta, "", &json!({ "number": number }))).await;
+    let _ = bus
+        .publish(&envelope(&meta, "", &json!({ "number": number })))
+        .await;
 }
 
 /// Most consumers are moved to the end of their stream now and then, as if their workers had acked it all.
 async fn keep_up(bus: Bus, members: Arc<Vec<Member>>) {
     loop {
-        for (at, member) in members.iter().enumerate().filter(|(at, member)| member.running && at % 17 != 3) {
-            let info = bus.api(&format!("STREAM.INFO.{}", member.stream), &serde_json::Value::Null).await;
-            let last = info.ok().and_then(|info| info["state"]["last_seq"].as_u64()).unwrap_or(0);
+        for (at, member) in members
+            .iter()
+            .enumerate()
+            .filter(|(at, member)| member.running && at % 17 != 3)
+        {
+            let info = bus
+                .api(
+                    &format!("STREAM.INFO.{}", member.stream),
+                    &serde_json::Value::Null,
+                )
+                .await;
+            let last = info
+                .ok()
+                .and_then(|info| info["state"]["last_seq"].as_u64())
+                .unwrap_or(0);
             let _ = bus.rewind(&member.stream, &member.name, last + 1).await;
             if at % ROW == 0 {
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -184,8 +228,15 @@ fn root(id: &str, ty: &str) -> Meta {
 fn envelope(meta: &Meta, key: &str, payload: &serde_json::Value) -> Envelope {
     let headers = event::headers(meta, key, Format::Json)
         .into_iter()
-        .map(|(name, value)| Header { name: name.to_owned(), value });
-    Envelope { subject: event::subject(&meta.ty, key), headers: headers.collect(), payload: payload.to_string().into() }
+        .map(|(name, value)| Header {
+            name: name.to_owned(),
+            value,
+        });
+    Envelope {
+        subject: event::subject(&meta.ty, key),
+        headers: headers.collect(),
+        payload: payload.to_string().into(),
+    }
 }
 
 /// A flow of three events, and dead letters of two causes, for pages to show. Returns what to look for.
@@ -193,25 +244,43 @@ async fn stories(bus: &Bus) -> serde_json::Value {
     let id = event::new_id();
     let first = root(&id, "web.page.viewed");
     let page = json!({ "page": "front-door", "visitor": "v-1" });
-    bus.publish(&envelope(&first, "front-door", &page)).await.expect("an event");
+    bus.publish(&envelope(&first, "front-door", &page))
+        .await
+        .expect("an event");
     for number in 0..2 {
         let mut child = root(&format!("{id}-{number}"), "web.page.milestone");
-        (child.source, child.cause, child.flow, child.hops) = ("/count-views".into(), id.clone(), id.clone(), 1);
+        (child.source, child.cause, child.flow, child.hops) =
+            ("/count-views".into(), id.clone(), id.clone(), 1);
         let milestone = json!({ "page": "front-door", "views": "10" });
-        bus.publish(&envelope(&child, "front-door", &milestone)).await.expect("an event");
+        bus.publish(&envelope(&child, "front-door", &milestone))
+            .await
+            .expect("an event");
     }
     for number in 0..12 {
         let (function, site, message) = match number % 3 {
             0 => ("order-step-7-00", "", "no address 4711 in the order"),
-            _ => ("invoice-step-8-01", "src/bin/invoice-step-8.rs:42", "the tax office does not answer"),
+            _ => (
+                "invoice-step-8-01",
+                "src/bin/invoice-step-8.rs:42",
+                "the tax office does not answer",
+            ),
         };
         let event = format!("broken-{number}");
         let mut text = String::new();
         let _ = write!(text, r#"{{"page":"door-{number}","visitor":"v"}}"#);
-        let inner = Envelope { subject: "web.page.viewed".into(), headers: Vec::new(), payload: text.into() };
+        let inner = Envelope {
+            subject: "web.page.viewed".into(),
+            headers: Vec::new(),
+            payload: text.into(),
+        };
         let letter = DeadLetter {
             function: function.into(),
-            reason: if site.is_empty() { "rejected" } else { "attempts" }.into(),
+            reason: if site.is_empty() {
+                "rejected"
+            } else {
+                "attempts"
+            }
+            .into(),
             message: message.into(),
             site: site.into(),
             attempts: 6,
@@ -224,7 +293,10 @@ async fn stories(bus: &Bus) -> serde_json::Value {
             envelope: Some(inner),
             ..DeadLetter::default()
         };
-        let header = Header { name: "traceparent".into(), value: format!("00-{:032x}-{:016x}-01", 23, 23) };
+        let header = Header {
+            name: "traceparent".into(),
+            value: format!("00-{:032x}-{:016x}-01", 23, 23),
+        };
         let letter = Envelope {
             subject: format!("dlq.{function}"),
             headers: vec![header],

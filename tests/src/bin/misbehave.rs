@@ -27,16 +27,26 @@ async fn misbehave(event: PageViewed, tally: &mut Tally, context: &Context) -> R
     tally.count += 1;
     tally.ids.push(context.id().to_owned());
     context.add("hits", "total", 1)?;
-    let milestone = || PageMilestone { page: event.page.clone(), views: tally.count };
-    let (word, number) = event.referrer.split_once(':').unwrap_or((&event.referrer, "0"));
+    let milestone = || PageMilestone {
+        page: event.page.clone(),
+        views: tally.count,
+    };
+    let (word, number) = event
+        .referrer
+        .split_once(':')
+        .unwrap_or((&event.referrer, "0"));
     let number: u64 = number.parse().unwrap_or(0);
     match word {
         "fail" => Err(std::io::Error::other("told to fail").into()),
-        "fail-until" if u64::from(context.attempt()) < number => Err(std::io::Error::other("not yet").into()),
+        "fail-until" if u64::from(context.attempt()) < number => {
+            Err(std::io::Error::other("not yet").into())
+        }
         "fail-slow" if context.attempt() == 1 => Err(std::io::Error::other("not yet").into()),
         "span" => {
             let look_up = tokio::time::sleep(Duration::from_millis(1));
-            look_up.instrument(tracing::info_span!("look-up", rows = 3)).await;
+            look_up
+                .instrument(tracing::info_span!("look-up", rows = 3))
+                .await;
             Ok((Vec::new(), None))
         }
         "slow" | "fail-slow" => {
@@ -64,10 +74,24 @@ async fn misbehave(event: PageViewed, tally: &mut Tally, context: &Context) -> R
             }
             Ok((Vec::new(), None))
         }
-        "behind" => context.add("tallies", "count", 1).map(|()| (Vec::new(), None)),
-        "emit-first" => Ok(((context.attempt() == 1).then(milestone).into_iter().collect(), None)),
+        "behind" => context
+            .add("tallies", "count", 1)
+            .map(|()| (Vec::new(), None)),
+        "emit-first" => Ok((
+            (context.attempt() == 1)
+                .then(milestone)
+                .into_iter()
+                .collect(),
+            None,
+        )),
         "emit" => Ok(((0..number).map(|_| milestone()).collect(), None)),
-        "later" => Ok((Vec::new(), Some(Delayed { event: milestone(), after: Duration::from_millis(number) }))),
+        "later" => Ok((
+            Vec::new(),
+            Some(Delayed {
+                event: milestone(),
+                after: Duration::from_millis(number),
+            }),
+        )),
         _ => Ok((Vec::new(), None)),
     }
 }
@@ -75,7 +99,11 @@ async fn misbehave(event: PageViewed, tally: &mut Tally, context: &Context) -> R
 /// Deeper than any stack.
 fn dig(depth: u64) -> u64 {
     let frame = std::hint::black_box([depth; 512]);
-    if depth == u64::MAX { frame[0] } else { dig(depth + 1) + frame[511] }
+    if depth == u64::MAX {
+        frame[0]
+    } else {
+        dig(depth + 1) + frame[511]
+    }
 }
 
 /// More memory than the test lets a process have.
@@ -89,5 +117,9 @@ fn hog() -> usize {
 
 fn main() -> ExitCode {
     let timeout = Duration::from_secs(3);
-    oncue::run(Function::new("misbehave", misbehave).attempts(3).timeout(timeout))
+    oncue::run(
+        Function::new("misbehave", misbehave)
+            .attempts(3)
+            .timeout(timeout),
+    )
 }

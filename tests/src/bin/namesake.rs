@@ -23,6 +23,9 @@ async fn count(_: PageViewed, row: &mut Count, _: &Context) -> Result<()> {
 
 fn main() -> ExitCode {
     let program = std::env::args().next().unwrap_or_default();
-    let name = Path::new(&program).file_name().and_then(|name| name.to_str()).unwrap_or("namesake");
+    let name = Path::new(&program)
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or("namesake");
     oncue::run(Function::new(name.to_owned().leak(), count))
 }

@@ -16,7 +16,12 @@ fn main() -> std::io::Result<()> {
         ("bomb.png".to_owned(), pictures::png_bomb()),
         ("text.jpg".to_owned(), pictures::text_named_jpg()),
     ];
-    all.extend((1..=8).map(|o| (format!("orientation-{o}.jpg"), pictures::jpeg_with_orientation(o))));
+    all.extend((1..=8).map(|o| {
+        (
+            format!("orientation-{o}.jpg"),
+            pictures::jpeg_with_orientation(o),
+        )
+    }));
     for (name, bytes) in all {
         println!("{:>9} bytes  {}", bytes.len(), dir.join(&name).display());
         std::fs::write(dir.join(name), bytes)?;

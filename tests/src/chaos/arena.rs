@@ -84,20 +84,45 @@ impl Default for Setup {
     fn default() -> Self {
         let (servers, config) = (Servers::default(), String::new());
         let (attempts, concurrency, ack_wait) = (20, 200, ACK_WAIT);
-        Self { servers, config, attempts, concurrency, ack_wait, horizon: "72h", replicas: 1, misbehave: 2, record: 2 }
+        Self {
+            servers,
+            config,
+            attempts,
+            concurrency,
+            ack_wait,
+            horizon: "72h",
+            replicas: 1,
+            misbehave: 2,
+            record: 2,
+        }
     }
 }
 
 impl Setup {
     /// The broker's own window is at its minimum, so that it hides no mistake of ours.
     fn config(&self) -> String {
-        let limits = format!("ack_wait = \"{}s\"\nattempts = {}\n", self.ack_wait.as_secs(), self.attempts);
+        let limits = format!(
+            "ack_wait = \"{}s\"\nattempts = {}\n",
+            self.ack_wait.as_secs(),
+            self.attempts
+        );
         let concurrency = format!("concurrency = {}\n", self.concurrency);
         // Small streams: the servers of a cluster set aside what a stream may hold, on one disk here.
         let copies = format!("replicas = {}\nmax_bytes = \"64MB\"\n", self.replicas);
-        let copies = if self.replicas > 1 { copies } else { String::new() };
-        let streams = if self.replicas > 1 { ["dlq", "timer"].as_slice() } else { &[] };
-        let streams: String = streams.iter().map(|stream| format!("[streams.{stream}]\n{copies}")).collect();
+        let copies = if self.replicas > 1 {
+            copies
+        } else {
+            String::new()
+        };
+        let streams = if self.replicas > 1 {
+            ["dlq", "timer"].as_slice()
+        } else {
+            &[]
+        };
+        let streams: String = streams
+            .iter()
+            .map(|stream| format!("[streams.{stream}]\n{copies}"))
+            .collect();
         format!(
             "{streams}[streams.web]\n{copies}duplicate_window = \"100ms\"\nhorizon = \"{}\"\n\
              [functions.misbehave]\n{limits}{concurrency}[functions.record]\n{limits}{concurrency}{}",
@@ -117,14 +142,24 @@ impl Arena {
         if house.servers.nodes.is_empty() {
             house.set("ONCUE_NATS_URL", &format!("nats://127.0.0.1:{}", nats.port));
         }
-        house.set("ONCUE_REDIS_URL", &format!("redis://127.0.0.1:{}", redis.port));
+        house.set(
+            "ONCUE_REDIS_URL",
+            &format!("redis://127.0.0.1:{}", redis.port),
+        );
         for (variable, value) in &plan.env {
             house.set(variable, value);
         }
-        let binaries = [vec!["misbehave"; setup.misbehave], vec!["record"; setup.record]].concat();
+        let binaries = [
+            vec!["misbehave"; setup.misbehave],
+            vec!["record"; setup.record],
+        ]
+        .concat();
         let crew = Crew::start(&house, &nats, &binaries).await;
         let (bus, store) = (house.bus().await, house.store().await);
-        let created = bus.stream_created("web").await.expect("the workers have made the stream");
+        let created = bus
+            .stream_created("web")
+            .await
+            .expect("the workers have made the stream");
         Self {
             house,
             nats,
@@ -133,7 +168,10 @@ impl Arena {
             bus,
             store,
             rng: fastrand::Rng::with_seed(plan.seed),
-            report: Report { live: plan.live.clone(), ..Report::default() },
+            report: Report {
+                live: plan.live.clone(),
+                ..Report::default()
+            },
             rate: plan.rate,
             created,
             mortal: false,
@@ -148,7 +186,8 @@ impl Arena {
 
     pub fn proxies(&self, link: Link) -> impl Iterator<Item = &Proxy> {
         let nats = Some(&self.nats).filter(|_| link != Link::Redis);
-        nats.into_iter().chain(Some(&self.redis).filter(|_| link != Link::Nats))
+        nats.into_iter()
+            .chain(Some(&self.redis).filter(|_| link != Link::Nats))
     }
 
     /// Starts the client; a second load is a second client.
@@ -158,7 +197,14 @@ impl Arena {
         }
         let live = self.report.live.clone();
         let name = format!("{}{}", self.name, self.sent.len());
-        self.load = Some(Load::start(self.bus.clone(), self.created, &name, self.seed, shape, live));
+        self.load = Some(Load::start(
+            self.bus.clone(),
+            self.created,
+            &name,
+            self.seed,
+            shape,
+            live,
+        ));
     }
 
     pub fn acked(&self) -> u64 {
@@ -182,7 +228,9 @@ impl Arena {
         let start = Instant::now();
         while !holds(self) {
             if start.elapsed() > PATIENCE {
-                self.report.failures.push(format!("waited {PATIENCE:?} in vain: {what}"));
+                self.report
+                    .failures
+                    .push(format!("waited {PATIENCE:?} in vain: {what}"));
                 return false;
             }
             self.wait(Duration::from_millis(20)).await;
@@ -195,7 +243,10 @@ impl Arena {
         let before = self.acked();
         self.under_way(before + 20).await;
         let went_on = self.acked() >= before + 20;
-        self.report.must(went_on, "the client got no acks for a minute: a fault would have harmed nothing");
+        self.report.must(
+            went_on,
+            "the client got no acks for a minute: a fault would have harmed nothing",
+        );
     }
 
     /// Ends the load and keeps what it did.
@@ -217,16 +268,34 @@ impl Arena {
     /// One event under an id of its own, in so many copies that the server cannot recognise.
     pub async fn tell(&mut self, id: &str, key: &str, word: &'static str, copies: usize) {
         let headers = [("ce-id", id.to_owned()), ("ce-time", format_time(now_ms()))];
-        let headers = headers.into_iter().map(|(name, value)| Header { name: name.to_owned(), value });
+        let headers = headers.into_iter().map(|(name, value)| Header {
+            name: name.to_owned(),
+            value,
+        });
         let payload = format!(r#"{{"page":"{key}","referrer":"{word}"}}"#);
-        let envelope =
-            Envelope { subject: "web.page.viewed".into(), headers: headers.collect(), payload: payload.into() };
+        let envelope = Envelope {
+            subject: "web.page.viewed".into(),
+            headers: headers.collect(),
+            payload: payload.into(),
+        };
         let mut sequence = 0;
         for _ in 0..copies {
-            sequence = self.bus.publish(&envelope).await.expect("the stream takes it").sequence;
+            sequence = self
+                .bus
+                .publish(&envelope)
+                .await
+                .expect("the stream takes it")
+                .sequence;
         }
         let (id, key, number) = (Some(id.to_owned()), key.to_owned(), self.sent.len() as u64);
-        self.sent.push(Sent { number, key, word, id, acked: true, sequence });
+        self.sent.push(Sent {
+            number,
+            key,
+            word,
+            id,
+            acked: true,
+            sequence,
+        });
     }
 
     pub fn sent(&self) -> &[Sent] {
@@ -244,7 +313,9 @@ impl Arena {
                 (least, heard) = (rest, Instant::now());
             }
             if heard.elapsed() > DRAIN {
-                let why = format!("not drained, and nothing less for {DRAIN:?}: {rest:?} events are left");
+                let why = format!(
+                    "not drained, and nothing less for {DRAIN:?}: {rest:?} events are left"
+                );
                 return self.report.failures.push(why);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -255,7 +326,11 @@ impl Arena {
     pub async fn pending(&self) -> Option<u64> {
         let mut rest = 0;
         for function in ["misbehave", "record"] {
-            let info = self.bus.api(&format!("CONSUMER.INFO.web.{function}"), &Value::Null).await.ok()?;
+            let info = self
+                .bus
+                .api(&format!("CONSUMER.INFO.web.{function}"), &Value::Null)
+                .await
+                .ok()?;
             rest += info["num_pending"].as_u64()? + info["num_ack_pending"].as_u64()?;
         }
         Some(rest)
@@ -276,7 +351,10 @@ impl Arena {
         checker::check(&mut self).await;
         let gone = std::mem::take(&mut self.crew.gone);
         if let Some(last) = gone.last() {
-            self.report.note(format!("{} workers ended by themselves, the last: {last}", gone.len()));
+            self.report.note(format!(
+                "{} workers ended by themselves, the last: {last}",
+                gone.len()
+            ));
         }
         self.report.seconds = self.opened.elapsed().as_secs();
         if !self.report.passed() {
@@ -291,6 +369,7 @@ impl Arena {
         for (n, log) in self.crew.logs().enumerate() {
             let _ = std::fs::write(kept.join(format!("worker-{n}.log")), log);
         }
-        self.report.note(format!("logs of the workers: {}", kept.display()));
+        self.report
+            .note(format!("logs of the workers: {}", kept.display()));
     }
 }

@@ -28,9 +28,17 @@ struct Worker {
 
 impl Worker {
     fn start(house: &House, name: &str, doors: Vec<u16>) -> Self {
-        let urls: Vec<String> = doors.iter().map(|door| format!("nats://127.0.0.1:{door}")).collect();
+        let urls: Vec<String> = doors
+            .iter()
+            .map(|door| format!("nats://127.0.0.1:{door}"))
+            .collect();
         let url = ("ONCUE_NATS_URL", urls.join(","));
-        Self { process: house.spawn_with(name, &[], &[url]), doors, started: Instant::now(), frozen: false }
+        Self {
+            process: house.spawn_with(name, &[], &[url]),
+            doors,
+            started: Instant::now(),
+            frozen: false,
+        }
     }
 
     fn replace(&mut self, house: &House) {
@@ -75,7 +83,10 @@ impl Crew {
         for worker in &workers {
             worker.ready().await;
         }
-        Self { workers, gone: Vec::new() }
+        Self {
+            workers,
+            gone: Vec::new(),
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -92,8 +103,15 @@ impl Crew {
 
     /// Events a worker, or all of them, have been given and have not settled.
     pub fn in_hand(&self, nats: &Proxy, at: Option<usize>) -> usize {
-        let these = self.workers.iter().enumerate().filter(|(n, _)| at.is_none_or(|at| at == *n));
-        these.flat_map(|(_, worker)| &worker.doors).map(|door| nats.in_hand(*door)).sum()
+        let these = self
+            .workers
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| at.is_none_or(|at| at == *n));
+        these
+            .flat_map(|(_, worker)| &worker.doors)
+            .map(|door| nats.in_hand(*door))
+            .sum()
     }
 
     /// Replaces whoever has ended.
@@ -102,7 +120,11 @@ impl Crew {
             if !worker.process.is_alive() && worker.started.elapsed() > PATIENCE {
                 let log = worker.process.log();
                 let last = log.lines().last().unwrap_or("without a word");
-                self.gone.push(format!("{}: {}", worker.process.name, last.chars().take(200).collect::<String>()));
+                self.gone.push(format!(
+                    "{}: {}",
+                    worker.process.name,
+                    last.chars().take(200).collect::<String>()
+                ));
                 worker.replace(house);
             }
         }
@@ -116,18 +138,27 @@ impl Crew {
 
     /// kill -9 of all; `tend` brings others.
     pub fn kill_all(&mut self) {
-        self.workers.iter_mut().for_each(|worker| worker.process.kill());
+        self.workers
+            .iter_mut()
+            .for_each(|worker| worker.process.kill());
     }
 
     /// SIGSTOP of one, or of all.
     pub fn freeze(&mut self, at: Option<usize>) {
-        let these = self.workers.iter_mut().enumerate().filter(|(n, _)| at.is_none_or(|at| at == *n));
+        let these = self
+            .workers
+            .iter_mut()
+            .enumerate()
+            .filter(|(n, _)| at.is_none_or(|at| at == *n));
         these.for_each(|(_, worker)| worker.freeze());
     }
 
     /// SIGCONT of all that are frozen.
     pub fn thaw(&mut self) {
-        self.workers.iter_mut().filter(|worker| worker.frozen).for_each(Worker::thaw);
+        self.workers
+            .iter_mut()
+            .filter(|worker| worker.frozen)
+            .for_each(Worker::thaw);
     }
 
     /// SIGTERM of one after the other, each replaced before the next; returns exit codes.
@@ -143,15 +174,28 @@ impl Crew {
 
     /// A counter of `$SRV.STATS`, summed over all workers of a function, each of which must have answered.
     pub async fn counter(&self, bus: &Bus, function: &str, counter: &str) -> u64 {
-        let most = self.workers.iter().filter(|worker| worker.process.name == function).count();
+        let most = self
+            .workers
+            .iter()
+            .filter(|worker| worker.process.name == function)
+            .count();
         let read = |payload: &[u8]| {
             let stats: Value = serde_json::from_slice(payload).unwrap_or_default();
-            stats["endpoints"][0]["data"][counter].as_u64().unwrap_or_default()
+            stats["endpoints"][0]["data"][counter]
+                .as_u64()
+                .unwrap_or_default()
         };
-        until(&format!("{most} workers of {function} answer"), async || {
-            let answers = bus.ask_all(&format!("$SRV.STATS.{function}"), Duration::from_secs(1)).await.ok()?;
-            (answers.len() >= most).then(|| answers.iter().map(|note| read(&note.payload)).sum())
-        })
+        until(
+            &format!("{most} workers of {function} answer"),
+            async || {
+                let answers = bus
+                    .ask_all(&format!("$SRV.STATS.{function}"), Duration::from_secs(1))
+                    .await
+                    .ok()?;
+                (answers.len() >= most)
+                    .then(|| answers.iter().map(|note| read(&note.payload)).sum())
+            },
+        )
         .await
     }
 }

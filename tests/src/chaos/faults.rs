@@ -67,22 +67,102 @@ impl Harm {
         let none = Faults::default();
         match self {
             Self::Cut => (none, "cut"),
-            Self::Refuse => (Faults { refuse: true, ..none }, "refuse"),
-            Self::HalfOpenUp => (Faults { swallow: &[Direction::Up], ..none }, "swallow"),
-            Self::HalfOpenDown => (Faults { swallow: &[Direction::Down], ..none }, "swallow"),
-            Self::HalfOpen => (Faults { swallow: &[Direction::Up, Direction::Down], ..none }, "swallow"),
-            Self::Freeze => (Faults { freeze: true, ..none }, "freeze"),
+            Self::Refuse => (
+                Faults {
+                    refuse: true,
+                    ..none
+                },
+                "refuse",
+            ),
+            Self::HalfOpenUp => (
+                Faults {
+                    swallow: &[Direction::Up],
+                    ..none
+                },
+                "swallow",
+            ),
+            Self::HalfOpenDown => (
+                Faults {
+                    swallow: &[Direction::Down],
+                    ..none
+                },
+                "swallow",
+            ),
+            Self::HalfOpen => (
+                Faults {
+                    swallow: &[Direction::Up, Direction::Down],
+                    ..none
+                },
+                "swallow",
+            ),
+            Self::Freeze => (
+                Faults {
+                    freeze: true,
+                    ..none
+                },
+                "freeze",
+            ),
             Self::Latency => {
-                let latency = Duration::from_millis(500).min(Duration::from_secs_f64(seconds / 4.0));
-                (Faults { latency, jitter: latency / 2, ..none }, "delay")
+                let latency =
+                    Duration::from_millis(500).min(Duration::from_secs_f64(seconds / 4.0));
+                (
+                    Faults {
+                        latency,
+                        jitter: latency / 2,
+                        ..none
+                    },
+                    "delay",
+                )
             }
-            Self::Throttle => (Faults { bytes_per_second: 10_000, ..none }, "throttle"),
-            Self::Slices => (Faults { slices: true, ..none }, "slice"),
-            Self::ResetUp => (Faults { reset: Some(Direction::Up), ..none }, "reset"),
-            Self::ResetDown => (Faults { reset: Some(Direction::Down), ..none }, "reset"),
-            Self::LoseAnswer => (Faults { lose_answers: 1, ..none }, "lost answer"),
-            Self::LoseBatchAck => (Faults { lose_batch_acks: 1, ..none }, "lost batch ack"),
-            Self::TearBatch => (Faults { tear_batches: 1, ..none }, "torn batch"),
+            Self::Throttle => (
+                Faults {
+                    bytes_per_second: 10_000,
+                    ..none
+                },
+                "throttle",
+            ),
+            Self::Slices => (
+                Faults {
+                    slices: true,
+                    ..none
+                },
+                "slice",
+            ),
+            Self::ResetUp => (
+                Faults {
+                    reset: Some(Direction::Up),
+                    ..none
+                },
+                "reset",
+            ),
+            Self::ResetDown => (
+                Faults {
+                    reset: Some(Direction::Down),
+                    ..none
+                },
+                "reset",
+            ),
+            Self::LoseAnswer => (
+                Faults {
+                    lose_answers: 1,
+                    ..none
+                },
+                "lost answer",
+            ),
+            Self::LoseBatchAck => (
+                Faults {
+                    lose_batch_acks: 1,
+                    ..none
+                },
+                "lost batch ack",
+            ),
+            Self::TearBatch => (
+                Faults {
+                    tear_batches: 1,
+                    ..none
+                },
+                "torn batch",
+            ),
         }
     }
 
@@ -128,12 +208,20 @@ pub struct Step {
 }
 
 /// Every act at least once, in random order, then any of them until the time is over.
-pub fn schedule(rng: &mut fastrand::Rng, acts: &[Act], pause_ms: std::ops::Range<u64>, seconds: u64) -> Vec<Step> {
+pub fn schedule(
+    rng: &mut fastrand::Rng,
+    acts: &[Act],
+    pause_ms: std::ops::Range<u64>,
+    seconds: u64,
+) -> Vec<Step> {
     let mut order = acts.to_vec();
     rng.shuffle(&mut order);
     let (mut steps, mut total) = (Vec::new(), Duration::ZERO);
     while steps.len() < acts.len() || total < Duration::from_secs(seconds) {
-        let act = order.get(steps.len()).copied().unwrap_or_else(|| acts[rng.usize(..acts.len())]);
+        let act = order
+            .get(steps.len())
+            .copied()
+            .unwrap_or_else(|| acts[rng.usize(..acts.len())]);
         // Longer harm only where there is time for it.
         let most = (seconds * 1000 / acts.len() as u64).clamp(300, 3000);
         let length = match act {
@@ -265,7 +353,12 @@ async fn at_rest(arena: &Arena, at: Option<usize>) -> usize {
 
 async fn harm_line(arena: &mut Arena, link: Link, harm: Harm, length: Duration) {
     let (faults, counter) = harm.faults(length.as_secs_f64());
-    let fired = |arena: &Arena| arena.proxies(link).map(|proxy| proxy.fired_of(counter)).collect::<Vec<u64>>();
+    let fired = |arena: &Arena| {
+        arena
+            .proxies(link)
+            .map(|proxy| proxy.fired_of(counter))
+            .collect::<Vec<u64>>()
+    };
     let before = fired(arena);
     for proxy in arena.proxies(link) {
         proxy.set(faults.clone());
@@ -275,7 +368,12 @@ async fn harm_line(arena: &mut Arena, link: Link, harm: Harm, length: Duration) 
         }
     }
     arena.wait(length).await;
-    let happened = |arena: &Arena| fired(arena).iter().zip(&before).all(|(after, before)| after > before);
+    let happened = |arena: &Arena| {
+        fired(arena)
+            .iter()
+            .zip(&before)
+            .all(|(after, before)| after > before)
+    };
     let start = Instant::now();
     while !happened(arena) && start.elapsed() < HAPPEN {
         arena.wait(Duration::from_millis(50)).await;
@@ -284,7 +382,9 @@ async fn harm_line(arena: &mut Arena, link: Link, harm: Harm, length: Duration) 
     let name = Act::Line(link, harm).name();
     let all = happened(arena);
     arena.proxies(link).for_each(Proxy::heal);
-    arena.report.must(all, format!("`{name}` did not happen within {HAPPEN:?}"));
+    arena
+        .report
+        .must(all, format!("`{name}` did not happen within {HAPPEN:?}"));
     arena.report.fault(&name, times);
 }
 
@@ -298,6 +398,9 @@ mod tests {
         let draw = |seed| schedule(&mut fastrand::Rng::with_seed(seed), &acts, 0..100, 5);
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
-        assert!(acts.iter().all(|act| draw(7).iter().any(|step| step.act == *act)));
+        assert!(
+            acts.iter()
+                .all(|act| draw(7).iter().any(|step| step.act == *act))
+        );
     }
 }

@@ -41,7 +41,14 @@ pub struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { rate: USUAL, most: u64::MAX, words: &["emit:1"], poison: 0, plain: true, copies: true }
+        Self {
+            rate: USUAL,
+            most: u64::MAX,
+            words: &["emit:1"],
+            poison: 0,
+            plain: true,
+            copies: true,
+        }
     }
 }
 
@@ -66,7 +73,10 @@ impl Sent {
 
     /// What must follow from it.
     pub fn follows(&self) -> Option<String> {
-        let id = self.id.as_ref().filter(|_| self.word.starts_with("emit:1"))?;
+        let id = self
+            .id
+            .as_ref()
+            .filter(|_| self.word.starts_with("emit:1"))?;
         Some(output_id(id, "misbehave", 0))
     }
 }
@@ -79,12 +89,33 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn start(bus: Bus, created: u64, name: &str, seed: u64, shape: Shape, live: Arc<Live>) -> Self {
+    pub fn start(
+        bus: Bus,
+        created: u64,
+        name: &str,
+        seed: u64,
+        shape: Shape,
+        live: Arc<Live>,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (acked, refused) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let counts = (acked.clone(), refused.clone());
-        let client = Client { bus, created, name: name.to_owned(), shape, stopped, counts, live, seed };
-        Self { stop, task: tokio::spawn(client.run()), acked, refused }
+        let client = Client {
+            bus,
+            created,
+            name: name.to_owned(),
+            shape,
+            stopped,
+            counts,
+            live,
+            seed,
+        };
+        Self {
+            stop,
+            task: tokio::spawn(client.run()),
+            acked,
+            refused,
+        }
     }
 
     /// Publishes that were answered by no ack.
@@ -124,7 +155,9 @@ impl Client {
         let pause = Duration::from_millis(1000 * BURST / self.shape.rate.max(1));
         while number < self.shape.most && !*stopped.borrow() {
             for _ in 0..BURST.min(self.shape.most - number) {
-                let Ok(permit) = permits.clone().acquire_owned().await else { break };
+                let Ok(permit) = permits.clone().acquire_owned().await else {
+                    break;
+                };
                 let (client, draft) = (self.clone(), self.draft(number, &mut rng));
                 tasks.spawn(async move {
                     let _permit = permit;
@@ -139,15 +172,26 @@ impl Client {
 
     fn draft(&self, number: u64, rng: &mut fastrand::Rng) -> Draft {
         let keys = (self.shape.rate / PER_KEY_SECOND).clamp(20, 1000);
-        let key = format!("/{}-{}", self.name, number / PER_KEY / keys * keys + rng.u64(..keys));
+        let key = format!(
+            "/{}-{}",
+            self.name,
+            number / PER_KEY / keys * keys + rng.u64(..keys)
+        );
         let poison = self.shape.poison > 0 && rng.u64(..self.shape.poison) == 0;
-        let words = if poison { &["reject", "fail"] } else { self.shape.words };
+        let words = if poison {
+            &["reject", "fail"]
+        } else {
+            self.shape.words
+        };
         let word = words[rng.usize(..words.len())];
         let plain = self.shape.plain && rng.u8(..5) == 0;
         let id = (!plain).then(|| format!("{}-{number}", self.name));
         let mut headers = Vec::new();
         if let Some(id) = &id {
-            headers.extend([("ce-id", id.clone()), ("ce-type", "web.page.viewed".to_owned())]);
+            headers.extend([
+                ("ce-id", id.clone()),
+                ("ce-type", "web.page.viewed".to_owned()),
+            ]);
             if rng.u8(..4) > 0 {
                 headers.push(("ce-time", format_time(now_ms())));
             }
@@ -157,15 +201,36 @@ impl Client {
             }
         }
         let again = self.shape.copies && id.is_some() && rng.u8(..30) == 0;
-        let headers = headers.into_iter().map(|(name, value)| Header { name: name.to_owned(), value });
+        let headers = headers.into_iter().map(|(name, value)| Header {
+            name: name.to_owned(),
+            value,
+        });
         let payload = format!(r#"{{"page":"{key}","visitor":"{number}","referrer":"{word}"}}"#);
-        let envelope =
-            Envelope { subject: "web.page.viewed".into(), headers: headers.collect(), payload: payload.into() };
-        Draft { sent: Sent { number, key, word, id, acked: false, sequence: 0 }, envelope, again }
+        let envelope = Envelope {
+            subject: "web.page.viewed".into(),
+            headers: headers.collect(),
+            payload: payload.into(),
+        };
+        Draft {
+            sent: Sent {
+                number,
+                key,
+                word,
+                id,
+                acked: false,
+                sequence: 0,
+            },
+            envelope,
+            again,
+        }
     }
 
     async fn send(mut self, draft: Draft) -> Sent {
-        let Draft { mut sent, envelope, again } = draft;
+        let Draft {
+            mut sent,
+            envelope,
+            again,
+        } = draft;
         let plain = sent.id.is_none();
         let give_up = async {
             let _ = self.stopped.wait_for(|stop| *stop).await;
@@ -174,7 +239,9 @@ impl Client {
         let insist = async {
             loop {
                 let answer = self.bus.publish(&envelope).await;
-                self.counts.1.fetch_add(u64::from(answer.is_err()), Ordering::Relaxed);
+                self.counts
+                    .1
+                    .fetch_add(u64::from(answer.is_err()), Ordering::Relaxed);
                 match answer {
                     Ok(ack) => return Some(ack),
                     // Without an id a second try would be a second event.

@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use oncue::store::{Basis, Change, Handled, Mark, Op, Purpose, Regression, Row as StateRow, RowChange, RowKey, Run};
+use oncue::store::{
+    Basis, Change, Handled, Mark, Op, Purpose, Regression, Row as StateRow, RowChange, RowKey, Run,
+};
 use serde_json::json;
 
 use super::arena::{Arena, Link, Setup};
@@ -28,20 +30,39 @@ impl Disk {
         if !is_root() {
             return Err("mounting an image needs root".into());
         }
-        let folder = std::env::temp_dir().join(format!("oncue-power-{}-{name}", std::process::id()));
-        let disk = Self { image: folder.join("image-0"), mount: folder.join("disk"), copies: 0 };
+        let folder =
+            std::env::temp_dir().join(format!("oncue-power-{}-{name}", std::process::id()));
+        let disk = Self {
+            image: folder.join("image-0"),
+            mount: folder.join("disk"),
+            copies: 0,
+        };
         std::fs::create_dir_all(&disk.mount).map_err(|e| e.to_string())?;
         let file = std::fs::File::create(&disk.image).map_err(|e| e.to_string())?;
         file.set_len(256 << 20).map_err(|e| e.to_string())?;
-        if !run("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=0", &disk.image.display().to_string()]) {
+        if !run(
+            "mkfs.ext4",
+            &[
+                "-q",
+                "-F",
+                "-E",
+                "lazy_itable_init=0",
+                &disk.image.display().to_string(),
+            ],
+        ) {
             return Err("mkfs.ext4 is not there".into());
         }
-        disk.mount().then_some(disk).ok_or_else(|| "no loop device can be mounted here".into())
+        disk.mount()
+            .then_some(disk)
+            .ok_or_else(|| "no loop device can be mounted here".into())
     }
 
     /// The journal is committed every ten minutes, that is never: only fsync writes.
     fn mount(&self) -> bool {
-        let (image, mount) = (self.image.display().to_string(), self.mount.display().to_string());
+        let (image, mount) = (
+            self.image.display().to_string(),
+            self.mount.display().to_string(),
+        );
         run("mount", &["-o", "loop,commit=600", &image, &mount])
     }
 
@@ -50,7 +71,10 @@ impl Disk {
         self.copies += 1;
         let copy = self.image.with_file_name(format!("image-{}", self.copies));
         let (from, to) = (self.image.display().to_string(), copy.display().to_string());
-        assert!(run("cp", &["--sparse=always", &from, &to]), "the image is copied");
+        assert!(
+            run("cp", &["--sparse=always", &from, &to]),
+            "the image is copied"
+        );
         kill();
         self.unmount();
         let _ = std::fs::remove_file(&self.image);
@@ -84,30 +108,58 @@ fn cannot(why: &str) -> Report {
 }
 
 fn cuts(plan: &Plan) -> u64 {
-    plan.cuts.unwrap_or(if plan.long { (plan.seconds * 2).clamp(5, 20) } else { 2 })
+    plan.cuts.unwrap_or(if plan.long {
+        (plan.seconds * 2).clamp(5, 20)
+    } else {
+        2
+    })
 }
 
 fn servers(link: Link, disk: &Disk, strong: bool) -> Servers {
     let data = Some(disk.data());
-    let sync = if strong { "\nsync_interval: always" } else { "" };
+    let sync = if strong {
+        "\nsync_interval: always"
+    } else {
+        ""
+    };
     if link == Link::Nats {
-        return Servers { nats_dir: data, jetstream: format!("max_file_store: 100GB{sync}"), ..Servers::default() };
+        return Servers {
+            nats_dir: data,
+            jetstream: format!("max_file_store: 100GB{sync}"),
+            ..Servers::default()
+        };
     }
     let policy = if strong { "always" } else { "everysec" };
     let redis_args = vec!["--appendfsync".into(), policy.into()];
-    Servers { redis_dir: data, redis_args, ..Servers::default() }
+    Servers {
+        redis_dir: data,
+        redis_args,
+        ..Servers::default()
+    }
 }
 
 /// One server loses power under load, again and again; everything else goes on.
-async fn cut_again_and_again(name: &str, plan: &Plan, link: Link, strong: bool) -> Result<(Arena, Disk), String> {
+async fn cut_again_and_again(
+    name: &str,
+    plan: &Plan,
+    link: Link,
+    strong: bool,
+) -> Result<(Arena, Disk), String> {
     let mut disk = Disk::new(&format!("{}-{}", name.to_lowercase(), plan.seed))?;
-    let setup = Setup { servers: servers(link, &disk, strong), ..Setup::default() };
+    let setup = Setup {
+        servers: servers(link, &disk, strong),
+        ..Setup::default()
+    };
     let mut arena = Arena::open(name, plan, setup).await;
     // Streams and consumers were made long ago, as in real life; the question is what happens to events.
     run("sync", &["-f", &disk.data().display().to_string()]);
     // The place of a lost message is given to another one, and with it the id of an event that has none of its own.
     let plain = strong || link == Link::Redis;
-    arena.load(Shape { rate: 300, plain, ..Shape::default() });
+    arena.load(Shape {
+        rate: 300,
+        plain,
+        ..Shape::default()
+    });
     arena.under_way(100).await;
     let lossy = link == Link::Redis && !strong;
     for n in 0.. {
@@ -120,7 +172,11 @@ async fn cut_again_and_again(name: &str, plan: &Plan, link: Link, strong: bool) 
         arena.wait(pause).await;
         arena.flowing().await;
         let stored = arena.house.count(&arena.bus, "web").await;
-        let server = if link == Link::Nats { &mut arena.house.nats } else { &mut arena.house.redis };
+        let server = if link == Link::Nats {
+            &mut arena.house.nats
+        } else {
+            &mut arena.house.redis
+        };
         server.signal("STOP");
         std::thread::sleep(Duration::from_millis(30)); // a write under way comes to its end
         disk.cut(|| server.kill());
@@ -132,7 +188,9 @@ async fn cut_again_and_again(name: &str, plan: &Plan, link: Link, strong: bool) 
         arena.report.fault("power cut", 1);
         if link == Link::Nats {
             let left = left(&mut arena).await;
-            arena.report.effect("lost messages", stored.saturating_sub(left));
+            arena
+                .report
+                .effect("lost messages", stored.saturating_sub(left));
         }
         if lossy {
             recover(&mut arena).await;
@@ -160,8 +218,15 @@ async fn strong(name: &'static str, plan: Plan, link: Link) -> Report {
         Err(why) => return cannot(&why),
     };
     let mut report = arena.close().await;
-    let lost = report.faults.get("lost messages").copied().unwrap_or_default();
-    report.must(lost == 0, format!("{lost} messages are gone from the stream"));
+    let lost = report
+        .faults
+        .get("lost messages")
+        .copied()
+        .unwrap_or_default();
+    report.must(
+        lost == 0,
+        format!("{lost} messages are gone from the stream"),
+    );
     report.must_have_fired(&["power cut"]);
     enough(&mut report, 100);
     report
@@ -193,12 +258,18 @@ async fn recover(arena: &mut Arena) {
         }
         arena.wait(Duration::from_millis(100)).await;
     };
-    let alarms: Vec<Regression> = alarms.lines().filter_map(|alarm| serde_json::from_str(alarm).ok()).collect();
+    let alarms: Vec<Regression> = alarms
+        .lines()
+        .filter_map(|alarm| serde_json::from_str(alarm).ok())
+        .collect();
     if alarms.is_empty() {
         return; // nothing was lost
     }
     arena.report.effect("alarm", 1);
-    arena.report.effect("lost commits", alarms.iter().map(|alarm| alarm.seen - alarm.found).sum());
+    arena.report.effect(
+        "lost commits",
+        alarms.iter().map(|alarm| alarm.seen - alarm.found).sum(),
+    );
     restore(arena).await;
 }
 
@@ -229,17 +300,39 @@ pub async fn nats_default(plan: Plan) -> Report {
     let loss = measured(&mut arena).await;
     let mut report = std::mem::take(&mut arena.report);
     for n in 0..100 {
-        arena.tell(&format!("after-{n}"), &format!("/after-{}", n % 4), "emit:1", 1).await;
+        arena
+            .tell(
+                &format!("after-{n}"),
+                &format!("/after-{}", n % 4),
+                "emit:1",
+                1,
+            )
+            .await;
     }
     arena.drain().await;
     report.failures.append(&mut arena.report.failures);
     let after = measured(&mut arena).await;
-    report.must(after.lost <= loss.lost, "events published after the cuts were lost");
-    report.must(after.doubled == 0, format!("{} events doubled", after.doubled));
-    report.note(format!("{} events lost by the cuts (default sync_interval), as is said of it", loss.lost));
+    report.must(
+        after.lost <= loss.lost,
+        "events published after the cuts were lost",
+    );
+    report.must(
+        after.doubled == 0,
+        format!("{} events doubled", after.doubled),
+    );
+    report.note(format!(
+        "{} events lost by the cuts (default sync_interval), as is said of it",
+        loss.lost
+    ));
     report.must_have_fired(&["power cut", "lost messages"]);
     let (ok, operations) = (after.ok, after.operations);
-    Report { ok, operations, redeliveries: after.redeliveries, copies: after.copies, ..report }
+    Report {
+        ok,
+        operations,
+        redeliveries: after.redeliveries,
+        copies: after.copies,
+        ..report
+    }
 }
 
 /// Events of a commit that is torn.
@@ -255,11 +348,18 @@ pub async fn torn_log(plan: Plan) -> Report {
         assert_eq!(statuses[0].len() as u64, TORN);
     }
     house.redis.kill();
-    let log = house.dir.join("appendonlydir").join("appendonly.aof.1.incr.aof");
+    let log = house
+        .dir
+        .join("appendonlydir")
+        .join("appendonly.aof.1.incr.aof");
     let whole = std::fs::read(&log).expect("the log of Redis");
     let (mut report, mut rng) = (Report::default(), fastrand::Rng::with_seed(plan.seed));
     let tail = whole.len().min(2048);
-    let samples = if plan.long { (plan.seconds as usize * 10).min(tail) } else { 16 };
+    let samples = if plan.long {
+        (plan.seconds as usize * 10).min(tail)
+    } else {
+        16
+    };
     let mut places: Vec<usize> = (whole.len() - tail..=whole.len()).collect();
     rng.shuffle(&mut places);
     for place in places.into_iter().take(samples) {
@@ -273,7 +373,10 @@ pub async fn torn_log(plan: Plan) -> Report {
         let all_or_nothing = parts.iter().all(|part| *part == calls * TORN);
         report.must(
             all_or_nothing,
-            format!("cut at {place} of {}: row, counter, marks, outboxes are {parts:?}", whole.len()),
+            format!(
+                "cut at {place} of {}: row, counter, marks, outboxes are {parts:?}",
+                whole.len()
+            ),
         );
         report.ok += u64::from(all_or_nothing);
         house.redis.kill();
@@ -284,21 +387,39 @@ pub async fn torn_log(plan: Plan) -> Report {
 /// What the parts of the commits say: the row's count, the counter in passing, seen-marks, outboxes and their index.
 fn parts(house: &House) -> Option<Vec<u64>> {
     let keys = |pattern: &str| -> Vec<String> {
-        house.redis_cli(&["--scan", "--pattern", pattern]).lines().map(str::to_owned).collect()
+        house
+            .redis_cli(&["--scan", "--pattern", pattern])
+            .lines()
+            .map(str::to_owned)
+            .collect()
     };
     if house.redis_cli(&["PING"]) != "PONG" {
         return None;
     }
     let number = |args: &[&str]| house.redis_cli(args).parse::<u64>().unwrap_or_default();
-    let sum = |pattern: &str, verb: &str| keys(pattern).iter().map(|key| number(&[verb, key])).sum::<u64>();
-    let field = |pattern: &str, field: &str| keys(pattern).iter().map(|key| number(&["HGET", key, field])).sum::<u64>();
+    let sum = |pattern: &str, verb: &str| {
+        keys(pattern)
+            .iter()
+            .map(|key| number(&[verb, key]))
+            .sum::<u64>()
+    };
+    let field = |pattern: &str, field: &str| {
+        keys(pattern)
+            .iter()
+            .map(|key| number(&["HGET", key, field]))
+            .sum::<u64>()
+    };
     Some(vec![
         field("*:s:tallies:*", "count"),
         field("*:s:hits:*", "total"),
         // Each bucket has one field more, which says that it expires.
         sum("*:d:torn:*", "HLEN") - keys("*:d:torn:*").len() as u64,
         // One outbox for all events of a commit; before the commit it is there as well, but only for a while.
-        keys("*:o:torn:*").iter().filter(|key| house.redis_cli(&["TTL", key]) == "-1").count() as u64 * TORN,
+        keys("*:o:torn:*")
+            .iter()
+            .filter(|key| house.redis_cli(&["TTL", key]) == "-1")
+            .count() as u64
+            * TORN,
         sum("*:u", "ZCARD") * TORN,
     ])
 }
@@ -312,14 +433,43 @@ fn commit(call: u64, events: u64) -> Run {
             published: oncue::event::now_ms(),
             subject: "web.page.viewed",
         };
-        let mark = Mark::new("torn", "/torn", &oncue::event::Meta::of_origin(&origin), 3_600_000);
-        let op = Op { table: "hits", change: Change::Add { field: "total".into(), by: 1 } };
+        let mark = Mark::new(
+            "torn",
+            "/torn",
+            &oncue::event::Meta::of_origin(&origin),
+            3_600_000,
+        );
+        let op = Op {
+            table: "hits",
+            change: Change::Add {
+                field: "total".into(),
+                by: 1,
+            },
+        };
         let outbox = vec![b'o'; 60].into();
-        Handled { mark, payload_hash: n, ops: vec![op], outbox, purpose: Purpose::Apply, entry: None }
+        Handled {
+            mark,
+            payload_hash: n,
+            ops: vec![op],
+            outbox,
+            purpose: Purpose::Apply,
+            entry: None,
+        }
     });
     let count = json!((call + 1) * events).to_string().into_bytes();
     let version = StateRow::default().version + call;
-    let key = RowKey { table: "tallies", key: "/torn".into() };
-    let row = RowChange { key, basis: Basis::Version(version), set: vec![("count".into(), count)], del: Vec::new() };
-    Run { row: Some(row), events: handled.collect() }
+    let key = RowKey {
+        table: "tallies",
+        key: "/torn".into(),
+    };
+    let row = RowChange {
+        key,
+        basis: Basis::Version(version),
+        set: vec![("count".into(), count)],
+        del: Vec::new(),
+    };
+    Run {
+        row: Some(row),
+        events: handled.collect(),
+    }
 }

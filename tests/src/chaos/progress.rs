@@ -25,7 +25,12 @@ struct Inner {
 
 impl Progress {
     pub fn start(live: Arc<Live>, start: Instant, time: Duration) -> Self {
-        let inner = Arc::new(Inner { live, start, time, now: Mutex::default() });
+        let inner = Arc::new(Inner {
+            live,
+            start,
+            time,
+            now: Mutex::default(),
+        });
         let weak = Arc::downgrade(&inner);
         let pause = if terminal() { OFTEN } else { SELDOM };
         std::thread::spawn(move || {
@@ -39,7 +44,11 @@ impl Progress {
     }
 
     pub fn row(&self, now: String) {
-        *self.inner.now.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        *self
+            .inner
+            .now
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = now;
         self.inner.show();
     }
 
@@ -53,7 +62,11 @@ impl Progress {
 
 impl Inner {
     fn show(&self) {
-        let now = self.now.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let now = self
+            .now
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         if now.is_empty() {
             return;
         }
@@ -78,11 +91,18 @@ fn terminal() -> bool {
 }
 
 fn line(now: &str, events: u64, faults: u64, gone: Duration, time: Duration) -> String {
-    let left = match time.checked_sub(gone).map(|left| left.as_secs()).filter(|left| *left > 0) {
+    let left = match time
+        .checked_sub(gone)
+        .map(|left| left.as_secs())
+        .filter(|left| *left > 0)
+    {
         Some(left) => format!("{}:{:02} left", left / 60, left % 60),
         None => "finishing".into(),
     };
-    format!("{} events, {faults} faults, {left} · {now}", grouped(events))
+    format!(
+        "{} events, {faults} faults, {left} · {now}",
+        grouped(events)
+    )
 }
 
 /// 1234567 as 1,234,567.
@@ -105,7 +125,13 @@ mod tests {
     #[test]
     fn the_line_says_what_is_left() {
         let (long, short) = (Duration::from_secs(100), Duration::from_secs(9));
-        assert_eq!(line("K-2 kill", 1_234_567, 12, short, long), "1,234,567 events, 12 faults, 1:31 left · K-2 kill");
-        assert_eq!(line("K-2 kill", 999, 0, long, short), "999 events, 0 faults, finishing · K-2 kill");
+        assert_eq!(
+            line("K-2 kill", 1_234_567, 12, short, long),
+            "1,234,567 events, 12 faults, 1:31 left · K-2 kill"
+        );
+        assert_eq!(
+            line("K-2 kill", 999, 0, long, short),
+            "999 events, 0 faults, finishing · K-2 kill"
+        );
     }
 }

@@ -71,11 +71,17 @@ pub struct Report {
 
 impl Report {
     pub fn skipped(why: impl Into<String>) -> Self {
-        Self { skipped: Some(why.into()), ..Self::default() }
+        Self {
+            skipped: Some(why.into()),
+            ..Self::default()
+        }
     }
 
     pub fn failed(why: impl Into<String>) -> Self {
-        Self { failures: vec![why.into()], ..Self::default() }
+        Self {
+            failures: vec![why.into()],
+            ..Self::default()
+        }
     }
 
     pub fn passed(&self) -> bool {
@@ -106,7 +112,10 @@ impl Report {
 
     /// A fault that befell those who had so many events in hand; none at all would be a fault that harms nobody.
     pub fn struck(&mut self, kind: &str, in_hand: usize) {
-        self.must(in_hand > 0, format!("`{kind}` found nothing in hand: it harmed nobody"));
+        self.must(
+            in_hand > 0,
+            format!("`{kind}` found nothing in hand: it harmed nobody"),
+        );
         self.fault(kind, u64::from(in_hand > 0));
         *self.in_hand.entry(kind.to_owned()).or_default() += in_hand as u64;
     }

@@ -9,7 +9,9 @@ use crate::proxy::{Faults, Protocol, Proxy};
 
 /// A file of the profile `ha`, as it is given to operators.
 pub fn ha_file(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/ha").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../deploy/ha")
+        .join(name)
 }
 
 /// One of several nats-servers.
@@ -31,15 +33,28 @@ pub struct Routes {
 impl Routes {
     /// Cuts one node off from the others; clients still reach it.
     pub fn isolate(&self, node: usize) {
-        for (_, _, line) in self.lines.iter().filter(|(from, to, _)| *from == node || *to == node) {
-            line.set(Faults { refuse: true, freeze: true, ..Faults::default() });
+        for (_, _, line) in self
+            .lines
+            .iter()
+            .filter(|(from, to, _)| *from == node || *to == node)
+        {
+            line.set(Faults {
+                refuse: true,
+                freeze: true,
+                ..Faults::default()
+            });
         }
     }
 
     /// How often that was felt.
     pub fn happened(&self, node: usize) -> u64 {
-        let lines = self.lines.iter().filter(|(from, to, _)| *from == node || *to == node);
-        lines.map(|(_, _, line)| line.fired_of("freeze") + line.fired_of("refuse")).sum()
+        let lines = self
+            .lines
+            .iter()
+            .filter(|(from, to, _)| *from == node || *to == node);
+        lines
+            .map(|(_, _, line)| line.fired_of("freeze") + line.fired_of("refuse"))
+            .sum()
     }
 
     pub fn heal(&self) {
@@ -75,14 +90,42 @@ pub async fn three_nodes() -> (Vec<Node>, Routes) {
 impl Node {
     pub fn start(&self, house: &std::path::Path) -> Process {
         let mut command = Command::new("nats-server");
-        command.arg("-c").arg(ha_file("nats.conf")).args(["-n", &self.name, "-a", "127.0.0.1"]);
-        command.args(["-p", &self.port.to_string(), "-m", &self.monitor.to_string(), "-sd"]);
+        command
+            .arg("-c")
+            .arg(ha_file("nats.conf"))
+            .args(["-n", &self.name, "-a", "127.0.0.1"]);
+        command.args([
+            "-p",
+            &self.port.to_string(),
+            "-m",
+            &self.monitor.to_string(),
+            "-sd",
+        ]);
         command.arg(house.join(&self.name));
         // Nobody learns of an address that passes by the proxies.
-        let routes: Vec<String> = self.routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
-        command.args(["--cluster", &format!("nats://127.0.0.1:{}", self.cluster), "--routes", &routes.join(",")]);
-        command.args(["--no_advertise=true", "--cluster_advertise", "127.0.0.1:1", "--connect_retries", "1"]);
-        Process::spawn(&self.name, command, house.join(format!("{}.log", self.name)))
+        let routes: Vec<String> = self
+            .routes
+            .iter()
+            .map(|port| format!("nats://127.0.0.1:{port}"))
+            .collect();
+        command.args([
+            "--cluster",
+            &format!("nats://127.0.0.1:{}", self.cluster),
+            "--routes",
+            &routes.join(","),
+        ]);
+        command.args([
+            "--no_advertise=true",
+            "--cluster_advertise",
+            "127.0.0.1:1",
+            "--connect_retries",
+            "1",
+        ]);
+        Process::spawn(
+            &self.name,
+            command,
+            house.join(format!("{}.log", self.name)),
+        )
     }
 
     /// Where its monitoring page is.
@@ -97,15 +140,25 @@ impl House {
         for node in &self.servers.nodes {
             wait_for_port(node.port).await;
         }
-        let probe = serde_json::json!({ "name": "probe", "subjects": ["probe"], "num_replicas": 3 });
+        let probe =
+            serde_json::json!({ "name": "probe", "subjects": ["probe"], "num_replicas": 3 });
         let bus = self.bus().await;
-        until("three servers keep a stream", async || bus.api("STREAM.CREATE.probe", &probe).await.ok()).await;
-        bus.api("STREAM.DELETE.probe", &serde_json::Value::Null).await.expect("deleted");
+        until("three servers keep a stream", async || {
+            bus.api("STREAM.CREATE.probe", &probe).await.ok()
+        })
+        .await;
+        bus.api("STREAM.DELETE.probe", &serde_json::Value::Null)
+            .await
+            .expect("deleted");
     }
 
     /// Process of a node, in the order of `servers.nodes`.
     pub fn node(&mut self, n: usize) -> &mut Process {
-        if n == 0 { &mut self.nats } else { &mut self.peers[n - 1] }
+        if n == 0 {
+            &mut self.nats
+        } else {
+            &mut self.peers[n - 1]
+        }
     }
 
     pub async fn restart_node(&mut self, n: usize) {
@@ -120,22 +173,42 @@ impl House {
         let folder = self.dir.join(format!("redis-{port}"));
         std::fs::create_dir_all(&folder).expect("a folder");
         let mut command = Command::new("redis-server");
-        command.arg(ha_file("redis.conf")).args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--dir"]);
-        command.arg(&folder).args(["--replicaof", "127.0.0.1", &line.port.to_string()]);
-        let process = Process::spawn("redis-server", command, self.dir.join(format!("redis-{port}.log")));
+        command.arg(ha_file("redis.conf")).args([
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            &port.to_string(),
+            "--dir",
+        ]);
+        command
+            .arg(&folder)
+            .args(["--replicaof", "127.0.0.1", &line.port.to_string()]);
+        let process = Process::spawn(
+            "redis-server",
+            command,
+            self.dir.join(format!("redis-{port}.log")),
+        );
         until("the replica follows", async || {
-            self.redis_cli(&["INFO", "replication"]).contains("state=online").then_some(())
+            self.redis_cli(&["INFO", "replication"])
+                .contains("state=online")
+                .then_some(())
         })
         .await;
-        Replica { process, port, line }
+        Replica {
+            process,
+            port,
+            line,
+        }
     }
 
     /// The replica takes the place of the primary, which is dead, and gets a replica of its own.
     pub async fn promote(&mut self, replica: Replica) {
         self.redis = replica.process;
         self.redis_port = replica.port;
-        until("the replica answers", async || (self.redis_cli(&["REPLICAOF", "NO", "ONE"]) == "OK").then_some(()))
-            .await;
+        until("the replica answers", async || {
+            (self.redis_cli(&["REPLICAOF", "NO", "ONE"]) == "OK").then_some(())
+        })
+        .await;
         self.replica = Some(self.follow(free_port()).await);
     }
 }

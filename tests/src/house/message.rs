@@ -21,7 +21,9 @@ impl Stored {
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        self.headers
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 }
 
@@ -29,7 +31,10 @@ impl Stored {
 pub fn base64(text: &str) -> Vec<u8> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let (mut out, mut bits, mut held) = (Vec::new(), 0u32, 0);
-    for value in text.bytes().filter_map(|b| ALPHABET.iter().position(|a| *a == b)) {
+    for value in text
+        .bytes()
+        .filter_map(|b| ALPHABET.iter().position(|a| *a == b))
+    {
         bits = bits << 6 | value as u32;
         held += 6;
         if held >= 8 {

@@ -17,9 +17,18 @@ impl Process {
     pub(super) fn spawn(name: &str, command: Command, log: PathBuf) -> Self {
         let file = File::create(&log).expect("a log file");
         let mut command = tied_to_us(command);
-        command.stdin(Stdio::null()).stdout(file.try_clone().expect("stdout")).stderr(file);
-        let child = command.spawn().unwrap_or_else(|e| panic!("cannot start {name}: {e}"));
-        Self { name: name.to_owned(), child, log }
+        command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("stdout"))
+            .stderr(file);
+        let child = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("cannot start {name}: {e}"));
+        Self {
+            name: name.to_owned(),
+            child,
+            log,
+        }
     }
 
     pub fn pid(&self) -> u32 {
@@ -31,7 +40,10 @@ impl Process {
     }
 
     pub async fn wait_for_line(&self, part: &str) {
-        until(&format!("{} says {part}", self.name), async || self.log().contains(part).then_some(())).await;
+        until(&format!("{} says {part}", self.name), async || {
+            self.log().contains(part).then_some(())
+        })
+        .await;
     }
 
     /// Whether it still runs.
@@ -47,8 +59,14 @@ impl Process {
 
     /// Sends a signal by name, `TERM`, `STOP`, `CONT`.
     pub fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status();
-        assert!(sent.is_ok_and(|s| s.success()), "cannot signal {}", self.name);
+        let sent = Command::new("kill")
+            .args([&format!("-{signal}"), &self.pid().to_string()])
+            .status();
+        assert!(
+            sent.is_ok_and(|s| s.success()),
+            "cannot signal {}",
+            self.name
+        );
     }
 
     /// SIGTERM, then the exit code.
@@ -65,7 +83,11 @@ impl Process {
 
     pub async fn exit(&mut self) -> Option<i32> {
         let name = self.name.clone();
-        until(&format!("{name} ends"), async || self.child.try_wait().ok().flatten()).await.code()
+        until(&format!("{name} ends"), async || {
+            self.child.try_wait().ok().flatten()
+        })
+        .await
+        .code()
     }
 }
 
@@ -81,7 +103,9 @@ fn tied_to_us(command: Command) -> Command {
         return command;
     }
     let mut tied = Command::new("/usr/bin/setpriv");
-    tied.args(["--pdeathsig", "KILL"]).arg(command.get_program()).args(command.get_args());
+    tied.args(["--pdeathsig", "KILL"])
+        .arg(command.get_program())
+        .args(command.get_args());
     for (name, value) in command.get_envs() {
         tied.env(name, value.unwrap_or_default());
     }

@@ -86,19 +86,28 @@ impl Ledger {
 
     /// Messages in the hands of who is connected at this port.
     pub fn in_hand(&self, door: u16) -> usize {
-        self.hands.values().filter(|line| line.door == door && self.open.contains(line)).count()
+        self.hands
+            .values()
+            .filter(|line| line.door == door && self.open.contains(line))
+            .count()
     }
 
     /// A message on its way to a client.
     pub fn delivered(&mut self, reply: &str, line: Line) {
-        let Some((message, attempt)) = message(reply) else { return };
+        let Some((message, attempt)) = message(reply) else {
+            return;
+        };
         self.wire.deliveries += 1;
         let known = !self.known.insert(message.clone());
         if known || attempt > 1 {
             self.wire.redeliveries += 1;
             self.wire.unsent += u64::from(!known);
             let consumer = message.split(' ').nth(1).unwrap_or_default();
-            *self.wire.by_consumer.entry(consumer.to_owned()).or_default() += 1;
+            *self
+                .wire
+                .by_consumer
+                .entry(consumer.to_owned())
+                .or_default() += 1;
         }
         self.hands.insert(message, line);
         self.heard.insert(reply.to_owned(), Instant::now());
@@ -106,13 +115,19 @@ impl Ledger {
 
     /// A client's word on a delivery.
     pub fn settled(&mut self, ticket: &str, word: &[u8]) {
-        if self.heard.get(ticket).is_some_and(|heard| heard.elapsed() > self.ack_wait) {
+        if self
+            .heard
+            .get(ticket)
+            .is_some_and(|heard| heard.elapsed() > self.ack_wait)
+        {
             self.expired.entry(ticket.to_owned()).or_insert(false);
         }
         let progress = word.starts_with(b"+WPI");
         match word.get(..4) {
             _ if progress => {
-                self.expired.entry(ticket.to_owned()).and_modify(|progress| *progress = true);
+                self.expired
+                    .entry(ticket.to_owned())
+                    .and_modify(|progress| *progress = true);
                 self.heard.insert(ticket.to_owned(), Instant::now());
             }
             Some(b"-NAK") => {
@@ -141,9 +156,18 @@ pub fn is_ticket(subject: &str) -> bool {
 /// message tells it from another one that took its place after a loss.
 fn message(ticket: &str) -> Option<(String, u64)> {
     let tokens: Vec<&str> = ticket.strip_prefix(ACK)?.split('.').collect();
-    let tokens = if tokens.len() >= 9 { &tokens[2..] } else { &tokens[..] };
-    let [stream, consumer, attempt, sequence, _, time, ..] = tokens else { return None };
-    Some((format!("{stream} {consumer} {sequence} {time}"), attempt.parse().ok()?))
+    let tokens = if tokens.len() >= 9 {
+        &tokens[2..]
+    } else {
+        &tokens[..]
+    };
+    let [stream, consumer, attempt, sequence, _, time, ..] = tokens else {
+        return None;
+    };
+    Some((
+        format!("{stream} {consumer} {sequence} {time}"),
+        attempt.parse().ok()?,
+    ))
 }
 
 #[cfg(test)]
@@ -171,7 +195,13 @@ mod tests {
         ledger.delivered(&ticket("a", 1, 1, 8), HERE); // another message in its place
         ledger.delivered("_INBOX.x", HERE);
         assert_eq!((ledger.wire.deliveries, ledger.wire.redeliveries), (8, 4));
-        assert_eq!((ledger.wire.redeliveries_of("a"), ledger.wire.redeliveries_of("b")), (4, 0));
+        assert_eq!(
+            (
+                ledger.wire.redeliveries_of("a"),
+                ledger.wire.redeliveries_of("b")
+            ),
+            (4, 0)
+        );
     }
 
     #[test]
@@ -190,6 +220,13 @@ mod tests {
         ledger.delivered(&ticket("a", 2, 3, 5), other);
         assert_eq!((ledger.in_hand(7), ledger.in_hand(8)), (1, 1));
         ledger.closed(HERE);
-        assert_eq!((ledger.in_hand(7), ledger.open_before(2), ledger.open_before(3)), (0, 0, 1));
+        assert_eq!(
+            (
+                ledger.in_hand(7),
+                ledger.open_before(2),
+                ledger.open_before(3)
+            ),
+            (0, 0, 1)
+        );
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::frames::{NatsFrame, is_batch_ack, is_publish_ack, is_second_of_batch, nats_frame, resp_command, resp_len};
+use super::frames::{
+    NatsFrame, is_batch_ack, is_publish_ack, is_second_of_batch, nats_frame, resp_command, resp_len,
+};
 use super::ledger::{Line, is_ticket};
 use super::{Direction, Faults, Inner, Protocol, lock};
 
@@ -51,7 +53,15 @@ impl<'a> Pump<'a> {
         to: &'a TcpStream,
         commits: &'a Mutex<VecDeque<bool>>,
     ) -> Self {
-        Self { inner, line, direction, from, to, commits, partial: Vec::new() }
+        Self {
+            inner,
+            line,
+            direction,
+            from,
+            to,
+            commits,
+            partial: Vec::new(),
+        }
     }
 
     /// Ends when the sender has ended, and then only once all it had sent was passed on.
@@ -90,7 +100,9 @@ impl<'a> Pump<'a> {
     }
 
     fn delay(&self) -> Duration {
-        let Faults { latency, jitter, .. } = self.faults();
+        let Faults {
+            latency, jitter, ..
+        } = self.faults();
         let delay = latency + jitter.mul_f64(lock(&self.inner.seed).f64());
         self.inner.count("delay", u64::from(!delay.is_zero()));
         delay
@@ -109,7 +121,11 @@ impl<'a> Pump<'a> {
         }
         let (whole, lost) = self.inspect(piece);
         self.write(&whole, &faults).await?;
-        if lost { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+        if lost {
+            Err(io::ErrorKind::ConnectionAborted.into())
+        } else {
+            Ok(())
+        }
     }
 
     async fn write(&self, bytes: &[u8], faults: &Faults) -> io::Result<()> {
@@ -145,7 +161,10 @@ impl<'a> Pump<'a> {
     }
 
     fn take_reset(&self) -> bool {
-        let taken = self.inner.faults.send_if_modified(|faults| faults.reset.take().is_some());
+        let taken = self
+            .inner
+            .faults
+            .send_if_modified(|faults| faults.reset.take().is_some());
         self.inner.count("reset", u64::from(taken));
         taken
     }
@@ -198,13 +217,15 @@ impl<'a> Pump<'a> {
                 lock(&self.inner.ledger).delivered(&frame.reply, self.line);
             }
             let lost = (is_publish_ack(frame, payload) && self.take_answer())
-                || (is_batch_ack(frame, payload) && self.take("lost batch ack", |faults| &mut faults.lose_batch_acks));
+                || (is_batch_ack(frame, payload)
+                    && self.take("lost batch ack", |faults| &mut faults.lose_batch_acks));
             return !lost;
         }
         if is_ticket(&frame.subject) {
             lock(&self.inner.ledger).settled(&frame.subject, payload);
         }
-        !(is_second_of_batch(frame, message) && self.take("torn batch", |faults| &mut faults.tear_batches))
+        !(is_second_of_batch(frame, message)
+            && self.take("torn batch", |faults| &mut faults.tear_batches))
     }
 
     fn take_answer(&self) -> bool {

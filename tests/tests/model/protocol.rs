@@ -17,7 +17,11 @@ pub const MESSAGES: usize = 3 * EVENTS;
 pub type Message = usize;
 
 pub fn task(message: Message) -> usize {
-    if message < EVENTS { message } else { EVENTS + (message - EVENTS) / 2 }
+    if message < EVENTS {
+        message
+    } else {
+        EVENTS + (message - EVENTS) / 2
+    }
 }
 
 pub fn output(event: usize, variant: u8) -> Message {
@@ -26,7 +30,11 @@ pub fn output(event: usize, variant: u8) -> Message {
 
 /// Stands for the hash of the payload.
 fn payload(message: Message) -> u8 {
-    if message < EVENTS { 0 } else { ((message - EVENTS) % 2) as u8 }
+    if message < EVENTS {
+        0
+    } else {
+        ((message - EVENTS) % 2) as u8
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -104,10 +112,26 @@ pub enum Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Worker {
     Idle,
-    Holds { message: Message, row: Row, known: bool, drawn: Option<u8>, old: bool },
-    Follows { message: Message, variant: u8, old: bool },
-    Buries { message: Message, old: bool },
-    Settles { message: Message, old: bool },
+    Holds {
+        message: Message,
+        row: Row,
+        known: bool,
+        drawn: Option<u8>,
+        old: bool,
+    },
+    Follows {
+        message: Message,
+        variant: u8,
+        old: bool,
+    },
+    Buries {
+        message: Message,
+        old: bool,
+    },
+    Settles {
+        message: Message,
+        old: bool,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -130,9 +154,16 @@ pub struct World {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     Deliver(usize, Message),
-    Commit { worker: usize, variant: u8, answered: bool },
+    Commit {
+        worker: usize,
+        variant: u8,
+        answered: bool,
+    },
     PublishEarly(usize, u8),
-    Publish { worker: usize, answered: bool },
+    Publish {
+        worker: usize,
+        answered: bool,
+    },
     Bury(usize),
     Ack(usize),
     Crash(usize),
@@ -144,29 +175,65 @@ pub enum Action {
 
 impl Protocol {
     pub fn new(broken: Broken) -> Self {
-        Self { broken, events: 2, functions: 2, ages: true, goes_back: true, unique_versions: false }
+        Self {
+            broken,
+            events: 2,
+            functions: 2,
+            ages: true,
+            goes_back: true,
+            unique_versions: false,
+        }
     }
 
     /// Only the first event's handler is not deterministic: one is enough, and the search stays small.
     fn variants(&self, message: Message) -> std::ops::Range<u8> {
-        0..if message == 0 && self.functions == 2 { 2 } else { 1 }
+        0..if message == 0 && self.functions == 2 {
+            2
+        } else {
+            1
+        }
     }
 
     fn read(&self, world: &World, message: Message, drawn: Option<u8>, old: bool) -> Worker {
-        let row = if message < EVENTS { world.store.row } else { Row::default() };
+        let row = if message < EVENTS {
+            world.store.row
+        } else {
+            Row::default()
+        };
         let known = world.store.marks[task(message)].is_some() && self.broken != Broken::SeenCheck;
-        Worker::Holds { message, row, known, drawn, old }
+        Worker::Holds {
+            message,
+            row,
+            known,
+            drawn,
+            old,
+        }
     }
 
     /// `commit.lua`, and what the worker does next.
     fn commit(&self, world: &mut World, holding: Worker, variant: u8) -> Worker {
-        let Worker::Holds { message, row, known, drawn, old } = holding else { return holding };
+        let Worker::Holds {
+            message,
+            row,
+            known,
+            drawn,
+            old,
+        } = holding
+        else {
+            return holding;
+        };
         let (task, first) = (task(message), message < EVENTS);
-        let follow = |variant| Worker::Follows { message, variant, old };
+        let follow = |variant| Worker::Follows {
+            message,
+            variant,
+            old,
+        };
         let mark = world.store.marks[task].filter(|_| self.broken != Broken::SeenCheck);
         match mark {
             Some(Mark::Dead) => return Worker::Settles { message, old },
-            Some(Mark::Applied(other)) if other != payload(message) => return Worker::Buries { message, old },
+            Some(Mark::Applied(other)) if other != payload(message) => {
+                return Worker::Buries { message, old };
+            }
             Some(Mark::Applied(_)) => match world.store.outbox.get(task).copied().flatten() {
                 Some(stored) => return follow(stored),
                 None => return Worker::Settles { message, old },
@@ -185,8 +252,15 @@ impl Protocol {
             world.store.blind[task - EVENTS] += 1;
             return Worker::Settles { message, old };
         }
-        let last = if self.unique_versions { world.versions } else { row.version };
-        world.store.row = Row { version: last + 1, ..row };
+        let last = if self.unique_versions {
+            world.versions
+        } else {
+            row.version
+        };
+        world.store.row = Row {
+            version: last + 1,
+            ..row
+        };
         world.store.row.counts[task] += 1;
         world.versions = world.versions.max(last + 1);
         if self.functions == 1 {
@@ -198,15 +272,25 @@ impl Protocol {
     }
 
     fn roll_back(&self, world: &mut World) {
-        let Saved::At(saved) = std::mem::replace(&mut world.saved, Saved::Restored) else { return };
+        let Saved::At(saved) = std::mem::replace(&mut world.saved, Saved::Restored) else {
+            return;
+        };
         let marks = std::mem::replace(&mut world.store, saved).marks;
         if self.broken == Broken::MarksApart {
             world.store.marks = marks;
         }
-        for place in world.streams.iter_mut().filter(|place| **place == Place::Acked) {
+        for place in world
+            .streams
+            .iter_mut()
+            .filter(|place| **place == Place::Acked)
+        {
             *place = Place::Pending;
         }
-        for worker in world.workers.iter_mut().filter(|_| self.broken != Broken::OldAcksCount) {
+        for worker in world
+            .workers
+            .iter_mut()
+            .filter(|_| self.broken != Broken::OldAcksCount)
+        {
             match worker {
                 Worker::Idle => {}
                 Worker::Holds { old, .. }
@@ -220,21 +304,30 @@ impl Protocol {
     fn steps(&self, world: &World, worker: usize, actions: &mut Vec<Action>) {
         match world.workers[worker] {
             Worker::Idle => {
-                let pending = (0..MESSAGES).filter(|message| world.streams[*message] == Place::Pending);
+                let pending =
+                    (0..MESSAGES).filter(|message| world.streams[*message] == Place::Pending);
                 actions.extend(pending.map(|message| Action::Deliver(worker, message)));
                 return;
             }
-            Worker::Holds { message, drawn: None, .. }
-                if self.broken == Broken::PublishBeforeCommit && message < EVENTS =>
-            {
-                actions.extend(self.variants(message).map(|variant| Action::PublishEarly(worker, variant)));
+            Worker::Holds {
+                message,
+                drawn: None,
+                ..
+            } if self.broken == Broken::PublishBeforeCommit && message < EVENTS => {
+                actions.extend(
+                    self.variants(message)
+                        .map(|variant| Action::PublishEarly(worker, variant)),
+                );
             }
             Worker::Holds { message, drawn, .. } => {
                 let variants = drawn.map_or(self.variants(message), |drawn| drawn..drawn + 1);
-                actions
-                    .extend(variants.flat_map(|variant| {
-                        [true, false].map(|answered| Action::Commit { worker, variant, answered })
-                    }));
+                actions.extend(variants.flat_map(|variant| {
+                    [true, false].map(|answered| Action::Commit {
+                        worker,
+                        variant,
+                        answered,
+                    })
+                }));
             }
             Worker::Follows { .. } => {
                 actions.extend([true, false].map(|answered| Action::Publish { worker, answered }));
@@ -254,19 +347,32 @@ impl Protocol {
                     world.streams[message] = Place::Acked;
                 }
             }
-            Action::Commit { worker, variant, answered } => {
+            Action::Commit {
+                worker,
+                variant,
+                answered,
+            } => {
                 let next = self.commit(world, world.workers[worker], variant);
                 if answered {
                     world.workers[worker] = next;
                 }
             }
             Action::PublishEarly(worker, variant) => {
-                let Worker::Holds { message, drawn, .. } = &mut world.workers[worker] else { return };
+                let Worker::Holds { message, drawn, .. } = &mut world.workers[worker] else {
+                    return;
+                };
                 *drawn = Some(variant);
                 world.streams[output(*message, variant)] = Place::Pending;
             }
             Action::Publish { worker, answered } => {
-                let Worker::Follows { message, variant, old } = world.workers[worker] else { return };
+                let Worker::Follows {
+                    message,
+                    variant,
+                    old,
+                } = world.workers[worker]
+                else {
+                    return;
+                };
                 world.streams[output(message, variant)] = Place::Pending;
                 if answered {
                     world.store.outbox[message] = None;
@@ -274,7 +380,9 @@ impl Protocol {
                 }
             }
             Action::Bury(worker) => {
-                let Worker::Buries { message, old } = world.workers[worker] else { return };
+                let Worker::Buries { message, old } = world.workers[worker] else {
+                    return;
+                };
                 // Published, and only then recorded: a crash in between repeats both.
                 if std::mem::replace(&mut world.dead_letters[task(message)], true) {
                     world.store.marks[task(message)].get_or_insert(Mark::Dead);
@@ -282,7 +390,8 @@ impl Protocol {
                 }
             }
             Action::Ack(worker) => {
-                let Worker::Settles { message, old } = std::mem::replace(&mut world.workers[worker], Worker::Idle)
+                let Worker::Settles { message, old } =
+                    std::mem::replace(&mut world.workers[worker], Worker::Idle)
                 else {
                     return;
                 };
@@ -320,7 +429,11 @@ impl Model for Protocol {
         if world.workers[0] != world.workers[1] {
             self.steps(world, 1, actions);
         }
-        actions.extend((0..EVENTS).filter(|event| world.store.outbox[*event].is_some()).map(Action::Sweep));
+        actions.extend(
+            (0..EVENTS)
+                .filter(|event| world.store.outbox[*event].is_some())
+                .map(Action::Sweep),
+        );
         if self.ages && world.age < Age::Forgotten {
             actions.push(Action::Age);
         }

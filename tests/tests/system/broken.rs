@@ -11,7 +11,10 @@ use oncue_tests::house::{House, built, until};
 
 /// Workers that break the protocol when they are told to; `make test` builds them before everything else.
 fn sabotaged_binaries() -> PathBuf {
-    built("failpoints/misbehave").parent().expect("a folder").to_owned()
+    built("failpoints/misbehave")
+        .parent()
+        .expect("a folder")
+        .to_owned()
 }
 
 /// Runs a row with a broken house, up to three times: some damage takes the right moment. What counts is the verdict on
@@ -21,7 +24,13 @@ async fn caught(sabotage: &str, row: &str, seen: fn(&Report) -> bool) {
     for seed in 1..=3 {
         let row = find(row).expect("a row of the table");
         let env = vec![("ONCUE_SABOTAGE".to_owned(), sabotage.to_owned())];
-        let plan = Plan { seed, seconds: row.short, env, programs: Some(sabotaged_binaries()), ..Plan::default() };
+        let plan = Plan {
+            seed,
+            seconds: row.short,
+            env,
+            programs: Some(sabotaged_binaries()),
+            ..Plan::default()
+        };
         let report = (row.run)(plan).await;
         println!("{report:#?}");
         if seen(&report) && !report.passed() {
@@ -46,7 +55,12 @@ async fn a_house_that_acks_before_the_commit_is_caught() {
 #[tokio::test]
 async fn a_whole_house_passes() {
     let row = find("K-2").expect("a row of the table");
-    let plan = Plan { seed: 7, seconds: row.short, programs: Some(sabotaged_binaries()), ..Plan::default() };
+    let plan = Plan {
+        seed: 7,
+        seconds: row.short,
+        programs: Some(sabotaged_binaries()),
+        ..Plan::default()
+    };
     let report = (row.run)(plan).await;
     assert!(report.passed(), "{report:#?}");
 }
@@ -66,18 +80,29 @@ async fn without_the_fence_an_event_that_is_too_old_is_applied() {
         let (house, bus) = house(sabotage).await;
         let store = house.store().await;
         let time = event::format_time(event::now_ms() - 73 * 3600 * 1000);
-        let headers = [("ce-id", "old"), ("ce-time", &time)].map(|(n, v)| Header { name: n.into(), value: v.into() });
+        let headers = [("ce-id", "old"), ("ce-time", &time)].map(|(n, v)| Header {
+            name: n.into(),
+            value: v.into(),
+        });
         let payload = br#"{"page":"/old"}"#.to_vec().into();
-        let envelope = Envelope { subject: "web.page.viewed".into(), headers: headers.to_vec(), payload };
+        let envelope = Envelope {
+            subject: "web.page.viewed".into(),
+            headers: headers.to_vec(),
+            payload,
+        };
         bus.publish(&envelope).await.expect("taken");
         let _worker = house.spawn_faulty("misbehave", "");
         until("it is settled", async || {
-            let settled =
-                house.field(&store, "tallies", "/old", "count").await == "1" || house.count(&bus, "dlq").await == 1;
+            let settled = house.field(&store, "tallies", "/old", "count").await == "1"
+                || house.count(&bus, "dlq").await == 1;
             settled.then_some(())
         })
         .await;
-        assert_eq!(house.field(&store, "tallies", "/old", "count").await, applied, "{sabotage}");
+        assert_eq!(
+            house.field(&store, "tallies", "/old", "count").await,
+            applied,
+            "{sabotage}"
+        );
         assert_eq!(house.count(&bus, "dlq").await, dead, "{sabotage}");
     }
 }
@@ -87,14 +112,29 @@ async fn without_the_fence_an_event_that_is_too_old_is_applied() {
 async fn publishing_first_publishes_what_never_became_true() {
     for (sabotage, published) in [("nothing", 0), ("publish-first", 1)] {
         let (house, bus) = house(sabotage).await;
-        house.plain_publish([("web.page.viewed", r#"{"page":"/once","referrer":"emit-first"}"#.to_owned())]);
-        house.spawn_faulty("misbehave", "handler.done=return(abort)").exit().await;
+        house.plain_publish([(
+            "web.page.viewed",
+            r#"{"page":"/once","referrer":"emit-first"}"#.to_owned(),
+        )]);
+        house
+            .spawn_faulty("misbehave", "handler.done=return(abort)")
+            .exit()
+            .await;
         let _worker = house.start("misbehave").await;
         house.drained(&bus, "web", "misbehave").await;
         let messages = house.messages(&bus, "web").await;
-        let milestones = messages.iter().filter(|m| m.subject.starts_with("web.page.milestone")).count();
+        let milestones = messages
+            .iter()
+            .filter(|m| m.subject.starts_with("web.page.milestone"))
+            .count();
         assert_eq!(milestones, published, "{sabotage}");
-        assert_eq!(house.field(&house.store().await, "tallies", "/once", "count").await, "1", "{sabotage}");
+        assert_eq!(
+            house
+                .field(&house.store().await, "tallies", "/once", "count")
+                .await,
+            "1",
+            "{sabotage}"
+        );
     }
 }
 
@@ -108,7 +148,9 @@ async fn without_probation_the_neighbours_of_a_killer_are_set_aside_with_it() {
         for n in 0..EVENTS {
             let word = if n == 15 { "abort" } else { "" };
             let view = format!(r#"{{"page":"/k{n}","referrer":"{word}"}}"#);
-            bus.tell("web.page.viewed".into(), view.into()).await.expect("sent");
+            bus.tell("web.page.viewed".into(), view.into())
+                .await
+                .expect("sent");
         }
         let mut worker = house.spawn_faulty("misbehave", "");
         until("all are applied or set aside", async || {
@@ -116,12 +158,22 @@ async fn without_probation_the_neighbours_of_a_killer_are_set_aside_with_it() {
             if stat.map_or(true, |stat| stat.contains(") Z ")) {
                 worker = house.spawn_faulty("misbehave", "");
             }
-            let info = bus.api("CONSUMER.INFO.web.misbehave", &serde_json::Value::Null).await.expect("a consumer");
+            let info = bus
+                .api("CONSUMER.INFO.web.misbehave", &serde_json::Value::Null)
+                .await
+                .expect("a consumer");
             // Of all numbers only this one is never ahead of what was really settled.
             (info["ack_floor"]["stream_seq"] == EVENTS).then_some(())
         })
         .await;
         let letters = house.count(&bus, "dlq").await;
-        assert!(if sabotage == "nothing" { letters == 1 } else { letters > 5 }, "{sabotage}: {letters} dead letters");
+        assert!(
+            if sabotage == "nothing" {
+                letters == 1
+            } else {
+                letters > 5
+            },
+            "{sabotage}: {letters} dead letters"
+        );
     }
 }

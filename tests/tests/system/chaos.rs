@@ -9,19 +9,31 @@ use oncue_tests::chaos::rows::find;
 
 /// `CHAOS_SEED`, or the same each time; printed, so that a failure can be had again.
 fn seed() -> u64 {
-    std::env::var("CHAOS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_261_124)
+    std::env::var("CHAOS_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(20_261_124)
 }
 
 async fn row(id: &str) {
     let (seed, report) = run(id).await;
-    assert!(report.passed(), "{id} with seed {seed}: {:#?}", report.failures);
+    assert!(
+        report.passed(),
+        "{id} with seed {seed}: {:#?}",
+        report.failures
+    );
 }
 
 async fn run(id: &str) -> (u64, Report) {
     let row = find(id).expect("a row of the table");
     let seed = seed();
     println!("again: CHAOS_SEED={seed} cargo nextest run -p oncue-tests --test system chaos");
-    let report = (row.run)(Plan { seed, seconds: row.short, ..Plan::default() }).await;
+    let report = (row.run)(Plan {
+        seed,
+        seconds: row.short,
+        ..Plan::default()
+    })
+    .await;
     println!("{report:#?}");
     (seed, report)
 }
@@ -29,15 +41,31 @@ async fn run(id: &str) -> (u64, Report) {
 /// What befalls an idle house proves nothing, and says so.
 #[tokio::test]
 async fn a_fault_that_harms_nobody_is_a_failure() {
-    let acts = [Act::KillWorker, Act::KillAll, Act::Line(Link::Redis, Harm::LoseAnswer)];
+    let acts = [
+        Act::KillWorker,
+        Act::KillAll,
+        Act::Line(Link::Redis, Harm::LoseAnswer),
+    ];
     let failures = async |act: Act| {
-        let mut arena = Arena::open("idle", &Plan { seed: 1, ..Plan::default() }, Setup::default()).await;
+        let mut arena = Arena::open(
+            "idle",
+            &Plan {
+                seed: 1,
+                ..Plan::default()
+            },
+            Setup::default(),
+        )
+        .await;
         perform(&mut arena, act, Duration::from_millis(50)).await;
         arena.report.failures.clone()
     };
     let (one, all, line) = tokio::join!(failures(acts[0]), failures(acts[1]), failures(acts[2]));
     for (act, failures) in acts.iter().zip([one, all, line]) {
-        assert!(failures.iter().any(|why| why.contains(&act.name())), "{}: {failures:?}", act.name());
+        assert!(
+            failures.iter().any(|why| why.contains(&act.name())),
+            "{}: {failures:?}",
+            act.name()
+        );
     }
 }
 

@@ -9,15 +9,27 @@ use oncue_tests::house::{House, QUICK, until};
 use prost::Message as _;
 
 fn click(n: usize, pages: usize) -> (&'static str, String) {
-    ("web.page.viewed", format!(r#"{{"page":"/p{}","visitor":"v{}","newer":{{"field":1}}}}"#, n % pages, n % 7))
+    (
+        "web.page.viewed",
+        format!(
+            r#"{{"page":"/p{}","visitor":"v{}","newer":{{"field":1}}}}"#,
+            n % pages,
+            n % 7
+        ),
+    )
 }
 
 /// Messages of one type in a stream, by id.
 async fn milestones(house: &House) -> Vec<(String, PageMilestone)> {
     let messages = house.messages(&house.bus().await, "web").await;
-    let milestones = messages.into_iter().filter(|m| m.subject.starts_with("web.page.milestone"));
+    let milestones = messages
+        .into_iter()
+        .filter(|m| m.subject.starts_with("web.page.milestone"));
     let read = |m: oncue_tests::house::Stored| {
-        (m.header("ce-id").expect("an id").to_owned(), PageMilestone::decode(&m.payload[..]).expect("a milestone"))
+        (
+            m.header("ce-id").expect("an id").to_owned(),
+            PageMilestone::decode(&m.payload[..]).expect("a milestone"),
+        )
     };
     milestones.map(read).collect()
 }
@@ -25,32 +37,63 @@ async fn milestones(house: &House) -> Vec<(String, PageMilestone)> {
 #[tokio::test]
 async fn ten_thousand_clicks_by_three_workers_count_exactly() {
     let house = House::new("").await;
-    let _workers = house.start_all(&["count-views", "count-views", "count-views", "rank-pages"]).await;
+    let _workers = house
+        .start_all(&["count-views", "count-views", "count-views", "rank-pages"])
+        .await;
     house.plain_publish((0..10_000).map(|n| click(n, 100)));
     let (bus, store) = (house.bus().await, house.store().await);
     house.drained(&bus, "web", "count-views").await;
     house.drained(&bus, "web", "rank-pages").await;
 
     for page in 0..100 {
-        assert_eq!(house.field(&store, "pages", &format!("/p{page}"), "views").await, "100", "/p{page}");
-        assert_eq!(house.field(&store, "rankings", "all", &format!("/p{page}")).await, "100", "ranking of /p{page}");
+        assert_eq!(
+            house
+                .field(&store, "pages", &format!("/p{page}"), "views")
+                .await,
+            "100",
+            "/p{page}"
+        );
+        assert_eq!(
+            house
+                .field(&store, "rankings", "all", &format!("/p{page}"))
+                .await,
+            "100",
+            "ranking of /p{page}"
+        );
     }
     let milestones = milestones(&house).await;
     let ids: HashSet<&String> = milestones.iter().map(|(id, _)| id).collect();
-    assert_eq!((milestones.len(), ids.len()), (1000, 1000), "milestones and their ids");
+    assert_eq!(
+        (milestones.len(), ids.len()),
+        (1000, 1000),
+        "milestones and their ids"
+    );
     let mut seen: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for (_, milestone) in milestones {
-        seen.entry(milestone.page).or_default().push(milestone.views);
+        seen.entry(milestone.page)
+            .or_default()
+            .push(milestone.views);
     }
     for (page, mut views) in seen {
         views.sort_unstable();
-        assert_eq!(views, (1..=10).map(|n| n * 10).collect::<Vec<u64>>(), "{page}");
+        assert_eq!(
+            views,
+            (1..=10).map(|n| n * 10).collect::<Vec<u64>>(),
+            "{page}"
+        );
     }
     // Rows can be read as an operator would.
     let key = house.redis_cli(&["--scan", "--pattern", "*:s:pages:/p7"]);
     assert_eq!(house.redis_cli(&["HGET", &key, "views"]), "100");
-    assert!(house.redis_cli(&["HGET", &key, "last_seen"]).starts_with("20"));
-    assert_eq!(house.redis_cli(&["PFCOUNT", &key.replace("pages", "visitors")]), "7");
+    assert!(
+        house
+            .redis_cli(&["HGET", &key, "last_seen"])
+            .starts_with("20")
+    );
+    assert_eq!(
+        house.redis_cli(&["PFCOUNT", &key.replace("pages", "visitors")]),
+        "7"
+    );
 }
 
 #[tokio::test]
@@ -63,43 +106,80 @@ async fn a_killed_worker_loses_and_doubles_nothing() {
         house.plain_publish((0..1000).map(|n| click(n, 10)));
         // In mid-flow: some of this round is applied, the rest is still to come.
         until("work has begun", async || {
-            let views: usize = house.field(&store, "pages", "/p0", "views").await.parse().unwrap_or(0);
+            let views: usize = house
+                .field(&store, "pages", "/p0", "views")
+                .await
+                .parse()
+                .unwrap_or(0);
             (views > round * 100).then_some(())
         })
         .await;
-        let info = bus.api("CONSUMER.INFO.web.count-views", &serde_json::Value::Null).await.expect("consumer");
-        killed_in_mid_flow +=
-            u32::from(info["num_ack_pending"].as_u64() > Some(0) || info["num_pending"].as_u64() > Some(0));
+        let info = bus
+            .api("CONSUMER.INFO.web.count-views", &serde_json::Value::Null)
+            .await
+            .expect("consumer");
+        killed_in_mid_flow += u32::from(
+            info["num_ack_pending"].as_u64() > Some(0) || info["num_pending"].as_u64() > Some(0),
+        );
         victims.remove(0).kill();
         victims.push(house.start("count-views").await);
     }
     house.drained(&bus, "web", "count-views").await;
     for page in 0..10 {
-        assert_eq!(house.field(&store, "pages", &format!("/p{page}"), "views").await, "600", "/p{page}");
+        assert_eq!(
+            house
+                .field(&store, "pages", &format!("/p{page}"), "views")
+                .await,
+            "600",
+            "/p{page}"
+        );
     }
     // A copy may stand in the stream twice, but never under two ids.
-    let ids: HashSet<String> = milestones(&house).await.into_iter().map(|(id, _)| id).collect();
+    let ids: HashSet<String> = milestones(&house)
+        .await
+        .into_iter()
+        .map(|(id, _)| id)
+        .collect();
     assert_eq!(ids.len(), 600);
-    assert!(killed_in_mid_flow > 0, "no worker was killed while there was work: the test did too little");
+    assert!(
+        killed_in_mid_flow > 0,
+        "no worker was killed while there was work: the test did too little"
+    );
 }
 
 #[tokio::test]
 async fn sigterm_finishes_what_is_in_hand() {
     let house = House::new("").await;
     let mut worker = house.start("misbehave").await;
-    house.plain_publish((0..20).map(|n| ("web.page.viewed", format!(r#"{{"page":"/s{n}","referrer":"slow:800"}}"#))));
+    house.plain_publish((0..20).map(|n| {
+        (
+            "web.page.viewed",
+            format!(r#"{{"page":"/s{n}","referrer":"slow:800"}}"#),
+        )
+    }));
     let bus = house.bus().await;
     let info = async |field: &str| {
-        let info = bus.api("CONSUMER.INFO.web.misbehave", &serde_json::Value::Null).await.expect("consumer");
+        let info = bus
+            .api("CONSUMER.INFO.web.misbehave", &serde_json::Value::Null)
+            .await
+            .expect("consumer");
         info[field].as_u64().unwrap_or(0)
     };
-    until("events are in hand", async || (info("num_ack_pending").await > 0).then_some(())).await;
+    until("events are in hand", async || {
+        (info("num_ack_pending").await > 0).then_some(())
+    })
+    .await;
     assert_eq!(worker.stop().await, Some(0), "{}", worker.log());
     assert_eq!(info("num_ack_pending").await, 0, "left in hand");
     assert_eq!(info("num_redelivered").await, 0);
     let store = house.store().await;
     for n in 0..20 {
-        assert_eq!(house.field(&store, "tallies", &format!("/s{n}"), "count").await, "1");
+        assert_eq!(
+            house
+                .field(&store, "tallies", &format!("/s{n}"), "count")
+                .await,
+            "1"
+        );
     }
 }
 
@@ -107,19 +187,31 @@ async fn sigterm_finishes_what_is_in_hand() {
 async fn time_is_a_trigger() {
     let toml = "[[schedule]]\nfunction = \"publish-trends\"\nevery = \"1s\"\n";
     let house = House::new(toml).await;
-    let _workers = house.start_all(&["count-views", "rank-pages", "publish-trends"]).await;
+    let _workers = house
+        .start_all(&["count-views", "rank-pages", "publish-trends"])
+        .await;
     house.plain_publish((0..40).map(|n| click(n, 2)));
     let bus = house.bus().await;
     let config = Config::parse(toml, None, |_| None).expect("a configuration");
-    assert_eq!(bus.ensure_schedules(&config, Mode::Apply).await.expect("applied").len(), 1);
     assert_eq!(
-        bus.ensure_schedules(&config, Mode::Apply).await.expect("applied"),
+        bus.ensure_schedules(&config, Mode::Apply)
+            .await
+            .expect("applied")
+            .len(),
+        1
+    );
+    assert_eq!(
+        bus.ensure_schedules(&config, Mode::Apply)
+            .await
+            .expect("applied"),
         Vec::<String>::new(),
         "a second apply"
     );
     let trends = until("trends of both pages are published twice", async || {
         let messages = house.messages(&bus, "web").await;
-        let trends = messages.into_iter().filter(|m| m.subject == "web.trends.published");
+        let trends = messages
+            .into_iter()
+            .filter(|m| m.subject == "web.trends.published");
         let trends: Vec<_> = trends
             .filter_map(|m| TrendsPublished::decode(&m.payload[..]).ok())
             .filter(|t| t.trends.len() == 2)
@@ -127,10 +219,26 @@ async fn time_is_a_trigger() {
         (trends.len() >= 2).then_some(trends)
     })
     .await;
-    let best: Vec<(String, u64)> = trends[0].trends.iter().map(|t| (t.page.clone(), t.views)).collect();
+    let best: Vec<(String, u64)> = trends[0]
+        .trends
+        .iter()
+        .map(|t| (t.page.clone(), t.views))
+        .collect();
     assert_eq!(best, [("/p0".to_owned(), 20), ("/p1".to_owned(), 20)]);
     // A schedule that is no longer written down stops.
     let none = Config::parse("", None, |_| None).expect("a configuration");
-    assert_eq!(bus.ensure_schedules(&none, Mode::Apply).await.expect("applied").len(), 1);
-    assert!(house.messages(&bus, "timer").await.iter().all(|m| !m.subject.starts_with("timer.schedule")));
+    assert_eq!(
+        bus.ensure_schedules(&none, Mode::Apply)
+            .await
+            .expect("applied")
+            .len(),
+        1
+    );
+    assert!(
+        house
+            .messages(&bus, "timer")
+            .await
+            .iter()
+            .all(|m| !m.subject.starts_with("timer.schedule"))
+    );
 }

@@ -18,32 +18,73 @@ impl Operator {
     async fn login(base: &str) -> Self {
         let http = reqwest::Client::new();
         let body = json!({ "token": TOKEN, "name": "ann" });
-        let answer = http.post(format!("{base}/api/login")).json(&body).send().await.expect("an answer");
-        let cookie =
-            answer.headers()["set-cookie"].to_str().expect("text").split(';').next().unwrap_or_default().to_owned();
-        Self { http, base: base.to_owned(), cookie }
+        let answer = http
+            .post(format!("{base}/api/login"))
+            .json(&body)
+            .send()
+            .await
+            .expect("an answer");
+        let cookie = answer.headers()["set-cookie"]
+            .to_str()
+            .expect("text")
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        Self {
+            http,
+            base: base.to_owned(),
+            cookie,
+        }
     }
 
     async fn get(&self, path: &str) -> Value {
-        let asked = self.http.get(format!("{}{path}", self.base)).header("cookie", &self.cookie);
-        asked.send().await.expect("an answer").json().await.expect("JSON")
+        let asked = self
+            .http
+            .get(format!("{}{path}", self.base))
+            .header("cookie", &self.cookie);
+        asked
+            .send()
+            .await
+            .expect("an answer")
+            .json()
+            .await
+            .expect("JSON")
     }
 
     async fn post(&self, path: &str, body: &Value) -> Value {
-        let asked = self.http.post(format!("{}{path}", self.base)).header("cookie", &self.cookie).json(body);
-        asked.send().await.expect("an answer").json().await.expect("JSON")
+        let asked = self
+            .http
+            .post(format!("{}{path}", self.base))
+            .header("cookie", &self.cookie)
+            .json(body);
+        asked
+            .send()
+            .await
+            .expect("an answer")
+            .json()
+            .await
+            .expect("JSON")
     }
 
     /// Numbers of the letters whose message holds a text.
     async fn numbers(&self, message: &str) -> Value {
-        let groups = self.get("/api/letters").await["groups"].as_array().cloned().unwrap_or_default();
-        let group = groups.iter().find(|group| group["message"].to_string().contains(message));
+        let groups = self.get("/api/letters").await["groups"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let group = groups
+            .iter()
+            .find(|group| group["message"].to_string().contains(message));
         group.unwrap_or_else(|| panic!("no group {message} in {groups:#?}"))["numbers"].clone()
     }
 
     /// Redrives and waits for the end.
     async fn redrive(&self, numbers: &Value) -> Value {
-        let job = self.post("/api/letters/redrive", &json!({ "numbers": numbers })).await["job"].clone();
+        let job = self
+            .post("/api/letters/redrive", &json!({ "numbers": numbers }))
+            .await["job"]
+            .clone();
         until("the redrive to end", async || {
             let job = self.get(&format!("/api/jobs/{job}")).await;
             (job["ended"] == true).then_some(job)
@@ -55,12 +96,27 @@ impl Operator {
 async fn set_aside(house: &mut House, bus: &Bus) {
     house.set("ONCUE_ATTEMPTS", "1");
     let mut worker = house.start("misbehave").await;
-    for (at, what) in ["fail-until:2", "fail-until:2", "fail-until:2", "reject"].iter().enumerate() {
-        let headers = vec![Header { name: "ce-id".into(), value: format!("e-{at}") }];
+    for (at, what) in ["fail-until:2", "fail-until:2", "fail-until:2", "reject"]
+        .iter()
+        .enumerate()
+    {
+        let headers = vec![Header {
+            name: "ce-id".into(),
+            value: format!("e-{at}"),
+        }];
         let payload = format!(r#"{{"page":"/a","referrer":"{what}"}}"#).into();
-        bus.publish(&Envelope { subject: "web.page.viewed".into(), headers, payload }).await.expect("taken");
+        bus.publish(&Envelope {
+            subject: "web.page.viewed".into(),
+            headers,
+            payload,
+        })
+        .await
+        .expect("taken");
     }
-    until("four letters", async || (house.count(bus, "dlq").await == 4).then_some(())).await;
+    until("four letters", async || {
+        (house.count(bus, "dlq").await == 4).then_some(())
+    })
+    .await;
     house.drained(bus, "web", "misbehave").await;
     assert_eq!(worker.stop().await, Some(0));
     house.set("ONCUE_ATTEMPTS", "3");
@@ -85,34 +141,72 @@ async fn letters_are_tried_and_redriven_from_the_console_and_every_action_is_on_
         (said["consumer"].is_object()).then_some(said)
     })
     .await;
-    assert_eq!((&function["card"]["known"], &function["health"]), (&json!("program"), &json!("off")));
+    assert_eq!(
+        (&function["card"]["known"], &function["health"]),
+        (&json!("program"), &json!("off"))
+    );
     assert_eq!(function["errors"].as_array().map(Vec::len), Some(4));
 
-    let (failing, rejected) = (operator.numbers("not yet").await, operator.numbers("told to reject").await);
-    let tried = operator.post("/api/letters/try", &json!({ "numbers": rejected })).await;
+    let (failing, rejected) = (
+        operator.numbers("not yet").await,
+        operator.numbers("told to reject").await,
+    );
+    let tried = operator
+        .post("/api/letters/try", &json!({ "numbers": rejected }))
+        .await;
     let answer = &tried["answers"][0];
-    assert_eq!((&answer["outcome"], &answer["message"]), (&json!("dead"), &json!("told to reject")));
+    assert_eq!(
+        (&answer["outcome"], &answer["message"]),
+        (&json!("dead"), &json!("told to reject"))
+    );
 
     let _worker = house.start("misbehave").await;
     let ended = operator.redrive(&failing).await;
-    assert_eq!((&ended["sent"], &ended["done"], &ended["failed"]), (&json!(3), &json!(3), &json!(0)), "{ended}");
+    assert_eq!(
+        (&ended["sent"], &ended["done"], &ended["failed"]),
+        (&json!(3), &json!(3), &json!(0)),
+        "{ended}"
+    );
     let ended = operator.redrive(&rejected).await;
-    assert_eq!((&ended["sent"], &ended["done"], &ended["failed"]), (&json!(1), &json!(0), &json!(1)), "{ended}");
+    assert_eq!(
+        (&ended["sent"], &ended["done"], &ended["failed"]),
+        (&json!(1), &json!(0), &json!(1)),
+        "{ended}"
+    );
     let left = operator.get("/api/letters").await;
-    assert_eq!((&left["letters"], &left["groups"][0]["letters"][0]["redrives"]), (&json!(1), &json!(1)));
+    assert_eq!(
+        (
+            &left["letters"],
+            &left["groups"][0]["letters"][0]["redrives"]
+        ),
+        (&json!(1), &json!(1))
+    );
     let store = house.store().await;
-    assert_eq!(house.field(&store, "tallies", "/a", "count").await, "3", "each of them once");
+    assert_eq!(
+        house.field(&store, "tallies", "/a", "count").await,
+        "3",
+        "each of them once"
+    );
 
     assert_eq!(console.stop().await, Some(0));
     let log = console.log();
-    let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let lines: Vec<Value> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
     let audit: Vec<(&str, &str)> = lines
         .iter()
         .filter(|line| line["audit"] == true)
-        .map(|line| (line["what"].as_str().unwrap_or_default(), line["who"].as_str().unwrap_or_default()))
+        .map(|line| {
+            (
+                line["what"].as_str().unwrap_or_default(),
+                line["who"].as_str().unwrap_or_default(),
+            )
+        })
         .collect();
     let who = "ann@127.0.0.1";
-    let expected = ["login", "try", "redrive", "redrive", "redrive", "redrive"].map(|what| (what, who));
+    let expected =
+        ["login", "try", "redrive", "redrive", "redrive", "redrive"].map(|what| (what, who));
     assert_eq!(audit, expected, "{log}");
     assert!(!log.contains(TOKEN));
 }

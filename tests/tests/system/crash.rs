@@ -58,13 +58,21 @@ struct Matrix {
 impl Matrix {
     async fn new() -> Self {
         let quick = "ack_wait = \"1s\"";
-        let house = House::new(&format!("[functions.misbehave]\n{quick}\n[functions.record]\n{quick}\n")).await;
+        let house = House::new(&format!(
+            "[functions.misbehave]\n{quick}\n[functions.record]\n{quick}\n"
+        ))
+        .await;
         // Both consumers are there before the first event.
         for mut worker in house.start_all(&["misbehave", "record"]).await {
             worker.stop().await;
         }
         let (bus, store) = (house.bus().await, house.store().await);
-        Self { house, bus, store, cells: 0 }
+        Self {
+            house,
+            bus,
+            store,
+            cells: 0,
+        }
     }
 
     async fn cell(&mut self, stage: usize, point: &str, position: usize, end: End) {
@@ -72,8 +80,14 @@ impl Matrix {
         let cell = format!("{}-{position}", point.replace('.', "-"));
         let letters = self.house.count(&self.bus, "dlq").await;
         let what = if stage == 1 { story(point) } else { "emit:2" };
-        let body = |n| format!(r#"{{"page":"{}","referrer":"{what}"}}"#, page(point, &cell, n));
-        self.house.plain_publish((0..EVENTS).map(|n| ("web.page.viewed", body(n))));
+        let body = |n| {
+            format!(
+                r#"{{"page":"{}","referrer":"{what}"}}"#,
+                page(point, &cell, n)
+            )
+        };
+        self.house
+            .plain_publish((0..EVENTS).map(|n| ("web.page.viewed", body(n))));
         if stage == 2 {
             let mut first = self.house.start("misbehave").await;
             self.house.drained(&self.bus, "web", "misbehave").await;
@@ -81,11 +95,18 @@ impl Matrix {
         }
         let function = ["misbehave", "record"][stage - 1];
         let action = if end == End::Abort { "abort" } else { "freeze" };
-        let mut faulty = self.house.spawn_faulty(function, &format!("{point}={position}*off->1*return({action})"));
+        let mut faulty = self.house.spawn_faulty(
+            function,
+            &format!("{point}={position}*off->1*return({action})"),
+        );
         let wanted = if end == End::Abort { 'Z' } else { 'T' };
-        until(&format!("{function} comes to {point} for the {position}th time: {}", faulty.log()), async || {
-            (faulty.state() == Some(wanted)).then_some(())
-        })
+        until(
+            &format!(
+                "{function} comes to {point} for the {position}th time: {}",
+                faulty.log()
+            ),
+            async || (faulty.state() == Some(wanted)).then_some(()),
+        )
         .await;
         let mut workers = self.house.start_all(&["misbehave", "record"]).await;
         self.settle().await;
@@ -113,19 +134,38 @@ impl Matrix {
         let told = story(point);
         for n in 0..EVENTS {
             let page = page(point, cell, n);
-            let count = async |table, field: &'static str| self.house.field(&self.store, table, &page, field).await;
+            let count = async |table, field: &'static str| {
+                self.house.field(&self.store, table, &page, field).await
+            };
             let (applied, recorded) = match (stage, told) {
                 (1, "reject") => ("", ""),
                 (1, "fail-until:2") | (2, "reject") => ("1", ""),
                 _ => ("1", "2"),
             };
-            assert_eq!(count("tallies", "count").await, applied, "{point} {page}: tallies");
-            assert_eq!(count("hits", "total").await, applied, "{point} {page}: hits");
-            assert_eq!(count("records", "count").await, recorded, "{point} {page}: records");
-            let ids: Vec<String> = serde_json::from_str(&count("records", "ids").await).unwrap_or_default();
+            assert_eq!(
+                count("tallies", "count").await,
+                applied,
+                "{point} {page}: tallies"
+            );
+            assert_eq!(
+                count("hits", "total").await,
+                applied,
+                "{point} {page}: hits"
+            );
+            assert_eq!(
+                count("records", "count").await,
+                recorded,
+                "{point} {page}: records"
+            );
+            let ids: Vec<String> =
+                serde_json::from_str(&count("records", "ids").await).unwrap_or_default();
             assert!(ids.len() < 2 || ids[0] != ids[1], "{point} {page}: {ids:?}");
         }
-        let dead = if told == "reject" { EVENTS * if stage == 1 { 1 } else { OUTPUTS } } else { 0 };
+        let dead = if told == "reject" {
+            EVENTS * if stage == 1 { 1 } else { OUTPUTS }
+        } else {
+            0
+        };
         let found = self.house.count(&self.bus, "dlq").await - letters;
         assert_eq!(found, dead as u64, "{point}: dead letters, each once");
     }
@@ -136,9 +176,12 @@ async fn matrix(stage: usize, end: End) -> usize {
     let column = async |which: usize| {
         let mut matrix = Matrix::new().await;
         // The second stage has no outputs to publish.
-        let absent = |point: &str| stage == 2 && (point.starts_with("publish") || point == "mark.done");
+        let absent =
+            |point: &str| stage == 2 && (point.starts_with("publish") || point == "mark.done");
         for point in POINTS.iter().filter(|point| !absent(point)) {
-            matrix.cell(stage, point, positions(point, stage)[which], end).await;
+            matrix
+                .cell(stage, point, positions(point, stage)[which], end)
+                .await;
         }
         matrix.cells
     };
@@ -155,22 +198,38 @@ async fn stop(workers: &mut [Process]) {
 
 #[tokio::test]
 async fn a_process_that_dies_at_any_step_loses_and_doubles_nothing() {
-    assert_eq!(Box::pin(matrix(1, End::Abort)).await, 14 * 3, "a matrix with holes proves nothing");
+    assert_eq!(
+        Box::pin(matrix(1, End::Abort)).await,
+        14 * 3,
+        "a matrix with holes proves nothing"
+    );
 }
 
 #[tokio::test]
 async fn a_process_that_dies_in_the_second_stage_loses_and_doubles_nothing() {
-    assert_eq!(Box::pin(matrix(2, End::Abort)).await, 10 * 3, "a matrix with holes proves nothing");
+    assert_eq!(
+        Box::pin(matrix(2, End::Abort)).await,
+        10 * 3,
+        "a matrix with holes proves nothing"
+    );
 }
 
 #[tokio::test]
 async fn a_process_that_freezes_at_any_step_and_wakes_loses_and_doubles_nothing() {
-    assert_eq!(Box::pin(matrix(1, End::Freeze)).await, 14 * 3, "a matrix with holes proves nothing");
+    assert_eq!(
+        Box::pin(matrix(1, End::Freeze)).await,
+        14 * 3,
+        "a matrix with holes proves nothing"
+    );
 }
 
 #[tokio::test]
 async fn a_process_that_freezes_in_the_second_stage_and_wakes_loses_and_doubles_nothing() {
-    assert_eq!(Box::pin(matrix(2, End::Freeze)).await, 10 * 3, "a matrix with holes proves nothing");
+    assert_eq!(
+        Box::pin(matrix(2, End::Freeze)).await,
+        10 * 3,
+        "a matrix with holes proves nothing"
+    );
 }
 
 /// The broken twin: a worker that acks before it commits loses what it dies with, in either stage, and its cell says so.
@@ -179,7 +238,11 @@ async fn a_process_that_acks_before_the_commit_fails_its_cell() {
     for (stage, table) in [(1, "tallies"), (2, "records")] {
         let mut matrix = Matrix::new().await;
         matrix.house.set("ONCUE_SABOTAGE", "ack-first");
-        let why = must_fail("the loss was not seen", matrix.cell(stage, "handler.done", 0, End::Abort)).await;
+        let why = must_fail(
+            "the loss was not seen",
+            matrix.cell(stage, "handler.done", 0, End::Abort),
+        )
+        .await;
         assert!(why.contains(&format!(": {table}")), "stage {stage}: {why}");
     }
 }
@@ -189,10 +252,15 @@ async fn a_process_that_acks_before_the_commit_fails_its_cell() {
 fn crash_points_are_in_no_binary_but_those_for_tests() {
     let holds = |binary: &str, name: &str| {
         let bytes = std::fs::read(built(binary)).expect("a binary");
-        bytes.windows(name.len()).any(|window| window == name.as_bytes())
+        bytes
+            .windows(name.len())
+            .any(|window| window == name.as_bytes())
     };
     for name in ["bury.recorded", "ONCUE_SABOTAGE", "built with failpoints"] {
-        assert!(holds("failpoints/misbehave", name), "{name} is looked for in the wrong way");
+        assert!(
+            holds("failpoints/misbehave", name),
+            "{name} is looked for in the wrong way"
+        );
         for binary in ["misbehave", "count-views", "make-thumbnails"] {
             assert!(!holds(binary, name), "{binary} has {name} in it");
         }

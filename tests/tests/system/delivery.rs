@@ -14,21 +14,38 @@ async fn house() -> House {
 }
 
 fn told(page: &str, what: &str) -> (&'static str, String) {
-    ("web.page.viewed", format!(r#"{{"page":"{page}","referrer":"{what}"}}"#))
+    (
+        "web.page.viewed",
+        format!(r#"{{"page":"{page}","referrer":"{what}"}}"#),
+    )
 }
 
 async fn dead_letters(house: &House, bus: &Bus, expected: usize) -> Vec<DeadLetter> {
     until(&format!("{expected} dead letters"), async || {
         let letters = house.messages(bus, "dlq").await;
-        (letters.len() >= expected)
-            .then(|| letters.iter().map(|m| DeadLetter::decode(&m.payload[..]).expect("a dead letter")).collect())
+        (letters.len() >= expected).then(|| {
+            letters
+                .iter()
+                .map(|m| DeadLetter::decode(&m.payload[..]).expect("a dead letter"))
+                .collect()
+        })
     })
     .await
 }
 
 fn send(subject: &str, headers: &[(&str, &str)], payload: &str) -> Envelope {
-    let headers = headers.iter().map(|(n, v)| Header { name: (*n).to_owned(), value: (*v).to_owned() }).collect();
-    Envelope { subject: subject.to_owned(), headers, payload: payload.as_bytes().to_vec().into() }
+    let headers = headers
+        .iter()
+        .map(|(n, v)| Header {
+            name: (*n).to_owned(),
+            value: (*v).to_owned(),
+        })
+        .collect();
+    Envelope {
+        subject: subject.to_owned(),
+        headers,
+        payload: payload.as_bytes().to_vec().into(),
+    }
 }
 
 #[tokio::test]
@@ -50,7 +67,10 @@ async fn failures_are_retried_or_set_aside_and_leave_no_trace_in_state() {
     let letters = dead_letters(&house, &bus, 5).await;
     house.drained(&bus, "web", "misbehave").await;
     assert_eq!(letters.len(), 5);
-    let found: BTreeSet<(String, String)> = letters.iter().map(|l| (l.reason.clone(), l.message.clone())).collect();
+    let found: BTreeSet<(String, String)> = letters
+        .iter()
+        .map(|l| (l.reason.clone(), l.message.clone()))
+        .collect();
     let messages: Vec<&str> = found.iter().map(|(_, m)| m.as_str()).collect();
     for (reason, part) in [
         ("attempts", "told to fail"),
@@ -59,14 +79,23 @@ async fn failures_are_retried_or_set_aside_and_leave_no_trace_in_state() {
         ("attempts", "still running after 3s"),
         ("rejected", "behind the handler's back"),
     ] {
-        assert!(found.iter().any(|(r, m)| r == reason && m.contains(part)), "{reason}: {part} not in {messages:?}");
+        assert!(
+            found.iter().any(|(r, m)| r == reason && m.contains(part)),
+            "{reason}: {part} not in {messages:?}"
+        );
     }
     for letter in &letters {
         let attempts = if letter.reason == "rejected" { 1 } else { 3 };
         assert_eq!(letter.attempts, attempts, "{}", letter.message);
         let envelope = letter.envelope.as_ref().expect("the envelope");
-        assert!(String::from_utf8_lossy(&envelope.payload).contains("/a"), "the whole payload is kept");
-        assert_eq!((letter.stream.as_str(), letter.event_type.as_str()), ("web", "web.page.viewed"));
+        assert!(
+            String::from_utf8_lossy(&envelope.payload).contains("/a"),
+            "the whole payload is kept"
+        );
+        assert_eq!(
+            (letter.stream.as_str(), letter.event_type.as_str()),
+            ("web", "web.page.viewed")
+        );
     }
     // Four succeeded; what the failed ones did to the row and in passing is gone.
     assert_eq!(house.field(&store, "tallies", "/a", "count").await, "4");
@@ -78,12 +107,14 @@ async fn an_event_that_kills_the_process_is_set_aside_and_its_neighbours_are_app
     let house = house().await;
     let (bus, store) = (house.bus().await, house.store().await);
     let mut worker = house.start("misbehave").await;
-    house.plain_publish((0..30).map(|n| told(&format!("/k{n}"), if n == 15 { "exit" } else { "" })));
+    house
+        .plain_publish((0..30).map(|n| told(&format!("/k{n}"), if n == 15 { "exit" } else { "" })));
     let mut deaths = 0;
     while house.count(&bus, "dlq").await == 0 {
         let dead = until("the worker dies or the event is set aside", async || {
             let gone = !std::path::Path::new(&format!("/proc/{}", worker.pid())).exists()
-                || std::fs::read_to_string(format!("/proc/{}/stat", worker.pid())).is_ok_and(|s| s.contains(") Z "));
+                || std::fs::read_to_string(format!("/proc/{}/stat", worker.pid()))
+                    .is_ok_and(|s| s.contains(") Z "));
             (gone || house.count(&bus, "dlq").await > 0).then_some(gone)
         })
         .await;
@@ -97,7 +128,13 @@ async fn an_event_that_kills_the_process_is_set_aside_and_its_neighbours_are_app
     let letters = dead_letters(&house, &bus, 1).await;
     assert_eq!((letters.len(), letters[0].reason.as_str()), (1, "attempts"));
     for n in (0..30).filter(|n| *n != 15) {
-        assert_eq!(house.field(&store, "tallies", &format!("/k{n}"), "count").await, "1", "/k{n}");
+        assert_eq!(
+            house
+                .field(&store, "tallies", &format!("/k{n}"), "count")
+                .await,
+            "1",
+            "/k{n}"
+        );
     }
 }
 
@@ -111,14 +148,54 @@ async fn what_cannot_be_read_is_set_aside_at_first_sight() {
         ("decode", send("web.page.viewed", &[], "{\"page\":")),
         ("decode", send("web.page.viewed", &[], "\u{1}\u{2}garbage")),
         ("decode", send("web.page.viewed", &[], "{}")), // no key
-        ("decode", send("web.page.viewed", &[("ce-datacontenttype", "text/csv")], ok)),
-        ("decode", send("web.page.viewed", &[("ce-time", "yesterday")], ok)),
-        ("decode", send("web.page.viewed", &[("ce-id", &"x".repeat(200))], ok)),
-        ("decode", send("web.page.viewed", &[("ce-subject", "%C0%A0")], ok)),
-        ("decode", send("web.page.viewed", &[("Content-Type", "application/cloudevents+json")], "[]")),
-        ("loop", send("web.page.viewed", &[("ce-hopcount", "64"), ("ce-id", "looping")], ok)),
-        ("clock", send("web.page.viewed", &[("ce-time", "2999-01-01T00:00:00Z"), ("ce-id", "far")], ok)),
-        ("too_old", send("web.page.viewed", &[("ce-time", "2001-01-01T00:00:00Z"), ("ce-id", "old")], ok)),
+        (
+            "decode",
+            send("web.page.viewed", &[("ce-datacontenttype", "text/csv")], ok),
+        ),
+        (
+            "decode",
+            send("web.page.viewed", &[("ce-time", "yesterday")], ok),
+        ),
+        (
+            "decode",
+            send("web.page.viewed", &[("ce-id", &"x".repeat(200))], ok),
+        ),
+        (
+            "decode",
+            send("web.page.viewed", &[("ce-subject", "%C0%A0")], ok),
+        ),
+        (
+            "decode",
+            send(
+                "web.page.viewed",
+                &[("Content-Type", "application/cloudevents+json")],
+                "[]",
+            ),
+        ),
+        (
+            "loop",
+            send(
+                "web.page.viewed",
+                &[("ce-hopcount", "64"), ("ce-id", "looping")],
+                ok,
+            ),
+        ),
+        (
+            "clock",
+            send(
+                "web.page.viewed",
+                &[("ce-time", "2999-01-01T00:00:00Z"), ("ce-id", "far")],
+                ok,
+            ),
+        ),
+        (
+            "too_old",
+            send(
+                "web.page.viewed",
+                &[("ce-time", "2001-01-01T00:00:00Z"), ("ce-id", "old")],
+                ok,
+            ),
+        ),
     ];
     for (_, envelope) in &cases {
         bus.publish(envelope).await.expect("the stream takes it");
@@ -130,8 +207,15 @@ async fn what_cannot_be_read_is_set_aside_at_first_sight() {
     expected.sort_unstable();
     found.sort_unstable();
     assert_eq!(found, expected, "{letters:#?}");
-    assert!(letters.iter().all(|l| l.attempts == 1), "no retries for what will never be readable");
-    assert_eq!(house.redis_cli(&["--scan", "--pattern", "*:s:*"]), "", "no handler ran");
+    assert!(
+        letters.iter().all(|l| l.attempts == 1),
+        "no retries for what will never be readable"
+    );
+    assert_eq!(
+        house.redis_cli(&["--scan", "--pattern", "*:s:*"]),
+        "",
+        "no handler ran"
+    );
 }
 
 #[tokio::test]
@@ -140,11 +224,22 @@ async fn a_dead_letter_is_written_however_large_its_event_is() {
     let _worker = house.start("misbehave").await;
     let bus = house.bus().await;
     let garbage = "x".repeat(bus.max_payload() - 500);
-    bus.publish(&send("web.page.viewed", &[("ce-id", "huge")], &garbage)).await.expect("the stream takes it");
+    bus.publish(&send("web.page.viewed", &[("ce-id", "huge")], &garbage))
+        .await
+        .expect("the stream takes it");
     let letters = dead_letters(&house, &bus, 1).await;
     house.drained(&bus, "web", "misbehave").await;
-    assert_eq!((letters[0].event_id.as_str(), letters[0].reason.as_str()), ("huge", "decode"));
-    assert!(letters[0].sequence > 0 && letters[0].envelope.as_ref().is_some_and(|e| e.payload.is_empty()));
+    assert_eq!(
+        (letters[0].event_id.as_str(), letters[0].reason.as_str()),
+        ("huge", "decode")
+    );
+    assert!(
+        letters[0].sequence > 0
+            && letters[0]
+                .envelope
+                .as_ref()
+                .is_some_and(|e| e.payload.is_empty())
+    );
 }
 
 #[tokio::test]
@@ -152,16 +247,26 @@ async fn a_row_that_cannot_be_read_ends_in_the_dead_letters() {
     let house = house().await;
     let _worker = house.start("misbehave").await;
     let bus = house.bus().await;
-    for (page, command) in [("/text", vec!["HSET", "KEY", "count", "abc"]), ("/set", vec!["SADD", "KEY", "x"])] {
+    for (page, command) in [
+        ("/text", vec!["HSET", "KEY", "count", "abc"]),
+        ("/set", vec!["SADD", "KEY", "x"]),
+    ] {
         let key = oncue::store::row_key("tallies", page);
-        let command: Vec<&str> =
-            command.into_iter().map(|part| if part == "KEY" { key.as_str() } else { part }).collect();
+        let command: Vec<&str> = command
+            .into_iter()
+            .map(|part| if part == "KEY" { key.as_str() } else { part })
+            .collect();
         house.redis_cli(&command);
         house.plain_publish([told(page, "")]);
     }
     let letters = dead_letters(&house, &bus, 2).await;
     house.drained(&bus, "web", "misbehave").await;
-    assert!(letters.iter().all(|l| l.reason == "attempts" && l.attempts == 3), "{letters:#?}");
+    assert!(
+        letters
+            .iter()
+            .all(|l| l.reason == "attempts" && l.attempts == 3),
+        "{letters:#?}"
+    );
 }
 
 /// One that hangs on a dead dependency must not make the others wait in line behind it.
@@ -174,7 +279,12 @@ async fn plain_failures_need_no_probation() {
     house.plain_publish((0..40).map(|n| told(&format!("/h{n}"), "fail-slow:2500")));
     house.drained(&bus, "web", "misbehave").await;
     for n in 0..40 {
-        assert_eq!(house.field(&store, "tallies", &format!("/h{n}"), "count").await, "1");
+        assert_eq!(
+            house
+                .field(&store, "tallies", &format!("/h{n}"), "count")
+                .await,
+            "1"
+        );
     }
     assert_eq!(house.count(&bus, "dlq").await, 0);
 }
@@ -189,23 +299,45 @@ async fn copies_count_once_however_they_come() {
     let structured = structured.replace("TIME", &time);
     for round in 0..3 {
         // No Nats-Msg-Id, so the stream really holds the copies; a time of its own or none, alone or in one batch.
-        let with_time = [("ce-id", "same"), ("ce-time", &*time), ("ce-type", "web.page.viewed")];
+        let with_time = [
+            ("ce-id", "same"),
+            ("ce-time", &*time),
+            ("ce-type", "web.page.viewed"),
+        ];
         let without = [("ce-id", "untimed"), ("ce-type", "web.page.viewed")];
-        bus.publish(&send("web.page.viewed", &with_time, r#"{"page":"/c"}"#)).await.expect("taken");
-        bus.publish(&send("web.page.viewed.c", &[("Content-Type", "application/cloudevents+json")], &structured))
+        bus.publish(&send("web.page.viewed", &with_time, r#"{"page":"/c"}"#))
             .await
             .expect("taken");
-        bus.publish(&send("web.page.viewed", &without, r#"{"page":"/c"}"#)).await.expect("taken");
+        bus.publish(&send(
+            "web.page.viewed.c",
+            &[("Content-Type", "application/cloudevents+json")],
+            &structured,
+        ))
+        .await
+        .expect("taken");
+        bus.publish(&send("web.page.viewed", &without, r#"{"page":"/c"}"#))
+            .await
+            .expect("taken");
         if round == 1 {
             house.drained(&bus, "web", "misbehave").await;
         }
     }
     house.drained(&bus, "web", "misbehave").await;
-    assert_eq!(house.count(&bus, "web").await, 9, "the stream holds every copy");
+    assert_eq!(
+        house.count(&bus, "web").await,
+        9,
+        "the stream holds every copy"
+    );
     assert_eq!(house.field(&store, "tallies", "/c", "count").await, "2");
     assert_eq!(house.field(&store, "hits", "/c", "total").await, "2");
     let forged = [("ce-id", "same"), ("ce-time", &*time)];
-    bus.publish(&send("web.page.viewed", &forged, r#"{"page":"/c","visitor":"other"}"#)).await.expect("taken");
+    bus.publish(&send(
+        "web.page.viewed",
+        &forged,
+        r#"{"page":"/c","visitor":"other"}"#,
+    ))
+    .await
+    .expect("taken");
     assert_eq!(dead_letters(&house, &bus, 1).await[0].reason, "id_reuse");
 }
 
@@ -215,20 +347,33 @@ async fn outputs_have_ids_of_their_own_and_delayed_ones_come_later() {
     let _workers = house.start_all(&["misbehave", "rank-pages"]).await;
     let (bus, store) = (house.bus().await, house.store().await);
     house.plain_publish([told("/o", "emit:3"), told("/o", "later:1500")]);
-    until("the delayed milestone has reached the ranking", async || {
-        (house.field(&store, "rankings", "all", "/o").await == "2").then_some(())
-    })
+    until(
+        "the delayed milestone has reached the ranking",
+        async || (house.field(&store, "rankings", "all", "/o").await == "2").then_some(()),
+    )
     .await;
     let messages = house.messages(&bus, "web").await;
-    let outputs: Vec<_> = messages.iter().filter(|m| m.subject.starts_with("web.page.milestone")).collect();
+    let outputs: Vec<_> = messages
+        .iter()
+        .filter(|m| m.subject.starts_with("web.page.milestone"))
+        .collect();
     assert_eq!(outputs.len(), 4);
     let ids: BTreeSet<&str> = outputs.iter().filter_map(|m| m.header("ce-id")).collect();
     assert_eq!(ids.len(), 4);
     for output in &outputs {
-        assert_eq!(PageMilestone::decode(&output.payload[..]).expect("a milestone").page, "/o");
+        assert_eq!(
+            PageMilestone::decode(&output.payload[..])
+                .expect("a milestone")
+                .page,
+            "/o"
+        );
         assert_eq!(output.header("ce-source"), Some("/misbehave"));
         assert_eq!(output.header("ce-hopcount"), Some("1"));
-        assert_eq!(output.header("ce-flowid"), output.header("ce-causationid"), "the root is the cause");
+        assert_eq!(
+            output.header("ce-flowid"),
+            output.header("ce-causationid"),
+            "the root is the cause"
+        );
     }
     let delayed = outputs.last().expect("four of them");
     let due = event::parse_time(delayed.header("ce-time").expect("a time")).expect("RFC 3339");
@@ -245,9 +390,15 @@ async fn a_worker_asks_only_for_what_it_has_room_for_and_says_that_it_is_still_a
     house.plain_publish((0..9).map(|n| told(&format!("/q{n}"), "slow:2500")));
     let mut most = 0;
     until("all are applied", async || {
-        let info = bus.api("CONSUMER.INFO.web.misbehave", &serde_json::Value::Null).await.ok()?;
+        let info = bus
+            .api("CONSUMER.INFO.web.misbehave", &serde_json::Value::Null)
+            .await
+            .ok()?;
         most = most.max(info["num_ack_pending"].as_u64()?);
-        assert_eq!(info["num_redelivered"], 0, "taken for lost while it was running");
+        assert_eq!(
+            info["num_redelivered"], 0,
+            "taken for lost while it was running"
+        );
         let applied = house.field(&store, "tallies", "/q8", "count").await;
         (applied == "1" && info["num_ack_pending"] == 0).then_some(())
     })
@@ -264,8 +415,15 @@ async fn outputs_left_behind_are_swept_up() {
     let _worker = house.start("misbehave").await;
     let (bus, store) = (house.bus().await, house.store().await);
     // As if a worker had committed and vanished, and the server had lost the input: nobody will deliver it again.
-    let milestone = PageMilestone { page: "/left".into(), views: 10 };
-    let mut envelope = send("web.page.milestone", &[("ce-id", "left-behind"), ("ce-type", "web.page.milestone")], "");
+    let milestone = PageMilestone {
+        page: "/left".into(),
+        views: 10,
+    };
+    let mut envelope = send(
+        "web.page.milestone",
+        &[("ce-id", "left-behind"), ("ce-type", "web.page.milestone")],
+        "",
+    );
     envelope.payload = milestone.encode_to_vec().into();
     let origin = event::Origin {
         stream: "web",
@@ -275,13 +433,41 @@ async fn outputs_left_behind_are_swept_up() {
         subject: "web.page.viewed",
     };
     let mark = Mark::new("gone", "/left", &event::Meta::of_origin(&origin), 3_600_000);
-    let outbox = Outbox { outputs: vec![envelope] }.encode_to_vec().into();
-    let handled = Handled { mark, payload_hash: 1, ops: Vec::new(), outbox, purpose: Purpose::Apply, entry: None };
-    store.commit(&[Run { row: None, events: vec![handled] }]).await.expect("committed");
-    until("the output is published and no longer waiting", async || {
-        let published = house.messages(&bus, "web").await.iter().any(|m| m.header("ce-id") == Some("left-behind"));
-        (published && house.redis_cli(&["--scan", "--pattern", "*:o:*"]).is_empty()).then_some(())
-    })
+    let outbox = Outbox {
+        outputs: vec![envelope],
+    }
+    .encode_to_vec()
+    .into();
+    let handled = Handled {
+        mark,
+        payload_hash: 1,
+        ops: Vec::new(),
+        outbox,
+        purpose: Purpose::Apply,
+        entry: None,
+    };
+    store
+        .commit(&[Run {
+            row: None,
+            events: vec![handled],
+        }])
+        .await
+        .expect("committed");
+    until(
+        "the output is published and no longer waiting",
+        async || {
+            let published = house
+                .messages(&bus, "web")
+                .await
+                .iter()
+                .any(|m| m.header("ce-id") == Some("left-behind"));
+            (published
+                && house
+                    .redis_cli(&["--scan", "--pattern", "*:o:*"])
+                    .is_empty())
+            .then_some(())
+        },
+    )
     .await;
 }
 
@@ -301,26 +487,53 @@ async fn a_worker_waits_for_servers_that_are_away() {
     let (bus, store) = (house.bus().await, house.store().await);
     house.drained(&bus, "web", "misbehave").await;
     for n in 0..150 {
-        assert_eq!(house.field(&store, "tallies", &format!("/w{n}"), "count").await, "1", "/w{n} {}", worker.log());
+        assert_eq!(
+            house
+                .field(&store, "tallies", &format!("/w{n}"), "count")
+                .await,
+            "1",
+            "/w{n} {}",
+            worker.log()
+        );
     }
     let messages = house.messages(&bus, "web").await;
-    let ids: BTreeSet<&str> =
-        messages.iter().filter(|m| m.subject.contains("milestone")).filter_map(|m| m.header("ce-id")).collect();
+    let ids: BTreeSet<&str> = messages
+        .iter()
+        .filter(|m| m.subject.contains("milestone"))
+        .filter_map(|m| m.header("ce-id"))
+        .collect();
     assert_eq!(ids.len(), 150);
-    assert_eq!(house.count(&bus, "dlq").await, 0, "an outage of Redis is nobody's failed attempt");
+    assert_eq!(
+        house.count(&bus, "dlq").await,
+        0,
+        "an outage of Redis is nobody's failed attempt"
+    );
 }
 
 #[tokio::test]
 async fn another_configuration_on_the_server_is_refused_with_the_difference() {
     let mut house = house().await;
     house.start("misbehave").await.stop().await;
-    std::fs::write(house.dir.join("oncue.toml"), "[functions.misbehave]\nack_wait = \"7s\"\n").expect("written");
+    std::fs::write(
+        house.dir.join("oncue.toml"),
+        "[functions.misbehave]\nack_wait = \"7s\"\n",
+    )
+    .expect("written");
     let mut refused = house.spawn("misbehave", &[]);
     assert_eq!(refused.exit().await, Some(1));
     let log = refused.log();
-    assert!(log.contains("ack_wait: is 2000000000, should be 7000000000") && log.contains("oncue apply"), "{log}");
+    assert!(
+        log.contains("ack_wait: is 2000000000, should be 7000000000")
+            && log.contains("oncue apply"),
+        "{log}"
+    );
     house.set("ONCUE_REDIS_URL", "redis://127.0.0.1:1");
     let mut lost = house.spawn("misbehave", &[]);
     assert_eq!(lost.exit().await, Some(1));
-    assert!(lost.log().contains("cannot reach Redis at redis://127.0.0.1:1"), "{}", lost.log());
+    assert!(
+        lost.log()
+            .contains("cannot reach Redis at redis://127.0.0.1:1"),
+        "{}",
+        lost.log()
+    );
 }

@@ -9,23 +9,43 @@ use serde_json::Value;
 
 /// Two functions that act on the same event.
 async fn house(more: &str) -> House {
-    House::new(&format!("[functions.misbehave]\n{QUICK}\n[functions.count-views]\n{QUICK}\n{more}")).await
+    House::new(&format!(
+        "[functions.misbehave]\n{QUICK}\n[functions.count-views]\n{QUICK}\n{more}"
+    ))
+    .await
 }
 
 fn told(page: &str, what: &str) -> (&'static str, String) {
-    ("web.page.viewed", format!(r#"{{"page":"{page}","referrer":"{what}"}}"#))
+    (
+        "web.page.viewed",
+        format!(r#"{{"page":"{page}","referrer":"{what}"}}"#),
+    )
 }
 
 fn send(headers: &[(&str, &str)], (subject, payload): (&str, String)) -> Envelope {
-    let headers = headers.iter().map(|(n, v)| Header { name: (*n).to_owned(), value: (*v).to_owned() }).collect();
-    Envelope { subject: subject.to_owned(), headers, payload: payload.into() }
+    let headers = headers
+        .iter()
+        .map(|(n, v)| Header {
+            name: (*n).to_owned(),
+            value: (*v).to_owned(),
+        })
+        .collect();
+    Envelope {
+        subject: subject.to_owned(),
+        headers,
+        payload: payload.into(),
+    }
 }
 
 /// Exit code and what was printed, results and remarks.
 fn oncue(house: &House, args: &[&str]) -> (i32, String, String) {
     let output = house.output("oncue", args);
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+    (
+        output.status.code().unwrap_or(-1),
+        text(output.stdout),
+        text(output.stderr),
+    )
 }
 
 fn listed(house: &House, args: &[&str]) -> Vec<Value> {
@@ -37,12 +57,17 @@ fn listed(house: &House, args: &[&str]) -> Vec<Value> {
 async fn letters(house: &House, bus: &Bus, expected: usize) -> Vec<DeadLetter> {
     let all = until(&format!("{expected} dead letters"), async || {
         let found = house.messages(bus, "dlq").await;
-        let found: Vec<Stored> = found.into_iter().filter(|m| m.subject.matches('.').count() == 1).collect();
+        let found: Vec<Stored> = found
+            .into_iter()
+            .filter(|m| m.subject.matches('.').count() == 1)
+            .collect();
         (found.len() >= expected).then_some(found)
     })
     .await;
     assert_eq!(all.len(), expected);
-    all.iter().map(|m| DeadLetter::decode(&m.payload[..]).expect("a dead letter")).collect()
+    all.iter()
+        .map(|m| DeadLetter::decode(&m.payload[..]).expect("a dead letter"))
+        .collect()
 }
 
 /// Publishes to a `misbehave` that gives up at the first failure, and lets it set the events aside.
@@ -66,33 +91,71 @@ async fn letters_of_one_cause_are_one_group_and_one_letter_is_shown_whole() {
     let bus = house.bus().await;
     let garbage = ("web.page.viewed", "\u{1}garbage".to_owned());
     let told = |what| send(&[], told("/a", what));
-    let events = ["fail", "reject", "reject", "reject", "panic"].map(told).into_iter();
-    set_aside(&mut house, &bus, events.chain([send(&[("ce-id", "unread")], garbage)]).collect()).await;
+    let events = ["fail", "reject", "reject", "reject", "panic"]
+        .map(told)
+        .into_iter();
+    set_aside(
+        &mut house,
+        &bus,
+        events
+            .chain([send(&[("ce-id", "unread")], garbage)])
+            .collect(),
+    )
+    .await;
     let groups = listed(&house, &[]);
     let find = |reason: &str, part: &str| {
-        let found = groups.iter().find(|g| g["reason"] == reason && g["message"].to_string().contains(part));
-        found.unwrap_or_else(|| panic!("{reason} {part} not in {groups:#?}")).clone()
+        let found = groups
+            .iter()
+            .find(|g| g["reason"] == reason && g["message"].to_string().contains(part));
+        found
+            .unwrap_or_else(|| panic!("{reason} {part} not in {groups:#?}"))
+            .clone()
     };
     assert_eq!(groups.len(), 4, "{groups:#?}");
     assert_eq!(find("rejected", "told to reject")["count"], 3);
-    for group in [find("rejected", "reject"), find("attempts", "told to fail"), find("attempts", "panicked")] {
-        assert!(group["site"].as_str().is_some_and(|site| site.contains("misbehave.rs:")), "{group}");
+    for group in [
+        find("rejected", "reject"),
+        find("attempts", "told to fail"),
+        find("attempts", "panicked"),
+    ] {
+        assert!(
+            group["site"]
+                .as_str()
+                .is_some_and(|site| site.contains("misbehave.rs:")),
+            "{group}"
+        );
     }
     assert_eq!(find("decode", "")["site"], "");
     let (_, table, _) = oncue(&house, &["dlq", "ls", "--reason", "rejected"]);
-    assert!(table.starts_with("GROUP") && table.contains("misbehave.rs:") && table.lines().count() == 2, "{table}");
+    assert!(
+        table.starts_with("GROUP") && table.contains("misbehave.rs:") && table.lines().count() == 2,
+        "{table}"
+    );
     assert_eq!(listed(&house, &["--each"]).len(), 6);
     assert_eq!(listed(&house, &["--function", "count-views"]).len(), 0);
 
     house.set("ONCUE_TRACE_UI", "http://traces.example/");
-    let group = find("attempts", "told to fail")["group"].as_str().expect("a group").to_owned();
+    let group = find("attempts", "told to fail")["group"]
+        .as_str()
+        .expect("a group")
+        .to_owned();
     let (code, page, err) = oncue(&house, &["dlq", "show", &group]);
     assert_eq!(code, 0, "{err}");
-    for part in ["told to fail", "misbehave.rs:", "\"page\": \"/a\"", "http://traces.example/trace/", "web:1", "once"] {
+    for part in [
+        "told to fail",
+        "misbehave.rs:",
+        "\"page\": \"/a\"",
+        "http://traces.example/trace/",
+        "web:1",
+        "once",
+    ] {
         assert!(page.contains(part), "{part} is not in\n{page}");
     }
     let (_, page, _) = oncue(&house, &["dlq", "show", "unread"]);
-    assert!(page.contains("000000  01 67 61 72 62") && page.contains(".garbage"), "{page}");
+    assert!(
+        page.contains("000000  01 67 61 72 62") && page.contains(".garbage"),
+        "{page}"
+    );
     assert_eq!(oncue(&house, &["dlq", "show", "nobody"]).0, 2);
 }
 
@@ -100,15 +163,26 @@ async fn letters_of_one_cause_are_one_group_and_one_letter_is_shown_whole() {
 async fn copy_again(bus: &Bus, redriven: &[Stored]) {
     let mut last = 0;
     for (n, copy) in redriven.iter().enumerate() {
-        let mut headers: Vec<(&str, &str)> = copy.headers.lines().filter_map(|line| line.split_once(": ")).collect();
+        let mut headers: Vec<(&str, &str)> = copy
+            .headers
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .collect();
         headers.retain(|(name, _)| *name != "Nats-Msg-Id");
         let again = format!("copy-{n}");
         headers.push(("Nats-Msg-Id", &again));
         let payload = String::from_utf8_lossy(&copy.payload).into_owned();
-        last = bus.publish(&send(&headers, (&copy.subject, payload))).await.expect("a copy").sequence;
+        last = bus
+            .publish(&send(&headers, (&copy.subject, payload)))
+            .await
+            .expect("a copy")
+            .sequence;
     }
     until("the copies are delivered", async || {
-        let info = bus.api("CONSUMER.INFO.web.misbehave", &Value::Null).await.ok()?;
+        let info = bus
+            .api("CONSUMER.INFO.web.misbehave", &Value::Null)
+            .await
+            .ok()?;
         (info["delivered"]["stream_seq"].as_u64() >= Some(last)).then_some(())
     })
     .await;
@@ -124,15 +198,24 @@ async fn a_redriven_event_is_applied_once_by_its_function_alone_whoever_redrives
     let full = [
         ("ce-id", "full"),
         ("ce-time", now.as_str()),
-        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        (
+            "traceparent",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ),
     ];
     let pages = ["/full", "/id", "/plain"];
     let headers: [&[(&str, &str)]; 3] = [&full, &[("Nats-Msg-Id", "id")], &[]];
-    let events = headers.iter().zip(pages).map(|(headers, page)| send(headers, told(page, "fail-until:2")));
+    let events = headers
+        .iter()
+        .zip(pages)
+        .map(|(headers, page)| send(headers, told(page, "fail-until:2")));
     let before = set_aside(&mut house, &bus, events.collect()).await;
 
     let (code, _, err) = oncue(&house, &["dlq", "redrive", "--all"]);
-    assert!(code == 2 && err.contains("--yes"), "nobody can be asked here: {code} {err}");
+    assert!(
+        code == 2 && err.contains("--yes"),
+        "nobody can be asked here: {code} {err}"
+    );
     let _worker = house.start("misbehave").await;
     let mut both = [(); 2].map(|()| house.spawn("oncue", &["dlq", "redrive", "--all", "--yes"]));
     for redrive in &mut both {
@@ -140,18 +223,35 @@ async fn a_redriven_event_is_applied_once_by_its_function_alone_whoever_redrives
     }
     house.drained(&bus, "web", "misbehave").await;
     assert_eq!(listed(&house, &[]).len(), 0, "the letters are gone");
-    let redriven: Vec<Stored> =
-        house.messages(&bus, "web").await.into_iter().filter(|m| m.subject == "web.redrive.misbehave").collect();
+    let redriven: Vec<Stored> = house
+        .messages(&bus, "web")
+        .await
+        .into_iter()
+        .filter(|m| m.subject == "web.redrive.misbehave")
+        .collect();
     assert_eq!(redriven.len(), 3, "two at once are one");
-    assert!(redriven[0].header("traceparent").is_some_and(|t| t.contains("0af7651916cd43dd")), "the trace goes on");
+    assert!(
+        redriven[0]
+            .header("traceparent")
+            .is_some_and(|t| t.contains("0af7651916cd43dd")),
+        "the trace goes on"
+    );
     copy_again(&bus, &redriven).await;
     house.drained(&bus, "web", "misbehave").await;
     house.drained(&bus, "web", "count-views").await;
     for (letter, page) in before.iter().map(|l| (l, l.key.clone())) {
         let field = async |table, name: &'static str| house.field(&store, table, &page, name).await;
         assert_eq!(field("tallies", "count").await, "1", "{page}");
-        assert_eq!(field("tallies", "ids").await, format!("[{:?}]", letter.event_id), "{page} keeps its identity");
-        assert_eq!(field("pages", "views").await, "1", "{page}: nobody else has seen it again");
+        assert_eq!(
+            field("tallies", "ids").await,
+            format!("[{:?}]", letter.event_id),
+            "{page} keeps its identity"
+        );
+        assert_eq!(
+            field("pages", "views").await,
+            "1",
+            "{page}: nobody else has seen it again"
+        );
     }
     assert_eq!(house.count(&bus, "dlq").await, 0);
 }
@@ -160,17 +260,39 @@ async fn a_redriven_event_is_applied_once_by_its_function_alone_whoever_redrives
 async fn a_cause_that_comes_back_stops_its_group_at_the_canary() {
     let mut house = house("").await;
     let bus = house.bus().await;
-    set_aside(&mut house, &bus, (0..5).map(|n| send(&[], told(&format!("/{n}"), "reject"))).collect()).await;
+    set_aside(
+        &mut house,
+        &bus,
+        (0..5)
+            .map(|n| send(&[], told(&format!("/{n}"), "reject")))
+            .collect(),
+    )
+    .await;
     let _worker = house.start("misbehave").await;
     let (code, table, err) = oncue(&house, &["dlq", "redrive", "--reason", "rejected", "--yes"]);
-    assert!(code == 1 && err.contains("the other 4 are left untouched"), "{code} {err}");
-    let sums: Vec<&str> = table.lines().nth(1).expect("a row").split_whitespace().skip(1).collect();
+    assert!(
+        code == 1 && err.contains("the other 4 are left untouched"),
+        "{code} {err}"
+    );
+    let sums: Vec<&str> = table
+        .lines()
+        .nth(1)
+        .expect("a row")
+        .split_whitespace()
+        .skip(1)
+        .collect();
     assert_eq!(sums, ["misbehave", "1", "0", "1", "0", "4"], "{table}");
-    let mut redrives: Vec<u32> = letters(&house, &bus, 5).await.iter().map(|letter| letter.redrives).collect();
+    let mut redrives: Vec<u32> = letters(&house, &bus, 5)
+        .await
+        .iter()
+        .map(|letter| letter.redrives)
+        .collect();
     redrives.sort_unstable();
     assert_eq!(redrives, [0, 0, 0, 0, 1]);
     // Nobody would hear it: then it stays where it is.
-    bus.api("CONSUMER.DELETE.web.misbehave", &Value::Null).await.expect("deleted");
+    bus.api("CONSUMER.DELETE.web.misbehave", &Value::Null)
+        .await
+        .expect("deleted");
     let (code, _, err) = oncue(&house, &["dlq", "redrive", "--all", "--yes"]);
     assert!(code == 1 && err.contains("oncue apply"), "{code} {err}");
     letters(&house, &bus, 5).await;
@@ -186,11 +308,21 @@ async fn an_event_that_still_cannot_be_read_remains_the_same_event() {
     let _worker = house.start("misbehave").await;
     for n in 1..=2 {
         let (code, _, err) = oncue(&house, &["dlq", "redrive", "--all"]);
-        assert!(code == 1 && err.contains("failed again for the same cause"), "{code} {err}");
+        assert!(
+            code == 1 && err.contains("failed again for the same cause"),
+            "{code} {err}"
+        );
         let after = letters(&house, &bus, 1).await;
-        assert_eq!((&after[0].event_id, after[0].redrives), (&before[0].event_id, n));
+        assert_eq!(
+            (&after[0].event_id, after[0].redrives),
+            (&before[0].event_id, n)
+        );
         let headers = &after[0].envelope.as_ref().expect("the envelope").headers;
-        assert_eq!(headers.iter().filter(|h| h.name == "twice").count(), 2, "{headers:?}");
+        assert_eq!(
+            headers.iter().filter(|h| h.name == "twice").count(),
+            2,
+            "{headers:?}"
+        );
     }
 }
 
@@ -198,14 +330,21 @@ async fn an_event_that_still_cannot_be_read_remains_the_same_event() {
 async fn a_letter_older_than_the_horizon_can_be_redriven() {
     let mut house = house("[streams.web]\nhorizon = \"2s\"\n").await;
     let (bus, store) = (house.bus().await, house.store().await);
-    let events = [send(&[], told("/plain", "fail-until:2")), send(&[("ce-id", "x")], told("/id", "fail-until:2"))];
+    let events = [
+        send(&[], told("/plain", "fail-until:2")),
+        send(&[("ce-id", "x")], told("/id", "fail-until:2")),
+    ];
     set_aside(&mut house, &bus, events.to_vec()).await;
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     let _worker = house.start("misbehave").await;
     let (code, table, err) = oncue(&house, &["dlq", "redrive", "--all", "--yes"]);
     assert_eq!(code, 0, "{table}{err}");
     for page in ["/plain", "/id"] {
-        assert_eq!(house.field(&store, "tallies", page, "count").await, "1", "{page}");
+        assert_eq!(
+            house.field(&store, "tallies", page, "count").await,
+            "1",
+            "{page}"
+        );
     }
     assert_eq!(house.count(&bus, "dlq").await, 0);
 }
@@ -216,7 +355,9 @@ async fn a_dry_run_says_what_would_happen_and_changes_nothing() {
     let bus = house.bus().await;
     let old = [("ce-time", "2001-01-01T00:00:00Z"), ("ce-id", "old")];
     let failing = ["fail", "reject", "panic"].map(|what| send(&[], told("/f", what)));
-    let events = [send(&old, told("/e", "emit:2"))].into_iter().chain(failing);
+    let events = [send(&old, told("/e", "emit:2"))]
+        .into_iter()
+        .chain(failing);
     set_aside(&mut house, &bus, events.collect()).await;
     let state = |house: &House| house.redis_cli(&["--scan", "--pattern", "*:[so]:*"]);
     assert_eq!(state(&house), "");
@@ -224,16 +365,34 @@ async fn a_dry_run_says_what_would_happen_and_changes_nothing() {
 
     let (code, out, err) = oncue(&house, &["dlq", "redrive", "old", "--dry-run"]);
     assert_eq!(code, 0, "{out}{err}");
-    for part in ["would be applied", "count = 1", r#"ids = ["old"]"#, "hits Add", "web.page.milestone /e"] {
+    for part in [
+        "would be applied",
+        "count = 1",
+        r#"ids = ["old"]"#,
+        "hits Add",
+        "web.page.milestone /e",
+    ] {
         assert!(out.contains(part), "{part} is not in\n{out}");
     }
-    assert_eq!(out.matches(r#"{"page":"/e","views":"1"}"#).count(), 2, "{out}");
+    assert_eq!(
+        out.matches(r#"{"page":"/e","views":"1"}"#).count(),
+        2,
+        "{out}"
+    );
     let (code, out, _) = oncue(&house, &["dlq", "redrive", "--all", "--dry-run"]);
     assert_eq!(code, 1);
-    for part in ["would fail: told to fail at ", "set aside again: told to reject at ", "told to panic at ", "1 of 4"] {
+    for part in [
+        "would fail: told to fail at ",
+        "set aside again: told to reject at ",
+        "told to panic at ",
+        "1 of 4",
+    ] {
         assert!(out.contains(part), "{part} is not in\n{out}");
     }
-    assert_eq!((state(&house), house.count(&bus, "web").await), (String::new(), messages));
+    assert_eq!(
+        (state(&house), house.count(&bus, "web").await),
+        (String::new(), messages)
+    );
     letters(&house, &bus, 4).await;
 }
 
@@ -243,17 +402,36 @@ async fn a_dropped_letter_leaves_a_record_of_who_and_why() {
     house.set("USER", "grace");
     let bus = house.bus().await;
     let events = ["reject", "reject"].map(|what| send(&[], told("/d", what)));
-    let ids: Vec<String> = set_aside(&mut house, &bus, events.to_vec()).await.into_iter().map(|l| l.event_id).collect();
-    assert_eq!(oncue(&house, &["dlq", "drop", "--all", "--why", "obsolete"]).0, 2, "two, and nobody to ask");
+    let ids: Vec<String> = set_aside(&mut house, &bus, events.to_vec())
+        .await
+        .into_iter()
+        .map(|l| l.event_id)
+        .collect();
+    assert_eq!(
+        oncue(&house, &["dlq", "drop", "--all", "--why", "obsolete"]).0,
+        2,
+        "two, and nobody to ask"
+    );
     assert_eq!(oncue(&house, &["dlq", "drop", "1"]).0, 2, "no reason given");
     let (code, _, err) = oncue(&house, &["dlq", "drop", "1", "--why", "obsolete"]);
     assert_eq!(code, 0, "{err}");
     letters(&house, &bus, 1).await;
-    let stored = house.messages(&bus, "dlq").await.into_iter().find(|m| m.subject == "dlq.letter.dropped");
-    let record = DeadLetterDropped::decode(&stored.expect("a record").payload[..]).expect("a record");
-    assert!(record.who.starts_with("grace@") && record.why == "obsolete" && record.event_id == ids[0], "{record:?}");
+    let stored = house
+        .messages(&bus, "dlq")
+        .await
+        .into_iter()
+        .find(|m| m.subject == "dlq.letter.dropped");
+    let record =
+        DeadLetterDropped::decode(&stored.expect("a record").payload[..]).expect("a record");
+    assert!(
+        record.who.starts_with("grace@") && record.why == "obsolete" && record.event_id == ids[0],
+        "{record:?}"
+    );
     let (_, out, _) = oncue(&house, &["dlq", "dropped", "--json"]);
-    assert!(out.contains("\"why\":\"obsolete\"") && out.contains(&ids[0]), "{out}");
+    assert!(
+        out.contains("\"why\":\"obsolete\"") && out.contains(&ids[0]),
+        "{out}"
+    );
     assert_eq!(listed(&house, &[])[0]["count"], 1);
 }
 
@@ -262,18 +440,45 @@ async fn the_payload_of_an_event_too_large_for_its_letter_comes_from_the_stream(
     let mut house = house("").await;
     let (bus, store) = (house.bus().await, house.store().await);
     let big = |page: &str, id: &str| {
-        let body = format!(r#"{{"page":"{page}","visitor":"{}"}}"#, "x".repeat(bus.max_payload() - 500));
-        send(&[("ce-time", "2001-01-01T00:00:00Z"), ("ce-id", id)], ("web.page.viewed", body))
+        let body = format!(
+            r#"{{"page":"{page}","visitor":"{}"}}"#,
+            "x".repeat(bus.max_payload() - 500)
+        );
+        send(
+            &[("ce-time", "2001-01-01T00:00:00Z"), ("ce-id", id)],
+            ("web.page.viewed", body),
+        )
     };
-    let letters = set_aside(&mut house, &bus, vec![big("/big", "big"), big("/gone", "gone")]).await;
-    assert!(letters.iter().all(|letter| letter.envelope.as_ref().is_some_and(|e| e.payload.is_empty())));
+    let letters = set_aside(
+        &mut house,
+        &bus,
+        vec![big("/big", "big"), big("/gone", "gone")],
+    )
+    .await;
+    assert!(letters.iter().all(|letter| {
+        letter
+            .envelope
+            .as_ref()
+            .is_some_and(|e| e.payload.is_empty())
+    }));
     let (_, page, _) = oncue(&house, &["dlq", "show", "big"]);
-    assert!(page.contains("\"page\": \"/big\""), "{}", &page[..500.min(page.len())]);
-    let gone = letters.iter().find(|letter| letter.event_id == "gone").expect("gone").sequence;
+    assert!(
+        page.contains("\"page\": \"/big\""),
+        "{}",
+        &page[..500.min(page.len())]
+    );
+    let gone = letters
+        .iter()
+        .find(|letter| letter.event_id == "gone")
+        .expect("gone")
+        .sequence;
     bus.delete_message("web", gone).await.expect("deleted");
     let _worker = house.start("misbehave").await;
     let (code, table, err) = oncue(&house, &["dlq", "redrive", "--all", "--yes"]);
-    assert!(code == 1 && err.contains(&format!("web:{gone}, where it stood, is gone")), "{code} {table} {err}");
+    assert!(
+        code == 1 && err.contains(&format!("web:{gone}, where it stood, is gone")),
+        "{code} {table} {err}"
+    );
     assert_eq!(house.field(&store, "tallies", "/big", "count").await, "1");
     let left = listed(&house, &["--each"]);
     assert!(left.len() == 1 && left[0]["event"] == "gone", "{left:?}");

@@ -4,7 +4,10 @@ use oncue_tests::house::{House, Process, SMALL, until};
 use serde_json::{Value, json};
 
 fn told(page: &str, what: &str) -> (&'static str, String) {
-    ("web.page.viewed", json!({ "page": page, "referrer": what }).to_string())
+    (
+        "web.page.viewed",
+        json!({ "page": page, "referrer": what }).to_string(),
+    )
 }
 
 /// A house for `oncue up`.
@@ -16,13 +19,23 @@ async fn small_house(functions: &str) -> House {
 fn ps(house: &House, function: &str) -> Value {
     let output = house.output("oncue", &["ps", "--json"]);
     let lines: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    lines.into_iter().find(|line| line["function"] == function).unwrap_or_default()
+    lines
+        .into_iter()
+        .find(|line| line["function"] == function)
+        .unwrap_or_default()
 }
 
 async fn until_asleep(house: &House, function: &str) {
-    until(&format!("{function} is asleep"), async || (ps(house, function)["state"] == "asleep").then_some(())).await;
+    until(&format!("{function} is asleep"), async || {
+        (ps(house, function)["state"] == "asleep").then_some(())
+    })
+    .await;
     let line = ps(house, function);
-    assert_eq!((&line["replicas"], &line["instances"]), (&json!(0), &json!([])), "asleep is no process at all");
+    assert_eq!(
+        (&line["replicas"], &line["instances"]),
+        (&json!(0), &json!([])),
+        "asleep is no process at all"
+    );
 }
 
 /// How often `oncue up` has said something.
@@ -39,7 +52,10 @@ async fn up_on_lag_down_when_idle_to_zero_and_woken_again() {
     let (bus, store) = (house.bus().await, house.store().await);
     until_asleep(&house, "misbehave").await;
     let record = ps(&house, "record");
-    assert_eq!((&record["state"], &record["min"], &record["max"]), (&json!("running"), &json!(1), &json!(1)));
+    assert_eq!(
+        (&record["state"], &record["min"], &record["max"]),
+        (&json!("running"), &json!(1), &json!(1))
+    );
     assert_eq!(ps(&house, "misbehave")["max"], 3);
 
     house.plain_publish((0..40).map(|n| told(&format!("/a{n}"), "slow:250")));
@@ -47,16 +63,37 @@ async fn up_on_lag_down_when_idle_to_zero_and_woken_again() {
     house.drained(&bus, "web", "misbehave").await;
     up.wait_for_line("workers, asleep").await;
     until_asleep(&house, "misbehave").await;
-    assert_eq!(times(&up, "misbehave is woken by web.page.viewed"), 1, "{}", up.log());
+    assert_eq!(
+        times(&up, "misbehave is woken by web.page.viewed"),
+        1,
+        "{}",
+        up.log()
+    );
 
     house.plain_publish([told("/again", "")]);
-    until("woken again", async || (times(&up, "misbehave is woken by") == 2).then_some(())).await;
+    until("woken again", async || {
+        (times(&up, "misbehave is woken by") == 2).then_some(())
+    })
+    .await;
     house.drained(&bus, "web", "misbehave").await;
-    for page in (0..40).map(|n| format!("/a{n}")).chain(["/again".to_owned()]) {
-        assert_eq!(house.field(&store, "tallies", &page, "count").await, "1", "{page}");
+    for page in (0..40)
+        .map(|n| format!("/a{n}"))
+        .chain(["/again".to_owned()])
+    {
+        assert_eq!(
+            house.field(&store, "tallies", &page, "count").await,
+            "1",
+            "{page}"
+        );
     }
-    let info = bus.api("CONSUMER.INFO.web.misbehave", &Value::Null).await.expect("a consumer");
-    assert_eq!(info["delivered"]["consumer_seq"], 41, "nothing was given twice, so nothing was cut off");
+    let info = bus
+        .api("CONSUMER.INFO.web.misbehave", &Value::Null)
+        .await
+        .expect("a consumer");
+    assert_eq!(
+        info["delivered"]["consumer_seq"], 41,
+        "nothing was given twice, so nothing was cut off"
+    );
     assert_eq!(times(&up, "-> 4 workers"), 0, "{}", up.log());
     assert_eq!(up.stop().await, Some(0), "{}", up.log());
 }
@@ -64,7 +101,8 @@ async fn up_on_lag_down_when_idle_to_zero_and_woken_again() {
 /// What came before anybody listened, and what no plain subscription hears: an event that was due.
 #[tokio::test]
 async fn events_that_come_another_way_wake_as_well() {
-    let functions = ["misbehave", "record"].map(|name| format!("[functions.{name}]\nmin = 0\nidle = \"2s\"\n"));
+    let functions =
+        ["misbehave", "record"].map(|name| format!("[functions.{name}]\nmin = 0\nidle = \"2s\"\n"));
     let mut house = small_house(&functions.concat()).await;
     assert!(house.output("oncue", &["apply"]).status.success());
     house.plain_publish([told("/later", "later:4000")]);
@@ -76,8 +114,17 @@ async fn events_that_come_another_way_wake_as_well() {
     .await;
     house.drained(&bus, "web", "record").await;
     for name in ["misbehave", "record"] {
-        assert!(times(&up, &format!("{name} 0 -> 1 workers")) >= 1, "{}", up.log());
-        assert_eq!(times(&up, &format!("{name} is woken by")), 0, "{}", up.log());
+        assert!(
+            times(&up, &format!("{name} 0 -> 1 workers")) >= 1,
+            "{}",
+            up.log()
+        );
+        assert_eq!(
+            times(&up, &format!("{name} is woken by")),
+            0,
+            "{}",
+            up.log()
+        );
         until_asleep(&house, name).await;
     }
     assert_eq!(up.stop().await, Some(0));
@@ -97,14 +144,18 @@ async fn a_sleeper_outlives_nats() {
     assert_eq!(house.field(&store, "tallies", "/after", "count").await, "1");
     until_asleep(&house, "misbehave").await;
     house.plain_publish([told("/later", "")]);
-    until("heard again", async || up.log().contains("woken by web.page.viewed").then_some(())).await;
+    until("heard again", async || {
+        up.log().contains("woken by web.page.viewed").then_some(())
+    })
+    .await;
     house.drained(&bus, "web", "misbehave").await;
     assert_eq!(up.stop().await, Some(0));
 }
 
 #[tokio::test]
 async fn a_busy_worker_is_not_the_one_that_goes() {
-    let config = "[functions.misbehave]\nmax = 2\nidle = \"1s\"\nconcurrency = 1\ntimeout = \"30s\"\n";
+    let config =
+        "[functions.misbehave]\nmax = 2\nidle = \"1s\"\nconcurrency = 1\ntimeout = \"30s\"\n";
     let mut house = small_house(config).await;
     let mut up = house.up().await;
     let bus = house.bus().await;
@@ -113,12 +164,31 @@ async fn a_busy_worker_is_not_the_one_that_goes() {
     up.wait_for_line("1 -> 2 workers").await;
     up.wait_for_line("2 -> 1 workers").await;
     up.wait_for_line("INFO stopping in_hand=").await;
-    assert_eq!(times(&up, "INFO stopping in_hand=0"), 1, "the wrong one was chosen: {}", up.log());
-    let info = bus.api("CONSUMER.INFO.web.misbehave", &Value::Null).await.expect("a consumer");
-    assert_eq!(info["num_ack_pending"], 1, "the long one is in hand, or this shows nothing");
+    assert_eq!(
+        times(&up, "INFO stopping in_hand=0"),
+        1,
+        "the wrong one was chosen: {}",
+        up.log()
+    );
+    let info = bus
+        .api("CONSUMER.INFO.web.misbehave", &Value::Null)
+        .await
+        .expect("a consumer");
+    assert_eq!(
+        info["num_ack_pending"], 1,
+        "the long one is in hand, or this shows nothing"
+    );
     house.drained(&bus, "web", "misbehave").await;
-    let info = bus.api("CONSUMER.INFO.web.misbehave", &Value::Null).await.expect("a consumer");
-    assert_eq!(info["delivered"]["consumer_seq"], 2, "each was given once: {}", up.log());
+    let info = bus
+        .api("CONSUMER.INFO.web.misbehave", &Value::Null)
+        .await
+        .expect("a consumer");
+    assert_eq!(
+        info["delivered"]["consumer_seq"],
+        2,
+        "each was given once: {}",
+        up.log()
+    );
     assert_eq!(up.stop().await, Some(0));
 }
 
@@ -131,12 +201,25 @@ async fn a_worker_that_dies_is_started_again_and_sleeps_in_the_end() {
     let (bus, store) = (house.bus().await, house.store().await);
     house.plain_publish([told("/bad", "abort")]);
     house.plain_publish((0..10).map(|n| told(&format!("/good{n}"), "slow:100")));
-    until("it is set aside", async || (house.count(&bus, "dlq").await == 1).then_some(())).await;
+    until("it is set aside", async || {
+        (house.count(&bus, "dlq").await == 1).then_some(())
+    })
+    .await;
     house.drained(&bus, "web", "misbehave").await;
     for n in 0..10 {
-        assert_eq!(house.field(&store, "tallies", &format!("/good{n}"), "count").await, "1");
+        assert_eq!(
+            house
+                .field(&store, "tallies", &format!("/good{n}"), "count")
+                .await,
+            "1"
+        );
     }
-    assert_eq!(times(&up, "starting it again"), 3, "one end for each attempt: {}", up.log());
+    assert_eq!(
+        times(&up, "starting it again"),
+        3,
+        "one end for each attempt: {}",
+        up.log()
+    );
     until_asleep(&house, "misbehave").await;
     assert!(up.is_alive());
     assert_eq!(up.stop().await, Some(0));
@@ -149,7 +232,13 @@ async fn ps_works_without_up() {
     assert_eq!(output.status.code(), Some(4), "nobody answers");
     let _worker = house.start("misbehave").await;
     let line = ps(&house, "misbehave");
-    assert_eq!((&line["state"], &line["replicas"]), (&json!("running"), &json!(1)));
-    let line = ps(&small_house("[functions.misbehave]\nmin = 0\n").await, "misbehave");
+    assert_eq!(
+        (&line["state"], &line["replicas"]),
+        (&json!("running"), &json!(1))
+    );
+    let line = ps(
+        &small_house("[functions.misbehave]\nmin = 0\n").await,
+        "misbehave",
+    );
     assert_eq!(line["state"], "stopped", "nobody there who would wake it");
 }

@@ -9,7 +9,13 @@ use oncue_tests::pictures;
 use prost::Message as _;
 use serde_json::{Value, json};
 
-const FLOW: [&str; 5] = ["inspect-file", "enforce-quota", "make-thumbnails", "remove-file", "track-file"];
+const FLOW: [&str; 5] = [
+    "inspect-file",
+    "enforce-quota",
+    "make-thumbnails",
+    "remove-file",
+    "track-file",
+];
 
 /// The whole file flow behind a gateway.
 pub struct Site {
@@ -32,12 +38,24 @@ impl Site {
         wait_for_port(port).await;
         let mut processes = house.start_all(workers).await;
         processes.push(gateway);
-        Self { house, url: format!("http://127.0.0.1:{port}"), http: reqwest::Client::new(), processes }
+        Self {
+            house,
+            url: format!("http://127.0.0.1:{port}"),
+            http: reqwest::Client::new(),
+            processes,
+        }
     }
 
     pub async fn upload(&self, name: &str, owner: &str, bytes: Vec<u8>) -> Value {
-        let request = self.http.put(format!("{}/v1/files/{name}", self.url)).header("Oncue-Owner", owner);
-        let answer = request.body(bytes).send().await.expect("the gateway answers");
+        let request = self
+            .http
+            .put(format!("{}/v1/files/{name}", self.url))
+            .header("Oncue-Owner", owner);
+        let answer = request
+            .body(bytes)
+            .send()
+            .await
+            .expect("the gateway answers");
         assert_eq!(answer.status(), 202, "{:?}", answer.text().await);
         answer.json().await.expect("JSON")
     }
@@ -61,11 +79,19 @@ impl Site {
 }
 
 fn thumbnails(row: &Value) -> Vec<(u64, u64, u64, &str)> {
-    let all = row["thumbnails"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let all = row["thumbnails"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let number = |t: &Value, field: &str| t[field].as_u64().unwrap_or(0);
     all.iter()
         .map(|t| {
-            (number(t, "edge"), number(t, "width"), number(t, "height"), t["media_type"].as_str().unwrap_or_default())
+            (
+                number(t, "edge"),
+                number(t, "width"),
+                number(t, "height"),
+                t["media_type"].as_str().unwrap_or_default(),
+            )
         })
         .collect()
 }
@@ -73,18 +99,30 @@ fn thumbnails(row: &Value) -> Vec<(u64, u64, u64, &str)> {
 #[tokio::test]
 async fn pictures_become_thumbnails_and_liars_go() {
     let site = Site::open(&FLOW, &[]).await;
-    let photo = site.upload("photo.jpg", "ann", pictures::photo(3000, 2000)).await;
-    let alpha = site.upload("logo.png", "ann", pictures::png_with_alpha()).await;
+    let photo = site
+        .upload("photo.jpg", "ann", pictures::photo(3000, 2000))
+        .await;
+    let alpha = site
+        .upload("logo.png", "ann", pictures::png_with_alpha())
+        .await;
     let upright: Vec<Value> = {
         let mut uploads = Vec::new();
         for orientation in 1..=8 {
             uploads.push(
-                site.upload(&format!("o{orientation}.jpg"), "bob", pictures::jpeg_with_orientation(orientation)).await,
+                site.upload(
+                    &format!("o{orientation}.jpg"),
+                    "bob",
+                    pictures::jpeg_with_orientation(orientation),
+                )
+                .await,
             );
         }
         uploads
     };
-    let others = [("anim.gif", pictures::gif_of_two_frames()), ("lossless.webp", pictures::webp_lossless())];
+    let others = [
+        ("anim.gif", pictures::gif_of_two_frames()),
+        ("lossless.webp", pictures::webp_lossless()),
+    ];
     let mut fine = Vec::new();
     for (name, bytes) in others {
         fine.push(site.upload(name, "bob", bytes).await);
@@ -98,49 +136,112 @@ async fn pictures_become_thumbnails_and_liars_go() {
     for (name, bytes, reason) in bad {
         refused.push((site.upload(name, "eve", bytes).await, reason));
     }
-    let text = site.upload("notes.txt", "ann", b"just some words".to_vec()).await;
+    let text = site
+        .upload("notes.txt", "ann", b"just some words".to_vec())
+        .await;
 
-    let row = site.file(photo["file"].as_str().expect("id"), |row| thumbnails(row).len() == 3).await;
+    let row = site
+        .file(photo["file"].as_str().expect("id"), |row| {
+            thumbnails(row).len() == 3
+        })
+        .await;
     assert_eq!(
         thumbnails(&row),
-        [(64, 64, 43, "image/jpeg"), (256, 256, 171, "image/jpeg"), (1024, 1024, 683, "image/jpeg")]
+        [
+            (64, 64, 43, "image/jpeg"),
+            (256, 256, 171, "image/jpeg"),
+            (1024, 1024, 683, "image/jpeg")
+        ]
     );
-    let known = ["status", "media_type", "name", "owner", "width", "height"].map(|field| row[field].clone());
+    let known = ["status", "media_type", "name", "owner", "width", "height"]
+        .map(|field| row[field].clone());
     assert_eq!(
         known,
-        [json!("accepted"), json!("image/jpeg"), json!("photo.jpg"), json!("ann"), json!(3000), json!(2000)]
+        [
+            json!("accepted"),
+            json!("image/jpeg"),
+            json!("photo.jpg"),
+            json!("ann"),
+            json!(3000),
+            json!(2000)
+        ]
     );
     assert_eq!(row["sha256"], photo["sha256"]);
-    let row = site.file(alpha["file"].as_str().expect("id"), |row| !thumbnails(row).is_empty()).await;
-    assert!(thumbnails(&row).iter().all(|t| t.3 == "image/png"), "alpha is kept: {row}");
+    let row = site
+        .file(alpha["file"].as_str().expect("id"), |row| {
+            !thumbnails(row).is_empty()
+        })
+        .await;
+    assert!(
+        thumbnails(&row).iter().all(|t| t.3 == "image/png"),
+        "alpha is kept: {row}"
+    );
     for upload in upright.iter().chain(&fine) {
-        let row = site.file(upload["file"].as_str().expect("id"), |row| !thumbnails(row).is_empty()).await;
+        let row = site
+            .file(upload["file"].as_str().expect("id"), |row| {
+                !thumbnails(row).is_empty()
+            })
+            .await;
         assert_eq!(row["status"], "accepted");
     }
     for (upload, reason) in refused {
         let id = upload["file"].as_str().expect("id");
         let row = site.file(id, |row| row["status"] == "removed").await;
-        assert!(row["reason"].as_str().unwrap_or_default().contains(reason), "{reason}: {row}");
-        let gone = site.http.get(format!("{}/v1/files/{id}", site.url)).send().await.expect("an answer");
+        assert!(
+            row["reason"].as_str().unwrap_or_default().contains(reason),
+            "{reason}: {row}"
+        );
+        let gone = site
+            .http
+            .get(format!("{}/v1/files/{id}", site.url))
+            .send()
+            .await
+            .expect("an answer");
         assert_eq!(gone.status(), 404);
     }
-    let row = site.file(text["file"].as_str().expect("id"), |row| row["status"] == "accepted").await;
-    assert_eq!((row["media_type"].as_str(), thumbnails(&row).len()), (Some("text/plain"), 0));
+    let row = site
+        .file(text["file"].as_str().expect("id"), |row| {
+            row["status"] == "accepted"
+        })
+        .await;
+    assert_eq!(
+        (row["media_type"].as_str(), thumbnails(&row).len()),
+        (Some("text/plain"), 0)
+    );
 
     // A turned picture is upright in its thumbnail: the red quadrant is at the top left, whatever the orientation was.
     for upload in &upright {
-        let url = format!("{}/v1/files/{}/thumbnails/64", site.url, upload["file"].as_str().expect("id"));
+        let url = format!(
+            "{}/v1/files/{}/thumbnails/64",
+            site.url,
+            upload["file"].as_str().expect("id")
+        );
         let answer = site.http.get(url).send().await.expect("an answer");
         assert_eq!(
-            (answer.status().as_u16(), answer.headers()["content-type"].to_str().expect("text")),
+            (
+                answer.status().as_u16(),
+                answer.headers()["content-type"].to_str().expect("text")
+            ),
             (200, "image/jpeg")
         );
-        let picture = image::load_from_memory(&answer.bytes().await.expect("bytes")).expect("a picture").to_rgb8();
-        let [red, green, blue] = picture.get_pixel(picture.width() / 8, picture.height() / 8).0;
-        assert!(red > 180 && green < 90 && blue < 90, "{upload}: {red} {green} {blue}");
+        let picture = image::load_from_memory(&answer.bytes().await.expect("bytes"))
+            .expect("a picture")
+            .to_rgb8();
+        let [red, green, blue] = picture
+            .get_pixel(picture.width() / 8, picture.height() / 8)
+            .0;
+        assert!(
+            red > 180 && green < 90 && blue < 90,
+            "{upload}: {red} {green} {blue}"
+        );
     }
     let bus = site.house.bus().await;
-    assert_eq!(site.house.count(&bus, "dlq").await, 0, "{:#?}", site.house.messages(&bus, "dlq").await);
+    assert_eq!(
+        site.house.count(&bus, "dlq").await,
+        0,
+        "{:#?}",
+        site.house.messages(&bus, "dlq").await
+    );
 }
 
 #[tokio::test]
@@ -152,34 +253,55 @@ async fn a_file_over_quota_is_taken_back() {
     let second = site.upload("b.txt", "ann", vec![b'b'; 700]).await;
     let second = second["file"].as_str().expect("id");
     let row = site.file(second, |row| row["status"] == "removed").await;
-    assert_eq!(row["reason"], "700 bytes, and 300 of the owner's 1000 are free");
+    assert_eq!(
+        row["reason"],
+        "700 bytes, and 300 of the owner's 1000 are free"
+    );
     let other = site.upload("b.txt", "bob", vec![b'b'; 700]).await;
-    site.file(other["file"].as_str().expect("id"), |row| row["status"] == "accepted").await;
+    site.file(other["file"].as_str().expect("id"), |row| {
+        row["status"] == "accepted"
+    })
+    .await;
     let bus = site.house.bus().await;
-    assert!(bus.object(second).await.expect("an answer").is_none(), "the bytes are gone");
+    assert!(
+        bus.object(second).await.expect("an answer").is_none(),
+        "the bytes are gone"
+    );
     assert!(bus.object(first).await.expect("an answer").is_some());
     let store = site.house.store().await;
-    assert_eq!(site.house.field(&store, "owners", "ann", "bytes").await, "700");
+    assert_eq!(
+        site.house.field(&store, "owners", "ann", "bytes").await,
+        "700"
+    );
 }
 
 #[tokio::test]
 async fn a_killed_thumbnail_worker_is_made_up_for() {
     let mut site = Site::open(&FLOW, &[]).await;
-    let toml =
-        "[gateway]\nexpose = [\"pages\", \"files\", \"owners\"]\n[functions.make-thumbnails]\nack_wait = \"2s\"\n";
-    let at = FLOW.iter().position(|name| *name == "make-thumbnails").expect("in the flow");
+    let toml = "[gateway]\nexpose = [\"pages\", \"files\", \"owners\"]\n[functions.make-thumbnails]\nack_wait = \"2s\"\n";
+    let at = FLOW
+        .iter()
+        .position(|name| *name == "make-thumbnails")
+        .expect("in the flow");
     site.processes[at].stop().await;
     std::fs::write(site.house.dir.join("oncue.toml"), toml).expect("written");
     let bus = site.house.bus().await;
-    bus.api("CONSUMER.DELETE.files.make-thumbnails", &Value::Null).await.expect("deleted");
+    bus.api("CONSUMER.DELETE.files.make-thumbnails", &Value::Null)
+        .await
+        .expect("deleted");
     site.processes[at] = site.house.start("make-thumbnails").await;
 
     let uploads = [
-        site.upload("one.jpg", "ann", pictures::photo(3000, 2000)).await,
-        site.upload("two.jpg", "ann", pictures::photo(2400, 1600)).await,
+        site.upload("one.jpg", "ann", pictures::photo(3000, 2000))
+            .await,
+        site.upload("two.jpg", "ann", pictures::photo(2400, 1600))
+            .await,
     ];
     until("a picture is in hand", async || {
-        let info = bus.api("CONSUMER.INFO.files.make-thumbnails", &Value::Null).await.ok()?;
+        let info = bus
+            .api("CONSUMER.INFO.files.make-thumbnails", &Value::Null)
+            .await
+            .ok()?;
         (info["num_ack_pending"].as_u64()? > 0).then_some(())
     })
     .await;
@@ -187,11 +309,17 @@ async fn a_killed_thumbnail_worker_is_made_up_for() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     site.processes[at] = site.house.start("make-thumbnails").await;
     for upload in uploads {
-        site.file(upload["file"].as_str().expect("id"), |row| thumbnails(row).len() == 3).await;
+        site.file(upload["file"].as_str().expect("id"), |row| {
+            thumbnails(row).len() == 3
+        })
+        .await;
     }
     let made = site.house.messages(&bus, "files").await;
-    let ids: std::collections::BTreeSet<&str> =
-        made.iter().filter(|m| m.subject.starts_with("files.thumbnail")).filter_map(|m| m.header("ce-id")).collect();
+    let ids: std::collections::BTreeSet<&str> = made
+        .iter()
+        .filter(|m| m.subject.starts_with("files.thumbnail"))
+        .filter_map(|m| m.header("ce-id"))
+        .collect();
     assert_eq!(ids.len(), 6, "each thumbnail is announced under one id");
 }
 
@@ -199,14 +327,34 @@ async fn a_killed_thumbnail_worker_is_made_up_for() {
 async fn json_protobuf_and_plain_messages_are_one() {
     let site = Site::open(&["count-views"], &[]).await;
     let url = format!("{}/v1/events/web.page.viewed", site.url);
-    let body = PageViewed { page: "/x".into(), visitor: "v".into(), ..PageViewed::default() };
-    let protobuf = site.http.post(&url).header("content-type", "application/protobuf").body(body.encode_to_vec());
+    let body = PageViewed {
+        page: "/x".into(),
+        visitor: "v".into(),
+        ..PageViewed::default()
+    };
+    let protobuf = site
+        .http
+        .post(&url)
+        .header("content-type", "application/protobuf")
+        .body(body.encode_to_vec());
     assert_eq!(protobuf.send().await.expect("an answer").status(), 202);
-    assert_eq!(site.http.post(&url).json(&json!({ "page": "/x" })).send().await.expect("an answer").status(), 202);
+    assert_eq!(
+        site.http
+            .post(&url)
+            .json(&json!({ "page": "/x" }))
+            .send()
+            .await
+            .expect("an answer")
+            .status(),
+        202
+    );
     for _ in 0..3 {
         // A client that retries: the id makes it one.
-        let again =
-            site.http.post(&url).header("Idempotency-Key", "order-7").json(&json!({ "page": "/x", "visitor": "w" }));
+        let again = site
+            .http
+            .post(&url)
+            .header("Idempotency-Key", "order-7")
+            .json(&json!({ "page": "/x", "visitor": "w" }));
         assert_eq!(again.send().await.expect("an answer").status(), 202);
     }
     site.house.plain_publish([
@@ -214,8 +362,15 @@ async fn json_protobuf_and_plain_messages_are_one() {
         ("web.page.viewed.x", r#"{"page":"/x"}"#.to_owned()),
     ]);
     let row = until("five views are counted", async || {
-        let row =
-            site.http.get(format!("{}/v1/state/pages/%2Fx", site.url)).send().await.ok()?.json::<Value>().await.ok()?;
+        let row = site
+            .http
+            .get(format!("{}/v1/state/pages/%2Fx", site.url))
+            .send()
+            .await
+            .ok()?
+            .json::<Value>()
+            .await
+            .ok()?;
         (row["views"].as_u64()? >= 5).then_some(row)
     })
     .await;
@@ -226,9 +381,15 @@ async fn json_protobuf_and_plain_messages_are_one() {
 #[tokio::test]
 async fn an_announced_file_that_is_not_there_is_set_aside() {
     let site = Site::open(&FLOW, &[]).await;
-    let event =
-        FileUploaded { file: "nowhere".into(), name: "x.jpg".into(), owner: "eve".into(), ..FileUploaded::default() };
-    let answer = site.http.post(format!("{}/v1/events/files.file.uploaded", site.url));
+    let event = FileUploaded {
+        file: "nowhere".into(),
+        name: "x.jpg".into(),
+        owner: "eve".into(),
+        ..FileUploaded::default()
+    };
+    let answer = site
+        .http
+        .post(format!("{}/v1/events/files.file.uploaded", site.url));
     let answer = answer
         .header("content-type", "application/protobuf")
         .body(event.encode_to_vec())
@@ -237,5 +398,8 @@ async fn an_announced_file_that_is_not_there_is_set_aside() {
         .expect("an answer");
     assert_eq!(answer.status(), 202);
     let bus = site.house.bus().await;
-    until("it is dead-lettered", async || (site.house.count(&bus, "dlq").await == 1).then_some(())).await;
+    until("it is dead-lettered", async || {
+        (site.house.count(&bus, "dlq").await == 1).then_some(())
+    })
+    .await;
 }

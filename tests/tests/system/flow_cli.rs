@@ -10,7 +10,11 @@ use serde_json::{Value, json};
 fn oncue(house: &House, args: &[&str]) -> (i32, String, String) {
     let output = house.output("oncue", args);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    (
+        output.status.code().unwrap_or(-1),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
 }
 
 fn json_of(house: &House, args: &[&str]) -> Value {
@@ -24,15 +28,27 @@ fn write_ledger(house: &House, flow: &str) {
     let now = event::now_ms();
     let at = |ago: u64| (now - ago).to_string();
     let root = format!(r#"["files.file.uploaded","f1","/gateway","",{}]"#, at(5000));
-    let next = format!(r#"["files.file.accepted","f1","/inspect-file","{flow}",{}]"#, at(4000));
+    let next = format!(
+        r#"["files.file.accepted","f1","/inspect-file","{flow}",{}]"#,
+        at(4000)
+    );
     let fields = [
         (format!("e:{flow}"), root),
         (format!("s:{flow}:inspect-file"), format!("d {}", at(4000))),
         (format!("r:{flow}:inspect-file"), format!("{} 1", at(4100))),
         ("e:out:1".to_owned(), next),
-        ("s:out:1:make-thumbnails".to_owned(), format!("p {}", at(4000))),
-        ("r:out:1:make-thumbnails".to_owned(), format!("{} 3", at(900))),
-        ("w:out:1:make-thumbnails".to_owned(), format!("{} no space left", at(800))),
+        (
+            "s:out:1:make-thumbnails".to_owned(),
+            format!("p {}", at(4000)),
+        ),
+        (
+            "r:out:1:make-thumbnails".to_owned(),
+            format!("{} 3", at(900)),
+        ),
+        (
+            "w:out:1:make-thumbnails".to_owned(),
+            format!("{} no space left", at(800)),
+        ),
         ("s:out:1:retired".to_owned(), format!("p {}", at(4000))),
         ("n".to_owned(), "2".to_owned()),
         ("at".to_owned(), at(5000)),
@@ -52,11 +68,23 @@ async fn a_tracked_flow_is_drawn_from_any_of_its_events() {
         let (code, out, err) = oncue(&house, &["flow", id]);
         assert_eq!(code, 0, "{err}");
         let lines: Vec<&str> = out.lines().collect();
-        assert!(lines[0].starts_with(&format!("flow {flow}  running for 5.")), "{out}");
-        assert!(lines[0].ends_with("1 of 3 steps open"), "a function that is gone is not waited for: {out}");
-        assert!(lines[1].starts_with("waits for make-thumbnails on files.file.accepted f1: failed"), "{out}");
+        assert!(
+            lines[0].starts_with(&format!("flow {flow}  running for 5.")),
+            "{out}"
+        );
+        assert!(
+            lines[0].ends_with("1 of 3 steps open"),
+            "a function that is gone is not waited for: {out}"
+        );
+        assert!(
+            lines[1].starts_with("waits for make-thumbnails on files.file.accepted f1: failed"),
+            "{out}"
+        );
         assert!(lines[1].contains("attempt 3: no space left"), "{out}");
-        assert!(out.contains("└─ ✓ inspect-file done  100 ms\n   └─ files.file.accepted f1  out:1"), "{out}");
+        assert!(
+            out.contains("└─ ✓ inspect-file done  100 ms\n   └─ files.file.accepted f1  out:1"),
+            "{out}"
+        );
         assert!(out.contains("- retired removed"), "{out}");
     }
     let shown = json_of(&house, &["flow", &flow, "--json"]);
@@ -67,7 +95,9 @@ async fn a_tracked_flow_is_drawn_from_any_of_its_events() {
     assert_eq!(shown["waits_for"]["step"]["function"], "make-thumbnails");
     let (code, _, err) = oncue(&house, &["flow", "never-was"]);
     assert!(
-        code == 1 && err.contains("no event or flow \"never-was\"") && err.contains("were searched"),
+        code == 1
+            && err.contains("no event or flow \"never-was\"")
+            && err.contains("were searched"),
         "{code} {err}"
     );
 }
@@ -81,57 +111,117 @@ async fn a_flow_is_followed_to_its_end() {
     let following = house.spawn("oncue", &["flow", &flow, "--follow", "--json"]);
     following.wait_for_line("\"complete\":false").await;
     let now = event::now_ms().to_string();
-    house.redis_cli(&["HSET", &flow_key(&flow), "s:out:1:make-thumbnails", &format!("d {now}"), "n", "1"]);
+    house.redis_cli(&[
+        "HSET",
+        &flow_key(&flow),
+        "s:out:1:make-thumbnails",
+        &format!("d {now}"),
+        "n",
+        "1",
+    ]);
     // The function that is gone is never done, and not waited for.
     following.wait_for_line("\"complete\":true").await;
 }
 
 /// Publishes as workers and gateways do.
 async fn publish(bus: &Bus, ty: &str, id: &str, source: &str, flow: &str, cause: &str) -> u64 {
-    let headers =
-        [("ce-id", id), ("ce-type", ty), ("ce-source", source), ("ce-flowid", flow), ("ce-causationid", cause)];
-    let headers = headers.into_iter().chain([("Nats-Msg-Id", id)]).filter(|(_, value)| !value.is_empty());
-    let headers = headers.map(|(name, value)| Header { name: name.into(), value: value.into() }).collect();
+    let headers = [
+        ("ce-id", id),
+        ("ce-type", ty),
+        ("ce-source", source),
+        ("ce-flowid", flow),
+        ("ce-causationid", cause),
+    ];
+    let headers = headers
+        .into_iter()
+        .chain([("Nats-Msg-Id", id)])
+        .filter(|(_, value)| !value.is_empty());
+    let headers = headers
+        .map(|(name, value)| Header {
+            name: name.into(),
+            value: value.into(),
+        })
+        .collect();
     let payload = br#"{"page":"/p","views":"10"}"#.as_slice().into();
-    bus.publish(&Envelope { subject: ty.to_owned(), headers, payload }).await.expect("taken").sequence
+    bus.publish(&Envelope {
+        subject: ty.to_owned(),
+        headers,
+        payload,
+    })
+    .await
+    .expect("taken")
+    .sequence
 }
 
 #[tokio::test]
 async fn a_flow_without_a_ledger_is_found_in_the_streams() {
-    let house = House::new(&format!("[functions.count-views]\n{QUICK}\n[functions.rank-pages]\n{QUICK}\n")).await;
+    let house = House::new(&format!(
+        "[functions.count-views]\n{QUICK}\n[functions.rank-pages]\n{QUICK}\n"
+    ))
+    .await;
     let bus = house.bus().await;
     let workers = house.start_all(&["count-views", "rank-pages"]).await;
     // Ten views of one page make a milestone, which is ranked.
     for n in 0..10 {
-        publish(&bus, "web.page.viewed", &format!("view-{n}"), "client", "", "").await;
+        publish(
+            &bus,
+            "web.page.viewed",
+            &format!("view-{n}"),
+            "client",
+            "",
+            "",
+        )
+        .await;
     }
     house.drained(&bus, "web", "count-views").await;
-    until("the milestone", async || (house.count(&bus, "web").await == 11).then_some(())).await;
+    until("the milestone", async || {
+        (house.count(&bus, "web").await == 11).then_some(())
+    })
+    .await;
     house.drained(&bus, "web", "rank-pages").await;
-    let output = house.messages(&bus, "web").await.pop().expect("the milestone");
+    let output = house
+        .messages(&bus, "web")
+        .await
+        .pop()
+        .expect("the milestone");
     let milestone = output.header("ce-id").expect("an id").to_owned();
     let flow = output.header("ce-flowid").expect("a flow").to_owned();
     for id in [flow.as_str(), &milestone] {
         let (code, out, err) = oncue(&house, &["flow", id]);
         assert_eq!(code, 0, "{err}");
-        assert!(out.starts_with(&format!("flow {flow}  complete\n")), "{out}");
-        assert!(out.contains("└─ ✓ count-views done"), "{out}");
         assert!(
-            out.contains(&format!("└─ web.page.milestone /p  {milestone}")) && out.contains("└─ ✓ rank-pages done"),
+            out.starts_with(&format!("flow {flow}  complete\n")),
             "{out}"
         );
-        assert!(err.contains("no ledger") && err.contains("events of") && !err.contains("want of time"), "{err}");
+        assert!(out.contains("└─ ✓ count-views done"), "{out}");
+        assert!(
+            out.contains(&format!("└─ web.page.milestone /p  {milestone}"))
+                && out.contains("└─ ✓ rank-pages done"),
+            "{out}"
+        );
+        assert!(
+            err.contains("no ledger") && err.contains("events of") && !err.contains("want of time"),
+            "{err}"
+        );
     }
     // What nobody has done yet is pending.
     drop(workers);
-    until("the workers are gone", async || (json_of(&house, &["ps", "--json"])[0]["replicas"] == 0).then_some(()))
-        .await;
+    until("the workers are gone", async || {
+        (json_of(&house, &["ps", "--json"])[0]["replicas"] == 0).then_some(())
+    })
+    .await;
     let id = new_id();
     publish(&bus, "web.page.viewed", &id, "/gateway", &id, "").await;
     let shown = json_of(&house, &["flow", &id, "--json"]);
-    assert_eq!((&shown["from"], &shown["waits_for"]["step"]["state"]), (&json!("streams"), &json!("pending")));
+    assert_eq!(
+        (&shown["from"], &shown["waits_for"]["step"]["state"]),
+        (&json!("streams"), &json!("pending"))
+    );
     let events = shown["searched"]["events"].as_u64();
-    assert!(events <= Some(24), "once to find it, once to read what followed: {shown}");
+    assert!(
+        events <= Some(24),
+        "once to find it, once to read what followed: {shown}"
+    );
 }
 
 /// Such an id tells nothing; without what seen-marks say, every message would be read.
@@ -143,23 +233,50 @@ async fn an_id_made_up_by_a_client_is_found_by_its_mark() {
     let _workers = house.start_all(&["count-views", "rank-pages"]).await;
     // The tenth of a page has a milestone follow.
     for n in 1..=10 {
-        publish(&bus, "web.page.viewed", &format!("view-number-{n}"), "client", "", "").await;
+        publish(
+            &bus,
+            "web.page.viewed",
+            &format!("view-number-{n}"),
+            "client",
+            "",
+            "",
+        )
+        .await;
     }
     for n in 0..AFTER {
         let view = format!(r#"{{"page":"/{n}","visitor":"v"}}"#);
-        bus.tell("web.page.viewed".into(), view.into()).await.expect("sent");
+        bus.tell("web.page.viewed".into(), view.into())
+            .await
+            .expect("sent");
     }
-    until("all views", async || (house.count(&bus, "web").await == AFTER + 11).then_some(())).await;
+    until("all views", async || {
+        (house.count(&bus, "web").await == AFTER + 11).then_some(())
+    })
+    .await;
     house.drained(&bus, "web", "count-views").await;
     house.drained(&bus, "web", "rank-pages").await;
-    let milestone = house.messages(&bus, "web").await.into_iter().find(|found| found.subject == "web.page.milestone");
-    let milestone = milestone.expect("a milestone").header("ce-causationid").expect("a cause").to_owned();
+    let milestone = house
+        .messages(&bus, "web")
+        .await
+        .into_iter()
+        .find(|found| found.subject == "web.page.milestone");
+    let milestone = milestone
+        .expect("a milestone")
+        .header("ce-causationid")
+        .expect("a cause")
+        .to_owned();
     let shown = json_of(&house, &["flow", &milestone, "--json"]);
-    assert_eq!((&shown["flow"]["id"], &shown["complete"]), (&json!(milestone), &json!(true)));
+    assert_eq!(
+        (&shown["flow"]["id"], &shown["complete"]),
+        (&json!(milestone), &json!(true))
+    );
     let functions = [0, 1].map(|n| shown["flow"]["events"][n]["steps"][0]["function"].clone());
     assert_eq!(functions, [json!("count-views"), json!("rank-pages")]);
     let searched = &shown["searched"];
-    assert!(searched["events"].as_u64() < Some(AFTER) && searched["by_mark"].as_u64() >= Some(2), "{searched}");
+    assert!(
+        searched["events"].as_u64() < Some(AFTER) && searched["by_mark"].as_u64() >= Some(2),
+        "{searched}"
+    );
 }
 
 #[tokio::test]
@@ -182,44 +299,100 @@ async fn the_map_shows_programs_and_who_runs() {
     let (code, out, err) = oncue(&house, &["map"]);
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("web.page.viewed  from clients\n└─ count-views  [pages]  1 running\n   └─ web.page.milestone\n      └─ rank-pages  [rankings]  not running"), "{out}");
-    assert!(out.contains("timer.function.fired  from schedule\n└─ publish-trends"), "{out}");
-    assert!(out.contains("web.trends.published  nobody listens"), "{out}");
-    assert!(oncue(&house, &["map", "--format", "mermaid"]).1.starts_with("flowchart LR\n"));
-    assert!(oncue(&house, &["map", "--format", "dot"]).1.starts_with("digraph oncue {\n"));
+    assert!(
+        out.contains("timer.function.fired  from schedule\n└─ publish-trends"),
+        "{out}"
+    );
+    assert!(
+        out.contains("web.trends.published  nobody listens"),
+        "{out}"
+    );
+    assert!(
+        oncue(&house, &["map", "--format", "mermaid"])
+            .1
+            .starts_with("flowchart LR\n")
+    );
+    assert!(
+        oncue(&house, &["map", "--format", "dot"])
+            .1
+            .starts_with("digraph oncue {\n")
+    );
     let map = json_of(&house, &["map", "--format", "json"]);
-    let views = map["types"].as_array().unwrap().iter().find(|ty| ty["type"] == "web.page.viewed").unwrap();
+    let views = map["types"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|ty| ty["type"] == "web.page.viewed")
+        .unwrap();
     assert_eq!(views["consumed_by"], json!(["count-views"]));
     // Without any server it still shows what the programs say.
-    let away = ["--nats", "nats://127.0.0.1:1", "--redis", "redis://127.0.0.1:1", "map"];
+    let away = [
+        "--nats",
+        "nats://127.0.0.1:1",
+        "--redis",
+        "redis://127.0.0.1:1",
+        "map",
+    ];
     let (code, out, err) = oncue(&house, &away);
-    assert!(code == 0 && out.contains("└─ count-views") && err.contains("127.0.0.1:1"), "{code} {out} {err}");
+    assert!(
+        code == 0 && out.contains("└─ count-views") && err.contains("127.0.0.1:1"),
+        "{code} {out} {err}"
+    );
 }
 
 #[tokio::test]
 async fn drift_is_named_and_has_an_exit_code() {
     let house = House::new(APP).await;
     let bus = house.bus().await;
-    let worker = house.start_all(&["count-views", "rank-pages", "publish-trends"]).await;
+    let worker = house
+        .start_all(&["count-views", "rank-pages", "publish-trends"])
+        .await;
     let kinds = |house: &House| -> Vec<(String, String)> {
         let found = json_of(house, &["map", "--drift", "--format", "json"]);
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        found.as_array().unwrap().iter().map(|f| (text(&f["kind"]), text(&f["what"]))).collect()
+        found
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|f| (text(&f["kind"]), text(&f["what"])))
+            .collect()
     };
     let has = |found: &[(String, String)], kind: &str, part: &str| {
-        found.iter().any(|(k, what)| k == kind && what.contains(part))
+        found
+            .iter()
+            .any(|(k, what)| k == kind && what.contains(part))
     };
     let found = kinds(&house);
-    assert!(has(&found, "untriggered", "count-views acts on web.page.viewed"), "{found:?}");
-    assert!(has(&found, "unheard", "web.trends.published, from publish-trends"), "{found:?}");
-    assert!(!has(&found, "untriggered", "publish-trends") && !has(&found, "untriggered", "rank-pages"), "{found:?}");
+    assert!(
+        has(&found, "untriggered", "count-views acts on web.page.viewed"),
+        "{found:?}"
+    );
+    assert!(
+        has(
+            &found,
+            "unheard",
+            "web.trends.published, from publish-trends"
+        ),
+        "{found:?}"
+    );
+    assert!(
+        !has(&found, "untriggered", "publish-trends") && !has(&found, "untriggered", "rank-pages"),
+        "{found:?}"
+    );
 
     publish(&bus, "web.page.viewed", "v", "client", "", "").await;
     house.drained(&bus, "web", "count-views").await;
     let old = (event::now_ms() - 9 * 24 * 3600 * 1000).to_string();
     for (edge, at) in [
-        ("client\tweb.page.viewed\tcount-views", event::now_ms().to_string()),
+        (
+            "client\tweb.page.viewed\tcount-views",
+            event::now_ms().to_string(),
+        ),
         ("/count-views\tweb.page.milestone\trank-pages", old.clone()),
-        ("client\ttimer.function.fired\tpublish-trends", event::now_ms().to_string()),
+        (
+            "client\ttimer.function.fired\tpublish-trends",
+            event::now_ms().to_string(),
+        ),
         ("/ghost\tweb.page.milestone\trank-pages", old),
     ] {
         house.redis_cli(&["HINCRBY", "oncue:edges", edge, "1"]);
@@ -227,16 +400,44 @@ async fn drift_is_named_and_has_an_exit_code() {
     }
     let found = kinds(&house);
     assert!(!has(&found, "untriggered", ""), "{found:?}");
-    assert!(has(&found, "unused", "rank-pages last acted on an event 9 days ago"), "{found:?}");
-    assert!(has(&found, "undeclared", "there is no function ghost"), "{found:?}");
+    assert!(
+        has(
+            &found,
+            "unused",
+            "rank-pages last acted on an event 9 days ago"
+        ),
+        "{found:?}"
+    );
+    assert!(
+        has(&found, "undeclared", "there is no function ghost"),
+        "{found:?}"
+    );
     let (code, out, _) = oncue(&house, &["map", "--drift"]);
     assert!(code == 1 && out.contains("undeclared"), "{code} {out}");
-    let accepted = ["map", "--drift", "--days", "10", "--ignore", "unheard", "--ignore", "undeclared"];
+    let accepted = [
+        "map",
+        "--drift",
+        "--days",
+        "10",
+        "--ignore",
+        "unheard",
+        "--ignore",
+        "undeclared",
+    ];
     let (code, out, err) = oncue(&house, &accepted);
-    assert!(code == 0 && out.contains("declared and observed agree"), "{code} {out} {err}");
+    assert!(
+        code == 0 && out.contains("declared and observed agree"),
+        "{code} {out} {err}"
+    );
     drop(worker);
-    let (code, _, err) = oncue(&house, &["--redis", "redis://127.0.0.1:1", "map", "--drift"]);
-    assert!(code == 4 && err.contains("127.0.0.1:1"), "without Redis nothing is observed: {code} {err}");
+    let (code, _, err) = oncue(
+        &house,
+        &["--redis", "redis://127.0.0.1:1", "map", "--drift"],
+    );
+    assert!(
+        code == 4 && err.contains("127.0.0.1:1"),
+        "without Redis nothing is observed: {code} {err}"
+    );
 }
 
 #[tokio::test]

@@ -10,8 +10,15 @@ use oncue_tests::pictures;
 use reqwest::Response;
 use serde_json::Value;
 
-const WORKERS: [&str; 7] =
-    ["count-views", "rank-pages", "inspect-file", "enforce-quota", "make-thumbnails", "remove-file", "track-file"];
+const WORKERS: [&str; 7] = [
+    "count-views",
+    "rank-pages",
+    "inspect-file",
+    "enforce-quota",
+    "make-thumbnails",
+    "remove-file",
+    "track-file",
+];
 
 struct Site {
     house: House,
@@ -22,7 +29,9 @@ struct Site {
 
 impl Site {
     async fn open(copies: usize) -> Self {
-        let toml = "[gateway]\nexpose = [\"pages\", \"files\", \"owners\"]\n[flows]\nmax_wait = \"60s\"\n".to_owned();
+        let toml =
+            "[gateway]\nexpose = [\"pages\", \"files\", \"owners\"]\n[flows]\nmax_wait = \"60s\"\n"
+                .to_owned();
         let functions = WORKERS.map(|name| format!("[functions.{name}]\n{QUICK}\nattempts = 50\n"));
         let toml = toml + &functions.concat();
         let mut house = House::new(&toml).await;
@@ -30,11 +39,17 @@ impl Site {
         house.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{port}"));
         let gateway = house.spawn("oncue-gateway", &[]);
         wait_for_port(port).await;
-        let names: Vec<&str> = WORKERS.iter().flat_map(|name| vec![*name; copies]).collect();
+        let names: Vec<&str> = WORKERS
+            .iter()
+            .flat_map(|name| vec![*name; copies])
+            .collect();
         let workers = house.start_all(&names).await;
         Self {
             house,
-            client: Client { url: format!("http://127.0.0.1:{port}"), http: reqwest::Client::new() },
+            client: Client {
+                url: format!("http://127.0.0.1:{port}"),
+                http: reqwest::Client::new(),
+            },
             workers,
             _gateway: gateway,
         }
@@ -51,18 +66,36 @@ struct Client {
 impl Client {
     async fn click(&self, page: &str, wish: (&str, &str)) -> Response {
         let body = serde_json::json!({ "page": page, "visitor": "v" }).to_string();
-        let request = self.http.post(format!("{}/v1/events/web.page.viewed", self.url)).body(body);
-        let request = request.header("content-type", "application/json").header(wish.0, wish.1);
+        let request = self
+            .http
+            .post(format!("{}/v1/events/web.page.viewed", self.url))
+            .body(body);
+        let request = request
+            .header("content-type", "application/json")
+            .header(wish.0, wish.1);
         request.send().await.expect("the gateway answers")
     }
 
     async fn upload(&self, name: &str, bytes: Vec<u8>, wish: (&str, &str)) -> Response {
-        let request = self.http.put(format!("{}/v1/files/{name}", self.url)).body(bytes);
-        request.header("oncue-owner", name).header(wish.0, wish.1).send().await.expect("the gateway answers")
+        let request = self
+            .http
+            .put(format!("{}/v1/files/{name}", self.url))
+            .body(bytes);
+        request
+            .header("oncue-owner", name)
+            .header(wish.0, wish.1)
+            .send()
+            .await
+            .expect("the gateway answers")
     }
 
     async fn json(&self, path: &str) -> Value {
-        let answer = self.http.get(format!("{}{path}", self.url)).send().await.expect("the gateway answers");
+        let answer = self
+            .http
+            .get(format!("{}{path}", self.url))
+            .send()
+            .await
+            .expect("the gateway answers");
         answer.json().await.expect("JSON")
     }
 
@@ -87,7 +120,9 @@ async fn killing(site: &mut Site, stop: &AtomicBool) -> usize {
 
 /// Uploads of one test: `ONCUE_TEST_FLOWS`, or fewer where nobody has asked for more.
 fn uploads(few: usize) -> usize {
-    std::env::var("ONCUE_TEST_FLOWS").ok().map_or(few, |text| text.parse().expect("a number of uploads"))
+    std::env::var("ONCUE_TEST_FLOWS")
+        .ok()
+        .map_or(few, |text| text.parse().expect("a number of uploads"))
 }
 
 /// As many clicks as uploads, tracked, while workers are killed; what the gateway said of each.
@@ -96,8 +131,13 @@ async fn begin(client: &Client, uploads: usize) -> Vec<Value> {
     let mut flows = Vec::new();
     for n in 0..uploads {
         let click = client.click(&format!("/p{}", n % 10), track).await;
-        let upload =
-            client.upload(&format!("p{n}.jpg"), pictures::jpeg_with_orientation((n % 8 + 1) as u8), track).await;
+        let upload = client
+            .upload(
+                &format!("p{n}.jpg"),
+                pictures::jpeg_with_orientation((n % 8 + 1) as u8),
+                track,
+            )
+            .await;
         for answer in [click, upload] {
             assert_eq!(answer.status(), 202);
             let flow: Value = answer.json().await.expect("JSON");
@@ -111,7 +151,11 @@ async fn begin(client: &Client, uploads: usize) -> Vec<Value> {
 #[tokio::test]
 async fn flows_under_kill_9_become_complete_or_say_what_they_wait_for() {
     let mut site = Site::open(2).await;
-    let (client, stop, began) = (site.client.clone(), Arc::new(AtomicBool::new(false)), Instant::now());
+    let (client, stop, began) = (
+        site.client.clone(),
+        Arc::new(AtomicBool::new(false)),
+        Instant::now(),
+    );
     let watching = {
         let (client, stop) = (client.clone(), stop.clone());
         async move {
@@ -121,7 +165,11 @@ async fn flows_under_kill_9_become_complete_or_say_what_they_wait_for() {
                 until(&format!("flow {id} is complete"), async || {
                     let shown = client.flow(id).await;
                     let complete = shown["status"] == "complete";
-                    assert_eq!(complete, shown["waits_for"].is_null(), "it says what it waits for: {shown}");
+                    assert_eq!(
+                        complete,
+                        shown["waits_for"].is_null(),
+                        "it says what it waits for: {shown}"
+                    );
                     assert_eq!(complete, shown["open"] == 0, "{shown}");
                     complete.then_some(())
                 })
@@ -133,7 +181,11 @@ async fn flows_under_kill_9_become_complete_or_say_what_they_wait_for() {
     };
     let (flows, killed) = tokio::join!(watching, killing(&mut site, &stop));
     assert!(killed > 0, "nobody was killed");
-    println!("{} flows complete after {:.1?}, {killed} workers killed", flows.len(), began.elapsed());
+    println!(
+        "{} flows complete after {:.1?}, {killed} workers killed",
+        flows.len(),
+        began.elapsed()
+    );
     // Complete means that all of it is there, and only once.
     let mut views: BTreeMap<String, u64> = BTreeMap::new();
     for flow in &flows {
@@ -143,7 +195,10 @@ async fn flows_under_kill_9_become_complete_or_say_what_they_wait_for() {
             .into_iter()
             .flatten()
             .flat_map(|event| event["steps"].as_array().into_iter().flatten());
-        assert!(steps.clone().count() > 0 && steps.clone().all(|step| step["state"] == "done"), "{shown}");
+        assert!(
+            steps.clone().count() > 0 && steps.clone().all(|step| step["state"] == "done"),
+            "{shown}"
+        );
         match flow["file"].as_str() {
             Some(file) => {
                 let row = client.json(&format!("/v1/state/files/{file}")).await;
@@ -153,11 +208,17 @@ async fn flows_under_kill_9_become_complete_or_say_what_they_wait_for() {
                     "{row}"
                 );
             }
-            None => *views.entry(flow["key"].as_str().unwrap_or_default().to_owned()).or_default() += 1,
+            None => {
+                *views
+                    .entry(flow["key"].as_str().unwrap_or_default().to_owned())
+                    .or_default() += 1
+            }
         }
     }
     for (page, sent) in views {
-        let row = client.json(&format!("/v1/state/pages/{}", page.replace('/', "%2F"))).await;
+        let row = client
+            .json(&format!("/v1/state/pages/{}", page.replace('/', "%2F")))
+            .await;
         assert_eq!(row["views"], sent, "{page}");
     }
 }
@@ -166,14 +227,20 @@ async fn flows_under_kill_9_become_complete_or_say_what_they_wait_for() {
 async fn prefer_wait_answers_when_the_last_hop_has_committed_and_never_before() {
     let mut site = Site::open(1).await;
     let Client { url, http } = site.client.clone();
-    let (stop, began, all) = (Arc::new(AtomicBool::new(false)), Instant::now(), uploads(40));
+    let (stop, began, all) = (
+        Arc::new(AtomicBool::new(false)),
+        Instant::now(),
+        uploads(40),
+    );
     let waiting = {
         let stop = stop.clone();
         async move {
             let one = |n: usize| {
                 let (url, http) = (url.clone(), http.clone());
                 async move {
-                    let request = http.put(format!("{url}/v1/files/w{n}.jpg")).header("prefer", "wait=60");
+                    let request = http
+                        .put(format!("{url}/v1/files/w{n}.jpg"))
+                        .header("prefer", "wait=60");
                     let request = request
                         .header("oncue-owner", format!("w{n}"))
                         .body(pictures::jpeg_with_orientation((n % 8 + 1) as u8));
@@ -186,15 +253,27 @@ async fn prefer_wait_answers_when_the_last_hop_has_committed_and_never_before() 
                     );
                     let flow: Value = answer.json().await.expect("JSON");
                     // Read at once: had it answered before the last hop, the row would lack what that brings.
-                    let file = flow["events"][0]["key"].as_str().expect("a file").to_owned();
-                    let row = http.get(format!("{url}/v1/state/files/{file}")).send().await.expect("an answer");
+                    let file = flow["events"][0]["key"]
+                        .as_str()
+                        .expect("a file")
+                        .to_owned();
+                    let row = http
+                        .get(format!("{url}/v1/state/files/{file}"))
+                        .send()
+                        .await
+                        .expect("an answer");
                     let row: Value = row.json().await.expect("JSON");
                     let thumbnails = row["thumbnails"].as_array().map(Vec::len);
-                    assert_eq!((&row["status"], thumbnails), (&"accepted".into(), Some(2)), "{row}\n{flow}");
+                    assert_eq!(
+                        (&row["status"], thumbnails),
+                        (&"accepted".into(), Some(2)),
+                        "{row}\n{flow}"
+                    );
                 }
             };
             for round in 0..all.div_ceil(8) {
-                let uploads: tokio::task::JoinSet<()> = (0..8).map(|n| one(round * 8 + n)).collect();
+                let uploads: tokio::task::JoinSet<()> =
+                    (0..8).map(|n| one(round * 8 + n)).collect();
                 uploads.join_all().await; // panics of theirs are passed on
             }
             stop.store(true, Ordering::Relaxed);
@@ -202,23 +281,51 @@ async fn prefer_wait_answers_when_the_last_hop_has_committed_and_never_before() 
     };
     let ((), killed) = tokio::join!(waiting, killing(&mut site, &stop));
     assert!(killed > 0, "nobody was killed");
-    println!("{all} uploads waited for, none answered early, {:.1?}, {killed} workers killed", began.elapsed());
+    println!(
+        "{all} uploads waited for, none answered early, {:.1?}, {killed} workers killed",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
 async fn a_frozen_function_is_named_and_the_answer_comes_once_it_goes_on() {
     let site = Site::open(1).await;
     let client = &site.client;
-    let thumbnails = site.workers.iter().find(|worker| worker.name == "make-thumbnails").expect("it runs");
+    let thumbnails = site
+        .workers
+        .iter()
+        .find(|worker| worker.name == "make-thumbnails")
+        .expect("it runs");
     thumbnails.signal("STOP");
-    let answer = client.upload("frozen.jpg", pictures::jpeg_with_orientation(1), ("prefer", "wait=4")).await;
+    let answer = client
+        .upload(
+            "frozen.jpg",
+            pictures::jpeg_with_orientation(1),
+            ("prefer", "wait=4"),
+        )
+        .await;
     assert_eq!(answer.status(), 202);
     let body: Value = answer.json().await.expect("JSON");
     assert_eq!(body["waits_for"]["function"], "make-thumbnails", "{body}");
     thumbnails.signal("CONT");
-    let path = format!("{}/v1/flows/{}", client.url, body["flow"].as_str().expect("an id"));
-    let answer = client.http.get(path).header("prefer", "wait=60").send().await.expect("an answer");
+    let path = format!(
+        "{}/v1/flows/{}",
+        client.url,
+        body["flow"].as_str().expect("an id")
+    );
+    let answer = client
+        .http
+        .get(path)
+        .header("prefer", "wait=60")
+        .send()
+        .await
+        .expect("an answer");
     assert_eq!(answer.status(), 200);
-    let row = client.json(&format!("/v1/state/files/{}", body["file"].as_str().expect("a file"))).await;
+    let row = client
+        .json(&format!(
+            "/v1/state/files/{}",
+            body["file"].as_str().expect("a file")
+        ))
+        .await;
     assert_eq!(row["thumbnails"].as_array().map(Vec::len), Some(2), "{row}");
 }

@@ -9,8 +9,16 @@ use oncue::store::{flow_key, listeners_key};
 use oncue_tests::house::House;
 
 fn meta(id: &str) -> Meta {
-    let origin = Origin { stream: "s", stream_created: 1, sequence: 1, published: 7, subject: "web.page.viewed" };
-    let mut meta = event::read([].into_iter(), Bytes::new(), &origin).expect("a plain message").meta;
+    let origin = Origin {
+        stream: "s",
+        stream_created: 1,
+        sequence: 1,
+        published: 7,
+        subject: "web.page.viewed",
+    };
+    let mut meta = event::read([].into_iter(), Bytes::new(), &origin)
+        .expect("a plain message")
+        .meta;
     (meta.id, meta.flow) = (id.into(), id.into());
     meta
 }
@@ -20,35 +28,74 @@ async fn a_tracked_flow_from_its_root_to_its_end() {
     let house = House::new("").await;
     let store = house.store().await;
     let keep = Duration::from_mins(1);
-    house.redis_cli(&["SADD", &listeners_key("web.page.viewed"), "count-views", "watch-views"]);
+    house.redis_cli(&[
+        "SADD",
+        &listeners_key("web.page.viewed"),
+        "count-views",
+        "watch-views",
+    ]);
     for id in ["a b:c", &"ü".repeat(64)] {
         assert!(store.flow(id).await.expect("asked").is_none());
-        assert!(store.track(&meta(id), "/home", keep).await.expect("tracked"));
+        assert!(
+            store
+                .track(&meta(id), "/home", keep)
+                .await
+                .expect("tracked")
+        );
         let key = flow_key(id);
         let ttl: u64 = house.redis_cli(&["TTL", &key]).parse().expect("a number");
         assert!((1..=60).contains(&ttl), "it expires: {ttl}");
         let flow = store.flow(id).await.expect("asked").expect("tracked");
-        assert_eq!((flow.open, flow.events[0].id.as_str(), flow.events[0].key.as_str()), (2, id, "/home"));
+        assert_eq!(
+            (
+                flow.open,
+                flow.events[0].id.as_str(),
+                flow.events[0].key.as_str()
+            ),
+            (2, id, "/home")
+        );
 
-        house.redis_cli(&["HSET", &key, &format!("s:{id}:count-views"), "d 9", "n", "1"]);
+        house.redis_cli(&[
+            "HSET",
+            &key,
+            &format!("s:{id}:count-views"),
+            "d 9",
+            "n",
+            "1",
+        ]);
         house.redis_cli(&[
             "HSET",
             &key,
             "e:next",
             &format!(r#"["web.page.milestone","/home","/count-views","{id}",8]"#),
         ]);
-        assert!(!store.track(&meta(id), "/home", keep).await.expect("tracked"), "what is known stays");
+        assert!(
+            !store
+                .track(&meta(id), "/home", keep)
+                .await
+                .expect("tracked"),
+            "what is known stays"
+        );
         let flow = store.flow(id).await.expect("asked").expect("tracked");
         let states: Vec<StepState> = flow.steps().map(|step| step.state).collect();
-        assert_eq!((flow.open, states), (1, vec![StepState::Done, StepState::Pending]));
-        assert_eq!((flow.events[1].id.as_str(), flow.events[1].depth), ("next", 1));
+        assert_eq!(
+            (flow.open, states),
+            (1, vec![StepState::Done, StepState::Pending])
+        );
+        assert_eq!(
+            (flow.events[1].id.as_str(), flow.events[1].depth),
+            ("next", 1)
+        );
 
         store.untrack(id).await.expect("taken back");
         assert!(store.flow(id).await.expect("asked").is_none());
     }
     // Nobody listens: complete at once.
     house.redis_cli(&["DEL", &listeners_key("web.page.viewed")]);
-    store.track(&meta("alone"), "/home", keep).await.expect("tracked");
+    store
+        .track(&meta("alone"), "/home", keep)
+        .await
+        .expect("tracked");
     let flow = store.flow("alone").await.expect("asked").expect("tracked");
     assert!(flow.is_complete() && flow.ended.is_some(), "{flow:?}");
 }
@@ -60,26 +107,56 @@ async fn what_is_no_ledger_is_an_error_that_says_so() {
     house.redis_cli(&["SET", &flow_key("text"), "x"]);
     let why = store.flow("text").await.expect_err("no hash");
     assert!(why.message.contains("WRONGTYPE") && !why.away, "{why}");
-    house.redis_cli(&["HSET", &flow_key("odd"), "n", "x", "\u{1}", "\u{2}", "s:odd:f", ""]);
-    assert_eq!(store.flow("odd").await.expect("asked").expect("there").open, 1);
+    house.redis_cli(&[
+        "HSET",
+        &flow_key("odd"),
+        "n",
+        "x",
+        "\u{1}",
+        "\u{2}",
+        "s:odd:f",
+        "",
+    ]);
+    assert_eq!(
+        store.flow("odd").await.expect("asked").expect("there").open,
+        1
+    );
 }
 
 #[tokio::test]
 async fn observed_edges_and_functions() {
     let house = House::new("").await;
     let store = house.store().await;
-    assert!(store.edges().await.expect("asked").is_empty() && store.functions().await.expect("asked").is_empty());
+    assert!(
+        store.edges().await.expect("asked").is_empty()
+            && store.functions().await.expect("asked").is_empty()
+    );
     let edge = "/gateway\tweb.page.viewed\tcount-views";
     house.redis_cli(&["HINCRBY", "oncue:edges", edge, "3"]);
     house.redis_cli(&["HSET", "oncue:edges:at", edge, "77"]);
     let edges = store.edges().await.expect("asked");
-    assert_eq!((edges.len(), edges[0].count, edges[0].last), (1, 3, Some(77)));
-    assert_eq!((&*edges[0].source, &*edges[0].ty, &*edges[0].function), ("/gateway", "web.page.viewed", "count-views"));
+    assert_eq!(
+        (edges.len(), edges[0].count, edges[0].last),
+        (1, 3, Some(77))
+    );
+    assert_eq!(
+        (&*edges[0].source, &*edges[0].ty, &*edges[0].function),
+        ("/gateway", "web.page.viewed", "count-views")
+    );
     let manifest = house.output("count-views", &["--manifest"]);
-    let mut manifest: serde_json::Value = serde_json::from_slice(&manifest.stdout).expect("a manifest");
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&manifest.stdout).expect("a manifest");
     manifest["seen"] = 99.into();
-    house.redis_cli(&["HSET", "oncue:functions", "count-views", &manifest.to_string()]);
+    house.redis_cli(&[
+        "HSET",
+        "oncue:functions",
+        "count-views",
+        &manifest.to_string(),
+    ]);
     let functions = store.functions().await.expect("asked");
-    assert_eq!((functions[0].manifest.name.as_str(), functions[0].seen), ("count-views", 99));
+    assert_eq!(
+        (functions[0].manifest.name.as_str(), functions[0].seen),
+        ("count-views", 99)
+    );
     assert_eq!(functions[0].manifest.triggers, ["web.page.viewed"]);
 }

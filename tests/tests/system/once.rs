@@ -6,17 +6,26 @@ use oncue_tests::house::{House, until};
 use prost::Message as _;
 
 fn told(page: &str, what: &str) -> (&'static str, String) {
-    ("web.page.viewed", format!(r#"{{"page":"{page}","referrer":"{what}"}}"#))
+    (
+        "web.page.viewed",
+        format!(r#"{{"page":"{page}","referrer":"{what}"}}"#),
+    )
 }
 
 fn calls(house: &House) -> Vec<String> {
     let calls = std::fs::read_to_string(house.dir.join("calls")).unwrap_or_default();
-    calls.lines().map(|line| line.split(' ').next().unwrap_or_default().to_owned()).collect()
+    calls
+        .lines()
+        .map(|line| line.split(' ').next().unwrap_or_default().to_owned())
+        .collect()
 }
 
 async fn letters(house: &House, bus: &Bus) -> Vec<DeadLetter> {
     let messages = house.messages(bus, "dlq").await;
-    messages.iter().map(|m| DeadLetter::decode(&m.payload[..]).expect("a dead letter")).collect()
+    messages
+        .iter()
+        .map(|m| DeadLetter::decode(&m.payload[..]).expect("a dead letter"))
+        .collect()
 }
 
 async fn house() -> House {
@@ -32,18 +41,31 @@ async fn a_call_that_was_interrupted_is_never_made_again() {
     let mut worker = house.start("call-once").await;
     let bus = house.bus().await;
     house.plain_publish([told("/fine", ""), told("/failed", "fail")]);
-    until("one failed", async || (letters(&house, &bus).await.len() == 1).then_some(())).await;
+    until("one failed", async || {
+        (letters(&house, &bus).await.len() == 1).then_some(())
+    })
+    .await;
     house.plain_publish([told("/interrupted", "exit")]);
     worker.exit().await;
     let _worker = house.start("call-once").await;
-    let letters = until("two dead letters", async || Some(letters(&house, &bus).await).filter(|l| l.len() == 2)).await;
+    let letters = until("two dead letters", async || {
+        Some(letters(&house, &bus).await).filter(|l| l.len() == 2)
+    })
+    .await;
     house.drained(&bus, "web", "call-once").await;
     let mut made = calls(&house);
     made.sort();
     assert_eq!(made, ["/failed", "/fine", "/interrupted"], "each once");
-    let reasons: Vec<&str> = letters.iter().map(|letter| letter.reason.as_str()).collect();
+    let reasons: Vec<&str> = letters
+        .iter()
+        .map(|letter| letter.reason.as_str())
+        .collect();
     assert_eq!(reasons, ["attempts", "outcome_unknown"]);
-    assert!(letters[1].message.contains("may have been made or not"), "{}", letters[1].message);
+    assert!(
+        letters[1].message.contains("may have been made or not"),
+        "{}",
+        letters[1].message
+    );
 }
 
 /// At every step of the protocol the process ends; the call is made once or, before it was begun, not yet.
@@ -52,7 +74,14 @@ async fn no_crash_point_makes_a_call_twice() {
     let house = house().await;
     house.start("call-once").await.stop().await;
     let bus = house.bus().await;
-    let points = ["pulled", "read.done", "run.counted", "handler.done", "commit.done", "ack.done"];
+    let points = [
+        "pulled",
+        "read.done",
+        "run.counted",
+        "handler.done",
+        "commit.done",
+        "ack.done",
+    ];
     for point in points {
         house.plain_publish([told(&format!("/{point}"), "")]);
         let mut faulty = house.spawn_faulty("call-once", &format!("{point}=return(abort)"));
@@ -64,7 +93,20 @@ async fn no_crash_point_makes_a_call_twice() {
     let mut made = calls(&house);
     made.sort();
     // Begun and counted, but interrupted before the call: whether it was made cannot be known, so it is not.
-    assert_eq!(made, ["/ack.done", "/commit.done", "/handler.done", "/pulled", "/read.done"]);
-    let unknown: Vec<String> = letters(&house, &bus).await.into_iter().map(|letter| letter.key).collect();
+    assert_eq!(
+        made,
+        [
+            "/ack.done",
+            "/commit.done",
+            "/handler.done",
+            "/pulled",
+            "/read.done"
+        ]
+    );
+    let unknown: Vec<String> = letters(&house, &bus)
+        .await
+        .into_iter()
+        .map(|letter| letter.key)
+        .collect();
     assert_eq!(unknown, ["/run.counted", "/handler.done"]);
 }

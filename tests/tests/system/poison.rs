@@ -11,12 +11,18 @@ const ATTEMPTS: u32 = 3;
 const NEIGHBOURS: usize = 20;
 
 fn told(page: &str, what: &str) -> (&'static str, String) {
-    ("web.page.viewed", format!(r#"{{"page":"{page}","referrer":"{what}"}}"#))
+    (
+        "web.page.viewed",
+        format!(r#"{{"page":"{page}","referrer":"{what}"}}"#),
+    )
 }
 
 async fn letters(house: &House, bus: &Bus) -> Vec<DeadLetter> {
     let messages = house.messages(bus, "dlq").await;
-    messages.iter().map(|m| DeadLetter::decode(&m.payload[..]).expect("a dead letter")).collect()
+    messages
+        .iter()
+        .map(|m| DeadLetter::decode(&m.payload[..]).expect("a dead letter"))
+        .collect()
 }
 
 /// Starts the worker again each time it dies, as whoever runs it would, until the dead letter is there. Returns how
@@ -34,28 +40,60 @@ async fn keep_running(house: &House, bus: &Bus, start: impl Fn(&House) -> Proces
             return deaths;
         }
         deaths += 1;
-        assert!(deaths <= ATTEMPTS, "died more often than the event may be tried: {}", worker.log());
+        assert!(
+            deaths <= ATTEMPTS,
+            "died more often than the event may be tried: {}",
+            worker.log()
+        );
         worker = start(house);
     }
 }
 
 async fn poison(what: &str, deadly: bool, start: impl Fn(&House) -> Process) {
-    poison_in(&House::new("[functions.misbehave]\nack_wait = \"1s\"\n").await, what, deadly, start).await;
+    poison_in(
+        &House::new("[functions.misbehave]\nack_wait = \"1s\"\n").await,
+        what,
+        deadly,
+        start,
+    )
+    .await;
 }
 
 async fn poison_in(house: &House, what: &str, deadly: bool, start: impl Fn(&House) -> Process) {
     house.start("misbehave").await.stop().await;
     let (bus, store) = (house.bus().await, house.store().await);
     let middle = NEIGHBOURS / 2;
-    house.plain_publish((0..=NEIGHBOURS).map(|n| told(&format!("/k{n}"), if n == middle { what } else { "" })));
+    house.plain_publish(
+        (0..=NEIGHBOURS).map(|n| told(&format!("/k{n}"), if n == middle { what } else { "" })),
+    );
     let deaths = keep_running(house, &bus, start).await;
     assert_eq!(deaths, if deadly { ATTEMPTS } else { 0 }, "{what}");
     let letters = letters(house, &bus).await;
-    assert_eq!((letters.len(), letters[0].reason.as_str(), letters[0].key.as_str()), (1, "attempts", "/k10"), "{what}");
+    assert_eq!(
+        (
+            letters.len(),
+            letters[0].reason.as_str(),
+            letters[0].key.as_str()
+        ),
+        (1, "attempts", "/k10"),
+        "{what}"
+    );
     for n in (0..=NEIGHBOURS).filter(|n| *n != middle) {
-        assert_eq!(house.field(&store, "tallies", &format!("/k{n}"), "count").await, "1", "{what}: /k{n}");
+        assert_eq!(
+            house
+                .field(&store, "tallies", &format!("/k{n}"), "count")
+                .await,
+            "1",
+            "{what}: /k{n}"
+        );
     }
-    assert_eq!(house.field(&store, "tallies", &format!("/k{middle}"), "count").await, "", "{what}: no effect");
+    assert_eq!(
+        house
+            .field(&store, "tallies", &format!("/k{middle}"), "count")
+            .await,
+        "",
+        "{what}: no effect"
+    );
 }
 
 fn plain(house: &House) -> Process {
@@ -96,8 +134,15 @@ async fn a_stack_overflow_costs_as_many_processes_as_attempts() {
 #[tokio::test]
 async fn poison_without_a_limit_is_caught() {
     let house = House::new("[functions.misbehave]\nack_wait = \"1s\"\nattempts = 1000\n").await;
-    let why = must_fail("nobody counted the deaths", Box::pin(poison_in(&house, "exit", true, plain))).await;
-    assert!(why.contains("died more often than the event may be tried"), "{why}");
+    let why = must_fail(
+        "nobody counted the deaths",
+        Box::pin(poison_in(&house, "exit", true, plain)),
+    )
+    .await;
+    assert!(
+        why.contains("died more often than the event may be tried"),
+        "{why}"
+    );
 }
 
 /// The thread never comes back, so no timeout of the runtime could end it.
@@ -109,7 +154,10 @@ async fn an_endless_loop_costs_as_many_processes_as_attempts() {
 /// 1 GiB of address space: far above what a worker needs, and soon used up.
 #[tokio::test]
 async fn running_out_of_memory_costs_as_many_processes_as_attempts() {
-    Box::pin(poison("hog", true, |house| house.spawn_limited("misbehave", 1 << 20))).await;
+    Box::pin(poison("hog", true, |house| {
+        house.spawn_limited("misbehave", 1 << 20)
+    }))
+    .await;
 }
 
 /// Where a handler failed is in its dead letter: what an operator needs to tell one fault from another.
@@ -119,14 +167,27 @@ async fn a_dead_letter_says_where_in_the_source_it_failed() {
     let _worker = house.start("misbehave").await;
     let bus = house.bus().await;
     house.plain_publish(["fail", "reject", "panic"].map(|what| told(&format!("/{what}"), what)));
-    let letters =
-        until("three dead letters", async || Some(letters(&house, &bus).await).filter(|l| l.len() == 3)).await;
+    let letters = until("three dead letters", async || {
+        Some(letters(&house, &bus).await).filter(|l| l.len() == 3)
+    })
+    .await;
     let source = include_str!("../../src/bin/misbehave.rs");
     for letter in letters {
         let (file, line) = letter.site.rsplit_once(':').expect("file:line");
-        let line = source.lines().nth(line.parse::<usize>().expect("a number") - 1).expect("a line");
-        assert!(file.ends_with("tests/src/bin/misbehave.rs"), "{}", letter.site);
-        assert!(line.contains(&letter.key[1..]), "{} is {line:?}", letter.site);
+        let line = source
+            .lines()
+            .nth(line.parse::<usize>().expect("a number") - 1)
+            .expect("a line");
+        assert!(
+            file.ends_with("tests/src/bin/misbehave.rs"),
+            "{}",
+            letter.site
+        );
+        assert!(
+            line.contains(&letter.key[1..]),
+            "{} is {line:?}",
+            letter.site
+        );
         assert!(letter.accepted_at.is_some() && letter.at.is_some() && letter.time.is_some());
     }
 }

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytes::Bytes;
 use oncue::event::{self, Meta, Origin};
 use oncue::store::{
-    Ask, Basis, Fields, Frame, GRACE_MS, Handled, MapStore, Mark, Op, Row, RowChange, RowKey, Run, SKEW_MS, Shown,
-    Status, Store, Unpublished,
+    Ask, Basis, Fields, Frame, GRACE_MS, Handled, MapStore, Mark, Op, Row, RowChange, RowKey, Run,
+    SKEW_MS, Shown, Status, Store, Unpublished,
 };
 use oncue_tests::house::House;
 use proptest::collection::vec;
@@ -41,7 +41,13 @@ const AGES: [i64; 5] = [
 ];
 
 /// What the handlers are said to have seen: what is there, or not quite.
-fn basis(Row { version, mut fields }: Row, plan: &RowPlan) -> Basis {
+fn basis(
+    Row {
+        version,
+        mut fields,
+    }: Row,
+    plan: &RowPlan,
+) -> Basis {
     if !plan.remembered {
         return Basis::Version(version + plan.ahead);
     }
@@ -69,9 +75,18 @@ impl Pair<'_> {
 
     fn mark(&self, key: usize, id: usize, age: usize, timed: bool) -> Mark {
         let time = self.now.saturating_add_signed(AGES[age]);
-        let origin =
-            Origin { stream: "s", stream_created: 1, sequence: 1, published: time, subject: "web.page.viewed" };
-        let meta = Meta { id: format!("{}-{id}", self.number), timed, ..Meta::of_origin(&origin) };
+        let origin = Origin {
+            stream: "s",
+            stream_created: 1,
+            sequence: 1,
+            published: time,
+            subject: "web.page.viewed",
+        };
+        let meta = Meta {
+            id: format!("{}-{id}", self.number),
+            timed,
+            ..Meta::of_origin(&origin)
+        };
         Mark::new(FUNCTION, &self.key(key), &meta, HORIZON)
     }
 
@@ -80,23 +95,51 @@ impl Pair<'_> {
         let row = match &plan.row {
             None => None,
             Some(row) => {
-                let key = RowKey { table: TABLES[0], key: self.key(plan.key) };
-                let ask = Ask { row: Some(key.clone()), marks: Vec::new() };
+                let key = RowKey {
+                    table: TABLES[0],
+                    key: self.key(plan.key),
+                };
+                let ask = Ask {
+                    row: Some(key.clone()),
+                    marks: Vec::new(),
+                };
                 // Redis does not read what is no hash; the map has no row there.
-                let there = store.read(&[ask]).await.map_or_else(|_| Row::default(), |mut found| found.remove(0).row);
-                let set: Fields = row.set.iter().map(|(f, v)| (f.clone(), v.clone().into_bytes())).collect();
-                Some(RowChange { key, basis: basis(there, row), set, del: row.del.clone() })
+                let there = store
+                    .read(&[ask])
+                    .await
+                    .map_or_else(|_| Row::default(), |mut found| found.remove(0).row);
+                let set: Fields = row
+                    .set
+                    .iter()
+                    .map(|(f, v)| (f.clone(), v.clone().into_bytes()))
+                    .collect();
+                Some(RowChange {
+                    key,
+                    basis: basis(there, row),
+                    set,
+                    del: row.del.clone(),
+                })
             }
         };
         let handled = |event: &EventPlan| Handled {
             mark: self.mark(plan.key, event.id, event.age, event.timed),
             payload_hash: event.payload,
-            ops: event.ops.iter().map(|(table, change)| Op { table: TABLES[*table], change: change.clone() }).collect(),
+            ops: event
+                .ops
+                .iter()
+                .map(|(table, change)| Op {
+                    table: TABLES[*table],
+                    change: change.clone(),
+                })
+                .collect(),
             outbox: Bytes::from(event.outbox.clone()),
             purpose: event.purpose,
             entry: None,
         };
-        Run { row, events: plan.events.iter().map(handled).collect() }
+        Run {
+            row,
+            events: plan.events.iter().map(handled).collect(),
+        }
     }
 
     /// Everything that can be seen of the case in one of the stores.
@@ -113,23 +156,50 @@ impl Pair<'_> {
                 shown.push(found);
             }
             let marks = (0..IDS).flat_map(|id| [(id, 0, true), (id, 2, true), (id, 0, false)]);
-            let marks: Vec<Mark> = marks.map(|(id, age, timed)| self.mark(key, id, age, timed)).collect();
-            known.extend(store.read(&[Ask { row: None, marks }]).await.expect("read").remove(0).seen);
+            let marks: Vec<Mark> = marks
+                .map(|(id, age, timed)| self.mark(key, id, age, timed))
+                .collect();
+            known.extend(
+                store
+                    .read(&[Ask { row: None, marks }])
+                    .await
+                    .expect("read")
+                    .remove(0)
+                    .seen,
+            );
         }
-        let mut waiting: Vec<Vec<Frame>> = self.waiting(store).await.into_iter().map(|left| left.frames).collect();
-        waiting.sort_by_key(|frames| frames.iter().map(|f| (f.id, f.outputs.clone())).collect::<Vec<_>>());
+        let mut waiting: Vec<Vec<Frame>> = self
+            .waiting(store)
+            .await
+            .into_iter()
+            .map(|left| left.frames)
+            .collect();
+        waiting.sort_by_key(|frames| {
+            frames
+                .iter()
+                .map(|f| (f.id, f.outputs.clone()))
+                .collect::<Vec<_>>()
+        });
         (shown, known, waiting)
     }
 
     /// Outboxes of the case that wait to be published.
     async fn waiting(&self, store: &Store) -> Vec<Unpublished> {
         let ours: Vec<[u8; 16]> = (0..IDS).map(|id| self.mark(0, id, 0, true).id).collect();
-        let mut partitions: Vec<u32> = (0..KEYS).map(|key| event::partition(&self.key(key))).collect();
+        let mut partitions: Vec<u32> = (0..KEYS)
+            .map(|key| event::partition(&self.key(key)))
+            .collect();
         partitions.dedup();
         let mut waiting = Vec::new();
         for partition in partitions {
-            let left = store.unpublished(partition..partition + 1, self.now + MARGIN).await.expect("listed");
-            waiting.extend(left.into_iter().filter(|left| left.frames.iter().any(|frame| ours.contains(&frame.id))));
+            let left = store
+                .unpublished(partition..partition + 1, self.now + MARGIN)
+                .await
+                .expect("listed");
+            waiting.extend(
+                left.into_iter()
+                    .filter(|left| left.frames.iter().any(|frame| ours.contains(&frame.id))),
+            );
         }
         waiting
     }
@@ -141,28 +211,52 @@ impl Pair<'_> {
             same.push(self.run(plan, &self.map).await);
         }
         let before = self.seen(self.redis).await;
-        let answers = self.redis.commit(&runs).await.expect("Redis takes every run").statuses;
-        let expected = self.map.commit(&same).await.expect("a map does not fail").statuses;
+        let answers = self
+            .redis
+            .commit(&runs)
+            .await
+            .expect("Redis takes every run")
+            .statuses;
+        let expected = self
+            .map
+            .commit(&same)
+            .await
+            .expect("a map does not fail")
+            .statuses;
         for (redis, map) in answers.iter().zip(&expected) {
             assert!(agree(redis, map), "Redis: {redis:?}, map: {map:?}");
         }
         for statuses in &answers {
-            let applied = statuses.iter().filter(|status| **status == Status::Applied).count();
-            assert!(applied == 0 || applied == statuses.len(), "half a run: {statuses:?}");
+            let applied = statuses
+                .iter()
+                .filter(|status| **status == Status::Applied)
+                .count();
+            assert!(
+                applied == 0 || applied == statuses.len(),
+                "half a run: {statuses:?}"
+            );
             for status in statuses {
                 tally.count(status);
             }
         }
         let after = self.seen(self.redis).await;
         assert_eq!(after, self.seen(&self.map).await, "Redis, map");
-        if answers.iter().flatten().all(|status| *status != Status::Applied) {
+        if answers
+            .iter()
+            .flatten()
+            .all(|status| *status != Status::Applied)
+        {
             assert_eq!(before, after, "refused, and yet something has changed");
         }
     }
 
     async fn publish(&self, wanted: impl Fn(&Frame) -> bool) {
         for store in [self.redis, &self.map] {
-            let waiting = self.waiting(store).await.into_iter().filter(|left| left.frames.iter().any(&wanted));
+            let waiting = self
+                .waiting(store)
+                .await
+                .into_iter()
+                .filter(|left| left.frames.iter().any(&wanted));
             let keys: Vec<String> = waiting.map(|left| left.outbox_key).collect();
             store.published(&keys, false).await.expect("marked");
         }
@@ -180,9 +274,17 @@ fn agree(redis: &[Status], map: &[Status]) -> bool {
     let bad = |status: &Status| matches!(status, Status::Invalid(_));
     let first = redis.iter().position(bad).unwrap_or(redis.len());
     let softened = |(at, status): (usize, &Status)| {
-        if at > first && bad(status) { Status::Conflict } else { status.clone() }
+        if at > first && bad(status) {
+            Status::Conflict
+        } else {
+            status.clone()
+        }
     };
-    redis.iter().enumerate().map(softened).eq(map.iter().enumerate().map(softened))
+    redis
+        .iter()
+        .enumerate()
+        .map(softened)
+        .eq(map.iter().enumerate().map(softened))
 }
 
 /// How often each status was answered.
@@ -204,7 +306,12 @@ async fn play(redis: &Store, steps: &[Step], tally: &Tally) {
     // Each case has names of its own, also while a failing one is made smaller.
     static CASES: AtomicU32 = AtomicU32::new(0);
     let number = CASES.fetch_add(1, Ordering::Relaxed);
-    let pair = Pair { redis, map: Store::Map(MapStore::default()), number, now: event::now_ms() };
+    let pair = Pair {
+        redis,
+        map: Store::Map(MapStore::default()),
+        number,
+        now: event::now_ms(),
+    };
     for step in steps {
         match step {
             Step::Commit(plans) => pair.commit(plans, tally).await,
@@ -215,7 +322,11 @@ async fn play(redis: &Store, steps: &[Step], tally: &Tally) {
         }
     }
     pair.publish(|_| true).await; // the next case may share the partition
-    assert_eq!(pair.seen(redis).await, pair.seen(&pair.map).await, "Redis, map");
+    assert_eq!(
+        pair.seen(redis).await,
+        pair.seen(&pair.map).await,
+        "Redis, map"
+    );
 }
 
 /// A mark may go only when nothing that it could still recognise passes the fence.
@@ -229,15 +340,24 @@ fn marks_outlive_the_fence(house: &House) {
             Some(bucket) => (bucket.parse::<u64>().expect("a number") + 1) * HORIZON + HORIZON,
             None => (bucket.parse::<u64>().expect("a number") + 1) * 120_000,
         };
-        let expires: u64 = house.redis_cli(&["EXPIRETIME", key]).parse().expect("a time");
-        assert!((expires + 1) * 1000 >= until + HORIZON + GRACE_MS, "{key} goes at {expires}");
+        let expires: u64 = house
+            .redis_cli(&["EXPIRETIME", key])
+            .parse()
+            .expect("a time");
+        assert!(
+            (expires + 1) * 1000 >= until + HORIZON + GRACE_MS,
+            "{key} goes at {expires}"
+        );
         checked += 1;
     }
     assert!(checked > 10, "only {checked} buckets were made");
 }
 
 fn config() -> ProptestConfig {
-    let mut config = ProptestConfig { max_shrink_iters: 500, ..ProptestConfig::default() };
+    let mut config = ProptestConfig {
+        max_shrink_iters: 500,
+        ..ProptestConfig::default()
+    };
     if config.rng_seed == RngSeed::Random {
         config.rng_seed = RngSeed::Fixed(20_261_123);
     }
@@ -249,7 +369,10 @@ fn config() -> ProptestConfig {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 /// Plays case after case until one goes wrong.
@@ -280,13 +403,22 @@ fn redis_and_the_map_agree_on_everything() {
     assert!(outcome.is_ok(), "{outcome:?}");
     let tally = tally.0.into_inner().expect("counted");
     println!("{tally:?}");
-    for (status, fewest) in
-        [("Applied", 150), ("Conflict", 50), ("Duplicate(None)", 20), ("Duplicate with outputs", 20)]
-    {
-        assert!(tally.get(status).is_some_and(|n| *n > fewest), "too few {status}: {tally:?}");
+    for (status, fewest) in [
+        ("Applied", 150),
+        ("Conflict", 50),
+        ("Duplicate(None)", 20),
+        ("Duplicate with outputs", 20),
+    ] {
+        assert!(
+            tally.get(status).is_some_and(|n| *n > fewest),
+            "too few {status}: {tally:?}"
+        );
     }
     for status in ["Dead", "TooOld", "Clock", "IdReuse", "Invalid"] {
-        assert!(tally.get(status).is_some_and(|n| *n > 10), "too few {status}: {tally:?}");
+        assert!(
+            tally.get(status).is_some_and(|n| *n > 10),
+            "too few {status}: {tally:?}"
+        );
     }
     marks_outlive_the_fence(&house);
 }
@@ -297,26 +429,56 @@ fn each_broken_twin_disagrees() {
     let runtime = runtime();
     let house = runtime.block_on(House::new(""));
     let twins = [
-        ("seen-check off", "local status = mark and ", "local status = false and "),
+        (
+            "seen-check off",
+            "local status = mark and ",
+            "local status = false and ",
+        ),
         ("half a run", "return not run.statuses and (", "return ("),
-        ("operations checked one by one", "plan.kinds[op.key] = want", ""),
-        ("outputs not listed", "redis.call('ZADD', index, now, key)", ""),
-        ("outputs of what was refused", "cut = cut or run.outbox > 0", ""),
-        ("content not compared", "if there[i + 1] ~= ARGV[at + known + i - 1] then return false end", ""),
+        (
+            "operations checked one by one",
+            "plan.kinds[op.key] = want",
+            "",
+        ),
+        (
+            "outputs not listed",
+            "redis.call('ZADD', index, now, key)",
+            "",
+        ),
+        (
+            "outputs of what was refused",
+            "cut = cut or run.outbox > 0",
+            "",
+        ),
+        (
+            "content not compared",
+            "if there[i + 1] ~= ARGV[at + known + i - 1] then return false end",
+            "",
+        ),
         (
             "more fields not noticed",
             "return redis.call('HLEN', run.row) == known + (there[1] and 1 or 0)",
             "return true",
         ),
-        ("version not raised", "math.max(micros, run.version + 1)", "run.version"),
+        (
+            "version not raised",
+            "math.max(micros, run.version + 1)",
+            "run.version",
+        ),
     ];
     for (name, line, broken) in twins {
         house.redis_cli(&["FLUSHALL"]);
         house.redis_cli(&["FUNCTION", "FLUSH"]);
         let redis = runtime.block_on(house.store());
         break_library(&house, line, broken);
-        let config = ProptestConfig { max_shrink_iters: 0, ..config() };
+        let config = ProptestConfig {
+            max_shrink_iters: 0,
+            ..config()
+        };
         let outcome = play_all(&runtime, &redis, config, &Tally::default());
-        assert!(matches!(outcome, Err(TestError::Fail(..))), "nothing found with {name}: {outcome:?}");
+        assert!(
+            matches!(outcome, Err(TestError::Fail(..))),
+            "nothing found with {name}: {outcome:?}"
+        );
     }
 }

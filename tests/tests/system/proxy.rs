@@ -15,13 +15,18 @@ use tokio::net::TcpStream;
 async fn redis() -> (House, Proxy, TcpStream) {
     let house = House::new("").await;
     let proxy = Proxy::start(Protocol::Redis, house.redis_port, 1).await;
-    let socket = TcpStream::connect(("127.0.0.1", proxy.port)).await.expect("the proxy");
+    let socket = TcpStream::connect(("127.0.0.1", proxy.port))
+        .await
+        .expect("the proxy");
     (house, proxy, socket)
 }
 
 /// Sends one command and returns what has come within the time, empty for nothing, `closed` for the end.
 async fn say(socket: &mut TcpStream, command: &str) -> String {
-    let words: Vec<String> = command.split(' ').map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
+    let words: Vec<String> = command
+        .split(' ')
+        .map(|word| format!("${}\r\n{word}\r\n", word.len()))
+        .collect();
     let request = format!("*{}\r\n{}", words.len(), words.concat());
     if socket.write_all(request.as_bytes()).await.is_err() {
         return "closed".into();
@@ -40,20 +45,40 @@ async fn connections_are_cut_refused_and_half_open() {
     assert_eq!(say(&mut socket, "PING").await, "+PONG\r\n");
     proxy.cut();
     assert_eq!(say(&mut socket, "PING").await, "closed");
-    proxy.set(Faults { refuse: true, ..Faults::default() });
-    let mut refused = TcpStream::connect(("127.0.0.1", proxy.port)).await.expect("the proxy");
+    proxy.set(Faults {
+        refuse: true,
+        ..Faults::default()
+    });
+    let mut refused = TcpStream::connect(("127.0.0.1", proxy.port))
+        .await
+        .expect("the proxy");
     assert_eq!(say(&mut refused, "PING").await, "closed");
     proxy.heal();
-    let mut socket = TcpStream::connect(("127.0.0.1", proxy.port)).await.expect("the proxy");
+    let mut socket = TcpStream::connect(("127.0.0.1", proxy.port))
+        .await
+        .expect("the proxy");
     for swallow in [&[Direction::Up], &[Direction::Down]] {
         assert_eq!(say(&mut socket, "PING").await, "+PONG\r\n");
-        proxy.set(Faults { swallow, ..Faults::default() });
+        proxy.set(Faults {
+            swallow,
+            ..Faults::default()
+        });
         assert_eq!(say(&mut socket, "INCR n").await, "");
         proxy.heal();
-        assert_eq!(say(&mut socket, "PING").await, "closed", "a line that lost bytes is of no use");
-        socket = TcpStream::connect(("127.0.0.1", proxy.port)).await.expect("the proxy");
+        assert_eq!(
+            say(&mut socket, "PING").await,
+            "closed",
+            "a line that lost bytes is of no use"
+        );
+        socket = TcpStream::connect(("127.0.0.1", proxy.port))
+            .await
+            .expect("the proxy");
     }
-    assert_eq!(say(&mut socket, "GET n").await, "$1\r\n1\r\n", "swallowed upwards it never happened, downwards it did");
+    assert_eq!(
+        say(&mut socket, "GET n").await,
+        "$1\r\n1\r\n",
+        "swallowed upwards it never happened, downwards it did"
+    );
     for (fault, times) in [("cut", 1), ("refuse", 1), ("swallow", 2)] {
         assert_eq!(proxy.fired_of(fault), times, "{fault}");
     }
@@ -62,18 +87,31 @@ async fn connections_are_cut_refused_and_half_open() {
 #[tokio::test]
 async fn bytes_are_held_delayed_throttled_and_sliced() {
     let (_house, proxy, mut socket) = redis().await;
-    proxy.set(Faults { freeze: true, ..Faults::default() });
+    proxy.set(Faults {
+        freeze: true,
+        ..Faults::default()
+    });
     assert_eq!(say(&mut socket, "INCR n").await, "");
     proxy.heal();
     let mut late = [0; 4];
-    socket.read_exact(&mut late).await.expect("what was held back comes");
+    socket
+        .read_exact(&mut late)
+        .await
+        .expect("what was held back comes");
     assert_eq!(&late, b":1\r\n");
     let slow = |faults: Faults| proxy.set(faults);
     let start = Instant::now();
-    slow(Faults { latency: Duration::from_millis(100), jitter: Duration::from_millis(50), ..Faults::default() });
+    slow(Faults {
+        latency: Duration::from_millis(100),
+        jitter: Duration::from_millis(50),
+        ..Faults::default()
+    });
     assert_eq!(say(&mut socket, "PING").await, "+PONG\r\n");
     assert!(start.elapsed() >= Duration::from_millis(200), "both ways");
-    slow(Faults { slices: true, ..Faults::default() });
+    slow(Faults {
+        slices: true,
+        ..Faults::default()
+    });
     let mut whole = say(&mut socket, "ECHO abcdefgh").await;
     while whole.len() < "$8\r\nabcdefgh\r\n".len() {
         let mut more = [0; 64];
@@ -82,9 +120,19 @@ async fn bytes_are_held_delayed_throttled_and_sliced() {
     }
     assert_eq!(whole, "$8\r\nabcdefgh\r\n");
     let start = Instant::now();
-    slow(Faults { bytes_per_second: 100, ..Faults::default() });
-    assert!(!say(&mut socket, &format!("ECHO {}", "x".repeat(30))).await.is_empty());
-    assert!(start.elapsed() >= Duration::from_millis(400), "70 bytes at 100 a second");
+    slow(Faults {
+        bytes_per_second: 100,
+        ..Faults::default()
+    });
+    assert!(
+        !say(&mut socket, &format!("ECHO {}", "x".repeat(30)))
+            .await
+            .is_empty()
+    );
+    assert!(
+        start.elapsed() >= Duration::from_millis(400),
+        "70 bytes at 100 a second"
+    );
     let fired = proxy.fired();
     for fault in ["freeze", "delay", "slice", "throttle"] {
         assert!(fired.contains_key(fault), "{fault} in {fired:?}");
@@ -94,14 +142,28 @@ async fn bytes_are_held_delayed_throttled_and_sliced() {
 #[tokio::test]
 async fn a_reset_comes_in_mid_frame() {
     let (_house, proxy, mut socket) = redis().await;
-    proxy.set(Faults { reset: Some(Direction::Down), ..Faults::default() });
+    proxy.set(Faults {
+        reset: Some(Direction::Down),
+        ..Faults::default()
+    });
     assert_eq!(say(&mut socket, "INCR n").await, ":1\r");
     assert_eq!(say(&mut socket, "PING").await, "closed");
-    let mut socket = TcpStream::connect(("127.0.0.1", proxy.port)).await.expect("the proxy");
-    proxy.set(Faults { reset: Some(Direction::Up), ..Faults::default() });
+    let mut socket = TcpStream::connect(("127.0.0.1", proxy.port))
+        .await
+        .expect("the proxy");
+    proxy.set(Faults {
+        reset: Some(Direction::Up),
+        ..Faults::default()
+    });
     assert_eq!(say(&mut socket, "INCR n").await, "closed");
-    let mut socket = TcpStream::connect(("127.0.0.1", proxy.port)).await.expect("the proxy");
-    assert_eq!(say(&mut socket, "GET n").await, "$1\r\n1\r\n", "half a request is none");
+    let mut socket = TcpStream::connect(("127.0.0.1", proxy.port))
+        .await
+        .expect("the proxy");
+    assert_eq!(
+        say(&mut socket, "GET n").await,
+        "$1\r\n1\r\n",
+        "half a request is none"
+    );
     assert_eq!(proxy.fired_of("reset"), 2);
 }
 
@@ -119,7 +181,12 @@ async fn exactly_the_next_reply_of_a_commit_is_lost() {
             published: oncue::event::now_ms(),
             subject: "web.page.viewed",
         };
-        let mark = Mark::new("f", "/k", &oncue::event::Meta::of_origin(&origin), 3_600_000);
+        let mark = Mark::new(
+            "f",
+            "/k",
+            &oncue::event::Meta::of_origin(&origin),
+            3_600_000,
+        );
         let handled = Handled {
             mark,
             payload_hash: 1,
@@ -128,14 +195,29 @@ async fn exactly_the_next_reply_of_a_commit_is_lost() {
             purpose: Purpose::Apply,
             entry: None,
         };
-        store.commit(&[Run { row: None, events: vec![handled] }]).await
+        store
+            .commit(&[Run {
+                row: None,
+                events: vec![handled],
+            }])
+            .await
     };
     commit(1).await.expect("the function is loaded");
-    proxy.set(Faults { lose_answers: 1, ..Faults::default() });
+    proxy.set(Faults {
+        lose_answers: 1,
+        ..Faults::default()
+    });
     redis.ping().await.expect("other replies pass");
     assert!(commit(2).await.expect_err("its reply is lost").away);
-    let again = until("the client is connected again", async || commit(2).await.ok()).await;
-    assert_eq!(again.statuses, [[oncue::store::Status::Duplicate(None)]], "it had been executed");
+    let again = until("the client is connected again", async || {
+        commit(2).await.ok()
+    })
+    .await;
+    assert_eq!(
+        again.statuses,
+        [[oncue::store::Status::Duplicate(None)]],
+        "it had been executed"
+    );
     assert_eq!(proxy.fired_of("lost answer"), 1);
     drop(house);
 }
@@ -144,18 +226,37 @@ async fn exactly_the_next_reply_of_a_commit_is_lost() {
 async fn exactly_the_next_publish_ack_is_lost_and_settlements_are_watched() {
     let house = House::new("").await;
     let proxy = Proxy::start(Protocol::Nats, house.nats_port, 1).await;
-    let bus = Bus::connect(&format!("nats://127.0.0.1:{}", proxy.port), "test").await.expect("through the proxy");
-    bus.require(&layout::stream("web", &StreamConfig::default())).await.expect("a stream");
+    let bus = Bus::connect(&format!("nats://127.0.0.1:{}", proxy.port), "test")
+        .await
+        .expect("through the proxy");
+    bus.require(&layout::stream("web", &StreamConfig::default()))
+        .await
+        .expect("a stream");
     let send = async |text: &'static str| {
-        bus.publish(&Envelope { subject: "web.x".into(), headers: Vec::new(), payload: text.into() }).await
+        bus.publish(&Envelope {
+            subject: "web.x".into(),
+            headers: Vec::new(),
+            payload: text.into(),
+        })
+        .await
     };
     assert_eq!(send("a").await.expect("acked").sequence, 1);
-    proxy.set(Faults { lose_answers: 1, ..Faults::default() });
-    let info = bus.api("STREAM.INFO.web", &serde_json::Value::Null).await.expect("no publish ack, so it passes");
+    proxy.set(Faults {
+        lose_answers: 1,
+        ..Faults::default()
+    });
+    let info = bus
+        .api("STREAM.INFO.web", &serde_json::Value::Null)
+        .await
+        .expect("no publish ack, so it passes");
     assert_eq!(info["state"]["messages"], 1);
     let connections = proxy.wire().accepted.len();
     assert!(send("b").await.is_err(), "its ack is lost");
-    assert_eq!(send("c").await.expect("acked").sequence, 3, "b is stored all the same");
+    assert_eq!(
+        send("c").await.expect("acked").sequence,
+        3,
+        "b is stored all the same"
+    );
     assert_eq!(
         (proxy.fired_of("lost answer"), proxy.wire().accepted.len()),
         (1, connections),
@@ -163,9 +264,19 @@ async fn exactly_the_next_publish_ack_is_lost_and_settlements_are_watched() {
     );
 
     proxy.judge(Duration::from_millis(300));
-    let function = FunctionConfig { concurrency: Some(2), ..FunctionConfig::default() };
+    let function = FunctionConfig {
+        concurrency: Some(2),
+        ..FunctionConfig::default()
+    };
     let limits = Limits::default().with(&function);
-    bus.require(&layout::consumer("judged", "web", &["web.x".into()], &limits)).await.expect("a consumer");
+    bus.require(&layout::consumer(
+        "judged",
+        "web",
+        &["web.x".into()],
+        &limits,
+    ))
+    .await
+    .expect("a consumer");
     let created = bus.stream_created("web").await.expect("a stream");
     let mut pull = bus.pull("web", created, "judged").await.expect("a pull");
     let mut held = pull.ask(Room::of(2)).await.expect("asked");
@@ -177,11 +288,20 @@ async fn exactly_the_next_publish_ack_is_lost_and_settlements_are_watched() {
     bus.flush().await;
     tokio::time::sleep(Duration::from_millis(600)).await;
     bus.retry(&held[1].ticket(), none).await;
-    bus.tell("$JS.ACK.somebody.elses".into(), "+TERM".into()).await.expect("told");
+    bus.tell("$JS.ACK.somebody.elses".into(), "+TERM".into())
+        .await
+        .expect("told");
     bus.flush().await;
-    let wire = until("the last is seen", async || Some(proxy.wire()).filter(|wire| wire.terms == 1)).await;
+    let wire = until("the last is seen", async || {
+        Some(proxy.wire()).filter(|wire| wire.terms == 1)
+    })
+    .await;
     assert_eq!((wire.naks, wire.late_naks, wire.terms), (2, 1, 1));
-    assert_eq!((wire.deliveries, wire.redeliveries), (2, 0), "nobody asked for what was given back");
+    assert_eq!(
+        (wire.deliveries, wire.redeliveries),
+        (2, 0),
+        "nobody asked for what was given back"
+    );
     let mut held = pull.ask(Room::of(2)).await.expect("asked");
     while held.len() < 2 {
         held.extend(pull.next().await.expect("delivered"));
@@ -189,6 +309,16 @@ async fn exactly_the_next_publish_ack_is_lost_and_settlements_are_watched() {
     assert_eq!(proxy.in_hand(proxy.port), 2);
     bus.ack(&held[0].ticket()).await;
     bus.flush().await;
-    let wire = until("the ack is seen", async || Some(proxy.wire()).filter(|wire| wire.acks == 1)).await;
-    assert_eq!((wire.deliveries, wire.redeliveries, proxy.in_hand(proxy.port)), (4, 2, 1));
+    let wire = until("the ack is seen", async || {
+        Some(proxy.wire()).filter(|wire| wire.acks == 1)
+    })
+    .await;
+    assert_eq!(
+        (
+            wire.deliveries,
+            wire.redeliveries,
+            proxy.in_hand(proxy.port)
+        ),
+        (4, 2, 1)
+    );
 }

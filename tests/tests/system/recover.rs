@@ -11,26 +11,40 @@ use oncue_tests::house::{House, Process, QUICK, until};
 use serde_json::{Value, json};
 
 async fn house() -> House {
-    House::new(&format!("[functions.misbehave]\n{QUICK}\n[functions.record]\n{QUICK}\n")).await
+    House::new(&format!(
+        "[functions.misbehave]\n{QUICK}\n[functions.record]\n{QUICK}\n"
+    ))
+    .await
 }
 
 fn told(page: &str, what: &str) -> (&'static str, String) {
-    ("web.page.viewed", format!(r#"{{"page":"{page}","referrer":"{what}"}}"#))
+    (
+        "web.page.viewed",
+        format!(r#"{{"page":"{page}","referrer":"{what}"}}"#),
+    )
 }
 
 fn oncue(house: &House, args: &[&str]) -> (i32, String, String) {
     let output = house.output("oncue", args);
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+    (
+        output.status.code().unwrap_or(-1),
+        text(output.stdout),
+        text(output.stderr),
+    )
 }
 
 fn audit(house: &House) -> (i32, Vec<Value>) {
     let (code, out, err) = oncue(house, &["audit", "--json"]);
-    (code, serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{err}")))
+    (
+        code,
+        serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{err}")),
+    )
 }
 
 fn sums(audit: &Value) -> [u64; 6] {
-    ["accepted", "applied", "dead", "pending", "lost", "expired"].map(|name| audit[name].as_u64().expect(name))
+    ["accepted", "applied", "dead", "pending", "lost", "expired"]
+        .map(|name| audit[name].as_u64().expect(name))
 }
 
 #[tokio::test]
@@ -38,15 +52,36 @@ async fn an_audit_accounts_for_every_event_and_names_what_is_lost() {
     let house = house().await;
     let bus = house.bus().await;
     let (code, out, err) = oncue(&house, &["audit"]);
-    assert!(code == 0 && out.is_empty() && err.contains("misbehave: it has no consumer yet"), "{code} {out} {err}");
+    assert!(
+        code == 0 && out.is_empty() && err.contains("misbehave: it has no consumer yet"),
+        "{code} {out} {err}"
+    );
     let mut workers = house.start_all(&["misbehave", "record"]).await;
-    house.plain_publish([told("/a", ""), told("/b", "emit:2"), told("/refuse", "emit:1"), told("/c", "reject")]);
-    let headers = [("ce-id", "known"), ("ce-type", "web.page.viewed"), ("Nats-Msg-Id", "first")];
+    house.plain_publish([
+        told("/a", ""),
+        told("/b", "emit:2"),
+        told("/refuse", "emit:1"),
+        told("/c", "reject"),
+    ]);
+    let headers = [
+        ("ce-id", "known"),
+        ("ce-type", "web.page.viewed"),
+        ("Nats-Msg-Id", "first"),
+    ];
     for nth in ["first", "copy"] {
-        let headers = headers.map(|(n, v)| Header { name: n.into(), value: if v == "first" { nth } else { v }.into() });
+        let headers = headers.map(|(n, v)| Header {
+            name: n.into(),
+            value: if v == "first" { nth } else { v }.into(),
+        });
         let (subject, payload) = told("/known", "");
         let subject = event::subject(subject, "/known");
-        bus.publish(&Envelope { subject, headers: headers.into(), payload: payload.into() }).await.expect("taken");
+        bus.publish(&Envelope {
+            subject,
+            headers: headers.into(),
+            payload: payload.into(),
+        })
+        .await
+        .expect("taken");
     }
     settle(&house, &bus, 9).await;
     for worker in &mut workers {
@@ -54,19 +89,34 @@ async fn an_audit_accounts_for_every_event_and_names_what_is_lost() {
     }
     house.plain_publish([told("/later", ""), told("/later", "")]);
     let (code, audits) = audit(&house);
-    assert_eq!((code, sums(&audits[0]), sums(&audits[1])), (0, [7, 4, 1, 2, 0, 0], [3, 2, 1, 0, 0, 0]), "{audits:?}");
+    assert_eq!(
+        (code, sums(&audits[0]), sums(&audits[1])),
+        (0, [7, 4, 1, 2, 0, 0], [3, 2, 1, 0, 0, 0]),
+        "{audits:?}"
+    );
     let (_, table, _) = oncue(&house, &["audit", "misbehave"]);
-    assert!(table.contains("= APPLIED") && table.lines().count() == 2, "{table}");
+    assert!(
+        table.contains("= APPLIED") && table.lines().count() == 2,
+        "{table}"
+    );
 
     let bucket = format!("{{p{}}}:d:misbehave:*", event::partition("/known"));
     let bucket = house.redis_cli(&["--scan", "--pattern", &bucket]);
-    let forget = "for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do redis.call('HDEL', KEYS[1], id) end";
+    let forget =
+        "for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do redis.call('HDEL', KEYS[1], id) end";
     house.redis_cli(&["EVAL", forget, "1", &bucket]);
     let (code, audits) = audit(&house);
-    assert_eq!((code, sums(&audits[0])), (1, [7, 3, 1, 2, 1, 0]), "{audits:?}");
+    assert_eq!(
+        (code, sums(&audits[0])),
+        (1, [7, 3, 1, 2, 1, 0]),
+        "{audits:?}"
+    );
     assert_eq!(audits[0]["lost_ids"], json!(["known"]));
     let (code, out, _) = oncue(&house, &["audit"]);
-    assert!(code == 1 && out.contains("misbehave has lost:\n  known"), "{out}");
+    assert!(
+        code == 1 && out.contains("misbehave has lost:\n  known"),
+        "{out}"
+    );
 }
 
 /// The broken twin: a worker that acks before it commits, and dies in between, has lost what no consumer will bring again.
@@ -77,13 +127,20 @@ async fn an_audit_finds_what_a_broken_worker_has_lost() {
         house.start("misbehave").await.stop().await;
         house.set("ONCUE_SABOTAGE", sabotage);
         house.plain_publish([told("/gone", "")]);
-        house.spawn_faulty("misbehave", "handler.done=return(abort)").exit().await;
+        house
+            .spawn_faulty("misbehave", "handler.done=return(abort)")
+            .exit()
+            .await;
         house.set("ONCUE_SABOTAGE", "nothing");
         let (bus, mut worker) = (house.bus().await, house.start("misbehave").await);
         house.drained(&bus, "web", "misbehave").await;
         worker.stop().await;
         let (exit, audits) = audit(&house);
-        assert_eq!((exit, sums(&audits[0])), (code, [1, 1 - lost, 0, 0, lost, 0]), "{sabotage}: {audits:?}");
+        assert_eq!(
+            (exit, sums(&audits[0])),
+            (code, [1, 1 - lost, 0, 0, lost, 0]),
+            "{sabotage}: {audits:?}"
+        );
     }
 }
 
@@ -121,23 +178,49 @@ async fn lose_commits() -> Loss {
     house.restart_redis().await;
     house.plain_publish([told("/alarm", "")]);
     assert_eq!(workers[0].exit().await, Some(1), "{}", workers[0].log());
-    assert!(workers[0].log().contains("Redis went back in time"), "{}", workers[0].log());
+    assert!(
+        workers[0].log().contains("Redis went back in time"),
+        "{}",
+        workers[0].log()
+    );
     workers[1].kill();
     let mut refused = house.spawn("record", &[]);
     assert_eq!(refused.exit().await, Some(1));
-    assert!(refused.log().contains("oncue recover redis"), "{}", refused.log());
+    assert!(
+        refused.log().contains("oncue recover redis"),
+        "{}",
+        refused.log()
+    );
     workers.clear();
-    Loss { house, bus, store, workers }
+    Loss {
+        house,
+        bus,
+        store,
+        workers,
+    }
 }
 
 /// Everything is done, once the stream holds as many messages as there must be: a consumer hears of one a moment later.
 async fn settle(house: &House, bus: &Bus, messages: u64) {
-    until(&format!("{messages} messages"), async || (house.count(bus, "web").await >= messages).then_some(())).await;
-    for (function, subject) in [("misbehave", "web.page.viewed"), ("record", "web.page.milestone")] {
-        let last = bus.api("STREAM.MSG.GET.web", &json!({ "last_by_subj": subject })).await.expect("the last event");
+    until(&format!("{messages} messages"), async || {
+        (house.count(bus, "web").await >= messages).then_some(())
+    })
+    .await;
+    for (function, subject) in [
+        ("misbehave", "web.page.viewed"),
+        ("record", "web.page.milestone"),
+    ] {
+        let last = bus
+            .api("STREAM.MSG.GET.web", &json!({ "last_by_subj": subject }))
+            .await
+            .expect("the last event");
         until(&format!("{function} has it all"), async || {
-            let info = bus.api(&format!("CONSUMER.INFO.web.{function}"), &Value::Null).await.ok()?;
-            (info["delivered"]["stream_seq"].as_u64() >= last["message"]["seq"].as_u64()).then_some(())
+            let info = bus
+                .api(&format!("CONSUMER.INFO.web.{function}"), &Value::Null)
+                .await
+                .ok()?;
+            (info["delivered"]["stream_seq"].as_u64() >= last["message"]["seq"].as_u64())
+                .then_some(())
         })
         .await;
     }
@@ -156,7 +239,14 @@ impl Loss {
                 let ids = self.house.field(&self.store, table, &page, "ids").await;
                 let ids: Vec<String> = serde_json::from_str(&ids).unwrap_or_default();
                 assert!(ids.len() < 2, "{table} {page}: {ids:?}");
-                assert_eq!(self.house.field(&self.store, table, &page, "count").await.parse().unwrap_or(0), ids.len());
+                assert_eq!(
+                    self.house
+                        .field(&self.store, table, &page, "count")
+                        .await
+                        .parse()
+                        .unwrap_or(0),
+                    ids.len()
+                );
                 counts.push(ids.len());
             }
             whole += usize::from(counts == [1, 1]);
@@ -175,28 +265,53 @@ impl Loss {
 async fn what_redis_lost_is_restored_from_the_streams_and_counts_once() {
     let mut loss = lose_commits().await;
     let (code, out, _) = oncue(&loss.house, &["doctor"]);
-    assert!(code == 1 && out.contains("went back in time") && out.contains("oncue recover redis"), "{out}");
+    assert!(
+        code == 1 && out.contains("went back in time") && out.contains("oncue recover redis"),
+        "{out}"
+    );
     let (code, _, err) = oncue(&loss.house, &["recover", "redis"]);
     assert!(code == 2 && err.contains("--yes"), "{err}");
     let (code, out, err) = oncue(&loss.house, &["recover", "redis", "--yes"]);
     assert_eq!(code, 0, "{out}{err}");
     let again = |function: &str| -> u64 {
-        let row = out.lines().find(|line| line.starts_with(function)).unwrap_or_else(|| panic!("{function}: {out}"));
-        row.split_whitespace().last().and_then(|n| n.parse().ok()).expect("a number")
+        let row = out
+            .lines()
+            .find(|line| line.starts_with(function))
+            .unwrap_or_else(|| panic!("{function}: {out}"));
+        row.split_whitespace()
+            .last()
+            .and_then(|n| n.parse().ok())
+            .expect("a number")
     };
     assert!(again("misbehave") >= 33 && again("record") >= 30, "{out}");
     loss.start_again().await;
     assert_eq!(loss.effects().await, EVENTS);
-    assert_eq!(loss.house.field(&loss.store, "tallies", "/alarm", "count").await, "1");
-    assert_eq!(loss.house.count(&loss.bus, "dlq").await, 2, "no dead letter more, none less");
+    assert_eq!(
+        loss.house
+            .field(&loss.store, "tallies", "/alarm", "count")
+            .await,
+        "1"
+    );
+    assert_eq!(
+        loss.house.count(&loss.bus, "dlq").await,
+        2,
+        "no dead letter more, none less"
+    );
     let messages = loss.house.messages(&loss.bus, "web").await;
     let milestones: Vec<&str> = messages.iter().filter_map(|m| m.header("ce-id")).collect();
     let different: BTreeSet<&str> = milestones.iter().copied().collect();
     assert_eq!(different.len(), EVENTS, "outputs have the ids they had");
     let (code, audits) = audit(&loss.house);
-    assert_eq!((code, sums(&audits[0])), (0, [33, 31, 2, 0, 0, 0]), "{audits:?}");
+    assert_eq!(
+        (code, sums(&audits[0])),
+        (0, [33, 31, 2, 0, 0, 0]),
+        "{audits:?}"
+    );
     let (code, _, err) = oncue(&loss.house, &["recover", "redis", "--yes"]);
-    assert!(code == 2 && err.contains("--since"), "nothing stands any more: {err}");
+    assert!(
+        code == 2 && err.contains("--since"),
+        "nothing stands any more: {err}"
+    );
     let (code, _, err) = oncue(&loss.house, &["recover", "redis", "--since", "1h", "--yes"]);
     assert_eq!(code, 0, "once more, for nothing: {err}");
     settle(&loss.house, &loss.bus, 63).await;
@@ -220,7 +335,10 @@ async fn lose_outputs() -> House {
     let bus = house.bus().await;
     let mut worker = house.start("misbehave").await;
     house.plain_publish((0..20).map(|n| told(&format!("/p{n}"), "emit:2")));
-    until("all outputs are there", async || (house.count(&bus, "web").await == 60).then_some(())).await;
+    until("all outputs are there", async || {
+        (house.count(&bus, "web").await == 60).then_some(())
+    })
+    .await;
     house.drained(&bus, "web", "misbehave").await;
     assert_eq!(worker.stop().await, Some(0));
     house.nats.kill();
@@ -234,7 +352,11 @@ async fn all_recorded(house: &House, bus: &Bus) {
     house.drained(bus, "web", "record").await;
     for n in 0..20 {
         let page = format!("/p{n}");
-        assert_eq!(house.field(&store, "records", &page, "count").await, "2", "{page}");
+        assert_eq!(
+            house.field(&store, "records", &page, "count").await,
+            "2",
+            "{page}"
+        );
     }
     assert_eq!(house.count(bus, "dlq").await, 0);
 }
@@ -243,20 +365,32 @@ async fn all_recorded(house: &House, bus: &Bus) {
 async fn outputs_that_nats_lost_are_published_again_by_a_worker() {
     let house = lose_outputs().await;
     let worker = house.start("record").await;
-    worker.wait_for_line("published again what it may have lost").await;
+    worker
+        .wait_for_line("published again what it may have lost")
+        .await;
     let bus = house.bus().await;
-    until("all outputs are back", async || (house.count(&bus, "web").await == 40).then_some(())).await;
+    until("all outputs are back", async || {
+        (house.count(&bus, "web").await == 40).then_some(())
+    })
+    .await;
     all_recorded(&house, &bus).await;
     let (code, out, err) = oncue(&house, &["recover", "nats", "--yes"]);
     assert_eq!(code, 0, "{err}");
-    assert_eq!(numbers(&out), [0, 40], "by hand there is nothing left to do: {out}");
+    assert_eq!(
+        numbers(&out),
+        [0, 40],
+        "by hand there is nothing left to do: {out}"
+    );
 }
 
 #[tokio::test]
 async fn outputs_that_nats_lost_are_published_again_by_hand() {
     let house = lose_outputs().await;
     let (code, _, err) = oncue(&house, &["recover", "nats", "--yes"]);
-    assert!(code == 1 && err.contains("oncue apply"), "there is no stream to take them: {code} {err}");
+    assert!(
+        code == 1 && err.contains("oncue apply"),
+        "there is no stream to take them: {code} {err}"
+    );
     assert_eq!(oncue(&house, &["apply"]).0, 0);
     for expected in [[40, 0], [0, 40]] {
         let (code, out, err) = oncue(&house, &["recover", "nats", "--since", "1h", "--yes"]);
@@ -267,5 +401,8 @@ async fn outputs_that_nats_lost_are_published_again_by_hand() {
 }
 
 fn numbers(table: &str) -> Vec<u64> {
-    table.lines().filter_map(|line| line.split_whitespace().last()?.parse().ok()).collect()
+    table
+        .lines()
+        .filter_map(|line| line.split_whitespace().last()?.parse().ok())
+        .collect()
 }

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use oncue::event::{self, Meta, Origin};
 use oncue::store::{
-    Ask, Basis, Change, Handled, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, Shown, Status, Store, row_key,
+    Ask, Basis, Change, Handled, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, Shown,
+    Status, Store, row_key,
 };
 use oncue_tests::house::House;
 
@@ -11,43 +12,116 @@ const KEY: &str = "/known";
 
 fn handled(id: &str, ops: Vec<(&'static str, Change)>) -> Handled {
     let now = event::now_ms();
-    let origin = Origin { stream: "s", stream_created: 1, sequence: 1, published: now, subject: "web.page.viewed" };
-    let mark = Mark::new("known", KEY, &Meta { id: id.to_owned(), ..Meta::of_origin(&origin) }, 3_600_000);
-    let ops = ops.into_iter().map(|(table, change)| Op { table, change }).collect();
-    Handled { mark, payload_hash: 7, ops, outbox: Bytes::new(), purpose: Purpose::Apply, entry: None }
+    let origin = Origin {
+        stream: "s",
+        stream_created: 1,
+        sequence: 1,
+        published: now,
+        subject: "web.page.viewed",
+    };
+    let mark = Mark::new(
+        "known",
+        KEY,
+        &Meta {
+            id: id.to_owned(),
+            ..Meta::of_origin(&origin)
+        },
+        3_600_000,
+    );
+    let ops = ops
+        .into_iter()
+        .map(|(table, change)| Op { table, change })
+        .collect();
+    Handled {
+        mark,
+        payload_hash: 7,
+        ops,
+        outbox: Bytes::new(),
+        purpose: Purpose::Apply,
+        entry: None,
+    }
 }
 
 fn row_key_of_test() -> RowKey {
-    RowKey { table: "rows", key: KEY.to_owned() }
+    RowKey {
+        table: "rows",
+        key: KEY.to_owned(),
+    }
 }
 
 /// A run of one event on the row.
 fn sets(id: &str, version: u64, fields: &[(&str, &str)]) -> Run {
-    let set = fields.iter().map(|(field, value)| ((*field).to_owned(), value.as_bytes().to_vec())).collect();
-    let row = RowChange { key: row_key_of_test(), basis: Basis::Version(version), set, del: Vec::new() };
-    Run { row: Some(row), events: vec![handled(id, Vec::new())] }
+    let set = fields
+        .iter()
+        .map(|(field, value)| ((*field).to_owned(), value.as_bytes().to_vec()))
+        .collect();
+    let row = RowChange {
+        key: row_key_of_test(),
+        basis: Basis::Version(version),
+        set,
+        del: Vec::new(),
+    };
+    Run {
+        row: Some(row),
+        events: vec![handled(id, Vec::new())],
+    }
 }
 
 fn max(to: i64) -> (&'static str, Change) {
-    ("best", Change::Max { field: "n".into(), to })
+    (
+        "best",
+        Change::Max {
+            field: "n".into(),
+            to,
+        },
+    )
 }
 
 fn add(by: i64) -> (&'static str, Change) {
-    ("sums", Change::Add { field: "n".into(), by })
+    (
+        "sums",
+        Change::Add {
+            field: "n".into(),
+            by,
+        },
+    )
 }
 
 async fn commit(store: &Store, run: Run) -> Vec<Status> {
-    store.commit(&[run]).await.expect("a commit").statuses.remove(0)
+    store
+        .commit(&[run])
+        .await
+        .expect("a commit")
+        .statuses
+        .remove(0)
 }
 
 async fn version(store: &Store) -> u64 {
-    let ask = Ask { row: Some(row_key_of_test()), marks: Vec::new() };
-    store.read(&[ask]).await.expect("a read").remove(0).row.version
+    let ask = Ask {
+        row: Some(row_key_of_test()),
+        marks: Vec::new(),
+    };
+    store
+        .read(&[ask])
+        .await
+        .expect("a read")
+        .remove(0)
+        .row
+        .version
 }
 
 async fn fields(store: &Store) -> Vec<(String, Vec<u8>)> {
-    let ask = Ask { row: Some(row_key_of_test()), marks: Vec::new() };
-    store.read(&[ask]).await.expect("a read").remove(0).row.fields
+    let ask = Ask {
+        row: Some(row_key_of_test()),
+        marks: Vec::new(),
+    };
+    store
+        .read(&[ask])
+        .await
+        .expect("a read")
+        .remove(0)
+        .row
+        .fields
 }
 
 /// As `model` found it: a sum to which three events add 10, 1 and 100. Redis loses the first and goes on with the second; a
@@ -56,14 +130,26 @@ async fn fields(store: &Store) -> Vec<(String, Vec<u8>)> {
 async fn a_row_kept_through_a_rollback_overwrote_another() {
     let house = House::new("").await;
     let store = house.store().await;
-    assert_eq!(commit(&store, sets("first", 0, &[("sum", "10")])).await, [Status::Applied]);
+    assert_eq!(
+        commit(&store, sets("first", 0, &[("sum", "10")])).await,
+        [Status::Applied]
+    );
     let held = version(&store).await;
     house.redis_cli(&["DEL", &row_key("rows", KEY)]);
-    for mark in house.redis_cli(&["--scan", "--pattern", "*:d:known:*"]).lines() {
+    for mark in house
+        .redis_cli(&["--scan", "--pattern", "*:d:known:*"])
+        .lines()
+    {
         house.redis_cli(&["DEL", mark]);
     }
-    assert_eq!(commit(&store, sets("second", 0, &[("sum", "1")])).await, [Status::Applied]);
-    assert_eq!(commit(&store, sets("third", held, &[("sum", "110")])).await, [Status::Conflict]);
+    assert_eq!(
+        commit(&store, sets("second", 0, &[("sum", "1")])).await,
+        [Status::Applied]
+    );
+    assert_eq!(
+        commit(&store, sets("third", held, &[("sum", "110")])).await,
+        [Status::Conflict]
+    );
     assert_eq!(fields(&store).await, [("sum".to_owned(), b"1".to_vec())]);
 }
 
@@ -72,10 +158,19 @@ async fn a_row_kept_through_a_rollback_overwrote_another() {
 async fn the_lowest_number_stuck() {
     let house = House::new("").await;
     let store = house.store().await;
-    let alone = |event| Run { row: None, events: vec![event] };
+    let alone = |event| Run {
+        row: None,
+        events: vec![event],
+    };
     let refused = [Status::Invalid("max overflows".into())];
-    assert_eq!(commit(&store, alone(handled("lowest", vec![max(i64::MIN)]))).await, refused);
-    assert_eq!(commit(&store, alone(handled("higher", vec![max(5)]))).await, [Status::Applied]);
+    assert_eq!(
+        commit(&store, alone(handled("lowest", vec![max(i64::MIN)]))).await,
+        refused
+    );
+    assert_eq!(
+        commit(&store, alone(handled("higher", vec![max(5)]))).await,
+        [Status::Applied]
+    );
 }
 
 /// What a refused event would have done was counted when the next one of its run was checked, and `invalid` is a dead
@@ -86,10 +181,16 @@ async fn a_bad_event_condemned_its_neighbour() {
     let much = 8_000_000_000_000_000_000;
     for store in [house.store().await, Store::Map(MapStore::default())] {
         let clash = ("sums", Change::SetAdd { member: "x".into() });
-        let events = vec![handled("bad", vec![add(much), clash]), handled("good", vec![add(much)])];
+        let events = vec![
+            handled("bad", vec![add(much), clash]),
+            handled("good", vec![add(much)]),
+        ];
         let refused = [Status::Invalid("sadd on a hash".into()), Status::Conflict];
         assert_eq!(commit(&store, Run { row: None, events }).await, refused);
-        let alone = Run { row: None, events: vec![handled("good", vec![add(much)])] };
+        let alone = Run {
+            row: None,
+            events: vec![handled("good", vec![add(much)])],
+        };
         assert_eq!(commit(&store, alone).await, [Status::Applied]);
     }
 }
@@ -100,15 +201,31 @@ async fn a_field_named_as_the_version_was_lost() {
     let house = House::new("").await;
     let store = house.store().await;
     assert_eq!(
-        commit(&store, sets("row", 0, &[("__v", "yours"), ("_v", "mine"), ("a", "1")])).await,
+        commit(
+            &store,
+            sets("row", 0, &[("__v", "yours"), ("_v", "mine"), ("a", "1")])
+        )
+        .await,
         [Status::Applied]
     );
-    let expected = [("__v", "yours"), ("_v", "mine"), ("a", "1")].map(|(f, v)| (f.to_owned(), v.as_bytes().to_vec()));
+    let expected = [("__v", "yours"), ("_v", "mine"), ("a", "1")]
+        .map(|(f, v)| (f.to_owned(), v.as_bytes().to_vec()));
     assert_eq!(fields(&store).await, expected);
-    let counted = ("counts", Change::Add { field: "_v".into(), by: 3 });
-    let alone = Run { row: None, events: vec![handled("count", vec![counted])] };
+    let counted = (
+        "counts",
+        Change::Add {
+            field: "_v".into(),
+            by: 3,
+        },
+    );
+    let alone = Run {
+        row: None,
+        events: vec![handled("count", vec![counted])],
+    };
     assert_eq!(commit(&store, alone).await, [Status::Applied]);
-    let Some(Shown::Row(row)) = store.show("counts", KEY).await.expect("shown") else { panic!("no row") };
+    let Some(Shown::Row(row)) = store.show("counts", KEY).await.expect("shown") else {
+        panic!("no row")
+    };
     assert!(row.version > 0);
     assert_eq!(row.fields, [("_v".to_owned(), b"3".to_vec())]);
 }
@@ -121,7 +238,9 @@ fn two_keys_shared_a_row() {
         redis.rsplit(':').next().unwrap_or_default().to_owned()
     };
     let long = (0..10_000).map(|n| format!("{n}{}", "k".repeat(256)));
-    let long = long.into_iter().find(|long| event::partition(long) == event::partition(&spelled(long)));
+    let long = long
+        .into_iter()
+        .find(|long| event::partition(long) == event::partition(&spelled(long)));
     let long = long.expect("one key in 256 will do");
     assert_ne!(row_key("rows", &long), row_key("rows", &spelled(&long)));
 }

@@ -23,7 +23,9 @@ async fn a_redis_that_went_back_in_time_is_found_out() {
     let record = house.redis_cli(&["--scan", "--pattern", "oncue:commits:*"]);
     let (text, one) = (house.redis_cli(&["GET", &record]), "1 1700000000000");
     assert!(text.starts_with("3 "), "{text}");
-    assert!(redis.regressed().borrow().is_none() && redis.regression().await.expect("asked").is_none());
+    assert!(
+        redis.regressed().borrow().is_none() && redis.regression().await.expect("asked").is_none()
+    );
     // Two commits are lost; others have made more than that since.
     house.redis_cli(&["SET", &record, one]);
     for n in 10..20 {
@@ -31,10 +33,27 @@ async fn a_redis_that_went_back_in_time_is_found_out() {
     }
     numbered(&store, 3).await;
     let found = redis.regression().await.expect("asked").expect("found out");
-    assert_eq!((found.seen, found.found, found.since), (3, 1, 1_700_000_000_000));
-    assert_eq!(found.from.get("suite"), Some(&101), "from the first that is lost");
-    assert!(redis.regressed().borrow().as_ref().is_some_and(|why| why.contains("oncue recover redis")));
-    let refused = RedisStore::connect(&url).await.err().expect("nobody starts on it").to_string();
+    assert_eq!(
+        (found.seen, found.found, found.since),
+        (3, 1, 1_700_000_000_000)
+    );
+    assert_eq!(
+        found.from.get("suite"),
+        Some(&101),
+        "from the first that is lost"
+    );
+    assert!(
+        redis
+            .regressed()
+            .borrow()
+            .as_ref()
+            .is_some_and(|why| why.contains("oncue recover redis"))
+    );
+    let refused = RedisStore::connect(&url)
+        .await
+        .err()
+        .expect("nobody starts on it")
+        .to_string();
     assert!(refused.contains("went back in time"), "{refused}");
     redis.clear_regression().await.expect("cleared");
     RedisStore::connect(&url).await.expect("all is well again");
@@ -44,7 +63,9 @@ async fn a_redis_that_went_back_in_time_is_found_out() {
 #[tokio::test]
 async fn what_was_restored_is_no_loss() {
     let house = House::new("").await;
-    let redis = RedisStore::connect(&format!("redis://127.0.0.1:{}", house.redis_port)).await.expect("Redis");
+    let redis = RedisStore::connect(&format!("redis://127.0.0.1:{}", house.redis_port))
+        .await
+        .expect("Redis");
     let store = Store::Redis(redis.clone());
     for n in 0..3 {
         commit(&store, alone(handled(&format!("r{n}"), "/r"))).await;
@@ -53,10 +74,15 @@ async fn what_was_restored_is_no_loss() {
     house.redis_cli(&["SET", &record, "1 1700000000000"]);
     redis.clear_regression().await.expect("cleared");
     commit(&store, alone(handled("r3", "/r"))).await;
-    assert!(redis.regressed().borrow().is_none() && redis.regression().await.expect("asked").is_none());
+    assert!(
+        redis.regressed().borrow().is_none() && redis.regression().await.expect("asked").is_none()
+    );
     house.redis_cli(&["SET", &record, "1 1700000000000"]);
     commit(&store, alone(handled("r4", "/r"))).await;
-    assert!(redis.regressed().borrow().is_some(), "a loss since then is one");
+    assert!(
+        redis.regressed().borrow().is_some(),
+        "a loss since then is one"
+    );
 }
 
 /// Found by power cuts just after a recovery: Redis lost that it had been restored, and with it every later loss.
@@ -64,7 +90,12 @@ async fn what_was_restored_is_no_loss() {
 async fn a_restoration_that_was_lost_as_well_hides_no_loss() {
     let house = House::new("").await;
     let url = format!("redis://127.0.0.1:{}", house.redis_port);
-    RedisStore::connect(&url).await.expect("Redis").clear_regression().await.expect("restored");
+    RedisStore::connect(&url)
+        .await
+        .expect("Redis")
+        .clear_regression()
+        .await
+        .expect("restored");
     let redis = RedisStore::connect(&url).await.expect("Redis");
     let store = Store::Redis(redis.clone());
     for n in 0..3 {
@@ -74,16 +105,28 @@ async fn a_restoration_that_was_lost_as_well_hides_no_loss() {
     house.redis_cli(&["SET", &record, "1 1700000000000"]);
     house.redis_cli(&["DEL", "oncue:epoch"]);
     commit(&store, alone(handled("l3", "/l"))).await;
-    assert!(redis.regressed().borrow().is_some() && redis.regression().await.expect("asked").is_some());
+    assert!(
+        redis.regressed().borrow().is_some() && redis.regression().await.expect("asked").is_some()
+    );
 }
 
 #[tokio::test]
 async fn an_emptied_redis_is_restored_from_the_beginning() {
     let house = House::new("").await;
-    let redis = RedisStore::connect(&format!("redis://127.0.0.1:{}", house.redis_port)).await.expect("Redis");
+    let redis = RedisStore::connect(&format!("redis://127.0.0.1:{}", house.redis_port))
+        .await
+        .expect("Redis");
     let store = Store::Redis(redis.clone());
     commit(&store, alone(handled("e0", "/e"))).await;
     house.redis_cli(&["FLUSHALL"]);
     commit(&store, alone(handled("e1", "/e"))).await;
-    assert_eq!(redis.regression().await.expect("asked").expect("found out").since, 0);
+    assert_eq!(
+        redis
+            .regression()
+            .await
+            .expect("asked")
+            .expect("found out")
+            .since,
+        0
+    );
 }

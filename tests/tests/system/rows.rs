@@ -10,15 +10,22 @@ const PAGE: &str = "/p";
 async fn clicks(house: &House, n: usize) {
     let bus = house.bus().await;
     for _ in 0..n {
-        house.plain_publish([("web.page.viewed", format!(r#"{{"page":"{PAGE}","visitor":"v"}}"#))]);
+        house.plain_publish([(
+            "web.page.viewed",
+            format!(r#"{{"page":"{PAGE}","visitor":"v"}}"#),
+        )]);
         house.drained(&bus, "web", "count-views").await;
     }
 }
 
 fn reads(house: &House) -> u64 {
     let stats = house.redis_cli(&["INFO", "commandstats"]);
-    let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_hgetall:calls="));
-    calls.and_then(|calls| calls.split(',').next()?.parse().ok()).unwrap_or_default()
+    let calls = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_hgetall:calls="));
+    calls
+        .and_then(|calls| calls.split(',').next()?.parse().ok())
+        .unwrap_or_default()
 }
 
 /// Counts on from what an operator, or another worker, has put there.
@@ -30,7 +37,10 @@ async fn a_change_is_seen(house: &House) {
     assert_eq!(house.redis_cli(&["HGET", &row, "views"]), "1002");
     house.redis_cli(&["HSET", &row, "note", "by hand"]);
     clicks(house, 1).await;
-    assert_eq!(house.redis_cli(&["HMGET", &row, "views", "note"]), "1003\nby hand");
+    assert_eq!(
+        house.redis_cli(&["HMGET", &row, "views", "note"]),
+        "1003\nby hand"
+    );
     house.redis_cli(&["DEL", &row]);
     clicks(house, 1).await;
     assert_eq!(house.redis_cli(&["HGET", &row, "views"]), "1");
@@ -43,7 +53,10 @@ async fn a_worker_alone_reads_a_row_once() {
     clicks(&house, 1).await;
     let before = reads(&house);
     clicks(&house, 9).await;
-    assert_eq!(house.redis_cli(&["HGET", &row_key("pages", PAGE), "views"]), "10");
+    assert_eq!(
+        house.redis_cli(&["HGET", &row_key("pages", PAGE), "views"]),
+        "10"
+    );
     assert_eq!(reads(&house), before, "it was read again");
     a_change_is_seen(&house).await;
     assert!(reads(&house) > before, "what was refused is read");

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use oncue::event::{self, Incoming, Origin};
 use oncue::store::{
-    Ask, Basis, Change, Frame, Handled, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, Shown, Status, Store,
+    Ask, Basis, Change, Frame, Handled, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, Shown,
+    Status, Store,
 };
 use oncue_tests::house::House;
 
@@ -19,97 +20,228 @@ pub fn handled(id: &str, key: &str) -> Handled {
 }
 
 fn handled_at(id: &str, key: &str, time: u64, timed: bool) -> Handled {
-    let origin = Origin { stream: "s", stream_created: 1, sequence: 1, published: time, subject: "web.page.viewed" };
-    let Incoming { mut meta, .. } = event::read([].into_iter(), Bytes::new(), &origin).expect("a plain message");
+    let origin = Origin {
+        stream: "s",
+        stream_created: 1,
+        sequence: 1,
+        published: time,
+        subject: "web.page.viewed",
+    };
+    let Incoming { mut meta, .. } =
+        event::read([].into_iter(), Bytes::new(), &origin).expect("a plain message");
     (meta.id, meta.timed) = (id.to_owned(), timed);
     let mark = Mark::new("suite", key, &meta, HORIZON);
-    Handled { mark, payload_hash: 7, ops: Vec::new(), outbox: Bytes::new(), purpose: Purpose::Apply, entry: None }
+    Handled {
+        mark,
+        payload_hash: 7,
+        ops: Vec::new(),
+        outbox: Bytes::new(),
+        purpose: Purpose::Apply,
+        entry: None,
+    }
 }
 
 fn with_ops(id: &str, key: &str, ops: Vec<(&'static str, Change)>) -> Handled {
-    let ops = ops.into_iter().map(|(table, change)| Op { table, change }).collect();
-    Handled { ops, ..handled(id, key) }
+    let ops = ops
+        .into_iter()
+        .map(|(table, change)| Op { table, change })
+        .collect();
+    Handled {
+        ops,
+        ..handled(id, key)
+    }
 }
 
 fn run(key: &str, version: u64, set: &[(&str, &str)], del: &[&str], events: Vec<Handled>) -> Run {
-    let set = set.iter().map(|(field, value)| ((*field).to_owned(), value.as_bytes().to_vec())).collect();
+    let set = set
+        .iter()
+        .map(|(field, value)| ((*field).to_owned(), value.as_bytes().to_vec()))
+        .collect();
     let del = del.iter().map(|field| (*field).to_owned()).collect();
-    let key = RowKey { table: "rows", key: key.to_owned() };
-    Run { row: Some(RowChange { key, basis: Basis::Version(version), set, del }), events }
+    let key = RowKey {
+        table: "rows",
+        key: key.to_owned(),
+    };
+    Run {
+        row: Some(RowChange {
+            key,
+            basis: Basis::Version(version),
+            set,
+            del,
+        }),
+        events,
+    }
 }
 
 pub fn alone(event: Handled) -> Run {
-    Run { row: None, events: vec![event] }
+    Run {
+        row: None,
+        events: vec![event],
+    }
 }
 
 /// Version 1 stands for the one the row has.
 pub async fn commit(store: &Store, mut run: Run) -> Vec<Status> {
-    if let Some(row) = run.row.as_mut().filter(|row| row.basis == Basis::Version(1)) {
-        let ask = Ask { row: Some(row.key.clone()), marks: Vec::new() };
-        row.basis = Basis::Version(store.read(&[ask]).await.expect("a read").remove(0).row.version);
+    if let Some(row) = run
+        .row
+        .as_mut()
+        .filter(|row| row.basis == Basis::Version(1))
+    {
+        let ask = Ask {
+            row: Some(row.key.clone()),
+            marks: Vec::new(),
+        };
+        row.basis = Basis::Version(
+            store
+                .read(&[ask])
+                .await
+                .expect("a read")
+                .remove(0)
+                .row
+                .version,
+        );
     }
-    store.commit(&[run]).await.expect("a commit").statuses.remove(0)
+    store
+        .commit(&[run])
+        .await
+        .expect("a commit")
+        .statuses
+        .remove(0)
 }
 
 /// Whether the row is there, as a version, and its fields.
 async fn row(store: &Store, key: &str) -> (u64, Vec<(String, String)>) {
-    let ask = Ask { row: Some(RowKey { table: "rows", key: key.to_owned() }), marks: Vec::new() };
+    let ask = Ask {
+        row: Some(RowKey {
+            table: "rows",
+            key: key.to_owned(),
+        }),
+        marks: Vec::new(),
+    };
     let row = store.read(&[ask]).await.expect("a read").remove(0).row;
-    (row.version.min(1), row.fields.into_iter().map(|(f, v)| (f, String::from_utf8(v).expect("text"))).collect())
+    (
+        row.version.min(1),
+        row.fields
+            .into_iter()
+            .map(|(f, v)| (f, String::from_utf8(v).expect("text")))
+            .collect(),
+    )
 }
 
 fn fields(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    pairs.iter().map(|(f, v)| ((*f).to_owned(), (*v).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(f, v)| ((*f).to_owned(), (*v).to_owned()))
+        .collect()
 }
 
 async fn an_event_is_applied_once_and_brings_its_neighbours_back(store: &Store) {
-    commit(store, run("/d", 0, &[("n", "1")], &[], vec![handled("d1", "/d")])).await;
-    let again = run("/d", 1, &[("n", "3")], &[], vec![handled("d1", "/d"), handled("d2", "/d")]);
-    assert_eq!(commit(store, again).await, [Status::Duplicate(None), Status::Conflict]);
+    commit(
+        store,
+        run("/d", 0, &[("n", "1")], &[], vec![handled("d1", "/d")]),
+    )
+    .await;
+    let again = run(
+        "/d",
+        1,
+        &[("n", "3")],
+        &[],
+        vec![handled("d1", "/d"), handled("d2", "/d")],
+    );
+    assert_eq!(
+        commit(store, again).await,
+        [Status::Duplicate(None), Status::Conflict]
+    );
     assert_eq!(row(store, "/d").await, (1, fields(&[("n", "1")])));
-    let ask = Ask { row: None, marks: vec![handled("d1", "/d").mark, handled("d2", "/d").mark] };
-    assert_eq!(store.read(&[ask]).await.expect("a read")[0].seen, [true, false]);
+    let ask = Ask {
+        row: None,
+        marks: vec![handled("d1", "/d").mark, handled("d2", "/d").mark],
+    };
+    assert_eq!(
+        store.read(&[ask]).await.expect("a read")[0].seen,
+        [true, false]
+    );
 }
 
 async fn two_copies_in_one_run_are_not_both_applied(store: &Store) {
-    let twice = run("/t", 0, &[("n", "2")], &[], vec![handled("t1", "/t"), handled("t1", "/t")]);
-    assert_eq!(commit(store, twice).await, [Status::Conflict, Status::Conflict]);
+    let twice = run(
+        "/t",
+        0,
+        &[("n", "2")],
+        &[],
+        vec![handled("t1", "/t"), handled("t1", "/t")],
+    );
+    assert_eq!(
+        commit(store, twice).await,
+        [Status::Conflict, Status::Conflict]
+    );
     assert_eq!(row(store, "/t").await, (0, Vec::new()));
 }
 
 fn with_outputs(id: &str, key: &str, outputs: &'static str) -> Handled {
-    Handled { outbox: Bytes::from_static(outputs.as_bytes()), ..handled(id, key) }
+    Handled {
+        outbox: Bytes::from_static(outputs.as_bytes()),
+        ..handled(id, key)
+    }
 }
 
 /// Commits runs of one event each and says where their outputs wait.
 async fn outbox(store: &Store, events: &[Handled]) -> String {
     let runs: Vec<Run> = events.iter().cloned().map(alone).collect();
     let committed = store.commit(&runs).await.expect("a commit");
-    assert!(committed.statuses.iter().flatten().all(|status| *status == Status::Applied), "{committed:?}");
+    assert!(
+        committed
+            .statuses
+            .iter()
+            .flatten()
+            .all(|status| *status == Status::Applied),
+        "{committed:?}"
+    );
     committed.outbox.expect("outputs wait")
 }
 
 /// Outputs of a partition that wait, or are kept, by where they do.
 async fn waiting(store: &Store, partition: u32, until: u64) -> Vec<(String, Vec<Frame>)> {
-    let left = store.unpublished(partition..partition + 1, until).await.expect("a list");
-    left.into_iter().map(|left| (left.outbox_key, left.frames)).collect()
+    let left = store
+        .unpublished(partition..partition + 1, until)
+        .await
+        .expect("a list");
+    left.into_iter()
+        .map(|left| (left.outbox_key, left.frames))
+        .collect()
 }
 
 fn frame(event: &Handled) -> Frame {
-    Frame { id: event.mark.id, outputs: event.outbox.clone() }
+    Frame {
+        id: event.mark.id,
+        outputs: event.outbox.clone(),
+    }
 }
 
 async fn outputs_wait_until_they_are_published(store: &Store) {
     let (now, partition) = (event::now_ms(), event::partition("/o"));
-    let events = [with_outputs("o1", "/o", "out"), handled("o2", "/o"), with_outputs("o3", "/other", "more")];
+    let events = [
+        with_outputs("o1", "/o", "out"),
+        handled("o2", "/o"),
+        with_outputs("o3", "/other", "more"),
+    ];
     let key = outbox(store, &events).await;
     // The second run's outputs are not taken: what the first has stored is what is published.
     let again = async |id, key| commit(store, alone(with_outputs(id, key, "again"))).await;
-    assert_eq!(again("o1", "/o").await, [Status::Duplicate(Some(Bytes::from_static(b"out")))]);
-    assert_eq!(again("o3", "/other").await, [Status::Duplicate(Some(Bytes::from_static(b"more")))]);
+    assert_eq!(
+        again("o1", "/o").await,
+        [Status::Duplicate(Some(Bytes::from_static(b"out")))]
+    );
+    assert_eq!(
+        again("o3", "/other").await,
+        [Status::Duplicate(Some(Bytes::from_static(b"more")))]
+    );
     assert_eq!(again("o2", "/o").await, [Status::Duplicate(None)]);
     let frames = vec![frame(&events[0]), frame(&events[2])];
-    assert_eq!(waiting(store, partition, now + 60_000).await, [(key.clone(), frames)]);
+    assert_eq!(
+        waiting(store, partition, now + 60_000).await,
+        [(key.clone(), frames)]
+    );
     assert_eq!(waiting(store, partition, now - 60_000).await, []);
     store.published(&[key], false).await.expect("marked");
     assert_eq!(again("o1", "/o").await, [Status::Duplicate(None)]);
@@ -120,27 +252,64 @@ async fn a_refused_run_leaves_no_outputs(store: &Store) {
     let partition = event::partition("/w");
     let first = outbox(store, &[with_outputs("w1", "/w", "first")]).await;
     store.published(&[first], false).await.expect("marked");
-    let runs =
-        [("w2", "before"), ("w1", "again"), ("w3", "behind")].map(|(id, outputs)| with_outputs(id, "/w", outputs));
-    let committed = store.commit(&runs.clone().map(alone)).await.expect("a commit");
-    assert_eq!(committed.statuses, [[Status::Applied], [Status::Duplicate(None)], [Status::Applied]]);
+    let runs = [("w2", "before"), ("w1", "again"), ("w3", "behind")]
+        .map(|(id, outputs)| with_outputs(id, "/w", outputs));
+    let committed = store
+        .commit(&runs.clone().map(alone))
+        .await
+        .expect("a commit");
+    assert_eq!(
+        committed.statuses,
+        [
+            [Status::Applied],
+            [Status::Duplicate(None)],
+            [Status::Applied]
+        ]
+    );
     let key = committed.outbox.expect("outputs wait");
     let frames = vec![frame(&runs[0]), frame(&runs[2])];
-    assert_eq!(waiting(store, partition, event::now_ms() + 60_000).await, [(key.clone(), frames)]);
+    assert_eq!(
+        waiting(store, partition, event::now_ms() + 60_000).await,
+        [(key.clone(), frames)]
+    );
     store.published(&[key], false).await.expect("marked");
-    let committed = store.commit(&[alone(with_outputs("w2", "/w", "new"))]).await.expect("a commit");
-    assert_eq!(committed.outbox, None, "nothing was applied, so nothing waits");
+    let committed = store
+        .commit(&[alone(with_outputs("w2", "/w", "new"))])
+        .await
+        .expect("a commit");
+    assert_eq!(
+        committed.outbox, None,
+        "nothing was applied, so nothing waits"
+    );
 }
 
 async fn an_outbox_can_be_published_in_part(store: &Store) {
     let (now, partition) = (event::now_ms(), event::partition("/half"));
-    let events = [with_outputs("h1", "/half", "one"), with_outputs("h2", "/half", "two")];
+    let events = [
+        with_outputs("h1", "/half", "one"),
+        with_outputs("h2", "/half", "two"),
+    ];
     let key = outbox(store, &events).await;
-    store.split(&key, &[frame(&events[1])], &[frame(&events[0])]).await.expect("split");
-    assert_eq!(waiting(store, partition, now + 60_000).await, [(key.clone(), vec![frame(&events[1])])]);
-    let kept = store.kept(partition, now - 60_000, 0).await.expect("a list");
-    assert_eq!(kept.iter().map(|kept| &kept.frames[..]).collect::<Vec<_>>(), [[frame(&events[0])]]);
-    assert_eq!(commit(store, alone(events[0].clone())).await, [Status::Duplicate(None)]);
+    store
+        .split(&key, &[frame(&events[1])], &[frame(&events[0])])
+        .await
+        .expect("split");
+    assert_eq!(
+        waiting(store, partition, now + 60_000).await,
+        [(key.clone(), vec![frame(&events[1])])]
+    );
+    let kept = store
+        .kept(partition, now - 60_000, 0)
+        .await
+        .expect("a list");
+    assert_eq!(
+        kept.iter().map(|kept| &kept.frames[..]).collect::<Vec<_>>(),
+        [[frame(&events[0])]]
+    );
+    assert_eq!(
+        commit(store, alone(events[0].clone())).await,
+        [Status::Duplicate(None)]
+    );
     let two = Status::Duplicate(Some(Bytes::from_static(b"two")));
     assert_eq!(commit(store, alone(events[1].clone())).await, [two]);
     store.published(&[key], false).await.expect("marked");
@@ -149,14 +318,20 @@ async fn an_outbox_can_be_published_in_part(store: &Store) {
 
 async fn published_outputs_can_be_kept_for_a_while(store: &Store) {
     let event = with_outputs("k1", "/kept", "kept");
-    let (key, partition) = (outbox(store, std::slice::from_ref(&event)).await, event::partition("/kept"));
+    let (key, partition) = (
+        outbox(store, std::slice::from_ref(&event)).await,
+        event::partition("/kept"),
+    );
     let kept = async |since| -> Vec<String> {
         let kept = store.kept(partition, since, 0).await.expect("a list");
         kept.into_iter().map(|kept| kept.outbox_key).collect()
     };
     let now = event::now_ms();
     assert!(kept(now - 60_000).await.is_empty(), "not published yet");
-    store.published(std::slice::from_ref(&key), true).await.expect("marked");
+    store
+        .published(std::slice::from_ref(&key), true)
+        .await
+        .expect("marked");
     assert_eq!(
         commit(store, alone(event)).await,
         [Status::Duplicate(None)],
@@ -165,9 +340,15 @@ async fn published_outputs_can_be_kept_for_a_while(store: &Store) {
     assert_eq!(waiting(store, partition, now + 60_000).await, []);
     assert_eq!(kept(now - 60_000).await, std::slice::from_ref(&key));
     assert!(kept(now + 60_000).await.is_empty());
-    store.forget(partition..partition + 1, now - 60_000).await.expect("looked");
+    store
+        .forget(partition..partition + 1, now - 60_000)
+        .await
+        .expect("looked");
     assert_eq!(kept(now - 60_000).await, [key]);
-    store.forget(partition..partition + 1, now + 60_000).await.expect("forgotten");
+    store
+        .forget(partition..partition + 1, now + 60_000)
+        .await
+        .expect("forgotten");
     assert!(kept(now - 60_000).await.is_empty());
 }
 
@@ -180,22 +361,58 @@ async fn a_dead_letter_lives_again_only_for_a_later_redrive(store: &Store) {
         event
     };
     let seen = async |number| {
-        let ask = Ask { row: None, marks: vec![redriven(number).mark] };
+        let ask = Ask {
+            row: None,
+            marks: vec![redriven(number).mark],
+        };
         store.read(&[ask]).await.expect("a read")[0].seen[0]
     };
-    commit(store, alone(Handled { purpose: Purpose::Bury, ..handled_at("rd", "/rd", old, true) })).await;
+    commit(
+        store,
+        alone(Handled {
+            purpose: Purpose::Bury,
+            ..handled_at("rd", "/rd", old, true)
+        }),
+    )
+    .await;
     assert_eq!(commit(store, alone(redriven(0))).await, [Status::Dead]);
     assert!(seen(0).await && !seen(1).await);
     // It failed again: the first redrive is spent, the second is not.
-    assert_eq!(commit(store, alone(Handled { purpose: Purpose::Bury, ..redriven(1) })).await, [Status::Applied]);
+    assert_eq!(
+        commit(
+            store,
+            alone(Handled {
+                purpose: Purpose::Bury,
+                ..redriven(1)
+            })
+        )
+        .await,
+        [Status::Applied]
+    );
     assert_eq!(commit(store, alone(redriven(1))).await, [Status::Dead]);
     assert!(seen(1).await && !seen(2).await);
     assert_eq!(commit(store, alone(redriven(2))).await, [Status::Applied]);
-    assert_eq!(commit(store, alone(redriven(2))).await, [Status::Duplicate(None)]);
-    assert_eq!(commit(store, alone(redriven(3))).await, [Status::Duplicate(None)], "applied is applied");
+    assert_eq!(
+        commit(store, alone(redriven(2))).await,
+        [Status::Duplicate(None)]
+    );
+    assert_eq!(
+        commit(store, alone(redriven(3))).await,
+        [Status::Duplicate(None)],
+        "applied is applied"
+    );
     assert!(seen(3).await);
-    let count = async |number| store.started(&[redriven(number).mark]).await.expect("counted")[0];
-    assert_eq!((count(1).await, count(1).await, count(2).await), (1, 2, 1), "each redrive has attempts of its own");
+    let count = async |number| {
+        store
+            .started(&[redriven(number).mark])
+            .await
+            .expect("counted")[0]
+    };
+    assert_eq!(
+        (count(1).await, count(1).await, count(2).await),
+        (1, 2, 1),
+        "each redrive has attempts of its own"
+    );
 }
 
 async fn the_age_fence_holds(store: &Store) {
@@ -207,112 +424,337 @@ async fn the_age_fence_holds(store: &Store) {
         ("future", now + 7_200_000, Status::Clock),
     ];
     for (id, time, expected) in cases {
-        assert_eq!(commit(store, alone(handled_at(id, "/f", time, true))).await, [expected], "{id}");
+        assert_eq!(
+            commit(store, alone(handled_at(id, "/f", time, true))).await,
+            [expected],
+            "{id}"
+        );
     }
     // A dead letter is recorded however old the event is, and then stays dead.
-    let dead = Handled { purpose: Purpose::Bury, ..handled_at("old", "/f", now - HORIZON - 60_000, true) };
+    let dead = Handled {
+        purpose: Purpose::Bury,
+        ..handled_at("old", "/f", now - HORIZON - 60_000, true)
+    };
     assert_eq!(commit(store, alone(dead)).await, [Status::Applied]);
-    assert_eq!(commit(store, alone(handled_at("old", "/f", now - HORIZON - 60_000, true))).await, [Status::Dead]);
+    assert_eq!(
+        commit(
+            store,
+            alone(handled_at("old", "/f", now - HORIZON - 60_000, true))
+        )
+        .await,
+        [Status::Dead]
+    );
 }
 
 async fn an_untimed_event_is_known_under_another_time(store: &Store) {
     let now = event::now_ms();
-    assert_eq!(commit(store, alone(handled_at("u1", "/u", now - HORIZON / 2, false))).await, [Status::Applied]);
-    assert_eq!(commit(store, alone(handled_at("u1", "/u", now, false))).await, [Status::Duplicate(None)]);
+    assert_eq!(
+        commit(
+            store,
+            alone(handled_at("u1", "/u", now - HORIZON / 2, false))
+        )
+        .await,
+        [Status::Applied]
+    );
+    assert_eq!(
+        commit(store, alone(handled_at("u1", "/u", now, false))).await,
+        [Status::Duplicate(None)]
+    );
     // A copy that stands later in the stream may be handled first, on the other side of a bucket's end.
     let edge = now / HORIZON * HORIZON;
-    assert_eq!(commit(store, alone(handled_at("u2", "/u", edge + 1000, false))).await, [Status::Applied]);
-    assert_eq!(commit(store, alone(handled_at("u2", "/u", edge - 1000, false))).await, [Status::Duplicate(None)]);
-    let ask = Ask { row: None, marks: vec![handled_at("u1", "/u", now, false).mark] };
+    assert_eq!(
+        commit(store, alone(handled_at("u2", "/u", edge + 1000, false))).await,
+        [Status::Applied]
+    );
+    assert_eq!(
+        commit(store, alone(handled_at("u2", "/u", edge - 1000, false))).await,
+        [Status::Duplicate(None)]
+    );
+    let ask = Ask {
+        row: None,
+        marks: vec![handled_at("u1", "/u", now, false).mark],
+    };
     assert_eq!(store.read(&[ask]).await.expect("a read")[0].seen, [true]);
 }
 
 /// Redis went back in time between the look-up and the commit: an event that was known is new again.
 async fn asking_after_an_event_applies_nothing(store: &Store) {
-    let recall = Handled { purpose: Purpose::Recall, ..handled("q1", "/q") };
-    assert_eq!(commit(store, alone(recall.clone())).await, [Status::Conflict]);
-    assert_eq!(commit(store, alone(handled("q1", "/q"))).await, [Status::Applied]);
-    assert_eq!(commit(store, alone(recall)).await, [Status::Duplicate(None)]);
+    let recall = Handled {
+        purpose: Purpose::Recall,
+        ..handled("q1", "/q")
+    };
+    assert_eq!(
+        commit(store, alone(recall.clone())).await,
+        [Status::Conflict]
+    );
+    assert_eq!(
+        commit(store, alone(handled("q1", "/q"))).await,
+        [Status::Applied]
+    );
+    assert_eq!(
+        commit(store, alone(recall)).await,
+        [Status::Duplicate(None)]
+    );
 }
 
 async fn an_id_with_another_payload_is_not_a_duplicate(store: &Store) {
     commit(store, alone(handled("i1", "/i"))).await;
-    let forged = Handled { payload_hash: 8, ..handled("i1", "/i") };
+    let forged = Handled {
+        payload_hash: 8,
+        ..handled("i1", "/i")
+    };
     assert_eq!(commit(store, alone(forged)).await, [Status::IdReuse]);
 }
 
 async fn blind_operations_commute(store: &Store) {
-    let add = |by| ("hits", Change::Add { field: "n".into(), by });
-    for (id, ops) in [("b1", vec![add(5)]), ("b2", vec![add(-2), ("hits", Change::Max { field: "top".into(), to: 4 })])]
-    {
-        assert_eq!(commit(store, alone(with_ops(id, "/b", ops))).await, [Status::Applied]);
+    let add = |by| {
+        (
+            "hits",
+            Change::Add {
+                field: "n".into(),
+                by,
+            },
+        )
+    };
+    for (id, ops) in [
+        ("b1", vec![add(5)]),
+        (
+            "b2",
+            vec![
+                add(-2),
+                (
+                    "hits",
+                    Change::Max {
+                        field: "top".into(),
+                        to: 4,
+                    },
+                ),
+            ],
+        ),
+    ] {
+        assert_eq!(
+            commit(store, alone(with_ops(id, "/b", ops))).await,
+            [Status::Applied]
+        );
     }
-    commit(store, alone(with_ops("b3", "/b", vec![("hits", Change::Max { field: "top".into(), to: 3 })]))).await;
-    let Some(Shown::Row(hits)) = store.show("hits", "/b").await.expect("shown") else { panic!("no row") };
-    assert_eq!(hits.fields, [("n".to_owned(), b"3".to_vec()), ("top".to_owned(), b"4".to_vec())]);
+    commit(
+        store,
+        alone(with_ops(
+            "b3",
+            "/b",
+            vec![(
+                "hits",
+                Change::Max {
+                    field: "top".into(),
+                    to: 3,
+                },
+            )],
+        )),
+    )
+    .await;
+    let Some(Shown::Row(hits)) = store.show("hits", "/b").await.expect("shown") else {
+        panic!("no row")
+    };
+    assert_eq!(
+        hits.fields,
+        [
+            ("n".to_owned(), b"3".to_vec()),
+            ("top".to_owned(), b"4".to_vec())
+        ]
+    );
     for (n, member) in ["x", "y", "x", "z"].into_iter().enumerate() {
         let ops = vec![
-            ("members", Change::SetAdd { member: member.into() }),
-            ("best", Change::TopN { member: member.into(), score: n as i64, limit: 2 }),
-            ("kinds", Change::Distinct { member: member.into() }),
+            (
+                "members",
+                Change::SetAdd {
+                    member: member.into(),
+                },
+            ),
+            (
+                "best",
+                Change::TopN {
+                    member: member.into(),
+                    score: n as i64,
+                    limit: 2,
+                },
+            ),
+            (
+                "kinds",
+                Change::Distinct {
+                    member: member.into(),
+                },
+            ),
         ];
         commit(store, alone(with_ops(&format!("m{n}"), "/b", ops))).await;
     }
-    let Some(Shown::Members(mut members)) = store.show("members", "/b").await.expect("shown") else { panic!("no set") };
+    let Some(Shown::Members(mut members)) = store.show("members", "/b").await.expect("shown")
+    else {
+        panic!("no set")
+    };
     members.sort();
     assert_eq!(members, ["x", "y", "z"]);
     let best = Shown::Ranking(vec![("z".into(), 3.0), ("x".into(), 2.0)]);
     assert_eq!(store.show("best", "/b").await.expect("shown"), Some(best));
-    assert_eq!(store.show("kinds", "/b").await.expect("shown"), Some(Shown::Count(3)));
+    assert_eq!(
+        store.show("kinds", "/b").await.expect("shown"),
+        Some(Shown::Count(3))
+    );
 }
 
 fn add_to(table: &'static str, by: i64) -> (&'static str, Change) {
-    (table, Change::Add { field: "n".into(), by })
+    (
+        table,
+        Change::Add {
+            field: "n".into(),
+            by,
+        },
+    )
 }
 
 async fn a_bad_operation_changes_nothing_at_all(store: &Store) {
-    commit(store, alone(with_ops("v1", "/v", vec![("things", Change::SetAdd { member: "x".into() })]))).await;
-    let add = ("counts", Change::Add { field: "n".into(), by: 1 });
-    let clash = ("things", Change::Add { field: "n".into(), by: 1 });
+    commit(
+        store,
+        alone(with_ops(
+            "v1",
+            "/v",
+            vec![("things", Change::SetAdd { member: "x".into() })],
+        )),
+    )
+    .await;
+    let add = (
+        "counts",
+        Change::Add {
+            field: "n".into(),
+            by: 1,
+        },
+    );
+    let clash = (
+        "things",
+        Change::Add {
+            field: "n".into(),
+            by: 1,
+        },
+    );
     let bad = with_ops("v2", "/v", vec![add, clash]);
-    let status = commit(store, run("/v", 0, &[("a", "1")], &[], vec![handled("v3", "/v"), bad])).await;
-    assert_eq!(status, [Status::Conflict, Status::Invalid("add on a set".into())]);
+    let status = commit(
+        store,
+        run("/v", 0, &[("a", "1")], &[], vec![handled("v3", "/v"), bad]),
+    )
+    .await;
+    assert_eq!(
+        status,
+        [Status::Conflict, Status::Invalid("add on a set".into())]
+    );
     assert_eq!(row(store, "/v").await, (0, Vec::new()));
     assert_eq!(store.show("counts", "/v").await.expect("shown"), None);
     // Against each other as well as against what is there: nothing half applied.
-    let clashing = vec![add_to("mixed", 1), ("mixed", Change::SetAdd { member: "x".into() })];
-    assert_eq!(commit(store, alone(with_ops("v6", "/v", clashing))).await, [Status::Invalid("sadd on a hash".into())]);
+    let clashing = vec![
+        add_to("mixed", 1),
+        ("mixed", Change::SetAdd { member: "x".into() }),
+    ];
+    assert_eq!(
+        commit(store, alone(with_ops("v6", "/v", clashing))).await,
+        [Status::Invalid("sadd on a hash".into())]
+    );
     assert_eq!(store.show("mixed", "/v").await.expect("shown"), None);
-    let halves = ["v7", "v8"].map(|id| with_ops(id, "/v", vec![add_to("halves", 8_000_000_000_000_000_000)]));
+    let halves = ["v7", "v8"]
+        .map(|id| with_ops(id, "/v", vec![add_to("halves", 8_000_000_000_000_000_000)]));
     let status = commit(store, run("/v", 0, &[("a", "1")], &[], halves.to_vec())).await;
-    assert_eq!(status, [Status::Conflict, Status::Invalid("add overflows".into())]);
-    assert_eq!((row(store, "/v").await, store.show("halves", "/v").await.expect("shown")), ((0, Vec::new()), None));
+    assert_eq!(
+        status,
+        [Status::Conflict, Status::Invalid("add overflows".into())]
+    );
+    assert_eq!(
+        (
+            row(store, "/v").await,
+            store.show("halves", "/v").await.expect("shown")
+        ),
+        ((0, Vec::new()), None)
+    );
     let odd = run("/odd", 0, &[("n", "007")], &[], vec![handled("v9", "/odd")]);
     commit(store, odd).await;
     let bad = alone(with_ops("v10", "/odd", vec![add_to("rows", 1)]));
-    assert_eq!(commit(store, bad).await, [Status::Invalid("add on a field that holds no integer".into())]);
-    let max = |id, to| alone(with_ops(id, "/v", vec![("stamps", Change::Max { field: "n".into(), to })]));
-    for (id, to) in [("v11", 9_007_199_254_740_992), ("v12", 9_007_199_254_740_993), ("v13", -5)] {
+    assert_eq!(
+        commit(store, bad).await,
+        [Status::Invalid(
+            "add on a field that holds no integer".into()
+        )]
+    );
+    let max = |id, to| {
+        alone(with_ops(
+            id,
+            "/v",
+            vec![(
+                "stamps",
+                Change::Max {
+                    field: "n".into(),
+                    to,
+                },
+            )],
+        ))
+    };
+    for (id, to) in [
+        ("v11", 9_007_199_254_740_992),
+        ("v12", 9_007_199_254_740_993),
+        ("v13", -5),
+    ] {
         assert_eq!(commit(store, max(id, to)).await, [Status::Applied]);
     }
-    let Some(Shown::Row(stamps)) = store.show("stamps", "/v").await.expect("shown") else { panic!("no row") };
-    assert_eq!(stamps.fields, [("n".to_owned(), b"9007199254740993".to_vec())]);
-    let overflow = |id, by| with_ops(id, "/v", vec![("big", Change::Add { field: "n".into(), by })]);
-    assert_eq!(commit(store, alone(overflow("v4", i64::MAX / 2))).await, [Status::Applied]);
-    assert_eq!(commit(store, alone(overflow("v5", i64::MAX))).await, [Status::Invalid("add overflows".into())]);
+    let Some(Shown::Row(stamps)) = store.show("stamps", "/v").await.expect("shown") else {
+        panic!("no row")
+    };
+    assert_eq!(
+        stamps.fields,
+        [("n".to_owned(), b"9007199254740993".to_vec())]
+    );
+    let overflow = |id, by| {
+        with_ops(
+            id,
+            "/v",
+            vec![(
+                "big",
+                Change::Add {
+                    field: "n".into(),
+                    by,
+                },
+            )],
+        )
+    };
+    assert_eq!(
+        commit(store, alone(overflow("v4", i64::MAX / 2))).await,
+        [Status::Applied]
+    );
+    assert_eq!(
+        commit(store, alone(overflow("v5", i64::MAX))).await,
+        [Status::Invalid("add overflows".into())]
+    );
 }
 
 async fn one_bad_run_does_not_fail_its_neighbours(store: &Store) {
-    commit(store, run("/n", 0, &[("a", "1")], &[], vec![handled("n1", "/n")])).await;
+    commit(
+        store,
+        run("/n", 0, &[("a", "1")], &[], vec![handled("n1", "/n")]),
+    )
+    .await;
     let stale = run("/n", 0, &[("a", "2")], &[], vec![handled("n2", "/n")]);
     let fine = run("/n2", 0, &[("a", "1")], &[], vec![handled("n3", "/n2")]);
-    let statuses = store.commit(&[stale, fine]).await.expect("a commit").statuses;
+    let statuses = store
+        .commit(&[stale, fine])
+        .await
+        .expect("a commit")
+        .statuses;
     assert_eq!(statuses, [[Status::Conflict], [Status::Applied]]);
 }
 
 async fn runs_are_counted(store: &Store) {
     let (one, other) = (handled("s1", "/s").mark, handled("s2", "/s").mark);
-    assert_eq!(store.started(&[one.clone(), other.clone()]).await.expect("counted"), [1, 1]);
+    assert_eq!(
+        store
+            .started(&[one.clone(), other.clone()])
+            .await
+            .expect("counted"),
+        [1, 1]
+    );
     assert_eq!(store.started(&[one]).await.expect("counted"), [2]);
     assert_eq!(store.started(&[other]).await.expect("counted"), [2]);
 }
@@ -360,7 +802,10 @@ async fn an_emptied_redis_gets_its_library_back() {
     let house = House::new("").await;
     let store = house.store().await;
     house.redis_cli(&["FUNCTION", "FLUSH"]);
-    assert_eq!(commit(&store, alone(handled("again", "/x"))).await, [Status::Applied]);
+    assert_eq!(
+        commit(&store, alone(handled("again", "/x"))).await,
+        [Status::Applied]
+    );
 }
 
 /// Outputs are written before the commit that names them. If that is never made, they go by themselves.
@@ -374,13 +819,27 @@ async fn outputs_of_a_commit_that_never_came_expire() {
         (key, seconds)
     };
     let commit = "local function commit(KEYS, ARGV)";
-    break_library(&house, commit, &format!("{commit} do return redis.error_reply('BROKEN') end"));
-    store.commit(&[alone(with_outputs("never", "/never", "lost"))]).await.expect_err("no commit");
+    break_library(
+        &house,
+        commit,
+        &format!("{commit} do return redis.error_reply('BROKEN') end"),
+    );
+    store
+        .commit(&[alone(with_outputs("never", "/never", "lost"))])
+        .await
+        .expect_err("no commit");
     let (key, seconds) = left();
-    assert!(!key.is_empty() && (1..=60).contains(&seconds), "{key:?} stays for {seconds} s");
+    assert!(
+        !key.is_empty() && (1..=60).contains(&seconds),
+        "{key:?} stays for {seconds} s"
+    );
     house.redis_cli(&["DEL", &key]);
     house.redis_cli(&["FUNCTION", "FLUSH"]);
     let store = house.store().await;
     outbox(&store, &[with_outputs("made", "/made", "kept")]).await;
-    assert_eq!(left().1, -1, "what is committed stays until it is published");
+    assert_eq!(
+        left().1,
+        -1,
+        "what is committed stays until it is published"
+    );
 }

@@ -35,7 +35,12 @@ async fn traced(env: &[(&str, &str)]) -> (House, Collector) {
 }
 
 /// Waits for all spans of a kind.
-async fn spans(collector: &Collector, what: &str, at_least: usize, fit: impl Fn(&Received) -> bool) -> Vec<Received> {
+async fn spans(
+    collector: &Collector,
+    what: &str,
+    at_least: usize,
+    fit: impl Fn(&Received) -> bool,
+) -> Vec<Received> {
     until(what, async || {
         let found: Vec<Received> = collector.spans().into_iter().filter(&fit).collect();
         (found.len() >= at_least).then_some(found)
@@ -45,13 +50,30 @@ async fn spans(collector: &Collector, what: &str, at_least: usize, fit: impl Fn(
 
 /// An event that tells `misbehave` what to do, as another client would publish it.
 async fn tell(bus: &Bus, headers: &[(&str, &str)], word: &str) {
-    tell_of(bus, headers, &json!({ "page": "/p", "referrer": word }).to_string()).await;
+    tell_of(
+        bus,
+        headers,
+        &json!({ "page": "/p", "referrer": word }).to_string(),
+    )
+    .await;
 }
 
 async fn tell_of(bus: &Bus, headers: &[(&str, &str)], payload: &str) {
-    let headers = headers.iter().map(|(n, v)| Header { name: (*n).to_owned(), value: (*v).to_owned() }).collect();
+    let headers = headers
+        .iter()
+        .map(|(n, v)| Header {
+            name: (*n).to_owned(),
+            value: (*v).to_owned(),
+        })
+        .collect();
     let payload = payload.as_bytes().to_vec().into();
-    bus.publish(&Envelope { subject: "web.page.viewed".to_owned(), headers, payload }).await.expect("NATS takes it");
+    bus.publish(&Envelope {
+        subject: "web.page.viewed".to_owned(),
+        headers,
+        payload,
+    })
+    .await
+    .expect("NATS takes it");
 }
 
 /// Trace and parent of what a test publishes.

@@ -9,7 +9,11 @@ use crate::store::{alone, commit, handled, suite};
 pub fn break_library(house: &House, line: &str, broken: &str) {
     let listed = house.redis_cli(&["FUNCTION", "LIST", "WITHCODE"]);
     let code = &listed[listed.find("#!lua").expect("the library is loaded")..];
-    assert_eq!(code.matches(line).count(), 1, "{line:?} is not (or not only once) in commit.lua");
+    assert_eq!(
+        code.matches(line).count(),
+        1,
+        "{line:?} is not (or not only once) in commit.lua"
+    );
     let loaded = house.redis_cli(&["FUNCTION", "LOAD", "REPLACE", &code.replace(line, broken)]);
     assert!(loaded.starts_with("oncue_"), "{loaded}");
 }
@@ -19,30 +23,78 @@ pub fn break_library(house: &House, line: &str, broken: &str) {
 async fn each_broken_twin_fails_the_suite() {
     let house = House::new("").await;
     let twins = [
-        ("seen-check off", "local status = mark and ", "local status = false and "),
-        ("fence off", "local fenced = now > group.oldest + horizon or", "local fenced = false or"),
-        ("version check off", "(not run.row or row_is_fresh(run, ARGV))", "true"),
-        ("copies in one run", "if run.ids[ids[i]] then run.copies", "if false then run.copies"),
-        ("payload check off", "if string.sub(mark, 2, 9) ~= string.sub(own, 2, 9)", "if false"),
+        (
+            "seen-check off",
+            "local status = mark and ",
+            "local status = false and ",
+        ),
+        (
+            "fence off",
+            "local fenced = now > group.oldest + horizon or",
+            "local fenced = false or",
+        ),
+        (
+            "version check off",
+            "(not run.row or row_is_fresh(run, ARGV))",
+            "true",
+        ),
+        (
+            "copies in one run",
+            "if run.ids[ids[i]] then run.copies",
+            "if false then run.copies",
+        ),
+        (
+            "payload check off",
+            "if string.sub(mark, 2, 9) ~= string.sub(own, 2, 9)",
+            "if false",
+        ),
         (
             "redrives unlimited",
             "if group.redrive <= (tonumber(string.sub(mark, 16)) or 0) then",
             "if group.redrive == 0 then",
         ),
-        ("redrives ignored", "if group.redrive <= (tonumber(string.sub(mark, 16)) or 0) then", "if true then"),
+        (
+            "redrives ignored",
+            "if group.redrive <= (tonumber(string.sub(mark, 16)) or 0) then",
+            "if true then",
+        ),
         ("half a run", "return not run.statuses and (", "return ("),
-        ("outputs not stored", "redis.call('PERSIST', key)", "redis.call('DEL', key)"),
-        ("outputs of one run alone", "redis.call('SET', key, table.concat(kept))", "redis.call('SET', key, kept[1])"),
+        (
+            "outputs not stored",
+            "redis.call('PERSIST', key)",
+            "redis.call('DEL', key)",
+        ),
+        (
+            "outputs of one run alone",
+            "redis.call('SET', key, table.concat(kept))",
+            "redis.call('SET', key, kept[1])",
+        ),
         ("outputs of refused runs", "cut = cut or run.outbox > 0", ""),
-        ("operations unchecked", "why = why or check_op(run.ops[at], own)", "why = nil"),
-        ("operations checked one by one", "plan.kinds[op.key] = want", ""),
-        ("asking applies", "if group.kind == 'q' then refuse(run, group.first + i, 'conflict', '') end", ""),
+        (
+            "operations unchecked",
+            "why = why or check_op(run.ops[at], own)",
+            "why = nil",
+        ),
+        (
+            "operations checked one by one",
+            "plan.kinds[op.key] = want",
+            "",
+        ),
+        (
+            "asking applies",
+            "if group.kind == 'q' then refuse(run, group.first + i, 'conflict', '') end",
+            "",
+        ),
         (
             "blind changes not told",
             "redis.call('HSET', key, '_v', string.format('%.0f', math.max(micros, version + 1)))",
             "",
         ),
-        ("row written blindly", "redis.call('HSET', run.row, unpack(ARGV, from, math.min(from + 1999, last)))", ""),
+        (
+            "row written blindly",
+            "redis.call('HSET', run.row, unpack(ARGV, from, math.min(from + 1999, last)))",
+            "",
+        ),
     ];
     for (name, line, broken) in twins {
         house.redis_cli(&["FLUSHALL"]);
@@ -61,18 +113,34 @@ async fn nothing_is_committed_without_its_outputs() {
     let store = house.store().await;
     let function = format!("oncue_commit_{}", library(&house));
     let call = |outbox: &str| {
-        house.redis_cli(&["FCALL", &function, "3", "record", outbox, "index", "86400000", "1000", "worker 1", "3", "0"])
+        house.redis_cli(&[
+            "FCALL", &function, "3", "record", outbox, "index", "86400000", "1000", "worker 1",
+            "3", "0",
+        ])
     };
     assert!(call("gone").contains("TRYAGAIN"), "{}", call("gone"));
     assert_eq!(house.redis_cli(&["EXISTS", "record", "index"]), "0");
     house.redis_cli(&["SET", "there", "abc", "EX", "60"]);
     assert!(!call("there").contains("TRYAGAIN"));
-    assert_eq!(house.redis_cli(&["EXISTS", "record", "there", "index"]), "1", "of no run, no outputs");
+    assert_eq!(
+        house.redis_cli(&["EXISTS", "record", "there", "index"]),
+        "1",
+        "of no run, no outputs"
+    );
 
     // What is committed stays; what was refused leaves nothing behind.
-    let output = |id: &str| Handled { outbox: bytes::Bytes::from_static(b"out"), ..handled(id, "/x") };
-    assert_eq!(commit(&store, alone(output("once"))).await, [Status::Applied]);
-    assert!(matches!(commit(&store, alone(output("once"))).await[..], [Status::Duplicate(Some(_))]));
+    let output = |id: &str| Handled {
+        outbox: bytes::Bytes::from_static(b"out"),
+        ..handled(id, "/x")
+    };
+    assert_eq!(
+        commit(&store, alone(output("once"))).await,
+        [Status::Applied]
+    );
+    assert!(matches!(
+        commit(&store, alone(output("once"))).await[..],
+        [Status::Duplicate(Some(_))]
+    ));
     let outboxes = house.redis_cli(&["--scan", "--pattern", "*:o:*"]);
     assert_eq!(outboxes.lines().count(), 1, "{outboxes}");
     assert_eq!(house.redis_cli(&["TTL", &outboxes]), "-1");
@@ -86,22 +154,39 @@ async fn a_late_call_does_not_lower_the_record() {
     let _store = house.store().await;
     let function = format!("oncue_commit_{}", library(&house));
     let call = |number: &str| {
-        house.redis_cli(&["FCALL", &function, "3", "record", "outbox", "index", "86400000", "1000", number, "0", "0"])
+        house.redis_cli(&[
+            "FCALL", &function, "3", "record", "outbox", "index", "86400000", "1000", number, "0",
+            "0",
+        ])
     };
     let record = || house.redis_cli(&["GET", "record"]);
     call("9");
-    for (number, said, then) in [("12", "9 ", "12 "), ("10", "12 ", "12 "), ("13", "12 ", "13 ")] {
+    for (number, said, then) in [
+        ("12", "9 ", "12 "),
+        ("10", "12 ", "12 "),
+        ("13", "12 ", "13 "),
+    ] {
         let before = call(number);
         assert!(before.starts_with(said), "{number}: {before:?}");
         assert!(record().starts_with(then), "{number}: {:?}", record());
     }
-    break_library(&house, "if before and count_of(before) > count_of(record) then", "if false then");
+    break_library(
+        &house,
+        "if before and count_of(before) > count_of(record) then",
+        "if false then",
+    );
     call("10");
-    assert!(record().starts_with("10 "), "the broken twin: {:?}", record());
+    assert!(
+        record().starts_with("10 "),
+        "the broken twin: {:?}",
+        record()
+    );
 }
 
 fn library(house: &House) -> String {
     let list = house.redis_cli(&["FUNCTION", "LIST"]);
-    let name = list.lines().find_map(|line| line.trim().strip_prefix("oncue_commit_"));
+    let name = list
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("oncue_commit_"));
     name.expect("the library is there").to_owned()
 }

@@ -8,21 +8,30 @@ use oncue_tests::house::{House, until};
 use serde_json::{Value, json};
 
 fn told(page: &str, what: &str) -> (&'static str, String) {
-    ("web.page.viewed", format!(r#"{{"page":"{page}","referrer":"{what}"}}"#))
+    (
+        "web.page.viewed",
+        format!(r#"{{"page":"{page}","referrer":"{what}"}}"#),
+    )
 }
 
 /// Ids of the milestones in the stream.
 async fn milestones(house: &House) -> Vec<String> {
     let messages = house.messages(&house.bus().await, "web").await;
-    let milestones = messages.iter().filter(|m| m.subject.starts_with("web.page.milestone"));
-    milestones.filter_map(|m| m.header("ce-id").map(str::to_owned)).collect()
+    let milestones = messages
+        .iter()
+        .filter(|m| m.subject.starts_with("web.page.milestone"));
+    milestones
+        .filter_map(|m| m.header("ce-id").map(str::to_owned))
+        .collect()
 }
 
 /// What NATS acked and lost is still in Redis for a while, and published again without anybody asking.
 #[tokio::test]
 async fn outputs_that_nats_lost_are_published_again() {
     for keep in ["5m", "0s"] {
-        let config = format!("[functions.misbehave]\nack_wait = \"1s\"\n[redis]\nkeep_outputs = \"{keep}\"\n");
+        let config = format!(
+            "[functions.misbehave]\nack_wait = \"1s\"\n[redis]\nkeep_outputs = \"{keep}\"\n"
+        );
         let mut house = House::new(&config).await;
         let mut worker = house.start("misbehave").await;
         house.plain_publish((0..20).map(|n| told(&format!("/l{n}"), "emit:2")));
@@ -33,12 +42,21 @@ async fn outputs_that_nats_lost_are_published_again() {
         house.nats.kill();
         std::fs::remove_dir_all(house.dir.join("nats")).expect("emptied");
         house.restart_nats().await;
-        assert!(house.bus().await.api("STREAM.INFO.web", &Value::Null).await.is_err(), "the store is not empty");
+        assert!(
+            house
+                .bus()
+                .await
+                .api("STREAM.INFO.web", &Value::Null)
+                .await
+                .is_err(),
+            "the store is not empty"
+        );
         let _worker = house.start("misbehave").await;
         if keep == "5m" {
-            let mut after =
-                until("all are there again", async || Some(milestones(&house).await).filter(|ids| ids.len() >= 40))
-                    .await;
+            let mut after = until("all are there again", async || {
+                Some(milestones(&house).await).filter(|ids| ids.len() >= 40)
+            })
+            .await;
             let mut before = before;
             before.sort();
             after.sort();
@@ -62,20 +80,37 @@ async fn only_what_is_old_and_done_is_purged() {
     house.plain_publish((0..10).map(|n| told(&format!("/p{n}"), "")));
     house.drained(&bus, "web", "misbehave").await;
     let now = Duration::ZERO;
-    assert_eq!(purge(&bus, "web", now).await.expect("asked"), 0, "call-once has seen none of them");
+    assert_eq!(
+        purge(&bus, "web", now).await.expect("asked"),
+        0,
+        "call-once has seen none of them"
+    );
     let calls = house.dir.join("calls").display().to_string();
     let mut house = house;
     house.set("CALLS", &calls);
     let _other = house.start("call-once").await;
     house.drained(&bus, "web", "call-once").await;
-    assert_eq!(purge(&bus, "web", Duration::from_hours(1)).await.expect("asked"), 0, "young");
+    assert_eq!(
+        purge(&bus, "web", Duration::from_hours(1))
+            .await
+            .expect("asked"),
+        0,
+        "young"
+    );
     house.plain_publish([told("/slow", "slow:2500")]);
     until("it is in hand", async || {
-        let info = bus.api("CONSUMER.INFO.web.misbehave", &Value::Null).await.ok()?;
+        let info = bus
+            .api("CONSUMER.INFO.web.misbehave", &Value::Null)
+            .await
+            .ok()?;
         (info["num_ack_pending"] == 1).then_some(())
     })
     .await;
-    assert_eq!(purge(&bus, "web", now).await.expect("asked"), 10, "all but the one in hand");
+    assert_eq!(
+        purge(&bus, "web", now).await.expect("asked"),
+        10,
+        "all but the one in hand"
+    );
     house.drained(&bus, "web", "misbehave").await;
     house.drained(&bus, "web", "call-once").await;
     assert_eq!(purge(&bus, "web", now).await.expect("asked"), 1);
@@ -89,7 +124,11 @@ async fn a_place_in_time_is_found() {
     let mut worker = house.start("misbehave").await;
     worker.stop().await;
     let bus = house.bus().await;
-    assert_eq!(bus.first_since("web", 0).await.expect("asked"), None, "an empty stream");
+    assert_eq!(
+        bus.first_since("web", 0).await.expect("asked"),
+        None,
+        "an empty stream"
+    );
     house.plain_publish((0..50).map(|n| told(&format!("/a{n}"), "")));
     tokio::time::sleep(Duration::from_millis(30)).await;
     let between = event::now_ms();
@@ -100,9 +139,18 @@ async fn a_place_in_time_is_found() {
     }
     assert_eq!(bus.first_since("web", 0).await.expect("asked"), Some(1));
     // The two that came first after the moment are gone; anything from the last one before to the next one there will do.
-    let found = bus.first_since("web", between).await.expect("asked").expect("a place");
+    let found = bus
+        .first_since("web", between)
+        .await
+        .expect("asked")
+        .expect("a place");
     assert!((51..=53).contains(&found), "{found}");
-    assert_eq!(bus.first_since("web", event::now_ms() + 60_000).await.expect("asked"), Some(101));
+    assert_eq!(
+        bus.first_since("web", event::now_ms() + 60_000)
+            .await
+            .expect("asked"),
+        Some(101)
+    );
 }
 
 /// Outputs of many events go out as one write; where a batch is refused they go one by one. Either way each is there once.
@@ -114,19 +162,43 @@ async fn outputs_are_published_in_batches_or_else_one_by_one() {
         let worker = house.start("misbehave").await;
         let bus = house.bus().await;
         if refused {
-            let info = bus.api("STREAM.INFO.web", &Value::Null).await.expect("a stream");
+            let info = bus
+                .api("STREAM.INFO.web", &Value::Null)
+                .await
+                .expect("a stream");
             let mut config = info["config"].clone();
             config["allow_atomic"] = false.into();
-            bus.api("STREAM.UPDATE.web", &config).await.expect("changed");
+            bus.api("STREAM.UPDATE.web", &config)
+                .await
+                .expect("changed");
         }
         house.plain_publish((0..100).map(|n| told(&format!("/b{n}"), "emit:3")));
         house.drained(&bus, "web", "misbehave").await;
         let messages = house.messages(&bus, "web").await;
-        let milestones: Vec<_> = messages.iter().filter(|m| m.subject.starts_with("web.page.milestone")).collect();
-        let ids: std::collections::BTreeSet<&str> = milestones.iter().filter_map(|m| m.header("ce-id")).collect();
-        assert_eq!((milestones.len(), ids.len()), (300, 300), "{}", worker.log());
-        let batched = milestones.iter().filter(|m| m.header("Nats-Batch-Id").is_some()).count();
-        assert_eq!(worker.log().contains("publishing one by one"), refused, "{}", worker.log());
+        let milestones: Vec<_> = messages
+            .iter()
+            .filter(|m| m.subject.starts_with("web.page.milestone"))
+            .collect();
+        let ids: std::collections::BTreeSet<&str> = milestones
+            .iter()
+            .filter_map(|m| m.header("ce-id"))
+            .collect();
+        assert_eq!(
+            (milestones.len(), ids.len()),
+            (300, 300),
+            "{}",
+            worker.log()
+        );
+        let batched = milestones
+            .iter()
+            .filter(|m| m.header("Nats-Batch-Id").is_some())
+            .count();
+        assert_eq!(
+            worker.log().contains("publishing one by one"),
+            refused,
+            "{}",
+            worker.log()
+        );
         assert!(refused || batched > 100, "{batched} of 300 in batches");
     }
 }
@@ -138,14 +210,35 @@ async fn keys_are_no_subjects_of_a_stream() {
     let house = House::new("").await;
     let bus = house.bus().await;
     let _worker = house.start("misbehave").await;
-    let mut heard = bus.subscribe("web.page.viewed.home").await.expect("a subscription");
-    bus.api("STREAM.INFO.web", &Value::Null).await.expect("an answer, so the server knows of the subscription");
-    for subject in ["web.page.viewed.home", "web.page.viewed.about", "web.page.viewed"] {
+    let mut heard = bus
+        .subscribe("web.page.viewed.home")
+        .await
+        .expect("a subscription");
+    bus.api("STREAM.INFO.web", &Value::Null)
+        .await
+        .expect("an answer, so the server knows of the subscription");
+    for subject in [
+        "web.page.viewed.home",
+        "web.page.viewed.about",
+        "web.page.viewed",
+    ] {
         house.plain_publish([(subject, r#"{"page":"/home","visitor":"v"}"#.to_owned())]);
     }
     house.drained(&bus, "web", "misbehave").await;
-    let info = bus.api("STREAM.INFO.web", &json!({ "subjects_filter": ">" })).await.expect("its subjects");
+    let info = bus
+        .api("STREAM.INFO.web", &json!({ "subjects_filter": ">" }))
+        .await
+        .expect("its subjects");
     assert_eq!(info["state"]["subjects"]["web.page.viewed"], 3, "{info}");
-    assert_eq!(info["state"]["subjects"].as_object().map(serde_json::Map::len), Some(1), "{info}");
-    assert_eq!(heard.next().await.expect("one").subject, "web.page.viewed.home");
+    assert_eq!(
+        info["state"]["subjects"]
+            .as_object()
+            .map(serde_json::Map::len),
+        Some(1),
+        "{info}"
+    );
+    assert_eq!(
+        heard.next().await.expect("one").subject,
+        "web.page.viewed.home"
+    );
 }

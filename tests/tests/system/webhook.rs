@@ -32,7 +32,10 @@ enum Reply {
 }
 
 fn say(status: &str, body: &str) -> Reply {
-    Reply::Say(format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
+    Reply::Say(format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    ))
 }
 
 #[derive(Clone, Debug)]
@@ -45,7 +48,9 @@ impl Received {
     fn header(&self, name: &str) -> &str {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
         let found = lines.find(|(found, _)| found.eq_ignore_ascii_case(name));
-        found.unwrap_or_else(|| panic!("no {name} in {}", self.head)).1
+        found
+            .unwrap_or_else(|| panic!("no {name} in {}", self.head))
+            .1
     }
 }
 
@@ -60,8 +65,15 @@ impl Receiver {
     async fn start(replies: Vec<Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let (connections, received) = (Arc::<Mutex<usize>>::default(), Arc::<Mutex<Vec<Received>>>::default());
-        let receiver = Self { port, connections: connections.clone(), received: received.clone() };
+        let (connections, received) = (
+            Arc::<Mutex<usize>>::default(),
+            Arc::<Mutex<Vec<Received>>>::default(),
+        );
+        let receiver = Self {
+            port,
+            connections: connections.clone(),
+            received: received.clone(),
+        };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 *connections.lock().expect("lock") += 1;
@@ -87,13 +99,20 @@ impl Receiver {
     }
 }
 
-async fn serve(mut stream: TcpStream, received: Arc<Mutex<Vec<Received>>>, replies: Vec<Reply>) -> Option<()> {
+async fn serve(
+    mut stream: TcpStream,
+    received: Arc<Mutex<Vec<Received>>>,
+    replies: Vec<Reply>,
+) -> Option<()> {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte).await.ok()?;
         head.push(byte[0]);
     }
-    let mut request = Received { head: String::from_utf8(head).expect("UTF-8"), body: String::new() };
+    let mut request = Received {
+        head: String::from_utf8(head).expect("UTF-8"),
+        body: String::new(),
+    };
     let mut body = vec![0; request.header("content-length").parse().expect("a length")];
     stream.read_exact(&mut body).await.ok()?;
     request.body = String::from_utf8(body).expect("UTF-8");
@@ -115,7 +134,10 @@ async fn serve(mut stream: TcpStream, received: Arc<Mutex<Vec<Received>>>, repli
 
 /// A house with the function in it, told to notify `url`.
 async fn house(url: &str, env: &[(&str, &str)]) -> (House, Process) {
-    let mut house = House::new(&format!("[functions.notify-webhook]\n{QUICK}\nattempts = 4\n")).await;
+    let mut house = House::new(&format!(
+        "[functions.notify-webhook]\n{QUICK}\nattempts = 4\n"
+    ))
+    .await;
     house.set("WEBHOOK_URL", url);
     house.set("WEBHOOK_SECRET", &secret(&KEY));
     for (name, value) in env {
@@ -142,7 +164,9 @@ async fn dead_letter(house: &House) -> DeadLetter {
     let bus = house.bus().await;
     until("a dead letter", async || {
         let letters = house.messages(&bus, "dlq").await;
-        letters.first().map(|letter| DeadLetter::decode(&letter.payload[..]).expect("a dead letter"))
+        letters
+            .first()
+            .map(|letter| DeadLetter::decode(&letter.payload[..]).expect("a dead letter"))
     })
     .await
 }
@@ -150,58 +174,117 @@ async fn dead_letter(house: &House) -> DeadLetter {
 async fn done(house: &House) {
     let bus = house.bus().await;
     house.drained(&bus, "files", "notify-webhook").await;
-    assert_eq!(house.count(&bus, "dlq").await, 0, "{:#?}", house.messages(&bus, "dlq").await);
+    assert_eq!(
+        house.count(&bus, "dlq").await,
+        0,
+        "{:#?}",
+        house.messages(&bus, "dlq").await
+    );
 }
 
 /// Written out after [RFC 2104], so that no code is shared with those who sign.
 fn hmac(key: &[u8], text: &str) -> Vec<u8> {
-    let pad = |with: u8| -> Vec<u8> { (0..64).map(|at| key.get(at).copied().unwrap_or(0) ^ with).collect() };
-    let inner = Sha256::new().chain_update(pad(0x36)).chain_update(text).finalize();
-    Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize().to_vec()
+    let pad = |with: u8| -> Vec<u8> {
+        (0..64)
+            .map(|at| key.get(at).copied().unwrap_or(0) ^ with)
+            .collect()
+    };
+    let inner = Sha256::new()
+        .chain_update(pad(0x36))
+        .chain_update(text)
+        .finalize();
+    Sha256::new()
+        .chain_update(pad(0x5c))
+        .chain_update(inner)
+        .finalize()
+        .to_vec()
 }
 
 fn assert_signed(request: &Received, keys: &[&[u8]]) {
-    let (id, timestamp) = (request.header("webhook-id"), request.header("webhook-timestamp"));
+    let (id, timestamp) = (
+        request.header("webhook-id"),
+        request.header("webhook-timestamp"),
+    );
     let content = format!("{id}.{timestamp}.{}", request.body);
-    let expected: Vec<String> = keys.iter().map(|key| format!("v1,{}", STANDARD.encode(hmac(key, &content)))).collect();
+    let expected: Vec<String> = keys
+        .iter()
+        .map(|key| format!("v1,{}", STANDARD.encode(hmac(key, &content))))
+        .collect();
     assert_eq!(request.header("webhook-signature"), expected.join(" "));
 }
 
 fn timestamp(request: &Received) -> u64 {
-    request.header("webhook-timestamp").parse().expect("seconds")
+    request
+        .header("webhook-timestamp")
+        .parse()
+        .expect("seconds")
 }
 
 #[tokio::test]
 async fn an_accepted_file_is_one_signed_request() {
     let secrets = format!("{} {}", secret(&KEY), secret(&OLD_KEY));
-    let (house, _worker, receiver) = notifying(vec![say("204 No Content", "")], &[("WEBHOOK_SECRET", &secrets)]).await;
+    let (house, _worker, receiver) = notifying(
+        vec![say("204 No Content", "")],
+        &[("WEBHOOK_SECRET", &secrets)],
+    )
+    .await;
     accept(&house, "one");
     receiver.wait_for(1).await;
     done(&house).await;
     let received = receiver.received();
-    let [request] = &received[..] else { panic!("one request, not {}", received.len()) };
-    assert!(request.head.starts_with("POST /hook?token=hunter2 HTTP/1.1\r\n"), "{}", request.head);
-    assert_eq!(request.header("host"), format!("127.0.0.1:{}", receiver.port));
+    let [request] = &received[..] else {
+        panic!("one request, not {}", received.len())
+    };
+    assert!(
+        request
+            .head
+            .starts_with("POST /hook?token=hunter2 HTTP/1.1\r\n"),
+        "{}",
+        request.head
+    );
+    assert_eq!(
+        request.header("host"),
+        format!("127.0.0.1:{}", receiver.port)
+    );
     assert_eq!(request.header("content-type"), "application/json");
-    assert_eq!(request.header("idempotency-key"), request.header("webhook-id"));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    assert_eq!(
+        request.header("idempotency-key"),
+        request.header("webhook-id")
+    );
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
     assert!(now.abs_diff(timestamp(request)) < 60);
     assert_signed(request, &[&KEY, &OLD_KEY]);
     let body: Value = serde_json::from_str(&request.body).expect("JSON");
     assert_eq!(body["type"], "files.file.accepted");
-    assert!(body["timestamp"].as_str().is_some_and(|time| time.starts_with("20")), "{body}");
-    assert_eq!(body["data"], json!({ "file": "one", "owner": "ann", "size": "7", "mediaType": "text/plain" }));
+    assert!(
+        body["timestamp"]
+            .as_str()
+            .is_some_and(|time| time.starts_with("20")),
+        "{body}"
+    );
+    assert_eq!(
+        body["data"],
+        json!({ "file": "one", "owner": "ann", "size": "7", "mediaType": "text/plain" })
+    );
 }
 
 #[tokio::test]
 async fn a_receiver_in_trouble_is_asked_again_under_the_same_id() {
     // Slow enough that no two attempts fall into one second.
     let trouble = |status: &str| {
-        let Reply::Say(text) = say(status, "not now") else { unreachable!("said at once") };
+        let Reply::Say(text) = say(status, "not now") else {
+            unreachable!("said at once")
+        };
         Reply::SayAfter(Duration::from_millis(1100), text)
     };
-    let replies =
-        vec![trouble("503 Service Unavailable"), trouble("429 Too Many Requests"), say("200 OK", "thank you")];
+    let replies = vec![
+        trouble("503 Service Unavailable"),
+        trouble("429 Too Many Requests"),
+        say("200 OK", "thank you"),
+    ];
     let (house, _worker, receiver) = notifying(replies, &[]).await;
     accept(&house, "one");
     let received = receiver.wait_for(3).await;
@@ -217,12 +300,19 @@ async fn a_receiver_in_trouble_is_asked_again_under_the_same_id() {
     assert_eq!(receiver.received().len(), 3);
     accept(&house, "two");
     let received = receiver.wait_for(4).await;
-    assert_ne!(received[3].header("webhook-id"), received[0].header("webhook-id"), "another event, another id");
+    assert_ne!(
+        received[3].header("webhook-id"),
+        received[0].header("webhook-id"),
+        "another event, another id"
+    );
 }
 
 #[tokio::test]
 async fn a_refusal_is_set_aside_with_its_reason_and_without_secrets() {
-    let body = format!("no owner ann; asked for /hook?token=hunter2 {}", "and so on ".repeat(1000));
+    let body = format!(
+        "no owner ann; asked for /hook?token=hunter2 {}",
+        "and so on ".repeat(1000)
+    );
     let (house, worker, receiver) = notifying(vec![say("400 Bad Request", &body)], &[]).await;
     accept(&house, "one");
     let letter = dead_letter(&house).await;
@@ -235,7 +325,10 @@ async fn a_refusal_is_set_aside_with_its_reason_and_without_secrets() {
     assert!(letter.message.len() < 400, "{}", letter.message.len());
     worker.wait_for_line("dead-lettered").await;
     for hidden in ["hunter2", &secret(&KEY), &STANDARD.encode(KEY)] {
-        assert!(!worker.log().contains(hidden) && !letter.message.contains(hidden), "{hidden}");
+        assert!(
+            !worker.log().contains(hidden) && !letter.message.contains(hidden),
+            "{hidden}"
+        );
     }
     assert_eq!(receiver.received().len(), 1);
 }
@@ -253,7 +346,9 @@ async fn a_redirect_is_not_followed() {
         let letter = dead_letter(&house).await;
         assert_eq!(letter.reason, "rejected");
         assert!(
-            letter.message.contains(&format!("answered {status}; redirects are not followed")),
+            letter
+                .message
+                .contains(&format!("answered {status}; redirects are not followed")),
             "{}",
             letter.message
         );
@@ -265,12 +360,24 @@ async fn a_redirect_is_not_followed() {
 async fn a_private_address_is_not_called() {
     let receiver = Receiver::start(vec![say("200 OK", "")]).await;
     for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "2130706433"] {
-        let (house, _worker) = house(&format!("http://{host}:{}/hook?token=hunter2", receiver.port), &[]).await;
+        let (house, _worker) = house(
+            &format!("http://{host}:{}/hook?token=hunter2", receiver.port),
+            &[],
+        )
+        .await;
         accept(&house, "one");
         let letter = dead_letter(&house).await;
         assert_eq!((letter.reason.as_str(), letter.attempts), ("rejected", 1));
-        assert!(letter.message.starts_with("ssrf: http://"), "{}", letter.message);
-        assert!(letter.message.contains("is a loopback address"), "{}", letter.message);
+        assert!(
+            letter.message.starts_with("ssrf: http://"),
+            "{}",
+            letter.message
+        );
+        assert!(
+            letter.message.contains("is a loopback address"),
+            "{}",
+            letter.message
+        );
         assert!(!letter.message.contains("hunter2"), "{}", letter.message);
     }
     assert_eq!(receiver.connections(), 0);
@@ -280,36 +387,57 @@ async fn a_private_address_is_not_called() {
 async fn silence_is_a_failed_attempt() {
     let (house, worker, receiver) = notifying(
         vec![Reply::Silence, say("200 OK", "")],
-        &[("WEBHOOK_TIMEOUT", "400ms"), ("ONCUE_TRACE_MESSAGES", "true")],
+        &[
+            ("WEBHOOK_TIMEOUT", "400ms"),
+            ("ONCUE_TRACE_MESSAGES", "true"),
+        ],
     )
     .await;
     accept(&house, "one");
     let received = receiver.wait_for(2).await;
     done(&house).await;
-    assert_eq!(received[0].header("webhook-id"), received[1].header("webhook-id"));
-    assert!(worker.log().contains("no answer within 400ms"), "{}", worker.log());
+    assert_eq!(
+        received[0].header("webhook-id"),
+        received[1].header("webhook-id")
+    );
+    assert!(
+        worker.log().contains("no answer within 400ms"),
+        "{}",
+        worker.log()
+    );
 }
 
 #[tokio::test]
 async fn a_receiver_that_stays_in_trouble_leaves_a_dead_letter() {
-    let (house, _worker, receiver) = notifying(vec![say("500 Internal Server Error", "oh no")], &[]).await;
+    let (house, _worker, receiver) =
+        notifying(vec![say("500 Internal Server Error", "oh no")], &[]).await;
     accept(&house, "one");
     let letter = dead_letter(&house).await;
     assert_eq!((letter.reason.as_str(), letter.attempts), ("attempts", 4));
-    assert!(letter.message.ends_with("answered 500 Internal Server Error: oh no"), "{}", letter.message);
+    assert!(
+        letter
+            .message
+            .ends_with("answered 500 Internal Server Error: oh no"),
+        "{}",
+        letter.message
+    );
     assert_eq!(receiver.received().len(), 4);
 }
 
 #[tokio::test]
 async fn a_worker_killed_while_it_waits_asks_again_under_the_same_id() {
-    let (house, mut worker, receiver) = notifying(vec![Reply::Silence, say("200 OK", "")], &[]).await;
+    let (house, mut worker, receiver) =
+        notifying(vec![Reply::Silence, say("200 OK", "")], &[]).await;
     accept(&house, "one");
     receiver.wait_for(1).await;
     worker.kill();
     let _worker = house.start("notify-webhook").await;
     let received = receiver.wait_for(2).await;
     done(&house).await;
-    assert_eq!(received[0].header("webhook-id"), received[1].header("webhook-id"));
+    assert_eq!(
+        received[0].header("webhook-id"),
+        received[1].header("webhook-id")
+    );
 }
 
 #[tokio::test]
@@ -319,14 +447,29 @@ async fn without_an_address_events_pass_by() {
     accept(&house, "two");
     worker.wait_for_line("WEBHOOK_URL is not set").await;
     done(&house).await;
-    assert_eq!(worker.log().matches("WEBHOOK_URL is not set").count(), 1, "{}", worker.log());
+    assert_eq!(
+        worker.log().matches("WEBHOOK_URL is not set").count(),
+        1,
+        "{}",
+        worker.log()
+    );
 }
 
 #[tokio::test]
 async fn every_mistake_in_the_environment_is_a_line() {
     let mut house = House::new("").await;
-    assert_eq!(house.output("notify-webhook", &["--manifest"]).status.code(), Some(0), "the manifest needs no address");
-    house.set("WEBHOOK_URL", "https://ann:hunter2@example.com/?token=hunter3");
+    assert_eq!(
+        house
+            .output("notify-webhook", &["--manifest"])
+            .status
+            .code(),
+        Some(0),
+        "the manifest needs no address"
+    );
+    house.set(
+        "WEBHOOK_URL",
+        "https://ann:hunter2@example.com/?token=hunter3",
+    );
     house.set("WEBHOOK_SECRET", "hunter4");
     house.set("WEBHOOK_DELIVERY", "sometimes");
     let output = house.output("notify-webhook", &[]);
@@ -334,6 +477,11 @@ async fn every_mistake_in_the_environment_is_a_line() {
     let told = String::from_utf8_lossy(&output.stderr);
     let lines: Vec<&str> = told.lines().collect();
     assert_eq!(lines.len(), 3, "{told}");
-    assert!(lines.iter().all(|line| line.starts_with("notify-webhook: WEBHOOK_")), "{told}");
+    assert!(
+        lines
+            .iter()
+            .all(|line| line.starts_with("notify-webhook: WEBHOOK_")),
+        "{told}"
+    );
     assert!(!told.contains("hunter"), "{told}");
 }

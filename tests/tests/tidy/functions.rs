@@ -23,7 +23,10 @@ fn stanzas(compose: &str) -> BTreeMap<String, Vec<String>> {
                 line.trim().trim_end_matches(':').clone_into(&mut name);
                 services.insert(name.clone(), Vec::new());
             }
-            _ if inside => services.entry(name.clone()).or_default().push(line.trim().to_owned()),
+            _ if inside => services
+                .entry(name.clone())
+                .or_default()
+                .push(line.trim().to_owned()),
             _ => {}
         }
     }
@@ -35,20 +38,37 @@ fn stanzas(compose: &str) -> BTreeMap<String, Vec<String>> {
 
 fn files() -> BTreeSet<String> {
     let folder = root().join("services/workers/src/bin");
-    let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    let names = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"));
-    names.filter_map(|name| name.strip_suffix(".rs").map(str::to_owned)).collect()
+    let entries =
+        std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let names = entries.map(|entry| {
+        entry
+            .expect("an entry")
+            .file_name()
+            .into_string()
+            .expect("UTF-8")
+    });
+    names
+        .filter_map(|name| name.strip_suffix(".rs").map(str::to_owned))
+        .collect()
 }
 
 /// Environment of each function, by function, from `oncue.toml`.
 fn configured() -> BTreeMap<String, BTreeMap<String, String>> {
-    let config: toml::Table = text("oncue.toml").parse().unwrap_or_else(|e| panic!("oncue.toml: {e}"));
+    let config: toml::Table = text("oncue.toml")
+        .parse()
+        .unwrap_or_else(|e| panic!("oncue.toml: {e}"));
     let functions = config["functions"].as_table().expect("[functions.NAME]");
     let env = |function: &toml::Value| match function.get("env").and_then(toml::Value::as_table) {
-        Some(env) => env.iter().map(|(key, v)| (key.clone(), v.as_str().unwrap_or_default().to_owned())).collect(),
+        Some(env) => env
+            .iter()
+            .map(|(key, v)| (key.clone(), v.as_str().unwrap_or_default().to_owned()))
+            .collect(),
         None => BTreeMap::new(),
     };
-    functions.iter().map(|(name, function)| (name.clone(), env(function))).collect()
+    functions
+        .iter()
+        .map(|(name, function)| (name.clone(), env(function)))
+        .collect()
 }
 
 #[test]
@@ -58,23 +78,31 @@ fn every_function_is_whole() {
     for name in files() {
         let path = format!("services/workers/src/bin/{name}.rs");
         if !text(&path).contains(&format!("Function::new(\"{name}\"")) {
-            found.push(format!("{path} must run the function of its own name: Function::new(\"{name}\", ...)"));
+            found.push(format!(
+                "{path} must run the function of its own name: Function::new(\"{name}\", ...)"
+            ));
         }
         match configured.get(&name) {
-            None => found.push(format!("oncue.toml does not run {name}: add\n    [functions.{name}]")),
+            None => found.push(format!(
+                "oncue.toml does not run {name}: add\n    [functions.{name}]"
+            )),
             Some(env) => {
                 let stanza = composed.get(&name).map_or(&[][..], Vec::as_slice);
-                let missing =
-                    env.iter().map(|(key, value)| format!("{key}: \"{value}\"")).filter(|pair| !stanza.contains(pair));
-                found.extend(
-                    missing.map(|pair| format!("{COMPOSE} and oncue.toml differ: the stanza {name} lacks `{pair}`")),
-                );
+                let missing = env
+                    .iter()
+                    .map(|(key, value)| format!("{key}: \"{value}\""))
+                    .filter(|pair| !stanza.contains(pair));
+                found.extend(missing.map(|pair| {
+                    format!("{COMPOSE} and oncue.toml differ: the stanza {name} lacks `{pair}`")
+                }));
             }
         }
         let runs = |lines: &Vec<String>| lines.contains(&format!("command: [{name}]"));
         if !composed.get(&name).is_some_and(runs) {
             let stanza = format!("{name}:\n        <<: *function\n        command: [{name}]");
-            found.push(format!("{COMPOSE} does not run {name}: add under services:\n      {stanza}"));
+            found.push(format!(
+                "{COMPOSE} does not run {name}: add under services:\n      {stanza}"
+            ));
         }
     }
     none(&found);
@@ -90,9 +118,14 @@ fn nothing_runs_a_function_that_is_not_there() {
     ];
     let mut found = Vec::new();
     for (place, names) in places {
-        assert!(!names.is_empty(), "{place} runs no function, or is written in a way this test cannot read");
+        assert!(
+            !names.is_empty(),
+            "{place} runs no function, or is written in a way this test cannot read"
+        );
         for name in names.into_iter().filter(|name| !files.contains(name)) {
-            found.push(format!("{place} runs {name}, but there is no services/workers/src/bin/{name}.rs"));
+            found.push(format!(
+                "{place} runs {name}, but there is no services/workers/src/bin/{name}.rs"
+            ));
         }
     }
     none(&found);
@@ -104,5 +137,13 @@ fn stanzas_are_read_as_they_are_written() {
                    command: [oncue-gateway]\n  one:\n    <<: *function\n    command: [one] # why\n    environment:\n      A: \"1\"\nvolumes:\n  data:\n";
     let read = stanzas(compose);
     assert_eq!(read.keys().collect::<Vec<_>>(), ["one"]);
-    assert_eq!(read["one"], ["<<: *function", "command: [one]", "environment:", "A: \"1\""]);
+    assert_eq!(
+        read["one"],
+        [
+            "<<: *function",
+            "command: [one]",
+            "environment:",
+            "A: \"1\""
+        ]
+    );
 }

@@ -26,11 +26,27 @@ const LICENCE_EXCEPTIONS: [(&str, &str, &str); 0] = [];
 
 /// Crate, its incompatible versions, and why they cannot be one.
 const TWICE: [(&str, &[&str], &str); 5] = [
-    ("cpufeatures", &["0.2", "0.3"], "const-hex of opentelemetry-proto is behind sha2 and chacha20"),
-    ("getrandom", &["0.2", "0.3", "0.4"], "ring is two behind, rand 0.9 one"),
-    ("rand", &["0.9", "0.10"], "opentelemetry_sdk is behind async-nats"),
+    (
+        "cpufeatures",
+        &["0.2", "0.3"],
+        "const-hex of opentelemetry-proto is behind sha2 and chacha20",
+    ),
+    (
+        "getrandom",
+        &["0.2", "0.3", "0.4"],
+        "ring is two behind, rand 0.9 one",
+    ),
+    (
+        "rand",
+        &["0.9", "0.10"],
+        "opentelemetry_sdk is behind async-nats",
+    ),
     ("rand_core", &["0.9", "0.10"], "comes with the two of rand"),
-    ("unicode-width", &["0.1", "0.2"], "miette of prost-reflect is behind ratatui"),
+    (
+        "unicode-width",
+        &["0.1", "0.2"],
+        "miette of prost-reflect is behind ratatui",
+    ),
 ];
 
 /// Crate and what to do without it.
@@ -38,16 +54,24 @@ const BANNED: [(&str, &str); 4] = [
     ("openssl", "TLS is rustls here: turn the feature off"),
     ("openssl-sys", "TLS is rustls here: turn the feature off"),
     ("native-tls", "TLS is rustls here: turn the feature off"),
-    ("protoc-bin-vendored", "protox compiles .proto files without protoc"),
+    (
+        "protoc-bin-vendored",
+        "protox compiles .proto files without protoc",
+    ),
 ];
 
 /// Whether an SPDX expression can be satisfied with allowed licences alone. AND binds tighter than OR; the slash of old
 /// manifests means OR.
 fn permits(expression: &str) -> Result<bool, String> {
-    let spaced = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
+    let spaced = expression
+        .replace('(', " ( ")
+        .replace(')', " ) ")
+        .replace('/', " OR ");
     let mut words = spaced.split_whitespace().peekable();
     let permitted = any(&mut words)?;
-    words.next().map_or(Ok(permitted), |rest| Err(format!("cannot read {expression:?} from {rest:?} on")))
+    words.next().map_or(Ok(permitted), |rest| {
+        Err(format!("cannot read {expression:?} from {rest:?} on"))
+    })
 }
 
 type Words<'a> = std::iter::Peekable<std::str::SplitWhitespace<'a>>;
@@ -72,7 +96,10 @@ fn one(words: &mut Words) -> Result<bool, String> {
     match words.next() {
         Some("(") => {
             let permitted = any(words)?;
-            words.next_if_eq(&")").map(|_| permitted).ok_or_else(|| "a parenthesis is not closed".to_owned())
+            words
+                .next_if_eq(&")")
+                .map(|_| permitted)
+                .ok_or_else(|| "a parenthesis is not closed".to_owned())
         }
         None | Some(")" | "AND" | "OR" | "WITH") => Err("a licence is missing".to_owned()),
         Some(licence) => {
@@ -101,28 +128,44 @@ fn expressions_are_evaluated() {
     ] {
         assert_eq!(permits(expression), Ok(expected), "{expression}");
     }
-    for bad in ["", "MIT OR", "(MIT", "MIT)", "MIT Apache-2.0", "AND MIT", "MIT WITH"] {
+    for bad in [
+        "",
+        "MIT OR",
+        "(MIT",
+        "MIT)",
+        "MIT Apache-2.0",
+        "AND MIT",
+        "MIT WITH",
+    ] {
         assert!(permits(bad).is_err(), "{bad:?}");
     }
 }
 
 #[test]
 fn licences_are_allowed() {
-    let mut excepted: BTreeSet<(&str, &str)> =
-        LICENCE_EXCEPTIONS.iter().map(|(name, licence, _)| (*name, *licence)).collect();
+    let mut excepted: BTreeSet<(&str, &str)> = LICENCE_EXCEPTIONS
+        .iter()
+        .map(|(name, licence, _)| (*name, *licence))
+        .collect();
     let (mut found, metadata) = (Vec::new(), Metadata::read());
     for package in metadata.packages.values() {
         let licence = package.licence.as_deref().unwrap_or("none");
         match permits(licence) {
             Ok(true) => {}
             _ if excepted.remove(&(package.name.as_str(), licence)) => {}
-            Ok(false) => found.push(format!("{} {} is under {licence}: do without it", package.name, package.version)),
-            Err(e) => found.push(format!("{} {}: {licence:?}: {e}", package.name, package.version)),
+            Ok(false) => found.push(format!(
+                "{} {} is under {licence}: do without it",
+                package.name, package.version
+            )),
+            Err(e) => found.push(format!(
+                "{} {}: {licence:?}: {e}",
+                package.name, package.version
+            )),
         }
     }
-    found.extend(
-        excepted.iter().map(|(name, licence)| format!("LICENCE_EXCEPTIONS: {name} ({licence}) is not needed any more")),
-    );
+    found.extend(excepted.iter().map(|(name, licence)| {
+        format!("LICENCE_EXCEPTIONS: {name} ({licence}) is not needed any more")
+    }));
     none(&found);
 }
 
@@ -135,13 +178,16 @@ fn compatible(version: &str) -> String {
 
 /// Everything that ends up in a program: normal dependencies, without macros and what runs at build time.
 fn shipped(metadata: &Metadata) -> Vec<&Package> {
-    let ours = |id: &&String| !["oncue-build", "oncue-tests"].contains(&metadata.packages[*id].name.as_str());
+    let ours = |id: &&String| {
+        !["oncue-build", "oncue-tests"].contains(&metadata.packages[*id].name.as_str())
+    };
     let members = metadata.members.iter().filter(ours);
     let mut seen: BTreeSet<&String> = members.collect();
     let mut open: Vec<&String> = seen.iter().copied().collect();
     while let Some(id) = open.pop() {
         for (to, kinds) in &metadata.packages[id].depends_on {
-            let normal = kinds.iter().any(|kind| kind == "normal") && !metadata.packages[to].proc_macro;
+            let normal =
+                kinds.iter().any(|kind| kind == "normal") && !metadata.packages[to].proc_macro;
             if normal && seen.insert(to) {
                 open.push(to);
             }
@@ -157,12 +203,18 @@ fn no_crate_is_shipped_twice() {
     assert!(shipped.len() > 100, "only {} packages found", shipped.len());
     let mut versions: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for package in shipped {
-        versions.entry(&package.name).or_default().insert(compatible(&package.version));
+        versions
+            .entry(&package.name)
+            .or_default()
+            .insert(compatible(&package.version));
     }
     versions.retain(|_, versions| versions.len() > 1);
     let mut found = Vec::new();
     for (name, excused, _) in TWICE {
-        let excused: BTreeSet<String> = excused.iter().map(|version| (*version).to_owned()).collect();
+        let excused: BTreeSet<String> = excused
+            .iter()
+            .map(|version| (*version).to_owned())
+            .collect();
         match versions.remove(name) {
             Some(versions) if versions == excused => {}
             Some(versions) => found.push(format!(
@@ -179,9 +231,13 @@ fn no_crate_is_shipped_twice() {
 
 #[test]
 fn versions_are_compared_as_cargo_does() {
-    for (version, expected) in
-        [("1.2.3", "1"), ("0.4.3", "0.4"), ("0.0.3", "0.0.3"), ("0.0.0", "0.0.0"), ("12.0.0-rc.1", "12")]
-    {
+    for (version, expected) in [
+        ("1.2.3", "1"),
+        ("0.4.3", "0.4"),
+        ("0.0.3", "0.0.3"),
+        ("0.0.0", "0.0.0"),
+        ("12.0.0-rc.1", "12"),
+    ] {
         assert_eq!(compatible(version), expected);
     }
 }
@@ -189,7 +245,11 @@ fn versions_are_compared_as_cargo_does() {
 #[test]
 fn banned_crates_stay_out() {
     let metadata = Metadata::read();
-    let names: BTreeSet<&str> = metadata.packages.values().map(|package| package.name.as_str()).collect();
+    let names: BTreeSet<&str> = metadata
+        .packages
+        .values()
+        .map(|package| package.name.as_str())
+        .collect();
     let found = BANNED.iter().filter(|(name, _)| names.contains(name));
     none(
         &found

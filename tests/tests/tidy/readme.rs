@@ -4,5 +4,8 @@ include!(concat!(env!("OUT_DIR"), "/readme.rs"));
 
 #[test]
 fn the_readme_shows_a_function() {
-    assert_ne!(BLOCKS, 0, "README.md has no ```rust block: the newcomer needs to see a function");
+    assert_ne!(
+        BLOCKS, 0,
+        "README.md has no ```rust block: the newcomer needs to see a function"
+    );
 }

@@ -8,7 +8,10 @@ use serde_json::Value;
 
 /// The repository.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ lies in the repository")
+        .to_owned()
 }
 
 pub fn text(path: &str) -> String {
@@ -17,16 +20,26 @@ pub fn text(path: &str) -> String {
 
 /// Every tracked text file, by path, or every file where git is absent.
 pub fn files() -> BTreeMap<String, String> {
-    let git = Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output();
+    let git = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(root())
+        .output();
     let names = match git {
-        Ok(output) if output.status.success() => {
-            String::from_utf8(output.stdout).expect("UTF-8").split_terminator('\0').map(str::to_owned).collect()
-        }
+        Ok(output) if output.status.success() => String::from_utf8(output.stdout)
+            .expect("UTF-8")
+            .split_terminator('\0')
+            .map(str::to_owned)
+            .collect(),
         _ => walk(&root(), &root()),
     };
     assert!(names.len() > 50, "only {} files found", names.len());
     // What is not text is no file of ours to read; what git knows but is deleted is on its way out.
-    let read = |name: String| Some((name.clone(), std::fs::read_to_string(root().join(name)).ok()?));
+    let read = |name: String| {
+        Some((
+            name.clone(),
+            std::fs::read_to_string(root().join(name)).ok()?,
+        ))
+    };
     names.into_iter().filter_map(read).collect()
 }
 
@@ -34,7 +47,9 @@ fn walk(root: &Path, folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let paths = entries.map(|entry| entry.expect("an entry").path());
     let kept = paths.filter(|path| {
-        !["target", ".git", ".oncue"].iter().any(|skipped| path.file_name().is_some_and(|name| name == *skipped))
+        !["target", ".git", ".oncue"]
+            .iter()
+            .any(|skipped| path.file_name().is_some_and(|name| name == *skipped))
     });
     kept.flat_map(|path| {
         if path.is_dir() {
@@ -48,7 +63,11 @@ fn walk(root: &Path, folder: &Path) -> Vec<String> {
 
 pub fn rust_files() -> BTreeMap<String, String> {
     let mut files = files();
-    files.retain(|name, _| Path::new(name).extension().is_some_and(|extension| extension == "rs"));
+    files.retain(|name, _| {
+        Path::new(name)
+            .extension()
+            .is_some_and(|extension| extension == "rs")
+    });
     files
 }
 
@@ -74,17 +93,33 @@ impl Metadata {
     pub fn read() -> Self {
         let offline = metadata(&["--offline"]);
         // A machine that never built for Linux may lack a manifest or two.
-        let answer = offline.or_else(|_| metadata(&[])).unwrap_or_else(|e| panic!("cargo metadata: {e}"));
+        let answer = offline
+            .or_else(|_| metadata(&[]))
+            .unwrap_or_else(|e| panic!("cargo metadata: {e}"));
         let nodes = answer["resolve"]["nodes"].as_array().expect("nodes");
-        let edges: BTreeMap<&str, &Value> = nodes.iter().map(|node| (text_of(&node["id"]), &node["deps"])).collect();
+        let edges: BTreeMap<&str, &Value> = nodes
+            .iter()
+            .map(|node| (text_of(&node["id"]), &node["deps"]))
+            .collect();
         let resolved = |package: &&Value| edges.contains_key(text_of(&package["id"]));
-        let packages = answer["packages"].as_array().expect("packages").iter().filter(resolved);
+        let packages = answer["packages"]
+            .as_array()
+            .expect("packages")
+            .iter()
+            .filter(resolved);
         let packages = packages.map(|package| {
             let id = text_of(&package["id"]);
             (id.to_owned(), Package::read(package, edges[id]))
         });
-        let members = answer["workspace_members"].as_array().expect("members").iter().map(text_of);
-        Self { packages: packages.collect(), members: members.map(str::to_owned).collect() }
+        let members = answer["workspace_members"]
+            .as_array()
+            .expect("members")
+            .iter()
+            .map(text_of);
+        Self {
+            packages: packages.collect(),
+            members: members.map(str::to_owned).collect(),
+        }
     }
 
     pub fn members(&self) -> impl Iterator<Item = &Package> {
@@ -95,20 +130,39 @@ impl Metadata {
 impl Package {
     fn read(package: &Value, edges: &Value) -> Self {
         let kind = |value: &Value| value.as_str().unwrap_or("normal").to_owned();
-        let asked = package["dependencies"].as_array().expect("dependencies").iter();
+        let asked = package["dependencies"]
+            .as_array()
+            .expect("dependencies")
+            .iter();
         let edges = edges.as_array().expect("edges").iter();
-        let proc_macro =
-            |target: &Value| target["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|k| k == "proc-macro"));
+        let proc_macro = |target: &Value| {
+            target["kind"]
+                .as_array()
+                .is_some_and(|kinds| kinds.iter().any(|k| k == "proc-macro"))
+        };
         Self {
             name: text_of(&package["name"]).to_owned(),
             version: text_of(&package["version"]).to_owned(),
             licence: package["license"].as_str().map(str::to_owned),
-            folder: Path::new(text_of(&package["manifest_path"])).parent().expect("a folder").to_owned(),
-            proc_macro: package["targets"].as_array().expect("targets").iter().any(proc_macro),
-            asks_for: asked.map(|d| (text_of(&d["name"]).to_owned(), kind(&d["kind"]))).collect(),
+            folder: Path::new(text_of(&package["manifest_path"]))
+                .parent()
+                .expect("a folder")
+                .to_owned(),
+            proc_macro: package["targets"]
+                .as_array()
+                .expect("targets")
+                .iter()
+                .any(proc_macro),
+            asks_for: asked
+                .map(|d| (text_of(&d["name"]).to_owned(), kind(&d["kind"])))
+                .collect(),
             depends_on: edges
                 .map(|edge| {
-                    let kinds = edge["dep_kinds"].as_array().expect("kinds").iter().map(|k| kind(&k["kind"]));
+                    let kinds = edge["dep_kinds"]
+                        .as_array()
+                        .expect("kinds")
+                        .iter()
+                        .map(|k| kind(&k["kind"]));
                     (text_of(&edge["pkg"]).to_owned(), kinds.collect())
                 })
                 .collect(),
@@ -117,9 +171,21 @@ impl Package {
 }
 
 fn metadata(options: &[&str]) -> Result<Value, String> {
-    let always = ["metadata", "--format-version", "1", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu"];
+    let always = [
+        "metadata",
+        "--format-version",
+        "1",
+        "--locked",
+        "--filter-platform",
+        "x86_64-unknown-linux-gnu",
+    ];
     let mut cargo = Command::new(env!("CARGO"));
-    let output = cargo.args(always).args(options).current_dir(root()).output().map_err(|e| e.to_string())?;
+    let output = cargo
+        .args(always)
+        .args(options)
+        .current_dir(root())
+        .output()
+        .map_err(|e| e.to_string())?;
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
     }

@@ -42,37 +42,57 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         return Err(Failure::usage("--why must say why"));
     }
     let bus = settings.bus().await?;
-    let chosen = args.selection.choose(&dlq::all(&bus).await.map_err(Failure::silent)?)?;
+    let chosen = args
+        .selection
+        .choose(&dlq::all(&bus).await.map_err(Failure::silent)?)?;
     if chosen.len() > 1 {
-        confirm::ask(&format!("Drop {} letters for good?", chosen.len()), args.yes)?;
+        confirm::ask(
+            &format!("Drop {} letters for good?", chosen.len()),
+            args.yes,
+        )?;
     }
     let who = who();
     for letter in &chosen {
         give_up(letter, args.why.trim(), &who, SOURCE, &bus)
             .await
-            .map_err(|e| Failure::failed(format_args!("#{} is still there: {e}", letter.number)).advise(FULL))?;
+            .map_err(|e| {
+                Failure::failed(format_args!("#{} is still there: {e}", letter.number)).advise(FULL)
+            })?;
     }
-    say(format_args!("{} dropped; `oncue dlq dropped` lists them", number(chosen.len() as u64)));
+    say(format_args!(
+        "{} dropped; `oncue dlq dropped` lists them",
+        number(chosen.len() as u64)
+    ));
     Ok(exit::OK)
 }
 
 /// user@host, as far as they are known.
 fn who() -> String {
     let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let user = named("USER").or_else(|| named("LOGNAME")).unwrap_or_else(|| "somebody".to_owned());
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| named("HOSTNAME"));
+    let user = named("USER")
+        .or_else(|| named("LOGNAME"))
+        .unwrap_or_else(|| "somebody".to_owned());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| named("HOSTNAME"));
     format!("{user}@{}", host.as_deref().map_or("somewhere", str::trim))
 }
 
 pub async fn list(args: &ListArgs, settings: &Settings) -> Result<u8, Failure> {
-    let records = dlq::dropped(&settings.bus().await?).await.map_err(Failure::silent)?;
+    let records = dlq::dropped(&settings.bus().await?)
+        .await
+        .map_err(Failure::silent)?;
     if args.json {
         say(json!(records.iter().map(whole).collect::<Vec<_>>()));
     } else if records.is_empty() {
         say("no letter was dropped");
     } else {
         let head = ["AGE", "FUNCTION", "REASON", "EVENT", "WHO", "WHY"];
-        say(table::render_within(&head, records.iter().map(row).collect(), width()));
+        say(table::render_within(
+            &head,
+            records.iter().map(row).collect(),
+            width(),
+        ));
     }
     Ok(exit::OK)
 }

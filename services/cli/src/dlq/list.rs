@@ -31,13 +31,18 @@ pub struct Args {
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let bus = settings.bus().await?;
-    let fits = |wanted: &Option<String>, is: &String| wanted.as_ref().is_none_or(|wanted| wanted == is);
+    let fits =
+        |wanted: &Option<String>, is: &String| wanted.as_ref().is_none_or(|wanted| wanted == is);
     let mut letters = dlq::all(&bus).await.map_err(Failure::silent)?;
-    letters.retain(|l| fits(&args.function, &l.content.function) && fits(&args.reason, &l.content.reason));
+    letters.retain(|l| {
+        fits(&args.function, &l.content.function) && fits(&args.reason, &l.content.reason)
+    });
     let now = event::now_ms();
     match (args.json, args.each) {
         (true, true) => say(json!(letters.iter().map(letter_json).collect::<Vec<_>>())),
-        (true, false) => say(json!(grouped(&letters).iter().map(group_json).collect::<Vec<_>>())),
+        (true, false) => say(json!(
+            grouped(&letters).iter().map(group_json).collect::<Vec<_>>()
+        )),
         (false, _) if letters.is_empty() => say("no dead letters"),
         (false, true) => say(each(&letters, now)),
         (false, false) => {
@@ -62,14 +67,20 @@ fn by_group(groups: &[Group<'_>], now: u64) -> String {
             text(group.name).style(BOLD),
             text(&latest.content.function).style(NAME),
             text(&latest.content.reason).style(BAD),
-            text(if latest.content.site.is_empty() { "-" } else { &latest.content.site }),
+            text(if latest.content.site.is_empty() {
+                "-"
+            } else {
+                &latest.content.site
+            }),
             number(group.letters.len() as u64),
             text(when::ago(times().min().unwrap_or(0), now)).right(),
             text(when::ago(times().max().unwrap_or(0), now)).right(),
             text(brief(&latest.content.message, LONGEST)),
         ]
     };
-    let head = ["GROUP", "FUNCTION", "REASON", "WHERE", "COUNT", "FIRST", "LAST", "MESSAGE"];
+    let head = [
+        "GROUP", "FUNCTION", "REASON", "WHERE", "COUNT", "FIRST", "LAST", "MESSAGE",
+    ];
     table::render_within(&head, groups.iter().map(row).collect(), width())
 }
 
@@ -88,7 +99,9 @@ fn each(letters: &[Letter], now: u64) -> String {
             text(when::ago(at(letter), now)).right(),
         ]
     };
-    let head = ["LETTER", "GROUP", "FUNCTION", "REASON", "EVENT", "KEY", "ATTEMPTS", "REDRIVES", "AGE"];
+    let head = [
+        "LETTER", "GROUP", "FUNCTION", "REASON", "EVENT", "KEY", "ATTEMPTS", "REDRIVES", "AGE",
+    ];
     table::render(&head, &letters.iter().map(row).collect::<Vec<_>>())
 }
 

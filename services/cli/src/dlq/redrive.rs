@@ -3,7 +3,9 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use oncue::dlq::{self, Group, Letter, Outcome, Pace, Progress, Sent, Tally, Watch, grouped, without_outdated};
+use oncue::dlq::{
+    self, Group, Letter, Outcome, Pace, Progress, Sent, Tally, Watch, grouped, without_outdated,
+};
 use oncue::store::Store;
 
 use crate::exit::{self, Failure};
@@ -35,7 +37,9 @@ pub struct Args {
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     if args.rate.is_nan() || args.rate <= 0.0 {
-        return Err(Failure::usage("--rate is a number of letters per second above zero"));
+        return Err(Failure::usage(
+            "--rate is a number of letters per second above zero",
+        ));
     }
     let bus = settings.bus().await?;
     let letters = dlq::all(&bus).await.map_err(Failure::silent)?;
@@ -50,14 +54,23 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     if chosen.len() > 1 {
         confirm::ask(&question(&chosen), args.yes)?;
     }
-    let chosen = without_outdated(&bus, chosen, &letters, &mut tell).await.map_err(Failure::failed)?;
+    let chosen = without_outdated(&bus, chosen, &letters, &mut tell)
+        .await
+        .map_err(Failure::failed)?;
     let next = letters.last().map_or(1, |letter| letter.number + 1);
     let store = Store::Redis(settings.store().await?);
     let mut watch = Watch::new(&bus, store, &settings.config, next);
-    let pace = Pace { rate: args.rate, wait: args.wait };
+    let pace = Pace {
+        rate: args.rate,
+        wait: args.wait,
+    };
     let mut tallies = Vec::new();
     for group in grouped(&chosen) {
-        tallies.push(dlq::redrive(&group, &pace, &mut watch, &mut tell).await.map_err(Failure::silent)?);
+        tallies.push(
+            dlq::redrive(&group, &pace, &mut watch, &mut tell)
+                .await
+                .map_err(Failure::silent)?,
+        );
         progress("");
     }
     say(table(&tallies));
@@ -66,7 +79,11 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 
 fn question(chosen: &[Letter]) -> String {
     let groups = grouped(chosen).len();
-    format!("Redrive {} letters of {groups} group{}?", chosen.len(), if groups == 1 { "" } else { "s" })
+    format!(
+        "Redrive {} letters of {groups} group{}?",
+        chosen.len(),
+        if groups == 1 { "" } else { "s" }
+    )
 }
 
 /// What happens meanwhile: one line that is written over, and remarks that stay.
@@ -85,10 +102,16 @@ fn show(group: &Group<'_>, sent: &[Sent]) {
         return;
     }
     let count = |is: fn(&Sent) -> bool| sent.iter().filter(|sent| is(sent)).count();
-    let (done, pending) = (count(|sent| sent.outcome == Outcome::Done), count(Sent::is_pending));
+    let (done, pending) = (
+        count(|sent| sent.outcome == Outcome::Done),
+        count(Sent::is_pending),
+    );
     let failed = sent.len() - done - pending;
     let (name, all) = (group.name, group.letters.len());
-    progress(format_args!("{name}  {} of {all} redriven, {done} done, {failed} failed again", sent.len()));
+    progress(format_args!(
+        "{name}  {} of {all} redriven, {done} done, {failed} failed again",
+        sent.len()
+    ));
 }
 
 fn table(tallies: &[Tally]) -> String {
@@ -104,7 +127,15 @@ fn table(tallies: &[Tally]) -> String {
             some(tally.left, BAD),
         ]
     };
-    let head = ["GROUP", "FUNCTION", "REDRIVEN", "DONE", "FAILED AGAIN", "PENDING", "LEFT"];
+    let head = [
+        "GROUP",
+        "FUNCTION",
+        "REDRIVEN",
+        "DONE",
+        "FAILED AGAIN",
+        "PENDING",
+        "LEFT",
+    ];
     table::render(&head, &tallies.iter().map(row).collect::<Vec<_>>())
 }
 
@@ -113,7 +144,9 @@ fn verdict(tallies: &[Tally]) -> u8 {
         return exit::FAILED;
     }
     if tallies.iter().any(|tally| tally.pending > 0) {
-        remark("some are still pending: is their function running? see `oncue ps` and `oncue dlq ls`");
+        remark(
+            "some are still pending: is their function running? see `oncue ps` and `oncue dlq ls`",
+        );
         return exit::SILENT;
     }
     exit::OK

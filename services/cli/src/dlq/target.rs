@@ -23,7 +23,8 @@ pub struct Selection {
 impl Selection {
     /// The letters meant, oldest first. A target that means none is a mistake, like no target at all.
     pub fn choose(&self, letters: &[Letter]) -> Result<Vec<Letter>, Failure> {
-        if self.targets.is_empty() && self.function.is_none() && self.reason.is_none() && !self.all {
+        if self.targets.is_empty() && self.function.is_none() && self.reason.is_none() && !self.all
+        {
             return Err(Failure::usage("which letters?").advise(
                 "name them by number, group or event id (see `oncue dlq ls`), or with --function, --reason or --all",
             ));
@@ -32,17 +33,27 @@ impl Selection {
         for target in &self.targets {
             let found = matches(target, letters);
             if found.is_empty() {
-                return Err(Failure::usage(format_args!("no letter, group or event is called {target}"))
-                    .advise("`oncue dlq ls --each` lists them"));
+                return Err(Failure::usage(format_args!(
+                    "no letter, group or event is called {target}"
+                ))
+                .advise("`oncue dlq ls --each` lists them"));
             }
             for at in found {
                 chosen[at] = true;
             }
         }
-        let fits = |wanted: &Option<String>, is: &String| wanted.as_ref().is_none_or(|wanted| wanted == is);
-        let chosen = letters.iter().zip(chosen).filter(|(_, chosen)| *chosen).map(|(letter, _)| letter);
+        let fits = |wanted: &Option<String>, is: &String| {
+            wanted.as_ref().is_none_or(|wanted| wanted == is)
+        };
+        let chosen = letters
+            .iter()
+            .zip(chosen)
+            .filter(|(_, chosen)| *chosen)
+            .map(|(letter, _)| letter);
         Ok(chosen
-            .filter(|l| fits(&self.function, &l.content.function) && fits(&self.reason, &l.content.reason))
+            .filter(|l| {
+                fits(&self.function, &l.content.function) && fits(&self.reason, &l.content.reason)
+            })
             .cloned()
             .collect())
     }
@@ -51,7 +62,12 @@ impl Selection {
 /// Places of what a target means: a number comes before a group, and a group before an event id.
 fn matches(target: &str, letters: &[Letter]) -> Vec<usize> {
     let places = |is: &dyn Fn(&Letter) -> bool| -> Vec<usize> {
-        letters.iter().enumerate().filter(|(_, letter)| is(letter)).map(|(at, _)| at).collect()
+        letters
+            .iter()
+            .enumerate()
+            .filter(|(_, letter)| is(letter))
+            .map(|(at, _)| at)
+            .collect()
     };
     // As written, so that a group of digits with zeros in front is a group.
     let number = target.strip_prefix('#').unwrap_or(target);
@@ -84,15 +100,27 @@ mod tests {
             group: group.into(),
             traceparent: None,
         };
-        vec![letter(1, "f", "e-1", "00000012"), letter(12, "f", "e-2", "00000012"), letter(13, "g", "1", "ab12cd34")]
+        vec![
+            letter(1, "f", "e-1", "00000012"),
+            letter(12, "f", "e-2", "00000012"),
+            letter(13, "g", "1", "ab12cd34"),
+        ]
     }
 
     fn chosen(selection: &Selection) -> Vec<u64> {
-        selection.choose(&letters()).unwrap().iter().map(|letter| letter.number).collect()
+        selection
+            .choose(&letters())
+            .unwrap()
+            .iter()
+            .map(|letter| letter.number)
+            .collect()
     }
 
     fn named(targets: &[&str]) -> Selection {
-        Selection { targets: targets.iter().map(|&t| t.to_owned()).collect(), ..Selection::default() }
+        Selection {
+            targets: targets.iter().map(|&t| t.to_owned()).collect(),
+            ..Selection::default()
+        }
     }
 
     #[test]
@@ -101,16 +129,48 @@ mod tests {
         assert_eq!(chosen(&named(&["#13", "12"])), [12, 13]);
         assert_eq!(chosen(&named(&["ab12cd34"])), [13]);
         assert_eq!(chosen(&named(&["e-1"])), [1]);
-        assert_eq!(chosen(&named(&["1"])), [1], "the letter, not the event called 1");
-        assert_eq!(chosen(&named(&["00000012"])), [1, 12], "a group, for no number has zeros in front");
+        assert_eq!(
+            chosen(&named(&["1"])),
+            [1],
+            "the letter, not the event called 1"
+        );
+        assert_eq!(
+            chosen(&named(&["00000012"])),
+            [1, 12],
+            "a group, for no number has zeros in front"
+        );
     }
 
     #[test]
     fn filters_narrow_and_mistakes_are_said() {
-        assert_eq!(chosen(&Selection { function: Some("g".into()), ..Selection::default() }), [13]);
-        assert_eq!(chosen(&Selection { reason: Some("rejected".into()), ..named(&["e-2", "13"]) }), [12, 13]);
-        assert_eq!(chosen(&Selection { reason: Some("decode".into()), ..Selection::default() }), [0; 0]);
-        assert_eq!(chosen(&Selection { all: true, ..Selection::default() }), [1, 12, 13]);
+        assert_eq!(
+            chosen(&Selection {
+                function: Some("g".into()),
+                ..Selection::default()
+            }),
+            [13]
+        );
+        assert_eq!(
+            chosen(&Selection {
+                reason: Some("rejected".into()),
+                ..named(&["e-2", "13"])
+            }),
+            [12, 13]
+        );
+        assert_eq!(
+            chosen(&Selection {
+                reason: Some("decode".into()),
+                ..Selection::default()
+            }),
+            [0; 0]
+        );
+        assert_eq!(
+            chosen(&Selection {
+                all: true,
+                ..Selection::default()
+            }),
+            [1, 12, 13]
+        );
         let refused = |selection: Selection| selection.choose(&letters()).unwrap_err().code;
         assert_eq!(refused(Selection::default()), exit::USAGE);
         assert_eq!(refused(named(&["12", "nobody"])), exit::USAGE);

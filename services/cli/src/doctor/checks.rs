@@ -63,15 +63,27 @@ struct Report(Vec<Finding>);
 
 impl Report {
     fn good(&mut self, text: impl Into<String>) {
-        self.0.push(Finding { verdict: Verdict::Good, text: text.into(), advice: None });
+        self.0.push(Finding {
+            verdict: Verdict::Good,
+            text: text.into(),
+            advice: None,
+        });
     }
 
     fn know(&mut self, text: impl Into<String>, advice: &str) {
-        self.0.push(Finding { verdict: Verdict::Know, text: text.into(), advice: Some(advice.into()) });
+        self.0.push(Finding {
+            verdict: Verdict::Know,
+            text: text.into(),
+            advice: Some(advice.into()),
+        });
     }
 
     fn fix(&mut self, text: impl Into<String>, advice: &str) {
-        self.0.push(Finding { verdict: Verdict::Fix, text: text.into(), advice: Some(advice.into()) });
+        self.0.push(Finding {
+            verdict: Verdict::Fix,
+            text: text.into(),
+            advice: Some(advice.into()),
+        });
     }
 }
 
@@ -82,7 +94,10 @@ pub async fn all(settings: &Settings) -> (Facts, Vec<Finding>) {
             nats(settings, &bus, &mut facts, &mut report).await;
             layout(settings, &bus, &mut facts, &mut report).await;
         }
-        Err(e) => report.fix(e.what, "start it with `oncue up`, or name another server with --nats"),
+        Err(e) => report.fix(
+            e.what,
+            "start it with `oncue up`, or name another server with --nats",
+        ),
     }
     match settings.store().await {
         Ok(store) => {
@@ -90,7 +105,10 @@ pub async fn all(settings: &Settings) -> (Facts, Vec<Finding>) {
                 report.fix(e, "see the server's own log");
             }
         }
-        Err(e) => report.fix(e.what, "start it with `oncue up`, or name another server with --redis"),
+        Err(e) => report.fix(
+            e.what,
+            "start it with `oncue up`, or name another server with --redis",
+        ),
     }
     traces(&mut report).await;
     (facts, report.0)
@@ -135,14 +153,30 @@ async fn nats(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut Re
 /// `/varz` of the very server we are connected to.
 async fn monitor(nats_url: &str) -> Result<Value, String> {
     let place = Place::of(nats_url, 4222).ok_or("the NATS URL names no host")?;
-    let named = std::env::var("ONCUE_NATS_MONITOR").ok().filter(|m| !m.is_empty());
-    let host = if place.host.contains(':') { format!("[{}]", place.host) } else { place.host };
-    let address = named
-        .map_or_else(|| format!("{host}:8222"), |m| m.trim_start_matches("http://").trim_end_matches('/').to_owned());
+    let named = std::env::var("ONCUE_NATS_MONITOR")
+        .ok()
+        .filter(|m| !m.is_empty());
+    let host = if place.host.contains(':') {
+        format!("[{}]", place.host)
+    } else {
+        place.host
+    };
+    let address = named.map_or_else(
+        || format!("{host}:8222"),
+        |m| {
+            m.trim_start_matches("http://")
+                .trim_end_matches('/')
+                .to_owned()
+        },
+    );
     let (status, body) = http::get(&address, "/varz", PATIENCE).await?;
-    let varz: Value = serde_json::from_str(&body).map_err(|_| format!("{address}/varz is {status} and not JSON"))?;
+    let varz: Value = serde_json::from_str(&body)
+        .map_err(|_| format!("{address}/varz is {status} and not JSON"))?;
     if varz["port"].as_u64() != Some(u64::from(place.port)) {
-        return Err(format!("{address} belongs to another server (port {})", varz["port"]));
+        return Err(format!(
+            "{address} belongs to another server (port {})",
+            varz["port"]
+        ));
     }
     Ok(varz)
 }
@@ -155,40 +189,69 @@ async fn layout(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut 
     let manifests = match manifests::of(settings, &names).await {
         Ok(manifests) => manifests,
         Err(e) => {
-            report.know(format!("consumers were not compared: {}", e.what), e.advice.as_deref().unwrap_or("see above"));
+            report.know(
+                format!("consumers were not compared: {}", e.what),
+                e.advice.as_deref().unwrap_or("see above"),
+            );
             Vec::new()
         }
     };
     compare(settings, bus, &manifests, report).await;
     let wanted = apply::plan(&settings.config, &manifests);
-    for name in wanted.iter().filter_map(|wanted| wanted.name.strip_prefix("stream ")) {
-        let Ok(info) = bus.api(&format!("STREAM.INFO.{name}"), &Value::Null).await else { continue };
+    for name in wanted
+        .iter()
+        .filter_map(|wanted| wanted.name.strip_prefix("stream "))
+    {
+        let Ok(info) = bus.api(&format!("STREAM.INFO.{name}"), &Value::Null).await else {
+            continue;
+        };
         copies(name, &info, facts, report);
-        let (bytes, most) =
-            (info["state"]["bytes"].as_u64().unwrap_or(0), info["config"]["max_bytes"].as_u64().unwrap_or(0));
+        let (bytes, most) = (
+            info["state"]["bytes"].as_u64().unwrap_or(0),
+            info["config"]["max_bytes"].as_u64().unwrap_or(0),
+        );
         if most > 0 && bytes > most / 10 * 9 {
-            let full =
-                format!("stream {name} is {} % full; when full it refuses events", bytes.saturating_mul(100) / most);
+            let full = format!(
+                "stream {name} is {} % full; when full it refuses events",
+                bytes.saturating_mul(100) / most
+            );
             report.fix(full, "raise max_bytes in oncue.toml and run `oncue apply`");
         }
     }
     if facts.least_replicas > Some(1) && facts.least_current == facts.least_replicas {
-        report.good(format!("every stream has at least {} copies, all up to date", facts.least_replicas.unwrap_or(1)));
+        report.good(format!(
+            "every stream has at least {} copies, all up to date",
+            facts.least_replicas.unwrap_or(1)
+        ));
     }
 }
 
 /// How many copies a stream is to have, and how many of them have all of it.
 fn copies(name: &str, info: &Value, facts: &mut Facts, report: &mut Report) {
-    let Some(wanted) = info["config"]["num_replicas"].as_u64() else { return };
+    let Some(wanted) = info["config"]["num_replicas"].as_u64() else {
+        return;
+    };
     let up_to_date = |replica: &&Value| replica["current"] == true && replica["offline"] != true;
-    let followers =
-        info["cluster"]["replicas"].as_array().map_or(0, |all| all.iter().filter(up_to_date).count() as u64);
+    let followers = info["cluster"]["replicas"]
+        .as_array()
+        .map_or(0, |all| all.iter().filter(up_to_date).count() as u64);
     let current = followers + 1; // who answers has it
-    facts.least_replicas = Some(facts.least_replicas.map_or(wanted, |least| least.min(wanted)));
-    facts.least_current = Some(facts.least_current.map_or(current, |least| least.min(current)));
+    facts.least_replicas = Some(
+        facts
+            .least_replicas
+            .map_or(wanted, |least| least.min(wanted)),
+    );
+    facts.least_current = Some(
+        facts
+            .least_current
+            .map_or(current, |least| least.min(current)),
+    );
     if current < wanted {
         let behind = format!("stream {name}: {current} of its {wanted} copies are up to date");
-        report.fix(behind, "see which nats-server is down, or wait until it has caught up");
+        report.fix(
+            behind,
+            "see which nats-server is down, or wait until it has caught up",
+        );
     }
 }
 
@@ -197,37 +260,68 @@ async fn compare(settings: &Settings, bus: &Bus, manifests: &[Manifest], report:
     for wanted in apply::plan(&settings.config, manifests) {
         match bus.ensure(&wanted, Mode::Look).await {
             Ok(Outcome::Same) => same += 1,
-            Ok(Outcome::Created) => report.fix(format!("{} is missing", wanted.name), "run `oncue apply`"),
+            Ok(Outcome::Created) => {
+                report.fix(format!("{} is missing", wanted.name), "run `oncue apply`")
+            }
             Ok(Outcome::Different(fields)) => {
-                let fields: Vec<String> =
-                    fields.iter().map(|(field, is, should)| format!("{field} is {is}, should be {should}")).collect();
-                report.fix(format!("{}: {}", wanted.name, fields.join("; ")), "run `oncue apply`");
+                let fields: Vec<String> = fields
+                    .iter()
+                    .map(|(field, is, should)| format!("{field} is {is}, should be {should}"))
+                    .collect();
+                report.fix(
+                    format!("{}: {}", wanted.name, fields.join("; ")),
+                    "run `oncue apply`",
+                );
             }
             Err(e) => report.fix(format!("{}: {e}", wanted.name), "see the server's own log"),
         }
     }
     if same > 0 {
-        report.good(format!("{same} streams and consumers are as they should be"));
+        report.good(format!(
+            "{same} streams and consumers are as they should be"
+        ));
     }
     match bus.ensure_schedules(&settings.config, Mode::Look).await {
         Ok(done) if done.is_empty() => {}
-        Ok(done) => report.fix(format!("not as oncue.toml says: {}", done.join(", ")), "run `oncue apply`"),
+        Ok(done) => report.fix(
+            format!("not as oncue.toml says: {}", done.join(", ")),
+            "run `oncue apply`",
+        ),
         Err(e) => report.fix(e.to_string(), "run `oncue apply`"),
     }
     // Of two tokens: records of dropped letters have three.
     let letters = serde_json::json!({ "subjects_filter": format!("{}.*", layout::DLQ) });
-    let dlq = bus.api(&format!("STREAM.INFO.{}", layout::DLQ), &letters).await.unwrap_or_default();
-    match dlq["state"]["subjects"].as_object().into_iter().flatten().filter_map(|(_, n)| n.as_u64()).sum() {
+    let dlq = bus
+        .api(&format!("STREAM.INFO.{}", layout::DLQ), &letters)
+        .await
+        .unwrap_or_default();
+    match dlq["state"]["subjects"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, n)| n.as_u64())
+        .sum()
+    {
         0u64 => report.good("no dead letters"),
-        dead => report.know(format!("{dead} dead letters wait for somebody"), "see them with `oncue dlq ls`"),
+        dead => report.know(
+            format!("{dead} dead letters wait for somebody"),
+            "see them with `oncue dlq ls`",
+        ),
     }
 }
 
-async fn redis(settings: &Settings, store: &RedisStore, facts: &mut Facts, report: &mut Report) -> Result<(), String> {
+async fn redis(
+    settings: &Settings,
+    store: &RedisStore,
+    facts: &mut Facts,
+    report: &mut Report,
+) -> Result<(), String> {
     let text = |e: oncue::store::StoreError| e.to_string();
     let info = store.info("server").await.map_err(text)?;
     let field = |name: &str| {
-        info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(|v| v.trim().to_owned())
+        info.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .map(|v| v.trim().to_owned())
     };
     let (name, version) = match field("valkey_version") {
         Some(version) => ("Valkey", version),
@@ -238,11 +332,16 @@ async fn redis(settings: &Settings, store: &RedisStore, facts: &mut Facts, repor
     report.good("Redis never evicts keys (maxmemory-policy noeviction)");
     facts.redis = Some(version);
     persistence(store, facts, report).await;
-    if let Some(limit) = store.setting("hash-max-listpack-entries").await.and_then(|n| n.parse::<u64>().ok())
+    if let Some(limit) = store
+        .setting("hash-max-listpack-entries")
+        .await
+        .and_then(|n| n.parse::<u64>().ok())
         && limit < LISTPACK
     {
         report.know(
-            format!("hash-max-listpack-entries is {limit}: seen-marks take more memory than they need"),
+            format!(
+                "hash-max-listpack-entries is {limit}: seen-marks take more memory than they need"
+            ),
             "set it to 128 or more, Redis's own default",
         );
     }
@@ -252,15 +351,27 @@ async fn redis(settings: &Settings, store: &RedisStore, facts: &mut Facts, repor
             format!("Redis is laid out with {other} partitions, this version has {PARTITIONS}"),
             "use the Redis of this app, or an empty one",
         ),
-        None => report.know("Redis was not used by any worker yet", "the first worker lays it out"),
+        None => report.know(
+            "Redis was not used by any worker yet",
+            "the first worker lays it out",
+        ),
     }
     if let Some(regression) = store.regression().await.map_err(text)? {
-        report.fix(regression.to_string(), "run `oncue recover redis`; until then workers refuse to start");
+        report.fix(
+            regression.to_string(),
+            "run `oncue recover redis`; until then workers refuse to start",
+        );
     }
     if store.is_loaded().await.map_err(text)? {
-        report.good(format!("function library {} is loaded", store.library_name()));
+        report.good(format!(
+            "function library {} is loaded",
+            store.library_name()
+        ));
     } else {
-        report.fix(format!("function library {} is not loaded", store.library_name()), "run `oncue apply`");
+        report.fix(
+            format!("function library {} is not loaded", store.library_name()),
+            "run `oncue apply`",
+        );
     }
     Ok(())
 }
@@ -293,22 +404,38 @@ async fn persistence(store: &RedisStore, facts: &mut Facts, report: &mut Report)
 }
 
 async fn replication(store: &RedisStore, facts: &mut Facts, report: &mut Report) {
-    let setting = async |name: &str| store.setting(name).await.and_then(|n| n.parse().ok()).unwrap_or(0);
+    let setting = async |name: &str| {
+        store
+            .setting(name)
+            .await
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0)
+    };
     facts.redis_replicas_required = setting("min-replicas-to-write").await;
     facts.redis_replica_lag = setting("min-replicas-max-lag").await;
     let info = store.info("replication").await.unwrap_or_default();
-    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    facts.redis_replicas = field("connected_slaves").and_then(|n| n.trim().parse().ok()).unwrap_or(0);
+    let field = |name: &str| {
+        info.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+    };
+    facts.redis_replicas = field("connected_slaves")
+        .and_then(|n| n.trim().parse().ok())
+        .unwrap_or(0);
     let (there, required) = (facts.redis_replicas, facts.redis_replicas_required);
     if field("role").is_some_and(|role| role.trim() != "master") {
-        report.fix("this Redis is a replica and takes no writes", "name the primary in ONCUE_REDIS_URL");
+        report.fix(
+            "this Redis is a replica and takes no writes",
+            "name the primary in ONCUE_REDIS_URL",
+        );
     } else if there < required {
         report.fix(
             format!("Redis takes no writes: {there} replicas follow it, min-replicas-to-write is {required}"),
             "start a replica with `redis-server deploy/ha/redis.conf --replicaof PRIMARY 6379`",
         );
     } else if required > 0 {
-        report.good(format!("{there} replicas follow Redis, and without {required} it takes no writes"));
+        report.good(format!(
+            "{there} replicas follow Redis, and without {required} it takes no writes"
+        ));
     }
 }
 
@@ -317,23 +444,37 @@ async fn traces(report: &mut Report) {
         .iter()
         .any(|name| std::env::var(name).is_ok_and(|v| v == "true" || v == "none"))
     {
-        report.know("traces are switched off here", "unset OTEL_SDK_DISABLED and OTEL_TRACES_EXPORTER");
+        report.know(
+            "traces are switched off here",
+            "unset OTEL_SDK_DISABLED and OTEL_TRACES_EXPORTER",
+        );
         return;
     }
-    let endpoint = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
-        .iter()
-        .find_map(|name| std::env::var(name).ok());
-    let endpoint = endpoint.filter(|e| !e.is_empty()).unwrap_or_else(|| "http://127.0.0.1:4318".to_owned());
+    let endpoint = [
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+    ]
+    .iter()
+    .find_map(|name| std::env::var(name).ok());
+    let endpoint = endpoint
+        .filter(|e| !e.is_empty())
+        .unwrap_or_else(|| "http://127.0.0.1:4318".to_owned());
     let reached = match Place::of(&endpoint, 4318) {
-        Some(place) => tokio::time::timeout(PATIENCE, TcpStream::connect((place.host.as_str(), place.port)))
-            .await
-            .is_ok_and(|c| c.is_ok()),
+        Some(place) => tokio::time::timeout(
+            PATIENCE,
+            TcpStream::connect((place.host.as_str(), place.port)),
+        )
+        .await
+        .is_ok_and(|c| c.is_ok()),
         None => false,
     };
     if reached {
         report.good(format!("traces are taken at {endpoint}"));
     } else {
         let nobody = format!("nobody takes traces at {endpoint}; events flow without them");
-        report.know(nobody, "`oncue up` starts a trace viewer; OTEL_EXPORTER_OTLP_ENDPOINT names another");
+        report.know(
+            nobody,
+            "`oncue up` starts a trace viewer; OTEL_EXPORTER_OTLP_ENDPOINT names another",
+        );
     }
 }

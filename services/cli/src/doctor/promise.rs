@@ -5,7 +5,8 @@ use super::checks::Facts;
 /// `dev`, `durable` or `ha`.
 pub fn profile(facts: &Facts) -> &'static str {
     let fsync = nats_fsyncs(facts) && redis_fsyncs(facts);
-    let stands_in = replicated(facts) && facts.redis_replicas >= facts.redis_replicas_required.max(1);
+    let stands_in =
+        replicated(facts) && facts.redis_replicas >= facts.redis_replicas_required.max(1);
     match (stands_in && facts.redis_replicas_required > 0, fsync) {
         (true, _) if redis_fsyncs(facts) => "ha",
         (_, true) => "durable",
@@ -73,7 +74,9 @@ pub fn words(facts: &Facts) -> Vec<String> {
 fn nats_interval(facts: &Facts) -> String {
     match facts.nats_sync_seconds {
         Some(seconds) => format!("every {seconds} s"),
-        None => "at intervals (its monitoring page does not answer, so the worst is assumed)".into(),
+        None => {
+            "at intervals (its monitoring page does not answer, so the worst is assumed)".into()
+        }
     }
 }
 
@@ -82,35 +85,102 @@ mod tests {
     use super::*;
 
     fn redis(appendonly: &str, appendfsync: &str) -> Facts {
-        Facts { appendonly: Some(appendonly.into()), appendfsync: Some(appendfsync.into()), ..Facts::default() }
+        Facts {
+            appendonly: Some(appendonly.into()),
+            appendfsync: Some(appendfsync.into()),
+            ..Facts::default()
+        }
     }
 
     #[test]
     fn the_profile_needs_both_servers() {
-        let both = Facts { nats_sync_always: Some(true), ..redis("yes", "always") };
+        let both = Facts {
+            nats_sync_always: Some(true),
+            ..redis("yes", "always")
+        };
         assert_eq!(profile(&both), "durable");
-        assert_eq!(profile(&Facts { nats_sync_always: Some(true), ..redis("yes", "everysec") }), "dev");
-        assert_eq!(profile(&redis("yes", "always")), "dev", "what NATS does not say counts as no");
+        assert_eq!(
+            profile(&Facts {
+                nats_sync_always: Some(true),
+                ..redis("yes", "everysec")
+            }),
+            "dev"
+        );
+        assert_eq!(
+            profile(&redis("yes", "always")),
+            "dev",
+            "what NATS does not say counts as no"
+        );
         assert_eq!(profile(&Facts::default()), "dev");
     }
 
     #[test]
     fn what_stands_in_must_be_there() {
-        let nats = || Facts { least_replicas: Some(3), least_current: Some(3), ..redis("yes", "always") };
-        let whole = || Facts { redis_replicas_required: 1, redis_replicas: 1, redis_replica_lag: 10, ..nats() };
+        let nats = || Facts {
+            least_replicas: Some(3),
+            least_current: Some(3),
+            ..redis("yes", "always")
+        };
+        let whole = || Facts {
+            redis_replicas_required: 1,
+            redis_replicas: 1,
+            redis_replica_lag: 10,
+            ..nats()
+        };
         assert_eq!(profile(&whole()), "ha");
-        assert_eq!(profile(&Facts { least_current: Some(2), ..whole() }), "ha", "one of three may be away");
-        assert_eq!(profile(&Facts { least_current: Some(1), ..whole() }), "dev");
-        assert_eq!(profile(&Facts { redis_replicas: 0, ..whole() }), "dev", "nobody follows Redis");
-        assert_eq!(profile(&nats()), "dev", "nothing makes Redis wait for a replica");
+        assert_eq!(
+            profile(&Facts {
+                least_current: Some(2),
+                ..whole()
+            }),
+            "ha",
+            "one of three may be away"
+        );
+        assert_eq!(
+            profile(&Facts {
+                least_current: Some(1),
+                ..whole()
+            }),
+            "dev"
+        );
+        assert_eq!(
+            profile(&Facts {
+                redis_replicas: 0,
+                ..whole()
+            }),
+            "dev",
+            "nobody follows Redis"
+        );
+        assert_eq!(
+            profile(&nats()),
+            "dev",
+            "nothing makes Redis wait for a replica"
+        );
         let text = words(&whole()).join("\n");
-        assert!(text.contains("on three servers") && text.contains("up to 10 s"), "{text}");
+        assert!(
+            text.contains("on three servers") && text.contains("up to 10 s"),
+            "{text}"
+        );
     }
 
     #[test]
     fn weak_settings_are_said_in_words() {
-        let text = words(&Facts { nats_sync_seconds: Some(120), ..redis("no", "everysec") }).join("\n");
-        assert!(text.contains("NOT when Redis restarts") && text.contains("every 120 s"), "{text}");
-        assert!(!words(&Facts { nats_sync_always: Some(true), ..redis("yes", "always") }).join("\n").contains("NOT"));
+        let text = words(&Facts {
+            nats_sync_seconds: Some(120),
+            ..redis("no", "everysec")
+        })
+        .join("\n");
+        assert!(
+            text.contains("NOT when Redis restarts") && text.contains("every 120 s"),
+            "{text}"
+        );
+        assert!(
+            !words(&Facts {
+                nats_sync_always: Some(true),
+                ..redis("yes", "always")
+            })
+            .join("\n")
+            .contains("NOT")
+        );
     }
 }

@@ -29,14 +29,30 @@ pub async fn rebuild(
     patience: Patience,
 ) -> Result<(Option<Flow>, Searched), Failure> {
     let catalog = config.catalog().map_err(Failure::usage)?;
-    let streams = ps::streams(bus).await?.into_iter().filter(|name| name != DLQ && name != TIMER).collect();
-    let functions: Vec<Cue<'_>> = functions.iter().map(|m| (&*m.triggers, &*m.emits)).collect();
+    let streams = ps::streams(bus)
+        .await?
+        .into_iter()
+        .filter(|name| name != DLQ && name != TIMER)
+        .collect();
+    let functions: Vec<Cue<'_>> = functions
+        .iter()
+        .map(|m| (&*m.triggers, &*m.emits))
+        .collect();
     progress(format_args!("looking for {id} in the streams"));
-    let sources = Sources { bus, streams, store, config };
+    let sources = Sources {
+        bus,
+        streams,
+        store,
+        config,
+    };
     let followed = trail::follow(sources, id, &functions, patience).await;
     progress("");
     let (hits, searched) = followed.map_err(Failure::silent)?;
-    let built = if hits.is_empty() { None } else { Some(build(bus, &catalog, &hits).await?) };
+    let built = if hits.is_empty() {
+        None
+    } else {
+        Some(build(bus, &catalog, &hits).await?)
+    };
     Ok((built, searched))
 }
 
@@ -47,7 +63,15 @@ async fn build(bus: &Bus, catalog: &Catalog, hits: &[Hit]) -> Result<Flow, Failu
     let letters: BTreeMap<(&str, &str), &Letter> = letters
         .iter()
         .filter(|letter| letter.content.flow_id == flow)
-        .map(|letter| ((letter.content.event_id.as_str(), letter.content.function.as_str()), letter))
+        .map(|letter| {
+            (
+                (
+                    letter.content.event_id.as_str(),
+                    letter.content.function.as_str(),
+                ),
+                letter,
+            )
+        })
         .collect();
     let mut events: Vec<FlowEvent> = Vec::with_capacity(hits.len());
     for hit in hits {
@@ -56,15 +80,34 @@ async fn build(bus: &Bus, catalog: &Catalog, hits: &[Hit]) -> Result<Flow, Failu
             .iter()
             .filter(|(_, (of, info))| *of == hit.stream && acts_on(info, &hit.found))
             .map(|(function, (_, info))| {
-                step(function, info, hit, emitted(hits, id, function), letters.get(&(&**id, function)).copied())
+                step(
+                    function,
+                    info,
+                    hit,
+                    emitted(hits, id, function),
+                    letters.get(&(&**id, function)).copied(),
+                )
             })
             .collect();
         steps.sort_by(|a, b| a.function.cmp(&b.function));
-        events.push(FlowEvent { steps, ..hit.event(catalog) });
+        events.push(FlowEvent {
+            steps,
+            ..hit.event(catalog)
+        });
     }
     let started = events.iter().map(|event| event.time).min().unwrap_or(0);
-    let open = events.iter().flat_map(|event| &event.steps).filter(|step| step.state.is_open()).count() as u64;
-    Ok(Flow { id: flow, open, started, ended: None, events: tree(events) })
+    let open = events
+        .iter()
+        .flat_map(|event| &event.steps)
+        .filter(|step| step.state.is_open())
+        .count() as u64;
+    Ok(Flow {
+        id: flow,
+        open,
+        started,
+        ended: None,
+        events: tree(events),
+    })
 }
 
 /// When the first event that a function has made of this one came.
@@ -79,9 +122,18 @@ fn emitted(hits: &[Hit], cause: &str, function: &str) -> Option<u64> {
 /// Whether a consumer ever got, or will get, a message.
 fn acts_on(info: &Value, found: &Found) -> bool {
     let config = &info["config"];
-    let filters = config["filter_subjects"].as_array().into_iter().flatten().chain([&config["filter_subject"]]);
-    let mut filters = filters.filter_map(Value::as_str).filter(|filter| !filter.is_empty());
-    let created = info["created"].as_str().and_then(event::parse_time).unwrap_or(0);
+    let filters = config["filter_subjects"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .chain([&config["filter_subject"]]);
+    let mut filters = filters
+        .filter_map(Value::as_str)
+        .filter(|filter| !filter.is_empty());
+    let created = info["created"]
+        .as_str()
+        .and_then(event::parse_time)
+        .unwrap_or(0);
     filters.any(|filter| matches(filter, &found.subject))
         && (config["deliver_policy"] != "new" || found.time >= created)
 }
@@ -97,7 +149,13 @@ fn matches(filter: &str, subject: &str) -> bool {
     }
 }
 
-fn step(function: &str, info: &Value, hit: &Hit, emitted: Option<u64>, letter: Option<&Letter>) -> Step {
+fn step(
+    function: &str,
+    info: &Value,
+    hit: &Hit,
+    emitted: Option<u64>,
+    letter: Option<&Letter>,
+) -> Step {
     let place = |field: &str| info[field]["stream_seq"].as_u64().unwrap_or(0);
     let sequence = hit.found.sequence;
     let state = match letter {
@@ -125,10 +183,14 @@ mod tests {
 
     #[test]
     fn filters_are_matched_as_the_server_does() {
-        assert!(matches("web.page.viewed", "web.page.viewed") && matches("web.page.viewed.*", "web.page.viewed.home"));
+        assert!(
+            matches("web.page.viewed", "web.page.viewed")
+                && matches("web.page.viewed.*", "web.page.viewed.home")
+        );
         assert!(matches("files.>", "files.file.removed.x") && !matches("files.>", "files"));
         assert!(
-            !matches("web.page.viewed.*", "web.page.viewed") && !matches("web.page.viewed", "web.page.viewed.home")
+            !matches("web.page.viewed.*", "web.page.viewed")
+                && !matches("web.page.viewed", "web.page.viewed.home")
         );
     }
 }

@@ -16,17 +16,31 @@ pub fn draw(flow: &Flow, now: u64) -> String {
     let mut lines = vec![head(flow, now)];
     lines.extend(waits(flow, now));
     lines.push(String::new());
-    let mut drawing = Drawing { flow, now, effects: HashMap::new(), lines };
+    let mut drawing = Drawing {
+        flow,
+        now,
+        effects: HashMap::new(),
+        lines,
+    };
     for (at, event) in flow.events.iter().enumerate() {
         if event.depth > 0 {
-            drawing.effects.entry(event.cause.as_str()).or_default().push(at);
+            drawing
+                .effects
+                .entry(event.cause.as_str())
+                .or_default()
+                .push(at);
         }
     }
     for event in flow.events.iter().filter(|event| event.depth == 0) {
         drawing.event(event, "", "");
     }
     let columns = width().unwrap_or(usize::MAX);
-    drawing.lines.iter().map(|line| cut(line, columns)).collect::<Vec<_>>().join("\n")
+    drawing
+        .lines
+        .iter()
+        .map(|line| cut(line, columns))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Painted text cut to the columns of the terminal, so that a redraw knows how many lines there are.
@@ -51,12 +65,22 @@ fn cut(line: &str, columns: usize) -> String {
 
 fn head(flow: &Flow, now: u64) -> String {
     let steps = flow.steps().count();
-    let dead = flow.steps().filter(|step| step.state == StepState::Dead).count();
+    let dead = flow
+        .steps()
+        .filter(|step| step.state == StepState::Dead)
+        .count();
     let took = |end: u64| span(end.saturating_sub(flow.started));
     let mut text = match (flow.is_complete(), flow.ended) {
         (true, Some(ended)) => paint(GOOD, format_args!("complete in {}", took(ended))),
         (true, None) => paint(GOOD, "complete"),
-        _ => paint(CHANGED, format_args!("running for {}, {} of {steps} steps open", took(now), flow.open)),
+        _ => paint(
+            CHANGED,
+            format_args!(
+                "running for {}, {} of {steps} steps open",
+                took(now),
+                flow.open
+            ),
+        ),
     };
     if dead > 0 {
         text += &paint(BAD, format_args!(", {dead} dead"));
@@ -67,19 +91,38 @@ fn head(flow: &Flow, now: u64) -> String {
 /// The one thing everybody waits for.
 fn waits(flow: &Flow, now: u64) -> Option<String> {
     let (event, step) = flow.waits_for()?;
-    let ago = |at: Option<u64>| at.map_or_else(String::new, |at| format!(" {} ago", span(now.saturating_sub(at))));
+    let ago = |at: Option<u64>| {
+        at.map_or_else(String::new, |at| {
+            format!(" {} ago", span(now.saturating_sub(at)))
+        })
+    };
     let why = match step.state {
         StepState::Waiting => {
             let why = brief(step.why.as_deref().unwrap_or_default(), LONGEST);
-            format!("failed{}, attempt {}: {}", ago(step.failed), step.attempts, paint(BAD, why))
+            format!(
+                "failed{}, attempt {}: {}",
+                ago(step.failed),
+                step.attempts,
+                paint(BAD, why)
+            )
         }
         StepState::Running if step.started.is_some() => format!("began{}", ago(step.started)),
         StepState::Running => "handed to a worker, not done".to_owned(),
-        _ => format!("no worker has begun; there{}", ago(Some(step.since)).replace(" ago", "")),
+        _ => format!(
+            "no worker has begun; there{}",
+            ago(Some(step.since)).replace(" ago", "")
+        ),
     };
-    let key = if event.key.is_empty() { String::new() } else { format!(" {}", brief(&event.key, 64)) };
+    let key = if event.key.is_empty() {
+        String::new()
+    } else {
+        format!(" {}", brief(&event.key, 64))
+    };
     let event = format!("{}{key}", brief(&event.ty, 64));
-    Some(format!("waits for {} on {event}: {why}", paint(NAME, brief(&step.function, 64))))
+    Some(format!(
+        "waits for {} on {event}: {why}",
+        paint(NAME, brief(&step.function, 64))
+    ))
 }
 
 struct Drawing<'f> {
@@ -94,50 +137,93 @@ impl<'f> Drawing<'f> {
     /// `first` stands before the event itself, `rest` before everything under it.
     fn event(&mut self, event: &'f FlowEvent, first: &str, rest: &str) {
         let after = event.time.saturating_sub(self.flow.started);
-        let ty = if event.ty.is_empty() { "(unknown type)" } else { &event.ty };
-        let source = if event.depth == 0 { format!("  from {}", brief(&event.source, 64)) } else { String::new() };
+        let ty = if event.ty.is_empty() {
+            "(unknown type)"
+        } else {
+            &event.ty
+        };
+        let source = if event.depth == 0 {
+            format!("  from {}", brief(&event.source, 64))
+        } else {
+            String::new()
+        };
         self.lines.push(format!(
             "{first}{} {}  {}",
             paint(BOLD, brief(ty, 64)),
             brief(&event.key, 64),
-            paint(DIM, format_args!("{}{source}  +{}", brief(&event.id, 128), span(after)))
+            paint(
+                DIM,
+                format_args!("{}{source}  +{}", brief(&event.id, 128), span(after))
+            )
         ));
         let effects: Vec<&FlowEvent> = match self.effects.get(event.id.as_str()) {
-            Some(places) => places.iter().map(|at| &self.flow.events[*at]).filter(|e| e.depth > event.depth).collect(),
+            Some(places) => places
+                .iter()
+                .map(|at| &self.flow.events[*at])
+                .filter(|e| e.depth > event.depth)
+                .collect(),
             None => Vec::new(),
         };
         if event.depth as usize >= DEEPEST {
             if !effects.is_empty() {
-                self.lines.push(format!("{rest}└─ … {} more events behind; --json has them", effects.len()));
+                self.lines.push(format!(
+                    "{rest}└─ … {} more events behind; --json has them",
+                    effects.len()
+                ));
             }
             return;
         }
-        let emitted_by = |step: &Step, effect: &FlowEvent| effect.source.strip_prefix('/') == Some(&step.function);
-        let strangers: Vec<&FlowEvent> =
-            effects.iter().copied().filter(|e| !event.steps.iter().any(|step| emitted_by(step, e))).collect();
+        let emitted_by = |step: &Step, effect: &FlowEvent| {
+            effect.source.strip_prefix('/') == Some(&step.function)
+        };
+        let strangers: Vec<&FlowEvent> = effects
+            .iter()
+            .copied()
+            .filter(|e| !event.steps.iter().any(|step| emitted_by(step, e)))
+            .collect();
         let count = event.steps.len() + strangers.len();
         for (at, step) in event.steps.iter().enumerate() {
             let (branch, below) = branches(at + 1 == count);
-            self.lines.push(format!("{rest}{branch}{}", self.step(event, step)));
-            let own: Vec<&FlowEvent> = effects.iter().copied().filter(|effect| emitted_by(step, effect)).collect();
+            self.lines
+                .push(format!("{rest}{branch}{}", self.step(event, step)));
+            let own: Vec<&FlowEvent> = effects
+                .iter()
+                .copied()
+                .filter(|effect| emitted_by(step, effect))
+                .collect();
             for (at, effect) in own.iter().enumerate() {
                 let (branch, deeper) = branches(at + 1 == own.len());
-                self.event(effect, &format!("{rest}{below}{branch}"), &format!("{rest}{below}{deeper}"));
+                self.event(
+                    effect,
+                    &format!("{rest}{below}{branch}"),
+                    &format!("{rest}{below}{deeper}"),
+                );
             }
         }
         for (at, effect) in strangers.iter().enumerate() {
             let (branch, deeper) = branches(event.steps.len() + at + 1 == count);
-            self.event(effect, &format!("{rest}{branch}"), &format!("{rest}{deeper}"));
+            self.event(
+                effect,
+                &format!("{rest}{branch}"),
+                &format!("{rest}{deeper}"),
+            );
         }
     }
 
     fn step(&self, event: &FlowEvent, step: &Step) -> String {
         let (sign, style, word) = look(step.state);
-        let mut text = paint(style, format_args!("{sign} {} {word}", brief(&step.function, 64)));
+        let mut text = paint(
+            style,
+            format_args!("{sign} {} {word}", brief(&step.function, 64)),
+        );
         let begun = step.started.filter(|at| *at > 0);
         match (begun, step.ended.filter(|at| *at > 0)) {
             (Some(begun), Some(ended)) => text.extend(["  ", &span(ended.saturating_sub(begun))]),
-            (None, Some(ended)) => text.extend(["  ", &span(ended.saturating_sub(event.time)), " after the event"]),
+            (None, Some(ended)) => text.extend([
+                "  ",
+                &span(ended.saturating_sub(event.time)),
+                " after the event",
+            ]),
             (Some(begun), None) if step.state == StepState::Running => {
                 text.extend(["  for ", &span(self.now.saturating_sub(begun))]);
             }
@@ -146,7 +232,11 @@ impl<'f> Drawing<'f> {
         if step.attempts > 1 {
             text += &paint(CHANGED, format_args!("  {} attempts", step.attempts));
         }
-        if let Some(why) = step.why.as_deref().filter(|_| step.state != StepState::Done) {
+        if let Some(why) = step
+            .why
+            .as_deref()
+            .filter(|_| step.state != StepState::Done)
+        {
             text.extend(["  ", &paint(BAD, brief(why, LONGEST))]);
         }
         text
@@ -154,7 +244,11 @@ impl<'f> Drawing<'f> {
 }
 
 fn branches(last: bool) -> (&'static str, &'static str) {
-    if last { ("└─ ", "   ") } else { ("├─ ", "│  ") }
+    if last {
+        ("└─ ", "   ")
+    } else {
+        ("├─ ", "│  ")
+    }
 }
 
 fn look(state: StepState) -> (char, Style, &'static str) {
@@ -183,7 +277,13 @@ mod tests {
     use super::*;
 
     fn flow(fields: &[(&str, &str)]) -> Flow {
-        Flow::read("root", fields.iter().map(|(f, v)| (f.as_bytes().to_vec(), v.as_bytes().to_vec()))).unwrap()
+        Flow::read(
+            "root",
+            fields
+                .iter()
+                .map(|(f, v)| (f.as_bytes().to_vec(), v.as_bytes().to_vec())),
+        )
+        .unwrap()
     }
 
     fn plain(flow: &Flow) -> String {
@@ -193,11 +293,17 @@ mod tests {
     #[test]
     fn what_is_waited_for_stands_first_and_effects_under_their_function() {
         let flow = flow(&[
-            ("e:root", r#"["files.file.uploaded","f1","/gateway","",1000]"#),
+            (
+                "e:root",
+                r#"["files.file.uploaded","f1","/gateway","",1000]"#,
+            ),
             ("s:root:inspect-file", "d 1040"),
             ("r:root:inspect-file", "1010 2"),
             ("w:root:inspect-file", "1005 once"),
-            ("e:a", r#"["files.file.inspected","f1","/inspect-file","root",1040]"#),
+            (
+                "e:a",
+                r#"["files.file.inspected","f1","/inspect-file","root",1040]"#,
+            ),
             ("s:a:enforce-quota", "p 1040"),
             ("r:a:enforce-quota", "8000 3"),
             ("w:a:enforce-quota", "9000 no disk\u{1b}[2J"),
@@ -223,19 +329,42 @@ mod tests {
 
     #[test]
     fn complete_flows_deep_ones_and_circles() {
-        let done = flow(&[("e:root", r#"["t.t.t","","client","",5]"#), ("n", "0"), ("at", "5"), ("end", "25")]);
-        assert!(plain(&done).starts_with("flow root  complete in 20 ms\n\nt.t.t   root  from client  +0 ms"));
-        let circle = flow(&[("e:a", r#"["t","","","b",5]"#), ("e:b", r#"["t","","","a",6]"#)]);
+        let done = flow(&[
+            ("e:root", r#"["t.t.t","","client","",5]"#),
+            ("n", "0"),
+            ("at", "5"),
+            ("end", "25"),
+        ]);
+        assert!(
+            plain(&done)
+                .starts_with("flow root  complete in 20 ms\n\nt.t.t   root  from client  +0 ms")
+        );
+        let circle = flow(&[
+            ("e:a", r#"["t","","","b",5]"#),
+            ("e:b", r#"["t","","","a",6]"#),
+        ]);
         assert_eq!(plain(&circle).lines().count(), 4, "{}", plain(&circle));
-        let fields: Vec<(String, String)> =
-            (0..5000).map(|n| (format!("e:{n}"), format!(r#"["t","","/f","{}",{n}]"#, n - 1))).collect();
-        let pairs: Vec<(&str, &str)> = fields.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+        let fields: Vec<(String, String)> = (0..5000)
+            .map(|n| {
+                (
+                    format!("e:{n}"),
+                    format!(r#"["t","","/f","{}",{n}]"#, n - 1),
+                )
+            })
+            .collect();
+        let pairs: Vec<(&str, &str)> = fields
+            .iter()
+            .map(|(a, b)| (a.as_str(), b.as_str()))
+            .collect();
         assert!(plain(&flow(&pairs)).contains("1 more events behind"));
     }
 
     #[test]
     fn spans_and_cuts() {
-        assert_eq!([999, 1500, 61_000, 7_260_000].map(span), ["999 ms", "1.50 s", "1 min 1 s", "2 h 1 min"]);
+        assert_eq!(
+            [999, 1500, 61_000, 7_260_000].map(span),
+            ["999 ms", "1.50 s", "1 min 1 s", "2 h 1 min"]
+        );
         assert_eq!(cut("\x1b[1mabcdef\x1b[0m", 4), "\x1b[1mabc\x1b[0m…");
     }
 }

@@ -10,7 +10,11 @@ use oncue::house::{House, Known};
 
 /// A tree from the types nobody in the house emits to whatever follows; what was drawn before is only named again.
 pub fn text(house: &House) -> String {
-    let mut tree = Tree { house, drawn: BTreeSet::new(), lines: Vec::new() };
+    let mut tree = Tree {
+        house,
+        drawn: BTreeSet::new(),
+        lines: Vec::new(),
+    };
     let types = house.types();
     let is_root = |ty: &str| !house.manifests().any(|m| m.emits.iter().any(|t| t == ty));
     let (roots, others): (Vec<&str>, Vec<&str>) = types.into_iter().partition(|ty| is_root(ty));
@@ -33,15 +37,27 @@ struct Tree<'h> {
 impl<'h> Tree<'h> {
     fn ty(&mut self, ty: &'h str, first: &str, rest: &str) {
         let mut line = format!("{first}{}", paint(BOLD, brief(ty, 128)));
-        let outside = self.house.emitters(ty).into_iter().filter(|by| !self.house.functions.contains_key(by));
+        let outside = self
+            .house
+            .emitters(ty)
+            .into_iter()
+            .filter(|by| !self.house.functions.contains_key(by));
         let outside: Vec<String> = outside.collect();
         if first.is_empty() {
-            let from = if outside.is_empty() { "clients".to_owned() } else { outside.join(", ") };
+            let from = if outside.is_empty() {
+                "clients".to_owned()
+            } else {
+                outside.join(", ")
+            };
             line += &paint(DIM, format_args!("  from {from}"));
         }
         let listeners: Vec<&str> = self.house.listeners(ty).collect();
         if !self.drawn.insert(ty) {
-            let more = if listeners.is_empty() { "" } else { "  (see above)" };
+            let more = if listeners.is_empty() {
+                ""
+            } else {
+                "  (see above)"
+            };
             return self.lines.push(line + &paint(DIM, more));
         }
         if listeners.is_empty() {
@@ -50,22 +66,40 @@ impl<'h> Tree<'h> {
         self.lines.push(line);
         for (at, function) in listeners.iter().enumerate() {
             let (branch, below) = branches(at + 1 == listeners.len());
-            self.function(function, &format!("{rest}{branch}"), &format!("{rest}{below}"));
+            self.function(
+                function,
+                &format!("{rest}{branch}"),
+                &format!("{rest}{below}"),
+            );
         }
     }
 
     fn function(&mut self, name: &str, first: &str, rest: &str) {
-        let Some((name, known)) = self.house.functions.get_key_value(name) else { return };
+        let Some((name, known)) = self.house.functions.get_key_value(name) else {
+            return;
+        };
         let state = match known {
-            Known { running: 0, built: true, .. } => paint(DIM, "not running"),
+            Known {
+                running: 0,
+                built: true,
+                ..
+            } => paint(DIM, "not running"),
             Known { running: 0, .. } => paint(DIM, "not running, no program here"),
             Known { running, .. } => paint(GOOD, format_args!("{running} running")),
         };
-        let table = known.manifest.table.as_ref().map_or_else(String::new, |t| paint(DIM, format_args!("  [{t}]")));
+        let table = known
+            .manifest
+            .table
+            .as_ref()
+            .map_or_else(String::new, |t| paint(DIM, format_args!("  [{t}]")));
         let line = format!("{first}{}{table}  {state}", paint(NAME, brief(name, 128)));
         let emits = &known.manifest.emits;
         if !self.drawn.insert(name) {
-            let more = if emits.is_empty() { "" } else { "  (see above)" };
+            let more = if emits.is_empty() {
+                ""
+            } else {
+                "  (see above)"
+            };
             return self.lines.push(line + &paint(DIM, more));
         }
         self.lines.push(line);
@@ -77,7 +111,11 @@ impl<'h> Tree<'h> {
 }
 
 fn branches(last: bool) -> (&'static str, &'static str) {
-    if last { ("└─ ", "   ") } else { ("├─ ", "│  ") }
+    if last {
+        ("└─ ", "   ")
+    } else {
+        ("├─ ", "│  ")
+    }
 }
 
 /// Nodes by a short name, and arrows between them.
@@ -89,17 +127,39 @@ struct Graph<'h> {
 
 impl<'h> Graph<'h> {
     fn of(house: &'h House) -> Self {
-        let types: BTreeMap<&str, String> =
-            house.types().into_iter().enumerate().map(|(at, ty)| (ty, format!("t{at}"))).collect();
-        let functions: BTreeMap<&str, String> =
-            house.functions.keys().enumerate().map(|(at, name)| (name.as_str(), format!("f{at}"))).collect();
+        let types: BTreeMap<&str, String> = house
+            .types()
+            .into_iter()
+            .enumerate()
+            .map(|(at, ty)| (ty, format!("t{at}")))
+            .collect();
+        let functions: BTreeMap<&str, String> = house
+            .functions
+            .keys()
+            .enumerate()
+            .map(|(at, name)| (name.as_str(), format!("f{at}")))
+            .collect();
         let mut arrows = Vec::new();
         for manifest in house.manifests() {
             let function = &functions[manifest.name.as_str()];
-            arrows.extend(manifest.triggers.iter().map(|ty| (types[ty.as_str()].clone(), function.clone())));
-            arrows.extend(manifest.emits.iter().map(|ty| (function.clone(), types[ty.as_str()].clone())));
+            arrows.extend(
+                manifest
+                    .triggers
+                    .iter()
+                    .map(|ty| (types[ty.as_str()].clone(), function.clone())),
+            );
+            arrows.extend(
+                manifest
+                    .emits
+                    .iter()
+                    .map(|ty| (function.clone(), types[ty.as_str()].clone())),
+            );
         }
-        Self { types, functions, arrows }
+        Self {
+            types,
+            functions,
+            arrows,
+        }
     }
 }
 
@@ -127,7 +187,11 @@ pub fn dot(house: &House) -> String {
         let _ = write!(out, "\n    {node} [shape=ellipse,label=\"{}\"];", clean(ty));
     }
     for (function, node) in &graph.functions {
-        let _ = write!(out, "\n    {node} [shape=box,label=\"{}\"];", clean(function));
+        let _ = write!(
+            out,
+            "\n    {node} [shape=box,label=\"{}\"];",
+            clean(function)
+        );
     }
     for (from, to) in &graph.arrows {
         let _ = write!(out, "\n    {from} -> {to};");
@@ -140,7 +204,12 @@ pub fn json(house: &House) -> Value {
         json!({ "type": ty, "emitted_by": house.emitters(ty), "consumed_by": house.listeners(ty).collect::<Vec<_>>() })
     });
     let functions = house.functions.values().map(|known| {
-        let Known { manifest, running, built, seen } = known;
+        let Known {
+            manifest,
+            running,
+            built,
+            seen,
+        } = known;
         json!({ "manifest": manifest, "running": running, "built": built, "seen": seen })
     });
     json!({ "types": types.collect::<Vec<_>>(), "functions": functions.collect::<Vec<_>>() })
@@ -168,7 +237,12 @@ pub mod tests {
     fn a_tree_names_everything_once_and_ends_in_circles() {
         let mut house = house(&[
             ("count", &["a.b.seen"], &["a.b.counted"], Some("rows")),
-            ("again", &["a.b.counted"], &["a.b.counted", "a.b.done"], None),
+            (
+                "again",
+                &["a.b.counted"],
+                &["a.b.counted", "a.b.done"],
+                None,
+            ),
             ("ping", &["x.y.pinged"], &["x.y.ponged"], None),
             ("pong", &["x.y.ponged"], &["x.y.pinged"], None),
         ]);
@@ -195,8 +269,15 @@ pub mod tests {
         let house = house(&[("f\"]\n;", &["a.b.c"], &["a.b.\"d"], None)]);
         let mermaid = mermaid(&house);
         assert_eq!(mermaid.lines().count(), 6, "{mermaid}");
-        assert!(mermaid.contains("f0[\"f#quot;] ;\"]") && mermaid.contains("t1 --> f0"), "{mermaid}");
-        assert!(dot(&house).contains("f0 [shape=box,label=\"f\\\"] ;\"];"), "{}", dot(&house));
+        assert!(
+            mermaid.contains("f0[\"f#quot;] ;\"]") && mermaid.contains("t1 --> f0"),
+            "{mermaid}"
+        );
+        assert!(
+            dot(&house).contains("f0 [shape=box,label=\"f\\\"] ;\"];"),
+            "{}",
+            dot(&house)
+        );
         assert_eq!(json(&house)["types"][1]["consumed_by"][0], "f\"]\n;");
     }
 }

@@ -68,8 +68,12 @@ impl State {
 /// By function, from the answers of every `oncue up`.
 pub fn all(ups: &[Instance]) -> BTreeMap<String, Kept> {
     let mut all: BTreeMap<String, Kept> = BTreeMap::new();
-    let answers = ups.iter().flat_map(|up| &up.endpoints).filter_map(|endpoint| endpoint.data.clone());
-    let answers = answers.filter_map(|data| serde_json::from_value::<BTreeMap<String, Kept>>(data).ok());
+    let answers = ups
+        .iter()
+        .flat_map(|up| &up.endpoints)
+        .filter_map(|endpoint| endpoint.data.clone());
+    let answers =
+        answers.filter_map(|data| serde_json::from_value::<BTreeMap<String, Kept>>(data).ok());
     for (name, kept) in answers.flatten() {
         let together = all.entry(name).or_default();
         together.min += kept.min;
@@ -82,7 +86,11 @@ pub fn all(ups: &[Instance]) -> BTreeMap<String, Kept> {
 /// Whoever answers runs; the rest is known to `oncue up` alone.
 pub fn state(kept: Option<&Kept>, instances: &[Instance]) -> State {
     let Some(kept) = kept else {
-        return if instances.is_empty() { State::Stopped } else { State::Running };
+        return if instances.is_empty() {
+            State::Stopped
+        } else {
+            State::Running
+        };
     };
     let any = |phase: &str| kept.workers.iter().any(|worker| worker.phase == phase);
     if any("failing") {
@@ -109,8 +117,12 @@ mod tests {
     #[test]
     fn several_are_taken_together() {
         let up = |pid: u32| -> Instance {
-            let data = json!({ "f": { "min": 0, "max": 2, "workers": [{ "pid": pid, "phase": "up" }] } });
-            serde_json::from_value(json!({ "name": UP, "id": "u", "endpoints": [{ "data": data }] })).unwrap()
+            let data =
+                json!({ "f": { "min": 0, "max": 2, "workers": [{ "pid": pid, "phase": "up" }] } });
+            serde_json::from_value(
+                json!({ "name": UP, "id": "u", "endpoints": [{ "data": data }] }),
+            )
+            .unwrap()
         };
         let all = all(&[up(1), up(2)]);
         assert_eq!((all["f"].max, all["f"].workers.len()), (4, 2));
@@ -119,8 +131,18 @@ mod tests {
     #[test]
     fn states() {
         let kept = |phases: &[&str]| {
-            let workers = phases.iter().map(|phase| Worker { pid: 1, phase: (*phase).to_owned() }).collect();
-            Kept { min: 0, max: 2, workers }
+            let workers = phases
+                .iter()
+                .map(|phase| Worker {
+                    pid: 1,
+                    phase: (*phase).to_owned(),
+                })
+                .collect();
+            Kept {
+                min: 0,
+                max: 2,
+                workers,
+            }
         };
         let one = [Instance::default()];
         for (phases, answering, expected) in [
@@ -131,9 +153,16 @@ mod tests {
             (&["up", "failing"], &one, State::Failing),
             (&["stopping"], &[], State::Stopping),
         ] {
-            assert_eq!(state(Some(&kept(phases)), answering), expected, "{phases:?}");
+            assert_eq!(
+                state(Some(&kept(phases)), answering),
+                expected,
+                "{phases:?}"
+            );
         }
         assert_eq!(state(Some(&Kept::default()), &[]), State::Stopped);
-        assert_eq!((state(None, &[]), state(None, &one)), (State::Stopped, State::Running));
+        assert_eq!(
+            (state(None, &[]), state(None, &one)),
+            (State::Stopped, State::Running)
+        );
     }
 }

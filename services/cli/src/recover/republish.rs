@@ -39,7 +39,9 @@ struct Tally {
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let (bus, store) = (settings.bus().await?, Store::Redis(settings.store().await?));
-    let since = args.since.map_or_else(|| "all that is kept".to_owned(), event::format_time);
+    let since = args
+        .since
+        .map_or_else(|| "all that is kept".to_owned(), event::format_time);
     confirm::ask(&format!("Publish outputs again ({since})?"), args.yes)?;
     let mut tally = Tally::default();
     for partition in 0..PARTITIONS {
@@ -50,16 +52,24 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let row = |what: &str, n: u64| vec![text(what), table::number(n)];
     say(table::render(
         &["OUTPUTS", ""],
-        &[row("published again", tally.new), row("still known to NATS", tally.duplicates)],
+        &[
+            row("published again", tally.new),
+            row("still known to NATS", tally.duplicates),
+        ],
     ));
     if tally.unreadable > 0 {
-        remark(format_args!("{} outboxes in Redis cannot be read", number(tally.unreadable)));
+        remark(format_args!(
+            "{} outboxes in Redis cannot be read",
+            number(tally.unreadable)
+        ));
     }
     if let Some(why) = tally.why {
-        let what = format!("{} outputs could not be published; the first: {why}", number(tally.refused));
-        return Err(
-            Failure::failed(what).advise("if streams are missing, `oncue apply` makes them; then run this again")
+        let what = format!(
+            "{} outputs could not be published; the first: {why}",
+            number(tally.refused)
         );
+        return Err(Failure::failed(what)
+            .advise("if streams are missing, `oncue apply` makes them; then run this again"));
     }
     let keep = humantime::format_duration(settings.config.keep_outputs.0);
     remark(paint(
@@ -68,14 +78,27 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
             "Outputs are kept for {keep}. Events from outside are not: what NATS lost of them, their senders must send again."
         ),
     ));
-    Ok(if tally.unreadable > 0 { exit::FAILED } else { exit::OK })
+    Ok(if tally.unreadable > 0 {
+        exit::FAILED
+    } else {
+        exit::OK
+    })
 }
 
 /// All kept outputs of one partition.
-async fn again(partition: u32, since: u64, bus: &Bus, store: &Store, tally: &mut Tally) -> Result<(), Failure> {
+async fn again(
+    partition: u32,
+    since: u64,
+    bus: &Bus,
+    store: &Store,
+    tally: &mut Tally,
+) -> Result<(), Failure> {
     let mut from = 0;
     loop {
-        let kept = store.kept(partition, since, from).await.map_err(Failure::silent)?;
+        let kept = store
+            .kept(partition, since, from)
+            .await
+            .map_err(Failure::silent)?;
         if kept.is_empty() {
             return Ok(());
         }
@@ -87,7 +110,9 @@ async fn again(partition: u32, since: u64, bus: &Bus, store: &Store, tally: &mut
                 Err(_) => tally.unreadable += 1,
             }
         }
-        let mut acks = stream::iter(&outputs).map(|output| bus.publish(output)).buffer_unordered(AT_ONCE);
+        let mut acks = stream::iter(&outputs)
+            .map(|output| bus.publish(output))
+            .buffer_unordered(AT_ONCE);
         while let Some(ack) = acks.next().await {
             tally.count(ack);
         }

@@ -46,24 +46,42 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     if let Some(regression) = &regression {
         remark(regression);
     }
-    let found = regression.as_ref().map(|regression| regression.since.saturating_sub(MARGIN.as_millis() as u64));
+    let found = regression
+        .as_ref()
+        .map(|regression| regression.since.saturating_sub(MARGIN.as_millis() as u64));
     let since = args.since.or(found).ok_or_else(|| {
-        Failure::usage("no worker has seen Redis go back in time")
-            .advise("if you know better, say when the loss began: `oncue recover redis --since 15m`")
+        Failure::usage("no worker has seen Redis go back in time").advise(
+            "if you know better, say when the loss began: `oncue recover redis --since 15m`",
+        )
     })?;
     let mut ways = Vec::new();
     for manifest in &manifests {
-        let lost = regression.as_ref().and_then(|regression| regression.from.get(&manifest.name).copied());
+        let lost = regression
+            .as_ref()
+            .and_then(|regression| regression.from.get(&manifest.name).copied());
         ways.extend(way(manifest, since, lost, &bus).await?);
     }
     warn(&ways, since, &bus, settings).await?;
-    let most: u64 = ways.iter().filter(|way| way.from.is_some()).map(|way| way.most).sum();
-    let question =
-        format!("Deliver again what came since {} (up to {} events)?", event::format_time(since), number(most));
+    let most: u64 = ways
+        .iter()
+        .filter(|way| way.from.is_some())
+        .map(|way| way.most)
+        .sum();
+    let question = format!(
+        "Deliver again what came since {} (up to {} events)?",
+        event::format_time(since),
+        number(most)
+    );
     confirm::ask(&question, args.yes)?;
-    say(table::render(&["FUNCTION", "STREAM", "FROM", "DELIVERED AGAIN"], &rewind(&ways, &bus).await?));
+    say(table::render(
+        &["FUNCTION", "STREAM", "FROM", "DELIVERED AGAIN"],
+        &rewind(&ways, &bus).await?,
+    ));
     store.clear_regression().await.map_err(Failure::silent)?;
-    say(paint(GOOD, "Workers may be started again: what survived is skipped, what was lost is applied."));
+    say(paint(
+        GOOD,
+        "Workers may be started again: what survived is skipped, what was lost is applied.",
+    ));
     remark(paint(
         DIM,
         "When they have caught up (`oncue ps`), `oncue audit` tells whether anything is still missing: what a worker had \
@@ -74,38 +92,74 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 
 /// `None` for a function that has no consumer: it begins with the whole stream anyway. `lost` is the lowest place of what
 /// its workers know to be lost, which may have been published long before.
-async fn way(manifest: &Manifest, since: u64, lost: Option<u64>, bus: &Bus) -> Result<Option<Way>, Failure> {
+async fn way(
+    manifest: &Manifest,
+    since: u64,
+    lost: Option<u64>,
+    bus: &Bus,
+) -> Result<Option<Way>, Failure> {
     let (function, stream) = (&manifest.name, &manifest.stream);
-    let consumer = match bus.api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null).await {
+    let consumer = match bus
+        .api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null)
+        .await
+    {
         Ok(info) => info,
         Err(e) if e.is_not_found() => {
-            remark(format_args!("{function}: it has no consumer yet, so it has nothing to restore"));
+            remark(format_args!(
+                "{function}: it has no consumer yet, so it has nothing to restore"
+            ));
             return Ok(None);
         }
         Err(e) => return Err(Failure::silent(e)),
     };
     // One that was to begin with new events must not get those from before its time.
     let born = Some(&consumer["created"]).filter(|_| consumer["config"]["deliver_policy"] == "new");
-    let born = born.and_then(Value::as_str).and_then(event::parse_time).unwrap_or(0);
-    let first = bus.first_since(stream, since.max(born)).await.map_err(Failure::silent)?;
-    let info = bus.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await.map_err(Failure::silent)?;
+    let born = born
+        .and_then(Value::as_str)
+        .and_then(event::parse_time)
+        .unwrap_or(0);
+    let first = bus
+        .first_since(stream, since.max(born))
+        .await
+        .map_err(Failure::silent)?;
+    let info = bus
+        .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
+        .await
+        .map_err(Failure::silent)?;
     let last = info["state"]["last_seq"].as_u64().unwrap_or(0);
     // Never ahead of what is still to be done: that would skip it.
     let floor = consumer["ack_floor"]["stream_seq"].as_u64().unwrap_or(0);
-    let from = first.map(|first| first.min(lost.unwrap_or(first)).min(floor + 1)).filter(|from| *from <= floor);
+    let from = first
+        .map(|first| first.min(lost.unwrap_or(first)).min(floor + 1))
+        .filter(|from| *from <= floor);
     let most = from.map_or(0, |from| (last + 1).saturating_sub(from));
-    Ok(Some(Way { function: function.clone(), stream: stream.clone(), from, most }))
+    Ok(Some(Way {
+        function: function.clone(),
+        stream: stream.clone(),
+        from,
+        most,
+    }))
 }
 
 /// What going back cannot bring back.
 async fn warn(ways: &[Way], since: u64, bus: &Bus, settings: &Settings) -> Result<(), Failure> {
-    let mut streams: Vec<&str> = ways.iter().map(|way| way.stream.as_str()).filter(|s| *s != TIMER).collect();
+    let mut streams: Vec<&str> = ways
+        .iter()
+        .map(|way| way.stream.as_str())
+        .filter(|s| *s != TIMER)
+        .collect();
     streams.sort_unstable();
     streams.dedup();
     for stream in streams {
-        let info = bus.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await.map_err(Failure::silent)?;
+        let info = bus
+            .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
+            .await
+            .map_err(Failure::silent)?;
         let state = &info["state"];
-        let first = state["first_ts"].as_str().and_then(event::parse_time).unwrap_or(0);
+        let first = state["first_ts"]
+            .as_str()
+            .and_then(event::parse_time)
+            .unwrap_or(0);
         if state["first_seq"].as_u64() > Some(1) && first > since {
             let begins = event::format_time(first);
             say(format_args!(
@@ -129,12 +183,19 @@ async fn warn(ways: &[Way], since: u64, bus: &Bus, settings: &Settings) -> Resul
 /// Rewinds one after another; a row for each.
 async fn rewind(ways: &[Way], bus: &Bus) -> Result<Vec<Vec<table::Cell>>, Failure> {
     let mut rows = Vec::new();
-    for Way { function, stream, from, .. } in ways {
+    for Way {
+        function,
+        stream,
+        from,
+        ..
+    } in ways
+    {
         let mut again = 0;
         if let Some(from) = from {
             again = bus.rewind(stream, function, *from).await.map_err(|e| {
-                Failure::failed(format_args!("{function} cannot be rewound: {e}"))
-                    .advise("nothing is lost by running this again; until then the workers stay stopped")
+                Failure::failed(format_args!("{function} cannot be rewound: {e}")).advise(
+                    "nothing is lost by running this again; until then the workers stay stopped",
+                )
             })?;
         }
         rows.push(vec![

@@ -40,13 +40,21 @@ impl Reader {
         };
         let (data, key) = self.decode(&incoming);
         let key = key.unwrap_or_default();
-        let wanted = |filter: &Option<String>, matches: &dyn Fn(&String) -> bool| filter.as_ref().is_none_or(matches);
+        let wanted = |filter: &Option<String>, matches: &dyn Fn(&String) -> bool| {
+            filter.as_ref().is_none_or(matches)
+        };
         if !wanted(&self.filter.key, &|k| *k == key)
-            || !wanted(&self.filter.flow, &|f| incoming.meta.flow.starts_with(f.as_str()))
+            || !wanted(&self.filter.flow, &|f| {
+                incoming.meta.flow.starts_with(f.as_str())
+            })
         {
             return None;
         }
-        Some(if self.json { whole(seen, &incoming, &key, &data) } else { short(&incoming, &key, &data) })
+        Some(if self.json {
+            whole(seen, &incoming, &key, &data)
+        } else {
+            short(&incoming, &key, &data)
+        })
     }
 
     fn unreadable(&self, seen: &Seen, why: &str) -> Option<String> {
@@ -57,7 +65,12 @@ impl Reader {
         if self.json {
             return Some(json!({ "time": time, "subject": seen.subject, "stream": seen.stream, "seq": seen.sequence, "error": why }).to_string());
         }
-        Some(format!("{} {} {}", paint(DIM, clock(&time)), seen.subject, paint(BAD, format_args!("unreadable: {why}"))))
+        Some(format!(
+            "{} {} {}",
+            paint(DIM, clock(&time)),
+            seen.subject,
+            paint(BAD, format_args!("unreadable: {why}"))
+        ))
     }
 
     /// The payload as JSON (or why not, as a string) and the key.
@@ -97,7 +110,11 @@ fn whole(seen: &Seen, Incoming { meta, format, .. }: &Incoming, key: &str, data:
 
 /// `12:00:00.123 web.page.viewed /home visitor=v1 flow=0190...`
 fn short(Incoming { meta, .. }: &Incoming, key: &str, data: &Value) -> String {
-    let style = if meta.ty.starts_with("dlq.") { BAD } else { PALETTE[domain_colour(&meta.ty)] };
+    let style = if meta.ty.starts_with("dlq.") {
+        BAD
+    } else {
+        PALETTE[domain_colour(&meta.ty)]
+    };
     let mut out = format!(
         "{} {} {}",
         paint(DIM, clock(&event::format_time(meta.time))),
@@ -110,7 +127,12 @@ fn short(Incoming { meta, .. }: &Incoming, key: &str, data: &Value) -> String {
                 let is_key = value.as_str() == Some(key);
                 // Bytes on the wire: for `--json` and the console, not for a line.
                 if !is_key && !is_empty(value) && name != "envelope" {
-                    let _ = write!(out, " {}{}", paint(DIM, format_args!("{name}=")), brief(value));
+                    let _ = write!(
+                        out,
+                        " {}{}",
+                        paint(DIM, format_args!("{name}=")),
+                        brief(value)
+                    );
                 }
             }
         }
@@ -146,7 +168,9 @@ fn is_empty(value: &Value) -> bool {
 /// A word stays bare, anything else is JSON; control characters never reach the terminal.
 fn brief(value: &Value) -> String {
     let text = match value {
-        Value::String(text) if !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"') => {
+        Value::String(text)
+            if !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"') =>
+        {
             text.clone()
         }
         other => other.to_string(),
@@ -164,7 +188,10 @@ mod tests {
     fn seen(subject: &str, payload: &str) -> Seen {
         Seen {
             subject: subject.into(),
-            headers: vec![("Nats-Msg-Id".into(), "e1".into()), ("ce-flowid".into(), "flow-7".into())],
+            headers: vec![
+                ("Nats-Msg-Id".into(), "e1".into()),
+                ("ce-flowid".into(), "flow-7".into()),
+            ],
             payload: payload.to_owned().into(),
             stream: subject.split('.').next().unwrap().into(),
             stream_created: 1,
@@ -174,25 +201,44 @@ mod tests {
     }
 
     fn reader(json: bool) -> Reader {
-        Reader { catalog: Arc::new(Catalog::builtin()), filter: Filter { key: None, flow: None }, json }
+        Reader {
+            catalog: Arc::new(Catalog::builtin()),
+            filter: Filter {
+                key: None,
+                flow: None,
+            },
+            json,
+        }
     }
 
     fn plain(reader: &Reader, seen: &Seen) -> Option<String> {
-        reader.read(seen).map(|line| anstream::adapter::strip_str(&line).to_string())
+        reader
+            .read(seen)
+            .map(|line| anstream::adapter::strip_str(&line).to_string())
     }
 
     #[test]
     fn an_event_is_one_line_without_empty_fields() {
         let view = seen("web.page.viewed", r#"{"page":"/home","visitor":"v 1"}"#);
         let line = plain(&reader(false), &view).unwrap();
-        assert_eq!(line, r#"12:00:00.123 web.page.viewed /home visitor="v 1" flow=flow-7"#);
+        assert_eq!(
+            line,
+            r#"12:00:00.123 web.page.viewed /home visitor="v 1" flow=flow-7"#
+        );
     }
 
     #[test]
     fn json_holds_everything() {
-        let line = plain(&reader(true), &seen("web.page.viewed", r#"{"page":"/home"}"#)).unwrap();
+        let line = plain(
+            &reader(true),
+            &seen("web.page.viewed", r#"{"page":"/home"}"#),
+        )
+        .unwrap();
         let json: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!((&json["id"], &json["key"], &json["seq"]), (&json!("e1"), &json!("/home"), &json!(9)));
+        assert_eq!(
+            (&json["id"], &json["key"], &json["seq"]),
+            (&json!("e1"), &json!("/home"), &json!(9))
+        );
         assert_eq!(json["data"]["visitor"], json!(""));
     }
 
@@ -200,18 +246,38 @@ mod tests {
     fn filters_and_schedules_are_left_out() {
         let mut only = reader(false);
         only.filter.key = Some("/home".into());
-        assert!(only.read(&seen("web.page.viewed", r#"{"page":"/home"}"#)).is_some());
-        assert!(only.read(&seen("web.page.viewed", r#"{"page":"/other"}"#)).is_none());
-        only.filter = Filter { key: None, flow: Some("flow".into()) };
-        assert!(only.read(&seen("web.page.viewed", r#"{"page":"/other"}"#)).is_some());
-        assert!(reader(false).read(&seen("timer.schedule.x", "{}")).is_none());
+        assert!(
+            only.read(&seen("web.page.viewed", r#"{"page":"/home"}"#))
+                .is_some()
+        );
+        assert!(
+            only.read(&seen("web.page.viewed", r#"{"page":"/other"}"#))
+                .is_none()
+        );
+        only.filter = Filter {
+            key: None,
+            flow: Some("flow".into()),
+        };
+        assert!(
+            only.read(&seen("web.page.viewed", r#"{"page":"/other"}"#))
+                .is_some()
+        );
+        assert!(
+            reader(false)
+                .read(&seen("timer.schedule.x", "{}"))
+                .is_none()
+        );
     }
 
     #[test]
     fn what_cannot_be_decoded_says_so_without_control_characters() {
         let mut broken = seen("web.page.viewed", "");
         broken.payload = vec![0xff, 0x1b].into();
-        assert!(plain(&reader(false), &broken).unwrap().contains("not a web.PageViewed"));
+        assert!(
+            plain(&reader(false), &broken)
+                .unwrap()
+                .contains("not a web.PageViewed")
+        );
         assert!(!brief(&json!("\u{1b}[2Jx")).contains('\u{1b}'));
         assert_eq!(brief(&json!("a".repeat(80))).chars().count(), LONGEST);
     }

@@ -40,7 +40,10 @@ impl Begin {
                 "--from {text:?} is none of `new`, `start`, a duration like `10min`, a time like `2026-01-31T12:00:00Z`"
             )
         })?;
-        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().saturating_sub(ago);
+        let at = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .saturating_sub(ago);
         Ok(Self::Time(event::format_time(at.as_millis() as u64)))
     }
 
@@ -48,7 +51,9 @@ impl Begin {
         match self {
             Self::New => json!({ "deliver_policy": "new" }),
             Self::Start => json!({ "deliver_policy": "all" }),
-            Self::Time(time) => json!({ "deliver_policy": "by_start_time", "opt_start_time": time }),
+            Self::Time(time) => {
+                json!({ "deliver_policy": "by_start_time", "opt_start_time": time })
+            }
         }
     }
 }
@@ -109,27 +114,46 @@ impl Watch {
             config.extend(policy);
         }
         let body = json!({ "stream_name": stream, "config": config, "action": "create" });
-        bus.api(&format!("CONSUMER.CREATE.{stream}.{consumer}"), &body).await.map_err(Failure::failed)?;
-        let pull = bus.pull(stream, stream_created, &consumer).await.map_err(Failure::silent)?;
+        bus.api(&format!("CONSUMER.CREATE.{stream}.{consumer}"), &body)
+            .await
+            .map_err(Failure::failed)?;
+        let pull = bus
+            .pull(stream, stream_created, &consumer)
+            .await
+            .map_err(Failure::silent)?;
         let task = tokio::spawn(pass_on(pull, stream_created, found));
-        Ok(Self { stream: stream.to_owned(), consumer, task })
+        Ok(Self {
+            stream: stream.to_owned(),
+            consumer,
+            task,
+        })
     }
 
     /// Leaves nothing on the server; were this to fail, the server tidies up by itself.
     pub async fn close(self, bus: &Bus) {
         self.task.abort();
-        let _ = bus.api(&format!("CONSUMER.DELETE.{}.{}", self.stream, self.consumer), &Value::Null).await;
+        let _ = bus
+            .api(
+                &format!("CONSUMER.DELETE.{}.{}", self.stream, self.consumer),
+                &Value::Null,
+            )
+            .await;
     }
 }
 
 /// Until nobody listens any more, or the consumer is gone and its stream with it.
 async fn pass_on(mut pull: Pull, stream_created: u64, found: mpsc::Sender<Seen>) {
     while pull.ask(ROOM).await.is_ok() {
-        let Ok(deliveries) = pull.next().await else { return };
+        let Ok(deliveries) = pull.next().await else {
+            return;
+        };
         for delivery in deliveries {
             let seen = Seen {
                 subject: delivery.subject().to_owned(),
-                headers: delivery.headers().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
+                headers: delivery
+                    .headers()
+                    .map(|(n, v)| (n.to_owned(), v.to_owned()))
+                    .collect(),
                 payload: delivery.payload().clone(),
                 stream: delivery.place.stream.to_string(),
                 stream_created,
@@ -151,7 +175,10 @@ mod tests {
     fn beginnings_are_read() {
         assert_eq!(Begin::parse("new"), Ok(Begin::New));
         assert_eq!(Begin::parse("start"), Ok(Begin::Start));
-        assert_eq!(Begin::parse("2026-01-31T12:00:00Z"), Ok(Begin::Time("2026-01-31T12:00:00.000Z".into())));
+        assert_eq!(
+            Begin::parse("2026-01-31T12:00:00Z"),
+            Ok(Begin::Time("2026-01-31T12:00:00.000Z".into()))
+        );
         assert!(matches!(Begin::parse("10min"), Ok(Begin::Time(_))));
         assert!(Begin::parse("yesterday").is_err());
     }

@@ -58,7 +58,9 @@ struct Counts {
 impl Counts {
     fn of(instance: &Instance) -> Self {
         let endpoints = || instance.endpoints.iter();
-        let histogram = endpoints().find_map(|e| Some(&e.data.as_ref()?["duration_ms"])).unwrap_or(&Value::Null);
+        let histogram = endpoints()
+            .find_map(|e| Some(&e.data.as_ref()?["duration_ms"]))
+            .unwrap_or(&Value::Null);
         let list = |name: &str| histogram[name].as_array().cloned().unwrap_or_default();
         Self {
             function: instance.name.clone(),
@@ -69,14 +71,21 @@ impl Counts {
             busy_ms: endpoints().map(|e| e.processing_time).sum::<u64>() as f64 / 1e6,
             bounds: list("bounds").iter().filter_map(Value::as_f64).collect(),
             buckets: list("counts").iter().filter_map(Value::as_u64).collect(),
-            last_error: endpoints().filter_map(|e| e.last_error.clone()).find(|e| !e.is_empty()).unwrap_or_default(),
+            last_error: endpoints()
+                .filter_map(|e| e.last_error.clone())
+                .find(|e| !e.is_empty())
+                .unwrap_or_default(),
         }
     }
 
     /// What was added since `before`; a worker that is new, or that was restarted, has done all of it since.
     fn since(&self, before: Option<&Self>) -> Self {
-        let Some(before) = before.filter(|before| before.runs <= self.runs) else { return self.clone() };
-        let bucket = |(at, now): (usize, &u64)| now.saturating_sub(before.buckets.get(at).copied().unwrap_or(0));
+        let Some(before) = before.filter(|before| before.runs <= self.runs) else {
+            return self.clone();
+        };
+        let bucket = |(at, now): (usize, &u64)| {
+            now.saturating_sub(before.buckets.get(at).copied().unwrap_or(0))
+        };
         Self {
             applied: self.applied.saturating_sub(before.applied),
             errors: self.errors.saturating_sub(before.errors),
@@ -100,7 +109,10 @@ impl Counts {
         }
         // Workers of another version may count in other buckets; those are left to their own kind.
         if self.bounds == other.bounds {
-            self.buckets.iter_mut().zip(&other.buckets).for_each(|(sum, more)| *sum += more);
+            self.buckets
+                .iter_mut()
+                .zip(&other.buckets)
+                .for_each(|(sum, more)| *sum += more);
         }
         if self.last_error.is_empty() {
             self.last_error.clone_from(&other.last_error);
@@ -128,7 +140,9 @@ fn quantile(bounds: &[f64], buckets: &[u64], q: f64) -> Option<f64> {
     for (at, count) in buckets.iter().enumerate() {
         let here = *count as f64;
         if below + here >= wanted && here > 0.0 {
-            let Some(high) = bounds.get(at) else { return bounds.last().copied() };
+            let Some(high) = bounds.get(at) else {
+                return bounds.last().copied();
+            };
             let low = if at == 0 { 0.0 } else { bounds[at - 1] };
             return Some(low + (high - low) * ((wanted - below) / here));
         }
@@ -160,7 +174,10 @@ impl Sampler {
             .filter(|i| consumers.contains_key(&i.name))
             .map(|i| (i.id.clone(), Counts::of(i)))
             .collect();
-        let seconds = self.before.as_ref().map(|(then, _)| now.duration_since(*then).as_secs_f64().max(0.001));
+        let seconds = self
+            .before
+            .as_ref()
+            .map(|(then, _)| now.duration_since(*then).as_secs_f64().max(0.001));
         let mut functions = Vec::new();
         for (function, (_, info)) in consumers {
             let (mut all, mut new, mut workers) = (Counts::default(), Counts::default(), 0);
@@ -171,7 +188,11 @@ impl Sampler {
                 new.add(&own.since(before));
             }
             let rate = |n: u64| seconds.map_or(0.0, |seconds| n as f64 / seconds);
-            let (p50, p99, average) = if new.runs > 0 { new.durations() } else { all.durations() };
+            let (p50, p99, average) = if new.runs > 0 {
+                new.durations()
+            } else {
+                all.durations()
+            };
             let of = |field: &str| info[field].as_u64().unwrap_or(0);
             functions.push(Line {
                 function: function.clone(),
@@ -211,31 +232,85 @@ mod tests {
 
     #[test]
     fn rates_are_what_came_between_two_looks() {
-        let consumers =
-            BTreeMap::from([("f".to_owned(), ("web".to_owned(), json!({ "num_pending": 7, "num_ack_pending": 3 })))]);
+        let consumers = BTreeMap::from([(
+            "f".to_owned(),
+            (
+                "web".to_owned(),
+                json!({ "num_pending": 7, "num_ack_pending": 3 }),
+            ),
+        )]);
         let (mut sampler, start) = (Sampler::default(), Instant::now());
         let none = Value::Null;
-        let first = sampler.picture(&[instance("a", 10, 10, &none)], &consumers, start).functions.remove(0);
-        assert_eq!((first.rate, first.lag, first.in_flight, first.dead, first.errors), (0.0, 7, 3, 1, 2));
-        assert_eq!((first.p99, first.average, first.last_error.as_str()), (Some(3.0), true, "no disk"));
+        let first = sampler
+            .picture(&[instance("a", 10, 10, &none)], &consumers, start)
+            .functions
+            .remove(0);
+        assert_eq!(
+            (
+                first.rate,
+                first.lag,
+                first.in_flight,
+                first.dead,
+                first.errors
+            ),
+            (0.0, 7, 3, 1, 2)
+        );
+        assert_eq!(
+            (first.p99, first.average, first.last_error.as_str()),
+            (Some(3.0), true, "no disk")
+        );
         // One goes on, one is new, and one has started again under its old name.
         let later = start + Duration::from_secs(2);
-        let second = sampler.picture(&[instance("a", 30, 30, &none), instance("b", 4, 4, &none)], &consumers, later);
-        assert_eq!((second.functions[0].rate, second.functions[0].workers), (12.0, 2));
-        let third = sampler.picture(&[instance("a", 6, 6, &none)], &consumers, later + Duration::from_secs(1));
+        let second = sampler.picture(
+            &[instance("a", 30, 30, &none), instance("b", 4, 4, &none)],
+            &consumers,
+            later,
+        );
+        assert_eq!(
+            (second.functions[0].rate, second.functions[0].workers),
+            (12.0, 2)
+        );
+        let third = sampler.picture(
+            &[instance("a", 6, 6, &none)],
+            &consumers,
+            later + Duration::from_secs(1),
+        );
         assert_eq!(Some(third.functions[0].rate), Some(6.0));
     }
 
     #[test]
     fn quantiles_come_from_the_histogram_of_the_last_interval() {
-        assert_eq!(quantile(&[1.0, 10.0, 100.0], &[0, 100, 0, 0], 0.5), Some(5.5));
-        assert_eq!(quantile(&[1.0, 10.0, 100.0], &[50, 49, 0, 1], 0.99), Some(10.0));
-        assert_eq!(quantile(&[1.0, 10.0, 100.0], &[0, 0, 0, 5], 0.5), Some(100.0));
-        assert_eq!((quantile(&[], &[5], 0.5), quantile(&[1.0], &[0, 0], 0.5)), (None, None));
+        assert_eq!(
+            quantile(&[1.0, 10.0, 100.0], &[0, 100, 0, 0], 0.5),
+            Some(5.5)
+        );
+        assert_eq!(
+            quantile(&[1.0, 10.0, 100.0], &[50, 49, 0, 1], 0.99),
+            Some(10.0)
+        );
+        assert_eq!(
+            quantile(&[1.0, 10.0, 100.0], &[0, 0, 0, 5], 0.5),
+            Some(100.0)
+        );
+        assert_eq!(
+            (quantile(&[], &[5], 0.5), quantile(&[1.0], &[0, 0], 0.5)),
+            (None, None)
+        );
         let consumers = BTreeMap::from([("f".to_owned(), ("web".to_owned(), json!({})))]);
         let (mut sampler, start) = (Sampler::default(), Instant::now());
-        sampler.picture(&[instance("a", 100, 100, &json!([100, 0, 0, 0]))], &consumers, start);
-        let second = sampler.picture(&[instance("a", 110, 110, &json!([100, 0, 10, 0]))], &consumers, start);
-        assert_eq!((second.functions[0].p50, second.functions[0].average), (Some(55.0), false));
+        sampler.picture(
+            &[instance("a", 100, 100, &json!([100, 0, 0, 0]))],
+            &consumers,
+            start,
+        );
+        let second = sampler.picture(
+            &[instance("a", 110, 110, &json!([100, 0, 10, 0]))],
+            &consumers,
+            start,
+        );
+        assert_eq!(
+            (second.functions[0].p50, second.functions[0].average),
+            (Some(55.0), false)
+        );
     }
 }

@@ -51,7 +51,15 @@ pub struct Screen {
 impl Screen {
     pub fn new(place: String) -> Self {
         let table = TableState::default().with_selected(0);
-        Self { place, lines: Vec::new(), trouble: None, sort: Sort::Lag, reversed: false, table, detail: None }
+        Self {
+            place,
+            lines: Vec::new(),
+            trouble: None,
+            sort: Sort::Lag,
+            reversed: false,
+            table,
+            detail: None,
+        }
     }
 
     pub fn show(&mut self, picture: Result<Picture, String>) {
@@ -90,14 +98,16 @@ impl Screen {
         if self.reversed {
             self.lines.reverse();
         }
-        let place = selected.and_then(|name| self.lines.iter().position(|line| line.function == name));
+        let place =
+            selected.and_then(|name| self.lines.iter().position(|line| line.function == name));
         self.table.select(Some(place.unwrap_or(0)));
     }
 
     pub fn step(&mut self, by: isize) {
         let last = self.lines.len().saturating_sub(1);
         let now = self.table.selected().unwrap_or(0);
-        self.table.select(Some(now.saturating_add_signed(by).min(last)));
+        self.table
+            .select(Some(now.saturating_add_signed(by).min(last)));
     }
 
     pub fn selected(&self) -> Option<String> {
@@ -117,7 +127,11 @@ impl Screen {
     }
 
     pub fn draw(&mut self, frame: &mut Frame<'_>) {
-        let rows = Layout::vertical([Constraint::Length(2), Constraint::Min(3), Constraint::Length(1)]);
+        let rows = Layout::vertical([
+            Constraint::Length(2),
+            Constraint::Min(3),
+            Constraint::Length(1),
+        ]);
         let [head, body, foot] = rows.areas(frame.area());
         frame.render_widget(Paragraph::new(self.head()), head);
         match &self.detail {
@@ -129,7 +143,10 @@ impl Screen {
         } else {
             "↑↓ choose  ⏎ look closely  sort: n name  r rate  l lag  i in flight  p p99  e errors  d dead  q quit"
         };
-        frame.render_widget(Paragraph::new(keys).style(Style::new().add_modifier(Modifier::DIM)), foot);
+        frame.render_widget(
+            Paragraph::new(keys).style(Style::new().add_modifier(Modifier::DIM)),
+            foot,
+        );
     }
 
     fn head(&self) -> Text<'static> {
@@ -146,32 +163,70 @@ impl Screen {
             )),
         ];
         if let Some(why) = &self.trouble {
-            spans.push(Span::styled(format!("  {}", brief(why, 120)), Style::new().fg(Color::Red)));
+            spans.push(Span::styled(
+                format!("  {}", brief(why, 120)),
+                Style::new().fg(Color::Red),
+            ));
         }
         Text::from(spans)
     }
 
     fn draw_table(&mut self, frame: &mut Frame<'_>, area: Rect) {
-        let titles =
-            ["FUNCTION", "WORKERS", "RATE/S", "LAG", "IN FLIGHT", "P50 MS", "P99 MS", "ERRORS/S", "ERRORS", "DEAD"];
-        let columns = [Sort::Name, Sort::Rate, Sort::Lag, Sort::InFlight, Sort::P99, Sort::Errors, Sort::Dead];
-        let sorted = [0, 2, 3, 4, 6, 8, 9][columns.iter().position(|sort| *sort == self.sort).unwrap_or(0)];
+        let titles = [
+            "FUNCTION",
+            "WORKERS",
+            "RATE/S",
+            "LAG",
+            "IN FLIGHT",
+            "P50 MS",
+            "P99 MS",
+            "ERRORS/S",
+            "ERRORS",
+            "DEAD",
+        ];
+        let columns = [
+            Sort::Name,
+            Sort::Rate,
+            Sort::Lag,
+            Sort::InFlight,
+            Sort::P99,
+            Sort::Errors,
+            Sort::Dead,
+        ];
+        let sorted = [0, 2, 3, 4, 6, 8, 9][columns
+            .iter()
+            .position(|sort| *sort == self.sort)
+            .unwrap_or(0)];
         let head = titles.iter().enumerate().map(|(at, title)| {
-            let style = if at == sorted { Modifier::REVERSED } else { Modifier::DIM };
+            let style = if at == sorted {
+                Modifier::REVERSED
+            } else {
+                Modifier::DIM
+            };
             aligned(at, (*title).to_owned()).style(Style::new().add_modifier(style))
         });
         let head = Row::new(head.collect::<Vec<_>>());
         let widths = [24, 8, 10, 10, 10, 9, 9, 9, 9, 8].map(Constraint::Min);
         let rows: Vec<Row> = self.lines.iter().map(row).collect();
-        let table =
-            Table::new(rows, widths).header(head).row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+        let table = Table::new(rows, widths)
+            .header(head)
+            .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
         frame.render_stateful_widget(table, area, &mut self.table);
     }
 
     fn draw_detail(&self, frame: &mut Frame<'_>, detail: &Detail, area: Rect) {
-        let mut lines = vec![Text::styled(detail.function.clone(), Style::new().add_modifier(Modifier::BOLD))];
-        let mut put = |name: &str, value: String| lines.push(Text::from(format!("  {name:<13}{}", brief(&value, 500))));
-        if let Some(line) = self.lines.iter().find(|line| line.function == detail.function) {
+        let mut lines = vec![Text::styled(
+            detail.function.clone(),
+            Style::new().add_modifier(Modifier::BOLD),
+        )];
+        let mut put = |name: &str, value: String| {
+            lines.push(Text::from(format!("  {name:<13}{}", brief(&value, 500))))
+        };
+        if let Some(line) = self
+            .lines
+            .iter()
+            .find(|line| line.function == detail.function)
+        {
             put(
                 "now",
                 format!(
@@ -189,27 +244,61 @@ impl Screen {
         match (&detail.manifest, &detail.limits) {
             (Some(manifest), Some(limits)) => {
                 put("acts on", manifest.triggers.join(", "));
-                put("may emit", if manifest.emits.is_empty() { "nothing".into() } else { manifest.emits.join(", ") });
-                put("owns", manifest.table.clone().unwrap_or_else(|| "no state".into()));
-                put("stream", format!("{}, filters {}", manifest.stream, manifest.filters.join(" ")));
+                put(
+                    "may emit",
+                    if manifest.emits.is_empty() {
+                        "nothing".into()
+                    } else {
+                        manifest.emits.join(", ")
+                    },
+                );
+                put(
+                    "owns",
+                    manifest.table.clone().unwrap_or_else(|| "no state".into()),
+                );
+                put(
+                    "stream",
+                    format!(
+                        "{}, filters {}",
+                        manifest.stream,
+                        manifest.filters.join(" ")
+                    ),
+                );
                 put(
                     "limits",
                     format!(
                         "{} at a time in a worker, {} in all, timeout {:?}, {} attempts",
-                        limits.concurrency, limits.reserved_concurrency, limits.timeout.0, limits.attempts
+                        limits.concurrency,
+                        limits.reserved_concurrency,
+                        limits.timeout.0,
+                        limits.attempts
                     ),
                 );
             }
-            _ => put("manifest", "nobody says what it is: no worker answers, and there is no program".into()),
+            _ => put(
+                "manifest",
+                "nobody says what it is: no worker answers, and there is no program".into(),
+            ),
         }
         lines.push(Text::raw(""));
-        let title = if detail.letters.is_empty() { "no dead letters lately" } else { "last dead letters" };
-        lines.push(Text::styled(title, Style::new().add_modifier(Modifier::BOLD)));
+        let title = if detail.letters.is_empty() {
+            "no dead letters lately"
+        } else {
+            "last dead letters"
+        };
+        lines.push(Text::styled(
+            title,
+            Style::new().add_modifier(Modifier::BOLD),
+        ));
         let now = event::now_ms();
         for letter in detail.letters.iter().take(LETTERS) {
             let inner = &letter.content;
             let age = when::ago(when::ms(inner.at.as_ref()), now);
-            let site = if inner.site.is_empty() { String::new() } else { format!(" at {}", inner.site) };
+            let site = if inner.site.is_empty() {
+                String::new()
+            } else {
+                format!(" at {}", inner.site)
+            };
             lines.push(Text::from(vec![
                 Span::raw(format!("  {age:>7} ago  #{}  ", letter.number)),
                 Span::styled(inner.reason.clone(), Style::new().fg(Color::Red)),
@@ -222,13 +311,20 @@ impl Screen {
 
 fn aligned(column: usize, text: String) -> Cell<'static> {
     let text = Text::raw(text);
-    Cell::from(if column == 0 { text } else { text.right_aligned() })
+    Cell::from(if column == 0 {
+        text
+    } else {
+        text.right_aligned()
+    })
 }
 
 fn row(line: &Line) -> Row<'static> {
     let ms = |value: Option<f64>| match value {
         Some(value) => {
-            let (sign, digits) = (if line.average { "~" } else { "" }, if value < 10.0 { 2 } else { 0 });
+            let (sign, digits) = (
+                if line.average { "~" } else { "" },
+                if value < 10.0 { 2 } else { 0 },
+            );
             format!("{sign}{value:.digits$}")
         }
         None => "-".to_owned(),
@@ -252,11 +348,21 @@ fn row(line: &Line) -> Row<'static> {
         9 if line.dead > 0 => Style::new().fg(Color::Red),
         _ => Style::new(),
     };
-    Row::new(cells.into_iter().enumerate().map(|(at, text)| aligned(at, text).style(style(at))).collect::<Vec<_>>())
+    Row::new(
+        cells
+            .into_iter()
+            .enumerate()
+            .map(|(at, text)| aligned(at, text).style(style(at)))
+            .collect::<Vec<_>>(),
+    )
 }
 
 fn rate(per_second: f64) -> String {
-    if per_second >= 100.0 { number(per_second as u64) } else { format!("{per_second:.1}") }
+    if per_second >= 100.0 {
+        number(per_second as u64)
+    } else {
+        format!("{per_second:.1}")
+    }
 }
 
 #[cfg(test)]
@@ -284,36 +390,69 @@ mod tests {
         let mut terminal = Terminal::new(TestBackend::new(120, 20)).unwrap();
         terminal.draw(|frame| screen.draw(frame)).unwrap();
         let buffer = terminal.backend().buffer();
-        buffer.content().chunks(120).map(|row| row.iter().map(ratatui::buffer::Cell::symbol).collect()).collect()
+        buffer
+            .content()
+            .chunks(120)
+            .map(|row| row.iter().map(ratatui::buffer::Cell::symbol).collect())
+            .collect()
     }
 
     #[test]
     fn functions_are_sorted_and_the_selection_stays_with_its_function() {
         let mut screen = Screen::new("nats://here".into());
-        screen.show(Ok(Picture { functions: vec![line("a", 5, 3.0), line("b", 50, 2.0), line("c", 0, 1.0)] }));
-        let names = |screen: &Screen| screen.lines.iter().map(|line| line.function.clone()).collect::<String>();
-        assert_eq!((names(&screen), screen.selected().as_deref()), ("bac".into(), Some("b")));
+        screen.show(Ok(Picture {
+            functions: vec![line("a", 5, 3.0), line("b", 50, 2.0), line("c", 0, 1.0)],
+        }));
+        let names = |screen: &Screen| {
+            screen
+                .lines
+                .iter()
+                .map(|line| line.function.clone())
+                .collect::<String>()
+        };
+        assert_eq!(
+            (names(&screen), screen.selected().as_deref()),
+            ("bac".into(), Some("b"))
+        );
         screen.step(1);
         screen.sort_by(Sort::Rate);
-        assert_eq!((names(&screen), screen.selected().as_deref()), ("abc".into(), Some("a")));
+        assert_eq!(
+            (names(&screen), screen.selected().as_deref()),
+            ("abc".into(), Some("a"))
+        );
         screen.sort_by(Sort::Rate);
-        assert_eq!((names(&screen), screen.selected().as_deref()), ("cba".into(), Some("a")));
+        assert_eq!(
+            (names(&screen), screen.selected().as_deref()),
+            ("cba".into(), Some("a"))
+        );
         screen.step(9);
         screen.step(-1);
         assert_eq!(screen.selected().as_deref(), Some("b"));
         let shown = drawn(&mut screen);
-        assert!(shown[0].contains("3 functions, 3 workers, 6.0/s, lag 55"), "{}", shown[0]);
+        assert!(
+            shown[0].contains("3 functions, 3 workers, 6.0/s, lag 55"),
+            "{}",
+            shown[0]
+        );
         let b = shown.iter().find(|row| row.starts_with("b ")).unwrap();
         let cells: Vec<&str> = b.split_whitespace().collect();
-        assert_eq!(cells, ["b", "1", "2.0", "50", "0", "1.25", "9.00", "0.0", "0", "5"]);
+        assert_eq!(
+            cells,
+            ["b", "1", "2.0", "50", "0", "1.25", "9.00", "0.0", "0", "5"]
+        );
         screen.show(Err("NATS is away".into()));
-        assert!(drawn(&mut screen)[0].contains("NATS is away"), "what was known stays, and why nothing is new");
+        assert!(
+            drawn(&mut screen)[0].contains("NATS is away"),
+            "what was known stays, and why nothing is new"
+        );
     }
 
     #[test]
     fn one_function_with_its_last_errors() {
         let mut screen = Screen::new("nats://here".into());
-        screen.show(Ok(Picture { functions: vec![line("f", 5, 3.0)] }));
+        screen.show(Ok(Picture {
+            functions: vec![line("f", 5, 3.0)],
+        }));
         let content = DeadLetter {
             function: "f".into(),
             reason: "rejected".into(),
@@ -321,10 +460,25 @@ mod tests {
             site: "f.rs:7".into(),
             ..<_>::default()
         };
-        let letter = Letter { number: 12, content, group: String::new(), traceparent: None };
-        screen.open(Detail { function: "f".into(), manifest: None, limits: None, letters: vec![letter] });
+        let letter = Letter {
+            number: 12,
+            content,
+            group: String::new(),
+            traceparent: None,
+        };
+        screen.open(Detail {
+            function: "f".into(),
+            manifest: None,
+            limits: None,
+            letters: vec![letter],
+        });
         let shown = drawn(&mut screen).join("\n");
-        for part in ["3.0/s, lag 5", "#12  rejected  too [2J large at f.rs:7", "nobody says what it is", "q back"] {
+        for part in [
+            "3.0/s, lag 5",
+            "#12  rejected  too [2J large at f.rs:7",
+            "nobody says what it is",
+            "q back",
+        ] {
             assert!(shown.contains(part), "{part} in {shown}");
         }
         screen.close();

@@ -60,8 +60,14 @@ impl Crew {
 
     pub fn count(&self) -> scale::Crew {
         let active = self.workers.iter().filter(|worker| !worker.retired);
-        let failing = active.clone().filter(|worker| worker.vitals.phase() == Phase::Failing).count();
-        scale::Crew { have: active.count() as u32, failing: failing as u32 }
+        let failing = active
+            .clone()
+            .filter(|worker| worker.vitals.phase() == Phase::Failing)
+            .count();
+        scale::Crew {
+            have: active.count() as u32,
+            failing: failing as u32,
+        }
     }
 
     pub fn is_awake(&self) -> bool {
@@ -69,7 +75,8 @@ impl Crew {
     }
 
     pub fn forget_the_gone(&mut self) {
-        self.workers.retain(|worker| !worker.retired || worker.vitals.phase() != Phase::Gone);
+        self.workers
+            .retain(|worker| !worker.retired || worker.vitals.phase() != Phase::Gone);
     }
 
     /// Called `name`, or `name.1`, `name.2`... where there may be several.
@@ -78,26 +85,47 @@ impl Crew {
         let taken = |n: &u32| self.workers.iter().any(|worker| worker.number == *n);
         let number = (1..u32::MAX).find(|n| !taken(n)).unwrap_or(u32::MAX);
         let Scale { max, .. } = self.limits.scale;
-        let name = if max == 1 && number == 1 { self.name.clone() } else { format!("{}.{number}", self.name) };
-        let vitals = house.functions.run(Spec { name: name.clone(), ..self.spec.clone() });
-        self.workers.push(Worker { name, number, vitals, retired: false });
+        let name = if max == 1 && number == 1 {
+            self.name.clone()
+        } else {
+            format!("{}.{number}", self.name)
+        };
+        let vitals = house.functions.run(Spec {
+            name: name.clone(),
+            ..self.spec.clone()
+        });
+        self.workers.push(Worker {
+            name,
+            number,
+            vitals,
+            retired: false,
+        });
     }
 
     /// Workers that have nothing in hand by what they answer, and before them those that do not live anyway.
     pub fn idle(&self, answers: &[Instance]) -> Vec<u32> {
         let idle = |vitals: &Vitals| {
-            let answer = answers.iter().find(|answer| answer.pid() == Some(vitals.pid()));
+            let answer = answers
+                .iter()
+                .find(|answer| answer.pid() == Some(vitals.pid()));
             answer.is_some_and(|answer| answer.count("in_flight") == 0)
         };
         let active = || self.workers.iter().filter(|worker| !worker.retired);
         let failing = active().filter(|worker| worker.vitals.phase() == Phase::Failing);
         let lives = |worker: &&Worker| matches!(worker.vitals.phase(), Phase::Starting | Phase::Up);
-        let resting = active().filter(lives).filter(|worker| idle(&worker.vitals)).rev();
+        let resting = active()
+            .filter(lives)
+            .filter(|worker| idle(&worker.vitals))
+            .rev();
         failing.chain(resting).map(|worker| worker.number).collect()
     }
 
     pub fn retire(&mut self, numbers: &[u32]) {
-        for worker in self.workers.iter_mut().filter(|worker| numbers.contains(&worker.number)) {
+        for worker in self
+            .workers
+            .iter_mut()
+            .filter(|worker| numbers.contains(&worker.number))
+        {
             worker.retired = true;
             worker.vitals.retire();
         }

@@ -58,7 +58,16 @@ impl<'h> Elastic<'h> {
         // At most one message for each subject of each sleeper.
         let (hearing, heard) = mpsc::unbounded_channel();
         let (sampler, began) = (Sampler::new(bus.clone()), Instant::now());
-        Self { house, bus, crews, sampler, began, hearing, heard, blind: None }
+        Self {
+            house,
+            bus,
+            crews,
+            sampler,
+            began,
+            hearing,
+            heard,
+            blind: None,
+        }
     }
 
     /// Starts those that are provisioned, and listens for the others.
@@ -90,13 +99,17 @@ impl<'h> Elastic<'h> {
         let now = self.began.elapsed();
         {
             let mut crews = lock(&self.crews);
-            let Some(crew) = crews.get_mut(name) else { return };
+            let Some(crew) = crews.get_mut(name) else {
+                return;
+            };
             if crew.ear.take().is_none() {
                 return; // it has been woken by other means
             }
             crew.history.hear(now, &crew.limits);
         }
-        self.house.screen.note(&format!("{name} is woken by {subject}"));
+        self.house
+            .screen
+            .note(&format!("{name} is woken by {subject}"));
         self.act(name);
     }
 
@@ -106,7 +119,14 @@ impl<'h> Elastic<'h> {
             crews.values_mut().for_each(Crew::forget_the_gone);
             let elastic = crews.values().filter(|crew| !crew.limits.scale.is_fixed());
             let subject = |crew: &Crew| (crew.name.clone(), crew.stream.clone(), crew.is_awake());
-            elastic.map(subject).map(|(name, stream, awake)| Subject { name, stream, awake }).collect()
+            elastic
+                .map(subject)
+                .map(|(name, stream, awake)| Subject {
+                    name,
+                    stream,
+                    awake,
+                })
+                .collect()
         };
         let now = self.began.elapsed();
         let samples = match timeout(PATIENCE, self.sampler.look(&subjects, now)).await {
@@ -115,7 +135,9 @@ impl<'h> Elastic<'h> {
             Err(_) => return self.say_blind("NATS does not answer"),
         };
         if self.blind.take().is_some() {
-            self.house.screen.note("the consumers can be looked at again");
+            self.house
+                .screen
+                .note("the consumers can be looked at again");
         }
         let mut leaving = Vec::new();
         for (name, sample) in samples {
@@ -127,7 +149,9 @@ impl<'h> Elastic<'h> {
 
     fn say_blind(&mut self, why: &str) {
         if self.blind.as_deref() != Some(why) {
-            self.house.screen.warn(&format!("cannot look at the consumers, so nothing is scaled: {why}"));
+            self.house.screen.warn(&format!(
+                "cannot look at the consumers, so nothing is scaled: {why}"
+            ));
             self.blind = Some(why.to_owned());
         }
     }
@@ -149,14 +173,20 @@ impl<'h> Elastic<'h> {
             Decision::Stay => crew.waits = None,
             Decision::Wait(why) => {
                 if crew.waits.is_none() {
-                    self.house.screen.note(&format!("{name} stays at {}: {why}", count.have));
+                    self.house
+                        .screen
+                        .note(&format!("{name} stays at {}: {why}", count.have));
                     crew.waits = Some(why);
                 }
             }
             Decision::Start(more, why) => {
                 // The provisioned are not worth a line each.
                 if !crew.limits.scale.is_fixed() {
-                    self.house.screen.note(&format!("{name} {} -> {} workers: {why}", count.have, count.have + more));
+                    self.house.screen.note(&format!(
+                        "{name} {} -> {} workers: {why}",
+                        count.have,
+                        count.have + more
+                    ));
                 }
                 (crew.ear, crew.waits) = (None, None);
                 (0..more).for_each(|_| crew.start(self.house));
@@ -164,7 +194,13 @@ impl<'h> Elastic<'h> {
             }
             Decision::Stop(fewer, why) => {
                 let (stream, last) = (crew.stream.clone(), fewer == count.have);
-                return Some(Leave { name: name.to_owned(), stream, count: fewer, why, last });
+                return Some(Leave {
+                    name: name.to_owned(),
+                    stream,
+                    count: fewer,
+                    why,
+                    last,
+                });
             }
         }
         None
@@ -179,7 +215,9 @@ impl<'h> Elastic<'h> {
         let leaving = join_all(leaving.into_iter().map(|leave| self.resting(leave))).await;
         for (leave, idle) in leaving.into_iter().flatten() {
             let mut crews = lock(&self.crews);
-            let Some(crew) = crews.get_mut(&leave.name) else { continue };
+            let Some(crew) = crews.get_mut(&leave.name) else {
+                continue;
+            };
             let have = crew.count().have;
             let going = &idle[..idle.len().min(leave.count as usize)];
             let left = have - going.len() as u32;
@@ -188,7 +226,10 @@ impl<'h> Elastic<'h> {
             }
             if going.is_empty() {
                 if crew.waits.is_none() {
-                    self.house.screen.note(&format!("{} stays at {have}: every worker is busy", leave.name));
+                    self.house.screen.note(&format!(
+                        "{} stays at {have}: every worker is busy",
+                        leave.name
+                    ));
                     crew.waits = Some(leave.why);
                 }
                 continue;
@@ -196,7 +237,10 @@ impl<'h> Elastic<'h> {
             crew.retire(going);
             crew.waits = None;
             let sleeps = if left == 0 { ", asleep" } else { "" };
-            self.house.screen.note(&format!("{} {have} -> {left} workers{sleeps}: {}", leave.name, leave.why));
+            self.house.screen.note(&format!(
+                "{} {have} -> {left} workers{sleeps}: {}",
+                leave.name, leave.why
+            ));
         }
     }
 
@@ -214,17 +258,27 @@ impl<'h> Elastic<'h> {
             };
             leave = still;
         }
-        let answers = services::ask(&self.bus, &format!("$SRV.STATS.{}", leave.name), QUIET).await.ok()?;
+        let answers = services::ask(&self.bus, &format!("$SRV.STATS.{}", leave.name), QUIET)
+            .await
+            .ok()?;
         let idle = lock(&self.crews).get(&leave.name)?.idle(&answers);
         Some((leave, idle))
     }
 
     async fn listen(&self, name: &str) {
-        let filters = lock(&self.crews).get(name).map(|crew| crew.filters.clone()).unwrap_or_default();
+        let filters = lock(&self.crews)
+            .get(name)
+            .map(|crew| crew.filters.clone())
+            .unwrap_or_default();
         let first = match self.bus.first(&filters).await {
             Ok(first) => first,
             // The next look will find what comes, only later.
-            Err(e) => return self.house.screen.warn(&format!("{name} sleeps lightly: {e}")),
+            Err(e) => {
+                return self
+                    .house
+                    .screen
+                    .warn(&format!("{name} sleeps lightly: {e}"));
+            }
         };
         let (hearing, named) = (self.hearing.clone(), name.to_owned());
         let ear = tokio::spawn(async move {

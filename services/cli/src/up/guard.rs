@@ -35,10 +35,16 @@ impl Guard {
             .stdout(Stdio::null())
             .spawn();
         let mut shell = shell.map_err(|e| {
-            Failure::failed(format_args!("cannot start sh, which would clean up if this process were killed: {e}"))
+            Failure::failed(format_args!(
+                "cannot start sh, which would clean up if this process were killed: {e}"
+            ))
         })?;
         let pipe = shell.stdin.take();
-        Ok(Self(Mutex::new(State { shell, pipe, pids: BTreeSet::new() })))
+        Ok(Self(Mutex::new(State {
+            shell,
+            pipe,
+            pids: BTreeSet::new(),
+        })))
     }
 
     pub fn watch(&self, pid: u32) {

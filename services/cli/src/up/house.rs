@@ -35,7 +35,11 @@ pub struct Group {
 
 impl House {
     pub fn new(screen: Screen) -> Result<Self, Failure> {
-        let (screen, guard, hurry) = (Arc::new(screen), Arc::new(Guard::start()?), CancellationToken::new());
+        let (screen, guard, hurry) = (
+            Arc::new(screen),
+            Arc::new(Guard::start()?),
+            CancellationToken::new(),
+        );
         let group = || Group {
             stop: CancellationToken::new(),
             hurry: hurry.clone(),
@@ -43,7 +47,15 @@ impl House {
             screen: screen.clone(),
             guard: guard.clone(),
         };
-        Ok(Self { gateway: group(), functions: group(), viewer: group(), servers: group(), screen, hurry, guard })
+        Ok(Self {
+            gateway: group(),
+            functions: group(),
+            viewer: group(),
+            servers: group(),
+            screen,
+            hurry,
+            guard,
+        })
     }
 
     pub async fn drain(&mut self) {
@@ -66,7 +78,14 @@ impl Group {
     pub fn run(&self, spec: Spec) -> Arc<Vitals> {
         let vitals = Arc::new(Vitals::default());
         let (screen, guard) = (self.screen.clone(), self.guard.clone());
-        self.tasks.spawn(keep_running(spec, vitals.clone(), screen, guard, self.stop.clone(), self.hurry.clone()));
+        self.tasks.spawn(keep_running(
+            spec,
+            vitals.clone(),
+            screen,
+            guard,
+            self.stop.clone(),
+            self.hurry.clone(),
+        ));
         vitals
     }
 

@@ -35,12 +35,17 @@ pub enum Dialect {
 }
 
 /// Fields that every line has or that the name in front says already.
-const USUAL: [&str; 8] = ["time", "level", "service", "function", "target", "message", "span_id", "trace_id"];
+const USUAL: [&str; 8] = [
+    "time", "level", "service", "function", "target", "message", "span_id", "trace_id",
+];
 
 impl Screen {
     /// As wide as the longest name.
     pub fn new<'n>(names: impl Iterator<Item = &'n str>, verbose: bool) -> Self {
-        Self { width: names.map(str::len).max().unwrap_or(0) + 2, verbose }
+        Self {
+            width: names.map(str::len).max().unwrap_or(0) + 2,
+            verbose,
+        }
     }
 
     pub fn note(&self, text: &str) {
@@ -71,7 +76,11 @@ impl Screen {
             Level::Error => ("ERROR", BAD),
         };
         let space = " ".repeat(self.width.saturating_sub(name.len()));
-        format!("{}{space}{} {text}", paint(style, name), paint(colour, word))
+        format!(
+            "{}{space}{} {text}",
+            paint(style, name),
+            paint(colour, word)
+        )
     }
 }
 
@@ -109,7 +118,12 @@ fn json(line: &str) -> Option<(Level, String)> {
     let mut out = harmless(text("message").unwrap_or_default());
     for (name, value) in &fields {
         if !USUAL.contains(&name.as_str()) {
-            let _ = write!(out, " {}{}", paint(DIM, format_args!("{name}=")), word(value));
+            let _ = write!(
+                out,
+                " {}{}",
+                paint(DIM, format_args!("{name}=")),
+                word(value)
+            );
         }
     }
     // Only where somebody will want to open the trace.
@@ -123,7 +137,8 @@ fn json(line: &str) -> Option<(Level, String)> {
 fn word(value: &Value) -> String {
     match value {
         Value::String(text)
-            if !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"') =>
+            if !text.is_empty()
+                && !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"') =>
         {
             text.clone()
         }
@@ -132,7 +147,15 @@ fn word(value: &Value) -> String {
 }
 
 fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| {
+            if c.is_control() && c != '\t' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
 fn nats(line: &str) -> (Level, &str) {
@@ -143,22 +166,38 @@ fn nats(line: &str) -> (Level, &str) {
         ("[FTL]", Level::Error),
         ("[DBG]", Level::Debug),
     ];
-    let found = tags.into_iter().find_map(|(tag, level)| Some((level, line.split_once(tag)?.1.trim_start())));
+    let found = tags
+        .into_iter()
+        .find_map(|(tag, level)| Some((level, line.split_once(tag)?.1.trim_start())));
     // Without a tag it speaks before its log is up: a mistake in its configuration.
     found.unwrap_or((Level::Error, line))
 }
 
 fn redis(line: &str) -> (Level, &str) {
-    let marks = [(" * ", Level::Info), (" # ", Level::Warn), (" - ", Level::Debug), (" . ", Level::Debug)];
+    let marks = [
+        (" * ", Level::Info),
+        (" # ", Level::Warn),
+        (" - ", Level::Debug),
+        (" . ", Level::Debug),
+    ];
     let found = marks
         .into_iter()
         .filter_map(|(mark, level)| Some((line.find(mark)?, mark.len(), level)))
         .min_by_key(|(at, ..)| *at);
-    let (level, text) = found.map_or((Level::Info, line), |(at, len, level)| (level, &line[at + len..]));
+    let (level, text) = found.map_or((Level::Info, line), |(at, len, level)| {
+        (level, &line[at + len..])
+    });
     // Redis greets at the level of warnings, and warns of overcommitted memory on nearly every machine.
-    let serious =
-        ["WARN", "rror", "atal", "an't", "ould not", "ailed", "rash", "MISCONF"].iter().any(|word| text.contains(word));
-    if level == Level::Warn && (!serious || text.contains("overcommit")) { (Level::Info, text) } else { (level, text) }
+    let serious = [
+        "WARN", "rror", "atal", "an't", "ould not", "ailed", "rash", "MISCONF",
+    ]
+    .iter()
+    .any(|word| text.contains(word));
+    if level == Level::Warn && (!serious || text.contains("overcommit")) {
+        (Level::Info, text)
+    } else {
+        (level, text)
+    }
 }
 
 #[cfg(test)]
@@ -175,19 +214,28 @@ mod tests {
         let line = r#"{"time":"2026-01-01T00:00:00.000Z","level":"INFO","service":"count-views","trace_id":"ab","flow_id":"f1","target":"oncue","message":"ready","acts_on":"web.page.viewed x","n":3}"#;
         assert_eq!(
             plain(Dialect::Json, line),
-            (Level::Info, r#"ready acts_on="web.page.viewed x" flow_id=f1 n=3"#.into())
+            (
+                Level::Info,
+                r#"ready acts_on="web.page.viewed x" flow_id=f1 n=3"#.into()
+            )
         );
     }
 
     #[test]
     fn a_warning_names_its_trace() {
         let line = r#"{"level":"WARN","message":"retry","trace_id":"ab12"}"#;
-        assert_eq!(plain(Dialect::Json, line), (Level::Warn, "retry trace=ab12".into()));
+        assert_eq!(
+            plain(Dialect::Json, line),
+            (Level::Warn, "retry trace=ab12".into())
+        );
     }
 
     #[test]
     fn what_is_not_json_passes_without_control_characters() {
-        assert_eq!(plain(Dialect::Json, "thread 'main' panicked"), (Level::Info, "thread 'main' panicked".into()));
+        assert_eq!(
+            plain(Dialect::Json, "thread 'main' panicked"),
+            (Level::Info, "thread 'main' panicked".into())
+        );
         assert_eq!(read(Dialect::Json, "\u{1b}[2J").1, "\u{fffd}[2J");
         let line = "{\"level\":\"INFO\",\"message\":\"a\\u001b[2J\",\"k\":\"\\u001b\"}";
         assert!(!plain(Dialect::Json, line).1.contains('\u{1b}'));
@@ -202,15 +250,34 @@ mod tests {
             (Level::Error, "nats-server: no such flag".into())
         );
         let redis = "12:M 23 Nov 2026 07:00:58.251 * Ready to accept connections";
-        assert_eq!(plain(Dialect::Redis, redis), (Level::Info, "Ready to accept connections".into()));
-        assert_eq!(plain(Dialect::Redis, "1:C 23 Nov 2026 07:00:58.251 # WARNING: a * b").0, Level::Warn);
-        assert_eq!(plain(Dialect::Redis, "1:C 23 Nov 2026 07:00:58.251 # Server initialized").0, Level::Info);
+        assert_eq!(
+            plain(Dialect::Redis, redis),
+            (Level::Info, "Ready to accept connections".into())
+        );
+        assert_eq!(
+            plain(
+                Dialect::Redis,
+                "1:C 23 Nov 2026 07:00:58.251 # WARNING: a * b"
+            )
+            .0,
+            Level::Warn
+        );
+        assert_eq!(
+            plain(
+                Dialect::Redis,
+                "1:C 23 Nov 2026 07:00:58.251 # Server initialized"
+            )
+            .0,
+            Level::Info
+        );
     }
 
     #[test]
     fn names_are_aligned() {
         let screen = Screen::new(["count-views", "nats"].into_iter(), false);
-        let row = |name| anstream::adapter::strip_str(&screen.row(name, PLAIN, Level::Info, "x")).to_string();
+        let row = |name| {
+            anstream::adapter::strip_str(&screen.row(name, PLAIN, Level::Info, "x")).to_string()
+        };
         assert_eq!(row("nats"), "nats          INFO x");
         assert_eq!(row("count-views"), "count-views   INFO x");
     }

@@ -22,7 +22,10 @@ impl fmt::Display for Owner {
 
 /// `by redis-server (process 42)`, as far as this user may know.
 pub fn taken_by(port: u16) -> String {
-    owner(port).map_or_else(|| "by a process of another user".to_owned(), |owner| format!("by {owner}"))
+    owner(port).map_or_else(
+        || "by a process of another user".to_owned(),
+        |owner| format!("by {owner}"),
+    )
 }
 
 /// Whether one could listen there.
@@ -33,14 +36,21 @@ pub fn is_free(address: &str) -> bool {
 
 pub fn must_be_free(who: &str, address: &str, setting: &str) -> Result<(), Failure> {
     let mistake = |e: &dyn fmt::Display| {
-        Failure::usage(format_args!("{who} cannot listen on {address:?}: {e}")).advise(format!("change {setting}"))
+        Failure::usage(format_args!("{who} cannot listen on {address:?}: {e}"))
+            .advise(format!("change {setting}"))
     };
     for address in address.to_socket_addrs().map_err(|e| mistake(&e))? {
         match TcpListener::bind(address) {
             Ok(_) => {}
             Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
-                let what = format!("port {} is taken {}; {who} needs it", address.port(), taken_by(address.port()));
-                return Err(Failure::failed(what).advise(format!("stop that process, or change {setting}")));
+                let what = format!(
+                    "port {} is taken {}; {who} needs it",
+                    address.port(),
+                    taken_by(address.port())
+                );
+                return Err(
+                    Failure::failed(what).advise(format!("stop that process, or change {setting}"))
+                );
             }
             Err(e) => return Err(mistake(&e)),
         }
@@ -50,7 +60,8 @@ pub fn must_be_free(who: &str, address: &str, setting: &str) -> Result<(), Failu
 
 /// Linux: the socket's inode in `/proc/net/tcp`, then the process that has it open. Elsewhere `lsof`, if it is there.
 pub fn owner(port: u16) -> Option<Owner> {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .map(|path| fs::read_to_string(path).unwrap_or_default());
     match tables.iter().find_map(|table| listening_inode(table, port)) {
         Some(inode) => holder(&inode),
         None => lsof(port),
@@ -69,13 +80,22 @@ fn listening_inode(table: &str, port: u16) -> Option<String> {
 
 fn holder(inode: &str) -> Option<Owner> {
     let wanted = format!("socket:[{inode}]");
-    let processes =
-        fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let processes = fs::read_dir("/proc")
+        .ok()?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     for pid in processes {
-        let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
-        if open.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == wanted.as_str())) {
+        let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+            continue;
+        };
+        if open.flatten().any(|fd| {
+            fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == wanted.as_str())
+        }) {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            return Some(Owner { name: name.trim().to_owned(), pid });
+            return Some(Owner {
+                name: name.trim().to_owned(),
+                pid,
+            });
         }
     }
     None
@@ -93,7 +113,10 @@ fn lsof(port: u16) -> Option<Owner> {
 /// `p42` and `cname`, a line each.
 fn lsof_owner(output: &str) -> Option<Owner> {
     let field = |tag: char| output.lines().find_map(|line| line.strip_prefix(tag));
-    Some(Owner { pid: field('p')?.parse().ok()?, name: field('c').unwrap_or("a process").to_owned() })
+    Some(Owner {
+        pid: field('p')?.parse().ok()?,
+        name: field('c').unwrap_or("a process").to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -113,7 +136,13 @@ mod tests {
 
     #[test]
     fn the_answer_of_lsof_is_read() {
-        assert_eq!(lsof_owner("p42\ncredis-server\nf6\n"), Some(Owner { name: "redis-server".into(), pid: 42 }));
+        assert_eq!(
+            lsof_owner("p42\ncredis-server\nf6\n"),
+            Some(Owner {
+                name: "redis-server".into(),
+                pid: 42
+            })
+        );
         assert_eq!(lsof_owner(""), None);
     }
 
@@ -124,7 +153,11 @@ mod tests {
         let address = format!("127.0.0.1:{port}");
         assert!(!is_free(&address));
         let refused = must_be_free("the gateway", &address, "listen").unwrap_err();
-        assert!(refused.what.contains(&format!("port {port} is taken")), "{}", refused.what);
+        assert!(
+            refused.what.contains(&format!("port {port} is taken")),
+            "{}",
+            refused.what
+        );
         if cfg!(target_os = "linux") {
             assert_eq!(owner(port).map(|o| o.pid), Some(std::process::id()));
         }

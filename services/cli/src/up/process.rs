@@ -75,8 +75,17 @@ impl Vitals {
     }
 
     pub fn phase(&self) -> Phase {
-        let phases = [Phase::Starting, Phase::Up, Phase::Failing, Phase::Stopping, Phase::Gone];
-        phases.into_iter().find(|phase| *phase as u8 == self.phase.load(Ordering::Relaxed)).unwrap_or(Phase::Gone)
+        let phases = [
+            Phase::Starting,
+            Phase::Up,
+            Phase::Failing,
+            Phase::Stopping,
+            Phase::Gone,
+        ];
+        phases
+            .into_iter()
+            .find(|phase| *phase as u8 == self.phase.load(Ordering::Relaxed))
+            .unwrap_or(Phase::Gone)
     }
 
     fn enter(&self, phase: Phase) {
@@ -91,7 +100,10 @@ impl Vitals {
 
     pub fn last_lines(&self) -> String {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+        last.iter()
+            .map(|line| format!("  {line}"))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     fn keep(&self, line: &str) {
@@ -124,7 +136,10 @@ pub async fn keep_running(
         if started.elapsed() > LIVED {
             backoff = FIRST_BACKOFF;
         }
-        screen.warn(&format!("{} {ended}; starting it again in {backoff:?}", spec.name));
+        screen.warn(&format!(
+            "{} {ended}; starting it again in {backoff:?}",
+            spec.name
+        ));
         tokio::select! {
             () = tokio::time::sleep(backoff) => {}
             () = stop.cancelled() => {}
@@ -170,7 +185,9 @@ async fn live(
 
 /// Nobody is in a hurry, so it is not killed, however long what it has in hand takes; unless all are to stop meanwhile.
 async fn let_finish(child: &mut Child, name: &str, screen: &Screen, stop: &CancellationToken) {
-    let Some(pid) = child.id().and_then(|pid| Pid::from_raw(pid as i32)) else { return };
+    let Some(pid) = child.id().and_then(|pid| Pid::from_raw(pid as i32)) else {
+        return;
+    };
     let _ = kill_process(pid, Signal::TERM);
     tokio::select! {
         status = child.wait() => {
@@ -198,7 +215,12 @@ fn start(spec: &Spec) -> std::io::Result<Child> {
 fn copy(child: &mut Child, spec: &Spec, vitals: &Arc<Vitals>, screen: &Arc<Screen>) -> JoinSet<()> {
     let mut output = JoinSet::new();
     let pass = |output: &mut JoinSet<()>, from: Box<dyn AsyncRead + Send + Unpin>| {
-        let (name, dialect, vitals, screen) = (spec.name.clone(), spec.dialect, vitals.clone(), screen.clone());
+        let (name, dialect, vitals, screen) = (
+            spec.name.clone(),
+            spec.dialect,
+            vitals.clone(),
+            screen.clone(),
+        );
         output.spawn(async move {
             let mut lines = BufReader::new(from).split(b'\n');
             while let Ok(Some(line)) = lines.next_segment().await {
@@ -230,7 +252,9 @@ async fn finish(mut output: JoinSet<()>) {
 
 /// Asks it to stop, waits, and kills it only when it does not.
 async fn end(child: &mut Child, name: &str, screen: &Screen, hurry: &CancellationToken) {
-    let Some(pid) = child.id().and_then(|pid| Pid::from_raw(pid as i32)) else { return };
+    let Some(pid) = child.id().and_then(|pid| Pid::from_raw(pid as i32)) else {
+        return;
+    };
     if !hurry.is_cancelled() {
         let _ = kill_process(pid, Signal::TERM);
         tokio::select! {
@@ -275,8 +299,13 @@ mod tests {
     impl Setting {
         fn run(&self, script: &str) -> (Arc<Vitals>, tokio::task::JoinHandle<()>) {
             let args = vec!["-c".to_owned(), script.to_owned()];
-            let spec =
-                Spec { name: "t".into(), program: "/bin/sh".into(), args, env: Vec::new(), dialect: Dialect::Json };
+            let spec = Spec {
+                name: "t".into(),
+                program: "/bin/sh".into(),
+                args,
+                env: Vec::new(),
+                dialect: Dialect::Json,
+            };
             let vitals = Arc::new(Vitals::default());
             let task = keep_running(
                 spec,
@@ -296,7 +325,9 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), waited).await.expect("it came about in time");
+        tokio::time::timeout(Duration::from_secs(20), waited)
+            .await
+            .expect("it came about in time");
     }
 
     #[tokio::test]
@@ -313,7 +344,8 @@ mod tests {
     #[tokio::test]
     async fn stopping_lets_a_process_finish() {
         let here = setting();
-        let (vitals, task) = here.run("trap 'echo finished; exit 0' TERM; echo up; while :; do sleep 0.05; done");
+        let (vitals, task) =
+            here.run("trap 'echo finished; exit 0' TERM; echo up; while :; do sleep 0.05; done");
         until(|| !vitals.last_lines().is_empty()).await;
         here.stop.cancel();
         task.await.unwrap();
@@ -325,7 +357,8 @@ mod tests {
     #[tokio::test]
     async fn one_retires_without_the_others_and_is_not_hurried() {
         let here = setting();
-        let (staying, other) = here.run(r#"echo '{"message":"ready"}'; while :; do sleep 0.05; done"#);
+        let (staying, other) =
+            here.run(r#"echo '{"message":"ready"}'; while :; do sleep 0.05; done"#);
         let script = "trap 'echo asked' TERM; echo up; while [ ! -e $0 ]; do sleep 0.05; done; echo finished";
         let may = std::env::temp_dir().join(format!("oncue-may-end-{}", std::process::id()));
         let (vitals, task) = here.run(&script.replace("$0", &may.display().to_string()));
@@ -337,7 +370,10 @@ mod tests {
         task.await.unwrap();
         std::fs::remove_file(&may).unwrap();
         assert!(vitals.last_lines().contains("finished"));
-        assert_eq!((vitals.phase(), staying.phase(), vitals.ends()), (Phase::Gone, Phase::Up, 0));
+        assert_eq!(
+            (vitals.phase(), staying.phase(), vitals.ends()),
+            (Phase::Gone, Phase::Up, 0)
+        );
         here.stop.cancel();
         other.await.unwrap();
         here.guard.dismiss();

@@ -40,23 +40,41 @@ struct Seen {
 
 impl Sampler {
     pub fn new(bus: Bus) -> Self {
-        Self { bus, seen: BTreeMap::new() }
+        Self {
+            bus,
+            seen: BTreeMap::new(),
+        }
     }
 
     /// What is known now of all that are awake, and news of those that are not.
-    pub async fn look(&mut self, subjects: &[Subject], now: Duration) -> Result<Vec<(String, Sample)>, ApiError> {
+    pub async fn look(
+        &mut self,
+        subjects: &[Subject],
+        now: Duration,
+    ) -> Result<Vec<(String, Sample)>, ApiError> {
         let mut streams: BTreeMap<&str, Vec<&Subject>> = BTreeMap::new();
         for subject in subjects {
             streams.entry(&subject.stream).or_default().push(subject);
         }
         let mut found = Vec::new();
         for (stream, subjects) in streams {
-            let info = self.bus.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await?;
+            let info = self
+                .bus
+                .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
+                .await?;
             let end = info["state"]["last_seq"].as_u64().unwrap_or_default();
-            let (due, quiet): (Vec<&Subject>, Vec<&Subject>) =
-                subjects.into_iter().partition(|s| is_due(self.seen.get(&s.name), s.awake, end, now));
+            let (due, quiet): (Vec<&Subject>, Vec<&Subject>) = subjects
+                .into_iter()
+                .partition(|s| is_due(self.seen.get(&s.name), s.awake, end, now));
             for (name, sample) in ask(&self.bus, stream, &due).await? {
-                self.seen.insert(name.clone(), Seen { sample, end, at: now });
+                self.seen.insert(
+                    name.clone(),
+                    Seen {
+                        sample,
+                        end,
+                        at: now,
+                    },
+                );
                 found.push((name, sample));
             }
             let known = |s: &Subject| Some((s.name.clone(), self.seen.get(&s.name)?.sample));
@@ -79,25 +97,38 @@ fn is_due(seen: Option<&Seen>, awake: bool, end: u64, now: Duration) -> bool {
 }
 
 /// Those of `subjects` that have a consumer.
-async fn ask(bus: &Bus, stream: &str, subjects: &[&Subject]) -> Result<Vec<(String, Sample)>, ApiError> {
+async fn ask(
+    bus: &Bus,
+    stream: &str,
+    subjects: &[&Subject],
+) -> Result<Vec<(String, Sample)>, ApiError> {
     if subjects.len() <= FEW {
         let one = async |s: &Subject| match info(bus, stream, &s.name).await {
             Ok(sample) => Ok(Some((s.name.clone(), sample))),
             Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(e),
         };
-        return Ok(try_join_all(subjects.iter().map(|s| one(s))).await?.into_iter().flatten().collect());
+        return Ok(try_join_all(subjects.iter().map(|s| one(s)))
+            .await?
+            .into_iter()
+            .flatten()
+            .collect());
     }
     let consumers = bus.consumers(stream).await?;
     let named = |info: &Value| {
         let name = info["name"].as_str()?;
-        subjects.iter().any(|s| s.name == name).then(|| (name.to_owned(), read(info)))
+        subjects
+            .iter()
+            .any(|s| s.name == name)
+            .then(|| (name.to_owned(), read(info)))
     };
     Ok(consumers.iter().filter_map(named).collect())
 }
 
 async fn info(bus: &Bus, stream: &str, name: &str) -> Result<Sample, ApiError> {
-    bus.api(&format!("CONSUMER.INFO.{stream}.{name}"), &Value::Null).await.map(|info| read(&info))
+    bus.api(&format!("CONSUMER.INFO.{stream}.{name}"), &Value::Null)
+        .await
+        .map(|info| read(&info))
 }
 
 fn read(info: &Value) -> Sample {
@@ -118,22 +149,56 @@ mod tests {
     #[test]
     fn nobody_is_asked_for_what_cannot_have_changed() {
         let seconds = Duration::from_secs;
-        let seen = |lag| Seen { sample: Sample { lag, ..Sample::default() }, end: 7, at: seconds(100) };
-        assert!(is_due(None, true, 7, seconds(100)) && is_due(None, false, 7, seconds(100)), "never seen");
+        let seen = |lag| Seen {
+            sample: Sample {
+                lag,
+                ..Sample::default()
+            },
+            end: 7,
+            at: seconds(100),
+        };
+        assert!(
+            is_due(None, true, 7, seconds(100)) && is_due(None, false, 7, seconds(100)),
+            "never seen"
+        );
         for awake in [true, false] {
-            assert!(!is_due(Some(&seen(0)), awake, 7, seconds(129)), "nothing new, nothing to do");
-            assert!(is_due(Some(&seen(0)), awake, 7, seconds(130)), "now and then all the same");
+            assert!(
+                !is_due(Some(&seen(0)), awake, 7, seconds(129)),
+                "nothing new, nothing to do"
+            );
+            assert!(
+                is_due(Some(&seen(0)), awake, 7, seconds(130)),
+                "now and then all the same"
+            );
         }
-        assert!(is_due(Some(&seen(1)), true, 7, seconds(101)), "there was work to do");
-        assert!(is_due(Some(&seen(0)), true, 8, seconds(101)), "there is something new");
-        assert!(!is_due(Some(&seen(0)), false, 8, seconds(101)), "an event would have woken it");
-        assert!(is_due(Some(&seen(0)), false, 8, seconds(105)), "but not every event can");
+        assert!(
+            is_due(Some(&seen(1)), true, 7, seconds(101)),
+            "there was work to do"
+        );
+        assert!(
+            is_due(Some(&seen(0)), true, 8, seconds(101)),
+            "there is something new"
+        );
+        assert!(
+            !is_due(Some(&seen(0)), false, 8, seconds(101)),
+            "an event would have woken it"
+        );
+        assert!(
+            is_due(Some(&seen(0)), false, 8, seconds(105)),
+            "but not every event can"
+        );
     }
 
     #[test]
     fn a_consumer_is_read() {
-        let info =
-            json!({ "num_pending": 7, "num_ack_pending": 2, "delivered": { "consumer_seq": 9, "stream_seq": 5 } });
-        assert_eq!(read(&info), Sample { lag: 7, in_flight: 2, delivered: 9 });
+        let info = json!({ "num_pending": 7, "num_ack_pending": 2, "delivered": { "consumer_seq": 9, "stream_seq": 5 } });
+        assert_eq!(
+            read(&info),
+            Sample {
+                lag: 7,
+                in_flight: 2,
+                delivered: 9
+            }
+        );
     }
 }

@@ -80,7 +80,14 @@ impl History {
     /// An event was seen on its way: there is at least one, whatever the last look said.
     pub fn hear(&mut self, now: Duration, limits: &Limits) {
         let last = self.last.map(|(_, sample)| sample).unwrap_or_default();
-        self.see(now, Sample { lag: last.lag.max(1), ..last }, limits);
+        self.see(
+            now,
+            Sample {
+                lag: last.lag.max(1),
+                ..last
+            },
+            limits,
+        );
     }
 
     pub fn started(&mut self, now: Duration) {
@@ -102,12 +109,18 @@ pub fn decide(history: &History, crew: Crew, limits: &Limits, now: Duration) -> 
     let Scale { min, max, idle } = limits.scale;
     let Crew { have, failing } = crew;
     let (Some((_, last)), Some((_, want))) = (history.last, history.peaks.back().copied()) else {
-        return if have < min { Decision::Start(min - have, format!("at least {min}")) } else { Decision::Stay };
+        return if have < min {
+            Decision::Start(min - have, format!("at least {min}"))
+        } else {
+            Decision::Stay
+        };
     };
     let Sample { lag, in_flight, .. } = last;
     if want > have {
         let each = limits.concurrency;
-        let why = format!("lag {lag} + in flight {in_flight}, {each} at a time each, {min} to {max} workers");
+        let why = format!(
+            "lag {lag} + in flight {in_flight}, {each} at a time each, {min} to {max} workers"
+        );
         if failing > 0 {
             return Decision::Wait(format!("{failing} of {have} keep ending ({why})"));
         }

@@ -22,10 +22,14 @@ use crate::settings::{Place, Settings};
 const PATIENCE: Duration = Duration::from_secs(3);
 const MONITOR: u16 = 8222;
 /// Server configurations of a profile, built in for where the project's own files are not.
-const NATS_CONF: [&str; 2] =
-    [include_str!("../../../../deploy/dev/nats.conf"), include_str!("../../../../deploy/durable/nats.conf")];
-const REDIS_CONF: [&str; 2] =
-    [include_str!("../../../../deploy/dev/redis.conf"), include_str!("../../../../deploy/durable/redis.conf")];
+const NATS_CONF: [&str; 2] = [
+    include_str!("../../../../deploy/dev/nats.conf"),
+    include_str!("../../../../deploy/durable/nats.conf"),
+];
+const REDIS_CONF: [&str; 2] = [
+    include_str!("../../../../deploy/dev/redis.conf"),
+    include_str!("../../../../deploy/durable/redis.conf"),
+];
 
 pub struct Server {
     name: &'static str,
@@ -36,8 +40,15 @@ pub struct Server {
 }
 
 pub enum Start {
-    Use { version: String },
-    Spawn { program: PathBuf, args: Vec<String>, data: PathBuf, dialect: Dialect },
+    Use {
+        version: String,
+    },
+    Spawn {
+        program: PathBuf,
+        args: Vec<String>,
+        data: PathBuf,
+        dialect: Dialect,
+    },
 }
 
 /// One kind of server: how to find it and how old it may be.
@@ -65,22 +76,40 @@ const REDIS: Kind = Kind {
 pub async fn nats(args: &Args, settings: &Settings) -> Result<Server, Failure> {
     let url = &settings.config.nats_url;
     let probe = Box::pin(async {
-        let bus = Bus::connect(url, "oncue").await.map_err(|e| e.to_string())?;
-        bus.api("INFO", &Value::Null).await.map_err(|e| format!("JetStream is off: {e}"))?;
+        let bus = Bus::connect(url, "oncue")
+            .await
+            .map_err(|e| e.to_string())?;
+        bus.api("INFO", &Value::Null)
+            .await
+            .map_err(|e| format!("JetStream is off: {e}"))?;
         Ok(format!("nats-server {}", bus.server_version()))
     });
     let place = Place::of(url, 4222);
     plan(&NATS, url, place, probe, async |place: &Place| {
         let (program, data) = (find(&NATS, args, settings).await?, folder(args, "nats")?);
         let conf = configuration("nats.conf", NATS_CONF, args)?;
-        let texts = ["-c", &conf, "-a", &place.host, "-p", &place.port.to_string(), "-sd", &data.display().to_string()]
-            .map(str::to_owned);
+        let texts = [
+            "-c",
+            &conf,
+            "-a",
+            &place.host,
+            "-p",
+            &place.port.to_string(),
+            "-sd",
+            &data.display().to_string(),
+        ]
+        .map(str::to_owned);
         let mut arguments = texts.to_vec();
         // Without its monitoring page only `oncue doctor` knows less.
         if is_free(&format!("127.0.0.1:{MONITOR}")) {
             arguments.extend(["-m".to_owned(), MONITOR.to_string()]);
         }
-        Ok(Start::Spawn { program, args: arguments, data, dialect: Dialect::Nats })
+        Ok(Start::Spawn {
+            program,
+            args: arguments,
+            data,
+            dialect: Dialect::Nats,
+        })
     })
     .await
 }
@@ -91,9 +120,14 @@ pub async fn redis(args: &Args, settings: &Settings) -> Result<Server, Failure> 
         let store = RedisStore::look(url).await.map_err(|e| e.to_string())?;
         store.check().await.map_err(|e| e.to_string())?;
         let info = store.info("server").await.map_err(|e| e.to_string())?;
-        let version =
-            info.lines().find_map(|line| line.strip_prefix("valkey_version:").or(line.strip_prefix("redis_version:")));
-        Ok(format!("redis-server {}", version.unwrap_or_default().trim()))
+        let version = info.lines().find_map(|line| {
+            line.strip_prefix("valkey_version:")
+                .or(line.strip_prefix("redis_version:"))
+        });
+        Ok(format!(
+            "redis-server {}",
+            version.unwrap_or_default().trim()
+        ))
     });
     let place = Place::of(url, 6379);
     plan(&REDIS, url, place, probe, async |place: &Place| {
@@ -110,7 +144,12 @@ pub async fn redis(args: &Args, settings: &Settings) -> Result<Server, Failure> 
             "--daemonize",
             "no",
         ];
-        Ok(Start::Spawn { program, args: texts.map(str::to_owned).to_vec(), data, dialect: Dialect::Redis })
+        Ok(Start::Spawn {
+            program,
+            args: texts.map(str::to_owned).to_vec(),
+            data,
+            dialect: Dialect::Redis,
+        })
     })
     .await
 }
@@ -124,29 +163,46 @@ async fn plan(
     spawn: impl AsyncFnOnce(&Place) -> Result<Start, Failure>,
 ) -> Result<Server, Failure> {
     let shown = without_password(url);
-    let place =
-        place.ok_or_else(|| Failure::usage(format_args!("{shown:?} is no address of a {} server", kind.name)))?;
+    let place = place.ok_or_else(|| {
+        Failure::usage(format_args!(
+            "{shown:?} is no address of a {} server",
+            kind.name
+        ))
+    })?;
     let address = if place.host.contains(':') {
         format!("[{}]:{}", place.host, place.port)
     } else {
         format!("{}:{}", place.host, place.port)
     };
-    let server = |start| Server { name: kind.name, place: shown.clone(), address: address.clone(), start };
-    if tokio::time::timeout(PATIENCE, TcpStream::connect(&address)).await.is_ok_and(|c| c.is_ok()) {
+    let server = |start| Server {
+        name: kind.name,
+        place: shown.clone(),
+        address: address.clone(),
+        start,
+    };
+    if tokio::time::timeout(PATIENCE, TcpStream::connect(&address))
+        .await
+        .is_ok_and(|c| c.is_ok())
+    {
         let probed = tokio::time::timeout(PATIENCE, probe)
             .await
             .unwrap_or_else(|_| Err(format!("it does not answer within {PATIENCE:?}")));
         return match probed {
             Ok(version) => Ok(server(Start::Use { version })),
             Err(why) if place.is_local() => {
-                let what =
-                    format!("port {} is taken {}, which cannot be used: {why}", place.port, taken_by(place.port));
+                let what = format!(
+                    "port {} is taken {}, which cannot be used: {why}",
+                    place.port,
+                    taken_by(place.port)
+                );
                 Err(Failure::failed(what).advise(format!(
                     "stop that process, or name another {} server in oncue.toml or with --{}",
                     kind.name, kind.name
                 )))
             }
-            Err(why) => Err(Failure::silent(format_args!("{shown} cannot be used: {why}"))),
+            Err(why) => Err(Failure::silent(format_args!(
+                "{shown} cannot be used: {why}"
+            ))),
         };
     }
     if !place.is_local() || place.secret {
@@ -161,11 +217,16 @@ async fn plan(
 /// On PATH, in the data folder's `bin`, or beside this program: the first that is new enough.
 async fn find(kind: &Kind, args: &Args, settings: &Settings) -> Result<PathBuf, Failure> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> =
-        std::env::split_paths(&path).chain([args.data.join("bin"), settings.bin.clone()]).collect();
+    let folders: Vec<PathBuf> = std::env::split_paths(&path)
+        .chain([args.data.join("bin"), settings.bin.clone()])
+        .collect();
     let mut refused = Vec::new();
     for program in kind.programs {
-        for candidate in folders.iter().map(|folder| folder.join(program)).filter(|p| p.is_file()) {
+        for candidate in folders
+            .iter()
+            .map(|folder| folder.join(program))
+            .filter(|p| p.is_file())
+        {
             match fits(kind, &candidate).await {
                 Ok(()) => return std::path::absolute(candidate).map_err(Failure::failed),
                 Err(why) => refused.push(format!("  {}: {why}", candidate.display())),
@@ -175,13 +236,20 @@ async fn find(kind: &Kind, args: &Args, settings: &Settings) -> Result<PathBuf, 
     let what = if refused.is_empty() {
         format!("{} is not installed", kind.programs[0])
     } else {
-        format!("no {} that can be used\n{}", kind.programs[0], refused.join("\n"))
+        format!(
+            "no {} that can be used\n{}",
+            kind.programs[0],
+            refused.join("\n")
+        )
     };
     Err(Failure::failed(what).advise(kind.advice))
 }
 
 async fn fits(kind: &Kind, program: &Path) -> Result<(), String> {
-    let asked = tokio::process::Command::new(program).arg("--version").kill_on_drop(true).output();
+    let asked = tokio::process::Command::new(program)
+        .arg("--version")
+        .kill_on_drop(true)
+        .output();
     let output = match tokio::time::timeout(PATIENCE, asked).await {
         Ok(output) => output.map_err(|e| e.to_string())?,
         Err(_) => return Err(format!("--version does not answer within {PATIENCE:?}")),
@@ -191,20 +259,39 @@ async fn fits(kind: &Kind, program: &Path) -> Result<(), String> {
 
 /// `nats-server: v2.15.1`, `Redis server v=7.0.15 sha=...`, `Valkey server v=8.0.1 ...`
 fn check_version(kind: &Kind, text: &str) -> Result<(), String> {
-    let strange = || format!("does not say its version ({:?})", text.lines().next().unwrap_or_default());
-    let (name, oldest) = kind.oldest.iter().find(|(word, _)| text.starts_with(word)).ok_or_else(strange)?;
-    let rest = text.split_whitespace().find_map(|word| word.strip_prefix("v=").or_else(|| word.strip_prefix('v')));
-    let version = rest.filter(|v| v.starts_with(|c: char| c.is_ascii_digit())).ok_or_else(strange)?;
-    let mut parts = version.split(['.', '-']).map(|part| part.parse::<u64>().unwrap_or(0));
+    let strange = || {
+        format!(
+            "does not say its version ({:?})",
+            text.lines().next().unwrap_or_default()
+        )
+    };
+    let (name, oldest) = kind
+        .oldest
+        .iter()
+        .find(|(word, _)| text.starts_with(word))
+        .ok_or_else(strange)?;
+    let rest = text
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("v=").or_else(|| word.strip_prefix('v')));
+    let version = rest
+        .filter(|v| v.starts_with(|c: char| c.is_ascii_digit()))
+        .ok_or_else(strange)?;
+    let mut parts = version
+        .split(['.', '-'])
+        .map(|part| part.parse::<u64>().unwrap_or(0));
     if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < *oldest {
-        return Err(format!("{name} is {version}; {}.{} or later is needed", oldest.0, oldest.1));
+        return Err(format!(
+            "{name} is {version}; {}.{} or later is needed",
+            oldest.0, oldest.1
+        ));
     }
     Ok(())
 }
 
 fn folder(args: &Args, name: &str) -> Result<PathBuf, Failure> {
     let folder = args.data.join(name);
-    fs::create_dir_all(&folder).map_err(|e| Failure::failed(format_args!("cannot make {}: {e}", folder.display())))?;
+    fs::create_dir_all(&folder)
+        .map_err(|e| Failure::failed(format_args!("cannot make {}: {e}", folder.display())))?;
     Ok(folder)
 }
 
@@ -212,7 +299,11 @@ fn folder(args: &Args, name: &str) -> Result<PathBuf, Failure> {
 fn configuration(name: &str, builtin: [&str; 2], args: &Args) -> Result<String, Failure> {
     let profile = args.profile;
     let own = Path::new("deploy").join(profile.name()).join(name);
-    let path = if own.is_file() { own } else { args.data.join(name) };
+    let path = if own.is_file() {
+        own
+    } else {
+        args.data.join(name)
+    };
     if !path.starts_with("deploy") {
         fs::write(&path, builtin[profile as usize])
             .map_err(|e| Failure::failed(format_args!("cannot write {}: {e}", path.display())))?;
@@ -222,8 +313,17 @@ fn configuration(name: &str, builtin: [&str; 2], args: &Args) -> Result<String, 
 
 /// Starts it if it is to be started, and returns once it answers.
 pub async fn start(server: &Server, house: &House) -> Result<(), Failure> {
-    let Start::Spawn { program, args, dialect, .. } = &server.start else {
-        house.screen.note(&format!("{} is running already at {}, using it", server.name, server.place));
+    let Start::Spawn {
+        program,
+        args,
+        dialect,
+        ..
+    } = &server.start
+    else {
+        house.screen.note(&format!(
+            "{} is running already at {}, using it",
+            server.name, server.place
+        ));
         return Ok(());
     };
     let spec = Spec {
@@ -237,12 +337,19 @@ pub async fn start(server: &Server, house: &House) -> Result<(), Failure> {
     let mut patience = Instant::now() + PATIENCE;
     while !answers(server).await {
         if vitals.ends() > 0 {
-            let what = format!("{} does not start; its last lines:\n{}", server.name, vitals.last_lines().trim_end());
+            let what = format!(
+                "{} does not start; its last lines:\n{}",
+                server.name,
+                vitals.last_lines().trim_end()
+            );
             return Err(Failure::failed(what));
         }
         if Instant::now() > patience {
             patience += PATIENCE;
-            house.screen.warn(&format!("{} does not answer yet (it may be reading its data)", server.name));
+            house.screen.warn(&format!(
+                "{} does not answer yet (it may be reading its data)",
+                server.name
+            ));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -252,7 +359,10 @@ pub async fn start(server: &Server, house: &House) -> Result<(), Failure> {
 /// NATS listens once it is whole. Redis listens first and reads its data then.
 async fn answers(server: &Server) -> bool {
     if server.name == REDIS.name {
-        let Ok(Ok(store)) = tokio::time::timeout(PATIENCE, RedisStore::look(&server.place)).await else { return false };
+        let Ok(Ok(store)) = tokio::time::timeout(PATIENCE, RedisStore::look(&server.place)).await
+        else {
+            return false;
+        };
         return store.ping().await.is_ok();
     }
     TcpStream::connect(&server.address).await.is_ok()
@@ -269,9 +379,19 @@ mod tests {
             check_version(&NATS, "nats-server: v2.9.10\n").unwrap_err(),
             "nats-server is 2.9.10; 2.14 or later is needed"
         );
-        assert_eq!(check_version(&REDIS, "Redis server v=7.0.15 sha=0:0 malloc=jemalloc bits=64"), Ok(()));
+        assert_eq!(
+            check_version(
+                &REDIS,
+                "Redis server v=7.0.15 sha=0:0 malloc=jemalloc bits=64"
+            ),
+            Ok(())
+        );
         assert!(check_version(&REDIS, "Redis server v=6.2.1 sha=0").is_err());
         assert!(check_version(&REDIS, "Valkey server v=7.1.0 sha=0").is_err());
-        assert!(check_version(&REDIS, "").unwrap_err().contains("does not say"));
+        assert!(
+            check_version(&REDIS, "")
+                .unwrap_err()
+                .contains("does not say")
+        );
     }
 }

@@ -16,13 +16,21 @@ pub use crate::ps::UP as NAME;
 pub async fn answer(bus: &Bus, crews: &Crews) -> Result<(), Failure> {
     let id = format!("{NAME}-{}", std::process::id());
     for verb in ["PING", "INFO", "STATS"] {
-        for subject in [format!("$SRV.{verb}"), format!("$SRV.{verb}.{NAME}"), format!("$SRV.{verb}.{NAME}.{id}")] {
+        for subject in [
+            format!("$SRV.{verb}"),
+            format!("$SRV.{verb}.{NAME}"),
+            format!("$SRV.{verb}.{NAME}.{id}"),
+        ] {
             let mut asked = bus.subscribe(&subject).await.map_err(Failure::silent)?;
             let (bus, crews, id) = (bus.clone(), Arc::clone(crews), id.clone());
             tokio::spawn(async move {
                 while let Some(question) = asked.next().await {
-                    let Some(reply) = question.reply else { continue };
-                    let _ = bus.tell(reply, body(verb, &id, &crews).to_string().into()).await;
+                    let Some(reply) = question.reply else {
+                        continue;
+                    };
+                    let _ = bus
+                        .tell(reply, body(verb, &id, &crews).to_string().into())
+                        .await;
                 }
             });
         }
@@ -58,10 +66,18 @@ fn body(verb: &str, id: &str, crews: &Crews) -> Value {
 fn functions(crews: &Crews) -> Value {
     let crews = lock(crews);
     let functions = crews.iter().map(|(name, crew)| {
-        let workers = crew.workers().iter().map(|worker| (worker.vitals.pid(), word(worker.vitals.phase())));
-        let workers: Vec<Value> = workers.map(|(pid, phase)| json!({ "pid": pid, "phase": phase })).collect();
+        let workers = crew
+            .workers()
+            .iter()
+            .map(|worker| (worker.vitals.pid(), word(worker.vitals.phase())));
+        let workers: Vec<Value> = workers
+            .map(|(pid, phase)| json!({ "pid": pid, "phase": phase }))
+            .collect();
         let scale = crew.limits.scale;
-        (name.clone(), json!({ "min": scale.min, "max": scale.max, "workers": workers }))
+        (
+            name.clone(),
+            json!({ "min": scale.min, "max": scale.max, "workers": workers }),
+        )
     });
     Value::Object(functions.collect::<Map<String, Value>>())
 }

@@ -28,7 +28,11 @@ impl Graph {
     pub fn of(cards: &[&Card]) -> Self {
         let mut edges = BTreeSet::new();
         for card in cards {
-            let edge = |ty: &String, emits| Edge { function: card.name.clone(), ty: ty.clone(), emits };
+            let edge = |ty: &String, emits| Edge {
+                function: card.name.clone(),
+                ty: ty.clone(),
+                emits,
+            };
             edges.extend(card.triggers.iter().map(|ty| edge(ty, false)));
             edges.extend(card.emits.iter().map(|ty| edge(ty, true)));
         }
@@ -41,7 +45,11 @@ impl Graph {
     }
 
     pub fn frame(&self, version: u64) -> Bytes {
-        let edges: Vec<Value> = self.edges.iter().map(|edge| json!([edge.function, edge.ty, edge.emits])).collect();
+        let edges: Vec<Value> = self
+            .edges
+            .iter()
+            .map(|edge| json!([edge.function, edge.ty, edge.emits]))
+            .collect();
         let graph = json!({ "version": version, "functions": self.functions, "types": self.types, "edges": edges });
         frame("graph", &graph)
     }

@@ -70,19 +70,26 @@ impl Vitals {
         let (mut handed, mut failed, mut dead, mut runs, mut busy) = (0.0, 0.0, 0.0, 0, 0);
         for worker in workers {
             let before = self.instances.get(&worker.id);
-            let seconds = before.map_or(0.0, |before| at.saturating_sub(before.seen) as f64 / 1000.0);
+            let seconds =
+                before.map_or(0.0, |before| at.saturating_sub(before.seen) as f64 / 1000.0);
             if let Some(before) = before.filter(|_| seconds > 0.0) {
-                let more = |of: fn(&Counts) -> u64| of(&worker.counts).saturating_sub(of(&before.counts));
+                let more =
+                    |of: fn(&Counts) -> u64| of(&worker.counts).saturating_sub(of(&before.counts));
                 handed += more(|c| c.delivered) as f64 / seconds;
                 failed += more(|c| c.retried) as f64 / seconds;
                 dead += more(|c| c.dead) as f64 / seconds;
                 (runs, busy) = (runs + more(|c| c.runs), busy + more(|c| c.busy_nanos));
-                self.troubles.push_back((at, more(|c| c.retried), more(|c| c.dead)));
+                self.troubles
+                    .push_back((at, more(|c| c.retried), more(|c| c.dead)));
             }
-            self.instances.insert(worker.id.clone(), instance(worker, at));
+            self.instances
+                .insert(worker.id.clone(), instance(worker, at));
         }
-        self.instances.retain(|_, instance| at.saturating_sub(instance.seen) < SILENT_MS);
-        self.troubles.retain(|(when, retried, dead)| retried + dead > 0 && at.saturating_sub(*when) < MINUTE_MS);
+        self.instances
+            .retain(|_, instance| at.saturating_sub(instance.seen) < SILENT_MS);
+        self.troubles.retain(|(when, retried, dead)| {
+            retried + dead > 0 && at.saturating_sub(*when) < MINUTE_MS
+        });
         self.consumer = consumer.cloned();
         self.rate += (handed - self.rate) * FRESH;
         if runs > 0 {
@@ -105,16 +112,23 @@ impl Vitals {
     }
 
     pub fn lag(&self) -> u64 {
-        self.consumer.as_ref().map_or(0, |consumer| consumer.pending)
+        self.consumer
+            .as_ref()
+            .map_or(0, |consumer| consumer.pending)
     }
 
     pub fn in_flight(&self) -> u64 {
-        self.instances.values().map(|instance| instance.counts.in_flight).sum()
+        self.instances
+            .values()
+            .map(|instance| instance.counts.in_flight)
+            .sum()
     }
 
     /// Failed attempts and dead letters of the last minute.
     pub fn troubles(&self) -> (u64, u64) {
-        self.troubles.iter().fold((0, 0), |(retried, dead), (_, r, d)| (retried + r, dead + d))
+        self.troubles
+            .iter()
+            .fold((0, 0), |(retried, dead), (_, r, d)| (retried + r, dead + d))
     }
 
     pub fn health(&self) -> Health {
@@ -129,13 +143,17 @@ impl Vitals {
         if self.troubles() != (0, 0) {
             return Health::Failing;
         }
-        let behind = lag > A_FEW && (lag as f64 > BEHIND * self.rate || self.history.lag_grows(GROWING));
+        let behind =
+            lag > A_FEW && (lag as f64 > BEHIND * self.rate || self.history.lag_grows(GROWING));
         if behind { Health::Behind } else { Health::Ok }
     }
 
     /// Durations of all workers together, if they count them.
     pub fn histogram(&self) -> Option<Histogram> {
-        let mut all = self.instances.values().filter_map(|instance| instance.histogram.as_ref());
+        let mut all = self
+            .instances
+            .values()
+            .filter_map(|instance| instance.histogram.as_ref());
         let mut sum = all.next()?.clone();
         all.for_each(|more| sum.add(more));
         Some(sum)

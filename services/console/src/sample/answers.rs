@@ -47,7 +47,10 @@ impl Histogram {
     /// Adds the runs of another worker; one that counts by other bounds is left out.
     pub fn add(&mut self, other: &Self) {
         if self.bounds == other.bounds && self.counts.len() == other.counts.len() {
-            self.counts.iter_mut().zip(&other.counts).for_each(|(sum, more)| *sum += more);
+            self.counts
+                .iter_mut()
+                .zip(&other.counts)
+                .for_each(|(sum, more)| *sum += more);
         }
     }
 }
@@ -75,7 +78,9 @@ struct Endpoint {
 
 /// Whoever answers in another form is no worker of ours.
 pub fn running(notes: &[Note]) -> Vec<Running> {
-    let stats = notes.iter().filter_map(|note| serde_json::from_slice::<Stats>(&note.payload).ok());
+    let stats = notes
+        .iter()
+        .filter_map(|note| serde_json::from_slice::<Stats>(&note.payload).ok());
     stats.filter_map(one).collect()
 }
 
@@ -99,10 +104,17 @@ fn one(stats: Stats) -> Option<Running> {
 
 /// Functions that `oncue up` starts when an event comes, and does not run now.
 pub fn asleep(notes: &[Note]) -> BTreeSet<String> {
-    let ups = notes.iter().filter_map(|note| serde_json::from_slice::<Value>(&note.payload).ok());
+    let ups = notes
+        .iter()
+        .filter_map(|note| serde_json::from_slice::<Value>(&note.payload).ok());
     let functions = ups.filter(|up| up["name"] == "oncue-up").flat_map(|up| {
-        let data = up["endpoints"][0]["data"].as_object().cloned().unwrap_or_default();
-        data.into_iter().filter(|(_, crew)| crew["min"] == 0 && crew["workers"].as_array().is_some_and(Vec::is_empty))
+        let data = up["endpoints"][0]["data"]
+            .as_object()
+            .cloned()
+            .unwrap_or_default();
+        data.into_iter().filter(|(_, crew)| {
+            crew["min"] == 0 && crew["workers"].as_array().is_some_and(Vec::is_empty)
+        })
     });
     functions.map(|(name, _)| name).collect()
 }
@@ -122,7 +134,12 @@ mod tests {
     use super::*;
 
     fn note(body: &Value) -> Note {
-        Note { subject: String::new(), reply: None, headers: Vec::new(), payload: body.to_string().into() }
+        Note {
+            subject: String::new(),
+            reply: None,
+            headers: Vec::new(),
+            payload: body.to_string().into(),
+        }
     }
 
     #[test]
@@ -142,10 +159,20 @@ mod tests {
         let stranger = json!({ "name": "x", "id": "y", "endpoints": [{ "num_requests": 1 }] });
         let read = running(&[note(&ours), note(&stranger), note(&json!([]))]);
         assert_eq!(read.len(), 1);
-        assert_eq!((read[0].counts.delivered, read[0].counts.runs, read[0].counts.dead), (4, 3, 0));
+        assert_eq!(
+            (
+                read[0].counts.delivered,
+                read[0].counts.runs,
+                read[0].counts.dead
+            ),
+            (4, 3, 0)
+        );
         let mut sum = read[0].histogram.clone().unwrap();
         sum.add(&read[0].histogram.clone().unwrap());
-        sum.add(&Histogram { bounds: vec![7.0], counts: vec![9, 9] });
+        sum.add(&Histogram {
+            bounds: vec![7.0],
+            counts: vec![9, 9],
+        });
         assert_eq!(sum.counts, [2, 4, 0]);
     }
 }

@@ -53,11 +53,16 @@ pub async fn list(bus: &Bus) -> Result<Vec<Stream>, String> {
     let mut all = Vec::new();
     let mut offset = 0;
     loop {
-        let page = bus.api("STREAM.LIST", &json!({ "offset": offset })).await.map_err(|e| e.to_string())?;
+        let page = bus
+            .api("STREAM.LIST", &json!({ "offset": offset }))
+            .await
+            .map_err(|e| e.to_string())?;
         let list = page["streams"].as_array().cloned().unwrap_or_default();
         offset += list.len() as u64;
         all.extend(
-            list.iter().filter_map(stream).filter(|s| !s.name.starts_with("OBJ_") && !s.name.starts_with("KV_")),
+            list.iter()
+                .filter_map(stream)
+                .filter(|s| !s.name.starts_with("OBJ_") && !s.name.starts_with("KV_")),
         );
         if list.is_empty() || offset >= page["total"].as_u64().unwrap_or_default() {
             return Ok(all);
@@ -68,12 +73,20 @@ pub async fn list(bus: &Bus) -> Result<Vec<Stream>, String> {
 fn stream(info: &Value) -> Option<Stream> {
     let number = |field: &str| info["state"][field].as_u64().unwrap_or(0);
     let name = info["config"]["name"].as_str()?.to_owned();
-    Some(Stream { name, last: number("last_seq"), messages: number("messages"), bytes: number("bytes") })
+    Some(Stream {
+        name,
+        last: number("last_seq"),
+        messages: number("messages"),
+        bytes: number("bytes"),
+    })
 }
 
 pub async fn consumers(bus: &Bus, stream: &Stream) -> Result<Vec<Consumer>, String> {
     match bus.consumers(&stream.name).await {
-        Ok(list) => Ok(list.iter().filter_map(|info| consumer(&stream.name, info)).collect()),
+        Ok(list) => Ok(list
+            .iter()
+            .filter_map(|info| consumer(&stream.name, info))
+            .collect()),
         // Gone since the streams were listed.
         Err(e) if e.is_not_found() => Ok(Vec::new()),
         Err(e) => Err(format!("consumers of {}: {e}", stream.name)),
@@ -82,8 +95,15 @@ pub async fn consumers(bus: &Bus, stream: &Stream) -> Result<Vec<Consumer>, Stri
 
 fn consumer(stream: &str, info: &Value) -> Option<Consumer> {
     let config = &info["config"];
-    let filters = config["filter_subjects"].as_array().into_iter().flatten().chain([&config["filter_subject"]]);
-    let mut triggers: Vec<String> = filters.filter_map(Value::as_str).filter_map(type_of_filter).collect();
+    let filters = config["filter_subjects"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .chain([&config["filter_subject"]]);
+    let mut triggers: Vec<String> = filters
+        .filter_map(Value::as_str)
+        .filter_map(type_of_filter)
+        .collect();
     triggers.sort();
     triggers.dedup();
     Some(Consumer {
@@ -100,17 +120,36 @@ fn consumer(stream: &str, info: &Value) -> Option<Consumer> {
 
 /// `a.b.c`, `a.b.c.*` and `a.b.c.key` are of type `a.b.c`; what is redriven is of no type of its own.
 fn type_of_filter(filter: &str) -> Option<String> {
-    let ty = event::type_of_subject(filter).trim_end_matches(".>").trim_end_matches(".*");
+    let ty = event::type_of_subject(filter)
+        .trim_end_matches(".>")
+        .trim_end_matches(".*");
     (!ty.is_empty() && ty.split('.').nth(1) != Some("redrive")).then(|| ty.to_owned())
 }
 
 /// Nothing where nothing was taken, or where it is the first look: what was there before is no traffic.
 pub async fn mix(bus: &Bus, stream: &Stream, before: Option<u64>) -> Option<Mix> {
-    let taken = stream.last.checked_sub(before?).filter(|taken| *taken > 0)?;
+    let taken = stream
+        .last
+        .checked_sub(before?)
+        .filter(|taken| *taken > 0)?;
     let from = stream.last + 1 - taken.min(LOOKED_AT);
-    let slice = Slice { from, since: None, subject: ">", messages: LOOKED_AT as usize, bytes: BYTES };
-    let found = bus.read_slice(&stream.name, &slice).await.inspect_err(|e| tracing::debug!(error = %e, "mix")).ok()?;
-    let mut mix = Mix { stream: stream.name.clone(), taken, shares: BTreeMap::new() };
+    let slice = Slice {
+        from,
+        since: None,
+        subject: ">",
+        messages: LOOKED_AT as usize,
+        bytes: BYTES,
+    };
+    let found = bus
+        .read_slice(&stream.name, &slice)
+        .await
+        .inspect_err(|e| tracing::debug!(error = %e, "mix"))
+        .ok()?;
+    let mut mix = Mix {
+        stream: stream.name.clone(),
+        taken,
+        shares: BTreeMap::new(),
+    };
     for found in &found {
         *mix.shares.entry(origin(found)).or_default() += 1;
     }
@@ -126,14 +165,31 @@ fn origin(found: &Found) -> (String, String) {
 
 /// Letters that lie in the stream of dead letters, by function.
 pub async fn letters(bus: &Bus) -> Result<BTreeMap<String, u64>, String> {
-    let info = match bus.api(&format!("STREAM.INFO.{DLQ}"), &json!({ "subjects_filter": format!("{DLQ}.*") })).await {
+    let info = match bus
+        .api(
+            &format!("STREAM.INFO.{DLQ}"),
+            &json!({ "subjects_filter": format!("{DLQ}.*") }),
+        )
+        .await
+    {
         Ok(info) => info,
         Err(e) if e.is_not_found() => return Ok(BTreeMap::new()),
         Err(e) => return Err(format!("stream {DLQ}: {e}")),
     };
-    let subjects = info["state"]["subjects"].as_object().cloned().unwrap_or_default();
-    let function = |subject: &str| subject.strip_prefix(DLQ)?.strip_prefix('.').map(str::to_owned);
-    Ok(subjects.iter().filter_map(|(subject, count)| Some((function(subject)?, count.as_u64()?))).collect())
+    let subjects = info["state"]["subjects"]
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
+    let function = |subject: &str| {
+        subject
+            .strip_prefix(DLQ)?
+            .strip_prefix('.')
+            .map(str::to_owned)
+    };
+    Ok(subjects
+        .iter()
+        .filter_map(|(subject, count)| Some((function(subject)?, count.as_u64()?)))
+        .collect())
 }
 
 #[cfg(test)]
@@ -155,7 +211,12 @@ mod tests {
             "num_pending": 5, "num_ack_pending": 2, "delivered": { "consumer_seq": 9 } });
         let read = consumer("a", &info).unwrap();
         assert_eq!(
-            (read.function.as_str(), read.triggers, read.pending, read.delivered),
+            (
+                read.function.as_str(),
+                read.triggers,
+                read.pending,
+                read.delivered
+            ),
             ("f", vec!["a.b.c".into()], 5, 9)
         );
         assert!(consumer("a", &json!({ "config": { "filter_subject": "a.>" } })).is_none());

@@ -7,35 +7,88 @@ use crate::harness::{JSON, TOKEN, World, request};
 #[tokio::test]
 async fn pages_are_guarded_by_their_headers() {
     let world = World::open().await;
-    for path in ["/", "/main.js", "/console.css", "/dagre.js", "/icon.svg", "/api/about", "/nowhere"] {
+    for path in [
+        "/",
+        "/main.js",
+        "/console.css",
+        "/dagre.js",
+        "/icon.svg",
+        "/api/about",
+        "/nowhere",
+    ] {
         let answer = world.get(path).await;
         let policy = answer.header("content-security-policy").unwrap();
-        assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{path}: {policy}");
-        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
-        assert_eq!(answer.header("referrer-policy"), Some("no-referrer"), "{path}");
+        assert!(
+            policy.contains("default-src 'none'") && !policy.contains("unsafe"),
+            "{path}: {policy}"
+        );
+        assert_eq!(
+            answer.header("x-content-type-options"),
+            Some("nosniff"),
+            "{path}"
+        );
+        assert_eq!(
+            answer.header("referrer-policy"),
+            Some("no-referrer"),
+            "{path}"
+        );
     }
-    assert_eq!(world.get("/main.js").await.header("content-type"), Some("text/javascript; charset=utf-8"));
+    assert_eq!(
+        world.get("/main.js").await.header("content-type"),
+        Some("text/javascript; charset=utf-8")
+    );
     let page = world.get("/").await.body;
-    assert!(!page.contains("style=") && !page.contains("<script>") && !page.contains("onclick"), "nothing inline");
-    assert!(!page.contains("http://") && !page.contains("https://"), "nothing from elsewhere");
+    assert!(
+        !page.contains("style=") && !page.contains("<script>") && !page.contains("onclick"),
+        "nothing inline"
+    );
+    assert!(
+        !page.contains("http://") && !page.contains("https://"),
+        "nothing from elsewhere"
+    );
     world.get("/nowhere").await.problem(404, "not-found");
-    world.send("DELETE", "/api/letters", &[JSON], "").await.problem(405, "method-not-allowed");
+    world
+        .send("DELETE", "/api/letters", &[JSON], "")
+        .await
+        .problem(405, "method-not-allowed");
 }
 
 #[tokio::test]
 async fn without_a_token_it_answers_under_our_own_names_and_only_looks() {
     let world = World::open().await;
     let about = world.get("/api/about").await.json();
-    assert_eq!((&about["token"], &about["write"], &about["welcome"]), (&json!(false), &json!(false), &json!(true)));
-    world.send("GET", "/api/letters", &[("host", "evil.example")], "").await.problem(403, "forbidden");
-    assert_eq!(world.send("GET", "/api/letters", &[("host", "localhost:8090")], "").await.status, 200);
+    assert_eq!(
+        (&about["token"], &about["write"], &about["welcome"]),
+        (&json!(false), &json!(false), &json!(true))
+    );
+    world
+        .send("GET", "/api/letters", &[("host", "evil.example")], "")
+        .await
+        .problem(403, "forbidden");
+    assert_eq!(
+        world
+            .send("GET", "/api/letters", &[("host", "localhost:8090")], "")
+            .await
+            .status,
+        200
+    );
     let number = world.set_aside("f", "e-1", "a.rs:1").await;
     let body = json!({ "numbers": [number], "why": "because" }).to_string();
     for action in ["try", "redrive", "drop"] {
-        let refused = world.send("POST", &format!("/api/letters/{action}"), &[JSON], &body).await;
-        assert!(refused.problem(403, "read-only").contains("ONCUE_CONSOLE_TOKEN"));
+        let refused = world
+            .send("POST", &format!("/api/letters/{action}"), &[JSON], &body)
+            .await;
+        assert!(
+            refused
+                .problem(403, "read-only")
+                .contains("ONCUE_CONSOLE_TOKEN")
+        );
     }
-    assert_eq!(world.get(&format!("/api/letters/{number}")).await.status, 200, "still there");
+    assert_eq!(
+        world.get(&format!("/api/letters/{number}")).await.status,
+        200,
+        "still there"
+    );
 }
 
 #[tokio::test]
@@ -54,20 +107,33 @@ async fn with_a_token_nobody_else_sees_anything() {
     ] {
         world.get(path).await.problem(401, "login");
     }
-    world.send("POST", "/api/letters/drop", &[JSON], "{}").await.problem(401, "login");
+    world
+        .send("POST", "/api/letters/drop", &[JSON], "{}")
+        .await
+        .problem(401, "login");
     let wrong = json!({ "token": "another-token-of-length" }).to_string();
-    world.send("POST", "/api/login", &[JSON], &wrong).await.problem(401, "wrong-token");
+    world
+        .send("POST", "/api/login", &[JSON], &wrong)
+        .await
+        .problem(401, "wrong-token");
     let cookie = world.login().await;
     let with = |path: &'static str| request_with(&world, path, &cookie);
     assert_eq!(with("/api/letters").await, 200);
     let forged = cookie.replacen("oncue-console=", "oncue-console=x", 1);
     assert_eq!(request_with(&world, "/api/letters", &forged).await, 401);
-    let about = request(world.at, "GET", "/api/about", &[("cookie", &cookie)], "").await.json();
-    assert_eq!((&about["who"], &about["write"]), (&json!("ann@127.0.0.1"), &json!(true)));
+    let about = request(world.at, "GET", "/api/about", &[("cookie", &cookie)], "")
+        .await
+        .json();
+    assert_eq!(
+        (&about["who"], &about["write"]),
+        (&json!("ann@127.0.0.1"), &json!(true))
+    );
 }
 
 async fn request_with(world: &World, path: &str, cookie: &str) -> u16 {
-    request(world.at, "GET", path, &[("cookie", cookie)], "").await.status
+    request(world.at, "GET", path, &[("cookie", cookie)], "")
+        .await
+        .status
 }
 
 #[tokio::test]
@@ -77,7 +143,9 @@ async fn the_cookie_is_for_this_site_and_for_no_script() {
     let answer = world.send("POST", "/api/login", &[JSON], &body).await;
     let cookie = answer.header("set-cookie").unwrap();
     assert!(
-        cookie.contains("; HttpOnly") && cookie.contains("; SameSite=Strict") && !cookie.contains(TOKEN),
+        cookie.contains("; HttpOnly")
+            && cookie.contains("; SameSite=Strict")
+            && !cookie.contains(TOKEN),
         "{cookie}"
     );
 }
@@ -91,13 +159,25 @@ async fn no_other_page_can_act_for_who_is_logged_in() {
     let body = json!({ "numbers": [number], "why": "because" }).to_string();
     let drop = async |headers: &[(&str, &str)]| {
         let headers = [&[("cookie", cookie.as_str())], headers].concat();
-        world.send("POST", "/api/letters/drop", &headers, &body).await
+        world
+            .send("POST", "/api/letters/drop", &headers, &body)
+            .await
     };
-    drop(&[JSON, ("origin", "https://evil.example")]).await.problem(403, "forbidden");
-    drop(&[JSON, ("sec-fetch-site", "cross-site")]).await.problem(403, "forbidden");
-    drop(&[JSON, ("sec-fetch-site", "same-site")]).await.problem(403, "forbidden");
-    drop(&[("content-type", "text/plain")]).await.problem(403, "forbidden");
+    drop(&[JSON, ("origin", "https://evil.example")])
+        .await
+        .problem(403, "forbidden");
+    drop(&[JSON, ("sec-fetch-site", "cross-site")])
+        .await
+        .problem(403, "forbidden");
+    drop(&[JSON, ("sec-fetch-site", "same-site")])
+        .await
+        .problem(403, "forbidden");
+    drop(&[("content-type", "text/plain")])
+        .await
+        .problem(403, "forbidden");
     drop(&[]).await.problem(403, "forbidden");
-    let dropped = drop(&[JSON, ("origin", &own), ("sec-fetch-site", "same-origin")]).await.json();
+    let dropped = drop(&[JSON, ("origin", &own), ("sec-fetch-site", "same-origin")])
+        .await
+        .json();
     assert_eq!(dropped["dropped"], 1);
 }

@@ -41,20 +41,46 @@ struct Servers {
 
 impl Servers {
     async fn start() -> Self {
-        let dir = std::env::temp_dir().join(format!("oncue-console-{}-{:08x}", std::process::id(), fastrand::u32(..)));
+        let dir = std::env::temp_dir().join(format!(
+            "oncue-console-{}-{:08x}",
+            std::process::id(),
+            fastrand::u32(..)
+        ));
         let ports = dir.join("ports");
         std::fs::create_dir_all(&ports).unwrap();
         let (nats, nats_url) = nats(&dir, &ports).await;
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let redis = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
             .args(["--dir", dir.to_str().unwrap()])
             .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .expect("redis-server on PATH");
-        wait_for("redis-server", || async { TcpStream::connect(("127.0.0.1", port)).await.is_ok() }).await;
-        Self { _nats: nats, _redis: redis, nats_url, redis_url: format!("redis://127.0.0.1:{port}"), dir }
+        wait_for("redis-server", || async {
+            TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+        })
+        .await;
+        Self {
+            _nats: nats,
+            _redis: redis,
+            nats_url,
+            redis_url: format!("redis://127.0.0.1:{port}"),
+            dir,
+        }
     }
 }
 
@@ -66,7 +92,15 @@ impl Drop for Servers {
 
 async fn nats(dir: &Path, ports: &Path) -> (Child, String) {
     let child = Command::new("nats-server")
-        .args(["-js", "-a", "127.0.0.1", "-p", "-1", "-sd", dir.join("nats").to_str().unwrap()])
+        .args([
+            "-js",
+            "-a",
+            "127.0.0.1",
+            "-p",
+            "-1",
+            "-sd",
+            dir.join("nats").to_str().unwrap(),
+        ])
         .args(["--ports_file_dir", ports.to_str().unwrap()])
         .stderr(Stdio::null())
         .kill_on_drop(true)
@@ -88,7 +122,9 @@ pub async fn wait_for<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMu
             sleep(Duration::from_millis(20)).await;
         }
     });
-    waited.await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
+    waited
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"));
 }
 
 /// A console with all it stands on.
@@ -107,23 +143,47 @@ impl World {
 
     pub async fn with(token: Option<&str>, write: bool) -> Self {
         let servers = Servers::start().await;
-        let text = format!("[nats]\nurl = \"{}\"\n[redis]\nurl = \"{}\"\n", servers.nats_url, servers.redis_url);
+        let text = format!(
+            "[nats]\nurl = \"{}\"\n[redis]\nurl = \"{}\"\n",
+            servers.nats_url, servers.redis_url
+        );
         let config = Config::parse(&text, None, |_| None).expect("a configuration");
         let bus = Bus::connect(&servers.nats_url, "test").await.unwrap();
         let store = RedisStore::connect(&servers.redis_url).await.unwrap();
         for domain in [layout::TIMER, layout::DLQ, "web"] {
-            bus.require(&layout::stream(domain, &config.stream(domain))).await.unwrap();
+            bus.require(&layout::stream(domain, &config.stream(domain)))
+                .await
+                .unwrap();
         }
         let catalog = config.catalog().unwrap();
         let access = Access::new(token, write).unwrap();
-        let app = App::start(config, catalog, servers.dir.clone(), access, Guards::default()).await.expect("a console");
+        let app = App::start(
+            config,
+            catalog,
+            servers.dir.clone(),
+            access,
+            Guards::default(),
+        )
+        .await
+        .expect("a console");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         tokio::spawn(serve(listener, app, std::future::pending()));
-        Self { _servers: servers, bus, store, at }
+        Self {
+            _servers: servers,
+            bus,
+            store,
+            at,
+        }
     }
 
-    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
         request(self.at, method, path, headers, body).await
     }
 
@@ -136,22 +196,44 @@ impl World {
         let body = json!({ "token": TOKEN, "name": "ann" }).to_string();
         let answer = self.send("POST", "/api/login", &[JSON], &body).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
-        answer.header("set-cookie").unwrap().split(';').next().unwrap().to_owned()
+        answer
+            .header("set-cookie")
+            .unwrap()
+            .split(';')
+            .next()
+            .unwrap()
+            .to_owned()
     }
 
     /// An event as a worker or the gateway would send it.
     pub async fn publish(&self, meta: &Meta, key: &str, payload: Value) -> PubAck {
         let headers = event::headers(meta, key, Format::Json);
-        let headers = headers.into_iter().map(|(name, value)| Header { name: name.to_owned(), value }).collect();
+        let headers = headers
+            .into_iter()
+            .map(|(name, value)| Header {
+                name: name.to_owned(),
+                value,
+            })
+            .collect();
         let subject = event::subject(&meta.ty, key);
-        self.bus.publish(&Envelope { subject, headers, payload: payload.to_string().into() }).await.unwrap()
+        self.bus
+            .publish(&Envelope {
+                subject,
+                headers,
+                payload: payload.to_string().into(),
+            })
+            .await
+            .unwrap()
     }
 
     /// A dead letter of an event that said its page is `/broken`.
     pub async fn set_aside(&self, function: &str, id: &str, site: &str) -> u64 {
         let envelope = Envelope {
             subject: "web.page.viewed".into(),
-            headers: vec![Header { name: "ce-id".into(), value: id.into() }],
+            headers: vec![Header {
+                name: "ce-id".into(),
+                value: id.into(),
+            }],
             payload: r#"{"page":"/broken","visitor":"v"}"#.into(),
         };
         let letter = DeadLetter {
@@ -167,14 +249,26 @@ impl World {
             envelope: Some(envelope),
             ..DeadLetter::default()
         };
-        let header = Header { name: "traceparent".into(), value: format!("00-{:032x}-{:016x}-01", 7, 7) };
+        let header = Header {
+            name: "traceparent".into(),
+            value: format!("00-{:032x}-{:016x}-01", 7, 7),
+        };
         let subject = format!("dlq.{function}");
-        let envelope = Envelope { subject, headers: vec![header], payload: letter.encode_to_vec().into() };
+        let envelope = Envelope {
+            subject,
+            headers: vec![header],
+            payload: letter.encode_to_vec().into(),
+        };
         self.bus.publish(&envelope).await.unwrap().sequence
     }
 
     /// Answers like a worker of this function, and counts on with every answer.
-    pub async fn pretend(&self, function: &str, triggers: &[&str], emits: &[&str]) -> Arc<AtomicU64> {
+    pub async fn pretend(
+        &self,
+        function: &str,
+        triggers: &[&str],
+        emits: &[&str],
+    ) -> Arc<AtomicU64> {
         let manifest = json!({ "name": function, "version": "9", "stream": "web", "triggers": triggers, "filters": [],
             "table": null, "emits": emits, "limits": { "concurrency": 10, "reserved_concurrency": 10, "timeout": "30s",
             "attempts": 6, "ack_wait": "30s", "start": "all" } });
@@ -190,7 +284,9 @@ impl World {
                         "metadata": { "manifest": manifest.to_string() },
                         "data": { "delivered": count, "applied": count, "in_flight": 3,
                             "duration_ms": { "bounds": [1, 10], "counts": [count, 0, 0] } } }] });
-                    bus.tell(question.reply.unwrap(), body.to_string().into()).await.unwrap();
+                    bus.tell(question.reply.unwrap(), body.to_string().into())
+                        .await
+                        .unwrap();
                 }
             });
         }
@@ -209,9 +305,14 @@ impl World {
                 let read = stream.read(&mut piece).await.unwrap();
                 assert!(read > 0, "the stream ended: {all}");
                 all.push_str(&String::from_utf8_lossy(&piece[..read]));
-                while let Some((frame, rest)) = all.split_once("\n\n").map(|(a, b)| (a.to_owned(), b.to_owned())) {
+                while let Some((frame, rest)) = all
+                    .split_once("\n\n")
+                    .map(|(a, b)| (a.to_owned(), b.to_owned()))
+                {
                     all = rest;
-                    let data = frame.split_once(&format!("event: {event}\ndata: ")).map(|(_, data)| data);
+                    let data = frame
+                        .split_once(&format!("event: {event}\ndata: "))
+                        .map(|(_, data)| data);
                     let data = data.map(|data| serde_json::from_str::<Value>(data).unwrap());
                     if let Some(data) = data.filter(|data| is_so(data)) {
                         return data;
@@ -267,14 +368,27 @@ impl Answer {
     #[track_caller]
     pub fn problem(&self, status: u16, code: &str) -> String {
         assert_eq!(self.status, status, "{}", self.body);
-        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json")
+        );
         let problem: Value = serde_json::from_str(&self.body).unwrap();
-        assert_eq!(problem["type"], format!("urn:oncue:problem:{code}"), "{problem}");
+        assert_eq!(
+            problem["type"],
+            format!("urn:oncue:problem:{code}"),
+            "{problem}"
+        );
         problem["detail"].as_str().unwrap().to_owned()
     }
 }
 
-pub async fn request(at: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+pub async fn request(
+    at: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
     let mut head = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n");
     if !headers.iter().any(|(name, _)| *name == "host") {
         let _ = write!(head, "host: {at}\r\n");
@@ -286,9 +400,16 @@ pub async fn request(at: SocketAddr, method: &str, path: &str, headers: &[(&str,
     let mut stream = TcpStream::connect(at).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut all = String::new();
-    timeout(LONG, stream.read_to_string(&mut all)).await.expect("the connection stays open").unwrap();
+    timeout(LONG, stream.read_to_string(&mut all))
+        .await
+        .expect("the connection stays open")
+        .unwrap();
     let (head, body) = all.split_once("\r\n\r\n").expect("an answer");
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     // Written in pieces where its length was not known.
-    Answer { status, head: head.to_owned(), body: body.to_owned() }
+    Answer {
+        status,
+        head: head.to_owned(),
+        body: body.to_owned(),
+    }
 }

@@ -18,13 +18,23 @@ async fn letters_of_one_cause_are_one_group() {
     let groups = said["groups"].as_array().unwrap();
     assert_eq!(groups.len(), 2);
     assert_eq!(
-        (&groups[0]["function"], &groups[0]["count"], &groups[0]["site"]),
+        (
+            &groups[0]["function"],
+            &groups[0]["count"],
+            &groups[0]["site"]
+        ),
         (&json!("f"), &json!(2), &json!("a.rs:1"))
     );
     assert_eq!(groups[0]["numbers"], json!([first, second]));
     let letter = world.get(&format!("/api/letters/{second}")).await.json();
-    assert_eq!((&letter["event"], &letter["data"]["page"]), (&json!("e-2"), &json!("/broken")));
-    assert_eq!((&letter["trace"], &letter["headers"]), (&json!(format!("{:032x}", 7)), &json!([["ce-id", "e-2"]])));
+    assert_eq!(
+        (&letter["event"], &letter["data"]["page"]),
+        (&json!("e-2"), &json!("/broken"))
+    );
+    assert_eq!(
+        (&letter["trace"], &letter["headers"]),
+        (&json!(format!("{:032x}", 7)), &json!([["ce-id", "e-2"]]))
+    );
     world.get("/api/letters/99").await.problem(404, "not-found");
     world.get("/api/letters/x").await.problem(400, "malformed");
 }
@@ -43,32 +53,71 @@ impl Writer {
 
     async fn post(&self, what: &str, body: Value) -> Answer {
         self.world
-            .send("POST", &format!("/api/letters/{what}"), &[JSON, ("cookie", &self.cookie)], &body.to_string())
+            .send(
+                "POST",
+                &format!("/api/letters/{what}"),
+                &[JSON, ("cookie", &self.cookie)],
+                &body.to_string(),
+            )
             .await
     }
 
     async fn get(&self, path: &str) -> Value {
-        self.world.send("GET", path, &[("cookie", &self.cookie)], "").await.json()
+        self.world
+            .send("GET", path, &[("cookie", &self.cookie)], "")
+            .await
+            .json()
     }
 }
 
 #[tokio::test]
 async fn a_dropped_letter_leaves_a_record_of_who_and_why() {
     let writer = Writer::new().await;
-    let (first, second) = (writer.world.set_aside("f", "e-1", "").await, writer.world.set_aside("f", "e-2", "").await);
-    writer.post("drop", json!({ "numbers": [first], "why": " " })).await.problem(400, "malformed");
-    writer.post("drop", json!({ "numbers": [], "why": "x" })).await.problem(400, "malformed");
-    writer.post("drop", json!({ "why": "x" })).await.problem(400, "malformed");
-    let gone = writer.post("drop", json!({ "numbers": [first, 99], "why": "x" })).await;
+    let (first, second) = (
+        writer.world.set_aside("f", "e-1", "").await,
+        writer.world.set_aside("f", "e-2", "").await,
+    );
+    writer
+        .post("drop", json!({ "numbers": [first], "why": " " }))
+        .await
+        .problem(400, "malformed");
+    writer
+        .post("drop", json!({ "numbers": [], "why": "x" }))
+        .await
+        .problem(400, "malformed");
+    writer
+        .post("drop", json!({ "why": "x" }))
+        .await
+        .problem(400, "malformed");
+    let gone = writer
+        .post("drop", json!({ "numbers": [first, 99], "why": "x" }))
+        .await;
     assert!(gone.problem(409, "gone").contains("#99"));
-    assert_eq!(writer.post("drop", json!({ "numbers": [first], "why": "by mistake" })).await.json()["dropped"], 1);
+    assert_eq!(
+        writer
+            .post("drop", json!({ "numbers": [first], "why": "by mistake" }))
+            .await
+            .json()["dropped"],
+        1
+    );
     let left = writer.get("/api/letters").await;
-    assert_eq!(left["groups"][0]["numbers"], json!([second]), "and the one that was not meant is there");
+    assert_eq!(
+        left["groups"][0]["numbers"],
+        json!([second]),
+        "and the one that was not meant is there"
+    );
     let found = writer.world.bus.read_stream(DLQ, 1).await.unwrap();
-    let record = found.iter().find(|found| found.subject == "dlq.letter.dropped").expect("a record");
+    let record = found
+        .iter()
+        .find(|found| found.subject == "dlq.letter.dropped")
+        .expect("a record");
     let record = DeadLetterDropped::decode(&record.payload[..]).unwrap();
     assert_eq!(
-        (record.who.as_str(), record.why.as_str(), record.event_id.as_str()),
+        (
+            record.who.as_str(),
+            record.why.as_str(),
+            record.event_id.as_str()
+        ),
         ("ann@127.0.0.1", "by mistake", "e-1")
     );
 }
@@ -77,14 +126,39 @@ async fn a_dropped_letter_leaves_a_record_of_who_and_why() {
 async fn what_cannot_be_tried_or_given_back_stays_and_says_why() {
     let writer = Writer::new().await;
     let number = writer.world.set_aside("f", "e-1", "").await;
-    let tried = writer.post("try", json!({ "numbers": [number] })).await.json();
+    let tried = writer
+        .post("try", json!({ "numbers": [number] }))
+        .await
+        .json();
     assert_eq!(tried["answers"][0]["outcome"], "untried");
-    assert!(tried["answers"][0]["message"].as_str().unwrap().contains("no program f"));
-    let job = writer.post("redrive", json!({ "numbers": [number] })).await.json()["job"].as_u64().unwrap();
+    assert!(
+        tried["answers"][0]["message"]
+            .as_str()
+            .unwrap()
+            .contains("no program f")
+    );
+    let job = writer
+        .post("redrive", json!({ "numbers": [number] }))
+        .await
+        .json()["job"]
+        .as_u64()
+        .unwrap();
     let path = format!("/api/jobs/{job}");
-    wait_for("its end", || async { writer.get(&path).await["ended"] == true }).await;
+    wait_for("its end", || async {
+        writer.get(&path).await["ended"] == true
+    })
+    .await;
     let ended = writer.get(&path).await;
-    assert_eq!((&ended["sent"], &ended["who"]), (&json!(0), &json!("ann@127.0.0.1")));
-    assert!(ended["remarks"][0].as_str().unwrap().contains("has no consumer"), "{ended}");
+    assert_eq!(
+        (&ended["sent"], &ended["who"]),
+        (&json!(0), &json!("ann@127.0.0.1"))
+    );
+    assert!(
+        ended["remarks"][0]
+            .as_str()
+            .unwrap()
+            .contains("has no consumer"),
+        "{ended}"
+    );
     assert_eq!(writer.get("/api/letters").await["letters"], 1);
 }

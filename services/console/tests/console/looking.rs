@@ -9,39 +9,80 @@ use serde_json::{Value, json};
 use crate::harness::{World, viewed, wait_for};
 
 fn place(graph: &Value, name: &str) -> Option<usize> {
-    graph["functions"].as_array()?.iter().position(|card| card["name"] == name)
+    graph["functions"]
+        .as_array()?
+        .iter()
+        .position(|card| card["name"] == name)
 }
 
 #[tokio::test]
 async fn who_runs_is_on_the_map_with_its_rate_its_lag_and_what_passes() {
     let world = World::open().await;
     let filters = layout::filters(&["web.page.viewed"]);
-    world.bus.require(&layout::consumer("count", "web", &filters, &Limits::default())).await.unwrap();
-    let handled = world.pretend("count", &["web.page.viewed"], &["web.page.milestone"]).await;
+    world
+        .bus
+        .require(&layout::consumer(
+            "count",
+            "web",
+            &filters,
+            &Limits::default(),
+        ))
+        .await
+        .unwrap();
+    let handled = world
+        .pretend("count", &["web.page.viewed"], &["web.page.milestone"])
+        .await;
     let graph = world
         .watch_until("graph", |graph| {
             place(graph, "count").is_some_and(|at| graph["functions"][at]["known"] == "worker")
         })
         .await;
-    assert_eq!(graph["types"], json!(["web.page.milestone", "web.page.viewed"]));
-    assert_eq!(graph["edges"], json!([["count", "web.page.milestone", true], ["count", "web.page.viewed", false]]));
+    assert_eq!(
+        graph["types"],
+        json!(["web.page.milestone", "web.page.viewed"])
+    );
+    assert_eq!(
+        graph["edges"],
+        json!([
+            ["count", "web.page.milestone", true],
+            ["count", "web.page.viewed", false]
+        ])
+    );
     let at = place(&graph, "count").unwrap();
     for number in 0..5 {
-        world.publish(&viewed(&format!("e-{number}")), "/home", json!({ "page": "/home" })).await;
+        world
+            .publish(
+                &viewed(&format!("e-{number}")),
+                "/home",
+                json!({ "page": "/home" }),
+            )
+            .await;
     }
     handled.fetch_add(100, Ordering::Relaxed);
     let tick = world
-        .watch_until("tick", |tick| tick["functions"][at][0].as_f64() > Some(0.0) && tick["functions"][at][1] == 5)
+        .watch_until("tick", |tick| {
+            tick["functions"][at][0].as_f64() > Some(0.0) && tick["functions"][at][1] == 5
+        })
         .await;
     assert_eq!(
-        (&tick["functions"][at][2], &tick["functions"][at][3], &tick["away"]),
+        (
+            &tick["functions"][at][2],
+            &tick["functions"][at][3],
+            &tick["away"]
+        ),
         (&json!(3), &json!(1), &Value::Null)
     );
     let mut next = 5;
     // The look that saw them come may have been the one before.
     let flowing = async |next: &mut u64| {
         *next += 1;
-        world.publish(&viewed(&format!("e-{next}")), "/home", json!({ "page": "/home" })).await;
+        world
+            .publish(
+                &viewed(&format!("e-{next}")),
+                "/home",
+                json!({ "page": "/home" }),
+            )
+            .await;
         let tick = world.watch_until("tick", |_| true).await;
         tick["types"][1].as_f64() > Some(0.0)
     };
@@ -57,18 +98,45 @@ async fn who_runs_is_on_the_map_with_its_rate_its_lag_and_what_passes() {
 #[tokio::test]
 async fn a_function_tells_its_hour_its_workers_and_what_failed() {
     let world = World::open().await;
-    world.pretend("count", &["web.page.viewed"], &[]).await.store(7, Ordering::Relaxed);
+    world
+        .pretend("count", &["web.page.viewed"], &[])
+        .await
+        .store(7, Ordering::Relaxed);
     world.set_aside("count", "e-1", "a.rs:1").await;
-    wait_for("the function", || async { world.get("/api/functions/count").await.status == 200 }).await;
-    wait_for("its count", || async { world.get("/api/functions/count").await.json()["instances"][0]["applied"] == 7 })
-        .await;
+    wait_for("the function", || async {
+        world.get("/api/functions/count").await.status == 200
+    })
+    .await;
+    wait_for("its count", || async {
+        world.get("/api/functions/count").await.json()["instances"][0]["applied"] == 7
+    })
+    .await;
     let said = world.get("/api/functions/count").await.json();
-    assert_eq!((&said["card"]["triggers"], &said["limits"]["concurrency"]), (&json!(["web.page.viewed"]), &json!(10)));
-    assert_eq!((&said["card"]["known"], &said["instances"][0]["id"]), (&json!("worker"), &json!("here-1")));
-    assert_eq!(said["histogram"], json!({ "bounds": [1.0, 10.0], "counts": [7, 0, 0] }));
-    assert_eq!((&said["errors"][0]["reason"], &said["errors"][0]["site"]), (&json!("rejected"), &json!("a.rs:1")));
-    assert!(said["history"]["at"].as_array().is_some_and(|at| !at.is_empty()));
-    world.get("/api/functions/nobody").await.problem(404, "not-found");
+    assert_eq!(
+        (&said["card"]["triggers"], &said["limits"]["concurrency"]),
+        (&json!(["web.page.viewed"]), &json!(10))
+    );
+    assert_eq!(
+        (&said["card"]["known"], &said["instances"][0]["id"]),
+        (&json!("worker"), &json!("here-1"))
+    );
+    assert_eq!(
+        said["histogram"],
+        json!({ "bounds": [1.0, 10.0], "counts": [7, 0, 0] })
+    );
+    assert_eq!(
+        (&said["errors"][0]["reason"], &said["errors"][0]["site"]),
+        (&json!("rejected"), &json!("a.rs:1"))
+    );
+    assert!(
+        said["history"]["at"]
+            .as_array()
+            .is_some_and(|at| !at.is_empty())
+    );
+    world
+        .get("/api/functions/nobody")
+        .await
+        .problem(404, "not-found");
 }
 
 #[tokio::test]
@@ -78,30 +146,76 @@ async fn the_last_events_of_a_type_come_decoded_and_newest_first() {
     assert_eq!(none["events"], json!([]));
     for number in 0..150 {
         let key = if number % 2 == 0 { "/a" } else { "" };
-        world.publish(&viewed(&format!("e-{number}")), key, json!({ "page": "/a", "visitor": "v" })).await;
+        world
+            .publish(
+                &viewed(&format!("e-{number}")),
+                key,
+                json!({ "page": "/a", "visitor": "v" }),
+            )
+            .await;
     }
-    let said = world.get("/api/events?type=web.page.viewed&limit=30").await.json();
-    let ids: Vec<&str> = said["events"].as_array().unwrap().iter().filter_map(|event| event["id"].as_str()).collect();
-    let wanted: Vec<String> = (120..150).rev().map(|number| format!("e-{number}")).collect();
+    let said = world
+        .get("/api/events?type=web.page.viewed&limit=30")
+        .await
+        .json();
+    let ids: Vec<&str> = said["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|event| event["id"].as_str())
+        .collect();
+    let wanted: Vec<String> = (120..150)
+        .rev()
+        .map(|number| format!("e-{number}"))
+        .collect();
     assert_eq!(ids, wanted, "with and without a key in the subject");
-    assert_eq!((&said["events"][0]["data"]["visitor"], &said["events"][0]["key"]), (&json!("v"), &json!("/a")));
+    assert_eq!(
+        (
+            &said["events"][0]["data"]["visitor"],
+            &said["events"][0]["key"]
+        ),
+        (&json!("v"), &json!("/a"))
+    );
     assert_eq!(said["events"][0]["trace"], format!("{:032x}", 5));
-    let sent = world.get("/api/events?type=web.page.viewed&source=nobody").await.json();
+    let sent = world
+        .get("/api/events?type=web.page.viewed&source=nobody")
+        .await
+        .json();
     assert_eq!(sent["events"], json!([]));
-    world.get("/api/events?type=web.*").await.problem(400, "malformed");
-    world.get("/api/events?type=none.such.type").await.problem(404, "not-found");
+    world
+        .get("/api/events?type=web.*")
+        .await
+        .problem(400, "malformed");
+    world
+        .get("/api/events?type=none.such.type")
+        .await
+        .problem(404, "not-found");
 }
 
 #[tokio::test]
 async fn what_differs_from_what_is_declared_is_named() {
     let world = World::open().await;
-    world.pretend("count-views", &["web.page.viewed"], &["web.page.milestone"]).await;
+    world
+        .pretend("count-views", &["web.page.viewed"], &["web.page.milestone"])
+        .await;
     let said = world.get("/api/drift").await.json();
     let has = |kind: &str, part: &str| {
         let mut found = said["findings"].as_array().into_iter().flatten();
-        found.any(|one| one["kind"] == kind && one["what"].as_str().is_some_and(|what| what.contains(part)))
+        found.any(|one| {
+            one["kind"] == kind && one["what"].as_str().is_some_and(|what| what.contains(part))
+        })
     };
-    assert!(has("unheard", "web.page.milestone, from count-views"), "{said}");
-    assert!(has("untriggered", "count-views acts on web.page.viewed"), "{said}");
-    assert_eq!(world.get("/api/drift").await.json(), said, "nobody is asked again at once");
+    assert!(
+        has("unheard", "web.page.milestone, from count-views"),
+        "{said}"
+    );
+    assert!(
+        has("untriggered", "count-views acts on web.page.viewed"),
+        "{said}"
+    );
+    assert_eq!(
+        world.get("/api/drift").await.json(),
+        said,
+        "nobody is asked again at once"
+    );
 }

@@ -19,8 +19,14 @@ async fn json_is_taken_as_it_was_written() {
     assert_eq!(answer.status, 202, "{}", answer.text());
     let taken = answer.json();
     assert_eq!(taken["flow"], taken["id"]);
-    assert_eq!((&taken["type"], &taken["key"]), (&json!("web.page.viewed"), &json!("/home")));
-    assert_eq!((&taken["stream"], &taken["sequence"], &taken["duplicate"]), (&json!("web"), &json!(1), &json!(false)));
+    assert_eq!(
+        (&taken["type"], &taken["key"]),
+        (&json!("web.page.viewed"), &json!("/home"))
+    );
+    assert_eq!(
+        (&taken["stream"], &taken["sequence"], &taken["duplicate"]),
+        (&json!("web"), &json!(1), &json!(false))
+    );
     assert_eq!(answer.header("traceparent"), taken["traceparent"].as_str());
     let (headers, payload) = world.message("web", 1).await;
     assert_eq!(String::from_utf8(payload).unwrap(), body);
@@ -33,21 +39,36 @@ async fn json_is_taken_as_it_was_written() {
     ] {
         assert!(headers.contains(line), "{line} in {headers}");
     }
-    assert!(headers.contains(&format!("traceparent: {}", answer.header("traceparent").unwrap())));
+    assert!(headers.contains(&format!(
+        "traceparent: {}",
+        answer.header("traceparent").unwrap()
+    )));
     assert!(headers.contains(&format!("Nats-Msg-Id: {}", taken["id"].as_str().unwrap())));
 }
 
 #[tokio::test]
 async fn protobuf_with_fields_of_a_newer_contract() {
     let world = World::start().await;
-    let mut body = PageViewed { page: "a".into(), visitor: "v".into(), ..PageViewed::default() }.encode_to_vec();
+    let mut body = PageViewed {
+        page: "a".into(),
+        visitor: "v".into(),
+        ..PageViewed::default()
+    }
+    .encode_to_vec();
     body.extend([0xfa, 0x06, 0x01, b'x']); // field 111
     for media_type in ["application/protobuf", "application/x-protobuf"] {
-        let answer = world.send("POST", VIEWED, &[("content-type", media_type)], &body).await;
+        let answer = world
+            .send("POST", VIEWED, &[("content-type", media_type)], &body)
+            .await;
         assert_eq!(answer.status, 202, "{}", answer.text());
-        let (headers, payload) = world.message("web", answer.json()["sequence"].as_u64().unwrap()).await;
+        let (headers, payload) = world
+            .message("web", answer.json()["sequence"].as_u64().unwrap())
+            .await;
         assert_eq!(payload, body);
-        assert!(headers.contains("ce-datacontenttype: application/protobuf"), "{headers}");
+        assert!(
+            headers.contains("ce-datacontenttype: application/protobuf"),
+            "{headers}"
+        );
     }
     // Without a content type the body says it by its first byte.
     assert_eq!(world.send("POST", VIEWED, &[], &body).await.status, 202);
@@ -66,43 +87,93 @@ async fn cloudevents_in_both_modes() {
         ("ce-time", "2026-01-02T03:04:05Z"),
     ];
     let answer = world.send("POST", VIEWED, &binary, HOME).await;
-    assert_eq!((answer.status, &answer.json()["id"]), (202, &json!("a b")), "{}", answer.text());
+    assert_eq!(
+        (answer.status, &answer.json()["id"]),
+        (202, &json!("a b")),
+        "{}",
+        answer.text()
+    );
     let (headers, _) = world.message("web", 1).await;
-    assert!(headers.contains("ce-time: 2026-01-02T03:04:05.000Z") && headers.contains("ce-source: /shop"), "{headers}");
+    assert!(
+        headers.contains("ce-time: 2026-01-02T03:04:05.000Z")
+            && headers.contains("ce-source: /shop"),
+        "{headers}"
+    );
 
-    let structured = [("content-type", "application/cloudevents+json; charset=UTF-8")];
+    let structured = [(
+        "content-type",
+        "application/cloudevents+json; charset=UTF-8",
+    )];
     let event = r#"{"specversion":"1.0","id":"s1","source":"/shop","type":"web.page.viewed","data":{"page" : "/x"}}"#;
     let answer = world.send("POST", VIEWED, &structured, event).await;
     assert_eq!(answer.status, 202, "{}", answer.text());
     let (headers, payload) = world.message("web", 2).await;
     assert_eq!(payload, br#"{"page" : "/x"}"#);
-    assert!(!headers.contains("ce-time"), "an id without a time goes without: {headers}");
+    assert!(
+        !headers.contains("ce-time"),
+        "an id without a time goes without: {headers}"
+    );
     let event = r#"{"specversion":"1.0","id":"s2","source":"/shop","type":"web.page.viewed","datacontenttype":"application/protobuf","data_base64":"CgIveA=="}"#;
-    assert_eq!(world.send("POST", VIEWED, &structured, event).await.json()["key"], "/x");
+    assert_eq!(
+        world.send("POST", VIEWED, &structured, event).await.json()["key"],
+        "/x"
+    );
 
     for (broken, why) in [
         ("{", "not a structured CloudEvent"),
-        (r#"{"specversion":"1.0","type":"web.page.viewed"}"#, "neither data nor data_base64"),
-        (r#"{"specversion":"1.0","data":{},"data_base64":""}"#, "both"),
-        (r#"{"specversion":"0.3","data":{"page":"a"}}"#, "specversion"),
+        (
+            r#"{"specversion":"1.0","type":"web.page.viewed"}"#,
+            "neither data nor data_base64",
+        ),
+        (
+            r#"{"specversion":"1.0","data":{},"data_base64":""}"#,
+            "both",
+        ),
+        (
+            r#"{"specversion":"0.3","data":{"page":"a"}}"#,
+            "specversion",
+        ),
         (r#"{"data":{"page":"a"}}"#, "specversion"),
-        (r#"{"specversion":"1.0","type":"web.other","data":{"page":"a"}}"#, "the path says"),
-        (r#"{"specversion":"1.0","data_base64":"***"}"#, "data_base64"),
-        (r#"{"specversion":"1.0","id":7,"data":{"page":"a"}}"#, "id is not a string"),
+        (
+            r#"{"specversion":"1.0","type":"web.other","data":{"page":"a"}}"#,
+            "the path says",
+        ),
+        (
+            r#"{"specversion":"1.0","data_base64":"***"}"#,
+            "data_base64",
+        ),
+        (
+            r#"{"specversion":"1.0","id":7,"data":{"page":"a"}}"#,
+            "id is not a string",
+        ),
     ] {
-        let detail = world.send("POST", VIEWED, &structured, broken).await.problem(400, "malformed");
+        let detail = world
+            .send("POST", VIEWED, &structured, broken)
+            .await
+            .problem(400, "malformed");
         assert!(detail.contains(why), "{detail}");
     }
     let batch = [("content-type", "application/cloudevents-batch+json")];
-    assert!(world.send("POST", VIEWED, &batch, "[]").await.problem(415, "media-type").contains("one by one"));
+    assert!(
+        world
+            .send("POST", VIEWED, &batch, "[]")
+            .await
+            .problem(415, "media-type")
+            .contains("one by one")
+    );
 }
 
 #[tokio::test]
 async fn refusals() {
     let world = World::start().await;
-    let post = async |path: &str, headers: &[(&str, &str)], body: &str| world.send("POST", path, headers, body).await;
+    let post = async |path: &str, headers: &[(&str, &str)], body: &str| {
+        world.send("POST", path, headers, body).await
+    };
     assert!(
-        post("/v1/events/web.page.viewd", &[JSON], HOME).await.problem(404, "unknown-type").contains("web.page.viewed")
+        post("/v1/events/web.page.viewd", &[JSON], HOME)
+            .await
+            .problem(404, "unknown-type")
+            .contains("web.page.viewed")
     );
     for bad in [
         "web.page.%3E",
@@ -113,26 +184,61 @@ async fn refusals() {
         "web.page.view%C3%A9d",
         &"x".repeat(65),
     ] {
-        post(&format!("/v1/events/{bad}"), &[JSON], HOME).await.problem(400, "malformed");
+        post(&format!("/v1/events/{bad}"), &[JSON], HOME)
+            .await
+            .problem(400, "malformed");
     }
-    for platform in ["dlq.letter.written", "timer.fired.now", "dlq", "timer.timer.fired"] {
-        post(&format!("/v1/events/{platform}"), &[JSON], HOME).await.problem(403, "forbidden");
+    for platform in [
+        "dlq.letter.written",
+        "timer.fired.now",
+        "dlq",
+        "timer.timer.fired",
+    ] {
+        post(&format!("/v1/events/{platform}"), &[JSON], HOME)
+            .await
+            .problem(403, "forbidden");
     }
-    for (body, why) in
-        [("{", "line 1"), ("[]", "web.PageViewed"), (r#"{"page":7}"#, "line 1"), (r#"{"page":"a"} x"#, "trailing")]
-    {
+    for (body, why) in [
+        ("{", "line 1"),
+        ("[]", "web.PageViewed"),
+        (r#"{"page":7}"#, "line 1"),
+        (r#"{"page":"a"} x"#, "trailing"),
+    ] {
         let detail = post(VIEWED, &[JSON], body).await.problem(400, "malformed");
         assert!(detail.contains(why), "{detail}");
     }
-    post(VIEWED, &[("content-type", "application/protobuf")], "\u{1}\u{2}garbage").await.problem(400, "malformed");
-    let deep = format!("{{\"page\":\"a\",\"x\":{}{}}}", "[".repeat(5000), "]".repeat(5000));
+    post(
+        VIEWED,
+        &[("content-type", "application/protobuf")],
+        "\u{1}\u{2}garbage",
+    )
+    .await
+    .problem(400, "malformed");
+    let deep = format!(
+        "{{\"page\":\"a\",\"x\":{}{}}}",
+        "[".repeat(5000),
+        "]".repeat(5000)
+    );
     post(VIEWED, &[JSON], &deep).await.problem(400, "malformed");
     for empty in ["{}", r#"{"page":""}"#] {
-        assert!(post(VIEWED, &[JSON], empty).await.problem(400, "empty-key").contains("page"));
+        assert!(
+            post(VIEWED, &[JSON], empty)
+                .await
+                .problem(400, "empty-key")
+                .contains("page")
+        );
     }
     post(VIEWED, &[], "").await.problem(400, "empty-key");
-    post(VIEWED, &[("content-type", "application/x-www-form-urlencoded")], "a=b").await.problem(415, "media-type");
-    post(VIEWED, &[JSON, ("content-encoding", "gzip")], HOME).await.problem(415, "media-type");
+    post(
+        VIEWED,
+        &[("content-type", "application/x-www-form-urlencoded")],
+        "a=b",
+    )
+    .await
+    .problem(415, "media-type");
+    post(VIEWED, &[JSON, ("content-encoding", "gzip")], HOME)
+        .await
+        .problem(415, "media-type");
     let long = "x".repeat(129);
     for header in [
         ("ce-id", long.as_str()),
@@ -143,15 +249,32 @@ async fn refusals() {
         ("ce-type", "a.b.c"),
         ("ce-id", "a%00"),
     ] {
-        post(VIEWED, &[JSON, header], HOME).await.problem(400, "malformed");
+        post(VIEWED, &[JSON, header], HOME)
+            .await
+            .problem(400, "malformed");
     }
-    post(VIEWED, &[JSON, ("ce-id", "a"), ("ce-id", "b")], HOME).await.problem(400, "malformed");
+    post(VIEWED, &[JSON, ("ce-id", "a"), ("ce-id", "b")], HOME)
+        .await
+        .problem(400, "malformed");
     let later = event::format_time(event::now_ms() + 2 * 3600 * 1000);
-    post(VIEWED, &[JSON, ("ce-time", &later)], HOME).await.problem(400, "clock");
-    post(VIEWED, &[JSON, ("sec-fetch-site", "cross-site")], HOME).await.problem(403, "forbidden");
-    assert_eq!(world.messages("web").await, 0, "nothing refused may be in the stream");
+    post(VIEWED, &[JSON, ("ce-time", &later)], HOME)
+        .await
+        .problem(400, "clock");
+    post(VIEWED, &[JSON, ("sec-fetch-site", "cross-site")], HOME)
+        .await
+        .problem(403, "forbidden");
+    assert_eq!(
+        world.messages("web").await,
+        0,
+        "nothing refused may be in the stream"
+    );
     // Known to the bus, not to clients.
-    let reserved = [JSON, ("Nats-Expected-Stream", "other"), ("Nats-TTL", "1s"), ("x-unknown", "1")];
+    let reserved = [
+        JSON,
+        ("Nats-Expected-Stream", "other"),
+        ("Nats-TTL", "1s"),
+        ("x-unknown", "1"),
+    ];
     assert_eq!(post(VIEWED, &reserved, HOME).await.status, 202);
     assert!(!world.message("web", 1).await.0.contains("Nats-TTL"));
 }
@@ -160,22 +283,53 @@ async fn refusals() {
 async fn one_id_counts_once() {
     let world = World::start().await;
     for (header, id) in [("ce-id", "c1"), ("Idempotency-Key", "k1")] {
-        let first = world.send("POST", VIEWED, &[JSON, (header, id), ("traceparent", PARENT)], HOME).await;
-        let again = world.send("POST", VIEWED, &[JSON, (header, id)], HOME).await;
+        let first = world
+            .send(
+                "POST",
+                VIEWED,
+                &[JSON, (header, id), ("traceparent", PARENT)],
+                HOME,
+            )
+            .await;
+        let again = world
+            .send("POST", VIEWED, &[JSON, (header, id)], HOME)
+            .await;
         assert_eq!((first.status, again.status), (202, 202), "{}", again.text());
         let (first, again) = (first.json(), again.json());
         assert_eq!((&first["id"], &again["id"]), (&json!(id), &json!(id)));
-        assert_eq!((&first["duplicate"], &again["duplicate"]), (&json!(false), &json!(true)));
+        assert_eq!(
+            (&first["duplicate"], &again["duplicate"]),
+            (&json!(false), &json!(true))
+        );
         assert_eq!(first["sequence"], again["sequence"]);
-        assert_eq!(first["traceparent"], again["traceparent"], "the trace in which it was handled");
-        let other = world.send("POST", VIEWED, &[JSON, (header, id)], r#"{"page":"/other"}"#).await;
+        assert_eq!(
+            first["traceparent"], again["traceparent"],
+            "the trace in which it was handled"
+        );
+        let other = world
+            .send(
+                "POST",
+                VIEWED,
+                &[JSON, (header, id)],
+                r#"{"page":"/other"}"#,
+            )
+            .await;
         assert!(other.problem(409, "id-reuse").contains(id));
-        let other = world.send("POST", "/v1/events/web.page.milestone", &[JSON, (header, id)], HOME).await;
+        let other = world
+            .send(
+                "POST",
+                "/v1/events/web.page.milestone",
+                &[JSON, (header, id)],
+                HOME,
+            )
+            .await;
         other.problem(409, "id-reuse");
     }
     assert_eq!(world.messages("web").await, 2);
     // Quoted, as the draft of the header wants it, is the same key.
-    let quoted = world.send("POST", VIEWED, &[JSON, ("idempotency-key", "\"k1\"")], HOME).await;
+    let quoted = world
+        .send("POST", VIEWED, &[JSON, ("idempotency-key", "\"k1\"")], HOME)
+        .await;
     assert_eq!(quoted.json()["duplicate"], true);
 }
 
@@ -183,29 +337,52 @@ async fn one_id_counts_once() {
 async fn a_trace_is_continued_and_a_broken_one_ignored() {
     let world = World::start().await;
     let trace_id = &PARENT[3..35];
-    let headers = [JSON, ("traceparent", PARENT), ("tracestate", "a=1"), ("baggage", "k=v")];
+    let headers = [
+        JSON,
+        ("traceparent", PARENT),
+        ("tracestate", "a=1"),
+        ("baggage", "k=v"),
+    ];
     let answer = world.send("POST", VIEWED, &headers, HOME).await;
     assert!(answer.header("traceparent").unwrap().contains(trace_id));
     let (stored, _) = world.message("web", 1).await;
     assert!(
-        stored.contains(trace_id) && stored.contains("tracestate: a=1") && stored.contains("baggage: k=v"),
+        stored.contains(trace_id)
+            && stored.contains("tracestate: a=1")
+            && stored.contains("baggage: k=v"),
         "{stored}"
     );
     let long = format!("k={}", "v".repeat(9000));
     for bad in [
-        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01"),
-        ("traceparent", "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        (
+            "traceparent",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+        ),
+        (
+            "traceparent",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ),
         ("traceparent", "nonsense"),
         ("baggage", &long),
     ] {
         let answer = world.send("POST", VIEWED, &[JSON, bad], HOME).await;
         assert_eq!(answer.status, 202, "{bad:?}");
         let traceparent = answer.header("traceparent").unwrap();
-        assert!(traceparent.len() == 55 && !traceparent.contains(trace_id), "{traceparent}");
-        let (stored, _) = world.message("web", answer.json()["sequence"].as_u64().unwrap()).await;
-        assert!(!stored.contains("vvvv") && stored.contains(traceparent), "{stored}");
+        assert!(
+            traceparent.len() == 55 && !traceparent.contains(trace_id),
+            "{traceparent}"
+        );
+        let (stored, _) = world
+            .message("web", answer.json()["sequence"].as_u64().unwrap())
+            .await;
+        assert!(
+            !stored.contains("vvvv") && stored.contains(traceparent),
+            "{stored}"
+        );
     }
-    let problem = world.send("POST", VIEWED, &[JSON, ("traceparent", PARENT)], "{").await;
+    let problem = world
+        .send("POST", VIEWED, &[JSON, ("traceparent", PARENT)], "{")
+        .await;
     assert_eq!(problem.json()["trace_id"], trace_id);
 }
 
@@ -213,7 +390,10 @@ async fn a_trace_is_continued_and_a_broken_one_ignored() {
 async fn too_large() {
     let world = World::with("[gateway]\nmax_event = \"1KiB\"\n", Guards::default()).await;
     let body = format!(r#"{{"page":"{}"}}"#, "x".repeat(2000));
-    world.send("POST", VIEWED, &[JSON], &body).await.problem(413, "too-large");
+    world
+        .send("POST", VIEWED, &[JSON], &body)
+        .await
+        .problem(413, "too-large");
     // Chunked: nobody says beforehand how long it is.
     let chunk = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
     let head = format!(
@@ -226,8 +406,15 @@ async fn too_large() {
 
     let world = World::with("[gateway]\nmax_event = \"4MiB\"\n", Guards::default()).await;
     let body = format!(r#"{{"page":"a","visitor":"{}"}}"#, "x".repeat(1_048_500));
-    world.send("POST", VIEWED, &[JSON], &body).await.problem(413, "too-large");
-    assert_eq!(world.send("POST", VIEWED, &[JSON], HOME).await.status, 202, "the connection to NATS has survived");
+    world
+        .send("POST", VIEWED, &[JSON], &body)
+        .await
+        .problem(413, "too-large");
+    assert_eq!(
+        world.send("POST", VIEWED, &[JSON], HOME).await.status,
+        202,
+        "the connection to NATS has survived"
+    );
 }
 
 #[tokio::test]
@@ -257,9 +444,21 @@ async fn without_nats_it_is_503() {
     let answer = world.send("POST", VIEWED, &[JSON], HOME).await;
     answer.problem(503, "away");
     assert!(answer.header("retry-after").is_some() && started.elapsed() < LONG);
-    wait_for("not ready", || async { world.get("/readyz").await.status == 503 }).await;
-    assert!(world.get("/readyz").await.problem(503, "not-ready").contains("NATS"));
-    world.send("PUT", "/v1/files/a", &[], "x").await.problem(503, "away");
+    wait_for("not ready", || async {
+        world.get("/readyz").await.status == 503
+    })
+    .await;
+    assert!(
+        world
+            .get("/readyz")
+            .await
+            .problem(503, "not-ready")
+            .contains("NATS")
+    );
+    world
+        .send("PUT", "/v1/files/a", &[], "x")
+        .await
+        .problem(503, "away");
     world.get("/v1/files/abc").await.problem(503, "away");
     assert_eq!(world.get("/healthz").await.status, 200);
 }
@@ -267,6 +466,13 @@ async fn without_nats_it_is_503() {
 #[tokio::test]
 async fn a_stream_that_was_deleted_is_503() {
     let world = World::start().await;
-    world.bus.api("STREAM.DELETE.web", &serde_json::Value::Null).await.unwrap();
-    world.send("POST", VIEWED, &[JSON], HOME).await.problem(503, "away");
+    world
+        .bus
+        .api("STREAM.DELETE.web", &serde_json::Value::Null)
+        .await
+        .unwrap();
+    world
+        .send("POST", VIEWED, &[JSON], HOME)
+        .await
+        .problem(503, "away");
 }

@@ -24,21 +24,40 @@ async fn stored(world: &World) -> Value {
 async fn a_file_goes_in_and_comes_out() {
     let world = World::start().await;
     let content = bytes(700_000);
-    let answer = world.send("PUT", "/v1/files/..%2Fa%20b.png", &[("oncue-owner", "ann")], &content).await;
+    let answer = world
+        .send(
+            "PUT",
+            "/v1/files/..%2Fa%20b.png",
+            &[("oncue-owner", "ann")],
+            &content,
+        )
+        .await;
     assert_eq!(answer.status, 202, "{}", answer.text());
     let json = answer.json();
     let file = json["file"].as_str().unwrap();
-    assert_eq!(answer.header("link"), Some(format!("</v1/files/{file}>; rel=\"item\"").as_str()));
-    assert_eq!((json["size"].as_u64(), answer.header("traceparent")), (Some(700_000), json["traceparent"].as_str()));
+    assert_eq!(
+        answer.header("link"),
+        Some(format!("</v1/files/{file}>; rel=\"item\"").as_str())
+    );
+    assert_eq!(
+        (json["size"].as_u64(), answer.header("traceparent")),
+        (Some(700_000), json["traceparent"].as_str())
+    );
     let (headers, payload) = world.message("files", 1).await;
     let event = FileUploaded::decode(&payload[..]).unwrap();
     assert_eq!(
-        (event.file.as_str(), event.name.as_str(), event.owner.as_str(), event.size),
+        (
+            event.file.as_str(),
+            event.name.as_str(),
+            event.owner.as_str(),
+            event.size
+        ),
         (file, "a b.png", "ann", 700_000)
     );
     assert_eq!(event.sha256, json["sha256"].as_str().unwrap());
     assert!(
-        headers.contains(&format!("ce-id: {}", json["id"].as_str().unwrap())) && headers.contains("ce-time"),
+        headers.contains(&format!("ce-id: {}", json["id"].as_str().unwrap()))
+            && headers.contains("ce-time"),
         "{headers}"
     );
 
@@ -48,7 +67,10 @@ async fn a_file_goes_in_and_comes_out() {
     let tag = format!("\"{}\"", event.sha256);
     for (name, value) in [
         ("content-type", "application/octet-stream"),
-        ("content-disposition", "attachment; filename=\"a b.png\"; filename*=UTF-8''a%20b.png"),
+        (
+            "content-disposition",
+            "attachment; filename=\"a b.png\"; filename*=UTF-8''a%20b.png",
+        ),
         ("x-content-type-options", "nosniff"),
         ("accept-ranges", "bytes"),
         ("content-length", "700000"),
@@ -57,9 +79,24 @@ async fn a_file_goes_in_and_comes_out() {
         assert_eq!(got.header(name), Some(value), "{}", got.head);
     }
     let head = world.send("HEAD", &path, &[], "").await;
-    assert_eq!((head.status, head.header("content-length"), head.body.len()), (200, Some("700000"), 0));
-    assert_eq!(world.send("GET", &path, &[("if-none-match", &tag)], "").await.status, 304);
-    assert_eq!(world.send("GET", &path, &[("if-none-match", "\"x\"")], "").await.status, 200);
+    assert_eq!(
+        (head.status, head.header("content-length"), head.body.len()),
+        (200, Some("700000"), 0)
+    );
+    assert_eq!(
+        world
+            .send("GET", &path, &[("if-none-match", &tag)], "")
+            .await
+            .status,
+        304
+    );
+    assert_eq!(
+        world
+            .send("GET", &path, &[("if-none-match", "\"x\"")], "")
+            .await
+            .status,
+        200
+    );
 }
 
 #[tokio::test]
@@ -77,8 +114,14 @@ async fn ranges() {
     ] {
         let got = part(range).await;
         assert_eq!(got.status, 206, "{range}");
-        assert_eq!(got.header("content-range"), Some(format!("bytes {from}-{}/300000", to - 1).as_str()));
-        assert_eq!(got.header("content-length"), Some((to - from).to_string().as_str()));
+        assert_eq!(
+            got.header("content-range"),
+            Some(format!("bytes {from}-{}/300000", to - 1).as_str())
+        );
+        assert_eq!(
+            got.header("content-length"),
+            Some((to - from).to_string().as_str())
+        );
         assert!(got.body == content[from..to], "{range}");
     }
     let beyond = part("bytes=300000-").await;
@@ -87,7 +130,14 @@ async fn ranges() {
     for whole in ["bytes=0-1,5-6", "lines=1-2", "bytes=9-1"] {
         assert_eq!(part(whole).await.status, 200, "{whole}");
     }
-    let other = world.send("GET", &path, &[("range", "bytes=0-9"), ("if-range", "\"other\"")], "").await;
+    let other = world
+        .send(
+            "GET",
+            &path,
+            &[("range", "bytes=0-9"), ("if-range", "\"other\"")],
+            "",
+        )
+        .await;
     assert_eq!((other.status, other.body.len()), (200, 300_000));
 }
 
@@ -95,11 +145,17 @@ async fn ranges() {
 async fn an_empty_file_is_a_file() {
     let world = World::start().await;
     let json = world.send("PUT", "/v1/files/empty", &[], "").await.json();
-    assert_eq!(json["sha256"], "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    assert_eq!(
+        json["sha256"],
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    );
     let path = format!("/v1/files/{}", json["file"].as_str().unwrap());
     let got = world.get(&path).await;
     assert_eq!((got.status, got.body.len()), (200, 0));
-    world.send("GET", &path, &[("range", "bytes=0-")], "").await.problem(416, "range");
+    world
+        .send("GET", &path, &[("range", "bytes=0-")], "")
+        .await
+        .problem(416, "range");
 }
 
 #[tokio::test]
@@ -107,16 +163,38 @@ async fn thumbnails_are_pictures_or_nothing() {
     let world = World::start().await;
     let put = async |name: &str, media_type: &str| {
         let source = futures::stream::iter([Ok(bytes::Bytes::from_static(b"picture"))]);
-        world.bus.put_object(name, &[("media_type", media_type)], source, 1000).await.unwrap();
+        world
+            .bus
+            .put_object(name, &[("media_type", media_type)], source, 1000)
+            .await
+            .unwrap();
     };
     put("abc.64", "image/png").await;
     put("abc.256", "text/html").await;
     let got = world.get("/v1/files/abc/thumbnails/64").await;
-    assert_eq!((got.status, got.header("content-type"), got.text().as_str()), (200, Some("image/png"), "picture"));
-    assert!(got.header("content-security-policy").unwrap().contains("sandbox"));
+    assert_eq!(
+        (got.status, got.header("content-type"), got.text().as_str()),
+        (200, Some("image/png"), "picture")
+    );
+    assert!(
+        got.header("content-security-policy")
+            .unwrap()
+            .contains("sandbox")
+    );
     assert!(got.header("cache-control").unwrap().contains("max-age"));
     assert_eq!(got.header("x-content-type-options"), Some("nosniff"));
-    assert_eq!(world.send("GET", "/v1/files/abc/thumbnails/64", &[("range", "bytes=0-3")], "").await.text(), "pict");
+    assert_eq!(
+        world
+            .send(
+                "GET",
+                "/v1/files/abc/thumbnails/64",
+                &[("range", "bytes=0-3")],
+                ""
+            )
+            .await
+            .text(),
+        "pict"
+    );
     for nothing in [
         "abc/thumbnails/256",
         "abc/thumbnails/1024",
@@ -127,7 +205,10 @@ async fn thumbnails_are_pictures_or_nothing() {
         "a.b/thumbnails/64",
         &"x".repeat(65),
     ] {
-        world.get(&format!("/v1/files/{nothing}")).await.problem(404, "not-found");
+        world
+            .get(&format!("/v1/files/{nothing}"))
+            .await
+            .problem(404, "not-found");
     }
 }
 
@@ -139,13 +220,26 @@ async fn a_retry_gives_the_same_file() {
     let again = world.send("PUT", "/v1/files/a.txt", &key, "hello").await;
     assert_eq!((first.status, again.status), (202, 202), "{}", again.text());
     assert_eq!(first.json(), again.json());
-    world.send("PUT", "/v1/files/a.txt", &key, "another").await.problem(409, "id-reuse");
+    world
+        .send("PUT", "/v1/files/a.txt", &key, "another")
+        .await
+        .problem(409, "id-reuse");
     assert_eq!(world.messages("files").await, 1);
     assert!(!world.message("files", 1).await.0.contains("ce-time"));
     let state = stored(&world).await;
-    assert_eq!(state["messages"], 2, "one chunk and its description: {state}");
+    assert_eq!(
+        state["messages"], 2,
+        "one chunk and its description: {state}"
+    );
     // The key is the owner's own.
-    let other = world.send("PUT", "/v1/files/a.txt", &[key[0], ("oncue-owner", "bob")], "another").await;
+    let other = world
+        .send(
+            "PUT",
+            "/v1/files/a.txt",
+            &[key[0], ("oncue-owner", "bob")],
+            "another",
+        )
+        .await;
     assert!(other.status == 202 && other.json()["file"] != first.json()["file"]);
 }
 
@@ -153,16 +247,40 @@ async fn a_retry_gives_the_same_file() {
 async fn refusals_leave_nothing_behind() {
     let world = World::with("[gateway]\nmax_file = \"300KiB\"\n", Guards::default()).await;
     for bad in ["", "..", "a%00b", "%ff", "a%2F", &"x".repeat(256)] {
-        world.send("PUT", &format!("/v1/files/{bad}"), &[], "x").await.problem(400, "malformed");
+        world
+            .send("PUT", &format!("/v1/files/{bad}"), &[], "x")
+            .await
+            .problem(400, "malformed");
     }
-    for bad in [("oncue-owner", ""), ("oncue-owner", &"x".repeat(129)), ("idempotency-key", &"x".repeat(129))] {
-        world.send("PUT", "/v1/files/x", &[bad], "x").await.problem(400, "malformed");
+    for bad in [
+        ("oncue-owner", ""),
+        ("oncue-owner", &"x".repeat(129)),
+        ("idempotency-key", &"x".repeat(129)),
+    ] {
+        world
+            .send("PUT", "/v1/files/x", &[bad], "x")
+            .await
+            .problem(400, "malformed");
     }
-    world.send("PUT", "/v1/files/x", &[], bytes(400_000)).await.problem(413, "too-large");
+    world
+        .send("PUT", "/v1/files/x", &[], bytes(400_000))
+        .await
+        .problem(413, "too-large");
     let head = "PUT /v1/files/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
-    let body = [format!("{:x}\r\n", 400_000).into_bytes(), bytes(400_000), b"\r\n0\r\n\r\n".to_vec()].concat();
-    raw(world.at, &[head.as_bytes(), &body].concat()).await.unwrap().problem(413, "too-large");
-    wait_for("chunks of refused uploads to go", || async { stored(&world).await["messages"] == 0 }).await;
+    let body = [
+        format!("{:x}\r\n", 400_000).into_bytes(),
+        bytes(400_000),
+        b"\r\n0\r\n\r\n".to_vec(),
+    ]
+    .concat();
+    raw(world.at, &[head.as_bytes(), &body].concat())
+        .await
+        .unwrap()
+        .problem(413, "too-large");
+    wait_for("chunks of refused uploads to go", || async {
+        stored(&world).await["messages"] == 0
+    })
+    .await;
     assert_eq!(world.messages("files").await, 0);
 }
 
@@ -170,11 +288,20 @@ async fn refusals_leave_nothing_behind() {
 async fn an_aborted_upload_leaves_nothing_behind() {
     let world = World::start().await;
     let mut client = TcpStream::connect(world.at).await.unwrap();
-    client.write_all(b"PUT /v1/files/x HTTP/1.1\r\nhost: x\r\ncontent-length: 8000000\r\n\r\n").await.unwrap();
+    client
+        .write_all(b"PUT /v1/files/x HTTP/1.1\r\nhost: x\r\ncontent-length: 8000000\r\n\r\n")
+        .await
+        .unwrap();
     client.write_all(&bytes(5_000_000)).await.unwrap();
-    wait_for("chunks to arrive", || async { stored(&world).await["messages"].as_u64().unwrap() > 8 }).await;
+    wait_for("chunks to arrive", || async {
+        stored(&world).await["messages"].as_u64().unwrap() > 8
+    })
+    .await;
     drop(client);
-    wait_for("the chunks to go", || async { stored(&world).await["messages"] == 0 }).await;
+    wait_for("the chunks to go", || async {
+        stored(&world).await["messages"] == 0
+    })
+    .await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(stored(&world).await["messages"], 0, "none may come after");
     assert_eq!(world.messages("files").await, 0);
@@ -186,13 +313,32 @@ async fn a_file_nobody_was_told_of_is_taken_back() {
     let answer = world.send("PUT", "/v1/files/x", &[], bytes(300_000)).await;
     answer.problem(503, "full");
     assert!(answer.header("retry-after").is_some());
-    wait_for("the chunks to go", || async { stored(&world).await["messages"] == 1 }).await; // the mark of a deleted object
+    wait_for("the chunks to go", || async {
+        stored(&world).await["messages"] == 1
+    })
+    .await; // the mark of a deleted object
 }
 
 #[tokio::test]
 async fn a_full_bucket_is_503() {
-    let world = World::with("[streams.objects]\nmax_bytes = \"500KiB\"\n", Guards::default()).await;
-    world.send("PUT", "/v1/files/x", &[], bytes(2_000_000)).await.problem(503, "full");
-    wait_for("the chunks to go", || async { stored(&world).await["messages"] == 0 }).await;
-    assert_eq!(world.send("PUT", "/v1/files/x", &[], bytes(200_000)).await.status, 202);
+    let world = World::with(
+        "[streams.objects]\nmax_bytes = \"500KiB\"\n",
+        Guards::default(),
+    )
+    .await;
+    world
+        .send("PUT", "/v1/files/x", &[], bytes(2_000_000))
+        .await
+        .problem(503, "full");
+    wait_for("the chunks to go", || async {
+        stored(&world).await["messages"] == 0
+    })
+    .await;
+    assert_eq!(
+        world
+            .send("PUT", "/v1/files/x", &[], bytes(200_000))
+            .await
+            .status,
+        202
+    );
 }

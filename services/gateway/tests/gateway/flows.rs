@@ -19,7 +19,10 @@ const BODY: &str = r#"{"page":"/home"}"#;
 async fn world(functions: &[&str], more: &str) -> World {
     let world = World::with(more, Guards::default()).await;
     for function in functions {
-        world.servers.redis(&["SADD", &listeners_key("web.page.viewed"), function]).await;
+        world
+            .servers
+            .redis(&["SADD", &listeners_key("web.page.viewed"), function])
+            .await;
         consumer(&world, function).await;
     }
     world
@@ -28,7 +31,11 @@ async fn world(functions: &[&str], more: &str) -> World {
 async fn consumer(world: &World, function: &str) {
     let config = json!({ "durable_name": function, "ack_policy": "explicit", "filter_subject": "web.page.viewed" });
     let body = json!({ "stream_name": "web", "config": config });
-    world.bus.api(&format!("CONSUMER.CREATE.web.{function}"), &body).await.unwrap();
+    world
+        .bus
+        .api(&format!("CONSUMER.CREATE.web.{function}"), &body)
+        .await
+        .unwrap();
 }
 
 /// What a worker's commit would write: `function` is done with `event`.
@@ -45,33 +52,53 @@ async fn done(world: &World, flow: &str, event: &str, function: &str, open: u64)
 }
 
 async fn post(world: &World, headers: &[(&str, &str)]) -> Answer {
-    world.send("POST", VIEWED, &[&[JSON], headers].concat(), BODY).await
+    world
+        .send("POST", VIEWED, &[&[JSON], headers].concat(), BODY)
+        .await
 }
 
 #[tokio::test]
 async fn a_flow_is_tracked_from_before_its_event_is_there() {
     let world = world(&["count-views"], "").await;
     let answer = post(&world, &[TRACK, ("ce-id", "a b")]).await;
-    assert_eq!((answer.status, answer.header("location")), (202, Some("/v1/flows/a%20b")));
+    assert_eq!(
+        (answer.status, answer.header("location")),
+        (202, Some("/v1/flows/a%20b"))
+    );
     assert_eq!(answer.json()["tracked"], true);
     let (headers, _) = world.message("web", 1).await;
     assert!(headers.contains("ce-tracked: 1\r\n"), "{headers}");
 
     let shown = world.get("/v1/flows/a%20b").await;
-    assert_eq!((shown.status, shown.header("cache-control")), (200, Some("no-store")));
+    assert_eq!(
+        (shown.status, shown.header("cache-control")),
+        (200, Some("no-store"))
+    );
     let flow = shown.json();
-    assert_eq!((&flow["id"], &flow["status"], &flow["open"]), (&json!("a b"), &json!("running"), &json!(1)));
+    assert_eq!(
+        (&flow["id"], &flow["status"], &flow["open"]),
+        (&json!("a b"), &json!("running"), &json!(1))
+    );
     assert_eq!(flow["waits_for"]["function"], "count-views");
     assert_eq!(flow["events"][0]["type"], "web.page.viewed");
-    assert_eq!((&flow["events"][0]["key"], &flow["events"][0]["source"]), (&json!("/home"), &json!("/gateway")));
+    assert_eq!(
+        (&flow["events"][0]["key"], &flow["events"][0]["source"]),
+        (&json!("/home"), &json!("/gateway"))
+    );
     assert_eq!(flow["events"][0]["steps"][0]["state"], "pending");
 
     // The same again changes nothing of what workers have written.
     done(&world, "a b", "a b", "count-views", 0).await;
     let again = post(&world, &[TRACK, ("ce-id", "a b")]).await;
-    assert_eq!((&again.json()["duplicate"], &again.json()["tracked"]), (&json!(true), &json!(true)));
+    assert_eq!(
+        (&again.json()["duplicate"], &again.json()["tracked"]),
+        (&json!(true), &json!(true))
+    );
     let flow = world.get("/v1/flows/a%20b").await.json();
-    assert_eq!((&flow["status"], &flow["open"], &flow["waits_for"]), (&json!("complete"), &json!(0), &Value::Null));
+    assert_eq!(
+        (&flow["status"], &flow["open"], &flow["waits_for"]),
+        (&json!("complete"), &json!(0), &Value::Null)
+    );
     assert!(flow["ended"].as_u64().unwrap() >= flow["started"].as_u64().unwrap());
 }
 
@@ -79,41 +106,80 @@ async fn a_flow_is_tracked_from_before_its_event_is_there() {
 async fn what_is_not_tracked_says_what_to_do() {
     let world = world(&["count-views"], "").await;
     let answer = post(&world, &[("ce-id", "plain")]).await;
-    assert_eq!((answer.status, answer.header("location")), (202, Some("/v1/flows/plain")));
+    assert_eq!(
+        (answer.status, answer.header("location")),
+        (202, Some("/v1/flows/plain"))
+    );
     assert_eq!(answer.json()["tracked"], false);
     assert!(!world.message("web", 1).await.0.contains("tracked"));
-    for headers in [vec![], vec![("prefer", "wait=5")], vec![("accept", "text/event-stream")]] {
-        let why = world.send("GET", "/v1/flows/plain", &headers, "").await.problem(404, "not-found");
-        for advice in ["Oncue-Track: 1", "Prefer: wait", "track = \"all\"", "oncue flow plain"] {
+    for headers in [
+        vec![],
+        vec![("prefer", "wait=5")],
+        vec![("accept", "text/event-stream")],
+    ] {
+        let why = world
+            .send("GET", "/v1/flows/plain", &headers, "")
+            .await
+            .problem(404, "not-found");
+        for advice in [
+            "Oncue-Track: 1",
+            "Prefer: wait",
+            "track = \"all\"",
+            "oncue flow plain",
+        ] {
             assert!(why.contains(advice), "{advice} in {why}");
         }
     }
     // An event that was there before without a ledger gets none: nobody would write into it.
     let again = post(&world, &[("ce-id", "plain"), ("prefer", "wait=20")]).await;
-    assert_eq!((again.status, again.header("preference-applied")), (202, None));
-    assert_eq!((&again.json()["duplicate"], &again.json()["tracked"]), (&json!(true), &json!(false)));
+    assert_eq!(
+        (again.status, again.header("preference-applied")),
+        (202, None)
+    );
+    assert_eq!(
+        (&again.json()["duplicate"], &again.json()["tracked"]),
+        (&json!(true), &json!(false))
+    );
     world.get("/v1/flows/plain").await.problem(404, "not-found");
     world.get("/v1/flows/%00").await.problem(400, "malformed");
-    world.get(&format!("/v1/flows/{}", "x".repeat(200))).await.problem(400, "malformed");
+    world
+        .get(&format!("/v1/flows/{}", "x".repeat(200)))
+        .await
+        .problem(400, "malformed");
 }
 
 #[tokio::test]
 async fn prefer_wait_answers_with_the_whole_flow() {
     let world = world(&["count-views", "watch-views"], "").await;
-    let waiting = post(&world, &[("prefer", "respond-async, wait=20"), ("ce-id", "w1")]);
+    let waiting = post(
+        &world,
+        &[("prefer", "respond-async, wait=20"), ("ce-id", "w1")],
+    );
     let working = async {
         wait_for("the event", || async { world.messages("web").await == 1 }).await;
         done(&world, "w1", "w1", "count-views", 1).await;
         sleep(Duration::from_millis(200)).await;
         let next = r#"["web.page.milestone","/home","/watch-views","w1",1]"#;
-        world.servers.redis(&["HSET", &flow_key("w1"), "e:w2", next]).await;
+        world
+            .servers
+            .redis(&["HSET", &flow_key("w1"), "e:w2", next])
+            .await;
         done(&world, "w1", "w1", "watch-views", 0).await;
     };
     let (answer, ()) = tokio::join!(waiting, working);
-    assert_eq!((answer.status, answer.header("preference-applied")), (200, Some("wait=20")));
-    assert_eq!((answer.header("location"), answer.header("vary")), (Some("/v1/flows/w1"), Some("Prefer")));
+    assert_eq!(
+        (answer.status, answer.header("preference-applied")),
+        (200, Some("wait=20"))
+    );
+    assert_eq!(
+        (answer.header("location"), answer.header("vary")),
+        (Some("/v1/flows/w1"), Some("Prefer"))
+    );
     let flow = answer.json();
-    assert_eq!((&flow["status"], flow["events"].as_array().unwrap().len()), (&json!("complete"), 2));
+    assert_eq!(
+        (&flow["status"], flow["events"].as_array().unwrap().len()),
+        (&json!("complete"), 2)
+    );
     assert!(answer.header("traceparent").is_some());
 }
 
@@ -121,51 +187,107 @@ async fn prefer_wait_answers_with_the_whole_flow() {
 async fn a_wait_that_is_too_short_says_what_it_waits_for() {
     let world = world(&["count-views"], "[flows]\nmax_wait = \"1s\"\n").await;
     let answer = post(&world, &[("prefer", "wait=600"), ("ce-id", "slow")]).await;
-    assert_eq!((answer.status, answer.header("preference-applied")), (202, Some("wait=1")));
+    assert_eq!(
+        (answer.status, answer.header("preference-applied")),
+        (202, Some("wait=1"))
+    );
     let body = answer.json();
-    assert_eq!((&body["id"], &body["open"], &body["sequence"]), (&json!("slow"), &json!(1), &json!(1)));
+    assert_eq!(
+        (&body["id"], &body["open"], &body["sequence"]),
+        (&json!("slow"), &json!(1), &json!(1))
+    );
     assert_eq!(body["waits_for"]["function"], "count-views");
     assert_eq!(body["waits_for"]["state"], "pending");
     world
         .servers
-        .redis(&["HSET", &flow_key("slow"), "r:slow:count-views", "5 2", "w:slow:count-views", "6 no disk"])
+        .redis(&[
+            "HSET",
+            &flow_key("slow"),
+            "r:slow:count-views",
+            "5 2",
+            "w:slow:count-views",
+            "6 no disk",
+        ])
         .await;
-    let shown = world.send("GET", "/v1/flows/slow", &[("prefer", "wait=0")], "").await;
-    assert_eq!((shown.status, shown.header("preference-applied")), (202, Some("wait=0")));
+    let shown = world
+        .send("GET", "/v1/flows/slow", &[("prefer", "wait=0")], "")
+        .await;
+    assert_eq!(
+        (shown.status, shown.header("preference-applied")),
+        (202, Some("wait=0"))
+    );
     let waits = &shown.json()["waits_for"];
-    assert_eq!((&waits["state"], &waits["attempts"], &waits["why"]), (&json!("waiting"), &json!(2), &json!("no disk")));
+    assert_eq!(
+        (&waits["state"], &waits["attempts"], &waits["why"]),
+        (&json!("waiting"), &json!(2), &json!("no disk"))
+    );
     done(&world, "slow", "slow", "count-views", 0).await;
-    assert_eq!(world.send("GET", "/v1/flows/slow", &[("prefer", "wait=1")], "").await.status, 200);
+    assert_eq!(
+        world
+            .send("GET", "/v1/flows/slow", &[("prefer", "wait=1")], "")
+            .await
+            .status,
+        200
+    );
 }
 
 #[tokio::test]
 async fn a_function_that_is_gone_is_not_waited_for_and_a_new_one_is() {
     let world = world(&["count-views", "retired"], "").await;
     post(&world, &[TRACK, ("ce-id", "f")]).await;
-    world.bus.api("CONSUMER.DELETE.web.retired", &Value::Null).await.unwrap();
+    world
+        .bus
+        .api("CONSUMER.DELETE.web.retired", &Value::Null)
+        .await
+        .unwrap();
     done(&world, "f", "f", "count-views", 1).await;
-    let flow = world.send("GET", "/v1/flows/f", &[("prefer", "wait=20")], "").await;
-    assert_eq!((flow.status, &flow.json()["status"]), (200, &json!("complete")));
+    let flow = world
+        .send("GET", "/v1/flows/f", &[("prefer", "wait=20")], "")
+        .await;
+    assert_eq!(
+        (flow.status, &flow.json()["status"]),
+        (200, &json!("complete"))
+    );
     assert_eq!(flow.json()["events"][0]["steps"][1]["state"], "removed");
     // It comes back: what it has not done is open again.
     consumer(&world, "retired").await;
     let flow = world.get("/v1/flows/f").await.json();
-    assert_eq!((&flow["status"], &flow["waits_for"]["function"]), (&json!("running"), &json!("retired")));
+    assert_eq!(
+        (&flow["status"], &flow["waits_for"]["function"]),
+        (&json!("running"), &json!("retired"))
+    );
 }
 
 #[tokio::test]
 async fn uploads_are_tracked_and_waited_for_as_well() {
     let world = world(&[], "").await;
     // Nobody acts on uploads here, so the flow is complete at once.
-    let answer = world.send("PUT", "/v1/files/a.png", &[("prefer", "wait=20")], "bytes").await;
-    assert_eq!((answer.status, answer.header("preference-applied")), (200, Some("wait=20")));
+    let answer = world
+        .send("PUT", "/v1/files/a.png", &[("prefer", "wait=20")], "bytes")
+        .await;
+    assert_eq!(
+        (answer.status, answer.header("preference-applied")),
+        (200, Some("wait=20"))
+    );
     let flow = answer.json();
-    assert_eq!(answer.header("location").unwrap(), format!("/v1/flows/{}", flow["id"].as_str().unwrap()));
+    assert_eq!(
+        answer.header("location").unwrap(),
+        format!("/v1/flows/{}", flow["id"].as_str().unwrap())
+    );
     let file = flow["events"][0]["key"].as_str().unwrap();
-    assert_eq!(answer.header("link").unwrap(), format!("</v1/files/{file}>; rel=\"item\""));
-    assert_eq!(world.get(&format!("/v1/files/{file}")).await.text(), "bytes");
+    assert_eq!(
+        answer.header("link").unwrap(),
+        format!("</v1/files/{file}>; rel=\"item\"")
+    );
+    assert_eq!(
+        world.get(&format!("/v1/files/{file}")).await.text(),
+        "bytes"
+    );
     let plain = world.send("PUT", "/v1/files/b.png", &[], "bytes").await;
-    assert_eq!((plain.status, &plain.json()["tracked"]), (202, &json!(false)));
+    assert_eq!(
+        (plain.status, &plain.json()["tracked"]),
+        (202, &json!(false))
+    );
 }
 
 #[tokio::test]
@@ -178,14 +300,24 @@ async fn all_flows_or_none_by_configuration() {
     let asked = post(&world, &[TRACK]).await;
     assert!(asked.problem(503, "away").contains("nothing was taken"));
     let plain = post(&world, &[]).await;
-    assert_eq!((plain.status, &plain.json()["tracked"]), (202, &json!(false)));
+    assert_eq!(
+        (plain.status, &plain.json()["tracked"]),
+        (202, &json!(false))
+    );
 }
 
 #[tokio::test]
 async fn an_event_that_was_refused_leaves_no_ledger() {
     let world = world(&["count-views"], "").await;
     post(&world, &[("ce-id", "taken")]).await;
-    let other = world.send("POST", VIEWED, &[JSON, TRACK, ("ce-id", "taken")], r#"{"page":"/other"}"#).await;
+    let other = world
+        .send(
+            "POST",
+            VIEWED,
+            &[JSON, TRACK, ("ce-id", "taken")],
+            r#"{"page":"/other"}"#,
+        )
+        .await;
     other.problem(409, "id-reuse");
     world.get("/v1/flows/taken").await.problem(404, "not-found");
 }
@@ -203,7 +335,10 @@ impl Events {
             "GET /v1/flows/{flow} HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\nconnection: close\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).await.unwrap();
-        Self { stream, text: String::new() }
+        Self {
+            stream,
+            text: String::new(),
+        }
     }
 
     /// Names and contents so far.
@@ -211,7 +346,10 @@ impl Events {
         let lines: Vec<&str> = self.text.lines().collect();
         let pairs = lines.windows(2).filter_map(|pair| {
             let name = pair[0].strip_prefix("event: ")?;
-            Some((name.to_owned(), serde_json::from_str(pair[1].strip_prefix("data: ")?).ok()?))
+            Some((
+                name.to_owned(),
+                serde_json::from_str(pair[1].strip_prefix("data: ")?).ok()?,
+            ))
         });
         pairs.collect()
     }
@@ -228,8 +366,12 @@ impl Events {
 
     async fn more(&mut self) -> bool {
         let mut buffer = [0; 4096];
-        let read = timeout(LONG, self.stream.read(&mut buffer)).await.expect("the stream goes on").unwrap();
-        self.text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        let read = timeout(LONG, self.stream.read(&mut buffer))
+            .await
+            .expect("the stream goes on")
+            .unwrap();
+        self.text
+            .push_str(&String::from_utf8_lossy(&buffer[..read]));
         read > 0
     }
 }
@@ -240,28 +382,67 @@ async fn progress_is_streamed_change_by_change_to_the_end() {
     post(&world, &[TRACK, ("ce-id", "s")]).await;
     let mut events = Events::open(&world, "s").await;
     events.until(1).await;
-    assert!(events.text.contains("text/event-stream") && events.text.starts_with("HTTP/1.1 200"), "{}", events.text);
-    assert_eq!((events.all()[0].0.as_str(), &events.all()[0].1["open"]), ("flow", &json!(1)));
+    assert!(
+        events.text.contains("text/event-stream") && events.text.starts_with("HTTP/1.1 200"),
+        "{}",
+        events.text
+    );
+    assert_eq!(
+        (events.all()[0].0.as_str(), &events.all()[0].1["open"]),
+        ("flow", &json!(1))
+    );
     // A second client does not miss what the first has seen.
     let mut second = Events::open(&world, "s").await;
     second.until(1).await;
-    world.servers.redis(&["HSET", &flow_key("s"), "r:s:count-views", "5 1"]).await;
+    world
+        .servers
+        .redis(&["HSET", &flow_key("s"), "r:s:count-views", "5 1"])
+        .await;
     events.until(2).await;
     let (name, step) = &events.all()[1];
-    assert_eq!((name.as_str(), &step["function"], &step["state"]), ("step", &json!("count-views"), &json!("running")));
+    assert_eq!(
+        (name.as_str(), &step["function"], &step["state"]),
+        ("step", &json!("count-views"), &json!("running"))
+    );
     let next = r#"["web.page.milestone","/home","/count-views","s",1]"#;
-    world.servers.redis(&["HSET", &flow_key("s"), "e:m", next, "s:m:rank-pages", "p 7", "n", "2"]).await;
+    world
+        .servers
+        .redis(&[
+            "HSET",
+            &flow_key("s"),
+            "e:m",
+            next,
+            "s:m:rank-pages",
+            "p 7",
+            "n",
+            "2",
+        ])
+        .await;
     events.until(3).await;
-    assert_eq!((events.all()[2].0.as_str(), &events.all()[2].1["id"]), ("event", &json!("m")));
+    assert_eq!(
+        (events.all()[2].0.as_str(), &events.all()[2].1["id"]),
+        ("event", &json!("m"))
+    );
     consumer(&world, "rank-pages").await;
     done(&world, "s", "m", "rank-pages", 1).await;
     done(&world, "s", "s", "count-views", 0).await;
     events.end().await;
     let (name, last) = events.all().pop().unwrap();
-    assert_eq!((name.as_str(), &last["status"]), ("complete", &json!("complete")));
+    assert_eq!(
+        (name.as_str(), &last["status"]),
+        ("complete", &json!("complete"))
+    );
     second.end().await;
     assert_eq!(second.all().pop().unwrap(), (name, last));
-    let again = world.send("GET", "/v1/flows/s", &[("accept", "text/event-stream"), ("last-event-id", "complete")], "");
+    let again = world.send(
+        "GET",
+        "/v1/flows/s",
+        &[
+            ("accept", "text/event-stream"),
+            ("last-event-id", "complete"),
+        ],
+        "",
+    );
     assert_eq!(again.await.status, 204);
 }
 
@@ -273,33 +454,70 @@ async fn waiters_are_bounded_and_share_one_look() {
     let mut clients = Vec::new();
     for _ in 0..40 {
         let at = world.at;
-        clients.push(tokio::spawn(
-            async move { request(at, "GET", "/v1/flows/busy", &[("prefer", "wait=20")], b"").await },
-        ));
+        clients.push(tokio::spawn(async move {
+            request(at, "GET", "/v1/flows/busy", &[("prefer", "wait=20")], b"").await
+        }));
     }
     let gauge = async || world.get("/metrics").await.text();
-    wait_for("40 waiters", || async { gauge().await.contains("oncue_gateway_waiters 40\n") }).await;
+    wait_for("40 waiters", || async {
+        gauge().await.contains("oncue_gateway_waiters 40\n")
+    })
+    .await;
     let refused = post(&world, &[("prefer", "wait=20"), ("ce-id", "one more")]).await;
-    assert!(refused.problem(503, "busy").contains("40 clients") && refused.header("retry-after").is_some());
-    assert_eq!(world.messages("web").await, 1, "nothing was taken of the refused");
-    assert_eq!(world.send("GET", "/v1/flows/busy", &[("accept", "text/event-stream")], "").await.status, 503);
-    assert_eq!(world.get("/v1/flows/busy").await.status, 200, "without waiting there is always an answer");
+    assert!(
+        refused.problem(503, "busy").contains("40 clients")
+            && refused.header("retry-after").is_some()
+    );
+    assert_eq!(
+        world.messages("web").await,
+        1,
+        "nothing was taken of the refused"
+    );
+    assert_eq!(
+        world
+            .send(
+                "GET",
+                "/v1/flows/busy",
+                &[("accept", "text/event-stream")],
+                ""
+            )
+            .await
+            .status,
+        503
+    );
+    assert_eq!(
+        world.get("/v1/flows/busy").await.status,
+        200,
+        "without waiting there is always an answer"
+    );
     // Each came with one look of its own; from then on there is one for all.
     let looks = |stats: &str| -> u64 {
-        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_hgetall:calls=")).unwrap();
+        let line = stats
+            .lines()
+            .find_map(|line| line.strip_prefix("cmdstat_hgetall:calls="))
+            .unwrap();
         line.split(',').next().unwrap().parse().unwrap()
     };
     let before = looks(&asked().await);
-    wait_for("ten looks", || async { looks(&asked().await) >= before + 10 }).await;
+    wait_for("ten looks", || async {
+        looks(&asked().await) >= before + 10
+    })
+    .await;
     let (start, from) = (std::time::Instant::now(), looks(&asked().await));
     sleep(Duration::from_millis(500)).await;
     let (took, made) = (start.elapsed(), looks(&asked().await) - from);
-    assert!(u128::from(made) <= took.as_millis() / 25 + 2, "{made} looks in {took:?} for 40 waiters");
+    assert!(
+        u128::from(made) <= took.as_millis() / 25 + 2,
+        "{made} looks in {took:?} for 40 waiters"
+    );
     done(&world, "busy", "busy", "count-views", 0).await;
     for client in clients {
         assert_eq!(client.await.unwrap().status, 200);
     }
-    wait_for("no waiters", || async { gauge().await.contains("oncue_gateway_waiters 0\n") }).await;
+    wait_for("no waiters", || async {
+        gauge().await.contains("oncue_gateway_waiters 0\n")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -311,14 +529,21 @@ async fn clients_that_go_and_a_gateway_that_stops() {
     events.until(1).await;
     assert!(gauge(&world).await.contains("oncue_gateway_waiters 1\n"));
     drop(events);
-    wait_for("its place is free", || async { gauge(&world).await.contains("oncue_gateway_waiters 0\n") }).await;
+    wait_for("its place is free", || async {
+        gauge(&world).await.contains("oncue_gateway_waiters 0\n")
+    })
+    .await;
     // Told to stop, it answers those who wait instead of keeping them, or being kept by them.
     let mut events = Events::open(&world, "left").await;
     events.until(1).await;
     let at = world.at;
-    let waiting =
-        tokio::spawn(async move { request(at, "GET", "/v1/flows/left", &[("prefer", "wait=30")], b"").await });
-    wait_for("both wait", || async { gauge(&world).await.contains("oncue_gateway_waiters 2\n") }).await;
+    let waiting = tokio::spawn(async move {
+        request(at, "GET", "/v1/flows/left", &[("prefer", "wait=30")], b"").await
+    });
+    wait_for("both wait", || async {
+        gauge(&world).await.contains("oncue_gateway_waiters 2\n")
+    })
+    .await;
     world.stop();
     assert_eq!(waiting.await.unwrap().status, 202);
     events.end().await;
@@ -329,7 +554,16 @@ async fn clients_that_go_and_a_gateway_that_stops() {
 async fn the_ledger_is_the_one_workers_read() {
     let world = world(&["count-views"], "").await;
     post(&world, &[TRACK, ("ce-id", "read")]).await;
-    let redis = oncue::store::RedisStore::look(&format!("redis://127.0.0.1:{}", world.servers.redis_port)).await;
-    let flow = Store::Redis(redis.unwrap()).flow("read").await.unwrap().unwrap();
-    assert_eq!((flow.open, flow.events[0].steps[0].function.as_str()), (1, "count-views"));
+    let redis =
+        oncue::store::RedisStore::look(&format!("redis://127.0.0.1:{}", world.servers.redis_port))
+            .await;
+    let flow = Store::Redis(redis.unwrap())
+        .flow("read")
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (flow.open, flow.events[0].steps[0].function.as_str()),
+        (1, "count-views")
+    );
 }

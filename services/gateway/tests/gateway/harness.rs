@@ -34,21 +34,43 @@ pub struct Servers {
 
 impl Servers {
     pub async fn start() -> Self {
-        let dir = std::env::temp_dir().join(format!("oncue-gateway-{}-{:08x}", std::process::id(), fastrand::u32(..)));
+        let dir = std::env::temp_dir().join(format!(
+            "oncue-gateway-{}-{:08x}",
+            std::process::id(),
+            fastrand::u32(..)
+        ));
         std::fs::create_dir_all(dir.join("nats")).unwrap();
         let ports = dir.join("ports");
         std::fs::create_dir_all(&ports).unwrap();
         let (nats, nats_url) = nats(&dir, &ports).await;
         let redis_port = free_port();
         let redis = Command::new("redis-server")
-            .args(["--port", &redis_port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args([
+                "--port",
+                &redis_port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
             .args(["--dir", dir.to_str().unwrap()])
             .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .expect("redis-server on PATH");
-        wait_for("redis-server", || async { TcpStream::connect(("127.0.0.1", redis_port)).await.is_ok() }).await;
-        Self { nats, redis, nats_url, redis_port, dir }
+        wait_for("redis-server", || async {
+            TcpStream::connect(("127.0.0.1", redis_port)).await.is_ok()
+        })
+        .await;
+        Self {
+            nats,
+            redis,
+            nats_url,
+            redis_port,
+            dir,
+        }
     }
 
     pub fn config(&self, more: &str) -> Config {
@@ -71,7 +93,9 @@ impl Servers {
 
     /// One Redis command and the first line of its answer, or all of it for a text.
     pub async fn redis_text(&self, words: &[&str]) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.redis_port)).await.unwrap();
+        let mut stream = TcpStream::connect(("127.0.0.1", self.redis_port))
+            .await
+            .unwrap();
         let mut command = format!("*{}\r\n", words.len());
         for word in words {
             let _ = write!(command, "${}\r\n{word}\r\n", word.len());
@@ -81,7 +105,10 @@ impl Servers {
         let mut answer = String::new();
         stream.read_line(&mut answer).await.unwrap();
         assert!(!answer.is_empty() && !answer.starts_with('-'), "{answer}");
-        let Some(length) = answer.strip_prefix('$').and_then(|length| length.trim().parse().ok()) else {
+        let Some(length) = answer
+            .strip_prefix('$')
+            .and_then(|length| length.trim().parse().ok())
+        else {
             return answer;
         };
         let mut text = vec![0; length];
@@ -100,7 +127,15 @@ impl Drop for Servers {
 
 async fn nats(dir: &Path, ports: &Path) -> (Child, String) {
     let child = Command::new("nats-server")
-        .args(["-js", "-a", "127.0.0.1", "-p", "-1", "-sd", dir.join("nats").to_str().unwrap()])
+        .args([
+            "-js",
+            "-a",
+            "127.0.0.1",
+            "-p",
+            "-1",
+            "-sd",
+            dir.join("nats").to_str().unwrap(),
+        ])
         .args(["--ports_file_dir", ports.to_str().unwrap()])
         .stderr(Stdio::null())
         .kill_on_drop(true)
@@ -116,7 +151,11 @@ async fn nats(dir: &Path, ports: &Path) -> (Child, String) {
 }
 
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// Until it is so.
@@ -126,7 +165,9 @@ pub async fn wait_for<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMu
             sleep(Duration::from_millis(20)).await;
         }
     });
-    waited.await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
+    waited
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"));
 }
 
 /// A gateway with all it stands on.
@@ -147,7 +188,9 @@ impl World {
         let servers = Servers::start().await;
         let config = servers.config(config);
         let catalog = config.catalog().unwrap();
-        let app: Arc<App> = App::start(&config, catalog, guards).await.expect("a gateway");
+        let app: Arc<App> = App::start(&config, catalog, guards)
+            .await
+            .expect("a gateway");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -155,14 +198,26 @@ impl World {
             let _ = stopped.await;
         }));
         let bus = Bus::connect(&servers.nats_url, "test").await.unwrap();
-        Self { servers, bus, at, stop: Some(stop), served: Some(served) }
+        Self {
+            servers,
+            bus,
+            at,
+            stop: Some(stop),
+            served: Some(served),
+        }
     }
 
     pub fn stop(&mut self) {
         self.stop.take().map(|stop| stop.send(()));
     }
 
-    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Answer {
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Answer {
         request(self.at, method, path, headers, body.as_ref()).await
     }
 
@@ -172,7 +227,11 @@ impl World {
 
     /// State of a stream.
     pub async fn stream(&self, name: &str) -> Value {
-        self.bus.api(&format!("STREAM.INFO.{name}"), &Value::Null).await.unwrap()["state"].clone()
+        self.bus
+            .api(&format!("STREAM.INFO.{name}"), &Value::Null)
+            .await
+            .unwrap()["state"]
+            .clone()
     }
 
     pub async fn messages(&self, stream: &str) -> u64 {
@@ -183,9 +242,15 @@ impl World {
     pub async fn message(&self, stream: &str, sequence: u64) -> (String, Vec<u8>) {
         use base64::Engine as _;
         let query = serde_json::json!({ "seq": sequence });
-        let answer = self.bus.api(&format!("STREAM.MSG.GET.{stream}"), &query).await.unwrap();
+        let answer = self
+            .bus
+            .api(&format!("STREAM.MSG.GET.{stream}"), &query)
+            .await
+            .unwrap();
         let part = |name: &str| {
-            base64::engine::general_purpose::STANDARD.decode(answer["message"][name].as_str().unwrap()).unwrap()
+            base64::engine::general_purpose::STANDARD
+                .decode(answer["message"][name].as_str().unwrap())
+                .unwrap()
         };
         (String::from_utf8(part("hdrs")).unwrap(), part("data"))
     }
@@ -218,18 +283,39 @@ impl Answer {
     #[track_caller]
     pub fn problem(&self, status: u16, code: &str) -> String {
         assert_eq!(self.status, status, "{}", self.text());
-        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json")
+        );
         let problem = self.json();
-        assert_eq!(problem["type"], format!("urn:oncue:problem:{code}"), "{problem}");
+        assert_eq!(
+            problem["type"],
+            format!("urn:oncue:problem:{code}"),
+            "{problem}"
+        );
         assert_eq!(problem["status"], status);
-        assert!(problem["title"].as_str().is_some_and(|title| !title.is_empty()));
-        assert!(problem["instance"].as_str().is_some_and(|path| path.starts_with('/')));
+        assert!(
+            problem["title"]
+                .as_str()
+                .is_some_and(|title| !title.is_empty())
+        );
+        assert!(
+            problem["instance"]
+                .as_str()
+                .is_some_and(|path| path.starts_with('/'))
+        );
         assert_eq!(problem["trace_id"].as_str().map(str::len), Some(32));
         problem["detail"].as_str().unwrap().to_owned()
     }
 }
 
-pub async fn request(at: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+pub async fn request(
+    at: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\n");
     for (name, value) in headers {
         let _ = write!(head, "{name}: {value}\r\n");
@@ -248,9 +334,16 @@ pub async fn request(at: SocketAddr, method: &str, path: &str, headers: &[(&str,
 /// Reads to the end of the connection.
 pub async fn answer(reader: &mut (impl tokio::io::AsyncRead + Unpin)) -> Option<Answer> {
     let mut all = Vec::new();
-    timeout(LONG, reader.read_to_end(&mut all)).await.expect("the connection stays open").ok()?;
+    timeout(LONG, reader.read_to_end(&mut all))
+        .await
+        .expect("the connection stays open")
+        .ok()?;
     let end = all.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = String::from_utf8(all[..end].to_vec()).ok()?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some(Answer { status, head, body: all[end + 4..].to_vec() })
+    Some(Answer {
+        status,
+        head,
+        body: all[end + 4..].to_vec(),
+    })
 }

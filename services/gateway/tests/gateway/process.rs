@@ -13,23 +13,37 @@ use crate::harness::{JSON, LONG, Servers, VIEWED, free_port, request, wait_for};
 
 fn gateway() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_oncue-gateway"));
-    command.env_clear().env("OTEL_SDK_DISABLED", "true").stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .env_clear()
+        .env("OTEL_SDK_DISABLED", "true")
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     command
 }
 
 async fn ended(child: Child) -> (Option<i32>, String) {
-    let output = timeout(LONG, child.wait_with_output()).await.expect("it ends").unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    let output = timeout(LONG, child.wait_with_output())
+        .await
+        .expect("it ends")
+        .unwrap();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
 }
 
 #[tokio::test]
 async fn a_wrong_configuration_is_exit_code_2() {
-    let path = std::env::temp_dir().join(format!("oncue-gateway-wrong-{}.toml", std::process::id()));
+    let path =
+        std::env::temp_dir().join(format!("oncue-gateway-wrong-{}.toml", std::process::id()));
     std::fs::write(&path, "[gateway]\nlisten = 1\n[nats]\nurll = \"x\"\n").unwrap();
     let (code, text) = ended(gateway().env("ONCUE_CONFIG", &path).spawn().unwrap()).await;
     std::fs::remove_file(&path).unwrap();
     assert_eq!(code, Some(2), "{text}");
-    assert!(text.contains(":2:") && text.contains(":4:"), "every mistake with its line: {text}");
+    assert!(
+        text.contains(":2:") && text.contains(":4:"),
+        "every mistake with its line: {text}"
+    );
 }
 
 #[tokio::test]
@@ -44,13 +58,19 @@ async fn no_server_is_one_line_and_exit_code_1() {
         .unwrap();
     let (code, text) = ended(child).await;
     assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
-    assert!(text.contains(&port.to_string()) && !text.contains("hush"), "{text}");
+    assert!(
+        text.contains(&port.to_string()) && !text.contains("hush"),
+        "{text}"
+    );
 }
 
 /// Takes OTLP over HTTP and keeps the bodies.
 async fn collector() -> (String, Arc<Mutex<Vec<u8>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (url, taken) = (format!("http://{}", listener.local_addr().unwrap()), Arc::new(Mutex::new(Vec::new())));
+    let (url, taken) = (
+        format!("http://{}", listener.local_addr().unwrap()),
+        Arc::new(Mutex::new(Vec::new())),
+    );
     let kept = taken.clone();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -61,7 +81,9 @@ async fn collector() -> (String, Arc<Mutex<Vec<u8>>>) {
                     kept.lock().unwrap().extend_from_slice(&buffer[..read]);
                     // One answer for each request is near enough: the exporter sends one at a time.
                     if buffer[..read].starts_with(b"POST") {
-                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+                        let _ = stream
+                            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                            .await;
                     }
                 }
             });
@@ -76,7 +98,11 @@ async fn one_trace_from_the_client_into_the_message_and_a_clean_end() {
     let (otlp, taken) = collector().await;
     let port = free_port();
     let config = servers.dir().join("oncue.toml");
-    std::fs::write(&config, servers.config_text(&format!("[gateway]\nlisten = \"127.0.0.1:{port}\"\n"))).unwrap();
+    std::fs::write(
+        &config,
+        servers.config_text(&format!("[gateway]\nlisten = \"127.0.0.1:{port}\"\n")),
+    )
+    .unwrap();
     let child = gateway()
         .env("ONCUE_CONFIG", &config)
         .env_remove("OTEL_SDK_DISABLED")
@@ -85,32 +111,64 @@ async fn one_trace_from_the_client_into_the_message_and_a_clean_end() {
         .spawn()
         .unwrap();
     let at = format!("127.0.0.1:{port}").parse().unwrap();
-    wait_for("the gateway", || async { tokio::net::TcpStream::connect(at).await.is_ok() }).await;
+    wait_for("the gateway", || async {
+        tokio::net::TcpStream::connect(at).await.is_ok()
+    })
+    .await;
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let body = br#"{"page":"/home","visitor":"canary-7f3a"}"#;
     let answer = request(at, "POST", VIEWED, &[JSON, ("traceparent", parent)], body).await;
     assert_eq!(answer.status, 202, "{}", answer.text());
     let traceparent = answer.header("traceparent").unwrap().to_owned();
     assert_eq!(traceparent[3..35], parent[3..35], "same trace");
-    assert_ne!(traceparent[36..52], parent[36..52], "a span of our own in between");
+    assert_ne!(
+        traceparent[36..52],
+        parent[36..52],
+        "a span of our own in between"
+    );
     let plain = request(at, "POST", VIEWED, &[JSON], body).await;
-    assert!(plain.header("traceparent").unwrap().ends_with("-01"), "sampled: {}", plain.head);
+    assert!(
+        plain.header("traceparent").unwrap().ends_with("-01"),
+        "sampled: {}",
+        plain.head
+    );
 
     let pid = child.id().unwrap().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
-    let (code, text) = timeout(Duration::from_secs(15), ended(child)).await.expect("it ends in time");
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .await
+            .unwrap()
+            .success()
+    );
+    let (code, text) = timeout(Duration::from_secs(15), ended(child))
+        .await
+        .expect("it ends in time");
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("listening on") && !text.contains("canary"), "{text}");
+    assert!(
+        text.contains("listening on") && !text.contains("canary"),
+        "{text}"
+    );
     let spans = taken.lock().unwrap().clone();
     let has = |wanted: &[u8]| spans.windows(wanted.len()).any(|window| window == wanted);
-    for wanted in
-        ["POST /v1/events/{type}", "send web.page.viewed", "messaging.system", "http.route", "cloudevents.event_id"]
-    {
+    for wanted in [
+        "POST /v1/events/{type}",
+        "send web.page.viewed",
+        "messaging.system",
+        "http.route",
+        "cloudevents.event_id",
+    ] {
         assert!(has(wanted.as_bytes()), "{wanted}");
     }
     let hex = |text: &str| {
-        (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect::<Vec<_>>()
+        (0..text.len() / 2)
+            .map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap())
+            .collect::<Vec<_>>()
     };
-    assert!(has(&hex(&traceparent[36..52])), "the span the message names was sent");
+    assert!(
+        has(&hex(&traceparent[36..52])),
+        "the span the message names was sent"
+    );
     assert!(!has(b"canary"), "nothing of a payload in spans");
 }

@@ -34,25 +34,75 @@ async fn state_as_json() {
     let row = world.get("/v1/state/pages/%2Fhome").await;
     assert_eq!(
         (row.status, row.json()),
-        (200, json!({ "views": 7, "last_seen": "2026-01-02T03:04:05Z", "tags": [1] }))
+        (
+            200,
+            json!({ "views": 7, "last_seen": "2026-01-02T03:04:05Z", "tags": [1] })
+        )
     );
-    assert_eq!((row.header("content-type"), row.header("oncue-version")), (Some("application/json"), Some("5")));
+    assert_eq!(
+        (row.header("content-type"), row.header("oncue-version")),
+        (Some("application/json"), Some("5"))
+    );
     assert_eq!(world.get("/v1/state/pages//home").await.json()["views"], 7);
     assert_eq!(world.get("/v1/state/pages/").await.json()["views"], 1);
-    assert_eq!(world.get("/v1/state/members/m").await.json(), json!({ "members": ["a", "b"] }));
-    assert_eq!(world.get("/v1/state/visitors/%2Fhome").await.json(), json!({ "count": 3 }));
-    let ranking = json!({ "ranking": [{ "member": "/b", "score": 10 }, { "member": "/a", "score": 2 }] });
+    assert_eq!(
+        world.get("/v1/state/members/m").await.json(),
+        json!({ "members": ["a", "b"] })
+    );
+    assert_eq!(
+        world.get("/v1/state/visitors/%2Fhome").await.json(),
+        json!({ "count": 3 })
+    );
+    let ranking =
+        json!({ "ranking": [{ "member": "/b", "score": 10 }, { "member": "/a", "score": 2 }] });
     assert_eq!(world.get("/v1/state/rankings/all").await.json(), ranking);
 
     let tag = row.header("etag").unwrap();
-    assert_eq!(world.send("GET", "/v1/state/pages/%2Fhome", &[("if-none-match", tag)], "").await.status, 304);
+    assert_eq!(
+        world
+            .send(
+                "GET",
+                "/v1/state/pages/%2Fhome",
+                &[("if-none-match", tag)],
+                ""
+            )
+            .await
+            .status,
+        304
+    );
     // An operation that raises no version changes the tag all the same.
     redis(&["HINCRBY", &row_key("pages", "/home"), "views", "1"]).await;
-    assert_eq!(world.send("GET", "/v1/state/pages/%2Fhome", &[("if-none-match", tag)], "").await.status, 200);
+    assert_eq!(
+        world
+            .send(
+                "GET",
+                "/v1/state/pages/%2Fhome",
+                &[("if-none-match", tag)],
+                ""
+            )
+            .await
+            .status,
+        200
+    );
 
-    assert!(world.get("/v1/state/secret/x").await.problem(404, "not-found").contains("not exposed"));
-    assert!(world.get("/v1/state/pages/none").await.problem(404, "not-found").contains("nothing under"));
-    world.get("/v1/state/pages/%ff").await.problem(400, "malformed");
+    assert!(
+        world
+            .get("/v1/state/secret/x")
+            .await
+            .problem(404, "not-found")
+            .contains("not exposed")
+    );
+    assert!(
+        world
+            .get("/v1/state/pages/none")
+            .await
+            .problem(404, "not-found")
+            .contains("nothing under")
+    );
+    world
+        .get("/v1/state/pages/%ff")
+        .await
+        .problem(400, "malformed");
     world.get("/v1/state/pages").await.problem(404, "not-found");
 }
 
@@ -64,15 +114,33 @@ async fn without_redis_state_is_503_and_events_go_on() {
     let answer = world.get("/v1/state/pages/a").await;
     answer.problem(503, "away");
     assert!(answer.header("retry-after").is_some());
-    assert!(world.get("/readyz").await.problem(503, "not-ready").contains("Redis"));
+    assert!(
+        world
+            .get("/readyz")
+            .await
+            .problem(503, "not-ready")
+            .contains("Redis")
+    );
     assert_eq!(world.get("/healthz").await.status, 200);
-    assert_eq!(world.send("POST", VIEWED, &[JSON], r#"{"page":"a"}"#).await.status, 202);
+    assert_eq!(
+        world
+            .send("POST", VIEWED, &[JSON], r#"{"page":"a"}"#)
+            .await
+            .status,
+        202
+    );
 }
 
 #[tokio::test]
 async fn paths_and_methods_that_are_not_there() {
     let world = World::start().await;
-    assert!(world.get("/v2/none?token=secret").await.problem(404, "not-found").contains("/v2/none"));
+    assert!(
+        world
+            .get("/v2/none?token=secret")
+            .await
+            .problem(404, "not-found")
+            .contains("/v2/none")
+    );
     for (method, path, allow) in [
         ("GET", VIEWED, "POST"),
         ("DELETE", "/v1/files/abc", "GET,HEAD,PUT"),
@@ -88,14 +156,25 @@ async fn paths_and_methods_that_are_not_there() {
 #[tokio::test]
 async fn what_happened_is_counted() {
     let world = World::start().await;
-    world.send("POST", VIEWED, &[JSON, ("ce-id", "a")], r#"{"page":"a"}"#).await;
-    world.send("POST", VIEWED, &[JSON, ("ce-id", "a")], r#"{"page":"a"}"#).await;
+    world
+        .send("POST", VIEWED, &[JSON, ("ce-id", "a")], r#"{"page":"a"}"#)
+        .await;
+    world
+        .send("POST", VIEWED, &[JSON, ("ce-id", "a")], r#"{"page":"a"}"#)
+        .await;
     world.send("POST", VIEWED, &[JSON], "{").await;
-    world.send("POST", "/v1/events/made.up.name", &[JSON], "{").await;
+    world
+        .send("POST", "/v1/events/made.up.name", &[JSON], "{")
+        .await;
     world.send("PUT", "/v1/files/x", &[], "12345").await;
     world.get("/made/up").await;
     let answer = world.get("/metrics").await;
-    assert!(answer.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+    assert!(
+        answer
+            .header("content-type")
+            .unwrap()
+            .starts_with("text/plain; version=0.0.4")
+    );
     let text = answer.text();
     for line in [
         "oncue_gateway_events_total{type=\"web.page.viewed\",outcome=\"accepted\"} 1\n",
@@ -108,16 +187,25 @@ async fn what_happened_is_counted() {
     ] {
         assert!(text.contains(line), "{line} in {text}");
     }
-    assert!(!text.contains("made"), "nothing a client makes up becomes a series");
+    assert!(
+        !text.contains("made"),
+        "nothing a client makes up becomes a series"
+    );
 }
 
 #[tokio::test]
 async fn the_page_is_whole_and_closed() {
     let world = World::start().await;
     let page = world.get("/").await;
-    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    assert_eq!(
+        (page.status, page.header("content-type")),
+        (200, Some("text/html; charset=utf-8"))
+    );
     let policy = page.header("content-security-policy").unwrap();
-    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert!(
+        policy.contains("default-src 'none'") && !policy.contains("unsafe"),
+        "{policy}"
+    );
     let html = page.text();
     assert!(
         !html.contains("style=") && !html.contains("<style") && !html.contains(" onclick="),
@@ -127,5 +215,8 @@ async fn the_page_is_whole_and_closed() {
         assert!(html.contains(asset), "{asset}");
         assert_eq!(world.get(asset).await.status, 200);
     }
-    wait_for("ready", || async { world.get("/readyz").await.status == 200 }).await;
+    wait_for("ready", || async {
+        world.get("/readyz").await.status == 200
+    })
+    .await;
 }

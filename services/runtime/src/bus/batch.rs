@@ -16,7 +16,10 @@ impl Bus {
     pub async fn publish_all(&self, messages: Vec<Outbound>) -> Vec<Result<(), PublishError>> {
         let mut streams: HashMap<String, Vec<usize>> = HashMap::new();
         for (at, message) in messages.iter().enumerate() {
-            streams.entry(event::stream_of_type(&message.subject).to_owned()).or_default().push(at);
+            streams
+                .entry(event::stream_of_type(&message.subject).to_owned())
+                .or_default()
+                .push(at);
         }
         let mut answers: Vec<Result<(), PublishError>> = messages.iter().map(|_| Ok(())).collect();
         for (stream, places) in streams {
@@ -26,7 +29,9 @@ impl Bus {
                 if batch.len() > 1 && stream != TIMER {
                     match self.publish_batch(&batch).await {
                         Ok(()) => continue,
-                        Err(e) => tracing::info!(error = %e, messages = batch.len(), "no batch; publishing one by one"),
+                        Err(e) => {
+                            tracing::info!(error = %e, messages = batch.len(), "no batch; publishing one by one")
+                        }
                     }
                 }
                 for (at, answer) in places.iter().zip(self.publish_each(batch).await) {
@@ -44,13 +49,19 @@ impl Bus {
         for (number, message) in (1..).zip(messages) {
             let mut message = message.clone();
             message.headers.push("Nats-Batch-Id", &id);
-            message.headers.push("Nats-Batch-Sequence", &number.to_string());
+            message
+                .headers
+                .push("Nats-Batch-Sequence", &number.to_string());
             if number == last {
                 message.headers.push("Nats-Batch-Commit", "1");
             }
-            self.send(message, (number == last).then(|| waiting.inbox(0))).await?;
+            self.send(message, (number == last).then(|| waiting.inbox(0)))
+                .await?;
         }
         let mut answers = waiting.all().await;
-        answers.pop().unwrap_or_else(|| Err(PublishError::Unknown("no answer to a batch".into()))).map(|_| ())
+        answers
+            .pop()
+            .unwrap_or_else(|| Err(PublishError::Unknown("no answer to a batch".into())))
+            .map(|_| ())
     }
 }

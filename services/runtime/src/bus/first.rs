@@ -15,12 +15,23 @@ impl Bus {
     pub async fn first(&self, subjects: &[String]) -> Result<First, BusError> {
         let mut subscribers = Vec::new();
         for subject in subjects {
-            let wrong = |e: &dyn std::fmt::Display| failed(format_args!("cannot listen on {subject}"), e);
-            let mut subscriber = self.client.subscribe(subject.clone()).await.map_err(|e| wrong(&e))?;
-            subscriber.unsubscribe_after(1).await.map_err(|e| wrong(&e))?;
+            let wrong =
+                |e: &dyn std::fmt::Display| failed(format_args!("cannot listen on {subject}"), e);
+            let mut subscriber = self
+                .client
+                .subscribe(subject.clone())
+                .await
+                .map_err(|e| wrong(&e))?;
+            subscriber
+                .unsubscribe_after(1)
+                .await
+                .map_err(|e| wrong(&e))?;
             subscribers.push(subscriber);
         }
-        self.client.flush().await.map_err(|e| failed("cannot listen", e))?;
+        self.client
+            .flush()
+            .await
+            .map_err(|e| failed("cannot listen", e))?;
         Ok(First(select_all(subscribers)))
     }
 }
@@ -28,6 +39,9 @@ impl Bus {
 impl First {
     /// The subject of the first message; `None` when the connection is closed for good.
     pub async fn heard(mut self) -> Option<String> {
-        self.0.next().await.map(|message| message.subject.into_string())
+        self.0
+            .next()
+            .await
+            .map(|message| message.subject.into_string())
     }
 }

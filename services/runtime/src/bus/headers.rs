@@ -29,12 +29,19 @@ pub struct Headers {
 
 impl Headers {
     pub fn with_capacity(headers: usize, bytes: usize) -> Self {
-        Self { lines: String::with_capacity(bytes), ends: Vec::with_capacity(headers), ..Self::default() }
+        Self {
+            lines: String::with_capacity(bytes),
+            ends: Vec::with_capacity(headers),
+            ..Self::default()
+        }
     }
 
     pub fn push(&mut self, name: &str, value: &str) {
         // Counted to the end, which the compiler does many bytes at a time.
-        let odd = name.bytes().filter(|b| !b.is_ascii_graphic() || *b == b':').count();
+        let odd = name
+            .bytes()
+            .filter(|b| !b.is_ascii_graphic() || *b == b':')
+            .count();
         let breaks = value.bytes().filter(|b| matches!(b, b'\r' | b'\n')).count();
         if name.is_empty() || odd > 0 {
             self.refused = Some(format!("name {name:?}"));
@@ -42,19 +49,24 @@ impl Headers {
             self.refused = Some(format!("value of {name}"));
         } else {
             match name {
-                "traceparent" => self.traced |= is_sampled(value) && !self.lines.contains(BROKER_TRACE),
+                "traceparent" => {
+                    self.traced |= is_sampled(value) && !self.lines.contains(BROKER_TRACE)
+                }
                 BROKER_TRACE => self.traced = false,
                 _ => {}
             }
             self.lines.extend([name, ": ", value]);
-            self.ends.push((self.lines.len() - value.len() - 2, self.lines.len()));
+            self.ends
+                .push((self.lines.len() - value.len() - 2, self.lines.len()));
             self.lines.push_str("\r\n");
         }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let starts = std::iter::once(0).chain(self.ends.iter().map(|(_, value)| value + 2));
-        starts.zip(&self.ends).map(|(start, (name, value))| (&self.lines[start..*name], &self.lines[name + 2..*value]))
+        starts.zip(&self.ends).map(|(start, (name, value))| {
+            (&self.lines[start..*name], &self.lines[name + 2..*value])
+        })
     }
 
     /// What no header may hold, if they hold any such thing.
@@ -79,14 +91,20 @@ impl Headers {
             return Err(refused.clone());
         }
         let mut map = HeaderMap::new();
-        let (Some((first, _)), Some((_, end))) = (self.ends.first(), self.ends.last()) else { return Ok(map) };
+        let (Some((first, _)), Some((_, end))) = (self.ends.first(), self.ends.last()) else {
+            return Ok(map);
+        };
         let (name, lines): (HeaderName, String) = if quiet && self.traced {
-            (HeaderName::from_static(BROKER_TRACE), [BROKER_TRACES_NOT, &self.lines[..*end]].concat())
+            (
+                HeaderName::from_static(BROKER_TRACE),
+                [BROKER_TRACES_NOT, &self.lines[..*end]].concat(),
+            )
         } else {
             let name = self.lines[..*first].parse().map_err(|e| format!("{e}"))?;
             (name, self.lines[first + ": ".len()..*end].to_owned())
         };
-        let lines = HeaderValue::deserialize(lines.into_deserializer()).map_err(|e: Error| e.to_string())?;
+        let lines = HeaderValue::deserialize(lines.into_deserializer())
+            .map_err(|e: Error| e.to_string())?;
         map.insert(name, lines);
         Ok(map)
     }
@@ -95,14 +113,18 @@ impl Headers {
 impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Headers {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(all: I) -> Self {
         let mut headers = Self::default();
-        all.into_iter().for_each(|(name, value)| headers.push(name.as_ref(), value.as_ref()));
+        all.into_iter()
+            .for_each(|(name, value)| headers.push(name.as_ref(), value.as_ref()));
         headers
     }
 }
 
 /// Whether a `traceparent` is sampled.
 fn is_sampled(traceparent: &str) -> bool {
-    let flags = traceparent.rsplit('-').next().and_then(|flags| u8::from_str_radix(flags, 16).ok());
+    let flags = traceparent
+        .rsplit('-')
+        .next()
+        .and_then(|flags| u8::from_str_radix(flags, 16).ok());
     flags.is_some_and(|flags| flags & 1 == 1)
 }
 
@@ -113,7 +135,9 @@ mod tests {
     /// The block as the client writes it.
     fn block(headers: &Headers, quiet: bool) -> String {
         let map = headers.sent(quiet).expect("headers");
-        let lines = map.iter().flat_map(|(name, all)| all.iter().map(move |value| format!("{name}: {value}\r\n")));
+        let lines = map
+            .iter()
+            .flat_map(|(name, all)| all.iter().map(move |value| format!("{name}: {value}\r\n")));
         lines.fold("NATS/1.0\r\n".to_owned(), |block, line| block + &line) + "\r\n"
     }
 
@@ -123,11 +147,19 @@ mod tests {
 
     #[test]
     fn headers_go_out_in_their_order_and_as_often_as_they_stand_there() {
-        let all = [("ce-id", "a"), ("x", ""), ("x", "b: c"), ("Nats-Msg-Id", " d ")];
+        let all = [
+            ("ce-id", "a"),
+            ("x", ""),
+            ("x", "b: c"),
+            ("Nats-Msg-Id", " d "),
+        ];
         let headers: Headers = all.into_iter().collect();
         assert_eq!(headers.iter().collect::<Vec<_>>(), all);
         let expected = "NATS/1.0\r\nce-id: a\r\nx: \r\nx: b: c\r\nNats-Msg-Id:  d \r\n\r\n";
-        assert_eq!((headers.size(), block(&headers, true).as_str()), (expected.len(), expected));
+        assert_eq!(
+            (headers.size(), block(&headers, true).as_str()),
+            (expected.len(), expected)
+        );
         assert_eq!(block(&Headers::default(), true), "NATS/1.0\r\n\r\n");
     }
 
@@ -137,18 +169,38 @@ mod tests {
             let headers: Headers = headers.iter().copied().collect();
             let (size, block) = (headers.size(), block(&headers, quiet));
             assert!(!quiet || size == block.len(), "{block}");
-            block.lines().filter_map(|line| line.strip_prefix("Nats-Trace-Dest: ")).map(str::to_owned).collect()
+            block
+                .lines()
+                .filter_map(|line| line.strip_prefix("Nats-Trace-Dest: "))
+                .map(str::to_owned)
+                .collect()
         };
         let (sampled, other) = (traceparent("01"), traceparent("00"));
         let told: [Vec<String>; 6] = [
             told(&[("traceparent", &sampled)], true),
-            told(&[("traceparent", &sampled), ("Nats-Trace-Dest", "here")], true),
-            told(&[("Nats-Trace-Dest", "here"), ("traceparent", &sampled)], true),
+            told(
+                &[("traceparent", &sampled), ("Nats-Trace-Dest", "here")],
+                true,
+            ),
+            told(
+                &[("Nats-Trace-Dest", "here"), ("traceparent", &sampled)],
+                true,
+            ),
             told(&[("traceparent", &sampled)], false),
             told(&[("traceparent", &other)], true),
             told(&[], true),
         ];
-        assert_eq!(told, [vec!["trace disabled"], vec!["here"], vec!["here"], vec![], vec![], vec![]]);
+        assert_eq!(
+            told,
+            [
+                vec!["trace disabled"],
+                vec!["here"],
+                vec!["here"],
+                vec![],
+                vec![],
+                vec![]
+            ]
+        );
     }
 
     #[test]

@@ -62,7 +62,11 @@ pub struct Mismatch(pub String, pub Vec<(String, Value, Value)>);
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} exists with another configuration; `oncue apply` changes it:", self.0)?;
+        writeln!(
+            f,
+            "{} exists with another configuration; `oncue apply` changes it:",
+            self.0
+        )?;
         for (field, is, should) in &self.1 {
             writeln!(f, "  {field}: is {is}, should be {should}")?;
         }
@@ -102,15 +106,27 @@ pub fn stream(domain: &str, config: &StreamConfig) -> Wanted {
             "allow_msg_ttl": true,
         })));
     } else {
-        fields.extend(object(json!({ "discard": "new", "max_bytes": config.max_bytes.0 })));
+        fields.extend(object(
+            json!({ "discard": "new", "max_bytes": config.max_bytes.0 }),
+        ));
     }
     if domain != TIMER && domain != DLQ {
-        let due = json!({ "src": format!("{TIMER}.due.{domain}.>"), "dest": format!("{domain}.>") });
-        fields.insert("sources".into(), json!([{ "name": TIMER, "subject_transforms": [due] }]));
+        let due =
+            json!({ "src": format!("{TIMER}.due.{domain}.>"), "dest": format!("{domain}.>") });
+        fields.insert(
+            "sources".into(),
+            json!([{ "name": TIMER, "subject_transforms": [due] }]),
+        );
         // The key token is for those who subscribe. Kept, each key would be a subject of the stream, and to find the next
         // event for a consumer of several subjects the server goes through all of them: 20 times the CPU at 5,000 keys.
-        let (keyed, bare) = (format!("{domain}.*.*.*"), format!("{domain}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}"));
-        fields.insert("subject_transform".into(), json!({ "src": keyed, "dest": bare }));
+        let (keyed, bare) = (
+            format!("{domain}.*.*.*"),
+            format!("{domain}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}"),
+        );
+        fields.insert(
+            "subject_transform".into(),
+            json!({ "src": keyed, "dest": bare }),
+        );
     }
     wanted_stream(domain, fields)
 }
@@ -158,13 +174,18 @@ pub fn consumer(function: &str, stream: &str, filters: &[String], limits: &Limit
         create: format!("CONSUMER.CREATE.{stream}.{function}"),
         update: format!("CONSUMER.CREATE.{stream}.{function}"),
         config: object(config),
-        fixed: object(json!({ "deliver_policy": limits.start.policy(), "replay_policy": "instant" })),
+        fixed: object(
+            json!({ "deliver_policy": limits.start.policy(), "replay_policy": "instant" }),
+        ),
     }
 }
 
 /// Subjects of a type: bare, and with a key token.
 pub fn filters(types: &[&str]) -> Vec<String> {
-    types.iter().flat_map(|ty| [(*ty).to_owned(), format!("{ty}.*")]).collect()
+    types
+        .iter()
+        .flat_map(|ty| [(*ty).to_owned(), format!("{ty}.*")])
+        .collect()
 }
 
 impl Wanted {
@@ -183,10 +204,13 @@ impl Wanted {
 
     /// Absent, null, false and zero are one to the server.
     fn differences(&self, actual: &Value) -> Vec<(String, Value, Value)> {
-        let empty = |v: &Value| matches!(v, Value::Null | Value::Bool(false)) || v.as_i64() == Some(0);
+        let empty =
+            |v: &Value| matches!(v, Value::Null | Value::Bool(false)) || v.as_i64() == Some(0);
         let same = |is: &Value, should: &Value| is == should || (empty(is) && empty(should));
-        let pairs =
-            self.config.iter().map(|(field, should)| (field, actual.get(field).unwrap_or(&Value::Null), should));
+        let pairs = self
+            .config
+            .iter()
+            .map(|(field, should)| (field, actual.get(field).unwrap_or(&Value::Null), should));
         pairs
             .filter(|(_, is, should)| !same(is, should))
             .map(|(f, is, should)| (f.clone(), is.clone(), should.clone()))
@@ -197,7 +221,10 @@ impl Wanted {
 impl Bus {
     /// Compares with what is there and acts as `mode` allows. `Err` holds the server's refusal.
     pub async fn ensure(&self, wanted: &Wanted, mode: Mode) -> Result<Outcome, ApiError> {
-        let stream = wanted.create.strip_prefix("CONSUMER.CREATE.").and_then(|rest| rest.split('.').next());
+        let stream = wanted
+            .create
+            .strip_prefix("CONSUMER.CREATE.")
+            .and_then(|rest| rest.split('.').next());
         let differences = match self.api(&wanted.info, &Value::Null).await {
             Ok(info) => wanted.differences(info.get("config").unwrap_or(&Value::Null)),
             Err(e) if e.is_not_found() => {
@@ -252,7 +279,9 @@ impl Bus {
                 Ok(Outcome::Different(fields)) => {
                     return Err(BusError(Mismatch(wanted.name.clone(), fields).to_string()));
                 }
-                Err(e) if e.code == 503 && tries > 0 => tokio::time::sleep(Duration::from_millis(250)).await,
+                Err(e) if e.code == 503 && tries > 0 => {
+                    tokio::time::sleep(Duration::from_millis(250)).await
+                }
                 Err(e) => return Err(failed(&wanted.name, e)),
             }
         }
@@ -260,46 +289,82 @@ impl Bus {
 
     /// Creation time of a stream in Unix milliseconds: part of the identity of plain messages.
     pub async fn stream_created(&self, stream: &str) -> Result<u64, BusError> {
-        let info = self.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await.map_err(|e| failed(stream, e))?;
-        let created = info.get("created").and_then(Value::as_str).and_then(event::parse_time);
+        let info = self
+            .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
+            .await
+            .map_err(|e| failed(stream, e))?;
+        let created = info
+            .get("created")
+            .and_then(Value::as_str)
+            .and_then(event::parse_time);
         created.ok_or_else(|| BusError(format!("stream {stream} does not say when it was created")))
     }
 
     /// The message that stands as a schedule, as headers and payload.
     async fn schedule_message(&self, subject: &str) -> Result<Option<(String, Vec<u8>)>, ApiError> {
-        let asked = self.api(&format!("STREAM.MSG.GET.{TIMER}"), &json!({ "last_by_subj": subject })).await;
+        let asked = self
+            .api(
+                &format!("STREAM.MSG.GET.{TIMER}"),
+                &json!({ "last_by_subj": subject }),
+            )
+            .await;
         let message = match asked {
             Ok(answer) => answer["message"].clone(),
             Err(e) if e.is_not_found() => return Ok(None),
             Err(e) => return Err(e),
         };
-        let part = |name: &str| STANDARD.decode(message[name].as_str().unwrap_or_default()).unwrap_or_default();
-        Ok(Some((String::from_utf8_lossy(&part("hdrs")).into_owned(), part("data"))))
+        let part = |name: &str| {
+            STANDARD
+                .decode(message[name].as_str().unwrap_or_default())
+                .unwrap_or_default()
+        };
+        Ok(Some((
+            String::from_utf8_lossy(&part("hdrs")).into_owned(),
+            part("data"),
+        )))
     }
 
     /// Makes the recurring schedules of the configuration stand in their streams, and removes others of their kind.
     /// Returns what was (or, with [`Mode::Look`], would be) done, a line each.
-    pub async fn ensure_schedules(&self, config: &Config, mode: Mode) -> Result<Vec<String>, BusError> {
+    pub async fn ensure_schedules(
+        &self,
+        config: &Config,
+        mode: Mode,
+    ) -> Result<Vec<String>, BusError> {
         let mut done = Vec::new();
         for schedule in &config.schedules {
             let wanted = schedule.message();
-            let there = self.schedule_message(&wanted.subject).await.map_err(|e| failed(&wanted.subject, e))?;
+            let there = self
+                .schedule_message(&wanted.subject)
+                .await
+                .map_err(|e| failed(&wanted.subject, e))?;
             let same = there.is_some_and(|(headers, data)| {
                 data == wanted.payload
-                    && wanted.headers.iter().all(|(name, value)| headers.contains(&format!("{name}: {value}\r\n")))
+                    && wanted
+                        .headers
+                        .iter()
+                        .all(|(name, value)| headers.contains(&format!("{name}: {value}\r\n")))
             });
             if !same {
                 done.push(format!("schedule {} {}", schedule.name(), schedule.rule()));
                 if mode != Mode::Look {
                     let subject = wanted.subject.clone();
-                    self.publish_each(vec![wanted]).await.remove(0).map_err(|e| failed(subject, e))?;
+                    self.publish_each(vec![wanted])
+                        .await
+                        .remove(0)
+                        .map_err(|e| failed(subject, e))?;
                 }
             }
         }
         for subject in self.schedules_left_over(config).await? {
             done.push(format!("schedule {subject} removed"));
             if mode == Mode::Apply {
-                let purge = self.api(&format!("STREAM.PURGE.{TIMER}"), &json!({ "filter": subject })).await;
+                let purge = self
+                    .api(
+                        &format!("STREAM.PURGE.{TIMER}"),
+                        &json!({ "filter": subject }),
+                    )
+                    .await;
                 purge.map_err(|e| failed(&subject, e))?;
             }
         }
@@ -307,15 +372,26 @@ impl Bus {
     }
 
     async fn schedules_left_over(&self, config: &Config) -> Result<Vec<String>, BusError> {
-        let wanted: Vec<String> = config.schedules.iter().map(|s| s.message().subject).collect();
+        let wanted: Vec<String> = config
+            .schedules
+            .iter()
+            .map(|s| s.message().subject)
+            .collect();
         let query = json!({ "subjects_filter": format!("{TIMER}.schedule.*") });
         let info = match self.api(&format!("STREAM.INFO.{TIMER}"), &query).await {
             Ok(info) => info,
             Err(e) if e.is_not_found() => return Ok(Vec::new()),
             Err(e) => return Err(failed(TIMER, e)),
         };
-        let subjects = info["state"]["subjects"].as_object().cloned().unwrap_or_default();
-        Ok(subjects.into_iter().map(|(subject, _)| subject).filter(|subject| !wanted.contains(subject)).collect())
+        let subjects = info["state"]["subjects"]
+            .as_object()
+            .cloned()
+            .unwrap_or_default();
+        Ok(subjects
+            .into_iter()
+            .map(|(subject, _)| subject)
+            .filter(|subject| !wanted.contains(subject))
+            .collect())
     }
 }
 
@@ -334,9 +410,19 @@ fn keep_unasked(body: &mut Value, actual: &Value, consumer: bool) {
 
 /// A message that stands in the timer stream as a schedule, one for each `subject`, and fires `event` by `rule`
 /// [NATS ADR-51]. The server drops the message id of what it fires, so an id must be in the event's own headers.
-pub fn scheduled(subject: String, rule: &str, ty: &str, key: &str, mut event: Outbound) -> Outbound {
+pub fn scheduled(
+    subject: String,
+    rule: &str,
+    ty: &str,
+    key: &str,
+    mut event: Outbound,
+) -> Outbound {
     let own = event::stream_of_type(ty) == TIMER;
-    let target = if own { event::subject(ty, key) } else { format!("{TIMER}.due.{ty}") };
+    let target = if own {
+        event::subject(ty, key)
+    } else {
+        format!("{TIMER}.due.{ty}")
+    };
     event.subject = subject;
     event.headers.push("Nats-Schedule", rule);
     event.headers.push("Nats-Schedule-Target", &target);
@@ -355,7 +441,17 @@ impl Schedule {
             ("ce-datacontenttype", "application/json"),
         ];
         let headers = headers.into_iter().collect();
-        let event = Outbound { subject: String::new(), headers, payload: self.payload().to_string().into() };
-        scheduled(format!("{TIMER}.schedule.{}", self.name()), &self.rule(), &ty, self.key(), event)
+        let event = Outbound {
+            subject: String::new(),
+            headers,
+            payload: self.payload().to_string().into(),
+        };
+        scheduled(
+            format!("{TIMER}.schedule.{}", self.name()),
+            &self.rule(),
+            &ty,
+            self.key(),
+            event,
+        )
     }
 }

@@ -74,9 +74,11 @@ pub enum PublishError {
 impl fmt::Display for PublishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLarge(why) | Self::NoStream(why) | Self::Full(why) | Self::Unknown(why) | Self::Refused(why) => {
-                f.write_str(why)
-            }
+            Self::TooLarge(why)
+            | Self::NoStream(why)
+            | Self::Full(why)
+            | Self::Unknown(why)
+            | Self::Refused(why) => f.write_str(why),
         }
     }
 }
@@ -117,7 +119,9 @@ impl Bus {
         let client = url::options(&servers)
             .name(name)
             .ping_interval(Duration::from_secs(10))
-            .reconnect_delay_callback(move |attempts| url::connect_delay(attempts, *before.borrow() > 0))
+            .reconnect_delay_callback(move |attempts| {
+                url::connect_delay(attempts, *before.borrow() > 0)
+            })
             .request_timeout(Some(API_TIMEOUT))
             .event_callback(move |event| {
                 match event {
@@ -131,12 +135,22 @@ impl Bus {
             })
             .connect(servers)
             .await
-            .map_err(|e| failed(format_args!("cannot reach NATS at {}", without_password(url)), e))?;
+            .map_err(|e| {
+                failed(
+                    format_args!("cannot reach NATS at {}", without_password(url)),
+                    e,
+                )
+            })?;
         check_version(&client.server_info().version)?;
         // The first connection is announced late; taken for a reconnect it would drop pulls that are under way.
-        let _ = tokio::time::timeout(Duration::from_secs(1), connections.wait_for(|n| *n > 0)).await;
+        let _ =
+            tokio::time::timeout(Duration::from_secs(1), connections.wait_for(|n| *n > 0)).await;
         let acks = Acks::listen(&client).await?;
-        Ok(Self { client, acks, connections })
+        Ok(Self {
+            client,
+            acks,
+            connections,
+        })
     }
 
     pub fn server_version(&self) -> String {
@@ -159,17 +173,28 @@ impl Bus {
 
     /// Publishes without waiting for anybody: answers, and messages nobody may be listening to.
     pub async fn tell(&self, subject: String, payload: Bytes) -> Result<(), BusError> {
-        self.client.publish(subject, payload).await.map_err(|e| failed("cannot publish", e))
+        self.client
+            .publish(subject, payload)
+            .await
+            .map_err(|e| failed("cannot publish", e))
     }
 
     /// One request to the JetStream API; its error comes back as such.
     pub async fn api(&self, subject: &str, body: &Value) -> Result<Value, ApiError> {
-        let payload = if body.is_null() { Bytes::new() } else { body.to_string().into() };
-        let answer = self.client.request(format!("$JS.API.{subject}"), payload).await.map_err(|e| ApiError {
-            code: 503,
-            err_code: 0,
-            description: format!("JetStream does not answer: {e}"),
-        })?;
+        let payload = if body.is_null() {
+            Bytes::new()
+        } else {
+            body.to_string().into()
+        };
+        let answer = self
+            .client
+            .request(format!("$JS.API.{subject}"), payload)
+            .await
+            .map_err(|e| ApiError {
+                code: 503,
+                err_code: 0,
+                description: format!("JetStream does not answer: {e}"),
+            })?;
         let answer: Value = serde_json::from_slice(&answer.payload).map_err(|e| ApiError {
             code: 500,
             err_code: 0,
@@ -183,14 +208,19 @@ impl Bus {
 
     pub async fn subscribe(&self, subject: &str) -> Result<Notes, BusError> {
         let subscriber = self.client.subscribe(subject.to_owned()).await;
-        Ok(Notes(subscriber.map_err(|e| failed(format_args!("cannot subscribe to {subject}"), e))?))
+        Ok(Notes(subscriber.map_err(|e| {
+            failed(format_args!("cannot subscribe to {subject}"), e)
+        })?))
     }
 
     /// Asks everybody and collects what comes until nothing has come for `quiet`.
     pub async fn ask_all(&self, subject: &str, quiet: Duration) -> Result<Vec<Note>, BusError> {
         let inbox = self.client.new_inbox();
         let mut answers = self.subscribe(&inbox).await?;
-        let asked = self.client.publish_with_reply(subject.to_owned(), inbox, Bytes::new()).await;
+        let asked = self
+            .client
+            .publish_with_reply(subject.to_owned(), inbox, Bytes::new())
+            .await;
         asked.map_err(|e| failed("cannot publish", e))?;
         let mut notes = Vec::new();
         while let Ok(Some(note)) = tokio::time::timeout(quiet, answers.next()).await {
@@ -214,9 +244,15 @@ pub struct Notes(Subscriber);
 
 impl Notes {
     pub async fn next(&mut self) -> Option<Note> {
-        let message = self.0.next().await.filter(|m| m.status != Some(async_nats::StatusCode::NO_RESPONDERS))?;
+        let message = self
+            .0
+            .next()
+            .await
+            .filter(|m| m.status != Some(async_nats::StatusCode::NO_RESPONDERS))?;
         Some(Note {
-            headers: headers(&message).map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
+            headers: headers(&message)
+                .map(|(n, v)| (n.to_owned(), v.to_owned()))
+                .collect(),
             subject: message.subject.into_string(),
             reply: message.reply.map(async_nats::Subject::into_string),
             payload: message.payload,
@@ -250,11 +286,17 @@ impl std::error::Error for ApiError {}
 
 fn headers(message: &Message) -> impl Iterator<Item = (&str, &str)> {
     let all = message.headers.iter().flat_map(HeaderMap::iter);
-    all.flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())))
+    all.flat_map(|(name, values)| {
+        values
+            .iter()
+            .map(move |value| (name.as_ref(), value.as_str()))
+    })
 }
 
 fn check_version(version: &str) -> Result<(), BusError> {
-    let mut parts = version.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    let mut parts = version
+        .split(['.', '-'])
+        .map(|part| part.parse().unwrap_or(0));
     if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < OLDEST {
         let (major, minor) = OLDEST;
         return Err(BusError(format!(

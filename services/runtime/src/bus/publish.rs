@@ -29,8 +29,16 @@ pub struct Outbound {
 
 impl From<Envelope> for Outbound {
     fn from(envelope: Envelope) -> Self {
-        let headers = envelope.headers.iter().map(|header| (&header.name, &header.value)).collect();
-        Self { subject: envelope.subject, headers, payload: envelope.payload }
+        let headers = envelope
+            .headers
+            .iter()
+            .map(|header| (&header.name, &header.value))
+            .collect();
+        Self {
+            subject: envelope.subject,
+            headers,
+            payload: envelope.payload,
+        }
     }
 }
 
@@ -43,7 +51,11 @@ impl Outbound {
 
 /// Bytes of a message on the wire.
 pub fn size(envelope: &Envelope) -> usize {
-    let headers: usize = envelope.headers.iter().map(|h| h.name.len() + h.value.len() + 4).sum();
+    let headers: usize = envelope
+        .headers
+        .iter()
+        .map(|h| h.name.len() + h.value.len() + 4)
+        .sum();
     envelope.payload.len() + headers + 12
 }
 
@@ -51,7 +63,9 @@ impl Bus {
     /// Publishes and returns once the stream has stored the message, or says why not.
     pub async fn publish(&self, envelope: &Envelope) -> Result<PubAck, PublishError> {
         let mut answers = self.publish_each(vec![envelope.clone().into()]).await;
-        answers.pop().unwrap_or_else(|| Err(PublishError::Unknown("no answer".into())))
+        answers
+            .pop()
+            .unwrap_or_else(|| Err(PublishError::Unknown("no answer".into())))
     }
 
     /// Publishes all of them and returns, in order, what became of each once that is known of all.
@@ -70,19 +84,37 @@ impl Bus {
     }
 
     /// Hands a message over to the connection. `inbox` is where the stream answers.
-    pub(super) async fn send(&self, message: Outbound, inbox: Option<String>) -> Result<(), PublishError> {
+    pub(super) async fn send(
+        &self,
+        message: Outbound,
+        inbox: Option<String>,
+    ) -> Result<(), PublishError> {
         // A message over `max_payload` would make the server drop the whole connection, with everybody's messages on it.
         let (size, limit) = (message.size(), self.client.max_payload());
         if size > limit {
-            return Err(PublishError::TooLarge(format!("{size} bytes with headers, the server takes {limit}")));
+            return Err(PublishError::TooLarge(format!(
+                "{size} bytes with headers, the server takes {limit}"
+            )));
         }
-        let Outbound { subject, headers, payload } = message;
+        let Outbound {
+            subject,
+            headers,
+            payload,
+        } = message;
         let headers = headers
             .sent(!telemetry::traces_broker())
             .map_err(|e| PublishError::Refused(format!("cannot be sent as NATS headers: {e}")))?;
         let sent = match inbox {
-            Some(inbox) => self.client.publish_with_reply_and_headers(subject, inbox, headers, payload).await,
-            None => self.client.publish_with_headers(subject, headers, payload).await,
+            Some(inbox) => {
+                self.client
+                    .publish_with_reply_and_headers(subject, inbox, headers, payload)
+                    .await
+            }
+            None => {
+                self.client
+                    .publish_with_headers(subject, headers, payload)
+                    .await
+            }
         };
         sent.map_err(|e| match e.kind() {
             PublishErrorKind::MaxPayloadExceeded => PublishError::TooLarge(e.to_string()),
@@ -125,17 +157,31 @@ impl Answers {
 impl Acks {
     pub async fn listen(client: &Client) -> Result<Arc<Self>, BusError> {
         let inbox = client.new_inbox();
-        let mut answers =
-            client.subscribe(format!("{inbox}.*")).await.map_err(|e| failed("cannot subscribe to the ack inbox", e))?;
-        let acks = Arc::new(Self { inbox, waiting: Mutex::default() });
+        let mut answers = client
+            .subscribe(format!("{inbox}.*"))
+            .await
+            .map_err(|e| failed("cannot subscribe to the ack inbox", e))?;
+        let acks = Arc::new(Self {
+            inbox,
+            waiting: Mutex::default(),
+        });
         let weak = Arc::downgrade(&acks);
         tokio::spawn(async move {
             while let Some(message) = answers.next().await {
                 let Some(acks) = weak.upgrade() else { break };
-                let Some(token) = message.subject.rsplit('.').next().and_then(|t| t.parse::<u64>().ok()) else {
+                let Some(token) = message
+                    .subject
+                    .rsplit('.')
+                    .next()
+                    .and_then(|t| t.parse::<u64>().ok())
+                else {
                     continue;
                 };
-                let found = lock(&acks.waiting).1.range(..=token).next_back().map(|(first, who)| (*first, who.clone()));
+                let found = lock(&acks.waiting)
+                    .1
+                    .range(..=token)
+                    .next_back()
+                    .map(|(first, who)| (*first, who.clone()));
                 if let Some((first, who)) = found {
                     who.put((token - first) as usize, publish_answer(&message));
                 }
@@ -147,12 +193,19 @@ impl Acks {
     /// Room for the answers to so many messages.
     pub fn expect(self: &Arc<Self>, messages: usize) -> Waiting {
         let answers = (messages, (0..messages).map(|_| None).collect());
-        let answers = Arc::new(Answers { answers: Mutex::new(answers), complete: Notify::new() });
+        let answers = Arc::new(Answers {
+            answers: Mutex::new(answers),
+            complete: Notify::new(),
+        });
         let mut waiting = lock(&self.waiting);
         let first = waiting.0;
         waiting.0 += messages as u64;
         waiting.1.insert(first, answers.clone());
-        Waiting { first, answers, acks: self.clone() }
+        Waiting {
+            first,
+            answers,
+            acks: self.clone(),
+        }
     }
 }
 
@@ -180,8 +233,15 @@ impl Waiting {
     pub async fn all(self) -> Vec<Result<PubAck, PublishError>> {
         let _ = tokio::time::timeout(ACK_TIMEOUT, self.answers.complete.notified()).await;
         let answers = std::mem::take(&mut lock(&self.answers.answers).1);
-        let late = || Err(PublishError::Unknown(format!("no publish ack within {ACK_TIMEOUT:?}")));
-        answers.into_iter().map(|answer| answer.unwrap_or_else(late)).collect()
+        let late = || {
+            Err(PublishError::Unknown(format!(
+                "no publish ack within {ACK_TIMEOUT:?}"
+            )))
+        };
+        answers
+            .into_iter()
+            .map(|answer| answer.unwrap_or_else(late))
+            .collect()
     }
 }
 
@@ -215,7 +275,10 @@ fn publish_answer(message: &Message) -> Result<PubAck, PublishError> {
         // A duplicate without a sequence was staged once and never stored (old clusters): not an ack.
         return Err(PublishError::Unknown(format!(
             "unreadable publish ack: {}",
-            String::from_utf8_lossy(&message.payload).chars().take(200).collect::<String>()
+            String::from_utf8_lossy(&message.payload)
+                .chars()
+                .take(200)
+                .collect::<String>()
         )));
     };
     let text = error.to_string();

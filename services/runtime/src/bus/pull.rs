@@ -56,7 +56,11 @@ pub struct Room {
 impl Room {
     /// For so many events of whatever size: NATS takes none of more than 64 MiB.
     pub const fn of(events: usize) -> Self {
-        Self { events, least: events.div_ceil(4), bytes: 80 << 20 }
+        Self {
+            events,
+            least: events.div_ceil(4),
+            bytes: 80 << 20,
+        }
     }
 }
 
@@ -80,7 +84,12 @@ impl Delivery {
 
     /// Where to acknowledge; also what identifies the delivery.
     pub fn ticket(&self) -> Ticket {
-        Ticket(self.message.reply.clone().unwrap_or_else(|| Subject::from_static("")))
+        Ticket(
+            self.message
+                .reply
+                .clone()
+                .unwrap_or_else(|| Subject::from_static("")),
+        )
     }
 }
 
@@ -96,7 +105,11 @@ impl Bus {
 
     /// Please again, but not before `delay`.
     pub async fn retry(&self, ticket: &Ticket, delay: Duration) {
-        self.settle(ticket, format!("-NAK {{\"delay\":{}}}", delay.as_nanos()).into()).await;
+        self.settle(
+            ticket,
+            format!("-NAK {{\"delay\":{}}}", delay.as_nanos()).into(),
+        )
+        .await;
     }
 
     /// Still at it: starts the ack wait anew.
@@ -136,7 +149,11 @@ impl Bus {
 
     async fn pull_inbox(&self) -> Result<(String, Subscriber), BusError> {
         let inbox = self.client.new_inbox();
-        let messages = self.client.subscribe(inbox.clone()).await.map_err(|e| failed("cannot subscribe", e))?;
+        let messages = self
+            .client
+            .subscribe(inbox.clone())
+            .await
+            .map_err(|e| failed("cannot subscribe", e))?;
         Ok((inbox, messages))
     }
 }
@@ -168,7 +185,11 @@ pub struct Gone(pub String);
 impl Pull {
     /// Asks for what there is room for. Returns what an inbox that had to be given up still held.
     pub async fn ask(&mut self, room: Room) -> Result<Vec<Delivery>, Gone> {
-        let rest = if self.stale { self.restart().await? } else { Vec::new() };
+        let rest = if self.stale {
+            self.restart().await?
+        } else {
+            Vec::new()
+        };
         let events = room.events.saturating_sub(rest.len());
         self.ask_more(Room { events, ..room }).await;
         Ok(rest)
@@ -188,8 +209,11 @@ impl Pull {
             "expires": EXPIRES.as_nanos() as u64,
             "idle_heartbeat": HEARTBEAT.as_nanos() as u64,
         });
-        let asked =
-            self.bus.client.publish_with_reply(self.request.clone(), self.inbox.clone(), body.to_string().into());
+        let asked = self.bus.client.publish_with_reply(
+            self.request.clone(),
+            self.inbox.clone(),
+            body.to_string().into(),
+        );
         match asked.await {
             Ok(()) => self.outstanding += want,
             Err(e) => tracing::warn!(error = %e, "cannot ask for events"),
@@ -229,7 +253,10 @@ impl Pull {
         let end = Instant::now() + LAST_CALL;
         while self.outstanding > 0 {
             let quiet = end.min(Instant::now() + PAUSE);
-            let Ok(Some(message)) = tokio::time::timeout_at(quiet, self.messages.next()).await else { break };
+            let Ok(Some(message)) = tokio::time::timeout_at(quiet, self.messages.next()).await
+            else {
+                break;
+            };
             rest.extend(self.take(message).ok().flatten());
         }
         if self.messages.drain().await.is_err() {
@@ -250,11 +277,20 @@ impl Pull {
             return Ok(Vec::new());
         }
         // Plain messages take their identity from the stream's creation: on another stream it would be a false one.
-        if self.bus.stream_created(&self.stream).await.is_ok_and(|created| created != self.created) {
+        if self
+            .bus
+            .stream_created(&self.stream)
+            .await
+            .is_ok_and(|created| created != self.created)
+        {
             return Err(Gone(format!("stream {} was made anew", self.stream)));
         }
         tracing::info!("asking for events anew");
-        let (inbox, messages) = self.bus.pull_inbox().await.map_err(|e| Gone(e.to_string()))?;
+        let (inbox, messages) = self
+            .bus
+            .pull_inbox()
+            .await
+            .map_err(|e| Gone(e.to_string()))?;
         let mut old = std::mem::replace(&mut self.messages, messages);
         self.inbox = inbox;
         self.stale = false;
@@ -289,9 +325,12 @@ impl Pull {
                 return Err(Gone(format!("nobody has answered for it in {GIVE_UP:?}")));
             }
         }
-        let unserved =
-            headers(&message).find(|(name, _)| *name == "Nats-Pending-Messages").and_then(|(_, n)| n.parse().ok());
-        self.outstanding = self.outstanding.saturating_sub(unserved.unwrap_or(self.outstanding));
+        let unserved = headers(&message)
+            .find(|(name, _)| *name == "Nats-Pending-Messages")
+            .and_then(|(_, n)| n.parse().ok());
+        self.outstanding = self
+            .outstanding
+            .saturating_sub(unserved.unwrap_or(self.outstanding));
         tracing::debug!(%status, why, outstanding = self.outstanding, "pull request ended");
         Ok(None)
     }
@@ -299,9 +338,19 @@ impl Pull {
     /// Reads both shapes of the ack subject: nine tokens, or eleven and more with domain and account [NATS ADR-15].
     fn place(&mut self, reply: &str) -> Option<Place> {
         let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
-        let tokens = if tokens.len() >= 9 { &tokens[2..] } else { &tokens[..] };
-        let [stream, _, attempt, sequence, _, nanos, ..] = tokens else { return None };
-        let stream = self.streams.entry((*stream).to_owned()).or_insert_with(|| Arc::from(*stream)).clone();
+        let tokens = if tokens.len() >= 9 {
+            &tokens[2..]
+        } else {
+            &tokens[..]
+        };
+        let [stream, _, attempt, sequence, _, nanos, ..] = tokens else {
+            return None;
+        };
+        let stream = self
+            .streams
+            .entry((*stream).to_owned())
+            .or_insert_with(|| Arc::from(*stream))
+            .clone();
         Some(Place {
             stream,
             sequence: sequence.parse().ok()?,

@@ -26,14 +26,25 @@ pub struct Found {
 
 impl Found {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// The event it is, in a stream made at `stream_created` (Unix ms), which is part of the identity of plain messages.
     pub fn read(&self, stream: &str, stream_created: u64) -> Result<Incoming, String> {
-        let origin =
-            Origin { stream, stream_created, sequence: self.sequence, published: self.time, subject: &self.subject };
-        let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let origin = Origin {
+            stream,
+            stream_created,
+            sequence: self.sequence,
+            published: self.time,
+            subject: &self.subject,
+        };
+        let headers = self
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
         event::read(headers, self.payload.clone(), &origin).map_err(|e| e.message)
     }
 }
@@ -57,9 +68,16 @@ impl Bus {
     pub async fn consumers(&self, stream: &str) -> Result<Vec<Value>, ApiError> {
         let mut all = Vec::new();
         loop {
-            let mut page = self.api(&format!("CONSUMER.LIST.{stream}"), &json!({ "offset": all.len() })).await?;
+            let mut page = self
+                .api(
+                    &format!("CONSUMER.LIST.{stream}"),
+                    &json!({ "offset": all.len() }),
+                )
+                .await?;
             let total = page["total"].as_u64().unwrap_or_default();
-            let Value::Array(list) = page["consumers"].take() else { return Ok(all) };
+            let Value::Array(list) = page["consumers"].take() else {
+                return Ok(all);
+            };
             let more = !list.is_empty();
             all.extend(list);
             if !more || all.len() as u64 >= total {
@@ -70,11 +88,25 @@ impl Bus {
 
     /// A few hundred messages from sequence `from` on, in order; none at the end of the stream.
     pub async fn read_stream(&self, stream: &str, from: u64) -> Result<Vec<Found>, BusError> {
-        self.read_slice(stream, &Slice { from, since: None, subject: ">", messages: BATCH, bytes: 0 }).await
+        self.read_slice(
+            stream,
+            &Slice {
+                from,
+                since: None,
+                subject: ">",
+                messages: BATCH,
+                bytes: 0,
+            },
+        )
+        .await
     }
 
     /// The first messages of a slice, in order; none where there are none.
-    pub async fn read_slice(&self, stream: &str, slice: &Slice<'_>) -> Result<Vec<Found>, BusError> {
+    pub async fn read_slice(
+        &self,
+        stream: &str,
+        slice: &Slice<'_>,
+    ) -> Result<Vec<Found>, BusError> {
         let mut query = json!({ "next_by_subj": slice.subject, "batch": slice.messages });
         match slice.since {
             Some(time) => query["start_time"] = event::format_time(time).into(),
@@ -84,19 +116,31 @@ impl Bus {
             query["max_bytes"] = slice.bytes.into();
         }
         let inbox = self.client.new_inbox();
-        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|e| failed(stream, e))?;
+        let mut answers = self
+            .client
+            .subscribe(inbox.clone())
+            .await
+            .map_err(|e| failed(stream, e))?;
         let request = format!("$JS.API.DIRECT.GET.{stream}");
-        let asked = self.client.publish_with_reply(request, inbox, query.to_string().into()).await;
+        let asked = self
+            .client
+            .publish_with_reply(request, inbox, query.to_string().into())
+            .await;
         asked.map_err(|e| failed(stream, e))?;
         let mut batch = Vec::new();
         loop {
             let answer = tokio::time::timeout(QUIET, answers.next()).await;
-            let answer = answer.map_err(|e| failed(stream, e))?.ok_or_else(|| failed(stream, "connection closed"))?;
+            let answer = answer
+                .map_err(|e| failed(stream, e))?
+                .ok_or_else(|| failed(stream, "connection closed"))?;
             match answer.status.map(|status| status.as_u16()) {
                 None => {}
                 Some(204 | 404) => return Ok(batch), // end of batch, nothing there
                 Some(other) => {
-                    return Err(failed(stream, format_args!("{other} {}", answer.description.unwrap_or_default())));
+                    return Err(failed(
+                        stream,
+                        format_args!("{other} {}", answer.description.unwrap_or_default()),
+                    ));
                 }
             }
             let (mut found, mut own) = (Found::empty(answer.payload.clone()), Vec::new());
@@ -115,15 +159,31 @@ impl Bus {
     }
 
     /// One message by its sequence; `None` when it is gone.
-    pub async fn read_message(&self, stream: &str, sequence: u64) -> Result<Option<Found>, BusError> {
-        let slice = Slice { from: sequence, since: None, subject: ">", messages: 1, bytes: 0 };
+    pub async fn read_message(
+        &self,
+        stream: &str,
+        sequence: u64,
+    ) -> Result<Option<Found>, BusError> {
+        let slice = Slice {
+            from: sequence,
+            since: None,
+            subject: ">",
+            messages: 1,
+            bytes: 0,
+        };
         let batch = self.read_slice(stream, &slice).await?;
-        Ok(batch.into_iter().next().filter(|found| found.sequence == sequence))
+        Ok(batch
+            .into_iter()
+            .next()
+            .filter(|found| found.sequence == sequence))
     }
 
     /// Whether a function has a consumer, that is, whether anybody will ever act on what waits for it.
     pub async fn has_consumer(&self, stream: &str, function: &str) -> Result<bool, ApiError> {
-        match self.api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null).await {
+        match self
+            .api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null)
+            .await
+        {
             Ok(_) => Ok(true),
             Err(e) if e.is_not_found() => Ok(false),
             Err(e) => Err(e),
@@ -133,7 +193,10 @@ impl Bus {
     /// Takes one message out of its stream.
     pub async fn delete_message(&self, stream: &str, sequence: u64) -> Result<(), ApiError> {
         let body = json!({ "seq": sequence, "no_erase": true });
-        match self.api(&format!("STREAM.MSG.DELETE.{stream}"), &body).await {
+        match self
+            .api(&format!("STREAM.MSG.DELETE.{stream}"), &body)
+            .await
+        {
             Err(e) if e.err_code == 10057 || e.is_not_found() => Ok(()), // gone already
             other => other.map(|_| ()),
         }
@@ -142,7 +205,10 @@ impl Bus {
     /// Sequence of the first message the stream took at `since` (Unix ms) or later, one past the last if there is none;
     /// `None` for an empty stream. A binary search: times grow with sequences.
     pub async fn first_since(&self, stream: &str, since: u64) -> Result<Option<u64>, ApiError> {
-        let state = self.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await?["state"].clone();
+        let state = self
+            .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
+            .await?["state"]
+            .clone();
         let last = state["last_seq"].as_u64().unwrap_or(0);
         if state["messages"] == 0 {
             return Ok(None);
@@ -152,10 +218,14 @@ impl Bus {
             let middle = low.midpoint(high);
             // The first message at or after it that is still there.
             let body = json!({ "seq": middle, "next_by_subj": ">" });
-            let (sequence, time) = match self.api(&format!("STREAM.MSG.GET.{stream}"), &body).await {
+            let (sequence, time) = match self.api(&format!("STREAM.MSG.GET.{stream}"), &body).await
+            {
                 Ok(found) => {
                     let message = &found["message"];
-                    let time = message["time"].as_str().and_then(event::parse_time).unwrap_or(u64::MAX);
+                    let time = message["time"]
+                        .as_str()
+                        .and_then(event::parse_time)
+                        .unwrap_or(u64::MAX);
                     (message["seq"].as_u64().unwrap_or(middle), time)
                 }
                 Err(e) if e.is_not_found() => (last, u64::MAX),
@@ -172,14 +242,30 @@ impl Bus {
 
     /// Lets a consumer begin again at `sequence`: what was acked from there on is delivered once more. Returns how many
     /// messages those are.
-    pub async fn rewind(&self, stream: &str, consumer: &str, sequence: u64) -> Result<u64, ApiError> {
-        let info = self.api(&format!("CONSUMER.RESET.{stream}.{consumer}"), &json!({ "seq": sequence })).await?;
+    pub async fn rewind(
+        &self,
+        stream: &str,
+        consumer: &str,
+        sequence: u64,
+    ) -> Result<u64, ApiError> {
+        let info = self
+            .api(
+                &format!("CONSUMER.RESET.{stream}.{consumer}"),
+                &json!({ "seq": sequence }),
+            )
+            .await?;
         Ok(info["num_pending"].as_u64().unwrap_or(0))
     }
 }
 
 impl Found {
     fn empty(payload: Bytes) -> Self {
-        Self { sequence: 0, time: 0, subject: String::new(), headers: Vec::new(), payload }
+        Self {
+            sequence: 0,
+            time: 0,
+            subject: String::new(),
+            headers: Vec::new(),
+            payload,
+        }
     }
 }

@@ -68,7 +68,9 @@ impl<'de> Deserialize<'de> for Track {
             Share(f64),
         }
         let bad = |what: &dyn std::fmt::Display| {
-            D::Error::custom(format!("track is {what}; it is \"asked\", \"all\", or a share of all flows like 0.01"))
+            D::Error::custom(format!(
+                "track is {what}; it is \"asked\", \"all\", or a share of all flows like 0.01"
+            ))
         };
         match Either::deserialize(d).map_err(|_| bad(&"neither a word nor a number"))? {
             Either::Word(word) if word == "asked" => Ok(Self::Asked),

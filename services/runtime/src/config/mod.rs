@@ -131,7 +131,10 @@ impl Limits {
     #[must_use]
     pub fn with(mut self, config: &FunctionConfig) -> Self {
         self.concurrency = config.concurrency.unwrap_or(self.concurrency).max(1);
-        self.reserved_concurrency = config.reserved_concurrency.unwrap_or(self.reserved_concurrency).max(1);
+        self.reserved_concurrency = config
+            .reserved_concurrency
+            .unwrap_or(self.reserved_concurrency)
+            .max(1);
         self.timeout = config.timeout.unwrap_or(self.timeout);
         self.attempts = config.attempts.unwrap_or(self.attempts).max(1);
         self.ack_wait = config.ack_wait.unwrap_or(self.ack_wait);
@@ -202,7 +205,11 @@ pub struct ConsoleConfig {
 
 impl Default for ConsoleConfig {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8090".into(), write: false, traces: None }
+        Self {
+            listen: "127.0.0.1:8090".into(),
+            write: false,
+            traces: None,
+        }
     }
 }
 
@@ -226,14 +233,22 @@ impl Config {
         let path = named.clone().unwrap_or_else(|| "oncue.toml".into());
         let (text, path) = match std::fs::read_to_string(&path) {
             Ok(text) => (text, Some(path)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => (String::new(), None),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => {
+                (String::new(), None)
+            }
             Err(e) => return Err(ConfigErrors(vec![format!("{}: {e}", path.display())])),
         };
-        Self::parse(&text, path.as_deref(), |name| std::env::var(name).ok().filter(|v| !v.is_empty()))
+        Self::parse(&text, path.as_deref(), |name| {
+            std::env::var(name).ok().filter(|v| !v.is_empty())
+        })
     }
 
     /// The same from text, with the environment as a function.
-    pub fn parse(text: &str, path: Option<&Path>, env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
+    pub fn parse(
+        text: &str,
+        path: Option<&Path>,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigErrors> {
         let mut config = reader::read(text, path)?;
         let overlays = [
             ("ONCUE_NATS_URL", &mut config.nats_url),
@@ -249,14 +264,19 @@ impl Config {
         config.console.traces = env("ONCUE_TRACE_UI").or(config.console.traces);
         let mut errors = Vec::new();
         let limits = &mut config.process;
-        limits.concurrency = overlay(&env, "ONCUE_CONCURRENCY", positive, &mut errors).map(|n| n as usize);
+        limits.concurrency =
+            overlay(&env, "ONCUE_CONCURRENCY", positive, &mut errors).map(|n| n as usize);
         limits.attempts = overlay(&env, "ONCUE_ATTEMPTS", positive, &mut errors);
         limits.timeout = overlay(&env, "ONCUE_TIMEOUT", str::parse, &mut errors);
         let keep = overlay(&env, "ONCUE_KEEP_OUTPUTS", str::parse, &mut errors);
         config.keep_outputs = keep.unwrap_or(config.keep_outputs);
         let batch = overlay(&env, "ONCUE_BATCH_PUBLISH", yes_or_no, &mut errors);
         config.batch_publish = batch.unwrap_or(config.batch_publish);
-        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+        if errors.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigErrors(errors))
+        }
     }
 
     /// The settings of a stream; every domain has one, named in the file or not.
@@ -281,9 +301,17 @@ impl Config {
             let added = std::fs::read(path)
                 .map_err(|e| e.to_string())
                 .and_then(|set| catalog.add(&set).map_err(|e| e.to_string()));
-            errors.extend(added.err().map(|e| format!("contract {}: {e}", path.display())));
+            errors.extend(
+                added
+                    .err()
+                    .map(|e| format!("contract {}: {e}", path.display())),
+            );
         }
-        if errors.is_empty() { Ok(catalog) } else { Err(ConfigErrors(errors)) }
+        if errors.is_empty() {
+            Ok(catalog)
+        } else {
+            Err(ConfigErrors(errors))
+        }
     }
 }
 
@@ -295,13 +323,19 @@ fn overlay<T>(
     errors: &mut Vec<String>,
 ) -> Option<T> {
     let parsed = parse(&env(name)?);
-    parsed.map_err(|why| errors.push(format!("{name}: {why}"))).ok()
+    parsed
+        .map_err(|why| errors.push(format!("{name}: {why}")))
+        .ok()
 }
 
 fn yes_or_no(text: &str) -> Result<bool, String> {
-    text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
+    text.parse()
+        .map_err(|_| format!("{text:?} is neither true nor false"))
 }
 
 fn positive(text: &str) -> Result<u32, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("{text:?} is no number above 0"))
+    text.parse()
+        .ok()
+        .filter(|n| *n > 0)
+        .ok_or_else(|| format!("{text:?} is no number above 0"))
 }

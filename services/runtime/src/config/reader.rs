@@ -10,10 +10,16 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, ConfigErrors, ConsoleConfig, FlowsConfig, FunctionConfig, GatewayConfig, Schedule, Span};
+use super::{
+    Config, ConfigErrors, ConsoleConfig, FlowsConfig, FunctionConfig, GatewayConfig, Schedule, Span,
+};
 
 pub(super) fn read(text: &str, path: Option<&Path>) -> Result<Config, ConfigErrors> {
-    let mut reader = Reader { text, path, errors: Vec::new() };
+    let mut reader = Reader {
+        text,
+        path,
+        errors: Vec::new(),
+    };
     let table = match DeTable::parse(text) {
         Ok(table) => table.into_inner(),
         Err(e) => return Err(ConfigErrors(vec![reader.at(e.span(), e.message())])),
@@ -23,7 +29,13 @@ pub(super) fn read(text: &str, path: Option<&Path>) -> Result<Config, ConfigErro
         return Ok(config);
     }
     reader.errors.sort_by_key(|(at, _)| *at);
-    Err(ConfigErrors(reader.errors.into_iter().map(|(_, message)| message).collect()))
+    Err(ConfigErrors(
+        reader
+            .errors
+            .into_iter()
+            .map(|(_, message)| message)
+            .collect(),
+    ))
 }
 
 /// `[nats]`
@@ -99,15 +111,23 @@ impl<'t> Reader<'t> {
                 "schedule" => schedules = Some(value),
                 other => {
                     let known = "nats, redis, contracts, gateway, console, flows, streams, functions, schedule";
-                    self.fail(Some(name.span()), &format!("unknown section {other:?}; known: {known}"));
+                    self.fail(
+                        Some(name.span()),
+                        &format!("unknown section {other:?}; known: {known}"),
+                    );
                 }
             }
         }
         let catalog = config.catalog().unwrap_or_else(|missing| {
-            missing.0.iter().for_each(|why| self.fail(contracts.clone(), why));
+            missing
+                .0
+                .iter()
+                .for_each(|why| self.fail(contracts.clone(), why));
             Catalog::builtin()
         });
-        config.schedules = schedules.map(|value| self.schedules(value, &catalog)).unwrap_or_default();
+        config.schedules = schedules
+            .map(|value| self.schedules(value, &catalog))
+            .unwrap_or_default();
         config
     }
 
@@ -121,14 +141,20 @@ impl<'t> Reader<'t> {
     }
 
     /// Reads one section; a field that is wrong is noted and left out, so that the next mistake is found too.
-    fn part<T: for<'de> Deserialize<'de>>(&mut self, name: &str, mut value: Spanned<DeValue<'t>>) -> Option<T> {
+    fn part<T: for<'de> Deserialize<'de>>(
+        &mut self,
+        name: &str,
+        mut value: Spanned<DeValue<'t>>,
+    ) -> Option<T> {
         loop {
             match T::deserialize(toml::de::ValueDeserializer::from(value.clone())) {
                 Ok(part) => return Some(part),
                 Err(e) => {
                     let span = e.span().unwrap_or(value.span());
                     self.fail(Some(span.clone()), &format!("[{name}] {}", e.message()));
-                    let DeValue::Table(fields) = value.get_mut() else { return None };
+                    let DeValue::Table(fields) = value.get_mut() else {
+                        return None;
+                    };
                     let wrong = fields.iter().find(|(key, value)| {
                         let (key, value) = (key.span(), value.span());
                         key.contains(&span.start) || value.contains(&span.start)
@@ -147,7 +173,10 @@ impl<'t> Reader<'t> {
     ) -> BTreeMap<String, T> {
         let span = value.span();
         let DeValue::Table(table) = value.into_inner() else {
-            self.fail(Some(span), &format!("[{section}] holds one table for each name"));
+            self.fail(
+                Some(span),
+                &format!("[{section}] holds one table for each name"),
+            );
             return BTreeMap::new();
         };
         let mut parts = BTreeMap::new();
@@ -156,7 +185,10 @@ impl<'t> Reader<'t> {
             if !name.get_ref().chars().all(plain) {
                 self.fail(
                     Some(name.span()),
-                    &format!("[{section}] name {:?} may hold a-z, 0-9 and '-'", name.get_ref()),
+                    &format!(
+                        "[{section}] name {:?} may hold a-z, 0-9 and '-'",
+                        name.get_ref()
+                    ),
                 );
             }
             if let Some(part) = self.part(&format!("{section}.{}", name.get_ref()), value) {
@@ -166,10 +198,17 @@ impl<'t> Reader<'t> {
         parts
     }
 
-    fn check_scales(&mut self, functions: &BTreeMap<String, FunctionConfig>, places: &BTreeMap<String, Range<usize>>) {
+    fn check_scales(
+        &mut self,
+        functions: &BTreeMap<String, FunctionConfig>,
+        places: &BTreeMap<String, Range<usize>>,
+    ) {
         for (name, function) in functions {
             if let Err(why) = function.check_scale() {
-                self.fail(places.get(name).cloned(), &format!("[functions.{name}] {why}"));
+                self.fail(
+                    places.get(name).cloned(),
+                    &format!("[functions.{name}] {why}"),
+                );
             }
         }
     }
@@ -183,14 +222,22 @@ impl<'t> Reader<'t> {
         let mut schedules: Vec<Schedule> = Vec::new();
         for value in array {
             let span = value.span();
-            let Some(mut schedule) = self.part::<Schedule>("[schedule]", value) else { continue };
+            let Some(mut schedule) = self.part::<Schedule>("[schedule]", value) else {
+                continue;
+            };
             if let Err(why) = schedule.check(catalog) {
                 self.fail(Some(span.clone()), &format!("[[schedule]] {why}"));
             }
-            if schedules.iter().any(|other| other.name() == schedule.name()) {
+            if schedules
+                .iter()
+                .any(|other| other.name() == schedule.name())
+            {
                 self.fail(
                     Some(span),
-                    &format!("[[schedule]] there are two named {:?}; give one a `name`", schedule.name()),
+                    &format!(
+                        "[[schedule]] there are two named {:?}; give one a `name`",
+                        schedule.name()
+                    ),
                 );
             }
             schedules.push(schedule);
@@ -204,14 +251,26 @@ impl<'t> Reader<'t> {
     }
 
     fn at(&self, span: Option<Range<usize>>, message: &str) -> String {
-        let line = span.map_or(1, |span| self.text[..span.start.min(self.text.len())].matches('\n').count() + 1);
-        let path = self.path.map_or_else(|| "oncue.toml".to_owned(), |p| p.display().to_string());
+        let line = span.map_or(1, |span| {
+            self.text[..span.start.min(self.text.len())]
+                .matches('\n')
+                .count()
+                + 1
+        });
+        let path = self
+            .path
+            .map_or_else(|| "oncue.toml".to_owned(), |p| p.display().to_string());
         format!("{path}:{line}: {}", message.trim())
     }
 }
 
 /// Where each name of a section stands.
 fn places(section: &Spanned<DeValue<'_>>) -> BTreeMap<String, Range<usize>> {
-    let DeValue::Table(table) = section.get_ref() else { return BTreeMap::new() };
-    table.iter().map(|(name, _)| (name.get_ref().to_string(), name.span())).collect()
+    let DeValue::Table(table) = section.get_ref() else {
+        return BTreeMap::new();
+    };
+    table
+        .iter()
+        .map(|(name, _)| (name.get_ref().to_string(), name.span()))
+        .collect()
 }

@@ -34,7 +34,9 @@ impl FunctionConfig {
     pub(super) fn check_scale(&self) -> Result<(), String> {
         let Scale { min, max, .. } = self.scale();
         if self.replicas.is_some() && (self.min.is_some() || self.max.is_some()) {
-            return Err("either `replicas` or `min` and `max`, since `replicas` is short for both".into());
+            return Err(
+                "either `replicas` or `min` and `max`, since `replicas` is short for both".into(),
+            );
         }
         if min > max {
             return Err(format!("min = {min} is more than max = {max}"));

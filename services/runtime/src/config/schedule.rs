@@ -29,7 +29,9 @@ pub struct Schedule {
 
 impl Schedule {
     pub fn ty(&self) -> String {
-        self.ty.clone().unwrap_or_else(|| TimerFired::TYPE.to_owned())
+        self.ty
+            .clone()
+            .unwrap_or_else(|| TimerFired::TYPE.to_owned())
     }
 
     pub fn name(&self) -> String {
@@ -60,22 +62,34 @@ impl Schedule {
 
     pub(super) fn check(&mut self, catalog: &Catalog) -> Result<(), String> {
         match (&self.function, &self.ty) {
-            (Some(_), Some(_)) | (None, None) => return Err("a schedule names either `function` or `type`".into()),
+            (Some(_), Some(_)) | (None, None) => {
+                return Err("a schedule names either `function` or `type`".into());
+            }
             _ => {}
         }
         if self.every.is_some() == self.cron.is_some() {
             return Err("a schedule has either `every` (\"10s\") or `cron` (six fields)".into());
         }
-        if self.every.is_some_and(|every| every.0 < Duration::from_secs(1)) {
+        if self
+            .every
+            .is_some_and(|every| every.0 < Duration::from_secs(1))
+        {
             return Err("`every` is at least 1s".into());
         }
         let name = self.name();
-        if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
-            return Err(format!("name {name:?} may hold letters, digits, '-' and '_'"));
+        if !name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+        {
+            return Err(format!(
+                "name {name:?} may hold letters, digits, '-' and '_'"
+            ));
         }
         let entry = catalog.get(&self.ty()).map_err(|e| e.to_string())?;
         let payload = self.payload().to_string();
-        self.key = entry.check(Format::Json, payload.as_bytes()).map_err(|e| e.to_string())?;
+        self.key = entry
+            .check(Format::Json, payload.as_bytes())
+            .map_err(|e| e.to_string())?;
         Ok(())
     }
 }

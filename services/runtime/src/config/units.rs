@@ -20,7 +20,9 @@ impl std::str::FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let duration = humantime::parse_duration(text);
-        duration.map(Self).map_err(|e| format!("{text:?} is no duration like \"30s\" or \"2h\": {e}"))
+        duration
+            .map(Self)
+            .map_err(|e| format!("{text:?} is no duration like \"30s\" or \"2h\": {e}"))
     }
 }
 
@@ -44,16 +46,18 @@ impl<'de> Deserialize<'de> for Size {
         }
         match Either::deserialize(d)? {
             Either::Number(n) => Ok(Self(n)),
-            Either::Text(text) => parse_size(&text)
-                .map(Self)
-                .ok_or_else(|| D::Error::custom(format!("{text:?} is no size like \"512KiB\" or \"1GiB\""))),
+            Either::Text(text) => parse_size(&text).map(Self).ok_or_else(|| {
+                D::Error::custom(format!("{text:?} is no size like \"512KiB\" or \"1GiB\""))
+            }),
         }
     }
 }
 
 /// `None` for anything but a whole number with an optional unit B, KiB, MiB, GiB, TiB (or KB, MB, GB, TB).
 pub fn parse_size(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let factor: u64 = match text[digits..].trim() {
         "" | "B" => 1,
         "KiB" => 1 << 10,

@@ -11,16 +11,30 @@ use crate::bus::{Bus, BusError};
 use crate::event::{self, Meta};
 
 /// Takes a letter out of the stream. The record first: it must not vanish without one. `source` says which program did it.
-pub async fn give_up(letter: &Letter, why: &str, who: &str, source: &str, bus: &Bus) -> Result<(), String> {
-    bus.publish(&record(letter, why, who, source)).await.map_err(|e| e.to_string())?;
-    bus.delete_message(DLQ, letter.number).await.map_err(|e| e.to_string())
+pub async fn give_up(
+    letter: &Letter,
+    why: &str,
+    who: &str,
+    source: &str,
+    bus: &Bus,
+) -> Result<(), String> {
+    bus.publish(&record(letter, why, who, source))
+        .await
+        .map_err(|e| e.to_string())?;
+    bus.delete_message(DLQ, letter.number)
+        .await
+        .map_err(|e| e.to_string())
 }
 
 /// The records of all letters that were given up, oldest first.
 pub async fn dropped(bus: &Bus) -> Result<Vec<DeadLetterDropped>, BusError> {
     let found = letters::read(bus, 1).await?;
-    let records = found.iter().filter(|found| found.subject == DeadLetterDropped::TYPE);
-    Ok(records.filter_map(|found| DeadLetterDropped::decode(&found.payload[..]).ok()).collect())
+    let records = found
+        .iter()
+        .filter(|found| found.subject == DeadLetterDropped::TYPE);
+    Ok(records
+        .filter_map(|found| DeadLetterDropped::decode(&found.payload[..]).ok())
+        .collect())
 }
 
 fn record(letter: &Letter, why: &str, who: &str, source: &str) -> Envelope {
@@ -52,6 +66,16 @@ fn record(letter: &Letter, why: &str, who: &str, source: &str) -> Envelope {
         tracked: false,
     };
     let headers = event::headers(&meta, &inner.function, Format::Protobuf);
-    let headers = headers.into_iter().map(|(name, value)| Header { name: name.to_owned(), value }).collect();
-    Envelope { subject: DeadLetterDropped::TYPE.to_owned(), headers, payload: record.encode_to_vec().into() }
+    let headers = headers
+        .into_iter()
+        .map(|(name, value)| Header {
+            name: name.to_owned(),
+            value,
+        })
+        .collect();
+    Envelope {
+        subject: DeadLetterDropped::TYPE.to_owned(),
+        headers,
+        payload: record.encode_to_vec().into(),
+    }
 }

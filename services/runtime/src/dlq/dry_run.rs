@@ -40,9 +40,21 @@ pub struct Emitted {
 }
 
 /// Tries one letter with its function's program in the folder `bin`.
-pub async fn attempt(letter: &Letter, bus: &Bus, config: &Config, bin: &Path) -> Result<Answer, String> {
+pub async fn attempt(
+    letter: &Letter,
+    bus: &Bus,
+    config: &Config,
+    bin: &Path,
+) -> Result<Answer, String> {
     let mut complete = envelope::complete(bus, &letter.content).await?;
     // As it would be sent: under the identity it would have.
     complete.envelope = Some(envelope::redriven(&complete, event::now_ms()));
-    program::ask(bin, config, &letter.content.function, "--try", &complete.encode_to_vec()).await
+    program::ask(
+        bin,
+        config,
+        &letter.content.function,
+        "--try",
+        &complete.encode_to_vec(),
+    )
+    .await
 }

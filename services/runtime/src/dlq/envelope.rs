@@ -14,7 +14,10 @@ pub async fn complete(bus: &Bus, letter: &DeadLetter) -> Result<DeadLetter, Stri
         return Ok(letter);
     }
     let (stream, sequence) = (&letter.stream, letter.sequence);
-    let found = bus.read_message(stream, sequence).await.map_err(|e| e.to_string())?;
+    let found = bus
+        .read_message(stream, sequence)
+        .await
+        .map_err(|e| e.to_string())?;
     // Another one stands there once the stream was made anew.
     let accepted = ms(letter.accepted_at.as_ref());
     let same = found.filter(|found| found.subject == envelope.subject && found.time == accepted);
@@ -48,17 +51,33 @@ pub fn redriven(letter: &DeadLetter, now: u64) -> Envelope {
         let name = name.to_ascii_lowercase();
         name.starts_with("nats-") || name == REDRIVE.to_ascii_lowercase()
     };
-    let mut headers: Vec<Header> = envelope.headers.into_iter().filter(|h| !ours(&h.name)).collect();
-    let mut put = |name: &str, value: String| headers.push(Header { name: name.to_owned(), value });
+    let mut headers: Vec<Header> = envelope
+        .headers
+        .into_iter()
+        .filter(|h| !ours(&h.name))
+        .collect();
+    let mut put = |name: &str, value: String| {
+        headers.push(Header {
+            name: name.to_owned(),
+            value,
+        })
+    };
     put("Nats-Msg-Id", message_id("redrive", letter, number));
     put(REDRIVE, event::percent_encode(&header).into_owned());
     let subject = event::redrive_subject(&letter.stream, &letter.function);
-    Envelope { subject, headers, payload: envelope.payload }
+    Envelope {
+        subject,
+        headers,
+        payload: envelope.payload,
+    }
 }
 
 /// The same however often, and by however many, it is done.
 pub fn message_id(what: &str, letter: &DeadLetter, number: u32) -> String {
-    let hash: String = event::hash(&[letter.event_id.as_bytes()]).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash: String = event::hash(&[letter.event_id.as_bytes()])
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("{what}:{}:{hash}:{number}", letter.function)
 }
 
@@ -68,7 +87,10 @@ mod tests {
 
     #[test]
     fn a_redriven_event_keeps_all_but_what_the_server_and_we_had_added() {
-        let header = |name: &str, value: &str| Header { name: name.into(), value: value.into() };
+        let header = |name: &str, value: &str| Header {
+            name: name.into(),
+            value: value.into(),
+        };
         let letter = DeadLetter {
             function: "f".into(),
             event_id: "e 1".into(),
@@ -91,12 +113,27 @@ mod tests {
             ..DeadLetter::default()
         };
         let made = redriven(&letter, 9000);
-        assert_eq!((made.subject.as_str(), &made.payload[..]), ("web.redrive.f", &b"{}"[..]));
+        assert_eq!(
+            (made.subject.as_str(), &made.payload[..]),
+            ("web.redrive.f", &b"{}"[..])
+        );
         let names: Vec<&str> = made.headers.iter().map(|h| h.name.as_str()).collect();
         assert_eq!(names, ["traceparent", "Nats-Msg-Id", "Oncue-Redrive"]);
-        assert!(made.headers[1].value.starts_with("redrive:f:") && made.headers[1].value.ends_with(":3"));
+        assert!(
+            made.headers[1].value.starts_with("redrive:f:")
+                && made.headers[1].value.ends_with(":3")
+        );
         let read: RedriveHeader =
             serde_json::from_str(&event::percent_decode(&made.headers[2].value).unwrap()).unwrap();
-        assert_eq!((read.number, read.at, read.time, read.timed, read.id.as_str()), (3, 9000, 1500, true, "e 1"));
+        assert_eq!(
+            (
+                read.number,
+                read.at,
+                read.time,
+                read.timed,
+                read.id.as_str()
+            ),
+            (3, 9000, 1500, true, "e 1")
+        );
     }
 }

@@ -29,9 +29,16 @@ impl Letter {
         if function.contains('.') {
             return None;
         }
-        let letter = DeadLetter::decode(&found.payload[..]).ok().filter(|letter| !letter.function.is_empty())?;
+        let letter = DeadLetter::decode(&found.payload[..])
+            .ok()
+            .filter(|letter| !letter.function.is_empty())?;
         let traceparent = found.header("traceparent").map(str::to_owned);
-        Some(Self { number: found.sequence, group: fingerprint(&letter), content: letter, traceparent })
+        Some(Self {
+            number: found.sequence,
+            group: fingerprint(&letter),
+            content: letter,
+            traceparent,
+        })
     }
 
     pub fn envelope(&self) -> Envelope {
@@ -55,7 +62,10 @@ pub fn grouped<'l>(letters: impl IntoIterator<Item = &'l Letter>) -> Vec<Group<'
     for letter in letters {
         groups.entry(&letter.group).or_default().push(letter);
     }
-    let mut groups: Vec<Group> = groups.into_iter().map(|(name, letters)| Group { name, letters }).collect();
+    let mut groups: Vec<Group> = groups
+        .into_iter()
+        .map(|(name, letters)| Group { name, letters })
+        .collect();
     groups.sort_by_key(|group| std::cmp::Reverse(group.letters.len()));
     groups
 }
@@ -63,7 +73,10 @@ pub fn grouped<'l>(letters: impl IntoIterator<Item = &'l Letter>) -> Vec<Group<'
 /// Everything in the stream from `from` on; nothing where there is no such stream yet.
 pub async fn read(bus: &Bus, from: u64) -> Result<Vec<Found>, BusError> {
     match bus.api(&format!("STREAM.INFO.{DLQ}"), &Value::Null).await {
-        Ok(info) if info["state"]["last_seq"].as_u64().is_some_and(|last| last >= from) => {}
+        Ok(info)
+            if info["state"]["last_seq"]
+                .as_u64()
+                .is_some_and(|last| last >= from) => {}
         Ok(_) => return Ok(Vec::new()),
         Err(e) if e.is_not_found() => return Ok(Vec::new()),
         Err(e) => return Err(BusError(format!("stream {DLQ}: {e}"))),
@@ -71,7 +84,9 @@ pub async fn read(bus: &Bus, from: u64) -> Result<Vec<Found>, BusError> {
     let (mut all, mut next) = (Vec::new(), from);
     loop {
         let batch = bus.read_stream(DLQ, next).await?;
-        let Some(last) = batch.last() else { return Ok(all) };
+        let Some(last) = batch.last() else {
+            return Ok(all);
+        };
         next = last.sequence + 1;
         all.extend(batch);
     }
@@ -79,7 +94,11 @@ pub async fn read(bus: &Bus, from: u64) -> Result<Vec<Found>, BusError> {
 
 /// All letters, oldest first.
 pub async fn all(bus: &Bus) -> Result<Vec<Letter>, BusError> {
-    Ok(read(bus, 1).await?.iter().filter_map(Letter::read).collect())
+    Ok(read(bus, 1)
+        .await?
+        .iter()
+        .filter_map(Letter::read)
+        .collect())
 }
 
 /// The letters among the last `window` messages of the stream, oldest first, and how many messages lie before those.
@@ -93,7 +112,9 @@ pub async fn latest(bus: &Bus, window: u64) -> Result<(Vec<Letter>, u64), BusErr
     if number("messages") == 0 {
         return Ok((Vec::new(), 0));
     }
-    let from = (number("last_seq") + 1).saturating_sub(window).max(number("first_seq"));
+    let from = (number("last_seq") + 1)
+        .saturating_sub(window)
+        .max(number("first_seq"));
     let found = read(bus, from).await?;
     let before = number("messages").saturating_sub(found.len() as u64);
     Ok((found.iter().filter_map(Letter::read).collect(), before))
@@ -102,8 +123,16 @@ pub async fn latest(bus: &Bus, window: u64) -> Result<(Vec<Letter>, u64), BusErr
 /// Names a cause: the function, the class of the reason, and the line that failed; where no line is known, the message
 /// without what differs from event to event.
 pub fn fingerprint(letter: &DeadLetter) -> String {
-    let place = if letter.site.is_empty() { blotted(&letter.message) } else { letter.site.clone() };
-    let hash = event::hash(&[letter.function.as_bytes(), letter.reason.as_bytes(), place.as_bytes()]);
+    let place = if letter.site.is_empty() {
+        blotted(&letter.message)
+    } else {
+        letter.site.clone()
+    };
+    let hash = event::hash(&[
+        letter.function.as_bytes(),
+        letter.reason.as_bytes(),
+        place.as_bytes(),
+    ]);
     hash[..4].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -113,7 +142,9 @@ fn blotted(message: &str) -> String {
     let mut out = String::with_capacity(message.len());
     let mut rest = message;
     while let Some(first) = rest.chars().next() {
-        let end = rest.find(|c: char| word(c) != word(first)).unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| word(c) != word(first))
+            .unwrap_or(rest.len());
         let (run, after) = rest.split_at(end);
         match word(first) {
             true if is_id(run) => out.push('#'),
@@ -149,8 +180,15 @@ mod tests {
     use super::*;
 
     fn letter(function: &str, reason: &str, site: &str, message: &str) -> DeadLetter {
-        let [function, reason, site, message] = [function, reason, site, message].map(str::to_owned);
-        DeadLetter { function, reason, site, message, ..DeadLetter::default() }
+        let [function, reason, site, message] =
+            [function, reason, site, message].map(str::to_owned);
+        DeadLetter {
+            function,
+            reason,
+            site,
+            message,
+            ..DeadLetter::default()
+        }
     }
 
     #[test]
@@ -173,7 +211,10 @@ mod tests {
             of("no file abcdefab-abcd-abcd-abcd-abcdefabcdef")
         );
         assert_eq!(of("hash deadbeef01"), of("hash 77ff00aa12"));
-        assert_eq!(of("id kN3sTq0V_x9-Lm2PzR7w1A lost"), of("id 8aB2cD4eF6gH8iJ0kL2mN4 lost"));
+        assert_eq!(
+            of("id kN3sTq0V_x9-Lm2PzR7w1A lost"),
+            of("id 8aB2cD4eF6gH8iJ0kL2mN4 lost")
+        );
         assert_ne!(of("line is late"), of("line was lost"));
         assert_eq!(blotted("took 12ms, facade é7"), "took #ms, facade é#");
     }

@@ -19,9 +19,14 @@ pub use self::redrive::{Pace, Progress, Tally, redrive, without_outdated};
 
 /// Unix milliseconds; 0 where nothing is said.
 pub fn ms(time: Option<&Timestamp>) -> u64 {
-    time.map_or(0, |t| (t.seconds * 1000 + i64::from(t.nanos) / 1_000_000) as u64)
+    time.map_or(0, |t| {
+        (t.seconds * 1000 + i64::from(t.nanos) / 1_000_000) as u64
+    })
 }
 
 pub fn timestamp(ms: u64) -> Timestamp {
-    Timestamp { seconds: ms as i64 / 1000, nanos: (ms % 1000) as i32 * 1_000_000 }
+    Timestamp {
+        seconds: ms as i64 / 1000,
+        nanos: (ms % 1000) as i32 * 1_000_000,
+    }
 }

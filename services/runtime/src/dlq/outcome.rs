@@ -54,22 +54,42 @@ pub struct Watch<'c> {
 impl<'c> Watch<'c> {
     /// Letters before number `next` are not looked at: they were there before anything was sent.
     pub fn new(bus: &Bus, store: Store, config: &'c Config, next: u64) -> Self {
-        Self { bus: bus.clone(), store, config, next }
+        Self {
+            bus: bus.clone(),
+            store,
+            config,
+            next,
+        }
     }
 
     /// Brings the outcomes of what was sent to one function up to date.
     pub async fn look(&mut self, sent: &mut [Sent]) -> Result<(), BusError> {
-        let Some(first) = sent.first() else { return Ok(()) };
+        let Some(first) = sent.first() else {
+            return Ok(());
+        };
         let (stream, function) = (&first.letter.content.stream, &first.letter.content.function);
-        let consumer = self.bus.api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null).await;
-        let consumer = consumer.map_err(|e| BusError(format!("consumer {stream}/{function}: {e}")))?;
+        let consumer = self
+            .bus
+            .api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null)
+            .await;
+        let consumer =
+            consumer.map_err(|e| BusError(format!("consumer {stream}/{function}: {e}")))?;
         let marks = self.marks(sent);
-        let settled = self.store.settled(&marks).await.map_err(|e| BusError(e.to_string()))?;
-        let applied: Vec<bool> = settled.iter().map(|settled| *settled == Some(Settled::Applied)).collect();
+        let settled = self
+            .store
+            .settled(&marks)
+            .await
+            .map_err(|e| BusError(e.to_string()))?;
+        let applied: Vec<bool> = settled
+            .iter()
+            .map(|settled| *settled == Some(Settled::Applied))
+            .collect();
         // Read last: a letter is written before its event is acked, so who is finished without one has not failed.
         for found in letters::read(&self.bus, self.next).await? {
             self.next = found.sequence + 1;
-            let Some(letter) = Letter::read(&found) else { continue };
+            let Some(letter) = Letter::read(&found) else {
+                continue;
+            };
             for sent in sent.iter_mut().filter(|sent| sent.became(&letter)) {
                 sent.outcome = Outcome::Failed(letter.group.clone());
             }
@@ -84,11 +104,20 @@ impl<'c> Watch<'c> {
     }
 
     fn marks(&self, sent: &[Sent]) -> Vec<Mark> {
-        let Some(first) = sent.first() else { return Vec::new() };
+        let Some(first) = sent.first() else {
+            return Vec::new();
+        };
         // A mark's name lives as long as the program: one for all of a group.
         let function: &'static str = first.letter.content.function.clone().leak();
-        let horizon = self.config.stream(&first.letter.content.stream).horizon.0.as_millis() as u64;
-        sent.iter().map(|sent| Mark::new(function, &sent.letter.content.key, &meta(sent), horizon)).collect()
+        let horizon = self
+            .config
+            .stream(&first.letter.content.stream)
+            .horizon
+            .0
+            .as_millis() as u64;
+        sent.iter()
+            .map(|sent| Mark::new(function, &sent.letter.content.key, &meta(sent), horizon))
+            .collect()
     }
 }
 
@@ -106,7 +135,10 @@ fn meta(sent: &Sent) -> Meta {
         traceparent: None,
         tracestate: None,
         baggage: None,
-        redrive: Some(Redrive { number: sent.number(), at: 0 }),
+        redrive: Some(Redrive {
+            number: sent.number(),
+            at: 0,
+        }),
         tracked: false,
     }
 }
@@ -133,16 +165,35 @@ mod tests {
             sequence,
             ..DeadLetter::default()
         };
-        Letter { number: 1, content: letter, group: "g".into(), traceparent: None }
+        Letter {
+            number: 1,
+            content: letter,
+            group: "g".into(),
+            traceparent: None,
+        }
     }
 
     #[test]
     fn a_failure_is_known_by_its_event_or_by_its_place() {
-        let ack = PubAck { stream: "web".into(), sequence: 9, duplicate: false };
-        let sent = Sent { letter: letter("e", 1, 3), ack, outcome: Outcome::Pending };
+        let ack = PubAck {
+            stream: "web".into(),
+            sequence: 9,
+            duplicate: false,
+        };
+        let sent = Sent {
+            letter: letter("e", 1, 3),
+            ack,
+            outcome: Outcome::Pending,
+        };
         assert!(sent.became(&letter("e", 2, 9)));
-        assert!(sent.became(&letter("web:1:9", 0, 9)), "an event that cannot be read is named after its place");
-        assert!(!sent.became(&letter("e", 1, 3)), "the letter that was redriven");
+        assert!(
+            sent.became(&letter("web:1:9", 0, 9)),
+            "an event that cannot be read is named after its place"
+        );
+        assert!(
+            !sent.became(&letter("e", 1, 3)),
+            "the letter that was redriven"
+        );
         assert!(!sent.became(&letter("other", 2, 8)));
     }
 
@@ -150,6 +201,9 @@ mod tests {
     fn a_consumer_is_past_what_it_acked() {
         let info = |floor: u64, delivered: u64, held: u64| json!({ "ack_floor": { "stream_seq": floor }, "delivered": { "stream_seq": delivered }, "num_ack_pending": held });
         assert!(is_past(&info(9, 9, 0), 9) && is_past(&info(2, 9, 0), 9));
-        assert!(!is_past(&info(2, 9, 1), 9) && !is_past(&info(2, 8, 0), 9), "in hand, or not even delivered");
+        assert!(
+            !is_past(&info(2, 9, 1), 9) && !is_past(&info(2, 8, 0), 9),
+            "in hand, or not even delivered"
+        );
     }
 }

@@ -58,12 +58,18 @@ pub async fn without_outdated(
     let mut current = Vec::with_capacity(chosen.len());
     for letter in chosen {
         let (old, same) = (&letter.content, |l: &Letter| {
-            l.content.function == letter.content.function && l.content.event_id == letter.content.event_id
+            l.content.function == letter.content.function
+                && l.content.event_id == letter.content.event_id
         });
-        match all.iter().find(|later| same(later) && later.content.redrives > old.redrives) {
+        match all
+            .iter()
+            .find(|later| same(later) && later.content.redrives > old.redrives)
+        {
             Some(later) => {
                 let (number, later) = (letter.number, later.number);
-                tell(Progress::Remark(format!("#{number} was redriven before and became #{later}: taken away")));
+                tell(Progress::Remark(format!(
+                    "#{number} was redriven before and became #{later}: taken away"
+                )));
                 bus.delete_message(DLQ, letter.number).await?;
             }
             None => current.push(letter),
@@ -73,14 +79,26 @@ pub async fn without_outdated(
 }
 
 /// One group, as far as it goes well.
-pub async fn redrive(group: &Group<'_>, pace: &Pace, watch: &mut Watch<'_>, tell: Tell<'_>) -> Result<Tally, BusError> {
+pub async fn redrive(
+    group: &Group<'_>,
+    pace: &Pace,
+    watch: &mut Watch<'_>,
+    tell: Tell<'_>,
+) -> Result<Tally, BusError> {
     let function = &group.letters[0].content.function;
-    let mut tally = Tally { group: group.name.to_owned(), function: function.clone(), ..Tally::default() };
+    let mut tally = Tally {
+        group: group.name.to_owned(),
+        function: function.clone(),
+        ..Tally::default()
+    };
     let mut sent: Vec<Sent> = Vec::new();
     let (mut looked, mut rest) = (Instant::now(), group.letters.iter());
     while let Some(letter) = rest.next() {
         if let Err(why) = send(letter, &watch.bus, &mut sent, tell).await {
-            tell(Progress::Remark(format!("#{}: {why}; it stays where it is", letter.number)));
+            tell(Progress::Remark(format!(
+                "#{}: {why}; it stays where it is",
+                letter.number
+            )));
             tally.left += 1;
             continue;
         }
@@ -103,11 +121,18 @@ pub async fn redrive(group: &Group<'_>, pace: &Pace, watch: &mut Watch<'_>, tell
     settle(&mut sent, watch, group, pace.wait, tell).await?;
     if came_back(&sent, group) {
         let again = "failed again for the same cause";
-        let left =
-            if rest.len() > 0 { format!("; the other {} are left untouched", rest.len()) } else { String::new() };
-        tell(Progress::Remark(format!("group {} of {function}: {again}{left}", group.name)));
+        let left = if rest.len() > 0 {
+            format!("; the other {} are left untouched", rest.len())
+        } else {
+            String::new()
+        };
+        tell(Progress::Remark(format!(
+            "group {} of {function}: {again}{left}",
+            group.name
+        )));
     }
-    let count = |is: &dyn Fn(&Outcome) -> bool| sent.iter().filter(|sent| is(&sent.outcome)).count() as u64;
+    let count =
+        |is: &dyn Fn(&Outcome) -> bool| sent.iter().filter(|sent| is(&sent.outcome)).count() as u64;
     tally.redriven = sent.len() as u64;
     tally.done = count(&|outcome| *outcome == Outcome::Done);
     tally.pending = count(&|outcome| *outcome == Outcome::Pending);
@@ -116,14 +141,29 @@ pub async fn redrive(group: &Group<'_>, pace: &Pace, watch: &mut Watch<'_>, tell
 }
 
 /// Publishes, and deletes the letter only once the stream has the event.
-async fn send(letter: &Letter, bus: &Bus, sent: &mut Vec<Sent>, tell: Tell<'_>) -> Result<(), String> {
+async fn send(
+    letter: &Letter,
+    bus: &Bus,
+    sent: &mut Vec<Sent>,
+    tell: Tell<'_>,
+) -> Result<(), String> {
     heard(letter, bus).await?;
     let complete = envelope::complete(bus, &letter.content).await?;
     let envelope = envelope::redriven(&complete, event::now_ms());
-    let ack = bus.publish(&envelope).await.map_err(|e| format!("cannot be published: {e}"))?;
-    sent.push(Sent { letter: letter.clone(), ack, outcome: Outcome::Pending });
+    let ack = bus
+        .publish(&envelope)
+        .await
+        .map_err(|e| format!("cannot be published: {e}"))?;
+    sent.push(Sent {
+        letter: letter.clone(),
+        ack,
+        outcome: Outcome::Pending,
+    });
     if let Err(e) = bus.delete_message(DLQ, letter.number).await {
-        tell(Progress::Remark(format!("#{} was redriven but cannot be deleted: {e}", letter.number)));
+        tell(Progress::Remark(format!(
+            "#{} was redriven but cannot be deleted: {e}",
+            letter.number
+        )));
     }
     Ok(())
 }
@@ -131,14 +171,22 @@ async fn send(letter: &Letter, bus: &Bus, sent: &mut Vec<Sent>, tell: Tell<'_>) 
 /// An event that nobody is to hear would be lost: it would be in no dead letter any more.
 async fn heard(letter: &Letter, bus: &Bus) -> Result<(), String> {
     let (stream, function) = (&letter.content.stream, &letter.content.function);
-    let info = bus.api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null).await;
-    let info = info.map_err(|e| format!("{function} has no consumer on {stream} ({e}); run `oncue apply`"))?;
+    let info = bus
+        .api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null)
+        .await;
+    let info = info
+        .map_err(|e| format!("{function} has no consumer on {stream} ({e}); run `oncue apply`"))?;
     let subject = event::redrive_subject(stream, function);
-    let mut filters = info["config"]["filter_subjects"].as_array().into_iter().flatten();
+    let mut filters = info["config"]["filter_subjects"]
+        .as_array()
+        .into_iter()
+        .flatten();
     if filters.any(|filter| filter == subject.as_str()) {
         return Ok(());
     }
-    Err(format!("the consumer of {function} does not hear {subject}; run `oncue apply`"))
+    Err(format!(
+        "the consumer of {function} does not hear {subject}; run `oncue apply`"
+    ))
 }
 
 /// Waits until every outcome is known, the cause has come back, or the patience is at its end.
@@ -162,12 +210,24 @@ async fn settle(
 }
 
 fn came_back(sent: &[Sent], group: &Group<'_>) -> bool {
-    sent.iter().any(|sent| matches!(&sent.outcome, Outcome::Failed(cause) if cause == group.name))
+    sent.iter()
+        .any(|sent| matches!(&sent.outcome, Outcome::Failed(cause) if cause == group.name))
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { group, redriven, done, failed, pending, left, .. } = self;
-        write!(f, "{group}: {redriven} redriven, {done} done, {failed} failed again, {pending} pending, {left} left")
+        let Self {
+            group,
+            redriven,
+            done,
+            failed,
+            pending,
+            left,
+            ..
+        } = self;
+        write!(
+            f,
+            "{group}: {redriven} redriven, {done} done, {failed} failed again, {pending} pending, {left} left"
+        )
     }
 }

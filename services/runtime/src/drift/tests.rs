@@ -20,18 +20,33 @@ const NOW: u64 = 100 * DAY_MS;
 
 fn edge(source: &str, ty: &str, function: &str, days_ago: u64) -> Edge {
     let [source, ty, function] = [source, ty, function].map(str::to_owned);
-    Edge { source, ty, function, count: 1, last: Some(NOW - days_ago * DAY_MS) }
+    Edge {
+        source,
+        ty,
+        function,
+        count: 1,
+        last: Some(NOW - days_ago * DAY_MS),
+    }
 }
 
 fn of(kind: Kind, house: &House, observed: &Observed) -> Vec<String> {
     let all = findings(house, observed, NOW, 7);
-    all.into_iter().filter(|finding| finding.kind == kind).map(|finding| finding.what).collect()
+    all.into_iter()
+        .filter(|finding| finding.kind == kind)
+        .map(|finding| finding.what)
+        .collect()
 }
 
 #[test]
 fn events_nobody_hears_and_functions_nobody_calls() {
-    let house = house(&[("f", &["a.b.in"], &["a.b.out"], None), ("g", &["a.b.never"], &[], None)]);
-    let observed = Observed { published: BTreeSet::from(["a.b.in".into(), "a.b.stray".into()]), ..<_>::default() };
+    let house = house(&[
+        ("f", &["a.b.in"], &["a.b.out"], None),
+        ("g", &["a.b.never"], &[], None),
+    ]);
+    let observed = Observed {
+        published: BTreeSet::from(["a.b.in".into(), "a.b.stray".into()]),
+        ..<_>::default()
+    };
     assert_eq!(
         of(Kind::Unheard, &house, &observed),
         [
@@ -43,17 +58,30 @@ fn events_nobody_hears_and_functions_nobody_calls() {
         of(Kind::Untriggered, &house, &observed),
         ["g acts on a.b.never, which nobody emits and nobody has published"]
     );
-    let seen =
-        Observed { edges: vec![edge("client", "a.b.never", "g", 0), edge("client", "a.b.in", "f", 0)], ..observed };
+    let seen = Observed {
+        edges: vec![
+            edge("client", "a.b.never", "g", 0),
+            edge("client", "a.b.in", "f", 0),
+        ],
+        ..observed
+    };
     assert!(of(Kind::Untriggered, &house, &seen).is_empty());
 }
 
 #[test]
 fn a_timer_cues_only_the_function_it_names() {
-    let mut house = house(&[("f", &[TimerFired::TYPE], &[], None), ("g", &[TimerFired::TYPE], &[], None)]);
-    house.schedules.push((TimerFired::TYPE.into(), Some("f".into())));
+    let mut house = house(&[
+        ("f", &[TimerFired::TYPE], &[], None),
+        ("g", &[TimerFired::TYPE], &[], None),
+    ]);
+    house
+        .schedules
+        .push((TimerFired::TYPE.into(), Some("f".into())));
     let found = of(Kind::Untriggered, &house, &Observed::default());
-    assert!(found.len() == 1 && found[0].starts_with("g acts on"), "{found:?}");
+    assert!(
+        found.len() == 1 && found[0].starts_with("g acts on"),
+        "{found:?}"
+    );
 }
 
 #[test]
@@ -67,59 +95,150 @@ fn functions_that_are_not_used_any_more() {
     house.functions.get_mut("fresh").unwrap().seen = Some(NOW - DAY_MS);
     house.functions.get_mut("idle").unwrap().seen = Some(NOW - 9 * DAY_MS);
     let observed = Observed {
-        edges: vec![edge("client", "a.b.c", "old", 8), edge("client", "a.b.c", "new", 6)],
+        edges: vec![
+            edge("client", "a.b.c", "old", 8),
+            edge("client", "a.b.c", "new", 6),
+        ],
         ..<_>::default()
     };
     assert_eq!(
         of(Kind::Unused, &house, &observed),
-        ["idle has never acted on an event", "old last acted on an event 8 days ago"]
+        [
+            "idle has never acted on an event",
+            "old last acted on an event 8 days ago"
+        ]
     );
-    assert!(of(Kind::Unused, &house, &Observed::default()).is_empty(), "where nothing is observed nothing is said");
+    assert!(
+        of(Kind::Unused, &house, &Observed::default()).is_empty(),
+        "where nothing is observed nothing is said"
+    );
 }
 
 #[test]
 fn edges_that_are_not_declared() {
-    let house = house(&[("f", &["a.b.in"], &["a.b.out"], None), ("g", &["a.b.out"], &[], None)]);
+    let house = house(&[
+        ("f", &["a.b.in"], &["a.b.out"], None),
+        ("g", &["a.b.out"], &[], None),
+    ]);
     let good = [
         edge("client", "a.b.in", "f", 0),
         edge("/gateway", "a.b.in", "f", 0),
         edge("/schedule", "a.b.in", "f", 0),
         edge("/f", "a.b.out", "g", 0),
     ];
-    assert!(of(Kind::Undeclared, &house, &Observed { edges: good.to_vec(), ..<_>::default() }).is_empty());
+    assert!(
+        of(
+            Kind::Undeclared,
+            &house,
+            &Observed {
+                edges: good.to_vec(),
+                ..<_>::default()
+            }
+        )
+        .is_empty()
+    );
     let bad = vec![
         edge("/f", "a.b.in", "f", 0),
         edge("/gone", "a.b.out", "g", 0),
         edge("client", "a.b.other", "f", 0),
         edge("client", "a.b.in", "gone", 0),
     ];
-    let found = of(Kind::Undeclared, &house, &Observed { edges: bad, ..<_>::default() });
-    for part in ["f does not declare to emit a.b.in", "no function gone", "f does not act on a.b.other"] {
-        assert!(found.iter().any(|what| what.contains(part)), "{part} in {found:?}");
+    let found = of(
+        Kind::Undeclared,
+        &house,
+        &Observed {
+            edges: bad,
+            ..<_>::default()
+        },
+    );
+    for part in [
+        "f does not declare to emit a.b.in",
+        "no function gone",
+        "f does not act on a.b.other",
+    ] {
+        assert!(
+            found.iter().any(|what| what.contains(part)),
+            "{part} in {found:?}"
+        );
     }
     assert_eq!(found.len(), 4);
 }
 
 #[test]
 fn circles_need_a_way_out() {
-    let closed = [("ping", &["a.b.ping"][..], &["a.b.pong"][..], None), ("pong", &["a.b.pong"], &["a.b.ping"], None)];
-    assert_eq!(of(Kind::Endless, &house(&closed), &Observed::default()), ["nothing leads out of ping -> pong"]);
-    let open = [closed[0], ("pong", &["a.b.pong"][..], &["a.b.ping", "a.b.done"][..], None)];
+    let closed = [
+        ("ping", &["a.b.ping"][..], &["a.b.pong"][..], None),
+        ("pong", &["a.b.pong"], &["a.b.ping"], None),
+    ];
+    assert_eq!(
+        of(Kind::Endless, &house(&closed), &Observed::default()),
+        ["nothing leads out of ping -> pong"]
+    );
+    let open = [
+        closed[0],
+        (
+            "pong",
+            &["a.b.pong"][..],
+            &["a.b.ping", "a.b.done"][..],
+            None,
+        ),
+    ];
     assert!(of(Kind::Endless, &house(&open), &Observed::default()).is_empty());
-    let heard = [closed[0], closed[1], ("log", &["a.b.ping"][..], &[][..], None)];
+    let heard = [
+        closed[0],
+        closed[1],
+        ("log", &["a.b.ping"][..], &[][..], None),
+    ];
     assert!(of(Kind::Endless, &house(&heard), &Observed::default()).is_empty());
     let itself = [("self", &["a.b.c"][..], &["a.b.c"][..], None)];
-    assert_eq!(of(Kind::Endless, &house(&itself), &Observed::default()), ["nothing leads out of self"]);
+    assert_eq!(
+        of(Kind::Endless, &house(&itself), &Observed::default()),
+        ["nothing leads out of self"]
+    );
 }
 
 #[test]
 fn state_before_a_rejection_is_taken_back_by_whoever_owns_it() {
-    let booking = ("book", &["a.trip.wished"][..], &["a.trip.booked"][..], Some("seats"));
-    let paying = ("pay", &["a.trip.booked"][..], &["a.trip.paid", "a.trip.rejected"][..], Some("accounts"));
-    let found = of(Kind::Uncompensated, &house(&[booking, paying]), &Observed::default());
-    assert_eq!(found, ["pay may emit a.trip.rejected after book has written \"seats\", and nothing takes that back"]);
+    let booking = (
+        "book",
+        &["a.trip.wished"][..],
+        &["a.trip.booked"][..],
+        Some("seats"),
+    );
+    let paying = (
+        "pay",
+        &["a.trip.booked"][..],
+        &["a.trip.paid", "a.trip.rejected"][..],
+        Some("accounts"),
+    );
+    let found = of(
+        Kind::Uncompensated,
+        &house(&[booking, paying]),
+        &Observed::default(),
+    );
+    assert_eq!(
+        found,
+        [
+            "pay may emit a.trip.rejected after book has written \"seats\", and nothing takes that back"
+        ]
+    );
     let release = ("release", &["a.trip.rejected"][..], &[][..], Some("seats"));
-    assert!(of(Kind::Uncompensated, &house(&[booking, paying, release]), &Observed::default()).is_empty());
+    assert!(
+        of(
+            Kind::Uncompensated,
+            &house(&[booking, paying, release]),
+            &Observed::default()
+        )
+        .is_empty()
+    );
     let tell = ("tell", &["a.trip.rejected"][..], &[][..], Some("mails"));
-    assert_eq!(of(Kind::Uncompensated, &house(&[booking, paying, tell]), &Observed::default()).len(), 1);
+    assert_eq!(
+        of(
+            Kind::Uncompensated,
+            &house(&[booking, paying, tell]),
+            &Observed::default()
+        )
+        .len(),
+        1
+    );
 }

@@ -9,14 +9,19 @@ use super::{MAX_ID, PARTITIONS, Unreadable, unreadable};
 /// An id from outside: at most [`MAX_ID`] bytes without control characters.
 pub fn check_id(id: String) -> Result<String, Unreadable> {
     if id.is_empty() || id.len() > MAX_ID || id.chars().any(char::is_control) {
-        return Err(unreadable(format!("the event id must be 1 to {MAX_ID} bytes without control characters")));
+        return Err(unreadable(format!(
+            "the event id must be 1 to {MAX_ID} bytes without control characters"
+        )));
     }
     Ok(id)
 }
 
 /// The first three tokens: `web.page.viewed.<key>` is of type `web.page.viewed`.
 pub fn type_of_subject(subject: &str) -> &str {
-    subject.match_indices('.').nth(2).map_or(subject, |(at, _)| &subject[..at])
+    subject
+        .match_indices('.')
+        .nth(2)
+        .map_or(subject, |(at, _)| &subject[..at])
 }
 
 /// The domain of a type, which is the name of its stream.
@@ -58,17 +63,31 @@ fn short_hash(parts: &[&[u8]]) -> String {
 
 /// Id of an output: the same for every run of the same function on the same event.
 pub fn output_id(input: &str, function: &str, index: usize) -> String {
-    short_hash(&[input.as_bytes(), function.as_bytes(), &(index as u64).to_be_bytes()])
+    short_hash(&[
+        input.as_bytes(),
+        function.as_bytes(),
+        &(index as u64).to_be_bytes(),
+    ])
 }
 
 /// Id of the dead letter of an event: one per function and redrive, however often it is written.
 pub fn dead_letter_id(input: &str, function: &str, redrives: u32) -> String {
-    short_hash(&[b"dlq", function.as_bytes(), input.as_bytes(), &redrives.to_be_bytes()])
+    short_hash(&[
+        b"dlq",
+        function.as_bytes(),
+        input.as_bytes(),
+        &redrives.to_be_bytes(),
+    ])
 }
 
 /// A key that stays the same for every attempt of `function` at `event`; `step` tells several calls apart.
 pub fn idempotency_key(event: &str, function: &str, step: &str) -> String {
-    short_hash(&[b"idempotency", event.as_bytes(), function.as_bytes(), step.as_bytes()])
+    short_hash(&[
+        b"idempotency",
+        event.as_bytes(),
+        function.as_bytes(),
+        step.as_bytes(),
+    ])
 }
 
 /// A new root id: UUID version 7, whose first bits are the time.

@@ -37,7 +37,9 @@ pub(crate) fn edges(counts: Pairs, times: Pairs) -> Vec<Edge> {
     let times: std::collections::HashMap<Vec<u8>, Vec<u8>> = times.into_iter().collect();
     let edge = |(field, count): (Vec<u8>, Vec<u8>)| {
         let name = text(&field);
-        let [source, ty, function] = name.split('\t').collect::<Vec<_>>()[..] else { return None };
+        let [source, ty, function] = name.split('\t').collect::<Vec<_>>()[..] else {
+            return None;
+        };
         Some(Edge {
             source: source.to_owned(),
             ty: ty.to_owned(),
@@ -60,7 +62,9 @@ pub(crate) fn functions(fields: Pairs) -> Vec<Registered> {
         match serde_json::from_value::<Manifest>(value) {
             Ok(manifest) => functions.push(Registered { manifest, seen }),
             // Of a version with another manifest, or not ours: the rest of the map is worth showing.
-            Err(e) => tracing::warn!(function = %text(&name), error = %e, "registered with an unreadable manifest"),
+            Err(e) => {
+                tracing::warn!(function = %text(&name), error = %e, "registered with an unreadable manifest")
+            }
         }
     }
     functions.sort_by(|a, b| a.manifest.name.cmp(&b.manifest.name));

@@ -102,7 +102,11 @@ impl Store {
     }
 
     /// Counts hops that were seen to `function`: source, type, how many.
-    pub async fn saw(&self, hops: &[(String, String, u64)], function: &str) -> Result<(), StoreError> {
+    pub async fn saw(
+        &self,
+        hops: &[(String, String, u64)],
+        function: &str,
+    ) -> Result<(), StoreError> {
         match self {
             Self::Redis(store) => store.saw(hops, function).await,
             Self::Map(_) => Ok(()),

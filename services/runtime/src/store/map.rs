@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::mark::OutboxName;
 use super::{
-    Ask, Basis, Change, Committed, Found, Frame, Handled, Mark, Op, Place, Purpose, Row, Run, SKEW_MS, Settled, Shown,
-    Status, Unpublished, row_key,
+    Ask, Basis, Change, Committed, Found, Frame, Handled, Mark, Op, Place, Purpose, Row, Run,
+    SKEW_MS, Settled, Shown, Status, Unpublished, row_key,
 };
 use crate::event;
 
@@ -72,7 +72,11 @@ impl MapStore {
                 .and_then(|row| inner.rows.get(&row_key(row.table, &row.key)))
                 .cloned()
                 .unwrap_or_default(),
-            seen: ask.marks.iter().map(|m| m.seen_keys().iter().any(|k| inner.settled(k, m))).collect(),
+            seen: ask
+                .marks
+                .iter()
+                .map(|m| m.seen_keys().iter().any(|k| inner.settled(k, m)))
+                .collect(),
         };
         asks.iter().map(find).collect()
     }
@@ -80,26 +84,46 @@ impl MapStore {
     pub(super) fn settled(&self, marks: &[Mark]) -> Vec<Option<Settled>> {
         let inner = self.lock();
         let kind = |mark: &Mark| {
-            let seen = mark.seen_keys().into_iter().find_map(|key| inner.seen.get(&(key, mark.id)))?;
-            Some(if seen.dead { Settled::Dead } else { Settled::Applied })
+            let seen = mark
+                .seen_keys()
+                .into_iter()
+                .find_map(|key| inner.seen.get(&(key, mark.id)))?;
+            Some(if seen.dead {
+                Settled::Dead
+            } else {
+                Settled::Applied
+            })
         };
         marks.iter().map(kind).collect()
     }
 
-    pub(super) fn place(&self, id: &str, function: &str, times: RangeInclusive<u64>, horizon: u64) -> Option<Place> {
+    pub(super) fn place(
+        &self,
+        id: &str,
+        function: &str,
+        times: RangeInclusive<u64>,
+        horizon: u64,
+    ) -> Option<Place> {
         let (inner, id) = (self.lock(), event::hash(&[id.as_bytes()]));
         let known = |name: String| inner.seen.get(&(name, id)).filter(|seen| seen.sequence > 0);
         let mut buckets = Mark::buckets(times, horizon);
         buckets.find_map(|bucket| {
-            let mut names = (0..event::PARTITIONS).map(|p| format!("{{p{p}}}:d:{function}:{bucket}"));
+            let mut names =
+                (0..event::PARTITIONS).map(|p| format!("{{p{p}}}:d:{function}:{bucket}"));
             let seen = names.find_map(known)?;
-            Some(Place { sequence: seen.sequence, has_outputs: !seen.outbox.is_empty() })
+            Some(Place {
+                sequence: seen.sequence,
+                has_outputs: !seen.outbox.is_empty(),
+            })
         })
     }
 
     pub(super) fn commit(&self, runs: &[Run]) -> Committed {
         let mut inner = self.lock();
-        let first = runs.iter().flat_map(|run| &run.events).find(|handled| !handled.outbox.is_empty());
+        let first = runs
+            .iter()
+            .flat_map(|run| &run.events)
+            .find(|handled| !handled.outbox.is_empty());
         let name = OutboxName::new(first.map_or(0, |handled| handled.mark.partition));
         let key = name.key(first.map_or("", |handled| handled.mark.function));
         let statuses = runs.iter().map(|run| inner.commit(run, &key)).collect();
@@ -135,7 +159,10 @@ impl MapStore {
             *frames = left.to_vec();
         }
         if !keep.is_empty() {
-            inner.outboxes.insert(format!("{key}.{:08x}", fastrand::u32(..)), (-(now as i64), keep.to_vec()));
+            inner.outboxes.insert(
+                format!("{key}.{:08x}", fastrand::u32(..)),
+                (-(now as i64), keep.to_vec()),
+            );
         }
     }
 
@@ -144,7 +171,10 @@ impl MapStore {
     }
 
     pub(super) fn kept(&self, partition: u32, since: u64, from: usize) -> Vec<Unpublished> {
-        self.outboxes(partition..partition + 1, |at| at <= -(since as i64)).into_iter().skip(from).collect()
+        self.outboxes(partition..partition + 1, |at| at <= -(since as i64))
+            .into_iter()
+            .skip(from)
+            .collect()
     }
 
     pub(super) fn forget(&self, partitions: Range<u32>, before: u64) {
@@ -156,9 +186,16 @@ impl MapStore {
     fn outboxes(&self, partitions: Range<u32>, wanted: impl Fn(i64) -> bool) -> Vec<Unpublished> {
         let inner = self.lock();
         let tags: Vec<String> = partitions.map(|p| format!("{{p{p}}}:")).collect();
-        let found =
-            inner.outboxes.iter().filter(|(key, (at, _))| wanted(*at) && tags.iter().any(|tag| key.starts_with(tag)));
-        found.map(|(key, (_, frames))| Unpublished { outbox_key: key.clone(), frames: frames.clone() }).collect()
+        let found = inner
+            .outboxes
+            .iter()
+            .filter(|(key, (at, _))| wanted(*at) && tags.iter().any(|tag| key.starts_with(tag)));
+        found
+            .map(|(key, (_, frames))| Unpublished {
+                outbox_key: key.clone(),
+                frames: frames.clone(),
+            })
+            .collect()
     }
 
     pub(super) fn show(&self, table: &str, key: &str) -> Option<Shown> {
@@ -170,7 +207,8 @@ impl MapStore {
         Some(match inner.blind.get(&key)? {
             Blind::Set(members) => Shown::Members(members.iter().cloned().collect()),
             Blind::Top(scores) => {
-                let mut ranking: Vec<_> = scores.iter().map(|(m, s)| (m.clone(), *s as f64)).collect();
+                let mut ranking: Vec<_> =
+                    scores.iter().map(|(m, s)| (m.clone(), *s as f64)).collect();
                 ranking.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| b.0.cmp(&a.0)));
                 Shown::Ranking(ranking)
             }
@@ -190,20 +228,39 @@ impl Inner {
         let (mut blocked, mut plan): (Vec<Option<Status>>, Plan) = (Vec::new(), Plan::default());
         for handled in &run.events {
             let fresh = ids.insert(handled.mark.id);
-            blocked.push(self.check(handled, now, &mut plan).or((!fresh).then_some(Status::Conflict)));
+            blocked.push(
+                self.check(handled, now, &mut plan)
+                    .or((!fresh).then_some(Status::Conflict)),
+            );
         }
-        let row = run.row.as_ref().map(|row| (row, row_key(row.key.table, &row.key.key)));
+        let row = run
+            .row
+            .as_ref()
+            .map(|row| (row, row_key(row.key.table, &row.key.key)));
         if let Some((_, key)) = row.as_ref().filter(|(_, key)| self.blind.contains_key(key)) {
-            return run.events.iter().map(|_| Status::Invalid(format!("the row is a {}", self.kind(key)))).collect();
+            return run
+                .events
+                .iter()
+                .map(|_| Status::Invalid(format!("the row is a {}", self.kind(key))))
+                .collect();
         }
-        let stale = row.as_ref().is_some_and(|(row, key)| !self.is_as_seen(key, &row.basis));
+        let stale = row
+            .as_ref()
+            .is_some_and(|(row, key)| !self.is_as_seen(key, &row.basis));
         if stale || blocked.iter().any(Option::is_some) {
-            return blocked.into_iter().map(|status| status.unwrap_or(Status::Conflict)).collect();
+            return blocked
+                .into_iter()
+                .map(|status| status.unwrap_or(Status::Conflict))
+                .collect();
         }
-        if let Some((change, key)) = row.filter(|(change, _)| !change.set.is_empty() || !change.del.is_empty()) {
+        if let Some((change, key)) =
+            row.filter(|(change, _)| !change.set.is_empty() || !change.del.is_empty())
+        {
             let row = self.rows.entry(key).or_default();
             row.version = (now * 1000).max(row.version + 1);
-            row.fields.retain(|(field, _)| !change.del.contains(field) && !change.set.iter().any(|(f, _)| f == field));
+            row.fields.retain(|(field, _)| {
+                !change.del.contains(field) && !change.set.iter().any(|(f, _)| f == field)
+            });
             row.fields.extend(change.set.iter().cloned());
             row.fields.sort();
         }
@@ -224,7 +281,9 @@ impl Inner {
     fn check(&self, handled: &Handled, now: u64, plan: &mut Plan) -> Option<Status> {
         let mark = &handled.mark;
         for key in mark.seen_keys() {
-            let Some(seen) = self.seen.get(&(key, mark.id)) else { continue };
+            let Some(seen) = self.seen.get(&(key, mark.id)) else {
+                continue;
+            };
             if seen.dead {
                 if mark.redrive > seen.redrive {
                     continue;
@@ -234,7 +293,11 @@ impl Inner {
             if seen.payload != handled.payload_hash && handled.purpose != Purpose::Bury {
                 return Some(Status::IdReuse);
             }
-            let frames = self.outboxes.get(&seen.outbox).filter(|(at, _)| *at > 0).map(|(_, frames)| frames);
+            let frames = self
+                .outboxes
+                .get(&seen.outbox)
+                .filter(|(at, _)| *at > 0)
+                .map(|(_, frames)| frames);
             let own = frames.and_then(|frames| frames.iter().find(|frame| frame.id == mark.id));
             return Some(Status::Duplicate(own.map(|frame| frame.outputs.clone())));
         }
@@ -250,7 +313,10 @@ impl Inner {
             return Some(Status::Clock);
         }
         let mut own = plan.clone();
-        let why = handled.ops.iter().find_map(|op| self.check_op(op, &mark.key, &mut own));
+        let why = handled
+            .ops
+            .iter()
+            .find_map(|op| self.check_op(op, &mark.key, &mut own));
         if why.is_none() {
             *plan = own;
         }
@@ -281,18 +347,34 @@ impl Inner {
             Change::TopN { .. } => ("top", "zset"),
             Change::Distinct { .. } => ("distinct", "string"),
         };
-        let kind = plan.kinds.get(&key).copied().unwrap_or_else(|| self.kind(&key));
+        let kind = plan
+            .kinds
+            .get(&key)
+            .copied()
+            .unwrap_or_else(|| self.kind(&key));
         if kind != "none" && kind != want {
             return Some(format!("{name} on a {kind}"));
         }
         plan.kinds.insert(key.clone(), want);
-        let (Change::Add { field, by: number } | Change::Max { field, to: number }) = &op.change else { return None };
+        let (Change::Add { field, by: number } | Change::Max { field, to: number }) = &op.change
+        else {
+            return None;
+        };
         let place = (key, field.clone());
-        let Some(value) = plan.values.get(&place).copied().or_else(|| self.integer(&place.0, field)) else {
+        let Some(value) = plan
+            .values
+            .get(&place)
+            .copied()
+            .or_else(|| self.integer(&place.0, field))
+        else {
             return Some(format!("{name} on a field that holds no integer"));
         };
         let number = i128::from(*number);
-        let value = if name == "add" { value + number } else { value.max(number) };
+        let value = if name == "add" {
+            value + number
+        } else {
+            value.max(number)
+        };
         if value.abs() > 9_000_000_000_000_000_000 || number.abs() > 9_000_000_000_000_000_000 {
             return Some(format!("{name} overflows"));
         }
@@ -302,18 +384,29 @@ impl Inner {
 
     /// 0 for a field that is not there; `None` for one that holds no integer as Redis writes it.
     fn integer(&self, key: &str, field: &str) -> Option<i128> {
-        let Some(text) = self.field(key, field) else { return Some(0) };
+        let Some(text) = self.field(key, field) else {
+            return Some(0);
+        };
         text.parse::<i128>().ok().filter(|n| n.to_string() == text)
     }
 
     fn field(&self, key: &str, field: &str) -> Option<String> {
-        let (_, value) = self.rows.get(key)?.fields.iter().find(|(name, _)| name == field)?;
+        let (_, value) = self
+            .rows
+            .get(key)?
+            .fields
+            .iter()
+            .find(|(name, _)| name == field)?;
         Some(String::from_utf8_lossy(value).into_owned())
     }
 
     fn write(&mut self, handled: &Handled, now: u64, outbox: &str) {
         let mark = &handled.mark;
-        let outbox = if handled.outbox.is_empty() { "" } else { outbox };
+        let outbox = if handled.outbox.is_empty() {
+            ""
+        } else {
+            outbox
+        };
         for op in &handled.ops {
             self.apply(op, &mark.key);
         }
@@ -324,10 +417,18 @@ impl Inner {
             outbox: outbox.to_owned(),
             sequence: mark.sequence,
         };
-        self.seen.insert((mark.seen_keys().swap_remove(0), mark.id), seen);
+        self.seen
+            .insert((mark.seen_keys().swap_remove(0), mark.id), seen);
         if !handled.outbox.is_empty() {
-            let frame = Frame { id: mark.id, outputs: handled.outbox.clone() };
-            self.outboxes.entry(outbox.to_owned()).or_insert((now as i64, Vec::new())).1.push(frame);
+            let frame = Frame {
+                id: mark.id,
+                outputs: handled.outbox.clone(),
+            };
+            self.outboxes
+                .entry(outbox.to_owned())
+                .or_insert((now as i64, Vec::new()))
+                .1
+                .push(frame);
         }
     }
 
@@ -335,7 +436,10 @@ impl Inner {
         let key = row_key(op.table, key);
         match &op.change {
             Change::Add { field, by } => {
-                let old = self.field(&key, field).and_then(|old| old.parse().ok()).unwrap_or(0i64);
+                let old = self
+                    .field(&key, field)
+                    .and_then(|old| old.parse().ok())
+                    .unwrap_or(0i64);
                 self.set_field(&key, field, old + by);
             }
             Change::Max { field, to } => {
@@ -345,21 +449,39 @@ impl Inner {
                 }
             }
             Change::SetAdd { member } => {
-                if let Blind::Set(set) = self.blind.entry(key).or_insert_with(|| Blind::Set(BTreeSet::new())) {
+                if let Blind::Set(set) = self
+                    .blind
+                    .entry(key)
+                    .or_insert_with(|| Blind::Set(BTreeSet::new()))
+                {
                     set.insert(member.clone());
                 }
             }
-            Change::TopN { member, score, limit } => {
-                if let Blind::Top(top) = self.blind.entry(key).or_insert_with(|| Blind::Top(BTreeMap::new())) {
+            Change::TopN {
+                member,
+                score,
+                limit,
+            } => {
+                if let Blind::Top(top) = self
+                    .blind
+                    .entry(key)
+                    .or_insert_with(|| Blind::Top(BTreeMap::new()))
+                {
                     top.insert(member.clone(), *score);
                     while top.len() > *limit as usize {
-                        let lowest = top.iter().min_by_key(|(m, s)| (**s, (*m).clone())).map(|(m, _)| m.clone());
+                        let lowest = top
+                            .iter()
+                            .min_by_key(|(m, s)| (**s, (*m).clone()))
+                            .map(|(m, _)| m.clone());
                         lowest.map(|m| top.remove(&m));
                     }
                 }
             }
             Change::Distinct { member } => {
-                if let Blind::Distinct(set) = self.blind.entry(key).or_insert_with(|| Blind::Distinct(BTreeSet::new()))
+                if let Blind::Distinct(set) = self
+                    .blind
+                    .entry(key)
+                    .or_insert_with(|| Blind::Distinct(BTreeSet::new()))
                 {
                     set.insert(member.clone());
                 }
@@ -372,7 +494,8 @@ impl Inner {
         let row = self.rows.entry(key.to_owned()).or_default();
         row.version = (now * 1000).max(row.version + 1);
         row.fields.retain(|(name, _)| name != field);
-        row.fields.push((field.to_owned(), value.to_string().into_bytes()));
+        row.fields
+            .push((field.to_owned(), value.to_string().into_bytes()));
         row.fields.sort();
     }
 }

@@ -33,7 +33,9 @@ pub struct Mark {
 impl Mark {
     pub fn new(function: &'static str, key: &str, meta: &Meta, horizon: u64) -> Self {
         let id = event::hash(&[meta.id.as_bytes()]);
-        let (redrive, fence) = meta.redrive.map_or((0, meta.time), |redrive| (redrive.number, redrive.at));
+        let (redrive, fence) = meta
+            .redrive
+            .map_or((0, meta.time), |redrive| (redrive.number, redrive.at));
         Self {
             function,
             partition: event::partition(key),
@@ -50,7 +52,10 @@ impl Mark {
 
     /// Whether a mark as Redis holds it leaves nothing to do: applied, or dead and not redriven since.
     pub(super) fn is_settled_by(&self, found: &[u8]) -> bool {
-        let redriven = found.get(15..).and_then(|n| std::str::from_utf8(n).ok()?.parse().ok()).unwrap_or(0);
+        let redriven = found
+            .get(15..)
+            .and_then(|n| std::str::from_utf8(n).ok()?.parse().ok())
+            .unwrap_or(0);
         found.first() != Some(&b'd') || self.redrive <= redriven
     }
 
@@ -58,24 +63,37 @@ impl Mark {
     pub(super) fn seen_keys(&self) -> Vec<String> {
         let (partition, function) = (self.partition, self.function);
         if self.timed {
-            return vec![format!("{{p{partition}}}:d:{function}:{}", self.time / BUCKET_MS)];
+            return vec![format!(
+                "{{p{partition}}}:d:{function}:{}",
+                self.time / BUCKET_MS
+            )];
         }
         // Written to the first; a copy may have come a horizon earlier, or later and been handled before this one.
         let bucket = self.time / self.horizon.max(1);
-        [bucket, bucket.saturating_sub(1), bucket + 1].map(|b| format!("{{p{partition}}}:d:{function}:h{b}")).to_vec()
+        [bucket, bucket.saturating_sub(1), bucket + 1]
+            .map(|b| format!("{{p{partition}}}:d:{function}:h{b}"))
+            .to_vec()
     }
 
     /// Unix seconds at which the bucket may go: nothing in it can pass the age fence any more.
     pub(super) fn expiry(&self, now: u64) -> u64 {
         // A later copy of an untimed event passes the fence for one horizon more.
-        let (width, copies) = if self.timed { (BUCKET_MS, 0) } else { (self.horizon.max(1), self.horizon) };
+        let (width, copies) = if self.timed {
+            (BUCKET_MS, 0)
+        } else {
+            (self.horizon.max(1), self.horizon)
+        };
         let end = (self.time / width + 1) * width;
         (end.max(now).max(self.fence) + copies + self.horizon + GRACE_MS) / 1000
     }
 
     /// Whether two marks stand in the same buckets, expire with them, and hang on the same order.
     pub(super) fn shares_bucket(&self, other: &Self) -> bool {
-        let width = if self.timed { BUCKET_MS } else { self.horizon.max(1) };
+        let width = if self.timed {
+            BUCKET_MS
+        } else {
+            self.horizon.max(1)
+        };
         self.timed == other.timed
             && self.redrive == other.redrive
             && self.partition == other.partition
@@ -83,10 +101,19 @@ impl Mark {
     }
 
     /// Where a function's marks of events of these times (Unix ms) may be, in one partition: the newest first.
-    pub(super) fn buckets(times: RangeInclusive<u64>, horizon: u64) -> impl Iterator<Item = String> {
+    pub(super) fn buckets(
+        times: RangeInclusive<u64>,
+        horizon: u64,
+    ) -> impl Iterator<Item = String> {
         let wide = horizon.max(1);
-        let untimed = (times.start() / wide..=times.end() / wide).rev().map(|bucket| format!("h{bucket}"));
-        untimed.chain((times.start() / BUCKET_MS..=times.end() / BUCKET_MS).rev().map(|bucket| bucket.to_string()))
+        let untimed = (times.start() / wide..=times.end() / wide)
+            .rev()
+            .map(|bucket| format!("h{bucket}"));
+        untimed.chain(
+            (times.start() / BUCKET_MS..=times.end() / BUCKET_MS)
+                .rev()
+                .map(|bucket| bucket.to_string()),
+        )
     }
 
     /// Where its runs are counted.
@@ -94,7 +121,11 @@ impl Mark {
         use base64::Engine as _;
         let id = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(self.id);
         let key = format!("{{p{}}}:r:{}:{id}", self.partition, self.function);
-        if self.redrive == 0 { key } else { format!("{key}.{}", self.redrive) }
+        if self.redrive == 0 {
+            key
+        } else {
+            format!("{key}.{}", self.redrive)
+        }
     }
 }
 
@@ -110,8 +141,14 @@ pub struct Place {
 impl Place {
     /// From a mark as Redis holds it; `None` where whoever wrote it did not know.
     pub(super) fn of_mark(mark: &[u8]) -> Option<Self> {
-        let sequence = mark.get(9..15)?.iter().fold(0, |sequence, byte| sequence << 8 | u64::from(*byte));
-        (sequence > 0).then_some(Self { sequence, has_outputs: OutboxName::of_mark(mark).is_some() })
+        let sequence = mark
+            .get(9..15)?
+            .iter()
+            .fold(0, |sequence, byte| sequence << 8 | u64::from(*byte));
+        (sequence > 0).then_some(Self {
+            sequence,
+            has_outputs: OutboxName::of_mark(mark).is_some(),
+        })
     }
 }
 
@@ -124,7 +161,10 @@ pub(super) struct OutboxName {
 
 impl OutboxName {
     pub fn new(partition: u32) -> Self {
-        Self { partition: partition as u8, nonce: fastrand::u64(..) }
+        Self {
+            partition: partition as u8,
+            nonce: fastrand::u64(..),
+        }
     }
 
     /// As it stands in a seen-mark, behind what every mark has.
@@ -137,7 +177,10 @@ impl OutboxName {
     /// Of a mark as Redis holds it; `None` for an event that nothing followed from.
     pub fn of_mark(mark: &[u8]) -> Option<Self> {
         let (partition, nonce) = mark.get(15..24)?.split_first()?;
-        Some(Self { partition: *partition, nonce: u64::from_be_bytes(nonce.try_into().ok()?) })
+        Some(Self {
+            partition: *partition,
+            nonce: u64::from_be_bytes(nonce.try_into().ok()?),
+        })
     }
 
     pub fn key(self, function: &str) -> String {
@@ -151,5 +194,7 @@ impl OutboxName {
 
 /// Partition tag of an outbox key, `{p17}`.
 pub(super) fn tag_of(outbox_key: &str) -> &str {
-    outbox_key.split_once(':').map_or(outbox_key, |(tag, _)| tag)
+    outbox_key
+        .split_once(':')
+        .map_or(outbox_key, |(tag, _)| tag)
 }

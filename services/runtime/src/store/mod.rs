@@ -82,14 +82,18 @@ pub fn row_key(table: &str, key: &str) -> String {
 fn name_of(key: &str) -> String {
     let name = event::percent_encode(key);
     // `~` is what the names of long keys begin with.
-    let name = name.strip_prefix('~').map_or(name.clone(), |rest| format!("%7E{rest}").into());
+    let name = name
+        .strip_prefix('~')
+        .map_or(name.clone(), |rest| format!("%7E{rest}").into());
     if name.len() <= 256 {
         return name.into_owned();
     }
-    let hash = event::hash(&[key.as_bytes()]).iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    });
+    let hash = event::hash(&[key.as_bytes()])
+        .iter()
+        .fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        });
     format!("~{hash}")
 }
 
@@ -109,7 +113,11 @@ pub enum Change {
     /// Adds a member to a set.
     SetAdd { member: String },
     /// Sets a member's score in a sorted set that keeps the highest `limit`.
-    TopN { member: String, score: i64, limit: u32 },
+    TopN {
+        member: String,
+        score: i64,
+        limit: u32,
+    },
     /// Counts a member in a HyperLogLog.
     Distinct { member: String },
 }
@@ -210,7 +218,10 @@ pub struct StoreError {
 
 impl StoreError {
     pub(crate) fn refused(message: impl Into<String>) -> Self {
-        Self { message: message.into(), away: false }
+        Self {
+            message: message.into(),
+            away: false,
+        }
     }
 }
 
@@ -291,7 +302,10 @@ impl Store {
     ) -> Result<Vec<Option<Place>>, StoreError> {
         match self {
             Self::Redis(store) => store.places(ids, function, times, horizon).await,
-            Self::Map(store) => Ok(ids.iter().map(|id| store.place(id, function, times.clone(), horizon)).collect()),
+            Self::Map(store) => Ok(ids
+                .iter()
+                .map(|id| store.place(id, function, times.clone(), horizon))
+                .collect()),
         }
     }
 
@@ -318,7 +332,12 @@ impl Store {
 
     /// Of an outbox some events' outputs are published, `keep` in case the streams lose them, and `left` are not: those
     /// alone stay to be published.
-    pub async fn split(&self, outbox_key: &str, left: &[Frame], keep: &[Frame]) -> Result<(), StoreError> {
+    pub async fn split(
+        &self,
+        outbox_key: &str,
+        left: &[Frame],
+        keep: &[Frame],
+    ) -> Result<(), StoreError> {
         match self {
             Self::Redis(store) => store.split(outbox_key, left, keep).await,
             Self::Map(store) => {
@@ -357,7 +376,12 @@ impl Store {
     }
 
     /// Outboxes of a partition published since `since` (Unix ms), a few hundred at a time from the `from`th on.
-    pub async fn kept(&self, partition: u32, since: u64, from: usize) -> Result<Vec<Unpublished>, StoreError> {
+    pub async fn kept(
+        &self,
+        partition: u32,
+        since: u64,
+        from: usize,
+    ) -> Result<Vec<Unpublished>, StoreError> {
         match self {
             Self::Redis(store) => store.kept(partition, since, from).await,
             Self::Map(store) => Ok(store.kept(partition, since, from)),
@@ -365,7 +389,11 @@ impl Store {
     }
 
     /// Outboxes of some partitions published before `before` (Unix ms) go for good.
-    pub async fn forget(&self, partitions: std::ops::Range<u32>, before: u64) -> Result<(), StoreError> {
+    pub async fn forget(
+        &self,
+        partitions: std::ops::Range<u32>,
+        before: u64,
+    ) -> Result<(), StoreError> {
         match self {
             Self::Redis(store) => store.forget(partitions, before).await,
             Self::Map(store) => {

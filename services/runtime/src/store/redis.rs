@@ -39,15 +39,27 @@ pub struct RedisStore {
 
 impl From<RedisError> for StoreError {
     fn from(e: RedisError) -> Self {
-        let busy =
-            ["BUSY", "LOADING", "READONLY", "OOM", "MISCONF", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS"];
+        let busy = [
+            "BUSY",
+            "LOADING",
+            "READONLY",
+            "OOM",
+            "MISCONF",
+            "TRYAGAIN",
+            "CLUSTERDOWN",
+            "MASTERDOWN",
+            "NOREPLICAS",
+        ];
         let away = e.is_io_error()
             || e.is_timeout()
             || e.is_connection_dropped()
             || e.code().is_some_and(|code| busy.contains(&code))
             // Of an error inside a pipeline the client keeps only the text.
             || e.to_string().split(|c: char| !c.is_ascii_uppercase()).any(|word| busy.contains(&word));
-        Self { message: format!("Redis: {e}"), away }
+        Self {
+            message: format!("Redis: {e}"),
+            away,
+        }
     }
 }
 
@@ -72,13 +84,19 @@ impl RedisStore {
         let no_url = |e: RedisError| StoreError::refused(format!("{place} is no Redis URL: {e}"));
         // Several calls are on their way at a time: without it the second waits for the TCP ack of the first.
         let tcp = TcpSettings::default().set_nodelay(true);
-        let info = url.into_connection_info().map_err(no_url)?.set_tcp_settings(tcp);
+        let info = url
+            .into_connection_info()
+            .map_err(no_url)?
+            .set_tcp_settings(tcp);
         let client = redis::Client::open(info).map_err(no_url)?;
         let line = Line::open(client).await;
-        let line = line.map_err(|e| StoreError::refused(format!("cannot reach Redis at {place}: {e}")))?;
+        let line =
+            line.map_err(|e| StoreError::refused(format!("cannot reach Redis at {place}: {e}")))?;
         let source = source();
-        let version =
-            event::hash(&[source.as_bytes()]).iter().take(4).fold(String::new(), |v, b| v + &format!("{b:02x}"));
+        let version = event::hash(&[source.as_bytes()])
+            .iter()
+            .take(4)
+            .fold(String::new(), |v, b| v + &format!("{b:02x}"));
         Ok(Self {
             line,
             function: format!("oncue_commit_{version}").into(),
@@ -100,7 +118,10 @@ impl RedisStore {
 
     /// The partition count this Redis was laid out with; `None` for one no worker has used yet.
     pub async fn partitions(&self) -> Result<Option<u32>, StoreError> {
-        Ok(cmd("GET").arg("oncue:partitions").query_async(&mut self.connection()).await?)
+        Ok(cmd("GET")
+            .arg("oncue:partitions")
+            .query_async(&mut self.connection())
+            .await?)
     }
 
     /// Name of the function library in this version.
@@ -110,12 +131,20 @@ impl RedisStore {
 
     /// One section of `INFO`.
     pub async fn info(&self, section: &str) -> Result<String, StoreError> {
-        Ok(cmd("INFO").arg(section).query_async(&mut self.connection()).await?)
+        Ok(cmd("INFO")
+            .arg(section)
+            .query_async(&mut self.connection())
+            .await?)
     }
 
     /// One setting, or nothing where the server does not let us ask.
     pub async fn setting(&self, name: &str) -> Option<String> {
-        let pair: Vec<String> = cmd("CONFIG").arg("GET").arg(name).query_async(&mut self.connection()).await.ok()?;
+        let pair: Vec<String> = cmd("CONFIG")
+            .arg("GET")
+            .arg(name)
+            .query_async(&mut self.connection())
+            .await
+            .ok()?;
         pair.into_iter().nth(1)
     }
 
@@ -138,13 +167,26 @@ impl RedisStore {
     /// Loads the function library, replacing the same version if it is there.
     pub async fn load(&self) -> Result<(), StoreError> {
         let library: &str = &self.library;
-        let loaded = cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(library).exec_async(&mut self.connection()).await;
-        loaded.map_err(|e| StoreError::refused(format!("Redis does not take the function library: {e}")))
+        let loaded = cmd("FUNCTION")
+            .arg("LOAD")
+            .arg("REPLACE")
+            .arg(library)
+            .exec_async(&mut self.connection())
+            .await;
+        loaded.map_err(|e| {
+            StoreError::refused(format!("Redis does not take the function library: {e}"))
+        })
     }
 
     async fn check_partitions(&self) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
-        pipe.cmd("SET").arg("oncue:partitions").arg(PARTITIONS).arg("NX").ignore().cmd("GET").arg("oncue:partitions");
+        pipe.cmd("SET")
+            .arg("oncue:partitions")
+            .arg(PARTITIONS)
+            .arg("NX")
+            .ignore()
+            .cmd("GET")
+            .arg("oncue:partitions");
         let (found,): (u32,) = pipe.query_async(&mut self.connection()).await?;
         if found == PARTITIONS {
             return Ok(());
@@ -170,17 +212,28 @@ impl RedisStore {
             }
         }
         let mut replies = self.query(&pipe).await?.into_iter();
-        let mut next = || replies.next().ok_or_else(|| StoreError::refused("Redis: a reply is missing"));
+        let mut next = || {
+            replies
+                .next()
+                .ok_or_else(|| StoreError::refused("Redis: a reply is missing"))
+        };
         let mut found = Vec::with_capacity(asks.len());
         for ask in asks {
-            let row = if ask.row.is_some() { row(next()?)? } else { Row::default() };
+            let row = if ask.row.is_some() {
+                row(next()?)?
+            } else {
+                Row::default()
+            };
             let mut seen = Vec::with_capacity(ask.marks.len());
             for bucket in buckets(&ask.marks) {
                 let mut known = vec![false; bucket.len()];
                 for _ in bucket[0].seen_keys() {
-                    let Value::Array(found) = next()? else { continue };
+                    let Value::Array(found) = next()? else {
+                        continue;
+                    };
                     for ((mark, known), found) in bucket.iter().zip(&mut known).zip(found) {
-                        *known |= matches!(found, Value::BulkString(found) if mark.is_settled_by(&found));
+                        *known |=
+                            matches!(found, Value::BulkString(found) if mark.is_settled_by(&found));
                     }
                 }
                 seen.extend(known);
@@ -199,13 +252,25 @@ impl RedisStore {
         }
         let mut replies = self.query(&pipe).await?.into_iter();
         let kind = |reply: Value| match reply {
-            Value::BulkString(mark) => Some(if mark.first() == Some(&b'd') { Settled::Dead } else { Settled::Applied }),
+            Value::BulkString(mark) => Some(if mark.first() == Some(&b'd') {
+                Settled::Dead
+            } else {
+                Settled::Applied
+            }),
             _ => None,
         };
         let mut first = |mark: &Mark| {
-            let found: Vec<Settled> = replies.by_ref().take(mark.seen_keys().len()).filter_map(kind).collect();
+            let found: Vec<Settled> = replies
+                .by_ref()
+                .take(mark.seen_keys().len())
+                .filter_map(kind)
+                .collect();
             // A redriven event may have left its dead mark in another bucket.
-            found.iter().copied().find(|settled| *settled == Settled::Applied).or(found.first().copied())
+            found
+                .iter()
+                .copied()
+                .find(|settled| *settled == Settled::Applied)
+                .or(found.first().copied())
         };
         Ok(marks.iter().map(&mut first).collect())
     }
@@ -218,12 +283,25 @@ impl RedisStore {
     }
 
     pub(super) async fn commit(&self, runs: &[Run]) -> Result<Committed, StoreError> {
-        let first = runs.iter().flat_map(|run| &run.events).find(|handled| !handled.outbox.is_empty());
+        let first = runs
+            .iter()
+            .flat_map(|run| &run.events)
+            .find(|handled| !handled.outbox.is_empty());
         let name = OutboxName::new(first.map_or(0, |handled| handled.mark.partition));
-        let function = runs.iter().flat_map(|run| &run.events).next().map_or("", |handled| handled.mark.function);
+        let function = runs
+            .iter()
+            .flat_map(|run| &run.events)
+            .next()
+            .map_or("", |handled| handled.mark.function);
         let (outbox, begun) = (name.key(function), self.own.begin(runs));
         let keys = [self.own.key(), outbox.clone(), name.index()];
-        let call = commit_call(&self.function, keys, itoa::Buffer::new().format(begun.number), runs, name);
+        let call = commit_call(
+            &self.function,
+            keys,
+            itoa::Buffer::new().format(begun.number),
+            runs,
+            name,
+        );
         let mut connection = self.connection();
         let (mut replies,): (Vec<Value>,) = match call.query_async(&mut connection).await {
             // Redis was emptied or replaced: the code goes in again, what the data lost is the fence's business.
@@ -235,10 +313,17 @@ impl RedisStore {
         };
         let record: String = redis::from_redis_value(replies.remove(0)).unwrap_or_default();
         self.watch_for_regression(begun, &record).await;
-        let said = runs.iter().zip(replies).map(|(run, reply)| wire::statuses(reply, run)).collect();
+        let said = runs
+            .iter()
+            .zip(replies)
+            .map(|(run, reply)| wire::statuses(reply, run))
+            .collect();
         let statuses = self.with_outputs(runs, said).await?;
         let stored = |(run, statuses): (&Run, &Vec<Status>)| {
-            run.events.iter().zip(statuses).any(|(e, status)| *status == Status::Applied && !e.outbox.is_empty())
+            run.events
+                .iter()
+                .zip(statuses)
+                .any(|(e, status)| *status == Status::Applied && !e.outbox.is_empty())
         };
         let outbox = runs.iter().zip(&statuses).any(stored).then_some(outbox);
         Ok(Committed { statuses, outbox })
@@ -248,7 +333,12 @@ impl RedisStore {
         let mut pipe = redis::pipe();
         for mark in marks {
             let key = mark.runs_key();
-            pipe.cmd("INCR").arg(&key).cmd("EXPIRE").arg(key).arg(mark.horizon / 1000 + 1).ignore();
+            pipe.cmd("INCR")
+                .arg(&key)
+                .cmd("EXPIRE")
+                .arg(key)
+                .arg(mark.horizon / 1000 + 1)
+                .ignore();
         }
         Ok(pipe.query_async(&mut self.connection()).await?)
     }
@@ -258,14 +348,26 @@ impl RedisStore {
         let mut c = self.connection();
         let kind: String = cmd("TYPE").arg(&key).query_async(&mut c).await?;
         Ok(match kind.as_str() {
-            "hash" => Some(Shown::Row(row(cmd("HGETALL").arg(&key).query_async(&mut c).await?)?)),
-            "set" => Some(Shown::Members(cmd("SMEMBERS").arg(&key).query_async(&mut c).await?)),
+            "hash" => Some(Shown::Row(row(cmd("HGETALL")
+                .arg(&key)
+                .query_async(&mut c)
+                .await?)?)),
+            "set" => Some(Shown::Members(
+                cmd("SMEMBERS").arg(&key).query_async(&mut c).await?,
+            )),
             "zset" => {
-                let pairs: Vec<(String, f64)> =
-                    cmd("ZREVRANGE").arg(&key).arg(0).arg(-1).arg("WITHSCORES").query_async(&mut c).await?;
+                let pairs: Vec<(String, f64)> = cmd("ZREVRANGE")
+                    .arg(&key)
+                    .arg(0)
+                    .arg(-1)
+                    .arg("WITHSCORES")
+                    .query_async(&mut c)
+                    .await?;
                 Some(Shown::Ranking(pairs))
             }
-            "string" => Some(Shown::Count(cmd("PFCOUNT").arg(&key).query_async(&mut c).await?)),
+            "string" => Some(Shown::Count(
+                cmd("PFCOUNT").arg(&key).query_async(&mut c).await?,
+            )),
             _ => None,
         })
     }
@@ -280,28 +382,43 @@ fn buckets(marks: &[Mark]) -> impl Iterator<Item = &[Mark]> {
 fn source() -> String {
     let mut source = SOURCE.to_owned();
     if fault::sabotaged(Sabotage::NoSeenMarks) {
-        source = source.replace("      local status = mark and ", "      local status = false and ");
+        source = source.replace(
+            "      local status = mark and ",
+            "      local status = false and ",
+        );
     }
     if fault::sabotaged(Sabotage::NoFence) {
-        source = source.replace("  local fenced = now > group.oldest + horizon or", "  local fenced = false or");
+        source = source.replace(
+            "  local fenced = now > group.oldest + horizon or",
+            "  local fenced = false or",
+        );
     }
     source
 }
 
 fn info_field<'i>(info: &'i str, name: &str) -> Option<&'i str> {
-    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+    info.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
 }
 
 fn check_version(info: &str) -> Result<(), StoreError> {
     let (name, version, oldest) = match info_field(info, "valkey_version") {
         Some(version) => ("Valkey", version, OLDEST_VALKEY),
-        None => ("Redis", info_field(info, "redis_version").unwrap_or("0"), OLDEST_REDIS),
+        None => (
+            "Redis",
+            info_field(info, "redis_version").unwrap_or("0"),
+            OLDEST_REDIS,
+        ),
     };
     let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
     if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= oldest {
         return Ok(());
     }
-    Err(StoreError::refused(format!("{name} is {version}; Oncue needs {}.{} or later (functions)", oldest.0, oldest.1)))
+    Err(StoreError::refused(format!(
+        "{name} is {version}; Oncue needs {}.{} or later (functions)",
+        oldest.0, oldest.1
+    )))
 }
 
 /// An evicted seen-mark is an event applied twice, an evicted outbox one that never follows.

@@ -31,8 +31,11 @@ pub(super) struct Tally {
     pub failed: AtomicU64,
 }
 
-pub(super) static TALLY: Tally =
-    Tally { handed: AtomicU64::new(0), delivered: AtomicU64::new(0), failed: AtomicU64::new(0) };
+pub(super) static TALLY: Tally = Tally {
+    handed: AtomicU64::new(0),
+    delivered: AtomicU64::new(0),
+    failed: AtomicU64::new(0),
+};
 
 #[derive(Debug)]
 pub(super) struct Pipe {
@@ -66,7 +69,13 @@ struct Queue {
 impl Queue {
     fn new(how: Queueing) -> Self {
         let (waiting, largest) = (Mutex::default(), AtomicUsize::new(0));
-        Self { how, waiting, largest, ready: Notify::new(), closing: AtomicBool::new(false) }
+        Self {
+            how,
+            waiting,
+            largest,
+            ready: Notify::new(),
+            closing: AtomicBool::new(false),
+        }
     }
 
     /// Takes a finished span; where there is no room it is lost.
@@ -77,7 +86,10 @@ impl Queue {
             return;
         }
         *spans += 1;
-        if batches.back().is_none_or(|batch| batch.spans >= self.how.batch) {
+        if batches
+            .back()
+            .is_none_or(|batch| batch.spans >= self.how.batch)
+        {
             let bytes = Vec::with_capacity(self.largest.load(Ordering::Relaxed));
             batches.push_back(Batch { spans: 0, bytes });
         }
@@ -93,7 +105,9 @@ impl Queue {
     /// The next batch, which must be full unless `any` will do.
     fn take(&self, any: bool) -> Option<Batch> {
         let mut waiting = lock(&self.waiting);
-        let batch = waiting.0.pop_front_if(|batch| any || batch.spans >= self.how.batch)?;
+        let batch = waiting
+            .0
+            .pop_front_if(|batch| any || batch.spans >= self.how.batch)?;
         waiting.1 -= batch.spans;
         self.largest.fetch_max(batch.bytes.len(), Ordering::Relaxed);
         Some(batch)
@@ -101,8 +115,16 @@ impl Queue {
 }
 
 impl Pipe {
-    pub fn new(exporter: Exporter, limits: Limits, queueing: Queueing, resource: &opentelemetry_sdk::Resource) -> Self {
-        let resource = Resource { attributes: resource.iter().map(Into::into).collect(), ..Resource::default() };
+    pub fn new(
+        exporter: Exporter,
+        limits: Limits,
+        queueing: Queueing,
+        resource: &opentelemetry_sdk::Resource,
+    ) -> Self {
+        let resource = Resource {
+            attributes: resource.iter().map(Into::into).collect(),
+            ..Resource::default()
+        };
         Self {
             exporter,
             limits,
@@ -118,11 +140,16 @@ impl Pipe {
         self.queue.put(span);
         self.thread.get_or_init(|| {
             let (ended, hears) = channel();
-            let (queue, way) = (self.queue.clone(), Way::new(self.exporter.clone(), &self.resource));
-            let begun = std::thread::Builder::new().name("spans".into()).spawn(move || {
-                run(&queue, way);
-                drop(ended);
-            });
+            let (queue, way) = (
+                self.queue.clone(),
+                Way::new(self.exporter.clone(), &self.resource),
+            );
+            let begun = std::thread::Builder::new()
+                .name("spans".into())
+                .spawn(move || {
+                    run(&queue, way);
+                    drop(ended);
+                });
             if let Err(e) = begun {
                 tracing::warn!(error = %e, "no thread to send spans; they are lost");
             }
@@ -143,14 +170,19 @@ impl Pipe {
 
 /// The whole life of the thread.
 fn run(queue: &Queue, mut way: Way) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(e) => return tracing::warn!(error = %e, "no runtime to send spans; they are lost"),
     };
     runtime.block_on(async {
         let mut open = true;
         while open {
-            let due = tokio::time::timeout(queue.how.delay, queue.ready.notified()).await.is_err();
+            let due = tokio::time::timeout(queue.how.delay, queue.ready.notified())
+                .await
+                .is_err();
             open = !queue.closing.load(Ordering::Acquire);
             while let Some(batch) = queue.take(due || !open) {
                 let was_full = batch.spans >= queue.how.batch;
@@ -200,15 +232,29 @@ struct Way {
 
 impl Way {
     fn new(exporter: Exporter, resource: &[u8]) -> Self {
-        let otlp = if let Exporter::Otlp(how) = exporter { Some(Otlp::new(how)) } else { None };
+        let otlp = if let Exporter::Otlp(how) = exporter {
+            Some(Otlp::new(how))
+        } else {
+            None
+        };
         let (name, version) = ("oncue".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
-        let scope = InstrumentationScope { name, version, ..InstrumentationScope::default() }.encode_to_vec();
+        let scope = InstrumentationScope {
+            name,
+            version,
+            ..InstrumentationScope::default()
+        }
+        .encode_to_vec();
         let field = |content: &[u8]| {
             let mut field = Vec::new();
             put_bytes(1, content, &mut field);
             field
         };
-        Self { otlp, resource: field(resource), scope: field(&scope), down: false }
+        Self {
+            otlp,
+            resource: field(resource),
+            scope: field(&scope),
+            down: false,
+        }
     }
 
     async fn export(&mut self, batch: Batch) {
@@ -220,13 +266,21 @@ impl Way {
         };
         let refused = sent.as_ref().map_or(spans, |refused| spans.min(*refused));
         TALLY.failed.fetch_add(refused, Ordering::Relaxed);
-        TALLY.delivered.fetch_add(spans - refused, Ordering::Relaxed);
+        TALLY
+            .delivered
+            .fetch_add(spans - refused, Ordering::Relaxed);
         let was_down = std::mem::replace(&mut self.down, refused > 0);
         match sent {
             Err(e) if !was_down => {
-                tracing::warn!(error = e, spans, "spans cannot be delivered; they are lost until this ends");
+                tracing::warn!(
+                    error = e,
+                    spans,
+                    "spans cannot be delivered; they are lost until this ends"
+                );
             }
-            Ok(1..) if !was_down => tracing::warn!(spans, refused, "the collector refuses spans; they are lost"),
+            Ok(1..) if !was_down => {
+                tracing::warn!(spans, refused, "the collector refuses spans; they are lost")
+            }
             Ok(0) if was_down => tracing::info!("spans are delivered again"),
             _ => {}
         }
@@ -295,15 +349,28 @@ fn line(span: &Read) -> serde_json::Value {
         other => format!("{other:?}"),
     };
     let attributes = span.attributes.iter().map(|pair| {
-        let value = pair.value.clone().and_then(|value| value.value).map(text).unwrap_or_default();
+        let value = pair
+            .value
+            .clone()
+            .and_then(|value| value.value)
+            .map(text)
+            .unwrap_or_default();
         (pair.key.clone(), value.into())
     });
     let attributes: serde_json::Map<String, serde_json::Value> = attributes.collect();
     let mut events = String::new();
     for event in &span.events {
-        let _ = write!(events, "{}{}", if events.is_empty() { "" } else { " " }, event.name);
+        let _ = write!(
+            events,
+            "{}{}",
+            if events.is_empty() { "" } else { " " },
+            event.name
+        );
     }
-    let hex = |id: &[u8]| id.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    let hex = |id: &[u8]| {
+        id.iter()
+            .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    };
     serde_json::json!({
         "span": span.name,
         "kind": span.kind().as_str_name().trim_start_matches("SPAN_KIND_").to_ascii_lowercase(),
@@ -326,11 +393,19 @@ mod tests {
     use super::*;
 
     fn queue(most: usize, batch: usize) -> Queue {
-        Queue::new(Queueing { most, batch, delay: Duration::from_hours(1) })
+        Queue::new(Queueing {
+            most,
+            batch,
+            delay: Duration::from_hours(1),
+        })
     }
 
     fn span(name: &str) -> Vec<u8> {
-        Read { name: name.into(), ..Read::default() }.encode_to_vec()
+        Read {
+            name: name.into(),
+            ..Read::default()
+        }
+        .encode_to_vec()
     }
 
     #[test]
@@ -339,10 +414,16 @@ mod tests {
         for name in ["a", "b", "c", "d", "e", "f"] {
             queue.put(&span(name));
         }
-        let sizes: Vec<usize> = std::iter::from_fn(|| queue.take(false)).map(|batch| batch.spans).collect();
+        let sizes: Vec<usize> = std::iter::from_fn(|| queue.take(false))
+            .map(|batch| batch.spans)
+            .collect();
         assert_eq!(sizes, [2, 2]);
         queue.put(&span("g"));
-        assert_eq!(queue.take(false).map(|batch| batch.spans), Some(2), "there is room again");
+        assert_eq!(
+            queue.take(false).map(|batch| batch.spans),
+            Some(2),
+            "there is room again"
+        );
         queue.put(&span("h"));
         assert!(queue.take(false).is_none(), "not full");
         assert_eq!(queue.take(true).map(|batch| batch.spans), Some(1));
@@ -358,28 +439,51 @@ mod tests {
             .with_attribute(opentelemetry::KeyValue::new("service.name", "count"))
             .build();
         let pipe = Pipe::new(Exporter::Console, Limits::NONE, queue.how, &resource);
-        let request = Way::new(Exporter::Console, &pipe.resource).request(&queue.take(true).expect("a batch"));
+        let request = Way::new(Exporter::Console, &pipe.resource)
+            .request(&queue.take(true).expect("a batch"));
         let read = ExportTraceServiceRequest::decode(&*request).expect("a request");
-        let [of_resource] = &read.resource_spans[..] else { panic!("{read:?}") };
+        let [of_resource] = &read.resource_spans[..] else {
+            panic!("{read:?}")
+        };
         assert_eq!(
-            of_resource.resource.as_ref().map(|resource| resource.attributes[0].key.as_str()),
+            of_resource
+                .resource
+                .as_ref()
+                .map(|resource| resource.attributes[0].key.as_str()),
             Some("service.name")
         );
-        let [of_scope] = &of_resource.scope_spans[..] else { panic!("{read:?}") };
-        assert_eq!(of_scope.scope.as_ref().map(|scope| scope.name.as_str()), Some("oncue"));
-        let names: Vec<&str> = of_scope.spans.iter().map(|span| span.name.as_str()).collect();
+        let [of_scope] = &of_resource.scope_spans[..] else {
+            panic!("{read:?}")
+        };
+        assert_eq!(
+            of_scope.scope.as_ref().map(|scope| scope.name.as_str()),
+            Some("oncue")
+        );
+        let names: Vec<&str> = of_scope
+            .spans
+            .iter()
+            .map(|span| span.name.as_str())
+            .collect();
         assert_eq!(names, ["a", "b"]);
     }
 
     #[test]
     fn a_line_tells_what_a_person_looks_for() {
-        let mut read = Read { name: "send x".into(), trace_id: vec![0xab; 16], span_id: vec![1; 8], ..Read::default() };
+        let mut read = Read {
+            name: "send x".into(),
+            trace_id: vec![0xab; 16],
+            span_id: vec![1; 8],
+            ..Read::default()
+        };
         read.set_kind(SpanKind::Producer);
         let line = line(&read);
         assert_eq!(
             (&line["span"], &line["kind"], &line["error"]),
             (&"send x".into(), &"producer".into(), &false.into())
         );
-        assert_eq!((&line["trace_id"], &line["parent_id"]), (&"ab".repeat(16).into(), &"0".repeat(16).into()));
+        assert_eq!(
+            (&line["trace_id"], &line["parent_id"]),
+            (&"ab".repeat(16).into(), &"0".repeat(16).into())
+        );
     }
 }

@@ -44,7 +44,9 @@ pub(crate) fn enter(meta: &Meta, place: Option<Place>) -> Entered {
         current.flow.push_str(&meta.flow);
         current.traceparent.clear();
         if place.is_none() {
-            current.traceparent.push_str(meta.traceparent.as_deref().unwrap_or_default());
+            current
+                .traceparent
+                .push_str(meta.traceparent.as_deref().unwrap_or_default());
         }
     });
     Entered
@@ -79,14 +81,19 @@ impl<F: Future + Unpin> Future for InFlow<'_, F> {
 fn here() -> (Option<(TraceId, Option<SpanId>)>, Option<String>) {
     let context = Context::current();
     let span = context.span().span_context().clone();
-    let of_context = span.is_valid().then(|| (span.trace_id(), Some(span.span_id())));
+    let of_context = span
+        .is_valid()
+        .then(|| (span.trace_id(), Some(span.span_id())));
     // Not to be had when something panics that has just been writing it.
     CURRENT.with(|current| match current.try_borrow() {
         Ok(current) if current.active => {
             let place = current.place.map(|place| (place.trace, Some(place.span)));
             let brought = || place::parse(&current.traceparent).map(|(trace, ..)| (trace, None));
             let derived = || (place::trace_of(&current.flow), None);
-            let trace = of_context.or(place).or_else(brought).unwrap_or_else(derived);
+            let trace = of_context
+                .or(place)
+                .or_else(brought)
+                .unwrap_or_else(derived);
             (Some(trace), Some(current.flow.clone()))
         }
         _ => (of_context, None),
@@ -98,13 +105,26 @@ where
     S: tracing::Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &tracing::Event<'_>) -> fmt::Result {
-        let mut fields = Fields { named: self.function.is_some(), ..Fields::default() };
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut out: Writer<'_>,
+        event: &tracing::Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = Fields {
+            named: self.function.is_some(),
+            ..Fields::default()
+        };
         event.record(&mut fields);
         let (trace, flow) = here();
         let meta = event.metadata();
         let time = event::format_time(event::now_ms());
-        write!(out, r#"{{"time":"{time}","level":"{}","service":{}"#, meta.level(), quote(&self.service))?;
+        write!(
+            out,
+            r#"{{"time":"{time}","level":"{}","service":{}"#,
+            meta.level(),
+            quote(&self.service)
+        )?;
         if let Some(function) = &self.function {
             write!(out, r#","function":{}"#, quote(function))?;
         }
@@ -117,7 +137,13 @@ where
         if let Some(flow) = flow {
             write!(out, r#","flow_id":{}"#, quote(&flow))?;
         }
-        write!(out, r#","target":{},"message":{}{}}}"#, quote(meta.target()), quote(&fields.message), fields.rest)?;
+        write!(
+            out,
+            r#","target":{},"message":{}{}}}"#,
+            quote(meta.target()),
+            quote(&fields.message),
+            fields.rest
+        )?;
         writeln!(out)
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Histogram, Meter, MeterProvider as _};
 use opentelemetry_otlp::{
-    Compression, MetricExporter, Protocol, WithExportConfig as _, WithHttpConfig as _, WithTonicConfig as _,
+    Compression, MetricExporter, Protocol, WithExportConfig as _, WithHttpConfig as _,
+    WithTonicConfig as _,
 };
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
@@ -15,7 +16,9 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use super::settings::Otlp;
 
 /// Upper bounds in seconds [OpenTelemetry messaging, FaaS and HTTP metrics].
-pub const BOUNDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+pub const BOUNDS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
 
 /// One metric with all its series.
 pub struct Metric {
@@ -67,14 +70,25 @@ pub(super) fn provider(how: Otlp, resource: Resource) -> Option<SdkMeterProvider
     let builder = MetricExporter::builder();
     let built = if how.grpc {
         let builder = builder.with_tonic();
-        if how.gzip_instead { builder.with_compression(Compression::Gzip).build() } else { builder.build() }
+        if how.gzip_instead {
+            builder.with_compression(Compression::Gzip).build()
+        } else {
+            builder.build()
+        }
     } else {
         let builder = builder.with_http().with_protocol(Protocol::HttpBinary);
-        if how.gzip_instead { builder.with_compression(Compression::Gzip).build() } else { builder.build() }
+        if how.gzip_instead {
+            builder.with_compression(Compression::Gzip).build()
+        } else {
+            builder.build()
+        }
     };
     match built {
         Ok(exporter) => {
-            let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter).with_resource(resource).build();
+            let provider = SdkMeterProvider::builder()
+                .with_periodic_exporter(exporter)
+                .with_resource(resource)
+                .build();
             let _ = METER.set(provider.meter("oncue"));
             Some(provider)
         }
@@ -96,10 +110,19 @@ pub fn observe(source: &Source) {
     for (at, metric) in source().into_iter().enumerate() {
         let (source, name) = (source.clone(), metric.name);
         // The list is the same each time; only its numbers change.
-        let now = move || source().into_iter().nth(at).filter(|metric| metric.name == name).map(|metric| metric.points);
+        let now = move || {
+            source()
+                .into_iter()
+                .nth(at)
+                .filter(|metric| metric.name == name)
+                .map(|metric| metric.points)
+        };
         match metric.points {
             Points::Sums(_) => {
-                let counter = meter.u64_observable_counter(name).with_unit(metric.unit).with_description(metric.help);
+                let counter = meter
+                    .u64_observable_counter(name)
+                    .with_unit(metric.unit)
+                    .with_description(metric.help);
                 counter
                     .with_callback(move |observer| {
                         if let Some(Points::Sums(points)) = now() {
@@ -111,7 +134,10 @@ pub fn observe(source: &Source) {
                     .build();
             }
             Points::Gauges(_) => {
-                let gauge = meter.f64_observable_gauge(name).with_unit(metric.unit).with_description(metric.help);
+                let gauge = meter
+                    .f64_observable_gauge(name)
+                    .with_unit(metric.unit)
+                    .with_description(metric.help);
                 gauge
                     .with_callback(move |observer| {
                         if let Some(Points::Gauges(points)) = now() {
@@ -128,12 +154,18 @@ pub fn observe(source: &Source) {
 }
 
 fn attributes(labels: &Labels) -> Vec<KeyValue> {
-    labels.iter().map(|(name, value)| KeyValue::new(*name, value.clone())).collect()
+    labels
+        .iter()
+        .map(|(name, value)| KeyValue::new(*name, value.clone()))
+        .collect()
 }
 
 /// A histogram in seconds, where metrics are pushed.
 pub fn seconds(name: &'static str, help: &'static str) -> Option<Histogram<f64>> {
-    let builder = meter()?.f64_histogram(name).with_unit("s").with_description(help);
+    let builder = meter()?
+        .f64_histogram(name)
+        .with_unit("s")
+        .with_description(help);
     Some(builder.with_boundaries(BOUNDS.to_vec()).build())
 }
 
@@ -168,7 +200,10 @@ impl Timings {
                 process: seconds("messaging.process.duration", PROCESS_HELP)?,
                 invoke: seconds("faas.invoke_duration", INVOKE_HELP)?,
                 operation: seconds("messaging.client.operation.duration", OPERATION_HELP)?,
-                runs: ends.iter().map(|end| (*end, with("process", end))).collect(),
+                runs: ends
+                    .iter()
+                    .map(|end| (*end, with("process", end)))
+                    .collect(),
                 sends: [with("send", "publish"), with("send", "")],
             })
         };
@@ -178,13 +213,19 @@ impl Timings {
     }
 
     pub fn run(&self, elapsed: Duration, end: &str) {
-        let Some((_, labels)) = self.runs.iter().find(|(name, _)| *name == end) else { return };
+        let Some((_, labels)) = self.runs.iter().find(|(name, _)| *name == end) else {
+            return;
+        };
         self.process.record(elapsed.as_secs_f64(), labels);
-        self.invoke.record(elapsed.as_secs_f64(), &[KeyValue::new("faas.trigger", "pubsub")]);
+        self.invoke.record(
+            elapsed.as_secs_f64(),
+            &[KeyValue::new("faas.trigger", "pubsub")],
+        );
     }
 
     pub fn send(&self, elapsed: Duration, ok: bool) {
-        self.operation.record(elapsed.as_secs_f64(), &self.sends[usize::from(ok)]);
+        self.operation
+            .record(elapsed.as_secs_f64(), &self.sends[usize::from(ok)]);
     }
 }
 

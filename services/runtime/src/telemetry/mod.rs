@@ -40,7 +40,16 @@ use self::span::Fixed;
 pub use self::span::{Kind, Span, Value};
 
 /// Crates that trace themselves; an exporter tracing its own exports would never end.
-const LIBRARIES: [&str; 8] = ["async_nats", "h2", "hyper", "hyper_util", "opentelemetry", "redis", "reqwest", "tonic"];
+const LIBRARIES: [&str; 8] = [
+    "async_nats",
+    "h2",
+    "hyper",
+    "hyper_util",
+    "opentelemetry",
+    "redis",
+    "reqwest",
+    "tonic",
+];
 
 /// What holds for the whole process from its start.
 struct Process {
@@ -94,16 +103,28 @@ impl Telemetry {
         };
         // One for each process, until its end.
         let pipe: Option<&'static Pipe> = traced.then(|| {
-            let pipe = Pipe::new(settings.traces.clone(), settings.limits, settings.queueing, &resource);
+            let pipe = Pipe::new(
+                settings.traces.clone(),
+                settings.limits,
+                settings.queueing,
+                &resource,
+            );
             &*Box::leak(Box::new(pipe))
         });
         start_logs(service, is_function, &settings, pipe);
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
-        let meters = settings.metrics.and_then(|how| metrics::provider(how, resource));
+        let meters = settings
+            .metrics
+            .and_then(|how| metrics::provider(how, resource));
         // A second start in one process (tests) keeps the first.
-        let _ = PROCESS.set(Process { settings, pipe, instance: instance.to_owned(), started });
+        let _ = PROCESS.set(Process {
+            settings,
+            pipe,
+            instance: instance.to_owned(),
+            started,
+        });
         Self { pipe, meters }
     }
 
@@ -131,10 +152,18 @@ fn start_logs(service: &str, is_function: bool, settings: &Settings, pipe: Optio
         let own = settings.log_level;
         EnvFilter::new(format!("info,async_nats=warn,oncue::telemetry={own}"))
     });
-    let text = std::env::var("ONCUE_LOG_FORMAT").map_or_else(|_| std::io::stderr().is_terminal(), |f| f == "text");
+    let text = std::env::var("ONCUE_LOG_FORMAT")
+        .map_or_else(|_| std::io::stderr().is_terminal(), |f| f == "text");
     let fmt = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let json = logs::Json { service: service.into(), function: is_function.then(|| service.to_owned()) };
-    let lines = if text { fmt.boxed() } else { fmt.event_format(json).boxed() };
+    let json = logs::Json {
+        service: service.into(),
+        function: is_function.then(|| service.to_owned()),
+    };
+    let lines = if text {
+        fmt.boxed()
+    } else {
+        fmt.event_format(json).boxed()
+    };
     let spans = pipe.map(|pipe| {
         let provider = SdkTracerProvider::builder()
             .with_sampler(settings.sampler.for_sdk())
@@ -143,14 +172,24 @@ fn start_logs(service: &str, is_function: bool, settings: &Settings, pipe: Optio
         let others = LIBRARIES.map(|library| (library, LevelFilter::OFF));
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("oncue"))
-            .with_filter(Targets::new().with_default(LevelFilter::INFO).with_targets(others))
+            .with_filter(
+                Targets::new()
+                    .with_default(LevelFilter::INFO)
+                    .with_targets(others),
+            )
     });
-    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .with(spans)
+        .try_init();
 }
 
 /// Tells where the servers are; credentials in the addresses are left out.
 pub fn set_peers(nats_url: &str, redis_url: &str) {
-    let _ = PEERS.set(Peers { nats: address(nats_url, 4222), redis: address(redis_url, 6379) });
+    let _ = PEERS.set(Peers {
+        nats: address(nats_url, 4222),
+        redis: address(redis_url, 6379),
+    });
 }
 
 fn address(url: &str, port: i64) -> (String, i64) {
@@ -158,7 +197,10 @@ fn address(url: &str, port: i64) -> (String, i64) {
     let after = first.split_once("://").map_or(first, |(_, rest)| rest);
     let host = after.split(['/', '?']).next().unwrap_or_default();
     let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    match host.rsplit_once(':').map(|(name, digits)| (name, digits.parse())) {
+    match host
+        .rsplit_once(':')
+        .map(|(name, digits)| (name, digits.parse()))
+    {
         Some((name, Ok(port))) => (name.trim_matches(['[', ']']).to_owned(), port),
         _ => (host.trim_matches(['[', ']']).to_owned(), port),
     }
@@ -171,7 +213,9 @@ pub fn is_tracing() -> bool {
 
 /// Since telemetry was started, first thing after the configuration.
 pub(crate) fn uptime() -> Duration {
-    PROCESS.get().map_or(Duration::ZERO, |process| process.started.elapsed())
+    PROCESS
+        .get()
+        .map_or(Duration::ZERO, |process| process.started.elapsed())
 }
 
 /// The clock, where somebody wants to know.
@@ -181,7 +225,9 @@ pub(crate) fn clock() -> Option<SystemTime> {
 
 /// Whether texts of errors and keys of events may be seen in traces and logs: they may quote what an event holds.
 pub fn shows_messages() -> bool {
-    PROCESS.get().is_some_and(|process| process.settings.messages)
+    PROCESS
+        .get()
+        .is_some_and(|process| process.settings.messages)
 }
 
 /// Whether sampled events may be traced by nats-server as well.
@@ -190,7 +236,9 @@ pub(crate) fn traces_broker() -> bool {
 }
 
 pub(crate) fn budget() -> u64 {
-    PROCESS.get().map_or(u64::MAX, |process| process.settings.budget)
+    PROCESS
+        .get()
+        .map_or(u64::MAX, |process| process.settings.budget)
 }
 
 pub(crate) fn listen() -> Option<&'static str> {
@@ -201,15 +249,24 @@ pub(crate) fn listen() -> Option<&'static str> {
 /// here is that of the flow, if it is known.
 pub fn place(traceparent: Option<&str>, flow: Option<&str>) -> Option<Place> {
     let process = PROCESS.get().filter(|process| process.pipe.is_some())?;
-    let parent = traceparent.filter(|_| process.settings.propagators.tracecontext).and_then(Place::after);
-    let place = parent.unwrap_or_else(|| Place::root(flow.map_or_else(place::new_trace, place::trace_of)));
-    let sampled = process.settings.sampler.keeps(place.trace, parent.map(|parent| parent.sampled()));
+    let parent = traceparent
+        .filter(|_| process.settings.propagators.tracecontext)
+        .and_then(Place::after);
+    let place =
+        parent.unwrap_or_else(|| Place::root(flow.map_or_else(place::new_trace, place::trace_of)));
+    let sampled = process
+        .settings
+        .sampler
+        .keeps(place.trace, parent.map(|parent| parent.sampled()));
     Some(place.with_sampled(sampled))
 }
 
 /// What is passed on where nobody traces: the context that came, or the one everybody derives from the flow.
 pub fn pass_on(came: &Carrier, flow: &str) -> Carrier {
-    let traceparent = came.traceparent.as_deref().filter(|text| place::parse(text).is_some());
+    let traceparent = came
+        .traceparent
+        .as_deref()
+        .filter(|text| place::parse(text).is_some());
     propagated(Carrier {
         tracestate: came.tracestate.clone().filter(|_| traceparent.is_some()),
         traceparent: Some(traceparent.map_or_else(|| untraced(flow), str::to_owned)),
@@ -219,10 +276,16 @@ pub fn pass_on(came: &Carrier, flow: &str) -> Carrier {
 
 /// As far as `OTEL_PROPAGATORS` lets it.
 pub fn propagated(carrier: Carrier) -> Carrier {
-    let Some(Process { settings, .. }) = PROCESS.get() else { return carrier };
+    let Some(Process { settings, .. }) = PROCESS.get() else {
+        return carrier;
+    };
     Carrier {
-        traceparent: carrier.traceparent.filter(|_| settings.propagators.tracecontext),
-        tracestate: carrier.tracestate.filter(|_| settings.propagators.tracecontext),
+        traceparent: carrier
+            .traceparent
+            .filter(|_| settings.propagators.tracecontext),
+        tracestate: carrier
+            .tracestate
+            .filter(|_| settings.propagators.tracecontext),
         baggage: carrier.baggage.filter(|_| settings.propagators.baggage),
     }
 }
@@ -230,7 +293,13 @@ pub fn propagated(carrier: Carrier) -> Carrier {
 /// A span from `started` on, its name in two parts, to be told more and then exported; `None` where nobody traces.
 pub fn span(place: &Place, kind: Kind, name: [&str; 2], started: SystemTime) -> Option<Span> {
     let process = PROCESS.get().filter(|process| process.pipe.is_some())?;
-    Some(Span::begin(place, kind, name, started, process.settings.limits))
+    Some(Span::begin(
+        place,
+        kind,
+        name,
+        started,
+        process.settings.limits,
+    ))
 }
 
 /// Ends a span and hands it to the exporter; never waits.
@@ -245,7 +314,9 @@ impl Span {
     pub fn of_message(&mut self, operation: &str, ty: &str, id: &str, flow: &str) {
         static FIXED: OnceLock<Fixed> = OnceLock::new();
         self.set_fixed(&FIXED, |fixed| {
-            let fixed = fixed.of_server(PEERS.get().map(|peers| &peers.nats)).with("messaging.system", "nats");
+            let fixed = fixed
+                .of_server(PEERS.get().map(|peers| &peers.nats))
+                .with("messaging.system", "nats");
             match PROCESS.get() {
                 Some(process) => fixed.with("messaging.client.id", &process.instance),
                 None => fixed,
@@ -262,7 +333,9 @@ impl Span {
 
 impl Fixed {
     fn of_server(self, peer: Option<&(String, i64)>) -> Self {
-        let Some((host, port)) = peer else { return self };
+        let Some((host, port)) = peer else {
+            return self;
+        };
         self.with("server.address", host).with("server.port", *port)
     }
 }
@@ -270,8 +343,14 @@ impl Fixed {
 /// A finished call of Redis [OpenTelemetry Redis spans].
 pub fn redis(parent: &Place, operation: &str, procedure: Option<&str>, started: SystemTime) {
     static FIXED: OnceLock<Fixed> = OnceLock::new();
-    let Some(mut span) = span(&parent.child(), Kind::Client, [operation, ""], started) else { return };
-    let redis = |fixed: Fixed| fixed.of_server(PEERS.get().map(|peers| &peers.redis)).with("db.system.name", "redis");
+    let Some(mut span) = span(&parent.child(), Kind::Client, [operation, ""], started) else {
+        return;
+    };
+    let redis = |fixed: Fixed| {
+        fixed
+            .of_server(PEERS.get().map(|peers| &peers.redis))
+            .with("db.system.name", "redis")
+    };
     span.set_fixed(&FIXED, redis);
     span.set("db.operation.name", operation);
     if let Some(name) = procedure {
@@ -288,8 +367,15 @@ pub fn spans_sent() -> [u64; 3] {
 /// Lets a test of the crate trace without an environment of its own.
 #[cfg(test)]
 pub(crate) fn start_unsampled() {
-    let sampler = sampler::Sampler { root: sampler::Root::None, parent_based: true };
-    let settings = Settings { sampler, traces: Exporter::Console, ..Settings::read(|_| None) };
+    let sampler = sampler::Sampler {
+        root: sampler::Root::None,
+        parent_based: true,
+    };
+    let settings = Settings {
+        sampler,
+        traces: Exporter::Console,
+        ..Settings::read(|_| None)
+    };
     drop(Telemetry::with(settings, "test", "test", true));
 }
 

@@ -1,6 +1,8 @@
 //! Where a span stands in its trace, and what of that travels with an event [W3C Trace Context].
 
-use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
+use opentelemetry::trace::{
+    SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
+};
 
 use crate::event;
 
@@ -31,16 +33,33 @@ impl Place {
     /// A span in the trace that `traceparent` tells of.
     pub fn after(traceparent: &str) -> Option<Self> {
         let (trace, parent, flags) = parse(traceparent)?;
-        Some(Self { trace, span: new_span(), parent, remote: true, flags })
+        Some(Self {
+            trace,
+            span: new_span(),
+            parent,
+            remote: true,
+            flags,
+        })
     }
 
     pub fn root(trace: TraceId) -> Self {
-        Self { trace, span: new_span(), parent: SpanId::INVALID, remote: false, flags: TraceFlags::default() }
+        Self {
+            trace,
+            span: new_span(),
+            parent: SpanId::INVALID,
+            remote: false,
+            flags: TraceFlags::default(),
+        }
     }
 
     #[must_use]
     pub fn child(&self) -> Self {
-        Self { span: new_span(), parent: self.span, remote: false, ..*self }
+        Self {
+            span: new_span(),
+            parent: self.span,
+            remote: false,
+            ..*self
+        }
     }
 
     pub fn sampled(&self) -> bool {
@@ -49,7 +68,10 @@ impl Place {
 
     #[must_use]
     pub fn with_sampled(self, sampled: bool) -> Self {
-        Self { flags: self.flags.with_sampled(sampled), ..self }
+        Self {
+            flags: self.flags.with_sampled(sampled),
+            ..self
+        }
     }
 
     pub fn traceparent(&self) -> String {
@@ -100,8 +122,12 @@ pub(super) fn parse(text: &str) -> Option<(TraceId, SpanId, TraceFlags)> {
     if !well_formed {
         return None;
     }
-    let trace = TraceId::from_hex(&text[3..35]).ok().filter(|id| *id != TraceId::INVALID)?;
-    let span = SpanId::from_hex(&text[36..52]).ok().filter(|id| *id != SpanId::INVALID)?;
+    let trace = TraceId::from_hex(&text[3..35])
+        .ok()
+        .filter(|id| *id != TraceId::INVALID)?;
+    let span = SpanId::from_hex(&text[36..52])
+        .ok()
+        .filter(|id| *id != SpanId::INVALID)?;
     let flags = TraceFlags::new(u8::from_str_radix(&text[53..55], 16).ok()?);
     // Sampled and random; the others have no meaning yet and must be zero.
     Some((trace, span, flags & TraceFlags::new(3)))
@@ -128,8 +154,14 @@ pub(crate) fn next_trace(flow: &str, cause: &str) -> TraceId {
 /// `traceparent` for a flow nobody traces: unsampled, but with the trace id everybody would derive, so that ids in
 /// answers and logs agree.
 pub fn untraced(flow: &str) -> String {
-    let span = event::hash(&[b"span", flow.as_bytes()])[..8].try_into().unwrap_or([1; 8]);
-    traceparent(trace_of(flow), SpanId::from_bytes(span), TraceFlags::NOT_SAMPLED)
+    let span = event::hash(&[b"span", flow.as_bytes()])[..8]
+        .try_into()
+        .unwrap_or([1; 8]);
+    traceparent(
+        trace_of(flow),
+        SpanId::from_bytes(span),
+        TraceFlags::NOT_SAMPLED,
+    )
 }
 
 /// How large a trace has become, as far as one path through it can tell: it takes every branch for as broad as its own.
@@ -142,15 +174,25 @@ pub(crate) struct Size {
 }
 
 impl Size {
-    pub const START: Self = Self { spans: SPANS_PER_EVENT, width: 1 };
+    pub const START: Self = Self {
+        spans: SPANS_PER_EVENT,
+        width: 1,
+    };
 
     pub fn of(tracestate: Option<&str>) -> Self {
-        let own = tracestate.unwrap_or_default().split(',').find_map(|member| member.trim().strip_prefix("oncue="));
+        let own = tracestate
+            .unwrap_or_default()
+            .split(',')
+            .find_map(|member| member.trim().strip_prefix("oncue="));
         let read = || {
             let (spans, width) = own?.split_once(';')?;
             Some(Self {
                 spans: spans.strip_prefix("s:")?.parse().ok()?,
-                width: width.strip_prefix("w:")?.parse().ok().filter(|width| *width > 0)?,
+                width: width
+                    .strip_prefix("w:")?
+                    .parse()
+                    .ok()
+                    .filter(|width| *width > 0)?,
             })
         };
         read().unwrap_or(Self::START)
@@ -159,7 +201,12 @@ impl Size {
     /// One level further down, where each event is followed by `outputs`.
     pub fn grown(self, outputs: u64) -> Self {
         let width = self.width.saturating_mul(outputs);
-        Self { width, spans: self.spans.saturating_add(width.saturating_mul(SPANS_PER_EVENT)) }
+        Self {
+            width,
+            spans: self
+                .spans
+                .saturating_add(width.saturating_mul(SPANS_PER_EVENT)),
+        }
     }
 
     pub fn exceeds(self, budget: u64) -> bool {
@@ -171,7 +218,10 @@ impl Size {
     pub fn into_state(self, others: Option<&str>) -> String {
         let mut state = format!("oncue=s:{};w:{}", self.spans, self.width);
         let others = others.unwrap_or_default().split(',').map(str::trim);
-        for member in others.filter(|m| !m.is_empty() && !m.starts_with("oncue=")).take(31) {
+        for member in others
+            .filter(|m| !m.is_empty() && !m.starts_with("oncue="))
+            .take(31)
+        {
             if state.len() + member.len() > 512 {
                 break;
             }
@@ -219,7 +269,10 @@ mod tests {
         }
         assert!(!chain.exceeds(10_000), "{chain:?}");
         let broad = Size::of(Some(&Size::START.grown(256).into_state(None)));
-        assert!(!broad.exceeds(10_000) && broad.grown(256).exceeds(10_000), "{broad:?}");
+        assert!(
+            !broad.exceeds(10_000) && broad.grown(256).exceeds(10_000),
+            "{broad:?}"
+        );
     }
 
     #[test]
@@ -227,7 +280,13 @@ mod tests {
         let state = Size::START.into_state(Some("vendor=a, oncue=s:9;w:9,other=b"));
         assert_eq!(state, "oncue=s:4;w:1,vendor=a,other=b");
         let long: Vec<String> = (0..40).map(|n| format!("v{n}=1")).collect();
-        assert_eq!(Size::START.into_state(Some(&long.join(","))).split(',').count(), 32);
+        assert_eq!(
+            Size::START
+                .into_state(Some(&long.join(",")))
+                .split(',')
+                .count(),
+            32
+        );
         for broken in ["oncue=", "oncue=s:1", "oncue=s:x;w:1", "oncue=s:1;w:0"] {
             assert_eq!(Size::of(Some(broken)), Size::START, "{broken}");
         }

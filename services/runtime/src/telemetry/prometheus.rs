@@ -28,8 +28,16 @@ pub fn render(metrics: &[Metric], open: bool) -> String {
             Points::Spreads(_) => ("histogram", ""),
         };
         // The plain format calls a counter's family what it calls its samples.
-        let titled = if open { family.clone() } else { format!("{family}{total}") };
-        let _ = writeln!(out, "# HELP {titled} {}\n# TYPE {titled} {kind}", metric.help);
+        let titled = if open {
+            family.clone()
+        } else {
+            format!("{family}{total}")
+        };
+        let _ = writeln!(
+            out,
+            "# HELP {titled} {}\n# TYPE {titled} {kind}",
+            metric.help
+        );
         let scalar = |out: &mut String, labels: &Labels, value: &dyn Display| {
             let _ = writeln!(out, "{family}{total}{} {value}", braced(labels, None));
         };
@@ -67,10 +75,16 @@ fn name(metric: &Metric) -> String {
 }
 
 fn braced(labels: &Labels, bound: Option<&str>) -> String {
-    let mut all: Vec<String> =
-        labels.iter().map(|(name, value)| format!("{}=\"{}\"", name.replace('.', "_"), escape(value))).collect();
+    let mut all: Vec<String> = labels
+        .iter()
+        .map(|(name, value)| format!("{}=\"{}\"", name.replace('.', "_"), escape(value)))
+        .collect();
     all.extend(bound.map(|bound| format!("le=\"{bound}\"")));
-    if all.is_empty() { String::new() } else { format!("{{{}}}", all.join(",")) }
+    if all.is_empty() {
+        String::new()
+    } else {
+        format!("{{{}}}", all.join(","))
+    }
 }
 
 /// In the buckets of the conventions, whatever finer ones were kept.
@@ -79,13 +93,29 @@ fn histogram(out: &mut String, family: &str, labels: &Labels, spread: &Spread, o
     let mut from = 0;
     for bound in BOUNDS.iter().copied().chain([f64::INFINITY]) {
         let until = spread.bounds.partition_point(|own| *own <= bound).max(from);
-        let until = if bound.is_infinite() { spread.counts.len() } else { until };
+        let until = if bound.is_infinite() {
+            spread.counts.len()
+        } else {
+            until
+        };
         below += spread.counts[from..until].iter().sum::<u64>();
-        let le = if bound.is_infinite() { "+Inf".to_owned() } else { bound.to_string() };
+        let le = if bound.is_infinite() {
+            "+Inf".to_owned()
+        } else {
+            bound.to_string()
+        };
         let _ = write!(out, "{family}_bucket{} {below}", braced(labels, Some(&le)));
-        if let Some((_, example)) = spread.exemplars.iter().rfind(|(at, _)| open && (from..until).contains(at)) {
+        if let Some((_, example)) = spread
+            .exemplars
+            .iter()
+            .rfind(|(at, _)| open && (from..until).contains(at))
+        {
             let at = example.at as f64 / 1000.0;
-            let _ = write!(out, " # {{trace_id=\"{}\"}} {} {at:.3}", example.trace, example.value);
+            let _ = write!(
+                out,
+                " # {{trace_id=\"{}\"}} {} {at:.3}",
+                example.trace, example.value
+            );
         }
         out.push('\n');
         from = until;
@@ -95,7 +125,9 @@ fn histogram(out: &mut String, family: &str, labels: &Labels, spread: &Spread, o
 }
 
 pub fn escape(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 /// Whether a client would rather have OpenMetrics, and what its answer is then called.
@@ -107,7 +139,9 @@ pub fn wanted(accept: Option<&str>) -> (bool, &'static str) {
 /// Answers `GET /metrics` on `ONCUE_METRICS_LISTEN`, if that is set. That nobody can listen there is said, and no reason to
 /// stop.
 pub(crate) async fn serve(source: Source) {
-    let Some(address) = super::listen() else { return };
+    let Some(address) = super::listen() else {
+        return;
+    };
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
         Err(e) => return tracing::warn!(address, error = %e, "no /metrics: cannot listen"),
@@ -133,7 +167,11 @@ async fn answer(stream: &mut TcpStream, source: &Source) -> std::io::Result<()> 
     }
     let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
     let mut lines = head.lines();
-    let path = lines.next().unwrap_or_default().strip_prefix("get ").and_then(|rest| rest.split([' ', '?']).next());
+    let path = lines
+        .next()
+        .unwrap_or_default()
+        .strip_prefix("get ")
+        .and_then(|rest| rest.split([' ', '?']).next());
     let (open, kind) = wanted(lines.find_map(|line| line.strip_prefix("accept:")));
     let (status, body) = match path {
         Some("/metrics") => ("200 OK", render(&source(), open)),
@@ -160,7 +198,14 @@ mod tests {
             sum: 7.5,
             exemplars: Vec::new(),
         };
-        spread.exemplars.push((1, Exemplar { trace: "ab".repeat(16), value: 0.002, at: 1500 }));
+        spread.exemplars.push((
+            1,
+            Exemplar {
+                trace: "ab".repeat(16),
+                value: 0.002,
+                at: 1500,
+            },
+        ));
         vec![
             Metric {
                 name: "faas.invocations",
@@ -194,15 +239,24 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}{text}");
         }
-        assert!(!text.contains("trace_id"), "the plain format knows no exemplars: {text}");
+        assert!(
+            !text.contains("trace_id"),
+            "the plain format knows no exemplars: {text}"
+        );
     }
 
     #[test]
     fn open_metrics_carry_exemplars_and_say_their_end() {
         let text = render(&metrics(), true);
-        let line = format!("le=\"0.005\"}} 3 # {{trace_id=\"{}\"}} 0.002 1.500\n", "ab".repeat(16));
+        let line = format!(
+            "le=\"0.005\"}} 3 # {{trace_id=\"{}\"}} 0.002 1.500\n",
+            "ab".repeat(16)
+        );
         assert!(text.contains(&line), "{text}");
-        assert!(text.contains("# TYPE faas_invocations counter\nfaas_invocations_total"), "{text}");
+        assert!(
+            text.contains("# TYPE faas_invocations counter\nfaas_invocations_total"),
+            "{text}"
+        );
         assert!(text.ends_with("# EOF\n"));
     }
 }

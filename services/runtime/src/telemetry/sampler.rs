@@ -35,7 +35,11 @@ impl Sampler {
             Root::None => SdkSampler::AlwaysOff,
             Root::Ratio(ratio) => SdkSampler::TraceIdRatioBased(ratio),
         };
-        if self.parent_based { SdkSampler::ParentBased(Box::new(root)) } else { root }
+        if self.parent_based {
+            SdkSampler::ParentBased(Box::new(root))
+        } else {
+            root
+        }
     }
 }
 
@@ -58,24 +62,50 @@ mod tests {
     fn ours_and_the_sdks_agree_on_every_trace() {
         let mut random = fastrand::Rng::with_seed(7);
         for ratio in [0.0, 0.01, 0.5, 0.999, 1.0] {
-            let sampler = Sampler { root: Root::Ratio(ratio), parent_based: false };
+            let sampler = Sampler {
+                root: Root::Ratio(ratio),
+                parent_based: false,
+            };
             let mut kept = 0;
             for _ in 0..2000 {
                 let trace = TraceId::from_bytes(random.u128(1..).to_be_bytes());
-                let sdk = sampler.for_sdk().should_sample(None::<&Context>, trace, "", &SpanKind::Consumer, &[], &[]);
-                assert_eq!(sampler.keeps(trace, None), sdk.decision == SamplingDecision::RecordAndSample);
+                let sdk = sampler.for_sdk().should_sample(
+                    None::<&Context>,
+                    trace,
+                    "",
+                    &SpanKind::Consumer,
+                    &[],
+                    &[],
+                );
+                assert_eq!(
+                    sampler.keeps(trace, None),
+                    sdk.decision == SamplingDecision::RecordAndSample
+                );
                 kept += u32::from(sampler.keeps(trace, None));
             }
-            assert!((f64::from(kept) / 2000.0 - ratio).abs() < 0.05, "{kept} of 2000 at {ratio}");
+            assert!(
+                (f64::from(kept) / 2000.0 - ratio).abs() < 0.05,
+                "{kept} of 2000 at {ratio}"
+            );
         }
     }
 
     #[test]
     fn who_continues_a_trace_does_as_its_beginning_did() {
         let trace = TraceId::from_bytes([9; 16]);
-        let sampler = Sampler { root: Root::None, parent_based: true };
-        assert!(sampler.keeps(trace, Some(true)) && !sampler.keeps(trace, Some(false)) && !sampler.keeps(trace, None));
-        let alone = Sampler { parent_based: false, ..sampler };
+        let sampler = Sampler {
+            root: Root::None,
+            parent_based: true,
+        };
+        assert!(
+            sampler.keeps(trace, Some(true))
+                && !sampler.keeps(trace, Some(false))
+                && !sampler.keeps(trace, None)
+        );
+        let alone = Sampler {
+            parent_based: false,
+            ..sampler
+        };
         assert!(!alone.keeps(trace, Some(true)));
     }
 }

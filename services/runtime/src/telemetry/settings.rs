@@ -87,13 +87,34 @@ pub(super) struct Settings {
 /// Read by nobody here; whoever sets one should know.
 const UNSUPPORTED: [(&str, &str); 8] = [
     ("OTEL_CONFIG_FILE", "only environment variables are read"),
-    ("OTEL_BSP_EXPORT_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT limits each request"),
-    ("OTEL_EXPORTER_OTLP_CERTIFICATE", "TLS is not built in; send to a collector beside the process"),
-    ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "TLS is not built in; send to a collector beside the process"),
-    ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "TLS is not built in; send to a collector beside the process"),
-    ("OTEL_EXPORTER_ZIPKIN_ENDPOINT", "Zipkin is not supported; send OTLP"),
-    ("OTEL_METRICS_EXEMPLAR_FILTER", "exemplars are on /metrics alone, and always of sampled traces"),
-    ("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "histograms have the buckets of the conventions"),
+    (
+        "OTEL_BSP_EXPORT_TIMEOUT",
+        "OTEL_EXPORTER_OTLP_TIMEOUT limits each request",
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_CERTIFICATE",
+        "TLS is not built in; send to a collector beside the process",
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+        "TLS is not built in; send to a collector beside the process",
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+        "TLS is not built in; send to a collector beside the process",
+    ),
+    (
+        "OTEL_EXPORTER_ZIPKIN_ENDPOINT",
+        "Zipkin is not supported; send OTLP",
+    ),
+    (
+        "OTEL_METRICS_EXEMPLAR_FILTER",
+        "exemplars are on /metrics alone, and always of sampled traces",
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+        "histograms have the buckets of the conventions",
+    ),
 ];
 
 /// One reading of the environment.
@@ -108,15 +129,27 @@ impl Settings {
     }
 
     pub fn read(get: impl Fn(&str) -> Option<String>) -> Self {
-        let mut from = Reader { get, warnings: Vec::new() };
+        let mut from = Reader {
+            get,
+            warnings: Vec::new(),
+        };
         for (name, why) in UNSUPPORTED {
             if from.text(name).is_some() {
-                from.warnings.push(format!("{name} is set but has no effect: {why}"));
+                from.warnings
+                    .push(format!("{name} is set but has no effect: {why}"));
             }
         }
         let disabled = from.truth("OTEL_SDK_DISABLED");
-        let traces = if disabled { Exporter::None } else { from.traces() };
-        let (metrics, asked) = if disabled { (None, None) } else { from.metrics() };
+        let traces = if disabled {
+            Exporter::None
+        } else {
+            from.traces()
+        };
+        let (metrics, asked) = if disabled {
+            (None, None)
+        } else {
+            from.metrics()
+        };
         from.logs();
         Self {
             traces,
@@ -153,24 +186,36 @@ impl Limits {
 impl<G: Fn(&str) -> Option<String>> Reader<G> {
     /// Empty means unset.
     fn text(&self, name: &str) -> Option<String> {
-        (self.get)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+        (self.get)(name)
+            .map(|value| value.trim().to_owned())
+            .filter(|value| !value.is_empty())
     }
 
     fn truth(&mut self, name: &str) -> bool {
-        match self.text(name).map(|value| value.to_ascii_lowercase()).as_deref() {
+        match self
+            .text(name)
+            .map(|value| value.to_ascii_lowercase())
+            .as_deref()
+        {
             None | Some("false") => false,
             Some("true") => true,
             Some(other) => {
-                self.warnings.push(format!("{name}={other:?} is neither true nor false; taken as false"));
+                self.warnings.push(format!(
+                    "{name}={other:?} is neither true nor false; taken as false"
+                ));
                 false
             }
         }
     }
 
     fn number<T: FromStr + std::fmt::Display>(&mut self, name: &str, default: T) -> T {
-        let Some(text) = self.text(name) else { return default };
+        let Some(text) = self.text(name) else {
+            return default;
+        };
         text.parse().unwrap_or_else(|_| {
-            self.warnings.push(format!("{name}={text:?} is not a number; {default} is used"));
+            self.warnings.push(format!(
+                "{name}={text:?} is not a number; {default} is used"
+            ));
             default
         })
     }
@@ -201,21 +246,26 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
                     otlp = Some(self.otlp("METRICS"));
                 }
                 "prometheus" => {
-                    let host = self.text("OTEL_EXPORTER_PROMETHEUS_HOST").unwrap_or_else(|| "localhost".into());
+                    let host = self
+                        .text("OTEL_EXPORTER_PROMETHEUS_HOST")
+                        .unwrap_or_else(|| "localhost".into());
                     let port: u16 = self.number("OTEL_EXPORTER_PROMETHEUS_PORT", 9464);
                     listen = Some(format!("{host}:{port}"));
                 }
                 "none" | "" => {}
-                other => self
-                    .warnings
-                    .push(format!("OTEL_METRICS_EXPORTER: {other:?} is not supported (otlp, prometheus, none)")),
+                other => self.warnings.push(format!(
+                    "OTEL_METRICS_EXPORTER: {other:?} is not supported (otlp, prometheus, none)"
+                )),
             }
         }
         (otlp, listen)
     }
 
     fn logs(&mut self) {
-        if let Some(other) = self.text("OTEL_LOGS_EXPORTER").filter(|name| name != "none" && name != "console") {
+        if let Some(other) = self
+            .text("OTEL_LOGS_EXPORTER")
+            .filter(|name| name != "none" && name != "console")
+        {
             self.warnings.push(format!(
                 "OTEL_LOGS_EXPORTER={other:?} has no effect: logs are JSON lines on stderr, with trace and flow, for a collector to read"
             ));
@@ -242,7 +292,9 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
         let gzip_instead = match self.either(signal, "COMPRESSION").as_deref() {
             None | Some("gzip" | "none") => false,
             Some(other) => {
-                self.warnings.push(format!("OTLP compression {other:?} is not supported (gzip, none); gzip is used"));
+                self.warnings.push(format!(
+                    "OTLP compression {other:?} is not supported (gzip, none); gzip is used"
+                ));
                 true
             }
         };
@@ -258,7 +310,8 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
                 self.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").as_deref(),
                 self.text("OTEL_EXPORTER_OTLP_ENDPOINT").as_deref(),
                 grpc,
-                self.either("TRACES", "INSECURE").is_some_and(|insecure| insecure.eq_ignore_ascii_case("true")),
+                self.either("TRACES", "INSECURE")
+                    .is_some_and(|insecure| insecure.eq_ignore_ascii_case("true")),
             ),
             headers: headers(&self.either("TRACES", "HEADERS").unwrap_or_default()),
             timeout: self.timeout("TRACES"),
@@ -272,8 +325,14 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
 
     fn queueing(&mut self) -> Queueing {
         let most = self.number("OTEL_BSP_MAX_QUEUE_SIZE", 2048).max(1);
-        let batch = self.number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512).clamp(1, most);
-        Queueing { most, batch, delay: Duration::from_millis(self.number("OTEL_BSP_SCHEDULE_DELAY", 5000)) }
+        let batch = self
+            .number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)
+            .clamp(1, most);
+        Queueing {
+            most,
+            batch,
+            delay: Duration::from_millis(self.number("OTEL_BSP_SCHEDULE_DELAY", 5000)),
+        }
     }
 
     fn either(&self, signal: &str, what: &str) -> Option<String> {
@@ -282,7 +341,9 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
     }
 
     fn sampler(&mut self) -> Sampler {
-        let name = self.text("OTEL_TRACES_SAMPLER").unwrap_or_else(|| "parentbased_always_on".into());
+        let name = self
+            .text("OTEL_TRACES_SAMPLER")
+            .unwrap_or_else(|| "parentbased_always_on".into());
         let root = match name.strip_prefix("parentbased_").unwrap_or(&name) {
             "always_on" => Root::All,
             "always_off" => Root::None,
@@ -291,17 +352,26 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
                 if (0.0..=1.0).contains(&ratio) {
                     Root::Ratio(ratio)
                 } else {
-                    self.warnings.push(format!("OTEL_TRACES_SAMPLER_ARG={ratio} is not within 0 and 1; 1 is used"));
+                    self.warnings.push(format!(
+                        "OTEL_TRACES_SAMPLER_ARG={ratio} is not within 0 and 1; 1 is used"
+                    ));
                     Root::All
                 }
             }
             _ => {
-                self.warnings
-                    .push(format!("OTEL_TRACES_SAMPLER={name:?} is not supported; parentbased_always_on is used"));
-                return Sampler { root: Root::All, parent_based: true };
+                self.warnings.push(format!(
+                    "OTEL_TRACES_SAMPLER={name:?} is not supported; parentbased_always_on is used"
+                ));
+                return Sampler {
+                    root: Root::All,
+                    parent_based: true,
+                };
             }
         };
-        Sampler { root, parent_based: name.starts_with("parentbased_") }
+        Sampler {
+            root,
+            parent_based: name.starts_with("parentbased_"),
+        }
     }
 
     fn limits(&mut self) -> Limits {
@@ -318,23 +388,32 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
     }
 
     fn propagators(&mut self) -> Propagators {
-        let wanted = self.text("OTEL_PROPAGATORS").unwrap_or_else(|| "tracecontext,baggage".into());
+        let wanted = self
+            .text("OTEL_PROPAGATORS")
+            .unwrap_or_else(|| "tracecontext,baggage".into());
         let (mut tracecontext, mut baggage) = (false, false);
         for name in wanted.split(',').map(str::trim) {
             match name {
                 "tracecontext" => tracecontext = true,
                 "baggage" => baggage = true,
                 "none" | "" => {}
-                other => self
-                    .warnings
-                    .push(format!("OTEL_PROPAGATORS: {other:?} is not supported (tracecontext, baggage, none)")),
+                other => self.warnings.push(format!(
+                    "OTEL_PROPAGATORS: {other:?} is not supported (tracecontext, baggage, none)"
+                )),
             }
         }
-        Propagators { tracecontext, baggage }
+        Propagators {
+            tracecontext,
+            baggage,
+        }
     }
 
     fn log_level(&mut self) -> &'static str {
-        match self.text("OTEL_LOG_LEVEL").map(|level| level.to_ascii_lowercase()).as_deref() {
+        match self
+            .text("OTEL_LOG_LEVEL")
+            .map(|level| level.to_ascii_lowercase())
+            .as_deref()
+        {
             None | Some("info") => "info",
             Some("none" | "off") => "off",
             Some("error") => "error",
@@ -342,7 +421,9 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
             Some("debug") => "debug",
             Some("trace" | "verbose" | "all") => "trace",
             Some(other) => {
-                self.warnings.push(format!("OTEL_LOG_LEVEL={other:?} is not a level; info is used"));
+                self.warnings.push(format!(
+                    "OTEL_LOG_LEVEL={other:?} is not a level; info is used"
+                ));
                 "info"
             }
         }

@@ -117,7 +117,13 @@ impl Count {
 
 impl Span {
     /// The name is said in parts.
-    pub(super) fn begin(place: &Place, kind: Kind, name: [&str; 2], started: SystemTime, limits: Limits) -> Self {
+    pub(super) fn begin(
+        place: &Place,
+        kind: Kind,
+        name: [&str; 2],
+        started: SystemTime,
+        limits: Limits,
+    ) -> Self {
         let mut bytes = Vec::with_capacity(1024);
         put_bytes(1, &place.trace.to_bytes(), &mut bytes);
         put_bytes(2, &place.span.to_bytes(), &mut bytes);
@@ -132,20 +138,47 @@ impl Span {
         let started = nanos(started);
         put_fixed64(7, started, &mut bytes);
         let remote = if place.remote { IS_REMOTE } else { 0 };
-        put_fixed32(16, u32::from(place.with_sampled(true).flags.to_u8()) | HAS_IS_REMOTE | remote, &mut bytes);
-        Self { bytes, started, limits, attributes: Count::default(), events: Count::default(), links: Count::default() }
+        put_fixed32(
+            16,
+            u32::from(place.with_sampled(true).flags.to_u8()) | HAS_IS_REMOTE | remote,
+            &mut bytes,
+        );
+        Self {
+            bytes,
+            started,
+            limits,
+            attributes: Count::default(),
+            events: Count::default(),
+            links: Count::default(),
+        }
     }
 
     pub fn set<'v>(&mut self, name: &str, value: impl Into<Value<'v>>) {
         if self.attributes.admits(self.limits.attributes) {
-            attribute(9, name, &value.into(), self.limits.value_length, &mut self.bytes);
+            attribute(
+                9,
+                name,
+                &value.into(),
+                self.limits.value_length,
+                &mut self.bytes,
+            );
         }
     }
 
     /// Attributes that every span of a sort has: all of them, or none where there is not room for all.
-    pub(super) fn set_fixed(&mut self, fixed: &OnceLock<Fixed>, write: impl FnOnce(Fixed) -> Fixed) {
+    pub(super) fn set_fixed(
+        &mut self,
+        fixed: &OnceLock<Fixed>,
+        write: impl FnOnce(Fixed) -> Fixed,
+    ) {
         let longest = self.limits.value_length;
-        let fixed = fixed.get_or_init(|| write(Fixed { longest, count: 0, bytes: Vec::new() }));
+        let fixed = fixed.get_or_init(|| {
+            write(Fixed {
+                longest,
+                count: 0,
+                bytes: Vec::new(),
+            })
+        });
         let count = &mut self.attributes;
         if count.kept + fixed.count > self.limits.attributes {
             count.dropped += fixed.count as u64;
@@ -178,12 +211,20 @@ impl Span {
 
     /// A link to what published the message at hand, in another process.
     pub fn link_to_parent(&mut self, place: &Place) {
-        self.link((place.trace, place.parent), u32::from(place.flags.to_u8()) | HAS_IS_REMOTE | IS_REMOTE, None);
+        self.link(
+            (place.trace, place.parent),
+            u32::from(place.flags.to_u8()) | HAS_IS_REMOTE | IS_REMOTE,
+            None,
+        );
     }
 
     /// A link to a span of this process.
     pub fn link_to(&mut self, place: &Place, with: Option<(&str, &str)>) {
-        self.link((place.trace, place.span), u32::from(place.flags.to_u8()) | HAS_IS_REMOTE, with);
+        self.link(
+            (place.trace, place.span),
+            u32::from(place.flags.to_u8()) | HAS_IS_REMOTE,
+            with,
+        );
     }
 
     /// What it stands for failed; to be said once.
@@ -198,8 +239,16 @@ impl Span {
 
     /// It ends, now.
     pub(super) fn end(mut self) -> Vec<u8> {
-        put_fixed64(8, nanos(SystemTime::now()).max(self.started), &mut self.bytes);
-        for (field, dropped) in [(10, self.attributes.dropped), (12, self.events.dropped), (14, self.links.dropped)] {
+        put_fixed64(
+            8,
+            nanos(SystemTime::now()).max(self.started),
+            &mut self.bytes,
+        );
+        for (field, dropped) in [
+            (10, self.attributes.dropped),
+            (12, self.events.dropped),
+            (14, self.links.dropped),
+        ] {
             if dropped > 0 {
                 put_varint(field, dropped, &mut self.bytes);
             }
@@ -211,7 +260,9 @@ impl Span {
 /// The one attribute of an event or link, in the first of the fields, or in the second that it was dropped.
 fn detail(fields: [u32; 2], with: Option<(&str, &str)>, most: usize, bytes: &mut Vec<u8>) {
     match with {
-        Some((name, value)) if most > 0 => attribute(fields[0], name, &value.into(), usize::MAX, bytes),
+        Some((name, value)) if most > 0 => {
+            attribute(fields[0], name, &value.into(), usize::MAX, bytes)
+        }
         Some(_) => put_varint(fields[1], 1, bytes),
         None => {}
     }
@@ -240,7 +291,9 @@ pub(super) fn cut(text: &str, longest: usize) -> &str {
     if text.len() <= longest {
         return text; // without counting them
     }
-    text.char_indices().nth(longest).map_or(text, |(end, _)| &text[..end])
+    text.char_indices()
+        .nth(longest)
+        .map_or(text, |(end, _)| &text[..end])
 }
 
 fn put_varint(field: u32, number: u64, bytes: &mut Vec<u8>) {
@@ -259,7 +312,8 @@ fn put_fixed32(field: u32, number: u32, bytes: &mut Vec<u8>) {
 }
 
 fn nanos(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as u64)
 }
 
 #[cfg(test)]
@@ -275,12 +329,29 @@ mod tests {
     use super::*;
 
     fn place() -> Place {
-        let (trace, span, parent) = (TraceId::from(7_u128 << 100), SpanId::from(8), SpanId::from(9));
-        Place { trace, span, parent, remote: true, flags: TraceFlags::SAMPLED }
+        let (trace, span, parent) = (
+            TraceId::from(7_u128 << 100),
+            SpanId::from(8),
+            SpanId::from(9),
+        );
+        Place {
+            trace,
+            span,
+            parent,
+            remote: true,
+            flags: TraceFlags::SAMPLED,
+        }
     }
 
     fn limits() -> Limits {
-        Limits { attributes: 9, value_length: 99, events: 9, links: 9, event_attributes: 9, link_attributes: 9 }
+        Limits {
+            attributes: 9,
+            value_length: 99,
+            events: 9,
+            links: 9,
+            event_attributes: 9,
+            link_attributes: 9,
+        }
     }
 
     fn at(millis: u64) -> SystemTime {
@@ -288,7 +359,13 @@ mod tests {
     }
 
     fn full(limits: Limits) -> Read {
-        let mut span = Span::begin(&place(), Kind::Consumer, ["process ", "web.page.viewed"], at(5), limits);
+        let mut span = Span::begin(
+            &place(),
+            Kind::Consumer,
+            ["process ", "web.page.viewed"],
+            at(5),
+            limits,
+        );
         span.set("text", "grün");
         span.set("number", -3);
         span.set("truth", true);
@@ -302,7 +379,11 @@ mod tests {
     }
 
     fn pair(name: &str, value: Any) -> KeyValue {
-        KeyValue { key: name.into(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+        KeyValue {
+            key: name.into(),
+            value: Some(AnyValue { value: Some(value) }),
+            ..KeyValue::default()
+        }
     }
 
     fn text(value: &str) -> Any {
@@ -312,9 +393,18 @@ mod tests {
     #[test]
     fn what_is_written_is_what_the_official_types_read() {
         let span = full(limits());
-        assert_eq!((span.trace_id.len(), &span.trace_id[..4]), (16, &[0, 0, 0, 0x70][..]));
-        assert_eq!((span.span_id, span.parent_span_id), (8_u64.to_be_bytes().into(), 9_u64.to_be_bytes().into()));
-        assert_eq!((span.name.as_str(), span.kind, span.flags), ("process web.page.viewed", 5, 0x301));
+        assert_eq!(
+            (span.trace_id.len(), &span.trace_id[..4]),
+            (16, &[0, 0, 0, 0x70][..])
+        );
+        assert_eq!(
+            (span.span_id, span.parent_span_id),
+            (8_u64.to_be_bytes().into(), 9_u64.to_be_bytes().into())
+        );
+        assert_eq!(
+            (span.name.as_str(), span.kind, span.flags),
+            ("process web.page.viewed", 5, 0x301)
+        );
         assert_eq!(span.start_time_unix_nano, 5_000_000);
         assert!(span.end_time_unix_nano > 1_700_000_000_000_000_000);
         let expected = [
@@ -324,33 +414,84 @@ mod tests {
             pair("empty", text("")),
         ];
         assert_eq!(span.attributes, expected);
-        let events: Vec<_> = span.events.iter().map(|e| (e.name.as_str(), e.time_unix_nano, &*e.attributes)).collect();
+        let events: Vec<_> = span
+            .events
+            .iter()
+            .map(|e| (e.name.as_str(), e.time_unix_nano, &*e.attributes))
+            .collect();
         let to = [pair("to", text("there"))];
-        assert_eq!(events, [("conflict", 6_000_000, &[][..]), ("rollover", 7_000_000, &to[..])]);
-        let links: Vec<_> = span.links.iter().map(|l| (l.span_id[7], l.flags, l.attributes.len())).collect();
+        assert_eq!(
+            events,
+            [
+                ("conflict", 6_000_000, &[][..]),
+                ("rollover", 7_000_000, &to[..])
+            ]
+        );
+        let links: Vec<_> = span
+            .links
+            .iter()
+            .map(|l| (l.span_id[7], l.flags, l.attributes.len()))
+            .collect();
         assert_eq!(links, [(9, 0x301, 0), (8, 0x101, 1)]);
         let status = span.status.expect("a status");
         assert_eq!((status.message.as_str(), status.code), ("out of luck", 2));
-        assert_eq!((span.dropped_attributes_count, span.dropped_events_count, span.dropped_links_count), (0, 0, 0));
+        assert_eq!(
+            (
+                span.dropped_attributes_count,
+                span.dropped_events_count,
+                span.dropped_links_count
+            ),
+            (0, 0, 0)
+        );
     }
 
     #[test]
     fn what_is_over_a_limit_is_dropped_and_counted() {
-        let few =
-            Limits { attributes: 3, value_length: 3, events: 1, links: 2, event_attributes: 0, link_attributes: 0 };
+        let few = Limits {
+            attributes: 3,
+            value_length: 3,
+            events: 1,
+            links: 2,
+            event_attributes: 0,
+            link_attributes: 0,
+        };
         let span = full(few);
         assert_eq!(span.attributes[0], pair("text", text("grü")));
-        assert_eq!((span.attributes.len(), span.dropped_attributes_count), (3, 1));
+        assert_eq!(
+            (span.attributes.len(), span.dropped_attributes_count),
+            (3, 1)
+        );
         assert_eq!((span.events.len(), span.dropped_events_count), (1, 1));
-        assert_eq!((span.links.len(), span.links[1].dropped_attributes_count, span.dropped_links_count), (2, 1, 0));
+        assert_eq!(
+            (
+                span.links.len(),
+                span.links[1].dropped_attributes_count,
+                span.dropped_links_count
+            ),
+            (2, 1, 0)
+        );
     }
 
     #[test]
     fn a_span_of_which_nothing_is_said_is_one_too_and_ends_no_sooner_than_it_began() {
         let later = SystemTime::now() + Duration::from_hours(1);
-        let root = Place { parent: SpanId::INVALID, remote: false, ..place() };
-        let span = Read::decode(&*Span::begin(&root, Kind::Client, ["", ""], later, limits()).end()).unwrap();
-        assert_eq!((span.parent_span_id.len(), span.kind, span.flags, span.status), (0, 3, 0x101, None));
+        let root = Place {
+            parent: SpanId::INVALID,
+            remote: false,
+            ..place()
+        };
+        let span =
+            Read::decode(&*Span::begin(&root, Kind::Client, ["", ""], later, limits()).end())
+                .unwrap();
+        assert_eq!(
+            (
+                span.parent_span_id.len(),
+                span.kind,
+                span.flags,
+                span.status
+            ),
+            (0, 3, 0x101, None)
+        );
         assert_eq!(span.start_time_unix_nano, span.end_time_unix_nano);
     }
 }

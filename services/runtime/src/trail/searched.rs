@@ -31,8 +31,17 @@ impl fmt::Display for Searched {
         }
         write!(f, "{} events of {streams} were searched", self.events)?;
         if let (Some(from), Some(to)) = (self.back_to, self.up_to) {
-            write!(f, ", from {} to {}", event::format_time(from), event::format_time(to))?;
+            write!(
+                f,
+                ", from {} to {}",
+                event::format_time(from),
+                event::format_time(to)
+            )?;
         }
-        f.write_str(if self.cut { ", and for want of time no more" } else { "" })
+        f.write_str(if self.cut {
+            ", and for want of time no more"
+        } else {
+            ""
+        })
     }
 }

@@ -4,8 +4,17 @@ use super::*;
 fn ids_tell_where_to_look() {
     let told = time_of(&event::new_id()).unwrap();
     assert!(told.abs_diff(event::now_ms()) < 60_000);
-    assert_eq!(time_of("019ad000-0000-7000-8000-000000000000"), Some(0x019a_d000_0000));
-    for other in ["", "order-17", &"z".repeat(32), &"a".repeat(32), "00000000000070008000000000000000"] {
+    assert_eq!(
+        time_of("019ad000-0000-7000-8000-000000000000"),
+        Some(0x019a_d000_0000)
+    );
+    for other in [
+        "",
+        "order-17",
+        &"z".repeat(32),
+        &"a".repeat(32),
+        "00000000000070008000000000000000",
+    ] {
         assert!(time_of(other).is_none() && !is_output_id(other), "{other}");
     }
     assert!(is_output_id(&event::output_id("e", "f", 0)));
@@ -13,10 +22,21 @@ fn ids_tell_where_to_look() {
 
 #[test]
 fn types_lead_to_types() {
-    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    let all =
-        [(names(&["a"]), names(&["b", "c"])), (names(&["c"]), names(&["a", "d"])), (names(&["x"]), names(&["y"]))];
-    let all: Vec<(&[String], &[String])> = all.iter().map(|(t, e)| (t.as_slice(), e.as_slice())).collect();
+    let names = |names: &[&str]| {
+        names
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let all = [
+        (names(&["a"]), names(&["b", "c"])),
+        (names(&["c"]), names(&["a", "d"])),
+        (names(&["x"]), names(&["y"])),
+    ];
+    let all: Vec<(&[String], &[String])> = all
+        .iter()
+        .map(|(t, e)| (t.as_slice(), e.as_slice()))
+        .collect();
     let reached = |root| reachable(&all, root).into_iter().collect::<Vec<_>>();
     assert_eq!(reached("a"), ["a", "b", "c", "d"]);
     assert_eq!(reached("x"), ["y"]);

@@ -38,14 +38,30 @@ type Many = (Option<PageMilestone>, Vec<Verdict>, Delayed<PageViewed>, ());
 #[test]
 fn the_signature_is_the_manifest() {
     let made = manifest(&Function::new("all", all));
-    assert_eq!((made.name.as_str(), made.stream.as_str(), made.table.as_deref()), ("all", "web", Some("pages")));
+    assert_eq!(
+        (
+            made.name.as_str(),
+            made.stream.as_str(),
+            made.table.as_deref()
+        ),
+        ("all", "web", Some("pages"))
+    );
     assert_eq!(made.triggers, ["web.page.viewed"]);
-    assert_eq!(made.filters, ["web.page.viewed", "web.page.viewed.*", "web.redrive.all"]);
-    let emits = ["web.page.milestone", "files.file.accepted", "files.file.rejected", "web.page.viewed"];
+    assert_eq!(
+        made.filters,
+        ["web.page.viewed", "web.page.viewed.*", "web.redrive.all"]
+    );
+    let emits = [
+        "web.page.milestone",
+        "files.file.accepted",
+        "files.file.rejected",
+        "web.page.viewed",
+    ];
     assert_eq!(made.emits, emits);
     // The timer stream first: others source from it.
     assert_eq!(made.domains(), ["timer", "dlq", "files", "web"]);
-    let read: Manifest = serde_json::from_value(serde_json::to_value(&made).expect("JSON")).expect("a manifest");
+    let read: Manifest =
+        serde_json::from_value(serde_json::to_value(&made).expect("JSON")).expect("a manifest");
     assert_eq!(read.filters, made.filters);
 }
 
@@ -56,7 +72,10 @@ fn one_of_several_events_is_one_trigger() {
     }
     let made = manifest(&Function::new("judge", judge));
     assert_eq!((made.stream.as_str(), made.table), ("files", None));
-    assert_eq!(made.triggers, ["files.file.accepted", "files.file.rejected"]);
+    assert_eq!(
+        made.triggers,
+        ["files.file.accepted", "files.file.rejected"]
+    );
     assert_eq!(made.filters.len(), 5);
     assert!(made.emits.is_empty());
 }
@@ -69,7 +88,12 @@ fn a_function_without_an_event_hears_its_own_timer_only() {
     let made = manifest(&Function::new("tick", tick));
     assert_eq!(
         (made.stream.as_str(), made.filters),
-        ("timer", ["timer.function.fired.tick", "timer.redrive.tick"].map(str::to_owned).to_vec())
+        (
+            "timer",
+            ["timer.function.fired.tick", "timer.redrive.tick"]
+                .map(str::to_owned)
+                .to_vec()
+        )
     );
     assert_eq!(made.triggers, ["timer.function.fired"]);
 }
@@ -79,8 +103,15 @@ fn two_domains_are_refused() {
     async fn both(_: Anything, _: &mut (), _: &Context) -> Result<()> {
         Ok(())
     }
-    let why = Function::new("both", both).manifest().expect_err("two streams");
-    for part in ["both", "web.page.viewed", "files.file.uploaded", "one stream"] {
+    let why = Function::new("both", both)
+        .manifest()
+        .expect_err("two streams");
+    for part in [
+        "both",
+        "web.page.viewed",
+        "files.file.uploaded",
+        "one stream",
+    ] {
         assert!(why.contains(part), "{why}");
     }
 }
@@ -100,20 +131,32 @@ fn names_are_plain() {
         "a123456789-b123456789-c123456789-d123456789-e123456789-f123456789",
     ] {
         let why = Function::new(bad, all).manifest().err();
-        assert!(why.is_some_and(|why| why.contains(&format!("{bad:?}"))), "{bad:?} passed");
+        assert!(
+            why.is_some_and(|why| why.contains(&format!("{bad:?}"))),
+            "{bad:?} passed"
+        );
     }
 }
 
 #[test]
 fn limits_come_from_the_function_and_then_from_the_file() {
-    let function = Function::new("all", all).concurrency(4).attempts(0).timeout(Duration::from_secs(5));
+    let function = Function::new("all", all)
+        .concurrency(4)
+        .attempts(0)
+        .timeout(Duration::from_secs(5));
     let made = manifest(&function);
     let text = "[functions.all]\nattempts = 9\nack_wait = \"2min\"\nconcurrency = 0";
     let limits = made.limits(&Config::parse(text, None, |_| None).expect("a file"));
-    assert_eq!((limits.concurrency, limits.attempts, limits.timeout.0), (1, 9, Duration::from_secs(5)));
+    assert_eq!(
+        (limits.concurrency, limits.attempts, limits.timeout.0),
+        (1, 9, Duration::from_secs(5))
+    );
     assert_eq!(limits.ack_wait.0, Duration::from_mins(2));
     let bare = made.limits(&Config::parse("", None, |_| None).expect("no file"));
-    assert_eq!((bare.concurrency, bare.attempts, bare.reserved_concurrency), (4, 1, 10_000));
+    assert_eq!(
+        (bare.concurrency, bare.attempts, bare.reserved_concurrency),
+        (4, 1, 10_000)
+    );
 }
 
 #[test]
@@ -125,9 +168,18 @@ fn there_are_two_kinds_of_error() {
         Ok(text.parse::<u64>()?)
     }
     let show = |e: &Error| (e.to_string(), format!("{e:?}"));
-    assert_eq!(show(&fails("").expect_err("empty")), ("nothing to read".into(), "Reject(\"nothing to read\")".into()));
+    assert_eq!(
+        show(&fails("").expect_err("empty")),
+        (
+            "nothing to read".into(),
+            "Reject(\"nothing to read\")".into()
+        )
+    );
     let again = fails("x").expect_err("no number");
-    assert_eq!(format!("{again:?}"), "Retry(\"invalid digit found in string\")");
+    assert_eq!(
+        format!("{again:?}"),
+        "Retry(\"invalid digit found in string\")"
+    );
 }
 
 #[derive(Debug)]

@@ -46,18 +46,26 @@ impl State for Row {
 }
 
 fn text(fields: &Fields) -> BTreeMap<&str, &str> {
-    fields.iter().map(|(name, value)| (name.as_str(), std::str::from_utf8(value).expect("text"))).collect()
+    fields
+        .iter()
+        .map(|(name, value)| (name.as_str(), std::str::from_utf8(value).expect("text")))
+        .collect()
 }
 
 fn fields(pairs: &[(&str, &str)]) -> Fields {
-    let mut fields: Fields =
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
+    let mut fields: Fields = pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()))
+        .collect();
     fields.sort();
     fields
 }
 
 fn full() -> Row {
-    let part = Part { name: "12".into(), sizes: vec![1, u64::MAX] };
+    let part = Part {
+        name: "12".into(),
+        sizes: vec![1, u64::MAX],
+    };
     Row {
         text: "an € text".into(),
         number: (1 << 53) + 1,
@@ -77,7 +85,14 @@ fn full() -> Row {
 
 #[test]
 fn rows_come_back_as_they_were() {
-    for row in [Row::default(), full(), Row { kind: Kind::Code(9_007_199_254_740_993), ..full() }] {
+    for row in [
+        Row::default(),
+        full(),
+        Row {
+            kind: Kind::Code(9_007_199_254_740_993),
+            ..full()
+        },
+    ] {
         let fields = to_fields(&row).expect("fields");
         assert!(fields.is_sorted());
         assert_eq!(from_fields::<Row>(&fields), Ok(row));
@@ -96,28 +111,59 @@ fn fields_are_what_a_person_would_write() {
         ("letter", "ж"),
         ("note", ""),
         ("kind", r#"{"moved":{"to":"/new"}}"#),
-        ("nested", r#"{"name":"12","sizes":[1,18446744073709551615]}"#),
+        (
+            "nested",
+            r#"{"name":"12","sizes":[1,18446744073709551615]}"#,
+        ),
     ] {
         assert_eq!(shown[name], value, "{name}");
     }
     let fields = to_fields(&Row::default()).expect("fields");
     assert_eq!(text(&fields).get("kind"), Some(&"new"));
-    assert!(!text(&fields).contains_key("note"), "None is an absent field");
+    assert!(
+        !text(&fields).contains_key("note"),
+        "None is an absent field"
+    );
 }
 
 #[test]
 fn text_that_looks_like_something_else_stays_text() {
-    for odd in ["12", "0012", "1e3", "true", "null", "{}", "[1]", "\"quoted\"", "", " ", "{not json"] {
-        let row = Row { text: odd.into(), note: Some(odd.into()), ..Row::default() };
-        assert_eq!(from_fields::<Row>(&to_fields(&row).expect("fields")), Ok(row), "{odd:?}");
+    for odd in [
+        "12",
+        "0012",
+        "1e3",
+        "true",
+        "null",
+        "{}",
+        "[1]",
+        "\"quoted\"",
+        "",
+        " ",
+        "{not json",
+    ] {
+        let row = Row {
+            text: odd.into(),
+            note: Some(odd.into()),
+            ..Row::default()
+        };
+        assert_eq!(
+            from_fields::<Row>(&to_fields(&row).expect("fields")),
+            Ok(row),
+            "{odd:?}"
+        );
     }
 }
 
 #[test]
 fn what_does_not_fit_is_named() {
-    for (name, value) in
-        [("number", "many"), ("number", "-1"), ("small", "256"), ("yes", "1"), ("kind", "lost"), ("parts", "{")]
-    {
+    for (name, value) in [
+        ("number", "many"),
+        ("number", "-1"),
+        ("small", "256"),
+        ("yes", "1"),
+        ("kind", "lost"),
+        ("parts", "{"),
+    ] {
         let why = from_fields::<Row>(&fields(&[(name, value)])).expect_err(name);
         assert!(why.starts_with("row of rows: "), "{why}");
     }
@@ -140,17 +186,32 @@ impl State for Days {
 
 #[test]
 fn a_map_is_a_row_whose_fields_are_data() {
-    let ranking = Ranking(BTreeMap::from([("/home".into(), u64::MAX), ("12".into(), 1), ("true".into(), 0)]));
+    let ranking = Ranking(BTreeMap::from([
+        ("/home".into(), u64::MAX),
+        ("12".into(), 1),
+        ("true".into(), 0),
+    ]));
     let row = to_fields(&ranking).expect("fields");
     assert_eq!(text(&row).get("/home"), Some(&"18446744073709551615"));
     assert_eq!(from_fields::<Ranking>(&row), Ok(ranking));
-    assert_eq!(from_fields::<Ranking>(&Fields::new()), Ok(Ranking::default()));
-    let days = Days(BTreeMap::from([(7, Some("12".into())), (365, Some("x".into()))]));
-    assert_eq!(from_fields::<Days>(&to_fields(&days).expect("fields")), Ok(days));
+    assert_eq!(
+        from_fields::<Ranking>(&Fields::new()),
+        Ok(Ranking::default())
+    );
+    let days = Days(BTreeMap::from([
+        (7, Some("12".into())),
+        (365, Some("x".into())),
+    ]));
+    assert_eq!(
+        from_fields::<Days>(&to_fields(&days).expect("fields")),
+        Ok(days)
+    );
 }
 
 fn state<S: State>(row: &mut Box<dyn AnyRow>) -> &mut S {
-    row.as_any().downcast_mut().expect("the type it was opened with")
+    row.as_any()
+        .downcast_mut()
+        .expect("the type it was opened with")
 }
 
 fn changes(row: &dyn AnyRow) -> (Fields, Vec<String>) {
@@ -176,9 +237,15 @@ fn only_what_changed_is_written() {
     assert_eq!(changes(row.as_ref()), (fields(&[("views", "4")]), vec![]));
     state::<Page>(&mut row).note = None;
     row.keep();
-    assert_eq!(changes(row.as_ref()), (fields(&[("views", "4")]), vec!["note".to_owned()]));
+    assert_eq!(
+        changes(row.as_ref()),
+        (fields(&[("views", "4")]), vec!["note".to_owned()])
+    );
     // Changed back in the same run: nothing to write.
-    *state::<Page>(&mut row) = Page { views: 3, note: Some("old".into()) };
+    *state::<Page>(&mut row) = Page {
+        views: 3,
+        note: Some("old".into()),
+    };
     row.keep();
     assert_eq!(changes(row.as_ref()), (Fields::new(), vec![]));
 }
@@ -188,10 +255,23 @@ fn a_failed_handler_leaves_no_trace() {
     let mut row = open::<Page>(&fields(&[("views", "3")])).expect("a row");
     state::<Page>(&mut row).views = 4;
     row.keep();
-    *state::<Page>(&mut row) = Page { views: 99, note: Some("half".into()) };
-    assert_eq!(changes(row.as_ref()), (fields(&[("views", "4")]), vec![]), "not kept, so not written");
+    *state::<Page>(&mut row) = Page {
+        views: 99,
+        note: Some("half".into()),
+    };
+    assert_eq!(
+        changes(row.as_ref()),
+        (fields(&[("views", "4")]), vec![]),
+        "not kept, so not written"
+    );
     row.undo();
-    assert_eq!(*state::<Page>(&mut row), Page { views: 4, note: None });
+    assert_eq!(
+        *state::<Page>(&mut row),
+        Page {
+            views: 4,
+            note: None
+        }
+    );
     assert_eq!(changes(row.as_ref()), (fields(&[("views", "4")]), vec![]));
 }
 
@@ -203,7 +283,10 @@ struct Newer {
 
 impl Default for Newer {
     fn default() -> Self {
-        Self { views: 0, weight: 7 }
+        Self {
+            views: 0,
+            weight: 7,
+        }
     }
 }
 
@@ -213,8 +296,16 @@ impl State for Newer {
 
 #[test]
 fn a_row_of_another_version_is_read_and_left_whole() {
-    let mut row = open::<Newer>(&fields(&[("views", "3"), ("retired", "kept by nobody")])).expect("a row");
-    assert_eq!(*state::<Newer>(&mut row), Newer { views: 3, weight: 7 }, "a new field has its default");
+    let mut row =
+        open::<Newer>(&fields(&[("views", "3"), ("retired", "kept by nobody")])).expect("a row");
+    assert_eq!(
+        *state::<Newer>(&mut row),
+        Newer {
+            views: 3,
+            weight: 7
+        },
+        "a new field has its default"
+    );
     // The default is written once; a field of others is neither written nor deleted.
     assert_eq!(changes(row.as_ref()), (fields(&[("weight", "7")]), vec![]));
 }

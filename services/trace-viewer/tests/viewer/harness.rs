@@ -22,7 +22,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-pub const LIMITS: Limits = Limits { traces: 100, bytes: 1 << 20, max_spans_per_trace: 50 };
+pub const LIMITS: Limits = Limits {
+    traces: 100,
+    bytes: 1 << 20,
+    max_spans_per_trace: 50,
+};
 
 pub struct Viewer {
     pub at: Addresses,
@@ -37,8 +41,15 @@ impl Viewer {
     }
 
     pub async fn with(limits: Limits) -> Self {
-        let ports = Ports { ui_port: 0, otlp_grpc_port: 0, otlp_http_port: 0, health_port: 0 };
-        let listeners = Listeners::bind("127.0.0.1", &ports).await.expect("free ports");
+        let ports = Ports {
+            ui_port: 0,
+            otlp_grpc_port: 0,
+            otlp_http_port: 0,
+            health_port: 0,
+        };
+        let listeners = Listeners::bind("127.0.0.1", &ports)
+            .await
+            .expect("free ports");
         let at = listeners.addresses().expect("bound");
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(serve(listeners, limits, async { drop(stopped.await) }));
@@ -53,7 +64,12 @@ impl Viewer {
 
     /// Sends as an exporter does, and insists that the viewer took the request.
     pub async fn export(&self, request: ExportTraceServiceRequest) -> ExportTraceServiceResponse {
-        let answer = self.post(&[("content-type", "application/x-protobuf")], &request.encode_to_vec()).await;
+        let answer = self
+            .post(
+                &[("content-type", "application/x-protobuf")],
+                &request.encode_to_vec(),
+            )
+            .await;
         assert_eq!(answer.status, 200);
         ExportTraceServiceResponse::decode(&*answer.body).expect("an OTLP answer")
     }
@@ -82,7 +98,8 @@ impl Viewer {
     /// Ids of the traces found, in the order of the answer.
     pub async fn found(&self, query: &str) -> Vec<u128> {
         let data = self.data(&format!("/api/traces?{query}")).await;
-        let id = |trace: &Value| u128::from_str_radix(trace["traceID"].as_str().unwrap(), 16).unwrap();
+        let id =
+            |trace: &Value| u128::from_str_radix(trace["traceID"].as_str().unwrap(), 16).unwrap();
         data.as_array().unwrap().iter().map(id).collect()
     }
 }
@@ -96,7 +113,9 @@ pub struct Answer {
 impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        lines
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
     }
 
     pub fn text(&self) -> String {
@@ -108,9 +127,18 @@ impl Answer {
     }
 }
 
-pub async fn http(at: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+pub async fn http(
+    at: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
     let mut stream = TcpStream::connect(at).await.expect("the viewer listens");
-    let headers: String = headers.iter().map(|(key, value)| [*key, ": ", *value, "\r\n"].concat()).collect();
+    let headers: String = headers
+        .iter()
+        .map(|(key, value)| [*key, ": ", *value, "\r\n"].concat())
+        .collect();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n",
         body.len()
@@ -119,10 +147,17 @@ pub async fn http(at: SocketAddr, method: &str, path: &str, headers: &[(&str, &s
     stream.write_all(body).await.expect("sent");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.expect("an answer");
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a header");
+    let end = answer
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .expect("a header");
     let body = answer.split_off(end + 4);
     let head = String::from_utf8(answer).expect("text");
-    Answer { status: head[9..12].parse().expect("a status"), head, body }
+    Answer {
+        status: head[9..12].parse().expect("a status"),
+        head,
+        body,
+    }
 }
 
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -133,7 +168,13 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 /// For a query: every byte escaped, which is always allowed.
 pub fn escape(text: &str) -> String {
-    text.bytes().flat_map(|byte| ['%'].into_iter().chain(format!("{byte:02x}").chars().collect::<Vec<_>>())).collect()
+    text.bytes()
+        .flat_map(|byte| {
+            ['%']
+                .into_iter()
+                .chain(format!("{byte:02x}").chars().collect::<Vec<_>>())
+        })
+        .collect()
 }
 
 /// A span of one millisecond that starts `id` microseconds after the epoch. Parent 0 is none.
@@ -141,7 +182,11 @@ pub fn span(trace: u128, id: u64, parent: u64, name: &str) -> Span {
     Span {
         trace_id: trace.to_be_bytes().to_vec(),
         span_id: id.to_be_bytes().to_vec(),
-        parent_span_id: if parent == 0 { Vec::new() } else { parent.to_be_bytes().to_vec() },
+        parent_span_id: if parent == 0 {
+            Vec::new()
+        } else {
+            parent.to_be_bytes().to_vec()
+        },
         name: name.to_owned(),
         start_time_unix_nano: id * 1_000,
         end_time_unix_nano: id * 1_000 + 1_000_000,
@@ -150,7 +195,10 @@ pub fn span(trace: u128, id: u64, parent: u64, name: &str) -> Span {
 }
 
 pub fn failed(mut span: Span, message: &str) -> Span {
-    span.status = Some(Status { code: StatusCode::Error as i32, message: message.to_owned() });
+    span.status = Some(Status {
+        code: StatusCode::Error as i32,
+        message: message.to_owned(),
+    });
     span
 }
 
@@ -173,12 +221,28 @@ pub fn text(value: &str) -> Any {
 }
 
 pub fn attribute(key: &str, value: Any) -> KeyValue {
-    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+    KeyValue {
+        key: key.to_owned(),
+        value: Some(AnyValue { value: Some(value) }),
+        ..KeyValue::default()
+    }
 }
 
 pub fn request(service: &str, spans: Vec<Span>) -> ExportTraceServiceRequest {
-    let resource = Resource { attributes: vec![attribute("service.name", text(service))], ..Resource::default() };
-    let scope_spans = vec![ScopeSpans { spans, ..ScopeSpans::default() }];
-    let resource_spans = ResourceSpans { resource: Some(resource), scope_spans, ..ResourceSpans::default() };
-    ExportTraceServiceRequest { resource_spans: vec![resource_spans] }
+    let resource = Resource {
+        attributes: vec![attribute("service.name", text(service))],
+        ..Resource::default()
+    };
+    let scope_spans = vec![ScopeSpans {
+        spans,
+        ..ScopeSpans::default()
+    }];
+    let resource_spans = ResourceSpans {
+        resource: Some(resource),
+        scope_spans,
+        ..ResourceSpans::default()
+    };
+    ExportTraceServiceRequest {
+        resource_spans: vec![resource_spans],
+    }
 }

@@ -18,7 +18,11 @@ impl State for Page {
     const TABLE: &'static str = "pages";
 }
 
-async fn count_views(view: PageViewed, page: &mut Page, context: &Context) -> Result<Option<PageMilestone>> {
+async fn count_views(
+    view: PageViewed,
+    page: &mut Page,
+    context: &Context,
+) -> Result<Option<PageMilestone>> {
     let at = view.at.unwrap_or_else(|| context.time());
     page.views += 1;
     page.first_seen.get_or_insert(at);
@@ -26,7 +30,10 @@ async fn count_views(view: PageViewed, page: &mut Page, context: &Context) -> Re
     if !view.visitor.is_empty() {
         context.distinct("visitors", &view.visitor)?;
     }
-    Ok(page.views.is_multiple_of(10).then_some(PageMilestone { page: view.page, views: page.views }))
+    Ok(page.views.is_multiple_of(10).then_some(PageMilestone {
+        page: view.page,
+        views: page.views,
+    }))
 }
 
 fn main() -> ExitCode {
@@ -43,10 +50,21 @@ mod tests {
         let context = oncue::testing::context("/home");
         let mut milestones = Vec::new();
         for _ in 0..20 {
-            let view = PageViewed { page: "/home".into(), visitor: "v".into(), ..PageViewed::default() };
-            milestones.extend(count_views(view, &mut page, &context).await.expect("counted"));
+            let view = PageViewed {
+                page: "/home".into(),
+                visitor: "v".into(),
+                ..PageViewed::default()
+            };
+            milestones.extend(
+                count_views(view, &mut page, &context)
+                    .await
+                    .expect("counted"),
+            );
         }
-        assert_eq!(milestones.iter().map(|m| m.views).collect::<Vec<_>>(), [10, 20]);
+        assert_eq!(
+            milestones.iter().map(|m| m.views).collect::<Vec<_>>(),
+            [10, 20]
+        );
         assert_eq!((page.views, page.first_seen), (20, Some(context.time())));
     }
 }

@@ -28,13 +28,27 @@ async fn enforce_quota(file: FileInspected, owner: &mut Owner, _: &Context) -> R
     let quota = *QUOTA.get_or_init(|| 100 << 20);
     let free = quota.saturating_sub(owner.bytes);
     if file.size > free {
-        let reason = format!("{} bytes, and {free} of the owner's {quota} are free", file.size);
-        return Ok(FileRejected { file: file.file, owner: file.owner, reason }.into());
+        let reason = format!(
+            "{} bytes, and {free} of the owner's {quota} are free",
+            file.size
+        );
+        return Ok(FileRejected {
+            file: file.file,
+            owner: file.owner,
+            reason,
+        }
+        .into());
     }
     owner.files += 1;
     owner.bytes += file.size;
     let (size, media_type) = (file.size, file.media_type);
-    Ok(FileAccepted { file: file.file, owner: file.owner, size, media_type }.into())
+    Ok(FileAccepted {
+        file: file.file,
+        owner: file.owner,
+        size,
+        media_type,
+    }
+    .into())
 }
 
 fn main() -> ExitCode {
@@ -45,5 +59,8 @@ fn main() -> ExitCode {
         };
         let _ = QUOTA.set(quota);
     }
-    oncue::run(Function::new("enforce-quota", enforce_quota).keyed_by(|file: &FileInspected| file.owner.clone()))
+    oncue::run(
+        Function::new("enforce-quota", enforce_quota)
+            .keyed_by(|file: &FileInspected| file.owner.clone()),
+    )
 }

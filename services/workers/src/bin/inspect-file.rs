@@ -21,9 +21,15 @@ async fn inspect_file(upload: FileUploaded, _: &mut (), context: &Context) -> Re
     let content = read(parts).await?;
     let lies = !upload.sha256.is_empty() && !upload.sha256.eq_ignore_ascii_case(&content.sha256);
     let inspection = match &content.bytes {
-        _ if lies => Err(format!("its SHA-256 is {}, not {} as announced", content.sha256, upload.sha256)),
+        _ if lies => Err(format!(
+            "its SHA-256 is {}, not {} as announced",
+            content.sha256, upload.sha256
+        )),
         Some(bytes) => examine(&upload.name, bytes).map_err(|refused| refused.to_string()),
-        None => Err(format!("more than {} bytes, too large for a picture", picture::MAX_BYTES)),
+        None => Err(format!(
+            "more than {} bytes, too large for a picture",
+            picture::MAX_BYTES
+        )),
     };
     Ok(match inspection {
         Ok(found) => Verdict::Inspected(FileInspected {
@@ -35,9 +41,17 @@ async fn inspect_file(upload: FileUploaded, _: &mut (), context: &Context) -> Re
             media_type: found.media_type.into(),
             width: found.width,
             height: found.height,
-            orientation: if found.width > 0 { found.orientation.into() } else { 0 },
+            orientation: if found.width > 0 {
+                found.orientation.into()
+            } else {
+                0
+            },
         }),
-        Err(reason) => Verdict::Rejected(FileRejected { file: upload.file, owner: upload.owner, reason }),
+        Err(reason) => Verdict::Rejected(FileRejected {
+            file: upload.file,
+            owner: upload.owner,
+            reason,
+        }),
     })
 }
 
@@ -51,7 +65,9 @@ struct Content {
 /// Enough to tell every media type.
 const HEAD: usize = 8 << 10;
 
-async fn read(parts: impl futures::Stream<Item = std::io::Result<impl AsRef<[u8]>>>) -> Result<Content> {
+async fn read(
+    parts: impl futures::Stream<Item = std::io::Result<impl AsRef<[u8]>>>,
+) -> Result<Content> {
     let mut parts = std::pin::pin!(parts);
     let (mut sha, mut size, mut bytes) = (Sha256::new(), 0u64, Vec::new());
     let mut oversized = false;
@@ -66,8 +82,16 @@ async fn read(parts: impl futures::Stream<Item = std::io::Result<impl AsRef<[u8]
             bytes.extend_from_slice(part);
         }
     }
-    let sha256 = sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Content { size, sha256, bytes: (!oversized).then_some(bytes) })
+    let sha256 = sha
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Ok(Content {
+        size,
+        sha256,
+        bytes: (!oversized).then_some(bytes),
+    })
 }
 
 fn examine(name: &str, bytes: &[u8]) -> Result<Inspection, Refused> {
@@ -78,5 +102,9 @@ fn examine(name: &str, bytes: &[u8]) -> Result<Inspection, Refused> {
 
 fn main() -> ExitCode {
     // Each file in hand may take as much memory as the largest picture.
-    oncue::run(Function::new("inspect-file", inspect_file).concurrency(4).timeout(Duration::from_mins(5)))
+    oncue::run(
+        Function::new("inspect-file", inspect_file)
+            .concurrency(4)
+            .timeout(Duration::from_mins(5)),
+    )
 }

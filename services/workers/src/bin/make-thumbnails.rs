@@ -11,20 +11,36 @@ use oncue_workers::picture;
 const EDGES: [u32; 3] = [64, 256, 1024];
 const PICTURES: [&str; 4] = ["image/jpeg", "image/png", "image/gif", "image/webp"];
 
-async fn make_thumbnails(file: FileAccepted, _: &mut (), context: &Context) -> Result<Vec<ThumbnailMade>> {
+async fn make_thumbnails(
+    file: FileAccepted,
+    _: &mut (),
+    context: &Context,
+) -> Result<Vec<ThumbnailMade>> {
     if !PICTURES.contains(&file.media_type.as_str()) {
         return Ok(Vec::new());
     }
-    let Some(bytes) = context.files().read(&file.file, picture::MAX_BYTES as u64).await? else {
+    let Some(bytes) = context
+        .files()
+        .read(&file.file, picture::MAX_BYTES as u64)
+        .await?
+    else {
         return Err(reject(format!("there is no file {:?}", file.file)));
     };
     // Decoding takes a whole core for a while; on a thread of its own the worker goes on talking to the server.
-    let thumbnails = tokio::task::spawn_blocking(move || picture::thumbnails(&bytes, &EDGES)).await?;
+    let thumbnails =
+        tokio::task::spawn_blocking(move || picture::thumbnails(&bytes, &EDGES)).await?;
     let mut made = Vec::new();
     for thumbnail in thumbnails.map_err(reject)? {
         let object = format!("{}.{}", file.file, thumbnail.edge);
         let size = thumbnail.bytes.len() as u64;
-        context.files().put(&object, &[("media_type", thumbnail.media_type)], thumbnail.bytes).await?;
+        context
+            .files()
+            .put(
+                &object,
+                &[("media_type", thumbnail.media_type)],
+                thumbnail.bytes,
+            )
+            .await?;
         made.push(ThumbnailMade {
             file: file.file.clone(),
             edge: thumbnail.edge,
@@ -40,5 +56,9 @@ async fn make_thumbnails(file: FileAccepted, _: &mut (), context: &Context) -> R
 
 fn main() -> ExitCode {
     // One at a time: a decoded picture may take half a gigabyte. More pictures per second are more replicas.
-    oncue::run(Function::new("make-thumbnails", make_thumbnails).concurrency(1).timeout(Duration::from_mins(2)))
+    oncue::run(
+        Function::new("make-thumbnails", make_thumbnails)
+            .concurrency(1)
+            .timeout(Duration::from_mins(2)),
+    )
 }

@@ -31,14 +31,25 @@ static WEBHOOK: OnceLock<Webhook> = OnceLock::new();
 async fn notify_webhook(file: FileAccepted, _: &mut (), context: &Context) -> Result<()> {
     static SAID: Once = Once::new();
     let Some(webhook) = WEBHOOK.get() else {
-        SAID.call_once(|| tracing::info!("WEBHOOK_URL is not set: nobody is notified of accepted files"));
+        SAID.call_once(|| {
+            tracing::info!("WEBHOOK_URL is not set: nobody is notified of accepted files")
+        });
         return Ok(());
     };
     if context.is_dry_run() {
         return Ok(());
     }
-    let message = Message { ty: FileAccepted::TYPE, timestamp: context.time(), data: &file };
-    webhook.deliver(&context.idempotency_key("notify"), serde_json::to_string(&message)?).await
+    let message = Message {
+        ty: FileAccepted::TYPE,
+        timestamp: context.time(),
+        data: &file,
+    };
+    webhook
+        .deliver(
+            &context.idempotency_key("notify"),
+            serde_json::to_string(&message)?,
+        )
+        .await
 }
 
 fn main() -> ExitCode {
@@ -73,14 +84,25 @@ mod tests {
     #[tokio::test]
     async fn without_an_address_nothing_happens() {
         let context = oncue::testing::context("f");
-        notify_webhook(FileAccepted::default(), &mut (), &context).await.expect("done");
+        notify_webhook(FileAccepted::default(), &mut (), &context)
+            .await
+            .expect("done");
     }
 
     #[test]
     fn the_body_is_what_standard_webhooks_asks_for() {
-        let data = FileAccepted { file: "f".into(), owner: "ann".into(), size: 7, media_type: "text/plain".into() };
+        let data = FileAccepted {
+            file: "f".into(),
+            owner: "ann".into(),
+            size: 7,
+            media_type: "text/plain".into(),
+        };
         let timestamp = oncue::testing::context("f").time();
-        let body = serde_json::to_string(&Message { ty: FileAccepted::TYPE, timestamp, data: &data });
+        let body = serde_json::to_string(&Message {
+            ty: FileAccepted::TYPE,
+            timestamp,
+            data: &data,
+        });
         assert_eq!(
             body.expect("JSON"),
             r#"{"type":"files.file.accepted","timestamp":"1970-01-01T00:00:01+00:00","data":{"file":"f","owner":"ann","size":"7","mediaType":"text/plain"}}"#

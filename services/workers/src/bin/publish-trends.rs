@@ -8,8 +8,16 @@ use oncue_workers::tables::Ranking;
 
 const PUBLISHED: usize = 10;
 
-async fn publish_trends(_: (), ranking: &mut Ranking, _: &Context) -> Result<Option<TrendsPublished>> {
-    let trends: Vec<Trend> = ranking.best(PUBLISHED).into_iter().map(|(page, views)| Trend { page, views }).collect();
+async fn publish_trends(
+    _: (),
+    ranking: &mut Ranking,
+    _: &Context,
+) -> Result<Option<TrendsPublished>> {
+    let trends: Vec<Trend> = ranking
+        .best(PUBLISHED)
+        .into_iter()
+        .map(|(page, views)| Trend { page, views })
+        .collect();
     Ok((!trends.is_empty()).then_some(TrendsPublished { trends }))
 }
 

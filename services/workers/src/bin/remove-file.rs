@@ -7,7 +7,9 @@ use oncue_proto::files::{FileRejected, FileRemoved};
 
 async fn remove_file(rejected: FileRejected, _: &mut (), context: &Context) -> Result<FileRemoved> {
     context.files().delete(&rejected.file).await?;
-    Ok(FileRemoved { file: rejected.file })
+    Ok(FileRemoved {
+        file: rejected.file,
+    })
 }
 
 fn main() -> ExitCode {

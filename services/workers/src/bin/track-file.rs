@@ -6,7 +6,9 @@
 use std::process::ExitCode;
 
 use oncue::{Context, Function, Result, State, events};
-use oncue_proto::files::{FileAccepted, FileInspected, FileRejected, FileRemoved, FileUploaded, ThumbnailMade};
+use oncue_proto::files::{
+    FileAccepted, FileInspected, FileRejected, FileRemoved, FileUploaded, ThumbnailMade,
+};
 use serde::{Deserialize, Serialize};
 
 events! {
@@ -61,11 +63,13 @@ impl State for File {
 async fn track_file(event: FileEvent, file: &mut File, _: &Context) -> Result<()> {
     let reached = match event {
         FileEvent::Uploaded(upload) => {
-            (file.name, file.owner, file.size, file.sha256) = (upload.name, upload.owner, upload.size, upload.sha256);
+            (file.name, file.owner, file.size, file.sha256) =
+                (upload.name, upload.owner, upload.size, upload.sha256);
             Status::Uploaded
         }
         FileEvent::Inspected(found) => {
-            (file.media_type, file.width, file.height) = (found.media_type, found.width, found.height);
+            (file.media_type, file.width, file.height) =
+                (found.media_type, found.width, found.height);
             Status::Inspected
         }
         FileEvent::Accepted(_) => Status::Accepted,
@@ -75,9 +79,22 @@ async fn track_file(event: FileEvent, file: &mut File, _: &Context) -> Result<()
         }
         FileEvent::Removed(_) => Status::Removed,
         FileEvent::Thumbnail(made) => {
-            let ThumbnailMade { edge, width, height, media_type, object, .. } = made;
+            let ThumbnailMade {
+                edge,
+                width,
+                height,
+                media_type,
+                object,
+                ..
+            } = made;
             file.thumbnails.retain(|thumbnail| thumbnail.edge != edge);
-            file.thumbnails.push(Thumbnail { edge, width, height, media_type, object });
+            file.thumbnails.push(Thumbnail {
+                edge,
+                width,
+                height,
+                media_type,
+                object,
+            });
             file.thumbnails.sort_by_key(|thumbnail| thumbnail.edge);
             Status::Accepted
         }

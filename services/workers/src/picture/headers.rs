@@ -65,12 +65,22 @@ fn png(bytes: &[u8]) -> Outline {
 fn gif(bytes: &[u8]) -> Outline {
     let mut frames = 0;
     let walked = walk_gif(bytes, &mut frames);
-    Outline { complete: walked.is_some() || frames > 0, animated: frames > 1, beside: 0 }
+    Outline {
+        complete: walked.is_some() || frames > 0,
+        animated: frames > 1,
+        beside: 0,
+    }
 }
 
 /// `None` when the bytes run out within a block. A frame counts once it is all there, the second once it begins.
 fn walk_gif(bytes: &[u8], frames: &mut u32) -> Option<()> {
-    let palette = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) };
+    let palette = |flags: u8| {
+        if flags & 0x80 == 0 {
+            0
+        } else {
+            3 << ((flags & 7) + 1)
+        }
+    };
     let mut at = 13 + palette(*bytes.get(10)?);
     loop {
         match bytes.get(at)? {
@@ -109,7 +119,8 @@ fn webp(bytes: &[u8]) -> Outline {
     Outline {
         // The padding of the last chunk may be missing.
         complete: at <= file.len() + 1 && webp_end(bytes) <= bytes.len(),
-        animated: file.get(12..16) == Some(b"VP8X") && file.get(20).is_some_and(|flags| flags & 2 != 0),
+        animated: file.get(12..16) == Some(b"VP8X")
+            && file.get(20).is_some_and(|flags| flags & 2 != 0),
         beside: 4, // lossless is decoded with alpha, lossy as planes of brightness and colour
     }
 }

@@ -14,7 +14,21 @@ pub fn sniff(head: &[u8]) -> &'static str {
         [0xFF, 0xD8, 0xFF, ..] => "image/jpeg",
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => "image/png",
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => "image/gif",
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => "image/webp",
+        [
+            b'R',
+            b'I',
+            b'F',
+            b'F',
+            _,
+            _,
+            _,
+            _,
+            b'W',
+            b'E',
+            b'B',
+            b'P',
+            ..,
+        ] => "image/webp",
         [b'%', b'P', b'D', b'F', b'-', ..] => "application/pdf",
         [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => "application/zip",
         [0x1F, 0x8B, 8, ..] => "application/gzip",
@@ -29,9 +43,8 @@ fn boxed(brand: [u8; 4]) -> &'static str {
     match &brand {
         b"heic" | b"heix" | b"mif1" => "image/heic",
         b"avif" => "image/avif",
-        b"isom" | b"iso2" | b"iso4" | b"iso5" | b"iso6" | b"mp41" | b"mp42" | b"avc1" | b"dash" | b"M4V " => {
-            "video/mp4"
-        }
+        b"isom" | b"iso2" | b"iso4" | b"iso5" | b"iso6" | b"mp41" | b"mp42" | b"avc1" | b"dash"
+        | b"M4V " => "video/mp4",
         _ => "application/octet-stream",
     }
 }
@@ -40,16 +53,22 @@ fn boxed(brand: [u8; 4]) -> &'static str {
 fn is_text(head: &[u8]) -> bool {
     let text = match str::from_utf8(head) {
         Ok(text) => text,
-        Err(error) if error.error_len().is_none() => str::from_utf8(&head[..error.valid_up_to()]).unwrap_or_default(),
+        Err(error) if error.error_len().is_none() => {
+            str::from_utf8(&head[..error.valid_up_to()]).unwrap_or_default()
+        }
         Err(_) => return false,
     };
-    text.chars().all(|c| !c.is_control() || matches!(c, '\t' | '\n' | '\r' | '\x0C'))
+    text.chars()
+        .all(|c| !c.is_control() || matches!(c, '\t' | '\n' | '\r' | '\x0C'))
 }
 
 /// Refuses a file whose name ends in a known extension and whose bytes are something else; `media_type` is what
 /// [`sniff`] said. A name without an extension, or with one not known here, claims nothing and passes.
 pub fn check_name(name: &str, media_type: &str) -> Result<(), Refused> {
-    let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension).to_ascii_lowercase();
+    let extension = name
+        .rsplit_once('.')
+        .map_or("", |(_, extension)| extension)
+        .to_ascii_lowercase();
     let claimed = match extension.as_str() {
         "jpg" | "jpeg" => "image/jpeg",
         "png" => "image/png",
@@ -67,5 +86,8 @@ pub fn check_name(name: &str, media_type: &str) -> Result<(), Refused> {
     if claimed == media_type {
         return Ok(());
     }
-    refused("name-lies", format!("named .{extension} but holds {media_type}"))
+    refused(
+        "name-lies",
+        format!("named .{extension} but holds {media_type}"),
+    )
 }

@@ -35,7 +35,11 @@ pub fn thumbnails(bytes: &[u8], edges: &[u32]) -> Result<Vec<Thumb>, Refused> {
     let (mut decoder, _) = open(bytes)?;
     let (width, height) = decoder.dimensions();
     let orientation = orientation(&mut decoder);
-    let profile = decoder.icc_profile().ok().flatten().filter(|profile| is_small_rgb(profile));
+    let profile = decoder
+        .icc_profile()
+        .ok()
+        .flatten()
+        .filter(|profile| is_small_rgb(profile));
     let mut pixels = plain(decode(decoder)?);
     let opaque = is_opaque(&pixels);
     if let (false, Some(pixels)) = (opaque, pixels.as_mut_rgba8()) {
@@ -46,7 +50,11 @@ pub fn thumbnails(bytes: &[u8], edges: &[u32]) -> Result<Vec<Thumb>, Refused> {
     for edge in fitting(edges, width.max(height)) {
         // Each is made from the next larger one, which has few pixels left to read.
         pixels = shrink(pixels, fit(width, height, edge));
-        let mut copy = if opaque { pixels.to_rgb8().into() } else { pixels.clone() };
+        let mut copy = if opaque {
+            pixels.to_rgb8().into()
+        } else {
+            pixels.clone()
+        };
         if let Some(copy) = copy.as_mut_rgba8() {
             unweigh(copy);
         }
@@ -90,13 +98,18 @@ fn shrink(mut pixels: DynamicImage, (width, height): (u32, u32)) -> DynamicImage
 }
 
 /// Each pixel is the mean of four. The last of an odd number of rows or columns is left out.
-fn halve<P: Pixel<Subpixel = u8>, const CHANNELS: usize>(pixels: &ImageBuffer<P, Vec<u8>>) -> ImageBuffer<P, Vec<u8>> {
+fn halve<P: Pixel<Subpixel = u8>, const CHANNELS: usize>(
+    pixels: &ImageBuffer<P, Vec<u8>>,
+) -> ImageBuffer<P, Vec<u8>> {
     let (width, height) = (pixels.width() / 2, pixels.height() / 2);
     let row = pixels.width() as usize * CHANNELS;
     let mut halved = Vec::with_capacity(width as usize * height as usize * CHANNELS);
     for rows in pixels.as_raw().chunks_exact(2 * row) {
         let (upper, lower) = rows.split_at(row);
-        for (upper, lower) in upper.chunks_exact(2 * CHANNELS).zip(lower.chunks_exact(2 * CHANNELS)) {
+        for (upper, lower) in upper
+            .chunks_exact(2 * CHANNELS)
+            .zip(lower.chunks_exact(2 * CHANNELS))
+        {
             for c in 0..CHANNELS {
                 let four = [upper[c], upper[c + CHANNELS], lower[c], lower[c + CHANNELS]];
                 halved.push(((four.map(u16::from).iter().sum::<u16>() + 2) / 4) as u8);
@@ -109,17 +122,42 @@ fn halve<P: Pixel<Subpixel = u8>, const CHANNELS: usize>(pixels: &ImageBuffer<P,
 fn encode(edge: u32, pixels: &DynamicImage, profile: Option<&Vec<u8>>) -> Result<Thumb, Refused> {
     let mut bytes = Vec::new();
     let (media_type, written) = if pixels.color().has_alpha() {
-        ("image/png", write(pixels, PngEncoder::new(&mut bytes), profile))
+        (
+            "image/png",
+            write(pixels, PngEncoder::new(&mut bytes), profile),
+        )
     } else {
-        ("image/jpeg", write(pixels, JpegEncoder::new_with_quality(&mut bytes, QUALITY), profile))
+        (
+            "image/jpeg",
+            write(
+                pixels,
+                JpegEncoder::new_with_quality(&mut bytes, QUALITY),
+                profile,
+            ),
+        )
     };
-    written.map_err(|error| Refused { reason: "too-large", message: format!("no {media_type} of {edge}: {error}") })?;
-    Ok(Thumb { edge, width: pixels.width(), height: pixels.height(), media_type, bytes })
+    written.map_err(|error| Refused {
+        reason: "too-large",
+        message: format!("no {media_type} of {edge}: {error}"),
+    })?;
+    Ok(Thumb {
+        edge,
+        width: pixels.width(),
+        height: pixels.height(),
+        media_type,
+        bytes,
+    })
 }
 
-fn write(pixels: &DynamicImage, mut encoder: impl ImageEncoder, profile: Option<&Vec<u8>>) -> image::ImageResult<()> {
+fn write(
+    pixels: &DynamicImage,
+    mut encoder: impl ImageEncoder,
+    profile: Option<&Vec<u8>>,
+) -> image::ImageResult<()> {
     if let Some(profile) = profile {
-        encoder.set_icc_profile(profile.clone()).map_err(ImageError::Unsupported)?;
+        encoder
+            .set_icc_profile(profile.clone())
+            .map_err(ImageError::Unsupported)?;
     }
     pixels.write_with_encoder(encoder)
 }
@@ -131,12 +169,18 @@ fn is_small_rgb(profile: &[u8]) -> bool {
 
 /// RGB or RGBA of 8 bits, the two layouts worked on here.
 fn plain(picture: DynamicImage) -> DynamicImage {
-    if picture.color().has_alpha() { picture.into_rgba8().into() } else { picture.into_rgb8().into() }
+    if picture.color().has_alpha() {
+        picture.into_rgba8().into()
+    } else {
+        picture.into_rgb8().into()
+    }
 }
 
 /// Whether nothing shines through, which a picture with an alpha channel may still say of itself.
 fn is_opaque(pixels: &DynamicImage) -> bool {
-    pixels.as_rgba8().is_none_or(|pixels| pixels.pixels().all(|pixel| pixel[3] == u8::MAX))
+    pixels
+        .as_rgba8()
+        .is_none_or(|pixels| pixels.pixels().all(|pixel| pixel[3] == u8::MAX))
 }
 
 /// Weights colours by alpha, so that the colour of what cannot be seen does not bleed into what can.
@@ -145,7 +189,12 @@ fn weigh(pixels: &mut RgbaImage) {
 }
 
 fn unweigh(pixels: &mut RgbaImage) {
-    each_colour(pixels, |colour, alpha| (colour * 255 + alpha / 2).checked_div(alpha).unwrap_or(0).min(255));
+    each_colour(pixels, |colour, alpha| {
+        (colour * 255 + alpha / 2)
+            .checked_div(alpha)
+            .unwrap_or(0)
+            .min(255)
+    });
 }
 
 fn each_colour(pixels: &mut RgbaImage, change: impl Fn(u32, u32) -> u32) {

@@ -47,10 +47,19 @@ pub struct Answer {
 }
 
 impl Call<'_> {
-    pub async fn post(&self, id: &str, timestamp: u64, signature: &str, body: String) -> Result<Answer> {
+    pub async fn post(
+        &self,
+        id: &str,
+        timestamp: u64,
+        signature: &str,
+        body: String,
+    ) -> Result<Answer> {
         let request = Request::post(self.target.path_and_query())
             .header("host", self.target.authority())
-            .header("user-agent", concat!("oncue-notify-webhook/", env!("CARGO_PKG_VERSION")))
+            .header(
+                "user-agent",
+                concat!("oncue-notify-webhook/", env!("CARGO_PKG_VERSION")),
+            )
             .header("content-type", "application/json")
             .header("webhook-id", id)
             .header("webhook-timestamp", timestamp)
@@ -77,7 +86,10 @@ impl Call<'_> {
         match timeout_at(self.deadline, work).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(e)) => Err(later(format!("{}: {step}: {e}", self.target))),
-            Err(_) => Err(later(format!("{}: {step}: no answer within {:?}", self.target, self.timeout))),
+            Err(_) => Err(later(format!(
+                "{}: {step}: no answer within {:?}",
+                self.target, self.timeout
+            ))),
         }
     }
 
@@ -87,7 +99,10 @@ impl Call<'_> {
         let mut found: Vec<SocketAddr> = match self.target.host() {
             Host::Ipv4(ip) => vec![SocketAddr::from((*ip, port))],
             Host::Ipv6(ip) => vec![SocketAddr::from((*ip, port))],
-            Host::Domain(name) => self.in_time("name look-up", lookup_host((name.as_str(), port))).await?.collect(),
+            Host::Domain(name) => self
+                .in_time("name look-up", lookup_host((name.as_str(), port)))
+                .await?
+                .collect(),
         };
         let mut refused = None;
         if !self.allow_private {
@@ -129,14 +144,20 @@ impl Call<'_> {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let handshake = hyper::client::conn::http1::Builder::new().max_buf_size(HEAD).handshake(TokioIo::new(stream));
+        let handshake = hyper::client::conn::http1::Builder::new()
+            .max_buf_size(HEAD)
+            .handshake(TokioIo::new(stream));
         let (mut sender, connection) = self.in_time("HTTP", handshake).await?;
         // Driven beside us, and gone with us.
         let mut driver = JoinSet::new();
         driver.spawn(connection);
         let answer = self.in_time("HTTP", sender.send_request(request)).await?;
         let status = answer.status();
-        let piece = if status.is_success() { String::new() } else { self.piece(answer.into_body()).await };
+        let piece = if status.is_success() {
+            String::new()
+        } else {
+            self.piece(answer.into_body()).await
+        };
         Ok(Answer { status, piece })
     }
 
@@ -152,6 +173,11 @@ impl Call<'_> {
         let text = self.target.blot_out(&String::from_utf8_lossy(&read));
         // On one line, and without what could colour or rewrite a terminal.
         let text = text.replace(char::is_control, " ");
-        text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN).collect()
+        text.split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+            .chars()
+            .take(SHOWN)
+            .collect()
     }
 }

@@ -19,8 +19,13 @@ pub const LONGEST_TIMEOUT: Duration = Duration::from_mins(1);
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-const NAMES: [&str; 5] =
-    ["WEBHOOK_URL", "WEBHOOK_SECRET", "WEBHOOK_ALLOW_PRIVATE", "WEBHOOK_TIMEOUT", "WEBHOOK_DELIVERY"];
+const NAMES: [&str; 5] = [
+    "WEBHOOK_URL",
+    "WEBHOOK_SECRET",
+    "WEBHOOK_ALLOW_PRIVATE",
+    "WEBHOOK_TIMEOUT",
+    "WEBHOOK_DELIVERY",
+];
 
 /// How often a request may be sent for one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,30 +62,52 @@ impl Settings {
     }
 
     fn read(variables: &BTreeMap<&str, String>) -> Result<Self, Vec<String>> {
-        let get = |name| variables.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
+        let get = |name| {
+            variables
+                .get(name)
+                .map(|text| text.trim())
+                .filter(|text| !text.is_empty())
+        };
         let mut mistakes = Vec::new();
-        let allow_private = noted(get("WEBHOOK_ALLOW_PRIVATE").map_or(Ok(false), yes_or_no), &mut mistakes);
-        let timeout = noted(get("WEBHOOK_TIMEOUT").map_or(Ok(DEFAULT_TIMEOUT), timeout), &mut mistakes);
-        let delivery = noted(get("WEBHOOK_DELIVERY").map_or(Ok(Delivery::AtLeastOnce), delivery), &mut mistakes);
+        let allow_private = noted(
+            get("WEBHOOK_ALLOW_PRIVATE").map_or(Ok(false), yes_or_no),
+            &mut mistakes,
+        );
+        let timeout = noted(
+            get("WEBHOOK_TIMEOUT").map_or(Ok(DEFAULT_TIMEOUT), timeout),
+            &mut mistakes,
+        );
+        let delivery = noted(
+            get("WEBHOOK_DELIVERY").map_or(Ok(Delivery::AtLeastOnce), delivery),
+            &mut mistakes,
+        );
         let parse = |text| Target::parse(text).map_err(|e| format!("WEBHOOK_URL {e}"));
         let target = get("WEBHOOK_URL").and_then(|text| noted(parse(text), &mut mistakes));
-        let signer = get("WEBHOOK_SECRET")
-            .map(Signer::parse)
-            .and_then(|read| read.map_err(|e| mistakes.extend(e.iter().map(|e| format!("WEBHOOK_SECRET: {e}")))).ok());
+        let signer = get("WEBHOOK_SECRET").map(Signer::parse).and_then(|read| {
+            read.map_err(|e| mistakes.extend(e.iter().map(|e| format!("WEBHOOK_SECRET: {e}"))))
+                .ok()
+        });
         if get("WEBHOOK_URL").is_some() && get("WEBHOOK_SECRET").is_none() {
             mistakes
                 .push("WEBHOOK_SECRET is not set: without it no receiver can tell our requests from others'".into());
         }
         // Only now, and only if it will be needed: reading root certificates takes some milliseconds.
         let https = target.as_ref().is_some_and(Target::is_https) && mistakes.is_empty();
-        let tls = https.then(native_roots).and_then(|read| noted(read.and_then(connector), &mut mistakes));
+        let tls = https
+            .then(native_roots)
+            .and_then(|read| noted(read.and_then(connector), &mut mistakes));
         let (Some(allow_private), Some(timeout), Some(delivery), true) =
             (allow_private, timeout, delivery, mistakes.is_empty())
         else {
             return Err(mistakes);
         };
-        let webhook =
-            target.zip(signer).map(|(target, signer)| Webhook { target, signer, tls, allow_private, timeout });
+        let webhook = target.zip(signer).map(|(target, signer)| Webhook {
+            target,
+            signer,
+            tls,
+            allow_private,
+            timeout,
+        });
         Ok(Self { webhook, delivery })
     }
 }
@@ -90,7 +117,8 @@ fn noted<T>(read: Result<T, String>, mistakes: &mut Vec<String>) -> Option<T> {
 }
 
 fn yes_or_no(text: &str) -> Result<bool, String> {
-    text.parse().map_err(|_| format!("WEBHOOK_ALLOW_PRIVATE is {text:?}: write true or false"))
+    text.parse()
+        .map_err(|_| format!("WEBHOOK_ALLOW_PRIVATE is {text:?}: write true or false"))
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
@@ -98,21 +126,28 @@ fn timeout(text: &str) -> Result<Duration, String> {
     if (SHORTEST_TIMEOUT..=LONGEST_TIMEOUT).contains(&timeout) {
         return Ok(timeout);
     }
-    Err(format!("WEBHOOK_TIMEOUT is {text:?}, and must be {SHORTEST_TIMEOUT:?} to {LONGEST_TIMEOUT:?}"))
+    Err(format!(
+        "WEBHOOK_TIMEOUT is {text:?}, and must be {SHORTEST_TIMEOUT:?} to {LONGEST_TIMEOUT:?}"
+    ))
 }
 
 fn delivery(text: &str) -> Result<Delivery, String> {
     match text {
         "at-least-once" => Ok(Delivery::AtLeastOnce),
         "at-most-once" => Ok(Delivery::AtMostOnce),
-        other => Err(format!("WEBHOOK_DELIVERY is {other:?}: write at-least-once or at-most-once")),
+        other => Err(format!(
+            "WEBHOOK_DELIVERY is {other:?}: write at-least-once or at-most-once"
+        )),
     }
 }
 
 fn native_roots() -> Result<Vec<CertificateDer<'static>>, String> {
     let read = rustls_native_certs::load_native_certs();
     if read.certs.is_empty() {
-        let why = read.errors.first().map_or("none are installed".to_owned(), ToString::to_string);
+        let why = read
+            .errors
+            .first()
+            .map_or("none are installed".to_owned(), ToString::to_string);
         return Err(format!(
             "WEBHOOK_URL is https, but there are no root certificates ({why}): install ca-certificates, or say where \
              they are in SSL_CERT_FILE"
@@ -142,12 +177,21 @@ mod tests {
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
     fn read(variables: &[(&'static str, &str)]) -> Result<Settings, Vec<String>> {
-        Settings::read(&variables.iter().map(|(name, text)| (*name, (*text).to_owned())).collect())
+        Settings::read(
+            &variables
+                .iter()
+                .map(|(name, text)| (*name, (*text).to_owned()))
+                .collect(),
+        )
     }
 
     #[test]
     fn nothing_set_is_nothing_to_do() {
-        for variables in [&[][..], &NAMES.map(|name| (name, " ")), &[("WEBHOOK_SECRET", SECRET)]] {
+        for variables in [
+            &[][..],
+            &NAMES.map(|name| (name, " ")),
+            &[("WEBHOOK_SECRET", SECRET)],
+        ] {
             let settings = read(variables).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
             assert!(settings.webhook.is_none());
             assert_eq!(settings.delivery, Delivery::AtLeastOnce);
@@ -163,19 +207,34 @@ mod tests {
             ("WEBHOOK_TIMEOUT", "2s"),
             ("WEBHOOK_DELIVERY", "at-least-once"),
         ]);
-        let webhook = settings.unwrap_or_else(|mistakes| panic!("{mistakes:?}")).webhook.expect("an address");
+        let webhook = settings
+            .unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+            .webhook
+            .expect("an address");
         assert_eq!(webhook.target.to_string(), "http://example.com:80/hook");
         assert!(webhook.allow_private && webhook.tls.is_none());
         assert_eq!(webhook.timeout, Duration::from_secs(2));
-        let settings = read(&[("WEBHOOK_URL", "http://example.com/"), ("WEBHOOK_SECRET", SECRET)]);
-        let webhook = settings.unwrap_or_else(|mistakes| panic!("{mistakes:?}")).webhook.expect("an address");
-        assert!(!webhook.allow_private, "private addresses are refused unless asked for");
+        let settings = read(&[
+            ("WEBHOOK_URL", "http://example.com/"),
+            ("WEBHOOK_SECRET", SECRET),
+        ]);
+        let webhook = settings
+            .unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+            .webhook
+            .expect("an address");
+        assert!(
+            !webhook.allow_private,
+            "private addresses are refused unless asked for"
+        );
     }
 
     #[test]
     fn every_mistake_is_told_and_no_secret_with_it() {
         let mistakes = read(&[
-            ("WEBHOOK_URL", "ftp://ann:hunter2@example.com/?token=hunter3"),
+            (
+                "WEBHOOK_URL",
+                "ftp://ann:hunter2@example.com/?token=hunter3",
+            ),
             ("WEBHOOK_SECRET", "hunter4 whsec_hunter5"),
             ("WEBHOOK_ALLOW_PRIVATE", "yes"),
             ("WEBHOOK_TIMEOUT", "soon"),
@@ -206,10 +265,16 @@ mod tests {
             (&[url, secret, ("WEBHOOK_TIMEOUT", "0s")], "10ms to 60s"),
             (&[url, secret, ("WEBHOOK_TIMEOUT", "2min")], "10ms to 60s"),
             (&[("WEBHOOK_DELIVERY", "once")], "write at-least-once"),
-            (&[("WEBHOOK_URL", "https://ann:pw@example.com/"), secret], "user name or password"),
+            (
+                &[("WEBHOOK_URL", "https://ann:pw@example.com/"), secret],
+                "user name or password",
+            ),
         ] {
             let mistakes = read(variables).err().expect("mistakes");
-            assert!(mistakes.len() == 1 && mistakes[0].contains(part), "{mistakes:?}");
+            assert!(
+                mistakes.len() == 1 && mistakes[0].contains(part),
+                "{mistakes:?}"
+            );
         }
     }
 }

@@ -31,25 +31,43 @@ impl Signer {
                 Err(mistake) => mistakes.push(format!("secret number {} {mistake}", at + 1)),
             }
         }
-        if mistakes.is_empty() { Ok(Self { keys }) } else { Err(mistakes) }
+        if mistakes.is_empty() {
+            Ok(Self { keys })
+        } else {
+            Err(mistakes)
+        }
     }
 
     /// The value of `webhook-signature`.
     pub fn sign(&self, id: &str, timestamp: u64, body: &str) -> String {
         let content = format!("{id}.{timestamp}.{body}");
-        let sign = |key| format!("v1,{}", STANDARD.encode(hmac::sign(key, content.as_bytes())));
+        let sign = |key| {
+            format!(
+                "v1,{}",
+                STANDARD.encode(hmac::sign(key, content.as_bytes()))
+            )
+        };
         self.keys.iter().map(sign).collect::<Vec<_>>().join(" ")
     }
 }
 
 fn key(secret: &str) -> Result<hmac::Key, String> {
     let Some(encoded) = secret.strip_prefix(PREFIX) else {
-        return Err(format!("does not begin with {PREFIX:?}: write {PREFIX} and 24 to 64 random bytes in base64"));
+        return Err(format!(
+            "does not begin with {PREFIX:?}: write {PREFIX} and 24 to 64 random bytes in base64"
+        ));
     };
     // The decoder's own error would quote a character.
-    let bytes = LENIENT.decode(encoded).map_err(|_| format!("is not base64 after {PREFIX:?}"))?;
+    let bytes = LENIENT
+        .decode(encoded)
+        .map_err(|_| format!("is not base64 after {PREFIX:?}"))?;
     if !LENGTHS.contains(&bytes.len()) {
-        return Err(format!("has {} bytes, and must have {} to {}", bytes.len(), LENGTHS.start(), LENGTHS.end()));
+        return Err(format!(
+            "has {} bytes, and must have {} to {}",
+            bytes.len(),
+            LENGTHS.start(),
+            LENGTHS.end()
+        ));
     }
     Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
 }
@@ -63,7 +81,11 @@ mod tests {
 
     fn sign(secrets: &str) -> String {
         let signer = Signer::parse(secrets).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
-        signer.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, r#"{"test": 2432232314}"#)
+        signer.sign(
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            1_614_265_330,
+            r#"{"test": 2432232314}"#,
+        )
     }
 
     /// The vector published with Standard Webhooks.
@@ -77,7 +99,11 @@ mod tests {
         let other = format!("whsec_{}", STANDARD.encode([7; 32]));
         let both = sign(&format!("{other}  {SECRET}"));
         assert_eq!(both, format!("{} {EXPECTED}", sign(&other)));
-        assert_eq!(sign(other.trim_end_matches('=')), sign(&other), "padding may be left out");
+        assert_eq!(
+            sign(other.trim_end_matches('=')),
+            sign(&other),
+            "padding may be left out"
+        );
     }
 
     #[test]
@@ -87,7 +113,10 @@ mod tests {
         let text = format!("{SECRET} plainsecret whsec_%%%% {short} {long} whsec_");
         let mistakes = Signer::parse(&text).err().expect("mistakes");
         for (number, mistake) in (2..=6).zip(&mistakes) {
-            assert!(mistake.starts_with(&format!("secret number {number} ")), "{mistake}");
+            assert!(
+                mistake.starts_with(&format!("secret number {number} ")),
+                "{mistake}"
+            );
         }
         assert_eq!(mistakes.len(), 5);
         let told = mistakes.join("\n");

@@ -18,14 +18,20 @@ pub struct Target {
 impl Target {
     /// The mistake says what is wrong with the URL without quoting it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let url = Url::parse(text).map_err(|e| format!("is no URL ({e}): write it like https://example.com/hook"))?;
+        let url = Url::parse(text)
+            .map_err(|e| format!("is no URL ({e}): write it like https://example.com/hook"))?;
         if !matches!(url.scheme(), "https" | "http") {
             return Err("is neither https nor http: nothing else can be called".to_owned());
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("has a user name or password in it, which is not sent: take it out".to_owned());
+            return Err(
+                "has a user name or password in it, which is not sent: take it out".to_owned(),
+            );
         }
-        let host = url.host().map(|host| host.to_owned()).ok_or("has no host")?;
+        let host = url
+            .host()
+            .map(|host| host.to_owned())
+            .ok_or("has no host")?;
         let secrets = secrets(&url);
         Ok(Self { url, host, secrets })
     }
@@ -55,7 +61,9 @@ impl Target {
     /// Whose certificate is asked for.
     pub fn server_name(&self) -> Result<ServerName<'static>, String> {
         match &self.host {
-            Host::Domain(name) => ServerName::try_from(name.clone()).map_err(|e| format!("{name:?}: {e}")),
+            Host::Domain(name) => {
+                ServerName::try_from(name.clone()).map_err(|e| format!("{name:?}: {e}"))
+            }
             Host::Ipv4(ip) => Ok(ServerName::IpAddress((*ip).into())),
             Host::Ipv6(ip) => Ok(ServerName::IpAddress((*ip).into())),
         }
@@ -63,15 +71,23 @@ impl Target {
 
     /// `text` without what may be secret: an answer often quotes the URL it was asked for.
     pub fn blot_out(&self, text: &str) -> String {
-        self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
+        self.secrets
+            .iter()
+            .fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
     }
 }
 
 /// The query, whole and value by value, as it was written and as it is meant.
 fn secrets(url: &Url) -> Vec<String> {
     let raw = url.query().unwrap_or_default();
-    let written = raw.split('&').map(|pair| pair.split_once('=').map_or(pair, |(_, value)| value).to_owned());
-    let meant = url.query_pairs().map(|(name, value)| if value.is_empty() { name } else { value }.into_owned());
+    let written = raw.split('&').map(|pair| {
+        pair.split_once('=')
+            .map_or(pair, |(_, value)| value)
+            .to_owned()
+    });
+    let meant = url
+        .query_pairs()
+        .map(|(name, value)| if value.is_empty() { name } else { value }.into_owned());
     let mut secrets: Vec<String> = written.chain(meant).chain([raw.to_owned()]).collect();
     secrets.retain(|secret| secret.len() >= SHORTEST_SECRET);
     secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
@@ -81,7 +97,14 @@ fn secrets(url: &Url) -> Vec<String> {
 /// Scheme, host, port and path.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}:{}{}", self.url.scheme(), self.host, self.port(), self.url.path())
+        write!(
+            f,
+            "{}://{}:{}{}",
+            self.url.scheme(),
+            self.host,
+            self.port(),
+            self.url.path()
+        )
     }
 }
 
@@ -108,25 +131,41 @@ mod tests {
             ("http://[::1", "no URL"),
             ("http://1.2.3.256/", "no URL"),
         ] {
-            let mistake = Target::parse(url).err().unwrap_or_else(|| panic!("{url} was taken"));
-            assert!(mistake.contains(part) && !mistake.contains("hunter2"), "{url}: {mistake}");
+            let mistake = Target::parse(url)
+                .err()
+                .unwrap_or_else(|| panic!("{url} was taken"));
+            assert!(
+                mistake.contains(part) && !mistake.contains("hunter2"),
+                "{url}: {mistake}"
+            );
         }
     }
 
     #[test]
     fn what_is_sent_and_what_is_shown() {
-        let target = Target::parse("HTTPS://Example.com/a/b?token=s3cr%20et&n=1#part").expect("an address");
+        let target =
+            Target::parse("HTTPS://Example.com/a/b?token=s3cr%20et&n=1#part").expect("an address");
         assert_eq!(target.to_string(), "https://example.com:443/a/b");
-        assert_eq!((target.authority(), target.path_and_query()), ("example.com", "/a/b?token=s3cr%20et&n=1"));
+        assert_eq!(
+            (target.authority(), target.path_and_query()),
+            ("example.com", "/a/b?token=s3cr%20et&n=1")
+        );
         let target = Target::parse("http://[2606:4700::1]:8080").expect("an address");
         assert_eq!(target.to_string(), "http://[2606:4700::1]:8080/");
-        assert_eq!((target.authority(), target.path_and_query()), ("[2606:4700::1]:8080", "/"));
+        assert_eq!(
+            (target.authority(), target.path_and_query()),
+            ("[2606:4700::1]:8080", "/")
+        );
     }
 
     #[test]
     fn an_answer_that_quotes_the_query_gives_nothing_away() {
-        let target = Target::parse("https://example.com/hook?token=s3cr%20et&n=1&barekey").expect("an address");
+        let target = Target::parse("https://example.com/hook?token=s3cr%20et&n=1&barekey")
+            .expect("an address");
         let answer = "no /hook?token=s3cr%20et&n=1&barekey; s3cr et, s3cr%20et and barekey are wrong, n is 1";
-        assert_eq!(target.blot_out(answer), "no /hook?***; ***, *** and *** are wrong, n is 1");
+        assert_eq!(
+            target.blot_out(answer),
+            "no /hook?***; ***, *** and *** are wrong, n is 1"
+        );
     }
 }

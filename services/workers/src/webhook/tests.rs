@@ -67,7 +67,9 @@ async fn told_after(answer: &str, repeat: Option<&'static str>) -> String {
         // What never ends must be given up for its size, long before the time is up.
         webhook.timeout = Duration::from_mins(10);
     }
-    let told = tokio::time::timeout(Duration::from_secs(20), told(&webhook)).await.expect("given up for its size");
+    let told = tokio::time::timeout(Duration::from_secs(20), told(&webhook))
+        .await
+        .expect("given up for its size");
     server.abort();
     told.replace(&port.to_string(), "PORT")
 }
@@ -77,18 +79,40 @@ fn each_status_has_its_verdict() {
     let target = Target::parse("https://example.com/hook?token=hidden").expect("an address");
     let told = |status| {
         let status = StatusCode::from_u16(status).expect("a status");
-        format!("{:?}", verdict(&target, Answer { status, piece: "why".into() }))
+        format!(
+            "{:?}",
+            verdict(
+                &target,
+                Answer {
+                    status,
+                    piece: "why".into()
+                }
+            )
+        )
     };
     for done in [200, 201, 202, 204, 299] {
         assert_eq!(told(done), "Ok(())");
     }
     for again in [408, 409, 425, 429, 500, 501, 502, 503, 504, 599] {
-        assert!(told(again).starts_with("Err(Retry("), "{again}: {}", told(again));
+        assert!(
+            told(again).starts_with("Err(Retry("),
+            "{again}: {}",
+            told(again)
+        );
     }
-    for never in [300, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 410, 413, 422, 451, 600, 999] {
-        assert!(told(never).starts_with("Err(Reject("), "{never}: {}", told(never));
+    for never in [
+        300, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 410, 413, 422, 451, 600, 999,
+    ] {
+        assert!(
+            told(never).starts_with("Err(Reject("),
+            "{never}: {}",
+            told(never)
+        );
     }
-    assert_eq!(told(410), r#"Err(Reject("https://example.com:443/hook answered 410 Gone: why"))"#);
+    assert_eq!(
+        told(410),
+        r#"Err(Reject("https://example.com:443/hook answered 410 Gone: why"))"#
+    );
     assert!(told(302).contains("redirects are not followed: set WEBHOOK_URL"));
 }
 
@@ -127,9 +151,15 @@ async fn a_private_address_is_refused_however_it_is_written() {
         "localhost",
         "LOCALHOST",
     ] {
-        let webhook = Webhook { allow_private: false, ..webhook(&format!("http://{host}:{port}/hook?token=hidden")) };
+        let webhook = Webhook {
+            allow_private: false,
+            ..webhook(&format!("http://{host}:{port}/hook?token=hidden"))
+        };
         let told = told(&webhook).await;
-        assert!(told.starts_with("Err(Reject(\"ssrf: http://") && !told.contains("hidden"), "{host}: {told}");
+        assert!(
+            told.starts_with("Err(Reject(\"ssrf: http://") && !told.contains("hidden"),
+            "{host}: {told}"
+        );
     }
     let nobody = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
     assert!(nobody.is_err(), "somebody connected");
@@ -137,31 +167,64 @@ async fn a_private_address_is_refused_however_it_is_written() {
 
 #[tokio::test]
 async fn an_answer_is_waited_for_in_vain() {
-    for (answer, repeat) in [("", None), ("HTTP/1.1 200 OK\r\nX: y", None), ("HTTP/1.1 100 Continue\r\n\r\n", None)] {
+    for (answer, repeat) in [
+        ("", None),
+        ("HTTP/1.1 200 OK\r\nX: y", None),
+        ("HTTP/1.1 100 Continue\r\n\r\n", None),
+    ] {
         let told = told_after(answer, repeat).await;
-        assert_eq!(told, r#"Err(Retry("http://127.0.0.1:PORT/hook: HTTP: no answer within 500ms"))"#, "{answer:?}");
+        assert_eq!(
+            told, r#"Err(Retry("http://127.0.0.1:PORT/hook: HTTP: no answer within 500ms"))"#,
+            "{answer:?}"
+        );
     }
-    for (answer, repeat) in [("HTTP/1.1 200 OK\r\n", Some("X: yyyyyyyyyyyyyyyy\r\n")), ("SSH-2.0\r\n", Some("garbage"))]
-    {
+    for (answer, repeat) in [
+        ("HTTP/1.1 200 OK\r\n", Some("X: yyyyyyyyyyyyyyyy\r\n")),
+        ("SSH-2.0\r\n", Some("garbage")),
+    ] {
         let told = told_after(answer, repeat).await;
-        assert!(told.starts_with(r#"Err(Retry("http://127.0.0.1:PORT/hook: HTTP: "#), "{answer:?}: {told}");
-        assert!(!told.contains("no answer within"), "refused at once: {told}");
+        assert!(
+            told.starts_with(r#"Err(Retry("http://127.0.0.1:PORT/hook: HTTP: "#),
+            "{answer:?}: {told}"
+        );
+        assert!(
+            !told.contains("no answer within"),
+            "refused at once: {told}"
+        );
     }
 }
 
 #[tokio::test]
 async fn the_status_decides_whatever_the_body_does() {
-    let done = told_after("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n", None).await;
+    let done = told_after(
+        "HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n",
+        None,
+    )
+    .await;
     assert_eq!(done, "Ok(())");
-    let endless = told_after("HTTP/1.1 400 Bad Request\r\n\r\n", Some("a long \u{1b}[31mstory ")).await;
-    assert!(
-        endless.starts_with(r#"Err(Reject("http://127.0.0.1:PORT/hook answered 400 Bad Request: a long [31mstory a"#)
-    );
+    let endless = told_after(
+        "HTTP/1.1 400 Bad Request\r\n\r\n",
+        Some("a long \u{1b}[31mstory "),
+    )
+    .await;
+    assert!(endless.starts_with(
+        r#"Err(Reject("http://127.0.0.1:PORT/hook answered 400 Bad Request: a long [31mstory a"#
+    ));
     assert!(endless.len() < 400, "{endless}");
-    let stuck = told_after("HTTP/1.1 400 Bad Request\r\nContent-Length: 99\r\n\r\nbecause", None).await;
-    assert_eq!(stuck, r#"Err(Reject("http://127.0.0.1:PORT/hook answered 400 Bad Request: because"))"#);
+    let stuck = told_after(
+        "HTTP/1.1 400 Bad Request\r\nContent-Length: 99\r\n\r\nbecause",
+        None,
+    )
+    .await;
+    assert_eq!(
+        stuck,
+        r#"Err(Reject("http://127.0.0.1:PORT/hook answered 400 Bad Request: because"))"#
+    );
     let body = "nothing at /hook?token=hidden%20word for hidden word";
-    let quoting = format!("HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let quoting = format!(
+        "HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     let quoted = told_after(&quoting, None).await;
     assert_eq!(
         quoted,
@@ -174,9 +237,17 @@ async fn nobody_there_is_a_failure_that_may_pass() {
     let (listener, port) = listener().await;
     drop(listener);
     let closed = told(&webhook(&format!("http://localhost:{port}/?token=hidden"))).await;
-    assert!(closed.starts_with(&format!("Err(Retry(\"http://localhost:{port}/: cannot connect: ")), "{closed}");
+    assert!(
+        closed.starts_with(&format!(
+            "Err(Retry(\"http://localhost:{port}/: cannot connect: "
+        )),
+        "{closed}"
+    );
     let unknown = told(&webhook("http://no-such-name.invalid/?token=hidden")).await;
-    assert!(unknown.starts_with("Err(Retry(\"http://no-such-name.invalid:80/: name look-up: "), "{unknown}");
+    assert!(
+        unknown.starts_with("Err(Retry(\"http://no-such-name.invalid:80/: name look-up: "),
+        "{unknown}"
+    );
 }
 
 fn certificate() -> CertificateDer<'static> {
@@ -196,7 +267,11 @@ async fn secure(listener: TcpListener) {
     loop {
         let (stream, _) = listener.accept().await.expect("a connection");
         if let Ok(mut stream) = acceptor.accept(stream).await {
-            assert!(read_head(&mut stream).await.contains("\r\nwebhook-signature: v1,"));
+            assert!(
+                read_head(&mut stream)
+                    .await
+                    .contains("\r\nwebhook-signature: v1,")
+            );
             answer(&mut stream).await;
         }
     }
@@ -213,12 +288,22 @@ async fn only_the_holder_of_the_name_is_spoken_to() {
     let server = tokio::spawn(secure(listener));
     let call = async |host: &str, roots| {
         let tls = Some(connector(roots).expect("TLS"));
-        told(&Webhook { tls, ..webhook(&format!("https://{host}:{port}/")) }).await
+        told(&Webhook {
+            tls,
+            ..webhook(&format!("https://{host}:{port}/"))
+        })
+        .await
     };
     assert_eq!(call("localhost", vec![certificate()]).await, "Ok(())");
     let unknown = call("localhost", vec![]).await;
-    assert!(unknown.starts_with("Err(Retry(") && unknown.contains("TLS: invalid peer certificate"), "{unknown}");
+    assert!(
+        unknown.starts_with("Err(Retry(") && unknown.contains("TLS: invalid peer certificate"),
+        "{unknown}"
+    );
     let other = call("127.0.0.1", vec![certificate()]).await;
-    assert!(other.starts_with("Err(Retry(") && other.contains("TLS: invalid peer certificate"), "{other}");
+    assert!(
+        other.starts_with("Err(Retry(") && other.contains("TLS: invalid peer certificate"),
+        "{other}"
+    );
     server.abort();
 }

@@ -4,7 +4,10 @@ use crate::bench::counts::{Counts, missing};
 use crate::bench::plan::{Case, Figure, Plan, Row};
 
 pub async fn counts(_: Plan) -> Case {
-    let mut case = Case { skipped: missing(), ..Case::default() };
+    let mut case = Case {
+        skipped: missing(),
+        ..Case::default()
+    };
     if case.skipped.is_none() {
         let counts = Counts::measure().await;
         let mut figures = vec![Figure::new("instructions", "", [counts.instructions])];
@@ -13,7 +16,11 @@ pub async fn counts(_: Plan) -> Case {
             figures.push(Figure::new("allocations", "", [counts.allocations]));
             figures.push(Figure::new("allocated", "B", [counts.bytes]));
         }
-        case.rows.push(Row { name: "each event".into(), figures, details: Vec::new() });
+        case.rows.push(Row {
+            name: "each event".into(),
+            figures,
+            details: Vec::new(),
+        });
     }
     case
 }

@@ -33,21 +33,32 @@ async fn posts(arena: &mut Arena, plan: Plan) -> Row {
     let (mut ours, mut theirs) = (Posts::default(), Posts::default());
     for round in 1..=plan.rounds {
         for (name, side) in [("oncue", &mut ours), ("limit", &mut theirs)] {
-            progress(&format!("gateway: round {round} of {}, {name}", plan.rounds));
+            progress(&format!(
+                "gateway: round {round} of {}, {name}",
+                plan.rounds
+            ));
             arena.clean().await;
             let (process, port) = start(arena, name == "limit").await;
             let (before, time) = (cpu(process.pid()), Duration::from_secs(plan.size(3, 1)));
             let load = tokio::task::spawn_blocking(move || flat_out(port, "post", CLIENTS, time));
             let mut answers = load.await.expect("the load");
             let sent = answers.times.len();
-            assert_eq!(arena.house.count(&arena.bus, "web").await, sent as u64, "events in the stream");
+            assert_eq!(
+                arena.house.count(&arena.bus, "web").await,
+                sent as u64,
+                "events in the stream"
+            );
             let events = sent as f64;
             side.rates.push(answers.rate);
             side.cpu.push((cpu(process.pid()) - before) / events);
             side.p99.push(percentile(&mut answers.times, 0.99));
         }
     }
-    let ratios = ours.rates.iter().zip(&theirs.rates).map(|(ours, theirs)| ours / theirs);
+    let ratios = ours
+        .rates
+        .iter()
+        .zip(&theirs.rates)
+        .map(|(ours, theirs)| ours / theirs);
     let ratio = Figure::new("oncue/limit", "", ratios);
     let figures = vec![
         Figure::new("oncue", "/s", ours.rates),
@@ -56,8 +67,15 @@ async fn posts(arena: &mut Arena, plan: Plan) -> Row {
         Figure::new("oncue p99", "ms", ours.p99),
         Figure::new("limit p99", "ms", theirs.p99),
     ];
-    let details = vec![Figure::new("oncue gateway", "us", ours.cpu), Figure::new("limit gateway", "us", theirs.cpu)];
-    Row { name: format!("small posts, {CLIENTS} clients"), figures, details }
+    let details = vec![
+        Figure::new("oncue gateway", "us", ours.cpu),
+        Figure::new("limit gateway", "us", theirs.cpu),
+    ];
+    Row {
+        name: format!("small posts, {CLIENTS} clients"),
+        figures,
+        details,
+    }
 }
 
 async fn start(arena: &mut Arena, by_hand: bool) -> (Process, u16) {
@@ -68,8 +86,11 @@ async fn start(arena: &mut Arena, by_hand: bool) -> (Process, u16) {
     if by_hand {
         arena.make_streams().await;
     }
-    let process =
-        if by_hand { arena.house.spawn("bench-limit", &["gateway"]) } else { arena.house.spawn("oncue-gateway", &[]) };
+    let process = if by_hand {
+        arena.house.spawn("bench-limit", &["gateway"])
+    } else {
+        arena.house.spawn("oncue-gateway", &[])
+    };
     wait_for_port(port).await;
     (process, port)
 }
@@ -82,17 +103,32 @@ async fn uploads(arena: &mut Arena, plan: Plan) -> Row {
     for round in 1..=plan.size(2, 1) {
         progress(&format!("gateway: upload {round}"));
         arena.clean().await;
-        let gone = arena.bus.api("STREAM.DELETE.OBJ_files", &serde_json::Value::Null).await;
-        assert!(gone.as_ref().err().is_none_or(oncue::bus::ApiError::is_not_found), "{gone:?}");
+        let gone = arena
+            .bus
+            .api("STREAM.DELETE.OBJ_files", &serde_json::Value::Null)
+            .await;
+        assert!(
+            gone.as_ref()
+                .err()
+                .is_none_or(oncue::bus::ApiError::is_not_found),
+            "{gone:?}"
+        );
         let (process, port) = start(arena, false).await;
         let block = block.clone();
         let sent = tokio::task::spawn_blocking(move || upload(port, "large.bin", size, &block));
         let (seconds, answer) = sent.await.expect("the upload");
-        assert!(answer.starts_with("HTTP/1.1 202") && answer.contains(&format!(":{size}")), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 202") && answer.contains(&format!(":{size}")),
+            "{answer}"
+        );
         speeds.push(size as f64 / 1e6 / seconds);
         peaks.push(memory(process.pid(), "VmHWM") as f64 / 1024.0);
     }
     let peak = Figure::new("peak of the gateway", "MB", peaks).goal(Goal::AtMost(32.0));
     let figures = vec![Figure::new("oncue", "MB/s", speeds), peak];
-    Row { name: format!("one upload of {} MiB", size >> 20), figures, details: Vec::new() }
+    Row {
+        name: format!("one upload of {} MiB", size >> 20),
+        figures,
+        details: Vec::new(),
+    }
 }

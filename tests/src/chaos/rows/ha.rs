@@ -27,10 +27,26 @@ pub async fn cluster(plan: Plan) -> Report {
     let plan = batching(plan);
     let (nodes, routes) = three_nodes().await;
     let monitor = nodes[0].monitor();
-    let servers = Servers { nodes, redis_ha: true, ..Servers::default() };
-    let mut arena = Arena::open("F-2", &plan, Setup { servers, replicas: 3, ..Setup::default() }).await;
+    let servers = Servers {
+        nodes,
+        redis_ha: true,
+        ..Servers::default()
+    };
+    let mut arena = Arena::open(
+        "F-2",
+        &plan,
+        Setup {
+            servers,
+            replicas: 3,
+            ..Setup::default()
+        },
+    )
+    .await;
     arena.house.set("ONCUE_NATS_MONITOR", &monitor);
-    arena.load(Shape { rate: 100, ..Shape::default() });
+    arena.load(Shape {
+        rate: 100,
+        ..Shape::default()
+    });
     arena.under_way(100).await;
     says_ha(&mut arena).await;
     for _ in 0..plan.seconds.div_ceil(30) {
@@ -47,11 +63,18 @@ pub async fn cluster(plan: Plan) -> Report {
 /// `oncue doctor`, asked while all is well.
 async fn says_ha(arena: &mut Arena) {
     let (_, answer) = oncue(arena, &["doctor", "--json"]).await;
-    let answer: Value = answer.find('{').and_then(|at| serde_json::from_str(&answer[at..]).ok()).unwrap_or_default();
+    let answer: Value = answer
+        .find('{')
+        .and_then(|at| serde_json::from_str(&answer[at..]).ok())
+        .unwrap_or_default();
     let promised = answer["promised"].to_string();
-    let right =
-        answer["profile"] == "ha" && promised.contains("on three servers") && promised.contains("recover redis");
-    arena.report.must(right, format!("`oncue doctor` does not say what `ha` promises: {answer}"));
+    let right = answer["profile"] == "ha"
+        && promised.contains("on three servers")
+        && promised.contains("recover redis");
+    arena.report.must(
+        right,
+        format!("`oncue doctor` does not say what `ha` promises: {answer}"),
+    );
 }
 
 /// Runs our CLI through the proxies, which need this thread meanwhile.
@@ -75,14 +98,19 @@ async fn kill_leader(arena: &mut Arena) {
 async fn pause_two(arena: &mut Arena) {
     let awake = arena.rng.usize(..3);
     let paused = (0..3).filter(|n| *n != awake);
-    paused.clone().for_each(|n| arena.house.node(n).signal("STOP"));
+    paused
+        .clone()
+        .for_each(|n| arena.house.node(n).signal("STOP"));
     arena.wait(Duration::from_secs(1)).await; // acks on their way
     let before = arena.acked();
     arena.wait(Duration::from_secs(3)).await;
     let accepted = arena.acked() - before;
     paused.for_each(|n| arena.house.node(n).signal("CONT"));
     arena.report.fault("two of three paused", 1);
-    arena.report.must(accepted == 0, format!("{accepted} events were accepted without a majority"));
+    arena.report.must(
+        accepted == 0,
+        format!("{accepted} events were accepted without a majority"),
+    );
     arena.flowing().await;
     whole(arena).await;
 }
@@ -101,7 +129,10 @@ async fn cut_off_one(arena: &mut Arena, routes: &Routes) {
 }
 
 async fn cluster_of(bus: &Bus) -> Value {
-    bus.api("STREAM.INFO.web", &Value::Null).await.unwrap_or_default()["cluster"].clone()
+    bus.api("STREAM.INFO.web", &Value::Null)
+        .await
+        .unwrap_or_default()["cluster"]
+        .clone()
 }
 
 /// Which server leads the stream.
@@ -109,12 +140,21 @@ async fn leader(arena: &mut Arena) -> usize {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
         let leader = cluster_of(&arena.bus).await["leader"].clone();
-        if let Some(n) = arena.house.servers.nodes.iter().position(|node| leader == node.name.as_str()) {
+        if let Some(n) = arena
+            .house
+            .servers
+            .nodes
+            .iter()
+            .position(|node| leader == node.name.as_str())
+        {
             return n;
         }
         arena.wait(Duration::from_millis(100)).await;
     }
-    arena.report.failures.push(format!("the stream had no leader for {PATIENCE:?}"));
+    arena
+        .report
+        .failures
+        .push(format!("the stream had no leader for {PATIENCE:?}"));
     0
 }
 
@@ -122,20 +162,41 @@ async fn leader(arena: &mut Arena) -> usize {
 async fn whole(arena: &mut Arena) {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
-        let replicas = cluster_of(&arena.bus).await["replicas"].as_array().cloned().unwrap_or_default();
-        if replicas.len() == 2 && replicas.iter().all(|r| r["current"] == true && r["offline"] != true) {
+        let replicas = cluster_of(&arena.bus).await["replicas"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        if replicas.len() == 2
+            && replicas
+                .iter()
+                .all(|r| r["current"] == true && r["offline"] != true)
+        {
             return;
         }
         arena.wait(Duration::from_millis(100)).await;
     }
-    arena.report.failures.push(format!("a server had not caught up after {PATIENCE:?}"));
+    arena
+        .report
+        .failures
+        .push(format!("a server had not caught up after {PATIENCE:?}"));
 }
 
 /// The replica of Redis has not heard everything when the primary dies and it takes its place. What is lost is noticed,
 /// and restored from the streams by one command.
 pub async fn failover(plan: Plan) -> Report {
-    let servers = Servers { redis_ha: true, ..Servers::default() };
-    let mut arena = Arena::open("F-1", &plan, Setup { servers, ..Setup::default() }).await;
+    let servers = Servers {
+        redis_ha: true,
+        ..Servers::default()
+    };
+    let mut arena = Arena::open(
+        "F-1",
+        &plan,
+        Setup {
+            servers,
+            ..Setup::default()
+        },
+    )
+    .await;
     // What follows from state that was rolled back may differ from what was published before.
     arena.again_as = Some("id_reuse");
     arena.load(Shape::default());
@@ -156,15 +217,24 @@ pub async fn failover(plan: Plan) -> Report {
 async fn fail_over(arena: &mut Arena) {
     let offset = |arena: &Arena| -> u64 {
         let info = arena.house.redis_cli(&["INFO", "replication"]);
-        let line = info.lines().find_map(|line| line.strip_prefix("master_repl_offset:"));
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix("master_repl_offset:"));
         line.and_then(|n| n.trim().parse().ok()).unwrap_or_default()
     };
     let replica = arena.house.replica.take().expect("a replica");
     // For so long the primary goes on alone, as `min-replicas-max-lag` lets it.
-    replica.line.set(Faults { freeze: true, ..Faults::default() });
+    replica.line.set(Faults {
+        freeze: true,
+        ..Faults::default()
+    });
     let before = offset(arena);
     arena.wait(Duration::from_secs(2)).await;
-    arena.wait_until("the primary has gone on alone", |arena| offset(arena) > before + 100_000).await;
+    arena
+        .wait_until("the primary has gone on alone", |arena| {
+            offset(arena) > before + 100_000
+        })
+        .await;
     let (last, in_hand) = (offset(arena), catch(arena, Victim::Redis).await.1);
     arena.house.redis.kill();
     replica.line.cut();
@@ -172,13 +242,18 @@ async fn fail_over(arena: &mut Arena) {
     arena.redis.lead_to(arena.house.redis_port);
     arena.redis.cut();
     arena.report.struck("failover", in_hand);
-    arena.report.effect("bytes not replicated", last.saturating_sub(offset(arena)));
+    arena
+        .report
+        .effect("bytes not replicated", last.saturating_sub(offset(arena)));
 }
 
 /// Waits for the alarm, then restores.
 async fn recover(arena: &mut Arena) {
     let raised = arena.wait_until("workers notice that Redis went back in time", |arena| {
-        arena.house.redis_cli(&["HVALS", "oncue:regressed"]).starts_with('{')
+        arena
+            .house
+            .redis_cli(&["HVALS", "oncue:regressed"])
+            .starts_with('{')
     });
     let raised = raised.await;
     arena.report.effect("alarm", u64::from(raised));
@@ -189,5 +264,8 @@ async fn recover(arena: &mut Arena) {
 pub async fn restore(arena: &mut Arena) {
     arena.crew.kill_all();
     let (code, said) = oncue(arena, &["recover", "redis", "--yes"]).await;
-    arena.report.must(code == Some(0), format!("`oncue recover redis` ended with {code:?}: {said}"));
+    arena.report.must(
+        code == Some(0),
+        format!("`oncue recover redis` ended with {code:?}: {said}"),
+    );
 }

@@ -13,13 +13,19 @@ pub async fn workers(plan: Plan) -> Report {
 
 pub async fn nats(plan: Plan) -> Report {
     // Redelivery is seen only if an ack was on its way, or an ack wait ran out meanwhile.
-    let storm = Storm { redelivers: false, ..Storm::new("K-3") };
+    let storm = Storm {
+        redelivers: false,
+        ..Storm::new("K-3")
+    };
     storm.run(plan, &[Act::KillNats]).await
 }
 
 pub async fn redis(plan: Plan) -> Report {
     // Events stay in hand while Redis is away, so nothing has to be delivered again.
-    let storm = Storm { redelivers: false, ..Storm::new("K-4") };
+    let storm = Storm {
+        redelivers: false,
+        ..Storm::new("K-4")
+    };
     storm.run(plan, &[Act::KillRedis]).await
 }
 

@@ -28,65 +28,218 @@ pub struct Row {
 pub type Running = Pin<Box<dyn Future<Output = Report>>>;
 
 const fn row(id: &'static str, what: &'static str, short: u64, run: fn(Plan) -> Running) -> Row {
-    Row { id, what, short, endless: false, run }
+    Row {
+        id,
+        what,
+        short,
+        endless: false,
+        run,
+    }
 }
 
-const fn endless(id: &'static str, what: &'static str, short: u64, run: fn(Plan) -> Running) -> Row {
-    Row { endless: true, ..row(id, what, short, run) }
+const fn endless(
+    id: &'static str,
+    what: &'static str,
+    short: u64,
+    run: fn(Plan) -> Running,
+) -> Row {
+    Row {
+        endless: true,
+        ..row(id, what, short, run)
+    }
 }
 
 pub const ROWS: &[Row] = &[
-    endless("K-2", "kill -9 of any worker, again and again", 3, |plan| Box::pin(kill::workers(plan))),
-    endless("K-3", "kill -9 of nats-server under load", 2, |plan| Box::pin(kill::nats(plan))),
-    endless("K-4", "kill -9 of redis-server under load", 4, |plan| Box::pin(kill::redis(plan))),
-    endless("K-5", "kill -9 of both servers and all workers", 2, |plan| Box::pin(kill::all(plan))),
-    endless("Z-1", "SIGSTOP for three ack waits, then SIGCONT", 4, |plan| Box::pin(kill::zombies(plan))),
-    row("Z-3", "eight workers are given the same events", 1, |plan| Box::pin(events::same_event(plan))),
-    row("Z-4", "no TERM and no late NAK by a resumed worker", 4, |plan| Box::pin(events::late_words(plan))),
-    row("D-3", "the whole stream replayed twice", 2, |plan| Box::pin(events::replays(plan))),
-    row("D-1", "delivered again beyond the horizon, marks expired", 1, |plan| {
-        Box::pin(events::beyond_the_horizon(plan))
+    endless("K-2", "kill -9 of any worker, again and again", 3, |plan| {
+        Box::pin(kill::workers(plan))
     }),
-    row("O-2", "order across workers breaks, as is said", 1, |plan| Box::pin(events::order(plan))),
-    endless("N-1", "workers cut off from Redis, NATS, both, one way", 4, |plan| Box::pin(network::partitions(plan))),
-    endless("N-2", "latency, 10 KB/s, resets, slices", 4, |plan| Box::pin(network::bad_lines(plan))),
-    endless("N-3", "the reply of a commit is lost after its execution", 3, |plan| {
-        Box::pin(network::lost_replies(plan))
+    endless("K-3", "kill -9 of nats-server under load", 2, |plan| {
+        Box::pin(kill::nats(plan))
     }),
-    endless("N-4", "a publish ack is lost, the connection stays", 6, |plan| Box::pin(network::lost_acks(plan))),
-    row("N-4b", "an atomic batch loses its ack, a message, its leave", 6, |plan| Box::pin(network::torn_batches(plan))),
-    row("N-5", "all workers reconnect at once", 2, |plan| Box::pin(network::storm(plan))),
-    row("N-6", "dead lines to NATS that nobody heals", 1, |plan| Box::pin(network::dead_lines_to_nats(plan))),
-    row("N-7", "dead lines to Redis that nobody heals", 1, |plan| Box::pin(network::dead_lines_to_redis(plan))),
-    row("S-1", "disk full, then space again: NATS and Redis", 3, |plan| Box::pin(stores::disk_full(plan))),
-    row("S-2", "Redis at maxmemory, then raised", 3, |plan| Box::pin(stores::out_of_memory(plan))),
-    row("S-3", "Redis BUSY, LOADING, READONLY, MISCONF, functions gone", 4, |plan| Box::pin(stores::unwilling(plan))),
-    row("S-4", "fsync of Redis fails with EIO", 3, |plan| Box::pin(stores::fsync_fails(plan))),
-    row("W-1", "power cut of Redis, appendfsync always", 2, |plan| Box::pin(power::redis_always(plan))),
-    row("W-2", "power cut of Redis, everysec: loss, then recover", 2, |plan| Box::pin(power::redis_everysec(plan))),
-    row("W-3", "power cut of NATS, sync_interval always", 2, |plan| Box::pin(power::nats_always(plan))),
-    row("W-4", "power cut of NATS, default: loss and nothing doubled", 2, |plan| Box::pin(power::nats_default(plan))),
-    row("W-5", "the log of Redis torn inside a commit", 2, |plan| Box::pin(power::torn_log(plan))),
-    row("F-1", "a replica of Redis takes over, behind: loss, then recover", 2, |plan| Box::pin(ha::failover(plan))),
-    row("F-2", "three NATS servers: leader killed, two paused, one cut off", 2, |plan| Box::pin(ha::cluster(plan))),
-    row("Q-2", "stream of dead letters full, then raised", 2, |plan| Box::pin(events::dlq_full(plan))),
-    row("Q-4", "one event in ten is poison", 1, |plan| Box::pin(events::poison(plan))),
-    row("U-2", "SIGTERM of every worker under load", 3, |plan| Box::pin(life::terminations(plan))),
-    row("U-3", "consumer and stream edited by hand", 1, |plan| Box::pin(life::drift(plan))),
-    row("C-1", "the clock of Redis jumps an hour", 3, |plan| Box::pin(life::clock_jumps(plan))),
+    endless("K-4", "kill -9 of redis-server under load", 4, |plan| {
+        Box::pin(kill::redis(plan))
+    }),
+    endless(
+        "K-5",
+        "kill -9 of both servers and all workers",
+        2,
+        |plan| Box::pin(kill::all(plan)),
+    ),
+    endless(
+        "Z-1",
+        "SIGSTOP for three ack waits, then SIGCONT",
+        4,
+        |plan| Box::pin(kill::zombies(plan)),
+    ),
+    row(
+        "Z-3",
+        "eight workers are given the same events",
+        1,
+        |plan| Box::pin(events::same_event(plan)),
+    ),
+    row(
+        "Z-4",
+        "no TERM and no late NAK by a resumed worker",
+        4,
+        |plan| Box::pin(events::late_words(plan)),
+    ),
+    row("D-3", "the whole stream replayed twice", 2, |plan| {
+        Box::pin(events::replays(plan))
+    }),
+    row(
+        "D-1",
+        "delivered again beyond the horizon, marks expired",
+        1,
+        |plan| Box::pin(events::beyond_the_horizon(plan)),
+    ),
+    row(
+        "O-2",
+        "order across workers breaks, as is said",
+        1,
+        |plan| Box::pin(events::order(plan)),
+    ),
+    endless(
+        "N-1",
+        "workers cut off from Redis, NATS, both, one way",
+        4,
+        |plan| Box::pin(network::partitions(plan)),
+    ),
+    endless("N-2", "latency, 10 KB/s, resets, slices", 4, |plan| {
+        Box::pin(network::bad_lines(plan))
+    }),
+    endless(
+        "N-3",
+        "the reply of a commit is lost after its execution",
+        3,
+        |plan| Box::pin(network::lost_replies(plan)),
+    ),
+    endless(
+        "N-4",
+        "a publish ack is lost, the connection stays",
+        6,
+        |plan| Box::pin(network::lost_acks(plan)),
+    ),
+    row(
+        "N-4b",
+        "an atomic batch loses its ack, a message, its leave",
+        6,
+        |plan| Box::pin(network::torn_batches(plan)),
+    ),
+    row("N-5", "all workers reconnect at once", 2, |plan| {
+        Box::pin(network::storm(plan))
+    }),
+    row("N-6", "dead lines to NATS that nobody heals", 1, |plan| {
+        Box::pin(network::dead_lines_to_nats(plan))
+    }),
+    row("N-7", "dead lines to Redis that nobody heals", 1, |plan| {
+        Box::pin(network::dead_lines_to_redis(plan))
+    }),
+    row(
+        "S-1",
+        "disk full, then space again: NATS and Redis",
+        3,
+        |plan| Box::pin(stores::disk_full(plan)),
+    ),
+    row("S-2", "Redis at maxmemory, then raised", 3, |plan| {
+        Box::pin(stores::out_of_memory(plan))
+    }),
+    row(
+        "S-3",
+        "Redis BUSY, LOADING, READONLY, MISCONF, functions gone",
+        4,
+        |plan| Box::pin(stores::unwilling(plan)),
+    ),
+    row("S-4", "fsync of Redis fails with EIO", 3, |plan| {
+        Box::pin(stores::fsync_fails(plan))
+    }),
+    row("W-1", "power cut of Redis, appendfsync always", 2, |plan| {
+        Box::pin(power::redis_always(plan))
+    }),
+    row(
+        "W-2",
+        "power cut of Redis, everysec: loss, then recover",
+        2,
+        |plan| Box::pin(power::redis_everysec(plan)),
+    ),
+    row(
+        "W-3",
+        "power cut of NATS, sync_interval always",
+        2,
+        |plan| Box::pin(power::nats_always(plan)),
+    ),
+    row(
+        "W-4",
+        "power cut of NATS, default: loss and nothing doubled",
+        2,
+        |plan| Box::pin(power::nats_default(plan)),
+    ),
+    row("W-5", "the log of Redis torn inside a commit", 2, |plan| {
+        Box::pin(power::torn_log(plan))
+    }),
+    row(
+        "F-1",
+        "a replica of Redis takes over, behind: loss, then recover",
+        2,
+        |plan| Box::pin(ha::failover(plan)),
+    ),
+    row(
+        "F-2",
+        "three NATS servers: leader killed, two paused, one cut off",
+        2,
+        |plan| Box::pin(ha::cluster(plan)),
+    ),
+    row(
+        "Q-2",
+        "stream of dead letters full, then raised",
+        2,
+        |plan| Box::pin(events::dlq_full(plan)),
+    ),
+    row("Q-4", "one event in ten is poison", 1, |plan| {
+        Box::pin(events::poison(plan))
+    }),
+    row("U-2", "SIGTERM of every worker under load", 3, |plan| {
+        Box::pin(life::terminations(plan))
+    }),
+    row("U-3", "consumer and stream edited by hand", 1, |plan| {
+        Box::pin(life::drift(plan))
+    }),
+    row("C-1", "the clock of Redis jumps an hour", 3, |plan| {
+        Box::pin(life::clock_jumps(plan))
+    }),
 ];
 
 /// Rows of the fault table that are not played here, and where they are.
 pub const ABSENT: &[(&str, &str)] = &[
-    ("K-1", "abort and freeze at each crash point: `system crash`, in `make test`"),
-    ("K-6", "everysec with a slow fsync: only measures a loss that W-2 measures as well"),
-    ("Z-2", "frozen beyond the horizon: the fence in D-1, the freeze in `system crash`, both in `model`"),
+    (
+        "K-1",
+        "abort and freeze at each crash point: `system crash`, in `make test`",
+    ),
+    (
+        "K-6",
+        "everysec with a slow fsync: only measures a loss that W-2 measures as well",
+    ),
+    (
+        "Z-2",
+        "frozen beyond the horizon: the fence in D-1, the freeze in `system crash`, both in `model`",
+    ),
     ("D-2", "an id with another payload: `system delivery`"),
-    ("D-4", "NATS with an empty store: `system upkeep`, and W-4 for what a power cut takes"),
-    ("Q-1", "handlers that exit, panic, loop, overflow, use up memory: `system poison`"),
-    ("Q-3", "dead letters redriven, twice and at once: `system dlq`"),
+    (
+        "D-4",
+        "NATS with an empty store: `system upkeep`, and W-4 for what a power cut takes",
+    ),
+    (
+        "Q-1",
+        "handlers that exit, panic, loop, overflow, use up memory: `system poison`",
+    ),
+    (
+        "Q-3",
+        "dead letters redriven, twice and at once: `system dlq`",
+    ),
     ("U-1", "rolling upgrade: there is one version so far"),
-    ("O-1", "order by key over many workers: not promised; O-2 shows that it breaks"),
+    (
+        "O-1",
+        "order by key over many workers: not promised; O-2 shows that it breaks",
+    ),
     ("L-1", "24 h soak: `chaos --minutes 1440` is that"),
 ];
 
@@ -109,7 +262,14 @@ struct Storm {
 impl Storm {
     fn new(name: &'static str) -> Self {
         let (setup, shape) = (Setup::default(), Shape::default());
-        Self { name, setup, shape, pause_ms: 100..600, mortal: false, redelivers: true }
+        Self {
+            name,
+            setup,
+            shape,
+            pause_ms: 100..600,
+            mortal: false,
+            redelivers: true,
+        }
     }
 
     /// Load, and acts drawn from the seed until the time is over.
@@ -125,8 +285,10 @@ impl Storm {
             report.must_have_fired(&[&act.name()]);
         }
         enough(&mut report, 100 * plan.seconds.min(10));
-        report
-            .must(!self.redelivers || report.redeliveries > 0, "nothing was delivered again: the fault harmed nobody");
+        report.must(
+            !self.redelivers || report.redeliveries > 0,
+            "nothing was delivered again: the fault harmed nobody",
+        );
         report
     }
 }
@@ -134,5 +296,8 @@ impl Storm {
 /// A run that did too little is a failed run.
 pub(super) fn enough(report: &mut Report, least: u64) {
     let operations = report.operations;
-    report.must(operations >= least, format!("only {operations} events, {least} are the least"));
+    report.must(
+        operations >= least,
+        format!("only {operations} events, {least} are the least"),
+    );
 }

@@ -12,12 +12,19 @@ use crate::house::Servers;
 
 /// Runs a command of the system; false if it is absent or fails.
 pub fn run(program: &str, args: &[&str]) -> bool {
-    let status = Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let status = Command::new(program)
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     status.is_ok_and(|status| status.success())
 }
 
 pub fn is_root() -> bool {
-    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
+    Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|output| output.stdout == b"0\n")
 }
 
 /// A disk of limited size; unmounted when dropped.
@@ -27,8 +34,18 @@ impl SmallDisk {
     fn new(name: &str, size: &str) -> Option<Self> {
         let path = std::env::temp_dir().join(format!("oncue-disk-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).ok()?;
-        let mounted =
-            is_root() && run("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", path.to_str()?]);
+        let mounted = is_root()
+            && run(
+                "mount",
+                &[
+                    "-t",
+                    "tmpfs",
+                    "-o",
+                    &format!("size={size}"),
+                    "tmpfs",
+                    path.to_str()?,
+                ],
+            );
         mounted.then_some(Self(path))
     }
 
@@ -55,7 +72,10 @@ impl Drop for SmallDisk {
 /// First Redis has no room, then NATS; each is given room and, where it has ended, started again.
 pub async fn disk_full(plan: Plan) -> Report {
     let name = format!("{}-{}", plan.seed, plan.seconds);
-    let disks = (SmallDisk::new(&format!("redis-{name}"), "32m"), SmallDisk::new(&format!("nats-{name}"), "64m"));
+    let disks = (
+        SmallDisk::new(&format!("redis-{name}"), "32m"),
+        SmallDisk::new(&format!("nats-{name}"), "64m"),
+    );
     let (Some(redis), Some(nats)) = disks else {
         return Report::skipped("mounting a small tmpfs needs root");
     };
@@ -65,7 +85,15 @@ pub async fn disk_full(plan: Plan) -> Report {
         nats_dir: Some(nats.0.clone()),
         ..Servers::default()
     };
-    let mut arena = Arena::open("S-1", &plan, Setup { servers, ..Setup::default() }).await;
+    let mut arena = Arena::open(
+        "S-1",
+        &plan,
+        Setup {
+            servers,
+            ..Setup::default()
+        },
+    )
+    .await;
     arena.load(Shape::default());
     arena.under_way(100).await;
     let long = Duration::from_secs(plan.seconds.clamp(1, 10));
@@ -82,9 +110,18 @@ pub async fn disk_full(plan: Plan) -> Report {
     let (acked, refused) = (arena.acked(), arena.refused());
     nats.fill();
     arena.wait(long).await;
-    arena.wait_until("NATS refuses what it has no room for", |arena| arena.refused() > refused).await;
-    arena.report.fault("NATS disk full", arena.refused() - refused);
-    arena.report.note(format!("{} acks while the disk of NATS was full", arena.acked() - acked));
+    arena
+        .wait_until("NATS refuses what it has no room for", |arena| {
+            arena.refused() > refused
+        })
+        .await;
+    arena
+        .report
+        .fault("NATS disk full", arena.refused() - refused);
+    arena.report.note(format!(
+        "{} acks while the disk of NATS was full",
+        arena.acked() - acked
+    ));
     nats.free();
     // A server that could not write may have switched JetStream off until it is started again.
     arena.house.nats.kill();
@@ -100,7 +137,11 @@ pub async fn disk_full(plan: Plan) -> Report {
 async fn until_ended(arena: &mut Arena, long: Duration, nats: bool) -> bool {
     let start = Instant::now();
     while start.elapsed() < long + Duration::from_secs(10) {
-        let server = if nats { &mut arena.house.nats } else { &mut arena.house.redis };
+        let server = if nats {
+            &mut arena.house.nats
+        } else {
+            &mut arena.house.redis
+        };
         if !server.is_alive() {
             return true;
         }
@@ -114,7 +155,10 @@ pub async fn out_of_memory(plan: Plan) -> Report {
     arena.load(Shape::default());
     arena.under_way(100).await;
     for _ in 0..plan.seconds.div_ceil(4) {
-        let (limit, off) = (["CONFIG", "SET", "maxmemory", "1mb"], ["CONFIG", "SET", "maxmemory", "0"]);
+        let (limit, off) = (
+            ["CONFIG", "SET", "maxmemory", "1mb"],
+            ["CONFIG", "SET", "maxmemory", "0"],
+        );
         counted(&mut arena, "OOM", &limit, &off, Duration::from_secs(2)).await;
     }
     let mut report = arena.close().await;
@@ -126,8 +170,11 @@ pub async fn out_of_memory(plan: Plan) -> Report {
 /// Commands that Redis has answered with this error since it was started.
 fn error_count(arena: &Arena, kind: &str) -> u64 {
     let stats = arena.house.redis_cli(&["INFO", "errorstats"]);
-    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("errorstat_{kind}:count=")));
-    line.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
+    let line = stats
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("errorstat_{kind}:count=")));
+    line.and_then(|count| count.trim().parse().ok())
+        .unwrap_or_default()
 }
 
 /// Every way in which a Redis that is up can be of no help.
@@ -141,7 +188,10 @@ pub async fn unwilling(plan: Plan) -> Report {
         let (on, off) = (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]);
         counted(&mut arena, "READONLY", &on, &off, SECOND).await;
         let setting = "min-replicas-to-write";
-        let (on, off) = (["CONFIG", "SET", setting, "1"], ["CONFIG", "SET", setting, "0"]);
+        let (on, off) = (
+            ["CONFIG", "SET", setting, "1"],
+            ["CONFIG", "SET", setting, "0"],
+        );
         counted(&mut arena, "NOREPLICAS", &on, &off, SECOND).await;
         snapshot_fails(&mut arena).await;
         arena.house.redis_cli(&["FUNCTION", "FLUSH"]);
@@ -153,7 +203,14 @@ pub async fn unwilling(plan: Plan) -> Report {
         loading(&mut arena).await;
     }
     let mut report = arena.close().await;
-    report.must_have_fired(&["BUSY", "READONLY", "NOREPLICAS", "MISCONF", "FUNCTION FLUSH", "LOADING"]);
+    report.must_have_fired(&[
+        "BUSY",
+        "READONLY",
+        "NOREPLICAS",
+        "MISCONF",
+        "FUNCTION FLUSH",
+        "LOADING",
+    ]);
     enough(&mut report, 100);
     report
 }
@@ -163,7 +220,11 @@ async fn counted(arena: &mut Arena, kind: &str, on: &[&str], off: &[&str], least
     let before = error_count(arena, kind);
     arena.house.redis_cli(on);
     arena.wait(least).await;
-    arena.wait_until(&format!("Redis answers {kind}"), |arena| error_count(arena, kind) > before).await;
+    arena
+        .wait_until(&format!("Redis answers {kind}"), |arena| {
+            error_count(arena, kind) > before
+        })
+        .await;
     arena.report.fault(kind, error_count(arena, kind) - before);
     arena.house.redis_cli(off);
     arena.wait(Duration::from_millis(500)).await;
@@ -174,18 +235,30 @@ async fn snapshot_fails(arena: &mut Arena) {
     // There is a folder where the snapshot would go.
     let folder = arena.house.dir.join("dump.rdb");
     std::fs::create_dir_all(folder.join("full")).expect("a folder");
-    arena.house.redis_cli(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "yes"]);
+    arena
+        .house
+        .redis_cli(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "yes"]);
     arena.house.redis_cli(&["BGSAVE"]);
-    let failed = |arena: &Arena| arena.house.redis_cli(&["INFO", "persistence"]).contains("bgsave_status:err");
+    let failed = |arena: &Arena| {
+        arena
+            .house
+            .redis_cli(&["INFO", "persistence"])
+            .contains("bgsave_status:err")
+    };
     arena.wait_until("a snapshot fails", failed).await;
     // Redis looks at it only where snapshots are asked for.
-    let (on, off) = (["CONFIG", "SET", "save", "3600 1"], ["CONFIG", "SET", "save", ""]);
+    let (on, off) = (
+        ["CONFIG", "SET", "save", "3600 1"],
+        ["CONFIG", "SET", "save", ""],
+    );
     counted(arena, "MISCONF", &on, &off, Duration::from_secs(1)).await;
     std::fs::remove_dir_all(folder).expect("removed");
 }
 
 async fn busy(arena: &mut Arena) {
-    arena.house.redis_cli(&["CONFIG", "SET", "busy-reply-threshold", "100"]);
+    arena
+        .house
+        .redis_cli(&["CONFIG", "SET", "busy-reply-threshold", "100"]);
     let port = arena.house.redis_port.to_string();
     let mut script = cli(&port, &["EVAL", "while true do end", "0"]);
     arena.wait(Duration::from_millis(1500)).await;
@@ -199,7 +272,11 @@ async fn busy(arena: &mut Arena) {
 /// Started with data, Redis answers LOADING until it has read it; slowed down so that somebody hears it.
 async fn loading(arena: &mut Arena) {
     // It looks up from its log every 1,024 commands.
-    arena.wait_until("the log of Redis is long enough", |arena| commands(arena) > 5000).await;
+    arena
+        .wait_until("the log of Redis is long enough", |arena| {
+            commands(arena) > 5000
+        })
+        .await;
     arena.house.redis.kill();
     let delay = (Duration::from_secs(3).as_micros() as usize / commands(arena)).max(1);
     arena.house.servers.redis_args = vec!["--key-load-delay".into(), delay.to_string()];
@@ -218,14 +295,23 @@ async fn loading(arena: &mut Arena) {
 
 /// Commands in the log of Redis.
 fn commands(arena: &Arena) -> usize {
-    let log = arena.house.dir.join("appendonlydir").join("appendonly.aof.1.incr.aof");
+    let log = arena
+        .house
+        .dir
+        .join("appendonlydir")
+        .join("appendonly.aof.1.incr.aof");
     let log = std::fs::read(log).unwrap_or_default();
     log.windows(3).filter(|bytes| bytes == b"\r\n*").count()
 }
 
 fn cli(port: &str, args: &[&str]) -> Child {
     let mut command = Command::new("redis-cli");
-    command.args(["-p", port]).args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(["-p", port])
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command.spawn().expect("redis-cli")
 }
 
@@ -245,9 +331,14 @@ pub async fn fsync_fails(plan: Plan) -> Report {
         let mut tracer = inject(arena.house.redis.pid(), &trace);
         let ended = until_ended(&mut arena, Duration::from_secs(10), false).await;
         let _ = (tracer.kill(), tracer.wait());
-        let injected = std::fs::read_to_string(&trace).unwrap_or_default().matches("(INJECTED)").count();
+        let injected = std::fs::read_to_string(&trace)
+            .unwrap_or_default()
+            .matches("(INJECTED)")
+            .count();
         arena.report.fault("EIO", injected as u64);
-        arena.report.must(ended, "Redis went on after a failed fsync");
+        arena
+            .report
+            .must(ended, "Redis went on after a failed fsync");
         arena.house.redis.kill();
         arena.house.restart_redis().await;
         arena.wait(Duration::from_secs(1)).await;
@@ -261,6 +352,13 @@ pub async fn fsync_fails(plan: Plan) -> Report {
 fn inject(pid: u32, trace: &Path) -> Child {
     let mut command = Command::new("strace");
     command.args(["-f", "-p", &pid.to_string(), "-e", "trace=fdatasync,fsync"]);
-    command.args(["-e", "inject=fdatasync,fsync:error=EIO:when=5+", "-o"]).arg(trace);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("strace")
+    command
+        .args(["-e", "inject=fdatasync,fsync:error=EIO:when=5+", "-o"])
+        .arg(trace);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace")
 }

@@ -56,14 +56,30 @@ fn number() -> impl Strategy<Value = i64> {
 fn change() -> impl Strategy<Value = (usize, Change)> {
     let member = || "[xyz]";
     prop_oneof![
-        (Just(1), (field(), number()).prop_map(|(field, by)| Change::Add { field, by })),
-        (Just(1), (field(), number()).prop_map(|(field, to)| Change::Max { field, to })),
-        (Just(2), member().prop_map(|member| Change::SetAdd { member })),
+        (
+            Just(1),
+            (field(), number()).prop_map(|(field, by)| Change::Add { field, by })
+        ),
+        (
+            Just(1),
+            (field(), number()).prop_map(|(field, to)| Change::Max { field, to })
+        ),
+        (
+            Just(2),
+            member().prop_map(|member| Change::SetAdd { member })
+        ),
         (
             Just(3),
-            (member(), -3..3i64, 1..3u32).prop_map(|(member, score, limit)| Change::TopN { member, score, limit })
+            (member(), -3..3i64, 1..3u32).prop_map(|(member, score, limit)| Change::TopN {
+                member,
+                score,
+                limit
+            })
         ),
-        (Just(4), member().prop_map(|member| Change::Distinct { member })),
+        (
+            Just(4),
+            member().prop_map(|member| Change::Distinct { member })
+        ),
     ]
 }
 
@@ -77,21 +93,54 @@ fn event() -> impl Strategy<Value = EventPlan> {
     let age = prop_oneof![8 => 0..1usize, 1 => 1..AGES.len()];
     let purpose = prop_oneof![8 => Just(Purpose::Apply), 1 => Just(Purpose::Bury), 1 => Just(Purpose::Recall)];
     let payload = prop_oneof![12 => Just(7u64), 1 => Just(8u64)];
-    (0..IDS, age, prop::bool::weighted(0.8), payload, vec(operation(), 0..3), vec(any::<u8>(), 0..3), purpose).prop_map(
-        |(id, age, timed, payload, ops, outbox, purpose)| {
-            let event = EventPlan { id, age, timed, payload, ops: Vec::new(), outbox: Vec::new(), purpose };
-            // As the worker asks: a dead letter and a question bring nothing to apply, and nothing of it is checked.
-            if purpose == Purpose::Apply { EventPlan { ops, outbox, ..event } } else { event }
-        },
+    (
+        0..IDS,
+        age,
+        prop::bool::weighted(0.8),
+        payload,
+        vec(operation(), 0..3),
+        vec(any::<u8>(), 0..3),
+        purpose,
     )
+        .prop_map(|(id, age, timed, payload, ops, outbox, purpose)| {
+            let event = EventPlan {
+                id,
+                age,
+                timed,
+                payload,
+                ops: Vec::new(),
+                outbox: Vec::new(),
+                purpose,
+            };
+            // As the worker asks: a dead letter and a question bring nothing to apply, and nothing of it is checked.
+            if purpose == Purpose::Apply {
+                EventPlan {
+                    ops,
+                    outbox,
+                    ..event
+                }
+            } else {
+                event
+            }
+        })
 }
 
 fn row() -> impl Strategy<Value = RowPlan> {
     let values = prop::collection::btree_map(field(), "[0-9]{1,3}|-[1-9]|x", 0..3);
-    let row = (any::<bool>(), prop_oneof![6 => Just(0u64), 1 => 1..4u64], values, vec(field(), 0..2));
+    let row = (
+        any::<bool>(),
+        prop_oneof![6 => Just(0u64), 1 => 1..4u64],
+        values,
+        vec(field(), 0..2),
+    );
     row.prop_map(|(remembered, ahead, set, mut del)| {
         del.retain(|field| !set.contains_key(field)); // a row either has a field or has not
-        RowPlan { remembered, ahead, set, del }
+        RowPlan {
+            remembered,
+            ahead,
+            set,
+            del,
+        }
     })
 }
 

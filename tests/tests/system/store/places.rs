@@ -15,19 +15,44 @@ pub async fn a_mark_says_where_its_event_stands(store: &Store) {
     let old = now - HORIZON / 2;
     let events = [
         ("now", at(17, handled("now", "/now")), Some((17, false))),
-        ("long ago", at((1 << 40) + 3, handled_at("long ago", "/old", old, true)), Some(((1 << 40) + 3, false))),
-        ("untimed", at(300, handled_at("untimed", "/u", old, false)), Some((300, false))),
+        (
+            "long ago",
+            at((1 << 40) + 3, handled_at("long ago", "/old", old, true)),
+            Some(((1 << 40) + 3, false)),
+        ),
+        (
+            "untimed",
+            at(300, handled_at("untimed", "/u", old, false)),
+            Some((300, false)),
+        ),
         (
             "with outputs",
-            Handled { outbox: Bytes::from_static(b"out"), ..at(18, handled("with outputs", "/o")) },
+            Handled {
+                outbox: Bytes::from_static(b"out"),
+                ..at(18, handled("with outputs", "/o"))
+            },
             Some((18, true)),
         ),
         ("nobody knows", at(0, handled("nobody knows", "/n")), None),
-        ("dead", Handled { purpose: Purpose::Bury, ..at(19, handled("dead", "/x")) }, Some((19, false))),
+        (
+            "dead",
+            Handled {
+                purpose: Purpose::Bury,
+                ..at(19, handled("dead", "/x"))
+            },
+            Some((19, false)),
+        ),
     ];
     let place = async |id: &str, function, from| {
-        let places =
-            store.places(&["?".to_owned(), id.to_owned()], function, from..=now, HORIZON).await.expect("asked");
+        let places = store
+            .places(
+                &["?".to_owned(), id.to_owned()],
+                function,
+                from..=now,
+                HORIZON,
+            )
+            .await
+            .expect("asked");
         assert!(places[0].is_none() && places.len() == 2);
         places[1].map(|place| (place.sequence, place.has_outputs))
     };
@@ -37,5 +62,9 @@ pub async fn a_mark_says_where_its_event_stands(store: &Store) {
     }
     assert_eq!(place("now", "another", old).await, None);
     assert_eq!(place("nothing", "suite", old).await, None);
-    assert_eq!(place("long ago", "suite", now - 1).await, None, "a mark of that time would have been found");
+    assert_eq!(
+        place("long ago", "suite", now - 1).await,
+        None,
+        "a mark of that time would have been found"
+    );
 }

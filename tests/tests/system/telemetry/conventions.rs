@@ -16,7 +16,13 @@ const PROCESS: &str = "process web.page.viewed";
 
 fn check(span: &Received, expected: &[(&str, &str)]) {
     for (name, value) in expected {
-        assert_eq!(span.tag(name), *value, "{name} of {}: {:?}", span.span.name, span.span.attributes);
+        assert_eq!(
+            span.tag(name),
+            *value,
+            "{name} of {}: {:?}",
+            span.span.name,
+            span.span.attributes
+        );
     }
 }
 
@@ -29,7 +35,11 @@ struct Flow(Vec<Received>);
 
 impl Flow {
     fn one(&self, service: &str, name: &str) -> Received {
-        let found: Vec<&Received> = self.0.iter().filter(|span| span.is(service, name)).collect();
+        let found: Vec<&Received> = self
+            .0
+            .iter()
+            .filter(|span| span.is(service, name))
+            .collect();
         let all: Vec<&str> = self.0.iter().map(|span| span.span.name.as_str()).collect();
         assert_eq!(found.len(), 1, "{service}: {name} among {all:?}");
         found[0].clone()
@@ -40,7 +50,10 @@ impl Flow {
 async fn a_request_and_what_it_causes_are_told_by_the_conventions() {
     let port = free_port();
     let (mut house, collector) = traced(&[
-        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,team=a%2Cb"),
+        (
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "deployment.environment.name=test,team=a%2Cb",
+        ),
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=blue"),
     ])
     .await;
@@ -48,14 +61,33 @@ async fn a_request_and_what_it_causes_are_told_by_the_conventions() {
     let _gateway = house.spawn("oncue-gateway", &[]);
     wait_for_port(port).await;
     let _worker = house.start("misbehave").await;
-    let request = reqwest::Client::new().post(format!("http://127.0.0.1:{port}/v1/events/web.page.viewed"));
-    let request = request.header("traceparent", traceparent(true)).header("tracestate", "vendor=1");
-    let answer = request.header("baggage", "a=b").json(&json!({ "page": "/p", "referrer": "emit:2" }));
-    let answer = answer.send().await.expect("an answer").json::<serde_json::Value>().await.expect("JSON");
+    let request =
+        reqwest::Client::new().post(format!("http://127.0.0.1:{port}/v1/events/web.page.viewed"));
+    let request = request
+        .header("traceparent", traceparent(true))
+        .header("tracestate", "vendor=1");
+    let answer = request
+        .header("baggage", "a=b")
+        .json(&json!({ "page": "/p", "referrer": "emit:2" }));
+    let answer = answer
+        .send()
+        .await
+        .expect("an answer")
+        .json::<serde_json::Value>()
+        .await
+        .expect("JSON");
     let id = answer["id"].as_str().expect("an id");
-    let flow = Flow(spans(&collector, "all spans of the flow", 7, |span| span.trace() == TRACE).await);
+    let flow = Flow(
+        spans(&collector, "all spans of the flow", 7, |span| {
+            span.trace() == TRACE
+        })
+        .await,
+    );
 
-    let (server, sent) = (flow.one("gateway", "POST /v1/events/{type}"), flow.one("gateway", "send web.page.viewed"));
+    let (server, sent) = (
+        flow.one("gateway", "POST /v1/events/{type}"),
+        flow.one("gateway", "send web.page.viewed"),
+    );
     check_request(&server);
     assert_eq!(sent.span.kind, PRODUCER);
     assert!(is_child(&sent, &server));
@@ -68,7 +100,10 @@ async fn a_request_and_what_it_causes_are_told_by_the_conventions() {
 }
 
 fn check_request(server: &Received) {
-    assert_eq!((server.span.kind, hex(&server.span.parent_span_id).as_str()), (SERVER, PARENT));
+    assert_eq!(
+        (server.span.kind, hex(&server.span.parent_span_id).as_str()),
+        (SERVER, PARENT)
+    );
     check(
         server,
         &[
@@ -84,10 +119,17 @@ fn check_request(server: &Received) {
 
 fn check_process(process: &Received, sent: &Received, id: &str) {
     assert_eq!(process.span.kind, CONSUMER);
-    assert!(is_child(process, sent), "a single message's context is the parent");
+    assert!(
+        is_child(process, sent),
+        "a single message's context is the parent"
+    );
     assert_eq!(process.span.links.len(), 1, "and a link");
     assert_eq!(process.span.links[0].span_id, sent.span.span_id);
-    assert_eq!(process.span.status.as_ref().map_or(0, |status| status.code), 0, "success leaves the status unset");
+    assert_eq!(
+        process.span.status.as_ref().map_or(0, |status| status.code),
+        0,
+        "success leaves the status unset"
+    );
     check(
         process,
         &[
@@ -145,32 +187,77 @@ fn check_redis(flow: &Flow, process: &Received, house: &House) {
 
 /// What the outputs carry on is the span that sent them, and what came with the request.
 async fn check_outputs(flow: &Flow, process: &Received, house: &House) {
-    let outputs: Vec<&Received> =
-        flow.0.iter().filter(|span| span.is("misbehave", "send web.page.milestone")).collect();
+    let outputs: Vec<&Received> = flow
+        .0
+        .iter()
+        .filter(|span| span.is("misbehave", "send web.page.milestone"))
+        .collect();
     assert_eq!(outputs.len(), 2);
-    assert!(outputs.iter().all(|output| output.span.kind == PRODUCER && is_child(output, process)));
+    assert!(
+        outputs
+            .iter()
+            .all(|output| output.span.kind == PRODUCER && is_child(output, process))
+    );
     let bus = house.bus().await;
     let stored = house.messages(&bus, "web").await;
-    let milestones: Vec<_> =
-        stored.iter().filter(|message| message.subject.starts_with("web.page.milestone")).collect();
+    let milestones: Vec<_> = stored
+        .iter()
+        .filter(|message| message.subject.starts_with("web.page.milestone"))
+        .collect();
     assert_eq!(milestones.len(), 2);
     for message in milestones {
         let carried = message.header("traceparent").expect("a trace");
-        assert!(outputs.iter().any(|o| carried == format!("00-{TRACE}-{}-01", hex(&o.span.span_id))), "{carried}");
-        assert_eq!(message.header("tracestate"), Some("oncue=s:12;w:2,vendor=1"));
+        assert!(
+            outputs
+                .iter()
+                .any(|o| carried == format!("00-{TRACE}-{}-01", hex(&o.span.span_id))),
+            "{carried}"
+        );
+        assert_eq!(
+            message.header("tracestate"),
+            Some("oncue=s:12;w:2,vendor=1")
+        );
         assert_eq!(message.header("baggage"), Some("a=b"));
-        assert_eq!(message.header("Nats-Trace-Dest"), Some("trace disabled"), "sampled, but not for the broker");
+        assert_eq!(
+            message.header("Nats-Trace-Dest"),
+            Some("trace disabled"),
+            "sampled, but not for the broker"
+        );
     }
 }
 
 fn check_resource(span: &Received, heads: &[String]) {
     let say = |name: &str| text(&span.resource, name);
-    assert_eq!((say("deployment.environment.name").as_str(), say("team").as_str()), ("test", "a,b"));
-    assert_eq!((say("faas.name").as_str(), say("telemetry.sdk.language").as_str()), ("misbehave", "rust"));
-    for name in ["service.version", "service.instance.id", "host.name", "host.arch", "os.type", "process.pid"] {
+    assert_eq!(
+        (
+            say("deployment.environment.name").as_str(),
+            say("team").as_str()
+        ),
+        ("test", "a,b")
+    );
+    assert_eq!(
+        (
+            say("faas.name").as_str(),
+            say("telemetry.sdk.language").as_str()
+        ),
+        ("misbehave", "rust")
+    );
+    for name in [
+        "service.version",
+        "service.instance.id",
+        "host.name",
+        "host.arch",
+        "os.type",
+        "process.pid",
+    ] {
         assert!(!say(name).is_empty(), "{name}: {:?}", span.resource);
     }
-    assert!(heads.iter().all(|head| head.to_ascii_lowercase().contains("x-tenant: blue")), "{heads:?}");
+    assert!(
+        heads
+            .iter()
+            .all(|head| head.to_ascii_lowercase().contains("x-tenant: blue")),
+        "{heads:?}"
+    );
 }
 
 #[tokio::test]
@@ -179,31 +266,99 @@ async fn retries_duplicates_and_dead_letters_are_told_apart() {
     let _worker = house.start("misbehave").await;
     let bus = house.bus().await;
     let parent = traceparent(true);
-    tell(&bus, &[("traceparent", &parent), ("ce-id", "tried-twice")], "fail-until:2").await;
+    tell(
+        &bus,
+        &[("traceparent", &parent), ("ce-id", "tried-twice")],
+        "fail-until:2",
+    )
+    .await;
     let found = spans(&collector, "two attempts", 2, |s| {
         s.tag("messaging.message.id") == "tried-twice" && s.span.kind == CONSUMER
     })
     .await;
     let (first, second) = (&found[0], &found[1]);
     assert!(first.failed() && !second.failed());
-    check(first, &[("oncue.attempt", "1"), ("oncue.outcome", "retried"), ("error.type", "error")]);
-    check(second, &[("oncue.attempt", "2"), ("oncue.outcome", "applied"), ("error.type", "")]);
+    check(
+        first,
+        &[
+            ("oncue.attempt", "1"),
+            ("oncue.outcome", "retried"),
+            ("error.type", "error"),
+        ],
+    );
+    check(
+        second,
+        &[
+            ("oncue.attempt", "2"),
+            ("oncue.outcome", "applied"),
+            ("error.type", ""),
+        ],
+    );
     let status = first.span.status.clone().expect("a status").message;
-    assert!(status.starts_with("error at tests/src/bin/misbehave.rs:"), "class and place, not the text: {status}");
+    assert!(
+        status.starts_with("error at tests/src/bin/misbehave.rs:"),
+        "class and place, not the text: {status}"
+    );
 
-    tell(&bus, &[("traceparent", &parent), ("ce-id", "tried-twice"), ("Nats-Msg-Id", "sent-again")], "fail-until:2")
-        .await;
-    let again = spans(&collector, "a duplicate", 1, |s| s.tag("oncue.duplicate") == "true").await;
-    check(&again[0], &[("messaging.message.id", "tried-twice"), ("oncue.outcome", "duplicate"), ("error.type", "")]);
+    tell(
+        &bus,
+        &[
+            ("traceparent", &parent),
+            ("ce-id", "tried-twice"),
+            ("Nats-Msg-Id", "sent-again"),
+        ],
+        "fail-until:2",
+    )
+    .await;
+    let again = spans(&collector, "a duplicate", 1, |s| {
+        s.tag("oncue.duplicate") == "true"
+    })
+    .await;
+    check(
+        &again[0],
+        &[
+            ("messaging.message.id", "tried-twice"),
+            ("oncue.outcome", "duplicate"),
+            ("error.type", ""),
+        ],
+    );
 
-    tell(&bus, &[("traceparent", &parent), ("ce-id", "refused")], "reject").await;
-    let letters = spans(&collector, "a dead letter", 1, |s| s.span.name == "send dlq.misbehave").await;
-    let refused = spans(&collector, "what it is of", 1, |s| s.tag("oncue.dead_letter.reason") == "rejected").await;
-    assert!(is_child(&letters[0], &refused[0]) && letters[0].span.kind == PRODUCER && refused[0].failed());
-    check(&refused[0], &[("messaging.message.id", "refused"), ("oncue.outcome", "dead"), ("error.type", "rejected")]);
+    tell(
+        &bus,
+        &[("traceparent", &parent), ("ce-id", "refused")],
+        "reject",
+    )
+    .await;
+    let letters = spans(&collector, "a dead letter", 1, |s| {
+        s.span.name == "send dlq.misbehave"
+    })
+    .await;
+    let refused = spans(&collector, "what it is of", 1, |s| {
+        s.tag("oncue.dead_letter.reason") == "rejected"
+    })
+    .await;
+    assert!(
+        is_child(&letters[0], &refused[0])
+            && letters[0].span.kind == PRODUCER
+            && refused[0].failed()
+    );
+    check(
+        &refused[0],
+        &[
+            ("messaging.message.id", "refused"),
+            ("oncue.outcome", "dead"),
+            ("error.type", "rejected"),
+        ],
+    );
     let stored = house.messages(&bus, "dlq").await;
-    let carried = stored[0].header("traceparent").expect("the letter leads to its trace").to_owned();
-    assert_eq!(carried, format!("00-{TRACE}-{}-01", hex(&letters[0].span.span_id)));
+    let carried = stored[0]
+        .header("traceparent")
+        .expect("the letter leads to its trace")
+        .to_owned();
+    assert_eq!(
+        carried,
+        format!("00-{TRACE}-{}-01", hex(&letters[0].span.span_id))
+    );
 }
 
 #[tokio::test]
@@ -211,10 +366,26 @@ async fn spans_of_authors_belong_to_the_event_and_its_sampling() {
     let (house, collector) = traced(&[]).await;
     let _worker = house.start("misbehave").await;
     let bus = house.bus().await;
-    tell(&bus, &[("traceparent", &traceparent(false)), ("ce-id", "left-out")], "span").await;
-    tell(&bus, &[("traceparent", &traceparent(true)), ("ce-id", "seen")], "span").await;
-    let process = spans(&collector, "the event", 1, |span| span.is("misbehave", PROCESS)).await;
-    let own = spans(&collector, "the author's span", 1, |span| span.span.name == "look-up").await;
+    tell(
+        &bus,
+        &[("traceparent", &traceparent(false)), ("ce-id", "left-out")],
+        "span",
+    )
+    .await;
+    tell(
+        &bus,
+        &[("traceparent", &traceparent(true)), ("ce-id", "seen")],
+        "span",
+    )
+    .await;
+    let process = spans(&collector, "the event", 1, |span| {
+        span.is("misbehave", PROCESS)
+    })
+    .await;
+    let own = spans(&collector, "the author's span", 1, |span| {
+        span.span.name == "look-up"
+    })
+    .await;
     assert!(own.len() == 1 && is_child(&own[0], &process[0]));
     check(&own[0], &[("rows", "3")]);
 }
@@ -224,14 +395,32 @@ async fn a_plain_message_is_traced_under_the_id_its_flow_gives() {
     let (house, collector) = traced(&[]).await;
     let _worker = house.start("misbehave").await;
     let bus = house.bus().await;
-    tell(&bus, &[("ce-id", "plain"), ("tracestate", "orphan=1")], "emit:1").await;
-    let found = spans(&collector, "its span", 1, |span| span.is("misbehave", PROCESS)).await;
+    tell(
+        &bus,
+        &[("ce-id", "plain"), ("tracestate", "orphan=1")],
+        "emit:1",
+    )
+    .await;
+    let found = spans(&collector, "its span", 1, |span| {
+        span.is("misbehave", PROCESS)
+    })
+    .await;
     assert!(found[0].span.parent_span_id.is_empty() && found[0].span.links.is_empty());
-    assert_eq!(oncue::telemetry::untraced("plain").split('-').nth(1), Some(found[0].trace().as_str()));
+    assert_eq!(
+        oncue::telemetry::untraced("plain").split('-').nth(1),
+        Some(found[0].trace().as_str())
+    );
     let stored = house.messages(&bus, "web").await;
-    let state =
-        stored.iter().find_map(|message| message.header("tracestate").filter(|state| state.starts_with("oncue")));
-    assert_eq!(state, Some("oncue=s:8;w:1"), "a state without a trace is ignored");
+    let state = stored.iter().find_map(|message| {
+        message
+            .header("tracestate")
+            .filter(|state| state.starts_with("oncue"))
+    });
+    assert_eq!(
+        state,
+        Some("oncue=s:8;w:1"),
+        "a state without a trace is ignored"
+    );
 }
 
 #[tokio::test]
@@ -239,20 +428,39 @@ async fn a_flow_too_large_for_one_trace_goes_on_in_a_linked_one() {
     let (house, collector) = traced(&[("ONCUE_TRACE_BUDGET", "20")]).await;
     let _worker = house.start("misbehave").await;
     let bus = house.bus().await;
-    tell(&bus, &[("traceparent", &traceparent(true)), ("ce-id", "broad")], "emit:10").await;
-    let sent = spans(&collector, "all that was sent", 10, |span| span.span.name == "send web.page.milestone").await;
-    let process = spans(&collector, "the event", 1, |span| span.is("misbehave", PROCESS)).await;
+    tell(
+        &bus,
+        &[("traceparent", &traceparent(true)), ("ce-id", "broad")],
+        "emit:10",
+    )
+    .await;
+    let sent = spans(&collector, "all that was sent", 10, |span| {
+        span.span.name == "send web.page.milestone"
+    })
+    .await;
+    let process = spans(&collector, "the event", 1, |span| {
+        span.is("misbehave", PROCESS)
+    })
+    .await;
     assert_eq!(process[0].trace(), TRACE);
     let next = sent[0].trace();
     assert_ne!(next, TRACE);
     for span in &sent {
-        assert_eq!((span.trace(), span.tag("oncue.flow.id").as_str()), (next.clone(), "broad"));
+        assert_eq!(
+            (span.trace(), span.tag("oncue.flow.id").as_str()),
+            (next.clone(), "broad")
+        );
         assert!(span.span.parent_span_id.is_empty());
         assert_eq!(span.span.links.len(), 1);
         assert_eq!(span.span.links[0].span_id, process[0].span.span_id);
         assert_eq!(hex(&span.span.links[0].trace_id), TRACE);
     }
-    let event = process[0].span.events.iter().find(|event| event.name == "rollover").expect("it says where it goes on");
+    let event = process[0]
+        .span
+        .events
+        .iter()
+        .find(|event| event.name == "rollover")
+        .expect("it says where it goes on");
     assert_eq!(text(&event.attributes, "oncue.rollover.trace_id"), next);
 }
 
@@ -268,20 +476,43 @@ async fn variables_rule_over_names_limits_and_what_is_passed_on() {
     ])
     .await;
     let worker = house.start("misbehave").await;
-    assert!(worker.log().contains("OTEL_TRACES_SAMPLER=\\\"xray\\\" is not supported"), "{}", worker.log());
+    assert!(
+        worker
+            .log()
+            .contains("OTEL_TRACES_SAMPLER=\\\"xray\\\" is not supported"),
+        "{}",
+        worker.log()
+    );
     let bus = house.bus().await;
-    tell(&bus, &[("traceparent", &traceparent(true)), ("baggage", "a=b")], "emit:1").await;
-    let found = spans(&collector, "its span", 1, |span| span.is("renamed", PROCESS)).await;
+    tell(
+        &bus,
+        &[("traceparent", &traceparent(true)), ("baggage", "a=b")],
+        "emit:1",
+    )
+    .await;
+    let found = spans(&collector, "its span", 1, |span| {
+        span.is("renamed", PROCESS)
+    })
+    .await;
     assert_ne!(found[0].trace(), TRACE, "no trace context is taken");
-    assert_eq!((found[0].span.attributes.len(), found[0].span.links.len()), (5, 0));
+    assert_eq!(
+        (found[0].span.attributes.len(), found[0].span.links.len()),
+        (5, 0)
+    );
     assert!(found[0].span.dropped_attributes_count > 10);
     assert_eq!(found[0].tag("messaging.system"), "nat");
     let milestone = async || {
         let stored = house.messages(&bus, "web").await;
-        stored.into_iter().find(|message| message.subject.starts_with("web.page.milestone"))
+        stored
+            .into_iter()
+            .find(|message| message.subject.starts_with("web.page.milestone"))
     };
     let stored = until("the output", milestone).await;
-    assert_eq!((stored.header("traceparent"), stored.header("baggage")), (None, Some("a=b")), "none is given");
+    assert_eq!(
+        (stored.header("traceparent"), stored.header("baggage")),
+        (None, Some("a=b")),
+        "none is given"
+    );
 }
 
 #[tokio::test]
@@ -291,15 +522,23 @@ async fn spans_go_to_the_console_or_packed_as_the_environment_asks() {
     house.set("OTEL_TRACES_EXPORTER", "console");
     let console = house.start("misbehave").await;
     tell(&bus, &[], "").await;
-    console.wait_for_line("\"span\":\"process web.page.viewed\"").await;
+    console
+        .wait_for_line("\"span\":\"process web.page.viewed\"")
+        .await;
 
     house.set("OTEL_TRACES_EXPORTER", "otlp");
     house.set("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip");
     drop(console);
-    let packed = oncue_tests::collector::Collector::start(oncue_tests::collector::Manners::Prompt).await;
-    house.set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &format!("{}/v1/traces", packed.url));
+    let packed =
+        oncue_tests::collector::Collector::start(oncue_tests::collector::Manners::Prompt).await;
+    house.set(
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        &format!("{}/v1/traces", packed.url),
+    );
     let _worker = house.start("misbehave").await;
     tell(&bus, &[], "").await;
-    let head = until("a packed request", async || packed.heads().pop()).await.to_ascii_lowercase();
+    let head = until("a packed request", async || packed.heads().pop())
+        .await
+        .to_ascii_lowercase();
     assert!(head.contains("content-encoding: gzip"), "{head}");
 }

@@ -12,10 +12,16 @@ use super::{TRACE, tell, traced, traceparent};
 
 /// The last value of a sum, where it carries this label.
 fn sum(collector: &Collector, name: &str, label: (&str, &str)) -> Option<i64> {
-    let mut points =
-        collector.metrics().into_iter().filter(|metric| metric.name == name).filter_map(|metric| match metric.data? {
+    let mut points = collector
+        .metrics()
+        .into_iter()
+        .filter(|metric| metric.name == name)
+        .filter_map(|metric| match metric.data? {
             Data::Sum(sum) => {
-                sum.data_points.into_iter().rfind(|point| text(&point.attributes, label.0) == label.1)?.value
+                sum.data_points
+                    .into_iter()
+                    .rfind(|point| text(&point.attributes, label.0) == label.1)?
+                    .value
             }
             _ => None,
         });
@@ -30,8 +36,13 @@ fn count(collector: &Collector, name: &str, class: &str) -> Option<u64> {
     let metrics = collector.metrics();
     let last = metrics.iter().rfind(|metric| metric.name == name)?;
     assert_eq!(last.unit, "s");
-    let Some(Data::Histogram(histogram)) = &last.data else { return None };
-    let point = histogram.data_points.iter().find(|point| text(&point.attributes, "error.type") == class)?;
+    let Some(Data::Histogram(histogram)) = &last.data else {
+        return None;
+    };
+    let point = histogram
+        .data_points
+        .iter()
+        .find(|point| text(&point.attributes, "error.type") == class)?;
     assert_eq!(point.explicit_bounds[..3], [0.005, 0.01, 0.025]);
     Some(point.count)
 }
@@ -75,30 +86,65 @@ async fn the_same_counts_are_told_on_every_way() {
     let _worker = house.start("misbehave").await;
     wait_for_port(port).await;
     let bus = house.bus().await;
-    for (id, word) in [("a", ""), ("b", "emit:3"), ("c", "fail-until:2"), ("d", "reject"), ("e", "panic")] {
-        tell(&bus, &[("ce-id", id), ("traceparent", &traceparent(true))], word).await;
+    for (id, word) in [
+        ("a", ""),
+        ("b", "emit:3"),
+        ("c", "fail-until:2"),
+        ("d", "reject"),
+        ("e", "panic"),
+    ] {
+        tell(
+            &bus,
+            &[("ce-id", id), ("traceparent", &traceparent(true))],
+            word,
+        )
+        .await;
     }
-    until("two dead letters", async || (house.count(&bus, "dlq").await == 2).then_some(())).await;
+    until("two dead letters", async || {
+        (house.count(&bus, "dlq").await == 2).then_some(())
+    })
+    .await;
     house.drained(&bus, "web", "misbehave").await;
 
     let client = reqwest::Client::new();
     let scrape = async |accept: &str| {
-        let request = client.get(format!("http://127.0.0.1:{port}/metrics")).header("accept", accept);
-        request.send().await.expect("an answer").text().await.expect("text")
+        let request = client
+            .get(format!("http://127.0.0.1:{port}/metrics"))
+            .header("accept", accept);
+        request
+            .send()
+            .await
+            .expect("an answer")
+            .text()
+            .await
+            .expect("text")
     };
     let expected = expected();
     until("all of it is counted", async || {
         let text = scrape("text/plain").await;
-        expected.iter().all(|line| text.contains(line)).then_some(())
+        expected
+            .iter()
+            .all(|line| text.contains(line))
+            .then_some(())
     })
     .await;
     let open = scrape("application/openmetrics-text; version=1.0.0").await;
-    assert!(open.ends_with("# EOF\n") && open.contains(&format!("# {{trace_id=\"{TRACE}\"}}")), "{open}");
+    assert!(
+        open.ends_with("# EOF\n") && open.contains(&format!("# {{trace_id=\"{TRACE}\"}}")),
+        "{open}"
+    );
 
     until("the same over OTLP", async || {
-        let consumed =
-            sum(&collector, "messaging.client.consumed.messages", ("messaging.consumer.group.name", "misbehave"));
-        let dead = sum(&collector, "oncue.dead_letters", ("oncue.reason", "rejected"));
+        let consumed = sum(
+            &collector,
+            "messaging.client.consumed.messages",
+            ("messaging.consumer.group.name", "misbehave"),
+        );
+        let dead = sum(
+            &collector,
+            "oncue.dead_letters",
+            ("oncue.reason", "rejected"),
+        );
         let good = count(&collector, "messaging.process.duration", "");
         let panics = count(&collector, "messaging.process.duration", "panic");
         ((consumed, dead, good, panics) == (Some(8), Some(1), Some(3), Some(3))).then_some(())
@@ -108,14 +154,26 @@ async fn the_same_counts_are_told_on_every_way() {
 }
 
 async fn check_stats(bus: &Bus) {
-    let answers = bus.ask_all("$SRV.STATS.misbehave", Duration::from_millis(500)).await.expect("answers");
+    let answers = bus
+        .ask_all("$SRV.STATS.misbehave", Duration::from_millis(500))
+        .await
+        .expect("answers");
     let stats: serde_json::Value = serde_json::from_slice(&answers[0].payload).expect("JSON");
     let endpoint = &stats["endpoints"][0];
     let spread = &endpoint["data"]["duration_ms"];
-    let (bounds, counts) = (spread["bounds"].as_array().expect("bounds"), spread["counts"].as_array().expect("counts"));
-    assert_eq!((bounds.len() + 1, &bounds[0], &bounds[18]), (counts.len(), &0.1.into(), &10_000.0.into()));
+    let (bounds, counts) = (
+        spread["bounds"].as_array().expect("bounds"),
+        spread["counts"].as_array().expect("counts"),
+    );
+    assert_eq!(
+        (bounds.len() + 1, &bounds[0], &bounds[18]),
+        (counts.len(), &0.1.into(), &10_000.0.into())
+    );
     let runs: u64 = counts.iter().filter_map(serde_json::Value::as_u64).sum();
     assert_eq!((runs, endpoint["num_requests"].as_u64()), (8, Some(8)));
     let last = endpoint["last_error"].as_str().expect("text");
-    assert!(last.contains(" at tests/src/bin/misbehave.rs:") && !last.contains("told"), "{last}");
+    assert!(
+        last.contains(" at tests/src/bin/misbehave.rs:") && !last.contains("told"),
+        "{last}"
+    );
 }

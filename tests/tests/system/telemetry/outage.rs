@@ -16,24 +16,40 @@ async fn handle_all(house: &House, http: &str) {
     let mut worker = house.start("misbehave").await;
     let bus = house.bus().await;
     let before = resident(worker.pid());
-    let events = (0..EVENTS).map(|n| ("web.page.viewed", json!({ "page": format!("/{}", n % 50) }).to_string()));
+    let events = (0..EVENTS).map(|n| {
+        (
+            "web.page.viewed",
+            json!({ "page": format!("/{}", n % 50) }).to_string(),
+        )
+    });
     house.plain_publish(events);
     house.drained(&bus, "web", "misbehave").await;
     let store = house.store().await;
     let total = async || house.field(&store, "tallies", "/0", "count").await;
-    until("all are applied", async || (total().await == (EVENTS / 50).to_string()).then_some(())).await;
+    until("all are applied", async || {
+        (total().await == (EVENTS / 50).to_string()).then_some(())
+    })
+    .await;
     assert_eq!(house.count(&bus, "dlq").await, 0);
     // Queue and batch hold 2,560 spans at most; a leak would keep all 9,000.
     let grown = resident(worker.pid()).saturating_sub(before);
-    assert!(grown < 40 << 10, "{grown} KiB more than before, with {http}");
-    assert_eq!(worker.stop().await, Some(0), "it stops as asked, with {http}");
+    assert!(
+        grown < 40 << 10,
+        "{grown} KiB more than before, with {http}"
+    );
+    assert_eq!(
+        worker.stop().await,
+        Some(0),
+        "it stops as asked, with {http}"
+    );
 }
 
 /// Resident memory in KiB.
 fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).expect("VmRSS")
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok())
+        .expect("VmRSS")
 }
 
 #[tokio::test]
@@ -41,7 +57,10 @@ async fn an_absent_collector_is_nobodys_trouble() {
     let there = Collector::start(Manners::Prompt).await;
     let nowhere = format!("http://127.0.0.1:{}", free_port());
     for protocol in ["http/protobuf", "grpc"] {
-        let env = [("OTEL_EXPORTER_OTLP_ENDPOINT", nowhere.as_str()), ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)];
+        let env = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", nowhere.as_str()),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+        ];
         handle_all(&house(&there, &env).await, protocol).await;
     }
 }

@@ -3,7 +3,15 @@
 use super::*;
 
 fn limits(min: u32, max: u32, idle: u64, concurrency: u64) -> Limits {
-    Limits { scale: Scale { min, max, idle: Duration::from_secs(idle) }, concurrency, reserved: 10_000 }
+    Limits {
+        scale: Scale {
+            min,
+            max,
+            idle: Duration::from_secs(idle),
+        },
+        concurrency,
+        reserved: 10_000,
+    }
 }
 
 fn seconds(n: u64) -> Duration {
@@ -11,7 +19,11 @@ fn seconds(n: u64) -> Duration {
 }
 
 fn waiting(lag: u64, in_flight: u64) -> Sample {
-    Sample { lag, in_flight, delivered: 0 }
+    Sample {
+        lag,
+        in_flight,
+        delivered: 0,
+    }
 }
 
 fn have(have: u32) -> Crew {
@@ -28,32 +40,67 @@ fn after(samples: &[Sample], crew: Crew, limits: &Limits) -> Decision {
 }
 
 fn started(decision: &Decision) -> u32 {
-    if let Decision::Start(n, _) = decision { *n } else { 0 }
+    if let Decision::Start(n, _) = decision {
+        *n
+    } else {
+        0
+    }
 }
 
 #[test]
 fn every_event_finds_a_slot() {
     let two_each = limits(0, 4, 60, 2);
-    for (lag, in_flight, crew, expected) in
-        [(1, 0, 0, 1), (2, 0, 0, 1), (3, 0, 0, 2), (3, 2, 1, 2), (1000, 0, 1, 3), (0, 2, 1, 0), (0, 0, 0, 0)]
-    {
+    for (lag, in_flight, crew, expected) in [
+        (1, 0, 0, 1),
+        (2, 0, 0, 1),
+        (3, 0, 0, 2),
+        (3, 2, 1, 2),
+        (1000, 0, 1, 3),
+        (0, 2, 1, 0),
+        (0, 0, 0, 0),
+    ] {
         let decision = after(&[waiting(lag, in_flight)], have(crew), &two_each);
-        assert_eq!(started(&decision), expected, "lag {lag}, in flight {in_flight}, {crew} workers: {decision:?}");
+        assert_eq!(
+            started(&decision),
+            expected,
+            "lag {lag}, in flight {in_flight}, {crew} workers: {decision:?}"
+        );
     }
-    let Decision::Start(3, why) = after(&[waiting(7, 1)], have(1), &two_each) else { panic!("more are needed") };
+    let Decision::Start(3, why) = after(&[waiting(7, 1)], have(1), &two_each) else {
+        panic!("more are needed")
+    };
     assert_eq!(why, "lag 7 + in flight 1, 2 at a time each, 0 to 4 workers");
 }
 
 #[test]
 fn what_may_not_be_held_needs_no_worker() {
-    let reserved = Limits { reserved: 3, ..limits(0, 9, 60, 2) };
+    let reserved = Limits {
+        reserved: 3,
+        ..limits(0, 9, 60, 2)
+    };
     assert_eq!(started(&after(&[waiting(100, 0)], have(0), &reserved)), 2);
 }
 
 #[test]
 fn the_provisioned_run_before_anything_is_known() {
-    assert_eq!(started(&decide(&History::default(), have(0), &limits(2, 4, 60, 1), seconds(0))), 2);
-    assert_eq!(decide(&History::default(), have(0), &limits(0, 4, 60, 1), seconds(0)), Decision::Stay);
+    assert_eq!(
+        started(&decide(
+            &History::default(),
+            have(0),
+            &limits(2, 4, 60, 1),
+            seconds(0)
+        )),
+        2
+    );
+    assert_eq!(
+        decide(
+            &History::default(),
+            have(0),
+            &limits(0, 4, 60, 1),
+            seconds(0)
+        ),
+        Decision::Stay
+    );
 }
 
 #[test]
@@ -62,13 +109,23 @@ fn it_sleeps_after_the_idle_time_and_not_before() {
     let quiet = |n: usize| [&[waiting(1, 0)][..], &vec![waiting(0, 0); n]].concat();
     assert_eq!(after(&quiet(3), have(1), &limits), Decision::Stay);
     let why = "no more than 0 needed for 3s (lag 0, in flight 0)";
-    assert_eq!(after(&quiet(4), have(1), &limits), Decision::Stop(1, why.into()));
+    assert_eq!(
+        after(&quiet(4), have(1), &limits),
+        Decision::Stop(1, why.into())
+    );
 }
 
 #[test]
 fn work_done_between_two_looks_keeps_it_awake() {
     let limits = limits(0, 1, 3, 1);
-    let busy = |n: u64| (0..n).map(|delivered| Sample { delivered, ..Sample::default() }).collect::<Vec<_>>();
+    let busy = |n: u64| {
+        (0..n)
+            .map(|delivered| Sample {
+                delivered,
+                ..Sample::default()
+            })
+            .collect::<Vec<_>>()
+    };
     assert_eq!(after(&busy(50), have(1), &limits), Decision::Stay);
 }
 
@@ -77,20 +134,34 @@ fn an_event_that_was_heard_wakes_and_a_false_alarm_ends() {
     let limits = limits(0, 4, 3, 1);
     let mut history = History::default();
     history.hear(seconds(100), &limits);
-    assert_eq!(started(&decide(&history, have(0), &limits, seconds(100))), 1);
+    assert_eq!(
+        started(&decide(&history, have(0), &limits, seconds(100))),
+        1
+    );
     history.started(seconds(100));
     for at in 101..=103 {
         history.see(seconds(at), Sample::default(), &limits);
-        assert_eq!(decide(&history, have(1), &limits, seconds(at)), Decision::Stay);
+        assert_eq!(
+            decide(&history, have(1), &limits, seconds(at)),
+            Decision::Stay
+        );
     }
     history.see(seconds(104), Sample::default(), &limits);
-    assert!(matches!(decide(&history, have(1), &limits, seconds(104)), Decision::Stop(1, _)));
+    assert!(matches!(
+        decide(&history, have(1), &limits, seconds(104)),
+        Decision::Stop(1, _)
+    ));
 }
 
 #[test]
 fn what_keeps_ending_is_not_multiplied() {
-    let crew = Crew { have: 1, failing: 1 };
-    let Decision::Wait(why) = after(&[waiting(9, 0)], crew, &limits(0, 4, 60, 1)) else { panic!("it waits") };
+    let crew = Crew {
+        have: 1,
+        failing: 1,
+    };
+    let Decision::Wait(why) = after(&[waiting(9, 0)], crew, &limits(0, 4, 60, 1)) else {
+        panic!("it waits")
+    };
     assert!(why.starts_with("1 of 1 keep ending"), "{why}");
 }
 
@@ -100,7 +171,10 @@ fn after_a_gap_nothing_is_stopped() {
     let mut history = History::default();
     history.see(seconds(0), waiting(4, 0), &limits);
     history.see(seconds(600), Sample::default(), &limits);
-    assert_eq!(decide(&history, have(4), &limits, seconds(600)), Decision::Stay);
+    assert_eq!(
+        decide(&history, have(4), &limits, seconds(600)),
+        Decision::Stay
+    );
 }
 
 /// Numbers from a seed; nothing here needs good ones.
@@ -130,7 +204,16 @@ struct Life {
 impl Life {
     fn new(limits: Limits) -> Self {
         let (history, now) = (History::default(), seconds(0));
-        Self { limits, history, crew: limits.scale.min, now, seen: Vec::new(), last_start: now, starts: 0, stops: 0 }
+        Self {
+            limits,
+            history,
+            crew: limits.scale.min,
+            now,
+            seen: Vec::new(),
+            last_start: now,
+            starts: 0,
+            stops: 0,
+        }
     }
 
     /// One look and what follows, with everything that must hold then.
@@ -138,29 +221,57 @@ impl Life {
         let Scale { min, max, idle } = self.limits.scale;
         self.now += pause;
         let before = self.history.last.map(|(_, sample)| sample);
-        self.seen.push((self.now, need(&sample, before, &self.limits)));
+        self.seen
+            .push((self.now, need(&sample, before, &self.limits)));
         self.history.see(self.now, sample, &self.limits);
-        assert!(self.history.peaks.len() <= max as usize + 1, "memory is bounded");
+        assert!(
+            self.history.peaks.len() <= max as usize + 1,
+            "memory is bounded"
+        );
         let decision = decide(&self.history, have(self.crew), &self.limits, self.now);
         match &decision {
             Decision::Start(n, _) => {
                 assert!(*n > 0);
-                (self.crew, self.last_start, self.starts) = (self.crew + n, self.now, self.starts + 1);
+                (self.crew, self.last_start, self.starts) =
+                    (self.crew + n, self.now, self.starts + 1);
                 self.history.started(self.now);
             }
             Decision::Stop(n, _) => {
                 assert!(*n > 0 && *n <= self.crew);
                 (self.crew, self.stops) = (self.crew - n, self.stops + 1);
-                assert!(self.last_start + idle <= self.now, "no flapping: stopped right after a start");
-                let recent = self.seen.iter().filter(|(at, _)| *at + idle >= self.now).map(|(_, need)| *need).max();
-                assert!(recent <= Some(self.crew), "stopped what was needed within the idle time");
+                assert!(
+                    self.last_start + idle <= self.now,
+                    "no flapping: stopped right after a start"
+                );
+                let recent = self
+                    .seen
+                    .iter()
+                    .filter(|(at, _)| *at + idle >= self.now)
+                    .map(|(_, need)| *need)
+                    .max();
+                assert!(
+                    recent <= Some(self.crew),
+                    "stopped what was needed within the idle time"
+                );
             }
             Decision::Stay | Decision::Wait(_) => {}
         }
-        assert!((min..=max).contains(&self.crew), "{} is not within {min} and {max}", self.crew);
-        assert!(sample.lag == 0 || self.crew > 0, "lag {} and nobody there", sample.lag);
+        assert!(
+            (min..=max).contains(&self.crew),
+            "{} is not within {min} and {max}",
+            self.crew
+        );
+        assert!(
+            sample.lag == 0 || self.crew > 0,
+            "lag {} and nobody there",
+            sample.lag
+        );
         let again = decide(&self.history, have(self.crew), &self.limits, self.now);
-        assert_eq!(again, Decision::Stay, "the same numbers do not move it twice");
+        assert_eq!(
+            again,
+            Decision::Stay,
+            "the same numbers do not move it twice"
+        );
     }
 }
 
@@ -178,18 +289,40 @@ fn bounds_hold_and_nothing_flaps_whatever_comes() {
             let longest = if dice.below(20) == 0 { 60_000 } else { 2000 };
             let pause = Duration::from_millis(200 + dice.below(longest));
             let often = dice.below(4);
-            let mut amount = |n: u64| if dice.below(4) < often { 0 } else { dice.below(n) };
+            let mut amount = |n: u64| {
+                if dice.below(4) < often {
+                    0
+                } else {
+                    dice.below(n)
+                }
+            };
             let (lag, in_flight, handled) = (amount(40), amount(9), amount(3));
             delivered += handled;
-            life.step(pause, Sample { lag, in_flight, delivered });
+            life.step(
+                pause,
+                Sample {
+                    lag,
+                    in_flight,
+                    delivered,
+                },
+            );
         }
         // Whatever it was, once there is quiet it goes down to where it is provisioned, and stays there.
         for _ in 0..60 {
-            life.step(seconds(1), Sample { delivered, ..Sample::default() });
+            life.step(
+                seconds(1),
+                Sample {
+                    delivered,
+                    ..Sample::default()
+                },
+            );
         }
         assert_eq!(life.crew, limits.scale.min, "seed {seed}");
         (starts, stops) = (starts + life.starts, stops + life.stops);
         slept += u32::from(limits.scale.min == 0);
     }
-    assert!(starts > 2000 && stops > 2000 && slept > 300, "{starts} starts, {stops} stops, {slept} slept: too little");
+    assert!(
+        starts > 2000 && stops > 2000 && slept > 300,
+        "{starts} starts, {stops} stops, {slept} slept: too little"
+    );
 }

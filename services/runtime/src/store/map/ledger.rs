@@ -11,15 +11,27 @@ impl MapStore {
     /// Writes a field of a plain hash, as `HSET` would.
     pub fn put(&self, key: &str, field: &str, value: &str) {
         let mut inner = self.lock();
-        inner.hashes.entry(key.to_owned()).or_default().insert(field.as_bytes().to_vec(), value.as_bytes().to_vec());
+        inner
+            .hashes
+            .entry(key.to_owned())
+            .or_default()
+            .insert(field.as_bytes().to_vec(), value.as_bytes().to_vec());
     }
 
     fn hash(&self, key: &str) -> Pairs {
-        self.lock().hashes.get(key).into_iter().flatten().map(|(field, value)| (field.clone(), value.clone())).collect()
+        self.lock()
+            .hashes
+            .get(key)
+            .into_iter()
+            .flatten()
+            .map(|(field, value)| (field.clone(), value.clone()))
+            .collect()
     }
 
     pub(in crate::store) fn flows(&self, ids: &[String]) -> Vec<Option<Flow>> {
-        ids.iter().map(|id| Flow::read(id, self.hash(&flow_key(id)))).collect()
+        ids.iter()
+            .map(|id| Flow::read(id, self.hash(&flow_key(id))))
+            .collect()
     }
 
     pub(in crate::store) fn edges(&self) -> Vec<Edge> {
@@ -33,8 +45,10 @@ impl MapStore {
     /// Listeners are the fields of a hash here; there are no sets besides those of blind operations.
     pub(in crate::store) fn track(&self, meta: &Meta, key: &str) -> bool {
         let listeners = self.hash(&listeners_key(&meta.ty));
-        let listeners: Vec<String> =
-            listeners.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect();
+        let listeners: Vec<String> = listeners
+            .iter()
+            .map(|(name, _)| String::from_utf8_lossy(name).into_owned())
+            .collect();
         let mut inner = self.lock();
         let now = inner.now();
         let ledger = inner.hashes.entry(flow_key(&meta.flow)).or_default();

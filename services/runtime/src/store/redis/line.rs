@@ -21,7 +21,8 @@ pub(super) struct Line {
 
 impl Line {
     pub async fn open(client: Client) -> Result<Arc<Self>, RedisError> {
-        let connection = Mutex::new(ConnectionManager::new_with_config(client.clone(), config()).await?);
+        let connection =
+            Mutex::new(ConnectionManager::new_with_config(client.clone(), config()).await?);
         Ok(Arc::new(Self { client, connection }))
     }
 
@@ -36,8 +37,14 @@ impl Line {
             loop {
                 tokio::time::sleep(PAUSE.mul_f64(0.8 + fastrand::f64() * 0.4)).await;
                 let Some(line) = weak.upgrade() else { return };
-                let dead = cmd("PING").exec_async(&mut line.get()).await.is_err_and(|e| e.is_timeout());
-                if dead && let Ok(new) = ConnectionManager::new_with_config(line.client.clone(), config()).await {
+                let dead = cmd("PING")
+                    .exec_async(&mut line.get())
+                    .await
+                    .is_err_and(|e| e.is_timeout());
+                if dead
+                    && let Ok(new) =
+                        ConnectionManager::new_with_config(line.client.clone(), config()).await
+                {
                     tracing::warn!("the line to Redis was dead; connected anew");
                     *lock(&line.connection) = new;
                 }

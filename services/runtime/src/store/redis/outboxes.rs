@@ -16,13 +16,21 @@ use crate::store::{Frame, Run, Status, StoreError, Unpublished};
 const STEP: usize = 256;
 
 impl RedisStore {
-    pub(in crate::store) async fn published(&self, outbox_keys: &[String], keep: bool) -> Result<(), StoreError> {
+    pub(in crate::store) async fn published(
+        &self,
+        outbox_keys: &[String],
+        keep: bool,
+    ) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         let now = event::now_ms();
         for key in outbox_keys {
             let index = format!("{}:u", tag_of(key));
             if keep {
-                pipe.cmd("ZADD").arg(index).arg("XX").arg(-(now as i64)).arg(key);
+                pipe.cmd("ZADD")
+                    .arg(index)
+                    .arg("XX")
+                    .arg(-(now as i64))
+                    .arg(key);
             } else {
                 pipe.cmd("UNLINK").arg(key).cmd("ZREM").arg(index).arg(key);
             }
@@ -37,17 +45,30 @@ impl RedisStore {
         said: Vec<Vec<(Status, Bytes)>>,
     ) -> Result<Vec<Vec<Status>>, StoreError> {
         let duplicate = |said: &(Status, Bytes)| matches!(said.0, Status::Duplicate(_));
-        let names =
-            said.iter().flatten().filter(|said| duplicate(said)).filter_map(|said| OutboxName::of_mark(&said.1));
-        let mut left: BTreeMap<OutboxName, Vec<Frame>> = names.map(|name| (name, Vec::new())).collect();
+        let names = said
+            .iter()
+            .flatten()
+            .filter(|said| duplicate(said))
+            .filter_map(|said| OutboxName::of_mark(&said.1));
+        let mut left: BTreeMap<OutboxName, Vec<Frame>> =
+            names.map(|name| (name, Vec::new())).collect();
         if !left.is_empty() {
-            let function = runs.iter().flat_map(|run| &run.events).next().map_or("", |handled| handled.mark.function);
+            let function = runs
+                .iter()
+                .flat_map(|run| &run.events)
+                .next()
+                .map_or("", |handled| handled.mark.function);
             let mut pipe = redis::pipe();
             for name in left.keys() {
                 let key = name.key(function);
-                pipe.cmd("ZSCORE").arg(name.index()).arg(&key).cmd("GET").arg(key);
+                pipe.cmd("ZSCORE")
+                    .arg(name.index())
+                    .arg(&key)
+                    .cmd("GET")
+                    .arg(key);
             }
-            let answers: Vec<(Option<f64>, Option<Bytes>)> = pipe.query_async(&mut self.connection()).await?;
+            let answers: Vec<(Option<f64>, Option<Bytes>)> =
+                pipe.query_async(&mut self.connection()).await?;
             for (frames, (committed, outbox)) in left.values_mut().zip(answers) {
                 if committed.is_some_and(|at| at > 0.0) {
                     *frames = read_frames(outbox.unwrap_or_default());
@@ -56,7 +77,10 @@ impl RedisStore {
         }
         let outputs = |detail: &Bytes, id: &[u8; 16]| {
             let frames = left.get(&OutboxName::of_mark(detail)?)?;
-            frames.iter().find(|frame| frame.id == *id).map(|frame| frame.outputs.clone())
+            frames
+                .iter()
+                .find(|frame| frame.id == *id)
+                .map(|frame| frame.outputs.clone())
         };
         let whole = runs.iter().zip(said).map(|(run, said)| {
             let events = run.events.iter().zip(said);
@@ -70,7 +94,12 @@ impl RedisStore {
     }
 
     /// Of an outbox some events' outputs are published and `left` are not: those alone stay to be published.
-    pub(in crate::store) async fn split(&self, key: &str, left: &[Frame], keep: &[Frame]) -> Result<(), StoreError> {
+    pub(in crate::store) async fn split(
+        &self,
+        key: &str,
+        left: &[Frame],
+        keep: &[Frame],
+    ) -> Result<(), StoreError> {
         let bytes = |frames: &[Frame]| {
             let mut bytes = Vec::new();
             for frame in frames {
@@ -79,11 +108,20 @@ impl RedisStore {
             bytes
         };
         let mut pipe = redis::pipe();
-        pipe.atomic().cmd("SET").arg(key).arg(bytes(left)).arg("XX").ignore();
+        pipe.atomic()
+            .cmd("SET")
+            .arg(key)
+            .arg(bytes(left))
+            .arg("XX")
+            .ignore();
         if !keep.is_empty() {
             let kept = format!("{key}.{:08x}", fastrand::u32(..));
             pipe.cmd("SET").arg(&kept).arg(bytes(keep)).ignore();
-            pipe.cmd("ZADD").arg(format!("{}:u", tag_of(key))).arg(-(event::now_ms() as i64)).arg(kept).ignore();
+            pipe.cmd("ZADD")
+                .arg(format!("{}:u", tag_of(key)))
+                .arg(-(event::now_ms() as i64))
+                .arg(kept)
+                .ignore();
         }
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
@@ -95,25 +133,43 @@ impl RedisStore {
         from: usize,
     ) -> Result<Vec<Unpublished>, StoreError> {
         let mut pipe = redis::pipe();
-        pipe.cmd("ZRANGEBYSCORE").arg(format!("{{p{partition}}}:u")).arg("-inf").arg(-(since as i64));
+        pipe.cmd("ZRANGEBYSCORE")
+            .arg(format!("{{p{partition}}}:u"))
+            .arg("-inf")
+            .arg(-(since as i64));
         pipe.arg("LIMIT").arg(from).arg(STEP);
         self.outboxes(&pipe).await
     }
 
     /// Those published before `before` (Unix ms) go for good.
-    pub(in crate::store) async fn forget(&self, partitions: Range<u32>, before: u64) -> Result<(), StoreError> {
+    pub(in crate::store) async fn forget(
+        &self,
+        partitions: Range<u32>,
+        before: u64,
+    ) -> Result<(), StoreError> {
         for partition in partitions {
             let index = format!("{{p{partition}}}:u");
             loop {
                 let mut connection = self.connection();
                 let mut find = cmd("ZRANGEBYSCORE");
-                find.arg(&index).arg(-(before as i64)).arg(-1).arg("LIMIT").arg(0).arg(STEP);
+                find.arg(&index)
+                    .arg(-(before as i64))
+                    .arg(-1)
+                    .arg("LIMIT")
+                    .arg(0)
+                    .arg(STEP);
                 let keys: Vec<String> = find.query_async(&mut connection).await?;
                 if keys.is_empty() {
                     break;
                 }
                 let mut pipe = redis::pipe();
-                pipe.cmd("UNLINK").arg(&keys).ignore().cmd("ZREM").arg(&index).arg(&keys).ignore();
+                pipe.cmd("UNLINK")
+                    .arg(&keys)
+                    .ignore()
+                    .cmd("ZREM")
+                    .arg(&index)
+                    .arg(&keys)
+                    .ignore();
                 pipe.exec_async(&mut connection).await?;
             }
         }
@@ -121,7 +177,11 @@ impl RedisStore {
     }
 
     /// Takes a name for some seconds, if nobody has it.
-    pub(in crate::store) async fn lease(&self, name: &str, seconds: u64) -> Result<bool, StoreError> {
+    pub(in crate::store) async fn lease(
+        &self,
+        name: &str,
+        seconds: u64,
+    ) -> Result<bool, StoreError> {
         let mut take = cmd("SET");
         take.arg(name).arg(1).arg("NX").arg("EX").arg(seconds);
         let taken: Option<String> = take.query_async(&mut self.connection()).await?;
@@ -130,7 +190,11 @@ impl RedisStore {
 
     /// Keeps a name that was taken for `seconds` from now on.
     pub(in crate::store) async fn renew(&self, name: &str, seconds: u64) -> Result<(), StoreError> {
-        Ok(cmd("EXPIRE").arg(name).arg(seconds).exec_async(&mut self.connection()).await?)
+        Ok(cmd("EXPIRE")
+            .arg(name)
+            .arg(seconds)
+            .exec_async(&mut self.connection())
+            .await?)
     }
 
     pub(in crate::store) async fn unpublished(
@@ -141,7 +205,13 @@ impl RedisStore {
         let mut pipe = redis::pipe();
         for partition in partitions {
             let index = format!("{{p{partition}}}:u");
-            pipe.cmd("ZRANGEBYSCORE").arg(index).arg("(0").arg(before).arg("LIMIT").arg(0).arg(STEP);
+            pipe.cmd("ZRANGEBYSCORE")
+                .arg(index)
+                .arg("(0")
+                .arg(before)
+                .arg("LIMIT")
+                .arg(0)
+                .arg(STEP);
         }
         self.outboxes(&pipe).await
     }

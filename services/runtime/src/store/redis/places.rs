@@ -17,14 +17,19 @@ impl RedisStore {
         times: RangeInclusive<u64>,
         horizon: u64,
     ) -> Result<Vec<Option<Place>>, StoreError> {
-        let hashes: Vec<Vec<u8>> = ids.iter().map(|id| event::hash(&[id.as_bytes()]).to_vec()).collect();
+        let hashes: Vec<Vec<u8>> = ids
+            .iter()
+            .map(|id| event::hash(&[id.as_bytes()]).to_vec())
+            .collect();
         let mut buckets = Mark::buckets(times, horizon);
         let mut places = vec![None; ids.len()];
         while places.contains(&None) {
             let mut pipe = redis::pipe();
             for bucket in buckets.by_ref().take(STEP / PARTITIONS as usize) {
                 for partition in 0..PARTITIONS {
-                    pipe.cmd("HMGET").arg(format!("{{p{partition}}}:d:{function}:{bucket}")).arg(&hashes);
+                    pipe.cmd("HMGET")
+                        .arg(format!("{{p{partition}}}:d:{function}:{bucket}"))
+                        .arg(&hashes);
                 }
             }
             if pipe.is_empty() {

@@ -61,7 +61,10 @@ impl Own {
             since: event::now_ms(),
             places: VecDeque::new(),
         };
-        Self { name: format!("{:016x}", fastrand::u64(..)), memory: Mutex::new(memory) }
+        Self {
+            name: format!("{:016x}", fastrand::u64(..)),
+            memory: Mutex::new(memory),
+        }
     }
 
     pub fn key(&self) -> String {
@@ -72,7 +75,10 @@ impl Own {
     pub fn begin(&self, runs: &[Run]) -> Begun {
         let mut memory = self.lock();
         memory.begun += 1;
-        let marks = runs.iter().flat_map(|run| &run.events).map(|handled| &handled.mark);
+        let marks = runs
+            .iter()
+            .flat_map(|run| &run.events)
+            .map(|handled| &handled.mark);
         if let Some(first) = marks.min_by_key(|mark| mark.sequence) {
             let place = (memory.begun, first.function, first.sequence);
             memory.places.push_back(place);
@@ -80,11 +86,21 @@ impl Own {
                 memory.places.pop_front();
             }
         }
-        Begun { number: memory.begun, answered: memory.answered }
+        Begun {
+            number: memory.begun,
+            answered: memory.answered,
+        }
     }
 
     /// What the record said before a commit, `COUNT TIME` or nothing. Returns what is missing, if anything is.
-    fn missing(&self, Begun { number, answered: seen }: Begun, record: &str) -> Option<Regression> {
+    fn missing(
+        &self,
+        Begun {
+            number,
+            answered: seen,
+        }: Begun,
+        record: &str,
+    ) -> Option<Regression> {
         let mut memory = self.lock();
         let (found, at) = record.split_once(' ').unwrap_or(("0", ""));
         let found: u64 = found.parse().unwrap_or_default();
@@ -97,13 +113,22 @@ impl Own {
         let since = at.parse().unwrap_or(memory.since);
         let mut from = BTreeMap::new();
         // Commits that are no longer remembered may have lain anywhere: then only the time says where to begin.
-        if memory.places.front().is_some_and(|(first, ..)| *first <= found + 1) {
+        if memory
+            .places
+            .front()
+            .is_some_and(|(first, ..)| *first <= found + 1)
+        {
             for (_, function, sequence) in memory.places.iter().filter(|(n, ..)| *n > found) {
                 let lowest = from.entry((*function).to_owned()).or_insert(*sequence);
                 *lowest = (*sequence).min(*lowest);
             }
         }
-        Some(Regression { seen, found, since, from })
+        Some(Regression {
+            seen,
+            found,
+            since,
+            from,
+        })
     }
 
     fn epoch(&self) -> u64 {
@@ -118,22 +143,37 @@ impl Own {
 impl RedisStore {
     /// Learns when lost commits were restored last: those are nobody's loss any more.
     pub(super) async fn learn_epoch(&self) -> Result<(), StoreError> {
-        let epoch: Option<u64> = cmd("GET").arg(EPOCH).query_async(&mut self.connection()).await?;
+        let epoch: Option<u64> = cmd("GET")
+            .arg(EPOCH)
+            .query_async(&mut self.connection())
+            .await?;
         self.own.lock().epoch = epoch.unwrap_or_default();
         Ok(())
     }
 
     /// What was seen when Redis was found to have gone back in time, if it was: by all workers who said so.
     pub async fn regression(&self) -> Result<Option<Regression>, StoreError> {
-        let found: Vec<String> = cmd("HVALS").arg(REGRESSED).query_async(&mut self.connection()).await?;
-        let found = found.iter().filter_map(|json| serde_json::from_str::<Regression>(json).ok());
+        let found: Vec<String> = cmd("HVALS")
+            .arg(REGRESSED)
+            .query_async(&mut self.connection())
+            .await?;
+        let found = found
+            .iter()
+            .filter_map(|json| serde_json::from_str::<Regression>(json).ok());
         Ok(found.reduce(Regression::and))
     }
 
     /// The lost effects are being restored: workers may start again.
     pub async fn clear_regression(&self) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
-        pipe.atomic().cmd("SET").arg(EPOCH).arg(event::now_ms()).ignore().cmd("DEL").arg(REGRESSED).ignore();
+        pipe.atomic()
+            .cmd("SET")
+            .arg(EPOCH)
+            .arg(event::now_ms())
+            .ignore()
+            .cmd("DEL")
+            .arg(REGRESSED)
+            .ignore();
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
@@ -144,15 +184,24 @@ impl RedisStore {
 
     /// Looks at what the record said before a commit.
     pub(super) async fn watch_for_regression(&self, begun: Begun, record: &str) {
-        let Some(mut regression) = self.own.missing(begun, record) else { return };
+        let Some(mut regression) = self.own.missing(begun, record) else {
+            return;
+        };
         let mut connection = self.connection();
-        let laid_out: Result<u8, _> = cmd("EXISTS").arg("oncue:partitions").query_async(&mut connection).await;
+        let laid_out: Result<u8, _> = cmd("EXISTS")
+            .arg("oncue:partitions")
+            .query_async(&mut connection)
+            .await;
         if laid_out == Ok(0) {
             regression.since = 0; // emptied: nothing is left of anybody's commits
         }
         let (epoch, json) = (self.own.epoch(), serde_json::json!(regression).to_string());
         let mut record = cmd("FCALL");
-        record.arg(self.function.replace("commit", "regressed")).arg(2).arg(EPOCH).arg(REGRESSED);
+        record
+            .arg(self.function.replace("commit", "regressed"))
+            .arg(2)
+            .arg(EPOCH)
+            .arg(REGRESSED);
         record.arg(epoch).arg(&self.own.name).arg(json);
         match record.query_async::<u64>(&mut connection).await {
             Ok(now) if now > epoch => {
@@ -180,7 +229,9 @@ mod tests {
         assert!(own.missing(second, "").is_none() && own.missing(third, "2 5").is_none());
         assert!(own.missing(first, "3 6").is_none());
         assert!(own.missing(own.begin(&[]), "3 6").is_none());
-        let lost = own.missing(own.begin(&[]), "2 5").expect("two of four are gone");
+        let lost = own
+            .missing(own.begin(&[]), "2 5")
+            .expect("two of four are gone");
         assert_eq!((lost.seen, lost.found, lost.since), (4, 2, 5));
         let emptied = own.missing(own.begin(&[]), "").expect("all are gone");
         assert_eq!((emptied.seen, emptied.found), (5, 0));

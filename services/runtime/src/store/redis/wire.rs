@@ -8,7 +8,8 @@ use redis::{Pipeline, Value};
 use crate::event;
 use crate::store::mark::OutboxName;
 use crate::store::{
-    Basis, Change, Entry, Frame, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Status, StoreError, row_key,
+    Basis, Change, Entry, Frame, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Status, StoreError,
+    row_key,
 };
 
 /// How long outputs wait for their commit, which is right behind them: seconds.
@@ -28,12 +29,26 @@ pub(super) fn commit_call(
     let mut call = redis::pipe();
     if !outputs.is_empty() {
         // Beforehand and not through the script, which would copy it: nothing finds it until the commit has named it.
-        call.cmd("SET").arg(&keys[1]).arg(&outputs).arg("EX").arg(UNCOMMITTED_S).ignore();
+        call.cmd("SET")
+            .arg(&keys[1])
+            .arg(&outputs)
+            .arg("EX")
+            .arg(UNCOMMITTED_S)
+            .ignore();
     }
     let keys: Vec<String> = keys.into_iter().chain(keys_of(runs, &groups)).collect();
     call.cmd("FCALL").arg(function).arg(keys.len()).arg(keys);
-    let horizon = runs.iter().flat_map(|run| &run.events).map(|e| e.mark.horizon).max().unwrap_or_default();
-    call.arg(horizon).arg(SKEW_MS).arg(record).arg(outputs.len()).arg(runs.len());
+    let horizon = runs
+        .iter()
+        .flat_map(|run| &run.events)
+        .map(|e| e.mark.horizon)
+        .max()
+        .unwrap_or_default();
+    call.arg(horizon)
+        .arg(SKEW_MS)
+        .arg(record)
+        .arg(outputs.len())
+        .arg(runs.len());
     let now = event::now_ms();
     for (run, groups) in runs.iter().zip(&groups) {
         push_run(run, groups.len(), &mut call);
@@ -56,15 +71,29 @@ pub(super) fn commit_call(
 
 /// Neighbours whose marks stand in one bucket.
 fn groups(events: &[Handled]) -> Vec<&[Handled]> {
-    events.chunk_by(|a, b| a.mark.shares_bucket(&b.mark) && a.purpose == b.purpose).collect()
+    events
+        .chunk_by(|a, b| a.mark.shares_bucket(&b.mark) && a.purpose == b.purpose)
+        .collect()
 }
 
-fn keys_of<'r>(runs: &'r [Run], groups: &'r [Vec<&'r [Handled]>]) -> impl Iterator<Item = String> + 'r {
+fn keys_of<'r>(
+    runs: &'r [Run],
+    groups: &'r [Vec<&'r [Handled]>],
+) -> impl Iterator<Item = String> + 'r {
     runs.iter().zip(groups).flat_map(|(run, groups)| {
-        let row = run.row.iter().map(|row| row_key(row.key.table, &row.key.key));
+        let row = run
+            .row
+            .iter()
+            .map(|row| row_key(row.key.table, &row.key.key));
         let seen = groups.iter().flat_map(|group| group[0].mark.seen_keys());
-        let ops = run.events.iter().flat_map(|e| e.ops.iter().map(|op| row_key(op.table, &e.mark.key)));
-        let flows = run.events.iter().filter_map(|e| Some(e.entry.as_ref()?.flow.clone()));
+        let ops = run
+            .events
+            .iter()
+            .flat_map(|e| e.ops.iter().map(|op| row_key(op.table, &e.mark.key)));
+        let flows = run
+            .events
+            .iter()
+            .filter_map(|e| Some(e.entry.as_ref()?.flow.clone()));
         row.chain(seen).chain(ops).chain(flows)
     })
 }
@@ -72,7 +101,10 @@ fn keys_of<'r>(runs: &'r [Run], groups: &'r [Vec<&'r [Handled]>]) -> impl Iterat
 /// The head of a run and its row.
 fn push_run(run: &Run, groups: usize, call: &mut Pipeline) {
     let count = |n: usize| (n as u32).to_le_bytes();
-    let (set, del) = run.row.as_ref().map_or((0, 0), |row| (row.set.len(), row.del.len()));
+    let (set, del) = run
+        .row
+        .as_ref()
+        .map_or((0, 0), |row| (row.set.len(), row.del.len()));
     let (version, known) = match run.row.as_ref().map(|row| &row.basis) {
         None => (-1.0, None),
         Some(Basis::Version(version)) => (*version as f64, None),
@@ -83,7 +115,15 @@ fn push_run(run: &Run, groups: usize, call: &mut Pipeline) {
     let outbox = run.events.iter().map(frame_len).sum();
     let mut head = Vec::with_capacity(36);
     head.extend(f64::to_le_bytes(version));
-    for number in [known.map_or(0, |fields| 1 + fields.len()), set, del, outbox, groups, ops, entries] {
+    for number in [
+        known.map_or(0, |fields| 1 + fields.len()),
+        set,
+        del,
+        outbox,
+        groups,
+        ops,
+        entries,
+    ] {
         head.extend(count(number));
     }
     call.arg(head);
@@ -106,8 +146,15 @@ fn push_run(run: &Run, groups: usize, call: &mut Pipeline) {
 fn push_group(group: &[Handled], now: u64, outbox: OutboxName, call: &mut Pipeline) {
     let mark: &Mark = &group[0].mark;
     let fences = || group.iter().map(|handled| handled.mark.fence);
-    let expiry = group.iter().map(|handled| handled.mark.expiry(now)).max().unwrap_or_default();
-    let (oldest, newest) = (fences().min().unwrap_or_default(), fences().max().unwrap_or_default());
+    let expiry = group
+        .iter()
+        .map(|handled| handled.mark.expiry(now))
+        .max()
+        .unwrap_or_default();
+    let (oldest, newest) = (
+        fences().min().unwrap_or_default(),
+        fences().max().unwrap_or_default(),
+    );
     let mut head = Vec::with_capacity(38);
     head.push(kind(group[0].purpose));
     head.extend((group.len() as u32).to_le_bytes());
@@ -118,7 +165,8 @@ fn push_group(group: &[Handled], now: u64, outbox: OutboxName, call: &mut Pipeli
     }
     call.arg(head);
     for handled in group {
-        call.arg(&handled.mark.id[..]).arg(mark_text(handled, outbox));
+        call.arg(&handled.mark.id[..])
+            .arg(mark_text(handled, outbox));
     }
 }
 
@@ -155,15 +203,28 @@ fn push_op(number: usize, op: &Op, call: &mut Pipeline) {
         Change::Add { field, by } => put("add", &stored(field), *by, 0),
         Change::Max { field, to } => put("max", &stored(field), *to, 0),
         Change::SetAdd { member } => put("sadd", member, 0, 0),
-        Change::TopN { member, score, limit } => put("top", member, *score, *limit),
+        Change::TopN {
+            member,
+            score,
+            limit,
+        } => put("top", member, *score, *limit),
         Change::Distinct { member } => put("distinct", member, 0, 0),
     }
 }
 
 fn push_entry(handled: &Handled, entry: &Entry, call: &mut Pipeline) {
-    let state = if handled.purpose == Purpose::Bury { "x" } else { "d" };
-    call.arg(state).arg(handled.mark.function).arg(entry.keep.as_secs().max(1));
-    call.arg(&entry.id).arg(&entry.ty).arg(&entry.content).arg(entry.follows.len());
+    let state = if handled.purpose == Purpose::Bury {
+        "x"
+    } else {
+        "d"
+    };
+    call.arg(state)
+        .arg(handled.mark.function)
+        .arg(entry.keep.as_secs().max(1));
+    call.arg(&entry.id)
+        .arg(&entry.ty)
+        .arg(&entry.content)
+        .arg(entry.follows.len());
     for (id, ty, content) in &entry.follows {
         call.arg(id).arg(ty).arg(content);
     }
@@ -179,7 +240,11 @@ fn frames<'e>(events: impl Iterator<Item = &'e Handled> + Clone) -> Vec<u8> {
 }
 
 fn frame_len(handled: &Handled) -> usize {
-    if handled.outbox.is_empty() { 0 } else { 20 + handled.outbox.len() }
+    if handled.outbox.is_empty() {
+        0
+    } else {
+        20 + handled.outbox.len()
+    }
 }
 
 pub(super) fn push_frame(id: &[u8; 16], outputs: &[u8], bytes: &mut Vec<u8>) {
@@ -198,7 +263,10 @@ pub(super) fn read_frames(mut bytes: Bytes) -> Vec<Frame> {
         if len > bytes.len() {
             break;
         }
-        frames.push(Frame { id, outputs: bytes.split_to(len) });
+        frames.push(Frame {
+            id,
+            outputs: bytes.split_to(len),
+        });
     }
     frames
 }
@@ -206,9 +274,16 @@ pub(super) fn read_frames(mut bytes: Bytes) -> Vec<Frame> {
 /// Statuses of one run.
 pub(super) fn statuses(reply: Value, run: &Run) -> Vec<(Status, Bytes)> {
     let Value::Array(parts) = reply else {
-        return run.events.iter().map(|_| (Status::Applied, Bytes::new())).collect();
+        return run
+            .events
+            .iter()
+            .map(|_| (Status::Applied, Bytes::new()))
+            .collect();
     };
-    let parts: Vec<Bytes> = parts.into_iter().filter_map(|part| redis::from_redis_value(part).ok()).collect();
+    let parts: Vec<Bytes> = parts
+        .into_iter()
+        .filter_map(|part| redis::from_redis_value(part).ok())
+        .collect();
     run.events
         .iter()
         .zip(parts.chunks_exact(2))
@@ -224,7 +299,10 @@ fn status(said: &[u8], detail: &Bytes, handled: &Handled) -> Status {
         b"id_reuse" => Status::IdReuse,
         // Somebody in the group is too old or too new; Redis says by its clock who.
         b"fence" => {
-            let now = std::str::from_utf8(detail).ok().and_then(|now| now.parse::<u64>().ok()).unwrap_or_default();
+            let now = std::str::from_utf8(detail)
+                .ok()
+                .and_then(|now| now.parse::<u64>().ok())
+                .unwrap_or_default();
             let Mark { fence, horizon, .. } = handled.mark;
             match () {
                 () if now > fence + horizon => Status::TooOld,
@@ -237,12 +315,15 @@ fn status(said: &[u8], detail: &Bytes, handled: &Handled) -> Status {
 }
 
 pub(super) fn row(value: Value) -> Result<Row, StoreError> {
-    let pairs: Vec<(String, Vec<u8>)> =
-        redis::from_redis_value(value).map_err(|e| StoreError::refused(format!("Redis: not a row: {e}")))?;
+    let pairs: Vec<(String, Vec<u8>)> = redis::from_redis_value(value)
+        .map_err(|e| StoreError::refused(format!("Redis: not a row: {e}")))?;
     let mut row = Row::default();
     for (field, value) in pairs {
         if field == "_v" {
-            row.version = std::str::from_utf8(&value).ok().and_then(|v| v.parse().ok()).unwrap_or_default();
+            row.version = std::str::from_utf8(&value)
+                .ok()
+                .and_then(|v| v.parse().ok())
+                .unwrap_or_default();
         } else {
             row.fields.push((named(field), value));
         }
@@ -253,13 +334,23 @@ pub(super) fn row(value: Value) -> Result<Row, StoreError> {
 
 /// `_v` is where the version stands: a field that an author, or data that became a name, calls so gets one more `_`.
 pub(super) fn stored(field: &str) -> Cow<'_, str> {
-    if is_version_like(field) { Cow::Owned(format!("_{field}")) } else { Cow::Borrowed(field) }
+    if is_version_like(field) {
+        Cow::Owned(format!("_{field}"))
+    } else {
+        Cow::Borrowed(field)
+    }
 }
 
 fn named(stored: String) -> String {
-    if is_version_like(&stored) { stored[1..].to_owned() } else { stored }
+    if is_version_like(&stored) {
+        stored[1..].to_owned()
+    } else {
+        stored
+    }
 }
 
 fn is_version_like(field: &str) -> bool {
-    field.strip_suffix('v').is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b == b'_'))
+    field
+        .strip_suffix('v')
+        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b == b'_'))
 }

@@ -3,24 +3,61 @@
 use super::*;
 
 fn read(variables: &[(&str, &str)]) -> Settings {
-    Settings::read(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
+    Settings::read(|name| {
+        variables
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, value)| (*value).to_owned())
+    })
 }
 
 fn target(settings: &Settings) -> Target {
-    let Exporter::Otlp(target) = &settings.traces else { panic!("{settings:?}") };
+    let Exporter::Otlp(target) = &settings.traces else {
+        panic!("{settings:?}")
+    };
     target.clone()
 }
 
 #[test]
 fn defaults_are_those_of_the_specification_and_metrics_wait_to_be_asked() {
     let settings = read(&[("OTEL_SERVICE_NAME", " ")]);
-    let (url, timeout) = ("http://localhost:4318/v1/traces".to_owned(), Duration::from_secs(10));
-    let expected = Target { grpc: false, gzip: false, url, headers: Vec::new(), timeout };
-    assert_eq!((target(&settings), settings.metrics, &settings.listen), (expected, None, &None));
-    assert_eq!(settings.queueing, Queueing { most: 2048, batch: 512, delay: Duration::from_secs(5) });
-    assert_eq!(settings.sampler, Sampler { root: Root::All, parent_based: true });
-    assert!(settings.propagators.tracecontext && settings.propagators.baggage && !settings.messages);
-    assert_eq!((settings.limits.attributes, settings.limits.value_length), (128, usize::MAX));
+    let (url, timeout) = (
+        "http://localhost:4318/v1/traces".to_owned(),
+        Duration::from_secs(10),
+    );
+    let expected = Target {
+        grpc: false,
+        gzip: false,
+        url,
+        headers: Vec::new(),
+        timeout,
+    };
+    assert_eq!(
+        (target(&settings), settings.metrics, &settings.listen),
+        (expected, None, &None)
+    );
+    assert_eq!(
+        settings.queueing,
+        Queueing {
+            most: 2048,
+            batch: 512,
+            delay: Duration::from_secs(5)
+        }
+    );
+    assert_eq!(
+        settings.sampler,
+        Sampler {
+            root: Root::All,
+            parent_based: true
+        }
+    );
+    assert!(
+        settings.propagators.tracecontext && settings.propagators.baggage && !settings.messages
+    );
+    assert_eq!(
+        (settings.limits.attributes, settings.limits.value_length),
+        (128, usize::MAX)
+    );
     assert_eq!((settings.budget, settings.log_level), (10_000, "info"));
     assert_eq!(settings.warnings, Vec::<String>::new());
 }
@@ -46,13 +83,24 @@ fn the_variable_of_a_signal_beats_the_general_one() {
         ("OTEL_EXPORTER_PROMETHEUS_PORT", "9000"),
     ]);
     assert!(target(&settings).grpc);
-    assert_eq!(settings.metrics, Some(Otlp { grpc: false, gzip_instead: false }));
+    assert_eq!(
+        settings.metrics,
+        Some(Otlp {
+            grpc: false,
+            gzip_instead: false
+        })
+    );
     assert_eq!(settings.listen.as_deref(), Some("localhost:9000"));
 }
 
 #[test]
 fn every_sampler_of_the_specification_is_known_or_refused() {
-    let sampler = |name: &str, arg: &str| read(&[("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", arg)]);
+    let sampler = |name: &str, arg: &str| {
+        read(&[
+            ("OTEL_TRACES_SAMPLER", name),
+            ("OTEL_TRACES_SAMPLER_ARG", arg),
+        ])
+    };
     for (name, arg, root, parent_based) in [
         ("always_on", "", Root::All, false),
         ("always_off", "", Root::None, false),
@@ -63,12 +111,29 @@ fn every_sampler_of_the_specification_is_known_or_refused() {
         ("traceidratio", "", Root::Ratio(1.0), false),
     ] {
         let settings = sampler(name, arg);
-        assert_eq!((settings.sampler, settings.warnings.len()), (Sampler { root, parent_based }, 0), "{name}");
+        assert_eq!(
+            (settings.sampler, settings.warnings.len()),
+            (Sampler { root, parent_based }, 0),
+            "{name}"
+        );
     }
-    for (name, arg) in [("jaeger_remote", ""), ("xray", ""), ("traceidratio", "2"), ("traceidratio", "much")] {
+    for (name, arg) in [
+        ("jaeger_remote", ""),
+        ("xray", ""),
+        ("traceidratio", "2"),
+        ("traceidratio", "much"),
+    ] {
         let settings = sampler(name, arg);
-        assert!(settings.sampler.root == Root::All || settings.sampler.root == Root::Ratio(1.0), "{name}");
-        assert_eq!(settings.warnings.len(), 1, "{name} {arg}: {:?}", settings.warnings);
+        assert!(
+            settings.sampler.root == Root::All || settings.sampler.root == Root::Ratio(1.0),
+            "{name}"
+        );
+        assert_eq!(
+            settings.warnings.len(),
+            1,
+            "{name} {arg}: {:?}",
+            settings.warnings
+        );
     }
 }
 
@@ -81,8 +146,18 @@ fn limits_of_spans_beat_general_ones() {
         ("OTEL_SPAN_LINK_COUNT_LIMIT", "0"),
     ]);
     let limits = settings.limits;
-    assert_eq!((limits.attributes, limits.link_attributes, limits.event_attributes), (5, 7, 7));
-    assert_eq!((limits.value_length, limits.links, limits.events), (9, 0, 128));
+    assert_eq!(
+        (
+            limits.attributes,
+            limits.link_attributes,
+            limits.event_attributes
+        ),
+        (5, 7, 7)
+    );
+    assert_eq!(
+        (limits.value_length, limits.links, limits.events),
+        (9, 0, 128)
+    );
 }
 
 #[test]
@@ -105,7 +180,16 @@ fn what_is_not_honoured_is_said() {
         ("OTEL_SPAN_EVENT_COUNT_LIMIT", "-1"),
     ] {
         let settings = read(&[(name, value)]);
-        assert_eq!(settings.warnings.len(), 1, "{name}={value}: {:?}", settings.warnings);
-        assert_ne!(settings.traces, Exporter::None, "{name}={value} does not silence what works");
+        assert_eq!(
+            settings.warnings.len(),
+            1,
+            "{name}={value}: {:?}",
+            settings.warnings
+        );
+        assert_ne!(
+            settings.traces,
+            Exporter::None,
+            "{name}={value} does not silence what works"
+        );
     }
 }
