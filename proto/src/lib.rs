@@ -3,11 +3,14 @@
 //! * [`Event`] is a message with a type, a schema and a key. `oncue-build` implements it from the `.proto` option.
 //! * [`Trigger`] is what a function can act on: an event, one of several ([`events!`]), or nothing but time (`()`).
 //! * [`Emit`] is what a function may return: `()`, an event, `Option`, `Vec`, tuples, one of several, [`Delayed`].
+//! * [`event`] is an event as it travels: its identity, its headers, its subject.
 //! * [`Catalog`] knows every type of a descriptor set and turns payloads into JSON and back.
 
+pub mod event;
+mod signature;
 mod catalog;
 mod schema;
-mod signature;
+pub mod protobuf;
 
 pub use catalog::{Catalog, CatalogError, Entry};
 pub use signature::{Delayed, Draft, Emit, Trigger};

@@ -1,6 +1,7 @@
 //! A collector for tests: takes OTLP over HTTP, keeps every byte, and can be as bad as a real one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
@@ -49,7 +50,7 @@ impl Collector {
         let keeper = taken.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                lock(&keeper).connections += 1;
+                keeper.lock().connections += 1;
                 tokio::spawn(serve(stream, manners, keeper.clone()));
             }
         });
@@ -57,12 +58,13 @@ impl Collector {
     }
 
     pub fn connections(&self) -> usize {
-        lock(&self.taken).connections
+        self.taken.lock().connections
     }
 
     /// Heads of all requests.
     pub fn heads(&self) -> Vec<String> {
-        lock(&self.taken)
+        self.taken
+            .lock()
             .requests
             .iter()
             .map(|(_, head, _)| head.clone())
@@ -71,7 +73,8 @@ impl Collector {
 
     /// Every byte that came.
     pub fn bytes(&self) -> Vec<u8> {
-        lock(&self.taken)
+        self.taken
+            .lock()
             .requests
             .iter()
             .flat_map(|(_, head, body)| [head.as_bytes(), body].concat())
@@ -79,7 +82,7 @@ impl Collector {
     }
 
     pub fn spans(&self) -> Vec<Received> {
-        let taken = lock(&self.taken);
+        let taken = self.taken.lock();
         let bodies = taken
             .requests
             .iter()
@@ -103,7 +106,7 @@ impl Collector {
     }
 
     pub fn metrics(&self) -> Vec<Metric> {
-        let taken = lock(&self.taken);
+        let taken = self.taken.lock();
         let bodies = taken
             .requests
             .iter()
@@ -161,13 +164,9 @@ pub fn hex(id: &[u8]) -> String {
 }
 
 /// A panic elsewhere leaves the list whole.
-fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
-    taken.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 async fn serve(mut stream: TcpStream, manners: Manners, taken: Arc<Mutex<Taken>>) {
     while let Some(request) = read(&mut stream).await {
-        lock(&taken).requests.push(request);
+        taken.lock().requests.push(request);
         match manners {
             Manners::Mute => continue,
             Manners::Slow(pause) => tokio::time::sleep(pause).await,

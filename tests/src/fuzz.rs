@@ -7,9 +7,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 
 use oncue::State;
-use oncue::config::{Config, Limits, parse_size};
-use oncue::event::{self, Incoming, Origin};
 use oncue::state::{from_fields, to_fields};
+use oncue_core::config::{Config, Limits, parse_size};
+use oncue_proto::event::{self, Incoming, Origin};
 use oncue_proto::oncue::v1::{DeadLetter, Outbox};
 use oncue_proto::{Catalog, Event, Format, files, web};
 use oncue_workers::picture;
@@ -165,7 +165,7 @@ pub fn units(bytes: &[u8]) -> bool {
             "{text:?}"
         );
     }
-    let span = text.parse::<oncue::config::Span>();
+    let span = text.parse::<oncue_core::config::Span>();
     if let Ok(span) = span {
         let written = serde_json::to_value(span).expect("a duration can be written");
         assert_eq!(written.as_str().map(str::parse), Some(Ok(span)), "{text:?}");

@@ -5,6 +5,7 @@ pub mod cluster;
 mod message;
 mod process;
 
+use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -13,12 +14,11 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
-use oncue::bus::Bus;
-use oncue::store::{RedisStore, Shown, Store};
+use oncue_core::bus::Bus;
+use oncue_core::store::{RedisStore, Shown, Store};
 use serde_json::Value;
 
 use self::cluster::{Node, Replica, ha_file};
@@ -222,7 +222,7 @@ impl House {
         Process::spawn(binary, command, log)
     }
 
-    /// Starts a binary that has crash points, with what is to happen at them (see `oncue::fault`).
+    /// Starts a binary that has crash points, with what is to happen at them (see `oncue_core::failpoint`).
     pub fn spawn_faulty(&self, binary: &str, failpoints: &str) -> Process {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let log = self.dir.join(format!(
@@ -490,7 +490,7 @@ pub fn free_port() -> u16 {
         .next()
         .and_then(|first| first.parse().ok())
         .unwrap_or(32_768_u16);
-    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut taken = TAKEN.lock();
     loop {
         let port = fastrand::u16(5000..first.max(6000));
         if TcpListener::bind(("127.0.0.1", port)).is_ok() && taken.insert(port) {

@@ -5,9 +5,10 @@ mod frames;
 mod ledger;
 mod link;
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -130,11 +131,13 @@ impl Proxy {
 
     /// How often each fault happened.
     pub fn fired(&self) -> BTreeMap<&'static str, u64> {
-        lock(&self.inner.fired).clone()
+        self.inner.fired.lock().clone()
     }
 
     pub fn fired_of(&self, fault: &str) -> u64 {
-        lock(&self.inner.fired)
+        self.inner
+            .fired
+            .lock()
             .get(fault)
             .copied()
             .unwrap_or_default()
@@ -146,16 +149,16 @@ impl Proxy {
 
     /// From here on NAKs are judged by this ack wait.
     pub fn judge(&self, ack_wait: Duration) {
-        lock(&self.inner.ledger).ack_wait = ack_wait;
+        self.inner.ledger.lock().ack_wait = ack_wait;
     }
 
     pub fn wire(&self) -> Wire {
-        lock(&self.inner.ledger).wire.clone()
+        self.inner.ledger.lock().wire.clone()
     }
 
     /// Messages delivered to who is connected at this port and not settled yet.
     pub fn in_hand(&self, door: u16) -> usize {
-        lock(&self.inner.ledger).in_hand(door)
+        self.inner.ledger.lock().in_hand(door)
     }
 
     /// From now on all that is connected is half-open for good; only who notices and connects anew is served.
@@ -170,14 +173,14 @@ impl Proxy {
 
     /// Connections that are still open of those with a number below this one.
     pub fn open_below(&self, number: u64) -> usize {
-        lock(&self.inner.ledger).open_before(number)
+        self.inner.ledger.lock().open_before(number)
     }
 }
 
 impl Inner {
     fn count(&self, fault: &'static str, times: u64) {
         if times > 0 {
-            *lock(&self.fired).entry(fault).or_default() += times;
+            *self.fired.lock().entry(fault).or_default() += times;
         }
     }
 }
@@ -207,19 +210,14 @@ async fn accept(
             number: inner.next.fetch_add(1, Ordering::Relaxed),
             door,
         };
-        lock(&inner.ledger).opened(line);
+        inner.ledger.lock().opened(line);
         tokio::spawn(async move {
             // A server that is away looks like one that refuses.
             let server = server.unwrap_or_else(|| inner.server.load(Ordering::Relaxed));
             if let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await {
                 link::run(&inner, line, client, server).await;
             }
-            lock(&inner.ledger).closed(line);
+            inner.ledger.lock().closed(line);
         });
     }
-}
-
-/// Guards maps for a few instructions; a panic inside leaves them whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,9 +1,9 @@
 //! Bytes nobody meant: the corpus of each target, mutated with a seed. Longer with `FUZZ_SECONDS=60`; the same again with
 //! `FUZZ_SEED=...`, as a failure prints. libFuzzer runs the same targets for as long as one likes: `tests/fuzz/`.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -153,7 +153,7 @@ fn try_one(name: &str, target: Target, input: &[u8], origin: &str) -> (bool, usi
 }
 
 fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    ALONE.lock()
 }
 
 fn fuzz(name: &str) {

@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use oncue::event::{
+use oncue_core::store::{Mark, row_key};
+use oncue_proto::event::{
     dead_letter_id, idempotency_key, output_id, partition, percent_decode, percent_encode, read,
     subject,
 };
-use oncue::store::{Mark, row_key};
 use serde_json::{Value, json};
 
 const KEYS: [&str; 12] = [
@@ -52,7 +52,7 @@ fn keys() -> Vec<String> {
 
 /// Where the runs of an event are counted, `{pN}:r:FUNCTION:ID`.
 fn runs(id: &str, function: &'static str, key: &str) -> String {
-    let origin = oncue::event::Origin {
+    let origin = oncue_proto::event::Origin {
         stream: "s",
         stream_created: 1,
         sequence: 1,

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oncue::State;
-use oncue::config::{Config, Span, parse_size};
-use oncue::event::{self, Incoming, Meta, Origin};
 use oncue::state::{from_fields, to_fields};
-use oncue::store::{Handled, MapStore, Mark, Purpose, Run, SKEW_MS, Status, Store, row_key};
+use oncue_core::config::{Config, Span, parse_size};
+use oncue_core::store::{Handled, MapStore, Mark, Purpose, Run, SKEW_MS, Status, Store, row_key};
 use oncue_proto::Format;
+use oncue_proto::event::{self, Incoming, Meta, Origin};
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, RngSeed};
 use serde::{Deserialize, Serialize};

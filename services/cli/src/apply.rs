@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fmt::{Display, Write as _};
 
 use anstyle::Style;
-use oncue::bus::Bus;
-use oncue::bus::layout::{self, Mode, Outcome, Wanted};
-use oncue::config::Config;
-use oncue::event::{PARTITIONS, stream_of_type};
-use oncue::manifest::Manifest;
-use oncue::store::RedisStore;
+use oncue_core::bus::Bus;
+use oncue_core::bus::layout::{self, Mode, Outcome, Wanted};
+use oncue_core::config::Config;
+use oncue_core::model::manifest::Manifest;
+use oncue_core::store::RedisStore;
+use oncue_proto::event::{PARTITIONS, stream_of_type};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -190,7 +190,7 @@ async fn library(store: &RedisStore, mode: Mode) -> Change {
         if !loaded && mode != Mode::Look {
             store.load().await?;
         }
-        Ok::<_, oncue::store::StoreError>(Ok(loaded))
+        Ok::<_, oncue_core::store::StoreError>(Ok(loaded))
     };
     match done.await {
         Ok(Ok(true)) => Change::new(what, Action::Same),
@@ -219,7 +219,7 @@ fn schedules(config: &Config, done: &[String]) -> Vec<Change> {
         Some(what) => Change::new(what, Action::Remove),
         None => Change::new(line, Action::Create),
     };
-    let named = |schedule: &oncue::config::Schedule| {
+    let named = |schedule: &oncue_core::config::Schedule| {
         format!("schedule {} {}", schedule.name(), schedule.rule())
     };
     let same = config

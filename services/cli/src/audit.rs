@@ -1,9 +1,9 @@
 //! `oncue audit`: every function's program looks up every event of its stream, and the sums must come out even.
 
 use futures::{StreamExt as _, stream};
-use oncue::bus::Bus;
-use oncue::inspect::Audit;
-use oncue::program;
+use oncue_admin::program;
+use oncue_core::bus::Bus;
+use oncue_core::model::audit::Audit;
 use serde_json::{Value, json};
 
 use crate::exit::{self, Failure};

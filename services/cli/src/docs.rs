@@ -1,11 +1,11 @@
 //! `oncue docs`: the AsyncAPI 3.0 document of the house: every event type of the contract as a channel, every function's
 //! trigger and emissions as operations. Nothing in it is written by hand, so it cannot drift.
 
-use oncue::bus::layout::{DLQ, TIMER};
-use oncue::event::stream_of_type;
-use oncue::house::House;
-use oncue::manifest::Manifest;
-use oncue::store::Store;
+use oncue_admin::topology::House;
+use oncue_core::bus::layout::{DLQ, TIMER};
+use oncue_core::model::manifest::Manifest;
+use oncue_core::store::Store;
+use oncue_proto::event::stream_of_type;
 use oncue_proto::{Catalog, Entry};
 use serde_json::{Map, Value, json};
 
@@ -159,7 +159,7 @@ fn operations(manifest: &Manifest) -> Vec<(String, Value)> {
 
 #[cfg(test)]
 mod tests {
-    use oncue::config::Config;
+    use oncue_core::config::Config;
 
     use super::*;
     use crate::map::formats::tests::house;

@@ -7,13 +7,13 @@ use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use oncue::bus::Bus;
-use oncue::event;
-use oncue::flow::Flow;
-use oncue::house::House;
-use oncue::manifest::Manifest;
-use oncue::store::{RedisStore, Store};
-use oncue::trail::{Patience, Searched};
+use oncue_admin::topology::House;
+use oncue_admin::trail::{Patience, Searched};
+use oncue_core::bus::Bus;
+use oncue_core::model::flow::Flow;
+use oncue_core::model::manifest::Manifest;
+use oncue_core::store::{RedisStore, Store};
+use oncue_proto::event;
 use serde_json::{Value, json};
 
 use crate::exit::{self, Failure};

@@ -1,8 +1,8 @@
 //! Asks each function's program what it is. The program is the only source: nothing about a function is written twice.
 
 use futures::future::join_all;
-use oncue::manifest::Manifest;
-use oncue::program;
+use oncue_admin::program;
+use oncue_core::model::manifest::Manifest;
 
 use crate::exit::Failure;
 use crate::settings::Settings;

@@ -3,10 +3,10 @@
 pub mod formats;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use oncue::drift::{self, Kind, Observed};
-use oncue::event;
-use oncue::house::House;
-use oncue::store::Store;
+use oncue_admin::drift::{self, Kind, Observed};
+use oncue_admin::topology::House;
+use oncue_core::store::Store;
+use oncue_proto::event;
 use serde_json::json;
 
 use crate::exit::{self, Failure};

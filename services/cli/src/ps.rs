@@ -6,9 +6,9 @@ mod kept;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use oncue::bus::Bus;
-use oncue::bus::layout::DLQ;
-use oncue::config::Scale;
+use oncue_core::bus::Bus;
+use oncue_core::bus::layout::DLQ;
+use oncue_core::config::Scale;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -75,7 +75,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
             let scale = config
                 .functions
                 .get(name)
-                .map(oncue::config::FunctionConfig::scale);
+                .map(oncue_core::config::FunctionConfig::scale);
             let kept = kept.get(name);
             line(
                 name,

@@ -4,9 +4,8 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt, stream};
-use oncue::bus::{Bus, PubAck};
-use oncue::event::{self, Meta};
-use oncue::telemetry;
+use oncue_core::bus::{Bus, PubAck};
+use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{Envelope, Header};
 use oncue_proto::{Entry, Format};
 use serde_json::{Value, json};
@@ -283,7 +282,7 @@ fn ready(args: &Args, entry: &Entry, payload: &Value) -> Result<Ready, Failure> 
     // Continues the caller's trace, if there is one. Otherwise workers derive the trace from the flow, and so do we:
     // the id printed here is the one to look for.
     let given = std::env::var("TRACEPARENT").ok().filter(|t| !t.is_empty());
-    let derived = Some(telemetry::untraced(&id));
+    let derived = Some(event::untraced(&id));
     let trace = given
         .clone()
         .or(derived)

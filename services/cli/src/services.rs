@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use oncue::bus::Bus;
+use oncue_core::bus::Bus;
 use serde::Deserialize;
 use serde_json::Value;
 

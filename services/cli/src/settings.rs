@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use oncue::bus::{Bus, without_password};
-use oncue::config::{Config, ConfigErrors};
-use oncue::house::House;
-use oncue::store::{RedisStore, Store};
+use oncue_admin::topology::House;
+use oncue_core::bus::{Bus, without_password};
+use oncue_core::config::{Config, ConfigErrors};
+use oncue_core::store::{RedisStore, Store};
 
 use crate::exit::Failure;
 use crate::paint::remark;

@@ -6,8 +6,8 @@ mod watch;
 
 use std::sync::Arc;
 
-use oncue::bus::layout::DLQ;
-use oncue::event::stream_of_type;
+use oncue_core::bus::layout::DLQ;
+use oncue_proto::event::stream_of_type;
 use tokio::sync::mpsc;
 
 use crate::exit::{self, Failure};

@@ -6,8 +6,8 @@ mod screen;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use oncue::bus::Bus;
-use oncue::dlq;
+use oncue_admin::dead_letters;
+use oncue_core::bus::Bus;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use tokio::sync::{mpsc, watch};
 
@@ -74,7 +74,7 @@ async fn watch_keys(
     bus: &Bus,
     mut pictures: watch::Receiver<Result<Picture, String>>,
 ) -> Result<(), Failure> {
-    let mut stop = oncue::stop_signal()
+    let mut stop = oncue_core::process::stop_signal()
         .map_err(|e| Failure::failed(format_args!("cannot handle signals: {e}")))?;
     let (mut screen, mut keys) = (Screen::new(settings.nats_place()), keys());
     let broken = |e: std::io::Error| Failure::failed(format_args!("cannot draw here: {e}"));
@@ -142,7 +142,7 @@ async fn detail(settings: &Settings, bus: &Bus, function: &str) -> Detail {
     let limits = manifest
         .as_ref()
         .map(|manifest| manifest.limits(&settings.config));
-    let letters = match dlq::latest(bus, LETTERS).await {
+    let letters = match dead_letters::latest(bus, LETTERS).await {
         Ok((letters, _)) => letters
             .into_iter()
             .rev()

@@ -20,12 +20,14 @@ mod service;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
-use oncue::bus::Bus;
-use oncue::bus::layout::Mode;
-use oncue::manifest::Manifest;
+use oncue_core::bus::Bus;
+use oncue_core::bus::layout::Mode;
+use oncue_core::model::manifest::Manifest;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -36,7 +38,7 @@ use crate::settings::Settings;
 use crate::{health, http, manifests, services};
 
 use self::crew::{Crew, Worker};
-use self::elastic::{Crews, Elastic, lock};
+use self::elastic::{Crews, Elastic};
 use self::house::House;
 use self::lines::Screen;
 use self::parts::{CONSOLE, GATEWAY, Traces, traces};
@@ -204,7 +206,8 @@ async fn until_ready(
         let answers = answers?;
         let answering =
             |worker: &Worker| answers.iter().any(|a| a.pid() == Some(worker.vitals.pid()));
-        let workers: Vec<Worker> = lock(crews)
+        let workers: Vec<Worker> = crews
+            .lock()
             .values()
             .flat_map(|crew| crew.workers().to_vec())
             .collect();
@@ -312,7 +315,7 @@ fn ready_text(settings: &Settings, plan: &Plan, crews: &Crews, took: Duration) -
 
 /// `9 functions, 8 workers, 1 asleep`
 fn count(crews: &Crews) -> String {
-    let crews = lock(crews);
+    let crews = crews.lock();
     let workers: u32 = crews.values().map(|crew| crew.count().have).sum();
     let asleep = crews.values().filter(|crew| !crew.is_awake()).count();
     let asleep = if asleep > 0 {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use oncue::event;
+use oncue_proto::event;
 
-pub use oncue::dlq::ms;
+pub use oncue_admin::dead_letters::ms;
 
 /// RFC 3339, or a duration ago like `15m`, as Unix milliseconds.
 pub fn since(text: &str) -> Result<u64, String> {
@@ -53,6 +53,9 @@ mod tests {
         let shown = [5_000, 119_999, 120_000, 7_200_000, 172_800_000].map(|age| ago(0, age));
         assert_eq!(shown, ["5 s", "119 s", "2 min", "2 h", "2 d"]);
         assert_eq!(ago(10, 0), "0 s");
-        assert_eq!(ms(Some(&oncue::dlq::timestamp(1_234_567))), 1_234_567);
+        assert_eq!(
+            ms(Some(&oncue_admin::dead_letters::timestamp(1_234_567))),
+            1_234_567
+        );
     }
 }

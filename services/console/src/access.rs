@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use oncue::event;
+use oncue_proto::event;
 use ring::hmac;
 use serde::Deserialize;
 use serde_json::{Value, json};

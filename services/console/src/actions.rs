@@ -1,8 +1,9 @@
 //! What may be done with dead letters: tried, given back to their function, given up. Each is on record.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Json;
@@ -10,7 +11,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{Extension, Path, State};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use oncue::dlq::{self, Answer, Letter, Outcome, Pace, Progress, Watch, grouped};
+use oncue_admin::dead_letters::{self, Answer, Letter, Outcome, Pace, Progress, Watch, grouped};
 use oncue_proto::{Catalog, Format};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -58,7 +59,7 @@ struct Job {
 
 impl Jobs {
     fn all(&self) -> MutexGuard<'_, BTreeMap<u64, Job>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock()
     }
 
     fn change(&self, id: u64, change: impl FnOnce(&mut Job)) {
@@ -90,7 +91,7 @@ fn body(body: Body) -> Result<Chosen, Problem> {
 
 /// The letters meant, and all there are. One that is gone was handled by somebody else meanwhile: then nothing is done.
 async fn letters(app: &App, numbers: &[u64]) -> Result<(Vec<Letter>, Vec<Letter>), Problem> {
-    let (all, _) = dlq::latest(&app.bus, WINDOW).await?;
+    let (all, _) = dead_letters::latest(&app.bus, WINDOW).await?;
     let chosen: Vec<Letter> = all
         .iter()
         .filter(|letter| numbers.contains(&letter.number))
@@ -133,7 +134,7 @@ pub async fn attempt(
     let (letters, _) = letters(&app, tried).await?;
     let (mut answers, mut applied) = (Vec::new(), 0);
     for letter in &letters {
-        let answer = dlq::attempt(letter, &app.bus, &app.config, &app.bin).await;
+        let answer = dead_letters::attempt(letter, &app.bus, &app.config, &app.bin).await;
         applied += usize::from(
             answer
                 .as_ref()
@@ -235,14 +236,14 @@ async fn give_back(
             }
         });
     };
-    let chosen = dlq::without_outdated(&app.bus, chosen, all, &mut tell)
+    let chosen = dead_letters::without_outdated(&app.bus, chosen, all, &mut tell)
         .await
         .map_err(|e| e.to_string())?;
     let next = all.last().map_or(1, |letter| letter.number + 1);
     let mut watch = Watch::new(&app.bus, app.store.clone(), &app.config, next);
     let mut tallies = Vec::new();
     for group in grouped(&chosen) {
-        let tally = dlq::redrive(&group, &PACE, &mut watch, &mut tell)
+        let tally = dead_letters::redrive(&group, &PACE, &mut watch, &mut tell)
             .await
             .map_err(|e| e.to_string())?;
         app.jobs
@@ -285,7 +286,7 @@ pub async fn give_up(
     }
     let (letters, _) = letters(&app, &chosen.numbers).await?;
     for (dropped, letter) in letters.iter().enumerate() {
-        if let Err(e) = dlq::give_up(letter, why, &who.0, SOURCE, &app.bus).await {
+        if let Err(e) = dead_letters::give_up(letter, why, &who.0, SOURCE, &app.bus).await {
             let outcome = format!("{dropped} dropped, then failed at #{}: {e}", letter.number);
             audit::line(&who, "drop", &named(&chosen.numbers), &outcome);
             return Err(Problem::new(

@@ -1,8 +1,8 @@
 //! A stored message as a person reads it.
 
-use oncue::bus::Found;
-use oncue::event::Incoming;
+use oncue_core::bus::Found;
 use oncue_proto::Catalog;
+use oncue_proto::event::Incoming;
 use serde_json::{Value, json};
 
 /// Larger payloads are described, not shown: a page is no place for them.

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
-use oncue::drift::{Finding, Observed, findings};
-use oncue::event;
-use oncue::house::House;
+use oncue_admin::drift::{Finding, Observed, findings};
+use oncue_admin::topology::House;
+use oncue_proto::event;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 

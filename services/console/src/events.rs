@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
-use oncue::bus::{Bus, BusError, Found, Slice};
-use oncue::event;
+use oncue_core::bus::{Bus, BusError, Found, Slice};
+use oncue_proto::event;
 use serde::Deserialize;
 use serde_json::{Value, json};
 

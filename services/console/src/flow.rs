@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use oncue::event;
-use oncue::flow::Flow;
-use oncue::trail::{Patience, Trail};
+use oncue_admin::trail::{Patience, Trail};
+use oncue_core::model::flow::Flow;
+use oncue_proto::event;
 use serde_json::{Value, json};
 
 use crate::App;

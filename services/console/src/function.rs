@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use oncue::bus::layout::DLQ;
-use oncue::dlq::{Letter, ms};
+use oncue_admin::dead_letters::{Letter, ms};
+use oncue_core::bus::layout::DLQ;
 use serde_json::{Value, json};
 
 use crate::App;

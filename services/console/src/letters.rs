@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use oncue::bus::Found;
-use oncue::bus::layout::DLQ;
-use oncue::dlq::{self, Group, Letter, grouped, ms};
+use oncue_admin::dead_letters::{self, Group, Letter, grouped, ms};
+use oncue_core::bus::Found;
+use oncue_core::bus::layout::DLQ;
 use serde_json::{Value, json};
 
 use crate::App;
@@ -21,7 +21,7 @@ const LISTED: usize = 200;
 const HEX: usize = 512;
 
 pub async fn list(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
-    let (letters, before) = dlq::latest(&app.bus, WINDOW).await?;
+    let (letters, before) = dead_letters::latest(&app.bus, WINDOW).await?;
     let groups: Vec<Value> = grouped(&letters).iter().map(group).collect();
     Ok(Json(
         json!({ "groups": groups, "letters": letters.len(), "before": before }),
@@ -117,7 +117,7 @@ async fn whole(app: &App, letter: &Letter) -> Value {
     ] {
         shown[name] = value;
     }
-    match dlq::complete(&app.bus, inner).await {
+    match dead_letters::complete(&app.bus, inner).await {
         Err(why) => shown["undecoded"] = why.into(),
         Ok(complete) => {
             let envelope = complete.envelope.unwrap_or_default();

@@ -32,9 +32,9 @@ mod search;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use oncue::bus::Bus;
-use oncue::config::Config;
-use oncue::store::{RedisStore, Store};
+use oncue_core::bus::Bus;
+use oncue_core::config::Config;
+use oncue_core::store::{RedisStore, Store};
 use oncue_proto::Catalog;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;

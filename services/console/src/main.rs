@@ -5,13 +5,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use oncue::config::Config;
-use oncue::event;
-use oncue::telemetry::Telemetry;
 use oncue_console::App;
 use oncue_console::access::Access;
 use oncue_console::server::{Guards, serve};
+use oncue_core::config::Config;
 use oncue_proto::Catalog;
+use oncue_proto::event;
+use oncue_telemetry::Telemetry;
 use tokio::net::TcpListener;
 
 #[tokio::main]
@@ -39,7 +39,8 @@ async fn main() -> ExitCode {
 
 async fn run(config: Config, catalog: Catalog) -> Result<(), String> {
     // Before anything is promised: whoever waits for the line below may send the signal at once.
-    let mut stop = oncue::stop_signal().map_err(|e| format!("cannot handle signals: {e}"))?;
+    let mut stop =
+        oncue_core::process::stop_signal().map_err(|e| format!("cannot handle signals: {e}"))?;
     let token = std::env::var("ONCUE_CONSOLE_TOKEN")
         .ok()
         .filter(|token| !token.is_empty());

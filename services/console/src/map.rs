@@ -3,12 +3,12 @@
 mod graph;
 mod vitals;
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use oncue::config::Limits;
-use oncue::manifest::Manifest;
+use oncue_core::config::Limits;
+use oncue_core::model::manifest::Manifest;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -73,7 +73,7 @@ pub struct News {
 
 impl Board {
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Functions `oncue.toml` names, with what their programs say.

@@ -3,8 +3,8 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use oncue::bus::{ApiError, BusError};
-use oncue::store::StoreError;
+use oncue_core::bus::{ApiError, BusError};
+use oncue_core::store::StoreError;
 use serde_json::json;
 
 /// A class of problem: its code never changes, so that a program can tell them apart.

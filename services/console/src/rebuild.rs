@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use oncue::dlq;
-use oncue::event::Meta;
-use oncue::flow::{Flow, FlowEvent, Step, StepState, tree};
-use oncue::store::{Mark, Settled};
-use oncue::trail::{self, Cue, Hit, Patience};
+use oncue_admin::dead_letters;
+use oncue_admin::trail::{self, Cue, Hit, Patience};
+use oncue_core::model::flow::{Flow, FlowEvent, Step, StepState, tree};
+use oncue_core::store::{Mark, Settled};
+use oncue_proto::event::Meta;
 
 use crate::App;
 use crate::flow::listeners;
@@ -105,7 +105,7 @@ fn member(app: &App, hit: Hit) -> Member {
 /// something else than the event's own key leaves its mark elsewhere; of that, the dead letters and how far its consumer
 /// has acked say as much.
 async fn take_steps(app: &App, members: &mut [Member]) -> Result<(), Problem> {
-    let (letters, _) = dlq::latest(&app.bus, WINDOW).await?;
+    let (letters, _) = dead_letters::latest(&app.bus, WINDOW).await?;
     let is_dead = |function: &str, event: &str| {
         letters
             .iter()

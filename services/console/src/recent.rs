@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use futures::future::join_all;
-use oncue::bus::{BusError, Slice};
+use oncue_core::bus::{BusError, Slice};
 use serde_json::{Value, json};
 
 use crate::App;

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use oncue::manifest::Manifest;
-use oncue::{event, program};
+use oncue_admin::program;
+use oncue_core::model::manifest::Manifest;
+use oncue_proto::event;
 
 pub use self::answers::{Counts, Histogram, Running};
 pub use self::streams::{Consumer, Mix, Stream};

@@ -1,5 +1,5 @@
 //! `GET /api/search?q=`: an event id, a flow id or a key. The ledger knows its flows, keys are looked for among the newest
-//! events, ids as [`oncue::trail`] does.
+//! events, ids as [`oncue_admin::trail`] does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::{Query, State};
 use futures::future::join_all;
-use oncue::bus::layout::{DLQ, TIMER};
-use oncue::bus::{BusError, Found, Slice};
-use oncue::event;
-use oncue::trail::{Patience, Sources, Trail};
+use oncue_admin::trail::{Patience, Sources, Trail};
+use oncue_core::bus::layout::{DLQ, TIMER};
+use oncue_core::bus::{BusError, Found, Slice};
+use oncue_proto::event;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -46,7 +46,7 @@ pub async fn get(
     let (flow, keyed, letters) = tokio::join!(
         app.store.flow(&query),
         by_key(&app, &query),
-        oncue::dlq::latest(&app.bus, WINDOW)
+        oncue_admin::dead_letters::latest(&app.bus, WINDOW)
     );
     let (flow, (keyed, looked_at), letters) = (flow?, keyed?, letters?.0);
     let letters = letters

@@ -7,9 +7,9 @@ use axum::http::{HeaderMap, HeaderName, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use oncue::event::{self, Meta};
-use oncue::store::SKEW_MS;
+use oncue_core::store::SKEW_MS;
 use oncue_proto::Format;
+use oncue_proto::event::{self, Meta};
 use serde_json::value::RawValue;
 
 use crate::problem::{CLOCK, MALFORMED, MEDIA_TYPE, Problem};

@@ -3,11 +3,12 @@
 //! Asked for only where it can matter: between two looks the gateway counts what it took itself, so a look is due when
 //! that could have reached the bound, or a second after the last one. Many requests share one look.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oncue::bus::Bus;
+use oncue_core::bus::Bus;
 use serde_json::Value;
 
 use crate::problem::{BEHIND, Problem};
@@ -55,7 +56,6 @@ impl Backlog {
         let of = self
             .streams
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
             .entry(stream.to_owned())
             .or_default()
             .clone();
@@ -80,8 +80,8 @@ impl Backlog {
 }
 
 impl Stream {
-    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> parking_lot::MutexGuard<'_, Known> {
+        self.known.lock()
     }
 
     fn is_younger(&self, than: Duration) -> bool {

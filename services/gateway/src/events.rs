@@ -6,7 +6,7 @@ use axum::extract::{Extension, Request, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use oncue::event::{self, Meta};
+use oncue_proto::event::{self, Meta};
 use oncue_proto::{Entry, Format};
 use serde::Serialize;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse;
-use oncue::telemetry::prometheus;
+use oncue_telemetry::prometheus;
 
 use crate::App;
 use crate::problem::{NOT_READY, Problem};

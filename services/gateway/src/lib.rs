@@ -30,11 +30,11 @@ mod wish;
 
 use std::sync::Arc;
 
-use oncue::bus::{Bus, layout};
-use oncue::config::{Config, FlowsConfig, GatewayConfig};
-use oncue::store::{RedisStore, Store};
-use oncue::telemetry::metrics::Source;
+use oncue_core::bus::{Bus, layout};
+use oncue_core::config::{Config, FlowsConfig, GatewayConfig};
+use oncue_core::store::{RedisStore, Store};
 use oncue_proto::Catalog;
+use oncue_telemetry::metrics::Source;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -88,7 +88,7 @@ impl App {
         // the others take from it what is due.
         let mut domains = vec![layout::TIMER, layout::DLQ];
         for entry in catalog.entries() {
-            let domain = oncue::event::stream_of_type(&entry.ty);
+            let domain = oncue_proto::event::stream_of_type(&entry.ty);
             if !domains.contains(&domain) {
                 domains.push(domain);
             }
@@ -118,7 +118,7 @@ impl App {
         });
         let watched = app.clone();
         let source: Source = Arc::new(move || watched.metrics.list());
-        oncue::telemetry::metrics::observe(&source);
+        oncue_telemetry::metrics::observe(&source);
         Ok(app)
     }
 }

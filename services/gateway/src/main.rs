@@ -4,13 +4,16 @@
 
 use std::process::ExitCode;
 
-use oncue::config::Config;
-use oncue::event;
-use oncue::telemetry::{self, Telemetry};
+use oncue_core::config::Config;
 use oncue_gateway::App;
 use oncue_gateway::server::{Guards, serve};
 use oncue_proto::Catalog;
+use oncue_proto::event;
+use oncue_telemetry::Telemetry;
 use tokio::net::TcpListener;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -24,7 +27,7 @@ async fn main() -> ExitCode {
         }
     };
     let telemetry = Telemetry::start("gateway", &event::new_id(), false);
-    telemetry::set_peers(&config.nats_url, &config.redis_url);
+    oncue_telemetry::set_peers(&config.nats_url, &config.redis_url);
     let ended = run(&config, catalog).await;
     telemetry.close().await;
     match ended {
@@ -38,7 +41,8 @@ async fn main() -> ExitCode {
 
 async fn run(config: &Config, catalog: Catalog) -> Result<(), String> {
     // Before anything is promised: whoever waits for the line below may send the signal at once.
-    let mut stop = oncue::stop_signal().map_err(|e| format!("cannot handle signals: {e}"))?;
+    let mut stop =
+        oncue_core::process::stop_signal().map_err(|e| format!("cannot handle signals: {e}"))?;
     let listen = &config.gateway.listen;
     let listener = TcpListener::bind(listen)
         .await

@@ -1,11 +1,12 @@
 //! Counts for `/metrics` and OTLP. Few series, all known beforehand, so a map is all it takes.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use oncue::telemetry::metrics::{self, BOUNDS, Labels, Metric, Points, Spread};
+use oncue_telemetry::metrics::{self, BOUNDS, Labels, Metric, Points, Spread};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Histogram;
 
@@ -46,11 +47,6 @@ struct Times {
     sum: f64,
 }
 
-/// A panic elsewhere does not make a count wrong.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Metrics {
     /// `route` must come from a bounded set, never from the client.
     pub fn request(&self, method: &'static str, route: &str, status: u16, took: Duration) {
@@ -62,7 +58,7 @@ impl Metrics {
         if let Some([times, _]) = self.pushed() {
             times.record(took.as_secs_f64(), &attributes(&request.labels()));
         }
-        lock(&self.requests).entry(request).or_default().add(took);
+        self.requests.lock().entry(request).or_default().add(took);
     }
 
     /// A publish ended, with an error of class `error` or well.
@@ -70,7 +66,7 @@ impl Metrics {
         if let Some([_, times]) = self.pushed() {
             times.record(took.as_secs_f64(), &attributes(&send_labels(error)));
         }
-        lock(&self.sends).entry(error).or_default().add(took);
+        self.sends.lock().entry(error).or_default().add(took);
     }
 
     fn pushed(&self) -> Option<&[Histogram<f64>; 2]> {
@@ -85,7 +81,9 @@ impl Metrics {
 
     /// `ty` is a type of the contract, or `unknown`.
     pub fn event(&self, ty: &str, outcome: &'static str) {
-        *lock(&self.events)
+        *self
+            .events
+            .lock()
             .entry((ty.to_owned(), outcome))
             .or_default() += 1;
     }
@@ -93,11 +91,15 @@ impl Metrics {
     /// The same list each time, in the same order.
     pub fn list(&self) -> Vec<Metric> {
         let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
-        let requests = lock(&self.requests)
+        let requests = self
+            .requests
+            .lock()
             .iter()
             .map(|(request, times)| (request.labels(), times.spread()))
             .collect();
-        let sends: Vec<_> = lock(&self.sends)
+        let sends: Vec<_> = self
+            .sends
+            .lock()
             .iter()
             .map(|(error, times)| (send_labels(*error), times.spread()))
             .collect();
@@ -105,7 +107,7 @@ impl Metrics {
             .iter()
             .map(|(_, spread)| spread.counts.iter().sum::<u64>())
             .sum();
-        let events = lock(&self.events);
+        let events = self.events.lock();
         let events = events.iter().map(|((ty, outcome), count)| {
             (
                 vec![("type", ty.clone()), ("outcome", (*outcome).to_owned())],
@@ -219,7 +221,7 @@ impl Times {
 
 #[cfg(test)]
 mod tests {
-    use oncue::telemetry::prometheus;
+    use oncue_telemetry::prometheus;
 
     use super::*;
 

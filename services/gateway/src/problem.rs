@@ -5,8 +5,8 @@ use axum::Json;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use oncue::bus::{ApiError, BusError, PublishError};
-use oncue::store::StoreError;
+use oncue_core::bus::{ApiError, BusError, PublishError};
+use oncue_core::store::StoreError;
 use oncue_proto::CatalogError;
 use serde::Serialize;
 

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use oncue::bus::{Bus, PubAck};
-use oncue::event::{self, Meta};
+use oncue_core::bus::{Bus, PubAck};
 use oncue_proto::Format;
+use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{Envelope, Header};
 use serde_json::json;
 

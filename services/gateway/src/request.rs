@@ -1,7 +1,7 @@
 //! Small readings of a request: a header, a path piece, a length, an id.
 
 use axum::http::{HeaderMap, HeaderName, header};
-use oncue::event;
+use oncue_proto::event;
 use percent_encoding::percent_decode_str;
 
 use crate::problem::{MALFORMED, MEDIA_TYPE, Problem, TOO_LARGE};

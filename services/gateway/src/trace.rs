@@ -4,8 +4,8 @@
 use std::time::SystemTime;
 
 use axum::http::{HeaderMap, Request, StatusCode, header};
-use oncue::event::{self, Meta};
-use oncue::telemetry::{self, Carrier, Kind, Place, Value};
+use oncue_proto::event::{self, Meta};
+use oncue_telemetry::{Carrier, Kind, Place, Value};
 use opentelemetry::Context;
 
 use crate::server::Peer;
@@ -40,13 +40,13 @@ impl Trace {
     pub fn begin<B>(request: &Request<B>, traced: bool) -> Self {
         let came = carrier(request.headers());
         let own = if traced {
-            telemetry::place(came.traceparent.as_deref(), None)
+            oncue_telemetry::place(came.traceparent.as_deref(), None)
         } else {
             None
         };
         let named = || came.traceparent.as_deref().and_then(Place::after);
         // Where nobody traces, an id that answers and logs share.
-        let derived = || Place::after(&telemetry::untraced(&event::new_id()));
+        let derived = || Place::after(&event::untraced(&event::new_id()));
         let place = own.or_else(named).or_else(derived);
         let place = place.unwrap_or_else(|| Place::root(opentelemetry::trace::TraceId::INVALID));
         Self {
@@ -79,7 +79,7 @@ impl Trace {
             return Sending {
                 place: None,
                 started,
-                carrier: telemetry::pass_on(&self.came, &meta.flow),
+                carrier: oncue_telemetry::pass_on(&self.came, &meta.flow),
             };
         }
         let place = self.place.child();
@@ -91,14 +91,14 @@ impl Trace {
         Sending {
             place: Some(place),
             started,
-            carrier: telemetry::propagated(carrier),
+            carrier: oncue_telemetry::propagated(carrier),
         }
     }
 
     /// Redis was asked at `started` and has answered.
     pub fn redis(&self, operation: &'static str, started: SystemTime) {
         if let Some(place) = self.sampled() {
-            telemetry::redis(place, operation, None, started);
+            oncue_telemetry::redis(place, operation, None, started);
         }
     }
 
@@ -113,7 +113,8 @@ impl Trace {
         if !self.recorded || !(self.place.sampled() || status.is_server_error()) {
             return;
         }
-        let Some(mut span) = telemetry::span(&self.place, Kind::Server, [name, ""], self.started)
+        let Some(mut span) =
+            oncue_telemetry::span(&self.place, Kind::Server, [name, ""], self.started)
         else {
             return;
         };
@@ -128,7 +129,7 @@ impl Trace {
         if !self.place.sampled() {
             span.set("oncue.sampled.by", "failure");
         }
-        telemetry::export(span);
+        oncue_telemetry::export(span);
     }
 }
 
@@ -140,7 +141,8 @@ impl Sending {
             return;
         };
         let name = ["send ", &meta.ty];
-        let Some(mut span) = telemetry::span(&place, Kind::Producer, name, self.started) else {
+        let Some(mut span) = oncue_telemetry::span(&place, Kind::Producer, name, self.started)
+        else {
             return;
         };
         span.of_message("send", &meta.ty, &meta.id, &meta.flow);
@@ -148,7 +150,7 @@ impl Sending {
         span.set("cloudevents.event_source", &meta.source);
         span.set("cloudevents.event_spec_version", "1.0");
         span.set("cloudevents.event_type", &meta.ty);
-        if !key.is_empty() && telemetry::shows_messages() {
+        if !key.is_empty() && oncue_telemetry::shows_messages() {
             span.set("cloudevents.event_subject", key);
         }
         match taken {
@@ -159,7 +161,7 @@ impl Sending {
                 span.fail("");
             }
         }
-        telemetry::export(span);
+        oncue_telemetry::export(span);
     }
 }
 

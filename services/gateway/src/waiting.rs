@@ -1,13 +1,14 @@
 //! Waiting for flows: however many clients wait or watch, one task asks Redis for all of their flows together.
 
+use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oncue::bus::Bus;
-use oncue::event::stream_of_type;
-use oncue::flow::Flow;
-use oncue::store::{Store, StoreError};
+use oncue_core::bus::Bus;
+use oncue_core::model::flow::Flow;
+use oncue_core::store::{Store, StoreError};
+use oncue_proto::event::stream_of_type;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::problem::{BUSY, Problem};
@@ -53,10 +54,6 @@ pub struct Waiting {
 /// One of a bounded number; given back when dropped.
 pub struct Place(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Waiting {
     pub fn new(store: Store, bus: Bus, limit: usize) -> Arc<Self> {
         let places = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
@@ -92,7 +89,7 @@ impl Waiting {
 
     /// Follows a flow for as long as the receiver lives.
     pub fn watch(self: &Arc<Self>, flow: &str) -> watch::Receiver<Seen> {
-        let mut watched = lock(&self.watched);
+        let mut watched = self.watched.lock();
         let idle = watched.is_empty();
         let mut seen = watched.entry(flow.to_owned()).or_default().subscribe();
         // Of what others have seen already, this one hears as well.
@@ -108,7 +105,7 @@ impl Waiting {
     async fn poll(self: Arc<Self>) {
         loop {
             let flows: Vec<String> = {
-                let mut watched = lock(&self.watched);
+                let mut watched = self.watched.lock();
                 watched.retain(|_, seen| seen.receiver_count() > 0);
                 if watched.is_empty() {
                     return;
@@ -126,7 +123,7 @@ impl Waiting {
                         vec![Seen::Away; ids.len()]
                     }
                 };
-                let watched = lock(&self.watched);
+                let watched = self.watched.lock();
                 for (id, now) in ids.iter().zip(found) {
                     let Some(seen) = watched.get(id) else {
                         continue;
@@ -174,7 +171,9 @@ impl Waiting {
     /// therefore never remembered, or a function that has just come would be taken for one that left.
     async fn is_removed(&self, stream: &str, function: &str) -> bool {
         let key = (stream.to_owned(), function.to_owned());
-        if lock(&self.consumers)
+        if self
+            .consumers
+            .lock()
             .get(&key)
             .is_some_and(|seen| seen.elapsed() < FRESH)
         {
@@ -186,7 +185,7 @@ impl Waiting {
             .has_consumer(stream, function)
             .await
             .unwrap_or(true);
-        let mut consumers = lock(&self.consumers);
+        let mut consumers = self.consumers.lock();
         if there {
             consumers.insert(key, Instant::now());
         } else {

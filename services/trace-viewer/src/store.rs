@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use opentelemetry_proto::tonic::{
@@ -14,6 +14,7 @@ use opentelemetry_proto::tonic::{
     resource::v1::Resource,
     trace::v1::Span,
 };
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
 
 /// How much is kept.
@@ -351,6 +352,6 @@ impl SharedStore {
     /// Never held across an await, so a blocking mutex is right. A panic while it was held cost at most one request's spans: what is
     /// there is still worth showing, hence no poisoning.
     pub fn lock(&self) -> MutexGuard<'_, Store> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use oncue::bus::Bus;
-use oncue::bus::layout::{self, Mode};
-use oncue::config::StreamConfig;
-use oncue::event::{format_time, now_ms, parse_time};
+use oncue_core::bus::Bus;
+use oncue_core::bus::layout::{self, Mode};
+use oncue_core::config::StreamConfig;
+use oncue_proto::event::{format_time, now_ms, parse_time};
 use serde_json::{Value, json};
 
 use super::check;

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use oncue::bus::pull::Room;
+use oncue_core::bus::pull::Room;
 use serde_json::{Value, json};
 
 use super::arena::{Arena, OUTPUT, Side, Work};

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use oncue::event::{self, Meta, format_time};
 use oncue_proto::Format;
+use oncue_proto::event::{self, Meta, format_time};
 
 /// A click as the backlog holds it.
 #[derive(Debug, Clone, Copy)]

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use oncue::event::{format_time, now_ms};
+use oncue_proto::event::{format_time, now_ms};
 use oncue_tests::bench::cases::{CASES, Known};
 use oncue_tests::bench::counts::{self, Counts};
 use oncue_tests::bench::machine::Machine;

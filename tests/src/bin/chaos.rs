@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oncue::event::{format_time, now_ms};
+use oncue_proto::event::{format_time, now_ms};
 use oncue_tests::chaos::progress::Progress;
 use oncue_tests::chaos::report::{Live, Plan, Report};
 use oncue_tests::chaos::rows::{ROWS, Row, find};

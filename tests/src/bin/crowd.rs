@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use oncue::bus::{Bus, layout};
-use oncue::config::{Limits, Size, StreamConfig};
-use oncue::event::{self, Meta};
+use oncue_core::bus::{Bus, layout};
+use oncue_core::config::{Limits, Size, StreamConfig};
 use oncue_proto::Format;
+use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 use oncue_tests::house::{House, free_port};
 use prost::Message as _;
@@ -284,7 +284,7 @@ async fn stories(bus: &Bus) -> serde_json::Value {
             message: message.into(),
             site: site.into(),
             attempts: 6,
-            at: Some(oncue::dlq::timestamp(event::now_ms())),
+            at: Some(oncue_admin::dead_letters::timestamp(event::now_ms())),
             event_id: event.clone(),
             event_type: "web.page.viewed".into(),
             flow_id: event,

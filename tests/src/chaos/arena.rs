@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use oncue::bus::Bus;
-use oncue::event::{format_time, now_ms};
-use oncue::store::Store;
+use oncue_core::bus::Bus;
+use oncue_core::store::Store;
+use oncue_proto::event::{format_time, now_ms};
 use oncue_proto::oncue::v1::{Envelope, Header};
 use serde_json::Value;
 

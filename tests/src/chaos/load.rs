@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use oncue::bus::Bus;
-use oncue::event::{format_time, now_ms, output_id};
+use oncue_core::bus::Bus;
+use oncue_proto::event::{format_time, now_ms, output_id};
 use oncue_proto::oncue::v1::{Envelope, Header};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -245,7 +245,7 @@ impl Client {
                 match answer {
                     Ok(ack) => return Some(ack),
                     // Without an id a second try would be a second event.
-                    Err(oncue::bus::PublishError::Unknown(_)) if plain => return None,
+                    Err(oncue_core::bus::PublishError::Unknown(_)) if plain => return None,
                     Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
                 }
             }

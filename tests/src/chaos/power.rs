@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use oncue::store::{
+use oncue_core::store::{
     Basis, Change, Handled, Mark, Op, Purpose, Regression, Row as StateRow, RowChange, RowKey, Run,
 };
 use serde_json::json;
@@ -426,17 +426,17 @@ fn parts(house: &House) -> Option<Vec<u64>> {
 
 fn commit(call: u64, events: u64) -> Run {
     let handled = (0..events).map(|n| {
-        let origin = oncue::event::Origin {
+        let origin = oncue_proto::event::Origin {
             stream: "web",
             stream_created: 1,
             sequence: call * events + n + 1,
-            published: oncue::event::now_ms(),
+            published: oncue_proto::event::now_ms(),
             subject: "web.page.viewed",
         };
         let mark = Mark::new(
             "torn",
             "/torn",
-            &oncue::event::Meta::of_origin(&origin),
+            &oncue_proto::event::Meta::of_origin(&origin),
             3_600_000,
         );
         let op = Op {

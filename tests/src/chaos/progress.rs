@@ -1,8 +1,9 @@
 //! What is going on, for those who wait: one line that changes on a terminal, a line now and then elsewhere.
 
+use parking_lot::Mutex;
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::report::Live;
@@ -44,11 +45,7 @@ impl Progress {
     }
 
     pub fn row(&self, now: String) {
-        *self
-            .inner
-            .now
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = now;
+        *self.inner.now.lock() = now;
         self.inner.show();
     }
 
@@ -62,11 +59,7 @@ impl Progress {
 
 impl Inner {
     fn show(&self) {
-        let now = self
-            .now
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let now = self.now.lock().clone();
         if now.is_empty() {
             return;
         }

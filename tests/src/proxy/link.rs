@@ -1,8 +1,9 @@
 //! One proxied connection: two pumps, each of which reads, holds back as long as it must, inspects and writes.
 
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -12,7 +13,7 @@ use super::frames::{
     NatsFrame, is_batch_ack, is_publish_ack, is_second_of_batch, nats_frame, resp_command, resp_len,
 };
 use super::ledger::{Line, is_ticket};
-use super::{Direction, Faults, Inner, Protocol, lock};
+use super::{Direction, Faults, Inner, Protocol};
 
 /// Pieces a pump holds back before it stops reading.
 const HELD: usize = 64;
@@ -103,7 +104,7 @@ impl<'a> Pump<'a> {
         let Faults {
             latency, jitter, ..
         } = self.faults();
-        let delay = latency + jitter.mul_f64(lock(&self.inner.seed).f64());
+        let delay = latency + jitter.mul_f64(self.inner.seed.lock().f64());
         self.inner.count("delay", u64::from(!delay.is_zero()));
         delay
     }
@@ -200,7 +201,7 @@ impl<'a> Pump<'a> {
     }
 
     fn keep_resp(&self, value: &[u8]) -> bool {
-        let mut commits = lock(self.commits);
+        let mut commits = self.commits.lock();
         if self.direction == Direction::Up {
             commits.push_back(resp_command(value).eq_ignore_ascii_case(b"FCALL"));
             return true;
@@ -214,7 +215,7 @@ impl<'a> Pump<'a> {
         let payload = &message[frame.payload.clone()];
         if self.direction == Direction::Down {
             if is_ticket(&frame.reply) {
-                lock(&self.inner.ledger).delivered(&frame.reply, self.line);
+                self.inner.ledger.lock().delivered(&frame.reply, self.line);
             }
             let lost = (is_publish_ack(frame, payload) && self.take_answer())
                 || (is_batch_ack(frame, payload)
@@ -222,7 +223,7 @@ impl<'a> Pump<'a> {
             return !lost;
         }
         if is_ticket(&frame.subject) {
-            lock(&self.inner.ledger).settled(&frame.subject, payload);
+            self.inner.ledger.lock().settled(&frame.subject, payload);
         }
         !(is_second_of_batch(frame, message)
             && self.take("torn batch", |faults| &mut faults.tear_batches))

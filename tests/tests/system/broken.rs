@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use oncue::bus::Bus;
-use oncue::event;
+use oncue_core::bus::Bus;
+use oncue_proto::event;
 use oncue_proto::oncue::v1::{Envelope, Header};
 use oncue_tests::chaos::report::{Plan, Report};
 use oncue_tests::chaos::rows::find;

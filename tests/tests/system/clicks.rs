@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use oncue::bus::layout::Mode;
-use oncue::config::Config;
+use oncue_core::bus::layout::Mode;
+use oncue_core::config::Config;
 use oncue_proto::web::{PageMilestone, TrendsPublished};
 use oncue_tests::house::{House, QUICK, until};
 use prost::Message as _;

@@ -1,6 +1,6 @@
 //! The console's bench against real workers: tried, redriven, and on record.
 
-use oncue::bus::Bus;
+use oncue_core::bus::Bus;
 use oncue_proto::oncue::v1::{Envelope, Header};
 use oncue_tests::house::{House, QUICK, free_port, until};
 use serde_json::{Value, json};

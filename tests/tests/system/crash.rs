@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use oncue::bus::Bus;
-use oncue::fault::POINTS;
-use oncue::store::Store;
+use oncue_core::bus::Bus;
+use oncue_core::failpoint::POINTS;
+use oncue_core::store::Store;
 use oncue_tests::house::{House, Process, built, must_fail, until};
 
 /// Events of one batch, each of a key of its own.

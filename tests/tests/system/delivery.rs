@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use oncue::bus::Bus;
-use oncue::event;
+use oncue_core::bus::Bus;
+use oncue_proto::event;
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 use oncue_proto::web::PageMilestone;
 use oncue_tests::house::{House, QUICK, until};
@@ -251,7 +251,7 @@ async fn a_row_that_cannot_be_read_ends_in_the_dead_letters() {
         ("/text", vec!["HSET", "KEY", "count", "abc"]),
         ("/set", vec!["SADD", "KEY", "x"]),
     ] {
-        let key = oncue::store::row_key("tallies", page);
+        let key = oncue_core::store::row_key("tallies", page);
         let command: Vec<&str> = command
             .into_iter()
             .map(|part| if part == "KEY" { key.as_str() } else { part })
@@ -408,7 +408,7 @@ async fn a_worker_asks_only_for_what_it_has_room_for_and_says_that_it_is_still_a
 
 #[tokio::test]
 async fn outputs_left_behind_are_swept_up() {
-    use oncue::store::{Handled, Mark, Purpose, Run};
+    use oncue_core::store::{Handled, Mark, Purpose, Run};
     use oncue_proto::oncue::v1::Outbox;
     let config = format!("[functions.misbehave]\n{QUICK}\n[redis]\nkeep_outputs = \"0s\"\n");
     let house = House::new(&config).await;

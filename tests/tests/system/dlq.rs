@@ -1,7 +1,7 @@
 //! Dead letters in the hands of an operator: listed, shown, redriven, dropped.
 
-use oncue::bus::Bus;
-use oncue::event;
+use oncue_core::bus::Bus;
+use oncue_proto::event;
 use oncue_proto::oncue::v1::{DeadLetter, DeadLetterDropped, Envelope, Header};
 use oncue_tests::house::{House, QUICK, Stored, until};
 use prost::Message as _;

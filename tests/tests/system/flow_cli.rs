@@ -1,8 +1,8 @@
 //! `oncue flow`, `oncue map` and `oncue map --drift` on real servers; what workers write into the ledger is written here.
 
-use oncue::bus::Bus;
-use oncue::event::{self, new_id};
-use oncue::store::flow_key;
+use oncue_core::bus::Bus;
+use oncue_core::store::flow_key;
+use oncue_proto::event::{self, new_id};
 use oncue_proto::oncue::v1::{Envelope, Header};
 use oncue_tests::house::{House, QUICK, until};
 use serde_json::{Value, json};

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use oncue::event::{self, Meta, Origin};
-use oncue::flow::StepState;
-use oncue::store::{flow_key, listeners_key};
+use oncue_core::model::flow::StepState;
+use oncue_core::store::{flow_key, listeners_key};
+use oncue_proto::event::{self, Meta, Origin};
 use oncue_tests::house::House;
 
 fn meta(id: &str) -> Meta {

@@ -1,6 +1,6 @@
 //! Calls to the outside that must not be repeated: at most one run on an event, whatever happens to it.
 
-use oncue::bus::Bus;
+use oncue_core::bus::Bus;
 use oncue_proto::oncue::v1::DeadLetter;
 use oncue_tests::house::{House, until};
 use prost::Message as _;

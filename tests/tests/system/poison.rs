@@ -1,7 +1,7 @@
 //! Events that harm whoever handles them, each in its own way: each costs its function the attempts it is allowed and not
 //! more, its neighbours in the batch are applied, and it ends as a dead letter.
 
-use oncue::bus::Bus;
+use oncue_core::bus::Bus;
 use oncue_proto::oncue::v1::DeadLetter;
 use oncue_tests::house::{House, Process, must_fail, until};
 use prost::Message as _;

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use oncue::bus::pull::Room;
-use oncue::bus::{Bus, layout};
-use oncue::config::{FunctionConfig, Limits, StreamConfig};
-use oncue::store::{Handled, Mark, Purpose, RedisStore, Run, Store};
+use oncue_core::bus::pull::Room;
+use oncue_core::bus::{Bus, layout};
+use oncue_core::config::{FunctionConfig, Limits, StreamConfig};
+use oncue_core::store::{Handled, Mark, Purpose, RedisStore, Run, Store};
 use oncue_proto::oncue::v1::Envelope;
 use oncue_tests::house::{House, until};
 use oncue_tests::proxy::{Direction, Faults, Protocol, Proxy};
@@ -174,17 +174,17 @@ async fn exactly_the_next_reply_of_a_commit_is_lost() {
     let redis = RedisStore::connect(&url).await.expect("through the proxy");
     let store = Store::Redis(redis.clone());
     let commit = async |n: u64| {
-        let origin = oncue::event::Origin {
+        let origin = oncue_proto::event::Origin {
             stream: "web",
             stream_created: 1,
             sequence: n,
-            published: oncue::event::now_ms(),
+            published: oncue_proto::event::now_ms(),
             subject: "web.page.viewed",
         };
         let mark = Mark::new(
             "f",
             "/k",
-            &oncue::event::Meta::of_origin(&origin),
+            &oncue_proto::event::Meta::of_origin(&origin),
             3_600_000,
         );
         let handled = Handled {
@@ -215,7 +215,7 @@ async fn exactly_the_next_reply_of_a_commit_is_lost() {
     .await;
     assert_eq!(
         again.statuses,
-        [[oncue::store::Status::Duplicate(None)]],
+        [[oncue_core::store::Status::Duplicate(None)]],
         "it had been executed"
     );
     assert_eq!(proxy.fired_of("lost answer"), 1);

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use oncue::bus::Bus;
-use oncue::event;
-use oncue::store::Store;
+use oncue_core::bus::Bus;
+use oncue_core::store::Store;
+use oncue_proto::event;
 use oncue_proto::oncue::v1::{Envelope, Header};
 use oncue_tests::house::{House, Process, QUICK, until};
 use serde_json::{Value, json};

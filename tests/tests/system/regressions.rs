@@ -1,11 +1,11 @@
 //! What was once wrong with the store, each on a real Redis, named after what broke.
 
 use bytes::Bytes;
-use oncue::event::{self, Meta, Origin};
-use oncue::store::{
+use oncue_core::store::{
     Ask, Basis, Change, Handled, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, Shown,
     Status, Store, row_key,
 };
+use oncue_proto::event::{self, Meta, Origin};
 use oncue_tests::house::House;
 
 const KEY: &str = "/known";

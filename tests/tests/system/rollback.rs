@@ -1,6 +1,6 @@
 //! A Redis that went back in time: who finds it out, and what is no alarm.
 
-use oncue::store::{RedisStore, Store};
+use oncue_core::store::{RedisStore, Store};
 use oncue_tests::house::House;
 
 use crate::store::{alone, commit, handled};

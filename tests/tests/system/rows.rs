@@ -1,6 +1,6 @@
 //! A worker remembers rows that its own commits left, and yet sees whatever anybody else makes of them.
 
-use oncue::store::row_key;
+use oncue_core::store::row_key;
 use oncue_tests::house::{House, must_fail};
 
 use crate::twins::break_library;

@@ -1,11 +1,11 @@
 //! One suite, both stores: whatever the map answers, Redis must answer, and the other way round.
 
 use bytes::Bytes;
-use oncue::event::{self, Incoming, Origin};
-use oncue::store::{
+use oncue_core::store::{
     Ask, Basis, Change, Frame, Handled, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, Shown,
     Status, Store,
 };
+use oncue_proto::event::{self, Incoming, Origin};
 use oncue_tests::house::House;
 
 use crate::twins::break_library;

@@ -7,7 +7,7 @@ mod metrics;
 mod outage;
 mod secret;
 
-use oncue::bus::Bus;
+use oncue_core::bus::Bus;
 use oncue_proto::oncue::v1::{Envelope, Header};
 use oncue_tests::collector::{Collector, Manners, Received};
 use oncue_tests::house::{House, QUICK, until};

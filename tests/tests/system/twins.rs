@@ -1,6 +1,6 @@
 //! Stores that are broken on purpose: the suite must see it.
 
-use oncue::store::{Handled, Status};
+use oncue_core::store::{Handled, Status};
 use oncue_tests::house::House;
 
 use crate::store::{alone, commit, handled, suite};

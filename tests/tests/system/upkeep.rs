@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use oncue::event;
-use oncue::purge;
+use oncue_core::bus::purge;
+use oncue_proto::event;
 use oncue_tests::house::{House, until};
 use serde_json::{Value, json};
 

@@ -1,6 +1,7 @@
 //! Notifying the outside, with a receiver that answers what each test wants.
 
-use std::sync::{Arc, Mutex};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -76,7 +77,7 @@ impl Receiver {
         };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                *connections.lock().expect("lock") += 1;
+                *connections.lock() += 1;
                 tokio::spawn(serve(stream, received.clone(), replies.clone()));
             }
         });
@@ -84,11 +85,11 @@ impl Receiver {
     }
 
     fn received(&self) -> Vec<Received> {
-        self.received.lock().expect("lock").clone()
+        self.received.lock().clone()
     }
 
     fn connections(&self) -> usize {
-        *self.connections.lock().expect("lock")
+        *self.connections.lock()
     }
 
     async fn wait_for(&self, requests: usize) -> Vec<Received> {
@@ -117,7 +118,7 @@ async fn serve(
     stream.read_exact(&mut body).await.ok()?;
     request.body = String::from_utf8(body).expect("UTF-8");
     let at = {
-        let mut received = received.lock().expect("lock");
+        let mut received = received.lock();
         received.push(request);
         received.len() - 1
     };

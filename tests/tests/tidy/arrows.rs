@@ -5,17 +5,39 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::tree::{Metadata, none, rust_files, text};
 
 /// Every package with the packages of this house it may depend on. Services meet on the bus, never in a manifest.
-const ARROWS: [(&str, &[(&str, &str)]); 9] = [
+const ARROWS: [(&str, &[(&str, &str)]); 12] = [
     ("oncue-build", &[]),
     ("oncue-proto", &[("oncue-build", "build")]),
-    ("oncue", &[("oncue-proto", "normal")]),
+    ("oncue-core", &[("oncue-proto", "normal")]),
+    ("oncue-telemetry", &[("oncue-proto", "normal")]),
+    (
+        "oncue",
+        &[
+            ("oncue-core", "normal"),
+            ("oncue-proto", "normal"),
+            ("oncue-telemetry", "normal"),
+        ],
+    ),
+    (
+        "oncue-admin",
+        &[("oncue-core", "normal"), ("oncue-proto", "normal")],
+    ),
     (
         "oncue-gateway",
-        &[("oncue", "normal"), ("oncue-proto", "normal")],
+        &[
+            ("oncue-core", "normal"),
+            ("oncue-proto", "normal"),
+            ("oncue-telemetry", "normal"),
+        ],
     ),
     (
         "oncue-console",
-        &[("oncue", "normal"), ("oncue-proto", "normal")],
+        &[
+            ("oncue-admin", "normal"),
+            ("oncue-core", "normal"),
+            ("oncue-proto", "normal"),
+            ("oncue-telemetry", "normal"),
+        ],
     ),
     (
         "oncue-workers",
@@ -23,7 +45,11 @@ const ARROWS: [(&str, &[(&str, &str)]); 9] = [
     ),
     (
         "oncue-cli",
-        &[("oncue", "normal"), ("oncue-proto", "normal")],
+        &[
+            ("oncue-admin", "normal"),
+            ("oncue-core", "normal"),
+            ("oncue-proto", "normal"),
+        ],
     ),
     ("oncue-trace-viewer", &[]),
     // Tests may see everything; nobody may see tests.
@@ -31,7 +57,10 @@ const ARROWS: [(&str, &[(&str, &str)]); 9] = [
         "oncue-tests",
         &[
             ("oncue", "normal"),
+            ("oncue-admin", "normal"),
+            ("oncue-core", "normal"),
             ("oncue-proto", "normal"),
+            ("oncue-telemetry", "normal"),
             ("oncue-workers", "normal"),
             // As a foreign repository would: see tests/build.rs.
             ("oncue-build", "build"),
@@ -82,8 +111,8 @@ fn dependencies_point_one_way() {
 
 /// A crate that is wrapped in one place, and that place.
 const WRAPPED: [(&str, &str, &str); 2] = [
-    ("async-nats", "async_nats", "services/runtime/src/bus/"),
-    ("redis", "redis", "services/runtime/src/store/redis"),
+    ("async-nats", "async_nats", "services/runtime/core/src/bus/"),
+    ("redis", "redis", "services/runtime/core/src/store/redis"),
 ];
 
 /// A file that may name them all the same, with the package it is in, and why.
@@ -99,11 +128,11 @@ fn nats_and_redis_are_named_in_one_place_each() {
     for (krate, name, place) in WRAPPED {
         for package in Metadata::read()
             .members()
-            .filter(|package| !["oncue", UNWRAPPED.0].contains(&package.name.as_str()))
+            .filter(|package| !["oncue-core", UNWRAPPED.0].contains(&package.name.as_str()))
         {
             if package.asks_for.iter().any(|(asked, _)| asked == krate) {
                 found.push(format!(
-                    "{} depends on {krate}; only the package oncue may, in {place}",
+                    "{} depends on {krate}; only the package oncue-core may, in {place}",
                     package.name
                 ));
             }

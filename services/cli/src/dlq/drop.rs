@@ -1,7 +1,7 @@
 //! `oncue dlq drop` and `dropped`: a letter is given up only with a name and a reason on record.
 
-use oncue::dlq::{self, give_up};
-use oncue::event;
+use oncue_admin::dead_letters::{self, give_up};
+use oncue_proto::event;
 use oncue_proto::oncue::v1::DeadLetterDropped;
 use serde_json::json;
 
@@ -44,7 +44,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let bus = settings.bus().await?;
     let chosen = args
         .selection
-        .choose(&dlq::all(&bus).await.map_err(Failure::silent)?)?;
+        .choose(&dead_letters::all(&bus).await.map_err(Failure::silent)?)?;
     if chosen.len() > 1 {
         confirm::ask(
             &format!("Drop {} letters for good?", chosen.len()),
@@ -79,7 +79,7 @@ fn who() -> String {
 }
 
 pub async fn list(args: &ListArgs, settings: &Settings) -> Result<u8, Failure> {
-    let records = dlq::dropped(&settings.bus().await?)
+    let records = dead_letters::dropped(&settings.bus().await?)
         .await
         .map_err(Failure::silent)?;
     if args.json {

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use oncue::bus::Bus;
-use oncue::dlq::{Answer, Emitted, Letter, attempt};
+use oncue_admin::dead_letters::{Answer, Emitted, Letter, attempt};
+use oncue_core::bus::Bus;
 use oncue_proto::{Catalog, Format};
 
 use crate::exit::{self, Failure};

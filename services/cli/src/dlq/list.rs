@@ -1,7 +1,7 @@
 //! `oncue dlq ls`: what lies there, by cause or letter by letter.
 
-use oncue::dlq::{self, Group, Letter, grouped};
-use oncue::event;
+use oncue_admin::dead_letters::{self, Group, Letter, grouped};
+use oncue_proto::event;
 use serde_json::json;
 
 use crate::exit::{self, Failure};
@@ -33,7 +33,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let bus = settings.bus().await?;
     let fits =
         |wanted: &Option<String>, is: &String| wanted.as_ref().is_none_or(|wanted| wanted == is);
-    let mut letters = dlq::all(&bus).await.map_err(Failure::silent)?;
+    let mut letters = dead_letters::all(&bus).await.map_err(Failure::silent)?;
     letters.retain(|l| {
         fits(&args.function, &l.content.function) && fits(&args.reason, &l.content.reason)
     });

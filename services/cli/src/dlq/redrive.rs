@@ -3,10 +3,10 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use oncue::dlq::{
+use oncue_admin::dead_letters::{
     self, Group, Letter, Outcome, Pace, Progress, Sent, Tally, Watch, grouped, without_outdated,
 };
-use oncue::store::Store;
+use oncue_core::store::Store;
 
 use crate::exit::{self, Failure};
 use crate::paint::{BAD, CHANGED, DIM, GOOD, NAME, progress, remark, say};
@@ -42,7 +42,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         ));
     }
     let bus = settings.bus().await?;
-    let letters = dlq::all(&bus).await.map_err(Failure::silent)?;
+    let letters = dead_letters::all(&bus).await.map_err(Failure::silent)?;
     let chosen = args.selection.choose(&letters)?;
     if chosen.is_empty() {
         say("no such dead letters");
@@ -67,7 +67,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let mut tallies = Vec::new();
     for group in grouped(&chosen) {
         tallies.push(
-            dlq::redrive(&group, &pace, &mut watch, &mut tell)
+            dead_letters::redrive(&group, &pace, &mut watch, &mut tell)
                 .await
                 .map_err(Failure::silent)?,
         );

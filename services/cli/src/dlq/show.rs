@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use oncue::bus::Bus;
-use oncue::dlq::{self, Letter};
-use oncue::event::{self, Origin};
+use oncue_admin::dead_letters::{self, Letter};
+use oncue_core::bus::Bus;
 use oncue_proto::Catalog;
+use oncue_proto::event::{self, Origin};
 use oncue_proto::oncue::v1::DeadLetter;
 
 use crate::exit::{self, Failure};
@@ -30,7 +30,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let bus = settings.bus().await?;
     let mut chosen = args
         .selection
-        .choose(&dlq::all(&bus).await.map_err(Failure::silent)?)?;
+        .choose(&dead_letters::all(&bus).await.map_err(Failure::silent)?)?;
     let Some(letter) = chosen.pop() else {
         say("no such dead letters");
         return Ok(exit::OK);
@@ -155,7 +155,7 @@ fn clean(text: &str) -> String {
 
 async fn payload(letter: &Letter, bus: &Bus, catalog: &Catalog) -> String {
     let title = |note: &str| paint(DIM, format_args!("payload{note}"));
-    match dlq::complete(bus, &letter.content).await {
+    match dead_letters::complete(bus, &letter.content).await {
         Err(why) => format!("{}\n{}", title(""), paint(BAD, why)),
         Ok(letter) => match json(&letter, catalog) {
             Ok(json) => format!("{}\n{json}", title("")),

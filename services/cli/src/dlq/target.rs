@@ -1,6 +1,6 @@
 //! Which letters a verb is about.
 
-use oncue::dlq::Letter;
+use oncue_admin::dead_letters::Letter;
 
 use crate::exit::Failure;
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use oncue::bus::Bus;
-use oncue::bus::layout::{self, Mode, Outcome};
-use oncue::event::PARTITIONS;
-use oncue::manifest::Manifest;
-use oncue::store::RedisStore;
+use oncue_core::bus::Bus;
+use oncue_core::bus::layout::{self, Mode, Outcome};
+use oncue_core::model::manifest::Manifest;
+use oncue_core::store::RedisStore;
+use oncue_proto::event::PARTITIONS;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -316,7 +316,7 @@ async fn redis(
     facts: &mut Facts,
     report: &mut Report,
 ) -> Result<(), String> {
-    let text = |e: oncue::store::StoreError| e.to_string();
+    let text = |e: oncue_core::store::StoreError| e.to_string();
     let info = store.info("server").await.map_err(text)?;
     let field = |name: &str| {
         info.lines()

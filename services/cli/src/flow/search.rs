@@ -3,16 +3,16 @@
 
 use std::collections::BTreeMap;
 
-use oncue::bus::layout::{DLQ, TIMER};
-use oncue::bus::{Bus, Found};
-use oncue::config::Config;
-use oncue::dlq::{self, Letter};
-use oncue::event;
-use oncue::flow::{Flow, FlowEvent, Step, StepState, tree};
-use oncue::manifest::Manifest;
-use oncue::store::Store;
-use oncue::trail::{self, Cue, Hit, Patience, Searched, Sources};
+use oncue_admin::dead_letters::{self, Letter};
+use oncue_admin::trail::{self, Cue, Hit, Patience, Searched, Sources};
+use oncue_core::bus::layout::{DLQ, TIMER};
+use oncue_core::bus::{Bus, Found};
+use oncue_core::config::Config;
+use oncue_core::model::flow::{Flow, FlowEvent, Step, StepState, tree};
+use oncue_core::model::manifest::Manifest;
+use oncue_core::store::Store;
 use oncue_proto::Catalog;
+use oncue_proto::event;
 use serde_json::Value;
 
 use crate::exit::Failure;
@@ -59,7 +59,7 @@ pub async fn rebuild(
 async fn build(bus: &Bus, catalog: &Catalog, hits: &[Hit]) -> Result<Flow, Failure> {
     let flow = hits[0].incoming.meta.flow.clone();
     let consumers = ps::consumers(bus).await?;
-    let letters = dlq::all(bus).await.map_err(Failure::silent)?;
+    let letters = dead_letters::all(bus).await.map_err(Failure::silent)?;
     let letters: BTreeMap<(&str, &str), &Letter> = letters
         .iter()
         .filter(|letter| letter.content.flow_id == flow)

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anstyle::Style;
-use oncue::flow::{Flow, FlowEvent, Step, StepState};
+use oncue_core::model::flow::{Flow, FlowEvent, Step, StepState};
 
 use crate::paint::{BAD, BOLD, CHANGED, DIM, GOOD, NAME, PLAIN, brief, paint, width};
 

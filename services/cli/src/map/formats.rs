@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::paint::{BOLD, DIM, GOOD, NAME, brief, paint};
-use oncue::house::{House, Known};
+use oncue_admin::topology::{House, Known};
 
 /// A tree from the types nobody in the house emits to whatever follows; what was drawn before is only named again.
 pub fn text(house: &House) -> String {

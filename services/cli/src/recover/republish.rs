@@ -2,9 +2,9 @@
 //! under the same ids. What the stream still knows is a duplicate, what only its consumers know is skipped by them.
 
 use futures::{StreamExt as _, stream};
-use oncue::bus::{Bus, PubAck, PublishError};
-use oncue::event::{self, PARTITIONS};
-use oncue::store::Store;
+use oncue_core::bus::{Bus, PubAck, PublishError};
+use oncue_core::store::Store;
+use oncue_proto::event::{self, PARTITIONS};
 use oncue_proto::oncue::v1::{Envelope, Outbox};
 use prost::Message as _;
 

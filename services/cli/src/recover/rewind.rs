@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use oncue::bus::Bus;
-use oncue::bus::layout::TIMER;
-use oncue::event;
-use oncue::manifest::Manifest;
+use oncue_core::bus::Bus;
+use oncue_core::bus::layout::TIMER;
+use oncue_core::model::manifest::Manifest;
+use oncue_proto::event;
 use serde_json::Value;
 
 use crate::exit::{self, Failure};

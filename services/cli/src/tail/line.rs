@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use oncue::bus::layout::TIMER;
-use oncue::event::{self, Incoming};
+use oncue_core::bus::layout::TIMER;
+use oncue_proto::event::{self, Incoming};
 use oncue_proto::oncue::v1::TimerFired;
 use oncue_proto::{Catalog, Event as _};
 use serde_json::{Value, json};

@@ -3,9 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use oncue::bus::Bus;
-use oncue::bus::pull::{Pull, Room};
-use oncue::event::{self, Origin};
+use oncue_core::bus::Bus;
+use oncue_core::bus::pull::{Pull, Room};
+use oncue_proto::event::{self, Origin};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use oncue::bus::Bus;
+use oncue_core::bus::Bus;
 use serde_json::Value;
 
 use crate::exit::Failure;

@@ -1,9 +1,9 @@
 //! What `oncue top` draws: the table of functions, or one of them.
 
-use oncue::config::Limits;
-use oncue::dlq::Letter;
-use oncue::event;
-use oncue::manifest::Manifest;
+use oncue_admin::dead_letters::Letter;
+use oncue_core::config::Limits;
+use oncue_core::model::manifest::Manifest;
+use oncue_proto::event;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};

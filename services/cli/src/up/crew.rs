@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use oncue::config::{Config, Scale};
-use oncue::manifest::Manifest;
+use oncue_core::config::{Config, Scale};
+use oncue_core::model::manifest::Manifest;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::house::House;

@@ -1,12 +1,13 @@
 //! Keeps as many workers of each function as there is work for: looks, decides ([`scale`](super::scale)), acts, says why.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use oncue::bus::Bus;
+use oncue_core::bus::Bus;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -25,10 +26,6 @@ const QUIET: Duration = Duration::from_millis(40);
 
 /// All functions by name, shared with whoever is asked how they are. Never locked across an await.
 pub type Crews = Arc<Mutex<BTreeMap<String, Crew>>>;
-
-pub fn lock(crews: &Crews) -> MutexGuard<'_, BTreeMap<String, Crew>> {
-    crews.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 pub struct Elastic<'h> {
     house: &'h House,
@@ -72,11 +69,11 @@ impl<'h> Elastic<'h> {
 
     /// Starts those that are provisioned, and listens for the others.
     pub async fn begin(&mut self) {
-        let names: Vec<String> = lock(&self.crews).keys().cloned().collect();
+        let names: Vec<String> = self.crews.lock().keys().cloned().collect();
         for name in names {
             self.act(&name);
             let sleeps = |crew: &Crew| !crew.is_awake() && !crew.limits.scale.is_fixed();
-            if lock(&self.crews).get(&name).is_some_and(sleeps) {
+            if self.crews.lock().get(&name).is_some_and(sleeps) {
                 self.listen(&name).await;
             }
         }
@@ -98,7 +95,7 @@ impl<'h> Elastic<'h> {
     fn wake(&mut self, name: &str, subject: &str) {
         let now = self.began.elapsed();
         {
-            let mut crews = lock(&self.crews);
+            let mut crews = self.crews.lock();
             let Some(crew) = crews.get_mut(name) else {
                 return;
             };
@@ -115,7 +112,7 @@ impl<'h> Elastic<'h> {
 
     async fn look(&mut self) {
         let subjects: Vec<Subject> = {
-            let mut crews = lock(&self.crews);
+            let mut crews = self.crews.lock();
             crews.values_mut().for_each(Crew::forget_the_gone);
             let elastic = crews.values().filter(|crew| !crew.limits.scale.is_fixed());
             let subject = |crew: &Crew| (crew.name.clone(), crew.stream.clone(), crew.is_awake());
@@ -158,7 +155,7 @@ impl<'h> Elastic<'h> {
 
     fn see(&self, name: &str, sample: Sample) {
         let now = self.began.elapsed();
-        if let Some(crew) = lock(&self.crews).get_mut(name) {
+        if let Some(crew) = self.crews.lock().get_mut(name) {
             crew.history.see(now, sample, &crew.limits);
         }
     }
@@ -166,7 +163,7 @@ impl<'h> Elastic<'h> {
     /// Decides, says why, and starts what is to be started. To stop somebody takes a question first.
     fn act(&self, name: &str) -> Option<Leave> {
         let now = self.began.elapsed();
-        let mut crews = lock(&self.crews);
+        let mut crews = self.crews.lock();
         let crew = crews.get_mut(name)?;
         let count = crew.count();
         match decide(&crew.history, count, &crew.limits, now) {
@@ -214,7 +211,7 @@ impl<'h> Elastic<'h> {
         }
         let leaving = join_all(leaving.into_iter().map(|leave| self.resting(leave))).await;
         for (leave, idle) in leaving.into_iter().flatten() {
-            let mut crews = lock(&self.crews);
+            let mut crews = self.crews.lock();
             let Some(crew) = crews.get_mut(&leave.name) else {
                 continue;
             };
@@ -253,7 +250,7 @@ impl<'h> Elastic<'h> {
                 self.act(&leave.name)
             });
             let Some(still) = still else {
-                lock(&self.crews).get_mut(&leave.name)?.ear = None;
+                self.crews.lock().get_mut(&leave.name)?.ear = None;
                 return None;
             };
             leave = still;
@@ -261,12 +258,14 @@ impl<'h> Elastic<'h> {
         let answers = services::ask(&self.bus, &format!("$SRV.STATS.{}", leave.name), QUIET)
             .await
             .ok()?;
-        let idle = lock(&self.crews).get(&leave.name)?.idle(&answers);
+        let idle = self.crews.lock().get(&leave.name)?.idle(&answers);
         Some((leave, idle))
     }
 
     async fn listen(&self, name: &str) {
-        let filters = lock(&self.crews)
+        let filters = self
+            .crews
+            .lock()
             .get(name)
             .map(|crew| crew.filters.clone())
             .unwrap_or_default();
@@ -286,7 +285,7 @@ impl<'h> Elastic<'h> {
                 let _ = hearing.send((named, subject));
             }
         });
-        if let Some(crew) = lock(&self.crews).get_mut(name) {
+        if let Some(crew) = self.crews.lock().get_mut(name) {
             crew.ear = Some(AbortOnDropHandle::new(ear));
         }
     }

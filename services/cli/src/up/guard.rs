@@ -2,11 +2,11 @@
 //! pipe: when the pipe closes without a word, it ends everybody on its list. Works wherever there is a POSIX shell,
 //! needs no privilege, and does not die of Ctrl-C, since it is in a process group of its own.
 
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 
 use crate::exit::Failure;
 
@@ -62,13 +62,13 @@ impl Guard {
             pids.clear();
             true
         });
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         state.pipe = None;
         let _ = state.shell.wait();
     }
 
     fn change(&self, change: impl FnOnce(&mut BTreeSet<u32>) -> bool) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         change(&mut state.pids);
         let list: Vec<String> = state.pids.iter().map(u32::to_string).collect();
         if let Some(pipe) = &mut state.pipe {
@@ -105,12 +105,12 @@ mod tests {
         guard.watch(forgotten.id());
         guard.watch(watched.id());
         guard.forget(forgotten.id());
-        guard.0.lock().unwrap().pipe = None; // as when this process is gone
+        guard.0.lock().pipe = None; // as when this process is gone
         assert!(ended(&mut watched));
         assert!(forgotten.try_wait().unwrap().is_none());
         forgotten.kill().unwrap();
         forgotten.wait().unwrap();
-        let _ = guard.0.lock().unwrap().shell.wait();
+        let _ = guard.0.lock().shell.wait();
     }
 
     #[test]

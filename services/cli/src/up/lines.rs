@@ -92,7 +92,7 @@ pub fn print(text: &str) {
 /// The same in every run, and neighbours in the alphabet differ as a rule.
 fn colour(name: &str) -> Style {
     let base = name.split('.').next().unwrap_or(name);
-    PALETTE[oncue::event::partition(base) as usize % PALETTE.len()]
+    PALETTE[oncue_proto::event::partition(base) as usize % PALETTE.len()]
 }
 
 fn read(dialect: Dialect, line: &str) -> (Level, String) {

@@ -1,11 +1,12 @@
 //! One process that is kept running until it is told to stop, alone or with its group.
 
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
@@ -99,7 +100,7 @@ impl Vitals {
     }
 
     pub fn last_lines(&self) -> String {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.last.lock();
         last.iter()
             .map(|line| format!("  {line}"))
             .collect::<Vec<_>>()
@@ -107,7 +108,7 @@ impl Vitals {
     }
 
     fn keep(&self, line: &str) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock();
         if last.len() == KEPT {
             last.pop_front();
         }

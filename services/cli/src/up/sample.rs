@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use oncue::bus::{ApiError, Bus};
+use oncue_core::bus::{ApiError, Bus};
 use serde_json::Value;
 
 use super::scale::Sample;

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use oncue::config::Scale;
+use oncue_core::config::Scale;
 
 /// Without a look for this long nothing is known of the time in between.
 const GAP: Duration = Duration::from_secs(10);

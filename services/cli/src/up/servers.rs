@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use oncue::bus::{Bus, without_password};
-use oncue::store::RedisStore;
+use oncue_core::bus::{Bus, without_password};
+use oncue_core::store::RedisStore;
 use serde_json::Value;
 use tokio::net::TcpStream;
 

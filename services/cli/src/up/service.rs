@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use oncue::bus::Bus;
+use oncue_core::bus::Bus;
 use serde_json::{Map, Value, json};
 
-use super::elastic::{Crews, lock};
+use super::elastic::Crews;
 use super::process::Phase;
 use crate::exit::Failure;
 
@@ -64,7 +64,7 @@ fn body(verb: &str, id: &str, crews: &Crews) -> Value {
 
 /// Each function with its bounds and its workers.
 fn functions(crews: &Crews) -> Value {
-    let crews = lock(crews);
+    let crews = crews.lock();
     let functions = crews.iter().map(|(name, crew)| {
         let workers = crew
             .workers()

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use oncue::bus::Note;
-use oncue::manifest::Manifest;
+use oncue_core::bus::Note;
+use oncue_core::model::manifest::Manifest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

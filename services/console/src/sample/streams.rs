@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use oncue::bus::layout::DLQ;
-use oncue::bus::{Bus, Found, Slice};
-use oncue::event;
+use oncue_core::bus::layout::DLQ;
+use oncue_core::bus::{Bus, Found, Slice};
+use oncue_proto::event;
 use serde_json::{Value, json};
 
 /// Messages looked at in one stream, and at most so many bytes of them.

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use oncue::bus::{Bus, PubAck, layout};
-use oncue::config::Config;
-use oncue::event::{self, Meta};
-use oncue::store::RedisStore;
 use oncue_console::App;
 use oncue_console::access::Access;
 use oncue_console::server::{Guards, serve};
+use oncue_core::bus::{Bus, PubAck, layout};
+use oncue_core::config::Config;
+use oncue_core::store::RedisStore;
 use oncue_proto::Format;
+use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 use prost::Message as _;
 use serde_json::{Value, json};

@@ -1,6 +1,6 @@
 //! The bench: groups, whole letters, and what may be done with them. Redrives with a real worker are in the system tests.
 
-use oncue::bus::layout::DLQ;
+use oncue_core::bus::layout::DLQ;
 use oncue_proto::oncue::v1::DeadLetterDropped;
 use prost::Message as _;
 use serde_json::{Value, json};

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use oncue::bus::layout;
-use oncue::config::Limits;
+use oncue_core::bus::layout;
+use oncue_core::config::Limits;
 use serde_json::{Value, json};
 
 use crate::harness::{World, viewed, wait_for};

@@ -1,6 +1,6 @@
 //! From an id or a key to the whole flow.
 
-use oncue::event::{self, Meta};
+use oncue_proto::event::{self, Meta};
 use serde_json::json;
 
 use crate::harness::{World, viewed, wait_for};
@@ -180,7 +180,7 @@ async fn a_tracked_flow_is_shown_as_its_ledger_has_it() {
     let world = World::open().await;
     let (id, store) = (
         event::new_id(),
-        oncue::store::Store::Redis(world.store.clone()),
+        oncue_core::store::Store::Redis(world.store.clone()),
     );
     store
         .track(&viewed(&id), "home", std::time::Duration::from_mins(1))

@@ -1,7 +1,7 @@
 //! `POST /v1/events/{type}`.
 
-use oncue::event;
 use oncue_gateway::server::Guards;
+use oncue_proto::event;
 use oncue_proto::web::PageViewed;
 use prost::Message as _;
 use serde_json::json;

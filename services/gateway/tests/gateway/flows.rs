@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use oncue::event;
-use oncue::store::{Store, flow_key, listeners_key};
+use oncue_core::store::{Store, flow_key, listeners_key};
 use oncue_gateway::server::Guards;
+use oncue_proto::event;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -554,9 +554,11 @@ async fn clients_that_go_and_a_gateway_that_stops() {
 async fn the_ledger_is_the_one_workers_read() {
     let world = world(&["count-views"], "").await;
     post(&world, &[TRACK, ("ce-id", "read")]).await;
-    let redis =
-        oncue::store::RedisStore::look(&format!("redis://127.0.0.1:{}", world.servers.redis_port))
-            .await;
+    let redis = oncue_core::store::RedisStore::look(&format!(
+        "redis://127.0.0.1:{}",
+        world.servers.redis_port
+    ))
+    .await;
     let flow = Store::Redis(redis.unwrap())
         .flow("read")
         .await

@@ -7,8 +7,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oncue::bus::Bus;
-use oncue::config::Config;
+use oncue_core::bus::Bus;
+use oncue_core::config::Config;
 use oncue_gateway::App;
 use oncue_gateway::server::{Guards, serve};
 use serde_json::Value;

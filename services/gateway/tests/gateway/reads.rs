@@ -1,6 +1,6 @@
 //! State, health, metrics, the page, and paths that are none.
 
-use oncue::store::row_key;
+use oncue_core::store::row_key;
 use oncue_gateway::server::Guards;
 use serde_json::json;
 

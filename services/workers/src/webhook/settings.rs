@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oncue::config::Span;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -122,7 +121,9 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
-    let Span(timeout) = text.parse().map_err(|e| format!("WEBHOOK_TIMEOUT: {e}"))?;
+    let timeout = humantime::parse_duration(text).map_err(|e| {
+        format!("WEBHOOK_TIMEOUT: {text:?} is no duration like \"30s\" or \"2h\": {e}")
+    })?;
     if (SHORTEST_TIMEOUT..=LONGEST_TIMEOUT).contains(&timeout) {
         return Ok(timeout);
     }

@@ -110,7 +110,7 @@ async fn uploads(arena: &mut Arena, plan: Plan) -> Row {
         assert!(
             gone.as_ref()
                 .err()
-                .is_none_or(oncue::bus::ApiError::is_not_found),
+                .is_none_or(oncue_core::bus::ApiError::is_not_found),
             "{gone:?}"
         );
         let (process, port) = start(arena, false).await;

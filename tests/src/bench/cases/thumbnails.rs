@@ -32,7 +32,9 @@ pub async fn thumbnails(plan: Plan) -> Case {
     let (mut rates, mut per_core) = (Vec::new(), Vec::new());
     for round in 1..=plan.rounds {
         progress(&format!("thumbnails: round {round} of {}", plan.rounds));
-        arena.pause(PLACE, oncue::event::now_ms() + 3_600_000).await;
+        arena
+            .pause(PLACE, oncue_proto::event::now_ms() + 3_600_000)
+            .await;
         for number in 0..count {
             let url = format!("http://127.0.0.1:{port}/v1/files/photo-{round}-{number}.jpg");
             let answer = http
@@ -47,7 +49,7 @@ pub async fn thumbnails(plan: Plan) -> Case {
             .house
             .drained(&arena.bus, "files", "enforce-quota")
             .await;
-        let begin = oncue::event::now_ms() + 300;
+        let begin = oncue_proto::event::now_ms() + 300;
         let before = cpu(workers[0].pid());
         arena.pause(PLACE, begin).await;
         let end = arena.drained(PLACE, &mut workers).await;

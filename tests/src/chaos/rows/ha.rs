@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use oncue::bus::Bus;
+use oncue_core::bus::Bus;
 use serde_json::Value;
 
 use super::enough;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use oncue::store::{Change, Purpose};
+use oncue_core::store::{Change, Purpose};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -1,8 +1,8 @@
 //! Where an event lies, told by its mark.
 
 use bytes::Bytes;
-use oncue::event;
-use oncue::store::{Handled, Purpose, Store};
+use oncue_core::store::{Handled, Purpose, Store};
+use oncue_proto::event;
 
 use super::{HORIZON, alone, commit, handled, handled_at};
 

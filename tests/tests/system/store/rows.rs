@@ -1,6 +1,6 @@
 //! Rows: written whole or not at all, and only on what the handlers saw.
 
-use oncue::store::{Ask, Basis, Change, RowKey, Status, Store};
+use oncue_core::store::{Ask, Basis, Change, RowKey, Status, Store};
 
 use super::{alone, commit, fields, handled, row, run, with_ops};
 

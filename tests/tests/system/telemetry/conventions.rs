@@ -407,7 +407,7 @@ async fn a_plain_message_is_traced_under_the_id_its_flow_gives() {
     .await;
     assert!(found[0].span.parent_span_id.is_empty() && found[0].span.links.is_empty());
     assert_eq!(
-        oncue::telemetry::untraced("plain").split('-').nth(1),
+        oncue_proto::event::untraced("plain").split('-').nth(1),
         Some(found[0].trace().as_str())
     );
     let stored = house.messages(&bus, "web").await;

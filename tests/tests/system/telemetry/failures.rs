@@ -70,10 +70,8 @@ async fn every_failure_is_kept_of_traces_that_are_not() {
     let plain = of("plain", 3).await;
     let attempts: Vec<String> = plain.iter().map(|span| span.tag("oncue.attempt")).collect();
     assert_eq!(attempts, ["1", "2", "3"]);
-    assert!(
-        plain.iter().all(|span| Some(span.trace().as_str())
-            == oncue::telemetry::untraced("plain").split('-').nth(1))
-    );
+    assert!(plain.iter().all(|span| Some(span.trace().as_str())
+        == oncue_proto::event::untraced("plain").split('-').nth(1)));
     let letters = spans(&collector, "their dead letters", 2, |span| {
         span.span.name == "send dlq.misbehave"
     })
@@ -154,7 +152,7 @@ async fn log_lines_lead_to_the_flow_where_nobody_traces() {
         serde_json::from_str(&line.await).expect("JSON")
     };
     assert_eq!(line("carried").await["trace_id"], TRACE);
-    let derived = oncue::telemetry::untraced("plain");
+    let derived = oncue_proto::event::untraced("plain");
     assert_eq!(
         line("plain").await["trace_id"].as_str(),
         derived.split('-').nth(1)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oncue::bus::Bus;
+use oncue_core::bus::Bus;
 use oncue_tests::collector::{Collector, text};
 use oncue_tests::house::{free_port, until, wait_for_port};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use oncue::bus::Bus;
+use oncue_core::bus::Bus;
 use oncue_tests::house::{free_port, until, wait_for_port};
 use serde_json::json;
 

@@ -1,0 +1,132 @@
+//! Names and identities: pure functions of what they name, so that any language can compute them.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+
+use super::{MAX_ID, PARTITIONS, Unreadable, unreadable};
+
+/// An id from outside: at most [`MAX_ID`] bytes without control characters.
+pub fn check_id(id: String) -> Result<String, Unreadable> {
+    if id.is_empty() || id.len() > MAX_ID || id.chars().any(char::is_control) {
+        return Err(unreadable(format!(
+            "the event id must be 1 to {MAX_ID} bytes without control characters"
+        )));
+    }
+    Ok(id)
+}
+
+/// The first three tokens: `web.page.viewed.<key>` is of type `web.page.viewed`.
+pub fn type_of_subject(subject: &str) -> &str {
+    subject
+        .match_indices('.')
+        .nth(2)
+        .map_or(subject, |(at, _)| &subject[..at])
+}
+
+/// The domain of a type, which is the name of its stream.
+pub fn stream_of_type(ty: &str) -> &str {
+    ty.split('.').next().unwrap_or(ty)
+}
+
+/// `<type>.<key token>`, or the bare type for an empty key. The token is the key itself where a NATS token may hold
+/// it, and 128 bits of its SHA-256 otherwise.
+pub fn subject(ty: &str, key: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    match key {
+        "" => ty.to_owned(),
+        key if key.len() <= 64 && key.chars().all(plain) => format!("{ty}.{key}"),
+        key => format!("{ty}.{}", short_hash(&[key.as_bytes()])),
+    }
+}
+
+/// Partition of a key: CRC-32 (zlib) modulo [`PARTITIONS`], so that any language can compute it.
+pub fn partition(key: &str) -> u32 {
+    crc32fast::hash(key.as_bytes()) % PARTITIONS
+}
+
+/// SHA-256 over the parts, each behind its length so that no two lists of parts collide; the first 16 bytes.
+pub fn hash(parts: &[&[u8]]) -> [u8; 16] {
+    let mut sha = Sha256::new();
+    for part in parts {
+        sha.update((part.len() as u64).to_be_bytes());
+        sha.update(part);
+    }
+    let mut out = [0; 16];
+    out.copy_from_slice(&sha.finalize()[..16]);
+    out
+}
+
+/// Trace id of a flow whose root event brought none: every function that acts on it derives the same.
+pub fn trace_id(flow: &str) -> [u8; 16] {
+    hash(&[b"trace", flow.as_bytes()])
+}
+
+/// `traceparent` of a flow nobody traces: unsampled, with the trace id that everybody derives from the flow, so that ids
+/// in answers and logs agree.
+pub fn untraced(flow: &str) -> String {
+    let span = hash(&[b"span", flow.as_bytes()])[..8].try_into();
+    traceparent(trace_id(flow), span.unwrap_or([1; 8]), 0)
+}
+
+/// Version 00 of the header [W3C Trace Context section 3.2.2], written digit by digit: every event that follows carries one.
+pub fn traceparent(trace: [u8; 16], span: [u8; 8], flags: u8) -> String {
+    let mut text = String::with_capacity(55);
+    text.push_str("00-");
+    push_hex(&trace, &mut text);
+    text.push('-');
+    push_hex(&span, &mut text);
+    text.push('-');
+    push_hex(&[flags], &mut text);
+    text
+}
+
+fn push_hex(bytes: &[u8], text: &mut String) {
+    let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
+    for byte in bytes {
+        text.extend([digit(byte >> 4), digit(byte & 15)]);
+    }
+}
+
+fn short_hash(parts: &[&[u8]]) -> String {
+    URL_SAFE_NO_PAD.encode(hash(parts))
+}
+
+/// Id of an output: the same for every run of the same function on the same event.
+pub fn output_id(input: &str, function: &str, index: usize) -> String {
+    short_hash(&[
+        input.as_bytes(),
+        function.as_bytes(),
+        &(index as u64).to_be_bytes(),
+    ])
+}
+
+/// Id of the dead letter of an event: one per function and redrive, however often it is written.
+pub fn dead_letter_id(input: &str, function: &str, redrives: u32) -> String {
+    short_hash(&[
+        b"dlq",
+        function.as_bytes(),
+        input.as_bytes(),
+        &redrives.to_be_bytes(),
+    ])
+}
+
+/// A key that stays the same for every attempt of `function` at `event`; `step` tells several calls apart.
+pub fn idempotency_key(event: &str, function: &str, step: &str) -> String {
+    short_hash(&[
+        b"idempotency",
+        event.as_bytes(),
+        function.as_bytes(),
+        step.as_bytes(),
+    ])
+}
+
+/// A new root id: UUID version 7, whose first bits are the time.
+pub fn new_id() -> String {
+    uuid::Uuid::now_v7().simple().to_string()
+}
+
+/// Subject on which one function alone hears its redriven events; `redrive` is no noun of any event type.
+pub fn redrive_subject(stream: &str, function: &str) -> String {
+    format!("{stream}.redrive.{function}")
+}

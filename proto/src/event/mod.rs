@@ -1,0 +1,423 @@
+//! An event as it travels: CloudEvents 1.0 in NATS headers (binary mode) or in a JSON body (structured mode), and
+//! plain messages from clients that know nothing of either. Everything here is a pure function of the message, so
+//! that a redelivery, a republished copy and a second function all see the same id, time and flow.
+
+mod ids;
+mod percent;
+mod redrive;
+
+use std::borrow::Cow;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use bytes::Bytes;
+use chrono::DateTime;
+use serde::{Deserialize, Serialize};
+
+pub use self::ids::{
+    check_id, dead_letter_id, hash, idempotency_key, new_id, output_id, partition, redrive_subject,
+    stream_of_type, subject, trace_id, traceparent, type_of_subject, untraced,
+};
+use crate::Format;
+
+use self::percent::decoded;
+pub use self::percent::{percent_decode, percent_encode};
+
+/// Longest id accepted, in bytes; ids are hashed before they become part of a key.
+pub const MAX_ID: usize = 128;
+/// An event this many functions away from its root is dead-lettered: a loop, not a flow.
+pub const MAX_HOPS: u32 = 64;
+/// Number of virtual partitions, fixed at first start and kept in Redis.
+pub const PARTITIONS: u32 = 256;
+
+/// What is known of an event besides its payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Unique for ever, for each (function, event) applied at most once.
+    pub id: String,
+    pub source: String,
+    pub ty: String,
+    /// Creation (or due) time, Unix milliseconds. The age fence hangs on it.
+    pub time: u64,
+    /// Whether every copy of the event has this `time`. Not so for one that came with an id but no time: it takes the
+    /// stream's, and a resent copy another.
+    pub timed: bool,
+    /// Id of the root event; everything it causes shares it.
+    pub flow: String,
+    /// Id of the event that caused this one; empty for a root.
+    pub cause: String,
+    /// Functions between the root and this event.
+    pub hops: u32,
+    pub traceparent: Option<String>,
+    pub tracestate: Option<String>,
+    pub baggage: Option<String>,
+    /// An operator's second chance for a dead letter.
+    pub redrive: Option<Redrive>,
+    /// Its flow has a ledger, and what follows from it is entered there.
+    pub tracked: bool,
+}
+
+/// The order in which a dead letter was redriven, and when: the age fence hangs on that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redrive {
+    pub number: u32,
+    /// Unix milliseconds.
+    pub at: u64,
+}
+
+/// Header of a redriven event: what the function had made of the event when it set it aside, so that its identity
+/// stays the same. Honoured on `<stream>.redrive.<function>` alone.
+pub const REDRIVE: &str = "Oncue-Redrive";
+
+/// Content of the [`REDRIVE`] header, as percent-encoded JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedriveHeader {
+    pub number: u32,
+    /// Unix milliseconds.
+    pub at: u64,
+    pub id: String,
+    #[serde(rename = "type")]
+    pub ty: String,
+    pub flow: String,
+    /// Unix milliseconds.
+    pub time: u64,
+    pub timed: bool,
+}
+
+fn is_redrive(subject: &str) -> bool {
+    subject.split('.').nth(1) == Some("redrive")
+}
+
+impl Meta {
+    /// What can be said of a message that cannot be read.
+    pub fn of_origin(origin: &Origin<'_>) -> Self {
+        let id = origin.id();
+        Self {
+            source: format!("nats://{}", origin.stream),
+            ty: type_of_subject(origin.subject).to_owned(),
+            time: origin.published,
+            timed: true,
+            flow: id.clone(),
+            cause: String::new(),
+            hops: 0,
+            traceparent: None,
+            tracestate: None,
+            baggage: None,
+            redrive: None,
+            tracked: false,
+            id,
+        }
+    }
+}
+
+/// An event with its payload, as read from the bus.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    pub meta: Meta,
+    pub format: Format,
+    pub payload: Bytes,
+}
+
+/// Where a message stands in its stream: what gives plain messages their identity.
+#[derive(Clone, Debug)]
+pub struct Origin<'a> {
+    pub stream: &'a str,
+    /// Creation time of the stream, Unix milliseconds: a recreated stream must not look like old events.
+    pub stream_created: u64,
+    pub sequence: u64,
+    /// When the stream took the message, Unix milliseconds.
+    pub published: u64,
+    pub subject: &'a str,
+}
+
+impl Origin<'_> {
+    /// Identity of a message that brings none.
+    fn id(&self) -> String {
+        format!("{}:{}:{}", self.stream, self.stream_created, self.sequence)
+    }
+}
+
+/// Why a message is not an event: reason class and words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+fn unreadable(message: impl Into<String>) -> Unreadable {
+    Unreadable {
+        reason: "decode",
+        message: message.into(),
+    }
+}
+
+/// Reads one message, in whichever of the three forms it comes, in one pass over its headers.
+pub fn read<'h>(
+    headers: impl Iterator<Item = (&'h str, &'h str)>,
+    payload: Bytes,
+    origin: &Origin<'_>,
+) -> Result<Incoming, Unreadable> {
+    let mut raw = Raw::default();
+    for (name, value) in headers {
+        raw.take(name, value)?;
+    }
+    let (mut payload, mut media_type) = (payload, raw.media_type.take());
+    if raw.structured {
+        (payload, media_type) = raw.take_structured(&payload)?;
+    }
+    let format = match media_type.as_deref() {
+        None => Format::sniff(&payload),
+        Some(ty) => Format::of_media_type(ty).ok_or_else(|| {
+            unreadable(format!(
+                "data content type {ty:?} is neither protobuf nor JSON"
+            ))
+        })?,
+    };
+    Ok(Incoming {
+        meta: raw.meta(origin)?,
+        format,
+        payload,
+    })
+}
+
+/// Header values as found, before they are completed from the stream.
+#[derive(Default)]
+struct Raw<'h> {
+    id: Option<Cow<'h, str>>,
+    msg_id: Option<Cow<'h, str>>,
+    source: Option<Cow<'h, str>>,
+    ty: Option<Cow<'h, str>>,
+    time: Option<Cow<'h, str>>,
+    flow: Option<Cow<'h, str>>,
+    cause: Option<Cow<'h, str>>,
+    hops: Option<Cow<'h, str>>,
+    media_type: Option<Cow<'h, str>>,
+    traceparent: Option<&'h str>,
+    tracestate: Option<&'h str>,
+    baggage: Option<&'h str>,
+    redrive: Option<Cow<'h, str>>,
+    tracked: bool,
+    structured: bool,
+    /// When the stream first took it, where that is not the message at hand.
+    published: Option<u64>,
+}
+
+impl<'h> Raw<'h> {
+    /// Header names are compared without case: the server keeps what the client wrote [NATS ADR-4].
+    fn take(&mut self, name: &str, value: &'h str) -> Result<(), Unreadable> {
+        if name.len() > 3 && name.is_char_boundary(3) && name[..3].eq_ignore_ascii_case("ce-") {
+            let value = decoded(value)
+                .ok_or_else(|| unreadable(format!("header {name} is not percent-encoded UTF-8")))?;
+            let mut lower = [0; "datacontenttype".len()];
+            if let Some(lower) = lower.get_mut(..name.len() - 3) {
+                lower.copy_from_slice(&name.as_bytes()[3..]);
+                lower.make_ascii_lowercase();
+                self.attribute(lower, value);
+            }
+        } else if name.eq_ignore_ascii_case("nats-msg-id") {
+            self.msg_id = Some(value.into());
+        } else if name.eq_ignore_ascii_case(REDRIVE) {
+            self.redrive = decoded(value);
+        } else if name.eq_ignore_ascii_case("traceparent") {
+            self.traceparent = Some(value);
+        } else if name.eq_ignore_ascii_case("tracestate") {
+            self.tracestate = Some(value);
+        } else if name.eq_ignore_ascii_case("baggage") && value.len() <= 8192 {
+            self.baggage = Some(value);
+        } else if name.eq_ignore_ascii_case("content-type") {
+            self.structured = value.len() >= 23
+                && value.as_bytes()[..23].eq_ignore_ascii_case(b"application/cloudevents");
+            if !self.structured && self.media_type.is_none() {
+                self.media_type = Some(value.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn attribute(&mut self, name: &[u8], value: Cow<'h, str>) {
+        match name {
+            b"id" => self.id = Some(value),
+            b"source" => self.source = Some(value),
+            b"type" => self.ty = Some(value),
+            b"time" => self.time = Some(value),
+            b"datacontenttype" => self.media_type = Some(value),
+            b"flowid" => self.flow = Some(value),
+            b"causationid" => self.cause = Some(value),
+            b"hopcount" => self.hops = Some(value),
+            b"tracked" => self.tracked = value == "1",
+            _ => {} // extensions we do not know stay in the raw envelope
+        }
+    }
+
+    /// CloudEvents JSON format: attributes are members, the payload is `data` or `data_base64` [CloudEvents 1.0.2 JSON 3].
+    fn take_structured(
+        &mut self,
+        body: &[u8],
+    ) -> Result<(Bytes, Option<Cow<'h, str>>), Unreadable> {
+        let mut event: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body)
+            .map_err(|e| unreadable(format!("not a structured CloudEvent: {e}")))?;
+        let data = event.remove("data");
+        let data_base64 = event.remove("data_base64");
+        self.media_type = None;
+        for (name, value) in event {
+            match value {
+                serde_json::Value::Null => {}
+                serde_json::Value::String(text) => self.attribute(name.as_bytes(), text.into()),
+                other => self.attribute(name.as_bytes(), other.to_string().into()),
+            }
+        }
+        let media_type = self.media_type.take();
+        match (data, data_base64) {
+            (None, Some(serde_json::Value::String(text))) => {
+                let bytes = base64::engine::general_purpose::STANDARD.decode(text);
+                Ok((
+                    bytes
+                        .map_err(|e| unreadable(format!("data_base64: {e}")))?
+                        .into(),
+                    media_type,
+                ))
+            }
+            (Some(data), None) => Ok((
+                data.to_string().into(),
+                Some(media_type.unwrap_or_else(|| "application/json".into())),
+            )),
+            (None, None) => Ok((Bytes::new(), media_type)),
+            _ => Err(unreadable(
+                "a structured CloudEvent has either data or data_base64",
+            )),
+        }
+    }
+
+    fn meta(mut self, origin: &Origin<'_>) -> Result<Meta, Unreadable> {
+        let redrive = self.redrive(origin.subject)?;
+        let (id, derived) = match self.id.or(self.msg_id) {
+            Some(id) => (check_id(id.into_owned())?, false),
+            None => (origin.id(), true),
+        };
+        let time = match &self.time {
+            Some(text) => Some(
+                parse_time(text)
+                    .ok_or_else(|| unreadable(format!("ce-time {text:?} is not RFC 3339")))?,
+            ),
+            None => None,
+        };
+        let flow = self.flow.filter(|f| !f.is_empty() && f.len() <= MAX_ID);
+        Ok(Meta {
+            ty: self.ty.map_or_else(
+                || type_of_subject(origin.subject).to_owned(),
+                Cow::into_owned,
+            ),
+            source: self
+                .source
+                .map_or_else(|| format!("nats://{}", origin.stream), Cow::into_owned),
+            timed: derived || time.is_some(),
+            time: time.or(self.published).unwrap_or(origin.published),
+            flow: flow.map_or_else(|| id.clone(), Cow::into_owned),
+            cause: self.cause.map_or_else(String::new, Cow::into_owned),
+            hops: self.hops.and_then(|h| h.parse().ok()).unwrap_or(0),
+            traceparent: self.traceparent.map(str::to_owned),
+            tracestate: self
+                .tracestate
+                .filter(|t| t.len() <= 8192)
+                .map(str::to_owned),
+            baggage: self.baggage.map(str::to_owned),
+            redrive,
+            tracked: self.tracked,
+            id,
+        })
+    }
+
+    /// The redrive's header rules over what the message itself says: an event without an id or a time took them from
+    /// where it first stood, and must keep them.
+    fn redrive(&mut self, subject: &str) -> Result<Option<Redrive>, Unreadable> {
+        if !is_redrive(subject) {
+            return Ok(None);
+        }
+        let header = self
+            .redrive
+            .as_deref()
+            .and_then(|json| serde_json::from_str::<RedriveHeader>(json).ok());
+        let header = header.ok_or_else(|| {
+            unreadable(format!(
+                "{subject} takes only what `oncue dlq redrive` sends"
+            ))
+        })?;
+        self.ty = Some(header.ty.into());
+        self.flow = Some(header.flow.into());
+        self.id = Some(header.id.into());
+        self.time = header.timed.then(|| format_time(header.time).into());
+        self.published = Some(header.time);
+        Ok(Some(Redrive {
+            number: header.number,
+            at: header.at,
+        }))
+    }
+}
+
+pub fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as u64)
+}
+
+/// RFC 3339 in UTC with milliseconds.
+pub fn format_time(ms: u64) -> String {
+    DateTime::from_timestamp_millis(ms as i64).map_or_else(String::new, |t| {
+        t.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+    })
+}
+
+/// RFC 3339 to Unix milliseconds; `None` for anything else and for times before 1970.
+pub fn parse_time(text: &str) -> Option<u64> {
+    u64::try_from(DateTime::parse_from_rfc3339(text).ok()?.timestamp_millis()).ok()
+}
+
+/// The headers of an event in binary mode. `key` goes into both `subject` and `partitionkey`.
+pub fn headers(meta: &Meta, key: &str, format: Format) -> Vec<(&'static str, String)> {
+    let mut headers = Vec::with_capacity(14);
+    each_header(meta, key, format, |name, value| {
+        headers.push((name, value.to_owned()))
+    });
+    headers
+}
+
+/// The same, one by one.
+pub fn each_header(
+    meta: &Meta,
+    key: &str,
+    format: Format,
+    mut put: impl FnMut(&'static str, &str),
+) {
+    let mut encoded = |name: &'static str, value: &str| put(name, &percent_encode(value));
+    encoded("ce-specversion", "1.0");
+    encoded("ce-id", &meta.id);
+    encoded("ce-source", &meta.source);
+    encoded("ce-type", &meta.ty);
+    if meta.timed {
+        encoded("ce-time", &format_time(meta.time));
+    }
+    if !key.is_empty() {
+        encoded("ce-subject", key);
+        encoded("ce-partitionkey", key);
+    }
+    encoded("ce-datacontenttype", format.media_type());
+    encoded("ce-flowid", &meta.flow);
+    if !meta.cause.is_empty() {
+        encoded("ce-causationid", &meta.cause);
+    }
+    encoded("ce-hopcount", itoa::Buffer::new().format(meta.hops));
+    if meta.tracked {
+        encoded("ce-tracked", "1");
+    }
+    encoded("Nats-Msg-Id", &meta.id);
+    let context = [
+        ("traceparent", &meta.traceparent),
+        ("tracestate", &meta.tracestate),
+        ("baggage", &meta.baggage),
+    ];
+    for (name, value) in context {
+        if let Some(value) = value {
+            put(name, value);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! A letter is given up only with a name and a reason on record.
+
+use oncue_proto::oncue::v1::{DeadLetterDropped, Envelope, Header};
+use oncue_proto::{Event as _, Format};
+use prost::Message as _;
+
+use super::letters::{self, Letter};
+use super::{envelope, timestamp};
+use oncue_core::bus::layout::DLQ;
+use oncue_core::bus::{Bus, BusError};
+use oncue_proto::event::{self, Meta};
+
+/// Takes a letter out of the stream. The record first: it must not vanish without one. `source` says which program did it.
+pub async fn give_up(
+    letter: &Letter,
+    why: &str,
+    who: &str,
+    source: &str,
+    bus: &Bus,
+) -> Result<(), String> {
+    bus.publish(&record(letter, why, who, source))
+        .await
+        .map_err(|e| e.to_string())?;
+    bus.delete_message(DLQ, letter.number)
+        .await
+        .map_err(|e| e.to_string())
+}
+
+/// The records of all letters that were given up, oldest first.
+pub async fn dropped(bus: &Bus) -> Result<Vec<DeadLetterDropped>, BusError> {
+    let found = letters::read(bus, 1).await?;
+    let records = found
+        .iter()
+        .filter(|found| found.subject == DeadLetterDropped::TYPE);
+    Ok(records
+        .filter_map(|found| DeadLetterDropped::decode(&found.payload[..]).ok())
+        .collect())
+}
+
+fn record(letter: &Letter, why: &str, who: &str, source: &str) -> Envelope {
+    let (inner, now) = (&letter.content, event::now_ms());
+    let record = DeadLetterDropped {
+        function: inner.function.clone(),
+        reason: inner.reason.clone(),
+        message: inner.message.clone(),
+        event_id: inner.event_id.clone(),
+        event_type: inner.event_type.clone(),
+        flow_id: inner.flow_id.clone(),
+        who: who.to_owned(),
+        why: why.to_owned(),
+        at: Some(timestamp(now)),
+    };
+    let meta = Meta {
+        id: envelope::message_id("drop", inner, inner.redrives),
+        source: source.to_owned(),
+        ty: DeadLetterDropped::TYPE.to_owned(),
+        time: now,
+        timed: true,
+        flow: inner.flow_id.clone(),
+        cause: inner.event_id.clone(),
+        hops: 0,
+        traceparent: letter.traceparent.clone(),
+        tracestate: None,
+        baggage: None,
+        redrive: None,
+        tracked: false,
+    };
+    let headers = event::headers(&meta, &inner.function, Format::Protobuf);
+    let headers = headers
+        .into_iter()
+        .map(|(name, value)| Header {
+            name: name.to_owned(),
+            value,
+        })
+        .collect();
+    Envelope {
+        subject: DeadLetterDropped::TYPE.to_owned(),
+        headers,
+        payload: record.encode_to_vec().into(),
+    }
+}

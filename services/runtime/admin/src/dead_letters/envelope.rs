@@ -1,0 +1,139 @@
+//! A letter made into an event again: for its function alone, under the identity the function had given it.
+
+use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
+
+use super::ms;
+use oncue_core::bus::Bus;
+use oncue_proto::event::{self, REDRIVE, RedriveHeader};
+
+/// The letter with its payload. One that was too large to be set aside whole holds none, and it is read from its stream.
+pub async fn complete(bus: &Bus, letter: &DeadLetter) -> Result<DeadLetter, String> {
+    let mut letter = letter.clone();
+    let envelope = letter.envelope.get_or_insert_default();
+    if !envelope.payload.is_empty() {
+        return Ok(letter);
+    }
+    let (stream, sequence) = (&letter.stream, letter.sequence);
+    let found = bus
+        .read_message(stream, sequence)
+        .await
+        .map_err(|e| e.to_string())?;
+    // Another one stands there once the stream was made anew.
+    let accepted = ms(letter.accepted_at.as_ref());
+    let same = found.filter(|found| found.subject == envelope.subject && found.time == accepted);
+    match same {
+        Some(found) => envelope.payload = found.payload,
+        None => {
+            return Err(format!(
+                "the letter of event {} holds no payload, and {stream}:{sequence}, where it stood, is gone",
+                letter.event_id
+            ));
+        }
+    }
+    Ok(letter)
+}
+
+/// The message that gives the event to its function once more. `letter` is [`complete`].
+pub fn redriven(letter: &DeadLetter, now: u64) -> Envelope {
+    let number = letter.redrives + 1;
+    let header = RedriveHeader {
+        number,
+        at: now,
+        id: letter.event_id.clone(),
+        ty: letter.event_type.clone(),
+        flow: letter.flow_id.clone(),
+        time: ms(letter.time.as_ref()),
+        timed: letter.timed,
+    };
+    let header = serde_json::json!(header).to_string();
+    let envelope = letter.envelope.clone().unwrap_or_default();
+    let ours = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        name.starts_with("nats-") || name == REDRIVE.to_ascii_lowercase()
+    };
+    let mut headers: Vec<Header> = envelope
+        .headers
+        .into_iter()
+        .filter(|h| !ours(&h.name))
+        .collect();
+    let mut put = |name: &str, value: String| {
+        headers.push(Header {
+            name: name.to_owned(),
+            value,
+        })
+    };
+    put("Nats-Msg-Id", message_id("redrive", letter, number));
+    put(REDRIVE, event::percent_encode(&header).into_owned());
+    let subject = event::redrive_subject(&letter.stream, &letter.function);
+    Envelope {
+        subject,
+        headers,
+        payload: envelope.payload,
+    }
+}
+
+/// The same however often, and by however many, it is done.
+pub fn message_id(what: &str, letter: &DeadLetter, number: u32) -> String {
+    let hash: String = event::hash(&[letter.event_id.as_bytes()])
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("{what}:{}:{hash}:{number}", letter.function)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redriven_event_keeps_all_but_what_the_server_and_we_had_added() {
+        let header = |name: &str, value: &str| Header {
+            name: name.into(),
+            value: value.into(),
+        };
+        let letter = DeadLetter {
+            function: "f".into(),
+            event_id: "e 1".into(),
+            event_type: "web.page.viewed".into(),
+            flow_id: "flow".into(),
+            stream: "web".into(),
+            redrives: 2,
+            time: Some(crate::dead_letters::timestamp(1500)),
+            timed: true,
+            envelope: Some(Envelope {
+                subject: "web.page.viewed.x".into(),
+                headers: vec![
+                    header("Nats-Msg-Id", "e 1"),
+                    header("nats-expected-stream", "web"),
+                    header("oncue-redrive", "old"),
+                    header("traceparent", "00-a-b-01"),
+                ],
+                payload: "{}".into(),
+            }),
+            ..DeadLetter::default()
+        };
+        let made = redriven(&letter, 9000);
+        assert_eq!(
+            (made.subject.as_str(), &made.payload[..]),
+            ("web.redrive.f", &b"{}"[..])
+        );
+        let names: Vec<&str> = made.headers.iter().map(|h| h.name.as_str()).collect();
+        assert_eq!(names, ["traceparent", "Nats-Msg-Id", "Oncue-Redrive"]);
+        assert!(
+            made.headers[1].value.starts_with("redrive:f:")
+                && made.headers[1].value.ends_with(":3")
+        );
+        let read: RedriveHeader =
+            serde_json::from_str(&event::percent_decode(&made.headers[2].value).unwrap()).unwrap();
+        assert_eq!(
+            (
+                read.number,
+                read.at,
+                read.time,
+                read.timed,
+                read.id.as_str()
+            ),
+            (3, 9000, 1500, true, "e 1")
+        );
+    }
+}

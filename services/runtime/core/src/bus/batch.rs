@@ -1,0 +1,67 @@
+//! Many messages stored as one: where the server writes to disk before it answers, an atomic batch costs one write where
+//! its messages would cost one each [NATS ADR-50].
+
+use std::collections::HashMap;
+
+use super::layout::TIMER;
+use super::{Bus, Outbound, PublishError};
+use oncue_proto::event;
+
+/// The server takes 1,000 messages in a batch; fewer keep one from holding up the next.
+const MOST: usize = 500;
+
+impl Bus {
+    /// Publishes all of them, as an atomic batch for each stream where there is more than one for it. A batch that is
+    /// refused, or whose answer is lost, is published again message by message: ids make that safe.
+    pub async fn publish_all(&self, messages: Vec<Outbound>) -> Vec<Result<(), PublishError>> {
+        let mut streams: HashMap<String, Vec<usize>> = HashMap::new();
+        for (at, message) in messages.iter().enumerate() {
+            streams
+                .entry(event::stream_of_type(&message.subject).to_owned())
+                .or_default()
+                .push(at);
+        }
+        let mut answers: Vec<Result<(), PublishError>> = messages.iter().map(|_| Ok(())).collect();
+        for (stream, places) in streams {
+            for places in places.chunks(MOST) {
+                let batch: Vec<Outbound> = places.iter().map(|at| messages[*at].clone()).collect();
+                // Schedules replace each other by subject, which a batch does not allow.
+                if batch.len() > 1 && stream != TIMER {
+                    match self.publish_batch(&batch).await {
+                        Ok(()) => continue,
+                        Err(e) => {
+                            tracing::info!(error = %e, messages = batch.len(), "no batch; publishing one by one")
+                        }
+                    }
+                }
+                for (at, answer) in places.iter().zip(self.publish_each(batch).await) {
+                    answers[*at] = answer.map(|_| ());
+                }
+            }
+        }
+        answers
+    }
+
+    async fn publish_batch(&self, messages: &[Outbound]) -> Result<(), PublishError> {
+        let id = event::new_id();
+        let waiting = self.acks.expect(1);
+        let last = messages.len();
+        for (number, message) in (1..).zip(messages) {
+            let mut message = message.clone();
+            message.headers.push("Nats-Batch-Id", &id);
+            message
+                .headers
+                .push("Nats-Batch-Sequence", &number.to_string());
+            if number == last {
+                message.headers.push("Nats-Batch-Commit", "1");
+            }
+            self.send(message, (number == last).then(|| waiting.inbox(0)))
+                .await?;
+        }
+        let mut answers = waiting.all().await;
+        answers
+            .pop()
+            .unwrap_or_else(|| Err(PublishError::Unknown("no answer to a batch".into())))
+            .map(|_| ())
+    }
+}

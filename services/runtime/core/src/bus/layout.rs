@@ -1,0 +1,457 @@
+//! Streams, consumers and schedules: what they should be, what they are, and the difference in words.
+//!
+//! Only what is asked for is compared, field by field as the server's own JSON, so a server that knows more fields
+//! than we do never looks different, and one that silently ignores a field always does.
+
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+
+use super::{ApiError, Bus, BusError, Outbound, failed};
+use crate::config::{Config, Limits, Schedule, StreamConfig};
+use oncue_proto::event;
+
+/// Stream of dead letters, `dlq.<function>`.
+pub const DLQ: &str = "dlq";
+/// Stream of schedules and of what they fire.
+pub const TIMER: &str = "timer";
+/// How long a fired event stays in the timer stream; its own stream takes it over at once, unless it is full.
+const FIRED_TTL: &str = "72h";
+/// Object store bucket of the app's files.
+pub const FILES: &str = "files";
+
+/// A stream or consumer as it should be.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// `stream web` or `consumer web/count-views`, for people.
+    pub name: String,
+    info: String,
+    create: String,
+    update: String,
+    config: Map<String, Value>,
+    /// Fields that count at creation only; the server does not let them change.
+    fixed: Map<String, Value>,
+}
+
+/// What is different, and what was done about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Same,
+    Created,
+    /// Field, what it is, what it should be.
+    Different(Vec<(String, Value, Value)>),
+}
+
+/// How far [`Bus::ensure`] may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Change nothing, report.
+    Look,
+    /// Create what is missing; a different one is an error that prints the difference.
+    Create,
+    /// Create what is missing and change what is different.
+    Apply,
+}
+
+/// A stream or consumer exists with another configuration.
+#[derive(Debug)]
+pub struct Mismatch(pub String, pub Vec<(String, Value, Value)>);
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} exists with another configuration; `oncue apply` changes it:",
+            self.0
+        )?;
+        for (field, is, should) in &self.1 {
+            writeln!(f, "  {field}: is {is}, should be {should}")?;
+        }
+        Ok(())
+    }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+/// The stream of one domain: limits retention, and full means refused, never silently dropped.
+///
+/// The server allows message schedules only on a stream that may discard old messages. So schedules have a stream of
+/// their own, without a limit that could make it discard; each domain's stream sources from there what is due in it.
+/// When that stream is full the server waits and goes on where it stopped.
+pub fn stream(domain: &str, config: &StreamConfig) -> Wanted {
+    let mut fields = object(json!({
+        "name": domain,
+        "subjects": [format!("{domain}.>")],
+        "retention": "limits",
+        "storage": "file",
+        "max_age": 0,
+        "num_replicas": config.replicas,
+        "duplicate_window": config.duplicate_window.0.as_nanos() as u64,
+        "allow_direct": true,
+        "allow_atomic": domain != TIMER,
+    }));
+    if domain == TIMER {
+        fields.extend(object(json!({
+            "discard": "old",
+            "max_bytes": -1,
+            "allow_msg_schedules": true,
+            "allow_msg_ttl": true,
+        })));
+    } else {
+        fields.extend(object(
+            json!({ "discard": "new", "max_bytes": config.max_bytes.0 }),
+        ));
+    }
+    if domain != TIMER && domain != DLQ {
+        let due =
+            json!({ "src": format!("{TIMER}.due.{domain}.>"), "dest": format!("{domain}.>") });
+        fields.insert(
+            "sources".into(),
+            json!([{ "name": TIMER, "subject_transforms": [due] }]),
+        );
+        // The key token is for those who subscribe. Kept, each key would be a subject of the stream, and to find the next
+        // event for a consumer of several subjects the server goes through all of them: 20 times the CPU at 5,000 keys.
+        let (keyed, bare) = (
+            format!("{domain}.*.*.*"),
+            format!("{domain}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}"),
+        );
+        fields.insert(
+            "subject_transform".into(),
+            json!({ "src": keyed, "dest": bare }),
+        );
+    }
+    wanted_stream(domain, fields)
+}
+
+/// The object store bucket for files, in the layout every NATS client knows [ADR-20].
+pub fn bucket(name: &str, config: &StreamConfig) -> Wanted {
+    let fields = json!({
+        "name": format!("OBJ_{name}"),
+        "subjects": [format!("$O.{name}.C.>"), format!("$O.{name}.M.>")],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "max_bytes": config.max_bytes.0,
+        "num_replicas": config.replicas,
+        "allow_rollup_hdrs": true,
+        "allow_direct": true,
+    });
+    wanted_stream(&format!("OBJ_{name}"), object(fields))
+}
+
+fn wanted_stream(name: &str, config: Map<String, Value>) -> Wanted {
+    Wanted {
+        name: format!("stream {name}"),
+        info: format!("STREAM.INFO.{name}"),
+        create: format!("STREAM.CREATE.{name}"),
+        update: format!("STREAM.UPDATE.{name}"),
+        config,
+        fixed: Map::new(),
+    }
+}
+
+/// The durable pull consumer of one function, shared by all its workers.
+pub fn consumer(function: &str, stream: &str, filters: &[String], limits: &Limits) -> Wanted {
+    let config = json!({
+        "durable_name": function,
+        "ack_policy": "explicit",
+        "ack_wait": limits.ack_wait.0.as_nanos() as u64,
+        "max_deliver": -1,
+        "max_ack_pending": limits.reserved_concurrency,
+        "filter_subjects": filters,
+    });
+    Wanted {
+        name: format!("consumer {stream}/{function}"),
+        info: format!("CONSUMER.INFO.{stream}.{function}"),
+        create: format!("CONSUMER.CREATE.{stream}.{function}"),
+        update: format!("CONSUMER.CREATE.{stream}.{function}"),
+        config: object(config),
+        fixed: object(
+            json!({ "deliver_policy": limits.start.policy(), "replay_policy": "instant" }),
+        ),
+    }
+}
+
+/// Subjects of a type: bare, and with a key token.
+pub fn filters(types: &[&str]) -> Vec<String> {
+    types
+        .iter()
+        .flat_map(|ty| [(*ty).to_owned(), format!("{ty}.*")])
+        .collect()
+}
+
+impl Wanted {
+    fn body(&self, stream: Option<&str>, exists: bool) -> Value {
+        let mut config = self.config.clone();
+        if !exists {
+            config.extend(self.fixed.clone());
+        }
+        match stream {
+            Some(stream) => {
+                json!({ "stream_name": stream, "config": config, "action": if exists { "update" } else { "create" } })
+            }
+            None => Value::Object(config),
+        }
+    }
+
+    /// Absent, null, false and zero are one to the server.
+    fn differences(&self, actual: &Value) -> Vec<(String, Value, Value)> {
+        let empty =
+            |v: &Value| matches!(v, Value::Null | Value::Bool(false)) || v.as_i64() == Some(0);
+        let same = |is: &Value, should: &Value| is == should || (empty(is) && empty(should));
+        let pairs = self
+            .config
+            .iter()
+            .map(|(field, should)| (field, actual.get(field).unwrap_or(&Value::Null), should));
+        pairs
+            .filter(|(_, is, should)| !same(is, should))
+            .map(|(f, is, should)| (f.clone(), is.clone(), should.clone()))
+            .collect()
+    }
+}
+
+impl Bus {
+    /// Compares with what is there and acts as `mode` allows. `Err` holds the server's refusal.
+    pub async fn ensure(&self, wanted: &Wanted, mode: Mode) -> Result<Outcome, ApiError> {
+        let stream = wanted
+            .create
+            .strip_prefix("CONSUMER.CREATE.")
+            .and_then(|rest| rest.split('.').next());
+        let differences = match self.api(&wanted.info, &Value::Null).await {
+            Ok(info) => wanted.differences(info.get("config").unwrap_or(&Value::Null)),
+            Err(e) if e.is_not_found() => {
+                if mode != Mode::Look {
+                    self.create(wanted, stream).await?;
+                }
+                return Ok(Outcome::Created);
+            }
+            Err(e) => return Err(e),
+        };
+        if differences.is_empty() {
+            return Ok(Outcome::Same);
+        }
+        if mode == Mode::Apply {
+            let info = self.api(&wanted.info, &Value::Null).await?;
+            let mut body = wanted.body(stream, true);
+            keep_unasked(&mut body, &info["config"], stream.is_some());
+            self.api(&wanted.update, &body).await?;
+        }
+        Ok(Outcome::Different(differences))
+    }
+
+    /// Several workers of one function may start at once: whoever comes second finds what the first has made.
+    async fn create(&self, wanted: &Wanted, stream: Option<&str>) -> Result<(), ApiError> {
+        let made = match self.api(&wanted.create, &wanted.body(stream, false)).await {
+            Ok(made) => made,
+            Err(e) => match self.api(&wanted.info, &Value::Null).await {
+                Ok(there) => there,
+                Err(_) => return Err(e),
+            },
+        };
+        // An older server drops fields it does not know without a word.
+        let lost = wanted.differences(made.get("config").unwrap_or(&Value::Null));
+        match lost.first() {
+            None => Ok(()),
+            Some((field, is, should)) => Err(ApiError {
+                code: 500,
+                err_code: 0,
+                description: format!("the server made {field} {is} where {should} was asked"),
+            }),
+        }
+    }
+
+    /// For start-up: creates what is missing, refuses what is different. In a cluster, what another worker is just making
+    /// does not answer until its servers have agreed, so it is asked again.
+    pub async fn require(&self, wanted: &Wanted) -> Result<(), BusError> {
+        let mut tries = 3;
+        loop {
+            tries -= 1;
+            match self.ensure(wanted, Mode::Create).await {
+                Ok(Outcome::Same | Outcome::Created) => return Ok(()),
+                Ok(Outcome::Different(fields)) => {
+                    return Err(BusError(Mismatch(wanted.name.clone(), fields).to_string()));
+                }
+                Err(e) if e.code == 503 && tries > 0 => {
+                    tokio::time::sleep(Duration::from_millis(250)).await
+                }
+                Err(e) => return Err(failed(&wanted.name, e)),
+            }
+        }
+    }
+
+    /// Creation time of a stream in Unix milliseconds: part of the identity of plain messages.
+    pub async fn stream_created(&self, stream: &str) -> Result<u64, BusError> {
+        let info = self
+            .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
+            .await
+            .map_err(|e| failed(stream, e))?;
+        let created = info
+            .get("created")
+            .and_then(Value::as_str)
+            .and_then(event::parse_time);
+        created.ok_or_else(|| BusError(format!("stream {stream} does not say when it was created")))
+    }
+
+    /// The message that stands as a schedule, as headers and payload.
+    async fn schedule_message(&self, subject: &str) -> Result<Option<(String, Vec<u8>)>, ApiError> {
+        let asked = self
+            .api(
+                &format!("STREAM.MSG.GET.{TIMER}"),
+                &json!({ "last_by_subj": subject }),
+            )
+            .await;
+        let message = match asked {
+            Ok(answer) => answer["message"].clone(),
+            Err(e) if e.is_not_found() => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let part = |name: &str| {
+            STANDARD
+                .decode(message[name].as_str().unwrap_or_default())
+                .unwrap_or_default()
+        };
+        Ok(Some((
+            String::from_utf8_lossy(&part("hdrs")).into_owned(),
+            part("data"),
+        )))
+    }
+
+    /// Makes the recurring schedules of the configuration stand in their streams, and removes others of their kind.
+    /// Returns what was (or, with [`Mode::Look`], would be) done, a line each.
+    pub async fn ensure_schedules(
+        &self,
+        config: &Config,
+        mode: Mode,
+    ) -> Result<Vec<String>, BusError> {
+        let mut done = Vec::new();
+        for schedule in &config.schedules {
+            let wanted = schedule.message();
+            let there = self
+                .schedule_message(&wanted.subject)
+                .await
+                .map_err(|e| failed(&wanted.subject, e))?;
+            let same = there.is_some_and(|(headers, data)| {
+                data == wanted.payload
+                    && wanted
+                        .headers
+                        .iter()
+                        .all(|(name, value)| headers.contains(&format!("{name}: {value}\r\n")))
+            });
+            if !same {
+                done.push(format!("schedule {} {}", schedule.name(), schedule.rule()));
+                if mode != Mode::Look {
+                    let subject = wanted.subject.clone();
+                    self.publish_each(vec![wanted])
+                        .await
+                        .remove(0)
+                        .map_err(|e| failed(subject, e))?;
+                }
+            }
+        }
+        for subject in self.schedules_left_over(config).await? {
+            done.push(format!("schedule {subject} removed"));
+            if mode == Mode::Apply {
+                let purge = self
+                    .api(
+                        &format!("STREAM.PURGE.{TIMER}"),
+                        &json!({ "filter": subject }),
+                    )
+                    .await;
+                purge.map_err(|e| failed(&subject, e))?;
+            }
+        }
+        Ok(done)
+    }
+
+    async fn schedules_left_over(&self, config: &Config) -> Result<Vec<String>, BusError> {
+        let wanted: Vec<String> = config
+            .schedules
+            .iter()
+            .map(|s| s.message().subject)
+            .collect();
+        let query = json!({ "subjects_filter": format!("{TIMER}.schedule.*") });
+        let info = match self.api(&format!("STREAM.INFO.{TIMER}"), &query).await {
+            Ok(info) => info,
+            Err(e) if e.is_not_found() => return Ok(Vec::new()),
+            Err(e) => return Err(failed(TIMER, e)),
+        };
+        let subjects = info["state"]["subjects"]
+            .as_object()
+            .cloned()
+            .unwrap_or_default();
+        Ok(subjects
+            .into_iter()
+            .map(|(subject, _)| subject)
+            .filter(|subject| !wanted.contains(subject))
+            .collect())
+    }
+}
+
+/// An update replaces the whole configuration, so what we have no opinion on is carried over.
+fn keep_unasked(body: &mut Value, actual: &Value, consumer: bool) {
+    let target = if consumer { &mut body["config"] } else { body };
+    if let (Some(target), Some(actual)) = (target.as_object_mut(), actual.as_object()) {
+        for (field, value) in actual {
+            target.entry(field.clone()).or_insert_with(|| value.clone());
+        }
+        if consumer {
+            target.remove("filter_subject"); // excludes filter_subjects
+        }
+    }
+}
+
+/// A message that stands in the timer stream as a schedule, one for each `subject`, and fires `event` by `rule`
+/// [NATS ADR-51]. The server drops the message id of what it fires, so an id must be in the event's own headers.
+pub fn scheduled(
+    subject: String,
+    rule: &str,
+    ty: &str,
+    key: &str,
+    mut event: Outbound,
+) -> Outbound {
+    let own = event::stream_of_type(ty) == TIMER;
+    let target = if own {
+        event::subject(ty, key)
+    } else {
+        format!("{TIMER}.due.{ty}")
+    };
+    event.subject = subject;
+    event.headers.push("Nats-Schedule", rule);
+    event.headers.push("Nats-Schedule-Target", &target);
+    event.headers.push("Nats-Schedule-TTL", FIRED_TTL);
+    event
+}
+
+impl Schedule {
+    /// `[[schedule]]` as the message that stands for it: without id and time, so that each firing gets its own.
+    pub fn message(&self) -> Outbound {
+        let ty = self.ty();
+        let headers = [
+            ("ce-specversion", "1.0"),
+            ("ce-type", ty.as_str()),
+            ("ce-source", "/schedule"),
+            ("ce-datacontenttype", "application/json"),
+        ];
+        let headers = headers.into_iter().collect();
+        let event = Outbound {
+            subject: String::new(),
+            headers,
+            payload: self.payload().to_string().into(),
+        };
+        scheduled(
+            format!("{TIMER}.schedule.{}", self.name()),
+            &self.rule(),
+            &ty,
+            self.key(),
+            event,
+        )
+    }
+}

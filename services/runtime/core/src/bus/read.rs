@@ -1,0 +1,271 @@
+//! Reading streams without a consumer: for audits, dead letters, recovery, and whoever must find a place in time.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+
+use super::{ApiError, Bus, BusError, failed, headers};
+use oncue_proto::event::{self, Incoming, Origin};
+
+/// Messages for one request.
+const BATCH: usize = 256;
+const QUIET: Duration = Duration::from_secs(10);
+
+/// A message as a stream holds it.
+#[derive(Debug, Clone)]
+pub struct Found {
+    pub sequence: u64,
+    /// When the stream took it, Unix milliseconds.
+    pub time: u64,
+    pub subject: String,
+    pub headers: Vec<(String, String)>,
+    pub payload: Bytes,
+}
+
+impl Found {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The event it is, in a stream made at `stream_created` (Unix ms), which is part of the identity of plain messages.
+    pub fn read(&self, stream: &str, stream_created: u64) -> Result<Incoming, String> {
+        let origin = Origin {
+            stream,
+            stream_created,
+            sequence: self.sequence,
+            published: self.time,
+            subject: &self.subject,
+        };
+        let headers = self
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
+        event::read(headers, self.payload.clone(), &origin).map_err(|e| e.message)
+    }
+}
+
+/// Which messages of a stream to read.
+#[derive(Debug, Clone)]
+pub struct Slice<'s> {
+    /// First sequence; does not count where `since` is set.
+    pub from: u64,
+    /// Only what the stream took then or later, Unix milliseconds.
+    pub since: Option<u64>,
+    /// Only of this subject; may hold wildcards.
+    pub subject: &'s str,
+    pub messages: usize,
+    /// The server stops once it has sent this much.
+    pub bytes: usize,
+}
+
+impl Bus {
+    /// What the server says of every consumer of a stream, 256 in one answer.
+    pub async fn consumers(&self, stream: &str) -> Result<Vec<Value>, ApiError> {
+        let mut all = Vec::new();
+        loop {
+            let mut page = self
+                .api(
+                    &format!("CONSUMER.LIST.{stream}"),
+                    &json!({ "offset": all.len() }),
+                )
+                .await?;
+            let total = page["total"].as_u64().unwrap_or_default();
+            let Value::Array(list) = page["consumers"].take() else {
+                return Ok(all);
+            };
+            let more = !list.is_empty();
+            all.extend(list);
+            if !more || all.len() as u64 >= total {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// A few hundred messages from sequence `from` on, in order; none at the end of the stream.
+    pub async fn read_stream(&self, stream: &str, from: u64) -> Result<Vec<Found>, BusError> {
+        self.read_slice(
+            stream,
+            &Slice {
+                from,
+                since: None,
+                subject: ">",
+                messages: BATCH,
+                bytes: 0,
+            },
+        )
+        .await
+    }
+
+    /// The first messages of a slice, in order; none where there are none.
+    pub async fn read_slice(
+        &self,
+        stream: &str,
+        slice: &Slice<'_>,
+    ) -> Result<Vec<Found>, BusError> {
+        let mut query = json!({ "next_by_subj": slice.subject, "batch": slice.messages });
+        match slice.since {
+            Some(time) => query["start_time"] = event::format_time(time).into(),
+            None => query["seq"] = slice.from.max(1).into(),
+        }
+        if slice.bytes > 0 {
+            query["max_bytes"] = slice.bytes.into();
+        }
+        let inbox = self.client.new_inbox();
+        let mut answers = self
+            .client
+            .subscribe(inbox.clone())
+            .await
+            .map_err(|e| failed(stream, e))?;
+        let request = format!("$JS.API.DIRECT.GET.{stream}");
+        let asked = self
+            .client
+            .publish_with_reply(request, inbox, query.to_string().into())
+            .await;
+        asked.map_err(|e| failed(stream, e))?;
+        let mut batch = Vec::new();
+        loop {
+            let answer = tokio::time::timeout(QUIET, answers.next()).await;
+            let answer = answer
+                .map_err(|e| failed(stream, e))?
+                .ok_or_else(|| failed(stream, "connection closed"))?;
+            match answer.status.map(|status| status.as_u16()) {
+                None => {}
+                Some(204 | 404) => return Ok(batch), // end of batch, nothing there
+                Some(other) => {
+                    return Err(failed(
+                        stream,
+                        format_args!("{other} {}", answer.description.unwrap_or_default()),
+                    ));
+                }
+            }
+            let (mut found, mut own) = (Found::empty(answer.payload.clone()), Vec::new());
+            for (name, value) in headers(&answer) {
+                match name {
+                    "Nats-Sequence" => found.sequence = value.parse().unwrap_or(0),
+                    "Nats-Time-Stamp" => found.time = event::parse_time(value).unwrap_or(0),
+                    "Nats-Subject" => value.clone_into(&mut found.subject),
+                    "Nats-Stream" | "Nats-Num-Pending" | "Nats-Last-Sequence" => {}
+                    _ => own.push((name.to_owned(), value.to_owned())),
+                }
+            }
+            found.headers = own;
+            batch.push(found);
+        }
+    }
+
+    /// One message by its sequence; `None` when it is gone.
+    pub async fn read_message(
+        &self,
+        stream: &str,
+        sequence: u64,
+    ) -> Result<Option<Found>, BusError> {
+        let slice = Slice {
+            from: sequence,
+            since: None,
+            subject: ">",
+            messages: 1,
+            bytes: 0,
+        };
+        let batch = self.read_slice(stream, &slice).await?;
+        Ok(batch
+            .into_iter()
+            .next()
+            .filter(|found| found.sequence == sequence))
+    }
+
+    /// Whether a function has a consumer, that is, whether anybody will ever act on what waits for it.
+    pub async fn has_consumer(&self, stream: &str, function: &str) -> Result<bool, ApiError> {
+        match self
+            .api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null)
+            .await
+        {
+            Ok(_) => Ok(true),
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Takes one message out of its stream.
+    pub async fn delete_message(&self, stream: &str, sequence: u64) -> Result<(), ApiError> {
+        let body = json!({ "seq": sequence, "no_erase": true });
+        match self
+            .api(&format!("STREAM.MSG.DELETE.{stream}"), &body)
+            .await
+        {
+            Err(e) if e.err_code == 10057 || e.is_not_found() => Ok(()), // gone already
+            other => other.map(|_| ()),
+        }
+    }
+
+    /// Sequence of the first message the stream took at `since` (Unix ms) or later, one past the last if there is none;
+    /// `None` for an empty stream. A binary search: times grow with sequences.
+    pub async fn first_since(&self, stream: &str, since: u64) -> Result<Option<u64>, ApiError> {
+        let state = self
+            .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
+            .await?["state"]
+            .clone();
+        let last = state["last_seq"].as_u64().unwrap_or(0);
+        if state["messages"] == 0 {
+            return Ok(None);
+        }
+        let (mut low, mut high) = (state["first_seq"].as_u64().unwrap_or(0), last + 1);
+        while low < high {
+            let middle = low.midpoint(high);
+            // The first message at or after it that is still there.
+            let body = json!({ "seq": middle, "next_by_subj": ">" });
+            let (sequence, time) = match self.api(&format!("STREAM.MSG.GET.{stream}"), &body).await
+            {
+                Ok(found) => {
+                    let message = &found["message"];
+                    let time = message["time"]
+                        .as_str()
+                        .and_then(event::parse_time)
+                        .unwrap_or(u64::MAX);
+                    (message["seq"].as_u64().unwrap_or(middle), time)
+                }
+                Err(e) if e.is_not_found() => (last, u64::MAX),
+                Err(e) => return Err(e),
+            };
+            if time < since {
+                low = sequence + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(Some(low))
+    }
+
+    /// Lets a consumer begin again at `sequence`: what was acked from there on is delivered once more. Returns how many
+    /// messages those are.
+    pub async fn rewind(
+        &self,
+        stream: &str,
+        consumer: &str,
+        sequence: u64,
+    ) -> Result<u64, ApiError> {
+        let info = self
+            .api(
+                &format!("CONSUMER.RESET.{stream}.{consumer}"),
+                &json!({ "seq": sequence }),
+            )
+            .await?;
+        Ok(info["num_pending"].as_u64().unwrap_or(0))
+    }
+}
+
+impl Found {
+    fn empty(payload: Bytes) -> Self {
+        Self {
+            sequence: 0,
+            time: 0,
+            subject: String::new(),
+            headers: Vec::new(),
+            payload,
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Where NATS is: one server, or those of a cluster, and who we are to them.
+
+use std::time::Duration;
+
+use async_nats::{ConnectOptions, ServerAddr};
+
+use super::{BusError, failed};
+use oncue_proto::event;
+
+/// Between two attempts to connect anew.
+const LONGEST: Duration = Duration::from_secs(4);
+
+/// Servers separated by commas.
+pub fn servers(url: &str) -> Result<Vec<ServerAddr>, BusError> {
+    let servers = url
+        .split(',')
+        .map(|server| server.trim().parse::<ServerAddr>());
+    servers
+        .collect::<Result<_, _>>()
+        .map_err(|e| failed(format_args!("{} is no NATS URL", without_password(url)), e))
+}
+
+/// With the first user that is named: the client itself takes none from a URL.
+pub fn options(servers: &[ServerAddr]) -> ConnectOptions {
+    let Some((user, password)) = servers.iter().find_map(user) else {
+        return ConnectOptions::new();
+    };
+    ConnectOptions::new().user_and_password(user, password)
+}
+
+/// Who was connected `before` waits 0 to 100 ms, then up to 4 s, of which a random half is taken off: all lost the server at
+/// the same moment, and it must not get all of them back at once. Who starts waits for nothing.
+pub fn connect_delay(attempts: usize, before: bool) -> Duration {
+    if attempts <= 1 && !before {
+        return Duration::ZERO;
+    }
+    let full = Duration::from_millis(100)
+        .saturating_mul(1 << attempts.saturating_sub(1).min(10))
+        .min(LONGEST);
+    full.mul_f64(if attempts <= 1 {
+        fastrand::f64()
+    } else {
+        0.5 + fastrand::f64() / 2.0
+    })
+}
+
+fn user(server: &ServerAddr) -> Option<(String, String)> {
+    let plain = |part: &str| event::percent_decode(part).unwrap_or_else(|| part.to_owned());
+    Some((plain(server.username()?), plain(server.password()?)))
+}
+
+/// For messages: a password must not reach a log.
+pub fn without_password(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => {
+            format!("{}***{}", &url[..scheme + 3], &url[at..])
+        }
+        _ => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_is_not_held_up_and_reconnects_do_not_march_in_step() {
+        assert_eq!(connect_delay(1, false), Duration::ZERO);
+        let delays: std::collections::BTreeSet<Duration> =
+            (0..20).map(|_| connect_delay(1, true)).collect();
+        assert!(
+            delays.len() > 1
+                && delays
+                    .iter()
+                    .all(|delay| *delay < Duration::from_millis(101))
+        );
+        assert!((1..100).all(|n| connect_delay(n, true) <= LONGEST));
+    }
+
+    #[test]
+    fn a_url_may_list_servers_and_name_a_user() {
+        let all = servers("nats://a:1, nats://me:se%40cret@b,c").expect("three servers");
+        let places: Vec<_> = all
+            .iter()
+            .map(|server| (server.host().to_owned(), server.port()))
+            .collect();
+        assert_eq!(
+            places,
+            [
+                ("a".to_owned(), 1),
+                ("b".to_owned(), 4222),
+                ("c".to_owned(), 4222)
+            ]
+        );
+        assert_eq!(
+            all.iter().find_map(user),
+            Some(("me".to_owned(), "se@cret".to_owned()))
+        );
+        let refused = servers("nats://me:secret@a:b")
+            .expect_err("no port")
+            .to_string();
+        assert!(!refused.contains("secret"), "{refused}");
+    }
+}

@@ -1,0 +1,96 @@
+//! Crash points and broken twins, for tests that must know that a fault would be seen. Compiled with the feature
+//! `failpoints` alone; without it every call here is empty and no name of a point is in the binary.
+//!
+//! `FAILPOINTS="commit.done=2*off->1*return(abort)"` ends the process at the third event that gets there; `freeze`
+//! stops it until somebody sends SIGCONT. `ONCUE_SABOTAGE=no-fence` breaks the protocol on purpose.
+
+/// Every crash point, in the order in which an event meets them.
+pub const POINTS: [&str; 14] = [
+    "pulled",         // taken in hand
+    "read.done",      // row and seen-mark are read
+    "run.counted",    // an event that was delivered before is counted
+    "handler.done",   // the handler has run, nothing is written
+    "commit.done",    // Redis has answered
+    "publish.begin",  // before the first output
+    "publish.one",    // after each output's publish ack
+    "publish.done",   // all outputs are in their streams
+    "mark.done",      // and marked as published
+    "ack.done",       // the input is acked
+    "bury.begin",     // to be dead-lettered, nothing sent
+    "bury.published", // the letter is in its stream
+    "bury.recorded",  // and recorded
+    "retry.done",     // given back
+];
+
+/// Ways to break the protocol: each must be caught by the tests that claim to watch over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Applies an event however often it comes.
+    NoSeenMarks,
+    /// Applies an event however old it is.
+    NoFence,
+    /// Acks before the commit.
+    AckFirst,
+    /// Publishes what the handler computed, before the commit.
+    PublishFirst,
+    /// Takes every delivery for one that left its process alive.
+    VouchForAll,
+}
+
+#[cfg(not(feature = "failpoints"))]
+#[allow(clippy::inline_always)] // so that not even a debug build holds the names
+mod inner {
+    use super::Sabotage;
+
+    #[inline(always)]
+    pub fn start() {}
+
+    #[inline(always)]
+    pub fn point(_: &'static str) {}
+
+    #[inline(always)]
+    pub fn sabotaged(_: Sabotage) -> bool {
+        false
+    }
+}
+
+#[cfg(feature = "failpoints")]
+mod inner {
+    use super::{POINTS, Sabotage};
+
+    /// Reads `FAILPOINTS`. Said on stderr, so that nobody runs such a binary unknowingly.
+    pub fn start() {
+        eprintln!("oncue: built with failpoints, for tests only");
+        std::mem::forget(fail::FailScenario::setup());
+    }
+
+    pub fn point(name: &'static str) {
+        assert!(POINTS.contains(&name), "crash point {name} is not listed");
+        match fail::eval(name, Option::unwrap_or_default).as_deref() {
+            None => {}
+            Some("abort") => std::process::abort(),
+            Some("freeze") => {
+                let _ = rustix::process::kill_process(
+                    rustix::process::getpid(),
+                    rustix::process::Signal::STOP,
+                );
+            }
+            Some(other) => {
+                panic!("failpoint {name}: unknown action {other:?}, try abort or freeze")
+            }
+        }
+    }
+
+    pub fn sabotaged(how: Sabotage) -> bool {
+        let name = match how {
+            Sabotage::NoSeenMarks => "no-seen-marks",
+            Sabotage::NoFence => "no-fence",
+            Sabotage::AckFirst => "ack-first",
+            Sabotage::PublishFirst => "publish-first",
+            Sabotage::VouchForAll => "vouch-for-all",
+        };
+        std::env::var("ONCUE_SABOTAGE").is_ok_and(|wanted| wanted == name)
+    }
+}
+
+pub use inner::{point, sabotaged, start};

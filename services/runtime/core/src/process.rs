@@ -1,0 +1,36 @@
+//! A process of Oncue: its name among its like, and how it is told to stop.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// `ONCUE_INSTANCE`, or host name and process id.
+pub fn instance() -> String {
+    std::env::var("ONCUE_INSTANCE").unwrap_or_else(|_| {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .or_else(|_| std::env::var("HOSTNAME"));
+        let name = format!(
+            "{}-{}",
+            host.unwrap_or_else(|_| "host".into()).trim(),
+            std::process::id()
+        );
+        name.replace(
+            |c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_',
+            "-",
+        )
+    })
+}
+
+/// Turns true at the first SIGTERM or Ctrl-C.
+pub fn stop_signal() -> std::io::Result<watch::Receiver<bool>> {
+    let (mut term, mut int) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        let _ = stop.send(true);
+        stop.closed().await;
+    });
+    Ok(stopped)
+}

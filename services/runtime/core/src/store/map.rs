@@ -1,0 +1,502 @@
+//! The store in a map: what `commit.lua` does, said again in Rust, for unit tests without a server. The same suite
+//! runs on both, so this is also the model the Redis one is held to.
+
+mod ledger;
+
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
+
+use super::mark::OutboxName;
+use super::{
+    Ask, Basis, Change, Committed, Found, Frame, Handled, Mark, Op, Place, Purpose, Row, Run,
+    SKEW_MS, Settled, Shown, Status, Unpublished, row_key,
+};
+use oncue_proto::event;
+
+/// State in memory, with a clock that tests can set.
+#[derive(Clone, Default)]
+pub struct MapStore(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    rows: HashMap<String, Row>,
+    blind: HashMap<String, Blind>,
+    seen: HashMap<(String, [u8; 16]), Seen>,
+    /// By commit time, or by minus the time of publishing.
+    outboxes: BTreeMap<String, (i64, Vec<Frame>)>,
+    runs: HashMap<String, u32>,
+    /// Plain hashes: flow ledgers and what was observed.
+    hashes: HashMap<String, BTreeMap<Vec<u8>, Vec<u8>>>,
+    now: Option<u64>,
+}
+
+/// What the operations checked so far in a run will leave behind.
+#[derive(Clone, Default)]
+struct Plan {
+    kinds: HashMap<String, &'static str>,
+    values: HashMap<(String, String), i128>,
+}
+
+/// What a seen-mark says.
+struct Seen {
+    dead: bool,
+    payload: u64,
+    redrive: u32,
+    outbox: String,
+    sequence: u64,
+}
+
+enum Blind {
+    Set(BTreeSet<String>),
+    Top(BTreeMap<String, i64>),
+    Distinct(BTreeSet<String>),
+}
+
+impl MapStore {
+    /// Stops the clock at `now` (Unix ms).
+    pub fn set_now(&self, now: u64) {
+        self.lock().now = Some(now);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock()
+    }
+
+    pub(super) fn read(&self, asks: &[Ask]) -> Vec<Found> {
+        let inner = self.lock();
+        let find = |ask: &Ask| Found {
+            row: ask
+                .row
+                .as_ref()
+                .and_then(|row| inner.rows.get(&row_key(row.table, &row.key)))
+                .cloned()
+                .unwrap_or_default(),
+            seen: ask
+                .marks
+                .iter()
+                .map(|m| m.seen_keys().iter().any(|k| inner.settled(k, m)))
+                .collect(),
+        };
+        asks.iter().map(find).collect()
+    }
+
+    pub(super) fn settled(&self, marks: &[Mark]) -> Vec<Option<Settled>> {
+        let inner = self.lock();
+        let kind = |mark: &Mark| {
+            let seen = mark
+                .seen_keys()
+                .into_iter()
+                .find_map(|key| inner.seen.get(&(key, mark.id)))?;
+            Some(if seen.dead {
+                Settled::Dead
+            } else {
+                Settled::Applied
+            })
+        };
+        marks.iter().map(kind).collect()
+    }
+
+    pub(super) fn place(
+        &self,
+        id: &str,
+        function: &str,
+        times: RangeInclusive<u64>,
+        horizon: u64,
+    ) -> Option<Place> {
+        let (inner, id) = (self.lock(), event::hash(&[id.as_bytes()]));
+        let known = |name: String| inner.seen.get(&(name, id)).filter(|seen| seen.sequence > 0);
+        let mut buckets = Mark::buckets(times, horizon);
+        buckets.find_map(|bucket| {
+            let mut names =
+                (0..event::PARTITIONS).map(|p| format!("{{p{p}}}:d:{function}:{bucket}"));
+            let seen = names.find_map(known)?;
+            Some(Place {
+                sequence: seen.sequence,
+                has_outputs: !seen.outbox.is_empty(),
+            })
+        })
+    }
+
+    pub(super) fn commit(&self, runs: &[Run]) -> Committed {
+        let mut inner = self.lock();
+        let first = runs
+            .iter()
+            .flat_map(|run| &run.events)
+            .find(|handled| !handled.outbox.is_empty());
+        let name = OutboxName::new(first.map_or(0, |handled| handled.mark.partition));
+        let key = name.key(first.map_or("", |handled| handled.mark.function));
+        let statuses = runs.iter().map(|run| inner.commit(run, &key)).collect();
+        let outbox = inner.outboxes.contains_key(&key).then_some(key);
+        Committed { statuses, outbox }
+    }
+
+    pub(super) fn started(&self, marks: &[Mark]) -> Vec<u32> {
+        let mut inner = self.lock();
+        let mut count = |mark: &Mark| {
+            let runs = inner.runs.entry(mark.runs_key()).or_default();
+            *runs += 1;
+            *runs
+        };
+        marks.iter().map(&mut count).collect()
+    }
+
+    pub(super) fn published(&self, outbox_keys: &[String], keep: bool) {
+        let mut inner = self.lock();
+        let now = inner.now();
+        for key in outbox_keys {
+            match inner.outboxes.get_mut(key) {
+                Some((at, _)) if keep => *at = -(now as i64),
+                _ => drop(inner.outboxes.remove(key)),
+            }
+        }
+    }
+
+    pub(super) fn split(&self, key: &str, left: &[Frame], keep: &[Frame]) {
+        let mut inner = self.lock();
+        let now = inner.now();
+        if let Some((_, frames)) = inner.outboxes.get_mut(key) {
+            *frames = left.to_vec();
+        }
+        if !keep.is_empty() {
+            inner.outboxes.insert(
+                format!("{key}.{:08x}", fastrand::u32(..)),
+                (-(now as i64), keep.to_vec()),
+            );
+        }
+    }
+
+    pub(super) fn unpublished(&self, partitions: Range<u32>, before: u64) -> Vec<Unpublished> {
+        self.outboxes(partitions, |at| at > 0 && at <= before as i64)
+    }
+
+    pub(super) fn kept(&self, partition: u32, since: u64, from: usize) -> Vec<Unpublished> {
+        self.outboxes(partition..partition + 1, |at| at <= -(since as i64))
+            .into_iter()
+            .skip(from)
+            .collect()
+    }
+
+    pub(super) fn forget(&self, partitions: Range<u32>, before: u64) {
+        for old in self.outboxes(partitions, |at| at < 0 && at >= -(before as i64)) {
+            self.lock().outboxes.remove(&old.outbox_key);
+        }
+    }
+
+    fn outboxes(&self, partitions: Range<u32>, wanted: impl Fn(i64) -> bool) -> Vec<Unpublished> {
+        let inner = self.lock();
+        let tags: Vec<String> = partitions.map(|p| format!("{{p{p}}}:")).collect();
+        let found = inner
+            .outboxes
+            .iter()
+            .filter(|(key, (at, _))| wanted(*at) && tags.iter().any(|tag| key.starts_with(tag)));
+        found
+            .map(|(key, (_, frames))| Unpublished {
+                outbox_key: key.clone(),
+                frames: frames.clone(),
+            })
+            .collect()
+    }
+
+    pub(super) fn show(&self, table: &str, key: &str) -> Option<Shown> {
+        let inner = self.lock();
+        let key = row_key(table, key);
+        if let Some(row) = inner.rows.get(&key) {
+            return Some(Shown::Row(row.clone()));
+        }
+        Some(match inner.blind.get(&key)? {
+            Blind::Set(members) => Shown::Members(members.iter().cloned().collect()),
+            Blind::Top(scores) => {
+                let mut ranking: Vec<_> =
+                    scores.iter().map(|(m, s)| (m.clone(), *s as f64)).collect();
+                ranking.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| b.0.cmp(&a.0)));
+                Shown::Ranking(ranking)
+            }
+            Blind::Distinct(members) => Shown::Count(members.len() as u64),
+        })
+    }
+}
+
+impl Inner {
+    fn now(&self) -> u64 {
+        self.now.unwrap_or_else(event::now_ms)
+    }
+
+    fn commit(&mut self, run: &Run, outbox: &str) -> Vec<Status> {
+        let now = self.now();
+        let mut ids = BTreeSet::new();
+        let (mut blocked, mut plan): (Vec<Option<Status>>, Plan) = (Vec::new(), Plan::default());
+        for handled in &run.events {
+            let fresh = ids.insert(handled.mark.id);
+            blocked.push(
+                self.check(handled, now, &mut plan)
+                    .or((!fresh).then_some(Status::Conflict)),
+            );
+        }
+        let row = run
+            .row
+            .as_ref()
+            .map(|row| (row, row_key(row.key.table, &row.key.key)));
+        if let Some((_, key)) = row.as_ref().filter(|(_, key)| self.blind.contains_key(key)) {
+            return run
+                .events
+                .iter()
+                .map(|_| Status::Invalid(format!("the row is a {}", self.kind(key))))
+                .collect();
+        }
+        let stale = row
+            .as_ref()
+            .is_some_and(|(row, key)| !self.is_as_seen(key, &row.basis));
+        if stale || blocked.iter().any(Option::is_some) {
+            return blocked
+                .into_iter()
+                .map(|status| status.unwrap_or(Status::Conflict))
+                .collect();
+        }
+        if let Some((change, key)) =
+            row.filter(|(change, _)| !change.set.is_empty() || !change.del.is_empty())
+        {
+            let row = self.rows.entry(key).or_default();
+            row.version = (now * 1000).max(row.version + 1);
+            row.fields.retain(|(field, _)| {
+                !change.del.contains(field) && !change.set.iter().any(|(f, _)| f == field)
+            });
+            row.fields.extend(change.set.iter().cloned());
+            row.fields.sort();
+        }
+        for handled in &run.events {
+            self.write(handled, now, outbox);
+        }
+        run.events.iter().map(|_| Status::Applied).collect()
+    }
+
+    fn is_as_seen(&self, key: &str, basis: &Basis) -> bool {
+        let row = self.rows.get(key);
+        match basis {
+            Basis::Version(version) => row.map_or(0, |row| row.version) == *version,
+            Basis::Fields(fields) => row.map_or(&[][..], |row| &row.fields) == fields,
+        }
+    }
+
+    fn check(&self, handled: &Handled, now: u64, plan: &mut Plan) -> Option<Status> {
+        let mark = &handled.mark;
+        for key in mark.seen_keys() {
+            let Some(seen) = self.seen.get(&(key, mark.id)) else {
+                continue;
+            };
+            if seen.dead {
+                if mark.redrive > seen.redrive {
+                    continue;
+                }
+                return Some(Status::Dead);
+            }
+            if seen.payload != handled.payload_hash && handled.purpose != Purpose::Bury {
+                return Some(Status::IdReuse);
+            }
+            let frames = self
+                .outboxes
+                .get(&seen.outbox)
+                .filter(|(at, _)| *at > 0)
+                .map(|(_, frames)| frames);
+            let own = frames.and_then(|frames| frames.iter().find(|frame| frame.id == mark.id));
+            return Some(Status::Duplicate(own.map(|frame| frame.outputs.clone())));
+        }
+        match handled.purpose {
+            Purpose::Apply => {}
+            Purpose::Bury => return None,
+            Purpose::Recall => return Some(Status::Conflict),
+        }
+        if now > mark.fence + mark.horizon {
+            return Some(Status::TooOld);
+        }
+        if mark.fence > now + SKEW_MS {
+            return Some(Status::Clock);
+        }
+        let mut own = plan.clone();
+        let why = handled
+            .ops
+            .iter()
+            .find_map(|op| self.check_op(op, &mark.key, &mut own));
+        if why.is_none() {
+            *plan = own;
+        }
+        why.map(Status::Invalid)
+    }
+
+    fn settled(&self, key: &str, mark: &Mark) -> bool {
+        let found = self.seen.get(&(key.to_owned(), mark.id));
+        found.is_some_and(|seen| !seen.dead || mark.redrive <= seen.redrive)
+    }
+
+    fn kind(&self, key: &str) -> &'static str {
+        match self.blind.get(key) {
+            Some(Blind::Set(_)) => "set",
+            Some(Blind::Top(_)) => "zset",
+            Some(Blind::Distinct(_)) => "string",
+            None if self.rows.contains_key(key) => "hash",
+            None => "none",
+        }
+    }
+
+    fn check_op(&self, op: &Op, key: &str, plan: &mut Plan) -> Option<String> {
+        let key = row_key(op.table, key);
+        let (name, want) = match &op.change {
+            Change::Add { .. } => ("add", "hash"),
+            Change::Max { .. } => ("max", "hash"),
+            Change::SetAdd { .. } => ("sadd", "set"),
+            Change::TopN { .. } => ("top", "zset"),
+            Change::Distinct { .. } => ("distinct", "string"),
+        };
+        let kind = plan
+            .kinds
+            .get(&key)
+            .copied()
+            .unwrap_or_else(|| self.kind(&key));
+        if kind != "none" && kind != want {
+            return Some(format!("{name} on a {kind}"));
+        }
+        plan.kinds.insert(key.clone(), want);
+        let (Change::Add { field, by: number } | Change::Max { field, to: number }) = &op.change
+        else {
+            return None;
+        };
+        let place = (key, field.clone());
+        let Some(value) = plan
+            .values
+            .get(&place)
+            .copied()
+            .or_else(|| self.integer(&place.0, field))
+        else {
+            return Some(format!("{name} on a field that holds no integer"));
+        };
+        let number = i128::from(*number);
+        let value = if name == "add" {
+            value + number
+        } else {
+            value.max(number)
+        };
+        if value.abs() > 9_000_000_000_000_000_000 || number.abs() > 9_000_000_000_000_000_000 {
+            return Some(format!("{name} overflows"));
+        }
+        plan.values.insert(place, value);
+        None
+    }
+
+    /// 0 for a field that is not there; `None` for one that holds no integer as Redis writes it.
+    fn integer(&self, key: &str, field: &str) -> Option<i128> {
+        let Some(text) = self.field(key, field) else {
+            return Some(0);
+        };
+        text.parse::<i128>().ok().filter(|n| n.to_string() == text)
+    }
+
+    fn field(&self, key: &str, field: &str) -> Option<String> {
+        let (_, value) = self
+            .rows
+            .get(key)?
+            .fields
+            .iter()
+            .find(|(name, _)| name == field)?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    }
+
+    fn write(&mut self, handled: &Handled, now: u64, outbox: &str) {
+        let mark = &handled.mark;
+        let outbox = if handled.outbox.is_empty() {
+            ""
+        } else {
+            outbox
+        };
+        for op in &handled.ops {
+            self.apply(op, &mark.key);
+        }
+        let seen = Seen {
+            dead: handled.purpose == Purpose::Bury,
+            payload: handled.payload_hash,
+            redrive: mark.redrive,
+            outbox: outbox.to_owned(),
+            sequence: mark.sequence,
+        };
+        self.seen
+            .insert((mark.seen_keys().swap_remove(0), mark.id), seen);
+        if !handled.outbox.is_empty() {
+            let frame = Frame {
+                id: mark.id,
+                outputs: handled.outbox.clone(),
+            };
+            self.outboxes
+                .entry(outbox.to_owned())
+                .or_insert((now as i64, Vec::new()))
+                .1
+                .push(frame);
+        }
+    }
+
+    fn apply(&mut self, op: &Op, key: &str) {
+        let key = row_key(op.table, key);
+        match &op.change {
+            Change::Add { field, by } => {
+                let old = self
+                    .field(&key, field)
+                    .and_then(|old| old.parse().ok())
+                    .unwrap_or(0i64);
+                self.set_field(&key, field, old + by);
+            }
+            Change::Max { field, to } => {
+                let old: Option<i64> = self.field(&key, field).and_then(|old| old.parse().ok());
+                if old.is_none_or(|old| old < *to) {
+                    self.set_field(&key, field, *to);
+                }
+            }
+            Change::SetAdd { member } => {
+                if let Blind::Set(set) = self
+                    .blind
+                    .entry(key)
+                    .or_insert_with(|| Blind::Set(BTreeSet::new()))
+                {
+                    set.insert(member.clone());
+                }
+            }
+            Change::TopN {
+                member,
+                score,
+                limit,
+            } => {
+                if let Blind::Top(top) = self
+                    .blind
+                    .entry(key)
+                    .or_insert_with(|| Blind::Top(BTreeMap::new()))
+                {
+                    top.insert(member.clone(), *score);
+                    while top.len() > *limit as usize {
+                        let lowest = top
+                            .iter()
+                            .min_by_key(|(m, s)| (**s, (*m).clone()))
+                            .map(|(m, _)| m.clone());
+                        lowest.map(|m| top.remove(&m));
+                    }
+                }
+            }
+            Change::Distinct { member } => {
+                if let Blind::Distinct(set) = self
+                    .blind
+                    .entry(key)
+                    .or_insert_with(|| Blind::Distinct(BTreeSet::new()))
+                {
+                    set.insert(member.clone());
+                }
+            }
+        }
+    }
+
+    fn set_field(&mut self, key: &str, field: &str, value: i64) {
+        let now = self.now();
+        let row = self.rows.entry(key.to_owned()).or_default();
+        row.version = (now * 1000).max(row.version + 1);
+        row.fields.retain(|(name, _)| name != field);
+        row.fields
+            .push((field.to_owned(), value.to_string().into_bytes()));
+        row.fields.sort();
+    }
+}

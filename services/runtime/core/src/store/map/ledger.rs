@@ -1,0 +1,77 @@
+//! The flow ledger in a map, field by field as Redis holds it.
+
+use super::MapStore;
+use crate::model::flow::{self, Edge, Flow, Registered};
+use crate::store::{EDGES, EDGES_AT, FUNCTIONS, first_step, flow_key, ledger_event, listeners_key};
+use oncue_proto::event::Meta;
+
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+impl MapStore {
+    /// Writes a field of a plain hash, as `HSET` would.
+    pub fn put(&self, key: &str, field: &str, value: &str) {
+        let mut inner = self.lock();
+        inner
+            .hashes
+            .entry(key.to_owned())
+            .or_default()
+            .insert(field.as_bytes().to_vec(), value.as_bytes().to_vec());
+    }
+
+    fn hash(&self, key: &str) -> Pairs {
+        self.lock()
+            .hashes
+            .get(key)
+            .into_iter()
+            .flatten()
+            .map(|(field, value)| (field.clone(), value.clone()))
+            .collect()
+    }
+
+    pub(in crate::store) fn flows(&self, ids: &[String]) -> Vec<Option<Flow>> {
+        ids.iter()
+            .map(|id| Flow::read(id, self.hash(&flow_key(id))))
+            .collect()
+    }
+
+    pub(in crate::store) fn edges(&self) -> Vec<Edge> {
+        flow::edges(self.hash(EDGES), self.hash(EDGES_AT))
+    }
+
+    pub(in crate::store) fn functions(&self) -> Vec<Registered> {
+        flow::functions(self.hash(FUNCTIONS))
+    }
+
+    /// Listeners are the fields of a hash here; there are no sets besides those of blind operations.
+    pub(in crate::store) fn track(&self, meta: &Meta, key: &str) -> bool {
+        let listeners = self.hash(&listeners_key(&meta.ty));
+        let listeners: Vec<String> = listeners
+            .iter()
+            .map(|(name, _)| String::from_utf8_lossy(name).into_owned())
+            .collect();
+        let mut inner = self.lock();
+        let now = inner.now();
+        let ledger = inner.hashes.entry(flow_key(&meta.flow)).or_default();
+        let mut put_new = |(field, value): (String, String)| {
+            let new = !ledger.contains_key(field.as_bytes());
+            if new {
+                ledger.insert(field.into_bytes(), value.into_bytes());
+            }
+            new
+        };
+        let new = put_new(ledger_event(meta, key));
+        for function in &listeners {
+            put_new(first_step(meta, function, now));
+        }
+        put_new(("n".into(), listeners.len().to_string()));
+        put_new(("at".into(), now.to_string()));
+        if listeners.is_empty() {
+            put_new(("end".into(), now.to_string()));
+        }
+        new
+    }
+
+    pub(in crate::store) fn untrack(&self, flow: &str) {
+        self.lock().hashes.remove(&flow_key(flow));
+    }
+}

@@ -1,0 +1,413 @@
+//! All state, in Redis. Rows are plain hashes, one field per struct field, so `redis-cli` shows them.
+//!
+//! Keys carry the partition as hash tag, `{p17}:`, so that one event touches one slot:
+//!
+//! | key | holds |
+//! |---|---|
+//! | `{pN}:s:TABLE:KEY` | a state row: a hash with the version in `_v`, or the set, sorted set or counter of a blind operation |
+//! | `{pN}:d:FUNCTION:BUCKET` | seen-marks: event id hash -> `a` or `d`, the payload hash, its sequence in the stream, and where its outputs are; and a field `e` |
+//! | `{pN}:o:FUNCTION:NAME` | outputs of the events of one commit: those still to be published, and for a while those that were; gone after a minute if the commit is never made |
+//! | `{pN}:r:FUNCTION:ID` | runs of an event that was delivered before, counted until it expires |
+//! | `{pN}:u` | those outboxes by commit time, and by minus the time of publishing once that is done |
+//! | `oncue:partitions` | number of partitions, fixed at first start |
+//! | `oncue:commits:WORKER` | number and time of a worker's last commit, by which a Redis that went back in time is found out |
+//! | `oncue:regressed` | what workers found then; nobody starts until `oncue recover redis` has taken it away |
+//! | `oncue:epoch` | when that was done last |
+//! | `{pN}:f:FLOW` | the ledger of a tracked flow (see [`crate::model::flow`]) |
+//! | `oncue:edges`, `oncue:edges:at` | `SOURCE\tTYPE\tFUNCTION` -> how many events went that way, and when the last did |
+//! | `oncue:functions` | function -> its manifest and when it last started |
+//! | `oncue:l:TYPE` | names of the functions that act on a type |
+
+mod ledger;
+mod map;
+mod mark;
+mod redis;
+mod regression;
+
+use std::fmt::Write as _;
+use std::ops::RangeInclusive;
+
+use bytes::Bytes;
+
+use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
+pub use self::ledger::{Entry, Note, flow_key, listeners_key};
+pub use self::map::MapStore;
+pub use self::mark::{Mark, Place};
+pub use self::redis::RedisStore;
+pub use self::regression::Regression;
+use oncue_proto::event;
+
+/// Seen-marks outlive the horizon by this much, so that a late copy is known as done rather than refused as old.
+pub const GRACE_MS: u64 = 6 * 3600 * 1000;
+/// An event may claim to come from the future by this much.
+pub const SKEW_MS: u64 = 3600 * 1000;
+
+/// Fields of a row, sorted by name, as Redis holds them.
+pub type Fields = Vec<(String, Vec<u8>)>;
+
+/// A row as read. Version 0 does not exist yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Row {
+    pub version: u64,
+    pub fields: Fields,
+}
+
+/// Which row and which events to look up before handlers run.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    pub row: Option<RowKey>,
+    pub marks: Vec<Mark>,
+}
+
+/// What was found: the row, and for each mark whether it is known.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    pub row: Row,
+    pub seen: Vec<bool>,
+}
+
+/// Where a state row is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RowKey {
+    pub table: &'static str,
+    pub key: String,
+}
+
+/// Redis key of a row, or of what a blind operation works on.
+pub fn row_key(table: &str, key: &str) -> String {
+    format!("{{p{}}}:s:{table}:{}", event::partition(key), name_of(key))
+}
+
+/// What a key is called inside a Redis key: itself, percent-encoded, or its hash where that is too long.
+fn name_of(key: &str) -> String {
+    let name = event::percent_encode(key);
+    // `~` is what the names of long keys begin with.
+    let name = name
+        .strip_prefix('~')
+        .map_or(name.clone(), |rest| format!("%7E{rest}").into());
+    if name.len() <= 256 {
+        return name.into_owned();
+    }
+    let hash = event::hash(&[key.as_bytes()])
+        .iter()
+        .fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        });
+    format!("~{hash}")
+}
+
+/// A change that commutes with every other of its kind: no version, no conflict, however hot the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Op {
+    pub table: &'static str,
+    pub change: Change,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Adds to an integer field of a hash.
+    Add { field: String, by: i64 },
+    /// Raises an integer field of a hash.
+    Max { field: String, to: i64 },
+    /// Adds a member to a set.
+    SetAdd { member: String },
+    /// Sets a member's score in a sorted set that keeps the highest `limit`.
+    TopN {
+        member: String,
+        score: i64,
+        limit: u32,
+    },
+    /// Counts a member in a HyperLogLog.
+    Distinct { member: String },
+}
+
+/// The unit of commit: events of one key, handled in order on one row.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub row: Option<RowChange>,
+    pub events: Vec<Handled>,
+}
+
+/// What the events of a run made of their row.
+#[derive(Debug, Clone)]
+pub struct RowChange {
+    pub key: RowKey,
+    /// What the handlers saw; if that has changed, nothing of the run is applied.
+    pub basis: Basis,
+    pub set: Fields,
+    pub del: Vec<String>,
+}
+
+/// By what it is told whether a row is still as the handlers saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Basis {
+    /// It was read, with this version.
+    Version(u64),
+    /// It is remembered, and this is all it holds, by name.
+    Fields(Fields),
+}
+
+/// One handled event.
+#[derive(Debug, Clone)]
+pub struct Handled {
+    pub mark: Mark,
+    pub payload_hash: u64,
+    pub ops: Vec<Op>,
+    /// Encoded `oncue.v1.Outbox`; empty for none.
+    pub outbox: Bytes,
+    pub purpose: Purpose,
+    /// What it enters in the ledger of its flow, if that has one.
+    pub entry: Option<Box<Entry>>,
+}
+
+/// What became of the runs of one commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// For each run, a status for each event.
+    pub statuses: Vec<Vec<Status>>,
+    /// Under which key the outputs of all that were applied wait to be [published](Store::published); none if there are none.
+    pub outbox: Option<String>,
+}
+
+/// What a commit does with an event that it does not know yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Apply,
+    /// Records it as dead-lettered; the fence does not hold it up.
+    Bury,
+    /// Nothing: only to learn what became of it. Answers `conflict` for one that is not known after all.
+    Recall,
+}
+
+/// What became of one event of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    Applied,
+    /// Applied before; outputs that were never marked as published come with it.
+    Duplicate(Option<Bytes>),
+    /// Dead-lettered before.
+    Dead,
+    /// A neighbour was refused or the row has moved: run again on fresh state.
+    Conflict,
+    /// Older than the horizon: it cannot be proven new.
+    TooOld,
+    /// From the future.
+    Clock,
+    /// The id was applied with another payload.
+    IdReuse,
+    /// An operation does not fit what is there.
+    Invalid(String),
+}
+
+/// What a seen-mark says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    Applied,
+    Dead,
+}
+
+/// Redis does not do what it is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreError {
+    pub message: String,
+    /// Out of reach, loading, busy, full or read-only: whether a commit happened is not known, and asking again is the
+    /// cure. Otherwise the request itself is at fault.
+    pub away: bool,
+}
+
+impl StoreError {
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            away: false,
+        }
+    }
+}
+
+impl std::fmt::Display for StoreError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+/// Outputs of one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Hash of the event's id, as in its mark.
+    pub id: [u8; 16],
+    /// Encoded `oncue.v1.Outbox`.
+    pub outputs: Bytes,
+}
+
+/// Outputs of one commit, as the sweeper finds them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpublished {
+    pub outbox_key: String,
+    pub frames: Vec<Frame>,
+}
+
+/// What a state key holds, for those who show it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Shown {
+    Row(Row),
+    Members(Vec<String>),
+    /// Highest first.
+    Ranking(Vec<(String, f64)>),
+    Count(u64),
+}
+
+/// Redis, or a map that behaves like it for unit tests; both pass the same suite.
+#[derive(Clone)]
+pub enum Store {
+    Redis(RedisStore),
+    Map(MapStore),
+}
+
+impl Store {
+    /// Rows and seen-marks for everything pulled, in one pipeline.
+    pub async fn read(&self, asks: &[Ask]) -> Result<Vec<Found>, StoreError> {
+        match self {
+            Self::Redis(store) => store.read(asks).await,
+            Self::Map(store) => Ok(store.read(asks)),
+        }
+    }
+
+    /// What became of events, as far as it is known.
+    pub async fn settled(&self, marks: &[Mark]) -> Result<Vec<Option<Settled>>, StoreError> {
+        match self {
+            Self::Redis(store) => store.settled(marks).await,
+            Self::Map(store) => Ok(store.settled(marks)),
+        }
+    }
+
+    /// Applies runs, each whole or not at all; a status for every event of every run, in order.
+    pub async fn commit(&self, runs: &[Run]) -> Result<Committed, StoreError> {
+        match self {
+            Self::Redis(store) => store.commit(runs).await,
+            Self::Map(store) => Ok(store.commit(runs)),
+        }
+    }
+
+    /// What is known of those events of these ids that `function` is done with and whose time is one of these (Unix ms).
+    /// Looks at every mark there can be: for people who ask, not for programs.
+    pub async fn places(
+        &self,
+        ids: &[String],
+        function: &str,
+        times: RangeInclusive<u64>,
+        horizon: u64,
+    ) -> Result<Vec<Option<Place>>, StoreError> {
+        match self {
+            Self::Redis(store) => store.places(ids, function, times, horizon).await,
+            Self::Map(store) => Ok(ids
+                .iter()
+                .map(|id| store.place(id, function, times.clone(), horizon))
+                .collect()),
+        }
+    }
+
+    /// Counts one more run of a handler on an event that was delivered before, and says how many there were. The
+    /// server's own count will not do: it also counts deliveries that never came to run.
+    pub async fn started(&self, marks: &[Mark]) -> Result<Vec<u32>, StoreError> {
+        match self {
+            Self::Redis(store) => store.started(marks).await,
+            Self::Map(store) => Ok(store.started(marks)),
+        }
+    }
+
+    /// Outboxes whose messages are all in their streams.
+    /// With `keep` they stay until they are [forgotten](Self::forget), in case the streams lose them.
+    pub async fn published(&self, outbox_keys: &[String], keep: bool) -> Result<(), StoreError> {
+        match self {
+            Self::Redis(store) => store.published(outbox_keys, keep).await,
+            Self::Map(store) => {
+                store.published(outbox_keys, keep);
+                Ok(())
+            }
+        }
+    }
+
+    /// Of an outbox some events' outputs are published, `keep` in case the streams lose them, and `left` are not: those
+    /// alone stay to be published.
+    pub async fn split(
+        &self,
+        outbox_key: &str,
+        left: &[Frame],
+        keep: &[Frame],
+    ) -> Result<(), StoreError> {
+        match self {
+            Self::Redis(store) => store.split(outbox_key, left, keep).await,
+            Self::Map(store) => {
+                store.split(outbox_key, left, keep);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes a name for some seconds, if nobody has it: for work that one worker does for all.
+    pub async fn lease(&self, name: &str, seconds: u64) -> Result<bool, StoreError> {
+        match self {
+            Self::Redis(store) => store.lease(name, seconds).await,
+            Self::Map(_) => Ok(true),
+        }
+    }
+
+    /// Keeps a name that was taken for `seconds` from now on.
+    pub async fn renew(&self, name: &str, seconds: u64) -> Result<(), StoreError> {
+        match self {
+            Self::Redis(store) => store.renew(name, seconds).await,
+            Self::Map(_) => Ok(()),
+        }
+    }
+
+    /// Outboxes of some partitions committed before `before` (Unix ms) and not published since.
+    pub async fn unpublished(
+        &self,
+        partitions: std::ops::Range<u32>,
+        before: u64,
+    ) -> Result<Vec<Unpublished>, StoreError> {
+        match self {
+            Self::Redis(store) => store.unpublished(partitions, before).await,
+            Self::Map(store) => Ok(store.unpublished(partitions, before)),
+        }
+    }
+
+    /// Outboxes of a partition published since `since` (Unix ms), a few hundred at a time from the `from`th on.
+    pub async fn kept(
+        &self,
+        partition: u32,
+        since: u64,
+        from: usize,
+    ) -> Result<Vec<Unpublished>, StoreError> {
+        match self {
+            Self::Redis(store) => store.kept(partition, since, from).await,
+            Self::Map(store) => Ok(store.kept(partition, since, from)),
+        }
+    }
+
+    /// Outboxes of some partitions published before `before` (Unix ms) go for good.
+    pub async fn forget(
+        &self,
+        partitions: std::ops::Range<u32>,
+        before: u64,
+    ) -> Result<(), StoreError> {
+        match self {
+            Self::Redis(store) => store.forget(partitions, before).await,
+            Self::Map(store) => {
+                store.forget(partitions, before);
+                Ok(())
+            }
+        }
+    }
+
+    /// What stands under a key of a table.
+    pub async fn show(&self, table: &str, key: &str) -> Result<Option<Shown>, StoreError> {
+        match self {
+            Self::Redis(store) => store.show(table, key).await,
+            Self::Map(store) => Ok(store.show(table, key)),
+        }
+    }
+}

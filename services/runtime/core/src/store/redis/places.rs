@@ -1,0 +1,47 @@
+//! Where events lie, told by their seen-marks: for people who look for an id.
+
+use std::ops::RangeInclusive;
+
+use super::RedisStore;
+use crate::store::{Mark, Place, StoreError};
+use oncue_proto::event::{self, PARTITIONS};
+
+/// Keys looked at in one round trip.
+const STEP: usize = 4096;
+
+impl RedisStore {
+    pub(in crate::store) async fn places(
+        &self,
+        ids: &[String],
+        function: &str,
+        times: RangeInclusive<u64>,
+        horizon: u64,
+    ) -> Result<Vec<Option<Place>>, StoreError> {
+        let hashes: Vec<Vec<u8>> = ids
+            .iter()
+            .map(|id| event::hash(&[id.as_bytes()]).to_vec())
+            .collect();
+        let mut buckets = Mark::buckets(times, horizon);
+        let mut places = vec![None; ids.len()];
+        while places.contains(&None) {
+            let mut pipe = redis::pipe();
+            for bucket in buckets.by_ref().take(STEP / PARTITIONS as usize) {
+                for partition in 0..PARTITIONS {
+                    pipe.cmd("HMGET")
+                        .arg(format!("{{p{partition}}}:d:{function}:{bucket}"))
+                        .arg(&hashes);
+                }
+            }
+            if pipe.is_empty() {
+                break;
+            }
+            let marks: Vec<Vec<Option<Vec<u8>>>> = pipe.query_async(&mut self.connection()).await?;
+            for marks in marks {
+                for (place, mark) in places.iter_mut().zip(marks) {
+                    *place = place.or(mark.and_then(|mark| Place::of_mark(&mark)));
+                }
+            }
+        }
+        Ok(places)
+    }
+}

@@ -1,0 +1,239 @@
+//! A Redis that went back in time: a restart from an old file, a failover to a replica that was behind. What was committed
+//! then is lost, with its seen-marks, while its events are acked.
+//!
+//! Each worker keeps a record in Redis, written by every commit: how many it has made. A record that says less than the
+//! worker remembers means that commits of its own are gone; those of others are for others to find out.
+
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use redis::cmd;
+
+use super::RedisStore;
+use crate::store::{Regression, Run, StoreError};
+use oncue_proto::event;
+
+/// Time (Unix ms) of the last restoration: what a worker misses from before it was restored. A time, and no count, since Redis
+/// may lose this as well, and must not come to the same number again.
+const EPOCH: &str = "oncue:epoch";
+/// What workers found out, by worker; nobody starts while it is there.
+const REGRESSED: &str = "oncue:regressed";
+/// A record that was not touched for longer may be gone without a loss; it expires after a week.
+const TRUSTED: Duration = Duration::from_hours(72);
+/// Commits whose place in the stream is remembered: more than Redis can lose without anybody noticing for minutes.
+const REMEMBERED: usize = 10_000;
+
+/// What this worker knows of its own commits.
+pub(super) struct Own {
+    /// Names the record.
+    pub name: String,
+    memory: Mutex<Memory>,
+}
+
+/// A commit on its way. Several are at a time, and neither they nor their answers keep their order.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    pub number: u64,
+    /// Number of the last commit that was answered before this one was sent: that much Redis must know.
+    answered: u64,
+}
+
+struct Memory {
+    epoch: u64,
+    /// Number of the last commit begun, and of the last one that was answered.
+    begun: u64,
+    answered: u64,
+    at: Instant,
+    /// When the first one was made, Unix ms.
+    since: u64,
+    /// Lowest sequence in the stream of each commit, and its function.
+    places: VecDeque<(u64, &'static str, u64)>,
+}
+
+impl Own {
+    pub fn new() -> Self {
+        let memory = Memory {
+            epoch: 0,
+            begun: 0,
+            answered: 0,
+            at: Instant::now(),
+            since: event::now_ms(),
+            places: VecDeque::new(),
+        };
+        Self {
+            name: format!("{:016x}", fastrand::u64(..)),
+            memory: Mutex::new(memory),
+        }
+    }
+
+    pub fn key(&self) -> String {
+        format!("oncue:commits:{}", self.name)
+    }
+
+    /// A commit that is about to be made.
+    pub fn begin(&self, runs: &[Run]) -> Begun {
+        let mut memory = self.lock();
+        memory.begun += 1;
+        let marks = runs
+            .iter()
+            .flat_map(|run| &run.events)
+            .map(|handled| &handled.mark);
+        if let Some(first) = marks.min_by_key(|mark| mark.sequence) {
+            let place = (memory.begun, first.function, first.sequence);
+            memory.places.push_back(place);
+            if memory.places.len() > REMEMBERED {
+                memory.places.pop_front();
+            }
+        }
+        Begun {
+            number: memory.begun,
+            answered: memory.answered,
+        }
+    }
+
+    /// What the record said before a commit, `COUNT TIME` or nothing. Returns what is missing, if anything is.
+    fn missing(
+        &self,
+        Begun {
+            number,
+            answered: seen,
+        }: Begun,
+        record: &str,
+    ) -> Option<Regression> {
+        let mut memory = self.lock();
+        let (found, at) = record.split_once(' ').unwrap_or(("0", ""));
+        let found: u64 = found.parse().unwrap_or_default();
+        let trusted = memory.at.elapsed() < TRUSTED;
+        memory.answered = number.max(memory.answered);
+        memory.at = Instant::now();
+        if found >= seen || !trusted {
+            return None;
+        }
+        let since = at.parse().unwrap_or(memory.since);
+        let mut from = BTreeMap::new();
+        // Commits that are no longer remembered may have lain anywhere: then only the time says where to begin.
+        if memory
+            .places
+            .front()
+            .is_some_and(|(first, ..)| *first <= found + 1)
+        {
+            for (_, function, sequence) in memory.places.iter().filter(|(n, ..)| *n > found) {
+                let lowest = from.entry((*function).to_owned()).or_insert(*sequence);
+                *lowest = (*sequence).min(*lowest);
+            }
+        }
+        Some(Regression {
+            seen,
+            found,
+            since,
+            from,
+        })
+    }
+
+    fn epoch(&self) -> u64 {
+        self.lock().epoch
+    }
+
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Memory> {
+        self.memory.lock()
+    }
+}
+
+impl RedisStore {
+    /// Learns when lost commits were restored last: those are nobody's loss any more.
+    pub(super) async fn learn_epoch(&self) -> Result<(), StoreError> {
+        let epoch: Option<u64> = cmd("GET")
+            .arg(EPOCH)
+            .query_async(&mut self.connection())
+            .await?;
+        self.own.lock().epoch = epoch.unwrap_or_default();
+        Ok(())
+    }
+
+    /// What was seen when Redis was found to have gone back in time, if it was: by all workers who said so.
+    pub async fn regression(&self) -> Result<Option<Regression>, StoreError> {
+        let found: Vec<String> = cmd("HVALS")
+            .arg(REGRESSED)
+            .query_async(&mut self.connection())
+            .await?;
+        let found = found
+            .iter()
+            .filter_map(|json| serde_json::from_str::<Regression>(json).ok());
+        Ok(found.reduce(Regression::and))
+    }
+
+    /// The lost effects are being restored: workers may start again.
+    pub async fn clear_regression(&self) -> Result<(), StoreError> {
+        let mut pipe = redis::pipe();
+        pipe.atomic()
+            .cmd("SET")
+            .arg(EPOCH)
+            .arg(event::now_ms())
+            .ignore()
+            .cmd("DEL")
+            .arg(REGRESSED)
+            .ignore();
+        Ok(pipe.exec_async(&mut self.connection()).await?)
+    }
+
+    /// Turns to `Some`, with its reason, once Redis was found to have gone back in time.
+    pub fn regressed(&self) -> tokio::sync::watch::Receiver<Option<String>> {
+        self.regressed.subscribe()
+    }
+
+    /// Looks at what the record said before a commit.
+    pub(super) async fn watch_for_regression(&self, begun: Begun, record: &str) {
+        let Some(mut regression) = self.own.missing(begun, record) else {
+            return;
+        };
+        let mut connection = self.connection();
+        let laid_out: Result<u8, _> = cmd("EXISTS")
+            .arg("oncue:partitions")
+            .query_async(&mut connection)
+            .await;
+        if laid_out == Ok(0) {
+            regression.since = 0; // emptied: nothing is left of anybody's commits
+        }
+        let (epoch, json) = (self.own.epoch(), serde_json::json!(regression).to_string());
+        let mut record = cmd("FCALL");
+        record
+            .arg(self.function.replace("commit", "regressed"))
+            .arg(2)
+            .arg(EPOCH)
+            .arg(REGRESSED);
+        record.arg(epoch).arg(&self.own.name).arg(json);
+        match record.query_async::<u64>(&mut connection).await {
+            Ok(now) if now > epoch => {
+                tracing::info!(%regression, "commits of this worker were lost and have been restored since");
+                self.own.lock().epoch = now;
+                return;
+            }
+            Ok(_) => {}
+            Err(e) => tracing::error!(error = %e, "cannot record that Redis went back in time"),
+        }
+        self.regressed.send_replace(Some(regression.to_string()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_answered_before_a_commit_was_sent_must_be_there() {
+        let own = Own::new();
+        let sent = || own.begin(&[]);
+        let [first, second, third] = [sent(), sent(), sent()];
+        // Executed and answered in any order.
+        assert!(own.missing(second, "").is_none() && own.missing(third, "2 5").is_none());
+        assert!(own.missing(first, "3 6").is_none());
+        assert!(own.missing(own.begin(&[]), "3 6").is_none());
+        let lost = own
+            .missing(own.begin(&[]), "2 5")
+            .expect("two of four are gone");
+        assert_eq!((lost.seen, lost.found, lost.since), (4, 2, 5));
+        let emptied = own.missing(own.begin(&[]), "").expect("all are gone");
+        assert_eq!((emptied.seen, emptied.found), (5, 0));
+    }
+}

@@ -1,0 +1,111 @@
+//! Two kinds of failure and no third: `?` means "again, later", [`reject`] means "never, and here is why".
+
+use std::fmt;
+use std::panic::Location;
+
+/// Classes whose texts are our own words.
+const PLATFORM: [&str; 3] = ["redis", "timeout", "platform"];
+
+/// What a handler returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A handler's failure. Any error becomes one with `?` and is retried with growing delay until the attempts are used
+/// up; then, and at once after [`reject`], the event is dead-lettered with this message.
+pub struct Error {
+    pub(crate) rejected: bool,
+    pub(crate) message: String,
+    /// For `error.type` and metrics: one of few.
+    pub(crate) class: &'static str,
+    /// Where in the source it came up, `file:line`.
+    pub(crate) site: String,
+}
+
+/// The event can never be handled: `return Err(reject("no such page"))`. It is dead-lettered now, state unchanged.
+#[track_caller]
+pub fn reject(why: impl fmt::Display) -> Error {
+    Error {
+        rejected: true,
+        message: why.to_string(),
+        class: "rejected",
+        site: site(),
+    }
+}
+
+#[track_caller]
+fn site() -> String {
+    let caller = Location::caller();
+    format!("{}:{}", caller.file(), caller.line())
+}
+
+impl Error {
+    pub(crate) fn retry(why: impl fmt::Display) -> Self {
+        Self {
+            rejected: false,
+            message: why.to_string(),
+            class: "error",
+            site: String::new(),
+        }
+    }
+
+    pub(crate) fn of_class(self, class: &'static str) -> Self {
+        Self { class, ..self }
+    }
+
+    /// What traces and logs may say of it. The text may quote what the event holds, so it stays in the dead letter
+    /// unless somebody asked to see it, or it is the platform's own.
+    pub(crate) fn shown(&self) -> String {
+        self.shown_as(self.class)
+    }
+
+    pub(crate) fn shown_as(&self, class: &'static str) -> String {
+        let at = if self.site.is_empty() {
+            String::new()
+        } else {
+            format!(" at {}", self.site)
+        };
+        if oncue_telemetry::shows_messages() || PLATFORM.contains(&self.class) {
+            format!("{class}{at}: {}", self.message)
+        } else {
+            format!("{class}{at}")
+        }
+    }
+
+    pub(crate) fn at(self, site: String) -> Self {
+        Self { site, ..self }
+    }
+}
+
+impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
+    #[track_caller]
+    fn from(error: E) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            message = format!("{message}: {cause}");
+            source = cause.source();
+        }
+        Self {
+            rejected: false,
+            message,
+            class: "error",
+            site: site(),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}({:?})",
+            if self.rejected { "Reject" } else { "Retry" },
+            self.message
+        )
+    }
+}

@@ -1,0 +1,224 @@
+//! A function: a name, a handler, and everything its signature says.
+
+use std::any::Any;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use oncue_proto::oncue::v1::TimerFired;
+use oncue_proto::{DecodeError, Draft, Emit, Event as _, Format, Trigger};
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::state::{self, AnyRow, State};
+use oncue_core::bus::layout;
+use oncue_core::config::{Limits, Span};
+use oncue_core::model::manifest::Manifest;
+use oncue_core::store::Fields;
+use oncue_proto::event;
+
+/// An async function of event, row and context. Implemented for every plain `async fn` of that shape; one lifetime for
+/// both borrows is what lets the compiler infer it.
+pub trait Handler<'a, E, S>: Send + Sync {
+    type Out: Emit;
+    type Future: Future<Output = Result<Self::Out>> + Send + 'a;
+
+    fn call(&self, event: E, state: &'a mut S, context: &'a Context) -> Self::Future;
+}
+
+impl<'a, F, E, S, Fut, O> Handler<'a, E, S> for F
+where
+    F: Fn(E, &'a mut S, &'a Context) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<O>> + Send + 'a,
+    O: Emit,
+    S: 'a,
+{
+    type Out = O;
+    type Future = Fut;
+
+    fn call(&self, event: E, state: &'a mut S, context: &'a Context) -> Fut {
+        self(event, state, context)
+    }
+}
+
+/// What [`run`](crate::run) takes: built from a handler, `E` being what it acts on.
+pub struct Function<E> {
+    pub(crate) erased: Erased,
+    event: PhantomData<fn(E)>,
+}
+
+pub(crate) type AnyEvent = Box<dyn Any + Send + Sync>;
+type Decode = Box<dyn Fn(&str, Format, &[u8]) -> Result<AnyEvent, DecodeError> + Send + Sync>;
+type Call = Box<
+    dyn for<'a> Fn(AnyEvent, &'a mut dyn AnyRow, &'a Context) -> BoxFuture<'a, Result<Vec<Draft>>>
+        + Send
+        + Sync,
+>;
+
+/// A function without its types.
+pub(crate) struct Erased {
+    pub name: &'static str,
+    pub table: &'static str,
+    pub limits: Limits,
+    pub at_most_once: bool,
+    triggers: Vec<&'static str>,
+    per_function: bool,
+    emits: Vec<&'static str>,
+    pub decode: Decode,
+    pub key: Box<dyn Fn(&AnyEvent) -> String + Send + Sync>,
+    pub open: fn(&Fields) -> Result<Box<dyn AnyRow>, String>,
+    pub call: Call,
+}
+
+impl<E: Trigger> Function<E> {
+    /// A function called `name` (also the name of its binary and of its consumer: renaming it starts it anew).
+    pub fn new<S, O, H>(name: &'static str, handler: H) -> Self
+    where
+        S: State,
+        O: Emit,
+        H: for<'a> Handler<'a, E, S, Out = O> + Clone + 'static,
+    {
+        let erased = Erased {
+            name,
+            table: S::TABLE,
+            limits: Limits::default(),
+            at_most_once: false,
+            triggers: E::types(),
+            per_function: E::PER_FUNCTION,
+            emits: O::types(),
+            decode: Box::new(|ty, format, payload| Ok(Box::new(E::decode(ty, format, payload)?))),
+            key: Box::new(|event| {
+                event
+                    .downcast_ref::<E>()
+                    .map(|e| e.key().to_owned())
+                    .unwrap_or_default()
+            }),
+            open: state::open::<S>,
+            call: Box::new(move |event, row, context| {
+                let handler = handler.clone();
+                Box::pin(async move {
+                    // Both were made by the closures above, from the same E and S.
+                    let event = event
+                        .downcast::<E>()
+                        .map_err(|_| Error::retry("event of another type"))?;
+                    let state = row
+                        .as_any()
+                        .downcast_mut::<S>()
+                        .ok_or_else(|| Error::retry("row of another type"))?;
+                    let mut drafts = Vec::new();
+                    handler
+                        .call(*event, state, context)
+                        .await?
+                        .emit(&mut drafts);
+                    Ok(drafts)
+                })
+            }),
+        };
+        Self {
+            erased,
+            event: PhantomData,
+        }
+    }
+
+    /// Another key than the event's own: the row the function works on, and what it does one after another.
+    #[must_use]
+    pub fn keyed_by<K: Into<String>>(
+        mut self,
+        key: impl Fn(&E) -> K + Send + Sync + 'static,
+    ) -> Self {
+        self.erased.key = Box::new(move |event| {
+            event
+                .downcast_ref::<E>()
+                .map(|e| key(e).into())
+                .unwrap_or_default()
+        });
+        self
+    }
+
+    /// Events one worker holds at a time. Default 2,000, and 32 MiB; small for handlers that are heavy on memory or CPU.
+    #[must_use]
+    pub fn concurrency(mut self, events: usize) -> Self {
+        self.erased.limits.concurrency = events.max(1);
+        self
+    }
+
+    /// Longest run on one event; then it counts as failed. Default 30 s.
+    #[must_use]
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.erased.limits.timeout = Span(limit);
+        self
+    }
+
+    /// Deliveries before an event is dead-lettered. Default 6.
+    #[must_use]
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.erased.limits.attempts = attempts.max(1);
+        self
+    }
+
+    /// At most one run on an event, for calls to the outside that must not be repeated: that a run begins is written
+    /// down first, any failure is a dead letter at once, and an interrupted run one with the reason `outcome_unknown`.
+    /// Only for functions without a row, whose run could otherwise be refused after the call.
+    #[must_use]
+    pub fn at_most_once(mut self) -> Self {
+        self.erased.at_most_once = true;
+        self.erased.limits.attempts = 1;
+        self
+    }
+
+    /// The function as data.
+    ///
+    /// # Errors
+    /// The signature asks for what cannot be: triggers on two streams, a bad name, a row at most once.
+    pub fn manifest(&self) -> std::result::Result<Manifest, String> {
+        self.erased.manifest()
+    }
+}
+
+impl Erased {
+    pub fn manifest(&self) -> std::result::Result<Manifest, String> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(plain) {
+            return Err(format!(
+                "function name {:?} must be 1 to 64 of a-z, 0-9 and '-'",
+                self.name
+            ));
+        }
+        let stream = event::stream_of_type(self.triggers[0]);
+        if let Some(other) = self
+            .triggers
+            .iter()
+            .find(|ty| event::stream_of_type(ty) != stream)
+        {
+            return Err(format!(
+                "{}: {} and {other} are of two domains, and a function reads one stream",
+                self.name, self.triggers[0]
+            ));
+        }
+        if self.at_most_once && !self.table.is_empty() {
+            return Err(format!(
+                "{}: a function that runs at most once cannot own a row; take `&mut ()`",
+                self.name
+            ));
+        }
+        // A function without an event hears only its own timer.
+        let mut filters = if self.per_function {
+            vec![event::subject(TimerFired::TYPE, self.name)]
+        } else {
+            layout::filters(&self.triggers)
+        };
+        filters.push(event::redrive_subject(stream, self.name));
+        Ok(Manifest {
+            name: self.name.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            stream: stream.to_owned(),
+            triggers: self.triggers.iter().map(|&ty| ty.to_owned()).collect(),
+            filters,
+            table: Some(self.table)
+                .filter(|table| !table.is_empty())
+                .map(str::to_owned),
+            emits: self.emits.iter().map(|&ty| ty.to_owned()).collect(),
+            limits: self.limits.clone(),
+        })
+    }
+}

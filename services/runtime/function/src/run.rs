@@ -1,0 +1,203 @@
+//! The life of a worker process: read the configuration, connect, make sure of streams and consumer, pull until told to
+//! stop, finish what is in hand.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oncue_proto::Trigger;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::function::{Erased, Function};
+use crate::inspect;
+use crate::worker::discovery;
+use crate::worker::metrics;
+use crate::worker::watchdog;
+use crate::worker::{Settings, Worker};
+use oncue_core::bus::pull::Pull;
+use oncue_core::bus::{Bus, layout};
+use oncue_core::config::Config;
+use oncue_core::failpoint;
+use oncue_core::model::manifest::Manifest;
+use oncue_core::process::{instance, stop_signal};
+use oncue_core::store::{RedisStore, Store};
+use oncue_telemetry::Telemetry;
+
+/// Longest wait for events in hand after the signal to stop.
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// Runs a function until SIGTERM or Ctrl-C. Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage or configuration.
+///
+/// `--manifest` prints what the function is, as JSON, and exits; so do `--audit` with what became of every event in its
+/// stream, and `--try` with what it would do with the dead letter on stdin.
+pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
+    let function = function.erased;
+    let manifest = match function.manifest() {
+        Ok(manifest) => manifest,
+        Err(e) => return stop(2, &e),
+    };
+    let verb = std::env::args().nth(1);
+    match verb.as_deref() {
+        None | Some("--audit" | "--try") => {}
+        Some("--manifest") => {
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&manifest).unwrap_or_default()
+            );
+            return ExitCode::SUCCESS;
+        }
+        Some("--version") => {
+            println!("{} {}", manifest.name, manifest.version);
+            return ExitCode::SUCCESS;
+        }
+        Some(other) => {
+            return stop(
+                2,
+                &format!(
+                    "{}: unknown argument {other:?}; try --manifest, --version, --audit or --try, or none to serve",
+                    manifest.name
+                ),
+            );
+        }
+    }
+    failpoint::start();
+    watchdog::note_panics();
+    let config = match Config::load() {
+        Ok(config) => config,
+        Err(e) => return stop(2, &e.to_string()),
+    };
+    // One thread: a worker is scaled by processes, and NATS and Redis take the other cores.
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(e) => return stop(1, &e.to_string()),
+    };
+    if let Some(verb) = verb {
+        return runtime.block_on(inspect(&verb, &function, &manifest, &config));
+    }
+    runtime.block_on(async {
+        let instance = instance();
+        let telemetry = Telemetry::start(&manifest.name, &instance, true);
+        let served = serve(function, manifest, &config, instance).await;
+        telemetry.close().await;
+        match served {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => stop(1, &e.to_string()),
+        }
+    })
+}
+
+async fn inspect(verb: &str, function: &Erased, manifest: &Manifest, config: &Config) -> ExitCode {
+    let answer = match verb {
+        "--audit" => inspect::audit(function, manifest, config)
+            .await
+            .map(|audit| serde_json::json!(audit)),
+        _ => inspect::dry_run(function, manifest, config).await,
+    };
+    match answer {
+        Ok(answer) => {
+            println!("{answer}");
+            ExitCode::SUCCESS
+        }
+        Err(e) => stop(1, &format!("{}: {e}", function.name)),
+    }
+}
+
+fn stop(code: u8, why: &str) -> ExitCode {
+    eprintln!("{why}");
+    ExitCode::from(code)
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+async fn serve(
+    function: Erased,
+    manifest: Manifest,
+    config: &Config,
+    instance: String,
+) -> Result<(), Failure> {
+    let stop = stop_signal()?;
+    oncue_telemetry::set_peers(&config.nats_url, &config.redis_url);
+    let (bus, redis) = tokio::join!(
+        Bus::connect(&config.nats_url, &manifest.name),
+        RedisStore::connect(&config.redis_url)
+    );
+    let bus = bus?.with_broker_spans(oncue_telemetry::traces_broker());
+    let redis = redis?;
+    for domain in manifest.domains() {
+        bus.require(&layout::stream(&domain, &config.stream(&domain)))
+            .await?;
+    }
+    // Before the consumer is there: what is published once it is will be waited for.
+    redis.register(&manifest).await?;
+    bus.require(&manifest.consumer(config)).await?;
+    let stream = config.stream(&manifest.stream);
+    let created = bus.stream_created(&manifest.stream).await?;
+    let mut regressed = redis.regressed();
+    let settings = Settings {
+        horizon: stream.horizon.0.as_millis() as u64,
+        keep_outputs: config.keep_outputs.0,
+        batch_publish: config.batch_publish,
+        flows: config.flows.clone(),
+    };
+    let worker = Worker::new(
+        function,
+        manifest.limits(config),
+        &settings,
+        created,
+        bus.clone(),
+        Store::Redis(redis),
+    );
+
+    discovery::answer(bus.clone(), worker.clone(), manifest.clone(), instance).await?;
+    let survivors = worker.survivors.meet(bus.clone(), &manifest.name).await?;
+    let pull = bus.pull(&manifest.stream, created, &manifest.name).await?;
+    worker.keep_house(manifest.stream.clone(), stream.replay_window.0);
+    metrics::publish(&worker, &manifest.stream);
+    tracing::info!(
+        function = manifest.name,
+        acts_on = manifest.triggers.join(" "),
+        "ready"
+    );
+
+    let ended = tokio::select! {
+        ended = work(&worker, pull, stop) => ended,
+        why = regressed.wait_for(Option::is_some) => {
+            Err(why.map(|why| why.clone().unwrap_or_default()).unwrap_or_default())
+        }
+        () = survivors => Ok(()),
+    };
+    ended.map_err(|why| format!("{}: {why}", manifest.name))?;
+    worker.flush_hops().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Pulls until told to stop and what is in hand is done, or has had its time. The loop is a task of its own, since what a
+/// runtime blocks on has its turn only between looks at the sockets; it ends with this call, however that ends.
+async fn work(worker: &Arc<Worker>, pull: Pull, stop: watch::Receiver<bool>) -> Result<(), String> {
+    let mut stopping = stop.clone();
+    let deadline = async {
+        let _ = stopping.wait_for(|stop| *stop).await;
+        tracing::info!(in_hand = worker.hand.count(), "stopping");
+        tokio::time::sleep(DRAIN).await;
+    };
+    let mut serving = JoinSet::new();
+    serving.spawn({
+        let worker = worker.clone();
+        async move { worker.serve(pull, stop).await }
+    });
+    tokio::select! {
+        Some(served) = serving.join_next() => {
+            let served = served.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+            served.map_err(|why| format!("the consumer is gone: {why}"))
+        }
+        () = deadline => {
+            let left = worker.hand.count();
+            Err(format!("{left} events still in hand after {DRAIN:?}; they will be delivered again"))
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! What follows from an event: drafts become envelopes with ids of their own, stored by the commit, published from
+//! what was stored.
+
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use oncue_proto::oncue::v1::Outbox;
+use oncue_proto::{Draft, Format};
+use prost::Message as _;
+use prost::encoding::encoded_len_varint;
+
+use crate::error::{Result, reject};
+use crate::worker::flow_log;
+use crate::worker::invocation::Job;
+use crate::worker::spans::{Onward, Producer};
+use oncue_core::bus::layout::{self, TIMER};
+use oncue_core::bus::{Headers, Outbound};
+use oncue_core::store::Frame;
+use oncue_proto::event::{self, Meta};
+use oncue_proto::protobuf::{put, put_bytes};
+
+/// Most events one event may cause at once.
+const MAX_OUTPUTS: usize = 256;
+/// Most bytes of them together.
+const MAX_BYTES: usize = 1 << 20;
+
+/// Longest delay of an event. The server fires schedules that lie centuries ahead at once.
+const MAX_DELAY: Duration = Duration::from_hours(10 * 365 * 24);
+
+/// Room for the headers of an event, without baggage, and for what may be added on the way: how many, and bytes.
+const HEADERS: (usize, usize) = (16, 640);
+
+/// One event to publish.
+pub(crate) struct Output {
+    pub message: Outbound,
+    /// What it enters in the ledger of its flow; none for an untracked one, or one that comes back from Redis.
+    pub entry: Option<(String, String, String)>,
+    /// Its span, until the publish ack; none for one that is not sampled, or that comes back from Redis.
+    pub producer: Option<Producer>,
+}
+
+/// The outputs of one commit on their way to their streams.
+pub(crate) struct Outgoing {
+    /// Where they wait.
+    pub key: String,
+    /// What has been settled so far: outputs of an event, and whether they are published.
+    settled: Mutex<Vec<(Frame, bool)>>,
+}
+
+impl Outgoing {
+    pub fn new(key: String) -> Self {
+        Self {
+            key,
+            settled: Mutex::default(),
+        }
+    }
+
+    /// Whoever settles the last event of the commit gets back what is left to be published, and what is not.
+    pub fn settle(
+        self: Arc<Self>,
+        job: &Job,
+        published: bool,
+    ) -> Option<(String, Vec<Frame>, Vec<Frame>)> {
+        if !job.outbox.is_empty() {
+            self.settled.lock().push((
+                Frame {
+                    id: job.mark.id,
+                    outputs: job.outbox.clone(),
+                },
+                published,
+            ));
+        }
+        let Self { key, settled } = Arc::into_inner(self)?;
+        let settled = settled.into_inner();
+        let (done, left): (Vec<_>, Vec<_>) =
+            settled.into_iter().partition(|(_, published)| *published);
+        let frames =
+            |settled: Vec<(Frame, bool)>| settled.into_iter().map(|(frame, _)| frame).collect();
+        Some((key, frames(left), frames(done)))
+    }
+}
+
+/// Gives drafts their identity. Nothing is committed that could never be published.
+pub(crate) fn prepare(
+    drafts: Vec<Draft>,
+    job: &Job,
+    function: &str,
+    max_payload: usize,
+) -> Result<Vec<Output>> {
+    if drafts.len() > MAX_OUTPUTS {
+        return Err(reject(format!(
+            "{} events at once, the limit is {MAX_OUTPUTS}",
+            drafts.len()
+        )));
+    }
+    if let Some(delay) = drafts
+        .iter()
+        .filter_map(|draft| draft.delay)
+        .find(|delay| *delay > MAX_DELAY)
+    {
+        return Err(reject(format!(
+            "a delay of {delay:?}, the limit is {MAX_DELAY:?}"
+        )));
+    }
+    let onward = job.trace.onward(&job.meta, drafts.len());
+    let outputs: Vec<Output> = drafts
+        .into_iter()
+        .enumerate()
+        .map(|(index, draft)| output(index, draft, job, function, &onward))
+        .collect();
+    let bytes: usize = outputs.iter().map(|output| output.message.size()).sum();
+    if bytes > MAX_BYTES
+        || outputs
+            .iter()
+            .any(|output| output.message.size() > max_payload)
+    {
+        return Err(reject(format!(
+            "{bytes} bytes of events at once, the limit is {MAX_BYTES} ({max_payload} each)"
+        )));
+    }
+    if let Some(refused) = outputs
+        .iter()
+        .find_map(|output| output.message.headers.refused())
+    {
+        return Err(reject(format!(
+            "an event cannot be sent as NATS headers: {refused}"
+        )));
+    }
+    Ok(outputs)
+}
+
+fn output(index: usize, draft: Draft, job: &Job, function: &str, onward: &Onward) -> Output {
+    let cause = &job.meta;
+    let delay = draft.delay.map_or(0, |delay| delay.as_millis() as u64);
+    let id = event::output_id(&cause.id, function, index);
+    let (producer, carrier) = onward.producer(draft.ty, &id, &cause.flow);
+    let meta = Meta {
+        id,
+        source: format!("/{function}"),
+        ty: draft.ty.to_owned(),
+        // The time of its cause, not of the clock: should Redis lose this commit, the next run must give the same event,
+        // down to the bucket of its seen-mark. The wait of a delayed one is not held against it by the age fence.
+        time: cause.time + delay,
+        timed: true,
+        flow: cause.flow.clone(),
+        cause: cause.id.clone(),
+        hops: cause.hops + 1,
+        traceparent: carrier.traceparent,
+        tracestate: carrier.tracestate,
+        baggage: carrier.baggage,
+        redrive: None,
+        tracked: job.tracked,
+    };
+    let entry = job.tracked.then(|| flow_log::follows(&meta, &draft.key));
+    let mut headers = Headers::with_capacity(HEADERS.0, HEADERS.1);
+    event::each_header(&meta, &draft.key, Format::Protobuf, |name, value| {
+        headers.push(name, value)
+    });
+    let mut message = Outbound {
+        subject: event::subject(draft.ty, &draft.key),
+        headers,
+        payload: draft.payload,
+    };
+    if draft.delay.is_some() {
+        // Due from now on: after an outage a chain of delays must not fire all at once to catch up.
+        let due = event::format_time(event::now_ms() + delay);
+        let (subject, rule) = (format!("{TIMER}.delayed.{}", meta.id), format!("@at {due}"));
+        message = layout::scheduled(subject, &rule, draft.ty, &draft.key, message);
+    }
+    Output {
+        message,
+        entry,
+        producer,
+    }
+}
+
+/// The form in which outputs wait in Redis, `oncue.v1.Outbox`; empty for none. Written from what is to be sent, since the
+/// generated types would want every string once more.
+pub(crate) fn encode(outputs: &[Output]) -> Bytes {
+    let field = |len: usize| 1 + encoded_len_varint(len as u64) + len;
+    let header = |(name, value): (&str, &str)| field(name.len()) + field(value.len());
+    let envelope = |message: &Outbound| {
+        let headers: usize = message.headers.iter().map(|both| field(header(both))).sum();
+        field(message.subject.len()) + headers + field(message.payload.len())
+    };
+    let lengths: Vec<usize> = outputs
+        .iter()
+        .map(|output| envelope(&output.message))
+        .collect();
+    let mut bytes = Vec::with_capacity(lengths.iter().map(|len| field(*len)).sum());
+    for (Output { message, .. }, length) in outputs.iter().zip(lengths) {
+        put(1, length, &mut bytes);
+        put_bytes(1, message.subject.as_bytes(), &mut bytes);
+        for (name, value) in message.headers.iter() {
+            put(2, header((name, value)), &mut bytes);
+            put_bytes(1, name.as_bytes(), &mut bytes);
+            put_bytes(2, value.as_bytes(), &mut bytes);
+        }
+        put_bytes(3, &message.payload, &mut bytes);
+    }
+    bytes.into()
+}
+
+pub(crate) fn decode(outbox: Bytes) -> Vec<Output> {
+    match Outbox::decode(outbox) {
+        Ok(outbox) => outbox
+            .outputs
+            .into_iter()
+            .map(|envelope| Output {
+                message: envelope.into(),
+                entry: None,
+                producer: None,
+            })
+            .collect(),
+        Err(e) => {
+            tracing::error!(error = %e, "an outbox in Redis cannot be read; its outputs are not published");
+            Vec::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oncue_proto::oncue::v1::{Envelope, Header};
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_the_generated_types_own_form() {
+        let message = |subject: &str, payload: Vec<u8>| Outbound {
+            subject: subject.into(),
+            headers: [("ce-id", "a".repeat(200)), ("x", String::new())]
+                .into_iter()
+                .collect(),
+            payload: payload.into(),
+        };
+        for payload in [Vec::new(), vec![7; 3], vec![0; 70_000]] {
+            let outputs: Vec<Output> = ["web.page.milestone", ""]
+                .map(|subject| Output {
+                    message: message(subject, payload.clone()),
+                    entry: None,
+                    producer: None,
+                })
+                .into();
+            let read = Outbox::decode(encode(&outputs)).expect("an outbox");
+            let headers = |message: &Outbound| {
+                let header = |(name, value): (&str, &str)| Header {
+                    name: name.into(),
+                    value: value.into(),
+                };
+                message.headers.iter().map(header).collect()
+            };
+            let expected = outputs.iter().map(|output| Envelope {
+                subject: output.message.subject.clone(),
+                headers: headers(&output.message),
+                payload: output.message.payload.clone(),
+            });
+            assert_eq!(read.outputs, expected.collect::<Vec<_>>());
+            assert_eq!(decode(encode(&outputs)).len(), 2);
+        }
+    }
+}

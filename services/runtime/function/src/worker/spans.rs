@@ -1,0 +1,397 @@
+//! The spans of an event's life in one function: CONSUMER for the event, PRODUCER for each event that follows and for its
+//! dead letter, CLIENT for what Redis does. Conventions: OpenTelemetry messaging, FaaS, CloudEvents; `messaging.system`
+//! is `nats`.
+//!
+//! An event that is not sampled has the ids of its spans and the time it began, no more. When it fails, its CONSUMER
+//! span and that of its dead letter are made from these and exported all the same.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use opentelemetry::trace::{SpanId, TraceId};
+
+use oncue_core::bus::layout::DLQ;
+use oncue_core::store::Status;
+use oncue_proto::event::Meta;
+use oncue_telemetry::{Carrier, InFlow, Kind, Place, Size, Span};
+
+/// One delivery, from the pull to the ack.
+pub(crate) struct Trace {
+    /// `None` where nobody traces.
+    place: Option<Place>,
+    started: SystemTime,
+    function: &'static str,
+    attempt: u32,
+    size: usize,
+    /// Of this process it is the first.
+    cold: bool,
+    duplicate: bool,
+    /// When it lost a race for its row.
+    conflicts: Vec<SystemTime>,
+    failure: Option<Failure>,
+    /// The trace in which the flow goes on, this one being full.
+    next: OnceLock<TraceId>,
+}
+
+struct Failure {
+    class: &'static str,
+    /// As far as it may be shown.
+    text: String,
+}
+
+/// Where the events that follow from one stand.
+pub(crate) struct Onward {
+    /// Parent of their spans; `None` where nobody traces.
+    parent: Option<Place>,
+    /// The trace was full: theirs begins with them, and this is what they are linked to.
+    rolled_from: Option<Place>,
+    carrier: Carrier,
+}
+
+/// The PRODUCER span of one event that follows, from the handler's end to the publish ack. It is written when it ends:
+/// thousands are under way, and what they will say is short.
+pub(crate) struct Producer {
+    place: Place,
+    started: SystemTime,
+    subject: String,
+    id: String,
+    flow: String,
+    rolled_from: Option<Place>,
+}
+
+impl Trace {
+    /// Child of the span that published the event and linked to it. A plain message brings no trace: every function
+    /// that acts on it then roots its span in the trace derived from the flow.
+    pub fn start(meta: &Meta, function: &'static str, attempt: u32, size: usize) -> Self {
+        static WARM: AtomicBool = AtomicBool::new(false);
+        let place = oncue_telemetry::place(meta.traceparent.as_deref(), Some(&meta.flow));
+        Self {
+            started: if place.is_some() {
+                SystemTime::now()
+            } else {
+                SystemTime::UNIX_EPOCH
+            },
+            cold: place.is_some()
+                && !WARM.load(Ordering::Relaxed)
+                && !WARM.swap(true, Ordering::Relaxed),
+            place,
+            function,
+            attempt,
+            size,
+            duplicate: false,
+            conflicts: Vec::new(),
+            failure: None,
+            next: OnceLock::new(),
+        }
+    }
+
+    /// What the handler runs in: its own spans and log lines belong to the event.
+    pub fn around<'a, F>(&self, meta: &'a Meta, inner: F) -> InFlow<'a, F> {
+        InFlow {
+            inner,
+            meta,
+            place: self.place,
+            context: self.place.map(|place| place.context()),
+        }
+    }
+
+    /// Log lines until the answer is dropped belong to the event.
+    pub fn log(&self, meta: &Meta) -> impl Drop + use<> {
+        oncue_telemetry::enter(meta, self.place)
+    }
+
+    pub fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
+    }
+
+    /// If the spans on the way are wanted, and not only the one of a failure.
+    fn sampled(&self) -> Option<&Place> {
+        self.place.as_ref().filter(|place| place.sampled())
+    }
+
+    /// Rows and seen-marks of this event among others were read from `asked` until now.
+    pub fn read(&self, asked: Option<SystemTime>) {
+        if let (Some(place), Some(asked)) = (self.sampled(), asked) {
+            oncue_telemetry::redis(place, "PIPELINE", None, asked);
+        }
+    }
+
+    /// The commit that held this event among others took from `started` until now.
+    pub fn committed(&mut self, started: Option<SystemTime>, status: &Status) {
+        let Some(started) = started else { return };
+        match status {
+            Status::Conflict => self.conflicts.push(SystemTime::now()),
+            Status::Duplicate(_) => self.duplicate = true,
+            _ => {}
+        }
+        if let Some(place) = self.sampled() {
+            oncue_telemetry::redis(place, "FCALL", Some("oncue_commit"), started);
+        }
+    }
+
+    /// Where `outputs` events stand that follow from this one. A trace that they would make larger than its budget ends
+    /// here, and the flow goes on in one that is linked to it.
+    pub fn onward(&self, meta: &Meta, outputs: usize) -> Onward {
+        let mut carrier = carried(meta);
+        let Some(place) = self.place else {
+            return Onward {
+                parent: None,
+                rolled_from: None,
+                carrier: oncue_telemetry::pass_on(&carrier, &meta.flow),
+            };
+        };
+        // Without a trace that came, nothing is known of its state either.
+        carrier.tracestate = carrier.tracestate.filter(|_| place.remote);
+        let (mut parent, mut rolled_from) = (place, None);
+        if place.sampled() && outputs > 0 {
+            let mut size = Size::of(carrier.tracestate.as_deref()).grown(outputs as u64);
+            if size.exceeds(oncue_telemetry::budget()) {
+                size = Size::START.grown(outputs as u64);
+                let next = *self
+                    .next
+                    .get_or_init(|| oncue_telemetry::next_trace(&meta.flow, &meta.id));
+                (parent, rolled_from) = (
+                    Place {
+                        trace: next,
+                        ..place
+                    },
+                    Some(place),
+                );
+            }
+            carrier.tracestate = Some(size.into_state(carrier.tracestate.as_deref()));
+        }
+        Onward {
+            parent: Some(parent),
+            rolled_from,
+            carrier,
+        }
+    }
+
+    /// The dead letter of this event is about to be published.
+    pub fn letter(&self, meta: &Meta, id: &str) -> (Option<Producer>, Carrier) {
+        let carrier = carried(meta);
+        let Some(place) = self.place else {
+            return (None, oncue_telemetry::pass_on(&carrier, &meta.flow));
+        };
+        let place = place.child().with_sampled(true);
+        let producer = Producer::new(place, &format!("{DLQ}.{}", self.function), id, &meta.flow);
+        (Some(producer), sent_from(&place, &carrier))
+    }
+
+    /// The handler failed: it will be tried again, or not. `text` is what may be shown of it.
+    pub fn failed(&mut self, class: &'static str, text: String) {
+        self.failure = Some(Failure { class, text });
+    }
+
+    /// Another worker has applied it meanwhile.
+    pub fn recovered(&mut self) {
+        self.failure = None;
+    }
+
+    /// The delivery is settled. Here its span is made, if it is sampled or has failed.
+    pub fn end(&self, meta: &Meta, outcome: &'static str) {
+        let Some(place) = self
+            .place
+            .filter(|place| place.sampled() || self.failure.is_some())
+        else {
+            return;
+        };
+        let name = ["process ", &meta.ty];
+        let Some(mut span) = oncue_telemetry::span(&place, Kind::Consumer, name, self.started)
+        else {
+            return;
+        };
+        if place.remote {
+            span.link_to_parent(&place);
+        }
+        for at in &self.conflicts {
+            span.event("conflict", *at, None);
+        }
+        if let Some(next) = self.next.get() {
+            span.event(
+                "rollover",
+                SystemTime::now(),
+                Some(("oncue.rollover.trace_id", &next.to_string())),
+            );
+        }
+        self.tell(&mut span, meta, outcome);
+        oncue_telemetry::export(span);
+    }
+
+    fn tell(&self, span: &mut Span, meta: &Meta, outcome: &'static str) {
+        span.of_message("process", &meta.ty, &meta.id, &meta.flow);
+        span.set("messaging.consumer.group.name", self.function);
+        span.set("messaging.message.body.size", self.size as i64);
+        span.set(
+            "faas.trigger",
+            if meta.ty.starts_with("timer.") {
+                "timer"
+            } else {
+                "pubsub"
+            },
+        );
+        span.set("faas.invocation_id", &meta.id);
+        span.set("faas.coldstart", self.cold);
+        span.set("cloudevents.event_id", &meta.id);
+        span.set("cloudevents.event_source", &meta.source);
+        span.set("cloudevents.event_spec_version", "1.0");
+        span.set("cloudevents.event_type", &meta.ty);
+        span.set("oncue.hops", i64::from(meta.hops));
+        span.set("oncue.attempt", i64::from(self.attempt));
+        span.set("oncue.outcome", outcome);
+        if self.duplicate {
+            span.set("oncue.duplicate", true);
+        }
+        if !self.conflicts.is_empty() {
+            span.set("oncue.conflicts", self.conflicts.len() as i64);
+        }
+        if let Some(redrive) = meta.redrive {
+            span.set("oncue.redrive", i64::from(redrive.number));
+        }
+        if let Some(failure) = &self.failure {
+            span.fail(&failure.text);
+            span.set("error.type", failure.class);
+            if outcome == "dead" {
+                span.set("oncue.dead_letter.reason", failure.class);
+            }
+            if self.sampled().is_none() {
+                span.set("oncue.sampled.by", "failure");
+            }
+        }
+    }
+}
+
+impl Onward {
+    /// The span of an event about to follow, if it is wanted, and the context that travels with that event.
+    pub fn producer(&self, ty: &str, id: &str, flow: &str) -> (Option<Producer>, Carrier) {
+        let Some(parent) = self.parent else {
+            return (None, self.carrier.clone());
+        };
+        let mut place = parent.child();
+        let carrier = sent_from(&place, &self.carrier);
+        if !place.sampled() {
+            return (None, carrier);
+        }
+        if self.rolled_from.is_some() {
+            place.parent = SpanId::INVALID;
+        }
+        (
+            Some(Producer {
+                rolled_from: self.rolled_from,
+                ..Producer::new(place, ty, id, flow)
+            }),
+            carrier,
+        )
+    }
+}
+
+impl Producer {
+    fn new(place: Place, subject: &str, id: &str, flow: &str) -> Self {
+        let (subject, id, flow) = (subject.to_owned(), id.to_owned(), flow.to_owned());
+        Self {
+            place,
+            started: SystemTime::now(),
+            subject,
+            id,
+            flow,
+            rolled_from: None,
+        }
+    }
+
+    pub fn end(&self, error: Option<&str>) {
+        let name = ["send ", &self.subject];
+        let Some(mut span) = oncue_telemetry::span(&self.place, Kind::Producer, name, self.started)
+        else {
+            return;
+        };
+        span.of_message("send", &self.subject, &self.id, &self.flow);
+        if let Some(from) = &self.rolled_from {
+            span.link_to(from, Some(("oncue.link", "rollover")));
+        }
+        if let Some(error) = error {
+            span.set("error.type", "publish");
+            span.fail(error);
+        }
+        oncue_telemetry::export(span);
+    }
+}
+
+fn carried(meta: &Meta) -> Carrier {
+    Carrier {
+        traceparent: meta.traceparent.clone(),
+        tracestate: meta.tracestate.clone(),
+        baggage: meta.baggage.clone(),
+    }
+}
+
+fn sent_from(place: &Place, carrier: &Carrier) -> Carrier {
+    let Carrier {
+        tracestate,
+        baggage,
+        ..
+    } = carrier;
+    let (tracestate, baggage) = (tracestate.clone(), baggage.clone());
+    oncue_telemetry::propagated(Carrier {
+        traceparent: Some(place.traceparent()),
+        tracestate,
+        baggage,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oncue_proto::event::Origin;
+
+    #[global_allocator]
+    static MEMORY: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
+
+    /// Whether it allocates. Other tests may run beside this one, so one quiet run among many is proof.
+    fn allocates(mut act: impl FnMut()) -> bool {
+        act();
+        !(0..1000).any(|_| {
+            MEMORY.reset_peak_usage();
+            let before = MEMORY.peak_usage();
+            act();
+            MEMORY.peak_usage() == before
+        })
+    }
+
+    #[tokio::test]
+    async fn an_event_that_is_not_sampled_allocates_nothing_for_its_trace() {
+        let origin = Origin {
+            stream: "web",
+            stream_created: 1,
+            sequence: 2,
+            published: 3,
+            subject: "web.page.viewed",
+        };
+        let mut meta = Meta::of_origin(&origin);
+        meta.traceparent =
+            Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00".to_owned());
+        let life = |meta: &Meta| {
+            let mut trace = Trace::start(meta, "count-views", 1, 100);
+            trace.read(oncue_telemetry::clock());
+            trace.committed(oncue_telemetry::clock(), &Status::Applied);
+            drop(trace.log(meta));
+            trace.end(meta, "applied");
+            trace.place().copied()
+        };
+        assert!(
+            allocates(|| drop(std::hint::black_box(vec![1_u8; 100_000]))),
+            "an allocation is noticed"
+        );
+        assert_eq!(life(&meta), None);
+        assert!(
+            !allocates(|| assert!(life(&meta).is_none_or(|place| !place.sampled()))),
+            "nobody traces"
+        );
+        oncue_telemetry::start_unsampled();
+        assert!(life(&meta).is_some_and(|place| !place.sampled()));
+        assert!(
+            !allocates(|| assert!(life(&meta).is_none_or(|place| !place.sampled()))),
+            "traced, but not sampled"
+        );
+    }
+}

@@ -1,0 +1,109 @@
+//! A handler that never gives its thread back would hold up everything in the process, its timeout included: a thread
+//! of its own notices and ends the process. The events come again, and the one that did it, being counted and alone on
+//! its later runs, is set aside at the attempt limit.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// Steps into which the timeout is divided: how exactly the end of a poll is known.
+const STEPS: u64 = 4;
+/// Exit code of a process ended so.
+const STUCK: i32 = 70;
+
+pub(crate) struct Watchdog {
+    /// Steps since the start; the thread counts them, so that a poll costs no look at a clock.
+    now: AtomicU64,
+    /// The step in which the poll under way began; 0 for none.
+    polling: AtomicU64,
+}
+
+impl Watchdog {
+    /// Watches handlers that may run for `limit`.
+    pub fn start(function: &'static str, limit: Duration) -> Arc<Self> {
+        let dog = Arc::new(Self {
+            now: AtomicU64::new(1),
+            polling: AtomicU64::new(0),
+        });
+        let watching = Arc::downgrade(&dog);
+        let step = (limit / STEPS as u32).max(Duration::from_millis(10));
+        let watch = move || {
+            loop {
+                std::thread::sleep(step);
+                let Some(dog) = watching.upgrade() else {
+                    return;
+                };
+                let now = dog.now.fetch_add(1, Ordering::Relaxed) + 1;
+                let since = dog.polling.load(Ordering::Relaxed);
+                if since > 0 && now - since > STEPS + 1 {
+                    tracing::error!(
+                        function,
+                        "a handler has held its thread for {limit:?} without an await; ending the process"
+                    );
+                    std::process::exit(STUCK);
+                }
+            }
+        };
+        if let Err(e) = std::thread::Builder::new()
+            .name("watchdog".into())
+            .spawn(watch)
+        {
+            tracing::warn!(error = %e, "no thread for the watchdog: a handler that never ends will not be noticed");
+        }
+        dog
+    }
+
+    pub fn watch<F: Future>(&self, inner: F) -> Watched<'_, F> {
+        Watched {
+            dog: self,
+            inner: Box::pin(inner),
+        }
+    }
+}
+
+/// A future whose polls are watched.
+pub(crate) struct Watched<'d, F> {
+    dog: &'d Watchdog,
+    inner: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Watched<'_, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.dog
+            .polling
+            .store(self.dog.now.load(Ordering::Relaxed), Ordering::Relaxed);
+        let polled = self.inner.as_mut().poll(cx);
+        self.dog.polling.store(0, Ordering::Relaxed);
+        polled
+    }
+}
+
+thread_local! {
+    static PANIC_SITE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Remembers where the last panic of a thread came up, for its dead letter. Its text may quote what an event holds: it is
+/// printed only where texts may be seen.
+pub(crate) fn note_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let site = info
+            .location()
+            .map_or_else(String::new, |at| format!("{}:{}", at.file(), at.line()));
+        if oncue_telemetry::shows_messages() || !tracing::dispatcher::has_been_set() {
+            before(info);
+        } else {
+            tracing::error!(site, "panicked");
+        }
+        PANIC_SITE.with(|last| last.replace(site));
+    }));
+}
+
+pub(crate) fn take_panic_site() -> String {
+    PANIC_SITE.with(RefCell::take)
+}

@@ -1,0 +1,416 @@
+//! The file is read whole: every mistake is listed, each with its line.
+
+use std::path::Path;
+use std::time::Duration;
+
+use oncue_core::config::{Config, ConfigErrors, Start, Track, parse_size};
+
+fn read(text: &str) -> Result<Config, ConfigErrors> {
+    Config::parse(text, None, |_| None)
+}
+
+fn mistakes(text: &str) -> Vec<String> {
+    read(text).expect_err("mistakes").0
+}
+
+/// The one mistake of `text`.
+fn mistake(text: &str) -> String {
+    let found = mistakes(text);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    found[0].clone()
+}
+
+#[test]
+fn nothing_need_be_said() {
+    for text in [
+        "",
+        "[nats]\n[redis]\n[gateway]\n[streams]\n[functions]\n[functions.f]\n[streams.web]\n",
+    ] {
+        let config = read(text).expect("defaults");
+        assert_eq!(
+            (config.nats_url.as_str(), config.redis_url.as_str()),
+            ("nats://127.0.0.1:4222", "redis://127.0.0.1:6379")
+        );
+        assert_eq!(
+            (config.gateway.listen.as_str(), config.gateway.max_event.0),
+            ("127.0.0.1:8080", 512 << 10)
+        );
+        let web = config.stream("web");
+        assert_eq!((web.max_bytes.0, web.replicas), (1 << 30, 1));
+        assert_eq!(
+            (web.duplicate_window.0, web.horizon.0),
+            (Duration::from_mins(2), Duration::from_hours(72))
+        );
+        assert!(config.function("f").concurrency.is_none());
+        assert!(config.schedules.is_empty() && config.path.is_none());
+    }
+}
+
+#[test]
+fn the_apps_own_file_is_in_order() {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../oncue.toml"));
+    let text = std::fs::read_to_string(path).expect("oncue.toml");
+    let config = Config::parse(&text, Some(path), |_| None).expect("no mistakes");
+    assert_eq!(config.path.as_deref(), Some(path));
+    assert!(config.functions.contains_key("count-views"));
+    assert_eq!(
+        config.schedules[0].payload(),
+        serde_json::json!({ "function": "publish-trends" })
+    );
+}
+
+#[test]
+fn every_mistake_is_listed_with_its_line() {
+    let text = r#"[nats]
+url = 4222
+port = 1
+
+[streams.web]
+max_bytes = "1 gigabyte"
+horizon = "3 fortnights"
+retention = "forever"
+
+[streams.Web]
+
+[functions.count-views]
+concurrency = -1
+start = "newest"
+
+[[schedule]]
+every = "10s"
+
+[[schedule]]
+type = "web.page.seen"
+every = "10s"
+
+[gatway]
+"#;
+    let found = mistakes(text);
+    let expected: [(u32, &[&str]); 11] = [
+        (2, &["[nats]", "string"]),
+        (3, &["[nats]", "unknown field `port`", "url"]),
+        (6, &["[streams.web]", "1 gigabyte", "512KiB"]),
+        (7, &["[streams.web]", "3 fortnights", "30s"]),
+        (
+            8,
+            &["[streams.web]", "unknown field `retention`", "max_bytes"],
+        ),
+        (10, &["\"Web\""]),
+        (13, &["[functions.count-views]", "-1"]),
+        (14, &["[functions.count-views]", "newest", "`all`"]),
+        (16, &["[[schedule]]", "either `function` or `type`"]),
+        (
+            19,
+            &[
+                "[[schedule]]",
+                "unknown event type \"web.page.seen\"",
+                "web.page.viewed",
+            ],
+        ),
+        (23, &["unknown section \"gatway\"", "gateway"]),
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, (line, parts)) in found.iter().zip(expected) {
+        assert!(
+            found.starts_with(&format!("oncue.toml:{line}: ")),
+            "{found} is of line {line}"
+        );
+        assert!(
+            parts.iter().all(|part| found.contains(part)),
+            "{found} does not say {parts:?}"
+        );
+    }
+}
+
+#[test]
+fn flows_are_tracked_as_asked_all_or_by_share() {
+    let track = |value: &str| {
+        read(&format!("[flows]\ntrack = {value}"))
+            .expect("a configuration")
+            .flows
+            .track
+    };
+    assert_eq!(read("").expect("defaults").flows.track, Track::Asked);
+    assert_eq!(
+        (track("\"all\""), track("0.25"), track("1")),
+        (Track::All, Track::Share(0.25), Track::Share(1.0))
+    );
+    let of_thousand = |track: Track| (0..1000).filter(|n| track.wants(&n.to_string())).count();
+    assert_eq!(
+        (of_thousand(Track::Asked), of_thousand(Track::All)),
+        (0, 1000)
+    );
+    assert_eq!(
+        (
+            of_thousand(Track::Share(0.0)),
+            of_thousand(Track::Share(1.0))
+        ),
+        (0, 1000)
+    );
+    assert!((200..300).contains(&of_thousand(Track::Share(0.25))));
+    for wrong in ["\"some\"", "2", "-0.1", "1.01", "nan", "true", "[]"] {
+        let found = mistake(&format!("[flows]\ntrack = {wrong}"));
+        assert!(
+            found.starts_with("oncue.toml:2: [flows] track is ") && found.contains("0.01"),
+            "{found}"
+        );
+    }
+    assert!(mistake("[flows]\nkeep = \"0s\"").contains("at least 1s"));
+    assert!(mistake("[flows]\nkept = \"1h\"").contains("unknown field `kept`"));
+}
+
+#[test]
+fn what_is_no_toml_is_said_with_its_line() {
+    let errors = Config::parse(
+        "[nats]\nurl = nats",
+        Some(Path::new("/etc/app.toml")),
+        |_| None,
+    )
+    .expect_err("no TOML");
+    assert!(
+        errors.to_string().starts_with("/etc/app.toml:2: "),
+        "{errors}"
+    );
+    assert!(mistake("[nats]\nurl = \"a\"\nurl = \"b\"").starts_with("oncue.toml:3: "));
+}
+
+#[test]
+fn sections_have_a_shape() {
+    assert!(mistake("streams = 1").contains("one table for each name"));
+    assert!(mistake("[schedule]\nevery = \"1s\"").contains("[[schedule]]"));
+    assert!(mistake("nats = \"nats://x\"").starts_with("oncue.toml:1: [nats] "));
+    assert!(mistake("[functions]\nf = 1").contains("[functions.f]"));
+}
+
+#[test]
+fn the_environment_goes_on_top() {
+    let text = "[nats]\nurl = \"nats://file\"\n[gateway]\nmax_file = \"1KiB\"";
+    let env = |name: &str| match name {
+        "ONCUE_NATS_URL" => Some("nats://env".to_owned()),
+        "ONCUE_GATEWAY_LISTEN" => Some("0.0.0.0:80".to_owned()),
+        _ => None,
+    };
+    let config = Config::parse(text, None, env).expect("a file");
+    assert_eq!(
+        (config.nats_url.as_str(), config.redis_url.as_str()),
+        ("nats://env", "redis://127.0.0.1:6379")
+    );
+    assert_eq!(
+        (config.gateway.listen.as_str(), config.gateway.max_file.0),
+        ("0.0.0.0:80", 1024)
+    );
+}
+
+#[test]
+fn limits_come_from_code_then_file_then_environment() {
+    let text = "[functions.f]\nconcurrency = 5\nattempts = 9\n";
+    let env = |name: &str| match name {
+        "ONCUE_CONCURRENCY" => Some("7".to_owned()),
+        "ONCUE_TIMEOUT" => Some("90s".to_owned()),
+        _ => None,
+    };
+    let config = Config::parse(text, None, env).expect("a configuration");
+    let limits = oncue_core::config::Limits::default()
+        .with(&config.function("f"))
+        .with(&config.process);
+    assert_eq!(
+        (
+            limits.concurrency,
+            limits.attempts,
+            limits.timeout.0.as_secs()
+        ),
+        (7, 9, 90)
+    );
+    let bad = |_: &str| Some("0x".to_owned());
+    let errors = Config::parse("", None, bad).expect_err("five mistakes").0;
+    assert_eq!(errors.len(), 5, "{errors:?}");
+    assert!(
+        errors[0].contains("ONCUE_CONCURRENCY") && errors[2].contains("ONCUE_TIMEOUT"),
+        "{errors:?}"
+    );
+}
+
+#[test]
+fn a_function_is_scaled_within_bounds() {
+    let scale = |fields: &str| {
+        let scale = read(&format!("[functions.f]\n{fields}\n"))
+            .expect("a scale")
+            .function("f")
+            .scale();
+        (scale.min, scale.max, scale.idle.as_secs())
+    };
+    assert_eq!(scale(""), (1, 1, 60));
+    assert_eq!(scale("min = 0"), (0, 1, 60));
+    assert_eq!(scale("max = 4\nidle = \"5s\""), (1, 4, 5));
+    assert_eq!(scale("min = 3"), (3, 3, 60));
+    assert_eq!(scale("replicas = 2"), (2, 2, 60));
+    assert_eq!(scale("replicas = 0"), (0, 0, 60), "not run at all");
+    let wrong = |fields: &str| mistake(&format!("[functions.e]\n[functions.f]\n{fields}\n"));
+    assert!(
+        wrong("min = 2\nmax = 1")
+            .starts_with("oncue.toml:2: [functions.f] min = 2 is more than max = 1")
+    );
+    assert!(wrong("replicas = 2\nmax = 3").contains("either `replicas`"));
+    assert!(wrong("min = 0\nmax = 0").contains("max = 0"));
+}
+
+#[test]
+fn sizes_are_whole_numbers_with_a_unit() {
+    for (text, bytes) in [
+        ("0", Some(0)),
+        ("7B", Some(7)),
+        ("512KiB", Some(524_288)),
+        ("512 KiB", Some(524_288)),
+        ("3MiB", Some(3 << 20)),
+        ("1GiB", Some(1 << 30)),
+        ("2TiB", Some(2 << 40)),
+        ("1KB", Some(1_000)),
+        ("5MB", Some(5_000_000)),
+        ("5GB", Some(5_000_000_000)),
+        ("1TB", Some(1_000_000_000_000)),
+        ("18446744073709551615", Some(u64::MAX)),
+        ("18446744073709551616", None),
+        ("16777216TiB", None),
+        ("1.5GiB", None),
+        ("-1", None),
+        ("1kib", None),
+        ("GiB", None),
+        ("", None),
+    ] {
+        assert_eq!(parse_size(text), bytes, "{text:?}");
+    }
+    assert_eq!(
+        read("[gateway]\nmax_event = 9")
+            .expect("a number")
+            .gateway
+            .max_event
+            .0,
+        9
+    );
+}
+
+#[test]
+fn durations_and_starts_are_words() {
+    let config = read(
+        "[functions.f]\ntimeout = \"1min 30s\"\nstart = \"new\"\n[streams.web]\nhorizon = \"72h\"",
+    )
+    .expect("a file");
+    assert_eq!(
+        config.function("f").timeout.expect("set").0,
+        Duration::from_secs(90)
+    );
+    assert_eq!(config.function("f").start, Some(Start::New));
+    assert_eq!(config.stream("web").horizon.0, Duration::from_hours(72));
+    for bad in ["30", "s", "", "-1s"] {
+        assert!(
+            mistake(&format!("[functions.f]\ntimeout = {bad:?}")).contains("is no duration"),
+            "{bad:?}"
+        );
+    }
+}
+
+#[test]
+fn schedules_say_what_and_when() {
+    let text = "[[schedule]]\nfunction = \"publish-trends\"\nevery = \"90s\"\n\
+                [[schedule]]\ntype = \"web.page.viewed\"\ndata = { page = \"/home\" }\ncron = \"0 0 6 * * *\"\nname = \"six\"\n\
+                [[schedule]]\ntype = \"web.page.viewed\"\ndata = { page = \"/home\" }\nevery = \"1s\"";
+    let config = read(text).expect("three schedules");
+    let shown: Vec<_> = config
+        .schedules
+        .iter()
+        .map(|s| (s.name(), s.ty(), s.key().to_owned(), s.rule()))
+        .collect();
+    let row = |name: &str, ty: &str, key: &str, rule: &str| {
+        (name.into(), ty.into(), key.into(), rule.into())
+    };
+    let expected = [
+        row(
+            "publish-trends",
+            "timer.function.fired",
+            "publish-trends",
+            "@every 90s",
+        ),
+        row("six", "web.page.viewed", "/home", "0 0 6 * * *"),
+        row("web-page-viewed", "web.page.viewed", "/home", "@every 1s"),
+    ];
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn a_schedule_that_could_not_fire_is_a_mistake() {
+    for (entry, expected) in [
+        (
+            "function = \"f\"\ntype = \"web.page.viewed\"\nevery = \"1s\"",
+            "either `function` or `type`",
+        ),
+        ("function = \"f\"", "either `every`"),
+        (
+            "function = \"f\"\nevery = \"1s\"\ncron = \"* * * * * *\"",
+            "either `every`",
+        ),
+        ("function = \"f\"\nevery = \"500ms\"", "at least 1s"),
+        (
+            "function = \"f\"\nname = \"a b\"\nevery = \"1s\"",
+            "may hold letters",
+        ),
+        (
+            "type = \"web.page.viewed\"\nevery = \"1s\"",
+            "must not be empty",
+        ),
+        (
+            "type = \"web.page.viewed\"\ndata = { page = 1 }\nevery = \"1s\"",
+            "not a web.PageViewed",
+        ),
+    ] {
+        let found = mistake(&format!("\n[[schedule]]\n{entry}"));
+        assert!(
+            found.starts_with("oncue.toml:2: [[schedule]] ") && found.contains(expected),
+            "{found} for {entry}"
+        );
+    }
+    let twice = "[[schedule]]\nfunction = \"f\"\nevery = \"1s\"\n[[schedule]]\nfunction = \"f\"\nevery = \"2s\"";
+    assert!(
+        mistake(twice).starts_with("oncue.toml:4: "),
+        "{}",
+        mistake(twice)
+    );
+}
+
+/// Our own contract under another domain, as another repository's `DESCRIPTORS`.
+fn foreign_contract() -> Vec<u8> {
+    let mut set = oncue_proto::DESCRIPTORS.to_vec();
+    let ours = b"web.page.viewed";
+    let at = set
+        .windows(ours.len())
+        .position(|window| window == ours)
+        .expect("an event type");
+    set[at..at + 3].copy_from_slice(b"bar");
+    set
+}
+
+#[test]
+fn foreign_contracts_are_read_and_scheduled() {
+    let path = std::env::temp_dir().join(format!("oncue-contract-{}.bin", std::process::id()));
+    std::fs::write(&path, foreign_contract()).expect("written");
+    let schedule =
+        "[[schedule]]\ntype = \"bar.page.viewed\"\ndata = { page = \"/bar\" }\nevery = \"1s\"\n";
+    let config = read(&format!("contracts = [{path:?}]\n{schedule}")).expect("a contract");
+    assert_eq!(config.schedules[0].key(), "/bar");
+    assert!(
+        config
+            .catalog()
+            .is_ok_and(|catalog| catalog.get("bar.page.viewed").is_ok())
+    );
+    std::fs::write(&path, "no descriptor set").expect("written");
+    let broken = mistake(&format!("\ncontracts = [{path:?}]\n"));
+    assert!(
+        broken.starts_with("oncue.toml:2: contract ") && broken.contains("not a descriptor set"),
+        "{broken}"
+    );
+    std::fs::remove_file(&path).expect("removed");
+    let absent = mistakes("contracts = [\"/nowhere/a.bin\", \"/nowhere/b.bin\"]");
+    assert!(
+        absent.len() == 2 && absent[0].contains("/nowhere/a.bin"),
+        "{absent:?}"
+    );
+}

@@ -1,0 +1,319 @@
+//! A row is a struct on one side and readable text fields on the other.
+
+use std::collections::BTreeMap;
+
+use oncue::State;
+use oncue::state::{AnyRow, from_fields, open, to_fields};
+use oncue_core::store::Fields;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Row {
+    text: String,
+    number: u64,
+    below: i64,
+    share: f64,
+    small: u8,
+    yes: bool,
+    letter: Option<char>,
+    note: Option<String>,
+    limit: Option<u64>,
+    kind: Kind,
+    parts: Vec<Part>,
+    nested: Option<Part>,
+    names: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    #[default]
+    New,
+    Code(u64),
+    Moved {
+        to: String,
+    },
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Part {
+    name: String,
+    sizes: Vec<u64>,
+}
+
+impl State for Row {
+    const TABLE: &'static str = "rows";
+}
+
+fn text(fields: &Fields) -> BTreeMap<&str, &str> {
+    fields
+        .iter()
+        .map(|(name, value)| (name.as_str(), std::str::from_utf8(value).expect("text")))
+        .collect()
+}
+
+fn fields(pairs: &[(&str, &str)]) -> Fields {
+    let mut fields: Fields = pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()))
+        .collect();
+    fields.sort();
+    fields
+}
+
+fn full() -> Row {
+    let part = Part {
+        name: "12".into(),
+        sizes: vec![1, u64::MAX],
+    };
+    Row {
+        text: "an € text".into(),
+        number: (1 << 53) + 1,
+        below: i64::MIN,
+        share: 0.1,
+        small: 255,
+        yes: true,
+        letter: Some('ж'),
+        note: Some(String::new()),
+        limit: Some(u64::MAX),
+        kind: Kind::Moved { to: "/new".into() },
+        parts: vec![part.clone(), Part::default()],
+        nested: Some(part),
+        names: BTreeMap::from([("1".into(), "true".into())]),
+    }
+}
+
+#[test]
+fn rows_come_back_as_they_were() {
+    for row in [
+        Row::default(),
+        full(),
+        Row {
+            kind: Kind::Code(9_007_199_254_740_993),
+            ..full()
+        },
+    ] {
+        let fields = to_fields(&row).expect("fields");
+        assert!(fields.is_sorted());
+        assert_eq!(from_fields::<Row>(&fields), Ok(row));
+    }
+}
+
+#[test]
+fn fields_are_what_a_person_would_write() {
+    let fields = to_fields(&full()).expect("fields");
+    let shown = text(&fields);
+    for (name, value) in [
+        ("text", "an € text"),
+        ("number", "9007199254740993"),
+        ("below", "-9223372036854775808"),
+        ("yes", "true"),
+        ("letter", "ж"),
+        ("note", ""),
+        ("kind", r#"{"moved":{"to":"/new"}}"#),
+        (
+            "nested",
+            r#"{"name":"12","sizes":[1,18446744073709551615]}"#,
+        ),
+    ] {
+        assert_eq!(shown[name], value, "{name}");
+    }
+    let fields = to_fields(&Row::default()).expect("fields");
+    assert_eq!(text(&fields).get("kind"), Some(&"new"));
+    assert!(
+        !text(&fields).contains_key("note"),
+        "None is an absent field"
+    );
+}
+
+#[test]
+fn text_that_looks_like_something_else_stays_text() {
+    for odd in [
+        "12",
+        "0012",
+        "1e3",
+        "true",
+        "null",
+        "{}",
+        "[1]",
+        "\"quoted\"",
+        "",
+        " ",
+        "{not json",
+    ] {
+        let row = Row {
+            text: odd.into(),
+            note: Some(odd.into()),
+            ..Row::default()
+        };
+        assert_eq!(
+            from_fields::<Row>(&to_fields(&row).expect("fields")),
+            Ok(row),
+            "{odd:?}"
+        );
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    for (name, value) in [
+        ("number", "many"),
+        ("number", "-1"),
+        ("small", "256"),
+        ("yes", "1"),
+        ("kind", "lost"),
+        ("parts", "{"),
+    ] {
+        let why = from_fields::<Row>(&fields(&[(name, value)])).expect_err(name);
+        assert!(why.starts_with("row of rows: "), "{why}");
+    }
+    assert!(to_fields(&7).is_err() && to_fields(&vec![1]).is_err());
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Ranking(BTreeMap<String, u64>);
+
+impl State for Ranking {
+    const TABLE: &'static str = "rankings";
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Days(BTreeMap<u32, Option<String>>);
+
+impl State for Days {
+    const TABLE: &'static str = "days";
+}
+
+#[test]
+fn a_map_is_a_row_whose_fields_are_data() {
+    let ranking = Ranking(BTreeMap::from([
+        ("/home".into(), u64::MAX),
+        ("12".into(), 1),
+        ("true".into(), 0),
+    ]));
+    let row = to_fields(&ranking).expect("fields");
+    assert_eq!(text(&row).get("/home"), Some(&"18446744073709551615"));
+    assert_eq!(from_fields::<Ranking>(&row), Ok(ranking));
+    assert_eq!(
+        from_fields::<Ranking>(&Fields::new()),
+        Ok(Ranking::default())
+    );
+    let days = Days(BTreeMap::from([
+        (7, Some("12".into())),
+        (365, Some("x".into())),
+    ]));
+    assert_eq!(
+        from_fields::<Days>(&to_fields(&days).expect("fields")),
+        Ok(days)
+    );
+}
+
+fn state<S: State>(row: &mut Box<dyn AnyRow>) -> &mut S {
+    row.as_any()
+        .downcast_mut()
+        .expect("the type it was opened with")
+}
+
+fn changes(row: &dyn AnyRow) -> (Fields, Vec<String>) {
+    row.changes().expect("changes")
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Page {
+    views: u64,
+    note: Option<String>,
+}
+
+impl State for Page {
+    const TABLE: &'static str = "pages";
+}
+
+#[test]
+fn only_what_changed_is_written() {
+    let mut row = open::<Page>(&fields(&[("views", "3"), ("note", "old")])).expect("a row");
+    assert_eq!(changes(row.as_ref()), (Fields::new(), vec![]));
+    state::<Page>(&mut row).views = 4;
+    row.keep();
+    assert_eq!(changes(row.as_ref()), (fields(&[("views", "4")]), vec![]));
+    state::<Page>(&mut row).note = None;
+    row.keep();
+    assert_eq!(
+        changes(row.as_ref()),
+        (fields(&[("views", "4")]), vec!["note".to_owned()])
+    );
+    // Changed back in the same run: nothing to write.
+    *state::<Page>(&mut row) = Page {
+        views: 3,
+        note: Some("old".into()),
+    };
+    row.keep();
+    assert_eq!(changes(row.as_ref()), (Fields::new(), vec![]));
+}
+
+#[test]
+fn a_failed_handler_leaves_no_trace() {
+    let mut row = open::<Page>(&fields(&[("views", "3")])).expect("a row");
+    state::<Page>(&mut row).views = 4;
+    row.keep();
+    *state::<Page>(&mut row) = Page {
+        views: 99,
+        note: Some("half".into()),
+    };
+    assert_eq!(
+        changes(row.as_ref()),
+        (fields(&[("views", "4")]), vec![]),
+        "not kept, so not written"
+    );
+    row.undo();
+    assert_eq!(
+        *state::<Page>(&mut row),
+        Page {
+            views: 4,
+            note: None
+        }
+    );
+    assert_eq!(changes(row.as_ref()), (fields(&[("views", "4")]), vec![]));
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Newer {
+    views: u64,
+    weight: u64,
+}
+
+impl Default for Newer {
+    fn default() -> Self {
+        Self {
+            views: 0,
+            weight: 7,
+        }
+    }
+}
+
+impl State for Newer {
+    const TABLE: &'static str = "pages";
+}
+
+#[test]
+fn a_row_of_another_version_is_read_and_left_whole() {
+    let mut row =
+        open::<Newer>(&fields(&[("views", "3"), ("retired", "kept by nobody")])).expect("a row");
+    assert_eq!(
+        *state::<Newer>(&mut row),
+        Newer {
+            views: 3,
+            weight: 7
+        },
+        "a new field has its default"
+    );
+    // The default is written once; a field of others is neither written nor deleted.
+    assert_eq!(changes(row.as_ref()), (fields(&[("weight", "7")]), vec![]));
+}
+
+#[test]
+fn no_state_is_never_written() {
+    let mut row = open::<()>(&fields(&[("views", "3")])).expect("a row");
+    let (): () = *state::<()>(&mut row);
+    row.keep();
+    assert_eq!(changes(row.as_ref()), (Fields::new(), vec![]));
+}

@@ -1,0 +1,266 @@
+//! Where a span stands in its trace, and what of that travels with an event [W3C Trace Context].
+
+use opentelemetry::trace::{
+    SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
+};
+
+use oncue_proto::event;
+
+/// What a message or request says of the trace it belongs to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Carrier {
+    pub traceparent: Option<String>,
+    pub tracestate: Option<String>,
+    pub baggage: Option<String>,
+}
+
+/// A span that may be exported, or not: its ids hold either way, so that it can be built when it has become worth it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub trace: TraceId,
+    pub span: SpanId,
+    /// `SpanId::INVALID` for a root.
+    pub parent: SpanId,
+    /// Whether the parent is in another process.
+    pub remote: bool,
+    pub flags: TraceFlags,
+}
+
+/// Spans that one event adds to its trace, as a rule: sent, handled, read and committed in Redis.
+const SPANS_PER_EVENT: u64 = 4;
+
+impl Place {
+    /// A span in the trace that `traceparent` tells of.
+    pub fn after(traceparent: &str) -> Option<Self> {
+        let (trace, parent, flags) = parse(traceparent)?;
+        Some(Self {
+            trace,
+            span: new_span(),
+            parent,
+            remote: true,
+            flags,
+        })
+    }
+
+    pub fn root(trace: TraceId) -> Self {
+        Self {
+            trace,
+            span: new_span(),
+            parent: SpanId::INVALID,
+            remote: false,
+            flags: TraceFlags::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self {
+            span: new_span(),
+            parent: self.span,
+            remote: false,
+            ..*self
+        }
+    }
+
+    pub fn sampled(&self) -> bool {
+        self.flags.is_sampled()
+    }
+
+    #[must_use]
+    pub fn with_sampled(self, sampled: bool) -> Self {
+        Self {
+            flags: self.flags.with_sampled(sampled),
+            ..self
+        }
+    }
+
+    pub fn traceparent(&self) -> String {
+        traceparent(self.trace, self.span, self.flags)
+    }
+
+    pub fn span_context(&self) -> SpanContext {
+        SpanContext::new(self.trace, self.span, self.flags, false, TraceState::NONE)
+    }
+
+    /// What the spans that authors make are children of.
+    pub fn context(&self) -> opentelemetry::Context {
+        opentelemetry::Context::new().with_remote_span_context(self.span_context())
+    }
+}
+
+fn traceparent(trace: TraceId, span: SpanId, flags: TraceFlags) -> String {
+    event::traceparent(trace.to_bytes(), span.to_bytes(), flags.to_u8())
+}
+
+/// `None` for anything malformed, which counts as absent [W3C Trace Context 3.2.2.3]. Of a later version only what this
+/// one knows is read.
+pub(super) fn parse(text: &str) -> Option<(TraceId, SpanId, TraceFlags)> {
+    let text = text.trim();
+    let bytes = text.as_bytes();
+    let well_formed = bytes.len() >= 55
+        && bytes[..55].iter().enumerate().all(|(at, byte)| match at {
+            2 | 35 | 52 => *byte == b'-',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        })
+        && &bytes[..2] != b"ff"
+        && (bytes.len() == 55 || (&bytes[..2] != b"00" && bytes[55] == b'-'));
+    if !well_formed {
+        return None;
+    }
+    let trace = TraceId::from_hex(&text[3..35])
+        .ok()
+        .filter(|id| *id != TraceId::INVALID)?;
+    let span = SpanId::from_hex(&text[36..52])
+        .ok()
+        .filter(|id| *id != SpanId::INVALID)?;
+    let flags = TraceFlags::new(u8::from_str_radix(&text[53..55], 16).ok()?);
+    // Sampled and random; the others have no meaning yet and must be zero.
+    Some((trace, span, flags & TraceFlags::new(3)))
+}
+
+fn new_span() -> SpanId {
+    SpanId::from_bytes(fastrand::u64(1..).to_be_bytes())
+}
+
+pub(super) fn new_trace() -> TraceId {
+    TraceId::from_bytes(fastrand::u128(1..).to_be_bytes())
+}
+
+/// The trace of a flow whose root event brought none: every function that acts on it derives the same.
+pub(super) fn trace_of(flow: &str) -> TraceId {
+    TraceId::from_bytes(event::trace_id(flow))
+}
+
+/// The trace in which a flow goes on once the one before is full.
+pub fn next_trace(flow: &str, cause: &str) -> TraceId {
+    TraceId::from_bytes(event::hash(&[b"trace", flow.as_bytes(), cause.as_bytes()]))
+}
+
+/// How large a trace has become, as far as one path through it can tell: it takes every branch for as broad as its own.
+/// Travels in `tracestate`, so nobody has to be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    spans: u64,
+    /// Events side by side at this depth.
+    width: u64,
+}
+
+impl Size {
+    pub const START: Self = Self {
+        spans: SPANS_PER_EVENT,
+        width: 1,
+    };
+
+    pub fn of(tracestate: Option<&str>) -> Self {
+        let own = tracestate
+            .unwrap_or_default()
+            .split(',')
+            .find_map(|member| member.trim().strip_prefix("oncue="));
+        let read = || {
+            let (spans, width) = own?.split_once(';')?;
+            Some(Self {
+                spans: spans.strip_prefix("s:")?.parse().ok()?,
+                width: width
+                    .strip_prefix("w:")?
+                    .parse()
+                    .ok()
+                    .filter(|width| *width > 0)?,
+            })
+        };
+        read().unwrap_or(Self::START)
+    }
+
+    /// One level further down, where each event is followed by `outputs`.
+    pub fn grown(self, outputs: u64) -> Self {
+        let width = self.width.saturating_mul(outputs);
+        Self {
+            width,
+            spans: self
+                .spans
+                .saturating_add(width.saturating_mul(SPANS_PER_EVENT)),
+        }
+    }
+
+    pub fn exceeds(self, budget: u64) -> bool {
+        self.spans > budget
+    }
+
+    /// `tracestate` with our member first, as who changes it must put it; others' stay, the oldest giving way where there
+    /// is no room [W3C Trace Context 3.3.1].
+    pub fn into_state(self, others: Option<&str>) -> String {
+        let mut state = format!("oncue=s:{};w:{}", self.spans, self.width);
+        let others = others.unwrap_or_default().split(',').map(str::trim);
+        for member in others
+            .filter(|m| !m.is_empty() && !m.starts_with("oncue="))
+            .take(31)
+        {
+            if state.len() + member.len() > 512 {
+                break;
+            }
+            state.push(',');
+            state.push_str(member);
+        }
+        state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traceparent_is_read_to_the_letter() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let place = Place::after(good).expect("well-formed");
+        assert_eq!(traceparent(place.trace, place.parent, place.flags), good);
+        assert!(place.sampled() && place.remote);
+        // A later version may say more; what is passed on is version 00, and flags without a meaning are dropped.
+        let later = format!("cc{}-more", &good[2..]).replace("-01-", "-fb-");
+        let (trace, span, flags) = parse(&later).expect("a later version");
+        assert_eq!(traceparent(trace, span, flags), good.replace("-01", "-03"));
+        for bad in [
+            "",
+            &good[..54],
+            &format!("{good}-more"),
+            &good.replace("00-0a", "ff-0a"),
+            &good.to_uppercase(),
+            &good.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
+            &good.replace("b7ad6b7169203331", &"0".repeat(16)),
+            &good.replace("-01", "-+1"),
+            &good.replace("b7ad", "b7aé"),
+        ] {
+            assert!(parse(bad).is_none(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_chain_stays_in_one_trace_and_a_broad_flow_does_not() {
+        let mut chain = Size::START;
+        for _ in 0..event::MAX_HOPS {
+            chain = Size::of(Some(&chain.grown(1).into_state(None)));
+        }
+        assert!(!chain.exceeds(10_000), "{chain:?}");
+        let broad = Size::of(Some(&Size::START.grown(256).into_state(None)));
+        assert!(
+            !broad.exceeds(10_000) && broad.grown(256).exceeds(10_000),
+            "{broad:?}"
+        );
+    }
+
+    #[test]
+    fn the_members_of_others_stay_and_ours_comes_first() {
+        let state = Size::START.into_state(Some("vendor=a, oncue=s:9;w:9,other=b"));
+        assert_eq!(state, "oncue=s:4;w:1,vendor=a,other=b");
+        let long: Vec<String> = (0..40).map(|n| format!("v{n}=1")).collect();
+        assert_eq!(
+            Size::START
+                .into_state(Some(&long.join(",")))
+                .split(',')
+                .count(),
+            32
+        );
+        for broken in ["oncue=", "oncue=s:1", "oncue=s:x;w:1", "oncue=s:1;w:0"] {
+            assert_eq!(Size::of(Some(broken)), Size::START, "{broken}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Who sends: service, function, host, process, container. What the environment says beats what was found.
+
+use std::collections::BTreeMap;
+
+use opentelemetry::KeyValue;
+use opentelemetry_sdk::Resource;
+
+use oncue_proto::event::percent_decode;
+
+/// Attributes of this process. `more` is what the kind of service adds.
+pub(super) fn resource(service: &str, instance: &str, more: Vec<KeyValue>) -> Resource {
+    let get = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .filter(|value| !value.trim().is_empty())
+    };
+    let mut all = found(service, instance);
+    all.extend(
+        more.into_iter()
+            .map(|kv| (kv.key.to_string(), kv.value.to_string())),
+    );
+    all.extend(said(
+        get("OTEL_RESOURCE_ATTRIBUTES").as_deref(),
+        get("OTEL_SERVICE_NAME"),
+    ));
+    // The SDK's own detection of the environment would not decode values; it only adds `telemetry.sdk.*`.
+    let mut attributes: Vec<KeyValue> = all
+        .into_iter()
+        .map(|(name, value)| KeyValue::new(name, value))
+        .collect();
+    attributes.push(KeyValue::new("process.pid", i64::from(std::process::id())));
+    Resource::builder_empty()
+        .with_detector(Box::new(
+            opentelemetry_sdk::resource::TelemetryResourceDetector,
+        ))
+        .with_attributes(attributes)
+        .build()
+}
+
+fn found(service: &str, instance: &str) -> BTreeMap<String, String> {
+    let file = |path: &str| {
+        std::fs::read_to_string(path)
+            .ok()
+            .map(|text| text.trim().to_owned())
+    };
+    let program = std::env::current_exe().ok();
+    let all = [
+        ("service.name", Some(service.to_owned())),
+        (
+            "service.version",
+            Some(env!("CARGO_PKG_VERSION").to_owned()),
+        ),
+        ("service.instance.id", Some(instance.to_owned())),
+        ("host.name", file("/proc/sys/kernel/hostname")),
+        ("host.id", file("/etc/machine-id")),
+        ("host.arch", Some(arch().to_owned())),
+        ("os.type", Some(std::env::consts::OS.to_owned())),
+        ("os.version", file("/proc/sys/kernel/osrelease")),
+        (
+            "process.executable.path",
+            program.as_ref().map(|path| path.display().to_string()),
+        ),
+        (
+            "process.executable.name",
+            program
+                .as_ref()
+                .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned())),
+        ),
+        ("process.runtime.name", Some("rustc".to_owned())),
+        (
+            "container.id",
+            container(
+                &file("/proc/self/cgroup").unwrap_or_default(),
+                &file("/proc/self/mountinfo").unwrap_or_default(),
+            ),
+        ),
+    ];
+    let known = all
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    known.filter(|(_, value)| !value.is_empty()).collect()
+}
+
+/// By the names of the conventions.
+fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// 64 hex digits in the path of our control group, or, where that is hidden from us, in that of the files a container
+/// engine mounts into every container.
+fn container(cgroup: &str, mounts: &str) -> Option<String> {
+    let id = |text: &str| {
+        let piece = text
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .find(|piece| {
+                piece.len() == 64
+                    && piece
+                        .bytes()
+                        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+            });
+        piece.map(str::to_owned)
+    };
+    let mounted = || {
+        mounts
+            .lines()
+            .filter(|line| line.contains("/containers/"))
+            .find_map(id)
+    };
+    id(cgroup).or_else(mounted)
+}
+
+/// `OTEL_RESOURCE_ATTRIBUTES`, percent-decoded; with one pair broken all of it is dropped [OpenTelemetry resource SDK].
+fn said(attributes: Option<&str>, service: Option<String>) -> BTreeMap<String, String> {
+    let pair = |pair: &str| {
+        let (name, value) = pair.split_once('=')?;
+        Some((percent_decode(name.trim())?, percent_decode(value.trim())?))
+            .filter(|(name, _)| !name.is_empty())
+    };
+    let pairs = attributes
+        .unwrap_or_default()
+        .split(',')
+        .filter(|text| !text.trim().is_empty());
+    let mut all: BTreeMap<String, String> =
+        pairs.map(pair).collect::<Option<_>>().unwrap_or_default();
+    if let Some(service) = service {
+        all.insert("service.name".to_owned(), service);
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_is_decoded_and_the_service_name_rules() {
+        let all = said(
+            Some("service.name=a, team = x%2Cy ,,deployment.environment.name=test"),
+            Some("b".into()),
+        );
+        assert_eq!(all["service.name"], "b");
+        assert_eq!(
+            (
+                all["team"].as_str(),
+                all["deployment.environment.name"].as_str()
+            ),
+            ("x,y", "test")
+        );
+        assert!(said(Some("good=1,broken"), None).is_empty());
+    }
+
+    #[test]
+    fn a_container_is_known_by_its_group_or_its_mounts() {
+        let id = "0123456789abcdef".repeat(4);
+        let group = format!("0::/system.slice/docker-{id}.scope");
+        assert_eq!(container(&group, "").as_ref(), Some(&id));
+        let mounts = format!(
+            "1 2 8:1 /other/{} / rw\n3 4 8:1 /var/lib/docker/containers/{id}/hostname /etc/hostname",
+            "f".repeat(64)
+        );
+        assert_eq!(container("0::/", &mounts), Some(id));
+        assert_eq!(container("0::/user.slice", "1 2 8:1 / / rw"), None);
+    }
+
+    #[test]
+    fn a_process_says_where_and_what_it_is() {
+        let resource = resource(
+            "count-views",
+            "here-1",
+            vec![KeyValue::new("faas.name", "count-views")],
+        );
+        for name in [
+            "service.name",
+            "service.instance.id",
+            "faas.name",
+            "host.name",
+            "os.type",
+            "process.pid",
+            "telemetry.sdk.name",
+        ] {
+            assert!(resource.get(&name.into()).is_some(), "{name}");
+        }
+    }
+}
