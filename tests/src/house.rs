@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use oncue_core::bus::Bus;
-use oncue_core::store::{RedisStore, Shown, Store};
+use oncue_core::store::{RedisStore, StateValue, Store};
 use serde_json::Value;
 
 use self::cluster::{Node, Replica, ha_file};
@@ -370,7 +370,7 @@ impl House {
 
     /// All fields of a state row.
     pub async fn row(&self, store: &Store, table: &str, key: &str) -> HashMap<String, String> {
-        let Ok(Some(Shown::Row(row))) = store.show(table, key).await else {
+        let Ok(Some(StateValue::Row(row))) = store.show(table, key).await else {
             return HashMap::new();
         };
         row.fields

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use oncue::State;
 use oncue::state::{from_fields, to_fields};
 use oncue_core::config::{Config, Span, parse_size};
-use oncue_core::store::{Handled, MapStore, Mark, Purpose, Run, SKEW_MS, Status, Store, row_key};
+use oncue_core::store::{CommitEvent, MapStore, Mark, Purpose, Run, SKEW_MS, Status, Store, row_key};
 use oncue_proto::Format;
 use oncue_proto::event::{self, Incoming, Meta, Origin};
 use proptest::prelude::*;
@@ -263,7 +263,7 @@ fn event_at(id: &str, time: u64, timed: bool) -> Run {
     let mut meta = Meta::of_origin(&ORIGIN);
     (meta.id, meta.time, meta.timed) = (id.to_owned(), time, timed);
     let mark = Mark::new("properties", "key", &meta, HORIZON);
-    let event = Handled {
+    let event = CommitEvent {
         mark,
         payload_hash: 7,
         ops: Vec::new(),

@@ -1,6 +1,6 @@
 //! A stored message as a person reads it.
 
-use oncue_core::bus::Found;
+use oncue_core::bus::StoredMessage;
 use oncue_proto::Catalog;
 use oncue_proto::event::Incoming;
 use serde_json::{Value, json};
@@ -17,12 +17,12 @@ pub struct Place<'p> {
 }
 
 impl Place<'_> {
-    pub fn read(&self, found: &Found) -> Result<Incoming, String> {
+    pub fn read(&self, found: &StoredMessage) -> Result<Incoming, String> {
         found.read(self.stream, self.created)
     }
 
     /// Everything but what is too large; what cannot be read says why.
-    pub fn show(&self, found: &Found, catalog: &Catalog) -> Value {
+    pub fn show(&self, found: &StoredMessage, catalog: &Catalog) -> Value {
         let mut shown = json!({
             "stream": self.stream,
             "sequence": found.sequence,

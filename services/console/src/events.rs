@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
-use oncue_core::bus::{Bus, BusError, Found, Slice};
+use oncue_core::bus::{Bus, BusError, StoredMessage, Slice};
 use oncue_proto::event;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -46,7 +46,7 @@ pub async fn get(
         ));
     };
     let place = Place { stream, created };
-    let wanted = |found: &Found| match &asked.source {
+    let wanted = |found: &StoredMessage| match &asked.source {
         Some(source) => found
             .header("ce-source")
             .is_some_and(|is| is == format!("/{source}")),
@@ -73,8 +73,8 @@ pub async fn latest(
     stream: &str,
     subject: &str,
     most: usize,
-    wanted: impl Fn(&Found) -> bool,
-) -> Result<Vec<Found>, BusError> {
+    wanted: impl Fn(&StoredMessage) -> bool,
+) -> Result<Vec<StoredMessage>, BusError> {
     let info = bus
         .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
         .await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use oncue_admin::dead_letters::{self, Group, Letter, grouped, ms};
-use oncue_core::bus::Found;
+use oncue_core::bus::StoredMessage;
 use oncue_core::bus::layout::DLQ;
 use serde_json::{Value, json};
 
@@ -121,7 +121,7 @@ async fn whole(app: &App, letter: &Letter) -> Value {
         Err(why) => shown["undecoded"] = why.into(),
         Ok(complete) => {
             let envelope = complete.envelope.unwrap_or_default();
-            let found = Found {
+            let found = StoredMessage {
                 sequence: inner.sequence,
                 time: ms(inner.accepted_at.as_ref()),
                 subject: envelope.subject,

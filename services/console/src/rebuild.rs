@@ -6,7 +6,7 @@ use std::time::Duration;
 use oncue_admin::dead_letters;
 use oncue_admin::trail::{self, Cue, Hit, Patience};
 use oncue_core::model::flow::{Flow, FlowEvent, Step, StepState, tree};
-use oncue_core::store::{Mark, Settled};
+use oncue_core::store::{Mark, MarkState};
 use oncue_proto::event::Meta;
 
 use crate::App;
@@ -133,8 +133,8 @@ async fn take_steps(app: &App, members: &mut [Member]) -> Result<(), Problem> {
             ..
         } = &mut members[at];
         let state = match settled {
-            Some(Settled::Applied) => StepState::Done,
-            Some(Settled::Dead) => StepState::Dead,
+            Some(MarkState::Applied) => StepState::Done,
+            Some(MarkState::Dead) => StepState::Dead,
             None if is_dead(&function, &event.id) => StepState::Dead,
             None if app.board.acked(&function, stream) >= *sequence => StepState::Done,
             None => StepState::Pending,

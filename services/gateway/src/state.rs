@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use oncue_core::store::{Row, Shown};
+use oncue_core::store::{Row, StateValue};
 use oncue_proto::event;
 use serde::Serialize;
 use serde_json::json;
@@ -55,17 +55,17 @@ pub async fn get(
 }
 
 /// The command that brought it.
-fn asked_by(shown: &Shown) -> &'static str {
+fn asked_by(shown: &StateValue) -> &'static str {
     match shown {
-        Shown::Row(_) => "HGETALL",
-        Shown::Members(_) => "SMEMBERS",
-        Shown::Ranking(_) => "ZREVRANGE",
-        Shown::Count(_) => "PFCOUNT",
+        StateValue::Row(_) => "HGETALL",
+        StateValue::Members(_) => "SMEMBERS",
+        StateValue::Ranking(_) => "ZREVRANGE",
+        StateValue::Count(_) => "PFCOUNT",
     }
 }
 
-fn answer(shown: Shown, asked: &HeaderMap) -> Response {
-    let version = if let Shown::Row(row) = &shown {
+fn answer(shown: StateValue, asked: &HeaderMap) -> Response {
+    let version = if let StateValue::Row(row) = &shown {
         row.version
     } else {
         0
@@ -104,14 +104,14 @@ pub fn matches(asked: &HeaderMap, tag: &str) -> bool {
         .any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
 }
 
-fn body(shown: Shown) -> String {
+fn body(shown: StateValue) -> String {
     match shown {
-        Shown::Row(row) => row_json(&row),
-        Shown::Members(mut members) => {
+        StateValue::Row(row) => row_json(&row),
+        StateValue::Members(mut members) => {
             members.sort_unstable();
             json!({ "members": members }).to_string()
         }
-        Shown::Ranking(ranking) => {
+        StateValue::Ranking(ranking) => {
             #[derive(Serialize)]
             struct Place {
                 member: String,
@@ -126,7 +126,7 @@ fn body(shown: Shown) -> String {
                 .collect();
             json!({ "ranking": places }).to_string()
         }
-        Shown::Count(count) => json!({ "count": count }).to_string(),
+        StateValue::Count(count) => json!({ "count": count }).to_string(),
     }
 }
 

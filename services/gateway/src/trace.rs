@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use oncue_proto::event::{self, Meta};
-use oncue_telemetry::{Carrier, Kind, Place, Value};
+use oncue_telemetry::{Carrier, Kind, SpanIds, Value};
 use opentelemetry::Context;
 
 use crate::server::Peer;
@@ -20,7 +20,7 @@ pub type Attributes = Vec<(&'static str, Value<'static>)>;
 /// The trace a request belongs to.
 #[derive(Clone)]
 pub struct Trace {
-    place: Place,
+    place: SpanIds,
     came: Carrier,
     started: SystemTime,
     /// Whether the request may have a span of its own.
@@ -29,7 +29,7 @@ pub struct Trace {
 
 /// What is published, and the span around it.
 pub struct Sending {
-    place: Option<Place>,
+    place: Option<SpanIds>,
     started: SystemTime,
     /// What the event carries on.
     pub carrier: Carrier,
@@ -44,11 +44,11 @@ impl Trace {
         } else {
             None
         };
-        let named = || came.traceparent.as_deref().and_then(Place::after);
+        let named = || came.traceparent.as_deref().and_then(SpanIds::after);
         // Where nobody traces, an id that answers and logs share.
-        let derived = || Place::after(&event::untraced(&event::new_id()));
+        let derived = || SpanIds::after(&event::untraced(&event::new_id()));
         let place = own.or_else(named).or_else(derived);
-        let place = place.unwrap_or_else(|| Place::root(opentelemetry::trace::TraceId::INVALID));
+        let place = place.unwrap_or_else(|| SpanIds::root(opentelemetry::trace::TraceId::INVALID));
         Self {
             place,
             recorded: own.is_some(),
@@ -67,7 +67,7 @@ impl Trace {
     }
 
     /// If what happens on the way is wanted, and not only that it failed.
-    pub fn sampled(&self) -> Option<&Place> {
+    pub fn sampled(&self) -> Option<&SpanIds> {
         Some(&self.place).filter(|place| self.recorded && place.sampled())
     }
 

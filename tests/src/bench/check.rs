@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use oncue_core::bus::pull::Room;
+use oncue_core::bus::pull::Capacity;
 use serde_json::{Value, json};
 
 use super::arena::{Arena, OUTPUT, Side, Work};
@@ -87,7 +87,7 @@ pub async fn headers(arena: &Arena, filters: &[&str], names: &[&str]) -> Vec<(u6
         .expect("a pull");
     let mut found = Vec::with_capacity(expected);
     while found.len() < expected {
-        let mut deliveries = pull.ask(Room::of(10_000)).await.expect("the consumer");
+        let mut deliveries = pull.ask(Capacity::of(10_000)).await.expect("the consumer");
         let next = tokio::time::timeout(Duration::from_secs(30), pull.next()).await;
         deliveries.extend(next.expect("the stream goes on").expect("the consumer"));
         for delivery in deliveries {
@@ -98,7 +98,7 @@ pub async fn headers(arena: &Arena, filters: &[&str], names: &[&str]) -> Vec<(u6
                 .expect("the header")
                 .1
                 .to_owned();
-            found.push((delivery.place.sequence, value));
+            found.push((delivery.info.sequence, value));
         }
     }
     drop(pull);

@@ -137,7 +137,7 @@ async fn answer(bus: Bus, members: Arc<Vec<Member>>, verb: &str) {
                     "metadata": { "manifest": manifest.to_string() },
                     "data": { "delivered": handled, "applied": handled, "in_flight": handled % 9, "dead": member.dead * (handled / 4000),
                         "duration_ms": { "bounds": [1, 5, 25, 100], "counts": counts } } }] });
-            let _ = bus.tell(reply.clone(), body.to_string().into()).await;
+            let _ = bus.publish_plain(reply.clone(), body.to_string().into()).await;
         }
     }
 }
@@ -160,7 +160,7 @@ async fn load(bus: Bus, members: Arc<Vec<Member>>, rate: u64) {
                 output(&bus, member, sent).await;
             } else {
                 let _ = bus
-                    .tell(
+                    .publish_plain(
                         member.trigger.clone(),
                         format!(r#"{{"number":{sent}}}"#).into(),
                     )

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use oncue_core::store::{
-    Basis, Change, Handled, Mark, Op, Purpose, Regression, Row as StateRow, RowChange, RowKey, Run,
+    Expected, Change, CommitEvent, Mark, Op, Purpose, Regression, Row as StateRow, RowChange, RowKey, Run,
 };
 use serde_json::json;
 
@@ -447,7 +447,7 @@ fn commit(call: u64, events: u64) -> Run {
             },
         };
         let outbox = vec![b'o'; 60].into();
-        Handled {
+        CommitEvent {
             mark,
             payload_hash: n,
             ops: vec![op],
@@ -464,7 +464,7 @@ fn commit(call: u64, events: u64) -> Run {
     };
     let row = RowChange {
         key,
-        basis: Basis::Version(version),
+        basis: Expected::Version(version),
         set: vec![("count".into(), count)],
         del: Vec::new(),
     };

@@ -148,7 +148,7 @@ async fn without_probation_the_neighbours_of_a_killer_are_set_aside_with_it() {
         for n in 0..EVENTS {
             let word = if n == 15 { "abort" } else { "" };
             let view = format!(r#"{{"page":"/k{n}","referrer":"{word}"}}"#);
-            bus.tell("web.page.viewed".into(), view.into())
+            bus.publish_plain("web.page.viewed".into(), view.into())
                 .await
                 .expect("sent");
         }

@@ -408,7 +408,7 @@ async fn a_worker_asks_only_for_what_it_has_room_for_and_says_that_it_is_still_a
 
 #[tokio::test]
 async fn outputs_left_behind_are_swept_up() {
-    use oncue_core::store::{Handled, Mark, Purpose, Run};
+    use oncue_core::store::{CommitEvent, Mark, Purpose, Run};
     use oncue_proto::oncue::v1::Outbox;
     let config = format!("[functions.misbehave]\n{QUICK}\n[redis]\nkeep_outputs = \"0s\"\n");
     let house = House::new(&config).await;
@@ -438,7 +438,7 @@ async fn outputs_left_behind_are_swept_up() {
     }
     .encode_to_vec()
     .into();
-    let handled = Handled {
+    let handled = CommitEvent {
         mark,
         payload_hash: 1,
         ops: Vec::new(),

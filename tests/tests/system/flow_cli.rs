@@ -245,7 +245,7 @@ async fn an_id_made_up_by_a_client_is_found_by_its_mark() {
     }
     for n in 0..AFTER {
         let view = format!(r#"{{"page":"/{n}","visitor":"v"}}"#);
-        bus.tell("web.page.viewed".into(), view.into())
+        bus.publish_plain("web.page.viewed".into(), view.into())
             .await
             .expect("sent");
     }

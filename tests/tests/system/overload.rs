@@ -208,7 +208,7 @@ async fn most_in_hand(size: usize) -> u64 {
     let visitor = "v".repeat(size);
     for n in 0..150 {
         let view = json!({ "page": format!("/{n}"), "visitor": visitor, "referrer": "slow:500" });
-        bus.tell("web.page.viewed".into(), view.to_string().into())
+        bus.publish_plain("web.page.viewed".into(), view.to_string().into())
             .await
             .expect("sent");
     }

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use oncue_core::store::{
-    Ask, Basis, Fields, Frame, GRACE_MS, Handled, MapStore, Mark, Op, Row, RowChange, RowKey, Run,
-    SKEW_MS, Shown, Status, Store, Unpublished,
+    Read, Expected, Fields, StoredOutputs, GRACE_MS, CommitEvent, MapStore, Mark, Op, Row, RowChange, RowKey, Run,
+    SKEW_MS, StateValue, Status, Store, Unpublished,
 };
 use oncue_proto::event::{self, Meta, Origin};
 use oncue_tests::house::House;
@@ -47,9 +47,9 @@ fn basis(
         mut fields,
     }: Row,
     plan: &RowPlan,
-) -> Basis {
+) -> Expected {
     if !plan.remembered {
-        return Basis::Version(version + plan.ahead);
+        return Expected::Version(version + plan.ahead);
     }
     match (plan.ahead, fields.first_mut()) {
         (0, _) => {}
@@ -57,7 +57,7 @@ fn basis(
         (2, Some(_)) => drop(fields.pop()),
         _ => fields.push(("z".into(), Vec::new())),
     }
-    Basis::Fields(fields)
+    Expected::Fields(fields)
 }
 
 /// One case on both stores, with keys and ids of its own.
@@ -99,7 +99,7 @@ impl Pair<'_> {
                     table: TABLES[0],
                     key: self.key(plan.key),
                 };
-                let ask = Ask {
+                let ask = Read {
                     row: Some(key.clone()),
                     marks: Vec::new(),
                 };
@@ -121,7 +121,7 @@ impl Pair<'_> {
                 })
             }
         };
-        let handled = |event: &EventPlan| Handled {
+        let handled = |event: &EventPlan| CommitEvent {
             mark: self.mark(plan.key, event.id, event.age, event.timed),
             payload_hash: event.payload,
             ops: event
@@ -143,14 +143,14 @@ impl Pair<'_> {
     }
 
     /// Everything that can be seen of the case in one of the stores.
-    async fn seen(&self, store: &Store) -> (Vec<Option<Shown>>, Vec<bool>, Vec<Vec<Frame>>) {
+    async fn seen(&self, store: &Store) -> (Vec<Option<StateValue>>, Vec<bool>, Vec<Vec<StoredOutputs>>) {
         let (mut shown, mut known) = (Vec::new(), Vec::new());
         for key in 0..KEYS {
             for table in TABLES {
                 let mut found = store.show(table, &self.key(key)).await.expect("shown");
                 match &mut found {
-                    Some(Shown::Members(members)) => members.sort(),
-                    Some(Shown::Row(row)) => row.version = row.version.min(1),
+                    Some(StateValue::Members(members)) => members.sort(),
+                    Some(StateValue::Row(row)) => row.version = row.version.min(1),
                     _ => {}
                 }
                 shown.push(found);
@@ -161,14 +161,14 @@ impl Pair<'_> {
                 .collect();
             known.extend(
                 store
-                    .read(&[Ask { row: None, marks }])
+                    .read(&[Read { row: None, marks }])
                     .await
                     .expect("read")
                     .remove(0)
                     .seen,
             );
         }
-        let mut waiting: Vec<Vec<Frame>> = self
+        let mut waiting: Vec<Vec<StoredOutputs>> = self
             .waiting(store)
             .await
             .into_iter()
@@ -250,7 +250,7 @@ impl Pair<'_> {
         }
     }
 
-    async fn publish(&self, wanted: impl Fn(&Frame) -> bool) {
+    async fn publish(&self, wanted: impl Fn(&StoredOutputs) -> bool) {
         for store in [self.redis, &self.map] {
             let waiting = self
                 .waiting(store)

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use oncue_core::bus::pull::Room;
+use oncue_core::bus::pull::Capacity;
 use oncue_core::bus::{Bus, layout};
 use oncue_core::config::{FunctionConfig, Limits, StreamConfig};
-use oncue_core::store::{Handled, Mark, Purpose, RedisStore, Run, Store};
+use oncue_core::store::{CommitEvent, Mark, Purpose, RedisStore, Run, Store};
 use oncue_proto::oncue::v1::Envelope;
 use oncue_tests::house::{House, until};
 use oncue_tests::proxy::{Direction, Faults, Protocol, Proxy};
@@ -187,7 +187,7 @@ async fn exactly_the_next_reply_of_a_commit_is_lost() {
             &oncue_proto::event::Meta::of_origin(&origin),
             3_600_000,
         );
-        let handled = Handled {
+        let handled = CommitEvent {
             mark,
             payload_hash: 1,
             ops: Vec::new(),
@@ -279,7 +279,7 @@ async fn exactly_the_next_publish_ack_is_lost_and_settlements_are_watched() {
     .expect("a consumer");
     let created = bus.stream_created("web").await.expect("a stream");
     let mut pull = bus.pull("web", created, "judged").await.expect("a pull");
-    let mut held = pull.ask(Room::of(2)).await.expect("asked");
+    let mut held = pull.ask(Capacity::of(2)).await.expect("asked");
     while held.len() < 2 {
         held.extend(pull.next().await.expect("delivered"));
     }
@@ -288,7 +288,7 @@ async fn exactly_the_next_publish_ack_is_lost_and_settlements_are_watched() {
     bus.flush().await;
     tokio::time::sleep(Duration::from_millis(600)).await;
     bus.retry(&held[1].ticket(), none).await;
-    bus.tell("$JS.ACK.somebody.elses".into(), "+TERM".into())
+    bus.publish_plain("$JS.ACK.somebody.elses".into(), "+TERM".into())
         .await
         .expect("told");
     bus.flush().await;
@@ -302,7 +302,7 @@ async fn exactly_the_next_publish_ack_is_lost_and_settlements_are_watched() {
         (2, 0),
         "nobody asked for what was given back"
     );
-    let mut held = pull.ask(Room::of(2)).await.expect("asked");
+    let mut held = pull.ask(Capacity::of(2)).await.expect("asked");
     while held.len() < 2 {
         held.extend(pull.next().await.expect("delivered"));
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use oncue_core::store::{
-    Ask, Basis, Change, Handled, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, Shown,
+    Read, Expected, Change, CommitEvent, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, StateValue,
     Status, Store, row_key,
 };
 use oncue_proto::event::{self, Meta, Origin};
@@ -10,7 +10,7 @@ use oncue_tests::house::House;
 
 const KEY: &str = "/known";
 
-fn handled(id: &str, ops: Vec<(&'static str, Change)>) -> Handled {
+fn handled(id: &str, ops: Vec<(&'static str, Change)>) -> CommitEvent {
     let now = event::now_ms();
     let origin = Origin {
         stream: "s",
@@ -32,7 +32,7 @@ fn handled(id: &str, ops: Vec<(&'static str, Change)>) -> Handled {
         .into_iter()
         .map(|(table, change)| Op { table, change })
         .collect();
-    Handled {
+    CommitEvent {
         mark,
         payload_hash: 7,
         ops,
@@ -57,7 +57,7 @@ fn sets(id: &str, version: u64, fields: &[(&str, &str)]) -> Run {
         .collect();
     let row = RowChange {
         key: row_key_of_test(),
-        basis: Basis::Version(version),
+        basis: Expected::Version(version),
         set,
         del: Vec::new(),
     };
@@ -97,7 +97,7 @@ async fn commit(store: &Store, run: Run) -> Vec<Status> {
 }
 
 async fn version(store: &Store) -> u64 {
-    let ask = Ask {
+    let ask = Read {
         row: Some(row_key_of_test()),
         marks: Vec::new(),
     };
@@ -111,7 +111,7 @@ async fn version(store: &Store) -> u64 {
 }
 
 async fn fields(store: &Store) -> Vec<(String, Vec<u8>)> {
-    let ask = Ask {
+    let ask = Read {
         row: Some(row_key_of_test()),
         marks: Vec::new(),
     };
@@ -223,7 +223,7 @@ async fn a_field_named_as_the_version_was_lost() {
         events: vec![handled("count", vec![counted])],
     };
     assert_eq!(commit(&store, alone).await, [Status::Applied]);
-    let Some(Shown::Row(row)) = store.show("counts", KEY).await.expect("shown") else {
+    let Some(StateValue::Row(row)) = store.show("counts", KEY).await.expect("shown") else {
         panic!("no row")
     };
     assert!(row.version > 0);

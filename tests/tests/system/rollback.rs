@@ -85,7 +85,7 @@ async fn what_was_restored_is_no_loss() {
     );
 }
 
-/// Found by power cuts just after a recovery: Redis lost that it had been restored, and with it every later loss.
+/// StoredMessage by power cuts just after a recovery: Redis lost that it had been restored, and with it every later loss.
 #[tokio::test]
 async fn a_restoration_that_was_lost_as_well_hides_no_loss() {
     let house = House::new("").await;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use oncue_core::store::{
-    Ask, Basis, Change, Frame, Handled, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, Shown,
+    Read, Expected, Change, StoredOutputs, CommitEvent, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, StateValue,
     Status, Store,
 };
 use oncue_proto::event::{self, Incoming, Origin};
@@ -15,11 +15,11 @@ mod rows;
 
 const HORIZON: u64 = 3_600_000;
 
-pub fn handled(id: &str, key: &str) -> Handled {
+pub fn handled(id: &str, key: &str) -> CommitEvent {
     handled_at(id, key, event::now_ms(), true)
 }
 
-fn handled_at(id: &str, key: &str, time: u64, timed: bool) -> Handled {
+fn handled_at(id: &str, key: &str, time: u64, timed: bool) -> CommitEvent {
     let origin = Origin {
         stream: "s",
         stream_created: 1,
@@ -31,7 +31,7 @@ fn handled_at(id: &str, key: &str, time: u64, timed: bool) -> Handled {
         event::read([].into_iter(), Bytes::new(), &origin).expect("a plain message");
     (meta.id, meta.timed) = (id.to_owned(), timed);
     let mark = Mark::new("suite", key, &meta, HORIZON);
-    Handled {
+    CommitEvent {
         mark,
         payload_hash: 7,
         ops: Vec::new(),
@@ -41,18 +41,18 @@ fn handled_at(id: &str, key: &str, time: u64, timed: bool) -> Handled {
     }
 }
 
-fn with_ops(id: &str, key: &str, ops: Vec<(&'static str, Change)>) -> Handled {
+fn with_ops(id: &str, key: &str, ops: Vec<(&'static str, Change)>) -> CommitEvent {
     let ops = ops
         .into_iter()
         .map(|(table, change)| Op { table, change })
         .collect();
-    Handled {
+    CommitEvent {
         ops,
         ..handled(id, key)
     }
 }
 
-fn run(key: &str, version: u64, set: &[(&str, &str)], del: &[&str], events: Vec<Handled>) -> Run {
+fn run(key: &str, version: u64, set: &[(&str, &str)], del: &[&str], events: Vec<CommitEvent>) -> Run {
     let set = set
         .iter()
         .map(|(field, value)| ((*field).to_owned(), value.as_bytes().to_vec()))
@@ -65,7 +65,7 @@ fn run(key: &str, version: u64, set: &[(&str, &str)], del: &[&str], events: Vec<
     Run {
         row: Some(RowChange {
             key,
-            basis: Basis::Version(version),
+            basis: Expected::Version(version),
             set,
             del,
         }),
@@ -73,7 +73,7 @@ fn run(key: &str, version: u64, set: &[(&str, &str)], del: &[&str], events: Vec<
     }
 }
 
-pub fn alone(event: Handled) -> Run {
+pub fn alone(event: CommitEvent) -> Run {
     Run {
         row: None,
         events: vec![event],
@@ -85,13 +85,13 @@ pub async fn commit(store: &Store, mut run: Run) -> Vec<Status> {
     if let Some(row) = run
         .row
         .as_mut()
-        .filter(|row| row.basis == Basis::Version(1))
+        .filter(|row| row.basis == Expected::Version(1))
     {
-        let ask = Ask {
+        let ask = Read {
             row: Some(row.key.clone()),
             marks: Vec::new(),
         };
-        row.basis = Basis::Version(
+        row.basis = Expected::Version(
             store
                 .read(&[ask])
                 .await
@@ -111,7 +111,7 @@ pub async fn commit(store: &Store, mut run: Run) -> Vec<Status> {
 
 /// Whether the row is there, as a version, and its fields.
 async fn row(store: &Store, key: &str) -> (u64, Vec<(String, String)>) {
-    let ask = Ask {
+    let ask = Read {
         row: Some(RowKey {
             table: "rows",
             key: key.to_owned(),
@@ -153,7 +153,7 @@ async fn an_event_is_applied_once_and_brings_its_neighbours_back(store: &Store) 
         [Status::Duplicate(None), Status::Conflict]
     );
     assert_eq!(row(store, "/d").await, (1, fields(&[("n", "1")])));
-    let ask = Ask {
+    let ask = Read {
         row: None,
         marks: vec![handled("d1", "/d").mark, handled("d2", "/d").mark],
     };
@@ -178,15 +178,15 @@ async fn two_copies_in_one_run_are_not_both_applied(store: &Store) {
     assert_eq!(row(store, "/t").await, (0, Vec::new()));
 }
 
-fn with_outputs(id: &str, key: &str, outputs: &'static str) -> Handled {
-    Handled {
+fn with_outputs(id: &str, key: &str, outputs: &'static str) -> CommitEvent {
+    CommitEvent {
         outbox: Bytes::from_static(outputs.as_bytes()),
         ..handled(id, key)
     }
 }
 
 /// Commits runs of one event each and says where their outputs wait.
-async fn outbox(store: &Store, events: &[Handled]) -> String {
+async fn outbox(store: &Store, events: &[CommitEvent]) -> String {
     let runs: Vec<Run> = events.iter().cloned().map(alone).collect();
     let committed = store.commit(&runs).await.expect("a commit");
     assert!(
@@ -201,7 +201,7 @@ async fn outbox(store: &Store, events: &[Handled]) -> String {
 }
 
 /// Outputs of a partition that wait, or are kept, by where they do.
-async fn waiting(store: &Store, partition: u32, until: u64) -> Vec<(String, Vec<Frame>)> {
+async fn waiting(store: &Store, partition: u32, until: u64) -> Vec<(String, Vec<StoredOutputs>)> {
     let left = store
         .unpublished(partition..partition + 1, until)
         .await
@@ -211,8 +211,8 @@ async fn waiting(store: &Store, partition: u32, until: u64) -> Vec<(String, Vec<
         .collect()
 }
 
-fn frame(event: &Handled) -> Frame {
-    Frame {
+fn frame(event: &CommitEvent) -> StoredOutputs {
+    StoredOutputs {
         id: event.mark.id,
         outputs: event.outbox.clone(),
     }
@@ -361,7 +361,7 @@ async fn a_dead_letter_lives_again_only_for_a_later_redrive(store: &Store) {
         event
     };
     let seen = async |number| {
-        let ask = Ask {
+        let ask = Read {
             row: None,
             marks: vec![redriven(number).mark],
         };
@@ -369,7 +369,7 @@ async fn a_dead_letter_lives_again_only_for_a_later_redrive(store: &Store) {
     };
     commit(
         store,
-        alone(Handled {
+        alone(CommitEvent {
             purpose: Purpose::Bury,
             ..handled_at("rd", "/rd", old, true)
         }),
@@ -381,7 +381,7 @@ async fn a_dead_letter_lives_again_only_for_a_later_redrive(store: &Store) {
     assert_eq!(
         commit(
             store,
-            alone(Handled {
+            alone(CommitEvent {
                 purpose: Purpose::Bury,
                 ..redriven(1)
             })
@@ -431,7 +431,7 @@ async fn the_age_fence_holds(store: &Store) {
         );
     }
     // A dead letter is recorded however old the event is, and then stays dead.
-    let dead = Handled {
+    let dead = CommitEvent {
         purpose: Purpose::Bury,
         ..handled_at("old", "/f", now - HORIZON - 60_000, true)
     };
@@ -470,7 +470,7 @@ async fn an_untimed_event_is_known_under_another_time(store: &Store) {
         commit(store, alone(handled_at("u2", "/u", edge - 1000, false))).await,
         [Status::Duplicate(None)]
     );
-    let ask = Ask {
+    let ask = Read {
         row: None,
         marks: vec![handled_at("u1", "/u", now, false).mark],
     };
@@ -479,7 +479,7 @@ async fn an_untimed_event_is_known_under_another_time(store: &Store) {
 
 /// Redis went back in time between the look-up and the commit: an event that was known is new again.
 async fn asking_after_an_event_applies_nothing(store: &Store) {
-    let recall = Handled {
+    let recall = CommitEvent {
         purpose: Purpose::Recall,
         ..handled("q1", "/q")
     };
@@ -499,7 +499,7 @@ async fn asking_after_an_event_applies_nothing(store: &Store) {
 
 async fn an_id_with_another_payload_is_not_a_duplicate(store: &Store) {
     commit(store, alone(handled("i1", "/i"))).await;
-    let forged = Handled {
+    let forged = CommitEvent {
         payload_hash: 8,
         ..handled("i1", "/i")
     };
@@ -552,7 +552,7 @@ async fn blind_operations_commute(store: &Store) {
         )),
     )
     .await;
-    let Some(Shown::Row(hits)) = store.show("hits", "/b").await.expect("shown") else {
+    let Some(StateValue::Row(hits)) = store.show("hits", "/b").await.expect("shown") else {
         panic!("no row")
     };
     assert_eq!(
@@ -587,17 +587,17 @@ async fn blind_operations_commute(store: &Store) {
         ];
         commit(store, alone(with_ops(&format!("m{n}"), "/b", ops))).await;
     }
-    let Some(Shown::Members(mut members)) = store.show("members", "/b").await.expect("shown")
+    let Some(StateValue::Members(mut members)) = store.show("members", "/b").await.expect("shown")
     else {
         panic!("no set")
     };
     members.sort();
     assert_eq!(members, ["x", "y", "z"]);
-    let best = Shown::Ranking(vec![("z".into(), 3.0), ("x".into(), 2.0)]);
+    let best = StateValue::Ranking(vec![("z".into(), 3.0), ("x".into(), 2.0)]);
     assert_eq!(store.show("best", "/b").await.expect("shown"), Some(best));
     assert_eq!(
         store.show("kinds", "/b").await.expect("shown"),
-        Some(Shown::Count(3))
+        Some(StateValue::Count(3))
     );
 }
 
@@ -700,7 +700,7 @@ async fn a_bad_operation_changes_nothing_at_all(store: &Store) {
     ] {
         assert_eq!(commit(store, max(id, to)).await, [Status::Applied]);
     }
-    let Some(Shown::Row(stamps)) = store.show("stamps", "/v").await.expect("shown") else {
+    let Some(StateValue::Row(stamps)) = store.show("stamps", "/v").await.expect("shown") else {
         panic!("no row")
     };
     assert_eq!(

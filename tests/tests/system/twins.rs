@@ -1,6 +1,6 @@
 //! Stores that are broken on purpose: the suite must see it.
 
-use oncue_core::store::{Handled, Status};
+use oncue_core::store::{CommitEvent, Status};
 use oncue_tests::house::House;
 
 use crate::store::{alone, commit, handled, suite};
@@ -129,7 +129,7 @@ async fn nothing_is_committed_without_its_outputs() {
     );
 
     // What is committed stays; what was refused leaves nothing behind.
-    let output = |id: &str| Handled {
+    let output = |id: &str| CommitEvent {
         outbox: bytes::Bytes::from_static(b"out"),
         ..handled(id, "/x")
     };

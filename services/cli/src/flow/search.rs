@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use oncue_admin::dead_letters::{self, Letter};
 use oncue_admin::trail::{self, Cue, Hit, Patience, Searched, Sources};
 use oncue_core::bus::layout::{DLQ, TIMER};
-use oncue_core::bus::{Bus, Found};
+use oncue_core::bus::{Bus, StoredMessage};
 use oncue_core::config::Config;
 use oncue_core::model::flow::{Flow, FlowEvent, Step, StepState, tree};
 use oncue_core::model::manifest::Manifest;
@@ -120,7 +120,7 @@ fn emitted(hits: &[Hit], cause: &str, function: &str) -> Option<u64> {
 }
 
 /// Whether a consumer ever got, or will get, a message.
-fn acts_on(info: &Value, found: &Found) -> bool {
+fn acts_on(info: &Value, found: &StoredMessage) -> bool {
     let config = &info["config"];
     let filters = config["filter_subjects"]
         .as_array()

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use oncue_core::bus::Bus;
-use oncue_core::bus::pull::{Pull, Room};
+use oncue_core::bus::pull::{Pull, Capacity};
 use oncue_proto::event::{self, Origin};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -14,7 +14,7 @@ use crate::exit::{self, Failure};
 
 /// The server removes the consumer of a watch that was killed after this much silence.
 const INACTIVE: Duration = Duration::from_secs(30);
-const ROOM: Room = Room::of(500);
+const ROOM: Capacity = Capacity::of(500);
 
 /// Where a watch begins.
 #[derive(Debug, PartialEq, Eq)]
@@ -155,10 +155,10 @@ async fn pass_on(mut pull: Pull, stream_created: u64, found: mpsc::Sender<Seen>)
                     .map(|(n, v)| (n.to_owned(), v.to_owned()))
                     .collect(),
                 payload: delivery.payload().clone(),
-                stream: delivery.place.stream.to_string(),
+                stream: delivery.info.stream.to_string(),
                 stream_created,
-                sequence: delivery.place.sequence,
-                published: delivery.place.published,
+                sequence: delivery.info.sequence,
+                published: delivery.info.published,
             };
             if found.send(seen).await.is_err() {
                 return;

@@ -269,7 +269,7 @@ impl<'h> Elastic<'h> {
             .get(name)
             .map(|crew| crew.filters.clone())
             .unwrap_or_default();
-        let first = match self.bus.first(&filters).await {
+        let first = match self.bus.wake_listener(&filters).await {
             Ok(first) => first,
             // The next look will find what comes, only later.
             Err(e) => {
@@ -281,7 +281,7 @@ impl<'h> Elastic<'h> {
         };
         let (hearing, named) = (self.hearing.clone(), name.to_owned());
         let ear = tokio::spawn(async move {
-            if let Some(subject) = first.heard().await {
+            if let Some(subject) = first.first_subject().await {
                 let _ = hearing.send((named, subject));
             }
         });

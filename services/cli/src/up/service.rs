@@ -29,7 +29,7 @@ pub async fn answer(bus: &Bus, crews: &Crews) -> Result<(), Failure> {
                         continue;
                     };
                     let _ = bus
-                        .tell(reply, body(verb, &id, &crews).to_string().into())
+                        .publish_plain(reply, body(verb, &id, &crews).to_string().into())
                         .await;
                 }
             });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use oncue_core::bus::Note;
+use oncue_core::bus::PlainMessage;
 use oncue_core::model::manifest::Manifest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -77,7 +77,7 @@ struct Endpoint {
 }
 
 /// Whoever answers in another form is no worker of ours.
-pub fn running(notes: &[Note]) -> Vec<Running> {
+pub fn running(notes: &[PlainMessage]) -> Vec<Running> {
     let stats = notes
         .iter()
         .filter_map(|note| serde_json::from_slice::<Stats>(&note.payload).ok());
@@ -103,7 +103,7 @@ fn one(stats: Stats) -> Option<Running> {
 }
 
 /// Functions that `oncue up` starts when an event comes, and does not run now.
-pub fn asleep(notes: &[Note]) -> BTreeSet<String> {
+pub fn asleep(notes: &[PlainMessage]) -> BTreeSet<String> {
     let ups = notes
         .iter()
         .filter_map(|note| serde_json::from_slice::<Value>(&note.payload).ok());
@@ -119,8 +119,8 @@ pub fn asleep(notes: &[Note]) -> BTreeSet<String> {
     functions.map(|(name, _)| name).collect()
 }
 
-pub fn manifests(notes: &[Note]) -> Vec<Manifest> {
-    let manifest = |note: &Note| -> Option<Manifest> {
+pub fn manifests(notes: &[PlainMessage]) -> Vec<Manifest> {
+    let manifest = |note: &PlainMessage| -> Option<Manifest> {
         let info: Value = serde_json::from_slice(&note.payload).ok()?;
         serde_json::from_str(info["endpoints"][0]["metadata"]["manifest"].as_str()?).ok()
     };
@@ -133,8 +133,8 @@ mod tests {
 
     use super::*;
 
-    fn note(body: &Value) -> Note {
-        Note {
+    fn note(body: &Value) -> PlainMessage {
+        PlainMessage {
             subject: String::new(),
             reply: None,
             headers: Vec::new(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use oncue_core::bus::layout::DLQ;
-use oncue_core::bus::{Bus, Found, Slice};
+use oncue_core::bus::{Bus, StoredMessage, Slice};
 use oncue_proto::event;
 use serde_json::{Value, json};
 
@@ -157,7 +157,7 @@ pub async fn mix(bus: &Bus, stream: &Stream, before: Option<u64>) -> Option<Mix>
 }
 
 /// Who sent it, and its type. Of an event that is one JSON body whole, the subject says the type and nobody the source.
-fn origin(found: &Found) -> (String, String) {
+fn origin(found: &StoredMessage) -> (String, String) {
     let text = |name: &str| found.header(name).and_then(event::percent_decode);
     let ty = text("ce-type").unwrap_or_else(|| event::type_of_subject(&found.subject).to_owned());
     (text("ce-source").unwrap_or_default(), ty)

@@ -284,7 +284,7 @@ impl World {
                         "metadata": { "manifest": manifest.to_string() },
                         "data": { "delivered": count, "applied": count, "in_flight": 3,
                             "duration_ms": { "bounds": [1, 10], "counts": [count, 0, 0] } } }] });
-                    bus.tell(question.reply.unwrap(), body.to_string().into())
+                    bus.publish_plain(question.reply.unwrap(), body.to_string().into())
                         .await
                         .unwrap();
                 }

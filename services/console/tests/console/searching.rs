@@ -52,7 +52,7 @@ async fn an_id_that_tells_its_time_is_found_among_many() {
     for number in 0..3000 {
         world
             .bus
-            .tell(
+            .publish_plain(
                 "web.page.viewed".into(),
                 format!(r#"{{"page":"/{number}"}}"#).into(),
             )
@@ -73,7 +73,7 @@ async fn what_brought_no_id_is_found_by_its_place() {
     let world = World::open().await;
     world
         .bus
-        .tell("web.page.viewed".into(), r#"{"page":"/a"}"#.into())
+        .publish_plain("web.page.viewed".into(), r#"{"page":"/a"}"#.into())
         .await
         .unwrap();
     world.bus.flush().await;

@@ -11,7 +11,7 @@ use oncue_proto::{Event as _, files::FileUploaded};
 use serde_json::{Value, json};
 
 use crate::program;
-use oncue_core::bus::{Bus, BusError, Note};
+use oncue_core::bus::{Bus, BusError, PlainMessage};
 use oncue_core::config::Config;
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::Store;
@@ -144,7 +144,7 @@ impl House {
 /// Manifests as running workers tell them, one for each instance.
 async fn answering(bus: &Bus) -> Result<Vec<Manifest>, BusError> {
     let answers = bus.ask_all("$SRV.INFO", QUIET).await?;
-    let manifest = |note: &Note| -> Option<Manifest> {
+    let manifest = |note: &PlainMessage| -> Option<Manifest> {
         let answer: Value = serde_json::from_slice(&note.payload).ok()?;
         serde_json::from_str(answer["endpoints"][0]["metadata"]["manifest"].as_str()?).ok()
     };

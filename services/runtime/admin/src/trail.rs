@@ -17,7 +17,7 @@ use oncue_proto::Catalog;
 use serde_json::Value;
 
 pub use self::searched::Searched;
-use oncue_core::bus::{Bus, BusError, Found, Slice};
+use oncue_core::bus::{Bus, BusError, StoredMessage, Slice};
 use oncue_core::config::Config;
 use oncue_core::model::flow::FlowEvent;
 use oncue_core::store::Store;
@@ -51,7 +51,7 @@ struct Extent {
 #[derive(Debug, Clone)]
 pub struct Hit {
     pub stream: String,
-    pub found: Found,
+    pub found: StoredMessage,
     pub incoming: Incoming,
 }
 
@@ -188,7 +188,7 @@ impl<'t> Trail<'t> {
         self.searched.lock().clone()
     }
 
-    fn note(&self, batch: &[Found]) {
+    fn note(&self, batch: &[StoredMessage]) {
         let mut searched = self.searched.lock();
         searched.events += batch.len() as u64;
         for found in batch.first().into_iter().chain(batch.last()) {
@@ -452,7 +452,7 @@ impl Hit {
 }
 
 impl Extent {
-    fn hit(&self, found: Found) -> Option<Hit> {
+    fn hit(&self, found: StoredMessage) -> Option<Hit> {
         let incoming = found.read(&self.name, self.created).ok()?;
         Some(Hit {
             stream: self.name.clone(),
@@ -464,7 +464,7 @@ impl Extent {
     /// Most messages say in their headers that they are not the ones: those are not read.
     fn hit_if(
         &self,
-        found: Found,
+        found: StoredMessage,
         is: impl Fn(&event::Meta) -> bool,
         id: &str,
         flow: &str,

@@ -20,11 +20,11 @@ use crate::error::Error;
 use crate::function::Erased;
 use crate::state::AnyRow;
 use crate::worker::handler::panic_text;
-use oncue_core::bus::{Bus, BusError, Found};
+use oncue_core::bus::{Bus, BusError, StoredMessage};
 use oncue_core::config::Config;
 use oncue_core::model::audit::Audit;
 use oncue_core::model::manifest::Manifest;
-use oncue_core::store::{Ask, Mark, RedisStore, RowKey, Settled, Store};
+use oncue_core::store::{Read, Mark, RedisStore, RowKey, MarkState, Store};
 use oncue_proto::event::{self, Incoming, Meta, Origin};
 
 type Failure = Box<dyn std::error::Error>;
@@ -90,8 +90,8 @@ pub(crate) async fn audit(
         for ((sequence, mark, id), settled) in asked.into_iter().zip(store.settled(&marks).await?) {
             audit.accepted += 1;
             match settled {
-                Some(Settled::Applied) => audit.applied += 1,
-                Some(Settled::Dead) => audit.dead += 1,
+                Some(MarkState::Applied) => audit.applied += 1,
+                Some(MarkState::Dead) => audit.dead += 1,
                 None if sequence > floor => audit.pending += 1,
                 None if now > mark.fence + horizon => audit.expired += 1,
                 None => {
@@ -119,7 +119,7 @@ fn matches(filters: &[String], subject: &str) -> bool {
 }
 
 /// Identity and key of a stored message, as the worker would find them.
-fn identify(function: &Erased, found: &Found, stream: &str, created: u64) -> (Meta, String) {
+fn identify(function: &Erased, found: &StoredMessage, stream: &str, created: u64) -> (Meta, String) {
     let origin = Origin {
         stream,
         stream_created: created,
@@ -208,7 +208,7 @@ pub(crate) async fn dry_run(
         key: key.clone(),
     });
     let found = store
-        .read(&[Ask {
+        .read(&[Read {
             row,
             marks: Vec::new(),
         }])

@@ -34,7 +34,7 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 
 use self::export::{Authors, Pipe, TALLY};
 pub use self::logs::{InFlow, enter};
-pub use self::place::{Carrier, Place};
+pub use self::place::{Carrier, SpanIds};
 pub use self::place::{Size, next_trace};
 use self::settings::{Exporter, Settings};
 use self::span::Fixed;
@@ -248,13 +248,13 @@ pub fn listen() -> Option<&'static str> {
 
 /// The place of a span for what came with `traceparent`, sampled or not; `None` where nobody traces. A trace that begins
 /// here is that of the flow, if it is known.
-pub fn place(traceparent: Option<&str>, flow: Option<&str>) -> Option<Place> {
+pub fn place(traceparent: Option<&str>, flow: Option<&str>) -> Option<SpanIds> {
     let process = PROCESS.get().filter(|process| process.pipe.is_some())?;
     let parent = traceparent
         .filter(|_| process.settings.propagators.tracecontext)
-        .and_then(Place::after);
+        .and_then(SpanIds::after);
     let place =
-        parent.unwrap_or_else(|| Place::root(flow.map_or_else(place::new_trace, place::trace_of)));
+        parent.unwrap_or_else(|| SpanIds::root(flow.map_or_else(place::new_trace, place::trace_of)));
     let sampled = process
         .settings
         .sampler
@@ -292,7 +292,7 @@ pub fn propagated(carrier: Carrier) -> Carrier {
 }
 
 /// A span from `started` on, its name in two parts, to be told more and then exported; `None` where nobody traces.
-pub fn span(place: &Place, kind: Kind, name: [&str; 2], started: SystemTime) -> Option<Span> {
+pub fn span(place: &SpanIds, kind: Kind, name: [&str; 2], started: SystemTime) -> Option<Span> {
     let process = PROCESS.get().filter(|process| process.pipe.is_some())?;
     Some(Span::begin(
         place,
@@ -342,7 +342,7 @@ impl Fixed {
 }
 
 /// A finished call of Redis [OpenTelemetry Redis spans].
-pub fn redis(parent: &Place, operation: &str, procedure: Option<&str>, started: SystemTime) {
+pub fn redis(parent: &SpanIds, operation: &str, procedure: Option<&str>, started: SystemTime) {
     static FIXED: OnceLock<Fixed> = OnceLock::new();
     let Some(mut span) = span(&parent.child(), Kind::Client, [operation, ""], started) else {
         return;

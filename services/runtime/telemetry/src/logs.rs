@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::place::{self, Place};
+use super::place::{self, SpanIds};
 use oncue_proto::event::{self, Meta};
 
 pub(super) struct Json {
@@ -26,7 +26,7 @@ struct Current {
     active: bool,
     flow: String,
     traceparent: String,
-    place: Option<Place>,
+    place: Option<SpanIds>,
 }
 
 thread_local! {
@@ -36,7 +36,7 @@ thread_local! {
 /// Log lines and authors' spans until this is dropped belong to the event.
 pub struct Entered;
 
-pub fn enter(meta: &Meta, place: Option<Place>) -> Entered {
+pub fn enter(meta: &Meta, place: Option<SpanIds>) -> Entered {
     CURRENT.with_borrow_mut(|current| {
         current.active = true;
         current.place = place;
@@ -62,7 +62,7 @@ impl Drop for Entered {
 pub struct InFlow<'a, F> {
     pub inner: F,
     pub meta: &'a Meta,
-    pub place: Option<Place>,
+    pub place: Option<SpanIds>,
     /// What authors' spans are children of, where there are any.
     pub context: Option<Context>,
 }

@@ -16,7 +16,7 @@ pub struct Carrier {
 
 /// A span that may be exported, or not: its ids hold either way, so that it can be built when it has become worth it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct SpanIds {
     pub trace: TraceId,
     pub span: SpanId,
     /// `SpanId::INVALID` for a root.
@@ -29,7 +29,7 @@ pub struct Place {
 /// Spans that one event adds to its trace, as a rule: sent, handled, read and committed in Redis.
 const SPANS_PER_EVENT: u64 = 4;
 
-impl Place {
+impl SpanIds {
     /// A span in the trace that `traceparent` tells of.
     pub fn after(traceparent: &str) -> Option<Self> {
         let (trace, parent, flags) = parse(traceparent)?;
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn traceparent_is_read_to_the_letter() {
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let place = Place::after(good).expect("well-formed");
+        let place = SpanIds::after(good).expect("well-formed");
         assert_eq!(traceparent(place.trace, place.parent, place.flags), good);
         assert!(place.sampled() && place.remote);
         // A later version may say more; what is passed on is version 00, and flags without a meaning are dropped.

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use opentelemetry::trace::{SpanId, TraceId};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
-use super::place::Place;
+use super::place::SpanIds;
 use super::settings::Limits;
 use oncue_proto::protobuf::{put, put_bytes};
 
@@ -118,7 +118,7 @@ impl Count {
 impl Span {
     /// The name is said in parts.
     pub(super) fn begin(
-        place: &Place,
+        place: &SpanIds,
         kind: Kind,
         name: [&str; 2],
         started: SystemTime,
@@ -210,7 +210,7 @@ impl Span {
     }
 
     /// A link to what published the message at hand, in another process.
-    pub fn link_to_parent(&mut self, place: &Place) {
+    pub fn link_to_parent(&mut self, place: &SpanIds) {
         self.link(
             (place.trace, place.parent),
             u32::from(place.flags.to_u8()) | HAS_IS_REMOTE | IS_REMOTE,
@@ -219,7 +219,7 @@ impl Span {
     }
 
     /// A link to a span of this process.
-    pub fn link_to(&mut self, place: &Place, with: Option<(&str, &str)>) {
+    pub fn link_to(&mut self, place: &SpanIds, with: Option<(&str, &str)>) {
         self.link(
             (place.trace, place.span),
             u32::from(place.flags.to_u8()) | HAS_IS_REMOTE,
@@ -328,13 +328,13 @@ mod tests {
 
     use super::*;
 
-    fn place() -> Place {
+    fn place() -> SpanIds {
         let (trace, span, parent) = (
             TraceId::from(7_u128 << 100),
             SpanId::from(8),
             SpanId::from(9),
         );
-        Place {
+        SpanIds {
             trace,
             span,
             parent,
@@ -475,7 +475,7 @@ mod tests {
     #[test]
     fn a_span_of_which_nothing_is_said_is_one_too_and_ends_no_sooner_than_it_began() {
         let later = SystemTime::now() + Duration::from_hours(1);
-        let root = Place {
+        let root = SpanIds {
             parent: SpanId::INVALID,
             remote: false,
             ..place()

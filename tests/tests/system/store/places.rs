@@ -1,14 +1,14 @@
 //! Where an event lies, told by its mark.
 
 use bytes::Bytes;
-use oncue_core::store::{Handled, Purpose, Store};
+use oncue_core::store::{CommitEvent, Purpose, Store};
 use oncue_proto::event;
 
 use super::{HORIZON, alone, commit, handled, handled_at};
 
 pub async fn a_mark_says_where_its_event_stands(store: &Store) {
     let now = event::now_ms();
-    let at = |sequence: u64, mut handled: Handled| {
+    let at = |sequence: u64, mut handled: CommitEvent| {
         handled.mark.sequence = sequence;
         handled
     };
@@ -27,7 +27,7 @@ pub async fn a_mark_says_where_its_event_stands(store: &Store) {
         ),
         (
             "with outputs",
-            Handled {
+            CommitEvent {
                 outbox: Bytes::from_static(b"out"),
                 ..at(18, handled("with outputs", "/o"))
             },
@@ -36,7 +36,7 @@ pub async fn a_mark_says_where_its_event_stands(store: &Store) {
         ("nobody knows", at(0, handled("nobody knows", "/n")), None),
         (
             "dead",
-            Handled {
+            CommitEvent {
                 purpose: Purpose::Bury,
                 ..at(19, handled("dead", "/x"))
             },

@@ -1,6 +1,6 @@
 //! Rows: written whole or not at all, and only on what the handlers saw.
 
-use oncue_core::store::{Ask, Basis, Change, RowKey, Status, Store};
+use oncue_core::store::{Read, Expected, Change, RowKey, Status, Store};
 
 use super::{alone, commit, fields, handled, row, run, with_ops};
 
@@ -46,7 +46,7 @@ async fn a_remembered_row_is_compared_whole(store: &Store) {
             .iter()
             .map(|(field, value)| ((*field).to_owned(), value.as_bytes().to_vec()))
             .collect();
-        run.row.as_mut().expect("a row").basis = Basis::Fields(known);
+        run.row.as_mut().expect("a row").basis = Expected::Fields(known);
         commit(store, run).await
     };
     assert_eq!(
@@ -83,7 +83,7 @@ async fn a_remembered_row_is_compared_whole(store: &Store) {
 /// What one function adds to a row that another holds is not written over by what that made of the old one.
 async fn a_blind_change_moves_the_row(store: &Store) {
     let held = async || {
-        let ask = Ask {
+        let ask = Read {
             row: Some(RowKey {
                 table: "rows",
                 key: "/b".to_owned(),

@@ -7,7 +7,7 @@ use prost::Message;
 use serde_json::Value;
 
 use oncue_core::bus::layout::DLQ;
-use oncue_core::bus::{Bus, BusError, Found};
+use oncue_core::bus::{Bus, BusError, StoredMessage};
 use oncue_proto::event;
 
 /// A dead letter and where it lies.
@@ -24,7 +24,7 @@ pub struct Letter {
 
 impl Letter {
     /// `None` for what is no letter: records of dropped ones, and whatever else somebody has published there.
-    pub fn read(found: &Found) -> Option<Self> {
+    pub fn read(found: &StoredMessage) -> Option<Self> {
         let function = found.subject.strip_prefix(DLQ)?.strip_prefix('.')?;
         if function.contains('.') {
             return None;
@@ -71,7 +71,7 @@ pub fn grouped<'l>(letters: impl IntoIterator<Item = &'l Letter>) -> Vec<Group<'
 }
 
 /// Everything in the stream from `from` on; nothing where there is no such stream yet.
-pub async fn read(bus: &Bus, from: u64) -> Result<Vec<Found>, BusError> {
+pub async fn read(bus: &Bus, from: u64) -> Result<Vec<StoredMessage>, BusError> {
     match bus.api(&format!("STREAM.INFO.{DLQ}"), &Value::Null).await {
         Ok(info)
             if info["state"]["last_seq"]
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn records_of_dropped_letters_are_no_letters() {
-        let found = |subject: &str| Found {
+        let found = |subject: &str| StoredMessage {
             sequence: 7,
             time: 0,
             subject: subject.into(),

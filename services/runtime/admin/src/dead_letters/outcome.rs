@@ -6,7 +6,7 @@ use super::letters::{self, Letter};
 use super::ms;
 use oncue_core::bus::{Bus, BusError, PubAck};
 use oncue_core::config::Config;
-use oncue_core::store::{Mark, Settled, Store};
+use oncue_core::store::{Mark, MarkState, Store};
 use oncue_proto::event::{Meta, Redrive};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl<'c> Watch<'c> {
             .map_err(|e| BusError(e.to_string()))?;
         let applied: Vec<bool> = settled
             .iter()
-            .map(|settled| *settled == Some(Settled::Applied))
+            .map(|settled| *settled == Some(MarkState::Applied))
             .collect();
         // Read last: a letter is written before its event is acked, so who is finished without one has not failed.
         for found in letters::read(&self.bus, self.next).await? {

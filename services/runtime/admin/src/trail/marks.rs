@@ -7,7 +7,7 @@ use std::slice;
 use super::{Extent, Hit, LONGEST_MS, Trail, first, is_output_id};
 use oncue_core::bus::BusError;
 use oncue_core::model::manifest::Manifest;
-use oncue_core::store::Place;
+use oncue_core::store::StreamPosition;
 use oncue_proto::event;
 
 /// Outputs of one event that are asked for at a time.
@@ -157,7 +157,7 @@ impl Trail<'_> {
         ids: &[String],
         function: &Manifest,
         times: RangeInclusive<u64>,
-    ) -> Vec<Option<Place>> {
+    ) -> Vec<Option<StreamPosition>> {
         let Some(store) = self.store else {
             return Vec::new();
         };

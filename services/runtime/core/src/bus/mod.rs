@@ -6,7 +6,7 @@
 
 mod batch;
 mod headers;
-pub mod first;
+pub mod wake;
 pub mod layout;
 pub mod objects;
 mod publish;
@@ -30,7 +30,7 @@ pub use self::headers::Headers;
 use self::publish::Acks;
 pub use self::publish::{Outbound, size};
 pub use self::purge::purge;
-pub use self::read::{Found, Slice};
+pub use self::read::{StoredMessage, Slice};
 pub use self::url::without_password;
 
 /// The oldest server that has message schedules with cron, atomic batches and per-message TTL.
@@ -107,7 +107,7 @@ fn failed(what: impl fmt::Display, e: impl fmt::Display) -> BusError {
 
 /// A plain message from a plain subscription.
 #[derive(Debug, Clone)]
-pub struct Note {
+pub struct PlainMessage {
     pub subject: String,
     pub reply: Option<String>,
     pub headers: Vec<(String, String)>,
@@ -186,7 +186,7 @@ impl Bus {
     }
 
     /// Publishes without waiting for anybody: answers, and messages nobody may be listening to.
-    pub async fn tell(&self, subject: String, payload: Bytes) -> Result<(), BusError> {
+    pub async fn publish_plain(&self, subject: String, payload: Bytes) -> Result<(), BusError> {
         self.client
             .publish(subject, payload)
             .await
@@ -220,15 +220,15 @@ impl Bus {
         }
     }
 
-    pub async fn subscribe(&self, subject: &str) -> Result<Notes, BusError> {
+    pub async fn subscribe(&self, subject: &str) -> Result<Subscription, BusError> {
         let subscriber = self.client.subscribe(subject.to_owned()).await;
-        Ok(Notes(subscriber.map_err(|e| {
+        Ok(Subscription(subscriber.map_err(|e| {
             failed(format_args!("cannot subscribe to {subject}"), e)
         })?))
     }
 
     /// Asks everybody and collects what comes until nothing has come for `quiet`.
-    pub async fn ask_all(&self, subject: &str, quiet: Duration) -> Result<Vec<Note>, BusError> {
+    pub async fn ask_all(&self, subject: &str, quiet: Duration) -> Result<Vec<PlainMessage>, BusError> {
         let inbox = self.client.new_inbox();
         let mut answers = self.subscribe(&inbox).await?;
         let asked = self
@@ -254,16 +254,16 @@ impl Bus {
 }
 
 /// A plain subscription.
-pub struct Notes(Subscriber);
+pub struct Subscription(Subscriber);
 
-impl Notes {
-    pub async fn next(&mut self) -> Option<Note> {
+impl Subscription {
+    pub async fn next(&mut self) -> Option<PlainMessage> {
         let message = self
             .0
             .next()
             .await
             .filter(|m| m.status != Some(async_nats::StatusCode::NO_RESPONDERS))?;
-        Some(Note {
+        Some(PlainMessage {
             headers: headers(&message)
                 .map(|(n, v)| (n.to_owned(), v.to_owned()))
                 .collect(),

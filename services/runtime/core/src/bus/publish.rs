@@ -193,7 +193,7 @@ impl Acks {
         Ok(acks)
     }
 
-    /// Room for the answers to so many messages.
+    /// Capacity for the answers to so many messages.
     pub fn expect(self: &Arc<Self>, messages: usize) -> Waiting {
         let answers = (messages, (0..messages).map(|_| None).collect());
         let answers = Arc::new(Answers {

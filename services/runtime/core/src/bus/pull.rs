@@ -28,12 +28,12 @@ const GIVE_UP: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct Delivery {
     message: Message,
-    pub place: Place,
+    pub info: DeliveryInfo,
 }
 
 /// What the ack subject says of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct DeliveryInfo {
     pub stream: Arc<str>,
     pub sequence: u64,
     /// 1 for the first delivery.
@@ -44,7 +44,7 @@ pub struct Place {
 
 /// How much a worker can take.
 #[derive(Debug, Clone, Copy)]
-pub struct Room {
+pub struct Capacity {
     pub events: usize,
     /// With less room than this nothing is asked for while something is on its way: fewer, fuller pulls cost the server
     /// less.
@@ -53,7 +53,7 @@ pub struct Room {
     pub bytes: usize,
 }
 
-impl Room {
+impl Capacity {
     /// For so many events of whatever size: NATS takes none of more than 64 MiB.
     pub const fn of(events: usize) -> Self {
         Self {
@@ -184,18 +184,18 @@ pub struct Gone(pub String);
 
 impl Pull {
     /// Asks for what there is room for. Returns what an inbox that had to be given up still held.
-    pub async fn ask(&mut self, room: Room) -> Result<Vec<Delivery>, Gone> {
+    pub async fn ask(&mut self, room: Capacity) -> Result<Vec<Delivery>, Gone> {
         let rest = if self.stale {
             self.restart().await?
         } else {
             Vec::new()
         };
         let events = room.events.saturating_sub(rest.len());
-        self.ask_more(Room { events, ..room }).await;
+        self.ask_more(Capacity { events, ..room }).await;
         Ok(rest)
     }
 
-    async fn ask_more(&mut self, room: Room) {
+    async fn ask_more(&mut self, room: Capacity) {
         if std::mem::take(&mut self.refused) {
             tokio::time::sleep(Duration::from_millis(500)).await; // nobody there: no hot loop
         }
@@ -307,8 +307,8 @@ impl Pull {
         let Some(status) = message.status else {
             self.outstanding = self.outstanding.saturating_sub(1);
             self.alone_since = None;
-            let place = message.reply.as_ref().and_then(|reply| self.place(reply));
-            return Ok(place.map(|place| Delivery { message, place }));
+            let info = message.reply.as_ref().and_then(|reply| self.delivery_info(reply));
+            return Ok(info.map(|info| Delivery { message, info }));
         };
         if status == StatusCode::IDLE_HEARTBEAT {
             self.alone_since = None;
@@ -336,7 +336,7 @@ impl Pull {
     }
 
     /// Reads both shapes of the ack subject: nine tokens, or eleven and more with domain and account [NATS ADR-15].
-    fn place(&mut self, reply: &str) -> Option<Place> {
+    fn delivery_info(&mut self, reply: &str) -> Option<DeliveryInfo> {
         let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
         let tokens = if tokens.len() >= 9 {
             &tokens[2..]
@@ -351,7 +351,7 @@ impl Pull {
             .entry((*stream).to_owned())
             .or_insert_with(|| Arc::from(*stream))
             .clone();
-        Some(Place {
+        Some(DeliveryInfo {
             stream,
             sequence: sequence.parse().ok()?,
             attempt: attempt.parse().ok()?,

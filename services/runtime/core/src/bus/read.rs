@@ -15,7 +15,7 @@ const QUIET: Duration = Duration::from_secs(10);
 
 /// A message as a stream holds it.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct StoredMessage {
     pub sequence: u64,
     /// When the stream took it, Unix milliseconds.
     pub time: u64,
@@ -24,7 +24,7 @@ pub struct Found {
     pub payload: Bytes,
 }
 
-impl Found {
+impl StoredMessage {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -52,7 +52,7 @@ impl Found {
 /// Which messages of a stream to read.
 #[derive(Debug, Clone)]
 pub struct Slice<'s> {
-    /// First sequence; does not count where `since` is set.
+    /// WakeListener sequence; does not count where `since` is set.
     pub from: u64,
     /// Only what the stream took then or later, Unix milliseconds.
     pub since: Option<u64>,
@@ -87,7 +87,7 @@ impl Bus {
     }
 
     /// A few hundred messages from sequence `from` on, in order; none at the end of the stream.
-    pub async fn read_stream(&self, stream: &str, from: u64) -> Result<Vec<Found>, BusError> {
+    pub async fn read_stream(&self, stream: &str, from: u64) -> Result<Vec<StoredMessage>, BusError> {
         self.read_slice(
             stream,
             &Slice {
@@ -106,7 +106,7 @@ impl Bus {
         &self,
         stream: &str,
         slice: &Slice<'_>,
-    ) -> Result<Vec<Found>, BusError> {
+    ) -> Result<Vec<StoredMessage>, BusError> {
         let mut query = json!({ "next_by_subj": slice.subject, "batch": slice.messages });
         match slice.since {
             Some(time) => query["start_time"] = event::format_time(time).into(),
@@ -143,7 +143,7 @@ impl Bus {
                     ));
                 }
             }
-            let (mut found, mut own) = (Found::empty(answer.payload.clone()), Vec::new());
+            let (mut found, mut own) = (StoredMessage::empty(answer.payload.clone()), Vec::new());
             for (name, value) in headers(&answer) {
                 match name {
                     "Nats-Sequence" => found.sequence = value.parse().unwrap_or(0),
@@ -163,7 +163,7 @@ impl Bus {
         &self,
         stream: &str,
         sequence: u64,
-    ) -> Result<Option<Found>, BusError> {
+    ) -> Result<Option<StoredMessage>, BusError> {
         let slice = Slice {
             from: sequence,
             since: None,
@@ -258,7 +258,7 @@ impl Bus {
     }
 }
 
-impl Found {
+impl StoredMessage {
     fn empty(payload: Bytes) -> Self {
         Self {
             sequence: 0,

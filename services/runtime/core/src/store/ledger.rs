@@ -29,7 +29,7 @@ pub struct Entry {
 
 /// Something noted in a ledger in passing.
 #[derive(Debug, Clone)]
-pub struct Note {
+pub struct StepUpdate {
     pub flow: String,
     pub field: String,
     pub text: String,
@@ -94,7 +94,7 @@ impl Store {
     }
 
     /// Notes that runs begin or have failed.
-    pub async fn note(&self, notes: &[Note]) -> Result<(), StoreError> {
+    pub async fn note(&self, notes: &[StepUpdate]) -> Result<(), StoreError> {
         match self {
             Self::Redis(store) => store.note(notes).await,
             Self::Map(_) => Ok(()),

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use super::mark::OutboxName;
 use super::{
-    Ask, Basis, Change, Committed, Found, Frame, Handled, Mark, Op, Place, Purpose, Row, Run,
-    SKEW_MS, Settled, Shown, Status, Unpublished, row_key,
+    Read, Expected, Change, Committed, ReadResult, StoredOutputs, CommitEvent, Mark, Op, StreamPosition, Purpose, Row, Run,
+    SKEW_MS, MarkState, StateValue, Status, Unpublished, row_key,
 };
 use oncue_proto::event;
 
@@ -25,7 +25,7 @@ struct Inner {
     blind: HashMap<String, Blind>,
     seen: HashMap<(String, [u8; 16]), Seen>,
     /// By commit time, or by minus the time of publishing.
-    outboxes: BTreeMap<String, (i64, Vec<Frame>)>,
+    outboxes: BTreeMap<String, (i64, Vec<StoredOutputs>)>,
     runs: HashMap<String, u32>,
     /// Plain hashes: flow ledgers and what was observed.
     hashes: HashMap<String, BTreeMap<Vec<u8>, Vec<u8>>>,
@@ -64,9 +64,9 @@ impl MapStore {
         self.0.lock()
     }
 
-    pub(super) fn read(&self, asks: &[Ask]) -> Vec<Found> {
+    pub(super) fn read(&self, asks: &[Read]) -> Vec<ReadResult> {
         let inner = self.lock();
-        let find = |ask: &Ask| Found {
+        let find = |ask: &Read| ReadResult {
             row: ask
                 .row
                 .as_ref()
@@ -82,7 +82,7 @@ impl MapStore {
         asks.iter().map(find).collect()
     }
 
-    pub(super) fn settled(&self, marks: &[Mark]) -> Vec<Option<Settled>> {
+    pub(super) fn settled(&self, marks: &[Mark]) -> Vec<Option<MarkState>> {
         let inner = self.lock();
         let kind = |mark: &Mark| {
             let seen = mark
@@ -90,9 +90,9 @@ impl MapStore {
                 .into_iter()
                 .find_map(|key| inner.seen.get(&(key, mark.id)))?;
             Some(if seen.dead {
-                Settled::Dead
+                MarkState::Dead
             } else {
-                Settled::Applied
+                MarkState::Applied
             })
         };
         marks.iter().map(kind).collect()
@@ -104,7 +104,7 @@ impl MapStore {
         function: &str,
         times: RangeInclusive<u64>,
         horizon: u64,
-    ) -> Option<Place> {
+    ) -> Option<StreamPosition> {
         let (inner, id) = (self.lock(), event::hash(&[id.as_bytes()]));
         let known = |name: String| inner.seen.get(&(name, id)).filter(|seen| seen.sequence > 0);
         let mut buckets = Mark::buckets(times, horizon);
@@ -112,7 +112,7 @@ impl MapStore {
             let mut names =
                 (0..event::PARTITIONS).map(|p| format!("{{p{p}}}:d:{function}:{bucket}"));
             let seen = names.find_map(known)?;
-            Some(Place {
+            Some(StreamPosition {
                 sequence: seen.sequence,
                 has_outputs: !seen.outbox.is_empty(),
             })
@@ -153,7 +153,7 @@ impl MapStore {
         }
     }
 
-    pub(super) fn split(&self, key: &str, left: &[Frame], keep: &[Frame]) {
+    pub(super) fn split(&self, key: &str, left: &[StoredOutputs], keep: &[StoredOutputs]) {
         let mut inner = self.lock();
         let now = inner.now();
         if let Some((_, frames)) = inner.outboxes.get_mut(key) {
@@ -199,21 +199,21 @@ impl MapStore {
             .collect()
     }
 
-    pub(super) fn show(&self, table: &str, key: &str) -> Option<Shown> {
+    pub(super) fn show(&self, table: &str, key: &str) -> Option<StateValue> {
         let inner = self.lock();
         let key = row_key(table, key);
         if let Some(row) = inner.rows.get(&key) {
-            return Some(Shown::Row(row.clone()));
+            return Some(StateValue::Row(row.clone()));
         }
         Some(match inner.blind.get(&key)? {
-            Blind::Set(members) => Shown::Members(members.iter().cloned().collect()),
+            Blind::Set(members) => StateValue::Members(members.iter().cloned().collect()),
             Blind::Top(scores) => {
                 let mut ranking: Vec<_> =
                     scores.iter().map(|(m, s)| (m.clone(), *s as f64)).collect();
                 ranking.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| b.0.cmp(&a.0)));
-                Shown::Ranking(ranking)
+                StateValue::Ranking(ranking)
             }
-            Blind::Distinct(members) => Shown::Count(members.len() as u64),
+            Blind::Distinct(members) => StateValue::Count(members.len() as u64),
         })
     }
 }
@@ -271,15 +271,15 @@ impl Inner {
         run.events.iter().map(|_| Status::Applied).collect()
     }
 
-    fn is_as_seen(&self, key: &str, basis: &Basis) -> bool {
+    fn is_as_seen(&self, key: &str, basis: &Expected) -> bool {
         let row = self.rows.get(key);
         match basis {
-            Basis::Version(version) => row.map_or(0, |row| row.version) == *version,
-            Basis::Fields(fields) => row.map_or(&[][..], |row| &row.fields) == fields,
+            Expected::Version(version) => row.map_or(0, |row| row.version) == *version,
+            Expected::Fields(fields) => row.map_or(&[][..], |row| &row.fields) == fields,
         }
     }
 
-    fn check(&self, handled: &Handled, now: u64, plan: &mut Plan) -> Option<Status> {
+    fn check(&self, handled: &CommitEvent, now: u64, plan: &mut Plan) -> Option<Status> {
         let mark = &handled.mark;
         for key in mark.seen_keys() {
             let Some(seen) = self.seen.get(&(key, mark.id)) else {
@@ -401,7 +401,7 @@ impl Inner {
         Some(String::from_utf8_lossy(value).into_owned())
     }
 
-    fn write(&mut self, handled: &Handled, now: u64, outbox: &str) {
+    fn write(&mut self, handled: &CommitEvent, now: u64, outbox: &str) {
         let mark = &handled.mark;
         let outbox = if handled.outbox.is_empty() {
             ""
@@ -421,7 +421,7 @@ impl Inner {
         self.seen
             .insert((mark.seen_keys().swap_remove(0), mark.id), seen);
         if !handled.outbox.is_empty() {
-            let frame = Frame {
+            let frame = StoredOutputs {
                 id: mark.id,
                 outputs: handled.outbox.clone(),
             };

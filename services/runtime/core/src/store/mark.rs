@@ -131,14 +131,14 @@ impl Mark {
 
 /// What an event's mark tells of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct StreamPosition {
     /// Where it stands in its stream.
     pub sequence: u64,
     /// Whether anything followed from it.
     pub has_outputs: bool,
 }
 
-impl Place {
+impl StreamPosition {
     /// From a mark as Redis holds it; `None` where whoever wrote it did not know.
     pub(super) fn of_mark(mark: &[u8]) -> Option<Self> {
         let sequence = mark

@@ -30,9 +30,9 @@ use std::ops::RangeInclusive;
 use bytes::Bytes;
 
 use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
-pub use self::ledger::{Entry, Note, flow_key, listeners_key};
+pub use self::ledger::{Entry, StepUpdate, flow_key, listeners_key};
 pub use self::map::MapStore;
-pub use self::mark::{Mark, Place};
+pub use self::mark::{Mark, StreamPosition};
 pub use self::redis::RedisStore;
 pub use self::regression::Regression;
 use oncue_proto::event;
@@ -54,14 +54,14 @@ pub struct Row {
 
 /// Which row and which events to look up before handlers run.
 #[derive(Debug, Clone)]
-pub struct Ask {
+pub struct Read {
     pub row: Option<RowKey>,
     pub marks: Vec<Mark>,
 }
 
 /// What was found: the row, and for each mark whether it is known.
 #[derive(Debug, Clone, Default)]
-pub struct Found {
+pub struct ReadResult {
     pub row: Row,
     pub seen: Vec<bool>,
 }
@@ -126,7 +126,7 @@ pub enum Change {
 #[derive(Debug, Clone)]
 pub struct Run {
     pub row: Option<RowChange>,
-    pub events: Vec<Handled>,
+    pub events: Vec<CommitEvent>,
 }
 
 /// What the events of a run made of their row.
@@ -134,14 +134,14 @@ pub struct Run {
 pub struct RowChange {
     pub key: RowKey,
     /// What the handlers saw; if that has changed, nothing of the run is applied.
-    pub basis: Basis,
+    pub basis: Expected,
     pub set: Fields,
     pub del: Vec<String>,
 }
 
 /// By what it is told whether a row is still as the handlers saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Basis {
+pub enum Expected {
     /// It was read, with this version.
     Version(u64),
     /// It is remembered, and this is all it holds, by name.
@@ -150,7 +150,7 @@ pub enum Basis {
 
 /// One handled event.
 #[derive(Debug, Clone)]
-pub struct Handled {
+pub struct CommitEvent {
     pub mark: Mark,
     pub payload_hash: u64,
     pub ops: Vec<Op>,
@@ -202,7 +202,7 @@ pub enum Status {
 
 /// What a seen-mark says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
+pub enum MarkState {
     Applied,
     Dead,
 }
@@ -235,7 +235,7 @@ impl std::error::Error for StoreError {}
 
 /// Outputs of one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Frame {
+pub struct StoredOutputs {
     /// Hash of the event's id, as in its mark.
     pub id: [u8; 16],
     /// Encoded `oncue.v1.Outbox`.
@@ -246,12 +246,12 @@ pub struct Frame {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unpublished {
     pub outbox_key: String,
-    pub frames: Vec<Frame>,
+    pub frames: Vec<StoredOutputs>,
 }
 
 /// What a state key holds, for those who show it.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Shown {
+pub enum StateValue {
     Row(Row),
     Members(Vec<String>),
     /// Highest first.
@@ -268,7 +268,7 @@ pub enum Store {
 
 impl Store {
     /// Rows and seen-marks for everything pulled, in one pipeline.
-    pub async fn read(&self, asks: &[Ask]) -> Result<Vec<Found>, StoreError> {
+    pub async fn read(&self, asks: &[Read]) -> Result<Vec<ReadResult>, StoreError> {
         match self {
             Self::Redis(store) => store.read(asks).await,
             Self::Map(store) => Ok(store.read(asks)),
@@ -276,7 +276,7 @@ impl Store {
     }
 
     /// What became of events, as far as it is known.
-    pub async fn settled(&self, marks: &[Mark]) -> Result<Vec<Option<Settled>>, StoreError> {
+    pub async fn settled(&self, marks: &[Mark]) -> Result<Vec<Option<MarkState>>, StoreError> {
         match self {
             Self::Redis(store) => store.settled(marks).await,
             Self::Map(store) => Ok(store.settled(marks)),
@@ -299,7 +299,7 @@ impl Store {
         function: &str,
         times: RangeInclusive<u64>,
         horizon: u64,
-    ) -> Result<Vec<Option<Place>>, StoreError> {
+    ) -> Result<Vec<Option<StreamPosition>>, StoreError> {
         match self {
             Self::Redis(store) => store.places(ids, function, times, horizon).await,
             Self::Map(store) => Ok(ids
@@ -335,8 +335,8 @@ impl Store {
     pub async fn split(
         &self,
         outbox_key: &str,
-        left: &[Frame],
-        keep: &[Frame],
+        left: &[StoredOutputs],
+        keep: &[StoredOutputs],
     ) -> Result<(), StoreError> {
         match self {
             Self::Redis(store) => store.split(outbox_key, left, keep).await,
@@ -404,7 +404,7 @@ impl Store {
     }
 
     /// What stands under a key of a table.
-    pub async fn show(&self, table: &str, key: &str) -> Result<Option<Shown>, StoreError> {
+    pub async fn show(&self, table: &str, key: &str) -> Result<Option<StateValue>, StoreError> {
         match self {
             Self::Redis(store) => store.show(table, key).await,
             Self::Map(store) => Ok(store.show(table, key)),

@@ -1,7 +1,7 @@
 //! The store on Redis, and the only place that names its client.
 
 mod ledger;
-mod line;
+mod connection;
 mod outboxes;
 mod places;
 mod regress;
@@ -14,11 +14,11 @@ use redis::io::tcp::TcpSettings;
 use redis::{IntoConnectionInfo as _, Pipeline, RedisError, Value, cmd};
 use tokio::sync::watch;
 
-use self::line::Line;
+use self::connection::Connection;
 use self::regress::Own;
 use self::wire::{commit_call, row};
 use super::mark::OutboxName;
-use super::{Ask, Committed, Found, Mark, Row, Run, Settled, Shown, Status, StoreError, row_key};
+use super::{Read, Committed, ReadResult, Mark, Row, Run, MarkState, StateValue, Status, StoreError, row_key};
 use crate::failpoint::{self, Sabotage};
 use oncue_proto::event::{self, PARTITIONS};
 
@@ -29,7 +29,7 @@ const OLDEST_VALKEY: (u64, u64) = (7, 2);
 /// A connection to Redis; cheap to clone, reconnects by itself.
 #[derive(Clone)]
 pub struct RedisStore {
-    line: Arc<Line>,
+    line: Arc<Connection>,
     /// Named after the library's content, so that two versions of Oncue can share a Redis while one replaces the other.
     function: Arc<str>,
     library: Arc<str>,
@@ -74,7 +74,7 @@ impl RedisStore {
         }
         store.learn_epoch().await?;
         store.load().await?;
-        Line::watch(&store.line);
+        Connection::watch(&store.line);
         Ok(store)
     }
 
@@ -89,7 +89,7 @@ impl RedisStore {
             .map_err(no_url)?
             .set_tcp_settings(tcp);
         let client = redis::Client::open(info).map_err(no_url)?;
-        let line = Line::open(client).await;
+        let line = Connection::open(client).await;
         let line =
             line.map_err(|e| StoreError::refused(format!("cannot reach Redis at {place}: {e}")))?;
         let source = source();
@@ -196,7 +196,7 @@ impl RedisStore {
         )))
     }
 
-    pub(super) async fn read(&self, asks: &[Ask]) -> Result<Vec<Found>, StoreError> {
+    pub(super) async fn read(&self, asks: &[Read]) -> Result<Vec<ReadResult>, StoreError> {
         let mut pipe = redis::pipe();
         for ask in asks {
             if let Some(row) = &ask.row {
@@ -238,12 +238,12 @@ impl RedisStore {
                 }
                 seen.extend(known);
             }
-            found.push(Found { row, seen });
+            found.push(ReadResult { row, seen });
         }
         Ok(found)
     }
 
-    pub(super) async fn settled(&self, marks: &[Mark]) -> Result<Vec<Option<Settled>>, StoreError> {
+    pub(super) async fn settled(&self, marks: &[Mark]) -> Result<Vec<Option<MarkState>>, StoreError> {
         let mut pipe = redis::pipe();
         for mark in marks {
             for key in mark.seen_keys() {
@@ -253,14 +253,14 @@ impl RedisStore {
         let mut replies = self.query(&pipe).await?.into_iter();
         let kind = |reply: Value| match reply {
             Value::BulkString(mark) => Some(if mark.first() == Some(&b'd') {
-                Settled::Dead
+                MarkState::Dead
             } else {
-                Settled::Applied
+                MarkState::Applied
             }),
             _ => None,
         };
         let mut first = |mark: &Mark| {
-            let found: Vec<Settled> = replies
+            let found: Vec<MarkState> = replies
                 .by_ref()
                 .take(mark.seen_keys().len())
                 .filter_map(kind)
@@ -269,7 +269,7 @@ impl RedisStore {
             found
                 .iter()
                 .copied()
-                .find(|settled| *settled == Settled::Applied)
+                .find(|settled| *settled == MarkState::Applied)
                 .or(found.first().copied())
         };
         Ok(marks.iter().map(&mut first).collect())
@@ -343,16 +343,16 @@ impl RedisStore {
         Ok(pipe.query_async(&mut self.connection()).await?)
     }
 
-    pub(super) async fn show(&self, table: &str, key: &str) -> Result<Option<Shown>, StoreError> {
+    pub(super) async fn show(&self, table: &str, key: &str) -> Result<Option<StateValue>, StoreError> {
         let key = row_key(table, key);
         let mut c = self.connection();
         let kind: String = cmd("TYPE").arg(&key).query_async(&mut c).await?;
         Ok(match kind.as_str() {
-            "hash" => Some(Shown::Row(row(cmd("HGETALL")
+            "hash" => Some(StateValue::Row(row(cmd("HGETALL")
                 .arg(&key)
                 .query_async(&mut c)
                 .await?)?)),
-            "set" => Some(Shown::Members(
+            "set" => Some(StateValue::Members(
                 cmd("SMEMBERS").arg(&key).query_async(&mut c).await?,
             )),
             "zset" => {
@@ -363,9 +363,9 @@ impl RedisStore {
                     .arg("WITHSCORES")
                     .query_async(&mut c)
                     .await?;
-                Some(Shown::Ranking(pairs))
+                Some(StateValue::Ranking(pairs))
             }
-            "string" => Some(Shown::Count(
+            "string" => Some(StateValue::Count(
                 cmd("PFCOUNT").arg(&key).query_async(&mut c).await?,
             )),
             _ => None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use opentelemetry::trace::TraceId;
 
-use oncue_telemetry::Place;
+use oncue_telemetry::SpanIds;
 use oncue_telemetry::metrics::{Exemplar, Spread, Timings};
 
 /// How a handler's run ends; each has a histogram of its own. The first stands for none of the others.
@@ -52,7 +52,7 @@ impl Counters {
     }
 
     /// A handler ran; `class` is that of its error.
-    pub fn ran(&self, elapsed: Duration, class: Option<&'static str>, place: Option<&Place>) {
+    pub fn ran(&self, elapsed: Duration, class: Option<&'static str>, place: Option<&SpanIds>) {
         let end = class.map_or(0, |class| {
             ENDS.iter().position(|end| *end == class).unwrap_or(1)
         });
@@ -157,7 +157,7 @@ struct Histogram {
 }
 
 impl Histogram {
-    fn record(&self, elapsed: Duration, place: Option<&Place>) {
+    fn record(&self, elapsed: Duration, place: Option<&SpanIds>) {
         let micros = elapsed.as_nanos().div_ceil(1000) as u64;
         let bucket = BOUNDS.partition_point(|bound| *bound < micros);
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);

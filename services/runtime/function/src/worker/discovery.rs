@@ -44,7 +44,7 @@ pub(crate) async fn answer(
                         "STATS" => stats(&mut body, &manifest, &worker, &started),
                         _ => {}
                     }
-                    let _ = bus.tell(reply, body.to_string().into()).await;
+                    let _ = bus.publish_plain(reply, body.to_string().into()).await;
                 }
             });
         }

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::worker::Worker;
 use crate::worker::invocation::Job;
-use oncue_core::store::{Entry, Note, flow_key};
+use oncue_core::store::{Entry, StepUpdate, flow_key};
 use oncue_proto::event::{self, Meta};
 
 /// Different hops one worker counts between two reports; what is beyond is not told apart.
@@ -59,7 +59,7 @@ impl Worker {
             flow_key(&job.meta.flow),
             format!("{kind}:{}:{}", job.meta.id, self.function.name),
         );
-        self.notes.tell(Note {
+        self.notes.tell(StepUpdate {
             flow,
             field,
             text: text.to_owned(),

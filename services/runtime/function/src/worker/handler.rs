@@ -15,7 +15,7 @@ use crate::worker::outputs;
 use crate::worker::row_cache::RowHeld;
 use crate::worker::watchdog;
 use oncue_core::failpoint::{self, Sabotage};
-use oncue_core::store::{Fields, Handled, Op, Purpose, RowChange, RowKey, Run};
+use oncue_core::store::{Fields, CommitEvent, Op, Purpose, RowChange, RowKey, Run};
 
 impl Worker {
     /// Runs the handler on each event in turn, all on one row, and says what to commit: one run for the row, or one per
@@ -32,7 +32,7 @@ impl Worker {
             // Nothing to apply: the commit only answers what became of it.
             runs.push(Run {
                 row: None,
-                events: vec![Handled {
+                events: vec![CommitEvent {
                     purpose: Purpose::Recall,
                     ..handled(&job, Vec::new())
                 }],
@@ -88,7 +88,7 @@ impl Worker {
         let mut allowed = Vec::with_capacity(fresh.len());
         for mut job in fresh {
             let once = self.function.at_most_once;
-            if once || (job.delivery.place.attempt > 1 && job.runs == 1) {
+            if once || (job.delivery.info.attempt > 1 && job.runs == 1) {
                 match self.starts.ask(job.mark.clone()).await {
                     Ok(begun) if once && begun > 1 => {
                         let before = "a run was begun and did not end here: its call may have been made or not";
@@ -148,7 +148,7 @@ impl Worker {
     }
 
     /// One event through the handler, within its time; a panic is one failed attempt, not the end of its neighbours.
-    async fn handle(&self, job: &mut Job, row: &mut dyn AnyRow) -> Result<Handled> {
+    async fn handle(&self, job: &mut Job, row: &mut dyn AnyRow) -> Result<CommitEvent> {
         let event = match job.event.take() {
             Some(event) => event,
             // A second run after a conflict.
@@ -188,7 +188,7 @@ impl Worker {
         let drafts = outcome?;
         job.outputs = outputs::prepare(drafts, job, self.function.name, self.bus.max_payload())?;
         job.outbox = outputs::encode(&job.outputs);
-        Ok(Handled {
+        Ok(CommitEvent {
             entry: self.entry(job),
             ..handled(job, context.take_ops())
         })
@@ -212,9 +212,9 @@ pub(crate) fn partition(events: Vec<Boxed>, seen: &[bool]) -> (Vec<Boxed>, Vec<B
 }
 
 /// What to commit of an event.
-pub(crate) fn handled(job: &Job, ops: Vec<Op>) -> Handled {
+pub(crate) fn handled(job: &Job, ops: Vec<Op>) -> CommitEvent {
     let (mark, outbox) = (job.mark.clone(), job.outbox.clone());
-    Handled {
+    CommitEvent {
         mark,
         payload_hash: job.payload_hash(),
         ops,

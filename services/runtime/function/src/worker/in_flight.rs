@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use oncue_core::bus::pull::{Delivery, Room, Ticket};
+use oncue_core::bus::pull::{Delivery, Capacity, Ticket};
 
 /// Bytes of events in hand, as they were sent. What is on its way comes on top: as much again in all.
 const MOST_BYTES: usize = 32 << 20;
@@ -76,7 +76,7 @@ impl Hand {
     }
 
     /// What else may come.
-    pub fn room(&self) -> Room {
+    pub fn room(&self) -> Capacity {
         let bytes_free = MOST_BYTES
             .max(self.request)
             .saturating_sub(self.bytes.load(Ordering::Relaxed));
@@ -85,7 +85,7 @@ impl Hand {
         } else {
             self.most.saturating_sub(self.count())
         };
-        Room {
+        Capacity {
             events,
             least: self.most.div_ceil(4),
             bytes: self.request,

@@ -85,12 +85,12 @@ impl Job {
         function: &'static str,
         horizon: u64,
     ) -> (Boxed, Option<Unreadable>) {
-        let place = &delivery.place;
+        let info = &delivery.info;
         let origin = Origin {
-            stream: &place.stream,
+            stream: &info.stream,
             stream_created,
-            sequence: place.sequence,
-            published: place.published,
+            sequence: info.sequence,
+            published: info.published,
             subject: delivery.subject(),
         };
         let (incoming, unreadable) =
@@ -114,9 +114,9 @@ impl Job {
             format,
             payload,
         } = incoming;
-        let trace = Trace::start(&meta, function, place.attempt, payload.len());
+        let trace = Trace::start(&meta, function, info.attempt, payload.len());
         let mark = Mark {
-            sequence: place.sequence,
+            sequence: info.sequence,
             ..Mark::new(function, "", &meta, horizon)
         };
         let meta = Arc::new(meta);
@@ -179,7 +179,7 @@ impl Job {
             name: name.to_owned(),
             value: value.to_owned(),
         });
-        let place = &self.delivery.place;
+        let info = &self.delivery.info;
         DeadLetter {
             function: function.to_owned(),
             reason: reason.as_str().to_owned(),
@@ -189,8 +189,8 @@ impl Job {
             event_id: self.meta.id.clone(),
             event_type: self.meta.ty.clone(),
             flow_id: self.meta.flow.clone(),
-            stream: place.stream.to_string(),
-            sequence: place.sequence,
+            stream: info.stream.to_string(),
+            sequence: info.sequence,
             envelope: Some(Envelope {
                 subject: self.delivery.subject().to_owned(),
                 headers: headers.collect(),
@@ -201,7 +201,7 @@ impl Job {
             redrives: self.meta.redrive.map_or(0, |redrive| redrive.number),
             time: at(self.meta.time),
             timed: self.meta.timed,
-            accepted_at: at(place.published),
+            accepted_at: at(info.published),
         }
     }
 }

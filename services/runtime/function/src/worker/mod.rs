@@ -54,7 +54,7 @@ use oncue_core::bus::pull::{Delivery, Pull};
 use oncue_core::config::{FlowsConfig, Limits, Track};
 use oncue_core::failpoint::{self, Sabotage};
 use oncue_core::store::{
-    Ask, Fields, Found, Mark, Note, Row, RowKey, Run, Status, Store, StoreError,
+    Read, Fields, ReadResult, Mark, StepUpdate, Row, RowKey, Run, Status, Store, StoreError,
 };
 use oncue_proto::event::MAX_HOPS;
 
@@ -76,13 +76,13 @@ pub(crate) struct Worker {
     pub bus: Bus,
     pub store: Store,
     pub counters: Counters,
-    reads: Group<Ask, Found>,
+    reads: Group<Read, ReadResult>,
     pub commits: Group<Run, (Vec<Status>, Option<Arc<Outgoing>>)>,
     pub starts: Group<Mark, u32>,
     pub marks: Group<String, ()>,
     /// Outboxes on their way there.
     pub unmarked: AtomicUsize,
-    pub notes: Group<Note, ()>,
+    pub notes: Group<StepUpdate, ()>,
     /// Which flows have a ledger besides those whose client asked, and for how long it stays.
     track: Track,
     pub keep_flows: Duration,
@@ -133,7 +133,7 @@ impl Worker {
             bus,
             reads: group(
                 &store,
-                |ask: &Ask| ask.marks.len().max(1),
+                |ask: &Read| ask.marks.len().max(1),
                 |store, asks| async move { store.read(&asks).await },
             ),
             commits: group(&store, weight, |store, runs| async move {
@@ -149,7 +149,7 @@ impl Worker {
             notes: group(
                 &store,
                 |_| 1,
-                |store, notes: Arc<Vec<Note>>| async move {
+                |store, notes: Arc<Vec<StepUpdate>>| async move {
                     store.note(&notes).await.map(|()| vec![(); notes.len()])
                 },
             ),
@@ -227,8 +227,8 @@ impl Worker {
             let far = format!("{MAX_HOPS} functions since its root event");
             return self.bury(job, Reason::Loop, Error::retry(far).of_class("platform"));
         }
-        let place = &job.delivery.place;
-        job.alone = place.attempt > 1 && !self.survivors.take(place.sequence, place.attempt.into());
+        let info = &job.delivery.info;
+        job.alone = info.attempt > 1 && !self.survivors.take(info.sequence, info.attempt.into());
         // `keyed_by` is the author's code: its panic must not take the process with everybody's events.
         let decoded = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let event = (self.function.decode)(&job.meta.ty, job.format, &job.payload)?;
@@ -399,7 +399,7 @@ impl Worker {
     ) -> Result<(RowHeld, Vec<bool>), StoreError> {
         let asked = oncue_telemetry::clock();
         let doubtful =
-            |job: &Boxed| refused || self.function.at_most_once || job.delivery.place.attempt > 1;
+            |job: &Boxed| refused || self.function.at_most_once || job.delivery.info.attempt > 1;
         let marks: Vec<Mark> = events
             .iter()
             .filter(|job| doubtful(job))
@@ -416,7 +416,7 @@ impl Worker {
         {
             return Ok((row, vec![false; events.len()]));
         }
-        let Found { row, seen } = self.reads.ask(Ask { row, marks }).await?;
+        let ReadResult { row, seen } = self.reads.ask(Read { row, marks }).await?;
         let mut seen = seen.into_iter();
         let seen = events
             .iter()

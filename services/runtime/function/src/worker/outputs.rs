@@ -17,7 +17,7 @@ use crate::worker::invocation::Job;
 use crate::worker::spans::{Onward, Producer};
 use oncue_core::bus::layout::{self, TIMER};
 use oncue_core::bus::{Headers, Outbound};
-use oncue_core::store::Frame;
+use oncue_core::store::StoredOutputs;
 use oncue_proto::event::{self, Meta};
 use oncue_proto::protobuf::{put, put_bytes};
 
@@ -46,7 +46,7 @@ pub(crate) struct Outgoing {
     /// Where they wait.
     pub key: String,
     /// What has been settled so far: outputs of an event, and whether they are published.
-    settled: Mutex<Vec<(Frame, bool)>>,
+    settled: Mutex<Vec<(StoredOutputs, bool)>>,
 }
 
 impl Outgoing {
@@ -62,10 +62,10 @@ impl Outgoing {
         self: Arc<Self>,
         job: &Job,
         published: bool,
-    ) -> Option<(String, Vec<Frame>, Vec<Frame>)> {
+    ) -> Option<(String, Vec<StoredOutputs>, Vec<StoredOutputs>)> {
         if !job.outbox.is_empty() {
             self.settled.lock().push((
-                Frame {
+                StoredOutputs {
                     id: job.mark.id,
                     outputs: job.outbox.clone(),
                 },
@@ -77,7 +77,7 @@ impl Outgoing {
         let (done, left): (Vec<_>, Vec<_>) =
             settled.into_iter().partition(|(_, published)| *published);
         let frames =
-            |settled: Vec<(Frame, bool)>| settled.into_iter().map(|(frame, _)| frame).collect();
+            |settled: Vec<(StoredOutputs, bool)>| settled.into_iter().map(|(frame, _)| frame).collect();
         Some((key, frames(left), frames(done)))
     }
 }

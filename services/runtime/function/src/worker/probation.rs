@@ -85,7 +85,7 @@ impl Survivors {
                     // Far below what one message may hold, however much fails.
                     for part in Bytes::from(untold).chunks(TOLD * 1000) {
                         if let Err(e) = bus
-                            .tell(subject.clone(), Bytes::copy_from_slice(part))
+                            .publish_plain(subject.clone(), Bytes::copy_from_slice(part))
                             .await
                         {
                             tracing::debug!(error = %e, "survivors");

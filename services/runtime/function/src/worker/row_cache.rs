@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use oncue_core::store::{Basis, Fields, Row, RowChange};
+use oncue_core::store::{Expected, Fields, Row, RowChange};
 
 /// Rows remembered. Where there are more keys, forgetting them all now and then costs a read for each.
 const MOST: usize = 1024;
@@ -16,14 +16,14 @@ const MOST_FIELDS: usize = 16;
 /// A row that handlers begin with.
 pub(crate) struct RowHeld {
     pub fields: Fields,
-    pub basis: Basis,
+    pub basis: Expected,
 }
 
 impl From<Row> for RowHeld {
     fn from(Row { version, fields }: Row) -> Self {
         Self {
             fields,
-            basis: Basis::Version(version),
+            basis: Expected::Version(version),
         }
     }
 }
@@ -36,7 +36,7 @@ impl Rows {
     pub fn take(&self, key: &str) -> Option<RowHeld> {
         let fields = self.0.lock().remove(key)?;
         Some(RowHeld {
-            basis: Basis::Fields(fields.clone()),
+            basis: Expected::Fields(fields.clone()),
             fields,
         })
     }
@@ -96,7 +96,7 @@ mod tests {
         let del = del.iter().map(|name| (*name).to_owned()).collect();
         RowChange {
             key,
-            basis: Basis::Version(1),
+            basis: Expected::Version(1),
             set: fields(set),
             del,
         }

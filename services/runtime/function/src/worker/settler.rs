@@ -21,7 +21,7 @@ use crate::worker::spans::Producer;
 use oncue_core::bus::layout::DLQ;
 use oncue_core::bus::{Bus, Outbound, PublishError};
 use oncue_core::failpoint;
-use oncue_core::store::{Frame, Handled, Purpose, Run, Status, StoreError};
+use oncue_core::store::{StoredOutputs, CommitEvent, Purpose, Run, Status, StoreError};
 use oncue_proto::event::{self, Meta};
 use oncue_telemetry::Carrier;
 
@@ -122,7 +122,7 @@ impl Worker {
     }
 
     /// The outputs of a whole commit are settled.
-    pub(crate) async fn mark(&self, key: String, left: Vec<Frame>, done: Vec<Frame>) {
+    pub(crate) async fn mark(&self, key: String, left: Vec<StoredOutputs>, done: Vec<StoredOutputs>) {
         if done.is_empty() && !left.is_empty() {
             return;
         }
@@ -189,7 +189,7 @@ impl Worker {
     /// Records that an event is dead-lettered.
     async fn commit_dead(&self, job: &Job) -> Result<Status, StoreError> {
         let entry = self.entry(job);
-        let handled = Handled {
+        let handled = CommitEvent {
             purpose: Purpose::Bury,
             outbox: Bytes::new(),
             entry,
@@ -214,7 +214,7 @@ impl Worker {
     /// What Redis refuses for these events fails before their runs are counted: each delivery is one attempt.
     pub(crate) fn fault(self: &Arc<Self>, mut jobs: Vec<Boxed>, why: &StoreError) {
         for job in &mut jobs {
-            job.runs = job.runs.max(job.delivery.place.attempt);
+            job.runs = job.runs.max(job.delivery.info.attempt);
         }
         for job in jobs {
             self.fail(job, Error::retry(why).of_class("redis"));
@@ -235,7 +235,7 @@ impl Worker {
         let ours = self
             .hand
             .is_ours(job.number, self.limits.ack_wait.0 * 2 / 3);
-        let delay = retry_delay(job.delivery.place.attempt, fastrand::f64());
+        let delay = retry_delay(job.delivery.info.attempt, fastrand::f64());
         let log = job.trace.log(&job.meta);
         tracing::warn!(event = job.meta.id, runs = job.runs, delay = ?delay, why, "will be tried again");
         drop(log);
@@ -246,8 +246,8 @@ impl Worker {
         // One on probation whose handler did not come to run is not known to be harmless.
         if !job.is_alone() || job.event.is_none() {
             self.survivors.note(
-                job.delivery.place.sequence,
-                job.delivery.place.attempt.into(),
+                job.delivery.info.sequence,
+                job.delivery.info.attempt.into(),
             );
         }
         self.counters.settled("retried");

@@ -14,12 +14,12 @@ use opentelemetry::trace::{SpanId, TraceId};
 use oncue_core::bus::layout::DLQ;
 use oncue_core::store::Status;
 use oncue_proto::event::Meta;
-use oncue_telemetry::{Carrier, InFlow, Kind, Place, Size, Span};
+use oncue_telemetry::{Carrier, InFlow, Kind, SpanIds, Size, Span};
 
 /// One delivery, from the pull to the ack.
 pub(crate) struct Trace {
     /// `None` where nobody traces.
-    place: Option<Place>,
+    place: Option<SpanIds>,
     started: SystemTime,
     function: &'static str,
     attempt: u32,
@@ -43,21 +43,21 @@ struct Failure {
 /// Where the events that follow from one stand.
 pub(crate) struct Onward {
     /// Parent of their spans; `None` where nobody traces.
-    parent: Option<Place>,
+    parent: Option<SpanIds>,
     /// The trace was full: theirs begins with them, and this is what they are linked to.
-    rolled_from: Option<Place>,
+    rolled_from: Option<SpanIds>,
     carrier: Carrier,
 }
 
 /// The PRODUCER span of one event that follows, from the handler's end to the publish ack. It is written when it ends:
 /// thousands are under way, and what they will say is short.
 pub(crate) struct Producer {
-    place: Place,
+    place: SpanIds,
     started: SystemTime,
     subject: String,
     id: String,
     flow: String,
-    rolled_from: Option<Place>,
+    rolled_from: Option<SpanIds>,
 }
 
 impl Trace {
@@ -101,12 +101,12 @@ impl Trace {
         oncue_telemetry::enter(meta, self.place)
     }
 
-    pub fn place(&self) -> Option<&Place> {
+    pub fn place(&self) -> Option<&SpanIds> {
         self.place.as_ref()
     }
 
     /// If the spans on the way are wanted, and not only the one of a failure.
-    fn sampled(&self) -> Option<&Place> {
+    fn sampled(&self) -> Option<&SpanIds> {
         self.place.as_ref().filter(|place| place.sampled())
     }
 
@@ -152,7 +152,7 @@ impl Trace {
                     .next
                     .get_or_init(|| oncue_telemetry::next_trace(&meta.flow, &meta.id));
                 (parent, rolled_from) = (
-                    Place {
+                    SpanIds {
                         trace: next,
                         ..place
                     },
@@ -287,7 +287,7 @@ impl Onward {
 }
 
 impl Producer {
-    fn new(place: Place, subject: &str, id: &str, flow: &str) -> Self {
+    fn new(place: SpanIds, subject: &str, id: &str, flow: &str) -> Self {
         let (subject, id, flow) = (subject.to_owned(), id.to_owned(), flow.to_owned());
         Self {
             place,
@@ -325,7 +325,7 @@ fn carried(meta: &Meta) -> Carrier {
     }
 }
 
-fn sent_from(place: &Place, carrier: &Carrier) -> Carrier {
+fn sent_from(place: &SpanIds, carrier: &Carrier) -> Carrier {
     let Carrier {
         tracestate,
         baggage,

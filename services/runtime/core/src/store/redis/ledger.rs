@@ -11,7 +11,7 @@ use super::RedisStore;
 use crate::model::flow::{self, Edge, Flow, Registered};
 use crate::model::manifest::Manifest;
 use crate::store::{
-    EDGES, EDGES_AT, FUNCTIONS, Note, StoreError, first_step, flow_key, ledger_event, listeners_key,
+    EDGES, EDGES_AT, FUNCTIONS, StepUpdate, StoreError, first_step, flow_key, ledger_event, listeners_key,
 };
 use oncue_proto::event::{self, Meta};
 
@@ -140,7 +140,7 @@ impl RedisStore {
         Ok(new)
     }
 
-    pub(in crate::store) async fn note(&self, notes: &[Note]) -> Result<(), StoreError> {
+    pub(in crate::store) async fn note(&self, notes: &[StepUpdate]) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         for note in notes {
             pipe.cmd("HSET")

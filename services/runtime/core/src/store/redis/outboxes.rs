@@ -9,7 +9,7 @@ use redis::{Pipeline, cmd};
 use super::RedisStore;
 use super::wire::{push_frame, read_frames};
 use crate::store::mark::{OutboxName, tag_of};
-use crate::store::{Frame, Run, Status, StoreError, Unpublished};
+use crate::store::{StoredOutputs, Run, Status, StoreError, Unpublished};
 use oncue_proto::event;
 
 /// Outboxes handled at a time.
@@ -50,7 +50,7 @@ impl RedisStore {
             .flatten()
             .filter(|said| duplicate(said))
             .filter_map(|said| OutboxName::of_mark(&said.1));
-        let mut left: BTreeMap<OutboxName, Vec<Frame>> =
+        let mut left: BTreeMap<OutboxName, Vec<StoredOutputs>> =
             names.map(|name| (name, Vec::new())).collect();
         if !left.is_empty() {
             let function = runs
@@ -97,10 +97,10 @@ impl RedisStore {
     pub(in crate::store) async fn split(
         &self,
         key: &str,
-        left: &[Frame],
-        keep: &[Frame],
+        left: &[StoredOutputs],
+        keep: &[StoredOutputs],
     ) -> Result<(), StoreError> {
-        let bytes = |frames: &[Frame]| {
+        let bytes = |frames: &[StoredOutputs]| {
             let mut bytes = Vec::new();
             for frame in frames {
                 push_frame(&frame.id, &frame.outputs, &mut bytes);

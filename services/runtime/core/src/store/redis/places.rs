@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::RedisStore;
-use crate::store::{Mark, Place, StoreError};
+use crate::store::{Mark, StreamPosition, StoreError};
 use oncue_proto::event::{self, PARTITIONS};
 
 /// Keys looked at in one round trip.
@@ -16,7 +16,7 @@ impl RedisStore {
         function: &str,
         times: RangeInclusive<u64>,
         horizon: u64,
-    ) -> Result<Vec<Option<Place>>, StoreError> {
+    ) -> Result<Vec<Option<StreamPosition>>, StoreError> {
         let hashes: Vec<Vec<u8>> = ids
             .iter()
             .map(|id| event::hash(&[id.as_bytes()]).to_vec())
@@ -38,7 +38,7 @@ impl RedisStore {
             let marks: Vec<Vec<Option<Vec<u8>>>> = pipe.query_async(&mut self.connection()).await?;
             for marks in marks {
                 for (place, mark) in places.iter_mut().zip(marks) {
-                    *place = place.or(mark.and_then(|mark| Place::of_mark(&mark)));
+                    *place = place.or(mark.and_then(|mark| StreamPosition::of_mark(&mark)));
                 }
             }
         }

@@ -7,7 +7,7 @@ use redis::{Pipeline, Value};
 
 use crate::store::mark::OutboxName;
 use crate::store::{
-    Basis, Change, Entry, Frame, Handled, Mark, Op, Purpose, Row, Run, SKEW_MS, Status, StoreError,
+    Expected, Change, Entry, StoredOutputs, CommitEvent, Mark, Op, Purpose, Row, Run, SKEW_MS, Status, StoreError,
     row_key,
 };
 use oncue_proto::event;
@@ -24,7 +24,7 @@ pub(super) fn commit_call(
     runs: &[Run],
     outbox: OutboxName,
 ) -> Pipeline {
-    let groups: Vec<Vec<&[Handled]>> = runs.iter().map(|run| groups(&run.events)).collect();
+    let groups: Vec<Vec<&[CommitEvent]>> = runs.iter().map(|run| groups(&run.events)).collect();
     let outputs = frames(runs.iter().flat_map(|run| &run.events));
     let mut call = redis::pipe();
     if !outputs.is_empty() {
@@ -70,7 +70,7 @@ pub(super) fn commit_call(
 }
 
 /// Neighbours whose marks stand in one bucket.
-fn groups(events: &[Handled]) -> Vec<&[Handled]> {
+fn groups(events: &[CommitEvent]) -> Vec<&[CommitEvent]> {
     events
         .chunk_by(|a, b| a.mark.shares_bucket(&b.mark) && a.purpose == b.purpose)
         .collect()
@@ -78,7 +78,7 @@ fn groups(events: &[Handled]) -> Vec<&[Handled]> {
 
 fn keys_of<'r>(
     runs: &'r [Run],
-    groups: &'r [Vec<&'r [Handled]>],
+    groups: &'r [Vec<&'r [CommitEvent]>],
 ) -> impl Iterator<Item = String> + 'r {
     runs.iter().zip(groups).flat_map(|(run, groups)| {
         let row = run
@@ -107,8 +107,8 @@ fn push_run(run: &Run, groups: usize, call: &mut Pipeline) {
         .map_or((0, 0), |row| (row.set.len(), row.del.len()));
     let (version, known) = match run.row.as_ref().map(|row| &row.basis) {
         None => (-1.0, None),
-        Some(Basis::Version(version)) => (*version as f64, None),
-        Some(Basis::Fields(fields)) => (0.0, Some(fields)),
+        Some(Expected::Version(version)) => (*version as f64, None),
+        Some(Expected::Fields(fields)) => (0.0, Some(fields)),
     };
     let ops = run.events.iter().map(|e| e.ops.len()).sum();
     let entries = run.events.iter().filter(|e| e.entry.is_some()).count();
@@ -143,7 +143,7 @@ fn push_run(run: &Run, groups: usize, call: &mut Pipeline) {
     }
 }
 
-fn push_group(group: &[Handled], now: u64, outbox: OutboxName, call: &mut Pipeline) {
+fn push_group(group: &[CommitEvent], now: u64, outbox: OutboxName, call: &mut Pipeline) {
     let mark: &Mark = &group[0].mark;
     let fences = || group.iter().map(|handled| handled.mark.fence);
     let expiry = group
@@ -180,7 +180,7 @@ fn kind(purpose: Purpose) -> u8 {
 
 /// What the seen-mark will say: kind, payload hash, where the event stands in its stream, then the number of the redrive a
 /// dead letter spent, or where the outputs are.
-fn mark_text(handled: &Handled, outbox: OutboxName) -> Vec<u8> {
+fn mark_text(handled: &CommitEvent, outbox: OutboxName) -> Vec<u8> {
     let mut text = Vec::with_capacity(24);
     text.push(kind(handled.purpose));
     text.extend(handled.payload_hash.to_be_bytes());
@@ -212,7 +212,7 @@ fn push_op(number: usize, op: &Op, call: &mut Pipeline) {
     }
 }
 
-fn push_entry(handled: &Handled, entry: &Entry, call: &mut Pipeline) {
+fn push_entry(handled: &CommitEvent, entry: &Entry, call: &mut Pipeline) {
     let state = if handled.purpose == Purpose::Bury {
         "x"
     } else {
@@ -231,7 +231,7 @@ fn push_entry(handled: &Handled, entry: &Entry, call: &mut Pipeline) {
 }
 
 /// The outputs of events as they stand in an outbox: for each event that has some, its id, their length and themselves.
-fn frames<'e>(events: impl Iterator<Item = &'e Handled> + Clone) -> Vec<u8> {
+fn frames<'e>(events: impl Iterator<Item = &'e CommitEvent> + Clone) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(events.clone().map(frame_len).sum());
     for handled in events.filter(|handled| !handled.outbox.is_empty()) {
         push_frame(&handled.mark.id, &handled.outbox, &mut bytes);
@@ -239,7 +239,7 @@ fn frames<'e>(events: impl Iterator<Item = &'e Handled> + Clone) -> Vec<u8> {
     bytes
 }
 
-fn frame_len(handled: &Handled) -> usize {
+fn frame_len(handled: &CommitEvent) -> usize {
     if handled.outbox.is_empty() {
         0
     } else {
@@ -254,7 +254,7 @@ pub(super) fn push_frame(id: &[u8; 16], outputs: &[u8], bytes: &mut Vec<u8>) {
 }
 
 /// Reads frames back; what is torn at the end is no frame.
-pub(super) fn read_frames(mut bytes: Bytes) -> Vec<Frame> {
+pub(super) fn read_frames(mut bytes: Bytes) -> Vec<StoredOutputs> {
     let mut frames = Vec::new();
     while bytes.len() >= 20 {
         let head = bytes.split_to(20);
@@ -263,7 +263,7 @@ pub(super) fn read_frames(mut bytes: Bytes) -> Vec<Frame> {
         if len > bytes.len() {
             break;
         }
-        frames.push(Frame {
+        frames.push(StoredOutputs {
             id,
             outputs: bytes.split_to(len),
         });
@@ -291,7 +291,7 @@ pub(super) fn statuses(reply: Value, run: &Run) -> Vec<(Status, Bytes)> {
         .collect()
 }
 
-fn status(said: &[u8], detail: &Bytes, handled: &Handled) -> Status {
+fn status(said: &[u8], detail: &Bytes, handled: &CommitEvent) -> Status {
     match said {
         b"duplicate" => Status::Duplicate(None),
         b"dead" => Status::Dead,

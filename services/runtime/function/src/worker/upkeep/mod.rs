@@ -9,7 +9,7 @@ use crate::worker::outputs::{self, Output};
 use crate::worker::settler::publish;
 use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_core::bus::{Bus, PublishError, purge};
-use oncue_core::store::{Frame, StoreError, Unpublished};
+use oncue_core::store::{StoredOutputs, StoreError, Unpublished};
 use oncue_proto::event::{self, PARTITIONS};
 
 /// Partitions looked at in one step.
@@ -78,7 +78,7 @@ impl Worker {
                 .into_iter()
                 .zip(published)
                 .partition(|(_, published)| published.is_ok());
-            let frames = |parts: Vec<(Frame, _)>| {
+            let frames = |parts: Vec<(StoredOutputs, _)>| {
                 parts
                     .into_iter()
                     .map(|(frame, _)| frame)
@@ -153,7 +153,7 @@ impl Worker {
 }
 
 /// Publishes what followed from the events of a commit, all at once; for each event how much that was, or what failed.
-async fn publish_frames(bus: &Bus, frames: &[Frame]) -> Vec<Result<usize, PublishError>> {
+async fn publish_frames(bus: &Bus, frames: &[StoredOutputs]) -> Vec<Result<usize, PublishError>> {
     let outputs: Vec<Vec<Output>> = frames
         .iter()
         .map(|frame| outputs::decode(frame.outputs.clone()))

@@ -13,12 +13,12 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two questions whether anybody is there.
 const PAUSE: Duration = Duration::from_secs(5);
 
-pub(super) struct Line {
+pub(super) struct Connection {
     client: Client,
     connection: Mutex<ConnectionManager>,
 }
 
-impl Line {
+impl Connection {
     pub async fn open(client: Client) -> Result<Arc<Self>, RedisError> {
         let connection =
             Mutex::new(ConnectionManager::new_with_config(client.clone(), config()).await?);

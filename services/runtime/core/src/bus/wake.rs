@@ -1,4 +1,4 @@
-//! The first sign of life on a subject: what wakes whoever sleeps until an event comes.
+//! Wake listener: the first message on any of some subjects, for functions that sleep until an event comes.
 
 use async_nats::Subscriber;
 use futures::StreamExt as _;
@@ -7,12 +7,12 @@ use futures::stream::{SelectAll, select_all};
 use super::{Bus, BusError, failed};
 
 /// Listens to plain messages, whether a stream takes them or not.
-pub struct First(SelectAll<Subscriber>);
+pub struct WakeListener(SelectAll<Subscriber>);
 
 impl Bus {
     /// Listens on all of the subjects; once this returns, the server knows. It ends each subscription by itself after its
     /// first message, so that a busy subject costs one copy of one event.
-    pub async fn first(&self, subjects: &[String]) -> Result<First, BusError> {
+    pub async fn wake_listener(&self, subjects: &[String]) -> Result<WakeListener, BusError> {
         let mut subscribers = Vec::new();
         for subject in subjects {
             let wrong =
@@ -32,13 +32,13 @@ impl Bus {
             .flush()
             .await
             .map_err(|e| failed("cannot listen", e))?;
-        Ok(First(select_all(subscribers)))
+        Ok(WakeListener(select_all(subscribers)))
     }
 }
 
-impl First {
+impl WakeListener {
     /// The subject of the first message; `None` when the connection is closed for good.
-    pub async fn heard(mut self) -> Option<String> {
+    pub async fn first_subject(mut self) -> Option<String> {
         self.0
             .next()
             .await
