@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use oncue_core::bus::Bus;
-use oncue_core::store::{RedisStore, StateValue, Store};
+use oncue_core::store::{StateValue, Store};
 use serde_json::Value;
 
 use self::cluster::{Node, Replica, ha_file};
@@ -261,11 +261,9 @@ impl House {
     }
 
     pub async fn store(&self) -> Store {
-        Store::Redis(
-            RedisStore::connect(&format!("redis://127.0.0.1:{}", self.redis_port))
-                .await
-                .expect("Redis"),
-        )
+        Store::connect(&format!("redis://127.0.0.1:{}", self.redis_port))
+            .await
+            .expect("Redis")
     }
 
     /// Publishes as a client that knows nothing of us: bare `PUB` lines on a socket, no header, no library.

@@ -7,3 +7,5 @@ pub mod chaos;
 pub mod collector;
 pub mod bench;
 pub mod pictures;
+pub mod map_store;
+pub mod any_store;

@@ -8,9 +8,11 @@ use bytes::Bytes;
 use oncue::State;
 use oncue::state::{from_fields, to_fields};
 use oncue_core::config::{Config, Span, parse_size};
-use oncue_core::store::{CommitEvent, MapStore, Mark, Purpose, Run, SKEW_MS, Status, Store, row_key};
+use oncue_core::store::{CommitEvent, Mark, Purpose, Run, SKEW_MS, Status, Store, row_key};
 use oncue_proto::Format;
 use oncue_proto::event::{self, Incoming, Meta, Origin};
+use oncue_tests::any_store::AnyStore;
+use oncue_tests::map_store::MapStore;
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, RngSeed};
 use serde::{Deserialize, Serialize};
@@ -289,7 +291,7 @@ fn around_edges() -> impl Strategy<Value = u64> {
 
 async fn statuses(clock: &[u64], runs: &[Run]) -> Vec<Status> {
     let map = MapStore::default();
-    let store = Store::Map(map.clone());
+    let store = AnyStore::Map(map.clone());
     let mut statuses = Vec::new();
     for (now, run) in clock.iter().zip(runs) {
         map.set_now(*now);

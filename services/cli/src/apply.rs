@@ -8,7 +8,7 @@ use oncue_core::bus::Bus;
 use oncue_core::bus::layout::{self, Mode, Outcome, Wanted};
 use oncue_core::config::Config;
 use oncue_core::model::manifest::Manifest;
-use oncue_core::store::RedisStore;
+use oncue_core::store::Store;
 use oncue_proto::event::{PARTITIONS, stream_of_type};
 use serde::Serialize;
 use serde_json::Value;
@@ -114,7 +114,7 @@ pub async fn carry_out(
     config: &Config,
     manifests: &[Manifest],
     bus: &Bus,
-    store: &RedisStore,
+    store: &Store,
     mode: Mode,
 ) -> Vec<Change> {
     let mut changes = Vec::new();
@@ -177,7 +177,7 @@ fn from_outcome(what: String, outcome: Outcome) -> Change {
     }
 }
 
-async fn library(store: &RedisStore, mode: Mode) -> Change {
+async fn library(store: &Store, mode: Mode) -> Change {
     let what = format!("redis library {}", store.library_name());
     let done = async {
         store.check().await?;

@@ -4,7 +4,6 @@
 use oncue_admin::topology::House;
 use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_core::model::manifest::Manifest;
-use oncue_core::store::Store;
 use oncue_proto::event::stream_of_type;
 use oncue_proto::{Catalog, Entry};
 use serde_json::{Map, Value, json};
@@ -25,10 +24,7 @@ pub struct Args {
 
 /// Prints the document, as JSON.
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
-    let (bus, store) = (
-        settings.bus().await.ok(),
-        settings.store().await.ok().map(Store::Redis),
-    );
+    let (bus, store) = (settings.bus().await.ok(), settings.store().await.ok());
     let house = settings.house(bus.as_ref(), store.as_ref()).await?;
     let catalog = settings.config.catalog().map_err(Failure::usage)?;
     let document = document(args, settings, &catalog, &house);
@@ -48,7 +44,7 @@ fn document(args: &Args, settings: &Settings, catalog: &Catalog, house: &House) 
         }
     }
     let operations: Map<String, Value> = house.manifests().flat_map(operations).collect();
-    let place = Place::of(&settings.config.nats_url, 4222);
+    let place = Place::of(settings.config.nats_url.expose(), 4222);
     let nats = place.map_or_else(
         || "127.0.0.1:4222".to_owned(),
         |place| format!("{}:{}", place.host, place.port),

@@ -12,7 +12,7 @@ use oncue_admin::trail::{Patience, Searched};
 use oncue_core::bus::Bus;
 use oncue_core::model::flow::Flow;
 use oncue_core::model::manifest::Manifest;
-use oncue_core::store::{RedisStore, Store};
+use oncue_core::store::Store;
 use oncue_proto::event;
 use serde_json::{Value, json};
 
@@ -72,16 +72,13 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
                 view.show(flow).await
             }
         }
-        (_, redis, bus) => untracked(args, settings, redis.ok().map(Store::Redis), &bus?).await,
+        (_, redis, bus) => untracked(args, settings, redis.ok(), &bus?).await,
     }
 }
 
 /// By the flow's id, or else by the id of one of its events.
-async fn in_ledger(redis: &RedisStore, id: &str) -> Result<Option<Flow>, Failure> {
-    let found = Store::Redis(redis.clone())
-        .flow(id)
-        .await
-        .map_err(Failure::silent)?;
+async fn in_ledger(redis: &Store, id: &str) -> Result<Option<Flow>, Failure> {
+    let found = redis.clone().flow(id).await.map_err(Failure::silent)?;
     match found {
         Some(flow) => Ok(Some(flow)),
         None => redis.flow_with(id).await.map_err(Failure::silent),
@@ -154,7 +151,7 @@ fn document(flow: &Flow, searched: Option<&Searched>) -> Value {
 }
 
 struct View {
-    redis: RedisStore,
+    redis: Store,
     bus: Option<Bus>,
     json: bool,
 }
@@ -183,7 +180,7 @@ impl View {
     }
 
     async fn follow(&self, first: Flow) -> Result<u8, Failure> {
-        let (store, id) = (Store::Redis(self.redis.clone()), first.id.clone());
+        let (store, id) = (self.redis.clone(), first.id.clone());
         let mut screen = Screen::new(self.json);
         let mut next = Some(first);
         let mut before: Option<Flow> = None;

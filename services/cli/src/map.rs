@@ -5,7 +5,6 @@ pub mod formats;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use oncue_admin::drift::{self, Kind, Observed};
 use oncue_admin::topology::House;
-use oncue_core::store::Store;
 use oncue_proto::event;
 use serde_json::json;
 
@@ -51,10 +50,7 @@ enum Format {
 }
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
-    let (bus, store) = (
-        settings.bus().await,
-        settings.store().await.map(Store::Redis),
-    );
+    let (bus, store) = (settings.bus().await, settings.store().await);
     for away in [bus.as_ref().err(), store.as_ref().err()]
         .into_iter()
         .flatten()

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use oncue_core::bus::Bus;
+use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::bus::layout::DLQ;
 use oncue_core::config::Scale;
 use serde::Serialize;
-use serde_json::Value;
 
 pub use self::kept::UP;
 use self::kept::{Kept, State, state};
@@ -103,12 +103,12 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 }
 
 /// Every durable consumer by name, with its stream: no program has to be asked, so `ps` works from anywhere.
-pub async fn consumers(bus: &Bus) -> Result<BTreeMap<String, (String, Value)>, Failure> {
+pub async fn consumers(bus: &Bus) -> Result<BTreeMap<String, (String, ConsumerInfo)>, Failure> {
     let mut found = BTreeMap::new();
     for stream in streams(bus).await?.into_iter().filter(|s| s != DLQ) {
         for info in bus.consumers(&stream).await.map_err(Failure::silent)? {
-            if let Some(name) = info["config"]["durable_name"].as_str() {
-                found.insert(name.to_owned(), (stream.clone(), info.clone()));
+            if let Some(name) = info.config.durable_name.clone() {
+                found.insert(name, (stream.clone(), info));
             }
         }
     }
@@ -117,17 +117,12 @@ pub async fn consumers(bus: &Bus) -> Result<BTreeMap<String, (String, Value)>, F
 
 /// Names of the event streams: object stores and key-value buckets are none.
 pub async fn streams(bus: &Bus) -> Result<Vec<String>, Failure> {
-    let answer = bus.api("STREAM.NAMES", &Value::Null).await.map_err(|e| {
+    let names = bus.stream_names().await.map_err(|e| {
         Failure::silent(e).advise("is JetStream on? `nats-server -js`, or let `oncue up` start one")
     })?;
-    let names = answer["streams"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str);
     Ok(names
+        .into_iter()
         .filter(|name| !name.starts_with("OBJ_") && !name.starts_with("KV_"))
-        .map(str::to_owned)
         .collect())
 }
 
@@ -136,14 +131,10 @@ fn line(
     scale: Option<Scale>,
     kept: Option<&Kept>,
     instances: &[Instance],
-    consumer: Option<&(String, Value)>,
+    consumer: Option<&(String, ConsumerInfo)>,
 ) -> Line {
     let sum = |field: &str| instances.iter().map(|i| i.count(field)).sum();
-    let of = |field: &str| {
-        consumer
-            .and_then(|(_, info)| info[field].as_u64())
-            .unwrap_or_default()
-    };
+    let info = consumer.map(|(_, info)| info.clone()).unwrap_or_default();
     let endpoints = || instances.iter().flat_map(|i| &i.endpoints);
     let (requests, time) = endpoints().fold((0, 0), |(n, t), e| {
         (n + e.num_requests, t + e.processing_time)
@@ -155,9 +146,9 @@ fn line(
         replicas: instances.len() as u64,
         min: kept.map(|kept| kept.min).or(scale.map(|scale| scale.min)),
         max: kept.map(|kept| kept.max).or(scale.map(|scale| scale.max)),
-        pending: of("num_pending"),
-        in_flight: of("num_ack_pending"),
-        redelivered: of("num_redelivered"),
+        pending: info.num_pending,
+        in_flight: info.num_ack_pending,
+        redelivered: info.num_redelivered,
         applied: sum("applied"),
         duplicates: sum("duplicates"),
         retried: sum("retried"),
@@ -264,7 +255,7 @@ mod tests {
             })
         };
         let both = [instance.clone(), instance];
-        let consumer = ("web".into(), info);
+        let consumer = ("web".into(), serde_json::from_value(info).unwrap());
         let fixed = line("f", scale(3, 3), None, &both, Some(&consumer));
         assert_eq!(
             (
@@ -303,7 +294,10 @@ mod tests {
                 idle: Duration::ZERO,
             })
         };
-        let there = ("web".into(), json!({ "num_pending": 3 }));
+        let there = (
+            "web".into(),
+            serde_json::from_value(json!({ "num_pending": 3 })).unwrap(),
+        );
         let complained = complaint(&line("f", of(1), None, &[], Some(&there)));
         assert!(complained.is_some_and(|c| c.contains("3 events wait") && c.contains("oncue up")));
         assert!(complaint(&line("f", of(0), None, &[], Some(&there))).is_none());

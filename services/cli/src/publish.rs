@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt, stream};
+use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::bus::{Bus, PubAck};
 use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{Envelope, Header};
@@ -327,15 +328,11 @@ fn ready(args: &Args, entry: &Entry, payload: &Value) -> Result<Ready, Failure> 
 async fn wait(bus: &Bus, ty: &str, ack: &PubAck, patience: Duration) -> Result<(), Failure> {
     let deadline = Instant::now() + patience;
     loop {
-        let list = bus
-            .api(&format!("CONSUMER.LIST.{}", ack.stream), &json!({}))
-            .await
-            .map_err(Failure::silent)?;
-        let consumers = list["consumers"].as_array().cloned().unwrap_or_default();
+        let consumers = bus.consumers(&ack.stream).await.map_err(Failure::silent)?;
         let behind: Vec<&str> = consumers
             .iter()
-            .filter(|info| acts_on(info, ty) && !is_past(info, ack.sequence))
-            .filter_map(|i| i["name"].as_str())
+            .filter(|consumer| acts_on(consumer, ty) && !consumer.is_past(ack.sequence))
+            .map(|consumer| consumer.name.as_str())
             .collect();
         if behind.is_empty() {
             return Ok(());
@@ -353,20 +350,9 @@ async fn wait(bus: &Bus, ty: &str, ack: &PubAck, patience: Duration) -> Result<(
     }
 }
 
-fn acts_on(info: &Value, ty: &str) -> bool {
-    let config = &info["config"];
-    let many = config["filter_subjects"].as_array().into_iter().flatten();
-    config["durable_name"].is_string()
-        && many
-            .chain([&config["filter_subject"]])
-            .any(|filter| filter.as_str() == Some(ty))
-}
-
-fn is_past(info: &Value, sequence: u64) -> bool {
-    let at = |field: &str| info[field]["stream_seq"].as_u64().unwrap_or_default();
-    let idle =
-        info["num_pending"].as_u64() == Some(0) && info["num_ack_pending"].as_u64() == Some(0);
-    at("ack_floor") >= sequence || idle
+fn acts_on(consumer: &ConsumerInfo, ty: &str) -> bool {
+    let config = &consumer.config;
+    config.durable_name.is_some() && config.filters().any(|filter| filter == ty)
 }
 
 #[cfg(test)]
@@ -414,9 +400,14 @@ mod tests {
 
     #[test]
     fn a_consumer_is_past_an_event_when_acked_or_idle() {
-        let info = |floor: u64, pending: u64| json!({ "ack_floor": { "stream_seq": floor }, "num_pending": pending, "num_ack_pending": 0 });
-        assert!(is_past(&info(5, 3), 5) && is_past(&info(2, 0), 5) && !is_past(&info(2, 1), 5));
-        let one = |config| acts_on(&json!({ "config": config }), "a.b.c");
+        let consumer = |info| serde_json::from_value::<ConsumerInfo>(info).unwrap();
+        let info = |floor: u64, pending: u64| {
+            consumer(
+                json!({ "ack_floor": { "stream_seq": floor }, "num_pending": pending, "num_ack_pending": 0 }),
+            )
+        };
+        assert!(info(5, 3).is_past(5) && info(2, 0).is_past(5) && !info(2, 1).is_past(5));
+        let one = |config| acts_on(&consumer(json!({ "config": config })), "a.b.c");
         assert!(one(
             json!({ "durable_name": "f", "filter_subjects": ["a.b.c", "a.b.c.*"] })
         ));

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use oncue_admin::topology::House;
-use oncue_core::bus::{Bus, without_password};
+use oncue_core::bus::Bus;
 use oncue_core::config::{Config, ConfigErrors};
-use oncue_core::store::{RedisStore, Store};
+use oncue_core::store::Store;
 
 use crate::exit::Failure;
 use crate::paint::remark;
@@ -107,8 +107,8 @@ impl Settings {
     }
 
     /// Redis as it is: nothing is loaded, nothing refused.
-    pub async fn store(&self) -> Result<RedisStore, Failure> {
-        RedisStore::look(&self.config.redis_url)
+    pub async fn store(&self) -> Result<Store, Failure> {
+        Store::look(&self.config.redis_url)
             .await
             .map_err(Failure::silent)
     }
@@ -131,11 +131,11 @@ impl Settings {
     }
 
     pub fn nats_place(&self) -> String {
-        without_password(&self.config.nats_url)
+        self.config.nats_url.to_string()
     }
 
     pub fn redis_place(&self) -> String {
-        without_password(&self.config.redis_url)
+        self.config.redis_url.to_string()
     }
 }
 

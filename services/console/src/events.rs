@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
-use oncue_core::bus::{Bus, BusError, StoredMessage, Slice};
+use oncue_core::bus::{Bus, BusError, Slice, StoredMessage};
 use oncue_proto::event;
 use serde::Deserialize;
 use serde_json::{Value, json};

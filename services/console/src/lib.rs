@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use oncue_core::bus::Bus;
 use oncue_core::config::Config;
-use oncue_core::store::{RedisStore, Store};
+use oncue_core::store::Store;
 use oncue_proto::Catalog;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -52,7 +52,7 @@ pub struct App {
     /// Folder of the functions' programs, which say what they are and try dead letters.
     bin: PathBuf,
     bus: Bus,
-    redis: RedisStore,
+    redis: Store,
     store: Store,
     access: Access,
     board: Board,
@@ -79,7 +79,7 @@ impl App {
             .await
             .map_err(|e| e.to_string())?;
         // Nothing is loaded into Redis: a console only looks.
-        let redis = RedisStore::look(&config.redis_url)
+        let redis = Store::look(&config.redis_url)
             .await
             .map_err(|e| e.to_string())?;
         let app = Arc::new(Self {
@@ -87,7 +87,7 @@ impl App {
             catalog,
             bin,
             bus,
-            store: Store::Redis(redis.clone()),
+            store: redis.clone(),
             redis,
             access,
             board: Board::default(),

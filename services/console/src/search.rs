@@ -10,7 +10,7 @@ use axum::extract::{Query, State};
 use futures::future::join_all;
 use oncue_admin::trail::{Patience, Sources, Trail};
 use oncue_core::bus::layout::{DLQ, TIMER};
-use oncue_core::bus::{BusError, StoredMessage, Slice};
+use oncue_core::bus::{BusError, Slice, StoredMessage};
 use oncue_proto::event;
 use serde::Deserialize;
 use serde_json::{Value, json};

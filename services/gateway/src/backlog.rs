@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oncue_core::bus::Bus;
-use serde_json::Value;
+use oncue_core::bus::info::ConsumerInfo;
 
 use crate::problem::{BEHIND, Problem};
 
@@ -100,26 +100,17 @@ impl Stream {
     }
 
     /// Functions have durable consumers; whoever only looks on has not.
-    fn learn(&self, consumers: &[Value]) {
-        let number = |info: &Value, field: &str| info[field].as_u64().unwrap_or_default();
-        let functions = consumers
+    fn learn(&self, consumers: &[ConsumerInfo]) {
+        let slowest = consumers
             .iter()
-            .filter(|info| info["config"]["durable_name"].is_string());
-        let lags = functions.map(|info| {
-            (
-                number(info, "num_pending") + number(info, "num_ack_pending"),
-                info,
-            )
-        });
-        let (lag, slowest) = lags
-            .max_by_key(|(lag, _)| *lag)
-            .map_or((0, ""), |(lag, info)| {
-                (lag, info["name"].as_str().unwrap_or_default())
-            });
+            .filter(|consumer| consumer.config.durable_name.is_some())
+            .max_by_key(|consumer| consumer.lag());
         *self.known() = Known {
             looked: Some(Instant::now()),
-            lag,
-            slowest: slowest.to_owned(),
+            lag: slowest.map_or(0, ConsumerInfo::lag),
+            slowest: slowest
+                .map(|consumer| consumer.name.clone())
+                .unwrap_or_default(),
             taken: 0,
         };
     }
@@ -141,8 +132,9 @@ mod tests {
 
     use super::*;
 
-    fn consumer(name: &str, pending: u64, in_flight: u64) -> Value {
-        json!({ "name": name, "config": { "durable_name": name }, "num_pending": pending, "num_ack_pending": in_flight })
+    fn consumer(name: &str, pending: u64, in_flight: u64) -> ConsumerInfo {
+        let info = json!({ "name": name, "config": { "durable_name": name }, "num_pending": pending, "num_ack_pending": in_flight });
+        serde_json::from_value(info).expect("a consumer")
     }
 
     #[test]
@@ -150,7 +142,7 @@ mod tests {
         let stream = Stream::default();
         assert!(!stream.take(10, FRESH), "nothing is known");
         let mut onlooker = consumer("tail", 1000, 0);
-        onlooker["config"] = json!({ "name": "tail" });
+        onlooker.config.durable_name = None;
         stream.learn(&[consumer("fast", 0, 1), consumer("slow", 5, 2), onlooker]);
         let taken = (0..20).filter(|_| stream.take(10, FRESH)).count();
         assert_eq!(taken, 3);

@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use oncue_core::bus::{Bus, layout};
 use oncue_core::config::{Config, FlowsConfig, GatewayConfig};
-use oncue_core::store::{RedisStore, Store};
+use oncue_core::store::Store;
 use oncue_proto::Catalog;
 use oncue_telemetry::metrics::Source;
 use tokio::sync::Semaphore;
@@ -53,7 +53,7 @@ pub struct App {
     flows: FlowsConfig,
     catalog: Catalog,
     bus: Bus,
-    redis: RedisStore,
+    redis: Store,
     store: Store,
     metrics: Metrics,
     guards: Guards,
@@ -81,7 +81,7 @@ impl App {
         let bus = Bus::connect(&config.nats_url, "oncue-gateway")
             .await
             .map_err(|e| e.to_string())?;
-        let redis = RedisStore::connect(&config.redis_url)
+        let redis = Store::connect(&config.redis_url)
             .await
             .map_err(|e| e.to_string())?;
         // A lone gateway works: events wait in their streams for the functions to come. The timer stream is first, since
@@ -99,7 +99,7 @@ impl App {
         }
         let bucket = layout::bucket(layout::FILES, &config.bucket());
         bus.require(&bucket).await.map_err(|e| e.to_string())?;
-        let store = Store::Redis(redis.clone());
+        let store = redis.clone();
         let app = Arc::new(Self {
             config: config.gateway.clone(),
             flows: config.flows.clone(),

@@ -27,7 +27,7 @@ async fn main() -> ExitCode {
         }
     };
     let telemetry = Telemetry::start("gateway", &event::new_id(), false);
-    oncue_telemetry::set_peers(&config.nats_url, &config.redis_url);
+    oncue_telemetry::set_peers(config.nats_url.expose(), config.redis_url.expose());
     let ended = run(&config, catalog).await;
     telemetry.close().await;
     match ended {

@@ -137,7 +137,9 @@ async fn answer(bus: Bus, members: Arc<Vec<Member>>, verb: &str) {
                     "metadata": { "manifest": manifest.to_string() },
                     "data": { "delivered": handled, "applied": handled, "in_flight": handled % 9, "dead": member.dead * (handled / 4000),
                         "duration_ms": { "bounds": [1, 5, 25, 100], "counts": counts } } }] });
-            let _ = bus.publish_plain(reply.clone(), body.to_string().into()).await;
+            let _ = bus
+                .publish_plain(reply.clone(), body.to_string().into())
+                .await;
         }
     }
 }

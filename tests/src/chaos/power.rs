@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use oncue_core::store::{
-    Expected, Change, CommitEvent, Mark, Op, Purpose, Regression, Row as StateRow, RowChange, RowKey, Run,
+    Change, CommitEvent, Expected, Mark, Op, Purpose, Regression, Row as StateRow, RowChange,
+    RowKey, Run,
 };
 use serde_json::json;
 

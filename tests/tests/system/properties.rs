@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use oncue_core::store::{
-    Read, Expected, Fields, StoredOutputs, GRACE_MS, CommitEvent, MapStore, Mark, Op, Row, RowChange, RowKey, Run,
-    SKEW_MS, StateValue, Status, Store, Unpublished,
+    CommitEvent, Expected, Fields, GRACE_MS, Mark, Op, Read, Row, RowChange, RowKey, Run, SKEW_MS,
+    StateValue, Status, StoredOutputs, Unpublished,
 };
 use oncue_proto::event::{self, Meta, Origin};
+use oncue_tests::any_store::AnyStore;
 use oncue_tests::house::House;
+use oncue_tests::map_store::MapStore;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, RngSeed, TestError, TestRunner};
@@ -63,7 +65,7 @@ fn basis(
 /// One case on both stores, with keys and ids of its own.
 struct Pair<'s> {
     redis: &'s Store,
-    map: Store,
+    map: AnyStore,
     number: u32,
     now: u64,
 }
@@ -91,7 +93,7 @@ impl Pair<'_> {
     }
 
     /// A plan as a run on one of the stores: versions are of its own clock.
-    async fn run(&self, plan: &RunPlan, store: &Store) -> Run {
+    async fn run(&self, plan: &RunPlan, store: &AnyStore) -> Run {
         let row = match &plan.row {
             None => None,
             Some(row) => {
@@ -143,7 +145,10 @@ impl Pair<'_> {
     }
 
     /// Everything that can be seen of the case in one of the stores.
-    async fn seen(&self, store: &Store) -> (Vec<Option<StateValue>>, Vec<bool>, Vec<Vec<StoredOutputs>>) {
+    async fn seen(
+        &self,
+        store: &AnyStore,
+    ) -> (Vec<Option<StateValue>>, Vec<bool>, Vec<Vec<StoredOutputs>>) {
         let (mut shown, mut known) = (Vec::new(), Vec::new());
         for key in 0..KEYS {
             for table in TABLES {
@@ -184,7 +189,7 @@ impl Pair<'_> {
     }
 
     /// Outboxes of the case that wait to be published.
-    async fn waiting(&self, store: &Store) -> Vec<Unpublished> {
+    async fn waiting(&self, store: &AnyStore) -> Vec<Unpublished> {
         let ours: Vec<[u8; 16]> = (0..IDS).map(|id| self.mark(0, id, 0, true).id).collect();
         let mut partitions: Vec<u32> = (0..KEYS)
             .map(|key| event::partition(&self.key(key)))
@@ -302,13 +307,13 @@ impl Tally {
     }
 }
 
-async fn play(redis: &Store, steps: &[Step], tally: &Tally) {
+async fn play(redis: &AnyStore, steps: &[Step], tally: &Tally) {
     // Each case has names of its own, also while a failing one is made smaller.
     static CASES: AtomicU32 = AtomicU32::new(0);
     let number = CASES.fetch_add(1, Ordering::Relaxed);
     let pair = Pair {
         redis,
-        map: Store::Map(MapStore::default()),
+        map: AnyStore::Map(MapStore::default()),
         number,
         now: event::now_ms(),
     };
@@ -378,7 +383,7 @@ fn runtime() -> tokio::runtime::Runtime {
 /// Plays case after case until one goes wrong.
 fn play_all(
     runtime: &tokio::runtime::Runtime,
-    redis: &Store,
+    redis: &AnyStore,
     config: ProptestConfig,
     tally: &Tally,
 ) -> Result<(), TestError<Vec<Step>>> {

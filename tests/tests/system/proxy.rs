@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use oncue_core::bus::pull::Capacity;
 use oncue_core::bus::{Bus, layout};
 use oncue_core::config::{FunctionConfig, Limits, StreamConfig};
-use oncue_core::store::{CommitEvent, Mark, Purpose, RedisStore, Run, Store};
+use oncue_core::store::{CommitEvent, Mark, Purpose, Run, Store};
 use oncue_proto::oncue::v1::Envelope;
 use oncue_tests::house::{House, until};
 use oncue_tests::proxy::{Direction, Faults, Protocol, Proxy};
@@ -171,8 +171,8 @@ async fn a_reset_comes_in_mid_frame() {
 async fn exactly_the_next_reply_of_a_commit_is_lost() {
     let (house, proxy, _) = redis().await;
     let url = format!("redis://127.0.0.1:{}", proxy.port);
-    let redis = RedisStore::connect(&url).await.expect("through the proxy");
-    let store = Store::Redis(redis.clone());
+    let redis = Store::connect(&url).await.expect("through the proxy");
+    let store = redis.clone();
     let commit = async |n: u64| {
         let origin = oncue_proto::event::Origin {
             stream: "web",

@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 use oncue_core::store::{
-    Read, Expected, Change, CommitEvent, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, StateValue,
+    Change, CommitEvent, Expected, Mark, Op, Purpose, Read, RowChange, RowKey, Run, StateValue,
     Status, Store, row_key,
 };
 use oncue_proto::event::{self, Meta, Origin};
+use oncue_tests::any_store::AnyStore;
 use oncue_tests::house::House;
+use oncue_tests::map_store::MapStore;
 
 const KEY: &str = "/known";
 
@@ -179,7 +181,7 @@ async fn the_lowest_number_stuck() {
 async fn a_bad_event_condemned_its_neighbour() {
     let house = House::new("").await;
     let much = 8_000_000_000_000_000_000;
-    for store in [house.store().await, Store::Map(MapStore::default())] {
+    for store in [house.store().await, AnyStore::Map(MapStore::default())] {
         let clash = ("sums", Change::SetAdd { member: "x".into() });
         let events = vec![
             handled("bad", vec![add(much), clash]),

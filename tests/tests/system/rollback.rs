@@ -1,6 +1,6 @@
 //! A Redis that went back in time: who finds it out, and what is no alarm.
 
-use oncue_core::store::{RedisStore, Store};
+use oncue_core::store::Store;
 use oncue_tests::house::House;
 
 use crate::store::{alone, commit, handled};
@@ -10,8 +10,8 @@ use crate::store::{alone, commit, handled};
 async fn a_redis_that_went_back_in_time_is_found_out() {
     let house = House::new("").await;
     let url = format!("redis://127.0.0.1:{}", house.redis_port);
-    let redis = RedisStore::connect(&url).await.expect("Redis");
-    let (store, other) = (Store::Redis(redis.clone()), house.store().await);
+    let redis = Store::connect(&url).await.expect("Redis");
+    let (store, other) = (redis.clone(), house.store().await);
     let numbered = async |store: &Store, n: u64| {
         let mut event = handled(&format!("g{n}"), "/g");
         event.mark.sequence = 100 + n;
@@ -49,24 +49,24 @@ async fn a_redis_that_went_back_in_time_is_found_out() {
             .as_ref()
             .is_some_and(|why| why.contains("oncue recover redis"))
     );
-    let refused = RedisStore::connect(&url)
+    let refused = Store::connect(&url)
         .await
         .err()
         .expect("nobody starts on it")
         .to_string();
     assert!(refused.contains("went back in time"), "{refused}");
     redis.clear_regression().await.expect("cleared");
-    RedisStore::connect(&url).await.expect("all is well again");
+    Store::connect(&url).await.expect("all is well again");
 }
 
 /// A worker that finds its loss only after it was restored raises no second alarm.
 #[tokio::test]
 async fn what_was_restored_is_no_loss() {
     let house = House::new("").await;
-    let redis = RedisStore::connect(&format!("redis://127.0.0.1:{}", house.redis_port))
+    let redis = Store::connect(&format!("redis://127.0.0.1:{}", house.redis_port))
         .await
         .expect("Redis");
-    let store = Store::Redis(redis.clone());
+    let store = redis.clone();
     for n in 0..3 {
         commit(&store, alone(handled(&format!("r{n}"), "/r"))).await;
     }
@@ -90,14 +90,14 @@ async fn what_was_restored_is_no_loss() {
 async fn a_restoration_that_was_lost_as_well_hides_no_loss() {
     let house = House::new("").await;
     let url = format!("redis://127.0.0.1:{}", house.redis_port);
-    RedisStore::connect(&url)
+    Store::connect(&url)
         .await
         .expect("Redis")
         .clear_regression()
         .await
         .expect("restored");
-    let redis = RedisStore::connect(&url).await.expect("Redis");
-    let store = Store::Redis(redis.clone());
+    let redis = Store::connect(&url).await.expect("Redis");
+    let store = redis.clone();
     for n in 0..3 {
         commit(&store, alone(handled(&format!("l{n}"), "/l"))).await;
     }
@@ -113,10 +113,10 @@ async fn a_restoration_that_was_lost_as_well_hides_no_loss() {
 #[tokio::test]
 async fn an_emptied_redis_is_restored_from_the_beginning() {
     let house = House::new("").await;
-    let redis = RedisStore::connect(&format!("redis://127.0.0.1:{}", house.redis_port))
+    let redis = Store::connect(&format!("redis://127.0.0.1:{}", house.redis_port))
         .await
         .expect("Redis");
-    let store = Store::Redis(redis.clone());
+    let store = redis.clone();
     commit(&store, alone(handled("e0", "/e"))).await;
     house.redis_cli(&["FLUSHALL"]);
     commit(&store, alone(handled("e1", "/e"))).await;

@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 use oncue_core::store::{
-    Read, Expected, Change, StoredOutputs, CommitEvent, MapStore, Mark, Op, Purpose, RowChange, RowKey, Run, StateValue,
-    Status, Store,
+    Change, CommitEvent, Expected, Mark, Op, Purpose, Read, RowChange, RowKey, Run, StateValue,
+    Status, StoredOutputs,
 };
 use oncue_proto::event::{self, Incoming, Origin};
+use oncue_tests::any_store::AnyStore;
 use oncue_tests::house::House;
+use oncue_tests::map_store::MapStore;
 
 use crate::twins::break_library;
 
@@ -52,7 +54,13 @@ fn with_ops(id: &str, key: &str, ops: Vec<(&'static str, Change)>) -> CommitEven
     }
 }
 
-fn run(key: &str, version: u64, set: &[(&str, &str)], del: &[&str], events: Vec<CommitEvent>) -> Run {
+fn run(
+    key: &str,
+    version: u64,
+    set: &[(&str, &str)],
+    del: &[&str],
+    events: Vec<CommitEvent>,
+) -> Run {
     let set = set
         .iter()
         .map(|(field, value)| ((*field).to_owned(), value.as_bytes().to_vec()))
@@ -81,7 +89,7 @@ pub fn alone(event: CommitEvent) -> Run {
 }
 
 /// Version 1 stands for the one the row has.
-pub async fn commit(store: &Store, mut run: Run) -> Vec<Status> {
+pub async fn commit(store: &AnyStore, mut run: Run) -> Vec<Status> {
     if let Some(row) = run
         .row
         .as_mut()
@@ -110,7 +118,7 @@ pub async fn commit(store: &Store, mut run: Run) -> Vec<Status> {
 }
 
 /// Whether the row is there, as a version, and its fields.
-async fn row(store: &Store, key: &str) -> (u64, Vec<(String, String)>) {
+async fn row(store: &AnyStore, key: &str) -> (u64, Vec<(String, String)>) {
     let ask = Read {
         row: Some(RowKey {
             table: "rows",
@@ -135,7 +143,7 @@ fn fields(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         .collect()
 }
 
-async fn an_event_is_applied_once_and_brings_its_neighbours_back(store: &Store) {
+async fn an_event_is_applied_once_and_brings_its_neighbours_back(store: &AnyStore) {
     commit(
         store,
         run("/d", 0, &[("n", "1")], &[], vec![handled("d1", "/d")]),
@@ -163,7 +171,7 @@ async fn an_event_is_applied_once_and_brings_its_neighbours_back(store: &Store) 
     );
 }
 
-async fn two_copies_in_one_run_are_not_both_applied(store: &Store) {
+async fn two_copies_in_one_run_are_not_both_applied(store: &AnyStore) {
     let twice = run(
         "/t",
         0,
@@ -186,7 +194,7 @@ fn with_outputs(id: &str, key: &str, outputs: &'static str) -> CommitEvent {
 }
 
 /// Commits runs of one event each and says where their outputs wait.
-async fn outbox(store: &Store, events: &[CommitEvent]) -> String {
+async fn outbox(store: &AnyStore, events: &[CommitEvent]) -> String {
     let runs: Vec<Run> = events.iter().cloned().map(alone).collect();
     let committed = store.commit(&runs).await.expect("a commit");
     assert!(
@@ -201,7 +209,11 @@ async fn outbox(store: &Store, events: &[CommitEvent]) -> String {
 }
 
 /// Outputs of a partition that wait, or are kept, by where they do.
-async fn waiting(store: &Store, partition: u32, until: u64) -> Vec<(String, Vec<StoredOutputs>)> {
+async fn waiting(
+    store: &AnyStore,
+    partition: u32,
+    until: u64,
+) -> Vec<(String, Vec<StoredOutputs>)> {
     let left = store
         .unpublished(partition..partition + 1, until)
         .await
@@ -218,7 +230,7 @@ fn frame(event: &CommitEvent) -> StoredOutputs {
     }
 }
 
-async fn outputs_wait_until_they_are_published(store: &Store) {
+async fn outputs_wait_until_they_are_published(store: &AnyStore) {
     let (now, partition) = (event::now_ms(), event::partition("/o"));
     let events = [
         with_outputs("o1", "/o", "out"),
@@ -248,7 +260,7 @@ async fn outputs_wait_until_they_are_published(store: &Store) {
     assert_eq!(waiting(store, partition, now + 60_000).await, []);
 }
 
-async fn a_refused_run_leaves_no_outputs(store: &Store) {
+async fn a_refused_run_leaves_no_outputs(store: &AnyStore) {
     let partition = event::partition("/w");
     let first = outbox(store, &[with_outputs("w1", "/w", "first")]).await;
     store.published(&[first], false).await.expect("marked");
@@ -283,7 +295,7 @@ async fn a_refused_run_leaves_no_outputs(store: &Store) {
     );
 }
 
-async fn an_outbox_can_be_published_in_part(store: &Store) {
+async fn an_outbox_can_be_published_in_part(store: &AnyStore) {
     let (now, partition) = (event::now_ms(), event::partition("/half"));
     let events = [
         with_outputs("h1", "/half", "one"),
@@ -316,7 +328,7 @@ async fn an_outbox_can_be_published_in_part(store: &Store) {
     assert_eq!(waiting(store, partition, now + 60_000).await, []);
 }
 
-async fn published_outputs_can_be_kept_for_a_while(store: &Store) {
+async fn published_outputs_can_be_kept_for_a_while(store: &AnyStore) {
     let event = with_outputs("k1", "/kept", "kept");
     let (key, partition) = (
         outbox(store, std::slice::from_ref(&event)).await,
@@ -352,7 +364,7 @@ async fn published_outputs_can_be_kept_for_a_while(store: &Store) {
     assert!(kept(now - 60_000).await.is_empty());
 }
 
-async fn a_dead_letter_lives_again_only_for_a_later_redrive(store: &Store) {
+async fn a_dead_letter_lives_again_only_for_a_later_redrive(store: &AnyStore) {
     let now = event::now_ms();
     let old = now - HORIZON - 60_000;
     let redriven = |number| {
@@ -415,7 +427,7 @@ async fn a_dead_letter_lives_again_only_for_a_later_redrive(store: &Store) {
     );
 }
 
-async fn the_age_fence_holds(store: &Store) {
+async fn the_age_fence_holds(store: &AnyStore) {
     let now = event::now_ms();
     let cases = [
         ("old", now - HORIZON - 60_000, Status::TooOld),
@@ -446,7 +458,7 @@ async fn the_age_fence_holds(store: &Store) {
     );
 }
 
-async fn an_untimed_event_is_known_under_another_time(store: &Store) {
+async fn an_untimed_event_is_known_under_another_time(store: &AnyStore) {
     let now = event::now_ms();
     assert_eq!(
         commit(
@@ -478,7 +490,7 @@ async fn an_untimed_event_is_known_under_another_time(store: &Store) {
 }
 
 /// Redis went back in time between the look-up and the commit: an event that was known is new again.
-async fn asking_after_an_event_applies_nothing(store: &Store) {
+async fn asking_after_an_event_applies_nothing(store: &AnyStore) {
     let recall = CommitEvent {
         purpose: Purpose::Recall,
         ..handled("q1", "/q")
@@ -497,7 +509,7 @@ async fn asking_after_an_event_applies_nothing(store: &Store) {
     );
 }
 
-async fn an_id_with_another_payload_is_not_a_duplicate(store: &Store) {
+async fn an_id_with_another_payload_is_not_a_duplicate(store: &AnyStore) {
     commit(store, alone(handled("i1", "/i"))).await;
     let forged = CommitEvent {
         payload_hash: 8,
@@ -506,7 +518,7 @@ async fn an_id_with_another_payload_is_not_a_duplicate(store: &Store) {
     assert_eq!(commit(store, alone(forged)).await, [Status::IdReuse]);
 }
 
-async fn blind_operations_commute(store: &Store) {
+async fn blind_operations_commute(store: &AnyStore) {
     let add = |by| {
         (
             "hits",
@@ -611,7 +623,7 @@ fn add_to(table: &'static str, by: i64) -> (&'static str, Change) {
     )
 }
 
-async fn a_bad_operation_changes_nothing_at_all(store: &Store) {
+async fn a_bad_operation_changes_nothing_at_all(store: &AnyStore) {
     commit(
         store,
         alone(with_ops(
@@ -730,7 +742,7 @@ async fn a_bad_operation_changes_nothing_at_all(store: &Store) {
     );
 }
 
-async fn one_bad_run_does_not_fail_its_neighbours(store: &Store) {
+async fn one_bad_run_does_not_fail_its_neighbours(store: &AnyStore) {
     commit(
         store,
         run("/n", 0, &[("a", "1")], &[], vec![handled("n1", "/n")]),
@@ -746,7 +758,7 @@ async fn one_bad_run_does_not_fail_its_neighbours(store: &Store) {
     assert_eq!(statuses, [[Status::Conflict], [Status::Applied]]);
 }
 
-async fn runs_are_counted(store: &Store) {
+async fn runs_are_counted(store: &AnyStore) {
     let (one, other) = (handled("s1", "/s").mark, handled("s2", "/s").mark);
     assert_eq!(
         store
@@ -759,7 +771,7 @@ async fn runs_are_counted(store: &Store) {
     assert_eq!(store.started(&[other]).await.expect("counted"), [2]);
 }
 
-pub async fn suite(store: &Store) {
+pub async fn suite(store: &AnyStore) {
     runs_are_counted(store).await;
     rows::all(store).await;
     an_event_is_applied_once_and_brings_its_neighbours_back(store).await;
@@ -781,7 +793,7 @@ pub async fn suite(store: &Store) {
 
 #[tokio::test]
 async fn the_map_passes_the_suite() {
-    suite(&Store::Map(MapStore::default())).await;
+    suite(&AnyStore::Map(MapStore::default())).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,6 @@ use std::time::Duration;
 use oncue_admin::dead_letters::{
     self, Group, Letter, Outcome, Pace, Progress, Sent, Tally, Watch, grouped, without_outdated,
 };
-use oncue_core::store::Store;
 
 use crate::exit::{self, Failure};
 use crate::paint::{BAD, CHANGED, DIM, GOOD, NAME, progress, remark, say};
@@ -58,7 +57,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         .await
         .map_err(Failure::failed)?;
     let next = letters.last().map_or(1, |letter| letter.number + 1);
-    let store = Store::Redis(settings.store().await?);
+    let store = settings.store().await?;
     let mut watch = Watch::new(&bus, store, &settings.config, next);
     let pace = Pace {
         rate: args.rate,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use oncue_core::bus::Bus;
 use oncue_core::bus::layout::{self, Mode, Outcome};
 use oncue_core::model::manifest::Manifest;
-use oncue_core::store::RedisStore;
+use oncue_core::store::Store;
 use oncue_proto::event::PARTITIONS;
 use serde::Serialize;
 use serde_json::Value;
@@ -129,7 +129,7 @@ async fn nats(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut Re
             );
         }
     }
-    match monitor(&settings.config.nats_url).await {
+    match monitor(settings.config.nats_url.expose()).await {
         Ok(varz) => {
             let config = &varz["jetstream"]["config"];
             let nanos = config["sync_interval"].as_u64().unwrap_or_default();
@@ -312,7 +312,7 @@ async fn compare(settings: &Settings, bus: &Bus, manifests: &[Manifest], report:
 
 async fn redis(
     settings: &Settings,
-    store: &RedisStore,
+    store: &Store,
     facts: &mut Facts,
     report: &mut Report,
 ) -> Result<(), String> {
@@ -376,7 +376,7 @@ async fn redis(
     Ok(())
 }
 
-async fn persistence(store: &RedisStore, facts: &mut Facts, report: &mut Report) {
+async fn persistence(store: &Store, facts: &mut Facts, report: &mut Report) {
     facts.appendonly = store.setting("appendonly").await;
     facts.appendfsync = store.setting("appendfsync").await;
     replication(store, facts, report).await;
@@ -403,7 +403,7 @@ async fn persistence(store: &RedisStore, facts: &mut Facts, report: &mut Report)
     }
 }
 
-async fn replication(store: &RedisStore, facts: &mut Facts, report: &mut Report) {
+async fn replication(store: &Store, facts: &mut Facts, report: &mut Report) {
     let setting = async |name: &str| {
         store
             .setting(name)

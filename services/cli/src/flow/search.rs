@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use oncue_admin::dead_letters::{self, Letter};
 use oncue_admin::trail::{self, Cue, Hit, Patience, Searched, Sources};
+use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_core::bus::{Bus, StoredMessage};
 use oncue_core::config::Config;
@@ -12,8 +13,6 @@ use oncue_core::model::flow::{Flow, FlowEvent, Step, StepState, tree};
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::Store;
 use oncue_proto::Catalog;
-use oncue_proto::event;
-use serde_json::Value;
 
 use crate::exit::Failure;
 use crate::paint::progress;
@@ -120,22 +119,16 @@ fn emitted(hits: &[Hit], cause: &str, function: &str) -> Option<u64> {
 }
 
 /// Whether a consumer ever got, or will get, a message.
-fn acts_on(info: &Value, found: &StoredMessage) -> bool {
-    let config = &info["config"];
-    let filters = config["filter_subjects"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .chain([&config["filter_subject"]]);
-    let mut filters = filters
-        .filter_map(Value::as_str)
-        .filter(|filter| !filter.is_empty());
-    let created = info["created"]
-        .as_str()
-        .and_then(event::parse_time)
-        .unwrap_or(0);
-    filters.any(|filter| matches(filter, &found.subject))
-        && (config["deliver_policy"] != "new" || found.time >= created)
+fn acts_on(consumer: &ConsumerInfo, found: &StoredMessage) -> bool {
+    let config = &consumer.config;
+    let since = match config.deliver_policy.as_str() {
+        "new" => consumer.created_ms().unwrap_or(0),
+        _ => 0,
+    };
+    found.time >= since
+        && config
+            .filters()
+            .any(|filter| matches(filter, &found.subject))
 }
 
 fn matches(filter: &str, subject: &str) -> bool {
@@ -151,17 +144,16 @@ fn matches(filter: &str, subject: &str) -> bool {
 
 fn step(
     function: &str,
-    info: &Value,
+    consumer: &ConsumerInfo,
     hit: &Hit,
     emitted: Option<u64>,
     letter: Option<&Letter>,
 ) -> Step {
-    let place = |field: &str| info[field]["stream_seq"].as_u64().unwrap_or(0);
     let sequence = hit.found.sequence;
     let state = match letter {
         Some(_) => StepState::Dead,
-        None if emitted.is_some() || sequence <= place("ack_floor") => StepState::Done,
-        None if sequence <= place("delivered") => StepState::Running,
+        None if emitted.is_some() || sequence <= consumer.ack_floor.stream_seq => StepState::Done,
+        None if sequence <= consumer.delivered.stream_seq => StepState::Running,
         None => StepState::Pending,
     };
     let died = letter.map(|letter| when::ms(letter.content.at.as_ref()));

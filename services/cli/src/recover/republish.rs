@@ -38,7 +38,7 @@ struct Tally {
 }
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
-    let (bus, store) = (settings.bus().await?, Store::Redis(settings.store().await?));
+    let (bus, store) = (settings.bus().await?, settings.store().await?);
     let since = args
         .since
         .map_or_else(|| "all that is kept".to_owned(), event::format_time);

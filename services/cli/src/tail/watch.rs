@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use oncue_core::bus::Bus;
-use oncue_core::bus::pull::{Pull, Capacity};
+use oncue_core::bus::pull::{Capacity, Pull};
 use oncue_proto::event::{self, Origin};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;

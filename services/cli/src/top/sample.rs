@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use oncue_core::bus::Bus;
+use oncue_core::bus::info::ConsumerInfo;
 use serde_json::Value;
 
 use crate::exit::Failure;
@@ -166,7 +167,7 @@ impl Sampler {
     fn picture(
         &mut self,
         instances: &[Instance],
-        consumers: &BTreeMap<String, (String, Value)>,
+        consumers: &BTreeMap<String, (String, ConsumerInfo)>,
         now: Instant,
     ) -> Picture {
         let counts: BTreeMap<String, Counts> = instances
@@ -193,13 +194,12 @@ impl Sampler {
             } else {
                 all.durations()
             };
-            let of = |field: &str| info[field].as_u64().unwrap_or(0);
             functions.push(Line {
                 function: function.clone(),
                 workers,
                 rate: rate(new.applied),
-                lag: of("num_pending"),
-                in_flight: of("num_ack_pending"),
+                lag: info.num_pending,
+                in_flight: info.num_ack_pending,
                 p50,
                 p99,
                 average,
@@ -220,6 +220,10 @@ mod tests {
 
     use super::*;
 
+    fn consumer(info: Value) -> ConsumerInfo {
+        serde_json::from_value(info).unwrap()
+    }
+
     fn instance(id: &str, runs: u64, applied: u64, buckets: &Value) -> Instance {
         let mut data = json!({ "applied": applied, "dead": 1 });
         if !buckets.is_null() {
@@ -236,7 +240,7 @@ mod tests {
             "f".to_owned(),
             (
                 "web".to_owned(),
-                json!({ "num_pending": 7, "num_ack_pending": 3 }),
+                consumer(json!({ "num_pending": 7, "num_ack_pending": 3 })),
             ),
         )]);
         let (mut sampler, start) = (Sampler::default(), Instant::now());
@@ -296,7 +300,7 @@ mod tests {
             (quantile(&[], &[5], 0.5), quantile(&[1.0], &[0, 0], 0.5)),
             (None, None)
         );
-        let consumers = BTreeMap::from([("f".to_owned(), ("web".to_owned(), json!({})))]);
+        let consumers = BTreeMap::from([("f".to_owned(), ("web".to_owned(), consumer(json!({}))))]);
         let (mut sampler, start) = (Sampler::default(), Instant::now());
         sampler.picture(
             &[instance("a", 100, 100, &json!([100, 0, 0, 0]))],

@@ -93,8 +93,14 @@ pub fn environment(
 ) -> Result<Vec<(String, String)>, Failure> {
     let config = &settings.config;
     let mut env = vec![
-        ("ONCUE_NATS_URL".to_owned(), config.nats_url.clone()),
-        ("ONCUE_REDIS_URL".to_owned(), config.redis_url.clone()),
+        (
+            "ONCUE_NATS_URL".to_owned(),
+            config.nats_url.expose().to_owned(),
+        ),
+        (
+            "ONCUE_REDIS_URL".to_owned(),
+            config.redis_url.expose().to_owned(),
+        ),
         (
             "ONCUE_GATEWAY_LISTEN".to_owned(),
             config.gateway.listen.clone(),

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::try_join_all;
+use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::bus::{ApiError, Bus};
-use serde_json::Value;
 
 use super::scale::Sample;
 
@@ -58,11 +58,7 @@ impl Sampler {
         }
         let mut found = Vec::new();
         for (stream, subjects) in streams {
-            let info = self
-                .bus
-                .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
-                .await?;
-            let end = info["state"]["last_seq"].as_u64().unwrap_or_default();
+            let end = self.bus.stream_info(stream).await?.state.last_seq;
             let (due, quiet): (Vec<&Subject>, Vec<&Subject>) = subjects
                 .into_iter()
                 .partition(|s| is_due(self.seen.get(&s.name), s.awake, end, now));
@@ -115,28 +111,24 @@ async fn ask(
             .collect());
     }
     let consumers = bus.consumers(stream).await?;
-    let named = |info: &Value| {
-        let name = info["name"].as_str()?;
-        subjects
-            .iter()
-            .any(|s| s.name == name)
-            .then(|| (name.to_owned(), read(info)))
-    };
-    Ok(consumers.iter().filter_map(named).collect())
+    let named = consumers
+        .iter()
+        .filter(|consumer| subjects.iter().any(|s| s.name == consumer.name));
+    Ok(named
+        .map(|consumer| (consumer.name.clone(), sample_of(consumer)))
+        .collect())
 }
 
 async fn info(bus: &Bus, stream: &str, name: &str) -> Result<Sample, ApiError> {
-    bus.api(&format!("CONSUMER.INFO.{stream}.{name}"), &Value::Null)
-        .await
-        .map(|info| read(&info))
+    let consumer = bus.consumer_info(stream, name).await?;
+    Ok(sample_of(&consumer))
 }
 
-fn read(info: &Value) -> Sample {
-    let number = |value: &Value| value.as_u64().unwrap_or_default();
+fn sample_of(consumer: &ConsumerInfo) -> Sample {
     Sample {
-        lag: number(&info["num_pending"]),
-        in_flight: number(&info["num_ack_pending"]),
-        delivered: number(&info["delivered"]["consumer_seq"]),
+        lag: consumer.num_pending,
+        in_flight: consumer.num_ack_pending,
+        delivered: consumer.delivered.consumer_seq,
     }
 }
 
@@ -193,7 +185,7 @@ mod tests {
     fn a_consumer_is_read() {
         let info = json!({ "num_pending": 7, "num_ack_pending": 2, "delivered": { "consumer_seq": 9, "stream_seq": 5 } });
         assert_eq!(
-            read(&info),
+            sample_of(&serde_json::from_value(info).expect("a consumer")),
             Sample {
                 lag: 7,
                 in_flight: 2,

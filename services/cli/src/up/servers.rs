@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use oncue_core::bus::{Bus, without_password};
-use oncue_core::store::RedisStore;
+use oncue_core::bus::Bus;
+use oncue_core::config::ServerUrl;
+use oncue_core::store::Store;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -84,7 +85,7 @@ pub async fn nats(args: &Args, settings: &Settings) -> Result<Server, Failure> {
             .map_err(|e| format!("JetStream is off: {e}"))?;
         Ok(format!("nats-server {}", bus.server_version()))
     });
-    let place = Place::of(url, 4222);
+    let place = Place::of(url.expose(), 4222);
     plan(&NATS, url, place, probe, async |place: &Place| {
         let (program, data) = (find(&NATS, args, settings).await?, folder(args, "nats")?);
         let conf = configuration("nats.conf", NATS_CONF, args)?;
@@ -117,7 +118,7 @@ pub async fn nats(args: &Args, settings: &Settings) -> Result<Server, Failure> {
 pub async fn redis(args: &Args, settings: &Settings) -> Result<Server, Failure> {
     let url = &settings.config.redis_url;
     let probe = Box::pin(async {
-        let store = RedisStore::look(url).await.map_err(|e| e.to_string())?;
+        let store = Store::look(url).await.map_err(|e| e.to_string())?;
         store.check().await.map_err(|e| e.to_string())?;
         let info = store.info("server").await.map_err(|e| e.to_string())?;
         let version = info.lines().find_map(|line| {
@@ -129,7 +130,7 @@ pub async fn redis(args: &Args, settings: &Settings) -> Result<Server, Failure> 
             version.unwrap_or_default().trim()
         ))
     });
-    let place = Place::of(url, 6379);
+    let place = Place::of(url.expose(), 6379);
     plan(&REDIS, url, place, probe, async |place: &Place| {
         let (program, data) = (find(&REDIS, args, settings).await?, folder(args, "redis")?);
         let conf = configuration("redis.conf", REDIS_CONF, args)?;
@@ -157,12 +158,12 @@ pub async fn redis(args: &Args, settings: &Settings) -> Result<Server, Failure> 
 /// Uses what answers and fits, starts what is to be here and is not, and refuses the rest with its reason.
 async fn plan(
     kind: &Kind,
-    url: &str,
+    url: &ServerUrl,
     place: Option<Place>,
     probe: Pin<Box<dyn Future<Output = Result<String, String>> + '_>>,
     spawn: impl AsyncFnOnce(&Place) -> Result<Start, Failure>,
 ) -> Result<Server, Failure> {
-    let shown = without_password(url);
+    let shown = url.to_string();
     let place = place.ok_or_else(|| {
         Failure::usage(format_args!(
             "{shown:?} is no address of a {} server",
@@ -359,8 +360,7 @@ pub async fn start(server: &Server, house: &House) -> Result<(), Failure> {
 /// NATS listens once it is whole. Redis listens first and reads its data then.
 async fn answers(server: &Server) -> bool {
     if server.name == REDIS.name {
-        let Ok(Ok(store)) = tokio::time::timeout(PATIENCE, RedisStore::look(&server.place)).await
-        else {
+        let Ok(Ok(store)) = tokio::time::timeout(PATIENCE, Store::look(&server.place)).await else {
             return false;
         };
         return store.ping().await.is_ok();

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::bus::layout::DLQ;
-use oncue_core::bus::{Bus, StoredMessage, Slice};
+use oncue_core::bus::{Bus, Slice, StoredMessage};
 use oncue_proto::event;
-use serde_json::{Value, json};
 
 /// Messages looked at in one stream, and at most so many bytes of them.
 const LOOKED_AT: u64 = 64;
@@ -50,35 +50,18 @@ pub struct Mix {
 
 /// Every stream with events; buckets and key-value stores have none.
 pub async fn list(bus: &Bus) -> Result<Vec<Stream>, String> {
-    let mut all = Vec::new();
-    let mut offset = 0;
-    loop {
-        let page = bus
-            .api("STREAM.LIST", &json!({ "offset": offset }))
-            .await
-            .map_err(|e| e.to_string())?;
-        let list = page["streams"].as_array().cloned().unwrap_or_default();
-        offset += list.len() as u64;
-        all.extend(
-            list.iter()
-                .filter_map(stream)
-                .filter(|s| !s.name.starts_with("OBJ_") && !s.name.starts_with("KV_")),
-        );
-        if list.is_empty() || offset >= page["total"].as_u64().unwrap_or_default() {
-            return Ok(all);
-        }
-    }
-}
-
-fn stream(info: &Value) -> Option<Stream> {
-    let number = |field: &str| info["state"][field].as_u64().unwrap_or(0);
-    let name = info["config"]["name"].as_str()?.to_owned();
-    Some(Stream {
-        name,
-        last: number("last_seq"),
-        messages: number("messages"),
-        bytes: number("bytes"),
-    })
+    let streams = bus.streams().await.map_err(|e| e.to_string())?;
+    let named = streams.into_iter().filter(|info| {
+        !info.config.name.starts_with("OBJ_") && !info.config.name.starts_with("KV_")
+    });
+    Ok(named
+        .map(|info| Stream {
+            name: info.config.name,
+            last: info.state.last_seq,
+            messages: info.state.messages,
+            bytes: info.state.bytes,
+        })
+        .collect())
 }
 
 pub async fn consumers(bus: &Bus, stream: &Stream) -> Result<Vec<Consumer>, String> {
@@ -93,28 +76,19 @@ pub async fn consumers(bus: &Bus, stream: &Stream) -> Result<Vec<Consumer>, Stri
     }
 }
 
-fn consumer(stream: &str, info: &Value) -> Option<Consumer> {
-    let config = &info["config"];
-    let filters = config["filter_subjects"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .chain([&config["filter_subject"]]);
-    let mut triggers: Vec<String> = filters
-        .filter_map(Value::as_str)
-        .filter_map(type_of_filter)
-        .collect();
+fn consumer(stream: &str, info: &ConsumerInfo) -> Option<Consumer> {
+    let mut triggers: Vec<String> = info.config.filters().filter_map(type_of_filter).collect();
     triggers.sort();
     triggers.dedup();
     Some(Consumer {
-        function: config["durable_name"].as_str()?.to_owned(),
+        function: info.config.durable_name.clone()?,
         stream: stream.to_owned(),
         triggers,
-        pending: info["num_pending"].as_u64().unwrap_or(0),
-        in_hand: info["num_ack_pending"].as_u64().unwrap_or(0),
-        redelivered: info["num_redelivered"].as_u64().unwrap_or(0),
-        delivered: info["delivered"]["consumer_seq"].as_u64().unwrap_or(0),
-        acked: info["ack_floor"]["stream_seq"].as_u64().unwrap_or(0),
+        pending: info.num_pending,
+        in_hand: info.num_ack_pending,
+        redelivered: info.num_redelivered,
+        delivered: info.delivered.consumer_seq,
+        acked: info.ack_floor.stream_seq,
     })
 }
 
@@ -165,21 +139,11 @@ fn origin(found: &StoredMessage) -> (String, String) {
 
 /// Letters that lie in the stream of dead letters, by function.
 pub async fn letters(bus: &Bus) -> Result<BTreeMap<String, u64>, String> {
-    let info = match bus
-        .api(
-            &format!("STREAM.INFO.{DLQ}"),
-            &json!({ "subjects_filter": format!("{DLQ}.*") }),
-        )
-        .await
-    {
-        Ok(info) => info,
+    let subjects = match bus.stream_subjects(DLQ, &format!("{DLQ}.*")).await {
+        Ok(subjects) => subjects,
         Err(e) if e.is_not_found() => return Ok(BTreeMap::new()),
         Err(e) => return Err(format!("stream {DLQ}: {e}")),
     };
-    let subjects = info["state"]["subjects"]
-        .as_object()
-        .cloned()
-        .unwrap_or_default();
     let function = |subject: &str| {
         subject
             .strip_prefix(DLQ)?
@@ -188,7 +152,7 @@ pub async fn letters(bus: &Bus) -> Result<BTreeMap<String, u64>, String> {
     };
     Ok(subjects
         .iter()
-        .filter_map(|(subject, count)| Some((function(subject)?, count.as_u64()?)))
+        .filter_map(|(subject, count)| Some((function(subject)?, *count)))
         .collect())
 }
 
@@ -209,7 +173,7 @@ mod tests {
     fn only_durable_consumers_count() {
         let info = json!({ "config": { "durable_name": "f", "filter_subjects": ["a.b.c", "a.b.c.*", "a.redrive.f"] },
             "num_pending": 5, "num_ack_pending": 2, "delivered": { "consumer_seq": 9 } });
-        let read = consumer("a", &info).unwrap();
+        let read = consumer("a", &serde_json::from_value(info.clone()).unwrap()).unwrap();
         assert_eq!(
             (
                 read.function.as_str(),
@@ -219,6 +183,13 @@ mod tests {
             ),
             ("f", vec!["a.b.c".into()], 5, 9)
         );
-        assert!(consumer("a", &json!({ "config": { "filter_subject": "a.>" } })).is_none());
+        assert!(
+            consumer(
+                "a",
+                &serde_json::from_value(json!({ "config": { "filter_subject": "a.>" } }).clone())
+                    .unwrap()
+            )
+            .is_none()
+        );
     }
 }

@@ -14,7 +14,7 @@ use oncue_console::access::Access;
 use oncue_console::server::{Guards, serve};
 use oncue_core::bus::{Bus, PubAck, layout};
 use oncue_core::config::Config;
-use oncue_core::store::RedisStore;
+use oncue_core::store::Store;
 use oncue_proto::Format;
 use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
@@ -131,7 +131,7 @@ pub async fn wait_for<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMu
 pub struct World {
     _servers: Servers,
     pub bus: Bus,
-    pub store: RedisStore,
+    pub store: Store,
     pub at: SocketAddr,
 }
 
@@ -149,7 +149,7 @@ impl World {
         );
         let config = Config::parse(&text, None, |_| None).expect("a configuration");
         let bus = Bus::connect(&servers.nats_url, "test").await.unwrap();
-        let store = RedisStore::connect(&servers.redis_url).await.unwrap();
+        let store = Store::connect(&servers.redis_url).await.unwrap();
         for domain in [layout::TIMER, layout::DLQ, "web"] {
             bus.require(&layout::stream(domain, &config.stream(domain)))
                 .await

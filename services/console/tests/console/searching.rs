@@ -178,10 +178,7 @@ async fn a_flow_without_a_ledger_is_put_together_from_the_streams() {
 #[tokio::test]
 async fn a_tracked_flow_is_shown_as_its_ledger_has_it() {
     let world = World::open().await;
-    let (id, store) = (
-        event::new_id(),
-        oncue_core::store::Store::Redis(world.store.clone()),
-    );
+    let (id, store) = (event::new_id(), world.store.clone());
     store
         .track(&viewed(&id), "home", std::time::Duration::from_mins(1))
         .await

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oncue_core::store::{Store, flow_key, listeners_key};
+use oncue_core::store::{flow_key, listeners_key};
 use oncue_gateway::server::Guards;
 use oncue_proto::event;
 use serde_json::{Value, json};
@@ -554,16 +554,10 @@ async fn clients_that_go_and_a_gateway_that_stops() {
 async fn the_ledger_is_the_one_workers_read() {
     let world = world(&["count-views"], "").await;
     post(&world, &[TRACK, ("ce-id", "read")]).await;
-    let redis = oncue_core::store::RedisStore::look(&format!(
-        "redis://127.0.0.1:{}",
-        world.servers.redis_port
-    ))
-    .await;
-    let flow = Store::Redis(redis.unwrap())
-        .flow("read")
-        .await
-        .unwrap()
-        .unwrap();
+    let redis =
+        oncue_core::store::Store::look(&format!("redis://127.0.0.1:{}", world.servers.redis_port))
+            .await;
+    let flow = redis.unwrap().flow("read").await.unwrap().unwrap();
     assert_eq!(
         (flow.open, flow.events[0].steps[0].function.as_str()),
         (1, "count-views")

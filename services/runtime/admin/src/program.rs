@@ -85,8 +85,8 @@ fn command(bin: &Path, config: &Config, function: &str) -> Result<Command, Strin
         |path: &Path| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
     let mut command = Command::new(absolute(&bin.join(function))?);
     command
-        .env("ONCUE_NATS_URL", &config.nats_url)
-        .env("ONCUE_REDIS_URL", &config.redis_url);
+        .env("ONCUE_NATS_URL", config.nats_url.expose())
+        .env("ONCUE_REDIS_URL", config.redis_url.expose());
     if let Some(path) = &config.path {
         command.env("ONCUE_CONFIG", absolute(path)?);
     }

@@ -17,7 +17,7 @@ use oncue_proto::Catalog;
 use serde_json::Value;
 
 pub use self::searched::Searched;
-use oncue_core::bus::{Bus, BusError, StoredMessage, Slice};
+use oncue_core::bus::{Bus, BusError, Slice, StoredMessage};
 use oncue_core::config::Config;
 use oncue_core::model::flow::FlowEvent;
 use oncue_core::store::Store;

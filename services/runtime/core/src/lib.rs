@@ -5,4 +5,5 @@ pub mod bus;
 pub mod store;
 pub mod model;
 pub mod process;
+pub mod backoff;
 pub mod failpoint;

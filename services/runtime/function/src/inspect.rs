@@ -24,7 +24,7 @@ use oncue_core::bus::{Bus, BusError, StoredMessage};
 use oncue_core::config::Config;
 use oncue_core::model::audit::Audit;
 use oncue_core::model::manifest::Manifest;
-use oncue_core::store::{Read, Mark, RedisStore, RowKey, MarkState, Store};
+use oncue_core::store::{Mark, MarkState, Read, RowKey, Store};
 use oncue_proto::event::{self, Incoming, Meta, Origin};
 
 type Failure = Box<dyn std::error::Error>;
@@ -39,7 +39,7 @@ pub(crate) async fn audit(
     config: &Config,
 ) -> Result<Audit, Failure> {
     let bus = Bus::connect(&config.nats_url, &manifest.name).await?;
-    let store = Store::Redis(RedisStore::look(&config.redis_url).await?);
+    let store = Store::look(&config.redis_url).await?;
     let stream = &manifest.stream;
     // Asked first: what is acked now was marked before, so no event in between can look lost.
     let consumer = bus
@@ -119,7 +119,12 @@ fn matches(filters: &[String], subject: &str) -> bool {
 }
 
 /// Identity and key of a stored message, as the worker would find them.
-fn identify(function: &Erased, found: &StoredMessage, stream: &str, created: u64) -> (Meta, String) {
+fn identify(
+    function: &Erased,
+    found: &StoredMessage,
+    stream: &str,
+    created: u64,
+) -> (Meta, String) {
     let origin = Origin {
         stream,
         stream_created: created,
@@ -177,7 +182,7 @@ pub(crate) async fn dry_run(
     let letter = DeadLetter::decode(&letter[..])?;
     let envelope = letter.envelope.clone().unwrap_or_default();
     let bus = Bus::connect(&config.nats_url, &manifest.name).await?;
-    let store = Store::Redis(RedisStore::look(&config.redis_url).await?);
+    let store = Store::look(&config.redis_url).await?;
     let created = bus.stream_created(&letter.stream).await?;
     let origin = Origin {
         stream: &letter.stream,

@@ -21,7 +21,7 @@ use oncue_core::config::Config;
 use oncue_core::failpoint;
 use oncue_core::model::manifest::Manifest;
 use oncue_core::process::{instance, stop_signal};
-use oncue_core::store::{RedisStore, Store};
+use oncue_core::store::Store;
 use oncue_telemetry::Telemetry;
 
 /// Longest wait for events in hand after the signal to stop.
@@ -120,10 +120,10 @@ async fn serve(
     instance: String,
 ) -> Result<(), Failure> {
     let stop = stop_signal()?;
-    oncue_telemetry::set_peers(&config.nats_url, &config.redis_url);
+    oncue_telemetry::set_peers(config.nats_url.expose(), config.redis_url.expose());
     let (bus, redis) = tokio::join!(
         Bus::connect(&config.nats_url, &manifest.name),
-        RedisStore::connect(&config.redis_url)
+        Store::connect(&config.redis_url)
     );
     let bus = bus?.with_broker_spans(oncue_telemetry::traces_broker());
     let redis = redis?;
@@ -149,7 +149,7 @@ async fn serve(
         &settings,
         created,
         bus.clone(),
-        Store::Redis(redis),
+        redis,
     );
 
     discovery::answer(bus.clone(), worker.clone(), manifest.clone(), instance).await?;

@@ -253,8 +253,8 @@ pub fn place(traceparent: Option<&str>, flow: Option<&str>) -> Option<SpanIds> {
     let parent = traceparent
         .filter(|_| process.settings.propagators.tracecontext)
         .and_then(SpanIds::after);
-    let place =
-        parent.unwrap_or_else(|| SpanIds::root(flow.map_or_else(place::new_trace, place::trace_of)));
+    let place = parent
+        .unwrap_or_else(|| SpanIds::root(flow.map_or_else(place::new_trace, place::trace_of)));
     let sampled = process
         .settings
         .sampler

@@ -1,12 +1,13 @@
 //! Where an event lies, told by its mark.
 
 use bytes::Bytes;
-use oncue_core::store::{CommitEvent, Purpose, Store};
+use oncue_core::store::{CommitEvent, Purpose};
 use oncue_proto::event;
+use oncue_tests::any_store::AnyStore;
 
 use super::{HORIZON, alone, commit, handled, handled_at};
 
-pub async fn a_mark_says_where_its_event_stands(store: &Store) {
+pub async fn a_mark_says_where_its_event_stands(store: &AnyStore) {
     let now = event::now_ms();
     let at = |sequence: u64, mut handled: CommitEvent| {
         handled.mark.sequence = sequence;

@@ -1,17 +1,18 @@
 //! Rows: written whole or not at all, and only on what the handlers saw.
 
-use oncue_core::store::{Read, Expected, Change, RowKey, Status, Store};
+use oncue_core::store::{Change, Expected, Read, RowKey, Status};
+use oncue_tests::any_store::AnyStore;
 
 use super::{alone, commit, fields, handled, row, run, with_ops};
 
-pub async fn all(store: &Store) {
+pub async fn all(store: &AnyStore) {
     rows_are_written_whole_and_versioned(store).await;
     a_row_that_moved_refuses_the_whole_run(store).await;
     a_remembered_row_is_compared_whole(store).await;
     a_blind_change_moves_the_row(store).await;
 }
 
-async fn rows_are_written_whole_and_versioned(store: &Store) {
+async fn rows_are_written_whole_and_versioned(store: &AnyStore) {
     let status = commit(
         store,
         run(
@@ -39,7 +40,7 @@ async fn rows_are_written_whole_and_versioned(store: &Store) {
     assert_eq!(row(store, "/r").await, (1, fields(&[("a", "2")])));
 }
 
-async fn a_remembered_row_is_compared_whole(store: &Store) {
+async fn a_remembered_row_is_compared_whole(store: &AnyStore) {
     let remembered = async |id: &str, known: &[(&str, &str)], set: &[(&str, &str)]| {
         let mut run = run("/k", 0, set, &[], vec![handled(id, "/k")]);
         let known = known
@@ -81,7 +82,7 @@ async fn a_remembered_row_is_compared_whole(store: &Store) {
 }
 
 /// What one function adds to a row that another holds is not written over by what that made of the old one.
-async fn a_blind_change_moves_the_row(store: &Store) {
+async fn a_blind_change_moves_the_row(store: &AnyStore) {
     let held = async || {
         let ask = Read {
             row: Some(RowKey {
@@ -155,7 +156,7 @@ async fn a_blind_change_moves_the_row(store: &Store) {
     );
 }
 
-async fn a_row_that_moved_refuses_the_whole_run(store: &Store) {
+async fn a_row_that_moved_refuses_the_whole_run(store: &AnyStore) {
     commit(
         store,
         run("/c", 0, &[("a", "1")], &[], vec![handled("c1", "/c")]),

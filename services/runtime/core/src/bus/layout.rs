@@ -6,8 +6,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::{ApiError, Bus, BusError, Outbound, failed};
@@ -290,38 +288,11 @@ impl Bus {
     /// Creation time of a stream in Unix milliseconds: part of the identity of plain messages.
     pub async fn stream_created(&self, stream: &str) -> Result<u64, BusError> {
         let info = self
-            .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
+            .stream_info(stream)
             .await
             .map_err(|e| failed(stream, e))?;
-        let created = info
-            .get("created")
-            .and_then(Value::as_str)
-            .and_then(event::parse_time);
-        created.ok_or_else(|| BusError(format!("stream {stream} does not say when it was created")))
-    }
-
-    /// The message that stands as a schedule, as headers and payload.
-    async fn schedule_message(&self, subject: &str) -> Result<Option<(String, Vec<u8>)>, ApiError> {
-        let asked = self
-            .api(
-                &format!("STREAM.MSG.GET.{TIMER}"),
-                &json!({ "last_by_subj": subject }),
-            )
-            .await;
-        let message = match asked {
-            Ok(answer) => answer["message"].clone(),
-            Err(e) if e.is_not_found() => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        let part = |name: &str| {
-            STANDARD
-                .decode(message[name].as_str().unwrap_or_default())
-                .unwrap_or_default()
-        };
-        Ok(Some((
-            String::from_utf8_lossy(&part("hdrs")).into_owned(),
-            part("data"),
-        )))
+        info.created_ms()
+            .ok_or_else(|| BusError(format!("stream {stream} does not say when it was created")))
     }
 
     /// Makes the recurring schedules of the configuration stand in their streams, and removes others of their kind.
@@ -335,15 +306,15 @@ impl Bus {
         for schedule in &config.schedules {
             let wanted = schedule.message();
             let there = self
-                .schedule_message(&wanted.subject)
+                .last_message(TIMER, &wanted.subject)
                 .await
                 .map_err(|e| failed(&wanted.subject, e))?;
-            let same = there.is_some_and(|(headers, data)| {
-                data == wanted.payload
+            let same = there.is_some_and(|there| {
+                there.payload == wanted.payload
                     && wanted
                         .headers
                         .iter()
-                        .all(|(name, value)| headers.contains(&format!("{name}: {value}\r\n")))
+                        .all(|(name, value)| there.header(name) == Some(value))
             });
             if !same {
                 done.push(format!("schedule {} {}", schedule.name(), schedule.rule()));
@@ -377,21 +348,15 @@ impl Bus {
             .iter()
             .map(|s| s.message().subject)
             .collect();
-        let query = json!({ "subjects_filter": format!("{TIMER}.schedule.*") });
-        let info = match self.api(&format!("STREAM.INFO.{TIMER}"), &query).await {
-            Ok(info) => info,
-            Err(e) if e.is_not_found() => return Ok(Vec::new()),
-            Err(e) => return Err(failed(TIMER, e)),
-        };
-        let subjects = info["state"]["subjects"]
-            .as_object()
-            .cloned()
-            .unwrap_or_default();
-        Ok(subjects
-            .into_iter()
-            .map(|(subject, _)| subject)
-            .filter(|subject| !wanted.contains(subject))
-            .collect())
+        let filter = format!("{TIMER}.schedule.*");
+        match self.stream_subjects(TIMER, &filter).await {
+            Ok(subjects) => Ok(subjects
+                .into_keys()
+                .filter(|subject| !wanted.contains(subject))
+                .collect()),
+            Err(e) if e.is_not_found() => Ok(Vec::new()),
+            Err(e) => Err(failed(TIMER, e)),
+        }
     }
 }
 

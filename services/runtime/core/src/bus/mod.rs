@@ -5,6 +5,8 @@
 //! consumers are compared as the JSON the server speaks ([`layout`]), so that a difference can be printed as such.
 
 mod batch;
+pub mod info;
+pub mod services;
 mod headers;
 pub mod wake;
 pub mod layout;
@@ -30,8 +32,8 @@ pub use self::headers::Headers;
 use self::publish::Acks;
 pub use self::publish::{Outbound, size};
 pub use self::purge::purge;
-pub use self::read::{StoredMessage, Slice};
-pub use self::url::without_password;
+pub use self::read::{Slice, StoredMessage};
+use crate::config::ServerUrl;
 
 /// The oldest server that has message schedules with cron, atomic batches and per-message TTL.
 const OLDEST: (u64, u64) = (2, 14);
@@ -117,9 +119,10 @@ pub struct PlainMessage {
 impl Bus {
     /// Connects and checks the server's version. `url` may list the servers of a cluster, separated by commas; `name` is
     /// what the server's monitoring shows.
-    pub async fn connect(url: &str, name: &str) -> Result<Self, BusError> {
+    pub async fn connect(url: impl Into<ServerUrl>, name: &str) -> Result<Self, BusError> {
+        let url = url.into();
         let (connected, mut connections) = watch::channel(0);
-        let (servers, before) = (url::servers(url)?, connections.clone());
+        let (servers, before) = (url::servers(&url)?, connections.clone());
         let client = url::options(&servers)
             .name(name)
             .ping_interval(Duration::from_secs(10))
@@ -139,12 +142,7 @@ impl Bus {
             })
             .connect(servers)
             .await
-            .map_err(|e| {
-                failed(
-                    format_args!("cannot reach NATS at {}", without_password(url)),
-                    e,
-                )
-            })?;
+            .map_err(|e| failed(format_args!("cannot reach NATS at {url}"), e))?;
         check_version(&client.server_info().version)?;
         // The first connection is announced late; taken for a reconnect it would drop pulls that are under way.
         let _ =
@@ -228,7 +226,11 @@ impl Bus {
     }
 
     /// Asks everybody and collects what comes until nothing has come for `quiet`.
-    pub async fn ask_all(&self, subject: &str, quiet: Duration) -> Result<Vec<PlainMessage>, BusError> {
+    pub async fn ask_all(
+        &self,
+        subject: &str,
+        quiet: Duration,
+    ) -> Result<Vec<PlainMessage>, BusError> {
         let inbox = self.client.new_inbox();
         let mut answers = self.subscribe(&inbox).await?;
         let asked = self

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 
 use super::headers::Headers;
+use super::info::code;
 use super::{ApiError, Bus, BusError, PubAck, PublishError, failed};
 use crate::failpoint;
 
@@ -282,9 +283,11 @@ fn publish_answer(message: &Message) -> Result<PubAck, PublishError> {
     };
     let text = error.to_string();
     Err(match error.err_code {
-        // maximum messages, bytes, per subject; insufficient storage; stream offline
-        10047 | 10077 | 10122 | 10023 => PublishError::Full(text),
-        10054 => PublishError::TooLarge(text),
+        code::STORAGE_EXCEEDED
+        | code::STORE_FAILED
+        | code::STREAM_BYTES_EXCEEDED
+        | code::INSUFFICIENT_RESOURCES => PublishError::Full(text),
+        code::MESSAGE_TOO_LARGE => PublishError::TooLarge(text),
         _ if error.code == 503 => PublishError::Full(text),
         _ if error.description.contains("maximum") => PublishError::Full(text),
         _ => PublishError::Refused(text),

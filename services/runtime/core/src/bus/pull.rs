@@ -307,7 +307,10 @@ impl Pull {
         let Some(status) = message.status else {
             self.outstanding = self.outstanding.saturating_sub(1);
             self.alone_since = None;
-            let info = message.reply.as_ref().and_then(|reply| self.delivery_info(reply));
+            let info = message
+                .reply
+                .as_ref()
+                .and_then(|reply| self.delivery_info(reply));
             return Ok(info.map(|info| Delivery { message, info }));
         };
         if status == StatusCode::IDLE_HEARTBEAT {

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use serde_json::{Value, json};
+use serde::Deserialize as _;
+use serde_json::json;
 
+use super::info::{ConsumerInfo, code};
 use super::{ApiError, Bus, BusError, failed, headers};
 use oncue_proto::event::{self, Incoming, Origin};
 
@@ -64,30 +66,12 @@ pub struct Slice<'s> {
 }
 
 impl Bus {
-    /// What the server says of every consumer of a stream, 256 in one answer.
-    pub async fn consumers(&self, stream: &str) -> Result<Vec<Value>, ApiError> {
-        let mut all = Vec::new();
-        loop {
-            let mut page = self
-                .api(
-                    &format!("CONSUMER.LIST.{stream}"),
-                    &json!({ "offset": all.len() }),
-                )
-                .await?;
-            let total = page["total"].as_u64().unwrap_or_default();
-            let Value::Array(list) = page["consumers"].take() else {
-                return Ok(all);
-            };
-            let more = !list.is_empty();
-            all.extend(list);
-            if !more || all.len() as u64 >= total {
-                return Ok(all);
-            }
-        }
-    }
-
     /// A few hundred messages from sequence `from` on, in order; none at the end of the stream.
-    pub async fn read_stream(&self, stream: &str, from: u64) -> Result<Vec<StoredMessage>, BusError> {
+    pub async fn read_stream(
+        &self,
+        stream: &str,
+        from: u64,
+    ) -> Result<Vec<StoredMessage>, BusError> {
         self.read_slice(
             stream,
             &Slice {
@@ -178,18 +162,6 @@ impl Bus {
             .filter(|found| found.sequence == sequence))
     }
 
-    /// Whether a function has a consumer, that is, whether anybody will ever act on what waits for it.
-    pub async fn has_consumer(&self, stream: &str, function: &str) -> Result<bool, ApiError> {
-        match self
-            .api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null)
-            .await
-        {
-            Ok(_) => Ok(true),
-            Err(e) if e.is_not_found() => Ok(false),
-            Err(e) => Err(e),
-        }
-    }
-
     /// Takes one message out of its stream.
     pub async fn delete_message(&self, stream: &str, sequence: u64) -> Result<(), ApiError> {
         let body = json!({ "seq": sequence, "no_erase": true });
@@ -197,7 +169,7 @@ impl Bus {
             .api(&format!("STREAM.MSG.DELETE.{stream}"), &body)
             .await
         {
-            Err(e) if e.err_code == 10057 || e.is_not_found() => Ok(()), // gone already
+            Err(e) if e.err_code == code::SEQUENCE_NOT_FOUND || e.is_not_found() => Ok(()), // gone already
             other => other.map(|_| ()),
         }
     }
@@ -205,36 +177,18 @@ impl Bus {
     /// Sequence of the first message the stream took at `since` (Unix ms) or later, one past the last if there is none;
     /// `None` for an empty stream. A binary search: times grow with sequences.
     pub async fn first_since(&self, stream: &str, since: u64) -> Result<Option<u64>, ApiError> {
-        let state = self
-            .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
-            .await?["state"]
-            .clone();
-        let last = state["last_seq"].as_u64().unwrap_or(0);
-        if state["messages"] == 0 {
+        let state = self.stream_info(stream).await?.state;
+        if state.messages == 0 {
             return Ok(None);
         }
-        let (mut low, mut high) = (state["first_seq"].as_u64().unwrap_or(0), last + 1);
+        let mut low = state.first_seq;
+        let mut high = state.last_seq + 1;
         while low < high {
             let middle = low.midpoint(high);
             // The first message at or after it that is still there.
-            let body = json!({ "seq": middle, "next_by_subj": ">" });
-            let (sequence, time) = match self.api(&format!("STREAM.MSG.GET.{stream}"), &body).await
-            {
-                Ok(found) => {
-                    let message = &found["message"];
-                    let time = message["time"]
-                        .as_str()
-                        .and_then(event::parse_time)
-                        .unwrap_or(u64::MAX);
-                    (message["seq"].as_u64().unwrap_or(middle), time)
-                }
-                Err(e) if e.is_not_found() => (last, u64::MAX),
-                Err(e) => return Err(e),
-            };
-            if time < since {
-                low = sequence + 1;
-            } else {
-                high = middle;
+            match self.next_message(stream, middle, ">").await? {
+                Some(message) if message.time < since => low = message.sequence + 1,
+                _ => high = middle,
             }
         }
         Ok(Some(low))
@@ -248,13 +202,14 @@ impl Bus {
         consumer: &str,
         sequence: u64,
     ) -> Result<u64, ApiError> {
-        let info = self
+        let answer = self
             .api(
                 &format!("CONSUMER.RESET.{stream}.{consumer}"),
                 &json!({ "seq": sequence }),
             )
             .await?;
-        Ok(info["num_pending"].as_u64().unwrap_or(0))
+        let info = ConsumerInfo::deserialize(answer).unwrap_or_default();
+        Ok(info.num_pending)
     }
 }
 

@@ -5,19 +5,25 @@ use std::time::Duration;
 use async_nats::{ConnectOptions, ServerAddr};
 
 use super::{BusError, failed};
+use crate::backoff::Backoff;
+use crate::config::ServerUrl;
 use oncue_proto::event;
 
-/// Between two attempts to connect anew.
-const LONGEST: Duration = Duration::from_secs(4);
+/// Delays between attempts to connect anew.
+const RECONNECT: Backoff = Backoff {
+    first: Duration::from_millis(100),
+    longest: Duration::from_secs(4),
+};
 
 /// Servers separated by commas.
-pub fn servers(url: &str) -> Result<Vec<ServerAddr>, BusError> {
+pub fn servers(url: &ServerUrl) -> Result<Vec<ServerAddr>, BusError> {
     let servers = url
+        .expose()
         .split(',')
         .map(|server| server.trim().parse::<ServerAddr>());
     servers
         .collect::<Result<_, _>>()
-        .map_err(|e| failed(format_args!("{} is no NATS URL", without_password(url)), e))
+        .map_err(|e| failed(format_args!("{url} is no NATS URL"), e))
 }
 
 /// With the first user that is named: the client itself takes none from a URL.
@@ -34,29 +40,15 @@ pub fn connect_delay(attempts: usize, before: bool) -> Duration {
     if attempts <= 1 && !before {
         return Duration::ZERO;
     }
-    let full = Duration::from_millis(100)
-        .saturating_mul(1 << attempts.saturating_sub(1).min(10))
-        .min(LONGEST);
-    full.mul_f64(if attempts <= 1 {
-        fastrand::f64()
-    } else {
-        0.5 + fastrand::f64() / 2.0
-    })
+    if attempts <= 1 {
+        return RECONNECT.first.mul_f64(fastrand::f64());
+    }
+    RECONNECT.delay(u32::try_from(attempts).unwrap_or(u32::MAX))
 }
 
 fn user(server: &ServerAddr) -> Option<(String, String)> {
     let plain = |part: &str| event::percent_decode(part).unwrap_or_else(|| part.to_owned());
     Some((plain(server.username()?), plain(server.password()?)))
-}
-
-/// For messages: a password must not reach a log.
-pub fn without_password(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => {
-            format!("{}***{}", &url[..scheme + 3], &url[at..])
-        }
-        _ => url.to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -74,12 +66,13 @@ mod tests {
                     .iter()
                     .all(|delay| *delay < Duration::from_millis(101))
         );
-        assert!((1..100).all(|n| connect_delay(n, true) <= LONGEST));
+        assert!((1..100).all(|n| connect_delay(n, true) <= RECONNECT.longest));
     }
 
     #[test]
     fn a_url_may_list_servers_and_name_a_user() {
-        let all = servers("nats://a:1, nats://me:se%40cret@b,c").expect("three servers");
+        let all = servers(&ServerUrl::from("nats://a:1, nats://me:se%40cret@b,c"))
+            .expect("three servers");
         let places: Vec<_> = all
             .iter()
             .map(|server| (server.host().to_owned(), server.port()))
@@ -96,7 +89,7 @@ mod tests {
             all.iter().find_map(user),
             Some(("me".to_owned(), "se@cret".to_owned()))
         );
-        let refused = servers("nats://me:secret@a:b")
+        let refused = servers(&ServerUrl::from("nats://me:secret@a:b"))
             .expect_err("no port")
             .to_string();
         assert!(!refused.contains("secret"), "{refused}");

@@ -5,6 +5,7 @@ mod flows;
 mod reader;
 mod scale;
 mod schedule;
+mod server_url;
 mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::flows::{FlowsConfig, Track};
 pub use self::scale::Scale;
 pub use self::schedule::Schedule;
+pub use self::server_url::ServerUrl;
 pub use self::units::{Size, Span, parse_size};
 
 /// Everything a process of Oncue is told.
@@ -26,9 +28,9 @@ pub struct Config {
     /// The file it was read from, if there was one.
     pub path: Option<PathBuf>,
     /// `ONCUE_NATS_URL`, or `[nats] url`; default `nats://127.0.0.1:4222`.
-    pub nats_url: String,
+    pub nats_url: ServerUrl,
     /// `ONCUE_REDIS_URL`, or `[redis] url`; default `redis://127.0.0.1:6379`.
-    pub redis_url: String,
+    pub redis_url: ServerUrl,
     /// `ONCUE_KEEP_OUTPUTS`, or `[redis] keep_outputs`: published outputs stay in Redis for this long, in case NATS loses
     /// what it had acked. Default 5 min, longer than NATS may take to write to disk; zero for not at all.
     pub keep_outputs: Span,
@@ -251,8 +253,6 @@ impl Config {
     ) -> Result<Self, ConfigErrors> {
         let mut config = reader::read(text, path)?;
         let overlays = [
-            ("ONCUE_NATS_URL", &mut config.nats_url),
-            ("ONCUE_REDIS_URL", &mut config.redis_url),
             ("ONCUE_GATEWAY_LISTEN", &mut config.gateway.listen),
             ("ONCUE_CONSOLE_LISTEN", &mut config.console.listen),
         ];
@@ -260,6 +260,12 @@ impl Config {
             if let Some(value) = env(name) {
                 *field = value;
             }
+        }
+        if let Some(url) = env("ONCUE_NATS_URL") {
+            config.nats_url = url.into();
+        }
+        if let Some(url) = env("ONCUE_REDIS_URL") {
+            config.redis_url = url.into();
         }
         config.console.traces = env("ONCUE_TRACE_UI").or(config.console.traces);
         let mut errors = Vec::new();

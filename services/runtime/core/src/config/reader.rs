@@ -11,7 +11,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Config, ConfigErrors, ConsoleConfig, FlowsConfig, FunctionConfig, GatewayConfig, Schedule, Span,
+    Config, ConfigErrors, ConsoleConfig, FlowsConfig, FunctionConfig, GatewayConfig, Schedule,
+    ServerUrl, Span,
 };
 
 pub(super) fn read(text: &str, path: Option<&Path>) -> Result<Config, ConfigErrors> {
@@ -42,7 +43,7 @@ pub(super) fn read(text: &str, path: Option<&Path>) -> Result<Config, ConfigErro
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Nats {
-    url: Option<String>,
+    url: Option<ServerUrl>,
     batch_publish: Option<bool>,
 }
 
@@ -50,7 +51,7 @@ struct Nats {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Redis {
-    url: Option<String>,
+    url: Option<ServerUrl>,
     keep_outputs: Option<Span>,
 }
 

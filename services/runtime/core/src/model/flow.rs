@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 
 pub use self::observed::{Edge, Registered};
-pub(crate) use self::observed::{edges, functions};
+pub use self::observed::{edges, functions};
 
 /// What is known of a tracked flow. All times are Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -51,7 +51,7 @@ impl Mark {
     }
 
     /// Whether a mark as Redis holds it leaves nothing to do: applied, or dead and not redriven since.
-    pub(super) fn is_settled_by(&self, found: &[u8]) -> bool {
+    pub fn is_settled_by(&self, found: &[u8]) -> bool {
         let redriven = found
             .get(15..)
             .and_then(|n| std::str::from_utf8(n).ok()?.parse().ok())
@@ -60,7 +60,7 @@ impl Mark {
     }
 
     /// Where the mark is written, and for untimed events also where an earlier copy may have written it.
-    pub(super) fn seen_keys(&self) -> Vec<String> {
+    pub fn seen_keys(&self) -> Vec<String> {
         let (partition, function) = (self.partition, self.function);
         if self.timed {
             return vec![format!(
@@ -76,7 +76,7 @@ impl Mark {
     }
 
     /// Unix seconds at which the bucket may go: nothing in it can pass the age fence any more.
-    pub(super) fn expiry(&self, now: u64) -> u64 {
+    pub fn expiry(&self, now: u64) -> u64 {
         // A later copy of an untimed event passes the fence for one horizon more.
         let (width, copies) = if self.timed {
             (BUCKET_MS, 0)
@@ -88,7 +88,7 @@ impl Mark {
     }
 
     /// Whether two marks stand in the same buckets, expire with them, and hang on the same order.
-    pub(super) fn shares_bucket(&self, other: &Self) -> bool {
+    pub fn shares_bucket(&self, other: &Self) -> bool {
         let width = if self.timed {
             BUCKET_MS
         } else {
@@ -101,10 +101,7 @@ impl Mark {
     }
 
     /// Where a function's marks of events of these times (Unix ms) may be, in one partition: the newest first.
-    pub(super) fn buckets(
-        times: RangeInclusive<u64>,
-        horizon: u64,
-    ) -> impl Iterator<Item = String> {
+    pub fn buckets(times: RangeInclusive<u64>, horizon: u64) -> impl Iterator<Item = String> {
         let wide = horizon.max(1);
         let untimed = (times.start() / wide..=times.end() / wide)
             .rev()
@@ -140,7 +137,7 @@ pub struct StreamPosition {
 
 impl StreamPosition {
     /// From a mark as Redis holds it; `None` where whoever wrote it did not know.
-    pub(super) fn of_mark(mark: &[u8]) -> Option<Self> {
+    pub fn of_mark(mark: &[u8]) -> Option<Self> {
         let sequence = mark
             .get(9..15)?
             .iter()
@@ -154,7 +151,7 @@ impl StreamPosition {
 
 /// Where the outputs of one commit are: a name nobody else has, in one of the partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct OutboxName {
+pub struct OutboxName {
     partition: u8,
     nonce: u64,
 }
@@ -193,7 +190,7 @@ impl OutboxName {
 }
 
 /// Partition tag of an outbox key, `{p17}`.
-pub(super) fn tag_of(outbox_key: &str) -> &str {
+pub fn tag_of(outbox_key: &str) -> &str {
     outbox_key
         .split_once(':')
         .map_or(outbox_key, |(tag, _)| tag)

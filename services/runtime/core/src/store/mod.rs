@@ -19,21 +19,18 @@
 //! | `oncue:l:TYPE` | names of the functions that act on a type |
 
 mod ledger;
-mod map;
-mod mark;
+pub mod mark;
 mod redis;
 mod regression;
 
 use std::fmt::Write as _;
-use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
-use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
+pub use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
 pub use self::ledger::{Entry, StepUpdate, flow_key, listeners_key};
-pub use self::map::MapStore;
 pub use self::mark::{Mark, StreamPosition};
-pub use self::redis::RedisStore;
+pub use self::redis::Store;
 pub use self::regression::Regression;
 use oncue_proto::event;
 
@@ -257,157 +254,4 @@ pub enum StateValue {
     /// Highest first.
     Ranking(Vec<(String, f64)>),
     Count(u64),
-}
-
-/// Redis, or a map that behaves like it for unit tests; both pass the same suite.
-#[derive(Clone)]
-pub enum Store {
-    Redis(RedisStore),
-    Map(MapStore),
-}
-
-impl Store {
-    /// Rows and seen-marks for everything pulled, in one pipeline.
-    pub async fn read(&self, asks: &[Read]) -> Result<Vec<ReadResult>, StoreError> {
-        match self {
-            Self::Redis(store) => store.read(asks).await,
-            Self::Map(store) => Ok(store.read(asks)),
-        }
-    }
-
-    /// What became of events, as far as it is known.
-    pub async fn settled(&self, marks: &[Mark]) -> Result<Vec<Option<MarkState>>, StoreError> {
-        match self {
-            Self::Redis(store) => store.settled(marks).await,
-            Self::Map(store) => Ok(store.settled(marks)),
-        }
-    }
-
-    /// Applies runs, each whole or not at all; a status for every event of every run, in order.
-    pub async fn commit(&self, runs: &[Run]) -> Result<Committed, StoreError> {
-        match self {
-            Self::Redis(store) => store.commit(runs).await,
-            Self::Map(store) => Ok(store.commit(runs)),
-        }
-    }
-
-    /// What is known of those events of these ids that `function` is done with and whose time is one of these (Unix ms).
-    /// Looks at every mark there can be: for people who ask, not for programs.
-    pub async fn places(
-        &self,
-        ids: &[String],
-        function: &str,
-        times: RangeInclusive<u64>,
-        horizon: u64,
-    ) -> Result<Vec<Option<StreamPosition>>, StoreError> {
-        match self {
-            Self::Redis(store) => store.places(ids, function, times, horizon).await,
-            Self::Map(store) => Ok(ids
-                .iter()
-                .map(|id| store.place(id, function, times.clone(), horizon))
-                .collect()),
-        }
-    }
-
-    /// Counts one more run of a handler on an event that was delivered before, and says how many there were. The
-    /// server's own count will not do: it also counts deliveries that never came to run.
-    pub async fn started(&self, marks: &[Mark]) -> Result<Vec<u32>, StoreError> {
-        match self {
-            Self::Redis(store) => store.started(marks).await,
-            Self::Map(store) => Ok(store.started(marks)),
-        }
-    }
-
-    /// Outboxes whose messages are all in their streams.
-    /// With `keep` they stay until they are [forgotten](Self::forget), in case the streams lose them.
-    pub async fn published(&self, outbox_keys: &[String], keep: bool) -> Result<(), StoreError> {
-        match self {
-            Self::Redis(store) => store.published(outbox_keys, keep).await,
-            Self::Map(store) => {
-                store.published(outbox_keys, keep);
-                Ok(())
-            }
-        }
-    }
-
-    /// Of an outbox some events' outputs are published, `keep` in case the streams lose them, and `left` are not: those
-    /// alone stay to be published.
-    pub async fn split(
-        &self,
-        outbox_key: &str,
-        left: &[StoredOutputs],
-        keep: &[StoredOutputs],
-    ) -> Result<(), StoreError> {
-        match self {
-            Self::Redis(store) => store.split(outbox_key, left, keep).await,
-            Self::Map(store) => {
-                store.split(outbox_key, left, keep);
-                Ok(())
-            }
-        }
-    }
-
-    /// Takes a name for some seconds, if nobody has it: for work that one worker does for all.
-    pub async fn lease(&self, name: &str, seconds: u64) -> Result<bool, StoreError> {
-        match self {
-            Self::Redis(store) => store.lease(name, seconds).await,
-            Self::Map(_) => Ok(true),
-        }
-    }
-
-    /// Keeps a name that was taken for `seconds` from now on.
-    pub async fn renew(&self, name: &str, seconds: u64) -> Result<(), StoreError> {
-        match self {
-            Self::Redis(store) => store.renew(name, seconds).await,
-            Self::Map(_) => Ok(()),
-        }
-    }
-
-    /// Outboxes of some partitions committed before `before` (Unix ms) and not published since.
-    pub async fn unpublished(
-        &self,
-        partitions: std::ops::Range<u32>,
-        before: u64,
-    ) -> Result<Vec<Unpublished>, StoreError> {
-        match self {
-            Self::Redis(store) => store.unpublished(partitions, before).await,
-            Self::Map(store) => Ok(store.unpublished(partitions, before)),
-        }
-    }
-
-    /// Outboxes of a partition published since `since` (Unix ms), a few hundred at a time from the `from`th on.
-    pub async fn kept(
-        &self,
-        partition: u32,
-        since: u64,
-        from: usize,
-    ) -> Result<Vec<Unpublished>, StoreError> {
-        match self {
-            Self::Redis(store) => store.kept(partition, since, from).await,
-            Self::Map(store) => Ok(store.kept(partition, since, from)),
-        }
-    }
-
-    /// Outboxes of some partitions published before `before` (Unix ms) go for good.
-    pub async fn forget(
-        &self,
-        partitions: std::ops::Range<u32>,
-        before: u64,
-    ) -> Result<(), StoreError> {
-        match self {
-            Self::Redis(store) => store.forget(partitions, before).await,
-            Self::Map(store) => {
-                store.forget(partitions, before);
-                Ok(())
-            }
-        }
-    }
-
-    /// What stands under a key of a table.
-    pub async fn show(&self, table: &str, key: &str) -> Result<Option<StateValue>, StoreError> {
-        match self {
-            Self::Redis(store) => store.show(table, key).await,
-            Self::Map(store) => Ok(store.show(table, key)),
-        }
-    }
 }

@@ -18,7 +18,10 @@ use self::connection::Connection;
 use self::regress::Own;
 use self::wire::{commit_call, row};
 use super::mark::OutboxName;
-use super::{Read, Committed, ReadResult, Mark, Row, Run, MarkState, StateValue, Status, StoreError, row_key};
+use super::{
+    Committed, Mark, MarkState, Read, ReadResult, Row, Run, StateValue, Status, StoreError, row_key,
+};
+use crate::config::ServerUrl;
 use crate::failpoint::{self, Sabotage};
 use oncue_proto::event::{self, PARTITIONS};
 
@@ -28,8 +31,8 @@ const OLDEST_VALKEY: (u64, u64) = (7, 2);
 
 /// A connection to Redis; cheap to clone, reconnects by itself.
 #[derive(Clone)]
-pub struct RedisStore {
-    line: Arc<Connection>,
+pub struct Store {
+    connection: Arc<Connection>,
     /// Named after the library's content, so that two versions of Oncue can share a Redis while one replaces the other.
     function: Arc<str>,
     library: Arc<str>,
@@ -63,9 +66,9 @@ impl From<RedisError> for StoreError {
     }
 }
 
-impl RedisStore {
+impl Store {
     /// Connects, refuses what cannot keep the promise (too old, evicting, another partition count), and loads the library.
-    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+    pub async fn connect(url: impl Into<ServerUrl>) -> Result<Self, StoreError> {
         let store = Self::look(url).await?;
         store.check().await?;
         store.check_partitions().await?;
@@ -74,31 +77,32 @@ impl RedisStore {
         }
         store.learn_epoch().await?;
         store.load().await?;
-        Connection::watch(&store.line);
+        Connection::watch(&store.connection);
         Ok(store)
     }
 
     /// Connects and changes nothing: for those who only look.
-    pub async fn look(url: &str) -> Result<Self, StoreError> {
-        let place = crate::bus::without_password(url);
-        let no_url = |e: RedisError| StoreError::refused(format!("{place} is no Redis URL: {e}"));
+    pub async fn look(url: impl Into<ServerUrl>) -> Result<Self, StoreError> {
+        let url = url.into();
+        let no_url = |e: RedisError| StoreError::refused(format!("{url} is no Redis URL: {e}"));
         // Several calls are on their way at a time: without it the second waits for the TCP ack of the first.
         let tcp = TcpSettings::default().set_nodelay(true);
         let info = url
+            .expose()
             .into_connection_info()
             .map_err(no_url)?
             .set_tcp_settings(tcp);
         let client = redis::Client::open(info).map_err(no_url)?;
-        let line = Connection::open(client).await;
-        let line =
-            line.map_err(|e| StoreError::refused(format!("cannot reach Redis at {place}: {e}")))?;
+        let opened = Connection::open(client).await;
+        let connection =
+            opened.map_err(|e| StoreError::refused(format!("cannot reach Redis at {url}: {e}")))?;
         let source = source();
         let version = event::hash(&[source.as_bytes()])
             .iter()
             .take(4)
             .fold(String::new(), |v, b| v + &format!("{b:02x}"));
         Ok(Self {
-            line,
+            connection,
             function: format!("oncue_commit_{version}").into(),
             library: source.replace("LIBRARY", &version).into(),
             own: Arc::new(Own::new()),
@@ -113,7 +117,7 @@ impl RedisStore {
     }
 
     fn connection(&self) -> ConnectionManager {
-        self.line.get()
+        self.connection.get()
     }
 
     /// The partition count this Redis was laid out with; `None` for one no worker has used yet.
@@ -196,7 +200,8 @@ impl RedisStore {
         )))
     }
 
-    pub(super) async fn read(&self, asks: &[Read]) -> Result<Vec<ReadResult>, StoreError> {
+    /// Rows and seen-marks for everything pulled, in one pipeline.
+    pub async fn read(&self, asks: &[Read]) -> Result<Vec<ReadResult>, StoreError> {
         let mut pipe = redis::pipe();
         for ask in asks {
             if let Some(row) = &ask.row {
@@ -243,7 +248,8 @@ impl RedisStore {
         Ok(found)
     }
 
-    pub(super) async fn settled(&self, marks: &[Mark]) -> Result<Vec<Option<MarkState>>, StoreError> {
+    /// What became of events, as far as it is known.
+    pub async fn settled(&self, marks: &[Mark]) -> Result<Vec<Option<MarkState>>, StoreError> {
         let mut pipe = redis::pipe();
         for mark in marks {
             for key in mark.seen_keys() {
@@ -282,7 +288,8 @@ impl RedisStore {
         Ok(pipe.query_async(&mut self.connection()).await?)
     }
 
-    pub(super) async fn commit(&self, runs: &[Run]) -> Result<Committed, StoreError> {
+    /// Applies runs, each whole or not at all; a status for every event of every run, in order.
+    pub async fn commit(&self, runs: &[Run]) -> Result<Committed, StoreError> {
         let first = runs
             .iter()
             .flat_map(|run| &run.events)
@@ -329,7 +336,9 @@ impl RedisStore {
         Ok(Committed { statuses, outbox })
     }
 
-    pub(super) async fn started(&self, marks: &[Mark]) -> Result<Vec<u32>, StoreError> {
+    /// Counts one more run of a handler on an event that was delivered before, and says how many there were. The
+    /// server's own count will not do: it also counts deliveries that never came to run.
+    pub async fn started(&self, marks: &[Mark]) -> Result<Vec<u32>, StoreError> {
         let mut pipe = redis::pipe();
         for mark in marks {
             let key = mark.runs_key();
@@ -343,7 +352,8 @@ impl RedisStore {
         Ok(pipe.query_async(&mut self.connection()).await?)
     }
 
-    pub(super) async fn show(&self, table: &str, key: &str) -> Result<Option<StateValue>, StoreError> {
+    /// What stands under a key of a table.
+    pub async fn show(&self, table: &str, key: &str) -> Result<Option<StateValue>, StoreError> {
         let key = row_key(table, key);
         let mut c = self.connection();
         let kind: String = cmd("TYPE").arg(&key).query_async(&mut c).await?;

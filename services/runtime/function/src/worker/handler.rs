@@ -15,7 +15,7 @@ use crate::worker::outputs;
 use crate::worker::row_cache::RowHeld;
 use crate::worker::watchdog;
 use oncue_core::failpoint::{self, Sabotage};
-use oncue_core::store::{Fields, CommitEvent, Op, Purpose, RowChange, RowKey, Run};
+use oncue_core::store::{CommitEvent, Fields, Op, Purpose, RowChange, RowKey, Run};
 
 impl Worker {
     /// Runs the handler on each event in turn, all on one row, and says what to commit: one run for the row, or one per

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use oncue_core::bus::pull::{Delivery, Capacity, Ticket};
+use oncue_core::bus::pull::{Capacity, Delivery, Ticket};
 
 /// Bytes of events in hand, as they were sent. What is on its way comes on top: as much again in all.
 const MOST_BYTES: usize = 32 << 20;

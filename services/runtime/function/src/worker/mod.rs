@@ -54,7 +54,7 @@ use oncue_core::bus::pull::{Delivery, Pull};
 use oncue_core::config::{FlowsConfig, Limits, Track};
 use oncue_core::failpoint::{self, Sabotage};
 use oncue_core::store::{
-    Read, Fields, ReadResult, Mark, StepUpdate, Row, RowKey, Run, Status, Store, StoreError,
+    Fields, Mark, Read, ReadResult, Row, RowKey, Run, Status, StepUpdate, Store, StoreError,
 };
 use oncue_proto::event::MAX_HOPS;
 

@@ -76,8 +76,9 @@ impl Outgoing {
         let settled = settled.into_inner();
         let (done, left): (Vec<_>, Vec<_>) =
             settled.into_iter().partition(|(_, published)| *published);
-        let frames =
-            |settled: Vec<(StoredOutputs, bool)>| settled.into_iter().map(|(frame, _)| frame).collect();
+        let frames = |settled: Vec<(StoredOutputs, bool)>| {
+            settled.into_iter().map(|(frame, _)| frame).collect()
+        };
         Some((key, frames(left), frames(done)))
     }
 }

@@ -21,7 +21,7 @@ use crate::worker::spans::Producer;
 use oncue_core::bus::layout::DLQ;
 use oncue_core::bus::{Bus, Outbound, PublishError};
 use oncue_core::failpoint;
-use oncue_core::store::{StoredOutputs, CommitEvent, Purpose, Run, Status, StoreError};
+use oncue_core::store::{CommitEvent, Purpose, Run, Status, StoreError, StoredOutputs};
 use oncue_proto::event::{self, Meta};
 use oncue_telemetry::Carrier;
 
@@ -122,7 +122,12 @@ impl Worker {
     }
 
     /// The outputs of a whole commit are settled.
-    pub(crate) async fn mark(&self, key: String, left: Vec<StoredOutputs>, done: Vec<StoredOutputs>) {
+    pub(crate) async fn mark(
+        &self,
+        key: String,
+        left: Vec<StoredOutputs>,
+        done: Vec<StoredOutputs>,
+    ) {
         if done.is_empty() && !left.is_empty() {
             return;
         }
@@ -245,10 +250,8 @@ impl Worker {
         failpoint::point("retry.done");
         // One on probation whose handler did not come to run is not known to be harmless.
         if !job.is_alone() || job.event.is_none() {
-            self.survivors.note(
-                job.delivery.info.sequence,
-                job.delivery.info.attempt.into(),
-            );
+            self.survivors
+                .note(job.delivery.info.sequence, job.delivery.info.attempt.into());
         }
         self.counters.settled("retried");
         job.trace.end(&job.meta, "retried");

@@ -14,7 +14,7 @@ use opentelemetry::trace::{SpanId, TraceId};
 use oncue_core::bus::layout::DLQ;
 use oncue_core::store::Status;
 use oncue_proto::event::Meta;
-use oncue_telemetry::{Carrier, InFlow, Kind, SpanIds, Size, Span};
+use oncue_telemetry::{Carrier, InFlow, Kind, Size, Span, SpanIds};
 
 /// One delivery, from the pull to the ack.
 pub(crate) struct Trace {

@@ -33,7 +33,7 @@ fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
 }
 
 /// From `oncue:edges` and `oncue:edges:at`: `SOURCE\tTYPE\tFUNCTION` -> count, and -> time. Sorted.
-pub(crate) fn edges(counts: Pairs, times: Pairs) -> Vec<Edge> {
+pub fn edges(counts: Pairs, times: Pairs) -> Vec<Edge> {
     let times: std::collections::HashMap<Vec<u8>, Vec<u8>> = times.into_iter().collect();
     let edge = |(field, count): (Vec<u8>, Vec<u8>)| {
         let name = text(&field);
@@ -54,7 +54,7 @@ pub(crate) fn edges(counts: Pairs, times: Pairs) -> Vec<Edge> {
 }
 
 /// From `oncue:functions`: name -> manifest and `seen`. Sorted by name.
-pub(crate) fn functions(fields: Pairs) -> Vec<Registered> {
+pub fn functions(fields: Pairs) -> Vec<Registered> {
     let mut functions = Vec::with_capacity(fields.len());
     for (name, json) in fields {
         let value: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();

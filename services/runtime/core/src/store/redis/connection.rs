@@ -8,44 +8,47 @@ use std::time::Duration;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, RedisError, cmd};
 
-/// Longer than any stall of a healthy Redis (fsync, fork); a time-out only means "unknown, try again".
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two questions whether anybody is there.
-const PAUSE: Duration = Duration::from_secs(5);
+/// Longest wait for an answer: longer than any stall of a healthy Redis (fsync, fork); a time-out only means "unknown, try again".
+const REDIS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause between two pings.
+const PING_EVERY: Duration = Duration::from_secs(5);
 
 pub(super) struct Connection {
     client: Client,
-    connection: Mutex<ConnectionManager>,
+    manager: Mutex<ConnectionManager>,
 }
 
 impl Connection {
     pub async fn open(client: Client) -> Result<Arc<Self>, RedisError> {
-        let connection =
-            Mutex::new(ConnectionManager::new_with_config(client.clone(), config()).await?);
-        Ok(Arc::new(Self { client, connection }))
+        let manager = ConnectionManager::new_with_config(client.clone(), config()).await?;
+        let manager = Mutex::new(manager);
+        Ok(Arc::new(Self { client, manager }))
     }
 
     pub fn get(&self) -> ConnectionManager {
-        self.connection.lock().clone()
+        self.manager.lock().clone()
     }
 
-    /// Asks from now on, as long as somebody holds the line; one that does not answer is replaced.
-    pub fn watch(line: &Arc<Self>) {
-        let weak = Arc::downgrade(line);
+    /// Pings from now on, as long as somebody holds the connection; one that does not answer is replaced.
+    pub fn watch(connection: &Arc<Self>) {
+        let weak = Arc::downgrade(connection);
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(PAUSE.mul_f64(0.8 + fastrand::f64() * 0.4)).await;
-                let Some(line) = weak.upgrade() else { return };
+                tokio::time::sleep(PING_EVERY.mul_f64(0.8 + fastrand::f64() * 0.4)).await;
+                let Some(connection) = weak.upgrade() else {
+                    return;
+                };
                 let dead = cmd("PING")
-                    .exec_async(&mut line.get())
+                    .exec_async(&mut connection.get())
                     .await
                     .is_err_and(|e| e.is_timeout());
                 if dead
                     && let Ok(new) =
-                        ConnectionManager::new_with_config(line.client.clone(), config()).await
+                        ConnectionManager::new_with_config(connection.client.clone(), config())
+                            .await
                 {
-                    tracing::warn!("the line to Redis was dead; connected anew");
-                    *line.connection.lock() = new;
+                    tracing::warn!("the connection to Redis was dead; connected anew");
+                    *connection.manager.lock() = new;
                 }
             }
         });
@@ -55,7 +58,7 @@ impl Connection {
 fn config() -> ConnectionManagerConfig {
     ConnectionManagerConfig::new()
         .set_connection_timeout(Some(Duration::from_secs(2)))
-        .set_response_timeout(Some(TIMEOUT))
+        .set_response_timeout(Some(REDIS_TIMEOUT))
         .set_number_of_retries(3)
         .set_max_delay(Duration::from_secs(1))
 }

@@ -7,11 +7,12 @@ use oncue_proto::oncue::v1::TimerFired;
 use redis::cmd;
 use serde_json::json;
 
-use super::RedisStore;
+use super::Store;
 use crate::model::flow::{self, Edge, Flow, Registered};
 use crate::model::manifest::Manifest;
 use crate::store::{
-    EDGES, EDGES_AT, FUNCTIONS, StepUpdate, StoreError, first_step, flow_key, ledger_event, listeners_key,
+    EDGES, EDGES_AT, FUNCTIONS, StepUpdate, StoreError, first_step, flow_key, ledger_event,
+    listeners_key,
 };
 use oncue_proto::event::{self, Meta};
 
@@ -20,11 +21,14 @@ type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 /// Keys looked at in one round trip; Redis does nothing else meanwhile.
 const STEP: usize = 5000;
 
-impl RedisStore {
-    pub(in crate::store) async fn flows(
-        &self,
-        ids: &[String],
-    ) -> Result<Vec<Option<Flow>>, StoreError> {
+impl Store {
+    /// What the ledger knows of a flow; `None` for one that is not tracked, or was so long ago that it expired.
+    pub async fn flow(&self, id: &str) -> Result<Option<Flow>, StoreError> {
+        Ok(self.flows(&[id.to_owned()]).await?.pop().flatten())
+    }
+
+    /// Several flows in one round trip.
+    pub async fn flows(&self, ids: &[String]) -> Result<Vec<Option<Flow>>, StoreError> {
         let mut pipe = redis::pipe();
         for id in ids {
             pipe.cmd("HGETALL").arg(flow_key(id));
@@ -84,14 +88,16 @@ impl RedisStore {
         }
     }
 
-    pub(in crate::store) async fn edges(&self) -> Result<Vec<Edge>, StoreError> {
+    /// Which hops events have been seen to take.
+    pub async fn edges(&self) -> Result<Vec<Edge>, StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("HGETALL").arg(EDGES).cmd("HGETALL").arg(EDGES_AT);
         let (counts, times): (Pairs, Pairs) = pipe.query_async(&mut self.connection()).await?;
         Ok(flow::edges(counts, times))
     }
 
-    pub(in crate::store) async fn functions(&self) -> Result<Vec<Registered>, StoreError> {
+    /// Every function that ever started here, running or not.
+    pub async fn functions(&self) -> Result<Vec<Registered>, StoreError> {
         let fields: Pairs = cmd("HGETALL")
             .arg(FUNCTIONS)
             .query_async(&mut self.connection())
@@ -99,12 +105,8 @@ impl RedisStore {
         Ok(flow::functions(fields))
     }
 
-    pub(in crate::store) async fn track(
-        &self,
-        meta: &Meta,
-        key: &str,
-        keep: Duration,
-    ) -> Result<bool, StoreError> {
+    /// Begins the ledger of a flow with its root event, before that is published; `false` where it had begun already.
+    pub async fn track(&self, meta: &Meta, key: &str, keep: Duration) -> Result<bool, StoreError> {
         let mut c = self.connection();
         let listeners: Vec<String> = cmd("SMEMBERS")
             .arg(listeners_key(&meta.ty))
@@ -140,7 +142,8 @@ impl RedisStore {
         Ok(new)
     }
 
-    pub(in crate::store) async fn note(&self, notes: &[StepUpdate]) -> Result<(), StoreError> {
+    /// Notes that runs begin or have failed.
+    pub async fn note(&self, notes: &[StepUpdate]) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         for note in notes {
             pipe.cmd("HSET")
@@ -156,7 +159,8 @@ impl RedisStore {
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
-    pub(in crate::store) async fn saw(
+    /// Counts hops that were seen to `function`: source, type, how many.
+    pub async fn saw(
         &self,
         hops: &[(String, String, u64)],
         function: &str,
@@ -213,7 +217,8 @@ impl RedisStore {
         Ok(pipe.exec_async(&mut c).await?)
     }
 
-    pub(in crate::store) async fn untrack(&self, flow: &str) -> Result<(), StoreError> {
+    /// Takes a ledger back whose root event was not published after all.
+    pub async fn untrack(&self, flow: &str) -> Result<(), StoreError> {
         Ok(cmd("UNLINK")
             .arg(flow_key(flow))
             .exec_async(&mut self.connection())

@@ -6,21 +6,19 @@ use std::ops::Range;
 use bytes::Bytes;
 use redis::{Pipeline, cmd};
 
-use super::RedisStore;
+use super::Store;
 use super::wire::{push_frame, read_frames};
 use crate::store::mark::{OutboxName, tag_of};
-use crate::store::{StoredOutputs, Run, Status, StoreError, Unpublished};
+use crate::store::{Run, Status, StoreError, StoredOutputs, Unpublished};
 use oncue_proto::event;
 
 /// Outboxes handled at a time.
 const STEP: usize = 256;
 
-impl RedisStore {
-    pub(in crate::store) async fn published(
-        &self,
-        outbox_keys: &[String],
-        keep: bool,
-    ) -> Result<(), StoreError> {
+impl Store {
+    /// Outboxes whose messages are all in their streams.
+    /// With `keep` they stay until they are [forgotten](Self::forget), in case the streams lose them.
+    pub async fn published(&self, outbox_keys: &[String], keep: bool) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         let now = event::now_ms();
         for key in outbox_keys {
@@ -39,7 +37,7 @@ impl RedisStore {
     }
 
     /// Gives duplicates what of their outputs has still to be published: each mark says where that stands.
-    pub(super) async fn with_outputs(
+    pub async fn with_outputs(
         &self,
         runs: &[Run],
         said: Vec<Vec<(Status, Bytes)>>,
@@ -94,7 +92,7 @@ impl RedisStore {
     }
 
     /// Of an outbox some events' outputs are published and `left` are not: those alone stay to be published.
-    pub(in crate::store) async fn split(
+    pub async fn split(
         &self,
         key: &str,
         left: &[StoredOutputs],
@@ -126,7 +124,8 @@ impl RedisStore {
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
-    pub(in crate::store) async fn kept(
+    /// Outboxes of a partition published since `since` (Unix ms), a few hundred at a time from the `from`th on.
+    pub async fn kept(
         &self,
         partition: u32,
         since: u64,
@@ -142,11 +141,7 @@ impl RedisStore {
     }
 
     /// Those published before `before` (Unix ms) go for good.
-    pub(in crate::store) async fn forget(
-        &self,
-        partitions: Range<u32>,
-        before: u64,
-    ) -> Result<(), StoreError> {
+    pub async fn forget(&self, partitions: Range<u32>, before: u64) -> Result<(), StoreError> {
         for partition in partitions {
             let index = format!("{{p{partition}}}:u");
             loop {
@@ -177,11 +172,7 @@ impl RedisStore {
     }
 
     /// Takes a name for some seconds, if nobody has it.
-    pub(in crate::store) async fn lease(
-        &self,
-        name: &str,
-        seconds: u64,
-    ) -> Result<bool, StoreError> {
+    pub async fn lease(&self, name: &str, seconds: u64) -> Result<bool, StoreError> {
         let mut take = cmd("SET");
         take.arg(name).arg(1).arg("NX").arg("EX").arg(seconds);
         let taken: Option<String> = take.query_async(&mut self.connection()).await?;
@@ -189,7 +180,7 @@ impl RedisStore {
     }
 
     /// Keeps a name that was taken for `seconds` from now on.
-    pub(in crate::store) async fn renew(&self, name: &str, seconds: u64) -> Result<(), StoreError> {
+    pub async fn renew(&self, name: &str, seconds: u64) -> Result<(), StoreError> {
         Ok(cmd("EXPIRE")
             .arg(name)
             .arg(seconds)
@@ -197,7 +188,8 @@ impl RedisStore {
             .await?)
     }
 
-    pub(in crate::store) async fn unpublished(
+    /// Outboxes of some partitions committed before `before` (Unix ms) and not published since.
+    pub async fn unpublished(
         &self,
         partitions: Range<u32>,
         before: u64,

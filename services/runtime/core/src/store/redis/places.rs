@@ -2,15 +2,17 @@
 
 use std::ops::RangeInclusive;
 
-use super::RedisStore;
-use crate::store::{Mark, StreamPosition, StoreError};
+use super::Store;
+use crate::store::{Mark, StoreError, StreamPosition};
 use oncue_proto::event::{self, PARTITIONS};
 
 /// Keys looked at in one round trip.
 const STEP: usize = 4096;
 
-impl RedisStore {
-    pub(in crate::store) async fn places(
+impl Store {
+    /// What is known of those events of these ids that `function` is done with and whose time is one of these (Unix ms).
+    /// Looks at every mark there can be: for people who ask, not for programs.
+    pub async fn places(
         &self,
         ids: &[String],
         function: &str,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use redis::cmd;
 
-use super::RedisStore;
+use super::Store;
 use crate::store::{Regression, Run, StoreError};
 use oncue_proto::event;
 
@@ -140,9 +140,9 @@ impl Own {
     }
 }
 
-impl RedisStore {
+impl Store {
     /// Learns when lost commits were restored last: those are nobody's loss any more.
-    pub(super) async fn learn_epoch(&self) -> Result<(), StoreError> {
+    pub async fn learn_epoch(&self) -> Result<(), StoreError> {
         let epoch: Option<u64> = cmd("GET")
             .arg(EPOCH)
             .query_async(&mut self.connection())

@@ -7,8 +7,8 @@ use redis::{Pipeline, Value};
 
 use crate::store::mark::OutboxName;
 use crate::store::{
-    Expected, Change, Entry, StoredOutputs, CommitEvent, Mark, Op, Purpose, Row, Run, SKEW_MS, Status, StoreError,
-    row_key,
+    Change, CommitEvent, Entry, Expected, Mark, Op, Purpose, Row, Run, SKEW_MS, Status, StoreError,
+    StoredOutputs, row_key,
 };
 use oncue_proto::event;
 

@@ -9,7 +9,7 @@ use crate::worker::outputs::{self, Output};
 use crate::worker::settler::publish;
 use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_core::bus::{Bus, PublishError, purge};
-use oncue_core::store::{StoredOutputs, StoreError, Unpublished};
+use oncue_core::store::{StoreError, StoredOutputs, Unpublished};
 use oncue_proto::event::{self, PARTITIONS};
 
 /// Partitions looked at in one step.

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
-use super::mark::OutboxName;
-use super::{
-    Read, Expected, Change, Committed, ReadResult, StoredOutputs, CommitEvent, Mark, Op, StreamPosition, Purpose, Row, Run,
-    SKEW_MS, MarkState, StateValue, Status, Unpublished, row_key,
+use oncue_core::store::mark::OutboxName;
+use oncue_core::store::{
+    Change, CommitEvent, Committed, Expected, Mark, MarkState, Op, Purpose, Read, ReadResult, Row,
+    Run, SKEW_MS, StateValue, Status, StoredOutputs, StreamPosition, Unpublished, row_key,
 };
 use oncue_proto::event;
 
@@ -64,7 +64,7 @@ impl MapStore {
         self.0.lock()
     }
 
-    pub(super) fn read(&self, asks: &[Read]) -> Vec<ReadResult> {
+    pub fn read(&self, asks: &[Read]) -> Vec<ReadResult> {
         let inner = self.lock();
         let find = |ask: &Read| ReadResult {
             row: ask
@@ -82,7 +82,7 @@ impl MapStore {
         asks.iter().map(find).collect()
     }
 
-    pub(super) fn settled(&self, marks: &[Mark]) -> Vec<Option<MarkState>> {
+    pub fn settled(&self, marks: &[Mark]) -> Vec<Option<MarkState>> {
         let inner = self.lock();
         let kind = |mark: &Mark| {
             let seen = mark
@@ -98,7 +98,7 @@ impl MapStore {
         marks.iter().map(kind).collect()
     }
 
-    pub(super) fn place(
+    pub fn place(
         &self,
         id: &str,
         function: &str,
@@ -119,7 +119,7 @@ impl MapStore {
         })
     }
 
-    pub(super) fn commit(&self, runs: &[Run]) -> Committed {
+    pub fn commit(&self, runs: &[Run]) -> Committed {
         let mut inner = self.lock();
         let first = runs
             .iter()
@@ -132,7 +132,7 @@ impl MapStore {
         Committed { statuses, outbox }
     }
 
-    pub(super) fn started(&self, marks: &[Mark]) -> Vec<u32> {
+    pub fn started(&self, marks: &[Mark]) -> Vec<u32> {
         let mut inner = self.lock();
         let mut count = |mark: &Mark| {
             let runs = inner.runs.entry(mark.runs_key()).or_default();
@@ -142,7 +142,7 @@ impl MapStore {
         marks.iter().map(&mut count).collect()
     }
 
-    pub(super) fn published(&self, outbox_keys: &[String], keep: bool) {
+    pub fn published(&self, outbox_keys: &[String], keep: bool) {
         let mut inner = self.lock();
         let now = inner.now();
         for key in outbox_keys {
@@ -153,7 +153,7 @@ impl MapStore {
         }
     }
 
-    pub(super) fn split(&self, key: &str, left: &[StoredOutputs], keep: &[StoredOutputs]) {
+    pub fn split(&self, key: &str, left: &[StoredOutputs], keep: &[StoredOutputs]) {
         let mut inner = self.lock();
         let now = inner.now();
         if let Some((_, frames)) = inner.outboxes.get_mut(key) {
@@ -167,18 +167,18 @@ impl MapStore {
         }
     }
 
-    pub(super) fn unpublished(&self, partitions: Range<u32>, before: u64) -> Vec<Unpublished> {
+    pub fn unpublished(&self, partitions: Range<u32>, before: u64) -> Vec<Unpublished> {
         self.outboxes(partitions, |at| at > 0 && at <= before as i64)
     }
 
-    pub(super) fn kept(&self, partition: u32, since: u64, from: usize) -> Vec<Unpublished> {
+    pub fn kept(&self, partition: u32, since: u64, from: usize) -> Vec<Unpublished> {
         self.outboxes(partition..partition + 1, |at| at <= -(since as i64))
             .into_iter()
             .skip(from)
             .collect()
     }
 
-    pub(super) fn forget(&self, partitions: Range<u32>, before: u64) {
+    pub fn forget(&self, partitions: Range<u32>, before: u64) {
         for old in self.outboxes(partitions, |at| at < 0 && at >= -(before as i64)) {
             self.lock().outboxes.remove(&old.outbox_key);
         }
@@ -199,7 +199,7 @@ impl MapStore {
             .collect()
     }
 
-    pub(super) fn show(&self, table: &str, key: &str) -> Option<StateValue> {
+    pub fn show(&self, table: &str, key: &str) -> Option<StateValue> {
         let inner = self.lock();
         let key = row_key(table, key);
         if let Some(row) = inner.rows.get(&key) {

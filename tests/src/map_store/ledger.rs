@@ -1,8 +1,10 @@
 //! The flow ledger in a map, field by field as Redis holds it.
 
 use super::MapStore;
-use crate::model::flow::{self, Edge, Flow, Registered};
-use crate::store::{EDGES, EDGES_AT, FUNCTIONS, first_step, flow_key, ledger_event, listeners_key};
+use oncue_core::model::flow::{self, Edge, Flow, Registered};
+use oncue_core::store::{
+    EDGES, EDGES_AT, FUNCTIONS, first_step, flow_key, ledger_event, listeners_key,
+};
 use oncue_proto::event::Meta;
 
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
@@ -28,22 +30,22 @@ impl MapStore {
             .collect()
     }
 
-    pub(in crate::store) fn flows(&self, ids: &[String]) -> Vec<Option<Flow>> {
+    pub fn flows(&self, ids: &[String]) -> Vec<Option<Flow>> {
         ids.iter()
             .map(|id| Flow::read(id, self.hash(&flow_key(id))))
             .collect()
     }
 
-    pub(in crate::store) fn edges(&self) -> Vec<Edge> {
+    pub fn edges(&self) -> Vec<Edge> {
         flow::edges(self.hash(EDGES), self.hash(EDGES_AT))
     }
 
-    pub(in crate::store) fn functions(&self) -> Vec<Registered> {
+    pub fn functions(&self) -> Vec<Registered> {
         flow::functions(self.hash(FUNCTIONS))
     }
 
     /// Listeners are the fields of a hash here; there are no sets besides those of blind operations.
-    pub(in crate::store) fn track(&self, meta: &Meta, key: &str) -> bool {
+    pub fn track(&self, meta: &Meta, key: &str) -> bool {
         let listeners = self.hash(&listeners_key(&meta.ty));
         let listeners: Vec<String> = listeners
             .iter()
@@ -71,7 +73,7 @@ impl MapStore {
         new
     }
 
-    pub(in crate::store) fn untrack(&self, flow: &str) {
+    pub fn untrack(&self, flow: &str) {
         self.lock().hashes.remove(&flow_key(flow));
     }
 }

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oncue_core::model::flow::{Flow, FlowEvent, StepState, tree};
-use oncue_core::store::{MapStore, Store, flow_key, listeners_key, row_key};
+use oncue_core::store::{flow_key, listeners_key, row_key};
 use oncue_proto::event::{self, Meta, Origin};
+use oncue_tests::any_store::AnyStore;
+use oncue_tests::map_store::MapStore;
 
 fn read(fields: &[(&str, &str)]) -> Flow {
     let bytes = |text: &str| text.as_bytes().to_vec();
@@ -264,7 +266,7 @@ async fn a_ledger_begins_with_its_root_and_whoever_listens() {
     let map = MapStore::default();
     map.set_now(50);
     map.put(&listeners_key("web.page.viewed"), "count-views", "");
-    let store = Store::Map(map.clone());
+    let store = AnyStore::Map(map.clone());
     let keep = Duration::from_mins(1);
     assert!(store.flow("e1").await.unwrap().is_none());
     assert!(store.track(&meta("e1"), "/home", keep).await.unwrap());
@@ -323,7 +325,7 @@ async fn observed_edges_and_functions() {
     map.put("oncue:functions", "f", manifest);
     map.put("oncue:functions", "broken", "{");
     map.put("oncue:functions", "older", r#"{"name":"older","seen":1}"#);
-    let store = Store::Map(map);
+    let store = AnyStore::Map(map);
     let edges = store.edges().await.unwrap();
     let shown: Vec<_> = edges
         .iter()

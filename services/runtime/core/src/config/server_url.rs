@@ -1,0 +1,115 @@
+//! Addresses of NATS and Redis, which may hold a password and must reach no log with it.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+/// Parameters of a Redis URL that may be shown; whatever else stands behind `?` may be a secret.
+const SHOWN_PARAMETERS: [&str; 2] = ["db", "protocol"];
+
+/// URL of a server, or of several separated by commas. Prints without user, password and token, in whatever form they
+/// stand there; only [`expose`](Self::expose) gives them away.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct ServerUrl(String);
+
+impl ServerUrl {
+    /// The URL with its secrets, for who connects.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (address, parameters) = match self.0.split_once('?') {
+            Some((address, parameters)) => (address, Some(parameters)),
+            None => (self.0.as_str(), None),
+        };
+        // A password may itself hold an `@`, or a `?`: whatever stands before the last one is left out.
+        if let Some(parameters) = parameters.filter(|parameters| parameters.contains('@')) {
+            let host = parameters.rsplit('@').next().unwrap_or_default();
+            return write!(f, "{}***@{host}", scheme(address));
+        }
+        match address.rfind('@') {
+            Some(at) => write!(f, "{}***{}", scheme(address), &address[at..])?,
+            None => f.write_str(address)?,
+        }
+        let Some(parameters) = parameters else {
+            return Ok(());
+        };
+        for (number, parameter) in parameters.split('&').enumerate() {
+            f.write_str(if number == 0 { "?" } else { "&" })?;
+            match parameter.split_once('=') {
+                Some((name, _)) if !SHOWN_PARAMETERS.contains(&name) => write!(f, "{name}=***")?,
+                Some(_) => f.write_str(parameter)?,
+                None => f.write_str("***")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn scheme(address: &str) -> &str {
+    address
+        .find("://")
+        .map_or("", |scheme| &address[..scheme + "://".len()])
+}
+
+impl fmt::Debug for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.to_string())
+    }
+}
+
+impl From<String> for ServerUrl {
+    fn from(url: String) -> Self {
+        Self(url)
+    }
+}
+
+impl From<&String> for ServerUrl {
+    fn from(url: &String) -> Self {
+        Self(url.clone())
+    }
+}
+
+impl From<&str> for ServerUrl {
+    fn from(url: &str) -> Self {
+        Self(url.to_owned())
+    }
+}
+
+impl From<&Self> for ServerUrl {
+    fn from(url: &Self) -> Self {
+        url.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_form_prints_a_password() {
+        for (url, shown) in [
+            ("nats://127.0.0.1:4222", "nats://127.0.0.1:4222"),
+            ("nats://me:s3cret@a:1", "nats://***@a:1"),
+            ("nats://s3cret@a", "nats://***@a"),
+            ("nats://a:1, nats://me:s3cret@b,c", "nats://***@b,c"),
+            ("me:s3cret@a:1", "***@a:1"),
+            ("redis://:s3cret@h@a/2", "redis://***@a/2"),
+            ("redis://:s3cret?s3cret@a", "redis://***@a"),
+            (
+                "redis+unix:///r.sock?db=2&user=me&pass=s3cret",
+                "redis+unix:///r.sock?db=2&user=***&pass=***",
+            ),
+            ("unix:///r.sock?pass=s3cret", "unix:///r.sock?pass=***"),
+            ("unix:///r.sock?s3cret", "unix:///r.sock?***"),
+        ] {
+            let url = ServerUrl::from(url);
+            assert_eq!(url.to_string(), shown);
+            assert!(!format!("{url:?}").contains("s3cret"), "{url:?}");
+        }
+    }
+}
