@@ -19,6 +19,12 @@ pub enum AnyStore {
     Map(MapStore),
 }
 
+impl From<Store> for AnyStore {
+    fn from(store: Store) -> Self {
+        Self::Redis(store)
+    }
+}
+
 impl AnyStore {
     pub async fn read(&self, asks: &[Read]) -> Result<Vec<ReadResult>, StoreError> {
         match self {

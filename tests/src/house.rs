@@ -260,6 +260,10 @@ impl House {
             .expect("NATS")
     }
 
+    pub async fn any_store(&self) -> crate::any_store::AnyStore {
+        self.store().await.into()
+    }
+
     pub async fn store(&self) -> Store {
         Store::connect(&format!("redis://127.0.0.1:{}", self.redis_port))
             .await

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use oncue::State;
 use oncue::state::{from_fields, to_fields};
 use oncue_core::config::{Config, Span, parse_size};
-use oncue_core::store::{CommitEvent, Mark, Purpose, Run, SKEW_MS, Status, Store, row_key};
+use oncue_core::store::{CommitEvent, Mark, Purpose, Run, SKEW_MS, Status, row_key};
 use oncue_proto::Format;
 use oncue_proto::event::{self, Incoming, Meta, Origin};
 use oncue_tests::any_store::AnyStore;

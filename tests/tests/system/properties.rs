@@ -64,7 +64,7 @@ fn basis(
 
 /// One case on both stores, with keys and ids of its own.
 struct Pair<'s> {
-    redis: &'s Store,
+    redis: &'s AnyStore,
     map: AnyStore,
     number: u32,
     now: u64,
@@ -397,7 +397,7 @@ fn play_all(
 fn redis_and_the_map_agree_on_everything() {
     let runtime = runtime();
     let house = runtime.block_on(House::new(""));
-    let redis = runtime.block_on(house.store());
+    let redis = runtime.block_on(house.any_store());
     let (config, tally) = (config(), Tally::default());
     let seed = config.rng_seed;
     println!("{} cases, {seed:?}", config.cases);
@@ -474,7 +474,7 @@ fn each_broken_twin_disagrees() {
     for (name, line, broken) in twins {
         house.redis_cli(&["FLUSHALL"]);
         house.redis_cli(&["FUNCTION", "FLUSH"]);
-        let redis = runtime.block_on(house.store());
+        let redis = runtime.block_on(house.any_store());
         break_library(&house, line, broken);
         let config = ProptestConfig {
             max_shrink_iters: 0,

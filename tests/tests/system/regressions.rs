@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use oncue_core::store::{
     Change, CommitEvent, Expected, Mark, Op, Purpose, Read, RowChange, RowKey, Run, StateValue,
-    Status, Store, row_key,
+    Status, row_key,
 };
 use oncue_proto::event::{self, Meta, Origin};
 use oncue_tests::any_store::AnyStore;
@@ -89,7 +89,7 @@ fn add(by: i64) -> (&'static str, Change) {
     )
 }
 
-async fn commit(store: &Store, run: Run) -> Vec<Status> {
+async fn commit(store: &AnyStore, run: Run) -> Vec<Status> {
     store
         .commit(&[run])
         .await
@@ -98,7 +98,7 @@ async fn commit(store: &Store, run: Run) -> Vec<Status> {
         .remove(0)
 }
 
-async fn version(store: &Store) -> u64 {
+async fn version(store: &AnyStore) -> u64 {
     let ask = Read {
         row: Some(row_key_of_test()),
         marks: Vec::new(),
@@ -112,7 +112,7 @@ async fn version(store: &Store) -> u64 {
         .version
 }
 
-async fn fields(store: &Store) -> Vec<(String, Vec<u8>)> {
+async fn fields(store: &AnyStore) -> Vec<(String, Vec<u8>)> {
     let ask = Read {
         row: Some(row_key_of_test()),
         marks: Vec::new(),
@@ -131,7 +131,7 @@ async fn fields(store: &Store) -> Vec<(String, Vec<u8>)> {
 #[tokio::test]
 async fn a_row_kept_through_a_rollback_overwrote_another() {
     let house = House::new("").await;
-    let store = house.store().await;
+    let store = house.any_store().await;
     assert_eq!(
         commit(&store, sets("first", 0, &[("sum", "10")])).await,
         [Status::Applied]
@@ -159,7 +159,7 @@ async fn a_row_kept_through_a_rollback_overwrote_another() {
 #[tokio::test]
 async fn the_lowest_number_stuck() {
     let house = House::new("").await;
-    let store = house.store().await;
+    let store = house.any_store().await;
     let alone = |event| Run {
         row: None,
         events: vec![event],
@@ -181,7 +181,7 @@ async fn the_lowest_number_stuck() {
 async fn a_bad_event_condemned_its_neighbour() {
     let house = House::new("").await;
     let much = 8_000_000_000_000_000_000;
-    for store in [house.store().await, AnyStore::Map(MapStore::default())] {
+    for store in [house.any_store().await, AnyStore::Map(MapStore::default())] {
         let clash = ("sums", Change::SetAdd { member: "x".into() });
         let events = vec![
             handled("bad", vec![add(much), clash]),
@@ -201,7 +201,7 @@ async fn a_bad_event_condemned_its_neighbour() {
 #[tokio::test]
 async fn a_field_named_as_the_version_was_lost() {
     let house = House::new("").await;
-    let store = house.store().await;
+    let store = house.any_store().await;
     assert_eq!(
         commit(
             &store,

@@ -1,6 +1,7 @@
 //! A Redis that went back in time: who finds it out, and what is no alarm.
 
 use oncue_core::store::Store;
+use oncue_tests::any_store::AnyStore;
 use oncue_tests::house::House;
 
 use crate::store::{alone, commit, handled};
@@ -11,8 +12,8 @@ async fn a_redis_that_went_back_in_time_is_found_out() {
     let house = House::new("").await;
     let url = format!("redis://127.0.0.1:{}", house.redis_port);
     let redis = Store::connect(&url).await.expect("Redis");
-    let (store, other) = (redis.clone(), house.store().await);
-    let numbered = async |store: &Store, n: u64| {
+    let (store, other) = (AnyStore::from(redis.clone()), house.any_store().await);
+    let numbered = async |store: &AnyStore, n: u64| {
         let mut event = handled(&format!("g{n}"), "/g");
         event.mark.sequence = 100 + n;
         commit(store, alone(event)).await
@@ -66,7 +67,7 @@ async fn what_was_restored_is_no_loss() {
     let redis = Store::connect(&format!("redis://127.0.0.1:{}", house.redis_port))
         .await
         .expect("Redis");
-    let store = redis.clone();
+    let store = AnyStore::from(redis.clone());
     for n in 0..3 {
         commit(&store, alone(handled(&format!("r{n}"), "/r"))).await;
     }
@@ -85,7 +86,7 @@ async fn what_was_restored_is_no_loss() {
     );
 }
 
-/// StoredMessage by power cuts just after a recovery: Redis lost that it had been restored, and with it every later loss.
+/// Found by power cuts just after a recovery: Redis lost that it had been restored, and with it every later loss.
 #[tokio::test]
 async fn a_restoration_that_was_lost_as_well_hides_no_loss() {
     let house = House::new("").await;
@@ -97,7 +98,7 @@ async fn a_restoration_that_was_lost_as_well_hides_no_loss() {
         .await
         .expect("restored");
     let redis = Store::connect(&url).await.expect("Redis");
-    let store = redis.clone();
+    let store = AnyStore::from(redis.clone());
     for n in 0..3 {
         commit(&store, alone(handled(&format!("l{n}"), "/l"))).await;
     }
@@ -116,7 +117,7 @@ async fn an_emptied_redis_is_restored_from_the_beginning() {
     let redis = Store::connect(&format!("redis://127.0.0.1:{}", house.redis_port))
         .await
         .expect("Redis");
-    let store = redis.clone();
+    let store = AnyStore::from(redis.clone());
     commit(&store, alone(handled("e0", "/e"))).await;
     house.redis_cli(&["FLUSHALL"]);
     commit(&store, alone(handled("e1", "/e"))).await;

@@ -799,7 +799,7 @@ async fn the_map_passes_the_suite() {
 #[tokio::test]
 async fn redis_passes_the_suite() {
     let house = House::new("").await;
-    suite(&house.store().await).await;
+    suite(&house.any_store().await).await;
     // Every mark expires, so that memory follows the horizon and not history.
     let marks = house.redis_cli(&["--scan", "--pattern", "*:d:*"]);
     assert!(marks.lines().count() > 10, "no marks were made");
@@ -812,7 +812,7 @@ async fn redis_passes_the_suite() {
 #[tokio::test]
 async fn an_emptied_redis_gets_its_library_back() {
     let house = House::new("").await;
-    let store = house.store().await;
+    let store = house.any_store().await;
     house.redis_cli(&["FUNCTION", "FLUSH"]);
     assert_eq!(
         commit(&store, alone(handled("again", "/x"))).await,
@@ -824,7 +824,7 @@ async fn an_emptied_redis_gets_its_library_back() {
 #[tokio::test]
 async fn outputs_of_a_commit_that_never_came_expire() {
     let house = House::new("").await;
-    let store = house.store().await;
+    let store = house.any_store().await;
     let left = || {
         let key = house.redis_cli(&["--scan", "--pattern", "*:o:suite:*"]);
         let seconds: i64 = house.redis_cli(&["TTL", &key]).parse().expect("seconds");
@@ -847,7 +847,7 @@ async fn outputs_of_a_commit_that_never_came_expire() {
     );
     house.redis_cli(&["DEL", &key]);
     house.redis_cli(&["FUNCTION", "FLUSH"]);
-    let store = house.store().await;
+    let store = house.any_store().await;
     outbox(&store, &[with_outputs("made", "/made", "kept")]).await;
     assert_eq!(
         left().1,

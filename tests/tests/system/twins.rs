@@ -99,7 +99,7 @@ async fn each_broken_twin_fails_the_suite() {
     for (name, line, broken) in twins {
         house.redis_cli(&["FLUSHALL"]);
         house.redis_cli(&["FUNCTION", "FLUSH"]);
-        let store = house.store().await;
+        let store = house.any_store().await;
         break_library(&house, line, broken);
         let outcome = tokio::spawn(async move { suite(&store).await }).await;
         assert!(outcome.is_err(), "the suite passes with {name}");
@@ -110,7 +110,7 @@ async fn each_broken_twin_fails_the_suite() {
 #[tokio::test]
 async fn nothing_is_committed_without_its_outputs() {
     let house = House::new("").await;
-    let store = house.store().await;
+    let store = house.any_store().await;
     let function = format!("oncue_commit_{}", library(&house));
     let call = |outbox: &str| {
         house.redis_cli(&[
@@ -151,7 +151,7 @@ async fn nothing_is_committed_without_its_outputs() {
 #[tokio::test]
 async fn a_late_call_does_not_lower_the_record() {
     let house = House::new("").await;
-    let _store = house.store().await;
+    let _store = house.any_store().await;
     let function = format!("oncue_commit_{}", library(&house));
     let call = |number: &str| {
         house.redis_cli(&[

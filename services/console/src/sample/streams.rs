@@ -158,6 +158,8 @@ pub async fn letters(bus: &Bus) -> Result<BTreeMap<String, u64>, String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -28,7 +28,7 @@ fn nothing_need_be_said() {
     ] {
         let config = read(text).expect("defaults");
         assert_eq!(
-            (config.nats_url.as_str(), config.redis_url.as_str()),
+            (config.nats_url.expose(), config.redis_url.expose()),
             ("nats://127.0.0.1:4222", "redis://127.0.0.1:6379")
         );
         assert_eq!(
@@ -192,7 +192,7 @@ fn the_environment_goes_on_top() {
     };
     let config = Config::parse(text, None, env).expect("a file");
     assert_eq!(
-        (config.nats_url.as_str(), config.redis_url.as_str()),
+        (config.nats_url.expose(), config.redis_url.expose()),
         ("nats://env", "redis://127.0.0.1:6379")
     );
     assert_eq!(

@@ -54,7 +54,7 @@ impl StoredMessage {
 /// Which messages of a stream to read.
 #[derive(Debug, Clone)]
 pub struct Slice<'s> {
-    /// WakeListener sequence; does not count where `since` is set.
+    /// First sequence; does not count where `since` is set.
     pub from: u64,
     /// Only what the stream took then or later, Unix milliseconds.
     pub since: Option<u64>,
