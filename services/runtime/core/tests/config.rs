@@ -48,7 +48,7 @@ fn nothing_need_be_said() {
 
 #[test]
 fn the_apps_own_file_is_in_order() {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../oncue.toml"));
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../oncue.toml"));
     let text = std::fs::read_to_string(path).expect("oncue.toml");
     let config = Config::parse(&text, Some(path), |_| None).expect("no mistakes");
     assert_eq!(config.path.as_deref(), Some(path));

@@ -3,9 +3,6 @@
 use std::fmt;
 use std::panic::Location;
 
-/// Classes whose texts are our own words.
-const PLATFORM: [&str; 3] = ["redis", "timeout", "platform"];
-
 /// What a handler returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -49,25 +46,6 @@ impl Error {
 
     pub(crate) fn of_class(self, class: &'static str) -> Self {
         Self { class, ..self }
-    }
-
-    /// What traces and logs may say of it. The text may quote what the event holds, so it stays in the dead letter
-    /// unless somebody asked to see it, or it is the platform's own.
-    pub(crate) fn shown(&self) -> String {
-        self.shown_as(self.class)
-    }
-
-    pub(crate) fn shown_as(&self, class: &'static str) -> String {
-        let at = if self.site.is_empty() {
-            String::new()
-        } else {
-            format!(" at {}", self.site)
-        };
-        if oncue_telemetry::shows_messages() || PLATFORM.contains(&self.class) {
-            format!("{class}{at}: {}", self.message)
-        } else {
-            format!("{class}{at}")
-        }
     }
 
     pub(crate) fn at(self, site: String) -> Self {

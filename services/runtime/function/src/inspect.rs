@@ -10,16 +10,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::FutureExt as _;
+use oncue_proto::Draft;
 use oncue_proto::oncue::v1::DeadLetter;
-use oncue_proto::{Draft, Format};
 use prost::Message as _;
 use serde_json::{Value, json};
 
 use crate::context::Context;
-use crate::error::Error;
 use crate::function::Erased;
 use crate::state::AnyRow;
 use crate::worker::handler::panic_text;
+use crate::worker::watchdog::take_panic_site;
 use oncue_core::bus::{Bus, BusError, StoredMessage};
 use oncue_core::config::Config;
 use oncue_core::model::audit::Audit;
@@ -30,7 +30,7 @@ use oncue_proto::event::{self, Incoming, Meta, Origin};
 type Failure = Box<dyn std::error::Error>;
 
 /// Ids of lost events that are listed; the rest is counted.
-const LISTED: usize = 100;
+const MAX_LISTED: usize = 100;
 
 /// Looks up every event of the stream.
 pub(crate) async fn audit(
@@ -43,20 +43,14 @@ pub(crate) async fn audit(
     let stream = &manifest.stream;
     // Asked first: what is acked now was marked before, so no event in between can look lost.
     let consumer = bus
-        .api(
-            &format!("CONSUMER.INFO.{stream}.{}", manifest.name),
-            &Value::Null,
-        )
-        .await;
-    let consumer =
-        consumer.map_err(|e| BusError(format!("consumer {stream}/{}: {e}", manifest.name)))?;
-    let floor = consumer["ack_floor"]["stream_seq"].as_u64().unwrap_or(0);
-    let from = if consumer["config"]["deliver_policy"] == "new" {
-        consumer["created"].as_str()
-    } else {
-        None
+        .consumer_info(stream, &manifest.name)
+        .await
+        .map_err(|e| BusError(format!("consumer {stream}/{}: {e}", manifest.name)))?;
+    let floor = consumer.ack_floor.stream_seq;
+    let from = match consumer.config.deliver_policy.as_str() {
+        "new" => consumer.created_ms().unwrap_or(0),
+        _ => 0,
     };
-    let from = from.and_then(event::parse_time).unwrap_or(0);
     let created = bus.stream_created(stream).await?;
     let horizon = config.stream(stream).horizon.0.as_millis() as u64;
 
@@ -64,7 +58,8 @@ pub(crate) async fn audit(
         function: manifest.name.clone(),
         ..Audit::default()
     };
-    let (mut next, mut ids) = (1, HashSet::new());
+    let mut next = 1;
+    let mut ids = HashSet::new();
     loop {
         let batch = bus.read_stream(stream, next).await?;
         let Some(last) = batch.last() else {
@@ -72,37 +67,51 @@ pub(crate) async fn audit(
         };
         next = last.sequence + 1;
         let mut asked = Vec::new();
-        for found in batch
-            .iter()
-            .filter(|found| matches(&manifest.filters, &found.subject) && found.time >= from)
-        {
-            let (meta, key) = identify(function, found, stream, created);
-            if ids.insert(event::hash(&[meta.id.as_bytes()])) {
-                asked.push((
-                    found.sequence,
-                    Mark::new(function.name, &key, &meta, horizon),
-                    meta.id,
-                ));
+        for message in &batch {
+            if message.time < from || !matches(&manifest.filters, &message.subject) {
+                continue;
+            }
+            let identity = identify(function, message, stream, created);
+            if ids.insert(event::hash(&[identity.meta.id.as_bytes()])) {
+                asked.push(Audited {
+                    sequence: message.sequence,
+                    mark: Mark::new(function.name, &identity.key, &identity.meta, horizon),
+                    id: identity.meta.id,
+                });
             }
         }
-        let marks: Vec<Mark> = asked.iter().map(|(_, mark, _)| mark.clone()).collect();
+        let marks: Vec<Mark> = asked.iter().map(|event| event.mark.clone()).collect();
+        let states = store.settled(&marks).await?;
         let now = event::now_ms();
-        for ((sequence, mark, id), settled) in asked.into_iter().zip(store.settled(&marks).await?) {
+        for (event, state) in asked.into_iter().zip(states) {
             audit.accepted += 1;
-            match settled {
+            match state {
                 Some(MarkState::Applied) => audit.applied += 1,
                 Some(MarkState::Dead) => audit.dead += 1,
-                None if sequence > floor => audit.pending += 1,
-                None if now > mark.fence + horizon => audit.expired += 1,
+                None if event.sequence > floor => audit.pending += 1,
+                None if now > event.mark.fence + horizon => audit.expired += 1,
                 None => {
                     audit.lost += 1;
-                    audit
-                        .lost_ids
-                        .extend(Some(id).filter(|_| audit.lost_ids.len() < LISTED));
+                    if audit.lost_ids.len() < MAX_LISTED {
+                        audit.lost_ids.push(event.id);
+                    }
                 }
             }
         }
     }
+}
+
+/// One event of the stream whose mark is looked up.
+struct Audited {
+    sequence: u64,
+    mark: Mark,
+    id: String,
+}
+
+/// Identity of a stored message to a function.
+struct Identity {
+    meta: Meta,
+    key: String,
 }
 
 /// `type` or `type.*`, as consumers filter here.
@@ -118,50 +127,41 @@ fn matches(filters: &[String], subject: &str) -> bool {
         })
 }
 
-/// Identity and key of a stored message, as the worker would find them.
-fn identify(
-    function: &Erased,
-    found: &StoredMessage,
-    stream: &str,
-    created: u64,
-) -> (Meta, String) {
+/// Finds identity and key of a stored message, as the worker would.
+fn identify(function: &Erased, message: &StoredMessage, stream: &str, created: u64) -> Identity {
     let origin = Origin {
         stream,
         stream_created: created,
-        sequence: found.sequence,
-        published: found.time,
-        subject: &found.subject,
+        sequence: message.sequence,
+        published: message.time,
+        subject: &message.subject,
     };
-    let headers = || {
-        found
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-    };
-    let Ok(Incoming {
+    if let Ok(incoming) = event::read(headers(message), message.payload.clone(), &origin) {
+        return Identity {
+            key: key_of(function, &incoming).unwrap_or_else(|| incoming.meta.id.clone()),
+            meta: incoming.meta,
+        };
+    }
+    let meta = Meta::of_unreadable(headers(message), &origin);
+    Identity {
+        key: meta.id.clone(),
         meta,
-        format,
-        payload,
-    }) = event::read(headers(), found.payload.clone(), &origin)
-    else {
-        let meta = Meta::of_unreadable(headers(), &origin);
-        let key = meta.id.clone();
-        return (meta, key);
-    };
-    let key = key_of(function, &meta.ty, format, &payload).unwrap_or_else(|| meta.id.clone());
-    (meta, key)
+    }
 }
 
-fn key_of(function: &Erased, ty: &str, format: Format, payload: &[u8]) -> Option<String> {
-    let find = || {
-        Some((function.key)(
-            &(function.decode)(ty, format, payload).ok()?,
-        ))
-    };
-    std::panic::catch_unwind(AssertUnwindSafe(find))
-        .ok()
-        .flatten()
-        .filter(|key| !key.is_empty())
+fn headers(message: &StoredMessage) -> impl Iterator<Item = (&str, &str)> {
+    let headers = message.headers.iter();
+    headers.map(|(name, value)| (name.as_str(), value.as_str()))
+}
+
+/// Key of an event, if the author's code finds one.
+fn key_of(function: &Erased, incoming: &Incoming) -> Option<String> {
+    let found = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        let ty = &incoming.meta.ty;
+        let decoded = (function.decode)(ty, incoming.format, &incoming.payload).ok()?;
+        Some((function.key)(&decoded))
+    }));
+    found.ok().flatten().filter(|key| !key.is_empty())
 }
 
 /// Runs the handler on a dead letter from stdin and on the row as it is now, and commits nothing.
@@ -234,46 +234,46 @@ pub(crate) async fn dry_run(
     let call = AssertUnwindSafe((function.call)(event, state.as_mut(), &context)).catch_unwind();
     let drafts = match tokio::time::timeout(limit, call).await {
         Ok(Ok(Ok(drafts))) => drafts,
-        Ok(Ok(Err(Error {
-            rejected,
-            message,
-            site,
-            ..
-        }))) => {
-            let outcome = if rejected { "dead" } else { "retry" };
-            return Ok(json!({ "outcome": outcome, "message": message, "site": site }));
+        Ok(Ok(Err(error))) => {
+            let outcome = if error.rejected { "dead" } else { "retry" };
+            return Ok(failed(outcome, &error.message, &error.site));
         }
         Ok(Err(panic)) => {
             let message = format!("panicked: {}", panic_text(panic.as_ref()));
-            let site = crate::worker::watchdog::take_panic_site();
-            return Ok(json!({ "outcome": "retry", "message": message, "site": site }));
+            return Ok(failed("retry", &message, &take_panic_site()));
         }
         Err(_) => {
-            return Ok(
-                json!({ "outcome": "retry", "message": format!("still running after {limit:?}") }),
-            );
+            let message = format!("still running after {limit:?}");
+            return Ok(json!({ "outcome": "retry", "message": message }));
         }
     };
     state.keep();
-    shown(state.as_ref(), &context, &drafts)
+    applied(state.as_ref(), &context, &drafts)
 }
 
-fn shown(state: &dyn AnyRow, context: &Context, drafts: &[Draft]) -> Result<Value, Failure> {
+fn failed(outcome: &str, message: &str, site: &str) -> Value {
+    json!({ "outcome": outcome, "message": message, "site": site })
+}
+
+/// Answer to `--try` for a run that went well: fields set and deleted, blind operations, and events that would follow.
+fn applied(state: &dyn AnyRow, context: &Context, drafts: &[Draft]) -> Result<Value, Failure> {
     let (set, del) = state.changes()?;
-    let set: serde_json::Map<String, Value> = set
-        .into_iter()
-        .map(|(field, value)| (field, String::from_utf8_lossy(&value).into()))
-        .collect();
-    let ops: Vec<String> = context
-        .take_ops()
+    let mut fields = serde_json::Map::new();
+    for (field, value) in set {
+        fields.insert(field, String::from_utf8_lossy(&value).into());
+    }
+    let operations = context.take_ops();
+    let operations = operations
         .iter()
-        .map(|op| format!("{} {:?}", op.table, op.change))
-        .collect();
+        .map(|op| format!("{} {:?}", op.table, op.change));
+    let operations: Vec<String> = operations.collect();
     let emits: Vec<Value> = drafts
         .iter()
-        .map(|d| emitted(d.ty, &d.key, &d.payload))
+        .map(|draft| emitted(draft.ty, &draft.key, &draft.payload))
         .collect();
-    Ok(json!({ "outcome": "applied", "set": set, "del": del, "operations": ops, "emits": emits }))
+    Ok(json!({
+        "outcome": "applied", "set": fields, "del": del, "operations": operations, "emits": emits
+    }))
 }
 
 fn emitted(ty: &str, key: &str, payload: &Bytes) -> Value {

@@ -11,10 +11,8 @@ use tokio::task::JoinSet;
 
 use crate::function::{Erased, Function};
 use crate::inspect;
-use crate::worker::discovery;
-use crate::worker::metrics;
 use crate::worker::watchdog;
-use crate::worker::{Settings, Worker};
+use crate::worker::{Source, Worker};
 use oncue_core::bus::pull::Pull;
 use oncue_core::bus::{Bus, layout};
 use oncue_core::config::Config;
@@ -121,42 +119,30 @@ async fn serve(
 ) -> Result<(), Failure> {
     let stop = stop_signal()?;
     oncue_telemetry::set_peers(config.nats_url.expose(), config.redis_url.expose());
-    let (bus, redis) = tokio::join!(
+    let (bus, store) = tokio::join!(
         Bus::connect(&config.nats_url, &manifest.name),
         Store::connect(&config.redis_url)
     );
     let bus = bus?.with_broker_spans(oncue_telemetry::traces_broker());
-    let redis = redis?;
+    let store = store?;
     for domain in manifest.domains() {
         bus.require(&layout::stream(&domain, &config.stream(&domain)))
             .await?;
     }
     // Before the consumer is there: what is published once it is will be waited for.
-    redis.register(&manifest).await?;
+    store.register(&manifest).await?;
     bus.require(&manifest.consumer(config)).await?;
     let stream = config.stream(&manifest.stream);
     let created = bus.stream_created(&manifest.stream).await?;
-    let mut regressed = redis.regressed();
-    let settings = Settings {
-        horizon: stream.horizon.0.as_millis() as u64,
-        keep_outputs: config.keep_outputs.0,
-        batch_publish: config.batch_publish,
-        flows: config.flows.clone(),
-    };
-    let worker = Worker::new(
-        function,
-        manifest.limits(config),
-        &settings,
+    let mut regressed = store.regressed();
+    let source = Source {
         created,
-        bus.clone(),
-        redis,
-    );
-
-    discovery::answer(bus.clone(), worker.clone(), manifest.clone(), instance).await?;
-    let survivors = worker.survivors.meet(bus.clone(), &manifest.name).await?;
+        horizon: stream.horizon.0.as_millis() as u64,
+    };
+    let limits = manifest.limits(config);
+    let worker = Worker::new(function, limits, config, source, &bus, &store);
+    let vouchers = worker.start(&manifest, config, &instance, &store).await?;
     let pull = bus.pull(&manifest.stream, created, &manifest.name).await?;
-    worker.keep_house(manifest.stream.clone(), stream.replay_window.0);
-    metrics::publish(&worker, &manifest.stream);
     tracing::info!(
         function = manifest.name,
         acts_on = manifest.triggers.join(" "),
@@ -168,10 +154,10 @@ async fn serve(
         why = regressed.wait_for(Option::is_some) => {
             Err(why.map(|why| why.clone().unwrap_or_default()).unwrap_or_default())
         }
-        () = survivors => Ok(()),
+        () = vouchers => Ok(()),
     };
     ended.map_err(|why| format!("{}: {why}", manifest.name))?;
-    worker.flush_hops().await;
+    worker.report().await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -182,7 +168,7 @@ async fn work(worker: &Arc<Worker>, pull: Pull, stop: watch::Receiver<bool>) -> 
     let mut stopping = stop.clone();
     let deadline = async {
         let _ = stopping.wait_for(|stop| *stop).await;
-        tracing::info!(in_hand = worker.hand.count(), "stopping");
+        tracing::info!(in_flight = worker.in_flight(), "stopping");
         tokio::time::sleep(DRAIN).await;
     };
     let mut serving = JoinSet::new();
@@ -196,8 +182,8 @@ async fn work(worker: &Arc<Worker>, pull: Pull, stop: watch::Receiver<bool>) -> 
             served.map_err(|why| format!("the consumer is gone: {why}"))
         }
         () = deadline => {
-            let left = worker.hand.count();
-            Err(format!("{left} events still in hand after {DRAIN:?}; they will be delivered again"))
+            let left = worker.in_flight();
+            Err(format!("{left} events still in flight after {DRAIN:?}; they will be delivered again"))
         }
     }
 }

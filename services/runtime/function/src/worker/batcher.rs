@@ -1,84 +1,124 @@
-//! Natural batching: whatever has gathered while the last call was under way goes into the next one. As a rule there is no
-//! timer, so a single request waits for nobody, and a full house pays one round trip for all.
+//! Batcher: natural batching in front of a call that takes many requests at once. What has gathered while the last call was
+//! under way goes into the next one. As a rule there is no timer, so a single request waits for nobody, and a full house pays
+//! one round trip for all.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use oncue_core::backoff::Backoff;
+use oncue_core::store::StoreError;
 use tokio::sync::{mpsc, oneshot};
 
-use oncue_core::store::StoreError;
+/// Events and runs in one read or commit: enough to fill a round trip, few enough that Redis, which does nothing else
+/// meanwhile, is back within about a millisecond.
+pub(crate) const MAX_BATCH: usize = 256;
 
-/// A queue in front of a call that takes many requests at once.
-pub struct Group<Q, A> {
-    queue: mpsc::UnboundedSender<(Q, oneshot::Sender<Result<A, StoreError>>)>,
+/// Delays between calls to a store that is away.
+const RECONNECT: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    longest: Duration::from_secs(2),
+};
+
+/// A queue of requests `Q`, each with an answer `A`, in front of one call.
+pub(crate) struct Batcher<Q, A> {
+    queue: mpsc::UnboundedSender<Request<Q, A>>,
 }
 
-impl<Q: Send + Sync + 'static, A: Send + 'static> Group<Q, A> {
-    /// Gathers requests up to a total `weight` of `most` for each run of `call`, which answers in order.
-    pub fn new<F, Fut>(most: usize, weight: fn(&Q) -> usize, call: F) -> Self
-    where
-        F: Fn(Arc<Vec<Q>>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Vec<A>, StoreError>> + Send,
-    {
-        Self::patient(Duration::ZERO, most, weight, call)
-    }
+struct Request<Q, A> {
+    content: Q,
+    answer: oneshot::Sender<Result<A, StoreError>>,
+}
 
-    /// The same for what is in no hurry: the first request waits for others for as long as `linger`.
-    pub fn patient<F, Fut>(linger: Duration, most: usize, weight: fn(&Q) -> usize, call: F) -> Self
+/// Bounds of one call.
+#[derive(Clone, Copy)]
+pub(crate) struct Batching<Q> {
+    /// Total weight at which a call is full. A request is never split, so the last one may go over.
+    pub max_weight: usize,
+    pub weight: fn(&Q) -> usize,
+    /// How long the first request waits for others; zero for not at all. A request that makes the call full ends the wait.
+    pub linger: Duration,
+}
+
+impl<Q> Batching<Q> {
+    /// [`MAX_BATCH`] of that weight, without waiting.
+    pub fn by(weight: fn(&Q) -> usize) -> Self {
+        Self {
+            max_weight: MAX_BATCH,
+            weight,
+            linger: Duration::ZERO,
+        }
+    }
+}
+
+impl<Q: Send + Sync + 'static, A: Send + 'static> Batcher<Q, A> {
+    /// Starts the task that makes the calls. `call` answers in the order of the requests.
+    pub fn new<F, Fut>(batching: Batching<Q>, call: F) -> Self
     where
         F: Fn(Arc<Vec<Q>>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Vec<A>, StoreError>> + Send,
+        Fut: Future<Output = Result<Vec<A>, StoreError>> + Send + 'static,
     {
-        let (queue, mut waiting) =
-            mpsc::unbounded_channel::<(Q, oneshot::Sender<Result<A, StoreError>>)>();
-        tokio::spawn(async move {
-            while let Some((first, answer)) = waiting.recv().await {
-                // Whoever makes a call full ends the wait for others.
-                if !linger.is_zero() && waiting.len() < most {
-                    tokio::time::sleep(linger).await;
-                }
-                let mut total = weight(&first);
-                let (mut requests, mut answers) = (vec![first], vec![answer]);
-                while total < most {
-                    let Ok((request, answer)) = waiting.try_recv() else {
-                        break;
-                    };
-                    total += weight(&request);
-                    requests.push(request);
-                    answers.push(answer);
-                }
-                for (answer, result) in answers.into_iter().zip(persist(&call, requests).await) {
-                    let _ = answer.send(result);
-                }
-            }
-        });
+        let (queue, waiting) = mpsc::unbounded_channel();
+        tokio::spawn(run(batching, waiting, call));
         Self { queue }
     }
 
-    /// Waits for the answer; an error is the request's own fault, an absent server is waited for.
-    pub async fn ask(&self, request: Q) -> Result<A, StoreError> {
+    /// Waits for the answer. An error is the request's own fault: an absent server is waited for.
+    pub async fn ask(&self, content: Q) -> Result<A, StoreError> {
         let (answer, answered) = oneshot::channel();
-        let gone = || StoreError::refused("the store is closed");
-        self.queue.send((request, answer)).map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
+        let sent = self.queue.send(Request { content, answer });
+        sent.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
     }
 }
 
-impl<Q, A> Group<Q, A> {
-    /// Asks for something nobody waits for.
-    pub fn tell(&self, request: Q) {
-        let _ = self.queue.send((request, oneshot::channel().0));
+impl<Q, A> Batcher<Q, A> {
+    /// Asks for something whose answer nobody needs.
+    pub fn send(&self, content: Q) {
+        let answer = oneshot::channel().0;
+        let _ = self.queue.send(Request { content, answer });
     }
 }
 
-/// A refusal is pinned on the request that causes it.
-async fn persist<Q, A, F, Fut>(call: &F, requests: Vec<Q>) -> Vec<Result<A, StoreError>>
+fn closed() -> StoreError {
+    StoreError::refused("the store is closed")
+}
+
+async fn run<Q, A, F, Fut>(
+    batching: Batching<Q>,
+    mut waiting: mpsc::UnboundedReceiver<Request<Q, A>>,
+    call: F,
+) where
+    F: Fn(Arc<Vec<Q>>) -> Fut,
+    Fut: Future<Output = Result<Vec<A>, StoreError>>,
+{
+    while let Some(first) = waiting.recv().await {
+        if !batching.linger.is_zero() && waiting.len() < batching.max_weight {
+            tokio::time::sleep(batching.linger).await;
+        }
+        let mut weight = (batching.weight)(&first.content);
+        let mut requests = vec![first.content];
+        let mut answers = vec![first.answer];
+        while weight < batching.max_weight {
+            let Ok(next) = waiting.try_recv() else { break };
+            weight += (batching.weight)(&next.content);
+            requests.push(next.content);
+            answers.push(next.answer);
+        }
+        let results = call_each(&call, requests).await;
+        for (answer, result) in answers.into_iter().zip(results) {
+            let _ = answer.send(result);
+        }
+    }
+}
+
+/// One call for all; after a refusal one for each, so that it is pinned on the request that causes it.
+async fn call_each<Q, A, F, Fut>(call: &F, requests: Vec<Q>) -> Vec<Result<A, StoreError>>
 where
     F: Fn(Arc<Vec<Q>>) -> Fut,
     Fut: Future<Output = Result<Vec<A>, StoreError>>,
 {
     let requests = Arc::new(requests);
-    match until_there(call, &requests).await {
+    match call_until_there(call, &requests).await {
         Ok(answers) => answers.into_iter().map(Ok).collect(),
         Err(e) if requests.len() == 1 => vec![Err(e)],
         Err(e) => {
@@ -89,31 +129,37 @@ where
             }
             let mut answers = Vec::with_capacity(requests.len());
             for request in requests {
-                let answer = until_there(call, &Arc::new(vec![request])).await;
-                answers.push(
-                    answer
-                        .and_then(|mut a| a.pop().ok_or_else(|| StoreError::refused("no answer"))),
-                );
+                let answer = call_until_there(call, &Arc::new(vec![request])).await;
+                answers.push(answer.and_then(only_answer));
             }
             answers
         }
     }
 }
 
+fn only_answer<A>(mut answers: Vec<A>) -> Result<A, StoreError> {
+    answers
+        .pop()
+        .ok_or_else(|| StoreError::refused("no answer"))
+}
+
 /// Calls until the server is there. Repeating a commit is safe, since seen-marks answer `duplicate`; giving the events
 /// back instead would use up attempts that no handler failed.
-async fn until_there<Q, A, F, Fut>(call: &F, requests: &Arc<Vec<Q>>) -> Result<Vec<A>, StoreError>
+async fn call_until_there<Q, A, F, Fut>(
+    call: &F,
+    requests: &Arc<Vec<Q>>,
+) -> Result<Vec<A>, StoreError>
 where
     F: Fn(Arc<Vec<Q>>) -> Fut,
     Fut: Future<Output = Result<Vec<A>, StoreError>>,
 {
-    let mut delay = Duration::from_millis(50);
+    let mut attempt = 0;
     loop {
         match call(requests.clone()).await {
             Err(e) if e.away => {
+                attempt += 1;
                 tracing::warn!(error = %e, "waiting for the store");
-                tokio::time::sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-                delay = (delay * 2).min(Duration::from_secs(2));
+                tokio::time::sleep(RECONNECT.delay(attempt)).await;
             }
             answer => return answer,
         }
@@ -149,9 +195,14 @@ mod tests {
             }
         }
 
-        fn group(&self, most: usize, weight: fn(&u32) -> usize) -> Group<u32, u32> {
+        fn batcher(&self, most: usize, weight: fn(&u32) -> usize) -> Batcher<u32, u32> {
             let doubler = self.clone();
-            Group::new(most, weight, move |numbers| {
+            let batching = Batching {
+                max_weight: most,
+                weight,
+                linger: Duration::ZERO,
+            };
+            Batcher::new(batching, move |numbers| {
                 let doubler = doubler.clone();
                 async move { doubler.call(numbers).await }
             })
@@ -182,7 +233,7 @@ mod tests {
     /// Asks for the first, waits until its call is under way, asks for the rest and lets all calls through.
     async fn gather(
         doubler: &Doubler,
-        group: &Group<u32, u32>,
+        batcher: &Batcher<u32, u32>,
         numbers: &[u32],
     ) -> Vec<Result<u32, StoreError>> {
         let asks = numbers
@@ -193,7 +244,7 @@ mod tests {
                     tokio::task::yield_now().await;
                     tokio::task::yield_now().await;
                 }
-                group.ask(*number).await
+                batcher.ask(*number).await
             });
         let permits = doubler.permits.clone();
         let release = async move {
@@ -208,7 +259,7 @@ mod tests {
     #[tokio::test]
     async fn what_gathers_during_a_call_goes_into_the_next() {
         let doubler = Doubler::new(0, 0);
-        let answers = gather(&doubler, &doubler.group(100, |_| 1), &[1, 2, 3, 4, 5]).await;
+        let answers = gather(&doubler, &doubler.batcher(100, |_| 1), &[1, 2, 3, 4, 5]).await;
         assert_eq!(answers, [2, 4, 6, 8, 10].map(Ok));
         assert_eq!(doubler.calls(), [vec![1], vec![2, 3, 4, 5]]);
     }
@@ -216,17 +267,24 @@ mod tests {
     #[tokio::test]
     async fn what_is_in_no_hurry_waits_for_others_until_a_call_is_full() {
         let doubler = Doubler::new(100, 0);
-        let group = |linger| {
+        let batcher = |linger| {
             let doubler = doubler.clone();
             let call = move |numbers| {
                 let doubler = doubler.clone();
                 async move { doubler.call(numbers).await }
             };
-            Group::patient(linger, 2, |_| 1, call)
+            Batcher::new(
+                Batching {
+                    max_weight: 2,
+                    weight: |_| 1,
+                    linger,
+                },
+                call,
+            )
         };
-        let short = group(Duration::from_millis(20));
+        let short = batcher(Duration::from_millis(20));
         assert_eq!(gather(&doubler, &short, &[1, 2]).await, [2, 4].map(Ok));
-        let long = group(Duration::from_hours(1));
+        let long = batcher(Duration::from_hours(1));
         let ask = |number| tokio::time::timeout(Duration::from_secs(1), long.ask(number));
         let (a, b, c) = tokio::join!(ask(3), ask(4), ask(5));
         assert!(a.is_ok() && b.is_ok() && c.is_err());
@@ -239,7 +297,7 @@ mod tests {
         // Each weighs what it is; a request is never split, so the last one taken may go over.
         gather(
             &doubler,
-            &doubler.group(4, |n| *n as usize),
+            &doubler.batcher(4, |n| *n as usize),
             &[1, 2, 3, 9, 1],
         )
         .await;
@@ -249,7 +307,7 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_is_pinned_on_its_cause() {
         let doubler = Doubler::new(0, 0);
-        let answers = gather(&doubler, &doubler.group(100, |_| 1), &[1, 2, 13, 4]).await;
+        let answers = gather(&doubler, &doubler.batcher(100, |_| 1), &[1, 2, 13, 4]).await;
         assert_eq!(
             answers,
             [Ok(2), Ok(4), Err(StoreError::refused("bad luck")), Ok(8)]
@@ -263,7 +321,7 @@ mod tests {
     #[tokio::test]
     async fn an_absent_store_is_waited_for() {
         let doubler = Doubler::new(100, 2);
-        assert_eq!(doubler.group(100, |_| 1).ask(7).await, Ok(14));
+        assert_eq!(doubler.batcher(100, |_| 1).ask(7).await, Ok(14));
         assert_eq!(doubler.calls(), [[7], [7], [7]]);
     }
 }

@@ -1,78 +1,81 @@
-//! Who works at the same keys as other workers loses races for their rows the more often, the more rows are read before
-//! the handlers of the first have run, since each is older when its commit comes. So for every lost race fewer keys have
-//! their turn at a time, and for every other run more: about one run in twenty loses its race, whatever handlers take and
-//! however far Redis is. Those whose handlers wait for something else stand in nobody's way.
+//! Concurrency limit of keys, by AIMD (additive increase, multiplicative decrease), here both multiplicative.
+//!
+//! Workers that work at the same keys lose races for their rows the more often, the more rows are read before the handlers
+//! of the first have run, since each is older when its commit comes. So for every lost race fewer keys run at a time, and for
+//! every other run more: about one run in twenty loses its race, whatever handlers take and however far Redis is. Handlers
+//! that wait for something else stand in nobody's way, and give their permit back.
 
-use parking_lot::Mutex;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Keys that have their turn at a time: bounds, and by how much a run moves them.
-const MOST: f64 = 1024.0;
-const FEWEST: f64 = 2.0;
-const LOST: f64 = 0.96;
-const MADE: f64 = 1.002;
+/// Bounds of the limit, in keys.
+const MAX_KEYS: f64 = 1024.0;
+const MIN_KEYS: f64 = 2.0;
+/// Factors by which a lost race, and a run that made it, move the limit: 20 of these weigh as much as one of those.
+const DECREASE: f64 = 0.96;
+const INCREASE: f64 = 1.002;
 /// How long a lost race is remembered.
-const MEMORY: Duration = Duration::from_secs(1);
+const CONTENTION_MEMORY: Duration = Duration::from_secs(1);
 
-pub(crate) struct Turns {
-    state: Mutex<State>,
+pub(crate) struct ConcurrencyLimit {
+    state: Mutex<LimitState>,
     free: Notify,
 }
 
-struct State {
-    /// Keys between the begin of their read and the end of their handlers, and how many there may be.
-    at_it: usize,
-    most: f64,
-    lost: Option<Instant>,
+struct LimitState {
+    /// Keys between the begin of their read and the end of their handlers.
+    running: usize,
+    limit: f64,
+    last_lost_race: Option<Instant>,
 }
 
-/// Ends when it is dropped.
-pub(crate) struct Turn<'t>(&'t Turns);
+/// Right of one key to run; ends when it is dropped.
+pub(crate) struct Permit<'l>(&'l ConcurrencyLimit);
 
-impl Default for Turns {
+impl Default for ConcurrencyLimit {
     fn default() -> Self {
         Self {
-            state: Mutex::new(State {
-                at_it: 0,
-                most: MOST,
-                lost: None,
+            state: Mutex::new(LimitState {
+                running: 0,
+                limit: MAX_KEYS,
+                last_lost_race: None,
             }),
             free: Notify::new(),
         }
     }
 }
 
-impl Turns {
-    /// A run is committed, or another worker had changed its row meanwhile.
-    pub fn ran(&self, lost: bool) {
+impl ConcurrencyLimit {
+    /// Learns from a run: it is committed, or it lost the race because another worker had changed its row meanwhile.
+    pub fn learn(&self, lost_race: bool) {
         let mut state = self.state.lock();
-        state.most = (state.most * if lost { LOST } else { MADE }).clamp(FEWEST, MOST);
-        if lost {
-            state.lost = Some(Instant::now());
+        let factor = if lost_race { DECREASE } else { INCREASE };
+        state.limit = (state.limit * factor).clamp(MIN_KEYS, MAX_KEYS);
+        if lost_race {
+            state.last_lost_race = Some(Instant::now());
         }
     }
 
     /// Whether other workers work at the same keys.
-    pub fn contended(&self) -> bool {
-        self.state
-            .lock()
-            .lost
-            .is_some_and(|at| at.elapsed() < MEMORY)
+    pub fn is_contended(&self) -> bool {
+        let lost = self.state.lock().last_lost_race;
+        lost.is_some_and(|at| at.elapsed() < CONTENTION_MEMORY)
     }
 
-    pub async fn take(&self) -> Turn<'_> {
+    /// Waits until one more key may run.
+    pub async fn acquire(&self) -> Permit<'_> {
         loop {
             {
                 let mut state = self.state.lock();
-                if (state.at_it as f64) < state.most {
-                    state.at_it += 1;
-                    if (state.at_it as f64) < state.most {
-                        self.free.notify_one(); // there is room for the next as well
+                if state.has_room() {
+                    state.running += 1;
+                    if state.has_room() {
+                        self.free.notify_one(); // for the next as well
                     }
-                    return Turn(self);
+                    return Permit(self);
                 }
             }
             self.free.notified().await;
@@ -80,22 +83,31 @@ impl Turns {
     }
 }
 
-impl Drop for Turn<'_> {
+impl LimitState {
+    fn has_room(&self) -> bool {
+        (self.running as f64) < self.limit
+    }
+}
+
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().at_it -= 1;
+        self.0.state.lock().running -= 1;
         self.0.free.notify_one();
     }
 }
 
-/// Runs handlers in their turn, which ends with them, or as soon as they have to wait: after one poll either way.
-pub(crate) async fn in_turn<F: Future>(turn: Turn<'_>, handlers: F) -> F::Output {
-    let (mut turn, mut handlers) = (Some(turn), pin!(handlers));
-    std::future::poll_fn(|cx| {
-        let polled = handlers.as_mut().poll(cx);
-        turn.take();
-        polled
-    })
-    .await
+impl Permit<'_> {
+    /// Runs handlers under the permit, which ends with them, or as soon as they have to wait: after one poll either way.
+    pub async fn cover<F: Future>(self, handlers: F) -> F::Output {
+        let mut permit = Some(self);
+        let mut handlers = pin!(handlers);
+        std::future::poll_fn(|cx| {
+            let polled = handlers.as_mut().poll(cx);
+            permit.take();
+            polled
+        })
+        .await
+    }
 }
 
 #[cfg(test)]
@@ -107,53 +119,53 @@ mod tests {
 
     use super::*;
 
-    fn most(turns: &Turns) -> usize {
-        turns.state.lock().most as usize
+    fn keys(limit: &ConcurrencyLimit) -> usize {
+        limit.state.lock().limit as usize
     }
 
     #[tokio::test]
     async fn lost_races_make_it_few_and_others_many_again() {
-        let turns = Turns::default();
-        (0..1000).for_each(|_| turns.ran(true));
-        assert_eq!(most(&turns), FEWEST as usize);
-        let (first, _second) = (turns.take().await, turns.take().await);
+        let limit = ConcurrencyLimit::default();
+        (0..1000).for_each(|_| limit.learn(true));
+        assert_eq!(keys(&limit), MIN_KEYS as usize);
+        let (first, _second) = (limit.acquire().await, limit.acquire().await);
         assert!(
-            turns.contended() && turns.take().now_or_never().is_none(),
+            limit.is_contended() && limit.acquire().now_or_never().is_none(),
             "no room"
         );
-        let mut handlers = Box::pin(in_turn(first, tokio::task::yield_now()));
+        let mut handlers = Box::pin(first.cover(tokio::task::yield_now()));
         assert_eq!(futures::poll!(&mut handlers), Poll::Pending);
         assert!(
-            turns.take().now_or_never().is_some(),
+            limit.acquire().now_or_never().is_some(),
             "it waits for something else"
         );
         handlers.await;
-        (0..4000).for_each(|_| turns.ran(false));
-        assert_eq!(most(&turns), MOST as usize);
+        (0..4000).for_each(|_| limit.learn(false));
+        assert_eq!(keys(&limit), MAX_KEYS as usize);
     }
 
     #[test]
     fn some_lost_races_are_no_reason() {
-        let turns = Turns::default();
+        let limit = ConcurrencyLimit::default();
         for n in 0..100_000 {
-            turns.ran(n % 25 == 0);
+            limit.learn(n % 25 == 0);
         }
-        assert!(most(&turns) > 900, "{}", most(&turns));
+        assert!(keys(&limit) > 900, "{}", keys(&limit));
         for n in 0..100_000 {
-            turns.ran(n % 15 == 0);
+            limit.learn(n % 15 == 0);
         }
-        assert!(most(&turns) < 10, "{}", most(&turns));
+        assert!(keys(&limit) < 10, "{}", keys(&limit));
     }
 
     #[tokio::test]
     async fn all_who_wait_have_their_turn() {
-        let turns = Turns::default();
-        (0..1000).for_each(|_| turns.ran(true));
-        let work = async || in_turn(turns.take().await, tokio::task::yield_now()).await;
+        let limit = ConcurrencyLimit::default();
+        (0..1000).for_each(|_| limit.learn(true));
+        let work = async || limit.acquire().await.cover(tokio::task::yield_now()).await;
         let all = join_all((0..1000).map(|_| work()));
         tokio::time::timeout(Duration::from_mins(1), all)
             .await
             .expect("nobody is forgotten");
-        assert_eq!(turns.state.lock().at_it, 0);
+        assert_eq!(limit.state.lock().running, 0);
     }
 }

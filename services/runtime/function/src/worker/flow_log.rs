@@ -1,130 +1,183 @@
-//! What a worker enters in the ledger of a tracked flow (see [`oncue_core::model::flow`]): in the step that commits an event, that it
-//! is done or dead and which events follow, with the functions that act on them; in passing, that a run begins or has
-//! failed. Nobody collects anything: each worker writes of its own event, and the counter of open steps does the rest.
+//! Flow log: what a worker enters in the ledger of a tracked flow (see [`oncue_core::model::flow`]). In the step that commits
+//! an event: that it is done or dead and which events follow, with the functions that act on them. In passing: that a run
+//! begins or has failed. Nobody collects anything: each worker writes of its own event, and the counter of open steps does
+//! the rest.
 
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use oncue_core::config::{FlowsConfig, Track};
+use oncue_core::store::{Entry, StepUpdate, Store, flow_key};
+use oncue_proto::event::{self, Meta};
+use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::worker::Worker;
-use crate::worker::invocation::Job;
-use oncue_core::store::{Entry, StepUpdate, flow_key};
-use oncue_proto::event::{self, Meta};
+use crate::worker::batcher::{Batcher, Batching};
+use crate::worker::invocation::Invocation;
+use crate::worker::outputs::Output;
 
-/// Different hops one worker counts between two reports; what is beyond is not told apart.
-const HOPS: usize = 256;
-/// Between two reports of them.
-const REPORT: Duration = Duration::from_secs(2);
+/// Different hops that one worker counts between two reports; further ones are not told apart.
+const MAX_HOPS_COUNTED: usize = 256;
+/// Between two reports of hops.
+const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What the ledger says of an event itself.
-fn content(meta: &Meta, key: &str) -> String {
-    json!([meta.ty, key, meta.source, meta.cause, meta.time]).to_string()
+pub(crate) struct FlowLog {
+    function: &'static str,
+    /// Which flows have a ledger besides those whose client asked.
+    track: Track,
+    /// How long a ledger stays.
+    keep: Duration,
+    updates: Batcher<StepUpdate, ()>,
 }
 
-impl Worker {
-    /// The entry to be made by the commit of an event; `None` for an untracked flow.
-    pub(crate) fn entry(&self, job: &Job) -> Option<Box<Entry>> {
-        job.tracked.then(|| {
-            let follows = |output: &crate::worker::outputs::Output| output.entry.clone();
+impl FlowLog {
+    pub fn new(function: &'static str, flows: &FlowsConfig, store: &Store) -> Self {
+        let store = store.clone();
+        Self {
+            function,
+            track: flows.track,
+            keep: flows.keep.0,
+            updates: Batcher::new(
+                Batching::by(|_: &StepUpdate| 1),
+                move |updates: Arc<Vec<StepUpdate>>| {
+                    let store = store.clone();
+                    async move {
+                        store.note(&updates).await?;
+                        Ok(vec![(); updates.len()])
+                    }
+                },
+            ),
+        }
+    }
+
+    /// Whether the flow of an event has a ledger.
+    pub fn tracks(&self, meta: &Meta) -> bool {
+        meta.tracked || self.track.wants(&meta.flow)
+    }
+
+    /// Entry to be made by the commit of an event; `None` for an untracked flow.
+    pub fn entry(&self, event: &Invocation) -> Option<Box<Entry>> {
+        event.tracked.then(|| {
+            let follows = event.outputs.iter().filter_map(Output::entry);
             Box::new(Entry {
-                flow: flow_key(&job.meta.flow),
-                keep: self.keep_flows,
-                id: job.meta.id.clone(),
-                ty: job.meta.ty.clone(),
-                content: content(&job.meta, job.key()),
-                follows: job.outputs.iter().filter_map(follows).collect(),
+                flow: flow_key(&event.meta.flow),
+                keep: self.keep,
+                id: event.meta.id.clone(),
+                ty: event.meta.ty.clone(),
+                content: content(&event.meta, event.key()),
+                follows: follows.collect(),
             })
         })
     }
 
     /// A run of the handler begins.
-    pub(crate) fn note_begin(&self, job: &Job) {
-        if job.tracked {
-            self.note(job, "r", &format!("{} {}", event::now_ms(), job.runs));
+    pub fn begins(&self, event: &Invocation) {
+        if event.tracked {
+            self.update(event, "r", &format!("{} {}", event::now_ms(), event.runs));
         }
     }
 
-    /// It has failed, or is set aside; `why` is what may be shown of it.
-    pub(crate) fn note_failure(&self, job: &Job, why: &str) {
-        if job.tracked {
-            self.note(job, "w", &format!("{} {why}", event::now_ms()));
+    /// A run has failed, or its event is set aside; `why` is what may be shown of it.
+    pub fn fails(&self, event: &Invocation, why: &str) {
+        if event.tracked {
+            self.update(event, "w", &format!("{} {why}", event::now_ms()));
         }
     }
 
-    fn note(&self, job: &Job, kind: &str, text: &str) {
-        let (flow, field) = (
-            flow_key(&job.meta.flow),
-            format!("{kind}:{}:{}", job.meta.id, self.function.name),
-        );
-        self.notes.tell(StepUpdate {
-            flow,
-            field,
+    fn update(&self, event: &Invocation, kind: &str, text: &str) {
+        self.updates.send(StepUpdate {
+            flow: flow_key(&event.meta.flow),
+            field: format!("{kind}:{}:{}", event.meta.id, self.function),
             text: text.to_owned(),
-            keep: self.keep_flows,
+            keep: self.keep,
         });
-    }
-
-    /// Reports now and then which hops were seen.
-    pub(crate) async fn report_hops(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(REPORT).await;
-            self.flush_hops().await;
-        }
-    }
-
-    pub(crate) async fn flush_hops(&self) {
-        let seen = self.hops.take();
-        if let Err(e) = self.store.saw(&seen, self.function.name).await {
-            tracing::debug!(error = %e, "hops of the last seconds are not reported");
-        }
     }
 }
 
-/// What an output enters: its id, its type, and what the ledger says of it.
+/// Description of an event in a ledger, as JSON.
+fn content(meta: &Meta, key: &str) -> String {
+    json!([meta.ty, key, meta.source, meta.cause, meta.time]).to_string()
+}
+
+/// Entry of an output: its id, its type, and its description.
 pub(crate) fn follows(meta: &Meta, key: &str) -> (String, String, String) {
     (meta.id.clone(), meta.ty.clone(), content(meta, key))
 }
 
-/// How many events came from where since the last report.
-#[derive(Default)]
-pub(crate) struct Hops(Mutex<HashMap<(String, String), u64>>);
+/// Source and type of events that come to this function.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Hop {
+    source: String,
+    ty: String,
+}
+
+/// Counter of hops: how many events came from where since the last report. From it the map knows what acts on what.
+pub(crate) struct Hops {
+    function: &'static str,
+    store: Store,
+    counts: Mutex<HashMap<Hop, u64>>,
+}
 
 impl Hops {
-    pub fn saw(&self, meta: &Meta) {
-        let mut hops = self.0.lock();
-        // One look-up without a copy would need a key of two borrowed parts; a worker sees a handful of hops.
-        if let Some((_, count)) = hops
-            .iter_mut()
-            .find(|((source, ty), _)| *source == meta.source && *ty == meta.ty)
-        {
-            *count += 1;
-        } else if hops.len() < HOPS {
-            hops.insert((meta.source.clone(), meta.ty.clone()), 1);
+    pub fn new(function: &'static str, store: &Store) -> Self {
+        Self {
+            function,
+            store: store.clone(),
+            counts: Mutex::default(),
         }
     }
 
-    /// Of a source only the platform's own names are told apart: what clients call themselves has no bound.
-    fn take(&self) -> Vec<(String, String, u64)> {
-        let seen = std::mem::take(&mut *self.0.lock());
-        let mut sums: HashMap<(String, String), u64> = HashMap::new();
-        for ((source, ty), count) in seen {
-            let source = if is_ours(&source) {
-                source
-            } else {
-                "client".to_owned()
+    pub fn count(&self, meta: &Meta) {
+        let mut counts = self.counts.lock();
+        // One look-up without a copy would need a key of two borrowed parts; a worker sees a handful of hops.
+        let known = counts
+            .iter_mut()
+            .find(|(hop, _)| hop.source == meta.source && hop.ty == meta.ty);
+        if let Some((_, count)) = known {
+            *count += 1;
+        } else if counts.len() < MAX_HOPS_COUNTED {
+            let hop = Hop {
+                source: meta.source.clone(),
+                ty: meta.ty.clone(),
             };
-            *sums.entry((source, ty)).or_default() += count;
+            counts.insert(hop, 1);
         }
-        sums.into_iter()
-            .map(|((source, ty), count)| (source, ty, count))
+    }
+
+    /// Reports now and then.
+    pub async fn report_for_ever(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(REPORT_INTERVAL).await;
+            self.report().await;
+        }
+    }
+
+    pub async fn report(&self) {
+        let hops = self.take();
+        if let Err(e) = self.store.saw(&hops, self.function).await {
+            tracing::debug!(error = %e, "hops of the last seconds are not reported");
+        }
+    }
+
+    /// Takes the counts. Of a source only the platform's own names are told apart: names that clients give themselves have
+    /// no bound.
+    fn take(&self) -> Vec<(String, String, u64)> {
+        let counts = std::mem::take(&mut *self.counts.lock());
+        let mut sums: HashMap<Hop, u64> = HashMap::new();
+        for (mut hop, count) in counts {
+            if !is_of_platform(&hop.source) {
+                "client".clone_into(&mut hop.source);
+            }
+            *sums.entry(hop).or_default() += count;
+        }
+        let hops = sums.into_iter();
+        hops.map(|(hop, count)| (hop.source, hop.ty, count))
             .collect()
     }
 }
 
-fn is_ours(source: &str) -> bool {
+fn is_of_platform(source: &str) -> bool {
     source.strip_prefix('/').is_some_and(|name| {
         (1..=64).contains(&name.len())
             && name

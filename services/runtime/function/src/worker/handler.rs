@@ -1,173 +1,275 @@
-//! Between the read and the commit: the handler runs on each event in turn, and what it did becomes what to commit.
+//! Handling: the author's code runs on each event in turn, and its effects become what to commit.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures::FutureExt;
+use oncue_core::bus::Bus;
+use oncue_core::config::Limits;
+use oncue_core::failpoint::{self, Sabotage};
+use oncue_core::store::{CommitEvent, Mark, Op, Purpose, RowChange, RowKey, Run, Store};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::function::Erased;
 use crate::state::AnyRow;
-use crate::worker::Worker;
-use crate::worker::invocation::{Boxed, Job, Reason};
+use crate::worker::batcher::{Batcher, Batching};
+use crate::worker::committer::PreparedRun;
+use crate::worker::counters::Counters;
+use crate::worker::flow_log::FlowLog;
+use crate::worker::invocation::{BoxedInvocation, DeadLetterReason, Invocation, Settlement};
 use crate::worker::outputs;
-use crate::worker::row_cache::RowHeld;
-use crate::worker::watchdog;
-use oncue_core::failpoint::{self, Sabotage};
-use oncue_core::store::{CommitEvent, Fields, Op, Purpose, RowChange, RowKey, Run};
+use crate::worker::reader::KeySnapshot;
+use crate::worker::row_cache::{self, RowSnapshot};
+use crate::worker::watchdog::{self, Watchdog};
 
-impl Worker {
-    /// Runs the handler on each event in turn, all on one row, and says what to commit: one run for the row, or one per
-    /// event where there is none, and one per event that was seen before. Failures are settled on the way.
-    pub async fn run_handlers(
-        self: &Arc<Self>,
-        key: &str,
-        fresh: Vec<Boxed>,
-        row: &RowHeld,
-        seen: Vec<Boxed>,
-    ) -> (Vec<Run>, Vec<Vec<Boxed>>) {
-        let (mut runs, mut jobs): (Vec<Run>, Vec<Vec<Boxed>>) = (Vec::new(), Vec::new());
-        for job in seen {
-            // Nothing to apply: the commit only answers what became of it.
-            runs.push(Run {
-                row: None,
-                events: vec![CommitEvent {
-                    purpose: Purpose::Recall,
-                    ..handled(&job, Vec::new())
-                }],
-            });
-            jobs.push(vec![job]);
+pub(crate) struct Handler {
+    pub function: Arc<Erased>,
+    pub limits: Limits,
+    bus: Bus,
+    /// Runs of events that were delivered before, counted in Redis.
+    run_counts: Batcher<Mark, u32>,
+    watchdog: Arc<Watchdog>,
+    counters: Arc<Counters>,
+    flow_log: Arc<FlowLog>,
+}
+
+/// Runs to commit, and events that do not come so far.
+pub(crate) struct HandledKey {
+    pub runs: Vec<PreparedRun>,
+    pub failed: Vec<Failed>,
+}
+
+/// An event whose way ends before the commit, and how.
+pub(crate) struct Failed {
+    pub event: BoxedInvocation,
+    pub settlement: Settlement,
+}
+
+impl HandledKey {
+    fn new() -> Self {
+        Self {
+            runs: Vec::new(),
+            failed: Vec::new(),
         }
-        let fresh = self.count_runs(fresh).await;
+    }
+
+    fn fail(&mut self, event: BoxedInvocation, settlement: Settlement) {
+        self.failed.push(Failed { event, settlement });
+    }
+
+    fn prepare(&mut self, event: BoxedInvocation, commit: CommitEvent) {
+        self.runs.push(PreparedRun {
+            run: Run {
+                row: None,
+                events: vec![commit],
+            },
+            events: vec![event],
+            row_after: None,
+        });
+    }
+}
+
+impl Handler {
+    pub fn new(
+        function: Arc<Erased>,
+        limits: Limits,
+        bus: &Bus,
+        store: &Store,
+        counters: Arc<Counters>,
+        flow_log: Arc<FlowLog>,
+    ) -> Self {
+        let store = store.clone();
+        Self {
+            run_counts: Batcher::new(Batching::by(|_: &Mark| 1), move |marks| {
+                let store = store.clone();
+                async move { store.started(&marks).await }
+            }),
+            watchdog: Watchdog::start(function.name, limits.timeout.0),
+            function,
+            limits,
+            bus: bus.clone(),
+            counters,
+            flow_log,
+        }
+    }
+
+    /// Decodes an event and finds its key. `keyed_by` is the author's code: its panic must not take the process with
+    /// everybody's events.
+    pub fn decode(&self, event: &mut Invocation) -> std::result::Result<(), Settlement> {
+        let decoded = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let decoded = (self.function.decode)(&event.meta.ty, event.format, &event.payload)?;
+            let key = (self.function.key)(&decoded);
+            Ok::<_, oncue_proto::DecodeError>((key, decoded))
+        }));
+        match decoded {
+            Ok(Ok((key, decoded))) => {
+                event.set_key(&key);
+                event.event = Some(decoded);
+                Ok(())
+            }
+            Ok(Err(e)) => Err(Settlement::DeadLetter(
+                DeadLetterReason::Unreadable("decode"),
+                Error::retry(e.0),
+            )),
+            Err(_) => Err(Settlement::DeadLetter(
+                DeadLetterReason::Unreadable("key"),
+                Error::retry("finding its key panicked").at(watchdog::take_panic_site()),
+            )),
+        }
+    }
+
+    /// Runs the handler on each fresh event in turn, all on one row, and says what to commit: one run for the row, or one
+    /// per event where there is none, and one per event that was seen before.
+    pub async fn run(&self, key: &str, snapshot: KeySnapshot) -> HandledKey {
+        let mut handled = HandledKey::new();
+        let KeySnapshot { row, fresh, seen } = snapshot;
+        let (seen, fresh) = with_sabotage(seen, fresh);
+        for event in seen {
+            // Nothing to apply: the commit only answers what became of it.
+            let recall = CommitEvent {
+                purpose: Purpose::Recall,
+                ..commit_event(&event, Vec::new())
+            };
+            handled.prepare(event, recall);
+        }
+        let fresh = self.count_runs(fresh, &mut handled).await;
         let mut state = match (self.function.open)(&row.fields) {
             Ok(state) => state,
             Err(e) => {
-                self.retry_all(fresh, &e);
-                return (runs, jobs);
+                self.fail_all(fresh, &e, &mut handled);
+                return handled;
             }
         };
-        let (mut ready, mut done) = (Vec::new(), Vec::new());
-        for mut job in fresh {
-            match self.handle(&mut job, state.as_mut()).await {
-                Ok(handled) => {
+        let mut events = Vec::new();
+        let mut commits = Vec::new();
+        for mut event in fresh {
+            match self.handle(&mut event, state.as_mut()).await {
+                Ok(commit) => {
                     state.keep();
-                    ready.push(handled);
-                    done.push(job);
+                    commits.push(commit);
+                    events.push(event);
                 }
                 Err(e) => {
                     state.undo();
-                    self.fail(job, e);
+                    let settlement = Settlement::of_failure(&event, e, self.limits.attempts);
+                    handled.fail(event, settlement);
                 }
             }
         }
         if self.function.table.is_empty() {
-            runs.extend(ready.into_iter().map(|handled| Run {
-                row: None,
-                events: vec![handled],
-            }));
-            jobs.extend(done.into_iter().map(|job| vec![job]));
-        } else if !done.is_empty() {
-            match self.row_change(key, row, state.as_ref()) {
-                Ok(change) => {
-                    runs.push(Run {
+            for (event, commit) in events.into_iter().zip(commits) {
+                handled.prepare(event, commit);
+            }
+        } else if !events.is_empty() {
+            match self.row_change(key, &row, state.as_ref()) {
+                Ok(change) => handled.runs.push(PreparedRun {
+                    row_after: row_cache::after(&row.fields, &change),
+                    run: Run {
                         row: Some(change),
-                        events: ready,
-                    });
-                    jobs.push(done);
-                }
-                Err(e) => self.retry_all(done, &e),
+                        events: commits,
+                    },
+                    events,
+                }),
+                Err(e) => self.fail_all(events, &e, &mut handled),
             }
         }
-        (runs, jobs)
+        handled
     }
 
-    /// An event that was delivered before is counted before anything of it runs, so that one which kills the process is
-    /// counted too. Returns those that may still be tried.
-    async fn count_runs(self: &Arc<Self>, fresh: Vec<Boxed>) -> Vec<Boxed> {
+    fn fail_all(&self, events: Vec<BoxedInvocation>, why: &String, handled: &mut HandledKey) {
+        for event in events {
+            let error = Error::retry(why);
+            let settlement = Settlement::of_failure(&event, error, self.limits.attempts);
+            handled.fail(event, settlement);
+        }
+    }
+
+    /// Counts the runs of events that were delivered before, ahead of anything that runs of them, so that one which kills
+    /// the process is counted too. Returns the events that may still be tried.
+    async fn count_runs(
+        &self,
+        fresh: Vec<BoxedInvocation>,
+        handled: &mut HandledKey,
+    ) -> Vec<BoxedInvocation> {
         let mut allowed = Vec::with_capacity(fresh.len());
-        for mut job in fresh {
-            let once = self.function.at_most_once;
-            if once || (job.delivery.info.attempt > 1 && job.runs == 1) {
-                match self.starts.ask(job.mark.clone()).await {
-                    Ok(begun) if once && begun > 1 => {
-                        let before = "a run was begun and did not end here: its call may have been made or not";
-                        self.bury(
-                            job,
-                            Reason::OutcomeUnknown,
-                            Error::retry(before).of_class("platform"),
-                        );
-                        continue;
-                    }
-                    Ok(begun) => job.runs = begun + u32::from(!once),
-                    Err(e) => {
-                        self.fault(vec![job], &e);
-                        continue;
-                    }
-                }
-                failpoint::point("run.counted");
-            }
-            if job.runs > self.limits.attempts {
-                let runs = job.runs - 1;
-                let before = if job.is_alone() {
-                    format!("{runs} runs ended without a result, the process with them")
-                } else {
-                    format!(
-                        "{runs} runs have failed, and its dead letter could not be written then"
-                    )
-                };
-                self.bury(
-                    job,
-                    Reason::Attempts,
-                    Error::retry(before).of_class("platform"),
-                );
-            } else {
-                allowed.push(job);
+        for mut event in fresh {
+            match self.count_run(&mut event).await {
+                Ok(()) => allowed.push(event),
+                Err(settlement) => handled.fail(event, settlement),
             }
         }
         allowed
     }
 
+    async fn count_run(&self, event: &mut Invocation) -> std::result::Result<(), Settlement> {
+        let once = self.function.at_most_once;
+        if once || (event.delivery.info.attempt > 1 && event.runs == 1) {
+            match self.run_counts.ask(event.mark.clone()).await {
+                Ok(begun) if once && begun > 1 => {
+                    return Err(Settlement::dead_letter(
+                        DeadLetterReason::OutcomeUnknown,
+                        "a run was begun and did not end here: its call may have been made or not",
+                    ));
+                }
+                Ok(begun) => event.runs = begun + u32::from(!once),
+                Err(e) => {
+                    return Err(Settlement::of_store_error(event, &e, self.limits.attempts));
+                }
+            }
+            failpoint::point("run.counted");
+        }
+        if event.runs <= self.limits.attempts {
+            return Ok(());
+        }
+        let runs = event.runs - 1;
+        let before = if event.on_probation {
+            format!("{runs} runs ended without a result, the process with them")
+        } else {
+            format!("{runs} runs have failed, and its dead letter could not be written then")
+        };
+        Err(Settlement::dead_letter(DeadLetterReason::Attempts, before))
+    }
+
     fn row_change(
         &self,
         key: &str,
-        row: &RowHeld,
+        row: &RowSnapshot,
         state: &dyn AnyRow,
     ) -> std::result::Result<RowChange, String> {
-        let (set, del): (Fields, Vec<String>) = state.changes()?;
-        let key = RowKey {
-            table: self.function.table,
-            key: key.to_owned(),
-        };
+        let (set, del) = state.changes()?;
         Ok(RowChange {
-            key,
-            basis: row.basis.clone(),
+            key: RowKey {
+                table: self.function.table,
+                key: key.to_owned(),
+            },
+            basis: row.expected.clone(),
             set,
             del,
         })
     }
 
     /// One event through the handler, within its time; a panic is one failed attempt, not the end of its neighbours.
-    async fn handle(&self, job: &mut Job, row: &mut dyn AnyRow) -> Result<CommitEvent> {
-        let event = match job.event.take() {
-            Some(event) => event,
+    async fn handle(&self, event: &mut Invocation, row: &mut dyn AnyRow) -> Result<CommitEvent> {
+        let decoded = match event.event.take() {
+            Some(decoded) => decoded,
             // A second run after a conflict.
-            None => (self.function.decode)(&job.meta.ty, job.format, &job.payload)?,
+            None => (self.function.decode)(&event.meta.ty, event.format, &event.payload)?,
         };
-        let (name, table) = (self.function.name, self.function.table);
         let context = Context::new(
-            job.meta.clone(),
-            job.mark.key.clone(),
-            name,
-            table,
-            job.runs,
+            event.meta.clone(),
+            event.mark.key.clone(),
+            self.function.name,
+            self.function.table,
+            event.runs,
             Some(self.bus.clone()),
         );
-        self.note_begin(job);
+        self.flow_log.begins(event);
         let started = Instant::now();
-        let call = AssertUnwindSafe((self.function.call)(event, row, &context)).catch_unwind();
+        let call = AssertUnwindSafe((self.function.call)(decoded, row, &context)).catch_unwind();
         let limit = self.limits.timeout.0;
-        let call = self.watchdog.watch(job.trace.around(&job.meta, call));
+        let call = self.watchdog.watch(event.trace.around(&event.meta, call));
         let outcome = match tokio::time::timeout(limit, call).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panic)) => {
@@ -180,50 +282,45 @@ impl Worker {
                 Err(Error::retry(format!("still running after {limit:?}")).of_class("timeout"))
             }
         };
-        self.counters.ran(
-            started.elapsed(),
-            outcome.as_ref().err().map(|e| e.class),
-            job.trace.place(),
-        );
+        let class = outcome.as_ref().err().map(|e| e.class);
+        self.counters
+            .ran(started.elapsed(), class, event.trace.place());
         let drafts = outcome?;
-        job.outputs = outputs::prepare(drafts, job, self.function.name, self.bus.max_payload())?;
-        job.outbox = outputs::encode(&job.outputs);
+        event.outputs =
+            outputs::prepare(drafts, event, self.function.name, self.bus.max_payload())?;
+        event.outbox = outputs::encode(&event.outputs);
         Ok(CommitEvent {
-            entry: self.entry(job),
-            ..handled(job, context.take_ops())
+            entry: self.flow_log.entry(event),
+            ..commit_event(event, context.take_ops())
         })
     }
 }
 
-/// Events that were applied before, and the others.
-pub(crate) fn partition(events: Vec<Boxed>, seen: &[bool]) -> (Vec<Boxed>, Vec<Boxed>) {
+/// Events that were seen, and the fresh ones; a broken twin takes all for fresh.
+fn with_sabotage(
+    seen: Vec<BoxedInvocation>,
+    mut fresh: Vec<BoxedInvocation>,
+) -> (Vec<BoxedInvocation>, Vec<BoxedInvocation>) {
     if failpoint::sabotaged(Sabotage::NoSeenMarks) {
-        return (Vec::new(), events);
+        fresh.splice(0..0, seen);
+        return (Vec::new(), fresh);
     }
-    let (mut known, mut fresh) = (Vec::new(), Vec::new());
-    for (job, seen) in events.into_iter().zip(seen) {
-        if *seen {
-            known.push(job)
-        } else {
-            fresh.push(job)
-        }
-    }
-    (known, fresh)
+    (seen, fresh)
 }
 
-/// What to commit of an event.
-pub(crate) fn handled(job: &Job, ops: Vec<Op>) -> CommitEvent {
-    let (mark, outbox) = (job.mark.clone(), job.outbox.clone());
+/// An event as it is committed, without an entry in a ledger.
+pub(crate) fn commit_event(event: &Invocation, ops: Vec<Op>) -> CommitEvent {
     CommitEvent {
-        mark,
-        payload_hash: job.payload_hash(),
+        mark: event.mark.clone(),
+        payload_hash: event.payload_hash(),
         ops,
-        outbox,
+        outbox: event.outbox.clone(),
         purpose: Purpose::Apply,
         entry: None,
     }
 }
 
+/// Text of a panic, if it has one.
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))

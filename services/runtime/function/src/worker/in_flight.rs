@@ -1,121 +1,133 @@
-//! What a worker has in hand: deliveries the server believes to be with it. How many they are and how many bytes they
-//! take is bounded, so that neither many events nor large ones fill the memory.
+//! The in-flight set: deliveries that the server believes to be with this worker. Their number and their bytes are bounded,
+//! so that neither many events nor large ones fill the memory.
 
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use oncue_core::bus::pull::{Capacity, Delivery, Ticket};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use oncue_core::bus::pull::{Capacity, Delivery, Ticket};
+use crate::worker::ack_budget::{AckBudget, Pulse};
 
-/// Bytes of events in hand, as they were sent. What is on its way comes on top: as much again in all.
-const MOST_BYTES: usize = 32 << 20;
-/// What a message takes besides its payload and headers.
-const ENVELOPE: usize = 64 << 10;
+/// Bytes of events in flight, as they were sent. As much again in all may be on its way from the server.
+const MAX_BYTES: usize = 32 << 20;
+/// Bytes that a message takes besides its payload and headers, at the most.
+const ENVELOPE_BYTES: usize = 64 << 10;
 
-pub(crate) struct Hand {
-    most: usize,
-    /// Bytes that one request may bring.
-    request: usize,
-    held: Mutex<HashMap<u64, Held>>,
+pub(crate) struct InFlight {
+    pub budget: AckBudget,
+    max_events: usize,
+    /// Bytes that one pull request may bring.
+    max_request: usize,
+    /// By number of the delivery.
+    deliveries: Mutex<HashMap<u64, Held>>,
     events: AtomicUsize,
     bytes: AtomicUsize,
-    freed: Notify,
+    released: Notify,
+    pulse: Pulse,
 }
 
 struct Held {
     ticket: Ticket,
     bytes: usize,
-    /// When the server last heard that it is with us.
+    /// When the server last heard that the delivery is with us.
     heard: Instant,
 }
 
-impl Hand {
-    /// For so many events, none of which is larger.
-    pub fn new(most: usize, largest: usize) -> Self {
-        let (request, held) = ((MOST_BYTES / 4).max(largest + ENVELOPE), Mutex::default());
+impl InFlight {
+    /// Room for `max_events` events, none of which has more than `max_payload` bytes.
+    pub fn new(max_events: usize, max_payload: usize, budget: AckBudget) -> Self {
         Self {
-            most,
-            request,
-            held,
+            budget,
+            max_events,
+            max_request: (MAX_BYTES / 4).max(max_payload + ENVELOPE_BYTES),
+            deliveries: Mutex::default(),
             events: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
-            freed: Notify::new(),
+            released: Notify::new(),
+            pulse: Pulse::new(budget),
         }
     }
 
-    pub fn take(&self, number: u64, delivery: &Delivery, heard: Instant) {
+    pub fn insert(&self, number: u64, delivery: &Delivery) {
         let bytes = delivery.size();
+        let held = Held {
+            ticket: delivery.ticket(),
+            bytes,
+            heard: self.pulse.heard(),
+        };
         self.events.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.held.lock().insert(
-            number,
-            Held {
-                ticket: delivery.ticket(),
-                bytes,
-                heard,
-            },
-        );
+        self.deliveries.lock().insert(number, held);
     }
 
-    /// Called when a delivery is settled, in whatever way.
+    /// Called once for each delivery, when it is settled, in whatever way.
     pub fn release(&self, number: u64) {
-        let Some(held) = self.held.lock().remove(&number) else {
+        let Some(held) = self.deliveries.lock().remove(&number) else {
             return;
         };
         self.events.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(held.bytes, Ordering::Relaxed);
-        self.freed.notify_one();
+        self.released.notify_one();
     }
 
-    /// Events in hand.
+    /// Events in flight.
     pub fn count(&self) -> usize {
         self.events.load(Ordering::Relaxed)
     }
 
-    /// What else may come.
-    pub fn room(&self) -> Capacity {
-        let bytes_free = MOST_BYTES
-            .max(self.request)
-            .saturating_sub(self.bytes.load(Ordering::Relaxed));
-        let events = if bytes_free < self.request {
+    /// Room for more deliveries.
+    pub fn capacity(&self) -> Capacity {
+        let limit = MAX_BYTES.max(self.max_request);
+        let bytes_free = limit.saturating_sub(self.bytes.load(Ordering::Relaxed));
+        let events = if bytes_free < self.max_request {
             0
         } else {
-            self.most.saturating_sub(self.count())
+            self.max_events.saturating_sub(self.count())
         };
         Capacity {
             events,
-            least: self.most.div_ceil(4),
-            bytes: self.request,
+            least: self.max_events.div_ceil(4),
+            bytes: self.max_request,
         }
     }
 
-    pub async fn freed(&self) {
-        self.freed.notified().await;
+    /// Waits until a delivery is released.
+    pub async fn released(&self) {
+        self.released.notified().await;
     }
 
-    /// Whether the server has heard within `patience` that a delivery is with us.
-    pub fn is_ours(&self, number: u64, patience: Duration) -> bool {
-        self.held
-            .lock()
-            .get(&number)
-            .is_some_and(|held| held.heard.elapsed() < patience)
+    /// Whether the server surely still believes the delivery to be ours: later it may have gone to another worker, whom a
+    /// negative ack would rob of it.
+    pub fn is_ours(&self, number: u64) -> bool {
+        let ownership = self.budget.ownership();
+        let deliveries = self.deliveries.lock();
+        let held = deliveries.get(&number);
+        held.is_some_and(|held| held.heard.elapsed() < ownership)
     }
 
-    /// Deliveries of which the server has last heard so long ago. It is going to hear of them now.
-    pub fn due(&self, silent: std::ops::Range<Duration>) -> Vec<Ticket> {
+    /// Starts a round of heartbeats: deliveries of which the server has not heard for a while, and is going to hear now. One
+    /// that was silent for too long (the process was frozen) may be another worker's by now, and is left to it.
+    pub fn heartbeats_due(&self) -> Vec<Ticket> {
+        self.pulse.beat();
+        let due = self.budget.heartbeat_due()..self.budget.ownership();
         let now = Instant::now();
-        let mut held = self.held.lock();
-        let mut due = Vec::new();
-        for held in held
-            .values_mut()
-            .filter(|held| silent.contains(&(now - held.heard)))
-        {
-            held.heard = now;
-            due.push(held.ticket.clone());
+        let mut tickets = Vec::new();
+        for held in self.deliveries.lock().values_mut() {
+            if due.contains(&(now - held.heard)) {
+                held.heard = now;
+                tickets.push(held.ticket.clone());
+            }
         }
-        due
+        tickets
+    }
+
+    /// Waits until nothing is in flight.
+    pub async fn drained(&self) {
+        while self.count() > 0 {
+            let _ = tokio::time::timeout(Duration::from_millis(100), self.released()).await;
+        }
     }
 }

@@ -1,27 +1,27 @@
-//! One delivery in the hands of a worker.
+//! One event on its way through a worker, from the pull to the ack: data that the steps hand on. [`Settlement`] is how
+//! that way ends.
 
-use parking_lot::Mutex;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use oncue_core::bus::pull::Delivery;
+use oncue_core::store::Mark;
 use oncue_proto::Format;
+use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 use pbjson_types::Timestamp;
 
+use crate::error::Error;
 use crate::function::AnyEvent;
 use crate::worker::outputs::Output;
 use crate::worker::spans::Trace;
-use oncue_core::bus::pull::Delivery;
-use oncue_core::store::Mark;
-use oncue_proto::event::{self, Incoming, Meta, Origin, Unreadable};
 
-/// On the heap, since it changes hands often.
-pub(crate) type Boxed = Box<Job>;
+/// An invocation on the heap, since it changes hands often.
+pub(crate) type BoxedInvocation = Box<Invocation>;
 
-/// An event on its way from the pull to the ack.
-pub(crate) struct Job {
-    /// Tells deliveries apart within the process.
+/// An event that a worker handles.
+pub(crate) struct Invocation {
+    /// Number of the delivery within the process.
     pub number: u64,
     pub delivery: Delivery,
     pub meta: Arc<Meta>,
@@ -29,23 +29,54 @@ pub(crate) struct Job {
     pub payload: Bytes,
     /// The decoded event, until a handler takes it.
     pub event: Option<AnyEvent>,
-    /// Who it is to the store, and what the function is keyed by.
+    /// Identity of the event to the store, and the key of the function.
     pub mark: Mark,
-    /// On probation: delivered before, and whoever had it then may have died of it.
-    pub alone: bool,
+    /// Delivered before, and whoever had it then may have died of it: runs with no other event beside it.
+    pub on_probation: bool,
     /// Runs of the handler, this one included, as far as is known.
     pub runs: u32,
     pub outputs: Vec<Output>,
-    /// The same as they are stored.
+    /// The outputs as they are stored: an encoded `oncue.v1.Outbox`.
     pub outbox: Bytes,
-    /// Its flow has a ledger.
+    /// Whether its flow has a ledger.
     pub tracked: bool,
     pub trace: Trace,
 }
 
-/// Why an event is dead-lettered.
+/// How a delivery ends. [`Settler::settle`](super::settler::Settler::settle) performs it, and nothing else does.
+pub(crate) enum Settlement {
+    /// Nothing is left to do for this delivery.
+    Ack(Outcome),
+    /// Delivered again later.
+    Retry(RetryReason),
+    /// Set aside in `dlq.<function>` with its reason and its envelope.
+    DeadLetter(DeadLetterReason, Error),
+}
+
+/// Outcome of a delivery, as counters and spans name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reason {
+pub(crate) enum Outcome {
+    Applied,
+    /// Applied or set aside before; outputs that were not published are published now.
+    Duplicate,
+    Retried,
+    Dead,
+}
+
+pub(crate) enum RetryReason {
+    /// The handler failed, or the store refused: counts as an attempt.
+    Failed(Error),
+    /// Every race for the row was lost: nobody's failure, and no attempt.
+    Contended,
+    /// Committed, but not all outputs could be published; the next delivery is a duplicate that publishes them.
+    Unpublished(String),
+    /// The dead letter could not be published.
+    NotSetAside(String),
+}
+
+/// Reason of a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeadLetterReason {
     /// Not an event, or not one of its type; the class comes from whoever found out.
     Unreadable(&'static str),
     Rejected,
@@ -59,7 +90,18 @@ pub(crate) enum Reason {
     OutcomeUnknown,
 }
 
-impl Reason {
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Duplicate => "duplicate",
+            Self::Retried => "retried",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+impl DeadLetterReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unreadable(class) => class,
@@ -75,84 +117,48 @@ impl Reason {
     }
 }
 
-impl Job {
-    /// Reads a delivery. A message that is no event still becomes a job with an identity, so that its dead letter is
-    /// written once.
-    pub fn read(
-        number: u64,
-        delivery: Delivery,
-        stream_created: u64,
-        function: &'static str,
-        horizon: u64,
-    ) -> (Boxed, Option<Unreadable>) {
-        let info = &delivery.info;
-        let origin = Origin {
-            stream: &info.stream,
-            stream_created,
-            sequence: info.sequence,
-            published: info.published,
-            subject: delivery.subject(),
-        };
-        let (incoming, unreadable) =
-            match event::read(delivery.headers(), delivery.payload().clone(), &origin) {
-                Ok(incoming) => (incoming, None),
-                Err(unreadable) => {
-                    let payload = delivery.payload().clone();
-                    let meta = Meta::of_unreadable(delivery.headers(), &origin);
-                    (
-                        Incoming {
-                            meta,
-                            format: Format::Protobuf,
-                            payload,
-                        },
-                        Some(unreadable),
-                    )
-                }
-            };
-        let Incoming {
-            meta,
-            format,
-            payload,
-        } = incoming;
-        let trace = Trace::start(&meta, function, info.attempt, payload.len());
-        let mark = Mark {
-            sequence: info.sequence,
-            ..Mark::new(function, "", &meta, horizon)
-        };
-        let meta = Arc::new(meta);
-        let job = Self {
-            number,
-            delivery,
-            meta,
-            format,
-            payload,
-            event: None,
-            mark,
-            alone: false,
-            runs: 1,
-            outputs: Vec::new(),
-            outbox: Bytes::new(),
-            tracked: false,
-            trace,
-        };
-        (Box::new(job), unreadable)
+impl Settlement {
+    /// A handler's failure: set aside when it says so or was tried often enough, and tried again later otherwise.
+    pub fn of_failure(invocation: &Invocation, error: Error, attempts: u32) -> Self {
+        if error.rejected {
+            return Self::DeadLetter(DeadLetterReason::Rejected, error);
+        }
+        if invocation.runs >= attempts {
+            return Self::DeadLetter(DeadLetterReason::Attempts, error);
+        }
+        Self::Retry(RetryReason::Failed(error))
     }
 
-    /// What the function is keyed by.
+    /// A refusal by Redis. Such events fail before their runs are counted, so each delivery is one attempt.
+    pub fn of_store_error(
+        invocation: &mut Invocation,
+        error: &dyn std::fmt::Display,
+        attempts: u32,
+    ) -> Self {
+        let deliveries = invocation.delivery.info.attempt;
+        invocation.runs = invocation.runs.max(deliveries);
+        Self::of_failure(invocation, Error::retry(error).of_class("redis"), attempts)
+    }
+
+    /// A dead letter whose reason the platform itself has found.
+    pub fn dead_letter(reason: DeadLetterReason, why: impl std::fmt::Display) -> Self {
+        Self::DeadLetter(reason, Error::retry(why).of_class("platform"))
+    }
+}
+
+impl Invocation {
+    /// Key of the function: the event's own, or what `keyed_by` says.
     pub fn key(&self) -> &str {
         &self.mark.key
     }
 
     pub fn set_key(&mut self, key: &str) {
-        (self.mark.key, self.mark.partition) = (key.into(), event::partition(key));
+        self.mark.key = key.into();
+        self.mark.partition = event::partition(key);
     }
 
-    pub fn is_alone(&self) -> bool {
-        self.alone
-    }
-
-    /// Only a root event can be told from another of its id. One that was caused has its id from its cause, and may
-    /// rightly say something else when it is made anew from an older state.
+    /// Hash by which the reuse of an id is found out. Only a root event can be told from another of its id: one that was
+    /// caused has its id from its cause, and may rightly say something else when it is made anew from an older state.
     pub fn payload_hash(&self) -> u64 {
         if !self.meta.cause.is_empty() {
             return 0;
@@ -162,30 +168,23 @@ impl Job {
     }
 
     /// The event with everything somebody needs to understand and to redrive it.
-    pub fn dead_letter(
+    pub fn to_dead_letter(
         &self,
         function: &str,
-        reason: Reason,
-        message: String,
-        site: String,
+        reason: DeadLetterReason,
+        error: &Error,
     ) -> DeadLetter {
-        let at = |ms: u64| {
-            Some(Timestamp {
-                seconds: ms as i64 / 1000,
-                nanos: (ms % 1000) as i32 * 1_000_000,
-            })
-        };
+        let info = &self.delivery.info;
         let headers = self.delivery.headers().map(|(name, value)| Header {
             name: name.to_owned(),
             value: value.to_owned(),
         });
-        let info = &self.delivery.info;
         DeadLetter {
             function: function.to_owned(),
             reason: reason.as_str().to_owned(),
-            message,
+            message: shortened(&error.message),
             attempts: self.runs,
-            at: at(event::now_ms()),
+            at: timestamp(event::now_ms()),
             event_id: self.meta.id.clone(),
             event_type: self.meta.ty.clone(),
             flow_id: self.meta.flow.clone(),
@@ -197,55 +196,27 @@ impl Job {
                 payload: self.delivery.payload().clone(),
             }),
             key: self.key().to_owned(),
-            site,
+            site: error.site.clone(),
             redrives: self.meta.redrive.map_or(0, |redrive| redrive.number),
-            time: at(self.meta.time),
+            time: timestamp(self.meta.time),
             timed: self.meta.timed,
-            accepted_at: at(info.published),
+            accepted_at: timestamp(info.published),
         }
     }
 }
 
-/// Tells whether the process was frozen lately: what it then finds in its sockets was sent long ago, and may be another
-/// worker's by now.
-pub(crate) struct Pulse {
-    wait: Duration,
-    /// The last beat, and until when deliveries count as old.
-    state: Mutex<(Instant, Instant)>,
+#[allow(clippy::unnecessary_wraps)] // as the fields of the message want it
+fn timestamp(ms: u64) -> Option<Timestamp> {
+    Some(Timestamp {
+        seconds: ms as i64 / 1000,
+        nanos: (ms % 1000) as i32 * 1_000_000,
+    })
 }
 
-impl Pulse {
-    pub fn new(ack_wait: Duration) -> Self {
-        let now = Instant::now();
-        Self {
-            wait: ack_wait,
-            state: Mutex::new((now, now)),
-        }
-    }
+/// Longest error text in a dead letter, bytes: an error may quote a whole payload.
+const MAX_MESSAGE: usize = 4096;
 
-    /// To be called several times in each ack wait.
-    pub fn beat(&self) {
-        self.look(true);
-    }
-
-    /// When the server sent what is read now: just now, or too long ago to say anything but that it is done.
-    pub fn heard(&self) -> Instant {
-        let now = Instant::now();
-        if self.look(false) {
-            now.checked_sub(self.wait).unwrap_or(now)
-        } else {
-            now
-        }
-    }
-
-    fn look(&self, beat: bool) -> bool {
-        let (now, mut state) = (Instant::now(), self.state.lock());
-        if now - state.0 > self.wait / 2 {
-            state.1 = now + self.wait / 2;
-        }
-        if beat {
-            state.0 = now;
-        }
-        now < state.1
-    }
+fn shortened(message: &str) -> String {
+    let end = message.floor_char_boundary(MAX_MESSAGE);
+    message[..end].to_owned()
 }

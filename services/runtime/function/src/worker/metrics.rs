@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde_json::Value;
+use oncue_core::bus::Bus;
+use oncue_core::model::manifest::Manifest;
 
-use crate::worker::Worker;
 use crate::worker::counters::Counters;
+use crate::worker::in_flight::InFlight;
 use oncue_telemetry::metrics::{
     self, INVOKE_HELP, Labels, Metric, OPERATION_HELP, PROCESS_HELP, Points, Source, Spread,
     Timings,
@@ -15,58 +16,70 @@ use oncue_telemetry::metrics::{
 use oncue_telemetry::prometheus;
 
 /// Between two looks at how much waits, where somebody wants to know.
-const LAG: Duration = Duration::from_secs(10);
+const LAG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Publishes the metrics of a worker that is ready now, on whichever ways the environment asks for.
-pub(crate) fn publish(worker: &Arc<Worker>, stream: &str) {
+pub(crate) fn publish(
+    bus: &Bus,
+    manifest: &Manifest,
+    counters: &Arc<Counters>,
+    in_flight: &Arc<InFlight>,
+) {
     if metrics::meter().is_none() && oncue_telemetry::listen().is_none() {
         return;
     }
-    let (watched, init) = (worker.clone(), oncue_telemetry::uptime());
-    let source: Source = Arc::new(move || list(&watched, init));
-    let ends: Vec<&'static str> = worker
-        .counters
-        .run_spreads()
-        .iter()
-        .map(|(end, _)| *end)
-        .collect();
-    Timings::start(worker.function.name, &ends);
+    let watched = Watched {
+        function: manifest.name.clone(),
+        counters: counters.clone(),
+        in_flight: in_flight.clone(),
+        init: oncue_telemetry::uptime(),
+    };
+    let source: Source = Arc::new(move || list(&watched));
+    let ends: Vec<&'static str> = counters.run_spreads().iter().map(|(end, _)| *end).collect();
+    Timings::start(&manifest.name, &ends);
     metrics::observe(&source);
     tokio::spawn(prometheus::serve(source));
-    tokio::spawn(lag(worker.clone(), stream.to_owned()));
+    tokio::spawn(watch_lag(
+        bus.clone(),
+        manifest.stream.clone(),
+        manifest.name.clone(),
+        counters.clone(),
+    ));
+}
+
+/// State of a worker from which its metrics are made.
+struct Watched {
+    function: String,
+    counters: Arc<Counters>,
+    in_flight: Arc<InFlight>,
+    init: Duration,
 }
 
 /// Asks the server again and again how many messages wait.
-async fn lag(worker: Arc<Worker>, stream: String) {
-    let question = format!("CONSUMER.INFO.{stream}.{}", worker.function.name);
+async fn watch_lag(bus: Bus, stream: String, function: String, counters: Arc<Counters>) {
     loop {
-        if let Ok(info) = worker.bus.api(&question, &Value::Null).await {
-            let waiting = info["num_pending"].as_u64().unwrap_or(0)
-                + info["num_ack_pending"].as_u64().unwrap_or(0);
-            worker.counters.lag.store(waiting, Ordering::Relaxed);
+        if let Ok(consumer) = bus.consumer_info(&stream, &function).await {
+            counters.lag.store(consumer.lag(), Ordering::Relaxed);
         }
-        tokio::time::sleep(LAG).await;
+        tokio::time::sleep(LAG_INTERVAL).await;
     }
 }
 
 /// The same list each time, in the same order.
-fn list(worker: &Worker, init: Duration) -> Vec<Metric> {
-    let mut all = messaging(worker);
-    all.extend(faas(&worker.counters, init));
-    all.extend(ours(worker));
+fn list(watched: &Watched) -> Vec<Metric> {
+    let mut all = messaging(watched);
+    all.extend(faas(&watched.counters, watched.init));
+    all.extend(ours(watched));
     all
 }
 
-fn messaging(worker: &Worker) -> Vec<Metric> {
-    let counters = &worker.counters;
+fn messaging(watched: &Watched) -> Vec<Metric> {
+    let counters = &watched.counters;
     let labels = |operation: &str| {
         vec![
             ("messaging.system", "nats".to_owned()),
             ("messaging.operation.name", operation.to_owned()),
-            (
-                "messaging.consumer.group.name",
-                worker.function.name.to_owned(),
-            ),
+            ("messaging.consumer.group.name", watched.function.clone()),
         ]
     };
     let sum = |name, help, operation, count| sum(name, "{message}", help, labels(operation), count);
@@ -156,9 +169,9 @@ fn faas(counters: &Counters, init: Duration) -> Vec<Metric> {
     ]
 }
 
-fn ours(worker: &Worker) -> Vec<Metric> {
-    let counters = &worker.counters;
-    let labels = || vec![("oncue.function", worker.function.name.to_owned())];
+fn ours(watched: &Watched) -> Vec<Metric> {
+    let counters = &watched.counters;
+    let labels = || vec![("oncue.function", watched.function.clone())];
     let sum = |name, unit, help, count: &AtomicU64| sum(name, unit, help, labels(), get(count));
     let dead = counters
         .reasons()
@@ -181,7 +194,7 @@ fn ours(worker: &Worker) -> Vec<Metric> {
             "{message}",
             "Messages in this worker's hands.",
             labels(),
-            worker.hand.count() as f64,
+            watched.in_flight.count() as f64,
         ),
         sum(
             "oncue.duplicates",

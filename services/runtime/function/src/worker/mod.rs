@@ -1,179 +1,181 @@
-//! The worker: [`serve`](Worker::serve) pulls what fits, [`process`](Worker::process) is the whole life of an event.
+//! The worker: one function at work in one process. [`serve`](Worker::serve) pulls what fits, and
+//! [`process`](Worker::process) is the whole life of the events of one key: read, run, commit, publish, settle.
 //!
-//! Events of different keys run at the same time, events of one key one after another on one row. Reads and commits
-//! of all keys meet in two [`Group`]s, so n keys in flight cost two round trips, not 2n.
+//! Events of different keys run at the same time, events of one key one after another on one row. Reads and commits of all
+//! keys meet in two [batchers](batcher), so n keys in flight cost two round trips, not 2n.
+//!
+//! | step | file |
+//! |---|---|
+//! | a delivery becomes an [`Invocation`](invocation::Invocation), counted as in flight | `reader`, `in_flight` |
+//! | events of one key queue up; one on probation runs alone | `key_queues`, `probation` |
+//! | row and seen-marks are read | `reader`, `row_cache` |
+//! | the author's handler runs | `handler`, `outputs` |
+//! | state, seen-marks and outputs are committed in one atomic step | `committer`, `concurrency_limit` |
+//! | outputs are published, and marked so | `publisher` |
+//! | the delivery ends with an ack, a retry or a dead letter | `settler` |
 
+mod ack_budget;
 mod batcher;
+mod committer;
 mod concurrency_limit;
 mod counters;
-pub mod discovery;
+mod discovery;
 mod flow_log;
 pub mod handler;
 mod in_flight;
 mod invocation;
-pub mod metrics;
+mod key_queues;
+mod metrics;
 mod outputs;
 mod probation;
-mod queues;
+mod publisher;
+mod reader;
 mod row_cache;
 mod settler;
 mod spans;
 mod upkeep;
 pub mod watchdog;
 
-use parking_lot::Mutex;
-use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures::FutureExt as _;
-use futures::future::join_all;
-use oncue_proto::DecodeError;
-use tokio::sync::{RwLock, watch};
+use oncue_core::bus::pull::{Delivery, Pull};
+use oncue_core::bus::{Bus, BusError};
+use oncue_core::config::{Config, Limits};
+use oncue_core::failpoint::{self, Sabotage};
+use oncue_core::model::manifest::Manifest;
+use oncue_core::store::{Status, Store};
+use oncue_proto::event::MAX_HOPS;
+use tokio::sync::watch;
 
+use self::ack_budget::AckBudget;
+use self::committer::{CommitOutcomes, Committer, PreparedRun};
+use self::counters::Counters;
+use self::flow_log::{FlowLog, Hops};
+use self::handler::Handler;
+use self::in_flight::InFlight;
+use self::invocation::{BoxedInvocation, DeadLetterReason, Outcome, RetryReason, Settlement};
+use self::key_queues::KeyQueues;
+use self::probation::Probation;
+use self::publisher::{CommittedEvent, Publisher};
+pub(crate) use self::reader::Source;
+use self::reader::{Reader, Target};
+use self::settler::Settler;
+use self::upkeep::Relay;
 use crate::error::Error;
 use crate::function::Erased;
-use crate::worker::batcher::Group;
-use crate::worker::concurrency_limit::{Turns, in_turn};
-use crate::worker::discovery::Counters;
-use crate::worker::flow_log::Hops;
-use crate::worker::handler::partition;
-use crate::worker::in_flight::Hand;
-use crate::worker::invocation::{Boxed, Job, Pulse, Reason};
-use crate::worker::outputs::Outgoing;
-use crate::worker::probation::Survivors;
-use crate::worker::queues::{Batches, GROUP, batches, group, marks, shared, weight};
-use crate::worker::row_cache::{RowHeld, Rows};
-use crate::worker::settler::Done;
-use crate::worker::watchdog::Watchdog;
-use oncue_core::bus::Bus;
-use oncue_core::bus::pull::{Delivery, Pull};
-use oncue_core::config::{FlowsConfig, Limits, Track};
-use oncue_core::failpoint::{self, Sabotage};
-use oncue_core::store::{
-    Fields, Mark, Read, ReadResult, Row, RowKey, Run, Status, StepUpdate, Store, StoreError,
-};
-use oncue_proto::event::MAX_HOPS;
 
 /// Fresh starts after `conflict` before an event goes back to the stream.
-const RERUNS: usize = 8;
+const MAX_RERUNS: usize = 8;
 
-/// Runs, the events of each, and what the row will be.
-type ToCommit = (Vec<Run>, Vec<Vec<Boxed>>, Option<Fields>);
-
-/// One function at work in one process.
 pub(crate) struct Worker {
-    pub function: Erased,
-    pub limits: Limits,
-    /// H of the stream it reads, milliseconds.
-    pub horizon: u64,
-    /// How long published outputs are kept, in case the stream loses them; zero for not at all.
-    pub keep_outputs: Duration,
-    pub stream_created: u64,
-    pub bus: Bus,
-    pub store: Store,
-    pub counters: Counters,
-    reads: Group<Read, ReadResult>,
-    pub commits: Group<Run, (Vec<Status>, Option<Arc<Outgoing>>)>,
-    pub starts: Group<Mark, u32>,
-    pub marks: Group<String, ()>,
-    /// Outboxes on their way there.
-    pub unmarked: AtomicUsize,
-    pub notes: Group<StepUpdate, ()>,
-    /// Which flows have a ledger besides those whose client asked, and for how long it stays.
-    track: Track,
-    pub keep_flows: Duration,
-    pub hops: Hops,
-    /// Where batches pay, outputs of many events go out together.
-    pub batches: Option<Batches>,
-    /// Events waiting for their turn, by key; a key is present while a task works on it.
-    lanes: Mutex<HashMap<Arc<str>, VecDeque<Boxed>>>,
-    pub hand: Hand,
-    turns: Turns,
-    rows: Rows,
-    /// Held from the read to the commit, shared, but alone by an event that was delivered before: one that kills the
-    /// process then takes no neighbour with it.
-    probation: RwLock<()>,
-    pub pulse: Pulse,
-    pub watchdog: Arc<Watchdog>,
-    pub survivors: Survivors,
-}
-
-/// What the configuration says of how to deliver.
-pub(crate) struct Settings {
-    /// H of the stream it reads, milliseconds.
-    pub horizon: u64,
-    pub keep_outputs: Duration,
-    pub batch_publish: bool,
-    pub flows: FlowsConfig,
+    in_flight: Arc<InFlight>,
+    key_queues: KeyQueues,
+    probation: Arc<Probation>,
+    reader: Reader,
+    handler: Handler,
+    committer: Arc<Committer>,
+    publisher: Arc<Publisher>,
+    settler: Arc<Settler>,
 }
 
 impl Worker {
+    /// A worker of `function` on the stream `source`; connections are shared.
     pub fn new(
         function: Erased,
         limits: Limits,
-        settings: &Settings,
-        stream_created: u64,
-        bus: Bus,
-        store: Store,
+        config: &Config,
+        source: Source,
+        bus: &Bus,
+        store: &Store,
     ) -> Arc<Self> {
-        Arc::new(Self {
-            batches: settings.batch_publish.then(|| batches(&bus)),
-            pulse: Pulse::new(limits.ack_wait.0),
-            watchdog: Watchdog::start(function.name, limits.timeout.0),
-            hand: Hand::new(limits.concurrency, bus.max_payload()),
-            function,
-            limits,
-            horizon: settings.horizon,
-            keep_outputs: settings.keep_outputs,
-            stream_created,
+        let name = function.name;
+        let target = Target {
+            function: name,
+            table: function.table,
+            at_most_once: function.at_most_once,
+        };
+        let budget = AckBudget(limits.ack_wait.0);
+        let counters = Arc::new(Counters::default());
+        let in_flight = InFlight::new(limits.concurrency, bus.max_payload(), budget);
+        let in_flight = Arc::new(in_flight);
+        let probation = Arc::new(Probation::default());
+        let committer = Arc::new(Committer::new(store));
+        let flow_log = Arc::new(FlowLog::new(name, &config.flows, store));
+        let publisher = Publisher::new(
             bus,
-            reads: group(
-                &store,
-                |ask: &Read| ask.marks.len().max(1),
-                |store, asks| async move { store.read(&asks).await },
-            ),
-            commits: group(&store, weight, |store, runs| async move {
-                Ok(shared(store.commit(&runs).await?))
-            }),
-            starts: group(
-                &store,
-                |_| 1,
-                |store, marks| async move { store.started(&marks).await },
-            ),
-            marks: marks(&store, !settings.keep_outputs.is_zero()),
-            unmarked: AtomicUsize::new(0),
-            notes: group(
-                &store,
-                |_| 1,
-                |store, notes: Arc<Vec<StepUpdate>>| async move {
-                    store.note(&notes).await.map(|()| vec![(); notes.len()])
-                },
-            ),
-            track: settings.flows.track,
-            keep_flows: settings.flows.keep.0,
-            hops: Hops::default(),
             store,
-            counters: Counters::default(),
-            lanes: Mutex::default(),
-            turns: Turns::default(),
-            rows: Rows::default(),
-            probation: RwLock::new(()),
-            survivors: Survivors::default(),
+            counters.clone(),
+            config.keep_outputs.0,
+            config.batch_publish,
+        );
+        let publisher = Arc::new(publisher);
+        let settler = Settler {
+            function: name,
+            bus: bus.clone(),
+            in_flight: in_flight.clone(),
+            counters: counters.clone(),
+            committer: committer.clone(),
+            publisher: publisher.clone(),
+            probation: probation.clone(),
+            flow_log: flow_log.clone(),
+            hops: Arc::new(Hops::new(name, store)),
+        };
+        Arc::new(Self {
+            in_flight,
+            key_queues: KeyQueues::default(),
+            probation,
+            reader: Reader::new(source, target, store),
+            handler: Handler::new(Arc::new(function), limits, bus, store, counters, flow_log),
+            committer,
+            publisher,
+            settler: Arc::new(settler),
         })
     }
 
-    /// Pulls until told to stop, then finishes what is in hand; never gives events back because it is stopping.
+    /// Answers the services API, publishes metrics, exchanges vouchers, and starts the upkeep. Returns a future that ends
+    /// when the connection is closed for good.
+    pub async fn start(
+        self: &Arc<Self>,
+        manifest: &Manifest,
+        config: &Config,
+        instance: &str,
+        store: &Store,
+    ) -> Result<impl Future<Output = ()> + use<>, BusError> {
+        let bus = &self.settler.bus;
+        let counters = &self.settler.counters;
+        discovery::answer(bus, manifest, instance, counters, &self.in_flight).await?;
+        let probation = self.probation.clone();
+        let vouchers = probation.exchange(bus.clone(), &manifest.name).await?;
+        metrics::publish(bus, manifest, counters, &self.in_flight);
+        let relay = Relay {
+            bus: bus.clone(),
+            store: store.clone(),
+            publisher: self.publisher.clone(),
+            age: self.in_flight.budget.relay_age(),
+        };
+        let window = config.stream(&manifest.stream).replay_window.0;
+        tokio::spawn(self.settler.clone().send_heartbeats());
+        tokio::spawn(relay.run());
+        tokio::spawn(self.settler.hops.clone().report_for_ever());
+        tokio::spawn(upkeep::purge_for_ever(
+            bus.clone(),
+            manifest.stream.clone(),
+            window,
+        ));
+        Ok(vouchers)
+    }
+
+    /// Pulls until told to stop, then finishes what is in flight; never gives events back because it is stopping.
     pub async fn serve(
         self: &Arc<Self>,
         mut pull: Pull,
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), String> {
         loop {
-            let rest = pull.ask(self.hand.room()).await.map_err(|gone| gone.0)?;
+            let capacity = self.in_flight.capacity();
+            let rest = pull.ask(capacity).await.map_err(|gone| gone.0)?;
             for delivery in rest {
                 self.admit(delivery);
             }
@@ -184,283 +186,219 @@ impl Worker {
                     Ok(deliveries) => deliveries.into_iter().for_each(|delivery| self.admit(delivery)),
                     Err(gone) => return Err(gone.0),
                 },
-                () = self.hand.freed() => {}
+                () = self.in_flight.released() => {}
             }
         }
-        pull.close()
-            .await
-            .into_iter()
-            .for_each(|delivery| self.admit(delivery));
-        while self.hand.count() > 0 {
-            let _ = tokio::time::timeout(Duration::from_millis(100), self.hand.freed()).await;
+        for delivery in pull.close().await {
+            self.admit(delivery);
         }
-        // What a Redis that is away cannot be told, the sweeper of another worker finds out.
-        let end = Instant::now() + Duration::from_secs(1);
-        while self.unmarked.load(Ordering::Relaxed) > 0 && Instant::now() < end {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        self.bus.flush().await;
+        self.in_flight.drained().await;
+        self.publisher.drained().await;
+        self.settler.bus.flush().await;
         Ok(())
     }
 
-    /// Takes a delivery in hand: what can be read goes to its key's lane, the rest is dead-lettered.
-    fn admit(self: &Arc<Self>, delivery: Delivery) {
-        let number = self.counters.delivered();
-        self.hand.take(number, &delivery, self.pulse.heard());
-        failpoint::point("pulled");
-        let (mut job, unreadable) = Job::read(
-            number,
-            delivery,
-            self.stream_created,
-            self.function.name,
-            self.horizon,
-        );
-        if let Some(why) = unreadable {
-            return self.bury(
-                job,
-                Reason::Unreadable(why.reason),
-                Error::retry(why.message),
-            );
-        }
-        job.tracked = job.meta.tracked || self.track.wants(&job.meta.flow);
-        if job.meta.hops >= MAX_HOPS {
-            let far = format!("{MAX_HOPS} functions since its root event");
-            return self.bury(job, Reason::Loop, Error::retry(far).of_class("platform"));
-        }
-        let info = &job.delivery.info;
-        job.alone = info.attempt > 1 && !self.survivors.take(info.sequence, info.attempt.into());
-        // `keyed_by` is the author's code: its panic must not take the process with everybody's events.
-        let decoded = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            let event = (self.function.decode)(&job.meta.ty, job.format, &job.payload)?;
-            Ok::<_, DecodeError>(((self.function.key)(&event), event))
-        }));
-        match decoded {
-            Ok(Ok((key, event))) => {
-                job.set_key(&key);
-                job.event = Some(event);
-            }
-            Ok(Err(e)) => return self.bury(job, Reason::Unreadable("decode"), Error::retry(e.0)),
-            Err(_) => {
-                let error =
-                    Error::retry("finding its key panicked").at(watchdog::take_panic_site());
-                return self.bury(job, Reason::Unreadable("key"), error);
-            }
-        }
-        let mut lanes = self.lanes.lock();
-        if let Some(lane) = lanes.get_mut(job.key()) {
-            return lane.push_back(job);
-        }
-        let key = job.mark.key.clone();
-        lanes.insert(key.clone(), VecDeque::from([job]));
-        drop(lanes);
-        let worker = self.clone();
-        tokio::spawn(async move { worker.drive(&key).await });
+    /// Events in flight.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.count()
     }
 
-    /// Works off one key's lane, in order, until it is empty.
+    /// Reports what was counted since the last report, at the end of the process.
+    pub async fn report(&self) {
+        self.settler.hops.report().await;
+    }
+
+    /// Takes a delivery: an event that can be read goes to the queue of its key, any other is dead-lettered.
+    fn admit(self: &Arc<Self>, delivery: Delivery) {
+        let number = self.settler.counters.delivered();
+        self.in_flight.insert(number, &delivery);
+        failpoint::point("pulled");
+        let (mut event, unreadable) = self.reader.invocation(number, delivery);
+        if let Some(why) = unreadable {
+            let reason = DeadLetterReason::Unreadable(why.reason);
+            let settlement = Settlement::DeadLetter(reason, Error::retry(why.message));
+            return self.settler.settle_apart(event, settlement);
+        }
+        event.tracked = self.settler.flow_log.tracks(&event.meta);
+        if event.meta.hops >= MAX_HOPS {
+            let far = format!("{MAX_HOPS} functions since its root event");
+            let settlement = Settlement::dead_letter(DeadLetterReason::Loop, far);
+            return self.settler.settle_apart(event, settlement);
+        }
+        event.on_probation = self.probation.applies_to(&event.delivery.info);
+        if let Err(settlement) = self.handler.decode(&mut event) {
+            return self.settler.settle_apart(event, settlement);
+        }
+        if let Some(key) = self.key_queues.push(event) {
+            let worker = self.clone();
+            tokio::spawn(async move { worker.drive(&key).await });
+        }
+    }
+
+    /// Works off the queue of one key, in order, until it is empty.
     async fn drive(self: Arc<Self>, key: &str) {
-        loop {
-            let Some(events) = self.next_run(key) else {
-                return;
-            };
-            let numbers: Vec<u64> = events.iter().map(|job| job.number).collect();
+        while let Some(events) = self.key_queues.next_run(key) {
+            let numbers: Vec<u64> = events.iter().map(|event| event.number).collect();
             // A row's own code (Default, Serialize, Clone) may panic as well. The events come again after the ack wait,
-            // counted, and the lane goes on.
-            if AssertUnwindSafe(self.process(key, events))
-                .catch_unwind()
-                .await
-                .is_err()
-            {
+            // counted, and the queue goes on.
+            let processed = AssertUnwindSafe(self.process(key, events)).catch_unwind();
+            if processed.await.is_err() {
                 tracing::error!(events = numbers.len(), "panicked outside the handler");
                 for number in numbers {
-                    self.hand.release(number);
+                    self.in_flight.release(number);
                 }
             }
         }
-    }
-
-    /// What has gathered for the key. Two copies of one event never share a run, since the second must see the first, and
-    /// an event on probation shares it with nobody.
-    fn next_run(&self, key: &str) -> Option<Vec<Boxed>> {
-        let mut lanes = self.lanes.lock();
-        let lane = lanes.get_mut(key)?;
-        let (mut ids, mut events) = (HashSet::new(), Vec::<Boxed>::new());
-        while events.len() < GROUP {
-            let alone = events.last().is_some_and(|job| job.is_alone());
-            let fits = |job: &mut Boxed| {
-                !alone && (events.is_empty() || !job.is_alone()) && ids.insert(job.mark.id)
-            };
-            let Some(next) = lane.pop_front_if(fits) else {
-                break;
-            };
-            events.push(next);
-        }
-        if events.is_empty() {
-            lanes.remove(key);
-            return None;
-        }
-        Some(events)
     }
 
     /// The whole life of the events of one key, from the read to the ack. Crash anywhere: the server delivers again, and
     /// whatever had been committed answers `duplicate` with the outputs that still have to be published.
-    async fn process(self: &Arc<Self>, key: &str, mut events: Vec<Boxed>) {
-        let (_shared, _alone);
-        if events.iter().any(|job| job.is_alone()) {
-            _alone = self.probation.write().await;
-        } else {
-            _shared = self.probation.read().await;
-        }
-        for round in 0..RERUNS {
-            let Some((runs, jobs, mut after)) = self.read_and_run(key, events, round > 0).await
-            else {
-                return;
+    async fn process(self: &Arc<Self>, key: &str, mut events: Vec<BoxedInvocation>) {
+        let _pass = self.probation.enter(&events).await;
+        for run in 0..MAX_RERUNS {
+            let permit = self.committer.limit.acquire().await;
+            let contended = self.committer.limit.is_contended();
+            let snapshot = match self.reader.read(key, events, run > 0, contended).await {
+                Ok(snapshot) => snapshot,
+                Err(failure) => return self.store_failed(failure.events, &failure.error),
             };
-            self.sabotage(&jobs).await;
-            let started = oncue_telemetry::clock();
-            let answers = join_all(runs.into_iter().map(|run| self.commits.ask(run))).await;
-            let (mut again, mut done, mut lost) = (Vec::new(), Vec::new(), false);
-            for (jobs, answer) in jobs.into_iter().zip(answers) {
-                let (statuses, outgoing) = match answer {
-                    Ok(committed) => committed,
-                    Err(e) => {
-                        self.fault(jobs, &e);
-                        continue;
-                    }
-                };
-                // Some alone are put off by a neighbour.
-                lost |= statuses.iter().all(|status| *status == Status::Conflict);
-                for (mut job, status) in jobs.into_iter().zip(statuses) {
-                    job.trace.committed(started, &status);
-                    failpoint::point("commit.done");
-                    match status {
-                        Status::Applied => {
-                            after
-                                .take()
-                                .into_iter()
-                                .for_each(|row| self.rows.put(job.mark.key.clone(), row));
-                            done.push(Done::Applied(job, outgoing.clone()));
-                        }
-                        Status::Duplicate(outbox) => {
-                            done.push(Done::Before(job, outbox.unwrap_or_default()))
-                        }
-                        Status::Dead => done.push(Done::Before(job, Bytes::new())),
-                        Status::Conflict => again.push(job),
-                        Status::TooOld => self.refuse(job, Reason::TooOld),
-                        Status::Clock => self.refuse(job, Reason::Clock),
-                        Status::IdReuse => self.refuse(job, Reason::IdReuse),
-                        Status::Invalid(why) => self.bury(job, Reason::Invalid, Error::retry(why)),
-                    }
-                }
+            failpoint::point("read.done");
+
+            let handled = permit.cover(self.handler.run(key, snapshot)).await;
+            for failed in handled.failed {
+                self.settler.settle_apart(failed.event, failed.settlement);
             }
-            self.follow(done);
-            self.raced(lost);
-            if again.is_empty() {
+            self.sabotage(&handled.runs).await;
+            failpoint::point("handler.done");
+
+            let outcomes = self.committer.commit(handled.runs).await;
+            let lost_race = outcomes.lost_race;
+            events = self.follow(outcomes);
+            self.learn(lost_race);
+            if events.is_empty() {
                 return;
             }
-            self.counters.conflicts(again.len());
-            events = again;
+            self.settler.counters.conflicts(events.len());
         }
         // Lost every race: nobody's failure, so it does not count as one.
-        self.put_back(events, "the row keeps changing under it");
-    }
-
-    /// What the events of one key make of its row: runs to commit, their events, and the row as it will be then.
-    async fn read_and_run(
-        self: &Arc<Self>,
-        key: &str,
-        events: Vec<Boxed>,
-        refused: bool,
-    ) -> Option<ToCommit> {
-        let turn = self.turns.take().await;
-        let (row, seen) = match self.look_up(key, &events, refused).await {
-            Ok(found) => found,
-            Err(e) => {
-                self.fault(events, &e);
-                return None;
-            }
-        };
-        failpoint::point("read.done");
-        let (seen, fresh) = partition(events, &seen);
-        let (runs, jobs) = in_turn(turn, self.run_handlers(key, fresh, &row, seen)).await;
-        let change = runs.iter().find_map(|run| run.row.as_ref());
-        let after = change.and_then(|change| row_cache::after(&row.fields, change));
-        Some((runs, jobs, after))
-    }
-
-    /// The row of the key, and which of the events were applied before. An event that comes for the first time is as
-    /// good as certain to be new, and the commit finds out if it is not, so its mark is looked up only then, or where a
-    /// run for nothing could be the second call of what is called once.
-    async fn look_up(
-        &self,
-        key: &str,
-        events: &[Boxed],
-        refused: bool,
-    ) -> Result<(RowHeld, Vec<bool>), StoreError> {
-        let asked = oncue_telemetry::clock();
-        let doubtful =
-            |job: &Boxed| refused || self.function.at_most_once || job.delivery.info.attempt > 1;
-        let marks: Vec<Mark> = events
-            .iter()
-            .filter(|job| doubtful(job))
-            .map(|job| job.mark.clone())
-            .collect();
-        let row = self.row_key(key);
-        if row.is_none() && marks.is_empty() {
-            return Ok((Row::default().into(), vec![false; events.len()]));
-        }
-        // Where others work at the same keys as well, what is remembered is old as a rule.
-        if marks.is_empty()
-            && !self.turns.contended()
-            && let Some(row) = self.rows.take(key)
-        {
-            return Ok((row, vec![false; events.len()]));
-        }
-        let ReadResult { row, seen } = self.reads.ask(Read { row, marks }).await?;
-        let mut seen = seen.into_iter();
-        let seen = events
-            .iter()
-            .map(|job| doubtful(job) && seen.next().unwrap_or_default())
-            .collect();
-        for job in events {
-            job.trace.read(asked);
-        }
-        Ok((row.into(), seen))
-    }
-
-    fn raced(&self, lost: bool) {
-        self.turns.ran(lost);
-        if lost {
-            self.rows.clear();
+        for event in events {
+            let settlement = Settlement::Retry(RetryReason::Contended);
+            self.settler.settle_apart(event, settlement);
         }
     }
 
-    fn row_key(&self, key: &str) -> Option<RowKey> {
-        let table = self.function.table;
-        (!table.is_empty()).then(|| RowKey {
-            table,
-            key: key.to_owned(),
-        })
+    /// Sends each event the way its commit says; returns those that have to run again on fresh state.
+    fn follow(self: &Arc<Self>, outcomes: CommitOutcomes) -> Vec<BoxedInvocation> {
+        let mut applied = Vec::new();
+        let mut duplicates = Vec::new();
+        let mut again = Vec::new();
+        for outcome in outcomes.events {
+            let mut event = outcome.event;
+            let settlement = match outcome.result {
+                Ok(Status::Applied) => {
+                    if let Some(row) = outcome.row_after {
+                        self.reader.rows.put(event.mark.key.clone(), row);
+                    }
+                    applied.push(CommittedEvent::applied(event, outcome.batch));
+                    continue;
+                }
+                Ok(Status::Duplicate(outbox)) => {
+                    let outbox = outbox.unwrap_or_default();
+                    duplicates.push(CommittedEvent::applied_before(event, outbox));
+                    continue;
+                }
+                Ok(Status::Dead) => {
+                    let nothing = bytes::Bytes::new();
+                    duplicates.push(CommittedEvent::applied_before(event, nothing));
+                    continue;
+                }
+                Ok(Status::Conflict) => {
+                    again.push(event);
+                    continue;
+                }
+                Ok(Status::TooOld) => Settlement::dead_letter(
+                    DeadLetterReason::TooOld,
+                    "older than the horizon, it cannot be proven new",
+                ),
+                Ok(Status::Clock) => {
+                    Settlement::dead_letter(DeadLetterReason::Clock, "its time lies in the future")
+                }
+                Ok(Status::IdReuse) => Settlement::dead_letter(
+                    DeadLetterReason::IdReuse,
+                    "its id was used with another payload",
+                ),
+                Ok(Status::Invalid(why)) => {
+                    Settlement::DeadLetter(DeadLetterReason::Invalid, Error::retry(why))
+                }
+                Err(e) => {
+                    let attempts = self.handler.limits.attempts;
+                    Settlement::of_store_error(&mut event, &e, attempts)
+                }
+            };
+            self.settler.settle_apart(event, settlement);
+        }
+        self.publish_and_settle(applied, Outcome::Applied);
+        self.publish_and_settle(duplicates, Outcome::Duplicate);
+        again
     }
 
-    /// What the broken twins do before the commit.
-    async fn sabotage(&self, jobs: &[Vec<Boxed>]) {
-        for job in jobs.iter().flatten() {
+    /// Publishes and acks in a task of its own: the next events of the key need not wait for that.
+    fn publish_and_settle(&self, events: Vec<CommittedEvent>, outcome: Outcome) {
+        if !events.is_empty() {
+            let settler = self.settler.clone();
+            tokio::spawn(async move { settler.publish_and_settle(events, outcome).await });
+        }
+    }
+
+    fn store_failed(&self, events: Vec<BoxedInvocation>, error: &dyn std::fmt::Display) {
+        for mut event in events {
+            let attempts = self.handler.limits.attempts;
+            let settlement = Settlement::of_store_error(&mut event, error, attempts);
+            self.settler.settle_apart(event, settlement);
+        }
+    }
+
+    fn learn(&self, lost_race: bool) {
+        self.committer.limit.learn(lost_race);
+        if lost_race {
+            self.reader.rows.clear();
+        }
+    }
+
+    /// Acts of the broken twins before the commit.
+    async fn sabotage(&self, runs: &[PreparedRun]) {
+        for event in runs.iter().flat_map(|run| &run.events) {
             if failpoint::sabotaged(Sabotage::AckFirst) {
-                self.bus.ack(&job.delivery.ticket()).await;
-                self.bus.flush().await;
+                self.settler.bus.ack(&event.delivery.ticket()).await;
+                self.settler.bus.flush().await;
             }
             if failpoint::sabotaged(Sabotage::PublishFirst) {
-                self.bus
-                    .publish_each(
-                        job.outputs
-                            .iter()
-                            .map(|output| output.message.clone())
-                            .collect(),
-                    )
-                    .await;
+                let outputs = event.outputs.iter();
+                let messages = outputs.map(|output| output.message.clone()).collect();
+                self.settler.bus.publish_each(messages).await;
             }
         }
-        failpoint::point("handler.done");
+    }
+}
+
+/// Texts of these classes are the platform's own words.
+const PLATFORM_CLASSES: [&str; 3] = ["redis", "timeout", "platform"];
+
+/// Text of an error for traces and logs. It may quote what the event holds, so it stays in the dead letter unless somebody
+/// asked to see it, or it is the platform's own.
+fn shown(error: &Error) -> String {
+    shown_as(error, error.class)
+}
+
+fn shown_as(error: &Error, class: &'static str) -> String {
+    let at = if error.site.is_empty() {
+        String::new()
+    } else {
+        format!(" at {}", error.site)
+    };
+    if oncue_telemetry::shows_messages() || PLATFORM_CLASSES.contains(&error.class) {
+        format!("{class}{at}: {}", error.message)
+    } else {
+        format!("{class}{at}")
     }
 }

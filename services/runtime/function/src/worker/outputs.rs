@@ -1,8 +1,6 @@
 //! What follows from an event: drafts become envelopes with ids of their own, stored by the commit, published from
 //! what was stored.
 
-use parking_lot::Mutex;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,11 +11,10 @@ use prost::encoding::encoded_len_varint;
 
 use crate::error::{Result, reject};
 use crate::worker::flow_log;
-use crate::worker::invocation::Job;
+use crate::worker::invocation::Invocation;
 use crate::worker::spans::{Onward, Producer};
 use oncue_core::bus::layout::{self, TIMER};
 use oncue_core::bus::{Headers, Outbound};
-use oncue_core::store::StoredOutputs;
 use oncue_proto::event::{self, Meta};
 use oncue_proto::protobuf::{put, put_bytes};
 
@@ -41,52 +38,17 @@ pub(crate) struct Output {
     pub producer: Option<Producer>,
 }
 
-/// The outputs of one commit on their way to their streams.
-pub(crate) struct Outgoing {
-    /// Where they wait.
-    pub key: String,
-    /// What has been settled so far: outputs of an event, and whether they are published.
-    settled: Mutex<Vec<(StoredOutputs, bool)>>,
-}
-
-impl Outgoing {
-    pub fn new(key: String) -> Self {
-        Self {
-            key,
-            settled: Mutex::default(),
-        }
-    }
-
-    /// Whoever settles the last event of the commit gets back what is left to be published, and what is not.
-    pub fn settle(
-        self: Arc<Self>,
-        job: &Job,
-        published: bool,
-    ) -> Option<(String, Vec<StoredOutputs>, Vec<StoredOutputs>)> {
-        if !job.outbox.is_empty() {
-            self.settled.lock().push((
-                StoredOutputs {
-                    id: job.mark.id,
-                    outputs: job.outbox.clone(),
-                },
-                published,
-            ));
-        }
-        let Self { key, settled } = Arc::into_inner(self)?;
-        let settled = settled.into_inner();
-        let (done, left): (Vec<_>, Vec<_>) =
-            settled.into_iter().partition(|(_, published)| *published);
-        let frames = |settled: Vec<(StoredOutputs, bool)>| {
-            settled.into_iter().map(|(frame, _)| frame).collect()
-        };
-        Some((key, frames(left), frames(done)))
+impl Output {
+    /// Entry in the ledger of its flow.
+    pub fn entry(&self) -> Option<(String, String, String)> {
+        self.entry.clone()
     }
 }
 
 /// Gives drafts their identity. Nothing is committed that could never be published.
 pub(crate) fn prepare(
     drafts: Vec<Draft>,
-    job: &Job,
+    event: &Invocation,
     function: &str,
     max_payload: usize,
 ) -> Result<Vec<Output>> {
@@ -105,11 +67,11 @@ pub(crate) fn prepare(
             "a delay of {delay:?}, the limit is {MAX_DELAY:?}"
         )));
     }
-    let onward = job.trace.onward(&job.meta, drafts.len());
+    let onward = event.trace.onward(&event.meta, drafts.len());
     let outputs: Vec<Output> = drafts
         .into_iter()
         .enumerate()
-        .map(|(index, draft)| output(index, draft, job, function, &onward))
+        .map(|(index, draft)| output(index, draft, event, function, &onward))
         .collect();
     let bytes: usize = outputs.iter().map(|output| output.message.size()).sum();
     if bytes > MAX_BYTES
@@ -132,8 +94,14 @@ pub(crate) fn prepare(
     Ok(outputs)
 }
 
-fn output(index: usize, draft: Draft, job: &Job, function: &str, onward: &Onward) -> Output {
-    let cause = &job.meta;
+fn output(
+    index: usize,
+    draft: Draft,
+    event: &Invocation,
+    function: &str,
+    onward: &Onward,
+) -> Output {
+    let cause = &event.meta;
     let delay = draft.delay.map_or(0, |delay| delay.as_millis() as u64);
     let id = event::output_id(&cause.id, function, index);
     let (producer, carrier) = onward.producer(draft.ty, &id, &cause.flow);
@@ -152,12 +120,12 @@ fn output(index: usize, draft: Draft, job: &Job, function: &str, onward: &Onward
         tracestate: carrier.tracestate,
         baggage: carrier.baggage,
         redrive: None,
-        tracked: job.tracked,
+        tracked: event.tracked,
     };
-    let entry = job.tracked.then(|| flow_log::follows(&meta, &draft.key));
+    let entry = event.tracked.then(|| flow_log::follows(&meta, &draft.key));
     let mut headers = Headers::with_capacity(HEADERS.0, HEADERS.1);
     event::each_header(&meta, &draft.key, Format::Protobuf, |name, value| {
-        headers.push(name, value)
+        headers.push(name, value);
     });
     let mut message = Outbound {
         subject: event::subject(draft.ty, &draft.key),

@@ -1,49 +1,50 @@
-//! Rows as this worker's own commits left them, so that the next event of a key needs no read. Nothing rests on them: a
-//! commit on a remembered row compares all of it with what is there, and is refused if anybody has touched it.
+//! Row cache: rows as this worker's own commits left them, so that the next event of a key needs no read. Nothing rests on
+//! it: a commit on a remembered row compares all of it with what is there, and is refused if anybody has touched it.
 
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use oncue_core::store::{Expected, Fields, Row, RowChange};
+use parking_lot::Mutex;
 
 /// Rows remembered. Where there are more keys, forgetting them all now and then costs a read for each.
-const MOST: usize = 1024;
-/// Larger rows cost more to compare than to read.
-const LARGEST: usize = 1024;
-const MOST_FIELDS: usize = 16;
+const MAX_ROWS: usize = 1024;
+/// Bytes of a row that is remembered. Larger ones cost more to compare than to read.
+const MAX_ROW_BYTES: usize = 1024;
+const MAX_ROW_FIELDS: usize = 16;
 
 /// A row that handlers begin with.
-pub(crate) struct RowHeld {
+pub(crate) struct RowSnapshot {
     pub fields: Fields,
-    pub basis: Expected,
+    /// How the commit tells whether the row is still so.
+    pub expected: Expected,
 }
 
-impl From<Row> for RowHeld {
+impl From<Row> for RowSnapshot {
     fn from(Row { version, fields }: Row) -> Self {
         Self {
             fields,
-            basis: Expected::Version(version),
+            expected: Expected::Version(version),
         }
     }
 }
 
 #[derive(Default)]
-pub(crate) struct Rows(Mutex<HashMap<Arc<str>, Fields>>);
+pub(crate) struct RowCache(Mutex<HashMap<Arc<str>, Fields>>);
 
-impl Rows {
-    /// The row of a key, which is remembered again only when a commit has confirmed it.
-    pub fn take(&self, key: &str) -> Option<RowHeld> {
+impl RowCache {
+    /// Takes the row of a key out of the cache; it comes back only when a commit has confirmed it.
+    pub fn take(&self, key: &str) -> Option<RowSnapshot> {
         let fields = self.0.lock().remove(key)?;
-        Some(RowHeld {
-            basis: Expected::Fields(fields.clone()),
+        Some(RowSnapshot {
+            expected: Expected::Fields(fields.clone()),
             fields,
         })
     }
 
     pub fn put(&self, key: Arc<str>, fields: Fields) {
         let mut rows = self.0.lock();
-        if rows.len() >= MOST {
+        if rows.len() >= MAX_ROWS {
             rows.clear();
         }
         rows.insert(key, fields);
@@ -54,19 +55,19 @@ impl Rows {
     }
 }
 
-/// What a change leaves of a row, if that is worth remembering.
+/// Row after a change, if it is small enough to be remembered.
 pub(crate) fn after(before: &Fields, change: &RowChange) -> Option<Fields> {
-    let changed = |name: &String| {
-        change.del.contains(name) || change.set.iter().any(|(field, _)| field == name)
-    };
-    let mut fields: Fields = before
+    let untouched = before
         .iter()
-        .filter(|(name, _)| !changed(name))
-        .cloned()
-        .collect();
-    fields.extend(change.set.iter().cloned());
+        .filter(|(name, _)| !is_changed(change, name))
+        .cloned();
+    let mut fields: Fields = untouched.chain(change.set.iter().cloned()).collect();
     fields.sort();
     is_small(&fields).then_some(fields)
+}
+
+fn is_changed(change: &RowChange, name: &String) -> bool {
+    change.del.contains(name) || change.set.iter().any(|(field, _)| field == name)
 }
 
 fn is_small(fields: &Fields) -> bool {
@@ -74,7 +75,7 @@ fn is_small(fields: &Fields) -> bool {
         .iter()
         .map(|(name, value)| name.len() + value.len())
         .sum();
-    size <= LARGEST && fields.len() <= MOST_FIELDS
+    size <= MAX_ROW_BYTES && fields.len() <= MAX_ROW_FIELDS
 }
 
 #[cfg(test)]
@@ -112,10 +113,13 @@ mod tests {
     #[test]
     fn large_rows_are_read_each_time() {
         assert_eq!(
-            after(&Fields::new(), &change(&[("a", &"x".repeat(LARGEST))], &[])),
+            after(
+                &Fields::new(),
+                &change(&[("a", &"x".repeat(MAX_ROW_BYTES))], &[])
+            ),
             None
         );
-        let many: Vec<(String, String)> = (0..=MOST_FIELDS)
+        let many: Vec<(String, String)> = (0..=MAX_ROW_FIELDS)
             .map(|n| (format!("f{n}"), String::new()))
             .collect();
         let many: Vec<(&str, &str)> = many
@@ -127,12 +131,12 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded_and_taken_once() {
-        let rows = Rows::default();
-        for n in 0..=MOST {
+        let rows = RowCache::default();
+        for n in 0..=MAX_ROWS {
             rows.put(n.to_string().into(), Fields::new());
         }
         assert!(rows.take("0").is_none(), "forgotten");
-        let last = MOST.to_string();
+        let last = MAX_ROWS.to_string();
         assert!(rows.take(&last).is_some() && rows.take(&last).is_none());
     }
 }

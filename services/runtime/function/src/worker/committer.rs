@@ -1,0 +1,177 @@
+//! Committing: runs of many keys in one atomic step of Redis, with a status for every event.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use oncue_core::failpoint;
+use oncue_core::store::{CommitEvent, Committed, Fields, Purpose, Run, Status, Store, StoreError};
+
+use crate::worker::batcher::{Batcher, Batching};
+use crate::worker::concurrency_limit::ConcurrencyLimit;
+use crate::worker::flow_log::FlowLog;
+use crate::worker::handler::commit_event;
+use crate::worker::invocation::{BoxedInvocation, Invocation};
+use crate::worker::publisher::PublishBatch;
+
+pub(crate) struct Committer {
+    commits: Batcher<Run, CommittedRun>,
+    /// Keys between their read and their commit.
+    pub limit: ConcurrencyLimit,
+}
+
+/// Events of one key that are committed together, and their row as it will be then.
+pub(crate) struct PreparedRun {
+    pub run: Run,
+    pub events: Vec<BoxedInvocation>,
+    /// Row after the commit, if it is worth remembering.
+    pub row_after: Option<Fields>,
+}
+
+/// Answer to one run of a commit.
+struct CommittedRun {
+    statuses: Vec<Status>,
+    /// Outputs of the whole commit, where this run has some of them.
+    batch: Option<Arc<PublishBatch>>,
+}
+
+/// One event after its commit.
+pub(crate) struct CommitOutcome {
+    pub event: BoxedInvocation,
+    pub result: Result<Status, StoreError>,
+    /// Outputs of the commit that the event was in, if it has some of them.
+    pub batch: Option<Arc<PublishBatch>>,
+    /// Row as the commit left it, with the first event of a run.
+    pub row_after: Option<Fields>,
+}
+
+/// All events of a commit, and whether a run of it lost the race for its row.
+pub(crate) struct CommitOutcomes {
+    pub events: Vec<CommitOutcome>,
+    pub lost_race: bool,
+}
+
+impl Committer {
+    pub fn new(store: &Store) -> Self {
+        let store = store.clone();
+        Self {
+            commits: Batcher::new(Batching::by(weight), move |runs: Arc<Vec<Run>>| {
+                let store = store.clone();
+                async move { Ok(share_batch(&runs, store.commit(&runs).await?)) }
+            }),
+            limit: ConcurrencyLimit::default(),
+        }
+    }
+
+    /// Commits each run whole or not at all.
+    pub async fn commit(&self, runs: Vec<PreparedRun>) -> CommitOutcomes {
+        let started = oncue_telemetry::clock();
+        let mut waiting = Vec::with_capacity(runs.len());
+        let mut prepared = Vec::with_capacity(runs.len());
+        for PreparedRun {
+            run,
+            events,
+            row_after,
+        } in runs
+        {
+            waiting.push(self.commits.ask(run));
+            prepared.push((events, row_after));
+        }
+        let answers = join_all(waiting).await;
+        let mut outcomes = CommitOutcomes {
+            events: Vec::new(),
+            lost_race: false,
+        };
+        for ((events, row_after), answer) in prepared.into_iter().zip(answers) {
+            match answer {
+                Ok(committed) => outcomes.add(events, row_after, committed, started),
+                Err(error) => outcomes.add_refused(events, &error),
+            }
+        }
+        outcomes
+    }
+
+    /// Records that an event is set aside; answers what had become of it before.
+    pub async fn commit_dead_letter(
+        &self,
+        event: &Invocation,
+        flow_log: &FlowLog,
+    ) -> Result<Status, StoreError> {
+        let event = CommitEvent {
+            purpose: Purpose::Bury,
+            outbox: Bytes::new(),
+            entry: flow_log.entry(event),
+            ..commit_event(event, Vec::new())
+        };
+        let run = Run {
+            row: None,
+            events: vec![event],
+        };
+        let mut committed = self.commits.ask(run).await?;
+        Ok(committed.statuses.pop().unwrap_or(Status::Dead))
+    }
+}
+
+impl CommitOutcomes {
+    fn add(
+        &mut self,
+        events: Vec<BoxedInvocation>,
+        mut row_after: Option<Fields>,
+        committed: CommittedRun,
+        started: Option<std::time::SystemTime>,
+    ) {
+        // Where only some are in conflict, those were put off by a neighbour and not by another worker.
+        let all_in_conflict = |status: &Status| *status == Status::Conflict;
+        self.lost_race |= committed.statuses.iter().all(all_in_conflict);
+        for (mut event, status) in events.into_iter().zip(committed.statuses) {
+            event.trace.committed(started, &status);
+            failpoint::point("commit.done");
+            let has_outputs = status == Status::Applied && !event.outbox.is_empty();
+            self.events.push(CommitOutcome {
+                batch: committed.batch.clone().filter(|_| has_outputs),
+                row_after: row_after.take(),
+                event,
+                result: Ok(status),
+            });
+        }
+    }
+
+    fn add_refused(&mut self, events: Vec<BoxedInvocation>, error: &StoreError) {
+        for event in events {
+            self.events.push(CommitOutcome {
+                event,
+                result: Err(error.clone()),
+                batch: None,
+                row_after: None,
+            });
+        }
+    }
+}
+
+/// Weight of a run in a commit: its events, and the bytes of what follows from them.
+fn weight(run: &Run) -> usize {
+    let events = run.events.iter();
+    events.map(|event| 1 + event.outbox.len() / 4096).sum()
+}
+
+/// Gives each run its own statuses, and the outputs of the whole commit.
+fn share_batch(runs: &[Run], committed: Committed) -> Vec<CommittedRun> {
+    let with_outputs = runs
+        .iter()
+        .zip(&committed.statuses)
+        .flat_map(|(run, statuses)| run.events.iter().zip(statuses))
+        .filter(|(event, status)| **status == Status::Applied && !event.outbox.is_empty())
+        .count();
+    let batch = committed
+        .outbox
+        .map(|key| Arc::new(PublishBatch::new(key, with_outputs)));
+    let answers = committed.statuses.into_iter();
+    answers
+        .map(|statuses| CommittedRun {
+            batch: batch
+                .clone()
+                .filter(|_| statuses.contains(&Status::Applied)),
+            statuses,
+        })
+        .collect()
+}

@@ -1,0 +1,191 @@
+//! Reading: a delivery as an event, and for the events of one key their row and which of them were applied before.
+
+use oncue_core::bus::pull::Delivery;
+use oncue_core::store::{Mark, Read, Row, RowKey, Store, StoreError};
+use oncue_proto::Format;
+use oncue_proto::event::{self, Incoming, Meta, Origin, Unreadable};
+
+use bytes::Bytes;
+
+use crate::worker::batcher::{Batcher, Batching};
+use crate::worker::invocation::{BoxedInvocation, Invocation};
+use crate::worker::row_cache::{RowCache, RowSnapshot};
+use crate::worker::spans::Trace;
+
+/// Stream that a worker reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source {
+    /// Creation time, Unix milliseconds: part of the identity of plain messages.
+    pub created: u64,
+    /// H, milliseconds: an event older than this cannot be proven new.
+    pub horizon: u64,
+}
+
+/// Function for which is read: the part of it that reading needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target {
+    pub function: &'static str,
+    /// Table of its rows; empty for none.
+    pub table: &'static str,
+    pub at_most_once: bool,
+}
+
+pub(crate) struct Reader {
+    source: Source,
+    target: Target,
+    reads: Batcher<Read, oncue_core::store::ReadResult>,
+    pub rows: RowCache,
+}
+
+/// Result of a read for the events of one key.
+pub(crate) struct KeySnapshot {
+    pub row: RowSnapshot,
+    /// Events not known to be applied, in order.
+    pub fresh: Vec<BoxedInvocation>,
+    /// Events that were applied or set aside before.
+    pub seen: Vec<BoxedInvocation>,
+}
+
+/// A read that the store refused, and the events it was for.
+pub(crate) struct ReadFailure {
+    pub events: Vec<BoxedInvocation>,
+    pub error: StoreError,
+}
+
+impl Reader {
+    pub fn new(source: Source, target: Target, store: &Store) -> Self {
+        let store = store.clone();
+        let batching = Batching::by(|read: &Read| read.marks.len().max(1));
+        Self {
+            source,
+            target,
+            reads: Batcher::new(batching, move |reads| {
+                let store = store.clone();
+                async move { store.read(&reads).await }
+            }),
+            rows: RowCache::default(),
+        }
+    }
+
+    /// Reads a delivery. A message that is no event still becomes an invocation with an identity, so that its dead letter is
+    /// written once; the second part says why it is none.
+    pub fn invocation(
+        &self,
+        number: u64,
+        delivery: Delivery,
+    ) -> (BoxedInvocation, Option<Unreadable>) {
+        let info = &delivery.info;
+        let origin = Origin {
+            stream: &info.stream,
+            stream_created: self.source.created,
+            sequence: info.sequence,
+            published: info.published,
+            subject: delivery.subject(),
+        };
+        let read = event::read(delivery.headers(), delivery.payload().clone(), &origin);
+        let (incoming, unreadable) = match read {
+            Ok(incoming) => (incoming, None),
+            Err(unreadable) => {
+                let incoming = Incoming {
+                    meta: Meta::of_unreadable(delivery.headers(), &origin),
+                    format: Format::Protobuf,
+                    payload: delivery.payload().clone(),
+                };
+                (incoming, Some(unreadable))
+            }
+        };
+        let Incoming {
+            meta,
+            format,
+            payload,
+        } = incoming;
+        let function = self.target.function;
+        let trace = Trace::start(&meta, function, info.attempt, payload.len());
+        let mark = Mark {
+            sequence: info.sequence,
+            ..Mark::new(function, "", &meta, self.source.horizon)
+        };
+        let invocation = Invocation {
+            number,
+            meta: meta.into(),
+            format,
+            payload,
+            event: None,
+            mark,
+            on_probation: false,
+            runs: 1,
+            outputs: Vec::new(),
+            outbox: Bytes::new(),
+            tracked: false,
+            trace,
+            delivery,
+        };
+        (Box::new(invocation), unreadable)
+    }
+
+    /// Reads the row of the key, and which of the events were applied before. An event that comes for the first time is as
+    /// good as certain to be new, and the commit finds out if it is not, so its mark is looked up only then (`again`), or
+    /// where a run for nothing could be the second call of what is called once.
+    ///
+    /// A remembered row stands for a read, unless the key is `contended`: where others work at the same keys as well, what
+    /// is remembered is old as a rule.
+    pub async fn read(
+        &self,
+        key: &str,
+        events: Vec<BoxedInvocation>,
+        again: bool,
+        contended: bool,
+    ) -> Result<KeySnapshot, ReadFailure> {
+        let asked = oncue_telemetry::clock();
+        let doubtful = events.iter().filter(|event| self.is_doubtful(event, again));
+        let marks: Vec<Mark> = doubtful.map(|event| event.mark.clone()).collect();
+        let row = self.row_key(key);
+        if marks.is_empty() {
+            if row.is_none() {
+                return Ok(KeySnapshot::all_fresh(Row::default().into(), events));
+            }
+            if !contended && let Some(row) = self.rows.take(key) {
+                return Ok(KeySnapshot::all_fresh(row, events));
+            }
+        }
+        let found = match self.reads.ask(Read { row, marks }).await {
+            Ok(found) => found,
+            Err(error) => return Err(ReadFailure { events, error }),
+        };
+        for event in &events {
+            event.trace.read(asked);
+        }
+        let mut known = found.seen.into_iter();
+        let mut snapshot = KeySnapshot::all_fresh(found.row.into(), Vec::new());
+        for event in events {
+            if self.is_doubtful(&event, again) && known.next().unwrap_or_default() {
+                snapshot.seen.push(event);
+            } else {
+                snapshot.fresh.push(event);
+            }
+        }
+        Ok(snapshot)
+    }
+
+    fn is_doubtful(&self, event: &Invocation, again: bool) -> bool {
+        again || self.target.at_most_once || event.delivery.info.attempt > 1
+    }
+
+    fn row_key(&self, key: &str) -> Option<RowKey> {
+        let table = self.target.table;
+        (!table.is_empty()).then(|| RowKey {
+            table,
+            key: key.to_owned(),
+        })
+    }
+}
+
+impl KeySnapshot {
+    fn all_fresh(row: RowSnapshot, fresh: Vec<BoxedInvocation>) -> Self {
+        Self {
+            row,
+            fresh,
+            seen: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Restoring: a NATS that was started anew may have lost what it had acked and not yet written to disk. Outputs that are kept
+//! in Redis are published again under their ids, once for all workers; copies are known as such.
+
+use oncue_core::store::StoreError;
+use oncue_proto::event::PARTITIONS;
+
+use super::relay::{Relay, before};
+
+/// Seconds for which one worker has the sole right to restore, unless it renews it.
+const LEASE_SECONDS: u64 = 60;
+
+/// Restores what the server of this id may have lost, unless another worker does or did.
+pub(super) async fn restore(relay: &Relay, server: &str) -> Result<(), StoreError> {
+    let lease = format!("oncue:restored:{server}");
+    let store = &relay.store;
+    let keep = relay.publisher.keep_outputs;
+    if !store.lease(&lease, LEASE_SECONDS).await? {
+        return Ok(());
+    }
+    let since = before(keep);
+    let mut outputs = 0;
+    for partition in 0..PARTITIONS {
+        store.renew(&lease, LEASE_SECONDS).await?;
+        let mut from = 0;
+        loop {
+            let kept = store.kept(partition, since, from).await?;
+            if kept.is_empty() {
+                break;
+            }
+            from += kept.len();
+            for kept in kept {
+                for published in relay.publish(&kept.frames).await {
+                    match published {
+                        Ok(count) => outputs += count,
+                        Err(e) => {
+                            store.renew(&lease, 1).await?;
+                            return Err(StoreError::refused(e.to_string()));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    if outputs > 0 {
+        tracing::info!(
+            server,
+            outputs,
+            "NATS was started anew: published again what it may have lost"
+        );
+    }
+    store
+        .renew(&lease, 2 * keep.as_secs() + LEASE_SECONDS)
+        .await
+}
