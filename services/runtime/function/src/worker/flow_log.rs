@@ -77,7 +77,7 @@ impl Worker {
 
     pub(crate) async fn flush_hops(&self) {
         let seen = self.hops.take();
-        if let Err(e) = self.store.saw(&seen, self.function.name).await {
+        if let Err(e) = self.store.count_hops(&seen, self.function.name).await {
             tracing::debug!(error = %e, "hops of the last seconds are not reported");
         }
     }

@@ -150,7 +150,10 @@ impl Worker {
                 &store,
                 |_| 1,
                 |store, notes: Arc<Vec<StepUpdate>>| async move {
-                    store.note(&notes).await.map(|()| vec![(); notes.len()])
+                    store
+                        .record_steps(&notes)
+                        .await
+                        .map(|()| vec![(); notes.len()])
                 },
             ),
             track: settings.flows.track,

@@ -195,7 +195,7 @@ impl Worker {
     async fn commit_dead(&self, job: &Job) -> Result<Status, StoreError> {
         let entry = self.entry(job);
         let handled = CommitEvent {
-            purpose: Purpose::Bury,
+            purpose: Purpose::DeadLetter,
             outbox: Bytes::new(),
             entry,
             ..handled(job, Vec::new())

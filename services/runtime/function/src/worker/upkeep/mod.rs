@@ -48,7 +48,7 @@ impl Worker {
             // An absent Redis is no news here: the commits say so.
             let _ = self
                 .store
-                .forget(partitions, before(self.keep_outputs))
+                .remove_published(partitions, before(self.keep_outputs))
                 .await;
             if !self.keep_outputs.is_zero()
                 && self.bus.is_connected()
