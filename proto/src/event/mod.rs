@@ -163,6 +163,7 @@ pub struct Unreadable {
     pub message: String,
 }
 
+/// Error of a message that does not hold what it says it holds.
 fn unreadable(message: impl Into<String>) -> Unreadable {
     Unreadable {
         reason: "decode",
@@ -205,6 +206,7 @@ pub fn read<'h>(
 #[derive(Default)]
 struct Raw<'h> {
     id: Option<Cow<'h, str>>,
+    /// `Nats-Msg-Id`: the id of a message without `ce-id`.
     msg_id: Option<Cow<'h, str>>,
     source: Option<Cow<'h, str>>,
     ty: Option<Cow<'h, str>>,
@@ -216,8 +218,10 @@ struct Raw<'h> {
     traceparent: Option<&'h str>,
     tracestate: Option<&'h str>,
     baggage: Option<&'h str>,
+    /// JSON of a [`RedriveHeader`].
     redrive: Option<Cow<'h, str>>,
     tracked: bool,
+    /// Whether the body is a whole CloudEvent, which then says all.
     structured: bool,
     /// When the stream first took the event, for one that is redriven.
     published: Option<u64>,
@@ -310,6 +314,7 @@ impl<'h> Raw<'h> {
         }
     }
 
+    /// Completes the attributes from where the message stands: id, type, source, time and flow of one that brings none.
     fn meta(mut self, origin: &Origin<'_>) -> Result<Meta, Unreadable> {
         let redrive = self.redrive(origin.subject)?;
         let (id, derived) = match self.id.or(self.msg_id) {
@@ -449,6 +454,7 @@ pub fn each_header(
     }
 }
 
+/// Hands over one header, with its value percent-encoded.
 fn put_encoded(put: &mut impl FnMut(&'static str, &str), name: &'static str, value: &str) {
     put(name, &percent_encode(value));
 }

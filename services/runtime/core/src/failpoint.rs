@@ -37,6 +37,7 @@ pub enum Sabotage {
     VouchForAll,
 }
 
+/// Without the feature: nothing.
 #[cfg(not(feature = "failpoints"))]
 #[allow(clippy::inline_always)] // so that not even a debug build holds the names
 mod inner {
@@ -57,6 +58,7 @@ mod inner {
     }
 }
 
+/// With the feature: what the environment asks for.
 #[cfg(feature = "failpoints")]
 mod inner {
     use super::{POINTS, Sabotage};

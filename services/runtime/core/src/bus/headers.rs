@@ -110,19 +110,20 @@ impl Headers {
         if let Some(refused) = &self.refused {
             return Err(refused.clone());
         }
-        let (Some(first), Some(last)) = (self.ends.first(), self.ends.last()) else {
+        let Some(first) = self.ends.first() else {
             return Ok(HeaderMap::new());
         };
+        let end = self.lines.len() - "\r\n".len();
         let block = if self.traced && !broker_spans {
             HeaderBlock {
                 first_name: HeaderName::from_static(BROKER_TRACE),
-                rest: [BROKER_TRACE_OFF, &self.lines[..last.value]].concat(),
+                rest: [BROKER_TRACE_OFF, &self.lines[..end]].concat(),
             }
         } else {
             let name = self.lines[..first.name].parse();
             HeaderBlock {
                 first_name: name.map_err(|e| format!("{e}"))?,
-                rest: self.lines[first.name + ": ".len()..last.value].to_owned(),
+                rest: self.lines[first.name + ": ".len()..end].to_owned(),
             }
         };
         block.into_header_map().map_err(|e| e.to_string())
@@ -141,12 +142,14 @@ impl Headers {
 ///   headers`; should it write values in another way, `headers_go_out_in_their_order_and_as_often_as_they_stand_there` below fails, and so does every
 ///   system test against a real server, since events without their headers are not what was sent.
 struct HeaderBlock {
+    /// Name that the client writes.
     first_name: HeaderName,
     /// Value of the first header, then the lines of the others; without CR and LF at the end.
     rest: String,
 }
 
 impl HeaderBlock {
+    /// Map of one header, which the client writes as the whole block.
     fn into_header_map(self) -> Result<HeaderMap, Error> {
         let unchecked = HeaderValue::deserialize(self.rest.into_deserializer())?;
         let mut map = HeaderMap::new();
@@ -155,6 +158,7 @@ impl HeaderBlock {
     }
 }
 
+/// Headers from names and values, in order; for messages that are rare, since no room is reserved.
 impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Headers {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(all: I) -> Self {
         let mut headers = Self::default();

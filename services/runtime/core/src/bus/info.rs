@@ -111,7 +111,9 @@ pub struct ConsumerSettings {
     pub durable_name: Option<String>,
     /// `all`, `new` or another word of the server: where in the stream it began.
     pub deliver_policy: String,
+    /// Filter of a consumer that was made with one.
     filter_subject: Option<String>,
+    /// Filters of a consumer that was made with several.
     filter_subjects: Vec<String>,
     /// Nanoseconds without an ack after which a message is delivered again.
     pub ack_wait: u64,
@@ -175,6 +177,7 @@ struct Names {
 }
 
 #[derive(Deserialize)]
+/// Answer to `STREAM.MSG.GET`.
 struct MessageAnswer {
     message: RawMessage,
 }
@@ -288,6 +291,7 @@ impl Bus {
             .await
     }
 
+    /// Message that a question to `STREAM.MSG.GET` leads to; `None` when there is none.
     async fn stored_message(
         &self,
         stream: &str,
@@ -333,6 +337,7 @@ impl Bus {
     }
 }
 
+/// Error of an answer in another form than the server's API has.
 #[allow(clippy::needless_pass_by_value)] // for `map_err`
 fn unreadable(e: serde_json::Error) -> ApiError {
     ApiError {

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{ApiError, Bus, BusError, Outbound, failed};
@@ -36,9 +36,11 @@ const CREATE_ATTEMPTS: u32 = 3;
 pub struct Wanted {
     /// `stream web` or `consumer web/count-views`, for people.
     pub name: String,
-    /// Requests to the JetStream API, without `$JS.API.`.
+    /// Request for the configuration as it is, without `$JS.API.`, as are the next two.
     info: String,
+    /// Request that creates it.
     create: String,
+    /// Request that changes it.
     update: String,
     /// Fields that are compared, and that an update changes.
     config: Map<String, Value>,
@@ -58,7 +60,7 @@ pub enum Outcome {
 }
 
 /// Field of a configuration that is not as it should be, in the server's own JSON.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
     /// Name of the field, as the server calls it.
     pub field: String,
@@ -92,6 +94,7 @@ pub struct Mismatch {
     pub differences: Vec<Difference>,
 }
 
+/// Differences for people, a line each.
 fn lines(differences: &[Difference]) -> String {
     let mut lines = String::new();
     for Difference { field, is, should } in differences {
@@ -115,7 +118,7 @@ fn object(value: Value) -> Map<String, Value> {
     }
 }
 
-/// The stream of one domain: limits retention, and full means refused, never silently dropped.
+/// Stream of one domain: limits retention, and full means refused, never silently dropped.
 ///
 /// The server allows message schedules only on a stream that may discard old messages. So schedules have a stream of
 /// their own, without a limit that could make it discard; each domain's stream sources from there what is due in it.
@@ -163,7 +166,7 @@ pub fn stream(domain: &str, config: &StreamConfig) -> Wanted {
     wanted_stream(domain, fields)
 }
 
-/// The object store bucket for files, in the layout every NATS client knows [ADR-20].
+/// Object store bucket for files, in the layout every NATS client knows [ADR-20].
 pub fn bucket(name: &str, config: &StreamConfig) -> Wanted {
     let fields = json!({
         "name": format!("OBJ_{name}"),
@@ -179,6 +182,7 @@ pub fn bucket(name: &str, config: &StreamConfig) -> Wanted {
     wanted_stream(&format!("OBJ_{name}"), object(fields))
 }
 
+/// Stream of these fields, all of which an update may change.
 fn wanted_stream(name: &str, config: Map<String, Value>) -> Wanted {
     Wanted {
         name: format!("stream {name}"),
@@ -190,7 +194,8 @@ fn wanted_stream(name: &str, config: Map<String, Value>) -> Wanted {
     }
 }
 
-/// The durable pull consumer of one function, shared by all its workers.
+/// Durable pull consumer of one function, shared by all its workers: explicit acks, deliveries without end (attempts are
+/// counted in Redis, and a worker dead-letters, not the server), and at most `reserved_concurrency` events in flight.
 pub fn consumer(function: &str, stream: &str, filters: &[String], limits: &Limits) -> Wanted {
     let config = json!({
         "durable_name": function,
@@ -247,6 +252,7 @@ impl Wanted {
         self.body(config, "update")
     }
 
+    /// Body of a request: the configuration, for a consumer with its stream and what to do.
     fn body(&self, config: Map<String, Value>, action: &str) -> Value {
         match self.stream_of_consumer() {
             Some(stream) => json!({ "stream_name": stream, "config": config, "action": action }),
@@ -300,6 +306,7 @@ impl Bus {
         Ok(Outcome::Different(differences))
     }
 
+    /// Configuration as it is; a 404 where there is none.
     async fn existing(&self, wanted: &Wanted) -> Result<Existing, ApiError> {
         self.ask(&wanted.info, &Value::Null).await
     }

@@ -81,6 +81,7 @@ const API_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Bus {
     client: Client,
+    /// Publish acks of all clones.
     acks: Arc<Acks>,
     /// Number of connections so far: a change means that the server has forgotten our pull requests.
     connections: watch::Receiver<u64>,

@@ -54,7 +54,9 @@ pub struct Object {
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+/// How an object was cut into chunks.
 struct Options {
+    /// Bytes of a chunk; the last one may be shorter.
     max_chunk_size: usize,
 }
 
@@ -103,6 +105,7 @@ impl Object {
 struct Content {
     /// Bytes.
     size: u64,
+    /// Number of messages.
     chunks: u64,
     /// `SHA-256=` and base64url.
     digest: String,
@@ -113,6 +116,7 @@ fn digest(sha: Sha256) -> String {
     format!("SHA-256={}", URL_SAFE.encode(sha.finalize()))
 }
 
+/// Bytes in lower-case hex.
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes
@@ -274,7 +278,9 @@ fn meta_subject(name: &str) -> String {
 struct Upload {
     bus: Bus,
     chunks_id: String,
+    /// Acks that are awaited, in the order of the chunks.
     in_flight: FuturesOrdered<BoxFuture<'static, Result<(), PublishError>>>,
+    /// Whether the object stands, and the chunks with it.
     done: bool,
 }
 
@@ -363,6 +369,7 @@ impl Drop for Upload {
 struct ChunkReader {
     bus: Bus,
     object: Object,
+    /// Bytes that are wanted.
     range: Range<u64>,
     /// Whether the digest is still to be checked.
     whole: bool,
@@ -370,6 +377,7 @@ struct ChunkReader {
     sequence: u64,
     /// Bytes of the object that have passed.
     offset: u64,
+    /// Hash of the bytes that have passed, for a whole read.
     sha: Sha256,
     /// Chunks that have come, the next one last.
     ready: Vec<Bytes>,

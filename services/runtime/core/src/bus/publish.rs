@@ -33,6 +33,7 @@ pub struct Outbound {
     pub payload: Bytes,
 }
 
+/// Message as it waits in an outbox, to be sent.
 impl From<Envelope> for Outbound {
     fn from(envelope: Envelope) -> Self {
         let headers = envelope
@@ -133,6 +134,7 @@ impl Bus {
 
 /// Publish acks of the whole process: one wildcard inbox, whose last token says which message is meant.
 pub(super) struct Acks {
+    /// Subject of the inbox, without the token.
     inbox: String,
     waiting: Mutex<AwaitedAcks>,
 }
@@ -148,10 +150,13 @@ struct AwaitedAcks {
 
 /// Answers to messages that were published together.
 struct Answers {
+    /// Answers by message, as they come.
     slots: Mutex<AnswerSlots>,
+    /// Told when the last answer has come.
     complete: Notify,
 }
 
+/// Room for an answer to each message.
 struct AnswerSlots {
     /// Messages without an answer.
     missing: usize,
@@ -236,6 +241,7 @@ impl Acks {
 
 /// Awaited acks of messages that are published together; nobody waits for them any more once this is dropped.
 pub(super) struct Waiting {
+    /// Token of the first message.
     first: u64,
     answers: Arc<Answers>,
     acks: Arc<Acks>,
@@ -252,6 +258,7 @@ impl Waiting {
         name
     }
 
+    /// Answers in place of the stream, for a message that could not be sent.
     fn answer(&self, at: usize, answer: Result<PubAck, PublishError>) {
         self.answers.put(at, answer);
     }
@@ -267,6 +274,7 @@ impl Waiting {
     }
 }
 
+/// Answer to a message whose ack has not come in time.
 fn no_ack() -> Result<PubAck, PublishError> {
     let why = format!("no publish ack within {ACK_TIMEOUT:?}");
     Err(PublishError::Unknown(why))
@@ -280,6 +288,7 @@ impl Drop for Waiting {
 
 /// Answer of a stream to a publish: an ack, or an error by its code.
 fn publish_answer(message: &Message) -> Result<PubAck, PublishError> {
+    /// Error in place of an ack.
     #[derive(Deserialize)]
     struct Refusal {
         error: ApiError,

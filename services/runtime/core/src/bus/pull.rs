@@ -134,7 +134,8 @@ impl Bus {
         self.settle(ticket, Bytes::from_static(b"+WPI")).await;
     }
 
-    /// A lost settlement is repaired by redelivery, so a failure is only worth a line.
+    /// Publishes a settlement, without an ack of its own: a lost one is repaired by redelivery, so a failure is only worth a
+    /// line in the log.
     async fn settle(&self, ticket: &Ticket, payload: Bytes) {
         if let Err(e) = self.client.publish(ticket.0.clone(), payload).await {
             tracing::warn!(error = %e, "cannot settle a delivery; it will come again");
@@ -182,6 +183,7 @@ pub struct Pull {
     /// Subject of pull requests.
     request: String,
     inbox: String,
+    /// Subscription of the inbox.
     messages: Subscriber,
     /// Messages asked for that have neither come nor been refused.
     outstanding: usize,
@@ -196,6 +198,7 @@ pub struct Pull {
     stale: bool,
     /// When the server was last heard of.
     heard: Instant,
+    /// Number of connections so far.
     connections: watch::Receiver<u64>,
     /// Names of streams, each allocated once.
     streams: HashMap<String, Arc<str>>,

@@ -12,6 +12,7 @@ use super::{ApiError, Bus};
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Purged {
+    /// Number of messages.
     purged: u64,
 }
 

@@ -221,6 +221,7 @@ impl Bus {
 }
 
 impl StoredMessage {
+    /// Message of which only the payload is known yet.
     fn empty(payload: Bytes) -> Self {
         Self {
             sequence: 0,

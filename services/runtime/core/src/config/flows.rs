@@ -61,6 +61,7 @@ impl Track {
 
 impl<'de> Deserialize<'de> for Track {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        /// Value as it stands in the file.
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Written {
@@ -81,6 +82,7 @@ impl<'de> Deserialize<'de> for Track {
     }
 }
 
+/// Mistake that names what is written and what may be.
 fn wrong<E: serde::de::Error>(written: impl fmt::Display) -> E {
     E::custom(format_args!(
         "track is {written}; it is \"asked\", \"all\", or a share of all flows like 0.01"

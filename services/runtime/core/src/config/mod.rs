@@ -159,7 +159,7 @@ impl Limits {
     }
 }
 
-/// Where a function that never ran before begins in its stream.
+/// First event of a function that never ran before. One that has a consumer goes on where it stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Start {
@@ -344,11 +344,13 @@ fn overlay<T>(
         .ok()
 }
 
+/// `true` or `false`.
 fn yes_or_no(text: &str) -> Result<bool, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is neither true nor false"))
 }
 
+/// Whole number above 0.
 fn positive(text: &str) -> Result<u32, String> {
     text.parse()
         .ok()

@@ -40,6 +40,7 @@ pub(super) fn read(text: &str, path: Option<&Path>) -> Result<Config, ConfigErro
 struct Mistake {
     /// Byte in the text.
     at: usize,
+    /// Sentence with file and line in front.
     message: String,
 }
 
@@ -47,7 +48,9 @@ struct Mistake {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NatsSection {
+    /// See [`Config::nats_url`].
     url: Option<ServerUrl>,
+    /// See [`Config::batch_publish`].
     batch_publish: Option<bool>,
 }
 
@@ -55,10 +58,13 @@ struct NatsSection {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RedisSection {
+    /// See [`Config::redis_url`].
     url: Option<ServerUrl>,
+    /// See [`Config::keep_outputs`].
     keep_outputs: Option<Span>,
 }
 
+/// File that is being read, and the mistakes found in it so far.
 struct Reader<'t> {
     text: &'t str,
     path: Option<&'t Path>,
@@ -138,6 +144,7 @@ impl<'t> Reader<'t> {
         config
     }
 
+    /// Reads `[flows]`, and checks the time that ledgers stay: Redis counts it in seconds.
     fn flows(&mut self, value: Spanned<DeValue<'t>>) -> FlowsConfig {
         let span = value.span();
         let flows: FlowsConfig = self.part("flows", value).unwrap_or_default();

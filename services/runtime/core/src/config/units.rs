@@ -15,6 +15,7 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+/// Duration of a variable of the environment; fails with a sentence that shows how it is written.
 impl std::str::FromStr for Span {
     type Err = String;
 
@@ -38,6 +39,7 @@ pub struct Size(pub u64);
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        /// Value as it stands in the file.
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum NumberOrText {

@@ -167,19 +167,26 @@ fn urgency(state: StepState) -> u8 {
 /// Fields of a ledger, before they are put together.
 #[derive(Default)]
 struct Ledger {
+    /// By id.
     events: HashMap<String, FlowEvent>,
     /// By event and function.
     steps: BTreeMap<(String, String), StepFields>,
+    /// `n`; below 0 only where somebody else has written.
     open: Option<i64>,
+    /// `at`
     started: Option<u64>,
+    /// `end`
     ended: Option<u64>,
 }
 
 /// Fields of one step.
 #[derive(Default)]
 struct StepFields {
+    /// `s:EVENT:FUNCTION`
     state: Option<StateField>,
+    /// `r:EVENT:FUNCTION`
     run: Option<RunField>,
+    /// `w:EVENT:FUNCTION`
     failure: Option<FailureField>,
 }
 
@@ -202,6 +209,7 @@ struct FailureField {
 }
 
 impl Ledger {
+    /// Takes a field by its name; one that is not known is passed over.
     fn take(&mut self, field: &str, value: &str) {
         match field {
             "n" => self.open = value.parse().ok(),
@@ -215,6 +223,7 @@ impl Ledger {
         }
     }
 
+    /// Takes a field of a step, `EVENT:FUNCTION`. An event id may hold `:`, so the last one counts.
     fn take_step(&mut self, kind: &str, step: &str, value: &str) {
         let Some((event, function)) = step.rsplit_once(':') else {
             return;
@@ -246,6 +255,7 @@ impl Ledger {
         }
     }
 
+    /// Puts the fields together. A step of an event that is not described gets an event of which only the id is known.
     fn flow(mut self, id: &str) -> Flow {
         let mut open = 0;
         for ((event, function), fields) in std::mem::take(&mut self.steps) {
@@ -275,6 +285,7 @@ impl Ledger {
 }
 
 impl StepFields {
+    /// State of the step by its three fields; open since it was made known, or since the event where that is lost.
     fn step(self, function: String, event_time: u64) -> Step {
         let kind = self.state.as_ref().map_or('p', |state| state.kind);
         let at = self.state.as_ref().map_or(0, |state| state.at);

@@ -166,12 +166,18 @@ pub struct SeenMark {
 }
 
 impl SeenMark {
+    /// Byte that holds the state.
     const STATE: usize = 0;
     const PAYLOAD_HASH: Range<usize> = 1..9;
+    /// Six bytes are enough for a message each microsecond through nine years.
     const SEQUENCE: Range<usize> = 9..15;
+    /// Of an applied event.
     const OUTBOX: Range<usize> = 15..24;
+    /// Of a dead letter: to the end of the mark.
     const REDRIVE: usize = 15;
+    /// State of an applied event.
     const APPLIED: u8 = b'a';
+    /// State of a dead letter.
     const DEAD: u8 = b'd';
 
     /// Bytes as Redis holds them.
@@ -247,7 +253,9 @@ impl StreamPosition {
 /// Name of the outbox of one commit: a random number that nobody else has, in one of the partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OutboxName {
+    /// Partition of the first event with outputs; the others of the commit may be in others.
     partition: u8,
+    /// Tells it apart from every other outbox of the partition.
     nonce: u64,
 }
 
@@ -267,6 +275,7 @@ impl OutboxName {
         bytes
     }
 
+    /// Reads those nine bytes; `None` where they are fewer.
     fn of_bytes(bytes: &[u8]) -> Option<Self> {
         let (partition, nonce) = bytes.split_first()?;
         Some(Self {

@@ -66,6 +66,7 @@ pub type Fields = Vec<(String, Vec<u8>)>;
 pub struct Row {
     /// Grows with every change, Unix microseconds as a rule; 0 for a row that does not exist yet.
     pub version: u64,
+    /// Fields without the version; none for a row that does not exist.
     pub fields: Fields,
 }
 
@@ -125,6 +126,7 @@ fn name_of(key: &str) -> String {
 pub struct Op {
     /// Table that holds the value; its key is that of the event.
     pub table: &'static str,
+    /// Change to make.
     pub change: Change,
 }
 
@@ -160,6 +162,7 @@ pub struct Run {
 /// Change that the events of a run make to their row.
 #[derive(Debug, Clone)]
 pub struct RowChange {
+    /// Row to change.
     pub key: RowKey,
     /// Row as the handlers saw it; if it has changed, nothing of the run is applied.
     pub basis: Expected,
@@ -181,6 +184,7 @@ pub enum Expected {
 /// Handled event, ready to be committed.
 #[derive(Debug, Clone)]
 pub struct CommitEvent {
+    /// Identity of the event, and where its seen-mark goes.
     pub mark: Mark,
     /// Tells another event under the same id apart.
     pub payload_hash: u64,
@@ -188,6 +192,7 @@ pub struct CommitEvent {
     pub ops: Vec<Op>,
     /// Outputs as an encoded `oncue.v1.Outbox`; empty for none.
     pub outbox: Bytes,
+    /// Whether to apply it, to record it as dead, or only to ask.
     pub purpose: Purpose,
     /// Entry in the ledger of its flow, if that has one.
     pub entry: Option<Box<Entry>>,

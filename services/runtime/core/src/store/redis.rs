@@ -52,6 +52,7 @@ const TRANSIENT_CODES: [&str; 9] = [
 /// seconds.
 #[derive(Clone)]
 pub struct Store {
+    /// Connection that all clones share.
     connection: Arc<Connection>,
     /// Name of the commit function, with the version of the library.
     function: Arc<str>,
@@ -63,6 +64,7 @@ pub struct Store {
     regressed: Arc<watch::Sender<Option<String>>>,
 }
 
+/// Tells an error that goes by itself from one of the request: after the first, the worker tries again for ever.
 impl From<RedisError> for StoreError {
     fn from(e: RedisError) -> Self {
         let text = e.to_string();
@@ -420,6 +422,7 @@ fn next_reply(replies: &mut impl Iterator<Item = Value>) -> Result<Value, StoreE
         .ok_or_else(|| StoreError::refused("Redis: a reply is missing"))
 }
 
+/// Error of a URL that the client cannot read; shown without its password.
 fn not_a_url(url: &ServerUrl, e: &RedisError) -> StoreError {
     StoreError::refused(format!("{url} is no Redis URL: {e}"))
 }

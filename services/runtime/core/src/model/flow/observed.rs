@@ -53,6 +53,7 @@ pub fn edges(counts: HashFields, times: HashFields) -> Vec<Edge> {
     edges
 }
 
+/// Hop of one field; `None` where the name is not three parts.
 fn edge(hop: &[u8], count: &[u8], last: Option<&Vec<u8>>) -> Option<Edge> {
     let hop = text(hop);
     let mut parts = hop.split('\t').map(str::to_owned);

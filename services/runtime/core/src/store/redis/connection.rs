@@ -23,7 +23,9 @@ const RECONNECT_ATTEMPTS: usize = 3;
 
 /// Multiplexed connection, shared by all clones of a store.
 pub(super) struct Connection {
+    /// Address, for connections to come.
     client: Client,
+    /// Connection in use, replaced when it turns out to be dead.
     manager: Mutex<ConnectionManager>,
 }
 
@@ -66,6 +68,7 @@ impl Connection {
     }
 }
 
+/// Time-outs and attempts of the client's own.
 fn config() -> ConnectionManagerConfig {
     ConnectionManagerConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))

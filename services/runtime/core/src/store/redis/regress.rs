@@ -29,17 +29,20 @@ const REMEMBERED: usize = 10_000;
 pub(super) struct Own {
     /// Random name of the worker's record.
     pub name: String,
+    /// Commits begun and answered.
     memory: Mutex<Memory>,
 }
 
 /// A commit on its way. Several are at a time, and neither they nor their answers keep their order.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Begun {
+    /// Number of the commit, from 1; goes into the record.
     pub number: u64,
     /// Number of the last commit that was answered before this one was sent: that much Redis must know.
     answered: u64,
 }
 
+/// Commits as this process remembers them; gone with it, and with it the right to complain.
 struct Memory {
     /// Last restoration that is known, Unix ms; 0 for none.
     epoch: u64,
@@ -57,7 +60,9 @@ struct Memory {
 
 /// Where the events of one commit come from.
 struct RememberedCommit {
+    /// Number of the commit, from 1.
     number: u64,
+    /// Function of its first event.
     function: Arc<str>,
     /// Lowest sequence in the function's stream.
     sequence: u64,
@@ -140,6 +145,7 @@ impl Own {
         })
     }
 
+    /// Last restoration that is known, Unix ms.
     fn epoch(&self) -> u64 {
         self.lock().epoch
     }
