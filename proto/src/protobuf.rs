@@ -1,8 +1,9 @@
-//! Protobuf written by hand, where generated types would want every string once more.
+//! Protobuf written by hand, field by field into one buffer, where generated types would want every string once more.
+//! Wire format: <https://protobuf.dev/programming-guides/encoding/>.
 
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-/// The head of a field of `len` bytes that follow.
+/// Writes the head of a length-delimited field (string, bytes, message) of `len` bytes, which the caller writes behind it.
 #[inline]
 pub fn put(field: u32, len: usize, bytes: &mut Vec<u8>) {
     if field < 16 && len < 128 {
@@ -16,6 +17,7 @@ pub fn put(field: u32, len: usize, bytes: &mut Vec<u8>) {
     }
 }
 
+/// Writes a whole length-delimited field.
 #[inline]
 pub fn put_bytes(field: u32, content: &[u8], bytes: &mut Vec<u8>) {
     put(field, content.len(), bytes);

@@ -138,7 +138,7 @@ impl AnyStore {
         before: u64,
     ) -> Result<(), StoreError> {
         match self {
-            Self::Redis(store) => store.forget(partitions, before).await,
+            Self::Redis(store) => store.remove_published(partitions, before).await,
             Self::Map(store) => {
                 store.forget(partitions, before);
                 Ok(())
@@ -189,7 +189,7 @@ impl AnyStore {
 
     pub async fn note(&self, notes: &[StepUpdate]) -> Result<(), StoreError> {
         match self {
-            Self::Redis(store) => store.note(notes).await,
+            Self::Redis(store) => store.record_steps(notes).await,
             Self::Map(_) => Ok(()),
         }
     }
@@ -200,7 +200,7 @@ impl AnyStore {
         function: &str,
     ) -> Result<(), StoreError> {
         match self {
-            Self::Redis(store) => store.saw(hops, function).await,
+            Self::Redis(store) => store.count_hops(hops, function).await,
             Self::Map(_) => Ok(()),
         }
     }

@@ -126,7 +126,7 @@ impl MapStore {
             .flat_map(|run| &run.events)
             .find(|handled| !handled.outbox.is_empty());
         let name = OutboxName::new(first.map_or(0, |handled| handled.mark.partition));
-        let key = name.key(first.map_or("", |handled| handled.mark.function));
+        let key = name.key(first.map_or("", |handled| &handled.mark.function));
         let statuses = runs.iter().map(|run| inner.commit(run, &key)).collect();
         let outbox = inner.outboxes.contains_key(&key).then_some(key);
         Committed { statuses, outbox }
@@ -291,7 +291,7 @@ impl Inner {
                 }
                 return Some(Status::Dead);
             }
-            if seen.payload != handled.payload_hash && handled.purpose != Purpose::Bury {
+            if seen.payload != handled.payload_hash && handled.purpose != Purpose::DeadLetter {
                 return Some(Status::IdReuse);
             }
             let frames = self
@@ -304,7 +304,7 @@ impl Inner {
         }
         match handled.purpose {
             Purpose::Apply => {}
-            Purpose::Bury => return None,
+            Purpose::DeadLetter => return None,
             Purpose::Recall => return Some(Status::Conflict),
         }
         if now > mark.fence + mark.horizon {
@@ -412,7 +412,7 @@ impl Inner {
             self.apply(op, &mark.key);
         }
         let seen = Seen {
-            dead: handled.purpose == Purpose::Bury,
+            dead: handled.purpose == Purpose::DeadLetter,
             payload: handled.payload_hash,
             redrive: mark.redrive,
             outbox: outbox.to_owned(),

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::{MAX_ID, PARTITIONS, Unreadable, unreadable};
 
-/// An id from outside: at most [`MAX_ID`] bytes without control characters.
+/// Checks an id from outside: 1 to [`MAX_ID`] bytes without control characters.
 pub fn check_id(id: String) -> Result<String, Unreadable> {
     if id.is_empty() || id.len() > MAX_ID || id.chars().any(char::is_control) {
         return Err(unreadable(format!(
@@ -16,7 +16,7 @@ pub fn check_id(id: String) -> Result<String, Unreadable> {
     Ok(id)
 }
 
-/// The first three tokens: `web.page.viewed.<key>` is of type `web.page.viewed`.
+/// Type of the events of a subject, its first three tokens: `web.page.viewed.<key>` is of type `web.page.viewed`.
 pub fn type_of_subject(subject: &str) -> &str {
     subject
         .match_indices('.')
@@ -24,20 +24,24 @@ pub fn type_of_subject(subject: &str) -> &str {
         .map_or(subject, |(at, _)| &subject[..at])
 }
 
-/// The domain of a type, which is the name of its stream.
+/// Name of the stream of a type: its domain, the first token.
 pub fn stream_of_type(ty: &str) -> &str {
     ty.split('.').next().unwrap_or(ty)
 }
 
-/// `<type>.<key token>`, or the bare type for an empty key. The token is the key itself where a NATS token may hold
+/// Subject of an event: `<type>.<key token>`, or the bare type for an empty key. The token is the key itself where a NATS token may hold
 /// it, and 128 bits of its SHA-256 otherwise.
 pub fn subject(ty: &str, key: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     match key {
         "" => ty.to_owned(),
-        key if key.len() <= 64 && key.chars().all(plain) => format!("{ty}.{key}"),
+        key if key.len() <= 64 && key.chars().all(is_token_char) => format!("{ty}.{key}"),
         key => format!("{ty}.{}", short_hash(&[key.as_bytes()])),
     }
+}
+
+/// Whether a key with this character may stand in a subject as it is: safe for clients in any language.
+fn is_token_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || c == '-'
 }
 
 /// Partition of a key: CRC-32 (zlib) modulo [`PARTITIONS`], so that any language can compute it.
@@ -81,13 +85,19 @@ pub fn traceparent(trace: [u8; 16], span: [u8; 8], flags: u8) -> String {
     text
 }
 
+/// Digits of lower-case hex.
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// Appends bytes in hex.
 fn push_hex(bytes: &[u8], text: &mut String) {
-    let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
     for byte in bytes {
-        text.extend([digit(byte >> 4), digit(byte & 15)]);
+        for digit in [byte >> 4, byte & 15] {
+            text.push(char::from(HEX[usize::from(digit)]));
+        }
     }
 }
 
+/// [`hash`] of the parts in base64url without padding: 22 characters, all of which a NATS token may hold.
 fn short_hash(parts: &[&[u8]]) -> String {
     URL_SAFE_NO_PAD.encode(hash(parts))
 }

@@ -30,12 +30,14 @@ pub const MAX_HOPS: u32 = 64;
 /// Number of virtual partitions, fixed at first start and kept in Redis.
 pub const PARTITIONS: u32 = 256;
 
-/// What is known of an event besides its payload.
+/// Attributes of an event, completed from its stream: all that is known of it besides its payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
     /// Unique for ever, for each (function, event) applied at most once.
     pub id: String,
+    /// `/FUNCTION`, `/gateway`, or any URI reference of a client.
     pub source: String,
+    /// Type, three dotted tokens: `web.page.viewed`.
     pub ty: String,
     /// Creation (or due) time, Unix milliseconds. The age fence hangs on it.
     pub time: u64,
@@ -48,48 +50,57 @@ pub struct Meta {
     pub cause: String,
     /// Functions between the root and this event.
     pub hops: u32,
+    /// Trace that it belongs to [W3C Trace Context], as it came.
     pub traceparent: Option<String>,
+    /// State of that trace, at most 8 KiB, as it came.
     pub tracestate: Option<String>,
+    /// Baggage of that trace [W3C Baggage], at most 8 KiB, as it came.
     pub baggage: Option<String>,
     /// An operator's second chance for a dead letter.
     pub redrive: Option<Redrive>,
-    /// Its flow has a ledger, and what follows from it is entered there.
+    /// Whether its flow has a ledger, in which all that follows from it is entered.
     pub tracked: bool,
 }
 
-/// The order in which a dead letter was redriven, and when: the age fence hangs on that.
+/// Order by which a dead letter was redriven, and its time, which the age fence measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Redrive {
+    /// 1 for the first one of the dead letter.
     pub number: u32,
     /// Unix milliseconds.
     pub at: u64,
 }
 
-/// Header of a redriven event: what the function had made of the event when it set it aside, so that its identity
-/// stays the same. Honoured on `<stream>.redrive.<function>` alone.
+/// Header of a redriven event: the identity that the event had when it was dead-lettered, so that it stays the same. Honoured on `<stream>.redrive.<function>` alone.
 pub const REDRIVE: &str = "Oncue-Redrive";
 
 /// Content of the [`REDRIVE`] header, as percent-encoded JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RedriveHeader {
+    /// See [`Redrive::number`].
     pub number: u32,
-    /// Unix milliseconds.
+    /// See [`Redrive::at`].
     pub at: u64,
+    /// See [`Meta::id`].
     pub id: String,
+    /// See [`Meta::ty`].
     #[serde(rename = "type")]
     pub ty: String,
+    /// See [`Meta::flow`].
     pub flow: String,
-    /// Unix milliseconds.
+    /// See [`Meta::time`].
     pub time: u64,
+    /// See [`Meta::timed`].
     pub timed: bool,
 }
 
+/// Whether a subject is one on which a function hears its redriven events.
 fn is_redrive(subject: &str) -> bool {
     subject.split('.').nth(1) == Some("redrive")
 }
 
 impl Meta {
-    /// What can be said of a message that cannot be read.
+    /// Attributes of a message that cannot be read, from where it stands.
     pub fn of_origin(origin: &Origin<'_>) -> Self {
         let id = origin.id();
         Self {
@@ -110,23 +121,29 @@ impl Meta {
     }
 }
 
-/// An event with its payload, as read from the bus.
+/// Event with its payload, as read from the bus.
 #[derive(Clone, Debug)]
 pub struct Incoming {
+    /// Attributes.
     pub meta: Meta,
+    /// Form of the payload.
     pub format: Format,
+    /// Payload, not decoded.
     pub payload: Bytes,
 }
 
-/// Where a message stands in its stream: what gives plain messages their identity.
+/// Position of a message in its stream, from which plain messages take their identity.
 #[derive(Clone, Debug)]
 pub struct Origin<'a> {
+    /// Name of the stream.
     pub stream: &'a str,
     /// Creation time of the stream, Unix milliseconds: a recreated stream must not look like old events.
     pub stream_created: u64,
+    /// Sequence in the stream.
     pub sequence: u64,
     /// When the stream took the message, Unix milliseconds.
     pub published: u64,
+    /// Subject under which the stream holds it.
     pub subject: &'a str,
 }
 
@@ -137,13 +154,16 @@ impl Origin<'_> {
     }
 }
 
-/// Why a message is not an event: reason class and words.
+/// Reason for which a message is not an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
+    /// Class of the reason, a constant word: `decode`.
     pub reason: &'static str,
+    /// Words for people.
     pub message: String,
 }
 
+/// Error of a message that does not hold what it says it holds.
 fn unreadable(message: impl Into<String>) -> Unreadable {
     Unreadable {
         reason: "decode",
@@ -151,7 +171,8 @@ fn unreadable(message: impl Into<String>) -> Unreadable {
     }
 }
 
-/// Reads one message, in whichever of the three forms it comes, in one pass over its headers.
+/// Reads one message, in whichever of the three forms it comes, in one pass over its headers. Fails for a message that says
+/// it is an event and is none.
 pub fn read<'h>(
     headers: impl Iterator<Item = (&'h str, &'h str)>,
     payload: Bytes,
@@ -161,10 +182,11 @@ pub fn read<'h>(
     for (name, value) in headers {
         raw.take(name, value)?;
     }
-    let (mut payload, mut media_type) = (payload, raw.media_type.take());
-    if raw.structured {
-        (payload, media_type) = raw.take_structured(&payload)?;
-    }
+    let (payload, media_type) = if raw.structured {
+        raw.take_structured(&payload)?
+    } else {
+        (payload, raw.media_type.take())
+    };
     let format = match media_type.as_deref() {
         None => Format::sniff(&payload),
         Some(ty) => Format::of_media_type(ty).ok_or_else(|| {
@@ -184,6 +206,7 @@ pub fn read<'h>(
 #[derive(Default)]
 struct Raw<'h> {
     id: Option<Cow<'h, str>>,
+    /// `Nats-Msg-Id`: the id of a message without `ce-id`.
     msg_id: Option<Cow<'h, str>>,
     source: Option<Cow<'h, str>>,
     ty: Option<Cow<'h, str>>,
@@ -195,10 +218,12 @@ struct Raw<'h> {
     traceparent: Option<&'h str>,
     tracestate: Option<&'h str>,
     baggage: Option<&'h str>,
+    /// JSON of a [`RedriveHeader`].
     redrive: Option<Cow<'h, str>>,
     tracked: bool,
+    /// Whether the body is a whole CloudEvent, which then says all.
     structured: bool,
-    /// When the stream first took it, where that is not the message at hand.
+    /// When the stream first took the event, for one that is redriven.
     published: Option<u64>,
 }
 
@@ -234,6 +259,7 @@ impl<'h> Raw<'h> {
         Ok(())
     }
 
+    /// Takes an attribute by its name in lower case.
     fn attribute(&mut self, name: &[u8], value: Cow<'h, str>) {
         match name {
             b"id" => self.id = Some(value),
@@ -288,6 +314,7 @@ impl<'h> Raw<'h> {
         }
     }
 
+    /// Completes the attributes from where the message stands: id, type, source, time and flow of one that brings none.
     fn meta(mut self, origin: &Origin<'_>) -> Result<Meta, Unreadable> {
         let redrive = self.redrive(origin.subject)?;
         let (id, derived) = match self.id.or(self.msg_id) {
@@ -354,13 +381,14 @@ impl<'h> Raw<'h> {
     }
 }
 
+/// Time of this machine, Unix milliseconds.
 pub fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| d.as_millis() as u64)
 }
 
-/// RFC 3339 in UTC with milliseconds.
+/// Unix milliseconds as RFC 3339 in UTC with milliseconds; empty for a time beyond all calendars.
 pub fn format_time(ms: u64) -> String {
     DateTime::from_timestamp_millis(ms as i64).map_or_else(String::new, |t| {
         t.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
@@ -372,7 +400,8 @@ pub fn parse_time(text: &str) -> Option<u64> {
     u64::try_from(DateTime::parse_from_rfc3339(text).ok()?.timestamp_millis()).ok()
 }
 
-/// The headers of an event in binary mode. `key` goes into both `subject` and `partitionkey`.
+/// Headers of an event in binary mode, percent-encoded, in the order in which they are sent. `key` goes into both `subject`
+/// and `partitionkey`.
 pub fn headers(meta: &Meta, key: &str, format: Format) -> Vec<(&'static str, String)> {
     let mut headers = Vec::with_capacity(14);
     each_header(meta, key, format, |name, value| {
@@ -381,35 +410,38 @@ pub fn headers(meta: &Meta, key: &str, format: Format) -> Vec<(&'static str, Str
     headers
 }
 
-/// The same, one by one.
+/// Hands the headers of an event in binary mode to `put` one by one, as [`headers`] collects them.
 pub fn each_header(
     meta: &Meta,
     key: &str,
     format: Format,
     mut put: impl FnMut(&'static str, &str),
 ) {
-    let mut encoded = |name: &'static str, value: &str| put(name, &percent_encode(value));
-    encoded("ce-specversion", "1.0");
-    encoded("ce-id", &meta.id);
-    encoded("ce-source", &meta.source);
-    encoded("ce-type", &meta.ty);
+    put_encoded(&mut put, "ce-specversion", "1.0");
+    put_encoded(&mut put, "ce-id", &meta.id);
+    put_encoded(&mut put, "ce-source", &meta.source);
+    put_encoded(&mut put, "ce-type", &meta.ty);
     if meta.timed {
-        encoded("ce-time", &format_time(meta.time));
+        put_encoded(&mut put, "ce-time", &format_time(meta.time));
     }
     if !key.is_empty() {
-        encoded("ce-subject", key);
-        encoded("ce-partitionkey", key);
+        put_encoded(&mut put, "ce-subject", key);
+        put_encoded(&mut put, "ce-partitionkey", key);
     }
-    encoded("ce-datacontenttype", format.media_type());
-    encoded("ce-flowid", &meta.flow);
+    put_encoded(&mut put, "ce-datacontenttype", format.media_type());
+    put_encoded(&mut put, "ce-flowid", &meta.flow);
     if !meta.cause.is_empty() {
-        encoded("ce-causationid", &meta.cause);
+        put_encoded(&mut put, "ce-causationid", &meta.cause);
     }
-    encoded("ce-hopcount", itoa::Buffer::new().format(meta.hops));
+    put_encoded(
+        &mut put,
+        "ce-hopcount",
+        itoa::Buffer::new().format(meta.hops),
+    );
     if meta.tracked {
-        encoded("ce-tracked", "1");
+        put_encoded(&mut put, "ce-tracked", "1");
     }
-    encoded("Nats-Msg-Id", &meta.id);
+    put_encoded(&mut put, "Nats-Msg-Id", &meta.id);
     let context = [
         ("traceparent", &meta.traceparent),
         ("tracestate", &meta.tracestate),
@@ -420,4 +452,9 @@ pub fn each_header(
             put(name, value);
         }
     }
+}
+
+/// Hands over one header, with its value percent-encoded.
+fn put_encoded(put: &mut impl FnMut(&'static str, &str), name: &'static str, value: &str) {
+    put(name, &percent_encode(value));
 }

@@ -167,7 +167,11 @@ fn from_outcome(what: String, outcome: Outcome) -> Change {
         Outcome::Different(fields) => {
             let fields = fields
                 .into_iter()
-                .map(|(field, is, should)| Difference { field, is, should })
+                .map(|d| Difference {
+                    field: d.field,
+                    is: d.is,
+                    should: d.should,
+                })
                 .collect();
             Change {
                 fields,

@@ -60,7 +60,6 @@ struct Seen {
     /// Raised whenever the graph is another one.
     version: u64,
     graph: graph::Graph,
-    names: BTreeSet<&'static str>,
 }
 
 /// What browsers are told, ready to send.
@@ -213,17 +212,6 @@ impl Board {
         consumer
             .filter(|consumer| consumer.stream == stream)
             .map_or(0, |consumer| consumer.acked)
-    }
-
-    /// A function's name for as long as the process lives, which is what a seen-mark wants. Each is kept once.
-    pub fn name(&self, function: &str) -> &'static str {
-        let names = &mut self.seen().names;
-        if let Some(name) = names.get(function) {
-            return name;
-        }
-        let name: &'static str = function.to_owned().leak();
-        names.insert(name);
-        name
     }
 }
 

@@ -117,7 +117,7 @@ async fn take_steps(app: &App, members: &mut [Member]) -> Result<(), Problem> {
         for (function, stream) in listeners.get(&member.meta.ty).into_iter().flatten() {
             let horizon = app.config.stream(stream).horizon.0.as_millis() as u64;
             marks.push(Mark::new(
-                app.board.name(function),
+                function.as_str(),
                 &member.event.key,
                 &member.meta,
                 horizon,

@@ -23,7 +23,7 @@ enum End {
 fn story(point: &str) -> &'static str {
     match point {
         "run.counted" | "retry.done" => "fail-until:2",
-        "bury.begin" | "bury.published" | "bury.recorded" => "reject",
+        "dead_letter.begin" | "dead_letter.published" | "dead_letter.recorded" => "reject",
         _ => "emit:2",
     }
 }
@@ -256,7 +256,7 @@ fn crash_points_are_in_no_binary_but_those_for_tests() {
             .windows(name.len())
             .any(|window| window == name.as_bytes())
     };
-    for name in ["bury.recorded", "ONCUE_SABOTAGE", "built with failpoints"] {
+    for name in ["dead_letter.recorded", "ONCUE_SABOTAGE", "built with failpoints"] {
         assert!(
             holds("failpoints/misbehave", name),
             "{name} is looked for in the wrong way"

@@ -382,7 +382,7 @@ async fn a_dead_letter_lives_again_only_for_a_later_redrive(store: &AnyStore) {
     commit(
         store,
         alone(CommitEvent {
-            purpose: Purpose::Bury,
+            purpose: Purpose::DeadLetter,
             ..handled_at("rd", "/rd", old, true)
         }),
     )
@@ -394,7 +394,7 @@ async fn a_dead_letter_lives_again_only_for_a_later_redrive(store: &AnyStore) {
         commit(
             store,
             alone(CommitEvent {
-                purpose: Purpose::Bury,
+                purpose: Purpose::DeadLetter,
                 ..redriven(1)
             })
         )
@@ -444,7 +444,7 @@ async fn the_age_fence_holds(store: &AnyStore) {
     }
     // A dead letter is recorded however old the event is, and then stays dead.
     let dead = CommitEvent {
-        purpose: Purpose::Bury,
+        purpose: Purpose::DeadLetter,
         ..handled_at("old", "/f", now - HORIZON - 60_000, true)
     };
     assert_eq!(commit(store, alone(dead)).await, [Status::Applied]);

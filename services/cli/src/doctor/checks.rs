@@ -266,7 +266,7 @@ async fn compare(settings: &Settings, bus: &Bus, manifests: &[Manifest], report:
             Ok(Outcome::Different(fields)) => {
                 let fields: Vec<String> = fields
                     .iter()
-                    .map(|(field, is, should)| format!("{field} is {is}, should be {should}"))
+                    .map(|d| format!("{} is {}, should be {}", d.field, d.is, d.should))
                     .collect();
                 report.fix(
                     format!("{}: {}", wanted.name, fields.join("; ")),

@@ -1,22 +1,24 @@
-//! Backoff: delays that double from attempt to attempt up to a limit, with a random half taken off, so that those who
-//! failed together do not come back together.
+//! Backoff: delays that double from attempt to attempt up to a limit, with a random half taken off, so that processes
+//! which failed together do not come back together.
 
 use std::time::Duration;
 
-/// Delays between attempts.
+/// Delays between attempts: exponential, capped, with jitter.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
+    /// Delay after the first attempt, before jitter.
     pub first: Duration,
+    /// Longest delay, before jitter.
     pub longest: Duration,
 }
 
 impl Backoff {
-    /// Delay before the attempt after the `attempt`th, which counts from 1.
+    /// Delay after the `attempt`th attempt, counted from 1: between half of it and all of it, at random.
     pub fn delay(&self, attempt: u32) -> Duration {
         self.delay_with(attempt, fastrand::f64())
     }
 
-    /// The same with `random` in 0..1 in place of chance.
+    /// Delay as [`delay`](Self::delay) has it, with `random` in 0..1 in place of chance: 0 for half of it, 1 for all.
     pub fn delay_with(&self, attempt: u32, random: f64) -> Duration {
         let doubled = self
             .first
@@ -25,7 +27,8 @@ impl Backoff {
     }
 }
 
-/// Between half of `pause` and one and a half: for work that many processes do on the side, each when it likes.
+/// Pause with jitter, between half of `pause` and one and a half: for work that many processes do on the side and better
+/// not at the same moment.
 pub fn spread(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + fastrand::f64())
 }

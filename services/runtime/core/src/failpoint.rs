@@ -4,9 +4,9 @@
 //! `FAILPOINTS="commit.done=2*off->1*return(abort)"` ends the process at the third event that gets there; `freeze`
 //! stops it until somebody sends SIGCONT. `ONCUE_SABOTAGE=no-fence` breaks the protocol on purpose.
 
-/// Every crash point, in the order in which an event meets them.
+/// Names of all crash points, in the order in which an event meets them.
 pub const POINTS: [&str; 14] = [
-    "pulled",         // taken in hand
+    "pulled",         // in flight
     "read.done",      // row and seen-mark are read
     "run.counted",    // an event that was delivered before is counted
     "handler.done",   // the handler has run, nothing is written
@@ -16,9 +16,9 @@ pub const POINTS: [&str; 14] = [
     "publish.done",   // all outputs are in their streams
     "mark.done",      // and marked as published
     "ack.done",       // the input is acked
-    "bury.begin",     // to be dead-lettered, nothing sent
-    "bury.published", // the letter is in its stream
-    "bury.recorded",  // and recorded
+    "dead_letter.begin",     // to be dead-lettered, nothing sent
+    "dead_letter.published", // the dead letter is in its stream
+    "dead_letter.recorded",  // and recorded
     "retry.done",     // given back
 ];
 
@@ -37,33 +37,39 @@ pub enum Sabotage {
     VouchForAll,
 }
 
+/// Without the feature: nothing.
 #[cfg(not(feature = "failpoints"))]
 #[allow(clippy::inline_always)] // so that not even a debug build holds the names
 mod inner {
     use super::Sabotage;
 
+    /// Nothing.
     #[inline(always)]
     pub fn start() {}
 
+    /// Nothing.
     #[inline(always)]
     pub fn point(_: &'static str) {}
 
+    /// `false`.
     #[inline(always)]
     pub fn sabotaged(_: Sabotage) -> bool {
         false
     }
 }
 
+/// With the feature: what the environment asks for.
 #[cfg(feature = "failpoints")]
 mod inner {
     use super::{POINTS, Sabotage};
 
-    /// Reads `FAILPOINTS`. Said on stderr, so that nobody runs such a binary unknowingly.
+    /// Reads `FAILPOINTS`, and says so on stderr, so that nobody runs such a binary unknowingly.
     pub fn start() {
         eprintln!("oncue: built with failpoints, for tests only");
         std::mem::forget(fail::FailScenario::setup());
     }
 
+    /// Crash point: does what `FAILPOINTS` says of its name. Panics for a name that is not in [`POINTS`].
     pub fn point(name: &'static str) {
         assert!(POINTS.contains(&name), "crash point {name} is not listed");
         match fail::eval(name, Option::unwrap_or_default).as_deref() {
@@ -81,6 +87,7 @@ mod inner {
         }
     }
 
+    /// Whether `ONCUE_SABOTAGE` asks for this way.
     pub fn sabotaged(how: Sabotage) -> bool {
         let name = match how {
             Sabotage::NoSeenMarks => "no-seen-marks",

@@ -1,4 +1,11 @@
-//! NATS, Redis and configuration, and the data that Oncue's programs exchange. No worker, no OpenTelemetry, no HTTP.
+//! Platform layer of Oncue: NATS, Redis and configuration, and the data that Oncue's programs exchange. No worker, no
+//! OpenTelemetry, no HTTP.
+//!
+//! * [`config`]: `oncue.toml` and the environment, checked before anything is opened.
+//! * [`bus`]: NATS. Its page says which streams, subjects and consumers there are.
+//! * [`store`]: Redis. Its page says which keys there are.
+//! * [`model`]: manifests, flows, audits: what one program writes and another one reads.
+//! * [`process`], [`backoff`], [`failpoint`]: name and end of a process, delays, crash points for tests.
 
 pub mod config;
 pub mod bus;

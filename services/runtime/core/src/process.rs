@@ -1,9 +1,9 @@
-//! A process of Oncue: its name among its like, and how it is told to stop.
+//! Process: its name among others, and the signal to stop.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-/// `ONCUE_INSTANCE`, or host name and process id.
+/// Name of this process: `ONCUE_INSTANCE`, or `HOST-PID`, with `-` for anything but letters, digits, `-` and `_`.
 pub fn instance() -> String {
     std::env::var("ONCUE_INSTANCE").unwrap_or_else(|_| {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
@@ -20,12 +20,10 @@ pub fn instance() -> String {
     })
 }
 
-/// Turns true at the first SIGTERM or Ctrl-C.
+/// Turns true at the first SIGTERM or Ctrl-C. Fails where the handlers cannot be set.
 pub fn stop_signal() -> std::io::Result<watch::Receiver<bool>> {
-    let (mut term, mut int) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }

@@ -91,7 +91,7 @@ fn operation() -> impl Strategy<Value = (usize, Change)> {
 
 fn event() -> impl Strategy<Value = EventPlan> {
     let age = prop_oneof![8 => 0..1usize, 1 => 1..AGES.len()];
-    let purpose = prop_oneof![8 => Just(Purpose::Apply), 1 => Just(Purpose::Bury), 1 => Just(Purpose::Recall)];
+    let purpose = prop_oneof![8 => Just(Purpose::Apply), 1 => Just(Purpose::DeadLetter), 1 => Just(Purpose::Recall)];
     let payload = prop_oneof![12 => Just(7u64), 1 => Just(8u64)];
     (
         0..IDS,

@@ -38,7 +38,7 @@ pub async fn a_mark_says_where_its_event_stands(store: &AnyStore) {
         (
             "dead",
             CommitEvent {
-                purpose: Purpose::Bury,
+                purpose: Purpose::DeadLetter,
                 ..at(19, handled("dead", "/x"))
             },
             Some((19, false)),

@@ -1,6 +1,7 @@
 //! What becomes of redriven events: found in the seen-marks, in the consumer's progress, and in new dead letters.
 
 use serde_json::Value;
+use std::sync::Arc;
 
 use super::letters::{self, Letter};
 use super::ms;
@@ -107,8 +108,7 @@ impl<'c> Watch<'c> {
         let Some(first) = sent.first() else {
             return Vec::new();
         };
-        // A mark's name lives as long as the program: one for all of a group.
-        let function: &'static str = first.letter.content.function.clone().leak();
+        let function: Arc<str> = first.letter.content.function.as_str().into();
         let horizon = self
             .config
             .stream(&first.letter.content.stream)
@@ -116,7 +116,14 @@ impl<'c> Watch<'c> {
             .0
             .as_millis() as u64;
         sent.iter()
-            .map(|sent| Mark::new(function, &sent.letter.content.key, &meta(sent), horizon))
+            .map(|sent| {
+                Mark::new(
+                    function.clone(),
+                    &sent.letter.content.key,
+                    &meta(sent),
+                    horizon,
+                )
+            })
             .collect()
     }
 }

@@ -1,4 +1,4 @@
-//! Many messages stored as one: where the server writes to disk before it answers, an atomic batch costs one write where
+//! Atomic batches: many messages stored as one. Where the server writes to disk before it answers, an atomic batch costs one write where
 //! its messages would cost one each [NATS ADR-50].
 
 use std::collections::HashMap;
@@ -7,12 +7,12 @@ use super::layout::TIMER;
 use super::{Bus, Outbound, PublishError};
 use oncue_proto::event;
 
-/// The server takes 1,000 messages in a batch; fewer keep one from holding up the next.
-const MOST: usize = 500;
+/// Most messages in a batch. The server takes 1,000; fewer keep one from holding up the next.
+const MAX_BATCH: usize = 500;
 
 impl Bus {
-    /// Publishes all of them, as an atomic batch for each stream where there is more than one for it. A batch that is
-    /// refused, or whose answer is lost, is published again message by message: ids make that safe.
+    /// Publishes messages, those of one stream in atomic batches of up to 500; returns a result for each, in order. A batch
+    /// that is refused, or whose answer is lost, is published again message by message: ids make that safe.
     pub async fn publish_all(&self, messages: Vec<Outbound>) -> Vec<Result<(), PublishError>> {
         let mut streams: HashMap<String, Vec<usize>> = HashMap::new();
         for (at, message) in messages.iter().enumerate() {
@@ -23,7 +23,7 @@ impl Bus {
         }
         let mut answers: Vec<Result<(), PublishError>> = messages.iter().map(|_| Ok(())).collect();
         for (stream, places) in streams {
-            for places in places.chunks(MOST) {
+            for places in places.chunks(MAX_BATCH) {
                 let batch: Vec<Outbound> = places.iter().map(|at| messages[*at].clone()).collect();
                 // Schedules replace each other by subject, which a batch does not allow.
                 if batch.len() > 1 && stream != TIMER {
@@ -42,6 +42,7 @@ impl Bus {
         answers
     }
 
+    /// Publishes all messages or none. The server answers to the last one only.
     async fn publish_batch(&self, messages: &[Outbound]) -> Result<(), PublishError> {
         let id = event::new_id();
         let waiting = self.acks.expect(1);

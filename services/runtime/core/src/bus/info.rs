@@ -16,8 +16,9 @@ use super::{ApiError, Bus, StoredMessage};
 pub mod code {
     /// A message that was asked to be deleted is not there.
     pub const SEQUENCE_NOT_FOUND: u64 = 10057;
-    /// The account or the server is out of file or memory storage.
+    /// The account or the server is out of resources.
     pub const INSUFFICIENT_RESOURCES: u64 = 10023;
+    /// The account or the server is out of file or memory storage.
     pub const STORAGE_EXCEEDED: u64 = 10047;
     /// The message is larger than the stream accepts.
     pub const MESSAGE_TOO_LARGE: u64 = 10054;
@@ -27,13 +28,15 @@ pub mod code {
     pub const STREAM_BYTES_EXCEEDED: u64 = 10122;
 }
 
-/// `STREAM.INFO`: a stream as it is.
+/// Answer to `STREAM.INFO`: a stream as it is.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct StreamInfo {
     /// RFC 3339; see [`created_ms`](Self::created_ms).
     created: String,
+    /// Settings that it has.
     pub config: StreamSettings,
+    /// Messages that it holds.
     pub state: StreamState,
 }
 
@@ -41,18 +44,27 @@ pub struct StreamInfo {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct StreamSettings {
+    /// Name of the stream: the domain, for those of events.
     pub name: String,
+    /// Most bytes it may hold; -1 for any number.
     pub max_bytes: i64,
+    /// Servers that hold a copy.
     pub num_replicas: u64,
 }
 
+/// Messages in a stream, as of the answer.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct StreamState {
+    /// Number of messages.
     pub messages: u64,
+    /// Bytes on disk, with headers and the server's own.
     pub bytes: u64,
+    /// Sequence of the first message that is still there.
     pub first_seq: u64,
+    /// Sequence of the last message ever taken; 0 for none.
     pub last_seq: u64,
+    /// Number of consumers, durable or not.
     pub consumer_count: u64,
     /// Messages by subject, where they were asked for.
     pub subjects: BTreeMap<String, u64>,
@@ -65,34 +77,45 @@ impl StreamInfo {
     }
 }
 
-/// `CONSUMER.INFO`: a consumer as it is.
+/// Answer to `CONSUMER.INFO`: a consumer as it is.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct ConsumerInfo {
+    /// Stream that it reads.
     pub stream_name: String,
+    /// Name of the function, for one of ours.
     pub name: String,
+    /// RFC 3339; see [`created_ms`](Self::created_ms).
     created: String,
+    /// Settings that it has.
     pub config: ConsumerSettings,
+    /// Last message that was delivered.
     pub delivered: SequencePair,
-    /// Below it everything is acked.
+    /// Last message below which everything is acked.
     pub ack_floor: SequencePair,
     /// Messages not yet delivered.
     pub num_pending: u64,
     /// Messages delivered and not acked.
     pub num_ack_pending: u64,
+    /// Messages delivered more than once and not acked.
     pub num_redelivered: u64,
+    /// Whether it delivers nothing for now.
     pub paused: bool,
 }
 
+/// Settings of a consumer that somebody reads.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct ConsumerSettings {
-    /// Functions have durable consumers; whoever only looks on has not.
+    /// Functions have durable consumers; programs that only look on have not.
     pub durable_name: Option<String>,
+    /// `all`, `new` or another word of the server: where in the stream it began.
     pub deliver_policy: String,
+    /// Filter of a consumer that was made with one.
     filter_subject: Option<String>,
+    /// Filters of a consumer that was made with several.
     filter_subjects: Vec<String>,
-    /// Nanoseconds.
+    /// Nanoseconds without an ack after which a message is delivered again.
     pub ack_wait: u64,
 }
 
@@ -104,10 +127,13 @@ impl ConsumerSettings {
     }
 }
 
+/// Position of a message, twice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct SequencePair {
+    /// Among the deliveries of the consumer, from 1.
     pub consumer_seq: u64,
+    /// In the stream.
     pub stream_seq: u64,
 }
 
@@ -117,11 +143,12 @@ impl ConsumerInfo {
         event::parse_time(&self.created)
     }
 
-    /// Messages that wait or are in some worker's hands.
+    /// Messages that wait or are in flight.
     pub fn lag(&self) -> u64 {
         self.num_pending + self.num_ack_pending
     }
 
+    /// Whether nothing waits and nothing is in flight.
     pub fn is_idle(&self) -> bool {
         self.lag() == 0
     }
@@ -132,6 +159,7 @@ impl ConsumerInfo {
     }
 }
 
+/// Page of a list; `total` counts the whole list.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Page {
@@ -140,6 +168,7 @@ struct Page {
     consumers: Vec<Value>,
 }
 
+/// Page of the list of names.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Names {
@@ -148,27 +177,33 @@ struct Names {
 }
 
 #[derive(Deserialize)]
+/// Answer to `STREAM.MSG.GET`.
 struct MessageAnswer {
     message: RawMessage,
 }
 
+/// Message of a stream as the server writes it.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct RawMessage {
     seq: u64,
     subject: String,
+    /// RFC 3339.
     time: String,
+    /// Header block, in base64.
     hdrs: String,
+    /// Payload, in base64.
     data: String,
 }
 
 impl Bus {
+    /// Stream by its name; a 404 where there is none.
     pub async fn stream_info(&self, stream: &str) -> Result<StreamInfo, ApiError> {
         self.ask(&format!("STREAM.INFO.{stream}"), &Value::Null)
             .await
     }
 
-    /// How many messages the stream holds of each subject that `filter` matches.
+    /// Messages that the stream holds of each subject that `filter` matches.
     pub async fn stream_subjects(
         &self,
         stream: &str,
@@ -181,7 +216,7 @@ impl Bus {
         Ok(info.state.subjects)
     }
 
-    /// Every stream of the account, 256 in one answer.
+    /// Every stream of the account. The server sends 256 in one answer.
     pub async fn streams(&self) -> Result<Vec<StreamInfo>, ApiError> {
         self.pages("STREAM.LIST", |page| page.streams).await
     }
@@ -200,6 +235,7 @@ impl Bus {
         }
     }
 
+    /// Consumer by its stream and name; a 404 where there is none.
     pub async fn consumer_info(
         &self,
         stream: &str,
@@ -209,7 +245,7 @@ impl Bus {
             .await
     }
 
-    /// Every consumer of a stream, 256 in one answer.
+    /// Every consumer of a stream. The server sends 256 in one answer.
     pub async fn consumers(&self, stream: &str) -> Result<Vec<ConsumerInfo>, ApiError> {
         self.pages(&format!("CONSUMER.LIST.{stream}"), |page| page.consumers)
             .await
@@ -255,6 +291,7 @@ impl Bus {
             .await
     }
 
+    /// Message that a question to `STREAM.MSG.GET` leads to; `None` when there is none.
     async fn stored_message(
         &self,
         stream: &str,
@@ -268,6 +305,7 @@ impl Bus {
         }
     }
 
+    /// All items of a list that comes in pages.
     async fn pages<T: DeserializeOwned>(
         &self,
         request: &str,
@@ -288,7 +326,8 @@ impl Bus {
         }
     }
 
-    async fn ask<T: DeserializeOwned>(
+    /// One request to the JetStream API, with its answer as `T`; 500 where it is of another form.
+    pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         request: &str,
         question: &Value,
@@ -298,6 +337,7 @@ impl Bus {
     }
 }
 
+/// Error of an answer in another form than the server's API has.
 #[allow(clippy::needless_pass_by_value)] // for `map_err`
 fn unreadable(e: serde_json::Error) -> ApiError {
     ApiError {
@@ -307,10 +347,15 @@ fn unreadable(e: serde_json::Error) -> ApiError {
     }
 }
 
+/// Bytes of a part; none of one that is not base64.
+fn decode_base64(text: &str) -> Vec<u8> {
+    STANDARD.decode(text).unwrap_or_default()
+}
+
 impl From<RawMessage> for StoredMessage {
     fn from(message: RawMessage) -> Self {
-        let plain = |text: &str| STANDARD.decode(text).unwrap_or_default();
-        let headers = String::from_utf8_lossy(&plain(&message.hdrs)).into_owned();
+        let block = decode_base64(&message.hdrs);
+        let headers = String::from_utf8_lossy(&block);
         let headers = headers.lines().skip(1).filter_map(|line| {
             let (name, value) = line.split_once(':')?;
             Some((name.to_owned(), value.trim().to_owned()))
@@ -320,7 +365,7 @@ impl From<RawMessage> for StoredMessage {
             time: event::parse_time(&message.time).unwrap_or(0),
             subject: message.subject,
             headers: headers.collect(),
-            payload: plain(&message.data).into(),
+            payload: decode_base64(&message.data).into(),
         }
     }
 }

@@ -3,12 +3,14 @@
 //! Only what is asked for is compared, field by field as the server's own JSON, so a server that knows more fields
 //! than we do never looks different, and one that silently ignores a field always does.
 
-use std::fmt;
+use std::fmt::Write as _;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{ApiError, Bus, BusError, Outbound, failed};
+use crate::backoff::Backoff;
 use crate::config::{Config, Limits, Schedule, StreamConfig};
 use oncue_proto::event;
 
@@ -16,31 +18,56 @@ use oncue_proto::event;
 pub const DLQ: &str = "dlq";
 /// Stream of schedules and of what they fire.
 pub const TIMER: &str = "timer";
-/// How long a fired event stays in the timer stream; its own stream takes it over at once, unless it is full.
+/// Time that a fired event stays in the timer stream; its own stream takes it over at once, unless it is full.
 const FIRED_TTL: &str = "72h";
 /// Object store bucket of the app's files.
 pub const FILES: &str = "files";
 
-/// A stream or consumer as it should be.
+/// Pauses while the servers of a cluster agree on what another process is just making.
+const CREATE_BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(500),
+    longest: Duration::from_secs(1),
+};
+/// Attempts to find or make a stream or consumer at start-up.
+const CREATE_ATTEMPTS: u32 = 3;
+
+/// Stream or consumer as it should be.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// `stream web` or `consumer web/count-views`, for people.
     pub name: String,
+    /// Request for the configuration as it is, without `$JS.API.`, as are the next two.
     info: String,
+    /// Request that creates it.
     create: String,
+    /// Request that changes it.
     update: String,
+    /// Fields that are compared, and that an update changes.
     config: Map<String, Value>,
     /// Fields that count at creation only; the server does not let them change.
     fixed: Map<String, Value>,
 }
 
-/// What is different, and what was done about it.
+/// Result of comparing a stream or consumer with what it should be, or, where the [`Mode`] allows it, of changing it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
+    /// As it should be.
     Same,
+    /// Not there before.
     Created,
-    /// Field, what it is, what it should be.
-    Different(Vec<(String, Value, Value)>),
+    /// There with another configuration.
+    Different(Vec<Difference>),
+}
+
+/// Field of a configuration that is not as it should be, in the server's own JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Name of the field, as the server calls it.
+    pub field: String,
+    /// Value on the server; `null` where the field is absent.
+    pub is: Value,
+    /// Value that was asked for.
+    pub should: Value,
 }
 
 /// How far [`Bus::ensure`] may go.
@@ -48,30 +75,42 @@ pub enum Outcome {
 pub enum Mode {
     /// Change nothing, report.
     Look,
-    /// Create what is missing; a different one is an error that prints the difference.
+    /// Create what is missing; report what is different.
     Create,
     /// Create what is missing and change what is different.
     Apply,
 }
 
-/// A stream or consumer exists with another configuration.
-#[derive(Debug)]
-pub struct Mismatch(pub String, pub Vec<(String, Value, Value)>);
-
-impl fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{} exists with another configuration; `oncue apply` changes it:",
-            self.0
-        )?;
-        for (field, is, should) in &self.1 {
-            writeln!(f, "  {field}: is {is}, should be {should}")?;
-        }
-        Ok(())
-    }
+/// A stream or consumer exists with another configuration. Prints a line for each difference.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{name} exists with another configuration; `oncue apply` changes it:\n{}",
+    lines(differences)
+)]
+pub struct Mismatch {
+    /// Name of the stream or consumer, for people.
+    pub name: String,
+    /// At least one.
+    pub differences: Vec<Difference>,
 }
 
+/// Differences for people, a line each.
+fn lines(differences: &[Difference]) -> String {
+    let mut lines = String::new();
+    for Difference { field, is, should } in differences {
+        let _ = writeln!(lines, "  {field}: is {is}, should be {should}");
+    }
+    lines
+}
+
+/// Answer about a stream or consumer, of which only the configuration is looked at.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Existing {
+    config: Map<String, Value>,
+}
+
+/// Fields of a literal object.
 fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
@@ -79,7 +118,7 @@ fn object(value: Value) -> Map<String, Value> {
     }
 }
 
-/// The stream of one domain: limits retention, and full means refused, never silently dropped.
+/// Stream of one domain: limits retention, and full means refused, never silently dropped.
 ///
 /// The server allows message schedules only on a stream that may discard old messages. So schedules have a stream of
 /// their own, without a limit that could make it discard; each domain's stream sources from there what is due in it.
@@ -117,10 +156,8 @@ pub fn stream(domain: &str, config: &StreamConfig) -> Wanted {
         );
         // The key token is for those who subscribe. Kept, each key would be a subject of the stream, and to find the next
         // event for a consumer of several subjects the server goes through all of them: 20 times the CPU at 5,000 keys.
-        let (keyed, bare) = (
-            format!("{domain}.*.*.*"),
-            format!("{domain}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}"),
-        );
+        let keyed = format!("{domain}.*.*.*");
+        let bare = format!("{domain}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}");
         fields.insert(
             "subject_transform".into(),
             json!({ "src": keyed, "dest": bare }),
@@ -129,7 +166,7 @@ pub fn stream(domain: &str, config: &StreamConfig) -> Wanted {
     wanted_stream(domain, fields)
 }
 
-/// The object store bucket for files, in the layout every NATS client knows [ADR-20].
+/// Object store bucket for files, in the layout every NATS client knows [ADR-20].
 pub fn bucket(name: &str, config: &StreamConfig) -> Wanted {
     let fields = json!({
         "name": format!("OBJ_{name}"),
@@ -145,6 +182,7 @@ pub fn bucket(name: &str, config: &StreamConfig) -> Wanted {
     wanted_stream(&format!("OBJ_{name}"), object(fields))
 }
 
+/// Stream of these fields, all of which an update may change.
 fn wanted_stream(name: &str, config: Map<String, Value>) -> Wanted {
     Wanted {
         name: format!("stream {name}"),
@@ -156,7 +194,8 @@ fn wanted_stream(name: &str, config: Map<String, Value>) -> Wanted {
     }
 }
 
-/// The durable pull consumer of one function, shared by all its workers.
+/// Durable pull consumer of one function, shared by all its workers: explicit acks, deliveries without end (attempts are
+/// counted in Redis, and a worker dead-letters, not the server), and at most `reserved_concurrency` events in flight.
 pub fn consumer(function: &str, stream: &str, filters: &[String], limits: &Limits) -> Wanted {
     let config = json!({
         "durable_name": function,
@@ -178,7 +217,7 @@ pub fn consumer(function: &str, stream: &str, filters: &[String], limits: &Limit
     }
 }
 
-/// Subjects of a type: bare, and with a key token.
+/// Subjects of types: of each the bare one, and the one with a key token.
 pub fn filters(types: &[&str]) -> Vec<String> {
     types
         .iter()
@@ -187,78 +226,104 @@ pub fn filters(types: &[&str]) -> Vec<String> {
 }
 
 impl Wanted {
-    fn body(&self, stream: Option<&str>, exists: bool) -> Value {
+    /// Stream of a consumer; `None` for a stream.
+    fn stream_of_consumer(&self) -> Option<&str> {
+        let name = self.create.strip_prefix("CONSUMER.CREATE.")?;
+        name.split('.').next()
+    }
+
+    /// Request that creates it.
+    fn create_body(&self) -> Value {
         let mut config = self.config.clone();
-        if !exists {
-            config.extend(self.fixed.clone());
+        config.extend(self.fixed.clone());
+        self.body(config, "create")
+    }
+
+    /// Request that updates it. An update replaces the whole configuration, so fields that we have no opinion on are carried
+    /// over from the `existing` one.
+    fn update_body(&self, existing: &Map<String, Value>) -> Value {
+        let mut config = self.config.clone();
+        for (field, value) in existing {
+            config.entry(field.clone()).or_insert_with(|| value.clone());
         }
-        match stream {
-            Some(stream) => {
-                json!({ "stream_name": stream, "config": config, "action": if exists { "update" } else { "create" } })
-            }
+        if self.stream_of_consumer().is_some() {
+            config.remove("filter_subject"); // excludes filter_subjects
+        }
+        self.body(config, "update")
+    }
+
+    /// Body of a request: the configuration, for a consumer with its stream and what to do.
+    fn body(&self, config: Map<String, Value>, action: &str) -> Value {
+        match self.stream_of_consumer() {
+            Some(stream) => json!({ "stream_name": stream, "config": config, "action": action }),
             None => Value::Object(config),
         }
     }
 
-    /// Absent, null, false and zero are one to the server.
-    fn differences(&self, actual: &Value) -> Vec<(String, Value, Value)> {
-        let empty =
-            |v: &Value| matches!(v, Value::Null | Value::Bool(false)) || v.as_i64() == Some(0);
-        let same = |is: &Value, should: &Value| is == should || (empty(is) && empty(should));
-        let pairs = self
-            .config
-            .iter()
-            .map(|(field, should)| (field, actual.get(field).unwrap_or(&Value::Null), should));
-        pairs
-            .filter(|(_, is, should)| !same(is, should))
-            .map(|(f, is, should)| (f.clone(), is.clone(), should.clone()))
-            .collect()
+    /// Fields that are not as they should be.
+    fn differences(&self, existing: &Map<String, Value>) -> Vec<Difference> {
+        let mut differences = Vec::new();
+        for (field, should) in &self.config {
+            let is = existing.get(field).unwrap_or(&Value::Null);
+            if is != should && !(is_unset(is) && is_unset(should)) {
+                differences.push(Difference {
+                    field: field.clone(),
+                    is: is.clone(),
+                    should: should.clone(),
+                });
+            }
+        }
+        differences
     }
 }
 
+/// Absent, null, false and zero are one to the server.
+fn is_unset(value: &Value) -> bool {
+    matches!(value, Value::Null | Value::Bool(false)) || value.as_i64() == Some(0)
+}
+
 impl Bus {
-    /// Compares with what is there and acts as `mode` allows. `Err` holds the server's refusal.
+    /// Compares with what is there and acts as `mode` allows. Fails with the server's refusal.
     pub async fn ensure(&self, wanted: &Wanted, mode: Mode) -> Result<Outcome, ApiError> {
-        let stream = wanted
-            .create
-            .strip_prefix("CONSUMER.CREATE.")
-            .and_then(|rest| rest.split('.').next());
-        let differences = match self.api(&wanted.info, &Value::Null).await {
-            Ok(info) => wanted.differences(info.get("config").unwrap_or(&Value::Null)),
+        let existing = match self.existing(wanted).await {
+            Ok(existing) => existing.config,
             Err(e) if e.is_not_found() => {
                 if mode != Mode::Look {
-                    self.create(wanted, stream).await?;
+                    self.create(wanted).await?;
                 }
                 return Ok(Outcome::Created);
             }
             Err(e) => return Err(e),
         };
+        let differences = wanted.differences(&existing);
         if differences.is_empty() {
             return Ok(Outcome::Same);
         }
         if mode == Mode::Apply {
-            let info = self.api(&wanted.info, &Value::Null).await?;
-            let mut body = wanted.body(stream, true);
-            keep_unasked(&mut body, &info["config"], stream.is_some());
+            let body = wanted.update_body(&existing);
             self.api(&wanted.update, &body).await?;
         }
         Ok(Outcome::Different(differences))
     }
 
-    /// Several workers of one function may start at once: whoever comes second finds what the first has made.
-    async fn create(&self, wanted: &Wanted, stream: Option<&str>) -> Result<(), ApiError> {
-        let made = match self.api(&wanted.create, &wanted.body(stream, false)).await {
+    /// Configuration as it is; a 404 where there is none.
+    async fn existing(&self, wanted: &Wanted) -> Result<Existing, ApiError> {
+        self.ask(&wanted.info, &Value::Null).await
+    }
+
+    /// Several workers of one function may start at once: the second finds what the first has made.
+    async fn create(&self, wanted: &Wanted) -> Result<(), ApiError> {
+        let made: Existing = match self.ask(&wanted.create, &wanted.create_body()).await {
             Ok(made) => made,
-            Err(e) => match self.api(&wanted.info, &Value::Null).await {
+            Err(e) => match self.existing(wanted).await {
                 Ok(there) => there,
                 Err(_) => return Err(e),
             },
         };
         // An older server drops fields it does not know without a word.
-        let lost = wanted.differences(made.get("config").unwrap_or(&Value::Null));
-        match lost.first() {
+        match wanted.differences(&made.config).first() {
             None => Ok(()),
-            Some((field, is, should)) => Err(ApiError {
+            Some(Difference { field, is, should }) => Err(ApiError {
                 code: 500,
                 err_code: 0,
                 description: format!("the server made {field} {is} where {should} was asked"),
@@ -266,23 +331,26 @@ impl Bus {
         }
     }
 
-    /// For start-up: creates what is missing, refuses what is different. In a cluster, what another worker is just making
-    /// does not answer until its servers have agreed, so it is asked again.
+    /// For start-up: creates what is missing, refuses what is different with a [`Mismatch`]. In a cluster, what another
+    /// worker is just making does not answer until its servers have agreed, so it is asked again.
     pub async fn require(&self, wanted: &Wanted) -> Result<(), BusError> {
-        let mut tries = 3;
-        loop {
-            tries -= 1;
+        for attempt in 1.. {
             match self.ensure(wanted, Mode::Create).await {
-                Ok(Outcome::Same | Outcome::Created) => return Ok(()),
-                Ok(Outcome::Different(fields)) => {
-                    return Err(BusError(Mismatch(wanted.name.clone(), fields).to_string()));
+                Ok(Outcome::Same | Outcome::Created) => break,
+                Ok(Outcome::Different(differences)) => {
+                    let mismatch = Mismatch {
+                        name: wanted.name.clone(),
+                        differences,
+                    };
+                    return Err(BusError(mismatch.to_string()));
                 }
-                Err(e) if e.code == 503 && tries > 0 => {
-                    tokio::time::sleep(Duration::from_millis(250)).await
+                Err(e) if e.code == 503 && attempt < CREATE_ATTEMPTS => {
+                    tokio::time::sleep(CREATE_BACKOFF.delay(attempt)).await;
                 }
                 Err(e) => return Err(failed(&wanted.name, e)),
             }
         }
+        Ok(())
     }
 
     /// Creation time of a stream in Unix milliseconds: part of the identity of plain messages.
@@ -295,8 +363,8 @@ impl Bus {
             .ok_or_else(|| BusError(format!("stream {stream} does not say when it was created")))
     }
 
-    /// Makes the recurring schedules of the configuration stand in their streams, and removes others of their kind.
-    /// Returns what was (or, with [`Mode::Look`], would be) done, a line each.
+    /// Puts the recurring schedules of the configuration into the timer stream; with [`Mode::Apply`] also removes others of
+    /// their kind. Returns what was (or, with [`Mode::Look`], would be) done, a line for people each.
     pub async fn ensure_schedules(
         &self,
         config: &Config,
@@ -342,6 +410,7 @@ impl Bus {
         Ok(done)
     }
 
+    /// Subjects of schedules in the timer stream that the configuration does not have.
     async fn schedules_left_over(&self, config: &Config) -> Result<Vec<String>, BusError> {
         let wanted: Vec<String> = config
             .schedules
@@ -356,19 +425,6 @@ impl Bus {
                 .collect()),
             Err(e) if e.is_not_found() => Ok(Vec::new()),
             Err(e) => Err(failed(TIMER, e)),
-        }
-    }
-}
-
-/// An update replaces the whole configuration, so what we have no opinion on is carried over.
-fn keep_unasked(body: &mut Value, actual: &Value, consumer: bool) {
-    let target = if consumer { &mut body["config"] } else { body };
-    if let (Some(target), Some(actual)) = (target.as_object_mut(), actual.as_object()) {
-        for (field, value) in actual {
-            target.entry(field.clone()).or_insert_with(|| value.clone());
-        }
-        if consumer {
-            target.remove("filter_subject"); // excludes filter_subjects
         }
     }
 }

@@ -1,8 +1,39 @@
-//! NATS, and the only place that names its client.
+//! NATS JetStream: events between functions, dead letters, schedules, files. This folder is all that names the NATS client.
 //!
-//! The client's own JetStream layer waits for each publish ack with a subscription, a timer and a permit of its own.
-//! Here all acks of a process come to one inbox, pulls are asked for by the free slot ([`pull`]), and streams and
-//! consumers are compared as the JSON the server speaks ([`layout`]), so that a difference can be printed as such.
+//! # Streams
+//!
+//! | stream | subjects | holds | full |
+//! |---|---|---|---|
+//! | `DOMAIN`, one for each first token of an event type | `DOMAIN.>` | events of that domain, kept for the replay window behind the slowest consumer ([`purge()`]) | refuses |
+//! | `dlq` ([`layout::DLQ`]) | `dlq.FUNCTION` | dead letters, until they are redriven or dropped | refuses |
+//! | `timer` ([`layout::TIMER`]) | `timer.>` | schedules (`timer.schedule.NAME`, and `timer.delayed.ID` for each delayed event), and events that are due (`timer.due.TYPE`) until their own stream has taken them | never, it has no limit |
+//! | `OBJ_files` ([`layout::FILES`]) | `$O.files.C.>`, `$O.files.M.>` | files in chunks, and their descriptions [ADR-20] | refuses |
+//!
+//! # Subjects
+//!
+//! | subject | carries |
+//! |---|---|
+//! | `DOMAIN.NOUN.VERB` | an event of that type; the form in which streams hold all events |
+//! | `DOMAIN.NOUN.VERB.KEY` | the same event as it is published, with its key (or the key's hash) for plain subscribers |
+//! | `DOMAIN.redrive.FUNCTION` | a dead letter that is given to one function once more |
+//! | `$SRV.PING`, `$SRV.INFO`, `$SRV.STATS` and below | questions to workers ([`services`]) |
+//! | `_INBOX.>` | publish acks of a process, messages that a [`pull`] asked for, answers to requests |
+//!
+//! An event is CloudEvents 1.0 in binary mode: attributes in headers `ce-*`, the payload as protobuf or JSON
+//! ([`oncue_proto::event`]).
+//!
+//! # Consumers
+//!
+//! Each function has one durable pull consumer, named after it, on the stream of its domain, which all its workers share
+//! ([`layout::consumer`]). It filters the types that the function acts on, asks for an explicit ack of each event, and
+//! delivers for ever: attempts are counted in Redis, and the worker gives up, not the server.
+//!
+//! # Differences from the client's own JetStream layer
+//!
+//! The client waits for each publish ack with a subscription, a timer and a permit of its own. Here all acks of a process
+//! come to one inbox, pulls are asked for by the free slot ([`pull`]), and streams and consumers are compared as the JSON
+//! the server speaks ([`layout`]), so that a difference can be printed as such. Answers that are read field by field are
+//! structs in [`info`] and [`services`].
 
 mod batch;
 pub mod info;
@@ -35,97 +66,97 @@ pub use self::purge::purge;
 pub use self::read::{Slice, StoredMessage};
 use crate::config::ServerUrl;
 
-/// The oldest server that has message schedules with cron, atomic batches and per-message TTL.
+/// Major and minor version of the oldest server that has message schedules with cron, atomic batches and per-message TTL.
 const OLDEST: (u64, u64) = (2, 14);
-/// Whoever stops does not wait for long.
+/// Longest wait of a process that stops for its last messages to go out.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for the first connection to be announced.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause between two pings of an idle connection.
+const PING_EVERY: Duration = Duration::from_secs(10);
+/// Longest wait for the answer to a request.
 const API_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection to NATS. Cheap to clone; reconnects for ever.
+/// Connection to NATS. Cheap to clone; reconnects for ever.
 #[derive(Clone)]
 pub struct Bus {
     client: Client,
+    /// Publish acks of all clones.
     acks: Arc<Acks>,
-    /// Counts connections: a change means that the server has forgotten our pull requests.
+    /// Number of connections so far: a change means that the server has forgotten our pull requests.
     connections: watch::Receiver<u64>,
     /// Whether the server may add spans of its own to the traces of what is published.
     broker_spans: bool,
 }
 
-/// The stream took the message.
+/// Publish ack: the stream has stored the message.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct PubAck {
+    /// Stream that took it.
     pub stream: String,
+    /// Sequence in the stream; for a duplicate that of the first copy.
     #[serde(rename = "seq")]
     pub sequence: u64,
-    /// The stream had taken a message of this id before, inside its duplicate window.
+    /// Whether the stream had taken a message of this id before, inside its duplicate window.
     #[serde(default)]
     pub duplicate: bool,
 }
 
-/// Why a message was not taken. In every case it may safely be published again under the same id.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Reason for which a message was not taken, with words for people. In every case it may safely be published again under
+/// the same id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
     /// Larger than the server or the stream accepts; it will never fit.
+    #[error("{0}")]
     TooLarge(String),
     /// No stream holds this subject.
+    #[error("{0}")]
     NoStream(String),
     /// The stream is at its limit: back-pressure, not loss.
+    #[error("{0}")]
     Full(String),
     /// No answer; it may or may not have been taken.
+    #[error("{0}")]
     Unknown(String),
+    /// Anything else that the server or its client objects to.
+    #[error("{0}")]
     Refused(String),
 }
 
-impl fmt::Display for PublishError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooLarge(why)
-            | Self::NoStream(why)
-            | Self::Full(why)
-            | Self::Unknown(why)
-            | Self::Refused(why) => f.write_str(why),
-        }
-    }
-}
-
-impl std::error::Error for PublishError {}
-
-/// Anything else that went wrong between us and the server.
-#[derive(Debug, Clone)]
+/// Any other failure between us and the server, in words for people.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
 pub struct BusError(pub String);
 
-impl fmt::Display for BusError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for BusError {}
-
+/// Error of `what`, for the reason `e`.
 fn failed(what: impl fmt::Display, e: impl fmt::Display) -> BusError {
     BusError(format!("{what}: {e}"))
 }
 
-/// A plain message from a plain subscription.
+/// Message from a plain subscription: nobody keeps it, nobody acks it.
 #[derive(Debug, Clone)]
 pub struct PlainMessage {
+    /// Subject it was published to.
     pub subject: String,
+    /// Subject to answer to, where an answer is wanted.
     pub reply: Option<String>,
+    /// Names and values; a name may stand there twice.
     pub headers: Vec<(String, String)>,
+    /// Payload as it was published.
     pub payload: Bytes,
 }
 
 impl Bus {
     /// Connects and checks the server's version. `url` may list the servers of a cluster, separated by commas; `name` is
-    /// what the server's monitoring shows.
+    /// shown by the server's monitoring. Fails where no server can be reached, or the one that is reached is too old.
     pub async fn connect(url: impl Into<ServerUrl>, name: &str) -> Result<Self, BusError> {
         let url = url.into();
         let (connected, mut connections) = watch::channel(0);
-        let (servers, before) = (url::servers(&url)?, connections.clone());
+        let servers = url::servers(&url)?;
+        let before = connections.clone();
         let client = url::options(&servers)
             .name(name)
-            .ping_interval(Duration::from_secs(10))
+            .ping_interval(PING_EVERY)
             .reconnect_delay_callback(move |attempts| {
                 url::connect_delay(attempts, *before.borrow() > 0)
             })
@@ -145,8 +176,7 @@ impl Bus {
             .map_err(|e| failed(format_args!("cannot reach NATS at {url}"), e))?;
         check_version(&client.server_info().version)?;
         // The first connection is announced late; taken for a reconnect it would drop pulls that are under way.
-        let _ =
-            tokio::time::timeout(Duration::from_secs(1), connections.wait_for(|n| *n > 0)).await;
+        let _ = tokio::time::timeout(ANNOUNCE_TIMEOUT, connections.wait_for(|n| *n > 0)).await;
         let acks = Acks::listen(&client).await?;
         Ok(Self {
             client,
@@ -165,6 +195,7 @@ impl Bus {
         }
     }
 
+    /// Version of the server that we are connected to.
     pub fn server_version(&self) -> String {
         self.client.server_info().version
     }
@@ -179,11 +210,12 @@ impl Bus {
         self.client.max_payload()
     }
 
+    /// Whether there is a connection just now.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
     }
 
-    /// Publishes without waiting for anybody: answers, and messages nobody may be listening to.
+    /// Publishes without waiting for an ack: answers, and messages that nobody may be listening to.
     pub async fn publish_plain(&self, subject: String, payload: Bytes) -> Result<(), BusError> {
         self.client
             .publish(subject, payload)
@@ -191,7 +223,8 @@ impl Bus {
             .map_err(|e| failed("cannot publish", e))
     }
 
-    /// One request to the JetStream API; its error comes back as such.
+    /// One request to the JetStream API, `$JS.API.SUBJECT`, with a body or `null`. Fails with the server's own error, with 503
+    /// where it does not answer in 10 s, with 500 where its answer is no JSON.
     pub async fn api(&self, subject: &str, body: &Value) -> Result<Value, ApiError> {
         let payload = if body.is_null() {
             Bytes::new()
@@ -218,6 +251,7 @@ impl Bus {
         }
     }
 
+    /// Subscribes to a subject, which may hold wildcards.
     pub async fn subscribe(&self, subject: &str) -> Result<Subscription, BusError> {
         let subscriber = self.client.subscribe(subject.to_owned()).await;
         Ok(Subscription(subscriber.map_err(|e| {
@@ -225,11 +259,11 @@ impl Bus {
         })?))
     }
 
-    /// Asks everybody and collects what comes until nothing has come for `quiet`.
+    /// Asks everybody who listens on `subject`, and collects answers until none has come for `gap`.
     pub async fn ask_all(
         &self,
         subject: &str,
-        quiet: Duration,
+        gap: Duration,
     ) -> Result<Vec<PlainMessage>, BusError> {
         let inbox = self.client.new_inbox();
         let mut answers = self.subscribe(&inbox).await?;
@@ -238,14 +272,14 @@ impl Bus {
             .publish_with_reply(subject.to_owned(), inbox, Bytes::new())
             .await;
         asked.map_err(|e| failed("cannot publish", e))?;
-        let mut notes = Vec::new();
-        while let Ok(Some(note)) = tokio::time::timeout(quiet, answers.next()).await {
-            notes.push(note);
+        let mut collected = Vec::new();
+        while let Ok(Some(answer)) = tokio::time::timeout(gap, answers.next()).await {
+            collected.push(answer);
         }
-        Ok(notes)
+        Ok(collected)
     }
 
-    /// Waits until all that was handed over is on its way to the server, if it is there.
+    /// Waits until all messages handed over are on their way to the server, for at most 2 s.
     pub async fn flush(&self) {
         match tokio::time::timeout(FLUSH_TIMEOUT, self.client.flush()).await {
             Ok(Ok(())) => {}
@@ -255,10 +289,11 @@ impl Bus {
     }
 }
 
-/// A plain subscription.
+/// Plain subscription; ends when it is dropped.
 pub struct Subscription(Subscriber);
 
 impl Subscription {
+    /// Next message; `None` when the connection is closed for good, or nobody listens to what was asked.
     pub async fn next(&mut self) -> Option<PlainMessage> {
         let message = self
             .0
@@ -276,30 +311,28 @@ impl Subscription {
     }
 }
 
-/// An error of the JetStream API.
-#[derive(Debug, Clone, Default, Deserialize)]
+/// Error of the JetStream API.
+#[derive(Debug, Clone, Default, Deserialize, thiserror::Error)]
+#[error("{description} ({code}/{err_code})")]
 pub struct ApiError {
+    /// Class, as of HTTP: 404 not there, 503 not now.
     pub code: u16,
+    /// Error itself; those that are told apart have names in [`info::code`].
     #[serde(default)]
     pub err_code: u64,
+    /// Words of the server.
     #[serde(default)]
     pub description: String,
 }
 
 impl ApiError {
+    /// Whether the thing asked for is not there.
     pub fn is_not_found(&self) -> bool {
         self.code == 404
     }
 }
 
-impl fmt::Display for ApiError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}/{})", self.description, self.code, self.err_code)
-    }
-}
-
-impl std::error::Error for ApiError {}
-
+/// Names and values of a message's headers.
 fn headers(message: &Message) -> impl Iterator<Item = (&str, &str)> {
     let all = message.headers.iter().flat_map(HeaderMap::iter);
     all.flat_map(|(name, values)| {
@@ -309,6 +342,7 @@ fn headers(message: &Message) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
+/// Refuses a server that is too old.
 fn check_version(version: &str) -> Result<(), BusError> {
     let mut parts = version
         .split(['.', '-'])

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use base64::engine::general_purpose::URL_SAFE;
 use bytes::{Bytes, BytesMut};
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{FuturesOrdered, Stream, StreamExt};
@@ -20,25 +20,33 @@ use super::layout::FILES;
 use super::{Bus, BusError, PublishError, failed, headers};
 use oncue_proto::event;
 
+/// Bytes of a chunk, which is one message.
 const CHUNK: usize = 128 << 10;
 /// Chunks in flight while writing, and asked for at once while reading: the memory one transfer takes.
 const WINDOW: usize = 8;
-const QUIET: Duration = Duration::from_secs(10);
+/// Longest wait for the next chunk of an answer.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is known of a stored object; the JSON of ADR-20.
+/// Description of a stored object, in the JSON of ADR-20.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Object {
+    /// Name, unique in the bucket.
     pub name: String,
+    /// Bucket that holds it: [`FILES`].
     pub bucket: String,
+    /// Token in the subject of its chunks.
     #[serde(rename = "nuid")]
     chunks_id: String,
     /// Bytes.
     pub size: u64,
+    /// Number of chunks.
     pub chunks: u64,
-    /// `SHA-256=` and base64url.
+    /// `SHA-256=` and base64url of the whole content.
     pub digest: String,
+    /// Whether it is only the trace of an object that was.
     #[serde(default)]
     pub deleted: bool,
+    /// Anything else that was said of it when it was stored.
     #[serde(default)]
     pub metadata: std::collections::BTreeMap<String, String>,
     #[serde(default)]
@@ -46,39 +54,31 @@ pub struct Object {
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+/// How an object was cut into chunks.
 struct Options {
+    /// Bytes of a chunk; the last one may be shorter.
     max_chunk_size: usize,
 }
 
 impl Object {
-    /// What would be known of an object with these bytes; nothing is stored.
+    /// Description of an object with these bytes; nothing is stored.
     pub fn of_bytes(name: &str, metadata: &[(&str, &str)], bytes: &[u8]) -> Self {
-        let digest = format!("SHA-256={}", URL_SAFE.encode(Sha256::digest(bytes)));
-        Self::new(
-            name,
-            metadata,
-            String::new(),
-            bytes.len() as u64,
-            bytes.len().div_ceil(CHUNK) as u64,
-            digest,
-        )
+        let content = Content {
+            size: bytes.len() as u64,
+            chunks: bytes.len().div_ceil(CHUNK) as u64,
+            digest: digest(Sha256::new_with_prefix(bytes)),
+        };
+        Self::new(name, metadata, String::new(), content)
     }
 
-    fn new(
-        name: &str,
-        metadata: &[(&str, &str)],
-        chunks_id: String,
-        size: u64,
-        chunks: u64,
-        digest: String,
-    ) -> Self {
+    fn new(name: &str, metadata: &[(&str, &str)], chunks_id: String, content: Content) -> Self {
         Self {
             name: name.to_owned(),
             bucket: FILES.to_owned(),
             chunks_id,
-            size,
-            chunks,
-            digest,
+            size: content.size,
+            chunks: content.chunks,
+            digest: content.digest,
             deleted: false,
             metadata: metadata
                 .iter()
@@ -90,7 +90,7 @@ impl Object {
         }
     }
 
-    /// SHA-256 in lower-case hex.
+    /// SHA-256 of the content in lower-case hex.
     pub fn sha256(&self) -> String {
         let raw = self
             .digest
@@ -101,6 +101,22 @@ impl Object {
     }
 }
 
+/// Content of an object as it went into the store.
+struct Content {
+    /// Bytes.
+    size: u64,
+    /// Number of messages.
+    chunks: u64,
+    /// `SHA-256=` and base64url.
+    digest: String,
+}
+
+/// Digest in the form of ADR-20, of all that was hashed.
+fn digest(sha: Sha256) -> String {
+    format!("SHA-256={}", URL_SAFE.encode(sha.finalize()))
+}
+
+/// Bytes in lower-case hex.
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes
@@ -111,30 +127,23 @@ fn hex(bytes: &[u8]) -> String {
         })
 }
 
-/// Why a file was not stored.
-#[derive(Debug)]
+/// Reason for which a file was not stored.
+#[derive(Debug, thiserror::Error)]
 pub enum PutError {
     /// The source broke off; nothing is left behind.
+    #[error("the upload broke off: {0}")]
     Source(std::io::Error),
-    /// Longer than allowed; nothing is left behind.
+    /// Longer than the limit, in bytes; nothing is left behind.
+    #[error("longer than the {0} bytes allowed")]
     TooLarge(u64),
+    /// The stream of the bucket did not take a message.
+    #[error("the object store refuses: {0}")]
     Publish(PublishError),
 }
 
-impl std::fmt::Display for PutError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Source(e) => write!(f, "the upload broke off: {e}"),
-            Self::TooLarge(limit) => write!(f, "longer than the {limit} bytes allowed"),
-            Self::Publish(e) => write!(f, "the object store refuses: {e}"),
-        }
-    }
-}
-
-impl std::error::Error for PutError {}
-
 impl Bus {
-    /// Stores what `source` yields under `name`, at most `limit` bytes. An older object of the name is replaced.
+    /// Stores the bytes that `source` yields under `name`, at most `limit` of them. An older object of the name is replaced
+    /// once the new one stands.
     pub async fn put_object(
         &self,
         name: &str,
@@ -150,9 +159,9 @@ impl Bus {
             in_flight: FuturesOrdered::new(),
             done: false,
         };
-        let (size, chunks, digest) = upload.chunks(source, limit).await?;
+        let content = upload.chunks(source, limit).await?;
         let old = self.object(name).await.ok().flatten();
-        let object = Object::new(name, metadata, chunks_id, size, chunks, digest);
+        let object = Object::new(name, metadata, chunks_id, content);
         let put = self.put_meta(&object).await;
         // Where it is not known whether the object stands, its chunks must: an orphan is better than a hollow file.
         if matches!(put, Ok(()) | Err(PublishError::Unknown(_))) {
@@ -165,6 +174,7 @@ impl Bus {
         Ok(object)
     }
 
+    /// Publishes the description of an object, in place of the one that stands under its name.
     async fn put_meta(&self, object: &Object) -> Result<(), PublishError> {
         let subject = meta_subject(&object.name);
         let headers = vec![Header {
@@ -181,26 +191,23 @@ impl Bus {
         .map(|_| ())
     }
 
-    /// What is stored under `name`; `None` when there is nothing, or no longer.
+    /// Object stored under `name`; `None` when there is none, or no longer.
     pub async fn object(&self, name: &str) -> Result<Option<Object>, BusError> {
-        let request = format!("$JS.API.DIRECT.GET.OBJ_{FILES}.{}", meta_subject(name));
+        let stream = format!("OBJ_{FILES}");
+        let subject = meta_subject(name);
         let answer = self
             .client
-            .request(request, Bytes::new())
+            .request(
+                format!("$JS.API.DIRECT.GET.{stream}.{subject}"),
+                Bytes::new(),
+            )
             .await
             .map_err(|e| failed("object store", e))?;
         let payload = if answer.status == Some(async_nats::StatusCode::NOT_FOUND) {
             // Any replica may have answered, and one that lags behind does not know; the leader does.
-            let asked = json!({ "last_by_subj": meta_subject(name) });
-            match self
-                .api(&format!("STREAM.MSG.GET.OBJ_{FILES}"), &asked)
-                .await
-            {
-                Ok(found) => STANDARD
-                    .decode(found["message"]["data"].as_str().unwrap_or_default())
-                    .unwrap_or_default()
-                    .into(),
-                Err(e) if e.is_not_found() => return Ok(None),
+            match self.last_message(&stream, &subject).await {
+                Ok(Some(found)) => found.payload,
+                Ok(None) => return Ok(None),
                 Err(e) => return Err(failed("object store", e)),
             }
         } else {
@@ -211,14 +218,16 @@ impl Bus {
         Ok(Some(object).filter(|object| !object.deleted))
     }
 
-    /// Deletes; what is not there is deleted already.
+    /// Deletes the object; one that is not there is deleted already.
     pub async fn delete_object(&self, name: &str) -> Result<(), BusError> {
         let Some(mut object) = self.object(name).await? else {
             return Ok(());
         };
         let chunks_id = object.chunks_id.clone();
         object.deleted = true;
-        (object.size, object.chunks, object.digest) = (0, 0, String::new());
+        object.size = 0;
+        object.chunks = 0;
+        object.digest = String::new();
         self.put_meta(&object)
             .await
             .map_err(|e| failed("object store", e))?;
@@ -226,6 +235,7 @@ impl Bus {
         Ok(())
     }
 
+    /// Removes chunks. A failure leaves orphans, which cost room and nothing else.
     async fn purge_chunks(&self, chunks_id: &str) {
         let filter = json!({ "filter": format!("$O.{FILES}.C.{chunks_id}") });
         if let Err(e) = self
@@ -236,14 +246,14 @@ impl Bus {
         }
     }
 
-    /// The bytes of an object in order, `range` of them. A whole read checks the digest and ends in an error if it
-    /// does not match. Takes a few chunks of memory, whatever the size.
+    /// Bytes `range` of an object, in order. A whole read checks the digest and ends in an error if it does not match.
+    /// Takes a few chunks of memory, whatever the size.
     pub fn read_object(
         &self,
         object: &Object,
         range: Range<u64>,
     ) -> impl Stream<Item = std::io::Result<Bytes>> + Send + use<> {
-        let reader = Reader {
+        let reader = ChunkReader {
             bus: self.clone(),
             object: object.clone(),
             whole: range == (0..object.size),
@@ -259,25 +269,31 @@ impl Bus {
     }
 }
 
+/// Subject of the description of an object.
 fn meta_subject(name: &str) -> String {
     format!("$O.{FILES}.M.{}", URL_SAFE.encode(name))
 }
 
-/// Chunks on their way into the store. Unless it is `done`, what came of it is taken back when it is dropped.
+/// Chunks on their way into the store. Unless it is `done`, dropping it removes the chunks again.
 struct Upload {
     bus: Bus,
     chunks_id: String,
+    /// Acks that are awaited, in the order of the chunks.
     in_flight: FuturesOrdered<BoxFuture<'static, Result<(), PublishError>>>,
+    /// Whether the object stands, and the chunks with it.
     done: bool,
 }
 
 impl Upload {
+    /// Sends all that `source` yields, and waits until it is stored.
     async fn chunks(
         &mut self,
         mut source: impl Stream<Item = std::io::Result<Bytes>> + Unpin,
         limit: u64,
-    ) -> Result<(u64, u64, String), PutError> {
-        let (mut sha, mut size, mut chunks) = (Sha256::new(), 0u64, 0u64);
+    ) -> Result<Content, PutError> {
+        let mut sha = Sha256::new();
+        let mut size = 0;
+        let mut chunks = 0;
         let mut pending = BytesMut::new();
         loop {
             let part = source.next().await.transpose().map_err(PutError::Source)?;
@@ -308,15 +324,17 @@ impl Upload {
         while let Some(stored) = self.in_flight.next().await {
             stored.map_err(PutError::Publish)?;
         }
-        Ok((
+        Ok(Content {
             size,
             chunks,
-            format!("SHA-256={}", URL_SAFE.encode(sha.finalize())),
-        ))
+            digest: digest(sha),
+        })
     }
 
+    /// Publishes one chunk, without waiting for its ack.
     fn send(&mut self, payload: Bytes) {
-        let (bus, subject) = (self.bus.clone(), format!("$O.{FILES}.C.{}", self.chunks_id));
+        let bus = self.bus.clone();
+        let subject = format!("$O.{FILES}.C.{}", self.chunks_id);
         let envelope = Envelope {
             subject,
             headers: Vec::new(),
@@ -335,11 +353,9 @@ impl Drop for Upload {
         if self.done {
             return;
         }
-        let (bus, chunks_id, in_flight) = (
-            self.bus.clone(),
-            std::mem::take(&mut self.chunks_id),
-            std::mem::take(&mut self.in_flight),
-        );
+        let bus = self.bus.clone();
+        let chunks_id = std::mem::take(&mut self.chunks_id);
+        let in_flight = std::mem::take(&mut self.in_flight);
         runtime.spawn(async move {
             // The server works off publishes and purges in separate queues: a chunk still on its way would outlive a
             // purge that was sent after it.
@@ -349,20 +365,25 @@ impl Drop for Upload {
     }
 }
 
-struct Reader {
+/// Read of one object that is under way.
+struct ChunkReader {
     bus: Bus,
     object: Object,
+    /// Bytes that are wanted.
     range: Range<u64>,
+    /// Whether the digest is still to be checked.
     whole: bool,
     /// Next sequence to ask the stream for.
     sequence: u64,
     /// Bytes of the object that have passed.
     offset: u64,
+    /// Hash of the bytes that have passed, for a whole read.
     sha: Sha256,
+    /// Chunks that have come, the next one last.
     ready: Vec<Bytes>,
 }
 
-impl Reader {
+impl ChunkReader {
     /// The next part that lies in the range.
     async fn next(&mut self) -> std::io::Result<Option<Bytes>> {
         loop {
@@ -383,19 +404,20 @@ impl Reader {
             if self.whole {
                 self.sha.update(&chunk);
             }
-            let (start, end) = (self.range.start.max(from), self.range.end.min(self.offset));
+            let start = self.range.start.max(from);
+            let end = self.range.end.min(self.offset);
             if start < end {
-                return Ok(Some(
-                    chunk.slice((start - from) as usize..(end - from) as usize),
-                ));
+                let part = (start - from) as usize..(end - from) as usize;
+                return Ok(Some(chunk.slice(part)));
             }
         }
     }
 
+    /// End of the range; of a whole object only if the digest is right.
     fn finish(&mut self) -> std::io::Result<Option<Bytes>> {
-        let digest = || format!("SHA-256={}", URL_SAFE.encode(self.sha.clone().finalize()));
-        if std::mem::take(&mut self.whole) && self.object.size > 0 && digest() != self.object.digest
-        {
+        let whole = std::mem::take(&mut self.whole);
+        let is_checked = whole && self.object.size > 0;
+        if is_checked && digest(self.sha.clone()) != self.object.digest {
             return Err(std::io::Error::other(format!(
                 "object {} does not match its digest",
                 self.object.name
@@ -406,38 +428,38 @@ impl Reader {
 
     /// One batched direct get: up to a window of chunks for one request, no consumer to create or forget.
     async fn fetch(&mut self) -> std::io::Result<()> {
-        let failed =
-            |e: &dyn std::fmt::Display| std::io::Error::other(format!("object store: {e}"));
         let client = &self.bus.client;
         let inbox = client.new_inbox();
-        let mut answers = client
-            .subscribe(inbox.clone())
-            .await
-            .map_err(|e| failed(&e))?;
+        let mut answers = client.subscribe(inbox.clone()).await.map_err(unreadable)?;
         let subject = format!("$O.{FILES}.C.{}", self.object.chunks_id);
         let query = json!({ "seq": self.sequence, "next_by_subj": subject, "batch": WINDOW });
         let request = format!("$JS.API.DIRECT.GET.OBJ_{FILES}");
         client
             .publish_with_reply(request, inbox, query.to_string().into())
             .await
-            .map_err(|e| failed(&e))?;
+            .map_err(unreadable)?;
         let mut chunks = Vec::with_capacity(WINDOW);
         loop {
-            let answer = tokio::time::timeout(QUIET, answers.next())
+            let answer = tokio::time::timeout(CHUNK_TIMEOUT, answers.next())
                 .await
-                .map_err(|e| failed(&e))?;
-            let answer = answer.ok_or_else(|| failed(&"connection closed"))?;
+                .map_err(unreadable)?;
+            let answer = answer.ok_or_else(|| unreadable("connection closed"))?;
             if answer.status.is_some() {
                 break; // 204 end of batch, 404 no more
             }
             let sequence = headers(&answer)
                 .find(|(name, _)| *name == "Nats-Sequence")
                 .and_then(|(_, s)| s.parse::<u64>().ok());
-            self.sequence = sequence.ok_or_else(|| failed(&"no sequence"))? + 1;
+            self.sequence = sequence.ok_or_else(|| unreadable("no sequence"))? + 1;
             chunks.push(answer.payload);
         }
         chunks.reverse();
         self.ready = chunks;
         Ok(())
     }
+}
+
+/// Error of a read, for whoever reads the stream of bytes.
+fn unreadable(e: impl std::fmt::Display) -> std::io::Error {
+    std::io::Error::other(format!("object store: {e}"))
 }

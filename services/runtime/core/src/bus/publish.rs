@@ -1,5 +1,5 @@
-//! Publishing with acks: messages of a whole run go out at once, and one wait ends when the stream has said of each what
-//! became of it. All answers of the process come to one wildcard inbox.
+//! Publishing with acks: messages of a whole run go out at once, and one wait ends when the stream has answered to each.
+//! All answers of the process come to one wildcard inbox, `INBOX.TOKEN`, with a token for each message.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -19,16 +19,21 @@ use super::info::code;
 use super::{ApiError, Bus, BusError, PubAck, PublishError, failed};
 use crate::failpoint;
 
+/// Longest wait for publish acks; after it whether a message was taken is not known.
 pub(super) const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A message to be published.
+/// Message to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outbound {
+    /// Subject, without wildcards.
     pub subject: String,
+    /// Headers, in the order in which they are sent.
     pub headers: Headers,
+    /// Payload as it is sent.
     pub payload: Bytes,
 }
 
+/// Message as it waits in an outbox, to be sent.
 impl From<Envelope> for Outbound {
     fn from(envelope: Envelope) -> Self {
         let headers = envelope
@@ -51,7 +56,7 @@ impl Outbound {
     }
 }
 
-/// Bytes of a message on the wire.
+/// Bytes of a message on the wire, payload and headers.
 pub fn size(envelope: &Envelope) -> usize {
     let headers: usize = envelope
         .headers
@@ -62,7 +67,8 @@ pub fn size(envelope: &Envelope) -> usize {
 }
 
 impl Bus {
-    /// Publishes and returns once the stream has stored the message, or says why not.
+    /// Publishes a message and returns once the stream has stored it. After an error it may be published again under the
+    /// same id.
     pub async fn publish(&self, envelope: &Envelope) -> Result<PubAck, PublishError> {
         let mut answers = self.publish_each(vec![envelope.clone().into()]).await;
         answers
@@ -70,7 +76,7 @@ impl Bus {
             .unwrap_or_else(|| Err(PublishError::Unknown("no answer".into())))
     }
 
-    /// Publishes all of them and returns, in order, what became of each once that is known of all.
+    /// Publishes messages at once, and returns when there is an answer to each: a result for each, in order.
     pub async fn publish_each(&self, messages: Vec<Outbound>) -> Vec<Result<PubAck, PublishError>> {
         if messages.is_empty() {
             return Vec::new();
@@ -92,7 +98,8 @@ impl Bus {
         inbox: Option<String>,
     ) -> Result<(), PublishError> {
         // A message over `max_payload` would make the server drop the whole connection, with everybody's messages on it.
-        let (size, limit) = (message.size(), self.client.max_payload());
+        let size = message.size();
+        let limit = self.client.max_payload();
         if size > limit {
             return Err(PublishError::TooLarge(format!(
                 "{size} bytes with headers, the server takes {limit}"
@@ -104,7 +111,7 @@ impl Bus {
             payload,
         } = message;
         let headers = headers
-            .sent(!self.broker_spans)
+            .to_header_map(self.broker_spans)
             .map_err(|e| PublishError::Refused(format!("cannot be sent as NATS headers: {e}")))?;
         let sent = match inbox {
             Some(inbox) => {
@@ -127,29 +134,44 @@ impl Bus {
 
 /// Publish acks of the whole process: one wildcard inbox, whose last token says which message is meant.
 pub(super) struct Acks {
+    /// Subject of the inbox, without the token.
     inbox: String,
-    /// The next token, and who waits from which token on.
-    waiting: Mutex<(u64, BTreeMap<u64, Arc<Answers>>)>,
+    waiting: Mutex<AwaitedAcks>,
 }
 
-type Answer = Result<PubAck, PublishError>;
+/// Messages whose acks are awaited.
+#[derive(Default)]
+struct AwaitedAcks {
+    /// Token of the next message.
+    next: u64,
+    /// Messages published together, by the token of the first.
+    groups: BTreeMap<u64, Arc<Answers>>,
+}
 
-/// What has been answered to messages that were published together.
+/// Answers to messages that were published together.
 struct Answers {
-    /// How many are awaited, and what has come.
-    answers: Mutex<(usize, Vec<Option<Answer>>)>,
+    /// Answers by message, as they come.
+    slots: Mutex<AnswerSlots>,
+    /// Told when the last answer has come.
     complete: Notify,
 }
 
+/// Room for an answer to each message.
+struct AnswerSlots {
+    /// Messages without an answer.
+    missing: usize,
+    /// Answers by message.
+    answers: Vec<Option<Result<PubAck, PublishError>>>,
+}
+
 impl Answers {
-    /// The first answer to a message counts.
+    /// Takes the answer to one message. Its first answer counts.
     fn put(&self, at: usize, answer: Result<PubAck, PublishError>) {
-        let mut answers = self.answers.lock();
-        let (left, slots) = &mut *answers;
-        if let Some(slot @ None) = slots.get_mut(at) {
+        let mut slots = self.slots.lock();
+        if let Some(slot @ None) = slots.answers.get_mut(at) {
             *slot = Some(answer);
-            *left -= 1;
-            if *left == 0 {
+            slots.missing -= 1;
+            if slots.missing == 0 {
                 self.complete.notify_one();
             }
         }
@@ -157,6 +179,7 @@ impl Answers {
 }
 
 impl Acks {
+    /// Subscribes to a new inbox and takes the answers that come to it, until this is dropped.
     pub async fn listen(client: &Client) -> Result<Arc<Self>, BusError> {
         let inbox = client.new_inbox();
         let mut answers = client
@@ -171,40 +194,43 @@ impl Acks {
         tokio::spawn(async move {
             while let Some(message) = answers.next().await {
                 let Some(acks) = weak.upgrade() else { break };
-                let Some(token) = message
-                    .subject
-                    .rsplit('.')
-                    .next()
-                    .and_then(|t| t.parse::<u64>().ok())
-                else {
+                let token = message.subject.rsplit('.').next();
+                let Some(token) = token.and_then(|token| token.parse().ok()) else {
                     continue;
                 };
-                let found = acks
-                    .waiting
-                    .lock()
-                    .1
-                    .range(..=token)
-                    .next_back()
-                    .map(|(first, who)| (*first, who.clone()));
-                if let Some((first, who)) = found {
-                    who.put((token - first) as usize, publish_answer(&message));
-                }
+                acks.take(token, &message);
             }
         });
         Ok(acks)
     }
 
-    /// Capacity for the answers to so many messages.
+    /// Hands an answer to the group of its message, if somebody still waits for it.
+    fn take(&self, token: u64, message: &Message) {
+        let group = {
+            let waiting = self.waiting.lock();
+            let mut groups = waiting.groups.range(..=token);
+            groups
+                .next_back()
+                .map(|(first, group)| (*first, group.clone()))
+        };
+        if let Some((first, group)) = group {
+            group.put((token - first) as usize, publish_answer(message));
+        }
+    }
+
+    /// Reserves tokens for so many messages.
     pub fn expect(self: &Arc<Self>, messages: usize) -> Waiting {
-        let answers = (messages, (0..messages).map(|_| None).collect());
         let answers = Arc::new(Answers {
-            answers: Mutex::new(answers),
+            slots: Mutex::new(AnswerSlots {
+                missing: messages,
+                answers: (0..messages).map(|_| None).collect(),
+            }),
             complete: Notify::new(),
         });
         let mut waiting = self.waiting.lock();
-        let first = waiting.0;
-        waiting.0 += messages as u64;
-        waiting.1.insert(first, answers.clone());
+        let first = waiting.next;
+        waiting.next += messages as u64;
+        waiting.groups.insert(first, answers.clone());
         Waiting {
             first,
             answers,
@@ -213,49 +239,56 @@ impl Acks {
     }
 }
 
-/// Awaited publish acks; gives its room back when dropped.
+/// Awaited acks of messages that are published together; nobody waits for them any more once this is dropped.
 pub(super) struct Waiting {
+    /// Token of the first message.
     first: u64,
     answers: Arc<Answers>,
     acks: Arc<Acks>,
 }
 
 impl Waiting {
+    /// Subject to which the stream answers to the message number `at`.
     pub fn inbox(&self, at: usize) -> String {
-        let (inbox, mut digits) = (&self.acks.inbox, itoa::Buffer::new());
+        let inbox = &self.acks.inbox;
+        let mut digits = itoa::Buffer::new();
         let token = digits.format(self.first + at as u64);
         let mut name = String::with_capacity(inbox.len() + 1 + token.len());
         name.extend([inbox, ".", token]);
         name
     }
 
+    /// Answers in place of the stream, for a message that could not be sent.
     fn answer(&self, at: usize, answer: Result<PubAck, PublishError>) {
         self.answers.put(at, answer);
     }
 
-    /// Every answer; what has not come in time is unknown.
+    /// Answers to all messages, in order; one that has not come in [`ACK_TIMEOUT`] is [`PublishError::Unknown`].
     pub async fn all(self) -> Vec<Result<PubAck, PublishError>> {
         let _ = tokio::time::timeout(ACK_TIMEOUT, self.answers.complete.notified()).await;
-        let answers = std::mem::take(&mut self.answers.answers.lock().1);
-        let late = || {
-            Err(PublishError::Unknown(format!(
-                "no publish ack within {ACK_TIMEOUT:?}"
-            )))
-        };
+        let answers = std::mem::take(&mut self.answers.slots.lock().answers);
         answers
             .into_iter()
-            .map(|answer| answer.unwrap_or_else(late))
+            .map(|answer| answer.unwrap_or_else(no_ack))
             .collect()
     }
 }
 
+/// Answer to a message whose ack has not come in time.
+fn no_ack() -> Result<PubAck, PublishError> {
+    let why = format!("no publish ack within {ACK_TIMEOUT:?}");
+    Err(PublishError::Unknown(why))
+}
+
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.acks.waiting.lock().1.remove(&self.first);
+        self.acks.waiting.lock().groups.remove(&self.first);
     }
 }
 
+/// Answer of a stream to a publish: an ack, or an error by its code.
 fn publish_answer(message: &Message) -> Result<PubAck, PublishError> {
+    /// Error in place of an ack.
     #[derive(Deserialize)]
     struct Refusal {
         error: ApiError,

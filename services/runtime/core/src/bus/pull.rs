@@ -13,28 +13,41 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Bus, BusError, failed, headers};
+use crate::backoff::spread;
 
+/// Time after which the server ends a pull request.
 const EXPIRES: Duration = Duration::from_secs(30);
+/// Pause between two heartbeats of the server while a pull request waits.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Silence after which the pull requests are taken for lost; clients are known to stall after a reconnect.
-const SILENCE: Duration = Duration::from_secs(12);
-/// At the end what was asked for is taken for this long, or until nothing has come for a moment.
-const LAST_CALL: Duration = Duration::from_millis(500);
-const PAUSE: Duration = Duration::from_millis(50);
-/// A consumer that nobody answers for this long is not there: longer than a server takes to recover its streams.
-const GIVE_UP: Duration = Duration::from_secs(15);
+const LOST_AFTER: Duration = Duration::from_secs(12);
+/// Longest time that a closing pull takes messages it had asked for.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Silence that ends this sooner.
+const CLOSE_GAP: Duration = Duration::from_millis(50);
+/// Longest wait for messages on their way when the subscription ends.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Silence of a consumer after which it is not there: longer than a server takes to recover its streams.
+const GONE_AFTER: Duration = Duration::from_secs(15);
+/// Pause before asking again where nobody answers for the consumer, on average.
+const NO_CONSUMER_PAUSE: Duration = Duration::from_millis(500);
+/// Pause before asking again while the connection is away, on average.
+const NO_CONNECTION_PAUSE: Duration = Duration::from_millis(100);
 
-/// One delivery of one message to this worker.
+/// Delivery of one message to this worker.
 #[derive(Debug)]
 pub struct Delivery {
     message: Message,
+    /// Where the message stands, and how often it was delivered.
     pub info: DeliveryInfo,
 }
 
-/// What the ack subject says of a delivery.
+/// Delivery as its ack subject describes it [NATS ADR-15].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryInfo {
+    /// Stream that holds the message; shared by all deliveries of a pull.
     pub stream: Arc<str>,
+    /// Sequence of the message in the stream.
     pub sequence: u64,
     /// 1 for the first delivery.
     pub attempt: u32,
@@ -42,19 +55,20 @@ pub struct DeliveryInfo {
     pub published: u64,
 }
 
-/// How much a worker can take.
+/// Room that a worker has for more events.
 #[derive(Debug, Clone, Copy)]
 pub struct Capacity {
+    /// Events in flight at most, those that were asked for before included.
     pub events: usize,
     /// With less room than this nothing is asked for while something is on its way: fewer, fuller pulls cost the server
     /// less.
     pub least: usize,
-    /// What one request may bring, at least the largest message there can be.
+    /// Most bytes that one request may bring: at least the largest message there can be.
     pub bytes: usize,
 }
 
 impl Capacity {
-    /// For so many events of whatever size: NATS takes none of more than 64 MiB.
+    /// Room for so many events of whatever size: NATS takes none of more than 64 MiB.
     pub const fn of(events: usize) -> Self {
         Self {
             events,
@@ -65,24 +79,27 @@ impl Capacity {
 }
 
 impl Delivery {
-    /// Bytes as they came.
+    /// Bytes of the message as they came, headers included.
     pub fn size(&self) -> usize {
         self.message.length
     }
 
+    /// Subject of the message.
     pub fn subject(&self) -> &str {
         &self.message.subject
     }
 
+    /// Payload of the message.
     pub fn payload(&self) -> &Bytes {
         &self.message.payload
     }
 
+    /// Names and values of the headers, in no order.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         headers(&self.message)
     }
 
-    /// Where to acknowledge; also what identifies the delivery.
+    /// Ticket to settle the delivery with; identifies it, too.
     pub fn ticket(&self) -> Ticket {
         Ticket(
             self.message
@@ -93,17 +110,17 @@ impl Delivery {
     }
 }
 
-/// The right to settle one delivery.
+/// Right to settle one delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket(Subject);
 
 impl Bus {
-    /// The event is done. Sent once everything it caused is stored, so a late ack does no harm.
+    /// Acks: the event is done. Sent once everything it caused is stored, so a late ack does no harm.
     pub async fn ack(&self, ticket: &Ticket) {
         self.settle(ticket, Bytes::from_static(b"+ACK")).await;
     }
 
-    /// Please again, but not before `delay`.
+    /// Gives a delivery back: to be delivered again, but not before `delay`.
     pub async fn retry(&self, ticket: &Ticket, delay: Duration) {
         self.settle(
             ticket,
@@ -112,20 +129,21 @@ impl Bus {
         .await;
     }
 
-    /// Still at it: starts the ack wait anew.
+    /// Starts the ack wait anew for an event that takes longer.
     pub async fn in_progress(&self, ticket: &Ticket) {
         self.settle(ticket, Bytes::from_static(b"+WPI")).await;
     }
 
-    /// A lost settlement is repaired by redelivery, so a failure is only worth a line.
+    /// Publishes a settlement, without an ack of its own: a lost one is repaired by redelivery, so a failure is only worth a
+    /// line in the log.
     async fn settle(&self, ticket: &Ticket, payload: Bytes) {
         if let Err(e) = self.client.publish(ticket.0.clone(), payload).await {
             tracing::warn!(error = %e, "cannot settle a delivery; it will come again");
         }
     }
 
-    /// Starts pulling from a durable consumer.
-    /// `created` is the stream's creation time; a stream made anew ends the pull.
+    /// Starts pulling from a durable consumer. Nothing is asked for until [`Pull::ask`]. `created` is the stream's creation
+    /// time (Unix ms); a stream that is made anew ends the pull.
     pub async fn pull(&self, stream: &str, created: u64, consumer: &str) -> Result<Pull, BusError> {
         let (inbox, messages) = self.pull_inbox().await?;
         let mut connections = self.connections.clone();
@@ -139,7 +157,7 @@ impl Bus {
             stream: stream.to_owned(),
             created,
             refused: false,
-            alone_since: None,
+            unanswered_since: None,
             stale: false,
             heard: Instant::now(),
             connections,
@@ -147,6 +165,7 @@ impl Bus {
         })
     }
 
+    /// New inbox, subscribed to.
     async fn pull_inbox(&self) -> Result<(String, Subscriber), BusError> {
         let inbox = self.client.new_inbox();
         let messages = self
@@ -158,32 +177,40 @@ impl Bus {
     }
 }
 
-/// A running pull.
+/// Pull from one consumer, over one inbox at a time.
 pub struct Pull {
     bus: Bus,
+    /// Subject of pull requests.
     request: String,
     inbox: String,
+    /// Subscription of the inbox.
     messages: Subscriber,
     /// Messages asked for that have neither come nor been refused.
     outstanding: usize,
     stream: String,
+    /// Creation time of the stream, Unix milliseconds.
     created: u64,
+    /// Whether nobody answered to the last request.
     refused: bool,
-    /// Since when nobody has answered for the consumer.
-    alone_since: Option<Instant>,
-    /// The pull requests are taken for lost.
+    /// Time since which nobody has answered for the consumer.
+    unanswered_since: Option<Instant>,
+    /// Whether the pull requests are taken for lost.
     stale: bool,
+    /// When the server was last heard of.
     heard: Instant,
+    /// Number of connections so far.
     connections: watch::Receiver<u64>,
+    /// Names of streams, each allocated once.
     streams: HashMap<String, Arc<str>>,
 }
 
-/// The consumer is gone; only a restart, which creates or reports it, can help.
-#[derive(Debug)]
+/// The consumer is gone, with the reason for people; only a restart, which creates or reports it, can help.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub struct Gone(pub String);
 
 impl Pull {
-    /// Asks for what there is room for. Returns what an inbox that had to be given up still held.
+    /// Asks for as many events as there is room for. Returns deliveries that an inbox which had to be given up still held.
     pub async fn ask(&mut self, room: Capacity) -> Result<Vec<Delivery>, Gone> {
         let rest = if self.stale {
             self.restart().await?
@@ -195,9 +222,10 @@ impl Pull {
         Ok(rest)
     }
 
+    /// Sends a pull request if it is worth one.
     async fn ask_more(&mut self, room: Capacity) {
         if std::mem::take(&mut self.refused) {
-            tokio::time::sleep(Duration::from_millis(500)).await; // nobody there: no hot loop
+            tokio::time::sleep(spread(NO_CONSUMER_PAUSE)).await; // no hot loop
         }
         let want = room.events.saturating_sub(self.outstanding);
         if want == 0 || (self.outstanding > 0 && want < room.least) {
@@ -220,16 +248,17 @@ impl Pull {
         }
     }
 
-    /// Waits for events and returns all that have come, at least one; or nothing, when it is time to ask again.
+    /// Waits for events and returns all that have come; none when it is time to ask again. May be dropped at any time without
+    /// losing an event.
     pub async fn next(&mut self) -> Result<Vec<Delivery>, Gone> {
-        let silent = self.heard + SILENCE;
+        let silent = self.heard + LOST_AFTER;
         let mut message = tokio::select! {
             message = self.messages.next() => message,
             _ = self.connections.changed() => None,
             () = tokio::time::sleep_until(silent) => None,
         };
         if message.is_none() {
-            // Not here: whoever waits may drop this future, and half a restart would be none.
+            // No restart here: the caller may drop this future, and half a restart would be none.
             self.stale = true;
             return Ok(Vec::new());
         }
@@ -246,14 +275,14 @@ impl Pull {
         Ok(deliveries)
     }
 
-    /// Stops pulling and returns what the server had already sent. The client forgets a subscription once it has sent that
-    /// it ends, without waiting for what is on its way; so under load what was asked for is taken first.
+    /// Stops pulling and returns deliveries that the server had already sent. The client forgets a subscription once it has
+    /// sent that it ends, without waiting for messages on their way; so under load those asked for are taken first.
     pub async fn close(mut self) -> Vec<Delivery> {
         let mut rest = Vec::new();
-        let end = Instant::now() + LAST_CALL;
+        let end = Instant::now() + CLOSE_TIMEOUT;
         while self.outstanding > 0 {
-            let quiet = end.min(Instant::now() + PAUSE);
-            let Ok(Some(message)) = tokio::time::timeout_at(quiet, self.messages.next()).await
+            let gap_end = end.min(Instant::now() + CLOSE_GAP);
+            let Ok(Some(message)) = tokio::time::timeout_at(gap_end, self.messages.next()).await
             else {
                 break;
             };
@@ -262,18 +291,19 @@ impl Pull {
         if self.messages.drain().await.is_err() {
             return rest;
         }
-        let end = Instant::now() + Duration::from_secs(2);
+        let end = Instant::now() + DRAIN_TIMEOUT;
         while let Ok(Some(message)) = tokio::time::timeout_at(end, self.messages.next()).await {
             rest.extend(self.take(message).ok().flatten());
         }
         rest
     }
 
-    /// After a reconnect or a long silence the server may have forgotten what was asked.
+    /// Takes a new inbox: after a reconnect or a long silence the server may have forgotten the requests. Returns deliveries
+    /// that were in the old one.
     async fn restart(&mut self) -> Result<Vec<Delivery>, Gone> {
         self.heard = Instant::now();
         if !self.bus.is_connected() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(spread(NO_CONNECTION_PAUSE)).await;
             return Ok(Vec::new());
         }
         // Plain messages take their identity from the stream's creation: on another stream it would be a false one.
@@ -302,11 +332,11 @@ impl Pull {
         Ok(rest)
     }
 
-    /// An event, or a status that says how many of the asked ones will not come.
+    /// Takes a message: a delivery, or a status that says how many of the messages asked for will not come.
     fn take(&mut self, message: Message) -> Result<Option<Delivery>, Gone> {
         let Some(status) = message.status else {
             self.outstanding = self.outstanding.saturating_sub(1);
-            self.alone_since = None;
+            self.unanswered_since = None;
             let info = message
                 .reply
                 .as_ref()
@@ -314,7 +344,7 @@ impl Pull {
             return Ok(info.map(|info| Delivery { message, info }));
         };
         if status == StatusCode::IDLE_HEARTBEAT {
-            self.alone_since = None;
+            self.unanswered_since = None;
             return Ok(None);
         }
         let why = message.description.clone().unwrap_or_default();
@@ -323,9 +353,11 @@ impl Pull {
         }
         if status == StatusCode::NO_RESPONDERS {
             self.refused = true;
-            let since = *self.alone_since.get_or_insert_with(Instant::now);
-            if since.elapsed() > GIVE_UP {
-                return Err(Gone(format!("nobody has answered for it in {GIVE_UP:?}")));
+            let since = *self.unanswered_since.get_or_insert_with(Instant::now);
+            if since.elapsed() > GONE_AFTER {
+                return Err(Gone(format!(
+                    "nobody has answered for it in {GONE_AFTER:?}"
+                )));
             }
         }
         let unserved = headers(&message)
@@ -338,7 +370,7 @@ impl Pull {
         Ok(None)
     }
 
-    /// Reads both shapes of the ack subject: nine tokens, or eleven and more with domain and account [NATS ADR-15].
+    /// Reads both forms of the ack subject: nine tokens, or eleven and more with domain and account [NATS ADR-15].
     fn delivery_info(&mut self, reply: &str) -> Option<DeliveryInfo> {
         let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
         let tokens = if tokens.len() >= 9 {

@@ -1,4 +1,4 @@
-//! Purging a stream of what is older than its replay window and done with by every consumer.
+//! Purging a stream of messages that are older than its replay window and done with by every consumer.
 
 use std::time::Duration;
 
@@ -8,13 +8,15 @@ use serde_json::json;
 
 use super::{ApiError, Bus};
 
+/// Answer to `STREAM.PURGE`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Purged {
+    /// Number of messages.
     purged: u64,
 }
 
-/// Purges once, and says how many messages went.
+/// Purges a stream once of messages older than `window` that no consumer needs; returns how many went.
 pub async fn purge(bus: &Bus, stream: &str, window: Duration) -> Result<u64, ApiError> {
     let before = event::now_ms().saturating_sub(window.as_millis() as u64);
     let Some(old) = bus.first_since(stream, before).await? else {

@@ -1,4 +1,4 @@
-//! Reading streams without a consumer: for audits, dead letters, recovery, and whoever must find a place in time.
+//! Reading streams without a consumer: for audits, dead letters, recovery, and searches by time.
 
 use std::time::Duration;
 
@@ -12,21 +12,27 @@ use super::{ApiError, Bus, BusError, failed, headers};
 use oncue_proto::event::{self, Incoming, Origin};
 
 /// Messages for one request.
-const BATCH: usize = 256;
-const QUIET: Duration = Duration::from_secs(10);
+const MESSAGES_AT_A_TIME: usize = 256;
+/// Longest wait for the next message of an answer.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A message as a stream holds it.
+/// Message as a stream holds it.
 #[derive(Debug, Clone)]
 pub struct StoredMessage {
+    /// Sequence in the stream, from 1.
     pub sequence: u64,
     /// When the stream took it, Unix milliseconds.
     pub time: u64,
+    /// Subject under which the stream holds it, after its transforms.
     pub subject: String,
+    /// Names and values; a name may stand there twice.
     pub headers: Vec<(String, String)>,
+    /// Payload as it was published.
     pub payload: Bytes,
 }
 
 impl StoredMessage {
+    /// First value of a header, whose name is compared without case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -34,7 +40,8 @@ impl StoredMessage {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The event it is, in a stream made at `stream_created` (Unix ms), which is part of the identity of plain messages.
+    /// Event that the message is, in a stream made at `stream_created` (Unix ms), which is part of the identity of plain
+    /// messages. Fails with the reason for people.
     pub fn read(&self, stream: &str, stream_created: u64) -> Result<Incoming, String> {
         let origin = Origin {
             stream,
@@ -51,7 +58,7 @@ impl StoredMessage {
     }
 }
 
-/// Which messages of a stream to read.
+/// Part of a stream to read.
 #[derive(Debug, Clone)]
 pub struct Slice<'s> {
     /// First sequence; does not count where `since` is set.
@@ -60,13 +67,14 @@ pub struct Slice<'s> {
     pub since: Option<u64>,
     /// Only of this subject; may hold wildcards.
     pub subject: &'s str,
+    /// Most messages.
     pub messages: usize,
-    /// The server stops once it has sent this much.
+    /// Most bytes, 0 for any number: the server stops once it has sent this much.
     pub bytes: usize,
 }
 
 impl Bus {
-    /// A few hundred messages from sequence `from` on, in order; none at the end of the stream.
+    /// Up to 256 messages from sequence `from` on, in order; none at the end of the stream.
     pub async fn read_stream(
         &self,
         stream: &str,
@@ -78,14 +86,14 @@ impl Bus {
                 from,
                 since: None,
                 subject: ">",
-                messages: BATCH,
+                messages: MESSAGES_AT_A_TIME,
                 bytes: 0,
             },
         )
         .await
     }
 
-    /// The first messages of a slice, in order; none where there are none.
+    /// First messages of a slice, in order; none where there are none. Any replica answers, and one may lag behind.
     pub async fn read_slice(
         &self,
         stream: &str,
@@ -113,7 +121,7 @@ impl Bus {
         asked.map_err(|e| failed(stream, e))?;
         let mut batch = Vec::new();
         loop {
-            let answer = tokio::time::timeout(QUIET, answers.next()).await;
+            let answer = tokio::time::timeout(MESSAGE_TIMEOUT, answers.next()).await;
             let answer = answer
                 .map_err(|e| failed(stream, e))?
                 .ok_or_else(|| failed(stream, "connection closed"))?;
@@ -127,17 +135,16 @@ impl Bus {
                     ));
                 }
             }
-            let (mut found, mut own) = (StoredMessage::empty(answer.payload.clone()), Vec::new());
+            let mut found = StoredMessage::empty(answer.payload.clone());
             for (name, value) in headers(&answer) {
                 match name {
                     "Nats-Sequence" => found.sequence = value.parse().unwrap_or(0),
                     "Nats-Time-Stamp" => found.time = event::parse_time(value).unwrap_or(0),
                     "Nats-Subject" => value.clone_into(&mut found.subject),
                     "Nats-Stream" | "Nats-Num-Pending" | "Nats-Last-Sequence" => {}
-                    _ => own.push((name.to_owned(), value.to_owned())),
+                    _ => found.headers.push((name.to_owned(), value.to_owned())),
                 }
             }
-            found.headers = own;
             batch.push(found);
         }
     }
@@ -162,7 +169,7 @@ impl Bus {
             .filter(|found| found.sequence == sequence))
     }
 
-    /// Takes one message out of its stream.
+    /// Deletes one message from its stream; one that is not there is deleted already.
     pub async fn delete_message(&self, stream: &str, sequence: u64) -> Result<(), ApiError> {
         let body = json!({ "seq": sequence, "no_erase": true });
         match self
@@ -174,7 +181,7 @@ impl Bus {
         }
     }
 
-    /// Sequence of the first message the stream took at `since` (Unix ms) or later, one past the last if there is none;
+    /// Sequence of the first message that the stream took at `since` (Unix ms) or later, one past the last if there is none;
     /// `None` for an empty stream. A binary search: times grow with sequences.
     pub async fn first_since(&self, stream: &str, since: u64) -> Result<Option<u64>, ApiError> {
         let state = self.stream_info(stream).await?.state;
@@ -194,8 +201,8 @@ impl Bus {
         Ok(Some(low))
     }
 
-    /// Lets a consumer begin again at `sequence`: what was acked from there on is delivered once more. Returns how many
-    /// messages those are.
+    /// Lets a consumer begin again at `sequence`: messages that were acked from there on are delivered once more. Returns
+    /// their number.
     pub async fn rewind(
         &self,
         stream: &str,
@@ -214,6 +221,7 @@ impl Bus {
 }
 
 impl StoredMessage {
+    /// Message of which only the payload is known yet.
     fn empty(payload: Bytes) -> Self {
         Self {
             sequence: 0,

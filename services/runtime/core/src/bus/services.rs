@@ -1,8 +1,8 @@
-//! The NATS services API: who runs, what it has done since it started, and the answers to that [NATS ADR-32]. So
+//! NATS services API: workers that run, their counts since they started, and the answers of a worker [NATS ADR-32]. So
 //! `nats micro ls` sees Oncue's workers and no registry process exists.
 //!
 //! Written out rather than taken from the client library, whose answers lack the metadata and whose services are for
-//! requests: a worker only says who it is and how it fares.
+//! requests: a worker only tells its identity and its counts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,62 +19,90 @@ pub struct ServiceInstance {
     /// `io.nats.micro.v1.stats_response` and its like.
     #[serde(rename = "type")]
     pub response: String,
+    /// Name of the service: the function, for a worker.
     pub name: String,
+    /// Name of the instance, unique among those of the service.
     pub id: String,
+    /// Semantic version.
     pub version: String,
+    /// Sentence for people; only in INFO.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
+    /// Start time, RFC 3339; only in STATS.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub started: String,
+    /// Anything else that the service tells, in all answers.
     pub metadata: BTreeMap<String, String>,
+    /// Subjects that it serves; none in PING.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<ServiceEndpoint>,
 }
 
+/// Subject that an instance serves.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServiceEndpoint {
+    /// Name among the endpoints of the service.
     pub name: String,
+    /// Subject, which may hold wildcards.
     pub subject: String,
+    /// Group whose members share the requests.
     pub queue_group: String,
+    /// Anything else that the service tells of it; only in INFO.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// Counts; only in STATS.
     #[serde(flatten)]
     pub stats: Option<ServiceStats>,
-    /// What the service adds of its own: [`WorkerStats`] of a worker.
+    /// Counts of the service's own kind: [`WorkerStats`] of a worker.
     #[serde(skip_serializing_if = "Value::is_null")]
     pub data: Value,
 }
 
+/// Counts of an endpoint since it started.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServiceStats {
+    /// Requests taken: deliveries, for a worker.
     pub num_requests: u64,
+    /// Requests that failed.
     pub num_errors: u64,
+    /// Text of the last failure.
     pub last_error: Option<String>,
-    /// Nanoseconds.
+    /// Nanoseconds spent on all requests.
     pub processing_time: u64,
-    /// Nanoseconds.
+    /// Nanoseconds spent on one request.
     pub average_processing_time: u64,
 }
 
-/// What a worker has done since it started, but for `in_flight`.
+/// Counts of a worker since it started, but for `in_flight`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStats {
+    /// Events in flight now.
     pub in_flight: u64,
+    /// Deliveries taken.
     pub delivered: u64,
+    /// Events applied.
     pub applied: u64,
+    /// Events that had been applied before.
     pub duplicates: u64,
+    /// Commits refused because a row had changed.
     pub conflicts: u64,
+    /// Deliveries given back to be tried again.
     pub retried: u64,
+    /// Events dead-lettered.
     pub dead: u64,
+    /// Durations of handlers.
     pub duration_ms: DurationHistogram,
 }
 
-/// Durations of handlers: `counts[i]` runs took at most `bounds[i]` milliseconds, the last of them longer than all bounds.
+/// Histogram of durations: `counts[i]` of them took at most `bounds[i]` milliseconds and more than the bound before; the
+/// last count, which has no bound, is of all that took longer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DurationHistogram {
+    /// Upper bounds in milliseconds, ascending.
     pub bounds: Vec<f64>,
+    /// One more than there are bounds.
     pub counts: Vec<u64>,
 }
 
@@ -90,15 +118,15 @@ impl ServiceInstance {
         }
     }
 
-    /// Process id, with which instances of ours end their name.
+    /// Process id, with which instances of ours end their name; `None` for others.
     pub fn pid(&self) -> Option<u32> {
         self.id.rsplit('-').next()?.parse().ok()
     }
 }
 
 impl Bus {
-    /// Instances that answer on `subject` (`$SRV.STATS`, `$SRV.PING.NAME`, ...), until nothing has come for `gap`. Whoever
-    /// answers in another form is left out.
+    /// Instances that answer on `subject` (`$SRV.STATS`, `$SRV.PING.NAME`, ...), until nothing has come for `gap`. Answers in
+    /// another form are left out.
     pub async fn service_instances(
         &self,
         subject: &str,
@@ -113,7 +141,8 @@ impl Bus {
             .collect())
     }
 
-    /// Answers for the instance `id` of the service `name` until the connection closes; `answer` is given the verb.
+    /// Answers for the instance `id` of the service `name` until the connection closes, in tasks of its own; `answer` is
+    /// given the verb (PING, INFO or STATS). Fails where the subjects cannot be subscribed to.
     pub async fn answer_services<F>(&self, name: &str, id: &str, answer: F) -> Result<(), BusError>
     where
         F: Fn(&str) -> ServiceInstance + Clone + Send + 'static,

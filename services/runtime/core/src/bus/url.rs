@@ -1,4 +1,4 @@
-//! Where NATS is: one server, or those of a cluster, and who we are to them.
+//! Address of NATS: one server, or those of a cluster, the user to be there, and the delays of reconnecting.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const RECONNECT: Backoff = Backoff {
     longest: Duration::from_secs(4),
 };
 
-/// Servers separated by commas.
+/// Servers of a URL, separated by commas. The error names the URL without its password.
 pub fn servers(url: &ServerUrl) -> Result<Vec<ServerAddr>, BusError> {
     let servers = url
         .expose()
@@ -26,7 +26,7 @@ pub fn servers(url: &ServerUrl) -> Result<Vec<ServerAddr>, BusError> {
         .map_err(|e| failed(format_args!("{url} is no NATS URL"), e))
 }
 
-/// With the first user that is named: the client itself takes none from a URL.
+/// Options with the first user that a server's URL names: the client itself takes none from a URL.
 pub fn options(servers: &[ServerAddr]) -> ConnectOptions {
     let Some((user, password)) = servers.iter().find_map(user) else {
         return ConnectOptions::new();
@@ -34,8 +34,9 @@ pub fn options(servers: &[ServerAddr]) -> ConnectOptions {
     ConnectOptions::new().user_and_password(user, password)
 }
 
-/// Who was connected `before` waits 0 to 100 ms, then up to 4 s, of which a random half is taken off: all lost the server at
-/// the same moment, and it must not get all of them back at once. Who starts waits for nothing.
+/// Delay before the attempt `attempts` to connect, counted from 1. A start waits for nothing at first. A client that was
+/// connected `before` waits 0 to 100 ms, then up to 4 s, of which a random half is taken off: all lost the server at the
+/// same moment, and it must not get all of them back at once.
 pub fn connect_delay(attempts: usize, before: bool) -> Duration {
     if attempts <= 1 && !before {
         return Duration::ZERO;
@@ -46,9 +47,14 @@ pub fn connect_delay(attempts: usize, before: bool) -> Duration {
     RECONNECT.delay(u32::try_from(attempts).unwrap_or(u32::MAX))
 }
 
+/// User and password of a server's URL.
 fn user(server: &ServerAddr) -> Option<(String, String)> {
-    let plain = |part: &str| event::percent_decode(part).unwrap_or_else(|| part.to_owned());
-    Some((plain(server.username()?), plain(server.password()?)))
+    Some((decoded(server.username()?), decoded(server.password()?)))
+}
+
+/// Part of a URL without its percent-encoding; a part that is not UTF-8 then stays as it is.
+fn decoded(part: &str) -> String {
+    event::percent_decode(part).unwrap_or_else(|| part.to_owned())
 }
 
 #[cfg(test)]

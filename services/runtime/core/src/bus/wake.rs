@@ -10,22 +10,20 @@ use super::{Bus, BusError, failed};
 pub struct WakeListener(SelectAll<Subscriber>);
 
 impl Bus {
-    /// Listens on all of the subjects; once this returns, the server knows. It ends each subscription by itself after its
+    /// Listens on all of the subjects, which may hold wildcards; once this returns, the server knows. It ends each subscription by itself after its
     /// first message, so that a busy subject costs one copy of one event.
     pub async fn wake_listener(&self, subjects: &[String]) -> Result<WakeListener, BusError> {
         let mut subscribers = Vec::new();
         for subject in subjects {
-            let wrong =
-                |e: &dyn std::fmt::Display| failed(format_args!("cannot listen on {subject}"), e);
             let mut subscriber = self
                 .client
                 .subscribe(subject.clone())
                 .await
-                .map_err(|e| wrong(&e))?;
+                .map_err(|e| failed(format_args!("cannot listen on {subject}"), e))?;
             subscriber
                 .unsubscribe_after(1)
                 .await
-                .map_err(|e| wrong(&e))?;
+                .map_err(|e| failed(format_args!("cannot listen on {subject}"), e))?;
             subscribers.push(subscriber);
         }
         self.client

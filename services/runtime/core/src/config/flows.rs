@@ -1,8 +1,8 @@
-//! `[flows]`: which flows get a ledger, and who may wait for them.
+//! `[flows]`: flows that get a ledger, and clients that wait for them.
 
+use std::fmt;
 use std::time::Duration;
 
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::Span;
@@ -12,7 +12,7 @@ use oncue_proto::event;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FlowsConfig {
-    /// Which flows are tracked. Default: those whose client asks.
+    /// Flows that are tracked. Default: those whose client asks.
     pub track: Track,
     /// How long a ledger stays after it was last written. Default 24 h.
     pub keep: Span,
@@ -33,26 +33,27 @@ impl Default for FlowsConfig {
     }
 }
 
-/// Written `"asked"`, `"all"`, or a share like `0.01`.
+/// Flows that are tracked: written `"asked"`, `"all"`, or a share like `0.01`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Track {
     /// Only where the client asks.
     Asked,
+    /// Every flow.
     All,
     /// This share of all flows as well, between 0 and 1.
     Share(f64),
 }
 
 impl Track {
-    /// Whether a flow is tracked that nobody has asked to track. Decided by its id, so that all agree.
+    /// Whether a flow is tracked that no client has asked to track. Decided by its id, so that all programs agree.
     pub fn wants(self, flow: &str) -> bool {
         match self {
             Self::Asked => false,
             Self::All => true,
             Self::Share(share) => {
                 let hash = event::hash(&[b"track", flow.as_bytes()]);
-                let place = u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]);
-                f64::from(place) < share * (f64::from(u32::MAX) + 1.0)
+                let number = u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]);
+                f64::from(number) < share * (f64::from(u32::MAX) + 1.0)
             }
         }
     }
@@ -60,26 +61,30 @@ impl Track {
 
 impl<'de> Deserialize<'de> for Track {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        /// Value as it stands in the file.
         #[derive(Deserialize)]
         #[serde(untagged)]
-        enum Either {
+        enum Written {
             Word(String),
             Whole(i64),
             Share(f64),
         }
-        let bad = |what: &dyn std::fmt::Display| {
-            D::Error::custom(format!(
-                "track is {what}; it is \"asked\", \"all\", or a share of all flows like 0.01"
-            ))
-        };
-        match Either::deserialize(d).map_err(|_| bad(&"neither a word nor a number"))? {
-            Either::Word(word) if word == "asked" => Ok(Self::Asked),
-            Either::Word(word) if word == "all" => Ok(Self::All),
-            Either::Word(word) => Err(bad(&format!("{word:?}"))),
-            Either::Whole(n) if n == 0 || n == 1 => Ok(Self::Share(n as f64)),
-            Either::Whole(n) => Err(bad(&n)),
-            Either::Share(share) if (0.0..=1.0).contains(&share) => Ok(Self::Share(share)),
-            Either::Share(share) => Err(bad(&share)),
+        match Written::deserialize(d) {
+            Ok(Written::Word(word)) if word == "asked" => Ok(Self::Asked),
+            Ok(Written::Word(word)) if word == "all" => Ok(Self::All),
+            Ok(Written::Word(word)) => Err(wrong(format_args!("{word:?}"))),
+            Ok(Written::Whole(n)) if n == 0 || n == 1 => Ok(Self::Share(n as f64)),
+            Ok(Written::Whole(n)) => Err(wrong(n)),
+            Ok(Written::Share(share)) if (0.0..=1.0).contains(&share) => Ok(Self::Share(share)),
+            Ok(Written::Share(share)) => Err(wrong(share)),
+            Err(_) => Err(wrong("neither a word nor a number")),
         }
     }
+}
+
+/// Mistake that names what is written and what may be.
+fn wrong<E: serde::de::Error>(written: impl fmt::Display) -> E {
+    E::custom(format_args!(
+        "track is {written}; it is \"asked\", \"all\", or a share of all flows like 0.01"
+    ))
 }

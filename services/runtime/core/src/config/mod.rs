@@ -1,5 +1,5 @@
-//! `oncue.toml` and the environment, read whole and checked before anything is opened. Every mistake is listed with
-//! its line; a field nobody knows is a mistake.
+//! Configuration: `oncue.toml` and the environment, read whole and checked before anything is opened. Every mistake is
+//! listed with its line; an unknown field is a mistake.
 
 mod flows;
 mod reader;
@@ -9,7 +9,6 @@ mod server_url;
 mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ pub use self::schedule::Schedule;
 pub use self::server_url::ServerUrl;
 pub use self::units::{Size, Span, parse_size};
 
-/// Everything a process of Oncue is told.
+/// Configuration of a process. The environment goes above the file, the file above the defaults.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The file it was read from, if there was one.
@@ -39,11 +38,17 @@ pub struct Config {
     pub batch_publish: bool,
     /// Encoded descriptor sets of other repositories, added to the built-in contract.
     pub contracts: Vec<PathBuf>,
+    /// `[streams.DOMAIN]` by domain; see [`stream`](Self::stream) for those that are not named.
     pub streams: BTreeMap<String, StreamConfig>,
+    /// `[functions.NAME]` by name; see [`function`](Self::function) for those that are not named.
     pub functions: BTreeMap<String, FunctionConfig>,
+    /// `[[schedule]]`, in the order of the file. Default none.
     pub schedules: Vec<Schedule>,
+    /// `[gateway]`
     pub gateway: GatewayConfig,
+    /// `[console]`
     pub console: ConsoleConfig,
+    /// `[flows]`
     pub flows: FlowsConfig,
     /// `ONCUE_CONCURRENCY`, `ONCUE_TIMEOUT`, `ONCUE_ATTEMPTS`: limits of this very process, above all others.
     pub process: FunctionConfig,
@@ -55,13 +60,14 @@ pub struct Config {
 pub struct StreamConfig {
     /// A full stream refuses publishes; nothing is dropped. Default 1 GiB.
     pub max_bytes: Size,
+    /// Servers of a cluster that hold a copy. Default 1.
     pub replicas: u32,
     /// How long the server itself recognises an id; an optimisation, not the guarantee. Default 2 min.
     pub duplicate_window: Span,
     /// H: an event older than this is refused, since its seen-mark may be gone. Default 72 h.
     pub horizon: Span,
-    /// R: what every function is done with stays for this long, so that a Redis that lost state can be restored from
-    /// it. Default 24 h.
+    /// R: events that every function is done with stay for this long, so that a Redis that lost state can be restored from
+    /// them. Default 24 h.
     pub replay_window: Span,
 }
 
@@ -77,15 +83,22 @@ impl Default for StreamConfig {
     }
 }
 
-/// `[functions.NAME]`: what replaces the limits written in the function itself, and how `oncue up` runs it.
+/// `[functions.NAME]`: limits that replace those written in the function itself, and how `oncue up` runs it. Default: none
+/// is replaced.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FunctionConfig {
+    /// See [`Limits::concurrency`].
     pub concurrency: Option<usize>,
+    /// See [`Limits::reserved_concurrency`].
     pub reserved_concurrency: Option<u32>,
+    /// See [`Limits::timeout`].
     pub timeout: Option<Span>,
+    /// See [`Limits::attempts`].
     pub attempts: Option<u32>,
+    /// See [`Limits::ack_wait`].
     pub ack_wait: Option<Span>,
+    /// See [`Limits::start`].
     pub start: Option<Start>,
     /// Fewest processes `oncue up` keeps running; with 0 the function sleeps until an event comes. Default 1.
     pub min: Option<u32>,
@@ -95,11 +108,11 @@ pub struct FunctionConfig {
     pub idle: Option<Span>,
     /// Short for `min` and `max` of this number.
     pub replicas: Option<u32>,
-    /// Environment of those processes.
+    /// Variables added to the environment of those processes.
     pub env: BTreeMap<String, String>,
 }
 
-/// The limits of one function.
+/// Limits of one function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Events one worker holds at a time, all keys together; fewer where they take more than 32 MiB. Default 2,000.
@@ -112,6 +125,7 @@ pub struct Limits {
     pub attempts: u32,
     /// Silence after which the server gives an event to another worker. Default 30 s.
     pub ack_wait: Span,
+    /// First event of a function that never ran before. Default [`Start::All`].
     pub start: Start,
 }
 
@@ -129,7 +143,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// What the file says replaces what the function says.
+    /// These limits with those of `config` in their place, where it has some; counts are at least 1.
     #[must_use]
     pub fn with(mut self, config: &FunctionConfig) -> Self {
         self.concurrency = config.concurrency.unwrap_or(self.concurrency).max(1);
@@ -145,7 +159,7 @@ impl Limits {
     }
 }
 
-/// Where a function that never ran before begins in its stream.
+/// First event of a function that never ran before. One that has a consumer goes on where it stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Start {
@@ -156,6 +170,7 @@ pub enum Start {
 }
 
 impl Start {
+    /// Deliver policy of the consumer, in the server's word.
     pub fn policy(self) -> &'static str {
         match self {
             Self::All => "all",
@@ -199,7 +214,7 @@ impl Default for GatewayConfig {
 pub struct ConsoleConfig {
     /// `ONCUE_CONSOLE_LISTEN`; default `127.0.0.1:8090`. Other addresses than loopback need `ONCUE_CONSOLE_TOKEN`.
     pub listen: String,
-    /// Whether who is logged in may redrive and drop dead letters. Default false: the console only looks.
+    /// Whether a user who is logged in may redrive and drop dead letters. Default false: the console only looks.
     pub write: bool,
     /// `ONCUE_TRACE_UI`: where the page's links to traces lead. Default: port 16686 of the host the page came from.
     pub traces: Option<String>,
@@ -215,17 +230,10 @@ impl Default for ConsoleConfig {
     }
 }
 
-/// Every mistake found, a line each.
-#[derive(Debug)]
+/// Mistakes of a configuration, all of them, each in a sentence for people that says where it is.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
 pub struct ConfigErrors(pub Vec<String>);
-
-impl fmt::Display for ConfigErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("\n"))
-    }
-}
-
-impl std::error::Error for ConfigErrors {}
 
 impl Config {
     /// Reads the file named by `ONCUE_CONFIG` (it must exist then) or `oncue.toml` here (it may be absent), and the
@@ -245,7 +253,7 @@ impl Config {
         })
     }
 
-    /// The same from text, with the environment as a function.
+    /// Reads `text`, which comes from `path`, with `env` as the environment on top.
     pub fn parse(
         text: &str,
         path: Option<&Path>,
@@ -285,21 +293,23 @@ impl Config {
         }
     }
 
-    /// The settings of a stream; every domain has one, named in the file or not.
+    /// Settings of the stream of a domain; the defaults for one that the file does not name.
     pub fn stream(&self, domain: &str) -> StreamConfig {
         self.streams.get(domain).cloned().unwrap_or_default()
     }
 
-    /// The settings of the bucket that holds files: `[streams.objects]`. It is a stream as well, without a domain.
+    /// Settings of the bucket that holds files: `[streams.objects]`. It is a stream as well, without a domain.
     pub fn bucket(&self) -> StreamConfig {
         self.stream("objects")
     }
 
+    /// Settings of a function; none for one that the file does not name.
     pub fn function(&self, name: &str) -> FunctionConfig {
         self.functions.get(name).cloned().unwrap_or_default()
     }
 
-    /// The built-in contract and those of other repositories.
+    /// Catalog of the built-in contract and those of other repositories. Reads their files; fails with every one that is not
+    /// there or does not fit.
     pub fn catalog(&self) -> Result<Catalog, ConfigErrors> {
         let mut catalog = Catalog::builtin();
         let mut errors = Vec::new();
@@ -321,7 +331,7 @@ impl Config {
     }
 }
 
-/// A value from the environment, or nothing; a bad one is a mistake like any other.
+/// Value of a variable, if it is set; a bad one is a mistake like any other.
 fn overlay<T>(
     env: &impl Fn(&str) -> Option<String>,
     name: &str,
@@ -334,11 +344,13 @@ fn overlay<T>(
         .ok()
 }
 
+/// `true` or `false`.
 fn yes_or_no(text: &str) -> Result<bool, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is neither true nor false"))
 }
 
+/// Whole number above 0.
 fn positive(text: &str) -> Result<u32, String> {
     text.parse()
         .ok()

@@ -1,4 +1,4 @@
-//! Reads `oncue.toml` part after part, so that one mistake does not hide the next.
+//! Reader of `oncue.toml`, part after part, so that one mistake does not hide the next.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,54 +15,64 @@ use super::{
     ServerUrl, Span,
 };
 
+/// Configuration of `text`, which comes from `path`; fails with every mistake in it, in the order of the text.
 pub(super) fn read(text: &str, path: Option<&Path>) -> Result<Config, ConfigErrors> {
     let mut reader = Reader {
         text,
         path,
-        errors: Vec::new(),
+        mistakes: Vec::new(),
     };
     let table = match DeTable::parse(text) {
         Ok(table) => table.into_inner(),
         Err(e) => return Err(ConfigErrors(vec![reader.at(e.span(), e.message())])),
     };
     let config = reader.config(table);
-    if reader.errors.is_empty() {
+    let mut mistakes = reader.mistakes;
+    if mistakes.is_empty() {
         return Ok(config);
     }
-    reader.errors.sort_by_key(|(at, _)| *at);
-    Err(ConfigErrors(
-        reader
-            .errors
-            .into_iter()
-            .map(|(_, message)| message)
-            .collect(),
-    ))
+    mistakes.sort_by_key(|mistake| mistake.at);
+    let mistakes = mistakes.into_iter().map(|mistake| mistake.message);
+    Err(ConfigErrors(mistakes.collect()))
+}
+
+/// Mistake in the text. Sections are not read in its order.
+struct Mistake {
+    /// Byte in the text.
+    at: usize,
+    /// Sentence with file and line in front.
+    message: String,
 }
 
 /// `[nats]`
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nats {
+struct NatsSection {
+    /// See [`Config::nats_url`].
     url: Option<ServerUrl>,
+    /// See [`Config::batch_publish`].
     batch_publish: Option<bool>,
 }
 
 /// `[redis]`
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Redis {
+struct RedisSection {
+    /// See [`Config::redis_url`].
     url: Option<ServerUrl>,
+    /// See [`Config::keep_outputs`].
     keep_outputs: Option<Span>,
 }
 
+/// File that is being read, and the mistakes found in it so far.
 struct Reader<'t> {
     text: &'t str,
     path: Option<&'t Path>,
-    /// With where they are in the text, since sections are not read in its order.
-    errors: Vec<(usize, String)>,
+    mistakes: Vec<Mistake>,
 }
 
 impl<'t> Reader<'t> {
+    /// Configuration of an empty file.
     fn defaults(&self) -> Config {
         Config {
             path: self.path.map(Path::to_owned),
@@ -81,18 +91,20 @@ impl<'t> Reader<'t> {
         }
     }
 
+    /// Configuration of a whole file, without the parts that are wrong.
     fn config(&mut self, table: DeTable<'t>) -> Config {
         let mut config = self.defaults();
-        let (mut contracts, mut schedules) = (None, None);
+        let mut contracts = None;
+        let mut schedules = None;
         for (name, value) in table {
             match name.get_ref().as_ref() {
                 "nats" => {
-                    let nats: Nats = self.part("nats", value).unwrap_or_default();
+                    let nats: NatsSection = self.part("nats", value).unwrap_or_default();
                     config.nats_url = nats.url.unwrap_or(config.nats_url);
                     config.batch_publish = nats.batch_publish.unwrap_or(config.batch_publish);
                 }
                 "redis" => {
-                    let redis: Redis = self.part("redis", value).unwrap_or_default();
+                    let redis: RedisSection = self.part("redis", value).unwrap_or_default();
                     config.redis_url = redis.url.unwrap_or(config.redis_url);
                     config.keep_outputs = redis.keep_outputs.unwrap_or(config.keep_outputs);
                 }
@@ -132,6 +144,7 @@ impl<'t> Reader<'t> {
         config
     }
 
+    /// Reads `[flows]`, and checks the time that ledgers stay: Redis counts it in seconds.
     fn flows(&mut self, value: Spanned<DeValue<'t>>) -> FlowsConfig {
         let span = value.span();
         let flows: FlowsConfig = self.part("flows", value).unwrap_or_default();
@@ -141,7 +154,7 @@ impl<'t> Reader<'t> {
         flows
     }
 
-    /// Reads one section; a field that is wrong is noted and left out, so that the next mistake is found too.
+    /// Reads one section; a field that is wrong is recorded and left out, so that the next mistake is found too.
     fn part<T: for<'de> Deserialize<'de>>(
         &mut self,
         name: &str,
@@ -157,8 +170,7 @@ impl<'t> Reader<'t> {
                         return None;
                     };
                     let wrong = fields.iter().find(|(key, value)| {
-                        let (key, value) = (key.span(), value.span());
-                        key.contains(&span.start) || value.contains(&span.start)
+                        key.span().contains(&span.start) || value.span().contains(&span.start)
                     });
                     let wrong = wrong.map(|(key, _)| key.clone())?;
                     fields.remove(&wrong);
@@ -167,6 +179,7 @@ impl<'t> Reader<'t> {
         }
     }
 
+    /// Reads the tables of a section that has one for each name.
     fn named<T: for<'de> Deserialize<'de>>(
         &mut self,
         section: &str,
@@ -182,8 +195,7 @@ impl<'t> Reader<'t> {
         };
         let mut parts = BTreeMap::new();
         for (name, value) in table {
-            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-            if !name.get_ref().chars().all(plain) {
+            if !name.get_ref().chars().all(is_name_char) {
                 self.fail(
                     Some(name.span()),
                     &format!(
@@ -199,6 +211,7 @@ impl<'t> Reader<'t> {
         parts
     }
 
+    /// Checks the numbers of processes; `places` is where each function stands.
     fn check_scales(
         &mut self,
         functions: &BTreeMap<String, FunctionConfig>,
@@ -214,6 +227,7 @@ impl<'t> Reader<'t> {
         }
     }
 
+    /// Reads and checks all of `[[schedule]]`.
     fn schedules(&mut self, value: Spanned<DeValue<'t>>, catalog: &Catalog) -> Vec<Schedule> {
         let span = value.span();
         let DeValue::Array(array) = value.into_inner() else {
@@ -246,11 +260,14 @@ impl<'t> Reader<'t> {
         schedules
     }
 
+    /// Records a mistake.
     fn fail(&mut self, span: Option<Range<usize>>, message: &str) {
-        let place = span.as_ref().map_or(0, |span| span.start);
-        self.errors.push((place, self.at(span, message)));
+        let at = span.as_ref().map_or(0, |span| span.start);
+        let message = self.at(span, message);
+        self.mistakes.push(Mistake { at, message });
     }
 
+    /// Message with file and line in front.
     fn at(&self, span: Option<Range<usize>>, message: &str) -> String {
         let line = span.map_or(1, |span| {
             self.text[..span.start.min(self.text.len())]
@@ -265,7 +282,12 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// Where each name of a section stands.
+/// Whether a name of a section may hold the character.
+fn is_name_char(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
+}
+
+/// Bytes of the text at which each name of a section stands.
 fn places(section: &Spanned<DeValue<'_>>) -> BTreeMap<String, Range<usize>> {
     let DeValue::Table(table) = section.get_ref() else {
         return BTreeMap::new();

@@ -1,4 +1,4 @@
-//! How many processes of a function `oncue up` may run.
+//! Scaling: how many processes of a function `oncue up` may run.
 
 use std::time::Duration;
 
@@ -9,8 +9,9 @@ use super::FunctionConfig;
 pub struct Scale {
     /// Provisioned: so many run even when there is nothing to do.
     pub min: u32,
+    /// Most that run, at least `min`.
     pub max: u32,
-    /// How long fewer must have been enough before one is stopped.
+    /// Time that fewer must have been enough before one is stopped.
     pub idle: Duration,
 }
 
@@ -22,7 +23,7 @@ impl Scale {
 }
 
 impl FunctionConfig {
-    /// `min`, `max`, `idle`, or `replicas` for both bounds.
+    /// Bounds by `min`, `max` and `idle`, or by `replicas` for both. Default 1, 1 and 60 s.
     pub fn scale(&self) -> Scale {
         let min = self.min.or(self.replicas).unwrap_or(1);
         let max = self.max.or(self.replicas).unwrap_or(min.max(1));
@@ -30,7 +31,7 @@ impl FunctionConfig {
         Scale { min, max, idle }
     }
 
-    /// What the type of the fields cannot say.
+    /// Checks bounds that the types of the fields cannot check. Fails with the reason for people.
     pub(super) fn check_scale(&self) -> Result<(), String> {
         let Scale { min, max, .. } = self.scale();
         if self.replicas.is_some() && (self.min.is_some() || self.max.is_some()) {

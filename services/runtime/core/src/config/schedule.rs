@@ -7,18 +7,21 @@ use serde::Deserialize;
 
 use super::Span;
 
-/// `[[schedule]]`: an event that recurs.
+/// `[[schedule]]`: an event that recurs, by a fixed interval or by a cron line.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
-    /// The function to cue, for one whose signature takes no event; or `type` and `data`.
+    /// Function to cue, for one whose signature takes no event; or `type` and `data`.
     function: Option<String>,
+    /// Type of the event.
     #[serde(rename = "type")]
     ty: Option<String>,
+    /// Fields of the event. Default none.
     #[serde(default)]
     data: Option<toml::Table>,
     /// Tells several schedules of one type apart. Default: the function's name or the type.
     name: Option<String>,
+    /// Interval, at least 1 s.
     every: Option<Span>,
     /// Six fields with seconds, in UTC.
     cron: Option<String>,
@@ -28,18 +31,20 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// Type of the event; that of timers for a schedule of a function.
     pub fn ty(&self) -> String {
         self.ty
             .clone()
             .unwrap_or_else(|| TimerFired::TYPE.to_owned())
     }
 
+    /// Name, unique among the schedules: letters, digits, `-` and `_`.
     pub fn name(&self) -> String {
         let name = self.name.clone().or_else(|| self.function.clone());
         name.unwrap_or_else(|| self.ty().replace('.', "-"))
     }
 
-    /// In the words of the server: `@every 10s` or a cron line.
+    /// Rule in the words of the server [NATS ADR-51]: `@every 10s` or a cron line.
     pub fn rule(&self) -> String {
         match (&self.every, &self.cron) {
             (Some(every), _) => format!("@every {}s", every.0.as_secs().max(1)),
@@ -48,6 +53,7 @@ impl Schedule {
         }
     }
 
+    /// Payload of the event, as JSON.
     pub fn payload(&self) -> serde_json::Value {
         match (&self.function, &self.data) {
             (Some(function), _) => serde_json::json!({ "function": function }),
@@ -56,10 +62,13 @@ impl Schedule {
         }
     }
 
+    /// Key of the event; empty before [`check`](Self::check).
     pub fn key(&self) -> &str {
         &self.key
     }
 
+    /// Checks fields against each other and the event against its contract, and learns the key. Fails with the reason for
+    /// people.
     pub(super) fn check(&mut self, catalog: &Catalog) -> Result<(), String> {
         match (&self.function, &self.ty) {
             (Some(_), Some(_)) | (None, None) => {

@@ -14,7 +14,7 @@ const SHOWN_PARAMETERS: [&str; 2] = ["db", "protocol"];
 pub struct ServerUrl(String);
 
 impl ServerUrl {
-    /// The URL with its secrets, for who connects.
+    /// URL with its secrets, to connect with.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -50,6 +50,7 @@ impl fmt::Display for ServerUrl {
     }
 }
 
+/// Scheme of an address with `://`; empty where there is none.
 fn scheme(address: &str) -> &str {
     address
         .find("://")

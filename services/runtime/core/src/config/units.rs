@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A duration written like `30s`, `2min`, `72h`.
+/// Duration written like `30s`, `2min`, `72h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
@@ -15,6 +15,7 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+/// Duration of a variable of the environment; fails with a sentence that shows how it is written.
 impl std::str::FromStr for Span {
     type Err = String;
 
@@ -32,28 +33,29 @@ impl Serialize for Span {
     }
 }
 
-/// A number of bytes, plain or written like `512KiB`, `1GiB`.
+/// Number of bytes, plain or written like `512KiB`, `1GiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size(pub u64);
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        /// Value as it stands in the file.
         #[derive(Deserialize)]
         #[serde(untagged)]
-        enum Either {
+        enum NumberOrText {
             Number(u64),
             Text(String),
         }
-        match Either::deserialize(d)? {
-            Either::Number(n) => Ok(Self(n)),
-            Either::Text(text) => parse_size(&text).map(Self).ok_or_else(|| {
+        match NumberOrText::deserialize(d)? {
+            NumberOrText::Number(n) => Ok(Self(n)),
+            NumberOrText::Text(text) => parse_size(&text).map(Self).ok_or_else(|| {
                 D::Error::custom(format!("{text:?} is no size like \"512KiB\" or \"1GiB\""))
             }),
         }
     }
 }
 
-/// `None` for anything but a whole number with an optional unit B, KiB, MiB, GiB, TiB (or KB, MB, GB, TB).
+/// Bytes of a size that is written out; `None` for anything but a whole number with an optional unit B, KiB, MiB, GiB, TiB (or KB, MB, GB, TB).
 pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())

@@ -2,20 +2,24 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What became of the events a function should have acted on, as far back as the stream goes.
+/// Outcomes of the events that a function should have acted on, as far back as the stream goes. Each event counts as
+/// accepted and as one of the other five.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Audit {
+    /// Name of the function.
     pub function: String,
     /// Different events in the stream that match the function's triggers.
     pub accepted: u64,
+    /// Applied, with all their effects.
     pub applied: u64,
+    /// Dead-lettered.
     pub dead: u64,
-    /// Not yet acked: waiting, in hand, or to be tried again.
+    /// Not yet acked: waiting, in flight, or to be tried again.
     pub pending: u64,
     /// Acked without an effect.
     pub lost: u64,
     /// So old that their seen-marks may be gone: nothing can be said of them.
     pub expired: u64,
-    /// Ids of the first of the lost.
+    /// Ids of the first lost ones.
     pub lost_ids: Vec<String>,
 }

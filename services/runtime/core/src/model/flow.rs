@@ -19,37 +19,41 @@ mod observed;
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde::Serialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
-pub use self::observed::{Edge, Registered};
-pub use self::observed::{edges, functions};
+pub use self::observed::{Edge, HashFields, Registered, edges, functions};
 
-/// What is known of a tracked flow. All times are Unix milliseconds.
+/// Tracked flow, as far as its ledger tells. All times are Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Flow {
     /// Id of the root event.
     pub id: String,
     /// Steps that are still open; 0 means that the flow is complete.
     pub open: u64,
+    /// First write to the ledger, or the time of the earliest event where that is lost.
     pub started: u64,
-    /// When it became complete.
+    /// When it became complete; `None` while it is not.
     pub ended: Option<u64>,
     /// Causes before their effects, each event followed by all that it caused.
     pub events: Vec<FlowEvent>,
 }
 
-/// One event of a flow and the functions that act on it.
+/// Event of a flow and the functions that act on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct FlowEvent {
+    /// Id of the event.
     pub id: String,
     /// Empty, as are the next four, where the ledger knows only the steps.
     #[serde(rename = "type")]
     pub ty: String,
+    /// Key of the event; empty for none.
     pub key: String,
     /// `/FUNCTION` that emitted it, or where it came from.
     pub source: String,
     /// Event that caused it; empty for the root.
     pub cause: String,
+    /// Time of the event.
     pub time: u64,
     /// Events between the root and this one.
     pub depth: u32,
@@ -57,32 +61,38 @@ pub struct FlowEvent {
     pub steps: Vec<Step>,
 }
 
-/// One function's turn at one event.
+/// Step: one function acts on one event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Step {
+    /// Name of the function.
     pub function: String,
+    /// State as it follows from the fields of the ledger.
     pub state: StepState,
-    /// Open since then; of a closed step, the event's time.
+    /// Time since which it is open; of a closed step, the event's time.
     pub since: u64,
     /// When a handler last began.
     pub started: Option<u64>,
-    /// Done or dead at.
+    /// Time at which it was done or dead.
     pub ended: Option<u64>,
     /// Runs of the handler that began.
     pub attempts: u32,
-    /// When and why it last failed, even if it went well since.
+    /// When it last failed, even if it went well since.
     pub failed: Option<u64>,
+    /// Reason of that failure.
     pub why: Option<String>,
 }
 
+/// State of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StepState {
     /// No worker has begun.
     Pending,
+    /// A handler has begun.
     Running,
     /// Failed and will be tried again.
     Waiting,
+    /// Committed.
     Done,
     /// Set aside as a dead letter.
     Dead,
@@ -91,31 +101,33 @@ pub enum StepState {
 }
 
 impl StepState {
+    /// Whether the flow waits for it.
     pub fn is_open(self) -> bool {
         matches!(self, Self::Pending | Self::Running | Self::Waiting)
     }
 }
 
 impl Flow {
-    /// Reads the fields of a ledger; `None` where there are none.
+    /// Reads the fields of the ledger of the flow `id`; `None` where there are none.
     pub fn read(id: &str, fields: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Option<Self> {
-        let mut raw = Raw::default();
+        let mut ledger = Ledger::default();
         let mut any = false;
         for (field, value) in fields {
             any = true;
-            raw.take(
+            ledger.take(
                 &String::from_utf8_lossy(&field),
                 &String::from_utf8_lossy(&value),
             );
         }
-        any.then(|| raw.flow(id))
+        any.then(|| ledger.flow(id))
     }
 
+    /// Whether no step is open.
     pub fn is_complete(&self) -> bool {
         self.open == 0
     }
 
-    /// Open steps of functions that `is_there` does not know are shown as removed, and count as open no more.
+    /// Marks open steps of functions that `is_there` does not know as removed; they count as open no more.
     pub fn without_removed(&mut self, is_there: impl Fn(&str) -> bool) {
         for step in self.events.iter_mut().flat_map(|event| &mut event.steps) {
             if step.state.is_open() && !is_there(&step.function) {
@@ -125,46 +137,79 @@ impl Flow {
         }
     }
 
-    /// The one step to look at when nothing goes on: first what fails, then what is running, then what nobody has begun,
-    /// and of several the one that is open for longest.
+    /// Step to look at when nothing goes on, with its event: one that fails, else one that is running, else one that nobody
+    /// has begun, and of several the one that is open for longest. `None` for a complete flow.
     pub fn waits_for(&self) -> Option<(&FlowEvent, &Step)> {
         let steps = self
             .events
             .iter()
             .flat_map(|event| event.steps.iter().map(move |step| (event, step)));
-        let urgency = |state| match state {
-            StepState::Waiting => 0,
-            StepState::Running => 1,
-            _ => 2,
-        };
         steps
             .filter(|(_, step)| step.state.is_open())
             .min_by_key(|(_, step)| (urgency(step.state), step.since))
     }
 
+    /// All steps of all events.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
         self.events.iter().flat_map(|event| &event.steps)
     }
 }
 
-/// Fields as found, before they are put together.
+/// Rank of an open step among those that a flow waits for, the most urgent first.
+fn urgency(state: StepState) -> u8 {
+    match state {
+        StepState::Waiting => 0,
+        StepState::Running => 1,
+        _ => 2,
+    }
+}
+
+/// Fields of a ledger, before they are put together.
 #[derive(Default)]
-struct Raw {
+struct Ledger {
+    /// By id.
     events: HashMap<String, FlowEvent>,
-    steps: BTreeMap<(String, String), RawStep>,
+    /// By event and function.
+    steps: BTreeMap<(String, String), StepFields>,
+    /// `n`; below 0 only where somebody else has written.
     open: Option<i64>,
+    /// `at`
     started: Option<u64>,
+    /// `end`
     ended: Option<u64>,
 }
 
+/// Fields of one step.
 #[derive(Default)]
-struct RawStep {
-    state: Option<(char, u64)>,
-    run: Option<(u64, u32)>,
-    failure: Option<(u64, String)>,
+struct StepFields {
+    /// `s:EVENT:FUNCTION`
+    state: Option<StateField>,
+    /// `r:EVENT:FUNCTION`
+    run: Option<RunField>,
+    /// `w:EVENT:FUNCTION`
+    failure: Option<FailureField>,
 }
 
-impl Raw {
+/// `p MS`, `d MS` or `x MS`.
+struct StateField {
+    kind: char,
+    at: u64,
+}
+
+/// `MS ATTEMPT`
+struct RunField {
+    at: u64,
+    attempt: u32,
+}
+
+/// `MS WHY`
+struct FailureField {
+    at: u64,
+    why: String,
+}
+
+impl Ledger {
+    /// Takes a field by its name; one that is not known is passed over.
     fn take(&mut self, field: &str, value: &str) {
         match field {
             "n" => self.open = value.parse().ok(),
@@ -178,6 +223,7 @@ impl Raw {
         }
     }
 
+    /// Takes a field of a step, `EVENT:FUNCTION`. An event id may hold `:`, so the last one counts.
     fn take_step(&mut self, kind: &str, step: &str, value: &str) {
         let Some((event, function)) = step.rsplit_once(':') else {
             return;
@@ -189,19 +235,30 @@ impl Raw {
         let (first, rest) = value.split_once(' ').unwrap_or((value, ""));
         match kind {
             "s" => {
-                step.state = first
-                    .chars()
-                    .next()
-                    .map(|kind| (kind, rest.parse().unwrap_or(0)))
+                step.state = first.chars().next().map(|kind| StateField {
+                    kind,
+                    at: rest.parse().unwrap_or(0),
+                });
             }
-            "r" => step.run = first.parse().ok().map(|at| (at, rest.parse().unwrap_or(1))),
-            _ => step.failure = first.parse().ok().map(|at| (at, rest.to_owned())),
+            "r" => {
+                step.run = first.parse().ok().map(|at| RunField {
+                    at,
+                    attempt: rest.parse().unwrap_or(1),
+                });
+            }
+            _ => {
+                step.failure = first.parse().ok().map(|at| FailureField {
+                    at,
+                    why: rest.to_owned(),
+                });
+            }
         }
     }
 
+    /// Puts the fields together. A step of an event that is not described gets an event of which only the id is known.
     fn flow(mut self, id: &str) -> Flow {
         let mut open = 0;
-        for ((event, function), raw) in std::mem::take(&mut self.steps) {
+        for ((event, function), fields) in std::mem::take(&mut self.steps) {
             let event = self
                 .events
                 .entry(event.clone())
@@ -209,18 +266,14 @@ impl Raw {
                     id: event,
                     ..<_>::default()
                 });
-            let step = raw.step(function, event.time);
+            let step = fields.step(function, event.time);
             open += u64::from(step.state.is_open());
             event.steps.push(step);
         }
         // The two agree, unless somebody else has written here: then it is better late than early.
         let open = open.max(self.open.and_then(|n| n.try_into().ok()).unwrap_or(0));
-        let earliest = self
-            .events
-            .values()
-            .map(|event| event.time)
-            .filter(|time| *time > 0)
-            .min();
+        let times = self.events.values().map(|event| event.time);
+        let earliest = times.filter(|time| *time > 0).min();
         Flow {
             id: id.to_owned(),
             open,
@@ -231,66 +284,75 @@ impl Raw {
     }
 }
 
-impl RawStep {
+impl StepFields {
+    /// State of the step by its three fields; open since it was made known, or since the event where that is lost.
     fn step(self, function: String, event_time: u64) -> Step {
-        let (kind, at) = self.state.unwrap_or(('p', 0));
-        let started = self.run.map(|(at, _)| at);
-        let failed = self.failure.as_ref().map(|(at, _)| *at);
-        let state = match (kind, started, failed) {
-            ('d', ..) => StepState::Done,
-            ('x', ..) => StepState::Dead,
-            (_, started, Some(failed)) if started.is_none_or(|started| failed >= started) => {
-                StepState::Waiting
-            }
-            (_, Some(_), _) => StepState::Running,
+        let kind = self.state.as_ref().map_or('p', |state| state.kind);
+        let at = self.state.as_ref().map_or(0, |state| state.at);
+        let started = self.run.as_ref().map(|run| run.at);
+        let failed = self.failure.as_ref().map(|failure| failure.at);
+        let state = match kind {
+            'd' => StepState::Done,
+            'x' => StepState::Dead,
+            // A run that began after the failure is another attempt.
+            _ if failed.is_some() && failed >= started => StepState::Waiting,
+            _ if started.is_some() => StepState::Running,
             _ => StepState::Pending,
         };
+        let is_open = state.is_open();
         Step {
             function,
             state,
-            since: if state.is_open() && at > 0 {
-                at
-            } else {
-                event_time
-            },
+            since: if is_open && at > 0 { at } else { event_time },
             started,
-            ended: Some(at).filter(|_| !state.is_open()),
-            attempts: self.run.map_or(0, |(_, attempt)| attempt),
+            ended: (!is_open).then_some(at),
+            attempts: self.run.map_or(0, |run| run.attempt),
             failed,
-            why: self.failure.map(|(_, why)| why),
+            why: self.failure.map(|failure| failure.why),
         }
     }
 }
 
-/// `["type","key","source","cause",time]`; parts that are missing or of another kind stay empty.
+/// Part of the JSON that describes an event.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum EventPart {
+    Text(String),
+    Number(u64),
+    Other(IgnoredAny),
+}
+
+impl EventPart {
+    fn into_text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Number(_) | Self::Other(_) => String::new(),
+        }
+    }
+}
+
+/// Event from `["type","key","source","cause",time]`; parts that are missing or of another kind stay empty.
 fn event(id: &str, json: &str) -> FlowEvent {
-    let parts: Vec<serde_json::Value> = serde_json::from_str(json).unwrap_or_default();
-    let text = |at: usize| {
-        parts
-            .get(at)
-            .and_then(|part| part.as_str())
-            .unwrap_or_default()
-            .to_owned()
+    let parts: Vec<EventPart> = serde_json::from_str(json).unwrap_or_default();
+    let time = match parts.get(4) {
+        Some(EventPart::Number(time)) => *time,
+        _ => 0,
     };
-    let time = parts
-        .get(4)
-        .and_then(serde_json::Value::as_u64)
-        .unwrap_or(0);
-    let (ty, key, source, cause) = (text(0), text(1), text(2), text(3));
+    let mut texts = parts.into_iter().map(EventPart::into_text);
     FlowEvent {
         id: id.to_owned(),
-        ty,
-        key,
-        source,
-        cause,
+        ty: texts.next().unwrap_or_default(),
+        key: texts.next().unwrap_or_default(),
+        source: texts.next().unwrap_or_default(),
+        cause: texts.next().unwrap_or_default(),
         time,
         depth: 0,
         steps: Vec::new(),
     }
 }
 
-/// Puts every event behind its cause, and those of one cause in order of time. What has no cause here is a root; of a
-/// circle, which no worker writes, the earliest is.
+/// Orders events so that each stands behind its cause, and those of one cause by time, and sets their depths. An event
+/// whose cause is not here is a root; of a circle, which no worker writes, the earliest is.
 pub fn tree(mut events: Vec<FlowEvent>) -> Vec<FlowEvent> {
     events.sort_by(|a, b| (a.time, &a.id).cmp(&(b.time, &b.id)));
     let places: HashMap<&str, usize> = events
@@ -298,17 +360,12 @@ pub fn tree(mut events: Vec<FlowEvent>) -> Vec<FlowEvent> {
         .enumerate()
         .map(|(at, event)| (event.id.as_str(), at))
         .collect();
-    let cause = |at: usize| {
-        places
-            .get(events[at].cause.as_str())
-            .copied()
-            .filter(|cause| *cause != at)
-    };
-    let (mut effects, mut roots) = (vec![Vec::new(); events.len()], Vec::new());
-    for at in 0..events.len() {
-        match cause(at) {
-            Some(cause) => effects[cause].push(at),
-            None => roots.push(at),
+    let mut effects = vec![Vec::new(); events.len()];
+    let mut roots = Vec::new();
+    for (at, event) in events.iter().enumerate() {
+        match places.get(event.cause.as_str()) {
+            Some(cause) if *cause != at => effects[*cause].push(at),
+            _ => roots.push(at),
         }
     }
     let mut order: Vec<(usize, u32)> = Vec::with_capacity(events.len());

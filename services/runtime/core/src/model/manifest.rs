@@ -1,15 +1,17 @@
-//! What a function is, derived from its signature: printed by `FUNCTION --manifest`, answered on `$SRV.INFO`, and read
-//! by `oncue apply`, so that what is deployed cannot drift from what is written.
+//! Manifest of a function, derived from its signature: printed by `FUNCTION --manifest`, answered on `$SRV.INFO`, and read
+//! by `oncue apply`, so that a deployment cannot drift from the code.
 
 use serde::{Deserialize, Serialize};
 
 use crate::bus::layout::{self, Wanted};
 use crate::config::{Config, Limits};
 
-/// One function as data.
+/// Function as data.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {
+    /// Name, 1 to 64 of a-z, 0-9 and `-`: that of its consumer, too.
     pub name: String,
+    /// Version of the program.
     pub version: String,
     /// Stream its consumer is on: the domain of its triggers.
     pub stream: String,
@@ -21,7 +23,7 @@ pub struct Manifest {
     pub table: Option<String>,
     /// Event types it may emit.
     pub emits: Vec<String>,
-    /// As written in the function; `oncue.toml` goes on top.
+    /// Limits as written in the function; `oncue.toml` goes on top.
     pub limits: Limits,
 }
 
@@ -34,7 +36,7 @@ impl Manifest {
             .with(&config.process)
     }
 
-    /// The consumer all its workers share.
+    /// Consumer that all its workers share.
     pub fn consumer(&self, config: &Config) -> Wanted {
         layout::consumer(
             &self.name,
@@ -44,8 +46,8 @@ impl Manifest {
         )
     }
 
-    /// Domains whose streams must be there: what it reads from, emits to, sets aside in. The timer stream comes first,
-    /// since others source from it.
+    /// Domains whose streams must be there: of its triggers, of the events it emits, of dead letters. The timer stream comes
+    /// first, since others source from it.
     pub fn domains(&self) -> Vec<String> {
         let emitted = self
             .emits

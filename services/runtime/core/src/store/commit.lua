@@ -25,6 +25,14 @@ local RUN = '<dI4I4I4I4I4I4I4'
 -- s), earliest and latest time the fence hangs on (ms).
 local GROUP = '<c1I4I4I1ddd'
 
+-- Layout of a seen-mark, which `SeenMark` in mark.rs describes: positions of bytes, counted from 1. A unit test there
+-- compares them with that struct.
+local MARK_STATE = 1
+local MARK_DEAD = 'd'
+local MARK_HASH_FIRST = 2
+local MARK_HASH_LAST = 9
+local MARK_REDRIVE = 16
+
 -- Field of a bucket of marks that has its expiry: to look it up beside the marks costs less than to set it each time.
 local EXPIRES = 'e'
 
@@ -41,7 +49,7 @@ local function larger(a, b)
   return a > b
 end
 
--- What a plan holds, and what will be added to it if the event is not refused.
+-- A plan over another one: all that holds, and what will be added to it if the event is not refused.
 local function beside(plan)
   return { kinds = setmetatable({}, { __index = plan.kinds }), values = setmetatable({}, { __index = plan.values }) }
 end
@@ -98,18 +106,22 @@ local function apply_op(op, micros)
   end
 end
 
--- What a mark that is there says of an event that comes again; nothing if an operator has redriven it since.
+local function payload_hash(mark)
+  return string.sub(mark, MARK_HASH_FIRST, MARK_HASH_LAST)
+end
+
+-- Status of an event that comes again, by the mark it left; nil if an operator has redriven it since.
 local function seen_status(mark, group, own)
-  if string.sub(mark, 1, 1) == 'd' then
+  if string.sub(mark, MARK_STATE, MARK_STATE) == MARK_DEAD then
     -- A dead letter stays dead, unless an operator has redriven it since.
-    if group.redrive <= (tonumber(string.sub(mark, 16)) or 0) then return 'dead' end
+    if group.redrive <= (tonumber(string.sub(mark, MARK_REDRIVE)) or 0) then return 'dead' end
     return nil
   end
-  if string.sub(mark, 2, 9) ~= string.sub(own, 2, 9) and group.kind ~= 'd' then return 'id_reuse' end
+  if payload_hash(mark) ~= payload_hash(own) and group.kind ~= 'd' then return 'id_reuse' end
   return 'duplicate'
 end
 
--- Notes what stands in the way of an event, unless something else does.
+-- Records what stands in the way of an event, unless something else does.
 local function refuse(run, at, status, detail)
   run.statuses = run.statuses or {}
   run.statuses[at] = run.statuses[at] or { status, detail }
@@ -229,7 +241,7 @@ local function write_run(run, ARGV, micros, now)
   for _, entry in ipairs(run.entries) do write_entry(entry, now) end
 end
 
--- What is read next. Kept here, since calls come one after another, and closures would have to be made anew for each.
+-- Cursors into keys and arguments. Kept here, since calls come one after another, and closures would have to be made anew for each.
 -- Every call sets it before it reads.
 local keys, args, key_at, arg_at
 
@@ -299,7 +311,7 @@ local function statuses(run)
   return list
 end
 
--- Of the outbox stays what is committed.
+-- Keeps of the outbox what is committed, and puts it into the index; one of which nothing is committed goes.
 local function keep_outbox(key, index, kept, cut, now)
   if not kept[1] then
     redis.call('DEL', key)

@@ -1,4 +1,5 @@
-//! Names and first contents of the flow ledger (see [`crate::model::flow`]), and the calls that read it.
+//! Ledgers of flows as they are written: their keys, their fields, and the entry that a commit makes. How a ledger is
+//! read is in [`crate::model::flow`].
 
 use std::time::Duration;
 
@@ -7,49 +8,61 @@ use serde_json::json;
 use super::name_of;
 use oncue_proto::event::{self, Meta};
 
+/// Redis key of the counts of hops, a hash: `SOURCE\tTYPE\tFUNCTION` -> events that went that way.
 pub const EDGES: &str = "oncue:edges";
+/// Redis key of the times of hops, a hash with the fields of [`EDGES`]: Unix ms of the last event.
 pub const EDGES_AT: &str = "oncue:edges:at";
+/// Redis key of the registered functions, a hash: name -> manifest and start time, as JSON.
 pub const FUNCTIONS: &str = "oncue:functions";
 
-/// What the commit of an event enters in the ledger of its flow.
+/// Entry of one event in the ledger of its flow, made by the commit: its own step closes, steps open for all that follows
+/// from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Key of the ledger.
+    /// Redis key of the ledger, as [`flow_key`] makes it.
     pub flow: String,
-    /// How long it stays from now on.
+    /// Time that the ledger stays from the commit on; whole seconds, at least one.
     pub keep: Duration,
+    /// Id of the event.
     pub id: String,
+    /// Type of the event.
     pub ty: String,
-    /// What the ledger says of the event.
+    /// JSON that describes the event, as [`ledger_event`] makes it.
     pub content: String,
-    /// Events that follow: id, type and what is said of each.
+    /// Events that follow: id, type, and the JSON that describes each.
     pub follows: Vec<(String, String, String)>,
 }
 
-/// Something noted in a ledger in passing.
+/// Field of a ledger about one step, written beside the commits: that a run began, or why one failed.
 #[derive(Debug, Clone)]
 pub struct StepUpdate {
+    /// Redis key of the ledger, as [`flow_key`] makes it.
     pub flow: String,
+    /// `r:EVENT:FUNCTION` for a run that began, `w:EVENT:FUNCTION` for one that failed.
     pub field: String,
+    /// `MS ATTEMPT`, or `MS WHY`.
     pub text: String,
+    /// Time that the ledger stays from now on; whole seconds, at least one.
     pub keep: Duration,
 }
 
-/// Redis key of a flow's ledger.
+/// Redis key of a flow's ledger, `{pN}:f:FLOW`.
 pub fn flow_key(flow: &str) -> String {
     format!("{{p{}}}:f:{}", event::partition(flow), name_of(flow))
 }
 
-/// Redis key of the names of the functions that act on a type.
+/// Redis key of a set: the names of the functions that act on a type.
 pub fn listeners_key(ty: &str) -> String {
     format!("oncue:l:{ty}")
 }
 
+/// Field and content that say of an event what it is: `e:EVENT` and `["type","key","source","cause",time ms]`.
 pub fn ledger_event(meta: &Meta, key: &str) -> (String, String) {
     let content = json!([meta.ty, key, meta.source, meta.cause, meta.time]);
     (format!("e:{}", meta.id), content.to_string())
 }
 
+/// Field and content of a step that is open since `now` (Unix ms): `s:EVENT:FUNCTION` and `p MS`.
 pub fn first_step(meta: &Meta, function: &str, now: u64) -> (String, String) {
     (format!("s:{}:{function}", meta.id), format!("p {now}"))
 }

@@ -1,22 +1,38 @@
-//! All state, in Redis. Rows are plain hashes, one field per struct field, so `redis-cli` shows them.
+//! Redis: all state. Rows of functions, the marks that make a second delivery harmless, outputs on their way to their
+//! streams, ledgers of flows. Redis is the only thing to back up besides NATS; nothing here can be told from the streams
+//! alone once their replay window has passed.
 //!
-//! Keys carry the partition as hash tag, `{p17}:`, so that one event touches one slot:
+//! # Keys
 //!
-//! | key | holds |
-//! |---|---|
-//! | `{pN}:s:TABLE:KEY` | a state row: a hash with the version in `_v`, or the set, sorted set or counter of a blind operation |
-//! | `{pN}:d:FUNCTION:BUCKET` | seen-marks: event id hash -> `a` or `d`, the payload hash, its sequence in the stream, and where its outputs are; and a field `e` |
-//! | `{pN}:o:FUNCTION:NAME` | outputs of the events of one commit: those still to be published, and for a while those that were; gone after a minute if the commit is never made |
-//! | `{pN}:r:FUNCTION:ID` | runs of an event that was delivered before, counted until it expires |
-//! | `{pN}:u` | those outboxes by commit time, and by minus the time of publishing once that is done |
-//! | `oncue:partitions` | number of partitions, fixed at first start |
-//! | `oncue:commits:WORKER` | number and time of a worker's last commit, by which a Redis that went back in time is found out |
-//! | `oncue:regressed` | what workers found then; nobody starts until `oncue recover redis` has taken it away |
-//! | `oncue:epoch` | when that was done last |
-//! | `{pN}:f:FLOW` | the ledger of a tracked flow (see [`crate::model::flow`]) |
-//! | `oncue:edges`, `oncue:edges:at` | `SOURCE\tTYPE\tFUNCTION` -> how many events went that way, and when the last did |
-//! | `oncue:functions` | function -> its manifest and when it last started |
-//! | `oncue:l:TYPE` | names of the functions that act on a type |
+//! Keys carry the partition as hash tag, `{p17}:`, so that all of one event's keys are in one slot. Rows are plain hashes,
+//! one field per struct field, so `redis-cli` shows them. Times are Unix milliseconds.
+//!
+//! | key | type | holds | goes |
+//! |---|---|---|---|
+//! | `{pN}:s:TABLE:KEY` | hash, set, sorted set or HyperLogLog | a state row, with its version in the field `_v`; or the value of a blind operation | never by itself |
+//! | `{pN}:d:FUNCTION:BUCKET` | hash | seen-marks of one stretch of event time: event id hash -> [`mark::SeenMark`]; and a field `e`, which means that the expiry is set | a horizon after its last event |
+//! | `{pN}:o:FUNCTION:NAME` | string | outputs of the events of one commit, one frame each | once published; with `keep_outputs` that much later; after a minute if the commit is never made |
+//! | `{pN}:u` | sorted set | keys of those outboxes, by commit time; once published, by minus the time of publishing | with its outboxes |
+//! | `{pN}:r:FUNCTION:ID` | string | number of runs of an event that was delivered more than once | after the horizon |
+//! | `{pN}:f:FLOW` | hash | the ledger of a tracked flow (fields: [`crate::model::flow`]) | `[flows] keep` after its last write |
+//! | `oncue:partitions` | string | number of partitions, fixed at first start | never |
+//! | `oncue:commits:WORKER` | string | number and time of a worker's last commit, by which a Redis that went back in time is found out | after a week |
+//! | `oncue:regressed` | hash | worker -> the loss it found; no worker starts until `oncue recover redis` has removed it | by that command |
+//! | `oncue:epoch` | string | time of the last such recovery | never |
+//! | `oncue:edges`, `oncue:edges:at` | hash | `SOURCE\tTYPE\tFUNCTION` -> events that went that way, and time of the last | never |
+//! | `oncue:functions` | hash | function -> its manifest and time of its last start, as JSON | never |
+//! | `oncue:l:TYPE` | set | names of the functions that act on a type | never |
+//!
+//! `KEY` and `FLOW` are percent-encoded, or hashed where they are longer than 256 bytes. `FUNCTION` is a function's name.
+//! Besides these there are leases of workers, which expire by themselves ([`Store::lease`]), and the function library
+//! `oncue_VERSION` made of `commit.lua`.
+//!
+//! # One commit
+//!
+//! A worker [reads](Store::read) the row and the marks of the events it was given, runs the handlers, and
+//! [commits](Store::commit) [`Run`]s. The commit is one call of the library: it checks marks, age fence, row version and
+//! operations of a run, and then writes row, marks, outbox and ledger of it, or nothing at all. Publishing the outbox and
+//! acking the events come behind it, and may be repeated by anybody.
 
 mod ledger;
 pub mod mark;
@@ -34,55 +50,66 @@ pub use self::redis::Store;
 pub use self::regression::Regression;
 use oncue_proto::event;
 
-/// Seen-marks outlive the horizon by this much, so that a late copy is known as done rather than refused as old.
+/// Milliseconds by which seen-marks outlive the horizon, so that a late copy is known as done rather than refused as old.
 pub const GRACE_MS: u64 = 6 * 3600 * 1000;
-/// An event may claim to come from the future by this much.
+/// Milliseconds by which an event may claim to come from the future.
 pub const SKEW_MS: u64 = 3600 * 1000;
 
-/// Fields of a row, sorted by name, as Redis holds them.
+/// Bytes of the longest key that stands for itself in a Redis key.
+const LONGEST_NAME: usize = 256;
+
+/// Fields of a row, sorted by name: name as its author wrote it, value as Redis holds it.
 pub type Fields = Vec<(String, Vec<u8>)>;
 
-/// A row as read. Version 0 does not exist yet.
+/// State row as read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Row {
+    /// Grows with every change, Unix microseconds as a rule; 0 for a row that does not exist yet.
     pub version: u64,
+    /// Fields without the version; none for a row that does not exist.
     pub fields: Fields,
 }
 
-/// Which row and which events to look up before handlers run.
+/// Row and seen-marks to look up before handlers run.
 #[derive(Debug, Clone)]
 pub struct Read {
+    /// Row to read, for a function that owns rows and does not remember this one.
     pub row: Option<RowKey>,
+    /// Events of one key. Neighbours in one bucket are looked up at once, so order them by time.
     pub marks: Vec<Mark>,
 }
 
-/// What was found: the row, and for each mark whether it is known.
+/// Answer to one [`Read`].
 #[derive(Debug, Clone, Default)]
 pub struct ReadResult {
+    /// Row as it is; the default where none was asked for.
     pub row: Row,
+    /// For each mark whether its event is done with.
     pub seen: Vec<bool>,
 }
 
-/// Where a state row is.
+/// Address of a state row.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RowKey {
+    /// Table that the function owns.
     pub table: &'static str,
+    /// Key of the event, not encoded.
     pub key: String,
 }
 
-/// Redis key of a row, or of what a blind operation works on.
+/// Redis key of a row, or of the value that a blind operation changes.
 pub fn row_key(table: &str, key: &str) -> String {
     format!("{{p{}}}:s:{table}:{}", event::partition(key), name_of(key))
 }
 
-/// What a key is called inside a Redis key: itself, percent-encoded, or its hash where that is too long.
+/// Name of a key inside a Redis key: itself, percent-encoded, or `~` and its hash in hex where that is too long.
 fn name_of(key: &str) -> String {
     let name = event::percent_encode(key);
-    // `~` is what the names of long keys begin with.
+    // A short key must not look like the hash of a long one.
     let name = name
         .strip_prefix('~')
         .map_or(name.clone(), |rest| format!("%7E{rest}").into());
-    if name.len() <= 256 {
+    if name.len() <= LONGEST_NAME {
         return name.into_owned();
     }
     let hash = event::hash(&[key.as_bytes()])
@@ -94,13 +121,17 @@ fn name_of(key: &str) -> String {
     format!("~{hash}")
 }
 
-/// A change that commutes with every other of its kind: no version, no conflict, however hot the key.
+/// Blind operation: a change that commutes with every other of its kind, so no version, no conflict, however hot the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Op {
+    /// Table that holds the value; its key is that of the event.
     pub table: &'static str,
+    /// Change to make.
     pub change: Change,
 }
 
+/// Change that a blind operation makes. Integers stay within 9e18 in both directions; beyond that the event is
+/// [invalid](Status::Invalid), as it is where the key holds a value of another kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Adds to an integer field of a hash.
@@ -119,94 +150,110 @@ pub enum Change {
     Distinct { member: String },
 }
 
-/// The unit of commit: events of one key, handled in order on one row.
+/// Unit of commit: events of one key, handled in order on one row. Applied whole or not at all.
 #[derive(Debug, Clone)]
 pub struct Run {
+    /// Change of the row; `None` for a function that owns none.
     pub row: Option<RowChange>,
+    /// At least one.
     pub events: Vec<CommitEvent>,
 }
 
-/// What the events of a run made of their row.
+/// Change that the events of a run make to their row.
 #[derive(Debug, Clone)]
 pub struct RowChange {
+    /// Row to change.
     pub key: RowKey,
-    /// What the handlers saw; if that has changed, nothing of the run is applied.
+    /// Row as the handlers saw it; if it has changed, nothing of the run is applied.
     pub basis: Expected,
+    /// Fields to set.
     pub set: Fields,
+    /// Names of fields to delete.
     pub del: Vec<String>,
 }
 
-/// By what it is told whether a row is still as the handlers saw it.
+/// Row as the handlers saw it, for optimistic concurrency.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expected {
-    /// It was read, with this version.
+    /// Read, with this version.
     Version(u64),
-    /// It is remembered, and this is all it holds, by name.
+    /// Remembered from an earlier commit: all that it holds, sorted by name.
     Fields(Fields),
 }
 
-/// One handled event.
+/// Handled event, ready to be committed.
 #[derive(Debug, Clone)]
 pub struct CommitEvent {
+    /// Identity of the event, and where its seen-mark goes.
     pub mark: Mark,
+    /// Tells another event under the same id apart.
     pub payload_hash: u64,
+    /// Blind operations on the event's key, in order.
     pub ops: Vec<Op>,
-    /// Encoded `oncue.v1.Outbox`; empty for none.
+    /// Outputs as an encoded `oncue.v1.Outbox`; empty for none.
     pub outbox: Bytes,
+    /// Whether to apply it, to record it as dead, or only to ask.
     pub purpose: Purpose,
-    /// What it enters in the ledger of its flow, if that has one.
+    /// Entry in the ledger of its flow, if that has one.
     pub entry: Option<Box<Entry>>,
 }
 
-/// What became of the runs of one commit.
+/// Result of one commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
-    /// For each run, a status for each event.
+    /// For each run in order, a status for each event in order.
     pub statuses: Vec<Vec<Status>>,
-    /// Under which key the outputs of all that were applied wait to be [published](Store::published); none if there are none.
+    /// Redis key under which the outputs of all that were applied wait to be [published](Store::published); `None` if there
+    /// are no outputs.
     pub outbox: Option<String>,
 }
 
-/// What a commit does with an event that it does not know yet.
+/// Purpose of committing an event that Redis does not know yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
+    /// Apply it.
     Apply,
-    /// Records it as dead-lettered; the fence does not hold it up.
-    Bury,
-    /// Nothing: only to learn what became of it. Answers `conflict` for one that is not known after all.
+    /// Record it as dead-lettered; the age fence does not stop that.
+    DeadLetter,
+    /// Write nothing and only learn its status: [`Status::Conflict`] for one that is not known after all.
     Recall,
 }
 
-/// What became of one event of a run.
+/// Status of one event after a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
+    /// Applied by this commit.
     Applied,
-    /// Applied before; outputs that were never marked as published come with it.
+    /// Applied before; outputs that were never marked as published come with it, as an encoded `oncue.v1.Outbox`.
     Duplicate(Option<Bytes>),
     /// Dead-lettered before.
     Dead,
-    /// A neighbour was refused or the row has moved: run again on fresh state.
+    /// A neighbour in the run was refused or the row has changed: run again on fresh state.
     Conflict,
     /// Older than the horizon: it cannot be proven new.
     TooOld,
-    /// From the future.
+    /// From the future by more than [`SKEW_MS`].
     Clock,
     /// The id was applied with another payload.
     IdReuse,
-    /// An operation does not fit what is there.
+    /// An operation does not fit the value that is there, with the reason for people.
     Invalid(String),
 }
 
-/// What a seen-mark says.
+/// State of an event that has left a seen-mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MarkState {
+    /// Applied, with all its effects.
     Applied,
+    /// Set aside as a dead letter.
     Dead,
 }
 
-/// Redis does not do what it is asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Redis has not done what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
 pub struct StoreError {
+    /// Reason for people, without secrets.
     pub message: String,
     /// Out of reach, loading, busy, full or read-only: whether a commit happened is not known, and asking again is the
     /// cure. Otherwise the request itself is at fault.
@@ -214,6 +261,7 @@ pub struct StoreError {
 }
 
 impl StoreError {
+    /// Error for which asking again is no cure.
     pub fn refused(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -222,36 +270,33 @@ impl StoreError {
     }
 }
 
-impl std::fmt::Display for StoreError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for StoreError {}
-
 /// Outputs of one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredOutputs {
     /// Hash of the event's id, as in its mark.
     pub id: [u8; 16],
-    /// Encoded `oncue.v1.Outbox`.
+    /// Outputs as an encoded `oncue.v1.Outbox`.
     pub outputs: Bytes,
 }
 
-/// Outputs of one commit, as the sweeper finds them.
+/// Outbox of one commit, as it is found in the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unpublished {
+    /// Redis key of the outbox.
     pub outbox_key: String,
+    /// Outputs by event; none for an outbox that is gone while its index entry is still there.
     pub frames: Vec<StoredOutputs>,
 }
 
-/// What a state key holds, for those who show it.
+/// Value under a state key, for programs that show it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StateValue {
+    /// Hash: the row of a function.
     Row(Row),
+    /// Set, in no order.
     Members(Vec<String>),
-    /// Highest first.
+    /// Sorted set: member and score, the highest first.
     Ranking(Vec<(String, f64)>),
+    /// HyperLogLog: estimated number of different members.
     Count(u64),
 }

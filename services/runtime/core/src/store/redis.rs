@@ -1,4 +1,7 @@
-//! The store on Redis, and the only place that names its client.
+//! The store on Redis: connecting, reading, committing. This file and its folder are all that names the Redis client.
+//!
+//! A commit is one call of a function library ([`SOURCE`]), which Redis runs whole before it does anything else. The
+//! library is named after its content, so two versions of Oncue can share a Redis while one replaces the other.
 
 mod ledger;
 mod connection;
@@ -17,7 +20,7 @@ use tokio::sync::watch;
 use self::connection::Connection;
 use self::regress::Own;
 use self::wire::{commit_call, row};
-use super::mark::OutboxName;
+use super::mark::{OutboxName, SeenMark};
 use super::{
     Committed, Mark, MarkState, Read, ReadResult, Row, Run, StateValue, Status, StoreError, row_key,
 };
@@ -25,49 +28,63 @@ use crate::config::ServerUrl;
 use crate::failpoint::{self, Sabotage};
 use oncue_proto::event::{self, PARTITIONS};
 
+/// Function library; `LIBRARY` in it stands for the version.
 const SOURCE: &str = include_str!("commit.lua");
+/// Major and minor version of the oldest Redis that has what the library needs.
 const OLDEST_REDIS: (u64, u64) = (7, 0);
+/// Oldest Valkey that is tested.
 const OLDEST_VALKEY: (u64, u64) = (7, 2);
 
-/// A connection to Redis; cheap to clone, reconnects by itself.
+/// Error codes of a server that could not do what it was asked just now.
+const TRANSIENT_CODES: [&str; 9] = [
+    "BUSY",
+    "LOADING",
+    "READONLY",
+    "OOM",
+    "MISCONF",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "NOREPLICAS",
+];
+
+/// Connection to Redis; cheap to clone, reconnects by itself. Every call fails with a [`StoreError`] after at most a few
+/// seconds.
 #[derive(Clone)]
 pub struct Store {
+    /// Connection that all clones share.
     connection: Arc<Connection>,
-    /// Named after the library's content, so that two versions of Oncue can share a Redis while one replaces the other.
+    /// Name of the commit function, with the version of the library.
     function: Arc<str>,
+    /// Code of the library, as it is loaded.
     library: Arc<str>,
+    /// Memory of this worker's own commits.
     own: Arc<Own>,
+    /// Reason for which Redis is known to have gone back in time.
     regressed: Arc<watch::Sender<Option<String>>>,
 }
 
+/// Tells an error that goes by itself from one of the request: after the first, the worker tries again for ever.
 impl From<RedisError> for StoreError {
     fn from(e: RedisError) -> Self {
-        let busy = [
-            "BUSY",
-            "LOADING",
-            "READONLY",
-            "OOM",
-            "MISCONF",
-            "TRYAGAIN",
-            "CLUSTERDOWN",
-            "MASTERDOWN",
-            "NOREPLICAS",
-        ];
+        let text = e.to_string();
+        // Of an error inside a pipeline the client keeps only the text.
+        let mut words = text.split(|c: char| !c.is_ascii_uppercase());
         let away = e.is_io_error()
             || e.is_timeout()
             || e.is_connection_dropped()
-            || e.code().is_some_and(|code| busy.contains(&code))
-            // Of an error inside a pipeline the client keeps only the text.
-            || e.to_string().split(|c: char| !c.is_ascii_uppercase()).any(|word| busy.contains(&word));
+            || e.code().is_some_and(|code| TRANSIENT_CODES.contains(&code))
+            || words.any(|word| TRANSIENT_CODES.contains(&word));
         Self {
-            message: format!("Redis: {e}"),
+            message: format!("Redis: {text}"),
             away,
         }
     }
 }
 
 impl Store {
-    /// Connects, refuses what cannot keep the promise (too old, evicting, another partition count), and loads the library.
+    /// Connects, for a worker: refuses a Redis that cannot keep the promise (too old, evicting, of another partition
+    /// count, gone back in time), and loads the library.
     pub async fn connect(url: impl Into<ServerUrl>) -> Result<Self, StoreError> {
         let store = Self::look(url).await?;
         store.check().await?;
@@ -81,18 +98,17 @@ impl Store {
         Ok(store)
     }
 
-    /// Connects and changes nothing: for those who only look.
+    /// Connects and changes nothing, for programs that only look. The URL may hold a password; no error shows it.
     pub async fn look(url: impl Into<ServerUrl>) -> Result<Self, StoreError> {
         let url = url.into();
-        let no_url = |e: RedisError| StoreError::refused(format!("{url} is no Redis URL: {e}"));
         // Several calls are on their way at a time: without it the second waits for the TCP ack of the first.
         let tcp = TcpSettings::default().set_nodelay(true);
         let info = url
             .expose()
             .into_connection_info()
-            .map_err(no_url)?
+            .map_err(|e| not_a_url(&url, &e))?
             .set_tcp_settings(tcp);
-        let client = redis::Client::open(info).map_err(no_url)?;
+        let client = redis::Client::open(info).map_err(|e| not_a_url(&url, &e))?;
         let opened = Connection::open(client).await;
         let connection =
             opened.map_err(|e| StoreError::refused(format!("cannot reach Redis at {url}: {e}")))?;
@@ -116,11 +132,12 @@ impl Store {
         check_eviction(&self.info("memory").await?)
     }
 
+    /// Connection as it is now; cheap.
     fn connection(&self) -> ConnectionManager {
         self.connection.get()
     }
 
-    /// The partition count this Redis was laid out with; `None` for one no worker has used yet.
+    /// Number of partitions this Redis was laid out with; `None` for one that no worker has used yet.
     pub async fn partitions(&self) -> Result<Option<u32>, StoreError> {
         Ok(cmd("GET")
             .arg("oncue:partitions")
@@ -133,7 +150,7 @@ impl Store {
         self.function.replace("commit_", "")
     }
 
-    /// One section of `INFO`.
+    /// One section of `INFO`, lines of `name:value`.
     pub async fn info(&self, section: &str) -> Result<String, StoreError> {
         Ok(cmd("INFO")
             .arg(section)
@@ -141,7 +158,7 @@ impl Store {
             .await?)
     }
 
-    /// One setting, or nothing where the server does not let us ask.
+    /// One setting by `CONFIG GET`; `None` where the server does not let us ask.
     pub async fn setting(&self, name: &str) -> Option<String> {
         let pair: Vec<String> = cmd("CONFIG")
             .arg("GET")
@@ -168,7 +185,7 @@ impl Store {
         Ok(!list.is_empty())
     }
 
-    /// Loads the function library, replacing the same version if it is there.
+    /// Loads the function library, in place of the same version if that is there.
     pub async fn load(&self) -> Result<(), StoreError> {
         let library: &str = &self.library;
         let loaded = cmd("FUNCTION")
@@ -182,6 +199,7 @@ impl Store {
         })
     }
 
+    /// Lays out an empty Redis; refuses one of another partition count.
     async fn check_partitions(&self) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("SET")
@@ -200,14 +218,14 @@ impl Store {
         )))
     }
 
-    /// Rows and seen-marks for everything pulled, in one pipeline.
-    pub async fn read(&self, asks: &[Read]) -> Result<Vec<ReadResult>, StoreError> {
+    /// Rows and seen-marks for everything that was pulled, in one round trip; a result for each read, in order.
+    pub async fn read(&self, reads: &[Read]) -> Result<Vec<ReadResult>, StoreError> {
         let mut pipe = redis::pipe();
-        for ask in asks {
-            if let Some(row) = &ask.row {
+        for read in reads {
+            if let Some(row) = &read.row {
                 pipe.cmd("HGETALL").arg(row_key(row.table, &row.key));
             }
-            for bucket in buckets(&ask.marks) {
+            for bucket in buckets(&read.marks) {
                 for key in bucket[0].seen_keys() {
                     pipe.cmd("HMGET").arg(key);
                     for mark in bucket {
@@ -217,23 +235,18 @@ impl Store {
             }
         }
         let mut replies = self.query(&pipe).await?.into_iter();
-        let mut next = || {
-            replies
-                .next()
-                .ok_or_else(|| StoreError::refused("Redis: a reply is missing"))
-        };
-        let mut found = Vec::with_capacity(asks.len());
-        for ask in asks {
-            let row = if ask.row.is_some() {
-                row(next()?)?
+        let mut results = Vec::with_capacity(reads.len());
+        for read in reads {
+            let row = if read.row.is_some() {
+                row(next_reply(&mut replies)?)?
             } else {
                 Row::default()
             };
-            let mut seen = Vec::with_capacity(ask.marks.len());
-            for bucket in buckets(&ask.marks) {
+            let mut seen = Vec::with_capacity(read.marks.len());
+            for bucket in buckets(&read.marks) {
                 let mut known = vec![false; bucket.len()];
                 for _ in bucket[0].seen_keys() {
-                    let Value::Array(found) = next()? else {
+                    let Value::Array(found) = next_reply(&mut replies)? else {
                         continue;
                     };
                     for ((mark, known), found) in bucket.iter().zip(&mut known).zip(found) {
@@ -243,12 +256,12 @@ impl Store {
                 }
                 seen.extend(known);
             }
-            found.push(ReadResult { row, seen });
+            results.push(ReadResult { row, seen });
         }
-        Ok(found)
+        Ok(results)
     }
 
-    /// What became of events, as far as it is known.
+    /// States of the seen-marks of events, in order; `None` for one that has left none, or whose mark has expired.
     pub async fn settled(&self, marks: &[Mark]) -> Result<Vec<Option<MarkState>>, StoreError> {
         let mut pipe = redis::pipe();
         for mark in marks {
@@ -257,30 +270,25 @@ impl Store {
             }
         }
         let mut replies = self.query(&pipe).await?.into_iter();
-        let kind = |reply: Value| match reply {
-            Value::BulkString(mark) => Some(if mark.first() == Some(&b'd') {
-                MarkState::Dead
-            } else {
-                MarkState::Applied
-            }),
-            _ => None,
-        };
-        let mut first = |mark: &Mark| {
+        let mut states = Vec::with_capacity(marks.len());
+        for mark in marks {
             let found: Vec<MarkState> = replies
                 .by_ref()
                 .take(mark.seen_keys().len())
-                .filter_map(kind)
+                .filter_map(|reply| match reply {
+                    Value::BulkString(mark) => Some(SeenMark::decode(&mark).state),
+                    _ => None,
+                })
                 .collect();
             // A redriven event may have left its dead mark in another bucket.
-            found
-                .iter()
-                .copied()
-                .find(|settled| *settled == MarkState::Applied)
-                .or(found.first().copied())
-        };
-        Ok(marks.iter().map(&mut first).collect())
+            let is_applied = found.contains(&MarkState::Applied);
+            let state = is_applied.then_some(MarkState::Applied);
+            states.push(state.or(found.first().copied()));
+        }
+        Ok(states)
     }
 
+    /// Replies to a pipeline, in order.
     async fn query(&self, pipe: &Pipeline) -> Result<Vec<Value>, StoreError> {
         if pipe.is_empty() {
             return Ok(Vec::new());
@@ -288,19 +296,15 @@ impl Store {
         Ok(pipe.query_async(&mut self.connection()).await?)
     }
 
-    /// Applies runs, each whole or not at all; a status for every event of every run, in order.
+    /// Commits runs, each whole or not at all, in one step that nothing can get between. A status for every event of every
+    /// run, in order. After an error it is not known whether anything was applied; committing again is safe.
     pub async fn commit(&self, runs: &[Run]) -> Result<Committed, StoreError> {
-        let first = runs
-            .iter()
-            .flat_map(|run| &run.events)
-            .find(|handled| !handled.outbox.is_empty());
-        let name = OutboxName::new(first.map_or(0, |handled| handled.mark.partition));
-        let function = runs
-            .iter()
-            .flat_map(|run| &run.events)
-            .next()
-            .map_or("", |handled| handled.mark.function);
-        let (outbox, begun) = (name.key(function), self.own.begin(runs));
+        let mut events = runs.iter().flat_map(|run| &run.events);
+        let first = events.clone().next();
+        let first_with_outputs = events.find(|handled| !handled.outbox.is_empty());
+        let name = OutboxName::new(first_with_outputs.map_or(0, |handled| handled.mark.partition));
+        let outbox = name.key(first.map_or("", |handled| &handled.mark.function));
+        let begun = self.own.begin(runs);
         let keys = [self.own.key(), outbox.clone(), name.index()];
         let call = commit_call(
             &self.function,
@@ -320,24 +324,22 @@ impl Store {
         };
         let record: String = redis::from_redis_value(replies.remove(0)).unwrap_or_default();
         self.watch_for_regression(begun, &record).await;
-        let said = runs
+        let replies = runs
             .iter()
             .zip(replies)
-            .map(|(run, reply)| wire::statuses(reply, run))
+            .map(|(run, reply)| wire::event_replies(reply, run))
             .collect();
-        let statuses = self.with_outputs(runs, said).await?;
-        let stored = |(run, statuses): (&Run, &Vec<Status>)| {
-            run.events
-                .iter()
-                .zip(statuses)
-                .any(|(e, status)| *status == Status::Applied && !e.outbox.is_empty())
-        };
-        let outbox = runs.iter().zip(&statuses).any(stored).then_some(outbox);
+        let statuses = self.with_outputs(runs, replies).await?;
+        let has_stored = runs.iter().zip(&statuses).any(|(run, statuses)| {
+            let mut events = run.events.iter().zip(statuses);
+            events.any(|(handled, status)| *status == Status::Applied && !handled.outbox.is_empty())
+        });
+        let outbox = has_stored.then_some(outbox);
         Ok(Committed { statuses, outbox })
     }
 
-    /// Counts one more run of a handler on an event that was delivered before, and says how many there were. The
-    /// server's own count will not do: it also counts deliveries that never came to run.
+    /// Counts one more run of a handler for each of these events, which were delivered before; returns the counts, with
+    /// this run. NATS's own count will not do: it also counts deliveries that never came to run.
     pub async fn started(&self, marks: &[Mark]) -> Result<Vec<u32>, StoreError> {
         let mut pipe = redis::pipe();
         for mark in marks {
@@ -352,7 +354,7 @@ impl Store {
         Ok(pipe.query_async(&mut self.connection()).await?)
     }
 
-    /// What stands under a key of a table.
+    /// Value under a key of a state table; `None` where there is none.
     pub async fn show(&self, table: &str, key: &str) -> Result<Option<StateValue>, StoreError> {
         let key = row_key(table, key);
         let mut c = self.connection();
@@ -383,35 +385,56 @@ impl Store {
     }
 }
 
-/// Neighbours that stand in one bucket.
+/// Neighbours whose marks stand in one bucket.
 fn buckets(marks: &[Mark]) -> impl Iterator<Item = &[Mark]> {
     marks.chunk_by(Mark::shares_bucket)
 }
 
-/// The code of the library; a broken twin of it where a test asks for one.
+/// Code of the library; a broken twin of it where a test asks for one.
 fn source() -> String {
     let mut source = SOURCE.to_owned();
     if failpoint::sabotaged(Sabotage::NoSeenMarks) {
-        source = source.replace(
-            "      local status = mark and ",
-            "      local status = false and ",
+        source = sabotage(
+            &source,
+            "local status = mark and ",
+            "local status = false and ",
         );
     }
     if failpoint::sabotaged(Sabotage::NoFence) {
-        source = source.replace(
-            "  local fenced = now > group.oldest + horizon or",
-            "  local fenced = false or",
-        );
+        let fence = "local fenced = now > group.oldest + horizon or";
+        source = sabotage(&source, fence, "local fenced = false or");
     }
     source
 }
 
+/// Source with one piece of code broken. Panics unless it stands there exactly once: a twin that is not broken would
+/// pass every test that it must fail.
+fn sabotage(source: &str, code: &str, broken: &str) -> String {
+    let found = source.matches(code).count();
+    assert_eq!(found, 1, "commit.lua has {code:?} {found} times, not once");
+    source.replace(code, broken)
+}
+
+/// Next reply of a pipeline.
+fn next_reply(replies: &mut impl Iterator<Item = Value>) -> Result<Value, StoreError> {
+    replies
+        .next()
+        .ok_or_else(|| StoreError::refused("Redis: a reply is missing"))
+}
+
+/// Error of a URL that the client cannot read; shown without its password.
+fn not_a_url(url: &ServerUrl, e: &RedisError) -> StoreError {
+    StoreError::refused(format!("{url} is no Redis URL: {e}"))
+}
+
+/// Value of a field in a section of `INFO`.
 fn info_field<'i>(info: &'i str, name: &str) -> Option<&'i str> {
     info.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
         .map(str::trim)
 }
 
+/// Refuses a server that is too old.
 fn check_version(info: &str) -> Result<(), StoreError> {
     let (name, version, oldest) = match info_field(info, "valkey_version") {
         Some(version) => ("Valkey", version, OLDEST_VALKEY),
@@ -431,12 +454,35 @@ fn check_version(info: &str) -> Result<(), StoreError> {
     )))
 }
 
-/// An evicted seen-mark is an event applied twice, an evicted outbox one that never follows.
+/// Refuses a server that may evict keys: an evicted seen-mark is an event applied twice, an evicted outbox one that never follows.
 fn check_eviction(info: &str) -> Result<(), StoreError> {
     match info_field(info, "maxmemory_policy") {
         None | Some("noeviction") => Ok(()),
         Some(policy) => Err(StoreError::refused(format!(
             "Redis may evict keys (maxmemory-policy {policy}), which would lose events; set noeviction"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_twin_breaks_what_it_says() {
+        for code in [
+            "local status = mark and ",
+            "local fenced = now > group.oldest + horizon or",
+        ] {
+            let broken = sabotage(SOURCE, code, "local broken = ");
+            assert_ne!(broken, SOURCE);
+            assert_eq!(broken.matches("local broken = ").count(), 1);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "0 times, not once")]
+    fn a_twin_that_would_not_be_broken_is_refused() {
+        sabotage(SOURCE, "local status = mark  and ", "");
     }
 }

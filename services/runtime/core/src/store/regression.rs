@@ -1,4 +1,4 @@
-//! What it looks like when Redis has gone back in time.
+//! Loss of commits in a Redis that went back in time, as workers find it and people read it.
 
 use std::collections::BTreeMap;
 
@@ -6,24 +6,31 @@ use serde::{Deserialize, Serialize};
 
 use oncue_proto::event;
 
-/// Redis knows fewer commits of a worker than the worker made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Loss of commits: Redis knows fewer of a worker, or of several, than they made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error(
+    "Redis went back in time: of {seen} commits it knows {found}, what was committed after {} is lost; \
+     `oncue recover redis` restores it from the streams",
+    event::format_time(*since)
+)]
 pub struct Regression {
-    /// Commits made, and those that are still known.
+    /// Commits that were made.
     pub seen: u64,
+    /// Commits that Redis still knows.
     pub found: u64,
     /// Time (Unix ms) of the last commit that is still there; 0 if nothing is.
     pub since: u64,
-    /// For each function the lowest place in its stream of what was lost, as far as workers remember.
+    /// Function -> lowest sequence in its stream of an event whose commit was lost, as far as workers remember.
     #[serde(default)]
     pub from: BTreeMap<String, u64>,
 }
 
 impl Regression {
-    /// What two workers found out, as one loss.
+    /// Losses of two workers as one.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
-        (self.seen, self.found) = (self.seen + other.seen, self.found + other.found);
+        self.seen += other.seen;
+        self.found += other.found;
         self.since = self.since.min(other.since);
         for (function, sequence) in other.from {
             let lowest = self.from.entry(function).or_insert(sequence);
@@ -33,14 +40,36 @@ impl Regression {
     }
 }
 
-impl std::fmt::Display for Regression {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let since = event::format_time(self.since);
-        write!(
-            f,
-            "Redis went back in time: of {} commits it knows {}, what was committed after {since} is lost; \
-             `oncue recover redis` restores it from the streams",
-            self.seen, self.found
-        )
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_of_two_workers_add_up_to_the_earliest() {
+        let first = Regression {
+            seen: 5,
+            found: 3,
+            since: 20,
+            from: [("a".to_owned(), 9), ("b".to_owned(), 4)].into(),
+        };
+        let second = Regression {
+            seen: 2,
+            found: 0,
+            since: 0,
+            from: [("a".to_owned(), 7)].into(),
+        };
+        let both = first.and(second);
+        let expected = Regression {
+            seen: 7,
+            found: 3,
+            since: 0,
+            from: [("a".to_owned(), 7), ("b".to_owned(), 4)].into(),
+        };
+        assert_eq!(both, expected);
+        assert_eq!(
+            both.to_string(),
+            "Redis went back in time: of 7 commits it knows 3, what was committed after 1970-01-01T00:00:00.000Z is \
+             lost; `oncue recover redis` restores it from the streams"
+        );
     }
 }

@@ -98,7 +98,7 @@ impl Committer {
         flow_log: &FlowLog,
     ) -> Result<Status, StoreError> {
         let event = CommitEvent {
-            purpose: Purpose::Bury,
+            purpose: Purpose::DeadLetter,
             outbox: Bytes::new(),
             entry: flow_log.entry(event),
             ..commit_event(event, Vec::new())

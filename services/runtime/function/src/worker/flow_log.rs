@@ -43,7 +43,7 @@ impl FlowLog {
                 move |updates: Arc<Vec<StepUpdate>>| {
                     let store = store.clone();
                     async move {
-                        store.note(&updates).await?;
+                        store.record_steps(&updates).await?;
                         Ok(vec![(); updates.len()])
                     }
                 },
@@ -155,7 +155,7 @@ impl Hops {
 
     pub async fn report(&self) {
         let hops = self.take();
-        if let Err(e) = self.store.saw(&hops, self.function).await {
+        if let Err(e) = self.store.count_hops(&hops, self.function).await {
             tracing::debug!(error = %e, "hops of the last seconds are not reported");
         }
     }

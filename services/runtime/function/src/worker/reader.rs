@@ -1,11 +1,12 @@
 //! Reading: a delivery as an event, and for the events of one key their row and which of them were applied before.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use oncue_core::bus::pull::Delivery;
 use oncue_core::store::{Mark, Read, Row, RowKey, Store, StoreError};
 use oncue_proto::Format;
 use oncue_proto::event::{self, Incoming, Meta, Origin, Unreadable};
-
-use bytes::Bytes;
 
 use crate::worker::batcher::{Batcher, Batching};
 use crate::worker::invocation::{BoxedInvocation, Invocation};
@@ -33,6 +34,8 @@ pub(crate) struct Target {
 pub(crate) struct Reader {
     source: Source,
     target: Target,
+    /// Name of the function, shared by the marks of all its events.
+    function: Arc<str>,
     reads: Batcher<Read, oncue_core::store::ReadResult>,
     pub rows: RowCache,
 }
@@ -58,6 +61,7 @@ impl Reader {
         let batching = Batching::by(|read: &Read| read.marks.len().max(1));
         Self {
             source,
+            function: target.function.into(),
             target,
             reads: Batcher::new(batching, move |reads| {
                 let store = store.clone();
@@ -99,11 +103,10 @@ impl Reader {
             format,
             payload,
         } = incoming;
-        let function = self.target.function;
-        let trace = Trace::start(&meta, function, info.attempt, payload.len());
+        let trace = Trace::start(&meta, self.target.function, info.attempt, payload.len());
         let mark = Mark {
             sequence: info.sequence,
-            ..Mark::new(function, "", &meta, self.source.horizon)
+            ..Mark::new(self.function.clone(), "", &meta, self.source.horizon)
         };
         let invocation = Invocation {
             number,

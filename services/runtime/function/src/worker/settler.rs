@@ -134,7 +134,7 @@ impl Settler {
         let why = super::shown_as(error, reason.as_str());
         self.flow_log.fails(&event, &why);
         self.record_failure(&mut event, reason.as_str(), why.clone());
-        failpoint::point("bury.begin");
+        failpoint::point("dead_letter.begin");
         let letter_sequence = match self.publish_dead_letter(&event, reason, error).await {
             Ok(ack) => ack.sequence,
             Err(e) => {
@@ -142,7 +142,7 @@ impl Settler {
                 return self.retry(event, RetryReason::NotSetAside(why)).await;
             }
         };
-        failpoint::point("bury.published");
+        failpoint::point("dead_letter.published");
         match self
             .committer
             .commit_dead_letter(&event, &self.flow_log)
@@ -164,7 +164,7 @@ impl Settler {
                 tracing::warn!(error = %e, "a dead letter is not recorded; a redelivery would write it again");
             }
         }
-        failpoint::point("bury.recorded");
+        failpoint::point("dead_letter.recorded");
         {
             let _log = event.trace.log(&event.meta);
             tracing::error!(

@@ -1,69 +1,81 @@
-//! What the house as a whole has been seen to do: which hops events took, and which functions ever started.
+//! Observed topology: hops that events took, and functions that ever started on this Redis.
 
-use serde::Serialize;
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
 
 use crate::model::manifest::Manifest;
 
-/// One hop that was seen: an event of a type, from where, to which function.
+/// Hop that was seen: events of a type, from a source to a function.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Edge {
     /// `/FUNCTION`, `/gateway`, or `client` for anybody else.
     pub source: String,
+    /// Type of the events.
     #[serde(rename = "type")]
     pub ty: String,
+    /// Function that acted on them.
     pub function: String,
+    /// Number of events, as far back as this Redis goes.
     pub count: u64,
     /// Unix milliseconds of the last one, where that is known.
     pub last: Option<u64>,
 }
 
-/// A function that has started on this Redis at least once.
-#[derive(Debug, Clone, Serialize)]
+/// Function that has started on this Redis at least once; as JSON the value of `oncue:functions`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Registered {
+    /// Manifest at its last start.
     #[serde(flatten)]
     pub manifest: Manifest,
-    /// Unix milliseconds of its last start.
+    /// Unix milliseconds of its last start; 0 where that is not known.
+    #[serde(default)]
     pub seen: u64,
 }
 
-type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+/// Fields of a hash as Redis returns them: name and value.
+pub type HashFields = Vec<(Vec<u8>, Vec<u8>)>;
 
-fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+fn text(bytes: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 
-/// From `oncue:edges` and `oncue:edges:at`: `SOURCE\tTYPE\tFUNCTION` -> count, and -> time. Sorted.
-pub fn edges(counts: Pairs, times: Pairs) -> Vec<Edge> {
-    let times: std::collections::HashMap<Vec<u8>, Vec<u8>> = times.into_iter().collect();
-    let edge = |(field, count): (Vec<u8>, Vec<u8>)| {
-        let name = text(&field);
-        let [source, ty, function] = name.split('\t').collect::<Vec<_>>()[..] else {
-            return None;
-        };
-        Some(Edge {
-            source: source.to_owned(),
-            ty: ty.to_owned(),
-            function: function.to_owned(),
-            count: text(&count).parse().unwrap_or(0),
-            last: times.get(&field).and_then(|at| text(at).parse().ok()),
-        })
-    };
-    let mut edges: Vec<Edge> = counts.into_iter().filter_map(edge).collect();
+/// Hops from `oncue:edges` and `oncue:edges:at`: `SOURCE\tTYPE\tFUNCTION` -> count, and -> time. Sorted; a field in another
+/// form is passed over.
+pub fn edges(counts: HashFields, times: HashFields) -> Vec<Edge> {
+    let times: HashMap<Vec<u8>, Vec<u8>> = times.into_iter().collect();
+    let mut edges: Vec<Edge> = counts
+        .iter()
+        .filter_map(|(hop, count)| edge(hop, count, times.get(hop)))
+        .collect();
     edges.sort();
     edges
 }
 
-/// From `oncue:functions`: name -> manifest and `seen`. Sorted by name.
-pub fn functions(fields: Pairs) -> Vec<Registered> {
+/// Hop of one field; `None` where the name is not three parts.
+fn edge(hop: &[u8], count: &[u8], last: Option<&Vec<u8>>) -> Option<Edge> {
+    let hop = text(hop);
+    let mut parts = hop.split('\t').map(str::to_owned);
+    let edge = Edge {
+        source: parts.next()?,
+        ty: parts.next()?,
+        function: parts.next()?,
+        count: text(count).parse().unwrap_or(0),
+        last: last.and_then(|at| text(at).parse().ok()),
+    };
+    parts.next().is_none().then_some(edge)
+}
+
+/// Functions from `oncue:functions`: name -> [`Registered`] as JSON. Sorted by name.
+pub fn functions(fields: HashFields) -> Vec<Registered> {
     let mut functions = Vec::with_capacity(fields.len());
     for (name, json) in fields {
-        let value: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();
-        let seen = value["seen"].as_u64().unwrap_or(0);
-        match serde_json::from_value::<Manifest>(value) {
-            Ok(manifest) => functions.push(Registered { manifest, seen }),
+        match serde_json::from_slice::<Registered>(&json) {
+            Ok(function) => functions.push(function),
             // Of a version with another manifest, or not ours: the rest of the map is worth showing.
             Err(e) => {
-                tracing::warn!(function = %text(&name), error = %e, "registered with an unreadable manifest")
+                tracing::warn!(function = %text(&name), error = %e, "registered with an unreadable manifest");
             }
         }
     }

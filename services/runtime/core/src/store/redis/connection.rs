@@ -1,5 +1,5 @@
-//! The connection to Redis. The client connects anew when a line breaks, but one that went dead without breaking (a
-//! firewall that forgot it, a host that vanished) it would keep for ever: somebody has to ask now and then.
+//! Connection to Redis with a heartbeat. The client connects anew when a connection breaks, but one that went dead without
+//! breaking (a firewall that forgot it, a host that vanished) it would keep for ever: somebody has to ask now and then.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -8,23 +8,36 @@ use std::time::Duration;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, RedisError, cmd};
 
+use crate::backoff::spread;
+
 /// Longest wait for an answer: longer than any stall of a healthy Redis (fsync, fork); a time-out only means "unknown, try again".
 const REDIS_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause between two pings.
+/// Pause between two pings, on average.
 const PING_EVERY: Duration = Duration::from_secs(5);
+/// Longest wait for a new connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest pause between two of the client's own attempts to connect.
+const LONGEST_RECONNECT_DELAY: Duration = Duration::from_secs(1);
+/// Attempts of the client before a call fails.
+const RECONNECT_ATTEMPTS: usize = 3;
 
+/// Multiplexed connection, shared by all clones of a store.
 pub(super) struct Connection {
+    /// Address, for connections to come.
     client: Client,
+    /// Connection in use, replaced when it turns out to be dead.
     manager: Mutex<ConnectionManager>,
 }
 
 impl Connection {
+    /// Connects; fails where the server cannot be reached.
     pub async fn open(client: Client) -> Result<Arc<Self>, RedisError> {
         let manager = ConnectionManager::new_with_config(client.clone(), config()).await?;
         let manager = Mutex::new(manager);
         Ok(Arc::new(Self { client, manager }))
     }
 
+    /// Connection as it is now; cheap.
     pub fn get(&self) -> ConnectionManager {
         self.manager.lock().clone()
     }
@@ -34,7 +47,7 @@ impl Connection {
         let weak = Arc::downgrade(connection);
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(PING_EVERY.mul_f64(0.8 + fastrand::f64() * 0.4)).await;
+                tokio::time::sleep(spread(PING_EVERY)).await;
                 let Some(connection) = weak.upgrade() else {
                     return;
                 };
@@ -55,10 +68,11 @@ impl Connection {
     }
 }
 
+/// Time-outs and attempts of the client's own.
 fn config() -> ConnectionManagerConfig {
     ConnectionManagerConfig::new()
-        .set_connection_timeout(Some(Duration::from_secs(2)))
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(REDIS_TIMEOUT))
-        .set_number_of_retries(3)
-        .set_max_delay(Duration::from_secs(1))
+        .set_number_of_retries(RECONNECT_ATTEMPTS)
+        .set_max_delay(LONGEST_RECONNECT_DELAY)
 }

@@ -1,4 +1,5 @@
-//! The flow ledger and what was observed of the house, read. Workers write both in the step that commits.
+//! Ledgers of flows, counts of hops and registered functions, read and written. Steps close in the commit itself
+//! (`commit.lua`); everything else about a flow is written here.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use redis::cmd;
 use serde_json::json;
 
 use super::Store;
-use crate::model::flow::{self, Edge, Flow, Registered};
+use crate::model::flow::{self, Edge, Flow, HashFields, Registered};
 use crate::model::manifest::Manifest;
 use crate::store::{
     EDGES, EDGES_AT, FUNCTIONS, StepUpdate, StoreError, first_step, flow_key, ledger_event,
@@ -16,18 +17,16 @@ use crate::store::{
 };
 use oncue_proto::event::{self, Meta};
 
-type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
-
-/// Keys looked at in one round trip; Redis does nothing else meanwhile.
-const STEP: usize = 5000;
+/// Keys that one `SCAN` looks at; Redis does nothing else meanwhile.
+const KEYS_AT_A_TIME: usize = 5000;
 
 impl Store {
-    /// What the ledger knows of a flow; `None` for one that is not tracked, or was so long ago that it expired.
+    /// Flow by its ledger; `None` for one that is not tracked, or was so long ago that its ledger expired.
     pub async fn flow(&self, id: &str) -> Result<Option<Flow>, StoreError> {
         Ok(self.flows(&[id.to_owned()]).await?.pop().flatten())
     }
 
-    /// Several flows in one round trip.
+    /// Several flows in one round trip, in order; `None` as for [`flow`](Self::flow).
     pub async fn flows(&self, ids: &[String]) -> Result<Vec<Option<Flow>>, StoreError> {
         let mut pipe = redis::pipe();
         for id in ids {
@@ -36,7 +35,7 @@ impl Store {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let found: Vec<Pairs> = pipe.query_async(&mut self.connection()).await?;
+        let found: Vec<HashFields> = pipe.query_async(&mut self.connection()).await?;
         Ok(ids
             .iter()
             .zip(found)
@@ -44,9 +43,10 @@ impl Store {
             .collect())
     }
 
-    /// The ledger that knows an event, whichever its flow. It looks at every ledger: for people who ask, not for programs.
+    /// Flow that knows an event, whichever it is. Looks at every ledger: for people who ask, not for programs.
     pub async fn flow_with(&self, event: &str) -> Result<Option<Flow>, StoreError> {
-        let (mut c, field) = (self.connection(), format!("e:{event}"));
+        let mut c = self.connection();
+        let field = format!("e:{event}");
         let mut cursor = 0_u64;
         loop {
             let mut scan = cmd("SCAN");
@@ -54,7 +54,7 @@ impl Store {
                 .arg("MATCH")
                 .arg("{p*}:f:*")
                 .arg("COUNT")
-                .arg(STEP);
+                .arg(KEYS_AT_A_TIME);
             let (next, mut keys): (u64, Vec<String>) = scan.query_async(&mut c).await?;
             // A row's key may look alike further behind.
             keys.retain(|key| {
@@ -71,7 +71,7 @@ impl Store {
                 pipe.query_async(&mut c).await?
             };
             if let Some((key, _)) = keys.iter().zip(known).find(|(_, known)| *known) {
-                let fields: Pairs = cmd("HGETALL").arg(key).query_async(&mut c).await?;
+                let fields: HashFields = cmd("HGETALL").arg(key).query_async(&mut c).await?;
                 let flow = Flow::read("", fields);
                 // Named after its root; a long name is only a hash in the key.
                 return Ok(flow.and_then(|flow| {
@@ -88,31 +88,34 @@ impl Store {
         }
     }
 
-    /// Which hops events have been seen to take.
+    /// Hops that events have been seen to take, sorted.
     pub async fn edges(&self) -> Result<Vec<Edge>, StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("HGETALL").arg(EDGES).cmd("HGETALL").arg(EDGES_AT);
-        let (counts, times): (Pairs, Pairs) = pipe.query_async(&mut self.connection()).await?;
+        let (counts, times): (HashFields, HashFields) =
+            pipe.query_async(&mut self.connection()).await?;
         Ok(flow::edges(counts, times))
     }
 
-    /// Every function that ever started here, running or not.
+    /// Every function that ever started on this Redis, running or not, sorted by name.
     pub async fn functions(&self) -> Result<Vec<Registered>, StoreError> {
-        let fields: Pairs = cmd("HGETALL")
+        let fields: HashFields = cmd("HGETALL")
             .arg(FUNCTIONS)
             .query_async(&mut self.connection())
             .await?;
         Ok(flow::functions(fields))
     }
 
-    /// Begins the ledger of a flow with its root event, before that is published; `false` where it had begun already.
+    /// Begins the ledger of a flow with its root event, before that is published: opens a step for each function that acts
+    /// on its type. `false` where the ledger had begun already.
     pub async fn track(&self, meta: &Meta, key: &str, keep: Duration) -> Result<bool, StoreError> {
         let mut c = self.connection();
         let listeners: Vec<String> = cmd("SMEMBERS")
             .arg(listeners_key(&meta.ty))
             .query_async(&mut c)
             .await?;
-        let (ledger, now) = (flow_key(&meta.flow), event::now_ms());
+        let ledger = flow_key(&meta.flow);
+        let now = event::now_ms();
         let mut pipe = redis::pipe();
         pipe.atomic();
         let (field, event) = ledger_event(meta, key);
@@ -142,25 +145,26 @@ impl Store {
         Ok(new)
     }
 
-    /// Notes that runs begin or have failed.
-    pub async fn note(&self, notes: &[StepUpdate]) -> Result<(), StoreError> {
+    /// Records in ledgers that runs begin or have failed, in one round trip. For those who look on: no step opens or closes
+    /// by it.
+    pub async fn record_steps(&self, updates: &[StepUpdate]) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
-        for note in notes {
+        for update in updates {
             pipe.cmd("HSET")
-                .arg(&note.flow)
-                .arg(&note.field)
-                .arg(&note.text)
+                .arg(&update.flow)
+                .arg(&update.field)
+                .arg(&update.text)
                 .ignore();
             pipe.cmd("EXPIRE")
-                .arg(&note.flow)
-                .arg(note.keep.as_secs().max(1))
+                .arg(&update.flow)
+                .arg(update.keep.as_secs().max(1))
                 .ignore();
         }
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
-    /// Counts hops that were seen to `function`: source, type, how many.
-    pub async fn saw(
+    /// Adds to the counts of hops to `function`: source, type, how many events.
+    pub async fn count_hops(
         &self,
         hops: &[(String, String, u64)],
         function: &str,
@@ -168,7 +172,8 @@ impl Store {
         if hops.is_empty() {
             return Ok(());
         }
-        let (mut pipe, now) = (redis::pipe(), event::now_ms());
+        let mut pipe = redis::pipe();
+        let now = event::now_ms();
         for (source, ty, count) in hops {
             let field = format!("{source}\t{ty}\t{function}");
             pipe.cmd("HINCRBY")
@@ -181,43 +186,41 @@ impl Store {
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
-    /// A function starts: what it acts on is known from now on, and what it no longer acts on is not waited for.
+    /// Registers a function that starts: ledgers open a step for it from now on, for the types that it acts on and for no
+    /// other.
     pub async fn register(&self, manifest: &Manifest) -> Result<(), StoreError> {
-        let (mut c, name) = (self.connection(), &manifest.name);
+        let mut c = self.connection();
+        let name = &manifest.name;
         let before: Option<String> = cmd("HGET")
             .arg(FUNCTIONS)
             .arg(name)
             .query_async(&mut c)
             .await?;
         let before = before.and_then(|json| serde_json::from_str::<Manifest>(&json).ok());
-        let mut json = json!(manifest);
-        json["seen"] = event::now_ms().into();
+        let now = Registered {
+            manifest: manifest.clone(),
+            seen: event::now_ms(),
+        };
         let mut pipe = redis::pipe();
         pipe.atomic()
             .cmd("HSET")
             .arg(FUNCTIONS)
             .arg(name)
-            .arg(json.to_string())
+            .arg(json!(now).to_string())
             .ignore();
-        for ty in before
-            .iter()
-            .flat_map(|before| &before.triggers)
-            .filter(|ty| !manifest.triggers.contains(ty))
-        {
+        let before = before.iter().flat_map(|before| &before.triggers);
+        for ty in before.filter(|ty| !manifest.triggers.contains(ty)) {
             pipe.cmd("SREM").arg(listeners_key(ty)).arg(name).ignore();
         }
-        // A timer of its own has one function each, which the type does not tell.
-        for ty in manifest
-            .triggers
-            .iter()
-            .filter(|ty| *ty != TimerFired::TYPE)
-        {
+        // All timers of functions have one type, which does not tell whose a timer is.
+        let triggers = manifest.triggers.iter();
+        for ty in triggers.filter(|ty| *ty != TimerFired::TYPE) {
             pipe.cmd("SADD").arg(listeners_key(ty)).arg(name).ignore();
         }
         Ok(pipe.exec_async(&mut c).await?)
     }
 
-    /// Takes a ledger back whose root event was not published after all.
+    /// Removes a ledger whose root event was not published after all.
     pub async fn untrack(&self, flow: &str) -> Result<(), StoreError> {
         Ok(cmd("UNLINK")
             .arg(flow_key(flow))

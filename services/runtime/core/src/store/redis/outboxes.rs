@@ -1,4 +1,8 @@
-//! Outboxes in Redis: what still has to be published, what is kept for a while, and the right to deal with it.
+//! Outboxes in Redis: outputs that have still to be published, outputs that are kept for a while, and the lease of the
+//! worker that deals with them.
+//!
+//! Each partition has one index, `{pN}:u`, a sorted set of outbox keys: the score is the commit time (Unix ms) while
+//! something has to be published, and minus the time of publishing from then on.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,17 +11,17 @@ use bytes::Bytes;
 use redis::{Pipeline, cmd};
 
 use super::Store;
-use super::wire::{push_frame, read_frames};
-use crate::store::mark::{OutboxName, tag_of};
+use super::wire::{EventReply, push_frame, read_frames};
+use crate::store::mark::{OutboxName, SeenMark, tag_of};
 use crate::store::{Run, Status, StoreError, StoredOutputs, Unpublished};
 use oncue_proto::event;
 
-/// Outboxes handled at a time.
-const STEP: usize = 256;
+/// Outboxes handled in one round trip.
+const OUTBOXES_AT_A_TIME: usize = 256;
 
 impl Store {
-    /// Outboxes whose messages are all in their streams.
-    /// With `keep` they stay until they are [forgotten](Self::forget), in case the streams lose them.
+    /// Records that all messages of these outboxes are in their streams. With `keep` they stay until they are
+    /// [removed](Self::remove_published), in case the streams lose them; else they go now.
     pub async fn published(&self, outbox_keys: &[String], keep: bool) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         let now = event::now_ms();
@@ -36,85 +40,88 @@ impl Store {
         self.query(&pipe).await.map(|_| ())
     }
 
-    /// Gives duplicates what of their outputs has still to be published: each mark says where that stands.
-    pub async fn with_outputs(
+    /// Statuses of runs, by the replies of the script. A duplicate gets those of its outputs that have still to be
+    /// published: its mark says which outbox they are in.
+    pub(super) async fn with_outputs(
         &self,
         runs: &[Run],
-        said: Vec<Vec<(Status, Bytes)>>,
+        replies: Vec<Vec<EventReply>>,
     ) -> Result<Vec<Vec<Status>>, StoreError> {
-        let duplicate = |said: &(Status, Bytes)| matches!(said.0, Status::Duplicate(_));
-        let names = said
-            .iter()
-            .flatten()
-            .filter(|said| duplicate(said))
-            .filter_map(|said| OutboxName::of_mark(&said.1));
-        let mut left: BTreeMap<OutboxName, Vec<StoredOutputs>> =
-            names.map(|name| (name, Vec::new())).collect();
-        if !left.is_empty() {
-            let function = runs
-                .iter()
-                .flat_map(|run| &run.events)
-                .next()
-                .map_or("", |handled| handled.mark.function);
-            let mut pipe = redis::pipe();
-            for name in left.keys() {
-                let key = name.key(function);
-                pipe.cmd("ZSCORE")
-                    .arg(name.index())
-                    .arg(&key)
-                    .cmd("GET")
-                    .arg(key);
-            }
-            let answers: Vec<(Option<f64>, Option<Bytes>)> =
-                pipe.query_async(&mut self.connection()).await?;
-            for (frames, (committed, outbox)) in left.values_mut().zip(answers) {
-                if committed.is_some_and(|at| at > 0.0) {
-                    *frames = read_frames(outbox.unwrap_or_default());
+        let unpublished = self.unpublished_outputs(runs, &replies).await?;
+        let statuses = runs.iter().zip(replies).map(|(run, replies)| {
+            let events = run.events.iter().zip(replies);
+            let status = events.map(|(handled, reply)| match reply.status {
+                Status::Duplicate(_) => {
+                    let name = SeenMark::decode(&reply.detail).outbox;
+                    let frames = name.and_then(|name| unpublished.get(&name));
+                    let mut frames = frames.into_iter().flatten();
+                    let own = frames.find(|frame| frame.id == handled.mark.id);
+                    Status::Duplicate(own.map(|frame| frame.outputs.clone()))
                 }
-            }
-        }
-        let outputs = |detail: &Bytes, id: &[u8; 16]| {
-            let frames = left.get(&OutboxName::of_mark(detail)?)?;
-            frames
-                .iter()
-                .find(|frame| frame.id == *id)
-                .map(|frame| frame.outputs.clone())
-        };
-        let whole = runs.iter().zip(said).map(|(run, said)| {
-            let events = run.events.iter().zip(said);
-            let status = events.map(|(handled, (status, detail))| match status {
-                Status::Duplicate(_) => Status::Duplicate(outputs(&detail, &handled.mark.id)),
                 other => other,
             });
             status.collect()
         });
-        Ok(whole.collect())
+        Ok(statuses.collect())
     }
 
-    /// Of an outbox some events' outputs are published and `left` are not: those alone stay to be published.
+    /// Outboxes that the marks of duplicates point to, without those whose outputs are all published.
+    async fn unpublished_outputs(
+        &self,
+        runs: &[Run],
+        replies: &[Vec<EventReply>],
+    ) -> Result<BTreeMap<OutboxName, Vec<StoredOutputs>>, StoreError> {
+        let duplicates = replies
+            .iter()
+            .flatten()
+            .filter(|reply| matches!(reply.status, Status::Duplicate(_)));
+        let mut outboxes: BTreeMap<OutboxName, Vec<StoredOutputs>> = duplicates
+            .filter_map(|reply| SeenMark::decode(&reply.detail).outbox)
+            .map(|name| (name, Vec::new()))
+            .collect();
+        let Some(first) = runs.iter().flat_map(|run| &run.events).next() else {
+            return Ok(outboxes);
+        };
+        if outboxes.is_empty() {
+            return Ok(outboxes);
+        }
+        let mut pipe = redis::pipe();
+        for name in outboxes.keys() {
+            let key = name.key(&first.mark.function);
+            pipe.cmd("ZSCORE")
+                .arg(name.index())
+                .arg(&key)
+                .cmd("GET")
+                .arg(key);
+        }
+        let answers: Vec<(Option<f64>, Option<Bytes>)> =
+            pipe.query_async(&mut self.connection()).await?;
+        for (frames, (committed, outbox)) in outboxes.values_mut().zip(answers) {
+            if committed.is_some_and(|at| at > 0.0) {
+                *frames = read_frames(outbox.unwrap_or_default());
+            }
+        }
+        Ok(outboxes)
+    }
+
+    /// Leaves in an outbox only `left`, whose outputs have still to be published; `keep`, which are published, go to an
+    /// outbox of their own that is kept for a while. Both at once, or neither.
     pub async fn split(
         &self,
         key: &str,
         left: &[StoredOutputs],
         keep: &[StoredOutputs],
     ) -> Result<(), StoreError> {
-        let bytes = |frames: &[StoredOutputs]| {
-            let mut bytes = Vec::new();
-            for frame in frames {
-                push_frame(&frame.id, &frame.outputs, &mut bytes);
-            }
-            bytes
-        };
         let mut pipe = redis::pipe();
         pipe.atomic()
             .cmd("SET")
             .arg(key)
-            .arg(bytes(left))
+            .arg(encode_frames(left))
             .arg("XX")
             .ignore();
         if !keep.is_empty() {
             let kept = format!("{key}.{:08x}", fastrand::u32(..));
-            pipe.cmd("SET").arg(&kept).arg(bytes(keep)).ignore();
+            pipe.cmd("SET").arg(&kept).arg(encode_frames(keep)).ignore();
             pipe.cmd("ZADD")
                 .arg(format!("{}:u", tag_of(key)))
                 .arg(-(event::now_ms() as i64))
@@ -124,7 +131,8 @@ impl Store {
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
-    /// Outboxes of a partition published since `since` (Unix ms), a few hundred at a time from the `from`th on.
+    /// Kept outboxes of a partition that were published at `since` (Unix ms) or later: at most 256, the last published
+    /// first, from the `from`th on.
     pub async fn kept(
         &self,
         partition: u32,
@@ -136,12 +144,16 @@ impl Store {
             .arg(format!("{{p{partition}}}:u"))
             .arg("-inf")
             .arg(-(since as i64));
-        pipe.arg("LIMIT").arg(from).arg(STEP);
+        pipe.arg("LIMIT").arg(from).arg(OUTBOXES_AT_A_TIME);
         self.outboxes(&pipe).await
     }
 
-    /// Those published before `before` (Unix ms) go for good.
-    pub async fn forget(&self, partitions: Range<u32>, before: u64) -> Result<(), StoreError> {
+    /// Removes the kept outboxes of some partitions that were published before `before` (Unix ms).
+    pub async fn remove_published(
+        &self,
+        partitions: Range<u32>,
+        before: u64,
+    ) -> Result<(), StoreError> {
         for partition in partitions {
             let index = format!("{{p{partition}}}:u");
             loop {
@@ -152,7 +164,7 @@ impl Store {
                     .arg(-1)
                     .arg("LIMIT")
                     .arg(0)
-                    .arg(STEP);
+                    .arg(OUTBOXES_AT_A_TIME);
                 let keys: Vec<String> = find.query_async(&mut connection).await?;
                 if keys.is_empty() {
                     break;
@@ -171,7 +183,7 @@ impl Store {
         Ok(())
     }
 
-    /// Takes a name for some seconds, if nobody has it.
+    /// Takes the lease `name`, a Redis key, for some seconds; `false` where another process has it.
     pub async fn lease(&self, name: &str, seconds: u64) -> Result<bool, StoreError> {
         let mut take = cmd("SET");
         take.arg(name).arg(1).arg("NX").arg("EX").arg(seconds);
@@ -179,7 +191,7 @@ impl Store {
         Ok(taken.is_some())
     }
 
-    /// Keeps a name that was taken for `seconds` from now on.
+    /// Extends a lease that was taken to `seconds` from now on.
     pub async fn renew(&self, name: &str, seconds: u64) -> Result<(), StoreError> {
         Ok(cmd("EXPIRE")
             .arg(name)
@@ -188,7 +200,8 @@ impl Store {
             .await?)
     }
 
-    /// Outboxes of some partitions committed before `before` (Unix ms) and not published since.
+    /// Outboxes of some partitions that were committed before `before` (Unix ms) and not published since: at most 256 of
+    /// each partition, the oldest first.
     pub async fn unpublished(
         &self,
         partitions: Range<u32>,
@@ -203,12 +216,12 @@ impl Store {
                 .arg(before)
                 .arg("LIMIT")
                 .arg(0)
-                .arg(STEP);
+                .arg(OUTBOXES_AT_A_TIME);
         }
         self.outboxes(&pipe).await
     }
 
-    /// What the found index entries point to.
+    /// Outboxes that the entries of the index point to which `find` answers with, a list for each of its commands.
     async fn outboxes(&self, find: &Pipeline) -> Result<Vec<Unpublished>, StoreError> {
         let lists: Vec<Vec<String>> = find.query_async(&mut self.connection()).await?;
         let keys: Vec<String> = lists.into_iter().flatten().collect();
@@ -222,10 +235,19 @@ impl Store {
         let outboxes: Vec<Option<Bytes>> = pipe.query_async(&mut self.connection()).await?;
         // An index entry without its outbox was published and half marked: an empty outbox finishes the marking.
         let pairs = keys.into_iter().zip(outboxes);
-        let read = |(outbox_key, outbox): (String, Option<Bytes>)| Unpublished {
+        let read = pairs.map(|(outbox_key, outbox)| Unpublished {
             outbox_key,
             frames: read_frames(outbox.unwrap_or_default()),
-        };
-        Ok(pairs.map(read).collect())
+        });
+        Ok(read.collect())
     }
+}
+
+/// Frames one after another, as an outbox holds them.
+fn encode_frames(frames: &[StoredOutputs]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for frame in frames {
+        push_frame(&frame.id, &frame.outputs, &mut bytes);
+    }
+    bytes
 }

@@ -1,4 +1,4 @@
-//! Where events lie, told by their seen-marks: for people who look for an id.
+//! Positions of events in their streams, by their seen-marks: for people who look for an id.
 
 use std::ops::RangeInclusive;
 
@@ -6,12 +6,13 @@ use super::Store;
 use crate::store::{Mark, StoreError, StreamPosition};
 use oncue_proto::event::{self, PARTITIONS};
 
-/// Keys looked at in one round trip.
-const STEP: usize = 4096;
+/// Buckets of marks looked at in one round trip.
+const BUCKETS_AT_A_TIME: usize = 4096;
 
 impl Store {
-    /// What is known of those events of these ids that `function` is done with and whose time is one of these (Unix ms).
-    /// Looks at every mark there can be: for people who ask, not for programs.
+    /// Positions of the events of these ids, in order, as far as `function` is done with them and their time is one of
+    /// `times` (Unix ms); `horizon` is that of the stream, in milliseconds. Looks into every bucket of every partition:
+    /// for people who ask, not for programs.
     pub async fn places(
         &self,
         ids: &[String],
@@ -27,7 +28,10 @@ impl Store {
         let mut places = vec![None; ids.len()];
         while places.contains(&None) {
             let mut pipe = redis::pipe();
-            for bucket in buckets.by_ref().take(STEP / PARTITIONS as usize) {
+            for bucket in buckets
+                .by_ref()
+                .take(BUCKETS_AT_A_TIME / PARTITIONS as usize)
+            {
                 for partition in 0..PARTITIONS {
                     pipe.cmd("HMGET")
                         .arg(format!("{{p{partition}}}:d:{function}:{bucket}"))

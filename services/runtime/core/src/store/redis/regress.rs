@@ -1,11 +1,12 @@
-//! A Redis that went back in time: a restart from an old file, a failover to a replica that was behind. What was committed
-//! then is lost, with its seen-marks, while its events are acked.
+//! Detection of a Redis that went back in time: a restart from an old file, a failover to a replica that was behind. What was committed
+//! later is lost, with its seen-marks, while its events are acked.
 //!
 //! Each worker keeps a record in Redis, written by every commit: how many it has made. A record that says less than the
 //! worker remembers means that commits of its own are gone; those of others are for others to find out.
 
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::cmd;
@@ -14,44 +15,61 @@ use super::Store;
 use crate::store::{Regression, Run, StoreError};
 use oncue_proto::event;
 
-/// Time (Unix ms) of the last restoration: what a worker misses from before it was restored. A time, and no count, since Redis
-/// may lose this as well, and must not come to the same number again.
+/// Redis key of the time (Unix ms) of the last restoration: commits missing from before it were restored. A time, and no
+/// count, since Redis may lose this as well, and must not come to the same number again.
 const EPOCH: &str = "oncue:epoch";
-/// What workers found out, by worker; nobody starts while it is there.
+/// Redis key of a hash, worker -> [`Regression`] as JSON; no worker starts while it is there.
 const REGRESSED: &str = "oncue:regressed";
 /// A record that was not touched for longer may be gone without a loss; it expires after a week.
 const TRUSTED: Duration = Duration::from_hours(72);
 /// Commits whose place in the stream is remembered: more than Redis can lose without anybody noticing for minutes.
 const REMEMBERED: usize = 10_000;
 
-/// What this worker knows of its own commits.
+/// Memory of this worker's own commits.
 pub(super) struct Own {
-    /// Names the record.
+    /// Random name of the worker's record.
     pub name: String,
+    /// Commits begun and answered.
     memory: Mutex<Memory>,
 }
 
 /// A commit on its way. Several are at a time, and neither they nor their answers keep their order.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Begun {
+    /// Number of the commit, from 1; goes into the record.
     pub number: u64,
     /// Number of the last commit that was answered before this one was sent: that much Redis must know.
     answered: u64,
 }
 
+/// Commits as this process remembers them; gone with it, and with it the right to complain.
 struct Memory {
+    /// Last restoration that is known, Unix ms; 0 for none.
     epoch: u64,
-    /// Number of the last commit begun, and of the last one that was answered.
+    /// Number of the last commit begun, from 1.
     begun: u64,
+    /// Number of the last commit that was answered.
     answered: u64,
+    /// When the record was last touched.
     at: Instant,
-    /// When the first one was made, Unix ms.
+    /// When this worker started, Unix ms.
     since: u64,
-    /// Lowest sequence in the stream of each commit, and its function.
-    places: VecDeque<(u64, &'static str, u64)>,
+    /// The last commits, in order.
+    commits: VecDeque<RememberedCommit>,
+}
+
+/// Where the events of one commit come from.
+struct RememberedCommit {
+    /// Number of the commit, from 1.
+    number: u64,
+    /// Function of its first event.
+    function: Arc<str>,
+    /// Lowest sequence in the function's stream.
+    sequence: u64,
 }
 
 impl Own {
+    /// Memory of a worker that has committed nothing yet.
     pub fn new() -> Self {
         let memory = Memory {
             epoch: 0,
@@ -59,7 +77,7 @@ impl Own {
             answered: 0,
             at: Instant::now(),
             since: event::now_ms(),
-            places: VecDeque::new(),
+            commits: VecDeque::new(),
         };
         Self {
             name: format!("{:016x}", fastrand::u64(..)),
@@ -67,11 +85,12 @@ impl Own {
         }
     }
 
+    /// Redis key of the record.
     pub fn key(&self) -> String {
         format!("oncue:commits:{}", self.name)
     }
 
-    /// A commit that is about to be made.
+    /// Numbers a commit that is about to be made, and remembers where its events come from.
     pub fn begin(&self, runs: &[Run]) -> Begun {
         let mut memory = self.lock();
         memory.begun += 1;
@@ -80,10 +99,14 @@ impl Own {
             .flat_map(|run| &run.events)
             .map(|handled| &handled.mark);
         if let Some(first) = marks.min_by_key(|mark| mark.sequence) {
-            let place = (memory.begun, first.function, first.sequence);
-            memory.places.push_back(place);
-            if memory.places.len() > REMEMBERED {
-                memory.places.pop_front();
+            let number = memory.begun;
+            memory.commits.push_back(RememberedCommit {
+                number,
+                function: first.function.clone(),
+                sequence: first.sequence,
+            });
+            if memory.commits.len() > REMEMBERED {
+                memory.commits.pop_front();
             }
         }
         Begun {
@@ -92,45 +115,37 @@ impl Own {
         }
     }
 
-    /// What the record said before a commit, `COUNT TIME` or nothing. Returns what is missing, if anything is.
-    fn missing(
-        &self,
-        Begun {
-            number,
-            answered: seen,
-        }: Begun,
-        record: &str,
-    ) -> Option<Regression> {
+    /// Loss that a record shows, as it was before the commit `begun`: `COUNT TIME`, or empty where there was none.
+    fn missing(&self, begun: Begun, record: &str) -> Option<Regression> {
         let mut memory = self.lock();
         let (found, at) = record.split_once(' ').unwrap_or(("0", ""));
         let found: u64 = found.parse().unwrap_or_default();
         let trusted = memory.at.elapsed() < TRUSTED;
-        memory.answered = number.max(memory.answered);
+        memory.answered = begun.number.max(memory.answered);
         memory.at = Instant::now();
-        if found >= seen || !trusted {
+        if found >= begun.answered || !trusted {
             return None;
         }
-        let since = at.parse().unwrap_or(memory.since);
         let mut from = BTreeMap::new();
         // Commits that are no longer remembered may have lain anywhere: then only the time says where to begin.
-        if memory
-            .places
-            .front()
-            .is_some_and(|(first, ..)| *first <= found + 1)
-        {
-            for (_, function, sequence) in memory.places.iter().filter(|(n, ..)| *n > found) {
-                let lowest = from.entry((*function).to_owned()).or_insert(*sequence);
-                *lowest = (*sequence).min(*lowest);
+        let first = memory.commits.front();
+        if first.is_some_and(|first| first.number <= found + 1) {
+            for lost in memory.commits.iter().filter(|commit| commit.number > found) {
+                let lowest = from
+                    .entry(lost.function.to_string())
+                    .or_insert(lost.sequence);
+                *lowest = lost.sequence.min(*lowest);
             }
         }
         Some(Regression {
-            seen,
+            seen: begun.answered,
             found,
-            since,
+            since: at.parse().unwrap_or(memory.since),
             from,
         })
     }
 
+    /// Last restoration that is known, Unix ms.
     fn epoch(&self) -> u64 {
         self.lock().epoch
     }
@@ -151,7 +166,7 @@ impl Store {
         Ok(())
     }
 
-    /// What was seen when Redis was found to have gone back in time, if it was: by all workers who said so.
+    /// Loss that workers have recorded, all of them as one; `None` where Redis has not gone back in time.
     pub async fn regression(&self) -> Result<Option<Regression>, StoreError> {
         let found: Vec<String> = cmd("HVALS")
             .arg(REGRESSED)
@@ -163,7 +178,7 @@ impl Store {
         Ok(found.reduce(Regression::and))
     }
 
-    /// The lost effects are being restored: workers may start again.
+    /// Lets workers start again: the lost effects are being restored.
     pub async fn clear_regression(&self) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         pipe.atomic()
@@ -177,12 +192,12 @@ impl Store {
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
-    /// Turns to `Some`, with its reason, once Redis was found to have gone back in time.
+    /// Turns to `Some`, with the reason for people, once Redis was found to have gone back in time.
     pub fn regressed(&self) -> tokio::sync::watch::Receiver<Option<String>> {
         self.regressed.subscribe()
     }
 
-    /// Looks at what the record said before a commit.
+    /// Checks the record as it was before a commit; a loss is recorded for all, and ends this worker.
     pub(super) async fn watch_for_regression(&self, begun: Begun, record: &str) {
         let Some(mut regression) = self.own.missing(begun, record) else {
             return;
@@ -195,7 +210,8 @@ impl Store {
         if laid_out == Ok(0) {
             regression.since = 0; // emptied: nothing is left of anybody's commits
         }
-        let (epoch, json) = (self.own.epoch(), serde_json::json!(regression).to_string());
+        let epoch = self.own.epoch();
+        let json = serde_json::json!(regression).to_string();
         let mut record = cmd("FCALL");
         record
             .arg(self.function.replace("commit", "regressed"))

@@ -1,22 +1,30 @@
-//! What is said to Redis and what it answers, in the order `commit.lua` documents.
+//! Arguments and replies of `commit.lua`, in the order it documents.
+//!
+//! Numbers are packed into heads, little-endian, as the formats `RUN` and `GROUP` of the script unpack them: each argument
+//! costs, and their passing is most of a commit's time.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 use redis::{Pipeline, Value};
 
-use crate::store::mark::OutboxName;
+use crate::store::mark::{OutboxName, SeenMark};
 use crate::store::{
-    Change, CommitEvent, Entry, Expected, Mark, Op, Purpose, Row, Run, SKEW_MS, Status, StoreError,
-    StoredOutputs, row_key,
+    Change, CommitEvent, Entry, Expected, Mark, MarkState, Op, Purpose, Row, RowChange, Run,
+    SKEW_MS, Status, StoreError, StoredOutputs, row_key,
 };
 use oncue_proto::event;
 
-/// How long outputs wait for their commit, which is right behind them: seconds.
+/// Seconds that outputs wait for their commit, which is right behind them.
 const UNCOMMITTED_S: u64 = 60;
 
-/// One call of `commit.lua`, in the order it documents, after the outputs of all its runs. `outbox` is the name of what
-/// they will be found under.
+/// Bytes in front of the outputs of one event in an outbox: hash of its id, and their length.
+const FRAME_HEAD: usize = 16 + 4;
+
+/// One call of `commit.lua`, behind the outputs of all its runs.
+///
+/// `function` is the script's name in Redis; `keys` are the worker's record, the outbox and its index; `record` is the
+/// number of the commit; `outbox` is the name that marks will point to.
 pub(super) fn commit_call(
     function: &str,
     keys: [String; 3],
@@ -51,7 +59,10 @@ pub(super) fn commit_call(
         .arg(runs.len());
     let now = event::now_ms();
     for (run, groups) in runs.iter().zip(&groups) {
-        push_run(run, groups.len(), &mut call);
+        push_head(run, groups.len(), &mut call);
+        if let Some(row) = &run.row {
+            push_row(row, &mut call);
+        }
         for group in groups {
             push_group(group, now, outbox, &mut call);
         }
@@ -76,6 +87,7 @@ fn groups(events: &[CommitEvent]) -> Vec<&[CommitEvent]> {
         .collect()
 }
 
+/// Keys of a call behind the first three: for each run its row, its buckets, one for each operation and each entry.
 fn keys_of<'r>(
     runs: &'r [Run],
     groups: &'r [Vec<&'r [CommitEvent]>],
@@ -98,41 +110,44 @@ fn keys_of<'r>(
     })
 }
 
-/// The head of a run and its row.
-fn push_run(run: &Run, groups: usize, call: &mut Pipeline) {
-    let count = |n: usize| (n as u32).to_le_bytes();
-    let (set, del) = run
-        .row
-        .as_ref()
-        .map_or((0, 0), |row| (row.set.len(), row.del.len()));
-    let (version, known) = match run.row.as_ref().map(|row| &row.basis) {
-        None => (-1.0, None),
-        Some(Expected::Version(version)) => (*version as f64, None),
-        Some(Expected::Fields(fields)) => (0.0, Some(fields)),
+/// Head of a run: version (`f64`; -1 = no row), then seven counts (`u32`).
+fn push_head(run: &Run, groups: usize, call: &mut Pipeline) {
+    let row = run.row.as_ref();
+    let basis = row.map(|row| &row.basis);
+    let version = match basis {
+        None => -1.0,
+        Some(Expected::Version(version)) => *version as f64,
+        Some(Expected::Fields(_)) => 0.0,
     };
-    let ops = run.events.iter().map(|e| e.ops.len()).sum();
-    let entries = run.events.iter().filter(|e| e.entry.is_some()).count();
-    let outbox = run.events.iter().map(frame_len).sum();
+    let known = match basis {
+        Some(Expected::Fields(fields)) => 1 + fields.len(),
+        _ => 0,
+    };
     let mut head = Vec::with_capacity(36);
     head.extend(f64::to_le_bytes(version));
-    for number in [
-        known.map_or(0, |fields| 1 + fields.len()),
-        set,
-        del,
-        outbox,
+    for count in [
+        known,
+        row.map_or(0, |row| row.set.len()),
+        row.map_or(0, |row| row.del.len()),
+        run.events.iter().map(frame_len).sum(),
         groups,
-        ops,
-        entries,
+        run.events.iter().map(|e| e.ops.len()).sum(),
+        run.events.iter().filter(|e| e.entry.is_some()).count(),
     ] {
-        head.extend(count(number));
+        head.extend((count as u32).to_le_bytes());
     }
     call.arg(head);
-    let Some(row) = &run.row else { return };
-    for (field, _) in known.into_iter().flatten() {
-        call.arg(stored(field).as_bytes());
-    }
-    for (_, value) in known.into_iter().flatten() {
-        call.arg(&value[..]);
+}
+
+/// Fields of a row: known names, known values, fields to set, room for the version, fields to delete.
+fn push_row(row: &RowChange, call: &mut Pipeline) {
+    if let Expected::Fields(known) = &row.basis {
+        for (field, _) in known {
+            call.arg(stored(field).as_bytes());
+        }
+        for (_, value) in known {
+            call.arg(&value[..]);
+        }
     }
     for (field, value) in &row.set {
         call.arg(stored(field).as_bytes()).arg(&value[..]);
@@ -143,83 +158,79 @@ fn push_run(run: &Run, groups: usize, call: &mut Pipeline) {
     }
 }
 
+/// Events whose marks stand in one bucket: their head, then id and mark of each.
 fn push_group(group: &[CommitEvent], now: u64, outbox: OutboxName, call: &mut Pipeline) {
-    let mark: &Mark = &group[0].mark;
-    let fences = || group.iter().map(|handled| handled.mark.fence);
-    let expiry = group
-        .iter()
-        .map(|handled| handled.mark.expiry(now))
-        .max()
-        .unwrap_or_default();
-    let (oldest, newest) = (
-        fences().min().unwrap_or_default(),
-        fences().max().unwrap_or_default(),
-    );
+    let first = &group[0];
+    let marks = group.iter().map(|handled| &handled.mark);
+    let expiry = marks.clone().map(|mark| mark.expiry(now)).max();
+    let oldest = marks.clone().map(|mark| mark.fence).min();
+    let newest = marks.map(|mark| mark.fence).max();
     let mut head = Vec::with_capacity(38);
-    head.push(kind(group[0].purpose));
+    head.push(kind(first.purpose));
     head.extend((group.len() as u32).to_le_bytes());
-    head.extend(mark.redrive.to_le_bytes());
-    head.push(if mark.timed { 1 } else { 3 });
+    head.extend(first.mark.redrive.to_le_bytes());
+    head.push(if first.mark.timed { 1 } else { 3 }); // seen keys
     for number in [expiry, oldest, newest] {
-        head.extend((number as f64).to_le_bytes());
+        head.extend((number.unwrap_or_default() as f64).to_le_bytes());
     }
     call.arg(head);
     for handled in group {
         call.arg(&handled.mark.id[..])
-            .arg(mark_text(handled, outbox));
+            .arg(seen_mark(handled, outbox).encode());
     }
 }
 
+/// Kind of a group, as the script knows it.
 fn kind(purpose: Purpose) -> u8 {
     match purpose {
         Purpose::Apply => b'a',
-        Purpose::Bury => b'd',
+        Purpose::DeadLetter => b'd',
         Purpose::Recall => b'q',
     }
 }
 
-/// What the seen-mark will say: kind, payload hash, where the event stands in its stream, then the number of the redrive a
-/// dead letter spent, or where the outputs are.
-fn mark_text(handled: &CommitEvent, outbox: OutboxName) -> Vec<u8> {
-    let mut text = Vec::with_capacity(24);
-    text.push(kind(handled.purpose));
-    text.extend(handled.payload_hash.to_be_bytes());
-    text.extend(&handled.mark.sequence.to_be_bytes()[2..]); // what no server has counted to yet
-    match handled.purpose {
-        Purpose::Bury if handled.mark.redrive > 0 => {
-            text.extend(itoa::Buffer::new().format(handled.mark.redrive).as_bytes());
-        }
-        Purpose::Apply if !handled.outbox.is_empty() => text.extend(outbox.bytes()),
-        _ => {}
+/// Mark that the event leaves if it is committed, which one that is only recalled never is.
+fn seen_mark(handled: &CommitEvent, outbox: OutboxName) -> SeenMark {
+    let is_dead = handled.purpose == Purpose::DeadLetter;
+    let has_outputs = handled.purpose == Purpose::Apply && !handled.outbox.is_empty();
+    SeenMark {
+        state: if is_dead {
+            MarkState::Dead
+        } else {
+            MarkState::Applied
+        },
+        payload_hash: handled.payload_hash,
+        sequence: handled.mark.sequence,
+        redrive: if is_dead { handled.mark.redrive } else { 0 },
+        outbox: has_outputs.then_some(outbox),
     }
-    text
 }
 
+/// One operation of the `number`th event of its run, counted from 1: name, field or member, number, limit.
 fn push_op(number: usize, op: &Op, call: &mut Pipeline) {
-    let mut put = |name: &str, member: &str, value: i64, limit: u32| {
-        call.arg(number).arg(name).arg(member).arg(value).arg(limit);
-    };
+    call.arg(number);
     match &op.change {
-        Change::Add { field, by } => put("add", &stored(field), *by, 0),
-        Change::Max { field, to } => put("max", &stored(field), *to, 0),
-        Change::SetAdd { member } => put("sadd", member, 0, 0),
+        Change::Add { field, by } => call.arg("add").arg(&*stored(field)).arg(*by).arg(0),
+        Change::Max { field, to } => call.arg("max").arg(&*stored(field)).arg(*to).arg(0),
+        Change::SetAdd { member } => call.arg("sadd").arg(member).arg(0).arg(0),
         Change::TopN {
             member,
             score,
             limit,
-        } => put("top", member, *score, *limit),
-        Change::Distinct { member } => put("distinct", member, 0, 0),
-    }
+        } => call.arg("top").arg(member).arg(*score).arg(*limit),
+        Change::Distinct { member } => call.arg("distinct").arg(member).arg(0).arg(0),
+    };
 }
 
+/// Entry in the ledger of a flow: state (`d` done, `x` dead), function, keep (s), the event, then those that follow.
 fn push_entry(handled: &CommitEvent, entry: &Entry, call: &mut Pipeline) {
-    let state = if handled.purpose == Purpose::Bury {
+    let state = if handled.purpose == Purpose::DeadLetter {
         "x"
     } else {
         "d"
     };
     call.arg(state)
-        .arg(handled.mark.function)
+        .arg(&*handled.mark.function)
         .arg(entry.keep.as_secs().max(1));
     call.arg(&entry.id)
         .arg(&entry.ty)
@@ -230,7 +241,7 @@ fn push_entry(handled: &CommitEvent, entry: &Entry, call: &mut Pipeline) {
     }
 }
 
-/// The outputs of events as they stand in an outbox: for each event that has some, its id, their length and themselves.
+/// Outputs of events as they stand in an outbox: for each event that has some, a frame.
 fn frames<'e>(events: impl Iterator<Item = &'e CommitEvent> + Clone) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(events.clone().map(frame_len).sum());
     for handled in events.filter(|handled| !handled.outbox.is_empty()) {
@@ -239,25 +250,27 @@ fn frames<'e>(events: impl Iterator<Item = &'e CommitEvent> + Clone) -> Vec<u8> 
     bytes
 }
 
+/// Bytes of an event's frame, 0 for one without outputs.
 fn frame_len(handled: &CommitEvent) -> usize {
     if handled.outbox.is_empty() {
         0
     } else {
-        20 + handled.outbox.len()
+        FRAME_HEAD + handled.outbox.len()
     }
 }
 
+/// Frame of one event: hash of its id (16 bytes), length of its outputs (`u32`, big-endian), the outputs.
 pub(super) fn push_frame(id: &[u8; 16], outputs: &[u8], bytes: &mut Vec<u8>) {
     bytes.extend(id);
     bytes.extend((outputs.len() as u32).to_be_bytes());
     bytes.extend(outputs);
 }
 
-/// Reads frames back; what is torn at the end is no frame.
+/// Frames of an outbox in their order; a torn one at the end is left out.
 pub(super) fn read_frames(mut bytes: Bytes) -> Vec<StoredOutputs> {
     let mut frames = Vec::new();
-    while bytes.len() >= 20 {
-        let head = bytes.split_to(20);
+    while bytes.len() >= FRAME_HEAD {
+        let head = bytes.split_to(FRAME_HEAD);
         let id = head[..16].try_into().unwrap_or_default();
         let len = u32::from_be_bytes(head[16..].try_into().unwrap_or_default()) as usize;
         if len > bytes.len() {
@@ -271,49 +284,65 @@ pub(super) fn read_frames(mut bytes: Bytes) -> Vec<StoredOutputs> {
     frames
 }
 
-/// Statuses of one run.
-pub(super) fn statuses(reply: Value, run: &Run) -> Vec<(Status, Bytes)> {
+/// Reply of the script to one event.
+pub(super) struct EventReply {
+    /// Status of the event; a duplicate does not have its outputs yet.
+    pub status: Status,
+    /// Detail as it came: of a duplicate its mark.
+    pub detail: Bytes,
+}
+
+/// Replies to the events of one run, in order. One that was applied answers with a number for all of them.
+pub(super) fn event_replies(reply: Value, run: &Run) -> Vec<EventReply> {
     let Value::Array(parts) = reply else {
-        return run
-            .events
-            .iter()
-            .map(|_| (Status::Applied, Bytes::new()))
-            .collect();
+        let applied = run.events.iter().map(|_| EventReply {
+            status: Status::Applied,
+            detail: Bytes::new(),
+        });
+        return applied.collect();
     };
     let parts: Vec<Bytes> = parts
         .into_iter()
         .filter_map(|part| redis::from_redis_value(part).ok())
         .collect();
-    run.events
-        .iter()
-        .zip(parts.chunks_exact(2))
-        .map(|(e, said)| (status(&said[0], &said[1], e), said[1].clone()))
+    let replies = run.events.iter().zip(parts.chunks_exact(2));
+    replies
+        .map(|(handled, parts)| EventReply {
+            status: status(&parts[0], &parts[1], handled),
+            detail: parts[1].clone(),
+        })
         .collect()
 }
 
-fn status(said: &[u8], detail: &Bytes, handled: &CommitEvent) -> Status {
-    match said {
+/// Status of one event by the script's word and its detail.
+fn status(word: &[u8], detail: &Bytes, handled: &CommitEvent) -> Status {
+    match word {
         b"duplicate" => Status::Duplicate(None),
         b"dead" => Status::Dead,
         b"conflict" => Status::Conflict,
         b"id_reuse" => Status::IdReuse,
-        // Somebody in the group is too old or too new; Redis says by its clock who.
         b"fence" => {
-            let now = std::str::from_utf8(detail)
-                .ok()
-                .and_then(|now| now.parse::<u64>().ok())
-                .unwrap_or_default();
-            let Mark { fence, horizon, .. } = handled.mark;
-            match () {
-                () if now > fence + horizon => Status::TooOld,
-                () if fence > now + SKEW_MS => Status::Clock,
-                () => Status::Conflict,
-            }
+            let now = std::str::from_utf8(detail).ok();
+            let now = now.and_then(|now| now.parse().ok()).unwrap_or_default();
+            fenced(&handled.mark, now)
         }
         _ => Status::Invalid(String::from_utf8_lossy(detail).into_owned()),
     }
 }
 
+/// Status of an event in a group that the age fence stopped at `now` (Unix ms, by the clock of Redis): one of its
+/// neighbours may be the one that is too old or too new.
+fn fenced(mark: &Mark, now: u64) -> Status {
+    if now > mark.fence + mark.horizon {
+        Status::TooOld
+    } else if mark.fence > now + SKEW_MS {
+        Status::Clock
+    } else {
+        Status::Conflict
+    }
+}
+
+/// Row from the reply to `HGETALL`. Fields come out sorted; an empty reply is the row that does not exist yet.
 pub(super) fn row(value: Value) -> Result<Row, StoreError> {
     let pairs: Vec<(String, Vec<u8>)> = redis::from_redis_value(value)
         .map_err(|e| StoreError::refused(format!("Redis: not a row: {e}")))?;
@@ -332,7 +361,8 @@ pub(super) fn row(value: Value) -> Result<Row, StoreError> {
     Ok(row)
 }
 
-/// `_v` is where the version stands: a field that an author, or data that became a name, calls so gets one more `_`.
+/// Name of a field in Redis. `_v` is where the version stands: a field that an author, or data that became a name, calls
+/// so gets one more `_`.
 pub(super) fn stored(field: &str) -> Cow<'_, str> {
     if is_version_like(field) {
         Cow::Owned(format!("_{field}"))
@@ -341,6 +371,7 @@ pub(super) fn stored(field: &str) -> Cow<'_, str> {
     }
 }
 
+/// Name of a field as its author wrote it.
 fn named(stored: String) -> String {
     if is_version_like(&stored) {
         stored[1..].to_owned()
@@ -349,6 +380,7 @@ fn named(stored: String) -> String {
     }
 }
 
+/// Whether a name is `v` behind one `_` or more.
 fn is_version_like(field: &str) -> bool {
     field
         .strip_suffix('v')

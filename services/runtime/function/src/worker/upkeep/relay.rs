@@ -43,7 +43,7 @@ impl Relay {
                 self.publish_again(left).await;
             }
             // An absent Redis is no news here: the commits say so.
-            let _ = self.store.forget(partitions, before(keep)).await;
+            let _ = self.store.remove_published(partitions, before(keep)).await;
             if !keep.is_zero() && self.bus.is_connected() {
                 let server = self.bus.server_id();
                 if server != restored_server {
