@@ -43,7 +43,7 @@ chaos: install ## Harm servers, workers and lines for MINUTES=10 and account for
 
 flows: install ## Follow FLOWS=1000 uploads while workers are killed with -9: each complete, and no answer before its last hop
 	cargo build --locked --workspace --bins
-	ONCUE_TEST_FLOWS=$(FLOWS) cargo test --locked --package oncue-tests --test system -- --nocapture --test-threads 1 flows::flows_under flows::prefer
+	ONCUE_TEST_FLOWS=$(FLOWS) cargo test --locked --package oncue-tests --test system -- --nocapture --test-threads 1 flows::flows_under flows::prefer_wait_answers_when
 
 bench: install ## Measure Oncue beside NATS and Redis driven by hand. CASES="clicks hot" ROUNDS=5 QUICK=1
 	@$(RELEASE)

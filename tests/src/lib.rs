@@ -1,11 +1,12 @@
-//! What tests of the whole house share.
+//! Shared by all tests of the system: servers and programs of a test's own, faults, clients, doubles.
 
-pub mod fuzz;
-pub mod house;
+pub mod cluster;
 pub mod proxy;
-pub mod chaos;
+pub mod http;
 pub mod collector;
-pub mod bench;
 pub mod pictures;
 pub mod map_store;
 pub mod any_store;
+pub mod fuzz;
+pub mod chaos;
+pub mod bench;

@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use super::check;
 use super::fill::{Clicks, Headers, fill};
 use super::usage::{Cpu, cpu, memory};
-use crate::house::{House, Process, Servers, until};
+use crate::cluster::{Cluster, Process, Servers, until};
 
 pub const INPUT: &str = "web.page.viewed";
 pub const OUTPUT: &str = "web.page.milestone";
 /// Longest run; one that takes longer has hung.
-const PATIENCE: Duration = Duration::from_mins(5);
+const DRAIN_LIMIT: Duration = Duration::from_mins(5);
 const STREAMS: [&str; 3] = ["web", "dlq", "timer"];
 
 /// Whose loop runs.
@@ -101,7 +101,7 @@ impl Run {
 }
 
 pub struct Arena {
-    pub house: House,
+    pub cluster: Cluster,
     pub bus: Bus,
 }
 
@@ -125,12 +125,12 @@ impl Arena {
                 ..Servers::default()
             },
         };
-        let mut house = House::with(config, servers).await;
+        let mut cluster = Cluster::with(config, servers).await;
         if profile == Profile::Durable {
-            house.set("ONCUE_BATCH_PUBLISH", "true");
+            cluster.set("ONCUE_BATCH_PUBLISH", "true");
         }
-        let bus = house.bus().await;
-        Self { house, bus }
+        let bus = cluster.bus().await;
+        Self { cluster, bus }
     }
 
     /// One run on empty servers, checked.
@@ -138,13 +138,13 @@ impl Arena {
         self.clean().await;
         let mut workers = self.start(side, work).await;
         let slow = if work.slow {
-            Some(self.house.start("bench-slow").await)
+            Some(self.cluster.start("bench-slow").await)
         } else {
             None
         };
         let consumer = consumer(side);
         self.pause(consumer, now_ms() + 3_600_000).await;
-        let (port, clicks) = (self.house.nats_port, work.clicks);
+        let (port, clicks) = (self.cluster.nats_port, work.clicks);
         tokio::task::spawn_blocking(move || fill(port, clicks))
             .await
             .expect("the backlog");
@@ -189,7 +189,7 @@ impl Arena {
                 _ => {}
             }
         }
-        assert_eq!(self.house.redis_cli(&["FLUSHALL"]), "OK");
+        assert_eq!(self.cluster.redis_cli(&["FLUSHALL"]), "OK");
     }
 
     pub async fn start(&mut self, side: Side, work: &Work) -> Vec<Process> {
@@ -204,10 +204,10 @@ impl Arena {
                     .chain([("BENCH_BURN", String::from("0"))].iter())
                     .chain(&work.env)
                 {
-                    self.house.set(name, value);
+                    self.cluster.set(name, value);
                 }
                 (0..work.workers)
-                    .map(|_| self.house.spawn("bench-clicks", &[]))
+                    .map(|_| self.cluster.spawn("bench-clicks", &[]))
                     .collect()
             }
             Side::Limit | Side::Inbox | Side::Events => {
@@ -221,7 +221,7 @@ impl Arena {
                     ("LIMIT_EVERY", &work.every.to_string()),
                 ];
                 for (name, value) in env {
-                    self.house.set(name, value);
+                    self.cluster.set(name, value);
                 }
                 let form = match side {
                     Side::Inbox => "inbox",
@@ -229,7 +229,7 @@ impl Arena {
                     _ => "batched",
                 };
                 (0..work.workers)
-                    .map(|_| self.house.spawn("bench-limit", &[form]))
+                    .map(|_| self.cluster.spawn("bench-limit", &[form]))
                     .collect()
             }
         };
@@ -308,8 +308,8 @@ impl Arena {
                 );
             }
             assert!(
-                start.elapsed() < PATIENCE,
-                "not done after {PATIENCE:?}: {info}"
+                start.elapsed() < DRAIN_LIMIT,
+                "not done after {DRAIN_LIMIT:?}: {info}"
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -317,8 +317,8 @@ impl Arena {
 
     pub fn cpu(&self, workers: &[Process]) -> Cpu {
         Cpu {
-            nats: cpu(self.house.nats.pid()),
-            redis: cpu(self.house.redis.pid()),
+            nats: cpu(self.cluster.nats.pid()),
+            redis: cpu(self.cluster.redis.pid()),
             worker: workers.iter().map(|worker| cpu(worker.pid())).sum(),
         }
     }

@@ -17,7 +17,7 @@ pub async fn run(arena: &Arena, side: Side, work: &Work) {
         "a backlog that cannot be checked"
     );
     assert_eq!(
-        arena.house.count(&arena.bus, "dlq").await,
+        arena.cluster.count(&arena.bus, "dlq").await,
         0,
         "dead letters"
     );
@@ -36,7 +36,7 @@ pub async fn run(arena: &Arena, side: Side, work: &Work) {
             return string.format('%d %d %d %d', n, sum, lo, hi)"
         }
     };
-    let rows = arena.house.redis_cli(&["EVAL", rows, "0"]);
+    let rows = arena.cluster.redis_cli(&["EVAL", rows, "0"]);
     let each = events / keys;
     assert_eq!(
         rows,
@@ -44,7 +44,7 @@ pub async fn run(arena: &Arena, side: Side, work: &Work) {
         "pages, views, views of the least and most viewed"
     );
     if side != Side::Oncue {
-        let marks = arena.house.redis_cli(&["DBSIZE"]);
+        let marks = arena.cluster.redis_cli(&["DBSIZE"]);
         assert_eq!(
             marks,
             (events + 1).to_string(),

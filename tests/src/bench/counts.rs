@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::arena::{Arena, Profile, Side, Work, consumer};
 use super::fill::fill;
 use super::paint::progress;
-use crate::house::until;
+use crate::cluster::until;
 
 const EVENTS: u64 = 2000;
 /// What may be more than what is on record, in parts of it.
@@ -97,7 +97,7 @@ impl Counts {
 }
 
 async fn instructions(arena: &mut Arena, events: u64) -> f64 {
-    let out = arena.house.dir.join("callgrind.out");
+    let out = arena.cluster.dir.join("callgrind.out");
     let log = under(
         arena,
         events,
@@ -110,7 +110,7 @@ async fn instructions(arena: &mut Arena, events: u64) -> f64 {
 
 /// Bytes and blocks.
 async fn allocations(arena: &mut Arena, events: u64) -> (f64, f64) {
-    let out = arena.house.dir.join("dhat.out");
+    let out = arena.cluster.dir.join("dhat.out");
     let log = under(
         arena,
         events,
@@ -142,12 +142,12 @@ async fn under(arena: &mut Arena, events: u64, tool: &str, out: &str) -> String 
     for mut worker in arena.start(Side::Oncue, &work).await {
         worker.stop().await;
     }
-    let (port, clicks) = (arena.house.nats_port, work.clicks);
+    let (port, clicks) = (arena.cluster.nats_port, work.clicks);
     tokio::task::spawn_blocking(move || fill(port, clicks))
         .await
         .expect("the backlog");
     let wrapper = ["valgrind", &format!("--tool={tool}"), out];
-    let mut worker = arena.house.spawn_under(&wrapper, "bench-clicks");
+    let mut worker = arena.cluster.spawn_under(&wrapper, "bench-clicks");
     until("the worker takes the first event", async || {
         let info = arena
             .bus

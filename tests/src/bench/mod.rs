@@ -1,4 +1,4 @@
-//! What the house costs, measured beside what NATS and Redis give to a loop written by hand, in the same minutes on the
+//! What the runtime costs, measured beside what NATS and Redis give to a loop written by hand, in the same minutes on the
 //! same machine. `tests/src/bin/bench.rs` runs it.
 
 pub mod burn;

@@ -15,7 +15,7 @@ use oncue_core::config::{Limits, Size, StreamConfig};
 use oncue_proto::Format;
 use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
-use oncue_tests::house::{House, free_port};
+use oncue_tests::cluster::{Cluster, free_port};
 use prost::Message as _;
 use serde_json::json;
 
@@ -66,11 +66,11 @@ async fn main() {
             .unwrap_or(default)
     };
     let (count, rate) = (argument(1, 200), argument(2, 10_000));
-    let mut house = House::new("[console]\nwrite = true\n").await;
+    let mut cluster = Cluster::new("[console]\nwrite = true\n").await;
     let port = free_port();
-    house.set("ONCUE_CONSOLE_LISTEN", &format!("127.0.0.1:{port}"));
-    house.set("ONCUE_CONSOLE_TOKEN", TOKEN);
-    let bus = Bus::connect(&format!("nats://127.0.0.1:{}", house.nats_port), "crowd")
+    cluster.set("ONCUE_CONSOLE_LISTEN", &format!("127.0.0.1:{port}"));
+    cluster.set("ONCUE_CONSOLE_TOKEN", TOKEN);
+    let bus = Bus::connect(&format!("nats://127.0.0.1:{}", cluster.nats_port), "crowd")
         .await
         .expect("NATS");
     let members = Arc::new(crowd(count as usize));
@@ -81,7 +81,7 @@ async fn main() {
     let ids = stories(&bus).await;
     tokio::spawn(load(bus.clone(), members.clone(), rate));
     tokio::spawn(keep_up(bus, members));
-    let console = house.spawn("oncue-console", &[]);
+    let console = cluster.spawn("oncue-console", &[]);
     console.wait_for_line("listening on http://").await;
     println!(
         "{}",

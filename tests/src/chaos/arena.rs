@@ -9,24 +9,24 @@ use oncue_proto::oncue::v1::{Envelope, Header};
 use serde_json::Value;
 
 use super::checker;
-use super::crew::Crew;
 use super::load::{Load, Sent, Shape, USUAL};
+use super::pool::Pool;
 use super::report::{Plan, Report};
-use crate::house::{House, Servers};
+use crate::cluster::{Cluster, Servers};
 use crate::proxy::{Protocol, Proxy};
 
 /// Silence after which the server gives an event to another worker.
 pub const ACK_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait for a moment in which a fault does harm; a generous limit, not an expectation.
-const PATIENCE: Duration = Duration::from_mins(1);
+const WAIT_LIMIT: Duration = Duration::from_mins(1);
 /// Longest standstill after everything was healed: a dozen failed deliveries grow a minute apart.
 const DRAIN: Duration = Duration::from_mins(4);
 
 pub struct Arena {
-    pub house: House,
+    pub cluster: Cluster,
     pub nats: Proxy,
     pub redis: Proxy,
-    pub crew: Crew,
+    pub pool: Pool,
     pub bus: Bus,
     pub store: Store,
     pub rng: fastrand::Rng,
@@ -62,7 +62,7 @@ impl Link {
     }
 }
 
-/// What is special about a row's house.
+/// What is special about a row's cluster.
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub servers: Servers,
@@ -135,36 +135,36 @@ impl Arena {
     pub async fn open(name: &str, plan: &Plan, setup: Setup) -> Self {
         let mut servers = setup.servers.clone();
         servers.programs.clone_from(&plan.programs);
-        let mut house = House::with(&setup.config(), servers).await;
-        let nats = Proxy::start(Protocol::Nats, house.nats_port, plan.seed).await;
-        let redis = Proxy::start(Protocol::Redis, house.redis_port, plan.seed).await;
+        let mut cluster = Cluster::with(&setup.config(), servers).await;
+        let nats = Proxy::start(Protocol::Nats, cluster.nats_port, plan.seed).await;
+        let redis = Proxy::start(Protocol::Redis, cluster.redis_port, plan.seed).await;
         nats.judge(setup.ack_wait);
-        if house.servers.nodes.is_empty() {
-            house.set("ONCUE_NATS_URL", &format!("nats://127.0.0.1:{}", nats.port));
+        if cluster.servers.nodes.is_empty() {
+            cluster.set("ONCUE_NATS_URL", &format!("nats://127.0.0.1:{}", nats.port));
         }
-        house.set(
+        cluster.set(
             "ONCUE_REDIS_URL",
             &format!("redis://127.0.0.1:{}", redis.port),
         );
         for (variable, value) in &plan.env {
-            house.set(variable, value);
+            cluster.set(variable, value);
         }
         let binaries = [
             vec!["misbehave"; setup.misbehave],
             vec!["record"; setup.record],
         ]
         .concat();
-        let crew = Crew::start(&house, &nats, &binaries).await;
-        let (bus, store) = (house.bus().await, house.store().await);
+        let pool = Pool::start(&cluster, &nats, &binaries).await;
+        let (bus, store) = (cluster.bus().await, cluster.store().await);
         let created = bus
             .stream_created("web")
             .await
             .expect("the workers have made the stream");
         Self {
-            house,
+            cluster,
             nats,
             redis,
-            crew,
+            pool,
             bus,
             store,
             rng: fastrand::Rng::with_seed(plan.seed),
@@ -218,7 +218,7 @@ impl Arena {
     /// Waits until the client has had this many acks, so that a fault finds something to harm.
     pub async fn under_way(&self, acks: u64) {
         let (start, load) = (Instant::now(), self.load.as_ref());
-        while load.is_some_and(|load| load.acked() < acks) && start.elapsed() < PATIENCE {
+        while load.is_some_and(|load| load.acked() < acks) && start.elapsed() < WAIT_LIMIT {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -227,10 +227,10 @@ impl Arena {
     pub async fn wait_until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) -> bool {
         let start = Instant::now();
         while !holds(self) {
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > WAIT_LIMIT {
                 self.report
                     .failures
-                    .push(format!("waited {PATIENCE:?} in vain: {what}"));
+                    .push(format!("waited {WAIT_LIMIT:?} in vain: {what}"));
                 return false;
             }
             self.wait(Duration::from_millis(20)).await;
@@ -260,7 +260,7 @@ impl Arena {
     pub async fn wait(&mut self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end {
-            self.crew.tend(&self.house);
+            self.pool.tend(&self.cluster);
             tokio::time::sleep(Duration::from_millis(50).min(end - Instant::now())).await;
         }
     }
@@ -306,7 +306,7 @@ impl Arena {
     pub async fn drain(&mut self) {
         let (mut heard, mut calm, mut least) = (Instant::now(), 0, u64::MAX);
         while calm < 3 {
-            self.crew.tend(&self.house);
+            self.pool.tend(&self.cluster);
             let rest = self.pending().await;
             calm = if rest == Some(0) { calm + 1 } else { 0 };
             if let Some(rest) = rest.filter(|rest| *rest < least) {
@@ -338,7 +338,7 @@ impl Arena {
 
     /// Heals, ends the load, drains.
     pub async fn settle(&mut self) {
-        self.crew.thaw();
+        self.pool.thaw();
         self.nats.heal();
         self.redis.heal();
         self.end_load().await;
@@ -349,7 +349,7 @@ impl Arena {
     pub async fn close(mut self) -> Report {
         self.settle().await;
         checker::check(&mut self).await;
-        let gone = std::mem::take(&mut self.crew.gone);
+        let gone = std::mem::take(&mut self.pool.gone);
         if let Some(last) = gone.last() {
             self.report.note(format!(
                 "{} workers ended by themselves, the last: {last}",
@@ -366,7 +366,7 @@ impl Arena {
     fn keep_logs(&mut self) {
         let kept = std::env::temp_dir().join(format!("oncue-chaos-{}-{}", self.name, self.seed));
         let _ = std::fs::create_dir_all(&kept);
-        for (n, log) in self.crew.logs().enumerate() {
+        for (n, log) in self.pool.logs().enumerate() {
             let _ = std::fs::write(kept.join(format!("worker-{n}.log")), log);
         }
         self.report

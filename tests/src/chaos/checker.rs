@@ -19,7 +19,7 @@ struct Applied {
 /// Reads everything back and writes numbers and failures into the report.
 pub async fn check(arena: &mut Arena) {
     // The old connection may not have noticed yet that its server was another.
-    arena.store = arena.house.store().await;
+    arena.store = arena.cluster.store().await;
     let keys: BTreeSet<String> = arena.sent().iter().map(|sent| sent.key.clone()).collect();
     let first = applied(arena, &keys, ("tallies", "hits")).await;
     let second = applied(arena, &keys, ("records", "recorded")).await;
@@ -140,12 +140,12 @@ async fn applied(
 ) -> Applied {
     let mut applied = Applied::default();
     for key in keys {
-        let row = arena.house.row(&arena.store, table, key).await;
+        let row = arena.cluster.row(&arena.store, table, key).await;
         let field = |name: &str| row.get(name).cloned().unwrap_or_default();
         let ids: Vec<String> = serde_json::from_str(&field("ids")).unwrap_or_default();
         let count: usize = field("count").parse().unwrap_or_default();
         let total: usize = arena
-            .house
+            .cluster
             .field(&arena.store, counter, key, "total")
             .await
             .parse()
@@ -168,7 +168,7 @@ async fn applied(
 async fn strayed(arena: &mut Arena, keys: &BTreeSet<String>) {
     for key in keys {
         let views = arena
-            .house
+            .cluster
             .field(&arena.store, "records", key, "views")
             .await;
         let views: Vec<u64> = serde_json::from_str(&views).unwrap_or_default();
@@ -185,7 +185,7 @@ async fn strayed(arena: &mut Arena, keys: &BTreeSet<String>) {
 /// Function and id of every dead letter, with its reason.
 async fn dead_letters(arena: &mut Arena) -> Dead {
     let mut dead = Dead::new();
-    for message in arena.house.messages(&arena.bus, "dlq").await {
+    for message in arena.cluster.messages(&arena.bus, "dlq").await {
         match DeadLetter::decode(&message.payload[..]) {
             Ok(letter) => {
                 let why: String = letter.message.chars().take(80).collect();
@@ -223,13 +223,10 @@ async fn strangers(arena: &Arena, sent: &[Sent], applied: &Applied) -> Vec<Sent>
             .strip_prefix(&format!("web:{}:", arena.created))
             .and_then(|n| n.parse::<u64>().ok());
         let Some(sequence) = place else { continue };
-        let message = arena
-            .bus
-            .api("STREAM.MSG.GET.web", &json!({ "seq": sequence }))
-            .await
-            .unwrap_or_default();
-        let payload = crate::house::base64(message["message"]["data"].as_str().unwrap_or_default());
-        let event: Value = serde_json::from_slice(&payload).unwrap_or_default();
+        let Ok(Some(message)) = arena.bus.message_at("web", sequence).await else {
+            continue;
+        };
+        let event: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
         if let Some(sent) = event["visitor"]
             .as_str()
             .and_then(|number| nameless.get(number))

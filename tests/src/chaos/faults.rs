@@ -236,7 +236,7 @@ pub fn schedule(
     steps
 }
 
-/// Plays a schedule. Each act finds events on their way: what befalls an idle house proves nothing.
+/// Plays a schedule. Each act finds events on their way: what befalls an idle cluster proves nothing.
 pub async fn play(arena: &mut Arena, steps: &[Step]) {
     for step in steps {
         arena.wait(step.pause).await;
@@ -250,35 +250,35 @@ pub async fn perform(arena: &mut Arena, act: Act, length: Duration) {
     let struck = match act {
         Act::KillWorker => {
             let (victim, in_hand) = catch(arena, Victim::Worker).await;
-            arena.crew.kill(victim, &arena.house);
+            arena.pool.kill(victim, &arena.cluster);
             in_hand
         }
         Act::FreezeWorker => {
             let (_, in_hand) = catch(arena, Victim::Worker).await;
             arena.wait(length).await;
-            arena.crew.thaw();
+            arena.pool.thaw();
             in_hand
         }
         Act::KillNats => {
             let (_, in_hand) = catch(arena, Victim::Nats(0)).await;
-            arena.house.nats.kill();
+            arena.cluster.nats.kill();
             arena.wait(length).await;
-            arena.house.restart_nats().await;
+            arena.cluster.restart_nats().await;
             in_hand
         }
         Act::KillRedis => {
             let (_, in_hand) = catch(arena, Victim::Redis).await;
-            arena.house.redis.kill();
+            arena.cluster.redis.kill();
             arena.wait(length).await;
-            arena.house.restart_redis().await;
+            arena.cluster.restart_redis().await;
             in_hand
         }
         Act::KillAll => {
             let (_, in_hand) = catch(arena, Victim::All).await;
             kill_all(arena).await;
             tokio::time::sleep(length).await;
-            arena.house.restart_nats().await;
-            arena.house.restart_redis().await;
+            arena.cluster.restart_nats().await;
+            arena.cluster.restart_redis().await;
             in_hand
         }
         Act::Line(link, harm) => return harm_line(arena, link, harm, length).await,
@@ -289,16 +289,16 @@ pub async fn perform(arena: &mut Arena, act: Act, length: Duration) {
 /// Both servers in any order; the workers may notice before it is their turn.
 async fn kill_all(arena: &mut Arena) {
     if arena.rng.bool() {
-        arena.house.redis.kill();
-        arena.house.nats.kill();
+        arena.cluster.redis.kill();
+        arena.cluster.nats.kill();
     } else {
-        arena.house.nats.kill();
-        arena.house.redis.kill();
+        arena.cluster.nats.kill();
+        arena.cluster.redis.kill();
     }
     let before = Duration::from_millis(arena.rng.u64(0..50));
-    arena.crew.thaw();
+    arena.pool.thaw();
     tokio::time::sleep(before).await;
-    arena.crew.kill_all();
+    arena.pool.kill_all();
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -317,21 +317,21 @@ pub(super) enum Victim {
 pub(super) async fn catch(arena: &mut Arena, victim: Victim) -> (usize, usize) {
     let start = Instant::now();
     loop {
-        let worker = arena.rng.usize(..arena.crew.len());
+        let worker = arena.rng.usize(..arena.pool.len());
         let at = (victim == Victim::Worker).then_some(worker);
         match victim {
-            Victim::Nats(n) => arena.house.node(n).signal("STOP"),
-            Victim::Redis => arena.house.redis.signal("STOP"),
-            Victim::Worker | Victim::All => arena.crew.freeze(at),
+            Victim::Nats(n) => arena.cluster.node(n).signal("STOP"),
+            Victim::Redis => arena.cluster.redis.signal("STOP"),
+            Victim::Worker | Victim::All => arena.pool.freeze(at),
         }
         let in_hand = at_rest(arena, at).await;
         if in_hand > 0 || start.elapsed() > CATCH {
             return (worker, in_hand);
         }
         match victim {
-            Victim::Nats(n) => arena.house.node(n).signal("CONT"),
-            Victim::Redis => arena.house.redis.signal("CONT"),
-            Victim::Worker | Victim::All => arena.crew.thaw(),
+            Victim::Nats(n) => arena.cluster.node(n).signal("CONT"),
+            Victim::Redis => arena.cluster.redis.signal("CONT"),
+            Victim::Worker | Victim::All => arena.pool.thaw(),
         }
         let pause = Duration::from_millis(arena.rng.u64(1..20));
         arena.wait(pause).await;
@@ -343,7 +343,7 @@ async fn at_rest(arena: &Arena, at: Option<usize>) -> usize {
     let mut before = None;
     loop {
         tokio::time::sleep(Duration::from_millis(10)).await;
-        let now = arena.crew.in_hand(&arena.nats, at);
+        let now = arena.pool.in_hand(&arena.nats, at);
         if before == Some(now) || now == 0 {
             return now;
         }

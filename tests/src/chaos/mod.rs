@@ -6,7 +6,7 @@
 
 pub mod arena;
 pub mod load;
-pub mod crew;
+pub mod pool;
 pub mod checker;
 pub mod faults;
 pub mod rows;

@@ -17,7 +17,7 @@ use super::report::{Plan, Report};
 use super::rows::enough;
 use super::rows::ha::restore;
 use super::rows::stores::{is_root, run};
-use crate::house::{House, Servers, free_port, until};
+use crate::cluster::{Cluster, Servers, free_port, until};
 
 /// A file system in a file; unmounted and removed when dropped.
 struct Disk {
@@ -172,19 +172,19 @@ async fn cut_again_and_again(
         let pause = Duration::from_millis(arena.rng.u64(200..1500));
         arena.wait(pause).await;
         arena.flowing().await;
-        let stored = arena.house.count(&arena.bus, "web").await;
+        let stored = arena.cluster.count(&arena.bus, "web").await;
         let server = if link == Link::Nats {
-            &mut arena.house.nats
+            &mut arena.cluster.nats
         } else {
-            &mut arena.house.redis
+            &mut arena.cluster.redis
         };
         server.signal("STOP");
         std::thread::sleep(Duration::from_millis(30)); // a write under way comes to its end
         disk.cut(|| server.kill());
         if link == Link::Nats {
-            arena.house.restart_nats().await;
+            arena.cluster.restart_nats().await;
         } else {
-            arena.house.restart_redis().await;
+            arena.cluster.restart_redis().await;
         }
         arena.report.fault("power cut", 1);
         if link == Link::Nats {
@@ -205,7 +205,7 @@ async fn cut_again_and_again(
 async fn left(arena: &mut Arena) -> u64 {
     let start = Instant::now();
     loop {
-        let count = arena.house.count(&arena.bus, "web").await;
+        let count = arena.cluster.count(&arena.bus, "web").await;
         if count > 0 || start.elapsed() > Duration::from_mins(1) {
             return count;
         }
@@ -252,7 +252,7 @@ async fn measured(arena: &mut Arena) -> Report {
 async fn recover(arena: &mut Arena) {
     let start = Instant::now();
     let alarms = loop {
-        let alarms = arena.house.redis_cli(&["HVALS", "oncue:regressed"]);
+        let alarms = arena.cluster.redis_cli(&["HVALS", "oncue:regressed"]);
         // Until it has read its log, Redis answers something else.
         if alarms.starts_with('{') || start.elapsed() > Duration::from_secs(5) {
             break alarms;
@@ -285,7 +285,7 @@ pub async fn redis_everysec(plan: Plan) -> Report {
     // aside, as its id was used.
     arena.again_as = Some("id_reuse");
     arena.settle().await;
-    arena.crew.gone.clear();
+    arena.pool.gone.clear();
     let mut report = arena.close().await;
     report.must_have_fired(&["power cut", "alarm", "lost commits"]);
     report
@@ -341,15 +341,15 @@ const TORN: u64 = 5;
 
 /// One commit of five events stands last in the log of Redis; the log is cut at every place within.
 pub async fn torn_log(plan: Plan) -> Report {
-    let mut house = House::new("").await;
-    let store = house.store().await;
+    let mut cluster = Cluster::new("").await;
+    let store = cluster.store().await;
     for call in 0..4 {
         let run = commit(call, TORN);
         let statuses = store.commit(&[run]).await.expect("committed").statuses;
         assert_eq!(statuses[0].len() as u64, TORN);
     }
-    house.redis.kill();
-    let log = house
+    cluster.redis.kill();
+    let log = cluster
         .dir
         .join("appendonlydir")
         .join("appendonly.aof.1.incr.aof");
@@ -365,9 +365,9 @@ pub async fn torn_log(plan: Plan) -> Report {
     rng.shuffle(&mut places);
     for place in places.into_iter().take(samples) {
         std::fs::write(&log, &whole[..place]).expect("torn");
-        house.redis_port = free_port();
-        house.restart_redis().await;
-        let parts = until("Redis has read its log", async || parts(&house)).await;
+        cluster.redis_port = free_port();
+        cluster.restart_redis().await;
+        let parts = until("Redis has read its log", async || parts(&cluster)).await;
         report.operations += 1;
         report.each("torn log", 1);
         let calls = parts[0] / TORN;
@@ -380,24 +380,24 @@ pub async fn torn_log(plan: Plan) -> Report {
             ),
         );
         report.ok += u64::from(all_or_nothing);
-        house.redis.kill();
+        cluster.redis.kill();
     }
     report
 }
 
 /// What the parts of the commits say: the row's count, the counter in passing, seen-marks, outboxes and their index.
-fn parts(house: &House) -> Option<Vec<u64>> {
+fn parts(cluster: &Cluster) -> Option<Vec<u64>> {
     let keys = |pattern: &str| -> Vec<String> {
-        house
+        cluster
             .redis_cli(&["--scan", "--pattern", pattern])
             .lines()
             .map(str::to_owned)
             .collect()
     };
-    if house.redis_cli(&["PING"]) != "PONG" {
+    if cluster.redis_cli(&["PING"]) != "PONG" {
         return None;
     }
-    let number = |args: &[&str]| house.redis_cli(args).parse::<u64>().unwrap_or_default();
+    let number = |args: &[&str]| cluster.redis_cli(args).parse::<u64>().unwrap_or_default();
     let sum = |pattern: &str, verb: &str| {
         keys(pattern)
             .iter()
@@ -418,7 +418,7 @@ fn parts(house: &House) -> Option<Vec<u64>> {
         // One outbox for all events of a commit; before the commit it is there as well, but only for a while.
         keys("*:o:torn:*")
             .iter()
-            .filter(|key| house.redis_cli(&["TTL", key]) == "-1")
+            .filter(|key| cluster.redis_cli(&["TTL", key]) == "-1")
             .count() as u64
             * TORN,
         sum("*:u", "ZCARD") * TORN,

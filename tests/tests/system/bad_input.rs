@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
-use oncue_tests::house::{House, Process, QUICK, must_fail, until};
+use oncue_tests::cluster::{Cluster, Process, QUICK_REDELIVERY, must_fail, until};
 use prost::Message as _;
 use serde_json::Value;
 
@@ -207,27 +207,27 @@ fn envelope(subject: &str, case: &Case) -> Envelope {
 
 #[tokio::test]
 async fn every_bad_input_has_its_answer_and_none_harms_its_neighbours() {
-    let house = House::new(&format!("[functions.misbehave]\n{QUICK}\n")).await;
-    let worker = house.start("misbehave").await;
-    answers(&house, worker).await;
+    let cluster = Cluster::new(&format!("[functions.misbehave]\n{QUICK_REDELIVERY}\n")).await;
+    let worker = cluster.start("misbehave").await;
+    answers(&cluster, worker).await;
 }
 
 /// The broken twin: a worker that takes an event however old it is.
 #[tokio::test]
 async fn a_worker_that_takes_what_it_must_refuse_is_caught() {
-    let mut house = House::new(&format!("[functions.misbehave]\n{QUICK}\n")).await;
-    house.set("ONCUE_SABOTAGE", "no-fence");
-    let worker = house.spawn_faulty("misbehave", "");
+    let mut cluster = Cluster::new(&format!("[functions.misbehave]\n{QUICK_REDELIVERY}\n")).await;
+    cluster.set("ONCUE_SABOTAGE", "no-fence");
+    let worker = cluster.spawn_faulty("misbehave", "");
     worker.wait_for_line("\"message\":\"ready\"").await;
-    let why = must_fail("an event of 1970 was taken", answers(&house, worker)).await;
+    let why = must_fail("an event of 1970 was taken", answers(&cluster, worker)).await;
     assert!(
         !why.contains("\"1970\""),
         "its letter is missing, so it cannot be named: {why}"
     );
 }
 
-async fn answers(house: &House, mut worker: Process) {
-    let (bus, store) = (house.bus().await, house.store().await);
+async fn answers(cluster: &Cluster, mut worker: Process) {
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
     let (refused, accepted) = (refused(), accepted());
     for (_, case) in &refused {
         bus.publish(&envelope("web.page.viewed", case))
@@ -260,9 +260,9 @@ async fn answers(house: &House, mut worker: Process) {
         (info["delivered"]["stream_seq"].as_u64() >= last).then_some(())
     })
     .await;
-    house.drained(&bus, "web", "misbehave").await;
+    cluster.drained(&bus, "web", "misbehave").await;
     // A letter is written before its event is done.
-    let messages = house.messages(&bus, "dlq").await;
+    let messages = cluster.messages(&bus, "dlq").await;
     let letters: BTreeMap<String, DeadLetter> = messages
         .iter()
         .map(|m| DeadLetter::decode(&m.payload[..]).expect("a dead letter"))
@@ -283,16 +283,16 @@ async fn answers(house: &House, mut worker: Process) {
     }
     for (key, case) in &accepted {
         assert_eq!(
-            house.field(&store, "tallies", key, "count").await,
+            cluster.field(&store, "tallies", key, "count").await,
             "1",
             "{}",
             case.id
         );
-        let ids = house.field(&store, "tallies", key, "ids").await;
+        let ids = cluster.field(&store, "tallies", key, "ids").await;
         assert_eq!(ids, format!("[{:?}]", case.id));
     }
     assert_eq!(
-        house.field(&store, "tallies", "/x", "count").await,
+        cluster.field(&store, "tallies", "/x", "count").await,
         "",
         "nothing refused has left a trace"
     );

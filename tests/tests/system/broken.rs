@@ -1,4 +1,4 @@
-//! Houses that are broken on purpose: what watches over a promise must see it broken. A check that cannot fail is none.
+//! Clusters that are broken on purpose: what watches over a promise must see it broken. A check that cannot fail is none.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use oncue_proto::event;
 use oncue_proto::oncue::v1::{Envelope, Header};
 use oncue_tests::chaos::report::{Plan, Report};
 use oncue_tests::chaos::rows::find;
-use oncue_tests::house::{House, built, until};
+use oncue_tests::cluster::{Cluster, built, until};
 
 /// Workers that break the protocol when they are told to; `make test` builds them before everything else.
 fn sabotaged_binaries() -> PathBuf {
@@ -17,7 +17,7 @@ fn sabotaged_binaries() -> PathBuf {
         .to_owned()
 }
 
-/// Runs a row with a broken house, up to three times: some damage takes the right moment. What counts is the verdict on
+/// Runs a row with a broken cluster, up to three times: some damage takes the right moment. What counts is the verdict on
 /// events; that a row found too little to do is not what is asked here.
 async fn caught(sabotage: &str, row: &str, seen: fn(&Report) -> bool) {
     let mut failures = Vec::new();
@@ -42,18 +42,18 @@ async fn caught(sabotage: &str, row: &str, seen: fn(&Report) -> bool) {
 }
 
 #[tokio::test]
-async fn a_house_without_seen_marks_is_caught() {
+async fn a_cluster_without_seen_marks_is_caught() {
     caught("no-seen-marks", "Z-3", |report| report.doubled > 0).await;
 }
 
 #[tokio::test]
-async fn a_house_that_acks_before_the_commit_is_caught() {
+async fn a_cluster_that_acks_before_the_commit_is_caught() {
     caught("ack-first", "K-2", |report| report.lost > 0).await;
 }
 
 /// The same binaries, whole: what catches the others is no fault of theirs.
 #[tokio::test]
-async fn a_whole_house_passes() {
+async fn a_whole_cluster_passes() {
     let row = find("K-2").expect("a row of the table");
     let plan = Plan {
         seed: 7,
@@ -65,20 +65,20 @@ async fn a_whole_house_passes() {
     assert!(report.passed(), "{report:#?}");
 }
 
-async fn house(sabotage: &str) -> (House, Bus) {
-    let mut house = House::new("[functions.misbehave]\nack_wait = \"1s\"\n").await;
-    house.start("misbehave").await.stop().await;
-    house.set("ONCUE_SABOTAGE", sabotage);
-    let bus = house.bus().await;
-    (house, bus)
+async fn cluster(sabotage: &str) -> (Cluster, Bus) {
+    let mut cluster = Cluster::new("[functions.misbehave]\nack_wait = \"1s\"\n").await;
+    cluster.start("misbehave").await.stop().await;
+    cluster.set("ONCUE_SABOTAGE", sabotage);
+    let bus = cluster.bus().await;
+    (cluster, bus)
 }
 
 /// An event older than the horizon cannot be proven new: its mark may be gone.
 #[tokio::test]
 async fn without_the_fence_an_event_that_is_too_old_is_applied() {
     for (sabotage, applied, dead) in [("nothing", "", 1), ("no-fence", "1", 0)] {
-        let (house, bus) = house(sabotage).await;
-        let store = house.store().await;
+        let (cluster, bus) = cluster(sabotage).await;
+        let store = cluster.store().await;
         let time = event::format_time(event::now_ms() - 73 * 3600 * 1000);
         let headers = [("ce-id", "old"), ("ce-time", &time)].map(|(n, v)| Header {
             name: n.into(),
@@ -91,19 +91,19 @@ async fn without_the_fence_an_event_that_is_too_old_is_applied() {
             payload,
         };
         bus.publish(&envelope).await.expect("taken");
-        let _worker = house.spawn_faulty("misbehave", "");
+        let _worker = cluster.spawn_faulty("misbehave", "");
         until("it is settled", async || {
-            let settled = house.field(&store, "tallies", "/old", "count").await == "1"
-                || house.count(&bus, "dlq").await == 1;
+            let settled = cluster.field(&store, "tallies", "/old", "count").await == "1"
+                || cluster.count(&bus, "dlq").await == 1;
             settled.then_some(())
         })
         .await;
         assert_eq!(
-            house.field(&store, "tallies", "/old", "count").await,
+            cluster.field(&store, "tallies", "/old", "count").await,
             applied,
             "{sabotage}"
         );
-        assert_eq!(house.count(&bus, "dlq").await, dead, "{sabotage}");
+        assert_eq!(cluster.count(&bus, "dlq").await, dead, "{sabotage}");
     }
 }
 
@@ -111,26 +111,26 @@ async fn without_the_fence_an_event_that_is_too_old_is_applied() {
 #[tokio::test]
 async fn publishing_first_publishes_what_never_became_true() {
     for (sabotage, published) in [("nothing", 0), ("publish-first", 1)] {
-        let (house, bus) = house(sabotage).await;
-        house.plain_publish([(
+        let (cluster, bus) = cluster(sabotage).await;
+        cluster.plain_publish([(
             "web.page.viewed",
             r#"{"page":"/once","referrer":"emit-first"}"#.to_owned(),
         )]);
-        house
+        cluster
             .spawn_faulty("misbehave", "handler.done=return(abort)")
             .exit()
             .await;
-        let _worker = house.start("misbehave").await;
-        house.drained(&bus, "web", "misbehave").await;
-        let messages = house.messages(&bus, "web").await;
+        let _worker = cluster.start("misbehave").await;
+        cluster.drained(&bus, "web", "misbehave").await;
+        let messages = cluster.messages(&bus, "web").await;
         let milestones = messages
             .iter()
             .filter(|m| m.subject.starts_with("web.page.milestone"))
             .count();
         assert_eq!(milestones, published, "{sabotage}");
         assert_eq!(
-            house
-                .field(&house.store().await, "tallies", "/once", "count")
+            cluster
+                .field(&cluster.store().await, "tallies", "/once", "count")
                 .await,
             "1",
             "{sabotage}"
@@ -144,7 +144,7 @@ async fn publishing_first_publishes_what_never_became_true() {
 async fn without_probation_the_neighbours_of_a_killer_are_set_aside_with_it() {
     const EVENTS: u64 = 30;
     for sabotage in ["nothing", "vouch-for-all"] {
-        let (house, bus) = house(sabotage).await;
+        let (cluster, bus) = cluster(sabotage).await;
         for n in 0..EVENTS {
             let word = if n == 15 { "abort" } else { "" };
             let view = format!(r#"{{"page":"/k{n}","referrer":"{word}"}}"#);
@@ -152,11 +152,11 @@ async fn without_probation_the_neighbours_of_a_killer_are_set_aside_with_it() {
                 .await
                 .expect("sent");
         }
-        let mut worker = house.spawn_faulty("misbehave", "");
+        let mut worker = cluster.spawn_faulty("misbehave", "");
         until("all are applied or set aside", async || {
             let stat = std::fs::read_to_string(format!("/proc/{}/stat", worker.pid()));
             if stat.map_or(true, |stat| stat.contains(") Z ")) {
-                worker = house.spawn_faulty("misbehave", "");
+                worker = cluster.spawn_faulty("misbehave", "");
             }
             let info = bus
                 .api("CONSUMER.INFO.web.misbehave", &serde_json::Value::Null)
@@ -166,7 +166,7 @@ async fn without_probation_the_neighbours_of_a_killer_are_set_aside_with_it() {
             (info["ack_floor"]["stream_seq"] == EVENTS).then_some(())
         })
         .await;
-        let letters = house.count(&bus, "dlq").await;
+        let letters = cluster.count(&bus, "dlq").await;
         assert!(
             if sabotage == "nothing" {
                 letters == 1

@@ -38,7 +38,7 @@ async fn run(id: &str) -> (u64, Report) {
     (seed, report)
 }
 
-/// What befalls an idle house proves nothing, and says so.
+/// What befalls an idle cluster proves nothing, and says so.
 #[tokio::test]
 async fn a_fault_that_harms_nobody_is_a_failure() {
     let acts = [

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use oncue_core::bus::layout::Mode;
 use oncue_core::config::Config;
 use oncue_proto::web::{PageMilestone, TrendsPublished};
-use oncue_tests::house::{House, QUICK, until};
+use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, until};
 use prost::Message as _;
 
 fn click(n: usize, pages: usize) -> (&'static str, String) {
@@ -20,12 +20,12 @@ fn click(n: usize, pages: usize) -> (&'static str, String) {
 }
 
 /// Messages of one type in a stream, by id.
-async fn milestones(house: &House) -> Vec<(String, PageMilestone)> {
-    let messages = house.messages(&house.bus().await, "web").await;
+async fn milestones(cluster: &Cluster) -> Vec<(String, PageMilestone)> {
+    let messages = cluster.messages(&cluster.bus().await, "web").await;
     let milestones = messages
         .into_iter()
         .filter(|m| m.subject.starts_with("web.page.milestone"));
-    let read = |m: oncue_tests::house::Stored| {
+    let read = |m: oncue_tests::cluster::Stored| {
         (
             m.header("ce-id").expect("an id").to_owned(),
             PageMilestone::decode(&m.payload[..]).expect("a milestone"),
@@ -36,32 +36,32 @@ async fn milestones(house: &House) -> Vec<(String, PageMilestone)> {
 
 #[tokio::test]
 async fn ten_thousand_clicks_by_three_workers_count_exactly() {
-    let house = House::new("").await;
-    let _workers = house
+    let cluster = Cluster::new("").await;
+    let _workers = cluster
         .start_all(&["count-views", "count-views", "count-views", "rank-pages"])
         .await;
-    house.plain_publish((0..10_000).map(|n| click(n, 100)));
-    let (bus, store) = (house.bus().await, house.store().await);
-    house.drained(&bus, "web", "count-views").await;
-    house.drained(&bus, "web", "rank-pages").await;
+    cluster.plain_publish((0..10_000).map(|n| click(n, 100)));
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
+    cluster.drained(&bus, "web", "count-views").await;
+    cluster.drained(&bus, "web", "rank-pages").await;
 
     for page in 0..100 {
         assert_eq!(
-            house
+            cluster
                 .field(&store, "pages", &format!("/p{page}"), "views")
                 .await,
             "100",
             "/p{page}"
         );
         assert_eq!(
-            house
+            cluster
                 .field(&store, "rankings", "all", &format!("/p{page}"))
                 .await,
             "100",
             "ranking of /p{page}"
         );
     }
-    let milestones = milestones(&house).await;
+    let milestones = milestones(&cluster).await;
     let ids: HashSet<&String> = milestones.iter().map(|(id, _)| id).collect();
     assert_eq!(
         (milestones.len(), ids.len()),
@@ -83,30 +83,30 @@ async fn ten_thousand_clicks_by_three_workers_count_exactly() {
         );
     }
     // Rows can be read as an operator would.
-    let key = house.redis_cli(&["--scan", "--pattern", "*:s:pages:/p7"]);
-    assert_eq!(house.redis_cli(&["HGET", &key, "views"]), "100");
+    let key = cluster.redis_cli(&["--scan", "--pattern", "*:s:pages:/p7"]);
+    assert_eq!(cluster.redis_cli(&["HGET", &key, "views"]), "100");
     assert!(
-        house
+        cluster
             .redis_cli(&["HGET", &key, "last_seen"])
             .starts_with("20")
     );
     assert_eq!(
-        house.redis_cli(&["PFCOUNT", &key.replace("pages", "visitors")]),
+        cluster.redis_cli(&["PFCOUNT", &key.replace("pages", "visitors")]),
         "7"
     );
 }
 
 #[tokio::test]
 async fn a_killed_worker_loses_and_doubles_nothing() {
-    let house = House::new(&format!("[functions.count-views]\n{QUICK}\n")).await;
-    let mut victims = house.start_all(&["count-views", "count-views"]).await;
-    let (bus, store) = (house.bus().await, house.store().await);
+    let cluster = Cluster::new(&format!("[functions.count-views]\n{QUICK_REDELIVERY}\n")).await;
+    let mut victims = cluster.start_all(&["count-views", "count-views"]).await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
     let mut killed_in_mid_flow = 0;
     for round in 0..6 {
-        house.plain_publish((0..1000).map(|n| click(n, 10)));
+        cluster.plain_publish((0..1000).map(|n| click(n, 10)));
         // In mid-flow: some of this round is applied, the rest is still to come.
         until("work has begun", async || {
-            let views: usize = house
+            let views: usize = cluster
                 .field(&store, "pages", "/p0", "views")
                 .await
                 .parse()
@@ -122,12 +122,12 @@ async fn a_killed_worker_loses_and_doubles_nothing() {
             info["num_ack_pending"].as_u64() > Some(0) || info["num_pending"].as_u64() > Some(0),
         );
         victims.remove(0).kill();
-        victims.push(house.start("count-views").await);
+        victims.push(cluster.start("count-views").await);
     }
-    house.drained(&bus, "web", "count-views").await;
+    cluster.drained(&bus, "web", "count-views").await;
     for page in 0..10 {
         assert_eq!(
-            house
+            cluster
                 .field(&store, "pages", &format!("/p{page}"), "views")
                 .await,
             "600",
@@ -135,7 +135,7 @@ async fn a_killed_worker_loses_and_doubles_nothing() {
         );
     }
     // A copy may stand in the stream twice, but never under two ids.
-    let ids: HashSet<String> = milestones(&house)
+    let ids: HashSet<String> = milestones(&cluster)
         .await
         .into_iter()
         .map(|(id, _)| id)
@@ -149,15 +149,15 @@ async fn a_killed_worker_loses_and_doubles_nothing() {
 
 #[tokio::test]
 async fn sigterm_finishes_what_is_in_hand() {
-    let house = House::new("").await;
-    let mut worker = house.start("misbehave").await;
-    house.plain_publish((0..20).map(|n| {
+    let cluster = Cluster::new("").await;
+    let mut worker = cluster.start("misbehave").await;
+    cluster.plain_publish((0..20).map(|n| {
         (
             "web.page.viewed",
             format!(r#"{{"page":"/s{n}","referrer":"slow:800"}}"#),
         )
     }));
-    let bus = house.bus().await;
+    let bus = cluster.bus().await;
     let info = async |field: &str| {
         let info = bus
             .api("CONSUMER.INFO.web.misbehave", &serde_json::Value::Null)
@@ -172,10 +172,10 @@ async fn sigterm_finishes_what_is_in_hand() {
     assert_eq!(worker.stop().await, Some(0), "{}", worker.log());
     assert_eq!(info("num_ack_pending").await, 0, "left in hand");
     assert_eq!(info("num_redelivered").await, 0);
-    let store = house.store().await;
+    let store = cluster.store().await;
     for n in 0..20 {
         assert_eq!(
-            house
+            cluster
                 .field(&store, "tallies", &format!("/s{n}"), "count")
                 .await,
             "1"
@@ -186,12 +186,12 @@ async fn sigterm_finishes_what_is_in_hand() {
 #[tokio::test]
 async fn time_is_a_trigger() {
     let toml = "[[schedule]]\nfunction = \"publish-trends\"\nevery = \"1s\"\n";
-    let house = House::new(toml).await;
-    let _workers = house
+    let cluster = Cluster::new(toml).await;
+    let _workers = cluster
         .start_all(&["count-views", "rank-pages", "publish-trends"])
         .await;
-    house.plain_publish((0..40).map(|n| click(n, 2)));
-    let bus = house.bus().await;
+    cluster.plain_publish((0..40).map(|n| click(n, 2)));
+    let bus = cluster.bus().await;
     let config = Config::parse(toml, None, |_| None).expect("a configuration");
     assert_eq!(
         bus.ensure_schedules(&config, Mode::Apply)
@@ -208,7 +208,7 @@ async fn time_is_a_trigger() {
         "a second apply"
     );
     let trends = until("trends of both pages are published twice", async || {
-        let messages = house.messages(&bus, "web").await;
+        let messages = cluster.messages(&bus, "web").await;
         let trends = messages
             .into_iter()
             .filter(|m| m.subject == "web.trends.published");
@@ -235,7 +235,7 @@ async fn time_is_a_trigger() {
         1
     );
     assert!(
-        house
+        cluster
             .messages(&bus, "timer")
             .await
             .iter()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use oncue_core::bus::Bus;
 use oncue_core::failpoint::POINTS;
 use oncue_core::store::Store;
-use oncue_tests::house::{House, Process, built, must_fail, until};
+use oncue_tests::cluster::{Cluster, Process, built, must_fail, until};
 
 /// Events of one batch, each of a key of its own.
 const EVENTS: usize = 5;
@@ -49,7 +49,7 @@ fn positions(point: &str, stage: usize) -> [usize; 3] {
 }
 
 struct Matrix {
-    house: House,
+    cluster: Cluster,
     bus: Bus,
     store: Store,
     cells: usize,
@@ -58,17 +58,17 @@ struct Matrix {
 impl Matrix {
     async fn new() -> Self {
         let quick = "ack_wait = \"1s\"";
-        let house = House::new(&format!(
+        let cluster = Cluster::new(&format!(
             "[functions.misbehave]\n{quick}\n[functions.record]\n{quick}\n"
         ))
         .await;
         // Both consumers are there before the first event.
-        for mut worker in house.start_all(&["misbehave", "record"]).await {
+        for mut worker in cluster.start_all(&["misbehave", "record"]).await {
             worker.stop().await;
         }
-        let (bus, store) = (house.bus().await, house.store().await);
+        let (bus, store) = (cluster.bus().await, cluster.store().await);
         Self {
-            house,
+            cluster,
             bus,
             store,
             cells: 0,
@@ -78,7 +78,7 @@ impl Matrix {
     async fn cell(&mut self, stage: usize, point: &str, position: usize, end: End) {
         self.cells += 1;
         let cell = format!("{}-{position}", point.replace('.', "-"));
-        let letters = self.house.count(&self.bus, "dlq").await;
+        let letters = self.cluster.count(&self.bus, "dlq").await;
         let what = if stage == 1 { story(point) } else { "emit:2" };
         let body = |n| {
             format!(
@@ -86,16 +86,16 @@ impl Matrix {
                 page(point, &cell, n)
             )
         };
-        self.house
+        self.cluster
             .plain_publish((0..EVENTS).map(|n| ("web.page.viewed", body(n))));
         if stage == 2 {
-            let mut first = self.house.start("misbehave").await;
-            self.house.drained(&self.bus, "web", "misbehave").await;
+            let mut first = self.cluster.start("misbehave").await;
+            self.cluster.drained(&self.bus, "web", "misbehave").await;
             first.stop().await;
         }
         let function = ["misbehave", "record"][stage - 1];
         let action = if end == End::Abort { "abort" } else { "freeze" };
-        let mut faulty = self.house.spawn_faulty(
+        let mut faulty = self.cluster.spawn_faulty(
             function,
             &format!("{point}={position}*off->1*return({action})"),
         );
@@ -108,7 +108,7 @@ impl Matrix {
             async || (faulty.state() == Some(wanted)).then_some(()),
         )
         .await;
-        let mut workers = self.house.start_all(&["misbehave", "record"]).await;
+        let mut workers = self.cluster.start_all(&["misbehave", "record"]).await;
         self.settle().await;
         if end == End::Freeze {
             faulty.signal("CONT");
@@ -126,8 +126,8 @@ impl Matrix {
     }
 
     async fn settle(&self) {
-        self.house.drained(&self.bus, "web", "misbehave").await;
-        self.house.drained(&self.bus, "web", "record").await;
+        self.cluster.drained(&self.bus, "web", "misbehave").await;
+        self.cluster.drained(&self.bus, "web", "record").await;
     }
 
     async fn check(&self, stage: usize, point: &str, cell: &str, letters: u64) {
@@ -135,7 +135,7 @@ impl Matrix {
         for n in 0..EVENTS {
             let page = page(point, cell, n);
             let count = async |table, field: &'static str| {
-                self.house.field(&self.store, table, &page, field).await
+                self.cluster.field(&self.store, table, &page, field).await
             };
             let (applied, recorded) = match (stage, told) {
                 (1, "reject") => ("", ""),
@@ -166,12 +166,12 @@ impl Matrix {
         } else {
             0
         };
-        let found = self.house.count(&self.bus, "dlq").await - letters;
+        let found = self.cluster.count(&self.bus, "dlq").await - letters;
         assert_eq!(found, dead as u64, "{point}: dead letters, each once");
     }
 }
 
-/// All points at all positions, each position in a house of its own.
+/// All points at all positions, each position in a cluster of its own.
 async fn matrix(stage: usize, end: End) -> usize {
     let column = async |which: usize| {
         let mut matrix = Matrix::new().await;
@@ -237,7 +237,7 @@ async fn a_process_that_freezes_in_the_second_stage_and_wakes_loses_and_doubles_
 async fn a_process_that_acks_before_the_commit_fails_its_cell() {
     for (stage, table) in [(1, "tallies"), (2, "records")] {
         let mut matrix = Matrix::new().await;
-        matrix.house.set("ONCUE_SABOTAGE", "ack-first");
+        matrix.cluster.set("ONCUE_SABOTAGE", "ack-first");
         let why = must_fail(
             "the loss was not seen",
             matrix.cell(stage, "handler.done", 0, End::Abort),

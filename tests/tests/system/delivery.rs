@@ -6,11 +6,11 @@ use oncue_core::bus::Bus;
 use oncue_proto::event;
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 use oncue_proto::web::PageMilestone;
-use oncue_tests::house::{House, QUICK, until};
+use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, until};
 use prost::Message as _;
 
-async fn house() -> House {
-    House::new(&format!("[functions.misbehave]\n{QUICK}\n")).await
+async fn cluster() -> Cluster {
+    Cluster::new(&format!("[functions.misbehave]\n{QUICK_REDELIVERY}\n")).await
 }
 
 fn told(page: &str, what: &str) -> (&'static str, String) {
@@ -20,9 +20,9 @@ fn told(page: &str, what: &str) -> (&'static str, String) {
     )
 }
 
-async fn dead_letters(house: &House, bus: &Bus, expected: usize) -> Vec<DeadLetter> {
+async fn dead_letters(cluster: &Cluster, bus: &Bus, expected: usize) -> Vec<DeadLetter> {
     until(&format!("{expected} dead letters"), async || {
-        let letters = house.messages(bus, "dlq").await;
+        let letters = cluster.messages(bus, "dlq").await;
         (letters.len() >= expected).then(|| {
             letters
                 .iter()
@@ -50,10 +50,10 @@ fn send(subject: &str, headers: &[(&str, &str)], payload: &str) -> Envelope {
 
 #[tokio::test]
 async fn failures_are_retried_or_set_aside_and_leave_no_trace_in_state() {
-    let house = house().await;
-    let _worker = house.start("misbehave").await;
-    let (bus, store) = (house.bus().await, house.store().await);
-    house.plain_publish([
+    let cluster = cluster().await;
+    let _worker = cluster.start("misbehave").await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
+    cluster.plain_publish([
         told("/a", ""),
         told("/a", "fail"),
         told("/a", "reject"),
@@ -64,8 +64,8 @@ async fn failures_are_retried_or_set_aside_and_leave_no_trace_in_state() {
         told("/a", "fail-until:3"),
         told("/a", ""),
     ]);
-    let letters = dead_letters(&house, &bus, 5).await;
-    house.drained(&bus, "web", "misbehave").await;
+    let letters = dead_letters(&cluster, &bus, 5).await;
+    cluster.drained(&bus, "web", "misbehave").await;
     assert_eq!(letters.len(), 5);
     let found: BTreeSet<(String, String)> = letters
         .iter()
@@ -98,38 +98,38 @@ async fn failures_are_retried_or_set_aside_and_leave_no_trace_in_state() {
         );
     }
     // Four succeeded; what the failed ones did to the row and in passing is gone.
-    assert_eq!(house.field(&store, "tallies", "/a", "count").await, "4");
-    assert_eq!(house.field(&store, "hits", "/a", "total").await, "4");
+    assert_eq!(cluster.field(&store, "tallies", "/a", "count").await, "4");
+    assert_eq!(cluster.field(&store, "hits", "/a", "total").await, "4");
 }
 
 #[tokio::test]
 async fn an_event_that_kills_the_process_is_set_aside_and_its_neighbours_are_applied() {
-    let house = house().await;
-    let (bus, store) = (house.bus().await, house.store().await);
-    let mut worker = house.start("misbehave").await;
-    house
+    let cluster = cluster().await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
+    let mut worker = cluster.start("misbehave").await;
+    cluster
         .plain_publish((0..30).map(|n| told(&format!("/k{n}"), if n == 15 { "exit" } else { "" })));
     let mut deaths = 0;
-    while house.count(&bus, "dlq").await == 0 {
+    while cluster.count(&bus, "dlq").await == 0 {
         let dead = until("the worker dies or the event is set aside", async || {
             let gone = !std::path::Path::new(&format!("/proc/{}", worker.pid())).exists()
                 || std::fs::read_to_string(format!("/proc/{}/stat", worker.pid()))
                     .is_ok_and(|s| s.contains(") Z "));
-            (gone || house.count(&bus, "dlq").await > 0).then_some(gone)
+            (gone || cluster.count(&bus, "dlq").await > 0).then_some(gone)
         })
         .await;
         if dead {
             deaths += 1;
-            worker = house.start("misbehave").await;
+            worker = cluster.start("misbehave").await;
         }
     }
-    house.drained(&bus, "web", "misbehave").await;
+    cluster.drained(&bus, "web", "misbehave").await;
     assert_eq!(deaths, 3, "as many deaths as attempts");
-    let letters = dead_letters(&house, &bus, 1).await;
+    let letters = dead_letters(&cluster, &bus, 1).await;
     assert_eq!((letters.len(), letters[0].reason.as_str()), (1, "attempts"));
     for n in (0..30).filter(|n| *n != 15) {
         assert_eq!(
-            house
+            cluster
                 .field(&store, "tallies", &format!("/k{n}"), "count")
                 .await,
             "1",
@@ -140,9 +140,9 @@ async fn an_event_that_kills_the_process_is_set_aside_and_its_neighbours_are_app
 
 #[tokio::test]
 async fn what_cannot_be_read_is_set_aside_at_first_sight() {
-    let house = house().await;
-    let _worker = house.start("misbehave").await;
-    let bus = house.bus().await;
+    let cluster = cluster().await;
+    let _worker = cluster.start("misbehave").await;
+    let bus = cluster.bus().await;
     let ok = r#"{"page":"/ok"}"#;
     let cases = [
         ("decode", send("web.page.viewed", &[], "{\"page\":")),
@@ -200,8 +200,8 @@ async fn what_cannot_be_read_is_set_aside_at_first_sight() {
     for (_, envelope) in &cases {
         bus.publish(envelope).await.expect("the stream takes it");
     }
-    let letters = dead_letters(&house, &bus, cases.len()).await;
-    house.drained(&bus, "web", "misbehave").await;
+    let letters = dead_letters(&cluster, &bus, cases.len()).await;
+    cluster.drained(&bus, "web", "misbehave").await;
     let mut expected: Vec<&str> = cases.iter().map(|(reason, _)| *reason).collect();
     let mut found: Vec<&str> = letters.iter().map(|l| l.reason.as_str()).collect();
     expected.sort_unstable();
@@ -212,7 +212,7 @@ async fn what_cannot_be_read_is_set_aside_at_first_sight() {
         "no retries for what will never be readable"
     );
     assert_eq!(
-        house.redis_cli(&["--scan", "--pattern", "*:s:*"]),
+        cluster.redis_cli(&["--scan", "--pattern", "*:s:*"]),
         "",
         "no handler ran"
     );
@@ -220,15 +220,15 @@ async fn what_cannot_be_read_is_set_aside_at_first_sight() {
 
 #[tokio::test]
 async fn a_dead_letter_is_written_however_large_its_event_is() {
-    let house = house().await;
-    let _worker = house.start("misbehave").await;
-    let bus = house.bus().await;
+    let cluster = cluster().await;
+    let _worker = cluster.start("misbehave").await;
+    let bus = cluster.bus().await;
     let garbage = "x".repeat(bus.max_payload() - 500);
     bus.publish(&send("web.page.viewed", &[("ce-id", "huge")], &garbage))
         .await
         .expect("the stream takes it");
-    let letters = dead_letters(&house, &bus, 1).await;
-    house.drained(&bus, "web", "misbehave").await;
+    let letters = dead_letters(&cluster, &bus, 1).await;
+    cluster.drained(&bus, "web", "misbehave").await;
     assert_eq!(
         (letters[0].event_id.as_str(), letters[0].reason.as_str()),
         ("huge", "decode")
@@ -244,9 +244,9 @@ async fn a_dead_letter_is_written_however_large_its_event_is() {
 
 #[tokio::test]
 async fn a_row_that_cannot_be_read_ends_in_the_dead_letters() {
-    let house = house().await;
-    let _worker = house.start("misbehave").await;
-    let bus = house.bus().await;
+    let cluster = cluster().await;
+    let _worker = cluster.start("misbehave").await;
+    let bus = cluster.bus().await;
     for (page, command) in [
         ("/text", vec!["HSET", "KEY", "count", "abc"]),
         ("/set", vec!["SADD", "KEY", "x"]),
@@ -256,11 +256,11 @@ async fn a_row_that_cannot_be_read_ends_in_the_dead_letters() {
             .into_iter()
             .map(|part| if part == "KEY" { key.as_str() } else { part })
             .collect();
-        house.redis_cli(&command);
-        house.plain_publish([told(page, "")]);
+        cluster.redis_cli(&command);
+        cluster.plain_publish([told(page, "")]);
     }
-    let letters = dead_letters(&house, &bus, 2).await;
-    house.drained(&bus, "web", "misbehave").await;
+    let letters = dead_letters(&cluster, &bus, 2).await;
+    cluster.drained(&bus, "web", "misbehave").await;
     assert!(
         letters
             .iter()
@@ -272,28 +272,28 @@ async fn a_row_that_cannot_be_read_ends_in_the_dead_letters() {
 /// One that hangs on a dead dependency must not make the others wait in line behind it.
 #[tokio::test]
 async fn plain_failures_need_no_probation() {
-    let house = house().await;
-    let _worker = house.start("misbehave").await;
-    let (bus, store) = (house.bus().await, house.store().await);
+    let cluster = cluster().await;
+    let _worker = cluster.start("misbehave").await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
     // Each fails and then takes its time. One after another they would outlast the patience of `drained`.
-    house.plain_publish((0..40).map(|n| told(&format!("/h{n}"), "fail-slow:2500")));
-    house.drained(&bus, "web", "misbehave").await;
+    cluster.plain_publish((0..40).map(|n| told(&format!("/h{n}"), "fail-slow:2500")));
+    cluster.drained(&bus, "web", "misbehave").await;
     for n in 0..40 {
         assert_eq!(
-            house
+            cluster
                 .field(&store, "tallies", &format!("/h{n}"), "count")
                 .await,
             "1"
         );
     }
-    assert_eq!(house.count(&bus, "dlq").await, 0);
+    assert_eq!(cluster.count(&bus, "dlq").await, 0);
 }
 
 #[tokio::test]
 async fn copies_count_once_however_they_come() {
-    let house = house().await;
-    let _worker = house.start("misbehave").await;
-    let (bus, store) = (house.bus().await, house.store().await);
+    let cluster = cluster().await;
+    let _worker = cluster.start("misbehave").await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
     let structured = r#"{"specversion":"1.0","id":"same","source":"/t","type":"web.page.viewed","time":"TIME","data":{"page":"/c"}}"#;
     let time = event::format_time(event::now_ms());
     let structured = structured.replace("TIME", &time);
@@ -319,17 +319,17 @@ async fn copies_count_once_however_they_come() {
             .await
             .expect("taken");
         if round == 1 {
-            house.drained(&bus, "web", "misbehave").await;
+            cluster.drained(&bus, "web", "misbehave").await;
         }
     }
-    house.drained(&bus, "web", "misbehave").await;
+    cluster.drained(&bus, "web", "misbehave").await;
     assert_eq!(
-        house.count(&bus, "web").await,
+        cluster.count(&bus, "web").await,
         9,
         "the stream holds every copy"
     );
-    assert_eq!(house.field(&store, "tallies", "/c", "count").await, "2");
-    assert_eq!(house.field(&store, "hits", "/c", "total").await, "2");
+    assert_eq!(cluster.field(&store, "tallies", "/c", "count").await, "2");
+    assert_eq!(cluster.field(&store, "hits", "/c", "total").await, "2");
     let forged = [("ce-id", "same"), ("ce-time", &*time)];
     bus.publish(&send(
         "web.page.viewed",
@@ -338,21 +338,21 @@ async fn copies_count_once_however_they_come() {
     ))
     .await
     .expect("taken");
-    assert_eq!(dead_letters(&house, &bus, 1).await[0].reason, "id_reuse");
+    assert_eq!(dead_letters(&cluster, &bus, 1).await[0].reason, "id_reuse");
 }
 
 #[tokio::test]
 async fn outputs_have_ids_of_their_own_and_delayed_ones_come_later() {
-    let house = house().await;
-    let _workers = house.start_all(&["misbehave", "rank-pages"]).await;
-    let (bus, store) = (house.bus().await, house.store().await);
-    house.plain_publish([told("/o", "emit:3"), told("/o", "later:1500")]);
+    let cluster = cluster().await;
+    let _workers = cluster.start_all(&["misbehave", "rank-pages"]).await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
+    cluster.plain_publish([told("/o", "emit:3"), told("/o", "later:1500")]);
     until(
         "the delayed milestone has reached the ranking",
-        async || (house.field(&store, "rankings", "all", "/o").await == "2").then_some(()),
+        async || (cluster.field(&store, "rankings", "all", "/o").await == "2").then_some(()),
     )
     .await;
-    let messages = house.messages(&bus, "web").await;
+    let messages = cluster.messages(&bus, "web").await;
     let outputs: Vec<_> = messages
         .iter()
         .filter(|m| m.subject.starts_with("web.page.milestone"))
@@ -383,11 +383,11 @@ async fn outputs_have_ids_of_their_own_and_delayed_ones_come_later() {
 
 #[tokio::test]
 async fn a_worker_asks_only_for_what_it_has_room_for_and_says_that_it_is_still_at_it() {
-    let house = House::new("[functions.misbehave]\nack_wait = \"1s\"\nconcurrency = 3\n").await;
-    let _worker = house.start("misbehave").await;
-    let (bus, store) = (house.bus().await, house.store().await);
+    let cluster = Cluster::new("[functions.misbehave]\nack_wait = \"1s\"\nconcurrency = 3\n").await;
+    let _worker = cluster.start("misbehave").await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
     // Each runs for more than twice the ack wait, and three rounds of them queue up.
-    house.plain_publish((0..9).map(|n| told(&format!("/q{n}"), "slow:2500")));
+    cluster.plain_publish((0..9).map(|n| told(&format!("/q{n}"), "slow:2500")));
     let mut most = 0;
     until("all are applied", async || {
         let info = bus
@@ -399,7 +399,7 @@ async fn a_worker_asks_only_for_what_it_has_room_for_and_says_that_it_is_still_a
             info["num_redelivered"], 0,
             "taken for lost while it was running"
         );
-        let applied = house.field(&store, "tallies", "/q8", "count").await;
+        let applied = cluster.field(&store, "tallies", "/q8", "count").await;
         (applied == "1" && info["num_ack_pending"] == 0).then_some(())
     })
     .await;
@@ -410,10 +410,11 @@ async fn a_worker_asks_only_for_what_it_has_room_for_and_says_that_it_is_still_a
 async fn outputs_left_behind_are_swept_up() {
     use oncue_core::store::{CommitEvent, Mark, Purpose, Run};
     use oncue_proto::oncue::v1::Outbox;
-    let config = format!("[functions.misbehave]\n{QUICK}\n[redis]\nkeep_outputs = \"0s\"\n");
-    let house = House::new(&config).await;
-    let _worker = house.start("misbehave").await;
-    let (bus, store) = (house.bus().await, house.store().await);
+    let config =
+        format!("[functions.misbehave]\n{QUICK_REDELIVERY}\n[redis]\nkeep_outputs = \"0s\"\n");
+    let cluster = Cluster::new(&config).await;
+    let _worker = cluster.start("misbehave").await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
     // As if a worker had committed and vanished, and the server had lost the input: nobody will deliver it again.
     let milestone = PageMilestone {
         page: "/left".into(),
@@ -456,13 +457,13 @@ async fn outputs_left_behind_are_swept_up() {
     until(
         "the output is published and no longer waiting",
         async || {
-            let published = house
+            let published = cluster
                 .messages(&bus, "web")
                 .await
                 .iter()
                 .any(|m| m.header("ce-id") == Some("left-behind"));
             (published
-                && house
+                && cluster
                     .redis_cli(&["--scan", "--pattern", "*:o:*"])
                     .is_empty())
             .then_some(())
@@ -473,22 +474,24 @@ async fn outputs_left_behind_are_swept_up() {
 
 #[tokio::test]
 async fn a_worker_waits_for_servers_that_are_away() {
-    let mut house = house().await;
-    let worker = house.start("misbehave").await;
-    house.plain_publish((0..50).map(|n| told(&format!("/w{n}"), "emit:1")));
-    house.redis.kill();
-    house.plain_publish((50..100).map(|n| told(&format!("/w{n}"), "emit:1")));
+    let mut cluster = cluster().await;
+    let worker = cluster.start("misbehave").await;
+    cluster.plain_publish((0..50).map(|n| told(&format!("/w{n}"), "emit:1")));
+    cluster.redis.kill();
+    cluster.plain_publish((50..100).map(|n| told(&format!("/w{n}"), "emit:1")));
     tokio::time::sleep(std::time::Duration::from_secs(3)).await; // longer than ack_wait: the events must stay in hand
-    house.restart_redis().await;
-    house.drained(&house.bus().await, "web", "misbehave").await;
-    house.nats.kill();
-    house.restart_nats().await;
-    house.plain_publish((100..150).map(|n| told(&format!("/w{n}"), "emit:1")));
-    let (bus, store) = (house.bus().await, house.store().await);
-    house.drained(&bus, "web", "misbehave").await;
+    cluster.restart_redis().await;
+    cluster
+        .drained(&cluster.bus().await, "web", "misbehave")
+        .await;
+    cluster.nats.kill();
+    cluster.restart_nats().await;
+    cluster.plain_publish((100..150).map(|n| told(&format!("/w{n}"), "emit:1")));
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
+    cluster.drained(&bus, "web", "misbehave").await;
     for n in 0..150 {
         assert_eq!(
-            house
+            cluster
                 .field(&store, "tallies", &format!("/w{n}"), "count")
                 .await,
             "1",
@@ -496,7 +499,7 @@ async fn a_worker_waits_for_servers_that_are_away() {
             worker.log()
         );
     }
-    let messages = house.messages(&bus, "web").await;
+    let messages = cluster.messages(&bus, "web").await;
     let ids: BTreeSet<&str> = messages
         .iter()
         .filter(|m| m.subject.contains("milestone"))
@@ -504,7 +507,7 @@ async fn a_worker_waits_for_servers_that_are_away() {
         .collect();
     assert_eq!(ids.len(), 150);
     assert_eq!(
-        house.count(&bus, "dlq").await,
+        cluster.count(&bus, "dlq").await,
         0,
         "an outage of Redis is nobody's failed attempt"
     );
@@ -512,14 +515,14 @@ async fn a_worker_waits_for_servers_that_are_away() {
 
 #[tokio::test]
 async fn another_configuration_on_the_server_is_refused_with_the_difference() {
-    let mut house = house().await;
-    house.start("misbehave").await.stop().await;
+    let mut cluster = cluster().await;
+    cluster.start("misbehave").await.stop().await;
     std::fs::write(
-        house.dir.join("oncue.toml"),
+        cluster.dir.join("oncue.toml"),
         "[functions.misbehave]\nack_wait = \"7s\"\n",
     )
     .expect("written");
-    let mut refused = house.spawn("misbehave", &[]);
+    let mut refused = cluster.spawn("misbehave", &[]);
     assert_eq!(refused.exit().await, Some(1));
     let log = refused.log();
     assert!(
@@ -527,8 +530,8 @@ async fn another_configuration_on_the_server_is_refused_with_the_difference() {
             && log.contains("oncue apply"),
         "{log}"
     );
-    house.set("ONCUE_REDIS_URL", "redis://127.0.0.1:1");
-    let mut lost = house.spawn("misbehave", &[]);
+    cluster.set("ONCUE_REDIS_URL", "redis://127.0.0.1:1");
+    let mut lost = cluster.spawn("misbehave", &[]);
     assert_eq!(lost.exit().await, Some(1));
     assert!(
         lost.log()

@@ -3,14 +3,14 @@
 use oncue_core::bus::Bus;
 use oncue_proto::event;
 use oncue_proto::oncue::v1::{DeadLetter, DeadLetterDropped, Envelope, Header};
-use oncue_tests::house::{House, QUICK, Stored, until};
+use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, Stored, until};
 use prost::Message as _;
 use serde_json::Value;
 
 /// Two functions that act on the same event.
-async fn house(more: &str) -> House {
-    House::new(&format!(
-        "[functions.misbehave]\n{QUICK}\n[functions.count-views]\n{QUICK}\n{more}"
+async fn cluster(more: &str) -> Cluster {
+    Cluster::new(&format!(
+        "[functions.misbehave]\n{QUICK_REDELIVERY}\n[functions.count-views]\n{QUICK_REDELIVERY}\n{more}"
     ))
     .await
 }
@@ -38,8 +38,8 @@ fn send(headers: &[(&str, &str)], (subject, payload): (&str, String)) -> Envelop
 }
 
 /// Exit code and what was printed, results and remarks.
-fn oncue(house: &House, args: &[&str]) -> (i32, String, String) {
-    let output = house.output("oncue", args);
+fn oncue(cluster: &Cluster, args: &[&str]) -> (i32, String, String) {
+    let output = cluster.output("oncue", args);
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (
         output.status.code().unwrap_or(-1),
@@ -48,15 +48,15 @@ fn oncue(house: &House, args: &[&str]) -> (i32, String, String) {
     )
 }
 
-fn listed(house: &House, args: &[&str]) -> Vec<Value> {
-    let (code, out, err) = oncue(house, &[&["dlq", "ls", "--json"], args].concat());
+fn listed(cluster: &Cluster, args: &[&str]) -> Vec<Value> {
+    let (code, out, err) = oncue(cluster, &[&["dlq", "ls", "--json"], args].concat());
     assert_eq!(code, 0, "{err}");
     serde_json::from_str(&out).expect("JSON")
 }
 
-async fn letters(house: &House, bus: &Bus, expected: usize) -> Vec<DeadLetter> {
+async fn letters(cluster: &Cluster, bus: &Bus, expected: usize) -> Vec<DeadLetter> {
     let all = until(&format!("{expected} dead letters"), async || {
-        let found = house.messages(bus, "dlq").await;
+        let found = cluster.messages(bus, "dlq").await;
         let found: Vec<Stored> = found
             .into_iter()
             .filter(|m| m.subject.matches('.').count() == 1)
@@ -71,38 +71,38 @@ async fn letters(house: &House, bus: &Bus, expected: usize) -> Vec<DeadLetter> {
 }
 
 /// Publishes to a `misbehave` that gives up at the first failure, and lets it set the events aside.
-async fn set_aside(house: &mut House, bus: &Bus, events: Vec<Envelope>) -> Vec<DeadLetter> {
-    house.set("ONCUE_ATTEMPTS", "1");
-    let mut worker = house.start("misbehave").await;
+async fn set_aside(cluster: &mut Cluster, bus: &Bus, events: Vec<Envelope>) -> Vec<DeadLetter> {
+    cluster.set("ONCUE_ATTEMPTS", "1");
+    let mut worker = cluster.start("misbehave").await;
     let expected = events.len();
     for event in &events {
         bus.publish(event).await.expect("the stream takes it");
     }
-    let letters = letters(house, bus, expected).await;
-    house.drained(bus, "web", "misbehave").await;
+    let letters = letters(cluster, bus, expected).await;
+    cluster.drained(bus, "web", "misbehave").await;
     assert_eq!(worker.stop().await, Some(0));
-    house.set("ONCUE_ATTEMPTS", "3");
+    cluster.set("ONCUE_ATTEMPTS", "3");
     letters
 }
 
 #[tokio::test]
 async fn letters_of_one_cause_are_one_group_and_one_letter_is_shown_whole() {
-    let mut house = house("").await;
-    let bus = house.bus().await;
+    let mut cluster = cluster("").await;
+    let bus = cluster.bus().await;
     let garbage = ("web.page.viewed", "\u{1}garbage".to_owned());
     let told = |what| send(&[], told("/a", what));
     let events = ["fail", "reject", "reject", "reject", "panic"]
         .map(told)
         .into_iter();
     set_aside(
-        &mut house,
+        &mut cluster,
         &bus,
         events
             .chain([send(&[("ce-id", "unread")], garbage)])
             .collect(),
     )
     .await;
-    let groups = listed(&house, &[]);
+    let groups = listed(&cluster, &[]);
     let find = |reason: &str, part: &str| {
         let found = groups
             .iter()
@@ -126,20 +126,20 @@ async fn letters_of_one_cause_are_one_group_and_one_letter_is_shown_whole() {
         );
     }
     assert_eq!(find("decode", "")["site"], "");
-    let (_, table, _) = oncue(&house, &["dlq", "ls", "--reason", "rejected"]);
+    let (_, table, _) = oncue(&cluster, &["dlq", "ls", "--reason", "rejected"]);
     assert!(
         table.starts_with("GROUP") && table.contains("misbehave.rs:") && table.lines().count() == 2,
         "{table}"
     );
-    assert_eq!(listed(&house, &["--each"]).len(), 6);
-    assert_eq!(listed(&house, &["--function", "count-views"]).len(), 0);
+    assert_eq!(listed(&cluster, &["--each"]).len(), 6);
+    assert_eq!(listed(&cluster, &["--function", "count-views"]).len(), 0);
 
-    house.set("ONCUE_TRACE_UI", "http://traces.example/");
+    cluster.set("ONCUE_TRACE_UI", "http://traces.example/");
     let group = find("attempts", "told to fail")["group"]
         .as_str()
         .expect("a group")
         .to_owned();
-    let (code, page, err) = oncue(&house, &["dlq", "show", &group]);
+    let (code, page, err) = oncue(&cluster, &["dlq", "show", &group]);
     assert_eq!(code, 0, "{err}");
     for part in [
         "told to fail",
@@ -151,12 +151,12 @@ async fn letters_of_one_cause_are_one_group_and_one_letter_is_shown_whole() {
     ] {
         assert!(page.contains(part), "{part} is not in\n{page}");
     }
-    let (_, page, _) = oncue(&house, &["dlq", "show", "unread"]);
+    let (_, page, _) = oncue(&cluster, &["dlq", "show", "unread"]);
     assert!(
         page.contains("000000  01 67 61 72 62") && page.contains(".garbage"),
         "{page}"
     );
-    assert_eq!(oncue(&house, &["dlq", "show", "nobody"]).0, 2);
+    assert_eq!(oncue(&cluster, &["dlq", "show", "nobody"]).0, 2);
 }
 
 /// Copies that the server does not know as such.
@@ -190,9 +190,9 @@ async fn copy_again(bus: &Bus, redriven: &[Stored]) {
 
 #[tokio::test]
 async fn a_redriven_event_is_applied_once_by_its_function_alone_whoever_redrives_it() {
-    let mut house = house("").await;
-    let _other = house.start("count-views").await;
-    let (bus, store) = (house.bus().await, house.store().await);
+    let mut cluster = cluster("").await;
+    let _other = cluster.start("count-views").await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
     // One with id and time, one with an id alone, one that brings nothing.
     let now = event::format_time(event::now_ms());
     let full = [
@@ -209,21 +209,21 @@ async fn a_redriven_event_is_applied_once_by_its_function_alone_whoever_redrives
         .iter()
         .zip(pages)
         .map(|(headers, page)| send(headers, told(page, "fail-until:2")));
-    let before = set_aside(&mut house, &bus, events.collect()).await;
+    let before = set_aside(&mut cluster, &bus, events.collect()).await;
 
-    let (code, _, err) = oncue(&house, &["dlq", "redrive", "--all"]);
+    let (code, _, err) = oncue(&cluster, &["dlq", "redrive", "--all"]);
     assert!(
         code == 2 && err.contains("--yes"),
         "nobody can be asked here: {code} {err}"
     );
-    let _worker = house.start("misbehave").await;
-    let mut both = [(); 2].map(|()| house.spawn("oncue", &["dlq", "redrive", "--all", "--yes"]));
+    let _worker = cluster.start("misbehave").await;
+    let mut both = [(); 2].map(|()| cluster.spawn("oncue", &["dlq", "redrive", "--all", "--yes"]));
     for redrive in &mut both {
         assert_eq!(redrive.exit().await, Some(0), "{}", redrive.log());
     }
-    house.drained(&bus, "web", "misbehave").await;
-    assert_eq!(listed(&house, &[]).len(), 0, "the letters are gone");
-    let redriven: Vec<Stored> = house
+    cluster.drained(&bus, "web", "misbehave").await;
+    assert_eq!(listed(&cluster, &[]).len(), 0, "the letters are gone");
+    let redriven: Vec<Stored> = cluster
         .messages(&bus, "web")
         .await
         .into_iter()
@@ -237,10 +237,11 @@ async fn a_redriven_event_is_applied_once_by_its_function_alone_whoever_redrives
         "the trace goes on"
     );
     copy_again(&bus, &redriven).await;
-    house.drained(&bus, "web", "misbehave").await;
-    house.drained(&bus, "web", "count-views").await;
+    cluster.drained(&bus, "web", "misbehave").await;
+    cluster.drained(&bus, "web", "count-views").await;
     for (letter, page) in before.iter().map(|l| (l, l.key.clone())) {
-        let field = async |table, name: &'static str| house.field(&store, table, &page, name).await;
+        let field =
+            async |table, name: &'static str| cluster.field(&store, table, &page, name).await;
         assert_eq!(field("tallies", "count").await, "1", "{page}");
         assert_eq!(
             field("tallies", "ids").await,
@@ -253,23 +254,26 @@ async fn a_redriven_event_is_applied_once_by_its_function_alone_whoever_redrives
             "{page}: nobody else has seen it again"
         );
     }
-    assert_eq!(house.count(&bus, "dlq").await, 0);
+    assert_eq!(cluster.count(&bus, "dlq").await, 0);
 }
 
 #[tokio::test]
 async fn a_cause_that_comes_back_stops_its_group_at_the_canary() {
-    let mut house = house("").await;
-    let bus = house.bus().await;
+    let mut cluster = cluster("").await;
+    let bus = cluster.bus().await;
     set_aside(
-        &mut house,
+        &mut cluster,
         &bus,
         (0..5)
             .map(|n| send(&[], told(&format!("/{n}"), "reject")))
             .collect(),
     )
     .await;
-    let _worker = house.start("misbehave").await;
-    let (code, table, err) = oncue(&house, &["dlq", "redrive", "--reason", "rejected", "--yes"]);
+    let _worker = cluster.start("misbehave").await;
+    let (code, table, err) = oncue(
+        &cluster,
+        &["dlq", "redrive", "--reason", "rejected", "--yes"],
+    );
     assert!(
         code == 1 && err.contains("the other 4 are left untouched"),
         "{code} {err}"
@@ -282,7 +286,7 @@ async fn a_cause_that_comes_back_stops_its_group_at_the_canary() {
         .skip(1)
         .collect();
     assert_eq!(sums, ["misbehave", "1", "0", "1", "0", "4"], "{table}");
-    let mut redrives: Vec<u32> = letters(&house, &bus, 5)
+    let mut redrives: Vec<u32> = letters(&cluster, &bus, 5)
         .await
         .iter()
         .map(|letter| letter.redrives)
@@ -293,26 +297,26 @@ async fn a_cause_that_comes_back_stops_its_group_at_the_canary() {
     bus.api("CONSUMER.DELETE.web.misbehave", &Value::Null)
         .await
         .expect("deleted");
-    let (code, _, err) = oncue(&house, &["dlq", "redrive", "--all", "--yes"]);
+    let (code, _, err) = oncue(&cluster, &["dlq", "redrive", "--all", "--yes"]);
     assert!(code == 1 && err.contains("oncue apply"), "{code} {err}");
-    letters(&house, &bus, 5).await;
+    letters(&cluster, &bus, 5).await;
 }
 
 /// What cannot be read has the identity of its place, and a redriven copy stands in another: it must keep the first.
 #[tokio::test]
 async fn an_event_that_still_cannot_be_read_remains_the_same_event() {
-    let mut house = house("").await;
-    let bus = house.bus().await;
+    let mut cluster = cluster("").await;
+    let bus = cluster.bus().await;
     let headers = [("ce-subject", "%C0%A0"), ("twice", "a"), ("twice", "b")];
-    let before = set_aside(&mut house, &bus, vec![send(&headers, told("/u", ""))]).await;
-    let _worker = house.start("misbehave").await;
+    let before = set_aside(&mut cluster, &bus, vec![send(&headers, told("/u", ""))]).await;
+    let _worker = cluster.start("misbehave").await;
     for n in 1..=2 {
-        let (code, _, err) = oncue(&house, &["dlq", "redrive", "--all"]);
+        let (code, _, err) = oncue(&cluster, &["dlq", "redrive", "--all"]);
         assert!(
             code == 1 && err.contains("failed again for the same cause"),
             "{code} {err}"
         );
-        let after = letters(&house, &bus, 1).await;
+        let after = letters(&cluster, &bus, 1).await;
         assert_eq!(
             (&after[0].event_id, after[0].redrives),
             (&before[0].event_id, n)
@@ -328,42 +332,42 @@ async fn an_event_that_still_cannot_be_read_remains_the_same_event() {
 
 #[tokio::test]
 async fn a_letter_older_than_the_horizon_can_be_redriven() {
-    let mut house = house("[streams.web]\nhorizon = \"2s\"\n").await;
-    let (bus, store) = (house.bus().await, house.store().await);
+    let mut cluster = cluster("[streams.web]\nhorizon = \"2s\"\n").await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
     let events = [
         send(&[], told("/plain", "fail-until:2")),
         send(&[("ce-id", "x")], told("/id", "fail-until:2")),
     ];
-    set_aside(&mut house, &bus, events.to_vec()).await;
+    set_aside(&mut cluster, &bus, events.to_vec()).await;
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
-    let _worker = house.start("misbehave").await;
-    let (code, table, err) = oncue(&house, &["dlq", "redrive", "--all", "--yes"]);
+    let _worker = cluster.start("misbehave").await;
+    let (code, table, err) = oncue(&cluster, &["dlq", "redrive", "--all", "--yes"]);
     assert_eq!(code, 0, "{table}{err}");
     for page in ["/plain", "/id"] {
         assert_eq!(
-            house.field(&store, "tallies", page, "count").await,
+            cluster.field(&store, "tallies", page, "count").await,
             "1",
             "{page}"
         );
     }
-    assert_eq!(house.count(&bus, "dlq").await, 0);
+    assert_eq!(cluster.count(&bus, "dlq").await, 0);
 }
 
 #[tokio::test]
 async fn a_dry_run_says_what_would_happen_and_changes_nothing() {
-    let mut house = house("").await;
-    let bus = house.bus().await;
+    let mut cluster = cluster("").await;
+    let bus = cluster.bus().await;
     let old = [("ce-time", "2001-01-01T00:00:00Z"), ("ce-id", "old")];
     let failing = ["fail", "reject", "panic"].map(|what| send(&[], told("/f", what)));
     let events = [send(&old, told("/e", "emit:2"))]
         .into_iter()
         .chain(failing);
-    set_aside(&mut house, &bus, events.collect()).await;
-    let state = |house: &House| house.redis_cli(&["--scan", "--pattern", "*:[so]:*"]);
-    assert_eq!(state(&house), "");
-    let messages = house.count(&bus, "web").await;
+    set_aside(&mut cluster, &bus, events.collect()).await;
+    let state = |cluster: &Cluster| cluster.redis_cli(&["--scan", "--pattern", "*:[so]:*"]);
+    assert_eq!(state(&cluster), "");
+    let messages = cluster.count(&bus, "web").await;
 
-    let (code, out, err) = oncue(&house, &["dlq", "redrive", "old", "--dry-run"]);
+    let (code, out, err) = oncue(&cluster, &["dlq", "redrive", "old", "--dry-run"]);
     assert_eq!(code, 0, "{out}{err}");
     for part in [
         "would be applied",
@@ -379,7 +383,7 @@ async fn a_dry_run_says_what_would_happen_and_changes_nothing() {
         2,
         "{out}"
     );
-    let (code, out, _) = oncue(&house, &["dlq", "redrive", "--all", "--dry-run"]);
+    let (code, out, _) = oncue(&cluster, &["dlq", "redrive", "--all", "--dry-run"]);
     assert_eq!(code, 1);
     for part in [
         "would fail: told to fail at ",
@@ -390,33 +394,37 @@ async fn a_dry_run_says_what_would_happen_and_changes_nothing() {
         assert!(out.contains(part), "{part} is not in\n{out}");
     }
     assert_eq!(
-        (state(&house), house.count(&bus, "web").await),
+        (state(&cluster), cluster.count(&bus, "web").await),
         (String::new(), messages)
     );
-    letters(&house, &bus, 4).await;
+    letters(&cluster, &bus, 4).await;
 }
 
 #[tokio::test]
 async fn a_dropped_letter_leaves_a_record_of_who_and_why() {
-    let mut house = house("").await;
-    house.set("USER", "grace");
-    let bus = house.bus().await;
+    let mut cluster = cluster("").await;
+    cluster.set("USER", "grace");
+    let bus = cluster.bus().await;
     let events = ["reject", "reject"].map(|what| send(&[], told("/d", what)));
-    let ids: Vec<String> = set_aside(&mut house, &bus, events.to_vec())
+    let ids: Vec<String> = set_aside(&mut cluster, &bus, events.to_vec())
         .await
         .into_iter()
         .map(|l| l.event_id)
         .collect();
     assert_eq!(
-        oncue(&house, &["dlq", "drop", "--all", "--why", "obsolete"]).0,
+        oncue(&cluster, &["dlq", "drop", "--all", "--why", "obsolete"]).0,
         2,
         "two, and nobody to ask"
     );
-    assert_eq!(oncue(&house, &["dlq", "drop", "1"]).0, 2, "no reason given");
-    let (code, _, err) = oncue(&house, &["dlq", "drop", "1", "--why", "obsolete"]);
+    assert_eq!(
+        oncue(&cluster, &["dlq", "drop", "1"]).0,
+        2,
+        "no reason given"
+    );
+    let (code, _, err) = oncue(&cluster, &["dlq", "drop", "1", "--why", "obsolete"]);
     assert_eq!(code, 0, "{err}");
-    letters(&house, &bus, 1).await;
-    let stored = house
+    letters(&cluster, &bus, 1).await;
+    let stored = cluster
         .messages(&bus, "dlq")
         .await
         .into_iter()
@@ -427,18 +435,18 @@ async fn a_dropped_letter_leaves_a_record_of_who_and_why() {
         record.who.starts_with("grace@") && record.why == "obsolete" && record.event_id == ids[0],
         "{record:?}"
     );
-    let (_, out, _) = oncue(&house, &["dlq", "dropped", "--json"]);
+    let (_, out, _) = oncue(&cluster, &["dlq", "dropped", "--json"]);
     assert!(
         out.contains("\"why\":\"obsolete\"") && out.contains(&ids[0]),
         "{out}"
     );
-    assert_eq!(listed(&house, &[])[0]["count"], 1);
+    assert_eq!(listed(&cluster, &[])[0]["count"], 1);
 }
 
 #[tokio::test]
 async fn the_payload_of_an_event_too_large_for_its_letter_comes_from_the_stream() {
-    let mut house = house("").await;
-    let (bus, store) = (house.bus().await, house.store().await);
+    let mut cluster = cluster("").await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
     let big = |page: &str, id: &str| {
         let body = format!(
             r#"{{"page":"{page}","visitor":"{}"}}"#,
@@ -450,7 +458,7 @@ async fn the_payload_of_an_event_too_large_for_its_letter_comes_from_the_stream(
         )
     };
     let letters = set_aside(
-        &mut house,
+        &mut cluster,
         &bus,
         vec![big("/big", "big"), big("/gone", "gone")],
     )
@@ -461,7 +469,7 @@ async fn the_payload_of_an_event_too_large_for_its_letter_comes_from_the_stream(
             .as_ref()
             .is_some_and(|e| e.payload.is_empty())
     }));
-    let (_, page, _) = oncue(&house, &["dlq", "show", "big"]);
+    let (_, page, _) = oncue(&cluster, &["dlq", "show", "big"]);
     assert!(
         page.contains("\"page\": \"/big\""),
         "{}",
@@ -473,13 +481,13 @@ async fn the_payload_of_an_event_too_large_for_its_letter_comes_from_the_stream(
         .expect("gone")
         .sequence;
     bus.delete_message("web", gone).await.expect("deleted");
-    let _worker = house.start("misbehave").await;
-    let (code, table, err) = oncue(&house, &["dlq", "redrive", "--all", "--yes"]);
+    let _worker = cluster.start("misbehave").await;
+    let (code, table, err) = oncue(&cluster, &["dlq", "redrive", "--all", "--yes"]);
     assert!(
         code == 1 && err.contains(&format!("web:{gone}, where it stood, is gone")),
         "{code} {table} {err}"
     );
-    assert_eq!(house.field(&store, "tallies", "/big", "count").await, "1");
-    let left = listed(&house, &["--each"]);
+    assert_eq!(cluster.field(&store, "tallies", "/big", "count").await, "1");
+    let left = listed(&cluster, &["--each"]);
     assert!(left.len() == 1 && left[0]["event"] == "gone", "{left:?}");
 }

@@ -1,7 +1,7 @@
 //! `oncue docs` against the official schema of AsyncAPI 3.0.0 (npm package @asyncapi/specs 6.11.1, Apache-2.0).
 
 use oncue_proto::{Catalog, Format};
-use oncue_tests::house::House;
+use oncue_tests::cluster::Cluster;
 use serde_json::{Value, json};
 
 const OFFICIAL: &str = include_str!("../../asyncapi/3.0.0.json");
@@ -9,8 +9,8 @@ const CONFIG: &str = "[functions.count-views]\n[functions.inspect-file]\n[functi
                       [[schedule]]\nfunction = \"publish-trends\"\nevery = \"1h\"\n";
 
 async fn document() -> Value {
-    let house = House::new(CONFIG).await;
-    let output = house.output("oncue", &["docs", "--title", "A test"]);
+    let cluster = Cluster::new(CONFIG).await;
+    let output = cluster.output("oncue", &["docs", "--title", "A test"]);
     assert!(
         output.status.success(),
         "{}",

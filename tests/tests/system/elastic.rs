@@ -1,6 +1,6 @@
 //! `oncue up` runs as many workers as there is work for, and none where there is none.
 
-use oncue_tests::house::{House, Process, SMALL, until};
+use oncue_tests::cluster::{Cluster, Process, SMALL_STREAMS, until};
 use serde_json::{Value, json};
 
 fn told(page: &str, what: &str) -> (&'static str, String) {
@@ -10,14 +10,14 @@ fn told(page: &str, what: &str) -> (&'static str, String) {
     )
 }
 
-/// A house for `oncue up`.
-async fn small_house(functions: &str) -> House {
-    House::new(&format!("{SMALL}{functions}")).await
+/// A cluster for `oncue up`.
+async fn small_cluster(functions: &str) -> Cluster {
+    Cluster::new(&format!("{SMALL_STREAMS}{functions}")).await
 }
 
 /// What `oncue ps --json` says of a function.
-fn ps(house: &House, function: &str) -> Value {
-    let output = house.output("oncue", &["ps", "--json"]);
+fn ps(cluster: &Cluster, function: &str) -> Value {
+    let output = cluster.output("oncue", &["ps", "--json"]);
     let lines: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();
     lines
         .into_iter()
@@ -25,12 +25,12 @@ fn ps(house: &House, function: &str) -> Value {
         .unwrap_or_default()
 }
 
-async fn until_asleep(house: &House, function: &str) {
+async fn until_asleep(cluster: &Cluster, function: &str) {
     until(&format!("{function} is asleep"), async || {
-        (ps(house, function)["state"] == "asleep").then_some(())
+        (ps(cluster, function)["state"] == "asleep").then_some(())
     })
     .await;
-    let line = ps(house, function);
+    let line = ps(cluster, function);
     assert_eq!(
         (&line["replicas"], &line["instances"]),
         (&json!(0), &json!([])),
@@ -45,24 +45,24 @@ fn times(up: &Process, what: &str) -> usize {
 
 #[tokio::test]
 async fn up_on_lag_down_when_idle_to_zero_and_woken_again() {
-    let mut house =
-        small_house("[functions.misbehave]\nmin = 0\nmax = 3\nidle = \"2s\"\nconcurrency = 1\n[functions.record]\n")
+    let mut cluster =
+        small_cluster("[functions.misbehave]\nmin = 0\nmax = 3\nidle = \"2s\"\nconcurrency = 1\n[functions.record]\n")
             .await;
-    let mut up = house.up().await;
-    let (bus, store) = (house.bus().await, house.store().await);
-    until_asleep(&house, "misbehave").await;
-    let record = ps(&house, "record");
+    let mut up = cluster.up().await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
+    until_asleep(&cluster, "misbehave").await;
+    let record = ps(&cluster, "record");
     assert_eq!(
         (&record["state"], &record["min"], &record["max"]),
         (&json!("running"), &json!(1), &json!(1))
     );
-    assert_eq!(ps(&house, "misbehave")["max"], 3);
+    assert_eq!(ps(&cluster, "misbehave")["max"], 3);
 
-    house.plain_publish((0..40).map(|n| told(&format!("/a{n}"), "slow:250")));
+    cluster.plain_publish((0..40).map(|n| told(&format!("/a{n}"), "slow:250")));
     up.wait_for_line("-> 3 workers").await;
-    house.drained(&bus, "web", "misbehave").await;
+    cluster.drained(&bus, "web", "misbehave").await;
     up.wait_for_line("workers, asleep").await;
-    until_asleep(&house, "misbehave").await;
+    until_asleep(&cluster, "misbehave").await;
     assert_eq!(
         times(&up, "misbehave is woken by web.page.viewed"),
         1,
@@ -70,18 +70,18 @@ async fn up_on_lag_down_when_idle_to_zero_and_woken_again() {
         up.log()
     );
 
-    house.plain_publish([told("/again", "")]);
+    cluster.plain_publish([told("/again", "")]);
     until("woken again", async || {
         (times(&up, "misbehave is woken by") == 2).then_some(())
     })
     .await;
-    house.drained(&bus, "web", "misbehave").await;
+    cluster.drained(&bus, "web", "misbehave").await;
     for page in (0..40)
         .map(|n| format!("/a{n}"))
         .chain(["/again".to_owned()])
     {
         assert_eq!(
-            house.field(&store, "tallies", &page, "count").await,
+            cluster.field(&store, "tallies", &page, "count").await,
             "1",
             "{page}"
         );
@@ -103,16 +103,16 @@ async fn up_on_lag_down_when_idle_to_zero_and_woken_again() {
 async fn events_that_come_another_way_wake_as_well() {
     let functions =
         ["misbehave", "record"].map(|name| format!("[functions.{name}]\nmin = 0\nidle = \"2s\"\n"));
-    let mut house = small_house(&functions.concat()).await;
-    assert!(house.output("oncue", &["apply"]).status.success());
-    house.plain_publish([told("/later", "later:4000")]);
-    let mut up = house.up().await;
-    let (bus, store) = (house.bus().await, house.store().await);
+    let mut cluster = small_cluster(&functions.concat()).await;
+    assert!(cluster.output("oncue", &["apply"]).status.success());
+    cluster.plain_publish([told("/later", "later:4000")]);
+    let mut up = cluster.up().await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
     until("the second stage has it", async || {
-        (house.field(&store, "records", "/later", "count").await == "1").then_some(())
+        (cluster.field(&store, "records", "/later", "count").await == "1").then_some(())
     })
     .await;
-    house.drained(&bus, "web", "record").await;
+    cluster.drained(&bus, "web", "record").await;
     for name in ["misbehave", "record"] {
         assert!(
             times(&up, &format!("{name} 0 -> 1 workers")) >= 1,
@@ -125,7 +125,7 @@ async fn events_that_come_another_way_wake_as_well() {
             "{}",
             up.log()
         );
-        until_asleep(&house, name).await;
+        until_asleep(&cluster, name).await;
     }
     assert_eq!(up.stop().await, Some(0));
 }
@@ -133,22 +133,25 @@ async fn events_that_come_another_way_wake_as_well() {
 /// A server that was started anew has forgotten who listened.
 #[tokio::test]
 async fn a_sleeper_outlives_nats() {
-    let mut house = small_house("[functions.misbehave]\nmin = 0\nidle = \"2s\"\n").await;
-    let mut up = house.up().await;
-    until_asleep(&house, "misbehave").await;
-    house.nats.kill();
-    house.restart_nats().await;
-    let (bus, store) = (house.bus().await, house.store().await);
-    house.plain_publish([told("/after", "")]);
-    house.drained(&bus, "web", "misbehave").await;
-    assert_eq!(house.field(&store, "tallies", "/after", "count").await, "1");
-    until_asleep(&house, "misbehave").await;
-    house.plain_publish([told("/later", "")]);
+    let mut cluster = small_cluster("[functions.misbehave]\nmin = 0\nidle = \"2s\"\n").await;
+    let mut up = cluster.up().await;
+    until_asleep(&cluster, "misbehave").await;
+    cluster.nats.kill();
+    cluster.restart_nats().await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
+    cluster.plain_publish([told("/after", "")]);
+    cluster.drained(&bus, "web", "misbehave").await;
+    assert_eq!(
+        cluster.field(&store, "tallies", "/after", "count").await,
+        "1"
+    );
+    until_asleep(&cluster, "misbehave").await;
+    cluster.plain_publish([told("/later", "")]);
     until("heard again", async || {
         up.log().contains("woken by web.page.viewed").then_some(())
     })
     .await;
-    house.drained(&bus, "web", "misbehave").await;
+    cluster.drained(&bus, "web", "misbehave").await;
     assert_eq!(up.stop().await, Some(0));
 }
 
@@ -156,11 +159,11 @@ async fn a_sleeper_outlives_nats() {
 async fn a_busy_worker_is_not_the_one_that_goes() {
     let config =
         "[functions.misbehave]\nmax = 2\nidle = \"1s\"\nconcurrency = 1\ntimeout = \"30s\"\n";
-    let mut house = small_house(config).await;
-    let mut up = house.up().await;
-    let bus = house.bus().await;
+    let mut cluster = small_cluster(config).await;
+    let mut up = cluster.up().await;
+    let bus = cluster.bus().await;
     // The first worker has the short one, so that the second, the last to come, has the long one.
-    house.plain_publish([told("/short", "slow:2500"), told("/long", "slow:12000")]);
+    cluster.plain_publish([told("/short", "slow:2500"), told("/long", "slow:12000")]);
     up.wait_for_line("1 -> 2 workers").await;
     up.wait_for_line("2 -> 1 workers").await;
     up.wait_for_line("INFO stopping in_hand=").await;
@@ -178,7 +181,7 @@ async fn a_busy_worker_is_not_the_one_that_goes() {
         info["num_ack_pending"], 1,
         "the long one is in hand, or this shows nothing"
     );
-    house.drained(&bus, "web", "misbehave").await;
+    cluster.drained(&bus, "web", "misbehave").await;
     let info = bus
         .api("CONSUMER.INFO.web.misbehave", &Value::Null)
         .await
@@ -196,19 +199,19 @@ async fn a_busy_worker_is_not_the_one_that_goes() {
 #[tokio::test]
 async fn a_worker_that_dies_is_started_again_and_sleeps_in_the_end() {
     let config = "[functions.misbehave]\nmin = 0\nmax = 3\nidle = \"2s\"\nconcurrency = 1\nack_wait = \"1s\"\n";
-    let mut house = small_house(config).await;
-    let mut up = house.up().await;
-    let (bus, store) = (house.bus().await, house.store().await);
-    house.plain_publish([told("/bad", "abort")]);
-    house.plain_publish((0..10).map(|n| told(&format!("/good{n}"), "slow:100")));
+    let mut cluster = small_cluster(config).await;
+    let mut up = cluster.up().await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
+    cluster.plain_publish([told("/bad", "abort")]);
+    cluster.plain_publish((0..10).map(|n| told(&format!("/good{n}"), "slow:100")));
     until("it is set aside", async || {
-        (house.count(&bus, "dlq").await == 1).then_some(())
+        (cluster.count(&bus, "dlq").await == 1).then_some(())
     })
     .await;
-    house.drained(&bus, "web", "misbehave").await;
+    cluster.drained(&bus, "web", "misbehave").await;
     for n in 0..10 {
         assert_eq!(
-            house
+            cluster
                 .field(&store, "tallies", &format!("/good{n}"), "count")
                 .await,
             "1"
@@ -220,24 +223,24 @@ async fn a_worker_that_dies_is_started_again_and_sleeps_in_the_end() {
         "one end for each attempt: {}",
         up.log()
     );
-    until_asleep(&house, "misbehave").await;
+    until_asleep(&cluster, "misbehave").await;
     assert!(up.is_alive());
     assert_eq!(up.stop().await, Some(0));
 }
 
 #[tokio::test]
 async fn ps_works_without_up() {
-    let house = small_house("[functions.misbehave]\nmin = 0\nmax = 2\n").await;
-    let output = house.output("oncue", &["ps", "--json"]);
+    let cluster = small_cluster("[functions.misbehave]\nmin = 0\nmax = 2\n").await;
+    let output = cluster.output("oncue", &["ps", "--json"]);
     assert_eq!(output.status.code(), Some(4), "nobody answers");
-    let _worker = house.start("misbehave").await;
-    let line = ps(&house, "misbehave");
+    let _worker = cluster.start("misbehave").await;
+    let line = ps(&cluster, "misbehave");
     assert_eq!(
         (&line["state"], &line["replicas"]),
         (&json!("running"), &json!(1))
     );
     let line = ps(
-        &small_house("[functions.misbehave]\nmin = 0\n").await,
+        &small_cluster("[functions.misbehave]\nmin = 0\n").await,
         "misbehave",
     );
     assert_eq!(line["state"], "stopped", "nobody there who would wake it");

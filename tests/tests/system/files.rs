@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use oncue_proto::files::FileUploaded;
 use oncue_proto::web::PageViewed;
-use oncue_tests::house::{House, Process, free_port, until, wait_for_port};
+use oncue_tests::cluster::{Cluster, Process, free_port, until, wait_for_port};
 use oncue_tests::pictures;
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ const FLOW: [&str; 5] = [
 
 /// The whole file flow behind a gateway.
 pub struct Site {
-    pub house: House,
+    pub cluster: Cluster,
     pub url: String,
     pub http: reqwest::Client,
     pub processes: Vec<Process>,
@@ -28,18 +28,18 @@ pub struct Site {
 impl Site {
     pub async fn open(workers: &[&str], env: &[(&str, &str)]) -> Self {
         let toml = "[gateway]\nexpose = [\"pages\", \"files\", \"owners\"]\n";
-        let mut house = House::new(toml).await;
+        let mut cluster = Cluster::new(toml).await;
         let port = free_port();
-        house.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{port}"));
+        cluster.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{port}"));
         for (name, value) in env {
-            house.set(name, value);
+            cluster.set(name, value);
         }
-        let gateway = house.spawn("oncue-gateway", &[]);
+        let gateway = cluster.spawn("oncue-gateway", &[]);
         wait_for_port(port).await;
-        let mut processes = house.start_all(workers).await;
+        let mut processes = cluster.start_all(workers).await;
         processes.push(gateway);
         Self {
-            house,
+            cluster,
             url: format!("http://127.0.0.1:{port}"),
             http: reqwest::Client::new(),
             processes,
@@ -235,12 +235,12 @@ async fn pictures_become_thumbnails_and_liars_go() {
             "{upload}: {red} {green} {blue}"
         );
     }
-    let bus = site.house.bus().await;
+    let bus = site.cluster.bus().await;
     assert_eq!(
-        site.house.count(&bus, "dlq").await,
+        site.cluster.count(&bus, "dlq").await,
         0,
         "{:#?}",
-        site.house.messages(&bus, "dlq").await
+        site.cluster.messages(&bus, "dlq").await
     );
 }
 
@@ -262,15 +262,15 @@ async fn a_file_over_quota_is_taken_back() {
         row["status"] == "accepted"
     })
     .await;
-    let bus = site.house.bus().await;
+    let bus = site.cluster.bus().await;
     assert!(
         bus.object(second).await.expect("an answer").is_none(),
         "the bytes are gone"
     );
     assert!(bus.object(first).await.expect("an answer").is_some());
-    let store = site.house.store().await;
+    let store = site.cluster.store().await;
     assert_eq!(
-        site.house.field(&store, "owners", "ann", "bytes").await,
+        site.cluster.field(&store, "owners", "ann", "bytes").await,
         "700"
     );
 }
@@ -284,12 +284,12 @@ async fn a_killed_thumbnail_worker_is_made_up_for() {
         .position(|name| *name == "make-thumbnails")
         .expect("in the flow");
     site.processes[at].stop().await;
-    std::fs::write(site.house.dir.join("oncue.toml"), toml).expect("written");
-    let bus = site.house.bus().await;
+    std::fs::write(site.cluster.dir.join("oncue.toml"), toml).expect("written");
+    let bus = site.cluster.bus().await;
     bus.api("CONSUMER.DELETE.files.make-thumbnails", &Value::Null)
         .await
         .expect("deleted");
-    site.processes[at] = site.house.start("make-thumbnails").await;
+    site.processes[at] = site.cluster.start("make-thumbnails").await;
 
     let uploads = [
         site.upload("one.jpg", "ann", pictures::photo(3000, 2000))
@@ -307,14 +307,14 @@ async fn a_killed_thumbnail_worker_is_made_up_for() {
     .await;
     site.processes[at].kill();
     tokio::time::sleep(Duration::from_millis(300)).await;
-    site.processes[at] = site.house.start("make-thumbnails").await;
+    site.processes[at] = site.cluster.start("make-thumbnails").await;
     for upload in uploads {
         site.file(upload["file"].as_str().expect("id"), |row| {
             thumbnails(row).len() == 3
         })
         .await;
     }
-    let made = site.house.messages(&bus, "files").await;
+    let made = site.cluster.messages(&bus, "files").await;
     let ids: std::collections::BTreeSet<&str> = made
         .iter()
         .filter(|m| m.subject.starts_with("files.thumbnail"))
@@ -357,7 +357,7 @@ async fn json_protobuf_and_plain_messages_are_one() {
             .json(&json!({ "page": "/x", "visitor": "w" }));
         assert_eq!(again.send().await.expect("an answer").status(), 202);
     }
-    site.house.plain_publish([
+    site.cluster.plain_publish([
         ("web.page.viewed", r#"{"page":"/x"}"#.to_owned()),
         ("web.page.viewed.x", r#"{"page":"/x"}"#.to_owned()),
     ]);
@@ -397,9 +397,9 @@ async fn an_announced_file_that_is_not_there_is_set_aside() {
         .await
         .expect("an answer");
     assert_eq!(answer.status(), 202);
-    let bus = site.house.bus().await;
+    let bus = site.cluster.bus().await;
     until("it is dead-lettered", async || {
-        (site.house.count(&bus, "dlq").await == 1).then_some(())
+        (site.cluster.count(&bus, "dlq").await == 1).then_some(())
     })
     .await;
 }

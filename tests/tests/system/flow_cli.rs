@@ -4,11 +4,11 @@ use oncue_core::bus::Bus;
 use oncue_core::store::flow_key;
 use oncue_proto::event::{self, new_id};
 use oncue_proto::oncue::v1::{Envelope, Header};
-use oncue_tests::house::{House, QUICK, until};
+use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, until};
 use serde_json::{Value, json};
 
-fn oncue(house: &House, args: &[&str]) -> (i32, String, String) {
-    let output = house.output("oncue", args);
+fn oncue(cluster: &Cluster, args: &[&str]) -> (i32, String, String) {
+    let output = cluster.output("oncue", args);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (
         output.status.code().unwrap_or(-1),
@@ -17,13 +17,13 @@ fn oncue(house: &House, args: &[&str]) -> (i32, String, String) {
     )
 }
 
-fn json_of(house: &House, args: &[&str]) -> Value {
-    let (_, out, err) = oncue(house, args);
+fn json_of(cluster: &Cluster, args: &[&str]) -> Value {
+    let (_, out, err) = oncue(cluster, args);
     serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{err}"))
 }
 
 /// A flow of an upload that waits for thumbnails, as workers would have written it.
-fn write_ledger(house: &House, flow: &str) {
+fn write_ledger(cluster: &Cluster, flow: &str) {
     let key = flow_key(flow);
     let now = event::now_ms();
     let at = |ago: u64| (now - ago).to_string();
@@ -54,18 +54,18 @@ fn write_ledger(house: &House, flow: &str) {
         ("at".to_owned(), at(5000)),
     ];
     for (field, value) in fields {
-        house.redis_cli(&["HSET", &key, &field, &value]);
+        cluster.redis_cli(&["HSET", &key, &field, &value]);
     }
 }
 
 #[tokio::test]
 async fn a_tracked_flow_is_drawn_from_any_of_its_events() {
-    let house = House::new("").await;
-    let _worker = house.start("make-thumbnails").await;
+    let cluster = Cluster::new("").await;
+    let _worker = cluster.start("make-thumbnails").await;
     let flow = new_id();
-    write_ledger(&house, &flow);
+    write_ledger(&cluster, &flow);
     for id in [flow.as_str(), "out:1"] {
-        let (code, out, err) = oncue(&house, &["flow", id]);
+        let (code, out, err) = oncue(&cluster, &["flow", id]);
         assert_eq!(code, 0, "{err}");
         let lines: Vec<&str> = out.lines().collect();
         assert!(
@@ -87,13 +87,13 @@ async fn a_tracked_flow_is_drawn_from_any_of_its_events() {
         );
         assert!(out.contains("- retired removed"), "{out}");
     }
-    let shown = json_of(&house, &["flow", &flow, "--json"]);
+    let shown = json_of(&cluster, &["flow", &flow, "--json"]);
     assert_eq!(
         (&shown["from"], &shown["complete"], &shown["flow"]["open"]),
         (&json!("ledger"), &json!(false), &json!(1))
     );
     assert_eq!(shown["waits_for"]["step"]["function"], "make-thumbnails");
-    let (code, _, err) = oncue(&house, &["flow", "never-was"]);
+    let (code, _, err) = oncue(&cluster, &["flow", "never-was"]);
     assert!(
         code == 1
             && err.contains("no event or flow \"never-was\"")
@@ -104,14 +104,14 @@ async fn a_tracked_flow_is_drawn_from_any_of_its_events() {
 
 #[tokio::test]
 async fn a_flow_is_followed_to_its_end() {
-    let house = House::new("").await;
-    let _worker = house.start("make-thumbnails").await;
+    let cluster = Cluster::new("").await;
+    let _worker = cluster.start("make-thumbnails").await;
     let flow = new_id();
-    write_ledger(&house, &flow);
-    let following = house.spawn("oncue", &["flow", &flow, "--follow", "--json"]);
+    write_ledger(&cluster, &flow);
+    let following = cluster.spawn("oncue", &["flow", &flow, "--follow", "--json"]);
     following.wait_for_line("\"complete\":false").await;
     let now = event::now_ms().to_string();
-    house.redis_cli(&[
+    cluster.redis_cli(&[
         "HSET",
         &flow_key(&flow),
         "s:out:1:make-thumbnails",
@@ -155,12 +155,12 @@ async fn publish(bus: &Bus, ty: &str, id: &str, source: &str, flow: &str, cause:
 
 #[tokio::test]
 async fn a_flow_without_a_ledger_is_found_in_the_streams() {
-    let house = House::new(&format!(
-        "[functions.count-views]\n{QUICK}\n[functions.rank-pages]\n{QUICK}\n"
+    let cluster = Cluster::new(&format!(
+        "[functions.count-views]\n{QUICK_REDELIVERY}\n[functions.rank-pages]\n{QUICK_REDELIVERY}\n"
     ))
     .await;
-    let bus = house.bus().await;
-    let workers = house.start_all(&["count-views", "rank-pages"]).await;
+    let bus = cluster.bus().await;
+    let workers = cluster.start_all(&["count-views", "rank-pages"]).await;
     // Ten views of one page make a milestone, which is ranked.
     for n in 0..10 {
         publish(
@@ -173,13 +173,13 @@ async fn a_flow_without_a_ledger_is_found_in_the_streams() {
         )
         .await;
     }
-    house.drained(&bus, "web", "count-views").await;
+    cluster.drained(&bus, "web", "count-views").await;
     until("the milestone", async || {
-        (house.count(&bus, "web").await == 11).then_some(())
+        (cluster.count(&bus, "web").await == 11).then_some(())
     })
     .await;
-    house.drained(&bus, "web", "rank-pages").await;
-    let output = house
+    cluster.drained(&bus, "web", "rank-pages").await;
+    let output = cluster
         .messages(&bus, "web")
         .await
         .pop()
@@ -187,7 +187,7 @@ async fn a_flow_without_a_ledger_is_found_in_the_streams() {
     let milestone = output.header("ce-id").expect("an id").to_owned();
     let flow = output.header("ce-flowid").expect("a flow").to_owned();
     for id in [flow.as_str(), &milestone] {
-        let (code, out, err) = oncue(&house, &["flow", id]);
+        let (code, out, err) = oncue(&cluster, &["flow", id]);
         assert_eq!(code, 0, "{err}");
         assert!(
             out.starts_with(&format!("flow {flow}  complete\n")),
@@ -207,12 +207,12 @@ async fn a_flow_without_a_ledger_is_found_in_the_streams() {
     // What nobody has done yet is pending.
     drop(workers);
     until("the workers are gone", async || {
-        (json_of(&house, &["ps", "--json"])[0]["replicas"] == 0).then_some(())
+        (json_of(&cluster, &["ps", "--json"])[0]["replicas"] == 0).then_some(())
     })
     .await;
     let id = new_id();
     publish(&bus, "web.page.viewed", &id, "/gateway", &id, "").await;
-    let shown = json_of(&house, &["flow", &id, "--json"]);
+    let shown = json_of(&cluster, &["flow", &id, "--json"]);
     assert_eq!(
         (&shown["from"], &shown["waits_for"]["step"]["state"]),
         (&json!("streams"), &json!("pending"))
@@ -228,9 +228,9 @@ async fn a_flow_without_a_ledger_is_found_in_the_streams() {
 #[tokio::test]
 async fn an_id_made_up_by_a_client_is_found_by_its_mark() {
     const AFTER: u64 = 20_000;
-    let house = House::new("[functions.count-views]\nconcurrency = 1000\n").await;
-    let bus = house.bus().await;
-    let _workers = house.start_all(&["count-views", "rank-pages"]).await;
+    let cluster = Cluster::new("[functions.count-views]\nconcurrency = 1000\n").await;
+    let bus = cluster.bus().await;
+    let _workers = cluster.start_all(&["count-views", "rank-pages"]).await;
     // The tenth of a page has a milestone follow.
     for n in 1..=10 {
         publish(
@@ -250,12 +250,12 @@ async fn an_id_made_up_by_a_client_is_found_by_its_mark() {
             .expect("sent");
     }
     until("all views", async || {
-        (house.count(&bus, "web").await == AFTER + 11).then_some(())
+        (cluster.count(&bus, "web").await == AFTER + 11).then_some(())
     })
     .await;
-    house.drained(&bus, "web", "count-views").await;
-    house.drained(&bus, "web", "rank-pages").await;
-    let milestone = house
+    cluster.drained(&bus, "web", "count-views").await;
+    cluster.drained(&bus, "web", "rank-pages").await;
+    let milestone = cluster
         .messages(&bus, "web")
         .await
         .into_iter()
@@ -265,7 +265,7 @@ async fn an_id_made_up_by_a_client_is_found_by_its_mark() {
         .header("ce-causationid")
         .expect("a cause")
         .to_owned();
-    let shown = json_of(&house, &["flow", &milestone, "--json"]);
+    let shown = json_of(&cluster, &["flow", &milestone, "--json"]);
     assert_eq!(
         (&shown["flow"]["id"], &shown["complete"]),
         (&json!(milestone), &json!(true))
@@ -281,11 +281,11 @@ async fn an_id_made_up_by_a_client_is_found_by_its_mark() {
 
 #[tokio::test]
 async fn among_many_flows_and_rows_a_tracked_one_is_found_by_a_late_event() {
-    let house = House::new("").await;
+    let cluster = Cluster::new("").await;
     let fill = "for i = 1, 200000 do redis.call('SET', '{p1}:s:t:' .. i, 'x') end \
                 for i = 1, 5000 do redis.call('HSET', '{p2}:f:flow' .. i, 'e:ev' .. i, '[\"a.b.c\",\"k\",\"client\",\"\",5]', 'n', '0') end";
-    house.redis_cli(&["EVAL", fill, "0"]);
-    let shown = json_of(&house, &["flow", "ev4711", "--json"]);
+    cluster.redis_cli(&["EVAL", fill, "0"]);
+    let shown = json_of(&cluster, &["flow", "ev4711", "--json"]);
     assert_eq!(shown["flow"]["events"][0]["id"], "ev4711");
 }
 
@@ -294,9 +294,9 @@ const APP: &str = "[functions.count-views]\n[functions.rank-pages]\n[functions.p
 
 #[tokio::test]
 async fn the_map_shows_programs_and_who_runs() {
-    let house = House::new(APP).await;
-    let _worker = house.start("count-views").await;
-    let (code, out, err) = oncue(&house, &["map"]);
+    let cluster = Cluster::new(APP).await;
+    let _worker = cluster.start("count-views").await;
+    let (code, out, err) = oncue(&cluster, &["map"]);
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("web.page.viewed  from clients\n└─ count-views  [pages]  1 running\n   └─ web.page.milestone\n      └─ rank-pages  [rankings]  not running"), "{out}");
     assert!(
@@ -308,16 +308,16 @@ async fn the_map_shows_programs_and_who_runs() {
         "{out}"
     );
     assert!(
-        oncue(&house, &["map", "--format", "mermaid"])
+        oncue(&cluster, &["map", "--format", "mermaid"])
             .1
             .starts_with("flowchart LR\n")
     );
     assert!(
-        oncue(&house, &["map", "--format", "dot"])
+        oncue(&cluster, &["map", "--format", "dot"])
             .1
             .starts_with("digraph oncue {\n")
     );
-    let map = json_of(&house, &["map", "--format", "json"]);
+    let map = json_of(&cluster, &["map", "--format", "json"]);
     let views = map["types"]
         .as_array()
         .unwrap()
@@ -333,7 +333,7 @@ async fn the_map_shows_programs_and_who_runs() {
         "redis://127.0.0.1:1",
         "map",
     ];
-    let (code, out, err) = oncue(&house, &away);
+    let (code, out, err) = oncue(&cluster, &away);
     assert!(
         code == 0 && out.contains("└─ count-views") && err.contains("127.0.0.1:1"),
         "{code} {out} {err}"
@@ -342,13 +342,13 @@ async fn the_map_shows_programs_and_who_runs() {
 
 #[tokio::test]
 async fn drift_is_named_and_has_an_exit_code() {
-    let house = House::new(APP).await;
-    let bus = house.bus().await;
-    let worker = house
+    let cluster = Cluster::new(APP).await;
+    let bus = cluster.bus().await;
+    let worker = cluster
         .start_all(&["count-views", "rank-pages", "publish-trends"])
         .await;
-    let kinds = |house: &House| -> Vec<(String, String)> {
-        let found = json_of(house, &["map", "--drift", "--format", "json"]);
+    let kinds = |cluster: &Cluster| -> Vec<(String, String)> {
+        let found = json_of(cluster, &["map", "--drift", "--format", "json"]);
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         found
             .as_array()
@@ -362,7 +362,7 @@ async fn drift_is_named_and_has_an_exit_code() {
             .iter()
             .any(|(k, what)| k == kind && what.contains(part))
     };
-    let found = kinds(&house);
+    let found = kinds(&cluster);
     assert!(
         has(&found, "untriggered", "count-views acts on web.page.viewed"),
         "{found:?}"
@@ -381,7 +381,7 @@ async fn drift_is_named_and_has_an_exit_code() {
     );
 
     publish(&bus, "web.page.viewed", "v", "client", "", "").await;
-    house.drained(&bus, "web", "count-views").await;
+    cluster.drained(&bus, "web", "count-views").await;
     let old = (event::now_ms() - 9 * 24 * 3600 * 1000).to_string();
     for (edge, at) in [
         (
@@ -395,10 +395,10 @@ async fn drift_is_named_and_has_an_exit_code() {
         ),
         ("/ghost\tweb.page.milestone\trank-pages", old),
     ] {
-        house.redis_cli(&["HINCRBY", "oncue:edges", edge, "1"]);
-        house.redis_cli(&["HSET", "oncue:edges:at", edge, &at]);
+        cluster.redis_cli(&["HINCRBY", "oncue:edges", edge, "1"]);
+        cluster.redis_cli(&["HSET", "oncue:edges:at", edge, &at]);
     }
-    let found = kinds(&house);
+    let found = kinds(&cluster);
     assert!(!has(&found, "untriggered", ""), "{found:?}");
     assert!(
         has(
@@ -412,7 +412,7 @@ async fn drift_is_named_and_has_an_exit_code() {
         has(&found, "undeclared", "there is no function ghost"),
         "{found:?}"
     );
-    let (code, out, _) = oncue(&house, &["map", "--drift"]);
+    let (code, out, _) = oncue(&cluster, &["map", "--drift"]);
     assert!(code == 1 && out.contains("undeclared"), "{code} {out}");
     let accepted = [
         "map",
@@ -424,14 +424,14 @@ async fn drift_is_named_and_has_an_exit_code() {
         "--ignore",
         "undeclared",
     ];
-    let (code, out, err) = oncue(&house, &accepted);
+    let (code, out, err) = oncue(&cluster, &accepted);
     assert!(
         code == 0 && out.contains("declared and observed agree"),
         "{code} {out} {err}"
     );
     drop(worker);
     let (code, _, err) = oncue(
-        &house,
+        &cluster,
         &["--redis", "redis://127.0.0.1:1", "map", "--drift"],
     );
     assert!(
@@ -442,7 +442,7 @@ async fn drift_is_named_and_has_an_exit_code() {
 
 #[tokio::test]
 async fn top_needs_a_terminal_and_says_what_does_not() {
-    let house = House::new("").await;
-    let (code, _, err) = oncue(&house, &["top"]);
+    let cluster = Cluster::new("").await;
+    let (code, _, err) = oncue(&cluster, &["top"]);
     assert!(code == 2 && err.contains("oncue ps --json"), "{code} {err}");
 }

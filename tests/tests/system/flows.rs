@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use oncue_tests::house::{House, Process, QUICK, free_port, until, wait_for_port};
+use oncue_tests::cluster::{Cluster, Process, QUICK_REDELIVERY, free_port, until, wait_for_port};
 use oncue_tests::pictures;
 use reqwest::Response;
 use serde_json::Value;
@@ -21,7 +21,7 @@ const WORKERS: [&str; 7] = [
 ];
 
 struct Site {
-    house: House,
+    cluster: Cluster,
     client: Client,
     workers: Vec<Process>,
     _gateway: Process,
@@ -32,20 +32,21 @@ impl Site {
         let toml =
             "[gateway]\nexpose = [\"pages\", \"files\", \"owners\"]\n[flows]\nmax_wait = \"60s\"\n"
                 .to_owned();
-        let functions = WORKERS.map(|name| format!("[functions.{name}]\n{QUICK}\nattempts = 50\n"));
+        let functions =
+            WORKERS.map(|name| format!("[functions.{name}]\n{QUICK_REDELIVERY}\nattempts = 50\n"));
         let toml = toml + &functions.concat();
-        let mut house = House::new(&toml).await;
+        let mut cluster = Cluster::new(&toml).await;
         let port = free_port();
-        house.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{port}"));
-        let gateway = house.spawn("oncue-gateway", &[]);
+        cluster.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{port}"));
+        let gateway = cluster.spawn("oncue-gateway", &[]);
         wait_for_port(port).await;
         let names: Vec<&str> = WORKERS
             .iter()
             .flat_map(|name| vec![*name; copies])
             .collect();
-        let workers = house.start_all(&names).await;
+        let workers = cluster.start_all(&names).await;
         Self {
-            house,
+            cluster,
             client: Client {
                 url: format!("http://127.0.0.1:{port}"),
                 http: reqwest::Client::new(),
@@ -113,7 +114,7 @@ async fn killing(site: &mut Site, stop: &AtomicBool) -> usize {
         site.workers[victim].kill();
         killed += 1;
         tokio::time::sleep(Duration::from_millis(100)).await;
-        site.workers[victim] = site.house.start(&name).await;
+        site.workers[victim] = site.cluster.start(&name).await;
     }
     killed
 }

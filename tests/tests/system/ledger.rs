@@ -6,7 +6,7 @@ use bytes::Bytes;
 use oncue_core::model::flow::StepState;
 use oncue_core::store::{flow_key, listeners_key};
 use oncue_proto::event::{self, Meta, Origin};
-use oncue_tests::house::House;
+use oncue_tests::cluster::Cluster;
 
 fn meta(id: &str) -> Meta {
     let origin = Origin {
@@ -25,10 +25,10 @@ fn meta(id: &str) -> Meta {
 
 #[tokio::test]
 async fn a_tracked_flow_from_its_root_to_its_end() {
-    let house = House::new("").await;
-    let store = house.store().await;
+    let cluster = Cluster::new("").await;
+    let store = cluster.store().await;
     let keep = Duration::from_mins(1);
-    house.redis_cli(&[
+    cluster.redis_cli(&[
         "SADD",
         &listeners_key("web.page.viewed"),
         "count-views",
@@ -43,7 +43,7 @@ async fn a_tracked_flow_from_its_root_to_its_end() {
                 .expect("tracked")
         );
         let key = flow_key(id);
-        let ttl: u64 = house.redis_cli(&["TTL", &key]).parse().expect("a number");
+        let ttl: u64 = cluster.redis_cli(&["TTL", &key]).parse().expect("a number");
         assert!((1..=60).contains(&ttl), "it expires: {ttl}");
         let flow = store.flow(id).await.expect("asked").expect("tracked");
         assert_eq!(
@@ -55,7 +55,7 @@ async fn a_tracked_flow_from_its_root_to_its_end() {
             (2, id, "/home")
         );
 
-        house.redis_cli(&[
+        cluster.redis_cli(&[
             "HSET",
             &key,
             &format!("s:{id}:count-views"),
@@ -63,7 +63,7 @@ async fn a_tracked_flow_from_its_root_to_its_end() {
             "n",
             "1",
         ]);
-        house.redis_cli(&[
+        cluster.redis_cli(&[
             "HSET",
             &key,
             "e:next",
@@ -91,7 +91,7 @@ async fn a_tracked_flow_from_its_root_to_its_end() {
         assert!(store.flow(id).await.expect("asked").is_none());
     }
     // Nobody listens: complete at once.
-    house.redis_cli(&["DEL", &listeners_key("web.page.viewed")]);
+    cluster.redis_cli(&["DEL", &listeners_key("web.page.viewed")]);
     store
         .track(&meta("alone"), "/home", keep)
         .await
@@ -102,12 +102,12 @@ async fn a_tracked_flow_from_its_root_to_its_end() {
 
 #[tokio::test]
 async fn what_is_no_ledger_is_an_error_that_says_so() {
-    let house = House::new("").await;
-    let store = house.store().await;
-    house.redis_cli(&["SET", &flow_key("text"), "x"]);
+    let cluster = Cluster::new("").await;
+    let store = cluster.store().await;
+    cluster.redis_cli(&["SET", &flow_key("text"), "x"]);
     let why = store.flow("text").await.expect_err("no hash");
     assert!(why.message.contains("WRONGTYPE") && !why.away, "{why}");
-    house.redis_cli(&[
+    cluster.redis_cli(&[
         "HSET",
         &flow_key("odd"),
         "n",
@@ -125,15 +125,15 @@ async fn what_is_no_ledger_is_an_error_that_says_so() {
 
 #[tokio::test]
 async fn observed_edges_and_functions() {
-    let house = House::new("").await;
-    let store = house.store().await;
+    let cluster = Cluster::new("").await;
+    let store = cluster.store().await;
     assert!(
         store.edges().await.expect("asked").is_empty()
             && store.functions().await.expect("asked").is_empty()
     );
     let edge = "/gateway\tweb.page.viewed\tcount-views";
-    house.redis_cli(&["HINCRBY", "oncue:edges", edge, "3"]);
-    house.redis_cli(&["HSET", "oncue:edges:at", edge, "77"]);
+    cluster.redis_cli(&["HINCRBY", "oncue:edges", edge, "3"]);
+    cluster.redis_cli(&["HSET", "oncue:edges:at", edge, "77"]);
     let edges = store.edges().await.expect("asked");
     assert_eq!(
         (edges.len(), edges[0].count, edges[0].last),
@@ -143,11 +143,11 @@ async fn observed_edges_and_functions() {
         (&*edges[0].source, &*edges[0].ty, &*edges[0].function),
         ("/gateway", "web.page.viewed", "count-views")
     );
-    let manifest = house.output("count-views", &["--manifest"]);
+    let manifest = cluster.output("count-views", &["--manifest"]);
     let mut manifest: serde_json::Value =
         serde_json::from_slice(&manifest.stdout).expect("a manifest");
     manifest["seen"] = 99.into();
-    house.redis_cli(&[
+    cluster.redis_cli(&[
         "HSET",
         "oncue:functions",
         "count-views",

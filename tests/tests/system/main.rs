@@ -1,4 +1,4 @@
-//! Real servers, real binaries, real faults. Each test has a house of its own.
+//! Real servers, real binaries, real faults. Each test has servers of its own.
 
 mod bad_input;
 mod broken;
@@ -13,6 +13,7 @@ mod elastic;
 mod files;
 mod flow_cli;
 mod flows;
+mod gateway;
 mod ledger;
 mod once;
 mod overload;

@@ -2,7 +2,7 @@
 
 use oncue_core::bus::Bus;
 use oncue_proto::oncue::v1::DeadLetter;
-use oncue_tests::house::{House, until};
+use oncue_tests::cluster::{Cluster, until};
 use prost::Message as _;
 
 fn told(page: &str, what: &str) -> (&'static str, String) {
@@ -12,48 +12,48 @@ fn told(page: &str, what: &str) -> (&'static str, String) {
     )
 }
 
-fn calls(house: &House) -> Vec<String> {
-    let calls = std::fs::read_to_string(house.dir.join("calls")).unwrap_or_default();
+fn calls(cluster: &Cluster) -> Vec<String> {
+    let calls = std::fs::read_to_string(cluster.dir.join("calls")).unwrap_or_default();
     calls
         .lines()
         .map(|line| line.split(' ').next().unwrap_or_default().to_owned())
         .collect()
 }
 
-async fn letters(house: &House, bus: &Bus) -> Vec<DeadLetter> {
-    let messages = house.messages(bus, "dlq").await;
+async fn letters(cluster: &Cluster, bus: &Bus) -> Vec<DeadLetter> {
+    let messages = cluster.messages(bus, "dlq").await;
     messages
         .iter()
         .map(|m| DeadLetter::decode(&m.payload[..]).expect("a dead letter"))
         .collect()
 }
 
-async fn house() -> House {
-    let mut house = House::new("[functions.call-once]\nack_wait = \"1s\"\n").await;
-    let calls = house.dir.join("calls").display().to_string();
-    house.set("CALLS", &calls);
-    house
+async fn cluster() -> Cluster {
+    let mut cluster = Cluster::new("[functions.call-once]\nack_wait = \"1s\"\n").await;
+    let calls = cluster.dir.join("calls").display().to_string();
+    cluster.set("CALLS", &calls);
+    cluster
 }
 
 #[tokio::test]
 async fn a_call_that_was_interrupted_is_never_made_again() {
-    let house = house().await;
-    let mut worker = house.start("call-once").await;
-    let bus = house.bus().await;
-    house.plain_publish([told("/fine", ""), told("/failed", "fail")]);
+    let cluster = cluster().await;
+    let mut worker = cluster.start("call-once").await;
+    let bus = cluster.bus().await;
+    cluster.plain_publish([told("/fine", ""), told("/failed", "fail")]);
     until("one failed", async || {
-        (letters(&house, &bus).await.len() == 1).then_some(())
+        (letters(&cluster, &bus).await.len() == 1).then_some(())
     })
     .await;
-    house.plain_publish([told("/interrupted", "exit")]);
+    cluster.plain_publish([told("/interrupted", "exit")]);
     worker.exit().await;
-    let _worker = house.start("call-once").await;
+    let _worker = cluster.start("call-once").await;
     let letters = until("two dead letters", async || {
-        Some(letters(&house, &bus).await).filter(|l| l.len() == 2)
+        Some(letters(&cluster, &bus).await).filter(|l| l.len() == 2)
     })
     .await;
-    house.drained(&bus, "web", "call-once").await;
-    let mut made = calls(&house);
+    cluster.drained(&bus, "web", "call-once").await;
+    let mut made = calls(&cluster);
     made.sort();
     assert_eq!(made, ["/failed", "/fine", "/interrupted"], "each once");
     let reasons: Vec<&str> = letters
@@ -71,9 +71,9 @@ async fn a_call_that_was_interrupted_is_never_made_again() {
 /// At every step of the protocol the process ends; the call is made once or, before it was begun, not yet.
 #[tokio::test]
 async fn no_crash_point_makes_a_call_twice() {
-    let house = house().await;
-    house.start("call-once").await.stop().await;
-    let bus = house.bus().await;
+    let cluster = cluster().await;
+    cluster.start("call-once").await.stop().await;
+    let bus = cluster.bus().await;
     let points = [
         "pulled",
         "read.done",
@@ -83,14 +83,14 @@ async fn no_crash_point_makes_a_call_twice() {
         "ack.done",
     ];
     for point in points {
-        house.plain_publish([told(&format!("/{point}"), "")]);
-        let mut faulty = house.spawn_faulty("call-once", &format!("{point}=return(abort)"));
+        cluster.plain_publish([told(&format!("/{point}"), "")]);
+        let mut faulty = cluster.spawn_faulty("call-once", &format!("{point}=return(abort)"));
         faulty.exit().await;
-        let mut worker = house.start("call-once").await;
-        house.drained(&bus, "web", "call-once").await;
+        let mut worker = cluster.start("call-once").await;
+        cluster.drained(&bus, "web", "call-once").await;
         worker.stop().await;
     }
-    let mut made = calls(&house);
+    let mut made = calls(&cluster);
     made.sort();
     // Begun and counted, but interrupted before the call: whether it was made cannot be known, so it is not.
     assert_eq!(
@@ -103,7 +103,7 @@ async fn no_crash_point_makes_a_call_twice() {
             "/read.done"
         ]
     );
-    let unknown: Vec<String> = letters(&house, &bus)
+    let unknown: Vec<String> = letters(&cluster, &bus)
         .await
         .into_iter()
         .map(|letter| letter.key)

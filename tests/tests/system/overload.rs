@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use oncue_tests::house::{House, Process, SMALL, free_port, until};
+use oncue_tests::cluster::{Cluster, Process, SMALL_STREAMS, free_port, until};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -60,8 +60,8 @@ struct Seen {
 }
 
 /// Twice what the function can do, whatever the answers are.
-async fn overload(house: &House, url: &str, during: Duration) -> Seen {
-    let bus = house.bus().await;
+async fn overload(cluster: &Cluster, url: &str, during: Duration) -> Seen {
+    let bus = cluster.bus().await;
     let (client, mut requests) = (reqwest::Client::new(), JoinSet::new());
     let (mut pace, end) = (interval(PACE), Instant::now() + during);
     pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -111,31 +111,31 @@ fn memory(process: &Process) -> u64 {
         .expect("a number")
 }
 
-async fn gateway(house: &mut House) -> (Process, String) {
+async fn gateway(cluster: &mut Cluster) -> (Process, String) {
     let at = format!("127.0.0.1:{}", free_port());
-    house.set("ONCUE_GATEWAY_LISTEN", &at);
-    let process = house.spawn("oncue-gateway", &[]);
+    cluster.set("ONCUE_GATEWAY_LISTEN", &at);
+    let process = cluster.spawn("oncue-gateway", &[]);
     process.wait_for_line("listening on").await;
     (process, format!("http://{at}/v1/events/web.page.viewed"))
 }
 
 #[tokio::test]
 async fn overload_is_refused_in_time_and_nothing_accepted_is_lost() {
-    let mut house = House::new(&format!(
-        "{SMALL}{FUNCTION}[gateway]\nmax_lag = {MAX_LAG}\n"
+    let mut cluster = Cluster::new(&format!(
+        "{SMALL_STREAMS}{FUNCTION}[gateway]\nmax_lag = {MAX_LAG}\n"
     ))
     .await;
-    let worker = house.start("misbehave").await;
-    let (gateway, url) = gateway(&mut house).await;
-    let (bus, store) = (house.bus().await, house.store().await);
+    let worker = cluster.start("misbehave").await;
+    let (gateway, url) = gateway(&mut cluster).await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
     let client = reqwest::Client::new();
     let Answer::Accepted(_) = post(client.clone(), url.clone(), "/first".into()).await else {
         panic!("not at rest")
     };
-    house.drained(&bus, "web", "misbehave").await;
+    cluster.drained(&bus, "web", "misbehave").await;
     let before = [memory(&gateway), memory(&worker)];
 
-    let seen = overload(&house, &url, Duration::from_secs(seconds())).await;
+    let seen = overload(&cluster, &url, Duration::from_secs(seconds())).await;
     let (accepted, refused) = (seen.accepted.len() as u64, seen.refused);
     println!(
         "{accepted} accepted, {refused} refused, {} behind at most",
@@ -161,20 +161,20 @@ async fn overload_is_refused_in_time_and_nothing_accepted_is_lost() {
         );
     }
 
-    house.drained(&bus, "web", "misbehave").await;
+    cluster.drained(&bus, "web", "misbehave").await;
     assert_eq!(
-        house.count(&bus, "web").await,
+        cluster.count(&bus, "web").await,
         accepted + 1,
         "the stream holds what was accepted and nothing else"
     );
     for page in &seen.accepted {
         assert_eq!(
-            house.field(&store, "tallies", page, "count").await,
+            cluster.field(&store, "tallies", page, "count").await,
             "1",
             "{page}"
         );
     }
-    assert_eq!(house.count(&bus, "dlq").await, 0);
+    assert_eq!(cluster.count(&bus, "dlq").await, 0);
     // Once it has caught up, it takes more.
     until("taken again", async || {
         match post(client.clone(), url.clone(), "/last".into()).await {
@@ -188,10 +188,10 @@ async fn overload_is_refused_in_time_and_nothing_accepted_is_lost() {
 /// The broken twin: without the bound nobody is refused, and the functions fall behind as far as they may.
 #[tokio::test]
 async fn without_a_bound_nobody_is_refused() {
-    let mut house = House::new(&format!("{SMALL}{FUNCTION}")).await;
-    let _worker = house.start("misbehave").await;
-    let (_gateway, url) = gateway(&mut house).await;
-    let seen = overload(&house, &url, Duration::from_secs(4)).await;
+    let mut cluster = Cluster::new(&format!("{SMALL_STREAMS}{FUNCTION}")).await;
+    let _worker = cluster.start("misbehave").await;
+    let (_gateway, url) = gateway(&mut cluster).await;
+    let seen = overload(&cluster, &url, Duration::from_secs(4)).await;
     assert_eq!(seen.refused, 0);
     assert!(
         seen.most_behind > MAX_LAG,
@@ -202,9 +202,9 @@ async fn without_a_bound_nobody_is_refused() {
 
 /// Most events of `size` bytes that a worker has in hand or on its way at a time, of 150 that wait for it.
 async fn most_in_hand(size: usize) -> u64 {
-    let house = House::new("[streams.web]\nmax_bytes = \"512MB\"\n").await;
-    let bus = house.bus().await;
-    drop(house.start("misbehave").await); // which makes stream and consumer
+    let cluster = Cluster::new("[streams.web]\nmax_bytes = \"512MB\"\n").await;
+    let bus = cluster.bus().await;
+    drop(cluster.start("misbehave").await); // which makes stream and consumer
     let visitor = "v".repeat(size);
     for n in 0..150 {
         let view = json!({ "page": format!("/{n}"), "visitor": visitor, "referrer": "slow:500" });
@@ -213,10 +213,10 @@ async fn most_in_hand(size: usize) -> u64 {
             .expect("sent");
     }
     until("all of them", async || {
-        (house.count(&bus, "web").await == 150).then_some(())
+        (cluster.count(&bus, "web").await == 150).then_some(())
     })
     .await;
-    let _worker = house.start("misbehave").await;
+    let _worker = cluster.start("misbehave").await;
     let mut most = 0;
     until("all are done", async || {
         let info = bus
@@ -228,7 +228,7 @@ async fn most_in_hand(size: usize) -> u64 {
         (info["ack_floor"]["stream_seq"] == 150).then_some(())
     })
     .await;
-    assert_eq!(house.count(&bus, "dlq").await, 0);
+    assert_eq!(cluster.count(&bus, "dlq").await, 0);
     most
 }
 

@@ -3,7 +3,7 @@
 
 use oncue_core::bus::Bus;
 use oncue_proto::oncue::v1::DeadLetter;
-use oncue_tests::house::{House, Process, must_fail, until};
+use oncue_tests::cluster::{Cluster, Process, must_fail, until};
 use prost::Message as _;
 
 /// As many as the function's limit of attempts.
@@ -17,8 +17,8 @@ fn told(page: &str, what: &str) -> (&'static str, String) {
     )
 }
 
-async fn letters(house: &House, bus: &Bus) -> Vec<DeadLetter> {
-    let messages = house.messages(bus, "dlq").await;
+async fn letters(cluster: &Cluster, bus: &Bus) -> Vec<DeadLetter> {
+    let messages = cluster.messages(bus, "dlq").await;
     messages
         .iter()
         .map(|m| DeadLetter::decode(&m.payload[..]).expect("a dead letter"))
@@ -27,16 +27,16 @@ async fn letters(house: &House, bus: &Bus) -> Vec<DeadLetter> {
 
 /// Starts the worker again each time it dies, as whoever runs it would, until the dead letter is there. Returns how
 /// often it died.
-async fn keep_running(house: &House, bus: &Bus, start: impl Fn(&House) -> Process) -> u32 {
-    let (mut worker, mut deaths) = (start(house), 0);
+async fn keep_running(cluster: &Cluster, bus: &Bus, start: impl Fn(&Cluster) -> Process) -> u32 {
+    let (mut worker, mut deaths) = (start(cluster), 0);
     loop {
         let dead = until("the worker dies or the event is set aside", async || {
             let gone = matches!(worker.state(), None | Some('Z'));
-            (gone || house.count(bus, "dlq").await > 0).then_some(gone)
+            (gone || cluster.count(bus, "dlq").await > 0).then_some(gone)
         })
         .await;
         if !dead {
-            house.drained(bus, "web", "misbehave").await;
+            cluster.drained(bus, "web", "misbehave").await;
             return deaths;
         }
         deaths += 1;
@@ -45,13 +45,13 @@ async fn keep_running(house: &House, bus: &Bus, start: impl Fn(&House) -> Proces
             "died more often than the event may be tried: {}",
             worker.log()
         );
-        worker = start(house);
+        worker = start(cluster);
     }
 }
 
-async fn poison(what: &str, deadly: bool, start: impl Fn(&House) -> Process) {
+async fn poison(what: &str, deadly: bool, start: impl Fn(&Cluster) -> Process) {
     poison_in(
-        &House::new("[functions.misbehave]\nack_wait = \"1s\"\n").await,
+        &Cluster::new("[functions.misbehave]\nack_wait = \"1s\"\n").await,
         what,
         deadly,
         start,
@@ -59,16 +59,21 @@ async fn poison(what: &str, deadly: bool, start: impl Fn(&House) -> Process) {
     .await;
 }
 
-async fn poison_in(house: &House, what: &str, deadly: bool, start: impl Fn(&House) -> Process) {
-    house.start("misbehave").await.stop().await;
-    let (bus, store) = (house.bus().await, house.store().await);
+async fn poison_in(
+    cluster: &Cluster,
+    what: &str,
+    deadly: bool,
+    start: impl Fn(&Cluster) -> Process,
+) {
+    cluster.start("misbehave").await.stop().await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
     let middle = NEIGHBOURS / 2;
-    house.plain_publish(
+    cluster.plain_publish(
         (0..=NEIGHBOURS).map(|n| told(&format!("/k{n}"), if n == middle { what } else { "" })),
     );
-    let deaths = keep_running(house, &bus, start).await;
+    let deaths = keep_running(cluster, &bus, start).await;
     assert_eq!(deaths, if deadly { ATTEMPTS } else { 0 }, "{what}");
-    let letters = letters(house, &bus).await;
+    let letters = letters(cluster, &bus).await;
     assert_eq!(
         (
             letters.len(),
@@ -80,7 +85,7 @@ async fn poison_in(house: &House, what: &str, deadly: bool, start: impl Fn(&Hous
     );
     for n in (0..=NEIGHBOURS).filter(|n| *n != middle) {
         assert_eq!(
-            house
+            cluster
                 .field(&store, "tallies", &format!("/k{n}"), "count")
                 .await,
             "1",
@@ -88,7 +93,7 @@ async fn poison_in(house: &House, what: &str, deadly: bool, start: impl Fn(&Hous
         );
     }
     assert_eq!(
-        house
+        cluster
             .field(&store, "tallies", &format!("/k{middle}"), "count")
             .await,
         "",
@@ -96,8 +101,8 @@ async fn poison_in(house: &House, what: &str, deadly: bool, start: impl Fn(&Hous
     );
 }
 
-fn plain(house: &House) -> Process {
-    house.spawn("misbehave", &[])
+fn plain(cluster: &Cluster) -> Process {
+    cluster.spawn("misbehave", &[])
 }
 
 #[tokio::test]
@@ -133,10 +138,10 @@ async fn a_stack_overflow_costs_as_many_processes_as_attempts() {
 /// The broken twin: where no limit holds, poison kills one process after the other, and is caught.
 #[tokio::test]
 async fn poison_without_a_limit_is_caught() {
-    let house = House::new("[functions.misbehave]\nack_wait = \"1s\"\nattempts = 1000\n").await;
+    let cluster = Cluster::new("[functions.misbehave]\nack_wait = \"1s\"\nattempts = 1000\n").await;
     let why = must_fail(
         "nobody counted the deaths",
-        Box::pin(poison_in(&house, "exit", true, plain)),
+        Box::pin(poison_in(&cluster, "exit", true, plain)),
     )
     .await;
     assert!(
@@ -154,8 +159,8 @@ async fn an_endless_loop_costs_as_many_processes_as_attempts() {
 /// 1 GiB of address space: far above what a worker needs, and soon used up.
 #[tokio::test]
 async fn running_out_of_memory_costs_as_many_processes_as_attempts() {
-    Box::pin(poison("hog", true, |house| {
-        house.spawn_limited("misbehave", 1 << 20)
+    Box::pin(poison("hog", true, |cluster| {
+        cluster.spawn_limited("misbehave", 1 << 20)
     }))
     .await;
 }
@@ -163,12 +168,12 @@ async fn running_out_of_memory_costs_as_many_processes_as_attempts() {
 /// Where a handler failed is in its dead letter: what an operator needs to tell one fault from another.
 #[tokio::test]
 async fn a_dead_letter_says_where_in_the_source_it_failed() {
-    let house = House::new("[functions.misbehave]\nack_wait = \"1s\"\n").await;
-    let _worker = house.start("misbehave").await;
-    let bus = house.bus().await;
-    house.plain_publish(["fail", "reject", "panic"].map(|what| told(&format!("/{what}"), what)));
+    let cluster = Cluster::new("[functions.misbehave]\nack_wait = \"1s\"\n").await;
+    let _worker = cluster.start("misbehave").await;
+    let bus = cluster.bus().await;
+    cluster.plain_publish(["fail", "reject", "panic"].map(|what| told(&format!("/{what}"), what)));
     let letters = until("three dead letters", async || {
-        Some(letters(&house, &bus).await).filter(|l| l.len() == 3)
+        Some(letters(&cluster, &bus).await).filter(|l| l.len() == 3)
     })
     .await;
     let source = include_str!("../../src/bin/misbehave.rs");

@@ -15,7 +15,7 @@ use oncue_core::store::{
 };
 use oncue_proto::event::{self, Meta, Origin};
 use oncue_tests::any_store::AnyStore;
-use oncue_tests::house::House;
+use oncue_tests::cluster::Cluster;
 use oncue_tests::map_store::MapStore;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -335,8 +335,8 @@ async fn play(redis: &AnyStore, steps: &[Step], tally: &Tally) {
 }
 
 /// A mark may go only when nothing that it could still recognise passes the fence.
-fn marks_outlive_the_fence(house: &House) {
-    let keys = house.redis_cli(&["--scan", "--pattern", "*:d:*"]);
+fn marks_outlive_the_fence(cluster: &Cluster) {
+    let keys = cluster.redis_cli(&["--scan", "--pattern", "*:d:*"]);
     let mut checked = 0;
     for key in keys.lines().take(100) {
         let bucket = key.rsplit(':').next().unwrap_or_default();
@@ -345,7 +345,7 @@ fn marks_outlive_the_fence(house: &House) {
             Some(bucket) => (bucket.parse::<u64>().expect("a number") + 1) * HORIZON + HORIZON,
             None => (bucket.parse::<u64>().expect("a number") + 1) * 120_000,
         };
-        let expires: u64 = house
+        let expires: u64 = cluster
             .redis_cli(&["EXPIRETIME", key])
             .parse()
             .expect("a time");
@@ -396,8 +396,8 @@ fn play_all(
 #[test]
 fn redis_and_the_map_agree_on_everything() {
     let runtime = runtime();
-    let house = runtime.block_on(House::new(""));
-    let redis = runtime.block_on(house.any_store());
+    let cluster = runtime.block_on(Cluster::new(""));
+    let redis = runtime.block_on(cluster.any_store());
     let (config, tally) = (config(), Tally::default());
     let seed = config.rng_seed;
     println!("{} cases, {seed:?}", config.cases);
@@ -425,14 +425,14 @@ fn redis_and_the_map_agree_on_everything() {
             "too few {status}: {tally:?}"
         );
     }
-    marks_outlive_the_fence(&house);
+    marks_outlive_the_fence(&cluster);
 }
 
 /// Random runs that find nothing wrong with a store that is wrong are no test.
 #[test]
 fn each_broken_twin_disagrees() {
     let runtime = runtime();
-    let house = runtime.block_on(House::new(""));
+    let cluster = runtime.block_on(Cluster::new(""));
     let twins = [
         (
             "seen-check off",
@@ -472,10 +472,10 @@ fn each_broken_twin_disagrees() {
         ),
     ];
     for (name, line, broken) in twins {
-        house.redis_cli(&["FLUSHALL"]);
-        house.redis_cli(&["FUNCTION", "FLUSH"]);
-        let redis = runtime.block_on(house.any_store());
-        break_library(&house, line, broken);
+        cluster.redis_cli(&["FLUSHALL"]);
+        cluster.redis_cli(&["FUNCTION", "FLUSH"]);
+        let redis = runtime.block_on(cluster.any_store());
+        break_library(&cluster, line, broken);
         let config = ProptestConfig {
             max_shrink_iters: 0,
             ..config()

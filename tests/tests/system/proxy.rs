@@ -7,18 +7,18 @@ use oncue_core::bus::{Bus, layout};
 use oncue_core::config::{FunctionConfig, Limits, StreamConfig};
 use oncue_core::store::{CommitEvent, Mark, Purpose, Run, Store};
 use oncue_proto::oncue::v1::Envelope;
-use oncue_tests::house::{House, until};
+use oncue_tests::cluster::{Cluster, until};
 use oncue_tests::proxy::{Direction, Faults, Protocol, Proxy};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-async fn redis() -> (House, Proxy, TcpStream) {
-    let house = House::new("").await;
-    let proxy = Proxy::start(Protocol::Redis, house.redis_port, 1).await;
+async fn redis() -> (Cluster, Proxy, TcpStream) {
+    let cluster = Cluster::new("").await;
+    let proxy = Proxy::start(Protocol::Redis, cluster.redis_port, 1).await;
     let socket = TcpStream::connect(("127.0.0.1", proxy.port))
         .await
         .expect("the proxy");
-    (house, proxy, socket)
+    (cluster, proxy, socket)
 }
 
 /// Sends one command and returns what has come within the time, empty for nothing, `closed` for the end.
@@ -41,7 +41,7 @@ async fn say(socket: &mut TcpStream, command: &str) -> String {
 
 #[tokio::test]
 async fn connections_are_cut_refused_and_half_open() {
-    let (_house, proxy, mut socket) = redis().await;
+    let (_cluster, proxy, mut socket) = redis().await;
     assert_eq!(say(&mut socket, "PING").await, "+PONG\r\n");
     proxy.cut();
     assert_eq!(say(&mut socket, "PING").await, "closed");
@@ -86,7 +86,7 @@ async fn connections_are_cut_refused_and_half_open() {
 
 #[tokio::test]
 async fn bytes_are_held_delayed_throttled_and_sliced() {
-    let (_house, proxy, mut socket) = redis().await;
+    let (_cluster, proxy, mut socket) = redis().await;
     proxy.set(Faults {
         freeze: true,
         ..Faults::default()
@@ -141,7 +141,7 @@ async fn bytes_are_held_delayed_throttled_and_sliced() {
 
 #[tokio::test]
 async fn a_reset_comes_in_mid_frame() {
-    let (_house, proxy, mut socket) = redis().await;
+    let (_cluster, proxy, mut socket) = redis().await;
     proxy.set(Faults {
         reset: Some(Direction::Down),
         ..Faults::default()
@@ -169,7 +169,7 @@ async fn a_reset_comes_in_mid_frame() {
 
 #[tokio::test]
 async fn exactly_the_next_reply_of_a_commit_is_lost() {
-    let (house, proxy, _) = redis().await;
+    let (cluster, proxy, _) = redis().await;
     let url = format!("redis://127.0.0.1:{}", proxy.port);
     let redis = Store::connect(&url).await.expect("through the proxy");
     let store = redis.clone();
@@ -219,13 +219,13 @@ async fn exactly_the_next_reply_of_a_commit_is_lost() {
         "it had been executed"
     );
     assert_eq!(proxy.fired_of("lost answer"), 1);
-    drop(house);
+    drop(cluster);
 }
 
 #[tokio::test]
 async fn exactly_the_next_publish_ack_is_lost_and_settlements_are_watched() {
-    let house = House::new("").await;
-    let proxy = Proxy::start(Protocol::Nats, house.nats_port, 1).await;
+    let cluster = Cluster::new("").await;
+    let proxy = Proxy::start(Protocol::Nats, cluster.nats_port, 1).await;
     let bus = Bus::connect(&format!("nats://127.0.0.1:{}", proxy.port), "test")
         .await
         .expect("through the proxy");

@@ -7,12 +7,12 @@ use oncue_core::bus::Bus;
 use oncue_core::store::Store;
 use oncue_proto::event;
 use oncue_proto::oncue::v1::{Envelope, Header};
-use oncue_tests::house::{House, Process, QUICK, until};
+use oncue_tests::cluster::{Cluster, Process, QUICK_REDELIVERY, until};
 use serde_json::{Value, json};
 
-async fn house() -> House {
-    House::new(&format!(
-        "[functions.misbehave]\n{QUICK}\n[functions.record]\n{QUICK}\n"
+async fn cluster() -> Cluster {
+    Cluster::new(&format!(
+        "[functions.misbehave]\n{QUICK_REDELIVERY}\n[functions.record]\n{QUICK_REDELIVERY}\n"
     ))
     .await
 }
@@ -24,8 +24,8 @@ fn told(page: &str, what: &str) -> (&'static str, String) {
     )
 }
 
-fn oncue(house: &House, args: &[&str]) -> (i32, String, String) {
-    let output = house.output("oncue", args);
+fn oncue(cluster: &Cluster, args: &[&str]) -> (i32, String, String) {
+    let output = cluster.output("oncue", args);
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (
         output.status.code().unwrap_or(-1),
@@ -34,8 +34,8 @@ fn oncue(house: &House, args: &[&str]) -> (i32, String, String) {
     )
 }
 
-fn audit(house: &House) -> (i32, Vec<Value>) {
-    let (code, out, err) = oncue(house, &["audit", "--json"]);
+fn audit(cluster: &Cluster) -> (i32, Vec<Value>) {
+    let (code, out, err) = oncue(cluster, &["audit", "--json"]);
     (
         code,
         serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{err}")),
@@ -49,15 +49,15 @@ fn sums(audit: &Value) -> [u64; 6] {
 
 #[tokio::test]
 async fn an_audit_accounts_for_every_event_and_names_what_is_lost() {
-    let house = house().await;
-    let bus = house.bus().await;
-    let (code, out, err) = oncue(&house, &["audit"]);
+    let cluster = cluster().await;
+    let bus = cluster.bus().await;
+    let (code, out, err) = oncue(&cluster, &["audit"]);
     assert!(
         code == 0 && out.is_empty() && err.contains("misbehave: it has no consumer yet"),
         "{code} {out} {err}"
     );
-    let mut workers = house.start_all(&["misbehave", "record"]).await;
-    house.plain_publish([
+    let mut workers = cluster.start_all(&["misbehave", "record"]).await;
+    cluster.plain_publish([
         told("/a", ""),
         told("/b", "emit:2"),
         told("/refuse", "emit:1"),
@@ -83,36 +83,36 @@ async fn an_audit_accounts_for_every_event_and_names_what_is_lost() {
         .await
         .expect("taken");
     }
-    settle(&house, &bus, 9).await;
+    settle(&cluster, &bus, 9).await;
     for worker in &mut workers {
         assert_eq!(worker.stop().await, Some(0));
     }
-    house.plain_publish([told("/later", ""), told("/later", "")]);
-    let (code, audits) = audit(&house);
+    cluster.plain_publish([told("/later", ""), told("/later", "")]);
+    let (code, audits) = audit(&cluster);
     assert_eq!(
         (code, sums(&audits[0]), sums(&audits[1])),
         (0, [7, 4, 1, 2, 0, 0], [3, 2, 1, 0, 0, 0]),
         "{audits:?}"
     );
-    let (_, table, _) = oncue(&house, &["audit", "misbehave"]);
+    let (_, table, _) = oncue(&cluster, &["audit", "misbehave"]);
     assert!(
         table.contains("= APPLIED") && table.lines().count() == 2,
         "{table}"
     );
 
     let bucket = format!("{{p{}}}:d:misbehave:*", event::partition("/known"));
-    let bucket = house.redis_cli(&["--scan", "--pattern", &bucket]);
+    let bucket = cluster.redis_cli(&["--scan", "--pattern", &bucket]);
     let forget =
         "for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do redis.call('HDEL', KEYS[1], id) end";
-    house.redis_cli(&["EVAL", forget, "1", &bucket]);
-    let (code, audits) = audit(&house);
+    cluster.redis_cli(&["EVAL", forget, "1", &bucket]);
+    let (code, audits) = audit(&cluster);
     assert_eq!(
         (code, sums(&audits[0])),
         (1, [7, 3, 1, 2, 1, 0]),
         "{audits:?}"
     );
     assert_eq!(audits[0]["lost_ids"], json!(["known"]));
-    let (code, out, _) = oncue(&house, &["audit"]);
+    let (code, out, _) = oncue(&cluster, &["audit"]);
     assert!(
         code == 1 && out.contains("misbehave has lost:\n  known"),
         "{out}"
@@ -123,19 +123,19 @@ async fn an_audit_accounts_for_every_event_and_names_what_is_lost() {
 #[tokio::test]
 async fn an_audit_finds_what_a_broken_worker_has_lost() {
     for (sabotage, lost, code) in [("nothing", 0, 0), ("ack-first", 1, 1)] {
-        let mut house = house().await;
-        house.start("misbehave").await.stop().await;
-        house.set("ONCUE_SABOTAGE", sabotage);
-        house.plain_publish([told("/gone", "")]);
-        house
+        let mut cluster = cluster().await;
+        cluster.start("misbehave").await.stop().await;
+        cluster.set("ONCUE_SABOTAGE", sabotage);
+        cluster.plain_publish([told("/gone", "")]);
+        cluster
             .spawn_faulty("misbehave", "handler.done=return(abort)")
             .exit()
             .await;
-        house.set("ONCUE_SABOTAGE", "nothing");
-        let (bus, mut worker) = (house.bus().await, house.start("misbehave").await);
-        house.drained(&bus, "web", "misbehave").await;
+        cluster.set("ONCUE_SABOTAGE", "nothing");
+        let (bus, mut worker) = (cluster.bus().await, cluster.start("misbehave").await);
+        cluster.drained(&bus, "web", "misbehave").await;
         worker.stop().await;
-        let (exit, audits) = audit(&house);
+        let (exit, audits) = audit(&cluster);
         assert_eq!(
             (exit, sums(&audits[0])),
             (code, [1, 1 - lost, 0, 0, lost, 0]),
@@ -152,7 +152,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 struct Loss {
-    house: House,
+    cluster: Cluster,
     bus: Bus,
     store: Store,
     workers: Vec<Process>,
@@ -162,21 +162,21 @@ const EVENTS: usize = 30;
 
 /// Thirty events through both stages and two dead letters; then Redis comes back as it was after the first ten.
 async fn lose_commits() -> Loss {
-    let mut house = house().await;
-    let (bus, store) = (house.bus().await, house.store().await);
-    let mut workers = house.start_all(&["misbehave", "record"]).await;
-    house.plain_publish((0..10).map(|n| told(&format!("/p{n}"), "emit:1")));
-    settle(&house, &bus, 20).await;
-    let (log, aside) = (house.dir.join("appendonlydir"), house.dir.join("aside"));
+    let mut cluster = cluster().await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
+    let mut workers = cluster.start_all(&["misbehave", "record"]).await;
+    cluster.plain_publish((0..10).map(|n| told(&format!("/p{n}"), "emit:1")));
+    settle(&cluster, &bus, 20).await;
+    let (log, aside) = (cluster.dir.join("appendonlydir"), cluster.dir.join("aside"));
     copy(&log, &aside);
-    house.plain_publish((10..EVENTS).map(|n| told(&format!("/p{n}"), "emit:1")));
-    house.plain_publish([told("/dead", "reject"), told("/dead", "reject")]);
-    settle(&house, &bus, 62).await;
-    house.redis.kill();
+    cluster.plain_publish((10..EVENTS).map(|n| told(&format!("/p{n}"), "emit:1")));
+    cluster.plain_publish([told("/dead", "reject"), told("/dead", "reject")]);
+    settle(&cluster, &bus, 62).await;
+    cluster.redis.kill();
     std::fs::remove_dir_all(&log).expect("removed");
     copy(&aside, &log);
-    house.restart_redis().await;
-    house.plain_publish([told("/alarm", "")]);
+    cluster.restart_redis().await;
+    cluster.plain_publish([told("/alarm", "")]);
     assert_eq!(workers[0].exit().await, Some(1), "{}", workers[0].log());
     assert!(
         workers[0].log().contains("Redis went back in time"),
@@ -184,7 +184,7 @@ async fn lose_commits() -> Loss {
         workers[0].log()
     );
     workers[1].kill();
-    let mut refused = house.spawn("record", &[]);
+    let mut refused = cluster.spawn("record", &[]);
     assert_eq!(refused.exit().await, Some(1));
     assert!(
         refused.log().contains("oncue recover redis"),
@@ -193,7 +193,7 @@ async fn lose_commits() -> Loss {
     );
     workers.clear();
     Loss {
-        house,
+        cluster,
         bus,
         store,
         workers,
@@ -201,9 +201,9 @@ async fn lose_commits() -> Loss {
 }
 
 /// Everything is done, once the stream holds as many messages as there must be: a consumer hears of one a moment later.
-async fn settle(house: &House, bus: &Bus, messages: u64) {
+async fn settle(cluster: &Cluster, bus: &Bus, messages: u64) {
     until(&format!("{messages} messages"), async || {
-        (house.count(bus, "web").await >= messages).then_some(())
+        (cluster.count(bus, "web").await >= messages).then_some(())
     })
     .await;
     for (function, subject) in [
@@ -224,8 +224,8 @@ async fn settle(house: &House, bus: &Bus, messages: u64) {
         })
         .await;
     }
-    house.drained(bus, "web", "misbehave").await;
-    house.drained(bus, "web", "record").await;
+    cluster.drained(bus, "web", "misbehave").await;
+    cluster.drained(bus, "web", "record").await;
 }
 
 impl Loss {
@@ -236,11 +236,11 @@ impl Loss {
             let page = format!("/p{n}");
             let mut counts = Vec::new();
             for table in ["tallies", "records"] {
-                let ids = self.house.field(&self.store, table, &page, "ids").await;
+                let ids = self.cluster.field(&self.store, table, &page, "ids").await;
                 let ids: Vec<String> = serde_json::from_str(&ids).unwrap_or_default();
                 assert!(ids.len() < 2, "{table} {page}: {ids:?}");
                 assert_eq!(
-                    self.house
+                    self.cluster
                         .field(&self.store, table, &page, "count")
                         .await
                         .parse()
@@ -255,23 +255,23 @@ impl Loss {
     }
 
     async fn start_again(&mut self) {
-        self.workers = self.house.start_all(&["misbehave", "record"]).await;
-        settle(&self.house, &self.bus, 63).await;
-        self.store = self.house.store().await; // the connection from before the loss fails once
+        self.workers = self.cluster.start_all(&["misbehave", "record"]).await;
+        settle(&self.cluster, &self.bus, 63).await;
+        self.store = self.cluster.store().await; // the connection from before the loss fails once
     }
 }
 
 #[tokio::test]
 async fn what_redis_lost_is_restored_from_the_streams_and_counts_once() {
     let mut loss = lose_commits().await;
-    let (code, out, _) = oncue(&loss.house, &["doctor"]);
+    let (code, out, _) = oncue(&loss.cluster, &["doctor"]);
     assert!(
         code == 1 && out.contains("went back in time") && out.contains("oncue recover redis"),
         "{out}"
     );
-    let (code, _, err) = oncue(&loss.house, &["recover", "redis"]);
+    let (code, _, err) = oncue(&loss.cluster, &["recover", "redis"]);
     assert!(code == 2 && err.contains("--yes"), "{err}");
-    let (code, out, err) = oncue(&loss.house, &["recover", "redis", "--yes"]);
+    let (code, out, err) = oncue(&loss.cluster, &["recover", "redis", "--yes"]);
     assert_eq!(code, 0, "{out}{err}");
     let again = |function: &str| -> u64 {
         let row = out
@@ -287,34 +287,37 @@ async fn what_redis_lost_is_restored_from_the_streams_and_counts_once() {
     loss.start_again().await;
     assert_eq!(loss.effects().await, EVENTS);
     assert_eq!(
-        loss.house
+        loss.cluster
             .field(&loss.store, "tallies", "/alarm", "count")
             .await,
         "1"
     );
     assert_eq!(
-        loss.house.count(&loss.bus, "dlq").await,
+        loss.cluster.count(&loss.bus, "dlq").await,
         2,
         "no dead letter more, none less"
     );
-    let messages = loss.house.messages(&loss.bus, "web").await;
+    let messages = loss.cluster.messages(&loss.bus, "web").await;
     let milestones: Vec<&str> = messages.iter().filter_map(|m| m.header("ce-id")).collect();
     let different: BTreeSet<&str> = milestones.iter().copied().collect();
     assert_eq!(different.len(), EVENTS, "outputs have the ids they had");
-    let (code, audits) = audit(&loss.house);
+    let (code, audits) = audit(&loss.cluster);
     assert_eq!(
         (code, sums(&audits[0])),
         (0, [33, 31, 2, 0, 0, 0]),
         "{audits:?}"
     );
-    let (code, _, err) = oncue(&loss.house, &["recover", "redis", "--yes"]);
+    let (code, _, err) = oncue(&loss.cluster, &["recover", "redis", "--yes"]);
     assert!(
         code == 2 && err.contains("--since"),
         "nothing stands any more: {err}"
     );
-    let (code, _, err) = oncue(&loss.house, &["recover", "redis", "--since", "1h", "--yes"]);
+    let (code, _, err) = oncue(
+        &loss.cluster,
+        &["recover", "redis", "--since", "1h", "--yes"],
+    );
     assert_eq!(code, 0, "once more, for nothing: {err}");
-    settle(&loss.house, &loss.bus, 63).await;
+    settle(&loss.cluster, &loss.bus, 63).await;
     assert_eq!(loss.effects().await, EVENTS);
 }
 
@@ -322,59 +325,59 @@ async fn what_redis_lost_is_restored_from_the_streams_and_counts_once() {
 #[tokio::test]
 async fn without_going_back_in_the_streams_effects_are_missing() {
     let mut loss = lose_commits().await;
-    loss.house.redis_cli(&["DEL", "oncue:regressed"]);
+    loss.cluster.redis_cli(&["DEL", "oncue:regressed"]);
     loss.start_again().await;
     assert_eq!(loss.effects().await, 10, "only what Redis still had");
-    let (code, audits) = audit(&loss.house);
+    let (code, audits) = audit(&loss.cluster);
     assert_eq!((code, &audits[0]["lost"]), (1, &json!(22)), "{audits:?}");
 }
 
 /// Outputs of twenty events are in the stream, nobody has acted on them yet, and NATS comes back empty.
-async fn lose_outputs() -> House {
-    let mut house = house().await;
-    let bus = house.bus().await;
-    let mut worker = house.start("misbehave").await;
-    house.plain_publish((0..20).map(|n| told(&format!("/p{n}"), "emit:2")));
+async fn lose_outputs() -> Cluster {
+    let mut cluster = cluster().await;
+    let bus = cluster.bus().await;
+    let mut worker = cluster.start("misbehave").await;
+    cluster.plain_publish((0..20).map(|n| told(&format!("/p{n}"), "emit:2")));
     until("all outputs are there", async || {
-        (house.count(&bus, "web").await == 60).then_some(())
+        (cluster.count(&bus, "web").await == 60).then_some(())
     })
     .await;
-    house.drained(&bus, "web", "misbehave").await;
+    cluster.drained(&bus, "web", "misbehave").await;
     assert_eq!(worker.stop().await, Some(0));
-    house.nats.kill();
-    std::fs::remove_dir_all(house.dir.join("nats")).expect("removed");
-    house.restart_nats().await;
-    house
+    cluster.nats.kill();
+    std::fs::remove_dir_all(cluster.dir.join("nats")).expect("removed");
+    cluster.restart_nats().await;
+    cluster
 }
 
-async fn all_recorded(house: &House, bus: &Bus) {
-    let store = house.store().await;
-    house.drained(bus, "web", "record").await;
+async fn all_recorded(cluster: &Cluster, bus: &Bus) {
+    let store = cluster.store().await;
+    cluster.drained(bus, "web", "record").await;
     for n in 0..20 {
         let page = format!("/p{n}");
         assert_eq!(
-            house.field(&store, "records", &page, "count").await,
+            cluster.field(&store, "records", &page, "count").await,
             "2",
             "{page}"
         );
     }
-    assert_eq!(house.count(bus, "dlq").await, 0);
+    assert_eq!(cluster.count(bus, "dlq").await, 0);
 }
 
 #[tokio::test]
 async fn outputs_that_nats_lost_are_published_again_by_a_worker() {
-    let house = lose_outputs().await;
-    let worker = house.start("record").await;
+    let cluster = lose_outputs().await;
+    let worker = cluster.start("record").await;
     worker
         .wait_for_line("published again what it may have lost")
         .await;
-    let bus = house.bus().await;
+    let bus = cluster.bus().await;
     until("all outputs are back", async || {
-        (house.count(&bus, "web").await == 40).then_some(())
+        (cluster.count(&bus, "web").await == 40).then_some(())
     })
     .await;
-    all_recorded(&house, &bus).await;
-    let (code, out, err) = oncue(&house, &["recover", "nats", "--yes"]);
+    all_recorded(&cluster, &bus).await;
+    let (code, out, err) = oncue(&cluster, &["recover", "nats", "--yes"]);
     assert_eq!(code, 0, "{err}");
     assert_eq!(
         numbers(&out),
@@ -385,19 +388,19 @@ async fn outputs_that_nats_lost_are_published_again_by_a_worker() {
 
 #[tokio::test]
 async fn outputs_that_nats_lost_are_published_again_by_hand() {
-    let house = lose_outputs().await;
-    let (code, _, err) = oncue(&house, &["recover", "nats", "--yes"]);
+    let cluster = lose_outputs().await;
+    let (code, _, err) = oncue(&cluster, &["recover", "nats", "--yes"]);
     assert!(
         code == 1 && err.contains("oncue apply"),
         "there is no stream to take them: {code} {err}"
     );
-    assert_eq!(oncue(&house, &["apply"]).0, 0);
+    assert_eq!(oncue(&cluster, &["apply"]).0, 0);
     for expected in [[40, 0], [0, 40]] {
-        let (code, out, err) = oncue(&house, &["recover", "nats", "--since", "1h", "--yes"]);
+        let (code, out, err) = oncue(&cluster, &["recover", "nats", "--since", "1h", "--yes"]);
         assert_eq!((code, numbers(&out)), (0, expected.to_vec()), "{out}{err}");
     }
-    let _worker = house.start("record").await;
-    all_recorded(&house, &house.bus().await).await;
+    let _worker = cluster.start("record").await;
+    all_recorded(&cluster, &cluster.bus().await).await;
 }
 
 fn numbers(table: &str) -> Vec<u64> {

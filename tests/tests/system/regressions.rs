@@ -7,7 +7,7 @@ use oncue_core::store::{
 };
 use oncue_proto::event::{self, Meta, Origin};
 use oncue_tests::any_store::AnyStore;
-use oncue_tests::house::House;
+use oncue_tests::cluster::Cluster;
 use oncue_tests::map_store::MapStore;
 
 const KEY: &str = "/known";
@@ -130,19 +130,19 @@ async fn fields(store: &AnyStore) -> Vec<(String, Vec<u8>)> {
 /// worker that read the sum before, and holds the third, must not find the version it knows.
 #[tokio::test]
 async fn a_row_kept_through_a_rollback_overwrote_another() {
-    let house = House::new("").await;
-    let store = house.any_store().await;
+    let cluster = Cluster::new("").await;
+    let store = cluster.any_store().await;
     assert_eq!(
         commit(&store, sets("first", 0, &[("sum", "10")])).await,
         [Status::Applied]
     );
     let held = version(&store).await;
-    house.redis_cli(&["DEL", &row_key("rows", KEY)]);
-    for mark in house
+    cluster.redis_cli(&["DEL", &row_key("rows", KEY)]);
+    for mark in cluster
         .redis_cli(&["--scan", "--pattern", "*:d:known:*"])
         .lines()
     {
-        house.redis_cli(&["DEL", mark]);
+        cluster.redis_cli(&["DEL", mark]);
     }
     assert_eq!(
         commit(&store, sets("second", 0, &[("sum", "1")])).await,
@@ -158,8 +158,8 @@ async fn a_row_kept_through_a_rollback_overwrote_another() {
 /// The bound was checked against a field that is not there as if it were 0, and then the number itself was written.
 #[tokio::test]
 async fn the_lowest_number_stuck() {
-    let house = House::new("").await;
-    let store = house.any_store().await;
+    let cluster = Cluster::new("").await;
+    let store = cluster.any_store().await;
     let alone = |event| Run {
         row: None,
         events: vec![event],
@@ -179,9 +179,12 @@ async fn the_lowest_number_stuck() {
 /// letter, not another try.
 #[tokio::test]
 async fn a_bad_event_condemned_its_neighbour() {
-    let house = House::new("").await;
+    let cluster = Cluster::new("").await;
     let much = 8_000_000_000_000_000_000;
-    for store in [house.any_store().await, AnyStore::Map(MapStore::default())] {
+    for store in [
+        cluster.any_store().await,
+        AnyStore::Map(MapStore::default()),
+    ] {
         let clash = ("sums", Change::SetAdd { member: "x".into() });
         let events = vec![
             handled("bad", vec![add(much), clash]),
@@ -200,8 +203,8 @@ async fn a_bad_event_condemned_its_neighbour() {
 /// `_v` is where the version is kept; an author, or data that become field names, may use the name all the same.
 #[tokio::test]
 async fn a_field_named_as_the_version_was_lost() {
-    let house = House::new("").await;
-    let store = house.any_store().await;
+    let cluster = Cluster::new("").await;
+    let store = cluster.any_store().await;
     assert_eq!(
         commit(
             &store,

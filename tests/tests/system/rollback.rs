@@ -2,17 +2,17 @@
 
 use oncue_core::store::Store;
 use oncue_tests::any_store::AnyStore;
-use oncue_tests::house::House;
+use oncue_tests::cluster::Cluster;
 
 use crate::store::{alone, commit, handled};
 
 /// Redis came back from an older file: who misses commits of its own says so, for all.
 #[tokio::test]
 async fn a_redis_that_went_back_in_time_is_found_out() {
-    let house = House::new("").await;
-    let url = format!("redis://127.0.0.1:{}", house.redis_port);
+    let cluster = Cluster::new("").await;
+    let url = format!("redis://127.0.0.1:{}", cluster.redis_port);
     let redis = Store::connect(&url).await.expect("Redis");
-    let (store, other) = (AnyStore::from(redis.clone()), house.any_store().await);
+    let (store, other) = (AnyStore::from(redis.clone()), cluster.any_store().await);
     let numbered = async |store: &AnyStore, n: u64| {
         let mut event = handled(&format!("g{n}"), "/g");
         event.mark.sequence = 100 + n;
@@ -21,14 +21,14 @@ async fn a_redis_that_went_back_in_time_is_found_out() {
     for n in 0..3 {
         numbered(&store, n).await;
     }
-    let record = house.redis_cli(&["--scan", "--pattern", "oncue:commits:*"]);
-    let (text, one) = (house.redis_cli(&["GET", &record]), "1 1700000000000");
+    let record = cluster.redis_cli(&["--scan", "--pattern", "oncue:commits:*"]);
+    let (text, one) = (cluster.redis_cli(&["GET", &record]), "1 1700000000000");
     assert!(text.starts_with("3 "), "{text}");
     assert!(
         redis.regressed().borrow().is_none() && redis.regression().await.expect("asked").is_none()
     );
     // Two commits are lost; others have made more than that since.
-    house.redis_cli(&["SET", &record, one]);
+    cluster.redis_cli(&["SET", &record, one]);
     for n in 10..20 {
         numbered(&other, n).await;
     }
@@ -63,22 +63,22 @@ async fn a_redis_that_went_back_in_time_is_found_out() {
 /// A worker that finds its loss only after it was restored raises no second alarm.
 #[tokio::test]
 async fn what_was_restored_is_no_loss() {
-    let house = House::new("").await;
-    let redis = Store::connect(&format!("redis://127.0.0.1:{}", house.redis_port))
+    let cluster = Cluster::new("").await;
+    let redis = Store::connect(&format!("redis://127.0.0.1:{}", cluster.redis_port))
         .await
         .expect("Redis");
     let store = AnyStore::from(redis.clone());
     for n in 0..3 {
         commit(&store, alone(handled(&format!("r{n}"), "/r"))).await;
     }
-    let record = house.redis_cli(&["--scan", "--pattern", "oncue:commits:*"]);
-    house.redis_cli(&["SET", &record, "1 1700000000000"]);
+    let record = cluster.redis_cli(&["--scan", "--pattern", "oncue:commits:*"]);
+    cluster.redis_cli(&["SET", &record, "1 1700000000000"]);
     redis.clear_regression().await.expect("cleared");
     commit(&store, alone(handled("r3", "/r"))).await;
     assert!(
         redis.regressed().borrow().is_none() && redis.regression().await.expect("asked").is_none()
     );
-    house.redis_cli(&["SET", &record, "1 1700000000000"]);
+    cluster.redis_cli(&["SET", &record, "1 1700000000000"]);
     commit(&store, alone(handled("r4", "/r"))).await;
     assert!(
         redis.regressed().borrow().is_some(),
@@ -89,8 +89,8 @@ async fn what_was_restored_is_no_loss() {
 /// Found by power cuts just after a recovery: Redis lost that it had been restored, and with it every later loss.
 #[tokio::test]
 async fn a_restoration_that_was_lost_as_well_hides_no_loss() {
-    let house = House::new("").await;
-    let url = format!("redis://127.0.0.1:{}", house.redis_port);
+    let cluster = Cluster::new("").await;
+    let url = format!("redis://127.0.0.1:{}", cluster.redis_port);
     Store::connect(&url)
         .await
         .expect("Redis")
@@ -102,9 +102,9 @@ async fn a_restoration_that_was_lost_as_well_hides_no_loss() {
     for n in 0..3 {
         commit(&store, alone(handled(&format!("l{n}"), "/l"))).await;
     }
-    let record = house.redis_cli(&["--scan", "--pattern", "oncue:commits:*"]);
-    house.redis_cli(&["SET", &record, "1 1700000000000"]);
-    house.redis_cli(&["DEL", "oncue:epoch"]);
+    let record = cluster.redis_cli(&["--scan", "--pattern", "oncue:commits:*"]);
+    cluster.redis_cli(&["SET", &record, "1 1700000000000"]);
+    cluster.redis_cli(&["DEL", "oncue:epoch"]);
     commit(&store, alone(handled("l3", "/l"))).await;
     assert!(
         redis.regressed().borrow().is_some() && redis.regression().await.expect("asked").is_some()
@@ -113,13 +113,13 @@ async fn a_restoration_that_was_lost_as_well_hides_no_loss() {
 
 #[tokio::test]
 async fn an_emptied_redis_is_restored_from_the_beginning() {
-    let house = House::new("").await;
-    let redis = Store::connect(&format!("redis://127.0.0.1:{}", house.redis_port))
+    let cluster = Cluster::new("").await;
+    let redis = Store::connect(&format!("redis://127.0.0.1:{}", cluster.redis_port))
         .await
         .expect("Redis");
     let store = AnyStore::from(redis.clone());
     commit(&store, alone(handled("e0", "/e"))).await;
-    house.redis_cli(&["FLUSHALL"]);
+    cluster.redis_cli(&["FLUSHALL"]);
     commit(&store, alone(handled("e1", "/e"))).await;
     assert_eq!(
         redis

@@ -7,7 +7,7 @@ use oncue_core::store::{
 };
 use oncue_proto::event::{self, Incoming, Origin};
 use oncue_tests::any_store::AnyStore;
-use oncue_tests::house::House;
+use oncue_tests::cluster::Cluster;
 use oncue_tests::map_store::MapStore;
 
 use crate::twins::break_library;
@@ -798,22 +798,22 @@ async fn the_map_passes_the_suite() {
 
 #[tokio::test]
 async fn redis_passes_the_suite() {
-    let house = House::new("").await;
-    suite(&house.any_store().await).await;
+    let cluster = Cluster::new("").await;
+    suite(&cluster.any_store().await).await;
     // Every mark expires, so that memory follows the horizon and not history.
-    let marks = house.redis_cli(&["--scan", "--pattern", "*:d:*"]);
+    let marks = cluster.redis_cli(&["--scan", "--pattern", "*:d:*"]);
     assert!(marks.lines().count() > 10, "no marks were made");
     for key in marks.lines() {
-        let ttl: i64 = house.redis_cli(&["TTL", key]).parse().expect("a number");
+        let ttl: i64 = cluster.redis_cli(&["TTL", key]).parse().expect("a number");
         assert!(ttl > 0, "{key} never expires");
     }
 }
 
 #[tokio::test]
 async fn an_emptied_redis_gets_its_library_back() {
-    let house = House::new("").await;
-    let store = house.any_store().await;
-    house.redis_cli(&["FUNCTION", "FLUSH"]);
+    let cluster = Cluster::new("").await;
+    let store = cluster.any_store().await;
+    cluster.redis_cli(&["FUNCTION", "FLUSH"]);
     assert_eq!(
         commit(&store, alone(handled("again", "/x"))).await,
         [Status::Applied]
@@ -823,16 +823,16 @@ async fn an_emptied_redis_gets_its_library_back() {
 /// Outputs are written before the commit that names them. If that is never made, they go by themselves.
 #[tokio::test]
 async fn outputs_of_a_commit_that_never_came_expire() {
-    let house = House::new("").await;
-    let store = house.any_store().await;
+    let cluster = Cluster::new("").await;
+    let store = cluster.any_store().await;
     let left = || {
-        let key = house.redis_cli(&["--scan", "--pattern", "*:o:suite:*"]);
-        let seconds: i64 = house.redis_cli(&["TTL", &key]).parse().expect("seconds");
+        let key = cluster.redis_cli(&["--scan", "--pattern", "*:o:suite:*"]);
+        let seconds: i64 = cluster.redis_cli(&["TTL", &key]).parse().expect("seconds");
         (key, seconds)
     };
     let commit = "local function commit(KEYS, ARGV)";
     break_library(
-        &house,
+        &cluster,
         commit,
         &format!("{commit} do return redis.error_reply('BROKEN') end"),
     );
@@ -845,9 +845,9 @@ async fn outputs_of_a_commit_that_never_came_expire() {
         !key.is_empty() && (1..=60).contains(&seconds),
         "{key:?} stays for {seconds} s"
     );
-    house.redis_cli(&["DEL", &key]);
-    house.redis_cli(&["FUNCTION", "FLUSH"]);
-    let store = house.any_store().await;
+    cluster.redis_cli(&["DEL", &key]);
+    cluster.redis_cli(&["FUNCTION", "FLUSH"]);
+    let store = cluster.any_store().await;
     outbox(&store, &[with_outputs("made", "/made", "kept")]).await;
     assert_eq!(
         left().1,

@@ -9,29 +9,29 @@ mod secret;
 
 use oncue_core::bus::Bus;
 use oncue_proto::oncue::v1::{Envelope, Header};
+use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, until};
 use oncue_tests::collector::{Collector, Manners, Received};
-use oncue_tests::house::{House, QUICK, until};
 use serde_json::json;
 
-/// A house whose spans go to a collector of its own.
-async fn house(collector: &Collector, env: &[(&str, &str)]) -> House {
-    let mut house = House::new(&format!("[functions.misbehave]\n{QUICK}\n")).await;
+/// A cluster whose spans go to a collector of its own.
+async fn cluster(collector: &Collector, env: &[(&str, &str)]) -> Cluster {
+    let mut cluster = Cluster::new(&format!("[functions.misbehave]\n{QUICK_REDELIVERY}\n")).await;
     for (name, value) in [
         ("OTEL_SDK_DISABLED", "false"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()),
         ("OTEL_BSP_SCHEDULE_DELAY", "100"),
     ] {
-        house.set(name, value);
+        cluster.set(name, value);
     }
     for (name, value) in env {
-        house.set(name, value);
+        cluster.set(name, value);
     }
-    house
+    cluster
 }
 
-async fn traced(env: &[(&str, &str)]) -> (House, Collector) {
+async fn traced(env: &[(&str, &str)]) -> (Cluster, Collector) {
     let collector = Collector::start(Manners::Prompt).await;
-    (house(&collector, env).await, collector)
+    (cluster(&collector, env).await, collector)
 }
 
 /// Waits for all spans of a kind.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oncue_tests::house::{Process, free_port, until, wait_for_port};
+use oncue_tests::cluster::{Process, free_port, until, wait_for_port};
 use oncue_tests::pictures;
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ async fn traced(workers: &[&str]) -> (Site, Viewer) {
         "--health-port",
         &ports[3],
     ];
-    let process = site.house.spawn("oncue-trace-viewer", &args);
+    let process = site.cluster.spawn("oncue-trace-viewer", &args);
     wait_for_port(ports[2].parse().expect("a port")).await;
     wait_for_port(ports[1].parse().expect("a port")).await;
     (
@@ -234,7 +234,7 @@ async fn errors_show_and_a_clients_trace_goes_on() {
 #[tokio::test]
 async fn a_plain_message_gets_one_trace_for_all_who_act_on_it() {
     let (site, viewer) = traced(&["misbehave", "count-views"]).await;
-    site.house
+    site.cluster
         .plain_publish([("web.page.viewed", r#"{"page":"/plain"}"#.to_owned())]);
     let trace = until("both functions show up in one trace", async || {
         let url = format!("{}/api/traces?service=count-views&lookback=1h", viewer.url);

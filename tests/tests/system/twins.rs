@@ -1,27 +1,27 @@
 //! Stores that are broken on purpose: the suite must see it.
 
 use oncue_core::store::{CommitEvent, Status};
-use oncue_tests::house::House;
+use oncue_tests::cluster::Cluster;
 
 use crate::store::{alone, commit, handled, suite};
 
 /// Puts a broken copy of the function library in the place of the real one.
-pub fn break_library(house: &House, line: &str, broken: &str) {
-    let listed = house.redis_cli(&["FUNCTION", "LIST", "WITHCODE"]);
+pub fn break_library(cluster: &Cluster, line: &str, broken: &str) {
+    let listed = cluster.redis_cli(&["FUNCTION", "LIST", "WITHCODE"]);
     let code = &listed[listed.find("#!lua").expect("the library is loaded")..];
     assert_eq!(
         code.matches(line).count(),
         1,
         "{line:?} is not (or not only once) in commit.lua"
     );
-    let loaded = house.redis_cli(&["FUNCTION", "LOAD", "REPLACE", &code.replace(line, broken)]);
+    let loaded = cluster.redis_cli(&["FUNCTION", "LOAD", "REPLACE", &code.replace(line, broken)]);
     assert!(loaded.starts_with("oncue_"), "{loaded}");
 }
 
 /// A suite that passes a broken store is no suite.
 #[tokio::test]
 async fn each_broken_twin_fails_the_suite() {
-    let house = House::new("").await;
+    let cluster = Cluster::new("").await;
     let twins = [
         (
             "seen-check off",
@@ -97,10 +97,10 @@ async fn each_broken_twin_fails_the_suite() {
         ),
     ];
     for (name, line, broken) in twins {
-        house.redis_cli(&["FLUSHALL"]);
-        house.redis_cli(&["FUNCTION", "FLUSH"]);
-        let store = house.any_store().await;
-        break_library(&house, line, broken);
+        cluster.redis_cli(&["FLUSHALL"]);
+        cluster.redis_cli(&["FUNCTION", "FLUSH"]);
+        let store = cluster.any_store().await;
+        break_library(&cluster, line, broken);
         let outcome = tokio::spawn(async move { suite(&store).await }).await;
         assert!(outcome.is_err(), "the suite passes with {name}");
     }
@@ -109,21 +109,21 @@ async fn each_broken_twin_fails_the_suite() {
 /// Outputs are written right before their commit. Should they be gone by then, nothing may be committed without them.
 #[tokio::test]
 async fn nothing_is_committed_without_its_outputs() {
-    let house = House::new("").await;
-    let store = house.any_store().await;
-    let function = format!("oncue_commit_{}", library(&house));
+    let cluster = Cluster::new("").await;
+    let store = cluster.any_store().await;
+    let function = format!("oncue_commit_{}", library(&cluster));
     let call = |outbox: &str| {
-        house.redis_cli(&[
+        cluster.redis_cli(&[
             "FCALL", &function, "3", "record", outbox, "index", "86400000", "1000", "worker 1",
             "3", "0",
         ])
     };
     assert!(call("gone").contains("TRYAGAIN"), "{}", call("gone"));
-    assert_eq!(house.redis_cli(&["EXISTS", "record", "index"]), "0");
-    house.redis_cli(&["SET", "there", "abc", "EX", "60"]);
+    assert_eq!(cluster.redis_cli(&["EXISTS", "record", "index"]), "0");
+    cluster.redis_cli(&["SET", "there", "abc", "EX", "60"]);
     assert!(!call("there").contains("TRYAGAIN"));
     assert_eq!(
-        house.redis_cli(&["EXISTS", "record", "there", "index"]),
+        cluster.redis_cli(&["EXISTS", "record", "there", "index"]),
         "1",
         "of no run, no outputs"
     );
@@ -141,25 +141,25 @@ async fn nothing_is_committed_without_its_outputs() {
         commit(&store, alone(output("once"))).await[..],
         [Status::Duplicate(Some(_))]
     ));
-    let outboxes = house.redis_cli(&["--scan", "--pattern", "*:o:*"]);
+    let outboxes = cluster.redis_cli(&["--scan", "--pattern", "*:o:*"]);
     assert_eq!(outboxes.lines().count(), 1, "{outboxes}");
-    assert_eq!(house.redis_cli(&["TTL", &outboxes]), "-1");
+    assert_eq!(cluster.redis_cli(&["TTL", &outboxes]), "-1");
 }
 
 /// Calls of one worker may come in another order than it sent them. A record that said less than before would be taken for
 /// a Redis that went back in time, and stop every worker.
 #[tokio::test]
 async fn a_late_call_does_not_lower_the_record() {
-    let house = House::new("").await;
-    let _store = house.any_store().await;
-    let function = format!("oncue_commit_{}", library(&house));
+    let cluster = Cluster::new("").await;
+    let _store = cluster.any_store().await;
+    let function = format!("oncue_commit_{}", library(&cluster));
     let call = |number: &str| {
-        house.redis_cli(&[
+        cluster.redis_cli(&[
             "FCALL", &function, "3", "record", "outbox", "index", "86400000", "1000", number, "0",
             "0",
         ])
     };
-    let record = || house.redis_cli(&["GET", "record"]);
+    let record = || cluster.redis_cli(&["GET", "record"]);
     call("9");
     for (number, said, then) in [
         ("12", "9 ", "12 "),
@@ -171,7 +171,7 @@ async fn a_late_call_does_not_lower_the_record() {
         assert!(record().starts_with(then), "{number}: {:?}", record());
     }
     break_library(
-        &house,
+        &cluster,
         "if before and count_of(before) > count_of(record) then",
         "if false then",
     );
@@ -183,8 +183,8 @@ async fn a_late_call_does_not_lower_the_record() {
     );
 }
 
-fn library(house: &House) -> String {
-    let list = house.redis_cli(&["FUNCTION", "LIST"]);
+fn library(cluster: &Cluster) -> String {
+    let list = cluster.redis_cli(&["FUNCTION", "LIST"]);
     let name = list
         .lines()
         .find_map(|line| line.trim().strip_prefix("oncue_commit_"));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use oncue_core::bus::purge;
 use oncue_proto::event;
-use oncue_tests::house::{House, until};
+use oncue_tests::cluster::{Cluster, until};
 use serde_json::{Value, json};
 
 fn told(page: &str, what: &str) -> (&'static str, String) {
@@ -15,8 +15,8 @@ fn told(page: &str, what: &str) -> (&'static str, String) {
 }
 
 /// Ids of the milestones in the stream.
-async fn milestones(house: &House) -> Vec<String> {
-    let messages = house.messages(&house.bus().await, "web").await;
+async fn milestones(cluster: &Cluster) -> Vec<String> {
+    let messages = cluster.messages(&cluster.bus().await, "web").await;
     let milestones = messages
         .iter()
         .filter(|m| m.subject.starts_with("web.page.milestone"));
@@ -32,18 +32,20 @@ async fn outputs_that_nats_lost_are_published_again() {
         let config = format!(
             "[functions.misbehave]\nack_wait = \"1s\"\n[redis]\nkeep_outputs = \"{keep}\"\n"
         );
-        let mut house = House::new(&config).await;
-        let mut worker = house.start("misbehave").await;
-        house.plain_publish((0..20).map(|n| told(&format!("/l{n}"), "emit:2")));
-        house.drained(&house.bus().await, "web", "misbehave").await;
-        let before = milestones(&house).await;
+        let mut cluster = Cluster::new(&config).await;
+        let mut worker = cluster.start("misbehave").await;
+        cluster.plain_publish((0..20).map(|n| told(&format!("/l{n}"), "emit:2")));
+        cluster
+            .drained(&cluster.bus().await, "web", "misbehave")
+            .await;
+        let before = milestones(&cluster).await;
         assert_eq!(before.len(), 40);
         worker.stop().await;
-        house.nats.kill();
-        std::fs::remove_dir_all(house.dir.join("nats")).expect("emptied");
-        house.restart_nats().await;
+        cluster.nats.kill();
+        std::fs::remove_dir_all(cluster.dir.join("nats")).expect("emptied");
+        cluster.restart_nats().await;
         assert!(
-            house
+            cluster
                 .bus()
                 .await
                 .api("STREAM.INFO.web", &Value::Null)
@@ -51,10 +53,10 @@ async fn outputs_that_nats_lost_are_published_again() {
                 .is_err(),
             "the store is not empty"
         );
-        let _worker = house.start("misbehave").await;
+        let _worker = cluster.start("misbehave").await;
         if keep == "5m" {
             let mut after = until("all are there again", async || {
-                Some(milestones(&house).await).filter(|ids| ids.len() >= 40)
+                Some(milestones(&cluster).await).filter(|ids| ids.len() >= 40)
             })
             .await;
             let mut before = before;
@@ -64,7 +66,7 @@ async fn outputs_that_nats_lost_are_published_again() {
         } else {
             // The broken twin: nothing is kept, so nothing comes back.
             tokio::time::sleep(Duration::from_secs(3)).await;
-            assert_eq!(milestones(&house).await.len(), 0);
+            assert_eq!(milestones(&cluster).await.len(), 0);
         }
     }
 }
@@ -72,24 +74,24 @@ async fn outputs_that_nats_lost_are_published_again() {
 /// Old and done with by everybody: both, or it stays.
 #[tokio::test]
 async fn only_what_is_old_and_done_is_purged() {
-    let house = House::new("[functions.misbehave]\nack_wait = \"1s\"\n").await;
-    let mut workers = house.start_all(&["misbehave", "call-once"]).await;
-    let bus = house.bus().await;
+    let cluster = Cluster::new("[functions.misbehave]\nack_wait = \"1s\"\n").await;
+    let mut workers = cluster.start_all(&["misbehave", "call-once"]).await;
+    let bus = cluster.bus().await;
     let mut other = workers.pop().expect("two");
     other.stop().await;
-    house.plain_publish((0..10).map(|n| told(&format!("/p{n}"), "")));
-    house.drained(&bus, "web", "misbehave").await;
+    cluster.plain_publish((0..10).map(|n| told(&format!("/p{n}"), "")));
+    cluster.drained(&bus, "web", "misbehave").await;
     let now = Duration::ZERO;
     assert_eq!(
         purge(&bus, "web", now).await.expect("asked"),
         0,
         "call-once has seen none of them"
     );
-    let calls = house.dir.join("calls").display().to_string();
-    let mut house = house;
-    house.set("CALLS", &calls);
-    let _other = house.start("call-once").await;
-    house.drained(&bus, "web", "call-once").await;
+    let calls = cluster.dir.join("calls").display().to_string();
+    let mut cluster = cluster;
+    cluster.set("CALLS", &calls);
+    let _other = cluster.start("call-once").await;
+    cluster.drained(&bus, "web", "call-once").await;
     assert_eq!(
         purge(&bus, "web", Duration::from_hours(1))
             .await
@@ -97,7 +99,7 @@ async fn only_what_is_old_and_done_is_purged() {
         0,
         "young"
     );
-    house.plain_publish([told("/slow", "slow:2500")]);
+    cluster.plain_publish([told("/slow", "slow:2500")]);
     until("it is in hand", async || {
         let info = bus
             .api("CONSUMER.INFO.web.misbehave", &Value::Null)
@@ -111,29 +113,29 @@ async fn only_what_is_old_and_done_is_purged() {
         10,
         "all but the one in hand"
     );
-    house.drained(&bus, "web", "misbehave").await;
-    house.drained(&bus, "web", "call-once").await;
+    cluster.drained(&bus, "web", "misbehave").await;
+    cluster.drained(&bus, "web", "call-once").await;
     assert_eq!(purge(&bus, "web", now).await.expect("asked"), 1);
-    assert_eq!(house.count(&bus, "web").await, 0);
+    assert_eq!(cluster.count(&bus, "web").await, 0);
 }
 
 /// The first message at or after a moment, found without reading them all.
 #[tokio::test]
 async fn a_place_in_time_is_found() {
-    let house = House::new("").await;
-    let mut worker = house.start("misbehave").await;
+    let cluster = Cluster::new("").await;
+    let mut worker = cluster.start("misbehave").await;
     worker.stop().await;
-    let bus = house.bus().await;
+    let bus = cluster.bus().await;
     assert_eq!(
         bus.first_since("web", 0).await.expect("asked"),
         None,
         "an empty stream"
     );
-    house.plain_publish((0..50).map(|n| told(&format!("/a{n}"), "")));
+    cluster.plain_publish((0..50).map(|n| told(&format!("/a{n}"), "")));
     tokio::time::sleep(Duration::from_millis(30)).await;
     let between = event::now_ms();
     tokio::time::sleep(Duration::from_millis(30)).await;
-    house.plain_publish((0..50).map(|n| told(&format!("/b{n}"), "")));
+    cluster.plain_publish((0..50).map(|n| told(&format!("/b{n}"), "")));
     for gone in [51, 52, 7] {
         bus.delete_message("web", gone).await.expect("deleted");
     }
@@ -158,9 +160,9 @@ async fn a_place_in_time_is_found() {
 async fn outputs_are_published_in_batches_or_else_one_by_one() {
     let config = "[functions.misbehave]\nack_wait = \"1s\"\n[nats]\nbatch_publish = true\n";
     for refused in [false, true] {
-        let house = House::new(config).await;
-        let worker = house.start("misbehave").await;
-        let bus = house.bus().await;
+        let cluster = Cluster::new(config).await;
+        let worker = cluster.start("misbehave").await;
+        let bus = cluster.bus().await;
         if refused {
             let info = bus
                 .api("STREAM.INFO.web", &Value::Null)
@@ -172,9 +174,9 @@ async fn outputs_are_published_in_batches_or_else_one_by_one() {
                 .await
                 .expect("changed");
         }
-        house.plain_publish((0..100).map(|n| told(&format!("/b{n}"), "emit:3")));
-        house.drained(&bus, "web", "misbehave").await;
-        let messages = house.messages(&bus, "web").await;
+        cluster.plain_publish((0..100).map(|n| told(&format!("/b{n}"), "emit:3")));
+        cluster.drained(&bus, "web", "misbehave").await;
+        let messages = cluster.messages(&bus, "web").await;
         let milestones: Vec<_> = messages
             .iter()
             .filter(|m| m.subject.starts_with("web.page.milestone"))
@@ -207,9 +209,9 @@ async fn outputs_are_published_in_batches_or_else_one_by_one() {
 /// subjects. Those who subscribe still hear of one key alone.
 #[tokio::test]
 async fn keys_are_no_subjects_of_a_stream() {
-    let house = House::new("").await;
-    let bus = house.bus().await;
-    let _worker = house.start("misbehave").await;
+    let cluster = Cluster::new("").await;
+    let bus = cluster.bus().await;
+    let _worker = cluster.start("misbehave").await;
     let mut heard = bus
         .subscribe("web.page.viewed.home")
         .await
@@ -222,9 +224,9 @@ async fn keys_are_no_subjects_of_a_stream() {
         "web.page.viewed.about",
         "web.page.viewed",
     ] {
-        house.plain_publish([(subject, r#"{"page":"/home","visitor":"v"}"#.to_owned())]);
+        cluster.plain_publish([(subject, r#"{"page":"/home","visitor":"v"}"#.to_owned())]);
     }
-    house.drained(&bus, "web", "misbehave").await;
+    cluster.drained(&bus, "web", "misbehave").await;
     let info = bus
         .api("STREAM.INFO.web", &json!({ "subjects_filter": ">" }))
         .await

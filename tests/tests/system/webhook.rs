@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use oncue_proto::oncue::v1::DeadLetter;
-use oncue_tests::house::{House, Process, QUICK, until};
+use oncue_tests::cluster::{Cluster, Process, QUICK_REDELIVERY, until};
 use prost::Message as _;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -133,38 +133,39 @@ async fn serve(
     stream.write_all(text.as_bytes()).await.ok()
 }
 
-/// A house with the function in it, told to notify `url`.
-async fn house(url: &str, env: &[(&str, &str)]) -> (House, Process) {
-    let mut house = House::new(&format!(
-        "[functions.notify-webhook]\n{QUICK}\nattempts = 4\n"
+/// A cluster with the function in it, told to notify `url`.
+async fn cluster(url: &str, env: &[(&str, &str)]) -> (Cluster, Process) {
+    let mut cluster = Cluster::new(&format!(
+        "[functions.notify-webhook]\n{QUICK_REDELIVERY}\nattempts = 4\n"
     ))
     .await;
-    house.set("WEBHOOK_URL", url);
-    house.set("WEBHOOK_SECRET", &secret(&KEY));
+    cluster.set("WEBHOOK_URL", url);
+    cluster.set("WEBHOOK_SECRET", &secret(&KEY));
     for (name, value) in env {
-        house.set(name, value);
+        cluster.set(name, value);
     }
-    let worker = house.start("notify-webhook").await;
-    (house, worker)
+    let worker = cluster.start("notify-webhook").await;
+    (cluster, worker)
 }
 
 /// The same, with a receiver on this machine, which is allowed.
-async fn notifying(replies: Vec<Reply>, env: &[(&str, &str)]) -> (House, Process, Receiver) {
+async fn notifying(replies: Vec<Reply>, env: &[(&str, &str)]) -> (Cluster, Process, Receiver) {
     let receiver = Receiver::start(replies).await;
     let url = format!("http://127.0.0.1:{}/hook?token=hunter2", receiver.port);
-    let (house, worker) = house(&url, &[&[("WEBHOOK_ALLOW_PRIVATE", "true")], env].concat()).await;
-    (house, worker, receiver)
+    let (cluster, worker) =
+        cluster(&url, &[&[("WEBHOOK_ALLOW_PRIVATE", "true")], env].concat()).await;
+    (cluster, worker, receiver)
 }
 
-fn accept(house: &House, file: &str) {
+fn accept(cluster: &Cluster, file: &str) {
     let event = json!({ "file": file, "owner": "ann", "size": "7", "mediaType": "text/plain" });
-    house.plain_publish([("files.file.accepted", event.to_string())]);
+    cluster.plain_publish([("files.file.accepted", event.to_string())]);
 }
 
-async fn dead_letter(house: &House) -> DeadLetter {
-    let bus = house.bus().await;
+async fn dead_letter(cluster: &Cluster) -> DeadLetter {
+    let bus = cluster.bus().await;
     until("a dead letter", async || {
-        let letters = house.messages(&bus, "dlq").await;
+        let letters = cluster.messages(&bus, "dlq").await;
         letters
             .first()
             .map(|letter| DeadLetter::decode(&letter.payload[..]).expect("a dead letter"))
@@ -172,14 +173,14 @@ async fn dead_letter(house: &House) -> DeadLetter {
     .await
 }
 
-async fn done(house: &House) {
-    let bus = house.bus().await;
-    house.drained(&bus, "files", "notify-webhook").await;
+async fn done(cluster: &Cluster) {
+    let bus = cluster.bus().await;
+    cluster.drained(&bus, "files", "notify-webhook").await;
     assert_eq!(
-        house.count(&bus, "dlq").await,
+        cluster.count(&bus, "dlq").await,
         0,
         "{:#?}",
-        house.messages(&bus, "dlq").await
+        cluster.messages(&bus, "dlq").await
     );
 }
 
@@ -224,14 +225,14 @@ fn timestamp(request: &Received) -> u64 {
 #[tokio::test]
 async fn an_accepted_file_is_one_signed_request() {
     let secrets = format!("{} {}", secret(&KEY), secret(&OLD_KEY));
-    let (house, _worker, receiver) = notifying(
+    let (cluster, _worker, receiver) = notifying(
         vec![say("204 No Content", "")],
         &[("WEBHOOK_SECRET", &secrets)],
     )
     .await;
-    accept(&house, "one");
+    accept(&cluster, "one");
     receiver.wait_for(1).await;
-    done(&house).await;
+    done(&cluster).await;
     let received = receiver.received();
     let [request] = &received[..] else {
         panic!("one request, not {}", received.len())
@@ -286,10 +287,10 @@ async fn a_receiver_in_trouble_is_asked_again_under_the_same_id() {
         trouble("429 Too Many Requests"),
         say("200 OK", "thank you"),
     ];
-    let (house, _worker, receiver) = notifying(replies, &[]).await;
-    accept(&house, "one");
+    let (cluster, _worker, receiver) = notifying(replies, &[]).await;
+    accept(&cluster, "one");
     let received = receiver.wait_for(3).await;
-    done(&house).await;
+    done(&cluster).await;
     for pair in received.windows(2) {
         assert_eq!(pair[0].header("webhook-id"), pair[1].header("webhook-id"));
         assert_eq!(pair[0].body, pair[1].body);
@@ -299,7 +300,7 @@ async fn a_receiver_in_trouble_is_asked_again_under_the_same_id() {
         assert_signed(request, &[&KEY]);
     }
     assert_eq!(receiver.received().len(), 3);
-    accept(&house, "two");
+    accept(&cluster, "two");
     let received = receiver.wait_for(4).await;
     assert_ne!(
         received[3].header("webhook-id"),
@@ -314,9 +315,9 @@ async fn a_refusal_is_set_aside_with_its_reason_and_without_secrets() {
         "no owner ann; asked for /hook?token=hunter2 {}",
         "and so on ".repeat(1000)
     );
-    let (house, worker, receiver) = notifying(vec![say("400 Bad Request", &body)], &[]).await;
-    accept(&house, "one");
-    let letter = dead_letter(&house).await;
+    let (cluster, worker, receiver) = notifying(vec![say("400 Bad Request", &body)], &[]).await;
+    accept(&cluster, "one");
+    let letter = dead_letter(&cluster).await;
     assert_eq!((letter.reason.as_str(), letter.attempts), ("rejected", 1));
     let expected = format!(
         "http://127.0.0.1:{}/hook answered 400 Bad Request: no owner ann; asked for /hook?*** and",
@@ -342,9 +343,9 @@ async fn a_redirect_is_not_followed() {
             "HTTP/1.1 {status}\r\nLocation: http://localhost:{}/admin\r\nContent-Length: 0\r\n\r\n",
             elsewhere.port
         );
-        let (house, _worker, receiver) = notifying(vec![Reply::Say(moved)], &[]).await;
-        accept(&house, "one");
-        let letter = dead_letter(&house).await;
+        let (cluster, _worker, receiver) = notifying(vec![Reply::Say(moved)], &[]).await;
+        accept(&cluster, "one");
+        let letter = dead_letter(&cluster).await;
         assert_eq!(letter.reason, "rejected");
         assert!(
             letter
@@ -361,13 +362,13 @@ async fn a_redirect_is_not_followed() {
 async fn a_private_address_is_not_called() {
     let receiver = Receiver::start(vec![say("200 OK", "")]).await;
     for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "2130706433"] {
-        let (house, _worker) = house(
+        let (cluster, _worker) = cluster(
             &format!("http://{host}:{}/hook?token=hunter2", receiver.port),
             &[],
         )
         .await;
-        accept(&house, "one");
-        let letter = dead_letter(&house).await;
+        accept(&cluster, "one");
+        let letter = dead_letter(&cluster).await;
         assert_eq!((letter.reason.as_str(), letter.attempts), ("rejected", 1));
         assert!(
             letter.message.starts_with("ssrf: http://"),
@@ -386,7 +387,7 @@ async fn a_private_address_is_not_called() {
 
 #[tokio::test]
 async fn silence_is_a_failed_attempt() {
-    let (house, worker, receiver) = notifying(
+    let (cluster, worker, receiver) = notifying(
         vec![Reply::Silence, say("200 OK", "")],
         &[
             ("WEBHOOK_TIMEOUT", "400ms"),
@@ -394,9 +395,9 @@ async fn silence_is_a_failed_attempt() {
         ],
     )
     .await;
-    accept(&house, "one");
+    accept(&cluster, "one");
     let received = receiver.wait_for(2).await;
-    done(&house).await;
+    done(&cluster).await;
     assert_eq!(
         received[0].header("webhook-id"),
         received[1].header("webhook-id")
@@ -410,10 +411,10 @@ async fn silence_is_a_failed_attempt() {
 
 #[tokio::test]
 async fn a_receiver_that_stays_in_trouble_leaves_a_dead_letter() {
-    let (house, _worker, receiver) =
+    let (cluster, _worker, receiver) =
         notifying(vec![say("500 Internal Server Error", "oh no")], &[]).await;
-    accept(&house, "one");
-    let letter = dead_letter(&house).await;
+    accept(&cluster, "one");
+    let letter = dead_letter(&cluster).await;
     assert_eq!((letter.reason.as_str(), letter.attempts), ("attempts", 4));
     assert!(
         letter
@@ -427,14 +428,14 @@ async fn a_receiver_that_stays_in_trouble_leaves_a_dead_letter() {
 
 #[tokio::test]
 async fn a_worker_killed_while_it_waits_asks_again_under_the_same_id() {
-    let (house, mut worker, receiver) =
+    let (cluster, mut worker, receiver) =
         notifying(vec![Reply::Silence, say("200 OK", "")], &[]).await;
-    accept(&house, "one");
+    accept(&cluster, "one");
     receiver.wait_for(1).await;
     worker.kill();
-    let _worker = house.start("notify-webhook").await;
+    let _worker = cluster.start("notify-webhook").await;
     let received = receiver.wait_for(2).await;
-    done(&house).await;
+    done(&cluster).await;
     assert_eq!(
         received[0].header("webhook-id"),
         received[1].header("webhook-id")
@@ -443,11 +444,11 @@ async fn a_worker_killed_while_it_waits_asks_again_under_the_same_id() {
 
 #[tokio::test]
 async fn without_an_address_events_pass_by() {
-    let (house, worker) = house("", &[("WEBHOOK_SECRET", "")]).await;
-    accept(&house, "one");
-    accept(&house, "two");
+    let (cluster, worker) = cluster("", &[("WEBHOOK_SECRET", "")]).await;
+    accept(&cluster, "one");
+    accept(&cluster, "two");
     worker.wait_for_line("WEBHOOK_URL is not set").await;
-    done(&house).await;
+    done(&cluster).await;
     assert_eq!(
         worker.log().matches("WEBHOOK_URL is not set").count(),
         1,
@@ -458,22 +459,22 @@ async fn without_an_address_events_pass_by() {
 
 #[tokio::test]
 async fn every_mistake_in_the_environment_is_a_line() {
-    let mut house = House::new("").await;
+    let mut cluster = Cluster::new("").await;
     assert_eq!(
-        house
+        cluster
             .output("notify-webhook", &["--manifest"])
             .status
             .code(),
         Some(0),
         "the manifest needs no address"
     );
-    house.set(
+    cluster.set(
         "WEBHOOK_URL",
         "https://ann:hunter2@example.com/?token=hunter3",
     );
-    house.set("WEBHOOK_SECRET", "hunter4");
-    house.set("WEBHOOK_DELIVERY", "sometimes");
-    let output = house.output("notify-webhook", &[]);
+    cluster.set("WEBHOOK_SECRET", "hunter4");
+    cluster.set("WEBHOOK_DELIVERY", "sometimes");
+    let output = cluster.output("notify-webhook", &[]);
     assert_eq!(output.status.code(), Some(2));
     let told = String::from_utf8_lossy(&output.stderr);
     let lines: Vec<&str> = told.lines().collect();

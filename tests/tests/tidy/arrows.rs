@@ -1,10 +1,10 @@
-//! Who may depend on whom, and who may name what.
+//! Arrows between packages: which may depend on which.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::tree::{Metadata, none, rust_files, text};
+use crate::tree::{Metadata, none, text};
 
-/// Every package with the packages of this house it may depend on. Services meet on the bus, never in a manifest.
+/// Every package with the packages of this workspace it may depend on. Services meet on the bus, never in a manifest.
 const ARROWS: [(&str, &[(&str, &str)]); 12] = [
     ("oncue-build", &[]),
     ("oncue-proto", &[("oncue-build", "build")]),
@@ -58,7 +58,9 @@ const ARROWS: [(&str, &[(&str, &str)]); 12] = [
         &[
             ("oncue", "normal"),
             ("oncue-admin", "normal"),
+            ("oncue-console", "normal"),
             ("oncue-core", "normal"),
+            ("oncue-gateway", "normal"),
             ("oncue-proto", "normal"),
             ("oncue-telemetry", "normal"),
             ("oncue-workers", "normal"),
@@ -109,88 +111,6 @@ fn dependencies_point_one_way() {
     none(&found);
 }
 
-/// A crate that is wrapped in one place, and that place.
-const WRAPPED: [(&str, &str, &str); 2] = [
-    ("async-nats", "async_nats", "services/runtime/core/src/bus/"),
-    ("redis", "redis", "services/runtime/core/src/store/redis"),
-];
-
-/// A file that may name them all the same, with the package it is in, and why.
-const UNWRAPPED: (&str, &str, &str) = (
-    "oncue-tests",
-    "tests/src/bin/bench-limit.rs",
-    "the hand-written loop that `make bench` measures the runtime against must not go through the runtime",
-);
-
-#[test]
-fn nats_and_redis_are_named_in_one_place_each() {
-    let mut found = Vec::new();
-    for (krate, name, place) in WRAPPED {
-        for package in Metadata::read()
-            .members()
-            .filter(|package| !["oncue-core", UNWRAPPED.0].contains(&package.name.as_str()))
-        {
-            if package.asks_for.iter().any(|(asked, _)| asked == krate) {
-                found.push(format!(
-                    "{} depends on {krate}; only the package oncue-core may, in {place}",
-                    package.name
-                ));
-            }
-        }
-        for (path, code) in rust_files() {
-            let lines = code
-                .lines()
-                .enumerate()
-                .filter(|(_, line)| names(line, name));
-            for (number, line) in lines.filter(|_| !path.starts_with(place) && path != UNWRAPPED.1)
-            {
-                found.push(format!(
-                    "{path}:{} names {name}, which belongs in {place}: {}",
-                    number + 1,
-                    line.trim()
-                ));
-            }
-        }
-    }
-    none(&found);
-}
-
-/// Whether a line of code names the crate, not a module or a word that is called the same.
-fn names(line: &str, name: &str) -> bool {
-    let code = line.split("//").next().unwrap_or_default();
-    let word = |c: char| c.is_alphanumeric() || c == '_' || c == '"';
-    code.match_indices(name).any(|(at, _)| {
-        let (before, after) = (&code[..at], &code[at + name.len()..]);
-        let own = !before.ends_with(word) && (!before.ends_with("::") || before.ends_with(" ::"));
-        let imported =
-            before.trim_end().ends_with("use") || before.trim_end().ends_with("extern crate");
-        own && (after.starts_with("::") || (imported && !after.starts_with(word)))
-    })
-}
-
-#[test]
-fn names_are_told_from_modules_and_words() {
-    for code in [
-        "use cloud::Client;",
-        "cloud::cmd(x)",
-        "use cloud;",
-        "fn f(_: ::cloud::Value)",
-        "extern crate cloud;",
-    ] {
-        assert!(names(code, "cloud"), "{code}");
-    }
-    for code in [
-        "mod cloud;",
-        "pub use self::cloud::CloudStore;",
-        "my_cloud::x()",
-        "// cloud::x",
-        "\"cloud://x\"",
-        "cloud_cli()",
-    ] {
-        assert!(!names(code, "cloud"), "{code}");
-    }
-}
-
 #[test]
 fn every_package_takes_what_the_workspace_decides() {
     let mut found = Vec::new();
@@ -198,7 +118,7 @@ fn every_package_takes_what_the_workspace_decides() {
         let path = package.folder.join("Cargo.toml");
         let path = path
             .strip_prefix(crate::tree::root())
-            .expect("in the house")
+            .expect("in the repository")
             .display()
             .to_string();
         let manifest: toml::Table = text(&path)

@@ -1,9 +1,15 @@
-//! What must hold of the house itself, checked from its files alone. Each failure says what is missing and where to
+//! What must hold of the repository itself, checked from its files alone. Each failure says what is missing and where to
 //! add it.
 
 mod arrows;
+mod author;
+mod circles;
 mod code;
+mod counts;
 mod functions;
 mod licences;
+mod ratchet;
 mod readme;
+mod source;
 mod tree;
+mod wire;

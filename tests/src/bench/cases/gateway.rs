@@ -8,7 +8,7 @@ use crate::bench::paint::progress;
 use crate::bench::plan::{Case, Figure, Goal, Plan, Row};
 use crate::bench::stats::percentile;
 use crate::bench::usage::{cpu, memory};
-use crate::house::{Process, free_port, wait_for_port};
+use crate::cluster::{Process, free_port, wait_for_port};
 
 const CLIENTS: u64 = 32;
 
@@ -44,7 +44,7 @@ async fn posts(arena: &mut Arena, plan: Plan) -> Row {
             let mut answers = load.await.expect("the load");
             let sent = answers.times.len();
             assert_eq!(
-                arena.house.count(&arena.bus, "web").await,
+                arena.cluster.count(&arena.bus, "web").await,
                 sent as u64,
                 "events in the stream"
             );
@@ -79,17 +79,17 @@ async fn posts(arena: &mut Arena, plan: Plan) -> Row {
 }
 
 async fn start(arena: &mut Arena, by_hand: bool) -> (Process, u16) {
-    let (port, house) = (free_port(), &mut arena.house);
-    house.set("OTEL_SDK_DISABLED", "true");
-    house.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{port}"));
-    house.set("LIMIT_LISTEN", &format!("127.0.0.1:{port}"));
+    let (port, cluster) = (free_port(), &mut arena.cluster);
+    cluster.set("OTEL_SDK_DISABLED", "true");
+    cluster.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{port}"));
+    cluster.set("LIMIT_LISTEN", &format!("127.0.0.1:{port}"));
     if by_hand {
         arena.make_streams().await;
     }
     let process = if by_hand {
-        arena.house.spawn("bench-limit", &["gateway"])
+        arena.cluster.spawn("bench-limit", &["gateway"])
     } else {
-        arena.house.spawn("oncue-gateway", &[])
+        arena.cluster.spawn("oncue-gateway", &[])
     };
     wait_for_port(port).await;
     (process, port)

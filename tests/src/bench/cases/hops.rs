@@ -10,7 +10,7 @@ use crate::bench::load::steady;
 use crate::bench::paint::progress;
 use crate::bench::plan::{Case, Figure, Goal, Plan, Row};
 use crate::bench::stats::percentile;
-use crate::house::{Process, free_port, until, wait_for_port};
+use crate::cluster::{Process, free_port, until, wait_for_port};
 
 const LAST: &str = "web.trends.published";
 
@@ -108,15 +108,15 @@ async fn one(arena: &mut Arena, side: Side, events: u64, rate: u64) -> Vec<f64> 
 
 /// A gateway on `port` and three hops, ready; and the name of the last consumer.
 async fn start(arena: &mut Arena, side: Side, port: u16) -> (Vec<Process>, &'static str) {
-    let house = &mut arena.house;
-    house.set("OTEL_SDK_DISABLED", "true");
+    let cluster = &mut arena.cluster;
+    cluster.set("OTEL_SDK_DISABLED", "true");
     let mut running = Vec::new();
     if side == Side::Oncue {
-        house.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{port}"));
-        running.push(house.spawn("oncue-gateway", &[]));
+        cluster.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{port}"));
+        running.push(cluster.spawn("oncue-gateway", &[]));
         for hop in ["1", "2", "3"] {
-            house.set("BENCH_HOP", hop);
-            running.push(house.start("bench-hop").await);
+            cluster.set("BENCH_HOP", hop);
+            running.push(cluster.start("bench-hop").await);
         }
         wait_for_port(port).await;
         return (running, "bench-hop-3");
@@ -136,16 +136,16 @@ async fn start(arena: &mut Arena, side: Side, port: u16) -> (Vec<Process>, &'sta
             ("LIMIT_EVERY", "1"),
         ];
         for (name, value) in env {
-            arena.house.set(name, value);
+            arena.cluster.set(name, value);
         }
-        let process = arena.house.spawn("bench-limit", &["batched"]);
+        let process = arena.cluster.spawn("bench-limit", &["batched"]);
         process.wait_for_line("ready").await;
         running.push(process);
     }
     arena
-        .house
+        .cluster
         .set("LIMIT_LISTEN", &format!("127.0.0.1:{port}"));
-    running.push(arena.house.spawn("bench-limit", &["gateway"]));
+    running.push(arena.cluster.spawn("bench-limit", &["gateway"]));
     until("the hand-written gateway", async || {
         std::net::TcpStream::connect(("127.0.0.1", port)).ok()
     })

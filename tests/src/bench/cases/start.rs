@@ -9,7 +9,7 @@ use crate::bench::paint::progress;
 use crate::bench::plan::{Case, Figure, Goal, Plan, Row};
 use crate::bench::sink::Sink;
 use crate::bench::usage::{cpu, memory};
-use crate::house::{Process, built};
+use crate::cluster::{Process, built};
 
 pub async fn start(plan: Plan) -> Case {
     let (mut case, mut arena) = (Case::default(), Arena::open(Profile::Fast).await);
@@ -70,7 +70,7 @@ pub async fn start(plan: Plan) -> Case {
 async fn cold(arena: &mut Arena, side: Side, round: u64) -> (f64, Process) {
     let mut clicks = Work::default().clicks;
     (clicks.events, clicks.first) = (1, round);
-    let port = arena.house.nats_port;
+    let port = arena.cluster.nats_port;
     tokio::task::spawn_blocking(move || fill(port, clicks))
         .await
         .expect("an event");
@@ -83,8 +83,8 @@ async fn cold(arena: &mut Arena, side: Side, round: u64) -> (f64, Process) {
     arena.bus.flush().await;
     let begin = Instant::now();
     let worker = match side {
-        Side::Oncue => arena.house.spawn("bench-clicks", &[]),
-        _ => arena.house.spawn("bench-limit", &["batched"]),
+        Side::Oncue => arena.cluster.spawn("bench-clicks", &[]),
+        _ => arena.cluster.spawn("bench-limit", &["batched"]),
     };
     let ack = tokio::time::timeout(Duration::from_secs(30), acks.next()).await;
     let ack = ack

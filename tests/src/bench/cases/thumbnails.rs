@@ -6,7 +6,7 @@ use crate::bench::arena::{Arena, Profile};
 use crate::bench::paint::progress;
 use crate::bench::plan::{Case, Figure, Plan, Row};
 use crate::bench::usage::{cpu, memory};
-use crate::house::{free_port, wait_for_port};
+use crate::cluster::{free_port, wait_for_port};
 use crate::pictures;
 
 const PLACE: &str = "files.make-thumbnails";
@@ -16,15 +16,15 @@ const SIZE: (u32, u32) = (4000, 3000);
 pub async fn thumbnails(plan: Plan) -> Case {
     let mut case = Case::default();
     let mut arena = Arena::open(Profile::Fast).await;
-    arena.house.set("QUOTA_BYTES", "10000000000");
+    arena.cluster.set("QUOTA_BYTES", "10000000000");
     let port = free_port();
     arena
-        .house
+        .cluster
         .set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{port}"));
-    let gateway = arena.house.spawn("oncue-gateway", &[]);
+    let gateway = arena.cluster.spawn("oncue-gateway", &[]);
     wait_for_port(port).await;
     let mut workers = arena
-        .house
+        .cluster
         .start_all(&["make-thumbnails", "inspect-file", "enforce-quota"])
         .await;
     let photo = pictures::photo(SIZE.0, SIZE.1);
@@ -46,7 +46,7 @@ pub async fn thumbnails(plan: Plan) -> Case {
             assert_eq!(answer.status(), 202, "{:?}", answer.text().await);
         }
         arena
-            .house
+            .cluster
             .drained(&arena.bus, "files", "enforce-quota")
             .await;
         let begin = oncue_proto::event::now_ms() + 300;

@@ -32,7 +32,7 @@ pub async fn same_event(plan: Plan) -> Report {
     }
     arena.report.fault("same event", events * COPIES as u64);
     arena.settle().await;
-    let count = async |function, counter| arena.crew.counter(&arena.bus, function, counter).await;
+    let count = async |function, counter| arena.pool.counter(&arena.bus, function, counter).await;
     let [applied, duplicates, retried] =
         ["applied", "duplicates", "retried"].map(|counter| count("misbehave", counter));
     let (applied, duplicates, retried) = (applied.await, duplicates.await, retried.await);
@@ -135,7 +135,7 @@ pub async fn replays(plan: Plan) -> Report {
         arena.drain().await;
     }
     let replayed = arena.nats.wire().deliveries - before;
-    arena.crew.gone.clear();
+    arena.pool.gone.clear();
     let mut report = arena.close().await;
     report.note(format!("{replayed} deliveries again"));
     report.must(
@@ -168,11 +168,11 @@ pub async fn beyond_the_horizon(plan: Plan) -> Report {
     arena.settle().await;
     arena.wait(HORIZON + Duration::from_millis(500)).await;
     for mark in arena
-        .house
+        .cluster
         .redis_cli(&["--scan", "--pattern", "*:d:*"])
         .lines()
     {
-        arena.house.redis_cli(&["UNLINK", mark]);
+        arena.cluster.redis_cli(&["UNLINK", mark]);
         arena.report.each("expired marks", 1);
     }
     for function in ["misbehave", "record"] {
@@ -184,7 +184,7 @@ pub async fn beyond_the_horizon(plan: Plan) -> Report {
     }
     arena.again_as = Some("too_old");
     arena.drain().await;
-    arena.crew.gone.clear();
+    arena.pool.gone.clear();
     let mut report = arena.close().await;
     report.must_have_fired(&["expired marks"]);
     report.must(report.ok >= 100, "too few events were applied in time");
@@ -224,7 +224,7 @@ pub async fn dlq_full(plan: Plan) -> Report {
     }
     let (rest, letters) = (
         arena.pending().await.unwrap_or_default(),
-        arena.house.count(&arena.bus, "dlq").await,
+        arena.cluster.count(&arena.bus, "dlq").await,
     );
     arena
         .report
@@ -263,7 +263,7 @@ pub async fn dlq_full(plan: Plan) -> Report {
 /// Seconds of a row in which a share of throughput means something.
 const TELLING: u64 = 10;
 
-/// The same load with and without poison, in the same house. A run long enough to tell must show that others hardly
+/// The same load with and without poison, in the same cluster. A run long enough to tell must show that others hardly
 /// notice.
 pub async fn poison(plan: Plan) -> Report {
     let mut arena = Arena::open(
@@ -337,13 +337,13 @@ pub async fn order(plan: Plan) -> Report {
         arena.tell("first", "/order", "slow:2500", 1).await;
         arena
             .wait_until("the first is in hand", |arena| {
-                arena.crew.in_hand(&arena.nats, None) == 1
+                arena.pool.in_hand(&arena.nats, None) == 1
             })
             .await;
         arena.tell("second", "/order", "slow:1", 1).await;
         arena.settle().await;
         let ids = arena
-            .house
+            .cluster
             .field(&arena.store, "tallies", "/order", "ids")
             .await;
         let ids: Vec<String> = serde_json::from_str(&ids).unwrap_or_default();

@@ -10,11 +10,11 @@ use crate::chaos::arena::{Arena, Setup};
 use crate::chaos::faults::{Victim, catch};
 use crate::chaos::load::Shape;
 use crate::chaos::report::{Plan, Report};
-use crate::house::Servers;
-use crate::house::cluster::{Routes, three_nodes};
+use crate::cluster::Servers;
+use crate::cluster::replicas::{Routes, three_nodes};
 use crate::proxy::Faults;
 
-const PATIENCE: Duration = Duration::from_mins(1);
+const RECOVERY_LIMIT: Duration = Duration::from_mins(1);
 
 /// As `deploy/ha/oncue.env` has it.
 fn batching(mut plan: Plan) -> Plan {
@@ -42,7 +42,7 @@ pub async fn cluster(plan: Plan) -> Report {
         },
     )
     .await;
-    arena.house.set("ONCUE_NATS_MONITOR", &monitor);
+    arena.cluster.set("ONCUE_NATS_MONITOR", &monitor);
     arena.load(Shape {
         rate: 100,
         ..Shape::default()
@@ -79,18 +79,18 @@ async fn says_ha(arena: &mut Arena) {
 
 /// Runs our CLI through the proxies, which need this thread meanwhile.
 async fn oncue(arena: &Arena, args: &[&str]) -> (Option<i32>, String) {
-    let mut process = arena.house.spawn("oncue", args);
+    let mut process = arena.cluster.spawn("oncue", args);
     (process.exit().await, process.log())
 }
 
 async fn kill_leader(arena: &mut Arena) {
     let leader = leader(arena).await;
     let (_, in_hand) = catch(arena, Victim::Nats(leader)).await;
-    arena.house.node(leader).kill();
+    arena.cluster.node(leader).kill();
     arena.report.struck("kill -9 leader", in_hand);
     // The other two go on without it.
     arena.flowing().await;
-    arena.house.restart_node(leader).await;
+    arena.cluster.restart_node(leader).await;
     whole(arena).await;
 }
 
@@ -100,12 +100,12 @@ async fn pause_two(arena: &mut Arena) {
     let paused = (0..3).filter(|n| *n != awake);
     paused
         .clone()
-        .for_each(|n| arena.house.node(n).signal("STOP"));
+        .for_each(|n| arena.cluster.node(n).signal("STOP"));
     arena.wait(Duration::from_secs(1)).await; // acks on their way
     let before = arena.acked();
     arena.wait(Duration::from_secs(3)).await;
     let accepted = arena.acked() - before;
-    paused.for_each(|n| arena.house.node(n).signal("CONT"));
+    paused.for_each(|n| arena.cluster.node(n).signal("CONT"));
     arena.report.fault("two of three paused", 1);
     arena.report.must(
         accepted == 0,
@@ -138,10 +138,10 @@ async fn cluster_of(bus: &Bus) -> Value {
 /// Which server leads the stream.
 async fn leader(arena: &mut Arena) -> usize {
     let start = Instant::now();
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < RECOVERY_LIMIT {
         let leader = cluster_of(&arena.bus).await["leader"].clone();
         if let Some(n) = arena
-            .house
+            .cluster
             .servers
             .nodes
             .iter()
@@ -154,14 +154,14 @@ async fn leader(arena: &mut Arena) -> usize {
     arena
         .report
         .failures
-        .push(format!("the stream had no leader for {PATIENCE:?}"));
+        .push(format!("the stream had no leader for {RECOVERY_LIMIT:?}"));
     0
 }
 
 /// Waits until all three have all of the stream.
 async fn whole(arena: &mut Arena) {
     let start = Instant::now();
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < RECOVERY_LIMIT {
         let replicas = cluster_of(&arena.bus).await["replicas"]
             .as_array()
             .cloned()
@@ -175,10 +175,9 @@ async fn whole(arena: &mut Arena) {
         }
         arena.wait(Duration::from_millis(100)).await;
     }
-    arena
-        .report
-        .failures
-        .push(format!("a server had not caught up after {PATIENCE:?}"));
+    arena.report.failures.push(format!(
+        "a server had not caught up after {RECOVERY_LIMIT:?}"
+    ));
 }
 
 /// The replica of Redis has not heard everything when the primary dies and it takes its place. What is lost is noticed,
@@ -207,7 +206,7 @@ pub async fn failover(plan: Plan) -> Report {
         arena.flowing().await;
     }
     arena.settle().await;
-    arena.crew.gone.clear();
+    arena.pool.gone.clear();
     let mut report = arena.close().await;
     report.must_have_fired(&["failover", "bytes not replicated", "alarm"]);
     enough(&mut report, 100);
@@ -216,13 +215,13 @@ pub async fn failover(plan: Plan) -> Report {
 
 async fn fail_over(arena: &mut Arena) {
     let offset = |arena: &Arena| -> u64 {
-        let info = arena.house.redis_cli(&["INFO", "replication"]);
+        let info = arena.cluster.redis_cli(&["INFO", "replication"]);
         let line = info
             .lines()
             .find_map(|line| line.strip_prefix("master_repl_offset:"));
         line.and_then(|n| n.trim().parse().ok()).unwrap_or_default()
     };
-    let replica = arena.house.replica.take().expect("a replica");
+    let replica = arena.cluster.replica.take().expect("a replica");
     // For so long the primary goes on alone, as `min-replicas-max-lag` lets it.
     replica.line.set(Faults {
         freeze: true,
@@ -236,10 +235,10 @@ async fn fail_over(arena: &mut Arena) {
         })
         .await;
     let (last, in_hand) = (offset(arena), catch(arena, Victim::Redis).await.1);
-    arena.house.redis.kill();
+    arena.cluster.redis.kill();
     replica.line.cut();
-    arena.house.promote(replica).await;
-    arena.redis.lead_to(arena.house.redis_port);
+    arena.cluster.promote(replica).await;
+    arena.redis.lead_to(arena.cluster.redis_port);
     arena.redis.cut();
     arena.report.struck("failover", in_hand);
     arena
@@ -251,7 +250,7 @@ async fn fail_over(arena: &mut Arena) {
 async fn recover(arena: &mut Arena) {
     let raised = arena.wait_until("workers notice that Redis went back in time", |arena| {
         arena
-            .house
+            .cluster
             .redis_cli(&["HVALS", "oncue:regressed"])
             .starts_with('{')
     });
@@ -262,7 +261,7 @@ async fn recover(arena: &mut Arena) {
 
 /// What an operator does: stops the workers, restores, starts them again.
 pub async fn restore(arena: &mut Arena) {
-    arena.crew.kill_all();
+    arena.pool.kill_all();
     let (code, said) = oncue(arena, &["recover", "redis", "--yes"]).await;
     arena.report.must(
         code == Some(0),

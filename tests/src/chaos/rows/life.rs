@@ -11,7 +11,7 @@ use super::enough;
 use crate::chaos::arena::{Arena, Setup};
 use crate::chaos::load::Shape;
 use crate::chaos::report::{Plan, Report};
-use crate::house::{House, Servers, free_port};
+use crate::cluster::{Cluster, Servers, free_port};
 
 pub async fn terminations(plan: Plan) -> Report {
     // One worker of each function: two that take turns on a row give events back for having lost the race. The ack wait
@@ -34,7 +34,7 @@ pub async fn terminations(plan: Plan) -> Report {
     });
     arena.under_way(100).await;
     for _ in 0..plan.seconds.div_ceil(3) {
-        let codes = arena.crew.roll(&arena.house).await;
+        let codes = arena.pool.roll(&arena.cluster).await;
         arena.report.each("SIGTERM worker", codes.len() as u64);
         arena.report.must(
             codes.iter().all(|code| *code == Some(0)),
@@ -60,9 +60,9 @@ pub async fn drift(plan: Plan) -> Report {
         programs: plan.programs,
         ..Servers::default()
     };
-    let house = House::with("[functions.misbehave]\nack_wait = \"2s\"\n", servers).await;
-    house.start("misbehave").await.stop().await;
-    let bus = house.bus().await;
+    let cluster = Cluster::with("[functions.misbehave]\nack_wait = \"2s\"\n", servers).await;
+    cluster.start("misbehave").await.stop().await;
+    let bus = cluster.bus().await;
     let mut report = Report::default();
     let changes = [
         (
@@ -89,7 +89,7 @@ pub async fn drift(plan: Plan) -> Report {
             json!({ "stream_name": "web", "config": config, "action": "update" })
         };
         bus.api(update, &body(&config)).await.expect("edited");
-        let mut refused = house.spawn("misbehave", &[]);
+        let mut refused = cluster.spawn("misbehave", &[]);
         let (code, log) = (refused.exit().await, refused.log());
         report.each("edit", 1);
         report.operations += 1;
@@ -107,7 +107,7 @@ pub async fn drift(plan: Plan) -> Report {
         config[field] = before;
         bus.api(update, &body(&config)).await.expect("put back");
     }
-    house.start("misbehave").await.stop().await;
+    cluster.start("misbehave").await.stop().await;
     report
 }
 
@@ -183,7 +183,7 @@ pub async fn clock_jumps(plan: Plan) -> Report {
     arena.under_way(100).await;
     let seconds = || -> i64 {
         arena
-            .house
+            .cluster
             .redis_cli(&["TIME"])
             .lines()
             .next()

@@ -78,7 +78,7 @@ pub async fn lost_replies(plan: Plan) -> Report {
     arena.settle().await;
     let mut duplicates = 0;
     for function in ["misbehave", "record"] {
-        duplicates += arena.crew.counter(&arena.bus, function, "duplicates").await;
+        duplicates += arena.pool.counter(&arena.bus, function, "duplicates").await;
     }
     let mut report = arena.close().await;
     report.must_have_fired(&[&act.name()]);
@@ -113,7 +113,7 @@ pub async fn torn_batches(plan: Plan) -> Report {
     let mut arena = again("N-4b", &plan, setup, &acts).await;
     let singly = |arena: &Arena| {
         arena
-            .crew
+            .pool
             .logs()
             .map(|log| log.matches("publishing one by one").count())
             .sum::<usize>()
@@ -164,7 +164,7 @@ async fn dead_lines(name: &'static str, plan: Plan, link: Link, notice: Duration
         ..Shape::default()
     });
     arena.under_way(100).await;
-    let (lines, proxy) = (arena.crew.len(), arena.proxies(link).next().expect("one"));
+    let (lines, proxy) = (arena.pool.len(), arena.proxies(link).next().expect("one"));
     let (below, start) = (proxy.let_die(), Instant::now());
     let left = |arena: &Arena| {
         arena
@@ -199,7 +199,7 @@ async fn dead_lines(name: &'static str, plan: Plan, link: Link, notice: Duration
             .await;
     }
     arena.settle().await;
-    let gone = arena.crew.gone.len();
+    let gone = arena.pool.gone.len();
     let mut report = arena.close().await;
     report.must(gone == 0, "a worker ended rather than connect anew");
     enough(&mut report, 100);

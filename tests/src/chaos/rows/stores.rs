@@ -8,7 +8,7 @@ use super::enough;
 use crate::chaos::arena::{Arena, Setup};
 use crate::chaos::load::Shape;
 use crate::chaos::report::{Plan, Report};
-use crate::house::Servers;
+use crate::cluster::Servers;
 
 /// Runs a command of the system; false if it is absent or fails.
 pub fn run(program: &str, args: &[&str]) -> bool {
@@ -103,7 +103,7 @@ pub async fn disk_full(plan: Plan) -> Report {
     arena.report.fault("Redis disk full", u64::from(ended));
     redis.free();
     if ended {
-        arena.house.restart_redis().await;
+        arena.cluster.restart_redis().await;
     }
     arena.wait(Duration::from_secs(1)).await;
 
@@ -124,8 +124,8 @@ pub async fn disk_full(plan: Plan) -> Report {
     ));
     nats.free();
     // A server that could not write may have switched JetStream off until it is started again.
-    arena.house.nats.kill();
-    arena.house.restart_nats().await;
+    arena.cluster.nats.kill();
+    arena.cluster.restart_nats().await;
     arena.wait(Duration::from_secs(1)).await;
     let mut report = arena.close().await;
     report.must_have_fired(&["Redis disk full", "NATS disk full"]);
@@ -138,9 +138,9 @@ async fn until_ended(arena: &mut Arena, long: Duration, nats: bool) -> bool {
     let start = Instant::now();
     while start.elapsed() < long + Duration::from_secs(10) {
         let server = if nats {
-            &mut arena.house.nats
+            &mut arena.cluster.nats
         } else {
-            &mut arena.house.redis
+            &mut arena.cluster.redis
         };
         if !server.is_alive() {
             return true;
@@ -169,7 +169,7 @@ pub async fn out_of_memory(plan: Plan) -> Report {
 
 /// Commands that Redis has answered with this error since it was started.
 fn error_count(arena: &Arena, kind: &str) -> u64 {
-    let stats = arena.house.redis_cli(&["INFO", "errorstats"]);
+    let stats = arena.cluster.redis_cli(&["INFO", "errorstats"]);
     let line = stats
         .lines()
         .find_map(|line| line.strip_prefix(&format!("errorstat_{kind}:count=")));
@@ -194,9 +194,9 @@ pub async fn unwilling(plan: Plan) -> Report {
         );
         counted(&mut arena, "NOREPLICAS", &on, &off, SECOND).await;
         snapshot_fails(&mut arena).await;
-        arena.house.redis_cli(&["FUNCTION", "FLUSH"]);
+        arena.cluster.redis_cli(&["FUNCTION", "FLUSH"]);
         let back = arena.wait_until("the functions are loaded again", |arena| {
-            !arena.house.redis_cli(&["FUNCTION", "LIST"]).is_empty()
+            !arena.cluster.redis_cli(&["FUNCTION", "LIST"]).is_empty()
         });
         let back = back.await;
         arena.report.fault("FUNCTION FLUSH", u64::from(back));
@@ -218,7 +218,7 @@ pub async fn unwilling(plan: Plan) -> Report {
 /// Brings Redis into a state for a while, until it has refused a command for it, and counts those.
 async fn counted(arena: &mut Arena, kind: &str, on: &[&str], off: &[&str], least: Duration) {
     let before = error_count(arena, kind);
-    arena.house.redis_cli(on);
+    arena.cluster.redis_cli(on);
     arena.wait(least).await;
     arena
         .wait_until(&format!("Redis answers {kind}"), |arena| {
@@ -226,22 +226,22 @@ async fn counted(arena: &mut Arena, kind: &str, on: &[&str], off: &[&str], least
         })
         .await;
     arena.report.fault(kind, error_count(arena, kind) - before);
-    arena.house.redis_cli(off);
+    arena.cluster.redis_cli(off);
     arena.wait(Duration::from_millis(500)).await;
 }
 
 /// A snapshot that cannot be written makes Redis refuse to write anything (MISCONF), until one can.
 async fn snapshot_fails(arena: &mut Arena) {
     // There is a folder where the snapshot would go.
-    let folder = arena.house.dir.join("dump.rdb");
+    let folder = arena.cluster.dir.join("dump.rdb");
     std::fs::create_dir_all(folder.join("full")).expect("a folder");
     arena
-        .house
+        .cluster
         .redis_cli(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "yes"]);
-    arena.house.redis_cli(&["BGSAVE"]);
+    arena.cluster.redis_cli(&["BGSAVE"]);
     let failed = |arena: &Arena| {
         arena
-            .house
+            .cluster
             .redis_cli(&["INFO", "persistence"])
             .contains("bgsave_status:err")
     };
@@ -257,15 +257,15 @@ async fn snapshot_fails(arena: &mut Arena) {
 
 async fn busy(arena: &mut Arena) {
     arena
-        .house
+        .cluster
         .redis_cli(&["CONFIG", "SET", "busy-reply-threshold", "100"]);
-    let port = arena.house.redis_port.to_string();
+    let port = arena.cluster.redis_port.to_string();
     let mut script = cli(&port, &["EVAL", "while true do end", "0"]);
     arena.wait(Duration::from_millis(1500)).await;
-    let busy = |arena: &Arena| arena.house.redis_cli(&["PING"]).contains("BUSY");
+    let busy = |arena: &Arena| arena.cluster.redis_cli(&["PING"]).contains("BUSY");
     let busy = arena.wait_until("Redis answers BUSY", busy).await;
     arena.report.fault("BUSY", u64::from(busy));
-    arena.house.redis_cli(&["SCRIPT", "KILL"]);
+    arena.cluster.redis_cli(&["SCRIPT", "KILL"]);
     let _ = script.wait();
 }
 
@@ -277,26 +277,26 @@ async fn loading(arena: &mut Arena) {
             commands(arena) > 5000
         })
         .await;
-    arena.house.redis.kill();
+    arena.cluster.redis.kill();
     let delay = (Duration::from_secs(3).as_micros() as usize / commands(arena)).max(1);
-    arena.house.servers.redis_args = vec!["--key-load-delay".into(), delay.to_string()];
-    arena.house.restart_redis().await;
+    arena.cluster.servers.redis_args = vec!["--key-load-delay".into(), delay.to_string()];
+    arena.cluster.restart_redis().await;
     let (start, mut heard) = (Instant::now(), 0);
     while start.elapsed() < Duration::from_mins(1) {
-        if !arena.house.redis_cli(&["PING"]).contains("LOADING") {
+        if !arena.cluster.redis_cli(&["PING"]).contains("LOADING") {
             break;
         }
         heard += 1;
         arena.wait(Duration::from_millis(100)).await;
     }
     arena.report.fault("LOADING", heard);
-    arena.house.servers.redis_args.clear();
+    arena.cluster.servers.redis_args.clear();
 }
 
 /// Commands in the log of Redis.
 fn commands(arena: &Arena) -> usize {
     let log = arena
-        .house
+        .cluster
         .dir
         .join("appendonlydir")
         .join("appendonly.aof.1.incr.aof");
@@ -327,8 +327,8 @@ pub async fn fsync_fails(plan: Plan) -> Report {
     arena.load(Shape::default());
     arena.under_way(100).await;
     for _ in 0..plan.seconds.div_ceil(3) {
-        let trace = arena.house.dir.join("strace.txt");
-        let mut tracer = inject(arena.house.redis.pid(), &trace);
+        let trace = arena.cluster.dir.join("strace.txt");
+        let mut tracer = inject(arena.cluster.redis.pid(), &trace);
         let ended = until_ended(&mut arena, Duration::from_secs(10), false).await;
         let _ = (tracer.kill(), tracer.wait());
         let injected = std::fs::read_to_string(&trace)
@@ -339,8 +339,8 @@ pub async fn fsync_fails(plan: Plan) -> Report {
         arena
             .report
             .must(ended, "Redis went on after a failed fsync");
-        arena.house.redis.kill();
-        arena.house.restart_redis().await;
+        arena.cluster.redis.kill();
+        arena.cluster.restart_redis().await;
         arena.wait(Duration::from_secs(1)).await;
     }
     let mut report = arena.close().await;

@@ -1,7 +1,7 @@
 //! Spans as the conventions want them [OpenTelemetry messaging, FaaS, CloudEvents, Redis, HTTP].
 
+use oncue_tests::cluster::{Cluster, free_port, until, wait_for_port};
 use oncue_tests::collector::{Received, hex, text};
-use oncue_tests::house::{House, free_port, until, wait_for_port};
 use serde_json::json;
 
 use super::{PARENT, TRACE, spans, tell, traced, traceparent};
@@ -49,7 +49,7 @@ impl Flow {
 #[tokio::test]
 async fn a_request_and_what_it_causes_are_told_by_the_conventions() {
     let port = free_port();
-    let (mut house, collector) = traced(&[
+    let (mut cluster, collector) = traced(&[
         (
             "OTEL_RESOURCE_ATTRIBUTES",
             "deployment.environment.name=test,team=a%2Cb",
@@ -57,10 +57,10 @@ async fn a_request_and_what_it_causes_are_told_by_the_conventions() {
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=blue"),
     ])
     .await;
-    house.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{port}"));
-    let _gateway = house.spawn("oncue-gateway", &[]);
+    cluster.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{port}"));
+    let _gateway = cluster.spawn("oncue-gateway", &[]);
     wait_for_port(port).await;
-    let _worker = house.start("misbehave").await;
+    let _worker = cluster.start("misbehave").await;
     let request =
         reqwest::Client::new().post(format!("http://127.0.0.1:{port}/v1/events/web.page.viewed"));
     let request = request
@@ -93,10 +93,10 @@ async fn a_request_and_what_it_causes_are_told_by_the_conventions() {
     assert!(is_child(&sent, &server));
     let process = flow.one("misbehave", PROCESS);
     check_process(&process, &sent, id);
-    check_messaging(&[(&sent, "send"), (&process, "process")], id, &house);
-    check_redis(&flow, &process, &house);
+    check_messaging(&[(&sent, "send"), (&process, "process")], id, &cluster);
+    check_redis(&flow, &process, &cluster);
     check_resource(&process, &collector.heads());
-    check_outputs(&flow, &process, &house).await;
+    check_outputs(&flow, &process, &cluster).await;
 }
 
 fn check_request(server: &Received) {
@@ -145,7 +145,7 @@ fn check_process(process: &Received, sent: &Received, id: &str) {
     );
 }
 
-fn check_messaging(spans: &[(&Received, &str)], id: &str, house: &House) {
+fn check_messaging(spans: &[(&Received, &str)], id: &str, cluster: &Cluster) {
     for (span, operation) in spans {
         check(
             span,
@@ -158,7 +158,7 @@ fn check_messaging(spans: &[(&Received, &str)], id: &str, house: &House) {
                 ("messaging.message.conversation_id", id),
                 ("messaging.batch.message_count", ""),
                 ("server.address", "127.0.0.1"),
-                ("server.port", &house.nats_port.to_string()),
+                ("server.port", &cluster.nats_port.to_string()),
                 ("cloudevents.event_id", id),
                 ("cloudevents.event_spec_version", "1.0"),
                 ("cloudevents.event_type", "web.page.viewed"),
@@ -168,7 +168,7 @@ fn check_messaging(spans: &[(&Received, &str)], id: &str, house: &House) {
     }
 }
 
-fn check_redis(flow: &Flow, process: &Received, house: &House) {
+fn check_redis(flow: &Flow, process: &Received, cluster: &Cluster) {
     for (name, procedure) in [("PIPELINE", ""), ("FCALL", "oncue_commit")] {
         let redis = flow.one("misbehave", name);
         assert_eq!(redis.span.kind, CLIENT);
@@ -179,14 +179,14 @@ fn check_redis(flow: &Flow, process: &Received, house: &House) {
                 ("db.system.name", "redis"),
                 ("db.operation.name", name),
                 ("db.stored_procedure.name", procedure),
-                ("server.port", &house.redis_port.to_string()),
+                ("server.port", &cluster.redis_port.to_string()),
             ],
         );
     }
 }
 
 /// What the outputs carry on is the span that sent them, and what came with the request.
-async fn check_outputs(flow: &Flow, process: &Received, house: &House) {
+async fn check_outputs(flow: &Flow, process: &Received, cluster: &Cluster) {
     let outputs: Vec<&Received> = flow
         .0
         .iter()
@@ -198,8 +198,8 @@ async fn check_outputs(flow: &Flow, process: &Received, house: &House) {
             .iter()
             .all(|output| output.span.kind == PRODUCER && is_child(output, process))
     );
-    let bus = house.bus().await;
-    let stored = house.messages(&bus, "web").await;
+    let bus = cluster.bus().await;
+    let stored = cluster.messages(&bus, "web").await;
     let milestones: Vec<_> = stored
         .iter()
         .filter(|message| message.subject.starts_with("web.page.milestone"))
@@ -262,9 +262,9 @@ fn check_resource(span: &Received, heads: &[String]) {
 
 #[tokio::test]
 async fn retries_duplicates_and_dead_letters_are_told_apart() {
-    let (house, collector) = traced(&[]).await;
-    let _worker = house.start("misbehave").await;
-    let bus = house.bus().await;
+    let (cluster, collector) = traced(&[]).await;
+    let _worker = cluster.start("misbehave").await;
+    let bus = cluster.bus().await;
     let parent = traceparent(true);
     tell(
         &bus,
@@ -350,7 +350,7 @@ async fn retries_duplicates_and_dead_letters_are_told_apart() {
             ("error.type", "rejected"),
         ],
     );
-    let stored = house.messages(&bus, "dlq").await;
+    let stored = cluster.messages(&bus, "dlq").await;
     let carried = stored[0]
         .header("traceparent")
         .expect("the letter leads to its trace")
@@ -363,9 +363,9 @@ async fn retries_duplicates_and_dead_letters_are_told_apart() {
 
 #[tokio::test]
 async fn spans_of_authors_belong_to_the_event_and_its_sampling() {
-    let (house, collector) = traced(&[]).await;
-    let _worker = house.start("misbehave").await;
-    let bus = house.bus().await;
+    let (cluster, collector) = traced(&[]).await;
+    let _worker = cluster.start("misbehave").await;
+    let bus = cluster.bus().await;
     tell(
         &bus,
         &[("traceparent", &traceparent(false)), ("ce-id", "left-out")],
@@ -392,9 +392,9 @@ async fn spans_of_authors_belong_to_the_event_and_its_sampling() {
 
 #[tokio::test]
 async fn a_plain_message_is_traced_under_the_id_its_flow_gives() {
-    let (house, collector) = traced(&[]).await;
-    let _worker = house.start("misbehave").await;
-    let bus = house.bus().await;
+    let (cluster, collector) = traced(&[]).await;
+    let _worker = cluster.start("misbehave").await;
+    let bus = cluster.bus().await;
     tell(
         &bus,
         &[("ce-id", "plain"), ("tracestate", "orphan=1")],
@@ -410,7 +410,7 @@ async fn a_plain_message_is_traced_under_the_id_its_flow_gives() {
         oncue_proto::event::untraced("plain").split('-').nth(1),
         Some(found[0].trace().as_str())
     );
-    let stored = house.messages(&bus, "web").await;
+    let stored = cluster.messages(&bus, "web").await;
     let state = stored.iter().find_map(|message| {
         message
             .header("tracestate")
@@ -425,9 +425,9 @@ async fn a_plain_message_is_traced_under_the_id_its_flow_gives() {
 
 #[tokio::test]
 async fn a_flow_too_large_for_one_trace_goes_on_in_a_linked_one() {
-    let (house, collector) = traced(&[("ONCUE_TRACE_BUDGET", "20")]).await;
-    let _worker = house.start("misbehave").await;
-    let bus = house.bus().await;
+    let (cluster, collector) = traced(&[("ONCUE_TRACE_BUDGET", "20")]).await;
+    let _worker = cluster.start("misbehave").await;
+    let bus = cluster.bus().await;
     tell(
         &bus,
         &[("traceparent", &traceparent(true)), ("ce-id", "broad")],
@@ -466,7 +466,7 @@ async fn a_flow_too_large_for_one_trace_goes_on_in_a_linked_one() {
 
 #[tokio::test]
 async fn variables_rule_over_names_limits_and_what_is_passed_on() {
-    let (house, collector) = traced(&[
+    let (cluster, collector) = traced(&[
         ("OTEL_SERVICE_NAME", "renamed"),
         ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "5"),
         ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "3"),
@@ -475,7 +475,7 @@ async fn variables_rule_over_names_limits_and_what_is_passed_on() {
         ("OTEL_TRACES_SAMPLER", "xray"),
     ])
     .await;
-    let worker = house.start("misbehave").await;
+    let worker = cluster.start("misbehave").await;
     assert!(
         worker
             .log()
@@ -483,7 +483,7 @@ async fn variables_rule_over_names_limits_and_what_is_passed_on() {
         "{}",
         worker.log()
     );
-    let bus = house.bus().await;
+    let bus = cluster.bus().await;
     tell(
         &bus,
         &[("traceparent", &traceparent(true)), ("baggage", "a=b")],
@@ -502,7 +502,7 @@ async fn variables_rule_over_names_limits_and_what_is_passed_on() {
     assert!(found[0].span.dropped_attributes_count > 10);
     assert_eq!(found[0].tag("messaging.system"), "nat");
     let milestone = async || {
-        let stored = house.messages(&bus, "web").await;
+        let stored = cluster.messages(&bus, "web").await;
         stored
             .into_iter()
             .find(|message| message.subject.starts_with("web.page.milestone"))
@@ -517,25 +517,25 @@ async fn variables_rule_over_names_limits_and_what_is_passed_on() {
 
 #[tokio::test]
 async fn spans_go_to_the_console_or_packed_as_the_environment_asks() {
-    let (mut house, _collector) = traced(&[]).await;
-    let bus = house.bus().await;
-    house.set("OTEL_TRACES_EXPORTER", "console");
-    let console = house.start("misbehave").await;
+    let (mut cluster, _collector) = traced(&[]).await;
+    let bus = cluster.bus().await;
+    cluster.set("OTEL_TRACES_EXPORTER", "console");
+    let console = cluster.start("misbehave").await;
     tell(&bus, &[], "").await;
     console
         .wait_for_line("\"span\":\"process web.page.viewed\"")
         .await;
 
-    house.set("OTEL_TRACES_EXPORTER", "otlp");
-    house.set("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip");
+    cluster.set("OTEL_TRACES_EXPORTER", "otlp");
+    cluster.set("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip");
     drop(console);
     let packed =
         oncue_tests::collector::Collector::start(oncue_tests::collector::Manners::Prompt).await;
-    house.set(
+    cluster.set(
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
         &format!("{}/v1/traces", packed.url),
     );
-    let _worker = house.start("misbehave").await;
+    let _worker = cluster.start("misbehave").await;
     tell(&bus, &[], "").await;
     let head = until("a packed request", async || packed.heads().pop())
         .await

@@ -1,19 +1,19 @@
 //! Whatever the sampler says, what failed is there.
 
+use oncue_tests::cluster::until;
 use oncue_tests::collector::hex;
-use oncue_tests::house::until;
 
 use super::{PARENT, TRACE, spans, tell, traced, traceparent};
 
 #[tokio::test]
 async fn every_failure_is_kept_of_traces_that_are_not() {
-    let (house, collector) = traced(&[
+    let (cluster, collector) = traced(&[
         ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
         ("OTEL_TRACES_SAMPLER_ARG", "0.0"),
     ])
     .await;
-    let _worker = house.start("misbehave").await;
-    let bus = house.bus().await;
+    let _worker = cluster.start("misbehave").await;
+    let bus = cluster.bus().await;
     for n in 0..20 {
         tell(
             &bus,
@@ -32,9 +32,9 @@ async fn every_failure_is_kept_of_traces_that_are_not() {
     )
     .await;
     tell(&bus, &[("ce-id", "plain")], "fail").await;
-    house.drained(&bus, "web", "misbehave").await;
+    cluster.drained(&bus, "web", "misbehave").await;
     until("both dead letters", async || {
-        (house.count(&bus, "dlq").await == 2).then_some(())
+        (cluster.count(&bus, "dlq").await == 2).then_some(())
     })
     .await;
 
@@ -94,9 +94,9 @@ async fn every_failure_is_kept_of_traces_that_are_not() {
 
 #[tokio::test]
 async fn log_lines_carry_trace_span_flow_and_function() {
-    let (house, collector) = traced(&[]).await;
-    let worker = house.start("misbehave").await;
-    let bus = house.bus().await;
+    let (cluster, collector) = traced(&[]).await;
+    let worker = cluster.start("misbehave").await;
+    let bus = cluster.bus().await;
     tell(
         &bus,
         &[("traceparent", &traceparent(true)), ("ce-id", "refused")],
@@ -130,9 +130,9 @@ async fn log_lines_carry_trace_span_flow_and_function() {
 
 #[tokio::test]
 async fn log_lines_lead_to_the_flow_where_nobody_traces() {
-    let (house, _collector) = traced(&[("OTEL_SDK_DISABLED", "true")]).await;
-    let worker = house.start("misbehave").await;
-    let bus = house.bus().await;
+    let (cluster, _collector) = traced(&[("OTEL_SDK_DISABLED", "true")]).await;
+    let worker = cluster.start("misbehave").await;
+    let bus = cluster.bus().await;
     tell(
         &bus,
         &[("traceparent", &traceparent(false)), ("ce-id", "carried")],

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use oncue_core::bus::Bus;
+use oncue_tests::cluster::{free_port, until, wait_for_port};
 use oncue_tests::collector::{Collector, text};
-use oncue_tests::house::{free_port, until, wait_for_port};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 
@@ -77,15 +77,15 @@ fn expected() -> Vec<String> {
 #[tokio::test]
 async fn the_same_counts_are_told_on_every_way() {
     let port = free_port();
-    let (house, collector) = traced(&[
+    let (cluster, collector) = traced(&[
         ("ONCUE_METRICS_LISTEN", &format!("127.0.0.1:{port}")),
         ("OTEL_METRICS_EXPORTER", "otlp"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "200"),
     ])
     .await;
-    let _worker = house.start("misbehave").await;
+    let _worker = cluster.start("misbehave").await;
     wait_for_port(port).await;
-    let bus = house.bus().await;
+    let bus = cluster.bus().await;
     for (id, word) in [
         ("a", ""),
         ("b", "emit:3"),
@@ -101,10 +101,10 @@ async fn the_same_counts_are_told_on_every_way() {
         .await;
     }
     until("two dead letters", async || {
-        (house.count(&bus, "dlq").await == 2).then_some(())
+        (cluster.count(&bus, "dlq").await == 2).then_some(())
     })
     .await;
-    house.drained(&bus, "web", "misbehave").await;
+    cluster.drained(&bus, "web", "misbehave").await;
 
     let client = reqwest::Client::new();
     let scrape = async |accept: &str| {

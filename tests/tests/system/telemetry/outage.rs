@@ -3,18 +3,18 @@
 
 use std::time::Duration;
 
+use oncue_tests::cluster::{Cluster, free_port, until};
 use oncue_tests::collector::{Collector, Manners};
-use oncue_tests::house::{House, free_port, until};
 use serde_json::json;
 
-use super::house;
+use super::cluster;
 
 const EVENTS: usize = 3000;
 
 /// Far more spans than the queue holds.
-async fn handle_all(house: &House, http: &str) {
-    let mut worker = house.start("misbehave").await;
-    let bus = house.bus().await;
+async fn handle_all(cluster: &Cluster, http: &str) {
+    let mut worker = cluster.start("misbehave").await;
+    let bus = cluster.bus().await;
     let before = resident(worker.pid());
     let events = (0..EVENTS).map(|n| {
         (
@@ -22,15 +22,15 @@ async fn handle_all(house: &House, http: &str) {
             json!({ "page": format!("/{}", n % 50) }).to_string(),
         )
     });
-    house.plain_publish(events);
-    house.drained(&bus, "web", "misbehave").await;
-    let store = house.store().await;
-    let total = async || house.field(&store, "tallies", "/0", "count").await;
+    cluster.plain_publish(events);
+    cluster.drained(&bus, "web", "misbehave").await;
+    let store = cluster.store().await;
+    let total = async || cluster.field(&store, "tallies", "/0", "count").await;
     until("all are applied", async || {
         (total().await == (EVENTS / 50).to_string()).then_some(())
     })
     .await;
-    assert_eq!(house.count(&bus, "dlq").await, 0);
+    assert_eq!(cluster.count(&bus, "dlq").await, 0);
     // Queue and batch hold 2,560 spans at most; a leak would keep all 9,000.
     let grown = resident(worker.pid()).saturating_sub(before);
     assert!(
@@ -61,20 +61,20 @@ async fn an_absent_collector_is_nobodys_trouble() {
             ("OTEL_EXPORTER_OTLP_ENDPOINT", nowhere.as_str()),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
         ];
-        handle_all(&house(&there, &env).await, protocol).await;
+        handle_all(&cluster(&there, &env).await, protocol).await;
     }
 }
 
 #[tokio::test]
 async fn a_collector_that_never_answers_is_nobodys_trouble() {
     let mute = Collector::start(Manners::Mute).await;
-    handle_all(&house(&mute, &[]).await, "a mute collector").await;
+    handle_all(&cluster(&mute, &[]).await, "a mute collector").await;
     assert!(mute.connections() > 0, "it was talked to");
 }
 
 #[tokio::test]
 async fn a_slow_collector_is_nobodys_trouble_and_gets_what_it_can_take() {
     let slow = Collector::start(Manners::Slow(Duration::from_millis(500))).await;
-    handle_all(&house(&slow, &[]).await, "a slow collector").await;
+    handle_all(&cluster(&slow, &[]).await, "a slow collector").await;
     assert!(!slow.spans().is_empty());
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use oncue_core::bus::Bus;
-use oncue_tests::house::{free_port, until, wait_for_port};
+use oncue_tests::cluster::{free_port, until, wait_for_port};
 use serde_json::json;
 
 use super::{spans, tell_of, traced, traceparent};
@@ -91,29 +91,29 @@ async fn send_all(bus: &Bus, client: &reqwest::Client, url: &str) {
 #[tokio::test]
 async fn a_planted_secret_is_found_in_nothing_that_comes_out() {
     let (http, metrics) = (free_port(), free_port());
-    let (mut house, collector) = traced(&[
+    let (mut cluster, collector) = traced(&[
         ("OTEL_METRICS_EXPORTER", "otlp"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "200"),
     ])
     .await;
-    house.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{http}"));
-    let gateway = house.spawn("oncue-gateway", &[]);
-    house.set("ONCUE_METRICS_LISTEN", &format!("127.0.0.1:{metrics}"));
-    let worker = house.start("misbehave").await;
-    house.set("ONCUE_METRICS_LISTEN", "");
-    let counter = house.start("count-views").await;
+    cluster.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{http}"));
+    let gateway = cluster.spawn("oncue-gateway", &[]);
+    cluster.set("ONCUE_METRICS_LISTEN", &format!("127.0.0.1:{metrics}"));
+    let worker = cluster.start("misbehave").await;
+    cluster.set("ONCUE_METRICS_LISTEN", "");
+    let counter = cluster.start("count-views").await;
     wait_for_port(http).await;
     wait_for_port(metrics).await;
-    let (bus, client) = (house.bus().await, reqwest::Client::new());
+    let (bus, client) = (cluster.bus().await, reqwest::Client::new());
     let url = format!("http://127.0.0.1:{http}");
 
     send_all(&bus, &client, &url).await;
     until("every failure is set aside", async || {
-        (house.count(&bus, "dlq").await >= 15).then_some(())
+        (cluster.count(&bus, "dlq").await >= 15).then_some(())
     })
     .await;
-    house.drained(&bus, "web", "misbehave").await;
-    house.drained(&bus, "web", "count-views").await;
+    cluster.drained(&bus, "web", "misbehave").await;
+    cluster.drained(&bus, "web", "count-views").await;
 
     let worst = [
         "fail-quoting",
@@ -194,7 +194,7 @@ async fn a_planted_secret_is_found_in_nothing_that_comes_out() {
         assert_eq!(find(bytes), None, "the secret is in {place}");
     }
     // The search would find it: the letters carry it on purpose.
-    let letters = house.messages(&bus, "dlq").await;
+    let letters = cluster.messages(&bus, "dlq").await;
     assert!(letters.iter().any(|letter| find(&letter.payload).is_some()));
     let stats = String::from_utf8_lossy(&places[6].1).into_owned();
     assert!(
@@ -205,9 +205,9 @@ async fn a_planted_secret_is_found_in_nothing_that_comes_out() {
 
 #[tokio::test]
 async fn who_asks_for_the_texts_gets_them() {
-    let (house, collector) = traced(&[("ONCUE_TRACE_MESSAGES", "true")]).await;
-    let worker = house.start("misbehave").await;
-    let bus = house.bus().await;
+    let (cluster, collector) = traced(&[("ONCUE_TRACE_MESSAGES", "true")]).await;
+    let worker = cluster.start("misbehave").await;
+    let bus = cluster.bus().await;
     tell_of(&bus, &[("ce-id", "refused")], &payload("reject-quoting")).await;
     let dead = spans(&collector, "its span", 1, |span| {
         span.tag("oncue.outcome") == "dead"

@@ -1,17 +1,17 @@
-//! Worker processes, and what befalls them. Whoever dies is replaced, as any process manager would.
+//! Worker processes and their faults. One that dies is replaced, as any process manager would.
 
 use std::time::{Duration, Instant};
 
 use oncue_core::bus::Bus;
 use serde_json::Value;
 
-use crate::house::{House, Process, until};
+use crate::cluster::{Cluster, Process, until};
 use crate::proxy::Proxy;
 
 /// Between two starts of one worker: one that cannot start must not be started without end.
-const PATIENCE: Duration = Duration::from_millis(300);
+const RESTART_GAP: Duration = Duration::from_millis(300);
 
-pub struct Crew {
+pub struct Pool {
     workers: Vec<Worker>,
     /// Ended by themselves, with what they said last.
     pub gone: Vec<String>,
@@ -27,22 +27,22 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(house: &House, name: &str, doors: Vec<u16>) -> Self {
+    fn start(cluster: &Cluster, name: &str, doors: Vec<u16>) -> Self {
         let urls: Vec<String> = doors
             .iter()
             .map(|door| format!("nats://127.0.0.1:{door}"))
             .collect();
         let url = ("ONCUE_NATS_URL", urls.join(","));
         Self {
-            process: house.spawn_with(name, &[], &[url]),
+            process: cluster.spawn_with(name, &[], &[url]),
             doors,
             started: Instant::now(),
             frozen: false,
         }
     }
 
-    fn replace(&mut self, house: &House) {
-        *self = Self::start(house, &self.process.name, std::mem::take(&mut self.doors));
+    fn replace(&mut self, cluster: &Cluster) {
+        *self = Self::start(cluster, &self.process.name, std::mem::take(&mut self.doors));
     }
 
     fn signal(&mut self, signal: &str) {
@@ -67,18 +67,18 @@ impl Worker {
     }
 }
 
-impl Crew {
-    pub async fn start(house: &House, nats: &Proxy, binaries: &[&str]) -> Self {
+impl Pool {
+    pub async fn start(cluster: &Cluster, nats: &Proxy, binaries: &[&str]) -> Self {
         let mut workers = Vec::new();
         for binary in binaries {
             let mut doors = Vec::new();
-            for node in &house.servers.nodes {
+            for node in &cluster.servers.nodes {
                 doors.push(nats.door(Some(node.port)).await);
             }
             if doors.is_empty() {
                 doors.push(nats.door(None).await);
             }
-            workers.push(Worker::start(house, binary, doors));
+            workers.push(Worker::start(cluster, binary, doors));
         }
         for worker in &workers {
             worker.ready().await;
@@ -115,9 +115,9 @@ impl Crew {
     }
 
     /// Replaces whoever has ended.
-    pub fn tend(&mut self, house: &House) {
+    pub fn tend(&mut self, cluster: &Cluster) {
         for worker in &mut self.workers {
-            if !worker.process.is_alive() && worker.started.elapsed() > PATIENCE {
+            if !worker.process.is_alive() && worker.started.elapsed() > RESTART_GAP {
                 let log = worker.process.log();
                 let last = log.lines().last().unwrap_or("without a word");
                 self.gone.push(format!(
@@ -125,15 +125,15 @@ impl Crew {
                     worker.process.name,
                     last.chars().take(200).collect::<String>()
                 ));
-                worker.replace(house);
+                worker.replace(cluster);
             }
         }
     }
 
     /// kill -9, and a new one in its place.
-    pub fn kill(&mut self, at: usize, house: &House) {
+    pub fn kill(&mut self, at: usize, cluster: &Cluster) {
         self.workers[at].process.kill();
-        self.workers[at].replace(house);
+        self.workers[at].replace(cluster);
     }
 
     /// kill -9 of all; `tend` brings others.
@@ -162,11 +162,11 @@ impl Crew {
     }
 
     /// SIGTERM of one after the other, each replaced before the next; returns exit codes.
-    pub async fn roll(&mut self, house: &House) -> Vec<Option<i32>> {
+    pub async fn roll(&mut self, cluster: &Cluster) -> Vec<Option<i32>> {
         let mut codes = Vec::new();
         for worker in &mut self.workers {
             codes.push(worker.process.stop().await);
-            worker.replace(house);
+            worker.replace(cluster);
             worker.ready().await;
         }
         codes

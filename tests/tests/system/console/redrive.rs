@@ -1,70 +1,36 @@
 //! The console's bench against real workers: tried, redriven, and on record.
 
+use std::net::SocketAddr;
+
 use oncue_core::bus::Bus;
 use oncue_proto::oncue::v1::{Envelope, Header};
-use oncue_tests::house::{House, QUICK, free_port, until};
+use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, free_port, until};
+use oncue_tests::http::{JSON, request};
 use serde_json::{Value, json};
 
-const TOKEN: &str = "the-token-of-the-test";
+use super::{TOKEN, login};
 
 /// Somebody who is logged in.
 struct Operator {
-    http: reqwest::Client,
-    base: String,
+    at: SocketAddr,
     cookie: String,
 }
 
 impl Operator {
-    async fn login(base: &str) -> Self {
-        let http = reqwest::Client::new();
-        let body = json!({ "token": TOKEN, "name": "ann" });
-        let answer = http
-            .post(format!("{base}/api/login"))
-            .json(&body)
-            .send()
-            .await
-            .expect("an answer");
-        let cookie = answer.headers()["set-cookie"]
-            .to_str()
-            .expect("text")
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .to_owned();
-        Self {
-            http,
-            base: base.to_owned(),
-            cookie,
-        }
+    async fn login(at: SocketAddr) -> Self {
+        let cookie = login(at).await;
+        Self { at, cookie }
     }
 
     async fn get(&self, path: &str) -> Value {
-        let asked = self
-            .http
-            .get(format!("{}{path}", self.base))
-            .header("cookie", &self.cookie);
-        asked
-            .send()
-            .await
-            .expect("an answer")
-            .json()
-            .await
-            .expect("JSON")
+        let headers = [("cookie", self.cookie.as_str())];
+        request(self.at, "GET", path, &headers, "").await.json()
     }
 
     async fn post(&self, path: &str, body: &Value) -> Value {
-        let asked = self
-            .http
-            .post(format!("{}{path}", self.base))
-            .header("cookie", &self.cookie)
-            .json(body);
-        asked
-            .send()
-            .await
-            .expect("an answer")
-            .json()
-            .await
-            .expect("JSON")
+        let headers = [JSON, ("cookie", self.cookie.as_str())];
+        let body = body.to_string();
+        request(self.at, "POST", path, &headers, body).await.json()
     }
 
     /// Numbers of the letters whose message holds a text.
@@ -93,9 +59,9 @@ impl Operator {
     }
 }
 
-async fn set_aside(house: &mut House, bus: &Bus) {
-    house.set("ONCUE_ATTEMPTS", "1");
-    let mut worker = house.start("misbehave").await;
+async fn set_aside(cluster: &mut Cluster, bus: &Bus) {
+    cluster.set("ONCUE_ATTEMPTS", "1");
+    let mut worker = cluster.start("misbehave").await;
     for (at, what) in ["fail-until:2", "fail-until:2", "fail-until:2", "reject"]
         .iter()
         .enumerate()
@@ -114,26 +80,26 @@ async fn set_aside(house: &mut House, bus: &Bus) {
         .expect("taken");
     }
     until("four letters", async || {
-        (house.count(bus, "dlq").await == 4).then_some(())
+        (cluster.count(bus, "dlq").await == 4).then_some(())
     })
     .await;
-    house.drained(bus, "web", "misbehave").await;
+    cluster.drained(bus, "web", "misbehave").await;
     assert_eq!(worker.stop().await, Some(0));
-    house.set("ONCUE_ATTEMPTS", "3");
+    cluster.set("ONCUE_ATTEMPTS", "3");
 }
 
 #[tokio::test]
 async fn letters_are_tried_and_redriven_from_the_console_and_every_action_is_on_record() {
-    let config = format!("[functions.misbehave]\n{QUICK}\n[console]\nwrite = true\n");
-    let mut house = House::new(&config).await;
-    let bus = house.bus().await;
-    set_aside(&mut house, &bus).await;
+    let config = format!("[functions.misbehave]\n{QUICK_REDELIVERY}\n[console]\nwrite = true\n");
+    let mut cluster = Cluster::new(&config).await;
+    let bus = cluster.bus().await;
+    set_aside(&mut cluster, &bus).await;
     let port = free_port();
-    house.set("ONCUE_CONSOLE_LISTEN", &format!("127.0.0.1:{port}"));
-    house.set("ONCUE_CONSOLE_TOKEN", TOKEN);
-    let mut console = house.spawn("oncue-console", &[]);
+    cluster.set("ONCUE_CONSOLE_LISTEN", &format!("127.0.0.1:{port}"));
+    cluster.set("ONCUE_CONSOLE_TOKEN", TOKEN);
+    let mut console = cluster.spawn("oncue-console", &[]);
     console.wait_for_line("listening on http://").await;
-    let operator = Operator::login(&format!("http://127.0.0.1:{port}")).await;
+    let operator = Operator::login(SocketAddr::from(([127, 0, 0, 1], port))).await;
 
     // Nobody runs it, and its own program says what it is.
     let function = until("the function", async || {
@@ -160,7 +126,7 @@ async fn letters_are_tried_and_redriven_from_the_console_and_every_action_is_on_
         (&json!("dead"), &json!("told to reject"))
     );
 
-    let _worker = house.start("misbehave").await;
+    let _worker = cluster.start("misbehave").await;
     let ended = operator.redrive(&failing).await;
     assert_eq!(
         (&ended["sent"], &ended["done"], &ended["failed"]),
@@ -181,9 +147,9 @@ async fn letters_are_tried_and_redriven_from_the_console_and_every_action_is_on_
         ),
         (&json!(1), &json!(1))
     );
-    let store = house.store().await;
+    let store = cluster.store().await;
     assert_eq!(
-        house.field(&store, "tallies", "/a", "count").await,
+        cluster.field(&store, "tallies", "/a", "count").await,
         "3",
         "each of them once"
     );

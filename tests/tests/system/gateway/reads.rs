@@ -2,16 +2,18 @@
 
 use oncue_core::store::row_key;
 use oncue_gateway::server::Guards;
+use oncue_tests::cluster::wait_for;
+use oncue_tests::http::JSON;
 use serde_json::json;
 
-use crate::harness::{JSON, VIEWED, World, wait_for};
+use super::{Gateway, VIEWED};
 
 const EXPOSE: &str = "[gateway]\nexpose = [\"pages\", \"visitors\", \"rankings\", \"members\"]\n";
 
 #[tokio::test]
 async fn state_as_json() {
-    let world = World::with(EXPOSE, Guards::default()).await;
-    let redis = async |words: &[&str]| world.servers.redis(words).await;
+    let gateway = Gateway::with(EXPOSE, Guards::default()).await;
+    let redis = |words: &[&str]| gateway.cluster.redis_ok(words);
     redis(&[
         "HSET",
         &row_key("pages", "/home"),
@@ -25,13 +27,13 @@ async fn state_as_json() {
         "5",
     ])
     .await;
-    redis(&["HSET", &row_key("pages", ""), "views", "1"]).await;
-    redis(&["SADD", &row_key("members", "m"), "b", "a"]).await;
-    redis(&["ZADD", &row_key("rankings", "all"), "2", "/a", "10", "/b"]).await;
-    redis(&["PFADD", &row_key("visitors", "/home"), "v1", "v2", "v3"]).await;
-    redis(&["HSET", &row_key("secret", "x"), "a", "1"]).await;
+    redis(&["HSET", &row_key("pages", ""), "views", "1"]);
+    redis(&["SADD", &row_key("members", "m"), "b", "a"]);
+    redis(&["ZADD", &row_key("rankings", "all"), "2", "/a", "10", "/b"]);
+    redis(&["PFADD", &row_key("visitors", "/home"), "v1", "v2", "v3"]);
+    redis(&["HSET", &row_key("secret", "x"), "a", "1"]);
 
-    let row = world.get("/v1/state/pages/%2Fhome").await;
+    let row = gateway.get("/v1/state/pages/%2Fhome").await;
     assert_eq!(
         (row.status, row.json()),
         (
@@ -43,23 +45,26 @@ async fn state_as_json() {
         (row.header("content-type"), row.header("oncue-version")),
         (Some("application/json"), Some("5"))
     );
-    assert_eq!(world.get("/v1/state/pages//home").await.json()["views"], 7);
-    assert_eq!(world.get("/v1/state/pages/").await.json()["views"], 1);
     assert_eq!(
-        world.get("/v1/state/members/m").await.json(),
+        gateway.get("/v1/state/pages//home").await.json()["views"],
+        7
+    );
+    assert_eq!(gateway.get("/v1/state/pages/").await.json()["views"], 1);
+    assert_eq!(
+        gateway.get("/v1/state/members/m").await.json(),
         json!({ "members": ["a", "b"] })
     );
     assert_eq!(
-        world.get("/v1/state/visitors/%2Fhome").await.json(),
+        gateway.get("/v1/state/visitors/%2Fhome").await.json(),
         json!({ "count": 3 })
     );
     let ranking =
         json!({ "ranking": [{ "member": "/b", "score": 10 }, { "member": "/a", "score": 2 }] });
-    assert_eq!(world.get("/v1/state/rankings/all").await.json(), ranking);
+    assert_eq!(gateway.get("/v1/state/rankings/all").await.json(), ranking);
 
     let tag = row.header("etag").unwrap();
     assert_eq!(
-        world
+        gateway
             .send(
                 "GET",
                 "/v1/state/pages/%2Fhome",
@@ -71,9 +76,9 @@ async fn state_as_json() {
         304
     );
     // An operation that raises no version changes the tag all the same.
-    redis(&["HINCRBY", &row_key("pages", "/home"), "views", "1"]).await;
+    redis(&["HINCRBY", &row_key("pages", "/home"), "views", "1"]);
     assert_eq!(
-        world
+        gateway
             .send(
                 "GET",
                 "/v1/state/pages/%2Fhome",
@@ -86,44 +91,47 @@ async fn state_as_json() {
     );
 
     assert!(
-        world
+        gateway
             .get("/v1/state/secret/x")
             .await
             .problem(404, "not-found")
             .contains("not exposed")
     );
     assert!(
-        world
+        gateway
             .get("/v1/state/pages/none")
             .await
             .problem(404, "not-found")
             .contains("nothing under")
     );
-    world
+    gateway
         .get("/v1/state/pages/%ff")
         .await
         .problem(400, "malformed");
-    world.get("/v1/state/pages").await.problem(404, "not-found");
+    gateway
+        .get("/v1/state/pages")
+        .await
+        .problem(404, "not-found");
 }
 
 #[tokio::test]
 async fn without_redis_state_is_503_and_events_go_on() {
-    let mut world = World::with(EXPOSE, Guards::default()).await;
-    assert_eq!(world.get("/readyz").await.status, 200);
-    world.servers.redis.kill().await.unwrap();
-    let answer = world.get("/v1/state/pages/a").await;
+    let mut gateway = Gateway::with(EXPOSE, Guards::default()).await;
+    assert_eq!(gateway.get("/readyz").await.status, 200);
+    gateway.cluster.redis.kill();
+    let answer = gateway.get("/v1/state/pages/a").await;
     answer.problem(503, "away");
     assert!(answer.header("retry-after").is_some());
     assert!(
-        world
+        gateway
             .get("/readyz")
             .await
             .problem(503, "not-ready")
             .contains("Redis")
     );
-    assert_eq!(world.get("/healthz").await.status, 200);
+    assert_eq!(gateway.get("/healthz").await.status, 200);
     assert_eq!(
-        world
+        gateway
             .send("POST", VIEWED, &[JSON], r#"{"page":"a"}"#)
             .await
             .status,
@@ -133,9 +141,9 @@ async fn without_redis_state_is_503_and_events_go_on() {
 
 #[tokio::test]
 async fn paths_and_methods_that_are_not_there() {
-    let world = World::start().await;
+    let gateway = Gateway::start().await;
     assert!(
-        world
+        gateway
             .get("/v2/none?token=secret")
             .await
             .problem(404, "not-found")
@@ -147,7 +155,7 @@ async fn paths_and_methods_that_are_not_there() {
         ("POST", "/healthz", "GET,HEAD"),
         ("BREW", "/", "GET,HEAD"),
     ] {
-        let answer = world.send(method, path, &[], "").await;
+        let answer = gateway.send(method, path, &[], "").await;
         answer.problem(405, "method-not-allowed");
         assert_eq!(answer.header("allow"), Some(allow), "{method} {path}");
     }
@@ -155,20 +163,20 @@ async fn paths_and_methods_that_are_not_there() {
 
 #[tokio::test]
 async fn what_happened_is_counted() {
-    let world = World::start().await;
-    world
+    let gateway = Gateway::start().await;
+    gateway
         .send("POST", VIEWED, &[JSON, ("ce-id", "a")], r#"{"page":"a"}"#)
         .await;
-    world
+    gateway
         .send("POST", VIEWED, &[JSON, ("ce-id", "a")], r#"{"page":"a"}"#)
         .await;
-    world.send("POST", VIEWED, &[JSON], "{").await;
-    world
+    gateway.send("POST", VIEWED, &[JSON], "{").await;
+    gateway
         .send("POST", "/v1/events/made.up.name", &[JSON], "{")
         .await;
-    world.send("PUT", "/v1/files/x", &[], "12345").await;
-    world.get("/made/up").await;
-    let answer = world.get("/metrics").await;
+    gateway.send("PUT", "/v1/files/x", &[], "12345").await;
+    gateway.get("/made/up").await;
+    let answer = gateway.get("/metrics").await;
     assert!(
         answer
             .header("content-type")
@@ -195,8 +203,8 @@ async fn what_happened_is_counted() {
 
 #[tokio::test]
 async fn the_page_is_whole_and_closed() {
-    let world = World::start().await;
-    let page = world.get("/").await;
+    let gateway = Gateway::start().await;
+    let page = gateway.get("/").await;
     assert_eq!(
         (page.status, page.header("content-type")),
         (200, Some("text/html; charset=utf-8"))
@@ -213,10 +221,10 @@ async fn the_page_is_whole_and_closed() {
     );
     for asset in ["/page.css", "/page.js", "/icon.svg"] {
         assert!(html.contains(asset), "{asset}");
-        assert_eq!(world.get(asset).await.status, 200);
+        assert_eq!(gateway.get(asset).await.status, 200);
     }
     wait_for("ready", || async {
-        world.get("/readyz").await.status == 200
+        gateway.get("/readyz").await.status == 200
     })
     .await;
 }

@@ -4,9 +4,10 @@ use std::sync::atomic::Ordering;
 
 use oncue_core::bus::layout;
 use oncue_core::config::Limits;
+use oncue_tests::cluster::wait_for;
 use serde_json::{Value, json};
 
-use crate::harness::{World, viewed, wait_for};
+use super::{Console, viewed};
 
 fn place(graph: &Value, name: &str) -> Option<usize> {
     graph["functions"]
@@ -17,9 +18,9 @@ fn place(graph: &Value, name: &str) -> Option<usize> {
 
 #[tokio::test]
 async fn who_runs_is_on_the_map_with_its_rate_its_lag_and_what_passes() {
-    let world = World::open().await;
+    let console = Console::open().await;
     let filters = layout::filters(&["web.page.viewed"]);
-    world
+    console
         .bus
         .require(&layout::consumer(
             "count",
@@ -29,10 +30,10 @@ async fn who_runs_is_on_the_map_with_its_rate_its_lag_and_what_passes() {
         ))
         .await
         .unwrap();
-    let handled = world
+    let handled = console
         .pretend("count", &["web.page.viewed"], &["web.page.milestone"])
         .await;
-    let graph = world
+    let graph = console
         .watch_until("graph", |graph| {
             place(graph, "count").is_some_and(|at| graph["functions"][at]["known"] == "worker")
         })
@@ -50,7 +51,7 @@ async fn who_runs_is_on_the_map_with_its_rate_its_lag_and_what_passes() {
     );
     let at = place(&graph, "count").unwrap();
     for number in 0..5 {
-        world
+        console
             .publish(
                 &viewed(&format!("e-{number}")),
                 "/home",
@@ -59,7 +60,7 @@ async fn who_runs_is_on_the_map_with_its_rate_its_lag_and_what_passes() {
             .await;
     }
     handled.fetch_add(100, Ordering::Relaxed);
-    let tick = world
+    let tick = console
         .watch_until("tick", |tick| {
             tick["functions"][at][0].as_f64() > Some(0.0) && tick["functions"][at][1] == 5
         })
@@ -76,14 +77,14 @@ async fn who_runs_is_on_the_map_with_its_rate_its_lag_and_what_passes() {
     // The look that saw them come may have been the one before.
     let flowing = async |next: &mut u64| {
         *next += 1;
-        world
+        console
             .publish(
                 &viewed(&format!("e-{next}")),
                 "/home",
                 json!({ "page": "/home" }),
             )
             .await;
-        let tick = world.watch_until("tick", |_| true).await;
+        let tick = console.watch_until("tick", |_| true).await;
         tick["types"][1].as_f64() > Some(0.0)
     };
     for _ in 0..20 {
@@ -97,21 +98,21 @@ async fn who_runs_is_on_the_map_with_its_rate_its_lag_and_what_passes() {
 
 #[tokio::test]
 async fn a_function_tells_its_hour_its_workers_and_what_failed() {
-    let world = World::open().await;
-    world
+    let console = Console::open().await;
+    console
         .pretend("count", &["web.page.viewed"], &[])
         .await
         .store(7, Ordering::Relaxed);
-    world.set_aside("count", "e-1", "a.rs:1").await;
+    console.set_aside("count", "e-1", "a.rs:1").await;
     wait_for("the function", || async {
-        world.get("/api/functions/count").await.status == 200
+        console.get("/api/functions/count").await.status == 200
     })
     .await;
     wait_for("its count", || async {
-        world.get("/api/functions/count").await.json()["instances"][0]["applied"] == 7
+        console.get("/api/functions/count").await.ok_json()["instances"][0]["applied"] == 7
     })
     .await;
-    let said = world.get("/api/functions/count").await.json();
+    let said = console.get("/api/functions/count").await.ok_json();
     assert_eq!(
         (&said["card"]["triggers"], &said["limits"]["concurrency"]),
         (&json!(["web.page.viewed"]), &json!(10))
@@ -133,7 +134,7 @@ async fn a_function_tells_its_hour_its_workers_and_what_failed() {
             .as_array()
             .is_some_and(|at| !at.is_empty())
     );
-    world
+    console
         .get("/api/functions/nobody")
         .await
         .problem(404, "not-found");
@@ -141,12 +142,15 @@ async fn a_function_tells_its_hour_its_workers_and_what_failed() {
 
 #[tokio::test]
 async fn the_last_events_of_a_type_come_decoded_and_newest_first() {
-    let world = World::open().await;
-    let none = world.get("/api/events?type=web.page.viewed").await.json();
+    let console = Console::open().await;
+    let none = console
+        .get("/api/events?type=web.page.viewed")
+        .await
+        .ok_json();
     assert_eq!(none["events"], json!([]));
     for number in 0..150 {
         let key = if number % 2 == 0 { "/a" } else { "" };
-        world
+        console
             .publish(
                 &viewed(&format!("e-{number}")),
                 key,
@@ -154,10 +158,10 @@ async fn the_last_events_of_a_type_come_decoded_and_newest_first() {
             )
             .await;
     }
-    let said = world
+    let said = console
         .get("/api/events?type=web.page.viewed&limit=30")
         .await
-        .json();
+        .ok_json();
     let ids: Vec<&str> = said["events"]
         .as_array()
         .unwrap()
@@ -177,16 +181,16 @@ async fn the_last_events_of_a_type_come_decoded_and_newest_first() {
         (&json!("v"), &json!("/a"))
     );
     assert_eq!(said["events"][0]["trace"], format!("{:032x}", 5));
-    let sent = world
+    let sent = console
         .get("/api/events?type=web.page.viewed&source=nobody")
         .await
-        .json();
+        .ok_json();
     assert_eq!(sent["events"], json!([]));
-    world
+    console
         .get("/api/events?type=web.*")
         .await
         .problem(400, "malformed");
-    world
+    console
         .get("/api/events?type=none.such.type")
         .await
         .problem(404, "not-found");
@@ -194,11 +198,11 @@ async fn the_last_events_of_a_type_come_decoded_and_newest_first() {
 
 #[tokio::test]
 async fn what_differs_from_what_is_declared_is_named() {
-    let world = World::open().await;
-    world
+    let console = Console::open().await;
+    console
         .pretend("count-views", &["web.page.viewed"], &["web.page.milestone"])
         .await;
-    let said = world.get("/api/drift").await.json();
+    let said = console.get("/api/drift").await.ok_json();
     let has = |kind: &str, part: &str| {
         let mut found = said["findings"].as_array().into_iter().flatten();
         found.any(|one| {
@@ -214,7 +218,7 @@ async fn what_differs_from_what_is_declared_is_named() {
         "{said}"
     );
     assert_eq!(
-        world.get("/api/drift").await.json(),
+        console.get("/api/drift").await.ok_json(),
         said,
         "nobody is asked again at once"
     );

@@ -1,12 +1,13 @@
 //! Who may what, and from where.
 
+use oncue_tests::http::{JSON, request};
 use serde_json::json;
 
-use crate::harness::{JSON, TOKEN, World, request};
+use super::{Console, TOKEN};
 
 #[tokio::test]
 async fn pages_are_guarded_by_their_headers() {
-    let world = World::open().await;
+    let console = Console::open().await;
     for path in [
         "/",
         "/main.js",
@@ -16,7 +17,7 @@ async fn pages_are_guarded_by_their_headers() {
         "/api/about",
         "/nowhere",
     ] {
-        let answer = world.get(path).await;
+        let answer = console.get(path).await;
         let policy = answer.header("content-security-policy").unwrap();
         assert!(
             policy.contains("default-src 'none'") && !policy.contains("unsafe"),
@@ -34,10 +35,10 @@ async fn pages_are_guarded_by_their_headers() {
         );
     }
     assert_eq!(
-        world.get("/main.js").await.header("content-type"),
+        console.get("/main.js").await.header("content-type"),
         Some("text/javascript; charset=utf-8")
     );
-    let page = world.get("/").await.body;
+    let page = console.get("/").await.text();
     assert!(
         !page.contains("style=") && !page.contains("<script>") && !page.contains("onclick"),
         "nothing inline"
@@ -46,8 +47,8 @@ async fn pages_are_guarded_by_their_headers() {
         !page.contains("http://") && !page.contains("https://"),
         "nothing from elsewhere"
     );
-    world.get("/nowhere").await.problem(404, "not-found");
-    world
+    console.get("/nowhere").await.problem(404, "not-found");
+    console
         .send("DELETE", "/api/letters", &[JSON], "")
         .await
         .problem(405, "method-not-allowed");
@@ -55,27 +56,27 @@ async fn pages_are_guarded_by_their_headers() {
 
 #[tokio::test]
 async fn without_a_token_it_answers_under_our_own_names_and_only_looks() {
-    let world = World::open().await;
-    let about = world.get("/api/about").await.json();
+    let console = Console::open().await;
+    let about = console.get("/api/about").await.ok_json();
     assert_eq!(
         (&about["token"], &about["write"], &about["welcome"]),
         (&json!(false), &json!(false), &json!(true))
     );
-    world
+    console
         .send("GET", "/api/letters", &[("host", "evil.example")], "")
         .await
         .problem(403, "forbidden");
     assert_eq!(
-        world
+        console
             .send("GET", "/api/letters", &[("host", "localhost:8090")], "")
             .await
             .status,
         200
     );
-    let number = world.set_aside("f", "e-1", "a.rs:1").await;
+    let number = console.set_aside("f", "e-1", "a.rs:1").await;
     let body = json!({ "numbers": [number], "why": "because" }).to_string();
     for action in ["try", "redrive", "drop"] {
-        let refused = world
+        let refused = console
             .send("POST", &format!("/api/letters/{action}"), &[JSON], &body)
             .await;
         assert!(
@@ -85,7 +86,7 @@ async fn without_a_token_it_answers_under_our_own_names_and_only_looks() {
         );
     }
     assert_eq!(
-        world.get(&format!("/api/letters/{number}")).await.status,
+        console.get(&format!("/api/letters/{number}")).await.status,
         200,
         "still there"
     );
@@ -93,7 +94,7 @@ async fn without_a_token_it_answers_under_our_own_names_and_only_looks() {
 
 #[tokio::test]
 async fn with_a_token_nobody_else_sees_anything() {
-    let world = World::with(Some(TOKEN), true).await;
+    let console = Console::with(Some(TOKEN), true).await;
     for path in [
         "/api/live",
         "/api/letters",
@@ -105,42 +106,42 @@ async fn with_a_token_nobody_else_sees_anything() {
         "/api/functions/f",
         "/api/jobs/1",
     ] {
-        world.get(path).await.problem(401, "login");
+        console.get(path).await.problem(401, "login");
     }
-    world
+    console
         .send("POST", "/api/letters/drop", &[JSON], "{}")
         .await
         .problem(401, "login");
     let wrong = json!({ "token": "another-token-of-length" }).to_string();
-    world
+    console
         .send("POST", "/api/login", &[JSON], &wrong)
         .await
         .problem(401, "wrong-token");
-    let cookie = world.login().await;
-    let with = |path: &'static str| request_with(&world, path, &cookie);
+    let cookie = console.login().await;
+    let with = |path: &'static str| request_with(&console, path, &cookie);
     assert_eq!(with("/api/letters").await, 200);
     let forged = cookie.replacen("oncue-console=", "oncue-console=x", 1);
-    assert_eq!(request_with(&world, "/api/letters", &forged).await, 401);
-    let about = request(world.at, "GET", "/api/about", &[("cookie", &cookie)], "")
+    assert_eq!(request_with(&console, "/api/letters", &forged).await, 401);
+    let about = request(console.at, "GET", "/api/about", &[("cookie", &cookie)], "")
         .await
-        .json();
+        .ok_json();
     assert_eq!(
         (&about["who"], &about["write"]),
         (&json!("ann@127.0.0.1"), &json!(true))
     );
 }
 
-async fn request_with(world: &World, path: &str, cookie: &str) -> u16 {
-    request(world.at, "GET", path, &[("cookie", cookie)], "")
+async fn request_with(console: &Console, path: &str, cookie: &str) -> u16 {
+    request(console.at, "GET", path, &[("cookie", cookie)], "")
         .await
         .status
 }
 
 #[tokio::test]
 async fn the_cookie_is_for_this_site_and_for_no_script() {
-    let world = World::with(Some(TOKEN), false).await;
+    let console = Console::with(Some(TOKEN), false).await;
     let body = json!({ "token": TOKEN }).to_string();
-    let answer = world.send("POST", "/api/login", &[JSON], &body).await;
+    let answer = console.send("POST", "/api/login", &[JSON], &body).await;
     let cookie = answer.header("set-cookie").unwrap();
     assert!(
         cookie.contains("; HttpOnly")
@@ -152,14 +153,14 @@ async fn the_cookie_is_for_this_site_and_for_no_script() {
 
 #[tokio::test]
 async fn no_other_page_can_act_for_who_is_logged_in() {
-    let world = World::with(Some(TOKEN), true).await;
-    let number = world.set_aside("f", "e-1", "a.rs:1").await;
-    let cookie = world.login().await;
-    let own = format!("http://{}", world.at);
+    let console = Console::with(Some(TOKEN), true).await;
+    let number = console.set_aside("f", "e-1", "a.rs:1").await;
+    let cookie = console.login().await;
+    let own = format!("http://{}", console.at);
     let body = json!({ "numbers": [number], "why": "because" }).to_string();
     let drop = async |headers: &[(&str, &str)]| {
         let headers = [&[("cookie", cookie.as_str())], headers].concat();
-        world
+        console
             .send("POST", "/api/letters/drop", &headers, &body)
             .await
     };
@@ -178,6 +179,6 @@ async fn no_other_page_can_act_for_who_is_logged_in() {
     drop(&[]).await.problem(403, "forbidden");
     let dropped = drop(&[JSON, ("origin", &own), ("sec-fetch-site", "same-origin")])
         .await
-        .json();
+        .ok_json();
     assert_eq!(dropped["dropped"], 1);
 }

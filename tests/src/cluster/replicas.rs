@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::{House, Process, free_port, until, wait_for_port};
+use super::{Cluster, Process, free_port, until, wait_for_port};
 use crate::proxy::{Faults, Protocol, Proxy};
 
 /// A file of the profile `ha`, as it is given to operators.
@@ -88,7 +88,7 @@ pub async fn three_nodes() -> (Vec<Node>, Routes) {
 }
 
 impl Node {
-    pub fn start(&self, house: &std::path::Path) -> Process {
+    pub fn start(&self, dir: &std::path::Path) -> Process {
         let mut command = Command::new("nats-server");
         command
             .arg("-c")
@@ -101,7 +101,7 @@ impl Node {
             &self.monitor.to_string(),
             "-sd",
         ]);
-        command.arg(house.join(&self.name));
+        command.arg(dir.join(&self.name));
         // Nobody learns of an address that passes by the proxies.
         let routes: Vec<String> = self
             .routes
@@ -121,11 +121,7 @@ impl Node {
             "--connect_retries",
             "1",
         ]);
-        Process::spawn(
-            &self.name,
-            command,
-            house.join(format!("{}.log", self.name)),
-        )
+        Process::spawn(&self.name, command, dir.join(format!("{}.log", self.name)))
     }
 
     /// Where its monitoring page is.
@@ -134,7 +130,7 @@ impl Node {
     }
 }
 
-impl House {
+impl Cluster {
     /// Once they have elected somebody, and a stream of three copies can be made.
     pub(super) async fn elected(&self) {
         for node in &self.servers.nodes {

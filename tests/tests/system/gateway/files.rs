@@ -2,29 +2,29 @@
 
 use std::time::Duration;
 
+use oncue_core::bus::info::StreamState;
 use oncue_gateway::server::Guards;
 use oncue_proto::files::FileUploaded;
+use oncue_tests::cluster::{Stored, wait_for};
 use prost::Message as _;
-use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::guards::raw;
-use crate::harness::{World, wait_for};
+use super::Gateway;
 
 fn bytes(length: usize) -> Vec<u8> {
     (0..length).map(|i| (i * 31 % 251) as u8).collect()
 }
 
-async fn stored(world: &World) -> Value {
-    world.stream("OBJ_files").await
+async fn stored(gateway: &Gateway) -> StreamState {
+    gateway.stream("OBJ_files").await
 }
 
 #[tokio::test]
 async fn a_file_goes_in_and_comes_out() {
-    let world = World::start().await;
+    let gateway = Gateway::start().await;
     let content = bytes(700_000);
-    let answer = world
+    let answer = gateway
         .send(
             "PUT",
             "/v1/files/..%2Fa%20b.png",
@@ -43,7 +43,9 @@ async fn a_file_goes_in_and_comes_out() {
         (json["size"].as_u64(), answer.header("traceparent")),
         (Some(700_000), json["traceparent"].as_str())
     );
-    let (headers, payload) = world.message("files", 1).await;
+    let Stored {
+        headers, payload, ..
+    } = gateway.message("files", 1).await;
     let event = FileUploaded::decode(&payload[..]).unwrap();
     assert_eq!(
         (
@@ -62,7 +64,7 @@ async fn a_file_goes_in_and_comes_out() {
     );
 
     let path = format!("/v1/files/{file}");
-    let got = world.get(&path).await;
+    let got = gateway.get(&path).await;
     assert!(got.status == 200 && got.body == content);
     let tag = format!("\"{}\"", event.sha256);
     for (name, value) in [
@@ -78,20 +80,20 @@ async fn a_file_goes_in_and_comes_out() {
     ] {
         assert_eq!(got.header(name), Some(value), "{}", got.head);
     }
-    let head = world.send("HEAD", &path, &[], "").await;
+    let head = gateway.send("HEAD", &path, &[], "").await;
     assert_eq!(
         (head.status, head.header("content-length"), head.body.len()),
         (200, Some("700000"), 0)
     );
     assert_eq!(
-        world
+        gateway
             .send("GET", &path, &[("if-none-match", &tag)], "")
             .await
             .status,
         304
     );
     assert_eq!(
-        world
+        gateway
             .send("GET", &path, &[("if-none-match", "\"x\"")], "")
             .await
             .status,
@@ -101,11 +103,14 @@ async fn a_file_goes_in_and_comes_out() {
 
 #[tokio::test]
 async fn ranges() {
-    let world = World::start().await;
+    let gateway = Gateway::start().await;
     let content = bytes(300_000);
-    let json = world.send("PUT", "/v1/files/x", &[], &content).await.json();
+    let json = gateway
+        .send("PUT", "/v1/files/x", &[], &content)
+        .await
+        .json();
     let path = format!("/v1/files/{}", json["file"].as_str().unwrap());
-    let part = async |range: &str| world.send("GET", &path, &[("range", range)], "").await;
+    let part = async |range: &str| gateway.send("GET", &path, &[("range", range)], "").await;
     for (range, from, to) in [
         ("bytes=0-9", 0, 10),
         ("bytes=131070-131075", 131_070, 131_076),
@@ -130,7 +135,7 @@ async fn ranges() {
     for whole in ["bytes=0-1,5-6", "lines=1-2", "bytes=9-1"] {
         assert_eq!(part(whole).await.status, 200, "{whole}");
     }
-    let other = world
+    let other = gateway
         .send(
             "GET",
             &path,
@@ -143,16 +148,16 @@ async fn ranges() {
 
 #[tokio::test]
 async fn an_empty_file_is_a_file() {
-    let world = World::start().await;
-    let json = world.send("PUT", "/v1/files/empty", &[], "").await.json();
+    let gateway = Gateway::start().await;
+    let json = gateway.send("PUT", "/v1/files/empty", &[], "").await.json();
     assert_eq!(
         json["sha256"],
         "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     );
     let path = format!("/v1/files/{}", json["file"].as_str().unwrap());
-    let got = world.get(&path).await;
+    let got = gateway.get(&path).await;
     assert_eq!((got.status, got.body.len()), (200, 0));
-    world
+    gateway
         .send("GET", &path, &[("range", "bytes=0-")], "")
         .await
         .problem(416, "range");
@@ -160,10 +165,10 @@ async fn an_empty_file_is_a_file() {
 
 #[tokio::test]
 async fn thumbnails_are_pictures_or_nothing() {
-    let world = World::start().await;
+    let gateway = Gateway::start().await;
     let put = async |name: &str, media_type: &str| {
         let source = futures::stream::iter([Ok(bytes::Bytes::from_static(b"picture"))]);
-        world
+        gateway
             .bus
             .put_object(name, &[("media_type", media_type)], source, 1000)
             .await
@@ -171,7 +176,7 @@ async fn thumbnails_are_pictures_or_nothing() {
     };
     put("abc.64", "image/png").await;
     put("abc.256", "text/html").await;
-    let got = world.get("/v1/files/abc/thumbnails/64").await;
+    let got = gateway.get("/v1/files/abc/thumbnails/64").await;
     assert_eq!(
         (got.status, got.header("content-type"), got.text().as_str()),
         (200, Some("image/png"), "picture")
@@ -184,7 +189,7 @@ async fn thumbnails_are_pictures_or_nothing() {
     assert!(got.header("cache-control").unwrap().contains("max-age"));
     assert_eq!(got.header("x-content-type-options"), Some("nosniff"));
     assert_eq!(
-        world
+        gateway
             .send(
                 "GET",
                 "/v1/files/abc/thumbnails/64",
@@ -205,7 +210,7 @@ async fn thumbnails_are_pictures_or_nothing() {
         "a.b/thumbnails/64",
         &"x".repeat(65),
     ] {
-        world
+        gateway
             .get(&format!("/v1/files/{nothing}"))
             .await
             .problem(404, "not-found");
@@ -214,25 +219,31 @@ async fn thumbnails_are_pictures_or_nothing() {
 
 #[tokio::test]
 async fn a_retry_gives_the_same_file() {
-    let world = World::start().await;
+    let gateway = Gateway::start().await;
     let key = [("idempotency-key", "up-1")];
-    let first = world.send("PUT", "/v1/files/a.txt", &key, "hello").await;
-    let again = world.send("PUT", "/v1/files/a.txt", &key, "hello").await;
+    let first = gateway.send("PUT", "/v1/files/a.txt", &key, "hello").await;
+    let again = gateway.send("PUT", "/v1/files/a.txt", &key, "hello").await;
     assert_eq!((first.status, again.status), (202, 202), "{}", again.text());
     assert_eq!(first.json(), again.json());
-    world
+    gateway
         .send("PUT", "/v1/files/a.txt", &key, "another")
         .await
         .problem(409, "id-reuse");
-    assert_eq!(world.messages("files").await, 1);
-    assert!(!world.message("files", 1).await.0.contains("ce-time"));
-    let state = stored(&world).await;
+    assert_eq!(gateway.messages("files").await, 1);
+    assert!(
+        !gateway
+            .message("files", 1)
+            .await
+            .headers
+            .contains("ce-time")
+    );
+    let state = stored(&gateway).await;
     assert_eq!(
-        state["messages"], 2,
-        "one chunk and its description: {state}"
+        state.messages, 2,
+        "one chunk and its description: {state:?}"
     );
     // The key is the owner's own.
-    let other = world
+    let other = gateway
         .send(
             "PUT",
             "/v1/files/a.txt",
@@ -245,9 +256,9 @@ async fn a_retry_gives_the_same_file() {
 
 #[tokio::test]
 async fn refusals_leave_nothing_behind() {
-    let world = World::with("[gateway]\nmax_file = \"300KiB\"\n", Guards::default()).await;
+    let gateway = Gateway::with("[gateway]\nmax_file = \"300KiB\"\n", Guards::default()).await;
     for bad in ["", "..", "a%00b", "%ff", "a%2F", &"x".repeat(256)] {
-        world
+        gateway
             .send("PUT", &format!("/v1/files/{bad}"), &[], "x")
             .await
             .problem(400, "malformed");
@@ -257,12 +268,12 @@ async fn refusals_leave_nothing_behind() {
         ("oncue-owner", &"x".repeat(129)),
         ("idempotency-key", &"x".repeat(129)),
     ] {
-        world
+        gateway
             .send("PUT", "/v1/files/x", &[bad], "x")
             .await
             .problem(400, "malformed");
     }
-    world
+    gateway
         .send("PUT", "/v1/files/x", &[], bytes(400_000))
         .await
         .problem(413, "too-large");
@@ -273,69 +284,72 @@ async fn refusals_leave_nothing_behind() {
         b"\r\n0\r\n\r\n".to_vec(),
     ]
     .concat();
-    raw(world.at, &[head.as_bytes(), &body].concat())
+    gateway
+        .raw(&[head.as_bytes(), &body].concat())
         .await
         .unwrap()
         .problem(413, "too-large");
     wait_for("chunks of refused uploads to go", || async {
-        stored(&world).await["messages"] == 0
+        stored(&gateway).await.messages == 0
     })
     .await;
-    assert_eq!(world.messages("files").await, 0);
+    assert_eq!(gateway.messages("files").await, 0);
 }
 
 #[tokio::test]
 async fn an_aborted_upload_leaves_nothing_behind() {
-    let world = World::start().await;
-    let mut client = TcpStream::connect(world.at).await.unwrap();
+    let gateway = Gateway::start().await;
+    let mut client = TcpStream::connect(gateway.at).await.unwrap();
     client
         .write_all(b"PUT /v1/files/x HTTP/1.1\r\nhost: x\r\ncontent-length: 8000000\r\n\r\n")
         .await
         .unwrap();
     client.write_all(&bytes(5_000_000)).await.unwrap();
     wait_for("chunks to arrive", || async {
-        stored(&world).await["messages"].as_u64().unwrap() > 8
+        stored(&gateway).await.messages > 8
     })
     .await;
     drop(client);
     wait_for("the chunks to go", || async {
-        stored(&world).await["messages"] == 0
+        stored(&gateway).await.messages == 0
     })
     .await;
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(stored(&world).await["messages"], 0, "none may come after");
-    assert_eq!(world.messages("files").await, 0);
+    assert_eq!(stored(&gateway).await.messages, 0, "none may come after");
+    assert_eq!(gateway.messages("files").await, 0);
 }
 
 #[tokio::test]
 async fn a_file_nobody_was_told_of_is_taken_back() {
-    let world = World::with("[streams.files]\nmax_bytes = 1\n", Guards::default()).await;
-    let answer = world.send("PUT", "/v1/files/x", &[], bytes(300_000)).await;
+    let gateway = Gateway::with("[streams.files]\nmax_bytes = 1\n", Guards::default()).await;
+    let answer = gateway
+        .send("PUT", "/v1/files/x", &[], bytes(300_000))
+        .await;
     answer.problem(503, "full");
     assert!(answer.header("retry-after").is_some());
     wait_for("the chunks to go", || async {
-        stored(&world).await["messages"] == 1
+        stored(&gateway).await.messages == 1
     })
     .await; // the mark of a deleted object
 }
 
 #[tokio::test]
 async fn a_full_bucket_is_503() {
-    let world = World::with(
+    let gateway = Gateway::with(
         "[streams.objects]\nmax_bytes = \"500KiB\"\n",
         Guards::default(),
     )
     .await;
-    world
+    gateway
         .send("PUT", "/v1/files/x", &[], bytes(2_000_000))
         .await
         .problem(503, "full");
     wait_for("the chunks to go", || async {
-        stored(&world).await["messages"] == 0
+        stored(&gateway).await.messages == 0
     })
     .await;
     assert_eq!(
-        world
+        gateway
             .send("PUT", "/v1/files/x", &[], bytes(200_000))
             .await
             .status,

@@ -1,13 +1,14 @@
 //! From an id or a key to the whole flow.
 
 use oncue_proto::event::{self, Meta};
+use oncue_tests::cluster::wait_for;
 use serde_json::json;
 
-use crate::harness::{World, viewed, wait_for};
+use super::{Console, viewed};
 
 /// A root and what it caused, by another hand.
-async fn family(world: &World, root: &str) -> Meta {
-    world
+async fn family(console: &Console, root: &str) -> Meta {
+    console
         .publish(
             &viewed(root),
             "home",
@@ -22,7 +23,7 @@ async fn family(world: &World, root: &str) -> Meta {
         hops: 1,
         ..viewed(root)
     };
-    world
+    console
         .publish(
             &Meta {
                 flow: root.to_owned(),
@@ -35,22 +36,22 @@ async fn family(world: &World, root: &str) -> Meta {
     child
 }
 
-async fn seen(world: &World) {
+async fn seen(console: &Console) {
     wait_for("the first look", || async {
-        world.get("/api/flows").await.json()["flows"] != json!([])
+        console.get("/api/flows").await.ok_json()["flows"] != json!([])
     })
     .await;
 }
 
 #[tokio::test]
 async fn an_id_that_tells_its_time_is_found_among_many() {
-    let world = World::open().await;
+    let console = Console::open().await;
     let id = event::new_id();
-    world
+    console
         .publish(&viewed(&id), "home", json!({ "page": "home" }))
         .await;
     for number in 0..3000 {
-        world
+        console
             .bus
             .publish_plain(
                 "web.page.viewed".into(),
@@ -59,9 +60,9 @@ async fn an_id_that_tells_its_time_is_found_among_many() {
             .await
             .unwrap();
     }
-    world.bus.flush().await;
-    seen(&world).await;
-    let said = world.get(&format!("/api/search?q={id}")).await.json();
+    console.bus.flush().await;
+    seen(&console).await;
+    let said = console.get(&format!("/api/search?q={id}")).await.ok_json();
     assert_eq!(
         (&said["events"][0]["id"], &said["events"][0]["sequence"]),
         (&json!(id), &json!(1))
@@ -70,32 +71,35 @@ async fn an_id_that_tells_its_time_is_found_among_many() {
 
 #[tokio::test]
 async fn what_brought_no_id_is_found_by_its_place() {
-    let world = World::open().await;
-    world
+    let console = Console::open().await;
+    console
         .bus
         .publish_plain("web.page.viewed".into(), r#"{"page":"/a"}"#.into())
         .await
         .unwrap();
-    world.bus.flush().await;
-    seen(&world).await;
-    let id = world.get("/api/events?type=web.page.viewed").await.json()["events"][0]["id"]
+    console.bus.flush().await;
+    seen(&console).await;
+    let id = console
+        .get("/api/events?type=web.page.viewed")
+        .await
+        .ok_json()["events"][0]["id"]
         .as_str()
         .unwrap()
         .to_owned();
     assert!(id.starts_with("web:"));
-    let said = world.get(&format!("/api/search?q={id}")).await.json();
+    let said = console.get(&format!("/api/search?q={id}")).await.ok_json();
     assert_eq!(said["events"][0]["data"]["page"], "/a");
-    let flow = world.get(&format!("/api/flows/{id}")).await.json();
+    let flow = console.get(&format!("/api/flows/{id}")).await.ok_json();
     assert_eq!(flow["flow"]["events"][0]["id"], json!(id));
 }
 
 #[tokio::test]
 async fn a_key_finds_its_events_and_its_letters() {
-    let world = World::open().await;
-    family(&world, "e-1").await;
-    let number = world.set_aside("f", "e-9", "").await;
-    seen(&world).await;
-    let said = world.get("/api/search?q=home").await.json();
+    let console = Console::open().await;
+    family(&console, "e-1").await;
+    let number = console.set_aside("f", "e-9", "").await;
+    seen(&console).await;
+    let said = console.get("/api/search?q=home").await.ok_json();
     let types: Vec<_> = said["keyed"]
         .as_array()
         .unwrap()
@@ -104,9 +108,12 @@ async fn a_key_finds_its_events_and_its_letters() {
         .collect();
     assert_eq!(said["keyed"].as_array().unwrap().len(), 2);
     assert!(types.contains(&"web.page.viewed") && types.contains(&"web.page.milestone"));
-    let said = world.get("/api/search?q=%2Fbroken").await.json();
+    let said = console.get("/api/search?q=%2Fbroken").await.ok_json();
     assert_eq!(said["letters"][0]["number"], number);
-    let said = world.get("/api/search?q=nothing-has-this").await.json();
+    let said = console
+        .get("/api/search?q=nothing-has-this")
+        .await
+        .ok_json();
     assert_eq!(
         (&said["events"], &said["keyed"], &said["letters"]),
         (&json!([]), &json!([]), &json!([]))
@@ -118,7 +125,7 @@ async fn a_key_finds_its_events_and_its_letters() {
             && !searched.contains("want of time"),
         "{searched}"
     );
-    world
+    console
         .get("/api/search?q=%20")
         .await
         .problem(400, "malformed");
@@ -126,18 +133,18 @@ async fn a_key_finds_its_events_and_its_letters() {
 
 #[tokio::test]
 async fn a_flow_without_a_ledger_is_put_together_from_the_streams() {
-    let world = World::open().await;
-    world
+    let console = Console::open().await;
+    console
         .pretend("count-views", &["web.page.viewed"], &["web.page.milestone"])
         .await;
-    let child = family(&world, "e-1").await;
-    family(&world, "e-2").await;
-    seen(&world).await;
+    let child = family(&console, "e-1").await;
+    family(&console, "e-2").await;
+    seen(&console).await;
     wait_for("the function", || async {
-        world.get("/api/functions/count-views").await.status == 200
+        console.get("/api/functions/count-views").await.status == 200
     })
     .await;
-    let said = world.get("/api/flows/e-1").await.json();
+    let said = console.get("/api/flows/e-1").await.ok_json();
     assert_eq!(
         (&said["from"], &said["trace"]),
         (&json!("streams"), &json!(format!("{:032x}", 5)))
@@ -160,12 +167,15 @@ async fn a_flow_without_a_ledger_is_put_together_from_the_streams() {
         (&json!("count-views"), &json!("pending"))
     );
     assert_eq!(said["flow"]["open"], 1);
-    let by_child = world.get(&format!("/api/flows/{}", child.id)).await.json();
+    let by_child = console
+        .get(&format!("/api/flows/{}", child.id))
+        .await
+        .ok_json();
     assert_eq!(
         by_child["flow"]["events"], said["flow"]["events"],
         "any of its events leads to all of it"
     );
-    let detail = world
+    let detail = console
         .get("/api/flows/none-such")
         .await
         .problem(404, "not-found");
@@ -177,17 +187,17 @@ async fn a_flow_without_a_ledger_is_put_together_from_the_streams() {
 
 #[tokio::test]
 async fn a_tracked_flow_is_shown_as_its_ledger_has_it() {
-    let world = World::open().await;
-    let (id, store) = (event::new_id(), world.store.clone());
+    let console = Console::open().await;
+    let (id, store) = (event::new_id(), console.store.clone());
     store
         .track(&viewed(&id), "home", std::time::Duration::from_mins(1))
         .await
         .unwrap();
-    world
+    console
         .publish(&viewed(&id), "home", json!({ "page": "home" }))
         .await;
-    seen(&world).await;
-    let said = world.get(&format!("/api/flows/{id}")).await.json();
+    seen(&console).await;
+    let said = console.get(&format!("/api/flows/{id}")).await.ok_json();
     assert_eq!(
         (&said["from"], &said["flow"]["id"]),
         (&json!("ledger"), &json!(id))
@@ -196,13 +206,13 @@ async fn a_tracked_flow_is_shown_as_its_ledger_has_it() {
         (&said["flow"]["events"][0]["type"], &said["trace"]),
         (&json!("web.page.viewed"), &json!(format!("{:032x}", 5)))
     );
-    let listed = world.get("/api/flows").await.json();
+    let listed = console.get("/api/flows").await.ok_json();
     assert_eq!(
         (&listed["flows"][0]["id"], &listed["flows"][0]["open"]),
         (&json!(id), &said["flow"]["open"])
     );
     assert_eq!(
-        world.get(&format!("/api/search?q={id}")).await.json()["flow"]["id"],
+        console.get(&format!("/api/search?q={id}")).await.ok_json()["flow"]["id"],
         json!(id)
     );
 }

@@ -5,33 +5,34 @@ use std::time::Duration;
 use oncue_core::store::{flow_key, listeners_key};
 use oncue_gateway::server::Guards;
 use oncue_proto::event;
+use oncue_tests::cluster::wait_for;
+use oncue_tests::http::{ANSWER_TIMEOUT, Answer, JSON, request};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use crate::harness::{Answer, JSON, LONG, VIEWED, World, request, wait_for};
+use super::{Gateway, VIEWED};
 
 const TRACK: (&str, &str) = ("oncue-track", "1");
 const BODY: &str = r#"{"page":"/home"}"#;
 
 /// With functions that act on page views, and their consumers.
-async fn world(functions: &[&str], more: &str) -> World {
-    let world = World::with(more, Guards::default()).await;
+async fn gateway(functions: &[&str], more: &str) -> Gateway {
+    let gateway = Gateway::with(more, Guards::default()).await;
     for function in functions {
-        world
-            .servers
-            .redis(&["SADD", &listeners_key("web.page.viewed"), function])
-            .await;
-        consumer(&world, function).await;
+        gateway
+            .cluster
+            .redis_ok(&["SADD", &listeners_key("web.page.viewed"), function]);
+        consumer(&gateway, function).await;
     }
-    world
+    gateway
 }
 
-async fn consumer(world: &World, function: &str) {
+async fn consumer(gateway: &Gateway, function: &str) {
     let config = json!({ "durable_name": function, "ack_policy": "explicit", "filter_subject": "web.page.viewed" });
     let body = json!({ "stream_name": "web", "config": config });
-    world
+    gateway
         .bus
         .api(&format!("CONSUMER.CREATE.web.{function}"), &body)
         .await
@@ -39,7 +40,7 @@ async fn consumer(world: &World, function: &str) {
 }
 
 /// What a worker's commit would write: `function` is done with `event`.
-async fn done(world: &World, flow: &str, event: &str, function: &str, open: u64) {
+async fn done(gateway: &Gateway, flow: &str, event: &str, function: &str, open: u64) {
     let (now, key) = (event::now_ms().to_string(), flow_key(flow));
     let field = format!("s:{event}:{function}");
     let mut words = vec!["HSET", &key, &field];
@@ -48,28 +49,28 @@ async fn done(world: &World, flow: &str, event: &str, function: &str, open: u64)
     if open == "0" {
         words.extend(["end", &now]);
     }
-    world.servers.redis(&words).await;
+    gateway.cluster.redis_ok(&words);
 }
 
-async fn post(world: &World, headers: &[(&str, &str)]) -> Answer {
-    world
+async fn post(gateway: &Gateway, headers: &[(&str, &str)]) -> Answer {
+    gateway
         .send("POST", VIEWED, &[&[JSON], headers].concat(), BODY)
         .await
 }
 
 #[tokio::test]
 async fn a_flow_is_tracked_from_before_its_event_is_there() {
-    let world = world(&["count-views"], "").await;
-    let answer = post(&world, &[TRACK, ("ce-id", "a b")]).await;
+    let gateway = gateway(&["count-views"], "").await;
+    let answer = post(&gateway, &[TRACK, ("ce-id", "a b")]).await;
     assert_eq!(
         (answer.status, answer.header("location")),
         (202, Some("/v1/flows/a%20b"))
     );
     assert_eq!(answer.json()["tracked"], true);
-    let (headers, _) = world.message("web", 1).await;
+    let headers = gateway.message("web", 1).await.headers;
     assert!(headers.contains("ce-tracked: 1\r\n"), "{headers}");
 
-    let shown = world.get("/v1/flows/a%20b").await;
+    let shown = gateway.get("/v1/flows/a%20b").await;
     assert_eq!(
         (shown.status, shown.header("cache-control")),
         (200, Some("no-store"))
@@ -88,13 +89,13 @@ async fn a_flow_is_tracked_from_before_its_event_is_there() {
     assert_eq!(flow["events"][0]["steps"][0]["state"], "pending");
 
     // The same again changes nothing of what workers have written.
-    done(&world, "a b", "a b", "count-views", 0).await;
-    let again = post(&world, &[TRACK, ("ce-id", "a b")]).await;
+    done(&gateway, "a b", "a b", "count-views", 0).await;
+    let again = post(&gateway, &[TRACK, ("ce-id", "a b")]).await;
     assert_eq!(
         (&again.json()["duplicate"], &again.json()["tracked"]),
         (&json!(true), &json!(true))
     );
-    let flow = world.get("/v1/flows/a%20b").await.json();
+    let flow = gateway.get("/v1/flows/a%20b").await.json();
     assert_eq!(
         (&flow["status"], &flow["open"], &flow["waits_for"]),
         (&json!("complete"), &json!(0), &Value::Null)
@@ -104,20 +105,20 @@ async fn a_flow_is_tracked_from_before_its_event_is_there() {
 
 #[tokio::test]
 async fn what_is_not_tracked_says_what_to_do() {
-    let world = world(&["count-views"], "").await;
-    let answer = post(&world, &[("ce-id", "plain")]).await;
+    let gateway = gateway(&["count-views"], "").await;
+    let answer = post(&gateway, &[("ce-id", "plain")]).await;
     assert_eq!(
         (answer.status, answer.header("location")),
         (202, Some("/v1/flows/plain"))
     );
     assert_eq!(answer.json()["tracked"], false);
-    assert!(!world.message("web", 1).await.0.contains("tracked"));
+    assert!(!gateway.message("web", 1).await.headers.contains("tracked"));
     for headers in [
         vec![],
         vec![("prefer", "wait=5")],
         vec![("accept", "text/event-stream")],
     ] {
-        let why = world
+        let why = gateway
             .send("GET", "/v1/flows/plain", &headers, "")
             .await
             .problem(404, "not-found");
@@ -131,7 +132,7 @@ async fn what_is_not_tracked_says_what_to_do() {
         }
     }
     // An event that was there before without a ledger gets none: nobody would write into it.
-    let again = post(&world, &[("ce-id", "plain"), ("prefer", "wait=20")]).await;
+    let again = post(&gateway, &[("ce-id", "plain"), ("prefer", "wait=20")]).await;
     assert_eq!(
         (again.status, again.header("preference-applied")),
         (202, None)
@@ -140,9 +141,12 @@ async fn what_is_not_tracked_says_what_to_do() {
         (&again.json()["duplicate"], &again.json()["tracked"]),
         (&json!(true), &json!(false))
     );
-    world.get("/v1/flows/plain").await.problem(404, "not-found");
-    world.get("/v1/flows/%00").await.problem(400, "malformed");
-    world
+    gateway
+        .get("/v1/flows/plain")
+        .await
+        .problem(404, "not-found");
+    gateway.get("/v1/flows/%00").await.problem(400, "malformed");
+    gateway
         .get(&format!("/v1/flows/{}", "x".repeat(200)))
         .await
         .problem(400, "malformed");
@@ -150,21 +154,20 @@ async fn what_is_not_tracked_says_what_to_do() {
 
 #[tokio::test]
 async fn prefer_wait_answers_with_the_whole_flow() {
-    let world = world(&["count-views", "watch-views"], "").await;
+    let gateway = gateway(&["count-views", "watch-views"], "").await;
     let waiting = post(
-        &world,
+        &gateway,
         &[("prefer", "respond-async, wait=20"), ("ce-id", "w1")],
     );
     let working = async {
-        wait_for("the event", || async { world.messages("web").await == 1 }).await;
-        done(&world, "w1", "w1", "count-views", 1).await;
+        wait_for("the event", || async { gateway.messages("web").await == 1 }).await;
+        done(&gateway, "w1", "w1", "count-views", 1).await;
         sleep(Duration::from_millis(200)).await;
         let next = r#"["web.page.milestone","/home","/watch-views","w1",1]"#;
-        world
-            .servers
-            .redis(&["HSET", &flow_key("w1"), "e:w2", next])
-            .await;
-        done(&world, "w1", "w1", "watch-views", 0).await;
+        gateway
+            .cluster
+            .redis_ok(&["HSET", &flow_key("w1"), "e:w2", next]);
+        done(&gateway, "w1", "w1", "watch-views", 0).await;
     };
     let (answer, ()) = tokio::join!(waiting, working);
     assert_eq!(
@@ -185,8 +188,8 @@ async fn prefer_wait_answers_with_the_whole_flow() {
 
 #[tokio::test]
 async fn a_wait_that_is_too_short_says_what_it_waits_for() {
-    let world = world(&["count-views"], "[flows]\nmax_wait = \"1s\"\n").await;
-    let answer = post(&world, &[("prefer", "wait=600"), ("ce-id", "slow")]).await;
+    let gateway = gateway(&["count-views"], "[flows]\nmax_wait = \"1s\"\n").await;
+    let answer = post(&gateway, &[("prefer", "wait=600"), ("ce-id", "slow")]).await;
     assert_eq!(
         (answer.status, answer.header("preference-applied")),
         (202, Some("wait=1"))
@@ -198,18 +201,15 @@ async fn a_wait_that_is_too_short_says_what_it_waits_for() {
     );
     assert_eq!(body["waits_for"]["function"], "count-views");
     assert_eq!(body["waits_for"]["state"], "pending");
-    world
-        .servers
-        .redis(&[
-            "HSET",
-            &flow_key("slow"),
-            "r:slow:count-views",
-            "5 2",
-            "w:slow:count-views",
-            "6 no disk",
-        ])
-        .await;
-    let shown = world
+    gateway.cluster.redis_ok(&[
+        "HSET",
+        &flow_key("slow"),
+        "r:slow:count-views",
+        "5 2",
+        "w:slow:count-views",
+        "6 no disk",
+    ]);
+    let shown = gateway
         .send("GET", "/v1/flows/slow", &[("prefer", "wait=0")], "")
         .await;
     assert_eq!(
@@ -221,9 +221,9 @@ async fn a_wait_that_is_too_short_says_what_it_waits_for() {
         (&waits["state"], &waits["attempts"], &waits["why"]),
         (&json!("waiting"), &json!(2), &json!("no disk"))
     );
-    done(&world, "slow", "slow", "count-views", 0).await;
+    done(&gateway, "slow", "slow", "count-views", 0).await;
     assert_eq!(
-        world
+        gateway
             .send("GET", "/v1/flows/slow", &[("prefer", "wait=1")], "")
             .await
             .status,
@@ -233,15 +233,15 @@ async fn a_wait_that_is_too_short_says_what_it_waits_for() {
 
 #[tokio::test]
 async fn a_function_that_is_gone_is_not_waited_for_and_a_new_one_is() {
-    let world = world(&["count-views", "retired"], "").await;
-    post(&world, &[TRACK, ("ce-id", "f")]).await;
-    world
+    let gateway = gateway(&["count-views", "retired"], "").await;
+    post(&gateway, &[TRACK, ("ce-id", "f")]).await;
+    gateway
         .bus
         .api("CONSUMER.DELETE.web.retired", &Value::Null)
         .await
         .unwrap();
-    done(&world, "f", "f", "count-views", 1).await;
-    let flow = world
+    done(&gateway, "f", "f", "count-views", 1).await;
+    let flow = gateway
         .send("GET", "/v1/flows/f", &[("prefer", "wait=20")], "")
         .await;
     assert_eq!(
@@ -250,8 +250,8 @@ async fn a_function_that_is_gone_is_not_waited_for_and_a_new_one_is() {
     );
     assert_eq!(flow.json()["events"][0]["steps"][1]["state"], "removed");
     // It comes back: what it has not done is open again.
-    consumer(&world, "retired").await;
-    let flow = world.get("/v1/flows/f").await.json();
+    consumer(&gateway, "retired").await;
+    let flow = gateway.get("/v1/flows/f").await.json();
     assert_eq!(
         (&flow["status"], &flow["waits_for"]["function"]),
         (&json!("running"), &json!("retired"))
@@ -260,9 +260,9 @@ async fn a_function_that_is_gone_is_not_waited_for_and_a_new_one_is() {
 
 #[tokio::test]
 async fn uploads_are_tracked_and_waited_for_as_well() {
-    let world = world(&[], "").await;
+    let gateway = gateway(&[], "").await;
     // Nobody acts on uploads here, so the flow is complete at once.
-    let answer = world
+    let answer = gateway
         .send("PUT", "/v1/files/a.png", &[("prefer", "wait=20")], "bytes")
         .await;
     assert_eq!(
@@ -280,10 +280,10 @@ async fn uploads_are_tracked_and_waited_for_as_well() {
         format!("</v1/files/{file}>; rel=\"item\"")
     );
     assert_eq!(
-        world.get(&format!("/v1/files/{file}")).await.text(),
+        gateway.get(&format!("/v1/files/{file}")).await.text(),
         "bytes"
     );
-    let plain = world.send("PUT", "/v1/files/b.png", &[], "bytes").await;
+    let plain = gateway.send("PUT", "/v1/files/b.png", &[], "bytes").await;
     assert_eq!(
         (plain.status, &plain.json()["tracked"]),
         (202, &json!(false))
@@ -292,14 +292,14 @@ async fn uploads_are_tracked_and_waited_for_as_well() {
 
 #[tokio::test]
 async fn all_flows_or_none_by_configuration() {
-    let world = world(&[], "[flows]\ntrack = \"all\"\n").await;
-    assert_eq!(post(&world, &[]).await.json()["tracked"], true);
-    let mut world = world;
-    world.servers.redis.kill().await.unwrap();
+    let gateway = gateway(&[], "[flows]\ntrack = \"all\"\n").await;
+    assert_eq!(post(&gateway, &[]).await.json()["tracked"], true);
+    let mut gateway = gateway;
+    gateway.cluster.redis.kill();
     // Who asked for a ledger gets one or nothing; who did not is not held up by it.
-    let asked = post(&world, &[TRACK]).await;
+    let asked = post(&gateway, &[TRACK]).await;
     assert!(asked.problem(503, "away").contains("nothing was taken"));
-    let plain = post(&world, &[]).await;
+    let plain = post(&gateway, &[]).await;
     assert_eq!(
         (plain.status, &plain.json()["tracked"]),
         (202, &json!(false))
@@ -308,9 +308,9 @@ async fn all_flows_or_none_by_configuration() {
 
 #[tokio::test]
 async fn an_event_that_was_refused_leaves_no_ledger() {
-    let world = world(&["count-views"], "").await;
-    post(&world, &[("ce-id", "taken")]).await;
-    let other = world
+    let gateway = gateway(&["count-views"], "").await;
+    post(&gateway, &[("ce-id", "taken")]).await;
+    let other = gateway
         .send(
             "POST",
             VIEWED,
@@ -319,7 +319,10 @@ async fn an_event_that_was_refused_leaves_no_ledger() {
         )
         .await;
     other.problem(409, "id-reuse");
-    world.get("/v1/flows/taken").await.problem(404, "not-found");
+    gateway
+        .get("/v1/flows/taken")
+        .await
+        .problem(404, "not-found");
 }
 
 /// Reads server-sent events until the stream ends or `enough`.
@@ -329,8 +332,8 @@ struct Events {
 }
 
 impl Events {
-    async fn open(world: &World, flow: &str) -> Self {
-        let mut stream = TcpStream::connect(world.at).await.unwrap();
+    async fn open(gateway: &Gateway, flow: &str) -> Self {
+        let mut stream = TcpStream::connect(gateway.at).await.unwrap();
         let head = format!(
             "GET /v1/flows/{flow} HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\nconnection: close\r\n\r\n"
         );
@@ -366,7 +369,7 @@ impl Events {
 
     async fn more(&mut self) -> bool {
         let mut buffer = [0; 4096];
-        let read = timeout(LONG, self.stream.read(&mut buffer))
+        let read = timeout(ANSWER_TIMEOUT, self.stream.read(&mut buffer))
             .await
             .expect("the stream goes on")
             .unwrap();
@@ -378,9 +381,9 @@ impl Events {
 
 #[tokio::test]
 async fn progress_is_streamed_change_by_change_to_the_end() {
-    let world = world(&["count-views"], "").await;
-    post(&world, &[TRACK, ("ce-id", "s")]).await;
-    let mut events = Events::open(&world, "s").await;
+    let gateway = gateway(&["count-views"], "").await;
+    post(&gateway, &[TRACK, ("ce-id", "s")]).await;
+    let mut events = Events::open(&gateway, "s").await;
     events.until(1).await;
     assert!(
         events.text.contains("text/event-stream") && events.text.starts_with("HTTP/1.1 200"),
@@ -392,12 +395,11 @@ async fn progress_is_streamed_change_by_change_to_the_end() {
         ("flow", &json!(1))
     );
     // A second client does not miss what the first has seen.
-    let mut second = Events::open(&world, "s").await;
+    let mut second = Events::open(&gateway, "s").await;
     second.until(1).await;
-    world
-        .servers
-        .redis(&["HSET", &flow_key("s"), "r:s:count-views", "5 1"])
-        .await;
+    gateway
+        .cluster
+        .redis_ok(&["HSET", &flow_key("s"), "r:s:count-views", "5 1"]);
     events.until(2).await;
     let (name, step) = &events.all()[1];
     assert_eq!(
@@ -405,27 +407,24 @@ async fn progress_is_streamed_change_by_change_to_the_end() {
         ("step", &json!("count-views"), &json!("running"))
     );
     let next = r#"["web.page.milestone","/home","/count-views","s",1]"#;
-    world
-        .servers
-        .redis(&[
-            "HSET",
-            &flow_key("s"),
-            "e:m",
-            next,
-            "s:m:rank-pages",
-            "p 7",
-            "n",
-            "2",
-        ])
-        .await;
+    gateway.cluster.redis_ok(&[
+        "HSET",
+        &flow_key("s"),
+        "e:m",
+        next,
+        "s:m:rank-pages",
+        "p 7",
+        "n",
+        "2",
+    ]);
     events.until(3).await;
     assert_eq!(
         (events.all()[2].0.as_str(), &events.all()[2].1["id"]),
         ("event", &json!("m"))
     );
-    consumer(&world, "rank-pages").await;
-    done(&world, "s", "m", "rank-pages", 1).await;
-    done(&world, "s", "s", "count-views", 0).await;
+    consumer(&gateway, "rank-pages").await;
+    done(&gateway, "s", "m", "rank-pages", 1).await;
+    done(&gateway, "s", "s", "count-views", 0).await;
     events.end().await;
     let (name, last) = events.all().pop().unwrap();
     assert_eq!(
@@ -434,7 +433,7 @@ async fn progress_is_streamed_change_by_change_to_the_end() {
     );
     second.end().await;
     assert_eq!(second.all().pop().unwrap(), (name, last));
-    let again = world.send(
+    let again = gateway.send(
         "GET",
         "/v1/flows/s",
         &[
@@ -448,33 +447,33 @@ async fn progress_is_streamed_change_by_change_to_the_end() {
 
 #[tokio::test]
 async fn waiters_are_bounded_and_share_one_look() {
-    let world = world(&["count-views"], "[flows]\nmax_waiters = 40\n").await;
-    post(&world, &[TRACK, ("ce-id", "busy")]).await;
-    let asked = async || world.servers.redis_text(&["INFO", "commandstats"]).await;
+    let gateway = gateway(&["count-views"], "[flows]\nmax_waiters = 40\n").await;
+    post(&gateway, &[TRACK, ("ce-id", "busy")]).await;
+    let asked = || gateway.cluster.redis_ok(&["INFO", "commandstats"]);
     let mut clients = Vec::new();
     for _ in 0..40 {
-        let at = world.at;
+        let at = gateway.at;
         clients.push(tokio::spawn(async move {
             request(at, "GET", "/v1/flows/busy", &[("prefer", "wait=20")], b"").await
         }));
     }
-    let gauge = async || world.get("/metrics").await.text();
+    let gauge = async || gateway.get("/metrics").await.text();
     wait_for("40 waiters", || async {
         gauge().await.contains("oncue_gateway_waiters 40\n")
     })
     .await;
-    let refused = post(&world, &[("prefer", "wait=20"), ("ce-id", "one more")]).await;
+    let refused = post(&gateway, &[("prefer", "wait=20"), ("ce-id", "one more")]).await;
     assert!(
         refused.problem(503, "busy").contains("40 clients")
             && refused.header("retry-after").is_some()
     );
     assert_eq!(
-        world.messages("web").await,
+        gateway.messages("web").await,
         1,
         "nothing was taken of the refused"
     );
     assert_eq!(
-        world
+        gateway
             .send(
                 "GET",
                 "/v1/flows/busy",
@@ -486,7 +485,7 @@ async fn waiters_are_bounded_and_share_one_look() {
         503
     );
     assert_eq!(
-        world.get("/v1/flows/busy").await.status,
+        gateway.get("/v1/flows/busy").await.status,
         200,
         "without waiting there is always an answer"
     );
@@ -498,19 +497,16 @@ async fn waiters_are_bounded_and_share_one_look() {
             .unwrap();
         line.split(',').next().unwrap().parse().unwrap()
     };
-    let before = looks(&asked().await);
-    wait_for("ten looks", || async {
-        looks(&asked().await) >= before + 10
-    })
-    .await;
-    let (start, from) = (std::time::Instant::now(), looks(&asked().await));
+    let before = looks(&asked());
+    wait_for("ten looks", || async { looks(&asked()) >= before + 10 }).await;
+    let (start, from) = (std::time::Instant::now(), looks(&asked()));
     sleep(Duration::from_millis(500)).await;
-    let (took, made) = (start.elapsed(), looks(&asked().await) - from);
+    let (took, made) = (start.elapsed(), looks(&asked()) - from);
     assert!(
         u128::from(made) <= took.as_millis() / 25 + 2,
         "{made} looks in {took:?} for 40 waiters"
     );
-    done(&world, "busy", "busy", "count-views", 0).await;
+    done(&gateway, "busy", "busy", "count-views", 0).await;
     for client in clients {
         assert_eq!(client.await.unwrap().status, 200);
     }
@@ -522,29 +518,29 @@ async fn waiters_are_bounded_and_share_one_look() {
 
 #[tokio::test]
 async fn clients_that_go_and_a_gateway_that_stops() {
-    let mut world = world(&["count-views"], "").await;
-    post(&world, &[TRACK, ("ce-id", "left")]).await;
-    let gauge = async |world: &World| world.get("/metrics").await.text();
-    let mut events = Events::open(&world, "left").await;
+    let mut gateway = gateway(&["count-views"], "").await;
+    post(&gateway, &[TRACK, ("ce-id", "left")]).await;
+    let gauge = async |gateway: &Gateway| gateway.get("/metrics").await.text();
+    let mut events = Events::open(&gateway, "left").await;
     events.until(1).await;
-    assert!(gauge(&world).await.contains("oncue_gateway_waiters 1\n"));
+    assert!(gauge(&gateway).await.contains("oncue_gateway_waiters 1\n"));
     drop(events);
     wait_for("its place is free", || async {
-        gauge(&world).await.contains("oncue_gateway_waiters 0\n")
+        gauge(&gateway).await.contains("oncue_gateway_waiters 0\n")
     })
     .await;
     // Told to stop, it answers those who wait instead of keeping them, or being kept by them.
-    let mut events = Events::open(&world, "left").await;
+    let mut events = Events::open(&gateway, "left").await;
     events.until(1).await;
-    let at = world.at;
+    let at = gateway.at;
     let waiting = tokio::spawn(async move {
         request(at, "GET", "/v1/flows/left", &[("prefer", "wait=30")], b"").await
     });
     wait_for("both wait", || async {
-        gauge(&world).await.contains("oncue_gateway_waiters 2\n")
+        gauge(&gateway).await.contains("oncue_gateway_waiters 2\n")
     })
     .await;
-    world.stop();
+    gateway.stop();
     assert_eq!(waiting.await.unwrap().status, 202);
     events.end().await;
     assert!(!events.text.contains("event: complete"), "{}", events.text);
@@ -552,11 +548,13 @@ async fn clients_that_go_and_a_gateway_that_stops() {
 
 #[tokio::test]
 async fn the_ledger_is_the_one_workers_read() {
-    let world = world(&["count-views"], "").await;
-    post(&world, &[TRACK, ("ce-id", "read")]).await;
-    let redis =
-        oncue_core::store::Store::look(&format!("redis://127.0.0.1:{}", world.servers.redis_port))
-            .await;
+    let gateway = gateway(&["count-views"], "").await;
+    post(&gateway, &[TRACK, ("ce-id", "read")]).await;
+    let redis = oncue_core::store::Store::look(&format!(
+        "redis://127.0.0.1:{}",
+        gateway.cluster.redis_port
+    ))
+    .await;
     let flow = redis.unwrap().flow("read").await.unwrap().unwrap();
     assert_eq!(
         (flow.open, flow.events[0].steps[0].function.as_str()),

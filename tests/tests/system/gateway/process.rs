@@ -1,18 +1,18 @@
 //! The binary itself: exit codes, signals, spans.
 
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use oncue_tests::cluster::{Cluster, built, free_port, wait_for_port};
+use oncue_tests::collector::{Collector, Manners};
+use oncue_tests::http::{ANSWER_TIMEOUT, JSON, request};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::harness::{JSON, LONG, Servers, VIEWED, free_port, request, wait_for};
+use super::VIEWED;
 
 fn gateway() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_oncue-gateway"));
+    let mut command = Command::new(built("oncue-gateway"));
     command
         .env_clear()
         .env("OTEL_SDK_DISABLED", "true")
@@ -21,15 +21,18 @@ fn gateway() -> Command {
     command
 }
 
-async fn ended(child: Child) -> (Option<i32>, String) {
-    let output = timeout(LONG, child.wait_with_output())
-        .await
-        .expect("it ends")
-        .unwrap();
-    (
-        output.status.code(),
-        String::from_utf8_lossy(&output.stderr).into_owned(),
-    )
+struct End {
+    code: Option<i32>,
+    stderr: String,
+}
+
+async fn ended(child: Child) -> End {
+    let output = timeout(ANSWER_TIMEOUT, child.wait_with_output()).await;
+    let output = output.expect("it ends").unwrap();
+    End {
+        code: output.status.code(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
 }
 
 #[tokio::test]
@@ -37,9 +40,10 @@ async fn a_wrong_configuration_is_exit_code_2() {
     let path =
         std::env::temp_dir().join(format!("oncue-gateway-wrong-{}.toml", std::process::id()));
     std::fs::write(&path, "[gateway]\nlisten = 1\n[nats]\nurll = \"x\"\n").unwrap();
-    let (code, text) = ended(gateway().env("ONCUE_CONFIG", &path).spawn().unwrap()).await;
+    let end = ended(gateway().env("ONCUE_CONFIG", &path).spawn().unwrap()).await;
     std::fs::remove_file(&path).unwrap();
-    assert_eq!(code, Some(2), "{text}");
+    let text = end.stderr;
+    assert_eq!(end.code, Some(2), "{text}");
     assert!(
         text.contains(":2:") && text.contains(":4:"),
         "every mistake with its line: {text}"
@@ -56,65 +60,30 @@ async fn no_server_is_one_line_and_exit_code_1() {
         .current_dir("/")
         .spawn()
         .unwrap();
-    let (code, text) = ended(child).await;
-    assert_eq!((code, text.lines().count()), (Some(1), 1), "{text}");
+    let end = ended(child).await;
+    let text = end.stderr;
+    assert_eq!((end.code, text.lines().count()), (Some(1), 1), "{text}");
     assert!(
         text.contains(&port.to_string()) && !text.contains("hush"),
         "{text}"
     );
 }
 
-/// Takes OTLP over HTTP and keeps the bodies.
-async fn collector() -> (String, Arc<Mutex<Vec<u8>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (url, taken) = (
-        format!("http://{}", listener.local_addr().unwrap()),
-        Arc::new(Mutex::new(Vec::new())),
-    );
-    let kept = taken.clone();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let kept = kept.clone();
-            tokio::spawn(async move {
-                let mut buffer = vec![0; 1 << 16];
-                while let Ok(read @ 1..) = stream.read(&mut buffer).await {
-                    kept.lock().unwrap().extend_from_slice(&buffer[..read]);
-                    // One answer for each request is near enough: the exporter sends one at a time.
-                    if buffer[..read].starts_with(b"POST") {
-                        let _ = stream
-                            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-                            .await;
-                    }
-                }
-            });
-        }
-    });
-    (url, taken)
-}
-
 #[tokio::test]
 async fn one_trace_from_the_client_into_the_message_and_a_clean_end() {
-    let servers = Servers::start().await;
-    let (otlp, taken) = collector().await;
     let port = free_port();
-    let config = servers.dir().join("oncue.toml");
-    std::fs::write(
-        &config,
-        servers.config_text(&format!("[gateway]\nlisten = \"127.0.0.1:{port}\"\n")),
-    )
-    .unwrap();
+    let config = format!("[gateway]\nlisten = \"127.0.0.1:{port}\"\n");
+    let cluster = Cluster::new(&config).await;
+    let collector = Collector::start(Manners::Prompt).await;
     let child = gateway()
-        .env("ONCUE_CONFIG", &config)
+        .envs(cluster.env())
         .env_remove("OTEL_SDK_DISABLED")
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", otlp)
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
         .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
         .spawn()
         .unwrap();
     let at = format!("127.0.0.1:{port}").parse().unwrap();
-    wait_for("the gateway", || async {
-        tokio::net::TcpStream::connect(at).await.is_ok()
-    })
-    .await;
+    wait_for_port(port).await;
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let body = br#"{"page":"/home","visitor":"canary-7f3a"}"#;
     let answer = request(at, "POST", VIEWED, &[JSON, ("traceparent", parent)], body).await;
@@ -142,15 +111,15 @@ async fn one_trace_from_the_client_into_the_message_and_a_clean_end() {
             .unwrap()
             .success()
     );
-    let (code, text) = timeout(Duration::from_secs(15), ended(child))
-        .await
-        .expect("it ends in time");
-    assert_eq!(code, Some(0), "{text}");
+    let end = timeout(Duration::from_secs(15), ended(child)).await;
+    let end = end.expect("it ends in time");
+    let text = end.stderr;
+    assert_eq!(end.code, Some(0), "{text}");
     assert!(
         text.contains("listening on") && !text.contains("canary"),
         "{text}"
     );
-    let spans = taken.lock().unwrap().clone();
+    let spans = collector.bytes();
     let has = |wanted: &[u8]| spans.windows(wanted.len()).any(|window| window == wanted);
     for wanted in [
         "POST /v1/events/{type}",

@@ -1,12 +1,13 @@
-//! A house of one's own for each test: nats-server and redis-server on free ports with private data, and the real
-//! binaries as children, all gone when the test ends.
+//! Servers of a test's own: nats-server and redis-server on free ports with private data, and the real binaries as
+//! children, all gone when the test ends.
 
-pub mod cluster;
+pub mod replicas;
 mod message;
 mod process;
 
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -18,25 +19,25 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use oncue_core::bus::Bus;
+use oncue_core::config::Config;
 use oncue_core::store::{StateValue, Store};
-use serde_json::Value;
 
-use self::cluster::{Node, Replica, ha_file};
+use self::replicas::{Node, Replica, ha_file};
 
-pub use self::message::{Stored, base64};
+pub use self::message::Stored;
 pub use self::process::Process;
 
 /// Longest wait for anything; a generous limit against hanging, not an expectation.
-const PATIENCE: Duration = Duration::from_mins(1);
+const WAIT_LIMIT: Duration = Duration::from_mins(1);
 
 /// Limits that let a test see redelivery within seconds.
-pub const QUICK: &str = "ack_wait = \"2s\"";
+pub const QUICK_REDELIVERY: &str = "ack_wait = \"2s\"";
 
-/// Streams for a house with a gateway, which needs them all: together they fit on a disk that is nearly full.
-pub const SMALL: &str = "[streams]\nweb.max_bytes = \"64MiB\"\nfiles.max_bytes = \"64MiB\"\ndlq.max_bytes = \"64MiB\"\n\
+/// Streams for a cluster with a gateway, which needs them all: together they fit on a disk that is nearly full.
+pub const SMALL_STREAMS: &str = "[streams]\nweb.max_bytes = \"64MiB\"\nfiles.max_bytes = \"64MiB\"\ndlq.max_bytes = \"64MiB\"\n\
                          objects.max_bytes = \"64MiB\"\n";
 
-pub struct House {
+pub struct Cluster {
     pub dir: PathBuf,
     pub nats_port: u16,
     pub redis_port: u16,
@@ -70,7 +71,7 @@ pub struct Servers {
     pub programs: Option<PathBuf>,
 }
 
-impl House {
+impl Cluster {
     /// Starts both servers and writes `oncue.toml`.
     pub async fn new(config: &str) -> Self {
         Self::with(config, Servers::default()).await
@@ -112,7 +113,7 @@ impl House {
             .skip(1)
             .map(|node| node.start(&dir))
             .collect();
-        let mut house = Self {
+        let mut cluster = Self {
             dir,
             nats_port,
             redis_port,
@@ -123,19 +124,34 @@ impl House {
             servers,
             env,
         };
-        if house.servers.redis_ha {
-            house.replica = Some(house.follow(free_port()).await);
+        if cluster.servers.redis_ha {
+            cluster.replica = Some(cluster.follow(free_port()).await);
         }
-        if !house.servers.nodes.is_empty() {
-            house.elected().await;
+        if !cluster.servers.nodes.is_empty() {
+            cluster.elected().await;
         }
-        house
+        cluster
     }
 
     /// Environment of everything started from now on.
     pub fn set(&mut self, name: &str, value: &str) {
         self.env.retain(|(n, _)| n != name);
         self.env.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// `oncue.toml` as a program started here would read it.
+    pub fn config(&self) -> Config {
+        let text = std::fs::read_to_string(self.dir.join("oncue.toml")).expect("oncue.toml");
+        Config::parse(&text, None, |name| {
+            let found = self.env.iter().find(|(n, _)| n == name)?;
+            Some(found.1.clone())
+        })
+        .expect("a configuration")
+    }
+
+    /// Environment of everything that is started here.
+    pub fn env(&self) -> impl Iterator<Item = (String, String)> {
+        self.env.iter().cloned()
     }
 
     /// Starts one of our binaries; a worker is up when it has said "ready".
@@ -160,20 +176,13 @@ impl House {
         self.spawn_with(binary, args, &[])
     }
 
-    /// The same with more environment of its own.
+    /// Starts one of our binaries with more environment of its own.
     pub fn spawn_with(&self, binary: &str, args: &[&str], env: &[(&str, String)]) -> Process {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let log = self.dir.join(format!(
-            "{binary}-{}.log",
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        ));
-        let mut command = Command::new(self.program(binary));
+        let mut command = self.command(self.program(binary));
         command
             .args(args)
-            .envs(self.env.iter().cloned())
-            .current_dir(&self.dir);
-        command.envs(env.iter().map(|(name, value)| (*name, value)));
-        Process::spawn(binary, command, log)
+            .envs(env.iter().map(|(name, value)| (*name, value)));
+        self.child(binary, command, binary)
     }
 
     /// Starts `oncue up` on our servers, without a trace viewer, and waits until it is ready.
@@ -188,63 +197,48 @@ impl House {
         process
     }
 
-    /// The same under another program, which gets its path as the last argument.
+    /// Starts a binary under another program, which gets its path as the last argument.
     pub fn spawn_under(&self, wrapper: &[&str], binary: &str) -> Process {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let log = self.dir.join(format!(
-            "{}-{binary}-{}.log",
-            wrapper[0],
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        ));
-        let mut command = Command::new(wrapper[0]);
-        command
-            .args(&wrapper[1..])
-            .arg(self.program(binary))
-            .envs(self.env.iter().cloned())
-            .current_dir(&self.dir);
-        Process::spawn(binary, command, log)
+        let mut command = self.command(wrapper[0]);
+        command.args(&wrapper[1..]).arg(self.program(binary));
+        self.child(binary, command, &format!("{}-{binary}", wrapper[0]))
     }
 
-    /// The same with at most `kib` of address space.
+    /// Starts a binary with at most `kib` KiB of address space.
     pub fn spawn_limited(&self, binary: &str, kib: u64) -> Process {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let log = self.dir.join(format!(
-            "limited-{binary}-{}.log",
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        ));
-        let mut command = Command::new("bash");
-        command
-            .args(["-c", &format!("ulimit -v {kib}; exec \"$0\"")])
-            .arg(built(binary));
-        command
-            .envs(self.env.iter().cloned())
-            .current_dir(&self.dir);
-        Process::spawn(binary, command, log)
+        let limit = format!("ulimit -v {kib}; exec \"$0\"");
+        let mut command = self.command("bash");
+        command.args(["-c", &limit]).arg(built(binary));
+        self.child(binary, command, &format!("limited-{binary}"))
     }
 
     /// Starts a binary that has crash points, with what is to happen at them (see `oncue_core::failpoint`).
     pub fn spawn_faulty(&self, binary: &str, failpoints: &str) -> Process {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let log = self.dir.join(format!(
-            "faulty-{binary}-{}.log",
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        ));
-        let mut command = Command::new(built(&format!("failpoints/{binary}")));
+        let mut command = self.command(built(&format!("failpoints/{binary}")));
+        command.env("FAILPOINTS", failpoints);
+        self.child(binary, command, &format!("faulty-{binary}"))
+    }
+
+    /// A command with our environment, in the test's directory.
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.envs(self.env()).current_dir(&self.dir);
         command
-            .envs(self.env.iter().cloned())
-            .env("FAILPOINTS", failpoints)
-            .current_dir(&self.dir);
-        Process::spawn(binary, command, log)
+    }
+
+    /// Starts a command that writes into a log of its own.
+    fn child(&self, name: &str, command: Command, log: &str) -> Process {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        Process::spawn(name, command, self.dir.join(format!("{log}-{number}.log")))
     }
 
     /// Runs one of our binaries to its end.
     pub fn output(&self, binary: &str, args: &[&str]) -> std::process::Output {
-        let mut command = Command::new(self.program(binary));
-        command
+        self.command(self.program(binary))
             .args(args)
-            .envs(self.env.iter().cloned())
-            .current_dir(&self.dir);
-        command.output().expect("the binary runs")
+            .output()
+            .expect("the binary runs")
     }
 
     fn program(&self, binary: &str) -> PathBuf {
@@ -306,58 +300,56 @@ impl House {
 
     /// Runs `redis-cli` as an operator would.
     pub fn redis_cli(&self, args: &[&str]) -> String {
-        let output = Command::new("redis-cli")
-            .arg("-p")
-            .arg(self.redis_port.to_string())
-            .args(args)
-            .output();
-        String::from_utf8_lossy(&output.expect("redis-cli").stdout)
-            .trim()
-            .to_owned()
+        let output = self.redis_command(args).output().expect("redis-cli");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// One Redis command that must succeed, and its answer.
+    pub fn redis_ok(&self, args: &[&str]) -> String {
+        let output = self.redis_command(args).output().expect("redis-cli");
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        assert!(output.status.success(), "{args:?}: {text}");
+        text
+    }
+
+    fn redis_command(&self, args: &[&str]) -> Command {
+        let port = self.redis_port.to_string();
+        let mut command = Command::new("redis-cli");
+        // An error ends it with another exit code than 0.
+        command.args(["-e", "-p", &port]).args(args);
+        command
     }
 
     /// All messages of a stream as subject, headers and payload.
     pub async fn messages(&self, bus: &Bus, stream: &str) -> Vec<Stored> {
-        let info = bus
-            .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
-            .await
-            .expect("stream info");
-        let range = info["state"]["first_seq"].as_u64().unwrap_or(1)
-            ..=info["state"]["last_seq"].as_u64().unwrap_or(0);
+        let state = bus.stream_info(stream).await.expect("stream info").state;
         let mut stored = Vec::new();
-        for sequence in range {
-            if let Ok(answer) = bus
-                .api(
-                    &format!("STREAM.MSG.GET.{stream}"),
-                    &serde_json::json!({ "seq": sequence }),
-                )
-                .await
-            {
-                stored.push(Stored::read(&answer["message"]));
-            }
+        for sequence in state.first_seq..=state.last_seq {
+            stored.extend(self.message(bus, stream, sequence).await);
         }
         stored
     }
 
+    /// Message at a sequence; `None` where there is none.
+    pub async fn message(&self, bus: &Bus, stream: &str, sequence: u64) -> Option<Stored> {
+        let question = serde_json::json!({ "seq": sequence });
+        let answer = bus
+            .api(&format!("STREAM.MSG.GET.{stream}"), &question)
+            .await;
+        Some(Stored::read(&answer.ok()?["message"]))
+    }
+
     /// How many messages a stream holds.
     pub async fn count(&self, bus: &Bus, stream: &str) -> u64 {
-        let info = bus
-            .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
-            .await;
-        info.ok()
-            .and_then(|info| info["state"]["messages"].as_u64())
-            .unwrap_or(0)
+        let info = bus.stream_info(stream).await;
+        info.map_or(0, |info| info.state.messages)
     }
 
     /// Waits until a consumer has nothing pending and nothing in flight.
     pub async fn drained(&self, bus: &Bus, stream: &str, consumer: &str) {
-        until(&format!("{consumer} is done"), async || {
-            let info = bus
-                .api(&format!("CONSUMER.INFO.{stream}.{consumer}"), &Value::Null)
-                .await
-                .ok()?;
-            let none = |field: &str| info[field].as_u64() == Some(0);
-            (none("num_pending") && none("num_ack_pending")).then_some(())
+        wait_for(&format!("{consumer} is done"), async || {
+            let info = bus.consumer_info(stream, consumer).await;
+            info.is_ok_and(|info| info.is_idle())
         })
         .await;
     }
@@ -394,7 +386,7 @@ impl House {
     }
 }
 
-impl Drop for House {
+impl Drop for Cluster {
     fn drop(&mut self) {
         self.nats.kill();
         self.redis.kill();
@@ -508,7 +500,7 @@ pub async fn wait_for_port(port: u16) {
     .await;
 }
 
-/// What a check says that must fail, as the house is broken on purpose; that it does not fail is a failure.
+/// What a check says that must fail, as the cluster is broken on purpose; that it does not fail is a failure.
 pub async fn must_fail(what: &str, check: impl Future<Output = ()>) -> String {
     let panic = AssertUnwindSafe(check)
         .catch_unwind()
@@ -527,9 +519,14 @@ pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T 
             return answer;
         }
         assert!(
-            start.elapsed() < PATIENCE,
-            "waited {PATIENCE:?} in vain: {what}"
+            start.elapsed() < WAIT_LIMIT,
+            "waited {WAIT_LIMIT:?} in vain: {what}"
         );
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
+}
+
+/// Asks again and again until it is so.
+pub async fn wait_for(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    until(what, async || is_so().await.then_some(())).await;
 }

@@ -3,19 +3,21 @@
 use oncue_gateway::server::Guards;
 use oncue_proto::event;
 use oncue_proto::web::PageViewed;
+use oncue_tests::cluster::{Stored, wait_for};
+use oncue_tests::http::{ANSWER_TIMEOUT, JSON};
 use prost::Message as _;
 use serde_json::json;
 
-use crate::harness::{JSON, LONG, VIEWED, World, wait_for};
+use super::{Gateway, VIEWED};
 
 const HOME: &str = r#"{"page":"/home","visitor":"v1"}"#;
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 #[tokio::test]
 async fn json_is_taken_as_it_was_written() {
-    let world = World::start().await;
+    let gateway = Gateway::start().await;
     let body = r#"{ "page": "/home", "visitor": "v1", "newer": [1.50] }"#;
-    let answer = world.send("POST", VIEWED, &[JSON], body).await;
+    let answer = gateway.send("POST", VIEWED, &[JSON], body).await;
     assert_eq!(answer.status, 202, "{}", answer.text());
     let taken = answer.json();
     assert_eq!(taken["flow"], taken["id"]);
@@ -28,7 +30,9 @@ async fn json_is_taken_as_it_was_written() {
         (&json!("web"), &json!(1), &json!(false))
     );
     assert_eq!(answer.header("traceparent"), taken["traceparent"].as_str());
-    let (headers, payload) = world.message("web", 1).await;
+    let Stored {
+        headers, payload, ..
+    } = gateway.message("web", 1).await;
     assert_eq!(String::from_utf8(payload).unwrap(), body);
     for line in [
         "ce-source: /gateway",
@@ -48,7 +52,7 @@ async fn json_is_taken_as_it_was_written() {
 
 #[tokio::test]
 async fn protobuf_with_fields_of_a_newer_contract() {
-    let world = World::start().await;
+    let gateway = Gateway::start().await;
     let mut body = PageViewed {
         page: "a".into(),
         visitor: "v".into(),
@@ -57,11 +61,13 @@ async fn protobuf_with_fields_of_a_newer_contract() {
     .encode_to_vec();
     body.extend([0xfa, 0x06, 0x01, b'x']); // field 111
     for media_type in ["application/protobuf", "application/x-protobuf"] {
-        let answer = world
+        let answer = gateway
             .send("POST", VIEWED, &[("content-type", media_type)], &body)
             .await;
         assert_eq!(answer.status, 202, "{}", answer.text());
-        let (headers, payload) = world
+        let Stored {
+            headers, payload, ..
+        } = gateway
             .message("web", answer.json()["sequence"].as_u64().unwrap())
             .await;
         assert_eq!(payload, body);
@@ -71,13 +77,13 @@ async fn protobuf_with_fields_of_a_newer_contract() {
         );
     }
     // Without a content type the body says it by its first byte.
-    assert_eq!(world.send("POST", VIEWED, &[], &body).await.status, 202);
-    assert_eq!(world.send("POST", VIEWED, &[], HOME).await.status, 202);
+    assert_eq!(gateway.send("POST", VIEWED, &[], &body).await.status, 202);
+    assert_eq!(gateway.send("POST", VIEWED, &[], HOME).await.status, 202);
 }
 
 #[tokio::test]
 async fn cloudevents_in_both_modes() {
-    let world = World::start().await;
+    let gateway = Gateway::start().await;
     let binary = [
         JSON,
         ("ce-specversion", "1.0"),
@@ -86,14 +92,14 @@ async fn cloudevents_in_both_modes() {
         ("ce-type", "web.page.viewed"),
         ("ce-time", "2026-01-02T03:04:05Z"),
     ];
-    let answer = world.send("POST", VIEWED, &binary, HOME).await;
+    let answer = gateway.send("POST", VIEWED, &binary, HOME).await;
     assert_eq!(
         (answer.status, &answer.json()["id"]),
         (202, &json!("a b")),
         "{}",
         answer.text()
     );
-    let (headers, _) = world.message("web", 1).await;
+    let headers = gateway.message("web", 1).await.headers;
     assert!(
         headers.contains("ce-time: 2026-01-02T03:04:05.000Z")
             && headers.contains("ce-source: /shop"),
@@ -105,9 +111,11 @@ async fn cloudevents_in_both_modes() {
         "application/cloudevents+json; charset=UTF-8",
     )];
     let event = r#"{"specversion":"1.0","id":"s1","source":"/shop","type":"web.page.viewed","data":{"page" : "/x"}}"#;
-    let answer = world.send("POST", VIEWED, &structured, event).await;
+    let answer = gateway.send("POST", VIEWED, &structured, event).await;
     assert_eq!(answer.status, 202, "{}", answer.text());
-    let (headers, payload) = world.message("web", 2).await;
+    let Stored {
+        headers, payload, ..
+    } = gateway.message("web", 2).await;
     assert_eq!(payload, br#"{"page" : "/x"}"#);
     assert!(
         !headers.contains("ce-time"),
@@ -115,7 +123,10 @@ async fn cloudevents_in_both_modes() {
     );
     let event = r#"{"specversion":"1.0","id":"s2","source":"/shop","type":"web.page.viewed","datacontenttype":"application/protobuf","data_base64":"CgIveA=="}"#;
     assert_eq!(
-        world.send("POST", VIEWED, &structured, event).await.json()["key"],
+        gateway
+            .send("POST", VIEWED, &structured, event)
+            .await
+            .json()["key"],
         "/x"
     );
 
@@ -147,7 +158,7 @@ async fn cloudevents_in_both_modes() {
             "id is not a string",
         ),
     ] {
-        let detail = world
+        let detail = gateway
             .send("POST", VIEWED, &structured, broken)
             .await
             .problem(400, "malformed");
@@ -155,7 +166,7 @@ async fn cloudevents_in_both_modes() {
     }
     let batch = [("content-type", "application/cloudevents-batch+json")];
     assert!(
-        world
+        gateway
             .send("POST", VIEWED, &batch, "[]")
             .await
             .problem(415, "media-type")
@@ -165,9 +176,9 @@ async fn cloudevents_in_both_modes() {
 
 #[tokio::test]
 async fn refusals() {
-    let world = World::start().await;
+    let gateway = Gateway::start().await;
     let post = async |path: &str, headers: &[(&str, &str)], body: &str| {
-        world.send("POST", path, headers, body).await
+        gateway.send("POST", path, headers, body).await
     };
     assert!(
         post("/v1/events/web.page.viewd", &[JSON], HOME)
@@ -264,7 +275,7 @@ async fn refusals() {
         .await
         .problem(403, "forbidden");
     assert_eq!(
-        world.messages("web").await,
+        gateway.messages("web").await,
         0,
         "nothing refused may be in the stream"
     );
@@ -276,14 +287,14 @@ async fn refusals() {
         ("x-unknown", "1"),
     ];
     assert_eq!(post(VIEWED, &reserved, HOME).await.status, 202);
-    assert!(!world.message("web", 1).await.0.contains("Nats-TTL"));
+    assert!(!gateway.message("web", 1).await.headers.contains("Nats-TTL"));
 }
 
 #[tokio::test]
 async fn one_id_counts_once() {
-    let world = World::start().await;
+    let gateway = Gateway::start().await;
     for (header, id) in [("ce-id", "c1"), ("Idempotency-Key", "k1")] {
-        let first = world
+        let first = gateway
             .send(
                 "POST",
                 VIEWED,
@@ -291,7 +302,7 @@ async fn one_id_counts_once() {
                 HOME,
             )
             .await;
-        let again = world
+        let again = gateway
             .send("POST", VIEWED, &[JSON, (header, id)], HOME)
             .await;
         assert_eq!((first.status, again.status), (202, 202), "{}", again.text());
@@ -306,7 +317,7 @@ async fn one_id_counts_once() {
             first["traceparent"], again["traceparent"],
             "the trace in which it was handled"
         );
-        let other = world
+        let other = gateway
             .send(
                 "POST",
                 VIEWED,
@@ -315,7 +326,7 @@ async fn one_id_counts_once() {
             )
             .await;
         assert!(other.problem(409, "id-reuse").contains(id));
-        let other = world
+        let other = gateway
             .send(
                 "POST",
                 "/v1/events/web.page.milestone",
@@ -325,9 +336,9 @@ async fn one_id_counts_once() {
             .await;
         other.problem(409, "id-reuse");
     }
-    assert_eq!(world.messages("web").await, 2);
+    assert_eq!(gateway.messages("web").await, 2);
     // Quoted, as the draft of the header wants it, is the same key.
-    let quoted = world
+    let quoted = gateway
         .send("POST", VIEWED, &[JSON, ("idempotency-key", "\"k1\"")], HOME)
         .await;
     assert_eq!(quoted.json()["duplicate"], true);
@@ -335,7 +346,7 @@ async fn one_id_counts_once() {
 
 #[tokio::test]
 async fn a_trace_is_continued_and_a_broken_one_ignored() {
-    let world = World::start().await;
+    let gateway = Gateway::start().await;
     let trace_id = &PARENT[3..35];
     let headers = [
         JSON,
@@ -343,9 +354,9 @@ async fn a_trace_is_continued_and_a_broken_one_ignored() {
         ("tracestate", "a=1"),
         ("baggage", "k=v"),
     ];
-    let answer = world.send("POST", VIEWED, &headers, HOME).await;
+    let answer = gateway.send("POST", VIEWED, &headers, HOME).await;
     assert!(answer.header("traceparent").unwrap().contains(trace_id));
-    let (stored, _) = world.message("web", 1).await;
+    let stored = gateway.message("web", 1).await.headers;
     assert!(
         stored.contains(trace_id)
             && stored.contains("tracestate: a=1")
@@ -365,22 +376,23 @@ async fn a_trace_is_continued_and_a_broken_one_ignored() {
         ("traceparent", "nonsense"),
         ("baggage", &long),
     ] {
-        let answer = world.send("POST", VIEWED, &[JSON, bad], HOME).await;
+        let answer = gateway.send("POST", VIEWED, &[JSON, bad], HOME).await;
         assert_eq!(answer.status, 202, "{bad:?}");
         let traceparent = answer.header("traceparent").unwrap();
         assert!(
             traceparent.len() == 55 && !traceparent.contains(trace_id),
             "{traceparent}"
         );
-        let (stored, _) = world
+        let stored = gateway
             .message("web", answer.json()["sequence"].as_u64().unwrap())
-            .await;
+            .await
+            .headers;
         assert!(
             !stored.contains("vvvv") && stored.contains(traceparent),
             "{stored}"
         );
     }
-    let problem = world
+    let problem = gateway
         .send("POST", VIEWED, &[JSON, ("traceparent", PARENT)], "{")
         .await;
     assert_eq!(problem.json()["trace_id"], trace_id);
@@ -388,9 +400,9 @@ async fn a_trace_is_continued_and_a_broken_one_ignored() {
 
 #[tokio::test]
 async fn too_large() {
-    let world = World::with("[gateway]\nmax_event = \"1KiB\"\n", Guards::default()).await;
+    let gateway = Gateway::with("[gateway]\nmax_event = \"1KiB\"\n", Guards::default()).await;
     let body = format!(r#"{{"page":"{}"}}"#, "x".repeat(2000));
-    world
+    gateway
         .send("POST", VIEWED, &[JSON], &body)
         .await
         .problem(413, "too-large");
@@ -399,19 +411,20 @@ async fn too_large() {
     let head = format!(
         "POST {VIEWED} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
     );
-    crate::guards::raw(world.at, &[head.as_bytes(), chunk.as_bytes()].concat())
+    gateway
+        .raw(&[head.as_bytes(), chunk.as_bytes()].concat())
         .await
         .unwrap()
         .problem(413, "too-large");
 
-    let world = World::with("[gateway]\nmax_event = \"4MiB\"\n", Guards::default()).await;
+    let gateway = Gateway::with("[gateway]\nmax_event = \"4MiB\"\n", Guards::default()).await;
     let body = format!(r#"{{"page":"a","visitor":"{}"}}"#, "x".repeat(1_048_500));
-    world
+    gateway
         .send("POST", VIEWED, &[JSON], &body)
         .await
         .problem(413, "too-large");
     assert_eq!(
-        world.send("POST", VIEWED, &[JSON], HOME).await.status,
+        gateway.send("POST", VIEWED, &[JSON], HOME).await.status,
         202,
         "the connection to NATS has survived"
     );
@@ -419,11 +432,11 @@ async fn too_large() {
 
 #[tokio::test]
 async fn a_full_stream_is_503_and_never_202() {
-    let world = World::with("[streams.web]\nmax_bytes = \"16KiB\"\n", Guards::default()).await;
+    let gateway = Gateway::with("[streams.web]\nmax_bytes = \"16KiB\"\n", Guards::default()).await;
     let body = format!(r#"{{"page":"/home","visitor":"{}"}}"#, "v".repeat(4000));
     let mut taken = 0;
     let refused = loop {
-        let answer = world.send("POST", VIEWED, &[JSON], &body).await;
+        let answer = gateway.send("POST", VIEWED, &[JSON], &body).await;
         if answer.status != 202 {
             break answer;
         }
@@ -432,46 +445,49 @@ async fn a_full_stream_is_503_and_never_202() {
     };
     refused.problem(503, "full");
     assert!(refused.header("retry-after").is_some());
-    assert!(taken > 0 && world.messages("web").await == taken);
+    assert!(taken > 0 && gateway.messages("web").await == taken);
 }
 
 #[tokio::test]
 async fn without_nats_it_is_503() {
-    let mut world = World::start().await;
-    assert_eq!(world.send("POST", VIEWED, &[JSON], HOME).await.status, 202);
-    world.servers.nats.kill().await.unwrap();
+    let mut gateway = Gateway::start().await;
+    assert_eq!(
+        gateway.send("POST", VIEWED, &[JSON], HOME).await.status,
+        202
+    );
+    gateway.cluster.nats.kill();
     let started = std::time::Instant::now();
-    let answer = world.send("POST", VIEWED, &[JSON], HOME).await;
+    let answer = gateway.send("POST", VIEWED, &[JSON], HOME).await;
     answer.problem(503, "away");
-    assert!(answer.header("retry-after").is_some() && started.elapsed() < LONG);
+    assert!(answer.header("retry-after").is_some() && started.elapsed() < ANSWER_TIMEOUT);
     wait_for("not ready", || async {
-        world.get("/readyz").await.status == 503
+        gateway.get("/readyz").await.status == 503
     })
     .await;
     assert!(
-        world
+        gateway
             .get("/readyz")
             .await
             .problem(503, "not-ready")
             .contains("NATS")
     );
-    world
+    gateway
         .send("PUT", "/v1/files/a", &[], "x")
         .await
         .problem(503, "away");
-    world.get("/v1/files/abc").await.problem(503, "away");
-    assert_eq!(world.get("/healthz").await.status, 200);
+    gateway.get("/v1/files/abc").await.problem(503, "away");
+    assert_eq!(gateway.get("/healthz").await.status, 200);
 }
 
 #[tokio::test]
 async fn a_stream_that_was_deleted_is_503() {
-    let world = World::start().await;
-    world
+    let gateway = Gateway::start().await;
+    gateway
         .bus
         .api("STREAM.DELETE.web", &serde_json::Value::Null)
         .await
         .unwrap();
-    world
+    gateway
         .send("POST", VIEWED, &[JSON], HOME)
         .await
         .problem(503, "away");

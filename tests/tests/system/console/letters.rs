@@ -2,19 +2,24 @@
 
 use oncue_core::bus::layout::DLQ;
 use oncue_proto::oncue::v1::DeadLetterDropped;
+use oncue_tests::cluster::wait_for;
+use oncue_tests::http::{Answer, JSON};
 use prost::Message as _;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, JSON, TOKEN, World, wait_for};
+use super::{Console, TOKEN};
 
 #[tokio::test]
 async fn letters_of_one_cause_are_one_group() {
-    let world = World::open().await;
-    assert_eq!(world.get("/api/letters").await.json()["groups"], json!([]));
-    let first = world.set_aside("f", "e-1", "a.rs:1").await;
-    let second = world.set_aside("f", "e-2", "a.rs:1").await;
-    world.set_aside("g", "e-3", "b.rs:2").await;
-    let said = world.get("/api/letters").await.json();
+    let console = Console::open().await;
+    assert_eq!(
+        console.get("/api/letters").await.ok_json()["groups"],
+        json!([])
+    );
+    let first = console.set_aside("f", "e-1", "a.rs:1").await;
+    let second = console.set_aside("f", "e-2", "a.rs:1").await;
+    console.set_aside("g", "e-3", "b.rs:2").await;
+    let said = console.get("/api/letters").await.ok_json();
     let groups = said["groups"].as_array().unwrap();
     assert_eq!(groups.len(), 2);
     assert_eq!(
@@ -26,7 +31,10 @@ async fn letters_of_one_cause_are_one_group() {
         (&json!("f"), &json!(2), &json!("a.rs:1"))
     );
     assert_eq!(groups[0]["numbers"], json!([first, second]));
-    let letter = world.get(&format!("/api/letters/{second}")).await.json();
+    let letter = console
+        .get(&format!("/api/letters/{second}"))
+        .await
+        .ok_json();
     assert_eq!(
         (&letter["event"], &letter["data"]["page"]),
         (&json!("e-2"), &json!("/broken"))
@@ -35,24 +43,30 @@ async fn letters_of_one_cause_are_one_group() {
         (&letter["trace"], &letter["headers"]),
         (&json!(format!("{:032x}", 7)), &json!([["ce-id", "e-2"]]))
     );
-    world.get("/api/letters/99").await.problem(404, "not-found");
-    world.get("/api/letters/x").await.problem(400, "malformed");
+    console
+        .get("/api/letters/99")
+        .await
+        .problem(404, "not-found");
+    console
+        .get("/api/letters/x")
+        .await
+        .problem(400, "malformed");
 }
 
 struct Writer {
-    world: World,
+    console: Console,
     cookie: String,
 }
 
 impl Writer {
     async fn new() -> Self {
-        let world = World::with(Some(TOKEN), true).await;
-        let cookie = world.login().await;
-        Self { world, cookie }
+        let console = Console::with(Some(TOKEN), true).await;
+        let cookie = console.login().await;
+        Self { console, cookie }
     }
 
     async fn post(&self, what: &str, body: Value) -> Answer {
-        self.world
+        self.console
             .send(
                 "POST",
                 &format!("/api/letters/{what}"),
@@ -63,10 +77,10 @@ impl Writer {
     }
 
     async fn get(&self, path: &str) -> Value {
-        self.world
+        self.console
             .send("GET", path, &[("cookie", &self.cookie)], "")
             .await
-            .json()
+            .ok_json()
     }
 }
 
@@ -74,8 +88,8 @@ impl Writer {
 async fn a_dropped_letter_leaves_a_record_of_who_and_why() {
     let writer = Writer::new().await;
     let (first, second) = (
-        writer.world.set_aside("f", "e-1", "").await,
-        writer.world.set_aside("f", "e-2", "").await,
+        writer.console.set_aside("f", "e-1", "").await,
+        writer.console.set_aside("f", "e-2", "").await,
     );
     writer
         .post("drop", json!({ "numbers": [first], "why": " " }))
@@ -97,7 +111,7 @@ async fn a_dropped_letter_leaves_a_record_of_who_and_why() {
         writer
             .post("drop", json!({ "numbers": [first], "why": "by mistake" }))
             .await
-            .json()["dropped"],
+            .ok_json()["dropped"],
         1
     );
     let left = writer.get("/api/letters").await;
@@ -106,7 +120,7 @@ async fn a_dropped_letter_leaves_a_record_of_who_and_why() {
         json!([second]),
         "and the one that was not meant is there"
     );
-    let found = writer.world.bus.read_stream(DLQ, 1).await.unwrap();
+    let found = writer.console.bus.read_stream(DLQ, 1).await.unwrap();
     let record = found
         .iter()
         .find(|found| found.subject == "dlq.letter.dropped")
@@ -125,11 +139,11 @@ async fn a_dropped_letter_leaves_a_record_of_who_and_why() {
 #[tokio::test]
 async fn what_cannot_be_tried_or_given_back_stays_and_says_why() {
     let writer = Writer::new().await;
-    let number = writer.world.set_aside("f", "e-1", "").await;
+    let number = writer.console.set_aside("f", "e-1", "").await;
     let tried = writer
         .post("try", json!({ "numbers": [number] }))
         .await
-        .json();
+        .ok_json();
     assert_eq!(tried["answers"][0]["outcome"], "untried");
     assert!(
         tried["answers"][0]["message"]
@@ -140,7 +154,7 @@ async fn what_cannot_be_tried_or_given_back_stays_and_says_why() {
     let job = writer
         .post("redrive", json!({ "numbers": [number] }))
         .await
-        .json()["job"]
+        .ok_json()["job"]
         .as_u64()
         .unwrap();
     let path = format!("/api/jobs/{job}");

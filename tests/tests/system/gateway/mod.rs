@@ -1,0 +1,109 @@
+//! The gateway over real HTTP, on servers of each test's own, within the test's process.
+
+mod events;
+mod files;
+mod flows;
+mod guards;
+mod process;
+mod reads;
+
+use std::net::SocketAddr;
+
+use oncue_core::bus::Bus;
+use oncue_core::bus::info::StreamState;
+use oncue_gateway::App;
+use oncue_gateway::server::{Guards, serve};
+use oncue_tests::cluster::{Cluster, Stored};
+use oncue_tests::http::{self, Answer};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+const VIEWED: &str = "/v1/events/web.page.viewed";
+
+/// A gateway on a port of its own, with the servers it stands on.
+struct Gateway {
+    cluster: Cluster,
+    bus: Bus,
+    at: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    served: Option<JoinHandle<()>>,
+}
+
+impl Gateway {
+    async fn start() -> Self {
+        Self::with("", Guards::default()).await
+    }
+
+    async fn with(config: &str, guards: Guards) -> Self {
+        let cluster = Cluster::new(config).await;
+        let config = cluster.config();
+        let catalog = config.catalog().expect("a catalog");
+        let app = App::start(&config, catalog, guards)
+            .await
+            .expect("a gateway");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = listener.local_addr().expect("an address");
+        let (stop, stopped) = oneshot::channel();
+        let served = tokio::spawn(serve(listener, app, async {
+            let _ = stopped.await;
+        }));
+        let bus = cluster.bus().await;
+        Self {
+            cluster,
+            bus,
+            at,
+            stop: Some(stop),
+            served: Some(served),
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stop.take().map(|stop| stop.send(()));
+    }
+
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Answer {
+        checked(http::request(self.at, method, path, headers, body).await)
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], "").await
+    }
+
+    /// Writes these very bytes; `None` where no answer came.
+    async fn raw(&self, message: &[u8]) -> Option<Answer> {
+        http::raw(self.at, message).await.map(checked)
+    }
+
+    async fn stream(&self, name: &str) -> StreamState {
+        self.bus.stream_info(name).await.expect("a stream").state
+    }
+
+    async fn messages(&self, stream: &str) -> u64 {
+        self.stream(stream).await.messages
+    }
+
+    async fn message(&self, stream: &str, sequence: u64) -> Stored {
+        let message = self.cluster.message(&self.bus, stream, sequence).await;
+        message.expect("a message")
+    }
+}
+
+/// An answer, of which every problem document says where it happened and under which trace.
+#[track_caller]
+fn checked(answer: Answer) -> Answer {
+    if answer.is_problem() {
+        let problem = answer.json();
+        let path = problem["instance"].as_str().unwrap_or_default();
+        assert!(path.starts_with('/'), "{problem}");
+        let trace = problem["trace_id"].as_str().unwrap_or_default();
+        assert_eq!(trace.len(), 32, "{problem}");
+    }
+    answer
+}
