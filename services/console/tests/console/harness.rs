@@ -155,7 +155,8 @@ impl World {
                 .await
                 .unwrap();
         }
-        let catalog = config.catalog().unwrap();
+        let mut catalog = config.catalog().unwrap();
+        catalog.add(oncue_app_events::DESCRIPTORS).unwrap();
         let access = Access::new(token, write).unwrap();
         let app = App::start(
             config,

@@ -187,7 +187,8 @@ impl World {
     pub async fn with(config: &str, guards: Guards) -> Self {
         let servers = Servers::start().await;
         let config = servers.config(config);
-        let catalog = config.catalog().unwrap();
+        let mut catalog = config.catalog().unwrap();
+        catalog.add(oncue_app_events::DESCRIPTORS).unwrap();
         let app: Arc<App> = App::start(&config, catalog, guards)
             .await
             .expect("a gateway");

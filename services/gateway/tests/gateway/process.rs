@@ -97,12 +97,11 @@ async fn one_trace_from_the_client_into_the_message_and_a_clean_end() {
     let servers = Servers::start().await;
     let (otlp, taken) = collector().await;
     let port = free_port();
+    let contract = servers.dir().join("app.bin");
+    std::fs::write(&contract, oncue_app_events::DESCRIPTORS).unwrap();
     let config = servers.dir().join("oncue.toml");
-    std::fs::write(
-        &config,
-        servers.config_text(&format!("[gateway]\nlisten = \"127.0.0.1:{port}\"\n")),
-    )
-    .unwrap();
+    let text = servers.config_text(&format!("[gateway]\nlisten = \"127.0.0.1:{port}\"\n"));
+    std::fs::write(&config, format!("contracts = [{contract:?}]\n{text}")).unwrap();
     let child = gateway()
         .env("ONCUE_CONFIG", &config)
         .env_remove("OTEL_SDK_DISABLED")

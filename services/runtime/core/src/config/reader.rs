@@ -127,7 +127,7 @@ impl<'t> Reader<'t> {
             Catalog::builtin()
         });
         config.schedules = schedules
-            .map(|value| self.schedules(value, &catalog))
+            .map(|value| self.schedules(value, &catalog, !config.functions.is_empty()))
             .unwrap_or_default();
         config
     }
@@ -214,7 +214,13 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn schedules(&mut self, value: Spanned<DeValue<'t>>, catalog: &Catalog) -> Vec<Schedule> {
+    /// With `open`, programs may bring event types that are not known here.
+    fn schedules(
+        &mut self,
+        value: Spanned<DeValue<'t>>,
+        catalog: &Catalog,
+        open: bool,
+    ) -> Vec<Schedule> {
         let span = value.span();
         let DeValue::Array(array) = value.into_inner() else {
             self.fail(Some(span), "schedules are written as [[schedule]]");
@@ -226,7 +232,8 @@ impl<'t> Reader<'t> {
             let Some(mut schedule) = self.part::<Schedule>("[schedule]", value) else {
                 continue;
             };
-            if let Err(why) = schedule.check(catalog) {
+            schedule.place = self.at(Some(span.clone()), "");
+            if let Err(why) = schedule.check(catalog, open) {
                 self.fail(Some(span.clone()), &format!("[[schedule]] {why}"));
             }
             if schedules

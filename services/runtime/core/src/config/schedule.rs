@@ -22,9 +22,12 @@ pub struct Schedule {
     every: Option<Span>,
     /// Six fields with seconds, in UTC.
     cron: Option<String>,
-    /// Key of the event, once the contract has been asked for it.
+    /// Key of the event; empty until its contract is known.
     #[serde(skip)]
     key: String,
+    /// `oncue.toml:LINE: `, for mistakes that show only once every contract is known.
+    #[serde(skip)]
+    pub(super) place: String,
 }
 
 impl Schedule {
@@ -56,11 +59,14 @@ impl Schedule {
         }
     }
 
+    /// Key of the event, for the subject of the platform's own types; empty where the type is a program's.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    pub(super) fn check(&mut self, catalog: &Catalog) -> Result<(), String> {
+    /// Checks all that can be checked without the programs. With `open`, an unknown type is no mistake yet: one of the
+    /// functions' programs may know it.
+    pub(super) fn check(&mut self, catalog: &Catalog, open: bool) -> Result<(), String> {
         match (&self.function, &self.ty) {
             (Some(_), Some(_)) | (None, None) => {
                 return Err("a schedule names either `function` or `type`".into());
@@ -85,11 +91,18 @@ impl Schedule {
                 "name {name:?} may hold letters, digits, '-' and '_'"
             ));
         }
+        if !open || catalog.get(&self.ty()).is_ok() {
+            self.key = self.key_by(catalog)?;
+        }
+        Ok(())
+    }
+
+    /// Key of the event, read from the data by the contract of its type.
+    pub(super) fn key_by(&self, catalog: &Catalog) -> Result<String, String> {
         let entry = catalog.get(&self.ty()).map_err(|e| e.to_string())?;
         let payload = self.payload().to_string();
-        self.key = entry
+        entry
             .check(Format::Json, payload.as_bytes())
-            .map_err(|e| e.to_string())?;
-        Ok(())
+            .map_err(|e| e.to_string())
     }
 }

@@ -17,6 +17,7 @@ mod probation;
 mod queues;
 mod row_cache;
 mod settler;
+mod shown;
 mod spans;
 mod upkeep;
 pub mod watchdog;

@@ -17,6 +17,7 @@ use crate::worker::handler::handled;
 use crate::worker::invocation::{Boxed, Job, Reason};
 use crate::worker::outputs::{self, Outgoing, Output};
 use crate::worker::queues::Batches;
+use crate::worker::shown::{shown, shown_as};
 use crate::worker::spans::Producer;
 use oncue_core::bus::layout::DLQ;
 use oncue_core::bus::{Bus, Outbound, PublishError};
@@ -184,7 +185,7 @@ impl Worker {
         if job.runs >= self.limits.attempts {
             return self.bury(job, Reason::Attempts, error);
         }
-        let shown = error.shown();
+        let shown = shown(&error);
         self.note_failure(&job, &shown);
         self.failed(&mut job, error.class, shown.clone());
         let worker = self.clone();
@@ -277,15 +278,15 @@ impl Worker {
             job.set_key(&meta.id);
         }
         job.outputs.clear(); // nothing follows from it
-        self.note_failure(&job, &error.shown_as(reason.as_str()));
-        self.failed(&mut job, reason.as_str(), error.shown_as(reason.as_str()));
+        self.note_failure(&job, &shown_as(&error, reason.as_str()));
+        self.failed(&mut job, reason.as_str(), shown_as(&error, reason.as_str()));
         let worker = self.clone();
         tokio::spawn(async move { worker.set_aside(job, reason, error).await });
     }
 
     async fn set_aside(self: &Arc<Self>, mut job: Boxed, reason: Reason, error: Error) {
         failpoint::point("bury.begin");
-        let why = error.shown_as(reason.as_str());
+        let why = shown_as(&error, reason.as_str());
         let mut letter =
             job.dead_letter(self.function.name, reason, cut(&error.message), error.site);
         let id = event::dead_letter_id(&job.meta.id, self.function.name, letter.redrives);
