@@ -27,7 +27,7 @@ fn folder(name: &str) -> PathBuf {
 fn program(folder: &Path, name: &str, body: &str) {
     let path = folder.join(name);
     std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("written");
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("a program");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a program");
 }
 
 fn config(text: &str) -> Config {
