@@ -11,7 +11,16 @@ use prost_reflect::{
 
 use crate::{DESCRIPTORS, Format};
 
-/// The event types of one or several descriptor sets.
+/// Event types of one or several descriptor sets, by name. Cheap to clone: descriptors are shared.
+///
+/// ```
+/// use oncue_proto::{Catalog, Format};
+///
+/// let catalog = Catalog::builtin().with(oncue_app_events::DESCRIPTORS)?;
+/// let viewed = catalog.get("web.page.viewed")?;
+/// assert_eq!(viewed.check(Format::Json, br#"{"page":"/home"}"#)?, "/home");
+/// # Ok::<(), oncue_proto::CatalogError>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     entries: BTreeMap<String, Entry>,
@@ -20,6 +29,7 @@ pub struct Catalog {
 /// One event type of the contract.
 #[derive(Clone, Debug)]
 pub struct Entry {
+    /// Dotted name, `web.page.viewed`.
     pub ty: String,
     /// Name of the field that holds the key; empty when the type has none.
     pub key_field: String,
@@ -58,53 +68,64 @@ impl std::fmt::Display for CatalogError {
 impl std::error::Error for CatalogError {}
 
 impl Catalog {
-    /// The types this crate was built with.
+    /// Types of the platform itself: dead letters, timers, uploads.
     pub fn builtin() -> Self {
         let mut catalog = Self::default();
-        catalog
-            .add(DESCRIPTORS)
-            .expect("the embedded descriptor set is the one prost compiled");
+        catalog.add_builtin();
         catalog
     }
 
+    /// Adds the types of the platform; they replace others of the same names.
+    pub fn add_builtin(&mut self) {
+        self.add(DESCRIPTORS)
+            .expect("the embedded descriptor set is the one prost compiled");
+    }
+
+    /// This catalog and the event types of one more set; see [`add`](Self::add).
+    ///
+    /// # Errors
+    /// The set cannot be read.
+    pub fn with(mut self, descriptor_set: &[u8]) -> Result<Self, CatalogError> {
+        self.add(descriptor_set)?;
+        Ok(self)
+    }
+
     /// Adds the event types of an encoded `FileDescriptorSet`, such as another repository's `DESCRIPTORS`.
+    /// A type that is known already is replaced.
+    ///
+    /// # Errors
+    /// The set cannot be read, or its files contradict each other.
     pub fn add(&mut self, descriptor_set: &[u8]) -> Result<(), CatalogError> {
-        let unreadable = |e: &dyn std::fmt::Display| {
-            CatalogError::Malformed(format!("not a descriptor set: {e}"))
-        };
-        let set = FileDescriptorSet::decode(descriptor_set).map_err(|e| unreadable(&e))?;
+        let set = FileDescriptorSet::decode(descriptor_set).map_err(unreadable)?;
         // The library panics on a syntax it does not know.
-        let known = |syntax: &str| ["", "proto2", "proto3"].contains(&syntax);
-        if let Some(file) = set.file.iter().find(|file| !known(file.syntax())) {
-            let why = format!(
+        if let Some(file) = set
+            .file
+            .iter()
+            .find(|file| !["", "proto2", "proto3"].contains(&file.syntax()))
+        {
+            return Err(CatalogError::Malformed(format!(
                 "{} has the syntax {:?}; write proto3",
                 file.name(),
                 file.syntax()
-            );
-            return Err(CatalogError::Malformed(why));
+            )));
         }
-        let pool = DescriptorPool::decode(descriptor_set).map_err(|e| unreadable(&e))?;
+        let pool = DescriptorPool::decode(descriptor_set).map_err(unreadable)?;
+        // A set without the option has no events.
         let Some(option) = pool.get_extension_by_name("oncue.v1.event") else {
             return Ok(());
         };
         for message in pool.all_messages() {
             let options = message.options();
+            if !options.has_extension(&option) {
+                continue;
+            }
             let value = options.get_extension(&option);
-            let Some(event) = value
-                .as_message()
-                .filter(|_| options.has_extension(&option))
-            else {
+            let Some(event) = value.as_message() else {
                 continue;
             };
-            let text = |name| {
-                event
-                    .get_field_by_name(name)
-                    .and_then(|v| v.as_str().map(str::to_owned))
-                    .unwrap_or_default()
-            };
             let entry = Entry {
-                ty: text("type"),
-                key_field: text("key"),
+                ty: text_field(event, "type"),
+                key_field: text_field(event, "key"),
                 message: message.clone(),
             };
             self.entries.insert(entry.ty.clone(), entry);
@@ -112,10 +133,15 @@ impl Catalog {
         Ok(())
     }
 
+    /// All event types, sorted by name.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
     }
 
+    /// One event type by its dotted name.
+    ///
+    /// # Errors
+    /// [`CatalogError::UnknownType`], with the names that may have been meant.
     pub fn get(&self, ty: &str) -> Result<&Entry, CatalogError> {
         self.entries
             .get(ty)
@@ -128,21 +154,39 @@ impl Catalog {
     /// Types of the same domain, or all when the domain is unknown too: the list a mistyped name needs.
     fn near(&self, ty: &str) -> Vec<String> {
         let domain = format!("{}.", ty.split('.').next().unwrap_or_default());
-        let all = || {
-            self.entries
-                .keys()
-                .filter(|t| !t.starts_with("dlq.") && !t.starts_with("timer."))
-        };
-        let same: Vec<String> = all().filter(|t| t.starts_with(&domain)).cloned().collect();
+        // Nobody sends the platform's own notes by hand.
+        let all: Vec<&String> = self
+            .entries
+            .keys()
+            .filter(|known| !known.starts_with("dlq.") && !known.starts_with("timer."))
+            .collect();
+        let same: Vec<String> = all
+            .iter()
+            .filter(|known| known.starts_with(&domain))
+            .map(|known| (*known).clone())
+            .collect();
         if same.is_empty() {
-            all().cloned().collect()
+            all.into_iter().cloned().collect()
         } else {
             same
         }
     }
 }
 
+fn unreadable(why: impl std::fmt::Display) -> CatalogError {
+    CatalogError::Malformed(format!("not a descriptor set: {why}"))
+}
+
+/// A text field of the option; empty where it is not set.
+fn text_field(option: &DynamicMessage, name: &str) -> String {
+    option
+        .get_field_by_name(name)
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
 impl Entry {
+    /// Descriptor of the message, for schemas.
     pub(crate) fn message(&self) -> &MessageDescriptor {
         &self.message
     }
@@ -158,6 +202,9 @@ impl Entry {
     }
 
     /// Reads the payload whole and returns its key. Unknown fields are fine: a newer producer may know more.
+    ///
+    /// # Errors
+    /// [`CatalogError::Malformed`] and [`CatalogError::EmptyKey`].
     pub fn check(&self, format: Format, payload: &[u8]) -> Result<String, CatalogError> {
         let message = self.decode(format, payload)?;
         if self.key_field.is_empty() {
@@ -170,7 +217,11 @@ impl Entry {
             .ok_or_else(|| CatalogError::EmptyKey(self.key_field.clone()))
     }
 
-    /// The payload as canonical proto3 JSON.
+    /// The payload as canonical proto3 JSON, with every field, whether it is set or not: whoever looks at an event wants to
+    /// see all there is to it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Malformed`]: the payload is not of this type.
     pub fn to_json(
         &self,
         format: Format,
@@ -184,19 +235,19 @@ impl Entry {
             .map_err(|e| CatalogError::Malformed(e.to_string()))
     }
 
-    /// The payload as protobuf.
+    /// The payload as protobuf. Unknown fields of JSON are dropped, those of protobuf kept.
+    ///
+    /// # Errors
+    /// [`CatalogError::Malformed`]: the payload is not of this type.
     pub fn to_protobuf(&self, format: Format, payload: &[u8]) -> Result<Vec<u8>, CatalogError> {
         Ok(self.decode(format, payload)?.encode_to_vec())
     }
 
+    /// The whole message. JSON may use any spelling that proto3 JSON allows; what follows it is a mistake.
     fn decode(&self, format: Format, payload: &[u8]) -> Result<DynamicMessage, CatalogError> {
-        let malformed = |e: &dyn std::fmt::Display| {
-            CatalogError::Malformed(format!("not a {}: {e}", self.schema()))
-        };
         match format {
-            Format::Protobuf => {
-                DynamicMessage::decode(self.message.clone(), payload).map_err(|e| malformed(&e))
-            }
+            Format::Protobuf => DynamicMessage::decode(self.message.clone(), payload)
+                .map_err(|why| self.malformed(why)),
             Format::Json => {
                 let mut json = serde_json::Deserializer::from_slice(payload);
                 let options = DeserializeOptions::new().deny_unknown_fields(false);
@@ -205,10 +256,14 @@ impl Entry {
                     &mut json,
                     &options,
                 )
-                .map_err(|e| malformed(&e))?;
-                json.end().map_err(|e| malformed(&e))?;
+                .map_err(|why| self.malformed(why))?;
+                json.end().map_err(|why| self.malformed(why))?;
                 Ok(message)
             }
         }
+    }
+
+    fn malformed(&self, why: impl std::fmt::Display) -> CatalogError {
+        CatalogError::Malformed(format!("not a {}: {why}", self.schema()))
     }
 }

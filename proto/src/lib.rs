@@ -1,21 +1,22 @@
-//! The contract: what travels on the bus, and what a function's signature may name. No I/O.
+//! The contract: events as they travel on the bus, and whatever a function's signature may name. No I/O.
 //!
 //! * [`Event`] is a message with a type, a schema and a key. `oncue-build` implements it from the `.proto` option.
 //! * [`Trigger`] is what a function can act on: an event, one of several ([`events!`]), or nothing but time (`()`).
 //! * [`Emit`] is what a function may return: `()`, an event, `Option`, `Vec`, tuples, one of several, [`Delayed`].
 //! * [`event`] is an event as it travels: its identity, its headers, its subject.
+//! * [`Contract`] is the descriptor set of the crate in which an event was made; it travels with the programs.
 //! * [`Catalog`] knows every type of a descriptor set and turns payloads into JSON and back.
 
 pub mod event;
 mod signature;
 mod catalog;
+mod contract;
 mod schema;
 pub mod protobuf;
 
 pub use catalog::{Catalog, CatalogError, Entry};
+pub use contract::{Contract, merge};
 pub use signature::{Delayed, Draft, Emit, Trigger};
-
-use std::sync::LazyLock;
 
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
@@ -25,7 +26,7 @@ extern crate self as oncue_proto;
 
 include!(concat!(env!("OUT_DIR"), "/events.rs"));
 
-/// What [`events!`] expands to, for crates that depend on none of it themselves.
+/// For the code that [`events!`] expands to, in crates that do not depend on it themselves.
 #[doc(hidden)]
 pub use bytes;
 
@@ -38,8 +39,14 @@ pub trait Event: Message + Default + Serialize + DeserializeOwned + 'static {
     /// Whether the contract names a key field; such an event must not have an empty key.
     const KEYED: bool;
 
-    /// What the event is about; empty when the contract names no key field.
+    /// Text the event is about; empty when the contract names no key field.
     fn key(&self) -> &str;
+
+    /// Contract of the crate that the event was made in. Default: an empty one, for an `impl` written by hand; programs
+    /// that were not built with such an event cannot read it.
+    fn contract() -> &'static Contract {
+        &contract::NO_CONTRACT
+    }
 }
 
 /// How a payload is written. Protobuf is the default on the wire, JSON is always accepted.
@@ -73,10 +80,14 @@ impl Format {
     /// For a message that does not say: `{` opens JSON and cannot open a proto3 message (it would be a group). White
     /// space can open both: a newline is also the tag of a first field that is text.
     pub fn sniff(payload: &[u8]) -> Self {
-        let json = || serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok();
-        match payload.trim_ascii_start() {
-            [b'{', rest @ ..] if rest.len() + 1 == payload.len() || json() => Self::Json,
-            _ => Self::Protobuf,
+        let [b'{', rest @ ..] = payload.trim_ascii_start() else {
+            return Self::Protobuf;
+        };
+        let opens_the_payload = rest.len() + 1 == payload.len();
+        if opens_the_payload || serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok() {
+            Self::Json
+        } else {
+            Self::Protobuf
         }
     }
 
@@ -102,27 +113,21 @@ impl std::error::Error for DecodeError {}
 
 /// Decodes one event. Fields a newer producer added are ignored.
 pub fn decode<E: Event>(format: Format, payload: &[u8]) -> Result<E, DecodeError> {
-    let failed = |what: &str, e: &dyn std::fmt::Display| {
-        DecodeError(format!("{} is not {what}: {e}", E::SCHEMA))
-    };
     match format {
-        Format::Protobuf => E::decode(payload).map_err(|e| failed("readable as protobuf", &e)),
+        Format::Protobuf => E::decode(payload)
+            .map_err(|e| DecodeError(format!("{} is not readable as protobuf: {e}", E::SCHEMA))),
         Format::Json => serde_json::from_slice(payload)
             .or_else(|e| by_descriptor(payload).ok_or(e))
             .or_else(|e| without_nulls(payload).map_or(Err(e), serde_json::from_value))
-            .map_err(|e| failed("readable as JSON", &e)),
+            .map_err(|e| DecodeError(format!("{} is not readable as JSON: {e}", E::SCHEMA))),
     }
 }
 
 /// As the gateway reads it, which takes every spelling that proto3 JSON allows, such as `10.0` for a whole number: what it
-/// accepts must be readable here. For the contract built in.
+/// accepts must be readable here, whichever repository the event is of.
 fn by_descriptor<E: Event>(payload: &[u8]) -> Option<E> {
-    static CATALOG: LazyLock<Catalog> = LazyLock::new(Catalog::builtin);
-    let entry = CATALOG
-        .get(E::TYPE)
-        .ok()
-        .filter(|entry| entry.schema() == E::SCHEMA)?;
-    E::decode(&entry.to_protobuf(Format::Json, payload).ok()?[..]).ok()
+    let protobuf = E::contract().protobuf_of_json(E::TYPE, E::SCHEMA, payload)?;
+    E::decode(&protobuf[..]).ok()
 }
 
 /// `null` stands for the default of any field [proto3 JSON], but the generated types know it for messages only.

@@ -1,4 +1,5 @@
-//! JSON schemas of the canonical proto3 JSON form of messages, for documents about the contract.
+//! JSON schemas [2020-12] of the canonical proto3 JSON form of messages, for documents about the contract (AsyncAPI,
+//! OpenAPI). A schema describes what is written and allows what is read besides, such as a number for a 64-bit integer.
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};
@@ -16,6 +17,7 @@ impl Entry {
         let Some(schema) = schemas.get_mut(self.schema()) else {
             return;
         };
+        // The key is the one field an event cannot do without.
         if let Some(field) = self.message().get_field_by_name(&self.key_field) {
             schema["required"] = json!([field.json_name()]);
             schema["properties"][field.json_name()]["minLength"] = 1.into();
@@ -23,6 +25,7 @@ impl Entry {
     }
 }
 
+/// Adds the schema of one message and, through its fields, of every message in it.
 fn add(message: &MessageDescriptor, schemas: &mut Map<String, Value>) {
     let name = message.full_name();
     if schemas.contains_key(name) {
@@ -34,13 +37,16 @@ fn add(message: &MessageDescriptor, schemas: &mut Map<String, Value>) {
         .fields()
         .map(|field| (field.json_name().to_owned(), of_field(&field, schemas)))
         .collect();
+    // Names are those of JSON, `mediaType` and not `media_type`: the gateway reads both and writes this one.
     schemas.insert(
         name.to_owned(),
         json!({ "title": message.name(), "type": "object", "properties": properties }),
     );
 }
 
+/// Schema of one field. A field that is absent has its default, so none is required.
 fn of_field(field: &FieldDescriptor, schemas: &mut Map<String, Value>) -> Value {
+    // A map is a repeated message of key and value on the wire, and an object in JSON.
     if field.is_map()
         && let Kind::Message(entry) = field.kind()
     {
@@ -48,6 +54,7 @@ fn of_field(field: &FieldDescriptor, schemas: &mut Map<String, Value>) -> Value 
         return json!({ "type": "object", "additionalProperties": value });
     }
     let one = of_kind(&field.kind(), schemas);
+    // A list that is absent is empty.
     if field.is_list() {
         json!({ "type": "array", "items": one })
     } else {
@@ -61,6 +68,7 @@ fn of_kind(kind: &Kind, schemas: &mut Map<String, Value>) -> Value {
         Kind::Bool => json!({ "type": "boolean" }),
         Kind::String => json!({ "type": "string" }),
         Kind::Bytes => json!({ "type": "string", "contentEncoding": "base64" }),
+        // `NaN` and `Infinity` are strings.
         Kind::Double | Kind::Float => json!({ "type": ["number", "string"] }),
         Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => {
             json!({ "type": "integer", "format": "int32" })
@@ -74,15 +82,19 @@ fn of_kind(kind: &Kind, schemas: &mut Map<String, Value>) -> Value {
         Kind::Uint64 | Kind::Fixed64 => {
             json!({ "type": ["string", "integer"], "format": "uint64" })
         }
+        // By name; the number is read as well, but nobody should have to know it.
         Kind::Enum(of) => {
             json!({ "type": "string", "enum": of.values().map(|v| v.name().to_owned()).collect::<Vec<_>>() })
         }
+        // Groups of proto2 are messages as well.
         Kind::Message(message) => of_message(message, schemas),
     }
 }
 
-/// Well-known types have a JSON form of their own.
+/// Schema of a message: a reference to its own, except that well-known types have a JSON form of their own
+/// [Protobuf JSON mapping].
 fn of_message(message: &MessageDescriptor, schemas: &mut Map<String, Value>) -> Value {
+    // Messages of a contract are referred to, since they may hold themselves.
     let Some(known) = message.full_name().strip_prefix("google.protobuf.") else {
         add(message, schemas);
         return json!({ "$ref": format!("{PLACE}{}", message.full_name()) });
@@ -90,12 +102,14 @@ fn of_message(message: &MessageDescriptor, schemas: &mut Map<String, Value>) -> 
     match known {
         "Timestamp" => json!({ "type": "string", "format": "date-time" }),
         "Duration" => json!({ "type": "string", "pattern": "^-?[0-9]+(\\.[0-9]+)?s$" }),
+        // Paths joined by commas, and base64.
         "FieldMask" | "StringValue" | "BytesValue" => json!({ "type": "string" }),
         "BoolValue" => json!({ "type": "boolean" }),
         "Int32Value" | "UInt32Value" => json!({ "type": "integer" }),
         "Int64Value" | "UInt64Value" => json!({ "type": ["string", "integer"] }),
         "DoubleValue" | "FloatValue" => json!({ "type": ["number", "string"] }),
         "ListValue" => json!({ "type": "array" }),
+        // Any JSON value at all.
         "Value" => json!({}),
         _ => json!({ "type": "object" }),
     }

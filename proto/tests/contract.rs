@@ -2,15 +2,23 @@
 
 use std::time::Duration;
 
-use oncue_proto::files::{FileAccepted, FileRejected, FileUploaded};
+use oncue_app_events::files::{FileAccepted, FileRejected};
+use oncue_app_events::web::{PageMilestone, PageViewed, Trend, TrendsPublished};
+use oncue_proto::files::FileUploaded;
 use oncue_proto::oncue::v1::{Envelope, Header, TimerFired};
-use oncue_proto::web::{PageMilestone, PageViewed, Trend, TrendsPublished};
 use oncue_proto::{
     Catalog, CatalogError, Delayed, Draft, Emit, Event as _, Format, Trigger, decode,
 };
 use pbjson_types::Timestamp;
 use prost::Message;
 use serde_json::{Value, json};
+
+/// The platform's types and the app's.
+fn app() -> Catalog {
+    Catalog::builtin()
+        .with(oncue_app_events::DESCRIPTORS)
+        .expect("a contract")
+}
 
 fn view() -> PageViewed {
     let at = Some(Timestamp {
@@ -126,7 +134,7 @@ fn json_is_the_canonical_mapping() {
 fn read(payload: &Value) -> Result<FileUploaded, String> {
     let payload = payload.to_string();
     let typed = decode::<FileUploaded>(Format::Json, payload.as_bytes()).map_err(|e| e.to_string());
-    let catalog = Catalog::builtin();
+    let catalog = app();
     let entry = catalog.get(FileUploaded::TYPE).expect("an entry");
     let dynamic = entry.to_protobuf(Format::Json, payload.as_bytes());
     match (&typed, dynamic) {
@@ -234,7 +242,7 @@ fn protobuf_of_a_newer_producer_is_read() {
 
 #[test]
 fn the_catalog_knows_what_it_does_not_know() {
-    let catalog = Catalog::builtin();
+    let catalog = app();
     let near = |ty: &str| match catalog.get(ty) {
         Err(CatalogError::UnknownType { near, .. }) => near,
         other => panic!("{ty}: {other:?}"),
@@ -277,7 +285,7 @@ fn the_catalog_knows_what_it_does_not_know() {
 
 #[test]
 fn the_catalog_checks_and_translates() {
-    let catalog = Catalog::builtin();
+    let catalog = app();
     let entry = catalog.get(PageViewed::TYPE).expect("an entry");
     assert_eq!(
         (entry.schema(), entry.key_field.as_str()),

@@ -86,6 +86,10 @@ impl Cluster {
         );
         let dir = std::env::temp_dir().join(unique);
         std::fs::create_dir_all(&dir).expect("a directory for the test");
+        // Programs that carry the app's events know them from here, whichever functions a test configures.
+        let contract = dir.join("app.bin");
+        std::fs::write(&contract, oncue_app_events::DESCRIPTORS).expect("a contract");
+        let config = format!("contracts = [{contract:?}]\n{config}");
         std::fs::write(dir.join("oncue.toml"), config).expect("oncue.toml");
         let nats_port = servers
             .nodes

@@ -7,11 +7,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 
 use oncue::State;
-use oncue::state::{from_fields, to_fields};
+use oncue::testing::{from_fields, to_fields};
+use oncue_app_events::{files, web};
 use oncue_core::config::{Config, Limits, parse_size};
 use oncue_proto::event::{self, Incoming, Origin};
+use oncue_proto::files::FileUploaded;
 use oncue_proto::oncue::v1::{DeadLetter, Outbox};
-use oncue_proto::{Catalog, Event, Format, files, web};
+use oncue_proto::{Catalog, Event, Format};
 use oncue_workers::picture;
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -173,7 +175,11 @@ pub fn units(bytes: &[u8]) -> bool {
     size.is_some() || time.is_some() || span.is_ok()
 }
 
-static CATALOG: LazyLock<Catalog> = LazyLock::new(Catalog::builtin);
+static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
+    Catalog::builtin()
+        .with(oncue_app_events::DESCRIPTORS)
+        .expect("the contract of the app")
+});
 
 /// A line with type and format, then the payload. What the gateway accepts, a worker can read and finds under the same
 /// key. A line that names no type stands for some type all the same, so that mutations of it are not wasted.
@@ -208,7 +214,7 @@ pub fn payload(bytes: &[u8]) -> bool {
     let typed = |format, payload| match entry.ty.as_str() {
         web::PageViewed::TYPE => key_of::<web::PageViewed>(format, payload),
         web::PageMilestone::TYPE => key_of::<web::PageMilestone>(format, payload),
-        files::FileUploaded::TYPE => key_of::<files::FileUploaded>(format, payload),
+        FileUploaded::TYPE => key_of::<FileUploaded>(format, payload),
         files::ThumbnailMade::TYPE => key_of::<files::ThumbnailMade>(format, payload),
         DeadLetter::TYPE => key_of::<DeadLetter>(format, payload),
         _ => Some(key.clone()),

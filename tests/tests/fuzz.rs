@@ -219,9 +219,12 @@ targets! { event percent config units payload contract stored row picture }
 /// common: Python and many another write `10.0`.
 #[test]
 fn what_the_gateway_takes_every_worker_reads() {
-    use oncue_proto::{Catalog, Event as _, Format, web::PageMilestone};
+    use oncue_app_events::web::PageMilestone;
+    use oncue_proto::{Catalog, Event as _, Format};
     let _alone = alone();
-    let catalog = Catalog::builtin();
+    let catalog = Catalog::builtin()
+        .with(oncue_app_events::DESCRIPTORS)
+        .expect("a contract");
     let entry = catalog.get(PageMilestone::TYPE).expect("a type");
     for rest in [
         "\"views\":10.0",

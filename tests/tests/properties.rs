@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oncue::State;
-use oncue::state::{from_fields, to_fields};
+use oncue::testing::{from_fields, to_fields};
 use oncue_core::config::{Config, Span, parse_size};
 use oncue_core::store::{CommitEvent, Mark, Purpose, Run, SKEW_MS, Status, row_key};
 use oncue_proto::Format;

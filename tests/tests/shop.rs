@@ -1,6 +1,7 @@
 //! A contract outside `oncue-proto`, made by three lines of build.rs as in any other repository.
 
 use oncue::{Context, Function, Result};
+use oncue_proto::files::FileUploaded;
 use oncue_proto::{Catalog, Emit as _, Event, Format, Trigger as _, decode};
 use shop::v1::{Money, OrderPlaced, ShopOpened};
 
@@ -55,6 +56,61 @@ fn their_json_is_canonical() {
     );
 }
 
+/// The gateway reads JSON by descriptor and accepts every spelling of proto3 JSON; a function must read what it accepted.
+#[test]
+fn their_json_is_read_as_the_gateway_reads_it() {
+    let catalog = Catalog::builtin().with(DESCRIPTORS).expect("a contract");
+    let entry = catalog.get(OrderPlaced::TYPE).expect("an entry");
+    for json in [
+        r#"{"type":"book","bigNumber":10.0,"total":{"cents":"-5"}}"#,
+        r#"{"type":"book","big_number":1e1,"total":{"cents":-5.0}}"#,
+        r#"{"type":"book","bigNumber":"10","total":{"cents":-5},"at":null}"#,
+    ] {
+        assert_eq!(
+            entry.check(Format::Json, json.as_bytes()),
+            Ok("book".into())
+        );
+        let expected = OrderPlaced {
+            big_number: 10,
+            at: None,
+            ..order()
+        };
+        let read = decode::<OrderPlaced>(Format::Json, json.as_bytes());
+        assert_eq!(read.expect(json), expected, "{json}");
+    }
+    for null in [
+        r#"{"type":"book","bigNumber":null,"total":{"cents":null}}"#,
+        r#"{"type":"book","total":{}}"#,
+    ] {
+        let read = decode::<OrderPlaced>(Format::Json, null.as_bytes()).expect(null);
+        assert_eq!(read.total, Some(Money { cents: 0 }), "{null}");
+    }
+    let half = br#"{"type":"book","bigNumber":10.5}"#;
+    assert!(entry.check(Format::Json, half).is_err());
+    assert!(decode::<OrderPlaced>(Format::Json, half).is_err());
+}
+
+#[test]
+fn a_function_brings_its_contract_along() {
+    let printed = Function::new("ship", ship).contract();
+    let catalog = Catalog::default().with(&printed).expect("a contract");
+    let types: Vec<&str> = catalog.entries().map(|entry| entry.ty.as_str()).collect();
+    assert_eq!(types, ["shop.door.opened", "shop.order.placed"]);
+    // With events of two crates, each file is there once: both bring the option along.
+    let both = oncue_proto::merge([
+        OrderPlaced::contract(),
+        oncue_app_events::web::PageViewed::contract(),
+        FileUploaded::contract(),
+        OrderPlaced::contract(),
+    ]);
+    let catalog = Catalog::default().with(&both).expect("two contracts");
+    assert!(catalog.get("shop.order.placed").is_ok() && catalog.get("web.page.viewed").is_ok());
+    assert!(
+        catalog.get("files.file.uploaded").is_err(),
+        "the platform's own"
+    );
+}
+
 #[test]
 fn the_catalog_takes_their_descriptors() {
     let mut catalog = Catalog::builtin();
@@ -66,9 +122,9 @@ fn the_catalog_takes_their_descriptors() {
     );
     assert_eq!(
         catalog
-            .get("web.page.viewed")
+            .get("files.file.uploaded")
             .map(|entry| entry.schema().to_owned()),
-        Ok("web.PageViewed".into())
+        Ok("files.FileUploaded".into())
     );
 }
 

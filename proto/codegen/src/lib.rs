@@ -6,10 +6,30 @@
 //! }
 //! ```
 //!
-//! and one line in its library: `include!(concat!(env!("OUT_DIR"), "/events.rs"));`. That brings one module per
+//! and one line in its library, `include!(concat!(env!("OUT_DIR"), "/events.rs"));`, with an event like this one in
+//! `proto/shop/order.proto`:
+//!
+//! ```proto
+//! import "oncue/v1/event.proto";
+//!
+//! message OrderPlaced {
+//!   option (oncue.v1.event) = { type: "shop.order.placed", key: "order" };
+//!   string order = 1;
+//! }
+//! ```
+//!
+//! That brings one module per
 //! proto package, `DESCRIPTORS` (the encoded descriptor set, for whatever must decode payloads it was not built
-//! with) and, for every message with the option `(oncue.v1.event)`, an `impl oncue_proto::Event`.
+//! with), `CONTRACT` (the same for the events, which bring it along) and, for every message with the option
+//! `(oncue.v1.event)`, an `impl oncue_proto::Event`.
 //! The including crate needs `oncue-proto`, `prost`, `pbjson`, `pbjson-types` and `serde`.
+//!
+//! No `protoc` is needed: protox compiles, prost writes the types, pbjson their canonical proto3 JSON.
+//!
+//! Programs that carry events without being built with them (gateway, console, command line) ask the functions'
+//! programs for the descriptor set: `FUNCTION --contract`. Where these run elsewhere, a file does as well:
+//! `FUNCTION --contract > shop.bin`, and `contracts = ["shop.bin"]` in `oncue.toml`. The build leaves the same set at
+//! `$OUT_DIR/descriptors.bin`.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -18,16 +38,18 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use prost::Message as _;
-use prost_reflect::{DescriptorPool, Kind, MessageDescriptor, Value};
+use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MessageDescriptor};
 use protox::Compiler;
 use protox::file::{
     ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver,
 };
 
+/// The one file that every contract imports, under the name by which it does.
 const OPTION_FILE: &str = "oncue/v1/event.proto";
 const OPTION_SOURCE: &str = include_str!("../../oncue/v1/event.proto");
 
-/// Compiles `protos` (paths relative to one of `includes`) into `$OUT_DIR/events.rs`.
+/// Compiles `protos` (paths relative to one of `includes`) into `$OUT_DIR/events.rs`, and the descriptor set of all that
+/// they import into `$OUT_DIR/descriptors.bin`. To be called from `build.rs`; it is run again when one of them changes.
 ///
 /// # Errors
 /// A message that says which file or message is wrong and what to write instead.
@@ -36,6 +58,7 @@ pub fn compile(protos: &[&str], includes: &[&str]) -> Result<(), Box<dyn Error>>
     compile_into(Path::new(&out), protos, includes)
 }
 
+/// Compiles into a folder that is named, for tests.
 fn compile_into(out: &Path, protos: &[&str], includes: &[&str]) -> Result<(), Box<dyn Error>> {
     let mut compiler = Compiler::with_file_resolver(resolver(includes));
     compiler.include_imports(true).open_files(protos)?;
@@ -43,6 +66,7 @@ fn compile_into(out: &Path, protos: &[&str], includes: &[&str]) -> Result<(), Bo
     let pool = DescriptorPool::decode(encoded.as_slice())?;
     let events = events(&pool, protos)?;
 
+    // Files from this crate and from Google lie in no include; a new version of them comes with a new build.
     let paths = includes
         .iter()
         .flat_map(|include| protos.iter().map(|proto| Path::new(include).join(proto)));
@@ -57,8 +81,8 @@ fn compile_into(out: &Path, protos: &[&str], includes: &[&str]) -> Result<(), Bo
 
 /// `oncue/v1/event.proto` comes with this crate, so that a foreign repository need not copy it.
 fn resolver(includes: &[&str]) -> impl FileResolver + 'static {
-    struct Option_;
-    impl FileResolver for Option_ {
+    struct OptionFile;
+    impl FileResolver for OptionFile {
         fn open_file(&self, name: &str) -> Result<File, protox::Error> {
             if name == OPTION_FILE {
                 File::from_source(name, OPTION_SOURCE)
@@ -67,11 +91,12 @@ fn resolver(includes: &[&str]) -> impl FileResolver + 'static {
             }
         }
     }
+    // What the author has comes first, so that a copy of the option in their own tree is theirs to change.
     let mut chain = ChainFileResolver::new();
     for include in includes {
         chain.add(IncludeFileResolver::new(PathBuf::from(include)));
     }
-    chain.add(Option_);
+    chain.add(OptionFile);
     chain.add(GoogleFileResolver::new());
     chain
 }
@@ -86,6 +111,7 @@ fn generate_types(
     // The whole set, since prost looks through fields into imported messages; what is external it leaves out.
     let set = prost_reflect::prost_types::FileDescriptorSet::decode(encoded)?;
     let own = set.file.iter().filter(|file| protos.contains(&file.name()));
+    // Several files may share a package; prost writes one file for all of them.
     let mut packages: Vec<String> = own.map(|file| file.package().to_owned()).collect();
     packages.sort();
     packages.dedup();
@@ -96,7 +122,9 @@ fn generate_types(
         .enable_type_names()
         .bytes(["."])
         .compile_well_known_types();
+    // prost's own well-known types have no JSON.
     config.extern_path(".google.protobuf", "::pbjson_types");
+    // Every other repository takes the platform's messages from where they were compiled once.
     let foreign = pool.files().any(|file| file.package_name() == "oncue.v1")
         && !packages.iter().any(|p| p == "oncue.v1");
     if foreign {
@@ -104,6 +132,7 @@ fn generate_types(
     }
     config.compile_fds(set)?;
 
+    // pbjson wants names with a leading dot. A field of a newer producer is skipped, as protobuf does.
     let prefixes: Vec<String> = packages
         .iter()
         .map(|package| format!(".{package}"))
@@ -117,13 +146,18 @@ fn generate_types(
     Ok(packages)
 }
 
+/// A message with the option, and what the option says.
 struct EventMessage {
     message: MessageDescriptor,
+    /// Three dotted tokens, `shop.order.placed`.
     ty: String,
+    /// Name of the field that holds the key; empty for none.
     key: String,
 }
 
+/// All events of the files asked for; those of imported files are events of the crate that compiled these.
 fn events(pool: &DescriptorPool, protos: &[&str]) -> Result<Vec<EventMessage>, Box<dyn Error>> {
+    // Without an import of the option there is no event among them, only messages that events of others hold.
     let Some(option) = pool.get_extension_by_name("oncue.v1.event") else {
         return Ok(Vec::new());
     };
@@ -140,14 +174,9 @@ fn events(pool: &DescriptorPool, protos: &[&str]) -> Result<Vec<EventMessage>, B
         let Some(value) = value.as_message() else {
             continue;
         };
-        let text = |name| {
-            value
-                .get_field_by_name(name)
-                .and_then(|v: std::borrow::Cow<Value>| v.as_str().map(str::to_owned))
-        };
         let event = EventMessage {
-            ty: text("type").unwrap_or_default(),
-            key: text("key").unwrap_or_default(),
+            ty: text_field(value, "type"),
+            key: text_field(value, "key"),
             message,
         };
         check(&event)?;
@@ -157,14 +186,29 @@ fn events(pool: &DescriptorPool, protos: &[&str]) -> Result<Vec<EventMessage>, B
     Ok(events)
 }
 
+/// A text field of the option; empty where it is not set.
+fn text_field(option: &DynamicMessage, name: &str) -> String {
+    option
+        .get_field_by_name(name)
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+/// One part of an event type. It becomes a token of a NATS subject and part of a stream's name, so that the alphabet is
+/// what both allow, and what reads the same in either case.
+fn is_token(part: &str) -> bool {
+    part.starts_with(|c: char| c.is_ascii_lowercase())
+        && part
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+}
+
+/// Refuses an option that the bus or the store could not live with, in words for the author of the `.proto` file.
 fn check(event: &EventMessage) -> Result<(), String> {
-    let (name, ty, key) = (event.message.full_name(), &event.ty, &event.key);
-    let token = |t: &str| {
-        t.starts_with(|c: char| c.is_ascii_lowercase())
-            && t.chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-    };
-    if ty.split('.').count() != 3 || !ty.split('.').all(token) {
+    let name = event.message.full_name();
+    let ty = &event.ty;
+    let key = &event.key;
+    if ty.split('.').count() != 3 || !ty.split('.').all(is_token) {
         return Err(format!(
             "{name}: event type {ty:?} must be three tokens of a-z, 0-9 and '-', domain.noun.verb, like web.page.viewed"
         ));
@@ -172,6 +216,7 @@ fn check(event: &EventMessage) -> Result<(), String> {
     if key.is_empty() {
         return Ok(());
     }
+    // A key is one token of a subject and the name of a row, so it must be text, and always there.
     match event.message.get_field_by_name(key) {
         Some(field)
             if field.kind() == Kind::String
@@ -208,7 +253,9 @@ fn check_unique(events: &[EventMessage]) -> Result<(), String> {
 fn module_tree(packages: &[String], events: &[EventMessage]) -> String {
     let mut code = String::from(
         "/// Every message and event of this crate, as an encoded `google.protobuf.FileDescriptorSet`.\n\
-         pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!(\"OUT_DIR\"), \"/descriptors.bin\"));\n",
+         pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!(\"OUT_DIR\"), \"/descriptors.bin\"));\n\
+         /// Contract of the events of this crate, which bring it along.\n\
+         pub static CONTRACT: ::oncue_proto::Contract = ::oncue_proto::Contract::new(DESCRIPTORS);\n",
     );
     let bodies = packages
         .iter()
@@ -218,7 +265,8 @@ fn module_tree(packages: &[String], events: &[EventMessage]) -> String {
     code
 }
 
-/// Packages that share a prefix (`shop.v1`, `shop.v2`) share the outer module.
+/// Modules of all packages, each inside the module of the name before it. Lints are for the author's own code, so they
+/// are off in all of it. Packages that share a prefix (`shop.v1`, `shop.v2`) share the outer module.
 fn modules(bodies: Vec<(Vec<&str>, String)>) -> String {
     let mut code = String::new();
     let mut inner: BTreeMap<&str, Vec<(Vec<&str>, String)>> = BTreeMap::new();
@@ -238,6 +286,7 @@ fn modules(bodies: Vec<(Vec<&str>, String)>) -> String {
     code
 }
 
+/// Content of one package's module: prost and pbjson each wrote a file for it.
 fn package_body(package: &str, events: &[EventMessage]) -> String {
     let mut code = String::new();
     let _ = writeln!(
@@ -257,15 +306,22 @@ fn package_body(package: &str, events: &[EventMessage]) -> String {
     code
 }
 
+/// The `impl` that makes a message an event.
 fn event_impl(event: &EventMessage) -> String {
+    // A field may bear a name that Rust keeps for itself, such as `type`.
     let key = if event.key.is_empty() {
         "\"\"".to_owned()
     } else {
         format!("&self.r#{}", event.key)
     };
+    // `CONTRACT` stands where the generated code is included, a module for each part of the package further up.
+    let package = event.message.package_name();
+    let depth = package.split('.').filter(|part| !part.is_empty()).count();
+    let contract = format!("{}CONTRACT", "super::".repeat(depth));
     format!(
         "impl ::oncue_proto::Event for {} {{ const TYPE: &'static str = {:?}; const SCHEMA: &'static str = {:?}; \
-         const KEYED: bool = {}; fn key(&self) -> &str {{ {key} }} }}\n",
+         const KEYED: bool = {}; fn key(&self) -> &str {{ {key} }} \
+         fn contract() -> &'static ::oncue_proto::Contract {{ &{contract} }} }}\n",
         event.message.name(),
         event.ty,
         event.message.full_name(),

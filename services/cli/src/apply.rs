@@ -81,6 +81,8 @@ impl Change {
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let names: Vec<String> = settings.config.functions.keys().cloned().collect();
     let manifests = manifests::of(settings, &names).await?;
+    // A schedule of an unknown type is refused before anything is changed.
+    settings.catalog().await?;
     let (bus, store) = (settings.bus().await?, settings.store().await?);
     let mode = if args.dry_run {
         Mode::Look

@@ -26,7 +26,7 @@ pub struct Args {
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let (bus, store) = (settings.bus().await.ok(), settings.store().await.ok());
     let house = settings.house(bus.as_ref(), store.as_ref()).await?;
-    let catalog = settings.config.catalog().map_err(Failure::usage)?;
+    let catalog = settings.catalog().await?;
     let document = document(args, settings, &catalog, &house);
     say(serde_json::to_string_pretty(&document).unwrap_or_default());
     Ok(exit::OK)
@@ -185,7 +185,10 @@ mod tests {
             title: "Test".into(),
             app_version: "1".into(),
         };
-        document(&args, &settings, &Catalog::builtin(), &house)
+        let catalog = Catalog::builtin()
+            .with(oncue_app_events::DESCRIPTORS)
+            .unwrap();
+        document(&args, &settings, &catalog, &house)
     }
 
     #[test]

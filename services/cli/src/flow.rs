@@ -106,6 +106,7 @@ async fn untracked(
         bus,
         store.as_ref(),
         &settings.config,
+        &settings.catalog().await?,
         &args.id,
         &functions,
         patience,

@@ -66,7 +66,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let (bus, store) = (bus.ok(), store.ok());
     let house = settings.house(bus.as_ref(), store.as_ref()).await?;
     if let (true, Some(bus), Some(store)) = (args.drift, &bus, &store) {
-        let catalog = settings.config.catalog().map_err(Failure::usage)?;
+        let catalog = settings.catalog().await?;
         let observed = Observed::ask(&catalog, &house, bus, store)
             .await
             .map_err(Failure::silent)?;

@@ -63,7 +63,7 @@ struct Sent {
 }
 
 pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
-    let catalog = settings.config.catalog().map_err(Failure::usage)?;
+    let catalog = settings.catalog().await?;
     let entry = catalog.get(&args.ty).map_err(Failure::usage)?.clone();
     if args.rate.is_some_and(|rate| rate.is_nan() || rate <= 0.0) {
         return Err(Failure::usage(
@@ -361,8 +361,14 @@ mod tests {
 
     use super::*;
 
+    fn catalog() -> Catalog {
+        Catalog::builtin()
+            .with(oncue_app_events::DESCRIPTORS)
+            .unwrap()
+    }
+
     fn viewed() -> Entry {
-        Catalog::builtin().get("web.page.viewed").unwrap().clone()
+        catalog().get("web.page.viewed").unwrap().clone()
     }
 
     #[test]
@@ -390,10 +396,7 @@ mod tests {
 
     #[test]
     fn both_spellings_of_a_field_are_known() {
-        let made = Catalog::builtin()
-            .get("files.thumbnail.made")
-            .unwrap()
-            .clone();
+        let made = catalog().get("files.thumbnail.made").unwrap().clone();
         assert!(checked(&made, r#"{"file":"f","media_type":"image/png"}"#, None).is_ok());
         assert!(checked(&made, r#"{"file":"f","mediaType":"image/png"}"#, None).is_ok());
     }

@@ -6,7 +6,9 @@ use clap::Args;
 use oncue_admin::topology::House;
 use oncue_core::bus::Bus;
 use oncue_core::config::{Config, ConfigErrors};
+use oncue_core::contract;
 use oncue_core::store::Store;
+use oncue_proto::Catalog;
 
 use crate::exit::Failure;
 use crate::paint::remark;
@@ -128,6 +130,15 @@ impl Settings {
                 .advise("build them, or name the folder of their programs with --bin"));
         }
         Ok(house)
+    }
+
+    /// Every event type known here: the platform's, those of `contracts`, and those of the functions' programs.
+    pub async fn catalog(&self) -> Result<Catalog, Failure> {
+        let contracts = contract::load(&self.config, &self.bin)
+            .await
+            .map_err(Failure::usage)?;
+        contracts.warnings.into_iter().for_each(remark);
+        Ok(contracts.catalog)
     }
 
     pub fn nats_place(&self) -> String {

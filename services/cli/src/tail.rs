@@ -42,7 +42,7 @@ pub struct Args {
 
 pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
     let from = Begin::parse(&args.from).map_err(Failure::usage)?;
-    let catalog = settings.config.catalog().map_err(Failure::usage)?;
+    let catalog = settings.catalog().await?;
     let bus = settings.bus().await?;
     let streams = match args.ty.as_deref().map(stream_of_type) {
         Some(stream) => vec![stream.to_owned()],

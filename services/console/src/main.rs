@@ -9,6 +9,7 @@ use oncue_console::App;
 use oncue_console::access::Access;
 use oncue_console::server::{Guards, serve};
 use oncue_core::config::Config;
+use oncue_core::contract;
 use oncue_proto::Catalog;
 use oncue_proto::event;
 use oncue_telemetry::Telemetry;
@@ -16,17 +17,32 @@ use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let loaded =
-        Config::load().and_then(|config| config.catalog().map(|catalog| (config, catalog)));
-    let (config, catalog) = match loaded {
-        Ok(loaded) => loaded,
+    let config = match Config::load() {
+        Ok(config) => config,
         Err(errors) => {
             eprintln!("{errors}");
             return ExitCode::from(2);
         }
     };
-    let telemetry = Telemetry::start("console", &event::new_id(), false);
-    let ended = run(config, catalog).await;
+    let programs = match contract::programs() {
+        Ok(programs) => programs,
+        Err(why) => {
+            eprintln!("oncue-console: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let contracts = match contract::load(&config, &programs).await {
+        Ok(contracts) => contracts,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(2);
+        }
+    };
+    let telemetry = Telemetry::start("console", &event::new_id(), None);
+    for warning in &contracts.warnings {
+        tracing::warn!("{warning}");
+    }
+    let ended = run(config, contracts.catalog, programs).await;
     telemetry.close().await;
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -37,7 +53,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(config: Config, catalog: Catalog) -> Result<(), String> {
+async fn run(config: Config, catalog: Catalog, programs: PathBuf) -> Result<(), String> {
     // Before anything is promised: whoever waits for the line below may send the signal at once.
     let mut stop =
         oncue_core::process::stop_signal().map_err(|e| format!("cannot handle signals: {e}"))?;
@@ -56,23 +72,11 @@ async fn run(config: Config, catalog: Catalog) -> Result<(), String> {
         .await
         .map_err(|e| format!("cannot listen on {listen}: {e}"))?;
     let at = listener.local_addr().map_err(|e| e.to_string())?;
-    let app = App::start(config, catalog, programs()?, access, Guards::default()).await?;
+    let app = App::start(config, catalog, programs, access, Guards::default()).await?;
     tracing::info!("listening on http://{at}");
     serve(listener, app, async move {
         let _ = stop.wait_for(|stop| *stop).await;
     })
     .await;
     Ok(())
-}
-
-/// Where the functions' programs are: `ONCUE_BIN_DIR`, or where this one is.
-fn programs() -> Result<PathBuf, String> {
-    if let Some(named) = std::env::var_os("ONCUE_BIN_DIR").filter(|dir| !dir.is_empty()) {
-        return Ok(named.into());
-    }
-    let here =
-        std::env::current_exe().map_err(|e| format!("cannot tell where this program is: {e}"))?;
-    here.parent()
-        .map(PathBuf::from)
-        .ok_or_else(|| "cannot tell where this program is; set ONCUE_BIN_DIR".into())
 }

@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 use oncue_core::config::Config;
+use oncue_core::contract;
 use oncue_gateway::App;
 use oncue_gateway::server::{Guards, serve};
 use oncue_proto::Catalog;
@@ -17,18 +18,33 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let loaded =
-        Config::load().and_then(|config| config.catalog().map(|catalog| (config, catalog)));
-    let (config, catalog) = match loaded {
-        Ok(loaded) => loaded,
+    let config = match Config::load() {
+        Ok(config) => config,
         Err(errors) => {
             eprintln!("{errors}");
             return ExitCode::from(2);
         }
     };
-    let telemetry = Telemetry::start("gateway", &event::new_id(), false);
+    let programs = match contract::programs() {
+        Ok(programs) => programs,
+        Err(why) => {
+            eprintln!("oncue-gateway: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let contracts = match contract::load(&config, &programs).await {
+        Ok(contracts) => contracts,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(2);
+        }
+    };
+    let telemetry = Telemetry::start("gateway", &event::new_id(), None);
     oncue_telemetry::set_peers(config.nats_url.expose(), config.redis_url.expose());
-    let ended = run(&config, catalog).await;
+    for warning in &contracts.warnings {
+        tracing::warn!("{warning}");
+    }
+    let ended = run(&config, contracts.catalog).await;
     telemetry.close().await;
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -26,7 +26,7 @@ pub const MAX_EDGE: u32 = 30_000;
 /// Most memory one picture may take while it is decoded: its pixels and what the decoder holds beside them.
 pub const MAX_MEMORY: u64 = 512 << 20;
 
-/// What a file is, told from its first bytes and its picture header alone.
+/// Nature of a file, told from its first bytes and its picture header alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspection {
     /// The type the bytes show, whatever name they came under.
@@ -47,7 +47,7 @@ pub struct Refused {
     /// A stable word for programs: `too-large`, `too-many-pixels`, `not-a-picture`, `truncated`, `corrupt` or
     /// `name-lies`.
     pub reason: &'static str,
-    /// What was found and, where there is one, the limit it broke.
+    /// Finding and, where there is one, the limit it broke.
     pub message: String,
 }
 
@@ -161,20 +161,19 @@ fn decode(mut decoder: impl ImageDecoder) -> Result<DynamicImage, Refused> {
 fn guard(decoder: &impl ImageDecoder, beside: u64) -> Result<(), Refused> {
     let (width, height) = decoder.dimensions();
     let pixels = u64::from(width) * u64::from(height);
-    let refused = |reason, what| refused(reason, format!("{width}x{height} {what}"));
     if pixels == 0 {
-        return refused("corrupt", "has no pixels".to_owned());
+        return refused("corrupt", format!("{width}x{height} has no pixels"));
     }
     if pixels > MAX_PIXELS {
         return refused(
             "too-many-pixels",
-            format!("is {pixels} pixels, the limit is {MAX_PIXELS}"),
+            format!("{width}x{height} is {pixels} pixels, the limit is {MAX_PIXELS}"),
         );
     }
     if width.max(height) > MAX_EDGE {
         return refused(
             "too-many-pixels",
-            format!("has an edge over the limit of {MAX_EDGE}"),
+            format!("{width}x{height} has an edge over the limit of {MAX_EDGE}"),
         );
     }
     // Any other layout is copied once into one of these two.
@@ -187,7 +186,7 @@ fn guard(decoder: &impl ImageDecoder, beside: u64) -> Result<(), Refused> {
     if memory > MAX_MEMORY {
         return refused(
             "too-many-pixels",
-            format!("takes {memory} bytes to decode, the limit is {MAX_MEMORY}"),
+            format!("{width}x{height} takes {memory} bytes to decode, the limit is {MAX_MEMORY}"),
         );
     }
     Ok(())

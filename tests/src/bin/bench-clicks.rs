@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use oncue::{Context, Function, Result, State};
-use oncue_proto::web::{PageMilestone, PageViewed};
+use oncue_app_events::web::{PageMilestone, PageViewed};
 use oncue_tests::bench::burn::burn;
 use serde::{Deserialize, Serialize};
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use oncue::{Context, Function, Result, State};
-use oncue_proto::web::{PageMilestone, PageViewed, Trend, TrendsPublished};
+use oncue_app_events::web::{PageMilestone, PageViewed, Trend, TrendsPublished};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Default, Serialize, Deserialize)]

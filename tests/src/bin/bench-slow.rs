@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use oncue::{Context, Function, Result};
-use oncue_proto::web::PageViewed;
+use oncue_app_events::web::PageViewed;
 
 async fn slow(_: PageViewed, _: &mut (), _: &Context) -> Result<()> {
     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use oncue::{Context, Function, Result};
-use oncue_proto::web::PageViewed;
+use oncue_app_events::web::PageViewed;
 
 async fn call_once(event: PageViewed, _: &mut (), context: &Context) -> Result<()> {
     let path = std::env::var("CALLS").map_err(std::io::Error::other)?;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use oncue::{Context, Delayed, Function, Result, State, reject};
-use oncue_proto::web::{PageMilestone, PageViewed};
+use oncue_app_events::web::{PageMilestone, PageViewed};
 use serde::{Deserialize, Serialize};
 use tracing::Instrument as _;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use oncue::{Context, Function, Result, State};
-use oncue_proto::web::PageViewed;
+use oncue_app_events::web::PageViewed;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Default, Serialize, Deserialize)]

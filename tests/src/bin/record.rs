@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use oncue::{Context, Function, Result, State, reject};
-use oncue_proto::web::PageMilestone;
+use oncue_app_events::web::PageMilestone;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Default, Serialize, Deserialize)]

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use oncue_app_events::web::{PageMilestone, TrendsPublished};
 use oncue_core::bus::layout::Mode;
 use oncue_core::config::Config;
-use oncue_proto::web::{PageMilestone, TrendsPublished};
 use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, until};
 use prost::Message as _;
 

@@ -256,7 +256,11 @@ fn crash_points_are_in_no_binary_but_those_for_tests() {
             .windows(name.len())
             .any(|window| window == name.as_bytes())
     };
-    for name in ["dead_letter.recorded", "ONCUE_SABOTAGE", "built with failpoints"] {
+    for name in [
+        "dead_letter.recorded",
+        "ONCUE_SABOTAGE",
+        "built with failpoints",
+    ] {
         assert!(
             holds("failpoints/misbehave", name),
             "{name} is looked for in the wrong way"

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use oncue_app_events::web::PageMilestone;
 use oncue_core::bus::Bus;
 use oncue_proto::event;
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
-use oncue_proto::web::PageMilestone;
 use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, until};
 use prost::Message as _;
 

@@ -76,7 +76,9 @@ async fn payloads_as_we_write_them_are_valid_by_their_schemas() {
             .expect("a schema")
             .is_valid(payload)
     };
-    let catalog = Catalog::builtin();
+    let catalog = Catalog::builtin()
+        .with(oncue_app_events::DESCRIPTORS)
+        .expect("a contract");
     let written = |ty: &str, json: &str| {
         catalog
             .get(ty)

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use oncue_app_events::web::PageViewed;
 use oncue_proto::files::FileUploaded;
-use oncue_proto::web::PageViewed;
 use oncue_tests::cluster::{Cluster, Process, free_port, until, wait_for_port};
 use oncue_tests::pictures;
 use prost::Message as _;

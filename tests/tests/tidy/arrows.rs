@@ -4,10 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::tree::{Metadata, none, text};
 
-/// Every package with the packages of this workspace it may depend on. Services meet on the bus, never in a manifest.
-const ARROWS: [(&str, &[(&str, &str)]); 12] = [
+/// Every package with the packages of this workspace it may depend on. Services meet on the bus, never in a manifest. The
+/// events of the demo app are nothing to the platform but an example for its tests (`dev`).
+const ARROWS: [(&str, &[(&str, &str)]); 13] = [
     ("oncue-build", &[]),
-    ("oncue-proto", &[("oncue-build", "build")]),
+    (
+        "oncue-proto",
+        &[("oncue-build", "build"), ("oncue-app-events", "dev")],
+    ),
+    (
+        "oncue-app-events",
+        &[("oncue-build", "build"), ("oncue-proto", "normal")],
+    ),
     ("oncue-core", &[("oncue-proto", "normal")]),
     ("oncue-telemetry", &[("oncue-proto", "normal")]),
     (
@@ -16,6 +24,7 @@ const ARROWS: [(&str, &[(&str, &str)]); 12] = [
             ("oncue-core", "normal"),
             ("oncue-proto", "normal"),
             ("oncue-telemetry", "normal"),
+            ("oncue-app-events", "dev"),
         ],
     ),
     (
@@ -28,6 +37,7 @@ const ARROWS: [(&str, &[(&str, &str)]); 12] = [
             ("oncue-core", "normal"),
             ("oncue-proto", "normal"),
             ("oncue-telemetry", "normal"),
+            ("oncue-app-events", "dev"),
         ],
     ),
     (
@@ -37,11 +47,16 @@ const ARROWS: [(&str, &[(&str, &str)]); 12] = [
             ("oncue-core", "normal"),
             ("oncue-proto", "normal"),
             ("oncue-telemetry", "normal"),
+            ("oncue-app-events", "dev"),
         ],
     ),
     (
         "oncue-workers",
-        &[("oncue", "normal"), ("oncue-proto", "normal")],
+        &[
+            ("oncue", "normal"),
+            ("oncue-app-events", "normal"),
+            ("oncue-proto", "normal"),
+        ],
     ),
     (
         "oncue-cli",
@@ -49,6 +64,7 @@ const ARROWS: [(&str, &[(&str, &str)]); 12] = [
             ("oncue-admin", "normal"),
             ("oncue-core", "normal"),
             ("oncue-proto", "normal"),
+            ("oncue-app-events", "dev"),
         ],
     ),
     ("oncue-trace-viewer", &[]),
@@ -58,6 +74,7 @@ const ARROWS: [(&str, &[(&str, &str)]); 12] = [
         &[
             ("oncue", "normal"),
             ("oncue-admin", "normal"),
+            ("oncue-app-events", "normal"),
             ("oncue-console", "normal"),
             ("oncue-core", "normal"),
             ("oncue-gateway", "normal"),

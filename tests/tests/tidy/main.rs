@@ -1,6 +1,7 @@
 //! What must hold of the repository itself, checked from its files alone. Each failure says what is missing and where to
 //! add it.
 
+mod app;
 mod arrows;
 mod author;
 mod circles;

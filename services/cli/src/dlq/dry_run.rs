@@ -17,7 +17,7 @@ use crate::settings::Settings;
 const LONGEST: usize = 200;
 
 pub async fn run(letters: &[Letter], bus: &Bus, settings: &Settings) -> Result<u8, Failure> {
-    let catalog = settings.config.catalog().map_err(Failure::usage)?;
+    let catalog = settings.catalog().await?;
     let mut failed = 0;
     for letter in letters {
         let answer = attempt(letter, bus, &settings.config, &settings.bin).await;
@@ -163,7 +163,9 @@ mod tests {
         let report = report(
             &letter,
             serde_json::from_str(answer).map_err(|e| e.to_string()),
-            &Catalog::builtin(),
+            &Catalog::builtin()
+                .with(oncue_app_events::DESCRIPTORS)
+                .unwrap(),
         );
         anstream::adapter::strip_str(&report).to_string()
     }

@@ -26,7 +26,7 @@ pub struct Args {
 }
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
-    let catalog = settings.config.catalog().map_err(Failure::usage)?;
+    let catalog = settings.catalog().await?;
     let bus = settings.bus().await?;
     let mut chosen = args
         .selection
@@ -246,7 +246,9 @@ mod tests {
 
     #[test]
     fn a_payload_is_shown_decoded_or_as_it_is() {
-        let catalog = Catalog::builtin();
+        let catalog = Catalog::builtin()
+            .with(oncue_app_events::DESCRIPTORS)
+            .unwrap();
         assert!(
             json(&letter(br#"{"page":"/a"}"#), &catalog)
                 .unwrap()

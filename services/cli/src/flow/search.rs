@@ -23,11 +23,11 @@ pub async fn rebuild(
     bus: &Bus,
     store: Option<&Store>,
     config: &Config,
+    catalog: &Catalog,
     id: &str,
     functions: &[Manifest],
     patience: Patience,
 ) -> Result<(Option<Flow>, Searched), Failure> {
-    let catalog = config.catalog().map_err(Failure::usage)?;
     let streams = ps::streams(bus)
         .await?
         .into_iter()
@@ -50,7 +50,7 @@ pub async fn rebuild(
     let built = if hits.is_empty() {
         None
     } else {
-        Some(build(bus, &catalog, &hits).await?)
+        Some(build(bus, catalog, &hits).await?)
     };
     Ok((built, searched))
 }

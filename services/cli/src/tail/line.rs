@@ -202,7 +202,11 @@ mod tests {
 
     fn reader(json: bool) -> Reader {
         Reader {
-            catalog: Arc::new(Catalog::builtin()),
+            catalog: Arc::new(
+                Catalog::builtin()
+                    .with(oncue_app_events::DESCRIPTORS)
+                    .unwrap(),
+            ),
             filter: Filter {
                 key: None,
                 flow: None,

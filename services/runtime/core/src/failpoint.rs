@@ -6,20 +6,20 @@
 
 /// Names of all crash points, in the order in which an event meets them.
 pub const POINTS: [&str; 14] = [
-    "pulled",         // in flight
-    "read.done",      // row and seen-mark are read
-    "run.counted",    // an event that was delivered before is counted
-    "handler.done",   // the handler has run, nothing is written
-    "commit.done",    // Redis has answered
-    "publish.begin",  // before the first output
-    "publish.one",    // after each output's publish ack
-    "publish.done",   // all outputs are in their streams
-    "mark.done",      // and marked as published
-    "ack.done",       // the input is acked
+    "pulled",                // in flight
+    "read.done",             // row and seen-mark are read
+    "run.counted",           // an event that was delivered before is counted
+    "handler.done",          // the handler has run, nothing is written
+    "commit.done",           // Redis has answered
+    "publish.begin",         // before the first output
+    "publish.one",           // after each output's publish ack
+    "publish.done",          // all outputs are in their streams
+    "mark.done",             // and marked as published
+    "ack.done",              // the input is acked
     "dead_letter.begin",     // to be dead-lettered, nothing sent
     "dead_letter.published", // the dead letter is in its stream
     "dead_letter.recorded",  // and recorded
-    "retry.done",     // given back
+    "retry.done",            // given back
 ];
 
 /// Ways to break the protocol: each must be caught by the tests that claim to watch over it.

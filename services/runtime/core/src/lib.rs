@@ -8,6 +8,7 @@
 //! * [`process`], [`backoff`], [`failpoint`]: name and end of a process, delays, crash points for tests.
 
 pub mod config;
+pub mod contract;
 pub mod bus;
 pub mod store;
 pub mod model;

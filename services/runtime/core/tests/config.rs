@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use oncue_core::config::{Config, ConfigErrors, Start, Track, parse_size};
+use oncue_proto::Catalog;
 
 fn read(text: &str) -> Result<Config, ConfigErrors> {
     Config::parse(text, None, |_| None)
@@ -79,14 +80,10 @@ start = "newest"
 [[schedule]]
 every = "10s"
 
-[[schedule]]
-type = "web.page.seen"
-every = "10s"
-
 [gatway]
 "#;
     let found = mistakes(text);
-    let expected: [(u32, &[&str]); 11] = [
+    let expected: [(u32, &[&str]); 10] = [
         (2, &["[nats]", "string"]),
         (3, &["[nats]", "unknown field `port`", "url"]),
         (6, &["[streams.web]", "1 gigabyte", "512KiB"]),
@@ -99,15 +96,7 @@ every = "10s"
         (13, &["[functions.count-views]", "-1"]),
         (14, &["[functions.count-views]", "newest", "`all`"]),
         (16, &["[[schedule]]", "either `function` or `type`"]),
-        (
-            19,
-            &[
-                "[[schedule]]",
-                "unknown event type \"web.page.seen\"",
-                "web.page.viewed",
-            ],
-        ),
-        (23, &["unknown section \"gatway\"", "gateway"]),
+        (19, &["unknown section \"gatway\"", "gateway"]),
     ];
     assert_eq!(found.len(), expected.len(), "{found:#?}");
     for (found, (line, parts)) in found.iter().zip(expected) {
@@ -312,8 +301,8 @@ fn durations_and_starts_are_words() {
 #[test]
 fn schedules_say_what_and_when() {
     let text = "[[schedule]]\nfunction = \"publish-trends\"\nevery = \"90s\"\n\
-                [[schedule]]\ntype = \"web.page.viewed\"\ndata = { page = \"/home\" }\ncron = \"0 0 6 * * *\"\nname = \"six\"\n\
-                [[schedule]]\ntype = \"web.page.viewed\"\ndata = { page = \"/home\" }\nevery = \"1s\"";
+                [[schedule]]\ntype = \"files.file.uploaded\"\ndata = { file = \"home\" }\ncron = \"0 0 6 * * *\"\nname = \"six\"\n\
+                [[schedule]]\ntype = \"files.file.uploaded\"\ndata = { file = \"home\" }\nevery = \"1s\"";
     let config = read(text).expect("three schedules");
     let shown: Vec<_> = config
         .schedules
@@ -330,8 +319,13 @@ fn schedules_say_what_and_when() {
             "publish-trends",
             "@every 90s",
         ),
-        row("six", "web.page.viewed", "/home", "0 0 6 * * *"),
-        row("web-page-viewed", "web.page.viewed", "/home", "@every 1s"),
+        row("six", "files.file.uploaded", "home", "0 0 6 * * *"),
+        row(
+            "files-file-uploaded",
+            "files.file.uploaded",
+            "home",
+            "@every 1s",
+        ),
     ];
     assert_eq!(shown, expected);
 }
@@ -340,7 +334,7 @@ fn schedules_say_what_and_when() {
 fn a_schedule_that_could_not_fire_is_a_mistake() {
     for (entry, expected) in [
         (
-            "function = \"f\"\ntype = \"web.page.viewed\"\nevery = \"1s\"",
+            "function = \"f\"\ntype = \"files.file.uploaded\"\nevery = \"1s\"",
             "either `function` or `type`",
         ),
         ("function = \"f\"", "either `every`"),
@@ -354,12 +348,12 @@ fn a_schedule_that_could_not_fire_is_a_mistake() {
             "may hold letters",
         ),
         (
-            "type = \"web.page.viewed\"\nevery = \"1s\"",
+            "type = \"files.file.uploaded\"\nevery = \"1s\"",
             "must not be empty",
         ),
         (
-            "type = \"web.page.viewed\"\ndata = { page = 1 }\nevery = \"1s\"",
-            "not a web.PageViewed",
+            "type = \"files.file.uploaded\"\ndata = { file = 1 }\nevery = \"1s\"",
+            "not a files.FileUploaded",
         ),
     ] {
         let found = mistake(&format!("\n[[schedule]]\n{entry}"));
@@ -376,15 +370,42 @@ fn a_schedule_that_could_not_fire_is_a_mistake() {
     );
 }
 
+/// Programs bring event types that the file alone cannot know, so such a schedule is checked once they were asked.
+#[test]
+fn a_schedule_of_an_unknown_type_is_a_mistake_unless_a_program_may_know_it() {
+    let schedule =
+        "\n[[schedule]]\ntype = \"shops.file.uploaded\"\ndata = { file = \"f\" }\nevery = \"1s\"\n";
+    let unknown =
+        "[[schedule]] unknown event type \"shops.file.uploaded\"; known: files.file.uploaded";
+    let found = mistake(schedule);
+    assert_eq!(found, format!("oncue.toml:2: {unknown}"));
+
+    let text = format!("{schedule}[functions.f]\n");
+    let config = read(&text).expect("a program may know it");
+    let found = config.check_schedules(&Catalog::builtin());
+    assert_eq!(
+        found.expect_err("nobody knows it").to_string(),
+        format!("oncue.toml:2: {unknown}")
+    );
+    let shops = Catalog::builtin().with(&foreign_contract());
+    assert!(config.check_schedules(&shops.expect("a contract")).is_ok());
+    let wrong = text.replace("\"f\"", "1");
+    let config = read(&wrong).expect("a program may know it");
+    let shops = Catalog::builtin().with(&foreign_contract());
+    let found = config.check_schedules(&shops.expect("a contract"));
+    let found = found.expect_err("no file").to_string();
+    assert!(found.contains("not a files.FileUploaded"), "{found}");
+}
+
 /// Our own contract under another domain, as another repository's `DESCRIPTORS`.
 fn foreign_contract() -> Vec<u8> {
     let mut set = oncue_proto::DESCRIPTORS.to_vec();
-    let ours = b"web.page.viewed";
+    let ours = b"files.file.uploaded";
     let at = set
         .windows(ours.len())
         .position(|window| window == ours)
         .expect("an event type");
-    set[at..at + 3].copy_from_slice(b"bar");
+    set[at..at + 5].copy_from_slice(b"shops");
     set
 }
 
@@ -393,13 +414,13 @@ fn foreign_contracts_are_read_and_scheduled() {
     let path = std::env::temp_dir().join(format!("oncue-contract-{}.bin", std::process::id()));
     std::fs::write(&path, foreign_contract()).expect("written");
     let schedule =
-        "[[schedule]]\ntype = \"bar.page.viewed\"\ndata = { page = \"/bar\" }\nevery = \"1s\"\n";
+        "[[schedule]]\ntype = \"shops.file.uploaded\"\ndata = { file = \"bar\" }\nevery = \"1s\"\n";
     let config = read(&format!("contracts = [{path:?}]\n{schedule}")).expect("a contract");
-    assert_eq!(config.schedules[0].key(), "/bar");
+    assert_eq!(config.schedules[0].key(), "bar");
     assert!(
         config
             .catalog()
-            .is_ok_and(|catalog| catalog.get("bar.page.viewed").is_ok())
+            .is_ok_and(|catalog| catalog.get("shops.file.uploaded").is_ok())
     );
     std::fs::write(&path, "no descriptor set").expect("written");
     let broken = mistake(&format!("\ncontracts = [{path:?}]\n"));

@@ -1,19 +1,28 @@
-//! What a handler has besides its event and its row.
+//! Surroundings of one run: identity and time of the event, changes that need no row, files.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures::{Stream, StreamExt};
 use pbjson_types::Timestamp;
 
-use crate::error::{Error, Result, reject};
+use crate::error::{Result, reject};
+use crate::files::Files;
 use oncue_core::bus::Bus;
-use oncue_core::bus::objects::Object;
 use oncue_core::store::{Change, Op};
 use oncue_proto::event::{self, Meta};
 
-/// The event's surroundings, files, and changes that need no row.
+/// Identity and time of the event, files, and changes that need no row. One for each run of a handler on an event.
+///
+/// ```
+/// # use oncue::{Context, Result};
+/// # use oncue_app_events::web::PageViewed;
+/// async fn count(view: PageViewed, _: &mut (), context: &Context) -> Result<()> {
+///     context.add("pages-by-day", "2026-01-31", 1)?;
+///     context.distinct("visitors", &view.visitor)
+/// }
+/// # let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+/// # runtime.block_on(count(PageViewed::default(), &mut (), &oncue::testing::context("/"))).unwrap();
+/// ```
 ///
 /// The blind operations work on the event's own key in another table than the function's row. They commute, so any
 /// number of events may change one key at once without conflict; they are applied with the event or not at all.
@@ -49,7 +58,7 @@ impl Context {
         }
     }
 
-    /// The same for a run whose result is only shown.
+    /// This context for a run whose result is only shown.
     pub(crate) fn dry(self) -> Self {
         Self { dry: true, ..self }
     }
@@ -65,7 +74,7 @@ impl Context {
         &self.meta.id
     }
 
-    /// What the function is keyed by.
+    /// Key of the function's row: that of the event, unless [`keyed_by`](crate::Function::keyed_by) says otherwise.
     pub fn key(&self) -> &str {
         &self.key
     }
@@ -75,7 +84,7 @@ impl Context {
         &self.meta.flow
     }
 
-    /// Type, source, cause and the rest.
+    /// Type, source, cause and the rest of its identity.
     pub fn meta(&self) -> &Meta {
         &self.meta
     }
@@ -100,7 +109,11 @@ impl Context {
         event::idempotency_key(&self.meta.id, self.function, step)
     }
 
-    /// Adds to an integer field of the key's row in `table`.
+    /// Adds to an integer field of the key's row in `table`; an absent field counts as 0.
+    ///
+    /// # Errors
+    /// A rejection, here and in the other blind operations: `table` is empty or the function's own. A field that holds no
+    /// integer, or a sum beyond 64 bits, shows at the commit, and the event is dead-lettered.
     pub fn add(&self, table: &'static str, field: &str, by: i64) -> Result<()> {
         self.change(
             table,
@@ -111,7 +124,7 @@ impl Context {
         )
     }
 
-    /// Raises an integer field of the key's row in `table`, or leaves it.
+    /// Raises an integer field of the key's row in `table`, or leaves it where it is as high already.
     pub fn max(&self, table: &'static str, field: &str, to: i64) -> Result<()> {
         self.change(
             table,
@@ -122,7 +135,15 @@ impl Context {
         )
     }
 
-    /// Adds a member to the key's set in `table`.
+    /// Adds a member to the key's set in `table`; one that is in it already stays once.
+    ///
+    /// ```
+    /// # use oncue::{Context, Result};
+    /// fn seen_from(context: &Context, country: &str) -> Result<()> {
+    ///     context.set_add("countries", country)
+    /// }
+    /// # seen_from(&oncue::testing::context("/home"), "se").unwrap();
+    /// ```
     pub fn set_add(&self, table: &'static str, member: &str) -> Result<()> {
         self.change(
             table,
@@ -132,7 +153,16 @@ impl Context {
         )
     }
 
-    /// Gives a member a score in the key's ranking in `table`, which keeps the `limit` highest.
+    /// Gives a member a score in the key's ranking in `table`, which keeps the `limit` highest (at least one).
+    /// A second score of a member replaces its first.
+    ///
+    /// ```
+    /// # use oncue::{Context, Result};
+    /// fn rank(context: &Context, page: &str, views: i64) -> Result<()> {
+    ///     context.top_n("leaders", page, views, 10)
+    /// }
+    /// # rank(&oncue::testing::context("all"), "/home", 7).unwrap();
+    /// ```
     pub fn top_n(&self, table: &'static str, member: &str, score: i64, limit: u32) -> Result<()> {
         self.change(
             table,
@@ -171,82 +201,54 @@ impl Context {
 
     /// The files of the app. Not part of the commit: give objects names that a second run gives again.
     pub fn files(&self) -> Files<'_> {
-        Files {
-            bus: self.bus.as_ref(),
-            dry: self.dry,
-        }
+        Files::new(self.bus.as_ref(), self.dry)
     }
 }
 
-/// Stored files, by object name.
-pub struct Files<'c> {
-    bus: Option<&'c Bus>,
-    dry: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Files<'_> {
-    fn bus(&self) -> Result<&Bus> {
-        self.bus
-            .ok_or_else(|| Error::retry("this context has no files"))
+    fn context(table: &'static str) -> Context {
+        let context = crate::testing::context("all");
+        Context { table, ..context }
     }
 
-    /// Size, digest and metadata; `None` when there is no such file (any more).
-    pub async fn stat(&self, name: &str) -> Result<Option<Object>> {
-        Ok(self.bus()?.object(name).await?)
-    }
-
-    /// The bytes as a stream; a few hundred KiB of memory whatever the size. Fails at the end if the digest is wrong.
-    pub async fn open(
-        &self,
-        name: &str,
-    ) -> Result<Option<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>>> {
-        let bus = self.bus()?;
-        let object = bus.object(name).await?;
-        Ok(object.map(|object| bus.read_object(&object, 0..object.size)))
-    }
-
-    /// The bytes whole; more than `limit` of them is an error.
-    pub async fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
-        let Some(object) = self.stat(name).await? else {
-            return Ok(None);
+    #[test]
+    fn changes_without_a_row_are_kept_in_their_order() {
+        let context = context("pages");
+        context.add("totals", "views", -2).expect("added");
+        context.max("totals", "best", 7).expect("raised");
+        context.set_add("countries", "se").expect("a member");
+        context.top_n("leaders", "/home", 7, 0).expect("a score");
+        context.distinct("visitors", "v1").expect("counted");
+        let set = Change::SetAdd {
+            member: "se".into(),
         };
-        if object.size > limit {
-            return Err(reject(format!(
-                "file {name} has {} bytes, more than the {limit} allowed",
-                object.size
-            )));
-        }
-        let mut bytes = Vec::with_capacity(object.size as usize);
-        let mut parts = std::pin::pin!(self.bus()?.read_object(&object, 0..object.size));
-        while let Some(part) = parts.next().await {
-            bytes.extend_from_slice(&part?);
-        }
-        Ok(Some(bytes))
+        let top = Change::TopN {
+            member: "/home".into(),
+            score: 7,
+            limit: 1,
+        };
+        let ops = context.take_ops();
+        let tables: Vec<&str> = ops.iter().map(|op| op.table).collect();
+        let expected = ["totals", "totals", "countries", "leaders", "visitors"];
+        assert_eq!(tables, expected);
+        assert_eq!(ops[2].change, set);
+        assert_eq!(ops[3].change, top, "a ranking of none keeps one");
+        assert!(context.take_ops().is_empty(), "taken once");
     }
 
-    /// Stores `bytes` under `name`, replacing what is there.
-    pub async fn put(
-        &self,
-        name: &str,
-        metadata: &[(&str, &str)],
-        bytes: impl Into<Bytes>,
-    ) -> Result<Object> {
-        let bytes: Bytes = bytes.into();
-        if self.dry {
-            return Ok(Object::of_bytes(name, metadata, &bytes));
+    #[test]
+    fn the_row_in_hand_is_not_changed_behind_its_back() {
+        let context = context("pages");
+        for refused in [
+            context.set_add("pages", "x"),
+            context.top_n("pages", "x", 1, 1),
+            context.add("", "x", 1),
+        ] {
+            assert!(refused.expect_err("refused").rejected);
         }
-        let limit = bytes.len() as u64;
-        Ok(self
-            .bus()?
-            .put_object(name, metadata, futures::stream::iter([Ok(bytes)]), limit)
-            .await?)
-    }
-
-    /// Deletes; a file that is not there is deleted already.
-    pub async fn delete(&self, name: &str) -> Result<()> {
-        if self.dry {
-            return Ok(());
-        }
-        Ok(self.bus()?.delete_object(name).await?)
+        assert!(context.take_ops().is_empty());
     }
 }

@@ -1,15 +1,28 @@
 //! Two kinds of failure and no third: `?` means "again, later", [`reject`] means "never, and here is why".
+//!
+//! ```
+//! # use oncue::{Result, reject};
+//! fn amount(text: &str) -> Result<u64> {
+//!     if text.is_empty() {
+//!         return Err(reject("an order without an amount")); // a dead letter now
+//!     }
+//!     Ok(text.parse()?) // again later, with growing delay
+//! }
+//! # assert!(amount("").is_err());
+//! ```
 
 use std::fmt;
 use std::panic::Location;
 
-/// What a handler returns.
+/// Result of a handler: the events that follow, or an [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A handler's failure. Any error becomes one with `?` and is retried with growing delay until the attempts are used
 /// up; then, and at once after [`reject`], the event is dead-lettered with this message.
 pub struct Error {
+    /// Whether the event can never be handled.
     pub(crate) rejected: bool,
+    /// Text with all causes, for the dead letter.
     pub(crate) message: String,
     /// For `error.type` and metrics: one of few.
     pub(crate) class: &'static str,
@@ -28,6 +41,7 @@ pub fn reject(why: impl fmt::Display) -> Error {
     }
 }
 
+/// Place of the caller, through every function that is marked so.
 #[track_caller]
 fn site() -> String {
     let caller = Location::caller();
@@ -35,6 +49,7 @@ fn site() -> String {
 }
 
 impl Error {
+    /// A failure that the platform found, at no place in the author's source.
     pub(crate) fn retry(why: impl fmt::Display) -> Self {
         Self {
             rejected: false,
@@ -44,6 +59,7 @@ impl Error {
         }
     }
 
+    /// This failure under another class, one of the few that metrics know.
     pub(crate) fn of_class(self, class: &'static str) -> Self {
         Self { class, ..self }
     }
@@ -56,6 +72,7 @@ impl Error {
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
     #[track_caller]
     fn from(error: E) -> Self {
+        // Most errors say only their own part; the cause, which is what helps, comes behind.
         let mut message = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {

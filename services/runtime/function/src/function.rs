@@ -1,4 +1,5 @@
-//! A function: a name, a handler, and everything its signature says.
+//! A function: a name, a handler, and everything its signature says. The types of event and row end here: beyond this
+//! file a function is [`Erased`], so that the worker is compiled once and not for every function.
 
 use std::any::Any;
 use std::marker::PhantomData;
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use oncue_proto::oncue::v1::TimerFired;
-use oncue_proto::{DecodeError, Draft, Emit, Event as _, Format, Trigger};
+use oncue_proto::{Contract, DecodeError, Draft, Emit, Event as _, Format, Trigger};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -20,9 +21,11 @@ use oncue_proto::event;
 /// An async function of event, row and context. Implemented for every plain `async fn` of that shape; one lifetime for
 /// both borrows is what lets the compiler infer it.
 pub trait Handler<'a, E, S>: Send + Sync {
+    /// Events that follow.
     type Out: Emit;
     type Future: Future<Output = Result<Self::Out>> + Send + 'a;
 
+    /// Runs the handler on one event and the row of its key.
     fn call(&self, event: E, state: &'a mut S, context: &'a Context) -> Self::Future;
 }
 
@@ -41,11 +44,27 @@ where
     }
 }
 
-/// What [`run`](crate::run) takes: built from a handler, `E` being what it acts on.
+/// A function: a name, a handler, and limits. Made from an async function, whose signature says the rest, and given to
+/// [`run`](crate::run). `E` is the event it acts on.
+///
+/// ```
+/// # use oncue::{Context, Function, Result};
+/// # use oncue_app_events::web::PageViewed;
+/// # async fn count_views(_: PageViewed, _: &mut (), _: &Context) -> Result<()> { Ok(()) }
+/// let function = Function::new("count-views", count_views)
+///     .version(env!("CARGO_PKG_VERSION"))
+///     .concurrency(16)
+///     .timeout(std::time::Duration::from_secs(5));
+/// assert_eq!(function.manifest()?.triggers, ["web.page.viewed"]);
+/// # Ok::<(), String>(())
+/// ```
 pub struct Function<E> {
     pub(crate) erased: Erased,
     event: PhantomData<fn(E)>,
 }
+
+/// Version of a function that does not say its own.
+const NO_VERSION: &str = "0.0.0";
 
 pub(crate) type AnyEvent = Box<dyn Any + Send + Sync>;
 type Decode = Box<dyn Fn(&str, Format, &[u8]) -> Result<AnyEvent, DecodeError> + Send + Sync>;
@@ -58,15 +77,27 @@ type Call = Box<
 /// A function without its types.
 pub(crate) struct Erased {
     pub name: &'static str,
+    pub version: &'static str,
+    /// Table of its rows; empty for none.
     pub table: &'static str,
+    /// Limits as the code says; those of `oncue.toml` replace them.
     pub limits: Limits,
     pub at_most_once: bool,
+    /// Event types to act on.
     triggers: Vec<&'static str>,
+    /// Whether it hears its own timer alone.
     per_function: bool,
+    /// Event types that may follow.
     emits: Vec<&'static str>,
+    /// Contracts of both, with repetitions.
+    contracts: Vec<&'static Contract>,
+    /// Payload to event.
     pub decode: Decode,
+    /// Key of the row that an event is about.
     pub key: Box<dyn Fn(&AnyEvent) -> String + Send + Sync>,
+    /// Row from the fields in Redis.
     pub open: fn(&Fields) -> Result<Box<dyn AnyRow>, String>,
+    /// The handler on one event and its row.
     pub call: Call,
 }
 
@@ -80,12 +111,14 @@ impl<E: Trigger> Function<E> {
     {
         let erased = Erased {
             name,
+            version: NO_VERSION,
             table: S::TABLE,
             limits: Limits::default(),
             at_most_once: false,
             triggers: E::types(),
             per_function: E::PER_FUNCTION,
             emits: O::types(),
+            contracts: [E::contracts(), O::contracts()].concat(),
             decode: Box::new(|ty, format, payload| Ok(Box::new(E::decode(ty, format, payload)?))),
             key: Box::new(|event| {
                 event
@@ -118,6 +151,15 @@ impl<E: Trigger> Function<E> {
             erased,
             event: PhantomData,
         }
+    }
+
+    /// Version of the function's own crate, `env!("CARGO_PKG_VERSION")`: shown in the manifest, in traces
+    /// (`faas.version`), and where two programs of one function differ. Default `0.0.0`, since a library cannot see the
+    /// version of the crate that calls it.
+    #[must_use]
+    pub fn version(mut self, version: &'static str) -> Self {
+        self.erased.version = version;
+        self
     }
 
     /// Another key than the event's own: the row the function works on, and what it does one after another.
@@ -169,16 +211,30 @@ impl<E: Trigger> Function<E> {
     /// The function as data.
     ///
     /// # Errors
-    /// The signature asks for what cannot be: triggers on two streams, a bad name, a row at most once.
+    /// The signature asks for the impossible: triggers on two streams, a bad name, a row at most once.
     pub fn manifest(&self) -> std::result::Result<Manifest, String> {
         self.erased.manifest()
     }
+
+    /// Encoded `google.protobuf.FileDescriptorSet` with the types of all events in the signature, as `--contract` prints
+    /// it: for programs that carry these events without being built with them. Without the platform's own types.
+    pub fn contract(&self) -> Vec<u8> {
+        self.erased.contract()
+    }
+}
+
+/// Characters of a function's name, which is also the name of a program, a consumer and a subject token.
+fn is_plain(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
 }
 
 impl Erased {
+    pub fn contract(&self) -> Vec<u8> {
+        oncue_proto::merge(self.contracts.iter().copied())
+    }
+
     pub fn manifest(&self) -> std::result::Result<Manifest, String> {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(plain) {
+        if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(is_plain) {
             return Err(format!(
                 "function name {:?} must be 1 to 64 of a-z, 0-9 and '-'",
                 self.name
@@ -210,7 +266,7 @@ impl Erased {
         filters.push(event::redrive_subject(stream, self.name));
         Ok(Manifest {
             name: self.name.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: self.version.to_owned(),
             stream: stream.to_owned(),
             triggers: self.triggers.iter().map(|&ty| ty.to_owned()).collect(),
             filters,

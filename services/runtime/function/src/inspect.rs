@@ -1,4 +1,4 @@
-//! What an operator asks of a function besides to serve: `--audit` (what became of every event in the stream) and
+//! Questions of an operator to a function besides to serve: `--audit` (what became of every event in the stream) and
 //! `--try` (what it would do with a dead letter now). Only the function's own code knows its key and its handler, so it
 //! is its own binary that answers, as JSON on stdout.
 

@@ -1,6 +1,7 @@
 //! The life of a worker process: read the configuration, connect, make sure of streams and consumer, pull until told to
 //! stop, finish what is in hand.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,7 @@ const DRAIN: Duration = Duration::from_secs(25);
 
 /// Runs a function until SIGTERM or Ctrl-C. Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage or configuration.
 ///
-/// `--manifest` prints what the function is, as JSON, and exits; so do `--audit` with what became of every event in its
+/// `--manifest` prints the function as data, JSON, and exits; `--contract` the descriptor set of its events, binary; so do `--audit` with what became of every event in its
 /// stream, and `--try` with what it would do with the dead letter on stdin.
 pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
     let function = function.erased;
@@ -45,6 +46,13 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
             );
             return ExitCode::SUCCESS;
         }
+        Some("--contract") => {
+            // Binary, for other programs: they read events they were not built with.
+            return match std::io::stdout().write_all(&function.contract()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(e) => stop(1, &format!("{}: {e}", manifest.name)),
+            };
+        }
         Some("--version") => {
             println!("{} {}", manifest.name, manifest.version);
             return ExitCode::SUCCESS;
@@ -53,7 +61,7 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
             return stop(
                 2,
                 &format!(
-                    "{}: unknown argument {other:?}; try --manifest, --version, --audit or --try, or none to serve",
+                    "{}: unknown argument {other:?}; try --manifest, --contract, --version, --audit or --try, or none to serve",
                     manifest.name
                 ),
             );
@@ -78,7 +86,7 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
     }
     runtime.block_on(async {
         let instance = instance();
-        let telemetry = Telemetry::start(&manifest.name, &instance, true);
+        let telemetry = Telemetry::start(&manifest.name, &instance, Some(&manifest.version));
         let served = serve(function, manifest, &config, instance).await;
         telemetry.close().await;
         match served {

@@ -10,9 +10,16 @@ use serde_json::Value;
 
 use oncue_core::store::Fields;
 
-/// A state row. `()` is none.
+/// A state row: a struct that a function gets as `&mut`, one for each key. `()` is none.
+///
+/// ```
+/// #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+/// struct Page { views: u64, title: Option<String> }
+/// impl oncue::State for Page { const TABLE: &'static str = "pages"; }
+/// ```
 ///
 /// Any serde struct will do, or a map for rows whose fields are data. A field added later starts with its `Default`.
+/// In Redis a row is a plain hash: text stays text, numbers are decimal, `None` is an absent field, anything nested is JSON.
 pub trait State: Serialize + DeserializeOwned + Default + Clone + Send + Sync + 'static {
     /// Name of the table, `[a-z0-9-]+`; empty for no state.
     const TABLE: &'static str;
@@ -23,25 +30,37 @@ impl State for () {
 }
 
 /// The fields of a row, sorted by name.
+///
+/// # Errors
+/// The state is neither a struct nor a map, or serde refuses it.
 pub fn to_fields<S: Serialize>(state: &S) -> Result<Fields, String> {
     let Value::Object(map) = serde_json::to_value(state).map_err(|e| e.to_string())? else {
         return Err("a state row must be a struct or a map".into());
     };
-    let text = |value| match value {
-        Value::Null => None,
-        Value::String(text) => Some(text.into_bytes()),
-        other => Some(other.to_string().into_bytes()),
-    };
     let mut fields: Fields = map
         .into_iter()
-        .filter_map(|(name, value)| Some((name, text(value)?)))
+        .filter_map(|(name, value)| Some((name, field_text(value)?)))
         .collect();
+    // Sorted, so that two rows are compared field by field with a binary search.
     fields.sort();
     Ok(fields)
 }
 
+/// Text of a field as `redis-cli` shows it; `None` where the field is absent.
+fn field_text(value: Value) -> Option<Vec<u8>> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.into_bytes()),
+        other => Some(other.to_string().into_bytes()),
+    }
+}
+
 /// The struct of a row. Fields it does not know are left alone.
+///
+/// # Errors
+/// A field holds text that is not of its type, such as `ten` for a number.
 pub fn from_fields<S: State>(fields: &Fields) -> Result<S, String> {
+    // serde would want `#[serde(default)]` on every struct; here a field that is absent has its default without it.
     let defaults = to_fields(&S::default())?;
     let missing = defaults
         .iter()
@@ -54,7 +73,7 @@ pub fn from_fields<S: State>(fields: &Fields) -> Result<S, String> {
         .map_err(|e| format!("row of {}: {e}", S::TABLE))
 }
 
-/// All fields as a map, or as the map inside a newtype.
+/// All fields as a map, or as the map inside a newtype: `struct Counts(BTreeMap<String, u64>)` is a row as well.
 struct Fieldwise<D>(D);
 
 impl<'de, D: Deserializer<'de, Error = de::value::Error>> Deserializer<'de> for Fieldwise<D> {
@@ -79,9 +98,10 @@ impl<'de, D: Deserializer<'de, Error = de::value::Error>> Deserializer<'de> for 
 }
 
 /// A row in the hands of handlers, its type erased.
-pub trait AnyRow: Send {
+pub(crate) trait AnyRow: Send {
+    /// The row as the handler's own type, for a downcast.
     fn as_any(&mut self) -> &mut dyn Any;
-    /// The handler succeeded: its changes stay.
+    /// The handler succeeded: its changes stay, for the commit and for the next event of the key.
     fn keep(&mut self);
     /// The handler failed: as if it had not run.
     fn undo(&mut self);
@@ -89,14 +109,19 @@ pub trait AnyRow: Send {
     fn changes(&self) -> Result<(Fields, Vec<String>), String>;
 }
 
+/// A row while events of its key are handled, one after another.
 struct TypedRow<S> {
+    /// Row that the handler changes.
     now: S,
+    /// Row after the last handler that succeeded.
     kept: S,
+    /// Fields as they stand in Redis, sorted by name.
     read: Fields,
 }
 
 /// A row as read; empty fields make a new one.
-pub fn open<S: State>(fields: &Fields) -> Result<Box<dyn AnyRow>, String> {
+pub(crate) fn open<S: State>(fields: &Fields) -> Result<Box<dyn AnyRow>, String> {
+    // `&mut ()`: nothing was read and nothing is written.
     if S::TABLE.is_empty() {
         return Ok(Box::new(TypedRow {
             now: S::default(),
@@ -120,6 +145,7 @@ impl<S: State> AnyRow for TypedRow<S> {
         &mut self.now
     }
 
+    // Two copies rather than one with a log of changes: a row is small, and a handler may change any of it.
     fn keep(&mut self) {
         self.kept.clone_from(&self.now);
     }
@@ -136,22 +162,24 @@ impl<S: State> AnyRow for TypedRow<S> {
         let gone = self
             .read
             .iter()
-            .filter(|(name, _)| now.binary_search_by(|(f, _)| f.cmp(name)).is_err());
-        let gone = gone.map(|(name, _)| name.clone()).collect();
-        Ok((
-            now.into_iter()
-                .filter(|field| self.read.binary_search(field).is_err())
-                .collect(),
-            gone,
-        ))
+            .filter(|(name, _)| now.binary_search_by(|(f, _)| f.cmp(name)).is_err())
+            .map(|(name, _)| name.clone())
+            .collect();
+        // A field with the value that was read is not written again.
+        let set = now
+            .into_iter()
+            .filter(|field| self.read.binary_search(field).is_err())
+            .collect();
+        Ok((set, gone))
     }
 }
 
-/// One field's text, read as whatever the struct wants.
+/// One field's text, read as whatever the struct wants: a field says nothing of its type, the struct does.
 #[derive(Clone, Copy)]
 struct Text<'a>(&'a [u8]);
 
 impl<'a> Text<'a> {
+    /// Everything but a foreign tool writes UTF-8.
     fn str(self) -> Result<&'a str, de::value::Error> {
         std::str::from_utf8(self.0).map_err(de::Error::custom)
     }
@@ -169,6 +197,7 @@ impl IntoDeserializer<'_> for Text<'_> {
     }
 }
 
+/// Numbers and truth values are written as their text, so they are read by `FromStr`.
 macro_rules! parsed {
     ($($method:ident $visit:ident $ty:ty;)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
@@ -192,10 +221,12 @@ impl<'de> Deserializer<'de> for Text<'_> {
         visitor.visit_str(self.str()?)
     }
 
+    /// A field that is there is `Some`; `None` is one that is absent.
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
         visitor.visit_some(self)
     }
 
+    /// `struct Cents(u64)` is written as what it holds.
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -220,6 +251,7 @@ impl<'de> Deserializer<'de> for Text<'_> {
         visitor.visit_enum(StrDeserializer::new(self.str()?))
     }
 
+    /// Nested data, as JSON; text that is no JSON is taken as text.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
         match self.json() {
             Ok(value) => value.deserialize_any(visitor).map_err(de::Error::custom),
@@ -242,3 +274,6 @@ impl<'de> Deserializer<'de> for Text<'_> {
 
     forward_to_deserialize_any! { i128 u128 bytes byte_buf unit unit_struct seq tuple tuple_struct map struct ignored_any }
 }
+
+#[cfg(test)]
+mod tests;

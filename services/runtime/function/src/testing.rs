@@ -2,6 +2,11 @@
 //! are not there.
 
 use crate::context::Context;
+
+/// The form of a row in Redis, for Oncue's own tests.
+#[doc(hidden)]
+pub use crate::state::{from_fields, to_fields};
+
 use oncue_proto::event::{Meta, Origin};
 
 /// The context of one event with this key, one second after 1970 began.

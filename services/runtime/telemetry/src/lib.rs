@@ -79,19 +79,21 @@ pub struct Telemetry {
 
 impl Telemetry {
     /// Starts logs, traces and metrics of this process. `service` is `service.name` unless the environment says
-    /// otherwise; a function says `is_function`. To be called inside the tokio runtime, which the gRPC exporter needs.
-    pub fn start(service: &str, instance: &str, is_function: bool) -> Self {
-        Self::with(Settings::of_environment(), service, instance, is_function)
+    /// otherwise; `function` is the version of a function's own crate, `None` in other programs. To be called inside the
+    /// tokio runtime, which the gRPC exporter needs.
+    pub fn start(service: &str, instance: &str, function: Option<&str>) -> Self {
+        Self::with(Settings::of_environment(), service, instance, function)
     }
 
-    fn with(settings: Settings, service: &str, instance: &str, is_function: bool) -> Self {
+    fn with(settings: Settings, service: &str, instance: &str, function: Option<&str>) -> Self {
         let started = Instant::now();
         let named = |name: &'static str, value: &str| KeyValue::new(name, value.to_owned());
-        let more = if is_function {
+        let more = if let Some(version) = function {
             vec![
+                named("service.version", version),
                 named("faas.name", service),
                 named("faas.instance", instance),
-                named("faas.version", env!("CARGO_PKG_VERSION")),
+                named("faas.version", version),
             ]
         } else {
             Vec::new()
@@ -112,7 +114,7 @@ impl Telemetry {
             );
             &*Box::leak(Box::new(pipe))
         });
-        start_logs(service, is_function, &settings, pipe);
+        start_logs(service, function.is_some(), &settings, pipe);
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
@@ -377,7 +379,7 @@ pub fn start_unsampled() {
         traces: Exporter::Console,
         ..Settings::read(|_| None)
     };
-    drop(Telemetry::with(settings, "test", "test", true));
+    drop(Telemetry::with(settings, "test", "test", Some("1.2.3")));
 }
 
 #[cfg(test)]

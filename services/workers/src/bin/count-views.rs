@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use oncue::{Context, Function, Result, State};
-use oncue_proto::web::{PageMilestone, PageViewed};
+use oncue_app_events::web::{PageMilestone, PageViewed};
 use pbjson_types::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +37,7 @@ async fn count_views(
 }
 
 fn main() -> ExitCode {
-    oncue::run(Function::new("count-views", count_views))
+    oncue::run(Function::new("count-views", count_views).version(env!("CARGO_PKG_VERSION")))
 }
 
 #[cfg(test)]

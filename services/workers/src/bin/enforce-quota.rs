@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use oncue::{Context, Function, Result, State, events};
-use oncue_proto::files::{FileAccepted, FileInspected, FileRejected};
+use oncue_app_events::files::{FileAccepted, FileInspected, FileRejected};
 use serde::{Deserialize, Serialize};
 
 events! {
@@ -41,12 +41,11 @@ async fn enforce_quota(file: FileInspected, owner: &mut Owner, _: &Context) -> R
     }
     owner.files += 1;
     owner.bytes += file.size;
-    let (size, media_type) = (file.size, file.media_type);
     Ok(FileAccepted {
         file: file.file,
         owner: file.owner,
-        size,
-        media_type,
+        size: file.size,
+        media_type: file.media_type,
     }
     .into())
 }
@@ -61,6 +60,7 @@ fn main() -> ExitCode {
     }
     oncue::run(
         Function::new("enforce-quota", enforce_quota)
+            .version(env!("CARGO_PKG_VERSION"))
             .keyed_by(|file: &FileInspected| file.owner.clone()),
     )
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use oncue::{Context, Function, Result, events, reject};
-use oncue_proto::files::{FileInspected, FileRejected, FileUploaded};
+use oncue_app_events::files::{FileInspected, FileRejected};
+use oncue_proto::files::FileUploaded;
 use oncue_workers::picture::{self, Inspection, Refused};
 use sha2::{Digest, Sha256};
 
@@ -69,7 +70,9 @@ async fn read(
     parts: impl futures::Stream<Item = std::io::Result<impl AsRef<[u8]>>>,
 ) -> Result<Content> {
     let mut parts = std::pin::pin!(parts);
-    let (mut sha, mut size, mut bytes) = (Sha256::new(), 0u64, Vec::new());
+    let mut sha = Sha256::new();
+    let mut size = 0u64;
+    let mut bytes = Vec::new();
     let mut oversized = false;
     while let Some(part) = parts.next().await {
         let part = part?;
@@ -104,6 +107,7 @@ fn main() -> ExitCode {
     // Each file in hand may take as much memory as the largest picture.
     oncue::run(
         Function::new("inspect-file", inspect_file)
+            .version(env!("CARGO_PKG_VERSION"))
             .concurrency(4)
             .timeout(Duration::from_mins(5)),
     )

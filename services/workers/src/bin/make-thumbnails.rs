@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use oncue::{Context, Function, Result, reject};
-use oncue_proto::files::{FileAccepted, ThumbnailMade};
+use oncue_app_events::files::{FileAccepted, ThumbnailMade};
 use oncue_workers::picture;
 
 const EDGES: [u32; 3] = [64, 256, 1024];
@@ -58,6 +58,7 @@ fn main() -> ExitCode {
     // One at a time: a decoded picture may take half a gigabyte. More pictures per second are more replicas.
     oncue::run(
         Function::new("make-thumbnails", make_thumbnails)
+            .version(env!("CARGO_PKG_VERSION"))
             .concurrency(1)
             .timeout(Duration::from_mins(2)),
     )

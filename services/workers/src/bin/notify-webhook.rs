@@ -11,8 +11,8 @@ use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
 use oncue::{Context, Function, Result};
+use oncue_app_events::files::FileAccepted;
 use oncue_proto::Event;
-use oncue_proto::files::FileAccepted;
 use oncue_workers::webhook::{Delivery, LONGEST_TIMEOUT, Settings, Webhook};
 use pbjson_types::Timestamp;
 use serde::Serialize;
@@ -67,6 +67,7 @@ fn main() -> ExitCode {
     }
     // A few requests at a time spare the receiver, and 20 attempts are about ten minutes: long enough to restart one.
     let function = Function::new("notify-webhook", notify_webhook)
+        .version(env!("CARGO_PKG_VERSION"))
         .concurrency(16)
         .attempts(20)
         .timeout(LONGEST_TIMEOUT + Duration::from_secs(5));

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use oncue::{Context, Function, Result};
-use oncue_proto::web::{Trend, TrendsPublished};
+use oncue_app_events::web::{Trend, TrendsPublished};
 use oncue_workers::tables::Ranking;
 
 const PUBLISHED: usize = 10;
@@ -22,5 +22,9 @@ async fn publish_trends(
 }
 
 fn main() -> ExitCode {
-    oncue::run(Function::new("publish-trends", publish_trends).keyed_by(|()| Ranking::ALL))
+    oncue::run(
+        Function::new("publish-trends", publish_trends)
+            .version(env!("CARGO_PKG_VERSION"))
+            .keyed_by(|()| Ranking::ALL),
+    )
 }

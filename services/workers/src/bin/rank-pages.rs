@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use oncue::{Context, Function, Result};
-use oncue_proto::web::PageMilestone;
+use oncue_app_events::web::PageMilestone;
 use oncue_workers::tables::Ranking;
 
 async fn rank_pages(milestone: PageMilestone, ranking: &mut Ranking, _: &Context) -> Result<()> {
@@ -12,5 +12,9 @@ async fn rank_pages(milestone: PageMilestone, ranking: &mut Ranking, _: &Context
 }
 
 fn main() -> ExitCode {
-    oncue::run(Function::new("rank-pages", rank_pages).keyed_by(|_| Ranking::ALL))
+    oncue::run(
+        Function::new("rank-pages", rank_pages)
+            .version(env!("CARGO_PKG_VERSION"))
+            .keyed_by(|_| Ranking::ALL),
+    )
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use oncue::{Context, Function, Result};
-use oncue_proto::files::{FileRejected, FileRemoved};
+use oncue_app_events::files::{FileRejected, FileRemoved};
 
 async fn remove_file(rejected: FileRejected, _: &mut (), context: &Context) -> Result<FileRemoved> {
     context.files().delete(&rejected.file).await?;
@@ -13,5 +13,5 @@ async fn remove_file(rejected: FileRejected, _: &mut (), context: &Context) -> R
 }
 
 fn main() -> ExitCode {
-    oncue::run(Function::new("remove-file", remove_file))
+    oncue::run(Function::new("remove-file", remove_file).version(env!("CARGO_PKG_VERSION")))
 }

@@ -6,9 +6,10 @@
 use std::process::ExitCode;
 
 use oncue::{Context, Function, Result, State, events};
-use oncue_proto::files::{
-    FileAccepted, FileInspected, FileRejected, FileRemoved, FileUploaded, ThumbnailMade,
+use oncue_app_events::files::{
+    FileAccepted, FileInspected, FileRejected, FileRemoved, ThumbnailMade,
 };
+use oncue_proto::files::FileUploaded;
 use serde::{Deserialize, Serialize};
 
 events! {
@@ -104,5 +105,5 @@ async fn track_file(event: FileEvent, file: &mut File, _: &Context) -> Result<()
 }
 
 fn main() -> ExitCode {
-    oncue::run(Function::new("track-file", track_file))
+    oncue::run(Function::new("track-file", track_file).version(env!("CARGO_PKG_VERSION")))
 }

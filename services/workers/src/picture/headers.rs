@@ -2,7 +2,7 @@
 
 use image::ImageFormat;
 
-/// What the outline says.
+/// Facts that the outline of a file says.
 #[derive(Default)]
 pub(super) struct Outline {
     /// Whether the file holds all of its first frame.
@@ -72,16 +72,18 @@ fn gif(bytes: &[u8]) -> Outline {
     }
 }
 
+/// Bytes of the colour table that these flags announce.
+fn palette_bytes(flags: u8) -> usize {
+    if flags & 0x80 == 0 {
+        0
+    } else {
+        3 << ((flags & 7) + 1)
+    }
+}
+
 /// `None` when the bytes run out within a block. A frame counts once it is all there, the second once it begins.
 fn walk_gif(bytes: &[u8], frames: &mut u32) -> Option<()> {
-    let palette = |flags: u8| {
-        if flags & 0x80 == 0 {
-            0
-        } else {
-            3 << ((flags & 7) + 1)
-        }
-    };
-    let mut at = 13 + palette(*bytes.get(10)?);
+    let mut at = 13 + palette_bytes(*bytes.get(10)?);
     loop {
         match bytes.get(at)? {
             0x21 => at = after_sub_blocks(bytes, at + 2)?,
@@ -90,7 +92,7 @@ fn walk_gif(bytes: &[u8], frames: &mut u32) -> Option<()> {
                 return Some(());
             }
             0x2C => {
-                at = after_sub_blocks(bytes, at + 11 + palette(*bytes.get(at + 9)?))?;
+                at = after_sub_blocks(bytes, at + 11 + palette_bytes(*bytes.get(at + 9)?))?;
                 *frames += 1;
             }
             _ => return Some(()),

@@ -1,4 +1,4 @@
-//! What a file is, against what its name says.
+//! Media types told from first bytes, held against names.
 
 use super::{Refused, refused};
 

@@ -35,14 +35,14 @@ pub struct Call<'a> {
     pub tls: Option<&'a TlsConnector>,
     pub allow_private: bool,
     pub deadline: Instant,
-    /// What the deadline was made from, for messages.
+    /// Time that the deadline was made from, for messages.
     pub timeout: Duration,
 }
 
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
-    /// What a person should see of the body; empty when all went well.
+    /// Beginning of the body, for people; empty when all went well.
     pub piece: String,
 }
 
@@ -161,7 +161,7 @@ impl Call<'_> {
         Ok(Answer { status, piece })
     }
 
-    /// What can be had of the body: the status is known by now, and decides alone.
+    /// As much of the body as can be had: the status is known by now, and decides alone.
     async fn piece(&self, mut body: Incoming) -> String {
         let mut read = Vec::new();
         while read.len() < READ

@@ -1,4 +1,4 @@
-//! What the environment says, read whole before anything is opened.
+//! Settings of the webhook from the environment, read whole before anything is opened.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,7 +45,8 @@ impl Settings {
     /// # Errors
     /// Every mistake there is, a line each, none of them quoting an address or a secret.
     pub fn from_env() -> Result<Self, Vec<String>> {
-        let (mut found, mut mistakes) = (BTreeMap::new(), Vec::new());
+        let mut found = BTreeMap::new();
+        let mut mistakes = Vec::new();
         for name in NAMES {
             match std::env::var_os(name).map(std::ffi::OsString::into_string) {
                 Some(Ok(text)) => drop(found.insert(name, text)),
@@ -61,32 +62,27 @@ impl Settings {
     }
 
     fn read(variables: &BTreeMap<&str, String>) -> Result<Self, Vec<String>> {
-        let get = |name| {
-            variables
-                .get(name)
-                .map(|text| text.trim())
-                .filter(|text| !text.is_empty())
-        };
+        let url = get(variables, "WEBHOOK_URL");
+        let secret = get(variables, "WEBHOOK_SECRET");
         let mut mistakes = Vec::new();
         let allow_private = noted(
-            get("WEBHOOK_ALLOW_PRIVATE").map_or(Ok(false), yes_or_no),
+            get(variables, "WEBHOOK_ALLOW_PRIVATE").map_or(Ok(false), yes_or_no),
             &mut mistakes,
         );
         let timeout = noted(
-            get("WEBHOOK_TIMEOUT").map_or(Ok(DEFAULT_TIMEOUT), timeout),
+            get(variables, "WEBHOOK_TIMEOUT").map_or(Ok(DEFAULT_TIMEOUT), timeout),
             &mut mistakes,
         );
         let delivery = noted(
-            get("WEBHOOK_DELIVERY").map_or(Ok(Delivery::AtLeastOnce), delivery),
+            get(variables, "WEBHOOK_DELIVERY").map_or(Ok(Delivery::AtLeastOnce), delivery),
             &mut mistakes,
         );
-        let parse = |text| Target::parse(text).map_err(|e| format!("WEBHOOK_URL {e}"));
-        let target = get("WEBHOOK_URL").and_then(|text| noted(parse(text), &mut mistakes));
-        let signer = get("WEBHOOK_SECRET").map(Signer::parse).and_then(|read| {
+        let target = url.and_then(|text| noted(target(text), &mut mistakes));
+        let signer = secret.map(Signer::parse).and_then(|read| {
             read.map_err(|e| mistakes.extend(e.iter().map(|e| format!("WEBHOOK_SECRET: {e}"))))
                 .ok()
         });
-        if get("WEBHOOK_URL").is_some() && get("WEBHOOK_SECRET").is_none() {
+        if url.is_some() && secret.is_none() {
             mistakes
                 .push("WEBHOOK_SECRET is not set: without it no receiver can tell our requests from others'".into());
         }
@@ -111,8 +107,21 @@ impl Settings {
     }
 }
 
+/// A variable that is set to more than white space.
+fn get<'v>(variables: &'v BTreeMap<&str, String>, name: &str) -> Option<&'v str> {
+    variables
+        .get(name)
+        .map(|text| text.trim())
+        .filter(|text| !text.is_empty())
+}
+
+/// A value, or nothing and one mistake more.
 fn noted<T>(read: Result<T, String>, mistakes: &mut Vec<String>) -> Option<T> {
     read.map_err(|mistake| mistakes.push(mistake)).ok()
+}
+
+fn target(text: &str) -> Result<Target, String> {
+    Target::parse(text).map_err(|e| format!("WEBHOOK_URL {e}"))
 }
 
 fn yes_or_no(text: &str) -> Result<bool, String> {

@@ -24,7 +24,8 @@ pub struct Signer {
 impl Signer {
     /// Reads secrets separated by white space, newest first. Mistakes name a secret by its place, never by its text.
     pub fn parse(text: &str) -> Result<Self, Vec<String>> {
-        let (mut keys, mut mistakes) = (Vec::new(), Vec::new());
+        let mut keys = Vec::new();
+        let mut mistakes = Vec::new();
         for (at, secret) in text.split_whitespace().enumerate() {
             match key(secret) {
                 Ok(key) => keys.push(key),
@@ -38,16 +39,16 @@ impl Signer {
         }
     }
 
-    /// The value of `webhook-signature`.
+    /// Value of the header `webhook-signature`: one signature for each secret, separated by spaces.
     pub fn sign(&self, id: &str, timestamp: u64, body: &str) -> String {
         let content = format!("{id}.{timestamp}.{body}");
-        let sign = |key| {
-            format!(
-                "v1,{}",
-                STANDARD.encode(hmac::sign(key, content.as_bytes()))
-            )
-        };
-        self.keys.iter().map(sign).collect::<Vec<_>>().join(" ")
+        let signatures: Vec<String> = self
+            .keys
+            .iter()
+            .map(|key| hmac::sign(key, content.as_bytes()))
+            .map(|signature| format!("v1,{}", STANDARD.encode(signature)))
+            .collect();
+        signatures.join(" ")
     }
 }
 

@@ -11,7 +11,7 @@ const SHORTEST_SECRET: usize = 4;
 pub struct Target {
     url: Url,
     host: Host,
-    /// What may be secret in the URL, longest first.
+    /// Parts of the URL that may be secret, longest first.
     secrets: Vec<String>,
 }
 
@@ -53,12 +53,12 @@ impl Target {
         &self.url[Position::BeforeHost..Position::AfterPort]
     }
 
-    /// What stands in the request line.
+    /// Path and query as they stand in the request line.
     pub fn path_and_query(&self) -> &str {
         &self.url[Position::BeforePath..Position::AfterQuery]
     }
 
-    /// Whose certificate is asked for.
+    /// Name in the certificate that the server must show.
     pub fn server_name(&self) -> Result<ServerName<'static>, String> {
         match &self.host {
             Host::Domain(name) => {

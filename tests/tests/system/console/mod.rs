@@ -53,7 +53,8 @@ impl Console {
                 .await
                 .expect("a stream");
         }
-        let catalog = config.catalog().expect("a catalog");
+        let mut catalog = config.catalog().expect("a catalog");
+        catalog.add(oncue_app_events::DESCRIPTORS).unwrap();
         let access = Access::new(token, write).expect("a token");
         let folder = cluster.dir.clone();
         let app = App::start(config, catalog, folder, access, Guards::default())

@@ -1,8 +1,8 @@
 //! `POST /v1/events/{type}`.
 
+use oncue_app_events::web::PageViewed;
 use oncue_gateway::server::Guards;
 use oncue_proto::event;
-use oncue_proto::web::PageViewed;
 use oncue_tests::cluster::{Stored, wait_for};
 use oncue_tests::http::{ANSWER_TIMEOUT, JSON};
 use prost::Message as _;

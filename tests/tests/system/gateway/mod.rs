@@ -38,7 +38,8 @@ impl Gateway {
     async fn with(config: &str, guards: Guards) -> Self {
         let cluster = Cluster::new(config).await;
         let config = cluster.config();
-        let catalog = config.catalog().expect("a catalog");
+        let mut catalog = config.catalog().expect("a catalog");
+        catalog.add(oncue_app_events::DESCRIPTORS).unwrap();
         let app = App::start(&config, catalog, guards)
             .await
             .expect("a gateway");

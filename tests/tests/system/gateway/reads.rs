@@ -25,8 +25,7 @@ async fn state_as_json() {
         "[1]",
         "_v",
         "5",
-    ])
-    .await;
+    ]);
     redis(&["HSET", &row_key("pages", ""), "views", "1"]);
     redis(&["SADD", &row_key("members", "m"), "b", "a"]);
     redis(&["ZADD", &row_key("rankings", "all"), "2", "/a", "10", "/b"]);

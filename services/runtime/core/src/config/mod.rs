@@ -36,7 +36,8 @@ pub struct Config {
     /// `ONCUE_BATCH_PUBLISH`, or `[nats] batch_publish`: outputs of many events in one atomic batch, for a NATS that writes
     /// to disk before it answers (`sync_interval: always`). Default false.
     pub batch_publish: bool,
-    /// Encoded descriptor sets of other repositories, added to the built-in contract.
+    /// Files with encoded descriptor sets, as `FUNCTION --contract` prints them: event types of functions whose programs
+    /// do not lie here. Default none.
     pub contracts: Vec<PathBuf>,
     /// `[streams.DOMAIN]` by domain; see [`stream`](Self::stream) for those that are not named.
     pub streams: BTreeMap<String, StreamConfig>,
@@ -308,23 +309,50 @@ impl Config {
         self.functions.get(name).cloned().unwrap_or_default()
     }
 
-    /// Catalog of the built-in contract and those of other repositories. Reads their files; fails with every one that is not
-    /// there or does not fit.
+    /// Event types of the platform and of the files that `contracts` names. Those of the functions' own programs come
+    /// besides with [`contract::load`](crate::contract::load).
+    ///
+    /// # Errors
+    /// Every file that cannot be read or is no descriptor set.
     pub fn catalog(&self) -> Result<Catalog, ConfigErrors> {
-        let mut catalog = Catalog::builtin();
+        let mut catalog = Catalog::default();
+        self.add_contracts(&mut catalog)?;
+        Ok(catalog)
+    }
+
+    /// Adds the files of `contracts`, and the platform's types last, so that nobody replaces them.
+    pub(crate) fn add_contracts(&self, catalog: &mut Catalog) -> Result<(), ConfigErrors> {
         let mut errors = Vec::new();
         for path in &self.contracts {
             let added = std::fs::read(path)
                 .map_err(|e| e.to_string())
                 .and_then(|set| catalog.add(&set).map_err(|e| e.to_string()));
-            errors.extend(
-                added
-                    .err()
-                    .map(|e| format!("contract {}: {e}", path.display())),
-            );
+            if let Err(why) = added {
+                errors.push(format!("contract {}: {why}", path.display()));
+            }
+        }
+        catalog.add_builtin();
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigErrors(errors))
+        }
+    }
+
+    /// Checks the schedules against all event types there are. Reading the file can only check those whose types the
+    /// platform or `contracts` know.
+    ///
+    /// # Errors
+    /// Every schedule of an unknown type, or with data that is not of its type, with its line.
+    pub fn check_schedules(&self, catalog: &Catalog) -> Result<(), ConfigErrors> {
+        let mut errors = Vec::new();
+        for schedule in &self.schedules {
+            if let Err(why) = schedule.key_by(catalog) {
+                errors.push(format!("{}[[schedule]] {why}", schedule.place));
+            }
         }
         if errors.is_empty() {
-            Ok(catalog)
+            Ok(())
         } else {
             Err(ConfigErrors(errors))
         }

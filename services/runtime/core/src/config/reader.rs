@@ -139,7 +139,7 @@ impl<'t> Reader<'t> {
             Catalog::builtin()
         });
         config.schedules = schedules
-            .map(|value| self.schedules(value, &catalog))
+            .map(|value| self.schedules(value, &catalog, !config.functions.is_empty()))
             .unwrap_or_default();
         config
     }
@@ -227,8 +227,13 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Reads and checks all of `[[schedule]]`.
-    fn schedules(&mut self, value: Spanned<DeValue<'t>>, catalog: &Catalog) -> Vec<Schedule> {
+    /// Reads and checks all of `[[schedule]]`. With `open`, programs may bring event types that are not known here.
+    fn schedules(
+        &mut self,
+        value: Spanned<DeValue<'t>>,
+        catalog: &Catalog,
+        open: bool,
+    ) -> Vec<Schedule> {
         let span = value.span();
         let DeValue::Array(array) = value.into_inner() else {
             self.fail(Some(span), "schedules are written as [[schedule]]");
@@ -240,7 +245,8 @@ impl<'t> Reader<'t> {
             let Some(mut schedule) = self.part::<Schedule>("[schedule]", value) else {
                 continue;
             };
-            if let Err(why) = schedule.check(catalog) {
+            schedule.place = self.at(Some(span.clone()), "");
+            if let Err(why) = schedule.check(catalog, open) {
                 self.fail(Some(span.clone()), &format!("[[schedule]] {why}"));
             }
             if schedules

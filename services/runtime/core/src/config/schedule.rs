@@ -25,9 +25,12 @@ pub struct Schedule {
     every: Option<Span>,
     /// Six fields with seconds, in UTC.
     cron: Option<String>,
-    /// Key of the event, once the contract has been asked for it.
+    /// Key of the event; empty until its contract is known.
     #[serde(skip)]
     key: String,
+    /// `oncue.toml:LINE: `, for mistakes that show only once every contract is known.
+    #[serde(skip)]
+    pub(super) place: String,
 }
 
 impl Schedule {
@@ -62,14 +65,14 @@ impl Schedule {
         }
     }
 
-    /// Key of the event; empty before [`check`](Self::check).
+    /// Key of the event, for the subject of the platform's own types; empty where the type is a program's.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// Checks fields against each other and the event against its contract, and learns the key. Fails with the reason for
-    /// people.
-    pub(super) fn check(&mut self, catalog: &Catalog) -> Result<(), String> {
+    /// Checks all that can be checked without the programs. With `open`, an unknown type is no mistake yet: one of the
+    /// functions' programs may know it.
+    pub(super) fn check(&mut self, catalog: &Catalog, open: bool) -> Result<(), String> {
         match (&self.function, &self.ty) {
             (Some(_), Some(_)) | (None, None) => {
                 return Err("a schedule names either `function` or `type`".into());
@@ -94,11 +97,18 @@ impl Schedule {
                 "name {name:?} may hold letters, digits, '-' and '_'"
             ));
         }
+        if !open || catalog.get(&self.ty()).is_ok() {
+            self.key = self.key_by(catalog)?;
+        }
+        Ok(())
+    }
+
+    /// Key of the event, read from the data by the contract of its type.
+    pub(super) fn key_by(&self, catalog: &Catalog) -> Result<String, String> {
         let entry = catalog.get(&self.ty()).map_err(|e| e.to_string())?;
         let payload = self.payload().to_string();
-        self.key = entry
+        entry
             .check(Format::Json, payload.as_bytes())
-            .map_err(|e| e.to_string())?;
-        Ok(())
+            .map_err(|e| e.to_string())
     }
 }

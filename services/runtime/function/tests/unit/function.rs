@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use oncue::error::Error;
 use oncue::{Context, Delayed, Function, Result, State, events, reject};
+use oncue_app_events::files::{FileAccepted, FileRejected};
+use oncue_app_events::web::{PageMilestone, PageViewed};
 use oncue_core::config::Config;
 use oncue_core::model::manifest::Manifest;
 use oncue_proto::Trigger;
-use oncue_proto::files::{FileAccepted, FileRejected, FileUploaded};
-use oncue_proto::web::{PageMilestone, PageViewed};
+use oncue_proto::files::FileUploaded;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -63,6 +64,29 @@ fn the_signature_is_the_manifest() {
     let read: Manifest =
         serde_json::from_value(serde_json::to_value(&made).expect("JSON")).expect("a manifest");
     assert_eq!(read.filters, made.filters);
+}
+
+/// A library cannot see the version of the crate that calls it, so the function says it, or none.
+#[test]
+fn the_version_is_the_functions_own() {
+    let made = manifest(&Function::new("all", all).version("7.8.9"));
+    assert_eq!(made.version, "7.8.9");
+    assert_eq!(manifest(&Function::new("all", all)).version, "0.0.0");
+}
+
+#[test]
+fn the_contract_is_that_of_the_signature() {
+    let printed = Function::new("all", all).contract();
+    assert_eq!(
+        printed,
+        oncue_app_events::DESCRIPTORS,
+        "both are of one crate"
+    );
+    async fn tick(_: (), _: &mut (), _: &Context) -> Result<()> {
+        Ok(())
+    }
+    let own = Function::new("tick", tick).contract();
+    assert!(own.is_empty(), "everybody knows the platform's types");
 }
 
 #[test]

@@ -1,4 +1,3 @@
 //! What the library promises without any server.
 
 mod function;
-mod state;

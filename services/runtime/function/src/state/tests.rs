@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use oncue::State;
-use oncue::state::{AnyRow, from_fields, open, to_fields};
-use oncue_core::store::Fields;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+
+use super::*;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Row {

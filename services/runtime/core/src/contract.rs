@@ -1,0 +1,104 @@
+//! Event types a process can read without having been built with them: those of the platform, of the files that
+//! `contracts` names in `oncue.toml`, and of the functions' own programs, each of which prints its contract.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures::future::join_all;
+use oncue_proto::Catalog;
+use tokio::process::Command;
+
+use crate::config::{Config, ConfigErrors};
+
+/// Longest wait for a contract, which needs no server.
+const CONTRACT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Verb with which a function's program prints the encoded `FileDescriptorSet` of its events.
+pub const VERB: &str = "--contract";
+
+/// Every event type that could be found, and remarks about programs that did not say theirs.
+#[derive(Debug, Default)]
+pub struct Contracts {
+    pub catalog: Catalog,
+    /// One line for each program that failed: its types are missing, and nothing else is.
+    pub warnings: Vec<String>,
+}
+
+/// Loads the platform's types, the files of `contracts`, and asks the program of every `[functions.NAME]` in `programs`.
+///
+/// The programs are asked at once; all together need no more than 10 seconds. Where two say different things of one
+/// type, a file is above a program and the platform above both.
+///
+/// # Errors
+/// A file of `contracts` cannot be read, or a `[[schedule]]` does not fit the type it names.
+pub async fn load(config: &Config, programs: &Path) -> Result<Contracts, ConfigErrors> {
+    let (present, missing): (Vec<&String>, Vec<&String>) = config
+        .functions
+        .keys()
+        .partition(|name| programs.join(name).is_file());
+    let answers = join_all(present.iter().map(|name| ask(programs, name))).await;
+
+    let mut contracts = Contracts::default();
+    for (name, answer) in present.into_iter().zip(answers) {
+        let added = answer.and_then(|set| {
+            contracts
+                .catalog
+                .add(&set)
+                .map_err(|unreadable| unreadable.to_string())
+        });
+        if let Err(why) = added {
+            contracts.warnings.push(format!(
+                "{name} {VERB}: {why}; its event types are not known"
+            ));
+        }
+    }
+    // Where functions run elsewhere, their contracts are files here.
+    if !missing.is_empty() && config.contracts.is_empty() {
+        let names: Vec<&str> = missing.into_iter().map(String::as_str).collect();
+        contracts.warnings.push(format!(
+            "no program for {} in {}, so their event types are not known; name the folder in ONCUE_BIN_DIR, or a \
+             descriptor set in `contracts`",
+            names.join(", "),
+            programs.display()
+        ));
+    }
+    config.add_contracts(&mut contracts.catalog)?;
+    config.check_schedules(&contracts.catalog)?;
+    Ok(contracts)
+}
+
+/// Folder of the functions' programs: `ONCUE_BIN_DIR`, or where this very program is.
+///
+/// # Errors
+/// The system does not tell where this program is.
+pub fn programs() -> Result<PathBuf, String> {
+    if let Some(named) = std::env::var_os("ONCUE_BIN_DIR").filter(|dir| !dir.is_empty()) {
+        return Ok(named.into());
+    }
+    let here =
+        std::env::current_exe().map_err(|e| format!("cannot tell where this program is: {e}"))?;
+    here.parent()
+        .map(PathBuf::from)
+        .ok_or_else(|| "cannot tell where this program is; set ONCUE_BIN_DIR".into())
+}
+
+/// Runs `NAME --contract` and returns its standard output.
+async fn ask(programs: &Path, name: &str) -> Result<Vec<u8>, String> {
+    let program = std::path::absolute(programs.join(name)).map_err(|e| e.to_string())?;
+    let asked = Command::new(program)
+        .arg(VERB)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = match tokio::time::timeout(CONTRACT_TIMEOUT, asked).await {
+        Ok(output) => output.map_err(|e| e.to_string())?,
+        Err(_) => return Err(format!("no answer within {CONTRACT_TIMEOUT:?}")),
+    };
+    if output.status.success() {
+        Ok(output.stdout)
+    } else {
+        let why = String::from_utf8_lossy(&output.stderr);
+        Err(format!("{}: {}", output.status, why.trim()))
+    }
+}

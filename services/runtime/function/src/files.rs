@@ -1,0 +1,104 @@
+//! Files of the app, in the object store: read as a stream or whole, written, deleted.
+//!
+//! Not part of the commit, unlike state and events: a run that is repeated writes once more. So give objects names that a
+//! second run gives again, such as the id of the file that they were made of.
+//!
+//! ```
+//! # use oncue::{Context, Result, reject};
+//! async fn size(file: &str, context: &Context) -> Result<u64> {
+//!     let Some(stored) = context.files().stat(file).await? else {
+//!         return Err(reject("the file is gone"));
+//!     };
+//!     Ok(stored.size)
+//! }
+//! ```
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use oncue_core::bus::Bus;
+
+use crate::error::{Error, Result, reject};
+
+pub use oncue_core::bus::objects::Object;
+
+/// Stored files, by object name: those that clients uploaded, under their ids, and those that functions made.
+pub struct Files<'c> {
+    bus: Option<&'c Bus>,
+    dry: bool,
+}
+
+impl<'c> Files<'c> {
+    /// Without a bus there are no files; a dry run reads and writes nothing.
+    pub(crate) fn new(bus: Option<&'c Bus>, dry: bool) -> Self {
+        Self { bus, dry }
+    }
+
+    fn bus(&self) -> Result<&Bus> {
+        self.bus
+            .ok_or_else(|| Error::retry("this context has no files"))
+    }
+
+    /// Size, digest and metadata; `None` when there is no such file (any more).
+    pub async fn stat(&self, name: &str) -> Result<Option<Object>> {
+        Ok(self.bus()?.object(name).await?)
+    }
+
+    /// Content as a stream; a few hundred KiB of memory whatever the size. Fails at the end if the digest is wrong.
+    pub async fn open(
+        &self,
+        name: &str,
+    ) -> Result<Option<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>>> {
+        let bus = self.bus()?;
+        let object = bus.object(name).await?;
+        Ok(object.map(|object| bus.read_object(&object, 0..object.size)))
+    }
+
+    /// Content as a whole, `None` when there is no such file.
+    ///
+    /// # Errors
+    /// A rejection when there are more than `limit` bytes; a retry when the bus does not answer.
+    pub async fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+        let Some(object) = self.stat(name).await? else {
+            return Ok(None);
+        };
+        if object.size > limit {
+            return Err(reject(format!(
+                "file {name} has {} bytes, more than the {limit} allowed",
+                object.size
+            )));
+        }
+        let mut bytes = Vec::with_capacity(object.size as usize);
+        let mut parts = std::pin::pin!(self.bus()?.read_object(&object, 0..object.size));
+        while let Some(part) = parts.next().await {
+            bytes.extend_from_slice(&part?);
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Stores `bytes` under `name` with `metadata`, pairs of name and value. A file of this name is replaced. In a dry run
+    /// only the object is made that would stand for it.
+    pub async fn put(
+        &self,
+        name: &str,
+        metadata: &[(&str, &str)],
+        bytes: impl Into<Bytes>,
+    ) -> Result<Object> {
+        let bytes: Bytes = bytes.into();
+        if self.dry {
+            return Ok(Object::of_bytes(name, metadata, &bytes));
+        }
+        let limit = bytes.len() as u64;
+        Ok(self
+            .bus()?
+            .put_object(name, metadata, futures::stream::iter([Ok(bytes)]), limit)
+            .await?)
+    }
+
+    /// Deletes a file; one that is not there is deleted already.
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        if self.dry {
+            return Ok(());
+        }
+        Ok(self.bus()?.delete_object(name).await?)
+    }
+}
