@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::tree::{Metadata, none, rust_files, text};
 
 /// Every package with the packages of this house it may depend on. Services meet on the bus, never in a manifest.
-const ARROWS: [(&str, &[(&str, &str)]); 12] = [
+const ARROWS: [(&str, &[(&str, &str)]); 13] = [
     ("oncue-build", &[]),
     ("oncue-proto", &[("oncue-build", "build")]),
     ("oncue-core", &[("oncue-proto", "normal")]),
@@ -23,9 +23,18 @@ const ARROWS: [(&str, &[(&str, &str)]); 12] = [
         &[("oncue-core", "normal"), ("oncue-proto", "normal")],
     ),
     (
+        "oncue-http",
+        &[
+            ("oncue-core", "normal"),
+            ("oncue-proto", "normal"),
+            ("oncue-telemetry", "normal"),
+        ],
+    ),
+    (
         "oncue-gateway",
         &[
             ("oncue-core", "normal"),
+            ("oncue-http", "normal"),
             ("oncue-proto", "normal"),
             ("oncue-telemetry", "normal"),
         ],
@@ -35,6 +44,7 @@ const ARROWS: [(&str, &[(&str, &str)]); 12] = [
         &[
             ("oncue-admin", "normal"),
             ("oncue-core", "normal"),
+            ("oncue-http", "normal"),
             ("oncue-proto", "normal"),
             ("oncue-telemetry", "normal"),
         ],

@@ -1,5 +1,5 @@
-//! What a client says of its event besides the payload: CloudEvents 1.0 over HTTP, binary mode (`ce-*` headers) or
-//! structured mode (one JSON document), or nothing at all.
+//! Attributes of an event besides its payload: CloudEvents 1.0 over HTTP in binary mode (`ce-*` headers) or structured mode
+//! (one JSON document), or a bare payload without any.
 
 use std::collections::BTreeMap;
 
@@ -41,23 +41,23 @@ pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
         .unwrap_or_default()
         .trim()
         .to_ascii_lowercase();
-    let refused = |why: String| Err(Problem::new(MEDIA_TYPE, why));
     if essence.starts_with("application/cloudevents-batch") {
-        return refused(
-            "batches are not taken: an answer stands for one event; send them one by one".into(),
-        );
+        let why = "batches are not taken: an answer stands for one event; send them one by one";
+        return Err(Problem::new(MEDIA_TYPE, why));
     }
     if essence == "application/cloudevents+json" {
         return Ok(Form::Structured);
     }
     if essence.starts_with("application/cloudevents") {
-        return refused(format!(
-            "of structured CloudEvents only the JSON form is taken, not {essence:?}"
-        ));
+        let why = format!("of structured CloudEvents only the JSON form is taken, not {essence:?}");
+        return Err(Problem::new(MEDIA_TYPE, why));
     }
     match Format::of_media_type(&essence) {
         Some(format) => Ok(Form::Binary(format)),
-        None => refused(format!("{essence:?} is none of {FORMS}")),
+        None => {
+            let why = format!("{essence:?} is none of {FORMS}");
+            Err(Problem::new(MEDIA_TYPE, why))
+        }
     }
 }
 
@@ -69,106 +69,143 @@ pub struct Attributes {
     ty: Option<String>,
     time: Option<String>,
     version: Option<String>,
-    format: Option<String>,
 }
 
-impl Attributes {
-    /// From `ce-*` headers; others are extensions nobody here knows.
-    pub fn of_headers(headers: &HeaderMap) -> Result<Self, Problem> {
-        let get = |name: &'static str| -> Result<Option<String>, Problem> {
-            let Some(value) = text(headers, &HeaderName::from_static(name))? else {
-                return Ok(None);
-            };
-            let bad = || {
-                Problem::new(
-                    MALFORMED,
-                    format!("header {name} is not percent-encoded UTF-8"),
-                )
-            };
-            event::percent_decode(value).ok_or_else(bad).map(Some)
+/// Attributes and payload, wherever they stand. The payload stays as the client wrote it: fields a newer contract knows are
+/// passed on.
+#[derive(Debug)]
+pub struct ReadEvent {
+    pub attributes: Attributes,
+    pub format: Format,
+    pub payload: Bytes,
+}
+
+impl ReadEvent {
+    pub fn of(form: Form, headers: &HeaderMap, body: Bytes) -> Result<Self, Problem> {
+        let format = match form {
+            Form::Structured => return Self::of_document(&body),
+            Form::Binary(format) => format,
+            Form::Unsaid => Format::sniff(&body),
         };
         Ok(Self {
-            id: get("ce-id")?,
-            source: get("ce-source")?,
-            ty: get("ce-type")?,
-            time: get("ce-time")?,
-            version: get("ce-specversion")?,
-            format: None,
+            attributes: Attributes::of_headers(headers)?,
+            format,
+            payload: body,
         })
     }
 
     /// From a structured event, with the payload exactly as it stands in there [CloudEvents 1.0.2 JSON 3].
-    pub fn of_document(body: &[u8]) -> Result<(Self, Format, Bytes), Problem> {
-        let bad = |why: String| Problem::new(MALFORMED, why);
-        let mut members: BTreeMap<String, &RawValue> = serde_json::from_slice(body)
-            .map_err(|e| bad(format!("not a structured CloudEvent: {e}")))?;
-        let data = (members.remove("data"), members.remove("data_base64"));
-        let mut take = |name: &str| -> Result<Option<String>, Problem> {
-            let Some(raw) = members.remove(name).filter(|raw| raw.get() != "null") else {
-                return Ok(None);
-            };
-            serde_json::from_str(raw.get())
-                .map(Some)
-                .map_err(|_| bad(format!("attribute {name} is not a string")))
-        };
-        let attributes = Self {
-            id: take("id")?,
-            source: take("source")?,
-            ty: take("type")?,
-            time: take("time")?,
-            version: take("specversion")?,
-            format: take("datacontenttype")?,
-        };
-        if attributes.version.is_none() {
-            return Err(bad("attribute specversion is missing".into()));
-        }
-        let format = match &attributes.format {
-            None if data.1.is_some() => Format::Protobuf,
+    fn of_document(body: &[u8]) -> Result<Self, Problem> {
+        let mut members: Members<'_> = serde_json::from_slice(body)
+            .map_err(|e| malformed(format!("not a structured CloudEvent: {e}")))?;
+        let data = members.remove("data");
+        let data_base64 = members.remove("data_base64");
+        let attributes = Attributes::of_members(&mut members)?;
+        let format = match take_string(&mut members, "datacontenttype")? {
+            None if data_base64.is_some() => Format::Protobuf,
             None => Format::Json,
-            Some(ty) => Format::of_media_type(ty).ok_or_else(|| {
-                Problem::new(
-                    MEDIA_TYPE,
-                    format!("datacontenttype {ty:?} is neither JSON nor protobuf"),
-                )
+            Some(ty) => Format::of_media_type(&ty).ok_or_else(|| {
+                let why = format!("datacontenttype {ty:?} is neither JSON nor protobuf");
+                Problem::new(MEDIA_TYPE, why)
             })?,
         };
-        let payload = match (data, format) {
-            ((Some(data), None), Format::Json) => Bytes::copy_from_slice(data.get().as_bytes()),
-            ((Some(_), None), Format::Protobuf) => {
-                return Err(bad("protobuf goes into data_base64, not into data".into()));
+        let payload = match (data, data_base64) {
+            (Some(data), None) if format == Format::Json => {
+                Bytes::copy_from_slice(data.get().as_bytes())
             }
-            ((None, Some(text)), _) => {
-                let text: String = serde_json::from_str(text.get())
-                    .map_err(|_| bad("data_base64 is not a string".into()))?;
-                STANDARD
-                    .decode(text)
-                    .map_err(|e| bad(format!("data_base64: {e}")))?
-                    .into()
+            (Some(_), None) => {
+                return Err(malformed("protobuf goes into data_base64, not into data"));
             }
-            ((None, None), _) => return Err(bad("there is neither data nor data_base64".into())),
-            ((Some(_), Some(_)), _) => {
-                return Err(bad("there are both data and data_base64".into()));
-            }
+            (None, Some(text)) => decoded(text)?,
+            (None, None) => return Err(malformed("there is neither data nor data_base64")),
+            (Some(_), Some(_)) => return Err(malformed("there are both data and data_base64")),
         };
-        Ok((attributes, format, payload))
+        Ok(Self {
+            attributes,
+            format,
+            payload,
+        })
+    }
+}
+
+/// Members of a structured event, each as it was written.
+type Members<'b> = BTreeMap<String, &'b RawValue>;
+
+fn decoded(data_base64: &RawValue) -> Result<Bytes, Problem> {
+    let text: String = serde_json::from_str(data_base64.get())
+        .map_err(|_| malformed("data_base64 is not a string"))?;
+    let bytes = STANDARD.decode(text);
+    let bytes = bytes.map_err(|e| malformed(format!("data_base64: {e}")))?;
+    Ok(bytes.into())
+}
+
+/// A member that is a string, if it is there; null is as good as absent.
+fn take_string(members: &mut Members<'_>, name: &str) -> Result<Option<String>, Problem> {
+    let Some(raw) = members.remove(name).filter(|raw| raw.get() != "null") else {
+        return Ok(None);
+    };
+    let text = serde_json::from_str(raw.get());
+    text.map(Some)
+        .map_err(|_| malformed(format!("attribute {name} is not a string")))
+}
+
+/// A `ce-*` header, percent-decoded [CloudEvents 1.0.2 HTTP 3.1.3.2].
+fn attribute_header(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, Problem> {
+    let Some(value) = text(headers, &HeaderName::from_static(name))? else {
+        return Ok(None);
+    };
+    let decoded = event::percent_decode(value);
+    decoded
+        .map(Some)
+        .ok_or_else(|| malformed(format!("header {name} is not percent-encoded UTF-8")))
+}
+
+fn malformed(why: impl Into<String>) -> Problem {
+    Problem::new(MALFORMED, why)
+}
+
+impl Attributes {
+    /// From `ce-*` headers; others are extensions nobody here knows.
+    fn of_headers(headers: &HeaderMap) -> Result<Self, Problem> {
+        Ok(Self {
+            id: attribute_header(headers, "ce-id")?,
+            source: attribute_header(headers, "ce-source")?,
+            ty: attribute_header(headers, "ce-type")?,
+            time: attribute_header(headers, "ce-time")?,
+            version: attribute_header(headers, "ce-specversion")?,
+        })
     }
 
-    /// Completes them to what travels. An id from the client means that it may send the event again, and without a time
+    /// From a structured event, which cannot do without its version.
+    fn of_members(members: &mut Members<'_>) -> Result<Self, Problem> {
+        let attributes = Self {
+            id: take_string(members, "id")?,
+            source: take_string(members, "source")?,
+            ty: take_string(members, "type")?,
+            time: take_string(members, "time")?,
+            version: take_string(members, "specversion")?,
+        };
+        if attributes.version.is_none() {
+            return Err(malformed("attribute specversion is missing"));
+        }
+        Ok(attributes)
+    }
+
+    /// Completes the attributes to those that travel. An id from the client means that it may send the event again, and without a time
     /// of its own every copy would get another: then none is given, which the seen-marks behind know how to handle.
     pub fn meta(self, ty: &str, headers: &HeaderMap) -> Result<Meta, Problem> {
-        let bad = |why: String| Problem::new(MALFORMED, why);
         if let Some(version) = self.version.filter(|version| version != "1.0") {
-            return Err(bad(format!("specversion {version:?} is not \"1.0\"")));
+            return Err(malformed(format!("specversion {version:?} is not \"1.0\"")));
         }
         if let Some(said) = self.ty.filter(|said| said != ty) {
-            return Err(bad(format!(
+            return Err(malformed(format!(
                 "the event says it is a {said:?}, the path says {ty:?}"
             )));
         }
         let source = self.source.unwrap_or_else(|| SOURCE.to_owned());
         if source.is_empty() || source.len() > 1024 || source.chars().any(char::is_control) {
-            return Err(bad(
-                "the source must be 1 to 1024 bytes without control characters".into(),
+            return Err(malformed(
+                "the source must be 1 to 1024 bytes without control characters",
             ));
         }
         let id = match self.id {
@@ -230,12 +267,13 @@ mod tests {
     fn a_structured_event_keeps_its_data_as_written() {
         let body =
             br#"{"specversion":"1.0","id":"a","type":"web.page.viewed","extra":1,"data": {"page": "/a", "n":1.50} }"#;
-        let (attributes, format, payload) = Attributes::of_document(body).unwrap();
+        let read = ReadEvent::of_document(body).unwrap();
         assert_eq!(
-            (format, &payload[..]),
+            (read.format, &read.payload[..]),
             (Format::Json, &br#"{"page": "/a", "n":1.50}"#[..])
         );
-        let meta = attributes
+        let meta = read
+            .attributes
             .meta("web.page.viewed", &HeaderMap::new())
             .unwrap();
         assert_eq!(
