@@ -52,13 +52,11 @@ pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
         let why = format!("of structured CloudEvents only the JSON form is taken, not {essence:?}");
         return Err(Problem::new(MEDIA_TYPE, why));
     }
-    match Format::of_media_type(&essence) {
-        Some(format) => Ok(Form::Binary(format)),
-        None => {
-            let why = format!("{essence:?} is none of {FORMS}");
-            Err(Problem::new(MEDIA_TYPE, why))
-        }
-    }
+    let format = Format::of_media_type(&essence);
+    format.map(Form::Binary).ok_or_else(|| {
+        let why = format!("{essence:?} is none of {FORMS}");
+        Problem::new(MEDIA_TYPE, why)
+    })
 }
 
 /// The attributes a client may set. Key and flow are not among them: the contract and the gateway say those.

@@ -117,6 +117,7 @@ impl Problem {
         self
     }
 
+    /// Class of the problem, to compare with the constants of the server.
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -125,10 +126,12 @@ impl Problem {
         self.kind.status
     }
 
+    /// Code of the class: label of metrics and `error.type` of spans, since there are few of them.
     pub fn code(&self) -> &'static str {
         self.kind.code
     }
 
+    /// Text for people. It may quote the request, so it belongs in the answer and the log, never in a label.
     pub fn detail(&self) -> &str {
         &self.detail
     }
@@ -177,11 +180,13 @@ impl IntoResponse for Problem {
 }
 
 /// Fallback of a router: no such path.
+#[expect(clippy::unused_async, reason = "a handler")]
 pub async fn not_found(request: Request) -> Problem {
     Problem::new(NOT_FOUND, format!("there is no {}", request.uri().path()))
 }
 
 /// Fallback of a route: no such method. axum adds `Allow`.
+#[expect(clippy::unused_async, reason = "a handler")]
 pub async fn method_not_allowed(request: Request) -> Problem {
     let why = format!("{} is not among those in Allow", request.method());
     Problem::new(METHOD, why)

@@ -17,8 +17,9 @@ use tokio::sync::watch;
 /// Exit code for a wrong configuration: starting again will not help.
 const WRONG_CONFIG: u8 = 2;
 
-/// A process that has read its configuration and has promised nothing yet.
+/// A process that has read its configuration and has promised nothing yet: no port is bound, no server connected.
 pub struct Process {
+    /// `oncue.toml` and the environment, read whole and checked.
     pub config: Config,
     /// The built-in contract and those the configuration adds.
     pub catalog: Catalog,
@@ -28,7 +29,7 @@ pub struct Process {
 /// Reason why a server could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// Exit code 2.
+    /// Exit code 2. For mistakes that only this program cares about; the others are found before it is called.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
     /// Exit code 1, with a line for the person at the terminal.
@@ -107,7 +108,8 @@ pub async fn bind(address: &str) -> Result<TcpListener, Failure> {
     bound.map_err(|e| Failure::Start(format!("cannot listen on {address}: {e}")))
 }
 
-/// Says where the server is reached, now that it can answer. Scripts and `oncue up` wait for this line.
+/// Says where the server is reached, now that it can answer. Scripts and `oncue up` wait for this line, so it comes after the
+/// connections to NATS and Redis, and names the port that was really bound where 0 was asked for.
 pub fn announce(listener: &TcpListener) -> Result<(), Failure> {
     let address = listener.local_addr().map_err(|e| e.to_string())?;
     tracing::info!("listening on http://{address}");
