@@ -14,7 +14,8 @@ export async function startDemo(profile = "release") {
   const dir = mkdtempSync(join(tmpdir(), "oncue-demo-"));
   const [nats, redis, gateway, console_, ui, grpc, http, health] = await Promise.all(Array.from({ length: 8 }, freePort));
   const bin = join(target, profile);
-  const config = readFileSync(join(root, "oncue.toml"), "utf8").replace("write = false", "write = true").replace('track = "asked"', 'track = "all"');
+  const config = readFileSync(join(root, "oncue.toml"), "utf8").replace("write = false", "write = true").replace('track = "asked"', 'track = "all"')
+    .replace('site = "', `site = "${root}/`);
   writeFileSync(join(dir, "oncue.toml"), config);
   const viewer = start(join(bin, "oncue-trace-viewer"), ["--ui-port", ui, "--otlp-grpc-port", grpc, "--otlp-http-port", http, "--health-port", health].map(String));
   await until("the trace viewer", () => isThere(`http://127.0.0.1:${ui}/`) || (viewer.exitCode !== null && Promise.reject(new Error(viewer.said))));

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use oncue_http::Peer;
 use oncue_proto::event;
 use ring::hmac;
 use serde::Deserialize;
@@ -19,7 +20,6 @@ use tokio::sync::Semaphore;
 use crate::App;
 use crate::audit;
 use crate::problem::{CROWDED, MALFORMED, Problem, WRONG_TOKEN};
-use crate::server::Peer;
 
 const COOKIE: &str = "oncue-console";
 /// How long a login holds.

@@ -1,31 +1,35 @@
 //! Around every request: who may, from where, and what the answer's headers say.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use futures::FutureExt as _;
+use oncue_http::Peer;
+use oncue_http::problem::catch_panic;
 
 use crate::App;
 use crate::access::Who;
 use crate::problem::{FORBIDDEN, INTERNAL, LOGIN, Problem, READ_ONLY};
-use crate::server::Peer;
 
 /// Own files only, nothing inline, no frame around it, no form that goes anywhere.
 const POLICY: &str = "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self'; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// Middleware of all routes: refuses what other sites send, writes problem documents and the headers every answer has.
 pub async fn every(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let mut response = if let Some(why) = refused(&app, &request) {
         Problem::new(FORBIDDEN, why).into_response()
     } else {
-        // A handler that panics has failed one request, not the connection's others.
-        let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-        response.unwrap_or_else(|_| Problem::new(INTERNAL, "the handler panicked").into_response())
+        catch_panic(next.run(request), INTERNAL).await
     };
+    if let Some(problem) = Problem::take(&mut response) {
+        if problem.status().is_server_error() {
+            tracing::warn!(code = problem.code(), "{}", problem.detail());
+        }
+        problem.write(&mut response, None);
+    }
     let headers = response.headers_mut();
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, POLICY),

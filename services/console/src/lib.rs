@@ -31,6 +31,7 @@ mod search;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use oncue_core::bus::Bus;
 use oncue_core::config::Config;
@@ -43,7 +44,30 @@ use access::Access;
 use actions::Jobs;
 use live::Live;
 use map::Board;
-use server::Guards;
+
+/// Bounds of one console, whoever its clients are.
+#[derive(Debug, Clone, Copy)]
+pub struct Guards {
+    /// Connections open at once; others wait in the queue of the socket. Default 512.
+    pub connections: usize,
+    /// From the first byte of a request to the end of its headers. Default 15 s.
+    pub head: Duration,
+    /// Browsers that are told of updates at once. Default 128.
+    pub watchers: usize,
+    /// Time for requests and redrives in flight to end after the stop. Default 10 s.
+    pub drain: Duration,
+}
+
+impl Default for Guards {
+    fn default() -> Self {
+        Self {
+            connections: 512,
+            head: Duration::from_secs(15),
+            watchers: 128,
+            drain: Duration::from_secs(10),
+        }
+    }
+}
 
 /// Everything a request needs, shared by all of them.
 pub struct App {

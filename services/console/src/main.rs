@@ -1,62 +1,19 @@
-//! The process: configuration, connections, serve until told to stop.
-//!
-//! Exit codes: 0 stopped as told, 1 a server is not reachable or does not fit, 2 the configuration is wrong.
+//! The process: configuration, connections, serve until told to stop. Exit codes are those of [`oncue_http::process`].
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use oncue_console::App;
 use oncue_console::access::Access;
 use oncue_console::server::{Guards, serve};
-use oncue_core::config::Config;
-use oncue_core::contract;
-use oncue_proto::Catalog;
-use oncue_proto::event;
-use oncue_telemetry::Telemetry;
-use tokio::net::TcpListener;
+use oncue_http::process::{self, Failure, Process};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let config = match Config::load() {
-        Ok(config) => config,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return ExitCode::from(2);
-        }
-    };
-    let programs = match contract::programs() {
-        Ok(programs) => programs,
-        Err(why) => {
-            eprintln!("oncue-console: {why}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let contracts = match contract::load(&config, &programs).await {
-        Ok(contracts) => contracts,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return ExitCode::from(2);
-        }
-    };
-    let telemetry = Telemetry::start("console", &event::new_id(), None);
-    for warning in &contracts.warnings {
-        tracing::warn!("{warning}");
-    }
-    let ended = run(config, contracts.catalog, programs).await;
-    telemetry.close().await;
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("oncue-console: {why}");
-            ExitCode::FAILURE
-        }
-    }
+    process::run("console", console).await
 }
 
-async fn run(config: Config, catalog: Catalog, programs: PathBuf) -> Result<(), String> {
-    // Before anything is promised: whoever waits for the line below may send the signal at once.
-    let mut stop =
-        oncue_core::process::stop_signal().map_err(|e| format!("cannot handle signals: {e}"))?;
+async fn console(process: Process) -> Result<(), Failure> {
+    let config = process.config.clone();
     let token = std::env::var("ONCUE_CONSOLE_TOKEN")
         .ok()
         .filter(|token| !token.is_empty());
@@ -68,15 +25,17 @@ async fn run(config: Config, catalog: Catalog, programs: PathBuf) -> Result<(), 
             "no ONCUE_CONSOLE_TOKEN is set: listening on {listen} only, and not on {asked}"
         );
     }
-    let listener = TcpListener::bind(&listen)
-        .await
-        .map_err(|e| format!("cannot listen on {listen}: {e}"))?;
-    let at = listener.local_addr().map_err(|e| e.to_string())?;
-    let app = App::start(config, catalog, programs, access, Guards::default()).await?;
-    tracing::info!("listening on http://{at}");
-    serve(listener, app, async move {
-        let _ = stop.wait_for(|stop| *stop).await;
-    })
-    .await;
+    let listener = process::bind(&listen).await?;
+    let catalog = process.catalog.clone();
+    let app = App::start(
+        config,
+        catalog,
+        process.programs.clone(),
+        access,
+        Guards::default(),
+    )
+    .await?;
+    process::announce(&listener)?;
+    serve(listener, app, process.stopped()).await;
     Ok(())
 }

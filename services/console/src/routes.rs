@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
+use oncue_http::problem::{method_not_allowed, not_found};
 
-use crate::problem::{METHOD, NOT_FOUND, Problem};
 use crate::{
     App, access, actions, drift, events, flow, function, guard, letters, live, page, recent, search,
 };
@@ -41,15 +40,8 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(from_fn_with_state(app.clone(), guard::writer));
     open.merge(read)
         .merge(write)
-        .fallback(async |request: Request| {
-            Problem::new(NOT_FOUND, format!("there is no {}", request.uri().path()))
-        })
-        .method_not_allowed_fallback(async |request: Request| {
-            Problem::new(
-                METHOD,
-                format!("{} is not among those in Allow", request.method()),
-            )
-        })
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(app.clone(), guard::every))
         .with_state(app)
 }

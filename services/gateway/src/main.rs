@@ -1,74 +1,27 @@
-//! The process: configuration, connections, serve until told to stop.
-//!
-//! Exit codes: 0 stopped as told, 1 a server is not reachable or does not fit, 2 the configuration is wrong.
+//! The process: configuration, connections, serve until told to stop. Exit codes are those of [`oncue_http::process`].
 
 use std::process::ExitCode;
 
-use oncue_core::config::Config;
-use oncue_core::contract;
 use oncue_gateway::App;
 use oncue_gateway::server::{Guards, serve};
-use oncue_proto::Catalog;
-use oncue_proto::event;
-use oncue_telemetry::Telemetry;
-use tokio::net::TcpListener;
+use oncue_http::process::{self, Failure, Process};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let config = match Config::load() {
-        Ok(config) => config,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return ExitCode::from(2);
-        }
-    };
-    let programs = match contract::programs() {
-        Ok(programs) => programs,
-        Err(why) => {
-            eprintln!("oncue-gateway: {why}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let contracts = match contract::load(&config, &programs).await {
-        Ok(contracts) => contracts,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return ExitCode::from(2);
-        }
-    };
-    let telemetry = Telemetry::start("gateway", &event::new_id(), None);
-    oncue_telemetry::set_peers(config.nats_url.expose(), config.redis_url.expose());
-    for warning in &contracts.warnings {
-        tracing::warn!("{warning}");
-    }
-    let ended = run(&config, contracts.catalog).await;
-    telemetry.close().await;
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("oncue-gateway: {why}");
-            ExitCode::FAILURE
-        }
-    }
+    process::run("gateway", gateway).await
 }
 
-async fn run(config: &Config, catalog: Catalog) -> Result<(), String> {
-    // Before anything is promised: whoever waits for the line below may send the signal at once.
-    let mut stop =
-        oncue_core::process::stop_signal().map_err(|e| format!("cannot handle signals: {e}"))?;
-    let listen = &config.gateway.listen;
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|e| format!("cannot listen on {listen}: {e}"))?;
-    let at = listener.local_addr().map_err(|e| e.to_string())?;
-    let app = App::start(config, catalog, Guards::default()).await?;
-    tracing::info!("listening on http://{at}");
-    serve(listener, app, async move {
-        let _ = stop.wait_for(|stop| *stop).await;
-    })
-    .await;
+async fn gateway(process: Process) -> Result<(), Failure> {
+    let config = &process.config;
+    // Here too, since a folder that is not there is a mistake in the file and not a server that is away.
+    config.site_dir()?;
+    oncue_telemetry::set_peers(config.nats_url.expose(), config.redis_url.expose());
+    let listener = process::bind(&config.gateway.listen).await?;
+    let app = App::start(config, process.catalog.clone(), Guards::default()).await?;
+    process::announce(&listener)?;
+    serve(listener, app, process.stopped()).await;
     Ok(())
 }

@@ -1,44 +1,55 @@
-//! Which path is what.
+//! Which path is what. Routes of the API come before files of the site.
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::middleware::from_fn_with_state;
+use axum::response::Response;
 use axum::routing::{get, post, put};
+use oncue_http::problem::{method_not_allowed, not_found};
 
-use crate::problem::{METHOD, NOT_FOUND, Problem};
-use crate::{App, download, events, flows, health, observe, page, state, upload};
+use crate::files::{download, upload};
+use crate::observe::health;
+use crate::problem::{NOT_FOUND, Problem};
+use crate::{App, events, flows, observe, state};
 
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
-        .route("/", get(page::html))
-        .route("/page.css", get(page::style))
-        .route("/page.js", get(page::script))
-        .route("/icon.svg", get(page::icon))
         .route("/v1/events/{type}", post(events::post))
         .route("/v1/files/", put(upload::unnamed))
         // A name when it is put, an id when it is asked for.
         .route("/v1/files/{file}", get(download::file).put(upload::put))
-        .route(
-            "/v1/files/{file}/thumbnails/{edge}",
-            get(download::thumbnail),
-        )
+        .route("/v1/files/{file}/{kind}/{name}", get(download::derived))
         .route("/v1/flows/{id}", get(flows::get))
         .route("/v1/state/{table}/", get(state::get))
         .route("/v1/state/{table}/{*key}", get(state::get))
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
-        .fallback(async |request: Request| {
-            Problem::new(NOT_FOUND, format!("there is no {}", request.uri().path()))
-        })
-        .method_not_allowed_fallback(async |request: Request| {
-            Problem::new(
-                METHOD,
-                format!("{} is not among those in Allow", request.method()),
-            )
-        })
+        .route("/", get(index))
+        .fallback(site_file)
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(app.clone(), observe::observe))
         .with_state(app)
+}
+
+async fn index(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
+    if app.site.is_none() {
+        let why = "there is no page here; name a folder with an index.html as `site = \"FOLDER\"` under [gateway] in \
+                   oncue.toml";
+        return Err(Problem::new(NOT_FOUND, why));
+    }
+    site_file(State(app), request).await
+}
+
+async fn site_file(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
+    let Some(site) = &app.site else {
+        return Err(not_found(request).await);
+    };
+    let (head, body) = request.into_parts();
+    match site.answer(&head).await? {
+        Some(response) => Ok(response),
+        None => Err(not_found(Request::from_parts(head, body)).await),
+    }
 }

@@ -14,27 +14,24 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::App;
+use crate::observe::trace::Trace;
 use crate::problem::{AWAY, NOT_FOUND, Problem};
-use crate::request::path_piece;
-use crate::trace::Trace;
+use crate::request::{is_none_match, path_after, path_piece};
 
 /// Redis answers in a millisecond or is away.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Version of a row; the tag besides also tells changes that commute and raise no version.
-const VERSION: HeaderName = HeaderName::from_static("oncue-version");
+const READ_TIMEOUT: Duration = Duration::from_secs(3);
+/// Header with the version of a row; the tag besides also tells changes that commute and raise no version.
+const ONCUE_VERSION: HeaderName = HeaderName::from_static("oncue-version");
 
 pub async fn get(
     State(app): State<Arc<App>>,
     Extension(trace): Extension<Trace>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let path = request
-        .uri()
-        .path()
-        .strip_prefix("/v1/state/")
-        .unwrap_or_default();
-    let (table, key) = path.split_once('/').unwrap_or((path, ""));
-    let (table, key) = (path_piece(table)?, path_piece(key)?);
+    let path = path_after(&request, "/v1/state/");
+    let (raw_table, raw_key) = path.split_once('/').unwrap_or((path, ""));
+    let table = path_piece(raw_table)?;
+    let key = path_piece(raw_key)?;
     if !app.config.expose.contains(&table) {
         return Err(Problem::new(
             NOT_FOUND,
@@ -42,7 +39,7 @@ pub async fn get(
         ));
     }
     let asked = SystemTime::now();
-    let shown = tokio::time::timeout(PATIENCE, app.store.show(&table, &key)).await;
+    let shown = tokio::time::timeout(READ_TIMEOUT, app.store.show(&table, &key)).await;
     let shown = shown.map_err(|_| Problem::new(AWAY, "Redis does not answer"))??;
     trace.redis(shown.as_ref().map_or("TYPE", asked_by), asked);
     let shown = shown.ok_or_else(|| {
@@ -54,7 +51,7 @@ pub async fn get(
     Ok(answer(shown, request.headers()))
 }
 
-/// The command that brought it.
+/// The Redis command that reads such a value, for the span.
 fn asked_by(shown: &StateValue) -> &'static str {
     match shown {
         StateValue::Row(_) => "HGETALL",
@@ -82,26 +79,21 @@ fn answer(shown: StateValue, asked: &HeaderMap) -> Response {
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
-    headers.insert(VERSION, HeaderValue::from(version));
+    headers.insert(ONCUE_VERSION, HeaderValue::from(version));
     if let Ok(value) = HeaderValue::from_str(&tag) {
         headers.insert(header::ETAG, value);
     }
-    if matches(asked, &tag) {
+    if is_none_match(asked, &tag) {
         return (StatusCode::NOT_MODIFIED, headers).into_response();
     }
     (headers, body).into_response()
 }
 
-/// Whether `If-None-Match` holds the tag, compared weakly [RFC 9110 section 13.1.2].
-pub fn matches(asked: &HeaderMap, tag: &str) -> bool {
-    let lines = asked
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
-    lines
-        .flat_map(|line| line.split(','))
-        .map(str::trim)
-        .any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
+/// A member of a ranking.
+#[derive(Serialize)]
+struct Ranked {
+    member: String,
+    score: serde_json::Value,
 }
 
 fn body(shown: StateValue) -> String {
@@ -112,19 +104,11 @@ fn body(shown: StateValue) -> String {
             json!({ "members": members }).to_string()
         }
         StateValue::Ranking(ranking) => {
-            #[derive(Serialize)]
-            struct Place {
-                member: String,
-                score: serde_json::Value,
-            }
-            let places: Vec<Place> = ranking
-                .into_iter()
-                .map(|(member, score)| Place {
-                    member,
-                    score: number(score),
-                })
-                .collect();
-            json!({ "ranking": places }).to_string()
+            let ranked = ranking.into_iter().map(|(member, score)| Ranked {
+                member,
+                score: number(score),
+            });
+            json!({ "ranking": ranked.collect::<Vec<_>>() }).to_string()
         }
         StateValue::Count(count) => json!({ "count": count }).to_string(),
     }

@@ -6,7 +6,7 @@ use crate::tree::{Metadata, none, text};
 
 /// Every package with the packages of this workspace it may depend on. Services meet on the bus, never in a manifest. The
 /// events of the demo app are nothing to the platform but an example for its tests (`dev`).
-const ARROWS: [(&str, &[(&str, &str)]); 13] = [
+const ARROWS: [(&str, &[(&str, &str)]); 14] = [
     ("oncue-build", &[]),
     (
         "oncue-proto",
@@ -32,9 +32,18 @@ const ARROWS: [(&str, &[(&str, &str)]); 13] = [
         &[("oncue-core", "normal"), ("oncue-proto", "normal")],
     ),
     (
+        "oncue-http",
+        &[
+            ("oncue-core", "normal"),
+            ("oncue-proto", "normal"),
+            ("oncue-telemetry", "normal"),
+        ],
+    ),
+    (
         "oncue-gateway",
         &[
             ("oncue-core", "normal"),
+            ("oncue-http", "normal"),
             ("oncue-proto", "normal"),
             ("oncue-telemetry", "normal"),
             ("oncue-app-events", "dev"),
@@ -45,6 +54,7 @@ const ARROWS: [(&str, &[(&str, &str)]); 13] = [
         &[
             ("oncue-admin", "normal"),
             ("oncue-core", "normal"),
+            ("oncue-http", "normal"),
             ("oncue-proto", "normal"),
             ("oncue-telemetry", "normal"),
             ("oncue-app-events", "dev"),

@@ -435,3 +435,27 @@ fn foreign_contracts_are_read_and_scheduled() {
         "{absent:?}"
     );
 }
+
+#[test]
+fn the_site_lies_beside_the_file_or_is_a_mistake_with_its_line() {
+    let dir = std::env::temp_dir().join(format!("oncue-config-site-{}", std::process::id()));
+    std::fs::create_dir_all(dir.join("site")).expect("a folder");
+    let file = dir.join("oncue.toml");
+    let site_dir = |name: &str| {
+        let text = format!("[gateway]\nmax_lag = 1\nsite = \"{name}\"\n");
+        let config = Config::parse(&text, Some(&file), |_| None).expect("a configuration");
+        config.site_dir().map_err(|e| e.to_string())
+    };
+    let relative = site_dir("site");
+    let absolute = site_dir(&dir.join("site").display().to_string());
+    let missing = site_dir("none").expect_err("a mistake");
+    std::fs::remove_dir_all(&dir).expect("removed");
+    assert_eq!(relative, Ok(Some(dir.join("site"))));
+    assert_eq!(absolute, relative);
+    assert!(
+        missing.starts_with(&format!("{}:3: [gateway] site", file.display())),
+        "{missing}"
+    );
+    let none = Config::parse("", None, |_| None).expect("a configuration");
+    assert_eq!(none.site_dir().map_err(|e| e.to_string()), Ok(None));
+}

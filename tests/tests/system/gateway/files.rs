@@ -164,7 +164,7 @@ async fn an_empty_file_is_a_file() {
 }
 
 #[tokio::test]
-async fn thumbnails_are_pictures_or_nothing() {
+async fn derived_pictures_are_shown_and_others_are_attachments() {
     let gateway = Gateway::start().await;
     let put = async |name: &str, media_type: &str| {
         let source = futures::stream::iter([Ok(bytes::Bytes::from_static(b"picture"))]);
@@ -176,7 +176,7 @@ async fn thumbnails_are_pictures_or_nothing() {
     };
     put("abc.64", "image/png").await;
     put("abc.256", "text/html").await;
-    let got = gateway.get("/v1/files/abc/thumbnails/64").await;
+    let got = gateway.get("/v1/files/abc/derived/64").await;
     assert_eq!(
         (got.status, got.header("content-type"), got.text().as_str()),
         (200, Some("image/png"), "picture")
@@ -192,7 +192,7 @@ async fn thumbnails_are_pictures_or_nothing() {
         gateway
             .send(
                 "GET",
-                "/v1/files/abc/thumbnails/64",
+                "/v1/files/abc/derived/64",
                 &[("range", "bytes=0-3")],
                 ""
             )
@@ -200,14 +200,28 @@ async fn thumbnails_are_pictures_or_nothing() {
             .text(),
         "pict"
     );
+    // The kind is the app's own word; the object is the same.
+    assert_eq!(
+        gateway.get("/v1/files/abc/thumbnails/64").await.text(),
+        "picture"
+    );
+    let other = gateway.get("/v1/files/abc/derived/256").await;
+    assert_eq!(
+        (other.status, other.header("content-type")),
+        (200, Some("application/octet-stream"))
+    );
+    let disposition = other.header("content-disposition").unwrap();
+    assert!(disposition.starts_with("attachment"), "{disposition}");
     for nothing in [
-        "abc/thumbnails/256",
-        "abc/thumbnails/1024",
-        "abc/thumbnails/x",
+        "abc/derived/1024",
+        "abc/derived/x",
+        "abc/derived/6%34",
+        "abc/derived/",
+        "abc/derived",
         "abc.64",
         "abc",
         "a%2Fb",
-        "a.b/thumbnails/64",
+        "a.b/derived/64",
         &"x".repeat(65),
     ] {
         gateway

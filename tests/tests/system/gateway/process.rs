@@ -51,6 +51,20 @@ async fn a_wrong_configuration_is_exit_code_2() {
 }
 
 #[tokio::test]
+async fn a_site_that_is_not_there_is_exit_code_2() {
+    let path = std::env::temp_dir().join(format!("oncue-gateway-site-{}.toml", std::process::id()));
+    std::fs::write(&path, "[gateway]\nsite = \"no-such-folder\"\n").unwrap();
+    let end = ended(gateway().env("ONCUE_CONFIG", &path).spawn().unwrap()).await;
+    std::fs::remove_file(&path).unwrap();
+    let text = end.stderr;
+    assert_eq!(end.code, Some(2), "{text}");
+    assert!(
+        text.contains(":2: [gateway] site") && text.contains("no-such-folder"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
 async fn no_server_is_one_line_and_exit_code_1() {
     let port = free_port();
     let url = format!("nats://user:hush@127.0.0.1:{port}");

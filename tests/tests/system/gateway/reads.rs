@@ -202,7 +202,9 @@ async fn what_happened_is_counted() {
 
 #[tokio::test]
 async fn the_page_is_whole_and_closed() {
-    let gateway = Gateway::start().await;
+    let site = concat!(env!("CARGO_MANIFEST_DIR"), "/../services/workers/site");
+    let config = format!("[gateway]\nsite = \"{site}\"\n");
+    let gateway = Gateway::with(&config, Guards::default()).await;
     let page = gateway.get("/").await;
     assert_eq!(
         (page.status, page.header("content-type")),
@@ -222,8 +224,27 @@ async fn the_page_is_whole_and_closed() {
         assert!(html.contains(asset), "{asset}");
         assert_eq!(gateway.get(asset).await.status, 200);
     }
+    let head = gateway.send("HEAD", "/page.js", &[], "").await;
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    assert_ne!(head.header("content-length"), Some("0"));
+    let tag = [("if-none-match", head.header("etag").unwrap())];
+    let same = gateway.send("GET", "/page.js", &tag, "").await;
+    assert_eq!((same.status, same.body.len()), (304, 0));
+    let posted = gateway.send("POST", "/page.js", &[], "").await;
+    posted.problem(405, "method-not-allowed");
+    assert_eq!(posted.header("allow"), Some("GET,HEAD"));
+    for nothing in ["/none.js", "/../oncue.toml", "/src/lib.rs"] {
+        gateway.get(nothing).await.problem(404, "not-found");
+    }
     wait_for("ready", || async {
         gateway.get("/readyz").await.status == 200
     })
     .await;
+}
+
+#[tokio::test]
+async fn without_a_site_the_root_says_how_to_have_one() {
+    let gateway = Gateway::start().await;
+    let how = gateway.get("/").await.problem(404, "not-found");
+    assert!(how.contains("[gateway]"), "{how}");
 }

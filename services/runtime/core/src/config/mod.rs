@@ -195,6 +195,23 @@ pub struct GatewayConfig {
     pub max_lag: u64,
     /// State tables that `GET /v1/state/{table}/{key}` may show. Default none.
     pub expose: BTreeSet<String>,
+    /// Folder of static files served at `/`. Default none. [`Config::site_dir`] says where it is.
+    pub site: Option<Site>,
+}
+
+/// A folder as the file names it: absolute, or relative to the folder the file is in.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "PathBuf")]
+pub struct Site {
+    path: PathBuf,
+    /// Line of the file, from 1; 0 until the reader has seen where it stands.
+    line: usize,
+}
+
+impl From<PathBuf> for Site {
+    fn from(path: PathBuf) -> Self {
+        Self { path, line: 0 }
+    }
 }
 
 impl Default for GatewayConfig {
@@ -205,6 +222,7 @@ impl Default for GatewayConfig {
             max_file: Size(1 << 30),
             max_lag: 0,
             expose: BTreeSet::new(),
+            site: None,
         }
     }
 }
@@ -307,6 +325,26 @@ impl Config {
     /// Settings of a function; none for one that the file does not name.
     pub fn function(&self, name: &str) -> FunctionConfig {
         self.functions.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The folder that `[gateway] site` names. One that is not there is a mistake, with its line; for the gateway only, since
+    /// the functions of the same file may run on machines that have no use for it.
+    pub fn site_dir(&self) -> Result<Option<PathBuf>, ConfigErrors> {
+        let Some(site) = &self.gateway.site else {
+            return Ok(None);
+        };
+        let file = self.path.as_deref().unwrap_or(Path::new("oncue.toml"));
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let dir = folder.join(&site.path);
+        if dir.is_dir() {
+            return Ok(Some(dir));
+        }
+        Err(ConfigErrors(vec![format!(
+            "{}:{}: [gateway] site: there is no folder {}",
+            file.display(),
+            site.line,
+            dir.display()
+        )]))
     }
 
     /// Event types of the platform and of the files that `contracts` names. Those of the functions' own programs come

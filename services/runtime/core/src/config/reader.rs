@@ -112,7 +112,7 @@ impl<'t> Reader<'t> {
                     contracts = Some(value.span());
                     config.contracts = self.part("contracts", value).unwrap_or_default();
                 }
-                "gateway" => config.gateway = self.part("gateway", value).unwrap_or_default(),
+                "gateway" => config.gateway = self.gateway(value),
                 "console" => config.console = self.part("console", value).unwrap_or_default(),
                 "flows" => config.flows = self.flows(value),
                 "streams" => config.streams = self.named("streams", value),
@@ -142,6 +142,15 @@ impl<'t> Reader<'t> {
             .map(|value| self.schedules(value, &catalog, !config.functions.is_empty()))
             .unwrap_or_default();
         config
+    }
+
+    fn gateway(&mut self, value: Spanned<DeValue<'t>>) -> GatewayConfig {
+        let site = places(&value).remove("site");
+        let mut gateway: GatewayConfig = self.part("gateway", value).unwrap_or_default();
+        if let (Some(site), Some(span)) = (&mut gateway.site, site) {
+            site.line = self.line(&span);
+        }
+        gateway
     }
 
     /// Reads `[flows]`, and checks the time that ledgers stay: Redis counts it in seconds.
@@ -275,16 +284,17 @@ impl<'t> Reader<'t> {
 
     /// Message with file and line in front.
     fn at(&self, span: Option<Range<usize>>, message: &str) -> String {
-        let line = span.map_or(1, |span| {
-            self.text[..span.start.min(self.text.len())]
-                .matches('\n')
-                .count()
-                + 1
-        });
+        let line = span.map_or(1, |span| self.line(&span));
         let path = self
             .path
             .map_or_else(|| "oncue.toml".to_owned(), |p| p.display().to_string());
         format!("{path}:{line}: {}", message.trim())
+    }
+
+    /// Line of the text, from 1, where the span begins.
+    fn line(&self, span: &Range<usize>) -> usize {
+        let before = &self.text[..span.start.min(self.text.len())];
+        before.matches('\n').count() + 1
     }
 }
 

@@ -1,5 +1,8 @@
-//! Small readings of a request: a header, a path piece, a length, an id.
+//! Small readings of a request: a header, a path piece, a length, an id. [`body`] reads what follows the head.
 
+pub mod body;
+
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, header};
 use oncue_proto::event;
 use percent_encoding::percent_decode_str;
@@ -21,6 +24,13 @@ pub fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h 
     let value = std::str::from_utf8(value.as_bytes())
         .map_err(|_| Problem::new(MALFORMED, format!("header {name} is not UTF-8")))?;
     Ok(Some(value.trim()))
+}
+
+/// The rest of the path after `prefix`, still percent-encoded. Taken from the path itself, since an extractor of the router
+/// would answer for itself where the encoding is wrong.
+pub fn path_after<'r>(request: &'r Request, prefix: &str) -> &'r str {
+    let path = request.uri().path();
+    path.strip_prefix(prefix).unwrap_or_default()
 }
 
 /// A piece of the path as the client meant it.
@@ -83,4 +93,16 @@ pub fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
             format!("content encoding {other:?} is not supported; send the body as it is"),
         )),
     }
+}
+
+/// Whether `If-None-Match` holds the tag, compared weakly [RFC 9110 section 13.1.2]: then the client has it already.
+pub fn is_none_match(asked: &HeaderMap, tag: &str) -> bool {
+    let lines = asked
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    lines
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
 }

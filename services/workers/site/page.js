@@ -186,7 +186,7 @@ function showPicture(view, entry, row, status) {
     view.picture.textContent = words[status] ?? status;
     return;
   }
-  const source = `/v1/files/${entry.file}/thumbnails/${best.edge}`;
+  const source = `/v1/files/${entry.file}/derived/${best.edge}`;
   if (view.picture.querySelector("img")?.getAttribute("src") === source) return;
   const image = make("img");
   image.alt = `Preview of ${entry.name}`;

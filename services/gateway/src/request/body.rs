@@ -8,36 +8,47 @@ use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt as _};
-use tokio::sync::{OwnedSemaphorePermit as Held, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::{check_length, too_large};
 use crate::problem::{BUSY, MALFORMED, Problem, SLOW};
-use crate::request::{check_length, too_large};
 
-/// What has to come in one [`Guards::body`](crate::server::Guards) of waiting, unless the body ends with it. A phone at the
-/// edge of its network sends more; who sends a byte now and then only holds a place.
-const PROGRESS: usize = 4 << 10;
-/// What is read and thrown away after a refusal: a connection closed while the client still writes takes the answer with it.
+/// Bytes that have to come in one [`Guards::body`](crate::server::Guards) of waiting, unless the body ends with them. A
+/// phone at the edge of its network sends more; who sends a byte now and then only holds a connection.
+const PROGRESS_BYTES: usize = 4 << 10;
+/// Bytes read and thrown away after a refusal: a connection closed while the client still writes takes the answer with it.
 const LINGER_BYTES: usize = 8 << 20;
-const LINGER: Duration = Duration::from_secs(2);
+const LINGER_TIME: Duration = Duration::from_secs(2);
 
 /// A body that must keep coming. Only waiting for the client counts, not what we do in between.
 pub struct Incoming {
+    /// None once it has ended, well or not.
     body: Option<BodyDataStream>,
-    patience: Duration,
+    /// Waiting allowed for every [`PROGRESS_BYTES`].
+    allowance: Duration,
+    /// Waiting left until the next progress.
     left: Duration,
+    /// Bytes since the last progress.
     since: usize,
+    /// Whether to read on after a refusal.
     lingers: bool,
 }
 
+/// A whole body, with the permits for its bytes, which are given back when it is dropped.
+pub struct WholeBody {
+    pub bytes: Bytes,
+    _permits: Option<OwnedSemaphorePermit>,
+}
+
 impl Incoming {
-    pub fn new(body: Body, headers: &HeaderMap, patience: Duration) -> Self {
+    pub fn new(body: Body, headers: &HeaderMap, allowance: Duration) -> Self {
         // Such a client has not begun to send, and a refusal is just what it waits for.
         let lingers = !headers.contains_key(header::EXPECT);
         Self {
             body: Some(body.into_data_stream()),
-            patience,
-            left: patience,
+            allowance,
+            left: allowance,
             since: 0,
             lingers,
         }
@@ -53,8 +64,9 @@ impl Incoming {
         match part {
             Some(Ok(part)) => {
                 self.since += part.len();
-                if self.since >= PROGRESS {
-                    (self.since, self.left) = (0, self.patience);
+                if self.since >= PROGRESS_BYTES {
+                    self.since = 0;
+                    self.left = self.allowance;
                 }
                 Some(Ok(part))
             }
@@ -69,38 +81,34 @@ impl Incoming {
         }
     }
 
-    /// All of it, at most `limit` bytes, and the room it takes, which is to be kept as long as it is. Only what has come
-    /// takes room, so a client cannot hold what it has not sent.
+    /// All of it, at most `limit` bytes, each with a permit of `memory`. Only bytes that have come take permits, so a
+    /// client cannot hold memory with what it has not sent.
     pub async fn read(
         mut self,
         headers: &HeaderMap,
         limit: u64,
-        room: &Arc<Semaphore>,
-    ) -> Result<(Bytes, Option<Held>), Problem> {
+        memory: &Arc<Semaphore>,
+    ) -> Result<WholeBody, Problem> {
         check_length(headers, limit)?;
-        let (mut read, mut held) = (BytesMut::new(), None::<Held>);
+        let mut read = BytesMut::new();
+        let mut permits = None::<OwnedSemaphorePermit>;
         while let Some(part) = self.next().await {
             let part = part.map_err(|e| broken(&e))?;
             if (read.len() + part.len()) as u64 > limit {
                 return Err(too_large(limit));
             }
-            let full = |_| {
-                Problem::new(
-                    BUSY,
-                    "too many bytes of other requests are in hand; nothing was taken",
-                )
-            };
-            let more = room
-                .clone()
-                .try_acquire_many_owned(part.len() as u32)
-                .map_err(full)?;
-            match &mut held {
-                Some(held) => held.merge(more),
-                None => held = Some(more),
+            let more = memory.clone().try_acquire_many_owned(part.len() as u32);
+            let more = more.map_err(|_| memory_full())?;
+            match &mut permits {
+                Some(permits) => permits.merge(more),
+                None => permits = Some(more),
             }
             read.extend_from_slice(&part);
         }
-        Ok((read.freeze(), held))
+        Ok(WholeBody {
+            bytes: read.freeze(),
+            _permits: permits,
+        })
     }
 
     /// Part after part.
@@ -120,7 +128,8 @@ impl Drop for Incoming {
             return;
         };
         runtime.spawn(async move {
-            let (mut read, end) = (0, Instant::now() + LINGER);
+            let mut read = 0;
+            let end = Instant::now() + LINGER_TIME;
             while let Ok(Some(Ok(part))) = timeout_at(end, body.next()).await {
                 read += part.len();
                 if read > LINGER_BYTES {
@@ -131,6 +140,12 @@ impl Drop for Incoming {
     }
 }
 
+fn memory_full() -> Problem {
+    let why = "too many bytes of other requests are in hand; nothing was taken";
+    Problem::new(BUSY, why)
+}
+
+/// Problem of a body that ended before its end.
 pub fn broken(e: &io::Error) -> Problem {
     if e.kind() == io::ErrorKind::TimedOut {
         return Problem::new(SLOW, "nothing or too little came for too long");

@@ -13,11 +13,12 @@ use oncue_core::bus::info::ConsumerInfo;
 
 use crate::problem::{BEHIND, Problem};
 
-/// Longer ago, and others may have added what we do not know of.
-const FRESH: Duration = Duration::from_secs(1);
+/// Age of a look beyond which it counts no more: others may have added what this gateway does not know of.
+const MAX_LOOK_AGE: Duration = Duration::from_secs(1);
 /// At the bound the consumers are not looked at more often than this.
-const PAUSE: Duration = Duration::from_millis(250);
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Bound on how far functions may be behind, by stream.
 pub struct Backlog {
     /// 0 for no bound.
     max: u64,
@@ -27,7 +28,7 @@ pub struct Backlog {
 #[derive(Default)]
 struct Stream {
     known: Mutex<Known>,
-    /// Held by whoever looks.
+    /// Held while one request looks for all.
     looking: tokio::sync::Mutex<()>,
 }
 
@@ -59,19 +60,19 @@ impl Backlog {
             .entry(stream.to_owned())
             .or_default()
             .clone();
-        if of.take(self.max, FRESH) {
+        if of.take(self.max, MAX_LOOK_AGE) {
             return Ok(());
         }
         let _looking = of.looking.lock().await;
         // Somebody may have looked while we waited.
-        if of.take(self.max, FRESH) {
+        if of.take(self.max, MAX_LOOK_AGE) {
             return Ok(());
         }
-        if !of.is_younger(PAUSE) {
+        if !of.is_younger(LOOK_INTERVAL) {
             let consumers = bus.consumers(stream).await?;
             of.learn(&consumers);
         }
-        if of.take(self.max, FRESH) {
+        if of.take(self.max, MAX_LOOK_AGE) {
             Ok(())
         } else {
             Err(of.refusal(self.max))
@@ -140,11 +141,11 @@ mod tests {
     #[test]
     fn the_slowest_function_counts_and_what_was_taken_since() {
         let stream = Stream::default();
-        assert!(!stream.take(10, FRESH), "nothing is known");
+        assert!(!stream.take(10, MAX_LOOK_AGE), "nothing is known");
         let mut onlooker = consumer("tail", 1000, 0);
         onlooker.config.durable_name = None;
         stream.learn(&[consumer("fast", 0, 1), consumer("slow", 5, 2), onlooker]);
-        let taken = (0..20).filter(|_| stream.take(10, FRESH)).count();
+        let taken = (0..20).filter(|_| stream.take(10, MAX_LOOK_AGE)).count();
         assert_eq!(taken, 3);
         assert!(
             stream
@@ -153,9 +154,12 @@ mod tests {
                 .starts_with("slow has 10 events to handle, 10 are the most")
         );
         stream.learn(&[consumer("slow", 0, 0)]);
-        assert!(stream.take(10, FRESH));
+        assert!(stream.take(10, MAX_LOOK_AGE));
         assert!(!stream.take(10, Duration::ZERO), "known no longer");
         stream.learn(&[]);
-        assert!(stream.take(10, FRESH), "nobody is behind where nobody acts");
+        assert!(
+            stream.take(10, MAX_LOOK_AGE),
+            "nobody is behind where nobody acts"
+        );
     }
 }

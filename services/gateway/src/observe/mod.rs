@@ -1,6 +1,9 @@
-//! Around every request: its span, its count, its time, and the writing of its problem if it has one.
+//! Around every request: its span, its count, its time, and the writing of its problem if it has one. [`trace`] makes the
+//! spans, [`health`] answers probes and scrapers.
 
-use std::panic::AssertUnwindSafe;
+pub mod health;
+pub mod trace;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -9,13 +12,14 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use futures::FutureExt as _;
+use oncue_http::problem::{Instance, catch_panic};
 use opentelemetry::trace::FutureExt as _;
 
+use self::trace::{Trace, few_attributes, http_attributes};
 use crate::App;
 use crate::problem::{FORBIDDEN, INTERNAL, Problem};
-use crate::trace::{Trace, few_attributes, http_attributes};
 
+/// Middleware of all routes.
 pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = method(request.method());
@@ -32,10 +36,14 @@ pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Ne
     let path = request.uri().path().to_owned();
     request.extensions_mut().insert(trace.clone());
     let mut response = run(request, next).with_context(trace.context()).await;
-    let problem = response.extensions_mut().remove::<Problem>();
+    let problem = Problem::take(&mut response);
     let status = response.status();
     if let Some(problem) = &problem {
-        problem.write(&mut response, &path, &trace.id());
+        let instance = Instance {
+            path: &path,
+            trace_id: &trace.id(),
+        };
+        problem.write(&mut response, Some(instance));
         if status.is_server_error() {
             let _context = trace.context().attach();
             tracing::warn!(
@@ -88,14 +96,12 @@ impl Drop for Active {
     }
 }
 
-/// A handler that panics has failed one request, not the connection's others.
 async fn run(request: Request, next: Next) -> Response {
     if is_foreign(&request) {
         return Problem::new(FORBIDDEN, "a page of another site may not write here")
             .into_response();
     }
-    let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-    response.unwrap_or_else(|_| Problem::new(INTERNAL, "the handler panicked").into_response())
+    catch_panic(next.run(request), INTERNAL).await
 }
 
 /// Any page a browser is on can post to this machine's own ports without asking, if only with plain bodies; a browser

@@ -1,7 +1,6 @@
 //! Whether the process lives, whether it can do its work, and how much it did.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -12,7 +11,8 @@ use oncue_telemetry::prometheus;
 use crate::App;
 use crate::problem::{NOT_READY, Problem};
 
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Redis answers a ping in a millisecond or is away.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The process lives.
 pub async fn live() -> &'static str {
@@ -25,7 +25,7 @@ pub async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Problem>
     if !app.bus.is_connected() {
         missing.push("NATS is away".to_owned());
     }
-    match tokio::time::timeout(PATIENCE, app.redis.ping()).await {
+    match tokio::time::timeout(PING_TIMEOUT, app.store.ping()).await {
         Ok(Ok(())) => {}
         Ok(Err(e)) => missing.push(e.to_string()),
         Err(_) => missing.push("Redis does not answer".to_owned()),
@@ -37,17 +37,12 @@ pub async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Problem>
     }
 }
 
+/// All counts in the form the scraper asks for.
 pub async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> impl IntoResponse {
-    let (open, kind) = prometheus::wanted(
-        headers
-            .get(header::ACCEPT)
-            .and_then(|value| value.to_str().ok()),
-    );
-    app.metrics
-        .waiters
-        .store(app.waiting.count() as u64, Ordering::Relaxed);
+    let accept = headers.get(header::ACCEPT);
+    let (open, kind) = prometheus::wanted(accept.and_then(|value| value.to_str().ok()));
     (
         [(header::CONTENT_TYPE, kind)],
-        prometheus::render(&app.metrics.list(), open),
+        prometheus::render(&app.measure(), open),
     )
 }

@@ -20,15 +20,17 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::App;
-use crate::attributes::root;
-use crate::body::{Incoming, broken};
-use crate::prefer::is_tracking_asked;
-use crate::problem::{AWAY, BUSY, INTERNAL, MALFORMED, Problem, UNKNOWN};
-use crate::publish::{Published, connected, id_reuse};
-use crate::request::{check_encoding, check_length, idempotency_key, path_piece, text, too_large};
-use crate::trace::Trace;
-use crate::wish::Wish;
+use crate::events::attributes::root;
+use crate::events::publish::{NewEvent, Published, connected, id_reuse};
+use crate::flows::wait::{TakenFlow, WaitRequest, is_tracking_asked};
+use crate::observe::trace::Trace;
+use crate::problem::{AWAY, BUSY, INTERNAL, MALFORMED, Problem, UNKNOWN, of_publish};
+use crate::request::body::{Incoming, broken};
+use crate::request::{
+    check_encoding, check_length, idempotency_key, path_after, path_piece, text, too_large,
+};
 
+/// A file that was stored and announced, as its client is told.
 #[derive(Serialize)]
 struct Stored {
     file: String,
@@ -40,7 +42,7 @@ struct Stored {
     tracked: bool,
 }
 
-/// What the client says of its file.
+/// A file as its client describes it.
 struct Upload {
     file: String,
     /// Id of the event.
@@ -56,15 +58,12 @@ struct Upload {
 impl Upload {
     /// With a key from the client, file and event get ids that follow from it: a retry gives the same of both.
     fn of(raw_name: &str, headers: &HeaderMap) -> Result<Self, Problem> {
-        let (name, owner) = (file_name(raw_name)?, owner(headers)?);
+        let name = file_name(raw_name)?;
+        let owner = owner(headers)?;
         let key = idempotency_key(headers)?;
-        let id = |step: &str| match &key {
-            Some(key) => event::idempotency_key(key, &owner, step),
-            None => event::new_id(),
-        };
         Ok(Self {
-            file: id("file"),
-            id: id("event"),
+            file: id_of(key.as_deref(), &owner, "file"),
+            id: id_of(key.as_deref(), &owner, "event"),
             name,
             owner,
             keyed: key.is_some(),
@@ -73,20 +72,30 @@ impl Upload {
     }
 }
 
+fn id_of(key: Option<&str>, owner: &str, step: &str) -> String {
+    match key {
+        Some(key) => event::idempotency_key(key, owner, step),
+        None => event::new_id(),
+    }
+}
+
 /// The last component of what the client calls its file. Only ever shown: what is stored has a name of our own.
 fn file_name(raw: &str) -> Result<String, Problem> {
     let whole = path_piece(raw)?;
-    let bad = |why: &str| Err(Problem::new(MALFORMED, format!("the file name {why}")));
     if whole.len() > 255 {
-        return bad("is longer than 255 bytes");
+        return Err(bad_name("is longer than 255 bytes"));
     }
     if whole.chars().any(char::is_control) {
-        return bad("has control characters");
+        return Err(bad_name("has control characters"));
     }
     match whole.rsplit(['/', '\\']).next().map(str::trim) {
-        None | Some("" | "." | "..") => bad("is empty"),
+        None | Some("" | "." | "..") => Err(bad_name("is empty")),
         Some(name) => Ok(name.to_owned()),
     }
+}
+
+fn bad_name(why: &str) -> Problem {
+    Problem::new(MALFORMED, format!("the file name {why}"))
 }
 
 fn owner(headers: &HeaderMap) -> Result<String, Problem> {
@@ -105,53 +114,43 @@ pub async fn put(
     Extension(trace): Extension<Trace>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let raw_name = request
-        .uri()
-        .path()
-        .strip_prefix("/v1/files/")
-        .unwrap_or_default()
-        .to_owned();
+    let raw_name = path_after(&request, "/v1/files/").to_owned();
     let (head, body) = request.into_parts();
-    let body = Incoming::new(body, &head.headers, app.guards.body);
-    check_encoding(&head.headers)?;
-    let upload = Upload::of(&raw_name, &head.headers)?;
-    check_length(&head.headers, app.config.max_file.0)?;
+    let headers = &head.headers;
+    let body = Incoming::new(body, headers, app.guards.body);
+    check_encoding(headers)?;
+    let upload = Upload::of(&raw_name, headers)?;
+    check_length(headers, app.config.max_file.0)?;
     connected(&app.bus)?;
-    let place = app.uploads.clone().try_acquire_owned();
-    let place = place.map_err(|_| {
-        Problem::new(
-            BUSY,
-            format!("{} uploads are under way", app.guards.uploads),
-        )
+    let permit = app.uploads.clone().try_acquire_owned();
+    let permit = permit.map_err(|_| {
+        let why = format!("{} uploads are under way", app.guards.uploads);
+        Problem::new(BUSY, why)
     })?;
-    app.backlog
-        .admit(&app.bus, event::stream_of_type(FileUploaded::TYPE))
-        .await?;
-    let wish = Wish::of(&app, &head.headers)?;
+    let stream = event::stream_of_type(FileUploaded::TYPE);
+    app.backlog.admit(&app.bus, stream).await?;
+    let wait = WaitRequest::of(&app, headers)?;
     // A task of its own: when the client goes away in the middle, this handler is dropped wherever it stands, but what
     // was begun must be finished or taken back.
-    let (worker, context) = (app.clone(), trace.context());
+    let worker = app.clone();
+    let context = trace.context();
     let taken = async move {
-        let _place = place;
+        let _permit = permit;
         worker.take(&trace, upload, body).await
     };
-    let task = app.tasks.spawn(taken.with_context(context));
+    let task = app.handle.tasks.spawn(taken.with_context(context));
     let stored = task
         .await
         .map_err(|e| Problem::new(INTERNAL, format!("the upload failed: {e}")))??;
-    let mut response = wish
-        .answer(
-            &app,
-            &stored.flow,
-            &stored.traceparent,
-            stored.tracked,
-            &stored,
-        )
-        .await;
+    let flow = TakenFlow {
+        id: &stored.flow,
+        traceparent: &stored.traceparent,
+        tracked: stored.tracked,
+    };
+    let mut response = wait.answer(&app, flow, &stored).await;
     let link = HeaderValue::from_str(&format!("</v1/files/{}>; rel=\"item\"", stored.file));
-    response
-        .headers_mut()
-        .extend(link.ok().map(|link| (header::LINK, link)));
+    let link = link.ok().map(|link| (header::LINK, link));
+    response.headers_mut().extend(link);
     Ok(response)
 }
 
@@ -174,7 +173,7 @@ impl App {
             Err(problem) => {
                 // A file that was there before belongs to an upload that was accepted, and one whose event may have been
                 // taken must be there for whoever acts on it.
-                if ours && problem.code() != UNKNOWN.code {
+                if ours && problem.kind() != UNKNOWN {
                     self.take_back(&upload.file).await;
                 }
                 return Err(problem);
@@ -228,7 +227,9 @@ impl App {
 
     /// A retry of an upload that is there: its bytes are read once more, only to see that they are the same.
     async fn compare(&self, object: Object, body: Incoming) -> Result<Object, Problem> {
-        let (mut sha, mut size, mut parts) = (Sha256::new(), 0, body.stream());
+        let mut sha = Sha256::new();
+        let mut size = 0;
+        let mut parts = body.stream();
         while let Some(part) = parts.next().await {
             let part = part.map_err(|e| broken(&e))?;
             size += part.len() as u64;
@@ -254,12 +255,11 @@ impl App {
         object: &Object,
         sha256: &str,
     ) -> Result<Published, Problem> {
-        let kept = |name: &str| object.metadata.get(name).cloned().unwrap_or_default();
-        let at = event::parse_time(&kept("at")).unwrap_or_else(event::now_ms);
+        let at = event::parse_time(&kept(object, "at")).unwrap_or_else(event::now_ms);
         let uploaded = FileUploaded {
             file: upload.file.clone(),
-            name: kept("name"),
-            owner: kept("owner"),
+            name: kept(object, "name"),
+            owner: kept(object, "owner"),
             size: object.size,
             sha256: sha256.to_owned(),
             at: Some(pbjson_types::Timestamp {
@@ -269,39 +269,38 @@ impl App {
         };
         let mut meta = root(upload.id.clone(), FileUploaded::TYPE);
         meta.timed = !upload.keyed;
-        let payload = uploaded.encode_to_vec().into();
-        let published = self
-            .publish(
-                trace,
-                meta,
-                &upload.file,
-                Format::Protobuf,
-                payload,
-                upload.tracked,
-            )
-            .await;
-        self.metrics.event(
-            FileUploaded::TYPE,
-            if published.is_ok() {
-                "accepted"
-            } else {
-                "unavailable"
-            },
-        );
+        let new = NewEvent {
+            meta,
+            key: upload.file.clone(),
+            format: Format::Protobuf,
+            payload: uploaded.encode_to_vec().into(),
+            track: upload.tracked,
+        };
+        let published = self.publish(trace, new).await;
+        let outcome = if published.is_ok() {
+            "accepted"
+        } else {
+            "unavailable"
+        };
+        self.metrics.event(FileUploaded::TYPE, outcome);
         let published = published?;
         // The file was removed meanwhile and another sent under its key: the event that stands is not about this one.
-        let other = |stored: &[u8]| {
-            FileUploaded::decode(stored).is_ok_and(|then| then.sha256 != uploaded.sha256)
-        };
-        if published
-            .earlier
-            .as_ref()
-            .is_some_and(|earlier| other(&earlier.payload))
-        {
+        let earlier = published.earlier.as_ref();
+        if earlier.is_some_and(|earlier| is_other(&earlier.payload, sha256)) {
             return Err(id_reuse(&upload.id));
         }
         Ok(published)
     }
+}
+
+/// Text stored with the bytes of a file.
+fn kept(object: &Object, name: &str) -> String {
+    object.metadata.get(name).cloned().unwrap_or_default()
+}
+
+/// Whether an event that was taken before is about other bytes. One that cannot be read says nothing.
+fn is_other(earlier: &[u8], sha256: &str) -> bool {
+    FileUploaded::decode(earlier).is_ok_and(|then| then.sha256 != sha256)
 }
 
 fn put_problem(e: PutError) -> Problem {
@@ -309,7 +308,7 @@ fn put_problem(e: PutError) -> Problem {
         PutError::Source(e) => broken(&e),
         PutError::TooLarge(limit) => too_large(limit),
         PutError::Publish(e) => {
-            let problem = Problem::from(e);
+            let problem = of_publish(e);
             // A chunk is never too large; a bucket at its limit takes no more.
             if problem.status() == StatusCode::PAYLOAD_TOO_LARGE {
                 Problem::new(AWAY, problem.detail())

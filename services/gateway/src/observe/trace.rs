@@ -3,93 +3,95 @@
 
 use std::time::SystemTime;
 
-use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Request, StatusCode, header};
+use oncue_http::Peer;
 use oncue_proto::event::{self, Meta};
 use oncue_telemetry::{Carrier, Kind, SpanIds, Value};
 use opentelemetry::Context;
-
-use crate::server::Peer;
+use opentelemetry::trace::TraceId;
 
 /// Longer ones are dropped, not cut: half a member could mean something else.
-const MAX_STATE: usize = 512;
-const MAX_BAGGAGE: usize = 8192;
+const MAX_TRACESTATE_BYTES: usize = 512;
+const MAX_BAGGAGE_BYTES: usize = 8192;
 
-/// What a span says.
+/// Attributes of a span, named as in the semantic conventions.
 pub type Attributes = Vec<(&'static str, Value<'static>)>;
 
 /// The trace a request belongs to.
 #[derive(Clone)]
 pub struct Trace {
-    place: SpanIds,
-    came: Carrier,
+    ids: SpanIds,
+    /// Context the client sent.
+    received: Carrier,
     started: SystemTime,
     /// Whether the request may have a span of its own.
     recorded: bool,
 }
 
-/// What is published, and the span around it.
-pub struct Sending {
-    place: Option<SpanIds>,
+/// Span around a publish, and the context its event carries on.
+pub struct SendSpan {
+    ids: Option<SpanIds>,
     started: SystemTime,
-    /// What the event carries on.
+    /// Context for whoever acts on the event.
     pub carrier: Carrier,
 }
 
 impl Trace {
     /// Continues the client's trace or begins one, with a span if the request is `traced`.
     pub fn begin<B>(request: &Request<B>, traced: bool) -> Self {
-        let came = carrier(request.headers());
+        let received = carrier(request.headers());
+        let parent = received.traceparent.as_deref();
         let own = if traced {
-            oncue_telemetry::place(came.traceparent.as_deref(), None)
+            oncue_telemetry::place(parent, None)
         } else {
             None
         };
-        let named = || came.traceparent.as_deref().and_then(SpanIds::after);
-        // Where nobody traces, an id that answers and logs share.
-        let derived = || SpanIds::after(&event::untraced(&event::new_id()));
-        let place = own.or_else(named).or_else(derived);
-        let place = place.unwrap_or_else(|| SpanIds::root(opentelemetry::trace::TraceId::INVALID));
+        // Where nobody traces, the client's trace, or an id that answers and logs share.
+        let ids = own
+            .or_else(|| parent.and_then(SpanIds::after))
+            .or_else(|| SpanIds::after(&event::untraced(&event::new_id())));
         Self {
-            place,
+            ids: ids.unwrap_or_else(|| SpanIds::root(TraceId::INVALID)),
             recorded: own.is_some(),
-            came,
+            received,
             started: SystemTime::now(),
         }
     }
 
-    /// What log lines of the request are written in.
+    /// Context for log lines of the request.
     pub fn context(&self) -> Context {
-        self.place.context()
+        self.ids.context()
     }
 
+    /// Trace id, 32 hex digits.
     pub fn id(&self) -> String {
-        self.place.trace.to_string()
+        self.ids.trace.to_string()
     }
 
-    /// If what happens on the way is wanted, and not only that it failed.
+    /// Ids of the span if steps on the way are wanted too, and not only that the request failed.
     pub fn sampled(&self) -> Option<&SpanIds> {
-        Some(&self.place).filter(|place| self.recorded && place.sampled())
+        Some(&self.ids).filter(|ids| self.recorded && ids.sampled())
     }
 
     /// A publish begins, child of the request. Where nobody traces, its event carries the trace id everybody behind would
     /// derive from the flow.
-    pub fn publish(&self, meta: &Meta) -> Sending {
+    pub fn publish(&self, meta: &Meta) -> SendSpan {
         let started = SystemTime::now();
         if !self.recorded {
-            return Sending {
-                place: None,
+            return SendSpan {
+                ids: None,
                 started,
-                carrier: oncue_telemetry::pass_on(&self.came, &meta.flow),
+                carrier: oncue_telemetry::pass_on(&self.received, &meta.flow),
             };
         }
-        let place = self.place.child();
+        let ids = self.ids.child();
         let carrier = Carrier {
-            traceparent: Some(place.traceparent()),
-            tracestate: self.came.tracestate.clone().filter(|_| self.place.remote),
-            baggage: self.came.baggage.clone(),
+            traceparent: Some(ids.traceparent()),
+            tracestate: self.received.tracestate.clone().filter(|_| self.ids.remote),
+            baggage: self.received.baggage.clone(),
         };
-        Sending {
-            place: Some(place),
+        SendSpan {
+            ids: Some(ids),
             started,
             carrier: oncue_telemetry::propagated(carrier),
         }
@@ -97,12 +99,12 @@ impl Trace {
 
     /// Redis was asked at `started` and has answered.
     pub fn redis(&self, operation: &'static str, started: SystemTime) {
-        if let Some(place) = self.sampled() {
-            oncue_telemetry::redis(place, operation, None, started);
+        if let Some(ids) = self.sampled() {
+            oncue_telemetry::redis(ids, operation, None, started);
         }
     }
 
-    /// What came of the request. A client's mistake is no error of the server [OpenTelemetry HTTP spans].
+    /// Ends the span of the request. A client's mistake is no error of the server [OpenTelemetry HTTP spans].
     pub fn finish(
         &self,
         name: &str,
@@ -110,11 +112,11 @@ impl Trace {
         status: StatusCode,
         code: Option<&'static str>,
     ) {
-        if !self.recorded || !(self.place.sampled() || status.is_server_error()) {
+        if !self.recorded || !(self.ids.sampled() || status.is_server_error()) {
             return;
         }
         let Some(mut span) =
-            oncue_telemetry::span(&self.place, Kind::Server, [name, ""], self.started)
+            oncue_telemetry::span(&self.ids, Kind::Server, [name, ""], self.started)
         else {
             return;
         };
@@ -126,23 +128,22 @@ impl Trace {
             span.set("error.type", code.unwrap_or(status.as_str()));
             span.fail("");
         }
-        if !self.place.sampled() {
+        if !self.ids.sampled() {
             span.set("oncue.sampled.by", "failure");
         }
         oncue_telemetry::export(span);
     }
 }
 
-impl Sending {
-    /// The stream has taken it, or not: `Err` is the class of why. The key is shown only where texts may be: it is part of
+impl SendSpan {
+    /// Ends the span: the stream has taken the event (`true` = it had it before), or `Err` is the class of why not. The key is shown only where texts may be: it is part of
     /// what the event holds.
     pub fn finish(&self, meta: &Meta, key: &str, taken: Result<bool, &'static str>) {
-        let Some(place) = self.place.filter(|place| place.sampled() || taken.is_err()) else {
+        let Some(ids) = self.ids.filter(|ids| ids.sampled() || taken.is_err()) else {
             return;
         };
         let name = ["send ", &meta.ty];
-        let Some(mut span) = oncue_telemetry::span(&place, Kind::Producer, name, self.started)
-        else {
+        let Some(mut span) = oncue_telemetry::span(&ids, Kind::Producer, name, self.started) else {
             return;
         };
         span.of_message("send", &meta.ty, &meta.id, &meta.flow);
@@ -168,24 +169,26 @@ impl Sending {
 /// W3C context from HTTP headers. Of a `traceparent` sent twice nobody knows which one counts; the others may be spread
 /// over several lines.
 fn carrier(headers: &HeaderMap) -> Carrier {
-    let all = |name: &str| {
-        let values: Vec<&str> = headers
-            .get_all(name)
-            .iter()
-            .filter_map(|v| v.to_str().ok())
-            .collect();
-        (!values.is_empty()).then(|| values.join(","))
-    };
-    let traceparent = all("traceparent").filter(|value| !value.contains(','));
-    let tracestate = all("tracestate").filter(|value| value.len() <= MAX_STATE);
+    let traceparent = joined(headers, "traceparent").filter(|value| !value.contains(','));
+    let tracestate = joined(headers, "tracestate").filter(|s| s.len() <= MAX_TRACESTATE_BYTES);
     Carrier {
         tracestate: tracestate.filter(|_| traceparent.is_some()),
         traceparent,
-        baggage: all("baggage").filter(|b| b.len() <= MAX_BAGGAGE),
+        baggage: joined(headers, "baggage").filter(|b| b.len() <= MAX_BAGGAGE_BYTES),
     }
 }
 
-/// What is said of a request that is not sampled, should it fail.
+/// All lines of a header as one list [RFC 9110 section 5.3].
+fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
+    let values: Vec<&str> = headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    (!values.is_empty()).then(|| values.join(","))
+}
+
+/// Attributes of a request that is not sampled, should it fail.
 pub fn few_attributes(method: &'static str, path: String, route: Option<&str>) -> Attributes {
     let mut attributes = vec![
         ("http.request.method", method.into()),
@@ -225,8 +228,7 @@ pub fn http_attributes<B>(
     if let Some(route) = route {
         attributes.push(("http.route", route.to_owned().into()));
     }
-    let header = |name| request.headers().get(name).and_then(|v| v.to_str().ok());
-    if let Some(host) = header(header::HOST) {
+    if let Some(host) = header_text(request.headers(), &header::HOST) {
         let (name, port) = host
             .rsplit_once(':')
             .filter(|(_, port)| port.parse::<u16>().is_ok())
@@ -234,7 +236,7 @@ pub fn http_attributes<B>(
         attributes.push(("server.address", cut(name, 256).into()));
         attributes.push(("server.port", port.parse::<i64>().unwrap_or(80).into()));
     }
-    if let Some(agent) = header(header::USER_AGENT) {
+    if let Some(agent) = header_text(request.headers(), &header::USER_AGENT) {
         attributes.push(("user_agent.original", cut(agent, 256).into()));
     }
     if let Some(Peer(address)) = request.extensions().get() {
@@ -243,6 +245,11 @@ pub fn http_attributes<B>(
     attributes
 }
 
+fn header_text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// A client decides how long its texts are, and nobody wants them whole.
 fn cut(text: &str, length: usize) -> String {
     text.chars().take(length).collect()
 }

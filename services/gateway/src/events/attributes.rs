@@ -1,0 +1,308 @@
+//! Attributes of an event besides its payload: CloudEvents 1.0 over HTTP in binary mode (`ce-*` headers) or structured mode
+//! (one JSON document), or a bare payload without any.
+
+use std::collections::BTreeMap;
+
+use axum::http::{HeaderMap, HeaderName, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use oncue_core::store::SKEW_MS;
+use oncue_proto::Format;
+use oncue_proto::event::{self, Meta};
+use serde_json::value::RawValue;
+
+use crate::problem::{CLOCK, MALFORMED, MEDIA_TYPE, Problem};
+use crate::request::{check_id, idempotency_key, text};
+
+/// `source` of events whose client names none.
+pub const SOURCE: &str = "/gateway";
+const FORMS: &str = "application/json, application/protobuf or application/cloudevents+json";
+
+/// How the body is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// The body is the payload.
+    Binary(Format),
+    /// The body is the payload, and does not say in which format.
+    Unsaid,
+    /// The body is a CloudEvent in JSON.
+    Structured,
+}
+
+/// Detection in the order of [CloudEvents 1.0.2 HTTP 3]; batch first, since it shares its prefix with structured.
+pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
+    let Some(media_type) = text(headers, &header::CONTENT_TYPE)? else {
+        return Ok(Form::Unsaid);
+    };
+    let essence = media_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    if essence.starts_with("application/cloudevents-batch") {
+        let why = "batches are not taken: an answer stands for one event; send them one by one";
+        return Err(Problem::new(MEDIA_TYPE, why));
+    }
+    if essence == "application/cloudevents+json" {
+        return Ok(Form::Structured);
+    }
+    if essence.starts_with("application/cloudevents") {
+        let why = format!("of structured CloudEvents only the JSON form is taken, not {essence:?}");
+        return Err(Problem::new(MEDIA_TYPE, why));
+    }
+    let format = Format::of_media_type(&essence);
+    format.map(Form::Binary).ok_or_else(|| {
+        let why = format!("{essence:?} is none of {FORMS}");
+        Problem::new(MEDIA_TYPE, why)
+    })
+}
+
+/// The attributes a client may set. Key and flow are not among them: the contract and the gateway say those.
+#[derive(Debug, Default)]
+pub struct Attributes {
+    id: Option<String>,
+    source: Option<String>,
+    ty: Option<String>,
+    time: Option<String>,
+    version: Option<String>,
+}
+
+/// Attributes and payload, wherever they stand. The payload stays as the client wrote it: fields a newer contract knows are
+/// passed on.
+#[derive(Debug)]
+pub struct ReadEvent {
+    pub attributes: Attributes,
+    pub format: Format,
+    pub payload: Bytes,
+}
+
+impl ReadEvent {
+    pub fn of(form: Form, headers: &HeaderMap, body: Bytes) -> Result<Self, Problem> {
+        let format = match form {
+            Form::Structured => return Self::of_document(&body),
+            Form::Binary(format) => format,
+            Form::Unsaid => Format::sniff(&body),
+        };
+        Ok(Self {
+            attributes: Attributes::of_headers(headers)?,
+            format,
+            payload: body,
+        })
+    }
+
+    /// From a structured event, with the payload exactly as it stands in there [CloudEvents 1.0.2 JSON 3].
+    fn of_document(body: &[u8]) -> Result<Self, Problem> {
+        let mut members: Members<'_> = serde_json::from_slice(body)
+            .map_err(|e| malformed(format!("not a structured CloudEvent: {e}")))?;
+        let data = members.remove("data");
+        let data_base64 = members.remove("data_base64");
+        let attributes = Attributes::of_members(&mut members)?;
+        let format = match take_string(&mut members, "datacontenttype")? {
+            None if data_base64.is_some() => Format::Protobuf,
+            None => Format::Json,
+            Some(ty) => Format::of_media_type(&ty).ok_or_else(|| {
+                let why = format!("datacontenttype {ty:?} is neither JSON nor protobuf");
+                Problem::new(MEDIA_TYPE, why)
+            })?,
+        };
+        let payload = match (data, data_base64) {
+            (Some(data), None) if format == Format::Json => {
+                Bytes::copy_from_slice(data.get().as_bytes())
+            }
+            (Some(_), None) => {
+                return Err(malformed("protobuf goes into data_base64, not into data"));
+            }
+            (None, Some(text)) => decoded(text)?,
+            (None, None) => return Err(malformed("there is neither data nor data_base64")),
+            (Some(_), Some(_)) => return Err(malformed("there are both data and data_base64")),
+        };
+        Ok(Self {
+            attributes,
+            format,
+            payload,
+        })
+    }
+}
+
+/// Members of a structured event, each as it was written.
+type Members<'b> = BTreeMap<String, &'b RawValue>;
+
+fn decoded(data_base64: &RawValue) -> Result<Bytes, Problem> {
+    let text: String = serde_json::from_str(data_base64.get())
+        .map_err(|_| malformed("data_base64 is not a string"))?;
+    let bytes = STANDARD.decode(text);
+    let bytes = bytes.map_err(|e| malformed(format!("data_base64: {e}")))?;
+    Ok(bytes.into())
+}
+
+/// A member that is a string, if it is there; null is as good as absent.
+fn take_string(members: &mut Members<'_>, name: &str) -> Result<Option<String>, Problem> {
+    let Some(raw) = members.remove(name).filter(|raw| raw.get() != "null") else {
+        return Ok(None);
+    };
+    let text = serde_json::from_str(raw.get());
+    text.map(Some)
+        .map_err(|_| malformed(format!("attribute {name} is not a string")))
+}
+
+/// A `ce-*` header, percent-decoded [CloudEvents 1.0.2 HTTP 3.1.3.2].
+fn attribute_header(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, Problem> {
+    let Some(value) = text(headers, &HeaderName::from_static(name))? else {
+        return Ok(None);
+    };
+    let decoded = event::percent_decode(value);
+    decoded
+        .map(Some)
+        .ok_or_else(|| malformed(format!("header {name} is not percent-encoded UTF-8")))
+}
+
+fn malformed(why: impl Into<String>) -> Problem {
+    Problem::new(MALFORMED, why)
+}
+
+impl Attributes {
+    /// From `ce-*` headers; others are extensions nobody here knows.
+    fn of_headers(headers: &HeaderMap) -> Result<Self, Problem> {
+        Ok(Self {
+            id: attribute_header(headers, "ce-id")?,
+            source: attribute_header(headers, "ce-source")?,
+            ty: attribute_header(headers, "ce-type")?,
+            time: attribute_header(headers, "ce-time")?,
+            version: attribute_header(headers, "ce-specversion")?,
+        })
+    }
+
+    /// From a structured event, which cannot do without its version.
+    fn of_members(members: &mut Members<'_>) -> Result<Self, Problem> {
+        let attributes = Self {
+            id: take_string(members, "id")?,
+            source: take_string(members, "source")?,
+            ty: take_string(members, "type")?,
+            time: take_string(members, "time")?,
+            version: take_string(members, "specversion")?,
+        };
+        if attributes.version.is_none() {
+            return Err(malformed("attribute specversion is missing"));
+        }
+        Ok(attributes)
+    }
+
+    /// Completes the attributes to those that travel. An id from the client means that it may send the event again, and without a time
+    /// of its own every copy would get another: then none is given, which the seen-marks behind know how to handle.
+    pub fn meta(self, ty: &str, headers: &HeaderMap) -> Result<Meta, Problem> {
+        if let Some(version) = self.version.filter(|version| version != "1.0") {
+            return Err(malformed(format!("specversion {version:?} is not \"1.0\"")));
+        }
+        if let Some(said) = self.ty.filter(|said| said != ty) {
+            return Err(malformed(format!(
+                "the event says it is a {said:?}, the path says {ty:?}"
+            )));
+        }
+        let source = self.source.unwrap_or_else(|| SOURCE.to_owned());
+        if source.is_empty() || source.len() > 1024 || source.chars().any(char::is_control) {
+            return Err(malformed(
+                "the source must be 1 to 1024 bytes without control characters",
+            ));
+        }
+        let id = match self.id {
+            Some(id) => Some(check_id(id)?),
+            None => idempotency_key(headers)?,
+        };
+        let time = self.time.as_deref().map(check_time).transpose()?;
+        let timed = time.is_some() || id.is_none();
+        let id = id.unwrap_or_else(event::new_id);
+        Ok(Meta {
+            source,
+            timed,
+            time: time.unwrap_or_else(event::now_ms),
+            ..root(id, ty)
+        })
+    }
+}
+
+/// A new root event of the gateway's own.
+pub fn root(id: String, ty: &str) -> Meta {
+    Meta {
+        source: SOURCE.to_owned(),
+        ty: ty.to_owned(),
+        time: event::now_ms(),
+        timed: true,
+        flow: id.clone(),
+        id,
+        cause: String::new(),
+        hops: 0,
+        traceparent: None,
+        tracestate: None,
+        baggage: None,
+        redrive: None,
+        tracked: false,
+    }
+}
+
+fn check_time(text: &str) -> Result<u64, Problem> {
+    let time = event::parse_time(text).ok_or_else(|| {
+        Problem::new(
+            MALFORMED,
+            format!("time {text:?} is not RFC 3339, or before 1970"),
+        )
+    })?;
+    if time > event::now_ms() + SKEW_MS {
+        return Err(Problem::new(
+            CLOCK,
+            format!("time {text:?} is more than an hour in the future"),
+        ));
+    }
+    Ok(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_structured_event_keeps_its_data_as_written() {
+        let body =
+            br#"{"specversion":"1.0","id":"a","type":"web.page.viewed","extra":1,"data": {"page": "/a", "n":1.50} }"#;
+        let read = ReadEvent::of_document(body).unwrap();
+        assert_eq!(
+            (read.format, &read.payload[..]),
+            (Format::Json, &br#"{"page": "/a", "n":1.50}"#[..])
+        );
+        let meta = read
+            .attributes
+            .meta("web.page.viewed", &HeaderMap::new())
+            .unwrap();
+        assert_eq!(
+            (meta.id.as_str(), meta.flow.as_str(), meta.timed),
+            ("a", "a", false)
+        );
+    }
+
+    #[test]
+    fn forms() {
+        let of = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, value.parse().unwrap());
+            form(&headers).map_err(|problem| problem.status().as_u16())
+        };
+        assert_eq!(
+            of("application/json; charset=utf-8"),
+            Ok(Form::Binary(Format::Json))
+        );
+        assert_eq!(
+            of("application/vnd.acme+json"),
+            Ok(Form::Binary(Format::Json))
+        );
+        assert_eq!(
+            of("application/x-protobuf"),
+            Ok(Form::Binary(Format::Protobuf))
+        );
+        assert_eq!(of("Application/CloudEvents+json"), Ok(Form::Structured));
+        assert_eq!(of("application/cloudevents-batch+json"), Err(415));
+        assert_eq!(of("application/cloudevents+avro"), Err(415));
+        assert_eq!(of("text/plain"), Err(415));
+        assert_eq!(form(&HeaderMap::new()).unwrap(), Form::Unsaid);
+    }
+}

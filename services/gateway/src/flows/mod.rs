@@ -1,0 +1,49 @@
+//! `GET /v1/flows/{id}`: what has become of a flow; on request once it is complete ([`wait`]), or as it goes on
+//! ([`progress`]). However many clients ask, one [`watcher`] reads the ledgers for all of them.
+
+pub mod progress;
+pub mod view;
+pub mod wait;
+pub mod watcher;
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use self::wait::WaitRequest;
+use crate::App;
+use crate::problem::Problem;
+use crate::request::{check_id, path_after, path_piece};
+
+pub async fn get(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
+    let id = path_piece(path_after(&request, "/v1/flows/"))?;
+    let id = check_id(id)?;
+    let headers = request.headers();
+    if progress::is_stream_asked(headers) {
+        return progress::stream(&app, &id, headers).await;
+    }
+    let wait = WaitRequest::of(&app, headers)?;
+    let now = wait::read(&app, &id).await?;
+    let Some(limit) = wait.limit() else {
+        return Ok(view::answer(StatusCode::OK, &now));
+    };
+    let flow = if now.is_complete() {
+        Arc::new(now)
+    } else {
+        match wait.until_complete(&app, &id).await {
+            Some(flow) => flow,
+            // Redis was away at the end of the wait, or the ledger has just expired; the second read says which.
+            None => Arc::new(wait::read(&app, &id).await?),
+        }
+    };
+    let status = if flow.is_complete() {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
+    let mut response = view::answer(status, &flow);
+    response.headers_mut().extend(wait::applied(limit));
+    Ok(response)
+}

@@ -1,0 +1,73 @@
+//! A flow as clients see it, in JSON.
+
+use axum::Json;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use oncue_core::model::flow::{Flow, FlowEvent, Step, StepState};
+use serde::Serialize;
+
+/// Status of a flow of which nothing is open, and name of the last event of its stream.
+pub const COMPLETE: &str = "complete";
+
+/// The whole flow, as it stands.
+#[derive(Serialize)]
+pub struct FlowView<'f> {
+    id: &'f str,
+    /// `complete` or `running`.
+    status: &'static str,
+    /// Steps that are still to be taken.
+    open: u64,
+    /// Steps set aside as dead letters: a flow can be complete without having gone well.
+    dead: usize,
+    /// Unix milliseconds, as `ended`.
+    started: u64,
+    ended: Option<u64>,
+    waits_for: Option<StepView<'f>>,
+    events: &'f [FlowEvent],
+}
+
+/// One step with the event it acts on.
+#[derive(Serialize)]
+pub struct StepView<'f> {
+    pub event: &'f str,
+    #[serde(rename = "type")]
+    pub ty: &'f str,
+    #[serde(flatten)]
+    pub step: &'f Step,
+}
+
+impl<'f> FlowView<'f> {
+    pub fn of(flow: &'f Flow) -> Self {
+        let dead = flow.steps().filter(|step| step.state == StepState::Dead);
+        Self {
+            id: &flow.id,
+            status: if flow.is_complete() {
+                COMPLETE
+            } else {
+                "running"
+            },
+            open: flow.open,
+            dead: dead.count(),
+            started: flow.started,
+            ended: flow.ended,
+            waits_for: waits_for(flow),
+            events: &flow.events,
+        }
+    }
+}
+
+/// The one step to look at when nothing goes on.
+pub fn waits_for(flow: &Flow) -> Option<StepView<'_>> {
+    flow.waits_for().map(|(event, step)| StepView {
+        event: &event.id,
+        ty: &event.ty,
+        step,
+    })
+}
+
+/// A response with the flow, never kept by anybody on the way.
+pub fn answer(status: StatusCode, flow: &Flow) -> Response {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    (status, headers, Json(FlowView::of(flow))).into_response()
+}

@@ -1,0 +1,220 @@
+//! Watching flows: however many clients wait or watch, one task asks Redis for all of their flows together.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use oncue_core::bus::Bus;
+use oncue_core::model::flow::Flow;
+use oncue_core::store::{Store, StoreError};
+use oncue_proto::event::stream_of_type;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::problem::{BUSY, Problem};
+
+/// Pause between two looks at a flow, while few are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(25);
+/// Flows looked at in a second, at most: then the looks are further apart.
+const FLOWS_PER_SECOND: u32 = 5000;
+/// Flows in one round trip.
+const FLOWS_PER_READ: usize = 256;
+/// Time for which a function's consumer that was there need not be asked for again.
+const CONSUMER_TTL: Duration = Duration::from_secs(5);
+
+/// A flow that somebody waits for, as it was last seen.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Observed {
+    /// Nobody has looked yet.
+    #[default]
+    Unread,
+    /// There is no ledger, or none any more.
+    Untracked,
+    /// Redis does not answer; it will be asked again.
+    Away,
+    Flow(Arc<Flow>),
+}
+
+impl Observed {
+    pub fn is_complete(&self) -> bool {
+        matches!(self, Self::Flow(flow) if flow.is_complete())
+    }
+}
+
+impl From<Option<Flow>> for Observed {
+    fn from(flow: Option<Flow>) -> Self {
+        flow.map_or(Self::Untracked, |flow| Self::Flow(flow.into()))
+    }
+}
+
+/// A function's consumer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct ConsumerKey {
+    stream: String,
+    function: String,
+}
+
+/// Reads the ledgers of all flows somebody waits for or watches.
+pub struct FlowWatcher {
+    store: Store,
+    bus: Bus,
+    permits: Arc<Semaphore>,
+    max_waiters: usize,
+    watched: Mutex<HashMap<String, watch::Sender<Observed>>>,
+    /// Consumers that were there, and when.
+    consumers: Mutex<HashMap<ConsumerKey, Instant>>,
+}
+
+/// One of a bounded number of clients that wait or watch; given back when dropped.
+pub struct Permit {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl FlowWatcher {
+    pub fn new(store: Store, bus: Bus, max_waiters: usize) -> Arc<Self> {
+        let permits = Semaphore::new(max_waiters.min(Semaphore::MAX_PERMITS));
+        Arc::new(Self {
+            store,
+            bus,
+            permits: Arc::new(permits),
+            max_waiters,
+            watched: Mutex::default(),
+            consumers: Mutex::default(),
+        })
+    }
+
+    /// A permit to wait, if one is free.
+    pub fn permit(&self) -> Result<Permit, Problem> {
+        let permit = self.permits.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| {
+            let most = self.max_waiters;
+            let why = format!("{most} clients wait already; ask without waiting");
+            Problem::new(BUSY, why)
+        })?;
+        Ok(Permit { _permit: permit })
+    }
+
+    /// Clients that wait or watch.
+    pub fn waiters(&self) -> usize {
+        self.max_waiters
+            .saturating_sub(self.permits.available_permits())
+    }
+
+    /// Follows a flow for as long as the receiver lives.
+    pub fn watch(self: &Arc<Self>, flow: &str) -> watch::Receiver<Observed> {
+        let mut watched = self.watched.lock();
+        let idle = watched.is_empty();
+        let mut observed = watched.entry(flow.to_owned()).or_default().subscribe();
+        // Of what others have seen already, this one hears as well.
+        observed.mark_changed();
+        drop(watched);
+        if idle {
+            tokio::spawn(self.clone().poll());
+        }
+        observed
+    }
+
+    /// Looks at all watched flows again and again, until nobody watches any.
+    async fn poll(self: Arc<Self>) {
+        loop {
+            let flows = self.still_watched();
+            if flows.is_empty() {
+                return;
+            }
+            for ids in flows.chunks(FLOWS_PER_READ) {
+                self.look(ids).await;
+            }
+            let pace = Duration::from_secs(1) / FLOWS_PER_SECOND * flows.len() as u32;
+            tokio::time::sleep(LOOK_INTERVAL.max(pace)).await;
+        }
+    }
+
+    /// Forgets flows that nobody watches any more, and returns the others. Empty means that the next to watch begins to
+    /// poll anew, so it is decided under the lock.
+    fn still_watched(&self) -> Vec<String> {
+        let mut watched = self.watched.lock();
+        watched.retain(|_, observed| observed.receiver_count() > 0);
+        watched.keys().cloned().collect()
+    }
+
+    /// One look at some of the flows, told to those who watch them.
+    async fn look(&self, ids: &[String]) {
+        let found = match self.read(ids).await {
+            Ok(flows) => flows.into_iter().map(Observed::from).collect(),
+            Err(e) => {
+                tracing::warn!(error = %e, "cannot look at flows");
+                vec![Observed::Away; ids.len()]
+            }
+        };
+        let watched = self.watched.lock();
+        for (id, now) in ids.iter().zip(found) {
+            let Some(observed) = watched.get(id) else {
+                continue;
+            };
+            observed.send_if_modified(|before| {
+                let changed = *before != now;
+                *before = now;
+                changed
+            });
+        }
+    }
+
+    /// The flows as they stand, with steps nobody will take shown as removed.
+    pub async fn read(&self, ids: &[String]) -> Result<Vec<Option<Flow>>, StoreError> {
+        let mut flows = self.store.flows(ids).await?;
+        let mut removed = HashSet::new();
+        for consumer in open_consumers(&flows) {
+            if self.is_removed(&consumer).await {
+                removed.insert(consumer.function);
+            }
+        }
+        if !removed.is_empty() {
+            for flow in flows.iter_mut().flatten() {
+                flow.without_removed(|function| !removed.contains(function));
+            }
+        }
+        Ok(flows)
+    }
+
+    /// Asked after the ledger was read: whatever wrote a step there had its consumer before. An answer of "gone" is
+    /// therefore never remembered, or a function that has just come would be taken for one that left.
+    async fn is_removed(&self, consumer: &ConsumerKey) -> bool {
+        if self.was_lately_there(consumer) {
+            return false;
+        }
+        let there = self
+            .bus
+            .has_consumer(&consumer.stream, &consumer.function)
+            .await;
+        // Where NATS does not say, the function is waited for.
+        let there = there.unwrap_or(true);
+        let mut consumers = self.consumers.lock();
+        if there {
+            consumers.insert(consumer.clone(), Instant::now());
+        } else {
+            consumers.remove(consumer);
+        }
+        !there
+    }
+
+    fn was_lately_there(&self, consumer: &ConsumerKey) -> bool {
+        let consumers = self.consumers.lock();
+        let seen = consumers.get(consumer);
+        seen.is_some_and(|seen| seen.elapsed() < CONSUMER_TTL)
+    }
+}
+
+/// Consumers of the functions that have still to act in any of the flows.
+fn open_consumers(flows: &[Option<Flow>]) -> HashSet<ConsumerKey> {
+    let mut open = HashSet::new();
+    let events = flows.iter().flatten().flat_map(|flow| &flow.events);
+    // An event without a type is known by its steps only; its stream is not known.
+    for event in events.filter(|event| !event.ty.is_empty()) {
+        let steps = event.steps.iter().filter(|step| step.state.is_open());
+        open.extend(steps.map(|step| ConsumerKey {
+            stream: stream_of_type(&event.ty).to_owned(),
+            function: step.function.clone(),
+        }));
+    }
+    open
+}

@@ -1,0 +1,139 @@
+//! The process around a server: configuration, telemetry, the signal to stop, exit codes.
+//!
+//! | exit code | meaning |
+//! |---|---|
+//! | 0 | stopped as told |
+//! | 1 | a server is not reachable or does not fit; one line says which |
+//! | 2 | the configuration is wrong; every mistake has its line |
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use oncue_core::config::{Config, ConfigErrors};
+use oncue_core::contract::{self, Contracts};
+use oncue_proto::{Catalog, event};
+use oncue_telemetry::Telemetry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// Exit code for a wrong configuration: starting again will not help.
+const WRONG_CONFIG: u8 = 2;
+
+/// A process that has read its configuration and has promised nothing yet: no port is bound, no server connected.
+pub struct Process {
+    /// `oncue.toml` and the environment, read whole and checked.
+    pub config: Config,
+    /// Event types of the platform, of the files that the configuration names, and of the functions' programs.
+    pub catalog: Catalog,
+    /// Folder of the functions' programs.
+    pub programs: PathBuf,
+    stop: watch::Receiver<bool>,
+}
+
+/// Reason why a server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Exit code 2. For mistakes that only this program cares about; the others are found before it is called.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// Exit code 1, with a line for the person at the terminal.
+    #[error("{0}")]
+    Start(String),
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self::Start(why)
+    }
+}
+
+impl Process {
+    /// Waits for SIGTERM or Ctrl-C.
+    pub async fn stopped(mut self) {
+        // Without a sender no signal can come any more; then only a kill ends the process.
+        if self.stop.wait_for(|stop| *stop).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The whole life of a server process: reads the configuration, starts telemetry as `oncue-NAME`, runs `server` until it
+/// returns, and flushes what telemetry still holds. Errors go to standard error.
+pub async fn run(
+    name: &'static str,
+    server: impl AsyncFnOnce(Process) -> Result<(), Failure>,
+) -> ExitCode {
+    let loaded = match load().await {
+        Ok(loaded) => loaded,
+        Err(failure) => return failed(name, &failure),
+    };
+    let telemetry = Telemetry::start(name, &event::new_id(), None);
+    for warning in &loaded.contracts.warnings {
+        tracing::warn!("{warning}");
+    }
+    let ended = match oncue_core::process::stop_signal() {
+        // Before anything is promised: whoever waits for the line of `listening` may send the signal at once.
+        Ok(stop) => {
+            let process = Process {
+                config: loaded.config,
+                catalog: loaded.contracts.catalog,
+                programs: loaded.programs,
+                stop,
+            };
+            server(process).await
+        }
+        Err(e) => Err(Failure::Start(format!("cannot handle signals: {e}"))),
+    };
+    telemetry.close().await;
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failed(name, &failure),
+    }
+}
+
+/// Configuration, and the event types that it leads to.
+struct Loaded {
+    config: Config,
+    programs: PathBuf,
+    contracts: Contracts,
+}
+
+async fn load() -> Result<Loaded, Failure> {
+    let config = Config::load()?;
+    let programs = contract::programs()?;
+    let contracts = contract::load(&config, &programs).await?;
+    Ok(Loaded {
+        config,
+        programs,
+        contracts,
+    })
+}
+
+fn failed(name: &str, failure: &Failure) -> ExitCode {
+    match failure {
+        // Each line begins with its file already.
+        Failure::Config(errors) => {
+            eprintln!("{errors}");
+            ExitCode::from(WRONG_CONFIG)
+        }
+        Failure::Start(why) => {
+            eprintln!("oncue-{name}: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Binds `address`, `HOST:PORT`. Before the connections to NATS and Redis are made, so that a port that is taken is the
+/// first thing said.
+pub async fn bind(address: &str) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|e| Failure::Start(format!("cannot listen on {address}: {e}")))
+}
+
+/// Says where the server is reached, now that it can answer. Scripts and `oncue up` wait for this line, so it comes after the
+/// connections to NATS and Redis, and names the port that was really bound where 0 was asked for.
+pub fn announce(listener: &TcpListener) -> Result<(), Failure> {
+    let address = listener.local_addr().map_err(|e| e.to_string())?;
+    tracing::info!("listening on http://{address}");
+    Ok(())
+}
