@@ -143,7 +143,7 @@ pub fn decide(
 ) -> Decision {
     let Scale { min, max, idle } = limits.scale;
     let WorkerCount { have, failing } = count;
-    let (Some(last), Some(wanted)) = (history.last, history.peaks.back()) else {
+    let Some((last, wanted)) = history.last.zip(history.peaks.back()) else {
         return if have < min {
             Decision::Start(min - have, format!("at least {min}"))
         } else {

@@ -60,7 +60,7 @@ async fn fits(kind: &ServerKind, program: &Path) -> Result<(), String> {
 /// Judges the answer to `--version`: `nats-server: v2.15.1`, `Redis server v=7.0.15 sha=...`, `Valkey server v=8.0.1 ...`
 fn check_version(oldest: &[OldestVersion], text: &str) -> Result<(), String> {
     let known = oldest.iter().find(|oldest| text.starts_with(oldest.name));
-    let (Some(oldest), Some(version)) = (known, version_in(text)) else {
+    let Some((oldest, version)) = known.zip(version_in(text)) else {
         let first = text.lines().next().unwrap_or_default();
         return Err(format!("does not say its version ({first:?})"));
     };

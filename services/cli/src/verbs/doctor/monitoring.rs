@@ -79,7 +79,7 @@ mod tests {
     fn a_page_is_read_with_and_without_jetstream() {
         let page = r#"{"server_id":"N","port":4222,"jetstream":{"config":{"max_memory":1,"sync_interval":120000000000}}}"#;
         let varz: Varz = serde_json::from_str(page).unwrap();
-        assert_eq!(varz.sync_interval(), Duration::from_secs(120));
+        assert_eq!(varz.sync_interval(), Duration::from_mins(2));
         assert!(!varz.sync_always());
         let off: Varz = serde_json::from_str(r#"{"port":4222,"jetstream":{}}"#).unwrap();
         assert_eq!((off.port, off.sync_interval()), (4222, Duration::ZERO));
