@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::exit::{self, Failure};
 use crate::paint::say;
-use crate::settings::{Place, Settings};
+use crate::settings::{Address, Settings};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -44,7 +44,7 @@ fn document(args: &Args, settings: &Settings, catalog: &Catalog, house: &House) 
         }
     }
     let operations: Map<String, Value> = house.manifests().flat_map(operations).collect();
-    let place = Place::of(settings.config.nats_url.expose(), 4222);
+    let place = Address::of(settings.config.nats_url.expose(), 4222);
     let nats = place.map_or_else(
         || "127.0.0.1:4222".to_owned(),
         |place| format!("{}:{}", place.host, place.port),

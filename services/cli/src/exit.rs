@@ -2,17 +2,18 @@
 
 use std::fmt;
 
-/// Done.
+/// The verb did its work.
 pub const OK: u8 = 0;
-/// It did not work, or something must be fixed.
+/// The verb did not work, or found something that must be fixed.
 pub const FAILED: u8 = 1;
-/// Wrong arguments or configuration; nothing was opened. The same code clap uses.
+/// Wrong arguments or configuration; nothing was opened. Clap exits with this code too.
 pub const USAGE: u8 = 2;
 /// `apply --dry-run` found something to change.
 pub const DIFFERENT: u8 = 3;
 /// NATS, Redis or the functions asked do not answer.
 pub const SILENT: u8 = 4;
 
+/// Table at the end of `oncue --help`.
 pub const HELP: &str = "Exit codes:
   0  done
   1  failed, or (doctor, health, audit) something must be fixed
@@ -20,7 +21,7 @@ pub const HELP: &str = "Exit codes:
   3  apply --dry-run: something would change
   4  NATS, Redis or the functions asked do not answer";
 
-/// Why a verb ended early: what, where, and what to do about it.
+/// Error that ends a verb: exit code, what went wrong, and what to do about it.
 #[derive(Debug)]
 pub struct Failure {
     pub code: u8,
@@ -45,7 +46,7 @@ impl Failure {
         Self::new(USAGE, what)
     }
 
-    /// A server that is not there, with the usual remedy.
+    /// Failure for a server that does not answer, with the usual remedy.
     pub fn silent(what: impl fmt::Display) -> Self {
         Self::new(SILENT, what).advise(
             "start everything with `oncue up`, or name another server with --nats or --redis",

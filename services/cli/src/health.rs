@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::exit::{self, Failure};
 use crate::paint::say;
-use crate::settings::{Place, Settings};
+use crate::settings::{Address, Settings};
 use crate::{http, services};
 
 /// Shorter than any health check's own limit, so that the reason still reaches the log.
@@ -51,7 +51,7 @@ async fn page(address: &str, path: &str) -> Result<String, String> {
 
 /// A server that listens everywhere is asked on loopback.
 pub fn gateway_address(listen: &str) -> String {
-    match Place::of(listen, 8080) {
+    match Address::of(listen, 8080) {
         Some(place) if place.host == "::" => format!("[::1]:{}", place.port),
         Some(place) if place.host == "0.0.0.0" => format!("127.0.0.1:{}", place.port),
         Some(place) if place.host.contains(':') => format!("[{}]:{}", place.host, place.port),

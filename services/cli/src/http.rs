@@ -1,32 +1,35 @@
-//! One GET, enough to ask a health page or the NATS monitor; a client library would be larger than this whole command.
+//! HTTP client for one GET: enough to ask a health page or the NATS monitor. A client library would be larger than this
+//! whole command.
 
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const LIMIT: u64 = 1 << 20;
+/// Bytes of an answer that are read; the pages asked for are a hundred times smaller.
+const MAX_ANSWER_BYTES: u64 = 1 << 20;
 
-/// Status and body. HTTP/1.0, so that the answer comes whole and ends with the connection.
-pub async fn get(address: &str, path: &str, patience: Duration) -> Result<(u16, String), String> {
-    let asked = async {
-        let mut stream = TcpStream::connect(address).await?;
-        stream
-            .write_all(
-                format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n")
-                    .as_bytes(),
-            )
-            .await?;
-        let mut answer = Vec::new();
-        stream.take(LIMIT).read_to_end(&mut answer).await?;
-        std::io::Result::Ok(answer)
-    };
-    match tokio::time::timeout(patience, asked).await {
+/// Status and body of `http://{address}{path}`, within `timeout` from connecting to the last byte.
+pub async fn get(address: &str, path: &str, timeout: Duration) -> Result<(u16, String), String> {
+    match tokio::time::timeout(timeout, exchange(address, path)).await {
         Ok(Ok(answer)) => parse(&String::from_utf8_lossy(&answer))
             .ok_or_else(|| format!("{address} does not speak HTTP")),
         Ok(Err(e)) => Err(format!("{address}: {e}")),
-        Err(_) => Err(format!("{address}: no answer within {patience:?}")),
+        Err(_) => Err(format!("{address}: no answer within {timeout:?}")),
     }
+}
+
+/// Bytes of the answer. HTTP/1.0, so that it comes whole, without chunks, and ends with the connection.
+async fn exchange(address: &str, path: &str) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream
+        .take(MAX_ANSWER_BYTES)
+        .read_to_end(&mut answer)
+        .await?;
+    Ok(answer)
 }
 
 fn parse(answer: &str) -> Option<(u16, String)> {

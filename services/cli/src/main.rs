@@ -1,30 +1,24 @@
-//! The command `oncue`: one file per verb, in the order somebody new meets them.
+//! Command `oncue`: a supervisor for the app on one machine ([`up`]), and one module per other verb.
 
 mod up;
+mod verbs;
 
-mod apply;
 mod audit;
-mod completions;
 mod dlq;
 mod docs;
-mod doctor;
 mod flow;
 mod health;
 mod map;
 mod ps;
-mod publish;
 mod recover;
-mod tail;
 mod top;
 
-mod confirm;
 mod exit;
 mod http;
 mod manifests;
-mod paint;
 mod services;
 mod settings;
-mod table;
+mod terminal;
 mod when;
 
 use std::process::ExitCode;
@@ -33,6 +27,8 @@ use clap::{Parser, Subcommand};
 
 use crate::exit::Failure;
 use crate::settings::Global;
+use crate::terminal::{confirm, paint, table};
+use crate::verbs::{apply, completions, doctor, publish, tail};
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
 #[derive(Parser)]

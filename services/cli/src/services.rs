@@ -32,11 +32,6 @@ pub struct Endpoint {
 }
 
 impl Instance {
-    /// The process id our own instances end their name with.
-    pub fn pid(&self) -> Option<u32> {
-        self.id.rsplit('-').next()?.parse().ok()
-    }
-
     /// One of the counters a worker keeps, over all its endpoints.
     pub fn count(&self, name: &str) -> u64 {
         let counts = self

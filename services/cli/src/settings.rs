@@ -1,18 +1,19 @@
-//! What every verb is told: the configuration, with the flags on top, and where the programs are.
+//! Settings of every verb: the configuration with the global flags on top, and the folder of the programs.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use oncue_admin::topology::House;
 use oncue_core::bus::Bus;
-use oncue_core::config::{Config, ConfigErrors};
+use oncue_core::config::Config;
 use oncue_core::contract;
 use oncue_core::store::Store;
 use oncue_proto::Catalog;
 
 use crate::exit::Failure;
-use crate::paint::remark;
+use crate::terminal::paint::remark;
 
+/// Flags every verb takes. A flag wins over its variable, and that over the configuration.
 #[derive(Args)]
 pub struct Global {
     /// Configuration file. Default: oncue.toml here, if there is one.
@@ -53,39 +54,40 @@ pub struct Global {
     bin: Option<PathBuf>,
 }
 
+/// Configuration as it holds for this run, and the folder of the gateway's and the functions' programs.
 pub struct Settings {
     pub config: Config,
-    /// Where the programs are.
     pub bin: PathBuf,
 }
 
 impl Global {
     pub fn settings(self) -> Result<Settings, Failure> {
-        let wrong =
-            |e: ConfigErrors| Failure::usage(format_args!("the configuration has mistakes\n{e}"));
         let (text, path) = read(self.config.as_deref())?;
-        let flags = |name: &str| match name {
-            "ONCUE_NATS_URL" => self.nats.clone(),
-            "ONCUE_REDIS_URL" => self.redis.clone(),
-            other => std::env::var(other).ok(),
-        };
-        let config = Config::parse(&text, path.as_deref(), |name| {
-            flags(name).filter(|value| !value.is_empty())
-        })
-        .map_err(wrong)?;
-        let here = || {
-            std::env::current_exe()
-                .ok()
-                .and_then(|exe| Some(exe.parent()?.to_owned()))
-        };
-        let bin = self.bin.or_else(here).ok_or_else(|| {
+        let config = Config::parse(&text, path.as_deref(), |name| self.variable(name))
+            .map_err(|e| Failure::usage(format_args!("the configuration has mistakes\n{e}")))?;
+        let bin = self.bin.or_else(own_folder).ok_or_else(|| {
             Failure::failed("cannot tell where this program is; name the folder with --bin")
         })?;
         Ok(Settings { config, bin })
     }
+
+    /// Variable as the configuration sees it. An empty one counts as unset, as a compose file leaves it.
+    fn variable(&self, name: &str) -> Option<String> {
+        let value = match name {
+            "ONCUE_NATS_URL" => self.nats.clone(),
+            "ONCUE_REDIS_URL" => self.redis.clone(),
+            other => std::env::var(other).ok(),
+        };
+        value.filter(|value| !value.is_empty())
+    }
 }
 
-/// A named file must exist, `oncue.toml` may.
+fn own_folder() -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    Some(program.parent()?.to_owned())
+}
+
+/// Text and path of the configuration. A named file must exist, `oncue.toml` may.
 fn read(named: Option<&Path>) -> Result<(String, Option<PathBuf>), Failure> {
     let named = named.filter(|path| !path.as_os_str().is_empty());
     let path = named.unwrap_or(Path::new("oncue.toml"));
@@ -108,7 +110,7 @@ impl Settings {
             .map_err(Failure::silent)
     }
 
-    /// Redis as it is: nothing is loaded, nothing refused.
+    /// Redis for a reader: nothing is loaded, nothing refused.
     pub async fn store(&self) -> Result<Store, Failure> {
         Store::look(&self.config.redis_url)
             .await
@@ -132,7 +134,7 @@ impl Settings {
         Ok(house)
     }
 
-    /// Every event type known here: the platform's, those of `contracts`, and those of the functions' programs.
+    /// Event types known here: the platform's, those of `contracts`, and those of the functions' programs.
     pub async fn catalog(&self) -> Result<Catalog, Failure> {
         let contracts = contract::load(&self.config, &self.bin)
             .await
@@ -141,32 +143,36 @@ impl Settings {
         Ok(contracts.catalog)
     }
 
-    pub fn nats_place(&self) -> String {
+    /// NATS URL without its secrets, for people.
+    pub fn nats_shown(&self) -> String {
         self.config.nats_url.to_string()
     }
 
-    pub fn redis_place(&self) -> String {
+    /// Redis URL without its secrets, for people.
+    pub fn redis_shown(&self) -> String {
         self.config.redis_url.to_string()
     }
 }
 
 /// Host and port of a URL, and whether it carries a secret.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Address {
+    /// Name or IP address; an IPv6 address without its brackets.
     pub host: String,
     pub port: u16,
     pub secret: bool,
 }
 
-impl Place {
-    /// The first server of a list; `None` where there is no telling.
+impl Address {
+    /// First server of a comma-separated list, with a default port; `None` where it names no host or no valid port.
     pub fn of(url: &str, port: u16) -> Option<Self> {
         let first = url.split(',').next()?.trim();
         let rest = first.split_once("://").map_or(first, |(_, rest)| rest);
         let authority = rest.split(['/', '?']).next()?;
-        let (secret, address) = authority
-            .rsplit_once('@')
-            .map_or((false, authority), |(_, address)| (true, address));
+        let (secret, address) = match authority.rsplit_once('@') {
+            Some((_, address)) => (true, address),
+            None => (false, authority),
+        };
         let (host, port) = match address.rsplit_once(':') {
             Some((host, number)) if !number.is_empty() && !number.contains(']') => {
                 (host, number.parse().ok()?)
@@ -187,6 +193,20 @@ impl Place {
                 .parse::<std::net::IpAddr>()
                 .is_ok_and(|ip| ip.is_loopback())
     }
+
+    /// Host with the brackets an IPv6 address needs in front of a port.
+    pub fn bracketed_host(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        }
+    }
+
+    /// `host:port`, to connect to.
+    pub fn authority(&self) -> String {
+        format!("{}:{}", self.bracketed_host(), self.port)
+    }
 }
 
 #[cfg(test)]
@@ -194,30 +214,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_read_from_urls() {
-        let place = |url| Place::of(url, 4222).map(|p| (p.host, p.port, p.secret));
-        assert_eq!(
-            place("nats://127.0.0.1:4222"),
-            Some(("127.0.0.1".into(), 4222, false))
-        );
-        assert_eq!(place("nats://nats"), Some(("nats".into(), 4222, false)));
-        assert_eq!(place("localhost:99"), Some(("localhost".into(), 99, false)));
-        assert_eq!(
-            place("redis://:secret@db:6380/2"),
-            Some(("db".into(), 6380, true))
-        );
-        assert_eq!(
-            place("nats://[::1]:5,nats://b:6"),
-            Some(("::1".into(), 5, false))
-        );
-        assert_eq!(place("nats://[::1]"), Some(("::1".into(), 4222, false)));
-        assert_eq!(place("nats://host:port"), None);
-        assert_eq!(place(""), None);
+    fn addresses_are_read_from_urls() {
+        let cases = [
+            ("nats://127.0.0.1:4222", "127.0.0.1", 4222, false),
+            ("nats://nats", "nats", 4222, false),
+            ("localhost:99", "localhost", 99, false),
+            ("redis://:secret@db:6380/2", "db", 6380, true),
+            ("nats://[::1]:5,nats://b:6", "::1", 5, false),
+            ("nats://[::1]", "::1", 4222, false),
+        ];
+        for (url, host, port, secret) in cases {
+            let host = host.to_owned();
+            let expected = Some(Address { host, port, secret });
+            assert_eq!(Address::of(url, 4222), expected, "{url}");
+        }
+        assert_eq!(Address::of("nats://host:port", 4222), None);
+        assert_eq!(Address::of("", 4222), None);
+    }
+
+    #[test]
+    fn an_authority_can_be_connected_to() {
+        let authority = |url| Address::of(url, 1).unwrap().authority();
+        assert_eq!(authority("nats://[::1]"), "[::1]:1");
+        assert_eq!(authority("nats://a:2"), "a:2");
     }
 
     #[test]
     fn only_loopback_is_local() {
-        let local = |url| Place::of(url, 1).unwrap().is_local();
+        let local = |url| Address::of(url, 1).unwrap().is_local();
         assert!(local("nats://127.0.0.1") && local("nats://localhost") && local("nats://[::1]"));
         assert!(!local("nats://nats") && !local("nats://10.0.0.1"));
     }

@@ -76,7 +76,7 @@ async fn watch_keys(
 ) -> Result<(), Failure> {
     let mut stop = oncue_core::process::stop_signal()
         .map_err(|e| Failure::failed(format_args!("cannot handle signals: {e}")))?;
-    let (mut screen, mut keys) = (Screen::new(settings.nats_place()), keys());
+    let (mut screen, mut keys) = (Screen::new(settings.nats_shown()), keys());
     let broken = |e: std::io::Error| Failure::failed(format_args!("cannot draw here: {e}"));
     loop {
         terminal.draw(|frame| screen.draw(frame)).map_err(broken)?;

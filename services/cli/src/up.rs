@@ -1,51 +1,63 @@
-//! `oncue up`: the whole house on one machine, every part its own process.
+//! `oncue up`: the whole app on one machine, every part its own process.
 //!
 //! Everything that can be wrong is looked for before the first process starts: configuration, programs, ports. Then
 //! servers, layout, functions and gateway start in the order in which they need each other, and stop in the opposite
 //! one, so that nothing that was accepted is left half done.
 
-mod crew;
-mod elastic;
-mod guard;
-mod house;
-mod lines;
-mod lock;
-mod parts;
-mod ports;
+// Processes.
+mod keep_running;
+mod log;
+mod orphan_guard;
 mod process;
+mod supervisor;
+
+// Programs, and where they listen.
+mod data_lock;
+mod port_check;
+mod programs;
+mod servers;
+
+// Workers of the functions.
+mod autoscaler;
+mod pool;
 mod sample;
 mod scale;
-mod servers;
 mod service;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
 use oncue_core::bus::Bus;
 use oncue_core::bus::layout::Mode;
+use oncue_core::bus::services::ServiceInstance;
 use oncue_core::model::manifest::Manifest;
+use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::apply::{self, Action};
 use crate::exit::{self, Failure};
-use crate::paint::{BOLD, DIM, paint};
 use crate::settings::Settings;
-use crate::{health, http, manifests, services};
+use crate::terminal::paint::{BOLD, DIM, paint};
+use crate::verbs::apply::{self, ChangeAction};
+use crate::{health, http, manifests};
 
-use self::crew::{Crew, Worker};
-use self::elastic::{Crews, Elastic};
-use self::house::House;
-use self::lines::Screen;
-use self::parts::{CONSOLE, GATEWAY, Traces, traces};
+use self::autoscaler::{Autoscaler, Pools};
+use self::log::LogPrinter;
+use self::pool::{Pool, Worker};
+use self::programs::{CONSOLE, GATEWAY, Traces, VIEWER, traces};
 use self::servers::{Server, Start};
+use self::supervisor::Supervisor;
 
-/// Longer than this without being ready, and it says what it waits for.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time after which it is said what is not ready yet.
+const READY_COMPLAINT_INTERVAL: Duration = Duration::from_secs(5);
+/// Pause between two looks at what is ready.
+const READY_POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// Time the gateway's health page has to answer.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Silence after which no more workers are expected to answer a ping.
+const WORKER_REPLY_GAP: Duration = Duration::from_millis(40);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -64,6 +76,7 @@ pub struct Args {
     verbose: bool,
 }
 
+/// How servers that are started here treat the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Profile {
     Dev,
@@ -71,7 +84,7 @@ pub enum Profile {
 }
 
 impl Profile {
-    /// Its folder in `deploy/`.
+    /// Name of the profile's folder in `deploy/`.
     fn name(self) -> &'static str {
         match self {
             Self::Dev => "dev",
@@ -80,188 +93,225 @@ impl Profile {
     }
 }
 
-/// What is to be started, found fit beforehand.
+/// Servers and traces, found fit before anything is started.
 struct Plan {
     nats: Server,
     redis: Server,
     traces: Traces,
 }
 
+/// Run of `oncue up`: what is started, and the supervisor that keeps it running.
+struct Launch {
+    settings: Settings,
+    profile: Profile,
+    plan: Plan,
+    manifests: Vec<Manifest>,
+    started: Instant,
+}
+
 pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
     let started = Instant::now();
     let mut stop = stop_requests()?;
     let functions = chosen(&args, &settings)?;
-    parts::all_built(&settings, &functions)?;
-    let _lock = lock::take(&args.data)?;
+    programs::all_built(&settings, &functions)?;
+    let _lock = data_lock::take(&args.data)?;
     // The functions say what they are while the ports are looked at.
     let (plan, manifests) =
         tokio::join!(plan(&args, &settings), manifests::of(&settings, &functions));
-    let (plan, manifests) = (plan?, manifests?);
-
+    let launch = Launch {
+        plan: plan?,
+        manifests: manifests?,
+        profile: args.profile,
+        settings,
+        started,
+    };
     let names = functions
         .iter()
         .map(String::as_str)
-        .chain([GATEWAY, CONSOLE, "nats", "redis", "traces", "oncue"]);
-    let mut house = House::new(Screen::new(names, args.verbose))?;
+        .chain([GATEWAY, CONSOLE, VIEWER, "nats", "redis", "oncue"]);
+    let mut supervisor = Supervisor::new(LogPrinter::new(names, args.verbose))?;
     let outcome = tokio::select! {
-        failed = live(&settings, args.profile, &plan, &manifests, &house, started) => Err(failed),
+        failed = launch.run(&supervisor) => Err(failed),
         _ = stop.recv() => Ok(exit::OK),
     };
     if let Err(failure) = &outcome {
-        house.screen.error(&failure.what);
+        supervisor.log.error(&failure.what);
     }
-    let drained = Instant::now();
-    house
-        .screen
-        .note("stopping: what is in hand is finished first (Ctrl-C again kills)");
+    let stopping = Instant::now();
+    let log = supervisor.log.clone();
+    log.note("stopping: what is in flight is finished first (Ctrl-C again kills)");
     tokio::select! {
-        () = house.drain() => {}
-        _ = stop.recv() => house.kill().await,
+        () = supervisor.drain() => {}
+        _ = stop.recv() => supervisor.kill().await,
     }
-    house
-        .screen
-        .note(&format!("stopped in {} ms", drained.elapsed().as_millis()));
+    log.note(&format!("stopped in {} ms", stopping.elapsed().as_millis()));
     outcome
 }
 
-/// Starts everything, says so, and stays until it fails.
-async fn live(
-    settings: &Settings,
-    profile: Profile,
-    plan: &Plan,
-    manifests: &[Manifest],
-    house: &House,
-    started: Instant,
-) -> Failure {
-    match start(settings, profile, plan, manifests, house).await {
-        Ok((elastic, crews)) => {
-            lines::print(&ready_text(settings, plan, &crews, started.elapsed()));
-            match elastic.run().await {}
+impl Launch {
+    /// Starts everything, says so, and scales until something fails.
+    async fn run(&self, supervisor: &Supervisor) -> Failure {
+        match self.start(supervisor).await {
+            Ok((autoscaler, pools)) => {
+                log::print(&self.ready_text(&pools));
+                match autoscaler.run().await {}
+            }
+            Err(failure) => failure,
         }
-        Err(failure) => failure,
+    }
+
+    async fn start<'s>(
+        &self,
+        supervisor: &'s Supervisor,
+    ) -> Result<(Autoscaler<'s>, Pools), Failure> {
+        let settings = &self.settings;
+        if let Traces::Start = &self.plan.traces {
+            supervisor.viewer.run(programs::viewer(settings)?);
+        }
+        tokio::try_join!(
+            servers::start(&self.plan.nats, supervisor),
+            servers::start(&self.plan.redis, supervisor)
+        )?;
+        let bus = settings.bus().await?;
+        self.apply_layout(&bus, supervisor).await?;
+        let env = programs::environment(settings, self.profile)?;
+        let mut pools = BTreeMap::new();
+        for manifest in &self.manifests {
+            let spec = programs::function(settings, &manifest.name, &env)?;
+            let pool = Pool::new(manifest, &settings.config, spec);
+            pools.insert(manifest.name.clone(), pool);
+        }
+        let pools = Arc::new(Mutex::new(pools));
+        let mut autoscaler = Autoscaler::new(supervisor, bus.clone(), pools.clone());
+        autoscaler.begin().await;
+        service::answer(&bus, &pools).await?;
+        supervisor.gateway.run(programs::gateway(settings, &env)?);
+        // Nothing waits for the console: it only looks.
+        supervisor.gateway.run(programs::console(settings, &env)?);
+        self.until_ready(&bus, &pools, supervisor).await?;
+        Ok((autoscaler, pools))
+    }
+
+    async fn apply_layout(&self, bus: &Bus, supervisor: &Supervisor) -> Result<(), Failure> {
+        let config = &self.settings.config;
+        let store = self.settings.store().await?;
+        let changes = apply::carry_out(config, &self.manifests, bus, &store, Mode::Apply).await;
+        for change in &changes {
+            if change.action != ChangeAction::Same {
+                supervisor.log.note(&apply::line(change));
+            }
+        }
+        let refused = changes.iter().find(|c| c.action == ChangeAction::Refused);
+        match refused {
+            None => Ok(()),
+            Some(change) => Err(Failure::failed(format_args!(
+                "{} cannot be made as it should be",
+                change.what
+            ))),
+        }
+    }
+
+    /// Waits until the gateway is ready and every worker answers on the bus.
+    async fn until_ready(
+        &self,
+        bus: &Bus,
+        pools: &Pools,
+        supervisor: &Supervisor,
+    ) -> Result<(), Failure> {
+        let gateway = health::gateway_address(&self.settings.config.gateway.listen);
+        let mut complain_at = Instant::now() + READY_COMPLAINT_INTERVAL;
+        loop {
+            let (page, answers) = tokio::join!(
+                http::get(&gateway, "/readyz", HEALTH_TIMEOUT),
+                bus.service_instances("$SRV.PING", WORKER_REPLY_GAP),
+            );
+            let mut behind = silent_workers(pools, &answers.map_err(Failure::silent)?);
+            if !matches!(page, Ok((200, _))) {
+                behind.push(GATEWAY.to_owned());
+            }
+            if behind.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > complain_at {
+                complain_at += READY_COMPLAINT_INTERVAL;
+                let behind = behind.join(", ");
+                supervisor.log.warn(&format!("still waiting for {behind}"));
+            }
+            tokio::time::sleep(READY_POLL_INTERVAL).await;
+        }
+    }
+
+    fn ready_text(&self, pools: &Pools) -> String {
+        let took = self.started.elapsed().as_millis();
+        let config = &self.settings.config;
+        let gateway = health::gateway_address(&config.gateway.listen);
+        let console = health::gateway_address(&config.console.listen);
+        let rows = [
+            ("page", format!("http://{gateway}/")),
+            ("console", format!("http://{console}/")),
+            ("traces", self.plan.traces.to_string()),
+            ("NATS", server_text(&self.plan.nats)),
+            ("Redis", server_text(&self.plan.redis)),
+        ];
+        let head = format!("ready in {took} ms: {}", count_text(pools));
+        let mut lines = vec![String::new(), paint(BOLD, head)];
+        for (name, value) in rows {
+            let name = paint(DIM, format_args!("{name:<7}"));
+            lines.push(format!("  {name} {value}"));
+        }
+        lines.push(paint(
+            DIM,
+            "  Ctrl-C finishes what is in flight and stops everything.",
+        ));
+        lines.push(String::new());
+        lines.join("\n")
     }
 }
 
-async fn start<'h>(
-    settings: &Settings,
-    profile: Profile,
-    plan: &Plan,
-    manifests: &[Manifest],
-    house: &'h House,
-) -> Result<(Elastic<'h>, Crews), Failure> {
-    if let Traces::Start = &plan.traces {
-        house.viewer.run(parts::viewer(settings)?);
-    }
-    tokio::try_join!(
-        servers::start(&plan.nats, house),
-        servers::start(&plan.redis, house)
-    )?;
-    let bus = settings.bus().await?;
-    let store = settings.store().await?;
-    let changes = apply::carry_out(&settings.config, manifests, &bus, &store, Mode::Apply).await;
-    for change in changes.iter().filter(|c| c.action != Action::Same) {
-        house.screen.note(&apply::line(change));
-    }
-    if let Some(refused) = changes.iter().find(|c| c.action == Action::Refused) {
-        return Err(Failure::failed(format_args!(
-            "{} cannot be made as it should be",
-            refused.what
-        )));
-    }
-    let env = parts::environment(settings, profile)?;
-    let mut crews = BTreeMap::new();
-    for manifest in manifests {
-        let spec = parts::function(settings, &manifest.name, &env)?;
-        crews.insert(
-            manifest.name.clone(),
-            Crew::new(manifest, &settings.config, spec),
-        );
-    }
-    let crews = Arc::new(Mutex::new(crews));
-    let mut elastic = Elastic::new(house, bus.clone(), crews.clone());
-    elastic.begin().await;
-    service::answer(&bus, &crews).await?;
-    house.gateway.run(parts::gateway(settings, &env)?);
-    // Nothing waits for it: it only looks.
-    house.gateway.run(parts::console(settings, &env)?);
-    until_ready(settings, &bus, &crews, house).await?;
-    Ok((elastic, crews))
+/// Names of our workers that do not answer. Others may be on the same bus, so an answer is ours by its process id.
+fn silent_workers(pools: &Pools, answers: &[ServiceInstance]) -> Vec<String> {
+    let pools = pools.lock();
+    let workers = pools.values().flat_map(Pool::workers);
+    workers
+        .filter(|worker| !worker_answers(worker, answers))
+        .map(|worker| worker.name.clone())
+        .collect()
 }
 
-/// Until the gateway is ready and every worker answers on the bus; ours, told by the process id in its name, since
-/// others may be on the same bus.
-async fn until_ready(
-    settings: &Settings,
-    bus: &Bus,
-    crews: &Crews,
-    house: &House,
-) -> Result<(), Failure> {
-    let gateway = health::gateway_address(&settings.config.gateway.listen);
-    let mut patience = Instant::now() + PATIENCE;
-    loop {
-        let (page, answers) = tokio::join!(
-            http::get(&gateway, "/readyz", Duration::from_secs(1)),
-            services::ask(bus, "$SRV.PING", Duration::from_millis(40)),
-        );
-        let answers = answers?;
-        let answering =
-            |worker: &Worker| answers.iter().any(|a| a.pid() == Some(worker.vitals.pid()));
-        let workers: Vec<Worker> = crews
-            .lock()
-            .values()
-            .flat_map(|crew| crew.workers().to_vec())
-            .collect();
-        let mut behind: Vec<String> = workers
-            .into_iter()
-            .filter(|w| !answering(w))
-            .map(|w| w.name)
-            .collect();
-        if !matches!(page, Ok((200, _))) {
-            behind.push(GATEWAY.to_owned());
-        }
-        if behind.is_empty() {
-            return Ok(());
-        }
-        if Instant::now() > patience {
-            patience += PATIENCE;
-            house
-                .screen
-                .warn(&format!("still waiting for {}", behind.join(", ")));
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+fn worker_answers(worker: &Worker, answers: &[ServiceInstance]) -> bool {
+    answers
+        .iter()
+        .any(|answer| answer.pid() == Some(worker.status.pid()))
 }
 
+/// Functions to start: all of oncue.toml, or those `--only` names.
 fn chosen(args: &Args, settings: &Settings) -> Result<Vec<String>, Failure> {
     let all: Vec<String> = settings.config.functions.keys().cloned().collect();
-    let unknown: Vec<&String> = args
-        .only
-        .iter()
-        .filter(|name| !all.contains(name))
-        .collect();
-    if let Some(name) = unknown.first() {
+    if let Some(name) = args.only.iter().find(|name| !all.contains(name)) {
         return Err(
             Failure::usage(format_args!("oncue.toml has no function {name:?}"))
                 .advise(format!("it has {}", all.join(", "))),
         );
     }
-    Ok(if args.only.is_empty() {
-        all
-    } else {
-        all.into_iter()
-            .filter(|name| args.only.contains(name))
-            .collect()
-    })
+    if args.only.is_empty() {
+        return Ok(all);
+    }
+    let named = all.into_iter().filter(|name| args.only.contains(name));
+    Ok(named.collect())
 }
 
 async fn plan(args: &Args, settings: &Settings) -> Result<Plan, Failure> {
-    ports::must_be_free(
+    let config = &settings.config;
+    port_check::must_be_free(
         "the gateway",
-        &settings.config.gateway.listen,
+        &config.gateway.listen,
         "[gateway] listen in oncue.toml, or ONCUE_GATEWAY_LISTEN",
     )?;
-    let setting = "[console] listen in oncue.toml, or ONCUE_CONSOLE_LISTEN";
-    ports::must_be_free("the console", &settings.config.console.listen, setting)?;
+    port_check::must_be_free(
+        "the console",
+        &config.console.listen,
+        "[console] listen in oncue.toml, or ONCUE_CONSOLE_LISTEN",
+    )?;
     let (nats, redis) = tokio::join!(
         servers::nats(args, settings),
         servers::redis(args, settings)
@@ -273,71 +323,38 @@ async fn plan(args: &Args, settings: &Settings) -> Result<Plan, Failure> {
     })
 }
 
-fn ready_text(settings: &Settings, plan: &Plan, crews: &Crews, took: Duration) -> String {
-    let server = |server: &Server| match &server.start {
-        Start::Use { version } => format!("{}  (was already running, {version})", server.place),
-        Start::Spawn { data, .. } => format!("{}  (data in {})", server.place, data.display()),
-    };
-    let rows = [
-        (
-            "page",
-            format!(
-                "http://{}/",
-                health::gateway_address(&settings.config.gateway.listen)
-            ),
-        ),
-        (
-            "console",
-            format!(
-                "http://{}/",
-                health::gateway_address(&settings.config.console.listen)
-            ),
-        ),
-        ("traces", plan.traces.to_string()),
-        ("NATS", server(&plan.nats)),
-        ("Redis", server(&plan.redis)),
-    ];
-    let head = format!("ready in {} ms: {}", took.as_millis(), count(crews));
-    let mut text = vec![String::new(), paint(BOLD, head)];
-    text.extend(
-        rows.into_iter()
-            .map(|(name, what)| format!("  {} {what}", paint(DIM, format_args!("{name:<7}")))),
-    );
-    text.extend([
-        paint(
-            DIM,
-            "  Ctrl-C finishes what is in hand and stops everything.",
-        ),
-        String::new(),
-    ]);
-    text.join("\n")
+fn server_text(server: &Server) -> String {
+    let url = &server.url;
+    match &server.start {
+        Start::Use { version } => format!("{url}  (was already running, {version})"),
+        Start::Spawn { data, .. } => format!("{url}  (data in {})", data.display()),
+    }
 }
 
 /// `9 functions, 8 workers, 1 asleep`
-fn count(crews: &Crews) -> String {
-    let crews = crews.lock();
-    let workers: u32 = crews.values().map(|crew| crew.count().have).sum();
-    let asleep = crews.values().filter(|crew| !crew.is_awake()).count();
-    let asleep = if asleep > 0 {
-        format!(", {asleep} asleep")
+fn count_text(pools: &Pools) -> String {
+    let pools = pools.lock();
+    let workers: u32 = pools.values().map(|pool| pool.count().have).sum();
+    let asleep = pools.values().filter(|pool| !pool.is_awake()).count();
+    let functions = pools.len();
+    if asleep > 0 {
+        format!("{functions} functions, {workers} workers, {asleep} asleep")
     } else {
-        String::new()
-    };
-    format!("{} functions, {workers} workers{asleep}", crews.len())
+        format!("{functions} functions, {workers} workers")
+    }
 }
 
-/// Ctrl-C, SIGTERM, and the terminal being closed, as often as they come.
+/// Requests to stop, as often as they come: Ctrl-C, SIGTERM, and the terminal being closed.
 fn stop_requests() -> Result<mpsc::Receiver<()>, Failure> {
     let kinds = [
         SignalKind::interrupt(),
         SignalKind::terminate(),
         SignalKind::hangup(),
     ];
-    let signals = kinds.into_iter().map(signal).collect::<Result<Vec<_>, _>>();
-    let signals =
-        signals.map_err(|e| Failure::failed(format_args!("cannot handle signals: {e}")))?;
     let (asked, requests) = mpsc::channel(4);
-    for mut signal in signals {
+    for kind in kinds {
+        let mut signal = signal(kind)
+            .map_err(|e| Failure::failed(format_args!("cannot handle signals: {e}")))?;
         let asked = asked.clone();
         tokio::spawn(async move {
             while signal.recv().await.is_some() {

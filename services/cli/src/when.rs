@@ -1,4 +1,4 @@
-//! Moments, as people say and read them.
+//! Times and durations, as people write and read them.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use oncue_proto::event;
 
 pub use oncue_admin::dead_letters::ms;
 
-/// RFC 3339, or a duration ago like `15m`, as Unix milliseconds.
+/// Moment given as RFC 3339, or as a duration ago like `15m`; in Unix milliseconds.
 pub fn since(text: &str) -> Result<u64, String> {
     if let Some(ms) = event::parse_time(text) {
         return Ok(ms);
@@ -17,12 +17,13 @@ pub fn since(text: &str) -> Result<u64, String> {
     Ok(event::now_ms().saturating_sub(ago.as_millis() as u64))
 }
 
-/// A duration for a clap argument.
+/// Duration such as `60s`, for a clap argument.
 pub fn span(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| format!("{text:?} is no duration like 60s"))
 }
 
-/// How long ago, in one number: `42 s`, `3 min`, `5 h`, `12 d`.
+/// Age in one number: `42 s`, `3 min`, `5 h`, `12 d`. The unit changes at two of the next one, so that `119 s` is not
+/// rounded to `1 min`. Clocks that differ give `0 s`.
 pub fn ago(ms: u64, now: u64) -> String {
     let seconds = now.saturating_sub(ms) / 1000;
     match seconds {
@@ -40,7 +41,9 @@ mod tests {
     #[test]
     fn a_moment_is_a_time_or_a_duration_ago() {
         assert_eq!(since("1970-01-01T00:00:01Z"), Ok(1000));
-        let (before, then, after) = (event::now_ms(), since("15m").unwrap(), event::now_ms());
+        let before = event::now_ms();
+        let then = since("15m").unwrap();
+        let after = event::now_ms();
         assert!(
             (before..=after).contains(&(then + 900_000)),
             "{before} {then} {after}"

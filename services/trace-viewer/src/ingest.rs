@@ -1,4 +1,4 @@
-//! OTLP traces in, over gRPC and over HTTP in both of its encodings [OTLP 1.10, sections "OTLP/gRPC" and "OTLP/HTTP"].
+//! Intake of traces: OTLP over gRPC, and over HTTP in both of its encodings [OTLP 1.10, sections "OTLP/gRPC" and "OTLP/HTTP"].
 
 use std::io::Read;
 
@@ -23,11 +23,13 @@ use tonic::codec::CompressionEncoding;
 
 use crate::store::SharedStore;
 
-/// Largest request, counted after decompression. The OpenTelemetry Collector accepts as much; exporters send batches far below it.
+/// Largest request, counted after decompression. The OpenTelemetry Collector accepts as much; exporters send batches far
+/// below it.
 pub const MAX_REQUEST: usize = 20 * 1024 * 1024;
 
 const PROTOBUF: &str = "application/x-protobuf";
 
+/// OTLP over gRPC, plain and gzip.
 pub fn grpc(store: SharedStore) -> TraceServiceServer<impl TraceService> {
     // The limit covers the decompressed size too.
     TraceServiceServer::new(Grpc(store))
@@ -49,6 +51,7 @@ impl TraceService for Grpc {
     }
 }
 
+/// OTLP over HTTP: `POST /v1/traces`.
 pub fn http(store: SharedStore) -> Router {
     Router::new()
         .route("/v1/traces", post(export))
@@ -70,21 +73,19 @@ struct Status {
     message: String,
 }
 
-type Refusal = (StatusCode, String);
+/// Request that was not taken: HTTP status, and why.
+struct Refusal {
+    status: StatusCode,
+    message: String,
+}
 
 async fn export(State(store): State<SharedStore>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let Some(encoding) = encoding(&head.headers) else {
         let message = format!("content-type is neither {PROTOBUF} nor application/json");
-        return refuse(
-            Encoding::Json,
-            (StatusCode::UNSUPPORTED_MEDIA_TYPE, message),
-        );
+        return refuse(Encoding::Json, unsupported(message));
     };
-    match read(&head.headers, body)
-        .await
-        .and_then(|body| decode(encoding, &body))
-    {
+    match read(&head.headers, body, encoding).await {
         Ok(request) => accept(encoding, &store.lock().insert(request)),
         Err(refusal) => refuse(encoding, refusal),
     }
@@ -105,25 +106,32 @@ fn encoding(headers: &HeaderMap) -> Option<Encoding> {
     }
 }
 
-async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Refusal> {
+/// Request out of the body, decompressed and decoded.
+async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    encoding: Encoding,
+) -> Result<ExportTraceServiceRequest, Refusal> {
     let coding = headers
         .get(header::CONTENT_ENCODING)
         .map_or(b"identity".as_slice(), |coding| coding.as_bytes());
     let body = read_to_end(body).await?;
     match coding {
-        b"identity" | b"" => Ok(body),
-        b"gzip" => gunzip(&body),
-        _ => Err((
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "content-encoding is neither gzip nor identity".to_owned(),
-        )),
+        b"identity" | b"" => decode(encoding, &body),
+        b"gzip" => decode(encoding, &gunzip(&body)?),
+        _ => {
+            let message = "content-encoding is neither gzip nor identity";
+            Err(unsupported(message.to_owned()))
+        }
     }
 }
 
-/// What is too large is still read, and thrown away: a sender cut off while it writes sees a broken connection instead of the answer.
+/// Bytes of the body. One that is too large is still read, and thrown away: a sender cut off while it writes sees a broken
+/// connection instead of the answer.
 async fn read_to_end(body: Body) -> Result<Vec<u8>, Refusal> {
     let mut chunks = body.into_data_stream();
-    let (mut bytes, mut size) = (Vec::new(), 0);
+    let mut bytes = Vec::new();
+    let mut size = 0;
     while let Some(chunk) = chunks.try_next().await.map_err(|error| malformed(&error))? {
         size += chunk.len();
         if size <= MAX_REQUEST {
@@ -137,7 +145,7 @@ async fn read_to_end(body: Body) -> Result<Vec<u8>, Refusal> {
     }
 }
 
-/// Stops one byte past the limit, so a small bomb costs little.
+/// Decompressed body. Stops one byte past the limit, so a small bomb costs little.
 fn gunzip(body: &[u8]) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
     let read = MultiGzDecoder::new(body)
@@ -149,18 +157,25 @@ fn gunzip(body: &[u8]) -> Result<Vec<u8>, Refusal> {
     }
 }
 
+fn unsupported(message: String) -> Refusal {
+    Refusal {
+        status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        message,
+    }
+}
+
 fn too_large() -> Refusal {
-    (
-        StatusCode::PAYLOAD_TOO_LARGE,
-        format!("a request has at most {MAX_REQUEST} bytes, decompressed"),
-    )
+    Refusal {
+        status: StatusCode::PAYLOAD_TOO_LARGE,
+        message: format!("a request has at most {MAX_REQUEST} bytes, decompressed"),
+    }
 }
 
 fn malformed(error: &dyn std::fmt::Display) -> Refusal {
-    (
-        StatusCode::BAD_REQUEST,
-        format!("malformed request: {error}"),
-    )
+    Refusal {
+        status: StatusCode::BAD_REQUEST,
+        message: format!("malformed request: {error}"),
+    }
 }
 
 fn decode(encoding: Encoding, body: &[u8]) -> Result<ExportTraceServiceRequest, Refusal> {
@@ -178,8 +193,8 @@ fn decode_json(body: &[u8]) -> serde_json::Result<ExportTraceServiceRequest> {
     serde_json::from_value(request)
 }
 
-/// Writes out what protobuf's JSON lets a sender leave out or write as text, and what the generated types insist on. One such attribute
-/// would otherwise cost its whole batch.
+/// Writes out what protobuf's JSON lets a sender leave out or write as text, and what the generated types insist on. One such
+/// attribute would otherwise cost its whole batch.
 fn complete(json: &mut Value) {
     match json {
         Value::Array(items) => items.iter_mut().for_each(complete),
@@ -220,10 +235,11 @@ fn accept(encoding: Encoding, response: &ExportTraceServiceResponse) -> Response
     }
 }
 
-fn refuse(encoding: Encoding, (status, message): Refusal) -> Response {
+fn refuse(encoding: Encoding, refusal: Refusal) -> Response {
+    let status = refusal.status;
     let body = Status {
         code: tonic::Code::InvalidArgument as i32,
-        message,
+        message: refusal.message,
     };
     match encoding {
         Encoding::Protobuf => (

@@ -1,4 +1,6 @@
-//! The JSON that Jaeger UI 2.14 reads, built from OTLP spans. Field names are Jaeger's.
+//! Jaeger's JSON, as its UI 2.14 reads it, built from OTLP spans. Field names are Jaeger's [jaeger `model/json/model.go`].
+//!
+//! Everything borrows from the store: a trace is written out while the store is locked, and nothing is copied before.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -12,9 +14,10 @@ use serde_json::json;
 
 use crate::store::{Process, StoredSpan, Trace};
 
-/// JavaScript reads larger whole numbers wrongly, so those travel as text.
-const LARGEST_SAFE: u64 = (1 << 53) - 1;
+/// Largest whole number JavaScript reads exactly (`Number.MAX_SAFE_INTEGER`); larger ones travel as text.
+const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
+/// Trace: its spans by start, and the processes they name.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JaegerTrace<'a> {
@@ -32,7 +35,7 @@ struct JaegerProcess<'a> {
     tags: Vec<Tag<'a>>,
 }
 
-/// Times are in microseconds.
+/// Span; times are in microseconds since the epoch, its duration too.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct JaegerSpan<'a> {
@@ -67,6 +70,7 @@ struct Log<'a> {
     fields: Vec<Tag<'a>>,
 }
 
+/// Key and value of a span, a process or a log entry, with its type in Jaeger's words.
 #[derive(Serialize)]
 pub struct Tag<'a> {
     pub key: &'a str,
@@ -84,7 +88,7 @@ pub enum TagValue<'a> {
 }
 
 impl TagValue<'_> {
-    /// As a person types it into the search form.
+    /// Value as a person types it into the search form.
     pub fn text(&self) -> Cow<'_, str> {
         match self {
             Self::Text(text) => Cow::Borrowed(text),
@@ -156,7 +160,7 @@ impl<'a> From<&'a StoredSpan> for JaegerSpan<'a> {
     }
 }
 
-/// Nanoseconds; zero for a span that ends before it starts.
+/// Duration of a span in nanoseconds; zero for a span that ends before it starts.
 pub fn duration(span: &Span) -> u64 {
     span.end_time_unix_nano
         .saturating_sub(span.start_time_unix_nano)
@@ -175,7 +179,7 @@ pub fn fields(
         .chain(event.attributes.iter().map(Tag::from))
 }
 
-/// Attributes, and as tags what OTLP keeps in fields of its own. An attribute of the same name wins.
+/// Tags of a span: its attributes, and what OTLP keeps in fields of its own. An attribute of the same name wins.
 pub fn span_tags(stored: &StoredSpan) -> Vec<Tag<'_>> {
     let mut tags: Vec<_> = stored.span.attributes.iter().map(Tag::from).collect();
     for tag in derived_tags(stored) {
@@ -235,6 +239,7 @@ pub fn span_kind(kind: i32) -> &'static str {
     }
 }
 
+/// Parent and links of a span.
 fn references(span: &Span) -> Vec<Reference> {
     let parent = (!span.parent_span_id.is_empty())
         .then(|| reference("CHILD_OF", &span.trace_id, &span.parent_span_id));
@@ -281,7 +286,7 @@ impl<'a> Tag<'a> {
 
 impl<'a> From<&'a KeyValue> for Tag<'a> {
     fn from(attribute: &'a KeyValue) -> Self {
-        let (r#type, value) = tag_value(attribute.value.as_ref());
+        let (r#type, value) = typed_value(attribute.value.as_ref());
         Self {
             key: &attribute.key,
             r#type,
@@ -290,11 +295,12 @@ impl<'a> From<&'a KeyValue> for Tag<'a> {
     }
 }
 
-fn tag_value(value: Option<&AnyValue>) -> (&'static str, TagValue<'_>) {
+/// Jaeger's type and value of an attribute. A list or map, which Jaeger has not, is shown as JSON text.
+fn typed_value(value: Option<&AnyValue>) -> (&'static str, TagValue<'_>) {
     match value.and_then(|value| value.value.as_ref()) {
         Some(Value::StringValue(text)) => ("string", TagValue::Text(text.into())),
         Some(Value::BoolValue(value)) => ("bool", TagValue::Bool(*value)),
-        Some(Value::IntValue(value)) if value.unsigned_abs() <= LARGEST_SAFE => {
+        Some(Value::IntValue(value)) if value.unsigned_abs() <= MAX_SAFE_INTEGER => {
             ("int64", TagValue::Int(*value))
         }
         Some(Value::IntValue(value)) => ("int64", TagValue::Text(value.to_string().into())),
@@ -315,25 +321,29 @@ fn tag_value(value: Option<&AnyValue>) -> (&'static str, TagValue<'_>) {
     }
 }
 
-/// Lists and maps become the JSON that they look like.
+fn plain_or_null(value: Option<&AnyValue>) -> serde_json::Value {
+    value
+        .and_then(|value| value.value.as_ref())
+        .map_or(serde_json::Value::Null, plain)
+}
+
+/// Value as plain JSON: lists and maps become the JSON that they look like, bytes base64.
 fn plain(value: &Value) -> serde_json::Value {
-    let inner = |value: &AnyValue| value.value.as_ref().map_or(serde_json::Value::Null, plain);
     match value {
         Value::StringValue(text) => json!(text),
         Value::BoolValue(value) => json!(value),
         Value::IntValue(value) => json!(value),
         Value::DoubleValue(value) => json!(value),
         Value::BytesValue(bytes) => json!(STANDARD.encode(bytes)),
-        Value::ArrayValue(array) => array.values.iter().map(inner).collect(),
+        Value::ArrayValue(array) => array
+            .values
+            .iter()
+            .map(|value| plain_or_null(Some(value)))
+            .collect(),
         Value::KvlistValue(list) => list
             .values
             .iter()
-            .map(|pair| {
-                (
-                    pair.key.clone(),
-                    pair.value.as_ref().map_or(json!(null), inner),
-                )
-            })
+            .map(|pair| (pair.key.clone(), plain_or_null(pair.value.as_ref())))
             .collect(),
         // Only profiles use this one.
         Value::StringValueStrindex(_) => json!(null),

@@ -1,6 +1,6 @@
-//! Sees distributed traces on a machine without Docker: Jaeger's own UI over traces kept in the memory of this process.
+//! Trace viewer for a machine without Docker: Jaeger's own UI over traces kept in the memory of this process.
 //!
-//! Spans come in over OTLP ([`ingest`]), stay in a bounded [`store`], and go out in the JSON that the UI asks for ([`query`]).
+//! Spans come in over OTLP ([`ingest`]), stay in a bounded [`store`], and go out in the JSON that the UI asks for (`query`).
 //! Where a real Jaeger runs, use that one; the ports are the same, so nothing else changes.
 
 pub mod ingest;
@@ -24,10 +24,10 @@ use tonic::transport::server::TcpIncoming;
 
 use store::{Limits, SharedStore};
 
-/// How long open connections may take to finish after the stop signal.
-const GRACE: Duration = Duration::from_millis(700);
+/// Time open requests have to finish after the stop signal. `oncue up` waits for this process, so it is short.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(700);
 
-/// Jaeger's ports, so that exporters and bookmarks need no change.
+/// Ports, by default Jaeger's, so that exporters and bookmarks need no change.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Ports {
     /// Port of the UI and the query API.
@@ -64,7 +64,7 @@ pub struct Ports {
     pub health_port: u16,
 }
 
-/// Every socket, bound before anything is served: a viewer that is half there hides the mistake.
+/// Sockets of all servers, bound before anything is served: a viewer that is half there hides the mistake.
 pub struct Listeners {
     ui: TcpListener,
     otlp_grpc: TcpListener,
@@ -72,7 +72,7 @@ pub struct Listeners {
     health: TcpListener,
 }
 
-/// Where a running viewer is reached; with port 0 only known after binding.
+/// Addresses of a running viewer; with port 0 only known after binding.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
     pub ui: SocketAddr,
@@ -82,7 +82,7 @@ pub struct Addresses {
 }
 
 impl Listeners {
-    /// The error is a line for the person at the terminal and names the flag to change.
+    /// Binds all four. The error is a line for the person at the terminal and names the flag to change.
     pub async fn bind(host: &str, ports: &Ports) -> Result<Self, String> {
         Ok(Self {
             ui: bind(host, ports.ui_port, "--ui-port").await?,
@@ -115,7 +115,8 @@ async fn bind(host: &str, port: u16, flag: &str) -> Result<TcpListener, String> 
         })
 }
 
-/// Serves until `shutdown` completes, then gives open requests a moment and returns.
+/// Serves until `shutdown` completes, then gives open requests [`DRAIN_TIMEOUT`] and returns. An error of any server ends
+/// all of them.
 pub async fn serve(
     listeners: Listeners,
     limits: Limits,
@@ -123,29 +124,42 @@ pub async fn serve(
 ) -> io::Result<()> {
     let store = SharedStore::new(limits);
     let (stop, stopped) = watch::channel(());
-    let wait = || {
-        let mut stopped = stopped.clone();
-        async move {
-            // The sender never sends: it is dropped to stop every server at once.
-            let _ = stopped.changed().await;
-        }
-    };
     let mut servers = Box::pin(async {
         tokio::try_join!(
-            serve_http(listeners.ui, query::router(store.clone()), wait()),
-            serve_http(listeners.health, query::health(store.clone()), wait()),
-            serve_http(listeners.otlp_http, ingest::http(store.clone()), wait()),
-            serve_grpc(listeners.otlp_grpc, store.clone(), wait()),
+            serve_http(
+                listeners.ui,
+                query::router(store.clone()),
+                dropped(&stopped)
+            ),
+            serve_http(
+                listeners.health,
+                query::health(store.clone()),
+                dropped(&stopped)
+            ),
+            serve_http(
+                listeners.otlp_http,
+                ingest::http(store.clone()),
+                dropped(&stopped)
+            ),
+            serve_grpc(listeners.otlp_grpc, store.clone(), dropped(&stopped)),
         )
     });
     tokio::select! {
         ended = &mut servers => return ended.map(drop),
         () = shutdown => drop(stop),
     }
-    // An exporter may keep its connection open for ever; after the grace period it is cut.
-    tokio::time::timeout(GRACE, servers)
+    // An exporter may keep its connection open for ever; after the timeout it is cut.
+    tokio::time::timeout(DRAIN_TIMEOUT, servers)
         .await
         .map_or(Ok(()), |ended| ended.map(drop))
+}
+
+/// Completes once the sender is dropped. It never sends: dropping it stops every server at once.
+fn dropped(stopped: &watch::Receiver<()>) -> impl Future<Output = ()> + Send + use<> {
+    let mut stopped = stopped.clone();
+    async move {
+        let _ = stopped.changed().await;
+    }
 }
 
 async fn serve_http(

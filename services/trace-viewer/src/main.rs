@@ -1,4 +1,4 @@
-//! The command: read flags, bind everything, say where, serve until told to stop.
+//! Command `oncue-trace-viewer`: reads flags, binds everything, says where, serves until told to stop.
 
 use std::{
     env,
@@ -42,9 +42,9 @@ async fn run(args: Args) -> Result<(), String> {
         .filter(|host| !host.is_empty());
     let listeners = Listeners::bind(host.as_deref().unwrap_or("127.0.0.1"), &args.ports).await?;
     // Before the line is printed: whoever waits for it may send the signal at once.
-    let stop = stop_signals().map_err(|error| format!("cannot handle signals: {error}"))?;
+    let stop = StopSignals::new().map_err(|error| format!("cannot handle signals: {error}"))?;
     announce(listeners.addresses().map_err(|error| error.to_string())?);
-    serve(listeners, args.limits, any_of(stop))
+    serve(listeners, args.limits, stop.first())
         .await
         .map_err(|error| format!("stopped serving: {error}"))
 }
@@ -61,16 +61,24 @@ fn announce(at: Addresses) {
     );
 }
 
-fn stop_signals() -> io::Result<(Signal, Signal)> {
-    Ok((
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    ))
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
-async fn any_of((mut terminate, mut interrupt): (Signal, Signal)) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+impl StopSignals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Completes with the first signal of either kind.
+    async fn first(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The part of Jaeger's query API that its UI 2.14 calls, and the health check.
+//! Query API: the part of Jaeger's that its UI 2.14 calls [jaeger `cmd/query/app/http_handler.go`], and the health check.
 
 use std::{
     cmp::Reverse,
@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::{
     jaeger::{JaegerTrace, span_kind},
-    search::Search,
+    search::{Search, find},
     store::{SharedStore, Store, Trace},
     ui,
 };
@@ -48,14 +48,20 @@ pub fn health(store: SharedStore) -> Router {
         .with_state(store)
 }
 
-/// Jaeger's health check answers with the same two words; the sizes are ours.
+/// Health check. The two words are those of Jaeger's; the sizes are ours.
 async fn status(State(store): State<SharedStore>) -> Response {
-    let (traces, spans, bytes) = store.lock().size();
-    Json(json!({"status": "StatusOK", "healthy": true, "traces": traces, "spans": spans, "bytes": bytes}))
-        .into_response()
+    let size = store.lock().size();
+    Json(json!({
+        "status": "StatusOK",
+        "healthy": true,
+        "traces": size.traces,
+        "spans": size.spans,
+        "bytes": size.bytes,
+    }))
+    .into_response()
 }
 
-/// Every answer of the API has this shape.
+/// Shape of every answer of the API.
 #[derive(Serialize)]
 struct Envelope<T> {
     data: Vec<T>,
@@ -125,7 +131,7 @@ async fn operations(State(store): State<SharedStore>, Query(params): Params) -> 
     )
 }
 
-/// Either the traces of the given ids, or those that a search finds, newest first.
+/// Traces of the given ids, or else those that a search finds, newest first.
 async fn search(State(store): State<SharedStore>, Query(params): Params) -> Response {
     let store = store.lock();
     match traces_by_id(&store, &params)
@@ -166,36 +172,30 @@ async fn trace(State(store): State<SharedStore>, Path(id): Path<String>) -> Resp
     }
 }
 
-/// Leading zeros may be left out.
+/// Trace id; leading zeros may be left out.
 fn parse_id(text: &str) -> Result<u128, String> {
     u128::from_str_radix(text, 16)
         .map_err(|_| format!("{text:?} is no trace id: up to 32 hexadecimal digits"))
 }
 
-/// `endTs` and `lookback` are milliseconds; without them everything counts.
+/// Calls between services. `endTs` and `lookback` are milliseconds; without them everything counts.
 async fn dependencies(State(store): State<SharedStore>, Query(params): Params) -> Response {
-    let nanoseconds = |name| {
-        find(&params, name)?
-            .parse::<u64>()
-            .ok()?
-            .checked_mul(1_000_000)
-    };
-    let until = nanoseconds("endTs").unwrap_or(u64::MAX);
-    let from = nanoseconds("lookback").map_or(0, |lookback| until.saturating_sub(lookback));
+    let until = milliseconds(&params, "endTs").unwrap_or(u64::MAX);
+    let lookback = milliseconds(&params, "lookback").unwrap_or(until);
     let store = store.lock();
-    let calls = store.dependencies(from, until).into_iter();
-    answer(calls.map(
+    let calls = store.dependencies(until.saturating_sub(lookback), until);
+    answer(calls.into_iter().map(
         |((parent, child), count)| json!({"parent": parent, "child": child, "callCount": count}),
     ))
 }
 
-fn find<'a>(params: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    params
-        .iter()
-        .find(|(key, value)| key == name && !value.is_empty())
-        .map(|(_, value)| &**value)
+/// Nanoseconds, from a parameter in milliseconds.
+fn milliseconds(params: &[(String, String)], name: &str) -> Option<u64> {
+    let milliseconds: u64 = find(params, name)?.parse().ok()?;
+    milliseconds.checked_mul(1_000_000)
 }
 
+/// Nanoseconds since the epoch.
 fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -1,4 +1,6 @@
-//! What the search form asks for. All conditions must hold for the same span; the trace is found by any such span.
+//! Search for traces, as the search form of Jaeger's UI asks for it.
+//!
+//! All conditions must hold for the same span; the trace is found by any such span.
 
 use std::collections::HashMap;
 
@@ -7,45 +9,35 @@ use crate::{
     store::{Process, StoredSpan, Trace},
 };
 
-/// Times are in nanoseconds.
+/// Traces returned where the form does not say how many, as in Jaeger.
+const DEFAULT_LIMIT: usize = 20;
+
+/// Conditions of a search; times are in nanoseconds since the epoch, durations in nanoseconds.
 #[derive(Debug, PartialEq)]
 pub struct Search {
     service: Option<String>,
     operation: Option<String>,
     tags: Vec<(String, String)>,
-    shortest: u64,
-    longest: u64,
+    min_duration: u64,
+    max_duration: u64,
     from: u64,
     until: u64,
     pub limit: usize,
 }
 
 impl Search {
-    /// `now` is in nanoseconds since the epoch and only serves `lookback`.
+    /// Reads the parameters of a query; an empty one counts as absent. `now` only serves `lookback`. The error names the
+    /// parameter that is wrong.
     pub fn parse(params: &[(String, String)], now: u64) -> Result<Self, String> {
-        let get = |name: &str| {
-            params
-                .iter()
-                .find(|(key, value)| key == name && !value.is_empty())
-                .map(|(_, value)| &**value)
-        };
-        // The UI sends start as well and lets it decide, with "custom" as a lookback.
-        let from = match (get("start"), get("lookback")) {
-            (None, Some(lookback)) if lookback != "custom" => {
-                now.saturating_sub(duration_of("lookback", lookback)?)
-            }
-            (start, _) => start.map_or(Ok(0), |start| micros("start", start))?,
-        };
         Ok(Self {
-            service: get("service").map(str::to_owned),
-            operation: get("operation").map(str::to_owned),
-            tags: get("tags").map_or(Ok(Vec::new()), tags)?,
-            shortest: get("minDuration").map_or(Ok(0), |text| duration_of("minDuration", text))?,
-            longest: get("maxDuration")
-                .map_or(Ok(u64::MAX), |text| duration_of("maxDuration", text))?,
-            from,
-            until: get("end").map_or(Ok(u64::MAX), |end| micros("end", end))?,
-            limit: get("limit").map_or(Ok(20), |limit| {
+            service: find(params, "service").map(str::to_owned),
+            operation: find(params, "operation").map(str::to_owned),
+            tags: find(params, "tags").map_or(Ok(Vec::new()), tags)?,
+            min_duration: duration_param(params, "minDuration")?.unwrap_or(0),
+            max_duration: duration_param(params, "maxDuration")?.unwrap_or(u64::MAX),
+            from: from(params, now)?,
+            until: time_param(params, "end")?.unwrap_or(u64::MAX),
+            limit: find(params, "limit").map_or(Ok(DEFAULT_LIMIT), |limit| {
                 limit
                     .parse()
                     .map_err(|_| format!("limit {limit:?} is no number"))
@@ -70,11 +62,11 @@ impl Search {
                 .as_ref()
                 .is_none_or(|operation| *operation == span.name)
             && (self.from..=self.until).contains(&span.start_time_unix_nano)
-            && (self.shortest..=self.longest).contains(&duration(span))
+            && (self.min_duration..=self.max_duration).contains(&duration(span))
             && self.tags_match(process, stored)
     }
 
-    /// A tag may be the span's, its process's or a log field's, as in Jaeger.
+    /// Whether every wanted tag is there: as the span's, its process's or a log field's, as in Jaeger.
     fn tags_match(&self, process: &Process, stored: &StoredSpan) -> bool {
         if self.tags.is_empty() {
             return true;
@@ -90,36 +82,62 @@ impl Search {
     }
 }
 
+/// Value of a query parameter; `None` for one that is absent or empty.
+pub fn find<'a>(params: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    params
+        .iter()
+        .find(|(key, value)| key == name && !value.is_empty())
+        .map(|(_, value)| &**value)
+}
+
+/// Start of the search. The UI sends `start` as well, and lets it decide with "custom" as a lookback.
+fn from(params: &[(String, String)], now: u64) -> Result<u64, String> {
+    if let Some(start) = time_param(params, "start")? {
+        return Ok(start);
+    }
+    if find(params, "lookback") == Some("custom") {
+        return Ok(0);
+    }
+    let lookback = duration_param(params, "lookback")?;
+    Ok(lookback.map_or(0, |lookback| now.saturating_sub(lookback)))
+}
+
+/// Wanted tags, from a JSON object; numbers and the like are compared as text.
 fn tags(json: &str) -> Result<Vec<(String, String)>, String> {
     let tags: HashMap<String, serde_json::Value> = serde_json::from_str(json)
         .map_err(|error| format!("tags are not a JSON object: {error}"))?;
-    Ok(tags
-        .into_iter()
-        .map(|(key, value)| {
-            (
-                key,
-                value
-                    .as_str()
-                    .map_or_else(|| value.to_string(), str::to_owned),
-            )
-        })
-        .collect())
+    let tags = tags.into_iter().map(|(key, value)| match value {
+        serde_json::Value::String(text) => (key, text),
+        other => (key, other.to_string()),
+    });
+    Ok(tags.collect())
 }
 
-/// Microseconds since the epoch, given as nanoseconds.
-fn micros(name: &str, text: &str) -> Result<u64, String> {
+/// Time in nanoseconds since the epoch, from a parameter in microseconds.
+fn time_param(params: &[(String, String)], name: &str) -> Result<Option<u64>, String> {
+    let Some(text) = find(params, name) else {
+        return Ok(None);
+    };
     let micros: u64 = text
         .parse()
         .map_err(|_| format!("{name} {text:?} is no time in microseconds"))?;
-    Ok(micros.saturating_mul(1000))
+    Ok(Some(micros.saturating_mul(1000)))
 }
 
-fn duration_of(name: &str, text: &str) -> Result<u64, String> {
-    go_duration(text)
-        .ok_or_else(|| format!("{name} {text:?} is no duration such as 1.5s, 10ms or 250us"))
+/// Nanoseconds, from a parameter such as `1.5s`.
+fn duration_param(params: &[(String, String)], name: &str) -> Result<Option<u64>, String> {
+    let Some(text) = find(params, name) else {
+        return Ok(None);
+    };
+    match go_duration(text) {
+        Some(nanoseconds) => Ok(Some(nanoseconds)),
+        None => Err(format!(
+            "{name} {text:?} is no duration such as 1.5s, 10ms or 250us"
+        )),
+    }
 }
 
-/// Go's notation ("1h2m", "1.5s", "10ms", "250us") plus days and weeks, which the UI uses for its lookback. In nanoseconds.
+/// Nanoseconds of a duration in Go's notation ("1h2m", "1.5s", "10ms", "250us") plus days and weeks, which the UI uses for its lookback.
 pub fn go_duration(mut text: &str) -> Option<u64> {
     let mut total = 0.0;
     while !text.is_empty() {

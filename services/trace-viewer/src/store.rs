@@ -1,4 +1,5 @@
-//! The traces in memory, bounded by number and by bytes: when either is exceeded the trace that began to arrive first goes.
+//! Store of traces in memory, bounded by number and by bytes: when either is exceeded, the trace that began to arrive first
+//! goes, whole.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -17,7 +18,7 @@ use opentelemetry_proto::tonic::{
 use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
 
-/// How much is kept.
+/// Bounds of the store.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Limits {
     /// Traces kept; beyond that the oldest is dropped.
@@ -31,6 +32,11 @@ pub struct Limits {
     pub max_spans_per_trace: usize,
 }
 
+/// Share of the memory one trace may have, as its divisor: a trace without end must not push out all others.
+const TRACE_SHARE: usize = 4;
+/// Memory of a decoded message in multiples of its encoded size; see [`memory`].
+const DECODED_SIZE_FACTOR: usize = 3;
+
 fn positive(text: &str) -> Result<usize, String> {
     text.parse::<NonZeroUsize>()
         .map(usize::from)
@@ -43,7 +49,7 @@ fn mebibytes(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "too large".to_owned())
 }
 
-/// Who sent a span: the resource, with its service name taken out.
+/// Sender of spans: the resource, with its service name taken out.
 #[derive(Debug, PartialEq)]
 pub struct Process {
     pub service: String,
@@ -78,12 +84,14 @@ impl Process {
     }
 }
 
-/// What a decoded message takes, as every string, list and attribute is its own allocation. With the usual short attributes the sum of
-/// these comes within a tenth of the memory measured; with values of kilobytes it is twice that, which errs on the safe side.
+/// Estimate of the memory a decoded message takes, as every string, list and attribute is its own allocation. With the usual
+/// short attributes the sum of these comes within a tenth of the memory measured; with values of kilobytes it is twice that,
+/// which errs on the safe side.
 fn memory(encoded: usize) -> usize {
-    encoded * 3
+    encoded * DECODED_SIZE_FACTOR
 }
 
+/// Span as it came, with its scope and sender.
 pub struct StoredSpan {
     pub span: Span,
     pub scope: Arc<InstrumentationScope>,
@@ -95,7 +103,7 @@ pub struct StoredSpan {
 #[derive(Default)]
 pub struct Trace {
     pub id: u128,
-    /// By span id, so that a batch sent twice by an exporter that missed the answer shows once.
+    /// Spans by id, so that a batch sent twice by an exporter that missed the answer shows once.
     pub spans: BTreeMap<u64, StoredSpan>,
     pub processes: Vec<Arc<Process>>,
     /// Spans refused because the trace was full.
@@ -108,7 +116,7 @@ impl Trace {
         &self.processes[span.process]
     }
 
-    /// Nanoseconds since the epoch of its first span.
+    /// Start of the first span, in nanoseconds since the epoch.
     pub fn start(&self) -> u64 {
         self.spans
             .values()
@@ -117,7 +125,7 @@ impl Trace {
             .unwrap_or(0)
     }
 
-    /// A few services per trace, so a scan is quicker than a map.
+    /// Index of a process, which is added if it is new. A few services per trace, so a scan is quicker than a map.
     fn process_index(&mut self, process: &Arc<Process>) -> usize {
         let known = self
             .processes
@@ -154,16 +162,25 @@ impl Trace {
     }
 }
 
-/// Why a span was not kept. Neither is worth a retry.
+/// Reason why a span was not kept. Neither is worth a retry.
 #[derive(Clone, Copy)]
-enum Refused {
+enum SpanRefusal {
     BadId,
     TraceFull,
+}
+
+/// Size of the store; the bytes are an estimate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreSize {
+    pub traces: usize,
+    pub spans: usize,
+    pub bytes: usize,
 }
 
 pub struct Store {
     limits: Limits,
     traces: HashMap<u128, Trace>,
+    /// Ids of the traces, in the order in which their first spans came.
     arrival: VecDeque<u128>,
     bytes: usize,
 }
@@ -178,7 +195,7 @@ impl Store {
         }
     }
 
-    /// Keeps what it can and says in the answer how many spans it could not.
+    /// Keeps the spans there is room for and says in the answer how many it could not keep, and why not the first of them.
     pub fn insert(&mut self, request: ExportTraceServiceRequest) -> ExportTraceServiceResponse {
         let mut refused = Vec::new();
         for resource_spans in request.resource_spans {
@@ -201,10 +218,10 @@ impl Store {
         span: Span,
         process: &Arc<Process>,
         scope: &Arc<InstrumentationScope>,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), SpanRefusal> {
         let (id, span_id) = trace_id(&span.trace_id)
             .zip(span_id(&span.span_id))
-            .ok_or(Refused::BadId)?;
+            .ok_or(SpanRefusal::BadId)?;
         let trace = self.traces.entry(id).or_insert_with(|| {
             self.arrival.push_back(id);
             Trace {
@@ -214,10 +231,10 @@ impl Store {
         });
         let before = trace.bytes;
         let full = trace.spans.len() >= self.limits.max_spans_per_trace
-            || trace.bytes >= self.limits.bytes / 4;
+            || trace.bytes >= self.limits.bytes / TRACE_SHARE;
         if full && !trace.spans.contains_key(&span_id) {
             trace.dropped += 1;
-            return Err(Refused::TraceFull);
+            return Err(SpanRefusal::TraceFull);
         }
         trace.put(span_id, span, process, scope);
         self.bytes = self.bytes + trace.bytes - before;
@@ -234,15 +251,15 @@ impl Store {
         }
     }
 
-    fn partial_success(&self, refused: &[Refused]) -> Option<ExportTracePartialSuccess> {
+    fn partial_success(&self, refused: &[SpanRefusal]) -> Option<ExportTracePartialSuccess> {
         let error_message = match refused.first()? {
-            Refused::BadId => {
+            SpanRefusal::BadId => {
                 "a trace id has 16 bytes and a span id 8, not all of them zero".to_owned()
             }
-            Refused::TraceFull => format!(
+            SpanRefusal::TraceFull => format!(
                 "a trace keeps at most {} spans and {} bytes here",
                 self.limits.max_spans_per_trace,
-                self.limits.bytes / 4
+                self.limits.bytes / TRACE_SHARE
             ),
         };
         Some(ExportTracePartialSuccess {
@@ -259,7 +276,7 @@ impl Store {
         self.traces.values()
     }
 
-    /// Every service with a stored span, not only those that begin traces.
+    /// Services with a stored span, not only those that begin traces.
     pub fn services(&self) -> BTreeSet<&str> {
         self.traces()
             .flat_map(|trace| &trace.processes)
@@ -289,9 +306,10 @@ impl Store {
     pub fn dependencies(&self, from: u64, until: u64) -> BTreeMap<(&str, &str), usize> {
         let mut calls = BTreeMap::new();
         for trace in self.traces() {
-            let within =
-                |stored: &&StoredSpan| (from..=until).contains(&stored.span.start_time_unix_nano);
-            for stored in trace.spans.values().filter(within) {
+            for stored in trace.spans.values() {
+                if !(from..=until).contains(&stored.span.start_time_unix_nano) {
+                    continue;
+                }
                 let child = trace.process(stored).service.as_str();
                 for parent in self
                     .callers(trace, stored)
@@ -305,8 +323,8 @@ impl Store {
         calls
     }
 
-    /// The parent says who called. Only without it do the links count: a consumer is often both child of its producer and linked to
-    /// it, and that is one call.
+    /// Services that called: the parent's. Only without a parent do the links count: a consumer is often both child of its
+    /// producer and linked to it, and that is one call.
     fn callers(&self, trace: &Trace, stored: &StoredSpan) -> BTreeSet<&str> {
         if let Some(parent) = self.service_of(trace.id, &stored.span.parent_span_id) {
             return BTreeSet::from([parent]);
@@ -322,13 +340,12 @@ impl Store {
         Some(&trace.process(trace.spans.get(&span_id(span)?)?).service)
     }
 
-    /// Traces, spans and estimated bytes.
-    pub fn size(&self) -> (usize, usize, usize) {
-        (
-            self.traces.len(),
-            self.traces().map(|trace| trace.spans.len()).sum(),
-            self.bytes,
-        )
+    pub fn size(&self) -> StoreSize {
+        StoreSize {
+            traces: self.traces.len(),
+            spans: self.traces().map(|trace| trace.spans.len()).sum(),
+            bytes: self.bytes,
+        }
     }
 }
 
@@ -340,7 +357,7 @@ fn span_id(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?)).filter(|id| *id != 0)
 }
 
-/// The store as the servers share it.
+/// Store shared by the servers.
 #[derive(Clone)]
 pub struct SharedStore(Arc<Mutex<Store>>);
 
@@ -349,7 +366,7 @@ impl SharedStore {
         Self(Arc::new(Mutex::new(Store::new(limits))))
     }
 
-    /// Never held across an await, so a blocking mutex is right. A panic while it was held cost at most one request's spans: what is
+    /// Locks the store. Never held across an await, so a blocking mutex is right. A panic while it was held cost at most one request's spans: what is
     /// there is still worth showing, hence no poisoning.
     pub fn lock(&self) -> MutexGuard<'_, Store> {
         self.0.lock()

@@ -1,4 +1,4 @@
-//! Jaeger UI, compiled in: one page and four files. `ui/THIRD-PARTY.md` says where they come from and under which licences.
+//! Jaeger UI, compiled in: one page and four assets. `ui/THIRD-PARTY.md` says where they come from and under which licences.
 
 use std::io::Read;
 
@@ -11,6 +11,7 @@ use axum::{
 };
 use flate2::read::GzDecoder;
 
+/// File of the UI under `/static/`, packed as it is sent.
 struct Asset {
     name: &'static str,
     content_type: &'static str,
@@ -40,14 +41,14 @@ const ASSETS: [Asset; 4] = [
     },
 ];
 
-/// Any path that is no asset is a view inside the page.
+/// Routes of the UI. Any path that is no asset is a view inside the page.
 pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
         .route("/static/{*name}", get(asset))
         .fallback_service(get(page))
 }
 
-/// The page names its assets by hash, so it alone must be asked for anew.
+/// Page of the UI. It names its assets by hash, so it alone must be asked for anew.
 async fn page() -> Response {
     (
         [(header::CACHE_CONTROL, "no-cache")],
@@ -83,7 +84,7 @@ fn accepts_gzip(request: &HeaderMap) -> bool {
     })
 }
 
-/// Every browser takes gzip; this is for plain `curl`.
+/// Asset unpacked, for plain `curl`: every browser takes gzip.
 fn unpacked(asset: &Asset) -> Vec<u8> {
     let mut bytes = Vec::new();
     GzDecoder::new(asset.gzipped)

@@ -1,4 +1,4 @@
-//! What `oncue top` draws: the table of functions, or one of them.
+//! Screen of `oncue top`: the table of functions, or one of them in detail.
 
 use oncue_admin::dead_letters::Letter;
 use oncue_core::config::Limits;
@@ -7,16 +7,24 @@ use oncue_proto::event;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
-use ratatui::text::{Line as Text, Span};
+use ratatui::text::{Line as TextLine, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState, Wrap};
 
 use super::sample::{Line, Picture};
-use crate::paint::{brief, number};
+use crate::terminal::paint::{brief, number};
 use crate::when;
 
 /// Dead letters that are shown of one function.
-const LETTERS: usize = 12;
+const MAX_DEAD_LETTERS: usize = 12;
+/// Lag from which a function stands out.
+const HIGH_LAG: u64 = 1000;
+/// Columns of a value in the detail; a long one is wrapped.
+const MAX_VALUE_WIDTH: usize = 500;
+const MAX_MESSAGE_WIDTH: usize = 300;
+const MAX_ERROR_WIDTH: usize = 120;
+const MAX_NAME_WIDTH: usize = 64;
 
+/// Order of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sort {
     Name,
@@ -28,17 +36,44 @@ pub enum Sort {
     Dead,
 }
 
+/// Column of the table: its title, its least width, and the order it stands for.
+struct Column {
+    title: &'static str,
+    width: u16,
+    sort: Option<Sort>,
+}
+
+impl Column {
+    const fn new(title: &'static str, width: u16, sort: Option<Sort>) -> Self {
+        Self { title, width, sort }
+    }
+}
+
+const COLUMNS: [Column; 10] = [
+    Column::new("FUNCTION", 24, Some(Sort::Name)),
+    Column::new("WORKERS", 8, None),
+    Column::new("RATE/S", 10, Some(Sort::Rate)),
+    Column::new("LAG", 10, Some(Sort::Lag)),
+    Column::new("IN FLIGHT", 10, Some(Sort::InFlight)),
+    Column::new("P50 MS", 9, None),
+    Column::new("P99 MS", 9, Some(Sort::P99)),
+    Column::new("ERRORS/S", 9, None),
+    Column::new("ERRORS", 9, Some(Sort::Errors)),
+    Column::new("DEAD", 8, Some(Sort::Dead)),
+];
+
 /// One function, looked at closely.
 pub struct Detail {
     pub function: String,
     pub manifest: Option<Manifest>,
     pub limits: Option<Limits>,
-    /// The latest first.
+    /// Dead letters, the latest first.
     pub letters: Vec<Letter>,
 }
 
 pub struct Screen {
-    place: String,
+    /// NATS URL, for the first line.
+    server: String,
     lines: Vec<Line>,
     /// Why the last look brought nothing.
     trouble: Option<String>,
@@ -49,58 +84,52 @@ pub struct Screen {
 }
 
 impl Screen {
-    pub fn new(place: String) -> Self {
-        let table = TableState::default().with_selected(0);
+    pub fn new(server: String) -> Self {
         Self {
-            place,
+            server,
             lines: Vec::new(),
             trouble: None,
             sort: Sort::Lag,
             reversed: false,
-            table,
+            table: TableState::default().with_selected(0),
             detail: None,
         }
     }
 
+    /// Takes over the result of a look; after one that failed, what was known stays.
     pub fn show(&mut self, picture: Result<Picture, String>) {
         let selected = self.selected();
         match picture {
-            Ok(picture) => (self.lines, self.trouble) = (picture.functions, None),
+            Ok(picture) => {
+                self.lines = picture.functions;
+                self.trouble = None;
+            }
             Err(why) => self.trouble = Some(why),
         }
         self.order(selected);
     }
 
-    /// The same key once more turns the order round.
+    /// Sorts; by the current order once more, the other way round.
     pub fn sort_by(&mut self, sort: Sort) {
         self.reversed = self.sort == sort && !self.reversed;
         self.sort = sort;
         self.order(self.selected());
     }
 
-    /// The selection stays with its function, wherever that goes.
+    /// Sorts the lines. The selection stays with its function, wherever that goes.
     fn order(&mut self, selected: Option<String>) {
         let sort = self.sort;
         // Largest first; names, and functions that are equal, from A to Z.
         self.lines.sort_by(|a, b| {
-            let by = |key: fn(&Line) -> f64| key(b).total_cmp(&key(a));
-            let order = match sort {
-                Sort::Name => std::cmp::Ordering::Equal,
-                Sort::Rate => by(|line| line.rate),
-                Sort::Lag => by(|line| line.lag as f64),
-                Sort::InFlight => by(|line| line.in_flight as f64),
-                Sort::P99 => by(|line| line.p99.unwrap_or(-1.0)),
-                Sort::Errors => by(|line| line.errors as f64),
-                Sort::Dead => by(|line| line.dead as f64),
-            };
-            order.then_with(|| a.function.cmp(&b.function))
+            let largest_first = sort.value(b).total_cmp(&sort.value(a));
+            largest_first.then_with(|| a.function.cmp(&b.function))
         });
         if self.reversed {
             self.lines.reverse();
         }
-        let place =
+        let row =
             selected.and_then(|name| self.lines.iter().position(|line| line.function == name));
-        self.table.select(Some(place.unwrap_or(0)));
+        self.table.select(Some(row.unwrap_or(0)));
     }
 
     pub fn step(&mut self, by: isize) {
@@ -134,14 +163,20 @@ impl Screen {
         ]);
         let [head, body, foot] = rows.areas(frame.area());
         frame.render_widget(Paragraph::new(self.head()), head);
-        match &self.detail {
-            Some(detail) => self.draw_detail(frame, detail, body),
-            None => self.draw_table(frame, body),
-        }
-        let keys = if self.detail.is_some() {
-            "q back"
-        } else {
-            "↑↓ choose  ⏎ look closely  sort: n name  r rate  l lag  i in flight  p p99  e errors  d dead  q quit"
+        let keys = match &self.detail {
+            Some(detail) => {
+                let line = self
+                    .lines
+                    .iter()
+                    .find(|line| line.function == detail.function);
+                let text = Paragraph::new(detail_text(detail, line)).wrap(Wrap { trim: false });
+                frame.render_widget(text, body);
+                "q back"
+            }
+            None => {
+                self.draw_table(frame, body);
+                "↑↓ choose  ⏎ look closely  sort: n name  r rate  l lag  i in flight  p p99  e errors  d dead  q quit"
+            }
         };
         frame.render_widget(
             Paragraph::new(keys).style(Style::new().add_modifier(Modifier::DIM)),
@@ -149,168 +184,148 @@ impl Screen {
         );
     }
 
-    fn head(&self) -> Text<'static> {
-        let sum = |of: fn(&Line) -> f64| self.lines.iter().map(of).sum::<f64>();
+    fn head(&self) -> TextLine<'static> {
+        let functions = self.lines.len();
+        let workers: usize = self.lines.iter().map(|line| line.workers).sum();
+        let per_second: f64 = self.lines.iter().map(|line| line.rate).sum();
+        let lag: u64 = self.lines.iter().map(|line| line.lag).sum();
         let mut spans = vec![
             Span::styled("oncue top", Style::new().add_modifier(Modifier::BOLD)),
             Span::raw(format!(
-                "  {}  {} functions, {} workers, {}/s, lag {}",
-                self.place,
-                self.lines.len(),
-                self.lines.iter().map(|line| line.workers).sum::<usize>(),
-                rate(sum(|line| line.rate)),
-                number(sum(|line| line.lag as f64) as u64),
+                "  {}  {functions} functions, {workers} workers, {}/s, lag {}",
+                self.server,
+                rate(per_second),
+                number(lag),
             )),
         ];
         if let Some(why) = &self.trouble {
             spans.push(Span::styled(
-                format!("  {}", brief(why, 120)),
+                format!("  {}", brief(why, MAX_ERROR_WIDTH)),
                 Style::new().fg(Color::Red),
             ));
         }
-        Text::from(spans)
+        TextLine::from(spans)
     }
 
     fn draw_table(&mut self, frame: &mut Frame<'_>, area: Rect) {
-        let titles = [
-            "FUNCTION",
-            "WORKERS",
-            "RATE/S",
-            "LAG",
-            "IN FLIGHT",
-            "P50 MS",
-            "P99 MS",
-            "ERRORS/S",
-            "ERRORS",
-            "DEAD",
-        ];
-        let columns = [
-            Sort::Name,
-            Sort::Rate,
-            Sort::Lag,
-            Sort::InFlight,
-            Sort::P99,
-            Sort::Errors,
-            Sort::Dead,
-        ];
-        let sorted = [0, 2, 3, 4, 6, 8, 9][columns
-            .iter()
-            .position(|sort| *sort == self.sort)
-            .unwrap_or(0)];
-        let head = titles.iter().enumerate().map(|(at, title)| {
-            let style = if at == sorted {
+        let titles = COLUMNS.iter().enumerate().map(|(at, column)| {
+            let style = if column.sort == Some(self.sort) {
                 Modifier::REVERSED
             } else {
                 Modifier::DIM
             };
-            aligned(at, (*title).to_owned()).style(Style::new().add_modifier(style))
+            aligned(at, column.title.to_owned()).style(Style::new().add_modifier(style))
         });
-        let head = Row::new(head.collect::<Vec<_>>());
-        let widths = [24, 8, 10, 10, 10, 9, 9, 9, 9, 8].map(Constraint::Min);
+        let head = Row::new(titles.collect::<Vec<_>>());
+        let widths = COLUMNS.map(|column| Constraint::Min(column.width));
         let rows: Vec<Row> = self.lines.iter().map(row).collect();
         let table = Table::new(rows, widths)
             .header(head)
             .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
         frame.render_stateful_widget(table, area, &mut self.table);
     }
+}
 
-    fn draw_detail(&self, frame: &mut Frame<'_>, detail: &Detail, area: Rect) {
-        let mut lines = vec![Text::styled(
-            detail.function.clone(),
-            Style::new().add_modifier(Modifier::BOLD),
-        )];
-        let mut put = |name: &str, value: String| {
-            lines.push(Text::from(format!("  {name:<13}{}", brief(&value, 500))))
-        };
-        if let Some(line) = self
-            .lines
-            .iter()
-            .find(|line| line.function == detail.function)
-        {
-            put(
-                "now",
-                format!(
-                    "{}/s, lag {}, {} in flight, {} workers",
-                    rate(line.rate),
-                    number(line.lag),
-                    line.in_flight,
-                    line.workers
-                ),
-            );
-            if !line.last_error.is_empty() {
-                put("last error", line.last_error.clone());
-            }
+impl Sort {
+    /// Value by which a line is sorted; names are equal here, and so sorted as equals are.
+    fn value(self, line: &Line) -> f64 {
+        match self {
+            Self::Name => 0.0,
+            Self::Rate => line.rate,
+            Self::Lag => line.lag as f64,
+            Self::InFlight => line.in_flight as f64,
+            Self::P99 => line.p99.unwrap_or(-1.0),
+            Self::Errors => line.errors as f64,
+            Self::Dead => line.dead as f64,
         }
-        match (&detail.manifest, &detail.limits) {
-            (Some(manifest), Some(limits)) => {
-                put("acts on", manifest.triggers.join(", "));
-                put(
-                    "may emit",
-                    if manifest.emits.is_empty() {
-                        "nothing".into()
-                    } else {
-                        manifest.emits.join(", ")
-                    },
-                );
-                put(
-                    "owns",
-                    manifest.table.clone().unwrap_or_else(|| "no state".into()),
-                );
-                put(
-                    "stream",
-                    format!(
-                        "{}, filters {}",
-                        manifest.stream,
-                        manifest.filters.join(" ")
-                    ),
-                );
-                put(
-                    "limits",
-                    format!(
-                        "{} at a time in a worker, {} in all, timeout {:?}, {} attempts",
-                        limits.concurrency,
-                        limits.reserved_concurrency,
-                        limits.timeout.0,
-                        limits.attempts
-                    ),
-                );
-            }
-            _ => put(
-                "manifest",
-                "nobody says what it is: no worker answers, and there is no program".into(),
-            ),
-        }
-        lines.push(Text::raw(""));
-        let title = if detail.letters.is_empty() {
-            "no dead letters lately"
-        } else {
-            "last dead letters"
-        };
-        lines.push(Text::styled(
-            title,
-            Style::new().add_modifier(Modifier::BOLD),
-        ));
-        let now = event::now_ms();
-        for letter in detail.letters.iter().take(LETTERS) {
-            let inner = &letter.content;
-            let age = when::ago(when::ms(inner.at.as_ref()), now);
-            let site = if inner.site.is_empty() {
-                String::new()
-            } else {
-                format!(" at {}", inner.site)
-            };
-            lines.push(Text::from(vec![
-                Span::raw(format!("  {age:>7} ago  #{}  ", letter.number)),
-                Span::styled(inner.reason.clone(), Style::new().fg(Color::Red)),
-                Span::raw(brief(&format!("  {}{site}", inner.message), 300)),
-            ]));
-        }
-        frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }), area);
     }
 }
 
+fn detail_text(detail: &Detail, line: Option<&Line>) -> Vec<TextLine<'static>> {
+    let mut text = vec![bold(detail.function.clone())];
+    if let Some(line) = line {
+        text.push(field(
+            "now",
+            &format!(
+                "{}/s, lag {}, {} in flight, {} workers",
+                rate(line.rate),
+                number(line.lag),
+                line.in_flight,
+                line.workers
+            ),
+        ));
+        if !line.last_error.is_empty() {
+            text.push(field("last error", &line.last_error));
+        }
+    }
+    match (&detail.manifest, &detail.limits) {
+        (Some(manifest), Some(limits)) => text.extend(manifest_text(manifest, limits)),
+        _ => text.push(field(
+            "manifest",
+            "nobody says what it is: no worker answers, and there is no program",
+        )),
+    }
+    text.push(TextLine::raw(""));
+    text.push(bold(if detail.letters.is_empty() {
+        "no dead letters lately".to_owned()
+    } else {
+        "last dead letters".to_owned()
+    }));
+    let now = event::now_ms();
+    let letters = detail.letters.iter().take(MAX_DEAD_LETTERS);
+    text.extend(letters.map(|letter| letter_text(letter, now)));
+    text
+}
+
+fn manifest_text(manifest: &Manifest, limits: &Limits) -> [TextLine<'static>; 5] {
+    let emits = if manifest.emits.is_empty() {
+        "nothing".to_owned()
+    } else {
+        manifest.emits.join(", ")
+    };
+    let filters = manifest.filters.join(" ");
+    [
+        field("acts on", &manifest.triggers.join(", ")),
+        field("may emit", &emits),
+        field("owns", manifest.table.as_deref().unwrap_or("no state")),
+        field("stream", &format!("{}, filters {filters}", manifest.stream)),
+        field(
+            "limits",
+            &format!(
+                "{} at a time in a worker, {} in all, timeout {:?}, {} attempts",
+                limits.concurrency, limits.reserved_concurrency, limits.timeout.0, limits.attempts
+            ),
+        ),
+    ]
+}
+
+fn letter_text(letter: &Letter, now: u64) -> TextLine<'static> {
+    let content = &letter.content;
+    let age = when::ago(when::ms(content.at.as_ref()), now);
+    let site = if content.site.is_empty() {
+        String::new()
+    } else {
+        format!(" at {}", content.site)
+    };
+    let message = format!("  {}{site}", content.message);
+    TextLine::from(vec![
+        Span::raw(format!("  {age:>7} ago  #{}  ", letter.number)),
+        Span::styled(content.reason.clone(), Style::new().fg(Color::Red)),
+        Span::raw(brief(&message, MAX_MESSAGE_WIDTH)),
+    ])
+}
+
+fn bold(text: String) -> TextLine<'static> {
+    TextLine::styled(text, Style::new().add_modifier(Modifier::BOLD))
+}
+
+fn field(name: &str, value: &str) -> TextLine<'static> {
+    TextLine::from(format!("  {name:<13}{}", brief(value, MAX_VALUE_WIDTH)))
+}
+
+/// Cell of a column: names to the left, numbers to the right.
 fn aligned(column: usize, text: String) -> Cell<'static> {
-    let text = Text::raw(text);
+    let text = TextLine::raw(text);
     Cell::from(if column == 0 {
         text
     } else {
@@ -319,42 +334,45 @@ fn aligned(column: usize, text: String) -> Cell<'static> {
 }
 
 fn row(line: &Line) -> Row<'static> {
-    let ms = |value: Option<f64>| match value {
-        Some(value) => {
-            let (sign, digits) = (
-                if line.average { "~" } else { "" },
-                if value < 10.0 { 2 } else { 0 },
-            );
-            format!("{sign}{value:.digits$}")
-        }
-        None => "-".to_owned(),
-    };
     let cells = [
-        brief(&line.function, 64),
+        brief(&line.function, MAX_NAME_WIDTH),
         line.workers.to_string(),
         rate(line.rate),
         number(line.lag),
         number(line.in_flight),
-        ms(line.p50),
-        ms(line.p99),
+        milliseconds(line.p50, line.average),
+        milliseconds(line.p99, line.average),
         rate(line.error_rate),
         number(line.errors),
         number(line.dead),
     ];
-    let style = |at: usize| match at {
+    let cells = cells.into_iter().enumerate();
+    Row::new(
+        cells
+            .map(|(column, text)| aligned(column, text).style(cell_style(column, line)))
+            .collect::<Vec<_>>(),
+    )
+}
+
+/// Style of a cell, by its index into [`COLUMNS`]: trouble is red, what may become trouble yellow.
+fn cell_style(column: usize, line: &Line) -> Style {
+    match column {
         1 if line.workers == 0 => Style::new().fg(Color::Yellow),
-        3 if line.lag > 1000 => Style::new().fg(Color::Yellow),
+        3 if line.lag > HIGH_LAG => Style::new().fg(Color::Yellow),
         7 | 8 if line.error_rate > 0.0 => Style::new().fg(Color::Red),
         9 if line.dead > 0 => Style::new().fg(Color::Red),
         _ => Style::new(),
+    }
+}
+
+/// Duration with as many digits as matter; `~` marks an average where there is no histogram.
+fn milliseconds(value: Option<f64>, average: bool) -> String {
+    let Some(value) = value else {
+        return "-".to_owned();
     };
-    Row::new(
-        cells
-            .into_iter()
-            .enumerate()
-            .map(|(at, text)| aligned(at, text).style(style(at)))
-            .collect::<Vec<_>>(),
-    )
+    let sign = if average { "~" } else { "" };
+    let digits = if value < 10.0 { 2 } else { 0 };
+    format!("{sign}{value:.digits$}")
 }
 
 fn rate(per_second: f64) -> String {

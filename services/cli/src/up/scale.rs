@@ -1,6 +1,6 @@
-//! How many workers a function should have: a pure function of what was seen of it, its limits, and the time.
+//! Number of workers a function should have: a pure function of the samples of its consumer, its limits, and the time.
 //!
-//! As in the cloud, each event that waits or is in hand should find a free slot: so many slots, so many workers, at once.
+//! As in the cloud, each event that waits or is in flight should find a free slot: so many slots, so many workers, at once.
 //! Down it goes slowly: to the most that was needed within the last `idle`, and never sooner than `idle` after a start.
 
 use std::collections::VecDeque;
@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use oncue_core::config::Scale;
 
-/// Without a look for this long nothing is known of the time in between.
-const GAP: Duration = Duration::from_secs(10);
+/// Time between two samples after which nothing is known of what was needed in between.
+const SAMPLE_GAP: Duration = Duration::from_secs(10);
 
-/// What one look at the bus says of a function.
+/// Sample of a function's consumer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sample {
     /// Events not yet handed to any worker.
@@ -28,8 +28,9 @@ impl Sample {
     }
 }
 
+/// Bounds of a pool, and how much its workers hold.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct PoolLimits {
     pub scale: Scale,
     /// Events one worker holds at a time.
     pub concurrency: u64,
@@ -37,14 +38,15 @@ pub struct Limits {
     pub reserved: u64,
 }
 
-/// The workers there are, without those that were told to stop.
+/// Workers there are, without those that were told to stop.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Crew {
+pub struct WorkerCount {
     pub have: u32,
     /// Of these, how many ended on their own and wait to be started again.
     pub failing: u32,
 }
 
+/// Change of the number of workers, with its reason in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     Stay,
@@ -54,40 +56,60 @@ pub enum Decision {
     Stop(u32, String),
 }
 
-/// What is remembered of the samples: the last, and how much was needed when.
+/// Sample and when it was taken; times count from the start of the autoscaler.
+#[derive(Debug, Clone, Copy)]
+struct TimedSample {
+    at: Duration,
+    sample: Sample,
+}
+
+/// Workers that were needed at a time.
+#[derive(Debug, Clone, Copy)]
+struct Need {
+    at: Duration,
+    workers: u32,
+}
+
+/// Memory of the samples: the last, and how many workers were needed when.
 #[derive(Debug, Default)]
 pub struct History {
-    last: Option<(Duration, Sample)>,
-    /// Since when we look without a gap, and nothing was started.
+    last: Option<TimedSample>,
+    /// Since when there are samples without a gap, and nothing was started.
     since: Duration,
-    /// Needs no later one reaches, falling; at most one for each possible number of workers.
-    peaks: VecDeque<(Duration, u32)>,
+    /// Needs no later one reaches, falling; at most one for each possible number of workers. The front is the most that was
+    /// needed within `idle`, the back the need of the last sample.
+    peaks: VecDeque<Need>,
 }
 
 impl History {
-    pub fn see(&mut self, now: Duration, sample: Sample, limits: &Limits) {
-        let before = self.last.replace((now, sample));
-        if before.is_none_or(|(at, _)| now.saturating_sub(at) > GAP) {
+    pub fn record(&mut self, now: Duration, sample: Sample, limits: &PoolLimits) {
+        let before = self.last.replace(TimedSample { at: now, sample });
+        if before.is_none_or(|before| now.saturating_sub(before.at) > SAMPLE_GAP) {
             self.since = now;
         }
-        let need = need(&sample, before.map(|(_, sample)| sample), limits);
-        while self.peaks.pop_back_if(|(_, peak)| *peak <= need).is_some() {}
-        self.peaks.push_back((now, need));
-        let too_old = |(at, _): &mut (Duration, u32)| *at + limits.scale.idle < now;
-        while self.peaks.pop_front_if(too_old).is_some() {}
+        let workers = need(&sample, before.map(|before| before.sample), limits);
+        while self
+            .peaks
+            .pop_back_if(|peak| peak.workers <= workers)
+            .is_some()
+        {}
+        self.peaks.push_back(Need { at: now, workers });
+        let idle = limits.scale.idle;
+        while self
+            .peaks
+            .pop_front_if(|peak| peak.at + idle < now)
+            .is_some()
+        {}
     }
 
-    /// An event was seen on its way: there is at least one, whatever the last look said.
-    pub fn hear(&mut self, now: Duration, limits: &Limits) {
-        let last = self.last.map(|(_, sample)| sample).unwrap_or_default();
-        self.see(
-            now,
-            Sample {
-                lag: last.lag.max(1),
-                ..last
-            },
-            limits,
-        );
+    /// Records an event seen on its way: there is at least one, whatever the last sample said.
+    pub fn record_wake(&mut self, now: Duration, limits: &PoolLimits) {
+        let last = self.last.map(|last| last.sample).unwrap_or_default();
+        let sample = Sample {
+            lag: last.lag.max(1),
+            ..last
+        };
+        self.record(now, sample, limits);
     }
 
     pub fn started(&mut self, now: Duration) {
@@ -96,27 +118,41 @@ impl History {
 }
 
 /// Workers so that every event has a slot, within the bounds.
-fn need(sample: &Sample, before: Option<Sample>, limits: &Limits) -> u32 {
+fn need(sample: &Sample, before: Option<Sample>, limits: &PoolLimits) -> u32 {
     let Scale { min, max, .. } = limits.scale;
-    let slots = |events: u64| events.div_ceil(limits.concurrency.max(1));
-    let busy_between = before.is_some_and(|before| before.delivered != sample.delivered);
-    let work = (sample.lag + sample.in_flight).max(u64::from(busy_between));
-    let useful = slots(work).min(slots(limits.reserved.max(1)));
+    let worked_between = before.is_some_and(|before| before.delivered != sample.delivered);
+    let work = (sample.lag + sample.in_flight).max(u64::from(worked_between));
+    // More workers than hold what may be in flight at all would have nothing to do.
+    let useful = limits
+        .workers_for(work)
+        .min(limits.workers_for(limits.reserved.max(1)));
     u32::try_from(useful).unwrap_or(max).clamp(min, max)
 }
 
-pub fn decide(history: &History, crew: Crew, limits: &Limits, now: Duration) -> Decision {
+impl PoolLimits {
+    fn workers_for(&self, events: u64) -> u64 {
+        events.div_ceil(self.concurrency.max(1))
+    }
+}
+
+pub fn decide(
+    history: &History,
+    count: WorkerCount,
+    limits: &PoolLimits,
+    now: Duration,
+) -> Decision {
     let Scale { min, max, idle } = limits.scale;
-    let Crew { have, failing } = crew;
-    let (Some((_, last)), Some((_, want))) = (history.last, history.peaks.back().copied()) else {
+    let WorkerCount { have, failing } = count;
+    let Some((last, wanted)) = history.last.zip(history.peaks.back()) else {
         return if have < min {
             Decision::Start(min - have, format!("at least {min}"))
         } else {
             Decision::Stay
         };
     };
-    let Sample { lag, in_flight, .. } = last;
-    if want > have {
+    let Sample { lag, in_flight, .. } = last.sample;
+    let wanted = wanted.workers;
+    if wanted > have {
         let each = limits.concurrency;
         let why = format!(
             "lag {lag} + in flight {in_flight}, {each} at a time each, {min} to {max} workers"
@@ -124,14 +160,14 @@ pub fn decide(history: &History, crew: Crew, limits: &Limits, now: Duration) -> 
         if failing > 0 {
             return Decision::Wait(format!("{failing} of {have} keep ending ({why})"));
         }
-        return Decision::Start(want - have, why);
+        return Decision::Start(wanted - have, why);
     }
-    let most = history.peaks.front().map_or(want, |(_, peak)| *peak);
-    if most < have && now.saturating_sub(history.since) >= idle {
+    let peak = history.peaks.front().map_or(wanted, |peak| peak.workers);
+    if peak < have && now.saturating_sub(history.since) >= idle {
         let idle = humantime::format_duration(idle);
         return Decision::Stop(
-            have - most,
-            format!("no more than {most} needed for {idle} (lag {lag}, in flight {in_flight})"),
+            have - peak,
+            format!("no more than {peak} needed for {idle} (lag {lag}, in flight {in_flight})"),
         );
     }
     Decision::Stay

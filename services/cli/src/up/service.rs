@@ -6,14 +6,14 @@ use std::sync::Arc;
 use oncue_core::bus::Bus;
 use serde_json::{Map, Value, json};
 
-use super::elastic::Crews;
+use super::autoscaler::Pools;
 use super::process::Phase;
 use crate::exit::Failure;
 
 pub use crate::ps::UP as NAME;
 
 /// Answers until the connection closes.
-pub async fn answer(bus: &Bus, crews: &Crews) -> Result<(), Failure> {
+pub async fn answer(bus: &Bus, crews: &Pools) -> Result<(), Failure> {
     let id = format!("{NAME}-{}", std::process::id());
     for verb in ["PING", "INFO", "STATS"] {
         for subject in [
@@ -38,7 +38,7 @@ pub async fn answer(bus: &Bus, crews: &Crews) -> Result<(), Failure> {
     Ok(())
 }
 
-fn body(verb: &str, id: &str, crews: &Crews) -> Value {
+fn body(verb: &str, id: &str, crews: &Pools) -> Value {
     let mut body = json!({
         "type": format!("io.nats.micro.v1.{}_response", verb.to_lowercase()),
         "name": NAME,
@@ -63,13 +63,13 @@ fn body(verb: &str, id: &str, crews: &Crews) -> Value {
 }
 
 /// Each function with its bounds and its workers.
-fn functions(crews: &Crews) -> Value {
+fn functions(crews: &Pools) -> Value {
     let crews = crews.lock();
     let functions = crews.iter().map(|(name, crew)| {
         let workers = crew
             .workers()
             .iter()
-            .map(|worker| (worker.vitals.pid(), word(worker.vitals.phase())));
+            .map(|worker| (worker.status.pid(), word(worker.status.phase())));
         let workers: Vec<Value> = workers
             .map(|(pid, phase)| json!({ "pid": pid, "phase": phase }))
             .collect();

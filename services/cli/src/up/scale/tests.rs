@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn limits(min: u32, max: u32, idle: u64, concurrency: u64) -> Limits {
-    Limits {
+fn limits(min: u32, max: u32, idle: u64, concurrency: u64) -> PoolLimits {
+    PoolLimits {
         scale: Scale {
             min,
             max,
@@ -26,17 +26,17 @@ fn waiting(lag: u64, in_flight: u64) -> Sample {
     }
 }
 
-fn have(have: u32) -> Crew {
-    Crew { have, failing: 0 }
+fn have(have: u32) -> WorkerCount {
+    WorkerCount { have, failing: 0 }
 }
 
 /// The decision after these samples, one a second.
-fn after(samples: &[Sample], crew: Crew, limits: &Limits) -> Decision {
+fn after(samples: &[Sample], count: WorkerCount, limits: &PoolLimits) -> Decision {
     let mut history = History::default();
     for (at, sample) in samples.iter().enumerate() {
-        history.see(seconds(at as u64), *sample, limits);
+        history.record(seconds(at as u64), *sample, limits);
     }
-    decide(&history, crew, limits, seconds(samples.len() as u64 - 1))
+    decide(&history, count, limits, seconds(samples.len() as u64 - 1))
 }
 
 fn started(decision: &Decision) -> u32 {
@@ -50,7 +50,7 @@ fn started(decision: &Decision) -> u32 {
 #[test]
 fn every_event_finds_a_slot() {
     let two_each = limits(0, 4, 60, 2);
-    for (lag, in_flight, crew, expected) in [
+    for (lag, in_flight, workers, expected) in [
         (1, 0, 0, 1),
         (2, 0, 0, 1),
         (3, 0, 0, 2),
@@ -59,11 +59,11 @@ fn every_event_finds_a_slot() {
         (0, 2, 1, 0),
         (0, 0, 0, 0),
     ] {
-        let decision = after(&[waiting(lag, in_flight)], have(crew), &two_each);
+        let decision = after(&[waiting(lag, in_flight)], have(workers), &two_each);
         assert_eq!(
             started(&decision),
             expected,
-            "lag {lag}, in flight {in_flight}, {crew} workers: {decision:?}"
+            "lag {lag}, in flight {in_flight}, {workers} workers: {decision:?}"
         );
     }
     let Decision::Start(3, why) = after(&[waiting(7, 1)], have(1), &two_each) else {
@@ -74,7 +74,7 @@ fn every_event_finds_a_slot() {
 
 #[test]
 fn what_may_not_be_held_needs_no_worker() {
-    let reserved = Limits {
+    let reserved = PoolLimits {
         reserved: 3,
         ..limits(0, 9, 60, 2)
     };
@@ -133,20 +133,20 @@ fn work_done_between_two_looks_keeps_it_awake() {
 fn an_event_that_was_heard_wakes_and_a_false_alarm_ends() {
     let limits = limits(0, 4, 3, 1);
     let mut history = History::default();
-    history.hear(seconds(100), &limits);
+    history.record_wake(seconds(100), &limits);
     assert_eq!(
         started(&decide(&history, have(0), &limits, seconds(100))),
         1
     );
     history.started(seconds(100));
     for at in 101..=103 {
-        history.see(seconds(at), Sample::default(), &limits);
+        history.record(seconds(at), Sample::default(), &limits);
         assert_eq!(
             decide(&history, have(1), &limits, seconds(at)),
             Decision::Stay
         );
     }
-    history.see(seconds(104), Sample::default(), &limits);
+    history.record(seconds(104), Sample::default(), &limits);
     assert!(matches!(
         decide(&history, have(1), &limits, seconds(104)),
         Decision::Stop(1, _)
@@ -155,11 +155,11 @@ fn an_event_that_was_heard_wakes_and_a_false_alarm_ends() {
 
 #[test]
 fn what_keeps_ending_is_not_multiplied() {
-    let crew = Crew {
+    let count = WorkerCount {
         have: 1,
         failing: 1,
     };
-    let Decision::Wait(why) = after(&[waiting(9, 0)], crew, &limits(0, 4, 60, 1)) else {
+    let Decision::Wait(why) = after(&[waiting(9, 0)], count, &limits(0, 4, 60, 1)) else {
         panic!("it waits")
     };
     assert!(why.starts_with("1 of 1 keep ending"), "{why}");
@@ -169,8 +169,8 @@ fn what_keeps_ending_is_not_multiplied() {
 fn after_a_gap_nothing_is_stopped() {
     let limits = limits(0, 4, 3, 1);
     let mut history = History::default();
-    history.see(seconds(0), waiting(4, 0), &limits);
-    history.see(seconds(600), Sample::default(), &limits);
+    history.record(seconds(0), waiting(4, 0), &limits);
+    history.record(seconds(600), Sample::default(), &limits);
     assert_eq!(
         decide(&history, have(4), &limits, seconds(600)),
         Decision::Stay
@@ -191,9 +191,9 @@ impl Dice {
 
 /// A function that is decided upon once a second or so, and its workers.
 struct Life {
-    limits: Limits,
+    limits: PoolLimits,
     history: History,
-    crew: u32,
+    workers: u32,
     now: Duration,
     seen: Vec<(Duration, u32)>,
     last_start: Duration,
@@ -202,15 +202,14 @@ struct Life {
 }
 
 impl Life {
-    fn new(limits: Limits) -> Self {
-        let (history, now) = (History::default(), seconds(0));
+    fn new(limits: PoolLimits) -> Self {
         Self {
             limits,
-            history,
-            crew: limits.scale.min,
-            now,
+            history: History::default(),
+            workers: limits.scale.min,
+            now: seconds(0),
             seen: Vec::new(),
-            last_start: now,
+            last_start: seconds(0),
             starts: 0,
             stops: 0,
         }
@@ -220,25 +219,27 @@ impl Life {
     fn step(&mut self, pause: Duration, sample: Sample) {
         let Scale { min, max, idle } = self.limits.scale;
         self.now += pause;
-        let before = self.history.last.map(|(_, sample)| sample);
+        let before = self.history.last.map(|last| last.sample);
         self.seen
             .push((self.now, need(&sample, before, &self.limits)));
-        self.history.see(self.now, sample, &self.limits);
+        self.history.record(self.now, sample, &self.limits);
         assert!(
             self.history.peaks.len() <= max as usize + 1,
             "memory is bounded"
         );
-        let decision = decide(&self.history, have(self.crew), &self.limits, self.now);
+        let decision = decide(&self.history, have(self.workers), &self.limits, self.now);
         match &decision {
             Decision::Start(n, _) => {
                 assert!(*n > 0);
-                (self.crew, self.last_start, self.starts) =
-                    (self.crew + n, self.now, self.starts + 1);
+                self.workers += n;
+                self.last_start = self.now;
+                self.starts += 1;
                 self.history.started(self.now);
             }
             Decision::Stop(n, _) => {
-                assert!(*n > 0 && *n <= self.crew);
-                (self.crew, self.stops) = (self.crew - n, self.stops + 1);
+                assert!(*n > 0 && *n <= self.workers);
+                self.workers -= n;
+                self.stops += 1;
                 assert!(
                     self.last_start + idle <= self.now,
                     "no flapping: stopped right after a start"
@@ -250,23 +251,23 @@ impl Life {
                     .map(|(_, need)| *need)
                     .max();
                 assert!(
-                    recent <= Some(self.crew),
+                    recent <= Some(self.workers),
                     "stopped what was needed within the idle time"
                 );
             }
             Decision::Stay | Decision::Wait(_) => {}
         }
         assert!(
-            (min..=max).contains(&self.crew),
+            (min..=max).contains(&self.workers),
             "{} is not within {min} and {max}",
-            self.crew
+            self.workers
         );
         assert!(
-            sample.lag == 0 || self.crew > 0,
+            sample.lag == 0 || self.workers > 0,
             "lag {} and nobody there",
             sample.lag
         );
-        let again = decide(&self.history, have(self.crew), &self.limits, self.now);
+        let again = decide(&self.history, have(self.workers), &self.limits, self.now);
         assert_eq!(
             again,
             Decision::Stay,
@@ -277,14 +278,17 @@ impl Life {
 
 #[test]
 fn bounds_hold_and_nothing_flaps_whatever_comes() {
-    let (mut starts, mut stops, mut slept) = (0, 0, 0);
+    let mut starts = 0;
+    let mut stops = 0;
+    let mut slept = 0;
     for seed in 1..=2000 {
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ seed << 20);
         let min = dice.below(3) as u32;
         let max = (min + dice.below(5) as u32).max(1);
         let mut limits = limits(min, max, 1 + dice.below(20), 1 + dice.below(4));
         limits.reserved = 1 + dice.below(30);
-        let (mut life, mut delivered) = (Life::new(limits), 0);
+        let mut life = Life::new(limits);
+        let mut delivered = 0;
         for _ in 0..200 {
             let longest = if dice.below(20) == 0 { 60_000 } else { 2000 };
             let pause = Duration::from_millis(200 + dice.below(longest));
@@ -296,8 +300,9 @@ fn bounds_hold_and_nothing_flaps_whatever_comes() {
                     dice.below(n)
                 }
             };
-            let (lag, in_flight, handled) = (amount(40), amount(9), amount(3));
-            delivered += handled;
+            let lag = amount(40);
+            let in_flight = amount(9);
+            delivered += amount(3);
             life.step(
                 pause,
                 Sample {
@@ -317,8 +322,9 @@ fn bounds_hold_and_nothing_flaps_whatever_comes() {
                 },
             );
         }
-        assert_eq!(life.crew, limits.scale.min, "seed {seed}");
-        (starts, stops) = (starts + life.starts, stops + life.stops);
+        assert_eq!(life.workers, limits.scale.min, "seed {seed}");
+        starts += life.starts;
+        stops += life.stops;
         slept += u32::from(limits.scale.min == 0);
     }
     assert!(

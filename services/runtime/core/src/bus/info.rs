@@ -38,6 +38,22 @@ pub struct StreamInfo {
     pub config: StreamSettings,
     /// Messages that it holds.
     pub state: StreamState,
+    cluster: ClusterInfo,
+}
+
+/// Followers of a stream's leader; none for a stream on one server.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct ClusterInfo {
+    replicas: Vec<ReplicaInfo>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct ReplicaInfo {
+    /// Whether the replica has all that the leader has.
+    current: bool,
+    offline: bool,
 }
 
 /// Settings of a stream that somebody reads. [`layout`](super::layout) compares all of them, as the server's own JSON.
@@ -74,6 +90,13 @@ impl StreamInfo {
     /// Creation time, Unix milliseconds: part of the identity of plain messages.
     pub fn created_ms(&self) -> Option<u64> {
         event::parse_time(&self.created)
+    }
+
+    /// Copies that have all of the stream, the leader's among them: it answers.
+    pub fn current_copies(&self) -> u64 {
+        let replicas = self.cluster.replicas.iter();
+        let current = replicas.filter(|replica| replica.current && !replica.offline);
+        current.count() as u64 + 1
     }
 }
 

@@ -1,9 +1,13 @@
-//! What the verbs print. Colours go to terminals only; `NO_COLOR` and `CLICOLOR_FORCE` are honoured (by anstream).
+//! Printing: styles, results on stdout, remarks and progress on stderr.
+//!
+//! Colours go to terminals only; `NO_COLOR` and `CLICOLOR_FORCE` are honoured (by anstream). Text from events, logs and
+//! servers may hold escape sequences, so it passes [`brief`] before it reaches a terminal.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use crate::exit::Failure;
 
@@ -15,7 +19,7 @@ pub const CHANGED: Style = AnsiColor::Yellow.on_default();
 pub const BAD: Style = AnsiColor::Red.on_default().bold();
 pub const NAME: Style = AnsiColor::Cyan.on_default();
 
-/// Told apart at a glance; red and yellow are left to errors and warnings.
+/// Colours of names that should be told apart at a glance; red and yellow are left to errors and warnings.
 pub const PALETTE: [Style; 6] = [
     AnsiColor::Cyan.on_default(),
     AnsiColor::Green.on_default(),
@@ -25,7 +29,7 @@ pub const PALETTE: [Style; 6] = [
     AnsiColor::BrightGreen.on_default(),
 ];
 
-/// The text in a style; without codes for the plain one, so that plain output is plain everywhere.
+/// Text in a style; without codes for the plain one, so that plain output is plain everywhere.
 pub fn paint(style: Style, text: impl Display) -> String {
     if style.is_plain() {
         text.to_string()
@@ -34,18 +38,19 @@ pub fn paint(style: Style, text: impl Display) -> String {
     }
 }
 
-/// One line of result on stdout. A reader that has gone (`oncue tail | head`) is a normal end.
+/// Prints one line of result on stdout. A reader that has gone (`oncue tail | head`) is a normal end.
 pub fn say(line: impl Display) {
     if let Err(e) = writeln!(anstream::stdout(), "{line}") {
         std::process::exit(i32::from(e.kind() != ErrorKind::BrokenPipe));
     }
 }
 
-/// Progress and remarks, on stderr and dispensable.
+/// Prints a remark on stderr, where it is dispensable: stdout holds the whole result without it.
 pub fn remark(line: impl Display) {
     let _ = writeln!(anstream::stderr(), "{line}");
 }
 
+/// Prints why a verb failed, with the advice on a line of its own.
 pub fn complain(failure: &Failure) {
     let _ = writeln!(
         anstream::stderr(),
@@ -68,7 +73,7 @@ pub fn width() -> Option<usize> {
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
-/// A line that replaces itself, on stderr, where that is a terminal; an empty one goes away.
+/// Prints a line that replaces itself, on stderr, where that is a terminal; an empty one goes away.
 pub fn progress(line: impl Display) {
     if io::stderr().is_terminal() {
         let _ = write!(anstream::stderr(), "\r\x1b[2K{line}");
@@ -76,20 +81,30 @@ pub fn progress(line: impl Display) {
     }
 }
 
-/// One line without control characters, at most `most` characters long.
-pub fn brief(text: &str, most: usize) -> String {
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
-    if text.chars().count() <= most {
-        return text.chars().map(clean).collect();
+/// One line without control characters, at most `columns` wide on a terminal; what is cut ends with `…`.
+pub fn brief(text: &str, columns: usize) -> String {
+    let text: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if text.width() <= columns {
+        return text;
     }
-    text.chars()
-        .take(most.saturating_sub(1))
-        .map(clean)
-        .chain(['…'])
-        .collect()
+    let mut left = columns.saturating_sub(1);
+    let mut out = String::new();
+    for c in text.chars() {
+        let width = c.width().unwrap_or(0);
+        if width > left {
+            break;
+        }
+        left -= width;
+        out.push(c);
+    }
+    out.push('…');
+    out
 }
 
-/// Thousands apart: `12,345`.
+/// Number with its thousands apart: `12,345`.
 pub fn number(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
@@ -108,7 +123,7 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped() {
-        let shown: Vec<String> = [0, 999, 1000, 1_234_567].into_iter().map(number).collect();
+        let shown = [0, 999, 1000, 1_234_567].map(number);
         assert_eq!(shown, ["0", "999", "1,000", "1,234,567"]);
     }
 
@@ -116,6 +131,11 @@ mod tests {
     fn long_and_dirty_text_is_cut_and_cleaned() {
         assert_eq!(brief("a\u{1b}[2J\nb", 80), "a [2J b");
         assert_eq!(brief("abcdef", 4), "abc…");
+        assert_eq!(
+            brief("日本語", 4),
+            "日…",
+            "a wide character is not cut in half"
+        );
     }
 
     #[test]

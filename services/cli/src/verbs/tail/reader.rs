@@ -1,4 +1,4 @@
-//! One message as one line.
+//! Reader of messages: each decoded and printed as one line, or left out by the filter.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -9,78 +9,99 @@ use oncue_proto::oncue::v1::TimerFired;
 use oncue_proto::{Catalog, Event as _};
 use serde_json::{Value, json};
 
-use super::watch::Seen;
-use crate::paint::{BAD, DIM, NAME, PALETTE, paint};
+use super::watch::StreamMessage;
+use crate::terminal::paint::{BAD, DIM, NAME, PALETTE, brief, paint};
 
-/// Longer values are cut for the eye; `--json` has them whole.
-const LONGEST: usize = 60;
+/// Columns of a value; longer ones are cut for the eye, `--json` has them whole.
+const MAX_VALUE_WIDTH: usize = 60;
 
-pub struct Filter {
+/// Condition on an event; one that is `None` holds for all.
+pub struct EventFilter {
     pub key: Option<String>,
+    /// Beginning of a flow id.
     pub flow: Option<String>,
 }
 
-pub struct Reader {
+impl EventFilter {
+    fn takes(&self, key: &str, flow: &str) -> bool {
+        self.key.as_ref().is_none_or(|wanted| wanted == key)
+            && self
+                .flow
+                .as_ref()
+                .is_none_or(|wanted| flow.starts_with(wanted))
+    }
+
+    fn takes_all(&self) -> bool {
+        self.key.is_none() && self.flow.is_none()
+    }
+}
+
+pub struct EventReader {
     pub catalog: Arc<Catalog>,
-    pub filter: Filter,
+    pub filter: EventFilter,
     pub json: bool,
 }
 
-impl Reader {
-    /// The line, unless the message is filtered out. What cannot be read is shown as such: a watch must not hide it.
-    pub fn read(&self, seen: &Seen) -> Option<String> {
+impl EventReader {
+    /// Line of a message; `None` when the filter leaves it out. A message that cannot be read is shown as such: a watch
+    /// must not hide it.
+    pub fn read(&self, message: &StreamMessage) -> Option<String> {
         // A schedule is an event to come, and what it fires is taken over by the stream of its type.
-        if seen.stream == TIMER && !seen.subject.starts_with(TimerFired::TYPE) {
+        if message.stream == TIMER && !message.subject.starts_with(TimerFired::TYPE) {
             return None;
         }
-        let headers = seen.headers.iter().map(|(n, v)| (n.as_str(), v.as_str()));
-        let incoming = match event::read(headers, seen.payload.clone(), &seen.origin()) {
+        let headers = message
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
+        let incoming = match event::read(headers, message.payload.clone(), &message.origin()) {
             Ok(incoming) => incoming,
-            Err(why) => return self.unreadable(seen, &why.message),
+            Err(why) => return self.unreadable(message, &why.message),
         };
         let (data, key) = self.decode(&incoming);
         let key = key.unwrap_or_default();
-        let wanted = |filter: &Option<String>, matches: &dyn Fn(&String) -> bool| {
-            filter.as_ref().is_none_or(matches)
-        };
-        if !wanted(&self.filter.key, &|k| *k == key)
-            || !wanted(&self.filter.flow, &|f| {
-                incoming.meta.flow.starts_with(f.as_str())
-            })
-        {
+        if !self.filter.takes(&key, &incoming.meta.flow) {
             return None;
         }
         Some(if self.json {
-            whole(seen, &incoming, &key, &data)
+            json_line(message, &incoming, &key, &data)
         } else {
-            short(&incoming, &key, &data)
+            text_line(&incoming, &key, &data)
         })
     }
 
-    fn unreadable(&self, seen: &Seen, why: &str) -> Option<String> {
-        if self.filter.key.is_some() || self.filter.flow.is_some() {
+    fn unreadable(&self, message: &StreamMessage, why: &str) -> Option<String> {
+        // Nobody knows whether it has the key or the flow that was asked for.
+        if !self.filter.takes_all() {
             return None;
         }
-        let time = event::format_time(seen.published);
+        let time = event::format_time(message.published);
         if self.json {
-            return Some(json!({ "time": time, "subject": seen.subject, "stream": seen.stream, "seq": seen.sequence, "error": why }).to_string());
+            return Some(
+                json!({
+                    "time": time,
+                    "subject": message.subject,
+                    "stream": message.stream,
+                    "seq": message.sequence,
+                    "error": why,
+                })
+                .to_string(),
+            );
         }
         Some(format!(
             "{} {} {}",
             paint(DIM, clock(&time)),
-            seen.subject,
+            message.subject,
             paint(BAD, format_args!("unreadable: {why}"))
         ))
     }
 
-    /// The payload as JSON (or why not, as a string) and the key.
+    /// Payload as JSON (or why not, as a string) and the key. A type the catalog does not know is shown as the JSON it may be.
     fn decode(&self, incoming: &Incoming) -> (Value, Option<String>) {
         let Ok(entry) = self.catalog.get(&incoming.meta.ty) else {
-            return (
-                serde_json::from_slice(&incoming.payload)
-                    .unwrap_or_else(|_| json!({ "bytes": incoming.payload.len() })),
-                None,
-            );
+            let data = serde_json::from_slice(&incoming.payload)
+                .unwrap_or_else(|_| json!({ "bytes": incoming.payload.len() }));
+            return (data, None);
         };
         match entry.to_json(incoming.format, &incoming.payload) {
             Ok(data) => (data, entry.check(incoming.format, &incoming.payload).ok()),
@@ -89,7 +110,12 @@ impl Reader {
     }
 }
 
-fn whole(seen: &Seen, Incoming { meta, format, .. }: &Incoming, key: &str, data: &Value) -> String {
+fn json_line(
+    message: &StreamMessage,
+    Incoming { meta, format, .. }: &Incoming,
+    key: &str,
+    data: &Value,
+) -> String {
     json!({
         "time": event::format_time(meta.time),
         "type": meta.ty,
@@ -100,8 +126,8 @@ fn whole(seen: &Seen, Incoming { meta, format, .. }: &Incoming, key: &str, data:
         "hops": meta.hops,
         "source": meta.source,
         "traceparent": meta.traceparent,
-        "stream": seen.stream,
-        "seq": seen.sequence,
+        "stream": message.stream,
+        "seq": message.sequence,
         "format": format.media_type(),
         "data": data,
     })
@@ -109,7 +135,7 @@ fn whole(seen: &Seen, Incoming { meta, format, .. }: &Incoming, key: &str, data:
 }
 
 /// `12:00:00.123 web.page.viewed /home visitor=v1 flow=0190...`
-fn short(Incoming { meta, .. }: &Incoming, key: &str, data: &Value) -> String {
+fn text_line(Incoming { meta, .. }: &Incoming, key: &str, data: &Value) -> String {
     let style = if meta.ty.starts_with("dlq.") {
         BAD
     } else {
@@ -131,7 +157,7 @@ fn short(Incoming { meta, .. }: &Incoming, key: &str, data: &Value) -> String {
                         out,
                         " {}{}",
                         paint(DIM, format_args!("{name}=")),
-                        brief(value)
+                        brief_value(value)
                     );
                 }
             }
@@ -145,15 +171,17 @@ fn short(Incoming { meta, .. }: &Incoming, key: &str, data: &Value) -> String {
     out
 }
 
-/// The same colour for a domain in every run.
+/// Index into [`PALETTE`], the same for a domain in every run.
 fn domain_colour(ty: &str) -> usize {
     event::partition(event::stream_of_type(ty)) as usize % PALETTE.len()
 }
 
+/// Time of day out of RFC 3339.
 fn clock(time: &str) -> &str {
     time.get(11..23).unwrap_or(time)
 }
 
+/// Whether a field has its default value, which protobuf does not tell from an absent one.
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
@@ -166,7 +194,7 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// A word stays bare, anything else is JSON; control characters never reach the terminal.
-fn brief(value: &Value) -> String {
+fn brief_value(value: &Value) -> String {
     let text = match value {
         Value::String(text)
             if !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"') =>
@@ -175,18 +203,15 @@ fn brief(value: &Value) -> String {
         }
         other => other.to_string(),
     };
-    if text.chars().count() <= LONGEST {
-        return text;
-    }
-    text.chars().take(LONGEST - 1).chain(['…']).collect()
+    brief(&text, MAX_VALUE_WIDTH)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn seen(subject: &str, payload: &str) -> Seen {
-        Seen {
+    fn message(subject: &str, payload: &str) -> StreamMessage {
+        StreamMessage {
             subject: subject.into(),
             headers: vec![
                 ("Nats-Msg-Id".into(), "e1".into()),
@@ -200,14 +225,14 @@ mod tests {
         }
     }
 
-    fn reader(json: bool) -> Reader {
-        Reader {
+    fn reader(json: bool) -> EventReader {
+        EventReader {
             catalog: Arc::new(
                 Catalog::builtin()
                     .with(oncue_app_events::DESCRIPTORS)
                     .unwrap(),
             ),
-            filter: Filter {
+            filter: EventFilter {
                 key: None,
                 flow: None,
             },
@@ -215,15 +240,15 @@ mod tests {
         }
     }
 
-    fn plain(reader: &Reader, seen: &Seen) -> Option<String> {
+    fn plain(reader: &EventReader, message: &StreamMessage) -> Option<String> {
         reader
-            .read(seen)
+            .read(message)
             .map(|line| anstream::adapter::strip_str(&line).to_string())
     }
 
     #[test]
     fn an_event_is_one_line_without_empty_fields() {
-        let view = seen("web.page.viewed", r#"{"page":"/home","visitor":"v 1"}"#);
+        let view = message("web.page.viewed", r#"{"page":"/home","visitor":"v 1"}"#);
         let line = plain(&reader(false), &view).unwrap();
         assert_eq!(
             line,
@@ -235,7 +260,7 @@ mod tests {
     fn json_holds_everything() {
         let line = plain(
             &reader(true),
-            &seen("web.page.viewed", r#"{"page":"/home"}"#),
+            &message("web.page.viewed", r#"{"page":"/home"}"#),
         )
         .unwrap();
         let json: Value = serde_json::from_str(&line).unwrap();
@@ -251,38 +276,41 @@ mod tests {
         let mut only = reader(false);
         only.filter.key = Some("/home".into());
         assert!(
-            only.read(&seen("web.page.viewed", r#"{"page":"/home"}"#))
+            only.read(&message("web.page.viewed", r#"{"page":"/home"}"#))
                 .is_some()
         );
         assert!(
-            only.read(&seen("web.page.viewed", r#"{"page":"/other"}"#))
+            only.read(&message("web.page.viewed", r#"{"page":"/other"}"#))
                 .is_none()
         );
-        only.filter = Filter {
+        only.filter = EventFilter {
             key: None,
             flow: Some("flow".into()),
         };
         assert!(
-            only.read(&seen("web.page.viewed", r#"{"page":"/other"}"#))
+            only.read(&message("web.page.viewed", r#"{"page":"/other"}"#))
                 .is_some()
         );
         assert!(
             reader(false)
-                .read(&seen("timer.schedule.x", "{}"))
+                .read(&message("timer.schedule.x", "{}"))
                 .is_none()
         );
     }
 
     #[test]
     fn what_cannot_be_decoded_says_so_without_control_characters() {
-        let mut broken = seen("web.page.viewed", "");
+        let mut broken = message("web.page.viewed", "");
         broken.payload = vec![0xff, 0x1b].into();
         assert!(
             plain(&reader(false), &broken)
                 .unwrap()
                 .contains("not a web.PageViewed")
         );
-        assert!(!brief(&json!("\u{1b}[2Jx")).contains('\u{1b}'));
-        assert_eq!(brief(&json!("a".repeat(80))).chars().count(), LONGEST);
+        assert!(!brief_value(&json!("\u{1b}[2Jx")).contains('\u{1b}'));
+        assert_eq!(
+            brief_value(&json!("a".repeat(80))).chars().count(),
+            MAX_VALUE_WIDTH
+        );
     }
 }

@@ -1,26 +1,27 @@
-//! Who listens on a port, for the line that says why something cannot start.
+//! Check of ports: whether one is free, and which process has it, for the line that says why something cannot start.
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::net::{TcpListener, ToSocketAddrs};
 use std::process::{Command, Stdio};
 
 use crate::exit::Failure;
 
-/// A process that listens.
+/// Process that listens on a port.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Owner {
+pub struct PortOwner {
     pub name: String,
     pub pid: u32,
 }
 
-impl fmt::Display for Owner {
+impl fmt::Display for PortOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (process {})", self.name, self.pid)
     }
 }
 
-/// `by redis-server (process 42)`, as far as this user may know.
+/// Owner of a taken port as words, `by redis-server (process 42)`, as far as this user may know.
 pub fn taken_by(port: u16) -> String {
     owner(port).map_or_else(
         || "by a process of another user".to_owned(),
@@ -28,38 +29,41 @@ pub fn taken_by(port: u16) -> String {
     )
 }
 
-/// Whether one could listen there.
+/// Whether one could listen on every address the name stands for.
 pub fn is_free(address: &str) -> bool {
     let addresses = address.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
     addresses.is_ok_and(|all| all.iter().all(|address| TcpListener::bind(address).is_ok()))
 }
 
+/// Refuses an address nobody can listen on, with the process that has the port and the setting that names another.
 pub fn must_be_free(who: &str, address: &str, setting: &str) -> Result<(), Failure> {
-    let mistake = |e: &dyn fmt::Display| {
-        Failure::usage(format_args!("{who} cannot listen on {address:?}: {e}"))
-            .advise(format!("change {setting}"))
-    };
-    for address in address.to_socket_addrs().map_err(|e| mistake(&e))? {
-        match TcpListener::bind(address) {
+    let addresses = address
+        .to_socket_addrs()
+        .map_err(|e| cannot_listen(who, address, setting, &e))?;
+    for candidate in addresses {
+        match TcpListener::bind(candidate) {
             Ok(_) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
-                let what = format!(
-                    "port {} is taken {}; {who} needs it",
-                    address.port(),
-                    taken_by(address.port())
-                );
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                let port = candidate.port();
+                let what = format!("port {port} is taken {}; {who} needs it", taken_by(port));
                 return Err(
                     Failure::failed(what).advise(format!("stop that process, or change {setting}"))
                 );
             }
-            Err(e) => return Err(mistake(&e)),
+            Err(e) => return Err(cannot_listen(who, address, setting, &e)),
         }
     }
     Ok(())
 }
 
-/// Linux: the socket's inode in `/proc/net/tcp`, then the process that has it open. Elsewhere `lsof`, if it is there.
-pub fn owner(port: u16) -> Option<Owner> {
+fn cannot_listen(who: &str, address: &str, setting: &str, e: &io::Error) -> Failure {
+    Failure::usage(format_args!("{who} cannot listen on {address:?}: {e}"))
+        .advise(format!("change {setting}"))
+}
+
+/// Owner of a port. Linux: the socket's inode in `/proc/net/tcp`, then the process that has it open. Elsewhere `lsof`, if
+/// it is there.
+pub fn owner(port: u16) -> Option<PortOwner> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"]
         .map(|path| fs::read_to_string(path).unwrap_or_default());
     match tables.iter().find_map(|table| listening_inode(table, port)) {
@@ -68,7 +72,7 @@ pub fn owner(port: u16) -> Option<Owner> {
     }
 }
 
-/// Fields of a line: slot, local address, remote address, state (0A = listening), ... the inode is the tenth.
+/// Inode of the socket that listens. Fields of a line: slot, local address, remote address, state (0A = listening), ... the inode is the tenth.
 fn listening_inode(table: &str, port: u16) -> Option<String> {
     table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -78,7 +82,8 @@ fn listening_inode(table: &str, port: u16) -> Option<String> {
     })
 }
 
-fn holder(inode: &str) -> Option<Owner> {
+/// Process that has the socket open; `None` when it is another user's.
+fn holder(inode: &str) -> Option<PortOwner> {
     let wanted = format!("socket:[{inode}]");
     let processes = fs::read_dir("/proc")
         .ok()?
@@ -92,7 +97,7 @@ fn holder(inode: &str) -> Option<Owner> {
             fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == wanted.as_str())
         }) {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            return Some(Owner {
+            return Some(PortOwner {
                 name: name.trim().to_owned(),
                 pid,
             });
@@ -101,7 +106,7 @@ fn holder(inode: &str) -> Option<Owner> {
     None
 }
 
-fn lsof(port: u16) -> Option<Owner> {
+fn lsof(port: u16) -> Option<PortOwner> {
     let asked = Command::new("lsof")
         .args(["-nP", &format!("-iTCP:{port}"), "-sTCP:LISTEN", "-Fpc"])
         .stderr(Stdio::null())
@@ -110,12 +115,14 @@ fn lsof(port: u16) -> Option<Owner> {
     lsof_owner(&String::from_utf8_lossy(&asked.stdout))
 }
 
-/// `p42` and `cname`, a line each.
-fn lsof_owner(output: &str) -> Option<Owner> {
-    let field = |tag: char| output.lines().find_map(|line| line.strip_prefix(tag));
-    Some(Owner {
-        pid: field('p')?.parse().ok()?,
-        name: field('c').unwrap_or("a process").to_owned(),
+/// Owner in the answer of `lsof -Fpc`: `p42` and `cname`, a line each.
+fn lsof_owner(output: &str) -> Option<PortOwner> {
+    let mut lines = output.lines();
+    let pid = lines.clone().find_map(|line| line.strip_prefix('p'))?;
+    let name = lines.find_map(|line| line.strip_prefix('c'));
+    Some(PortOwner {
+        pid: pid.parse().ok()?,
+        name: name.unwrap_or("a process").to_owned(),
     })
 }
 
@@ -138,7 +145,7 @@ mod tests {
     fn the_answer_of_lsof_is_read() {
         assert_eq!(
             lsof_owner("p42\ncredis-server\nf6\n"),
-            Some(Owner {
+            Some(PortOwner {
                 name: "redis-server".into(),
                 pid: 42
             })

@@ -1,20 +1,24 @@
-//! What is promised, in plain words. Derived from facts read back from the servers; what is not known counts as not so.
+//! Promise in plain words, derived from facts read back from the servers; what is not known counts as not so.
 
 use super::checks::Facts;
 
-/// `dev`, `durable` or `ha`.
+/// Profile of `deploy/` whose promise holds: `dev`, `durable` or `ha`.
 pub fn profile(facts: &Facts) -> &'static str {
-    let fsync = nats_fsyncs(facts) && redis_fsyncs(facts);
-    let stands_in =
-        replicated(facts) && facts.redis_replicas >= facts.redis_replicas_required.max(1);
-    match (stands_in && facts.redis_replicas_required > 0, fsync) {
-        (true, _) if redis_fsyncs(facts) => "ha",
-        (_, true) => "durable",
-        _ => "dev",
+    if replicated(facts) && redis_stand_in(facts) && redis_fsyncs(facts) {
+        "ha"
+    } else if nats_fsyncs(facts) && redis_fsyncs(facts) {
+        "durable"
+    } else {
+        "dev"
     }
 }
 
-/// As they are now, not as they should be.
+/// Whether a replica has every commit before more are taken, so that it can take the place of Redis.
+fn redis_stand_in(facts: &Facts) -> bool {
+    facts.redis_replicas_required > 0 && facts.redis_replicas >= facts.redis_replicas_required
+}
+
+/// Whether streams survive the loss of a server: copies as they are now, not as they should be.
 fn replicated(facts: &Facts) -> bool {
     facts.least_replicas >= Some(3) && facts.least_current >= Some(2)
 }
@@ -27,6 +31,7 @@ fn redis_fsyncs(facts: &Facts) -> bool {
     facts.appendonly.as_deref() == Some("yes") && facts.appendfsync.as_deref() == Some("always")
 }
 
+/// Sentences of the promise, the exceptions among them.
 pub fn words(facts: &Facts) -> Vec<String> {
     let mut words = vec![
         "An event answered with 202 is handled to its end, set aside as a dead letter with its reason, or still waiting where `oncue ps` shows it.".to_owned(),

@@ -1,4 +1,4 @@
-//! `oncue apply`: the layout on both servers, as the functions and oncue.toml want it, with the difference in words.
+//! `oncue apply`: makes the layout on both servers what the functions and oncue.toml want, and prints the difference.
 
 use std::collections::BTreeSet;
 use std::fmt::{Display, Write as _};
@@ -8,15 +8,15 @@ use oncue_core::bus::Bus;
 use oncue_core::bus::layout::{self, Mode, Outcome, Wanted};
 use oncue_core::config::Config;
 use oncue_core::model::manifest::Manifest;
-use oncue_core::store::Store;
+use oncue_core::store::{Store, StoreError};
 use oncue_proto::event::{PARTITIONS, stream_of_type};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::exit::{self, Failure};
 use crate::manifests;
-use crate::paint::{BAD, CHANGED, DIM, GOOD, paint, say};
 use crate::settings::Settings;
+use crate::terminal::paint::{BAD, CHANGED, DIM, GOOD, paint, say};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -28,14 +28,15 @@ pub struct Args {
     json: bool,
 }
 
-/// `[streams.objects]` is about the bucket of files, no domain.
+/// Section `[streams.objects]`: about the bucket of files, no domain.
 pub const OBJECTS: &str = "objects";
 
-/// One part of the layout: how it was found and what became of it.
+/// One part of the layout: how it was found and what became of it. Printed as it is by `--json`.
 #[derive(Debug, Serialize)]
 pub struct Change {
+    /// `stream web`, `consumer web/count-views`, `redis library oncue_...`, `schedule ...`.
     pub what: String,
-    pub action: Action,
+    pub action: ChangeAction,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<Difference>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,15 +45,16 @@ pub struct Change {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Action {
+pub enum ChangeAction {
     Same,
     Create,
     Change,
     Remove,
-    /// The server does not allow it.
+    /// The server does not allow the change, or does not answer.
     Refused,
 }
 
+/// Field of a configuration that is not as wanted; null for one the server left out.
 #[derive(Debug, Serialize)]
 pub struct Difference {
     pub field: String,
@@ -61,7 +63,7 @@ pub struct Difference {
 }
 
 impl Change {
-    fn new(what: impl Into<String>, action: Action) -> Self {
+    fn new(what: impl Into<String>, action: ChangeAction) -> Self {
         Self {
             what: what.into(),
             action,
@@ -73,7 +75,7 @@ impl Change {
     fn refused(what: impl Into<String>, why: impl Display) -> Self {
         Self {
             error: Some(why.to_string()),
-            ..Self::new(what, Action::Refused)
+            ..Self::new(what, ChangeAction::Refused)
         }
     }
 }
@@ -83,7 +85,8 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let manifests = manifests::of(settings, &names).await?;
     // A schedule of an unknown type is refused before anything is changed.
     settings.catalog().await?;
-    let (bus, store) = (settings.bus().await?, settings.store().await?);
+    let bus = settings.bus().await?;
+    let store = settings.store().await?;
     let mode = if args.dry_run {
         Mode::Look
     } else {
@@ -102,16 +105,17 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 }
 
 fn verdict(changes: &[Change], dry_run: bool) -> u8 {
-    if changes.iter().any(|c| c.action == Action::Refused) {
+    if changes.iter().any(|c| c.action == ChangeAction::Refused) {
         exit::FAILED
-    } else if dry_run && changes.iter().any(|c| c.action != Action::Same) {
+    } else if dry_run && changes.iter().any(|c| c.action != ChangeAction::Same) {
         exit::DIFFERENT
     } else {
         exit::OK
     }
 }
 
-/// Streams first, since consumers and schedules live on them.
+/// Compares the whole layout with what is there and, as `mode` allows, makes it so. A part that fails does not keep the
+/// others from being made. Streams come first, since consumers and schedules live on them.
 pub async fn carry_out(
     config: &Config,
     manifests: &[Manifest],
@@ -128,13 +132,13 @@ pub async fn carry_out(
     }
     changes.push(library(store, mode).await);
     match bus.ensure_schedules(config, mode).await {
-        Ok(done) => changes.extend(schedules(config, &done)),
+        Ok(touched) => changes.extend(schedules(config, &touched)),
         Err(e) => changes.push(Change::refused("schedules", e)),
     }
     changes
 }
 
-/// The streams of all domains anybody names, the bucket, and a consumer for each function.
+/// Streams of all domains that a function or oncue.toml names, the bucket, and a consumer for each function.
 pub fn plan(config: &Config, manifests: &[Manifest]) -> Vec<Wanted> {
     let mut domains: BTreeSet<String> = manifests.iter().flat_map(Manifest::domains).collect();
     domains.extend(
@@ -164,8 +168,8 @@ pub fn plan(config: &Config, manifests: &[Manifest]) -> Vec<Wanted> {
 
 fn from_outcome(what: String, outcome: Outcome) -> Change {
     match outcome {
-        Outcome::Same => Change::new(what, Action::Same),
-        Outcome::Created => Change::new(what, Action::Create),
+        Outcome::Same => Change::new(what, ChangeAction::Same),
+        Outcome::Created => Change::new(what, ChangeAction::Create),
         Outcome::Different(fields) => {
             let fields = fields
                 .into_iter()
@@ -177,38 +181,33 @@ fn from_outcome(what: String, outcome: Outcome) -> Change {
                 .collect();
             Change {
                 fields,
-                ..Change::new(what, Action::Change)
+                ..Change::new(what, ChangeAction::Change)
             }
         }
     }
 }
 
+/// Function library in Redis, and the partition count it was laid out with.
+enum LibraryState {
+    Loaded,
+    Missing,
+    /// Laid out by a version with this other partition count: keys would be looked for in the wrong place.
+    OtherPartitions(u32),
+}
+
 async fn library(store: &Store, mode: Mode) -> Change {
     let what = format!("redis library {}", store.library_name());
-    let done = async {
-        store.check().await?;
-        // Looking must not lay out an empty Redis; loading does, so that workers find it settled.
-        match store.partitions().await? {
-            Some(found) if found != PARTITIONS => return Ok(Err(found)),
-            _ => {}
-        }
-        let loaded = store.is_loaded().await?;
-        if !loaded && mode != Mode::Look {
-            store.load().await?;
-        }
-        Ok::<_, oncue_core::store::StoreError>(Ok(loaded))
-    };
-    match done.await {
-        Ok(Ok(true)) => Change::new(what, Action::Same),
-        Ok(Ok(false)) => Change::new(what, Action::Create),
-        Ok(Err(found)) => {
-            let fields = vec![Difference {
+    match load_library(store, mode).await {
+        Ok(LibraryState::Loaded) => Change::new(what, ChangeAction::Same),
+        Ok(LibraryState::Missing) => Change::new(what, ChangeAction::Create),
+        Ok(LibraryState::OtherPartitions(found)) => {
+            let difference = Difference {
                 field: "partitions".into(),
                 is: found.into(),
                 should: PARTITIONS.into(),
-            }];
+            };
             Change {
-                fields,
+                fields: vec![difference],
                 ..Change::refused(
                     what,
                     "this Redis belongs to a layout with another partition count; use an empty one",
@@ -219,50 +218,69 @@ async fn library(store: &Store, mode: Mode) -> Change {
     }
 }
 
-/// The runtime names only those it touched; the rest stands as it should.
-fn schedules(config: &Config, done: &[String]) -> Vec<Change> {
-    let touched = |line: &String| match line.strip_suffix(" removed") {
-        Some(what) => Change::new(what, Action::Remove),
-        None => Change::new(line, Action::Create),
-    };
-    let named = |schedule: &oncue_core::config::Schedule| {
-        format!("schedule {} {}", schedule.name(), schedule.rule())
-    };
-    let same = config
+/// State the library was found in. Looking must not lay out an empty Redis; loading does, so that workers find it settled.
+async fn load_library(store: &Store, mode: Mode) -> Result<LibraryState, StoreError> {
+    store.check().await?;
+    if let Some(found) = store.partitions().await?
+        && found != PARTITIONS
+    {
+        return Ok(LibraryState::OtherPartitions(found));
+    }
+    if store.is_loaded().await? {
+        return Ok(LibraryState::Loaded);
+    }
+    if mode != Mode::Look {
+        store.load().await?;
+    }
+    Ok(LibraryState::Missing)
+}
+
+/// Changes of the recurring schedules. The runtime names only those it touched; the rest stands as it should.
+fn schedules(config: &Config, touched: &[String]) -> Vec<Change> {
+    let wanted = config
         .schedules
         .iter()
-        .map(named)
-        .filter(|what| !done.contains(what));
-    same.map(|what| Change::new(what, Action::Same))
-        .chain(done.iter().map(touched))
+        .map(|schedule| format!("schedule {} {}", schedule.name(), schedule.rule()));
+    let untouched = wanted.filter(|what| !touched.contains(what));
+    untouched
+        .map(|what| Change::new(what, ChangeAction::Same))
+        .chain(touched.iter().map(|line| touched_schedule(line)))
         .collect()
 }
 
-/// `+ stream web`, `~ stream web` with a line per field, `= stream web`, `- schedule x`, `! consumer x: why`.
+fn touched_schedule(line: &str) -> Change {
+    match line.strip_suffix(" removed") {
+        Some(what) => Change::new(what, ChangeAction::Remove),
+        None => Change::new(line, ChangeAction::Create),
+    }
+}
+
+/// Change as text: `+ stream web`, `~ stream web` with a line per field, `= stream web`, `- schedule x`, `! consumer x: why`.
 pub fn line(change: &Change) -> String {
     let (sign, style): (&str, Style) = match change.action {
-        Action::Same => ("=", DIM),
-        Action::Create => ("+", GOOD),
-        Action::Change => ("~", CHANGED),
-        Action::Remove => ("-", BAD),
-        Action::Refused => ("!", BAD),
+        ChangeAction::Same => ("=", DIM),
+        ChangeAction::Create => ("+", GOOD),
+        ChangeAction::Change => ("~", CHANGED),
+        ChangeAction::Remove => ("-", BAD),
+        ChangeAction::Refused => ("!", BAD),
     };
     let mut out = paint(style, format_args!("{sign} {}", change.what));
     if let Some(error) = &change.error {
         let _ = write!(out, ": {error}");
     }
-    for Difference { field, is, should } in &change.fields {
+    for difference in &change.fields {
         let _ = write!(
             out,
-            "\n    {field}: {} -> {}",
-            paint(BAD, show(is)),
-            paint(GOOD, show(should))
+            "\n    {}: {} -> {}",
+            difference.field,
+            paint(BAD, show(&difference.is)),
+            paint(GOOD, show(&difference.should))
         );
     }
     out
 }
 
-/// Absent fields are shown as such: the server leaves out what is empty.
+/// Value of a field; an absent one is shown as such, since the server leaves out what is empty.
 fn show(value: &Value) -> String {
     if value.is_null() {
         "nothing".into()
@@ -271,21 +289,23 @@ fn show(value: &Value) -> String {
     }
 }
 
-/// `2 created, 1 changed, 9 the same`, in the mood that fits.
+/// `2 created, 1 changed, 9 the same`; of a dry run it says so.
 pub fn summary(changes: &[Change], dry_run: bool) -> String {
-    let count = |action| changes.iter().filter(|c| c.action == action).count();
-    let kinds = [
-        (Action::Create, "created"),
-        (Action::Change, "changed"),
-        (Action::Remove, "removed"),
-        (Action::Refused, "refused"),
-        (Action::Same, "the same"),
+    let words = [
+        (ChangeAction::Create, "created"),
+        (ChangeAction::Change, "changed"),
+        (ChangeAction::Remove, "removed"),
+        (ChangeAction::Refused, "refused"),
+        (ChangeAction::Same, "the same"),
     ];
-    let parts = kinds
-        .into_iter()
-        .filter(|(action, _)| count(*action) > 0)
-        .map(|(action, word)| format!("{} {word}", count(action)));
-    let text = parts.collect::<Vec<_>>().join(", ");
+    let mut parts = Vec::new();
+    for (action, word) in words {
+        let count = changes.iter().filter(|c| c.action == action).count();
+        if count > 0 {
+            parts.push(format!("{count} {word}"));
+        }
+    }
+    let text = parts.join(", ");
     if dry_run {
         format!("dry run, nothing was changed: {text}")
     } else {
@@ -315,7 +335,7 @@ mod tests {
         ];
         Change {
             fields,
-            ..Change::new("stream web", Action::Change)
+            ..Change::new("stream web", ChangeAction::Change)
         }
     }
 
@@ -326,7 +346,7 @@ mod tests {
             "~ stream web\n    max_bytes: 1 -> 2\n    subjects: nothing -> [\"web.>\"]"
         );
         assert_eq!(
-            plain(&line(&Change::new("stream dlq", Action::Create))),
+            plain(&line(&Change::new("stream dlq", ChangeAction::Create))),
             "+ stream dlq"
         );
         assert_eq!(
@@ -337,7 +357,7 @@ mod tests {
 
     #[test]
     fn the_exit_code_tells_difference_from_refusal() {
-        let same = || Change::new("a", Action::Same);
+        let same = || Change::new("a", ChangeAction::Same);
         assert_eq!(verdict(&[same()], true), exit::OK);
         assert_eq!(verdict(&[same(), changed()], true), exit::DIFFERENT);
         assert_eq!(verdict(&[same(), changed()], false), exit::OK);

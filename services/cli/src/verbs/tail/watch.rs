@@ -1,4 +1,4 @@
-//! One stream being watched.
+//! Watch on one stream: an ephemeral consumer without acknowledgements, and the task that reads from it.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,20 +12,21 @@ use tokio::task::JoinHandle;
 
 use crate::exit::{self, Failure};
 
-/// The server removes the consumer of a watch that was killed after this much silence.
-const INACTIVE: Duration = Duration::from_secs(30);
-const ROOM: Capacity = Capacity::of(500);
+/// Silence after which the server removes the consumer, for a watch that was killed.
+const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
+/// Messages asked for at a time.
+const PULL_CAPACITY: Capacity = Capacity::of(500);
 
-/// Where a watch begins.
+/// Start of a watch within its stream.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Begin {
+pub enum StartPoint {
     New,
     Start,
     /// RFC 3339.
     Time(String),
 }
 
-impl Begin {
+impl StartPoint {
     pub fn parse(text: &str) -> Result<Self, String> {
         match text {
             "new" => return Ok(Self::New),
@@ -47,6 +48,7 @@ impl Begin {
         Ok(Self::Time(event::format_time(at.as_millis() as u64)))
     }
 
+    /// Fields of the consumer configuration that say so.
     fn policy(&self) -> Value {
         match self {
             Self::New => json!({ "deliver_policy": "new" }),
@@ -58,18 +60,20 @@ impl Begin {
     }
 }
 
-/// A message as it stands in its stream.
-pub struct Seen {
+/// Message as it stands in its stream.
+pub struct StreamMessage {
     pub subject: String,
     pub headers: Vec<(String, String)>,
     pub payload: Bytes,
     pub stream: String,
+    /// Unix milliseconds.
     pub stream_created: u64,
     pub sequence: u64,
+    /// Unix milliseconds.
     pub published: u64,
 }
 
-impl Seen {
+impl StreamMessage {
     pub fn origin(&self) -> Origin<'_> {
         Origin {
             stream: &self.stream,
@@ -81,6 +85,7 @@ impl Seen {
     }
 }
 
+/// Running watch; [`close`](Self::close) ends it.
 pub struct Watch {
     stream: String,
     consumer: String,
@@ -92,21 +97,20 @@ impl Watch {
         bus: &Bus,
         stream: &str,
         filters: &[String],
-        from: &Begin,
-        found: mpsc::Sender<Seen>,
+        from: &StartPoint,
+        messages: mpsc::Sender<StreamMessage>,
     ) -> Result<Self, Failure> {
-        let missing = |_| {
+        let stream_created = bus.stream_created(stream).await.map_err(|_| {
             Failure::new(exit::SILENT, format_args!("there is no stream {stream:?}"))
                 .advise("`oncue apply` makes those of the configuration; `oncue tail` without a type shows every event")
-        };
-        let stream_created = bus.stream_created(stream).await.map_err(missing)?;
+        })?;
         let consumer = format!("oncue-tail-{}", event::new_id());
         let mut config = json!({
             "name": consumer,
             "ack_policy": "none",
             "replay_policy": "instant",
             "filter_subjects": filters,
-            "inactive_threshold": INACTIVE.as_nanos() as u64,
+            "inactive_threshold": INACTIVE_THRESHOLD.as_nanos() as u64,
             "num_replicas": 1,
             "mem_storage": true,
         });
@@ -121,7 +125,7 @@ impl Watch {
             .pull(stream, stream_created, &consumer)
             .await
             .map_err(Failure::silent)?;
-        let task = tokio::spawn(pass_on(pull, stream_created, found));
+        let task = tokio::spawn(pass_on(pull, stream_created, messages));
         Ok(Self {
             stream: stream.to_owned(),
             consumer,
@@ -129,26 +133,22 @@ impl Watch {
         })
     }
 
-    /// Leaves nothing on the server; were this to fail, the server tidies up by itself.
+    /// Removes the consumer. Should this fail, the server does so by itself after [`INACTIVE_THRESHOLD`].
     pub async fn close(self, bus: &Bus) {
         self.task.abort();
-        let _ = bus
-            .api(
-                &format!("CONSUMER.DELETE.{}.{}", self.stream, self.consumer),
-                &Value::Null,
-            )
-            .await;
+        let request = format!("CONSUMER.DELETE.{}.{}", self.stream, self.consumer);
+        let _ = bus.api(&request, &Value::Null).await;
     }
 }
 
-/// Until nobody listens any more, or the consumer is gone and its stream with it.
-async fn pass_on(mut pull: Pull, stream_created: u64, found: mpsc::Sender<Seen>) {
-    while pull.ask(ROOM).await.is_ok() {
+/// Passes messages on until nobody takes them any more, or the consumer is gone and its stream with it.
+async fn pass_on(mut pull: Pull, stream_created: u64, messages: mpsc::Sender<StreamMessage>) {
+    while pull.ask(PULL_CAPACITY).await.is_ok() {
         let Ok(deliveries) = pull.next().await else {
             return;
         };
         for delivery in deliveries {
-            let seen = Seen {
+            let message = StreamMessage {
                 subject: delivery.subject().to_owned(),
                 headers: delivery
                     .headers()
@@ -160,7 +160,7 @@ async fn pass_on(mut pull: Pull, stream_created: u64, found: mpsc::Sender<Seen>)
                 sequence: delivery.info.sequence,
                 published: delivery.info.published,
             };
-            if found.send(seen).await.is_err() {
+            if messages.send(message).await.is_err() {
                 return;
             }
         }
@@ -169,17 +169,20 @@ async fn pass_on(mut pull: Pull, stream_created: u64, found: mpsc::Sender<Seen>)
 
 #[cfg(test)]
 mod tests {
-    use super::Begin;
+    use super::StartPoint;
 
     #[test]
     fn beginnings_are_read() {
-        assert_eq!(Begin::parse("new"), Ok(Begin::New));
-        assert_eq!(Begin::parse("start"), Ok(Begin::Start));
+        assert_eq!(StartPoint::parse("new"), Ok(StartPoint::New));
+        assert_eq!(StartPoint::parse("start"), Ok(StartPoint::Start));
         assert_eq!(
-            Begin::parse("2026-01-31T12:00:00Z"),
-            Ok(Begin::Time("2026-01-31T12:00:00.000Z".into()))
+            StartPoint::parse("2026-01-31T12:00:00Z"),
+            Ok(StartPoint::Time("2026-01-31T12:00:00.000Z".into()))
         );
-        assert!(matches!(Begin::parse("10min"), Ok(Begin::Time(_))));
-        assert!(Begin::parse("yesterday").is_err());
+        assert!(matches!(
+            StartPoint::parse("10min"),
+            Ok(StartPoint::Time(_))
+        ));
+        assert!(StartPoint::parse("yesterday").is_err());
     }
 }

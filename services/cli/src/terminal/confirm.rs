@@ -1,11 +1,12 @@
-//! Asks before what cannot be taken back.
+//! Confirmation of a change that cannot be taken back.
 
 use std::io::{self, IsTerminal, Write};
 
+use super::paint::{BOLD, paint};
 use crate::exit::Failure;
-use crate::paint::{BOLD, paint};
 
-/// Asks y/N on a terminal. Elsewhere nobody can answer, so `--yes` must have been given.
+/// Asks y/N on a terminal. Elsewhere nobody can answer, so `--yes` must have been given: a script that forgot it changes
+/// nothing, rather than all of it.
 pub fn ask(question: &str, yes: bool) -> Result<(), Failure> {
     if yes {
         return Ok(());

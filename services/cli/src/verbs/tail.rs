@@ -1,7 +1,9 @@
-//! `oncue tail [TYPE]`: what passes, decoded, a line each. Reads through a short-lived consumer of its own without
-//! acknowledgements, since a plain subscription would miss what message schedules publish, and no worker notices.
+//! `oncue tail [TYPE]`: prints events as they pass, decoded, a line each.
+//!
+//! Reads through a short-lived consumer of its own without acknowledgements: a plain subscription would miss what message
+//! schedules publish, and no worker notices.
 
-mod line;
+mod reader;
 mod watch;
 
 use std::sync::Arc;
@@ -11,12 +13,15 @@ use oncue_proto::event::stream_of_type;
 use tokio::sync::mpsc;
 
 use crate::exit::{self, Failure};
-use crate::paint::say;
 use crate::ps::streams;
 use crate::settings::Settings;
+use crate::terminal::paint::say;
 
-use self::line::{Filter, Reader};
-use self::watch::{Begin, Watch};
+use self::reader::{EventFilter, EventReader};
+use self::watch::{StartPoint, StreamMessage, Watch};
+
+/// Messages of all streams that were read and not yet printed.
+const MAX_UNPRINTED: usize = 1024;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -41,7 +46,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
-    let from = Begin::parse(&args.from).map_err(Failure::usage)?;
+    let from = StartPoint::parse(&args.from).map_err(Failure::usage)?;
     let catalog = settings.catalog().await?;
     let bus = settings.bus().await?;
     let streams = match args.ty.as_deref().map(stream_of_type) {
@@ -57,24 +62,23 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
         return Err(Failure::new(exit::SILENT, "there is no event stream yet")
             .advise("make them with `oncue apply` or `oncue up`"));
     }
-    let (found, mut events) = mpsc::channel(1024);
+    let (sender, mut messages) = mpsc::channel(MAX_UNPRINTED);
     let mut watches = Vec::new();
     for stream in streams {
         let filters = subjects(args.ty.as_deref(), &stream);
-        watches.push(Watch::start(&bus, &stream, &filters, &from, found.clone()).await?);
+        watches.push(Watch::start(&bus, &stream, &filters, &from, sender.clone()).await?);
     }
-    drop(found);
-    let reader = Reader {
+    drop(sender); // so that the channel ends with the last watch
+    let reader = EventReader {
         catalog: Arc::new(catalog),
-        filter: Filter {
+        filter: EventFilter {
             key: args.key,
             flow: args.flow,
         },
         json: args.json,
     };
-    let shown = show(&reader, &mut events, args.count);
     let ended = tokio::select! {
-        ended = shown => ended,
+        ended = show(&reader, &mut messages, args.count) => ended,
         _ = tokio::signal::ctrl_c() => Ok(()),
     };
     for watch in watches {
@@ -84,19 +88,19 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
 }
 
 async fn show(
-    reader: &Reader,
-    events: &mut mpsc::Receiver<watch::Seen>,
+    reader: &EventReader,
+    messages: &mut mpsc::Receiver<StreamMessage>,
     count: Option<u64>,
 ) -> Result<(), Failure> {
     let mut left = count.unwrap_or(u64::MAX);
     while left > 0 {
-        let Some(seen) = events.recv().await else {
+        let Some(message) = messages.recv().await else {
             return Err(Failure::new(
                 exit::SILENT,
                 "the stream is gone, or the server with it",
             ));
         };
-        if let Some(line) = reader.read(&seen) {
+        if let Some(line) = reader.read(&message) {
             say(line);
             left -= 1;
         }
@@ -104,10 +108,9 @@ async fn show(
     Ok(())
 }
 
-/// A whole type filters as functions do; a beginning takes what lies below it.
+/// Subjects of a type or its beginning, with everything below it: a type's subject may end with a key.
 fn subjects(ty: Option<&str>, stream: &str) -> Vec<String> {
     match ty {
-        Some(ty) if ty.matches('.').count() >= 2 => vec![ty.to_owned(), format!("{ty}.>")],
         Some(ty) if ty.contains('.') => vec![ty.to_owned(), format!("{ty}.>")],
         _ => vec![format!("{stream}.>")],
     }

@@ -1,13 +1,15 @@
-//! `oncue doctor`: what both servers really are, read back from them, and what can be promised with that.
+//! `oncue doctor`: reads back from both servers what they really are, and says what can be promised with that.
 
 mod checks;
+mod monitoring;
 mod promise;
+mod redis;
 
 use std::fmt::Write as _;
 
 use crate::exit::{self, Failure};
-use crate::paint::{BAD, BOLD, CHANGED, DIM, GOOD, paint, say};
 use crate::settings::Settings;
+use crate::terminal::paint::{BAD, BOLD, CHANGED, DIM, GOOD, paint, say};
 
 use self::checks::{Facts, Finding, Verdict};
 
@@ -22,10 +24,12 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let (facts, findings) = checks::all(settings).await;
     let profile = promise::profile(&facts);
     if args.json {
-        let promised = promise::words(&facts);
-        say(
-            serde_json::json!({ "findings": findings, "facts": facts, "profile": profile, "promised": promised }),
-        );
+        say(serde_json::json!({
+            "findings": findings,
+            "facts": facts,
+            "profile": profile,
+            "promised": promise::words(&facts),
+        }));
     } else {
         for finding in &findings {
             say(line(finding));
@@ -35,7 +39,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     Ok(verdict(&facts, &findings))
 }
 
-/// A server that does not answer is told apart from one that must be set right.
+/// Exit code: a server that does not answer is told apart from one that must be set right.
 fn verdict(facts: &Facts, findings: &[Finding]) -> u8 {
     if facts.nats.is_none() || facts.redis.is_none() {
         exit::SILENT
@@ -91,7 +95,8 @@ mod tests {
         };
         let mut facts = Facts::default();
         assert_eq!(verdict(&facts, &[finding(Verdict::Fix)]), exit::SILENT);
-        (facts.nats, facts.redis) = (Some("2.15.1".into()), Some("7.4.0".into()));
+        facts.nats = Some("2.15.1".into());
+        facts.redis = Some("7.4.0".into());
         assert_eq!(verdict(&facts, &[finding(Verdict::Fix)]), exit::FAILED);
         assert_eq!(
             verdict(&facts, &[finding(Verdict::Know), finding(Verdict::Good)]),

@@ -1,4 +1,5 @@
-//! `oncue pub TYPE JSON`: events made by hand or from lines, checked against the contract before anything is sent.
+//! `oncue pub TYPE JSON`: publishes events made by hand or read from lines, each checked against the contract before
+//! anything is sent.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -13,13 +14,17 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::exit::{self, Failure};
-use crate::paint::{DIM, NAME, number, paint, remark, say};
 use crate::settings::Settings;
+use crate::terminal::paint::{DIM, NAME, number, paint, remark, say};
 
 /// Publishes under way at a time: enough to hide the round trip, few enough to stop soon.
-const AT_ONCE: usize = 256;
-/// Above this, a line for each event would hide what matters.
-const MANY: u64 = 20;
+const MAX_UNACKED: usize = 256;
+/// Events up to which each has a line; more of them would hide what matters.
+const MAX_EVENT_LINES: u64 = 20;
+/// Time between two lines of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two looks at the consumers under `--wait`.
+const CONSUMER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -49,17 +54,31 @@ pub struct Args {
     json: bool,
 }
 
-/// An event ready to go.
-struct Ready {
+/// Event that may be sent: its envelope, and the ids to print once it is acked.
+struct CheckedEvent {
     id: String,
     envelope: Envelope,
     trace: String,
 }
 
-struct Sent {
+/// Event the stream has taken.
+struct PublishedEvent {
     id: String,
     trace: String,
     ack: PubAck,
+}
+
+/// Line of stdin with its number, from 1.
+struct InputLine {
+    number: usize,
+    text: std::io::Result<String>,
+}
+
+/// Outcome of publishing: how many events, and the ack with the highest sequence.
+#[derive(Default)]
+struct PublishTotal {
+    events: u64,
+    last: Option<PubAck>,
 }
 
 pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
@@ -85,83 +104,94 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
     let payload = if from_stdin {
         None
     } else {
-        Some(checked(
-            &entry,
-            args.payload.as_deref().unwrap_or_default(),
-            None,
-        )?)
+        let text = args.payload.as_deref().unwrap_or_default();
+        Some(checked(&entry, text, None)?)
     };
     let bus = settings.bus().await?;
-    let (last, total) = send_all(&args, &entry, payload, &bus).await?;
-    if let (Some(seconds), Some(last)) = (args.wait, last) {
-        wait(&bus, &args.ty, &last, Duration::from_secs(seconds)).await?;
+    let total = publish_all(&args, &entry, payload, &bus).await?;
+    if let (Some(seconds), Some(last)) = (args.wait, &total.last) {
+        wait(&bus, &args.ty, last, Duration::from_secs(seconds)).await?;
         remark(paint(
             DIM,
             format_args!("handled by every function that acts on {}", args.ty),
         ));
     }
-    if total == 0 {
+    if total.events == 0 {
         remark("nothing to publish: stdin was empty");
     }
     Ok(exit::OK)
 }
 
-/// Publishes with many under way, prints as acks come, and stops at the first refusal. Returns the last place taken.
-async fn send_all(
+/// Publishes with many under way, prints as acks come, and stops at the first refusal.
+async fn publish_all(
     args: &Args,
     entry: &Entry,
     payload: Option<Value>,
     bus: &Bus,
-) -> Result<(Option<PubAck>, u64), Failure> {
+) -> Result<PublishTotal, Failure> {
     let started = Instant::now();
-    let one_line = args.json || payload.is_none() || args.count <= MANY;
+    let one_line = args.json || payload.is_none() || args.count <= MAX_EVENT_LINES;
     let events = match payload {
         Some(payload) => stream::iter(0..args.count)
             .map(move |_| Ok(payload.clone()))
             .boxed_local(),
-        None => lines(entry).boxed_local(),
+        None => payloads_of_stdin(entry).boxed_local(),
     };
-    let publish = async |(nth, payload): (usize, Result<Value, Failure>)| {
-        if let Some(rate) = args.rate {
-            tokio::time::sleep_until((started + Duration::from_secs_f64(nth as f64 / rate)).into())
-                .await;
-        }
-        let Ready {
-            id,
-            envelope,
-            trace,
-        } = ready(args, entry, &payload?)?;
-        let ack = bus
-            .publish(&envelope)
-            .await
-            .map_err(|e| Failure::failed(format_args!("event {id}: {e}")))?;
-        Ok::<_, Failure>(Sent { id, trace, ack })
-    };
-    let mut acks = events.enumerate().map(publish).buffered(AT_ONCE);
-    let (mut last, mut total, mut shown) = (None::<PubAck>, 0, Instant::now());
-    while let Some(sent) = acks.next().await {
-        let sent = sent.map_err(|f| {
-            if total > 0 {
-                f.advise(format!("published before it: {}", number(total)))
-            } else {
-                f
+    let mut acks = events
+        .enumerate()
+        .map(async |(nth, payload)| {
+            if let Some(rate) = args.rate {
+                let due = started + Duration::from_secs_f64(nth as f64 / rate);
+                tokio::time::sleep_until(due.into()).await;
             }
-        })?;
-        total += 1;
+            publish_one(args, entry, &payload?, bus).await
+        })
+        .buffered(MAX_UNACKED);
+    let mut total = PublishTotal::default();
+    let mut progress_shown = Instant::now();
+    while let Some(published) = acks.next().await {
+        let published = match published {
+            Ok(published) => published,
+            Err(failure) if total.events > 0 => {
+                let before = number(total.events);
+                return Err(failure.advise(format!("published before it: {before}")));
+            }
+            Err(failure) => return Err(failure),
+        };
+        total.events += 1;
         if one_line {
-            say(line(args, &sent));
-        } else if shown.elapsed() > Duration::from_secs(1) {
-            shown = Instant::now();
-            remark(progress(total, started.elapsed()));
+            say(line(args, &published));
+        } else if progress_shown.elapsed() > PROGRESS_INTERVAL {
+            progress_shown = Instant::now();
+            remark(progress(total.events, started.elapsed()));
         }
-        last = last
-            .filter(|last| last.sequence > sent.ack.sequence)
-            .or(Some(sent.ack));
+        total.last = total
+            .last
+            .filter(|last| last.sequence > published.ack.sequence)
+            .or(Some(published.ack));
     }
     if !one_line {
-        say(progress(total, started.elapsed()));
+        say(progress(total.events, started.elapsed()));
     }
-    Ok((last, total))
+    Ok(total)
+}
+
+async fn publish_one(
+    args: &Args,
+    entry: &Entry,
+    payload: &Value,
+    bus: &Bus,
+) -> Result<PublishedEvent, Failure> {
+    let CheckedEvent {
+        id,
+        envelope,
+        trace,
+    } = event_of(args, entry, payload)?;
+    let ack = bus
+        .publish(&envelope)
+        .await
+        .map_err(|e| Failure::failed(format_args!("event {id}: {e}")))?;
+    Ok(PublishedEvent { id, trace, ack })
 }
 
 fn progress(total: u64, elapsed: Duration) -> String {
@@ -169,11 +199,18 @@ fn progress(total: u64, elapsed: Duration) -> String {
     format!("{} published, {}/s", number(total), number(rate as u64))
 }
 
-fn line(args: &Args, Sent { id, trace, ack }: &Sent) -> String {
+/// Event as a line. A hand-made event begins its own flow, so its id is the flow's id too.
+fn line(args: &Args, PublishedEvent { id, trace, ack }: &PublishedEvent) -> String {
     if args.json {
-        let (stream, seq, duplicate) = (&ack.stream, ack.sequence, ack.duplicate);
-        return json!({ "id": id, "flow": id, "trace": trace, "stream": stream, "seq": seq, "duplicate": duplicate })
-            .to_string();
+        return json!({
+            "id": id,
+            "flow": id,
+            "trace": trace,
+            "stream": ack.stream,
+            "seq": ack.sequence,
+            "duplicate": ack.duplicate,
+        })
+        .to_string();
     }
     let known = if ack.duplicate {
         " (this id was published before; it counts once)"
@@ -189,66 +226,65 @@ fn line(args: &Args, Sent { id, trace, ack }: &Sent) -> String {
     )
 }
 
-/// Lines as they come: a pipe that trickles is published as it trickles, so reading has a thread of its own.
-fn lines(entry: &Entry) -> impl Stream<Item = Result<Value, Failure>> {
-    let (read, lines) = mpsc::channel(AT_ONCE);
+/// Checked payloads of the lines that are not empty.
+fn payloads_of_stdin(entry: &Entry) -> impl Stream<Item = Result<Value, Failure>> {
+    lines_of_stdin()
+        .filter(|line| {
+            let empty = line.text.as_ref().is_ok_and(|text| text.trim().is_empty());
+            std::future::ready(!empty)
+        })
+        .map(move |line| match line.text {
+            Ok(text) => checked(entry, &text, Some(line.number)),
+            Err(e) => Err(Failure::failed(format_args!("stdin: {e}"))),
+        })
+}
+
+/// Lines as they come: a pipe that trickles is published as it trickles, so reading, which blocks, has a thread of its own.
+fn lines_of_stdin() -> impl Stream<Item = InputLine> {
+    let (sender, receiver) = mpsc::channel(MAX_UNACKED);
     std::thread::spawn(move || {
-        let lines = std::io::stdin().lines().zip(1..);
-        lines
-            .take_while(|line| {
-                read.blocking_send((
-                    line.1,
-                    line.0
-                        .as_ref()
-                        .map(String::clone)
-                        .map_err(ToString::to_string),
-                ))
-                .is_ok()
-            })
-            .count()
+        for (number, text) in (1..).zip(std::io::stdin().lines()) {
+            // The other end is gone after a refusal.
+            if sender.blocking_send(InputLine { number, text }).is_err() {
+                return;
+            }
+        }
     });
-    let lines = stream::unfold(lines, async |mut lines| {
-        lines.recv().await.map(|line| (line, lines))
-    });
-    let full = lines
-        .filter(|(_, line)| std::future::ready(!line.as_ref().is_ok_and(|l| l.trim().is_empty())));
-    full.map(move |(at, line)| {
-        checked(
-            entry,
-            &line.map_err(|e| Failure::failed(format_args!("stdin: {e}")))?,
-            Some(at),
-        )
+    stream::unfold(receiver, async |mut receiver| {
+        let line = receiver.recv().await?;
+        Some((line, receiver))
     })
 }
 
-/// The payload as JSON, if the contract takes it. A field the contract does not know is most likely a slip of the
-/// hand, and a decoder would drop it in silence.
+/// Payload as JSON, if the contract takes it. A field the contract does not know is most likely a slip of the hand, and a
+/// decoder would drop it in silence.
 fn checked(entry: &Entry, text: &str, line: Option<usize>) -> Result<Value, Failure> {
-    let place = line.map_or_else(String::new, |n| format!("line {n}: "));
-    let refuse = |why: &dyn std::fmt::Display| {
+    check(entry, text).map_err(|why| {
+        let place = line.map_or_else(String::new, |n| format!("line {n}: "));
         Failure::usage(format_args!("{place}{why}")).advise(example(entry))
-    };
-    let value: Value =
-        serde_json::from_str(text).map_err(|e| refuse(&format_args!("not JSON: {e}")))?;
-    let given = value
-        .as_object()
-        .ok_or_else(|| refuse(&"the payload is a JSON object"))?;
+    })
+}
+
+fn check(entry: &Entry, text: &str) -> Result<Value, String> {
+    let value: Value = serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))?;
+    let given = value.as_object().ok_or("the payload is a JSON object")?;
     entry
         .check(Format::Json, text.as_bytes())
-        .map_err(|e| refuse(&e))?;
+        .map_err(|e| e.to_string())?;
     let fields: Vec<String> = entry.field_names().collect();
-    let plain = |name: &str| name.replace('_', "").to_lowercase();
-    let unknown = given
-        .keys()
-        .find(|name| !fields.iter().any(|field| plain(field) == plain(name)));
-    match unknown {
-        None => Ok(value),
-        Some(name) => Err(refuse(&format_args!(
-            "{} has no field {name:?}; it has {}",
-            entry.schema(),
-            fields.join(", ")
-        ))),
+    for name in given.keys() {
+        if !fields.iter().any(|field| same_field(field, name)) {
+            let schema = entry.schema();
+            let fields = fields.join(", ");
+            return Err(format!("{schema} has no field {name:?}; it has {fields}"));
+        }
     }
+    Ok(value)
+}
+
+/// Whether two spellings name one field: proto3 JSON takes `media_type` and `mediaType`.
+fn same_field(one: &str, other: &str) -> bool {
+    one.replace('_', "").to_lowercase() == other.replace('_', "").to_lowercase()
 }
 
 fn example(entry: &Entry) -> String {
@@ -263,32 +299,29 @@ fn example(entry: &Entry) -> String {
     )
 }
 
-fn ready(args: &Args, entry: &Entry, payload: &Value) -> Result<Ready, Failure> {
-    let text = payload.to_string();
+fn event_of(args: &Args, entry: &Entry, payload: &Value) -> Result<CheckedEvent, Failure> {
     let id = match &args.id {
         Some(id) => event::check_id(id.clone()).map_err(|e| Failure::usage(e.message))?,
         None => event::new_id(),
     };
-    let (format, bytes) = if args.json_payload {
-        (Format::Json, text.into_bytes())
+    let json = payload.to_string().into_bytes();
+    let format = if args.json_payload {
+        Format::Json
     } else {
-        (
-            Format::Protobuf,
-            entry
-                .to_protobuf(Format::Json, text.as_bytes())
-                .map_err(Failure::usage)?,
-        )
+        Format::Protobuf
+    };
+    let bytes = match format {
+        Format::Json => json,
+        Format::Protobuf => entry
+            .to_protobuf(Format::Json, &json)
+            .map_err(Failure::usage)?,
     };
     let key = entry.check(format, &bytes).map_err(Failure::usage)?;
     // Continues the caller's trace, if there is one. Otherwise workers derive the trace from the flow, and so do we:
     // the id printed here is the one to look for.
     let given = std::env::var("TRACEPARENT").ok().filter(|t| !t.is_empty());
-    let derived = Some(event::untraced(&id));
-    let trace = given
-        .clone()
-        .or(derived)
-        .and_then(|parent| parent.split('-').nth(1).map(str::to_owned))
-        .unwrap_or_default();
+    let parent = given.clone().unwrap_or_else(|| event::untraced(&id));
+    let trace = parent.split('-').nth(1).unwrap_or_default().to_owned();
     let meta = Meta {
         id: id.clone(),
         source: "/oncue/cli".into(),
@@ -317,16 +350,16 @@ fn ready(args: &Args, entry: &Entry, payload: &Value) -> Result<Ready, Failure> 
         headers,
         payload: bytes.into(),
     };
-    Ok(Ready {
+    Ok(CheckedEvent {
         id,
         envelope,
         trace,
     })
 }
 
-/// Until no consumer that filters the type has anything at or before `ack` left to do.
-async fn wait(bus: &Bus, ty: &str, ack: &PubAck, patience: Duration) -> Result<(), Failure> {
-    let deadline = Instant::now() + patience;
+/// Waits until no consumer that filters the type has anything at or before `ack` left to do.
+async fn wait(bus: &Bus, ty: &str, ack: &PubAck, timeout: Duration) -> Result<(), Failure> {
+    let deadline = Instant::now() + timeout;
     loop {
         let consumers = bus.consumers(&ack.stream).await.map_err(Failure::silent)?;
         let behind: Vec<&str> = consumers
@@ -339,17 +372,19 @@ async fn wait(bus: &Bus, ty: &str, ack: &PubAck, patience: Duration) -> Result<(
         }
         if Instant::now() > deadline {
             let what = format!(
-                "published, but not handled within {patience:?} by {}",
+                "published, but not handled within {timeout:?} by {}",
                 behind.join(", ")
             );
             return Err(
                 Failure::new(exit::SILENT, what).advise("see `oncue ps` and `oncue dlq ls`")
             );
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(CONSUMER_POLL_INTERVAL).await;
     }
 }
 
+/// Whether the consumer is a function's and takes events of the type. One that is not durable belongs to somebody who
+/// only looks on.
 fn acts_on(consumer: &ConsumerInfo, ty: &str) -> bool {
     let config = &consumer.config;
     config.durable_name.is_some() && config.filters().any(|filter| filter == ty)

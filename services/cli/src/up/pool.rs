@@ -1,0 +1,165 @@
+//! Worker pool of one function.
+
+use std::sync::Arc;
+
+use oncue_core::bus::services::{ServiceInstance, WorkerStats};
+use oncue_core::config::Config;
+use oncue_core::model::manifest::Manifest;
+use serde::Deserialize as _;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::process::{Phase, ProcessSpec, ProcessStatus};
+use super::scale::{History, PoolLimits, WorkerCount};
+use super::supervisor::Supervisor;
+
+/// Workers of a function, with what the autoscaler remembers of it.
+pub struct Pool {
+    pub name: String,
+    pub stream: String,
+    pub filters: Vec<String>,
+    pub limits: PoolLimits,
+    pub history: History,
+    /// Last reason to wait, so that it is said once.
+    pub waits: Option<String>,
+    /// Listens for the event that wakes the function, while it sleeps.
+    pub wake_listener: Option<AbortOnDropHandle<()>>,
+    spec: ProcessSpec,
+    workers: Vec<Worker>,
+}
+
+#[derive(Clone)]
+pub struct Worker {
+    pub name: String,
+    /// Number within the pool, from 1; free again once the worker has ended.
+    number: u32,
+    pub status: Arc<ProcessStatus>,
+    retired: bool,
+}
+
+impl Pool {
+    pub fn new(manifest: &Manifest, config: &Config, spec: ProcessSpec) -> Self {
+        let limits = manifest.limits(config);
+        Self {
+            name: manifest.name.clone(),
+            stream: manifest.stream.clone(),
+            filters: manifest.filters.clone(),
+            limits: PoolLimits {
+                scale: config.function(&manifest.name).scale(),
+                concurrency: limits.concurrency as u64,
+                reserved: u64::from(limits.reserved_concurrency),
+            },
+            history: History::default(),
+            waits: None,
+            wake_listener: None,
+            spec,
+            workers: Vec::new(),
+        }
+    }
+
+    /// Workers that run, with those that were told to stop and have not yet ended.
+    pub fn workers(&self) -> &[Worker] {
+        &self.workers
+    }
+
+    pub fn count(&self) -> WorkerCount {
+        let failing = self
+            .active()
+            .filter(|worker| worker.status.phase() == Phase::Failing);
+        WorkerCount {
+            have: self.active().count() as u32,
+            failing: failing.count() as u32,
+        }
+    }
+
+    pub fn is_awake(&self) -> bool {
+        self.count().have > 0
+    }
+
+    /// Whether there is nobody, and there may be somebody once there is work.
+    pub fn is_asleep(&self) -> bool {
+        !self.is_awake() && !self.limits.scale.is_fixed()
+    }
+
+    pub fn remove_ended(&mut self) {
+        self.workers
+            .retain(|worker| !worker.retired || worker.status.phase() != Phase::Gone);
+    }
+
+    /// Starts a worker called `name`, or `name.1`, `name.2`... where there may be several.
+    pub fn start(&mut self, supervisor: &Supervisor) {
+        self.remove_ended();
+        let number = self.free_number();
+        let name = if self.limits.scale.max == 1 && number == 1 {
+            self.name.clone()
+        } else {
+            format!("{}.{number}", self.name)
+        };
+        let status = supervisor.functions.run(ProcessSpec {
+            name: name.clone(),
+            ..self.spec.clone()
+        });
+        self.workers.push(Worker {
+            name,
+            number,
+            status,
+            retired: false,
+        });
+    }
+
+    fn free_number(&self) -> u32 {
+        let mut number = 1;
+        while self.workers.iter().any(|worker| worker.number == number) {
+            number += 1;
+        }
+        number
+    }
+
+    /// Numbers of the workers that may go, in the order in which they should: first those that do not live anyway, then
+    /// those with nothing in flight by what they answer, the newest first. A worker that does not answer is busy.
+    pub fn idle(&self, answers: &[ServiceInstance]) -> Vec<u32> {
+        let failing = self
+            .active()
+            .filter(|worker| worker.status.phase() == Phase::Failing);
+        let idle = self
+            .active()
+            .filter(|worker| worker.lives() && worker.has_nothing_in_flight(answers))
+            .rev();
+        failing.chain(idle).map(|worker| worker.number).collect()
+    }
+
+    pub fn retire(&mut self, numbers: &[u32]) {
+        for worker in &mut self.workers {
+            if numbers.contains(&worker.number) {
+                worker.retired = true;
+                worker.status.retire();
+            }
+        }
+    }
+
+    /// Workers that were not told to stop.
+    fn active(&self) -> impl DoubleEndedIterator<Item = &Worker> {
+        self.workers.iter().filter(|worker| !worker.retired)
+    }
+}
+
+impl Worker {
+    fn lives(&self) -> bool {
+        matches!(self.status.phase(), Phase::Starting | Phase::Up)
+    }
+
+    fn has_nothing_in_flight(&self, answers: &[ServiceInstance]) -> bool {
+        answers
+            .iter()
+            .find(|answer| answer.pid() == Some(self.status.pid()))
+            .is_some_and(|answer| in_flight(answer) == 0)
+    }
+}
+
+/// Events in flight over all endpoints of a worker.
+fn in_flight(answer: &ServiceInstance) -> u64 {
+    let stats = answer
+        .endpoints
+        .iter()
+        .filter_map(|endpoint| WorkerStats::deserialize(&endpoint.data).ok());
+    stats.map(|stats| stats.in_flight).sum()
+}

@@ -1,0 +1,378 @@
+//! Checks, in the order of an event's path: NATS, layout, Redis, traces. Each adds findings for people, and facts from
+//! which the promise is derived.
+
+use std::time::Duration;
+
+use oncue_core::bus::Bus;
+use oncue_core::bus::info::StreamInfo;
+use oncue_core::bus::layout::{self, Mode, Outcome};
+use oncue_core::model::manifest::Manifest;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use super::{monitoring, redis};
+use crate::manifests;
+use crate::settings::{Address, Settings};
+use crate::verbs::apply;
+
+/// Time the monitoring page and the taker of traces have to answer.
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Share of `max_bytes` from which a stream is reported: when it is full it refuses events.
+const FULL_PERCENT: u64 = 90;
+/// Taker of traces where nothing says otherwise [OpenTelemetry, OTLP exporter, default endpoint].
+const DEFAULT_OTLP_ENDPOINT: &str = "http://127.0.0.1:4318";
+const DEFAULT_OTLP_PORT: u16 = 4318;
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Good,
+    /// Worth knowing; works.
+    Know,
+    /// Must be fixed.
+    Fix,
+}
+
+/// One line of the report.
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    pub verdict: Verdict,
+    pub text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+}
+
+/// Facts read back from the servers; `None` is "not known".
+#[derive(Debug, Default, Serialize)]
+pub struct Facts {
+    /// Version, if it answers and is supported.
+    pub nats: Option<String>,
+    pub nats_sync_always: Option<bool>,
+    pub nats_sync_seconds: Option<u64>,
+    /// Fewest copies any stream has.
+    pub least_replicas: Option<u64>,
+    /// Fewest copies of any stream that are up to date just now.
+    pub least_current: Option<u64>,
+    pub redis: Option<String>,
+    pub appendonly: Option<String>,
+    pub appendfsync: Option<String>,
+    /// Replicas that must have a write before Redis goes on taking more.
+    pub redis_replicas_required: u64,
+    /// Seconds for which a replica may have been silent and still counts.
+    pub redis_replica_lag: u64,
+    /// Replicas that follow Redis now.
+    pub redis_replicas: u64,
+}
+
+/// Findings in the order in which they were made.
+#[derive(Default)]
+pub struct Report(Vec<Finding>);
+
+impl Report {
+    pub fn good(&mut self, text: impl Into<String>) {
+        self.0.push(Finding {
+            verdict: Verdict::Good,
+            text: text.into(),
+            advice: None,
+        });
+    }
+
+    pub fn know(&mut self, text: impl Into<String>, advice: &str) {
+        self.0.push(Finding {
+            verdict: Verdict::Know,
+            text: text.into(),
+            advice: Some(advice.into()),
+        });
+    }
+
+    pub fn fix(&mut self, text: impl Into<String>, advice: &str) {
+        self.0.push(Finding {
+            verdict: Verdict::Fix,
+            text: text.into(),
+            advice: Some(advice.into()),
+        });
+    }
+}
+
+pub async fn all(settings: &Settings) -> (Facts, Vec<Finding>) {
+    let mut facts = Facts::default();
+    let mut report = Report::default();
+    match settings.bus().await {
+        Ok(bus) => {
+            nats(settings, &bus, &mut facts, &mut report).await;
+            if facts.nats.is_some() {
+                layout(settings, &bus, &mut facts, &mut report).await;
+            }
+        }
+        Err(e) => report.fix(
+            e.what,
+            "start it with `oncue up`, or name another server with --nats",
+        ),
+    }
+    match settings.store().await {
+        Ok(store) => {
+            if let Err(e) = redis::check(settings, &store, &mut facts, &mut report).await {
+                report.fix(e.to_string(), "see the server's own log");
+            }
+        }
+        Err(e) => report.fix(
+            e.what,
+            "start it with `oncue up`, or name another server with --redis",
+        ),
+    }
+    traces(&mut report).await;
+    (facts, report.0)
+}
+
+async fn nats(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut Report) {
+    let version = bus.server_version();
+    report.good(format!("NATS {version} at {}", settings.nats_shown()));
+    match bus.api("INFO", &Value::Null).await {
+        Ok(_) => {
+            facts.nats = Some(version);
+            report.good("JetStream is on");
+        }
+        Err(e) => {
+            report.fix(
+                format!("JetStream is off: {e}"),
+                "start nats-server with JetStream, as deploy/dev/nats.conf does",
+            );
+        }
+    }
+    let varz = match monitoring::varz(settings.config.nats_url.expose()).await {
+        Ok(varz) => varz,
+        Err(why) => {
+            return report.know(
+                format!("how often NATS writes to disk is not known: {why}"),
+                "start nats-server with `-m 8222`, or name its monitoring page in ONCUE_NATS_MONITOR (host:port)",
+            );
+        }
+    };
+    let seconds = varz.sync_interval().as_secs();
+    facts.nats_sync_always = Some(varz.sync_always());
+    facts.nats_sync_seconds = Some(seconds);
+    if varz.sync_always() {
+        report.good("NATS writes every event to disk before it answers (sync_interval: always)");
+    } else {
+        report.know(
+            format!("NATS writes to disk every {seconds} s"),
+            "for events that survive a power cut: jetstream { sync_interval: always } in nats.conf, as the profile durable does",
+        );
+    }
+}
+
+async fn layout(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut Report) {
+    let names: Vec<String> = settings.config.functions.keys().cloned().collect();
+    let manifests = match manifests::of(settings, &names).await {
+        Ok(manifests) => manifests,
+        Err(e) => {
+            report.know(
+                format!("consumers were not compared: {}", e.what),
+                e.advice.as_deref().unwrap_or("see above"),
+            );
+            Vec::new()
+        }
+    };
+    compare(settings, bus, &manifests, report).await;
+    dead_letters(bus, report).await;
+    let wanted = apply::plan(&settings.config, &manifests);
+    let streams = wanted
+        .iter()
+        .filter_map(|wanted| wanted.name.strip_prefix("stream "));
+    for name in streams {
+        // One that is missing has been reported by the comparison.
+        let Ok(info) = bus.stream_info(name).await else {
+            continue;
+        };
+        copies(name, &info, facts, report);
+        room(name, &info, report);
+    }
+    if facts.least_replicas > Some(1) && facts.least_current == facts.least_replicas {
+        report.good(format!(
+            "every stream has at least {} copies, all up to date",
+            facts.least_replicas.unwrap_or(1)
+        ));
+    }
+}
+
+/// Copies a stream is to have, and how many of them have all of it.
+fn copies(name: &str, info: &StreamInfo, facts: &mut Facts, report: &mut Report) {
+    let wanted = info.config.num_replicas;
+    if wanted == 0 {
+        return; // not said
+    }
+    let current = info.current_copies();
+    let least_replicas = facts.least_replicas.unwrap_or(wanted);
+    let least_current = facts.least_current.unwrap_or(current);
+    facts.least_replicas = Some(least_replicas.min(wanted));
+    facts.least_current = Some(least_current.min(current));
+    if current < wanted {
+        report.fix(
+            format!("stream {name}: {current} of its {wanted} copies are up to date"),
+            "see which nats-server is down, or wait until it has caught up",
+        );
+    }
+}
+
+/// Bytes a stream may still take; one without a limit always has room.
+fn room(name: &str, info: &StreamInfo, report: &mut Report) {
+    let limit = u64::try_from(info.config.max_bytes).unwrap_or(0);
+    let bytes = info.state.bytes;
+    if limit > 0 && bytes > limit / 100 * FULL_PERCENT {
+        let percent = bytes.saturating_mul(100) / limit;
+        report.fix(
+            format!("stream {name} is {percent} % full; when full it refuses events"),
+            "raise max_bytes in oncue.toml and run `oncue apply`",
+        );
+    }
+}
+
+async fn compare(settings: &Settings, bus: &Bus, manifests: &[Manifest], report: &mut Report) {
+    let mut same = 0;
+    for wanted in apply::plan(&settings.config, manifests) {
+        match bus.ensure(&wanted, Mode::Look).await {
+            Ok(Outcome::Same) => same += 1,
+            Ok(Outcome::Created) => {
+                report.fix(format!("{} is missing", wanted.name), "run `oncue apply`");
+            }
+            Ok(Outcome::Different(fields)) => {
+                let fields: Vec<String> = fields
+                    .iter()
+                    .map(|d| format!("{} is {}, should be {}", d.field, d.is, d.should))
+                    .collect();
+                report.fix(
+                    format!("{}: {}", wanted.name, fields.join("; ")),
+                    "run `oncue apply`",
+                );
+            }
+            Err(e) => report.fix(format!("{}: {e}", wanted.name), "see the server's own log"),
+        }
+    }
+    if same > 0 {
+        report.good(format!(
+            "{same} streams and consumers are as they should be"
+        ));
+    }
+    match bus.ensure_schedules(&settings.config, Mode::Look).await {
+        Ok(done) if done.is_empty() => {}
+        Ok(done) => report.fix(
+            format!("not as oncue.toml says: {}", done.join(", ")),
+            "run `oncue apply`",
+        ),
+        Err(e) => report.fix(e.to_string(), "run `oncue apply`"),
+    }
+}
+
+async fn dead_letters(bus: &Bus, report: &mut Report) {
+    // Subjects of two tokens: records of dropped letters have three.
+    let filter = format!("{}.*", layout::DLQ);
+    let subjects = bus
+        .stream_subjects(layout::DLQ, &filter)
+        .await
+        .unwrap_or_default();
+    match subjects.values().sum::<u64>() {
+        0 => report.good("no dead letters"),
+        dead => report.know(
+            format!("{dead} dead letters wait for somebody"),
+            "see them with `oncue dlq ls`",
+        ),
+    }
+}
+
+/// Whether spans of this shell's programs would find a taker. Events flow without one, so it is never more than a note.
+async fn traces(report: &mut Report) {
+    if ["OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER"]
+        .iter()
+        .any(|name| std::env::var(name).is_ok_and(|v| v == "true" || v == "none"))
+    {
+        return report.know(
+            "traces are switched off here",
+            "unset OTEL_SDK_DISABLED and OTEL_TRACES_EXPORTER",
+        );
+    }
+    let endpoint = [
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+    ]
+    .iter()
+    .find_map(|name| std::env::var(name).ok())
+    .filter(|endpoint| !endpoint.is_empty())
+    .unwrap_or_else(|| DEFAULT_OTLP_ENDPOINT.to_owned());
+    if accepts_connections(&endpoint).await {
+        report.good(format!("traces are taken at {endpoint}"));
+    } else {
+        report.know(
+            format!("nobody takes traces at {endpoint}; events flow without them"),
+            "`oncue up` starts a trace viewer; OTEL_EXPORTER_OTLP_ENDPOINT names another",
+        );
+    }
+}
+
+async fn accepts_connections(endpoint: &str) -> bool {
+    let Some(address) = Address::of(endpoint, DEFAULT_OTLP_PORT) else {
+        return false;
+    };
+    let connected = TcpStream::connect((address.host.as_str(), address.port));
+    tokio::time::timeout(REPLY_TIMEOUT, connected)
+        .await
+        .is_ok_and(|connected| connected.is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn stream(info: Value) -> StreamInfo {
+        serde_json::from_value(info).unwrap()
+    }
+
+    #[test]
+    fn a_copy_that_lags_is_a_fault_and_the_fewest_count() {
+        let whole = stream(json!({
+            "config": { "num_replicas": 3 },
+            "cluster": { "leader": "a", "replicas": [{ "name": "b", "current": true }, { "name": "c", "current": true }] },
+        }));
+        let behind = stream(json!({
+            "config": { "num_replicas": 3 },
+            "cluster": { "leader": "a", "replicas": [
+                { "name": "b", "current": true, "offline": true }, { "name": "c", "current": true }] },
+        }));
+        let mut facts = Facts::default();
+        let mut report = Report::default();
+        copies("web", &whole, &mut facts, &mut report);
+        assert_eq!(
+            (facts.least_replicas, facts.least_current),
+            (Some(3), Some(3))
+        );
+        assert!(report.0.is_empty());
+        copies("mail", &behind, &mut facts, &mut report);
+        assert_eq!(
+            (facts.least_replicas, facts.least_current),
+            (Some(3), Some(2))
+        );
+        assert_eq!(
+            report.0[0].text,
+            "stream mail: 2 of its 3 copies are up to date"
+        );
+    }
+
+    #[test]
+    fn a_stream_that_is_nearly_full_is_a_fault() {
+        let of = |bytes: u64, limit: i64| {
+            stream(json!({ "config": { "max_bytes": limit }, "state": { "bytes": bytes } }))
+        };
+        let mut report = Report::default();
+        room("web", &of(1000, -1), &mut report);
+        room("web", &of(900, 1000), &mut report);
+        assert!(report.0.is_empty());
+        room("web", &of(950, 1000), &mut report);
+        assert_eq!(
+            report.0[0].text,
+            "stream web is 95 % full; when full it refuses events"
+        );
+    }
+}

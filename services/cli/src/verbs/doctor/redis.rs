@@ -1,0 +1,148 @@
+//! Checks of Redis: version, eviction, persistence, replication, and the state our own library needs.
+
+use oncue_core::store::{Store, StoreError};
+use oncue_proto::event::PARTITIONS;
+
+use super::checks::{Facts, Report};
+use crate::settings::Settings;
+
+/// Entries up to which a seen-mark bucket stays in Redis's compact encoding, at a fifth of the memory.
+const SEEN_BUCKET_ENTRIES: u64 = 128;
+
+pub async fn check(
+    settings: &Settings,
+    store: &Store,
+    facts: &mut Facts,
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    let info = store.info("server").await?;
+    let (name, version) = match info_field(&info, "valkey_version") {
+        Some(version) => ("Valkey", version),
+        None => (
+            "Redis",
+            info_field(&info, "redis_version").unwrap_or_default(),
+        ),
+    };
+    report.good(format!("{name} {version} at {}", settings.redis_shown()));
+    store.check().await?;
+    report.good("Redis never evicts keys (maxmemory-policy noeviction)");
+    facts.redis = Some(version.to_owned());
+    persistence(store, facts, report).await;
+    if let Some(limit) = number_setting(store, "hash-max-listpack-entries").await
+        && limit < SEEN_BUCKET_ENTRIES
+    {
+        report.know(
+            format!(
+                "hash-max-listpack-entries is {limit}: seen-marks take more memory than they need"
+            ),
+            "set it to 128 or more, Redis's own default",
+        );
+    }
+    match store.partitions().await? {
+        Some(PARTITIONS) => report.good(format!("Redis is laid out with {PARTITIONS} partitions")),
+        Some(other) => report.fix(
+            format!("Redis is laid out with {other} partitions, this version has {PARTITIONS}"),
+            "use the Redis of this app, or an empty one",
+        ),
+        None => report.know(
+            "Redis was not used by any worker yet",
+            "the first worker lays it out",
+        ),
+    }
+    if let Some(regression) = store.regression().await? {
+        report.fix(
+            regression.to_string(),
+            "run `oncue recover redis`; until then workers refuse to start",
+        );
+    }
+    let library = store.library_name();
+    if store.is_loaded().await? {
+        report.good(format!("function library {library} is loaded"));
+    } else {
+        report.fix(
+            format!("function library {library} is not loaded"),
+            "run `oncue apply`",
+        );
+    }
+    Ok(())
+}
+
+async fn persistence(store: &Store, facts: &mut Facts, report: &mut Report) {
+    facts.appendonly = store.setting("appendonly").await;
+    facts.appendfsync = store.setting("appendfsync").await;
+    replication(store, facts, report).await;
+    match (facts.appendonly.as_deref(), facts.appendfsync.as_deref()) {
+        (Some("yes"), Some("always")) => {
+            report.good("Redis writes every commit to disk before it answers (appendfsync always)");
+        }
+        (Some("yes"), Some("everysec")) => report.know(
+            "Redis writes to disk every second (appendfsync everysec)",
+            "for state that survives a power cut: appendfsync always in redis.conf, as the profile durable does",
+        ),
+        (Some("yes"), other) => report.fix(
+            format!("Redis leaves it open when it writes to disk (appendfsync {})", other.unwrap_or("unknown")),
+            "set appendfsync everysec or always in redis.conf",
+        ),
+        (Some(_), _) => report.fix(
+            "Redis keeps no log: state is lost when it restarts (appendonly no)",
+            "set appendonly yes in redis.conf",
+        ),
+        (None, _) => report.know(
+            "how Redis keeps its data is not known: it does not let us ask (CONFIG GET)",
+            "allow CONFIG GET for this user, or look yourself: appendonly yes is needed",
+        ),
+    }
+}
+
+async fn replication(store: &Store, facts: &mut Facts, report: &mut Report) {
+    facts.redis_replicas_required = number_setting(store, "min-replicas-to-write")
+        .await
+        .unwrap_or(0);
+    facts.redis_replica_lag = number_setting(store, "min-replicas-max-lag")
+        .await
+        .unwrap_or(0);
+    let info = store.info("replication").await.unwrap_or_default();
+    facts.redis_replicas = info_field(&info, "connected_slaves")
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0);
+    let there = facts.redis_replicas;
+    let required = facts.redis_replicas_required;
+    if info_field(&info, "role").is_some_and(|role| role != "master") {
+        report.fix(
+            "this Redis is a replica and takes no writes",
+            "name the primary in ONCUE_REDIS_URL",
+        );
+    } else if there < required {
+        report.fix(
+            format!("Redis takes no writes: {there} replicas follow it, min-replicas-to-write is {required}"),
+            "start a replica with `redis-server deploy/ha/redis.conf --replicaof PRIMARY 6379`",
+        );
+    } else if required > 0 {
+        report.good(format!(
+            "{there} replicas follow Redis, and without {required} it takes no writes"
+        ));
+    }
+}
+
+async fn number_setting(store: &Store, name: &str) -> Option<u64> {
+    store.setting(name).await?.parse().ok()
+}
+
+/// Value of a line `name:value` of `INFO`.
+fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::info_field;
+
+    #[test]
+    fn a_field_of_info_is_found_by_its_whole_name() {
+        let info = "# Replication\r\nrole_x:1\r\nrole:master\r\n";
+        assert_eq!(info_field(info, "role"), Some("master"));
+        assert_eq!(info_field(info, "connected_slaves"), None);
+    }
+}
