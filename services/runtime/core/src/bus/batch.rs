@@ -12,8 +12,10 @@ const MAX_BATCH: usize = 500;
 
 impl Bus {
     /// Publishes messages, those of one stream in atomic batches of up to 500; returns a result for each, in order. A batch
-    /// that is refused, or whose answer is lost, is published again message by message: ids make that safe.
+    /// that is refused, or whose answer is lost, is published again message by message: ids make that safe. Worth its while
+    /// where the server writes to disk before it answers (`batch_publish` in `[nats]`).
     pub async fn publish_all(&self, messages: Vec<Outbound>) -> Vec<Result<(), PublishError>> {
+        // Places of the messages of each stream, since a batch is for one stream.
         let mut streams: HashMap<String, Vec<usize>> = HashMap::new();
         for (at, message) in messages.iter().enumerate() {
             streams

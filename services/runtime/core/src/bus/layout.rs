@@ -14,7 +14,7 @@ use crate::backoff::Backoff;
 use crate::config::{Config, Limits, Schedule, StreamConfig};
 use oncue_proto::event;
 
-/// Stream of dead letters, `dlq.<function>`.
+/// Stream of dead letters, with subjects `dlq.<function>`.
 pub const DLQ: &str = "dlq";
 /// Stream of schedules and of what they fire.
 pub const TIMER: &str = "timer";
@@ -31,7 +31,8 @@ const CREATE_BACKOFF: Backoff = Backoff {
 /// Attempts to find or make a stream or consumer at start-up.
 const CREATE_ATTEMPTS: u32 = 3;
 
-/// Stream or consumer as it should be.
+/// Stream or consumer as it should be. Made by [`stream`], [`bucket`] or [`consumer`]; [`Bus::ensure`] compares it with the
+/// server and creates or changes it.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// `stream web` or `consumer web/count-views`, for people.
@@ -353,7 +354,8 @@ impl Bus {
         Ok(())
     }
 
-    /// Creation time of a stream in Unix milliseconds: part of the identity of plain messages.
+    /// Creation time of a stream in Unix milliseconds: part of the identity of plain messages, so that a stream that was
+    /// deleted and made anew does not repeat identities.
     pub async fn stream_created(&self, stream: &str) -> Result<u64, BusError> {
         let info = self
             .stream_info(stream)
@@ -363,7 +365,8 @@ impl Bus {
             .ok_or_else(|| BusError(format!("stream {stream} does not say when it was created")))
     }
 
-    /// Puts the recurring schedules of the configuration into the timer stream; with [`Mode::Apply`] also removes others of
+    /// Puts the recurring schedules of the configuration into the timer stream, in place of those under the same names that
+    /// differ; with [`Mode::Apply`] also removes others of
     /// their kind. Returns what was (or, with [`Mode::Look`], would be) done, a line for people each.
     pub async fn ensure_schedules(
         &self,

@@ -143,7 +143,10 @@ pub enum PutError {
 
 impl Bus {
     /// Stores the bytes that `source` yields under `name`, at most `limit` of them. An older object of the name is replaced
-    /// once the new one stands.
+    /// once the new one stands; its chunks go then, so a reader of the old one ends in an error.
+    ///
+    /// Fails with [`PutError`], and then leaves nothing behind, as when this future is dropped; but where NATS does not answer
+    /// whether the object stands, its chunks stay.
     pub async fn put_object(
         &self,
         name: &str,
@@ -191,7 +194,7 @@ impl Bus {
         .map(|_| ())
     }
 
-    /// Object stored under `name`; `None` when there is none, or no longer.
+    /// Object stored under `name`; `None` when there is none, or no longer. One request in general, two where it is not there.
     pub async fn object(&self, name: &str) -> Result<Option<Object>, BusError> {
         let stream = format!("OBJ_{FILES}");
         let subject = meta_subject(name);
@@ -218,7 +221,7 @@ impl Bus {
         Ok(Some(object).filter(|object| !object.deleted))
     }
 
-    /// Deletes the object; one that is not there is deleted already.
+    /// Deletes the object; one that is not there is deleted already. Its description stays and says so, as ADR-20 has it.
     pub async fn delete_object(&self, name: &str) -> Result<(), BusError> {
         let Some(mut object) = self.object(name).await? else {
             return Ok(());
@@ -285,7 +288,8 @@ struct Upload {
 }
 
 impl Upload {
-    /// Sends all that `source` yields, and waits until it is stored.
+    /// Sends all that `source` yields, cut into chunks, and waits until they are stored. Holds at most [`WINDOW`] of them, so a
+    /// fast source is held up by a slow stream.
     async fn chunks(
         &mut self,
         mut source: impl Stream<Item = std::io::Result<Bytes>> + Unpin,
@@ -384,7 +388,8 @@ struct ChunkReader {
 }
 
 impl ChunkReader {
-    /// The next part that lies in the range.
+    /// Next part that lies in the range, `None` at its end. Fails where a chunk is missing, because the object was replaced or
+    /// deleted meanwhile.
     async fn next(&mut self) -> std::io::Result<Option<Bytes>> {
         loop {
             if self.offset >= self.range.end {
@@ -426,7 +431,7 @@ impl ChunkReader {
         Ok(None)
     }
 
-    /// One batched direct get: up to a window of chunks for one request, no consumer to create or forget.
+    /// Fetches the next chunks by one batched direct get: up to a window of chunks for one request, no consumer to create or forget.
     async fn fetch(&mut self) -> std::io::Result<()> {
         let client = &self.bus.client;
         let inbox = client.new_inbox();
@@ -450,10 +455,11 @@ impl ChunkReader {
             let sequence = headers(&answer)
                 .find(|(name, _)| *name == "Nats-Sequence")
                 .and_then(|(_, s)| s.parse::<u64>().ok());
+            // The next question begins behind it.
             self.sequence = sequence.ok_or_else(|| unreadable("no sequence"))? + 1;
             chunks.push(answer.payload);
         }
-        chunks.reverse();
+        chunks.reverse(); // taken from the end
         self.ready = chunks;
         Ok(())
     }

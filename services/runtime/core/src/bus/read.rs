@@ -93,7 +93,8 @@ impl Bus {
         .await
     }
 
-    /// First messages of a slice, in order; none where there are none. Any replica answers, and one may lag behind.
+    /// First messages of a slice, in order; none where there are none. One request, one answer for each message; any replica
+    /// answers, and one may lag behind. Fails where the next message does not come within 10 s.
     pub async fn read_slice(
         &self,
         stream: &str,
@@ -149,7 +150,7 @@ impl Bus {
         }
     }
 
-    /// One message by its sequence; `None` when it is gone.
+    /// Message by its sequence, from any replica; `None` when it is gone. [`message_at`](Self::message_at) asks the leader.
     pub async fn read_message(
         &self,
         stream: &str,
@@ -169,7 +170,7 @@ impl Bus {
             .filter(|found| found.sequence == sequence))
     }
 
-    /// Deletes one message from its stream; one that is not there is deleted already.
+    /// Deletes one message from its stream, without overwriting its bytes on disk; one that is not there is deleted already.
     pub async fn delete_message(&self, stream: &str, sequence: u64) -> Result<(), ApiError> {
         let body = json!({ "seq": sequence, "no_erase": true });
         match self
@@ -182,7 +183,7 @@ impl Bus {
     }
 
     /// Sequence of the first message that the stream took at `since` (Unix ms) or later, one past the last if there is none;
-    /// `None` for an empty stream. A binary search: times grow with sequences.
+    /// `None` for an empty stream. A binary search, about 30 requests for a billion messages: times grow with sequences.
     pub async fn first_since(&self, stream: &str, since: u64) -> Result<Option<u64>, ApiError> {
         let state = self.stream_info(stream).await?.state;
         if state.messages == 0 {

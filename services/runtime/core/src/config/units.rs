@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Duration written like `30s`, `2min`, `72h`.
+/// Duration written like `30s`, `2min`, `72h`, or several of these in a row, `1h 30min`; always with a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
@@ -33,7 +33,7 @@ impl Serialize for Span {
     }
 }
 
-/// Number of bytes, plain or written like `512KiB`, `1GiB`.
+/// Number of bytes, plain or written like `512KiB`, `1GiB`; see [`parse_size`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size(pub u64);
 

@@ -43,7 +43,7 @@ impl Store {
             .collect())
     }
 
-    /// Flow that knows an event, whichever it is. Looks at every ledger: for people who ask, not for programs.
+    /// Flow that knows an event, whichever it is; `None` where no ledger does. Looks at every ledger: for people who ask, not for programs.
     pub async fn flow_with(&self, event: &str) -> Result<Option<Flow>, StoreError> {
         let mut c = self.connection();
         let field = format!("e:{event}");
@@ -88,7 +88,7 @@ impl Store {
         }
     }
 
-    /// Hops that events have been seen to take, sorted.
+    /// Hops that events have been seen to take, sorted. Counts lag behind by the seconds in which workers collect them.
     pub async fn edges(&self) -> Result<Vec<Edge>, StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("HGETALL").arg(EDGES).cmd("HGETALL").arg(EDGES_AT);
@@ -107,7 +107,8 @@ impl Store {
     }
 
     /// Begins the ledger of a flow with its root event, before that is published: opens a step for each function that acts
-    /// on its type. `false` where the ledger had begun already.
+    /// on its type. `false` where the ledger had begun already. One step, so that no worker finds half of it; if the root is
+    /// not published after all, [`untrack`](Self::untrack) removes it.
     pub async fn track(&self, meta: &Meta, key: &str, keep: Duration) -> Result<bool, StoreError> {
         let mut c = self.connection();
         let listeners: Vec<String> = cmd("SMEMBERS")
@@ -134,6 +135,7 @@ impl Store {
             .arg(listeners.len())
             .ignore();
         pipe.cmd("HSETNX").arg(&ledger).arg("at").arg(now).ignore();
+        // A flow that nobody acts on is complete at once.
         if listeners.is_empty() {
             pipe.cmd("HSETNX").arg(&ledger).arg("end").arg(now).ignore();
         }
@@ -163,7 +165,8 @@ impl Store {
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
-    /// Adds to the counts of hops to `function`: source, type, how many events.
+    /// Adds to the counts of hops to `function`: source, type, how many events. Not part of a commit: a worker collects them for
+    /// some seconds, and those of one that is killed are lost.
     pub async fn count_hops(
         &self,
         hops: &[(String, String, u64)],
@@ -208,6 +211,7 @@ impl Store {
             .arg(name)
             .arg(json!(now).to_string())
             .ignore();
+        // Types that an earlier version acted on: flows must not wait for this function there.
         let before = before.iter().flat_map(|before| &before.triggers);
         for ty in before.filter(|ty| !manifest.triggers.contains(ty)) {
             pipe.cmd("SREM").arg(listeners_key(ty)).arg(name).ignore();
