@@ -284,7 +284,8 @@ fn is_unset(value: &Value) -> bool {
 }
 
 impl Bus {
-    /// Compares with what is there and acts as `mode` allows. Fails with the server's refusal.
+    /// Compares a stream or consumer with what it should be, and acts as `mode` allows. Says what it found: with
+    /// [`Mode::Look`] [`Outcome::Created`] means that it is missing. Fails with the server's refusal.
     pub async fn ensure(&self, wanted: &Wanted, mode: Mode) -> Result<Outcome, ApiError> {
         let existing = match self.existing(wanted).await {
             Ok(existing) => existing.config,
@@ -432,8 +433,9 @@ impl Bus {
     }
 }
 
-/// A message that stands in the timer stream as a schedule, one for each `subject`, and fires `event` by `rule`
-/// [NATS ADR-51]. The server drops the message id of what it fires, so an id must be in the event's own headers.
+/// Message that stands in the timer stream as a schedule, one for each `subject`, and fires `event` by `rule`
+/// (`@every 10s`, `@at TIME` or a cron line) [NATS ADR-51]. It fires into the timer stream, from where the stream of `ty`
+/// takes it over. The server drops the message id of what it fires, so an id must be in the event's own headers.
 pub fn scheduled(
     subject: String,
     rule: &str,

@@ -20,7 +20,7 @@ use super::layout::FILES;
 use super::{Bus, BusError, PublishError, failed, headers};
 use oncue_proto::event;
 
-/// Bytes of a chunk, which is one message.
+/// Bytes of a chunk, which is one message: the default of NATS clients, far below any server's `max_payload`.
 const CHUNK: usize = 128 << 10;
 /// Chunks in flight while writing, and asked for at once while reading: the memory one transfer takes.
 const WINDOW: usize = 8;
@@ -349,6 +349,7 @@ impl Upload {
     }
 }
 
+/// Takes back what was sent, in a task of its own; without a runtime, at the end of a process, the chunks stay.
 impl Drop for Upload {
     fn drop(&mut self) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {

@@ -1,5 +1,9 @@
 //! Pulling by the free slot: a worker asks for as many events as it can start, never more, over one inbox that lives
-//! as long as the worker. What has come is taken greedily; nothing waits for a batch to fill.
+//! as long as the worker. Messages that have come are taken greedily; nothing waits for a batch to fill.
+//!
+//! The client's own pull asks for batches of a fixed size and holds what it has not handed on: events that a slow worker keeps
+//! from a fast one. Here nothing is asked for that cannot begin at once. Requests can get lost with a connection, or with the
+//! server; so a worker hears a heartbeat while it waits, and asks anew after silence or a reconnect.
 
 use std::collections::HashMap;
 use std::sync::Arc;

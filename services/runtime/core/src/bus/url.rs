@@ -9,7 +9,7 @@ use crate::backoff::Backoff;
 use crate::config::ServerUrl;
 use oncue_proto::event;
 
-/// Delays between attempts to connect anew.
+/// Delays between attempts to connect anew: a server that restarts is back within a second or two.
 const RECONNECT: Backoff = Backoff {
     first: Duration::from_millis(100),
     longest: Duration::from_secs(4),

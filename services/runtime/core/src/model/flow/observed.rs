@@ -46,8 +46,8 @@ fn text(bytes: &[u8]) -> Cow<'_, str> {
 pub fn edges(counts: HashFields, times: HashFields) -> Vec<Edge> {
     let times: HashMap<Vec<u8>, Vec<u8>> = times.into_iter().collect();
     let mut edges: Vec<Edge> = counts
-        .iter()
-        .filter_map(|(hop, count)| edge(hop, count, times.get(hop)))
+        .into_iter()
+        .filter_map(|(hop, count)| edge(&hop, &count, times.get(&hop)))
         .collect();
     edges.sort();
     edges

@@ -119,6 +119,7 @@ impl Store {
         let now = event::now_ms();
         let mut pipe = redis::pipe();
         pipe.atomic();
+        // Whether this field is new tells whether the ledger is.
         let (field, event) = ledger_event(meta, key);
         pipe.cmd("HSETNX").arg(&ledger).arg(field).arg(event);
         for function in &listeners {
@@ -189,7 +190,7 @@ impl Store {
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
-    /// Registers a function that starts: ledgers open a step for it from now on, for the types that it acts on and for no
+    /// Registers a function that starts, with its manifest and the time: ledgers open a step for it from now on, for the types that it acts on and for no
     /// other.
     pub async fn register(&self, manifest: &Manifest) -> Result<(), StoreError> {
         let mut c = self.connection();

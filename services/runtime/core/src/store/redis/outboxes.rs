@@ -195,7 +195,7 @@ impl Store {
         Ok(taken.is_some())
     }
 
-    /// Extends a lease that was taken to `seconds` from now on.
+    /// Extends a lease that was taken to `seconds` from now on; does nothing for one that has run out.
     pub async fn renew(&self, name: &str, seconds: u64) -> Result<(), StoreError> {
         Ok(cmd("EXPIRE")
             .arg(name)

@@ -26,6 +26,7 @@ impl Store {
             .collect();
         let mut buckets = Mark::buckets(times, horizon);
         let mut places = vec![None; ids.len()];
+        // The newest buckets first, since people look for events of the last hours, and no further once all are found.
         while places.contains(&None) {
             let mut pipe = redis::pipe();
             for bucket in buckets

@@ -178,7 +178,8 @@ impl Store {
         Ok(found.reduce(Regression::and))
     }
 
-    /// Lets workers start again: the lost effects are being restored.
+    /// Lets workers start again: the lost effects are being restored. Raises the epoch in the same step, so that a worker which
+    /// still misses commits from before it does not complain again.
     pub async fn clear_regression(&self) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         pipe.atomic()
