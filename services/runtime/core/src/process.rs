@@ -20,8 +20,8 @@ pub fn instance() -> String {
     })
 }
 
-/// Turns true at the first SIGTERM or Ctrl-C, and stays so: whoever looks later sees it, too. Fails where the handlers cannot
-/// be set. The second signal does nothing here; a supervisor that has waited long enough kills.
+/// Turns true at the first SIGTERM or Ctrl-C, and stays so: whoever looks later sees it, too. Fails where the
+/// handlers cannot be set. The second signal does nothing here; a supervisor that has waited long enough kills.
 pub fn stop_signal() -> std::io::Result<watch::Receiver<bool>> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;

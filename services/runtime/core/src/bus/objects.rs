@@ -142,11 +142,11 @@ pub enum PutError {
 }
 
 impl Bus {
-    /// Stores the bytes that `source` yields under `name`, at most `limit` of them. An older object of the name is replaced
-    /// once the new one stands; its chunks go then, so a reader of the old one ends in an error.
+    /// Stores the bytes that `source` yields under `name`, at most `limit` of them. An older object of the name is
+    /// replaced once the new one stands; its chunks go then, so a reader of the old one ends in an error.
     ///
-    /// Fails with [`PutError`], and then leaves nothing behind, as when this future is dropped; but where NATS does not answer
-    /// whether the object stands, its chunks stay.
+    /// Fails with [`PutError`], and then leaves nothing behind, as when this future is dropped; but where NATS does
+    /// not answer whether the object stands, its chunks stay.
     pub async fn put_object(
         &self,
         name: &str,
@@ -194,7 +194,8 @@ impl Bus {
         .map(|_| ())
     }
 
-    /// Object stored under `name`; `None` when there is none, or no longer. One request in general, two where it is not there.
+    /// Object stored under `name`; `None` when there is none, or no longer. One request in general, two where it is
+    /// not there.
     pub async fn object(&self, name: &str) -> Result<Option<Object>, BusError> {
         let stream = format!("OBJ_{FILES}");
         let subject = meta_subject(name);
@@ -221,7 +222,8 @@ impl Bus {
         Ok(Some(object).filter(|object| !object.deleted))
     }
 
-    /// Deletes the object; one that is not there is deleted already. Its description stays and says so, as ADR-20 has it.
+    /// Deletes the object; one that is not there is deleted already. Its description stays and says so, as ADR-20 has
+    /// it.
     pub async fn delete_object(&self, name: &str) -> Result<(), BusError> {
         let Some(mut object) = self.object(name).await? else {
             return Ok(());
@@ -288,8 +290,8 @@ struct Upload {
 }
 
 impl Upload {
-    /// Sends all that `source` yields, cut into chunks, and waits until they are stored. Holds at most [`WINDOW`] of them, so a
-    /// fast source is held up by a slow stream.
+    /// Sends all that `source` yields, cut into chunks, and waits until they are stored. Holds at most [`WINDOW`] of
+    /// them, so a fast source is held up by a slow stream.
     async fn chunks(
         &mut self,
         mut source: impl Stream<Item = std::io::Result<Bytes>> + Unpin,
@@ -389,8 +391,8 @@ struct ChunkReader {
 }
 
 impl ChunkReader {
-    /// Next part that lies in the range, `None` at its end. Fails where a chunk is missing, because the object was replaced or
-    /// deleted meanwhile.
+    /// Next part that lies in the range, `None` at its end. Fails where a chunk is missing, because the object was
+    /// replaced or deleted meanwhile.
     async fn next(&mut self) -> std::io::Result<Option<Bytes>> {
         loop {
             if self.offset >= self.range.end {
@@ -432,7 +434,8 @@ impl ChunkReader {
         Ok(None)
     }
 
-    /// Fetches the next chunks by one batched direct get: up to a window of chunks for one request, no consumer to create or forget.
+    /// Fetches the next chunks by one batched direct get: up to a window of chunks for one request, no consumer to
+    /// create or forget.
     async fn fetch(&mut self) -> std::io::Result<()> {
         let client = &self.bus.client;
         let inbox = client.new_inbox();

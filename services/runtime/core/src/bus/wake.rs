@@ -1,5 +1,5 @@
-//! Wake listener: the first message on any of some subjects, for functions that sleep until an event comes. A subscription
-//! costs the server nothing while nobody publishes, where a look at the consumer every second would.
+//! Wake listener: the first message on any of some subjects, for functions that sleep until an event comes. A
+//! subscription costs the server nothing while nobody publishes, where a look at the consumer every second would.
 
 use async_nats::Subscriber;
 use futures::StreamExt as _;
@@ -11,8 +11,8 @@ use super::{Bus, BusError, failed};
 pub struct WakeListener(SelectAll<Subscriber>);
 
 impl Bus {
-    /// Listens on all of the subjects, which may hold wildcards; once this returns, the server knows. It ends each subscription by itself after its
-    /// first message, so that a busy subject costs one copy of one event.
+    /// Listens on all of the subjects, which may hold wildcards; once this returns, the server knows. It ends each
+    /// subscription by itself after its first message, so that a busy subject costs one copy of one event.
     pub async fn wake_listener(&self, subjects: &[String]) -> Result<WakeListener, BusError> {
         let mut subscribers = Vec::new();
         for subject in subjects {

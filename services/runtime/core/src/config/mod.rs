@@ -30,11 +30,11 @@ pub struct Config {
     pub nats_url: ServerUrl,
     /// `ONCUE_REDIS_URL`, or `[redis] url`; default `redis://127.0.0.1:6379`.
     pub redis_url: ServerUrl,
-    /// `ONCUE_KEEP_OUTPUTS`, or `[redis] keep_outputs`: published outputs stay in Redis for this long, in case NATS loses
-    /// what it had acked. Default 5 min, longer than NATS may take to write to disk; zero for not at all.
+    /// `ONCUE_KEEP_OUTPUTS`, or `[redis] keep_outputs`: published outputs stay in Redis for this long, in case NATS
+    /// loses what it had acked. Default 5 min, longer than NATS may take to write to disk; zero for not at all.
     pub keep_outputs: Span,
-    /// `ONCUE_BATCH_PUBLISH`, or `[nats] batch_publish`: outputs of many events in one atomic batch, for a NATS that writes
-    /// to disk before it answers (`sync_interval: always`). Default false.
+    /// `ONCUE_BATCH_PUBLISH`, or `[nats] batch_publish`: outputs of many events in one atomic batch, for a NATS that
+    /// writes to disk before it answers (`sync_interval: always`). Default false.
     pub batch_publish: bool,
     /// Encoded descriptor sets of other repositories, added to the built-in contract.
     pub contracts: Vec<PathBuf>,
@@ -66,8 +66,8 @@ pub struct StreamConfig {
     pub duplicate_window: Span,
     /// H: an event older than this is refused, since its seen-mark may be gone. Default 72 h.
     pub horizon: Span,
-    /// R: events that every function is done with stay for this long, so that a Redis that lost state can be restored from
-    /// them. Default 24 h.
+    /// R: events that every function is done with stay for this long, so that a Redis that lost state can be restored
+    /// from them. Default 24 h.
     pub replay_window: Span,
 }
 
@@ -83,8 +83,8 @@ impl Default for StreamConfig {
     }
 }
 
-/// `[functions.NAME]`: limits that replace those written in the function itself, and how `oncue up` runs it. Default: none
-/// is replaced.
+/// `[functions.NAME]`: limits that replace those written in the function itself, and how `oncue up` runs it. Default:
+/// none is replaced.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FunctionConfig {
@@ -308,8 +308,8 @@ impl Config {
         self.functions.get(name).cloned().unwrap_or_default()
     }
 
-    /// Catalog of the built-in contract and those of other repositories. Reads their files; fails with every one that is not
-    /// there or does not fit.
+    /// Catalog of the built-in contract and those of other repositories. Reads their files; fails with every one that
+    /// is not there or does not fit.
     pub fn catalog(&self) -> Result<Catalog, ConfigErrors> {
         let mut catalog = Catalog::builtin();
         let mut errors = Vec::new();

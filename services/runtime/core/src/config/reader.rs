@@ -1,8 +1,8 @@
 //! Reader of `oncue.toml`, part after part, so that one mistake does not hide the next.
 //!
-//! Libraries that merge files and environment stop at the first error and lose its line. Here the text is parsed into a table
-//! with the place of each value; each section is deserialized by itself; and a field that is wrong is taken out before the
-//! section is tried again.
+//! Libraries that merge files and environment stop at the first error and lose its line. Here the text is parsed into
+//! a table with the place of each value; each section is deserialized by itself; and a field that is wrong is taken
+//! out before the section is tried again.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -95,8 +95,8 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Configuration of a whole file, without the parts that are wrong. Schedules come last: they are checked against the
-    /// contracts, which may stand behind them in the file.
+    /// Configuration of a whole file, without the parts that are wrong. Schedules come last: they are checked against
+    /// the contracts, which may stand behind them in the file.
     fn config(&mut self, table: DeTable<'t>) -> Config {
         let mut config = self.defaults();
         let mut contracts = None;
@@ -160,8 +160,8 @@ impl<'t> Reader<'t> {
         flows
     }
 
-    /// Reads one section, `name` in its messages; a field that is wrong is recorded and left out, so that the next mistake is
-    /// found too. `None` where the section as a whole is wrong, or a field that must be there is not.
+    /// Reads one section, `name` in its messages; a field that is wrong is recorded and left out, so that the next
+    /// mistake is found too. `None` where the section as a whole is wrong, or a field that must be there is not.
     fn part<T: for<'de> Deserialize<'de>>(
         &mut self,
         name: &str,
@@ -186,8 +186,8 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Reads the tables of a section that has one for each name. Names become parts of subjects and of Redis keys, so they are
-    /// held to a few characters.
+    /// Reads the tables of a section that has one for each name. Names become parts of subjects and of Redis keys, so
+    /// they are held to a few characters.
     fn named<T: for<'de> Deserialize<'de>>(
         &mut self,
         section: &str,

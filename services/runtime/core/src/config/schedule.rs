@@ -67,8 +67,8 @@ impl Schedule {
         &self.key
     }
 
-    /// Checks fields against each other and the event against its contract, and learns the key. Fails with the reason for
-    /// people.
+    /// Checks fields against each other and the event against its contract, and learns the key. Fails with the reason
+    /// for people.
     pub(super) fn check(&mut self, catalog: &Catalog) -> Result<(), String> {
         match (&self.function, &self.ty) {
             (Some(_), Some(_)) | (None, None) => {

@@ -1,5 +1,5 @@
-//! Addresses of NATS and Redis, which may hold a password and must reach no log with it. A type, and no function that hides
-//! the password: a `String` would sooner or later be printed by somebody who did not know.
+//! Addresses of NATS and Redis, which may hold a password and must reach no log with it. A type, and no function that
+//! hides the password: a `String` would sooner or later be printed by somebody who did not know.
 
 use std::fmt;
 
@@ -8,8 +8,8 @@ use serde::Deserialize;
 /// Parameters of a Redis URL that may be shown; whatever else stands behind `?` may be a secret.
 const SHOWN_PARAMETERS: [&str; 2] = ["db", "protocol"];
 
-/// URL of a server, or of several separated by commas; not checked before it is used. Prints without user, password and token, in whatever form they
-/// stand there; only [`expose`](Self::expose) gives them away.
+/// URL of a server, or of several separated by commas; not checked before it is used. Prints without user, password
+/// and token, in whatever form they stand there; only [`expose`](Self::expose) gives them away.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct ServerUrl(String);

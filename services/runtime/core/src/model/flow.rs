@@ -137,8 +137,8 @@ impl Flow {
         }
     }
 
-    /// Step to look at when nothing goes on, with its event: one that fails, else one that is running, else one that nobody
-    /// has begun, and of several the one that is open for longest. `None` for a complete flow.
+    /// Step to look at when nothing goes on, with its event: one that fails, else one that is running, else one that
+    /// nobody has begun, and of several the one that is open for longest. `None` for a complete flow.
     pub fn waits_for(&self) -> Option<(&FlowEvent, &Step)> {
         let steps = self
             .events

@@ -43,7 +43,8 @@ impl Store {
             .collect())
     }
 
-    /// Flow that knows an event, whichever it is; `None` where no ledger does. Looks at every ledger: for people who ask, not for programs.
+    /// Flow that knows an event, whichever it is; `None` where no ledger does. Looks at every ledger: for people who
+    /// ask, not for programs.
     pub async fn flow_with(&self, event: &str) -> Result<Option<Flow>, StoreError> {
         let mut c = self.connection();
         let field = format!("e:{event}");
@@ -106,9 +107,9 @@ impl Store {
         Ok(flow::functions(fields))
     }
 
-    /// Begins the ledger of a flow with its root event, before that is published: opens a step for each function that acts
-    /// on its type. `false` where the ledger had begun already. One step, so that no worker finds half of it; if the root is
-    /// not published after all, [`untrack`](Self::untrack) removes it.
+    /// Begins the ledger of a flow with its root event, before that is published: opens a step for each function that
+    /// acts on its type. `false` where the ledger had begun already. One step, so that no worker finds half of it; if
+    /// the root is not published after all, [`untrack`](Self::untrack) removes it.
     pub async fn track(&self, meta: &Meta, key: &str, keep: Duration) -> Result<bool, StoreError> {
         let mut c = self.connection();
         let listeners: Vec<String> = cmd("SMEMBERS")
@@ -148,8 +149,8 @@ impl Store {
         Ok(new)
     }
 
-    /// Records in ledgers that runs begin or have failed, in one round trip. For those who look on: no step opens or closes
-    /// by it.
+    /// Records in ledgers that runs begin or have failed, in one round trip. For those who look on: no step opens or
+    /// closes by it.
     pub async fn record_steps(&self, updates: &[StepUpdate]) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         for update in updates {
@@ -166,8 +167,8 @@ impl Store {
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
-    /// Adds to the counts of hops to `function`: source, type, how many events. Not part of a commit: a worker collects them for
-    /// some seconds, and those of one that is killed are lost.
+    /// Adds to the counts of hops to `function`: source, type, how many events. Not part of a commit: a worker
+    /// collects them for some seconds, and those of one that is killed are lost.
     pub async fn count_hops(
         &self,
         hops: &[(String, String, u64)],
@@ -190,8 +191,8 @@ impl Store {
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
-    /// Registers a function that starts, with its manifest and the time: ledgers open a step for it from now on, for the types that it acts on and for no
-    /// other.
+    /// Registers a function that starts, with its manifest and the time: ledgers open a step for it from now on, for
+    /// the types that it acts on and for no other.
     pub async fn register(&self, manifest: &Manifest) -> Result<(), StoreError> {
         let mut c = self.connection();
         let name = &manifest.name;

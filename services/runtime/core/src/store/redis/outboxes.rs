@@ -66,7 +66,8 @@ impl Store {
         Ok(statuses.collect())
     }
 
-    /// Outboxes that the marks of duplicates point to, in one round trip; empty for one whose outputs are all published.
+    /// Outboxes that the marks of duplicates point to, in one round trip; empty for one whose outputs are all
+    /// published.
     async fn unpublished_outputs(
         &self,
         runs: &[Run],
@@ -150,8 +151,8 @@ impl Store {
         self.outboxes(&pipe).await
     }
 
-    /// Removes the kept outboxes of some partitions that were published before `before` (Unix ms), 256 at a time, so that Redis
-    /// is never busy with them for long.
+    /// Removes the kept outboxes of some partitions that were published before `before` (Unix ms), 256 at a time, so
+    /// that Redis is never busy with them for long.
     pub async fn remove_published(
         &self,
         partitions: Range<u32>,
@@ -186,8 +187,8 @@ impl Store {
         Ok(())
     }
 
-    /// Takes the lease `name`, a Redis key, for some seconds; `false` where another process has it. For work that is done
-    /// best by one process at a time and bears being done by two: a lease may run out under it.
+    /// Takes the lease `name`, a Redis key, for some seconds; `false` where another process has it. For work that is
+    /// done best by one process at a time and bears being done by two: a lease may run out under it.
     pub async fn lease(&self, name: &str, seconds: u64) -> Result<bool, StoreError> {
         let mut take = cmd("SET");
         take.arg(name).arg(1).arg("NX").arg("EX").arg(seconds);
@@ -204,8 +205,9 @@ impl Store {
             .await?)
     }
 
-    /// Outboxes of some partitions that were committed before `before` (Unix ms) and not published since: at most 256 of
-    /// each partition, the oldest first. Their worker was killed, or lost its connection, between commit and publishing.
+    /// Outboxes of some partitions that were committed before `before` (Unix ms) and not published since: at most 256
+    /// of each partition, the oldest first. Their worker was killed, or lost its connection, between commit and
+    /// publishing.
     pub async fn unpublished(
         &self,
         partitions: Range<u32>,
