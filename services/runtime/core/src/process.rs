@@ -28,6 +28,7 @@ pub fn stop_signal() -> std::io::Result<watch::Receiver<bool>> {
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        // Kept until nobody looks any more: a dropped sender would look like an error to them.
         let _ = stop.send(true);
         stop.closed().await;
     });

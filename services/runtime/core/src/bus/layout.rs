@@ -114,6 +114,7 @@ struct Existing {
 /// Fields of a literal object.
 fn object(value: Value) -> Map<String, Value> {
     match value {
+        // `json!({..})` is one.
         Value::Object(map) => map,
         _ => Map::new(),
     }
@@ -382,6 +383,7 @@ impl Bus {
                 .last_message(TIMER, &wanted.subject)
                 .await
                 .map_err(|e| failed(&wanted.subject, e))?;
+            // The server adds headers of its own; ours must be there.
             let same = there.is_some_and(|there| {
                 there.payload == wanted.payload
                     && wanted

@@ -203,7 +203,7 @@ impl Bus {
         self.client.server_info().version
     }
 
-    /// Identity of the very server process; another one after each start.
+    /// Identity of the server process that we are connected to; another one after each start.
     pub fn server_id(&self) -> String {
         self.client.server_info().server_id
     }

@@ -177,7 +177,8 @@ impl Bus {
         Ok(object)
     }
 
-    /// Publishes the description of an object, in place of the one that stands under its name.
+    /// Publishes the description of an object, in place of the one that stands under its name: `Nats-Rollup`
+    /// makes the stream drop that one in the same step.
     async fn put_meta(&self, object: &Object) -> Result<(), PublishError> {
         let subject = meta_subject(&object.name);
         let headers = vec![Header {
@@ -274,7 +275,7 @@ impl Bus {
     }
 }
 
-/// Subject of the description of an object.
+/// Subject of the description of an object. Its name is encoded, since it may hold anything.
 fn meta_subject(name: &str) -> String {
     format!("$O.{FILES}.M.{}", URL_SAFE.encode(name))
 }

@@ -81,6 +81,7 @@ impl Bus {
     /// that do not come within 5 s are [`PublishError::Unknown`]. Dropping the future loses the acks, not the
     /// messages.
     pub async fn publish_each(&self, messages: Vec<Outbound>) -> Vec<Result<PubAck, PublishError>> {
+        // Without this there would be nothing that ends the wait.
         if messages.is_empty() {
             return Vec::new();
         }
@@ -130,6 +131,7 @@ impl Bus {
             }
         };
         sent.map_err(|e| match e.kind() {
+            // The client looks as well.
             PublishErrorKind::MaxPayloadExceeded => PublishError::TooLarge(e.to_string()),
             _ => PublishError::Unknown(format!("cannot publish: {e}")),
         })

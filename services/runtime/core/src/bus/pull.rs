@@ -237,6 +237,7 @@ impl Pull {
         if want == 0 || (self.outstanding > 0 && want < room.least) {
             return;
         }
+        // With heartbeats, a silent server can be told from an empty stream.
         let body = json!({
             "batch": want,
             "max_bytes": room.bytes,
@@ -367,6 +368,7 @@ impl Pull {
                 )));
             }
         }
+        // A request that ends says how many of its messages it did not bring; without that, none of all will come.
         let unserved = headers(&message)
             .find(|(name, _)| *name == "Nats-Pending-Messages")
             .and_then(|(_, n)| n.parse().ok());

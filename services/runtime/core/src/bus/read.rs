@@ -126,6 +126,7 @@ impl Bus {
             let answer = answer
                 .map_err(|e| failed(stream, e))?
                 .ok_or_else(|| failed(stream, "connection closed"))?;
+            // A message has no status; the end of the batch is one.
             match answer.status.map(|status| status.as_u16()) {
                 None => {}
                 Some(204 | 404) => return Ok(batch), // end of batch, nothing there

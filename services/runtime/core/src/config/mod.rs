@@ -260,6 +260,7 @@ impl Config {
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigErrors> {
         let mut config = reader::read(text, path)?;
+        // Texts, which need no reading.
         let overlays = [
             ("ONCUE_GATEWAY_LISTEN", &mut config.gateway.listen),
             ("ONCUE_CONSOLE_LISTEN", &mut config.console.listen),
@@ -276,6 +277,7 @@ impl Config {
             config.redis_url = url.into();
         }
         config.console.traces = env("ONCUE_TRACE_UI").or(config.console.traces);
+        // Values that may be wrong; all mistakes are listed.
         let mut errors = Vec::new();
         let limits = &mut config.process;
         limits.concurrency =

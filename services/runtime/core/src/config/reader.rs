@@ -154,6 +154,7 @@ impl<'t> Reader<'t> {
     fn flows(&mut self, value: Spanned<DeValue<'t>>) -> FlowsConfig {
         let span = value.span();
         let flows: FlowsConfig = self.part("flows", value).unwrap_or_default();
+        // Shorter, and a ledger would be gone before anybody had read it.
         if flows.keep.0 < Duration::from_secs(1) {
             self.fail(Some(span), "[flows] keep is at least 1s");
         }
@@ -173,6 +174,7 @@ impl<'t> Reader<'t> {
                 Err(e) => {
                     let span = e.span().unwrap_or(value.span());
                     self.fail(Some(span.clone()), &format!("[{name}] {}", e.message()));
+                    // Without a field to take out there is nothing to try again.
                     let DeValue::Table(fields) = value.get_mut() else {
                         return None;
                     };

@@ -94,6 +94,7 @@ impl Schedule {
                 "name {name:?} may hold letters, digits, '-' and '_'"
             ));
         }
+        // What the server fires is taken as it is, so a payload that does not fit is found here or by every function.
         let entry = catalog.get(&self.ty()).map_err(|e| e.to_string())?;
         let payload = self.payload().to_string();
         self.key = entry

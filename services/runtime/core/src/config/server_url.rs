@@ -23,6 +23,7 @@ impl ServerUrl {
 
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Behind `?` stand parameters, of which a Redis URL may have a user and a password.
         let (address, parameters) = match self.0.split_once('?') {
             Some((address, parameters)) => (address, Some(parameters)),
             None => (self.0.as_str(), None),
@@ -65,6 +66,7 @@ impl fmt::Debug for ServerUrl {
     }
 }
 
+/// Any text may be a URL; the client that connects says whether it is one.
 impl From<String> for ServerUrl {
     fn from(url: String) -> Self {
         Self(url)
@@ -83,6 +85,7 @@ impl From<&str> for ServerUrl {
     }
 }
 
+/// For functions that take `impl Into<ServerUrl>`.
 impl From<&Self> for ServerUrl {
     fn from(url: &Self) -> Self {
         url.clone()

@@ -55,8 +55,8 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
-/// Bytes of a size that is written out; `None` for anything but a whole number with an optional unit B, KiB, MiB,
-/// GiB, TiB (or KB, MB, GB, TB).
+/// Bytes of a size that is written out: KiB is 1,024 bytes, KB is 1,000. `None` for anything but a whole number with an
+/// optional unit B, KiB, MiB, GiB, TiB (or KB, MB, GB, TB), and for more than 64 bits hold.
 pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())

@@ -369,6 +369,7 @@ pub fn tree(mut events: Vec<FlowEvent>) -> Vec<FlowEvent> {
         }
     }
     let mut order: Vec<(usize, u32)> = Vec::with_capacity(events.len());
+    // Depth first; what is placed already closes a circle.
     let mut placed = vec![false; events.len()];
     for root in roots.into_iter().chain(0..events.len()) {
         let mut next = vec![(root, 0)];

@@ -89,6 +89,7 @@ impl Store {
         let store = Self::look(url).await?;
         store.check().await?;
         store.check_partitions().await?;
+        // Before it may commit: what it wrote would look as if nothing had been lost.
         if let Some(regression) = store.regression().await? {
             return Err(StoreError::refused(regression.to_string()));
         }
@@ -342,6 +343,7 @@ impl Store {
             .map(|(run, reply)| wire::event_replies(reply, run))
             .collect();
         let statuses = self.with_outputs(runs, replies).await?;
+        // Outputs of runs that were refused are cut out of the outbox; with none left it is gone.
         let has_stored = runs.iter().zip(&statuses).any(|(run, statuses)| {
             let mut events = run.events.iter().zip(statuses);
             events.any(|(handled, status)| *status == Status::Applied && !handled.outbox.is_empty())

@@ -50,9 +50,11 @@ impl Connection {
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(spread(PING_EVERY)).await;
+                // The last clone of the store is gone, and this task with it.
                 let Some(connection) = weak.upgrade() else {
                     return;
                 };
+                // Any other error the client mends by itself.
                 let dead = cmd("PING")
                     .exec_async(&mut connection.get())
                     .await

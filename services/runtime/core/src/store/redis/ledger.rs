@@ -26,7 +26,7 @@ impl Store {
         Ok(self.flows(&[id.to_owned()]).await?.pop().flatten())
     }
 
-    /// Several flows in one round trip, in order; `None` as for [`flow`](Self::flow).
+    /// Several flows in one round trip, in order of their ids in `ids`; `None` as for [`flow`](Self::flow).
     pub async fn flows(&self, ids: &[String]) -> Result<Vec<Option<Flow>>, StoreError> {
         let mut pipe = redis::pipe();
         for id in ids {
@@ -48,6 +48,7 @@ impl Store {
     pub async fn flow_with(&self, event: &str) -> Result<Option<Flow>, StoreError> {
         let mut c = self.connection();
         let field = format!("e:{event}");
+        // By `SCAN`, which may return a key twice but holds nobody up.
         let mut cursor = 0_u64;
         loop {
             let mut scan = cmd("SCAN");

@@ -88,6 +88,7 @@ impl Store {
             return Ok(outboxes);
         }
         let mut pipe = redis::pipe();
+        // The index says whether it is still to be published, the outbox holds what.
         for name in outboxes.keys() {
             let key = name.key(&first.mark.function);
             pipe.cmd("ZSCORE")
@@ -123,6 +124,7 @@ impl Store {
             .arg("XX")
             .ignore();
         if !keep.is_empty() {
+            // A name beside the outbox's own, of the same function and partition.
             let kept = format!("{key}.{:08x}", fastrand::u32(..));
             pipe.cmd("SET").arg(&kept).arg(encode_frames(keep)).ignore();
             pipe.cmd("ZADD")

@@ -44,6 +44,7 @@ impl Store {
             }
             let marks: Vec<Vec<Option<Vec<u8>>>> = pipe.query_async(&mut self.connection()).await?;
             for marks in marks {
+                // Copies of an event may have left several marks; any of them says where it stands.
                 for (place, mark) in places.iter_mut().zip(marks) {
                     *place = place.or(mark.and_then(|mark| StreamPosition::of_mark(&mark)));
                 }

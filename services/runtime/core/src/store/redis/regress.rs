@@ -1,5 +1,5 @@
 //! Detection of a Redis that went back in time: a restart from an old file, a failover to a replica that was behind.
-//! What was committed later is lost, with its seen-marks, while its events are acked.
+//! Commits made after that point are lost, with their seen-marks, while their events are acked.
 //!
 //! Each worker keeps a record in Redis, written by every commit: how many it has made. A record that says less than the
 //! worker remembers means that commits of its own are gone; those of others are for others to find out.

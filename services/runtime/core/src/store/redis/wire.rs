@@ -46,6 +46,7 @@ pub(super) fn commit_call(
     }
     let keys: Vec<String> = keys.into_iter().chain(keys_of(runs, &groups)).collect();
     call.cmd("FCALL").arg(function).arg(keys.len()).arg(keys);
+    // One function, one stream, one horizon; the widest where that is changed under way.
     let horizon = runs
         .iter()
         .flat_map(|run| &run.events)
@@ -72,6 +73,7 @@ pub(super) fn commit_call(
                 push_op(n + 1, op, &mut call);
             }
         }
+        // Behind the operations, as the script reads them.
         for handled in &run.events {
             if let Some(entry) = &handled.entry {
                 push_entry(handled, entry, &mut call);
