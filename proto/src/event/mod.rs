@@ -407,7 +407,7 @@ pub fn parse_time(text: &str) -> Option<u64> {
 pub fn headers(meta: &Meta, key: &str, format: Format) -> Vec<(&'static str, String)> {
     let mut headers = Vec::with_capacity(14);
     each_header(meta, key, format, |name, value| {
-        headers.push((name, value.to_owned()))
+        headers.push((name, value.to_owned()));
     });
     headers
 }

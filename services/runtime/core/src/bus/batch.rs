@@ -32,7 +32,7 @@ impl Bus {
                     match self.publish_batch(&batch).await {
                         Ok(()) => continue,
                         Err(e) => {
-                            tracing::info!(error = %e, messages = batch.len(), "no batch; publishing one by one")
+                            tracing::info!(error = %e, messages = batch.len(), "no batch; publishing one by one");
                         }
                     }
                 }

@@ -66,7 +66,7 @@ impl Headers {
         } else {
             match name {
                 "traceparent" => {
-                    self.traced |= is_sampled(value) && !self.lines.contains(BROKER_TRACE)
+                    self.traced |= is_sampled(value) && !self.lines.contains(BROKER_TRACE);
                 }
                 BROKER_TRACE => self.traced = false,
                 _ => {}
