@@ -29,8 +29,8 @@ pub fn stream_of_type(ty: &str) -> &str {
     ty.split('.').next().unwrap_or(ty)
 }
 
-/// Subject of an event: `<type>.<key token>`, or the bare type for an empty key. The token is the key itself where a NATS token may hold
-/// it, and 128 bits of its SHA-256 otherwise.
+/// Subject of an event: `<type>.<key token>`, or the bare type for an empty key. The token is the key itself where a
+/// NATS token may hold it, and 128 bits of its SHA-256 otherwise.
 pub fn subject(ty: &str, key: &str) -> String {
     match key {
         "" => ty.to_owned(),
@@ -66,14 +66,15 @@ pub fn trace_id(flow: &str) -> [u8; 16] {
     hash(&[b"trace", flow.as_bytes()])
 }
 
-/// `traceparent` of a flow nobody traces: unsampled, with the trace id that everybody derives from the flow, so that ids
-/// in answers and logs agree.
+/// `traceparent` of a flow nobody traces: unsampled, with the trace id that everybody derives from the flow, so that
+/// ids in answers and logs agree.
 pub fn untraced(flow: &str) -> String {
     let span = hash(&[b"span", flow.as_bytes()])[..8].try_into();
     traceparent(trace_id(flow), span.unwrap_or([1; 8]), 0)
 }
 
-/// Version 00 of the header [W3C Trace Context section 3.2.2], written digit by digit: every event that follows carries one.
+/// Version 00 of the header [W3C Trace Context section 3.2.2], written digit by digit: every event that follows
+/// carries one.
 pub fn traceparent(trace: [u8; 16], span: [u8; 8], flags: u8) -> String {
     let mut text = String::with_capacity(55);
     text.push_str("00-");

@@ -71,7 +71,8 @@ pub struct Redrive {
     pub at: u64,
 }
 
-/// Header of a redriven event: the identity that the event had when it was dead-lettered, so that it stays the same. Honoured on `<stream>.redrive.<function>` alone.
+/// Header of a redriven event: the identity that the event had when it was dead-lettered, so that it stays the same.
+/// Honoured on `<stream>.redrive.<function>` alone.
 pub const REDRIVE: &str = "Oncue-Redrive";
 
 /// Content of the [`REDRIVE`] header, as percent-encoded JSON.
@@ -171,8 +172,8 @@ fn unreadable(message: impl Into<String>) -> Unreadable {
     }
 }
 
-/// Reads one message, in whichever of the three forms it comes, in one pass over its headers. Fails for a message that says
-/// it is an event and is none.
+/// Reads one message, in whichever of the three forms it comes, in one pass over its headers. Fails for a message
+/// that says it is an event and is none.
 pub fn read<'h>(
     headers: impl Iterator<Item = (&'h str, &'h str)>,
     payload: Bytes,
@@ -275,7 +276,8 @@ impl<'h> Raw<'h> {
         }
     }
 
-    /// CloudEvents JSON format: attributes are members, the payload is `data` or `data_base64` [CloudEvents 1.0.2 JSON 3].
+    /// CloudEvents JSON format: attributes are members, the payload is `data` or `data_base64` [CloudEvents 1.0.2
+    /// JSON 3].
     fn take_structured(
         &mut self,
         body: &[u8],
@@ -400,8 +402,8 @@ pub fn parse_time(text: &str) -> Option<u64> {
     u64::try_from(DateTime::parse_from_rfc3339(text).ok()?.timestamp_millis()).ok()
 }
 
-/// Headers of an event in binary mode, percent-encoded, in the order in which they are sent. `key` goes into both `subject`
-/// and `partitionkey`.
+/// Headers of an event in binary mode, percent-encoded, in the order in which they are sent. `key` goes into both
+/// `subject` and `partitionkey`.
 pub fn headers(meta: &Meta, key: &str, format: Format) -> Vec<(&'static str, String)> {
     let mut headers = Vec::with_capacity(14);
     each_header(meta, key, format, |name, value| {

@@ -1,11 +1,11 @@
-//! Redriven events that still cannot be read: they keep the identity they had when they were dead-lettered, so that their
-//! next dead letter is known to be theirs.
+//! Redriven events that still cannot be read: they keep the identity they had when they were dead-lettered, so that
+//! their next dead letter is known to be theirs.
 
 use super::{Meta, Origin, REDRIVE, Redrive, RedriveHeader, is_redrive, percent_decode};
 
 impl Meta {
-    /// Attributes of a message that cannot be read: those it had when it was dead-lettered, for one that is redriven, or else
-    /// from where it stands.
+    /// Attributes of a message that cannot be read: those it had when it was dead-lettered, for one that is redriven,
+    /// or else from where it stands.
     pub fn of_unreadable<'h>(
         mut headers: impl Iterator<Item = (&'h str, &'h str)>,
         origin: &Origin<'_>,

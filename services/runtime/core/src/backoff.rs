@@ -27,8 +27,8 @@ impl Backoff {
     }
 }
 
-/// Pause with jitter, between half of `pause` and one and a half: for work that many processes do on the side and better
-/// not at the same moment.
+/// Pause with jitter, between half of `pause` and one and a half: for work that many processes do on the side and
+/// better not at the same moment.
 pub fn spread(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + fastrand::f64())
 }

@@ -20,13 +20,15 @@ pub fn instance() -> String {
     })
 }
 
-/// Turns true at the first SIGTERM or Ctrl-C. Fails where the handlers cannot be set.
+/// Turns true at the first SIGTERM or Ctrl-C, and stays so: whoever looks later sees it, too. Fails where the
+/// handlers cannot be set. The second signal does nothing here; a supervisor that has waited long enough kills.
 pub fn stop_signal() -> std::io::Result<watch::Receiver<bool>> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        // Kept until nobody looks any more: a dropped sender would look like an error to them.
         let _ = stop.send(true);
         stop.closed().await;
     });

@@ -1,5 +1,5 @@
-//! Atomic batches: many messages stored as one. Where the server writes to disk before it answers, an atomic batch costs one write where
-//! its messages would cost one each [NATS ADR-50].
+//! Atomic batches: many messages stored as one. Where the server writes to disk before it answers, an atomic batch
+//! costs one write where its messages would cost one each [NATS ADR-50].
 
 use std::collections::HashMap;
 
@@ -11,9 +11,11 @@ use oncue_proto::event;
 const MAX_BATCH: usize = 500;
 
 impl Bus {
-    /// Publishes messages, those of one stream in atomic batches of up to 500; returns a result for each, in order. A batch
-    /// that is refused, or whose answer is lost, is published again message by message: ids make that safe.
+    /// Publishes messages, those of one stream in atomic batches of up to 500; returns a result for each, in order. A
+    /// batch that is refused, or whose answer is lost, is published again message by message: ids make that safe.
+    /// Worth its while where the server writes to disk before it answers (`batch_publish` in `[nats]`).
     pub async fn publish_all(&self, messages: Vec<Outbound>) -> Vec<Result<(), PublishError>> {
+        // Places of the messages of each stream, since a batch is for one stream.
         let mut streams: HashMap<String, Vec<usize>> = HashMap::new();
         for (at, message) in messages.iter().enumerate() {
             streams
@@ -30,7 +32,7 @@ impl Bus {
                     match self.publish_batch(&batch).await {
                         Ok(()) => continue,
                         Err(e) => {
-                            tracing::info!(error = %e, messages = batch.len(), "no batch; publishing one by one")
+                            tracing::info!(error = %e, messages = batch.len(), "no batch; publishing one by one");
                         }
                     }
                 }

@@ -1,6 +1,6 @@
-//! Headers of a message to be sent, written once in the form in which they go over the wire, `name: value\r\n` each. The
-//! client takes headers as a hash map of lists of strings, which for those of events was a fifth of a worker's time
-//! (deploy/LIMITS.md); how a written block gets past that map is [`HeaderBlock`], a hack with a name.
+//! Headers of a message to be sent, written once in the form in which they go over the wire, `name: value\r\n` each.
+//! The client takes headers as a hash map of lists of strings, which for those of events was a fifth of a worker's
+//! time (deploy/LIMITS.md); how a written block gets past that map is [`HeaderBlock`], a hack with a name.
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize as _;
@@ -66,7 +66,7 @@ impl Headers {
         } else {
             match name {
                 "traceparent" => {
-                    self.traced |= is_sampled(value) && !self.lines.contains(BROKER_TRACE)
+                    self.traced |= is_sampled(value) && !self.lines.contains(BROKER_TRACE);
                 }
                 BROKER_TRACE => self.traced = false,
                 _ => {}
@@ -94,8 +94,8 @@ impl Headers {
         self.refused.as_deref()
     }
 
-    /// Bytes of the block on the wire. A committed message must never turn out too large to publish, so this has room for
-    /// the header that may be added on the way.
+    /// Bytes of the block on the wire. A committed message must never turn out too large to publish, so this has room
+    /// for the header that may be added on the way.
     pub fn size(&self) -> usize {
         let broker_trace = if self.traced { BROKER_TRACE_LINE } else { 0 };
         EMPTY_BLOCK + self.lines.len() + broker_trace
@@ -103,9 +103,9 @@ impl Headers {
 
     /// Headers as the client takes them. Fails with the reason where one was refused.
     ///
-    /// A sampled `traceparent` makes the server look the message over for its own tracing, which costs it 3 us of 20 even
-    /// where that is not set up, so it is told not to, unless `broker_spans` may be made; and told first, since it reads
-    /// no further then.
+    /// A sampled `traceparent` makes the server look the message over for its own tracing, which costs it 3 us of 20
+    /// even where that is not set up, so it is told not to, unless `broker_spans` may be made; and told first, since
+    /// it reads no further then.
     pub(super) fn to_header_map(&self, broker_spans: bool) -> Result<HeaderMap, String> {
         if let Some(refused) = &self.refused {
             return Err(refused.clone());
@@ -132,15 +132,15 @@ impl Headers {
 
 /// A whole block of headers that passes for one header: a hack around the client's header map.
 ///
-/// * How: the client writes a header as its name, a colon, and its value as it is. So this is the first name, and as its
-///   value all that follows, line breaks included.
+/// * How: the client writes a header as its name, a colon, and its value as it is. So this is the first name, and as
+///   its value all that follows, line breaks included.
 /// * Past which check: the client refuses line breaks in a value that is made from text (`HeaderValue::from_str`), and
 ///   looks at nothing in a value that is deserialized. [`Headers::push`] has made that check for each header.
-/// * Why: one string and a map of one entry in place of a map of a dozen entries, each a list of strings. The client has no
-///   way to hand over a written block; with one, this type would go.
+/// * Why: one string and a map of one entry in place of a map of a dozen entries, each a list of strings. The client
+///   has no way to hand over a written block; with one, this type would go.
 /// * If it stopped working: should the client check deserialized values, sending fails with `cannot be sent as NATS
-///   headers`; should it write values in another way, `headers_go_out_in_their_order_and_as_often_as_they_stand_there` below fails, and so does every
-///   system test against a real server, since events without their headers are not what was sent.
+///   headers`; should it write values in another way, the first unit test below fails, and so does every system test
+///   against a real server, since events without their headers are not what was sent.
 struct HeaderBlock {
     /// Name that the client writes.
     first_name: HeaderName,

@@ -1,5 +1,5 @@
-//! Answers of the JetStream API as structs: streams, consumers, pages of both. The one place that knows the names of the
-//! server's fields; one that an older server leaves out takes its default.
+//! Answers of the JetStream API as structs: streams, consumers, pages of both. The one place that knows the names of
+//! the server's fields; one that an older server leaves out takes its default.
 
 use std::collections::BTreeMap;
 

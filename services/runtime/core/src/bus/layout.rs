@@ -14,7 +14,7 @@ use crate::backoff::Backoff;
 use crate::config::{Config, Limits, Schedule, StreamConfig};
 use oncue_proto::event;
 
-/// Stream of dead letters, `dlq.<function>`.
+/// Stream of dead letters, with subjects `dlq.<function>`.
 pub const DLQ: &str = "dlq";
 /// Stream of schedules and of what they fire.
 pub const TIMER: &str = "timer";
@@ -31,7 +31,8 @@ const CREATE_BACKOFF: Backoff = Backoff {
 /// Attempts to find or make a stream or consumer at start-up.
 const CREATE_ATTEMPTS: u32 = 3;
 
-/// Stream or consumer as it should be.
+/// Stream or consumer as it should be. Made by [`stream`], [`bucket`] or [`consumer`]; [`Bus::ensure`] compares it
+/// with the server and creates or changes it.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// `stream web` or `consumer web/count-views`, for people.
@@ -113,6 +114,7 @@ struct Existing {
 /// Fields of a literal object.
 fn object(value: Value) -> Map<String, Value> {
     match value {
+        // `json!({..})` is one.
         Value::Object(map) => map,
         _ => Map::new(),
     }
@@ -194,8 +196,9 @@ fn wanted_stream(name: &str, config: Map<String, Value>) -> Wanted {
     }
 }
 
-/// Durable pull consumer of one function, shared by all its workers: explicit acks, deliveries without end (attempts are
-/// counted in Redis, and a worker dead-letters, not the server), and at most `reserved_concurrency` events in flight.
+/// Durable pull consumer of one function, shared by all its workers: explicit acks, deliveries without end (attempts
+/// are counted in Redis, and a worker dead-letters, not the server), and at most `reserved_concurrency` events in
+/// flight.
 pub fn consumer(function: &str, stream: &str, filters: &[String], limits: &Limits) -> Wanted {
     let config = json!({
         "durable_name": function,
@@ -239,8 +242,8 @@ impl Wanted {
         self.body(config, "create")
     }
 
-    /// Request that updates it. An update replaces the whole configuration, so fields that we have no opinion on are carried
-    /// over from the `existing` one.
+    /// Request that updates it. An update replaces the whole configuration, so fields that we have no opinion on are
+    /// carried over from the `existing` one.
     fn update_body(&self, existing: &Map<String, Value>) -> Value {
         let mut config = self.config.clone();
         for (field, value) in existing {
@@ -283,7 +286,8 @@ fn is_unset(value: &Value) -> bool {
 }
 
 impl Bus {
-    /// Compares with what is there and acts as `mode` allows. Fails with the server's refusal.
+    /// Compares a stream or consumer with what it should be, and acts as `mode` allows. Says what it found: with
+    /// [`Mode::Look`] [`Outcome::Created`] means that it is missing. Fails with the server's refusal.
     pub async fn ensure(&self, wanted: &Wanted, mode: Mode) -> Result<Outcome, ApiError> {
         let existing = match self.existing(wanted).await {
             Ok(existing) => existing.config,
@@ -353,7 +357,8 @@ impl Bus {
         Ok(())
     }
 
-    /// Creation time of a stream in Unix milliseconds: part of the identity of plain messages.
+    /// Creation time of a stream in Unix milliseconds: part of the identity of plain messages, so that a stream that
+    /// was deleted and made anew does not repeat identities.
     pub async fn stream_created(&self, stream: &str) -> Result<u64, BusError> {
         let info = self
             .stream_info(stream)
@@ -363,8 +368,9 @@ impl Bus {
             .ok_or_else(|| BusError(format!("stream {stream} does not say when it was created")))
     }
 
-    /// Puts the recurring schedules of the configuration into the timer stream; with [`Mode::Apply`] also removes others of
-    /// their kind. Returns what was (or, with [`Mode::Look`], would be) done, a line for people each.
+    /// Puts the recurring schedules of the configuration into the timer stream, in place of those under the same
+    /// names that differ; with [`Mode::Apply`] also removes others of their kind. Returns what was (or, with
+    /// [`Mode::Look`], would be) done, a line for people each.
     pub async fn ensure_schedules(
         &self,
         config: &Config,
@@ -377,6 +383,7 @@ impl Bus {
                 .last_message(TIMER, &wanted.subject)
                 .await
                 .map_err(|e| failed(&wanted.subject, e))?;
+            // The server adds headers of its own; ours must be there.
             let same = there.is_some_and(|there| {
                 there.payload == wanted.payload
                     && wanted
@@ -429,8 +436,9 @@ impl Bus {
     }
 }
 
-/// A message that stands in the timer stream as a schedule, one for each `subject`, and fires `event` by `rule`
-/// [NATS ADR-51]. The server drops the message id of what it fires, so an id must be in the event's own headers.
+/// Message that stands in the timer stream as a schedule, one for each `subject`, and fires `event` by `rule`
+/// (`@every 10s`, `@at TIME` or a cron line) [NATS ADR-51]. It fires into the timer stream, from where the stream of
+/// `ty` takes it over. The server drops the message id of what it fires, so an id must be in the event's own headers.
 pub fn scheduled(
     subject: String,
     rule: &str,

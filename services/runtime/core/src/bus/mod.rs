@@ -1,4 +1,5 @@
-//! NATS JetStream: events between functions, dead letters, schedules, files. This folder is all that names the NATS client.
+//! NATS JetStream: events between functions, dead letters, schedules, files. This folder is all that names the NATS
+//! client.
 //!
 //! # Streams
 //!
@@ -24,16 +25,16 @@
 //!
 //! # Consumers
 //!
-//! Each function has one durable pull consumer, named after it, on the stream of its domain, which all its workers share
-//! ([`layout::consumer`]). It filters the types that the function acts on, asks for an explicit ack of each event, and
-//! delivers for ever: attempts are counted in Redis, and the worker gives up, not the server.
+//! Each function has one durable pull consumer, named after it, on the stream of its domain, which all its workers
+//! share ([`layout::consumer`]). It filters the types that the function acts on, asks for an explicit ack of each
+//! event, and delivers for ever: attempts are counted in Redis, and the worker gives up, not the server.
 //!
 //! # Differences from the client's own JetStream layer
 //!
-//! The client waits for each publish ack with a subscription, a timer and a permit of its own. Here all acks of a process
-//! come to one inbox, pulls are asked for by the free slot ([`pull`]), and streams and consumers are compared as the JSON
-//! the server speaks ([`layout`]), so that a difference can be printed as such. Answers that are read field by field are
-//! structs in [`info`] and [`services`].
+//! The client waits for each publish ack with a subscription, a timer and a permit of its own. Here all acks of a
+//! process come to one inbox, pulls are asked for by the free slot ([`pull`]), and streams and consumers are compared
+//! as the JSON the server speaks ([`layout`]), so that a difference can be printed as such. Answers that are read
+//! field by field are structs in [`info`] and [`services`].
 
 mod batch;
 pub mod info;
@@ -66,7 +67,8 @@ pub use self::purge::purge;
 pub use self::read::{Slice, StoredMessage};
 use crate::config::ServerUrl;
 
-/// Major and minor version of the oldest server that has message schedules with cron, atomic batches and per-message TTL.
+/// Major and minor version of the oldest server that has message schedules with cron, atomic batches and per-message
+/// TTL.
 const OLDEST: (u64, u64) = (2, 14);
 /// Longest wait of a process that stops for its last messages to go out.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -102,8 +104,8 @@ pub struct PubAck {
     pub duplicate: bool,
 }
 
-/// Reason for which a message was not taken, with words for people. In every case it may safely be published again under
-/// the same id.
+/// Reason for which a message was not taken, with words for people. In every case it may safely be published again
+/// under the same id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
     /// Larger than the server or the stream accepts; it will never fit.
@@ -147,8 +149,9 @@ pub struct PlainMessage {
 }
 
 impl Bus {
-    /// Connects and checks the server's version. `url` may list the servers of a cluster, separated by commas; `name` is
-    /// shown by the server's monitoring. Fails where no server can be reached, or the one that is reached is too old.
+    /// Connects and checks the server's version. `url` may list the servers of a cluster, separated by commas; `name`
+    /// is shown by the server's monitoring. Fails where no server can be reached, or the one that is reached is too
+    /// old.
     pub async fn connect(url: impl Into<ServerUrl>, name: &str) -> Result<Self, BusError> {
         let url = url.into();
         let (connected, mut connections) = watch::channel(0);
@@ -200,7 +203,7 @@ impl Bus {
         self.client.server_info().version
     }
 
-    /// Identity of the very server process; another one after each start.
+    /// Identity of the server process that we are connected to; another one after each start.
     pub fn server_id(&self) -> String {
         self.client.server_info().server_id
     }
@@ -223,8 +226,8 @@ impl Bus {
             .map_err(|e| failed("cannot publish", e))
     }
 
-    /// One request to the JetStream API, `$JS.API.SUBJECT`, with a body or `null`. Fails with the server's own error, with 503
-    /// where it does not answer in 10 s, with 500 where its answer is no JSON.
+    /// One request to the JetStream API, `$JS.API.SUBJECT`, with a body or `null`. Fails with the server's own error,
+    /// with 503 where it does not answer in 10 s, with 500 where its answer is no JSON.
     pub async fn api(&self, subject: &str, body: &Value) -> Result<Value, ApiError> {
         let payload = if body.is_null() {
             Bytes::new()

@@ -20,7 +20,7 @@ use super::layout::FILES;
 use super::{Bus, BusError, PublishError, failed, headers};
 use oncue_proto::event;
 
-/// Bytes of a chunk, which is one message.
+/// Bytes of a chunk, which is one message: the default of NATS clients, far below any server's `max_payload`.
 const CHUNK: usize = 128 << 10;
 /// Chunks in flight while writing, and asked for at once while reading: the memory one transfer takes.
 const WINDOW: usize = 8;
@@ -142,8 +142,11 @@ pub enum PutError {
 }
 
 impl Bus {
-    /// Stores the bytes that `source` yields under `name`, at most `limit` of them. An older object of the name is replaced
-    /// once the new one stands.
+    /// Stores the bytes that `source` yields under `name`, at most `limit` of them. An older object of the name is
+    /// replaced once the new one stands; its chunks go then, so a reader of the old one ends in an error.
+    ///
+    /// Fails with [`PutError`], and then leaves nothing behind, as when this future is dropped; but where NATS does
+    /// not answer whether the object stands, its chunks stay.
     pub async fn put_object(
         &self,
         name: &str,
@@ -174,7 +177,8 @@ impl Bus {
         Ok(object)
     }
 
-    /// Publishes the description of an object, in place of the one that stands under its name.
+    /// Publishes the description of an object, in place of the one that stands under its name: `Nats-Rollup`
+    /// makes the stream drop that one in the same step.
     async fn put_meta(&self, object: &Object) -> Result<(), PublishError> {
         let subject = meta_subject(&object.name);
         let headers = vec![Header {
@@ -191,7 +195,8 @@ impl Bus {
         .map(|_| ())
     }
 
-    /// Object stored under `name`; `None` when there is none, or no longer.
+    /// Object stored under `name`; `None` when there is none, or no longer. One request in general, two where it is
+    /// not there.
     pub async fn object(&self, name: &str) -> Result<Option<Object>, BusError> {
         let stream = format!("OBJ_{FILES}");
         let subject = meta_subject(name);
@@ -218,7 +223,8 @@ impl Bus {
         Ok(Some(object).filter(|object| !object.deleted))
     }
 
-    /// Deletes the object; one that is not there is deleted already.
+    /// Deletes the object; one that is not there is deleted already. Its description stays and says so, as ADR-20 has
+    /// it.
     pub async fn delete_object(&self, name: &str) -> Result<(), BusError> {
         let Some(mut object) = self.object(name).await? else {
             return Ok(());
@@ -269,7 +275,7 @@ impl Bus {
     }
 }
 
-/// Subject of the description of an object.
+/// Subject of the description of an object. Its name is encoded, since it may hold anything.
 fn meta_subject(name: &str) -> String {
     format!("$O.{FILES}.M.{}", URL_SAFE.encode(name))
 }
@@ -285,7 +291,8 @@ struct Upload {
 }
 
 impl Upload {
-    /// Sends all that `source` yields, and waits until it is stored.
+    /// Sends all that `source` yields, cut into chunks, and waits until they are stored. Holds at most [`WINDOW`] of
+    /// them, so a fast source is held up by a slow stream.
     async fn chunks(
         &mut self,
         mut source: impl Stream<Item = std::io::Result<Bytes>> + Unpin,
@@ -345,6 +352,7 @@ impl Upload {
     }
 }
 
+/// Takes back what was sent, in a task of its own; without a runtime, at the end of a process, the chunks stay.
 impl Drop for Upload {
     fn drop(&mut self) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -384,7 +392,8 @@ struct ChunkReader {
 }
 
 impl ChunkReader {
-    /// The next part that lies in the range.
+    /// Next part that lies in the range, `None` at its end. Fails where a chunk is missing, because the object was
+    /// replaced or deleted meanwhile.
     async fn next(&mut self) -> std::io::Result<Option<Bytes>> {
         loop {
             if self.offset >= self.range.end {
@@ -426,7 +435,8 @@ impl ChunkReader {
         Ok(None)
     }
 
-    /// One batched direct get: up to a window of chunks for one request, no consumer to create or forget.
+    /// Fetches the next chunks by one batched direct get: up to a window of chunks for one request, no consumer to
+    /// create or forget.
     async fn fetch(&mut self) -> std::io::Result<()> {
         let client = &self.bus.client;
         let inbox = client.new_inbox();
@@ -450,10 +460,11 @@ impl ChunkReader {
             let sequence = headers(&answer)
                 .find(|(name, _)| *name == "Nats-Sequence")
                 .and_then(|(_, s)| s.parse::<u64>().ok());
+            // The next question begins behind it.
             self.sequence = sequence.ok_or_else(|| unreadable("no sequence"))? + 1;
             chunks.push(answer.payload);
         }
-        chunks.reverse();
+        chunks.reverse(); // taken from the end
         self.ready = chunks;
         Ok(())
     }

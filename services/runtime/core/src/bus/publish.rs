@@ -1,5 +1,5 @@
-//! Publishing with acks: messages of a whole run go out at once, and one wait ends when the stream has answered to each.
-//! All answers of the process come to one wildcard inbox, `INBOX.TOKEN`, with a token for each message.
+//! Publishing with acks: messages of a whole run go out at once, and one wait ends when the stream has answered to
+//! each. All answers of the process come to one wildcard inbox, `INBOX.TOKEN`, with a token for each message.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -56,7 +56,8 @@ impl Outbound {
     }
 }
 
-/// Bytes of a message on the wire, payload and headers.
+/// Bytes of a message on the wire, payload and headers: of each header its name, its value, a colon, a space and a
+/// line break, and twelve for the block around them.
 pub fn size(envelope: &Envelope) -> usize {
     let headers: usize = envelope
         .headers
@@ -67,8 +68,8 @@ pub fn size(envelope: &Envelope) -> usize {
 }
 
 impl Bus {
-    /// Publishes a message and returns once the stream has stored it. After an error it may be published again under the
-    /// same id.
+    /// Publishes a message and returns once the stream has stored it. After an error it may be published again under
+    /// the same id.
     pub async fn publish(&self, envelope: &Envelope) -> Result<PubAck, PublishError> {
         let mut answers = self.publish_each(vec![envelope.clone().into()]).await;
         answers
@@ -76,8 +77,11 @@ impl Bus {
             .unwrap_or_else(|| Err(PublishError::Unknown("no answer".into())))
     }
 
-    /// Publishes messages at once, and returns when there is an answer to each: a result for each, in order.
+    /// Publishes messages at once, and returns when there is an answer to each: a result for each, in order. Answers
+    /// that do not come within 5 s are [`PublishError::Unknown`]. Dropping the future loses the acks, not the
+    /// messages.
     pub async fn publish_each(&self, messages: Vec<Outbound>) -> Vec<Result<PubAck, PublishError>> {
+        // Without this there would be nothing that ends the wait.
         if messages.is_empty() {
             return Vec::new();
         }
@@ -91,7 +95,8 @@ impl Bus {
         waiting.all().await
     }
 
-    /// Hands a message over to the connection. `inbox` is where the stream answers.
+    /// Hands a message over to the connection. `inbox` is where the stream answers; `None` for no answer. Fails for a
+    /// message that would not be taken, without sending it.
     pub(super) async fn send(
         &self,
         message: Outbound,
@@ -126,20 +131,22 @@ impl Bus {
             }
         };
         sent.map_err(|e| match e.kind() {
+            // The client looks as well.
             PublishErrorKind::MaxPayloadExceeded => PublishError::TooLarge(e.to_string()),
             _ => PublishError::Unknown(format!("cannot publish: {e}")),
         })
     }
 }
 
-/// Publish acks of the whole process: one wildcard inbox, whose last token says which message is meant.
+/// Publish acks of the whole process: one wildcard inbox, whose last token says which message is meant. Tokens count
+/// up for as long as the process lives, so an ack that comes late can never be taken for another one's.
 pub(super) struct Acks {
     /// Subject of the inbox, without the token.
     inbox: String,
     waiting: Mutex<AwaitedAcks>,
 }
 
-/// Messages whose acks are awaited.
+/// Messages whose acks are awaited. A group has as many tokens in a row as it has messages.
 #[derive(Default)]
 struct AwaitedAcks {
     /// Token of the next message.
@@ -165,7 +172,8 @@ struct AnswerSlots {
 }
 
 impl Answers {
-    /// Takes the answer to one message. Its first answer counts.
+    /// Takes the answer to one message. Its first answer counts: a message that could not be sent is answered here,
+    /// too.
     fn put(&self, at: usize, answer: Result<PubAck, PublishError>) {
         let mut slots = self.slots.lock();
         if let Some(slot @ None) = slots.answers.get_mut(at) {
@@ -190,6 +198,7 @@ impl Acks {
             inbox,
             waiting: Mutex::default(),
         });
+        // The task must not keep the connection alive by itself.
         let weak = Arc::downgrade(&acks);
         tokio::spawn(async move {
             while let Some(message) = answers.next().await {
@@ -218,7 +227,8 @@ impl Acks {
         }
     }
 
-    /// Reserves tokens for so many messages.
+    /// Reserves tokens for so many messages, and a place for their acks, before anything is sent: an ack may come at
+    /// once.
     pub fn expect(self: &Arc<Self>, messages: usize) -> Waiting {
         let answers = Arc::new(Answers {
             slots: Mutex::new(AnswerSlots {
@@ -286,7 +296,8 @@ impl Drop for Waiting {
     }
 }
 
-/// Answer of a stream to a publish: an ack, or an error by its code.
+/// Answer of a stream to a publish: an ack, or an error by its code. An error that speaks of a
+/// maximum means a full stream, whatever its code.
 fn publish_answer(message: &Message) -> Result<PubAck, PublishError> {
     /// Error in place of an ack.
     #[derive(Deserialize)]

@@ -1,5 +1,10 @@
 //! Pulling by the free slot: a worker asks for as many events as it can start, never more, over one inbox that lives
-//! as long as the worker. What has come is taken greedily; nothing waits for a batch to fill.
+//! as long as the worker. Messages that have come are taken greedily; nothing waits for a batch to fill.
+//!
+//! The client's own pull asks for batches of a fixed size and holds what it has not handed on: events that a slow
+//! worker keeps from a fast one. Here nothing is asked for that cannot begin at once. Requests can get lost with a
+//! connection, or with the server; so a worker hears a heartbeat while it waits, and asks anew after silence or a
+//! reconnect.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -134,16 +139,16 @@ impl Bus {
         self.settle(ticket, Bytes::from_static(b"+WPI")).await;
     }
 
-    /// Publishes a settlement, without an ack of its own: a lost one is repaired by redelivery, so a failure is only worth a
-    /// line in the log.
+    /// Publishes a settlement, without an ack of its own: a lost one is repaired by redelivery, so a failure is only
+    /// worth a line in the log.
     async fn settle(&self, ticket: &Ticket, payload: Bytes) {
         if let Err(e) = self.client.publish(ticket.0.clone(), payload).await {
             tracing::warn!(error = %e, "cannot settle a delivery; it will come again");
         }
     }
 
-    /// Starts pulling from a durable consumer. Nothing is asked for until [`Pull::ask`]. `created` is the stream's creation
-    /// time (Unix ms); a stream that is made anew ends the pull.
+    /// Starts pulling from a durable consumer. Nothing is asked for until [`Pull::ask`]. `created` is the stream's
+    /// creation time (Unix ms); a stream that is made anew ends the pull.
     pub async fn pull(&self, stream: &str, created: u64, consumer: &str) -> Result<Pull, BusError> {
         let (inbox, messages) = self.pull_inbox().await?;
         let mut connections = self.connections.clone();
@@ -210,7 +215,8 @@ pub struct Pull {
 pub struct Gone(pub String);
 
 impl Pull {
-    /// Asks for as many events as there is room for. Returns deliveries that an inbox which had to be given up still held.
+    /// Asks for as many events as there is room for. Returns deliveries that an inbox which had to be given up still
+    /// held.
     pub async fn ask(&mut self, room: Capacity) -> Result<Vec<Delivery>, Gone> {
         let rest = if self.stale {
             self.restart().await?
@@ -231,6 +237,7 @@ impl Pull {
         if want == 0 || (self.outstanding > 0 && want < room.least) {
             return;
         }
+        // With heartbeats, a silent server can be told from an empty stream.
         let body = json!({
             "batch": want,
             "max_bytes": room.bytes,
@@ -248,8 +255,8 @@ impl Pull {
         }
     }
 
-    /// Waits for events and returns all that have come; none when it is time to ask again. May be dropped at any time without
-    /// losing an event.
+    /// Waits for events and returns all that have come; none when it is time to ask again. May be dropped at any time
+    /// without losing an event.
     pub async fn next(&mut self) -> Result<Vec<Delivery>, Gone> {
         let silent = self.heard + LOST_AFTER;
         let mut message = tokio::select! {
@@ -275,8 +282,9 @@ impl Pull {
         Ok(deliveries)
     }
 
-    /// Stops pulling and returns deliveries that the server had already sent. The client forgets a subscription once it has
-    /// sent that it ends, without waiting for messages on their way; so under load those asked for are taken first.
+    /// Stops pulling and returns deliveries that the server had already sent. The client forgets a subscription once
+    /// it has sent that it ends, without waiting for messages on their way; so under load those asked for are taken
+    /// first.
     pub async fn close(mut self) -> Vec<Delivery> {
         let mut rest = Vec::new();
         let end = Instant::now() + CLOSE_TIMEOUT;
@@ -298,8 +306,8 @@ impl Pull {
         rest
     }
 
-    /// Takes a new inbox: after a reconnect or a long silence the server may have forgotten the requests. Returns deliveries
-    /// that were in the old one.
+    /// Takes a new inbox: after a reconnect or a long silence the server may have forgotten the requests. Returns
+    /// deliveries that were in the old one.
     async fn restart(&mut self) -> Result<Vec<Delivery>, Gone> {
         self.heard = Instant::now();
         if !self.bus.is_connected() {
@@ -360,6 +368,7 @@ impl Pull {
                 )));
             }
         }
+        // A request that ends says how many of its messages it did not bring; without that, none of all will come.
         let unserved = headers(&message)
             .find(|(name, _)| *name == "Nats-Pending-Messages")
             .and_then(|(_, n)| n.parse().ok());

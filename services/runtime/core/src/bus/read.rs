@@ -40,8 +40,8 @@ impl StoredMessage {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Event that the message is, in a stream made at `stream_created` (Unix ms), which is part of the identity of plain
-    /// messages. Fails with the reason for people.
+    /// Event that the message is, in a stream made at `stream_created` (Unix ms), which is part of the identity of
+    /// plain messages. Fails with the reason for people.
     pub fn read(&self, stream: &str, stream_created: u64) -> Result<Incoming, String> {
         let origin = Origin {
             stream,
@@ -93,7 +93,8 @@ impl Bus {
         .await
     }
 
-    /// First messages of a slice, in order; none where there are none. Any replica answers, and one may lag behind.
+    /// First messages of a slice, in order; none where there are none. One request, one answer for each message; any
+    /// replica answers, and one may lag behind. Fails where the next message does not come within 10 s.
     pub async fn read_slice(
         &self,
         stream: &str,
@@ -125,6 +126,7 @@ impl Bus {
             let answer = answer
                 .map_err(|e| failed(stream, e))?
                 .ok_or_else(|| failed(stream, "connection closed"))?;
+            // A message has no status; the end of the batch is one.
             match answer.status.map(|status| status.as_u16()) {
                 None => {}
                 Some(204 | 404) => return Ok(batch), // end of batch, nothing there
@@ -149,7 +151,8 @@ impl Bus {
         }
     }
 
-    /// One message by its sequence; `None` when it is gone.
+    /// Message by its sequence, from any replica; `None` when it is gone. [`message_at`](Self::message_at) asks the
+    /// leader.
     pub async fn read_message(
         &self,
         stream: &str,
@@ -169,7 +172,8 @@ impl Bus {
             .filter(|found| found.sequence == sequence))
     }
 
-    /// Deletes one message from its stream; one that is not there is deleted already.
+    /// Deletes one message from its stream, without overwriting its bytes on disk; one that is not there is deleted
+    /// already.
     pub async fn delete_message(&self, stream: &str, sequence: u64) -> Result<(), ApiError> {
         let body = json!({ "seq": sequence, "no_erase": true });
         match self
@@ -181,8 +185,9 @@ impl Bus {
         }
     }
 
-    /// Sequence of the first message that the stream took at `since` (Unix ms) or later, one past the last if there is none;
-    /// `None` for an empty stream. A binary search: times grow with sequences.
+    /// Sequence of the first message that the stream took at `since` (Unix ms) or later, one past the last if there
+    /// is none; `None` for an empty stream. A binary search, about 30 requests for a billion messages: times grow
+    /// with sequences.
     pub async fn first_since(&self, stream: &str, since: u64) -> Result<Option<u64>, ApiError> {
         let state = self.stream_info(stream).await?.state;
         if state.messages == 0 {
@@ -201,8 +206,8 @@ impl Bus {
         Ok(Some(low))
     }
 
-    /// Lets a consumer begin again at `sequence`: messages that were acked from there on are delivered once more. Returns
-    /// their number.
+    /// Lets a consumer begin again at `sequence`: messages that were acked from there on are delivered once more.
+    /// Returns their number.
     pub async fn rewind(
         &self,
         stream: &str,

@@ -96,8 +96,8 @@ pub struct WorkerStats {
     pub duration_ms: DurationHistogram,
 }
 
-/// Histogram of durations: `counts[i]` of them took at most `bounds[i]` milliseconds and more than the bound before; the
-/// last count, which has no bound, is of all that took longer.
+/// Histogram of durations: `counts[i]` of them took at most `bounds[i]` milliseconds and more than the bound before;
+/// the last count, which has no bound, is of all that took longer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DurationHistogram {
     /// Upper bounds in milliseconds, ascending.
@@ -125,8 +125,8 @@ impl ServiceInstance {
 }
 
 impl Bus {
-    /// Instances that answer on `subject` (`$SRV.STATS`, `$SRV.PING.NAME`, ...), until nothing has come for `gap`. Answers in
-    /// another form are left out.
+    /// Instances that answer on `subject` (`$SRV.STATS`, `$SRV.PING.NAME`, ...), until nothing has come for `gap`.
+    /// Answers in another form are left out.
     pub async fn service_instances(
         &self,
         subject: &str,
@@ -141,8 +141,8 @@ impl Bus {
             .collect())
     }
 
-    /// Answers for the instance `id` of the service `name` until the connection closes, in tasks of its own; `answer` is
-    /// given the verb (PING, INFO or STATS). Fails where the subjects cannot be subscribed to.
+    /// Answers for the instance `id` of the service `name` until the connection closes, in tasks of its own; `answer`
+    /// is given the verb (PING, INFO or STATS). Fails where the subjects cannot be subscribed to.
     pub async fn answer_services<F>(&self, name: &str, id: &str, answer: F) -> Result<(), BusError>
     where
         F: Fn(&str) -> ServiceInstance + Clone + Send + 'static,

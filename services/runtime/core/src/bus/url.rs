@@ -9,7 +9,7 @@ use crate::backoff::Backoff;
 use crate::config::ServerUrl;
 use oncue_proto::event;
 
-/// Delays between attempts to connect anew.
+/// Delays between attempts to connect anew: a server that restarts is back within a second or two.
 const RECONNECT: Backoff = Backoff {
     first: Duration::from_millis(100),
     longest: Duration::from_secs(4),
@@ -34,9 +34,9 @@ pub fn options(servers: &[ServerAddr]) -> ConnectOptions {
     ConnectOptions::new().user_and_password(user, password)
 }
 
-/// Delay before the attempt `attempts` to connect, counted from 1. A start waits for nothing at first. A client that was
-/// connected `before` waits 0 to 100 ms, then up to 4 s, of which a random half is taken off: all lost the server at the
-/// same moment, and it must not get all of them back at once.
+/// Delay before the attempt `attempts` to connect, counted from 1. A start waits for nothing at first. A client that
+/// was connected `before` waits 0 to 100 ms, then up to 4 s, of which a random half is taken off: all lost the server
+/// at the same moment, and it must not get all of them back at once.
 pub fn connect_delay(attempts: usize, before: bool) -> Duration {
     if attempts <= 1 && !before {
         return Duration::ZERO;

@@ -1,4 +1,5 @@
-//! Wake listener: the first message on any of some subjects, for functions that sleep until an event comes.
+//! Wake listener: the first message on any of some subjects, for functions that sleep until an event comes. A
+//! subscription costs the server nothing while nobody publishes, where a look at the consumer every second would.
 
 use async_nats::Subscriber;
 use futures::StreamExt as _;
@@ -6,12 +7,12 @@ use futures::stream::{SelectAll, select_all};
 
 use super::{Bus, BusError, failed};
 
-/// Listens to plain messages, whether a stream takes them or not.
+/// Listener to plain messages, whether a stream takes them or not; ends when it is dropped.
 pub struct WakeListener(SelectAll<Subscriber>);
 
 impl Bus {
-    /// Listens on all of the subjects, which may hold wildcards; once this returns, the server knows. It ends each subscription by itself after its
-    /// first message, so that a busy subject costs one copy of one event.
+    /// Listens on all of the subjects, which may hold wildcards; once this returns, the server knows. It ends each
+    /// subscription by itself after its first message, so that a busy subject costs one copy of one event.
     pub async fn wake_listener(&self, subjects: &[String]) -> Result<WakeListener, BusError> {
         let mut subscribers = Vec::new();
         for subject in subjects {

@@ -22,6 +22,7 @@ pub struct FlowsConfig {
     pub max_waiters: usize,
 }
 
+/// No `[flows]` in the file.
 impl Default for FlowsConfig {
     fn default() -> Self {
         Self {

@@ -30,11 +30,11 @@ pub struct Config {
     pub nats_url: ServerUrl,
     /// `ONCUE_REDIS_URL`, or `[redis] url`; default `redis://127.0.0.1:6379`.
     pub redis_url: ServerUrl,
-    /// `ONCUE_KEEP_OUTPUTS`, or `[redis] keep_outputs`: published outputs stay in Redis for this long, in case NATS loses
-    /// what it had acked. Default 5 min, longer than NATS may take to write to disk; zero for not at all.
+    /// `ONCUE_KEEP_OUTPUTS`, or `[redis] keep_outputs`: published outputs stay in Redis for this long, in case NATS
+    /// loses what it had acked. Default 5 min, longer than NATS may take to write to disk; zero for not at all.
     pub keep_outputs: Span,
-    /// `ONCUE_BATCH_PUBLISH`, or `[nats] batch_publish`: outputs of many events in one atomic batch, for a NATS that writes
-    /// to disk before it answers (`sync_interval: always`). Default false.
+    /// `ONCUE_BATCH_PUBLISH`, or `[nats] batch_publish`: outputs of many events in one atomic batch, for a NATS that
+    /// writes to disk before it answers (`sync_interval: always`). Default false.
     pub batch_publish: bool,
     /// Files with encoded descriptor sets, as `FUNCTION --contract` prints them: event types of functions whose programs
     /// do not lie here. Default none.
@@ -67,8 +67,8 @@ pub struct StreamConfig {
     pub duplicate_window: Span,
     /// H: an event older than this is refused, since its seen-mark may be gone. Default 72 h.
     pub horizon: Span,
-    /// R: events that every function is done with stay for this long, so that a Redis that lost state can be restored from
-    /// them. Default 24 h.
+    /// R: events that every function is done with stay for this long, so that a Redis that lost state can be restored
+    /// from them. Default 24 h.
     pub replay_window: Span,
 }
 
@@ -84,8 +84,8 @@ impl Default for StreamConfig {
     }
 }
 
-/// `[functions.NAME]`: limits that replace those written in the function itself, and how `oncue up` runs it. Default: none
-/// is replaced.
+/// `[functions.NAME]`: limits that replace those written in the function itself, and how `oncue up` runs it. Default:
+/// none is replaced.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FunctionConfig {
@@ -279,6 +279,7 @@ impl Config {
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigErrors> {
         let mut config = reader::read(text, path)?;
+        // Texts, which need no reading.
         let overlays = [
             ("ONCUE_GATEWAY_LISTEN", &mut config.gateway.listen),
             ("ONCUE_CONSOLE_LISTEN", &mut config.console.listen),
@@ -295,6 +296,7 @@ impl Config {
             config.redis_url = url.into();
         }
         config.console.traces = env("ONCUE_TRACE_UI").or(config.console.traces);
+        // Values that may be wrong; all mistakes are listed.
         let mut errors = Vec::new();
         let limits = &mut config.process;
         limits.concurrency =

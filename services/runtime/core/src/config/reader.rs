@@ -1,4 +1,8 @@
 //! Reader of `oncue.toml`, part after part, so that one mistake does not hide the next.
+//!
+//! Libraries that merge files and environment stop at the first error and lose its line. Here the text is parsed into
+//! a table with the place of each value; each section is deserialized by itself; and a field that is wrong is taken
+//! out before the section is tried again.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -91,7 +95,8 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Configuration of a whole file, without the parts that are wrong.
+    /// Configuration of a whole file, without the parts that are wrong. Schedules come last: they are checked against
+    /// the contracts, which may stand behind them in the file.
     fn config(&mut self, table: DeTable<'t>) -> Config {
         let mut config = self.defaults();
         let mut contracts = None;
@@ -131,6 +136,7 @@ impl<'t> Reader<'t> {
                 }
             }
         }
+        // Schedules are checked against the built-in contract at least.
         let catalog = config.catalog().unwrap_or_else(|missing| {
             missing
                 .0
@@ -157,13 +163,15 @@ impl<'t> Reader<'t> {
     fn flows(&mut self, value: Spanned<DeValue<'t>>) -> FlowsConfig {
         let span = value.span();
         let flows: FlowsConfig = self.part("flows", value).unwrap_or_default();
+        // Shorter, and a ledger would be gone before anybody had read it.
         if flows.keep.0 < Duration::from_secs(1) {
             self.fail(Some(span), "[flows] keep is at least 1s");
         }
         flows
     }
 
-    /// Reads one section; a field that is wrong is recorded and left out, so that the next mistake is found too.
+    /// Reads one section, `name` in its messages; a field that is wrong is recorded and left out, so that the next
+    /// mistake is found too. `None` where the section as a whole is wrong, or a field that must be there is not.
     fn part<T: for<'de> Deserialize<'de>>(
         &mut self,
         name: &str,
@@ -175,6 +183,7 @@ impl<'t> Reader<'t> {
                 Err(e) => {
                     let span = e.span().unwrap_or(value.span());
                     self.fail(Some(span.clone()), &format!("[{name}] {}", e.message()));
+                    // Without a field to take out there is nothing to try again.
                     let DeValue::Table(fields) = value.get_mut() else {
                         return None;
                     };
@@ -188,7 +197,8 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Reads the tables of a section that has one for each name.
+    /// Reads the tables of a section that has one for each name. Names become parts of subjects and of Redis keys, so
+    /// they are held to a few characters.
     fn named<T: for<'de> Deserialize<'de>>(
         &mut self,
         section: &str,
@@ -220,7 +230,7 @@ impl<'t> Reader<'t> {
         parts
     }
 
-    /// Checks the numbers of processes; `places` is where each function stands.
+    /// Checks the numbers of processes of each function; `places` is where it stands in the text.
     fn check_scales(
         &mut self,
         functions: &BTreeMap<String, FunctionConfig>,
@@ -236,7 +246,8 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Reads and checks all of `[[schedule]]`. With `open`, programs may bring event types that are not known here.
+    /// Reads and checks all of `[[schedule]]`. Two of one name would replace each other on the server. With `open`, programs
+    /// may bring event types that are not known here.
     fn schedules(
         &mut self,
         value: Spanned<DeValue<'t>>,
@@ -275,14 +286,14 @@ impl<'t> Reader<'t> {
         schedules
     }
 
-    /// Records a mistake.
+    /// Records a mistake; without a span it is said of the first line.
     fn fail(&mut self, span: Option<Range<usize>>, message: &str) {
         let at = span.as_ref().map_or(0, |span| span.start);
         let message = self.at(span, message);
         self.mistakes.push(Mistake { at, message });
     }
 
-    /// Message with file and line in front.
+    /// Message with file and line in front, `oncue.toml:12: ...`, as editors and terminals link it.
     fn at(&self, span: Option<Range<usize>>, message: &str) -> String {
         let line = span.map_or(1, |span| self.line(&span));
         let path = self

@@ -1,4 +1,5 @@
-//! Addresses of NATS and Redis, which may hold a password and must reach no log with it.
+//! Addresses of NATS and Redis, which may hold a password and must reach no log with it. A type, and no function that
+//! hides the password: a `String` would sooner or later be printed by somebody who did not know.
 
 use std::fmt;
 
@@ -7,8 +8,8 @@ use serde::Deserialize;
 /// Parameters of a Redis URL that may be shown; whatever else stands behind `?` may be a secret.
 const SHOWN_PARAMETERS: [&str; 2] = ["db", "protocol"];
 
-/// URL of a server, or of several separated by commas. Prints without user, password and token, in whatever form they
-/// stand there; only [`expose`](Self::expose) gives them away.
+/// URL of a server, or of several separated by commas; not checked before it is used. Prints without user, password
+/// and token, in whatever form they stand there; only [`expose`](Self::expose) gives them away.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct ServerUrl(String);
@@ -22,6 +23,7 @@ impl ServerUrl {
 
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Behind `?` stand parameters, of which a Redis URL may have a user and a password.
         let (address, parameters) = match self.0.split_once('?') {
             Some((address, parameters)) => (address, Some(parameters)),
             None => (self.0.as_str(), None),
@@ -57,12 +59,14 @@ fn scheme(address: &str) -> &str {
         .map_or("", |scheme| &address[..scheme + "://".len()])
 }
 
+/// As [`Display`](fmt::Display) has it, in quotes: a configuration may be printed as a whole.
 impl fmt::Debug for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.to_string())
     }
 }
 
+/// Any text may be a URL; the client that connects says whether it is one.
 impl From<String> for ServerUrl {
     fn from(url: String) -> Self {
         Self(url)
@@ -81,6 +85,7 @@ impl From<&str> for ServerUrl {
     }
 }
 
+/// For functions that take `impl Into<ServerUrl>`.
 impl From<&Self> for ServerUrl {
     fn from(url: &Self) -> Self {
         url.clone()

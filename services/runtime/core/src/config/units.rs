@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Duration written like `30s`, `2min`, `72h`.
+/// Duration written like `30s`, `2min`, `72h`, or several of these in a row, `1h 30min`; always with a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
@@ -33,7 +33,7 @@ impl Serialize for Span {
     }
 }
 
-/// Number of bytes, plain or written like `512KiB`, `1GiB`.
+/// Number of bytes, plain or written like `512KiB`, `1GiB`; see [`parse_size`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size(pub u64);
 
@@ -55,7 +55,8 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
-/// Bytes of a size that is written out; `None` for anything but a whole number with an optional unit B, KiB, MiB, GiB, TiB (or KB, MB, GB, TB).
+/// Bytes of a size that is written out: KiB is 1,024 bytes, KB is 1,000. `None` for anything but a whole number with an
+/// optional unit B, KiB, MiB, GiB, TiB (or KB, MB, GB, TB), and for more than 64 bits hold.
 pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())

@@ -137,8 +137,8 @@ impl Flow {
         }
     }
 
-    /// Step to look at when nothing goes on, with its event: one that fails, else one that is running, else one that nobody
-    /// has begun, and of several the one that is open for longest. `None` for a complete flow.
+    /// Step to look at when nothing goes on, with its event: one that fails, else one that is running, else one that
+    /// nobody has begun, and of several the one that is open for longest. `None` for a complete flow.
     pub fn waits_for(&self) -> Option<(&FlowEvent, &Step)> {
         let steps = self
             .events
@@ -369,6 +369,7 @@ pub fn tree(mut events: Vec<FlowEvent>) -> Vec<FlowEvent> {
         }
     }
     let mut order: Vec<(usize, u32)> = Vec::with_capacity(events.len());
+    // Depth first; what is placed already closes a circle.
     let mut placed = vec![false; events.len()];
     for root in roots.into_iter().chain(0..events.len()) {
         let mut next = vec![(root, 0)];

@@ -1,5 +1,5 @@
-//! Manifest of a function, derived from its signature: printed by `FUNCTION --manifest`, answered on `$SRV.INFO`, and read
-//! by `oncue apply`, so that a deployment cannot drift from the code.
+//! Manifest of a function, derived from its signature: printed by `FUNCTION --manifest`, answered on `$SRV.INFO`, and
+//! read by `oncue apply`, so that a deployment cannot drift from the code.
 
 use serde::{Deserialize, Serialize};
 
@@ -46,8 +46,8 @@ impl Manifest {
         )
     }
 
-    /// Domains whose streams must be there: of its triggers, of the events it emits, of dead letters. The timer stream comes
-    /// first, since others source from it.
+    /// Domains whose streams must be there: of its triggers, of the events it emits, of dead letters. The timer
+    /// stream comes first, since others source from it.
     pub fn domains(&self) -> Vec<String> {
         let emitted = self
             .emits

@@ -15,8 +15,8 @@ pub const EDGES_AT: &str = "oncue:edges:at";
 /// Redis key of the registered functions, a hash: name -> manifest and start time, as JSON.
 pub const FUNCTIONS: &str = "oncue:functions";
 
-/// Entry of one event in the ledger of its flow, made by the commit: its own step closes, steps open for all that follows
-/// from it.
+/// Entry of one event in the ledger of its flow, made by the commit: its own step closes, steps open for all that
+/// follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Redis key of the ledger, as [`flow_key`] makes it.

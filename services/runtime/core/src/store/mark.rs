@@ -27,7 +27,8 @@ pub struct Mark {
     pub id: [u8; 16],
     /// Time of the event, Unix milliseconds: decides the bucket.
     pub time: u64,
-    /// Whether `time` belongs to the event for ever; if not, its bucket is as wide as the horizon and two are looked up.
+    /// Whether `time` belongs to the event for ever; if not, its bucket is as wide as the horizon and two are looked
+    /// up.
     pub timed: bool,
     /// Age at which an event of the stream is refused, milliseconds.
     pub horizon: u64,
@@ -35,7 +36,8 @@ pub struct Mark {
     pub fence: u64,
     /// Number of the redrive, 0 for none: a dead letter comes to life only for a later one.
     pub redrive: u32,
-    /// Sequence of the event in its stream, 0 where that is not known. A Redis that loses this mark is restored from there.
+    /// Sequence of the event in its stream, 0 where that is not known. A Redis that loses this mark is restored from
+    /// there.
     pub sequence: u64,
 }
 

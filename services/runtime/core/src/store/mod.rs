@@ -1,11 +1,11 @@
 //! Redis: all state. Rows of functions, the marks that make a second delivery harmless, outputs on their way to their
-//! streams, ledgers of flows. Redis is the only thing to back up besides NATS; nothing here can be told from the streams
-//! alone once their replay window has passed.
+//! streams, ledgers of flows. Redis is the only thing to back up besides NATS; nothing here can be told from the
+//! streams alone once their replay window has passed.
 //!
 //! # Keys
 //!
-//! Keys carry the partition as hash tag, `{p17}:`, so that all of one event's keys are in one slot. Rows are plain hashes,
-//! one field per struct field, so `redis-cli` shows them. Times are Unix milliseconds.
+//! Keys carry the partition as hash tag, `{p17}:`, so that an event's row, marks and counts are in one slot. Rows are
+//! plain hashes, one field per struct field, so `redis-cli` shows them. Times are Unix milliseconds.
 //!
 //! | key | type | holds | goes |
 //! |---|---|---|---|
@@ -23,16 +23,16 @@
 //! | `oncue:functions` | hash | function -> its manifest and time of its last start, as JSON | never |
 //! | `oncue:l:TYPE` | set | names of the functions that act on a type | never |
 //!
-//! `KEY` and `FLOW` are percent-encoded, or hashed where they are longer than 256 bytes. `FUNCTION` is a function's name.
-//! Besides these there are leases of workers, which expire by themselves ([`Store::lease`]), and the function library
-//! `oncue_VERSION` made of `commit.lua`.
+//! `KEY` and `FLOW` are percent-encoded, or hashed where they are longer than 256 bytes. `FUNCTION` is a function's
+//! name. Besides these there are leases of workers, which expire by themselves ([`Store::lease`]), and the function
+//! library `oncue_VERSION` made of `commit.lua`.
 //!
 //! # One commit
 //!
 //! A worker [reads](Store::read) the row and the marks of the events it was given, runs the handlers, and
-//! [commits](Store::commit) [`Run`]s. The commit is one call of the library: it checks marks, age fence, row version and
-//! operations of a run, and then writes row, marks, outbox and ledger of it, or nothing at all. Publishing the outbox and
-//! acking the events come behind it, and may be repeated by anybody.
+//! [commits](Store::commit) [`Run`]s. The commit is one call of the library: it checks marks, age fence, row version
+//! and operations of a run, and then writes row, marks, outbox and ledger of it, or nothing at all. Publishing the
+//! outbox and acking the events come behind it, and may be repeated by anybody.
 
 mod ledger;
 pub mod mark;
@@ -50,7 +50,8 @@ pub use self::redis::Store;
 pub use self::regression::Regression;
 use oncue_proto::event;
 
-/// Milliseconds by which seen-marks outlive the horizon, so that a late copy is known as done rather than refused as old.
+/// Milliseconds by which seen-marks outlive the horizon, so that a late copy is known as done rather than refused as
+/// old.
 pub const GRACE_MS: u64 = 6 * 3600 * 1000;
 /// Milliseconds by which an event may claim to come from the future.
 pub const SKEW_MS: u64 = 3600 * 1000;
@@ -121,7 +122,8 @@ fn name_of(key: &str) -> String {
     format!("~{hash}")
 }
 
-/// Blind operation: a change that commutes with every other of its kind, so no version, no conflict, however hot the key.
+/// Blind operation: a change that commutes with every other of its kind, so no version, no conflict, however hot the
+/// key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Op {
     /// Table that holds the value; its key is that of the event.
@@ -203,8 +205,8 @@ pub struct CommitEvent {
 pub struct Committed {
     /// For each run in order, a status for each event in order.
     pub statuses: Vec<Vec<Status>>,
-    /// Redis key under which the outputs of all that were applied wait to be [published](Store::published); `None` if there
-    /// are no outputs.
+    /// Redis key under which the outputs of all that were applied wait to be [published](Store::published); `None` if
+    /// there are no outputs.
     pub outbox: Option<String>,
 }
 

@@ -48,8 +48,8 @@ const TRANSIENT_CODES: [&str; 9] = [
     "NOREPLICAS",
 ];
 
-/// Connection to Redis; cheap to clone, reconnects by itself. Every call fails with a [`StoreError`] after at most a few
-/// seconds.
+/// Connection to Redis; cheap to clone, reconnects by itself. Every call fails with a [`StoreError`] after at most a
+/// few seconds.
 #[derive(Clone)]
 pub struct Store {
     /// Connection that all clones share.
@@ -89,6 +89,7 @@ impl Store {
         let store = Self::look(url).await?;
         store.check().await?;
         store.check_partitions().await?;
+        // Before it may commit: what it wrote would look as if nothing had been lost.
         if let Some(regression) = store.regression().await? {
             return Err(StoreError::refused(regression.to_string()));
         }
@@ -113,6 +114,7 @@ impl Store {
         let connection =
             opened.map_err(|e| StoreError::refused(format!("cannot reach Redis at {url}: {e}")))?;
         let source = source();
+        // Eight digits tell versions of one Redis apart; the name is part of every commit, so it is short.
         let version = event::hash(&[source.as_bytes()])
             .iter()
             .take(4)
@@ -126,7 +128,8 @@ impl Store {
         })
     }
 
-    /// Refuses a server that cannot keep the promise: too old, or free to evict.
+    /// Refuses a server that cannot keep the promise: too old for functions, or free to evict keys. Asks and changes
+    /// nothing.
     pub async fn check(&self) -> Result<(), StoreError> {
         check_version(&self.info("server").await?)?;
         check_eviction(&self.info("memory").await?)
@@ -145,7 +148,7 @@ impl Store {
             .await?)
     }
 
-    /// Name of the function library in this version.
+    /// Name of the function library in this version, `oncue_` and eight digits of the hash of its source.
     pub fn library_name(&self) -> String {
         self.function.replace("commit_", "")
     }
@@ -169,12 +172,13 @@ impl Store {
         pair.into_iter().nth(1)
     }
 
-    /// Whether Redis answers.
+    /// Round trip to Redis; fails where it does not answer.
     pub async fn ping(&self) -> Result<(), StoreError> {
         Ok(cmd("PING").exec_async(&mut self.connection()).await?)
     }
 
-    /// Whether the function library is there in this version.
+    /// Whether the function library is loaded in this version. A worker loads it at its start, and once more if a
+    /// commit finds that Redis has lost it.
     pub async fn is_loaded(&self) -> Result<bool, StoreError> {
         let list: Vec<Value> = cmd("FUNCTION")
             .arg("LIST")
@@ -210,6 +214,7 @@ impl Store {
             .cmd("GET")
             .arg("oncue:partitions");
         let (found,): (u32,) = pipe.query_async(&mut self.connection()).await?;
+        // Keys hold the number of their partition: another count would look for each of them elsewhere.
         if found == PARTITIONS {
             return Ok(());
         }
@@ -219,6 +224,9 @@ impl Store {
     }
 
     /// Rows and seen-marks for everything that was pulled, in one round trip; a result for each read, in order.
+    ///
+    /// Not one step: a row may change between this and the commit, which compares it again. What is found done here
+    /// is done, so its handlers need not run; what is not found may still turn out to be a duplicate at the commit.
     pub async fn read(&self, reads: &[Read]) -> Result<Vec<ReadResult>, StoreError> {
         let mut pipe = redis::pipe();
         for read in reads {
@@ -261,7 +269,8 @@ impl Store {
         Ok(results)
     }
 
-    /// States of the seen-marks of events, in order; `None` for one that has left none, or whose mark has expired.
+    /// States of the seen-marks of events, in order, for audits and for people; `None` for one that has left none, or
+    /// whose mark has expired.
     pub async fn settled(&self, marks: &[Mark]) -> Result<Vec<Option<MarkState>>, StoreError> {
         let mut pipe = redis::pipe();
         for mark in marks {
@@ -288,7 +297,7 @@ impl Store {
         Ok(states)
     }
 
-    /// Replies to a pipeline, in order.
+    /// Replies to a pipeline, in order. An empty one costs no round trip.
     async fn query(&self, pipe: &Pipeline) -> Result<Vec<Value>, StoreError> {
         if pipe.is_empty() {
             return Ok(Vec::new());
@@ -296,8 +305,12 @@ impl Store {
         Ok(pipe.query_async(&mut self.connection()).await?)
     }
 
-    /// Commits runs, each whole or not at all, in one step that nothing can get between. A status for every event of every
-    /// run, in order. After an error it is not known whether anything was applied; committing again is safe.
+    /// Commits runs, each whole or not at all, in one step that nothing can get between. A status for every event of
+    /// every run, in order. After an error it is not known whether anything was applied; committing again is safe.
+    ///
+    /// The outputs of all runs go into one outbox, in a command before the call and in the same round trip. The
+    /// record of this worker's commits is written by the same call, so that a Redis that went back in time is found
+    /// out by the next commit.
     pub async fn commit(&self, runs: &[Run]) -> Result<Committed, StoreError> {
         let mut events = runs.iter().flat_map(|run| &run.events);
         let first = events.clone().next();
@@ -330,6 +343,7 @@ impl Store {
             .map(|(run, reply)| wire::event_replies(reply, run))
             .collect();
         let statuses = self.with_outputs(runs, replies).await?;
+        // Outputs of runs that were refused are cut out of the outbox; with none left it is gone.
         let has_stored = runs.iter().zip(&statuses).any(|(run, statuses)| {
             let mut events = run.events.iter().zip(statuses);
             events.any(|(handled, status)| *status == Status::Applied && !handled.outbox.is_empty())
@@ -339,7 +353,8 @@ impl Store {
     }
 
     /// Counts one more run of a handler for each of these events, which were delivered before; returns the counts, with
-    /// this run. NATS's own count will not do: it also counts deliveries that never came to run.
+    /// this run. NATS's own count will not do: it also counts deliveries that never came to run. The counts expire a
+    /// horizon after the last run.
     pub async fn started(&self, marks: &[Mark]) -> Result<Vec<u32>, StoreError> {
         let mut pipe = redis::pipe();
         for mark in marks {
@@ -354,7 +369,8 @@ impl Store {
         Ok(pipe.query_async(&mut self.connection()).await?)
     }
 
-    /// Value under a key of a state table; `None` where there is none.
+    /// Value under a key of a state table, whatever its kind; `None` where there is none. For programs that show
+    /// state: two commands, between which the value may change.
     pub async fn show(&self, table: &str, key: &str) -> Result<Option<StateValue>, StoreError> {
         let key = row_key(table, key);
         let mut c = self.connection();
@@ -434,7 +450,8 @@ fn info_field<'i>(info: &'i str, name: &str) -> Option<&'i str> {
         .map(str::trim)
 }
 
-/// Refuses a server that is too old.
+/// Refuses a server that is too old, by the section `server` of `INFO`. Valkey says for compatibility that it is
+/// Redis 7.2, so its own version goes first.
 fn check_version(info: &str) -> Result<(), StoreError> {
     let (name, version, oldest) = match info_field(info, "valkey_version") {
         Some(version) => ("Valkey", version, OLDEST_VALKEY),
@@ -454,7 +471,8 @@ fn check_version(info: &str) -> Result<(), StoreError> {
     )))
 }
 
-/// Refuses a server that may evict keys: an evicted seen-mark is an event applied twice, an evicted outbox one that never follows.
+/// Refuses a server that may evict keys, by the section `memory` of `INFO`: an evicted seen-mark is an event applied
+/// twice, an evicted outbox one that never follows.
 fn check_eviction(info: &str) -> Result<(), StoreError> {
     match info_field(info, "maxmemory_policy") {
         None | Some("noeviction") => Ok(()),

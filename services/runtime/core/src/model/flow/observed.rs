@@ -41,13 +41,13 @@ fn text(bytes: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 
-/// Hops from `oncue:edges` and `oncue:edges:at`: `SOURCE\tTYPE\tFUNCTION` -> count, and -> time. Sorted; a field in another
-/// form is passed over.
+/// Hops from `oncue:edges` and `oncue:edges:at`: `SOURCE\tTYPE\tFUNCTION` -> count, and -> time. Sorted; a field in
+/// another form is passed over.
 pub fn edges(counts: HashFields, times: HashFields) -> Vec<Edge> {
     let times: HashMap<Vec<u8>, Vec<u8>> = times.into_iter().collect();
     let mut edges: Vec<Edge> = counts
-        .iter()
-        .filter_map(|(hop, count)| edge(hop, count, times.get(hop)))
+        .into_iter()
+        .filter_map(|(hop, count)| edge(&hop, &count, times.get(&hop)))
         .collect();
     edges.sort();
     edges

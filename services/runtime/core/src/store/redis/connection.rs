@@ -1,5 +1,6 @@
-//! Connection to Redis with a heartbeat. The client connects anew when a connection breaks, but one that went dead without
-//! breaking (a firewall that forgot it, a host that vanished) it would keep for ever: somebody has to ask now and then.
+//! Connection to Redis with a heartbeat. The client connects anew when a connection breaks, but one that went dead
+//! without breaking (a firewall that forgot it, a host that vanished) it would keep for ever: somebody has to ask now
+//! and then.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use redis::{Client, RedisError, cmd};
 
 use crate::backoff::spread;
 
-/// Longest wait for an answer: longer than any stall of a healthy Redis (fsync, fork); a time-out only means "unknown, try again".
+/// Longest wait for an answer: longer than any stall of a healthy Redis (fsync, fork); a time-out only means
+/// "unknown, try again".
 const REDIS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between two pings, on average.
 const PING_EVERY: Duration = Duration::from_secs(5);
@@ -48,9 +50,11 @@ impl Connection {
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(spread(PING_EVERY)).await;
+                // The last clone of the store is gone, and this task with it.
                 let Some(connection) = weak.upgrade() else {
                     return;
                 };
+                // Any other error the client mends by itself.
                 let dead = cmd("PING")
                     .exec_async(&mut connection.get())
                     .await

@@ -26,7 +26,7 @@ impl Store {
         Ok(self.flows(&[id.to_owned()]).await?.pop().flatten())
     }
 
-    /// Several flows in one round trip, in order; `None` as for [`flow`](Self::flow).
+    /// Several flows in one round trip, in order of their ids in `ids`; `None` as for [`flow`](Self::flow).
     pub async fn flows(&self, ids: &[String]) -> Result<Vec<Option<Flow>>, StoreError> {
         let mut pipe = redis::pipe();
         for id in ids {
@@ -43,10 +43,12 @@ impl Store {
             .collect())
     }
 
-    /// Flow that knows an event, whichever it is. Looks at every ledger: for people who ask, not for programs.
+    /// Flow that knows an event, whichever it is; `None` where no ledger does. Looks at every ledger: for people who
+    /// ask, not for programs.
     pub async fn flow_with(&self, event: &str) -> Result<Option<Flow>, StoreError> {
         let mut c = self.connection();
         let field = format!("e:{event}");
+        // By `SCAN`, which may return a key twice but holds nobody up.
         let mut cursor = 0_u64;
         loop {
             let mut scan = cmd("SCAN");
@@ -88,7 +90,7 @@ impl Store {
         }
     }
 
-    /// Hops that events have been seen to take, sorted.
+    /// Hops that events have been seen to take, sorted. Counts lag behind by the seconds in which workers collect them.
     pub async fn edges(&self) -> Result<Vec<Edge>, StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("HGETALL").arg(EDGES).cmd("HGETALL").arg(EDGES_AT);
@@ -106,8 +108,9 @@ impl Store {
         Ok(flow::functions(fields))
     }
 
-    /// Begins the ledger of a flow with its root event, before that is published: opens a step for each function that acts
-    /// on its type. `false` where the ledger had begun already.
+    /// Begins the ledger of a flow with its root event, before that is published: opens a step for each function that
+    /// acts on its type. `false` where the ledger had begun already. One step, so that no worker finds half of it; if
+    /// the root is not published after all, [`untrack`](Self::untrack) removes it.
     pub async fn track(&self, meta: &Meta, key: &str, keep: Duration) -> Result<bool, StoreError> {
         let mut c = self.connection();
         let listeners: Vec<String> = cmd("SMEMBERS")
@@ -118,6 +121,7 @@ impl Store {
         let now = event::now_ms();
         let mut pipe = redis::pipe();
         pipe.atomic();
+        // Whether this field is new tells whether the ledger is.
         let (field, event) = ledger_event(meta, key);
         pipe.cmd("HSETNX").arg(&ledger).arg(field).arg(event);
         for function in &listeners {
@@ -134,6 +138,7 @@ impl Store {
             .arg(listeners.len())
             .ignore();
         pipe.cmd("HSETNX").arg(&ledger).arg("at").arg(now).ignore();
+        // A flow that nobody acts on is complete at once.
         if listeners.is_empty() {
             pipe.cmd("HSETNX").arg(&ledger).arg("end").arg(now).ignore();
         }
@@ -145,8 +150,8 @@ impl Store {
         Ok(new)
     }
 
-    /// Records in ledgers that runs begin or have failed, in one round trip. For those who look on: no step opens or closes
-    /// by it.
+    /// Records in ledgers that runs begin or have failed, in one round trip. For those who look on: no step opens or
+    /// closes by it.
     pub async fn record_steps(&self, updates: &[StepUpdate]) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         for update in updates {
@@ -163,7 +168,8 @@ impl Store {
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
-    /// Adds to the counts of hops to `function`: source, type, how many events.
+    /// Adds to the counts of hops to `function`: source, type, how many events. Not part of a commit: a worker
+    /// collects them for some seconds, and those of one that is killed are lost.
     pub async fn count_hops(
         &self,
         hops: &[(String, String, u64)],
@@ -186,8 +192,8 @@ impl Store {
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
-    /// Registers a function that starts: ledgers open a step for it from now on, for the types that it acts on and for no
-    /// other.
+    /// Registers a function that starts, with its manifest and the time: ledgers open a step for it from now on, for
+    /// the types that it acts on and for no other.
     pub async fn register(&self, manifest: &Manifest) -> Result<(), StoreError> {
         let mut c = self.connection();
         let name = &manifest.name;
@@ -208,6 +214,7 @@ impl Store {
             .arg(name)
             .arg(json!(now).to_string())
             .ignore();
+        // Types that an earlier version acted on: flows must not wait for this function there.
         let before = before.iter().flat_map(|before| &before.triggers);
         for ty in before.filter(|ty| !manifest.triggers.contains(ty)) {
             pipe.cmd("SREM").arg(listeners_key(ty)).arg(name).ignore();

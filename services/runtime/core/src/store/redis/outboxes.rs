@@ -28,6 +28,7 @@ impl Store {
         for key in outbox_keys {
             let index = format!("{}:u", tag_of(key));
             if keep {
+                // Only one that is in the index: another worker may have dealt with it and removed it.
                 pipe.cmd("ZADD")
                     .arg(index)
                     .arg("XX")
@@ -65,7 +66,8 @@ impl Store {
         Ok(statuses.collect())
     }
 
-    /// Outboxes that the marks of duplicates point to, without those whose outputs are all published.
+    /// Outboxes that the marks of duplicates point to, in one round trip; empty for one whose outputs are all
+    /// published.
     async fn unpublished_outputs(
         &self,
         runs: &[Run],
@@ -86,6 +88,7 @@ impl Store {
             return Ok(outboxes);
         }
         let mut pipe = redis::pipe();
+        // The index says whether it is still to be published, the outbox holds what.
         for name in outboxes.keys() {
             let key = name.key(&first.mark.function);
             pipe.cmd("ZSCORE")
@@ -97,6 +100,7 @@ impl Store {
         let answers: Vec<(Option<f64>, Option<Bytes>)> =
             pipe.query_async(&mut self.connection()).await?;
         for (frames, (committed, outbox)) in outboxes.values_mut().zip(answers) {
+            // Below 0 everything in it has been published; absent from the index it is done with or was never committed.
             if committed.is_some_and(|at| at > 0.0) {
                 *frames = read_frames(outbox.unwrap_or_default());
             }
@@ -105,7 +109,7 @@ impl Store {
     }
 
     /// Leaves in an outbox only `left`, whose outputs have still to be published; `keep`, which are published, go to an
-    /// outbox of their own that is kept for a while. Both at once, or neither.
+    /// outbox of their own that is kept for a while. Both at once, or neither. An outbox that is gone stays gone.
     pub async fn split(
         &self,
         key: &str,
@@ -120,6 +124,7 @@ impl Store {
             .arg("XX")
             .ignore();
         if !keep.is_empty() {
+            // A name beside the outbox's own, of the same function and partition.
             let kept = format!("{key}.{:08x}", fastrand::u32(..));
             pipe.cmd("SET").arg(&kept).arg(encode_frames(keep)).ignore();
             pipe.cmd("ZADD")
@@ -148,7 +153,8 @@ impl Store {
         self.outboxes(&pipe).await
     }
 
-    /// Removes the kept outboxes of some partitions that were published before `before` (Unix ms).
+    /// Removes the kept outboxes of some partitions that were published before `before` (Unix ms), 256 at a time, so
+    /// that Redis is never busy with them for long.
     pub async fn remove_published(
         &self,
         partitions: Range<u32>,
@@ -183,7 +189,8 @@ impl Store {
         Ok(())
     }
 
-    /// Takes the lease `name`, a Redis key, for some seconds; `false` where another process has it.
+    /// Takes the lease `name`, a Redis key, for some seconds; `false` where another process has it. For work that is
+    /// done best by one process at a time and bears being done by two: a lease may run out under it.
     pub async fn lease(&self, name: &str, seconds: u64) -> Result<bool, StoreError> {
         let mut take = cmd("SET");
         take.arg(name).arg(1).arg("NX").arg("EX").arg(seconds);
@@ -191,7 +198,7 @@ impl Store {
         Ok(taken.is_some())
     }
 
-    /// Extends a lease that was taken to `seconds` from now on.
+    /// Extends a lease that was taken to `seconds` from now on; does nothing for one that has run out.
     pub async fn renew(&self, name: &str, seconds: u64) -> Result<(), StoreError> {
         Ok(cmd("EXPIRE")
             .arg(name)
@@ -200,8 +207,9 @@ impl Store {
             .await?)
     }
 
-    /// Outboxes of some partitions that were committed before `before` (Unix ms) and not published since: at most 256 of
-    /// each partition, the oldest first.
+    /// Outboxes of some partitions that were committed before `before` (Unix ms) and not published since: at most 256
+    /// of each partition, the oldest first. Their worker was killed, or lost its connection, between commit and
+    /// publishing.
     pub async fn unpublished(
         &self,
         partitions: Range<u32>,

@@ -26,6 +26,7 @@ impl Store {
             .collect();
         let mut buckets = Mark::buckets(times, horizon);
         let mut places = vec![None; ids.len()];
+        // The newest buckets first, since people look for events of the last hours, and no further once all are found.
         while places.contains(&None) {
             let mut pipe = redis::pipe();
             for bucket in buckets
@@ -43,6 +44,7 @@ impl Store {
             }
             let marks: Vec<Vec<Option<Vec<u8>>>> = pipe.query_async(&mut self.connection()).await?;
             for marks in marks {
+                // Copies of an event may have left several marks; any of them says where it stands.
                 for (place, mark) in places.iter_mut().zip(marks) {
                     *place = place.or(mark.and_then(|mark| StreamPosition::of_mark(&mark)));
                 }

@@ -1,5 +1,5 @@
-//! Detection of a Redis that went back in time: a restart from an old file, a failover to a replica that was behind. What was committed
-//! later is lost, with its seen-marks, while its events are acked.
+//! Detection of a Redis that went back in time: a restart from an old file, a failover to a replica that was behind.
+//! Commits made after that point are lost, with their seen-marks, while their events are acked.
 //!
 //! Each worker keeps a record in Redis, written by every commit: how many it has made. A record that says less than the
 //! worker remembers means that commits of its own are gone; those of others are for others to find out.
@@ -15,8 +15,8 @@ use super::Store;
 use crate::store::{Regression, Run, StoreError};
 use oncue_proto::event;
 
-/// Redis key of the time (Unix ms) of the last restoration: commits missing from before it were restored. A time, and no
-/// count, since Redis may lose this as well, and must not come to the same number again.
+/// Redis key of the time (Unix ms) of the last restoration: commits missing from before it were restored. A time, and
+/// no count, since Redis may lose this as well, and must not come to the same number again.
 const EPOCH: &str = "oncue:epoch";
 /// Redis key of a hash, worker -> [`Regression`] as JSON; no worker starts while it is there.
 const REGRESSED: &str = "oncue:regressed";
@@ -178,7 +178,8 @@ impl Store {
         Ok(found.reduce(Regression::and))
     }
 
-    /// Lets workers start again: the lost effects are being restored.
+    /// Lets workers start again: the lost effects are being restored. Raises the epoch in the same step, so that a
+    /// worker which still misses commits from before it does not complain again.
     pub async fn clear_regression(&self) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         pipe.atomic()

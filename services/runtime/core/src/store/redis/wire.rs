@@ -1,7 +1,7 @@
 //! Arguments and replies of `commit.lua`, in the order it documents.
 //!
-//! Numbers are packed into heads, little-endian, as the formats `RUN` and `GROUP` of the script unpack them: each argument
-//! costs, and their passing is most of a commit's time.
+//! Numbers are packed into heads, little-endian, as the formats `RUN` and `GROUP` of the script unpack them: each
+//! argument costs, and their passing is most of a commit's time.
 
 use std::borrow::Cow;
 
@@ -46,6 +46,7 @@ pub(super) fn commit_call(
     }
     let keys: Vec<String> = keys.into_iter().chain(keys_of(runs, &groups)).collect();
     call.cmd("FCALL").arg(function).arg(keys.len()).arg(keys);
+    // One function, one stream, one horizon; the widest where that is changed under way.
     let horizon = runs
         .iter()
         .flat_map(|run| &run.events)
@@ -57,6 +58,7 @@ pub(super) fn commit_call(
         .arg(record)
         .arg(outputs.len())
         .arg(runs.len());
+    // Of this machine, for expiries alone: the fence goes by the clock of Redis.
     let now = event::now_ms();
     for (run, groups) in runs.iter().zip(&groups) {
         push_head(run, groups.len(), &mut call);
@@ -71,6 +73,7 @@ pub(super) fn commit_call(
                 push_op(n + 1, op, &mut call);
             }
         }
+        // Behind the operations, as the script reads them.
         for handled in &run.events {
             if let Some(entry) = &handled.entry {
                 push_entry(handled, entry, &mut call);
@@ -80,7 +83,8 @@ pub(super) fn commit_call(
     call
 }
 
-/// Neighbours whose marks stand in one bucket.
+/// Neighbours whose marks stand in one bucket, and that are committed for one purpose: the script looks them up and
+/// marks them with one command each.
 fn groups(events: &[CommitEvent]) -> Vec<&[CommitEvent]> {
     events
         .chunk_by(|a, b| a.mark.shares_bucket(&b.mark) && a.purpose == b.purpose)
@@ -88,6 +92,7 @@ fn groups(events: &[CommitEvent]) -> Vec<&[CommitEvent]> {
 }
 
 /// Keys of a call behind the first three: for each run its row, its buckets, one for each operation and each entry.
+/// In the order in which the script reads them, that of the arguments.
 fn keys_of<'r>(
     runs: &'r [Run],
     groups: &'r [Vec<&'r [CommitEvent]>],
@@ -110,7 +115,9 @@ fn keys_of<'r>(
     })
 }
 
-/// Head of a run: version (`f64`; -1 = no row), then seven counts (`u32`).
+/// Head of a run, 36 bytes: version (`f64`; -1 = no row), then seven counts (`u32`): known fields and one (0 = the
+/// version tells whether the row is fresh), fields to set, fields to delete, bytes in the outbox, groups, operations,
+/// entries.
 fn push_head(run: &Run, groups: usize, call: &mut Pipeline) {
     let row = run.row.as_ref();
     let basis = row.map(|row| &row.basis);
@@ -152,20 +159,24 @@ fn push_row(row: &RowChange, call: &mut Pipeline) {
     for (field, value) in &row.set {
         call.arg(stored(field).as_bytes()).arg(&value[..]);
     }
-    call.arg("_v").arg(""); // the script puts it in
+    // Its value the script puts in: by its own clock, and above the one that is there.
+    call.arg("_v").arg("");
     for field in &row.del {
         call.arg(stored(field).as_bytes());
     }
 }
 
-/// Events whose marks stand in one bucket: their head, then id and mark of each.
+/// Group of events: its head, 34 bytes, then id and mark of each. The head holds kind (`u8`), number of events
+/// (`u32`), number of the redrive (`u32`), number of seen keys (`u8`), then as `f64` the expiry of the bucket (Unix
+/// s) and the earliest and the latest time that the age fence measures (Unix ms). The script stops a group as a
+/// whole; [`fenced`] tells its events apart afterwards.
 fn push_group(group: &[CommitEvent], now: u64, outbox: OutboxName, call: &mut Pipeline) {
     let first = &group[0];
     let marks = group.iter().map(|handled| &handled.mark);
     let expiry = marks.clone().map(|mark| mark.expiry(now)).max();
     let oldest = marks.clone().map(|mark| mark.fence).min();
     let newest = marks.map(|mark| mark.fence).max();
-    let mut head = Vec::with_capacity(38);
+    let mut head = Vec::with_capacity(34);
     head.push(kind(first.purpose));
     head.extend((group.len() as u32).to_le_bytes());
     head.extend(first.mark.redrive.to_le_bytes());
@@ -206,7 +217,8 @@ fn seen_mark(handled: &CommitEvent, outbox: OutboxName) -> SeenMark {
     }
 }
 
-/// One operation of the `number`th event of its run, counted from 1: name, field or member, number, limit.
+/// Operation of the `number`th event of its run, counted from 1: name, field or member, number, limit. Five arguments
+/// for each, used or not, so that the script need not know a name to find the next operation.
 fn push_op(number: usize, op: &Op, call: &mut Pipeline) {
     call.arg(number);
     match &op.change {
@@ -222,7 +234,8 @@ fn push_op(number: usize, op: &Op, call: &mut Pipeline) {
     };
 }
 
-/// Entry in the ledger of a flow: state (`d` done, `x` dead), function, keep (s), the event, then those that follow.
+/// Entry in the ledger of a flow: state (`d` done, `x` dead), function, keep (s), the event as id, type and content,
+/// then the number of events that follow, and each of them.
 fn push_entry(handled: &CommitEvent, entry: &Entry, call: &mut Pipeline) {
     let state = if handled.purpose == Purpose::DeadLetter {
         "x"
@@ -241,7 +254,8 @@ fn push_entry(handled: &CommitEvent, entry: &Entry, call: &mut Pipeline) {
     }
 }
 
-/// Outputs of events as they stand in an outbox: for each event that has some, a frame.
+/// Outputs of events as they stand in an outbox: for each event that has some, a frame. In the order of the events,
+/// since the script keeps of an outbox the stretches of runs that were applied.
 fn frames<'e>(events: impl Iterator<Item = &'e CommitEvent> + Clone) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(events.clone().map(frame_len).sum());
     for handled in events.filter(|handled| !handled.outbox.is_empty()) {
@@ -266,7 +280,8 @@ pub(super) fn push_frame(id: &[u8; 16], outputs: &[u8], bytes: &mut Vec<u8>) {
     bytes.extend(outputs);
 }
 
-/// Frames of an outbox in their order; a torn one at the end is left out.
+/// Frames of an outbox in their order; a torn one at the end is left out. The outputs share the buffer, so nothing is
+/// copied.
 pub(super) fn read_frames(mut bytes: Bytes) -> Vec<StoredOutputs> {
     let mut frames = Vec::new();
     while bytes.len() >= FRAME_HEAD {
@@ -314,7 +329,8 @@ pub(super) fn event_replies(reply: Value, run: &Run) -> Vec<EventReply> {
         .collect()
 }
 
-/// Status of one event by the script's word and its detail.
+/// Status of one event by the script's word and its detail. A word that is not known counts as invalid with its
+/// detail, and so ends in a dead letter that a person sees.
 fn status(word: &[u8], detail: &Bytes, handled: &CommitEvent) -> Status {
     match word {
         b"duplicate" => Status::Duplicate(None),
@@ -361,8 +377,8 @@ pub(super) fn row(value: Value) -> Result<Row, StoreError> {
     Ok(row)
 }
 
-/// Name of a field in Redis. `_v` is where the version stands: a field that an author, or data that became a name, calls
-/// so gets one more `_`.
+/// Name of a field in Redis. `_v` is where the version stands: a field that an author, or data that became a name,
+/// calls so gets one more `_`.
 pub(super) fn stored(field: &str) -> Cow<'_, str> {
     if is_version_like(field) {
         Cow::Owned(format!("_{field}"))
@@ -371,7 +387,7 @@ pub(super) fn stored(field: &str) -> Cow<'_, str> {
     }
 }
 
-/// Name of a field as its author wrote it.
+/// Name of a field as its author wrote it; the inverse of [`stored`].
 fn named(stored: String) -> String {
     if is_version_like(&stored) {
         stored[1..].to_owned()
