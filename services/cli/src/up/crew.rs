@@ -108,7 +108,9 @@ impl Crew {
             let answer = answers
                 .iter()
                 .find(|answer| answer.pid() == Some(vitals.pid()));
-            answer.is_some_and(|answer| answer.count("in_flight") == 0)
+            answer
+                .and_then(oncue_admin::services::Worker::of)
+                .is_some_and(|answer| answer.counters.stats.in_flight == 0)
         };
         let active = || self.workers.iter().filter(|worker| !worker.retired);
         let failing = active().filter(|worker| worker.vitals.phase() == Phase::Failing);

@@ -60,6 +60,7 @@ pub struct ServiceStats {
 
 /// What a worker has done since it started, but for `in_flight`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct WorkerStats {
     pub in_flight: u64,
     pub delivered: u64,
@@ -73,6 +74,7 @@ pub struct WorkerStats {
 
 /// Durations of handlers: `counts[i]` runs took at most `bounds[i]` milliseconds, the last of them longer than all bounds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DurationHistogram {
     pub bounds: Vec<f64>,
     pub counts: Vec<u64>,
