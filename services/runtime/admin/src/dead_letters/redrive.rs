@@ -7,8 +7,8 @@ use super::letters::{Letter, LetterGroup};
 use super::outcome::{Outcome, OutcomeCounts, Sent, Watch};
 use super::{LetterError, envelope};
 use crate::AdminError;
+use oncue_core::bus::Bus;
 use oncue_core::bus::layout::DLQ;
-use oncue_core::bus::{ApiError, Bus};
 use oncue_proto::event;
 
 /// Between two looks at what became of the events.
@@ -54,7 +54,7 @@ pub async fn without_outdated(
     chosen: Vec<Letter>,
     all: &[Letter],
     report: Report<'_>,
-) -> Result<Vec<Letter>, ApiError> {
+) -> Result<Vec<Letter>, AdminError> {
     let mut current = Vec::with_capacity(chosen.len());
     for letter in chosen {
         match successor(&letter, all) {
@@ -64,7 +64,9 @@ pub async fn without_outdated(
                     "#{number} was redriven before and became #{}: taken away",
                     later.number
                 )));
-                bus.delete_message(DLQ, number).await?;
+                bus.delete_message(DLQ, number)
+                    .await
+                    .map_err(|e| AdminError::api(format!("letter #{number}"), e))?;
             }
             None => current.push(letter),
         }
