@@ -160,7 +160,7 @@ fn named(numbers: &[u64]) -> String {
     }
 }
 
-/// What the function would do with each letter now; commits nothing.
+/// Tries letters: says what the function would do with each of them now, and commits nothing.
 pub async fn attempt(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Who>,

@@ -111,7 +111,7 @@ fn waits(flow: &Flow, now: u64) -> Option<String> {
     let (event, step) = flow.waits_for()?;
     let why = match step.state {
         StepState::Waiting => {
-            let why = brief(step.why.as_deref().unwrap_or_default(), LONGEST);
+            let why = brief(step.why.as_deref().unwrap_or_default(), MAX_ERROR);
             format!(
                 "failed{}, attempt {}: {}",
                 ago(step.failed, now),

@@ -56,7 +56,7 @@ impl Instance {
 #[serde(rename_all = "lowercase")]
 pub enum Health {
     Ok,
-    /// It works, and more comes than it does.
+    /// Works, and more comes than it does.
     Behind,
     /// Events failed within the last minute.
     Failing,

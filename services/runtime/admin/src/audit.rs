@@ -1,5 +1,7 @@
 //! Audit of functions: each function's own program looks up every event of its stream, since only it knows the key an event
 //! is handled under. The sums must come out even: accepted = applied + dead + pending, and nothing is lost.
+//!
+//! Audits read whole streams and look up every seen-mark: minutes for millions of events. Nothing is written.
 
 use std::path::Path;
 
@@ -16,6 +18,7 @@ const CONCURRENT_PROGRAMS: usize = 4;
 /// One function's audit.
 #[derive(Debug)]
 pub struct FunctionAudit {
+    /// Name in `oncue.toml`.
     pub function: String,
     pub outcome: AuditOutcome,
 }
@@ -23,18 +26,21 @@ pub struct FunctionAudit {
 /// Result of one function's audit.
 #[derive(Debug)]
 pub enum AuditOutcome {
+    /// The sums, as the program answered.
     Done(Audit),
-    /// It has no consumer yet, so it has acted on no event.
+    /// No consumer yet, so it has acted on no event.
     NotStarted,
+    /// Nothing can be said; the reason is for a person.
     Failed(AuditError),
 }
 
 /// A function that could not be audited.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
+    /// The program is missing, or did not answer.
     #[error(transparent)]
     Program(#[from] ProgramError),
-    /// Its consumer cannot be looked up.
+    /// The consumer cannot be looked up.
     #[error(transparent)]
     Consumer(#[from] ApiError),
 }
@@ -66,6 +72,7 @@ pub async fn audit(names: &[String], bus: &Bus, config: &Config, bin: &Path) -> 
     audits.collect().await
 }
 
+/// One function's audit, with whatever went wrong.
 async fn one(name: &str, bus: &Bus, config: &Config, bin: &Path) -> FunctionAudit {
     let outcome = match ask(name, bus, config, bin).await {
         Ok(Some(audit)) => AuditOutcome::Done(audit),
@@ -78,6 +85,8 @@ async fn one(name: &str, bus: &Bus, config: &Config, bin: &Path) -> FunctionAudi
     }
 }
 
+/// The function's own answer; `None` where it has no consumer. The consumer is asked for first: without one the program
+/// would count every event of the stream as pending.
 async fn ask(
     name: &str,
     bus: &Bus,

@@ -1,5 +1,9 @@
 //! Event streams and the durable consumers on them: what the bus knows of every function. No program has to be asked, so
 //! it works from any machine, and for functions that nobody runs.
+//!
+//! A function's consumer is durable, carries the function's name, and stands on the stream of the function's domain. It
+//! filters the types the function acts on, each with and without a key in the subject, and `DOMAIN.redrive.FUNCTION` for
+//! events that are given back to this function alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,6 +22,7 @@ const BUCKETS: [&str; 2] = ["OBJ_", "KV_"];
 pub struct Consumer {
     /// Durable name, which is the function's.
     pub function: String,
+    /// The domain of the function's triggers.
     pub stream: String,
     /// State as the server told it.
     pub info: ConsumerInfo,
@@ -44,7 +49,8 @@ impl Consumer {
         types.into_iter().collect()
     }
 
-    /// Whether it ever got, or will get, a message of its stream.
+    /// Whether it ever got, or will get, a message of its stream. Filters may have been other ones when the message came;
+    /// of that the server keeps no record.
     pub fn acts_on(&self, message: &StoredMessage) -> bool {
         let config = &self.info.config;
         // One that began with new events got none from before its time.
@@ -59,7 +65,8 @@ impl Consumer {
     }
 }
 
-/// Every stream with events, by name.
+/// Every stream with events, by name, with its state. Streams behind object stores and buckets are left out; those of dead
+/// letters and of timers are not. One question for 256 streams.
 pub async fn event_streams(bus: &Bus) -> Result<Vec<StreamInfo>, AdminError> {
     let mut streams = bus
         .streams()
@@ -100,7 +107,7 @@ pub async fn of_streams(
         .collect())
 }
 
-/// Every durable consumer of the account, by function.
+/// Every durable consumer of the account, by function. One question for all streams and one for each.
 pub async fn all(bus: &Bus) -> Result<BTreeMap<String, Consumer>, AdminError> {
     of_streams(bus, &event_streams(bus).await?).await
 }

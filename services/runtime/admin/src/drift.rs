@@ -1,4 +1,15 @@
 //! Drift between what is declared and what is observed: the mistakes a choreography that nobody draws hides.
+//!
+//! | kind | declared | observed |
+//! |---|---|---|
+//! | unheard | somebody emits it, nobody acts on it | or it lies in a stream |
+//! | untriggered | somebody acts on it, nobody else emits it | and none was ever seen |
+//! | unused | a function | that acted on nothing for some days |
+//! | undeclared | not | an edge that workers counted |
+//! | endless | a circle of functions nothing leads out of | |
+//! | uncompensated | a rejection after another function's state | |
+//!
+//! Findings are questions to a person: each says what to do about it, and each kind can be accepted with `--ignore`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,17 +43,18 @@ const REJECTIONS: [&str; 7] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// An event nobody consumes.
+    /// An event nobody consumes: it is stored, and nothing follows.
     Unheard,
-    /// A function whose trigger nobody publishes.
+    /// A function whose trigger nobody publishes: a typing error, or an emitter that has left.
     Untriggered,
     /// A function not used for some days.
     Unused,
-    /// An edge that was seen but is not declared.
+    /// An edge that was seen but is not declared: another version of a function did it, or a client under its name.
     Undeclared,
-    /// A circle of functions that nothing leads out of.
+    /// A circle of functions that nothing leads out of: its flows end as dead letters at the hop limit.
     Endless,
-    /// State that nobody takes back where a later step rejects.
+    /// State that nobody takes back where a later step rejects. A choreography has no transaction over several functions;
+    /// compensation is one more function.
     Uncompensated,
 }
 
@@ -56,6 +68,7 @@ impl Kind {
         Self::Uncompensated,
     ];
 
+    /// Word for the command line; the same as in JSON.
     pub fn word(self) -> &'static str {
         match self {
             Self::Unheard => "unheard",
@@ -105,6 +118,7 @@ impl Observed {
     }
 }
 
+/// A finding from its parts.
 fn finding(kind: Kind, what: String, advice: impl Into<String>) -> Finding {
     Finding {
         kind,
@@ -113,7 +127,10 @@ fn finding(kind: Kind, what: String, advice: impl Into<String>) -> Finding {
     }
 }
 
-/// All findings, by kind.
+/// All findings, by kind and then by text, so that two runs can be compared. `now` is in Unix milliseconds; a function is
+/// used if it acted on an event within the last `days`.
+///
+/// As long as Redis has no edge at all, nothing is said about use and undeclared hops: nothing has run here yet.
 pub fn findings(topology: &Topology, observed: &Observed, now: u64, days: u64) -> Vec<Finding> {
     let graph = Graph::of(topology);
     let mut findings = unheard(topology, observed);
@@ -264,6 +281,7 @@ struct Graph<'t> {
 }
 
 impl<'t> Graph<'t> {
+    /// Edges from each function to those that act on what it emits.
     fn of(topology: &'t Topology) -> Self {
         let follows = topology.manifests().map(|manifest| {
             let emits = manifest.emits.iter();

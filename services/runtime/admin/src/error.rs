@@ -1,4 +1,5 @@
-//! The error of everything here that asks a server.
+//! The error of everything here that asks a server. It is not told apart any further: whoever asks for an operator can only
+//! say what went wrong, and the operator decides.
 
 use oncue_core::bus::{ApiError, BusError};
 use oncue_core::store::StoreError;

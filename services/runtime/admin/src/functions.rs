@@ -1,5 +1,16 @@
 //! How functions fare: one look at the bus ([`Overview`]), one function over all its workers ([`FunctionStatus`]), and
 //! rates between two looks ([`RateMeter`]).
+//!
+//! Three sources say three things, and none of them is asked to keep anything for us:
+//!
+//! | source | says |
+//! |---|---|
+//! | consumer on the bus | events not yet handed out, events in flight, redeliveries; also of functions nobody runs |
+//! | worker on `$SRV.STATS` | counters since it started, durations, last error |
+//! | `oncue up` on `$SRV.STATS` | which processes it keeps and in which phase: who sleeps, who keeps failing |
+//!
+//! Counters begin at 0 with each worker and are lost with it. Totals are therefore those of the workers that answer now;
+//! sums over all time are what `oncue audit` is for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,11 +33,13 @@ pub const SILENCE_MS: u64 = 8000;
 pub struct Overview {
     /// When the workers had answered, Unix milliseconds: rates are told from what was counted then.
     pub at: u64,
+    /// Streams with events, by name.
     pub streams: Vec<StreamInfo>,
-    /// By function.
+    /// Durable consumers by function. One function has one consumer: the domain of its triggers is one stream.
     pub consumers: BTreeMap<String, Consumer>,
+    /// Workers that answered, of whatever function.
     pub workers: Vec<Worker>,
-    /// By function, from every `oncue up` that answers.
+    /// Supervised functions by name, from every `oncue up` that answers.
     pub supervised: BTreeMap<String, SupervisedFunction>,
 }
 
@@ -73,8 +86,11 @@ impl Overview {
 /// One function over all its workers.
 #[derive(Debug, Clone, Default)]
 pub struct FunctionStatus<'o> {
+    /// `None` before `oncue apply`, and once it was removed.
     pub consumer: Option<&'o Consumer>,
+    /// Processes that answered.
     pub workers: Vec<&'o Worker>,
+    /// `None` where its workers run under somebody else's care: a container engine, or a shell.
     pub supervised: Option<&'o SupervisedFunction>,
 }
 
@@ -94,7 +110,8 @@ impl FunctionStatus<'_> {
         errors.find(|error| !error.is_empty())
     }
 
-    /// Whoever answers runs; the rest is known to `oncue up` alone.
+    /// State of the function as a whole. One that answers runs; the rest is known to `oncue up` alone, which sees processes
+    /// that are too young or too busy to answer.
     pub fn state(&self) -> FunctionState {
         let answers = !self.workers.is_empty();
         match self.supervised {
@@ -118,7 +135,9 @@ impl FunctionStatus<'_> {
 pub enum FunctionState {
     /// No process, and `oncue up` starts one when an event comes.
     Asleep,
+    /// A process was started and has not answered yet.
     Starting,
+    /// At least one process works.
     Running,
     /// A process ended on its own and is started again after a pause.
     Failing,
@@ -143,9 +162,11 @@ impl FunctionState {
     }
 }
 
-/// Counters of a worker, or sums over several. All but `stats.in_flight` only grow while a worker lives.
+/// Counters of a worker, or sums over several, as the services API has them: runs, failures and time are the API's own
+/// fields, the rest is what our workers add in `data`. All but `stats.in_flight` only grow while a worker lives.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Counters {
+    /// Events by what became of them, and the durations of runs.
     pub stats: WorkerStats,
     /// Runs of the handler.
     pub runs: u64,
@@ -223,8 +244,11 @@ impl Counters {
 /// Durations of runs in milliseconds. Where no histogram was kept, both are the mean, and `average` says so.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Durations {
+    /// Half of the runs took no longer.
     pub p50: Option<f64>,
+    /// One run in a hundred took longer.
     pub p99: Option<f64>,
+    /// Whether both are only the mean.
     pub average: bool,
 }
 
@@ -233,6 +257,7 @@ fn is_histogram(histogram: &DurationHistogram) -> bool {
     histogram.counts.len() == histogram.bounds.len() + 1
 }
 
+/// Adds a histogram to a sum, which takes the bounds of the first that is one.
 fn add_durations(sum: &mut DurationHistogram, more: &DurationHistogram) {
     if !is_histogram(more) {
         return;
@@ -246,6 +271,7 @@ fn add_durations(sum: &mut DurationHistogram, more: &DurationHistogram) {
     }
 }
 
+/// Durations counted since an earlier look, in the same buckets.
 fn durations_since(now: &DurationHistogram, then: &DurationHistogram) -> DurationHistogram {
     let before = then.counts.iter().copied().chain(std::iter::repeat(0));
     DurationHistogram {
@@ -282,6 +308,9 @@ pub fn quantile(histogram: &DurationHistogram, q: f64) -> Option<f64> {
 
 /// Rates from the differences between looks. Each worker is compared with itself: workers come, go and begin anew, and
 /// the sum over a function would fall and jump with them.
+///
+/// Of a first look there are no rates. A worker that misses a look is compared with what it said before, over the longer
+/// time; one that misses more than [`SILENCE_MS`] is forgotten.
 #[derive(Debug, Default)]
 pub struct RateMeter {
     last_look: Option<u64>,
@@ -313,14 +342,20 @@ pub struct Activity {
 /// Events per second; `failed` counts runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Rates {
+    /// Handed to the workers, again and again those that are tried again.
     pub delivered: f64,
+    /// Done, with their effect.
     pub applied: f64,
+    /// Failed and put back.
     pub retried: f64,
+    /// Set aside as dead letters.
     pub dead: f64,
+    /// Runs of the handler that failed, for whatever reason.
     pub failed: f64,
 }
 
 impl Rates {
+    /// Adds the work of one worker over its own interval.
     fn add(&mut self, added: &Counters, seconds: f64) {
         self.delivered += added.stats.delivered as f64 / seconds;
         self.applied += added.stats.applied as f64 / seconds;

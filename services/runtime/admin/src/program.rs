@@ -18,30 +18,35 @@ const MANIFEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A program that could not be asked, or did not answer as it should.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
+    /// There is no such file in the folder of the programs.
     #[error("no program {function} in {}; name the folder with --bin", bin.display())]
     Missing { function: String, bin: PathBuf },
-    /// It cannot be run.
+    /// The system cannot run it: no permission, another machine's binary.
+    /// (Not found is [`Missing`](Self::Missing).)
     #[error("{}: {source}", path.display())]
     Run {
         path: PathBuf,
         source: std::io::Error,
     },
-    /// It was cut off while it ran.
+    /// The pipe to it broke while it ran.
     #[error(transparent)]
     Broken(#[from] std::io::Error),
+    /// Some programs are no functions and wait for input for ever.
     #[error("no answer within {MANIFEST_TIMEOUT:?}")]
     Silent,
-    /// It ended with an exit code other than 0 and said nothing.
+    /// Exit code other than 0, and not a word on stderr.
     #[error("{0}")]
     Ended(ExitStatus),
-    /// It refused, in its own words.
+    /// Exit code other than 0; the text is what it wrote on stderr.
     #[error("{0}")]
     Refused(String),
+    /// The last line it printed is not the JSON that was asked for: it may be of another version.
     #[error("unreadable answer: {0}")]
     Unreadable(#[from] serde_json::Error),
 }
 
-/// Manifest of the function `name`, from its program in the folder `bin`.
+/// Manifest of the function `name`, from its program in the folder `bin`. No server is needed and none is asked, so this
+/// works on a machine that has nothing but the programs.
 pub async fn manifest(bin: &Path, name: &str) -> Result<Manifest, ProgramError> {
     let asked = Command::new(std::path::absolute(bin.join(name))?)
         .arg("--manifest")
@@ -87,6 +92,7 @@ pub async fn ask<T: DeserializeOwned>(
     Ok(serde_json::from_str(answer)?)
 }
 
+/// Runs a command with `input` on stdin, to its end.
 async fn run(command: &mut Command, program: &Path, input: &[u8]) -> Result<Output, ProgramError> {
     let mut child = command.spawn().map_err(|source| ProgramError::Run {
         path: program.to_owned(),
@@ -135,6 +141,7 @@ fn command(bin: &Path, config: &Config, function: &str) -> Result<Command, Progr
     Ok(command)
 }
 
+/// A command with a relative name would be looked for in `PATH`.
 fn absolute(path: &Path) -> Result<PathBuf, ProgramError> {
     std::path::absolute(path).map_err(|source| ProgramError::Run {
         path: path.to_owned(),

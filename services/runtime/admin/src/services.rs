@@ -1,5 +1,8 @@
 //! Processes that answer on the NATS services API [NATS ADR-32]: workers, with their counters, and every `oncue up`, with
 //! the workers it keeps. No registry exists; whoever runs answers.
+//!
+//! Answers are read in the typed form of [`oncue_core::bus::services`]. A worker has one endpoint, whose `data` are its
+//! [`WorkerStats`]; the endpoint of `oncue up` has a [`SupervisedFunction`] for each function.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +18,13 @@ pub const SUPERVISOR: &str = "oncue-up";
 /// One worker process, as it says of itself.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Worker {
+    /// Name of the service it answers as.
     pub function: String,
     /// Instance id, `HOST-PID` unless the environment names it.
     pub id: String,
+    /// Of the program, as its manifest has it.
     pub version: String,
-    /// RFC 3339.
+    /// When it started, RFC 3339.
     pub started: String,
     /// Counted since it started.
     pub counters: Counters,
@@ -51,7 +56,8 @@ impl Worker {
     }
 }
 
-/// All workers among those that answered `$SRV.STATS`.
+/// All workers among those that answered `$SRV.STATS`. Services of another kind, of ours or of somebody else, are passed
+/// over: they are no reason to fail.
 pub fn workers(instances: &[ServiceInstance]) -> Vec<Worker> {
     instances.iter().filter_map(Worker::of).collect()
 }
@@ -73,6 +79,7 @@ pub struct SupervisedFunction {
     /// Bounds within which it scales.
     pub min: u32,
     pub max: u32,
+    /// Processes there are, those that end among them.
     pub workers: Vec<SupervisedWorker>,
 }
 
@@ -80,6 +87,7 @@ pub struct SupervisedFunction {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SupervisedWorker {
+    /// Process id on the supervisor's machine.
     pub pid: u32,
     /// `starting`, `up`, `failing`, `stopping` or `gone`.
     pub phase: String,
@@ -97,7 +105,8 @@ impl SupervisedFunction {
     }
 }
 
-/// Functions that are kept by `oncue up`, from the answers of all of them to `$SRV.STATS`.
+/// Functions that are kept by `oncue up`, from the answers of all of them to `$SRV.STATS`. Several of them may keep the same
+/// function, each on its own machine: bounds and workers are added up.
 pub fn supervised(instances: &[ServiceInstance]) -> BTreeMap<String, SupervisedFunction> {
     let mut all: BTreeMap<String, SupervisedFunction> = BTreeMap::new();
     let answers = instances

@@ -1,6 +1,9 @@
 //! Topology of an app: functions, the event types between them, and schedules, as declared. It is put together from
 //! everybody who knows: Redis, where each worker wrote its manifest when it started, the programs that are built here, and
 //! the workers that answer.
+//!
+//! A type leads from whoever emits it to whoever acts on it; there is no list of edges anywhere. A function is known as long
+//! as one of the three knows it: one that was removed stays in Redis until it is forgotten there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -23,6 +26,7 @@ const REPLY_GAP: Duration = Duration::from_millis(300);
 /// A function and who knows of it.
 #[derive(Debug, Clone)]
 pub struct KnownFunction {
+    /// As told last: by a running worker, else by its program, else by the last worker that started.
     pub manifest: Manifest,
     /// Workers that answer.
     pub running: u64,
@@ -46,13 +50,17 @@ pub struct Scheduled {
 pub struct Topology {
     /// By name.
     pub functions: BTreeMap<String, KnownFunction>,
+    /// Schedules of `oncue.toml`, which are emitters as well.
     pub schedules: Vec<Scheduled>,
     /// Remarks for a person: programs that did not say what they are.
     pub remarks: Vec<String>,
 }
 
 impl Topology {
-    /// Asks everybody, the programs in the folder `bin` too. A server that is not given is not asked.
+    /// Asks everybody, the programs in the folder `bin` too. A server that is not given is not asked: then the topology is
+    /// what the others know. A program that does not answer is a remark, a server that does not is an error.
+    ///
+    /// Takes [`REPLY_GAP`] longer than the slowest answer, and starts one process for each program.
     pub async fn read(
         config: &Config,
         bin: &Path,
@@ -77,6 +85,7 @@ impl Topology {
         Ok(topology)
     }
 
+    /// Asks the programs of `oncue.toml` that are there, all at once.
     async fn add_built(&mut self, config: &Config, bin: &Path) {
         let built: Vec<&String> = config
             .functions
@@ -108,6 +117,7 @@ impl Topology {
         known
     }
 
+    /// Manifests of all functions, by name.
     pub fn manifests(&self) -> impl Iterator<Item = &Manifest> {
         self.functions.values().map(|known| &known.manifest)
     }
@@ -153,6 +163,7 @@ impl Topology {
     }
 }
 
+/// Schedules as emitters.
 fn schedules(config: &Config) -> Vec<Scheduled> {
     let schedules = config.schedules.iter().map(|schedule| {
         let ty = schedule.ty();
@@ -172,7 +183,8 @@ pub async fn answering(bus: &Bus) -> Result<Vec<Manifest>, AdminError> {
     Ok(services::manifests(&instances))
 }
 
-/// Types among these of which their stream still holds an event.
+/// Types among these of which their stream still holds an event. One question to the server for each type, two where it is
+/// published with keys only; all at once.
 pub async fn published(bus: &Bus, types: BTreeSet<&str>) -> BTreeSet<String> {
     let looked = join_all(types.into_iter().map(|ty| async move {
         for subject in [ty.to_owned(), format!("{ty}.*")] {

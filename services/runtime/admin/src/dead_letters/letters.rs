@@ -18,6 +18,7 @@ use oncue_core::bus::{Bus, BusError, StoredMessage};
 pub struct Letter {
     /// Sequence in the stream `dlq`, which names it.
     pub number: u64,
+    /// The letter itself: the event, and why it was set aside.
     pub content: DeadLetter,
     /// Fingerprint of its cause.
     pub group: String,
@@ -54,6 +55,7 @@ impl Letter {
         self.content.envelope.clone().unwrap_or_default()
     }
 
+    /// Trace in which the function failed, if it was sampled.
     pub fn trace_id(&self) -> Option<&str> {
         self.traceparent.as_deref()?.split('-').nth(1)
     }
@@ -90,6 +92,7 @@ pub struct LetterFilter {
 }
 
 impl LetterFilter {
+    /// Whether it asks for this letter.
     pub fn passes(&self, letter: &Letter) -> bool {
         let function = self.function.as_ref();
         let reason = self.reason.as_ref();
@@ -118,6 +121,7 @@ pub fn meant_by<'l>(target: &str, letters: &'l [Letter]) -> Vec<&'l Letter> {
 
 /// Letters of one cause, oldest first; never none.
 pub struct LetterGroup<'l> {
+    /// Fingerprint of the cause.
     pub name: &'l str,
     pub letters: Vec<&'l Letter>,
 }
@@ -175,6 +179,7 @@ pub(super) async fn read(bus: &Bus, from: u64) -> Result<Vec<StoredMessage>, Adm
     Ok(read_to_end(bus, from).await?)
 }
 
+/// Messages from `from` to the end, a few hundred at a time.
 async fn read_to_end(bus: &Bus, from: u64) -> Result<Vec<StoredMessage>, BusError> {
     let mut all = Vec::new();
     let mut next = from;

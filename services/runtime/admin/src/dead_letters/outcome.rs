@@ -1,4 +1,11 @@
 //! Outcome of redriven events: found in the seen-marks, in the consumer's progress, and in new dead letters.
+//!
+//! | found | outcome |
+//! |---|---|
+//! | seen-mark says applied | done, whatever letters say: a worker that came late takes its letter back |
+//! | a new letter of the event, or of its place in the stream | failed |
+//! | consumer is past the event, and there is no new letter | done: a function that has no effect leaves no mark where it is looked for |
+//! | none of these | pending |
 
 use super::letters::{self, Letter};
 use super::{mark, ms};
@@ -22,13 +29,16 @@ pub enum Outcome {
 
 /// A letter that was given back to its function.
 pub struct Sent {
+    /// The letter, which is not in the stream any more.
     pub letter: Letter,
     /// Place of the event in its stream.
     pub ack: PubAck,
+    /// As of the last look.
     pub outcome: Outcome,
 }
 
 impl Sent {
+    /// Whether nothing is known yet.
     pub fn is_pending(&self) -> bool {
         self.outcome == Outcome::Pending
     }
@@ -102,7 +112,9 @@ impl<'c> Watch<'c> {
         }
     }
 
-    /// Brings the outcomes of what was sent to one function up to date.
+    /// Brings the outcomes of what was sent to one function up to date. Three questions, however much was sent: the
+    /// consumer's progress, all marks, and the letters that have come since. In this order: a letter is written before its
+    /// event is acked.
     pub async fn look(&mut self, sent: &mut [Sent]) -> Result<(), AdminError> {
         let Some(first) = sent.first() else {
             return Ok(());

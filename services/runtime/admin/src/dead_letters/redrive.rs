@@ -1,4 +1,8 @@
-//! Giving letters back: of each group one first, as a canary; the rest only while the cause does not come back.
+//! Redrive: letters are given back to their function, of each group one first, as a canary; the rest only while the cause
+//! does not come back.
+//!
+//! A letter that fails again becomes a new letter, with the number of its redrives one higher. Failing for another cause than
+//! that of its group stops nothing: the cause this redrive is about may well be gone.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -36,12 +40,17 @@ pub enum Progress<'p> {
 /// How it went with one group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
+    /// Fingerprint of the cause.
     pub group: String,
     pub function: String,
+    /// Given back to the function; the others are outcomes of these.
     pub redriven: u64,
     pub done: u64,
+    /// Set aside again, for whatever cause.
     pub failed: u64,
+    /// Not finished when the wait was over.
     pub pending: u64,
+    /// Left where they are: not sent, because the cause came back or because they cannot be.
     pub left: u64,
 }
 

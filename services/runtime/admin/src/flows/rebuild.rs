@@ -28,7 +28,14 @@ pub struct Rebuilt {
     pub searched: Searched,
 }
 
-/// Rebuilds the flow of this id, or the one that an event of this id belongs to. Works without Redis, from less evidence.
+/// Rebuilds the flow of this id, or the one that an event of this id belongs to. Works without Redis, from less evidence:
+/// an event that was acked without a letter then counts as done.
+///
+/// Steps have no attempts and no beginning, which only a ledger tells; a flow never counts as ended, since something that
+/// was delayed may still come.
+///
+/// # Errors
+/// NATS does not answer. Redis may be away.
 pub async fn rebuild(
     sources: &Sources<'_>,
     id: &str,
@@ -85,6 +92,7 @@ struct Turn<'t> {
     expected: bool,
 }
 
+/// Events of a flow, each with the turns of the functions that act on it.
 async fn events_with_steps(
     sources: &Sources<'_>,
     known: &Known<'_>,
@@ -186,6 +194,7 @@ async fn settled(store: &Store, marks: &[Mark]) -> Vec<Option<MarkState>> {
     store.settled(marks).await.unwrap_or_default()
 }
 
+/// Mark a function leaves of an event, if it is keyed by the event's own key.
 fn mark(turn: &Turn<'_>, found: &FoundEvent, key: &str, config: &Config) -> Mark {
     let horizon = config.stream(&found.stream).horizon.0.as_millis() as u64;
     dead_letters::mark(turn.function, key, &found.incoming.meta, horizon)
@@ -198,6 +207,7 @@ impl Turn<'_> {
         self.expected || self.mark.is_some() || self.letter.is_some() || self.emitted.is_some()
     }
 
+    /// State by the best evidence there is; the event stands at `sequence` of its stream.
     fn state(&self, sequence: u64) -> StepState {
         match (self.mark, self.letter, self.emitted) {
             (Some(MarkState::Applied), ..) => return StepState::Done,
@@ -212,6 +222,7 @@ impl Turn<'_> {
         }
     }
 
+    /// The turn as a step of the flow.
     fn step(&self, found: &FoundEvent) -> Step {
         let state = self.state(found.message.sequence);
         // A worker that came late may have written a letter of an applied event; it says nothing.

@@ -1,6 +1,17 @@
 //! Search for an event by its id, and for everything of its flow. Nothing keeps an index of ids, so an id is looked for
 //! where it can be: most of ours tell their time or their place, and of an event that a function is done with the seen-mark
 //! says where it stands. Only what is left is looked for message by message, from the newest back.
+//!
+//! | id | place |
+//! |---|---|
+//! | `web:1767225600000:42`, of a message that brought none | sequence 42 of the stream `web` made then |
+//! | a UUID of version 7 | around the time it tells, in every stream; windows of half a second, ten seconds, two minutes |
+//! | 22 characters of base64, as outputs have | seen-marks of functions, and at the same time every type that functions emit |
+//! | anything a client made up | seen-marks of functions, and at the same time every message |
+//!
+//! What followed from an event is found in two ways at once: by reading forwards from its root, only the types that can have
+//! followed; and by seen-marks, since ids of outputs are known from their cause. The first finds what nobody has acted on
+//! yet, the second what lies far behind in a busy stream.
 
 mod marks;
 mod searched;
@@ -74,16 +85,20 @@ struct StreamRange {
 #[derive(Debug, Clone)]
 pub struct FoundEvent {
     pub stream: String,
+    /// As the stream holds it, with its sequence and the time it was stored.
     pub message: StoredMessage,
+    /// The event that is in it.
     pub incoming: Incoming,
 }
 
 /// Servers to look in, and knowledge of the app.
 #[derive(Clone, Copy)]
 pub struct Sources<'s> {
+    /// Streams and consumers.
     pub bus: &'s Bus,
     /// Without it, ids that tell nothing take longer to find.
     pub store: Option<&'s Store>,
+    /// Horizons of the streams, by which seen-marks are found.
     pub config: &'s Config,
     /// Reads keys out of payloads.
     pub catalog: &'s Catalog,
@@ -125,6 +140,7 @@ pub struct Followed {
     pub events: Vec<FoundEvent>,
     /// Functions the search knew of.
     pub functions: Vec<Manifest>,
+    /// How far the search went.
     pub searched: Searched,
 }
 
@@ -192,7 +208,11 @@ impl<'s> FlowSearch<'s> {
         self.searched.lock().clone()
     }
 
-    /// The event of an id, or one of a flow of that id.
+    /// The event of an id, or one of a flow of that id. In this order: an id that tells a position is read there; one that
+    /// tells its time is looked for around it, in all streams at once; any other is looked up in seen-marks and, at the same
+    /// time, message by message from the newest back.
+    ///
+    /// `None` where it is not found before the time is over; [`searched`](Self::searched) tells.
     pub async fn find(&self, id: &str) -> Result<Option<FoundEvent>, AdminError> {
         if let Some(found) = self.by_position(id).await? {
             return Ok(Some(found));
@@ -219,7 +239,8 @@ impl<'s> FlowSearch<'s> {
         Ok(found?)
     }
 
-    /// The event of an id, in whichever stream took it about `time` (Unix ms).
+    /// The event of an id, in whichever stream took it about `time` (Unix ms). Three windows, each wider than the one before:
+    /// most are found in the first, and a busy stream is costly to read.
     pub async fn around(&self, id: &str, time: u64) -> Result<Option<FoundEvent>, AdminError> {
         for window in WINDOWS {
             let from = time.saturating_sub(window.before);
@@ -289,6 +310,7 @@ impl<'s> FlowSearch<'s> {
         (self.knows_all && is_known).then(|| reachable(&self.functions, ty))
     }
 
+    /// Outputs of the root and of its outputs, as seen-marks tell of them.
     async fn descendants(&self, root: Option<&FoundEvent>) -> Result<Vec<FoundEvent>, BusError> {
         match root {
             Some(root) => self.offspring(root).await,
@@ -445,6 +467,7 @@ impl<'s> FlowSearch<'s> {
         Ok(try_join_all(read).await?.into_iter().flatten().collect())
     }
 
+    /// Events of a flow in one stream, from a time on to where it ended when the search began.
     async fn forwards(
         &self,
         stream: &StreamRange,
@@ -473,6 +496,7 @@ impl<'s> FlowSearch<'s> {
         }
     }
 
+    /// Every subject of every stream.
     fn everything(&self) -> Vec<(&StreamRange, String)> {
         self.streams
             .iter()
@@ -506,6 +530,7 @@ struct Piece {
 /// Functions a search knows of.
 struct KnownFunctions {
     manifests: Vec<Manifest>,
+    /// Whether there is no function besides those.
     is_all: bool,
 }
 
@@ -566,6 +591,7 @@ impl FoundEvent {
         self.incoming.meta.id == flow
     }
 
+    /// Order in which the streams took events; of one moment by stream.
     fn order(&self) -> (u64, &str, u64) {
         (self.message.time, &self.stream, self.message.sequence)
     }
@@ -590,6 +616,7 @@ impl StreamRange {
         }
     }
 
+    /// The event in a message; `None` of a message that is none.
     fn event(&self, message: StoredMessage) -> Option<FoundEvent> {
         let incoming = message.read(&self.name, self.created).ok()?;
         Some(FoundEvent {
