@@ -27,7 +27,7 @@ pub struct Args {
 
 /// One function, over all its replicas.
 #[derive(Debug, Default, Serialize)]
-struct Line {
+struct FunctionRow {
     function: String,
     stream: Option<String>,
     state: FunctionState,
@@ -58,7 +58,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         .map_err(Failure::silent)?;
     let declared = &settings.config.functions;
     let names: BTreeSet<&String> = declared.keys().chain(overview.running()).collect();
-    let lines: Vec<Line> = names
+    let lines: Vec<FunctionRow> = names
         .into_iter()
         .map(|name| {
             line(
@@ -95,7 +95,7 @@ pub async fn streams(bus: &Bus) -> Result<Vec<String>, Failure> {
         .collect())
 }
 
-fn line(name: &str, scale: Option<Scale>, overview: &Overview) -> Line {
+fn line(name: &str, scale: Option<Scale>, overview: &Overview) -> FunctionRow {
     let status = overview.status(name);
     let total = status.total();
     let info = status
@@ -103,7 +103,7 @@ fn line(name: &str, scale: Option<Scale>, overview: &Overview) -> Line {
         .map(|consumer| consumer.info.clone())
         .unwrap_or_default();
     let kept = status.supervised;
-    Line {
+    FunctionRow {
         function: name.to_owned(),
         stream: status.consumer.map(|consumer| consumer.stream.clone()),
         state: status.state(),
@@ -134,7 +134,7 @@ fn style(state: FunctionState) -> Style {
     }
 }
 
-fn table(lines: &[Line]) -> String {
+fn table(lines: &[FunctionRow]) -> String {
     let head = [
         "FUNCTION",
         "STREAM",
@@ -153,7 +153,7 @@ fn table(lines: &[Line]) -> String {
     table::render(&head, &rows)
 }
 
-fn row(line: &Line) -> Vec<Cell> {
+fn row(line: &FunctionRow) -> Vec<Cell> {
     let few = line.min.is_some_and(|min| line.replicas < u64::from(min));
     let replicas = match (line.min, line.max) {
         (Some(min), Some(max)) if min != max => format!("{}/{min}..{max}", line.replicas),
@@ -187,7 +187,7 @@ fn bad(n: u64) -> Cell {
 }
 
 /// Sentence about a function that needs somebody.
-fn complaint(line: &Line) -> Option<String> {
+fn complaint(line: &FunctionRow) -> Option<String> {
     let name = &line.function;
     if line.state == FunctionState::Failing {
         return Some(format!(

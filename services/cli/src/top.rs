@@ -11,7 +11,7 @@ use oncue_core::bus::Bus;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use tokio::sync::{mpsc, watch};
 
-use self::sample::{Picture, Sampler};
+use self::sample::{FunctionSampler, Picture};
 use self::screen::{Detail, Screen};
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
@@ -49,7 +49,7 @@ fn broken_terminal(e: std::io::Error) -> Failure {
 fn watch_functions(bus: Bus, interval: Duration) -> watch::Receiver<Result<Picture, String>> {
     let (sender, pictures) = watch::channel(Ok(Picture::default()));
     tokio::spawn(async move {
-        let mut sampler = Sampler::default();
+        let mut sampler = FunctionSampler::default();
         while !sender.is_closed() {
             let picture = sampler.look(&bus).await.map_err(|e| e.to_string());
             let _ = sender.send(picture);

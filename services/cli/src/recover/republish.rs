@@ -28,7 +28,7 @@ pub struct Args {
 }
 
 #[derive(Default)]
-struct Tally {
+struct Republished {
     new: u64,
     duplicates: u64,
     unreadable: u64,
@@ -44,7 +44,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         .since
         .map_or_else(|| "all that is kept".to_owned(), event::format_time);
     confirm::ask(&format!("Publish outputs again ({since})?"), args.yes)?;
-    let mut tally = Tally::default();
+    let mut tally = Republished::default();
     for partition in 0..PARTITIONS {
         progress(format_args!("partition {} of {PARTITIONS}", partition + 1));
         again(partition, args.since.unwrap_or(0), &bus, &store, &mut tally).await?;
@@ -91,7 +91,7 @@ async fn again(
     since: u64,
     bus: &Bus,
     store: &Store,
-    tally: &mut Tally,
+    tally: &mut Republished,
 ) -> Result<(), Failure> {
     let mut from = 0;
     loop {
@@ -119,7 +119,7 @@ async fn again(
     }
 }
 
-impl Tally {
+impl Republished {
     fn count(&mut self, ack: Result<PubAck, PublishError>) {
         match ack {
             Ok(ack) if ack.duplicate => self.duplicates += 1,

@@ -40,11 +40,11 @@ pub struct Line {
 
 /// Looks again and again, and remembers the look before.
 #[derive(Default)]
-pub struct Sampler {
+pub struct FunctionSampler {
     meter: RateMeter,
 }
 
-impl Sampler {
+impl FunctionSampler {
     pub async fn look(&mut self, bus: &Bus) -> Result<Picture, AdminError> {
         let overview = Overview::read(bus, REPLY_GAP).await?;
         Ok(self.picture(&overview))
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_line_has_what_the_consumer_and_the_workers_say() {
-        let mut sampler = Sampler::default();
+        let mut sampler = FunctionSampler::default();
         let first = sampler.picture(&overview(1000, 10)).functions.remove(0);
         assert_eq!((first.rate, first.lag, first.in_flight), (0.0, 7, 3));
         assert_eq!((first.dead, first.errors), (1, 2));
