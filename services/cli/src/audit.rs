@@ -1,8 +1,7 @@
 //! `oncue audit`: every function's program looks up every event of its stream, and the sums must come out even.
 
-use futures::{StreamExt as _, stream};
-use oncue_admin::program;
-use oncue_core::bus::Bus;
+use anstyle::Style;
+use oncue_admin::audit::{self, AuditOutcome, FunctionAudit};
 use oncue_core::model::audit::Audit;
 use serde_json::{Value, json};
 
@@ -11,10 +10,8 @@ use crate::paint::{BAD, CHANGED, DIM, NAME, paint, remark, say};
 use crate::settings::Settings;
 use crate::table::{self, Cell, number, text};
 
-/// Programs at a time: each reads a whole stream.
-const AT_ONCE: usize = 4;
 /// Ids of lost events that are listed for each function.
-const LISTED: usize = 10;
+const MAX_LOST_IDS: usize = 10;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -24,13 +21,6 @@ pub struct Args {
     /// Print one JSON array.
     #[arg(long)]
     json: bool,
-}
-
-enum Audited {
-    Done(Audit),
-    /// It has no consumer yet, so it has seen no event.
-    NotStarted,
-    Failed(String),
 }
 
 pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
@@ -45,71 +35,30 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
         ));
     }
     let bus = settings.bus().await?;
-    let audits = stream::iter(&names)
-        .map(|name| audit(name, &bus, settings))
-        .buffered(AT_ONCE);
-    let audits: Vec<(&String, Audited)> =
-        names.iter().zip(audits.collect::<Vec<_>>().await).collect();
+    let audits = audit::audit(&names, &bus, &settings.config, &settings.bin).await;
     if args.json {
-        say(json!(
-            audits
-                .iter()
-                .map(|(name, audited)| whole(name, audited))
-                .collect::<Vec<_>>()
-        ));
+        say(json!(audits.iter().map(whole).collect::<Vec<_>>()));
     } else {
         show(&audits);
     }
-    let bad = |audited: &Audited| match audited {
-        Audited::Done(audit) => audit.lost > 0,
-        Audited::NotStarted => false,
-        Audited::Failed(_) => true,
-    };
-    Ok(if audits.iter().any(|(_, audited)| bad(audited)) {
+    Ok(if audits.iter().any(FunctionAudit::is_bad) {
         exit::FAILED
     } else {
         exit::OK
     })
 }
 
-async fn audit(name: &str, bus: &Bus, settings: &Settings) -> Audited {
-    let manifest = match program::manifest(&settings.bin, name).await {
-        Ok(manifest) => manifest,
-        Err(why) => return Audited::Failed(why),
-    };
-    match bus
-        .api(
-            &format!("CONSUMER.INFO.{}.{name}", manifest.stream),
-            &Value::Null,
-        )
-        .await
-    {
-        Ok(_) => {}
-        Err(e) if e.is_not_found() => return Audited::NotStarted,
-        Err(e) => return Audited::Failed(e.to_string()),
-    }
-    match program::ask(&settings.bin, &settings.config, name, "--audit", &[]).await {
-        Ok(audit) => Audited::Done(audit),
-        Err(why) => Audited::Failed(why),
+fn whole(audit: &FunctionAudit) -> Value {
+    let name = &audit.function;
+    match &audit.outcome {
+        AuditOutcome::Done(audit) => json!(audit),
+        AuditOutcome::NotStarted => json!({ "function": name, "error": null, "started": false }),
+        AuditOutcome::Failed(why) => json!({ "function": name, "error": why.to_string() }),
     }
 }
 
-fn whole(name: &str, audited: &Audited) -> Value {
-    match audited {
-        Audited::Done(audit) => json!(audit),
-        Audited::NotStarted => json!({ "function": name, "error": null, "started": false }),
-        Audited::Failed(why) => json!({ "function": name, "error": why }),
-    }
-}
-
-fn show(audits: &[(&String, Audited)]) {
-    let done: Vec<&Audit> = audits
-        .iter()
-        .filter_map(|(_, audited)| match audited {
-            Audited::Done(audit) => Some(audit),
-            _ => None,
-        })
-        .collect();
+fn show(audits: &[FunctionAudit]) {
+    let done: Vec<&Audit> = audits.iter().filter_map(FunctionAudit::done).collect();
     if !done.is_empty() {
         let head = [
             "FUNCTION",
@@ -120,38 +69,20 @@ fn show(audits: &[(&String, Audited)]) {
             "LOST",
             "EXPIRED",
         ];
-        say(table::render(
-            &head,
-            &done.iter().map(|audit| row(audit)).collect::<Vec<_>>(),
-        ));
+        let rows: Vec<Vec<Cell>> = done.iter().map(|audit| row(audit)).collect();
+        say(table::render(&head, &rows));
     }
     for audit in done.iter().filter(|audit| audit.lost > 0) {
-        let ids = audit
-            .lost_ids
-            .iter()
-            .take(LISTED)
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join("\n  ");
-        let more = audit.lost.saturating_sub(LISTED as u64);
-        let more = if more > 0 {
-            format!("\n  and {more} more")
-        } else {
-            String::new()
-        };
-        say(format_args!(
-            "{} {}\n  {ids}{more}",
-            audit.function,
-            paint(BAD, "has lost:")
-        ));
+        say(lost(audit));
     }
-    for (name, audited) in audits {
-        match audited {
-            Audited::Done(_) => {}
-            Audited::NotStarted => remark(format_args!(
+    for audit in audits {
+        let name = &audit.function;
+        match &audit.outcome {
+            AuditOutcome::Done(_) => {}
+            AuditOutcome::NotStarted => remark(format_args!(
                 "{name}: it has no consumer yet, so it has acted on nothing"
             )),
-            Audited::Failed(why) => remark(format_args!(
+            AuditOutcome::Failed(why) => remark(format_args!(
                 "{name}: {} {why}",
                 paint(BAD, "cannot be audited:")
             )),
@@ -169,16 +100,33 @@ fn show(audits: &[(&String, Audited)]) {
     }
 }
 
+/// Ids of the first lost events of a function.
+fn lost(audit: &Audit) -> String {
+    let mut text = format!("{} {}", audit.function, paint(BAD, "has lost:"));
+    for id in audit.lost_ids.iter().take(MAX_LOST_IDS) {
+        text.extend(["\n  ", id]);
+    }
+    let more = audit.lost.saturating_sub(MAX_LOST_IDS as u64);
+    if more > 0 {
+        text += &format!("\n  and {more} more");
+    }
+    text
+}
+
+/// A number in a colour, unless it is 0.
+fn coloured(n: u64, style: Style) -> Cell {
+    number(n).style(if n > 0 { style } else { DIM })
+}
+
 fn row(audit: &Audit) -> Vec<Cell> {
-    let some = |n: u64, style| number(n).style(if n > 0 { style } else { DIM });
     vec![
         text(&audit.function).style(NAME),
         number(audit.accepted),
         number(audit.applied),
-        some(audit.dead, CHANGED),
-        some(audit.pending, CHANGED),
-        some(audit.lost, BAD),
-        some(audit.expired, CHANGED),
+        coloured(audit.dead, CHANGED),
+        coloured(audit.pending, CHANGED),
+        coloured(audit.lost, BAD),
+        coloured(audit.expired, CHANGED),
     ]
 }
 

@@ -1,7 +1,7 @@
-//! `oncue docs`: the AsyncAPI 3.0 document of the house: every event type of the contract as a channel, every function's
+//! `oncue docs`: the AsyncAPI 3.0 document of the app: every event type of the contract as a channel, every function's
 //! trigger and emissions as operations. Nothing in it is written by hand, so it cannot drift.
 
-use oncue_admin::topology::House;
+use oncue_admin::topology::Topology;
 use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_core::model::manifest::Manifest;
 use oncue_proto::event::stream_of_type;
@@ -24,17 +24,20 @@ pub struct Args {
 
 /// Prints the document, as JSON.
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
-    let (bus, store) = (settings.bus().await.ok(), settings.store().await.ok());
-    let house = settings.house(bus.as_ref(), store.as_ref()).await?;
+    let bus = settings.bus().await.ok();
+    let store = settings.store().await.ok();
+    let topology = settings.topology(bus.as_ref(), store.as_ref()).await?;
     let catalog = settings.catalog().await?;
-    let document = document(args, settings, &catalog, &house);
+    let document = document(args, settings, &catalog, &topology);
     say(serde_json::to_string_pretty(&document).unwrap_or_default());
     Ok(exit::OK)
 }
 
-fn document(args: &Args, settings: &Settings, catalog: &Catalog, house: &House) -> Value {
-    let types = types(catalog, house);
-    let (mut channels, mut messages, mut schemas) = (Map::new(), Map::new(), Map::new());
+fn document(args: &Args, settings: &Settings, catalog: &Catalog, topology: &Topology) -> Value {
+    let types = types(catalog, topology);
+    let mut channels = Map::new();
+    let mut messages = Map::new();
+    let mut schemas = Map::new();
     for ty in &types {
         let entry = catalog.get(ty).ok();
         channels.insert(ty.clone(), channel(ty, entry));
@@ -43,7 +46,7 @@ fn document(args: &Args, settings: &Settings, catalog: &Catalog, house: &House) 
             entry.add_schemas(&mut schemas);
         }
     }
-    let operations: Map<String, Value> = house.manifests().flat_map(operations).collect();
+    let operations: Map<String, Value> = topology.manifests().flat_map(operations).collect();
     let place = Address::of(settings.config.nats_url.expose(), 4222);
     let nats = place.map_or_else(
         || "127.0.0.1:4222".to_owned(),
@@ -62,13 +65,13 @@ fn document(args: &Args, settings: &Settings, catalog: &Catalog, house: &House) 
     })
 }
 
-/// Those clients may send or functions declare; of the platform's own only what functions name.
-fn types(catalog: &Catalog, house: &House) -> Vec<String> {
+/// Types that clients may send or functions declare; of the platform's own only what functions name.
+fn types(catalog: &Catalog, topology: &Topology) -> Vec<String> {
     let theirs = catalog
         .entries()
         .map(|entry| entry.ty.as_str())
         .filter(|ty| ![DLQ, TIMER].contains(&stream_of_type(ty)));
-    let mut types: Vec<String> = theirs.chain(house.types()).map(str::to_owned).collect();
+    let mut types: Vec<String> = theirs.chain(topology.types()).map(str::to_owned).collect();
     types.sort();
     types.dedup();
     types
@@ -95,8 +98,11 @@ fn channel(ty: &str, entry: Option<&Entry>) -> Value {
     channel
 }
 
+fn text(description: &str) -> Value {
+    json!({ "type": "string", "description": description })
+}
+
 fn message(ty: &str, entry: Option<&Entry>) -> Value {
-    let text = |description: &str| json!({ "type": "string", "description": description });
     let headers = json!({
         "type": "object",
         "required": ["ce-id", "ce-source", "ce-type", "ce-specversion"],
@@ -124,22 +130,28 @@ fn message(ty: &str, entry: Option<&Entry>) -> Value {
     message
 }
 
-/// What one function receives and sends.
+/// One operation, with the name it has in the document.
+fn operation(function: &str, action: &str, ty: &str, summary: String) -> (String, Value) {
+    let content = json!({
+        "action": action,
+        "channel": { "$ref": format!("#/channels/{ty}") },
+        "messages": [{ "$ref": format!("#/channels/{ty}/messages/event") }],
+        "summary": summary,
+        "tags": [{ "name": function }],
+    });
+    (format!("{function}.{action}.{ty}"), content)
+}
+
+/// Operations of one function: what it receives and sends.
 fn operations(manifest: &Manifest) -> Vec<(String, Value)> {
     let name = &manifest.name;
-    let operation = |action: &str, ty: &String, summary: String| {
-        let channel = json!({ "$ref": format!("#/channels/{ty}") });
-        let messages = json!([{ "$ref": format!("#/channels/{ty}/messages/event") }]);
-        let content = json!({ "action": action, "channel": channel, "messages": messages, "summary": summary,
-            "tags": [{ "name": name }] });
-        (format!("{name}.{action}.{ty}"), content)
-    };
     let state = manifest
         .table
         .as_ref()
         .map_or_else(String::new, |table| format!(" and owns rows of {table:?}"));
     let receive = manifest.triggers.iter().map(|ty| {
-        let (key, mut content) = operation("receive", ty, format!("{name} acts on {ty}{state}"));
+        let (key, mut content) =
+            operation(name, "receive", ty, format!("{name} acts on {ty}{state}"));
         content["bindings"] = json!({ "nats": { "queue": name } });
         (key, content)
     });
@@ -148,7 +160,7 @@ fn operations(manifest: &Manifest) -> Vec<(String, Value)> {
             manifest
                 .emits
                 .iter()
-                .map(|ty| operation("send", ty, format!("{name} may emit {ty}"))),
+                .map(|ty| operation(name, "send", ty, format!("{name} may emit {ty}"))),
         )
         .collect()
 }
@@ -158,10 +170,10 @@ mod tests {
     use oncue_core::config::Config;
 
     use super::*;
-    use crate::map::formats::tests::house;
+    use crate::map::formats::tests::topology;
 
     fn ours() -> Value {
-        let house = house(&[
+        let topology = topology(&[
             (
                 "count-views",
                 &["web.page.viewed"],
@@ -188,7 +200,7 @@ mod tests {
         let catalog = Catalog::builtin()
             .with(oncue_app_events::DESCRIPTORS)
             .unwrap();
-        document(&args, &settings, &catalog, &house)
+        document(&args, &settings, &catalog, &topology)
     }
 
     #[test]

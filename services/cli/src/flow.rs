@@ -1,31 +1,27 @@
 //! `oncue flow ID`: one flow as a tree, from its ledger; of a flow without one, from what the streams still hold.
 
-mod search;
 mod tree;
 
-use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use oncue_admin::topology::House;
-use oncue_admin::trail::{Patience, Searched};
+use oncue_admin::consumers;
+use oncue_admin::flows::{self, Rebuilt, SearchLimits, Searched, Sources};
 use oncue_core::bus::Bus;
 use oncue_core::model::flow::Flow;
-use oncue_core::model::manifest::Manifest;
 use oncue_core::store::Store;
 use oncue_proto::event;
 use serde_json::{Value, json};
 
 use crate::exit::{self, Failure};
-use crate::paint::{remark, say};
-use crate::ps;
+use crate::paint::{progress, remark, say};
 use crate::settings::Settings;
 use crate::when;
 
 /// Between two looks at a flow that is followed.
-const PAUSE: Duration = Duration::from_millis(200);
-/// To read what followed an event that is found.
-const READ: Duration = Duration::from_millis(600);
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Time to read what followed an event that is found.
+const READ_TIME: Duration = Duration::from_millis(600);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -91,27 +87,16 @@ async fn untracked(
     store: Option<Store>,
     bus: &Bus,
 ) -> Result<u8, Failure> {
-    // Types that lead to one another narrow the search; workers would say no more than programs and Redis, and later.
-    let (house, _) = House::ask(&settings.config, &settings.bin, None, store.as_ref())
-        .await
-        .map_err(Failure::silent)?;
-    let functions: Vec<Manifest> = house.manifests().cloned().collect();
-    let read = if args.all { None } else { Some(READ) };
-    let patience = Patience {
-        find: None,
-        read,
+    let limits = SearchLimits {
+        read: if args.all { None } else { Some(READ_TIME) },
         since: args.since.unwrap_or(0),
+        ..SearchLimits::default()
     };
-    let (found, searched) = search::rebuild(
-        bus,
-        store.as_ref(),
-        &settings.config,
-        &settings.catalog().await?,
-        &args.id,
-        &functions,
-        patience,
-    )
-    .await?;
+    let Rebuilt {
+        flow: found,
+        searched,
+        ..
+    } = rebuild(settings, store.as_ref(), bus, &args.id, limits).await?;
     let Some(flow) = found else {
         let what = format!(
             "no event or flow {:?}: it has no ledger, and {searched}",
@@ -141,6 +126,27 @@ async fn untracked(
     Ok(exit::OK)
 }
 
+async fn rebuild(
+    settings: &Settings,
+    store: Option<&Store>,
+    bus: &Bus,
+    id: &str,
+    limits: SearchLimits,
+) -> Result<Rebuilt, Failure> {
+    let catalog = settings.config.catalog().map_err(Failure::usage)?;
+    let sources = Sources {
+        bus,
+        store,
+        config: &settings.config,
+        catalog: &catalog,
+        functions: &[],
+    };
+    progress(format_args!("looking for {id} in the streams"));
+    let rebuilt = flows::rebuild(&sources, id, limits).await;
+    progress("");
+    rebuilt.map_err(Failure::silent)
+}
+
 fn document(flow: &Flow, searched: Option<&Searched>) -> Value {
     json!({
         "from": if searched.is_some() { "streams" } else { "ledger" },
@@ -168,20 +174,21 @@ impl View {
         Ok(exit::OK)
     }
 
-    /// Nobody waits for a function that has no consumer any more. Asked after the ledger was read, so that a function
+    /// Marks steps as removed whose function has no consumer any more: nobody waits for it. Asked after the ledger was read, so that a function
     /// that has just come is not taken for one that left.
     async fn settle(&self, flow: &mut Flow) -> Result<(), Failure> {
         let Some(bus) = &self.bus else { return Ok(()) };
         if flow.is_complete() {
             return Ok(());
         }
-        let there: BTreeSet<String> = ps::consumers(bus).await?.into_keys().collect();
-        flow.without_removed(|function| there.contains(function));
+        let consumers = consumers::all(bus).await.map_err(Failure::silent)?;
+        flow.without_removed(|function| consumers.contains_key(function));
         Ok(())
     }
 
     async fn follow(&self, first: Flow) -> Result<u8, Failure> {
-        let (store, id) = (self.redis.clone(), first.id.clone());
+        let store = self.redis.clone();
+        let id = first.id.clone();
         let mut screen = Screen::new(self.json);
         let mut next = Some(first);
         let mut before: Option<Flow> = None;
@@ -200,13 +207,13 @@ impl View {
                 return Ok(exit::OK);
             }
             before = Some(flow);
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(LOOK_INTERVAL).await;
             next = store.flow(&id).await.map_err(Failure::silent)?;
         }
     }
 }
 
-/// Where a followed flow is drawn: in place on a terminal, else once more for every change.
+/// Output of a followed flow: in place on a terminal, else once more for every change.
 struct Screen {
     json: bool,
     live: bool,

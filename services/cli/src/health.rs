@@ -1,4 +1,4 @@
-//! `oncue health NAME`: what a container's health check runs. The image has no shell and no curl, so it is a verb.
+//! `oncue health NAME`: the command of a container's health check. The image has no shell and no curl, so it is a verb.
 
 use std::time::Duration;
 
@@ -7,8 +7,10 @@ use crate::paint::say;
 use crate::settings::{Address, Settings};
 use crate::{http, services};
 
-/// Shorter than any health check's own limit, so that the reason still reaches the log.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Time for an answer: shorter than any health check's own limit, so that the reason still reaches the log.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest pause between two answers.
+const REPLY_GAP: Duration = Duration::from_secs(1);
 const VIEWER: &str = "127.0.0.1:13133";
 
 #[derive(clap::Args)]
@@ -18,15 +20,11 @@ pub struct Args {
 }
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
-    let missing = || {
-        Failure::usage("which part? process 1 here is none of ours")
-            .advise("for example: oncue health gateway")
-    };
     let name = args
         .name
         .clone()
         .or_else(|| first_process().filter(|n| is_ours(settings, n)))
-        .ok_or_else(missing)?;
+        .ok_or_else(no_name)?;
     let healthy = match name.as_str() {
         "gateway" => page(&gateway_address(&settings.config.gateway.listen), "/readyz").await,
         "console" => page(&gateway_address(&settings.config.console.listen), "/readyz").await,
@@ -40,8 +38,13 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
+fn no_name() -> Failure {
+    Failure::usage("which part? process 1 here is none of ours")
+        .advise("for example: oncue health gateway")
+}
+
 async fn page(address: &str, path: &str) -> Result<String, String> {
-    let (status, body) = http::get(address, path, PATIENCE).await?;
+    let (status, body) = http::get(address, path, TIMEOUT).await?;
     if status == 200 {
         Ok(format!("{address}{path} is 200"))
     } else {
@@ -65,19 +68,21 @@ async fn answers(settings: &Settings, function: &str) -> Result<String, String> 
         Some(id) => format!("$SRV.PING.{function}.{id}"),
         None => format!("$SRV.PING.{function}"),
     };
-    let asked = async {
-        let bus = settings.bus().await.map_err(|e| e.what)?;
-        let found = services::ask(&bus, &subject, Duration::from_secs(1))
-            .await
-            .map_err(|e| e.what)?;
-        Ok::<_, String>(found.into_iter().next().map(|i| i.id))
-    };
-    match tokio::time::timeout(PATIENCE, asked).await {
+    match tokio::time::timeout(TIMEOUT, first_instance(settings, &subject)).await {
         Ok(Ok(Some(id))) => Ok(format!("{id} answers")),
         Ok(Ok(None)) => Err(format!("nobody answers on {subject}")),
         Ok(Err(why)) => Err(why),
-        Err(_) => Err(format!("no answer on {subject} within {PATIENCE:?}")),
+        Err(_) => Err(format!("no answer on {subject} within {TIMEOUT:?}")),
     }
+}
+
+/// Id of the first instance that answers.
+async fn first_instance(settings: &Settings, subject: &str) -> Result<Option<String>, String> {
+    let bus = settings.bus().await.map_err(|e| e.what)?;
+    let found = services::ask(&bus, subject, REPLY_GAP)
+        .await
+        .map_err(|e| e.what)?;
+    Ok(found.into_iter().next().map(|instance| instance.id))
 }
 
 /// The instance to ask for: the one the environment names, or the worker that is process 1 of this container. `None`
@@ -96,7 +101,7 @@ fn instance(function: &str) -> Option<String> {
     Some(token(&format!("{}-1", host.trim())))
 }
 
-/// What this container runs, as health checks name it. The image is the same for every part, and so is its check.
+/// Part this container runs, as health checks name it. The image is the same for every part, and so is its check.
 fn first_process() -> Option<String> {
     let line = std::fs::read("/proc/1/cmdline").ok()?;
     let program = String::from_utf8(line.split(|byte| *byte == 0).next()?.to_vec()).ok()?;

@@ -1,4 +1,4 @@
-//! Asks each function's program what it is. The program is the only source: nothing about a function is written twice.
+//! Manifests of functions, from their programs. The program is the only source: nothing about a function is written twice.
 
 use futures::future::join_all;
 use oncue_admin::program;
@@ -24,15 +24,12 @@ pub async fn of(settings: &Settings, names: &[String]) -> Result<Vec<Manifest>, 
             "build them (`cargo build --release --bins`), name their folder with --bin, or remove them from oncue.toml",
         ));
     }
-    let (mut manifests, mut mistakes) = (Vec::new(), Vec::new());
-    for (name, asked) in names.iter().zip(
-        join_all(
-            names
-                .iter()
-                .map(|name| program::manifest(&settings.bin, name)),
-        )
-        .await,
-    ) {
+    let asked = names
+        .iter()
+        .map(|name| program::manifest(&settings.bin, name));
+    let mut manifests = Vec::new();
+    let mut mistakes = Vec::new();
+    for (name, asked) in names.iter().zip(join_all(asked).await) {
         match asked {
             Ok(manifest) if manifest.name == *name => manifests.push(manifest),
             Ok(manifest) => {

@@ -1,10 +1,10 @@
-//! `oncue map`: who listens to what and who emits what, as declared; with `--drift`, where that and what happens differ.
+//! `oncue map`: the topology as declared, functions and the types between them; with `--drift`, where that and what happens differ.
 
 pub mod formats;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use oncue_admin::drift::{self, Kind, Observed};
-use oncue_admin::topology::House;
+use oncue_admin::topology::Topology;
 use oncue_proto::event;
 use serde_json::json;
 
@@ -50,7 +50,8 @@ enum Format {
 }
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
-    let (bus, store) = (settings.bus().await, settings.store().await);
+    let bus = settings.bus().await;
+    let store = settings.store().await;
     for away in [bus.as_ref().err(), store.as_ref().err()]
         .into_iter()
         .flatten()
@@ -63,26 +64,27 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
             away.what
         ));
     }
-    let (bus, store) = (bus.ok(), store.ok());
-    let house = settings.house(bus.as_ref(), store.as_ref()).await?;
+    let bus = bus.ok();
+    let store = store.ok();
+    let topology = settings.topology(bus.as_ref(), store.as_ref()).await?;
     if let (true, Some(bus), Some(store)) = (args.drift, &bus, &store) {
         let catalog = settings.catalog().await?;
-        let observed = Observed::ask(&catalog, &house, bus, store)
+        let observed = Observed::read(&catalog, &topology, bus, store)
             .await
             .map_err(Failure::silent)?;
-        return Ok(drift(args, &house, &observed));
+        return Ok(drift(args, &topology, &observed));
     }
     say(match args.format {
-        Format::Text => formats::text(&house),
-        Format::Mermaid => formats::mermaid(&house),
-        Format::Dot => formats::dot(&house),
-        Format::Json => formats::json(&house).to_string(),
+        Format::Text => formats::text(&topology),
+        Format::Mermaid => formats::mermaid(&topology),
+        Format::Dot => formats::dot(&topology),
+        Format::Json => formats::json(&topology).to_string(),
     });
     Ok(exit::OK)
 }
 
-fn drift(args: &Args, house: &House, observed: &Observed) -> u8 {
-    let mut findings = drift::findings(house, observed, event::now_ms(), args.days);
+fn drift(args: &Args, topology: &Topology, observed: &Observed) -> u8 {
+    let mut findings = drift::findings(topology, observed, event::now_ms(), args.days);
     findings.retain(|finding| !args.ignore.contains(&finding.kind));
     if args.format == Format::Json {
         say(json!(findings));

@@ -1,27 +1,22 @@
-//! `oncue ps`: what the bus knows of every function (consumers), what its workers say of themselves, and which of them
-//! `oncue up` keeps (both on `$SRV`).
+//! `oncue ps`: every function as the bus knows it (consumers), as its workers answer, and as `oncue up` keeps it.
 
-mod kept;
-
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use anstyle::Style;
+use oncue_admin::consumers;
+use oncue_admin::functions::{FunctionState, Overview};
 use oncue_core::bus::Bus;
-use oncue_core::bus::info::ConsumerInfo;
-use oncue_core::bus::layout::DLQ;
-use oncue_core::config::Scale;
+use oncue_core::config::{FunctionConfig, Scale};
 use serde::Serialize;
 
-pub use self::kept::UP;
-use self::kept::{Kept, State, state};
 use crate::exit::{self, Failure};
-use crate::paint::{BAD, CHANGED, DIM, NAME, PLAIN, remark, say};
-use crate::services::{self, Instance};
+use crate::paint::{BAD, CHANGED, DIM, GOOD, NAME, PLAIN, remark, say};
 use crate::settings::Settings;
 use crate::table::{self, Cell, number, text};
 
 /// Answers come within milliseconds; a worker busy for longer than this is worth being missed once.
-const QUIET: Duration = Duration::from_millis(300);
+const REPLY_GAP: Duration = Duration::from_millis(300);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -32,10 +27,10 @@ pub struct Args {
 
 /// One function, over all its replicas.
 #[derive(Debug, Default, Serialize)]
-struct Line {
+struct FunctionRow {
     function: String,
     stream: Option<String>,
-    state: State,
+    state: FunctionState,
     /// Processes that answer.
     replicas: u64,
     /// Bounds within which `oncue up` scales; none for a function oncue.toml does not name.
@@ -58,31 +53,18 @@ struct Line {
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let bus = settings.bus().await?;
-    let answering = services::by_name(services::ask(&bus, "$SRV.STATS", QUIET).await?);
-    let consumers = consumers(&bus).await?;
-    let kept = kept::all(answering.get(kept::UP).map_or(&[], Vec::as_slice));
-    let config = &settings.config;
-    let ours =
-        |name: &&String| config.functions.contains_key(*name) || consumers.contains_key(*name);
-    let names: BTreeSet<&String> = config
-        .functions
-        .keys()
-        .chain(answering.keys().filter(ours))
-        .collect();
-    let lines: Vec<Line> = names
+    let overview = Overview::read(&bus, REPLY_GAP)
+        .await
+        .map_err(Failure::silent)?;
+    let declared = &settings.config.functions;
+    let names: BTreeSet<&String> = declared.keys().chain(overview.running()).collect();
+    let lines: Vec<FunctionRow> = names
         .into_iter()
         .map(|name| {
-            let scale = config
-                .functions
-                .get(name)
-                .map(oncue_core::config::FunctionConfig::scale);
-            let kept = kept.get(name);
             line(
                 name,
-                scale,
-                kept,
-                answering.get(name).map_or(&[], Vec::as_slice),
-                consumers.get(name),
+                declared.get(name).map(FunctionConfig::scale),
+                &overview,
             )
         })
         .collect();
@@ -94,7 +76,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
             remark(complaint);
         }
     }
-    let anybody = !kept.is_empty() || lines.iter().any(|l| l.replicas > 0);
+    let anybody = !overview.supervised.is_empty() || lines.iter().any(|l| l.replicas > 0);
     Ok(if anybody || lines.is_empty() {
         exit::OK
     } else {
@@ -102,67 +84,57 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     })
 }
 
-/// Every durable consumer by name, with its stream: no program has to be asked, so `ps` works from anywhere.
-pub async fn consumers(bus: &Bus) -> Result<BTreeMap<String, (String, ConsumerInfo)>, Failure> {
-    let mut found = BTreeMap::new();
-    for stream in streams(bus).await?.into_iter().filter(|s| s != DLQ) {
-        for info in bus.consumers(&stream).await.map_err(Failure::silent)? {
-            if let Some(name) = info.config.durable_name.clone() {
-                found.insert(name, (stream.clone(), info));
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// Names of the event streams: object stores and key-value buckets are none.
+/// Names of the event streams.
 pub async fn streams(bus: &Bus) -> Result<Vec<String>, Failure> {
-    let names = bus.stream_names().await.map_err(|e| {
+    let streams = consumers::event_streams(bus).await.map_err(|e| {
         Failure::silent(e).advise("is JetStream on? `nats-server -js`, or let `oncue up` start one")
     })?;
-    Ok(names
+    Ok(streams
         .into_iter()
-        .filter(|name| !name.starts_with("OBJ_") && !name.starts_with("KV_"))
+        .map(|stream| stream.config.name)
         .collect())
 }
 
-fn line(
-    name: &str,
-    scale: Option<Scale>,
-    kept: Option<&Kept>,
-    instances: &[Instance],
-    consumer: Option<&(String, ConsumerInfo)>,
-) -> Line {
-    let sum = |field: &str| instances.iter().map(|i| i.count(field)).sum();
-    let info = consumer.map(|(_, info)| info.clone()).unwrap_or_default();
-    let endpoints = || instances.iter().flat_map(|i| &i.endpoints);
-    let (requests, time) = endpoints().fold((0, 0), |(n, t), e| {
-        (n + e.num_requests, t + e.processing_time)
-    });
-    Line {
+fn line(name: &str, scale: Option<Scale>, overview: &Overview) -> FunctionRow {
+    let status = overview.status(name);
+    let total = status.total();
+    let info = status
+        .consumer
+        .map(|consumer| consumer.info.clone())
+        .unwrap_or_default();
+    let kept = status.supervised;
+    FunctionRow {
         function: name.to_owned(),
-        stream: consumer.map(|(stream, _)| stream.clone()),
-        state: state(kept, instances),
-        replicas: instances.len() as u64,
+        stream: status.consumer.map(|consumer| consumer.stream.clone()),
+        state: status.state(),
+        replicas: status.workers.len() as u64,
         min: kept.map(|kept| kept.min).or(scale.map(|scale| scale.min)),
         max: kept.map(|kept| kept.max).or(scale.map(|scale| scale.max)),
         pending: info.num_pending,
         in_flight: info.num_ack_pending,
         redelivered: info.num_redelivered,
-        applied: sum("applied"),
-        duplicates: sum("duplicates"),
-        retried: sum("retried"),
-        failed: endpoints().map(|e| e.num_errors).sum(),
-        dead: sum("dead"),
-        average_ms: (requests > 0).then(|| (time as f64 / requests as f64 / 1e4).round() / 100.0),
-        last_error: endpoints()
-            .filter_map(|e| e.last_error.clone())
-            .find(|e| !e.is_empty()),
-        instances: instances.iter().map(|i| i.id.clone()).collect(),
+        applied: total.stats.applied,
+        duplicates: total.stats.duplicates,
+        retried: total.stats.retried,
+        failed: total.failed,
+        dead: total.stats.dead,
+        average_ms: total.average_ms().map(|ms| (ms * 100.0).round() / 100.0),
+        last_error: status.last_error().map(str::to_owned),
+        instances: status.workers.iter().map(|one| one.id.clone()).collect(),
     }
 }
 
-fn table(lines: &[Line]) -> String {
+/// Colour of a state.
+fn style(state: FunctionState) -> Style {
+    match state {
+        FunctionState::Running => GOOD,
+        FunctionState::Asleep => DIM,
+        FunctionState::Starting | FunctionState::Stopping => CHANGED,
+        FunctionState::Failing | FunctionState::Stopped => BAD,
+    }
+}
+
+fn table(lines: &[FunctionRow]) -> String {
     let head = [
         "FUNCTION",
         "STREAM",
@@ -181,8 +153,7 @@ fn table(lines: &[Line]) -> String {
     table::render(&head, &rows)
 }
 
-fn row(line: &Line) -> Vec<Cell> {
-    let bad = |n: u64| number(n).style(if n > 0 { BAD } else { DIM });
+fn row(line: &FunctionRow) -> Vec<Cell> {
     let few = line.min.is_some_and(|min| line.replicas < u64::from(min));
     let replicas = match (line.min, line.max) {
         (Some(min), Some(max)) if min != max => format!("{}/{min}..{max}", line.replicas),
@@ -195,7 +166,7 @@ fn row(line: &Line) -> Vec<Cell> {
     vec![
         text(&line.function).style(NAME),
         text(line.stream.as_deref().unwrap_or("-")),
-        text(line.state.word()).style(line.state.style()),
+        text(line.state.word()).style(style(line.state)),
         text(replicas)
             .right()
             .style(if few { CHANGED } else { PLAIN }),
@@ -210,14 +181,20 @@ fn row(line: &Line) -> Vec<Cell> {
     ]
 }
 
-fn complaint(line: &Line) -> Option<String> {
+/// A number that should be 0.
+fn bad(n: u64) -> Cell {
+    number(n).style(if n > 0 { BAD } else { DIM })
+}
+
+/// Sentence about a function that needs somebody.
+fn complaint(line: &FunctionRow) -> Option<String> {
     let name = &line.function;
-    if line.state == State::Failing {
+    if line.state == FunctionState::Failing {
         return Some(format!(
             "{name}: a worker keeps ending; what it says is in the log of `oncue up`"
         ));
     }
-    if line.state == State::Stopped && line.max != Some(0) {
+    if line.state == FunctionState::Stopped && line.max != Some(0) {
         let waits = if line.pending > 0 {
             format!("{} events wait; ", line.pending)
         } else {
@@ -237,40 +214,49 @@ fn complaint(line: &Line) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use oncue_admin::consumers::Consumer;
+    use oncue_admin::services::{SupervisedFunction, workers};
+    use oncue_core::bus::services::ServiceInstance;
+    use serde_json::{Value, json};
 
     use super::*;
 
+    fn overview(consumer: Value, instances: Vec<ServiceInstance>) -> Overview {
+        let consumer = Consumer {
+            function: "f".into(),
+            stream: "web".into(),
+            info: serde_json::from_value(consumer).expect("a consumer"),
+        };
+        Overview {
+            consumers: [("f".to_owned(), consumer)].into(),
+            workers: workers(&instances),
+            ..Overview::default()
+        }
+    }
+
+    fn scale(min: u32, max: u32) -> Option<Scale> {
+        Some(Scale {
+            min,
+            max,
+            idle: Duration::ZERO,
+        })
+    }
+
     #[test]
     fn a_line_sums_replicas_and_reads_the_consumer() {
-        let instance: Instance = serde_json::from_value(json!({ "name": "f", "id": "h-1", "endpoints": [
+        let instance: ServiceInstance = serde_json::from_value(json!({ "name": "f", "id": "h-1", "endpoints": [
             { "num_requests": 4, "num_errors": 1, "processing_time": 10_000_000, "last_error": "", "data": { "applied": 3, "dead": 1 } }] }))
         .unwrap();
         let info = json!({ "num_pending": 7, "num_ack_pending": 2, "num_redelivered": 1 });
-        let scale = |min, max| {
-            Some(Scale {
-                min,
-                max,
-                idle: Duration::ZERO,
-            })
-        };
-        let both = [instance.clone(), instance];
-        let consumer = ("web".into(), serde_json::from_value(info).unwrap());
-        let fixed = line("f", scale(3, 3), None, &both, Some(&consumer));
-        assert_eq!(
-            (
-                fixed.replicas,
-                fixed.pending,
-                fixed.in_flight,
-                fixed.redelivered
-            ),
-            (2, 7, 2, 1)
-        );
+        let both = overview(info, vec![instance.clone(), instance]);
+        let fixed = line("f", scale(3, 3), &both);
+        assert_eq!((fixed.replicas, fixed.redelivered), (2, 1));
+        assert_eq!((fixed.pending, fixed.in_flight), (7, 2));
         assert_eq!(
             (fixed.applied, fixed.dead, fixed.failed, fixed.average_ms),
             (6, 2, 2, Some(2.5))
         );
-        let elastic = line("g", scale(0, 4), None, &both, Some(&consumer));
+        let elastic = line("f", scale(0, 4), &both);
         let shown = anstream::adapter::strip_str(&table(&[fixed, elastic])).to_string();
         let mut rows = shown.lines().skip(1);
         assert!(
@@ -280,32 +266,23 @@ mod tests {
         );
         assert!(
             rows.next()
-                .is_some_and(|l| l.starts_with("g         web     running    2/0..4    7")),
+                .is_some_and(|l| l.starts_with("f         web     running    2/0..4    7")),
             "{shown}"
         );
     }
 
     #[test]
     fn a_function_nobody_runs_is_pointed_out() {
-        let of = |max| {
-            Some(Scale {
-                min: 0,
-                max,
-                idle: Duration::ZERO,
-            })
-        };
-        let there = (
-            "web".into(),
-            serde_json::from_value(json!({ "num_pending": 3 })).unwrap(),
-        );
-        let complained = complaint(&line("f", of(1), None, &[], Some(&there)));
+        let mut there = overview(json!({ "num_pending": 3 }), Vec::new());
+        let complained = complaint(&line("f", scale(0, 1), &there));
         assert!(complained.is_some_and(|c| c.contains("3 events wait") && c.contains("oncue up")));
-        assert!(complaint(&line("f", of(0), None, &[], Some(&there))).is_none());
-        let asleep = Kept {
+        assert!(complaint(&line("f", scale(0, 0), &there)).is_none());
+        let asleep = SupervisedFunction {
             min: 0,
             max: 1,
             workers: Vec::new(),
         };
-        assert!(complaint(&line("f", of(1), Some(&asleep), &[], Some(&there))).is_none());
+        there.supervised.insert("f".into(), asleep);
+        assert!(complaint(&line("f", scale(0, 1), &there)).is_none());
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use oncue_admin::topology::House;
+use oncue_admin::topology::Topology;
 use oncue_core::bus::Bus;
 use oncue_core::config::Config;
 use oncue_core::contract;
@@ -117,13 +117,17 @@ impl Settings {
             .map_err(Failure::silent)
     }
 
-    /// The functions of the house; a server that is away is only a remark, since programs answer without it.
-    pub async fn house(&self, bus: Option<&Bus>, store: Option<&Store>) -> Result<House, Failure> {
-        let (house, remarks) = House::ask(&self.config, &self.bin, bus, store)
+    /// Topology of the app; a server that is away is only a remark, since programs answer without it.
+    pub async fn topology(
+        &self,
+        bus: Option<&Bus>,
+        store: Option<&Store>,
+    ) -> Result<Topology, Failure> {
+        let topology = Topology::read(&self.config, &self.bin, bus, store)
             .await
             .map_err(Failure::silent)?;
-        remarks.into_iter().for_each(remark);
-        if house.functions.is_empty() {
+        topology.remarks.iter().for_each(remark);
+        if topology.functions.is_empty() {
             let what = format!(
                 "no function is known: no program in {}, no worker answers",
                 self.bin.display()
@@ -131,7 +135,7 @@ impl Settings {
             return Err(Failure::failed(what)
                 .advise("build them, or name the folder of their programs with --bin"));
         }
-        Ok(house)
+        Ok(topology)
     }
 
     /// Event types known here: the platform's, those of `contracts`, and those of the functions' programs.

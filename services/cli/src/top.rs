@@ -11,14 +11,14 @@ use oncue_core::bus::Bus;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use tokio::sync::{mpsc, watch};
 
-use self::sample::{Picture, Sampler};
+use self::sample::{FunctionSampler, Picture};
 use self::screen::{Detail, Screen};
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
 use crate::when;
 
-/// Dead letters among which those of one function are looked for.
-const LETTERS: u64 = 500;
+/// Newest dead letters among which those of one function are looked for.
+const LETTERS_WINDOW: u64 = 500;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -34,20 +34,24 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     }
     let bus = settings.bus().await?;
     let pictures = watch_functions(bus.clone(), args.interval);
-    let mut terminal =
-        ratatui::try_init().map_err(|e| Failure::failed(format_args!("cannot draw here: {e}")))?;
+    let mut terminal = ratatui::try_init().map_err(broken_terminal)?;
     let ended = Box::pin(watch_keys(&mut terminal, settings, &bus, pictures)).await;
     ratatui::restore();
     ended.map(|()| exit::OK)
+}
+
+#[allow(clippy::needless_pass_by_value)] // for `map_err`
+fn broken_terminal(e: std::io::Error) -> Failure {
+    Failure::failed(format_args!("cannot draw here: {e}"))
 }
 
 /// Looks in the background, so that keys are answered at once.
 fn watch_functions(bus: Bus, interval: Duration) -> watch::Receiver<Result<Picture, String>> {
     let (sender, pictures) = watch::channel(Ok(Picture::default()));
     tokio::spawn(async move {
-        let mut sampler = Sampler::default();
+        let mut sampler = FunctionSampler::default();
         while !sender.is_closed() {
-            let picture = sampler.look(&bus).await.map_err(|e| e.what);
+            let picture = sampler.look(&bus).await.map_err(|e| e.to_string());
             let _ = sender.send(picture);
             tokio::time::sleep(interval).await;
         }
@@ -76,10 +80,12 @@ async fn watch_keys(
 ) -> Result<(), Failure> {
     let mut stop = oncue_core::process::stop_signal()
         .map_err(|e| Failure::failed(format_args!("cannot handle signals: {e}")))?;
-    let (mut screen, mut keys) = (Screen::new(settings.nats_shown()), keys());
-    let broken = |e: std::io::Error| Failure::failed(format_args!("cannot draw here: {e}"));
+    let mut screen = Screen::new(settings.nats_shown());
+    let mut keys = keys();
     loop {
-        terminal.draw(|frame| screen.draw(frame)).map_err(broken)?;
+        terminal
+            .draw(|frame| screen.draw(frame))
+            .map_err(broken_terminal)?;
         tokio::select! {
             changed = pictures.changed() => {
                 if changed.is_err() { return Ok(()) }
@@ -130,11 +136,11 @@ fn action(key: KeyEvent, detail: bool) -> Action {
     }
 }
 
-/// What a function is and why it last failed.
+/// Page of one function: its manifest, its limits, and why it last failed.
 async fn detail(settings: &Settings, bus: &Bus, function: &str) -> Detail {
-    let house = settings.house(Some(bus), None).await.ok();
-    let manifest = house.and_then(|house| {
-        house
+    let topology = settings.topology(Some(bus), None).await.ok();
+    let manifest = topology.and_then(|topology| {
+        topology
             .functions
             .get(function)
             .map(|known| known.manifest.clone())
@@ -142,8 +148,9 @@ async fn detail(settings: &Settings, bus: &Bus, function: &str) -> Detail {
     let limits = manifest
         .as_ref()
         .map(|manifest| manifest.limits(&settings.config));
-    let letters = match dead_letters::latest(bus, LETTERS).await {
-        Ok((letters, _)) => letters
+    let letters = match dead_letters::latest(bus, LETTERS_WINDOW).await {
+        Ok(latest) => latest
+            .letters
             .into_iter()
             .rev()
             .filter(|letter| letter.content.function == function)

@@ -19,34 +19,31 @@ use tokio::sync::Semaphore;
 
 use crate::App;
 use crate::audit;
+pub use crate::audit::Who;
 use crate::problem::{CROWDED, MALFORMED, Problem, WRONG_TOKEN};
 
 const COOKIE: &str = "oncue-console";
-/// How long a login holds.
-const DAY_MS: u64 = 24 * 3600 * 1000;
-/// A shorter token could be guessed.
-const SHORTEST: usize = 16;
-/// What a wrong guess costs; one at a time for everybody.
+/// Time a login holds.
+const SESSION_MS: u64 = 24 * 3600 * 1000;
+/// Characters of the shortest token that cannot be guessed.
+const MIN_TOKEN: usize = 16;
+/// Time a wrong guess costs; one at a time for everybody.
 const PENALTY: Duration = Duration::from_millis(400);
-const LONGEST_NAME: usize = 64;
+const MAX_NAME_BYTES: usize = 64;
 
-/// Who may look and who may act.
+/// Rights: who may look and who may act.
 pub struct Access {
     key: Option<hmac::Key>,
     write: bool,
     guesses: Semaphore,
 }
 
-/// Who asks, for the record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Who(pub String);
-
 impl Access {
     /// `write` counts only together with a token.
     pub fn new(token: Option<&str>, write: bool) -> Result<Self, String> {
-        if token.is_some_and(|token| token.len() < SHORTEST) {
+        if token.is_some_and(|token| token.len() < MIN_TOKEN) {
             return Err(format!(
-                "ONCUE_CONSOLE_TOKEN is shorter than {SHORTEST} characters; make one with `openssl rand -hex 16`"
+                "ONCUE_CONSOLE_TOKEN is shorter than {MIN_TOKEN} characters; make one with `openssl rand -hex 16`"
             ));
         }
         let key = token.map(|token| hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes()));
@@ -65,7 +62,7 @@ impl Access {
         self.write && self.has_token()
     }
 
-    /// Where to listen: as asked, or on loopback where anybody could come.
+    /// Address to listen on: as asked, or on loopback where anybody could come.
     pub fn place(&self, asked: &str) -> String {
         let (host, port) = asked.rsplit_once(':').unwrap_or((asked, "8090"));
         let ip = host
@@ -78,7 +75,7 @@ impl Access {
         format!("127.0.0.1:{port}")
     }
 
-    /// Who sent these headers; `None` for somebody who must log in first.
+    /// The person who sent these headers; `None` for somebody who must log in first.
     pub fn who(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<Who> {
         let peer = peer.map_or_else(|| "?".to_owned(), |ip| ip.to_string());
         let Some(key) = &self.key else {
@@ -129,7 +126,7 @@ fn set_cookie(value: &str, seconds: u64) -> HeaderValue {
     HeaderValue::from_str(&line).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// What a page needs to know before it shows anything.
+/// Facts a page needs to know before it shows anything.
 pub async fn about(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
@@ -159,10 +156,10 @@ pub async fn login(
     Json(Login { token, name }): Json<Login>,
 ) -> Result<Response, Problem> {
     let name = name.trim();
-    if name.chars().any(char::is_control) || name.len() > LONGEST_NAME {
+    if name.chars().any(char::is_control) || name.len() > MAX_NAME_BYTES {
         return Err(Problem::new(
             MALFORMED,
-            format!("a name has at most {LONGEST_NAME} bytes, and no control character"),
+            format!("a name has at most {MAX_NAME_BYTES} bytes, and no control character"),
         ));
     }
     let name = if name.is_empty() { "somebody" } else { name };
@@ -185,11 +182,11 @@ pub async fn login(
         ));
     };
     audit::line(&who, "login", "", "welcome");
-    let cookie = make_cookie(key, name, event::now_ms() + DAY_MS);
+    let cookie = make_cookie(key, name, event::now_ms() + SESSION_MS);
     let mut response = Json(json!({ "who": who.0 })).into_response();
     response
         .headers_mut()
-        .insert(header::SET_COOKIE, set_cookie(&cookie, DAY_MS / 1000));
+        .insert(header::SET_COOKIE, set_cookie(&cookie, SESSION_MS / 1000));
     Ok(response)
 }
 

@@ -1,4 +1,4 @@
-//! What may be done with dead letters: tried, given back to their function, given up. Each is on record.
+//! Actions on dead letters: tried, given back to their function, given up. Each is on record.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -11,29 +11,31 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{Extension, Path, State};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use oncue_admin::dead_letters::{self, Answer, Letter, Outcome, Pace, Progress, Watch, grouped};
+use oncue_admin::AdminError;
+use oncue_admin::dead_letters::{
+    self, DryRun, EmittedEvent, Letter, LetterError, OutcomeCounts, Pace, Progress, Watch, grouped,
+};
 use oncue_proto::{Catalog, Format};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::App;
-use crate::access::Who;
-use crate::audit;
+use crate::audit::{self, Who};
 use crate::letters::WINDOW;
 use crate::problem::{AWAY, CROWDED, GONE, MALFORMED, NOT_FOUND, Problem};
+use crate::{App, away};
 
 /// Letters tried at once; each is a process.
-const TRIED: usize = 20;
+const MAX_TRIED: usize = 20;
 /// Letters dropped at once.
-const DROPPED: usize = 1000;
+const MAX_DROPPED: usize = 1000;
 const PACE: Pace = Pace {
     rate: 20.0,
     wait: Duration::from_mins(1),
 };
 /// Redrives that are remembered, and those that may be under way.
-const REMEMBERED: u64 = 50;
-const AT_ONCE: usize = 4;
-/// Who writes the records of dropped letters.
+const MAX_REMEMBERED: u64 = 50;
+const MAX_UNDER_WAY: usize = 4;
+/// Source of the records of dropped letters, as CloudEvents have it.
 const SOURCE: &str = "/oncue/console";
 
 /// Redrives under way, and the last ones that ended.
@@ -47,19 +49,47 @@ pub struct Jobs {
 struct Job {
     who: String,
     letters: usize,
-    sent: usize,
-    done: usize,
-    failed: usize,
+    sent: u64,
+    done: u64,
+    failed: u64,
     remarks: Vec<String>,
     ended: bool,
     /// Of the groups that are finished.
     #[serde(skip)]
-    before: (usize, usize, usize),
+    before: OutcomeCounts,
+}
+
+impl Job {
+    /// Takes in how far the group under way is.
+    fn count(&mut self, group: OutcomeCounts) {
+        let all = self.before.plus(group);
+        self.sent = all.sent;
+        self.done = all.done;
+        self.failed = all.failed;
+    }
+
+    /// The next group's numbers come on top.
+    fn end_group(&mut self) {
+        self.before = OutcomeCounts {
+            sent: self.sent,
+            done: self.done,
+            failed: self.failed,
+            pending: 0,
+        };
+    }
 }
 
 impl Jobs {
     fn all(&self) -> MutexGuard<'_, BTreeMap<u64, Job>> {
         self.all.lock()
+    }
+
+    /// Enters news of a redrive.
+    fn report(&self, id: u64, news: Progress<'_>) {
+        self.change(id, |job| match news {
+            Progress::Remark(text) => job.remarks.push(text),
+            Progress::Sent(_, sent) => job.count(OutcomeCounts::of(sent)),
+        });
     }
 
     fn change(&self, id: u64, change: impl FnOnce(&mut Job)) {
@@ -89,9 +119,16 @@ fn body(body: Body) -> Result<Chosen, Problem> {
     Ok(chosen)
 }
 
-/// The letters meant, and all there are. One that is gone was handled by somebody else meanwhile: then nothing is done.
-async fn letters(app: &App, numbers: &[u64]) -> Result<(Vec<Letter>, Vec<Letter>), Problem> {
-    let (all, _) = dead_letters::latest(&app.bus, WINDOW).await?;
+/// Letters somebody named, among all there are.
+struct Selected {
+    chosen: Vec<Letter>,
+    all: Vec<Letter>,
+}
+
+/// Looks up the letters meant. One that is gone was handled by somebody else meanwhile: then nothing is done.
+async fn letters(app: &App, numbers: &[u64]) -> Result<Selected, Problem> {
+    let latest = dead_letters::latest(&app.bus, WINDOW).await;
+    let all = latest.map_err(away)?.letters;
     let chosen: Vec<Letter> = all
         .iter()
         .filter(|letter| numbers.contains(&letter.number))
@@ -105,7 +142,7 @@ async fn letters(app: &App, numbers: &[u64]) -> Result<(Vec<Letter>, Vec<Letter>
             GONE,
             format!("dead letter #{gone} is not there any more; nothing was done"),
         )),
-        None => Ok((chosen, all)),
+        None => Ok(Selected { chosen, all }),
     }
 }
 
@@ -123,23 +160,20 @@ fn named(numbers: &[u64]) -> String {
     }
 }
 
-/// What the function would do with each letter now; commits nothing.
+/// Tries letters: says what the function would do with each of them now, and commits nothing.
 pub async fn attempt(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Who>,
     asked: Body,
 ) -> Result<Json<Value>, Problem> {
     let chosen = body(asked)?;
-    let tried = &chosen.numbers[..chosen.numbers.len().min(TRIED)];
-    let (letters, _) = letters(&app, tried).await?;
-    let (mut answers, mut applied) = (Vec::new(), 0);
-    for letter in &letters {
+    let tried = &chosen.numbers[..chosen.numbers.len().min(MAX_TRIED)];
+    let selected = letters(&app, tried).await?;
+    let mut answers = Vec::new();
+    let mut applied = 0;
+    for letter in &selected.chosen {
         let answer = dead_letters::attempt(letter, &app.bus, &app.config, &app.bin).await;
-        applied += usize::from(
-            answer
-                .as_ref()
-                .is_ok_and(|answer| answer.outcome == "applied"),
-        );
+        applied += usize::from(answer.as_ref().is_ok_and(DryRun::is_applied));
         answers.push(shown(letter.number, answer, &app.catalog));
     }
     audit::line(
@@ -153,22 +187,26 @@ pub async fn attempt(
     ))
 }
 
-fn shown(number: u64, answer: Result<Answer, String>, catalog: &Catalog) -> Value {
+fn shown(number: u64, answer: Result<DryRun, LetterError>, catalog: &Catalog) -> Value {
     let answer = match answer {
         Ok(answer) => answer,
-        Err(why) => return json!({ "number": number, "outcome": "untried", "message": why }),
+        Err(why) => {
+            return json!({ "number": number, "outcome": "untried", "message": why.to_string() });
+        }
     };
     let mut shown = json!(answer);
     shown["number"] = number.into();
-    let emits = answer.emits.iter().map(|emitted| {
-        let bytes = STANDARD.decode(&emitted.payload).unwrap_or_default();
-        let data = catalog
-            .get(&emitted.ty)
-            .and_then(|entry| entry.to_json(Format::Protobuf, &bytes));
-        json!({ "type": emitted.ty, "key": emitted.key, "data": data.unwrap_or(Value::Null) })
-    });
+    let emits = answer.emits.iter().map(|emitted| decoded(emitted, catalog));
     shown["emits"] = emits.collect();
     shown
+}
+
+fn decoded(emitted: &EmittedEvent, catalog: &Catalog) -> Value {
+    let bytes = STANDARD.decode(&emitted.payload).unwrap_or_default();
+    let data = catalog
+        .get(&emitted.ty)
+        .and_then(|entry| entry.to_json(Format::Protobuf, &bytes));
+    json!({ "type": emitted.ty, "key": emitted.key, "data": data.unwrap_or(Value::Null) })
 }
 
 /// Gives letters back; how it goes is asked under `/api/jobs/`. It goes on when nobody asks.
@@ -178,13 +216,13 @@ pub async fn redrive(
     asked: Body,
 ) -> Result<Json<Value>, Problem> {
     let chosen = body(asked)?;
-    let (letters, all) = letters(&app, &chosen.numbers).await?;
+    let selected = letters(&app, &chosen.numbers).await?;
     let id = {
         let mut jobs = app.jobs.all();
-        if jobs.values().filter(|job| !job.ended).count() >= AT_ONCE {
+        if jobs.values().filter(|job| !job.ended).count() >= MAX_UNDER_WAY {
             return Err(Problem::new(
                 CROWDED,
-                format!("{AT_ONCE} redrives are under way; wait for one to end"),
+                format!("{MAX_UNDER_WAY} redrives are under way; wait for one to end"),
             ));
         }
         let id = app.jobs.next.fetch_add(1, Ordering::Relaxed) + 1;
@@ -192,17 +230,20 @@ pub async fn redrive(
             id,
             Job {
                 who: who.0.clone(),
-                letters: letters.len(),
+                letters: selected.chosen.len(),
                 ..Job::default()
             },
         );
-        jobs.retain(|old, job| !job.ended || *old + REMEMBERED > id);
+        jobs.retain(|old, job| !job.ended || *old + MAX_REMEMBERED > id);
         id
     };
     audit::line(&who, "redrive", &named(&chosen.numbers), "begun");
-    let (on, task) = (named(&chosen.numbers), app.clone());
+    let on = named(&chosen.numbers);
+    let task = app.clone();
     app.tasks.spawn(async move {
-        let ended = give_back(&task, id, letters, &all).await;
+        let ended = give_back(&task, id, selected)
+            .await
+            .map_err(|e| e.to_string());
         task.jobs.change(id, |job| {
             job.remarks.extend(ended.as_ref().err().cloned());
             job.ended = true;
@@ -217,37 +258,16 @@ pub async fn redrive(
     Ok(Json(json!({ "job": id })))
 }
 
-async fn give_back(
-    app: &App,
-    id: u64,
-    chosen: Vec<Letter>,
-    all: &[Letter],
-) -> Result<String, String> {
-    let mut tell = |happened: Progress<'_>| {
-        app.jobs.change(id, |job| match happened {
-            Progress::Remark(text) => job.remarks.push(text),
-            Progress::Sent(_, sent) => {
-                let count = |is: &dyn Fn(&Outcome) -> bool| {
-                    sent.iter().filter(|sent| is(&sent.outcome)).count()
-                };
-                job.sent = job.before.0 + sent.len();
-                job.done = job.before.1 + count(&|outcome| *outcome == Outcome::Done);
-                job.failed = job.before.2 + count(&|outcome| matches!(outcome, Outcome::Failed(_)));
-            }
-        });
-    };
-    let chosen = dead_letters::without_outdated(&app.bus, chosen, all, &mut tell)
-        .await
-        .map_err(|e| e.to_string())?;
+async fn give_back(app: &App, id: u64, selected: Selected) -> Result<String, AdminError> {
+    let Selected { chosen, all } = selected;
+    let mut report = |news: Progress<'_>| app.jobs.report(id, news);
+    let chosen = dead_letters::without_outdated(&app.bus, chosen, &all, &mut report).await?;
     let next = all.last().map_or(1, |letter| letter.number + 1);
     let mut watch = Watch::new(&app.bus, app.store.clone(), &app.config, next);
     let mut tallies = Vec::new();
     for group in grouped(&chosen) {
-        let tally = dead_letters::redrive(&group, &PACE, &mut watch, &mut tell)
-            .await
-            .map_err(|e| e.to_string())?;
-        app.jobs
-            .change(id, |job| job.before = (job.sent, job.done, job.failed));
+        let tally = dead_letters::redrive(&group, &PACE, &mut watch, &mut report).await?;
+        app.jobs.change(id, Job::end_group);
         tallies.push(tally.to_string());
     }
     Ok(tallies.join("; "))
@@ -278,13 +298,13 @@ pub async fn give_up(
 ) -> Result<Json<Value>, Problem> {
     let chosen = body(asked)?;
     let why = chosen.why.trim();
-    if why.is_empty() || chosen.numbers.len() > DROPPED {
+    if why.is_empty() || chosen.numbers.len() > MAX_DROPPED {
         return Err(Problem::new(
             MALFORMED,
-            format!("say why in `why`; at most {DROPPED} letters at once"),
+            format!("say why in `why`; at most {MAX_DROPPED} letters at once"),
         ));
     }
-    let (letters, _) = letters(&app, &chosen.numbers).await?;
+    let letters = letters(&app, &chosen.numbers).await?.chosen;
     for (dropped, letter) in letters.iter().enumerate() {
         if let Err(e) = dead_letters::give_up(letter, why, &who.0, SOURCE, &app.bus).await {
             let outcome = format!("{dropped} dropped, then failed at #{}: {e}", letter.number);

@@ -1,22 +1,23 @@
 //! A stored message as a person reads it.
 
+use oncue_admin::flows::search::key_of;
 use oncue_core::bus::StoredMessage;
 use oncue_proto::Catalog;
 use oncue_proto::event::Incoming;
 use serde_json::{Value, json};
 
-/// Larger payloads are described, not shown: a page is no place for them.
-const LARGEST: usize = 64 << 10;
+/// Bytes of a payload that is shown: larger ones are described, a page is no place for them.
+const MAX_PAYLOAD: usize = 64 << 10;
 
-/// Where a message lies.
+/// Stream a message lies in, and what its identity takes from there.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'p> {
-    pub stream: &'p str,
+pub struct StreamOrigin<'o> {
+    pub stream: &'o str,
     /// Creation time of the stream: part of the identity of plain messages.
     pub created: u64,
 }
 
-impl Place<'_> {
+impl StreamOrigin<'_> {
     pub fn read(&self, found: &StoredMessage) -> Result<Incoming, String> {
         found.read(self.stream, self.created)
     }
@@ -58,7 +59,7 @@ impl Place<'_> {
         ] {
             shown[name] = value;
         }
-        shown["key"] = key(&incoming, catalog).into();
+        shown["key"] = key_of(&incoming, catalog).into();
         match data(&incoming, catalog) {
             Ok(data) => shown["data"] = data,
             Err(why) => shown["undecoded"] = why.into(),
@@ -67,16 +68,8 @@ impl Place<'_> {
     }
 }
 
-/// What the event is about; empty where it cannot be told.
-pub fn key(incoming: &Incoming, catalog: &Catalog) -> String {
-    let entry = catalog.get(&incoming.meta.ty);
-    entry
-        .and_then(|entry| entry.check(incoming.format, &incoming.payload))
-        .unwrap_or_default()
-}
-
 fn data(incoming: &Incoming, catalog: &Catalog) -> Result<Value, String> {
-    if incoming.payload.len() > LARGEST {
+    if incoming.payload.len() > MAX_PAYLOAD {
         return Err(format!(
             "{} bytes are not shown here; `oncue tail --json` has them",
             incoming.payload.len()

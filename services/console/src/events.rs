@@ -9,16 +9,17 @@ use oncue_proto::event;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::App;
-use crate::decode::Place;
+use crate::decode::StreamOrigin;
 use crate::problem::{MALFORMED, NOT_FOUND, Problem};
+use crate::{App, away};
 
-const MOST: usize = 100;
+/// Events of one answer.
+const MAX_EVENTS: usize = 100;
 /// Questions to the server for one subject: enough for any stream, unless what is wanted is very rare.
-const QUESTIONS: usize = 400;
+const MAX_QUESTIONS: usize = 400;
 
 #[derive(Deserialize)]
-pub struct Asked {
+pub struct Question {
     #[serde(rename = "type")]
     ty: String,
     /// Only those a function sent.
@@ -26,44 +27,50 @@ pub struct Asked {
     limit: Option<usize>,
 }
 
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+}
+
 pub async fn get(
     State(app): State<Arc<App>>,
-    Query(asked): Query<Asked>,
+    Query(asked): Query<Question>,
 ) -> Result<Json<Value>, Problem> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if asked.ty.is_empty() || !asked.ty.chars().all(plain) {
+    if asked.ty.is_empty() || !asked.ty.chars().all(is_plain) {
         return Err(Problem::new(
             MALFORMED,
             "an event type is made of letters, digits, dots, _ and -",
         ));
     }
     let stream = event::stream_of_type(&asked.ty);
-    let limit = asked.limit.unwrap_or(20).clamp(1, MOST);
+    let limit = asked.limit.unwrap_or(20).clamp(1, MAX_EVENTS);
     let Ok(created) = app.bus.stream_created(stream).await else {
         return Err(Problem::new(
             NOT_FOUND,
             format!("there is no stream {stream} yet"),
         ));
     };
-    let place = Place { stream, created };
-    let wanted = |found: &StoredMessage| match &asked.source {
-        Some(source) => found
-            .header("ce-source")
-            .is_some_and(|is| is == format!("/{source}")),
-        None => true,
-    };
+    let origin = StreamOrigin { stream, created };
+    let source = asked.source.map(|source| format!("/{source}"));
     let subjects = [asked.ty.clone(), format!("{}.*", asked.ty)];
     let mut found = Vec::new();
     for subject in &subjects {
-        found.extend(latest(&app.bus, stream, subject, limit, wanted).await?);
+        let newest = latest(&app.bus, stream, subject, limit, |message| {
+            is_from(message, source.as_deref())
+        });
+        found.extend(newest.await.map_err(away)?);
     }
     found.sort_by_key(|found| std::cmp::Reverse(found.sequence));
     found.truncate(limit);
     let events: Vec<Value> = found
         .iter()
-        .map(|found| place.show(found, &app.catalog))
+        .map(|found| origin.show(found, &app.catalog))
         .collect();
     Ok(Json(json!({ "type": asked.ty, "events": events })))
+}
+
+/// Whether a message is from this source, if one is named.
+fn is_from(message: &StoredMessage, source: Option<&str>) -> bool {
+    source.is_none_or(|source| message.header("ce-source") == Some(source))
 }
 
 /// The last messages of a subject, oldest first. The stream is halved, newest half first, until what lies in a piece fits
@@ -75,16 +82,16 @@ pub async fn latest(
     most: usize,
     wanted: impl Fn(&StoredMessage) -> bool,
 ) -> Result<Vec<StoredMessage>, BusError> {
-    let info = bus
-        .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
-        .await;
-    let state = info.map_err(|e| BusError(format!("stream {stream}: {e}")))?["state"].clone();
-    let number = |field: &str| state[field].as_u64().unwrap_or(0);
-    let mut pieces = vec![(number("first_seq"), number("last_seq") + 1)];
-    let (mut newest, mut asked) = (Vec::new(), 0);
+    let info = bus.stream_info(stream).await;
+    let state = info
+        .map_err(|e| BusError(format!("stream {stream}: {e}")))?
+        .state;
+    let mut pieces = vec![(state.first_seq, state.last_seq + 1)];
+    let mut newest = Vec::new();
+    let mut asked = 0;
     while let Some((begin, end)) = pieces
         .pop()
-        .filter(|_| newest.len() < most && asked < QUESTIONS)
+        .filter(|_| newest.len() < most && asked < MAX_QUESTIONS)
     {
         asked += 1;
         let slice = Slice {

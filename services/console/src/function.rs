@@ -1,68 +1,63 @@
-//! `GET /api/functions/{name}`: what a function is, how it fares now, how it fared for the last hour, what failed last.
+//! `GET /api/functions/{name}`: a function, how it fares now, how it fared for the last hour, what failed last.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use oncue_admin::dead_letters::{Letter, ms};
+use oncue_admin::dead_letters::Letter;
 use oncue_core::bus::layout::DLQ;
 use serde_json::{Value, json};
 
 use crate::App;
 use crate::events::latest;
 use crate::problem::{NOT_FOUND, Problem};
+use crate::snapshot::Instance;
 
 /// Dead letters named among what failed last.
-const LAST: usize = 8;
+const LAST_LETTERS: usize = 8;
 
 pub async fn get(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    let function = app.board.function(&name);
+    let function = app.snapshot.function(&name);
     let function = function
         .ok_or_else(|| Problem::new(NOT_FOUND, format!("there is no function {name:?}")))?;
-    let (card, vitals) = (&function.card, &function.vitals);
-    let limits = card
+    let view = &function.view;
+    let status = &function.status;
+    let limits = view
         .limits
         .clone()
         .map(|limits| limits.with(&app.config.function(&name)));
-    let (retried, dead) = vitals.troubles();
+    let troubles = status.troubles();
     let subject = format!("{DLQ}.{name}");
-    let letters = latest(&app.bus, DLQ, &subject, LAST, |_| true)
+    let letters = latest(&app.bus, DLQ, &subject, LAST_LETTERS, |_| true)
         .await
         .unwrap_or_default();
-    let instances: Vec<Value> = vitals
-        .instances
-        .iter()
-        .map(|(id, instance)| {
-            let mut shown = json!(instance);
-            shown["id"] = json!(id);
-            shown
-        })
-        .collect();
-    let consumer = vitals.consumer.as_ref().map(|consumer| {
+    let instances = status.instances.values();
+    let instances: Vec<Value> = instances.map(Instance::shown).collect();
+    let consumer = status.consumer.as_ref().map(|consumer| {
         json!({
             "stream": consumer.stream,
-            "pending": consumer.pending,
-            "in_hand": consumer.in_hand,
-            "redelivered": consumer.redelivered,
-            "delivered": consumer.delivered,
+            "pending": consumer.info.num_pending,
+            "in_hand": consumer.info.num_ack_pending,
+            "redelivered": consumer.info.num_redelivered,
+            "delivered": consumer.info.delivered.consumer_seq,
         })
     });
     Ok(Json(json!({
-        "card": card,
+        "card": view,
         "limits": limits,
-        "health": vitals.health(),
-        "rate": vitals.rate(),
-        "lag": vitals.lag(),
-        "in_flight": vitals.in_flight(),
-        "minute": { "retried": retried, "dead": dead },
-        "letters": vitals.letters,
+        "health": status.health(),
+        "rate": status.rate(),
+        "lag": status.lag(),
+        "in_flight": status.in_flight(),
+        "minute": { "retried": troubles.retried, "dead": troubles.dead },
+        "letters": status.letters,
         "consumer": consumer,
         "instances": instances,
-        "histogram": vitals.histogram(),
-        "history": vitals.history.columns(),
+        "histogram": status.histogram(),
+        "history": status.history.columns(),
         "errors": letters.iter().rev().filter_map(Letter::read).map(|letter| error(&letter)).collect::<Vec<_>>(),
     })))
 }
@@ -72,7 +67,7 @@ fn error(letter: &Letter) -> Value {
     json!({
         "number": letter.number,
         "group": letter.group,
-        "at": ms(inner.at.as_ref()),
+        "at": letter.at(),
         "reason": inner.reason,
         "message": inner.message,
         "site": inner.site,

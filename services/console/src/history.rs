@@ -9,7 +9,7 @@ const STEP_MS: u64 = 5000;
 /// An hour of points.
 const POINTS: usize = 720;
 
-/// What is kept of one moment. Rates are per second.
+/// One moment, as it is kept. Rates are per second.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Point {
     pub rate: f32,
@@ -30,7 +30,7 @@ pub struct History {
     points: VecDeque<(u64, Point)>,
 }
 
-/// The same as columns, which is what a chart wants.
+/// Points as columns, which is what a chart wants.
 #[derive(Debug, Default, Serialize)]
 pub struct Columns {
     /// Unix milliseconds.
@@ -49,18 +49,18 @@ impl History {
         let step = at / STEP_MS;
         if let Some((_, last)) = self.points.back_mut().filter(|_| step == self.step) {
             self.samples += 1;
-            let mean = |old: f32, new: f32| old + (new - old) / self.samples as f32;
             *last = Point {
-                rate: mean(last.rate, point.rate),
-                failed: mean(last.failed, point.failed),
-                dead: mean(last.dead, point.dead),
+                rate: mean(last.rate, point.rate, self.samples),
+                failed: mean(last.failed, point.failed, self.samples),
+                dead: mean(last.dead, point.dead, self.samples),
                 lag: last.lag.max(point.lag),
                 in_flight: last.in_flight.max(point.in_flight),
-                ms: mean(last.ms, point.ms),
+                ms: mean(last.ms, point.ms, self.samples),
             };
             return;
         }
-        (self.step, self.samples) = (step, 1);
+        self.step = step;
+        self.samples = 1;
         if self.points.len() == POINTS {
             self.points.pop_front();
         }
@@ -82,18 +82,27 @@ impl History {
 
     pub fn columns(&self) -> Columns {
         let mut columns = Columns::default();
-        let tenth = |value: f32| (value * 100.0).round() / 100.0;
         for (at, point) in &self.points {
             columns.at.push(*at);
-            columns.rate.push(tenth(point.rate));
-            columns.failed.push(tenth(point.failed));
-            columns.dead.push(tenth(point.dead));
+            columns.rate.push(rounded(point.rate));
+            columns.failed.push(rounded(point.failed));
+            columns.dead.push(rounded(point.dead));
             columns.lag.push(point.lag);
             columns.in_flight.push(point.in_flight);
-            columns.ms.push(tenth(point.ms));
+            columns.ms.push(rounded(point.ms));
         }
         columns
     }
+}
+
+/// Mean of `samples` values, of which all but `new` had the mean `old`.
+fn mean(old: f32, new: f32, samples: u32) -> f32 {
+    old + (new - old) / samples as f32
+}
+
+/// Two digits behind the point: a browser needs no more.
+fn rounded(value: f32) -> f32 {
+    (value * 100.0).round() / 100.0
 }
 
 #[cfg(test)]

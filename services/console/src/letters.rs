@@ -4,43 +4,37 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use oncue_admin::dead_letters::{self, Group, Letter, grouped, ms};
-use oncue_core::bus::StoredMessage;
+use oncue_admin::dead_letters::{self, Letter, LetterGroup, grouped, message_of, ms};
 use oncue_core::bus::layout::DLQ;
 use serde_json::{Value, json};
 
-use crate::App;
-use crate::decode::Place;
+use crate::decode::StreamOrigin;
 use crate::problem::{MALFORMED, NOT_FOUND, Problem};
+use crate::{App, away};
 
 /// Letters looked at; those before are counted, and `oncue dlq ls` has them.
 pub const WINDOW: u64 = 5000;
 /// Letters of a group that are listed.
-const LISTED: usize = 200;
+const MAX_LISTED: usize = 200;
 /// Bytes of a payload nobody can read that are shown, in hexadecimal.
-const HEX: usize = 512;
+const MAX_HEX: usize = 512;
 
 pub async fn list(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
-    let (letters, before) = dead_letters::latest(&app.bus, WINDOW).await?;
-    let groups: Vec<Value> = grouped(&letters).iter().map(group).collect();
+    let latest = dead_letters::latest(&app.bus, WINDOW).await.map_err(away)?;
+    let groups: Vec<Value> = grouped(&latest.letters).iter().map(group).collect();
     Ok(Json(
-        json!({ "groups": groups, "letters": letters.len(), "before": before }),
+        json!({ "groups": groups, "letters": latest.letters.len(), "before": latest.before }),
     ))
 }
 
-fn group(group: &Group<'_>) -> Value {
-    let times = || {
-        group
-            .letters
-            .iter()
-            .map(|letter| ms(letter.content.at.as_ref()))
-    };
-    let latest = &group.letters[group.letters.len() - 1].content;
+fn group(group: &LetterGroup<'_>) -> Value {
+    let (first, last) = group.span();
+    let latest = &group.latest().content;
     let listed = group
         .letters
         .iter()
         .rev()
-        .take(LISTED)
+        .take(MAX_LISTED)
         .map(|letter| short(letter));
     json!({
         "group": group.name,
@@ -49,8 +43,8 @@ fn group(group: &Group<'_>) -> Value {
         "site": latest.site,
         "message": latest.message,
         "count": group.letters.len(),
-        "first": times().min(),
-        "last": times().max(),
+        "first": first,
+        "last": last,
         "numbers": group.letters.iter().map(|letter| letter.number).collect::<Vec<_>>(),
         "letters": listed.collect::<Vec<_>>(),
     })
@@ -60,7 +54,7 @@ fn short(letter: &Letter) -> Value {
     let inner = &letter.content;
     json!({
         "number": letter.number,
-        "at": ms(inner.at.as_ref()),
+        "at": letter.at(),
         "event": inner.event_id,
         "type": inner.event_type,
         "key": inner.key,
@@ -81,7 +75,7 @@ pub async fn one(
             format!("{number:?} is not the number of a letter"),
         )
     })?;
-    let found = app.bus.read_message(DLQ, number).await?;
+    let found = app.bus.read_message(DLQ, number).await.map_err(away)?;
     let letter = found.as_ref().and_then(Letter::read);
     let letter = letter.ok_or_else(|| {
         Problem::new(
@@ -118,25 +112,14 @@ async fn whole(app: &App, letter: &Letter) -> Value {
         shown[name] = value;
     }
     match dead_letters::complete(&app.bus, inner).await {
-        Err(why) => shown["undecoded"] = why.into(),
+        Err(why) => shown["undecoded"] = why.to_string().into(),
         Ok(complete) => {
-            let envelope = complete.envelope.unwrap_or_default();
-            let found = StoredMessage {
-                sequence: inner.sequence,
-                time: ms(inner.accepted_at.as_ref()),
-                subject: envelope.subject,
-                headers: envelope
-                    .headers
-                    .into_iter()
-                    .map(|h| (h.name, h.value))
-                    .collect(),
-                payload: envelope.payload,
-            };
-            let event = Place {
+            let found = message_of(&complete);
+            let origin = StreamOrigin {
                 stream: &inner.stream,
                 created: 0,
-            }
-            .show(&found, &app.catalog);
+            };
+            let event = origin.show(&found, &app.catalog);
             for name in ["data", "undecoded", "error"] {
                 if !event[name].is_null() {
                     shown[name] = event[name].clone();
@@ -153,7 +136,7 @@ async fn whole(app: &App, letter: &Letter) -> Value {
 
 /// Sixteen bytes a line.
 fn hex(bytes: &[u8]) -> String {
-    let lines = bytes[..bytes.len().min(HEX)].chunks(16);
+    let lines = bytes[..bytes.len().min(MAX_HEX)].chunks(16);
     let lines = lines.map(|line| {
         line.iter()
             .map(|byte| format!("{byte:02x} "))

@@ -3,8 +3,8 @@
 //! is read from the streams, from Redis and from the workers themselves.
 //!
 //! In reading order: [`server`] (connections, shutdown), [`routes`] (which path is what), [`guard`] (who may what, and how
-//! problems are written), [`access`] (logging in), [`sample`] (one task that looks at the bus for all browsers), [`map`]
-//! (what it makes of that), [`live`] (how browsers hear of it), then a file for each thing a person can ask for.
+//! problems are written), [`access`] (logging in), [`sample`] (one task that looks at the bus for all browsers), [`snapshot`]
+//! (the moment it makes of that), [`live`] (how browsers hear of it), then a file for each thing a person can ask for.
 
 pub mod access;
 pub mod server;
@@ -20,21 +20,23 @@ mod guard;
 mod history;
 mod letters;
 mod live;
-mod map;
 mod page;
 mod problem;
-mod rebuild;
 mod recent;
 mod routes;
 mod sample;
 mod search;
+mod snapshot;
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use oncue_admin::flows::Sources;
 use oncue_core::bus::Bus;
 use oncue_core::config::Config;
+use oncue_core::model::manifest::Manifest;
 use oncue_core::store::Store;
 use oncue_proto::Catalog;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +45,8 @@ use tokio_util::task::TaskTracker;
 use access::Access;
 use actions::Jobs;
 use live::Live;
-use map::Board;
+use problem::Problem;
+use snapshot::Snapshot;
 
 /// Bounds of one console, whoever its clients are.
 #[derive(Debug, Clone, Copy)]
@@ -76,13 +79,12 @@ pub struct App {
     /// Folder of the functions' programs, which say what they are and try dead letters.
     bin: PathBuf,
     bus: Bus,
-    redis: Store,
     store: Store,
     access: Access,
-    board: Board,
+    snapshot: Snapshot,
     live: Live,
     jobs: Jobs,
-    drift: drift::Known,
+    drift: drift::CachedDrift,
     guards: Guards,
     /// Streams of updates end when it is cancelled; they would go on for ever.
     stop: CancellationToken,
@@ -103,7 +105,7 @@ impl App {
             .await
             .map_err(|e| e.to_string())?;
         // Nothing is loaded into Redis: a console only looks.
-        let redis = Store::look(&config.redis_url)
+        let store = Store::look(&config.redis_url)
             .await
             .map_err(|e| e.to_string())?;
         let app = Arc::new(Self {
@@ -111,13 +113,12 @@ impl App {
             catalog,
             bin,
             bus,
-            store: redis.clone(),
-            redis,
+            store,
             access,
-            board: Board::default(),
+            snapshot: Snapshot::default(),
             live: Live::default(),
             jobs: Jobs::default(),
-            drift: drift::Known::default(),
+            drift: drift::CachedDrift::default(),
             guards,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -125,4 +126,21 @@ impl App {
         tokio::spawn(sample::run(app.clone()));
         Ok(app)
     }
+
+    /// Where flows and events are looked up, with the functions known to be there.
+    fn sources<'a>(&'a self, functions: &'a [Manifest]) -> Sources<'a> {
+        Sources {
+            bus: &self.bus,
+            store: Some(&self.store),
+            config: &self.config,
+            catalog: &self.catalog,
+            functions,
+        }
+    }
+}
+
+/// The problem of a server that did not do what it was asked.
+#[allow(clippy::needless_pass_by_value)] // for `map_err`
+fn away(e: impl Display) -> Problem {
+    Problem::new(problem::AWAY, e.to_string())
 }

@@ -1,5 +1,5 @@
-//! How browsers hear of it: the graph when it is another one, numbers every second. Each is made once for all; whoever
-//! reads slowly misses some and gets the newest.
+//! News for browsers, pushed: the graph when it is another one, numbers every second. Each is made once for all; a browser
+//! that reads slowly misses some and gets the newest.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,13 +14,14 @@ use bytes::Bytes;
 use futures::stream;
 use tokio::sync::{Notify, watch};
 
-use crate::App;
-use crate::map::News;
 use crate::problem::{AWAY, CROWDED, Problem};
+use crate::snapshot::News;
+use crate::{App, away};
 
 /// After which a browser tries again when we are away.
 const RETRY: &str = "retry: 2000\n\n";
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Time for Redis to answer.
+const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 pub struct Live {
@@ -35,15 +36,15 @@ impl Live {
         self.watchers.load(Ordering::Relaxed)
     }
 
+    /// Tells every browser.
+    pub fn publish(&self, news: News) {
+        self.news.send_replace(news);
+    }
+
+    /// Returns when somebody comes to a console nobody watched.
     pub async fn awaited(&self) {
         self.came.notified().await;
     }
-}
-
-pub fn publish(app: &App) {
-    app.live
-        .news
-        .send_replace(app.board.news(app.live.watchers()));
 }
 
 /// Counted for as long as it lives.
@@ -109,9 +110,9 @@ pub async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Problem>
     if !app.bus.is_connected() {
         return Err(Problem::new(AWAY, "NATS is away"));
     }
-    match tokio::time::timeout(PATIENCE, app.redis.ping()).await {
+    match tokio::time::timeout(REDIS_TIMEOUT, app.store.ping()).await {
         Ok(Ok(())) => Ok("ready\n"),
-        Ok(Err(e)) => Err(e.into()),
+        Ok(Err(e)) => Err(away(e)),
         Err(_) => Err(Problem::new(AWAY, "Redis does not answer")),
     }
 }

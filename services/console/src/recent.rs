@@ -1,27 +1,31 @@
 //! `GET /api/flows`: the flows whose events were stored last, with what the ledger knows of them.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use futures::future::join_all;
+use oncue_admin::flows::search::key_of;
 use oncue_core::bus::{BusError, Slice};
 use serde_json::{Value, json};
 
-use crate::App;
-use crate::decode::{self, Place};
+use crate::decode::StreamOrigin;
 use crate::problem::Problem;
-use crate::search::streams;
+use crate::search::event_streams;
+use crate::{App, away};
 
 /// Messages looked at in each stream, and bytes.
-const LOOKED_AT: u64 = 150;
-const BYTES: usize = 1 << 20;
-const SHOWN: usize = 40;
+const WINDOW_MESSAGES: u64 = 150;
+const WINDOW_BYTES: usize = 1 << 20;
+/// Flows that are listed.
+const MAX_FLOWS: usize = 40;
 
-/// What the last messages say of one flow.
+/// Words of the last messages about one flow.
 #[derive(Default)]
 struct Traces {
+    /// Of the event nearest to the root.
     ty: String,
     key: String,
     hops: Option<u32>,
@@ -29,24 +33,40 @@ struct Traces {
     last: u64,
 }
 
+/// One message of a flow.
+struct Trace {
+    flow: String,
+    ty: String,
+    key: String,
+    hops: u32,
+    stored: u64,
+}
+
+impl Traces {
+    fn take(&mut self, trace: Trace) {
+        self.events += 1;
+        self.last = self.last.max(trace.stored);
+        if self.hops.is_none_or(|nearest| trace.hops < nearest) {
+            self.ty = trace.ty;
+            self.key = trace.key;
+            self.hops = Some(trace.hops);
+        }
+    }
+}
+
 pub async fn get(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
-    let streams = streams(&app);
+    let streams = event_streams(&app);
     let mut flows: BTreeMap<String, Traces> = BTreeMap::new();
-    for look in join_all(streams.iter().map(|stream| look(&app, stream))).await {
-        for (flow, ty, key, hops, stored) in look? {
-            let traces = flows.entry(flow).or_default();
-            traces.events += 1;
-            traces.last = traces.last.max(stored);
-            if traces.hops.is_none_or(|nearest| hops < nearest) {
-                (traces.ty, traces.key, traces.hops) = (ty, key, Some(hops));
-            }
+    for traces in join_all(streams.iter().map(|stream| look(&app, stream))).await {
+        for trace in traces.map_err(away)? {
+            flows.entry(trace.flow.clone()).or_default().take(trace);
         }
     }
     let mut flows: Vec<(String, Traces)> = flows.into_iter().collect();
-    flows.sort_by_key(|(_, traces)| std::cmp::Reverse(traces.last));
-    flows.truncate(SHOWN);
+    flows.sort_by_key(|(_, traces)| Reverse(traces.last));
+    flows.truncate(MAX_FLOWS);
     let ids: Vec<String> = flows.iter().map(|(id, _)| id.clone()).collect();
-    let known = app.store.flows(&ids).await?;
+    let known = app.store.flows(&ids).await.map_err(away)?;
     let shown = flows.into_iter().zip(known).map(|((id, traces), known)| {
         let events = known.as_ref().map_or(traces.events, |flow| flow.events.len() as u64);
         let open = known.map(|flow| flow.open);
@@ -55,30 +75,29 @@ pub async fn get(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
     Ok(Json(json!({ "flows": shown.collect::<Vec<_>>() })))
 }
 
-/// Flow, type, key, hops and time of the last messages of a stream.
-async fn look(
-    app: &App,
-    stream: &str,
-) -> Result<Vec<(String, String, String, u32, u64)>, BusError> {
-    let place = Place {
+/// The last messages of a stream.
+async fn look(app: &App, stream: &str) -> Result<Vec<Trace>, BusError> {
+    let origin = StreamOrigin {
         stream,
         created: app.bus.stream_created(stream).await?,
     };
-    let last = app.board.end(stream);
-    let from = last.saturating_sub(LOOKED_AT - 1);
     let slice = Slice {
-        from,
+        from: app.snapshot.end(stream).saturating_sub(WINDOW_MESSAGES - 1),
         since: None,
         subject: ">",
-        messages: LOOKED_AT as usize,
-        bytes: BYTES,
+        messages: WINDOW_MESSAGES as usize,
+        bytes: WINDOW_BYTES,
     };
     let found = app.bus.read_slice(stream, &slice).await?;
     let read = found.iter().filter_map(|found| {
-        let incoming = place.read(found).ok()?;
-        let key = decode::key(&incoming, &app.catalog);
-        let meta = incoming.meta;
-        Some((meta.flow, meta.ty, key, meta.hops, found.time))
+        let incoming = origin.read(found).ok()?;
+        Some(Trace {
+            key: key_of(&incoming, &app.catalog),
+            flow: incoming.meta.flow,
+            ty: incoming.meta.ty,
+            hops: incoming.meta.hops,
+            stored: found.time,
+        })
     });
     Ok(read.collect())
 }

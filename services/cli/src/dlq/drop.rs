@@ -13,7 +13,7 @@ use crate::{confirm, when};
 
 use super::target::Selection;
 
-/// Who writes the records.
+/// Source of the records, as CloudEvents have it.
 const SOURCE: &str = "/oncue/cli";
 
 #[derive(clap::Args)]
@@ -66,9 +66,13 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
+/// Value of an environment variable that is not empty.
+fn named(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 /// user@host, as far as they are known.
 fn who() -> String {
-    let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let user = named("USER")
         .or_else(|| named("LOGNAME"))
         .unwrap_or_else(|| "somebody".to_owned());

@@ -1,11 +1,11 @@
-//! `oncue dlq redrive --dry-run`: the function's own program runs its handler on the letter and on the row as it is now,
+//! `oncue dlq redrive --dry-run`, in words: the function's own program runs its handler on the letter and on the row as it is now,
 //! commits nothing, and says what would have come of it.
 
 use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use oncue_admin::dead_letters::{Answer, Emitted, Letter, attempt};
+use oncue_admin::dead_letters::{DryRun, EmittedEvent, Letter, LetterError, attempt};
 use oncue_core::bus::Bus;
 use oncue_proto::{Catalog, Format};
 
@@ -13,19 +13,15 @@ use crate::exit::{self, Failure};
 use crate::paint::{BAD, BOLD, CHANGED, DIM, GOOD, NAME, brief, paint, say};
 use crate::settings::Settings;
 
-/// Longer values are cut.
-const LONGEST: usize = 200;
+/// Characters of a value; longer ones are cut.
+const MAX_VALUE: usize = 200;
 
 pub async fn run(letters: &[Letter], bus: &Bus, settings: &Settings) -> Result<u8, Failure> {
     let catalog = settings.catalog().await?;
     let mut failed = 0;
     for letter in letters {
         let answer = attempt(letter, bus, &settings.config, &settings.bin).await;
-        failed += u64::from(
-            !answer
-                .as_ref()
-                .is_ok_and(|answer| answer.outcome == "applied"),
-        );
+        failed += u64::from(!answer.as_ref().is_ok_and(DryRun::is_applied));
         say(report(letter, answer, &catalog));
     }
     say(paint(
@@ -39,84 +35,76 @@ pub async fn run(letters: &[Letter], bus: &Bus, settings: &Settings) -> Result<u
     Ok(if failed > 0 { exit::FAILED } else { exit::OK })
 }
 
-fn report(letter: &Letter, answer: Result<Answer, String>, catalog: &Catalog) -> String {
-    let (number, function, id) = (
-        letter.number,
-        &letter.content.function,
-        &letter.content.event_id,
-    );
+fn report(letter: &Letter, answer: Result<DryRun, LetterError>, catalog: &Catalog) -> String {
     let mut out = format!(
         "{} {} {}",
-        paint(BOLD, format_args!("#{number}")),
-        paint(NAME, function),
-        paint(DIM, id)
+        paint(BOLD, format_args!("#{}", letter.number)),
+        paint(NAME, &letter.content.function),
+        paint(DIM, &letter.content.event_id)
     );
-    let mut line = |text: String| {
-        let _ = write!(out, "\n  {text}");
-    };
+    for line in lines(answer, catalog) {
+        let _ = write!(out, "\n  {line}");
+    }
+    out
+}
+
+/// Outcome, changes and events, a line each.
+fn lines(answer: Result<DryRun, LetterError>, catalog: &Catalog) -> Vec<String> {
     let answer = match answer {
         Ok(answer) => answer,
-        Err(why) => {
-            line(format!("{} {why}", paint(BAD, "cannot be tried:")));
-            return out;
-        }
+        Err(why) => return vec![format!("{} {why}", paint(BAD, "cannot be tried:"))],
     };
-    match answer.outcome.as_str() {
-        "applied" => line(paint(GOOD, "would be applied")),
-        "dead" => line(format!(
-            "{} {}",
-            paint(BAD, "would be set aside again:"),
-            failure(&answer)
-        )),
-        _ => line(format!(
-            "{} {}",
-            paint(BAD, "would fail:"),
-            failure(&answer)
-        )),
-    }
+    let mut lines = vec![match answer.outcome.as_str() {
+        "applied" => paint(GOOD, "would be applied"),
+        "dead" => {
+            let again = paint(BAD, "would be set aside again:");
+            format!("{again} {}", failure(&answer))
+        }
+        _ => format!("{} {}", paint(BAD, "would fail:"), failure(&answer)),
+    }];
     for (field, value) in &answer.set {
         let value = value
             .as_str()
             .map_or_else(|| value.to_string(), str::to_owned);
-        line(format!(
+        lines.push(format!(
             "{} {field} = {}",
             paint(CHANGED, "set   "),
-            brief(&value, LONGEST)
+            brief(&value, MAX_VALUE)
         ));
     }
     for field in &answer.del {
-        line(format!("{} {field}", paint(CHANGED, "remove")));
+        lines.push(format!("{} {field}", paint(CHANGED, "remove")));
     }
     for operation in &answer.operations {
-        line(format!(
+        lines.push(format!(
             "{} {}",
             paint(CHANGED, "change"),
-            brief(operation, LONGEST)
+            brief(operation, MAX_VALUE)
         ));
     }
-    for Emitted { ty, key, payload } in &answer.emits {
-        line(format!(
+    for EmittedEvent { ty, key, payload } in &answer.emits {
+        lines.push(format!(
             "{} {ty} {} {}",
             paint(CHANGED, "emit  "),
             paint(NAME, key),
             decoded(catalog, ty, payload)
         ));
     }
-    if answer.outcome == "applied"
+    if answer.is_applied()
         && answer.set.len() + answer.del.len() + answer.operations.len() + answer.emits.len() == 0
     {
-        line(paint(DIM, "no change, no events"));
+        lines.push(paint(DIM, "no change, no events"));
     }
-    out
+    lines
 }
 
 fn failure(
-    Answer {
+    DryRun {
         reason,
         message,
         site,
         ..
-    }: &Answer,
+    }: &DryRun,
 ) -> String {
     let reason = if reason.is_empty() {
         String::new()
@@ -128,7 +116,7 @@ fn failure(
     } else {
         paint(DIM, format_args!(" at {site}"))
     };
-    format!("{reason}{}{site}", brief(message, LONGEST))
+    format!("{reason}{}{site}", brief(message, MAX_VALUE))
 }
 
 fn decoded(catalog: &Catalog, ty: &str, payload: &str) -> String {
@@ -138,12 +126,13 @@ fn decoded(catalog: &Catalog, ty: &str, payload: &str) -> String {
         .and_then(|entry| entry.to_json(Format::Protobuf, &bytes));
     json.map_or_else(
         |e| format!("({} bytes: {e})", bytes.len()),
-        |json| brief(&json.to_string(), LONGEST),
+        |json| brief(&json.to_string(), MAX_VALUE),
     )
 }
 
 #[cfg(test)]
 mod tests {
+    use oncue_admin::program::ProgramError;
     use oncue_proto::oncue::v1::DeadLetter;
 
     use super::*;
@@ -162,7 +151,7 @@ mod tests {
         };
         let report = report(
             &letter,
-            serde_json::from_str(answer).map_err(|e| e.to_string()),
+            serde_json::from_str(answer).map_err(|e| ProgramError::from(e).into()),
             &Catalog::builtin()
                 .with(oncue_app_events::DESCRIPTORS)
                 .unwrap(),

@@ -1,6 +1,6 @@
 //! `oncue dlq ls`: what lies there, by cause or letter by letter.
 
-use oncue_admin::dead_letters::{self, Group, Letter, grouped};
+use oncue_admin::dead_letters::{self, Letter, LetterFilter, LetterGroup, grouped};
 use oncue_proto::event;
 use serde_json::json;
 
@@ -10,8 +10,8 @@ use crate::settings::Settings;
 use crate::table::{self, Cell, number, text};
 use crate::when;
 
-/// Where nothing cuts the table, a message is still cut somewhere: it may quote a whole payload.
-const LONGEST: usize = 200;
+/// Characters of a message where nothing cuts the table: it may quote a whole payload.
+const MAX_MESSAGE: usize = 200;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -31,12 +31,12 @@ pub struct Args {
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let bus = settings.bus().await?;
-    let fits =
-        |wanted: &Option<String>, is: &String| wanted.as_ref().is_none_or(|wanted| wanted == is);
+    let filter = LetterFilter {
+        function: args.function.clone(),
+        reason: args.reason.clone(),
+    };
     let mut letters = dead_letters::all(&bus).await.map_err(Failure::silent)?;
-    letters.retain(|l| {
-        fits(&args.function, &l.content.function) && fits(&args.reason, &l.content.reason)
-    });
+    letters.retain(|letter| filter.passes(letter));
     let now = event::now_ms();
     match (args.json, args.each) {
         (true, true) => say(json!(letters.iter().map(letter_json).collect::<Vec<_>>())),
@@ -55,68 +55,75 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
-fn at(letter: &Letter) -> u64 {
-    when::ms(letter.content.at.as_ref())
-}
-
-fn by_group(groups: &[Group<'_>], now: u64) -> String {
-    let row = |group: &Group<'_>| -> Vec<Cell> {
-        let times = || group.letters.iter().map(|letter| at(letter));
-        let latest = group.letters[group.letters.len() - 1];
-        vec![
-            text(group.name).style(BOLD),
-            text(&latest.content.function).style(NAME),
-            text(&latest.content.reason).style(BAD),
-            text(if latest.content.site.is_empty() {
-                "-"
-            } else {
-                &latest.content.site
-            }),
-            number(group.letters.len() as u64),
-            text(when::ago(times().min().unwrap_or(0), now)).right(),
-            text(when::ago(times().max().unwrap_or(0), now)).right(),
-            text(brief(&latest.content.message, LONGEST)),
-        ]
-    };
+fn by_group(groups: &[LetterGroup<'_>], now: u64) -> String {
     let head = [
         "GROUP", "FUNCTION", "REASON", "WHERE", "COUNT", "FIRST", "LAST", "MESSAGE",
     ];
-    table::render_within(&head, groups.iter().map(row).collect(), width())
+    table::render_within(
+        &head,
+        groups.iter().map(|group| group_row(group, now)).collect(),
+        width(),
+    )
+}
+
+fn group_row(group: &LetterGroup<'_>, now: u64) -> Vec<Cell> {
+    let latest = group.latest();
+    let (first, last) = group.span();
+    vec![
+        text(group.name).style(BOLD),
+        text(&latest.content.function).style(NAME),
+        text(&latest.content.reason).style(BAD),
+        text(if latest.content.site.is_empty() {
+            "-"
+        } else {
+            &latest.content.site
+        }),
+        number(group.letters.len() as u64),
+        text(when::ago(first, now)).right(),
+        text(when::ago(last, now)).right(),
+        text(brief(&latest.content.message, MAX_MESSAGE)),
+    ]
 }
 
 fn each(letters: &[Letter], now: u64) -> String {
-    let row = |letter: &Letter| -> Vec<Cell> {
-        let inner = &letter.content;
-        vec![
-            text(format!("#{}", letter.number)).right().style(BOLD),
-            text(&letter.group),
-            text(&inner.function).style(NAME),
-            text(&inner.reason).style(BAD),
-            text(brief(&inner.event_id, 48)),
-            text(brief(&inner.key, 32)),
-            number(inner.attempts.into()),
-            number(inner.redrives.into()).style(if inner.redrives > 0 { BAD } else { DIM }),
-            text(when::ago(at(letter), now)).right(),
-        ]
-    };
     let head = [
         "LETTER", "GROUP", "FUNCTION", "REASON", "EVENT", "KEY", "ATTEMPTS", "REDRIVES", "AGE",
     ];
-    table::render(&head, &letters.iter().map(row).collect::<Vec<_>>())
+    table::render(
+        &head,
+        &letters
+            .iter()
+            .map(|letter| letter_row(letter, now))
+            .collect::<Vec<_>>(),
+    )
 }
 
-fn group_json(group: &Group<'_>) -> serde_json::Value {
-    let times = || group.letters.iter().map(|letter| at(letter));
-    let time = |ms: Option<u64>| event::format_time(ms.unwrap_or(0));
-    let latest = &group.letters[group.letters.len() - 1].content;
+fn letter_row(letter: &Letter, now: u64) -> Vec<Cell> {
+    let inner = &letter.content;
+    vec![
+        text(format!("#{}", letter.number)).right().style(BOLD),
+        text(&letter.group),
+        text(&inner.function).style(NAME),
+        text(&inner.reason).style(BAD),
+        text(brief(&inner.event_id, 48)),
+        text(brief(&inner.key, 32)),
+        number(inner.attempts.into()),
+        number(inner.redrives.into()).style(if inner.redrives > 0 { BAD } else { DIM }),
+        text(when::ago(letter.at(), now)).right(),
+    ]
+}
+
+fn group_json(group: &LetterGroup<'_>) -> serde_json::Value {
+    let (first, last) = group.span();
+    let latest = &group.latest().content;
     json!({
         "group": group.name,
         "function": latest.function,
         "reason": latest.reason,
         "site": latest.site,
         "count": group.letters.len(),
-        "first": time(times().min()),
-        "last": time(times().max()),
+        "first": event::format_time(first),
+        "last": event::format_time(last),
         "message": latest.message,
         "letters": group.letters.iter().map(|letter| letter.number).collect::<Vec<_>>(),
     })
@@ -137,7 +144,7 @@ fn letter_json(letter: &Letter) -> serde_json::Value {
         "key": inner.key,
         "attempts": inner.attempts,
         "redrives": inner.redrives,
-        "at": event::format_time(at(letter)),
+        "at": event::format_time(letter.at()),
         "stream": inner.stream,
         "sequence": inner.sequence,
         "trace": letter.trace_id(),

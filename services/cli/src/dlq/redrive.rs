@@ -3,8 +3,10 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
+use anstyle::Style;
 use oncue_admin::dead_letters::{
-    self, Group, Letter, Outcome, Pace, Progress, Sent, Tally, Watch, grouped, without_outdated,
+    self, Letter, LetterGroup, OutcomeCounts, Pace, Progress, Sent, Tally, Watch, grouped,
+    without_outdated,
 };
 
 use crate::exit::{self, Failure};
@@ -53,7 +55,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     if chosen.len() > 1 {
         confirm::ask(&question(&chosen), args.yes)?;
     }
-    let chosen = without_outdated(&bus, chosen, &letters, &mut tell)
+    let chosen = without_outdated(&bus, chosen, &letters, &mut report)
         .await
         .map_err(Failure::failed)?;
     let next = letters.last().map_or(1, |letter| letter.number + 1);
@@ -66,7 +68,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let mut tallies = Vec::new();
     for group in grouped(&chosen) {
         tallies.push(
-            dead_letters::redrive(&group, &pace, &mut watch, &mut tell)
+            dead_letters::redrive(&group, &pace, &mut watch, &mut report)
                 .await
                 .map_err(Failure::silent)?,
         );
@@ -85,8 +87,8 @@ fn question(chosen: &[Letter]) -> String {
     )
 }
 
-/// What happens meanwhile: one line that is written over, and remarks that stay.
-fn tell(happened: Progress<'_>) {
+/// News meanwhile: one line that is written over, and remarks that stay.
+fn report(happened: Progress<'_>) {
     match happened {
         Progress::Sent(group, sent) => show(group, sent),
         Progress::Remark(text) => {
@@ -96,36 +98,39 @@ fn tell(happened: Progress<'_>) {
     }
 }
 
-fn show(group: &Group<'_>, sent: &[Sent]) {
+fn show(group: &LetterGroup<'_>, sent: &[Sent]) {
     if !std::io::stderr().is_terminal() {
         return;
     }
-    let count = |is: fn(&Sent) -> bool| sent.iter().filter(|sent| is(sent)).count();
-    let (done, pending) = (
-        count(|sent| sent.outcome == Outcome::Done),
-        count(Sent::is_pending),
-    );
-    let failed = sent.len() - done - pending;
-    let (name, all) = (group.name, group.letters.len());
+    let counts = OutcomeCounts::of(sent);
     progress(format_args!(
-        "{name}  {} of {all} redriven, {done} done, {failed} failed again",
-        sent.len()
+        "{}  {} of {} redriven, {} done, {} failed again",
+        group.name,
+        counts.sent,
+        group.letters.len(),
+        counts.done,
+        counts.failed
     ));
 }
 
+/// A number in a colour, unless it is 0.
+fn coloured(n: u64, style: Style) -> Cell {
+    number(n).style(if n > 0 { style } else { DIM })
+}
+
+fn row(tally: &Tally) -> Vec<Cell> {
+    vec![
+        text(&tally.group).style(NAME),
+        text(&tally.function),
+        number(tally.redriven),
+        coloured(tally.done, GOOD),
+        coloured(tally.failed, BAD),
+        coloured(tally.pending, CHANGED),
+        coloured(tally.left, BAD),
+    ]
+}
+
 fn table(tallies: &[Tally]) -> String {
-    let some = |n: u64, style| number(n).style(if n > 0 { style } else { DIM });
-    let row = |tally: &Tally| -> Vec<Cell> {
-        vec![
-            text(&tally.group).style(NAME),
-            text(&tally.function),
-            number(tally.redriven),
-            some(tally.done, GOOD),
-            some(tally.failed, BAD),
-            some(tally.pending, CHANGED),
-            some(tally.left, BAD),
-        ]
-    };
     let head = [
         "GROUP",
         "FUNCTION",

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use oncue_admin::dead_letters::{self, Letter};
 use oncue_core::bus::Bus;
 use oncue_proto::Catalog;
-use oncue_proto::event::{self, Origin};
+use oncue_proto::event;
 use oncue_proto::oncue::v1::DeadLetter;
 
 use crate::exit::{self, Failure};
@@ -17,7 +17,7 @@ use super::target::Selection;
 
 const TRACE_UI: &str = "http://127.0.0.1:16686";
 /// Bytes of a payload shown in hexadecimal.
-const HEX: usize = 1024;
+const MAX_HEX: usize = 1024;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -60,74 +60,62 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 
 fn page(letter: &Letter) -> String {
     let inner = &letter.content;
-    let time = |time: Option<&pbjson_types::Timestamp>| event::format_time(when::ms(time));
-    let age = when::ago(when::ms(inner.at.as_ref()), event::now_ms());
-    let times = |n: u32| {
-        if n == 1 {
-            "once".to_owned()
-        } else {
-            format!("{n} times")
-        }
-    };
+    let age = when::ago(letter.at(), event::now_ms());
     let mut out = format!(
         "{} of group {}, set aside {age} ago",
         paint(BOLD, format_args!("#{}", letter.number)),
         paint(BOLD, &letter.group)
     );
-    let mut line = |name: &str, value: String| {
-        if !value.is_empty() {
-            let _ = write!(out, "\n{} {value}", paint(DIM, format_args!("{name:<10}")));
-        }
-    };
-    line("function", paint(NAME, &inner.function));
-    line(
-        "reason",
-        format!("{}: {}", paint(BAD, &inner.reason), clean(&inner.message)),
-    );
-    line("where", inner.site.clone());
-    line(
-        "tried",
-        format!(
-            "{}, redriven {}",
-            times(inner.attempts),
-            times(inner.redrives)
-        ),
-    );
-    line("event", clean(&inner.event_id));
-    line("type", clean(&inner.event_type));
-    line("key", clean(&inner.key));
-    line("flow", clean(&inner.flow_id));
-    line(
-        "time",
-        format!(
-            "{}{}",
-            time(inner.time.as_ref()),
-            if inner.timed { "" } else { " (the stream's)" }
-        ),
-    );
-    line(
-        "accepted",
-        format!(
-            "{} as {}:{}",
-            time(inner.accepted_at.as_ref()),
-            inner.stream,
-            inner.sequence
-        ),
-    );
-    line("set aside", time(inner.at.as_ref()));
-    line(
-        "trace",
-        letter.trace_id().map(trace_link).unwrap_or_default(),
-    );
+    let timed = if inner.timed { "" } else { " (the stream's)" };
+    let message = clean(&inner.message);
+    let attempts = times(inner.attempts);
+    let redrives = times(inner.redrives);
+    let accepted = time(inner.accepted_at.as_ref());
     let envelope = letter.envelope();
-    line("subject", clean(&envelope.subject));
-    for header in &envelope.headers {
-        line(
-            "header",
-            format!("{}: {}", clean(&header.name), clean(&header.value)),
-        );
+    let mut lines = vec![
+        ("function", paint(NAME, &inner.function)),
+        (
+            "reason",
+            format!("{}: {message}", paint(BAD, &inner.reason)),
+        ),
+        ("where", inner.site.clone()),
+        ("tried", format!("{attempts}, redriven {redrives}")),
+        ("event", clean(&inner.event_id)),
+        ("type", clean(&inner.event_type)),
+        ("key", clean(&inner.key)),
+        ("flow", clean(&inner.flow_id)),
+        ("time", format!("{}{timed}", time(inner.time.as_ref()))),
+        (
+            "accepted",
+            format!("{accepted} as {}:{}", inner.stream, inner.sequence),
+        ),
+        ("set aside", time(inner.at.as_ref())),
+        (
+            "trace",
+            letter.trace_id().map(trace_link).unwrap_or_default(),
+        ),
+        ("subject", clean(&envelope.subject)),
+    ];
+    lines.extend(envelope.headers.iter().map(|header| {
+        let shown = format!("{}: {}", clean(&header.name), clean(&header.value));
+        ("header", shown)
+    }));
+    for (name, value) in lines.into_iter().filter(|(_, value)| !value.is_empty()) {
+        let _ = write!(out, "\n{} {value}", paint(DIM, format_args!("{name:<10}")));
     }
     out
+}
+
+fn time(time: Option<&pbjson_types::Timestamp>) -> String {
+    event::format_time(when::ms(time))
+}
+
+fn times(n: u32) -> String {
+    if n == 1 {
+        "once".to_owned()
+    } else {
+        format!("{n} times")
+    }
 }
 
 fn trace_link(id: &str) -> String {
@@ -140,7 +128,7 @@ fn trace_link(id: &str) -> String {
     )
 }
 
-/// What others have written must not steer the terminal.
+/// Text of others without control characters: it must not steer the terminal.
 fn clean(text: &str) -> String {
     text.chars()
         .map(|c| {
@@ -153,8 +141,11 @@ fn clean(text: &str) -> String {
         .collect()
 }
 
+fn title(note: &str) -> String {
+    paint(DIM, format_args!("payload{note}"))
+}
+
 async fn payload(letter: &Letter, bus: &Bus, catalog: &Catalog) -> String {
-    let title = |note: &str| paint(DIM, format_args!("payload{note}"));
     match dead_letters::complete(bus, &letter.content).await {
         Err(why) => format!("{}\n{}", title(""), paint(BAD, why)),
         Ok(letter) => match json(&letter, catalog) {
@@ -169,20 +160,7 @@ async fn payload(letter: &Letter, bus: &Bus, catalog: &Catalog) -> String {
 }
 
 fn json(letter: &DeadLetter, catalog: &Catalog) -> Result<String, String> {
-    let envelope = letter.envelope.clone().unwrap_or_default();
-    let origin = Origin {
-        stream: &letter.stream,
-        stream_created: 0,
-        sequence: letter.sequence,
-        published: when::ms(letter.accepted_at.as_ref()),
-        subject: &envelope.subject,
-    };
-    let headers = envelope
-        .headers
-        .iter()
-        .map(|h| (h.name.as_str(), h.value.as_str()));
-    let incoming =
-        event::read(headers, envelope.payload.clone(), &origin).map_err(|e| e.message)?;
+    let incoming = dead_letters::message_of(letter).read(&letter.stream, 0)?;
     let entry = catalog.get(&incoming.meta.ty).map_err(|e| e.to_string())?;
     let json = entry
         .to_json(incoming.format, &incoming.payload)
@@ -201,7 +179,7 @@ fn raw(letter: &DeadLetter) -> String {
 
 /// Sixteen bytes a line, with their characters.
 fn hex(bytes: &[u8]) -> String {
-    let mut lines: Vec<String> = bytes[..bytes.len().min(HEX)]
+    let mut lines: Vec<String> = bytes[..bytes.len().min(MAX_HEX)]
         .chunks(16)
         .enumerate()
         .map(|(at, chunk)| {
@@ -219,7 +197,7 @@ fn hex(bytes: &[u8]) -> String {
             format!("{:06x}  {codes:<48} {text}", at * 16)
         })
         .collect();
-    if bytes.len() > HEX {
+    if bytes.len() > MAX_HEX {
         lines.push(format!("... {} bytes in all", bytes.len()));
     }
     lines.join("\n")

@@ -1,6 +1,8 @@
-//! Which letters a verb is about.
+//! Choice of the letters a verb is about.
 
-use oncue_admin::dead_letters::Letter;
+use std::collections::BTreeSet;
+
+use oncue_admin::dead_letters::{Letter, LetterFilter, meant_by};
 
 use crate::exit::Failure;
 
@@ -29,56 +31,27 @@ impl Selection {
                 "name them by number, group or event id (see `oncue dlq ls`), or with --function, --reason or --all",
             ));
         }
-        let mut chosen = vec![self.targets.is_empty(); letters.len()];
+        let mut meant = BTreeSet::new();
         for target in &self.targets {
-            let found = matches(target, letters);
+            let found = meant_by(target, letters);
             if found.is_empty() {
                 return Err(Failure::usage(format_args!(
                     "no letter, group or event is called {target}"
                 ))
                 .advise("`oncue dlq ls --each` lists them"));
             }
-            for at in found {
-                chosen[at] = true;
-            }
+            meant.extend(found.into_iter().map(|letter| letter.number));
         }
-        let fits = |wanted: &Option<String>, is: &String| {
-            wanted.as_ref().is_none_or(|wanted| wanted == is)
+        let filter = LetterFilter {
+            function: self.function.clone(),
+            reason: self.reason.clone(),
         };
-        let chosen = letters
-            .iter()
-            .zip(chosen)
-            .filter(|(_, chosen)| *chosen)
-            .map(|(letter, _)| letter);
-        Ok(chosen
-            .filter(|l| {
-                fits(&self.function, &l.content.function) && fits(&self.reason, &l.content.reason)
-            })
-            .cloned()
-            .collect())
+        let chosen = letters.iter().filter(|letter| {
+            let named = self.targets.is_empty() || meant.contains(&letter.number);
+            named && filter.passes(letter)
+        });
+        Ok(chosen.cloned().collect())
     }
-}
-
-/// Places of what a target means: a number comes before a group, and a group before an event id.
-fn matches(target: &str, letters: &[Letter]) -> Vec<usize> {
-    let places = |is: &dyn Fn(&Letter) -> bool| -> Vec<usize> {
-        letters
-            .iter()
-            .enumerate()
-            .filter(|(_, letter)| is(letter))
-            .map(|(at, _)| at)
-            .collect()
-    };
-    // As written, so that a group of digits with zeros in front is a group.
-    let number = target.strip_prefix('#').unwrap_or(target);
-    [
-        places(&|letter| letter.number.to_string() == number),
-        places(&|letter| letter.group == target),
-        places(&|letter| letter.content.event_id == target),
-    ]
-    .into_iter()
-    .find(|found| !found.is_empty())
-    .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -124,21 +97,9 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_a_number_a_group_or_an_event() {
-        assert_eq!(chosen(&named(&["12"])), [12]);
+    fn targets_add_up_in_the_order_of_the_stream() {
         assert_eq!(chosen(&named(&["#13", "12"])), [12, 13]);
-        assert_eq!(chosen(&named(&["ab12cd34"])), [13]);
-        assert_eq!(chosen(&named(&["e-1"])), [1]);
-        assert_eq!(
-            chosen(&named(&["1"])),
-            [1],
-            "the letter, not the event called 1"
-        );
-        assert_eq!(
-            chosen(&named(&["00000012"])),
-            [1, 12],
-            "a group, for no number has zeros in front"
-        );
+        assert_eq!(chosen(&named(&["00000012"])), [1, 12]);
     }
 
     #[test]

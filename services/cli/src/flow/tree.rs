@@ -8,9 +8,9 @@ use oncue_core::model::flow::{Flow, FlowEvent, Step, StepState};
 use crate::paint::{BAD, BOLD, CHANGED, DIM, GOOD, NAME, PLAIN, brief, paint, width};
 
 /// Levels that are drawn; what an event loop makes of itself is cut there.
-const DEEPEST: usize = 70;
-/// An error is shown in one line; `--json` has it whole.
-const LONGEST: usize = 160;
+const MAX_DEPTH: usize = 70;
+/// Characters of an error, which is shown in one line; `--json` has it whole.
+const MAX_ERROR: usize = 160;
 
 pub fn draw(flow: &Flow, now: u64) -> String {
     let mut lines = vec![head(flow, now)];
@@ -49,7 +49,9 @@ fn cut(line: &str, columns: usize) -> String {
     if plain.chars().count() <= columns {
         return line.to_owned();
     }
-    let (mut out, mut left, mut escape) = (String::new(), columns.saturating_sub(1), false);
+    let mut out = String::new();
+    let mut left = columns.saturating_sub(1);
+    let mut escape = false;
     for c in line.chars() {
         escape |= c == '\x1b';
         if escape {
@@ -69,15 +71,14 @@ fn head(flow: &Flow, now: u64) -> String {
         .steps()
         .filter(|step| step.state == StepState::Dead)
         .count();
-    let took = |end: u64| span(end.saturating_sub(flow.started));
     let mut text = match (flow.is_complete(), flow.ended) {
-        (true, Some(ended)) => paint(GOOD, format_args!("complete in {}", took(ended))),
+        (true, Some(ended)) => paint(GOOD, format_args!("complete in {}", since(flow, ended))),
         (true, None) => paint(GOOD, "complete"),
         _ => paint(
             CHANGED,
             format_args!(
                 "running for {}, {} of {steps} steps open",
-                took(now),
+                since(flow, now),
                 flow.open
             ),
         ),
@@ -88,29 +89,41 @@ fn head(flow: &Flow, now: u64) -> String {
     format!("flow {}  {text}", paint(BOLD, brief(&flow.id, 128)))
 }
 
+/// Duration of a flow up to a moment.
+fn since(flow: &Flow, end: u64) -> String {
+    span(end.saturating_sub(flow.started))
+}
+
+/// Whether a step's function emitted an event.
+fn emitted_by(step: &Step, effect: &FlowEvent) -> bool {
+    effect.source.strip_prefix('/') == Some(&step.function)
+}
+
+/// Words of how long ago something was, if it was.
+fn ago(at: Option<u64>, now: u64) -> String {
+    at.map_or_else(String::new, |at| {
+        format!(" {} ago", span(now.saturating_sub(at)))
+    })
+}
+
 /// The one thing everybody waits for.
 fn waits(flow: &Flow, now: u64) -> Option<String> {
     let (event, step) = flow.waits_for()?;
-    let ago = |at: Option<u64>| {
-        at.map_or_else(String::new, |at| {
-            format!(" {} ago", span(now.saturating_sub(at)))
-        })
-    };
     let why = match step.state {
         StepState::Waiting => {
-            let why = brief(step.why.as_deref().unwrap_or_default(), LONGEST);
+            let why = brief(step.why.as_deref().unwrap_or_default(), MAX_ERROR);
             format!(
                 "failed{}, attempt {}: {}",
-                ago(step.failed),
+                ago(step.failed, now),
                 step.attempts,
                 paint(BAD, why)
             )
         }
-        StepState::Running if step.started.is_some() => format!("began{}", ago(step.started)),
+        StepState::Running if step.started.is_some() => format!("began{}", ago(step.started, now)),
         StepState::Running => "handed to a worker, not done".to_owned(),
         _ => format!(
             "no worker has begun; there{}",
-            ago(Some(step.since)).replace(" ago", "")
+            ago(Some(step.since), now).replace(" ago", "")
         ),
     };
     let key = if event.key.is_empty() {
@@ -164,7 +177,7 @@ impl<'f> Drawing<'f> {
                 .collect(),
             None => Vec::new(),
         };
-        if event.depth as usize >= DEEPEST {
+        if event.depth as usize >= MAX_DEPTH {
             if !effects.is_empty() {
                 self.lines.push(format!(
                     "{rest}└─ … {} more events behind; --json has them",
@@ -173,9 +186,6 @@ impl<'f> Drawing<'f> {
             }
             return;
         }
-        let emitted_by = |step: &Step, effect: &FlowEvent| {
-            effect.source.strip_prefix('/') == Some(&step.function)
-        };
         let strangers: Vec<&FlowEvent> = effects
             .iter()
             .copied()
@@ -237,7 +247,7 @@ impl<'f> Drawing<'f> {
             .as_deref()
             .filter(|_| step.state != StepState::Done)
         {
-            text.extend(["  ", &paint(BAD, brief(why, LONGEST))]);
+            text.extend(["  ", &paint(BAD, brief(why, MAX_ERROR))]);
         }
         text
     }

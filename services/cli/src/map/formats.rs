@@ -1,4 +1,4 @@
-//! The map as text, Mermaid, DOT and JSON.
+//! Topology as text, Mermaid, DOT and JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -6,18 +6,18 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::paint::{BOLD, DIM, GOOD, NAME, brief, paint};
-use oncue_admin::topology::{House, Known};
+use oncue_admin::topology::{KnownFunction, Topology};
 
-/// A tree from the types nobody in the house emits to whatever follows; what was drawn before is only named again.
-pub fn text(house: &House) -> String {
+/// A tree from the types nobody among the functions emits to whatever follows; what was drawn before is only named again.
+pub fn text(topology: &Topology) -> String {
     let mut tree = Tree {
-        house,
+        topology,
         drawn: BTreeSet::new(),
         lines: Vec::new(),
     };
-    let types = house.types();
-    let is_root = |ty: &str| !house.manifests().any(|m| m.emits.iter().any(|t| t == ty));
-    let (roots, others): (Vec<&str>, Vec<&str>) = types.into_iter().partition(|ty| is_root(ty));
+    let types = topology.types();
+    let (roots, others): (Vec<&str>, Vec<&str>) =
+        types.into_iter().partition(|ty| is_root(topology, ty));
     // Circles have no root: whatever no root leads to begins somewhere.
     for ty in roots.into_iter().chain(others) {
         if !tree.drawn.contains(ty) {
@@ -27,21 +27,28 @@ pub fn text(house: &House) -> String {
     tree.lines.join("\n")
 }
 
-struct Tree<'h> {
-    house: &'h House,
+/// Whether no function emits a type.
+fn is_root(topology: &Topology, ty: &str) -> bool {
+    !topology
+        .manifests()
+        .any(|m| m.emits.iter().any(|t| t == ty))
+}
+
+struct Tree<'t> {
+    topology: &'t Topology,
     /// Types and functions whose children have been drawn.
-    drawn: BTreeSet<&'h str>,
+    drawn: BTreeSet<&'t str>,
     lines: Vec<String>,
 }
 
-impl<'h> Tree<'h> {
-    fn ty(&mut self, ty: &'h str, first: &str, rest: &str) {
+impl<'t> Tree<'t> {
+    fn ty(&mut self, ty: &'t str, first: &str, rest: &str) {
         let mut line = format!("{first}{}", paint(BOLD, brief(ty, 128)));
         let outside = self
-            .house
+            .topology
             .emitters(ty)
             .into_iter()
-            .filter(|by| !self.house.functions.contains_key(by));
+            .filter(|by| !self.topology.functions.contains_key(by));
         let outside: Vec<String> = outside.collect();
         if first.is_empty() {
             let from = if outside.is_empty() {
@@ -51,7 +58,7 @@ impl<'h> Tree<'h> {
             };
             line += &paint(DIM, format_args!("  from {from}"));
         }
-        let listeners: Vec<&str> = self.house.listeners(ty).collect();
+        let listeners: Vec<&str> = self.topology.listeners(ty).collect();
         if !self.drawn.insert(ty) {
             let more = if listeners.is_empty() {
                 ""
@@ -75,17 +82,17 @@ impl<'h> Tree<'h> {
     }
 
     fn function(&mut self, name: &str, first: &str, rest: &str) {
-        let Some((name, known)) = self.house.functions.get_key_value(name) else {
+        let Some((name, known)) = self.topology.functions.get_key_value(name) else {
             return;
         };
         let state = match known {
-            Known {
+            KnownFunction {
                 running: 0,
                 built: true,
                 ..
             } => paint(DIM, "not running"),
-            Known { running: 0, .. } => paint(DIM, "not running, no program here"),
-            Known { running, .. } => paint(GOOD, format_args!("{running} running")),
+            KnownFunction { running: 0, .. } => paint(DIM, "not running, no program here"),
+            KnownFunction { running, .. } => paint(GOOD, format_args!("{running} running")),
         };
         let table = known
             .manifest
@@ -119,28 +126,28 @@ fn branches(last: bool) -> (&'static str, &'static str) {
 }
 
 /// Nodes by a short name, and arrows between them.
-struct Graph<'h> {
-    types: BTreeMap<&'h str, String>,
-    functions: BTreeMap<&'h str, String>,
+struct Graph<'t> {
+    types: BTreeMap<&'t str, String>,
+    functions: BTreeMap<&'t str, String>,
     arrows: Vec<(String, String)>,
 }
 
-impl<'h> Graph<'h> {
-    fn of(house: &'h House) -> Self {
-        let types: BTreeMap<&str, String> = house
+impl<'t> Graph<'t> {
+    fn of(topology: &'t Topology) -> Self {
+        let types: BTreeMap<&str, String> = topology
             .types()
             .into_iter()
             .enumerate()
             .map(|(at, ty)| (ty, format!("t{at}")))
             .collect();
-        let functions: BTreeMap<&str, String> = house
+        let functions: BTreeMap<&str, String> = topology
             .functions
             .keys()
             .enumerate()
             .map(|(at, name)| (name.as_str(), format!("f{at}")))
             .collect();
         let mut arrows = Vec::new();
-        for manifest in house.manifests() {
+        for manifest in topology.manifests() {
             let function = &functions[manifest.name.as_str()];
             arrows.extend(
                 manifest
@@ -163,15 +170,19 @@ impl<'h> Graph<'h> {
     }
 }
 
-pub fn mermaid(house: &House) -> String {
-    let graph = Graph::of(house);
-    let clean = |text: &str| brief(text, 128).replace('"', "#quot;");
+/// A name inside quotes, as Mermaid has them.
+fn mermaid_name(name: &str) -> String {
+    brief(name, 128).replace('"', "#quot;")
+}
+
+pub fn mermaid(topology: &Topology) -> String {
+    let graph = Graph::of(topology);
     let mut out = String::from("flowchart LR");
     for (ty, node) in &graph.types {
-        let _ = write!(out, "\n    {node}([\"{}\"])", clean(ty));
+        let _ = write!(out, "\n    {node}([\"{}\"])", mermaid_name(ty));
     }
     for (function, node) in &graph.functions {
-        let _ = write!(out, "\n    {node}[\"{}\"]", clean(function));
+        let _ = write!(out, "\n    {node}[\"{}\"]", mermaid_name(function));
     }
     for (from, to) in &graph.arrows {
         let _ = write!(out, "\n    {from} --> {to}");
@@ -179,18 +190,26 @@ pub fn mermaid(house: &House) -> String {
     out
 }
 
-pub fn dot(house: &House) -> String {
-    let graph = Graph::of(house);
-    let clean = |text: &str| brief(text, 128).replace('\\', "\\\\").replace('"', "\\\"");
+/// A name inside quotes, as Graphviz has them.
+fn dot_name(name: &str) -> String {
+    brief(name, 128).replace('\\', "\\\\").replace('"', "\\\"")
+}
+
+pub fn dot(topology: &Topology) -> String {
+    let graph = Graph::of(topology);
     let mut out = String::from("digraph oncue {\n    rankdir=LR;");
     for (ty, node) in &graph.types {
-        let _ = write!(out, "\n    {node} [shape=ellipse,label=\"{}\"];", clean(ty));
+        let _ = write!(
+            out,
+            "\n    {node} [shape=ellipse,label=\"{}\"];",
+            dot_name(ty)
+        );
     }
     for (function, node) in &graph.functions {
         let _ = write!(
             out,
             "\n    {node} [shape=box,label=\"{}\"];",
-            clean(function)
+            dot_name(function)
         );
     }
     for (from, to) in &graph.arrows {
@@ -199,12 +218,12 @@ pub fn dot(house: &House) -> String {
     out + "\n}"
 }
 
-pub fn json(house: &House) -> Value {
-    let types = house.types().into_iter().map(|ty| {
-        json!({ "type": ty, "emitted_by": house.emitters(ty), "consumed_by": house.listeners(ty).collect::<Vec<_>>() })
+pub fn json(topology: &Topology) -> Value {
+    let types = topology.types().into_iter().map(|ty| {
+        json!({ "type": ty, "emitted_by": topology.emitters(ty), "consumed_by": topology.listeners(ty).collect::<Vec<_>>() })
     });
-    let functions = house.functions.values().map(|known| {
-        let Known {
+    let functions = topology.functions.values().map(|known| {
+        let KnownFunction {
             manifest,
             running,
             built,
@@ -222,20 +241,20 @@ pub mod tests {
     /// Name, triggers, emissions, table.
     type Declared<'d> = (&'d str, &'d [&'d str], &'d [&'d str], Option<&'d str>);
 
-    pub fn house(functions: &[Declared<'_>]) -> House {
-        let mut house = House::default();
+    pub fn topology(functions: &[Declared<'_>]) -> Topology {
+        let mut topology = Topology::default();
         for (name, triggers, emits, table) in functions {
             let manifest = json!({ "name": name, "version": "1", "stream": "web", "triggers": triggers, "filters": triggers,
                 "table": table, "emits": emits, "limits": { "concurrency": 1, "reserved_concurrency": 1, "timeout": "1s",
                 "attempts": 1, "ack_wait": "1s", "start": "all" } });
-            house.add(serde_json::from_value(manifest).expect("a manifest"));
+            topology.add(serde_json::from_value(manifest).expect("a manifest"));
         }
-        house
+        topology
     }
 
     #[test]
     fn a_tree_names_everything_once_and_ends_in_circles() {
-        let mut house = house(&[
+        let mut topology = topology(&[
             ("count", &["a.b.seen"], &["a.b.counted"], Some("rows")),
             (
                 "again",
@@ -246,8 +265,8 @@ pub mod tests {
             ("ping", &["x.y.pinged"], &["x.y.ponged"], None),
             ("pong", &["x.y.ponged"], &["x.y.pinged"], None),
         ]);
-        house.functions.get_mut("count").unwrap().running = 2;
-        let shown = anstream::adapter::strip_str(&text(&house)).to_string();
+        topology.functions.get_mut("count").unwrap().running = 2;
+        let shown = anstream::adapter::strip_str(&text(&topology)).to_string();
         assert_eq!(
             shown,
             "a.b.seen  from clients\n\
@@ -266,18 +285,18 @@ pub mod tests {
 
     #[test]
     fn graphs_have_a_node_for_each_and_survive_odd_names() {
-        let house = house(&[("f\"]\n;", &["a.b.c"], &["a.b.\"d"], None)]);
-        let mermaid = mermaid(&house);
+        let topology = topology(&[("f\"]\n;", &["a.b.c"], &["a.b.\"d"], None)]);
+        let mermaid = mermaid(&topology);
         assert_eq!(mermaid.lines().count(), 6, "{mermaid}");
         assert!(
             mermaid.contains("f0[\"f#quot;] ;\"]") && mermaid.contains("t1 --> f0"),
             "{mermaid}"
         );
         assert!(
-            dot(&house).contains("f0 [shape=box,label=\"f\\\"] ;\"];"),
+            dot(&topology).contains("f0 [shape=box,label=\"f\\\"] ;\"];"),
             "{}",
-            dot(&house)
+            dot(&topology)
         );
-        assert_eq!(json(&house)["types"][1]["consumed_by"][0], "f\"]\n;");
+        assert_eq!(json(&topology)["types"][1]["consumed_by"][0], "f\"]\n;");
     }
 }

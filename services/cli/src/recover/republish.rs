@@ -15,7 +15,7 @@ use crate::table::{self, text};
 use crate::{confirm, when};
 
 /// Publishes under way at a time.
-const AT_ONCE: usize = 64;
+const CONCURRENT_PUBLISHES: usize = 64;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -28,7 +28,7 @@ pub struct Args {
 }
 
 #[derive(Default)]
-struct Tally {
+struct Republished {
     new: u64,
     duplicates: u64,
     unreadable: u64,
@@ -38,23 +38,23 @@ struct Tally {
 }
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
-    let (bus, store) = (settings.bus().await?, settings.store().await?);
+    let bus = settings.bus().await?;
+    let store = settings.store().await?;
     let since = args
         .since
         .map_or_else(|| "all that is kept".to_owned(), event::format_time);
     confirm::ask(&format!("Publish outputs again ({since})?"), args.yes)?;
-    let mut tally = Tally::default();
+    let mut tally = Republished::default();
     for partition in 0..PARTITIONS {
         progress(format_args!("partition {} of {PARTITIONS}", partition + 1));
         again(partition, args.since.unwrap_or(0), &bus, &store, &mut tally).await?;
     }
     progress("");
-    let row = |what: &str, n: u64| vec![text(what), table::number(n)];
     say(table::render(
         &["OUTPUTS", ""],
         &[
-            row("published again", tally.new),
-            row("still known to NATS", tally.duplicates),
+            vec![text("published again"), table::number(tally.new)],
+            vec![text("still known to NATS"), table::number(tally.duplicates)],
         ],
     ));
     if tally.unreadable > 0 {
@@ -91,7 +91,7 @@ async fn again(
     since: u64,
     bus: &Bus,
     store: &Store,
-    tally: &mut Tally,
+    tally: &mut Republished,
 ) -> Result<(), Failure> {
     let mut from = 0;
     loop {
@@ -112,14 +112,14 @@ async fn again(
         }
         let mut acks = stream::iter(&outputs)
             .map(|output| bus.publish(output))
-            .buffer_unordered(AT_ONCE);
+            .buffer_unordered(CONCURRENT_PUBLISHES);
         while let Some(ack) = acks.next().await {
             tally.count(ack);
         }
     }
 }
 
-impl Tally {
+impl Republished {
     fn count(&mut self, ack: Result<PubAck, PublishError>) {
         match ack {
             Ok(ack) if ack.duplicate => self.duplicates += 1,

@@ -7,7 +7,6 @@ use oncue_core::bus::Bus;
 use oncue_core::bus::layout::TIMER;
 use oncue_core::model::manifest::Manifest;
 use oncue_proto::event;
-use serde_json::Value;
 
 use crate::exit::{self, Failure};
 use crate::paint::{CHANGED, DIM, GOOD, NAME, number, paint, remark, say};
@@ -15,7 +14,7 @@ use crate::settings::Settings;
 use crate::table::{self, text};
 use crate::{confirm, manifests, when};
 
-/// Clocks of two servers, and commits on their way.
+/// Time gone back further than the loss: clocks of two servers differ, and commits were on their way.
 const MARGIN: Duration = Duration::from_mins(1);
 
 #[derive(clap::Args)]
@@ -28,8 +27,8 @@ pub struct Args {
     yes: bool,
 }
 
-/// One function's way back.
-struct Way {
+/// Rewind of one function's consumer.
+struct Rewind {
     function: String,
     stream: String,
     /// Where its consumer begins again; `None` if nothing has come since.
@@ -41,7 +40,8 @@ struct Way {
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let names: Vec<String> = settings.config.functions.keys().cloned().collect();
     let manifests = manifests::of(settings, &names).await?;
-    let (bus, store) = (settings.bus().await?, settings.store().await?);
+    let bus = settings.bus().await?;
+    let store = settings.store().await?;
     let regression = store.regression().await.map_err(Failure::silent)?;
     if let Some(regression) = &regression {
         remark(regression);
@@ -54,18 +54,18 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
             "if you know better, say when the loss began: `oncue recover redis --since 15m`",
         )
     })?;
-    let mut ways = Vec::new();
+    let mut rewinds = Vec::new();
     for manifest in &manifests {
         let lost = regression
             .as_ref()
             .and_then(|regression| regression.from.get(&manifest.name).copied());
-        ways.extend(way(manifest, since, lost, &bus).await?);
+        rewinds.extend(plan(manifest, since, lost, &bus).await?);
     }
-    warn(&ways, since, &bus, settings).await?;
-    let most: u64 = ways
+    warn(&rewinds, since, &bus, settings).await?;
+    let most: u64 = rewinds
         .iter()
-        .filter(|way| way.from.is_some())
-        .map(|way| way.most)
+        .filter(|plan| plan.from.is_some())
+        .map(|plan| plan.most)
         .sum();
     let question = format!(
         "Deliver again what came since {} (up to {} events)?",
@@ -75,7 +75,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     confirm::ask(&question, args.yes)?;
     say(table::render(
         &["FUNCTION", "STREAM", "FROM", "DELIVERED AGAIN"],
-        &rewind(&ways, &bus).await?,
+        &rewind(&rewinds, &bus).await?,
     ));
     store.clear_regression().await.map_err(Failure::silent)?;
     say(paint(
@@ -92,17 +92,15 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 
 /// `None` for a function that has no consumer: it begins with the whole stream anyway. `lost` is the lowest place of what
 /// its workers know to be lost, which may have been published long before.
-async fn way(
+async fn plan(
     manifest: &Manifest,
     since: u64,
     lost: Option<u64>,
     bus: &Bus,
-) -> Result<Option<Way>, Failure> {
-    let (function, stream) = (&manifest.name, &manifest.stream);
-    let consumer = match bus
-        .api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null)
-        .await
-    {
+) -> Result<Option<Rewind>, Failure> {
+    let function = &manifest.name;
+    let stream = &manifest.stream;
+    let consumer = match bus.consumer_info(stream, function).await {
         Ok(info) => info,
         Err(e) if e.is_not_found() => {
             remark(format_args!(
@@ -113,27 +111,23 @@ async fn way(
         Err(e) => return Err(Failure::silent(e)),
     };
     // One that was to begin with new events must not get those from before its time.
-    let born = Some(&consumer["created"]).filter(|_| consumer["config"]["deliver_policy"] == "new");
-    let born = born
-        .and_then(Value::as_str)
-        .and_then(event::parse_time)
-        .unwrap_or(0);
+    let born = match consumer.config.deliver_policy.as_str() {
+        "new" => consumer.created_ms().unwrap_or(0),
+        _ => 0,
+    };
     let first = bus
         .first_since(stream, since.max(born))
         .await
         .map_err(Failure::silent)?;
-    let info = bus
-        .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
-        .await
-        .map_err(Failure::silent)?;
-    let last = info["state"]["last_seq"].as_u64().unwrap_or(0);
+    let info = bus.stream_info(stream).await.map_err(Failure::silent)?;
+    let last = info.state.last_seq;
     // Never ahead of what is still to be done: that would skip it.
-    let floor = consumer["ack_floor"]["stream_seq"].as_u64().unwrap_or(0);
+    let floor = consumer.ack_floor.stream_seq;
     let from = first
         .map(|first| first.min(lost.unwrap_or(first)).min(floor + 1))
         .filter(|from| *from <= floor);
     let most = from.map_or(0, |from| (last + 1).saturating_sub(from));
-    Ok(Some(Way {
+    Ok(Some(Rewind {
         function: function.clone(),
         stream: stream.clone(),
         from,
@@ -141,26 +135,28 @@ async fn way(
     }))
 }
 
-/// What going back cannot bring back.
-async fn warn(ways: &[Way], since: u64, bus: &Bus, settings: &Settings) -> Result<(), Failure> {
-    let mut streams: Vec<&str> = ways
+/// Warns of what going back cannot bring back.
+async fn warn(
+    rewinds: &[Rewind],
+    since: u64,
+    bus: &Bus,
+    settings: &Settings,
+) -> Result<(), Failure> {
+    let mut streams: Vec<&str> = rewinds
         .iter()
-        .map(|way| way.stream.as_str())
+        .map(|plan| plan.stream.as_str())
         .filter(|s| *s != TIMER)
         .collect();
     streams.sort_unstable();
     streams.dedup();
     for stream in streams {
-        let info = bus
-            .api(&format!("STREAM.INFO.{stream}"), &Value::Null)
+        let state = bus
+            .stream_info(stream)
             .await
-            .map_err(Failure::silent)?;
-        let state = &info["state"];
-        let first = state["first_ts"]
-            .as_str()
-            .and_then(event::parse_time)
-            .unwrap_or(0);
-        if state["first_seq"].as_u64() > Some(1) && first > since {
+            .map_err(Failure::silent)?
+            .state;
+        let first = state.first_ms();
+        if state.first_seq > 1 && first > since {
             let begins = event::format_time(first);
             say(format_args!(
                 "{} the stream {stream} begins only at {begins}: effects of what came before cannot be restored",
@@ -181,14 +177,14 @@ async fn warn(ways: &[Way], since: u64, bus: &Bus, settings: &Settings) -> Resul
 }
 
 /// Rewinds one after another; a row for each.
-async fn rewind(ways: &[Way], bus: &Bus) -> Result<Vec<Vec<table::Cell>>, Failure> {
+async fn rewind(rewinds: &[Rewind], bus: &Bus) -> Result<Vec<Vec<table::Cell>>, Failure> {
     let mut rows = Vec::new();
-    for Way {
+    for Rewind {
         function,
         stream,
         from,
         ..
-    } in ways
+    } in rewinds
     {
         let mut again = 0;
         if let Some(from) = from {

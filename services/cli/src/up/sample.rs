@@ -11,12 +11,12 @@ use oncue_core::bus::{ApiError, Bus};
 
 use super::scale::Sample;
 
-/// More than these are asked for by the page: 256 in one answer.
-const FEW: usize = 8;
-/// A sleeper whose stream is busy with other things.
-const CALM: Duration = Duration::from_secs(5);
-/// Everybody, whatever the stream says: a consumer that was rewound has new work and no new event.
-const SLOW: Duration = Duration::from_secs(30);
+/// Consumers asked for one by one; more are read by the page, 256 in one answer.
+const FEW_CONSUMERS: usize = 8;
+/// Interval for a sleeper whose stream is busy with other things.
+const SLEEPER_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval for everybody, whatever the stream says: a consumer that was rewound has new work and no new event.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A function to look at.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ impl Sampler {
         }
     }
 
-    /// What is known now of all that are awake, and news of those that are not.
+    /// Samples known now of all that are awake, and news of those that are not.
     pub async fn look(
         &mut self,
         subjects: &[Subject],
@@ -73,8 +73,11 @@ impl Sampler {
                 );
                 found.push((name, sample));
             }
-            let known = |s: &Subject| Some((s.name.clone(), self.seen.get(&s.name)?.sample));
-            found.extend(quiet.into_iter().filter(|s| s.awake).filter_map(known));
+            let awake = quiet.into_iter().filter(|subject| subject.awake);
+            found.extend(awake.filter_map(|subject| {
+                let seen = self.seen.get(&subject.name)?;
+                Some((subject.name.clone(), seen.sample))
+            }));
         }
         Ok(found)
     }
@@ -89,26 +92,23 @@ fn is_due(seen: Option<&Seen>, awake: bool, end: u64, now: Duration) -> bool {
     let Some(seen) = seen else { return true };
     let since = now.saturating_sub(seen.at);
     let unchanged = seen.end == end && seen.sample.is_quiet();
-    since >= SLOW || (!unchanged && (awake || since >= CALM))
+    since >= LONGEST_INTERVAL || (!unchanged && (awake || since >= SLEEPER_INTERVAL))
 }
 
-/// Those of `subjects` that have a consumer.
+/// Samples of the subjects that have a consumer.
 async fn ask(
     bus: &Bus,
     stream: &str,
     subjects: &[&Subject],
 ) -> Result<Vec<(String, Sample)>, ApiError> {
-    if subjects.len() <= FEW {
-        let one = async |s: &Subject| match info(bus, stream, &s.name).await {
-            Ok(sample) => Ok(Some((s.name.clone(), sample))),
-            Err(e) if e.is_not_found() => Ok(None),
-            Err(e) => Err(e),
-        };
-        return Ok(try_join_all(subjects.iter().map(|s| one(s)))
-            .await?
-            .into_iter()
-            .flatten()
-            .collect());
+    if subjects.len() <= FEW_CONSUMERS {
+        return Ok(
+            try_join_all(subjects.iter().map(|s| one(bus, stream, &s.name)))
+                .await?
+                .into_iter()
+                .flatten()
+                .collect(),
+        );
     }
     let consumers = bus.consumers(stream).await?;
     let named = consumers
@@ -117,6 +117,14 @@ async fn ask(
     Ok(named
         .map(|consumer| (consumer.name.clone(), sample_of(consumer)))
         .collect())
+}
+
+async fn one(bus: &Bus, stream: &str, name: &str) -> Result<Option<(String, Sample)>, ApiError> {
+    match info(bus, stream, name).await {
+        Ok(sample) => Ok(Some((name.to_owned(), sample))),
+        Err(e) if e.is_not_found() => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 async fn info(bus: &Bus, stream: &str, name: &str) -> Result<Sample, ApiError> {

@@ -1,4 +1,15 @@
-//! Declared against observed: what a choreography nobody draws forgets.
+//! Drift between what is declared and what is observed: the mistakes a choreography that nobody draws hides.
+//!
+//! | kind | declared | observed |
+//! |---|---|---|
+//! | unheard | somebody emits it, nobody acts on it | or it lies in a stream |
+//! | untriggered | somebody acts on it, nobody else emits it | and none was ever seen |
+//! | unused | a function | that acted on nothing for some days |
+//! | undeclared | not | an edge that workers counted |
+//! | endless | a circle of functions nothing leads out of | |
+//! | uncompensated | a rejection after another function's state | |
+//!
+//! Findings are questions to a person: each says what to do about it, and each kind can be accepted with `--ignore`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,15 +17,16 @@ use oncue_proto::oncue::v1::TimerFired;
 use oncue_proto::{Catalog, Event as _};
 use serde::Serialize;
 
-use crate::topology::{self, House};
+use crate::AdminError;
+use crate::topology::{self, Topology};
 use oncue_core::bus::Bus;
 use oncue_core::bus::layout::DLQ;
 use oncue_core::model::flow::Edge;
-use oncue_core::store::{Store, StoreError};
+use oncue_core::store::Store;
 use oncue_proto::event::stream_of_type;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
-/// Who sends events under a name of its own and is no function; what a redrive sends keeps its source.
+/// Senders that have a name of their own and are no functions; a redriven event keeps its source.
 const NO_FUNCTIONS: [&str; 2] = ["gateway", "schedule"];
 /// Last words of types that say that something did not go on.
 const REJECTIONS: [&str; 7] = [
@@ -27,20 +39,22 @@ const REJECTIONS: [&str; 7] = [
     "canceled",
 ];
 
+/// Kind of a finding, in the order in which they are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// An event nobody consumes.
+    /// An event nobody consumes: it is stored, and nothing follows.
     Unheard,
-    /// A function whose trigger nobody publishes.
+    /// A function whose trigger nobody publishes: a typing error, or an emitter that has left.
     Untriggered,
     /// A function not used for some days.
     Unused,
-    /// An edge that was seen but is not declared.
+    /// An edge that was seen but is not declared: another version of a function did it, or a client under its name.
     Undeclared,
-    /// A circle of functions that nothing leads out of.
+    /// A circle of functions that nothing leads out of: its flows end as dead letters at the hop limit.
     Endless,
-    /// State that nobody takes back where a later step rejects.
+    /// State that nobody takes back where a later step rejects. A choreography has no transaction over several functions;
+    /// compensation is one more function.
     Uncompensated,
 }
 
@@ -54,6 +68,7 @@ impl Kind {
         Self::Uncompensated,
     ];
 
+    /// Word for the command line; the same as in JSON.
     pub fn word(self) -> &'static str {
         match self {
             Self::Unheard => "unheard",
@@ -66,32 +81,36 @@ impl Kind {
     }
 }
 
+/// One thing that somebody should know of, with what to do about it.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
     pub kind: Kind,
+    /// In words; names the function or the type.
     pub what: String,
     pub advice: String,
 }
 
-/// What was seen to happen.
+/// Hops and events that were seen.
 #[derive(Debug, Default)]
 pub struct Observed {
+    /// Hops from a source over a type to a function, as workers counted them.
     pub edges: Vec<Edge>,
     /// Types of which their stream holds an event.
     pub published: BTreeSet<String>,
 }
 
 impl Observed {
-    pub async fn ask(
+    /// Reads the edges from Redis, and of every known type whether its stream holds an event.
+    pub async fn read(
         catalog: &Catalog,
-        house: &House,
+        topology: &Topology,
         bus: &Bus,
         store: &Store,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, AdminError> {
         let types = catalog
             .entries()
             .map(|entry| entry.ty.as_str())
-            .chain(house.types());
+            .chain(topology.types());
         Ok(Self {
             edges: store.edges().await?,
             published: topology::published(bus, types.collect()).await,
@@ -99,6 +118,7 @@ impl Observed {
     }
 }
 
+/// A finding from its parts.
 fn finding(kind: Kind, what: String, advice: impl Into<String>) -> Finding {
     Finding {
         kind,
@@ -107,33 +127,37 @@ fn finding(kind: Kind, what: String, advice: impl Into<String>) -> Finding {
     }
 }
 
-/// All findings, by kind.
-pub fn findings(house: &House, observed: &Observed, now: u64, days: u64) -> Vec<Finding> {
-    let graph = Graph::of(house);
-    let mut findings = unheard(house, observed);
-    findings.extend(untriggered(house, observed));
+/// All findings, by kind and then by text, so that two runs can be compared. `now` is in Unix milliseconds; a function is
+/// used if it acted on an event within the last `days`.
+///
+/// As long as Redis has no edge at all, nothing is said about use and undeclared hops: nothing has run here yet.
+pub fn findings(topology: &Topology, observed: &Observed, now: u64, days: u64) -> Vec<Finding> {
+    let graph = Graph::of(topology);
+    let mut findings = unheard(topology, observed);
+    findings.extend(untriggered(topology, observed));
     if !observed.edges.is_empty() {
-        findings.extend(unused(house, &observed.edges, now, days));
-        findings.extend(undeclared(house, &observed.edges));
+        findings.extend(unused(topology, &observed.edges, now, days));
+        findings.extend(undeclared(topology, &observed.edges));
     }
-    findings.extend(endless(house, &graph));
-    findings.extend(uncompensated(house, &graph));
+    findings.extend(endless(topology, &graph));
+    findings.extend(uncompensated(topology, &graph));
     findings.sort();
     findings
 }
 
-fn unheard(house: &House, observed: &Observed) -> Vec<Finding> {
-    let types: BTreeSet<&str> = house
+/// Types that are emitted or published, and that no function acts on. Dead letters are for people.
+fn unheard(topology: &Topology, observed: &Observed) -> Vec<Finding> {
+    let types: BTreeSet<&str> = topology
         .types()
         .into_iter()
         .chain(observed.published.iter().map(String::as_str))
         .collect();
     let unheard = types
         .into_iter()
-        .filter(|ty| stream_of_type(ty) != DLQ && house.listeners(ty).next().is_none());
+        .filter(|ty| stream_of_type(ty) != DLQ && topology.listeners(ty).next().is_none());
     unheard
         .map(|ty| {
-            let by = house.emitters(ty);
+            let by = topology.emitters(ty);
             let by = if by.is_empty() { "clients".to_owned() } else { by.join(", ") };
             let advice = "write the function that acts on it, stop emitting it, or accept it with `oncue map --drift --ignore unheard`";
             finding(Kind::Unheard, format!("{ty}, from {by}, has no function that acts on it"), advice)
@@ -141,14 +165,14 @@ fn unheard(house: &House, observed: &Observed) -> Vec<Finding> {
         .collect()
 }
 
-fn untriggered(house: &House, observed: &Observed) -> Vec<Finding> {
+/// Triggers that nobody else declares to emit and of which no event was seen.
+fn untriggered(topology: &Topology, observed: &Observed) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for manifest in house.manifests() {
+    for manifest in topology.manifests() {
         for ty in &manifest.triggers {
-            let own = |function: &str| function != manifest.name;
             let declared = match ty.as_str() {
-                TimerFired::TYPE => house.is_scheduled(ty, &manifest.name),
-                ty => house.emitters(ty).iter().any(|by| own(by)),
+                TimerFired::TYPE => topology.is_scheduled(ty, &manifest.name),
+                ty => topology.emitters(ty).iter().any(|by| *by != manifest.name),
             };
             let seen = observed
                 .edges
@@ -171,7 +195,8 @@ fn untriggered(house: &House, observed: &Observed) -> Vec<Finding> {
     findings
 }
 
-fn unused(house: &House, edges: &[Edge], now: u64, days: u64) -> Vec<Finding> {
+/// Functions that acted on no event for some days, or never started.
+fn unused(topology: &Topology, edges: &[Edge], now: u64, days: u64) -> Vec<Finding> {
     let mut last: BTreeMap<&str, u64> = BTreeMap::new();
     for edge in edges {
         let at = last.entry(&edge.function).or_default();
@@ -179,7 +204,7 @@ fn unused(house: &House, edges: &[Edge], now: u64, days: u64) -> Vec<Finding> {
     }
     let since = now.saturating_sub(days * DAY_MS);
     let mut findings = Vec::new();
-    for (name, known) in &house.functions {
+    for (name, known) in &topology.functions {
         let what = match (last.get(name.as_str()), known.seen) {
             (Some(at), _) if *at < since => format!(
                 "{name} last acted on an event {} days ago",
@@ -198,7 +223,8 @@ fn unused(house: &House, edges: &[Edge], now: u64, days: u64) -> Vec<Finding> {
     findings
 }
 
-fn undeclared(house: &House, edges: &[Edge]) -> Vec<Finding> {
+/// Hops that were seen, of which one end does not declare its part.
+fn undeclared(topology: &Topology, edges: &[Edge]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for Edge {
         source,
@@ -209,7 +235,7 @@ fn undeclared(house: &House, edges: &[Edge]) -> Vec<Finding> {
     } in edges
     {
         let edge = format!("{source} -> {ty} -> {function} was seen {count} times");
-        match house.functions.get(function) {
+        match topology.functions.get(function) {
             None => findings.push(finding(
                 Kind::Undeclared,
                 format!("{edge}, but there is no function {function}"),
@@ -228,7 +254,7 @@ fn undeclared(house: &House, edges: &[Edge]) -> Vec<Finding> {
         else {
             continue;
         };
-        let declared = house
+        let declared = topology
             .functions
             .get(emitter)
             .map(|known| known.manifest.emits.contains(ty));
@@ -250,24 +276,25 @@ fn undeclared(house: &House, edges: &[Edge]) -> Vec<Finding> {
 }
 
 /// Functions that follow one another through an event.
-struct Graph<'h> {
-    follows: BTreeMap<&'h str, BTreeSet<&'h str>>,
+struct Graph<'t> {
+    follows: BTreeMap<&'t str, BTreeSet<&'t str>>,
 }
 
-impl<'h> Graph<'h> {
-    fn of(house: &'h House) -> Self {
-        let followers =
-            |emits: &'h [String]| emits.iter().flat_map(|ty| house.listeners(ty)).collect();
+impl<'t> Graph<'t> {
+    /// Edges from each function to those that act on what it emits.
+    fn of(topology: &'t Topology) -> Self {
+        let follows = topology.manifests().map(|manifest| {
+            let emits = manifest.emits.iter();
+            let followers = emits.flat_map(|ty| topology.listeners(ty)).collect();
+            (manifest.name.as_str(), followers)
+        });
         Self {
-            follows: house
-                .manifests()
-                .map(|m| (m.name.as_str(), followers(&m.emits)))
-                .collect(),
+            follows: follows.collect(),
         }
     }
 
     /// Everything that can follow after one of these, themselves only if something leads back to them.
-    fn after(&self, from: impl IntoIterator<Item = &'h str>) -> BTreeSet<&'h str> {
+    fn after(&self, from: impl IntoIterator<Item = &'t str>) -> BTreeSet<&'t str> {
         let mut reached = BTreeSet::new();
         let mut next: Vec<&str> = from
             .into_iter()
@@ -280,73 +307,81 @@ impl<'h> Graph<'h> {
         }
         reached
     }
+
+    /// Functions that follow from one and lead back to it, itself among them; none where nothing leads back.
+    fn circle(&self, function: &str) -> BTreeSet<&'t str> {
+        let Some((function, _)) = self.follows.get_key_value(function) else {
+            return BTreeSet::new();
+        };
+        let mut after = self.after([*function]);
+        if !after.contains(function) {
+            return BTreeSet::new();
+        }
+        after.retain(|other| self.after([*other]).contains(function));
+        after
+    }
 }
 
-fn endless(house: &House, graph: &Graph<'_>) -> Vec<Finding> {
-    let (mut findings, mut known) = (Vec::new(), BTreeSet::new());
+/// Circles of functions out of which no type leads.
+fn endless(topology: &Topology, graph: &Graph<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut known = BTreeSet::new();
     for function in graph.follows.keys().copied() {
-        let after = graph.after([function]);
-        if !after.contains(function) || known.contains(function) {
+        if known.contains(function) {
             continue;
         }
-        let circle: BTreeSet<&str> = after
-            .iter()
-            .copied()
-            .filter(|other| graph.after([*other]).contains(function))
-            .collect();
-        known.extend(circle.iter().copied());
-        let leads_out = |ty: &String| {
-            let mut listeners = house.listeners(ty).peekable();
-            listeners.peek().is_none() || listeners.any(|listener| !circle.contains(listener))
-        };
-        let emitted = || {
-            circle
-                .iter()
-                .filter_map(|name| house.functions.get(*name))
-                .flat_map(|known| &known.manifest.emits)
-        };
-        if !emitted().any(leads_out) {
-            let names: Vec<&str> = circle.into_iter().collect();
-            let advice = "a flow in it ends only as a dead letter after 64 hops, unless a function emits nothing: let one \
-                          emit what leads out of it";
-            findings.push(finding(
-                Kind::Endless,
-                format!("nothing leads out of {}", names.join(" -> ")),
-                advice,
-            ));
+        let circle = graph.circle(function);
+        if circle.is_empty() {
+            continue;
         }
+        known.extend(circle.iter().copied());
+        let mut emitted = circle
+            .iter()
+            .filter_map(|name| topology.functions.get(*name))
+            .flat_map(|known| &known.manifest.emits);
+        if emitted.any(|ty| leads_out(topology, &circle, ty)) {
+            continue;
+        }
+        let names: Vec<&str> = circle.into_iter().collect();
+        let advice = "a flow in it ends only as a dead letter after 64 hops, unless a function emits nothing: let one \
+                      emit what leads out of it";
+        findings.push(finding(
+            Kind::Endless,
+            format!("nothing leads out of {}", names.join(" -> ")),
+            advice,
+        ));
     }
     findings
 }
 
+/// Whether a type is acted on by somebody outside of a circle of functions, or by nobody.
+fn leads_out(topology: &Topology, circle: &BTreeSet<&str>, ty: &str) -> bool {
+    let mut listeners = topology.listeners(ty).peekable();
+    listeners.peek().is_none() || listeners.any(|listener| !circle.contains(listener))
+}
+
 /// Where a step rejects, the state earlier steps have written stands, unless something after the rejection owns the
 /// same table.
-fn uncompensated(house: &House, graph: &Graph<'_>) -> Vec<Finding> {
+fn uncompensated(topology: &Topology, graph: &Graph<'_>) -> Vec<Finding> {
     let mut findings = BTreeSet::new();
-    let table = |name: &str| {
-        house
-            .functions
-            .get(name)
-            .and_then(|known| known.manifest.table.as_deref())
-    };
-    for manifest in house.manifests() {
-        let is_rejection = |ty: &&String| {
-            ty.rsplit('.')
-                .next()
-                .is_some_and(|word| REJECTIONS.contains(&word))
-        };
-        for ty in manifest.emits.iter().filter(is_rejection) {
-            let listeners: Vec<&str> = house.listeners(ty).collect();
+    for manifest in topology.manifests() {
+        for ty in manifest.emits.iter().filter(|ty| is_rejection(ty)) {
+            let listeners: Vec<&str> = topology.listeners(ty).collect();
             let mut after = graph.after(listeners.iter().copied());
             after.extend(listeners);
-            let mended: BTreeSet<&str> = after.iter().filter_map(|name| table(name)).collect();
+            let mended: BTreeSet<&str> = after
+                .iter()
+                .filter_map(|name| table(topology, name))
+                .collect();
             let before = graph
                 .follows
                 .keys()
                 .copied()
                 .filter(|f| *f != manifest.name && graph.after([*f]).contains(&*manifest.name));
             for earlier in before {
-                let Some(written) = table(earlier).filter(|table| !mended.contains(table)) else {
+                let Some(written) =
+                    table(topology, earlier).filter(|table| !mended.contains(table))
+                else {
                     continue;
                 };
                 let what = format!(
@@ -361,6 +396,19 @@ fn uncompensated(house: &House, graph: &Graph<'_>) -> Vec<Finding> {
         }
     }
     findings.into_iter().collect()
+}
+
+/// Whether a type says that something did not go on.
+fn is_rejection(ty: &str) -> bool {
+    ty.rsplit('.')
+        .next()
+        .is_some_and(|word| REJECTIONS.contains(&word))
+}
+
+/// State table a function owns rows of.
+fn table<'t>(topology: &'t Topology, function: &str) -> Option<&'t str> {
+    let known = topology.functions.get(function)?;
+    known.manifest.table.as_deref()
 }
 
 #[cfg(test)]

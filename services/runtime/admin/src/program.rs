@@ -1,88 +1,130 @@
-//! A function's own program, asked something: only its code knows its key and its handler.
+//! A function's own program, run to be asked something: only its code knows its key and its handler. It needs no server
+//! for its manifest; for the rest it is given the same environment as under `oncue up`.
 
-use std::path::Path;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use tokio::io::AsyncWriteExt;
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use oncue_core::config::Config;
 use oncue_core::model::manifest::Manifest;
 
-/// Longest wait for a manifest, which needs no server.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for a manifest.
+const MANIFEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a function says it is, or why it does not.
-pub async fn manifest(bin: &Path, name: &str) -> Result<Manifest, String> {
-    let program = std::path::absolute(bin.join(name)).map_err(|e| e.to_string())?;
-    let asked = Command::new(program)
+/// A program that could not be asked, or did not answer as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// There is no such file in the folder of the programs.
+    #[error("no program {function} in {}; name the folder with --bin", bin.display())]
+    Missing { function: String, bin: PathBuf },
+    /// The system cannot run it: no permission, another machine's binary.
+    /// (Not found is [`Missing`](Self::Missing).)
+    #[error("{}: {source}", path.display())]
+    Run {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    /// The pipe to it broke while it ran.
+    #[error(transparent)]
+    Broken(#[from] std::io::Error),
+    /// Some programs are no functions and wait for input for ever.
+    #[error("no answer within {MANIFEST_TIMEOUT:?}")]
+    Silent,
+    /// Exit code other than 0, and not a word on stderr.
+    #[error("{0}")]
+    Ended(ExitStatus),
+    /// Exit code other than 0; the text is what it wrote on stderr.
+    #[error("{0}")]
+    Refused(String),
+    /// The last line it printed is not the JSON that was asked for: it may be of another version.
+    #[error("unreadable answer: {0}")]
+    Unreadable(#[from] serde_json::Error),
+}
+
+/// Manifest of the function `name`, from its program in the folder `bin`. No server is needed and none is asked, so this
+/// works on a machine that has nothing but the programs.
+pub async fn manifest(bin: &Path, name: &str) -> Result<Manifest, ProgramError> {
+    let asked = Command::new(std::path::absolute(bin.join(name))?)
         .arg("--manifest")
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = match tokio::time::timeout(TIMEOUT, asked).await {
-        Ok(output) => output.map_err(|e| e.to_string())?,
-        Err(_) => return Err(format!("no answer within {TIMEOUT:?}")),
-    };
+    let output = tokio::time::timeout(MANIFEST_TIMEOUT, asked)
+        .await
+        .map_err(|_| ProgramError::Silent)??;
     if !output.status.success() {
-        return Err(format!(
+        let why = String::from_utf8_lossy(&output.stderr);
+        return Err(ProgramError::Refused(format!(
             "{}: {}",
             output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        ));
+            why.trim()
+        )));
     }
-    serde_json::from_slice(&output.stdout).map_err(|e| format!("unreadable answer: {e}"))
+    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Runs `FUNCTION VERB` as `oncue up` would run it, with `input` on stdin, and reads the JSON it answers.
+/// Runs `FUNCTION VERB` as `oncue up` would run it, with `input` on stdin, and reads the JSON of the last line it prints.
 pub async fn ask<T: DeserializeOwned>(
     bin: &Path,
     config: &Config,
     function: &str,
     verb: &str,
     input: &[u8],
-) -> Result<T, String> {
+) -> Result<T, ProgramError> {
     let program = bin.join(function);
     if !program.is_file() {
-        return Err(format!(
-            "no program {function} in {}; name the folder with --bin",
-            bin.display()
-        ));
-    }
-    let mut child = command(bin, config, function)?
-        .arg(verb)
-        .spawn()
-        .map_err(|e| format!("{}: {e}", program.display()))?;
-    // Dropped when all is written: the program reads to the end.
-    let mut stdin = child.stdin.take().ok_or("its stdin is closed")?;
-    let feed = async move {
-        let _ = stdin.write_all(input).await; // one that ended before says why by its exit
-    };
-    let ((), output) = tokio::join!(feed, child.wait_with_output());
-    let output = output.map_err(|e| e.to_string())?;
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr);
-        let why = why
-            .trim()
-            .trim_start_matches(function)
-            .trim_start_matches(": ");
-        return Err(if why.is_empty() {
-            output.status.to_string()
-        } else {
-            why.to_owned()
+        return Err(ProgramError::Missing {
+            function: function.to_owned(),
+            bin: bin.to_owned(),
         });
     }
-    // What the handler itself prints comes before the answer.
+    let output = run(command(bin, config, function)?.arg(verb), &program, input).await?;
+    if !output.status.success() {
+        return Err(refusal(function, &output));
+    }
+    // Whatever the handler itself prints comes before the answer.
     let stdout = String::from_utf8_lossy(&output.stdout);
     let answer = stdout.trim_end().lines().next_back().unwrap_or_default();
-    serde_json::from_str(answer).map_err(|e| format!("unreadable answer: {e}"))
+    Ok(serde_json::from_str(answer)?)
 }
 
-fn command(bin: &Path, config: &Config, function: &str) -> Result<Command, String> {
-    let absolute =
-        |path: &Path| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
+/// Runs a command with `input` on stdin, to its end.
+async fn run(command: &mut Command, program: &Path, input: &[u8]) -> Result<Output, ProgramError> {
+    let mut child = command.spawn().map_err(|source| ProgramError::Run {
+        path: program.to_owned(),
+        source,
+    })?;
+    let stdin = child.stdin.take();
+    let feed = async move {
+        if let Some(mut stdin) = stdin {
+            // One that ended before says why by its exit. Dropped when all is written: the program reads to the end.
+            let _ = stdin.write_all(input).await;
+        }
+    };
+    let ((), output) = tokio::join!(feed, child.wait_with_output());
+    Ok(output?)
+}
+
+/// Words of a program that failed, without its name in front: whoever shows them names it already.
+fn refusal(function: &str, output: &Output) -> ProgramError {
+    let why = String::from_utf8_lossy(&output.stderr);
+    let why = why
+        .trim()
+        .trim_start_matches(function)
+        .trim_start_matches(": ");
+    if why.is_empty() {
+        ProgramError::Ended(output.status)
+    } else {
+        ProgramError::Refused(why.to_owned())
+    }
+}
+
+/// The program with the servers, the configuration and the environment `oncue.toml` gives it.
+fn command(bin: &Path, config: &Config, function: &str) -> Result<Command, ProgramError> {
     let mut command = Command::new(absolute(&bin.join(function))?);
     command
         .env("ONCUE_NATS_URL", config.nats_url.expose())
@@ -97,4 +139,12 @@ fn command(bin: &Path, config: &Config, function: &str) -> Result<Command, Strin
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     Ok(command)
+}
+
+/// A command with a relative name would be looked for in `PATH`.
+fn absolute(path: &Path) -> Result<PathBuf, ProgramError> {
+    std::path::absolute(path).map_err(|source| ProgramError::Run {
+        path: path.to_owned(),
+        source,
+    })
 }

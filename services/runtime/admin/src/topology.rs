@@ -1,5 +1,9 @@
-//! The functions of the house, from everybody who knows of them: workers that answer, built programs, and Redis, where
-//! each worker wrote its manifest when it started.
+//! Topology of an app: functions, the event types between them, and schedules, as declared. It is put together from
+//! everybody who knows: Redis, where each worker wrote its manifest when it started, the programs that are built here, and
+//! the workers that answer.
+//!
+//! A type leads from whoever emits it to whoever acts on it; there is no list of edges anywhere. A function is known as long
+//! as one of the three knows it: one that was removed stays in Redis until it is forgotten there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,85 +12,102 @@ use std::time::Duration;
 use futures::future::join_all;
 use oncue_proto::oncue::v1::TimerFired;
 use oncue_proto::{Event as _, files::FileUploaded};
-use serde_json::{Value, json};
 
-use crate::program;
-use oncue_core::bus::{Bus, BusError, PlainMessage};
+use crate::{AdminError, program, services};
+use oncue_core::bus::Bus;
 use oncue_core::config::Config;
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::Store;
 use oncue_proto::event::stream_of_type;
 
-const QUIET: Duration = Duration::from_millis(300);
+/// Longest pause between two answers; workers answer within milliseconds.
+const REPLY_GAP: Duration = Duration::from_millis(300);
 
 /// A function and who knows of it.
 #[derive(Debug, Clone)]
-pub struct Known {
+pub struct KnownFunction {
+    /// As told last: by a running worker, else by its program, else by the last worker that started.
     pub manifest: Manifest,
     /// Workers that answer.
     pub running: u64,
-    /// Its program is there.
+    /// Whether its program is there.
     pub built: bool,
     /// When one of its workers last started, Unix milliseconds.
     pub seen: Option<u64>,
 }
 
-/// What is declared: functions, and schedules as (event type, function that is meant).
-#[derive(Debug, Default)]
-pub struct House {
-    pub functions: BTreeMap<String, Known>,
-    pub schedules: Vec<(String, Option<String>)>,
+/// A schedule of `oncue.toml`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scheduled {
+    /// Event type the clock emits.
+    pub ty: String,
+    /// The one function it is meant for; `None` for all that act on the type.
+    pub function: Option<String>,
 }
 
-impl House {
-    /// Asks everybody, the programs in the folder `bin` too. What a program could not say is in the second list.
-    pub async fn ask(
+/// Everything that is declared.
+#[derive(Debug, Default)]
+pub struct Topology {
+    /// By name.
+    pub functions: BTreeMap<String, KnownFunction>,
+    /// Schedules of `oncue.toml`, which are emitters as well.
+    pub schedules: Vec<Scheduled>,
+    /// Remarks for a person: programs that did not say what they are.
+    pub remarks: Vec<String>,
+}
+
+impl Topology {
+    /// Asks everybody, the programs in the folder `bin` too. A server that is not given is not asked: then the topology is
+    /// what the others know. A program that does not answer is a remark, a server that does not is an error.
+    ///
+    /// Takes [`REPLY_GAP`] longer than the slowest answer, and starts one process for each program.
+    pub async fn read(
         config: &Config,
         bin: &Path,
         bus: Option<&Bus>,
         store: Option<&Store>,
-    ) -> Result<(Self, Vec<String>), String> {
-        let mut house = Self::default();
+    ) -> Result<Self, AdminError> {
+        let mut topology = Self {
+            schedules: schedules(config),
+            ..Self::default()
+        };
         if let Some(store) = store {
-            for registered in store.functions().await.map_err(|e| e.to_string())? {
-                house.add(registered.manifest).seen = Some(registered.seen);
+            for registered in store.functions().await? {
+                topology.add(registered.manifest).seen = Some(registered.seen);
             }
         }
+        topology.add_built(config, bin).await;
+        if let Some(bus) = bus {
+            for manifest in answering(bus).await? {
+                topology.add(manifest).running += 1;
+            }
+        }
+        Ok(topology)
+    }
+
+    /// Asks the programs of `oncue.toml` that are there, all at once.
+    async fn add_built(&mut self, config: &Config, bin: &Path) {
         let built: Vec<&String> = config
             .functions
             .keys()
             .filter(|name| bin.join(name).is_file())
             .collect();
         let asked = join_all(built.iter().map(|name| program::manifest(bin, name))).await;
-        let mut remarks = Vec::new();
         for (name, manifest) in built.into_iter().zip(asked) {
             match manifest {
-                Ok(manifest) => house.add(manifest).built = true,
-                Err(why) => remarks.push(format!("{name} --manifest: {why}")),
+                Ok(manifest) => self.add(manifest).built = true,
+                Err(why) => self.remarks.push(format!("{name} --manifest: {why}")),
             }
         }
-        if let Some(bus) = bus {
-            for manifest in answering(bus).await.map_err(|e| e.to_string())? {
-                house.add(manifest).running += 1;
-            }
-        }
-        let schedules = config.schedules.iter().map(|schedule| {
-            let function = schedule.payload()["function"].as_str().map(str::to_owned);
-            (
-                schedule.ty(),
-                function.filter(|_| schedule.ty() == TimerFired::TYPE),
-            )
-        });
-        house.schedules = schedules.collect();
-        Ok((house, remarks))
     }
 
-    /// The manifest told last counts: those of running workers come after those of programs and of the past.
-    pub fn add(&mut self, manifest: Manifest) -> &mut Known {
+    /// Adds a function. The manifest told last counts: those of running workers come after those of programs and of the
+    /// past.
+    pub fn add(&mut self, manifest: Manifest) -> &mut KnownFunction {
         let known = self
             .functions
             .entry(manifest.name.clone())
-            .or_insert_with(|| Known {
+            .or_insert_with(|| KnownFunction {
                 manifest: manifest.clone(),
                 running: 0,
                 built: false,
@@ -96,6 +117,7 @@ impl House {
         known
     }
 
+    /// Manifests of all functions, by name.
     pub fn manifests(&self) -> impl Iterator<Item = &Manifest> {
         self.functions.values().map(|known| &known.manifest)
     }
@@ -104,20 +126,19 @@ impl House {
     pub fn types(&self) -> BTreeSet<&str> {
         let declared = self
             .manifests()
-            .flat_map(|m| m.triggers.iter().chain(&m.emits))
-            .map(String::as_str);
-        declared
-            .chain(self.schedules.iter().map(|(ty, _)| ty.as_str()))
-            .collect()
+            .flat_map(|m| m.triggers.iter().chain(&m.emits));
+        let scheduled = self.schedules.iter().map(|schedule| &schedule.ty);
+        declared.chain(scheduled).map(String::as_str).collect()
     }
 
-    pub fn listeners<'h>(&'h self, ty: &'h str) -> impl Iterator<Item = &'h str> {
+    /// Functions that act on a type, by name.
+    pub fn listeners<'t>(&'t self, ty: &'t str) -> impl Iterator<Item = &'t str> {
         self.manifests()
             .filter(move |m| m.triggers.iter().any(|t| t == ty))
             .map(|m| m.name.as_str())
     }
 
-    /// Who emits a type by its own word: functions, the gateway for uploads, the clock.
+    /// Emitters of a type by their own word: functions, `gateway` for uploads, `schedule` for the clock.
     pub fn emitters(&self, ty: &str) -> Vec<String> {
         let mut emitters: Vec<String> = self
             .manifests()
@@ -127,40 +148,49 @@ impl House {
         if ty == FileUploaded::TYPE {
             emitters.push("gateway".to_owned());
         }
-        if self.schedules.iter().any(|(scheduled, _)| scheduled == ty) {
+        if self.schedules.iter().any(|schedule| schedule.ty == ty) {
             emitters.push("schedule".to_owned());
         }
         emitters
     }
 
-    /// Whether the clock cues a function, or a type for all.
+    /// Whether the clock triggers a function, by its name or by a type for all.
     pub fn is_scheduled(&self, ty: &str, function: &str) -> bool {
-        self.schedules.iter().any(|(scheduled, only)| {
-            scheduled == ty && only.as_deref().is_none_or(|f| f == function)
+        self.schedules.iter().any(|schedule| {
+            let meant = schedule.function.as_deref();
+            schedule.ty == ty && meant.is_none_or(|meant| meant == function)
         })
     }
 }
 
-/// Manifests as running workers tell them, one for each instance.
-async fn answering(bus: &Bus) -> Result<Vec<Manifest>, BusError> {
-    let answers = bus.ask_all("$SRV.INFO", QUIET).await?;
-    let manifest = |note: &PlainMessage| -> Option<Manifest> {
-        let answer: Value = serde_json::from_slice(&note.payload).ok()?;
-        serde_json::from_str(answer["endpoints"][0]["metadata"]["manifest"].as_str()?).ok()
-    };
-    Ok(answers.iter().filter_map(manifest).collect())
+/// Schedules as emitters.
+fn schedules(config: &Config) -> Vec<Scheduled> {
+    let schedules = config.schedules.iter().map(|schedule| {
+        let ty = schedule.ty();
+        // Only of the platform's own event is it known which field names the function.
+        let function = schedule.payload()["function"].as_str().map(str::to_owned);
+        Scheduled {
+            function: function.filter(|_| ty == TimerFired::TYPE),
+            ty,
+        }
+    });
+    schedules.collect()
 }
 
-/// Those of the types of which their stream still holds an event.
+/// Manifests as running workers tell them, one for each worker.
+pub async fn answering(bus: &Bus) -> Result<Vec<Manifest>, AdminError> {
+    let instances = bus.service_instances("$SRV.INFO", REPLY_GAP).await?;
+    Ok(services::manifests(&instances))
+}
+
+/// Types among these of which their stream still holds an event. One question to the server for each type, two where it is
+/// published with keys only; all at once.
 pub async fn published(bus: &Bus, types: BTreeSet<&str>) -> BTreeSet<String> {
     let looked = join_all(types.into_iter().map(|ty| async move {
         for subject in [ty.to_owned(), format!("{ty}.*")] {
-            let query = json!({ "seq": 1, "next_by_subj": subject });
-            if bus
-                .api(&format!("STREAM.MSG.GET.{}", stream_of_type(ty)), &query)
-                .await
-                .is_ok()
-            {
+            let found = bus.next_message(stream_of_type(ty), 1, &subject).await;
+            // A stream that is not there holds nothing.
+            if found.is_ok_and(|found| found.is_some()) {
                 return Some(ty.to_owned());
             }
         }

@@ -5,9 +5,10 @@ use oncue_proto::{Event as _, Format};
 use prost::Message as _;
 
 use super::letters::{self, Letter};
-use super::{envelope, timestamp};
+use super::{LetterError, envelope, timestamp};
+use crate::AdminError;
+use oncue_core::bus::Bus;
 use oncue_core::bus::layout::DLQ;
-use oncue_core::bus::{Bus, BusError};
 use oncue_proto::event::{self, Meta};
 
 /// Takes a letter out of the stream. The record first: it must not vanish without one. `source` says which program did it.
@@ -17,17 +18,17 @@ pub async fn give_up(
     who: &str,
     source: &str,
     bus: &Bus,
-) -> Result<(), String> {
+) -> Result<(), LetterError> {
     bus.publish(&record(letter, why, who, source))
         .await
-        .map_err(|e| e.to_string())?;
+        .map_err(LetterError::Record)?;
     bus.delete_message(DLQ, letter.number)
         .await
-        .map_err(|e| e.to_string())
+        .map_err(LetterError::Delete)
 }
 
 /// The records of all letters that were given up, oldest first.
-pub async fn dropped(bus: &Bus) -> Result<Vec<DeadLetterDropped>, BusError> {
+pub async fn dropped(bus: &Bus) -> Result<Vec<DeadLetterDropped>, AdminError> {
     let found = letters::read(bus, 1).await?;
     let records = found
         .iter()
@@ -37,8 +38,10 @@ pub async fn dropped(bus: &Bus) -> Result<Vec<DeadLetterDropped>, BusError> {
         .collect())
 }
 
+/// The record, as an event of the dead letter's own flow. Its id is the same whoever drops the letter, and however often.
 fn record(letter: &Letter, why: &str, who: &str, source: &str) -> Envelope {
-    let (inner, now) = (&letter.content, event::now_ms());
+    let inner = &letter.content;
+    let now = event::now_ms();
     let record = DeadLetterDropped {
         function: inner.function.clone(),
         reason: inner.reason.clone(),

@@ -2,34 +2,29 @@
 
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 
-use super::ms;
+use super::{LetterError, ms};
 use oncue_core::bus::Bus;
 use oncue_proto::event::{self, REDRIVE, RedriveHeader};
 
 /// The letter with its payload. One that was too large to be set aside whole holds none, and it is read from its stream.
-pub async fn complete(bus: &Bus, letter: &DeadLetter) -> Result<DeadLetter, String> {
+pub async fn complete(bus: &Bus, letter: &DeadLetter) -> Result<DeadLetter, LetterError> {
     let mut letter = letter.clone();
     let envelope = letter.envelope.get_or_insert_default();
     if !envelope.payload.is_empty() {
         return Ok(letter);
     }
-    let (stream, sequence) = (&letter.stream, letter.sequence);
-    let found = bus
-        .read_message(stream, sequence)
-        .await
-        .map_err(|e| e.to_string())?;
+    let found = bus.read_message(&letter.stream, letter.sequence).await?;
     // Another one stands there once the stream was made anew.
     let accepted = ms(letter.accepted_at.as_ref());
     let same = found.filter(|found| found.subject == envelope.subject && found.time == accepted);
-    match same {
-        Some(found) => envelope.payload = found.payload,
-        None => {
-            return Err(format!(
-                "the letter of event {} holds no payload, and {stream}:{sequence}, where it stood, is gone",
-                letter.event_id
-            ));
-        }
-    }
+    let Some(same) = same else {
+        return Err(LetterError::PayloadGone {
+            event: letter.event_id,
+            stream: letter.stream,
+            sequence: letter.sequence,
+        });
+    };
+    envelope.payload = same.payload;
     Ok(letter)
 }
 
@@ -47,32 +42,31 @@ pub fn redriven(letter: &DeadLetter, now: u64) -> Envelope {
     };
     let header = serde_json::json!(header).to_string();
     let envelope = letter.envelope.clone().unwrap_or_default();
-    let ours = |name: &str| {
-        let name = name.to_ascii_lowercase();
-        name.starts_with("nats-") || name == REDRIVE.to_ascii_lowercase()
-    };
-    let mut headers: Vec<Header> = envelope
-        .headers
-        .into_iter()
-        .filter(|h| !ours(&h.name))
-        .collect();
-    let mut put = |name: &str, value: String| {
-        headers.push(Header {
-            name: name.to_owned(),
-            value,
-        })
-    };
-    put("Nats-Msg-Id", message_id("redrive", letter, number));
-    put(REDRIVE, event::percent_encode(&header).into_owned());
-    let subject = event::redrive_subject(&letter.stream, &letter.function);
+    let kept = envelope.headers.into_iter();
+    let mut headers: Vec<Header> = kept.filter(|header| !is_ours(&header.name)).collect();
+    headers.push(Header {
+        name: "Nats-Msg-Id".to_owned(),
+        value: message_id("redrive", letter, number),
+    });
+    headers.push(Header {
+        name: REDRIVE.to_owned(),
+        value: event::percent_encode(&header).into_owned(),
+    });
     Envelope {
-        subject,
+        subject: event::redrive_subject(&letter.stream, &letter.function),
         headers,
         payload: envelope.payload,
     }
 }
 
-/// The same however often, and by however many, it is done.
+/// Whether a header is not the sender's: the server's, or that of an earlier redrive.
+fn is_ours(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.starts_with("nats-") || name == REDRIVE.to_ascii_lowercase()
+}
+
+/// Message id of a deed, by which the server knows a second copy: one and the same however often, and by however many, it
+/// is done.
 pub fn message_id(what: &str, letter: &DeadLetter, number: u32) -> String {
     let hash: String = event::hash(&[letter.event_id.as_bytes()])
         .iter()

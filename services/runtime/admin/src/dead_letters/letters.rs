@@ -1,20 +1,24 @@
-//! The dead letters as the stream `dlq` holds them, and which of them have one cause.
+//! The dead letters as the stream `dlq` holds them, in groups of one cause.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use oncue_proto::oncue::v1::{DeadLetter, Envelope};
-use prost::Message;
-use serde_json::Value;
+use prost::Message as _;
 
+use super::fingerprint::fingerprint;
+use super::ms;
+use crate::AdminError;
+use oncue_core::bus::info::StreamState;
 use oncue_core::bus::layout::DLQ;
 use oncue_core::bus::{Bus, BusError, StoredMessage};
-use oncue_proto::event;
 
-/// A dead letter and where it lies.
+/// A dead letter and its place.
 #[derive(Debug, Clone)]
 pub struct Letter {
-    /// Its sequence in the stream `dlq`, which names it.
+    /// Sequence in the stream `dlq`, which names it.
     pub number: u64,
+    /// The letter itself: the event, and why it was set aside.
     pub content: DeadLetter,
     /// Fingerprint of its cause.
     pub group: String,
@@ -23,65 +27,162 @@ pub struct Letter {
 }
 
 impl Letter {
+    /// A letter with the fingerprint of its cause.
+    pub fn of(number: u64, content: DeadLetter, traceparent: Option<String>) -> Self {
+        Self {
+            number,
+            group: fingerprint(&content),
+            content,
+            traceparent,
+        }
+    }
+
     /// `None` for what is no letter: records of dropped ones, and whatever else somebody has published there.
-    pub fn read(found: &StoredMessage) -> Option<Self> {
-        let function = found.subject.strip_prefix(DLQ)?.strip_prefix('.')?;
+    pub fn read(message: &StoredMessage) -> Option<Self> {
+        let function = message.subject.strip_prefix(DLQ)?.strip_prefix('.')?;
         if function.contains('.') {
             return None;
         }
-        let letter = DeadLetter::decode(&found.payload[..])
+        let letter = DeadLetter::decode(&message.payload[..])
             .ok()
             .filter(|letter| !letter.function.is_empty())?;
-        let traceparent = found.header("traceparent").map(str::to_owned);
-        Some(Self {
-            number: found.sequence,
-            group: fingerprint(&letter),
-            content: letter,
-            traceparent,
-        })
+        let traceparent = message.header("traceparent").map(str::to_owned);
+        Some(Self::of(message.sequence, letter, traceparent))
     }
 
+    /// The message as it came, without its payload where the letter was too large to hold it.
     pub fn envelope(&self) -> Envelope {
         self.content.envelope.clone().unwrap_or_default()
     }
 
+    /// Trace in which the function failed, if it was sampled.
     pub fn trace_id(&self) -> Option<&str> {
         self.traceparent.as_deref()?.split('-').nth(1)
     }
+
+    /// When it was set aside, Unix milliseconds.
+    pub fn at(&self) -> u64 {
+        ms(self.content.at.as_ref())
+    }
 }
 
-/// Letters of one cause, oldest first.
-pub struct Group<'l> {
+/// The message a [complete](super::complete) letter is about, as its stream held it.
+pub fn message_of(letter: &DeadLetter) -> StoredMessage {
+    let envelope = letter.envelope.clone().unwrap_or_default();
+    StoredMessage {
+        sequence: letter.sequence,
+        time: ms(letter.accepted_at.as_ref()),
+        subject: envelope.subject,
+        headers: envelope
+            .headers
+            .into_iter()
+            .map(|header| (header.name, header.value))
+            .collect(),
+        payload: envelope.payload,
+    }
+}
+
+/// Which letters somebody asks for; by default all.
+#[derive(Debug, Clone, Default)]
+pub struct LetterFilter {
+    /// Only letters of this function.
+    pub function: Option<String>,
+    /// Only letters with this class of reason.
+    pub reason: Option<String>,
+}
+
+impl LetterFilter {
+    /// Whether it asks for this letter.
+    pub fn passes(&self, letter: &Letter) -> bool {
+        let function = self.function.as_ref();
+        let reason = self.reason.as_ref();
+        function.is_none_or(|wanted| *wanted == letter.content.function)
+            && reason.is_none_or(|wanted| *wanted == letter.content.reason)
+    }
+}
+
+/// Letters a person means by a word: a number (`12`, `#12`) comes before a group, and a group before an event id.
+pub fn meant_by<'l>(target: &str, letters: &'l [Letter]) -> Vec<&'l Letter> {
+    // As written, so that a group of digits with zeros in front is a group.
+    let number = target.strip_prefix('#').unwrap_or(target);
+    let ways: [fn(&Letter) -> String; 3] = [
+        |letter| letter.number.to_string(),
+        |letter| letter.group.clone(),
+        |letter| letter.content.event_id.clone(),
+    ];
+    for (name, wanted) in ways.into_iter().zip([number, target, target]) {
+        let found: Vec<&Letter> = letters.iter().filter(|l| name(l) == wanted).collect();
+        if !found.is_empty() {
+            return found;
+        }
+    }
+    Vec::new()
+}
+
+/// Letters of one cause, oldest first; never none.
+pub struct LetterGroup<'l> {
+    /// Fingerprint of the cause.
     pub name: &'l str,
     pub letters: Vec<&'l Letter>,
 }
 
-/// Largest first.
-pub fn grouped<'l>(letters: impl IntoIterator<Item = &'l Letter>) -> Vec<Group<'l>> {
+impl LetterGroup<'_> {
+    /// The letter that came last: it speaks for the group.
+    pub fn latest(&self) -> &Letter {
+        self.letters[self.letters.len() - 1]
+    }
+
+    /// When the first and the last of them were set aside, Unix milliseconds.
+    pub fn span(&self) -> (u64, u64) {
+        let times = || self.letters.iter().map(|letter| letter.at());
+        (times().min().unwrap_or(0), times().max().unwrap_or(0))
+    }
+}
+
+/// Groups of one cause each, the largest first.
+pub fn grouped<'l>(letters: impl IntoIterator<Item = &'l Letter>) -> Vec<LetterGroup<'l>> {
     let mut groups: BTreeMap<&str, Vec<&Letter>> = BTreeMap::new();
     for letter in letters {
         groups.entry(&letter.group).or_default().push(letter);
     }
-    let mut groups: Vec<Group> = groups
+    let mut groups: Vec<LetterGroup> = groups
         .into_iter()
-        .map(|(name, letters)| Group { name, letters })
+        .map(|(name, letters)| LetterGroup { name, letters })
         .collect();
-    groups.sort_by_key(|group| std::cmp::Reverse(group.letters.len()));
+    groups.sort_by_key(|group| Reverse(group.letters.len()));
     groups
 }
 
-/// Everything in the stream from `from` on; nothing where there is no such stream yet.
-pub async fn read(bus: &Bus, from: u64) -> Result<Vec<StoredMessage>, BusError> {
-    match bus.api(&format!("STREAM.INFO.{DLQ}"), &Value::Null).await {
-        Ok(info)
-            if info["state"]["last_seq"]
-                .as_u64()
-                .is_some_and(|last| last >= from) => {}
-        Ok(_) => return Ok(Vec::new()),
-        Err(e) if e.is_not_found() => return Ok(Vec::new()),
-        Err(e) => return Err(BusError(format!("stream {DLQ}: {e}"))),
+/// The newest letters.
+#[derive(Debug, Default)]
+pub struct LatestLetters {
+    /// Oldest first.
+    pub letters: Vec<Letter>,
+    /// Messages of the stream that lie before those.
+    pub before: u64,
+}
+
+/// State of the stream; nothing where there is no such stream yet.
+async fn state(bus: &Bus) -> Result<StreamState, AdminError> {
+    match bus.stream_info(DLQ).await {
+        Ok(info) => Ok(info.state),
+        Err(e) if e.is_not_found() => Ok(StreamState::default()),
+        Err(e) => Err(AdminError::api(format!("stream {DLQ}"), e)),
     }
-    let (mut all, mut next) = (Vec::new(), from);
+}
+
+/// Every message of the stream from sequence `from` on.
+pub(super) async fn read(bus: &Bus, from: u64) -> Result<Vec<StoredMessage>, AdminError> {
+    if state(bus).await?.last_seq < from {
+        return Ok(Vec::new());
+    }
+    Ok(read_to_end(bus, from).await?)
+}
+
+/// Messages from `from` to the end, a few hundred at a time.
+async fn read_to_end(bus: &Bus, from: u64) -> Result<Vec<StoredMessage>, BusError> {
+    let mut all = Vec::new();
+    let mut next = from;
     loop {
         let batch = bus.read_stream(DLQ, next).await?;
         let Some(last) = batch.last() else {
@@ -92,86 +193,38 @@ pub async fn read(bus: &Bus, from: u64) -> Result<Vec<StoredMessage>, BusError> 
     }
 }
 
-/// All letters, oldest first.
-pub async fn all(bus: &Bus) -> Result<Vec<Letter>, BusError> {
-    Ok(read(bus, 1)
-        .await?
-        .iter()
-        .filter_map(Letter::read)
-        .collect())
+/// All letters, oldest first; none where there is no stream of them yet.
+pub async fn all(bus: &Bus) -> Result<Vec<Letter>, AdminError> {
+    let messages = read(bus, 1).await?;
+    Ok(messages.iter().filter_map(Letter::read).collect())
 }
 
-/// The letters among the last `window` messages of the stream, oldest first, and how many messages lie before those.
-pub async fn latest(bus: &Bus, window: u64) -> Result<(Vec<Letter>, u64), BusError> {
-    let state = match bus.api(&format!("STREAM.INFO.{DLQ}"), &Value::Null).await {
-        Ok(info) => info["state"].clone(),
-        Err(e) if e.is_not_found() => return Ok((Vec::new(), 0)),
-        Err(e) => return Err(BusError(format!("stream {DLQ}: {e}"))),
-    };
-    let number = |field: &str| state[field].as_u64().unwrap_or(0);
-    if number("messages") == 0 {
-        return Ok((Vec::new(), 0));
+/// The letters among the last `window` messages of the stream.
+pub async fn latest(bus: &Bus, window: u64) -> Result<LatestLetters, AdminError> {
+    let state = state(bus).await?;
+    if state.messages == 0 {
+        return Ok(LatestLetters::default());
     }
-    let from = (number("last_seq") + 1)
+    let from = (state.last_seq + 1)
         .saturating_sub(window)
-        .max(number("first_seq"));
-    let found = read(bus, from).await?;
-    let before = number("messages").saturating_sub(found.len() as u64);
-    Ok((found.iter().filter_map(Letter::read).collect(), before))
+        .max(state.first_seq);
+    let messages = read_to_end(bus, from).await?;
+    Ok(LatestLetters {
+        letters: messages.iter().filter_map(Letter::read).collect(),
+        before: state.messages.saturating_sub(messages.len() as u64),
+    })
 }
 
-/// Names a cause: the function, the class of the reason, and the line that failed; where no line is known, the message
-/// without what differs from event to event.
-pub fn fingerprint(letter: &DeadLetter) -> String {
-    let place = if letter.site.is_empty() {
-        blotted(&letter.message)
-    } else {
-        letter.site.clone()
-    };
-    let hash = event::hash(&[
-        letter.function.as_bytes(),
-        letter.reason.as_bytes(),
-        place.as_bytes(),
-    ]);
-    hash[..4].iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A message with its numbers and ids blotted out.
-fn blotted(message: &str) -> String {
-    let word = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
-    let mut out = String::with_capacity(message.len());
-    let mut rest = message;
-    while let Some(first) = rest.chars().next() {
-        let end = rest
-            .find(|c: char| word(c) != word(first))
-            .unwrap_or(rest.len());
-        let (run, after) = rest.split_at(end);
-        match word(first) {
-            true if is_id(run) => out.push('#'),
-            true => push_without_digits(&mut out, run),
-            false => out.push_str(run),
-        }
-        rest = after;
-    }
-    out
-}
-
-/// Hexadecimal of some length, a UUID, or a long mixture of letters and digits.
-fn is_id(word: &str) -> bool {
-    let digits = word.bytes().any(|b| b.is_ascii_digit());
-    let hex = word.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-    digits && (word.len() >= 16 || hex && word.len() >= 6) || hex && word.len() >= 16
-}
-
-fn push_without_digits(out: &mut String, word: &str) {
-    let mut in_number = false;
-    for c in word.chars() {
-        match c.is_ascii_digit() {
-            true if in_number => {}
-            true => out.push('#'),
-            false => out.push(c),
-        }
-        in_number = c.is_ascii_digit();
+/// Number of letters of each function; the server counts them by subject.
+pub async fn counts(bus: &Bus) -> Result<BTreeMap<String, u64>, AdminError> {
+    let prefix = format!("{DLQ}.");
+    match bus.stream_subjects(DLQ, &format!("{prefix}*")).await {
+        Ok(subjects) => Ok(subjects
+            .into_iter()
+            .filter_map(|(subject, count)| Some((subject.strip_prefix(&prefix)?.to_owned(), count)))
+            .collect()),
+        Err(e) if e.is_not_found() => Ok(BTreeMap::new()),
+        Err(e) => Err(AdminError::api(format!("stream {DLQ}"), e)),
     }
 }
 
@@ -179,57 +232,53 @@ fn push_without_digits(out: &mut String, word: &str) {
 mod tests {
     use super::*;
 
-    fn letter(function: &str, reason: &str, site: &str, message: &str) -> DeadLetter {
-        let [function, reason, site, message] =
-            [function, reason, site, message].map(str::to_owned);
-        DeadLetter {
-            function,
-            reason,
-            site,
-            message,
+    fn letter(number: u64, event: &str, group: &str) -> Letter {
+        let content = DeadLetter {
+            function: "f".into(),
+            event_id: event.into(),
             ..DeadLetter::default()
+        };
+        Letter {
+            group: group.into(),
+            ..Letter::of(number, content, None)
         }
     }
 
     #[test]
-    fn the_line_names_the_cause_whatever_the_message() {
-        let at = |site, message| fingerprint(&letter("f", "attempts", site, message));
-        assert_eq!(at("a.rs:1", "one"), at("a.rs:1", "two"));
-        assert_ne!(at("a.rs:1", "one"), at("a.rs:2", "one"));
-        assert_eq!(at("a.rs:1", "one").len(), 8);
-        let one = |function, reason| fingerprint(&letter(function, reason, "a.rs:1", ""));
-        assert_ne!(one("f", "attempts"), one("g", "attempts"));
-        assert_ne!(one("f", "attempts"), one("f", "rejected"));
-    }
-
-    #[test]
-    fn without_a_line_numbers_and_ids_do_not_matter() {
-        let of = |message| fingerprint(&letter("f", "decode", "", message));
-        assert_eq!(of("order 17 of 3 is late"), of("order 4 of 250 is late"));
+    fn a_target_is_a_number_a_group_or_an_event() {
+        let letters = [
+            letter(1, "e-1", "00000012"),
+            letter(12, "e-2", "00000012"),
+            letter(13, "1", "ab12cd34"),
+        ];
+        let meant = |target| {
+            let found = meant_by(target, &letters);
+            found.iter().map(|letter| letter.number).collect::<Vec<_>>()
+        };
+        assert_eq!(meant("12"), [12]);
+        assert_eq!(meant("#13"), [13]);
+        assert_eq!(meant("ab12cd34"), [13]);
+        assert_eq!(meant("e-1"), [1]);
+        assert_eq!(meant("1"), [1], "the letter, not the event called 1");
         assert_eq!(
-            of("no file 0190b4ae-91f3-7cc1-8d4e-0d1f2a3b4c5d"),
-            of("no file abcdefab-abcd-abcd-abcd-abcdefabcdef")
+            meant("00000012"),
+            [1, 12],
+            "a group, for no number has zeros in front"
         );
-        assert_eq!(of("hash deadbeef01"), of("hash 77ff00aa12"));
-        assert_eq!(
-            of("id kN3sTq0V_x9-Lm2PzR7w1A lost"),
-            of("id 8aB2cD4eF6gH8iJ0kL2mN4 lost")
-        );
-        assert_ne!(of("line is late"), of("line was lost"));
-        assert_eq!(blotted("took 12ms, facade é7"), "took #ms, facade é#");
+        assert!(meant("nobody").is_empty());
     }
 
     #[test]
     fn records_of_dropped_letters_are_no_letters() {
-        let found = |subject: &str| StoredMessage {
+        let message = |subject: &str| StoredMessage {
             sequence: 7,
             time: 0,
             subject: subject.into(),
             headers: vec![("traceparent".into(), "00-abc-def-01".into())],
-            payload: letter("f", "rejected", "", "no").encode_to_vec().into(),
+            payload: letter(7, "e", "").content.encode_to_vec().into(),
         };
-        assert!(Letter::read(&found("dlq.letter.dropped")).is_none());
-        let read = Letter::read(&found("dlq.f")).unwrap();
+        assert!(Letter::read(&message("dlq.letter.dropped")).is_none());
+        let read = Letter::read(&message("dlq.f")).unwrap();
         assert_eq!((read.number, read.trace_id()), (7, Some("abc")));
     }
 }

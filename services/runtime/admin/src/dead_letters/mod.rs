@@ -1,9 +1,22 @@
-//! Dead letters as operators handle them: read and grouped by cause, given back to their function, or given up on record.
-//! The command line and the console both stand on this, so that a letter fares the same whoever decides on it.
+//! Dead letters as operators handle them: read and grouped by cause, tried, given back to their function, or given up on
+//! record. The command line and the console both stand on this, so that a letter fares the same whoever decides on it.
+//!
+//! A letter is a message of the stream `dlq`, under the subject `dlq.FUNCTION`. It holds the event whole, unless that is too
+//! large; then the event is read from its own stream, where it must still stand.
+//!
+//! | deed | what is written, in this order |
+//! |---|---|
+//! | [`attempt`] | nothing: the function's program runs its handler and commits nothing |
+//! | [`redrive`] | the event, for its function alone and under its old identity, to `DOMAIN.redrive.FUNCTION`; then the letter is deleted |
+//! | [`give_up`] | a record with name and reason, as the event `dlq.letter.dropped`; then the letter is deleted |
+//!
+//! Each message has an id by which the server knows a second copy. So whoever is interrupted between the two steps does the
+//! same again, and nothing happens twice.
 
 mod drop;
 mod dry_run;
 mod envelope;
+mod fingerprint;
 mod letters;
 mod outcome;
 mod redrive;
@@ -11,11 +24,56 @@ mod redrive;
 use pbjson_types::Timestamp;
 
 pub use self::drop::{dropped, give_up};
-pub use self::dry_run::{Answer, Emitted, attempt};
+pub use self::dry_run::{DryRun, EmittedEvent, attempt};
 pub use self::envelope::complete;
-pub use self::letters::{Group, Letter, all, fingerprint, grouped, latest};
-pub use self::outcome::{Outcome, Sent, Watch};
+pub use self::fingerprint::fingerprint;
+pub use self::letters::{LatestLetters, Letter, LetterFilter, LetterGroup};
+pub use self::letters::{all, counts, grouped, latest, meant_by, message_of};
+pub use self::outcome::{Outcome, OutcomeCounts, Sent, Watch};
 pub use self::redrive::{Pace, Progress, Tally, redrive, without_outdated};
+use crate::program::ProgramError;
+use oncue_core::bus::{ApiError, BusError, PublishError};
+use oncue_core::store::Mark;
+use oncue_proto::event::Meta;
+
+/// A letter that could not be tried, given back or given up. It stays where it is.
+#[derive(Debug, thiserror::Error)]
+pub enum LetterError {
+    /// No payload in the letter, which was too large to hold it, and the message it came from is gone.
+    #[error(
+        "the letter of event {event} holds no payload, and {stream}:{sequence}, where it stood, is gone"
+    )]
+    PayloadGone {
+        event: String,
+        stream: String,
+        sequence: u64,
+    },
+    /// The event would be lost: it would be in no dead letter any more, and nobody would get it.
+    #[error("{function} has no consumer on {stream} ({source}); run `oncue apply`")]
+    NoConsumer {
+        function: String,
+        stream: String,
+        source: ApiError,
+    },
+    /// As before, of a consumer that was made before there were redrives: its filters lack the subject.
+    #[error("the consumer of {function} does not hear {subject}; run `oncue apply`")]
+    DeafConsumer { function: String, subject: String },
+    /// The stream did not take the event.
+    #[error("cannot be published: {0}")]
+    Publish(PublishError),
+    /// The stream `dlq` did not take the record; it may be full.
+    #[error(transparent)]
+    Record(PublishError),
+    /// The record is there, and the letter is too: giving it up once more makes no second record.
+    #[error(transparent)]
+    Delete(ApiError),
+    /// NATS is away, slow, or refused.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The function's program could not try it.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+}
 
 /// Unix milliseconds; 0 where nothing is said.
 pub fn ms(time: Option<&Timestamp>) -> u64 {
@@ -24,9 +82,15 @@ pub fn ms(time: Option<&Timestamp>) -> u64 {
     })
 }
 
+/// Timestamp of Unix milliseconds.
 pub fn timestamp(ms: u64) -> Timestamp {
     Timestamp {
         seconds: ms as i64 / 1000,
         nanos: (ms % 1000) as i32 * 1_000_000,
     }
+}
+
+/// Identity of an event handled by a function, to ask Redis for its seen-mark. The horizon is in milliseconds.
+pub(crate) fn mark(function: &str, key: &str, meta: &Meta, horizon: u64) -> Mark {
+    Mark::new(function, key, meta, horizon)
 }

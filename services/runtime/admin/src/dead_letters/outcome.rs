@@ -1,18 +1,27 @@
-//! What becomes of redriven events: found in the seen-marks, in the consumer's progress, and in new dead letters.
-
-use serde_json::Value;
-use std::sync::Arc;
+//! Outcome of redriven events: found in the seen-marks, in the consumer's progress, and in new dead letters.
+//!
+//! | found | outcome |
+//! |---|---|
+//! | seen-mark says applied | done, whatever letters say: a worker that came late takes its letter back |
+//! | a new letter of the event, or of its place in the stream | failed |
+//! | consumer is past the event, and there is no new letter | done: a function that has no effect leaves no mark where it is looked for |
+//! | none of these | pending |
 
 use super::letters::{self, Letter};
-use super::ms;
-use oncue_core::bus::{Bus, BusError, PubAck};
+use super::{mark, ms};
+use crate::AdminError;
+use oncue_core::bus::info::ConsumerInfo;
+use oncue_core::bus::{Bus, PubAck};
 use oncue_core::config::Config;
 use oncue_core::store::{Mark, MarkState, Store};
 use oncue_proto::event::{Meta, Redrive};
 
+/// How an event fared after it was given back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
+    /// Nothing is known yet.
     Pending,
+    /// Applied, or acked without a new letter.
     Done,
     /// Set aside once more, for a cause of this group.
     Failed(String),
@@ -20,26 +29,66 @@ pub enum Outcome {
 
 /// A letter that was given back to its function.
 pub struct Sent {
+    /// The letter, which is not in the stream any more.
     pub letter: Letter,
+    /// Place of the event in its stream.
     pub ack: PubAck,
+    /// As of the last look.
     pub outcome: Outcome,
 }
 
 impl Sent {
+    /// Whether nothing is known yet.
     pub fn is_pending(&self) -> bool {
         self.outcome == Outcome::Pending
     }
 
+    /// Number of this redrive.
     fn number(&self) -> u32 {
         self.letter.content.redrives + 1
     }
 
     /// Whether `later` is what became of it. An event that still cannot be read is known by its place alone.
     fn became(&self, later: &Letter) -> bool {
-        let (before, after) = (&self.letter.content, &later.content);
+        let before = &self.letter.content;
+        let after = &later.content;
         let same_event = before.event_id == after.event_id && after.redrives >= self.number();
         let same_place = after.stream == self.ack.stream && after.sequence == self.ack.sequence;
         before.function == after.function && (same_event || same_place)
+    }
+}
+
+/// Numbers of letters that were given back, by outcome.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OutcomeCounts {
+    pub sent: u64,
+    pub done: u64,
+    pub failed: u64,
+    pub pending: u64,
+}
+
+impl OutcomeCounts {
+    pub fn of(sent: &[Sent]) -> Self {
+        let mut counts = Self::default();
+        for sent in sent {
+            counts.sent += 1;
+            match sent.outcome {
+                Outcome::Pending => counts.pending += 1,
+                Outcome::Done => counts.done += 1,
+                Outcome::Failed(_) => counts.failed += 1,
+            }
+        }
+        counts
+    }
+
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            sent: self.sent + other.sent,
+            done: self.done + other.done,
+            failed: self.failed + other.failed,
+            pending: self.pending + other.pending,
+        }
     }
 }
 
@@ -63,29 +112,24 @@ impl<'c> Watch<'c> {
         }
     }
 
-    /// Brings the outcomes of what was sent to one function up to date.
-    pub async fn look(&mut self, sent: &mut [Sent]) -> Result<(), BusError> {
+    /// Brings the outcomes of what was sent to one function up to date. Three questions, however much was sent: the
+    /// consumer's progress, all marks, and the letters that have come since. In this order: a letter is written before its
+    /// event is acked.
+    pub async fn look(&mut self, sent: &mut [Sent]) -> Result<(), AdminError> {
         let Some(first) = sent.first() else {
             return Ok(());
         };
-        let (stream, function) = (&first.letter.content.stream, &first.letter.content.function);
-        let consumer = self
-            .bus
-            .api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null)
-            .await;
+        let stream = &first.letter.content.stream;
+        let function = &first.letter.content.function;
+        let consumer = self.bus.consumer_info(stream, function).await;
         let consumer =
-            consumer.map_err(|e| BusError(format!("consumer {stream}/{function}: {e}")))?;
-        let marks = self.marks(sent);
-        let settled = self
-            .store
-            .settled(&marks)
-            .await
-            .map_err(|e| BusError(e.to_string()))?;
+            consumer.map_err(|e| AdminError::api(format!("consumer {stream}/{function}"), e))?;
+        let settled = self.store.settled(&self.marks(sent)).await?;
         let applied: Vec<bool> = settled
             .iter()
             .map(|settled| *settled == Some(MarkState::Applied))
             .collect();
-        // Read last: a letter is written before its event is acked, so who is finished without one has not failed.
+        // Read last: a letter is written before its event is acked, so an event that is finished without one has not failed.
         for found in letters::read(&self.bus, self.next).await? {
             self.next = found.sequence + 1;
             let Some(letter) = Letter::read(&found) else {
@@ -97,7 +141,7 @@ impl<'c> Watch<'c> {
         }
         for (sent, applied) in sent.iter_mut().zip(applied) {
             // A worker that came late may have written a letter of an applied event; it takes it back.
-            if applied || sent.is_pending() && is_past(&consumer, sent.ack.sequence) {
+            if applied || sent.is_pending() && is_done(&consumer, sent.ack.sequence) {
                 sent.outcome = Outcome::Done;
             }
         }
@@ -105,29 +149,16 @@ impl<'c> Watch<'c> {
     }
 
     fn marks(&self, sent: &[Sent]) -> Vec<Mark> {
-        let Some(first) = sent.first() else {
-            return Vec::new();
-        };
-        let function: Arc<str> = first.letter.content.function.as_str().into();
-        let horizon = self
-            .config
-            .stream(&first.letter.content.stream)
-            .horizon
-            .0
-            .as_millis() as u64;
-        sent.iter()
-            .map(|sent| {
-                Mark::new(
-                    function.clone(),
-                    &sent.letter.content.key,
-                    &meta(sent),
-                    horizon,
-                )
-            })
-            .collect()
+        let marks = sent.iter().map(|sent| {
+            let letter = &sent.letter.content;
+            let horizon = self.config.stream(&letter.stream).horizon.0.as_millis() as u64;
+            mark(&letter.function, &letter.key, &meta(sent), horizon)
+        });
+        marks.collect()
     }
 }
 
+/// As much of the event's identity as its mark hangs on.
 fn meta(sent: &Sent) -> Meta {
     let letter = &sent.letter.content;
     Meta {
@@ -150,10 +181,10 @@ fn meta(sent: &Sent) -> Meta {
     }
 }
 
-/// Whether a consumer is done with a message of its own.
-fn is_past(info: &Value, sequence: u64) -> bool {
-    let at = |field: &str| info[field]["stream_seq"].as_u64().unwrap_or_default();
-    at("ack_floor") >= sequence || at("delivered") >= sequence && info["num_ack_pending"] == 0
+/// Whether a consumer is done with a message of its own: acked all up to it, or delivered it and holds nothing.
+fn is_done(consumer: &ConsumerInfo, sequence: u64) -> bool {
+    consumer.ack_floor.stream_seq >= sequence
+        || consumer.delivered.stream_seq >= sequence && consumer.num_ack_pending == 0
 }
 
 #[cfg(test)]
@@ -206,11 +237,16 @@ mod tests {
 
     #[test]
     fn a_consumer_is_past_what_it_acked() {
-        let info = |floor: u64, delivered: u64, held: u64| json!({ "ack_floor": { "stream_seq": floor }, "delivered": { "stream_seq": delivered }, "num_ack_pending": held });
-        assert!(is_past(&info(9, 9, 0), 9) && is_past(&info(2, 9, 0), 9));
+        let info = |floor: u64, delivered: u64, held: u64| -> ConsumerInfo {
+            serde_json::from_value(
+                json!({ "ack_floor": { "stream_seq": floor }, "delivered": { "stream_seq": delivered }, "num_ack_pending": held }),
+            )
+            .expect("a consumer")
+        };
+        assert!(is_done(&info(9, 9, 0), 9) && is_done(&info(2, 9, 0), 9));
         assert!(
-            !is_past(&info(2, 9, 1), 9) && !is_past(&info(2, 8, 0), 9),
-            "in hand, or not even delivered"
+            !is_done(&info(2, 9, 1), 9) && !is_done(&info(2, 8, 0), 9),
+            "in flight, or not even delivered"
         );
     }
 }

@@ -1,21 +1,24 @@
-//! Giving letters back: of each group one first, as a canary; the rest only while the cause does not come back.
+//! Redrive: letters are given back to their function, of each group one first, as a canary; the rest only while the cause
+//! does not come back.
+//!
+//! A letter that fails again becomes a new letter, with the number of its redrives one higher. Failing for another cause than
+//! that of its group stops nothing: the cause this redrive is about may well be gone.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
-use super::envelope;
-use super::letters::{Group, Letter};
-use super::outcome::{Outcome, Sent, Watch};
+use super::letters::{Letter, LetterGroup};
+use super::outcome::{Outcome, OutcomeCounts, Sent, Watch};
+use super::{LetterError, envelope};
+use crate::AdminError;
+use oncue_core::bus::Bus;
 use oncue_core::bus::layout::DLQ;
-use oncue_core::bus::{ApiError, Bus, BusError};
 use oncue_proto::event;
 
 /// Between two looks at what became of the events.
-const LOOK: Duration = Duration::from_secs(1);
-/// The same while nothing else is to be done.
-const CLOSE_LOOK: Duration = Duration::from_millis(200);
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks while nothing else is to be done.
+const WAITING_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How fast letters are given back, and how long their outcomes are waited for.
 #[derive(Debug, Clone, Copy)]
@@ -26,10 +29,10 @@ pub struct Pace {
     pub wait: Duration,
 }
 
-/// What happens meanwhile, for whoever watches.
+/// News of a redrive under way, for a view of it.
 pub enum Progress<'p> {
     /// How far the group is.
-    Sent(&'p Group<'p>, &'p [Sent]),
+    Sent(&'p LetterGroup<'p>, &'p [Sent]),
     /// Something a person should know.
     Remark(String),
 }
@@ -37,40 +40,42 @@ pub enum Progress<'p> {
 /// How it went with one group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
+    /// Fingerprint of the cause.
     pub group: String,
     pub function: String,
+    /// Given back to the function; the others are outcomes of these.
     pub redriven: u64,
     pub done: u64,
+    /// Set aside again, for whatever cause.
     pub failed: u64,
+    /// Not finished when the wait was over.
     pub pending: u64,
+    /// Left where they are: not sent, because the cause came back or because they cannot be.
     pub left: u64,
 }
 
-type Tell<'t> = &'t mut (dyn FnMut(Progress<'_>) + Send);
+/// Where news of a redrive go.
+type Report<'t> = &'t mut (dyn FnMut(Progress<'_>) + Send);
 
 /// A letter with a successor was redriven before, by somebody who did not come to delete it: it goes now.
 pub async fn without_outdated(
     bus: &Bus,
     chosen: Vec<Letter>,
     all: &[Letter],
-    tell: Tell<'_>,
-) -> Result<Vec<Letter>, ApiError> {
+    report: Report<'_>,
+) -> Result<Vec<Letter>, AdminError> {
     let mut current = Vec::with_capacity(chosen.len());
     for letter in chosen {
-        let (old, same) = (&letter.content, |l: &Letter| {
-            l.content.function == letter.content.function
-                && l.content.event_id == letter.content.event_id
-        });
-        match all
-            .iter()
-            .find(|later| same(later) && later.content.redrives > old.redrives)
-        {
+        match successor(&letter, all) {
             Some(later) => {
-                let (number, later) = (letter.number, later.number);
-                tell(Progress::Remark(format!(
-                    "#{number} was redriven before and became #{later}: taken away"
+                let number = letter.number;
+                report(Progress::Remark(format!(
+                    "#{number} was redriven before and became #{}: taken away",
+                    later.number
                 )));
-                bus.delete_message(DLQ, letter.number).await?;
+                bus.delete_message(DLQ, number)
+                    .await
+                    .map_err(|e| AdminError::api(format!("letter #{number}"), e))?;
             }
             None => current.push(letter),
         }
@@ -78,13 +83,24 @@ pub async fn without_outdated(
     Ok(current)
 }
 
-/// One group, as far as it goes well.
+/// The letter that a redrive of this one has ended in.
+fn successor<'l>(letter: &Letter, all: &'l [Letter]) -> Option<&'l Letter> {
+    let old = &letter.content;
+    all.iter().find(|later| {
+        later.content.function == old.function
+            && later.content.event_id == old.event_id
+            && later.content.redrives > old.redrives
+    })
+}
+
+/// Gives back the letters of one group, as far as it goes well: the first alone, and the rest while the cause does not come
+/// back.
 pub async fn redrive(
-    group: &Group<'_>,
+    group: &LetterGroup<'_>,
     pace: &Pace,
     watch: &mut Watch<'_>,
-    tell: Tell<'_>,
-) -> Result<Tally, BusError> {
+    report: Report<'_>,
+) -> Result<Tally, AdminError> {
     let function = &group.letters[0].content.function;
     let mut tally = Tally {
         group: group.name.to_owned(),
@@ -92,10 +108,11 @@ pub async fn redrive(
         ..Tally::default()
     };
     let mut sent: Vec<Sent> = Vec::new();
-    let (mut looked, mut rest) = (Instant::now(), group.letters.iter());
+    let mut looked = Instant::now();
+    let mut rest = group.letters.iter();
     while let Some(letter) = rest.next() {
-        if let Err(why) = send(letter, &watch.bus, &mut sent, tell).await {
-            tell(Progress::Remark(format!(
+        if let Err(why) = send(letter, &watch.bus, &mut sent, report).await {
+            report(Progress::Remark(format!(
                 "#{}: {why}; it stays where it is",
                 letter.number
             )));
@@ -104,12 +121,12 @@ pub async fn redrive(
         }
         let first = sent.len() == 1;
         if first && rest.len() > 0 {
-            settle(&mut sent, watch, group, pace.wait, tell).await?; // the canary
-        } else if looked.elapsed() > LOOK {
+            settle(&mut sent, watch, group, pace.wait, report).await?; // the canary
+        } else if looked.elapsed() > LOOK_INTERVAL {
             watch.look(&mut sent).await?;
             looked = Instant::now();
         }
-        tell(Progress::Sent(group, &sent));
+        report(Progress::Sent(group, &sent));
         if came_back(&sent, group) {
             break;
         }
@@ -118,7 +135,7 @@ pub async fn redrive(
         }
     }
     tally.left += rest.len() as u64;
-    settle(&mut sent, watch, group, pace.wait, tell).await?;
+    settle(&mut sent, watch, group, pace.wait, report).await?;
     if came_back(&sent, group) {
         let again = "failed again for the same cause";
         let left = if rest.len() > 0 {
@@ -126,17 +143,16 @@ pub async fn redrive(
         } else {
             String::new()
         };
-        tell(Progress::Remark(format!(
+        report(Progress::Remark(format!(
             "group {} of {function}: {again}{left}",
             group.name
         )));
     }
-    let count =
-        |is: &dyn Fn(&Outcome) -> bool| sent.iter().filter(|sent| is(&sent.outcome)).count() as u64;
-    tally.redriven = sent.len() as u64;
-    tally.done = count(&|outcome| *outcome == Outcome::Done);
-    tally.pending = count(&|outcome| *outcome == Outcome::Pending);
-    tally.failed = tally.redriven - tally.done - tally.pending;
+    let counts = OutcomeCounts::of(&sent);
+    tally.redriven = counts.sent;
+    tally.done = counts.done;
+    tally.pending = counts.pending;
+    tally.failed = counts.failed;
     Ok(tally)
 }
 
@@ -145,22 +161,19 @@ async fn send(
     letter: &Letter,
     bus: &Bus,
     sent: &mut Vec<Sent>,
-    tell: Tell<'_>,
-) -> Result<(), String> {
-    heard(letter, bus).await?;
+    report: Report<'_>,
+) -> Result<(), LetterError> {
+    check_consumer(letter, bus).await?;
     let complete = envelope::complete(bus, &letter.content).await?;
     let envelope = envelope::redriven(&complete, event::now_ms());
-    let ack = bus
-        .publish(&envelope)
-        .await
-        .map_err(|e| format!("cannot be published: {e}"))?;
+    let ack = bus.publish(&envelope).await.map_err(LetterError::Publish)?;
     sent.push(Sent {
         letter: letter.clone(),
         ack,
         outcome: Outcome::Pending,
     });
     if let Err(e) = bus.delete_message(DLQ, letter.number).await {
-        tell(Progress::Remark(format!(
+        report(Progress::Remark(format!(
             "#{} was redriven but cannot be deleted: {e}",
             letter.number
         )));
@@ -168,48 +181,48 @@ async fn send(
     Ok(())
 }
 
-/// An event that nobody is to hear would be lost: it would be in no dead letter any more.
-async fn heard(letter: &Letter, bus: &Bus) -> Result<(), String> {
-    let (stream, function) = (&letter.content.stream, &letter.content.function);
-    let info = bus
-        .api(&format!("CONSUMER.INFO.{stream}.{function}"), &Value::Null)
-        .await;
-    let info = info
-        .map_err(|e| format!("{function} has no consumer on {stream} ({e}); run `oncue apply`"))?;
+/// Whether somebody is to get the event. If not, it would be lost: it would be in no dead letter any more.
+async fn check_consumer(letter: &Letter, bus: &Bus) -> Result<(), LetterError> {
+    let stream = &letter.content.stream;
+    let function = &letter.content.function;
+    let consumer = bus.consumer_info(stream, function).await;
+    let consumer = consumer.map_err(|source| LetterError::NoConsumer {
+        function: function.clone(),
+        stream: stream.clone(),
+        source,
+    })?;
     let subject = event::redrive_subject(stream, function);
-    let mut filters = info["config"]["filter_subjects"]
-        .as_array()
-        .into_iter()
-        .flatten();
-    if filters.any(|filter| filter == subject.as_str()) {
+    if consumer.config.filters().any(|filter| filter == subject) {
         return Ok(());
     }
-    Err(format!(
-        "the consumer of {function} does not hear {subject}; run `oncue apply`"
-    ))
+    Err(LetterError::DeafConsumer {
+        function: function.clone(),
+        subject,
+    })
 }
 
-/// Waits until every outcome is known, the cause has come back, or the patience is at its end.
+/// Waits until every outcome is known or `wait` is over.
 async fn settle(
     sent: &mut [Sent],
     watch: &mut Watch<'_>,
-    group: &Group<'_>,
-    patience: Duration,
-    tell: Tell<'_>,
-) -> Result<(), BusError> {
-    let deadline = Instant::now() + patience;
+    group: &LetterGroup<'_>,
+    wait: Duration,
+    report: Report<'_>,
+) -> Result<(), AdminError> {
+    let deadline = Instant::now() + wait;
     loop {
         watch.look(sent).await?;
-        tell(Progress::Sent(group, sent));
+        report(Progress::Sent(group, sent));
         let waiting = sent.iter().any(Sent::is_pending);
         if !waiting || Instant::now() > deadline {
             return Ok(());
         }
-        tokio::time::sleep(CLOSE_LOOK).await;
+        tokio::time::sleep(WAITING_LOOK_INTERVAL).await;
     }
 }
 
-fn came_back(sent: &[Sent], group: &Group<'_>) -> bool {
+/// Whether one of them failed again for the cause of its group.
+fn came_back(sent: &[Sent], group: &LetterGroup<'_>) -> bool {
     sent.iter()
         .any(|sent| matches!(&sent.outcome, Outcome::Failed(cause) if cause == group.name))
 }

@@ -5,15 +5,15 @@ use super::*;
 /// Name, triggers, emissions, table.
 type Declared<'d> = (&'d str, &'d [&'d str], &'d [&'d str], Option<&'d str>);
 
-fn house(functions: &[Declared<'_>]) -> House {
-    let mut house = House::default();
+fn topology(functions: &[Declared<'_>]) -> Topology {
+    let mut topology = Topology::default();
     for (name, triggers, emits, table) in functions {
         let manifest = json!({ "name": name, "version": "1", "stream": "web", "triggers": triggers, "filters": triggers,
             "table": table, "emits": emits, "limits": { "concurrency": 1, "reserved_concurrency": 1, "timeout": "1s",
             "attempts": 1, "ack_wait": "1s", "start": "all" } });
-        house.add(serde_json::from_value(manifest).expect("a manifest"));
+        topology.add(serde_json::from_value(manifest).expect("a manifest"));
     }
-    house
+    topology
 }
 
 const NOW: u64 = 100 * DAY_MS;
@@ -29,8 +29,8 @@ fn edge(source: &str, ty: &str, function: &str, days_ago: u64) -> Edge {
     }
 }
 
-fn of(kind: Kind, house: &House, observed: &Observed) -> Vec<String> {
-    let all = findings(house, observed, NOW, 7);
+fn of(kind: Kind, topology: &Topology, observed: &Observed) -> Vec<String> {
+    let all = findings(topology, observed, NOW, 7);
     all.into_iter()
         .filter(|finding| finding.kind == kind)
         .map(|finding| finding.what)
@@ -39,7 +39,7 @@ fn of(kind: Kind, house: &House, observed: &Observed) -> Vec<String> {
 
 #[test]
 fn events_nobody_hears_and_functions_nobody_calls() {
-    let house = house(&[
+    let topology = topology(&[
         ("f", &["a.b.in"], &["a.b.out"], None),
         ("g", &["a.b.never"], &[], None),
     ]);
@@ -48,14 +48,14 @@ fn events_nobody_hears_and_functions_nobody_calls() {
         ..<_>::default()
     };
     assert_eq!(
-        of(Kind::Unheard, &house, &observed),
+        of(Kind::Unheard, &topology, &observed),
         [
             "a.b.out, from f, has no function that acts on it",
             "a.b.stray, from clients, has no function that acts on it"
         ]
     );
     assert_eq!(
-        of(Kind::Untriggered, &house, &observed),
+        of(Kind::Untriggered, &topology, &observed),
         ["g acts on a.b.never, which nobody emits and nobody has published"]
     );
     let seen = Observed {
@@ -65,19 +65,20 @@ fn events_nobody_hears_and_functions_nobody_calls() {
         ],
         ..observed
     };
-    assert!(of(Kind::Untriggered, &house, &seen).is_empty());
+    assert!(of(Kind::Untriggered, &topology, &seen).is_empty());
 }
 
 #[test]
 fn a_timer_cues_only_the_function_it_names() {
-    let mut house = house(&[
+    let mut topology = topology(&[
         ("f", &[TimerFired::TYPE], &[], None),
         ("g", &[TimerFired::TYPE], &[], None),
     ]);
-    house
-        .schedules
-        .push((TimerFired::TYPE.into(), Some("f".into())));
-    let found = of(Kind::Untriggered, &house, &Observed::default());
+    topology.schedules.push(topology::Scheduled {
+        ty: TimerFired::TYPE.into(),
+        function: Some("f".into()),
+    });
+    let found = of(Kind::Untriggered, &topology, &Observed::default());
     assert!(
         found.len() == 1 && found[0].starts_with("g acts on"),
         "{found:?}"
@@ -86,14 +87,14 @@ fn a_timer_cues_only_the_function_it_names() {
 
 #[test]
 fn functions_that_are_not_used_any_more() {
-    let mut house = house(&[
+    let mut topology = topology(&[
         ("old", &["a.b.c"], &[], None),
         ("new", &["a.b.c"], &[], None),
         ("fresh", &["a.b.c"], &[], None),
         ("idle", &["a.b.c"], &[], None),
     ]);
-    house.functions.get_mut("fresh").unwrap().seen = Some(NOW - DAY_MS);
-    house.functions.get_mut("idle").unwrap().seen = Some(NOW - 9 * DAY_MS);
+    topology.functions.get_mut("fresh").unwrap().seen = Some(NOW - DAY_MS);
+    topology.functions.get_mut("idle").unwrap().seen = Some(NOW - 9 * DAY_MS);
     let observed = Observed {
         edges: vec![
             edge("client", "a.b.c", "old", 8),
@@ -102,21 +103,21 @@ fn functions_that_are_not_used_any_more() {
         ..<_>::default()
     };
     assert_eq!(
-        of(Kind::Unused, &house, &observed),
+        of(Kind::Unused, &topology, &observed),
         [
             "idle has never acted on an event",
             "old last acted on an event 8 days ago"
         ]
     );
     assert!(
-        of(Kind::Unused, &house, &Observed::default()).is_empty(),
+        of(Kind::Unused, &topology, &Observed::default()).is_empty(),
         "where nothing is observed nothing is said"
     );
 }
 
 #[test]
 fn edges_that_are_not_declared() {
-    let house = house(&[
+    let topology = topology(&[
         ("f", &["a.b.in"], &["a.b.out"], None),
         ("g", &["a.b.out"], &[], None),
     ]);
@@ -129,7 +130,7 @@ fn edges_that_are_not_declared() {
     assert!(
         of(
             Kind::Undeclared,
-            &house,
+            &topology,
             &Observed {
                 edges: good.to_vec(),
                 ..<_>::default()
@@ -145,7 +146,7 @@ fn edges_that_are_not_declared() {
     ];
     let found = of(
         Kind::Undeclared,
-        &house,
+        &topology,
         &Observed {
             edges: bad,
             ..<_>::default()
@@ -171,7 +172,7 @@ fn circles_need_a_way_out() {
         ("pong", &["a.b.pong"], &["a.b.ping"], None),
     ];
     assert_eq!(
-        of(Kind::Endless, &house(&closed), &Observed::default()),
+        of(Kind::Endless, &topology(&closed), &Observed::default()),
         ["nothing leads out of ping -> pong"]
     );
     let open = [
@@ -183,16 +184,16 @@ fn circles_need_a_way_out() {
             None,
         ),
     ];
-    assert!(of(Kind::Endless, &house(&open), &Observed::default()).is_empty());
+    assert!(of(Kind::Endless, &topology(&open), &Observed::default()).is_empty());
     let heard = [
         closed[0],
         closed[1],
         ("log", &["a.b.ping"][..], &[][..], None),
     ];
-    assert!(of(Kind::Endless, &house(&heard), &Observed::default()).is_empty());
+    assert!(of(Kind::Endless, &topology(&heard), &Observed::default()).is_empty());
     let itself = [("self", &["a.b.c"][..], &["a.b.c"][..], None)];
     assert_eq!(
-        of(Kind::Endless, &house(&itself), &Observed::default()),
+        of(Kind::Endless, &topology(&itself), &Observed::default()),
         ["nothing leads out of self"]
     );
 }
@@ -213,7 +214,7 @@ fn state_before_a_rejection_is_taken_back_by_whoever_owns_it() {
     );
     let found = of(
         Kind::Uncompensated,
-        &house(&[booking, paying]),
+        &topology(&[booking, paying]),
         &Observed::default(),
     );
     assert_eq!(
@@ -226,7 +227,7 @@ fn state_before_a_rejection_is_taken_back_by_whoever_owns_it() {
     assert!(
         of(
             Kind::Uncompensated,
-            &house(&[booking, paying, release]),
+            &topology(&[booking, paying, release]),
             &Observed::default()
         )
         .is_empty()
@@ -235,7 +236,7 @@ fn state_before_a_rejection_is_taken_back_by_whoever_owns_it() {
     assert_eq!(
         of(
             Kind::Uncompensated,
-            &house(&[booking, paying, tell]),
+            &topology(&[booking, paying, tell]),
             &Observed::default()
         )
         .len(),

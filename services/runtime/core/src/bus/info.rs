@@ -82,8 +82,22 @@ pub struct StreamState {
     pub last_seq: u64,
     /// Number of consumers, durable or not.
     pub consumer_count: u64,
+    first_ts: String,
+    last_ts: String,
     /// Messages by subject, where they were asked for.
     pub subjects: BTreeMap<String, u64>,
+}
+
+impl StreamState {
+    /// When the stream took its first message, Unix milliseconds; 0 where it cannot be told.
+    pub fn first_ms(&self) -> u64 {
+        event::parse_time(&self.first_ts).unwrap_or(0)
+    }
+
+    /// When the stream took its last message, Unix milliseconds; 0 where it cannot be told.
+    pub fn last_ms(&self) -> u64 {
+        event::parse_time(&self.last_ts).unwrap_or(0)
+    }
 }
 
 impl StreamInfo {

@@ -77,6 +77,7 @@ pub struct ServiceStats {
 
 /// Counts of a worker since it started, but for `in_flight`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct WorkerStats {
     /// Events in flight now.
     pub in_flight: u64,
@@ -99,6 +100,7 @@ pub struct WorkerStats {
 /// Histogram of durations: `counts[i]` of them took at most `bounds[i]` milliseconds and more than the bound before;
 /// the last count, which has no bound, is of all that took longer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DurationHistogram {
     /// Upper bounds in milliseconds, ascending.
     pub bounds: Vec<f64>,

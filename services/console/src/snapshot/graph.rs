@@ -1,4 +1,4 @@
-//! Functions, the event types between them, and who sends and hears what. It changes when functions come and go; what
+//! Graph of functions and of the event types between them. It changes when functions come and go; what
 //! changes every second is told apart from it, as bare numbers.
 
 use std::collections::BTreeSet;
@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{Card, frame};
+use super::FunctionView;
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Graph {
-    pub functions: Vec<Card>,
+    pub functions: Vec<FunctionView>,
     pub types: Vec<String>,
     pub edges: Vec<Edge>,
 }
@@ -24,21 +24,26 @@ pub struct Edge {
     pub emits: bool,
 }
 
+impl Edge {
+    fn of(view: &FunctionView, ty: &str, emits: bool) -> Self {
+        Self {
+            function: view.name.clone(),
+            ty: ty.to_owned(),
+            emits,
+        }
+    }
+}
+
 impl Graph {
-    pub fn of(cards: &[&Card]) -> Self {
+    pub fn of(views: &[&FunctionView]) -> Self {
         let mut edges = BTreeSet::new();
-        for card in cards {
-            let edge = |ty: &String, emits| Edge {
-                function: card.name.clone(),
-                ty: ty.clone(),
-                emits,
-            };
-            edges.extend(card.triggers.iter().map(|ty| edge(ty, false)));
-            edges.extend(card.emits.iter().map(|ty| edge(ty, true)));
+        for view in views {
+            edges.extend(view.triggers.iter().map(|ty| Edge::of(view, ty, false)));
+            edges.extend(view.emits.iter().map(|ty| Edge::of(view, ty, true)));
         }
         let types: BTreeSet<&String> = edges.iter().map(|edge| &edge.ty).collect();
         Self {
-            functions: cards.iter().map(|card| (*card).clone()).collect(),
+            functions: views.iter().map(|view| (*view).clone()).collect(),
             types: types.into_iter().cloned().collect(),
             edges: edges.into_iter().collect(),
         }
@@ -53,4 +58,9 @@ impl Graph {
         let graph = json!({ "version": version, "functions": self.functions, "types": self.types, "edges": edges });
         frame("graph", &graph)
     }
+}
+
+/// One server-sent event.
+pub fn frame(name: &str, data: &Value) -> Bytes {
+    format!("event: {name}\ndata: {data}\n\n").into()
 }

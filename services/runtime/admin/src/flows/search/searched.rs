@@ -1,4 +1,4 @@
-//! What a search says of itself.
+//! Account a search gives of itself: a person who is told that nothing was found wants to know where it was looked.
 
 use std::fmt;
 
@@ -9,7 +9,9 @@ use oncue_proto::event;
 /// How far the search went.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Searched {
+    /// Streams that were looked in, by name.
     pub streams: Vec<String>,
+    /// Messages that were read.
     pub events: u64,
     /// Events found without a search, by what a function's seen-mark says.
     pub by_mark: u64,
@@ -20,6 +22,17 @@ pub struct Searched {
     pub cut: bool,
 }
 
+impl Searched {
+    /// Takes in the time of a message that was looked at.
+    pub(super) fn widen(&mut self, time: u64) {
+        let earliest = self.back_to.map_or(time, |known| known.min(time));
+        let latest = self.up_to.map_or(time, |known| known.max(time));
+        self.back_to = Some(earliest);
+        self.up_to = Some(latest);
+    }
+}
+
+/// As the second half of a sentence: "no event X, and ...".
 impl fmt::Display for Searched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let streams = match self.streams.len() {

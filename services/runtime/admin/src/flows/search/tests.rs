@@ -20,23 +20,27 @@ fn ids_tell_where_to_look() {
     assert!(is_output_id(&event::output_id("e", "f", 0)));
 }
 
+fn function(triggers: &[&str], emits: &[&str]) -> Manifest {
+    let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    Manifest {
+        name: "f".into(),
+        version: "1".into(),
+        stream: "s".into(),
+        triggers: owned(triggers),
+        filters: Vec::new(),
+        table: None,
+        emits: owned(emits),
+        limits: oncue_core::config::Limits::default(),
+    }
+}
+
 #[test]
 fn types_lead_to_types() {
-    let names = |names: &[&str]| {
-        names
-            .iter()
-            .map(|name| (*name).to_owned())
-            .collect::<Vec<_>>()
-    };
     let all = [
-        (names(&["a"]), names(&["b", "c"])),
-        (names(&["c"]), names(&["a", "d"])),
-        (names(&["x"]), names(&["y"])),
+        function(&["a"], &["b", "c"]),
+        function(&["c"], &["a", "d"]),
+        function(&["x"], &["y"]),
     ];
-    let all: Vec<(&[String], &[String])> = all
-        .iter()
-        .map(|(t, e)| (t.as_slice(), e.as_slice()))
-        .collect();
     let reached = |root| reachable(&all, root).into_iter().collect::<Vec<_>>();
     assert_eq!(reached("a"), ["a", "b", "c", "d"]);
     assert_eq!(reached("x"), ["y"]);

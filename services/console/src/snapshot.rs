@@ -1,0 +1,333 @@
+//! Snapshot of the moment: functions, event types, and what passes between them.
+
+mod graph;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use oncue_admin::functions::RateMeter;
+use oncue_admin::services::Worker;
+use oncue_core::bus::info::StreamState;
+use oncue_core::config::Limits;
+use oncue_core::model::manifest::Manifest;
+use parking_lot::{Mutex, MutexGuard};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use self::graph::{Edge, Graph, frame};
+#[cfg(test)]
+pub use self::status::Health;
+pub use self::status::{Instance, Status};
+use self::status::{SMOOTHING, rounded};
+use crate::sample::{Declared, Look, TrafficMix, TrafficSource};
+
+/// Events per second below which a source is forgotten, so that sources nobody knows do not add up.
+const FORGOTTEN_RATE: f64 = 0.001;
+
+/// Shared by the task that looks and by everybody who asks.
+#[derive(Default)]
+pub struct Snapshot(Mutex<Seen>);
+
+/// A function as far as somebody says what it is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct FunctionView {
+    pub name: String,
+    pub stream: String,
+    pub triggers: Vec<String>,
+    pub emits: Vec<String>,
+    pub table: Option<String>,
+    pub version: String,
+    /// Source of this: `worker`, `program`, or `consumer`, which knows no more than its filters.
+    pub known: &'static str,
+    /// Whether `oncue.toml` names it.
+    pub declared: bool,
+    #[serde(skip)]
+    pub limits: Option<Limits>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Function {
+    pub view: FunctionView,
+    pub manifest: Option<Manifest>,
+    pub status: Status,
+}
+
+#[derive(Default)]
+struct Seen {
+    at: u64,
+    /// Why nothing was seen at the last look.
+    blind: Option<String>,
+    functions: BTreeMap<String, Function>,
+    meter: RateMeter,
+    /// Events per second by source and type.
+    traffic: BTreeMap<TrafficSource, f64>,
+    streams: BTreeMap<String, StreamState>,
+    /// Raised whenever the graph is another one.
+    version: u64,
+    graph: Graph,
+}
+
+/// News for browsers, ready to send.
+#[derive(Clone, Default)]
+pub struct News {
+    pub version: u64,
+    pub graph: Bytes,
+    pub tick: Bytes,
+}
+
+impl Snapshot {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock()
+    }
+
+    /// Takes in the functions `oncue.toml` names.
+    pub fn declare(&self, functions: Vec<Declared>) {
+        let seen = &mut *self.seen();
+        for declared in functions {
+            let function = seen.functions.entry(declared.name.clone()).or_default();
+            function.view = FunctionView {
+                name: declared.name,
+                ..FunctionView::default()
+            };
+            if let Some(manifest) = declared.manifest {
+                function.describe(manifest, "program");
+            }
+            function.view.declared = true;
+        }
+        seen.redraw();
+    }
+
+    /// Whether somebody runs whose manifest was never seen.
+    pub fn has_strangers(&self, workers: &[Worker]) -> bool {
+        let seen = self.seen();
+        workers.iter().any(|worker| {
+            let known = seen.functions.get(&worker.function);
+            known.is_none_or(|function| {
+                let is_heard = function.status.instances.contains_key(&worker.id);
+                function.view.known != "worker" || !is_heard
+            })
+        })
+    }
+
+    /// Last sequence of each stream at the look before.
+    pub fn ends(&self) -> BTreeMap<String, u64> {
+        let seen = self.seen();
+        let ends = seen.streams.iter();
+        ends.map(|(name, state)| (name.clone(), state.last_seq))
+            .collect()
+    }
+
+    /// A look that failed.
+    pub fn blind(&self, at: u64, why: String) {
+        let seen = &mut *self.seen();
+        if seen.blind.is_none() {
+            tracing::warn!("cannot see what goes on: {why}");
+        }
+        seen.at = at;
+        seen.blind = Some(why);
+    }
+
+    /// Takes in a look.
+    pub fn apply(&self, look: &Look) {
+        let seen = &mut *self.seen();
+        let overview = &look.overview;
+        let elapsed = overview.at.saturating_sub(seen.at);
+        let seconds = if seen.at == 0 || seen.blind.is_some() {
+            0.0
+        } else {
+            elapsed as f64 / 1000.0
+        };
+        seen.at = overview.at;
+        seen.blind = None;
+        seen.take_views(look);
+        seen.take_traffic(&look.mixes, seconds);
+        let streams = overview.streams.iter();
+        seen.streams = streams
+            .map(|stream| (stream.config.name.clone(), stream.state.clone()))
+            .collect();
+        let activity = seen.meter.update(overview.at, &overview.workers);
+        for (name, function) in &mut seen.functions {
+            let found = overview.status(name);
+            function
+                .status
+                .look(overview.at, &found, activity.get(name));
+            if let Some(letters) = &look.letters {
+                function.status.letters = letters.get(name).copied().unwrap_or(0);
+            }
+        }
+        // A function that is neither declared, nor runs, nor listens, is gone.
+        seen.functions.retain(|name, function| {
+            function.view.declared
+                || !function.status.instances.is_empty()
+                || overview.consumers.contains_key(name)
+        });
+        seen.redraw();
+    }
+
+    /// The moment for browsers.
+    pub fn news(&self, watchers: usize) -> News {
+        let seen = self.seen();
+        News {
+            version: seen.version,
+            graph: seen.graph.frame(seen.version),
+            tick: frame("tick", &seen.tick(watchers)),
+        }
+    }
+
+    pub fn function(&self, name: &str) -> Option<Function> {
+        self.seen().functions.get(name).cloned()
+    }
+
+    /// Whether there is such a function.
+    pub fn has_function(&self, name: &str) -> bool {
+        self.seen().functions.contains_key(name)
+    }
+
+    /// Manifests of all functions that have told one.
+    pub fn manifests(&self) -> Vec<Manifest> {
+        let seen = self.seen();
+        let functions = seen.functions.values();
+        functions
+            .filter_map(|function| function.manifest.clone())
+            .collect()
+    }
+
+    /// Streams, as they were at the last look.
+    pub fn streams(&self) -> Vec<String> {
+        self.seen().streams.keys().cloned().collect()
+    }
+
+    /// Last sequence of a stream, as of the last look.
+    pub fn end(&self, stream: &str) -> u64 {
+        let seen = self.seen();
+        seen.streams.get(stream).map_or(0, |state| state.last_seq)
+    }
+}
+
+impl Function {
+    /// Takes what a manifest says of it.
+    fn describe(&mut self, manifest: Manifest, known: &'static str) {
+        self.view = FunctionView {
+            name: manifest.name.clone(),
+            stream: manifest.stream.clone(),
+            triggers: manifest.triggers.clone(),
+            emits: manifest.emits.clone(),
+            table: manifest.table.clone(),
+            version: manifest.version.clone(),
+            known,
+            declared: self.view.declared,
+            limits: Some(manifest.limits.clone()),
+        };
+        self.manifest = Some(manifest);
+    }
+}
+
+impl Seen {
+    fn take_views(&mut self, look: &Look) {
+        for manifest in &look.manifests {
+            let function = self.functions.entry(manifest.name.clone()).or_default();
+            function.describe(manifest.clone(), "worker");
+        }
+        for (name, consumer) in &look.overview.consumers {
+            let function = self.functions.entry(name.clone()).or_default();
+            if function.view.known.is_empty() || function.view.known == "consumer" {
+                function.view = FunctionView {
+                    name: name.clone(),
+                    stream: consumer.stream.clone(),
+                    triggers: consumer.triggers(),
+                    known: "consumer",
+                    declared: function.view.declared,
+                    ..FunctionView::default()
+                };
+            }
+        }
+    }
+
+    fn take_traffic(&mut self, mixes: &[TrafficMix], seconds: f64) {
+        if seconds <= 0.0 {
+            return;
+        }
+        let mut now: BTreeMap<TrafficSource, f64> = BTreeMap::new();
+        for mix in mixes {
+            let sampled: u64 = mix.shares.values().sum();
+            for (source, share) in &mix.shares {
+                let events = mix.taken as f64 * *share as f64 / sampled.max(1) as f64;
+                *now.entry(source.clone()).or_default() += events / seconds;
+            }
+        }
+        for (source, rate) in &mut self.traffic {
+            *rate += (now.remove(source).unwrap_or(0.0) - *rate) * SMOOTHING;
+        }
+        let new = now.into_iter();
+        self.traffic
+            .extend(new.map(|(source, rate)| (source, rate * SMOOTHING)));
+        self.traffic.retain(|_, rate| *rate > FORGOTTEN_RATE);
+    }
+
+    /// Makes the graph anew; its version rises only if it is another one.
+    fn redraw(&mut self) {
+        let functions = self.functions.values();
+        let views: Vec<&FunctionView> = functions.map(|function| &function.view).collect();
+        let graph = Graph::of(&views);
+        if graph != self.graph {
+            self.graph = graph;
+            self.version += 1;
+        }
+    }
+
+    /// Numbers in the order of the graph's functions, types and edges.
+    fn tick(&self, watchers: usize) -> Value {
+        let functions = self.graph.functions.iter().map(|view| {
+            let reserved = view.limits.as_ref().map_or(0, |limits| limits.concurrency);
+            self.functions[&view.name].status.row(reserved)
+        });
+        let types = self.graph.types.iter();
+        let types: Vec<f64> = types.map(|ty| rounded(self.rate_of(ty))).collect();
+        let edges = self.graph.edges.iter();
+        let edges: Vec<f64> = edges.map(|edge| rounded(self.rate_along(edge))).collect();
+        let streams = self.streams.values();
+        json!({
+            "version": self.version,
+            "at": self.at,
+            "away": self.blind,
+            "functions": functions.collect::<Vec<_>>(),
+            "types": types,
+            "edges": edges,
+            "watchers": watchers,
+            "stored": streams.clone().map(|state| state.messages).sum::<u64>(),
+            "bytes": streams.map(|state| state.bytes).sum::<u64>(),
+        })
+    }
+
+    fn rate_of(&self, ty: &str) -> f64 {
+        let traffic = self.traffic.iter().filter(|(source, _)| source.ty == ty);
+        traffic.map(|(_, rate)| rate).sum()
+    }
+
+    /// Into a type: what its source sends. Out of it: what the function was handed, shared by the traffic of its triggers.
+    fn rate_along(&self, edge: &Edge) -> f64 {
+        if edge.emits {
+            let source = TrafficSource {
+                source: format!("/{}", edge.function),
+                ty: edge.ty.clone(),
+            };
+            return self.traffic.get(&source).copied().unwrap_or(0.0);
+        }
+        let function = &self.functions[&edge.function];
+        let rate = function.status.rate();
+        let triggers: BTreeSet<&String> = function.view.triggers.iter().collect();
+        if triggers.len() < 2 {
+            return rate;
+        }
+        let all: f64 = triggers.iter().map(|ty| self.rate_of(ty)).sum();
+        if all > 0.0 {
+            rate * self.rate_of(&edge.ty) / all
+        } else {
+            0.0
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! Status of a function, over all its workers.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use oncue_admin::consumers::Consumer;
+use oncue_admin::functions::{Activity, Counters, FunctionStatus, SILENCE_MS};
+use oncue_admin::services::Worker;
+use oncue_core::bus::services::DurationHistogram;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::history::{History, Point};
+
+/// Weight of the newest look against those before.
+pub const SMOOTHING: f64 = 0.5;
+/// Time a failure stays in the colour.
+const TROUBLE_MS: u64 = 60_000;
+/// Seconds of work before a function counts as behind, and the smallest number of events that may.
+const BEHIND_SECONDS: f64 = 10.0;
+const BEHIND_EVENTS: u64 = 100;
+/// Five-second steps of a lag that only grows.
+const GROWING_STEPS: usize = 6;
+/// Events per second that are shown as none.
+const SMALLEST_RATE: f64 = 0.01;
+
+/// One worker process, as last heard.
+#[derive(Debug, Clone, Default)]
+pub struct Instance {
+    worker: Worker,
+    seen: u64,
+}
+
+impl Instance {
+    /// The worker as the page reads it.
+    pub fn shown(&self) -> Value {
+        let worker = &self.worker;
+        let stats = &worker.counters.stats;
+        json!({
+            "id": worker.id,
+            "version": worker.version,
+            "started": worker.started,
+            "delivered": stats.delivered,
+            "applied": stats.applied,
+            "duplicates": stats.duplicates,
+            "conflicts": stats.conflicts,
+            "retried": stats.retried,
+            "dead": stats.dead,
+            "in_flight": stats.in_flight,
+            "last_error": worker.last_error,
+        })
+    }
+}
+
+/// Meaning of a colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    Ok,
+    /// Works, and more comes than it does.
+    Behind,
+    /// Events failed within the last minute.
+    Failing,
+    /// Nobody runs it, and events wait.
+    Stuck,
+    /// Nobody runs it, and nothing waits.
+    Off,
+    /// Nobody runs it, and `oncue up` starts it when an event comes.
+    Asleep,
+}
+
+/// Failed attempts and dead letters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Troubles {
+    pub retried: u64,
+    pub dead: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// By id.
+    pub instances: BTreeMap<String, Instance>,
+    pub consumer: Option<Consumer>,
+    asleep: bool,
+    /// Dead letters that lie there.
+    pub letters: u64,
+    pub history: History,
+    /// Troubles of the last minute, with when they were seen.
+    troubles: VecDeque<(u64, Troubles)>,
+    rate: f64,
+    ms: f64,
+}
+
+impl Status {
+    /// Takes in one look; without activity, no worker answered.
+    pub fn look(&mut self, at: u64, found: &FunctionStatus<'_>, activity: Option<&Activity>) {
+        for worker in &found.workers {
+            let instance = Instance {
+                worker: (*worker).clone(),
+                seen: at,
+            };
+            self.instances.insert(worker.id.clone(), instance);
+        }
+        self.instances
+            .retain(|_, instance| at.saturating_sub(instance.seen) < SILENCE_MS);
+        self.consumer = found.consumer.cloned();
+        self.asleep = found.supervised.is_some_and(|kept| kept.is_asleep());
+        let activity = activity.cloned().unwrap_or_default();
+        self.take_troubles(at, &activity.added);
+        let per_second = activity.per_second;
+        self.rate += (per_second.delivered - self.rate) * SMOOTHING;
+        let ms = activity.added.average_ms();
+        self.ms = ms.unwrap_or(self.ms);
+        let point = Point {
+            rate: per_second.delivered as f32,
+            failed: per_second.retried as f32,
+            dead: per_second.dead as f32,
+            lag: self.lag(),
+            in_flight: self.in_flight() as u32,
+            ms: ms.unwrap_or(0.0) as f32,
+        };
+        self.history.push(at, point);
+    }
+
+    fn take_troubles(&mut self, at: u64, added: &Counters) {
+        let new = Troubles {
+            retried: added.stats.retried,
+            dead: added.stats.dead,
+        };
+        if new != Troubles::default() {
+            self.troubles.push_back((at, new));
+        }
+        self.troubles
+            .retain(|(seen, _)| at.saturating_sub(*seen) < TROUBLE_MS);
+    }
+
+    /// Events handed to its workers, per second.
+    pub fn rate(&self) -> f64 {
+        if self.rate < SMALLEST_RATE {
+            0.0
+        } else {
+            self.rate
+        }
+    }
+
+    /// Events not yet handed to any worker.
+    pub fn lag(&self) -> u64 {
+        let consumer = self.consumer.as_ref();
+        consumer.map_or(0, |consumer| consumer.info.num_pending)
+    }
+
+    pub fn in_flight(&self) -> u64 {
+        self.total().stats.in_flight
+    }
+
+    /// Sum over its workers.
+    fn total(&self) -> Counters {
+        let mut total = Counters::default();
+        for instance in self.instances.values() {
+            total.add(&instance.worker.counters);
+        }
+        total
+    }
+
+    /// Failed attempts and dead letters of the last minute.
+    pub fn troubles(&self) -> Troubles {
+        let mut sum = Troubles::default();
+        for (_, troubles) in &self.troubles {
+            sum.retried += troubles.retried;
+            sum.dead += troubles.dead;
+        }
+        sum
+    }
+
+    pub fn health(&self) -> Health {
+        let lag = self.lag();
+        if self.instances.is_empty() {
+            return match (self.asleep, lag) {
+                (true, _) => Health::Asleep,
+                (false, 0) => Health::Off,
+                (false, _) => Health::Stuck,
+            };
+        }
+        if self.troubles() != Troubles::default() {
+            return Health::Failing;
+        }
+        let is_slow = lag as f64 > BEHIND_SECONDS * self.rate;
+        if lag > BEHIND_EVENTS && (is_slow || self.history.lag_grows(GROWING_STEPS)) {
+            return Health::Behind;
+        }
+        Health::Ok
+    }
+
+    /// Durations of all workers together, if they count them.
+    pub fn histogram(&self) -> Option<DurationHistogram> {
+        let histogram = self.total().stats.duration_ms;
+        (!histogram.counts.is_empty()).then_some(histogram)
+    }
+
+    /// Numbers a browser is told every second.
+    pub fn row(&self, reserved: usize) -> Value {
+        let troubles = self.troubles();
+        json!([
+            rounded(self.rate()),
+            self.lag(),
+            self.in_flight(),
+            self.instances.len(),
+            self.health(),
+            rounded(self.ms),
+            troubles.retried,
+            troubles.dead,
+            self.letters,
+            reserved,
+        ])
+    }
+}
+
+/// Two digits behind the point.
+pub fn rounded(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}

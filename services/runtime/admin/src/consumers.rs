@@ -1,0 +1,198 @@
+//! Event streams and the durable consumers on them: what the bus knows of every function. No program has to be asked, so
+//! it works from any machine, and for functions that nobody runs.
+//!
+//! A function's consumer is durable, carries the function's name, and stands on the stream of the function's domain. It
+//! filters the types the function acts on, each with and without a key in the subject, and `DOMAIN.redrive.FUNCTION` for
+//! events that are given back to this function alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::future::try_join_all;
+
+use crate::AdminError;
+use oncue_core::bus::info::{ConsumerInfo, StreamInfo};
+use oncue_core::bus::{Bus, StoredMessage};
+use oncue_proto::event;
+
+/// Prefixes of the streams behind object stores and key-value buckets, which hold no events.
+const BUCKETS: [&str; 2] = ["OBJ_", "KV_"];
+
+/// A durable consumer: one function's share of a stream, whether the function is ours or not.
+#[derive(Debug, Clone, Default)]
+pub struct Consumer {
+    /// Durable name, which is the function's.
+    pub function: String,
+    /// The domain of the function's triggers.
+    pub stream: String,
+    /// State as the server told it.
+    pub info: ConsumerInfo,
+}
+
+impl Consumer {
+    /// `None` for a consumer without a durable name: somebody who only looks on.
+    pub fn of(stream: &str, info: ConsumerInfo) -> Option<Self> {
+        Some(Self {
+            function: info.config.durable_name.clone()?,
+            stream: stream.to_owned(),
+            info,
+        })
+    }
+
+    /// Event types its filters name, sorted.
+    pub fn triggers(&self) -> Vec<String> {
+        let types: BTreeSet<String> = self
+            .info
+            .config
+            .filters()
+            .filter_map(type_of_filter)
+            .collect();
+        types.into_iter().collect()
+    }
+
+    /// Whether it ever got, or will get, a message of its stream. Filters may have been other ones when the message came;
+    /// of that the server keeps no record.
+    pub fn acts_on(&self, message: &StoredMessage) -> bool {
+        let config = &self.info.config;
+        // One that began with new events got none from before its time.
+        let since = match config.deliver_policy.as_str() {
+            "new" => self.info.created_ms().unwrap_or(0),
+            _ => 0,
+        };
+        message.time >= since
+            && config
+                .filters()
+                .any(|filter| subject_matches(filter, &message.subject))
+    }
+}
+
+/// Every stream with events, by name, with its state. Streams behind object stores and buckets are left out; those of dead
+/// letters and of timers are not. One question for 256 streams.
+pub async fn event_streams(bus: &Bus) -> Result<Vec<StreamInfo>, AdminError> {
+    let mut streams = bus
+        .streams()
+        .await
+        .map_err(|e| AdminError::api("streams", e))?;
+    streams.retain(|stream| {
+        !BUCKETS
+            .iter()
+            .any(|prefix| stream.config.name.starts_with(prefix))
+    });
+    streams.sort_by(|a, b| a.config.name.cmp(&b.config.name));
+    Ok(streams)
+}
+
+/// The durable consumers of one stream; none where the stream has gone since it was listed.
+pub async fn of_stream(bus: &Bus, stream: &str) -> Result<Vec<Consumer>, AdminError> {
+    match bus.consumers(stream).await {
+        Ok(infos) => Ok(infos
+            .into_iter()
+            .filter_map(|info| Consumer::of(stream, info))
+            .collect()),
+        Err(e) if e.is_not_found() => Ok(Vec::new()),
+        Err(e) => Err(AdminError::api(format!("consumers of {stream}"), e)),
+    }
+}
+
+/// The durable consumers of these streams, by function. All streams are asked at once.
+pub async fn of_streams(
+    bus: &Bus,
+    streams: &[StreamInfo],
+) -> Result<BTreeMap<String, Consumer>, AdminError> {
+    let asked = streams
+        .iter()
+        .map(|stream| of_stream(bus, &stream.config.name));
+    let consumers = try_join_all(asked).await?.into_iter().flatten();
+    Ok(consumers
+        .map(|consumer| (consumer.function.clone(), consumer))
+        .collect())
+}
+
+/// Every durable consumer of the account, by function. One question for all streams and one for each.
+pub async fn all(bus: &Bus) -> Result<BTreeMap<String, Consumer>, AdminError> {
+    of_streams(bus, &event_streams(bus).await?).await
+}
+
+/// Event type a filter stands for: `a.b.c`, `a.b.c.*` and `a.b.c.key` are of type `a.b.c`. `None` for the subject of
+/// redriven events, which are of no type of their own.
+fn type_of_filter(filter: &str) -> Option<String> {
+    let ty = event::type_of_subject(filter)
+        .trim_end_matches(".>")
+        .trim_end_matches(".*");
+    (!ty.is_empty() && ty.split('.').nth(1) != Some("redrive")).then(|| ty.to_owned())
+}
+
+/// Subject matching as the server does it: `*` stands for one token, `>` for one or more at the end.
+fn subject_matches(filter: &str, subject: &str) -> bool {
+    let mut wanted = filter.split('.');
+    let mut found = subject.split('.');
+    loop {
+        match (wanted.next(), found.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (Some(token), Some(found)) if token == "*" || token == found => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn consumer(info: Value) -> Option<Consumer> {
+        Consumer::of("a", serde_json::from_value(info).expect("a consumer"))
+    }
+
+    #[test]
+    fn filters_are_matched_as_the_server_does() {
+        assert!(subject_matches("web.page.viewed", "web.page.viewed"));
+        assert!(subject_matches("web.page.viewed.*", "web.page.viewed.home"));
+        assert!(subject_matches("files.>", "files.file.removed.x"));
+        assert!(!subject_matches("files.>", "files"));
+        assert!(!subject_matches("web.page.viewed.*", "web.page.viewed"));
+        assert!(!subject_matches("web.page.viewed", "web.page.viewed.home"));
+    }
+
+    #[test]
+    fn filters_name_types() {
+        assert_eq!(
+            type_of_filter("web.page.viewed").as_deref(),
+            Some("web.page.viewed")
+        );
+        assert_eq!(
+            type_of_filter("web.page.viewed.*").as_deref(),
+            Some("web.page.viewed")
+        );
+        assert_eq!(type_of_filter("web.>").as_deref(), Some("web"));
+        assert_eq!(type_of_filter("web.redrive.count-views"), None);
+    }
+
+    #[test]
+    fn only_durable_consumers_count() {
+        let read = consumer(
+            json!({ "config": { "durable_name": "f", "filter_subjects": ["a.b.c", "a.b.c.*", "a.redrive.f"] } }),
+        )
+        .expect("a durable one");
+        assert_eq!(read.function, "f");
+        assert_eq!(read.triggers(), ["a.b.c"]);
+        assert!(consumer(json!({ "config": { "filter_subject": "a.>" } })).is_none());
+    }
+
+    #[test]
+    fn a_consumer_of_new_events_acts_on_none_from_before_its_time() {
+        let late = json!({ "created": "1970-01-01T00:00:05Z", "config": { "durable_name": "f", "deliver_policy": "new",
+            "filter_subject": "a.b.c" } });
+        let late = consumer(late).expect("a durable one");
+        let mut message = StoredMessage {
+            sequence: 1,
+            time: 4999,
+            subject: "a.b.c".into(),
+            headers: Vec::new(),
+            payload: Vec::new().into(),
+        };
+        assert!(!late.acts_on(&message));
+        message.time = 5000;
+        assert!(late.acts_on(&message));
+    }
+}

@@ -1,0 +1,33 @@
+//! The error of everything here that asks a server. It is not told apart any further: whoever asks for an operator can only
+//! say what went wrong, and the operator decides.
+
+use oncue_core::bus::{ApiError, BusError};
+use oncue_core::store::StoreError;
+
+/// A server did not do what an operator asked of it. Its text is fit for a person: what was asked, and the server's word.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AdminError {
+    /// NATS is away, slow, or refused.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// Redis is away, slow, or refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The JetStream API answered with an error.
+    #[error("{asked}: {source}")]
+    Api {
+        /// The stream or consumer it was about.
+        asked: String,
+        source: ApiError,
+    },
+}
+
+impl AdminError {
+    /// An error of the JetStream API, with what was asked.
+    pub(crate) fn api(asked: impl Into<String>, source: ApiError) -> Self {
+        Self::Api {
+            asked: asked.into(),
+            source,
+        }
+    }
+}
