@@ -11,7 +11,7 @@ use oncue_console::server::{Guards, serve};
 use oncue_core::config::Config;
 use oncue_proto::Catalog;
 use oncue_proto::event;
-use oncue_telemetry::Telemetry;
+use oncue_telemetry::{Service, Telemetry};
 use tokio::net::TcpListener;
 
 #[tokio::main]
@@ -25,7 +25,7 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let telemetry = Telemetry::start("console", &event::new_id(), false);
+    let telemetry = Telemetry::start(Service::Program { name: "console" }, &event::new_id());
     let ended = run(config, catalog).await;
     telemetry.close().await;
     match ended {

@@ -9,7 +9,7 @@ use oncue_gateway::App;
 use oncue_gateway::server::{Guards, serve};
 use oncue_proto::Catalog;
 use oncue_proto::event;
-use oncue_telemetry::Telemetry;
+use oncue_telemetry::{Service, Telemetry};
 use tokio::net::TcpListener;
 
 #[global_allocator]
@@ -26,7 +26,7 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let telemetry = Telemetry::start("gateway", &event::new_id(), false);
+    let telemetry = Telemetry::start(Service::Program { name: "gateway" }, &event::new_id());
     oncue_telemetry::set_peers(config.nats_url.expose(), config.redis_url.expose());
     let ended = run(&config, catalog).await;
     telemetry.close().await;

@@ -40,7 +40,7 @@ impl Trace {
     pub fn begin<B>(request: &Request<B>, traced: bool) -> Self {
         let came = carrier(request.headers());
         let own = if traced {
-            oncue_telemetry::place(came.traceparent.as_deref(), None)
+            oncue_telemetry::span_ids(came.traceparent.as_deref(), None)
         } else {
             None
         };

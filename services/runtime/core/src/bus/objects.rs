@@ -12,9 +12,9 @@ use bytes::{Bytes, BytesMut};
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{FuturesOrdered, Stream, StreamExt};
 use oncue_proto::oncue::v1::{Envelope, Header};
+use ring::digest::{Context, SHA256, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::layout::FILES;
 use super::{Bus, BusError, PublishError, failed, headers};
@@ -53,7 +53,7 @@ struct Options {
 impl Object {
     /// What would be known of an object with these bytes; nothing is stored.
     pub fn of_bytes(name: &str, metadata: &[(&str, &str)], bytes: &[u8]) -> Self {
-        let digest = format!("SHA-256={}", URL_SAFE.encode(Sha256::digest(bytes)));
+        let digest = format!("SHA-256={}", URL_SAFE.encode(digest(&SHA256, bytes)));
         Self::new(
             name,
             metadata,
@@ -250,7 +250,7 @@ impl Bus {
             range,
             sequence: 1,
             offset: 0,
-            sha: Sha256::new(),
+            sha: Context::new(&SHA256),
             ready: Vec::new(),
         };
         futures::stream::try_unfold(reader, |mut reader| async move {
@@ -277,7 +277,7 @@ impl Upload {
         mut source: impl Stream<Item = std::io::Result<Bytes>> + Unpin,
         limit: u64,
     ) -> Result<(u64, u64, String), PutError> {
-        let (mut sha, mut size, mut chunks) = (Sha256::new(), 0u64, 0u64);
+        let (mut sha, mut size, mut chunks) = (Context::new(&SHA256), 0u64, 0u64);
         let mut pending = BytesMut::new();
         loop {
             let part = source.next().await.transpose().map_err(PutError::Source)?;
@@ -311,7 +311,7 @@ impl Upload {
         Ok((
             size,
             chunks,
-            format!("SHA-256={}", URL_SAFE.encode(sha.finalize())),
+            format!("SHA-256={}", URL_SAFE.encode(sha.finish())),
         ))
     }
 
@@ -358,7 +358,7 @@ struct Reader {
     sequence: u64,
     /// Bytes of the object that have passed.
     offset: u64,
-    sha: Sha256,
+    sha: Context,
     ready: Vec<Bytes>,
 }
 
@@ -393,7 +393,7 @@ impl Reader {
     }
 
     fn finish(&mut self) -> std::io::Result<Option<Bytes>> {
-        let digest = || format!("SHA-256={}", URL_SAFE.encode(self.sha.clone().finalize()));
+        let digest = || format!("SHA-256={}", URL_SAFE.encode(self.sha.clone().finish()));
         if std::mem::take(&mut self.whole) && self.object.size > 0 && digest() != self.object.digest
         {
             return Err(std::io::Error::other(format!(

@@ -9,24 +9,24 @@ use serde_json::Value;
 use crate::worker::Worker;
 use crate::worker::counters::Counters;
 use oncue_telemetry::metrics::{
-    self, INVOKE_HELP, Labels, Metric, OPERATION_HELP, PROCESS_HELP, Points, Source, Spread,
-    Timings,
+    self, Histogram, INVOKE_HELP, Labels, Metric, OPERATION_HELP, PROCESS_HELP, Source, Timings,
 };
 use oncue_telemetry::prometheus;
 
-/// Between two looks at how much waits, where somebody wants to know.
-const LAG: Duration = Duration::from_secs(10);
+/// Time between two looks at how much waits, where metrics are wanted.
+const LAG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Publishes the metrics of a worker that is ready now, on whichever ways the environment asks for.
 pub(crate) fn publish(worker: &Arc<Worker>, stream: &str) {
-    if metrics::meter().is_none() && oncue_telemetry::listen().is_none() {
+    if !metrics::is_pushed() && oncue_telemetry::listen().is_none() {
         return;
     }
-    let (watched, init) = (worker.clone(), oncue_telemetry::uptime());
+    let watched = worker.clone();
+    let init = oncue_telemetry::uptime();
     let source: Source = Arc::new(move || list(&watched, init));
     let ends: Vec<&'static str> = worker
         .counters
-        .run_spreads()
+        .run_histograms()
         .iter()
         .map(|(end, _)| *end)
         .collect();
@@ -45,65 +45,63 @@ async fn lag(worker: Arc<Worker>, stream: String) {
                 + info["num_ack_pending"].as_u64().unwrap_or(0);
             worker.counters.lag.store(waiting, Ordering::Relaxed);
         }
-        tokio::time::sleep(LAG).await;
+        tokio::time::sleep(LAG_INTERVAL).await;
     }
 }
 
-/// The same list each time, in the same order.
+/// All metrics of a worker: the same list each time, in the same order.
 fn list(worker: &Worker, init: Duration) -> Vec<Metric> {
-    let mut all = messaging(worker);
+    let function = worker.function.name;
+    let mut all = messaging(&worker.counters, function);
     all.extend(faas(&worker.counters, init));
-    all.extend(ours(worker));
+    all.extend(ours(&worker.counters, function, worker.hand.count()));
     all
 }
 
-fn messaging(worker: &Worker) -> Vec<Metric> {
-    let counters = &worker.counters;
-    let labels = |operation: &str| {
-        vec![
-            ("messaging.system", "nats".to_owned()),
-            ("messaging.operation.name", operation.to_owned()),
-            (
-                "messaging.consumer.group.name",
-                worker.function.name.to_owned(),
-            ),
-        ]
-    };
-    let sum = |name, help, operation, count| sum(name, "{message}", help, labels(operation), count);
+/// Metrics by the conventions for messaging.
+fn messaging(counters: &Counters, function: &str) -> Vec<Metric> {
     let sends = ["", "publish"]
         .into_iter()
-        .zip(counters.send_spreads())
+        .zip(counters.send_histograms())
         .collect();
     vec![
-        sum(
+        Metric::sum(
             "messaging.client.consumed.messages",
+            "{message}",
             "Messages delivered to this worker.",
-            "receive",
+            operation(function, "receive"),
             get(&counters.delivered),
         ),
-        sum(
+        Metric::sum(
             "messaging.client.sent.messages",
+            "{message}",
             "Messages this worker has tried to publish.",
-            "send",
+            operation(function, "send"),
             get(&counters.sent),
         ),
-        spreads(
+        Metric::seconds(
             "messaging.process.duration",
             PROCESS_HELP,
-            counters.run_spreads(),
-            || labels("process"),
+            by_class(counters.run_histograms(), &operation(function, "process")),
         ),
-        spreads(
+        Metric::seconds(
             "messaging.client.operation.duration",
             OPERATION_HELP,
-            sends,
-            || labels("send"),
+            by_class(sends, &operation(function, "send")),
         ),
     ]
 }
 
+fn operation(function: &str, operation: &str) -> Labels {
+    vec![
+        ("messaging.system", "nats".to_owned()),
+        ("messaging.operation.name", operation.to_owned()),
+        ("messaging.consumer.group.name", function.to_owned()),
+    ]
+}
+
+/// Metrics by the conventions for FaaS.
 fn faas(counters: &Counters, init: Duration) -> Vec<Metric> {
-    let labels = || vec![("faas.trigger", "pubsub".to_owned())];
     let classes = counters.classes();
     let timeouts = classes
         .iter()
@@ -111,103 +109,108 @@ fn faas(counters: &Counters, init: Duration) -> Vec<Metric> {
         .map_or(0, |(_, count)| *count);
     let errors = classes
         .iter()
-        .map(|(class, count)| (labelled(labels(), "error.type", class), *count));
+        .map(|(class, count)| (labelled(&trigger(), "error.type", class), *count));
+    let mut runs = Histogram::default();
+    for (_, run) in counters.run_histograms() {
+        runs.add(&run);
+    }
     vec![
-        spreads(
-            "faas.invoke_duration",
-            INVOKE_HELP,
-            vec![("", all_runs(counters.run_spreads()))],
-            labels,
-        ),
-        sum(
+        Metric::seconds("faas.invoke_duration", INVOKE_HELP, vec![(trigger(), runs)]),
+        Metric::sum(
             "faas.invocations",
             "{invocation}",
             "Events handled well.",
-            labels(),
+            trigger(),
             get(&counters.applied),
         ),
-        sums(
+        Metric::sums(
             "faas.errors",
             "{error}",
             "Attempts that failed, by class.",
             errors.collect(),
         ),
-        sum(
+        Metric::sum(
             "faas.timeouts",
             "{timeout}",
             "Handlers that ran too long.",
-            labels(),
+            trigger(),
             timeouts,
         ),
-        sum(
+        Metric::sum(
             "faas.coldstarts",
             "{coldstart}",
             "Starts of this process.",
-            labels(),
+            trigger(),
             1,
         ),
-        gauge(
+        Metric::gauge(
             "faas.init_duration",
             "s",
             "From reading the configuration to the first pull.",
-            labels(),
+            trigger(),
             init.as_secs_f64(),
         ),
     ]
 }
 
-fn ours(worker: &Worker) -> Vec<Metric> {
-    let counters = &worker.counters;
-    let labels = || vec![("oncue.function", worker.function.name.to_owned())];
-    let sum = |name, unit, help, count: &AtomicU64| sum(name, unit, help, labels(), get(count));
+fn trigger() -> Labels {
+    vec![("faas.trigger", "pubsub".to_owned())]
+}
+
+/// Metrics for which there are no conventions.
+fn ours(counters: &Counters, function: &str, in_flight: usize) -> Vec<Metric> {
+    let mine = vec![("oncue.function", function.to_owned())];
     let dead = counters
         .reasons()
         .into_iter()
-        .map(|(reason, count)| (labelled(labels(), "oncue.reason", reason), count));
+        .map(|(reason, count)| (labelled(&mine, "oncue.reason", reason), count));
     let spans = ["handed", "delivered", "failed"]
         .into_iter()
         .zip(oncue_telemetry::spans_sent());
-    let spans = spans.map(|(state, count)| (labelled(labels(), "oncue.state", state), count));
+    let spans = spans.map(|(state, count)| (labelled(&mine, "oncue.state", state), count));
     vec![
-        gauge(
+        Metric::gauge(
             "oncue.lag",
             "{message}",
             "Messages that wait for this function or are in some worker's hands.",
-            labels(),
+            mine.clone(),
             get(&counters.lag) as f64,
         ),
-        gauge(
+        Metric::gauge(
             "oncue.in_flight",
             "{message}",
             "Messages in this worker's hands.",
-            labels(),
-            worker.hand.count() as f64,
+            mine.clone(),
+            in_flight as f64,
         ),
-        sum(
+        Metric::sum(
             "oncue.duplicates",
             "{message}",
             "Deliveries of events applied before.",
-            &counters.duplicates,
+            mine.clone(),
+            get(&counters.duplicates),
         ),
-        sum(
+        Metric::sum(
             "oncue.conflicts",
             "{conflict}",
             "Runs whose row had changed under them.",
-            &counters.conflicts,
+            mine.clone(),
+            get(&counters.conflicts),
         ),
-        sum(
+        Metric::sum(
             "oncue.retries",
             "{message}",
             "Deliveries given back for later.",
-            &counters.retried,
+            mine.clone(),
+            get(&counters.retried),
         ),
-        sums(
+        Metric::sums(
             "oncue.dead_letters",
             "{message}",
             "Events set aside, by reason.",
             dead.collect(),
         ),
-        sums(
+        Metric::sums(
             "oncue.telemetry.spans",
             "{span}",
             "Spans handed to the exporter, delivered, given up; the rest is queued or did not fit the queue.",
@@ -220,86 +223,27 @@ fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-fn sum(
-    name: &'static str,
-    unit: &'static str,
-    help: &'static str,
-    labels: Labels,
-    value: u64,
-) -> Metric {
-    sums(name, unit, help, vec![(labels, value)])
-}
-
-fn sums(
-    name: &'static str,
-    unit: &'static str,
-    help: &'static str,
-    points: Vec<(Labels, u64)>,
-) -> Metric {
-    Metric {
-        name,
-        unit,
-        help,
-        points: Points::Sums(points),
-    }
-}
-
-fn gauge(
-    name: &'static str,
-    unit: &'static str,
-    help: &'static str,
-    labels: Labels,
-    value: f64,
-) -> Metric {
-    Metric {
-        name,
-        unit,
-        help,
-        points: Points::Gauges(vec![(labels, value)]),
-    }
-}
-
-fn labelled(mut labels: Labels, name: &'static str, value: &str) -> Labels {
+fn labelled(labels: &Labels, name: &'static str, value: &str) -> Labels {
+    let mut labels = labels.clone();
     labels.push((name, value.to_owned()));
     labels
 }
 
-fn spreads(
-    name: &'static str,
-    help: &'static str,
-    by_class: Vec<(&'static str, Spread)>,
-    labels: impl Fn() -> Labels,
-) -> Metric {
-    let labelled = |class: &str| {
-        if class.is_empty() {
-            labels()
-        } else {
-            labelled(labels(), "error.type", class)
-        }
-    };
-    let used = by_class
+/// Series of a histogram by error class; a class that has not come up yet has none, success always.
+fn by_class(
+    histograms: Vec<(&'static str, Histogram)>,
+    labels: &Labels,
+) -> Vec<(Labels, Histogram)> {
+    let used = histograms
         .into_iter()
-        .filter(|(class, spread)| class.is_empty() || spread.counts.iter().any(|count| *count > 0));
-    Metric {
-        name,
-        unit: "s",
-        help,
-        points: Points::Spreads(
-            used.map(|(class, spread)| (labelled(class), spread))
-                .collect(),
-        ),
-    }
-}
-
-fn all_runs(runs: Vec<(&'static str, Spread)>) -> Spread {
-    let mut all = Spread::default();
-    for (_, run) in runs {
-        all.counts.resize(run.counts.len(), 0);
-        all.counts
-            .iter_mut()
-            .zip(&run.counts)
-            .for_each(|(sum, count)| *sum += count);
-        (all.bounds, all.sum) = (run.bounds, all.sum + run.sum);
-    }
-    all
+        .filter(|(class, histogram)| class.is_empty() || histogram.count() > 0);
+    used.map(|(class, histogram)| {
+        let labels = if class.is_empty() {
+            labels.clone()
+        } else {
+            labelled(labels, "error.type", class)
+        };
+        (labels, histogram)
+    })
+    .collect()
 }
