@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sha2::{Digest, Sha256};
+use ring::digest::{Context, SHA256};
 
 use super::{MAX_ID, PARTITIONS, Unreadable, unreadable};
 
@@ -51,13 +51,13 @@ pub fn partition(key: &str) -> u32 {
 
 /// SHA-256 over the parts, each behind its length so that no two lists of parts collide; the first 16 bytes.
 pub fn hash(parts: &[&[u8]]) -> [u8; 16] {
-    let mut sha = Sha256::new();
+    let mut sha = Context::new(&SHA256);
     for part in parts {
-        sha.update((part.len() as u64).to_be_bytes());
+        sha.update(&(part.len() as u64).to_be_bytes());
         sha.update(part);
     }
     let mut out = [0; 16];
-    out.copy_from_slice(&sha.finalize()[..16]);
+    out.copy_from_slice(&sha.finish().as_ref()[..16]);
     out
 }
 

@@ -1,36 +1,35 @@
-//! Counts for `/metrics` and OTLP. Few series, all known beforehand, so a map is all it takes.
+//! Counts of the gateway for `/metrics` and OTLP. Series are few and all known beforehand, so a map is all it takes.
 
-use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use oncue_telemetry::metrics::{self, BOUNDS, Labels, Metric, Points, Spread};
-use opentelemetry::KeyValue;
-use opentelemetry::metrics::Histogram;
+use oncue_telemetry::metrics::{Histogram, Labels, Metric, Seconds};
+use parking_lot::Mutex;
 
-const REQUEST: (&str, &str) = (
-    "http.server.request.duration",
-    "Time until the answer begins.",
-);
-const SEND: (&str, &str) = (
-    "messaging.client.operation.duration",
-    "Time until the stream acked an event.",
-);
+const REQUEST: &str = "http.server.request.duration";
+const REQUEST_HELP: &str = "Time until the answer begins.";
+const SEND: &str = "messaging.client.operation.duration";
+const SEND_HELP: &str = "Time until the stream acked an event.";
 
 #[derive(Default)]
 pub struct Metrics {
-    requests: Mutex<BTreeMap<Request, Times>>,
-    sends: Mutex<BTreeMap<Option<&'static str>, Times>>,
+    requests: Mutex<BTreeMap<Request, Histogram>>,
+    sends: Mutex<BTreeMap<Option<&'static str>, Histogram>>,
     events: Mutex<BTreeMap<(String, &'static str), u64>>,
     pub upload_bytes: AtomicU64,
     pub connections: AtomicU64,
     pub active: AtomicU64,
     /// Clients that wait for a flow or watch one.
     pub waiters: AtomicU64,
-    /// The same times where metrics are pushed.
-    pushed: OnceLock<Option<[Histogram<f64>; 2]>>,
+    pushed: OnceLock<Option<Pushed>>,
+}
+
+/// Same times where metrics are pushed.
+struct Pushed {
+    requests: Seconds,
+    sends: Seconds,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -40,46 +39,41 @@ struct Request {
     status: u16,
 }
 
-#[derive(Default)]
-struct Times {
-    /// Not cumulative; the last is for what is longer than every bound.
-    counts: [u64; BOUNDS.len() + 1],
-    sum: f64,
-}
-
 impl Metrics {
-    /// `route` must come from a bounded set, never from the client.
+    /// Counts a request; `route` must come from a bounded set, never from the client.
     pub fn request(&self, method: &'static str, route: &str, status: u16, took: Duration) {
         let request = Request {
             method,
             route: route.to_owned(),
             status,
         };
-        if let Some([times, _]) = self.pushed() {
-            times.record(took.as_secs_f64(), &attributes(&request.labels()));
+        if let Some(pushed) = self.pushed() {
+            pushed.requests.record(took, &request.labels());
         }
-        self.requests.lock().entry(request).or_default().add(took);
+        self.requests
+            .lock()
+            .entry(request)
+            .or_insert_with(Histogram::of_conventions)
+            .record(took.as_secs_f64());
     }
 
-    /// A publish ended, with an error of class `error` or well.
+    /// Counts a publish, which ended with an error of class `error` or well.
     pub fn sent(&self, error: Option<&'static str>, took: Duration) {
-        if let Some([_, times]) = self.pushed() {
-            times.record(took.as_secs_f64(), &attributes(&send_labels(error)));
+        if let Some(pushed) = self.pushed() {
+            pushed.sends.record(took, &send_labels(error));
         }
-        self.sends.lock().entry(error).or_default().add(took);
+        self.sends
+            .lock()
+            .entry(error)
+            .or_insert_with(Histogram::of_conventions)
+            .record(took.as_secs_f64());
     }
 
-    fn pushed(&self) -> Option<&[Histogram<f64>; 2]> {
-        let make = || {
-            Some([
-                metrics::seconds(REQUEST.0, REQUEST.1)?,
-                metrics::seconds(SEND.0, SEND.1)?,
-            ])
-        };
-        self.pushed.get_or_init(make).as_ref()
+    fn pushed(&self) -> Option<&Pushed> {
+        self.pushed.get_or_init(Pushed::new).as_ref()
     }
 
-    /// `ty` is a type of the contract, or `unknown`.
+    /// Counts an event; `ty` is a type of the contract, or `unknown`.
     pub fn event(&self, ty: &str, outcome: &'static str) {
         *self
             .events
@@ -88,92 +82,83 @@ impl Metrics {
             .or_default() += 1;
     }
 
-    /// The same list each time, in the same order.
+    /// All metrics: the same list each time, in the same order.
     pub fn list(&self) -> Vec<Metric> {
-        let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
-        let requests = self
-            .requests
-            .lock()
+        let requests = self.requests.lock();
+        let requests = requests
             .iter()
-            .map(|(request, times)| (request.labels(), times.spread()))
-            .collect();
-        let sends: Vec<_> = self
-            .sends
-            .lock()
+            .map(|(request, times)| (request.labels(), times.clone()));
+        let sends = self.sends.lock();
+        let sent = sends.values().map(Histogram::count).sum();
+        let sends = sends
             .iter()
-            .map(|(error, times)| (send_labels(*error), times.spread()))
-            .collect();
-        let sent = sends
-            .iter()
-            .map(|(_, spread)| spread.counts.iter().sum::<u64>())
-            .sum();
+            .map(|(error, times)| (send_labels(*error), times.clone()));
         let events = self.events.lock();
-        let events = events.iter().map(|((ty, outcome), count)| {
-            (
-                vec![("type", ty.clone()), ("outcome", (*outcome).to_owned())],
-                *count,
-            )
-        });
+        let events = events
+            .iter()
+            .map(|((ty, outcome), count)| (event_labels(ty, outcome), *count));
         vec![
-            Metric {
-                name: REQUEST.0,
-                unit: "s",
-                help: REQUEST.1,
-                points: Points::Spreads(requests),
-            },
-            Metric {
-                name: SEND.0,
-                unit: "s",
-                help: SEND.1,
-                points: Points::Spreads(sends),
-            },
-            Metric {
-                name: "messaging.client.sent.messages",
-                unit: "{message}",
-                help: "Messages the gateway has tried to publish.",
-                points: Points::Sums(vec![(send_labels(None), sent)]),
-            },
-            Metric {
-                name: "oncue.gateway.events",
-                unit: "{event}",
-                help: "Events by type and what became of them.",
-                points: Points::Sums(events.collect()),
-            },
-            Metric {
-                name: "oncue.gateway.upload_bytes",
-                unit: "By",
-                help: "Bytes of stored uploads.",
-                points: Points::Sums(vec![(Vec::new(), load(&self.upload_bytes))]),
-            },
+            Metric::seconds(REQUEST, REQUEST_HELP, requests.collect()),
+            Metric::seconds(SEND, SEND_HELP, sends.collect()),
+            Metric::sum(
+                "messaging.client.sent.messages",
+                "{message}",
+                "Messages the gateway has tried to publish.",
+                send_labels(None),
+                sent,
+            ),
+            Metric::sums(
+                "oncue.gateway.events",
+                "{event}",
+                "Events by type and what became of them.",
+                events.collect(),
+            ),
+            Metric::sum(
+                "oncue.gateway.upload_bytes",
+                "By",
+                "Bytes of stored uploads.",
+                Vec::new(),
+                self.upload_bytes.load(Ordering::Relaxed),
+            ),
             gauge(
                 "oncue.gateway.connections",
                 "{connection}",
                 "Open connections.",
-                load(&self.connections),
+                &self.connections,
             ),
             gauge(
                 "oncue.gateway.waiters",
                 "{client}",
                 "Clients that wait for a flow or watch one.",
-                load(&self.waiters),
+                &self.waiters,
             ),
             gauge(
                 "http.server.active_requests",
                 "{request}",
                 "Requests not answered yet.",
-                load(&self.active),
+                &self.active,
             ),
         ]
     }
 }
 
-fn gauge(name: &'static str, unit: &'static str, help: &'static str, value: u64) -> Metric {
-    Metric {
-        name,
-        unit,
-        help,
-        points: Points::Gauges(vec![(Vec::new(), value as f64)]),
+impl Pushed {
+    /// `None` where metrics are not pushed.
+    fn new() -> Option<Self> {
+        Some(Self {
+            requests: Seconds::new(REQUEST, REQUEST_HELP)?,
+            sends: Seconds::new(SEND, SEND_HELP)?,
+        })
     }
+}
+
+fn gauge(name: &'static str, unit: &'static str, help: &'static str, value: &AtomicU64) -> Metric {
+    let value = value.load(Ordering::Relaxed) as f64;
+    Metric::gauge(name, unit, help, Vec::new(), value)
+}
+
+fn event_labels(ty: &str, outcome: &str) -> Labels {
+    vec![("type", ty.to_owned()), ("outcome", outcome.to_owned())]
 }
 
 fn send_labels(error: Option<&'static str>) -> Labels {
@@ -185,13 +170,6 @@ fn send_labels(error: Option<&'static str>) -> Labels {
     labels
 }
 
-fn attributes(labels: &Labels) -> Vec<KeyValue> {
-    labels
-        .iter()
-        .map(|(name, value)| KeyValue::new(*name, value.clone()))
-        .collect()
-}
-
 impl Request {
     fn labels(&self) -> Labels {
         vec![
@@ -199,23 +177,6 @@ impl Request {
             ("http.route", self.route.clone()),
             ("http.response.status_code", self.status.to_string()),
         ]
-    }
-}
-
-impl Times {
-    fn add(&mut self, took: Duration) {
-        let seconds = took.as_secs_f64();
-        self.counts[BOUNDS.partition_point(|bound| *bound < seconds)] += 1;
-        self.sum += seconds;
-    }
-
-    fn spread(&self) -> Spread {
-        Spread {
-            bounds: BOUNDS.to_vec(),
-            counts: self.counts.to_vec(),
-            sum: self.sum,
-            exemplars: Vec::new(),
-        }
     }
 }
 

@@ -42,7 +42,7 @@ impl Trace {
         let received = carrier(request.headers());
         let parent = received.traceparent.as_deref();
         let own = if traced {
-            oncue_telemetry::place(parent, None)
+            oncue_telemetry::span_ids(parent, None)
         } else {
             None
         };

@@ -21,7 +21,7 @@ use oncue_core::failpoint;
 use oncue_core::model::manifest::Manifest;
 use oncue_core::process::{instance, stop_signal};
 use oncue_core::store::Store;
-use oncue_telemetry::Telemetry;
+use oncue_telemetry::{Service, Telemetry};
 
 /// Longest wait for events in hand after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(25);
@@ -86,7 +86,11 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
     }
     runtime.block_on(async {
         let instance = instance();
-        let telemetry = Telemetry::start(&manifest.name, &instance, Some(&manifest.version));
+        let service = Service::Function {
+            name: &manifest.name,
+            version: &manifest.version,
+        };
+        let telemetry = Telemetry::start(service, &instance);
         let served = serve(function, manifest, &config, instance).await;
         telemetry.close().await;
         match served {

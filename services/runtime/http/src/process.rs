@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use oncue_core::config::{Config, ConfigErrors};
 use oncue_core::contract::{self, Contracts};
 use oncue_proto::{Catalog, event};
-use oncue_telemetry::Telemetry;
+use oncue_telemetry::{Service, Telemetry};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -67,7 +67,7 @@ pub async fn run(
         Ok(loaded) => loaded,
         Err(failure) => return failed(name, &failure),
     };
-    let telemetry = Telemetry::start(name, &event::new_id(), None);
+    let telemetry = Telemetry::start(Service::Program { name }, &event::new_id());
     for warning in &loaded.contracts.warnings {
         tracing::warn!("{warning}");
     }

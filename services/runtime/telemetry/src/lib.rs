@@ -1,20 +1,26 @@
-//! Traces, logs and metrics of a process. Spans of the event path are built when they end, from ids they had from the
-//! start: what is not sampled costs next to nothing, and yet is there when it fails. What authors write with `tracing`
-//! joins the same trace through `tracing-opentelemetry`.
+//! Traces, logs and metrics of a process.
 //!
-//! `OTEL_*` rules; see `settings.rs` and `deploy/TELEMETRY.md`. `RUST_LOG` filters logs (default `info`); they are JSON
-//! lines on stderr, or text on a terminal or with `ONCUE_LOG_FORMAT=text`.
+//! Spans of the event path are built when they end, from ids they had from the start: an event that is not sampled costs
+//! next to nothing, and yet its spans are there when it fails. Spans that authors make with `tracing` join the same trace
+//! through `tracing-opentelemetry`.
+//!
+//! Everything is governed by the environment: `OTEL_*`, `ONCUE_*` and `RUST_LOG`, listed in `deploy/TELEMETRY.md`.
+//!
+//! | feature | brings |
+//! |---|---|
+//! | none | OTLP over HTTP, `/metrics`, logs |
+//! | `grpc` | OTLP over gRPC, and `gzip` |
+//! | `gzip` | compressed requests |
 
-mod export;
+mod process;
+mod settings;
+mod sampler;
+mod resource;
+mod spans;
+mod otlp;
 mod logs;
 pub mod metrics;
-mod otlp;
-mod place;
 pub mod prometheus;
-mod resource;
-mod sampler;
-mod settings;
-mod span;
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
@@ -22,254 +28,236 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use oncue_proto::event;
-use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _};
 
-use self::export::{Authors, Pipe, TALLY};
 pub use self::logs::{InFlow, enter};
-pub use self::place::{Carrier, SpanIds};
-pub use self::place::{Size, next_trace};
-use self::settings::{Exporter, Settings};
-use self::span::Fixed;
-pub use self::span::{Kind, Span, Value};
+use self::process::{Address, Peers, Process};
+use self::settings::{Built, Destination, Settings};
+pub use self::spans::span_ids::{Carrier, Size, SpanIds, next_trace};
+use self::spans::{AuthorSpans, FixedAttributes, SpanQueue, span_ids as ids};
+pub use self::spans::{Kind, Span, Value};
+
+/// Longest wait at the end of a process for what is queued: an absent collector must not hold it up.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Crates that trace themselves; an exporter tracing its own exports would never end.
-const LIBRARIES: [&str; 8] = [
+const LIBRARIES: [&str; 7] = [
     "async_nats",
     "h2",
     "hyper",
     "hyper_util",
     "opentelemetry",
     "redis",
-    "reqwest",
     "tonic",
 ];
 
-/// What holds for the whole process from its start.
-struct Process {
-    settings: Settings,
-    /// Where spans go, if it traces.
-    pipe: Option<&'static Pipe>,
-    instance: String,
-    started: Instant,
+/// Service that a process is: `service.name` and `service.version`, unless the environment says otherwise.
+#[derive(Debug, Clone, Copy)]
+pub enum Service<'a> {
+    /// Program of Oncue, at Oncue's own version.
+    Program { name: &'a str },
+    /// Function, at the version of the crate that its author wrote; these are `faas.name` and `faas.version` too.
+    Function { name: &'a str, version: &'a str },
 }
 
-static PROCESS: OnceLock<Process> = OnceLock::new();
-static PEERS: OnceLock<Peers> = OnceLock::new();
+impl<'a> Service<'a> {
+    fn name(self) -> &'a str {
+        match self {
+            Self::Program { name } | Self::Function { name, .. } => name,
+        }
+    }
 
-/// Addresses of the servers, for `server.address` and `server.port`.
-struct Peers {
-    nats: (String, i64),
-    redis: (String, i64),
+    fn version(self) -> &'a str {
+        match self {
+            Self::Program { .. } => env!("CARGO_PKG_VERSION"),
+            Self::Function { version, .. } => version,
+        }
+    }
 }
 
-/// Keeps the exporters; [`close`](Telemetry::close) sends what is still queued.
+/// Handle on the exporters; [`close`](Telemetry::close) sends what is still queued.
 #[derive(Default)]
 pub struct Telemetry {
-    pipe: Option<&'static Pipe>,
+    queue: Option<&'static SpanQueue>,
     meters: Option<SdkMeterProvider>,
 }
 
 impl Telemetry {
-    /// Starts logs, traces and metrics of this process. `service` is `service.name` unless the environment says
-    /// otherwise; `function` is the version of a function's own crate, `None` in other programs. To be called inside the
-    /// tokio runtime, which the gRPC exporter needs.
-    pub fn start(service: &str, instance: &str, function: Option<&str>) -> Self {
-        Self::with(Settings::of_environment(), service, instance, function)
+    /// Starts logs, traces and metrics of this process, as the environment wants them. `instance` is
+    /// `service.instance.id`. Values that cannot be honoured are logged as warnings; nothing of them is fatal.
+    pub fn start(service: Service<'_>, instance: &str) -> Self {
+        Self::with(Settings::of_environment(), service, instance)
     }
 
-    fn with(settings: Settings, service: &str, instance: &str, function: Option<&str>) -> Self {
+    fn with(settings: Settings, service: Service<'_>, instance: &str) -> Self {
         let started = Instant::now();
-        let named = |name: &'static str, value: &str| KeyValue::new(name, value.to_owned());
-        let more = if let Some(version) = function {
-            vec![
-                named("service.version", version),
-                named("faas.name", service),
-                named("faas.instance", instance),
-                named("faas.version", version),
-            ]
-        } else {
-            Vec::new()
-        };
-        let traced = settings.traces != Exporter::None;
+        let traced = settings.traces != Destination::None;
         let resource = if traced || settings.metrics.is_some() {
-            resource::resource(service, instance, more)
+            resource::resource(service, instance)
         } else {
             Resource::builder_empty().build()
         };
         // One for each process, until its end.
-        let pipe: Option<&'static Pipe> = traced.then(|| {
-            let pipe = Pipe::new(
-                settings.traces.clone(),
-                settings.limits,
-                settings.queueing,
-                &resource,
-            );
-            &*Box::leak(Box::new(pipe))
+        let queue: Option<&'static SpanQueue> = traced.then(|| {
+            let queue = SpanQueue::new(settings.traces.clone(), settings.queueing, &resource);
+            &*Box::leak(Box::new(queue))
         });
-        start_logs(service, function.is_some(), &settings, pipe);
+        start_logs(service, &settings, queue);
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
         let meters = settings
             .metrics
-            .and_then(|how| metrics::provider(how, resource));
-        // A second start in one process (tests) keeps the first.
-        let _ = PROCESS.set(Process {
+            .clone()
+            .map(|push| metrics::provider(push, resource));
+        Process {
             settings,
-            pipe,
+            queue,
+            meter: meters.as_ref().map(metrics::meter_of),
             instance: instance.to_owned(),
             started,
-        });
-        Self { pipe, meters }
+            peers: OnceLock::new(),
+            timings: OnceLock::new(),
+        }
+        .set();
+        Self { queue, meters }
     }
 
-    /// Sends what is queued, for at most two seconds: an absent collector must not hold up the end of a process.
+    /// Sends what is queued, for at most two seconds.
     pub async fn close(self) {
-        const PATIENCE: Duration = Duration::from_secs(2);
-        let Self { pipe, meters } = self;
-        // Blocks, and the gRPC exporter needs this very runtime meanwhile.
+        let Self { queue, meters } = self;
+        // Both block.
         let spans = tokio::task::spawn_blocking(move || {
-            if let Some(pipe) = pipe {
-                pipe.shut(PATIENCE);
+            if let Some(queue) = queue {
+                queue.close(CLOSE_TIMEOUT);
             }
         });
         let metrics = tokio::task::spawn_blocking(move || {
             if let Some(meters) = meters {
-                let _ = meters.shutdown_with_timeout(PATIENCE);
+                let _ = meters.shutdown_with_timeout(CLOSE_TIMEOUT);
             }
         });
         let _ = tokio::join!(spans, metrics);
     }
 }
 
-fn start_logs(service: &str, is_function: bool, settings: &Settings, pipe: Option<&'static Pipe>) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        let own = settings.log_level;
-        EnvFilter::new(format!("info,async_nats=warn,oncue_telemetry={own}"))
-    });
+fn start_logs(service: Service<'_>, settings: &Settings, queue: Option<&'static SpanQueue>) {
+    let rust_log = std::env::var("RUST_LOG").ok();
+    let filter = logs::Filter::read(rust_log.as_deref(), settings.log_level);
     let text = std::env::var("ONCUE_LOG_FORMAT")
         .map_or_else(|_| std::io::stderr().is_terminal(), |f| f == "text");
     let fmt = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let json = logs::Json {
-        service: service.into(),
-        function: is_function.then(|| service.to_owned()),
+        service: service.name().to_owned(),
+        function: match service {
+            Service::Function { name, .. } => Some(name.to_owned()),
+            Service::Program { .. } => None,
+        },
     };
     let lines = if text {
         fmt.boxed()
     } else {
         fmt.event_format(json).boxed()
     };
-    let spans = pipe.map(|pipe| {
+    let spans = queue.map(|queue| {
         let provider = SdkTracerProvider::builder()
             .with_sampler(settings.sampler.for_sdk())
-            .with_span_processor(Authors(pipe))
+            .with_span_processor(AuthorSpans {
+                queue,
+                limits: settings.limits,
+            })
             .build();
-        let others = LIBRARIES.map(|library| (library, LevelFilter::OFF));
+        let libraries = LIBRARIES.map(|library| (library, LevelFilter::OFF));
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("oncue"))
             .with_filter(
                 Targets::new()
                     .with_default(LevelFilter::INFO)
-                    .with_targets(others),
+                    .with_targets(libraries),
             )
     });
     let _ = tracing_subscriber::registry()
-        .with(lines.with_filter(filter))
+        .with(lines.with_filter(filter.targets))
         .with(spans)
         .try_init();
+    if let Some(warning) = filter.warning {
+        tracing::warn!("{warning}");
+    }
 }
 
-/// Tells where the servers are; credentials in the addresses are left out.
+/// Notes where the servers are, for the spans of their clients; credentials in the URLs are left out.
 pub fn set_peers(nats_url: &str, redis_url: &str) {
-    let _ = PEERS.set(Peers {
-        nats: address(nats_url, 4222),
-        redis: address(redis_url, 6379),
-    });
-}
-
-fn address(url: &str, port: i64) -> (String, i64) {
-    let first = url.split(',').next().unwrap_or_default();
-    let after = first.split_once("://").map_or(first, |(_, rest)| rest);
-    let host = after.split(['/', '?']).next().unwrap_or_default();
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    match host
-        .rsplit_once(':')
-        .map(|(name, digits)| (name, digits.parse()))
-    {
-        Some((name, Ok(port))) => (name.trim_matches(['[', ']']).to_owned(), port),
-        _ => (host.trim_matches(['[', ']']).to_owned(), port),
+    if let Some(process) = Process::get() {
+        let _ = process.peers.set(Peers {
+            nats: Address::of_url(nats_url, 4222),
+            redis: Address::of_url(redis_url, 6379),
+        });
     }
 }
 
 /// Whether spans are made here.
 pub fn is_tracing() -> bool {
-    PROCESS.get().is_some_and(|process| process.pipe.is_some())
+    Process::tracing().is_some()
 }
 
-/// Since telemetry was started, first thing after the configuration.
+/// Time since telemetry was started, first thing after the configuration.
 pub fn uptime() -> Duration {
-    PROCESS
-        .get()
-        .map_or(Duration::ZERO, |process| process.started.elapsed())
+    Process::get().map_or(Duration::ZERO, |process| process.started.elapsed())
 }
 
-/// The clock, where somebody wants to know.
+/// Time of day, where spans are made; a look at the clock is saved where none are.
 pub fn clock() -> Option<SystemTime> {
     is_tracing().then(SystemTime::now)
 }
 
 /// Whether texts of errors and keys of events may be seen in traces and logs: they may quote what an event holds.
 pub fn shows_messages() -> bool {
-    PROCESS
-        .get()
-        .is_some_and(|process| process.settings.messages)
+    Process::get().is_some_and(|process| process.settings.messages)
 }
 
 /// Whether sampled events may be traced by nats-server as well.
 pub fn traces_broker() -> bool {
-    PROCESS.get().is_some_and(|process| process.settings.broker)
+    Process::get().is_some_and(|process| process.settings.broker)
 }
 
+/// Spans in one trace, by estimate, before a flow goes on in a new one: `ONCUE_TRACE_BUDGET`.
 pub fn budget() -> u64 {
-    PROCESS
-        .get()
-        .map_or(u64::MAX, |process| process.settings.budget)
+    Process::get().map_or(u64::MAX, |process| process.settings.budget)
 }
 
+/// Address on which `/metrics` is to be answered, `host:port`.
 pub fn listen() -> Option<&'static str> {
-    PROCESS.get()?.settings.listen.as_deref()
+    Process::get()?.settings.listen.as_deref()
 }
 
-/// The place of a span for what came with `traceparent`, sampled or not; `None` where nobody traces. A trace that begins
-/// here is that of the flow, if it is known.
-pub fn place(traceparent: Option<&str>, flow: Option<&str>) -> Option<SpanIds> {
-    let process = PROCESS.get().filter(|process| process.pipe.is_some())?;
+/// Ids of a span for what came with `traceparent`, sampled or not; `None` where nobody traces. A trace that begins here is
+/// that of the flow, if it is known.
+pub fn span_ids(traceparent: Option<&str>, flow: Option<&str>) -> Option<SpanIds> {
+    let settings = &Process::tracing()?.settings;
     let parent = traceparent
-        .filter(|_| process.settings.propagators.tracecontext)
+        .filter(|_| settings.propagators.tracecontext)
         .and_then(SpanIds::after);
-    let place = parent
-        .unwrap_or_else(|| SpanIds::root(flow.map_or_else(place::new_trace, place::trace_of)));
-    let sampled = process
-        .settings
+    let ids =
+        parent.unwrap_or_else(|| SpanIds::root(flow.map_or_else(ids::new_trace, ids::trace_of)));
+    let sampled = settings
         .sampler
-        .keeps(place.trace, parent.map(|parent| parent.sampled()));
-    Some(place.with_sampled(sampled))
+        .keeps(ids.trace, parent.map(|parent| parent.sampled()));
+    Some(ids.with_sampled(sampled))
 }
 
-/// What is passed on where nobody traces: the context that came, or the one everybody derives from the flow.
+/// Headers for what follows where nobody traces: the context that came, or the one that everybody derives from the flow.
 pub fn pass_on(came: &Carrier, flow: &str) -> Carrier {
     let traceparent = came
         .traceparent
         .as_deref()
-        .filter(|text| place::parse(text).is_some());
+        .filter(|text| ids::parse(text).is_some());
     propagated(Carrier {
         tracestate: came.tracestate.clone().filter(|_| traceparent.is_some()),
         traceparent: Some(traceparent.map_or_else(|| event::untraced(flow), str::to_owned)),
@@ -277,9 +265,9 @@ pub fn pass_on(came: &Carrier, flow: &str) -> Carrier {
     })
 }
 
-/// As far as `OTEL_PROPAGATORS` lets it.
+/// Headers as far as `OTEL_PROPAGATORS` lets them pass.
 pub fn propagated(carrier: Carrier) -> Carrier {
-    let Some(Process { settings, .. }) = PROCESS.get() else {
+    let Some(Process { settings, .. }) = Process::get() else {
         return carrier;
     };
     Carrier {
@@ -293,34 +281,30 @@ pub fn propagated(carrier: Carrier) -> Carrier {
     }
 }
 
-/// A span from `started` on, its name in two parts, to be told more and then exported; `None` where nobody traces.
-pub fn span(place: &SpanIds, kind: Kind, name: [&str; 2], started: SystemTime) -> Option<Span> {
-    let process = PROCESS.get().filter(|process| process.pipe.is_some())?;
-    Some(Span::begin(
-        place,
-        kind,
-        name,
-        started,
-        process.settings.limits,
-    ))
+/// Span from `started` on, its name in two parts, to be told more and then exported; `None` where nobody traces.
+pub fn span(ids: &SpanIds, kind: Kind, name: [&str; 2], started: SystemTime) -> Option<Span> {
+    let limits = Process::tracing()?.settings.limits;
+    Some(Span::begin(ids, kind, name, started, limits))
 }
 
 /// Ends a span and hands it to the exporter; never waits.
 pub fn export(span: Span) {
-    if let Some(pipe) = PROCESS.get().and_then(|process| process.pipe) {
-        pipe.put(&span.end());
+    if let Some(queue) = Process::get().and_then(|process| process.queue) {
+        queue.put(&span.end());
     }
 }
 
 impl Span {
-    /// What every span of a message says [OpenTelemetry messaging spans].
+    /// Sets what every span of a message says [OpenTelemetry messaging spans].
     pub fn of_message(&mut self, operation: &str, ty: &str, id: &str, flow: &str) {
-        static FIXED: OnceLock<Fixed> = OnceLock::new();
+        static FIXED: OnceLock<FixedAttributes> = OnceLock::new();
         self.set_fixed(&FIXED, |fixed| {
+            let process = Process::get();
+            let peers = process.and_then(|process| process.peers.get());
             let fixed = fixed
-                .of_server(PEERS.get().map(|peers| &peers.nats))
+                .of_server(peers.map(|peers| &peers.nats))
                 .with("messaging.system", "nats");
-            match PROCESS.get() {
+            match process {
                 Some(process) => fixed.with("messaging.client.id", &process.instance),
                 None => fixed,
             }
@@ -334,27 +318,29 @@ impl Span {
     }
 }
 
-impl Fixed {
-    fn of_server(self, peer: Option<&(String, i64)>) -> Self {
-        let Some((host, port)) = peer else {
-            return self;
-        };
-        self.with("server.address", host).with("server.port", *port)
+impl FixedAttributes {
+    fn of_server(self, server: Option<&Address>) -> Self {
+        match server {
+            Some(server) => self
+                .with("server.address", &server.host)
+                .with("server.port", server.port),
+            None => self,
+        }
     }
 }
 
-/// A finished call of Redis [OpenTelemetry Redis spans].
+/// Exports the span of a finished call of Redis [OpenTelemetry Redis spans].
 pub fn redis(parent: &SpanIds, operation: &str, procedure: Option<&str>, started: SystemTime) {
-    static FIXED: OnceLock<Fixed> = OnceLock::new();
+    static FIXED: OnceLock<FixedAttributes> = OnceLock::new();
     let Some(mut span) = span(&parent.child(), Kind::Client, [operation, ""], started) else {
         return;
     };
-    let redis = |fixed: Fixed| {
+    span.set_fixed(&FIXED, |fixed| {
+        let peers = Process::get().and_then(|process| process.peers.get());
         fixed
-            .of_server(PEERS.get().map(|peers| &peers.redis))
+            .of_server(peers.map(|peers| &peers.redis))
             .with("db.system.name", "redis")
-    };
-    span.set_fixed(&FIXED, redis);
+    });
     span.set("db.operation.name", operation);
     if let Some(name) = procedure {
         span.set("db.stored_procedure.name", name);
@@ -364,7 +350,11 @@ pub fn redis(parent: &SpanIds, operation: &str, procedure: Option<&str>, started
 
 /// Spans handed to the exporter, delivered, and given up by it. The rest is queued or, where the queue was full, lost.
 pub fn spans_sent() -> [u64; 3] {
-    [&TALLY.handed, &TALLY.delivered, &TALLY.failed].map(|count| count.load(Ordering::Relaxed))
+    let Some(queue) = Process::get().and_then(|process| process.queue) else {
+        return [0; 3];
+    };
+    let tally = queue.tally();
+    [&tally.handed, &tally.delivered, &tally.failed].map(|count| count.load(Ordering::Relaxed))
 }
 
 /// Lets a unit test trace without an environment of its own.
@@ -376,15 +366,19 @@ pub fn start_unsampled() {
     };
     let settings = Settings {
         sampler,
-        traces: Exporter::Console,
-        ..Settings::read(|_| None)
+        traces: Destination::Console,
+        ..Settings::read(Built::HERE, |_| None)
     };
-    drop(Telemetry::with(settings, "test", "test", Some("1.2.3")));
+    let service = Service::Function {
+        name: "test",
+        version: "0.0.0",
+    };
+    drop(Telemetry::with(settings, service, "test"));
 }
 
 #[cfg(test)]
 mod tests {
-    use super::address;
+    use super::Address;
 
     #[test]
     fn an_address_is_told_without_its_credentials() {
@@ -394,7 +388,8 @@ mod tests {
             ("redis://[::1]:7000", "::1", 7000),
             ("host", "host", 6379),
         ] {
-            assert_eq!(address(url, 6379), (host.to_owned(), port), "{url}");
+            let address = Address::of_url(url, 6379);
+            assert_eq!((address.host.as_str(), address.port), (host, port), "{url}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One JSON object a line: what happened, and which trace, span, flow and function it belongs to.
+//! Log lines: one JSON object each, with the trace, span, flow and function it belongs to.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
@@ -8,13 +8,55 @@ use std::task::{self, Poll};
 use opentelemetry::Context;
 use opentelemetry::trace::{SpanId, TraceContextExt as _, TraceId};
 use tracing::field::{Field, Visit};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::place::{self, SpanIds};
+use super::spans::span_ids::{self, SpanIds};
 use oncue_proto::event::{self, Meta};
 
+/// Filter of log lines and what is wrong with `RUST_LOG`, if anything.
+pub(super) struct Filter {
+    pub targets: Targets,
+    pub warning: Option<String>,
+}
+
+impl Filter {
+    /// Reads `RUST_LOG`, a list of `target=level`, `target` and `level`. Filters by span and field, which the `env_logger`
+    /// of `tracing` knows too (`target[span{field}]=level`), would need a regex engine in every function: they are refused
+    /// with a warning. `own` is the level of telemetry itself where the variable is unset or unreadable.
+    pub fn read(rust_log: Option<&str>, own: &str) -> Self {
+        let text = rust_log.map(str::trim).filter(|text| !text.is_empty());
+        match text.map(str::parse::<Targets>) {
+            None => Self {
+                targets: default_targets(own),
+                warning: None,
+            },
+            // A target has no brackets: they would be taken for part of a name that nothing has.
+            Some(Ok(targets)) if !text.is_some_and(|text| text.contains('[')) => Self {
+                targets,
+                warning: None,
+            },
+            Some(_) => Self {
+                targets: default_targets(own),
+                warning: Some(format!(
+                    "RUST_LOG={:?} is not a list of target=level, with commas between them (filters by span and field are not supported); info is used",
+                    text.unwrap_or_default()
+                )),
+            },
+        }
+    }
+}
+
+/// `info`, and less of the client library, which logs every reconnect.
+fn default_targets(own: &str) -> Targets {
+    format!("info,async_nats=warn,oncue_telemetry={own}")
+        .parse()
+        .unwrap_or_default()
+}
+
+/// Format of a line, for `tracing_subscriber`. Names of fields are those that `deploy/TELEMETRY.md` lists.
 pub(super) struct Json {
     pub service: String,
     pub function: Option<String>,
@@ -26,24 +68,25 @@ struct Current {
     active: bool,
     flow: String,
     traceparent: String,
-    place: Option<SpanIds>,
+    ids: Option<SpanIds>,
 }
 
 thread_local! {
     static CURRENT: RefCell<Current> = RefCell::default();
 }
 
-/// Log lines and authors' spans until this is dropped belong to the event.
+/// Guard: log lines of this thread belong to the event until it is dropped.
 pub struct Entered;
 
-pub fn enter(meta: &Meta, place: Option<SpanIds>) -> Entered {
+/// Makes log lines of this thread belong to an event. `ids` are those of its span, where it is traced.
+pub fn enter(meta: &Meta, ids: Option<SpanIds>) -> Entered {
     CURRENT.with_borrow_mut(|current| {
         current.active = true;
-        current.place = place;
+        current.ids = ids;
         current.flow.clear();
         current.flow.push_str(&meta.flow);
         current.traceparent.clear();
-        if place.is_none() {
+        if ids.is_none() {
             current
                 .traceparent
                 .push_str(meta.traceparent.as_deref().unwrap_or_default());
@@ -58,12 +101,12 @@ impl Drop for Entered {
     }
 }
 
-/// A future whose log lines and spans belong to an event.
+/// Future whose log lines and spans belong to an event.
 pub struct InFlow<'a, F> {
     pub inner: F,
     pub meta: &'a Meta,
-    pub place: Option<SpanIds>,
-    /// What authors' spans are children of, where there are any.
+    pub ids: Option<SpanIds>,
+    /// Parent of authors' spans, where there are any.
     pub context: Option<Context>,
 }
 
@@ -71,33 +114,47 @@ impl<F: Future + Unpin> Future for InFlow<'_, F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<F::Output> {
-        let _log = enter(self.meta, self.place);
+        let _log = enter(self.meta, self.ids);
         let _spans = self.context.clone().map(Context::attach);
         Pin::new(&mut self.inner).poll(cx)
     }
 }
 
-/// Trace, span and flow of what is being logged.
-fn here() -> (Option<(TraceId, Option<SpanId>)>, Option<String>) {
-    let context = Context::current();
-    let span = context.span().span_context().clone();
-    let of_context = span
-        .is_valid()
-        .then(|| (span.trace_id(), Some(span.span_id())));
-    // Not to be had when something panics that has just been writing it.
-    CURRENT.with(|current| match current.try_borrow() {
-        Ok(current) if current.active => {
-            let place = current.place.map(|place| (place.trace, Some(place.span)));
-            let brought = || place::parse(&current.traceparent).map(|(trace, ..)| (trace, None));
-            let derived = || (place::trace_of(&current.flow), None);
-            let trace = of_context
-                .or(place)
-                .or_else(brought)
-                .unwrap_or_else(derived);
-            (Some(trace), Some(current.flow.clone()))
+/// Trace, span and flow that a line belongs to.
+#[derive(Default)]
+struct Origin {
+    trace: Option<TraceId>,
+    span: Option<SpanId>,
+    flow: Option<String>,
+}
+
+impl Origin {
+    /// Origin of a line written here: the author's span if one is open, or else the event at hand.
+    fn here() -> Self {
+        let context = Context::current();
+        let span = context.span().span_context().clone();
+        // Not to be had when something panics that has just been writing it.
+        let mut origin = CURRENT.with(|current| match current.try_borrow() {
+            Ok(current) if current.active => Self::of_event(&current),
+            _ => Self::default(),
+        });
+        if span.is_valid() {
+            origin.trace = Some(span.trace_id());
+            origin.span = Some(span.span_id());
         }
-        _ => (of_context, None),
-    })
+        origin
+    }
+
+    /// The event's own span, or the trace it came with, or the one that everybody derives from its flow.
+    fn of_event(current: &Current) -> Self {
+        let brought = span_ids::parse(&current.traceparent).map(|(trace, ..)| trace);
+        let trace = current.ids.map(|ids| ids.trace).or(brought);
+        Self {
+            trace: Some(trace.unwrap_or_else(|| span_ids::trace_of(&current.flow))),
+            span: current.ids.map(|ids| ids.span),
+            flow: Some(current.flow.clone()),
+        }
+    }
 }
 
 impl<S, N> FormatEvent<S, N> for Json
@@ -116,7 +173,7 @@ where
             ..Fields::default()
         };
         event.record(&mut fields);
-        let (trace, flow) = here();
+        let origin = Origin::here();
         let meta = event.metadata();
         let time = event::format_time(event::now_ms());
         write!(
@@ -128,13 +185,13 @@ where
         if let Some(function) = &self.function {
             write!(out, r#","function":{}"#, quote(function))?;
         }
-        if let Some((trace, span)) = trace {
+        if let Some(trace) = origin.trace {
             write!(out, r#","trace_id":"{trace}""#)?;
-            if let Some(span) = span {
-                write!(out, r#","span_id":"{span}""#)?;
-            }
         }
-        if let Some(flow) = flow {
+        if let Some(span) = origin.span {
+            write!(out, r#","span_id":"{span}""#)?;
+        }
+        if let Some(flow) = origin.flow {
             write!(out, r#","flow_id":{}"#, quote(&flow))?;
         }
         write!(
@@ -148,15 +205,17 @@ where
     }
 }
 
+/// Text as a JSON string.
 fn quote(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
+/// Fields of one line, as JSON members behind the fixed ones.
 #[derive(Default)]
 struct Fields {
     message: String,
     rest: String,
-    /// The function is said already; twice, it would make the line ambiguous.
+    /// Whether `function` stands in the line already; twice, it would make the line ambiguous.
     named: bool,
 }
 
@@ -192,5 +251,52 @@ impl Visit for Fields {
 
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.put(field, &value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn rust_log_is_a_list_of_targets_and_levels() {
+        let filter = Filter::read(Some("warn,mine=debug,other=off"), "info");
+        assert!(filter.targets.would_enable("mine::inner", &Level::DEBUG));
+        assert!(!filter.targets.would_enable("other", &Level::ERROR));
+        assert!(!filter.targets.would_enable("else", &Level::INFO));
+        assert_eq!(filter.warning, None);
+        for unset in [None, Some(" ")] {
+            let filter = Filter::read(unset, "off");
+            assert!(filter.targets.would_enable("mine", &Level::INFO));
+            assert!(
+                !filter
+                    .targets
+                    .would_enable("async_nats::client", &Level::INFO)
+            );
+            assert!(
+                !filter
+                    .targets
+                    .would_enable("oncue_telemetry", &Level::ERROR)
+            );
+            assert_eq!(filter.warning, None);
+        }
+    }
+
+    #[test]
+    fn a_filter_that_is_not_understood_is_said_and_not_guessed() {
+        for broken in ["mine[span{id=3}]=debug", "mine=loud", "[span]=trace"] {
+            let filter = Filter::read(Some(broken), "info");
+            assert!(
+                filter.targets.would_enable("mine", &Level::INFO),
+                "{broken}"
+            );
+            assert!(
+                !filter.targets.would_enable("mine", &Level::DEBUG),
+                "{broken}"
+            );
+            assert!(filter.warning.is_some_and(|text| text.contains(broken)));
+        }
     }
 }

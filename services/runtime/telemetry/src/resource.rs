@@ -1,27 +1,20 @@
-//! Who sends: service, function, host, process, container. What the environment says beats what was found.
+//! Resource, the sender of telemetry: service, function, host, process, container [OpenTelemetry resource conventions].
+//! The environment beats what was found.
 
 use std::collections::BTreeMap;
 
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 
+use super::Service;
 use oncue_proto::event::percent_decode;
 
-/// Attributes of this process. `more` is what the kind of service adds.
-pub(super) fn resource(service: &str, instance: &str, more: Vec<KeyValue>) -> Resource {
-    let get = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .filter(|value| !value.trim().is_empty())
-    };
+/// Attributes of this process.
+pub(super) fn resource(service: Service<'_>, instance: &str) -> Resource {
     let mut all = found(service, instance);
-    all.extend(
-        more.into_iter()
-            .map(|kv| (kv.key.to_string(), kv.value.to_string())),
-    );
     all.extend(said(
-        get("OTEL_RESOURCE_ATTRIBUTES").as_deref(),
-        get("OTEL_SERVICE_NAME"),
+        variable("OTEL_RESOURCE_ATTRIBUTES").as_deref(),
+        variable("OTEL_SERVICE_NAME"),
     ));
     // The SDK's own detection of the environment would not decode values; it only adds `telemetry.sdk.*`.
     let mut attributes: Vec<KeyValue> = all
@@ -37,19 +30,26 @@ pub(super) fn resource(service: &str, instance: &str, more: Vec<KeyValue>) -> Re
         .build()
 }
 
-fn found(service: &str, instance: &str) -> BTreeMap<String, String> {
-    let file = |path: &str| {
-        std::fs::read_to_string(path)
-            .ok()
-            .map(|text| text.trim().to_owned())
-    };
+/// Value of a variable; empty counts as unset.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name)
+        .ok()
+        .filter(|value| !value.trim().is_empty())
+}
+
+/// Text of a file of the system, if it can be read.
+fn file(path: &str) -> Option<String> {
+    std::fs::read_to_string(path)
+        .ok()
+        .map(|text| text.trim().to_owned())
+}
+
+/// Attributes that the process finds out by itself; what cannot be found is left out.
+fn found(service: Service<'_>, instance: &str) -> BTreeMap<String, String> {
     let program = std::env::current_exe().ok();
     let all = [
-        ("service.name", Some(service.to_owned())),
-        (
-            "service.version",
-            Some(env!("CARGO_PKG_VERSION").to_owned()),
-        ),
+        ("service.name", Some(service.name().to_owned())),
+        ("service.version", Some(service.version().to_owned())),
         ("service.instance.id", Some(instance.to_owned())),
         ("host.name", file("/proc/sys/kernel/hostname")),
         ("host.id", file("/etc/machine-id")),
@@ -75,13 +75,26 @@ fn found(service: &str, instance: &str) -> BTreeMap<String, String> {
             ),
         ),
     ];
+    let function = match service {
+        Service::Function { name, version } => [
+            ("faas.name", Some(name.to_owned())),
+            ("faas.version", Some(version.to_owned())),
+            ("faas.instance", Some(instance.to_owned())),
+        ],
+        Service::Program { .. } => [
+            ("faas.name", None),
+            ("faas.version", None),
+            ("faas.instance", None),
+        ],
+    };
     let known = all
         .into_iter()
+        .chain(function)
         .filter_map(|(name, value)| Some((name.to_owned(), value?)));
     known.filter(|(_, value)| !value.is_empty()).collect()
 }
 
-/// By the names of the conventions.
+/// Architecture by the names of the conventions.
 fn arch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -90,36 +103,26 @@ fn arch() -> &'static str {
     }
 }
 
-/// 64 hex digits in the path of our control group, or, where that is hidden from us, in that of the files a container
+/// Id of the container, from the text of `/proc/self/cgroup` and `/proc/self/mountinfo`: 64 hex digits in the path of our control group, or, where that is hidden from us, in that of the files a container
 /// engine mounts into every container.
 fn container(cgroup: &str, mounts: &str) -> Option<String> {
-    let id = |text: &str| {
-        let piece = text
-            .split(|c: char| !c.is_ascii_alphanumeric())
-            .find(|piece| {
-                piece.len() == 64
-                    && piece
-                        .bytes()
-                        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-            });
-        piece.map(str::to_owned)
-    };
-    let mounted = || {
-        mounts
-            .lines()
-            .filter(|line| line.contains("/containers/"))
-            .find_map(id)
-    };
-    id(cgroup).or_else(mounted)
+    let mut mounted = mounts.lines().filter(|line| line.contains("/containers/"));
+    container_id(cgroup).or_else(|| mounted.find_map(container_id))
+}
+
+fn container_id(text: &str) -> Option<String> {
+    let mut pieces = text.split(|c: char| !c.is_ascii_alphanumeric());
+    let id = pieces.find(|piece| {
+        piece.len() == 64
+            && piece
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    });
+    id.map(str::to_owned)
 }
 
 /// `OTEL_RESOURCE_ATTRIBUTES`, percent-decoded; with one pair broken all of it is dropped [OpenTelemetry resource SDK].
 fn said(attributes: Option<&str>, service: Option<String>) -> BTreeMap<String, String> {
-    let pair = |pair: &str| {
-        let (name, value) = pair.split_once('=')?;
-        Some((percent_decode(name.trim())?, percent_decode(value.trim())?))
-            .filter(|(name, _)| !name.is_empty())
-    };
     let pairs = attributes
         .unwrap_or_default()
         .split(',')
@@ -130,6 +133,13 @@ fn said(attributes: Option<&str>, service: Option<String>) -> BTreeMap<String, S
         all.insert("service.name".to_owned(), service);
     }
     all
+}
+
+/// `name=value`, both percent-decoded; `None` where it is broken.
+fn pair(text: &str) -> Option<(String, String)> {
+    let (name, value) = text.split_once('=')?;
+    Some((percent_decode(name.trim())?, percent_decode(value.trim())?))
+        .filter(|(name, _)| !name.is_empty())
 }
 
 #[cfg(test)]
@@ -168,11 +178,15 @@ mod tests {
 
     #[test]
     fn a_process_says_where_and_what_it_is() {
-        let resource = resource(
-            "count-views",
-            "here-1",
-            vec![KeyValue::new("faas.name", "count-views")],
-        );
+        let function = Service::Function {
+            name: "count-views",
+            version: "7.1.0",
+        };
+        let resource = resource(function, "here-1");
+        for name in ["service.version", "faas.version"] {
+            let version = resource.get(&name.into()).map(|value| value.to_string());
+            assert_eq!(version.as_deref(), Some("7.1.0"), "{name}");
+        }
         for name in [
             "service.name",
             "service.instance.id",

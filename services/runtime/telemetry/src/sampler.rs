@@ -1,24 +1,27 @@
-//! Which traces are kept whole. What fails is kept in any case: see `trace.rs`.
+//! Sampler: decides which traces are kept whole. The spans of what fails are kept in any case, by who makes them.
 
 use opentelemetry::trace::TraceId;
 use opentelemetry_sdk::trace::Sampler as SdkSampler;
 
-/// What happens to a trace that begins here.
+/// Decision on a trace that begins here, `OTEL_TRACES_SAMPLER` and `_ARG`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Root {
     All,
     None,
+    /// Share of all traces, 0 to 1.
     Ratio(f64),
 }
 
+/// Sampler of the specification [OpenTelemetry trace SDK, built-in samplers].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Sampler {
     pub root: Root,
-    /// Whoever continues a trace does as its beginning did.
+    /// Whether a trace that came from elsewhere is sampled as it was there.
     pub parent_based: bool,
 }
 
 impl Sampler {
+    /// Whether a span is kept; `parent` says whether that of another process was.
     pub fn keeps(&self, trace: TraceId, parent: Option<bool>) -> bool {
         match (parent.filter(|_| self.parent_based), self.root) {
             (Some(sampled), _) => sampled,
@@ -28,7 +31,7 @@ impl Sampler {
         }
     }
 
-    /// The same for spans that authors make with `tracing`.
+    /// Sampler of the SDK with the same decisions, for spans that authors make with `tracing`.
     pub fn for_sdk(&self) -> SdkSampler {
         let root = match self.root {
             Root::All => SdkSampler::AlwaysOn,
@@ -43,7 +46,7 @@ impl Sampler {
     }
 }
 
-/// By the same bits as the SDK, so that all processes and all spans agree on a trace.
+/// Whether a trace id falls within the ratio, by the same bits as the SDK, so that all processes and all spans agree on a trace.
 fn within(trace: TraceId, ratio: f64) -> bool {
     let bytes = trace.to_bytes();
     let low = u64::from_be_bytes(bytes[8..].try_into().unwrap_or_default()) >> 1;

@@ -1,50 +1,61 @@
-//! What `OTEL_*` and `ONCUE_*` variables say of telemetry. The SDK reads part of them itself (queue sizes, endpoints,
-//! headers, time-outs); the rest is read here, and what cannot be honoured is said, never passed over in silence.
+//! Settings of telemetry, from `OTEL_*` and `ONCUE_*` variables. The SDK itself reads only how often metrics are sent
+//! (`OTEL_METRIC_EXPORT_*`); the rest is read here. A value that cannot be honoured becomes a warning, never silence.
 //! `deploy/TELEMETRY.md` lists them all.
+//!
+//! Names, defaults and precedence are those of the specification [OpenTelemetry environment variables; OTLP exporter].
 
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::otlp::{headers, url};
+use opentelemetry_sdk::metrics::Temporality;
+
+use super::otlp::{Signal, Target, headers, url};
 use super::sampler::{Root, Sampler};
 
-/// Where spans go.
+/// Destination of spans, `OTEL_TRACES_EXPORTER`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Exporter {
+pub(super) enum Destination {
     None,
+    /// JSON lines on stdout.
     Console,
     Otlp(Target),
 }
 
-/// The collector that spans are sent to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Target {
-    pub grpc: bool,
-    pub gzip: bool,
-    pub url: String,
-    pub headers: Vec<(String, String)>,
-    pub timeout: Duration,
+/// Push of metrics over OTLP, `OTEL_METRICS_EXPORTER=otlp`.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct MetricsPush {
+    pub target: Target,
+    /// Sums since the start, or since the last export; `cumulative` by default.
+    pub temporality: Temporality,
 }
 
-/// How spans wait until they are sent.
+/// Bounds of the queue of finished spans, `OTEL_BSP_*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Queueing {
-    /// How many wait at most.
+    /// Spans that wait at most; more are lost.
     pub most: usize,
+    /// Spans in one request.
     pub batch: usize,
-    /// After which a batch need not be full.
+    /// Time after which a batch is sent even if it is not full.
     pub delay: Duration,
 }
 
-/// How metrics are sent; the rest the SDK reads itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Otlp {
+/// Transports compiled into this program: see the features of this package.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Built {
     pub grpc: bool,
-    /// The environment asks for a compression that is not built in.
-    pub gzip_instead: bool,
+    pub gzip: bool,
 }
 
-/// Most that a span may carry [OpenTelemetry common, attribute limits].
+impl Built {
+    pub const HERE: Self = Self {
+        grpc: cfg!(feature = "grpc"),
+        gzip: cfg!(feature = "gzip"),
+    };
+}
+
+/// Limits of what a span carries, each a count except `value_length`, which is in characters [OpenTelemetry common,
+/// attribute limits].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
     pub attributes: usize,
@@ -55,18 +66,20 @@ pub(super) struct Limits {
     pub link_attributes: usize,
 }
 
-/// What of a trace is passed on.
+/// Headers by which a trace is passed on, `OTEL_PROPAGATORS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Propagators {
     pub tracecontext: bool,
     pub baggage: bool,
 }
 
+/// Everything the environment says of telemetry, read once at the start.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Settings {
-    pub traces: Exporter,
-    pub metrics: Option<Otlp>,
-    /// Address on which to answer Prometheus.
+    pub traces: Destination,
+    /// `None` unless asked for.
+    pub metrics: Option<MetricsPush>,
+    /// Address on which to answer Prometheus, `host:port`.
     pub listen: Option<String>,
     pub sampler: Sampler,
     pub limits: Limits,
@@ -76,15 +89,15 @@ pub(super) struct Settings {
     pub messages: bool,
     /// Whether sampled events may be traced by nats-server as well.
     pub broker: bool,
-    /// Spans in one trace.
+    /// Spans in one trace, by estimate, before a flow goes on in a new one.
     pub budget: u64,
-    /// Of what telemetry says of itself.
+    /// Level of what telemetry logs about itself.
     pub log_level: &'static str,
-    /// What could not be honoured.
+    /// Sentences about values that could not be honoured, for the log.
     pub warnings: Vec<String>,
 }
 
-/// Read by nobody here; whoever sets one should know.
+/// Variables of the specification that have no effect here, each with the reason that the log gives.
 const UNSUPPORTED: [(&str, &str); 8] = [
     ("OTEL_CONFIG_FILE", "only environment variables are read"),
     (
@@ -117,20 +130,23 @@ const UNSUPPORTED: [(&str, &str); 8] = [
     ),
 ];
 
-/// One reading of the environment.
+/// One reading of the environment; collects warnings on the way.
 struct Reader<G> {
     get: G,
+    built: Built,
     warnings: Vec<String>,
 }
 
 impl Settings {
     pub fn of_environment() -> Self {
-        Self::read(|name| std::env::var(name).ok())
+        Self::read(Built::HERE, |name| std::env::var(name).ok())
     }
 
-    pub fn read(get: impl Fn(&str) -> Option<String>) -> Self {
+    /// Settings from variables that `get` looks up, for a program with the transports in `built`.
+    pub fn read(built: Built, get: impl Fn(&str) -> Option<String>) -> Self {
         let mut from = Reader {
             get,
+            built,
             warnings: Vec::new(),
         };
         for (name, why) in UNSUPPORTED {
@@ -140,21 +156,10 @@ impl Settings {
             }
         }
         let disabled = from.truth("OTEL_SDK_DISABLED");
-        let traces = if disabled {
-            Exporter::None
-        } else {
-            from.traces()
-        };
-        let (metrics, asked) = if disabled {
-            (None, None)
-        } else {
-            from.metrics()
-        };
-        from.logs();
-        Self {
-            traces,
-            metrics,
-            listen: from.text("ONCUE_METRICS_LISTEN").or(asked),
+        let mut settings = Self {
+            traces: Destination::None,
+            metrics: None,
+            listen: None,
             sampler: from.sampler(),
             limits: from.limits(),
             queueing: from.queueing(),
@@ -163,28 +168,22 @@ impl Settings {
             broker: from.truth("ONCUE_TRACE_BROKER"),
             budget: from.number("ONCUE_TRACE_BUDGET", 10_000).max(1),
             log_level: from.log_level(),
-            warnings: from.warnings,
+            warnings: Vec::new(),
+        };
+        if !disabled {
+            settings.traces = from.traces();
+            from.metrics(&mut settings);
         }
+        // Ours goes on without the SDK, and wins over the address of the specification.
+        settings.listen = from.text("ONCUE_METRICS_LISTEN").or(settings.listen);
+        from.logs();
+        settings.warnings = from.warnings;
+        settings
     }
 }
 
-impl Limits {
-    #[cfg(test)]
-    pub const NONE: Self = {
-        let most = usize::MAX;
-        Self {
-            attributes: most,
-            value_length: most,
-            events: most,
-            links: most,
-            event_attributes: most,
-            link_attributes: most,
-        }
-    };
-}
-
 impl<G: Fn(&str) -> Option<String>> Reader<G> {
-    /// Empty means unset.
+    /// Value of a variable; empty counts as unset [OpenTelemetry environment variables, parsing empty value].
     fn text(&self, name: &str) -> Option<String> {
         (self.get)(name)
             .map(|value| value.trim().to_owned())
@@ -220,37 +219,38 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
         })
     }
 
-    fn traces(&mut self) -> Exporter {
+    fn traces(&mut self) -> Destination {
         match self.text("OTEL_TRACES_EXPORTER").as_deref() {
-            None | Some("otlp") => Exporter::Otlp(self.target()),
-            Some("none") => Exporter::None,
-            Some("console") => Exporter::Console,
-            Some(other) => {
-                self.warnings.push(format!(
-                    "OTEL_TRACES_EXPORTER={other:?} is not supported (otlp, console, none); otlp is used"
-                ));
-                Exporter::Otlp(self.target())
-            }
+            None | Some("otlp") => {}
+            Some("none") => return Destination::None,
+            Some("console") => return Destination::Console,
+            Some(other) => self.warnings.push(format!(
+                "OTEL_TRACES_EXPORTER={other:?} is not supported (otlp, console, none); otlp is used"
+            )),
         }
+        self.target(Signal::Traces)
+            .map_or(Destination::None, Destination::Otlp)
     }
 
     /// Metrics are pushed only where asked for: the default of the specification would send them to places that, like
     /// Jaeger, take none.
-    fn metrics(&mut self) -> (Option<Otlp>, Option<String>) {
-        let (mut otlp, mut listen) = (None, None);
+    fn metrics(&mut self, settings: &mut Settings) {
         let wanted = self.text("OTEL_METRICS_EXPORTER").unwrap_or_default();
         for name in wanted.split(',').map(str::trim) {
             match name {
                 "otlp" => {
-                    self.timeout("METRICS"); // the SDK reads it too, but says nothing
-                    otlp = Some(self.otlp("METRICS"));
+                    let temporality = self.temporality();
+                    settings.metrics = self.target(Signal::Metrics).map(|target| MetricsPush {
+                        target,
+                        temporality,
+                    });
                 }
                 "prometheus" => {
                     let host = self
                         .text("OTEL_EXPORTER_PROMETHEUS_HOST")
                         .unwrap_or_else(|| "localhost".into());
                     let port: u16 = self.number("OTEL_EXPORTER_PROMETHEUS_PORT", 9464);
-                    listen = Some(format!("{host}:{port}"));
+                    settings.listen = Some(format!("{host}:{port}"));
                 }
                 "none" | "" => {}
                 other => self.warnings.push(format!(
@@ -258,7 +258,25 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
                 )),
             }
         }
-        (otlp, listen)
+    }
+
+    fn temporality(&mut self) -> Temporality {
+        let name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+        match self
+            .text(name)
+            .map(|value| value.to_ascii_lowercase())
+            .as_deref()
+        {
+            None | Some("cumulative") => Temporality::Cumulative,
+            Some("delta") => Temporality::Delta,
+            Some("lowmemory") => Temporality::LowMemory,
+            Some(other) => {
+                self.warnings.push(format!(
+                    "{name}={other:?} is not supported (cumulative, delta, lowmemory); cumulative is used"
+                ));
+                Temporality::Cumulative
+            }
+        }
     }
 
     fn logs(&mut self) {
@@ -272,55 +290,77 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
         }
     }
 
-    fn otlp(&mut self, signal: &str) -> Otlp {
+    /// Collector of a signal. `None` where the program cannot speak the protocol that is asked for: another one would
+    /// knock at the wrong port.
+    fn target(&mut self, signal: Signal) -> Option<Target> {
+        let grpc = self.protocol(signal)?;
         let endpoint = self.either(signal, "ENDPOINT").unwrap_or_default();
         if endpoint.starts_with("https:") {
             self.warnings.push(format!(
                 "OTLP endpoint {endpoint:?}: TLS is not built in, nothing will arrive; send to a collector beside the process"
             ));
         }
-        let grpc = match self.either(signal, "PROTOCOL").as_deref() {
-            None | Some("http/protobuf") => false,
-            Some("grpc") => true,
+        let insecure = self
+            .either(signal, "INSECURE")
+            .is_some_and(|insecure| insecure.eq_ignore_ascii_case("true"));
+        Some(Target {
+            signal,
+            grpc,
+            gzip: self.gzip(signal),
+            url: url(
+                signal,
+                self.text(&signal.variable("ENDPOINT")).as_deref(),
+                self.text("OTEL_EXPORTER_OTLP_ENDPOINT").as_deref(),
+                grpc,
+                insecure,
+            ),
+            headers: headers(&self.either(signal, "HEADERS").unwrap_or_default()),
+            timeout: self.timeout(signal),
+        })
+    }
+
+    /// Whether the signal goes over gRPC; `None` where it should and cannot.
+    fn protocol(&mut self, signal: Signal) -> Option<bool> {
+        match self.either(signal, "PROTOCOL").as_deref() {
+            None | Some("http/protobuf") => Some(false),
+            Some("grpc") if self.built.grpc => Some(true),
+            Some("grpc") => {
+                self.warnings.push(format!(
+                    "OTLP protocol \"grpc\" is not built into this program: no {signal} are sent. Build it with the feature \"grpc\" of the crate oncue, or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf and the collector's port for HTTP (4318)"
+                ));
+                None
+            }
             Some(other) => {
                 self.warnings.push(format!(
                     "OTLP protocol {other:?} is not supported (grpc, http/protobuf); http/protobuf is used"
                 ));
-                false
+                Some(false)
             }
-        };
-        let gzip_instead = match self.either(signal, "COMPRESSION").as_deref() {
-            None | Some("gzip" | "none") => false,
-            Some(other) => {
-                self.warnings.push(format!(
-                    "OTLP compression {other:?} is not supported (gzip, none); gzip is used"
-                ));
-                true
-            }
-        };
-        Otlp { grpc, gzip_instead }
-    }
-
-    fn target(&mut self) -> Target {
-        let Otlp { grpc, gzip_instead } = self.otlp("TRACES");
-        Target {
-            grpc,
-            gzip: gzip_instead || self.either("TRACES", "COMPRESSION").as_deref() == Some("gzip"),
-            url: url(
-                self.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").as_deref(),
-                self.text("OTEL_EXPORTER_OTLP_ENDPOINT").as_deref(),
-                grpc,
-                self.either("TRACES", "INSECURE")
-                    .is_some_and(|insecure| insecure.eq_ignore_ascii_case("true")),
-            ),
-            headers: headers(&self.either("TRACES", "HEADERS").unwrap_or_default()),
-            timeout: self.timeout("TRACES"),
         }
     }
 
-    fn timeout(&mut self, signal: &str) -> Duration {
+    fn gzip(&mut self, signal: Signal) -> bool {
+        let wanted = self.either(signal, "COMPRESSION");
+        let name = match wanted.as_deref() {
+            None | Some("none") => return false,
+            Some(name) => name,
+        };
+        if !self.built.gzip {
+            self.warnings.push(format!(
+                "OTLP compression {name:?} is not built into this program: {signal} are sent as they are. Build it with the feature \"grpc\" of the crate oncue, which brings gzip"
+            ));
+        } else if name != "gzip" {
+            self.warnings.push(format!(
+                "OTLP compression {name:?} is not supported (gzip, none); gzip is used"
+            ));
+        }
+        self.built.gzip
+    }
+
+    /// Time-out of one request, from milliseconds; that of the signal wins.
+    fn timeout(&mut self, signal: Signal) -> Duration {
         let general = self.number("OTEL_EXPORTER_OTLP_TIMEOUT", 10_000);
-        Duration::from_millis(self.number(&format!("OTEL_EXPORTER_OTLP_{signal}_TIMEOUT"), general))
+        Duration::from_millis(self.number(&signal.variable("TIMEOUT"), general))
     }
 
     fn queueing(&mut self) -> Queueing {
@@ -335,9 +375,10 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
         }
     }
 
-    fn either(&self, signal: &str, what: &str) -> Option<String> {
-        let own = self.text(&format!("OTEL_EXPORTER_OTLP_{signal}_{what}"));
-        own.or_else(|| self.text(&format!("OTEL_EXPORTER_OTLP_{what}")))
+    /// Variable of the signal, or else the general one.
+    fn either(&self, signal: Signal, what: &str) -> Option<String> {
+        self.text(&signal.variable(what))
+            .or_else(|| self.text(&format!("OTEL_EXPORTER_OTLP_{what}")))
     }
 
     fn sampler(&mut self) -> Sampler {
@@ -391,21 +432,21 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
         let wanted = self
             .text("OTEL_PROPAGATORS")
             .unwrap_or_else(|| "tracecontext,baggage".into());
-        let (mut tracecontext, mut baggage) = (false, false);
+        let mut propagators = Propagators {
+            tracecontext: false,
+            baggage: false,
+        };
         for name in wanted.split(',').map(str::trim) {
             match name {
-                "tracecontext" => tracecontext = true,
-                "baggage" => baggage = true,
+                "tracecontext" => propagators.tracecontext = true,
+                "baggage" => propagators.baggage = true,
                 "none" | "" => {}
                 other => self.warnings.push(format!(
                     "OTEL_PROPAGATORS: {other:?} is not supported (tracecontext, baggage, none)"
                 )),
             }
         }
-        Propagators {
-            tracecontext,
-            baggage,
-        }
+        propagators
     }
 
     fn log_level(&mut self) -> &'static str {

@@ -12,9 +12,9 @@ use bytes::{Bytes, BytesMut};
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{FuturesOrdered, Stream, StreamExt};
 use oncue_proto::oncue::v1::{Envelope, Header};
+use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::layout::FILES;
 use super::{Bus, BusError, PublishError, failed, headers};
@@ -63,10 +63,12 @@ struct Options {
 impl Object {
     /// Description of an object with these bytes; nothing is stored.
     pub fn of_bytes(name: &str, metadata: &[(&str, &str)], bytes: &[u8]) -> Self {
+        let mut hashed = Context::new(&SHA256);
+        hashed.update(bytes);
         let content = Content {
             size: bytes.len() as u64,
             chunks: bytes.len().div_ceil(CHUNK) as u64,
-            digest: digest(Sha256::new_with_prefix(bytes)),
+            digest: digest(hashed),
         };
         Self::new(name, metadata, String::new(), content)
     }
@@ -112,8 +114,8 @@ struct Content {
 }
 
 /// Digest in the form of ADR-20, of all that was hashed.
-fn digest(sha: Sha256) -> String {
-    format!("SHA-256={}", URL_SAFE.encode(sha.finalize()))
+fn digest(sha: Context) -> String {
+    format!("SHA-256={}", URL_SAFE.encode(sha.finish()))
 }
 
 /// Bytes in lower-case hex.
@@ -266,7 +268,7 @@ impl Bus {
             range,
             sequence: 1,
             offset: 0,
-            sha: Sha256::new(),
+            sha: Context::new(&SHA256),
             ready: Vec::new(),
         };
         futures::stream::try_unfold(reader, |mut reader| async move {
@@ -298,7 +300,7 @@ impl Upload {
         mut source: impl Stream<Item = std::io::Result<Bytes>> + Unpin,
         limit: u64,
     ) -> Result<Content, PutError> {
-        let mut sha = Sha256::new();
+        let mut sha = Context::new(&SHA256);
         let mut size = 0;
         let mut chunks = 0;
         let mut pending = BytesMut::new();
@@ -386,7 +388,7 @@ struct ChunkReader {
     /// Bytes of the object that have passed.
     offset: u64,
     /// Hash of the bytes that have passed, for a whole read.
-    sha: Sha256,
+    sha: Context,
     /// Chunks that have come, the next one last.
     ready: Vec<Bytes>,
 }

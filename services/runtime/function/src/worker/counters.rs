@@ -8,7 +8,7 @@ use std::time::Duration;
 use opentelemetry::trace::TraceId;
 
 use oncue_telemetry::SpanIds;
-use oncue_telemetry::metrics::{Exemplar, Spread, Timings};
+use oncue_telemetry::metrics::{Exemplar, Histogram, Timings};
 
 /// How a handler's run ends; each has a histogram of its own. The first stands for none of the others.
 const ENDS: [&str; 5] = ["", "error", "rejected", "panic", "timeout"];
@@ -30,9 +30,9 @@ pub(crate) struct Counters {
     pub dead: AtomicU64,
     /// Messages waiting in the stream, as last heard.
     pub lag: AtomicU64,
-    runs: [Histogram; ENDS.len()],
-    sends: Histogram,
-    failed_sends: Histogram,
+    runs: [AtomicHistogram; ENDS.len()],
+    sends: AtomicHistogram,
+    failed_sends: AtomicHistogram,
     pub sent: AtomicU64,
     pub failed: Failures,
 }
@@ -134,29 +134,38 @@ impl Counters {
     }
 
     /// Runs by how they ended.
-    pub fn run_spreads(&self) -> Vec<(&'static str, Spread)> {
+    pub fn run_histograms(&self) -> Vec<(&'static str, Histogram)> {
         ENDS.iter()
             .zip(&self.runs)
-            .map(|(end, histogram)| (*end, histogram.spread()))
+            .map(|(end, histogram)| (*end, histogram.snapshot()))
             .collect()
     }
 
     /// Publishes: good ones and failed ones.
-    pub fn send_spreads(&self) -> [Spread; 2] {
-        [self.sends.spread(), self.failed_sends.spread()]
+    pub fn send_histograms(&self) -> [Histogram; 2] {
+        [self.sends.snapshot(), self.failed_sends.snapshot()]
     }
 }
 
+/// Histogram that costs an event two additions.
 #[derive(Default)]
-struct Histogram {
+struct AtomicHistogram {
     /// Not cumulative; the last is for what is longer than every bound.
     counts: [AtomicU64; BOUNDS.len() + 1],
     nanos: AtomicU64,
     /// The last sampled run, by bucket.
-    exemplars: Mutex<BTreeMap<usize, (TraceId, f64, u64)>>,
+    exemplars: Mutex<BTreeMap<usize, Sampled>>,
 }
 
-impl Histogram {
+/// Sampled run, not yet made into text.
+struct Sampled {
+    trace: TraceId,
+    seconds: f64,
+    /// Unix milliseconds.
+    at: u64,
+}
+
+impl AtomicHistogram {
     fn record(&self, elapsed: Duration, place: Option<&SpanIds>) {
         let micros = elapsed.as_nanos().div_ceil(1000) as u64;
         let bucket = BOUNDS.partition_point(|bound| *bound < micros);
@@ -166,40 +175,29 @@ impl Histogram {
         if let Some(place) =
             place.filter(|place| place.sampled() && oncue_telemetry::listen().is_some())
         {
-            self.exemplars.lock().insert(
-                bucket,
-                (
-                    place.trace,
-                    elapsed.as_secs_f64(),
-                    oncue_proto::event::now_ms(),
-                ),
-            );
+            let sampled = Sampled {
+                trace: place.trace,
+                seconds: elapsed.as_secs_f64(),
+                at: oncue_proto::event::now_ms(),
+            };
+            self.exemplars.lock().insert(bucket, sampled);
         }
     }
 
-    fn spread(&self) -> Spread {
+    fn snapshot(&self) -> Histogram {
+        let counts = self.counts.iter();
         let exemplars = self.exemplars.lock();
-        Spread {
+        let exemplars = exemplars.iter().map(|(bucket, sampled)| Exemplar {
+            bucket: *bucket,
+            trace: sampled.trace.to_string(),
+            value: sampled.seconds,
+            at: sampled.at,
+        });
+        Histogram {
             bounds: BOUNDS.iter().map(|micros| *micros as f64 / 1e6).collect(),
-            counts: self
-                .counts
-                .iter()
-                .map(|count| count.load(Ordering::Relaxed))
-                .collect(),
+            counts: counts.map(|count| count.load(Ordering::Relaxed)).collect(),
             sum: self.nanos.load(Ordering::Relaxed) as f64 / 1e9,
-            exemplars: exemplars
-                .iter()
-                .map(|(bucket, (trace, value, at))| {
-                    (
-                        *bucket,
-                        Exemplar {
-                            trace: trace.to_string(),
-                            value: *value,
-                            at: *at,
-                        },
-                    )
-                })
-                .collect(),
+            exemplars: exemplars.collect(),
         }
     }
 }
@@ -223,9 +221,9 @@ mod tests {
         );
         assert_eq!(nanos, (100 + 101 + 5_000 + 10_000_001 + 2_000) * 1000);
         let ends: Vec<u64> = counters
-            .run_spreads()
+            .run_histograms()
             .iter()
-            .map(|(_, spread)| spread.counts.iter().sum())
+            .map(|(_, histogram)| histogram.count())
             .collect();
         assert_eq!(ends, [4, 1, 0, 1, 0]);
     }

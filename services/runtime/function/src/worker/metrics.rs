@@ -10,12 +10,11 @@ use oncue_core::model::manifest::Manifest;
 use crate::worker::counters::Counters;
 use crate::worker::in_flight::InFlight;
 use oncue_telemetry::metrics::{
-    self, INVOKE_HELP, Labels, Metric, OPERATION_HELP, PROCESS_HELP, Points, Source, Spread,
-    Timings,
+    self, Histogram, INVOKE_HELP, Labels, Metric, OPERATION_HELP, PROCESS_HELP, Source, Timings,
 };
 use oncue_telemetry::prometheus;
 
-/// Between two looks at how much waits, where somebody wants to know.
+/// Time between two looks at how much waits, where metrics are wanted.
 const LAG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Publishes the metrics of a worker that is ready now, on whichever ways the environment asks for.
@@ -25,7 +24,7 @@ pub(crate) fn publish(
     counters: &Arc<Counters>,
     in_flight: &Arc<InFlight>,
 ) {
-    if metrics::meter().is_none() && oncue_telemetry::listen().is_none() {
+    if !metrics::is_pushed() && oncue_telemetry::listen().is_none() {
         return;
     }
     let watched = Watched {
@@ -35,7 +34,11 @@ pub(crate) fn publish(
         init: oncue_telemetry::uptime(),
     };
     let source: Source = Arc::new(move || list(&watched));
-    let ends: Vec<&'static str> = counters.run_spreads().iter().map(|(end, _)| *end).collect();
+    let ends: Vec<&'static str> = counters
+        .run_histograms()
+        .iter()
+        .map(|(end, _)| *end)
+        .collect();
     Timings::start(&manifest.name, &ends);
     metrics::observe(&source);
     tokio::spawn(prometheus::serve(source));
@@ -65,58 +68,59 @@ async fn watch_lag(bus: Bus, stream: String, function: String, counters: Arc<Cou
     }
 }
 
-/// The same list each time, in the same order.
+/// All metrics of a worker: the same list each time, in the same order.
 fn list(watched: &Watched) -> Vec<Metric> {
-    let mut all = messaging(watched);
-    all.extend(faas(&watched.counters, watched.init));
-    all.extend(ours(watched));
+    let counters = &watched.counters;
+    let mut all = messaging(counters, &watched.function);
+    all.extend(faas(counters, watched.init));
+    all.extend(ours(counters, &watched.function, watched.in_flight.count()));
     all
 }
 
-fn messaging(watched: &Watched) -> Vec<Metric> {
-    let counters = &watched.counters;
-    let labels = |operation: &str| {
-        vec![
-            ("messaging.system", "nats".to_owned()),
-            ("messaging.operation.name", operation.to_owned()),
-            ("messaging.consumer.group.name", watched.function.clone()),
-        ]
-    };
-    let sum = |name, help, operation, count| sum(name, "{message}", help, labels(operation), count);
+/// Metrics by the conventions for messaging.
+fn messaging(counters: &Counters, function: &str) -> Vec<Metric> {
     let sends = ["", "publish"]
         .into_iter()
-        .zip(counters.send_spreads())
+        .zip(counters.send_histograms())
         .collect();
     vec![
-        sum(
+        Metric::sum(
             "messaging.client.consumed.messages",
+            "{message}",
             "Messages delivered to this worker.",
-            "receive",
+            operation(function, "receive"),
             get(&counters.delivered),
         ),
-        sum(
+        Metric::sum(
             "messaging.client.sent.messages",
+            "{message}",
             "Messages this worker has tried to publish.",
-            "send",
+            operation(function, "send"),
             get(&counters.sent),
         ),
-        spreads(
+        Metric::seconds(
             "messaging.process.duration",
             PROCESS_HELP,
-            counters.run_spreads(),
-            || labels("process"),
+            by_class(counters.run_histograms(), &operation(function, "process")),
         ),
-        spreads(
+        Metric::seconds(
             "messaging.client.operation.duration",
             OPERATION_HELP,
-            sends,
-            || labels("send"),
+            by_class(sends, &operation(function, "send")),
         ),
     ]
 }
 
+fn operation(function: &str, operation: &str) -> Labels {
+    vec![
+        ("messaging.system", "nats".to_owned()),
+        ("messaging.operation.name", operation.to_owned()),
+        ("messaging.consumer.group.name", function.to_owned()),
+    ]
+}
+
+/// Metrics by the conventions for FaaS.
 fn faas(counters: &Counters, init: Duration) -> Vec<Metric> {
-    let labels = || vec![("faas.trigger", "pubsub".to_owned())];
     let classes = counters.classes();
     let timeouts = classes
         .iter()
@@ -124,103 +128,108 @@ fn faas(counters: &Counters, init: Duration) -> Vec<Metric> {
         .map_or(0, |(_, count)| *count);
     let errors = classes
         .iter()
-        .map(|(class, count)| (labelled(labels(), "error.type", class), *count));
+        .map(|(class, count)| (labelled(&trigger(), "error.type", class), *count));
+    let mut runs = Histogram::default();
+    for (_, run) in counters.run_histograms() {
+        runs.add(&run);
+    }
     vec![
-        spreads(
-            "faas.invoke_duration",
-            INVOKE_HELP,
-            vec![("", all_runs(counters.run_spreads()))],
-            labels,
-        ),
-        sum(
+        Metric::seconds("faas.invoke_duration", INVOKE_HELP, vec![(trigger(), runs)]),
+        Metric::sum(
             "faas.invocations",
             "{invocation}",
             "Events handled well.",
-            labels(),
+            trigger(),
             get(&counters.applied),
         ),
-        sums(
+        Metric::sums(
             "faas.errors",
             "{error}",
             "Attempts that failed, by class.",
             errors.collect(),
         ),
-        sum(
+        Metric::sum(
             "faas.timeouts",
             "{timeout}",
             "Handlers that ran too long.",
-            labels(),
+            trigger(),
             timeouts,
         ),
-        sum(
+        Metric::sum(
             "faas.coldstarts",
             "{coldstart}",
             "Starts of this process.",
-            labels(),
+            trigger(),
             1,
         ),
-        gauge(
+        Metric::gauge(
             "faas.init_duration",
             "s",
             "From reading the configuration to the first pull.",
-            labels(),
+            trigger(),
             init.as_secs_f64(),
         ),
     ]
 }
 
-fn ours(watched: &Watched) -> Vec<Metric> {
-    let counters = &watched.counters;
-    let labels = || vec![("oncue.function", watched.function.clone())];
-    let sum = |name, unit, help, count: &AtomicU64| sum(name, unit, help, labels(), get(count));
+fn trigger() -> Labels {
+    vec![("faas.trigger", "pubsub".to_owned())]
+}
+
+/// Metrics for which there are no conventions.
+fn ours(counters: &Counters, function: &str, in_flight: usize) -> Vec<Metric> {
+    let mine = vec![("oncue.function", function.to_owned())];
     let dead = counters
         .reasons()
         .into_iter()
-        .map(|(reason, count)| (labelled(labels(), "oncue.reason", reason), count));
+        .map(|(reason, count)| (labelled(&mine, "oncue.reason", reason), count));
     let spans = ["handed", "delivered", "failed"]
         .into_iter()
         .zip(oncue_telemetry::spans_sent());
-    let spans = spans.map(|(state, count)| (labelled(labels(), "oncue.state", state), count));
+    let spans = spans.map(|(state, count)| (labelled(&mine, "oncue.state", state), count));
     vec![
-        gauge(
+        Metric::gauge(
             "oncue.lag",
             "{message}",
             "Messages that wait for this function or are in some worker's hands.",
-            labels(),
+            mine.clone(),
             get(&counters.lag) as f64,
         ),
-        gauge(
+        Metric::gauge(
             "oncue.in_flight",
             "{message}",
             "Messages in this worker's hands.",
-            labels(),
-            watched.in_flight.count() as f64,
+            mine.clone(),
+            in_flight as f64,
         ),
-        sum(
+        Metric::sum(
             "oncue.duplicates",
             "{message}",
             "Deliveries of events applied before.",
-            &counters.duplicates,
+            mine.clone(),
+            get(&counters.duplicates),
         ),
-        sum(
+        Metric::sum(
             "oncue.conflicts",
             "{conflict}",
             "Runs whose row had changed under them.",
-            &counters.conflicts,
+            mine.clone(),
+            get(&counters.conflicts),
         ),
-        sum(
+        Metric::sum(
             "oncue.retries",
             "{message}",
             "Deliveries given back for later.",
-            &counters.retried,
+            mine.clone(),
+            get(&counters.retried),
         ),
-        sums(
+        Metric::sums(
             "oncue.dead_letters",
             "{message}",
             "Events set aside, by reason.",
             dead.collect(),
         ),
-        sums(
+        Metric::sums(
             "oncue.telemetry.spans",
             "{span}",
             "Spans handed to the exporter, delivered, given up; the rest is queued or did not fit the queue.",
@@ -233,86 +242,27 @@ fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-fn sum(
-    name: &'static str,
-    unit: &'static str,
-    help: &'static str,
-    labels: Labels,
-    value: u64,
-) -> Metric {
-    sums(name, unit, help, vec![(labels, value)])
-}
-
-fn sums(
-    name: &'static str,
-    unit: &'static str,
-    help: &'static str,
-    points: Vec<(Labels, u64)>,
-) -> Metric {
-    Metric {
-        name,
-        unit,
-        help,
-        points: Points::Sums(points),
-    }
-}
-
-fn gauge(
-    name: &'static str,
-    unit: &'static str,
-    help: &'static str,
-    labels: Labels,
-    value: f64,
-) -> Metric {
-    Metric {
-        name,
-        unit,
-        help,
-        points: Points::Gauges(vec![(labels, value)]),
-    }
-}
-
-fn labelled(mut labels: Labels, name: &'static str, value: &str) -> Labels {
+fn labelled(labels: &Labels, name: &'static str, value: &str) -> Labels {
+    let mut labels = labels.clone();
     labels.push((name, value.to_owned()));
     labels
 }
 
-fn spreads(
-    name: &'static str,
-    help: &'static str,
-    by_class: Vec<(&'static str, Spread)>,
-    labels: impl Fn() -> Labels,
-) -> Metric {
-    let labelled = |class: &str| {
-        if class.is_empty() {
-            labels()
-        } else {
-            labelled(labels(), "error.type", class)
-        }
-    };
-    let used = by_class
+/// Series of a histogram by error class; a class that has not come up yet has none, success always.
+fn by_class(
+    histograms: Vec<(&'static str, Histogram)>,
+    labels: &Labels,
+) -> Vec<(Labels, Histogram)> {
+    let used = histograms
         .into_iter()
-        .filter(|(class, spread)| class.is_empty() || spread.counts.iter().any(|count| *count > 0));
-    Metric {
-        name,
-        unit: "s",
-        help,
-        points: Points::Spreads(
-            used.map(|(class, spread)| (labelled(class), spread))
-                .collect(),
-        ),
-    }
-}
-
-fn all_runs(runs: Vec<(&'static str, Spread)>) -> Spread {
-    let mut all = Spread::default();
-    for (_, run) in runs {
-        all.counts.resize(run.counts.len(), 0);
-        all.counts
-            .iter_mut()
-            .zip(&run.counts)
-            .for_each(|(sum, count)| *sum += count);
-        (all.bounds, all.sum) = (run.bounds, all.sum + run.sum);
-    }
-    all
+        .filter(|(class, histogram)| class.is_empty() || histogram.count() > 0);
+    used.map(|(class, histogram)| {
+        let labels = if class.is_empty() {
+            labels.clone()
+        } else {
+            labelled(labels, "error.type", class)
+        };
+        (labels, histogram)
+    })
+    .collect()
 }

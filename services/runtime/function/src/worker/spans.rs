@@ -65,7 +65,7 @@ impl Trace {
     /// that acts on it then roots its span in the trace derived from the flow.
     pub fn start(meta: &Meta, function: &'static str, attempt: u32, size: usize) -> Self {
         static WARM: AtomicBool = AtomicBool::new(false);
-        let place = oncue_telemetry::place(meta.traceparent.as_deref(), Some(&meta.flow));
+        let place = oncue_telemetry::span_ids(meta.traceparent.as_deref(), Some(&meta.flow));
         Self {
             started: if place.is_some() {
                 SystemTime::now()
@@ -91,7 +91,7 @@ impl Trace {
         InFlow {
             inner,
             meta,
-            place: self.place,
+            ids: self.place,
             context: self.place.map(|place| place.context()),
         }
     }

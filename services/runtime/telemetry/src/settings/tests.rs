@@ -1,9 +1,18 @@
-//! What the environment may say, and what is made of it.
+//! The environment as it may be, and what is made of it.
 
 use super::*;
 
+const ALL_BUILT: Built = Built {
+    grpc: true,
+    gzip: true,
+};
+
 fn read(variables: &[(&str, &str)]) -> Settings {
-    Settings::read(|name| {
+    read_for(ALL_BUILT, variables)
+}
+
+fn read_for(built: Built, variables: &[(&str, &str)]) -> Settings {
+    Settings::read(built, |name| {
         variables
             .iter()
             .find(|(n, _)| *n == name)
@@ -12,7 +21,7 @@ fn read(variables: &[(&str, &str)]) -> Settings {
 }
 
 fn target(settings: &Settings) -> Target {
-    let Exporter::Otlp(target) = &settings.traces else {
+    let Destination::Otlp(target) = &settings.traces else {
         panic!("{settings:?}")
     };
     target.clone()
@@ -21,16 +30,13 @@ fn target(settings: &Settings) -> Target {
 #[test]
 fn defaults_are_those_of_the_specification_and_metrics_wait_to_be_asked() {
     let settings = read(&[("OTEL_SERVICE_NAME", " ")]);
-    let (url, timeout) = (
-        "http://localhost:4318/v1/traces".to_owned(),
-        Duration::from_secs(10),
-    );
     let expected = Target {
+        signal: Signal::Traces,
         grpc: false,
         gzip: false,
-        url,
+        url: "http://localhost:4318/v1/traces".to_owned(),
         headers: Vec::new(),
-        timeout,
+        timeout: Duration::from_secs(10),
     };
     assert_eq!(
         (target(&settings), settings.metrics, &settings.listen),
@@ -69,7 +75,10 @@ fn disabled_leaves_propagation_and_our_own_listener() {
         ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
         ("ONCUE_METRICS_LISTEN", "127.0.0.1:1"),
     ]);
-    assert_eq!((settings.traces, settings.metrics), (Exporter::None, None));
+    assert_eq!(
+        (settings.traces, settings.metrics),
+        (Destination::None, None)
+    );
     assert_eq!(settings.listen.as_deref(), Some("127.0.0.1:1"));
     assert!(settings.propagators.tracecontext && settings.warnings.is_empty());
 }
@@ -83,14 +92,52 @@ fn the_variable_of_a_signal_beats_the_general_one() {
         ("OTEL_EXPORTER_PROMETHEUS_PORT", "9000"),
     ]);
     assert!(target(&settings).grpc);
-    assert_eq!(
-        settings.metrics,
-        Some(Otlp {
-            grpc: false,
-            gzip_instead: false
-        })
-    );
+    let metrics = settings.metrics.expect("metrics are pushed").target;
+    assert!(!metrics.grpc);
+    assert_eq!(metrics.url, "http://localhost:4318/v1/metrics");
     assert_eq!(settings.listen.as_deref(), Some("localhost:9000"));
+}
+
+#[test]
+fn a_protocol_that_is_not_built_in_sends_nothing_and_says_what_to_do() {
+    let asked = [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/protobuf"),
+        ("OTEL_METRICS_EXPORTER", "otlp"),
+    ];
+    let settings = read(&asked);
+    assert!(target(&settings).grpc && target(&settings).gzip && settings.warnings.is_empty());
+    let small = Built {
+        grpc: false,
+        gzip: false,
+    };
+    let settings = read_for(small, &asked);
+    assert_eq!(settings.traces, Destination::None);
+    assert!(settings.metrics.is_some_and(|push| !push.target.gzip));
+    let [protocol, compression] = &settings.warnings[..] else {
+        panic!("{:?}", settings.warnings)
+    };
+    for part in ["no traces are sent", "feature \"grpc\"", "http/protobuf"] {
+        assert!(protocol.contains(part), "{part} in {protocol}");
+    }
+    assert!(compression.contains("metrics are sent as they are"));
+}
+
+#[test]
+fn the_temporality_of_metrics_is_what_is_asked_for() {
+    for (name, expected) in [
+        ("", Temporality::Cumulative),
+        ("Delta", Temporality::Delta),
+        ("lowmemory", Temporality::LowMemory),
+    ] {
+        let settings = read(&[
+            ("OTEL_METRICS_EXPORTER", "otlp"),
+            ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", name),
+        ]);
+        let push = settings.metrics.expect("metrics are pushed");
+        assert_eq!((push.temporality, settings.warnings.len()), (expected, 0));
+    }
 }
 
 #[test]
@@ -188,7 +235,7 @@ fn what_is_not_honoured_is_said() {
         );
         assert_ne!(
             settings.traces,
-            Exporter::None,
+            Destination::None,
             "{name}={value} does not silence what works"
         );
     }

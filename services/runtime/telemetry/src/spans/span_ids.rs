@@ -1,4 +1,4 @@
-//! Where a span stands in its trace, and what of that travels with an event [W3C Trace Context].
+//! Ids of spans, and the headers in which they travel with an event [W3C Trace Context, W3C Baggage].
 
 use opentelemetry::trace::{
     SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
@@ -6,7 +6,7 @@ use opentelemetry::trace::{
 
 use oncue_proto::event;
 
-/// What a message or request says of the trace it belongs to.
+/// Headers of a message or request that say which trace it belongs to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Carrier {
     pub traceparent: Option<String>,
@@ -14,7 +14,8 @@ pub struct Carrier {
     pub baggage: Option<String>,
 }
 
-/// A span that may be exported, or not: its ids hold either way, so that it can be built when it has become worth it.
+/// Ids of a span that may be exported, or not. They are drawn when the work begins and hold either way, so that a span can
+/// be built when it has become worth it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpanIds {
     pub trace: TraceId,
@@ -30,7 +31,7 @@ pub struct SpanIds {
 const SPANS_PER_EVENT: u64 = 4;
 
 impl SpanIds {
-    /// A span in the trace that `traceparent` tells of.
+    /// Ids of a span in the trace that `traceparent` tells of; `None` where it is malformed.
     pub fn after(traceparent: &str) -> Option<Self> {
         let (trace, parent, flags) = parse(traceparent)?;
         Some(Self {
@@ -42,6 +43,7 @@ impl SpanIds {
         })
     }
 
+    /// Ids of a span that begins `trace`, not sampled.
     pub fn root(trace: TraceId) -> Self {
         Self {
             trace,
@@ -52,6 +54,7 @@ impl SpanIds {
         }
     }
 
+    /// Ids of a span below this one, in this process.
     #[must_use]
     pub fn child(&self) -> Self {
         Self {
@@ -74,15 +77,17 @@ impl SpanIds {
         }
     }
 
+    /// Header for what this span causes [W3C Trace Context 3.2].
     pub fn traceparent(&self) -> String {
         traceparent(self.trace, self.span, self.flags)
     }
 
+    /// Ids as the SDK wants them.
     pub fn span_context(&self) -> SpanContext {
         SpanContext::new(self.trace, self.span, self.flags, false, TraceState::NONE)
     }
 
-    /// What the spans that authors make are children of.
+    /// Context in which authors' spans become children of this one.
     pub fn context(&self) -> opentelemetry::Context {
         opentelemetry::Context::new().with_remote_span_context(self.span_context())
     }
@@ -94,7 +99,7 @@ fn traceparent(trace: TraceId, span: SpanId, flags: TraceFlags) -> String {
 
 /// `None` for anything malformed, which counts as absent [W3C Trace Context 3.2.2.3]. Of a later version only what this
 /// one knows is read.
-pub(super) fn parse(text: &str) -> Option<(TraceId, SpanId, TraceFlags)> {
+pub(crate) fn parse(text: &str) -> Option<(TraceId, SpanId, TraceFlags)> {
     let text = text.trim();
     let bytes = text.as_bytes();
     let well_formed = bytes.len() >= 55
@@ -122,12 +127,12 @@ fn new_span() -> SpanId {
     SpanId::from_bytes(fastrand::u64(1..).to_be_bytes())
 }
 
-pub(super) fn new_trace() -> TraceId {
+pub(crate) fn new_trace() -> TraceId {
     TraceId::from_bytes(fastrand::u128(1..).to_be_bytes())
 }
 
 /// The trace of a flow whose root event brought none: every function that acts on it derives the same.
-pub(super) fn trace_of(flow: &str) -> TraceId {
+pub(crate) fn trace_of(flow: &str) -> TraceId {
     TraceId::from_bytes(event::trace_id(flow))
 }
 
@@ -146,31 +151,33 @@ pub struct Size {
 }
 
 impl Size {
+    /// Size of a trace with one event in it.
     pub const START: Self = Self {
         spans: SPANS_PER_EVENT,
         width: 1,
     };
 
+    /// Size as an event brings it in its `tracestate`; that of a new trace where it brings none.
     pub fn of(tracestate: Option<&str>) -> Self {
         let own = tracestate
             .unwrap_or_default()
             .split(',')
             .find_map(|member| member.trim().strip_prefix("oncue="));
-        let read = || {
-            let (spans, width) = own?.split_once(';')?;
-            Some(Self {
-                spans: spans.strip_prefix("s:")?.parse().ok()?,
-                width: width
-                    .strip_prefix("w:")?
-                    .parse()
-                    .ok()
-                    .filter(|width| *width > 0)?,
-            })
-        };
-        read().unwrap_or(Self::START)
+        own.and_then(Self::parse).unwrap_or(Self::START)
     }
 
-    /// One level further down, where each event is followed by `outputs`.
+    /// Reads `s:<spans>;w:<width>`, our member of `tracestate`.
+    fn parse(member: &str) -> Option<Self> {
+        let (spans, width) = member.split_once(';')?;
+        let width = width.strip_prefix("w:")?.parse().ok()?;
+        Some(Self {
+            spans: spans.strip_prefix("s:")?.parse().ok()?,
+            width,
+        })
+        .filter(|size| size.width > 0)
+    }
+
+    /// Size one level further down, where each event is followed by `outputs`.
     pub fn grown(self, outputs: u64) -> Self {
         let width = self.width.saturating_mul(outputs);
         Self {
@@ -211,9 +218,9 @@ mod tests {
     #[test]
     fn traceparent_is_read_to_the_letter() {
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let place = SpanIds::after(good).expect("well-formed");
-        assert_eq!(traceparent(place.trace, place.parent, place.flags), good);
-        assert!(place.sampled() && place.remote);
+        let ids = SpanIds::after(good).expect("well-formed");
+        assert_eq!(traceparent(ids.trace, ids.parent, ids.flags), good);
+        assert!(ids.sampled() && ids.remote);
         // A later version may say more; what is passed on is version 00, and flags without a meaning are dropped.
         let later = format!("cc{}-more", &good[2..]).replace("-01-", "-fb-");
         let (trace, span, flags) = parse(&later).expect("a later version");

@@ -1,6 +1,6 @@
-//! A span, written as OTLP from its first field on: what an event costs in spans is one buffer and no tree of small
-//! strings, and the way out has only to put buffers together. Fields may come in any order, so what is known last (the
-//! end, the status) stands last.
+//! Span, written as OTLP from its first field on: an event costs one buffer a span and no tree of small strings, and the
+//! way out has only to put buffers together. Fields may come in any order [Protocol Buffers encoding], so those known last
+//! (the end, the status) stand last.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
@@ -9,8 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use opentelemetry::trace::{SpanId, TraceId};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
-use super::place::SpanIds;
-use super::settings::Limits;
+use super::span_ids::SpanIds;
+use crate::settings::Limits;
 use oncue_proto::protobuf::{put, put_bytes};
 
 /// Bits of `flags` that say that the next one is valid, and that the parent is in another process [OTLP, SpanFlags].
@@ -19,7 +19,7 @@ const IS_REMOTE: u32 = 0x200;
 /// `STATUS_CODE_ERROR`.
 const ERROR: u64 = 2;
 
-/// By its numbers in OTLP.
+/// Kind of a span, by its number in OTLP [OpenTelemetry trace API, SpanKind].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Server = 2,
@@ -66,8 +66,8 @@ impl From<bool> for Value<'_> {
     }
 }
 
-/// Under way until it is handed to [`export`](super::export), which is when it ends. It is exported whatever the sampler
-/// said, so who makes one has decided that.
+/// Span under way until it is handed to [`export`](crate::export), which is when it ends. Every span is exported, whatever
+/// the sampler said: the caller that makes one has decided that.
 #[derive(Debug)]
 pub struct Span {
     bytes: Vec<u8>,
@@ -79,15 +79,15 @@ pub struct Span {
     links: Count,
 }
 
-/// Attributes, written once.
+/// Attributes that all spans of a sort share, encoded once for the process.
 #[derive(Debug)]
-pub(super) struct Fixed {
+pub(crate) struct FixedAttributes {
     longest: usize,
     count: usize,
     bytes: Vec<u8>,
 }
 
-impl Fixed {
+impl FixedAttributes {
     pub fn with<'v>(mut self, name: &str, value: impl Into<Value<'v>>) -> Self {
         self.count += 1;
         attribute(9, name, &value.into(), self.longest, &mut self.bytes);
@@ -95,7 +95,7 @@ impl Fixed {
     }
 }
 
-/// Of one sort of thing that a span carries.
+/// Count of one sort of thing that a span carries, against its limit.
 #[derive(Debug, Default)]
 struct Count {
     kept: usize,
@@ -116,19 +116,19 @@ impl Count {
 }
 
 impl Span {
-    /// The name is said in parts.
-    pub(super) fn begin(
-        place: &SpanIds,
+    /// Begins a span; `name` is in two parts, so that a span named `process <type>` costs no string of its own.
+    pub(crate) fn begin(
+        ids: &SpanIds,
         kind: Kind,
         name: [&str; 2],
         started: SystemTime,
         limits: Limits,
     ) -> Self {
         let mut bytes = Vec::with_capacity(1024);
-        put_bytes(1, &place.trace.to_bytes(), &mut bytes);
-        put_bytes(2, &place.span.to_bytes(), &mut bytes);
-        if place.parent != SpanId::INVALID {
-            put_bytes(4, &place.parent.to_bytes(), &mut bytes);
+        put_bytes(1, &ids.trace.to_bytes(), &mut bytes);
+        put_bytes(2, &ids.span.to_bytes(), &mut bytes);
+        if ids.parent != SpanId::INVALID {
+            put_bytes(4, &ids.parent.to_bytes(), &mut bytes);
         }
         put(5, name[0].len() + name[1].len(), &mut bytes);
         for part in name {
@@ -137,10 +137,10 @@ impl Span {
         put_varint(6, kind as u64, &mut bytes);
         let started = nanos(started);
         put_fixed64(7, started, &mut bytes);
-        let remote = if place.remote { IS_REMOTE } else { 0 };
+        let remote = if ids.remote { IS_REMOTE } else { 0 };
         put_fixed32(
             16,
-            u32::from(place.with_sampled(true).flags.to_u8()) | HAS_IS_REMOTE | remote,
+            u32::from(ids.with_sampled(true).flags.to_u8()) | HAS_IS_REMOTE | remote,
             &mut bytes,
         );
         Self {
@@ -153,6 +153,7 @@ impl Span {
         }
     }
 
+    /// Sets an attribute; over the limit it is dropped and counted. Setting one twice writes it twice.
     pub fn set<'v>(&mut self, name: &str, value: impl Into<Value<'v>>) {
         if self.attributes.admits(self.limits.attributes) {
             attribute(
@@ -165,15 +166,15 @@ impl Span {
         }
     }
 
-    /// Attributes that every span of a sort has: all of them, or none where there is not room for all.
-    pub(super) fn set_fixed(
+    /// Sets the attributes that every span of a sort has: all of them, or none where there is not room for all.
+    pub(crate) fn set_fixed(
         &mut self,
-        fixed: &OnceLock<Fixed>,
-        write: impl FnOnce(Fixed) -> Fixed,
+        fixed: &OnceLock<FixedAttributes>,
+        write: impl FnOnce(FixedAttributes) -> FixedAttributes,
     ) {
         let longest = self.limits.value_length;
         let fixed = fixed.get_or_init(|| {
-            write(Fixed {
+            write(FixedAttributes {
                 longest,
                 count: 0,
                 bytes: Vec::new(),
@@ -188,6 +189,7 @@ impl Span {
         self.bytes.extend_from_slice(&fixed.bytes);
     }
 
+    /// Adds an event at a time, with at most one attribute.
     pub fn event(&mut self, name: &str, at: SystemTime, with: Option<(&str, &str)>) {
         if self.events.admits(self.limits.events) {
             let mut event = Vec::with_capacity(64);
@@ -198,7 +200,8 @@ impl Span {
         }
     }
 
-    pub fn link(&mut self, to: (TraceId, SpanId), flags: u32, with: Option<(&str, &str)>) {
+    /// Adds a link to a span, with at most one attribute; `flags` are those of OTLP, see [`HAS_IS_REMOTE`].
+    fn link(&mut self, to: (TraceId, SpanId), flags: u32, with: Option<(&str, &str)>) {
         if self.links.admits(self.limits.links) {
             let mut link = Vec::with_capacity(64);
             put_bytes(1, &to.0.to_bytes(), &mut link);
@@ -209,25 +212,25 @@ impl Span {
         }
     }
 
-    /// A link to what published the message at hand, in another process.
-    pub fn link_to_parent(&mut self, place: &SpanIds) {
+    /// Links to the span that published the message at hand, in another process.
+    pub fn link_to_parent(&mut self, ids: &SpanIds) {
         self.link(
-            (place.trace, place.parent),
-            u32::from(place.flags.to_u8()) | HAS_IS_REMOTE | IS_REMOTE,
+            (ids.trace, ids.parent),
+            u32::from(ids.flags.to_u8()) | HAS_IS_REMOTE | IS_REMOTE,
             None,
         );
     }
 
-    /// A link to a span of this process.
-    pub fn link_to(&mut self, place: &SpanIds, with: Option<(&str, &str)>) {
+    /// Links to a span of this process.
+    pub fn link_to(&mut self, ids: &SpanIds, with: Option<(&str, &str)>) {
         self.link(
-            (place.trace, place.span),
-            u32::from(place.flags.to_u8()) | HAS_IS_REMOTE,
+            (ids.trace, ids.span),
+            u32::from(ids.flags.to_u8()) | HAS_IS_REMOTE,
             with,
         );
     }
 
-    /// What it stands for failed; to be said once.
+    /// Sets the status to Error; to be called once. An empty text is left out.
     pub fn fail(&mut self, text: &str) {
         let mut status = Vec::with_capacity(text.len() + 8);
         if !text.is_empty() {
@@ -237,8 +240,8 @@ impl Span {
         put_bytes(15, &status, &mut self.bytes);
     }
 
-    /// It ends, now.
-    pub(super) fn end(mut self) -> Vec<u8> {
+    /// Ends the span now, and no sooner than it began: clocks may be set back. The result is an encoded OTLP `Span`.
+    pub(crate) fn end(mut self) -> Vec<u8> {
         put_fixed64(
             8,
             nanos(SystemTime::now()).max(self.started),
@@ -257,7 +260,7 @@ impl Span {
     }
 }
 
-/// The one attribute of an event or link, in the first of the fields, or in the second that it was dropped.
+/// Writes the one attribute of an event or link into the first of the fields, or into the second that it was dropped.
 fn detail(fields: [u32; 2], with: Option<(&str, &str)>, most: usize, bytes: &mut Vec<u8>) {
     match with {
         Some((name, value)) if most > 0 => {
@@ -270,9 +273,8 @@ fn detail(fields: [u32; 2], with: Option<(&str, &str)>, most: usize, bytes: &mut
 
 /// `KeyValue { key = 1, value = 2 }`, the value `AnyValue { string = 1, bool = 2, int = 3 }`.
 fn attribute(field: u32, name: &str, value: &Value<'_>, longest: usize, bytes: &mut Vec<u8>) {
-    let sized = |len: usize| 1 + encoded_len_varint(len as u64) + len;
     let len = match value {
-        Value::Text(text) => sized(cut(text, longest).len()),
+        Value::Text(text) => sized(first_chars(text, longest).len()),
         Value::Number(number) => 1 + encoded_len_varint(*number as u64),
         Value::Truth(_) => 2,
     };
@@ -280,14 +282,19 @@ fn attribute(field: u32, name: &str, value: &Value<'_>, longest: usize, bytes: &
     put_bytes(1, name.as_bytes(), bytes);
     put(2, len, bytes);
     match value {
-        Value::Text(text) => put_bytes(1, cut(text, longest).as_bytes(), bytes),
+        Value::Text(text) => put_bytes(1, first_chars(text, longest).as_bytes(), bytes),
         Value::Truth(truth) => put_varint(2, (*truth).into(), bytes),
         Value::Number(number) => put_varint(3, *number as u64, bytes),
     }
 }
 
+/// Length of a field of so many bytes, with its key and length.
+fn sized(len: usize) -> usize {
+    1 + encoded_len_varint(len as u64) + len
+}
+
 /// The first so many characters.
-pub(super) fn cut(text: &str, longest: usize) -> &str {
+pub(crate) fn first_chars(text: &str, longest: usize) -> &str {
     if text.len() <= longest {
         return text; // without counting them
     }
@@ -323,21 +330,16 @@ mod tests {
     use opentelemetry::trace::TraceFlags;
     use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
     use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
-    use opentelemetry_proto::tonic::trace::v1::Span as Read;
+    use opentelemetry_proto::tonic::trace::v1::Span as ProtoSpan;
     use prost::Message as _;
 
     use super::*;
 
-    fn place() -> SpanIds {
-        let (trace, span, parent) = (
-            TraceId::from(7_u128 << 100),
-            SpanId::from(8),
-            SpanId::from(9),
-        );
+    fn ids() -> SpanIds {
         SpanIds {
-            trace,
-            span,
-            parent,
+            trace: TraceId::from(7_u128 << 100),
+            span: SpanId::from(8),
+            parent: SpanId::from(9),
             remote: true,
             flags: TraceFlags::SAMPLED,
         }
@@ -358,9 +360,9 @@ mod tests {
         UNIX_EPOCH + Duration::from_millis(millis)
     }
 
-    fn full(limits: Limits) -> Read {
+    fn full(limits: Limits) -> ProtoSpan {
         let mut span = Span::begin(
-            &place(),
+            &ids(),
             Kind::Consumer,
             ["process ", "web.page.viewed"],
             at(5),
@@ -372,10 +374,10 @@ mod tests {
         span.set("empty", "");
         span.event("conflict", at(6), None);
         span.event("rollover", at(7), Some(("to", "there")));
-        span.link_to_parent(&place());
-        span.link_to(&place(), Some(("why", "rollover")));
+        span.link_to_parent(&ids());
+        span.link_to(&ids(), Some(("why", "rollover")));
         span.fail("out of luck");
-        Read::decode(&*span.end()).expect("a span as the official types read it")
+        ProtoSpan::decode(&*span.end()).expect("a span as the official types read it")
     }
 
     fn pair(name: &str, value: Any) -> KeyValue {
@@ -478,10 +480,10 @@ mod tests {
         let root = SpanIds {
             parent: SpanId::INVALID,
             remote: false,
-            ..place()
+            ..ids()
         };
         let span =
-            Read::decode(&*Span::begin(&root, Kind::Client, ["", ""], later, limits()).end())
+            ProtoSpan::decode(&*Span::begin(&root, Kind::Client, ["", ""], later, limits()).end())
                 .unwrap();
         assert_eq!(
             (

@@ -1,0 +1,172 @@
+//! Metrics as data, described once: `/metrics` writes them out, and for OTLP the SDK reads them when it sends. Only times,
+//! which have no sum to read, are recorded twice where OTLP wants them.
+//!
+//! Names are those of the conventions, with dots [OpenTelemetry messaging, FaaS and HTTP metrics]; ours begin with `oncue.`.
+
+mod push;
+
+use std::sync::Arc;
+
+use opentelemetry::KeyValue;
+
+pub use push::{Seconds, Timings, is_pushed, observe};
+pub(super) use push::{meter_of, provider};
+
+/// Upper bounds in seconds [OpenTelemetry messaging, FaaS and HTTP metrics].
+pub const BOUNDS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+
+pub const PROCESS_HELP: &str = "Time a handler ran on one event.";
+pub const INVOKE_HELP: &str = "Time a function ran on one event.";
+pub const OPERATION_HELP: &str = "Time until the stream acked what one event caused.";
+
+/// Metrics of a process, as they stand when it is called: the same list each time, in the same order.
+pub type Source = Arc<dyn Fn() -> Vec<Metric> + Send + Sync>;
+
+/// Names and values; they must come from a bounded set, never from a client.
+pub type Labels = Vec<(&'static str, String)>;
+
+/// Metric with all its series.
+pub struct Metric {
+    /// Name by the conventions, with dots.
+    pub name: &'static str,
+    /// Unit in UCUM: `s`, `By`, `{message}`.
+    pub unit: &'static str,
+    pub help: &'static str,
+    pub samples: Samples,
+}
+
+/// Values of a metric, by labels.
+pub enum Samples {
+    /// Counts since the start, which only ever grow.
+    Sums(Vec<(Labels, u64)>),
+    Gauges(Vec<(Labels, f64)>),
+    Histograms(Vec<(Labels, Histogram)>),
+}
+
+impl Metric {
+    /// Sum with one series.
+    pub fn sum(
+        name: &'static str,
+        unit: &'static str,
+        help: &'static str,
+        labels: Labels,
+        count: u64,
+    ) -> Self {
+        Self::sums(name, unit, help, vec![(labels, count)])
+    }
+
+    /// Sum with several series.
+    pub fn sums(
+        name: &'static str,
+        unit: &'static str,
+        help: &'static str,
+        counts: Vec<(Labels, u64)>,
+    ) -> Self {
+        Self {
+            name,
+            unit,
+            help,
+            samples: Samples::Sums(counts),
+        }
+    }
+
+    /// Gauge with one series.
+    pub fn gauge(
+        name: &'static str,
+        unit: &'static str,
+        help: &'static str,
+        labels: Labels,
+        value: f64,
+    ) -> Self {
+        Self {
+            name,
+            unit,
+            help,
+            samples: Samples::Gauges(vec![(labels, value)]),
+        }
+    }
+
+    /// Histogram of times, in seconds.
+    pub fn seconds(
+        name: &'static str,
+        help: &'static str,
+        histograms: Vec<(Labels, Histogram)>,
+    ) -> Self {
+        Self {
+            name,
+            unit: "s",
+            help,
+            samples: Samples::Histograms(histograms),
+        }
+    }
+}
+
+/// Histogram of times as it stands.
+#[derive(Clone, Debug, Default)]
+pub struct Histogram {
+    /// Upper bounds in seconds, ascending; a value equal to a bound belongs below it.
+    pub bounds: Vec<f64>,
+    /// Counts by bucket, not cumulative; one more than bounds.
+    pub counts: Vec<u64>,
+    /// Seconds in all.
+    pub sum: f64,
+    /// At most one for each bucket.
+    pub exemplars: Vec<Exemplar>,
+}
+
+impl Histogram {
+    /// Empty histogram with the bounds of the conventions.
+    pub fn of_conventions() -> Self {
+        Self {
+            bounds: BOUNDS.to_vec(),
+            counts: vec![0; BOUNDS.len() + 1],
+            ..Self::default()
+        }
+    }
+
+    pub fn record(&mut self, seconds: f64) {
+        let bucket = self.bounds.partition_point(|bound| *bound < seconds);
+        self.counts[bucket] += 1;
+        self.sum += seconds;
+    }
+
+    /// Adds another with the same bounds, without its exemplars. One that was never filled takes over its bounds.
+    pub fn add(&mut self, other: &Self) {
+        if self.bounds.is_empty() {
+            self.bounds.clone_from(&other.bounds);
+        }
+        self.counts.resize(other.counts.len(), 0);
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+        self.sum += other.sum;
+    }
+
+    /// Number of values recorded.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
+/// Measurement whose trace can be looked at.
+#[derive(Clone, Debug)]
+pub struct Exemplar {
+    /// Index of the bucket it fell into.
+    pub bucket: usize,
+    /// Trace id in hex.
+    pub trace: String,
+    /// Seconds.
+    pub value: f64,
+    /// Unix milliseconds.
+    pub at: u64,
+}
+
+/// Labels as OTLP has them.
+fn attributes(labels: &Labels) -> Vec<KeyValue> {
+    labels
+        .iter()
+        .map(|(name, value)| KeyValue::new(*name, value.clone()))
+        .collect()
+}

@@ -1,0 +1,68 @@
+//! Listener for `/metrics` of workers. By hand, since it answers one question: a server of `hyper` would bring a crate more
+//! and as many lines.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use super::{render, wanted};
+use crate::metrics::Source;
+
+/// Largest request head, in bytes.
+const MAX_HEAD: usize = 8 << 10;
+/// Longest time for one scrape.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Answers `GET /metrics` on `ONCUE_METRICS_LISTEN`, if that is set. An address that cannot be listened on is logged, and no
+/// reason to stop.
+pub async fn serve(source: Source) {
+    let Some(address) = crate::listen() else {
+        return;
+    };
+    let listener = match TcpListener::bind(address).await {
+        Ok(listener) => listener,
+        Err(e) => return tracing::warn!(address, error = %e, "no /metrics: cannot listen"),
+    };
+    if let Ok(at) = listener.local_addr() {
+        tracing::info!("metrics on http://{at}/metrics");
+    }
+    loop {
+        match listener.accept().await {
+            // One after another: scrapers come alone, and one that dawdles is cut off.
+            Ok((mut stream, _)) => {
+                drop(timeout(SCRAPE_TIMEOUT, answer(&mut stream, &source)).await)
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+async fn answer(stream: &mut TcpStream, source: &Source) -> std::io::Result<()> {
+    let mut head = Vec::with_capacity(1024);
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") && head.len() < MAX_HEAD {
+        if stream.read_buf(&mut head).await? == 0 {
+            return Ok(());
+        }
+    }
+    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    let mut lines = head.lines();
+    let path = lines
+        .next()
+        .unwrap_or_default()
+        .strip_prefix("get ")
+        .and_then(|rest| rest.split([' ', '?']).next());
+    let (open, kind) = wanted(lines.find_map(|line| line.strip_prefix("accept:")));
+    let (status, body) = match path {
+        Some("/metrics") => ("200 OK", render(&source(), open)),
+        _ => ("404 Not Found", "metrics are at /metrics\n".to_owned()),
+    };
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(body.as_bytes()).await?;
+    stream.shutdown().await
+}

@@ -1,0 +1,229 @@
+//! Queue of finished spans: bounded, and emptied a batch at a time by a thread of its own, which alone talks to the
+//! collector. A collector that is slow or away can therefore fill the queue, but never hold up an event. The thread comes
+//! to be with the first span, so an idle process has none.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::sync::Notify;
+
+use super::exporter::Exporter;
+use crate::settings::{Destination, Queueing};
+use oncue_proto::protobuf::put_bytes;
+
+/// Way of all finished spans out of the process; one for each process, until its end.
+#[derive(Debug)]
+pub(crate) struct SpanQueue {
+    destination: Destination,
+    /// Encoded OTLP `Resource`.
+    resource: Vec<u8>,
+    shared: Arc<Shared>,
+    /// Disconnected when the thread has ended.
+    thread: OnceLock<Mutex<Receiver<()>>>,
+}
+
+/// Counts of spans since the start; those that are missing wait, or found no room.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub handed: AtomicU64,
+    pub delivered: AtomicU64,
+    pub failed: AtomicU64,
+}
+
+/// Spans as fields of an OTLP `ScopeSpans`, one behind the other.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub spans: usize,
+    pub bytes: Vec<u8>,
+}
+
+impl Batch {
+    pub fn push(&mut self, span: &[u8]) {
+        self.spans += 1;
+        put_bytes(2, span, &mut self.bytes);
+    }
+}
+
+/// State that the thread and those who finish spans have in common.
+#[derive(Debug)]
+struct Shared {
+    how: Queueing,
+    waiting: Mutex<Waiting>,
+    /// Bytes of the largest batch so far, so that the next one need not grow.
+    largest: AtomicUsize,
+    /// Signal that a batch is full, or that the end has come.
+    ready: Notify,
+    closing: AtomicBool,
+    tally: Tally,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Full batches, behind them the one being filled.
+    batches: VecDeque<Batch>,
+    /// Spans in all of them.
+    spans: usize,
+}
+
+impl Shared {
+    fn new(how: Queueing) -> Self {
+        Self {
+            how,
+            waiting: Mutex::default(),
+            largest: AtomicUsize::new(0),
+            ready: Notify::new(),
+            closing: AtomicBool::new(false),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Takes a finished span; where there is no room it is lost.
+    fn put(&self, span: &[u8]) {
+        let mut waiting = self.waiting.lock();
+        if waiting.spans >= self.how.most {
+            return;
+        }
+        waiting.spans += 1;
+        let last = waiting.batches.back();
+        if last.is_none_or(|batch| batch.spans >= self.how.batch) {
+            let bytes = Vec::with_capacity(self.largest.load(Ordering::Relaxed));
+            waiting.batches.push_back(Batch { spans: 0, bytes });
+        }
+        if let Some(batch) = waiting.batches.back_mut() {
+            batch.push(span);
+            if batch.spans == self.how.batch {
+                self.ready.notify_one();
+            }
+        }
+    }
+
+    /// The next batch, which must be full unless `any` will do.
+    fn take(&self, any: bool) -> Option<Batch> {
+        let mut waiting = self.waiting.lock();
+        let batch = waiting
+            .batches
+            .pop_front_if(|batch| any || batch.spans >= self.how.batch)?;
+        waiting.spans -= batch.spans;
+        self.largest.fetch_max(batch.bytes.len(), Ordering::Relaxed);
+        Some(batch)
+    }
+}
+
+impl SpanQueue {
+    pub fn new(
+        destination: Destination,
+        queueing: Queueing,
+        resource: &opentelemetry_sdk::Resource,
+    ) -> Self {
+        let resource = Resource {
+            attributes: resource.iter().map(Into::into).collect(),
+            ..Resource::default()
+        };
+        Self {
+            destination,
+            resource: resource.encode_to_vec(),
+            shared: Arc::new(Shared::new(queueing)),
+            thread: OnceLock::new(),
+        }
+    }
+
+    pub fn tally(&self) -> &Tally {
+        &self.shared.tally
+    }
+
+    /// Takes a finished span; never blocks.
+    pub fn put(&self, span: &[u8]) {
+        self.tally().handed.fetch_add(1, Ordering::Relaxed);
+        self.shared.put(span);
+        self.thread.get_or_init(|| self.start());
+    }
+
+    fn start(&self) -> Mutex<Receiver<()>> {
+        let (alive, ended) = channel();
+        let shared = self.shared.clone();
+        let exporter = Exporter::new(self.destination.clone(), &self.resource);
+        let begun = std::thread::Builder::new()
+            .name("spans".into())
+            .spawn(move || run(&shared, exporter, alive));
+        if let Err(e) = begun {
+            tracing::warn!(error = %e, "no thread to send spans; they are lost");
+        }
+        Mutex::new(ended)
+    }
+
+    /// Sends the rest, for at most so long.
+    pub fn close(&self, timeout: Duration) {
+        if let Some(thread) = self.thread.get() {
+            self.shared.closing.store(true, Ordering::Release);
+            self.shared.ready.notify_one();
+            if thread.lock().recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
+                tracing::warn!("spans are still on their way; they are lost");
+            }
+        }
+    }
+}
+
+/// Life of the thread; `alive` is dropped at its end.
+fn run(queue: &Shared, mut exporter: Exporter, alive: Sender<()>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(e) => return tracing::warn!(error = %e, "no runtime to send spans; they are lost"),
+    };
+    runtime.block_on(async {
+        let mut open = true;
+        while open {
+            let due = tokio::time::timeout(queue.how.delay, queue.ready.notified())
+                .await
+                .is_err();
+            open = !queue.closing.load(Ordering::Acquire);
+            while let Some(batch) = queue.take(due || !open) {
+                let was_full = batch.spans >= queue.how.batch;
+                exporter.export(batch, &queue.tally).await;
+                if open && !was_full {
+                    break; // spans that have come meanwhile wait for their own time
+                }
+            }
+        }
+    });
+    drop(alive);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_lost_and_nothing_else() {
+        let queue = Shared::new(Queueing {
+            most: 5,
+            batch: 2,
+            delay: Duration::from_hours(1),
+        });
+        for name in ["a", "b", "c", "d", "e", "f"] {
+            queue.put(name.as_bytes());
+        }
+        let sizes: Vec<usize> = std::iter::from_fn(|| queue.take(false))
+            .map(|batch| batch.spans)
+            .collect();
+        assert_eq!(sizes, [2, 2]);
+        queue.put(b"g");
+        assert_eq!(
+            queue.take(false).map(|batch| batch.spans),
+            Some(2),
+            "there is room again"
+        );
+        queue.put(b"h");
+        assert!(queue.take(false).is_none(), "not full");
+        assert_eq!(queue.take(true).map(|batch| batch.spans), Some(1));
+        assert!(queue.take(true).is_none());
+    }
+}
