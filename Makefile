@@ -4,7 +4,10 @@ SHELL := /bin/bash
 # Servers installed by deploy/install.sh, for this project alone.
 export PATH := $(CURDIR)/.oncue/bin:$(PATH)
 # Tests are in a package of their own, and nobody runs them from here.
-RELEASE := cargo build --release --locked --bins --workspace --exclude oncue-tests
+PROGRAMS := --locked --bins --workspace --exclude oncue-tests
+RELEASE := cargo build --release $(PROGRAMS)
+# What `make up` builds with: quick, or BUILD=release.
+BUILD ?= quick
 # Functions that tests crash at chosen points; built a second time, with those points in them.
 FAULTY := misbehave record call-once
 BIN := $(or $(CARGO_TARGET_DIR),target)
@@ -21,9 +24,9 @@ BENCH := $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) --json $(BIN)
 .PHONY: up test chaos flows bench bench-counts bench-report measure browser screenshots browser-tools lint fmt check install clean help
 .DEFAULT_GOAL := help
 
-up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=durable survives power cuts; ARGS="--only count-views"
-	@$(RELEASE)
-	@exec $(BIN)/release/oncue up --profile $(or $(PROFILE),dev) $(ARGS)
+up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=durable survives power cuts; BUILD=release; ARGS="--only count-views"
+	@cargo build --profile $(BUILD) $(PROGRAMS)
+	@exec $(BIN)/$(BUILD)/oncue up --profile $(or $(PROFILE),dev) $(ARGS)
 
 test: install ## Run every test, with real servers and real programs
 	cargo build --locked --workspace $(FAULTY:%=--bin %) --features oncue-tests/failpoints

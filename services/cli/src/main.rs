@@ -3,16 +3,6 @@
 mod up;
 mod verbs;
 
-mod audit;
-mod dlq;
-mod docs;
-mod flow;
-mod health;
-mod map;
-mod ps;
-mod recover;
-mod top;
-
 mod exit;
 mod http;
 mod manifests;
@@ -27,8 +17,11 @@ use clap::{Parser, Subcommand};
 
 use crate::exit::Failure;
 use crate::settings::Global;
-use crate::terminal::{confirm, paint, table};
-use crate::verbs::{apply, completions, doctor, publish, tail};
+use crate::terminal::paint;
+use crate::verbs::{
+    apply, audit, completions, dlq, docs, doctor, flow, health, map, ps, publish, recover, tail,
+    top,
+};
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
 #[derive(Parser)]

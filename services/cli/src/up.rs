@@ -41,7 +41,8 @@ use crate::exit::{self, Failure};
 use crate::settings::Settings;
 use crate::terminal::paint::{BOLD, DIM, paint};
 use crate::verbs::apply::{self, ChangeAction};
-use crate::{health, http, manifests};
+use crate::verbs::health;
+use crate::{http, manifests};
 
 use self::autoscaler::{Autoscaler, Pools};
 use self::log::LogPrinter;

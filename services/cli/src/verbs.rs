@@ -1,7 +1,16 @@
 //! One module per verb of the command line: its arguments and `run`, which returns the exit code.
 
 pub mod apply;
-pub mod completions;
-pub mod doctor;
 pub mod publish;
 pub mod tail;
+pub mod ps;
+pub mod top;
+pub mod flow;
+pub mod map;
+pub mod docs;
+pub mod doctor;
+pub mod health;
+pub mod dlq;
+pub mod audit;
+pub mod recover;
+pub mod completions;

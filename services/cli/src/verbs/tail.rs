@@ -13,9 +13,9 @@ use oncue_proto::event::stream_of_type;
 use tokio::sync::mpsc;
 
 use crate::exit::{self, Failure};
-use crate::ps::streams;
 use crate::settings::Settings;
 use crate::terminal::paint::say;
+use crate::verbs::ps::streams;
 
 use self::reader::{EventFilter, EventReader};
 use self::watch::{StartPoint, StreamMessage, Watch};

@@ -9,10 +9,11 @@ use oncue_core::model::manifest::Manifest;
 use oncue_proto::event;
 
 use crate::exit::{self, Failure};
-use crate::paint::{CHANGED, DIM, GOOD, NAME, number, paint, remark, say};
 use crate::settings::Settings;
-use crate::table::{self, text};
-use crate::{confirm, manifests, when};
+use crate::terminal::confirm;
+use crate::terminal::paint::{CHANGED, DIM, GOOD, NAME, number, paint, remark, say};
+use crate::terminal::table::{self, text};
+use crate::{manifests, when};
 
 /// Time gone back further than the loss: clocks of two servers differ, and commits were on their way.
 const MARGIN: Duration = Duration::from_mins(1);

@@ -9,10 +9,11 @@ use oncue_proto::oncue::v1::{Envelope, Outbox};
 use prost::Message as _;
 
 use crate::exit::{self, Failure};
-use crate::paint::{CHANGED, DIM, number, paint, progress, remark, say};
 use crate::settings::Settings;
-use crate::table::{self, text};
-use crate::{confirm, when};
+use crate::terminal::confirm;
+use crate::terminal::paint::{CHANGED, DIM, number, paint, progress, remark, say};
+use crate::terminal::table::{self, text};
+use crate::when;
 
 /// Publishes under way at a time.
 const CONCURRENT_PUBLISHES: usize = 64;

@@ -9,8 +9,8 @@ use oncue_proto::event;
 use serde_json::json;
 
 use crate::exit::{self, Failure};
-use crate::paint::{BAD, DIM, GOOD, NAME, paint, remark, say};
 use crate::settings::Settings;
+use crate::terminal::paint::{BAD, DIM, GOOD, NAME, paint, remark, say};
 
 #[derive(clap::Args)]
 pub struct Args {

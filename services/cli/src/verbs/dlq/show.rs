@@ -9,8 +9,8 @@ use oncue_proto::event;
 use oncue_proto::oncue::v1::DeadLetter;
 
 use crate::exit::{self, Failure};
-use crate::paint::{BAD, BOLD, DIM, NAME, paint, remark, say};
 use crate::settings::Settings;
+use crate::terminal::paint::{BAD, BOLD, DIM, NAME, paint, remark, say};
 use crate::when;
 
 use super::target::Selection;

@@ -9,8 +9,8 @@ use oncue_proto::{Catalog, Entry};
 use serde_json::{Map, Value, json};
 
 use crate::exit::{self, Failure};
-use crate::paint::say;
 use crate::settings::{Address, Settings};
+use crate::terminal::paint::say;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -170,7 +170,7 @@ mod tests {
     use oncue_core::config::Config;
 
     use super::*;
-    use crate::map::formats::tests::topology;
+    use crate::verbs::map::formats::tests::topology;
 
     fn ours() -> Value {
         let topology = topology(&[

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::paint::{BOLD, DIM, GOOD, NAME, brief, paint};
+use crate::terminal::paint::{BOLD, DIM, GOOD, NAME, brief, paint};
 use oncue_admin::topology::{KnownFunction, Topology};
 
 /// A tree from the types nobody among the functions emits to whatever follows; what was drawn before is only named again.

@@ -6,9 +6,9 @@ use oncue_core::model::audit::Audit;
 use serde_json::{Value, json};
 
 use crate::exit::{self, Failure};
-use crate::paint::{BAD, CHANGED, DIM, NAME, paint, remark, say};
 use crate::settings::Settings;
-use crate::table::{self, Cell, number, text};
+use crate::terminal::paint::{BAD, CHANGED, DIM, NAME, paint, remark, say};
+use crate::terminal::table::{self, Cell, number, text};
 
 /// Ids of lost events that are listed for each function.
 const MAX_LOST_IDS: usize = 10;

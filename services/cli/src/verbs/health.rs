@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::exit::{self, Failure};
-use crate::paint::say;
 use crate::settings::{Address, Settings};
+use crate::terminal::paint::say;
 use crate::{http, services};
 
 /// Time for an answer: shorter than any health check's own limit, so that the reason still reaches the log.

@@ -14,8 +14,8 @@ use oncue_proto::event;
 use serde_json::{Value, json};
 
 use crate::exit::{self, Failure};
-use crate::paint::{progress, remark, say};
 use crate::settings::Settings;
+use crate::terminal::paint::{progress, remark, say};
 use crate::when;
 
 /// Between two looks at a flow that is followed.

@@ -6,10 +6,11 @@ use oncue_proto::oncue::v1::DeadLetterDropped;
 use serde_json::json;
 
 use crate::exit::{self, Failure};
-use crate::paint::{BAD, BOLD, NAME, brief, number, say, width};
 use crate::settings::Settings;
-use crate::table::{self, Cell, text};
-use crate::{confirm, when};
+use crate::terminal::confirm;
+use crate::terminal::paint::{BAD, BOLD, NAME, brief, number, say, width};
+use crate::terminal::table::{self, Cell, text};
+use crate::when;
 
 use super::target::Selection;
 

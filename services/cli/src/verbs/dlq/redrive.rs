@@ -10,10 +10,11 @@ use oncue_admin::dead_letters::{
 };
 
 use crate::exit::{self, Failure};
-use crate::paint::{BAD, CHANGED, DIM, GOOD, NAME, progress, remark, say};
 use crate::settings::Settings;
-use crate::table::{self, Cell, number, text};
-use crate::{confirm, when};
+use crate::terminal::confirm;
+use crate::terminal::paint::{BAD, CHANGED, DIM, GOOD, NAME, progress, remark, say};
+use crate::terminal::table::{self, Cell, number, text};
+use crate::when;
 
 use super::dry_run;
 use super::target::Selection;

@@ -5,9 +5,9 @@ use oncue_proto::event;
 use serde_json::json;
 
 use crate::exit::{self, Failure};
-use crate::paint::{BAD, BOLD, DIM, NAME, brief, remark, say, width};
 use crate::settings::Settings;
-use crate::table::{self, Cell, number, text};
+use crate::terminal::paint::{BAD, BOLD, DIM, NAME, brief, remark, say, width};
+use crate::terminal::table::{self, Cell, number, text};
 use crate::when;
 
 /// Characters of a message where nothing cuts the table: it may quote a whole payload.

@@ -10,8 +10,8 @@ use oncue_core::bus::Bus;
 use oncue_proto::{Catalog, Format};
 
 use crate::exit::{self, Failure};
-use crate::paint::{BAD, BOLD, CHANGED, DIM, GOOD, NAME, brief, paint, say};
 use crate::settings::Settings;
+use crate::terminal::paint::{BAD, BOLD, CHANGED, DIM, GOOD, NAME, brief, paint, say};
 
 /// Characters of a value; longer ones are cut.
 const MAX_VALUE: usize = 200;

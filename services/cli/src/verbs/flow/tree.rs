@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anstyle::Style;
 use oncue_core::model::flow::{Flow, FlowEvent, Step, StepState};
 
-use crate::paint::{BAD, BOLD, CHANGED, DIM, GOOD, NAME, PLAIN, brief, paint, width};
+use crate::terminal::paint::{BAD, BOLD, CHANGED, DIM, GOOD, NAME, PLAIN, brief, paint, width};
 
 /// Levels that are drawn; what an event loop makes of itself is cut there.
 const MAX_DEPTH: usize = 70;

@@ -11,9 +11,9 @@ use oncue_core::config::{FunctionConfig, Scale};
 use serde::Serialize;
 
 use crate::exit::{self, Failure};
-use crate::paint::{BAD, CHANGED, DIM, GOOD, NAME, PLAIN, remark, say};
 use crate::settings::Settings;
-use crate::table::{self, Cell, number, text};
+use crate::terminal::paint::{BAD, CHANGED, DIM, GOOD, NAME, PLAIN, remark, say};
+use crate::terminal::table::{self, Cell, number, text};
 
 /// Answers come within milliseconds; a worker busy for longer than this is worth being missed once.
 const REPLY_GAP: Duration = Duration::from_millis(300);
