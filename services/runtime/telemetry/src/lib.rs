@@ -375,21 +375,3 @@ pub fn start_unsampled() {
     };
     drop(Telemetry::with(settings, service, "test"));
 }
-
-#[cfg(test)]
-mod tests {
-    use super::Address;
-
-    #[test]
-    fn an_address_is_told_without_its_credentials() {
-        for (url, host, port) in [
-            ("nats://user:secret@one:4333,nats://two", "one", 4333),
-            ("redis://:secret@10.0.0.1/3", "10.0.0.1", 6379),
-            ("redis://[::1]:7000", "::1", 7000),
-            ("host", "host", 6379),
-        ] {
-            let address = Address::of_url(url, 6379);
-            assert_eq!((address.host.as_str(), address.port), (host, port), "{url}");
-        }
-    }
-}

@@ -121,8 +121,8 @@ impl CommitOutcomes {
         started: Option<std::time::SystemTime>,
     ) {
         // Where only some are in conflict, those were put off by a neighbour and not by another worker.
-        let all_in_conflict = |status: &Status| *status == Status::Conflict;
-        self.lost_race |= committed.statuses.iter().all(all_in_conflict);
+        let mut statuses = committed.statuses.iter();
+        self.lost_race |= statuses.all(|status| *status == Status::Conflict);
         for (mut event, status) in events.into_iter().zip(committed.statuses) {
             event.trace.committed(started, &status);
             failpoint::point("commit.done");

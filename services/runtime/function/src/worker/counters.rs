@@ -52,11 +52,11 @@ impl Counters {
     }
 
     /// A handler ran; `class` is that of its error.
-    pub fn ran(&self, elapsed: Duration, class: Option<&'static str>, place: Option<&SpanIds>) {
+    pub fn ran(&self, elapsed: Duration, class: Option<&'static str>, ids: Option<&SpanIds>) {
         let end = class.map_or(0, |class| {
             ENDS.iter().position(|end| *end == class).unwrap_or(1)
         });
-        self.runs[end].record(elapsed, place);
+        self.runs[end].record(elapsed, ids);
         if let Some(timings) = Timings::get() {
             timings.run(elapsed, ENDS[end]);
         }
@@ -166,17 +166,15 @@ struct Sampled {
 }
 
 impl AtomicHistogram {
-    fn record(&self, elapsed: Duration, place: Option<&SpanIds>) {
+    fn record(&self, elapsed: Duration, ids: Option<&SpanIds>) {
         let micros = elapsed.as_nanos().div_ceil(1000) as u64;
         let bucket = BOUNDS.partition_point(|bound| *bound < micros);
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);
         self.nanos
             .fetch_add(elapsed.as_nanos() as u64, Ordering::Relaxed);
-        if let Some(place) =
-            place.filter(|place| place.sampled() && oncue_telemetry::listen().is_some())
-        {
+        if let Some(ids) = ids.filter(|ids| ids.sampled() && oncue_telemetry::listen().is_some()) {
             let sampled = Sampled {
-                trace: place.trace,
+                trace: ids.trace,
                 seconds: elapsed.as_secs_f64(),
                 at: oncue_proto::event::now_ms(),
             };

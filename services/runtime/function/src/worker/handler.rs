@@ -284,7 +284,7 @@ impl Handler {
         };
         let class = outcome.as_ref().err().map(|e| e.class);
         self.counters
-            .ran(started.elapsed(), class, event.trace.place());
+            .ran(started.elapsed(), class, event.trace.ids());
         let drafts = outcome?;
         event.outputs =
             outputs::prepare(drafts, event, self.function.name, self.bus.max_payload())?;

@@ -1,5 +1,5 @@
-//! What follows from an event: drafts become envelopes with ids of their own, stored by the commit, published from
-//! what was stored.
+//! Outputs: events that follow from one. Drafts become messages with ids of their own, stored by the commit, and published
+//! from what was stored.
 
 use std::time::Duration;
 
@@ -26,19 +26,29 @@ const MAX_BYTES: usize = 1 << 20;
 /// Longest delay of an event. The server fires schedules that lie centuries ahead at once.
 const MAX_DELAY: Duration = Duration::from_hours(10 * 365 * 24);
 
-/// Room for the headers of an event, without baggage, and for what may be added on the way: how many, and bytes.
-const HEADERS: (usize, usize) = (16, 640);
+/// Room for the headers of an event without baggage, and for those that may be added on the way.
+const USUAL_HEADERS: usize = 16;
+const USUAL_HEADER_BYTES: usize = 640;
 
 /// One event to publish.
 pub(crate) struct Output {
     pub message: Outbound,
-    /// What it enters in the ledger of its flow; none for an untracked one, or one that comes back from Redis.
-    pub entry: Option<(String, String, String)>,
-    /// Its span, until the publish ack; none for one that is not sampled, or that comes back from Redis.
+    /// Entry in the ledger of its flow; none for an untracked one, or one that comes back from Redis.
+    entry: Option<(String, String, String)>,
+    /// Span until the publish ack; none for one that is not sampled, or that comes back from Redis.
     pub producer: Option<Producer>,
 }
 
 impl Output {
+    /// An output that comes back from Redis.
+    fn stored(message: Outbound) -> Self {
+        Self {
+            message,
+            entry: None,
+            producer: None,
+        }
+    }
+
     /// Entry in the ledger of its flow.
     pub fn entry(&self) -> Option<(String, String, String)> {
         self.entry.clone()
@@ -123,7 +133,7 @@ fn output(
         tracked: event.tracked,
     };
     let entry = event.tracked.then(|| flow_log::follows(&meta, &draft.key));
-    let mut headers = Headers::with_capacity(HEADERS.0, HEADERS.1);
+    let mut headers = Headers::with_capacity(USUAL_HEADERS, USUAL_HEADER_BYTES);
     event::each_header(&meta, &draft.key, Format::Protobuf, |name, value| {
         headers.push(name, value);
     });
@@ -135,7 +145,8 @@ fn output(
     if draft.delay.is_some() {
         // Due from now on: after an outage a chain of delays must not fire all at once to catch up.
         let due = event::format_time(event::now_ms() + delay);
-        let (subject, rule) = (format!("{TIMER}.delayed.{}", meta.id), format!("@at {due}"));
+        let subject = format!("{TIMER}.delayed.{}", meta.id);
+        let rule = format!("@at {due}");
         message = layout::scheduled(subject, &rule, draft.ty, &draft.key, message);
     }
     Output {
@@ -145,25 +156,20 @@ fn output(
     }
 }
 
-/// The form in which outputs wait in Redis, `oncue.v1.Outbox`; empty for none. Written from what is to be sent, since the
+/// Encodes outputs as they wait in Redis, `oncue.v1.Outbox`; empty for none. Written from what is to be sent, since the
 /// generated types would want every string once more.
 pub(crate) fn encode(outputs: &[Output]) -> Bytes {
-    let field = |len: usize| 1 + encoded_len_varint(len as u64) + len;
-    let header = |(name, value): (&str, &str)| field(name.len()) + field(value.len());
-    let envelope = |message: &Outbound| {
-        let headers: usize = message.headers.iter().map(|both| field(header(both))).sum();
-        field(message.subject.len()) + headers + field(message.payload.len())
-    };
     let lengths: Vec<usize> = outputs
         .iter()
-        .map(|output| envelope(&output.message))
+        .map(|output| envelope_len(&output.message))
         .collect();
-    let mut bytes = Vec::with_capacity(lengths.iter().map(|len| field(*len)).sum());
+    let total = lengths.iter().map(|length| field_len(*length)).sum();
+    let mut bytes = Vec::with_capacity(total);
     for (Output { message, .. }, length) in outputs.iter().zip(lengths) {
         put(1, length, &mut bytes);
         put_bytes(1, message.subject.as_bytes(), &mut bytes);
         for (name, value) in message.headers.iter() {
-            put(2, header((name, value)), &mut bytes);
+            put(2, header_len(name, value), &mut bytes);
             put_bytes(1, name.as_bytes(), &mut bytes);
             put_bytes(2, value.as_bytes(), &mut bytes);
         }
@@ -172,17 +178,30 @@ pub(crate) fn encode(outputs: &[Output]) -> Bytes {
     bytes.into()
 }
 
+/// Bytes of a field of `len` bytes, with its tag and its length.
+fn field_len(len: usize) -> usize {
+    1 + encoded_len_varint(len as u64) + len
+}
+
+fn header_len(name: &str, value: &str) -> usize {
+    field_len(name.len()) + field_len(value.len())
+}
+
+fn envelope_len(message: &Outbound) -> usize {
+    let headers = message.headers.iter();
+    let headers: usize = headers
+        .map(|(name, value)| field_len(header_len(name, value)))
+        .sum();
+    field_len(message.subject.len()) + headers + field_len(message.payload.len())
+}
+
+/// Decodes outputs as they wait in Redis. What cannot be read is said in the log and not published.
 pub(crate) fn decode(outbox: Bytes) -> Vec<Output> {
     match Outbox::decode(outbox) {
-        Ok(outbox) => outbox
-            .outputs
-            .into_iter()
-            .map(|envelope| Output {
-                message: envelope.into(),
-                entry: None,
-                producer: None,
-            })
-            .collect(),
+        Ok(outbox) => {
+            let messages = outbox.outputs.into_iter().map(Outbound::from);
+            messages.map(Output::stored).collect()
+        }
         Err(e) => {
             tracing::error!(error = %e, "an outbox in Redis cannot be read; its outputs are not published");
             Vec::new()
@@ -207,11 +226,7 @@ mod tests {
         };
         for payload in [Vec::new(), vec![7; 3], vec![0; 70_000]] {
             let outputs: Vec<Output> = ["web.page.milestone", ""]
-                .map(|subject| Output {
-                    message: message(subject, payload.clone()),
-                    entry: None,
-                    producer: None,
-                })
+                .map(|subject| Output::stored(message(subject, payload.clone())))
                 .into();
             let read = Outbox::decode(encode(&outputs)).expect("an outbox");
             let headers = |message: &Outbound| {

@@ -312,8 +312,10 @@ fn batches(bus: &Bus) -> Batcher<Vec<Outbound>, Results> {
             let bus = bus.clone();
             async move {
                 let mut results = bus.publish_all(runs.concat()).await.into_iter();
-                let of_run = |run: &Vec<Outbound>| results.by_ref().take(run.len()).collect();
-                Ok(runs.iter().map(of_run).collect())
+                let runs = runs.iter();
+                Ok(runs
+                    .map(|run| results.by_ref().take(run.len()).collect())
+                    .collect())
             }
         },
     )

@@ -19,7 +19,7 @@ use oncue_telemetry::{Carrier, InFlow, Kind, Size, Span, SpanIds};
 /// One delivery, from the pull to the ack.
 pub(crate) struct Trace {
     /// `None` where nobody traces.
-    place: Option<SpanIds>,
+    ids: Option<SpanIds>,
     started: SystemTime,
     function: &'static str,
     attempt: u32,
@@ -52,7 +52,7 @@ pub(crate) struct Onward {
 /// The PRODUCER span of one event that follows, from the handler's end to the publish ack. It is written when it ends:
 /// thousands are under way, and what they will say is short.
 pub(crate) struct Producer {
-    place: SpanIds,
+    ids: SpanIds,
     started: SystemTime,
     subject: String,
     id: String,
@@ -65,17 +65,17 @@ impl Trace {
     /// that acts on it then roots its span in the trace derived from the flow.
     pub fn start(meta: &Meta, function: &'static str, attempt: u32, size: usize) -> Self {
         static WARM: AtomicBool = AtomicBool::new(false);
-        let place = oncue_telemetry::span_ids(meta.traceparent.as_deref(), Some(&meta.flow));
+        let ids = oncue_telemetry::span_ids(meta.traceparent.as_deref(), Some(&meta.flow));
         Self {
-            started: if place.is_some() {
+            started: if ids.is_some() {
                 SystemTime::now()
             } else {
                 SystemTime::UNIX_EPOCH
             },
-            cold: place.is_some()
+            cold: ids.is_some()
                 && !WARM.load(Ordering::Relaxed)
                 && !WARM.swap(true, Ordering::Relaxed),
-            place,
+            ids,
             function,
             attempt,
             size,
@@ -91,29 +91,29 @@ impl Trace {
         InFlow {
             inner,
             meta,
-            ids: self.place,
-            context: self.place.map(|place| place.context()),
+            ids: self.ids,
+            context: self.ids.map(|ids| ids.context()),
         }
     }
 
     /// Log lines until the answer is dropped belong to the event.
     pub fn log(&self, meta: &Meta) -> impl Drop + use<> {
-        oncue_telemetry::enter(meta, self.place)
+        oncue_telemetry::enter(meta, self.ids)
     }
 
-    pub fn place(&self) -> Option<&SpanIds> {
-        self.place.as_ref()
+    pub fn ids(&self) -> Option<&SpanIds> {
+        self.ids.as_ref()
     }
 
     /// If the spans on the way are wanted, and not only the one of a failure.
     fn sampled(&self) -> Option<&SpanIds> {
-        self.place.as_ref().filter(|place| place.sampled())
+        self.ids.as_ref().filter(|ids| ids.sampled())
     }
 
     /// Rows and seen-marks of this event among others were read from `asked` until now.
     pub fn read(&self, asked: Option<SystemTime>) {
-        if let (Some(place), Some(asked)) = (self.sampled(), asked) {
-            oncue_telemetry::redis(place, "PIPELINE", None, asked);
+        if let (Some(ids), Some(asked)) = (self.sampled(), asked) {
+            oncue_telemetry::redis(ids, "PIPELINE", None, asked);
         }
     }
 
@@ -125,8 +125,8 @@ impl Trace {
             Status::Duplicate(_) => self.duplicate = true,
             _ => {}
         }
-        if let Some(place) = self.sampled() {
-            oncue_telemetry::redis(place, "FCALL", Some("oncue_commit"), started);
+        if let Some(ids) = self.sampled() {
+            oncue_telemetry::redis(ids, "FCALL", Some("oncue_commit"), started);
         }
     }
 
@@ -134,7 +134,7 @@ impl Trace {
     /// here, and the flow goes on in one that is linked to it.
     pub fn onward(&self, meta: &Meta, outputs: usize) -> Onward {
         let mut carrier = carried(meta);
-        let Some(place) = self.place else {
+        let Some(ids) = self.ids else {
             return Onward {
                 parent: None,
                 rolled_from: None,
@@ -142,22 +142,17 @@ impl Trace {
             };
         };
         // Without a trace that came, nothing is known of its state either.
-        carrier.tracestate = carrier.tracestate.filter(|_| place.remote);
-        let (mut parent, mut rolled_from) = (place, None);
-        if place.sampled() && outputs > 0 {
+        carrier.tracestate = carrier.tracestate.filter(|_| ids.remote);
+        let mut parent = ids;
+        let mut rolled_from = None;
+        if ids.sampled() && outputs > 0 {
             let mut size = Size::of(carrier.tracestate.as_deref()).grown(outputs as u64);
             if size.exceeds(oncue_telemetry::budget()) {
                 size = Size::START.grown(outputs as u64);
                 let next = *self
                     .next
                     .get_or_init(|| oncue_telemetry::next_trace(&meta.flow, &meta.id));
-                (parent, rolled_from) = (
-                    SpanIds {
-                        trace: next,
-                        ..place
-                    },
-                    Some(place),
-                );
+                (parent, rolled_from) = (SpanIds { trace: next, ..ids }, Some(ids));
             }
             carrier.tracestate = Some(size.into_state(carrier.tracestate.as_deref()));
         }
@@ -171,12 +166,12 @@ impl Trace {
     /// The dead letter of this event is about to be published.
     pub fn letter(&self, meta: &Meta, id: &str) -> (Option<Producer>, Carrier) {
         let carrier = carried(meta);
-        let Some(place) = self.place else {
+        let Some(ids) = self.ids else {
             return (None, oncue_telemetry::pass_on(&carrier, &meta.flow));
         };
-        let place = place.child().with_sampled(true);
-        let producer = Producer::new(place, &format!("{DLQ}.{}", self.function), id, &meta.flow);
-        (Some(producer), sent_from(&place, &carrier))
+        let ids = ids.child().with_sampled(true);
+        let producer = Producer::new(ids, &format!("{DLQ}.{}", self.function), id, &meta.flow);
+        (Some(producer), sent_from(&ids, &carrier))
     }
 
     /// The handler failed: it will be tried again, or not. `text` is what may be shown of it.
@@ -191,19 +186,18 @@ impl Trace {
 
     /// The delivery is settled. Here its span is made, if it is sampled or has failed.
     pub fn end(&self, meta: &Meta, outcome: &'static str) {
-        let Some(place) = self
-            .place
-            .filter(|place| place.sampled() || self.failure.is_some())
+        let Some(ids) = self
+            .ids
+            .filter(|ids| ids.sampled() || self.failure.is_some())
         else {
             return;
         };
         let name = ["process ", &meta.ty];
-        let Some(mut span) = oncue_telemetry::span(&place, Kind::Consumer, name, self.started)
-        else {
+        let Some(mut span) = oncue_telemetry::span(&ids, Kind::Consumer, name, self.started) else {
             return;
         };
-        if place.remote {
-            span.link_to_parent(&place);
+        if ids.remote {
+            span.link_to_parent(&ids);
         }
         for at in &self.conflicts {
             span.event("conflict", *at, None);
@@ -268,18 +262,18 @@ impl Onward {
         let Some(parent) = self.parent else {
             return (None, self.carrier.clone());
         };
-        let mut place = parent.child();
-        let carrier = sent_from(&place, &self.carrier);
-        if !place.sampled() {
+        let mut ids = parent.child();
+        let carrier = sent_from(&ids, &self.carrier);
+        if !ids.sampled() {
             return (None, carrier);
         }
         if self.rolled_from.is_some() {
-            place.parent = SpanId::INVALID;
+            ids.parent = SpanId::INVALID;
         }
         (
             Some(Producer {
                 rolled_from: self.rolled_from,
-                ..Producer::new(place, ty, id, flow)
+                ..Producer::new(ids, ty, id, flow)
             }),
             carrier,
         )
@@ -287,21 +281,20 @@ impl Onward {
 }
 
 impl Producer {
-    fn new(place: SpanIds, subject: &str, id: &str, flow: &str) -> Self {
-        let (subject, id, flow) = (subject.to_owned(), id.to_owned(), flow.to_owned());
+    fn new(ids: SpanIds, subject: &str, id: &str, flow: &str) -> Self {
         Self {
-            place,
+            ids,
             started: SystemTime::now(),
-            subject,
-            id,
-            flow,
+            subject: subject.to_owned(),
+            id: id.to_owned(),
+            flow: flow.to_owned(),
             rolled_from: None,
         }
     }
 
     pub fn end(&self, error: Option<&str>) {
         let name = ["send ", &self.subject];
-        let Some(mut span) = oncue_telemetry::span(&self.place, Kind::Producer, name, self.started)
+        let Some(mut span) = oncue_telemetry::span(&self.ids, Kind::Producer, name, self.started)
         else {
             return;
         };
@@ -325,17 +318,11 @@ fn carried(meta: &Meta) -> Carrier {
     }
 }
 
-fn sent_from(place: &SpanIds, carrier: &Carrier) -> Carrier {
-    let Carrier {
-        tracestate,
-        baggage,
-        ..
-    } = carrier;
-    let (tracestate, baggage) = (tracestate.clone(), baggage.clone());
+fn sent_from(ids: &SpanIds, carrier: &Carrier) -> Carrier {
     oncue_telemetry::propagated(Carrier {
-        traceparent: Some(place.traceparent()),
-        tracestate,
-        baggage,
+        traceparent: Some(ids.traceparent()),
+        tracestate: carrier.tracestate.clone(),
+        baggage: carrier.baggage.clone(),
     })
 }
 
@@ -376,7 +363,7 @@ mod tests {
             trace.committed(oncue_telemetry::clock(), &Status::Applied);
             drop(trace.log(meta));
             trace.end(meta, "applied");
-            trace.place().copied()
+            trace.ids().copied()
         };
         assert!(
             allocates(|| drop(std::hint::black_box(vec![1_u8; 100_000]))),
@@ -384,13 +371,13 @@ mod tests {
         );
         assert_eq!(life(&meta), None);
         assert!(
-            !allocates(|| assert!(life(&meta).is_none_or(|place| !place.sampled()))),
+            !allocates(|| assert!(life(&meta).is_none_or(|ids| !ids.sampled()))),
             "nobody traces"
         );
         oncue_telemetry::start_unsampled();
-        assert!(life(&meta).is_some_and(|place| !place.sampled()));
+        assert!(life(&meta).is_some_and(|ids| !ids.sampled()));
         assert!(
-            !allocates(|| assert!(life(&meta).is_none_or(|place| !place.sampled()))),
+            !allocates(|| assert!(life(&meta).is_none_or(|ids| !ids.sampled()))),
             "traced, but not sampled"
         );
     }

@@ -30,15 +30,14 @@ impl Watchdog {
         });
         let watching = Arc::downgrade(&dog);
         let step = (limit / STEPS as u32).max(Duration::from_millis(10));
-        let watch = move || {
+        let thread = std::thread::Builder::new().name("watchdog".into());
+        let started = thread.spawn(move || {
             loop {
                 std::thread::sleep(step);
                 let Some(dog) = watching.upgrade() else {
                     return;
                 };
-                let now = dog.now.fetch_add(1, Ordering::Relaxed) + 1;
-                let since = dog.polling.load(Ordering::Relaxed);
-                if since > 0 && now - since > STEPS + 1 {
+                if dog.is_stuck() {
                     tracing::error!(
                         function,
                         "a handler has held its thread for {limit:?} without an await; ending the process"
@@ -46,16 +45,21 @@ impl Watchdog {
                     std::process::exit(STUCK);
                 }
             }
-        };
-        if let Err(e) = std::thread::Builder::new()
-            .name("watchdog".into())
-            .spawn(watch)
-        {
+        });
+        if let Err(e) = started {
             tracing::warn!(error = %e, "no thread for the watchdog: a handler that never ends will not be noticed");
         }
         dog
     }
 
+    /// Counts a step, and says whether a poll has lasted longer than all steps of the limit.
+    fn is_stuck(&self) -> bool {
+        let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
+        let since = self.polling.load(Ordering::Relaxed);
+        since > 0 && now - since > STEPS + 1
+    }
+
+    /// Watches the polls of a future.
     pub fn watch<F: Future>(&self, inner: F) -> Watched<'_, F> {
         Watched {
             dog: self,
