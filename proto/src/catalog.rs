@@ -23,6 +23,7 @@ use crate::{DESCRIPTORS, Format};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
+    /// By event type, so that lists are sorted.
     entries: BTreeMap<String, Entry>,
 }
 
@@ -33,6 +34,7 @@ pub struct Entry {
     pub ty: String,
     /// Name of the field that holds the key; empty when the type has none.
     pub key_field: String,
+    /// Descriptor of the payload, by which it is decoded without generated types.
     message: MessageDescriptor,
 }
 
@@ -42,6 +44,8 @@ pub enum CatalogError {
     /// The type is not in the contract; near names are offered.
     UnknownType { ty: String, near: Vec<String> },
     /// The payload is not a message of its type.
+    ///
+    /// Set or payload, with the reason.
     Malformed(String),
     /// The key field is empty.
     EmptyKey(String),
@@ -173,6 +177,7 @@ impl Catalog {
     }
 }
 
+/// Error of a set that cannot be decoded.
 fn unreadable(why: impl std::fmt::Display) -> CatalogError {
     CatalogError::Malformed(format!("not a descriptor set: {why}"))
 }
@@ -217,8 +222,8 @@ impl Entry {
             .ok_or_else(|| CatalogError::EmptyKey(self.key_field.clone()))
     }
 
-    /// The payload as canonical proto3 JSON, with every field, whether it is set or not: whoever looks at an event wants to
-    /// see all there is to it.
+    /// The payload as canonical proto3 JSON, with every field, whether it is set or not: whoever looks at an event
+    /// wants to see all there is to it.
     ///
     /// # Errors
     /// [`CatalogError::Malformed`]: the payload is not of this type.
@@ -263,6 +268,7 @@ impl Entry {
         }
     }
 
+    /// Error of a payload, with the schema it should have had.
     fn malformed(&self, why: impl std::fmt::Display) -> CatalogError {
         CatalogError::Malformed(format!("not a {}: {why}", self.schema()))
     }

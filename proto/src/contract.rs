@@ -1,4 +1,5 @@
-//! The descriptor set of the crate in which an event was made, for whoever must decode payloads it was not built with.
+//! The descriptor set of the crate in which an event was made, for whoever must decode payloads it was not built
+//! with.
 
 use std::sync::OnceLock;
 
@@ -12,6 +13,7 @@ use crate::{Catalog, DESCRIPTORS, Format, protobuf};
 /// ([`Event::contract`](crate::Event::contract)).
 #[derive(Debug)]
 pub struct Contract {
+    /// Encoded `FileDescriptorSet`, as `oncue-build` leaves it; empty where there is none.
     descriptors: &'static [u8],
     // Most processes never need it: the generated types read all that is written as other producers write it.
     catalog: OnceLock<Catalog>,

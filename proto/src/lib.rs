@@ -42,8 +42,8 @@ pub trait Event: Message + Default + Serialize + DeserializeOwned + 'static {
     /// Text the event is about; empty when the contract names no key field.
     fn key(&self) -> &str;
 
-    /// Contract of the crate that the event was made in. Default: an empty one, for an `impl` written by hand; programs
-    /// that were not built with such an event cannot read it.
+    /// Contract of the crate that the event was made in. Default: an empty one, for an `impl` written by hand;
+    /// programs that were not built with such an event cannot read it.
     fn contract() -> &'static Contract {
         &contract::NO_CONTRACT
     }
@@ -52,7 +52,9 @@ pub trait Event: Message + Default + Serialize + DeserializeOwned + 'static {
 /// How a payload is written. Protobuf is the default on the wire, JSON is always accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
+    /// Binary protobuf, `application/protobuf`.
     Protobuf,
+    /// Canonical proto3 JSON, `application/json`, in UTF-8.
     Json,
 }
 
@@ -91,6 +93,7 @@ impl Format {
         }
     }
 
+    /// Media type as it is written, in `ce-datacontenttype` and in `Content-Type`.
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Protobuf => "application/protobuf",
@@ -100,6 +103,7 @@ impl Format {
 }
 
 /// The payload is not a message of its type.
+/// Text for people, which may quote the payload.
 #[derive(Debug, Clone)]
 pub struct DecodeError(pub String);
 
@@ -112,6 +116,12 @@ impl std::fmt::Display for DecodeError {
 impl std::error::Error for DecodeError {}
 
 /// Decodes one event. Fields a newer producer added are ignored.
+///
+/// JSON is tried as the generated types read it, then by descriptor, then without its `null`s: the
+/// first way is the fastest, and reads all that other producers of the platform write.
+///
+/// # Errors
+/// The payload is not a message of this type; the text names the schema and the reason.
 pub fn decode<E: Event>(format: Format, payload: &[u8]) -> Result<E, DecodeError> {
     match format {
         Format::Protobuf => E::decode(payload)
@@ -123,8 +133,8 @@ pub fn decode<E: Event>(format: Format, payload: &[u8]) -> Result<E, DecodeError
     }
 }
 
-/// As the gateway reads it, which takes every spelling that proto3 JSON allows, such as `10.0` for a whole number: what it
-/// accepts must be readable here, whichever repository the event is of.
+/// As the gateway reads it, which takes every spelling that proto3 JSON allows, such as `10.0` for a whole number:
+/// what it accepts must be readable here, whichever repository the event is of.
 fn by_descriptor<E: Event>(payload: &[u8]) -> Option<E> {
     let protobuf = E::contract().protobuf_of_json(E::TYPE, E::SCHEMA, payload)?;
     E::decode(&protobuf[..]).ok()
@@ -132,6 +142,8 @@ fn by_descriptor<E: Event>(payload: &[u8]) -> Option<E> {
 
 /// `null` stands for the default of any field [proto3 JSON], but the generated types know it for messages only.
 fn without_nulls(payload: &[u8]) -> Option<serde_json::Value> {
+    // Returns whether there was a `null` among the members; those in lists stay, since proto3 JSON
+    // has none there.
     fn strip(value: &mut serde_json::Value) -> bool {
         match value {
             serde_json::Value::Object(fields) => {

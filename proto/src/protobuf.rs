@@ -3,7 +3,8 @@
 
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-/// Writes the head of a length-delimited field (string, bytes, message) of `len` bytes, which the caller writes behind it.
+/// Writes the head of a length-delimited field (string, bytes, message) of `len` bytes, which the caller writes
+/// behind it. One key byte and one length byte where the field is below 16 and the content shorter than 128 bytes.
 #[inline]
 pub fn put(field: u32, len: usize, bytes: &mut Vec<u8>) {
     if field < 16 && len < 128 {

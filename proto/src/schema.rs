@@ -1,5 +1,6 @@
 //! JSON schemas [2020-12] of the canonical proto3 JSON form of messages, for documents about the contract (AsyncAPI,
-//! OpenAPI). A schema describes what is written and allows what is read besides, such as a number for a 64-bit integer.
+//! OpenAPI). A schema describes what is written and allows what is read besides, such as a number for a 64-bit
+//! integer.
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};

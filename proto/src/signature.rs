@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use crate::{Contract, DecodeError, Event, Format, decode, oncue::v1::TimerFired};
 
-/// Argument of a function: the event it acts on. Implemented for every [`Event`], for enums made by [`events!`](crate::events!), and for
-/// `()`, which is cued by the function's schedule alone.
+/// Argument of a function: the event it acts on. Implemented for every [`Event`], for enums made by
+/// [`events!`](crate::events!), and for `()`, which is cued by the function's schedule alone.
 pub trait Trigger: Sized + Send + Sync + 'static {
     /// Event types to act on; all of one domain, since a function has one consumer on one stream.
     fn types() -> Vec<&'static str>;
@@ -87,8 +87,8 @@ pub struct Draft {
     pub delay: Option<Duration>,
 }
 
-/// Result of a function: the events that follow. Implemented for `()`, every [`Event`], `Option`, `Vec` and tuples of up
-/// to four, for [`Delayed`], and for enums made by [`events!`](crate::events!).
+/// Result of a function: the events that follow. Implemented for `()`, every [`Event`], `Option`, `Vec` and tuples of
+/// up to four, for [`Delayed`], and for enums made by [`events!`](crate::events!).
 pub trait Emit: Send {
     /// Every event type that could follow, for the manifest.
     fn types() -> Vec<&'static str>;
@@ -137,9 +137,10 @@ impl<E: Event> Emit for E {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Delayed<E> {
+    /// Result to be delayed: an event, or anything else that a function may return.
     pub event: E,
-    /// Counted from the run of the function, not from the event: after an outage a chain of delays must not fire all at
-    /// once. Delays in delays add up.
+    /// Counted from the run of the function, not from the event: after an outage a chain of delays must not fire all
+    /// at once. Delays in delays add up.
     pub after: Duration,
 }
 

@@ -48,8 +48,9 @@ use protox::file::{
 const OPTION_FILE: &str = "oncue/v1/event.proto";
 const OPTION_SOURCE: &str = include_str!("../../oncue/v1/event.proto");
 
-/// Compiles `protos` (paths relative to one of `includes`) into `$OUT_DIR/events.rs`, and the descriptor set of all that
-/// they import into `$OUT_DIR/descriptors.bin`. To be called from `build.rs`; it is run again when one of them changes.
+/// Compiles `protos` (paths relative to one of `includes`) into `$OUT_DIR/events.rs`, and the descriptor set of all
+/// that they import into `$OUT_DIR/descriptors.bin`. To be called from `build.rs`; it is run again when one of them
+/// changes.
 ///
 /// # Errors
 /// A message that says which file or message is wrong and what to write instead.
@@ -194,8 +195,8 @@ fn text_field(option: &DynamicMessage, name: &str) -> String {
         .unwrap_or_default()
 }
 
-/// One part of an event type. It becomes a token of a NATS subject and part of a stream's name, so that the alphabet is
-/// what both allow, and what reads the same in either case.
+/// One part of an event type. It becomes a token of a NATS subject and part of a stream's name, so that the alphabet
+/// is what both allow, and what reads the same in either case.
 fn is_token(part: &str) -> bool {
     part.starts_with(|c: char| c.is_ascii_lowercase())
         && part
@@ -265,8 +266,8 @@ fn module_tree(packages: &[String], events: &[EventMessage]) -> String {
     code
 }
 
-/// Modules of all packages, each inside the module of the name before it. Lints are for the author's own code, so they
-/// are off in all of it. Packages that share a prefix (`shop.v1`, `shop.v2`) share the outer module.
+/// Modules of all packages, each inside the module of the name before it. Lints are for the author's own code, so
+/// they are off in all of it. Packages that share a prefix (`shop.v1`, `shop.v2`) share the outer module.
 fn modules(bodies: Vec<(Vec<&str>, String)>) -> String {
     let mut code = String::new();
     let mut inner: BTreeMap<&str, Vec<(Vec<&str>, String)>> = BTreeMap::new();

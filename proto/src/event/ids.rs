@@ -50,6 +50,7 @@ pub fn partition(key: &str) -> u32 {
 }
 
 /// SHA-256 over the parts, each behind its length so that no two lists of parts collide; the first 16 bytes.
+/// Lengths are 64-bit integers in big-endian order.
 pub fn hash(parts: &[&[u8]]) -> [u8; 16] {
     let mut sha = Context::new(&SHA256);
     for part in parts {
@@ -75,6 +76,7 @@ pub fn untraced(flow: &str) -> String {
 
 /// Version 00 of the header [W3C Trace Context section 3.2.2], written digit by digit: every event that follows
 /// carries one.
+/// 55 bytes in lower case.
 pub fn traceparent(trace: [u8; 16], span: [u8; 8], flags: u8) -> String {
     let mut text = String::with_capacity(55);
     text.push_str("00-");
@@ -104,6 +106,7 @@ fn short_hash(parts: &[&[u8]]) -> String {
 }
 
 /// Id of an output: the same for every run of the same function on the same event.
+/// `index` counts from 0, in the order in which a run returns its events.
 pub fn output_id(input: &str, function: &str, index: usize) -> String {
     short_hash(&[
         input.as_bytes(),
@@ -133,6 +136,7 @@ pub fn idempotency_key(event: &str, function: &str, step: &str) -> String {
 }
 
 /// A new root id: UUID version 7, whose first bits are the time.
+/// 32 lower-case hex digits without dashes.
 pub fn new_id() -> String {
     uuid::Uuid::now_v7().simple().to_string()
 }

@@ -1,6 +1,12 @@
 //! An event as it travels: CloudEvents 1.0 in NATS headers (binary mode) or in a JSON body (structured mode), and
 //! plain messages from clients that know nothing of either. Everything here is a pure function of the message, so
 //! that a redelivery, a republished copy and a second function all see the same id, time and flow.
+//!
+//! | form | told by | attributes from | payload |
+//! |---|---|---|---|
+//! | binary | headers `ce-*` | headers, percent-encoded | body |
+//! | structured | `Content-Type: application/cloudevents+json` | members of the body | `data` or `data_base64` |
+//! | plain | neither | stream, sequence and subject | body |
 
 mod ids;
 mod percent;
@@ -206,21 +212,30 @@ pub fn read<'h>(
 /// Header values as found, before they are completed from the stream.
 #[derive(Default)]
 struct Raw<'h> {
+    /// `ce-id`.
     id: Option<Cow<'h, str>>,
     /// `Nats-Msg-Id`: the id of a message without `ce-id`.
     msg_id: Option<Cow<'h, str>>,
+    /// `ce-source`.
     source: Option<Cow<'h, str>>,
+    /// `ce-type`.
     ty: Option<Cow<'h, str>>,
+    /// `ce-time`, RFC 3339.
     time: Option<Cow<'h, str>>,
+    /// `ce-flowid`.
     flow: Option<Cow<'h, str>>,
+    /// `ce-causationid`.
     cause: Option<Cow<'h, str>>,
+    /// `ce-hopcount`; what is no number counts as 0.
     hops: Option<Cow<'h, str>>,
+    /// `ce-datacontenttype`, or else `Content-Type`.
     media_type: Option<Cow<'h, str>>,
     traceparent: Option<&'h str>,
     tracestate: Option<&'h str>,
     baggage: Option<&'h str>,
     /// JSON of a [`RedriveHeader`].
     redrive: Option<Cow<'h, str>>,
+    /// `ce-tracked` is `1`.
     tracked: bool,
     /// Whether the body is a whole CloudEvent, which then says all.
     structured: bool,
@@ -316,7 +331,8 @@ impl<'h> Raw<'h> {
         }
     }
 
-    /// Completes the attributes from where the message stands: id, type, source, time and flow of one that brings none.
+    /// Completes the attributes from where the message stands: id, type, source, time and flow of one that brings
+    /// none.
     fn meta(mut self, origin: &Origin<'_>) -> Result<Meta, Unreadable> {
         let redrive = self.redrive(origin.subject)?;
         let (id, derived) = match self.id.or(self.msg_id) {
@@ -384,6 +400,7 @@ impl<'h> Raw<'h> {
 }
 
 /// Time of this machine, Unix milliseconds.
+/// 0 where the clock stands before 1970.
 pub fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

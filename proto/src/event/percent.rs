@@ -30,7 +30,8 @@ pub(super) fn decoded(text: &str) -> Option<Cow<'_, str>> {
 
 /// Text decoded exactly once; borrows where nothing is encoded.
 fn decoded_unquoted(text: &str) -> Option<Cow<'_, str>> {
-    // The crate would go through all of it byte by byte, and then once more to see that it is UTF-8: 0.3 us for each event.
+    // The crate would go through all of it byte by byte, and then once more to see that it is UTF-8: 0.3 us for each
+    // event.
     if !text.contains('%') {
         return Some(Cow::Borrowed(text));
     }

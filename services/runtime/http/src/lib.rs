@@ -1,10 +1,13 @@
 //! The HTTP side of a server of the platform, whatever it answers: gateway and console are routers on top of this.
 //!
-//! In reading order: [`process`] (configuration, exit codes, the signal to stop), [`serve`](fn@serve) (connections, time-outs,
-//! drain) and [`problem`] (everything that is not what a client wanted, RFC 9457).
+//! In reading order: [`process`] (configuration, exit codes, the signal to stop), [`serve`](fn@serve) (connections,
+//! time-outs, drain) and [`problem`] (everything that is not what a client wanted, RFC 9457).
 //!
-//! hyper is used directly since `axum::serve` has neither a bound on connections nor a time-out for headers: a client that
-//! opens connections and says nothing would take every file descriptor there is.
+//! hyper is used directly since `axum::serve` has neither a bound on connections nor a time-out for headers: a client
+//! that opens connections and says nothing would take every file descriptor there is.
+//!
+//! HTTP/1.1 without TLS, which belongs to the proxy in front. Routes, state and metrics are the
+//! servers' own.
 
 pub mod process;
 pub mod problem;

@@ -1,13 +1,20 @@
 //! Problem documents [RFC 9457]: one form for every server of the platform, with kinds of its own for each.
 //!
-//! A handler returns a [`Problem`], which says what is wrong. It becomes a response without a body that carries the problem
-//! as an extension; a middleware around all routes takes it out and writes the document, since only there the path and the
-//! trace of the request are known to everybody:
+//! A handler returns a [`Problem`], which says what is wrong. It becomes a response without a body that carries the
+//! problem as an extension; a middleware around all routes takes it out and writes the document, since only there the
+//! path and the trace of the request are known to everybody:
 //!
 //! ```json
 //! {"type":"urn:oncue:problem:not-found","title":"There is nothing here","status":404,
 //!  "detail":"there is no /v2","instance":"/v2","trace_id":"0af7651916cd43dd8448eb211c80319c"}
 //! ```
+//!
+//! | class | status | code |
+//! |---|---|---|
+//! | [`MALFORMED`] | 400 | `malformed` |
+//! | [`NOT_FOUND`] | 404 | `not-found` |
+//! | [`METHOD`] | 405 | `method-not-allowed` |
+//! | [`AWAY`] | 503, `Retry-After: 2` | `away` |
 
 use std::panic::AssertUnwindSafe;
 
@@ -21,13 +28,18 @@ use oncue_core::bus::{ApiError, BusError};
 use oncue_core::store::StoreError;
 use serde::Serialize;
 
-/// A class of problem. Programs tell classes apart by the code, which therefore never changes; title and detail are for
-/// people.
+/// A class of problem. Programs tell classes apart by the code, which therefore never changes; title and detail are
+/// for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
+    /// Status of the response, also a member of the document.
     status: StatusCode,
+    /// Last part of `type`, such as `not-found`.
     code: &'static str,
+    /// Sentence without a full stop, the same for all problems of the class.
     title: &'static str,
+    /// Seconds for `Retry-After` [RFC 9110 section 10.2.3]; `None` where trying again does not
+    /// help.
     retry_after: Option<&'static str>,
 }
 
@@ -74,7 +86,9 @@ pub const AWAY: Kind = Kind::later("away", "A server behind this one does not an
 #[derive(Debug, Clone)]
 pub struct Problem {
     kind: Kind,
+    /// Text for people, which may quote the request.
     detail: String,
+    /// Headers of the answer besides those of the document.
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -87,6 +101,8 @@ pub struct Instance<'a> {
     pub trace_id: &'a str,
 }
 
+/// Members of the document [RFC 9457 section 3.1], in the order in which they are written;
+/// `trace_id` is an extension [RFC 9457 section 3.2].
 #[derive(Serialize)]
 struct Document<'a> {
     #[serde(rename = "type")]
@@ -122,6 +138,7 @@ impl Problem {
         self.kind
     }
 
+    /// Status of the response.
     pub fn status(&self) -> StatusCode {
         self.kind.status
     }
@@ -136,12 +153,15 @@ impl Problem {
         &self.detail
     }
 
-    /// Takes the problem out of the response of a handler, if it has one; [`write`](Self::write) it back as a document.
+    /// Takes the problem out of the response of a handler, if it has one; [`write`](Self::write) it back as a
+    /// document.
     pub fn take(response: &mut Response) -> Option<Self> {
         response.extensions_mut().remove()
     }
 
     /// Writes the document into the response, whose other headers (`Allow`, `Retry-After`) stay.
+    /// Content type `application/problem+json`, never cached. Without `instance` the document lacks
+    /// path and trace id.
     pub fn write(&self, response: &mut Response, instance: Option<Instance<'_>>) {
         let document = Document {
             ty: format!("urn:oncue:problem:{}", self.kind.code),
@@ -199,18 +219,21 @@ pub async fn catch_panic(response: impl Future<Output = Response>, kind: Kind) -
     caught.unwrap_or_else(|_| Problem::new(kind, "the handler panicked").into_response())
 }
 
+/// NATS does not answer: [`AWAY`], with the error as detail.
 impl From<BusError> for Problem {
     fn from(e: BusError) -> Self {
         Self::new(AWAY, e.to_string())
     }
 }
 
+/// JetStream does not answer or refuses: [`AWAY`] too.
 impl From<ApiError> for Problem {
     fn from(e: ApiError) -> Self {
         Self::new(AWAY, e.to_string())
     }
 }
 
+/// Redis does not answer: [`AWAY`].
 impl From<StoreError> for Problem {
     fn from(e: StoreError) -> Self {
         Self::new(AWAY, e.to_string())

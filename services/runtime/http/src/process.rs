@@ -27,6 +27,7 @@ pub struct Process {
     pub catalog: Catalog,
     /// Folder of the functions' programs.
     pub programs: PathBuf,
+    /// Becomes true with the signal, and stays so.
     stop: watch::Receiver<bool>,
 }
 
@@ -57,8 +58,10 @@ impl Process {
     }
 }
 
-/// The whole life of a server process: reads the configuration, starts telemetry as `oncue-NAME`, runs `server` until it
-/// returns, and flushes what telemetry still holds. Errors go to standard error.
+/// Life of a server process: reads the configuration, starts telemetry with `name` as
+/// `service.name`, runs `server` until it returns, and flushes what telemetry still holds, for at
+/// most two seconds. Errors go to standard error, since telemetry may not have been started when
+/// they happen.
 pub async fn run(
     name: &'static str,
     server: impl AsyncFnOnce(Process) -> Result<(), Failure>,
@@ -98,6 +101,11 @@ struct Loaded {
     contracts: Contracts,
 }
 
+/// Reads the configuration, and asks the functions' programs for their contracts.
+///
+/// # Errors
+/// Mistakes of the configuration, among them files of contracts that cannot be read. A program that
+/// does not answer is a warning.
 async fn load() -> Result<Loaded, Failure> {
     let config = Config::load()?;
     let programs = contract::programs()?;
@@ -109,6 +117,7 @@ async fn load() -> Result<Loaded, Failure> {
     })
 }
 
+/// Prints the reason and returns its exit code.
 fn failed(name: &str, failure: &Failure) -> ExitCode {
     match failure {
         // Each line begins with its file already.
@@ -123,15 +132,21 @@ fn failed(name: &str, failure: &Failure) -> ExitCode {
     }
 }
 
-/// Binds `address`, `HOST:PORT`. Before the connections to NATS and Redis are made, so that a port that is taken is the
-/// first thing said.
+/// Binds `address`, `HOST:PORT`. Before the connections to NATS and Redis are made, so that a port that is taken is
+/// the first thing said.
+///
+/// # Errors
+/// [`Failure::Start`] with the address: the port is taken, or the host is not one of this machine.
 pub async fn bind(address: &str) -> Result<TcpListener, Failure> {
     let bound = TcpListener::bind(address).await;
     bound.map_err(|e| Failure::Start(format!("cannot listen on {address}: {e}")))
 }
 
-/// Says where the server is reached, now that it can answer. Scripts and `oncue up` wait for this line, so it comes after the
-/// connections to NATS and Redis, and names the port that was really bound where 0 was asked for.
+/// Says where the server is reached, now that it can answer. Scripts and `oncue up` wait for this line, so it comes
+/// after the connections to NATS and Redis, and names the port that was really bound where 0 was asked for.
+///
+/// # Errors
+/// [`Failure::Start`], where the system does not tell the address of the socket.
 pub fn announce(listener: &TcpListener) -> Result<(), Failure> {
     let address = listener.local_addr().map_err(|e| e.to_string())?;
     tracing::info!("listening on http://{address}");

@@ -40,11 +40,12 @@ pub struct Peer(pub SocketAddr);
 /// A running server as its handlers see it: shared by the router's state and [`serve`]. Clones are the same handle.
 #[derive(Debug, Clone, Default)]
 pub struct Handle {
-    /// Cancelled when the server is told to stop: nothing that could go on for ever (long polls, streams of updates) may
-    /// outlive it, or the drain would always take its whole time.
+    /// Cancelled when the server is told to stop: nothing that could go on for ever (long polls, streams of updates)
+    /// may outlive it, or the drain would always take its whole time.
     pub stopping: CancellationToken,
     /// Work that must come to an end even when the client that asked for it has gone. The drain waits for it.
     pub tasks: TaskTracker,
+    /// Open connections, for metrics; the bound itself is a semaphore of the listener.
     connections: Arc<AtomicUsize>,
 }
 
@@ -67,8 +68,8 @@ impl Handle {
 /// Serves `router` on `listener` until `stop` resolves, then accepts nothing more, finishes the requests and tasks in
 /// flight, and returns: after [`Limits::drain`] at the latest.
 ///
-/// HTTP/1.1 without TLS. The listener comes bound, so that a test can bind port 0, and the caller knows the address before
-/// the first connection. There is no error: an accept that fails is logged and tried again.
+/// HTTP/1.1 without TLS. The listener comes bound, so that a test can bind port 0, and the caller knows the address
+/// before the first connection. There is no error: an accept that fails is logged and tried again.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -118,6 +119,7 @@ pub async fn serve(
 /// A listener that accepts only as many connections as may be open.
 struct Acceptor {
     listener: TcpListener,
+    /// One for each connection that may still be opened.
     permits: Arc<Semaphore>,
 }
 
@@ -129,6 +131,7 @@ struct Accepted {
 }
 
 impl Acceptor {
+    /// Acceptor for so many connections, or as many as a semaphore can count.
     fn new(listener: TcpListener, connections: usize) -> Self {
         let permits = connections.min(Semaphore::MAX_PERMITS);
         Self {
@@ -137,7 +140,8 @@ impl Acceptor {
         }
     }
 
-    /// Waits for a permit first, so that a connection beyond the bound stays in the kernel's queue and costs nothing here.
+    /// Waits for a permit first, so that a connection beyond the bound stays in the kernel's queue and costs nothing
+    /// here.
     async fn accept(&self) -> Accepted {
         loop {
             let permit = self.permits.clone().acquire_owned().await;

@@ -1,8 +1,8 @@
 //! Traces, logs and metrics of a process.
 //!
-//! Spans of the event path are built when they end, from ids they had from the start: an event that is not sampled costs
-//! next to nothing, and yet its spans are there when it fails. Spans that authors make with `tracing` join the same trace
-//! through `tracing-opentelemetry`.
+//! Spans of the event path are built when they end, from ids they had from the start: an event that is not sampled
+//! costs next to nothing, and yet its spans are there when it fails. Spans that authors make with `tracing` join the
+//! same trace through `tracing-opentelemetry`.
 //!
 //! Everything is governed by the environment: `OTEL_*`, `ONCUE_*` and `RUST_LOG`, listed in `deploy/TELEMETRY.md`.
 //!
@@ -11,6 +11,32 @@
 //! | none | OTLP over HTTP, `/metrics`, logs |
 //! | `grpc` | OTLP over gRPC, and `gzip` |
 //! | `gzip` | compressed requests |
+//!
+//! # Path of a span
+//!
+//! ```text
+//! traceparent of the event --span_ids--> SpanIds --span--> Span --export--+
+//!                            (sampler)              (one buffer)          |
+//!                                                                         v
+//! author's `tracing` span --> SDK --> processor (limits, encoding) --> span queue (bounded)
+//!                                                                         | thread `spans`
+//!                                                                         v
+//!                                         stdout <--console-- exporter --OTLP--> collector
+//! ```
+//!
+//! | step | by | when |
+//! |---|---|---|
+//! | ids are read from the headers, or drawn | [`span_ids`] | an event or a request arrives |
+//! | ids are written into headers | [`SpanIds::traceparent`], [`propagated`] | something follows from it |
+//! | the span is built | [`span`], then methods of [`Span`] | the work is over, and is sampled or has failed |
+//! | the span is queued | [`export`] | at once; never waits |
+//! | batches are sent | thread of the queue | a batch is full, or `OTEL_BSP_SCHEDULE_DELAY` is over |
+//!
+//! # Without telemetry
+//!
+//! Functions of this module may be called in any process. Where [`Telemetry::start`] was not
+//! called, as in unit tests, they answer as if everything were off: no ids, no spans, no texts of
+//! errors, no limit to a trace.
 
 mod process;
 mod settings;
@@ -45,9 +71,11 @@ use self::spans::{AuthorSpans, FixedAttributes, SpanQueue, span_ids as ids};
 pub use self::spans::{Kind, Span, Value};
 
 /// Longest wait at the end of a process for what is queued: an absent collector must not hold it up.
+/// Spans and metrics have it side by side, so it bounds the whole of [`Telemetry::close`].
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Crates that trace themselves; an exporter tracing its own exports would never end.
+/// Off for spans alone; whether their log lines are shown is for `RUST_LOG` to say.
 const LIBRARIES: [&str; 7] = [
     "async_nats",
     "h2",
@@ -59,6 +87,9 @@ const LIBRARIES: [&str; 7] = [
 ];
 
 /// Service that a process is: `service.name` and `service.version`, unless the environment says otherwise.
+///
+/// Name and version are attributes of the resource, under which a collector files all that the
+/// process sends.
 #[derive(Debug, Clone, Copy)]
 pub enum Service<'a> {
     /// Program of Oncue, at Oncue's own version.
@@ -68,12 +99,15 @@ pub enum Service<'a> {
 }
 
 impl<'a> Service<'a> {
+    /// `service.name`, and `service` in log lines.
     fn name(self) -> &'a str {
         match self {
             Self::Program { name } | Self::Function { name, .. } => name,
         }
     }
 
+    /// `service.version`. All packages of the workspace share one version, so that of this crate is
+    /// Oncue's.
     fn version(self) -> &'a str {
         match self {
             Self::Program { .. } => env!("CARGO_PKG_VERSION"),
@@ -83,22 +117,34 @@ impl<'a> Service<'a> {
 }
 
 /// Handle on the exporters; [`close`](Telemetry::close) sends what is still queued.
+///
+/// Handle and state are two things: everything that the rest of the program asks for stands in the
+/// state of the process and outlives the handle. A default one has started nothing, and closing it
+/// does nothing.
 #[derive(Default)]
 pub struct Telemetry {
+    /// Queue of finished spans; `None` where the process does not trace.
     queue: Option<&'static SpanQueue>,
+    /// Provider whose reader pushes metrics; `None` where they are not pushed.
     meters: Option<SdkMeterProvider>,
 }
 
 impl Telemetry {
     /// Starts logs, traces and metrics of this process, as the environment wants them. `instance` is
     /// `service.instance.id`. Values that cannot be honoured are logged as warnings; nothing of them is fatal.
+    ///
+    /// To be called once, early in `main`: a second call in one process (tests) keeps the
+    /// settings of the first, and the log subscriber that was there before stays. No connection is
+    /// made here; the first span and the first export do that.
     pub fn start(service: Service<'_>, instance: &str) -> Self {
         Self::with(Settings::of_environment(), service, instance)
     }
 
+    /// Start with settings that have been read; tests bring their own.
     fn with(settings: Settings, service: Service<'_>, instance: &str) -> Self {
         let started = Instant::now();
         let traced = settings.traces != Destination::None;
+        // Looks at a handful of files, so only where somebody will read the result.
         let resource = if traced || settings.metrics.is_some() {
             resource::resource(service, instance)
         } else {
@@ -131,6 +177,10 @@ impl Telemetry {
     }
 
     /// Sends what is queued, for at most two seconds.
+    ///
+    /// Needs a tokio runtime. The reader of the SDK collects and exports a last time, so the
+    /// metrics of the final seconds are not lost with a collector that answers. Spans that are
+    /// finished later are lost.
     pub async fn close(self) {
         let Self { queue, meters } = self;
         // Both block.
@@ -148,6 +198,17 @@ impl Telemetry {
     }
 }
 
+/// Installs the subscriber of the process: log lines, and below them authors' spans where the
+/// process traces.
+///
+/// | variable | default | effect |
+/// |---|---|---|
+/// | `RUST_LOG` | `info` | which lines are written; authors' spans are not affected |
+/// | `ONCUE_LOG_FORMAT` | `text` on a terminal, else `json` | `text` is for people, every other value means JSON |
+///
+/// Lines go to standard error: standard output belongs to the program, and to spans on the console.
+/// Authors' spans count from level INFO up, whatever `RUST_LOG` says: a quiet log is no reason to
+/// lose a trace.
 fn start_logs(service: Service<'_>, settings: &Settings, queue: Option<&'static SpanQueue>) {
     let rust_log = std::env::var("RUST_LOG").ok();
     let filter = logs::Filter::read(rust_log.as_deref(), settings.log_level);
@@ -183,6 +244,7 @@ fn start_logs(service: Service<'_>, settings: &Settings, queue: Option<&'static 
                     .with_targets(libraries),
             )
     });
+    // Fails where a subscriber is there already, as in tests: then that one goes on.
     let _ = tracing_subscriber::registry()
         .with(lines.with_filter(filter.targets))
         .with(spans)
@@ -193,6 +255,10 @@ fn start_logs(service: Service<'_>, settings: &Settings, queue: Option<&'static 
 }
 
 /// Notes where the servers are, for the spans of their clients; credentials in the URLs are left out.
+///
+/// `server.address` and `server.port`, of the first server where a URL lists several. Ports that
+/// are not named are 4222 and 6379. To be called before the first span: attributes of a server are
+/// encoded once and shared by all its spans. Only the first call counts.
 pub fn set_peers(nats_url: &str, redis_url: &str) {
     if let Some(process) = Process::get() {
         let _ = process.peers.set(Peers {
@@ -203,42 +269,69 @@ pub fn set_peers(nats_url: &str, redis_url: &str) {
 }
 
 /// Whether spans are made here.
+///
+/// Says whether there is a destination (`OTEL_TRACES_EXPORTER`, `OTEL_SDK_DISABLED`), not whether a
+/// trace is sampled.
 pub fn is_tracing() -> bool {
     Process::tracing().is_some()
 }
 
 /// Time since telemetry was started, first thing after the configuration.
+/// Zero where telemetry was not started.
 pub fn uptime() -> Duration {
     Process::get().map_or(Duration::ZERO, |process| process.started.elapsed())
 }
 
 /// Time of day, where spans are made; a look at the clock is saved where none are.
+///
+/// Meant for the start of a [`span`] that may be built later, or of a call of Redis.
 pub fn clock() -> Option<SystemTime> {
     is_tracing().then(SystemTime::now)
 }
 
 /// Whether texts of errors and keys of events may be seen in traces and logs: they may quote what an event holds.
+///
+/// `ONCUE_TRACE_MESSAGES`, `false` by default. Without it traces and logs name class and place of
+/// an error, and the text stands in the dead letter alone, beside the event that it quotes.
 pub fn shows_messages() -> bool {
     Process::get().is_some_and(|process| process.settings.messages)
 }
 
 /// Whether sampled events may be traced by nats-server as well.
+///
+/// `ONCUE_TRACE_BROKER`, `false` by default: the server spends time on each such message even where
+/// it traces nothing.
 pub fn traces_broker() -> bool {
     Process::get().is_some_and(|process| process.settings.broker)
 }
 
 /// Spans in one trace, by estimate, before a flow goes on in a new one: `ONCUE_TRACE_BUDGET`.
+///
+/// Default 10,000, never less than 1; without a limit where telemetry was not started. See
+/// [`Size`], which makes the estimate.
 pub fn budget() -> u64 {
     Process::get().map_or(u64::MAX, |process| process.settings.budget)
 }
 
 /// Address on which `/metrics` is to be answered, `host:port`.
+///
+/// From `ONCUE_METRICS_LISTEN`, or else from `OTEL_EXPORTER_PROMETHEUS_HOST` and `_PORT` where
+/// `OTEL_METRICS_EXPORTER` names `prometheus`. `None`, the default, opens no port.
 pub fn listen() -> Option<&'static str> {
     Process::get()?.settings.listen.as_deref()
 }
 
-/// Ids of a span for what came with `traceparent`, sampled or not; `None` where nobody traces. A trace that begins here is
-/// that of the flow, if it is known.
+/// Ids of a span for what came with `traceparent`, sampled or not; `None` where nobody traces. A trace that begins
+/// here is that of the flow, if it is known.
+///
+/// | `traceparent` | flow | trace | sampled |
+/// |---|---|---|---|
+/// | well-formed | any | that of the header | by the sampler, which may follow the header's flag |
+/// | absent or malformed | known | hash of the flow, the same in every process | by the sampler |
+/// | absent or malformed | unknown | random | by the sampler |
+///
+/// A header counts as absent where `OTEL_PROPAGATORS` does not name `tracecontext`. Ids come for
+/// unsampled traces too: they are logged, passed on, and used for the span of a failure.
 pub fn span_ids(traceparent: Option<&str>, flow: Option<&str>) -> Option<SpanIds> {
     let settings = &Process::tracing()?.settings;
     let parent = traceparent
@@ -252,7 +345,11 @@ pub fn span_ids(traceparent: Option<&str>, flow: Option<&str>) -> Option<SpanIds
     Some(ids.with_sampled(sampled))
 }
 
-/// Headers for what follows where nobody traces: the context that came, or the one that everybody derives from the flow.
+/// Headers for what follows where nobody traces: the context that came, or the one that everybody derives from the
+/// flow.
+///
+/// Without a well-formed `traceparent` the `tracestate` goes too, since it belongs to no trace [W3C
+/// Trace Context 3.3]. Baggage stands on its own and stays. The derived context is unsampled.
 pub fn pass_on(came: &Carrier, flow: &str) -> Carrier {
     let traceparent = came
         .traceparent
@@ -266,6 +363,8 @@ pub fn pass_on(came: &Carrier, flow: &str) -> Carrier {
 }
 
 /// Headers as far as `OTEL_PROPAGATORS` lets them pass.
+///
+/// Everything passes where telemetry was not started, and by default; `none` lets nothing pass.
 pub fn propagated(carrier: Carrier) -> Carrier {
     let Some(Process { settings, .. }) = Process::get() else {
         return carrier;
@@ -282,12 +381,18 @@ pub fn propagated(carrier: Carrier) -> Carrier {
 }
 
 /// Span from `started` on, its name in two parts, to be told more and then exported; `None` where nobody traces.
+///
+/// `started` is the beginning of the work, mostly [`clock`] at that time; the end is the moment of
+/// [`export`]. The sampler is not asked: a caller that wants the span of a failure makes it all the
+/// same.
 pub fn span(ids: &SpanIds, kind: Kind, name: [&str; 2], started: SystemTime) -> Option<Span> {
     let limits = Process::tracing()?.settings.limits;
     Some(Span::begin(ids, kind, name, started, limits))
 }
 
 /// Ends a span and hands it to the exporter; never waits.
+///
+/// Lost where the process has no queue; counted in [`spans_sent`] where it has.
 pub fn export(span: Span) {
     if let Some(queue) = Process::get().and_then(|process| process.queue) {
         queue.put(&span.end());
@@ -296,6 +401,11 @@ pub fn export(span: Span) {
 
 impl Span {
     /// Sets what every span of a message says [OpenTelemetry messaging spans].
+    ///
+    /// `operation` is `send` or `process`, both name and type of the operation; `ty` is the event
+    /// type, which stands for the destination since a subject ends with a token of the key; `id` is
+    /// the event's, `flow` that of its root. Server, system and client id are encoded once for the
+    /// process.
     pub fn of_message(&mut self, operation: &str, ty: &str, id: &str, flow: &str) {
         static FIXED: OnceLock<FixedAttributes> = OnceLock::new();
         self.set_fixed(&FIXED, |fixed| {
@@ -319,6 +429,7 @@ impl Span {
 }
 
 impl FixedAttributes {
+    /// Adds `server.address` and `server.port`, where [`set_peers`] has told them.
     fn of_server(self, server: Option<&Address>) -> Self {
         match server {
             Some(server) => self
@@ -330,6 +441,10 @@ impl FixedAttributes {
 }
 
 /// Exports the span of a finished call of Redis [OpenTelemetry Redis spans].
+///
+/// Child of `parent`, from `started` until now. `operation` is the command, `FCALL` or `HGETALL`,
+/// and the name of the span; `procedure` is the Redis function that `FCALL` names. Keys and values
+/// are left out: they may hold parts of an event.
 pub fn redis(parent: &SpanIds, operation: &str, procedure: Option<&str>, started: SystemTime) {
     static FIXED: OnceLock<FixedAttributes> = OnceLock::new();
     let Some(mut span) = span(&parent.child(), Kind::Client, [operation, ""], started) else {
@@ -348,7 +463,10 @@ pub fn redis(parent: &SpanIds, operation: &str, procedure: Option<&str>, started
     export(span);
 }
 
-/// Spans handed to the exporter, delivered, and given up by it. The rest is queued or, where the queue was full, lost.
+/// Spans handed to the exporter, delivered, and given up by it. The rest is queued or, where the queue was full,
+/// lost.
+///
+/// In this order, counted since the start; zeros where the process does not trace.
 pub fn spans_sent() -> [u64; 3] {
     let Some(queue) = Process::get().and_then(|process| process.queue) else {
         return [0; 3];
@@ -358,6 +476,7 @@ pub fn spans_sent() -> [u64; 3] {
 }
 
 /// Lets a unit test trace without an environment of its own.
+/// Spans of failures go to standard output, everything else is unsampled.
 #[doc(hidden)]
 pub fn start_unsampled() {
     let sampler = sampler::Sampler {

@@ -1,4 +1,24 @@
 //! Log lines: one JSON object each, with the trace, span, flow and function it belongs to.
+//!
+//! A line as a collector reads it, broken here to fit:
+//!
+//! ```text
+//! {"time":"2026-03-01T08:30:00.123Z","level":"WARN","service":"count-views","function":"count-views",
+//!  "trace_id":"0af7651916cd43dd8448eb211c80319c","span_id":"b7ad6b7169203331","flow_id":"...",
+//!  "target":"count_views","message":"page without a title","page":"/home"}
+//! ```
+//!
+//! | member | stands there |
+//! |---|---|
+//! | `time` (RFC 3339, UTC, milliseconds), `level`, `service`, `target`, `message` | always |
+//! | `function` | in processes of functions |
+//! | `trace_id`, `span_id` | inside an event or an author's span; `span_id` only where the process traces |
+//! | `flow_id` | inside an event |
+//! | fields of the line | last; integers up to 64 bits and booleans as such, all else as text |
+//!
+//! A handler cannot be asked to hand the event to each line it writes, so the event at hand is
+//! state of the thread, set for every poll of the handler: between two polls a task may move to
+//! another thread.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
@@ -18,14 +38,17 @@ use oncue_proto::event::{self, Meta};
 
 /// Filter of log lines and what is wrong with `RUST_LOG`, if anything.
 pub(super) struct Filter {
+    /// Levels by target, such as `async_nats=warn`; the longest target that fits a line decides.
     pub targets: Targets,
+    /// Sentence for the log, once there is one.
     pub warning: Option<String>,
 }
 
 impl Filter {
-    /// Reads `RUST_LOG`, a list of `target=level`, `target` and `level`. Filters by span and field, which the `env_logger`
-    /// of `tracing` knows too (`target[span{field}]=level`), would need a regex engine in every function: they are refused
-    /// with a warning. `own` is the level of telemetry itself where the variable is unset or unreadable.
+    /// Reads `RUST_LOG`, a list of `target=level`, `target` and `level`. Filters by span and field, which the
+    /// `env_logger` of `tracing` knows too (`target[span{field}]=level`), would need a regex engine in every
+    /// function: they are refused with a warning. `own` is the level of telemetry itself where the variable is unset
+    /// or unreadable.
     pub fn read(rust_log: Option<&str>, own: &str) -> Self {
         let text = rust_log.map(str::trim).filter(|text| !text.is_empty());
         match text.map(str::parse::<Targets>) {
@@ -50,6 +73,7 @@ impl Filter {
 }
 
 /// `info`, and less of the client library, which logs every reconnect.
+/// `own` is the level of this crate, `OTEL_LOG_LEVEL`.
 fn default_targets(own: &str) -> Targets {
     format!("info,async_nats=warn,oncue_telemetry={own}")
         .parse()
@@ -58,27 +82,39 @@ fn default_targets(own: &str) -> Targets {
 
 /// Format of a line, for `tracing_subscriber`. Names of fields are those that `deploy/TELEMETRY.md` lists.
 pub(super) struct Json {
+    /// `service.name` of the process, which `OTEL_SERVICE_NAME` does not change here.
     pub service: String,
+    /// Name of the function; `None` in programs of Oncue.
     pub function: Option<String>,
 }
 
 /// The event that a thread is busy with. Written anew for each poll of a handler, so it takes no allocation.
 #[derive(Default)]
 struct Current {
+    /// Whether an event is at hand. Where none is, the other fields are those of the last one, kept
+    /// for their buffers.
     active: bool,
+    /// Flow of the event.
     flow: String,
+    /// Header that the event came with; empty where it came with none, or where `ids` say more.
     traceparent: String,
+    /// Ids of the event's span; `None` where the process does not trace.
     ids: Option<SpanIds>,
 }
 
 thread_local! {
+    /// One event for each thread: a thread polls one handler at a time.
     static CURRENT: RefCell<Current> = RefCell::default();
 }
 
 /// Guard: log lines of this thread belong to the event until it is dropped.
+/// Guards do not nest: dropping any of them ends the event for the thread.
 pub struct Entered;
 
 /// Makes log lines of this thread belong to an event. `ids` are those of its span, where it is traced.
+///
+/// Trace id of the lines: that of `ids`, else that of the event's `traceparent`, else the one
+/// derived from its flow.
 pub fn enter(meta: &Meta, ids: Option<SpanIds>) -> Entered {
     CURRENT.with_borrow_mut(|current| {
         current.active = true;
@@ -102,9 +138,15 @@ impl Drop for Entered {
 }
 
 /// Future whose log lines and spans belong to an event.
+///
+/// Holds both for each poll and gives the thread back between them, so events that share a thread
+/// do not mix.
 pub struct InFlow<'a, F> {
+    /// Handler of the event.
     pub inner: F,
+    /// Attributes of the event, for its flow and its trace.
     pub meta: &'a Meta,
+    /// Ids of the event's span, where it is traced.
     pub ids: Option<SpanIds>,
     /// Parent of authors' spans, where there are any.
     pub context: Option<Context>,
@@ -123,8 +165,11 @@ impl<F: Future + Unpin> Future for InFlow<'_, F> {
 /// Trace, span and flow that a line belongs to.
 #[derive(Default)]
 struct Origin {
+    /// Trace of the author's span, or of the event.
     trace: Option<TraceId>,
+    /// Innermost span that is known.
     span: Option<SpanId>,
+    /// Flow of the event; an author's span has none of its own.
     flow: Option<String>,
 }
 
@@ -213,13 +258,16 @@ fn quote(text: &str) -> String {
 /// Fields of one line, as JSON members behind the fixed ones.
 #[derive(Default)]
 struct Fields {
+    /// Field `message`, which `tracing` gives the text of a line.
     message: String,
+    /// Other fields, each `,"name":value`.
     rest: String,
     /// Whether `function` stands in the line already; twice, it would make the line ambiguous.
     named: bool,
 }
 
 impl Fields {
+    /// Appends one field; `json` is its value as JSON. Writing to a string does not fail.
     fn put(&mut self, field: &Field, json: &dyn fmt::Display) {
         if !(self.named && field.name() == "function") {
             let _ = write!(self.rest, ",{}:{json}", quote(field.name()));
@@ -229,6 +277,8 @@ impl Fields {
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Debug text may hold anything, so it becomes a string. Kinds without a method below come
+        // here too, floats among them.
         let text = format!("{value:?}");
         self.record_str(field, &text);
     }

@@ -1,9 +1,9 @@
 //! State of this process: the one place where telemetry is global.
 //!
 //! Spans, log lines and times come up deep inside handlers, Redis calls and panic hooks, where nobody could hand a
-//! reference down, and a process has one environment, one collector and one clock. So all of it stands in one struct, set
-//! once by [`Telemetry::start`](crate::Telemetry::start); where nothing was started, as in unit tests, every question is
-//! answered as if telemetry were off.
+//! reference down, and a process has one environment, one collector and one clock. So all of it stands in one struct,
+//! set once by [`Telemetry::start`](crate::Telemetry::start); where nothing was started, as in unit tests, every
+//! question is answered as if telemetry were off.
 
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -14,7 +14,10 @@ use crate::metrics::Timings;
 use crate::settings::Settings;
 use crate::spans::SpanQueue;
 
+/// Everything about telemetry that lasts as long as the process. Written once, then only read, so
+/// no event waits for a lock.
 pub(crate) struct Process {
+    /// Environment as it was read at the start; later changes of variables have no effect.
     pub settings: Settings,
     /// Way of spans out; `None` where the process does not trace.
     pub queue: Option<&'static SpanQueue>,
@@ -22,6 +25,7 @@ pub(crate) struct Process {
     pub meter: Option<Meter>,
     /// Id of this process, `service.instance.id`.
     pub instance: String,
+    /// Start of telemetry, from which [`uptime`](crate::uptime) counts.
     pub started: Instant,
     /// Known once the configuration has been read.
     pub peers: OnceLock<Peers>,
@@ -31,17 +35,23 @@ pub(crate) struct Process {
 
 /// Addresses of the servers, for `server.address` and `server.port`.
 pub(crate) struct Peers {
+    /// NATS, port 4222 unless named.
     pub nats: Address,
+    /// Redis, port 6379 unless named.
     pub redis: Address,
 }
 
 /// Host and port of a server, without credentials.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Address {
+    /// Name or IP address; IPv6 without its brackets.
     pub host: String,
+    /// Signed, since integers of OTLP are.
     pub port: i64,
 }
 
+/// Set by [`Telemetry::start`](crate::Telemetry::start); empty before, and in processes that start
+/// no telemetry.
 static PROCESS: OnceLock<Process> = OnceLock::new();
 
 impl Process {
@@ -63,6 +73,9 @@ impl Process {
 
 impl Address {
     /// Address of the first server in a URL or a list of them; `port` where none is named.
+    ///
+    /// Reads by hand and never fails: the configuration has checked the URL, and a span with an odd
+    /// address is better than none. User, password, path and query are dropped.
     pub fn of_url(url: &str, port: i64) -> Self {
         let first = url.split(',').next().unwrap_or_default();
         let after = first.split_once("://").map_or(first, |(_, rest)| rest);

@@ -1,5 +1,18 @@
-//! Resource, the sender of telemetry: service, function, host, process, container [OpenTelemetry resource conventions].
-//! The environment beats what was found.
+//! Resource, the sender of telemetry: service, function, host, process, container [OpenTelemetry resource
+//! conventions]. The environment beats what was found.
+//!
+//! | attribute | from |
+//! |---|---|
+//! | `service.*`, `faas.*` | [`Service`] and the instance id |
+//! | `host.name`, `os.version` | `/proc/sys/kernel` |
+//! | `host.id` | `/etc/machine-id` |
+//! | `host.arch`, `os.type`, `process.runtime.name` | the compiler |
+//! | `process.pid`, `process.executable.*` | the process |
+//! | `container.id` | `/proc/self/cgroup`, `/proc/self/mountinfo` |
+//! | `telemetry.sdk.*` | the SDK |
+//! | all but `process.pid`, and more | `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_SERVICE_NAME` |
+//!
+//! Arguments of the command line are left out, since they may hold secrets.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +23,8 @@ use super::Service;
 use oncue_proto::event::percent_decode;
 
 /// Attributes of this process.
+/// Precedence: `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, what was found. Sent with every
+/// request, so it is made once.
 pub(super) fn resource(service: Service<'_>, instance: &str) -> Resource {
     let mut all = found(service, instance);
     all.extend(said(
@@ -31,6 +46,7 @@ pub(super) fn resource(service: Service<'_>, instance: &str) -> Resource {
 }
 
 /// Value of a variable; empty counts as unset.
+/// Blank text as well, since it could only be a mistake.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name)
         .ok()
@@ -38,6 +54,7 @@ fn variable(name: &str) -> Option<String> {
 }
 
 /// Text of a file of the system, if it can be read.
+/// Trimmed; such files end with a newline.
 fn file(path: &str) -> Option<String> {
     std::fs::read_to_string(path)
         .ok()
@@ -45,6 +62,7 @@ fn file(path: &str) -> Option<String> {
 }
 
 /// Attributes that the process finds out by itself; what cannot be found is left out.
+/// Without `/proc` that is everything read from there.
 fn found(service: Service<'_>, instance: &str) -> BTreeMap<String, String> {
     let program = std::env::current_exe().ok();
     let all = [
@@ -95,6 +113,7 @@ fn found(service: Service<'_>, instance: &str) -> BTreeMap<String, String> {
 }
 
 /// Architecture by the names of the conventions.
+/// Others are as the compiler has them [OpenTelemetry host conventions, `host.arch`].
 fn arch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -103,13 +122,17 @@ fn arch() -> &'static str {
     }
 }
 
-/// Id of the container, from the text of `/proc/self/cgroup` and `/proc/self/mountinfo`: 64 hex digits in the path of our control group, or, where that is hidden from us, in that of the files a container
-/// engine mounts into every container.
+/// Id of the container, from the text of `/proc/self/cgroup` and `/proc/self/mountinfo`: 64 hex
+/// digits in the path of our control group, or, where that is hidden from us, in that of the files
+/// a container engine mounts into every container. `None` outside of containers, and for engines
+/// that name them otherwise.
 fn container(cgroup: &str, mounts: &str) -> Option<String> {
     let mut mounted = mounts.lines().filter(|line| line.contains("/containers/"));
     container_id(cgroup).or_else(|| mounted.find_map(container_id))
 }
 
+/// First piece of exactly 64 lower-case hex digits between characters that are neither letters nor
+/// digits.
 fn container_id(text: &str) -> Option<String> {
     let mut pieces = text.split(|c: char| !c.is_ascii_alphanumeric());
     let id = pieces.find(|piece| {
@@ -121,7 +144,9 @@ fn container_id(text: &str) -> Option<String> {
     id.map(str::to_owned)
 }
 
-/// `OTEL_RESOURCE_ATTRIBUTES`, percent-decoded; with one pair broken all of it is dropped [OpenTelemetry resource SDK].
+/// `OTEL_RESOURCE_ATTRIBUTES`, percent-decoded; with one pair broken all of it is dropped [OpenTelemetry resource
+/// SDK]. Half of it could file the process under a wrong name. `service` is `OTEL_SERVICE_NAME`, which beats
+/// `service.name` in the list.
 fn said(attributes: Option<&str>, service: Option<String>) -> BTreeMap<String, String> {
     let pairs = attributes
         .unwrap_or_default()

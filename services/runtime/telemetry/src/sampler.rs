@@ -1,4 +1,14 @@
 //! Sampler: decides which traces are kept whole. The spans of what fails are kept in any case, by who makes them.
+//!
+//! | `OTEL_TRACES_SAMPLER` | a trace that begins here | a trace that came |
+//! |---|---|---|
+//! | `always_on` | kept | kept |
+//! | `always_off` | not kept | not kept |
+//! | `traceidratio` | by its id | by its id |
+//! | `parentbased_` and one of these | as that one says | as it was where it came from |
+//!
+//! A decision depends on nothing but the trace id and the flag that came, so processes with the
+//! same settings decide alike on a trace, and none has to ask another.
 
 use opentelemetry::trace::TraceId;
 use opentelemetry_sdk::trace::Sampler as SdkSampler;
@@ -6,7 +16,9 @@ use opentelemetry_sdk::trace::Sampler as SdkSampler;
 /// Decision on a trace that begins here, `OTEL_TRACES_SAMPLER` and `_ARG`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Root {
+    /// `always_on`, the default.
     All,
+    /// `always_off`: only spans of failures.
     None,
     /// Share of all traces, 0 to 1.
     Ratio(f64),
@@ -15,13 +27,16 @@ pub(super) enum Root {
 /// Sampler of the specification [OpenTelemetry trace SDK, built-in samplers].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Sampler {
+    /// Decision where no other process has made one.
     pub root: Root,
     /// Whether a trace that came from elsewhere is sampled as it was there.
+    /// True by default, and for every name that begins with `parentbased_`.
     pub parent_based: bool,
 }
 
 impl Sampler {
     /// Whether a span is kept; `parent` says whether that of another process was.
+    /// Without a parent, or where the sampler is not parent-based, the root's rule holds.
     pub fn keeps(&self, trace: TraceId, parent: Option<bool>) -> bool {
         match (parent.filter(|_| self.parent_based), self.root) {
             (Some(sampled), _) => sampled,
@@ -32,6 +47,7 @@ impl Sampler {
     }
 
     /// Sampler of the SDK with the same decisions, for spans that authors make with `tracing`.
+    /// Inside an event their parent is the event's span, whose sampled flag the SDK is given.
     pub fn for_sdk(&self) -> SdkSampler {
         let root = match self.root {
             Root::All => SdkSampler::AlwaysOn,
@@ -46,7 +62,9 @@ impl Sampler {
     }
 }
 
-/// Whether a trace id falls within the ratio, by the same bits as the SDK, so that all processes and all spans agree on a trace.
+/// Whether a trace id falls within the ratio, by the same bits as the SDK, so that all processes
+/// and all spans agree on a trace: the upper 63 of the last 64 bits, compared with `ratio` times
+/// 2^63. Ids are random or hashes, so that is the share of traces.
 fn within(trace: TraceId, ratio: f64) -> bool {
     let bytes = trace.to_bytes();
     let low = u64::from_be_bytes(bytes[8..].try_into().unwrap_or_default()) >> 1;

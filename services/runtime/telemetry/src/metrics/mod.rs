@@ -1,7 +1,21 @@
-//! Metrics as data, described once: `/metrics` writes them out, and for OTLP the SDK reads them when it sends. Only times,
-//! which have no sum to read, are recorded twice where OTLP wants them.
+//! Metrics as data, described once: `/metrics` writes them out, and for OTLP the SDK reads them when it sends. Only
+//! times, which have no sum to read, are recorded twice where OTLP wants them.
 //!
-//! Names are those of the conventions, with dots [OpenTelemetry messaging, FaaS and HTTP metrics]; ours begin with `oncue.`.
+//! Names are those of the conventions, with dots [OpenTelemetry messaging, FaaS and HTTP metrics]; ours begin with
+//! `oncue.`.
+//!
+//! ```text
+//! counts in the program --Source--> Vec<Metric> --render--> /metrics (at each scrape)
+//!                                       |
+//!                                    observe
+//!                                       v
+//! times --Timings, Seconds--> instruments of the SDK --> reader --> collector
+//!         (as they happen)           (at each OTEL_METRIC_EXPORT_INTERVAL)
+//! ```
+//!
+//! Code that counts keeps its own atomics and knows neither Prometheus nor OTLP: a [`Source`] is
+//! called when somebody wants to know. The SDK has no observable histogram, hence the second way
+//! for times.
 
 mod push;
 
@@ -13,18 +27,24 @@ pub use push::{Seconds, Timings, is_pushed, observe};
 pub(super) use push::{meter_of, provider};
 
 /// Upper bounds in seconds [OpenTelemetry messaging, FaaS and HTTP metrics].
+/// Above the last one comes a bucket without a bound.
 pub const BOUNDS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
 
+/// Help of `messaging.process.duration`.
 pub const PROCESS_HELP: &str = "Time a handler ran on one event.";
+/// Help of `faas.invoke_duration`.
 pub const INVOKE_HELP: &str = "Time a function ran on one event.";
+/// Help of `messaging.client.operation.duration`.
 pub const OPERATION_HELP: &str = "Time until the stream acked what one event caused.";
 
 /// Metrics of a process, as they stand when it is called: the same list each time, in the same order.
+/// Called by the listener and by a thread of the SDK, so it must not block.
 pub type Source = Arc<dyn Fn() -> Vec<Metric> + Send + Sync>;
 
 /// Names and values; they must come from a bounded set, never from a client.
+/// Each set of values is a series that Prometheus and collectors keep for long.
 pub type Labels = Vec<(&'static str, String)>;
 
 /// Metric with all its series.
@@ -33,7 +53,9 @@ pub struct Metric {
     pub name: &'static str,
     /// Unit in UCUM: `s`, `By`, `{message}`.
     pub unit: &'static str,
+    /// Sentence for people, the same in every process.
     pub help: &'static str,
+    /// Series, and by their kind the type of the metric.
     pub samples: Samples,
 }
 
@@ -41,7 +63,9 @@ pub struct Metric {
 pub enum Samples {
     /// Counts since the start, which only ever grow.
     Sums(Vec<(Labels, u64)>),
+    /// Values that rise and fall, as they stand.
     Gauges(Vec<(Labels, f64)>),
+    /// Times in seconds; on `/metrics` alone, see [`Seconds`].
     Histograms(Vec<(Labels, Histogram)>),
 }
 
@@ -73,6 +97,7 @@ impl Metric {
     }
 
     /// Gauge with one series.
+    /// Prometheus and OTLP both take a float.
     pub fn gauge(
         name: &'static str,
         unit: &'static str,
@@ -104,6 +129,9 @@ impl Metric {
 }
 
 /// Histogram of times as it stands.
+///
+/// Bounds may be finer than those of the conventions, as in a worker, whose run times `$SRV.STATS`
+/// shows from 0.1 ms.
 #[derive(Clone, Debug, Default)]
 pub struct Histogram {
     /// Upper bounds in seconds, ascending; a value equal to a bound belongs below it.
@@ -126,6 +154,11 @@ impl Histogram {
         }
     }
 
+    /// Counts one value, in seconds.
+    ///
+    /// # Panics
+    /// Where `counts` is not one longer than `bounds`, as in a default histogram;
+    /// [`of_conventions`](Self::of_conventions) makes one that can be recorded into.
     pub fn record(&mut self, seconds: f64) {
         let bucket = self.bounds.partition_point(|bound| *bound < seconds);
         self.counts[bucket] += 1;
@@ -133,6 +166,7 @@ impl Histogram {
     }
 
     /// Adds another with the same bounds, without its exemplars. One that was never filled takes over its bounds.
+    /// Nothing checks that the bounds are equal.
     pub fn add(&mut self, other: &Self) {
         if self.bounds.is_empty() {
             self.bounds.clone_from(&other.bounds);
@@ -151,13 +185,17 @@ impl Histogram {
 }
 
 /// Measurement whose trace can be looked at.
+///
+/// Shown in OpenMetrics, where a dashboard turns it into a link from a slow bucket to a trace.
 #[derive(Clone, Debug)]
 pub struct Exemplar {
     /// Index of the bucket it fell into.
     pub bucket: usize,
     /// Trace id in hex.
+    /// 32 digits, of a trace that is sampled: another could not be found.
     pub trace: String,
     /// Seconds.
+    /// Measured value itself, within its bucket.
     pub value: f64,
     /// Unix milliseconds.
     pub at: u64,

@@ -24,6 +24,8 @@ use crate::process::Process;
 use crate::settings::MetricsPush;
 
 /// Provider whose reader, a thread of the SDK, exports at `OTEL_METRIC_EXPORT_INTERVAL`.
+/// Default 60 s, and 30 s for `OTEL_METRIC_EXPORT_TIMEOUT`, both read by the SDK. No connection is
+/// made before the first export.
 pub(crate) fn provider(push: MetricsPush, resource: Resource) -> SdkMeterProvider {
     SdkMeterProvider::builder()
         .with_periodic_exporter(MetricsExporter {
@@ -34,19 +36,27 @@ pub(crate) fn provider(push: MetricsPush, resource: Resource) -> SdkMeterProvide
         .build()
 }
 
+/// Meter under whose name (`oncue`, the instrumentation scope) all instruments of this process
+/// stand.
 pub(crate) fn meter_of(provider: &SdkMeterProvider) -> Meter {
     provider.meter("oncue")
 }
 
+/// Exporter of the SDK that encodes with the official types and sends with the client of the spans.
 struct MetricsExporter {
+    /// Collector and temporality.
     push: MetricsPush,
     /// Whether the last export failed, so that only changes are logged.
     down: AtomicBool,
 }
 
 impl MetricsExporter {
-    /// Sends a request from the reader's thread, which is nobody's runtime, and waits. Runtime and connection are made anew
-    /// each time: between two exports lies a minute, longer than most servers keep a connection.
+    /// Sends a request from the reader's thread, which is nobody's runtime, and waits. Runtime and connection are
+    /// made anew each time: between two exports lies a minute, longer than most servers keep a connection.
+    ///
+    /// # Errors
+    /// A sentence for the log: no runtime, no answer, an error as answer, or data points refused
+    /// [OTLP, partial success].
     fn send(&self, request: Vec<u8>) -> Result<(), String> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -68,6 +78,7 @@ impl MetricsExporter {
 
 impl PushMetricExporter for MetricsExporter {
     fn export(&self, metrics: &ResourceMetrics) -> impl Future<Output = OTelSdkResult> + Send {
+        // Nothing is sent twice: cumulative sums are made up by the next export.
         let request = ExportMetricsServiceRequest::from(metrics).encode_to_vec();
         let sent = self.send(request);
         let was_down = self.down.swap(sent.is_err(), Ordering::Relaxed);
@@ -93,10 +104,12 @@ impl PushMetricExporter for MetricsExporter {
 }
 
 /// Whether this process pushes its metrics.
+/// `OTEL_METRICS_EXPORTER=otlp`, not the default.
 pub fn is_pushed() -> bool {
     meter().is_some()
 }
 
+/// Meter of the process; `None` where metrics are not pushed.
 fn meter() -> Option<&'static Meter> {
     Process::get()?.meter.as_ref()
 }
@@ -104,8 +117,11 @@ fn meter() -> Option<&'static Meter> {
 /// One metric of a source, by its place in the list.
 #[derive(Clone)]
 struct Observed {
+    /// Source that is called anew for each export.
     source: Source,
+    /// Index of the metric in the source's list.
     at: usize,
+    /// Name that must stand there, as a guard against a list that does change.
     name: &'static str,
 }
 
@@ -118,6 +134,7 @@ impl Observed {
 }
 
 /// Lets the SDK read sums and gauges of `source` whenever it sends. Histograms it cannot read: see [`Seconds`].
+/// Does nothing where metrics are not pushed. The source is called once for each metric and export.
 pub fn observe(source: &Source) {
     let Some(meter) = meter() else { return };
     for (at, metric) in source().into_iter().enumerate() {
@@ -161,6 +178,9 @@ pub fn observe(source: &Source) {
 }
 
 /// Histogram of the SDK, in seconds and with the bounds of the conventions.
+///
+/// For times of any process; those of a function's runs are in [`Timings`], which prepares its
+/// labels.
 pub struct Seconds(Instrument<f64>);
 
 impl Seconds {
@@ -173,39 +193,52 @@ impl Seconds {
         Some(Self(builder.with_boundaries(BOUNDS.to_vec()).build()))
     }
 
+    /// Records one time under these labels, which are converted each time.
     pub fn record(&self, elapsed: Duration, labels: &Labels) {
         self.record_prepared(elapsed, &attributes(labels));
     }
 
+    /// Records one time under labels that the SDK can take as they are.
     fn record_prepared(&self, elapsed: Duration, labels: &[KeyValue]) {
         self.0.record(elapsed.as_secs_f64(), labels);
     }
 }
 
 /// Times of a function, for OTLP. Labels are prepared once: made for each event, they would cost more than the event.
+/// Made by [`start`](Self::start), then found by [`get`](Self::get).
 pub struct Timings {
+    /// `messaging.process.duration`: run time of the handler.
     process: Seconds,
+    /// `faas.invoke_duration`: the same time by the conventions of FaaS.
     invoke: Seconds,
+    /// `messaging.client.operation.duration`: until the stream acked what one event caused.
     operation: Seconds,
+    /// One for each class; few, so a search from the front is quick.
     runs: Vec<RunEnd>,
+    /// Label of `invoke`.
     trigger: [KeyValue; 1],
+    /// Labels of `operation` where the stream acked.
     sent: Vec<KeyValue>,
+    /// Labels of `operation` where publishing failed: `error.type` is `publish`.
     not_sent: Vec<KeyValue>,
 }
 
 /// Way in which runs end, with its labels.
 struct RunEnd {
+    /// Class of the error, `error.type`; empty for success.
     class: &'static str,
     labels: Vec<KeyValue>,
 }
 
 impl Timings {
     /// `None` where metrics are not pushed.
+    /// `None` before [`start`](Self::start) too.
     pub fn get() -> Option<&'static Self> {
         Process::get()?.timings.get()
     }
 
-    /// Prepares the instruments of `function`, whose runs end in one of these classes; the empty one stands for success.
+    /// Prepares the instruments of `function`, whose runs end in one of these classes; the empty one stands for
+    /// success. Only the first call counts, and none where metrics are not pushed.
     pub fn start(function: &str, classes: &[&'static str]) {
         if let Some(process) = Process::get()
             && let Some(timings) = Self::new(function, classes)
@@ -214,6 +247,7 @@ impl Timings {
         }
     }
 
+    /// Instruments and labels; `None` where metrics are not pushed.
     fn new(function: &str, classes: &[&'static str]) -> Option<Self> {
         let runs = classes.iter().map(|class| RunEnd {
             class,
@@ -231,6 +265,7 @@ impl Timings {
     }
 
     /// Records a run of the handler that ended in `class`.
+    /// A class that was not named at the start is not recorded.
     pub fn run(&self, elapsed: Duration, class: &str) {
         let Some(end) = self.runs.iter().find(|end| end.class == class) else {
             return;

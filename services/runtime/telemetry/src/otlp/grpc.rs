@@ -13,10 +13,15 @@ use super::{AGENT, Signal, Target, innermost};
 
 /// Channel to one collector; connects when it is first used.
 pub(super) struct Grpc {
+    /// HTTP/2 connection of `tonic`, which opens it and opens it again after a failure.
     channel: Channel,
 }
 
 impl Grpc {
+    /// Channel with the time-out of the target for connecting and for each request.
+    ///
+    /// # Errors
+    /// A URL that `tonic` cannot read.
     pub fn new(target: &Target) -> Result<Self, String> {
         let endpoint = Endpoint::from_shared(target.url.clone())
             .map_err(|e| format!("{:?}: {e}", target.url))?;
@@ -28,6 +33,11 @@ impl Grpc {
         Ok(Self { channel })
     }
 
+    /// Calls `Export` with a body that is encoded already and returns the decoded answer.
+    /// `grpc-timeout` tells the collector how long somebody waits. Headers go as metadata.
+    ///
+    /// # Errors
+    /// The innermost cause where the channel is not ready, or else the status of gRPC and its text.
     pub async fn call<A: Message + Default + 'static>(
         &mut self,
         target: &Target,
@@ -71,6 +81,7 @@ fn method(signal: Signal) -> &'static str {
 }
 
 /// Codec for requests that are encoded already; answers are of the type `A`.
+/// Frames and compression of gRPC are added by `tonic`.
 struct AsItIs<A>(PhantomData<fn() -> A>);
 
 impl<A> Default for AsItIs<A> {

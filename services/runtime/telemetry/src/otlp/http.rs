@@ -18,19 +18,29 @@ use super::{AGENT, Target, innermost};
 use oncue_proto::event::percent_decode;
 
 /// Largest answer that is read: a collector has little to say.
+/// A longer one is an error.
 const MAX_ANSWER: usize = 64 << 10;
 
 /// Connection to one collector; opened when it is needed and again when the collector has closed it.
+/// One request at a time, as HTTP/1.1 without pipelining has it.
 pub(super) struct Http {
+    /// Address as configured; its path is that of the request.
     uri: Uri,
+    /// Host to connect to; IPv6 without brackets.
     host: String,
+    /// Port to connect to, 80 unless named.
     port: u16,
     /// `Authorization`, from credentials in the URL.
     credentials: Option<String>,
+    /// `None` before the first request and after a failed one.
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
 impl Http {
+    /// Checks the URL; connects later.
+    ///
+    /// # Errors
+    /// A URL that cannot be read, has another scheme than `http`, or names no host.
     pub fn new(url: &str) -> Result<Self, String> {
         let uri: Uri = url.parse().map_err(|e| format!("{url:?}: {e}"))?;
         if uri.scheme_str() != Some("http") {
@@ -52,6 +62,10 @@ impl Http {
     }
 
     /// Posts a request and returns the body of a good answer.
+    ///
+    /// # Errors
+    /// No connection, no answer within the time-out, a status other than 2xx, or an answer that is
+    /// too large.
     pub async fn post(&mut self, target: &Target, body: Vec<u8>) -> Result<Bytes, String> {
         let body = packed(target, body)?;
         match tokio::time::timeout(target.timeout, self.attempt(target, &body)).await {
@@ -64,6 +78,7 @@ impl Http {
         }
     }
 
+    /// One exchange: on the kept connection if it still works, or else on a new one.
     async fn attempt(&mut self, target: &Target, body: &Bytes) -> Result<Bytes, String> {
         if let Some(mut kept) = self.connection.take()
             && kept.ready().await.is_ok()
@@ -72,8 +87,8 @@ impl Http {
             self.connection = Some(kept);
             return read(answer).await;
         }
-        // The first request, or the collector has closed an idle connection, which only using it brings to light. It may
-        // hear the request twice then, which OTLP allows; spans are told apart by their ids.
+        // The first request, or the collector has closed an idle connection, which only using it brings to light. It
+        // may hear the request twice then, which OTLP allows; spans are told apart by their ids.
         let mut fresh = self.connect().await?;
         let answer = fresh
             .send_request(self.request(target, body)?)
@@ -83,6 +98,7 @@ impl Http {
         read(answer).await
     }
 
+    /// Opens a connection; names are resolved anew each time, so a collector may move.
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {
         let stream = TcpStream::connect((self.host.as_str(), self.port))
             .await
@@ -96,6 +112,8 @@ impl Http {
         Ok(sender)
     }
 
+    /// Request with its headers. `Host` has no credentials; a header of the environment is added
+    /// beside ours, not in place of it.
     fn request(&self, target: &Target, body: &Bytes) -> Result<Request<Full<Bytes>>, String> {
         let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
         let authority = self.uri.authority().map_or("", |whole| whole.as_str());
@@ -122,6 +140,7 @@ impl Http {
 }
 
 /// Body as it is sent: compressed where that is asked for and built in.
+/// Fastest level of gzip: the time is taken from the thread that sends.
 pub(super) fn packed(target: &Target, body: Vec<u8>) -> Result<Bytes, String> {
     #[cfg(feature = "gzip")]
     if target.gzip {
@@ -143,12 +162,14 @@ pub(super) fn is_header(name: &str, value: &str) -> bool {
 }
 
 /// Basic authentication for `http://user:password@host` [RFC 7617].
+/// `None` where the URL has none.
 fn credentials(uri: &Uri) -> Option<String> {
     let (user_info, _) = uri.authority()?.as_str().rsplit_once('@')?;
     let plain = percent_decode(user_info).unwrap_or_else(|| user_info.to_owned());
     Some(format!("Basic {}", STANDARD.encode(plain)))
 }
 
+/// Body of an answer with a status of 2xx.
 async fn read(answer: Response<Incoming>) -> Result<Bytes, String> {
     let status = answer.status();
     if !status.is_success() {
@@ -159,6 +180,7 @@ async fn read(answer: Response<Incoming>) -> Result<Bytes, String> {
     Ok(read.to_bytes())
 }
 
+/// Sentence for a request that took too long.
 fn too_slow(timeout: Duration) -> String {
     format!("no answer within {timeout:?}")
 }

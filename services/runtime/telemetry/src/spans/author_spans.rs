@@ -12,9 +12,14 @@ use super::span::first_chars;
 use crate::settings::Limits;
 
 /// Processor of the SDK that encodes sampled spans, keeps them to the limits, and queues them.
+/// The SDK's own batch processor would be a second queue and a second thread, with a connection of
+/// its own.
 #[derive(Debug)]
 pub(crate) struct AuthorSpans {
+    /// Queue that spans of the event path go to as well.
     pub queue: &'static SpanQueue,
+    /// Limits of the environment. The SDK reads some of the variables itself; [`cut`] applies them
+    /// all, so every span is held to the same.
     pub limits: Limits,
 }
 
@@ -24,10 +29,12 @@ impl SpanProcessor for AuthorSpans {
     fn on_end(&self, mut span: SpanData) {
         if span.span_context.is_sampled() {
             cut(&mut span, self.limits);
+            // In the form in which the queue holds all spans: an encoded OTLP `Span`.
             self.queue.put(&ProtoSpan::from(span).encode_to_vec());
         }
     }
 
+    /// Nothing to do: the queue sends by itself.
     fn force_flush(&self) -> OTelSdkResult {
         Ok(())
     }
@@ -59,6 +66,7 @@ fn cut(span: &mut SpanData, limits: Limits) {
     }
 }
 
+/// Cuts a list down to `most` and returns how many items went.
 fn keep<T>(items: &mut Vec<T>, most: usize) -> u32 {
     let over = items.len().saturating_sub(most);
     items.truncate(most);

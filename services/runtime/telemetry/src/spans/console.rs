@@ -1,4 +1,7 @@
 //! Spans on the console, `OTEL_TRACES_EXPORTER=console`: for a person, or a test, to read.
+//!
+//! Batches are decoded again, with the official types: the console is slow by nature, and so it
+//! shows what a collector would see.
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
@@ -17,6 +20,8 @@ pub(super) fn print(spans: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
+/// Span as one JSON object: ids in hex, the start as RFC 3339 with milliseconds, the duration in
+/// microseconds, names of its events in one text.
 fn line(span: &Span) -> serde_json::Value {
     let attributes: serde_json::Map<String, serde_json::Value> =
         span.attributes.iter().map(attribute).collect();
@@ -54,15 +59,19 @@ fn parent(span: &Span) -> String {
     }
 }
 
+/// Bytes in lower-case hex.
 fn hex(id: &[u8]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Attribute as a member, its value as text.
 fn attribute(pair: &KeyValue) -> (String, serde_json::Value) {
     let text = pair.value.as_ref().map(text).unwrap_or_default();
     (pair.key.clone(), text.into())
 }
 
+/// Value as text; lists and other values that spans of the event path do not have are in debug
+/// form.
 fn text(value: &AnyValue) -> String {
     match &value.value {
         Some(Value::StringValue(text)) => text.clone(),

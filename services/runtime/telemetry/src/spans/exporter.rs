@@ -1,4 +1,9 @@
-//! Exporter: turns batches into requests and hands them to the collector, or to the console. Runs on the queue's thread.
+//! Exporter: turns batches into requests and hands them to the collector, or to the console. Runs on the queue's
+//! thread.
+//!
+//! A failed batch is not sent again, though OTLP would let a client do so [OTLP/HTTP, retryable
+//! response codes]: batches go one after another, so a second try would hold up the next ones, and
+//! the queue would fill with spans that are older still.
 
 use std::sync::atomic::Ordering;
 
@@ -12,11 +17,15 @@ use crate::otlp::Client;
 use crate::settings::Destination;
 use oncue_proto::protobuf::{put, put_bytes};
 
+/// State of the thread that sends: the connection, and bytes that every request has in common.
 pub(super) struct Exporter {
     /// `None` writes to the console.
     client: Option<Client>,
     /// Fields that stand before the spans of every request: whose they are.
+    /// Field 1 of `ResourceSpans`.
     resource: Vec<u8>,
+    /// Instrumentation scope `oncue` with its version, encoded as field 1 of `ScopeSpans`. Authors'
+    /// spans stand under it too.
     scope: Vec<u8>,
     /// Whether the last export failed, so that only changes are logged.
     down: bool,
@@ -24,6 +33,7 @@ pub(super) struct Exporter {
 
 impl Exporter {
     /// `resource` is an encoded OTLP `Resource`.
+    /// Nothing is connected yet.
     pub fn new(destination: Destination, resource: &[u8]) -> Self {
         let client = match destination {
             Destination::Otlp(target) => Some(Client::new(target)),
@@ -43,6 +53,8 @@ impl Exporter {
     }
 
     /// Sends a batch. One that cannot be delivered is lost: keeping it would only make room for fewer new ones.
+    /// Outcomes are counted in `tally`, and logged when delivery begins to fail and when it works
+    /// again, not for each batch.
     pub async fn export(&mut self, batch: Batch, tally: &Tally) {
         let spans = batch.spans as u64;
         let sent = match self.client {
@@ -72,6 +84,9 @@ impl Exporter {
     }
 
     /// Number of spans that the collector refused of those it has taken [OTLP, partial success].
+    ///
+    /// # Errors
+    /// A sentence from [`Client::send`]: none of the spans has arrived, as far as is known.
     async fn send(&mut self, request: Vec<u8>) -> Result<u64, String> {
         let Some(client) = &mut self.client else {
             return Ok(0);
@@ -84,6 +99,9 @@ impl Exporter {
     }
 
     /// `ExportTraceServiceRequest { ResourceSpans = 1 { resource = 1, ScopeSpans = 2 { scope = 1, spans = 2 } } }`.
+    ///
+    /// Put together from bytes that are encoded already. A message field is its content behind a
+    /// head with the length, so lengths are added up first, and no span is looked at.
     fn request(&self, batch: &Batch) -> Vec<u8> {
         let scope_spans = self.scope.len() + batch.bytes.len();
         let mut head = Vec::with_capacity(8);

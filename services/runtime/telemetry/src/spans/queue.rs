@@ -1,6 +1,16 @@
 //! Queue of finished spans: bounded, and emptied a batch at a time by a thread of its own, which alone talks to the
-//! collector. A collector that is slow or away can therefore fill the queue, but never hold up an event. The thread comes
-//! to be with the first span, so an idle process has none.
+//! collector. A collector that is slow or away can therefore fill the queue, but never hold up an event. The thread
+//! comes to be with the first span, so an idle process has none.
+//!
+//! | a batch is sent when | |
+//! |---|---|
+//! | it is full | `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`, 512 spans |
+//! | nothing has filled up for so long | `OTEL_BSP_SCHEDULE_DELAY`, 5 s |
+//! | the process ends | within the time-out of the close |
+//!
+//! Spans are counted and not bytes, as the specification has it: at most `OTEL_BSP_MAX_QUEUE_SIZE`
+//! (2048) wait, and the newest is lost where there is no room. A batch that is being sent no longer
+//! counts.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -18,11 +28,14 @@ use crate::settings::{Destination, Queueing};
 use oncue_proto::protobuf::put_bytes;
 
 /// Way of all finished spans out of the process; one for each process, until its end.
+/// Shared by reference, so handing over a span touches no reference count.
 #[derive(Debug)]
 pub(crate) struct SpanQueue {
+    /// Collector or console; the exporter is made of it with the first span.
     destination: Destination,
     /// Encoded OTLP `Resource`.
     resource: Vec<u8>,
+    /// Waiting spans and counts, which the thread holds too.
     shared: Arc<Shared>,
     /// Disconnected when the thread has ended.
     thread: OnceLock<Mutex<Receiver<()>>>,
@@ -31,19 +44,25 @@ pub(crate) struct SpanQueue {
 /// Counts of spans since the start; those that are missing wait, or found no room.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
+    /// All that came, also those that found no room.
     pub handed: AtomicU64,
+    /// Taken by the collector, or printed.
     pub delivered: AtomicU64,
+    /// Lost on the way, or refused by the collector.
     pub failed: AtomicU64,
 }
 
 /// Spans as fields of an OTLP `ScopeSpans`, one behind the other.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
+    /// Number of spans.
     pub spans: usize,
+    /// Each span as field 2 of `ScopeSpans`.
     pub bytes: Vec<u8>,
 }
 
 impl Batch {
+    /// Appends one span, an encoded OTLP `Span`.
     pub fn push(&mut self, span: &[u8]) {
         self.spans += 1;
         put_bytes(2, span, &mut self.bytes);
@@ -53,16 +72,21 @@ impl Batch {
 /// State that the thread and those who finish spans have in common.
 #[derive(Debug)]
 struct Shared {
+    /// Bounds, `OTEL_BSP_*`.
     how: Queueing,
+    /// Held for the copy of one span at a time; never while something is sent.
     waiting: Mutex<Waiting>,
     /// Bytes of the largest batch so far, so that the next one need not grow.
     largest: AtomicUsize,
     /// Signal that a batch is full, or that the end has come.
     ready: Notify,
+    /// Set once, when the process ends: the thread sends all there is and ends.
     closing: AtomicBool,
+    /// Counts for `oncue.telemetry.spans`.
     tally: Tally,
 }
 
+/// Spans that nobody has taken yet.
 #[derive(Debug, Default)]
 struct Waiting {
     /// Full batches, behind them the one being filled.
@@ -72,6 +96,7 @@ struct Waiting {
 }
 
 impl Shared {
+    /// Empty queue with these bounds.
     fn new(how: Queueing) -> Self {
         Self {
             how,
@@ -133,17 +158,20 @@ impl SpanQueue {
         }
     }
 
+    /// Counts since the start.
     pub fn tally(&self) -> &Tally {
         &self.shared.tally
     }
 
     /// Takes a finished span; never blocks.
+    /// Starts the thread when it is the first one.
     pub fn put(&self, span: &[u8]) {
         self.tally().handed.fetch_add(1, Ordering::Relaxed);
         self.shared.put(span);
         self.thread.get_or_init(|| self.start());
     }
 
+    /// Starts the thread. Without one spans fill the queue and are lost, which is logged once.
     fn start(&self) -> Mutex<Receiver<()>> {
         let (alive, ended) = channel();
         let shared = self.shared.clone();
@@ -158,6 +186,8 @@ impl SpanQueue {
     }
 
     /// Sends the rest, for at most so long.
+    /// Blocks, so it is called where that is allowed. Where no span has come there is nothing to
+    /// wait for.
     pub fn close(&self, timeout: Duration) {
         if let Some(thread) = self.thread.get() {
             self.shared.closing.store(true, Ordering::Release);
@@ -170,6 +200,7 @@ impl SpanQueue {
 }
 
 /// Life of the thread; `alive` is dropped at its end.
+/// A runtime of its own, since that of the program may be busy or gone, and sending must go on.
 fn run(queue: &Shared, mut exporter: Exporter, alive: Sender<()>) {
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -184,6 +215,8 @@ fn run(queue: &Shared, mut exporter: Exporter, alive: Sender<()>) {
             let due = tokio::time::timeout(queue.how.delay, queue.ready.notified())
                 .await
                 .is_err();
+            // Read before the batches are taken, so that what came before the close is still among
+            // them.
             open = !queue.closing.load(Ordering::Acquire);
             while let Some(batch) = queue.take(due || !open) {
                 let was_full = batch.spans >= queue.how.batch;

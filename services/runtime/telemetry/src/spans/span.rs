@@ -1,6 +1,17 @@
-//! Span, written as OTLP from its first field on: an event costs one buffer a span and no tree of small strings, and the
-//! way out has only to put buffers together. Fields may come in any order [Protocol Buffers encoding], so those known last
-//! (the end, the status) stand last.
+//! Span, written as OTLP from its first field on: an event costs one buffer a span and no tree of small strings, and
+//! the way out has only to put buffers together. Fields may come in any order [Protocol Buffers encoding], so those
+//! known last (the end, the status) stand last.
+//!
+//! | field of `Span` | number | written |
+//! |---|---|---|
+//! | `trace_id`, `span_id`, `parent_span_id` | 1, 2, 4 | at the beginning |
+//! | `name`, `kind`, `start_time_unix_nano`, `flags` | 5, 6, 7, 16 | at the beginning |
+//! | `attributes`, `events`, `links` | 9, 11, 13 | as they are set |
+//! | `status` | 15 | on failure |
+//! | `end_time_unix_nano`, `dropped_*_count` | 8, 10, 12, 14 | at the end |
+//!
+//! `trace_state` (3) is left out: it is for the next hop, and a reader of the trace can do without
+//! it.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
@@ -14,25 +25,36 @@ use crate::settings::Limits;
 use oncue_proto::protobuf::{put, put_bytes};
 
 /// Bits of `flags` that say that the next one is valid, and that the parent is in another process [OTLP, SpanFlags].
+///
+/// With the second bit clear the parent is in this process; with the first clear nothing is known.
 const HAS_IS_REMOTE: u32 = 0x100;
 const IS_REMOTE: u32 = 0x200;
 /// `STATUS_CODE_ERROR`.
 const ERROR: u64 = 2;
 
 /// Kind of a span, by its number in OTLP [OpenTelemetry trace API, SpanKind].
+/// INTERNAL (1) is not among them: it is for authors' spans, which the SDK makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// Request of a client, answered.
     Server = 2,
+    /// Call of Redis.
     Client = 3,
+    /// Event or dead letter, sent.
     Producer = 4,
+    /// Event, processed.
     Consumer = 5,
 }
 
 /// Value of an attribute.
+/// Doubles, bytes and lists of OTLP are missing, since no attribute of ours has such a value.
 #[derive(Debug, Clone)]
 pub enum Value<'a> {
+    /// Text, cut at `OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT` characters.
     Text(Cow<'a, str>),
+    /// Integer; OTLP has no other than signed ones of 64 bits.
     Number(i64),
+    /// Boolean.
     Truth(bool),
 }
 
@@ -66,28 +88,38 @@ impl From<bool> for Value<'_> {
     }
 }
 
-/// Span under way until it is handed to [`export`](crate::export), which is when it ends. Every span is exported, whatever
-/// the sampler said: the caller that makes one has decided that.
+/// Span under way until it is handed to [`export`](crate::export), which is when it ends. Every span is exported,
+/// whatever the sampler said: the caller that makes one has decided that. Dropping it is therefore a way not to
+/// export it.
 #[derive(Debug)]
 pub struct Span {
+    /// Fields so far.
     bytes: Vec<u8>,
     /// Nanoseconds since 1970.
     started: u64,
+    /// Limits of the environment, copied when the span begins.
     limits: Limits,
+    /// Attributes of the span.
     attributes: Count,
+    /// Events of the span.
     events: Count,
+    /// Links of the span.
     links: Count,
 }
 
 /// Attributes that all spans of a sort share, encoded once for the process.
 #[derive(Debug)]
 pub(crate) struct FixedAttributes {
+    /// Characters that a text may have.
     longest: usize,
+    /// Number of attributes, for the limit.
     count: usize,
+    /// Each as field 9 of `Span`.
     bytes: Vec<u8>,
 }
 
 impl FixedAttributes {
+    /// These attributes and one more.
     pub fn with<'v>(mut self, name: &str, value: impl Into<Value<'v>>) -> Self {
         self.count += 1;
         attribute(9, name, &value.into(), self.longest, &mut self.bytes);
@@ -98,7 +130,9 @@ impl FixedAttributes {
 /// Count of one sort of thing that a span carries, against its limit.
 #[derive(Debug, Default)]
 struct Count {
+    /// Written into the span.
     kept: usize,
+    /// Over the limit; told to the collector in the `dropped_*_count` of the sort.
     dropped: u64,
 }
 
@@ -140,6 +174,8 @@ impl Span {
         let remote = if ids.remote { IS_REMOTE } else { 0 };
         put_fixed32(
             16,
+            // A span that is exported says that it is sampled, also where only its failure is the
+            // reason.
             u32::from(ids.with_sampled(true).flags.to_u8()) | HAS_IS_REMOTE | remote,
             &mut bytes,
         );
@@ -154,6 +190,7 @@ impl Span {
     }
 
     /// Sets an attribute; over the limit it is dropped and counted. Setting one twice writes it twice.
+    /// To be avoided, since keys must be unique [OpenTelemetry common, attribute collections].
     pub fn set<'v>(&mut self, name: &str, value: impl Into<Value<'v>>) {
         if self.attributes.admits(self.limits.attributes) {
             attribute(
@@ -167,6 +204,7 @@ impl Span {
     }
 
     /// Sets the attributes that every span of a sort has: all of them, or none where there is not room for all.
+    /// The first span of the sort encodes them into `fixed`, all others copy the bytes.
     pub(crate) fn set_fixed(
         &mut self,
         fixed: &OnceLock<FixedAttributes>,
@@ -190,6 +228,7 @@ impl Span {
     }
 
     /// Adds an event at a time, with at most one attribute.
+    /// The value is not cut: it is an id or a word.
     pub fn event(&mut self, name: &str, at: SystemTime, with: Option<(&str, &str)>) {
         if self.events.admits(self.limits.events) {
             let mut event = Vec::with_capacity(64);
@@ -213,6 +252,9 @@ impl Span {
     }
 
     /// Links to the span that published the message at hand, in another process.
+    ///
+    /// Traces are followed by parent, messages by link [OpenTelemetry messaging spans], so a
+    /// `process` span has both.
     pub fn link_to_parent(&mut self, ids: &SpanIds) {
         self.link(
             (ids.trace, ids.parent),
@@ -222,6 +264,7 @@ impl Span {
     }
 
     /// Links to a span of this process.
+    /// `with` is an attribute that says why.
     pub fn link_to(&mut self, ids: &SpanIds, with: Option<(&str, &str)>) {
         self.link(
             (ids.trace, ids.span),
@@ -231,6 +274,7 @@ impl Span {
     }
 
     /// Sets the status to Error; to be called once. An empty text is left out.
+    /// Texts of errors may quote an event: see [`shows_messages`](crate::shows_messages).
     pub fn fail(&mut self, text: &str) {
         let mut status = Vec::with_capacity(text.len() + 8);
         if !text.is_empty() {
@@ -261,6 +305,7 @@ impl Span {
 }
 
 /// Writes the one attribute of an event or link into the first of the fields, or into the second that it was dropped.
+/// The values of `fields` are field numbers: attributes, and their dropped count.
 fn detail(fields: [u32; 2], with: Option<(&str, &str)>, most: usize, bytes: &mut Vec<u8>) {
     match with {
         Some((name, value)) if most > 0 => {
@@ -272,6 +317,7 @@ fn detail(fields: [u32; 2], with: Option<(&str, &str)>, most: usize, bytes: &mut
 }
 
 /// `KeyValue { key = 1, value = 2 }`, the value `AnyValue { string = 1, bool = 2, int = 3 }`.
+/// Lengths come first, since each message stands behind its own.
 fn attribute(field: u32, name: &str, value: &Value<'_>, longest: usize, bytes: &mut Vec<u8>) {
     let len = match value {
         Value::Text(text) => sized(first_chars(text, longest).len()),
@@ -289,11 +335,13 @@ fn attribute(field: u32, name: &str, value: &Value<'_>, longest: usize, bytes: &
 }
 
 /// Length of a field of so many bytes, with its key and length.
+/// The key takes one byte: it is used for field numbers below 16.
 fn sized(len: usize) -> usize {
     1 + encoded_len_varint(len as u64) + len
 }
 
 /// The first so many characters.
+/// Characters are Unicode scalar values, so no text is cut within one.
 pub(crate) fn first_chars(text: &str, longest: usize) -> &str {
     if text.len() <= longest {
         return text; // without counting them
@@ -303,21 +351,25 @@ pub(crate) fn first_chars(text: &str, longest: usize) -> &str {
         .map_or(text, |(end, _)| &text[..end])
 }
 
+/// Writes an integer, boolean or enum field.
 fn put_varint(field: u32, number: u64, bytes: &mut Vec<u8>) {
     encode_key(field, WireType::Varint, bytes);
     encode_varint(number, bytes);
 }
 
+/// Writes a `fixed64` field: all times of OTLP.
 fn put_fixed64(field: u32, number: u64, bytes: &mut Vec<u8>) {
     encode_key(field, WireType::SixtyFourBit, bytes);
     bytes.extend(number.to_le_bytes());
 }
 
+/// Writes a `fixed32` field: all flags of OTLP.
 fn put_fixed32(field: u32, number: u32, bytes: &mut Vec<u8>) {
     encode_key(field, WireType::ThirtyTwoBit, bytes);
     bytes.extend(number.to_le_bytes());
 }
 
+/// Nanoseconds since 1970; 0 for times before.
 fn nanos(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_nanos() as u64)

@@ -1,4 +1,11 @@
 //! Ids of spans, and the headers in which they travel with an event [W3C Trace Context, W3C Baggage].
+//!
+//! ```text
+//! traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01
+//!              |  trace id, 16 bytes               span id, 8 bytes flags: 01 sampled, 02 random
+//!              version
+//! tracestate:  oncue=s:1028;w:256,vendor=value
+//! ```
 
 use opentelemetry::trace::{
     SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
@@ -9,25 +16,33 @@ use oncue_proto::event;
 /// Headers of a message or request that say which trace it belongs to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Carrier {
+    /// Trace, parent span and flags, 55 bytes in version 00 [W3C Trace Context 3.2].
     pub traceparent: Option<String>,
+    /// Members of several vendors [W3C Trace Context 3.3]; ours is `oncue`, see [`Size`].
     pub tracestate: Option<String>,
+    /// Values of the application, passed on as they came [W3C Baggage].
     pub baggage: Option<String>,
 }
 
-/// Ids of a span that may be exported, or not. They are drawn when the work begins and hold either way, so that a span can
-/// be built when it has become worth it.
+/// Ids of a span that may be exported, or not. They are drawn when the work begins and hold either way, so that a
+/// span can be built when it has become worth it. Handed on by copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpanIds {
+    /// Trace id, shared by all that follows from one beginning.
     pub trace: TraceId,
+    /// Id of the span itself, drawn at random.
     pub span: SpanId,
     /// `SpanId::INVALID` for a root.
     pub parent: SpanId,
     /// Whether the parent is in another process.
     pub remote: bool,
+    /// Sampled (01) and random (02); other bits are dropped when they come.
     pub flags: TraceFlags,
 }
 
 /// Spans that one event adds to its trace, as a rule: sent, handled, read and committed in Redis.
+/// An estimate for [`Size`], on the high side: reading and committing may be shared with other
+/// events.
 const SPANS_PER_EVENT: u64 = 4;
 
 impl SpanIds {
@@ -44,6 +59,7 @@ impl SpanIds {
     }
 
     /// Ids of a span that begins `trace`, not sampled.
+    /// The sampler has yet to be asked; see [`with_sampled`](Self::with_sampled).
     pub fn root(trace: TraceId) -> Self {
         Self {
             trace,
@@ -55,6 +71,7 @@ impl SpanIds {
     }
 
     /// Ids of a span below this one, in this process.
+    /// Same trace and flags.
     #[must_use]
     pub fn child(&self) -> Self {
         Self {
@@ -65,10 +82,12 @@ impl SpanIds {
         }
     }
 
+    /// Whether the trace is kept whole. Spans of failures are made without it.
     pub fn sampled(&self) -> bool {
         self.flags.is_sampled()
     }
 
+    /// Same ids with the sampled flag set or cleared.
     #[must_use]
     pub fn with_sampled(self, sampled: bool) -> Self {
         Self {
@@ -83,6 +102,7 @@ impl SpanIds {
     }
 
     /// Ids as the SDK wants them.
+    /// Without `tracestate`: authors' spans stay in the process, and none of them is passed on.
     pub fn span_context(&self) -> SpanContext {
         SpanContext::new(self.trace, self.span, self.flags, false, TraceState::NONE)
     }
@@ -93,12 +113,20 @@ impl SpanIds {
     }
 }
 
+/// Header of version 00, the one that is always written.
 fn traceparent(trace: TraceId, span: SpanId, flags: TraceFlags) -> String {
     event::traceparent(trace.to_bytes(), span.to_bytes(), flags.to_u8())
 }
 
-/// `None` for anything malformed, which counts as absent [W3C Trace Context 3.2.2.3]. Of a later version only what this
-/// one knows is read.
+/// `None` for anything malformed, which counts as absent [W3C Trace Context 3.2.2.3]. Of a later version only what
+/// this one knows is read.
+///
+/// | refused | by |
+/// |---|---|
+/// | upper-case hex | [W3C Trace Context 3.2.2.2] |
+/// | ids that are all zeros | [W3C Trace Context 3.2.2.3, 3.2.2.4] |
+/// | version `ff` | [W3C Trace Context 3.2.2.1] |
+/// | version 00 with more behind the flags | [W3C Trace Context 3.2.2.2] |
 pub(crate) fn parse(text: &str) -> Option<(TraceId, SpanId, TraceFlags)> {
     let text = text.trim();
     let bytes = text.as_bytes();
@@ -123,10 +151,13 @@ pub(crate) fn parse(text: &str) -> Option<(TraceId, SpanId, TraceFlags)> {
     Some((trace, span, flags & TraceFlags::new(3)))
 }
 
+/// Random id, never zero. Ids have to be unlike each other and need not be secret, so a fast
+/// generator will do.
 fn new_span() -> SpanId {
     SpanId::from_bytes(fastrand::u64(1..).to_be_bytes())
 }
 
+/// Random id, never zero, for a trace that belongs to no flow.
 pub(crate) fn new_trace() -> TraceId {
     TraceId::from_bytes(fastrand::u128(1..).to_be_bytes())
 }
@@ -137,14 +168,18 @@ pub(crate) fn trace_of(flow: &str) -> TraceId {
 }
 
 /// The trace in which a flow goes on once the one before is full.
+/// A hash of the flow and the event `cause`, so a redelivery of that event goes on in the same
+/// trace.
 pub fn next_trace(flow: &str, cause: &str) -> TraceId {
     TraceId::from_bytes(event::hash(&[b"trace", flow.as_bytes(), cause.as_bytes()]))
 }
 
-/// How large a trace has become, as far as one path through it can tell: it takes every branch for as broad as its own.
-/// Travels in `tracestate`, so nobody has to be asked.
+/// How large a trace has become, as far as one path through it can tell: it takes every branch for as broad as its
+/// own. Travels in `tracestate`, so nobody has to be asked. Two events of a chain with 256 outputs each: 4 spans,
+/// then 4 + 4 * 256, then 4 + 4 * 256 + 4 * 65,536, which is over the default budget of 10,000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
+    /// Spans from the beginning of the trace to this depth.
     spans: u64,
     /// Events side by side at this depth.
     width: u64,
@@ -167,6 +202,7 @@ impl Size {
     }
 
     /// Reads `s:<spans>;w:<width>`, our member of `tracestate`.
+    /// `None` for anything else; the trace then counts as new.
     fn parse(member: &str) -> Option<Self> {
         let (spans, width) = member.split_once(';')?;
         let width = width.strip_prefix("w:")?.parse().ok()?;
@@ -178,6 +214,7 @@ impl Size {
     }
 
     /// Size one level further down, where each event is followed by `outputs`.
+    /// Saturates, since a client may send any number.
     pub fn grown(self, outputs: u64) -> Self {
         let width = self.width.saturating_mul(outputs);
         Self {
@@ -188,12 +225,14 @@ impl Size {
         }
     }
 
+    /// Whether a flow should go on in a new trace, given the spans that one may have.
     pub fn exceeds(self, budget: u64) -> bool {
         self.spans > budget
     }
 
-    /// `tracestate` with our member first, as who changes it must put it; others' stay, the oldest giving way where there
-    /// is no room [W3C Trace Context 3.3.1].
+    /// `tracestate` with our member first, as who changes it must put it; others' stay, the oldest giving way where
+    /// there is no room [W3C Trace Context 3.3.1]. At most 32 members, and no more of others' once 512 characters are
+    /// full.
     pub fn into_state(self, others: Option<&str>) -> String {
         let mut state = format!("oncue=s:{};w:{}", self.spans, self.width);
         let others = others.unwrap_or_default().split(',').map(str::trim);
