@@ -4,7 +4,8 @@
 //! `FAILPOINTS="commit.done=2*off->1*return(abort)"` ends the process at the third event that gets there; `freeze`
 //! stops it until somebody sends SIGCONT. `ONCUE_SABOTAGE=no-fence` breaks the protocol on purpose.
 
-/// Names of all crash points, in the order in which an event meets them.
+/// Names of all crash points, in the order in which an event meets them. One departs from it: a commit has one outbox
+/// and many events, so `mark.done` comes with the last of them, and as a rule behind `ack.done`.
 pub const POINTS: [&str; 14] = [
     "pulled",                // in flight
     "read.done",             // row and seen-mark are read
@@ -26,6 +27,8 @@ pub const POINTS: [&str; 14] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sabotage {
     /// Applies an event however often it comes.
+    ///
+    /// The handler takes all events for fresh, and the script looks past their marks.
     NoSeenMarks,
     /// Applies an event however old it is.
     NoFence,

@@ -27,13 +27,22 @@ use oncue_proto::event::{self, Meta};
 /// The blind operations work on the event's own key in another table than the function's row. They commute, so any
 /// number of events may change one key at once without conflict; they are applied with the event or not at all.
 pub struct Context {
+    /// Shared with the invocation.
     meta: Arc<Meta>,
+    /// Key of the function's row.
     key: Arc<str>,
+    /// Part of idempotency keys.
     function: &'static str,
+    /// Table of the function's row, which blind operations must leave alone; empty for none.
     table: &'static str,
+    /// Runs so far, this one included.
     attempt: u32,
+    /// Connection for files; `None` in a unit test.
     bus: Option<Bus>,
+    /// Whether an operator only tries the function.
     dry: bool,
+    /// Blind operations so far. Behind a lock because handlers have the context by shared
+    /// reference.
     ops: Mutex<Vec<Op>>,
 }
 
@@ -99,6 +108,9 @@ impl Context {
     }
 
     /// 1 for the first delivery. A retry after a crash counts as well.
+    ///
+    /// Of an event that was delivered before, the runs that were begun are counted in Redis:
+    /// crashed ones, too, and across workers.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -195,6 +207,7 @@ impl Context {
         Ok(())
     }
 
+    /// Blind operations in order, for the commit of this event; none the second time.
     pub(crate) fn take_ops(&self) -> Vec<Op> {
         std::mem::take(&mut self.ops.lock())
     }

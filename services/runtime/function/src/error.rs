@@ -64,6 +64,7 @@ impl Error {
         Self { class, ..self }
     }
 
+    /// This failure, found at another place of the source: that of a panic.
     pub(crate) fn at(self, site: String) -> Self {
         Self { site, ..self }
     }

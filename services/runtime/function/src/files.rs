@@ -23,16 +23,19 @@ pub use oncue_core::bus::objects::Object;
 
 /// Stored files, by object name: those that clients uploaded, under their ids, and those that functions made.
 pub struct Files<'c> {
+    /// Connection of the worker; `None` in a unit test.
     bus: Option<&'c Bus>,
+    /// Whether writes are only pretended.
     dry: bool,
 }
 
 impl<'c> Files<'c> {
-    /// Without a bus there are no files; a dry run reads and writes nothing.
+    /// Without a bus there are no files; a dry run reads them and writes none.
     pub(crate) fn new(bus: Option<&'c Bus>, dry: bool) -> Self {
         Self { bus, dry }
     }
 
+    /// Connection, or a retry where there is none.
     fn bus(&self) -> Result<&Bus> {
         self.bus
             .ok_or_else(|| Error::retry("this context has no files"))

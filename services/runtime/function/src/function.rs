@@ -23,6 +23,7 @@ use oncue_proto::event;
 pub trait Handler<'a, E, S>: Send + Sync {
     /// Events that follow.
     type Out: Emit;
+    /// Future of one run.
     type Future: Future<Output = Result<Self::Out>> + Send + 'a;
 
     /// Runs the handler on one event and the row of its key.
@@ -66,8 +67,11 @@ pub struct Function<E> {
 /// Version of a function that does not say its own.
 const NO_VERSION: &str = "0.0.0";
 
+/// A decoded event, its type erased.
 pub(crate) type AnyEvent = Box<dyn Any + Send + Sync>;
+/// Type, encoding and payload to event.
 type Decode = Box<dyn Fn(&str, Format, &[u8]) -> Result<AnyEvent, DecodeError> + Send + Sync>;
+/// One run of the handler; the outputs come back as drafts, without identity yet.
 type Call = Box<
     dyn for<'a> Fn(AnyEvent, &'a mut dyn AnyRow, &'a Context) -> BoxFuture<'a, Result<Vec<Draft>>>
         + Send
@@ -75,13 +79,19 @@ type Call = Box<
 >;
 
 /// A function without its types.
+///
+/// Shared by all runs through the worker's handler. Its closures know the types and nobody else
+/// does, so the worker is compiled once.
 pub(crate) struct Erased {
+    /// Name of function, binary and consumer; last token of `dlq.<name>`.
     pub name: &'static str,
+    /// Version of the author's crate.
     pub version: &'static str,
     /// Table of its rows; empty for none.
     pub table: &'static str,
     /// Limits as the code says; those of `oncue.toml` replace them.
     pub limits: Limits,
+    /// Whether a run that was begun may never be begun again.
     pub at_most_once: bool,
     /// Event types to act on.
     triggers: Vec<&'static str>,

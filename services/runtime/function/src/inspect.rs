@@ -27,12 +27,27 @@ use oncue_core::model::manifest::Manifest;
 use oncue_core::store::{Mark, MarkState, Read, RowKey, Store};
 use oncue_proto::event::{self, Incoming, Meta, Origin};
 
+/// Any error, for a sentence on stderr.
 type Failure = Box<dyn std::error::Error>;
 
 /// Ids of lost events that are listed; the rest is counted.
 const MAX_LISTED: usize = 100;
 
 /// Looks up every event of the stream.
+///
+/// Reads the stream from its first message in order, and asks Redis for the marks of each part in
+/// one round trip. Changes nothing, so it may run beside workers. Copies of an event count once.
+///
+/// | verdict | means |
+/// |---|---|
+/// | applied, dead | the mark says so |
+/// | pending | no mark, and above the consumer's ack floor |
+/// | expired | no mark, acked, and so old that the mark may have gone |
+/// | lost | no mark, acked, within the horizon |
+///
+/// # Errors
+///
+/// NATS or Redis does not answer, or the consumer is not there.
 pub(crate) async fn audit(
     function: &Erased,
     manifest: &Manifest,
@@ -149,6 +164,7 @@ fn identify(function: &Erased, message: &StoredMessage, stream: &str, created: u
     }
 }
 
+/// Names and values of the headers of a stored message.
 fn headers(message: &StoredMessage) -> impl Iterator<Item = (&str, &str)> {
     let headers = message.headers.iter();
     headers.map(|(name, value)| (name.as_str(), value.as_str()))
@@ -165,6 +181,14 @@ fn key_of(function: &Erased, incoming: &Incoming) -> Option<String> {
 }
 
 /// Runs the handler on a dead letter from stdin and on the row as it is now, and commits nothing.
+///
+/// Answers with what would happen: `applied`, `retry` or `dead`. Files are read and not written.
+/// Calls to the outside are the handler's own, which [`Context::is_dry_run`] is for.
+///
+/// # Errors
+///
+/// The function runs at most once, stdin holds no dead letter, a server does not answer, or the row
+/// cannot be read.
 pub(crate) async fn dry_run(
     function: &Erased,
     manifest: &Manifest,
@@ -251,6 +275,7 @@ pub(crate) async fn dry_run(
     applied(state.as_ref(), &context, &drafts)
 }
 
+/// Answer to `--try` for a run that failed.
 fn failed(outcome: &str, message: &str, site: &str) -> Value {
     json!({ "outcome": outcome, "message": message, "site": site })
 }
@@ -276,6 +301,7 @@ fn applied(state: &dyn AnyRow, context: &Context, drafts: &[Draft]) -> Result<Va
     }))
 }
 
+/// One event that would follow; the payload in base64, since it is binary.
 fn emitted(ty: &str, key: &str, payload: &Bytes) -> Value {
     json!({ "type": ty, "key": key, "payload": STANDARD.encode(payload) })
 }

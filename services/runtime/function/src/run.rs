@@ -1,5 +1,9 @@
 //! The life of a worker process: read the configuration, connect, make sure of streams and consumer, pull until told to
 //! stop, finish what is in hand.
+//!
+//! Order matters at the start. Streams are checked before the function registers, and it registers
+//! before its consumer is there: what is published once the consumer exists is waited for by
+//! ledgers. The worker answers the services API before it pulls.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -24,6 +28,9 @@ use oncue_core::store::Store;
 use oncue_telemetry::{Service, Telemetry};
 
 /// Longest wait for events in hand after the signal to stop.
+///
+/// Below the 30 s that Kubernetes waits by default before it kills. Whatever is left comes again
+/// after the ack wait.
 const DRAIN: Duration = Duration::from_secs(25);
 
 /// Runs a function until SIGTERM or Ctrl-C. Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage or configuration.
@@ -67,8 +74,10 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
             );
         }
     }
+    // Empty in a build without crash points.
     failpoint::start();
     watchdog::note_panics();
+    // Read whole before anything is opened; a mistake ends the process with exit code 2.
     let config = match Config::load() {
         Ok(config) => config,
         Err(e) => return stop(2, &e.to_string()),
@@ -81,6 +90,7 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => return stop(1, &e.to_string()),
     };
+    // Without telemetry: an answer for an operator is no work of the function.
     if let Some(verb) = verb {
         return runtime.block_on(inspect(&verb, &function, &manifest, &config));
     }
@@ -92,6 +102,7 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
         };
         let telemetry = Telemetry::start(service, &instance);
         let served = serve(function, manifest, &config, instance).await;
+        // Behind the last event, so that its span is exported too.
         telemetry.close().await;
         match served {
             Ok(()) => ExitCode::SUCCESS,
@@ -100,6 +111,7 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
     })
 }
 
+/// Prints the answer as one line of JSON.
 async fn inspect(verb: &str, function: &Erased, manifest: &Manifest, config: &Config) -> ExitCode {
     let answer = match verb {
         "--audit" => inspect::audit(function, manifest, config)
@@ -116,6 +128,7 @@ async fn inspect(verb: &str, function: &Erased, manifest: &Manifest, config: &Co
     }
 }
 
+/// Prints a sentence for people and makes the exit code.
 fn stop(code: u8, why: &str) -> ExitCode {
     eprintln!("{why}");
     ExitCode::from(code)
@@ -123,12 +136,20 @@ fn stop(code: u8, why: &str) -> ExitCode {
 
 type Failure = Box<dyn std::error::Error>;
 
+/// One life of the worker, from the connections to the last ack.
+///
+/// # Errors
+///
+/// Servers out of reach, a Redis that cannot keep the promise, streams or a consumer with another
+/// configuration, a consumer that is deleted under way, a Redis that went back in time, events left
+/// at the deadline.
 async fn serve(
     function: Erased,
     manifest: Manifest,
     config: &Config,
     instance: String,
 ) -> Result<(), Failure> {
+    // First of all: a signal that comes while connecting must not be lost.
     let stop = stop_signal()?;
     oncue_telemetry::set_peers(config.nats_url.expose(), config.redis_url.expose());
     let (bus, store) = tokio::join!(
@@ -145,7 +166,9 @@ async fn serve(
     store.register(&manifest).await?;
     bus.require(&manifest.consumer(config)).await?;
     let stream = config.stream(&manifest.stream);
+    // Part of the identity of plain messages, so a stream that is made anew ends the pull.
     let created = bus.stream_created(&manifest.stream).await?;
+    // Seen by this worker's own commits: going on would apply events again whose marks are lost.
     let mut regressed = store.regressed();
     let source = Source {
         created,

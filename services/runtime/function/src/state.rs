@@ -179,11 +179,16 @@ impl<S: State> AnyRow for TypedRow<S> {
 struct Text<'a>(&'a [u8]);
 
 impl<'a> Text<'a> {
-    /// Everything but a foreign tool writes UTF-8.
+    /// Text of the field.
+    ///
+    /// # Errors
+    ///
+    /// Bytes that are not UTF-8, which only a foreign tool can have written.
     fn str(self) -> Result<&'a str, de::value::Error> {
         std::str::from_utf8(self.0).map_err(de::Error::custom)
     }
 
+    /// Nested data, as `to_fields` has written it.
     fn json(self) -> Result<Value, de::value::Error> {
         serde_json::from_slice(self.0).map_err(de::Error::custom)
     }

@@ -14,6 +14,9 @@ impl Bus {
     /// Publishes messages, those of one stream in atomic batches of up to 500; returns a result for each, in order. A
     /// batch that is refused, or whose answer is lost, is published again message by message: ids make that safe.
     /// Worth its while where the server writes to disk before it answers (`batch_publish` in `[nats]`).
+    ///
+    /// Never fails as a whole: each message has its own result, and one that has none in time is
+    /// [`PublishError::Unknown`].
     pub async fn publish_all(&self, messages: Vec<Outbound>) -> Vec<Result<(), PublishError>> {
         // Places of the messages of each stream, since a batch is for one stream.
         let mut streams: HashMap<String, Vec<usize>> = HashMap::new();
@@ -24,12 +27,14 @@ impl Bus {
                 .push(at);
         }
         let mut answers: Vec<Result<(), PublishError>> = messages.iter().map(|_| Ok(())).collect();
+        // Streams one after another: a batch waits for its ack before the next begins.
         for (stream, places) in streams {
             for places in places.chunks(MAX_BATCH) {
                 let batch: Vec<Outbound> = places.iter().map(|at| messages[*at].clone()).collect();
                 // Schedules replace each other by subject, which a batch does not allow.
                 if batch.len() > 1 && stream != TIMER {
                     match self.publish_batch(&batch).await {
+                        // All were stored, and the answers begin as `Ok`.
                         Ok(()) => continue,
                         Err(e) => {
                             tracing::info!(error = %e, messages = batch.len(), "no batch; publishing one by one");
@@ -45,8 +50,14 @@ impl Bus {
     }
 
     /// Publishes all messages or none. The server answers to the last one only.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is stored, or, after [`PublishError::Unknown`], all or nothing is: the server stores
+    /// a batch whole.
     async fn publish_batch(&self, messages: &[Outbound]) -> Result<(), PublishError> {
         let id = event::new_id();
+        // The server answers to the commit, not to the messages before it.
         let waiting = self.acks.expect(1);
         let last = messages.len();
         for (number, message) in (1..).zip(messages) {

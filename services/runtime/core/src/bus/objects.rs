@@ -49,6 +49,7 @@ pub struct Object {
     /// Anything else that was said of it when it was stored.
     #[serde(default)]
     pub metadata: std::collections::BTreeMap<String, String>,
+    /// How the content was cut into chunks [NATS ADR-20].
     #[serde(default)]
     options: Options,
 }
@@ -62,6 +63,8 @@ struct Options {
 
 impl Object {
     /// Description of an object with these bytes; nothing is stored.
+    ///
+    /// For a dry run, which shows what a handler would have stored.
     pub fn of_bytes(name: &str, metadata: &[(&str, &str)], bytes: &[u8]) -> Self {
         let mut hashed = Context::new(&SHA256);
         hashed.update(bytes);
@@ -73,6 +76,7 @@ impl Object {
         Self::new(name, metadata, String::new(), content)
     }
 
+    /// Description of content that stands, or would stand, in chunks of [`CHUNK`] bytes.
     fn new(name: &str, metadata: &[(&str, &str)], chunks_id: String, content: Content) -> Self {
         Self {
             name: name.to_owned(),

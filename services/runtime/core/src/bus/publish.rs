@@ -85,9 +85,12 @@ impl Bus {
         if messages.is_empty() {
             return Vec::new();
         }
+        // Expected before the first is sent: the ack may be here before the send returns.
         let waiting = self.acks.expect(messages.len());
         for (at, message) in messages.into_iter().enumerate() {
             match self.send(message, Some(waiting.inbox(at))).await {
+                // Handed over and not acked yet; a crash here may leave any part of them in their
+                // streams.
                 Ok(()) => failpoint::point("publish.one"),
                 Err(e) => waiting.answer(at, Err(e)),
             }
@@ -143,6 +146,8 @@ impl Bus {
 pub(super) struct Acks {
     /// Subject of the inbox, without the token.
     inbox: String,
+    /// Groups that wait. Locked for a look-up, by the task that takes answers and by those that
+    /// publish.
     waiting: Mutex<AwaitedAcks>,
 }
 
@@ -176,6 +181,8 @@ impl Answers {
     /// too.
     fn put(&self, at: usize, answer: Result<PubAck, PublishError>) {
         let mut slots = self.slots.lock();
+        // Of a group that is gone, or for a token beyond it, an answer finds no slot and is left
+        // out.
         if let Some(slot @ None) = slots.answers.get_mut(at) {
             *slot = Some(answer);
             slots.missing -= 1;
@@ -217,6 +224,7 @@ impl Acks {
     fn take(&self, token: u64, message: &Message) {
         let group = {
             let waiting = self.waiting.lock();
+            // The group whose first token is the last one not above it.
             let mut groups = waiting.groups.range(..=token);
             groups
                 .next_back()
@@ -253,7 +261,9 @@ impl Acks {
 pub(super) struct Waiting {
     /// Token of the first message.
     first: u64,
+    /// Shared with the task that takes the answers.
     answers: Arc<Answers>,
+    /// Inbox of the process, from which the group is taken out at the end.
     acks: Arc<Acks>,
 }
 
@@ -326,6 +336,7 @@ fn publish_answer(message: &Message) -> Result<PubAck, PublishError> {
         )));
     };
     let text = error.to_string();
+    // Full goes by once there is room; too large and refused do not go by themselves.
     Err(match error.err_code {
         code::STORAGE_EXCEEDED
         | code::STORE_FAILED

@@ -63,7 +63,7 @@ pub struct ServiceEndpoint {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServiceStats {
-    /// Requests taken: deliveries, for a worker.
+    /// Requests taken: runs of the handler, for a worker.
     pub num_requests: u64,
     /// Requests that failed.
     pub num_errors: u64,

@@ -70,8 +70,11 @@ struct RedisSection {
 
 /// File that is being read, and the mistakes found in it so far.
 struct Reader<'t> {
+    /// Whole text of the file, for lines.
     text: &'t str,
+    /// Path for messages; `oncue.toml` stands in where there is none.
     path: Option<&'t Path>,
+    /// In the order in which they are found; sorted by their place at the end.
     mistakes: Vec<Mistake>,
 }
 
@@ -150,6 +153,7 @@ impl<'t> Reader<'t> {
         config
     }
 
+    /// Reads `[gateway]`, and remembers the line of `site`, of which mistakes are found out later.
     fn gateway(&mut self, value: Spanned<DeValue<'t>>) -> GatewayConfig {
         let site = places(&value).remove("site");
         let mut gateway: GatewayConfig = self.part("gateway", value).unwrap_or_default();
@@ -191,6 +195,7 @@ impl<'t> Reader<'t> {
                         key.span().contains(&span.start) || value.span().contains(&span.start)
                     });
                     let wrong = wrong.map(|(key, _)| key.clone())?;
+                    // One field less each time, so this ends.
                     fields.remove(&wrong);
                 }
             }

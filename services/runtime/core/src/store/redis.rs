@@ -36,6 +36,9 @@ const OLDEST_REDIS: (u64, u64) = (7, 0);
 const OLDEST_VALKEY: (u64, u64) = (7, 2);
 
 /// Error codes of a server that could not do what it was asked just now.
+///
+/// A commit that meets one is made again until it has an answer; any other error is pinned on its
+/// request.
 const TRANSIENT_CODES: [&str; 9] = [
     "BUSY",
     "LOADING",
@@ -230,6 +233,7 @@ impl Store {
     pub async fn read(&self, reads: &[Read]) -> Result<Vec<ReadResult>, StoreError> {
         let mut pipe = redis::pipe();
         for read in reads {
+            // Commands in the order in which the replies are taken apart below.
             if let Some(row) = &read.row {
                 pipe.cmd("HGETALL").arg(row_key(row.table, &row.key));
             }
@@ -315,8 +319,11 @@ impl Store {
         let mut events = runs.iter().flat_map(|run| &run.events);
         let first = events.clone().next();
         let first_with_outputs = events.find(|handled| !handled.outbox.is_empty());
+        // A random name, made before the call: marks that the call writes point to it.
         let name = OutboxName::new(first_with_outputs.map_or(0, |handled| handled.mark.partition));
         let outbox = name.key(first.map_or("", |handled| &handled.mark.function));
+        // Noted before the call: a commit whose answer is lost counts as begun and never as
+        // answered.
         let begun = self.own.begin(runs);
         let keys = [self.own.key(), outbox.clone(), name.index()];
         let call = commit_call(
@@ -342,6 +349,8 @@ impl Store {
             .zip(replies)
             .map(|(run, reply)| wire::event_replies(reply, run))
             .collect();
+        // One more round trip, for duplicates alone: their outputs are read from where their mark
+        // says.
         let statuses = self.with_outputs(runs, replies).await?;
         // Outputs of runs that were refused are cut out of the outbox; with none left it is gone.
         let has_stored = runs.iter().zip(&statuses).any(|(run, statuses)| {
@@ -355,6 +364,13 @@ impl Store {
     /// Counts one more run of a handler for each of these events, which were delivered before; returns the counts, with
     /// this run. NATS's own count will not do: it also counts deliveries that never came to run. The counts expire a
     /// horizon after the last run.
+    ///
+    /// Counted before the handler runs, so that a run which kills its process counts.
+    ///
+    /// # Errors
+    ///
+    /// Redis is away or refuses: the run may have been counted, and asking again counts it once
+    /// more.
     pub async fn started(&self, marks: &[Mark]) -> Result<Vec<u32>, StoreError> {
         let mut pipe = redis::pipe();
         for mark in marks {

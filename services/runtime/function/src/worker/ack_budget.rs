@@ -11,6 +11,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 /// An ack wait and its parts.
+///
+/// The whole is `ack_wait` of the function, 30 s by default: then a round of heartbeats comes every
+/// 5 s, a heartbeat is due after 7.5 s of silence, ownership ends after 20 s, and a relay waits for
+/// a minute.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AckBudget(pub Duration);
 
@@ -26,16 +30,25 @@ impl AckBudget {
     }
 
     /// Silence within which a delivery is surely still ours.
+    ///
+    /// Counted from when the server last heard of it, by the clock of this process. What is left of
+    /// the ack wait is the margin for a message that is slow to arrive.
     pub fn ownership(self) -> Duration {
         self.0 * 2 / 3
     }
 
     /// Silence of the heartbeats themselves after which the process is taken for having been frozen.
+    ///
+    /// Three rounds of heartbeats, and less than ownership: a process that wakes up must notice
+    /// before it believes in what it holds.
     pub fn frozen(self) -> Duration {
         self.0 / 2
     }
 
     /// Age of outputs before another worker publishes them again: their own worker has failed by then.
+    ///
+    /// Two ack waits: one for the event to be delivered again, one for that delivery to publish. At
+    /// least 5 s, however short the ack wait is.
     pub fn relay_age(self) -> Duration {
         (self.0 * 2).max(Duration::from_secs(5))
     }
@@ -43,12 +56,16 @@ impl AckBudget {
 
 /// Tells whether the process was frozen lately: what it then finds in its sockets was sent long ago, and may be another
 /// worker's by now.
+///
+/// Owned by the in-flight set. Fed by heartbeats, asked for every delivery.
 pub(crate) struct Pulse {
     budget: AckBudget,
     state: Mutex<PulseState>,
 }
 
 struct PulseState {
+    /// Last round of heartbeats. An `Instant` goes on while the process is stopped, which is what
+    /// is measured here.
     last_beat: Instant,
     /// Until when deliveries count as old.
     stale_until: Instant,
@@ -87,6 +104,8 @@ impl Pulse {
         }
     }
 
+    /// Looks for a freeze: a late beat is noticed by whoever comes first, the heartbeat or a
+    /// delivery. Stale for a while, since the sockets may hold more than one read brings.
     fn look(&self, now: Instant, state: &mut PulseState) {
         if now - state.last_beat > self.budget.frozen() {
             state.stale_until = now + self.budget.frozen();

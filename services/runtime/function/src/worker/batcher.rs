@@ -1,6 +1,10 @@
 //! Batcher: natural batching in front of a call that takes many requests at once. What has gathered while the last call was
 //! under way goes into the next one. As a rule there is no timer, so a single request waits for nobody, and a full house pays
 //! one round trip for all.
+//!
+//! Before the answer: nobody knows whether the call was made. After it: every request of the call
+//! has its own result. A process that dies in between leaves requests that may or may not have
+//! happened, so a call must bear being made twice.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Events and runs in one read or commit: enough to fill a round trip, few enough that Redis, which does nothing else
 /// meanwhile, is back within about a millisecond.
+///
+/// Bounds the events of one key that run together as well.
 pub(crate) const MAX_BATCH: usize = 256;
 
 /// Delays between calls to a store that is away.
@@ -20,10 +26,15 @@ const RECONNECT: Backoff = Backoff {
 };
 
 /// A queue of requests `Q`, each with an answer `A`, in front of one call.
+///
+/// The task that makes the calls ends when the batcher is dropped. One call is under way at a time,
+/// which is what lets requests gather for the next.
 pub(crate) struct Batcher<Q, A> {
+    /// Without a bound of its own: what can wait here is bounded by the in-flight set.
     queue: mpsc::UnboundedSender<Request<Q, A>>,
 }
 
+/// One request, and where its answer goes. An answer that nobody waits for is thrown away.
 struct Request<Q, A> {
     content: Q,
     answer: oneshot::Sender<Result<A, StoreError>>,
@@ -34,6 +45,7 @@ struct Request<Q, A> {
 pub(crate) struct Batching<Q> {
     /// Total weight at which a call is full. A request is never split, so the last one may go over.
     pub max_weight: usize,
+    /// Weight of a request, in whatever unit the bound is meant.
     pub weight: fn(&Q) -> usize,
     /// How long the first request waits for others; zero for not at all. A request that makes the call full ends the wait.
     pub linger: Duration,
@@ -79,10 +91,12 @@ impl<Q, A> Batcher<Q, A> {
     }
 }
 
+/// Error of a batcher whose task is gone: the runtime is ending, or a call has panicked.
 fn closed() -> StoreError {
     StoreError::refused("the store is closed")
 }
 
+/// Gathers, calls, answers, for as long as anybody may ask.
 async fn run<Q, A, F, Fut>(
     batching: Batching<Q>,
     mut waiting: mpsc::UnboundedReceiver<Request<Q, A>>,
@@ -92,12 +106,15 @@ async fn run<Q, A, F, Fut>(
     Fut: Future<Output = Result<Vec<A>, StoreError>>,
 {
     while let Some(first) = waiting.recv().await {
+        // The wait is skipped where a call is full already. Messages are counted and not weighed:
+        // for the one queue that lingers both are the same.
         if !batching.linger.is_zero() && waiting.len() < batching.max_weight {
             tokio::time::sleep(batching.linger).await;
         }
         let mut weight = (batching.weight)(&first.content);
         let mut requests = vec![first.content];
         let mut answers = vec![first.answer];
+        // Never waits: what is not there now goes into the next call.
         while weight < batching.max_weight {
             let Ok(next) = waiting.try_recv() else { break };
             weight += (batching.weight)(&next.content);
@@ -106,6 +123,7 @@ async fn run<Q, A, F, Fut>(
         }
         let results = call_each(&call, requests).await;
         for (answer, result) in answers.into_iter().zip(results) {
+            // Whether anybody still waits for the answer does not matter.
             let _ = answer.send(result);
         }
     }
@@ -137,6 +155,7 @@ where
     }
 }
 
+/// Answer to a call with one request in it.
 fn only_answer<A>(mut answers: Vec<A>) -> Result<A, StoreError> {
     answers
         .pop()

@@ -1,4 +1,13 @@
 //! Committing: runs of many keys in one atomic step of Redis, with a status for every event.
+//!
+//! Before: handlers have run, nothing is written. After `Applied`: row, seen-mark, outputs and
+//! ledger entry of the run are in Redis, all of them. After any other status: nothing of the run
+//! is. One call of the function library may hold runs of many keys, and each stands or falls by
+//! itself.
+//!
+//! An error that says Redis is away leaves open whether the commit happened. The
+//! [batcher](super::batcher) makes the same call again, and the marks of the first answer
+//! `duplicate` to the second.
 
 use std::sync::Arc;
 
@@ -14,7 +23,10 @@ use crate::worker::handler::commit_event;
 use crate::worker::invocation::{BoxedInvocation, Invocation};
 use crate::worker::publisher::PublishBatch;
 
+/// Front of the commit: runs of all keys ride in one call. Shared by the worker, which commits
+/// runs, and the settler, which commits dead letters.
 pub(crate) struct Committer {
+    /// Runs on their way to Redis; one call at a time, and what gathers meanwhile is the next.
     commits: Batcher<Run, CommittedRun>,
     /// Keys between their read and their commit.
     pub limit: ConcurrencyLimit,
@@ -22,7 +34,9 @@ pub(crate) struct Committer {
 
 /// Events of one key that are committed together, and their row as it will be then.
 pub(crate) struct PreparedRun {
+    /// Run as Redis gets it: the events of `events` in their order, and the change of their row.
     pub run: Run,
+    /// Events whose statuses the answer brings, one for each.
     pub events: Vec<BoxedInvocation>,
     /// Row after the commit, if it is worth remembering.
     pub row_after: Option<Fields>,
@@ -30,6 +44,7 @@ pub(crate) struct PreparedRun {
 
 /// Answer to one run of a commit.
 struct CommittedRun {
+    /// One for each event of the run, in order.
     statuses: Vec<Status>,
     /// Outputs of the whole commit, where this run has some of them.
     batch: Option<Arc<PublishBatch>>,
@@ -38,6 +53,7 @@ struct CommittedRun {
 /// One event after its commit.
 pub(crate) struct CommitOutcome {
     pub event: BoxedInvocation,
+    /// Status as Redis says, or its refusal of the whole run.
     pub result: Result<Status, StoreError>,
     /// Outputs of the commit that the event was in, if it has some of them.
     pub batch: Option<Arc<PublishBatch>>,
@@ -48,10 +64,12 @@ pub(crate) struct CommitOutcome {
 /// All events of a commit, and whether a run of it lost the race for its row.
 pub(crate) struct CommitOutcomes {
     pub events: Vec<CommitOutcome>,
+    /// Whether all events of some run are in conflict; the [`ConcurrencyLimit`] learns from it.
     pub lost_race: bool,
 }
 
 impl Committer {
+    /// Starts the task of the batcher.
     pub fn new(store: &Store) -> Self {
         let store = store.clone();
         Self {
@@ -64,6 +82,9 @@ impl Committer {
     }
 
     /// Commits each run whole or not at all.
+    ///
+    /// Returns when all runs have an answer, in their order. The handlers' time is over; `started`
+    /// is for the span of the call.
     pub async fn commit(&self, runs: Vec<PreparedRun>) -> CommitOutcomes {
         let started = oncue_telemetry::clock();
         let mut waiting = Vec::with_capacity(runs.len());
@@ -74,6 +95,7 @@ impl Committer {
             row_after,
         } in runs
         {
+            // All are queued before the first is waited for, so that they go out in one call.
             waiting.push(self.commits.ask(run));
             prepared.push((events, row_after));
         }
@@ -92,6 +114,14 @@ impl Committer {
     }
 
     /// Records that an event is set aside; answers what had become of it before.
+    ///
+    /// Before: the letter is acked by `dlq`. After `Ok`: a mark says `dead`, or one was there
+    /// already and its status comes back. Written behind the letter and not before it, since an
+    /// event that counts as dead without a letter would be lost.
+    ///
+    /// # Errors
+    ///
+    /// Redis refuses. The letter is in `dlq` and holds the event, so the caller acks all the same.
     pub async fn commit_dead_letter(
         &self,
         event: &Invocation,
@@ -113,6 +143,8 @@ impl Committer {
 }
 
 impl CommitOutcomes {
+    /// Pairs events with their statuses. `row_after` goes to the first event that is looked at: it
+    /// is one row, however many events.
     fn add(
         &mut self,
         events: Vec<BoxedInvocation>,
@@ -136,6 +168,7 @@ impl CommitOutcomes {
         }
     }
 
+    /// Redis refused the run as a whole: each of its events has that error.
     fn add_refused(&mut self, events: Vec<BoxedInvocation>, error: &StoreError) {
         for event in events {
             self.events.push(CommitOutcome {
@@ -151,10 +184,15 @@ impl CommitOutcomes {
 /// Weight of a run in a commit: its events, and the bytes of what follows from them.
 fn weight(run: &Run) -> usize {
     let events = run.events.iter();
+    // Each 4 KiB of outputs count as one event more, so that a call with large outputs holds fewer
+    // of them.
     events.map(|event| 1 + event.outbox.len() / 4096).sum()
 }
 
 /// Gives each run its own statuses, and the outputs of the whole commit.
+///
+/// Counts the events with outputs beforehand, so that the batch knows when the last of them is
+/// settled.
 fn share_batch(runs: &[Run], committed: Committed) -> Vec<CommittedRun> {
     let with_outputs = runs
         .iter()

@@ -4,6 +4,10 @@
 //! of the first have run, since each is older when its commit comes. So for every lost race fewer keys run at a time, and for
 //! every other run more: about one run in twenty loses its race, whatever handlers take and however far Redis is. Handlers
 //! that wait for something else stand in nobody's way, and give their permit back.
+//!
+//! The field's name for it is optimistic concurrency with an adaptive limit; TCP finds its window
+//! in this way. Where nobody else works at the keys of a worker, the limit stays at its bound and
+//! costs a lock and an addition.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -12,6 +16,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// Bounds of the limit, in keys.
+///
+/// The limit begins at the upper bound, and comes back to it where no race is lost.
 const MAX_KEYS: f64 = 1024.0;
 const MIN_KEYS: f64 = 2.0;
 /// Factors by which a lost race, and a run that made it, move the limit: 20 of these weigh as much as one of those.
@@ -20,15 +26,21 @@ const INCREASE: f64 = 1.002;
 /// How long a lost race is remembered.
 const CONTENTION_MEMORY: Duration = Duration::from_secs(1);
 
+/// AIMD limiter of keys. Owned by the committer, which knows how races end. Every key's task asks
+/// it before a run.
 pub(crate) struct ConcurrencyLimit {
+    /// Locked for a few comparisons, never across an await.
     state: Mutex<LimitState>,
+    /// Signal that a permit has ended.
     free: Notify,
 }
 
 struct LimitState {
     /// Keys between the begin of their read and the end of their handlers.
     running: usize,
+    /// Keys that may run; a fraction, so that small factors add up.
     limit: f64,
+    /// For [`is_contended`](ConcurrencyLimit::is_contended).
     last_lost_race: Option<Instant>,
 }
 
@@ -60,6 +72,8 @@ impl ConcurrencyLimit {
     }
 
     /// Whether other workers work at the same keys.
+    ///
+    /// Then a remembered row is old as a rule, and reading it anew is cheaper than a lost race.
     pub fn is_contended(&self) -> bool {
         let lost = self.state.lock().last_lost_race;
         lost.is_some_and(|at| at.elapsed() < CONTENTION_MEMORY)
@@ -84,6 +98,7 @@ impl ConcurrencyLimit {
 }
 
 impl LimitState {
+    /// Whether one more key may run beside those that do.
     fn has_room(&self) -> bool {
         (self.running as f64) < self.limit
     }

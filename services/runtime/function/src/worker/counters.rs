@@ -1,4 +1,8 @@
-//! What a worker has done since it started: counts that cost an addition each, read by `$SRV.STATS`, `/metrics` and OTLP.
+//! Counters of a worker since it started. Each costs an addition. Read by `$SRV.STATS` [NATS ADR-32],
+//! by `/metrics` in the Prometheus text format, and by OTLP.
+//!
+//! Names and units of the conventions are given where they go out, in [`metrics`](super::metrics)
+//! and [`discovery`](super::discovery).
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -11,47 +15,75 @@ use oncue_telemetry::SpanIds;
 use oncue_telemetry::metrics::{Exemplar, Histogram, Timings};
 
 /// How a handler's run ends; each has a histogram of its own. The first stands for none of the others.
+///
+/// Values of `error.type` [OpenTelemetry, recording errors], success being the absence of it. A
+/// class of the author counts as `error`, so that the number of series is bounded.
 const ENDS: [&str; 5] = ["", "error", "rejected", "panic", "timeout"];
 
 /// Upper bounds in microseconds. Those of the conventions begin at 5 ms, where most handlers are long done; among these
 /// are all of them.
+///
+/// From 100 µs to 10 s; all 14 bounds that the messaging and FaaS conventions advise are among
+/// these 19.
 pub(crate) const BOUNDS: [u64; 19] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000,
     750_000, 1_000_000, 2_500_000, 5_000_000, 7_500_000, 10_000_000,
 ];
 
+/// Counts of one worker, shared by all its parts. Atomics are relaxed: each number is right by
+/// itself, and two that are read together may be an event apart.
 #[derive(Default)]
 pub(crate) struct Counters {
+    /// Deliveries taken from the pull. `messaging.client.consumed.messages`.
     pub delivered: AtomicU64,
+    /// Events applied and acked here. `faas.invocations`.
     pub applied: AtomicU64,
+    /// Deliveries of events that were settled before. `oncue.duplicates`.
     pub duplicates: AtomicU64,
+    /// Events that had to run again because their row had changed. `oncue.conflicts`.
     pub conflicts: AtomicU64,
+    /// Deliveries given back. `oncue.retries`.
     pub retried: AtomicU64,
+    /// Events set aside here.
     pub dead: AtomicU64,
     /// Messages waiting in the stream, as last heard.
     pub lag: AtomicU64,
+    /// Durations of runs by their end. `messaging.process.duration`, and all together
+    /// `faas.invoke_duration`.
     runs: [AtomicHistogram; ENDS.len()],
+    /// Durations of publishes, all of whose outputs were taken.
+    /// `messaging.client.operation.duration`.
     sends: AtomicHistogram,
+    /// Durations of publishes that lacked an ack, under `error.type` `publish`.
     failed_sends: AtomicHistogram,
+    /// Messages tried to publish. `messaging.client.sent.messages`.
     pub sent: AtomicU64,
+    /// Failed attempts and dead letters.
     pub failed: Failures,
 }
 
 /// Failures by class, and the last one. They are rare, so a lock will do.
 #[derive(Default)]
 pub(crate) struct Failures {
+    /// Failed attempts by class. `faas.errors`, and of class `timeout` `faas.timeouts`.
     classes: Mutex<BTreeMap<&'static str, u64>>,
+    /// Dead letters by reason. `oncue.dead_letters`.
     reasons: Mutex<BTreeMap<&'static str, u64>>,
+    /// Text of the last failure, as far as it may be shown. `last_error` of `$SRV.STATS`.
     last: Mutex<String>,
 }
 
 impl Counters {
     /// Counts a delivery and numbers it.
+    ///
+    /// The number, from 0, names the delivery in the in-flight set.
     pub fn delivered(&self) -> u64 {
         self.delivered.fetch_add(1, Ordering::Relaxed)
     }
 
     /// A handler ran; `class` is that of its error.
+    ///
+    /// `ids` are for the exemplar of its bucket.
     pub fn ran(&self, elapsed: Duration, class: Option<&'static str>, ids: Option<&SpanIds>) {
         let end = class.map_or(0, |class| {
             ENDS.iter().position(|end| *end == class).unwrap_or(1)
@@ -62,10 +94,12 @@ impl Counters {
         }
     }
 
+    /// Counts events whose run lost a race, or was put off by a neighbour.
     pub fn conflicts(&self, events: usize) {
         self.conflicts.fetch_add(events as u64, Ordering::Relaxed);
     }
 
+    /// `outcome` is a text of [`Outcome`](super::invocation::Outcome).
     pub fn settled(&self, outcome: &str) {
         let counter = match outcome {
             "applied" => &self.applied,
@@ -98,10 +132,12 @@ impl Counters {
         *self.failed.reasons.lock().entry(reason).or_default() += 1;
     }
 
+    /// Empty while nothing has failed.
     pub fn last_error(&self) -> String {
         self.failed.last.lock().clone()
     }
 
+    /// Failed attempts by class, sorted; only classes that have come up.
     pub fn classes(&self) -> Vec<(&'static str, u64)> {
         self.failed
             .classes
@@ -111,6 +147,7 @@ impl Counters {
             .collect()
     }
 
+    /// Dead letters by reason, sorted; only reasons that have come up.
     pub fn reasons(&self) -> Vec<(&'static str, u64)> {
         self.failed
             .reasons
@@ -152,12 +189,17 @@ impl Counters {
 struct AtomicHistogram {
     /// Not cumulative; the last is for what is longer than every bound.
     counts: [AtomicU64; BOUNDS.len() + 1],
+    /// Nanoseconds in sum.
     nanos: AtomicU64,
     /// The last sampled run, by bucket.
+    ///
+    /// Kept for `/metrics` alone [OpenMetrics 1.0, exemplars].
     exemplars: Mutex<BTreeMap<usize, Sampled>>,
 }
 
 /// Sampled run, not yet made into text.
+///
+/// Only the last of a bucket is ever shown, and only when somebody asks.
 struct Sampled {
     trace: TraceId,
     seconds: f64,
@@ -166,6 +208,8 @@ struct Sampled {
 }
 
 impl AtomicHistogram {
+    /// Rounds up to the microsecond, so a value equal to a bound falls below it, as Prometheus has
+    /// it.
     fn record(&self, elapsed: Duration, ids: Option<&SpanIds>) {
         let micros = elapsed.as_nanos().div_ceil(1000) as u64;
         let bucket = BOUNDS.partition_point(|bound| *bound < micros);
@@ -182,6 +226,7 @@ impl AtomicHistogram {
         }
     }
 
+    /// In seconds, the unit of every duration in the conventions.
     fn snapshot(&self) -> Histogram {
         let counts = self.counts.iter();
         let exemplars = self.exemplars.lock();

@@ -1,4 +1,8 @@
 //! Discovery: every worker answers the NATS services API, so `nats micro ls` sees it and no registry exists [NATS ADR-32].
+//!
+//! `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`, each also by name and by instance. The function is
+//! the service, the process is the instance. Fields that the ADR names keep its meaning; ours stand
+//! in `metadata` and in `data`, which it leaves to services.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,16 +20,27 @@ use crate::worker::counters::{BOUNDS, Counters};
 use crate::worker::in_flight::InFlight;
 
 /// State that a worker's answers are made of.
+///
+/// All parts are shared pointers, so a clone costs next to nothing.
 #[derive(Clone)]
 struct Identity {
+    /// The function as data; part of INFO as JSON.
     manifest: Arc<Manifest>,
+    /// Name of this process, unique among the workers of the function.
     instance: Arc<str>,
+    /// Time at which the worker began to answer, RFC 3339.
     started: Arc<str>,
+    /// Counts of the worker, read for STATS.
     counters: Arc<Counters>,
+    /// Only its count is read.
     in_flight: Arc<InFlight>,
 }
 
 /// Answers until the connection closes.
+///
+/// # Errors
+///
+/// A subscription to `$SRV` was refused.
 pub(crate) async fn answer(
     bus: &Bus,
     manifest: &Manifest,
@@ -45,6 +60,8 @@ pub(crate) async fn answer(
 }
 
 impl Identity {
+    /// Answer to one verb: all have identity and metadata, INFO adds the manifest, STATS the
+    /// counts.
     fn answer(&self, verb: &str) -> ServiceInstance {
         let manifest = &*self.manifest;
         let mut answer =
@@ -67,6 +84,8 @@ impl Identity {
         answer
     }
 
+    /// A worker serves no request, but the ADR counts by endpoint: one, with the first filter of
+    /// the consumer as its subject and the function as its queue group.
     fn endpoint(&self) -> ServiceEndpoint {
         ServiceEndpoint {
             name: self.manifest.name.clone(),
@@ -76,6 +95,8 @@ impl Identity {
         }
     }
 
+    /// `num_requests` counts runs of the handler and `num_errors` deliveries that were retried or
+    /// set aside; times are in nanoseconds, as the ADR has them. `data` holds [`WorkerStats`].
     fn stats(&self) -> ServiceEndpoint {
         let counters = &self.counters;
         let (counts, busy) = counters.runs();
@@ -107,6 +128,8 @@ impl Identity {
     }
 }
 
+/// Names with a prefix, as metadata of other services may stand beside them in one listing. Lists
+/// are joined by commas, since values are strings [NATS ADR-32].
 fn metadata(manifest: &Manifest) -> BTreeMap<String, String> {
     BTreeMap::from([
         ("oncue.stream".to_owned(), manifest.stream.clone()),

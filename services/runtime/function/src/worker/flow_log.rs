@@ -18,20 +18,28 @@ use crate::worker::invocation::Invocation;
 use crate::worker::outputs::Output;
 
 /// Different hops that one worker counts between two reports; further ones are not told apart.
+///
+/// Types and the platform's own names are few; only clients can make this many.
 const MAX_HOPS_COUNTED: usize = 256;
 /// Between two reports of hops.
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Writer of one function's steps in ledgers. Shared by the handler, which records that runs begin,
+/// and the settler, which records failures. Good ends are written by the commit.
 pub(crate) struct FlowLog {
+    /// Step of a ledger: one for each event and function.
     function: &'static str,
     /// Which flows have a ledger besides those whose client asked.
     track: Track,
     /// How long a ledger stays.
     keep: Duration,
+    /// Lines on their way, many in one round trip. Nobody waits for them, and a crash loses some: a
+    /// ledger then lacks a time, and no step.
     updates: Batcher<StepUpdate, ()>,
 }
 
 impl FlowLog {
+    /// Starts the task of the batcher.
     pub fn new(function: &'static str, flows: &FlowsConfig, store: &Store) -> Self {
         let store = store.clone();
         Self {
@@ -52,6 +60,9 @@ impl FlowLog {
     }
 
     /// Whether the flow of an event has a ledger.
+    ///
+    /// Either its client asked for one, or the configuration takes all flows, or a share of them
+    /// with this one. Events that follow carry the mark, so a flow is tracked as a whole.
     pub fn tracks(&self, meta: &Meta) -> bool {
         meta.tracked || self.track.wants(&meta.flow)
     }
@@ -85,6 +96,8 @@ impl FlowLog {
         }
     }
 
+    /// Field `r:EVENT:FUNCTION` for a run and `w:EVENT:FUNCTION` for a failure, each with the Unix
+    /// milliseconds in front.
     fn update(&self, event: &Invocation, kind: &str, text: &str) {
         self.updates.send(StepUpdate {
             flow: flow_key(&event.meta.flow),
@@ -113,9 +126,13 @@ struct Hop {
 }
 
 /// Counter of hops: how many events came from where since the last report. From it the map knows what acts on what.
+///
+/// Shared by the settler, which counts, and the task that reports. Approximate on purpose: what a
+/// crash loses of it is two seconds of a picture.
 pub(crate) struct Hops {
     function: &'static str,
     store: Store,
+    /// Since the last report.
     counts: Mutex<HashMap<Hop, u64>>,
 }
 
@@ -128,6 +145,8 @@ impl Hops {
         }
     }
 
+    /// Counts one event. Called for every acked one, so it allocates nothing for a hop that is
+    /// known.
     pub fn count(&self, meta: &Meta) {
         let mut counts = self.counts.lock();
         // One look-up without a copy would need a key of two borrowed parts; a worker sees a handful of hops.
@@ -153,6 +172,7 @@ impl Hops {
         }
     }
 
+    /// Reports the counts and begins anew; a report that fails is not repeated.
     pub async fn report(&self) {
         let hops = self.take();
         if let Err(e) = self.store.count_hops(&hops, self.function).await {
@@ -177,6 +197,7 @@ impl Hops {
     }
 }
 
+/// Source as the platform writes it: `/` and a name of at most 64 characters from a-z, 0-9 and `-`.
 fn is_of_platform(source: &str) -> bool {
     source.strip_prefix('/').is_some_and(|name| {
         (1..=64).contains(&name.len())

@@ -1,4 +1,8 @@
 //! Handling: the author's code runs on each event in turn, and its effects become what to commit.
+//!
+//! A handler returns what it wants (events, a changed row, blind operations) and performs none of
+//! it; files and calls to the outside are the exception. A crash anywhere in this file loses a run
+//! and nothing that was written.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -24,20 +28,31 @@ use crate::worker::reader::KeySnapshot;
 use crate::worker::row_cache::{self, RowSnapshot};
 use crate::worker::watchdog::{self, Watchdog};
 
+/// The function with its limits, and all that its runs touch. Owned by the worker; tasks of all
+/// keys call it at once.
 pub(crate) struct Handler {
+    /// The author's code, its types erased.
     pub function: Arc<Erased>,
+    /// Limits after `oncue.toml` has had its say: timeout of a run and number of attempts are used
+    /// here.
     pub limits: Limits,
+    /// Connection for the files of a [`Context`]; nothing is published from here.
     bus: Bus,
     /// Runs of events that were delivered before, counted in Redis.
     run_counts: Batcher<Mark, u32>,
+    /// Watchdog, which ends the process when a handler keeps the thread.
     watchdog: Arc<Watchdog>,
+    /// Durations of runs go here.
     counters: Arc<Counters>,
+    /// Ledgers of tracked flows: told of each run that begins.
     flow_log: Arc<FlowLog>,
 }
 
 /// Runs to commit, and events that do not come so far.
 pub(crate) struct HandledKey {
+    /// To be committed, each whole or not at all.
     pub runs: Vec<PreparedRun>,
+    /// To be settled now; nothing of them is committed.
     pub failed: Vec<Failed>,
 }
 
@@ -59,6 +74,7 @@ impl HandledKey {
         self.failed.push(Failed { event, settlement });
     }
 
+    /// Puts an event alone into a run, without a row, so that no neighbour holds it up.
     fn prepare(&mut self, event: BoxedInvocation, commit: CommitEvent) {
         self.runs.push(PreparedRun {
             run: Run {
@@ -72,6 +88,7 @@ impl HandledKey {
 }
 
 impl Handler {
+    /// Starts the thread of the watchdog and the task of the batcher.
     pub fn new(
         function: Arc<Erased>,
         limits: Limits,
@@ -82,6 +99,8 @@ impl Handler {
     ) -> Self {
         let store = store.clone();
         Self {
+            // One `INCR` for each event that was delivered before; those of all keys share a round
+            // trip.
             run_counts: Batcher::new(Batching::by(|_: &Mark| 1), move |marks| {
                 let store = store.clone();
                 async move { store.started(&marks).await }
@@ -97,6 +116,13 @@ impl Handler {
 
     /// Decodes an event and finds its key. `keyed_by` is the author's code: its panic must not take the process with
     /// everybody's events.
+    ///
+    /// After `Ok` the event holds the decoded value, and its mark holds key and partition. Nothing
+    /// later changes them, but for a dead letter that comes before the key.
+    ///
+    /// # Errors
+    ///
+    /// A dead letter: the payload is not of the type its headers say, or `keyed_by` panicked.
     pub fn decode(&self, event: &mut Invocation) -> std::result::Result<(), Settlement> {
         let decoded = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let decoded = (self.function.decode)(&event.meta.ty, event.format, &event.payload)?;
@@ -122,6 +148,10 @@ impl Handler {
 
     /// Runs the handler on each fresh event in turn, all on one row, and says what to commit: one run for the row, or one
     /// per event where there is none, and one per event that was seen before.
+    ///
+    /// Before: the row is as Redis, or this worker's last commit, had it. After: no event is lost,
+    /// each is in exactly one of the two lists. Handlers of one key share one row in memory, so n
+    /// events of a key cost one write of the row.
     pub async fn run(&self, key: &str, snapshot: KeySnapshot) -> HandledKey {
         let mut handled = HandledKey::new();
         let KeySnapshot { row, fresh, seen } = snapshot;
@@ -134,7 +164,10 @@ impl Handler {
             };
             handled.prepare(event, recall);
         }
+        // Before the row is opened: opening it runs the author's `Deserialize`.
         let fresh = self.count_runs(fresh, &mut handled).await;
+        // A row that cannot be read as its struct fails every event of the key: the code is wrong,
+        // or the row is. Both can be mended before the attempts are used up.
         let mut state = match (self.function.open)(&row.fields) {
             Ok(state) => state,
             Err(e) => {
@@ -147,17 +180,22 @@ impl Handler {
         for mut event in fresh {
             match self.handle(&mut event, state.as_mut()).await {
                 Ok(commit) => {
+                    // The next event of the key begins with what this one has left.
                     state.keep();
                     commits.push(commit);
                     events.push(event);
                 }
                 Err(e) => {
+                    // As if the failed run had not been: neighbours before and behind it are
+                    // committed without it.
                     state.undo();
                     let settlement = Settlement::of_failure(&event, e, self.limits.attempts);
                     handled.fail(event, settlement);
                 }
             }
         }
+        // Without a row there is nothing that events of a key share, so one that is refused leaves
+        // the others alone.
         if self.function.table.is_empty() {
             for (event, commit) in events.into_iter().zip(commits) {
                 handled.prepare(event, commit);
@@ -178,6 +216,7 @@ impl Handler {
         handled
     }
 
+    /// Fails all events for one reason: their row cannot be read, or not be written.
     fn fail_all(&self, events: Vec<BoxedInvocation>, why: &String, handled: &mut HandledKey) {
         for event in events {
             let error = Error::retry(why);
@@ -203,6 +242,13 @@ impl Handler {
         allowed
     }
 
+    /// Counts one run, where it has to be counted. A first delivery costs no round trip: its count
+    /// is 1 by itself. For a later one Redis counts the runs begun, and the first, which nobody
+    /// counted, is added. JetStream's own count will not do, since it also counts deliveries that
+    /// never came to run.
+    ///
+    /// A function that runs at most once counts its first run as well; a count above 1 then means
+    /// that an earlier run was begun, and nobody knows whether its call was made.
     async fn count_run(&self, event: &mut Invocation) -> std::result::Result<(), Settlement> {
         let once = self.function.at_most_once;
         if once || (event.delivery.info.attempt > 1 && event.runs == 1) {
@@ -220,10 +266,14 @@ impl Handler {
             }
             failpoint::point("run.counted");
         }
+        // Checked before the handler runs: one that kills its process gets no more runs than one
+        // that fails.
         if event.runs <= self.limits.attempts {
             return Ok(());
         }
         let runs = event.runs - 1;
+        // The words say what the deliveries tell: on probation nobody vouched, so the process is
+        // taken to have died.
         let before = if event.on_probation {
             format!("{runs} runs ended without a result, the process with them")
         } else {
@@ -232,6 +282,8 @@ impl Handler {
         Err(Settlement::dead_letter(DeadLetterReason::Attempts, before))
     }
 
+    /// Change of the row: fields that differ from what was read. Serializing is the author's code
+    /// and may refuse.
     fn row_change(
         &self,
         key: &str,
@@ -251,6 +303,14 @@ impl Handler {
     }
 
     /// One event through the handler, within its time; a panic is one failed attempt, not the end of its neighbours.
+    ///
+    /// After `Ok` the event holds its outputs, encoded as they will be stored. After an error the
+    /// row may hold half of the handler's changes; the caller undoes them.
+    ///
+    /// # Errors
+    ///
+    /// Of the author's class, or `panic`, or `timeout` after `limits.timeout`. A timeout drops the
+    /// future at its last await; a handler without one is the watchdog's.
     async fn handle(&self, event: &mut Invocation, row: &mut dyn AnyRow) -> Result<CommitEvent> {
         let decoded = match event.event.take() {
             Some(decoded) => decoded,
@@ -265,10 +325,13 @@ impl Handler {
             event.runs,
             Some(self.bus.clone()),
         );
+        // In passing and without a wait: who looks at the flow sees that a run is under way.
         self.flow_log.begins(event);
         let started = Instant::now();
         let call = AssertUnwindSafe((self.function.call)(decoded, row, &context)).catch_unwind();
         let limit = self.limits.timeout.0;
+        // Inside out: the author's future, the span and log context around it, the watch over each
+        // poll.
         let call = self.watchdog.watch(event.trace.around(&event.meta, call));
         let outcome = match tokio::time::timeout(limit, call).await {
             Ok(Ok(outcome)) => outcome,
@@ -282,10 +345,14 @@ impl Handler {
                 Err(Error::retry(format!("still running after {limit:?}")).of_class("timeout"))
             }
         };
+        // Counted whatever the end: a histogram without the failures would show a slow handler as a
+        // fast one.
         let class = outcome.as_ref().err().map(|e| e.class);
         self.counters
             .ran(started.elapsed(), class, event.trace.ids());
         let drafts = outcome?;
+        // Outputs that could never be published are refused here, before the commit, as a rejection
+        // of the event.
         event.outputs =
             outputs::prepare(drafts, event, self.function.name, self.bus.max_payload())?;
         event.outbox = outputs::encode(&event.outputs);
@@ -309,6 +376,9 @@ fn with_sabotage(
 }
 
 /// An event as it is committed, without an entry in a ledger.
+///
+/// The mark carries key, partition, time and horizon, and the outbox is what the handler's run has
+/// left in the event.
 pub(crate) fn commit_event(event: &Invocation, ops: Vec<Op>) -> CommitEvent {
     CommitEvent {
         mark: event.mark.clone(),
@@ -321,6 +391,8 @@ pub(crate) fn commit_event(event: &Invocation, ops: Vec<Op>) -> CommitEvent {
 }
 
 /// Text of a panic, if it has one.
+///
+/// `panic!` with a literal brings a `&str`, with arguments a `String`; anything else has no text.
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))

@@ -1,5 +1,9 @@
 //! The in-flight set: deliveries that the server believes to be with this worker. Their number and their bytes are bounded,
 //! so that neither many events nor large ones fill the memory.
+//!
+//! A delivery enters when it is pulled and leaves when it is settled, whatever becomes of it. In
+//! between the server may take it back by its ack wait alone, so the set also knows when the server
+//! last heard of each.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,25 +16,41 @@ use tokio::sync::Notify;
 use crate::worker::ack_budget::{AckBudget, Pulse};
 
 /// Bytes of events in flight, as they were sent. As much again in all may be on its way from the server.
+///
+/// 32 MiB: what was pulled, before decoding.
 const MAX_BYTES: usize = 32 << 20;
 /// Bytes that a message takes besides its payload and headers, at the most.
+///
+/// Subject, reply subject and protocol line: 64 KiB are more than any of them has.
 const ENVELOPE_BYTES: usize = 64 << 10;
 
+/// Set of deliveries in flight, bounded by count and bytes. Shared by the worker, the settler,
+/// discovery and metrics. The two numbers stand beside the map so that they are read without its
+/// lock.
 pub(crate) struct InFlight {
+    /// Ack wait of the consumer, and its parts.
     pub budget: AckBudget,
+    /// Limit `concurrency` of the function, 2,000 by default.
     max_events: usize,
     /// Bytes that one pull request may bring.
     max_request: usize,
     /// By number of the delivery.
     deliveries: Mutex<HashMap<u64, Held>>,
+    /// Deliveries in the map.
     events: AtomicUsize,
+    /// Bytes of these, headers included.
     bytes: AtomicUsize,
+    /// Signal at each release, for the pull and for the stop.
     released: Notify,
+    /// Pulse, which tells whether what is read now was sent just now.
     pulse: Pulse,
 }
 
+/// One delivery in the set.
 struct Held {
+    /// Reply subject of the delivery, for heartbeats.
     ticket: Ticket,
+    /// Size as it came, to be given back.
     bytes: usize,
     /// When the server last heard that the delivery is with us.
     heard: Instant,
@@ -51,6 +71,8 @@ impl InFlight {
         }
     }
 
+    /// Takes a delivery in, before anything else is done with it, so that heartbeats cover it from
+    /// the start.
     pub fn insert(&self, number: u64, delivery: &Delivery) {
         let bytes = delivery.size();
         let held = Held {
@@ -64,6 +86,8 @@ impl InFlight {
     }
 
     /// Called once for each delivery, when it is settled, in whatever way.
+    ///
+    /// A second release of a number does nothing.
     pub fn release(&self, number: u64) {
         let Some(held) = self.deliveries.lock().remove(&number) else {
             return;
@@ -79,6 +103,10 @@ impl InFlight {
     }
 
     /// Room for more deliveries.
+    ///
+    /// No room at all while a whole request could not be held: a request brings as many bytes as it
+    /// may, and nobody can send some of them back. While something is on its way, less than a
+    /// quarter of the events is not asked for: fewer, fuller pulls cost the server less.
     pub fn capacity(&self) -> Capacity {
         let limit = MAX_BYTES.max(self.max_request);
         let bytes_free = limit.saturating_sub(self.bytes.load(Ordering::Relaxed));
@@ -125,6 +153,8 @@ impl InFlight {
     }
 
     /// Waits until nothing is in flight.
+    ///
+    /// Looks again every 100 ms at the latest, so nothing hangs on a wake-up.
     pub async fn drained(&self) {
         while self.count() > 0 {
             let _ = tokio::time::timeout(Duration::from_millis(100), self.released()).await;

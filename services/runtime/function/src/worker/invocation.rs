@@ -1,5 +1,9 @@
 //! One event on its way through a worker, from the pull to the ack: data that the steps hand on. [`Settlement`] is how
 //! that way ends.
+//!
+//! One struct rather than a type for each step: an event that lost its race goes back to the read,
+//! and a failure may come from any step, so types by step would be turned into each other all the
+//! time.
 
 use std::sync::Arc;
 
@@ -20,12 +24,21 @@ use crate::worker::spans::Trace;
 pub(crate) type BoxedInvocation = Box<Invocation>;
 
 /// An event that a worker handles.
+///
+/// Owned by one task at a time and moved from step to step, so nothing in it is locked. Counts
+/// against the in-flight set until the settler releases its `number`.
 pub(crate) struct Invocation {
     /// Number of the delivery within the process.
     pub number: u64,
+    /// Message as it came, with the ticket that acks it. The envelope of a dead letter is made from
+    /// it.
     pub delivery: Delivery,
+    /// Identity as its headers say, or as its place in the stream makes it. Shared with the
+    /// [`Context`](crate::Context) of a run.
     pub meta: Arc<Meta>,
+    /// Encoding of the payload.
     pub format: Format,
+    /// Payload without the envelope; a second run decodes it again.
     pub payload: Bytes,
     /// The decoded event, until a handler takes it.
     pub event: Option<AnyEvent>,
@@ -35,11 +48,13 @@ pub(crate) struct Invocation {
     pub on_probation: bool,
     /// Runs of the handler, this one included, as far as is known.
     pub runs: u32,
+    /// Events that follow, from the handler's end to the publishing; empty before and after.
     pub outputs: Vec<Output>,
     /// The outputs as they are stored: an encoded `oncue.v1.Outbox`.
     pub outbox: Bytes,
     /// Whether its flow has a ledger.
     pub tracked: bool,
+    /// Span ids of this delivery, and what its span will say.
     pub trace: Trace,
 }
 
@@ -56,17 +71,22 @@ pub(crate) enum Settlement {
 /// Outcome of a delivery, as counters and spans name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
+    /// Applied by this delivery.
     Applied,
     /// Applied or set aside before; outputs that were not published are published now.
     Duplicate,
+    /// Given back, with a negative ack or by silence.
     Retried,
+    /// Set aside in `dlq`, and recorded so.
     Dead,
 }
 
+/// Reason for which a delivery is given back. All of them lead to a negative ack with the same
+/// growing delay; they differ in what is recorded of them.
 pub(crate) enum RetryReason {
     /// The handler failed, or the store refused: counts as an attempt.
     Failed(Error),
-    /// Every race for the row was lost: nobody's failure, and no attempt.
+    /// Every race for the row was lost: nobody's failure, and not recorded as one.
     Contended,
     /// Committed, but not all outputs could be published; the next delivery is a duplicate that publishes them.
     Unpublished(String),
@@ -79,18 +99,27 @@ pub(crate) enum RetryReason {
 pub(crate) enum DeadLetterReason {
     /// Not an event, or not one of its type; the class comes from whoever found out.
     Unreadable(&'static str),
+    /// The handler said that it can never handle the event.
     Rejected,
+    /// Failed, or killed its process, as often as it may.
     Attempts,
+    /// Further from its root event than [`MAX_HOPS`](oncue_proto::event::MAX_HOPS).
     Loop,
+    /// Older than the horizon: its mark may be gone, so it cannot be proven new.
     TooOld,
+    /// Claims a time in the future, by more than the clocks of machines may differ.
     Clock,
+    /// The id was applied with another payload.
     IdReuse,
+    /// A blind operation does not fit the value that is there.
     Invalid,
     /// A function that must not run twice on an event was interrupted in its only run.
     OutcomeUnknown,
 }
 
 impl Outcome {
+    /// Value of `oncue.outcome` in spans, and the name by which
+    /// [`Counters`](super::counters::Counters) know it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Applied => "applied",
@@ -102,6 +131,8 @@ impl Outcome {
 }
 
 impl DeadLetterReason {
+    /// Text in the dead letter, in `oncue.reason` and in `oncue.dead_letter.reason`. Part of the
+    /// wire format: `oncue dlq` filters by it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unreadable(class) => class,
@@ -119,6 +150,8 @@ impl DeadLetterReason {
 
 impl Settlement {
     /// A handler's failure: set aside when it says so or was tried often enough, and tried again later otherwise.
+    ///
+    /// `attempts` is the limit, and `runs` includes the one that has just failed.
     pub fn of_failure(invocation: &Invocation, error: Error, attempts: u32) -> Self {
         if error.rejected {
             return Self::DeadLetter(DeadLetterReason::Rejected, error);
@@ -130,6 +163,9 @@ impl Settlement {
     }
 
     /// A refusal by Redis. Such events fail before their runs are counted, so each delivery is one attempt.
+    ///
+    /// Not the absence of Redis, which the batcher waits out, but a refusal of this very request.
+    /// So the number of deliveries stands in for the number of runs.
     pub fn of_store_error(
         invocation: &mut Invocation,
         error: &dyn std::fmt::Display,
@@ -152,6 +188,8 @@ impl Invocation {
         &self.mark.key
     }
 
+    /// Sets the key, and the partition that follows from it: the Redis keys of its row, mark and
+    /// counts have that in front.
     pub fn set_key(&mut self, key: &str) {
         self.mark.key = key.into();
         self.mark.partition = event::partition(key);
@@ -205,6 +243,7 @@ impl Invocation {
     }
 }
 
+/// Unix milliseconds as the well-known type.
 #[allow(clippy::unnecessary_wraps)] // as the fields of the message want it
 fn timestamp(ms: u64) -> Option<Timestamp> {
     Some(Timestamp {
@@ -216,6 +255,7 @@ fn timestamp(ms: u64) -> Option<Timestamp> {
 /// Longest error text in a dead letter, bytes: an error may quote a whole payload.
 const MAX_MESSAGE: usize = 4096;
 
+/// Start of a message, cut at a character, so that the text stays UTF-8.
 fn shortened(message: &str) -> String {
     let end = message.floor_char_boundary(MAX_MESSAGE);
     message[..end].to_owned()

@@ -1,4 +1,8 @@
 //! Key queues: events of one key wait in order while a task works on that key.
+//!
+//! Order holds for events of one key in one worker, and no further: two workers may have events of
+//! one key, and then the row decides. A crash loses the queue and nothing else; its events are in
+//! flight and come again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -9,6 +13,10 @@ use crate::worker::batcher::MAX_BATCH;
 use crate::worker::invocation::BoxedInvocation;
 
 /// Queues by key. A key is present while a task works on it.
+///
+/// Bounded by the in-flight set, since each event in a queue is in flight. The presence of a key is
+/// what keeps a second task from starting, so a key is removed under the same lock that found its
+/// queue empty.
 #[derive(Default)]
 pub(crate) struct KeyQueues(Mutex<HashMap<Arc<str>, VecDeque<BoxedInvocation>>>);
 
@@ -33,7 +41,9 @@ impl KeyQueues {
         let queue = queues.get_mut(key)?;
         let mut ids = HashSet::new();
         let mut events: Vec<BoxedInvocation> = Vec::new();
+        // As many as one commit takes; the rest waits for the next run.
         while events.len() < MAX_BATCH {
+            // A probation event ends the run: nothing goes beside it.
             let alone = events.last().is_some_and(|last| last.on_probation);
             let first = events.is_empty();
             let next = queue.pop_front_if(|next| {

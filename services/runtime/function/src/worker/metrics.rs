@@ -1,4 +1,13 @@
 //! The metrics of a worker, by the conventions for messaging and FaaS where there are some; ours begin with `oncue.`.
+//!
+//! | names | convention |
+//! |---|---|
+//! | `messaging.client.*`, `messaging.process.duration` | OpenTelemetry semantic conventions, messaging metrics |
+//! | `faas.*` | OpenTelemetry semantic conventions, FaaS metrics |
+//! | `oncue.*` | ours, where no convention has a name |
+//!
+//! Units are UCUM codes. Counts start with the process. Labels come from bounded sets: function,
+//! operation, error class, dead letter reason; never a key or an id.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +27,8 @@ use oncue_telemetry::prometheus;
 const LAG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Publishes the metrics of a worker that is ready now, on whichever ways the environment asks for.
+///
+/// Does nothing, and asks the server nothing, where metrics are neither pushed nor listened for.
 pub(crate) fn publish(
     bus: &Bus,
     manifest: &Manifest,
@@ -33,12 +44,14 @@ pub(crate) fn publish(
         in_flight: in_flight.clone(),
         init: oncue_telemetry::uptime(),
     };
+    // Read when somebody asks: counting costs an event the same whether or not metrics are wanted.
     let source: Source = Arc::new(move || list(&watched));
     let ends: Vec<&'static str> = counters
         .run_histograms()
         .iter()
         .map(|(end, _)| *end)
         .collect();
+    // Durations alone are recorded twice: the OTLP SDK takes values, not finished histograms.
     Timings::start(&manifest.name, &ends);
     metrics::observe(&source);
     tokio::spawn(prometheus::serve(source));
@@ -52,13 +65,19 @@ pub(crate) fn publish(
 
 /// State of a worker from which its metrics are made.
 struct Watched {
+    /// Label of most metrics.
     function: String,
+    /// Shared with the worker.
     counters: Arc<Counters>,
+    /// Shared with the worker; only its count is read.
     in_flight: Arc<InFlight>,
+    /// From the start of telemetry to this call, when the worker is about to pull.
     init: Duration,
 }
 
 /// Asks the server again and again how many messages wait.
+///
+/// An error leaves the last number standing.
 async fn watch_lag(bus: Bus, stream: String, function: String, counters: Arc<Counters>) {
     loop {
         if let Ok(consumer) = bus.consumer_info(&stream, &function).await {
@@ -79,6 +98,7 @@ fn list(watched: &Watched) -> Vec<Metric> {
 
 /// Metrics by the conventions for messaging.
 fn messaging(counters: &Counters, function: &str) -> Vec<Metric> {
+    // Error classes of [`Counters::send_histograms`], in its order; empty for success.
     let sends = ["", "publish"]
         .into_iter()
         .zip(counters.send_histograms())
@@ -111,6 +131,7 @@ fn messaging(counters: &Counters, function: &str) -> Vec<Metric> {
     ]
 }
 
+/// Labels of the messaging conventions: system, operation and consumer group.
 fn operation(function: &str, operation: &str) -> Labels {
     vec![
         ("messaging.system", "nats".to_owned()),
@@ -122,6 +143,7 @@ fn operation(function: &str, operation: &str) -> Labels {
 /// Metrics by the conventions for FaaS.
 fn faas(counters: &Counters, init: Duration) -> Vec<Metric> {
     let classes = counters.classes();
+    // A timeout is an error too, so `faas.errors` holds it as well.
     let timeouts = classes
         .iter()
         .find(|(name, _)| *name == "timeout")
@@ -129,6 +151,7 @@ fn faas(counters: &Counters, init: Duration) -> Vec<Metric> {
     let errors = classes
         .iter()
         .map(|(class, count)| (labelled(&trigger(), "error.type", class), *count));
+    // FaaS has one duration for all ends, messaging one for each error class.
     let mut runs = Histogram::default();
     for (_, run) in counters.run_histograms() {
         runs.add(&run);
@@ -172,6 +195,7 @@ fn faas(counters: &Counters, init: Duration) -> Vec<Metric> {
     ]
 }
 
+/// Trigger of the function: the convention knows `pubsub` for messages.
 fn trigger() -> Labels {
     vec![("faas.trigger", "pubsub".to_owned())]
 }
@@ -242,6 +266,7 @@ fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
+/// Labels with one more.
 fn labelled(labels: &Labels, name: &'static str, value: &str) -> Labels {
     let mut labels = labels.clone();
     labels.push((name, value.to_owned()));

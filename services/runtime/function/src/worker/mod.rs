@@ -13,6 +13,37 @@
 //! | state, seen-marks and outputs are committed in one atomic step | `committer`, `concurrency_limit` |
 //! | outputs are published, and marked so | `publisher` |
 //! | the delivery ends with an ack, a retry or a dead letter | `settler` |
+//!
+//! # Before, after, and a crash in between
+//!
+//! Each row holds between its crash point and the next one. The names are those of
+//! [`failpoint::POINTS`], and `system/crash` ends or freezes a worker at each of them. A delivery
+//! that is not acked comes again after the ack wait, to whichever worker pulls it; outputs that a
+//! crash left in their outbox are found by a relay.
+//!
+//! | crash point | holds from here on | a crash here means |
+//! |---|---|---|
+//! | `pulled` | the delivery is in the in-flight set, the server counts it | delivered again, on probation |
+//! | `read.done` | row and marks are in memory, perhaps old by now | the same: nothing is written |
+//! | `run.counted` | Redis has counted this run, if it is no first one | the run counts as an attempt |
+//! | `handler.done` | effects are values in memory | the handler runs again, on the row as it is then |
+//! | `commit.done` | row, seen-mark, outputs and ledger entry are in Redis | the next delivery answers `duplicate` |
+//! | `publish.begin` | nothing is in a stream yet | the next delivery, or the relay, publishes the outputs |
+//! | `publish.one` | some outputs are in their streams | all are published again; their ids make copies harmless |
+//! | `publish.done` | all outputs of the event are in their streams | as above |
+//! | `ack.done` | the server will not deliver the event again | the outbox is unmarked; a relay publishes it again |
+//! | `mark.done` | the outbox of the whole commit counts as published | nothing is left to do |
+//! | `dead_letter.begin` | the event will be set aside, nothing is sent | found out again at the next delivery |
+//! | `dead_letter.published` | the letter is in `dlq` under a fixed id | the same letter is written again |
+//! | `dead_letter.recorded` | a mark says `dead` | the next delivery is acked as a duplicate |
+//! | `retry.done` | the server delivers again after the delay | delivered again after the delay or the ack wait |
+//!
+//! # Tasks
+//!
+//! The process has one thread (see [`run`](crate::run())), so tasks interleave at awaits alone.
+//! [`serve`](Worker::serve) is one task; each key with events in its queue has one,
+//! [`drive`](Worker::drive); and each group of events that is settled has one. Locks are held for a
+//! look-up and never across an await, but for the probation gate.
 
 mod ack_budget;
 mod batcher;
@@ -67,21 +98,42 @@ use crate::error::Error;
 use crate::function::Erased;
 
 /// Fresh starts after `conflict` before an event goes back to the stream.
+///
+/// A rerun costs a read, a run of the handlers and a commit, and no wait. The bound keeps a key
+/// that everybody writes from holding its task for ever; the delay of the negative ack then spreads
+/// the workers.
 const MAX_RERUNS: usize = 8;
 
+/// Function at work in this process, one for each process. Behind an `Arc`, since every key has a
+/// task of its own.
+///
+/// Parts that are `Arc` themselves are shared with the [`Settler`], which outlives the task of a
+/// key: settling goes on while the next events of the key already run.
 pub(crate) struct Worker {
+    /// Shared with the settler, which releases, and with discovery and metrics, which read the
+    /// count.
     in_flight: Arc<InFlight>,
+    /// Events that wait for their key; owned here alone.
     key_queues: KeyQueues,
+    /// Shared with the settler, which vouches for deliveries that failed without harm.
     probation: Arc<Probation>,
+    /// Reads rows and marks, and remembers rows; owned here alone.
     reader: Reader,
+    /// The function itself with its limits; owned here alone.
     handler: Handler,
+    /// Shared with the settler: a dead letter is committed as well.
     committer: Arc<Committer>,
+    /// Shared with the settler and the relay.
     publisher: Arc<Publisher>,
+    /// Cloned into every task that ends deliveries.
     settler: Arc<Settler>,
 }
 
 impl Worker {
     /// A worker of `function` on the stream `source`; connections are shared.
+    ///
+    /// Connects nothing and asks nothing: `bus` and `store` are open, and the consumer exists.
+    /// Starts the tasks of the batchers and the thread of the watchdog, so it wants a runtime.
     pub fn new(
         function: Erased,
         limits: Limits,
@@ -134,8 +186,15 @@ impl Worker {
         })
     }
 
-    /// Answers the services API, publishes metrics, exchanges vouchers, and starts the upkeep. Returns a future that ends
-    /// when the connection is closed for good.
+    /// Answers the services API, publishes metrics and starts the upkeep. Returns the exchange of
+    /// vouchers, which goes on for as long as it is polled.
+    ///
+    /// The services API comes first, so that a worker which pulls is visible. The upkeep runs in
+    /// tasks that nobody waits for: no event depends on any of it.
+    ///
+    /// # Errors
+    ///
+    /// Subscribing to the services API or to vouchers failed; nothing was pulled yet.
     pub async fn start(
         self: &Arc<Self>,
         manifest: &Manifest,
@@ -149,6 +208,7 @@ impl Worker {
         let probation = self.probation.clone();
         let vouchers = probation.exchange(bus.clone(), &manifest.name).await?;
         metrics::publish(bus, manifest, counters, &self.in_flight);
+        // Each of these loops sleeps first, so a start under load is not slowed down by them.
         let relay = Relay {
             bus: bus.clone(),
             store: store.clone(),
@@ -168,17 +228,30 @@ impl Worker {
     }
 
     /// Pulls until told to stop, then finishes what is in flight; never gives events back because it is stopping.
+    ///
+    /// Before: the consumer exists and `pull` has asked for nothing. After `Ok`: nothing is in
+    /// flight, marks of published outputs are in Redis or were given a second, and the last acks
+    /// have left the client's buffer. A negative ack at the stop would only hand the event to
+    /// another worker while this one may still commit it.
+    ///
+    /// # Errors
+    ///
+    /// The consumer or its stream is gone, in words. Events in flight are left; the process ends
+    /// and they come again.
     pub async fn serve(
         self: &Arc<Self>,
         mut pull: Pull,
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), String> {
         loop {
+            // Asked anew each round: room comes back one delivery at a time, and the pull decides
+            // whether a request is worth it.
             let capacity = self.in_flight.capacity();
             let rest = pull.ask(capacity).await.map_err(|gone| gone.0)?;
             for delivery in rest {
                 self.admit(delivery);
             }
+            // Biased, so that a stop is seen before more events are taken, however many have come.
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
@@ -189,11 +262,16 @@ impl Worker {
                 () = self.in_flight.released() => {}
             }
         }
+        // Deliveries that the server had sent already. They are ours and are handled, since giving
+        // them back would only cost each of them one more delivery.
         for delivery in pull.close().await {
             self.admit(delivery);
         }
+        // Settled means acked here, which is the end of an event but not of its outbox.
         self.in_flight.drained().await;
         self.publisher.drained().await;
+        // An ack that sits in the client's buffer when the process ends is an ack that was not
+        // sent.
         self.settler.bus.flush().await;
         Ok(())
     }
@@ -209,6 +287,10 @@ impl Worker {
     }
 
     /// Takes a delivery: an event that can be read goes to the queue of its key, any other is dead-lettered.
+    ///
+    /// The only way into the worker, and never waits: what it finds out at once (unreadable, a
+    /// loop, no key) goes to a settling task of its own. After it the delivery is in the in-flight
+    /// set; the settler takes it out, or `drive` where a run panics.
     fn admit(self: &Arc<Self>, delivery: Delivery) {
         let number = self.settler.counters.delivered();
         self.in_flight.insert(number, &delivery);
@@ -219,16 +301,23 @@ impl Worker {
             let settlement = Settlement::DeadLetter(reason, Error::retry(why.message));
             return self.settler.settle_apart(event, settlement);
         }
+        // Known before anything can go wrong with the event, so that the ledger of its flow shows
+        // it.
         event.tracked = self.settler.flow_log.tracks(&event.meta);
+        // Two functions that cause each other would go on for ever; nobody but the count in the
+        // event knows.
         if event.meta.hops >= MAX_HOPS {
             let far = format!("{MAX_HOPS} functions since its root event");
             let settlement = Settlement::dead_letter(DeadLetterReason::Loop, far);
             return self.settler.settle_apart(event, settlement);
         }
+        // Asked once for each delivery, since the voucher is used up by it.
         event.on_probation = self.probation.applies_to(&event.delivery.info);
         if let Err(settlement) = self.handler.decode(&mut event) {
             return self.settler.settle_apart(event, settlement);
         }
+        // A key that had no queue has no task either: this event starts it, and the task ends with
+        // the queue.
         if let Some(key) = self.key_queues.push(event) {
             let worker = self.clone();
             tokio::spawn(async move { worker.drive(&key).await });
@@ -236,6 +325,9 @@ impl Worker {
     }
 
     /// Works off the queue of one key, in order, until it is empty.
+    ///
+    /// One task for each key, so that two events of a key never run at once in this process. Other
+    /// workers may work at the same key; for that the commit compares the row.
     async fn drive(self: Arc<Self>, key: &str) {
         while let Some(events) = self.key_queues.next_run(key) {
             let numbers: Vec<u64> = events.iter().map(|event| event.number).collect();
@@ -253,24 +345,35 @@ impl Worker {
 
     /// The whole life of the events of one key, from the read to the ack. Crash anywhere: the server delivers again, and
     /// whatever had been committed answers `duplicate` with the outputs that still have to be published.
+    ///
+    /// Before: the events are in flight and in no queue. After: each of them belongs to a settling
+    /// task, or is released because the code panicked outside its handler. The pass of probation is
+    /// held from the read to the last commit, and no longer: publishing runs no code of an author.
     async fn process(self: &Arc<Self>, key: &str, mut events: Vec<BoxedInvocation>) {
         let _pass = self.probation.enter(&events).await;
         for run in 0..MAX_RERUNS {
+            // Read and run under one permit: the age of a row at its commit is what loses races.
             let permit = self.committer.limit.acquire().await;
             let contended = self.committer.limit.is_contended();
+            // Marks of first deliveries are not looked up in the first round: the commit looks at
+            // them anyway.
             let snapshot = match self.reader.read(key, events, run > 0, contended).await {
                 Ok(snapshot) => snapshot,
                 Err(failure) => return self.store_failed(failure.events, &failure.error),
             };
             failpoint::point("read.done");
 
+            // Nothing of this run is visible to anybody until the commit.
             let handled = permit.cover(self.handler.run(key, snapshot)).await;
+            // Apart, so that the neighbours which went well do not wait for a negative ack.
             for failed in handled.failed {
                 self.settler.settle_apart(failed.event, failed.settlement);
             }
             self.sabotage(&handled.runs).await;
             failpoint::point("handler.done");
 
+            // The one step that decides. Whether it happened is known from its answer alone; a lost
+            // answer is asked for again, and seen-marks make the second commit say `duplicate`.
             let outcomes = self.committer.commit(handled.runs).await;
             let lost_race = outcomes.lost_race;
             events = self.follow(outcomes);
@@ -288,6 +391,9 @@ impl Worker {
     }
 
     /// Sends each event the way its commit says; returns those that have to run again on fresh state.
+    ///
+    /// No await: after a commit nothing can come between its answer and the tasks that publish and
+    /// settle.
     fn follow(self: &Arc<Self>, outcomes: CommitOutcomes) -> Vec<BoxedInvocation> {
         let mut applied = Vec::new();
         let mut duplicates = Vec::new();
@@ -296,6 +402,7 @@ impl Worker {
             let mut event = outcome.event;
             let settlement = match outcome.result {
                 Ok(Status::Applied) => {
+                    // Only a commit that was answered may teach the cache.
                     if let Some(row) = outcome.row_after {
                         self.reader.rows.put(event.mark.key.clone(), row);
                     }
@@ -304,18 +411,26 @@ impl Worker {
                 }
                 Ok(Status::Duplicate(outbox)) => {
                     let outbox = outbox.unwrap_or_default();
+                    // Redis gives back outputs that were never marked as published, not those this
+                    // run has made.
                     duplicates.push(CommittedEvent::applied_before(event, outbox));
                     continue;
                 }
                 Ok(Status::Dead) => {
+                    // Set aside before: nothing was stored that could be published, so all that is
+                    // left is the ack.
                     let nothing = bytes::Bytes::new();
                     duplicates.push(CommittedEvent::applied_before(event, nothing));
                     continue;
                 }
                 Ok(Status::Conflict) => {
+                    // Outputs of this run stay in the event until the next run replaces them;
+                    // nobody publishes them.
                     again.push(event);
                     continue;
                 }
+                // The next four are refusals of the commit for this event alone; nothing of its run
+                // was written.
                 Ok(Status::TooOld) => Settlement::dead_letter(
                     DeadLetterReason::TooOld,
                     "older than the horizon, it cannot be proven new",
@@ -350,6 +465,7 @@ impl Worker {
         }
     }
 
+    /// A read that Redis refused. An absent Redis never gets here: the batcher waits for it.
     fn store_failed(&self, events: Vec<BoxedInvocation>, error: &dyn std::fmt::Display) {
         for mut event in events {
             let attempts = self.handler.limits.attempts;
@@ -358,6 +474,8 @@ impl Worker {
         }
     }
 
+    /// After a lost race another worker has written rows that are remembered here: all of them are
+    /// suspect, and forgetting costs a read each.
     fn learn(&self, lost_race: bool) {
         self.committer.limit.learn(lost_race);
         if lost_race {
@@ -366,6 +484,8 @@ impl Worker {
     }
 
     /// Acts of the broken twins before the commit.
+    ///
+    /// Empty in a build without the feature `failpoints`.
     async fn sabotage(&self, runs: &[PreparedRun]) {
         for event in runs.iter().flat_map(|run| &run.events) {
             if failpoint::sabotaged(Sabotage::AckFirst) {
@@ -390,6 +510,8 @@ fn shown(error: &Error) -> String {
     shown_as(error, error.class)
 }
 
+/// `class at file:line`, and behind it the text where it may be shown: where `oncue_telemetry` was
+/// told so, or for an error of the platform, which quotes no payload.
 fn shown_as(error: &Error, class: &'static str) -> String {
     let at = if error.site.is_empty() {
         String::new()

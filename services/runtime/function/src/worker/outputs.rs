@@ -1,5 +1,8 @@
-//! Outputs: events that follow from one. Drafts become messages with ids of their own, stored by the commit, and published
-//! from what was stored.
+//! Outputs, the events that follow from one: drafts become envelopes with ids of their own, stored
+//! by the commit, published from what was stored.
+//!
+//! Everything about an output is fixed before the commit, down to its headers: what is stored is
+//! what is sent, whichever worker sends it and however often.
 
 use std::time::Duration;
 
@@ -19,11 +22,17 @@ use oncue_proto::event::{self, Meta};
 use oncue_proto::protobuf::{put, put_bytes};
 
 /// Most events one event may cause at once.
+///
+/// A larger fan-out takes two steps: events that each cause some.
 const MAX_OUTPUTS: usize = 256;
 /// Most bytes of them together.
+///
+/// Counted as on the wire, headers included: 1 MiB.
 const MAX_BYTES: usize = 1 << 20;
 
 /// Longest delay of an event. The server fires schedules that lie centuries ahead at once.
+///
+/// Ten years, of 365 days each.
 const MAX_DELAY: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// Room for the headers of an event without baggage, and for those that may be added on the way.
@@ -32,10 +41,11 @@ const USUAL_HEADER_BYTES: usize = 640;
 
 /// One event to publish.
 pub(crate) struct Output {
+    /// Subject, headers with the event's identity, payload.
     pub message: Outbound,
-    /// Entry in the ledger of its flow; none for an untracked one, or one that comes back from Redis.
+    /// Entry in the ledger of the flow; none for an untracked one, or one that comes back from Redis.
     entry: Option<(String, String, String)>,
-    /// Span until the publish ack; none for one that is not sampled, or that comes back from Redis.
+    /// Span of the output, until the publish ack; none for one that is not sampled, or that comes back from Redis.
     pub producer: Option<Producer>,
 }
 
@@ -56,6 +66,13 @@ impl Output {
 }
 
 /// Gives drafts their identity. Nothing is committed that could never be published.
+///
+/// `max_payload` is the server's bound for one message, in bytes.
+///
+/// # Errors
+///
+/// A rejection, so a dead letter of the input: too many or too large outputs, a delay beyond ten
+/// years, a header that NATS would refuse. A retry would give the same.
 pub(crate) fn prepare(
     drafts: Vec<Draft>,
     event: &Invocation,
@@ -77,6 +94,7 @@ pub(crate) fn prepare(
             "a delay of {delay:?}, the limit is {MAX_DELAY:?}"
         )));
     }
+    // The trace context of all outputs, made once: they share a parent.
     let onward = event.trace.onward(&event.meta, drafts.len());
     let outputs: Vec<Output> = drafts
         .into_iter()
@@ -104,6 +122,8 @@ pub(crate) fn prepare(
     Ok(outputs)
 }
 
+/// Makes one output. The id depends on the input, the function and the index alone, so every run of
+/// the function on this event gives the same one.
 fn output(
     index: usize,
     draft: Draft,
@@ -125,6 +145,7 @@ fn output(
         timed: true,
         flow: cause.flow.clone(),
         cause: cause.id.clone(),
+        // Counted in the event itself, so that a loop is found out without asking anybody.
         hops: cause.hops + 1,
         traceparent: carrier.traceparent,
         tracestate: carrier.tracestate,
@@ -145,6 +166,8 @@ fn output(
     if draft.delay.is_some() {
         // Due from now on: after an outage a chain of delays must not fire all at once to catch up.
         let due = event::format_time(event::now_ms() + delay);
+        // A schedule has a subject of its own, by the id: a second publish replaces the one that
+        // still waits.
         let subject = format!("{TIMER}.delayed.{}", meta.id);
         let rule = format!("@at {due}");
         message = layout::scheduled(subject, &rule, draft.ty, &draft.key, message);
@@ -195,7 +218,11 @@ fn envelope_len(message: &Outbound) -> usize {
     field_len(message.subject.len()) + headers + field_len(message.payload.len())
 }
 
-/// Decodes outputs as they wait in Redis. What cannot be read is said in the log and not published.
+/// Outputs from their stored form, to be published by whoever found them. Neither span nor ledger
+/// entry comes with them: the commit has made the entry.
+///
+/// An outbox that cannot be read gives none and a line in the log: no retry would mend it, and the
+/// event it belongs to is applied.
 pub(crate) fn decode(outbox: Bytes) -> Vec<Output> {
     match Outbox::decode(outbox) {
         Ok(outbox) => {

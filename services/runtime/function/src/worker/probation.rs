@@ -3,6 +3,9 @@
 //! A delivery that ended with a plain failure and left the process alive is vouched for, and whichever worker has the event
 //! next need not run it alone. Workers of a function vouch to each other by core NATS; what gets lost on the way costs a
 //! probation, no more, and a delivery after which nobody says anything is taken for one that killed its process.
+//!
+//! Without probation a poison event that kills its process would take its neighbours with it at
+//! every attempt, and they would use up their own attempts.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,23 +21,34 @@ use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::worker::invocation::BoxedInvocation;
 
 /// Deliveries remembered before the older half is forgotten.
+///
+/// Two such generations, two numbers for each delivery, take a megabyte or so however long the
+/// worker runs.
 const GENERATION_SIZE: usize = 20_000;
 /// Vouchers that come meanwhile are sent together; well below the shortest delay before the next try.
 const SEND_LINGER: Duration = Duration::from_millis(50);
 /// Stream sequence and attempt on the wire, each as 8 bytes, little end first.
 const VOUCHER_BYTES: usize = 16;
 
+/// Gate of the worker, and the vouchers by which it decides. Shared by the worker, which asks and
+/// enters, and the settler, which vouches.
 #[derive(Default)]
 pub(crate) struct Probation {
     /// Held from the read to the commit: shared by ordinary events, alone by one on probation. One that kills the process
     /// then takes no neighbour with it.
+    ///
+    /// Tokio's lock is fair: one that waits to be alone is not overtaken for ever by those that
+    /// share.
     gate: RwLock<()>,
+    /// Deliveries known to have left their process alive, here or elsewhere.
     vouchers: Vouchers,
 }
 
 /// Pass through the gate, until it is dropped.
 pub(crate) enum Pass<'p> {
+    /// Ordinary events run beside each other.
     Shared(#[expect(dead_code, reason = "held, not read")] RwLockReadGuard<'p, ()>),
+    /// One key with one event, and nothing beside it between read and commit.
     Alone(#[expect(dead_code, reason = "held, not read")] RwLockWriteGuard<'p, ()>),
 }
 
@@ -60,6 +74,13 @@ impl Probation {
     }
 
     /// Exchanges vouchers with the other workers of the function for as long as the future is polled.
+    ///
+    /// Plain core NATS, subject `oncue.survived.<function>`: no stream, no ack. The future does not
+    /// end by itself: its sending half waits for the next voucher.
+    ///
+    /// # Errors
+    ///
+    /// The subscription was refused.
     pub async fn exchange(
         self: Arc<Self>,
         bus: Bus,
@@ -83,10 +104,12 @@ struct Vouchers {
     known: Mutex<[HashMap<u64, u64>; 2]>,
     /// Encoded vouchers that the other workers do not know yet.
     unsent: Mutex<Vec<u8>>,
+    /// Signal to the half that sends.
     more: Notify,
 }
 
 impl Vouchers {
+    /// Remembers a voucher of this worker, and queues it for the others.
     fn add(&self, sequence: u64, attempt: u64) {
         self.remember(sequence, attempt);
         let mut unsent = self.unsent.lock();
@@ -96,6 +119,8 @@ impl Vouchers {
     }
 
     /// Whether the delivery before this one ended so, here or elsewhere.
+    ///
+    /// A voucher is used up by being asked for, so a copy that comes later stands for itself.
     fn take(&self, sequence: u64, attempt: u64) -> bool {
         let known = self
             .known
@@ -106,6 +131,8 @@ impl Vouchers {
             || failpoint::sabotaged(Sabotage::VouchForAll)
     }
 
+    /// Remembers a voucher, of this worker or of another. A full generation becomes the older one,
+    /// and the one before it is forgotten.
     fn remember(&self, sequence: u64, attempt: u64) {
         let mut known = self.known.lock();
         if known[0].len() >= GENERATION_SIZE {
@@ -114,6 +141,7 @@ impl Vouchers {
         known[0].insert(sequence, attempt);
     }
 
+    /// Vouchers of another worker; a torn one at the end is left out.
     fn receive(&self, encoded: &[u8]) {
         for voucher in encoded.chunks_exact(VOUCHER_BYTES) {
             self.remember(number(&voucher[..8]), number(&voucher[8..]));
@@ -126,6 +154,7 @@ impl Vouchers {
         }
     }
 
+    /// At most a thousand vouchers in a message, 16 KB.
     async fn send_to(&self, bus: &Bus, subject: &str) {
         loop {
             self.more.notified().await;
@@ -142,6 +171,7 @@ impl Vouchers {
     }
 }
 
+/// Eight bytes, little end first; 0 for fewer.
 fn number(bytes: &[u8]) -> u64 {
     bytes.try_into().map(u64::from_le_bytes).unwrap_or_default()
 }

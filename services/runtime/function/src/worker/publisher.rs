@@ -1,4 +1,12 @@
 //! Publishing: what follows from committed events goes to its streams, and their outbox is marked when all of it is there.
+//!
+//! Before: the events are applied, and their outputs stand in one outbox of Redis for the whole
+//! commit. After: each output has a publish ack, or its event is given back and its outputs stay in
+//! the outbox. A crash in between leaves the outbox unmarked; whoever gets the event next, or a
+//! [relay](super::upkeep), publishes all of it again under the ids that it has had from the start.
+//!
+//! The ack of an event does not wait for the mark: a commit has one outbox and many events, and a
+//! mark that is lost costs copies and no event.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,14 +29,21 @@ use crate::worker::spans::Producer;
 /// relay waits before it publishes them again.
 const MARK_LINGER: Duration = Duration::from_millis(50);
 /// Longest wait at the end for marks that are on their way.
+///
+/// After it the process ends with marks unsent, and a relay publishes those outputs once more.
 const MARK_DRAIN: Duration = Duration::from_secs(1);
 
 /// Results of outputs, in their order.
 type Results = Vec<Result<(), PublishError>>;
 
+/// Publisher of committed outputs. Shared by the settler, for what was just committed, and the
+/// relay, for what stayed behind.
 pub(crate) struct Publisher {
+    /// Connection whose publish acks are waited for.
     bus: Bus,
+    /// Redis, for outboxes of which only a part was published.
     store: Store,
+    /// Outputs sent, and how long their acks took.
     counters: Arc<Counters>,
     /// How long published outputs are kept, in case the stream loses them; zero for not at all.
     pub keep_outputs: Duration,
@@ -37,11 +52,14 @@ pub(crate) struct Publisher {
     /// Outboxes whose outputs are published, by key.
     published_marks: Batcher<String, ()>,
     /// Marks on their way.
+    ///
+    /// Waited for at the stop.
     marking: AtomicUsize,
 }
 
 /// An event that is settled in the store, and the outputs that are to be published of it.
 pub(crate) struct CommittedEvent {
+    /// Still in flight: the ack comes behind the outputs.
     pub event: BoxedInvocation,
     pub outputs: Vec<Output>,
     /// Outputs of the commit that these are among; none for those of an earlier commit.
@@ -50,28 +68,42 @@ pub(crate) struct CommittedEvent {
 
 /// An event whose outputs were published, or why they were not.
 pub(crate) struct PublishedEvent {
+    /// Still in flight, to be settled now.
     pub event: BoxedInvocation,
+    /// Last error among the outputs of the event; `None` if all of them are in their streams.
     pub error: Option<PublishError>,
 }
 
 /// Outputs of one commit on their way to their streams.
+///
+/// Shared by all events of the commit that have outputs, though they settle in tasks of their own.
+/// The last one to settle marks the outbox; an event that got lost on the way leaves it unmarked,
+/// and the relay finds it.
 pub(crate) struct PublishBatch {
     /// Redis key of the outbox where they wait.
     key: String,
+    /// Settled events so far. Locked for one push.
     progress: Mutex<BatchProgress>,
 }
 
+/// Outputs of the commit, sorted by what has become of them.
 struct BatchProgress {
     /// Events with outputs that are not settled yet.
     open: usize,
+    /// Outputs with a publish ack, by event.
     published: Vec<StoredOutputs>,
+    /// Outputs without one, by event.
     unpublished: Vec<StoredOutputs>,
 }
 
 /// A batch all of whose events are settled.
 pub(crate) struct FinishedBatch {
+    /// Redis key of the outbox.
     pub key: String,
+    /// Outputs with a publish ack; kept for a while, where `keep_outputs` asks for it.
     pub published: Vec<StoredOutputs>,
+    /// Outputs without one; left in the outbox, for the next delivery of their events or for the
+    /// relay.
     pub unpublished: Vec<StoredOutputs>,
 }
 
@@ -119,6 +151,7 @@ impl PublishBatch {
         self.settle_outputs(outputs, published)
     }
 
+    /// `Some` for exactly one call, the last: then nobody else holds anything of the outbox.
     fn settle_outputs(&self, outputs: StoredOutputs, published: bool) -> Option<FinishedBatch> {
         let mut progress = self.progress.lock();
         progress.open = progress.open.saturating_sub(1);
@@ -156,6 +189,9 @@ impl Publisher {
     }
 
     /// Publishes what follows from the events, all at once, and says of each what became of it.
+    ///
+    /// Returns when each output has an answer; a publish ack that does not come within 5 s counts
+    /// as an error. An event counts as published if all of its outputs are.
     pub async fn publish(
         &self,
         events: Vec<CommittedEvent>,
@@ -167,6 +203,8 @@ impl Publisher {
             waiting.push((committed.event, committed.outputs.len(), committed.batch));
             outputs.extend(committed.outputs);
         }
+        // One flat list goes out, so that the outputs of all events share a round trip; the counts
+        // take it apart again.
         let mut results = self.publish_outputs(outputs, outcome).await.into_iter();
         let mut published = Vec::with_capacity(waiting.len());
         let mut finished = Vec::new();
@@ -176,6 +214,8 @@ impl Publisher {
                 .take(outputs)
                 .filter_map(Result::err)
                 .last();
+            // Settled before the delivery is: an outbox is never marked while an event of it has no
+            // answer.
             finished.extend(batch.and_then(|batch| batch.settle(&event, error.is_none())));
             if outputs > 0 && error.is_none() {
                 failpoint::point("publish.done");
@@ -187,6 +227,8 @@ impl Publisher {
 
     /// Where batches pay, what was just committed goes out with that of others. Not what was committed before: a batch
     /// with an id that is known is refused whole.
+    ///
+    /// Results are in the order of the outputs. No output costs no call and no count.
     async fn publish_outputs(&self, outputs: Vec<Output>, outcome: Outcome) -> Results {
         let count = outputs.len();
         if count == 0 {
@@ -222,10 +264,12 @@ impl Publisher {
 
     /// Marks an outbox as published; if some of its outputs are not, those alone stay to be published.
     pub async fn mark(&self, batch: FinishedBatch) {
+        // Nothing was published, so the outbox is right as it stands.
         if batch.published.is_empty() && !batch.unpublished.is_empty() {
             return;
         }
         self.marking.fetch_add(1, Ordering::Relaxed);
+        // The rare split goes alone; whole outboxes wait for others for [`MARK_LINGER`].
         let marked = if batch.unpublished.is_empty() {
             self.published_marks.ask(batch.key).await
         } else {
@@ -274,6 +318,8 @@ impl OutputParts {
     }
 }
 
+/// Publishes outputs in an atomic batch with those of other runs. An error of the batcher itself
+/// means that nobody knows whether they were published.
 async fn publish_together(
     batches: &Batcher<Vec<Outbound>, Results>,
     outputs: Vec<Output>,
@@ -290,10 +336,12 @@ async fn publish_together(
     results
 }
 
+/// One unknown result for each output: publishing again is safe, so nothing has to be found out.
 fn unknown(e: &StoreError, outputs: usize) -> Results {
     vec![Err(PublishError::Unknown(e.to_string())); outputs]
 }
 
+/// Ends the PRODUCER spans, where there are some, each with the error of its own output.
 fn end_spans(producers: &[Option<Producer>], results: &Results) {
     for (producer, result) in producers.iter().zip(results) {
         if let Some(producer) = producer {
@@ -321,6 +369,8 @@ fn batches(bus: &Bus) -> Batcher<Vec<Outbound>, Results> {
     )
 }
 
+/// Marks of several commits in one call. With `keep` the outputs stay until they are older than
+/// `keep_outputs`.
 fn published_marks(store: &Store, keep: bool) -> Batcher<String, ()> {
     let store = store.clone();
     let batching = Batching {

@@ -1,4 +1,7 @@
 //! Reading: a delivery as an event, and for the events of one key their row and which of them were applied before.
+//!
+//! Reads of all keys meet in one [batcher](super::batcher), so what was pulled together is looked
+//! up in one pipeline. A crash here loses nothing, since nothing is written.
 
 use std::sync::Arc;
 
@@ -31,17 +34,24 @@ pub(crate) struct Target {
     pub at_most_once: bool,
 }
 
+/// Reader of deliveries, rows and seen-marks for one function. Owned by the worker. Tasks of all
+/// keys call it at once; the batcher and the cache have their own locks.
 pub(crate) struct Reader {
+    /// Identity and horizon of the stream, for the marks.
     source: Source,
+    /// The function's part, for keys of rows and marks.
     target: Target,
     /// Name of the function, shared by the marks of all its events.
     function: Arc<str>,
+    /// Reads on their way; the weight of one is its number of marks, and 1 for a row alone.
     reads: Batcher<Read, oncue_core::store::ReadResult>,
+    /// Rows as the own commits left them. The worker puts and clears, this reader takes.
     pub rows: RowCache,
 }
 
 /// Result of a read for the events of one key.
 pub(crate) struct KeySnapshot {
+    /// Row that the handlers begin with; empty for a new key, or for a function without rows.
     pub row: RowSnapshot,
     /// Events not known to be applied, in order.
     pub fresh: Vec<BoxedInvocation>,
@@ -56,6 +66,7 @@ pub(crate) struct ReadFailure {
 }
 
 impl Reader {
+    /// Starts the task of the batcher.
     pub fn new(source: Source, target: Target, store: &Store) -> Self {
         let store = store.clone();
         let batching = Batching::by(|read: &Read| read.marks.len().max(1));
@@ -73,6 +84,9 @@ impl Reader {
 
     /// Reads a delivery. A message that is no event still becomes an invocation with an identity, so that its dead letter is
     /// written once; the second part says why it is none.
+    ///
+    /// Waits for nothing. The key is still empty:
+    /// [`Handler::decode`](super::handler::Handler::decode) finds it.
     pub fn invocation(
         &self,
         number: u64,
@@ -86,6 +100,7 @@ impl Reader {
             published: info.published,
             subject: delivery.subject(),
         };
+        // Binary mode, structured mode or a plain message: which of them it is the headers say.
         let read = event::read(delivery.headers(), delivery.payload().clone(), &origin);
         let (incoming, unreadable) = match read {
             Ok(incoming) => (incoming, None),
@@ -103,7 +118,10 @@ impl Reader {
             format,
             payload,
         } = incoming;
+        // The span begins at the pull, so time in the queue of the key is part of it.
         let trace = Trace::start(&meta, self.target.function, info.attempt, payload.len());
+        // Key and partition follow with the decoding. The sequence is what a recovery of Redis
+        // looks for.
         let mark = Mark {
             sequence: info.sequence,
             ..Mark::new(self.function.clone(), "", &meta, self.source.horizon)
@@ -116,6 +134,8 @@ impl Reader {
             event: None,
             mark,
             on_probation: false,
+            // This delivery will be the first run as far as anybody knows; Redis says otherwise
+            // later.
             runs: 1,
             outputs: Vec::new(),
             outbox: Bytes::new(),
@@ -143,6 +163,7 @@ impl Reader {
         let doubtful = events.iter().filter(|event| self.is_doubtful(event, again));
         let marks: Vec<Mark> = doubtful.map(|event| event.mark.clone()).collect();
         let row = self.row_key(key);
+        // Without a mark to look up, a row in memory or no row at all saves the whole round trip.
         if marks.is_empty() {
             if row.is_none() {
                 return Ok(KeySnapshot::all_fresh(Row::default().into(), events));
@@ -170,10 +191,12 @@ impl Reader {
         Ok(snapshot)
     }
 
+    /// Whether the event may have been applied before, so that its mark is worth a look-up.
     fn is_doubtful(&self, event: &Invocation, again: bool) -> bool {
         again || self.target.at_most_once || event.delivery.info.attempt > 1
     }
 
+    /// `None` for a function without rows.
     fn row_key(&self, key: &str) -> Option<RowKey> {
         let table = self.target.table;
         (!table.is_empty()).then(|| RowKey {
@@ -184,6 +207,7 @@ impl Reader {
 }
 
 impl KeySnapshot {
+    /// Events none of which is known to have been applied.
     fn all_fresh(row: RowSnapshot, fresh: Vec<BoxedInvocation>) -> Self {
         Self {
             row,

@@ -1,5 +1,9 @@
 //! Row cache: rows as this worker's own commits left them, so that the next event of a key needs no read. Nothing rests on
 //! it: a commit on a remembered row compares all of it with what is there, and is refused if anybody has touched it.
+//!
+//! A row is in the cache only between two runs of its key: a run takes it out, and puts it back
+//! when its commit is confirmed. So two runs never begin with the same memory, and a run whose fate
+//! is unknown leaves none.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,15 +15,18 @@ use parking_lot::Mutex;
 const MAX_ROWS: usize = 1024;
 /// Bytes of a row that is remembered. Larger ones cost more to compare than to read.
 const MAX_ROW_BYTES: usize = 1024;
+/// Fields of a row that is remembered, for the same reason.
 const MAX_ROW_FIELDS: usize = 16;
 
 /// A row that handlers begin with.
 pub(crate) struct RowSnapshot {
+    /// Fields by name, sorted, as Redis holds them.
     pub fields: Fields,
     /// How the commit tells whether the row is still so.
     pub expected: Expected,
 }
 
+/// A row that was read is compared by its version, one number, at the commit.
 impl From<Row> for RowSnapshot {
     fn from(Row { version, fields }: Row) -> Self {
         Self {
@@ -29,6 +36,8 @@ impl From<Row> for RowSnapshot {
     }
 }
 
+/// Rows by key of the function. One lock for all: the process has one thread, and a look-up is
+/// short.
 #[derive(Default)]
 pub(crate) struct RowCache(Mutex<HashMap<Arc<str>, Fields>>);
 
@@ -42,6 +51,8 @@ impl RowCache {
         })
     }
 
+    /// Remembers a row that a commit has just left behind. A full cache is emptied rather than
+    /// sorted by age: an order would cost every event what the reads after it cost a few.
     pub fn put(&self, key: Arc<str>, fields: Fields) {
         let mut rows = self.0.lock();
         if rows.len() >= MAX_ROWS {
@@ -50,12 +61,16 @@ impl RowCache {
         rows.insert(key, fields);
     }
 
+    /// Forgets all rows, after a lost race: other workers write them too.
     pub fn clear(&self) {
         self.0.lock().clear();
     }
 }
 
 /// Row after a change, if it is small enough to be remembered.
+///
+/// Worked out before the commit and remembered behind it, if it is applied. Without the version,
+/// which Redis gives.
 pub(crate) fn after(before: &Fields, change: &RowChange) -> Option<Fields> {
     let untouched = before
         .iter()
@@ -66,10 +81,12 @@ pub(crate) fn after(before: &Fields, change: &RowChange) -> Option<Fields> {
     is_small(&fields).then_some(fields)
 }
 
+/// Whether the change sets the field or deletes it.
 fn is_changed(change: &RowChange, name: &String) -> bool {
     change.del.contains(name) || change.set.iter().any(|(field, _)| field == name)
 }
 
+/// Bytes of names and values count together, against [`MAX_ROW_BYTES`].
 fn is_small(fields: &Fields) -> bool {
     let size: usize = fields
         .iter()

@@ -1,5 +1,9 @@
 //! Settling: how a delivery ends. The ack comes last in every case, and TERM never: a late one would kill a message that
 //! another worker is busy with.
+//!
+//! An ack says that everything an event caused is stored elsewhere: state and mark in Redis,
+//! outputs in their streams, or the whole event in `dlq`. So a late or a lost ack does no harm: the
+//! next delivery answers `duplicate`. Acks are sent and not confirmed, for the same reason.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,20 +32,32 @@ use crate::worker::publisher::{CommittedEvent, Publisher};
 use crate::worker::shown;
 
 /// Delays of a negative ack, by the attempt.
+///
+/// Half a second at first, doubled with each delivery up to a minute, each with up to half taken
+/// off at random.
 const RETRY: Backoff = Backoff {
     first: Duration::from_millis(500),
     longest: Duration::from_mins(1),
 };
 
+/// Settler of deliveries, which acks them, gives them back or sets them aside. Shared by the worker
+/// and every task that ends a delivery. Holds no state of its own, only what it takes to end one.
 pub(crate) struct Settler {
+    /// Name in `dlq.<function>` and in the letters.
     pub function: &'static str,
+    /// Acks, negative acks, heartbeats and dead letters go out here.
     pub bus: Bus,
+    /// In-flight set: asked whether a delivery is still ours, and told that it is settled.
     pub in_flight: Arc<InFlight>,
     pub counters: Arc<Counters>,
+    /// Records dead letters.
     pub committer: Arc<Committer>,
+    /// Publishes outputs before the ack.
     pub publisher: Arc<Publisher>,
     pub probation: Arc<Probation>,
+    /// Failures and dead letters of tracked flows.
     pub flow_log: Arc<FlowLog>,
+    /// Counts of who sent what to whom, one for each acked event.
     pub hops: Arc<Hops>,
 }
 
@@ -65,18 +81,27 @@ impl Settler {
     }
 
     /// Publishes what follows from committed events, what Redis has stored where it says so, then ends their deliveries.
+    ///
+    /// Before: the commit has answered. After: every event is acked or given back, and the outbox
+    /// is marked, if this was its last event. A crash between ack and mark leaves the outbox to a
+    /// relay.
     pub async fn publish_and_settle(&self, events: Vec<CommittedEvent>, outcome: Outcome) {
         let (published, finished) = self.publisher.publish(events, outcome).await;
         for published in published {
             let settlement = match published.error {
                 None => Settlement::Ack(outcome),
+                // Applied all the same: the next delivery is a duplicate with the outputs that are
+                // missing.
                 Some(e) => Settlement::Retry(RetryReason::Unpublished(e.to_string())),
             };
             self.settle(published.event, settlement).await;
         }
+        // Behind the acks, since the mark waits for others and an event in flight takes up room.
         self.publisher.mark_all(finished).await;
     }
 
+    /// Acks, which is the last step of an event. Hops are counted here, so a delivery that is given
+    /// back counts once it is done.
     async fn ack(&self, event: &Invocation, outcome: Outcome) {
         self.bus.ack(&event.delivery.ticket()).await;
         failpoint::point("ack.done");
@@ -85,6 +110,10 @@ impl Settler {
     }
 
     /// Sends a negative ack with a growing delay, but only while the event is surely ours.
+    ///
+    /// A delivery that may be another worker's by now gets no answer at all: it is released here,
+    /// and the server sends it again when the ack wait has passed. Either way the process is alive,
+    /// which is what the voucher says.
     async fn retry(&self, mut event: BoxedInvocation, reason: RetryReason) {
         let why = match reason {
             RetryReason::Failed(error) => {
@@ -102,6 +131,8 @@ impl Settler {
         };
         let info = &event.delivery.info;
         let is_ours = self.in_flight.is_ours(event.number);
+        // By the deliveries and not by the runs: the server counts those, and a contended event
+        // backs off as well.
         let delay = RETRY.delay(info.attempt);
         {
             let _log = event.trace.log(&event.meta);
@@ -120,12 +151,17 @@ impl Settler {
 
     /// Sets an event aside: published with a fixed id and acked by the stream, then recorded, then the input is acked. A
     /// crash in between repeats what was done without doubling it.
+    ///
+    /// In this order no crash loses the event: it is neither recorded nor acked before the letter
+    /// is in `dlq`. Where the letter cannot be published, the event is given back and comes here
+    /// again; where Redis refuses the record, it is acked all the same, since the letter holds it.
     async fn dead_letter(
         &self,
         mut event: BoxedInvocation,
         reason: DeadLetterReason,
         error: &Error,
     ) {
+        // The record needs a key, and the event has none that can be read: its id stands in for it.
         if event.key().is_empty() && reason.precedes_key() {
             let id = event.meta.id.clone();
             event.set_key(&id);
@@ -135,6 +171,7 @@ impl Settler {
         self.flow_log.fails(&event, &why);
         self.record_failure(&mut event, reason.as_str(), why.clone());
         failpoint::point("dead_letter.begin");
+        // Waits for the stream's ack: from here on the event exists in `dlq`.
         let letter_sequence = match self.publish_dead_letter(&event, reason, error).await {
             Ok(ack) => ack.sequence,
             Err(e) => {
@@ -150,6 +187,7 @@ impl Settler {
         {
             // Meanwhile another worker has applied it, so the letter says what is not so. (An id used again is another event.)
             Ok(Status::Duplicate(outbox)) if reason != DeadLetterReason::IdReuse => {
+                // A letter that stays would invite a redrive of an event that was applied.
                 if let Err(e) = self.bus.delete_message(DLQ, letter_sequence).await {
                     tracing::warn!(error = %e, event = event.meta.id, "a dead letter of an applied event stays");
                 }
@@ -179,6 +217,13 @@ impl Settler {
         self.ack(&event, Outcome::Dead).await;
     }
 
+    /// Publishes the letter of an event and waits for the stream's ack. The id is made of event,
+    /// function and number of redrives, so a letter that is written twice is one message in `dlq`
+    /// as far back as its duplicate window goes.
+    ///
+    /// # Errors
+    ///
+    /// The stream `dlq` is full, absent or silent. Nothing is recorded then.
     async fn publish_dead_letter(
         &self,
         event: &Invocation,
@@ -186,6 +231,7 @@ impl Settler {
         error: &Error,
     ) -> Result<PubAck, PublishError> {
         let mut letter = event.to_dead_letter(self.function, reason, error);
+        // A redrive that fails again is a letter of its own.
         let id = event::dead_letter_id(&event.meta.id, self.function, letter.redrives);
         let (producer, carrier) = event.trace.letter(&event.meta, &id);
         let started = Instant::now();
@@ -207,6 +253,9 @@ impl Settler {
     }
 
     /// A dead letter as a message, itself an event that was caused by the one it is about.
+    ///
+    /// Tracked or not, a letter opens no step in a ledger: the commit of the record closes that of
+    /// the event.
     fn message(&self, letter: &DeadLetter, about: &Meta, id: &str, carrier: Carrier) -> Envelope {
         let meta = Meta {
             id: id.to_owned(),
@@ -236,11 +285,16 @@ impl Settler {
     }
 
     /// Records a failure where people look for it; `text` is what may be shown of it.
+    ///
+    /// The last error of `$SRV.STATS`, the counts by class and the span of the event are fed from
+    /// here alone.
     fn record_failure(&self, event: &mut Invocation, class: &'static str, text: String) {
         self.counters.failed(class, &text);
         event.trace.failed(class, text);
     }
 
+    /// Counts the outcome, makes the span and releases the delivery. Always the last call: after it
+    /// the place in flight is free, and the number means nothing any more.
     fn end(&self, event: &Invocation, outcome: Outcome) {
         self.counters.settled(outcome.as_str());
         event.trace.end(&event.meta, outcome.as_str());
@@ -248,6 +302,9 @@ impl Settler {
     }
 
     /// Tells the server again and again that long-running and waiting events are still with us.
+    ///
+    /// Runs for as long as the process does. `+WPI` starts the ack wait anew [NATS ADR-15]; one
+    /// that is lost is sent again in a later round.
     pub async fn send_heartbeats(self: Arc<Self>) {
         loop {
             tokio::time::sleep(self.in_flight.budget.heartbeat_interval()).await;

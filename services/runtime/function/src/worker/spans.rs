@@ -4,6 +4,18 @@
 //!
 //! An event that is not sampled has the ids of its spans and the time it began, no more. When it fails, its CONSUMER
 //! span and that of its dead letter are made from these and exported all the same.
+//!
+//! | attributes | convention |
+//! |---|---|
+//! | `messaging.*` | OpenTelemetry semantic conventions, messaging spans |
+//! | `faas.trigger`, `faas.invocation_id`, `faas.coldstart` | OpenTelemetry semantic conventions, FaaS spans |
+//! | `cloudevents.*` | OpenTelemetry semantic conventions, CloudEvents spans |
+//! | `db.*` on CLIENT spans | OpenTelemetry semantic conventions, Redis spans |
+//! | `error.type` | OpenTelemetry semantic conventions, recording errors |
+//! | `oncue.*` | ours: hops, attempt, outcome, duplicates, conflicts, redrives, rollover |
+//!
+//! Ids of spans are made when the delivery comes and not when its span is written, since outputs
+//! carry them to the next function long before this one has ended.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,24 +29,34 @@ use oncue_proto::event::Meta;
 use oncue_telemetry::{Carrier, InFlow, Kind, Size, Span, SpanIds};
 
 /// One delivery, from the pull to the ack.
+///
+/// Part of the invocation, so owned by whichever task has the event; nothing of it is shared.
 pub(crate) struct Trace {
     /// `None` where nobody traces.
+    /// When the delivery was pulled; the Unix epoch where nobody traces.
     ids: Option<SpanIds>,
     started: SystemTime,
+    /// Consumer group of the span, and subject of the dead letter.
     function: &'static str,
+    /// Delivery as the server counts it, from 1.
     attempt: u32,
+    /// Payload in bytes.
     size: usize,
     /// Of this process it is the first.
     cold: bool,
+    /// Applied before, as the commit says.
     duplicate: bool,
     /// When it lost a race for its row.
     conflicts: Vec<SystemTime>,
+    /// Last failure of this delivery: it makes a span even of an event that is not sampled.
     failure: Option<Failure>,
     /// The trace in which the flow goes on, this one being full.
     next: OnceLock<TraceId>,
 }
 
+/// Failure as the span tells it.
 struct Failure {
+    /// Value of `error.type`: of few, so that it may be grouped by.
     class: &'static str,
     /// As far as it may be shown.
     text: String,
@@ -46,23 +68,35 @@ pub(crate) struct Onward {
     parent: Option<SpanIds>,
     /// The trace was full: theirs begins with them, and this is what they are linked to.
     rolled_from: Option<SpanIds>,
+    /// `traceparent`, `tracestate` and `baggage` as the event brought them [W3C Trace Context, W3C
+    /// Baggage].
     carrier: Carrier,
 }
 
 /// The PRODUCER span of one event that follows, from the handler's end to the publish ack. It is written when it ends:
 /// thousands are under way, and what they will say is short.
 pub(crate) struct Producer {
+    /// Ids of the span; its own id travels in the output.
+    /// When the handler had ended.
     ids: SpanIds,
     started: SystemTime,
+    /// Destination: the event's type, or the subject of a dead letter.
     subject: String,
+    /// Id of the output.
     id: String,
+    /// Id of its flow.
     flow: String,
+    /// Last span of the trace that was full, to link back to.
     rolled_from: Option<SpanIds>,
 }
 
 impl Trace {
     /// Child of the span that published the event and linked to it. A plain message brings no trace: every function
     /// that acts on it then roots its span in the trace derived from the flow.
+    ///
+    /// `attempt` is the server's count, `size` the payload in bytes. Parent and link both, since
+    /// the messaging conventions link a consumer to its producer, and a parent is what shows a flow
+    /// as one trace.
     pub fn start(meta: &Meta, function: &'static str, attempt: u32, size: usize) -> Self {
         static WARM: AtomicBool = AtomicBool::new(false);
         let ids = oncue_telemetry::span_ids(meta.traceparent.as_deref(), Some(&meta.flow));
@@ -72,6 +106,8 @@ impl Trace {
             } else {
                 SystemTime::UNIX_EPOCH
             },
+            // `faas.coldstart` is true once for each process, and a plain load answers for all
+            // events after the first.
             cold: ids.is_some()
                 && !WARM.load(Ordering::Relaxed)
                 && !WARM.swap(true, Ordering::Relaxed),
@@ -86,7 +122,7 @@ impl Trace {
         }
     }
 
-    /// What the handler runs in: its own spans and log lines belong to the event.
+    /// Surroundings of the handler's run: its own spans and log lines belong to the event.
     pub fn around<'a, F>(&self, meta: &'a Meta, inner: F) -> InFlow<'a, F> {
         InFlow {
             inner,
@@ -101,6 +137,7 @@ impl Trace {
         oncue_telemetry::enter(meta, self.ids)
     }
 
+    /// Ids for exemplars of histograms.
     pub fn ids(&self) -> Option<&SpanIds> {
         self.ids.as_ref()
     }
@@ -111,6 +148,9 @@ impl Trace {
     }
 
     /// Rows and seen-marks of this event among others were read from `asked` until now.
+    ///
+    /// CLIENT span `PIPELINE` [OpenTelemetry Redis spans]: several commands in one round trip are
+    /// one operation there.
     pub fn read(&self, asked: Option<SystemTime>) {
         if let (Some(ids), Some(asked)) = (self.sampled(), asked) {
             oncue_telemetry::redis(ids, "PIPELINE", None, asked);
@@ -118,6 +158,9 @@ impl Trace {
     }
 
     /// The commit that held this event among others took from `started` until now.
+    ///
+    /// CLIENT span `FCALL` with `oncue_commit` as `db.stored_procedure.name` [OpenTelemetry Redis
+    /// spans]. Measured from the event's side: time in the batcher is part of it.
     pub fn committed(&mut self, started: Option<SystemTime>, status: &Status) {
         let Some(started) = started else { return };
         match status {
@@ -132,6 +175,9 @@ impl Trace {
 
     /// Where `outputs` events stand that follow from this one. A trace that they would make larger than its budget ends
     /// here, and the flow goes on in one that is linked to it.
+    ///
+    /// The size of the trace travels in `tracestate`, so a flow is cut without asking anybody; a
+    /// trace that no backend can show is of no use.
     pub fn onward(&self, meta: &Meta, outputs: usize) -> Onward {
         let mut carrier = carried(meta);
         let Some(ids) = self.ids else {
@@ -164,6 +210,8 @@ impl Trace {
     }
 
     /// The dead letter of this event is about to be published.
+    ///
+    /// Sampled whatever the event was: a dead letter is what people look for.
     pub fn letter(&self, meta: &Meta, id: &str) -> (Option<Producer>, Carrier) {
         let carrier = carried(meta);
         let Some(ids) = self.ids else {
@@ -185,6 +233,9 @@ impl Trace {
     }
 
     /// The delivery is settled. Here its span is made, if it is sampled or has failed.
+    ///
+    /// Span `process TYPE` of kind CONSUMER [OpenTelemetry messaging spans]. Lost races are its
+    /// events, at the time of each answer.
     pub fn end(&self, meta: &Meta, outcome: &'static str) {
         let Some(ids) = self
             .ids
@@ -213,8 +264,11 @@ impl Trace {
         oncue_telemetry::export(span);
     }
 
+    /// Attributes in the order of their conventions: messaging, FaaS, CloudEvents, then ours.
     fn tell(&self, span: &mut Span, meta: &Meta, outcome: &'static str) {
         span.of_message("process", &meta.ty, &meta.id, &meta.flow);
+        // Messaging. Workers of a function share its consumer, so the function is the group.
+        // FaaS. The trigger is `timer` or `pubsub`, as the convention lists them.
         span.set("messaging.consumer.group.name", self.function);
         span.set("messaging.message.body.size", self.size as i64);
         span.set(
@@ -227,10 +281,12 @@ impl Trace {
         );
         span.set("faas.invocation_id", &meta.id);
         span.set("faas.coldstart", self.cold);
+        // CloudEvents: id and source are required there.
         span.set("cloudevents.event_id", &meta.id);
         span.set("cloudevents.event_source", &meta.source);
         span.set("cloudevents.event_spec_version", "1.0");
         span.set("cloudevents.event_type", &meta.ty);
+        // No convention has these.
         span.set("oncue.hops", i64::from(meta.hops));
         span.set("oncue.attempt", i64::from(self.attempt));
         span.set("oncue.outcome", outcome);
@@ -243,6 +299,7 @@ impl Trace {
         if let Some(redrive) = meta.redrive {
             span.set("oncue.redrive", i64::from(redrive.number));
         }
+        // Recording errors: status `Error` with its text, and a class in `error.type`.
         if let Some(failure) = &self.failure {
             span.fail(&failure.text);
             span.set("error.type", failure.class);
@@ -258,6 +315,8 @@ impl Trace {
 
 impl Onward {
     /// The span of an event about to follow, if it is wanted, and the context that travels with that event.
+    ///
+    /// Called once for each output, at the handler's end.
     pub fn producer(&self, ty: &str, id: &str, flow: &str) -> (Option<Producer>, Carrier) {
         let Some(parent) = self.parent else {
             return (None, self.carrier.clone());
@@ -267,6 +326,7 @@ impl Onward {
         if !ids.sampled() {
             return (None, carrier);
         }
+        // The first span of a trace has no parent; a link says where it came from.
         if self.rolled_from.is_some() {
             ids.parent = SpanId::INVALID;
         }
@@ -292,6 +352,8 @@ impl Producer {
         }
     }
 
+    /// Span `send SUBJECT` of kind PRODUCER [OpenTelemetry messaging spans]. `error` is the text of
+    /// a publish that failed.
     pub fn end(&self, error: Option<&str>) {
         let name = ["send ", &self.subject];
         let Some(mut span) = oncue_telemetry::span(&self.ids, Kind::Producer, name, self.started)
@@ -310,6 +372,7 @@ impl Producer {
     }
 }
 
+/// Trace context as the event brought it.
 fn carried(meta: &Meta) -> Carrier {
     Carrier {
         traceparent: meta.traceparent.clone(),
@@ -318,6 +381,7 @@ fn carried(meta: &Meta) -> Carrier {
     }
 }
 
+/// Trace context for what is sent from this span, as far as `OTEL_PROPAGATORS` lets it pass.
 fn sent_from(ids: &SpanIds, carrier: &Carrier) -> Carrier {
     oncue_telemetry::propagated(Carrier {
         traceparent: Some(ids.traceparent()),

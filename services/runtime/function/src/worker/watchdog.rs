@@ -1,6 +1,9 @@
 //! A handler that never gives its thread back would hold up everything in the process, its timeout included: a thread
 //! of its own notices and ends the process. The events come again, and the one that did it, being counted and alone on
 //! its later runs, is set aside at the attempt limit.
+//!
+//! Exit code 70 is that of an internal error in `sysexits.h`. The supervisor or the container
+//! runtime starts the process again.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -14,6 +17,9 @@ const STEPS: u64 = 4;
 /// Exit code of a process ended so.
 const STUCK: i32 = 70;
 
+/// Watch over the polls of handlers. Shared by the handler, which tells of each poll, and a thread
+/// that looks for one that does not end. Handlers run on one thread, so at most one poll is under
+/// way.
 pub(crate) struct Watchdog {
     /// Steps since the start; the thread counts them, so that a poll costs no look at a clock.
     now: AtomicU64,
@@ -23,6 +29,9 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     /// Watches handlers that may run for `limit`.
+    ///
+    /// The thread holds a weak reference and ends with the worker. Steps are at least 10 ms. A poll
+    /// is stuck when it began more than five steps ago: the timeout, and up to two steps more.
     pub fn start(function: &'static str, limit: Duration) -> Arc<Self> {
         let dog = Arc::new(Self {
             now: AtomicU64::new(1),
@@ -59,7 +68,7 @@ impl Watchdog {
         since > 0 && now - since > STEPS + 1
     }
 
-    /// Watches the polls of a future.
+    /// Watches the polls of a future. Each poll costs three atomic accesses and no look at a clock.
     pub fn watch<F: Future>(&self, inner: F) -> Watched<'_, F> {
         Watched {
             dog: self,
@@ -93,6 +102,9 @@ thread_local! {
 
 /// Remembers where the last panic of a thread came up, for its dead letter. Its text may quote what an event holds: it is
 /// printed only where texts may be seen.
+///
+/// The hook of before still prints where texts may be seen, or where no log has been set up. To be
+/// called once, before the runtime starts.
 pub(crate) fn note_panics() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -108,6 +120,7 @@ pub(crate) fn note_panics() {
     }));
 }
 
+/// `file:line` of the last panic of this thread, and forgets it; empty where there was none.
 pub(crate) fn take_panic_site() -> String {
     PANIC_SITE.with(RefCell::take)
 }

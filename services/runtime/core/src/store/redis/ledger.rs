@@ -18,6 +18,8 @@ use crate::store::{
 use oncue_proto::event::{self, Meta};
 
 /// Keys that one `SCAN` looks at; Redis does nothing else meanwhile.
+///
+/// A million keys are 200 round trips.
 const KEYS_AT_A_TIME: usize = 5000;
 
 impl Store {
@@ -111,6 +113,11 @@ impl Store {
     /// Begins the ledger of a flow with its root event, before that is published: opens a step for each function that
     /// acts on its type. `false` where the ledger had begun already. One step, so that no worker finds half of it; if
     /// the root is not published after all, [`untrack`](Self::untrack) removes it.
+    ///
+    /// # Errors
+    ///
+    /// Redis is away or refuses; whether the ledger has begun is then not known, and tracking again
+    /// says so.
     pub async fn track(&self, meta: &Meta, key: &str, keep: Duration) -> Result<bool, StoreError> {
         let mut c = self.connection();
         let listeners: Vec<String> = cmd("SMEMBERS")
@@ -152,6 +159,8 @@ impl Store {
 
     /// Records in ledgers that runs begin or have failed, in one round trip. For those who look on: no step opens or
     /// closes by it.
+    ///
+    /// Each write puts the expiry of the ledger off by `keep`.
     pub async fn record_steps(&self, updates: &[StepUpdate]) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         for update in updates {
@@ -170,6 +179,10 @@ impl Store {
 
     /// Adds to the counts of hops to `function`: source, type, how many events. Not part of a commit: a worker
     /// collects them for some seconds, and those of one that is killed are lost.
+    ///
+    /// # Errors
+    ///
+    /// Redis is away or refuses: some of the counts may have been added.
     pub async fn count_hops(
         &self,
         hops: &[(String, String, u64)],
@@ -194,6 +207,8 @@ impl Store {
 
     /// Registers a function that starts, with its manifest and the time: ledgers open a step for it from now on, for
     /// the types that it acts on and for no other.
+    ///
+    /// Called at each start, before the consumer is there; the last start wins, with its manifest.
     pub async fn register(&self, manifest: &Manifest) -> Result<(), StoreError> {
         let mut c = self.connection();
         let name = &manifest.name;
@@ -228,6 +243,8 @@ impl Store {
     }
 
     /// Removes a ledger whose root event was not published after all.
+    ///
+    /// A ledger that is not there is removed already.
     pub async fn untrack(&self, flow: &str) -> Result<(), StoreError> {
         Ok(cmd("UNLINK")
             .arg(flow_key(flow))

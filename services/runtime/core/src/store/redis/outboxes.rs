@@ -17,11 +17,22 @@ use crate::store::{Run, Status, StoreError, StoredOutputs, Unpublished};
 use oncue_proto::event;
 
 /// Outboxes handled in one round trip.
+///
+/// Redis does nothing else meanwhile, and an outbox may hold a megabyte for each event of its
+/// commit.
 const OUTBOXES_AT_A_TIME: usize = 256;
 
 impl Store {
     /// Records that all messages of these outboxes are in their streams. With `keep` they stay until they are
     /// [removed](Self::remove_published), in case the streams lose them; else they go now.
+    ///
+    /// Idempotent: an outbox that is gone, or marked already, stays so. Both commands of an outbox
+    /// go to one partition.
+    ///
+    /// # Errors
+    ///
+    /// Redis is away or refuses. The outputs are in their streams and count as unpublished, so a
+    /// relay publishes them once more.
     pub async fn published(&self, outbox_keys: &[String], keep: bool) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         let now = event::now_ms();
@@ -53,6 +64,7 @@ impl Store {
             let events = run.events.iter().zip(replies);
             let status = events.map(|(handled, reply)| match reply.status {
                 Status::Duplicate(_) => {
+                    // The mark says which outbox; the frame in it is found by the id of the event.
                     let name = SeenMark::decode(&reply.detail).outbox;
                     let frames = name.and_then(|name| unpublished.get(&name));
                     let mut frames = frames.into_iter().flatten();
@@ -110,6 +122,10 @@ impl Store {
 
     /// Leaves in an outbox only `left`, whose outputs have still to be published; `keep`, which are published, go to an
     /// outbox of their own that is kept for a while. Both at once, or neither. An outbox that is gone stays gone.
+    ///
+    /// # Errors
+    ///
+    /// Redis is away or refuses. The outbox is whole or split, never in between.
     pub async fn split(
         &self,
         key: &str,
@@ -117,6 +133,7 @@ impl Store {
         keep: &[StoredOutputs],
     ) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
+        // `XX`: an outbox that another worker has dealt with must not come back.
         pipe.atomic()
             .cmd("SET")
             .arg(key)
@@ -165,6 +182,7 @@ impl Store {
             loop {
                 let mut connection = self.connection();
                 let mut find = cmd("ZRANGEBYSCORE");
+                // Scores below 0 are published ones, the oldest of which lie closest to 0.
                 find.arg(&index)
                     .arg(-(before as i64))
                     .arg(-1)
@@ -193,6 +211,7 @@ impl Store {
     /// done best by one process at a time and bears being done by two: a lease may run out under it.
     pub async fn lease(&self, name: &str, seconds: u64) -> Result<bool, StoreError> {
         let mut take = cmd("SET");
+        // `NX` and `EX` in one command, so that no lease stays behind without an end.
         take.arg(name).arg(1).arg("NX").arg("EX").arg(seconds);
         let taken: Option<String> = take.query_async(&mut self.connection()).await?;
         Ok(taken.is_some())
@@ -218,6 +237,7 @@ impl Store {
         let mut pipe = redis::pipe();
         for partition in partitions {
             let index = format!("{{p{partition}}}:u");
+            // From above 0: everything below is published.
             pipe.cmd("ZRANGEBYSCORE")
                 .arg(index)
                 .arg("(0")

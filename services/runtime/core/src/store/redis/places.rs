@@ -7,6 +7,8 @@ use crate::store::{Mark, StoreError, StreamPosition};
 use oncue_proto::event::{self, PARTITIONS};
 
 /// Buckets of marks looked at in one round trip.
+///
+/// Of 256 partitions, so 16 stretches of time in each round trip.
 const BUCKETS_AT_A_TIME: usize = 4096;
 
 impl Store {

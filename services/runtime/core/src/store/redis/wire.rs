@@ -33,6 +33,7 @@ pub(super) fn commit_call(
     outbox: OutboxName,
 ) -> Pipeline {
     let groups: Vec<Vec<&[CommitEvent]>> = runs.iter().map(|run| groups(&run.events)).collect();
+    // One buffer for the outputs of all runs: an outbox is one Redis string.
     let outputs = frames(runs.iter().flat_map(|run| &run.events));
     let mut call = redis::pipe();
     if !outputs.is_empty() {
@@ -53,6 +54,7 @@ pub(super) fn commit_call(
         .map(|e| e.mark.horizon)
         .max()
         .unwrap_or_default();
+    // Head of the call: horizon, skew, record, bytes of outputs, number of runs.
     call.arg(horizon)
         .arg(SKEW_MS)
         .arg(record)
@@ -61,6 +63,7 @@ pub(super) fn commit_call(
     // Of this machine, for expiries alone: the fence goes by the clock of Redis.
     let now = event::now_ms();
     for (run, groups) in runs.iter().zip(&groups) {
+        // For each run its head, which says how many of everything come behind it.
         push_head(run, groups.len(), &mut call);
         if let Some(row) = &run.row {
             push_row(row, &mut call);
@@ -173,6 +176,7 @@ fn push_row(row: &RowChange, call: &mut Pipeline) {
 fn push_group(group: &[CommitEvent], now: u64, outbox: OutboxName, call: &mut Pipeline) {
     let first = &group[0];
     let marks = group.iter().map(|handled| &handled.mark);
+    // A bucket lives as long as the longest of its marks wants.
     let expiry = marks.clone().map(|mark| mark.expiry(now)).max();
     let oldest = marks.clone().map(|mark| mark.fence).min();
     let newest = marks.map(|mark| mark.fence).max();
@@ -309,6 +313,7 @@ pub(super) struct EventReply {
 
 /// Replies to the events of one run, in order. One that was applied answers with a number for all of them.
 pub(super) fn event_replies(reply: Value, run: &Run) -> Vec<EventReply> {
+    // A number is the short answer of the good case, which is nearly every one.
     let Value::Array(parts) = reply else {
         let applied = run.events.iter().map(|_| EventReply {
             status: Status::Applied,
@@ -397,6 +402,8 @@ fn named(stored: String) -> String {
 }
 
 /// Whether a name is `v` behind one `_` or more.
+///
+/// So that `_v`, `__v` and so on move by one, and no two names meet.
 fn is_version_like(field: &str) -> bool {
     field
         .strip_suffix('v')

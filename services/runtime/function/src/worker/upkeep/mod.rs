@@ -3,6 +3,10 @@
 //! * [`relay`] publishes outputs that stayed behind, and forgets those that need not be kept;
 //! * [`restore`] publishes again what a NATS that was started anew may have lost;
 //! * [`purge`] takes out of the stream what nobody needs any more.
+//!
+//! Nobody is elected for it; where one worker is enough, a lease in Redis keeps the others away.
+//! Each loop waits for a random time around its interval, so many workers spread by themselves; two
+//! that meet at the same work do it twice, which is safe everywhere here.
 
 mod purge;
 mod relay;

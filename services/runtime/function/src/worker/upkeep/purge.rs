@@ -1,4 +1,7 @@
 //! Purging the worker's own stream.
+//!
+//! JetStream's own `max_age` would drop messages that a consumer has not acked yet. Here age and
+//! acks count together.
 
 use std::time::Duration;
 

@@ -14,17 +14,25 @@ use crate::worker::outputs::{self, Output};
 use crate::worker::publisher::{FinishedBatch, Publisher};
 
 /// Partitions looked at in one round trip.
+///
+/// All 256 are seen in 16 rounds.
 const PARTITIONS_AT_ONCE: u32 = 16;
 
+/// Relay of one worker, owned by its task. Without state in Redis of its own: the index of outboxes
+/// says what is left.
 pub(crate) struct Relay {
     pub bus: Bus,
     pub store: Store,
+    /// Shared with the settler, for its counters and its marks.
     pub publisher: Arc<Publisher>,
     /// Age of outputs that are taken for left behind.
     pub age: Duration,
 }
 
 impl Relay {
+    /// Goes round the partitions for as long as the process lives. A round takes a tenth of the age
+    /// on average, so all partitions are seen about every 1.6 ages. Workers begin anywhere, so that
+    /// they do not look at the same ones.
     pub async fn run(self) {
         let keep = self.publisher.keep_outputs;
         let rounds = PARTITIONS / PARTITIONS_AT_ONCE;
@@ -35,6 +43,8 @@ impl Relay {
             let from = round * PARTITIONS_AT_ONCE;
             let partitions = from..from + PARTITIONS_AT_ONCE;
             let left_behind = before(self.age);
+            // Old enough for their own worker to have failed, and its event to have come again
+            // without success.
             if let Ok(left) = self
                 .store
                 .unpublished(partitions.clone(), left_behind)
@@ -45,6 +55,8 @@ impl Relay {
             // An absent Redis is no news here: the commits say so.
             let _ = self.store.remove_published(partitions, before(keep)).await;
             if !keep.is_zero() && self.bus.is_connected() {
+                // Another id is another start of nats-server. The first look after the worker's own
+                // start counts as one too; copies are harmless.
                 let server = self.bus.server_id();
                 if server != restored_server {
                     match restore(&self, &server).await {
@@ -59,6 +71,9 @@ impl Relay {
         }
     }
 
+    /// Publishes outputs that were left behind, and marks them. Some may reach their stream a
+    /// second time: ids make the copy harmless, within the stream's duplicate window by the stream,
+    /// beyond it by the receivers' marks.
     async fn publish_again(&self, left: Vec<Unpublished>) {
         for Unpublished { outbox_key, frames } in left {
             tracing::info!(

@@ -1,5 +1,9 @@
 //! Restoring: a NATS that was started anew may have lost what it had acked and not yet written to disk. Outputs that are kept
 //! in Redis are published again under their ids, once for all workers; copies are known as such.
+//!
+//! A server that loses power may forget messages which it had acked since it last wrote to disk.
+//! Redis keeps outputs for `keep_outputs` after they were published, 5 minutes by default, which is
+//! longer than NATS may take to write.
 
 use oncue_core::store::StoreError;
 use oncue_proto::event::PARTITIONS;
@@ -7,9 +11,20 @@ use oncue_proto::event::PARTITIONS;
 use super::relay::{Relay, before};
 
 /// Seconds for which one worker has the sole right to restore, unless it renews it.
+///
+/// Renewed for each partition; a worker that dies in the middle leaves the rest to one that looks
+/// for the first time once the lease has run out.
 const LEASE_SECONDS: u64 = 60;
 
 /// Restores what the server of this id may have lost, unless another worker does or did.
+///
+/// After success the lease stays for twice `keep_outputs` and a minute, so that no other worker
+/// does the work again.
+///
+/// # Errors
+///
+/// A stream refuses an output: the lease ends after a second, and this worker begins anew in a
+/// later round. Redis refuses: the lease runs out by itself.
 pub(super) async fn restore(relay: &Relay, server: &str) -> Result<(), StoreError> {
     let lease = format!("oncue:restored:{server}");
     let store = &relay.store;
