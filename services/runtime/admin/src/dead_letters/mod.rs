@@ -12,6 +12,12 @@
 //!
 //! Each message has an id by which the server knows a second copy. So whoever is interrupted between the two steps does the
 //! same again, and nothing happens twice.
+//!
+//! The server knows a second copy within the stream's `duplicate_window`. After that the function's seen-mark does:
+//! it holds the number of the redrive it was made for, and a second event of that number is no work.
+//!
+//! Letters are only in the stream: no list and no count of them is kept anywhere else. In Redis there is only the
+//! seen-mark of the event, which says dead until a redrive ends otherwise.
 
 mod drop;
 mod dry_run;
@@ -76,6 +82,7 @@ pub enum LetterError {
 }
 
 /// Unix milliseconds; 0 where nothing is said.
+/// Rounded down.
 pub fn ms(time: Option<&Timestamp>) -> u64 {
     time.map_or(0, |t| {
         (t.seconds * 1000 + i64::from(t.nanos) / 1_000_000) as u64
@@ -83,6 +90,7 @@ pub fn ms(time: Option<&Timestamp>) -> u64 {
 }
 
 /// Timestamp of Unix milliseconds.
+/// Exact; [`ms`] is its inverse.
 pub fn timestamp(ms: u64) -> Timestamp {
     Timestamp {
         seconds: ms as i64 / 1000,

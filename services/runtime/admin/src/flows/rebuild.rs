@@ -36,6 +36,9 @@ pub struct Rebuilt {
 ///
 /// # Errors
 /// NATS does not answer. Redis may be away.
+///
+/// On top of the [search](search::follow): the consumers of all streams, the newest `limits.letters` dead letters,
+/// and one pipeline to Redis for all marks.
 pub async fn rebuild(
     sources: &Sources<'_>,
     id: &str,
@@ -89,6 +92,7 @@ struct Turn<'t> {
     /// When the first event it emitted because of this one came.
     emitted: Option<u64>,
     /// Whether it is taken to act on the event even if nothing is left of that.
+    /// Of a consumer its filters say so; without one, that the function is among those known to be there.
     expected: bool,
 }
 

@@ -1,4 +1,8 @@
 //! Events looked up in the seen-marks of functions, each of which says where in its stream the event stands.
+//!
+//! A mark lies in the partition of the key, which an id does not tell, so every partition is asked: 256 `HMGET`s
+//! for each bucket of event time, the newest first, 16 buckets in one round trip. A busy stream costs more to read
+//! and a quiet one less, which is why both ways are gone at once.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
@@ -11,6 +15,8 @@ use oncue_core::store::StreamPosition;
 use oncue_proto::event;
 
 /// Outputs of one event that are asked for at a time.
+/// A batch in which none is found ends the search: outputs are numbered from 0, and few events have more than
+/// these.
 const OUTPUTS_AT_ONCE: usize = 16;
 
 impl FlowSearch<'_> {
