@@ -102,11 +102,13 @@ pub async fn latest(
             bytes: 0,
         };
         let mut batch = bus.read_slice(stream, &slice).await?;
+        // A slice has no end of its own; what lies beyond belongs to a piece that was looked at before.
         batch.retain(|found| found.sequence < end);
         if batch.len() <= most {
             newest.extend(batch.into_iter().rev().filter(&wanted));
         } else {
             let middle = begin.midpoint(end);
+            // The newer half is taken first, since the last is popped.
             pieces.extend([(begin, middle), (middle, end)]);
         }
     }

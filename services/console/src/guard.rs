@@ -30,6 +30,7 @@ pub async fn every(State(app): State<Arc<App>>, request: Request, next: Next) ->
         }
         problem.write(&mut response, None);
     }
+    // Last, so that refusals and panics carry them too.
     let headers = response.headers_mut();
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, POLICY),
@@ -41,6 +42,7 @@ pub async fn every(State(app): State<Arc<App>>, request: Request, next: Next) ->
     }
     headers
         .entry(header::CACHE_CONTROL)
+        // Answers show events, which may hold anything: no cache on the way is to keep them.
         .or_insert(HeaderValue::from_static("no-store"));
     response
 }
@@ -50,11 +52,12 @@ pub async fn reader(State(app): State<Arc<App>>, mut request: Request, next: Nex
     let Some(who) = who(&app, &request) else {
         return Problem::new(LOGIN, "send the token to /api/login first").into_response();
     };
+    // The name goes along with the request: whatever is done is on record under it.
     request.extensions_mut().insert(who);
     next.run(request).await
 }
 
-/// The same, where something is changed.
+/// Lets pass who is logged in where writing is on: without a token nobody is known, so nobody may act.
 pub async fn writer(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let Some(who) = who(&app, &request) else {
         return Problem::new(LOGIN, "send the token to /api/login first").into_response();
@@ -83,9 +86,11 @@ fn refused(app: &App, request: &Request) -> Option<&'static str> {
             "without a token this console answers under localhost, 127.0.0.1 and [::1] only",
         );
     }
+    // No route changes anything by these, and a browser lets another site send but not read them.
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return None;
     }
+    // Browsers set this one and no script can; older ones send `origin` alone, so both are looked at.
     if text("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none") {
         return Some("a page of another site may not write here");
     }

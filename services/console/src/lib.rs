@@ -123,6 +123,7 @@ impl App {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
+        // Outside of the tasks that shutdown waits for: it ends by itself once `stop` is cancelled.
         tokio::spawn(sample::run(app.clone()));
         Ok(app)
     }

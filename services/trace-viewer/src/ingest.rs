@@ -27,6 +27,8 @@ use crate::store::SharedStore;
 /// below it.
 pub const MAX_REQUEST: usize = 20 * 1024 * 1024;
 
+/// Encoding that exporters use by default; answers come in the encoding of the request [OTLP 1.10, "OTLP/HTTP
+/// Response"].
 const PROTOBUF: &str = "application/x-protobuf";
 
 /// OTLP over gRPC, plain and gzip.
@@ -58,6 +60,7 @@ pub fn http(store: SharedStore) -> Router {
         .with_state(store)
 }
 
+/// How a body is written: by its `content-type`.
 #[derive(Clone, Copy)]
 enum Encoding {
     Protobuf,
@@ -79,10 +82,13 @@ struct Refusal {
     message: String,
 }
 
+/// One request. Answers 200 also where spans were refused: which and why stands in the partial success, and sending
+/// them again would change nothing.
 async fn export(State(store): State<SharedStore>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let Some(encoding) = encoding(&head.headers) else {
         let message = format!("content-type is neither {PROTOBUF} nor application/json");
+        // No encoding is known that the sender reads, so the answer is in the one a person reads.
         return refuse(Encoding::Json, unsupported(message));
     };
     match read(&head.headers, body, encoding).await {
@@ -91,6 +97,7 @@ async fn export(State(store): State<SharedStore>, request: Request) -> Response 
     }
 }
 
+/// Encoding by `content-type`, whose parameters do not matter; `None` for any other, and without one.
 fn encoding(headers: &HeaderMap) -> Option<Encoding> {
     let content_type = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     match content_type
@@ -115,6 +122,7 @@ async fn read(
     let coding = headers
         .get(header::CONTENT_ENCODING)
         .map_or(b"identity".as_slice(), |coding| coding.as_bytes());
+    // Before the coding is looked at: the body is to be read to its end in any case.
     let body = read_to_end(body).await?;
     match coding {
         b"identity" | b"" => decode(encoding, &body),
@@ -157,6 +165,7 @@ fn gunzip(body: &[u8]) -> Result<Vec<u8>, Refusal> {
     }
 }
 
+/// 415: of the headers alone it is known that the body cannot be read.
 fn unsupported(message: String) -> Refusal {
     Refusal {
         status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -164,6 +173,7 @@ fn unsupported(message: String) -> Refusal {
     }
 }
 
+/// 413, which by OTLP is not tried again.
 fn too_large() -> Refusal {
     Refusal {
         status: StatusCode::PAYLOAD_TOO_LARGE,
@@ -171,6 +181,7 @@ fn too_large() -> Refusal {
     }
 }
 
+/// 400, which by OTLP is not tried again: the bytes would fail again.
 fn malformed(error: &dyn std::fmt::Display) -> Refusal {
     Refusal {
         status: StatusCode::BAD_REQUEST,
@@ -216,6 +227,7 @@ fn complete(json: &mut Value) {
     }
 }
 
+/// Answer to a request that was taken, in its encoding.
 fn accept(encoding: Encoding, response: &ExportTraceServiceResponse) -> Response {
     match encoding {
         Encoding::Protobuf => {
@@ -235,6 +247,8 @@ fn accept(encoding: Encoding, response: &ExportTraceServiceResponse) -> Response
     }
 }
 
+/// Answer to a request that was not taken. The gRPC code in it is the same for all; the HTTP status tells them
+/// apart.
 fn refuse(encoding: Encoding, refusal: Refusal) -> Response {
     let status = refusal.status;
     let body = Status {

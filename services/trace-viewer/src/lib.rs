@@ -117,6 +117,8 @@ async fn bind(host: &str, port: u16, flag: &str) -> Result<TcpListener, String> 
 
 /// Serves until `shutdown` completes, then gives open requests [`DRAIN_TIMEOUT`] and returns. An error of any server ends
 /// all of them.
+///
+/// The store begins empty and ends with this: nothing is written to disk.
 pub async fn serve(
     listeners: Listeners,
     limits: Limits,

@@ -45,6 +45,7 @@ impl Search {
         })
     }
 
+    /// Looks at every span until one matches: a search reads the whole store, which is bounded.
     pub fn finds(&self, trace: &Trace) -> bool {
         trace
             .spans
@@ -52,6 +53,7 @@ impl Search {
             .any(|stored| self.matches(trace.process(stored), stored))
     }
 
+    // Tags last: to collect them costs more than all the rest.
     fn matches(&self, process: &Process, stored: &StoredSpan) -> bool {
         let span = &stored.span;
         self.service

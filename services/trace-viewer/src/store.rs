@@ -1,5 +1,8 @@
 //! Store of traces in memory, bounded by number and by bytes: when either is exceeded, the trace that began to arrive first
 //! goes, whole.
+//!
+//! A trace that is looked at is not kept any longer for it. Spans that come after their trace has gone begin it
+//! anew, so such a trace shows in part.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -74,6 +77,7 @@ impl From<Resource> for Process {
 }
 
 impl Process {
+    /// Counted once for each trace that names it, though all spans of a request share it.
     fn bytes(&self) -> usize {
         size_of::<Self>()
             + self
@@ -100,6 +104,7 @@ pub struct StoredSpan {
     bytes: usize,
 }
 
+/// All spans of one trace id that came so far; nobody says when a trace is complete.
 #[derive(Default)]
 pub struct Trace {
     pub id: u128,
@@ -138,6 +143,7 @@ impl Trace {
         })
     }
 
+    /// Adds a span, or puts it in the place of one of the same id, and keeps the sum of the bytes.
     fn put(
         &mut self,
         id: u64,
@@ -165,7 +171,9 @@ impl Trace {
 /// Reason why a span was not kept. Neither is worth a retry.
 #[derive(Clone, Copy)]
 enum SpanRefusal {
+    /// Wrong length, or all zero, which OTLP forbids.
     BadId,
+    /// At its bound of spans or of bytes.
     TraceFull,
 }
 
@@ -232,6 +240,7 @@ impl Store {
         let before = trace.bytes;
         let full = trace.spans.len() >= self.limits.max_spans_per_trace
             || trace.bytes >= self.limits.bytes / TRACE_SHARE;
+        // A span that is there already is taken once more: it replaces its copy and needs no room.
         if full && !trace.spans.contains_key(&span_id) {
             trace.dropped += 1;
             return Err(SpanRefusal::TraceFull);
@@ -242,6 +251,7 @@ impl Store {
         Ok(())
     }
 
+    /// Drops traces by arrival and not by start: clocks of senders differ, and a late trace is still news.
     fn evict(&mut self) {
         while self.traces.len() > self.limits.traces || self.bytes > self.limits.bytes {
             let Some(oldest) = self.arrival.pop_front() else {
@@ -285,6 +295,7 @@ impl Store {
     }
 
     /// Name and kind of the operations of one service.
+    /// Reads every span of the store, which is bounded: an index would cost more with each span than it saves.
     pub fn operations(&self, service: &str) -> BTreeSet<(&str, i32)> {
         let own = self
             .spans()
@@ -335,6 +346,7 @@ impl Store {
             .collect()
     }
 
+    /// Service of a span; `None` where it did not come or has gone.
     fn service_of(&self, trace: u128, span: &[u8]) -> Option<&str> {
         let trace = self.trace(trace)?;
         Some(&trace.process(trace.spans.get(&span_id(span)?)?).service)
