@@ -8,6 +8,7 @@ use crate::exit::Failure;
 use crate::settings::Settings;
 
 /// Manifests of the named functions; all mistakes at once.
+/// Asks all programs at once; a missing one is told before any is started.
 pub async fn of(settings: &Settings, names: &[String]) -> Result<Vec<Manifest>, Failure> {
     let missing: Vec<&str> = names
         .iter()

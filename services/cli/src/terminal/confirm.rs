@@ -17,6 +17,7 @@ pub fn ask(question: &str, yes: bool) -> Result<(), Failure> {
                 .advise("nothing was done; if you mean it, say so with --yes"),
         );
     }
+    // On stderr, so that stdout holds the result alone, also where it is piped.
     let _ = write!(anstream::stderr(), "{} [y/N] ", paint(BOLD, question));
     let _ = io::stderr().flush();
     let mut answer = String::new();

@@ -74,6 +74,7 @@ pub fn width() -> Option<usize> {
 }
 
 /// Prints a line that replaces itself, on stderr, where that is a terminal; an empty one goes away.
+/// Nothing is printed elsewhere: in a file every step would be a line.
 pub fn progress(line: impl Display) {
     if io::stderr().is_terminal() {
         let _ = write!(anstream::stderr(), "\r\x1b[2K{line}");

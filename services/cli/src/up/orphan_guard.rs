@@ -75,6 +75,7 @@ impl OrphanGuard {
 }
 
 impl GuardShell {
+    /// Writes the whole list in one line: a line that our end cuts off is not read, and the list before it holds.
     fn write_list(&mut self) {
         let list: Vec<String> = self.pids.iter().map(u32::to_string).collect();
         if let Some(pipe) = &mut self.pipe {

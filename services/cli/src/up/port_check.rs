@@ -30,12 +30,14 @@ pub fn taken_by(port: u16) -> String {
 }
 
 /// Whether one could listen on every address the name stands for.
+/// Taken and given back at once, so somebody may take it in between; the server that starts says so then.
 pub fn is_free(address: &str) -> bool {
     let addresses = address.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
     addresses.is_ok_and(|all| all.iter().all(|address| TcpListener::bind(address).is_ok()))
 }
 
 /// Refuses an address nobody can listen on, with the process that has the port and the setting that names another.
+/// Tries it rather than reading a table: only the system knows what may be listened on.
 pub fn must_be_free(who: &str, address: &str, setting: &str) -> Result<(), Failure> {
     let addresses = address
         .to_socket_addrs()

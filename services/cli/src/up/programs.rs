@@ -17,6 +17,7 @@ const CONSOLE_PROGRAM: &str = "oncue-console";
 pub const VIEWER: &str = "traces";
 const VIEWER_PROGRAM: &str = "oncue-trace-viewer";
 /// Ports of the viewer: OTLP over gRPC and over HTTP, UI, health.
+/// All four are needed, and a Jaeger that runs has at least one of them.
 const VIEWER_PORTS: [u16; 4] = [4317, 4318, 16686, 13133];
 const VIEWER_OTLP: &str = "http://127.0.0.1:4318";
 const VIEWER_UI: &str = "http://127.0.0.1:16686/";
@@ -103,6 +104,7 @@ pub fn environment(settings: &Settings, profile: Profile) -> Result<Environment,
         variable("ONCUE_REDIS_URL", config.redis_url.expose()),
         variable("ONCUE_GATEWAY_LISTEN", &config.gateway.listen),
         variable("ONCUE_CONSOLE_LISTEN", &config.console.listen),
+        // Lines are read by us and printed for people, with name and colour.
         variable("ONCUE_LOG_FORMAT", "json"),
     ];
     if let Some(path) = &config.path {
@@ -139,6 +141,7 @@ pub fn function(
     env: &Environment,
 ) -> Result<ProcessSpec, Failure> {
     let mut env = env.clone();
+    // Behind the others, since of two variables of one name the last counts.
     env.extend(settings.config.function(name).env);
     spec(settings, name, name, env)
 }

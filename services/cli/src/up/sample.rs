@@ -14,6 +14,7 @@ use super::scale::Sample;
 /// Consumers asked for one by one; more are read by the page, 256 in one answer.
 const FEW_CONSUMERS: usize = 8;
 /// Interval for a sleeper whose stream is busy with other things.
+/// An event of its own would wake it at once; this is for events that came while nobody listened.
 const SLEEPER_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval for everybody, whatever the stream says: a consumer that was rewound has new work and no new event.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
@@ -58,6 +59,7 @@ impl Sampler {
         }
         let mut found = Vec::new();
         for (stream, subjects) in streams {
+            // Read before the consumers: an event that comes in between is then seen twice rather than not at all.
             let end = self.bus.stream_info(stream).await?.state.last_seq;
             let (due, quiet): (Vec<&Subject>, Vec<&Subject>) = subjects
                 .into_iter()
@@ -73,6 +75,7 @@ impl Sampler {
                 );
                 found.push((name, sample));
             }
+            // What was known still holds, and the autoscaler needs a sample to count the time without work.
             let awake = quiet.into_iter().filter(|subject| subject.awake);
             found.extend(awake.filter_map(|subject| {
                 let seen = self.seen.get(&subject.name)?;
@@ -136,6 +139,7 @@ fn sample_of(consumer: &ConsumerInfo) -> Sample {
     Sample {
         lag: consumer.num_pending,
         in_flight: consumer.num_ack_pending,
+        // Counts deliveries and not messages, so a run that was tried again counts as work too.
         delivered: consumer.delivered.consumer_seq,
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use oncue_core::config::Scale;
 
 /// Time between two samples after which nothing is known of what was needed in between.
+/// Ten looks: fewer may be lost to a server that restarts.
 const SAMPLE_GAP: Duration = Duration::from_secs(10);
 
 /// Sample of a function's consumer.
@@ -23,6 +24,7 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// Whether nothing is left to do, for now.
     pub fn is_quiet(&self) -> bool {
         self.lag == 0 && self.in_flight == 0
     }
@@ -82,6 +84,7 @@ pub struct History {
 }
 
 impl History {
+    /// Takes in a sample. Costs no more than the number of needs that it outdoes.
     pub fn record(&mut self, now: Duration, sample: Sample, limits: &PoolLimits) {
         let before = self.last.replace(TimedSample { at: now, sample });
         if before.is_none_or(|before| now.saturating_sub(before.at) > SAMPLE_GAP) {
@@ -112,6 +115,7 @@ impl History {
         self.record(now, sample, limits);
     }
 
+    /// Begins the time anew for which workers are kept in any case.
     pub fn started(&mut self, now: Duration) {
         self.since = now;
     }
@@ -120,6 +124,7 @@ impl History {
 /// Workers so that every event has a slot, within the bounds.
 fn need(sample: &Sample, before: Option<Sample>, limits: &PoolLimits) -> u32 {
     let Scale { min, max, .. } = limits.scale;
+    // A quick function has nothing waiting at any look and is busy all the same.
     let worked_between = before.is_some_and(|before| before.delivered != sample.delivered);
     let work = (sample.lag + sample.in_flight).max(u64::from(worked_between));
     // More workers than hold what may be in flight at all would have nothing to do.
@@ -135,6 +140,7 @@ impl PoolLimits {
     }
 }
 
+/// Decision of this moment. Reads no clock and changes nothing: the same history gives the same decision.
 pub fn decide(
     history: &History,
     count: WorkerCount,
@@ -157,6 +163,7 @@ pub fn decide(
         let why = format!(
             "lag {lag} + in flight {in_flight}, {each} at a time each, {min} to {max} workers"
         );
+        // More of what does not live would only end more often.
         if failing > 0 {
             return Decision::Wait(format!("{failing} of {have} keep ending ({why})"));
         }

@@ -81,6 +81,7 @@ async fn in_ledger(redis: &Store, id: &str) -> Result<Option<Flow>, Failure> {
     }
 }
 
+/// Flow without a ledger, rebuilt from what is left. Read for most of a second unless `--all` says otherwise.
 async fn untracked(
     args: &Args,
     settings: &Settings,
@@ -186,6 +187,7 @@ impl View {
         Ok(())
     }
 
+    /// Looks again until the flow is complete. Polls: a ledger tells nobody when it changes.
     async fn follow(&self, first: Flow) -> Result<u8, Failure> {
         let store = self.redis.clone();
         let id = first.id.clone();
@@ -245,6 +247,7 @@ impl Screen {
         }
         let mut lines: Vec<&str> = text.lines().collect();
         let room = height().saturating_sub(1).max(2);
+        // More lines than the terminal has cannot be drawn over; the last drawing stays, so it is whole.
         if !last && lines.len() > room {
             lines.truncate(room - 1);
             lines.push("…");

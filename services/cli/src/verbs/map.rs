@@ -56,6 +56,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         .into_iter()
         .flatten()
     {
+        // Drift compares with what was seen: without a server everything would seem unused.
         if args.drift {
             return Err(Failure::silent(&away.what));
         }

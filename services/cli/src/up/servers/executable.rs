@@ -20,6 +20,7 @@ pub async fn find(kind: &ServerKind, data: &Path, settings: &Settings) -> Result
         .chain([data.join("bin"), settings.bin.clone()])
         .collect();
     let mut refused = Vec::new();
+    // Every folder for the usual name before any for the other: Valkey only where there is no fit Redis.
     for program in kind.programs {
         for folder in &folders {
             let candidate = folder.join(program);

@@ -16,6 +16,7 @@ use crate::terminal::table::{self, text};
 use crate::when;
 
 /// Publishes under way at a time.
+/// Bounds what is under way, not what is lost: every output has its id, so this may be run again.
 const CONCURRENT_PUBLISHES: usize = 64;
 
 #[derive(clap::Args)]
@@ -28,6 +29,7 @@ pub struct Args {
     yes: bool,
 }
 
+/// Outcome of all partitions, by what the stream said of each output.
 #[derive(Default)]
 struct Republished {
     new: u64,
@@ -46,6 +48,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         .map_or_else(|| "all that is kept".to_owned(), event::format_time);
     confirm::ask(&format!("Publish outputs again ({since})?"), args.yes)?;
     let mut tally = Republished::default();
+    // Partition by partition: outboxes are listed by partition, and progress can be told.
     for partition in 0..PARTITIONS {
         progress(format_args!("partition {} of {PARTITIONS}", partition + 1));
         again(partition, args.since.unwrap_or(0), &bus, &store, &mut tally).await?;
@@ -108,6 +111,7 @@ async fn again(
         for frame in kept.into_iter().flat_map(|kept| kept.frames) {
             match Outbox::decode(frame.outputs) {
                 Ok(outbox) => outputs.extend(outbox.outputs),
+                // Counted and gone on from: one that is broken must not keep the others from being published.
                 Err(_) => tally.unreadable += 1,
             }
         }

@@ -62,6 +62,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
             .and_then(|regression| regression.from.get(&manifest.name).copied());
         rewinds.extend(plan(manifest, since, lost, &bus).await?);
     }
+    // Before the question: what cannot be brought back is part of the decision.
     warn(&rewinds, since, &bus, settings).await?;
     let most: u64 = rewinds
         .iter()
@@ -78,6 +79,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         &["FUNCTION", "STREAM", "FROM", "DELIVERED AGAIN"],
         &rewind(&rewinds, &bus).await?,
     ));
+    // Last: should a rewind fail, workers still refuse to start, and this is run again.
     store.clear_regression().await.map_err(Failure::silent)?;
     say(paint(
         GOOD,

@@ -31,11 +31,13 @@ impl EventFilter {
                 .is_none_or(|wanted| flow.starts_with(wanted))
     }
 
+    /// Whether there is no condition at all.
     fn takes_all(&self) -> bool {
         self.key.is_none() && self.flow.is_none()
     }
 }
 
+/// Turns messages into lines; keeps nothing between two messages.
 pub struct EventReader {
     pub catalog: Arc<Catalog>,
     pub filter: EventFilter,
@@ -70,6 +72,7 @@ impl EventReader {
         })
     }
 
+    /// Line of a message that is no event, with the reason.
     fn unreadable(&self, message: &StreamMessage, why: &str) -> Option<String> {
         // Nobody knows whether it has the key or the flow that was asked for.
         if !self.filter.takes_all() {
@@ -110,6 +113,7 @@ impl EventReader {
     }
 }
 
+/// Every attribute, also empty ones: programs look for fields, not for words.
 fn json_line(
     message: &StreamMessage,
     Incoming { meta, format, .. }: &Incoming,
