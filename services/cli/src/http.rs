@@ -1,5 +1,5 @@
-//! HTTP client for one GET: enough to ask a health page or the NATS monitor. A client library would be larger than this
-//! whole command.
+//! HTTP client for one GET: enough to ask a health page or the NATS monitor. A client library would be larger than
+//! this whole command.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Manifests of functions, from their programs. The program is the only source: nothing about a function is written twice.
+//! Manifests of functions, from their programs. The program is the only source: nothing about a function is written
+//! twice.
 
 use futures::future::join_all;
 use oncue_admin::program;

@@ -67,8 +67,8 @@ pub struct Args {
     /// Folder for the servers' data.
     #[arg(long, default_value = ".oncue", value_name = "DIR")]
     data: PathBuf,
-    /// How servers that are started here treat the disk: `durable` writes before it answers, for events and state that
-    /// survive a power cut. What is true of the running servers says `oncue doctor`.
+    /// How servers that are started here treat the disk: `durable` writes before it answers, for events and state
+    /// that survive a power cut. What is true of the running servers says `oncue doctor`.
     #[arg(long, env = "ONCUE_PROFILE", value_enum, default_value_t = Profile::Dev)]
     profile: Profile,
     /// Start only these functions, with everything around them.

@@ -73,8 +73,9 @@ fn is_from(message: &StoredMessage, source: Option<&str>) -> bool {
     source.is_none_or(|source| message.header("ce-source") == Some(source))
 }
 
-/// The last messages of a subject, oldest first. The stream is halved, newest half first, until what lies in a piece fits
-/// into one answer; the server finds subjects by its index, so a million events cost some dozens of small questions.
+/// The last messages of a subject, oldest first. The stream is halved, newest half first, until what lies in a piece
+/// fits into one answer; the server finds subjects by its index, so a million events cost some dozens of small
+/// questions.
 pub async fn latest(
     bus: &Bus,
     stream: &str,

@@ -17,7 +17,8 @@ use crate::problem::{FORBIDDEN, INTERNAL, LOGIN, Problem, READ_ONLY};
 const POLICY: &str = "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self'; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Middleware of all routes: refuses what other sites send, writes problem documents and the headers every answer has.
+/// Middleware of all routes: refuses what other sites send, writes problem documents and the headers every answer
+/// has.
 pub async fn every(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let mut response = if let Some(why) = refused(&app, &request) {
         Problem::new(FORBIDDEN, why).into_response()
@@ -80,7 +81,8 @@ fn who(app: &App, request: &Request) -> Option<Who> {
 fn refused(app: &App, request: &Request) -> Option<&'static str> {
     let headers = request.headers();
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    // Without a token the only guard is that nobody else can reach us; a name of theirs that leads here is somebody else.
+    // Without a token the only guard is that nobody else can reach us; a name of theirs that leads here is somebody
+    // else.
     if !app.access.has_token() && !text("host").is_some_and(is_loopback) {
         return Some(
             "without a token this console answers under localhost, 127.0.0.1 and [::1] only",

@@ -1,5 +1,5 @@
-//! News for browsers, pushed: the graph when it is another one, numbers every second. Each is made once for all; a browser
-//! that reads slowly misses some and gets the newest.
+//! News for browsers, pushed: the graph when it is another one, numbers every second. Each is made once for all; a
+//! browser that reads slowly misses some and gets the newest.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! One task looks at the bus for all browsers: what workers say of themselves, what consumers still have before them, and
-//! the last few messages of each stream, by which its traffic is told apart by type and by source. Counters and samples,
-//! never every event: the cost is the same at ten events a second and at ten thousand.
+//! One task looks at the bus for all browsers: what workers say of themselves, what consumers still have before them,
+//! and the last few messages of each stream, by which its traffic is told apart by type and by source. Counters and
+//! samples, never every event: the cost is the same at ten events a second and at ten thousand.
 
 mod traffic;
 

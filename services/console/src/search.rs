@@ -1,5 +1,5 @@
-//! `GET /api/search?q=`: an event id, a flow id or a key. The ledger knows its flows, keys are looked for among the newest
-//! events, ids as [`oncue_admin::flows::search`] does.
+//! `GET /api/search?q=`: an event id, a flow id or a key. The ledger knows its flows, keys are looked for among the
+//! newest events, ids as [`oncue_admin::flows::search`] does.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -145,8 +145,8 @@ pub fn event_streams(app: &App) -> Vec<String> {
         .collect()
 }
 
-/// The last events about a key: the newest of each stream, since streams keep events under their type alone and nothing but
-/// an event itself says what it is about.
+/// The last events about a key: the newest of each stream, since streams keep events under their type alone and
+/// nothing but an event itself says what it is about.
 async fn by_key(app: &App, key: &str) -> Result<Keyed, BusError> {
     let streams = event_streams(app).into_iter();
     let looked = join_all(streams.map(|stream| newest_about(app, stream, key))).await;

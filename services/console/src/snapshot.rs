@@ -312,7 +312,8 @@ impl Seen {
         traffic.map(|(_, rate)| rate).sum()
     }
 
-    /// Into a type: what its source sends. Out of it: what the function was handed, shared by the traffic of its triggers.
+    /// Into a type: what its source sends. Out of it: what the function was handed, shared by the traffic of its
+    /// triggers.
     fn rate_along(&self, edge: &Edge) -> f64 {
         if edge.emits {
             let source = TrafficSource {

@@ -1,4 +1,5 @@
-//! Intake of traces: OTLP over gRPC, and over HTTP in both of its encodings [OTLP 1.10, sections "OTLP/gRPC" and "OTLP/HTTP"].
+//! Intake of traces: OTLP over gRPC, and over HTTP in both of its encodings [OTLP 1.10, sections "OTLP/gRPC" and
+//! "OTLP/HTTP"].
 
 use std::io::Read;
 
@@ -23,8 +24,8 @@ use tonic::codec::CompressionEncoding;
 
 use crate::store::SharedStore;
 
-/// Largest request, counted after decompression. The OpenTelemetry Collector accepts as much; exporters send batches far
-/// below it.
+/// Largest request, counted after decompression. The OpenTelemetry Collector accepts as much; exporters send batches
+/// far below it.
 pub const MAX_REQUEST: usize = 20 * 1024 * 1024;
 
 /// Encoding that exporters use by default; answers come in the encoding of the request [OTLP 1.10, "OTLP/HTTP
@@ -134,8 +135,8 @@ async fn read(
     }
 }
 
-/// Bytes of the body. One that is too large is still read, and thrown away: a sender cut off while it writes sees a broken
-/// connection instead of the answer.
+/// Bytes of the body. One that is too large is still read, and thrown away: a sender cut off while it writes sees a
+/// broken connection instead of the answer.
 async fn read_to_end(body: Body) -> Result<Vec<u8>, Refusal> {
     let mut chunks = body.into_data_stream();
     let mut bytes = Vec::new();
@@ -204,8 +205,8 @@ fn decode_json(body: &[u8]) -> serde_json::Result<ExportTraceServiceRequest> {
     serde_json::from_value(request)
 }
 
-/// Writes out what protobuf's JSON lets a sender leave out or write as text, and what the generated types insist on. One such
-/// attribute would otherwise cost its whole batch.
+/// Writes out what protobuf's JSON lets a sender leave out or write as text, and what the generated types insist on.
+/// One such attribute would otherwise cost its whole batch.
 fn complete(json: &mut Value) {
     match json {
         Value::Array(items) => items.iter_mut().for_each(complete),

@@ -1,4 +1,5 @@
-//! Jaeger's JSON, as its UI 2.14 reads it, built from OTLP spans. Field names are Jaeger's [jaeger `model/json/model.go`].
+//! Jaeger's JSON, as its UI 2.14 reads it, built from OTLP spans. Field names are Jaeger's [jaeger
+//! `model/json/model.go`].
 //!
 //! Everything borrows from the store: a trace is written out while the store is locked, and nothing is copied before.
 

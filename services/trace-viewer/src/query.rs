@@ -1,4 +1,5 @@
-//! Query API: the part of Jaeger's that its UI 2.14 calls [jaeger `cmd/query/app/http_handler.go`], and the health check.
+//! Query API: the part of Jaeger's that its UI 2.14 calls [jaeger `cmd/query/app/http_handler.go`], and the health
+//! check.
 
 use std::{
     cmp::Reverse,

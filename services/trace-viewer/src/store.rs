@@ -1,5 +1,5 @@
-//! Store of traces in memory, bounded by number and by bytes: when either is exceeded, the trace that began to arrive first
-//! goes, whole.
+//! Store of traces in memory, bounded by number and by bytes: when either is exceeded, the trace that began to arrive
+//! first goes, whole.
 //!
 //! A trace that is looked at is not kept any longer for it. Spans that come after their trace has gone begin it
 //! anew, so such a trace shows in part.
@@ -30,7 +30,8 @@ pub struct Limits {
     /// Memory for spans in MiB (an estimate); beyond that the oldest trace is dropped.
     #[arg(long = "max-mib", value_name = "N", env = "ONCUE_VIEWER_MAX_MIB", default_value = "256", value_parser = mebibytes)]
     pub bytes: usize,
-    /// Spans kept of one trace, which also gets at most a quarter of the memory; further ones are refused, and the trace says so.
+    /// Spans kept of one trace, which also gets at most a quarter of the memory; further ones are refused, and the
+    /// trace says so.
     #[arg(long, value_name = "N", env = "ONCUE_VIEWER_MAX_SPANS_PER_TRACE", default_value = "10000", value_parser = positive)]
     pub max_spans_per_trace: usize,
 }
@@ -88,9 +89,9 @@ impl Process {
     }
 }
 
-/// Estimate of the memory a decoded message takes, as every string, list and attribute is its own allocation. With the usual
-/// short attributes the sum of these comes within a tenth of the memory measured; with values of kilobytes it is twice that,
-/// which errs on the safe side.
+/// Estimate of the memory a decoded message takes, as every string, list and attribute is its own allocation. With
+/// the usual short attributes the sum of these comes within a tenth of the memory measured; with values of kilobytes
+/// it is twice that, which errs on the safe side.
 fn memory(encoded: usize) -> usize {
     encoded * DECODED_SIZE_FACTOR
 }
@@ -203,7 +204,8 @@ impl Store {
         }
     }
 
-    /// Keeps the spans there is room for and says in the answer how many it could not keep, and why not the first of them.
+    /// Keeps the spans there is room for and says in the answer how many it could not keep, and why not the first of
+    /// them.
     pub fn insert(&mut self, request: ExportTraceServiceRequest) -> ExportTraceServiceResponse {
         let mut refused = Vec::new();
         for resource_spans in request.resource_spans {
@@ -334,8 +336,8 @@ impl Store {
         calls
     }
 
-    /// Services that called: the parent's. Only without a parent do the links count: a consumer is often both child of its
-    /// producer and linked to it, and that is one call.
+    /// Services that called: the parent's. Only without a parent do the links count: a consumer is often both child
+    /// of its producer and linked to it, and that is one call.
     fn callers(&self, trace: &Trace, stored: &StoredSpan) -> BTreeSet<&str> {
         if let Some(parent) = self.service_of(trace.id, &stored.span.parent_span_id) {
             return BTreeSet::from([parent]);
@@ -378,8 +380,8 @@ impl SharedStore {
         Self(Arc::new(Mutex::new(Store::new(limits))))
     }
 
-    /// Locks the store. Never held across an await, so a blocking mutex is right. A panic while it was held cost at most one request's spans: what is
-    /// there is still worth showing, hence no poisoning.
+    /// Locks the store. Never held across an await, so a blocking mutex is right. A panic while it was held cost at
+    /// most one request's spans: what is there is still worth showing, hence no poisoning.
     pub fn lock(&self) -> MutexGuard<'_, Store> {
         self.0.lock()
     }

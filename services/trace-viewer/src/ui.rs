@@ -1,4 +1,5 @@
-//! Jaeger UI, compiled in: one page and four assets. `ui/THIRD-PARTY.md` says where they come from and under which licences.
+//! Jaeger UI, compiled in: one page and four assets. `ui/THIRD-PARTY.md` says where they come from and under which
+//! licences.
 
 use std::io::Read;
 

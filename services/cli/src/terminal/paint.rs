@@ -1,7 +1,7 @@
 //! Printing: styles, results on stdout, remarks and progress on stderr.
 //!
-//! Colours go to terminals only; `NO_COLOR` and `CLICOLOR_FORCE` are honoured (by anstream). Text from events, logs and
-//! servers may hold escape sequences, so it passes [`brief`] before it reaches a terminal.
+//! Colours go to terminals only; `NO_COLOR` and `CLICOLOR_FORCE` are honoured (by anstream). Text from events, logs
+//! and servers may hold escape sequences, so it passes [`brief`] before it reaches a terminal.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};

@@ -1,5 +1,5 @@
-//! Autoscaler: keeps as many workers of each function as there is work for. Looks, decides ([`scale`](super::scale)), acts,
-//! says why.
+//! Autoscaler: keeps as many workers of each function as there is work for. Looks, decides ([`scale`](super::scale)),
+//! acts, says why.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -180,7 +180,8 @@ impl<'s> Autoscaler<'s> {
         }
     }
 
-    /// Decides, says why, and starts what is to be started. To stop a worker takes a question first, so that is handed back.
+    /// Decides, says why, and starts what is to be started. To stop a worker takes a question first, so that is
+    /// handed back.
     fn act(&self, function: &str) -> Option<ScaleDown> {
         let now = self.began.elapsed();
         let mut pools = self.pools.lock();
@@ -222,8 +223,8 @@ impl<'s> Autoscaler<'s> {
         None
     }
 
-    /// Stops workers with nothing in flight. Before the last one of a function goes the wake listener is there, and only
-    /// then is looked whether there is really nothing to do: what comes later is heard.
+    /// Stops workers with nothing in flight. Before the last one of a function goes the wake listener is there, and
+    /// only then is looked whether there is really nothing to do: what comes later is heard.
     async fn scale_down(&mut self, scale_downs: Vec<ScaleDown>) {
         for scale_down in scale_downs.iter().filter(|down| down.to_sleep) {
             self.listen(&scale_down.function).await;

@@ -1,4 +1,5 @@
-//! Keeper of one process: starts it, passes its lines on, starts it again when it ends on its own, and stops it when told.
+//! Keeper of one process: starts it, passes its lines on, starts it again when it ends on its own, and stops it when
+//! told.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
@@ -21,8 +22,8 @@ const FIRST_RESTART_DELAY: Duration = Duration::from_millis(200);
 const MAX_RESTART_DELAY: Duration = Duration::from_secs(10);
 /// Life after which a process counts as healthy, so that its next end begins with the first delay again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
-/// Time between the request to stop and the kill. Killing loses nothing: what was in flight is delivered again. But it is
-/// said, since finishing is the rule.
+/// Time between the request to stop and the kill. Killing loses nothing: what was in flight is delivered again. But
+/// it is said, since finishing is the rule.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time the last lines of an ended process have to arrive: a grandchild that keeps the pipe open is not waited for.
 const LAST_LINES_TIMEOUT: Duration = Duration::from_millis(200);
@@ -118,8 +119,8 @@ async fn run_once(
     Some(ended?.map_or_else(|e| e.to_string(), describe))
 }
 
-/// Asks a retired process to stop and waits for as long as what is in flight takes: nobody is in a hurry. Returns before
-/// it has ended when all are to stop meanwhile.
+/// Asks a retired process to stop and waits for as long as what is in flight takes: nobody is in a hurry. Returns
+/// before it has ended when all are to stop meanwhile.
 async fn let_finish(child: &mut Child, name: &str, keeper: &Keeper) {
     let Some(pid) = process_id(child) else {
         return;

@@ -119,8 +119,9 @@ impl Pool {
         number
     }
 
-    /// Numbers of the workers that may go, in the order in which they should: first those that do not live anyway, then
-    /// those with nothing in flight by what they answer, the newest first. A worker that does not answer is busy.
+    /// Numbers of the workers that may go, in the order in which they should: first those that do not live anyway,
+    /// then those with nothing in flight by what they answer, the newest first. A worker that does not answer is
+    /// busy.
     pub fn idle(&self, answers: &[ServiceInstance]) -> Vec<u32> {
         let failing = self
             .active()

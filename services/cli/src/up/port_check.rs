@@ -63,8 +63,8 @@ fn cannot_listen(who: &str, address: &str, setting: &str, e: &io::Error) -> Fail
         .advise(format!("change {setting}"))
 }
 
-/// Owner of a port. Linux: the socket's inode in `/proc/net/tcp`, then the process that has it open. Elsewhere `lsof`, if
-/// it is there.
+/// Owner of a port. Linux: the socket's inode in `/proc/net/tcp`, then the process that has it open. Elsewhere
+/// `lsof`, if it is there.
 pub fn owner(port: u16) -> Option<PortOwner> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"]
         .map(|path| fs::read_to_string(path).unwrap_or_default());
@@ -74,7 +74,8 @@ pub fn owner(port: u16) -> Option<PortOwner> {
     }
 }
 
-/// Inode of the socket that listens. Fields of a line: slot, local address, remote address, state (0A = listening), ... the inode is the tenth.
+/// Inode of the socket that listens. Fields of a line: slot, local address, remote address, state (0A = listening),
+/// ... the inode is the tenth.
 fn listening_inode(table: &str, port: u16) -> Option<String> {
     table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();

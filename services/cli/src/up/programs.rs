@@ -44,7 +44,8 @@ impl fmt::Display for Traces {
     }
 }
 
-/// Taker of traces as things stand. The viewer stays away when somebody else takes them: a running Jaeger is the better one.
+/// Taker of traces as things stand. The viewer stays away when somebody else takes them: a running Jaeger is the
+/// better one.
 pub fn traces(settings: &Settings) -> Traces {
     let named = [
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
@@ -95,8 +96,8 @@ pub fn all_built(settings: &Settings, functions: &[String]) -> Result<(), Failur
         .advise("build them with `cargo build --release --bins`, or name their folder with --bin"))
 }
 
-/// Variables of every process of ours: addresses as they hold for this run, and defaults for somebody who is watching,
-/// which a variable that is set already overrides.
+/// Variables of every process of ours: addresses as they hold for this run, and defaults for somebody who is
+/// watching, which a variable that is set already overrides.
 pub fn environment(settings: &Settings, profile: Profile) -> Result<Environment, Failure> {
     let config = &settings.config;
     let mut env = vec![
@@ -114,7 +115,8 @@ pub fn environment(settings: &Settings, profile: Profile) -> Result<Environment,
     }
     // One write to disk for a batch rather than for each of its events.
     let batch_publish = (profile == Profile::Durable).to_string();
-    // Whoever develops reads the log to learn what went wrong; class and place alone would send them to the dead letters.
+    // Whoever develops reads the log to learn what went wrong; class and place alone would send them to the dead
+    // letters.
     let trace_messages = (profile == Profile::Dev).to_string();
     let defaults = [
         variable("OTEL_EXPORTER_OTLP_ENDPOINT", VIEWER_OTLP),

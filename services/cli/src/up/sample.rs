@@ -1,6 +1,7 @@
-//! Looks at the consumers as rarely as will do. While nothing new is in a stream, a function that had nothing to do has
-//! nothing to do: so one small question a second per stream stands for all of its functions. Those that sleep are woken by
-//! the event itself; that they are looked at as well is for events that came another way, or while nobody listened.
+//! Looks at the consumers as rarely as will do. While nothing new is in a stream, a function that had nothing to do
+//! has nothing to do: so one small question a second per stream stands for all of its functions. Those that sleep are
+//! woken by the event itself; that they are looked at as well is for events that came another way, or while nobody
+//! listened.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

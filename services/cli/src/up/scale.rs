@@ -1,7 +1,9 @@
-//! Number of workers a function should have: a pure function of the samples of its consumer, its limits, and the time.
+//! Number of workers a function should have: a pure function of the samples of its consumer, its limits, and the
+//! time.
 //!
-//! As in the cloud, each event that waits or is in flight should find a free slot: so many slots, so many workers, at once.
-//! Down it goes slowly: to the most that was needed within the last `idle`, and never sooner than `idle` after a start.
+//! As in the cloud, each event that waits or is in flight should find a free slot: so many slots, so many workers, at
+//! once. Down it goes slowly: to the most that was needed within the last `idle`, and never sooner than `idle` after
+//! a start.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -78,8 +80,8 @@ pub struct History {
     last: Option<TimedSample>,
     /// Since when there are samples without a gap, and nothing was started.
     since: Duration,
-    /// Needs no later one reaches, falling; at most one for each possible number of workers. The front is the most that was
-    /// needed within `idle`, the back the need of the last sample.
+    /// Needs no later one reaches, falling; at most one for each possible number of workers. The front is the most
+    /// that was needed within `idle`, the back the need of the last sample.
     peaks: VecDeque<Need>,
 }
 

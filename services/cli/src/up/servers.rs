@@ -21,8 +21,8 @@ use super::supervisor::Supervisor;
 use crate::exit::Failure;
 use crate::settings::{Address, Settings};
 
-/// Time a server has to accept a connection, and then to answer: something that accepts connections and says nothing is no
-/// server of ours.
+/// Time a server has to accept a connection, and then to answer: something that accepts connections and says nothing
+/// is no server of ours.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause between two tries to reach a server that was just started.
 const START_POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -217,7 +217,8 @@ fn server_spec(
     }
 }
 
-/// Uses a server that answers and fits, starts one that is to be here and is not, and refuses the rest with its reason.
+/// Uses a server that answers and fits, starts one that is to be here and is not, and refuses the rest with its
+/// reason.
 async fn plan(
     kind: &ServerKind,
     url: &ServerUrl,

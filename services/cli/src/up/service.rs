@@ -1,5 +1,5 @@
-//! Answers of `oncue up` on the NATS services API, as the service `oncue-up` [NATS ADR-32]: which workers it runs of each
-//! function. So `oncue ps`, another process, knows which function sleeps, and no file has to be kept.
+//! Answers of `oncue up` on the NATS services API, as the service `oncue-up` [NATS ADR-32]: which workers it runs of
+//! each function. So `oncue ps`, another process, knows which function sleeps, and no file has to be kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

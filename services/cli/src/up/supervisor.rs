@@ -1,6 +1,7 @@
 //! Supervisor: four groups of processes, each kept running, that stop one group after the other.
 //!
-//! A group is stopped once the groups that depend on it have ended, so that nothing that was accepted is left half done.
+//! A group is stopped once the groups that depend on it have ended, so that nothing that was accepted is left half
+//! done.
 
 use std::sync::Arc;
 

@@ -116,8 +116,8 @@ fn verdict(changes: &[Change], dry_run: bool) -> u8 {
     }
 }
 
-/// Compares the whole layout with what is there and, as `mode` allows, makes it so. A part that fails does not keep the
-/// others from being made. Streams come first, since consumers and schedules live on them.
+/// Compares the whole layout with what is there and, as `mode` allows, makes it so. A part that fails does not keep
+/// the others from being made. Streams come first, since consumers and schedules live on them.
 pub async fn carry_out(
     config: &Config,
     manifests: &[Manifest],
@@ -222,7 +222,8 @@ async fn library(store: &Store, mode: Mode) -> Change {
     }
 }
 
-/// State the library was found in. Looking must not lay out an empty Redis; loading does, so that workers find it settled.
+/// State the library was found in. Looking must not lay out an empty Redis; loading does, so that workers find it
+/// settled.
 async fn load_library(store: &Store, mode: Mode) -> Result<LibraryState, StoreError> {
     store.check().await?;
     if let Some(found) = store.partitions().await?
@@ -260,7 +261,8 @@ fn touched_schedule(line: &str) -> Change {
     }
 }
 
-/// Change as text: `+ stream web`, `~ stream web` with a line per field, `= stream web`, `- schedule x`, `! consumer x: why`.
+/// Change as text: `+ stream web`, `~ stream web` with a line per field, `= stream web`, `- schedule x`, `! consumer
+/// x: why`.
 pub fn line(change: &Change) -> String {
     let (sign, style): (&str, Style) = match change.action {
         ChangeAction::Same => ("=", DIM),

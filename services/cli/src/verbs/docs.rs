@@ -1,5 +1,5 @@
-//! `oncue docs`: the AsyncAPI 3.0 document of the app: every event type of the contract as a channel, every function's
-//! trigger and emissions as operations. Nothing in it is written by hand, so it cannot drift.
+//! `oncue docs`: the AsyncAPI 3.0 document of the app: every event type of the contract as a channel, every
+//! function's trigger and emissions as operations. Nothing in it is written by hand, so it cannot drift.
 
 use oncue_admin::topology::Topology;
 use oncue_core::bus::layout::{DLQ, TIMER};

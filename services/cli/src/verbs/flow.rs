@@ -31,10 +31,12 @@ pub struct Args {
     /// Stay and draw it anew with every change, until it is complete.
     #[arg(long, short)]
     follow: bool,
-    /// Of a flow without a ledger: search the streams no further back than this time or duration. Default: all they hold.
+    /// Of a flow without a ledger: search the streams no further back than this time or duration. Default: all they
+    /// hold.
     #[arg(long, value_name = "TIME", value_parser = when::since)]
     since: Option<u64>,
-    /// Of a flow without a ledger: read the streams to their end, however long it takes. Default: for most of a second.
+    /// Of a flow without a ledger: read the streams to their end, however long it takes. Default: for most of a
+    /// second.
     #[arg(long)]
     all: bool,
     /// Print JSON; with --follow, one line for every change.
@@ -175,8 +177,8 @@ impl View {
         Ok(exit::OK)
     }
 
-    /// Marks steps as removed whose function has no consumer any more: nobody waits for it. Asked after the ledger was read, so that a function
-    /// that has just come is not taken for one that left.
+    /// Marks steps as removed whose function has no consumer any more: nobody waits for it. Asked after the ledger
+    /// was read, so that a function that has just come is not taken for one that left.
     async fn settle(&self, flow: &mut Flow) -> Result<(), Failure> {
         let Some(bus) = &self.bus else { return Ok(()) };
         if flow.is_complete() {

@@ -1,4 +1,5 @@
-//! `oncue health NAME`: the command of a container's health check. The image has no shell and no curl, so it is a verb.
+//! `oncue health NAME`: the command of a container's health check. The image has no shell and no curl, so it is a
+//! verb.
 
 use std::time::Duration;
 

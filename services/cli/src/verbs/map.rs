@@ -1,4 +1,5 @@
-//! `oncue map`: the topology as declared, functions and the types between them; with `--drift`, where that and what happens differ.
+//! `oncue map`: the topology as declared, functions and the types between them; with `--drift`, where that and what
+//! happens differ.
 
 pub mod formats;
 

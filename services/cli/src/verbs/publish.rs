@@ -247,7 +247,8 @@ fn payloads_of_stdin(entry: &Entry) -> impl Stream<Item = Result<Value, Failure>
         })
 }
 
-/// Lines as they come: a pipe that trickles is published as it trickles, so reading, which blocks, has a thread of its own.
+/// Lines as they come: a pipe that trickles is published as it trickles, so reading, which blocks, has a thread of
+/// its own.
 fn lines_of_stdin() -> impl Stream<Item = InputLine> {
     let (sender, receiver) = mpsc::channel(MAX_UNACKED);
     std::thread::spawn(move || {
@@ -264,8 +265,8 @@ fn lines_of_stdin() -> impl Stream<Item = InputLine> {
     })
 }
 
-/// Payload as JSON, if the contract takes it. A field the contract does not know is most likely a slip of the hand, and a
-/// decoder would drop it in silence.
+/// Payload as JSON, if the contract takes it. A field the contract does not know is most likely a slip of the hand,
+/// and a decoder would drop it in silence.
 fn checked(entry: &Entry, text: &str, line: Option<usize>) -> Result<Value, Failure> {
     check(entry, text).map_err(|why| {
         let place = line.map_or_else(String::new, |n| format!("line {n}: "));

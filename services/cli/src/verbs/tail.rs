@@ -1,7 +1,7 @@
 //! `oncue tail [TYPE]`: prints events as they pass, decoded, a line each.
 //!
-//! Reads through a short-lived consumer of its own without acknowledgements: a plain subscription would miss what message
-//! schedules publish, and no worker notices.
+//! Reads through a short-lived consumer of its own without acknowledgements: a plain subscription would miss what
+//! message schedules publish, and no worker notices.
 
 mod reader;
 mod watch;

@@ -1,5 +1,5 @@
-//! Audit of functions: each function's own program looks up every event of its stream, since only it knows the key an event
-//! is handled under. The sums must come out even: accepted = applied + dead + pending, and nothing is lost.
+//! Audit of functions: each function's own program looks up every event of its stream, since only it knows the key an
+//! event is handled under. The sums must come out even: accepted = applied + dead + pending, and nothing is lost.
 //!
 //! Audits read whole streams and look up every seen-mark: minutes for millions of events. Nothing is written.
 //!
@@ -71,7 +71,8 @@ impl FunctionAudit {
     }
 }
 
-/// Audits these functions with their programs in the folder `bin`, a few at a time; results in the order of the names.
+/// Audits these functions with their programs in the folder `bin`, a few at a time; results in the order of the
+/// names.
 ///
 /// Of each function: one process for its manifest, one `CONSUMER.INFO`, and one process for the audit itself.
 /// Nothing fails as a whole; what went wrong with one function stands in its outcome, so that the others can still
@@ -96,8 +97,8 @@ async fn one(name: &str, bus: &Bus, config: &Config, bin: &Path) -> FunctionAudi
     }
 }
 
-/// The function's own answer; `None` where it has no consumer. The consumer is asked for first: without one the program
-/// would count every event of the stream as pending.
+/// The function's own answer; `None` where it has no consumer. The consumer is asked for first: without one the
+/// program would count every event of the stream as pending.
 async fn ask(
     name: &str,
     bus: &Bus,

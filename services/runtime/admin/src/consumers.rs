@@ -1,9 +1,9 @@
-//! Event streams and the durable consumers on them: what the bus knows of every function. No program has to be asked, so
-//! it works from any machine, and for functions that nobody runs.
+//! Event streams and the durable consumers on them: what the bus knows of every function. No program has to be asked,
+//! so it works from any machine, and for functions that nobody runs.
 //!
-//! A function's consumer is durable, carries the function's name, and stands on the stream of the function's domain. It
-//! filters the types the function acts on, each with and without a key in the subject, and `DOMAIN.redrive.FUNCTION` for
-//! events that are given back to this function alone.
+//! A function's consumer is durable, carries the function's name, and stands on the stream of the function's domain.
+//! Filters are the types the function acts on, each with and without a key in the subject, and
+//! `DOMAIN.redrive.FUNCTION` for events that are given back to this function alone.
 //!
 //! Consumers tell how far a function has come, not what came of it: an acked event may have been applied,
 //! dead-lettered, or passed over as a duplicate. That is what seen-marks ([`crate::flows`]) and audits
@@ -58,9 +58,9 @@ impl Consumer {
         types.into_iter().collect()
     }
 
-    /// Whether it ever got, or will get, a message of its stream. Filters may have been other ones when the message came;
-    /// of that the server keeps no record.
-    /// False for a consumer without filters: functions always have some, so it is somebody else's.
+    /// Whether it ever got, or will get, a message of its stream. Filters may have been other ones when the message
+    /// came; of that the server keeps no record. False for a consumer without filters: functions always have some, so
+    /// it is somebody else's.
     pub fn acts_on(&self, message: &StoredMessage) -> bool {
         let config = &self.info.config;
         // One that began with new events got none from before its time.
@@ -75,8 +75,8 @@ impl Consumer {
     }
 }
 
-/// Every stream with events, by name, with its state. Streams behind object stores and buckets are left out; those of dead
-/// letters and of timers are not. One question for 256 streams.
+/// Every stream with events, by name, with its state. Streams behind object stores and buckets are left out; those of
+/// dead letters and of timers are not. One question for 256 streams.
 ///
 /// # Errors
 /// [`AdminError::Api`]: JetStream does not answer within 10 s, or refuses.

@@ -62,8 +62,8 @@ pub enum Kind {
     Undeclared,
     /// A circle of functions that nothing leads out of: its flows end as dead letters at the hop limit.
     Endless,
-    /// State that nobody takes back where a later step rejects. A choreography has no transaction over several functions;
-    /// compensation is one more function.
+    /// State that nobody takes back where a later step rejects. A choreography has no transaction over several
+    /// functions; compensation is one more function.
     Uncompensated,
 }
 
@@ -147,8 +147,8 @@ fn finding(kind: Kind, what: String, advice: impl Into<String>) -> Finding {
     }
 }
 
-/// All findings, by kind and then by text, so that two runs can be compared. `now` is in Unix milliseconds; a function is
-/// used if it acted on an event within the last `days`.
+/// All findings, by kind and then by text, so that two runs can be compared. `now` is in Unix milliseconds; a
+/// function is used if it acted on an event within the last `days`.
 ///
 /// As long as Redis has no edge at all, nothing is said about use and undeclared hops: nothing has run here yet.
 ///

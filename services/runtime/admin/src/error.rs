@@ -1,10 +1,11 @@
-//! The error of everything here that asks a server. It is not told apart any further: whoever asks for an operator can only
-//! say what went wrong, and the operator decides.
+//! The error of everything here that asks a server. It is not told apart any further: whoever asks for an operator
+//! can only say what went wrong, and the operator decides.
 
 use oncue_core::bus::{ApiError, BusError};
 use oncue_core::store::StoreError;
 
-/// A server did not do what an operator asked of it. Its text is fit for a person: what was asked, and the server's word.
+/// A server did not do what an operator asked of it. Its text is fit for a person: what was asked, and the server's
+/// word.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AdminError {
     /// NATS is away, slow, or refused.

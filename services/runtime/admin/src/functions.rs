@@ -1,5 +1,5 @@
-//! How functions fare: one look at the bus ([`Overview`]), one function over all its workers ([`FunctionStatus`]), and
-//! rates between two looks ([`RateMeter`]).
+//! How functions fare: one look at the bus ([`Overview`]), one function over all its workers ([`FunctionStatus`]),
+//! and rates between two looks ([`RateMeter`]).
 //!
 //! Three sources say three things, and none of them is asked to keep anything for us:
 //!
@@ -9,8 +9,8 @@
 //! | worker on `$SRV.STATS` | counters since it started, durations, last error |
 //! | `oncue up` on `$SRV.STATS` | which processes it keeps and in which phase: who sleeps, who keeps failing |
 //!
-//! Counters begin at 0 with each worker and are lost with it. Totals are therefore those of the workers that answer now;
-//! sums over all time are what `oncue audit` is for.
+//! Counters begin at 0 with each worker and are lost with it. Totals are therefore those of the workers that answer
+//! now; sums over all time are what `oncue audit` is for.
 //!
 //! One look costs one question on `$SRV.STATS` and, at the same time, one `STREAM.LIST`; then one `CONSUMER.LIST`
 //! for each stream, all at once. [`FunctionStatus`] and [`RateMeter`] ask nothing: they compute from looks.
@@ -128,8 +128,8 @@ impl FunctionStatus<'_> {
         errors.find(|error| !error.is_empty())
     }
 
-    /// State of the function as a whole. One that answers runs; the rest is known to `oncue up` alone, which sees processes
-    /// that are too young or too busy to answer.
+    /// State of the function as a whole. One that answers runs; the rest is known to `oncue up` alone, which sees
+    /// processes that are too young or too busy to answer.
     ///
     /// Phases count in this order: failing, running, starting, stopping, asleep. One failing process of many makes
     /// the function failing, because somebody should look.
@@ -184,8 +184,8 @@ impl FunctionState {
     }
 }
 
-/// Counters of a worker, or sums over several, as the services API has them: runs, failures and time are the API's own
-/// fields, the rest is what our workers add in `data`. All but `stats.in_flight` only grow while a worker lives.
+/// Counters of a worker, or sums over several, as the services API has them: runs, failures and time are the API's
+/// own fields, the rest is what our workers add in `data`. All but `stats.in_flight` only grow while a worker lives.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Counters {
     /// Events by what became of them, and the durations of runs.
@@ -202,7 +202,8 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Adds the counters of another worker. Durations in other buckets, of another version, are left to their own kind.
+    /// Adds the counters of another worker. Durations in other buckets, of another version, are left to their own
+    /// kind.
     pub fn add(&mut self, other: &Self) {
         let stats = &mut self.stats;
         let more = &other.stats;
@@ -313,8 +314,8 @@ fn durations_since(now: &DurationHistogram, then: &DurationHistogram) -> Duratio
     }
 }
 
-/// Quantile in milliseconds, by linear interpolation within its bucket, as Prometheus does; of the last bucket, which has
-/// no end, its beginning. `None` where nothing was counted.
+/// Quantile in milliseconds, by linear interpolation within its bucket, as Prometheus does; of the last bucket, which
+/// has no end, its beginning. `None` where nothing was counted.
 pub fn quantile(histogram: &DurationHistogram, q: f64) -> Option<f64> {
     let all: u64 = histogram.counts.iter().sum();
     if histogram.bounds.is_empty() || all == 0 {
@@ -334,12 +335,12 @@ pub fn quantile(histogram: &DurationHistogram, q: f64) -> Option<f64> {
     histogram.bounds.last().copied()
 }
 
-/// Rates from the differences between looks. Each worker is compared with itself: workers come, go and begin anew, and
-/// the sum over a function would fall and jump with them.
+/// Rates from the differences between looks. Each worker is compared with itself: workers come, go and begin anew,
+/// and the sum over a function would fall and jump with them.
 ///
-/// Of a first look there are no rates. A worker that misses a look is compared with what it said before, over the longer
-/// time; one that misses more than [`SILENCE_MS`] is forgotten.
-/// Memory: the counters of each worker that was heard within [`SILENCE_MS`].
+/// Of a first look there are no rates. A worker that misses a look is compared with what it said before, over the
+/// longer time; one that misses more than [`SILENCE_MS`] is forgotten. Memory: the counters of each worker that was
+/// heard within [`SILENCE_MS`].
 #[derive(Debug, Default)]
 pub struct RateMeter {
     last_look: Option<u64>,
@@ -426,8 +427,8 @@ impl RateMeter {
         functions
     }
 
-    /// Counters a worker is compared with: its own of the look before; none at all for one that has started since. `None`
-    /// for one that was there and not heard: when it did what it has done is not known.
+    /// Counters a worker is compared with: its own of the look before; none at all for one that has started since.
+    /// `None` for one that was there and not heard: when it did what it has done is not known.
     fn before(&self, worker: &Worker) -> Option<LastCount> {
         let name = (worker.function.clone(), worker.id.clone());
         if let Some(last) = self.workers.get(&name) {

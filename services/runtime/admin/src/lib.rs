@@ -1,5 +1,5 @@
-//! Everything an operator of Oncue reads and does, as one model. The command line and the console are views of it: both
-//! show the same answer to the same question, because it is computed here and nowhere else.
+//! Everything an operator of Oncue reads and does, as one model. The command line and the console are views of it:
+//! both show the same answer to the same question, because it is computed here and nowhere else.
 //!
 //! An operator can
 //!

@@ -1,5 +1,5 @@
-//! A function's own program, run to be asked something: only its code knows its key and its handler. It needs no server
-//! for its manifest; for the rest it is given the same environment as under `oncue up`.
+//! A function's own program, run to be asked something: only its code knows its key and its handler. It needs no
+//! server for its manifest; for the rest it is given the same environment as under `oncue up`.
 //!
 //! A program is found by name in one folder, never in `PATH`, and runs as a child process: one process for each
 //! question, killed when the future of the question is dropped. Answers are JSON on stdout. Questions: `--manifest`
@@ -54,8 +54,8 @@ pub enum ProgramError {
     Unreadable(#[from] serde_json::Error),
 }
 
-/// Manifest of the function `name`, from its program in the folder `bin`. No server is needed and none is asked, so this
-/// works on a machine that has nothing but the programs.
+/// Manifest of the function `name`, from its program in the folder `bin`. No server is needed and none is asked, so
+/// this works on a machine that has nothing but the programs.
 ///
 /// Costs one process. The answer tells what the program on this disk is, which need not be what runs: a worker that
 /// was started before the last build is of another version.
@@ -84,8 +84,8 @@ pub async fn manifest(bin: &Path, name: &str) -> Result<Manifest, ProgramError> 
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Runs `FUNCTION VERB` as `oncue up` would run it, with `input` on stdin, and reads the JSON of the last line it prints.
-/// The other lines of stdout are the handler's and are thrown away.
+/// Runs `FUNCTION VERB` as `oncue up` would run it, with `input` on stdin, and reads the JSON of the last line it
+/// prints. The other lines of stdout are the handler's and are thrown away.
 ///
 /// The program gets the servers of `config` in `ONCUE_NATS_URL` and `ONCUE_REDIS_URL`, the file in `ONCUE_CONFIG`,
 /// and the variables of its own section, which win. There is no time limit: whoever does not want to wait drops the

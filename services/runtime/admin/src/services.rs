@@ -1,8 +1,8 @@
-//! Processes that answer on the NATS services API [NATS ADR-32]: workers, with their counters, and every `oncue up`, with
-//! the workers it keeps. No registry exists; whoever runs answers.
+//! Processes that answer on the NATS services API [NATS ADR-32]: workers, with their counters, and every `oncue up`,
+//! with the workers it keeps. No registry exists; whoever runs answers.
 //!
-//! Answers are read in the typed form of [`oncue_core::bus::services`]. A worker has one endpoint, whose `data` are its
-//! [`WorkerStats`]; the endpoint of `oncue up` has a [`SupervisedFunction`] for each function.
+//! Answers are read in the typed form of [`oncue_core::bus::services`]. A worker has one endpoint, whose `data` are
+//! its [`WorkerStats`]; the endpoint of `oncue up` has a [`SupervisedFunction`] for each function.
 //!
 //! Functions here only read answers that somebody has collected with
 //! [`service_instances`](oncue_core::bus::Bus::service_instances): no question is asked, nothing fails. An answer
@@ -67,9 +67,9 @@ impl Worker {
     }
 }
 
-/// All workers among those that answered `$SRV.STATS`. Services of another kind, of ours or of somebody else, are passed
-/// over: they are no reason to fail.
-/// In the order of the answers, which is the order of nothing: sort before showing.
+/// All workers among those that answered `$SRV.STATS`. Services of another kind, of ours or of somebody else, are
+/// passed over: they are no reason to fail. In the order of the answers, which is the order of nothing: sort before
+/// showing.
 pub fn workers(instances: &[ServiceInstance]) -> Vec<Worker> {
     instances.iter().filter_map(Worker::of).collect()
 }
@@ -86,7 +86,8 @@ pub fn manifests(instances: &[ServiceInstance]) -> Vec<Manifest> {
         .collect()
 }
 
-/// Workers of one function that some `oncue up` keeps, or several of them together; also the form in which it answers.
+/// Workers of one function that some `oncue up` keeps, or several of them together; also the form in which it
+/// answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SupervisedFunction {
@@ -124,8 +125,8 @@ impl SupervisedFunction {
     }
 }
 
-/// Functions that are kept by `oncue up`, from the answers of all of them to `$SRV.STATS`. Several of them may keep the same
-/// function, each on its own machine: bounds and workers are added up.
+/// Functions that are kept by `oncue up`, from the answers of all of them to `$SRV.STATS`. Several of them may keep
+/// the same function, each on its own machine: bounds and workers are added up.
 pub fn supervised(instances: &[ServiceInstance]) -> BTreeMap<String, SupervisedFunction> {
     let mut all: BTreeMap<String, SupervisedFunction> = BTreeMap::new();
     let answers = instances

@@ -1,9 +1,9 @@
 //! Topology of an app: functions, the event types between them, and schedules, as declared. It is put together from
-//! everybody who knows: Redis, where each worker wrote its manifest when it started, the programs that are built here, and
-//! the workers that answer.
+//! everybody who knows: Redis, where each worker wrote its manifest when it started, the programs that are built
+//! here, and the workers that answer.
 //!
-//! A type leads from whoever emits it to whoever acts on it; there is no list of edges anywhere. A function is known as long
-//! as one of the three knows it: one that was removed stays in Redis until it is forgotten there.
+//! A type leads from whoever emits it to whoever acts on it; there is no list of edges anywhere. A function is known
+//! as long as one of the three knows it: one that was removed stays in Redis until it is forgotten there.
 //!
 //! | source | tells | cost |
 //! |---|---|---|
@@ -74,8 +74,9 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Asks everybody, the programs in the folder `bin` too. A server that is not given is not asked: then the topology is
-    /// what the others know. A program that does not answer is a remark, a server that does not is an error.
+    /// Asks everybody, the programs in the folder `bin` too. A server that is not given is not asked: then the
+    /// topology is what the others know. A program that does not answer is a remark, a server that does not is an
+    /// error.
     ///
     /// Takes [`REPLY_GAP`] longer than the slowest answer, and starts one process for each program.
     ///
@@ -121,8 +122,8 @@ impl Topology {
         }
     }
 
-    /// Adds a function. The manifest told last counts: those of running workers come after those of programs and of the
-    /// past.
+    /// Adds a function. The manifest told last counts: those of running workers come after those of programs and of
+    /// the past.
     pub fn add(&mut self, manifest: Manifest) -> &mut KnownFunction {
         let known = self
             .functions
@@ -212,8 +213,8 @@ pub async fn answering(bus: &Bus) -> Result<Vec<Manifest>, AdminError> {
     Ok(services::manifests(&instances))
 }
 
-/// Types among these of which their stream still holds an event. One question to the server for each type, two where it is
-/// published with keys only; all at once.
+/// Types among these of which their stream still holds an event. One question to the server for each type, two where
+/// it is published with keys only; all at once.
 ///
 /// Answers come from `STREAM.MSG.GET`, that is, from the stream's leader. A type whose events have all expired
 /// counts as not published, and so does one whose stream cannot be asked: this is evidence that events were there,

@@ -58,7 +58,8 @@ async fn fits(kind: &ServerKind, program: &Path) -> Result<(), String> {
     check_version(kind.oldest, &String::from_utf8_lossy(&output.stdout))
 }
 
-/// Judges the answer to `--version`: `nats-server: v2.15.1`, `Redis server v=7.0.15 sha=...`, `Valkey server v=8.0.1 ...`
+/// Judges the answer to `--version`: `nats-server: v2.15.1`, `Redis server v=7.0.15 sha=...`, `Valkey server v=8.0.1
+/// ...`
 fn check_version(oldest: &[OldestVersion], text: &str) -> Result<(), String> {
     let known = oldest.iter().find(|oldest| text.starts_with(oldest.name));
     let Some((oldest, version)) = known.zip(version_in(text)) else {

@@ -1,5 +1,5 @@
-//! `oncue dlq redrive --dry-run`, in words: the function's own program runs its handler on the letter and on the row as it is now,
-//! commits nothing, and says what would have come of it.
+//! `oncue dlq redrive --dry-run`, in words: the function's own program runs its handler on the letter and on the row
+//! as it is now, commits nothing, and says what would have come of it.
 
 use std::fmt::Write as _;
 

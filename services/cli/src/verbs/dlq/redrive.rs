@@ -1,4 +1,5 @@
-//! `oncue dlq redrive`: of each group one letter first, as a canary; the rest only while the cause does not come back.
+//! `oncue dlq redrive`: of each group one letter first, as a canary; the rest only while the cause does not come
+//! back.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Checks, in the order of an event's path: NATS, layout, Redis, traces. Each adds findings for people, and facts from
-//! which the promise is derived.
+//! Checks, in the order of an event's path: NATS, layout, Redis, traces. Each adds findings for people, and facts
+//! from which the promise is derived.
 
 use std::time::Duration;
 
@@ -292,7 +292,8 @@ async fn dead_letters(bus: &Bus, report: &mut Report) {
     }
 }
 
-/// Whether spans of this shell's programs would find a taker. Events flow without one, so it is never more than a note.
+/// Whether spans of this shell's programs would find a taker. Events flow without one, so it is never more than a
+/// note.
 async fn traces(report: &mut Report) {
     if ["OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER"]
         .iter()

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::terminal::paint::{BOLD, DIM, GOOD, NAME, brief, paint};
 use oncue_admin::topology::{KnownFunction, Topology};
 
-/// A tree from the types nobody among the functions emits to whatever follows; what was drawn before is only named again.
+/// A tree from the types nobody among the functions emits to whatever follows; what was drawn before is only named
+/// again.
 pub fn text(topology: &Topology) -> String {
     let mut tree = Tree {
         topology,

@@ -1,5 +1,6 @@
-//! `oncue recover nats`: outputs stay in Redis for a while after they were published, and are published again from there
-//! under the same ids. What the stream still knows is a duplicate, what only its consumers know is skipped by them.
+//! `oncue recover nats`: outputs stay in Redis for a while after they were published, and are published again from
+//! there under the same ids. What the stream still knows is a duplicate, what only its consumers know is skipped by
+//! them.
 
 use futures::{StreamExt as _, stream};
 use oncue_core::bus::{Bus, PubAck, PublishError};
@@ -21,7 +22,8 @@ const CONCURRENT_PUBLISHES: usize = 64;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only what was published since: a time (2026-01-31T12:00:00Z) or a duration ago (15m). Default: all that is kept.
+    /// Only what was published since: a time (2026-01-31T12:00:00Z) or a duration ago (15m). Default: all that is
+    /// kept.
     #[arg(long, value_name = "T", value_parser = when::since)]
     since: Option<u64>,
     /// Do not ask.

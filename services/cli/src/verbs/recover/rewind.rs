@@ -1,5 +1,6 @@
-//! `oncue recover redis`: every consumer begins again where the loss began. Seen-marks come and go with the state they
-//! belong to, so what survived is skipped and what was lost is applied: going back too far costs time, nothing else.
+//! `oncue recover redis`: every consumer begins again where the loss began. Seen-marks come and go with the state
+//! they belong to, so what survived is skipped and what was lost is applied: going back too far costs time, nothing
+//! else.
 
 use std::time::Duration;
 
@@ -93,8 +94,8 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
-/// `None` for a function that has no consumer: it begins with the whole stream anyway. `lost` is the lowest place of what
-/// its workers know to be lost, which may have been published long before.
+/// `None` for a function that has no consumer: it begins with the whole stream anyway. `lost` is the lowest place of
+/// what its workers know to be lost, which may have been published long before.
 async fn plan(
     manifest: &Manifest,
     since: u64,

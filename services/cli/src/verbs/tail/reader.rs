@@ -45,8 +45,8 @@ pub struct EventReader {
 }
 
 impl EventReader {
-    /// Line of a message; `None` when the filter leaves it out. A message that cannot be read is shown as such: a watch
-    /// must not hide it.
+    /// Line of a message; `None` when the filter leaves it out. A message that cannot be read is shown as such: a
+    /// watch must not hide it.
     pub fn read(&self, message: &StreamMessage) -> Option<String> {
         // A schedule is an event to come, and what it fires is taken over by the stream of its type.
         if message.stream == TIMER && !message.subject.starts_with(TimerFired::TYPE) {
@@ -99,7 +99,8 @@ impl EventReader {
         ))
     }
 
-    /// Payload as JSON (or why not, as a string) and the key. A type the catalog does not know is shown as the JSON it may be.
+    /// Payload as JSON (or why not, as a string) and the key. A type the catalog does not know is shown as the JSON
+    /// it may be.
     fn decode(&self, incoming: &Incoming) -> (Value, Option<String>) {
         let Ok(entry) = self.catalog.get(&incoming.meta.ty) else {
             let data = serde_json::from_slice(&incoming.payload)

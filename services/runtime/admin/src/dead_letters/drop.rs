@@ -11,7 +11,8 @@ use oncue_core::bus::Bus;
 use oncue_core::bus::layout::DLQ;
 use oncue_proto::event::{self, Meta};
 
-/// Takes a letter out of the stream. The record first: it must not vanish without one. `source` says which program did it.
+/// Takes a letter out of the stream. The record first: it must not vanish without one. `source` says which program
+/// did it.
 ///
 /// Two round trips. Between them both are there, and a second call makes no second record within the duplicate
 /// window of `dlq`: the record's id is made of the letter.
@@ -47,7 +48,8 @@ pub async fn dropped(bus: &Bus) -> Result<Vec<DeadLetterDropped>, AdminError> {
         .collect())
 }
 
-/// The record, as an event of the dead letter's own flow. Its id is the same whoever drops the letter, and however often.
+/// The record, as an event of the dead letter's own flow. Its id is the same whoever drops the letter, and however
+/// often.
 fn record(letter: &Letter, why: &str, who: &str, source: &str) -> Envelope {
     let inner = &letter.content;
     let now = event::now_ms();

@@ -1,5 +1,5 @@
-//! Dry run of a redrive: the function's own program runs its handler on the letter and on the row as it is now, commits
-//! nothing, and says what would have come of it.
+//! Dry run of a redrive: the function's own program runs its handler on the letter and on the row as it is now,
+//! commits nothing, and says what would have come of it.
 //!
 //! Answers hold for the moment: another event may change the row before the redrive.
 //! A handler must make no call to the outside while its context says that it is tried; a function that runs at most

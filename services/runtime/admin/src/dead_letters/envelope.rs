@@ -6,7 +6,8 @@ use super::{LetterError, ms};
 use oncue_core::bus::Bus;
 use oncue_proto::event::{self, REDRIVE, RedriveHeader};
 
-/// The letter with its payload. One that was too large to be set aside whole holds none, and it is read from its stream.
+/// The letter with its payload. One that was too large to be set aside whole holds none, and it is read from its
+/// stream.
 ///
 /// No question for a letter that is whole, one direct get for one that is not.
 ///
@@ -75,9 +76,9 @@ fn is_ours(name: &str) -> bool {
     name.starts_with("nats-") || name == REDRIVE.to_ascii_lowercase()
 }
 
-/// Message id of a deed, by which the server knows a second copy: one and the same however often, and by however many, it
-/// is done.
-/// Of the form `WHAT:FUNCTION:HASH:NUMBER`. The event id is hashed since clients make it up, at any length.
+/// Message id of a deed, by which the server knows a second copy: one and the same however often, and by however
+/// many, it is done. Of the form `WHAT:FUNCTION:HASH:NUMBER`. The event id is hashed since clients make it up, at any
+/// length.
 pub fn message_id(what: &str, letter: &DeadLetter, number: u32) -> String {
     let hash: String = event::hash(&[letter.event_id.as_bytes()])
         .iter()

@@ -119,8 +119,8 @@ impl<'c> Watch<'c> {
     }
 
     /// Brings the outcomes of what was sent to one function up to date. Three questions, however much was sent: the
-    /// consumer's progress, all marks, and the letters that have come since. In this order: a letter is written before its
-    /// event is acked.
+    /// consumer's progress, all marks, and the letters that have come since. In this order: a letter is written
+    /// before its event is acked.
     ///
     /// One `CONSUMER.INFO`, one pipeline to Redis, one `STREAM.INFO` of `dlq`, and one request for 256 new letters.
     ///
@@ -140,7 +140,8 @@ impl<'c> Watch<'c> {
             .iter()
             .map(|settled| *settled == Some(MarkState::Applied))
             .collect();
-        // Read last: a letter is written before its event is acked, so an event that is finished without one has not failed.
+        // Read last: a letter is written before its event is acked, so an event that is finished without one has not
+        // failed.
         for found in letters::read(&self.bus, self.next).await? {
             self.next = found.sequence + 1;
             let Some(letter) = Letter::read(&found) else {

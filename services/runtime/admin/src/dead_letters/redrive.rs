@@ -1,8 +1,8 @@
-//! Redrive: letters are given back to their function, of each group one first, as a canary; the rest only while the cause
-//! does not come back.
+//! Redrive: letters are given back to their function, of each group one first, as a canary; the rest only while the
+//! cause does not come back.
 //!
-//! A letter that fails again becomes a new letter, with the number of its redrives one higher. Failing for another cause than
-//! that of its group stops nothing: the cause this redrive is about may well be gone.
+//! A letter that fails again becomes a new letter, with the number of its redrives one higher. Failing for another
+//! cause than that of its group stops nothing: the cause this redrive is about may well be gone.
 //!
 //! Every letter costs three round trips (its consumer, the event, the deletion), a fourth where it holds no
 //! payload, and a look at the outcomes a second. Nothing is lost by stopping anywhere: what was sent is an event,
@@ -102,8 +102,8 @@ fn successor<'l>(letter: &Letter, all: &'l [Letter]) -> Option<&'l Letter> {
     })
 }
 
-/// Gives back the letters of one group, as far as it goes well: the first alone, and the rest while the cause does not come
-/// back.
+/// Gives back the letters of one group, as far as it goes well: the first alone, and the rest while the cause does
+/// not come back.
 ///
 /// A letter that cannot be sent is left where it is and the next one is tried. While the canary is waited for no
 /// other letter goes, so a cause that is still there costs one letter's attempts and not a thousand's. A canary

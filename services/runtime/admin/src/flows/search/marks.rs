@@ -20,8 +20,9 @@ use oncue_proto::event;
 const OUTPUTS_AT_ONCE: usize = 16;
 
 impl FlowSearch<'_> {
-    /// The event of an id that some function is done with. Functions that are likelier to have had it are asked first: for
-    /// an id functions make, those that act on what functions emit; for any other, those that act on what comes from outside.
+    /// The event of an id that some function is done with. Functions that are likelier to have had it are asked
+    /// first: for an id functions make, those that act on what functions emit; for any other, those that act on what
+    /// comes from outside.
     pub(super) async fn by_mark(
         &self,
         id: &str,
@@ -57,8 +58,8 @@ impl FlowSearch<'_> {
         Ok(done.pop())
     }
 
-    /// Everything that followed from an event, and from that in turn, as far as functions are done with it: ids of outputs
-    /// are known from their cause, and so are their times, except of what was delayed.
+    /// Everything that followed from an event, and from that in turn, as far as functions are done with it: ids of
+    /// outputs are known from their cause, and so are their times, except of what was delayed.
     pub(super) async fn offspring(&self, root: &FoundEvent) -> Result<Vec<FoundEvent>, BusError> {
         let mut found = Vec::new();
         let mut known = BTreeSet::new();

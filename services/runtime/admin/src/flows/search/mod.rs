@@ -1,6 +1,6 @@
-//! Search for an event by its id, and for everything of its flow. Nothing keeps an index of ids, so an id is looked for
-//! where it can be: most of ours tell their time or their place, and of an event that a function is done with the seen-mark
-//! says where it stands. Only what is left is looked for message by message, from the newest back.
+//! Search for an event by its id, and for everything of its flow. Nothing keeps an index of ids, so an id is looked
+//! for where it can be: most of ours tell their time or their place, and of an event that a function is done with the
+//! seen-mark says where it stands. Only what is left is looked for message by message, from the newest back.
 //!
 //! | id | place |
 //! |---|---|
@@ -9,9 +9,9 @@
 //! | 22 characters of base64, as outputs have | seen-marks of functions, and at the same time every type that functions emit |
 //! | anything a client made up | seen-marks of functions, and at the same time every message |
 //!
-//! Events that followed from one are found in two ways at once: by reading forwards from the root, only the types that
-//! can have followed; and by seen-marks, since ids of outputs are known from their cause. The first finds what nobody
-//! has acted on yet, the second what lies far behind in a busy stream.
+//! Events that followed from one are found in two ways at once: by reading forwards from the root, only the types
+//! that can have followed; and by seen-marks, since ids of outputs are known from their cause. The first finds what
+//! nobody has acted on yet, the second what lies far behind in a busy stream.
 
 mod marks;
 mod searched;
@@ -41,8 +41,8 @@ use oncue_proto::event::{self, Incoming, stream_of_type};
 /// Large enough that a round trip is small beside the reading, small enough that the end of the time is seen soon.
 const BATCH_MESSAGES: usize = 1000;
 const BATCH_BYTES: usize = 4 << 20;
-/// Milliseconds before and after the time an id tells: where the event almost always lies, and where clocks that differ or
-/// a client that waited may have put it. A busy stream takes tens of thousands of events in a second.
+/// Milliseconds before and after the time an id tells: where the event almost always lies, and where clocks that
+/// differ or a client that waited may have put it. A busy stream takes tens of thousands of events in a second.
 const WINDOWS: [Window; 3] = [
     Window {
         before: 20,
@@ -219,9 +219,9 @@ impl<'s> FlowSearch<'s> {
         self.searched.lock().clone()
     }
 
-    /// The event of an id, or one of a flow of that id. In this order: an id that tells a position is read there; one that
-    /// tells its time is looked for around it, in all streams at once; any other is looked up in seen-marks and, at the same
-    /// time, message by message from the newest back.
+    /// The event of an id, or one of a flow of that id. In this order: an id that tells a position is read there; one
+    /// that tells its time is looked for around it, in all streams at once; any other is looked up in seen-marks and,
+    /// at the same time, message by message from the newest back.
     ///
     /// `None` where it is not found before the time is over; [`searched`](Self::searched) tells.
     ///
@@ -254,8 +254,8 @@ impl<'s> FlowSearch<'s> {
         Ok(found?)
     }
 
-    /// The event of an id, in whichever stream took it about `time` (Unix ms). Three windows, each wider than the one before:
-    /// most are found in the first, and a busy stream is costly to read.
+    /// The event of an id, in whichever stream took it about `time` (Unix ms). Three windows, each wider than the one
+    /// before: most are found in the first, and a busy stream is costly to read.
     pub async fn around(&self, id: &str, time: u64) -> Result<Option<FoundEvent>, AdminError> {
         for window in WINDOWS {
             let from = time.saturating_sub(window.before);
@@ -314,8 +314,8 @@ impl<'s> FlowSearch<'s> {
         }
     }
 
-    /// Types the events of a flow can be of; `None` where that cannot be told. Where nobody known acts on the root, whoever
-    /// did is gone, and what it emitted is anybody's guess.
+    /// Types the events of a flow can be of; `None` where that cannot be told. Where nobody known acts on the root,
+    /// whoever did is gone, and what it emitted is anybody's guess.
     fn types_after(&self, root: &FoundEvent) -> Option<BTreeSet<String>> {
         let ty = &root.incoming.meta.ty;
         let is_known = self
@@ -550,8 +550,8 @@ struct KnownFunctions {
 }
 
 impl KnownFunctions {
-    /// Every function that ever started wrote its manifest into Redis. Without Redis those that run are asked, which are
-    /// all if no consumer belongs to another.
+    /// Every function that ever started wrote its manifest into Redis. Without Redis those that run are asked, which
+    /// are all if no consumer belongs to another.
     async fn read(sources: &Sources<'_>) -> Result<Self, AdminError> {
         let mut manifests = sources.functions.to_vec();
         let registered = match sources.store {
@@ -588,7 +588,8 @@ impl FoundEvent {
         self.incoming.meta.traceparent.as_deref()?.split('-').nth(1)
     }
 
-    /// The event as a flow has it, without steps. Its time is when it was stored: an output's own is that of its cause.
+    /// The event as a flow has it, without steps. Its time is when it was stored: an output's own is that of its
+    /// cause.
     pub fn flow_event(&self, catalog: &Catalog) -> FlowEvent {
         let meta = &self.incoming.meta;
         FlowEvent {
@@ -642,8 +643,8 @@ impl StreamRange {
         })
     }
 
-    /// The event, if it is one that is looked for. Most messages say in their headers that they are not: those are not read
-    /// any further.
+    /// The event, if it is one that is looked for. Most messages say in their headers that they are not: those are
+    /// not read any further.
     fn event_if(
         &self,
         message: StoredMessage,
