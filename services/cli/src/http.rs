@@ -1,5 +1,5 @@
-//! HTTP client for one GET: enough to ask a health page or the NATS monitor. A client library would be larger than this
-//! whole command.
+//! HTTP client for one GET: enough to ask a health page or the NATS monitor. A client library would be larger than
+//! this whole command.
 
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ async fn exchange(address: &str, path: &str) -> std::io::Result<Vec<u8>> {
     Ok(answer)
 }
 
+/// Status and body; `None` for what is no HTTP. Headers are not looked at: every page asked for is text.
 fn parse(answer: &str) -> Option<(u16, String)> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head

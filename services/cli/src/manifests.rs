@@ -1,4 +1,5 @@
-//! Manifests of functions, from their programs. The program is the only source: nothing about a function is written twice.
+//! Manifests of functions, from their programs. The program is the only source: nothing about a function is written
+//! twice.
 
 use futures::future::join_all;
 use oncue_admin::program;
@@ -8,6 +9,7 @@ use crate::exit::Failure;
 use crate::settings::Settings;
 
 /// Manifests of the named functions; all mistakes at once.
+/// Asks all programs at once; a missing one is told before any is started.
 pub async fn of(settings: &Settings, names: &[String]) -> Result<Vec<Manifest>, Failure> {
     let missing: Vec<&str> = names
         .iter()

@@ -82,6 +82,7 @@ impl Global {
     }
 }
 
+/// Folder of this program: all programs are built into one folder.
 fn own_folder() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
     Some(program.parent()?.to_owned())
@@ -104,6 +105,7 @@ fn read(named: Option<&Path>) -> Result<(String, Option<PathBuf>), Failure> {
 }
 
 impl Settings {
+    /// Connection of this run; an error means silence, exit code 4.
     pub async fn bus(&self) -> Result<Bus, Failure> {
         Bus::connect(&self.config.nats_url, "oncue")
             .await

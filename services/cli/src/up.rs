@@ -54,10 +54,12 @@ use self::supervisor::Supervisor;
 /// Time after which it is said what is not ready yet.
 const READY_COMPLAINT_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause between two looks at what is ready.
+/// Short, since it is part of the time that a start takes.
 const READY_POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Time the gateway's health page has to answer.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Silence after which no more workers are expected to answer a ping.
+/// A worker that is missed is asked again after the next pause, so a short silence only costs another look.
 const WORKER_REPLY_GAP: Duration = Duration::from_millis(40);
 
 #[derive(clap::Args)]
@@ -65,8 +67,8 @@ pub struct Args {
     /// Folder for the servers' data.
     #[arg(long, default_value = ".oncue", value_name = "DIR")]
     data: PathBuf,
-    /// How servers that are started here treat the disk: `durable` writes before it answers, for events and state that
-    /// survive a power cut. What is true of the running servers says `oncue doctor`.
+    /// How servers that are started here treat the disk: `durable` writes before it answers, for events and state
+    /// that survive a power cut. What is true of the running servers says `oncue doctor`.
     #[arg(long, env = "ONCUE_PROFILE", value_enum, default_value_t = Profile::Dev)]
     profile: Profile,
     /// Start only these functions, with everything around them.
@@ -95,6 +97,7 @@ impl Profile {
 }
 
 /// Servers and traces, found fit before anything is started.
+/// Kept apart from starting: a mistake that is found late would leave half an app running.
 struct Plan {
     nats: Server,
     redis: Server,
@@ -110,11 +113,14 @@ struct Launch {
     started: Instant,
 }
 
+/// Returns once everything it started has ended, whatever the reason: nothing outlives it but the data.
 pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
     let started = Instant::now();
+    // First of all: from here on a Ctrl-C is a request to stop, and not the end of a process that has children.
     let mut stop = stop_requests()?;
     let functions = chosen(&args, &settings)?;
     programs::all_built(&settings, &functions)?;
+    // Before the ports: a second `oncue up` is told of the first, and not of each port that it has.
     let _lock = data_lock::take(&args.data)?;
     // The functions say what they are while the ports are looked at.
     let (plan, manifests) =
@@ -131,6 +137,7 @@ pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
         .map(String::as_str)
         .chain([GATEWAY, CONSOLE, VIEWER, "nats", "redis", "oncue"]);
     let mut supervisor = Supervisor::new(LogPrinter::new(names, args.verbose))?;
+    // Starting can be interrupted at any point; what runs by then is stopped like the rest.
     let outcome = tokio::select! {
         failed = launch.run(&supervisor) => Err(failed),
         _ = stop.recv() => Ok(exit::OK),
@@ -161,11 +168,15 @@ impl Launch {
         }
     }
 
+    /// Starts the parts in the order in which they need each other. Servers come first; the layout before the
+    /// workers, which would find no consumer; the workers before the gateway, so that little waits that was
+    /// accepted.
     async fn start<'s>(
         &self,
         supervisor: &'s Supervisor,
     ) -> Result<(Autoscaler<'s>, Pools), Failure> {
         let settings = &self.settings;
+        // First, so that the first spans find a taker; nobody waits for it.
         if let Traces::Start = &self.plan.traces {
             supervisor.viewer.run(programs::viewer(settings)?);
         }
@@ -193,6 +204,8 @@ impl Launch {
         Ok((autoscaler, pools))
     }
 
+    /// Makes the layout before any worker asks for its consumer. Refusals stop the start: a worker on a wrong
+    /// layout would wait for events that never come.
     async fn apply_layout(&self, bus: &Bus, supervisor: &Supervisor) -> Result<(), Failure> {
         let config = &self.settings.config;
         let store = self.settings.store().await?;
@@ -202,6 +215,7 @@ impl Launch {
                 supervisor.log.note(&apply::line(change));
             }
         }
+        // All changes are shown before the first refusal ends it: there may be more to mend.
         let refused = changes.iter().find(|c| c.action == ChangeAction::Refused);
         match refused {
             None => Ok(()),
@@ -301,6 +315,7 @@ fn chosen(args: &Args, settings: &Settings) -> Result<Vec<String>, Failure> {
     Ok(named.collect())
 }
 
+/// Looks for ports and servers and starts nothing.
 async fn plan(args: &Args, settings: &Settings) -> Result<Plan, Failure> {
     let config = &settings.config;
     port_check::must_be_free(
@@ -352,6 +367,7 @@ fn stop_requests() -> Result<mpsc::Receiver<()>, Failure> {
         SignalKind::terminate(),
         SignalKind::hangup(),
     ];
+    // Room for a person who presses the key again and again: the second request kills.
     let (asked, requests) = mpsc::channel(4);
     for kind in kinds {
         let mut signal = signal(kind)

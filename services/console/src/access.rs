@@ -33,8 +33,10 @@ const MAX_NAME_BYTES: usize = 64;
 
 /// Rights: who may look and who may act.
 pub struct Access {
+    /// Made of the token, so a new token makes every cookie void.
     key: Option<hmac::Key>,
     write: bool,
+    /// One permit: wrong guesses wait for one another, however many connections they come on.
     guesses: Semaphore,
 }
 
@@ -69,6 +71,7 @@ impl Access {
             .trim_start_matches('[')
             .trim_end_matches(']')
             .parse::<IpAddr>();
+        // Without a token anybody who reaches the console may look, so only this machine is to reach it.
         if self.has_token() || host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback()) {
             return asked.to_owned();
         }
@@ -104,6 +107,7 @@ impl Access {
 }
 
 /// `NAME.EXPIRY.SIGNATURE`, name and signature in base64.
+/// Nothing is kept of a login, so any number of consoles with one token know it, and it outlives a restart.
 fn make_cookie(key: &hmac::Key, name: &str, expires: u64) -> String {
     let content = format!("{}.{expires}", URL_SAFE_NO_PAD.encode(name));
     let signature = hmac::sign(key, format!("session.{content}").as_bytes());
@@ -122,6 +126,8 @@ fn read_cookie(key: &hmac::Key, cookie: &str, now: u64) -> Option<String> {
 }
 
 fn set_cookie(value: &str, seconds: u64) -> HeaderValue {
+    // Not `Secure`: the console speaks plain HTTP, and not every browser sends such a cookie over that, even to
+    // loopback.
     let line = format!("{COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict");
     HeaderValue::from_str(&line).unwrap_or(HeaderValue::from_static(""))
 }
@@ -170,6 +176,7 @@ pub async fn login(
         .as_ref()
         .filter(|_| app.access.is_token(&token))
     else {
+        // Before the wait, so that a guesser who hangs up is on record all the same.
         audit::line(&who, "login", "", "refused");
         let Ok(_turn) = tokio::time::timeout(PENALTY * 10, app.access.guesses.acquire()).await
         else {

@@ -25,9 +25,11 @@ use crate::problem::{AWAY, CROWDED, GONE, MALFORMED, NOT_FOUND, Problem};
 use crate::{App, away};
 
 /// Letters tried at once; each is a process.
+/// Somebody waits for the answer, and they run one after another.
 const MAX_TRIED: usize = 20;
 /// Letters dropped at once.
 const MAX_DROPPED: usize = 1000;
+/// Twice as fast as the command line's default; the request has no field for it.
 const PACE: Pace = Pace {
     rate: 20.0,
     wait: Duration::from_mins(1),
@@ -41,6 +43,7 @@ const SOURCE: &str = "/oncue/console";
 /// Redrives under way, and the last ones that ended.
 #[derive(Default)]
 pub struct Jobs {
+    /// Number of the last job; numbers begin anew with the process, and with them the memory of jobs.
     next: AtomicU64,
     all: Mutex<BTreeMap<u64, Job>>,
 }
@@ -127,6 +130,7 @@ struct Selected {
 
 /// Looks up the letters meant. One that is gone was handled by somebody else meanwhile: then nothing is done.
 async fn letters(app: &App, numbers: &[u64]) -> Result<Selected, Problem> {
+    // The window that the page lists: a letter that lies further back cannot be chosen there.
     let latest = dead_letters::latest(&app.bus, WINDOW).await;
     let all = latest.map_err(away)?.letters;
     let chosen: Vec<Letter> = all
@@ -217,6 +221,7 @@ pub async fn redrive(
 ) -> Result<Json<Value>, Problem> {
     let chosen = body(asked)?;
     let selected = letters(&app, &chosen.numbers).await?;
+    // Counted and entered under one lock, so that two requests at once cannot both be the last that fits.
     let id = {
         let mut jobs = app.jobs.all();
         if jobs.values().filter(|job| !job.ended).count() >= MAX_UNDER_WAY {
@@ -237,9 +242,11 @@ pub async fn redrive(
         jobs.retain(|old, job| !job.ended || *old + MAX_REMEMBERED > id);
         id
     };
+    // On record before it begins: a console that is killed has still said who asked for what.
     audit::line(&who, "redrive", &named(&chosen.numbers), "begun");
     let on = named(&chosen.numbers);
     let task = app.clone();
+    // A task that shutdown waits for: the request may end, the redrive goes on.
     app.tasks.spawn(async move {
         let ended = give_back(&task, id, selected)
             .await
@@ -262,6 +269,7 @@ async fn give_back(app: &App, id: u64, selected: Selected) -> Result<String, Adm
     let Selected { chosen, all } = selected;
     let mut report = |news: Progress<'_>| app.jobs.report(id, news);
     let chosen = dead_letters::without_outdated(&app.bus, chosen, &all, &mut report).await?;
+    // Outcomes are new letters, so those that were there before need not be read again.
     let next = all.last().map_or(1, |letter| letter.number + 1);
     let mut watch = Watch::new(&app.bus, app.store.clone(), &app.config, next);
     let mut tallies = Vec::new();
@@ -304,6 +312,7 @@ pub async fn give_up(
             format!("say why in `why`; at most {MAX_DROPPED} letters at once"),
         ));
     }
+    // All are looked up before the first is dropped, so that a page which is out of date drops nothing.
     let letters = letters(&app, &chosen.numbers).await?.chosen;
     for (dropped, letter) in letters.iter().enumerate() {
         if let Err(e) = dead_letters::give_up(letter, why, &who.0, SOURCE, &app.bus).await {

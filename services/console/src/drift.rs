@@ -23,6 +23,7 @@ const CACHE_TIME: Duration = Duration::from_secs(30);
 pub type CachedDrift = Mutex<Option<(Instant, Value)>>;
 
 pub async fn get(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
+    // Held while it is asked: ten pages that are opened at once start each program once.
     let mut known = app.drift.lock().await;
     if let Some((_, said)) = known.as_ref().filter(|(at, _)| at.elapsed() < CACHE_TIME) {
         return Ok(Json(said.clone()));

@@ -73,8 +73,9 @@ fn is_from(message: &StoredMessage, source: Option<&str>) -> bool {
     source.is_none_or(|source| message.header("ce-source") == Some(source))
 }
 
-/// The last messages of a subject, oldest first. The stream is halved, newest half first, until what lies in a piece fits
-/// into one answer; the server finds subjects by its index, so a million events cost some dozens of small questions.
+/// The last messages of a subject, oldest first. The stream is halved, newest half first, until what lies in a piece
+/// fits into one answer; the server finds subjects by its index, so a million events cost some dozens of small
+/// questions.
 pub async fn latest(
     bus: &Bus,
     stream: &str,
@@ -102,11 +103,13 @@ pub async fn latest(
             bytes: 0,
         };
         let mut batch = bus.read_slice(stream, &slice).await?;
+        // A slice has no end of its own; what lies beyond belongs to a piece that was looked at before.
         batch.retain(|found| found.sequence < end);
         if batch.len() <= most {
             newest.extend(batch.into_iter().rev().filter(&wanted));
         } else {
             let middle = begin.midpoint(end);
+            // The newer half is taken first, since the last is popped.
             pieces.extend([(begin, middle), (middle, end)]);
         }
     }

@@ -17,7 +17,8 @@ use crate::problem::{FORBIDDEN, INTERNAL, LOGIN, Problem, READ_ONLY};
 const POLICY: &str = "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self'; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Middleware of all routes: refuses what other sites send, writes problem documents and the headers every answer has.
+/// Middleware of all routes: refuses what other sites send, writes problem documents and the headers every answer
+/// has.
 pub async fn every(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let mut response = if let Some(why) = refused(&app, &request) {
         Problem::new(FORBIDDEN, why).into_response()
@@ -30,6 +31,7 @@ pub async fn every(State(app): State<Arc<App>>, request: Request, next: Next) ->
         }
         problem.write(&mut response, None);
     }
+    // Last, so that refusals and panics carry them too.
     let headers = response.headers_mut();
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, POLICY),
@@ -41,6 +43,7 @@ pub async fn every(State(app): State<Arc<App>>, request: Request, next: Next) ->
     }
     headers
         .entry(header::CACHE_CONTROL)
+        // Answers show events, which may hold anything: no cache on the way is to keep them.
         .or_insert(HeaderValue::from_static("no-store"));
     response
 }
@@ -50,11 +53,12 @@ pub async fn reader(State(app): State<Arc<App>>, mut request: Request, next: Nex
     let Some(who) = who(&app, &request) else {
         return Problem::new(LOGIN, "send the token to /api/login first").into_response();
     };
+    // The name goes along with the request: whatever is done is on record under it.
     request.extensions_mut().insert(who);
     next.run(request).await
 }
 
-/// The same, where something is changed.
+/// Lets pass who is logged in where writing is on: without a token nobody is known, so nobody may act.
 pub async fn writer(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let Some(who) = who(&app, &request) else {
         return Problem::new(LOGIN, "send the token to /api/login first").into_response();
@@ -77,15 +81,18 @@ fn who(app: &App, request: &Request) -> Option<Who> {
 fn refused(app: &App, request: &Request) -> Option<&'static str> {
     let headers = request.headers();
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    // Without a token the only guard is that nobody else can reach us; a name of theirs that leads here is somebody else.
+    // Without a token the only guard is that nobody else can reach us; a name of theirs that leads here is somebody
+    // else.
     if !app.access.has_token() && !text("host").is_some_and(is_loopback) {
         return Some(
             "without a token this console answers under localhost, 127.0.0.1 and [::1] only",
         );
     }
+    // No route changes anything by these, and a browser lets another site send but not read them.
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return None;
     }
+    // Browsers set this one and no script can; older ones send `origin` alone, so both are looked at.
     if text("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none") {
         return Some("a page of another site may not write here");
     }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use serde::Serialize;
 
 /// Width of one point.
+/// The interval of a console that nobody watches, so that its points have a sample each.
 const STEP_MS: u64 = 5000;
 /// An hour of points.
 const POINTS: usize = 720;

@@ -13,6 +13,7 @@ use crate::problem::{MALFORMED, NOT_FOUND, Problem};
 use crate::{App, away};
 
 /// Letters looked at; those before are counted, and `oncue dlq ls` has them.
+/// A page reads them all anew each time it is opened.
 pub const WINDOW: u64 = 5000;
 /// Letters of a group that are listed.
 const MAX_LISTED: usize = 200;

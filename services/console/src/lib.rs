@@ -1,10 +1,11 @@
-//! The console: a page to leave open on a wall. It shows which function acts on what, how much passes, what failed and
-//! what became of a flow; who may, redrives dead letters from it. It holds nothing but an hour of samples: everything else
-//! is read from the streams, from Redis and from the workers themselves.
+//! The console: a page to leave open on a wall. It shows which function acts on what, how much passes, what failed
+//! and what became of a flow; who may, redrives dead letters from it. It holds nothing but an hour of samples:
+//! everything else is read from the streams, from Redis and from the workers themselves.
 //!
-//! In reading order: [`server`] (connections, shutdown), [`routes`] (which path is what), [`guard`] (who may what, and how
-//! problems are written), [`access`] (logging in), [`sample`] (one task that looks at the bus for all browsers), [`snapshot`]
-//! (the moment it makes of that), [`live`] (how browsers hear of it), then a file for each thing a person can ask for.
+//! In reading order: [`server`] (connections, shutdown), [`routes`] (which path is what), [`guard`] (who may what,
+//! and how problems are written), [`access`] (logging in), [`sample`] (one task that looks at the bus for all
+//! browsers), [`snapshot`] (the moment it makes of that), [`live`] (how browsers hear of it), then a file for each
+//! thing a person can ask for.
 
 pub mod access;
 pub mod server;
@@ -123,6 +124,7 @@ impl App {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
+        // Outside of the tasks that shutdown waits for: it ends by itself once `stop` is cancelled.
         tokio::spawn(sample::run(app.clone()));
         Ok(app)
     }

@@ -1,5 +1,5 @@
-//! News for browsers, pushed: the graph when it is another one, numbers every second. Each is made once for all; a browser
-//! that reads slowly misses some and gets the newest.
+//! News for browsers, pushed: the graph when it is another one, numbers every second. Each is made once for all; a
+//! browser that reads slowly misses some and gets the newest.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,12 +19,14 @@ use crate::snapshot::News;
 use crate::{App, away};
 
 /// After which a browser tries again when we are away.
+/// Browsers wait three seconds or more by themselves, and a restart takes less.
 const RETRY: &str = "retry: 2000\n\n";
 /// Time for Redis to answer.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 pub struct Live {
+    /// Holds one value: a slow browser skips moments rather than filling a queue.
     news: watch::Sender<News>,
     watchers: AtomicUsize,
     /// Somebody has come to a console nobody watched.
@@ -54,9 +56,11 @@ impl Watcher {
     fn new(app: Arc<App>) -> Option<Self> {
         let before = app.live.watchers.fetch_add(1, Ordering::Relaxed);
         let watcher = Self(app);
+        // Else the first to come would look at numbers of the slow interval, up to five seconds old.
         if before == 0 {
             watcher.0.live.came.notify_one();
         }
+        // One too many is dropped here, which takes it off the count again.
         (before < watcher.0.guards.watchers).then_some(watcher)
     }
 }
@@ -73,6 +77,7 @@ pub async fn stream(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     let watcher =
         watcher.ok_or_else(|| Problem::new(CROWDED, format!("{most} browsers watch already")))?;
     let mut news = app.live.news.subscribe();
+    // So that a browser sees the last moment at once and not with the next look.
     news.mark_changed();
     let updates = stream::unfold((watcher, news, None), async |(watcher, mut news, shown)| {
         tokio::select! {
@@ -84,6 +89,7 @@ pub async fn stream(State(app): State<Arc<App>>) -> Result<Response, Problem> {
         if shown.is_none() {
             frame.extend_from_slice(RETRY.as_bytes());
         }
+        // Numbers are told in the order of a graph, so a browser that does not have that graph gets it first.
         if shown != Some(latest.version) {
             frame.extend_from_slice(&latest.graph);
         }

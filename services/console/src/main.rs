@@ -1,4 +1,5 @@
-//! The process: configuration, connections, serve until told to stop. Exit codes are those of [`oncue_http::process`].
+//! The process: configuration, connections, serve until told to stop. Exit codes are those of
+//! [`oncue_http::process`].
 
 use std::process::ExitCode;
 

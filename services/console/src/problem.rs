@@ -1,5 +1,5 @@
-//! Kinds of problem a user of the console can meet. The handler says what is wrong; [`guard`](crate::guard) writes the
-//! document.
+//! Kinds of problem a user of the console can meet. The handler says what is wrong; [`guard`](crate::guard) writes
+//! the document.
 
 use axum::http::StatusCode;
 use oncue_http::problem::Kind;

@@ -17,6 +17,7 @@ use crate::search::event_streams;
 use crate::{App, away};
 
 /// Messages looked at in each stream, and bytes.
+/// No index of flows exists, so they are told from the last messages of every stream.
 const WINDOW_MESSAGES: u64 = 150;
 const WINDOW_BYTES: usize = 1 << 20;
 /// Flows that are listed.

@@ -1,6 +1,6 @@
-//! One task looks at the bus for all browsers: what workers say of themselves, what consumers still have before them, and
-//! the last few messages of each stream, by which its traffic is told apart by type and by source. Counters and samples,
-//! never every event: the cost is the same at ten events a second and at ten thousand.
+//! One task looks at the bus for all browsers: what workers say of themselves, what consumers still have before them,
+//! and the last few messages of each stream, by which its traffic is told apart by type and by source. Counters and
+//! samples, never every event: the cost is the same at ten events a second and at ten thousand.
 
 mod traffic;
 
@@ -21,8 +21,10 @@ use crate::App;
 const WATCHED_INTERVAL: Duration = Duration::from_secs(1);
 const UNWATCHED_INTERVAL: Duration = Duration::from_secs(5);
 /// Workers answer within milliseconds; one that is later is missed once.
+/// A look takes this long at least, so it is well below the interval.
 const REPLY_GAP: Duration = Duration::from_millis(150);
 /// Looks between two questions for manifests, and for the number of dead letters.
+/// Both change seldom: a new worker is asked at once, and letters are counted by the server.
 const LOOKS_PER_MANIFESTS: u64 = 30;
 const LOOKS_PER_LETTERS: u64 = 3;
 /// Programs asked at once for their manifests; each is a process.
@@ -47,6 +49,7 @@ pub struct Declared {
 
 /// Looks until the process ends.
 pub async fn run(app: Arc<App>) {
+    // Programs are asked once: what is built changes only with a build, what runs is heard from the workers.
     app.snapshot.declare(declared(&app).await);
     let mut looks = 0;
     loop {
@@ -62,6 +65,7 @@ pub async fn run(app: Arc<App>) {
         } else {
             UNWATCHED_INTERVAL
         };
+        // From the beginning of the look: an interval between looks, whatever a look takes.
         tokio::select! {
             () = tokio::time::sleep_until(began + interval) => {}
             () = app.live.awaited() => {}
@@ -97,6 +101,7 @@ async fn look(app: &App, looks: u64) -> Result<Look, AdminError> {
     } else {
         Vec::new()
     };
+    // Read before this look is applied: the difference is what came in between.
     let before = app.snapshot.ends();
     let mixes = overview.streams.iter().map(|stream| {
         let before = before.get(&stream.config.name).copied();

@@ -1,5 +1,5 @@
-//! `GET /api/search?q=`: an event id, a flow id or a key. The ledger knows its flows, keys are looked for among the newest
-//! events, ids as [`oncue_admin::flows::search`] does.
+//! `GET /api/search?q=`: an event id, a flow id or a key. The ledger knows its flows, keys are looked for among the
+//! newest events, ids as [`oncue_admin::flows::search`] does.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -28,6 +28,7 @@ const SEARCH_TIME: Duration = Duration::from_millis(700);
 /// Events shown of each type with a key.
 const MAX_PER_TYPE: usize = 5;
 /// Newest events of a stream that are looked through for a key, and how many in one question.
+/// Keys are in payloads, so every event has to be read: a bound on the work, which the answer tells.
 const KEY_WINDOW: usize = 10_000;
 const SLICE_MESSAGES: u64 = 1000;
 
@@ -71,6 +72,7 @@ pub async fn get(
         format!("the newest {} events for this key", keyed.read),
     ];
     let mut found = Vec::new();
+    // A word that is a key is no id: then nothing is searched by id, which costs more.
     if keyed.events.is_empty() {
         let functions = app.snapshot.manifests();
         let limits = SearchLimits {
@@ -81,6 +83,7 @@ pub async fn get(
             .await
             .map_err(away)?;
         let event = match &flow {
+            // The ledger knows when the flow began, so the root is looked for around then and nowhere else.
             Some(flow) => search.around(&query, flow.started).await,
             None => search.find(&query).await,
         };
@@ -142,8 +145,8 @@ pub fn event_streams(app: &App) -> Vec<String> {
         .collect()
 }
 
-/// The last events about a key: the newest of each stream, since streams keep events under their type alone and nothing but
-/// an event itself says what it is about.
+/// The last events about a key: the newest of each stream, since streams keep events under their type alone and
+/// nothing but an event itself says what it is about.
 async fn by_key(app: &App, key: &str) -> Result<Keyed, BusError> {
     let streams = event_streams(app).into_iter();
     let looked = join_all(streams.map(|stream| newest_about(app, stream, key))).await;

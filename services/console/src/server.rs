@@ -9,9 +9,9 @@ use crate::App;
 pub use crate::Guards;
 use crate::routes::router;
 
-/// Serves until `stop`, then accepts nothing more, finishes requests in flight, and returns. Streams of updates end at once;
-/// redrives are waited for: an event that was sent is a dead letter no more, and whoever asked for it should read in the log
-/// how it went.
+/// Serves until `stop`, then accepts nothing more, finishes requests in flight, and returns. Streams of updates end
+/// at once; redrives are waited for: an event that was sent is a dead letter no more, and whoever asked for it should
+/// read in the log how it went.
 pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Output = ()>) {
     let limits = Limits {
         connections: app.guards.connections,

@@ -23,6 +23,8 @@ use self::status::{SMOOTHING, rounded};
 use crate::sample::{Declared, Look, TrafficMix, TrafficSource};
 
 /// Events per second below which a source is forgotten, so that sources nobody knows do not add up.
+/// Clients name their source themselves, and one that makes up a new one for each event would grow the map for
+/// ever.
 const FORGOTTEN_RATE: f64 = 0.001;
 
 /// Shared by the task that looks and by everybody who asks.
@@ -133,6 +135,8 @@ impl Snapshot {
         let seen = &mut *self.seen();
         let overview = &look.overview;
         let elapsed = overview.at.saturating_sub(seen.at);
+        // After a failure the known ends of the streams are older than the last look: a rate would be a peak that
+        // never was.
         let seconds = if seen.at == 0 || seen.blind.is_some() {
             0.0
         } else {
@@ -231,6 +235,7 @@ impl Seen {
         }
         for (name, consumer) in &look.overview.consumers {
             let function = self.functions.entry(name.clone()).or_default();
+            // A consumer knows filters only, so it never takes the place of what a manifest said.
             if function.view.known.is_empty() || function.view.known == "consumer" {
                 function.view = FunctionView {
                     name: name.clone(),
@@ -256,6 +261,8 @@ impl Seen {
                 *now.entry(source.clone()).or_default() += events / seconds;
             }
         }
+        // A source that was not seen this time falls by half, so that a line on the page fades and does not
+        // flicker.
         for (source, rate) in &mut self.traffic {
             *rate += (now.remove(source).unwrap_or(0.0) - *rate) * SMOOTHING;
         }
@@ -305,7 +312,8 @@ impl Seen {
         traffic.map(|(_, rate)| rate).sum()
     }
 
-    /// Into a type: what its source sends. Out of it: what the function was handed, shared by the traffic of its triggers.
+    /// Into a type: what its source sends. Out of it: what the function was handed, shared by the traffic of its
+    /// triggers.
     fn rate_along(&self, edge: &Edge) -> f64 {
         if edge.emits {
             let source = TrafficSource {
@@ -320,6 +328,7 @@ impl Seen {
         if triggers.len() < 2 {
             return rate;
         }
+        // Workers count deliveries over all triggers; the share of each can only be told by what its stream took.
         let all: f64 = triggers.iter().map(|ty| self.rate_of(ty)).sum();
         if all > 0.0 {
             rate * self.rate_of(&edge.ty) / all

@@ -68,8 +68,8 @@ pub struct App {
     pub(crate) watcher: Arc<FlowWatcher>,
     /// Static files, where the configuration names a folder of them.
     pub(crate) site: Option<Site>,
-    /// Server this runs in. Its tasks are uploads, which must come to an end (stored and published, or taken back) even when
-    /// their client goes away.
+    /// Server this runs in. Its tasks are uploads, which must come to an end (stored and published, or taken back)
+    /// even when their client goes away.
     pub(crate) handle: Handle,
 }
 

@@ -1,8 +1,8 @@
-//! Static files of the app, from the folder that `[gateway] site` names. Read anew for every request: who works on a page
-//! sees it at the next reload, and a folder can be replaced as a whole.
+//! Static files of the app, from the folder that `[gateway] site` names. Read anew for every request: who works on a
+//! page sees it at the next reload, and a folder can be replaced as a whole.
 //!
-//! Only regular files that lie in the folder are served: no way up, no link that leads out, nothing whose name or folder
-//! begins with a dot, no listing.
+//! Only regular files that lie in the folder are served: no way up, no link that leads out, nothing whose name or
+//! folder begins with a dot, no listing.
 
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
@@ -171,8 +171,8 @@ fn media_type(path: &Path) -> &'static str {
     known.map_or("application/octet-stream", |(_, media_type)| media_type)
 }
 
-/// Opens a regular file of the folder. Links are followed first and judged by where they lead; a pipe is never opened, which
-/// would wait for somebody to write.
+/// Opens a regular file of the folder. Links are followed first and judged by where they lead; a pipe is never
+/// opened, which would wait for somebody to write.
 fn open(dir: &Path, relative: &Path) -> Option<SiteFile> {
     let root = dir.canonicalize().ok()?;
     let path = root.join(relative).canonicalize().ok()?;

@@ -1,4 +1,5 @@
-//! Intake of traces: OTLP over gRPC, and over HTTP in both of its encodings [OTLP 1.10, sections "OTLP/gRPC" and "OTLP/HTTP"].
+//! Intake of traces: OTLP over gRPC, and over HTTP in both of its encodings [OTLP 1.10, sections "OTLP/gRPC" and
+//! "OTLP/HTTP"].
 
 use std::io::Read;
 
@@ -23,10 +24,12 @@ use tonic::codec::CompressionEncoding;
 
 use crate::store::SharedStore;
 
-/// Largest request, counted after decompression. The OpenTelemetry Collector accepts as much; exporters send batches far
-/// below it.
+/// Largest request, counted after decompression. The OpenTelemetry Collector accepts as much; exporters send batches
+/// far below it.
 pub const MAX_REQUEST: usize = 20 * 1024 * 1024;
 
+/// Encoding that exporters use by default; answers come in the encoding of the request [OTLP 1.10, "OTLP/HTTP
+/// Response"].
 const PROTOBUF: &str = "application/x-protobuf";
 
 /// OTLP over gRPC, plain and gzip.
@@ -58,6 +61,7 @@ pub fn http(store: SharedStore) -> Router {
         .with_state(store)
 }
 
+/// How a body is written: by its `content-type`.
 #[derive(Clone, Copy)]
 enum Encoding {
     Protobuf,
@@ -79,10 +83,13 @@ struct Refusal {
     message: String,
 }
 
+/// One request. Answers 200 also where spans were refused: which and why stands in the partial success, and sending
+/// them again would change nothing.
 async fn export(State(store): State<SharedStore>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let Some(encoding) = encoding(&head.headers) else {
         let message = format!("content-type is neither {PROTOBUF} nor application/json");
+        // No encoding is known that the sender reads, so the answer is in the one a person reads.
         return refuse(Encoding::Json, unsupported(message));
     };
     match read(&head.headers, body, encoding).await {
@@ -91,6 +98,7 @@ async fn export(State(store): State<SharedStore>, request: Request) -> Response 
     }
 }
 
+/// Encoding by `content-type`, whose parameters do not matter; `None` for any other, and without one.
 fn encoding(headers: &HeaderMap) -> Option<Encoding> {
     let content_type = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     match content_type
@@ -115,6 +123,7 @@ async fn read(
     let coding = headers
         .get(header::CONTENT_ENCODING)
         .map_or(b"identity".as_slice(), |coding| coding.as_bytes());
+    // Before the coding is looked at: the body is to be read to its end in any case.
     let body = read_to_end(body).await?;
     match coding {
         b"identity" | b"" => decode(encoding, &body),
@@ -126,8 +135,8 @@ async fn read(
     }
 }
 
-/// Bytes of the body. One that is too large is still read, and thrown away: a sender cut off while it writes sees a broken
-/// connection instead of the answer.
+/// Bytes of the body. One that is too large is still read, and thrown away: a sender cut off while it writes sees a
+/// broken connection instead of the answer.
 async fn read_to_end(body: Body) -> Result<Vec<u8>, Refusal> {
     let mut chunks = body.into_data_stream();
     let mut bytes = Vec::new();
@@ -157,6 +166,7 @@ fn gunzip(body: &[u8]) -> Result<Vec<u8>, Refusal> {
     }
 }
 
+/// 415: of the headers alone it is known that the body cannot be read.
 fn unsupported(message: String) -> Refusal {
     Refusal {
         status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -164,6 +174,7 @@ fn unsupported(message: String) -> Refusal {
     }
 }
 
+/// 413, which by OTLP is not tried again.
 fn too_large() -> Refusal {
     Refusal {
         status: StatusCode::PAYLOAD_TOO_LARGE,
@@ -171,6 +182,7 @@ fn too_large() -> Refusal {
     }
 }
 
+/// 400, which by OTLP is not tried again: the bytes would fail again.
 fn malformed(error: &dyn std::fmt::Display) -> Refusal {
     Refusal {
         status: StatusCode::BAD_REQUEST,
@@ -193,8 +205,8 @@ fn decode_json(body: &[u8]) -> serde_json::Result<ExportTraceServiceRequest> {
     serde_json::from_value(request)
 }
 
-/// Writes out what protobuf's JSON lets a sender leave out or write as text, and what the generated types insist on. One such
-/// attribute would otherwise cost its whole batch.
+/// Writes out what protobuf's JSON lets a sender leave out or write as text, and what the generated types insist on.
+/// One such attribute would otherwise cost its whole batch.
 fn complete(json: &mut Value) {
     match json {
         Value::Array(items) => items.iter_mut().for_each(complete),
@@ -216,6 +228,7 @@ fn complete(json: &mut Value) {
     }
 }
 
+/// Answer to a request that was taken, in its encoding.
 fn accept(encoding: Encoding, response: &ExportTraceServiceResponse) -> Response {
     match encoding {
         Encoding::Protobuf => {
@@ -235,6 +248,8 @@ fn accept(encoding: Encoding, response: &ExportTraceServiceResponse) -> Response
     }
 }
 
+/// Answer to a request that was not taken. The gRPC code in it is the same for all; the HTTP status tells them
+/// apart.
 fn refuse(encoding: Encoding, refusal: Refusal) -> Response {
     let status = refusal.status;
     let body = Status {

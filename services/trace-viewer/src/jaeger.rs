@@ -1,4 +1,5 @@
-//! Jaeger's JSON, as its UI 2.14 reads it, built from OTLP spans. Field names are Jaeger's [jaeger `model/json/model.go`].
+//! Jaeger's JSON, as its UI 2.14 reads it, built from OTLP spans. Field names are Jaeger's [jaeger
+//! `model/json/model.go`].
 //!
 //! Everything borrows from the store: a trace is written out while the store is locked, and nothing is copied before.
 
@@ -28,6 +29,7 @@ pub struct JaegerTrace<'a> {
     warnings: Option<Vec<String>>,
 }
 
+/// Sender of spans, named once in a trace and by its id in each span.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct JaegerProcess<'a> {
@@ -54,6 +56,7 @@ struct JaegerSpan<'a> {
     warnings: Option<Vec<String>>,
 }
 
+/// Parent of a span, or a span it is linked to.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Reference {
@@ -64,6 +67,7 @@ struct Reference {
     span_id: String,
 }
 
+/// Event of a span, in OTLP's word; its time is in microseconds since the epoch.
 #[derive(Serialize)]
 struct Log<'a> {
     timestamp: u64,
@@ -78,6 +82,7 @@ pub struct Tag<'a> {
     pub value: TagValue<'a>,
 }
 
+/// Value as JSON has it; the type beside it tells Jaeger how it is meant.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub enum TagValue<'a> {
@@ -102,6 +107,7 @@ impl TagValue<'_> {
 impl<'a> From<&'a Trace> for JaegerTrace<'a> {
     fn from(trace: &'a Trace) -> Self {
         let mut stored: Vec<_> = trace.spans.values().collect();
+        // The store has them by id; the UI draws them in the order in which they come.
         stored.sort_by_key(|stored| stored.span.start_time_unix_nano);
         let mut spans: Vec<_> = stored.into_iter().map(JaegerSpan::from).collect();
         let warnings = (trace.dropped > 0).then(|| {
@@ -166,6 +172,7 @@ pub fn duration(span: &Span) -> u64 {
         .saturating_sub(span.start_time_unix_nano)
 }
 
+/// Attributes of the sender, without its service name.
 pub fn process_tags(process: &Process) -> impl Iterator<Item = Tag<'_>> {
     process.attributes.iter().map(Tag::from)
 }
@@ -190,6 +197,8 @@ pub fn span_tags(stored: &StoredSpan) -> Vec<Tag<'_>> {
     tags
 }
 
+/// Tags under the names that Jaeger's own translation from OTLP gives them, so that searches and colours of the UI
+/// work.
 fn derived_tags(stored: &StoredSpan) -> impl Iterator<Item = Tag<'_>> {
     let StoredSpan { span, scope, .. } = stored;
     let status = span.status.as_ref();
@@ -219,6 +228,7 @@ fn derived_tags(stored: &StoredSpan) -> impl Iterator<Item = Tag<'_>> {
     )
 }
 
+/// Word for a status; empty for none, as an unset status says nothing.
 fn status_code(code: Option<StatusCode>) -> &'static str {
     match code {
         Some(StatusCode::Error) => "ERROR",
@@ -262,10 +272,12 @@ fn reference(ref_type: &'static str, trace: &[u8], span: &[u8]) -> Reference {
     }
 }
 
+/// Counted from 1, as in Jaeger; by position, so it means something within one trace only.
 fn process_id(index: usize) -> String {
     format!("p{}", index + 1)
 }
 
+/// Lower case, two digits for each byte.
 fn hex(bytes: &[u8]) -> String {
     bytes
         .iter()
@@ -321,6 +333,7 @@ fn typed_value(value: Option<&AnyValue>) -> (&'static str, TagValue<'_>) {
     }
 }
 
+/// Null for an attribute without a value, which OTLP allows.
 fn plain_or_null(value: Option<&AnyValue>) -> serde_json::Value {
     value
         .and_then(|value| value.value.as_ref())

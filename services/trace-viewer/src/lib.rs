@@ -1,7 +1,7 @@
 //! Trace viewer for a machine without Docker: Jaeger's own UI over traces kept in the memory of this process.
 //!
-//! Spans come in over OTLP ([`ingest`]), stay in a bounded [`store`], and go out in the JSON that the UI asks for (`query`).
-//! Where a real Jaeger runs, use that one; the ports are the same, so nothing else changes.
+//! Spans come in over OTLP ([`ingest`]), stay in a bounded [`store`], and go out in the JSON that the UI asks for
+//! (`query`). Where a real Jaeger runs, use that one; the ports are the same, so nothing else changes.
 
 pub mod ingest;
 pub mod store;
@@ -115,8 +115,10 @@ async fn bind(host: &str, port: u16, flag: &str) -> Result<TcpListener, String> 
         })
 }
 
-/// Serves until `shutdown` completes, then gives open requests [`DRAIN_TIMEOUT`] and returns. An error of any server ends
-/// all of them.
+/// Serves until `shutdown` completes, then gives open requests [`DRAIN_TIMEOUT`] and returns. An error of any server
+/// ends all of them.
+///
+/// The store begins empty and ends with this: nothing is written to disk.
 pub async fn serve(
     listeners: Listeners,
     limits: Limits,

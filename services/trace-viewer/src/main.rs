@@ -49,6 +49,7 @@ async fn run(args: Args) -> Result<(), String> {
         .map_err(|error| format!("stopped serving: {error}"))
 }
 
+/// Says where it listens, in one line that scripts and tests wait for.
 fn announce(at: Addresses) {
     // A closed stdout is no reason to stop.
     let _ = writeln!(
@@ -61,6 +62,7 @@ fn announce(at: Addresses) {
     );
 }
 
+/// Signals that stop the viewer: SIGTERM of `oncue up`, SIGINT of a terminal.
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,

@@ -1,4 +1,5 @@
-//! Query API: the part of Jaeger's that its UI 2.14 calls [jaeger `cmd/query/app/http_handler.go`], and the health check.
+//! Query API: the part of Jaeger's that its UI 2.14 calls [jaeger `cmd/query/app/http_handler.go`], and the health
+//! check.
 
 use std::{
     cmp::Reverse,
@@ -22,8 +23,10 @@ use crate::{
     ui,
 };
 
+/// Pairs and no map, since `traceID` may be given many times.
 type Params = Query<Vec<(String, String)>>;
 
+/// Routes of the API, and the page for every other path.
 pub fn router(store: SharedStore) -> Router {
     Router::new()
         .route("/api/services", get(services))
@@ -71,6 +74,7 @@ struct Envelope<T> {
     errors: Option<()>,
 }
 
+/// Answer with all there is: nothing is paged, so limit and offset are 0 as in Jaeger.
 fn answer<T: Serialize>(data: impl IntoIterator<Item = T>) -> Response {
     let data: Vec<T> = data.into_iter().collect();
     Json(Envelope {
@@ -83,6 +87,7 @@ fn answer<T: Serialize>(data: impl IntoIterator<Item = T>) -> Response {
     .into_response()
 }
 
+/// Error in the envelope that the UI reads its message from.
 fn failure(status: StatusCode, message: &str) -> Response {
     let errors = [json!({"code": status.as_u16(), "msg": message})];
     (

@@ -26,8 +26,8 @@ pub struct Search {
 }
 
 impl Search {
-    /// Reads the parameters of a query; an empty one counts as absent. `now` only serves `lookback`. The error names the
-    /// parameter that is wrong.
+    /// Reads the parameters of a query; an empty one counts as absent. `now` only serves `lookback`. The error names
+    /// the parameter that is wrong.
     pub fn parse(params: &[(String, String)], now: u64) -> Result<Self, String> {
         Ok(Self {
             service: find(params, "service").map(str::to_owned),
@@ -45,6 +45,7 @@ impl Search {
         })
     }
 
+    /// Looks at every span until one matches: a search reads the whole store, which is bounded.
     pub fn finds(&self, trace: &Trace) -> bool {
         trace
             .spans
@@ -52,6 +53,7 @@ impl Search {
             .any(|stored| self.matches(trace.process(stored), stored))
     }
 
+    // Tags last: to collect them costs more than all the rest.
     fn matches(&self, process: &Process, stored: &StoredSpan) -> bool {
         let span = &stored.span;
         self.service
@@ -137,7 +139,8 @@ fn duration_param(params: &[(String, String)], name: &str) -> Result<Option<u64>
     }
 }
 
-/// Nanoseconds of a duration in Go's notation ("1h2m", "1.5s", "10ms", "250us") plus days and weeks, which the UI uses for its lookback.
+/// Nanoseconds of a duration in Go's notation ("1h2m", "1.5s", "10ms", "250us") plus days and weeks, which the UI
+/// uses for its lookback.
 pub fn go_duration(mut text: &str) -> Option<u64> {
     let mut total = 0.0;
     while !text.is_empty() {

@@ -1,5 +1,8 @@
-//! Store of traces in memory, bounded by number and by bytes: when either is exceeded, the trace that began to arrive first
-//! goes, whole.
+//! Store of traces in memory, bounded by number and by bytes: when either is exceeded, the trace that began to arrive
+//! first goes, whole.
+//!
+//! A trace that is looked at is not kept any longer for it. Spans that come after their trace has gone begin it
+//! anew, so such a trace shows in part.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -27,7 +30,8 @@ pub struct Limits {
     /// Memory for spans in MiB (an estimate); beyond that the oldest trace is dropped.
     #[arg(long = "max-mib", value_name = "N", env = "ONCUE_VIEWER_MAX_MIB", default_value = "256", value_parser = mebibytes)]
     pub bytes: usize,
-    /// Spans kept of one trace, which also gets at most a quarter of the memory; further ones are refused, and the trace says so.
+    /// Spans kept of one trace, which also gets at most a quarter of the memory; further ones are refused, and the
+    /// trace says so.
     #[arg(long, value_name = "N", env = "ONCUE_VIEWER_MAX_SPANS_PER_TRACE", default_value = "10000", value_parser = positive)]
     pub max_spans_per_trace: usize,
 }
@@ -74,6 +78,7 @@ impl From<Resource> for Process {
 }
 
 impl Process {
+    /// Counted once for each trace that names it, though all spans of a request share it.
     fn bytes(&self) -> usize {
         size_of::<Self>()
             + self
@@ -84,9 +89,9 @@ impl Process {
     }
 }
 
-/// Estimate of the memory a decoded message takes, as every string, list and attribute is its own allocation. With the usual
-/// short attributes the sum of these comes within a tenth of the memory measured; with values of kilobytes it is twice that,
-/// which errs on the safe side.
+/// Estimate of the memory a decoded message takes, as every string, list and attribute is its own allocation. With
+/// the usual short attributes the sum of these comes within a tenth of the memory measured; with values of kilobytes
+/// it is twice that, which errs on the safe side.
 fn memory(encoded: usize) -> usize {
     encoded * DECODED_SIZE_FACTOR
 }
@@ -100,6 +105,7 @@ pub struct StoredSpan {
     bytes: usize,
 }
 
+/// All spans of one trace id that came so far; nobody says when a trace is complete.
 #[derive(Default)]
 pub struct Trace {
     pub id: u128,
@@ -138,6 +144,7 @@ impl Trace {
         })
     }
 
+    /// Adds a span, or puts it in the place of one of the same id, and keeps the sum of the bytes.
     fn put(
         &mut self,
         id: u64,
@@ -165,7 +172,9 @@ impl Trace {
 /// Reason why a span was not kept. Neither is worth a retry.
 #[derive(Clone, Copy)]
 enum SpanRefusal {
+    /// Wrong length, or all zero, which OTLP forbids.
     BadId,
+    /// At its bound of spans or of bytes.
     TraceFull,
 }
 
@@ -195,7 +204,8 @@ impl Store {
         }
     }
 
-    /// Keeps the spans there is room for and says in the answer how many it could not keep, and why not the first of them.
+    /// Keeps the spans there is room for and says in the answer how many it could not keep, and why not the first of
+    /// them.
     pub fn insert(&mut self, request: ExportTraceServiceRequest) -> ExportTraceServiceResponse {
         let mut refused = Vec::new();
         for resource_spans in request.resource_spans {
@@ -232,6 +242,7 @@ impl Store {
         let before = trace.bytes;
         let full = trace.spans.len() >= self.limits.max_spans_per_trace
             || trace.bytes >= self.limits.bytes / TRACE_SHARE;
+        // A span that is there already is taken once more: it replaces its copy and needs no room.
         if full && !trace.spans.contains_key(&span_id) {
             trace.dropped += 1;
             return Err(SpanRefusal::TraceFull);
@@ -242,6 +253,7 @@ impl Store {
         Ok(())
     }
 
+    /// Drops traces by arrival and not by start: clocks of senders differ, and a late trace is still news.
     fn evict(&mut self) {
         while self.traces.len() > self.limits.traces || self.bytes > self.limits.bytes {
             let Some(oldest) = self.arrival.pop_front() else {
@@ -285,6 +297,7 @@ impl Store {
     }
 
     /// Name and kind of the operations of one service.
+    /// Reads every span of the store, which is bounded: an index would cost more with each span than it saves.
     pub fn operations(&self, service: &str) -> BTreeSet<(&str, i32)> {
         let own = self
             .spans()
@@ -323,8 +336,8 @@ impl Store {
         calls
     }
 
-    /// Services that called: the parent's. Only without a parent do the links count: a consumer is often both child of its
-    /// producer and linked to it, and that is one call.
+    /// Services that called: the parent's. Only without a parent do the links count: a consumer is often both child
+    /// of its producer and linked to it, and that is one call.
     fn callers(&self, trace: &Trace, stored: &StoredSpan) -> BTreeSet<&str> {
         if let Some(parent) = self.service_of(trace.id, &stored.span.parent_span_id) {
             return BTreeSet::from([parent]);
@@ -335,6 +348,7 @@ impl Store {
             .collect()
     }
 
+    /// Service of a span; `None` where it did not come or has gone.
     fn service_of(&self, trace: u128, span: &[u8]) -> Option<&str> {
         let trace = self.trace(trace)?;
         Some(&trace.process(trace.spans.get(&span_id(span)?)?).service)
@@ -366,8 +380,8 @@ impl SharedStore {
         Self(Arc::new(Mutex::new(Store::new(limits))))
     }
 
-    /// Locks the store. Never held across an await, so a blocking mutex is right. A panic while it was held cost at most one request's spans: what is
-    /// there is still worth showing, hence no poisoning.
+    /// Locks the store. Never held across an await, so a blocking mutex is right. A panic while it was held cost at
+    /// most one request's spans: what is there is still worth showing, hence no poisoning.
     pub fn lock(&self) -> MutexGuard<'_, Store> {
         self.0.lock()
     }

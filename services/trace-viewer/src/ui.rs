@@ -1,4 +1,5 @@
-//! Jaeger UI, compiled in: one page and four assets. `ui/THIRD-PARTY.md` says where they come from and under which licences.
+//! Jaeger UI, compiled in: one page and four assets. `ui/THIRD-PARTY.md` says where they come from and under which
+//! licences.
 
 use std::io::Read;
 
@@ -18,6 +19,7 @@ struct Asset {
     gzipped: &'static [u8],
 }
 
+/// Names hold a hash of the content, so browsers may keep them for ever.
 const ASSETS: [Asset; 4] = [
     Asset {
         name: "index-Ba4Pmzjs.js",
@@ -64,6 +66,7 @@ async fn asset(Path(name): Path<String>, request: HeaderMap) -> Response {
     let headers = [
         (header::CONTENT_TYPE, asset.content_type),
         (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+        // Caches on the way must not hand the packed form to one who cannot read it.
         (header::VARY, "accept-encoding"),
     ];
     if accepts_gzip(&request) {
@@ -72,6 +75,7 @@ async fn asset(Path(name): Path<String>, request: HeaderMap) -> Response {
     (headers, unpacked(asset)).into_response()
 }
 
+/// Whether the request takes gzip: named, and not with the weight 0 [RFC 9110, section 12.5.3].
 fn accepts_gzip(request: &HeaderMap) -> bool {
     let accepted = request
         .get_all(header::ACCEPT_ENCODING)

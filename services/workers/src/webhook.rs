@@ -1,8 +1,8 @@
 //! One event as one signed HTTP request, in the form of [Standard Webhooks 1.0.0].
 //!
-//! The address comes from whoever configures the function, its name from a DNS somebody else may run, its answer from a
-//! stranger. So the address connected to is the one that was checked, an answer is read no further than a message needs,
-//! nothing is followed anywhere, and what is secret is in no message.
+//! The address comes from whoever configures the function, its name from a DNS somebody else may run, its answer from
+//! a stranger. So the address connected to is the one that was checked, an answer is read no further than a message
+//! needs, nothing is followed anywhere, and what is secret is in no message.
 
 mod address;
 mod post;

@@ -5,8 +5,8 @@ use std::io::{self, IsTerminal, Write};
 use super::paint::{BOLD, paint};
 use crate::exit::Failure;
 
-/// Asks y/N on a terminal. Elsewhere nobody can answer, so `--yes` must have been given: a script that forgot it changes
-/// nothing, rather than all of it.
+/// Asks y/N on a terminal. Elsewhere nobody can answer, so `--yes` must have been given: a script that forgot it
+/// changes nothing, rather than all of it.
 pub fn ask(question: &str, yes: bool) -> Result<(), Failure> {
     if yes {
         return Ok(());
@@ -17,6 +17,7 @@ pub fn ask(question: &str, yes: bool) -> Result<(), Failure> {
                 .advise("nothing was done; if you mean it, say so with --yes"),
         );
     }
+    // On stderr, so that stdout holds the result alone, also where it is piped.
     let _ = write!(anstream::stderr(), "{} [y/N] ", paint(BOLD, question));
     let _ = io::stderr().flush();
     let mut answer = String::new();

@@ -1,7 +1,7 @@
 //! Printing: styles, results on stdout, remarks and progress on stderr.
 //!
-//! Colours go to terminals only; `NO_COLOR` and `CLICOLOR_FORCE` are honoured (by anstream). Text from events, logs and
-//! servers may hold escape sequences, so it passes [`brief`] before it reaches a terminal.
+//! Colours go to terminals only; `NO_COLOR` and `CLICOLOR_FORCE` are honoured (by anstream). Text from events, logs
+//! and servers may hold escape sequences, so it passes [`brief`] before it reaches a terminal.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -74,6 +74,7 @@ pub fn width() -> Option<usize> {
 }
 
 /// Prints a line that replaces itself, on stderr, where that is a terminal; an empty one goes away.
+/// Nothing is printed elsewhere: in a file every step would be a line.
 pub fn progress(line: impl Display) {
     if io::stderr().is_terminal() {
         let _ = write!(anstream::stderr(), "\r\x1b[2K{line}");

@@ -1,5 +1,5 @@
-//! Autoscaler: keeps as many workers of each function as there is work for. Looks, decides ([`scale`](super::scale)), acts,
-//! says why.
+//! Autoscaler: keeps as many workers of each function as there is work for. Looks, decides ([`scale`](super::scale)),
+//! acts, says why.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -20,6 +20,7 @@ use super::scale::{Decision, Sample, decide};
 use super::supervisor::Supervisor;
 
 /// Time between two looks at the consumers.
+/// A sleeper is woken by its event and not by this, so a second is the delay of growing only.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time a look may take: an event that wakes a function does not wait longer for it.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -96,6 +97,7 @@ impl<'s> Autoscaler<'s> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                // An event on its way goes before a look, which may take seconds when NATS is slow.
                 biased;
                 Some(event) = self.wake_events.recv() => self.wake(&event),
                 _ = tick.tick() => self.look().await,
@@ -114,6 +116,7 @@ impl<'s> Autoscaler<'s> {
             if pool.wake_listener.take().is_none() {
                 return; // it has been woken by other means
             }
+            // The last sample is from before the event, so it would still say that there is nothing to do.
             pool.history.record_wake(now, &pool.limits);
         }
         self.note(&format!("{function} is woken by {}", event.subject));
@@ -125,12 +128,14 @@ impl<'s> Autoscaler<'s> {
         let now = self.began.elapsed();
         let samples = match timeout(LOOK_TIMEOUT, self.sampler.look(&subjects, now)).await {
             Ok(Ok(samples)) => samples,
+            // Nothing is scaled on what is not known: every function keeps the workers it has.
             Ok(Err(e)) => return self.report_look_error(&e.to_string()),
             Err(_) => return self.report_look_error("NATS does not answer"),
         };
         if self.look_error.take().is_some() {
             self.note("the consumers can be looked at again");
         }
+        // Starting is done at once, stopping at the end: it asks the workers, and events are not to wait for that.
         let mut scale_downs = Vec::new();
         for (function, sample) in samples {
             self.record(&function, sample);
@@ -145,6 +150,7 @@ impl<'s> Autoscaler<'s> {
         pools.values_mut().for_each(Pool::remove_ended);
         pools
             .values()
+            // The others keep their number, whatever a look would say.
             .filter(|pool| !pool.limits.scale.is_fixed())
             .map(|pool| Subject {
                 name: pool.name.clone(),
@@ -174,7 +180,8 @@ impl<'s> Autoscaler<'s> {
         }
     }
 
-    /// Decides, says why, and starts what is to be started. To stop a worker takes a question first, so that is handed back.
+    /// Decides, says why, and starts what is to be started. To stop a worker takes a question first, so that is
+    /// handed back.
     fn act(&self, function: &str) -> Option<ScaleDown> {
         let now = self.began.elapsed();
         let mut pools = self.pools.lock();
@@ -200,6 +207,7 @@ impl<'s> Autoscaler<'s> {
                 pool.wake_listener = None;
                 pool.waits = None;
                 (0..more).for_each(|_| pool.start(self.supervisor));
+                // A worker that was just started is not stopped again before `idle` has passed.
                 pool.history.started(now);
             }
             Decision::Stop(fewer, why) => {
@@ -215,8 +223,8 @@ impl<'s> Autoscaler<'s> {
         None
     }
 
-    /// Stops workers with nothing in flight. Before the last one of a function goes the wake listener is there, and only
-    /// then is looked whether there is really nothing to do: what comes later is heard.
+    /// Stops workers with nothing in flight. Before the last one of a function goes the wake listener is there, and
+    /// only then is looked whether there is really nothing to do: what comes later is heard.
     async fn scale_down(&mut self, scale_downs: Vec<ScaleDown>) {
         for scale_down in scale_downs.iter().filter(|down| down.to_sleep) {
             self.listen(&scale_down.function).await;
@@ -229,6 +237,7 @@ impl<'s> Autoscaler<'s> {
             return;
         };
         let subject = format!("$SRV.STATS.{}", scale_down.function);
+        // Workers themselves know best which of them has nothing in flight; the consumer only knows the sum.
         let asked = self.bus.service_instances(&subject, WORKER_REPLY_GAP);
         if let Ok(answers) = asked.await {
             self.retire(scale_down, &answers);
@@ -268,6 +277,7 @@ impl<'s> Autoscaler<'s> {
         let mut going = pool.idle(answers);
         going.truncate(scale_down.count as usize);
         let left = have - going.len() as u32;
+        // Somebody stays for what comes: nobody needs to be woken.
         if left > 0 {
             pool.wake_listener = None;
         }

@@ -20,6 +20,7 @@ pub fn take(data: &Path) -> Result<DataLock, Failure> {
         Err(TryLockError::WouldBlock) => return Err(held(data, &mut file)),
         Err(TryLockError::Error(e)) => return Err(unusable(data, &e)),
     }
+    // Only once it is ours: the number of the one that holds it is what the other is told.
     write_own_pid(&mut file).map_err(|e| unusable(data, &e))?;
     Ok(DataLock { _file: file })
 }
@@ -30,6 +31,7 @@ fn open(data: &Path) -> io::Result<File> {
         .read(true)
         .write(true)
         .create(true)
+        // The one that is refused reads what is in it.
         .truncate(false)
         .open(data.join("up.lock"))
 }

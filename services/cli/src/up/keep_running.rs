@@ -1,4 +1,5 @@
-//! Keeper of one process: starts it, passes its lines on, starts it again when it ends on its own, and stops it when told.
+//! Keeper of one process: starts it, passes its lines on, starts it again when it ends on its own, and stops it when
+//! told.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
@@ -16,12 +17,13 @@ use super::orphan_guard::OrphanGuard;
 use super::process::{Phase, ProcessSpec, ProcessStatus};
 
 /// Pause before the first restart; it doubles with each restart that follows.
+/// Short enough for a crash that happens once, and doubled so that one that never stops does not fill the log.
 const FIRST_RESTART_DELAY: Duration = Duration::from_millis(200);
 const MAX_RESTART_DELAY: Duration = Duration::from_secs(10);
 /// Life after which a process counts as healthy, so that its next end begins with the first delay again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
-/// Time between the request to stop and the kill. Killing loses nothing: what was in flight is delivered again. But it is
-/// said, since finishing is the rule.
+/// Time between the request to stop and the kill. Killing loses nothing: what was in flight is delivered again. But
+/// it is said, since finishing is the rule.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time the last lines of an ended process have to arrive: a grandchild that keeps the pipe open is not waited for.
 const LAST_LINES_TIMEOUT: Duration = Duration::from_millis(200);
@@ -48,6 +50,7 @@ pub async fn keep_running(spec: ProcessSpec, status: Arc<ProcessStatus>, keeper:
             Ok(child) => run_once(child, &spec, &status, &keeper).await,
             Err(e) => Some(format!("cannot be started: {e}")),
         };
+        // Told to stop: nothing to count, nothing to start again.
         let Some(ended) = ended else { break };
         status.count_end();
         status.enter(Phase::Failing);
@@ -75,6 +78,7 @@ fn start(spec: &ProcessSpec) -> std::io::Result<Child> {
         .env_remove("ONCUE_INSTANCE") // one name for all of them would be none
         .envs(spec.env.iter().map(|(name, value)| (name, value)))
         .process_group(0)
+        // No child may read the terminal: it is in no foreground group and would be stopped by the system.
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -89,11 +93,13 @@ async fn run_once(
     keeper: &Keeper,
 ) -> Option<String> {
     let pid = child.id().unwrap_or_default();
+    // Before anything else can fail: from here on somebody ends it even if we are killed.
     keeper.guard.watch(pid);
     status.set_pid(pid);
     if !status.is_retired() {
         status.enter(Phase::Starting);
     }
+    // Read from the start: a child that fills its pipe before anybody reads would stand still.
     let output = pass_on_output(&mut child, spec, status, &keeper.log);
     let ended = tokio::select! {
         ended = child.wait() => Some(ended),
@@ -113,8 +119,8 @@ async fn run_once(
     Some(ended?.map_or_else(|e| e.to_string(), describe))
 }
 
-/// Asks a retired process to stop and waits for as long as what is in flight takes: nobody is in a hurry. Returns before
-/// it has ended when all are to stop meanwhile.
+/// Asks a retired process to stop and waits for as long as what is in flight takes: nobody is in a hurry. Returns
+/// before it has ended when all are to stop meanwhile.
 async fn let_finish(child: &mut Child, name: &str, keeper: &Keeper) {
     let Some(pid) = process_id(child) else {
         return;
@@ -145,6 +151,7 @@ async fn end(child: &mut Child, name: &str, keeper: &Keeper) {
             () = keeper.kill.cancelled() => {}
         }
     }
+    // With its group: what it has started itself has no other parent left that would.
     let _ = kill_process_group(pid, Signal::KILL);
     let _ = child.wait().await;
 }
@@ -167,6 +174,7 @@ impl OutputReader {
     async fn run(self, pipe: impl AsyncRead + Unpin) {
         let mut lines = BufReader::new(pipe).split(b'\n');
         while let Ok(Some(line)) = lines.next_segment().await {
+            // Other people's programs print as well; what is no UTF-8 is shown as far as it goes.
             let line = String::from_utf8_lossy(&line);
             if line.trim().is_empty() {
                 continue;
@@ -202,11 +210,13 @@ fn pass_on_output(
     output
 }
 
+/// Waits for the last lines, which often say why the process has ended.
 async fn finish_output(mut output: JoinSet<()>) {
     let all = async { while output.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(LAST_LINES_TIMEOUT, all).await;
 }
 
+/// Words for the end of a process, after its name.
 fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("ended with exit code {code}"),

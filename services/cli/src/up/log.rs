@@ -26,6 +26,7 @@ impl LogPrinter {
         }
     }
 
+    /// Word of our own on what is done and why; always shown.
     pub fn note(&self, text: &str) {
         print(&self.row("oncue", BOLD, LogLevel::Info, text));
     }
@@ -53,6 +54,7 @@ impl LogPrinter {
             LogLevel::Warn => (" WARN", CHANGED),
             LogLevel::Error => ("ERROR", BAD),
         };
+        // Padded without the codes of colours, which take no column.
         let padding = " ".repeat(self.name_width.saturating_sub(name.len()));
         format!(
             "{}{padding}{} {text}",

@@ -1,8 +1,8 @@
 //! Guard against orphans: should this process be killed outright, its children must not stay behind.
 //!
-//! A small shell holds the other end of a pipe: when the pipe closes without a word, it ends every process on its list.
-//! Works wherever there is a POSIX shell, needs no privilege, and does not die of Ctrl-C, since it is in a process group of
-//! its own.
+//! A small shell holds the other end of a pipe: when the pipe closes without a word, it ends every process on its
+//! list. Works wherever there is a POSIX shell, needs no privilege, and does not die of Ctrl-C, since it is in a
+//! process group of its own.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -75,6 +75,7 @@ impl OrphanGuard {
 }
 
 impl GuardShell {
+    /// Writes the whole list in one line: a line that our end cuts off is not read, and the list before it holds.
     fn write_list(&mut self) {
         let list: Vec<String> = self.pids.iter().map(u32::to_string).collect();
         if let Some(pipe) = &mut self.pipe {

@@ -27,6 +27,7 @@ pub struct Pool {
     workers: Vec<Worker>,
 }
 
+/// Process of the pool, from its start until it has ended.
 #[derive(Clone)]
 pub struct Worker {
     pub name: String,
@@ -61,6 +62,7 @@ impl Pool {
         &self.workers
     }
 
+    /// Counts without those that were told to stop: they take no more work.
     pub fn count(&self) -> WorkerCount {
         let failing = self
             .active()
@@ -80,6 +82,8 @@ impl Pool {
         !self.is_awake() && !self.limits.scale.is_fixed()
     }
 
+    /// Frees the numbers of workers that were told to stop and have ended. One that ended on its own keeps its
+    /// number, since it is started again.
     pub fn remove_ended(&mut self) {
         self.workers
             .retain(|worker| !worker.retired || worker.status.phase() != Phase::Gone);
@@ -106,6 +110,7 @@ impl Pool {
         });
     }
 
+    /// Lowest number nobody has, so that names stay short and a log can be followed by name.
     fn free_number(&self) -> u32 {
         let mut number = 1;
         while self.workers.iter().any(|worker| worker.number == number) {
@@ -114,8 +119,9 @@ impl Pool {
         number
     }
 
-    /// Numbers of the workers that may go, in the order in which they should: first those that do not live anyway, then
-    /// those with nothing in flight by what they answer, the newest first. A worker that does not answer is busy.
+    /// Numbers of the workers that may go, in the order in which they should: first those that do not live anyway,
+    /// then those with nothing in flight by what they answer, the newest first. A worker that does not answer is
+    /// busy.
     pub fn idle(&self, answers: &[ServiceInstance]) -> Vec<u32> {
         let failing = self
             .active()
@@ -123,10 +129,12 @@ impl Pool {
         let idle = self
             .active()
             .filter(|worker| worker.lives() && worker.has_nothing_in_flight(answers))
+            // The oldest stay, since rows are in their caches.
             .rev();
         failing.chain(idle).map(|worker| worker.number).collect()
     }
 
+    /// Tells workers to stop. They stay in the list until they have ended, since they still hold events.
     pub fn retire(&mut self, numbers: &[u32]) {
         for worker in &mut self.workers {
             if numbers.contains(&worker.number) {
@@ -151,6 +159,7 @@ impl Worker {
         answers
             .iter()
             .find(|answer| answer.pid() == Some(self.status.pid()))
+            // By process id: others on the bus may run workers of this function too.
             .is_some_and(|answer| in_flight(answer) == 0)
     }
 }

@@ -30,12 +30,14 @@ pub fn taken_by(port: u16) -> String {
 }
 
 /// Whether one could listen on every address the name stands for.
+/// Taken and given back at once, so somebody may take it in between; the server that starts says so then.
 pub fn is_free(address: &str) -> bool {
     let addresses = address.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
     addresses.is_ok_and(|all| all.iter().all(|address| TcpListener::bind(address).is_ok()))
 }
 
 /// Refuses an address nobody can listen on, with the process that has the port and the setting that names another.
+/// Tries it rather than reading a table: only the system knows what may be listened on.
 pub fn must_be_free(who: &str, address: &str, setting: &str) -> Result<(), Failure> {
     let addresses = address
         .to_socket_addrs()
@@ -61,8 +63,8 @@ fn cannot_listen(who: &str, address: &str, setting: &str, e: &io::Error) -> Fail
         .advise(format!("change {setting}"))
 }
 
-/// Owner of a port. Linux: the socket's inode in `/proc/net/tcp`, then the process that has it open. Elsewhere `lsof`, if
-/// it is there.
+/// Owner of a port. Linux: the socket's inode in `/proc/net/tcp`, then the process that has it open. Elsewhere
+/// `lsof`, if it is there.
 pub fn owner(port: u16) -> Option<PortOwner> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"]
         .map(|path| fs::read_to_string(path).unwrap_or_default());
@@ -72,7 +74,8 @@ pub fn owner(port: u16) -> Option<PortOwner> {
     }
 }
 
-/// Inode of the socket that listens. Fields of a line: slot, local address, remote address, state (0A = listening), ... the inode is the tenth.
+/// Inode of the socket that listens. Fields of a line: slot, local address, remote address, state (0A = listening),
+/// ... the inode is the tenth.
 fn listening_inode(table: &str, port: u16) -> Option<String> {
     table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();

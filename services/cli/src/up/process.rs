@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::log::LogFormat;
 
 /// Lines kept to explain why a process does not start.
+/// A panic with its place, or a server's complaint about its configuration, fits in.
 const KEPT_LINES: usize = 12;
 
 /// Program, arguments and environment of a process.
@@ -41,6 +42,7 @@ pub enum Phase {
 /// Status of a supervised process over all its restarts, shared by its keeper, the autoscaler and `oncue ps`.
 #[derive(Default)]
 pub struct ProcessStatus {
+    // Atomics rather than one lock: each is read alone, and the keeper never waits for a reader.
     pid: AtomicU32,
     ends: AtomicU32,
     phase: AtomicU8,
@@ -78,6 +80,7 @@ impl ProcessStatus {
         phases
             .into_iter()
             .find(|phase| *phase as u8 == self.phase.load(Ordering::Relaxed))
+            // Only phases are ever stored, so this is for the compiler.
             .unwrap_or(Phase::Gone)
     }
 
@@ -110,6 +113,7 @@ impl ProcessStatus {
             .join("\n")
     }
 
+    /// Keeps a line and lets the oldest go.
     pub fn keep_line(&self, line: &str) {
         let mut lines = self.last_lines.lock();
         if lines.len() == KEPT_LINES {

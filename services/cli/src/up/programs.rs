@@ -17,6 +17,7 @@ const CONSOLE_PROGRAM: &str = "oncue-console";
 pub const VIEWER: &str = "traces";
 const VIEWER_PROGRAM: &str = "oncue-trace-viewer";
 /// Ports of the viewer: OTLP over gRPC and over HTTP, UI, health.
+/// All four are needed, and a Jaeger that runs has at least one of them.
 const VIEWER_PORTS: [u16; 4] = [4317, 4318, 16686, 13133];
 const VIEWER_OTLP: &str = "http://127.0.0.1:4318";
 const VIEWER_UI: &str = "http://127.0.0.1:16686/";
@@ -43,7 +44,8 @@ impl fmt::Display for Traces {
     }
 }
 
-/// Taker of traces as things stand. The viewer stays away when somebody else takes them: a running Jaeger is the better one.
+/// Taker of traces as things stand. The viewer stays away when somebody else takes them: a running Jaeger is the
+/// better one.
 pub fn traces(settings: &Settings) -> Traces {
     let named = [
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
@@ -94,8 +96,8 @@ pub fn all_built(settings: &Settings, functions: &[String]) -> Result<(), Failur
         .advise("build them with `cargo build --release --bins`, or name their folder with --bin"))
 }
 
-/// Variables of every process of ours: addresses as they hold for this run, and defaults for somebody who is watching,
-/// which a variable that is set already overrides.
+/// Variables of every process of ours: addresses as they hold for this run, and defaults for somebody who is
+/// watching, which a variable that is set already overrides.
 pub fn environment(settings: &Settings, profile: Profile) -> Result<Environment, Failure> {
     let config = &settings.config;
     let mut env = vec![
@@ -103,6 +105,7 @@ pub fn environment(settings: &Settings, profile: Profile) -> Result<Environment,
         variable("ONCUE_REDIS_URL", config.redis_url.expose()),
         variable("ONCUE_GATEWAY_LISTEN", &config.gateway.listen),
         variable("ONCUE_CONSOLE_LISTEN", &config.console.listen),
+        // Lines are read by us and printed for people, with name and colour.
         variable("ONCUE_LOG_FORMAT", "json"),
     ];
     if let Some(path) = &config.path {
@@ -112,7 +115,8 @@ pub fn environment(settings: &Settings, profile: Profile) -> Result<Environment,
     }
     // One write to disk for a batch rather than for each of its events.
     let batch_publish = (profile == Profile::Durable).to_string();
-    // Whoever develops reads the log to learn what went wrong; class and place alone would send them to the dead letters.
+    // Whoever develops reads the log to learn what went wrong; class and place alone would send them to the dead
+    // letters.
     let trace_messages = (profile == Profile::Dev).to_string();
     let defaults = [
         variable("OTEL_EXPORTER_OTLP_ENDPOINT", VIEWER_OTLP),
@@ -139,6 +143,7 @@ pub fn function(
     env: &Environment,
 ) -> Result<ProcessSpec, Failure> {
     let mut env = env.clone();
+    // Behind the others, since of two variables of one name the last counts.
     env.extend(settings.config.function(name).env);
     spec(settings, name, name, env)
 }

@@ -1,6 +1,7 @@
-//! Looks at the consumers as rarely as will do. While nothing new is in a stream, a function that had nothing to do has
-//! nothing to do: so one small question a second per stream stands for all of its functions. Those that sleep are woken by
-//! the event itself; that they are looked at as well is for events that came another way, or while nobody listened.
+//! Looks at the consumers as rarely as will do. While nothing new is in a stream, a function that had nothing to do
+//! has nothing to do: so one small question a second per stream stands for all of its functions. Those that sleep are
+//! woken by the event itself; that they are looked at as well is for events that came another way, or while nobody
+//! listened.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use super::scale::Sample;
 /// Consumers asked for one by one; more are read by the page, 256 in one answer.
 const FEW_CONSUMERS: usize = 8;
 /// Interval for a sleeper whose stream is busy with other things.
+/// An event of its own would wake it at once; this is for events that came while nobody listened.
 const SLEEPER_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval for everybody, whatever the stream says: a consumer that was rewound has new work and no new event.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
@@ -58,6 +60,7 @@ impl Sampler {
         }
         let mut found = Vec::new();
         for (stream, subjects) in streams {
+            // Read before the consumers: an event that comes in between is then seen twice rather than not at all.
             let end = self.bus.stream_info(stream).await?.state.last_seq;
             let (due, quiet): (Vec<&Subject>, Vec<&Subject>) = subjects
                 .into_iter()
@@ -73,6 +76,7 @@ impl Sampler {
                 );
                 found.push((name, sample));
             }
+            // What was known still holds, and the autoscaler needs a sample to count the time without work.
             let awake = quiet.into_iter().filter(|subject| subject.awake);
             found.extend(awake.filter_map(|subject| {
                 let seen = self.seen.get(&subject.name)?;
@@ -136,6 +140,7 @@ fn sample_of(consumer: &ConsumerInfo) -> Sample {
     Sample {
         lag: consumer.num_pending,
         in_flight: consumer.num_ack_pending,
+        // Counts deliveries and not messages, so a run that was tried again counts as work too.
         delivered: consumer.delivered.consumer_seq,
     }
 }

@@ -1,7 +1,9 @@
-//! Number of workers a function should have: a pure function of the samples of its consumer, its limits, and the time.
+//! Number of workers a function should have: a pure function of the samples of its consumer, its limits, and the
+//! time.
 //!
-//! As in the cloud, each event that waits or is in flight should find a free slot: so many slots, so many workers, at once.
-//! Down it goes slowly: to the most that was needed within the last `idle`, and never sooner than `idle` after a start.
+//! As in the cloud, each event that waits or is in flight should find a free slot: so many slots, so many workers, at
+//! once. Down it goes slowly: to the most that was needed within the last `idle`, and never sooner than `idle` after
+//! a start.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,6 +11,7 @@ use std::time::Duration;
 use oncue_core::config::Scale;
 
 /// Time between two samples after which nothing is known of what was needed in between.
+/// Ten looks: fewer may be lost to a server that restarts.
 const SAMPLE_GAP: Duration = Duration::from_secs(10);
 
 /// Sample of a function's consumer.
@@ -23,6 +26,7 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// Whether nothing is left to do, for now.
     pub fn is_quiet(&self) -> bool {
         self.lag == 0 && self.in_flight == 0
     }
@@ -76,12 +80,13 @@ pub struct History {
     last: Option<TimedSample>,
     /// Since when there are samples without a gap, and nothing was started.
     since: Duration,
-    /// Needs no later one reaches, falling; at most one for each possible number of workers. The front is the most that was
-    /// needed within `idle`, the back the need of the last sample.
+    /// Needs no later one reaches, falling; at most one for each possible number of workers. The front is the most
+    /// that was needed within `idle`, the back the need of the last sample.
     peaks: VecDeque<Need>,
 }
 
 impl History {
+    /// Takes in a sample. Costs no more than the number of needs that it outdoes.
     pub fn record(&mut self, now: Duration, sample: Sample, limits: &PoolLimits) {
         let before = self.last.replace(TimedSample { at: now, sample });
         if before.is_none_or(|before| now.saturating_sub(before.at) > SAMPLE_GAP) {
@@ -112,6 +117,7 @@ impl History {
         self.record(now, sample, limits);
     }
 
+    /// Begins the time anew for which workers are kept in any case.
     pub fn started(&mut self, now: Duration) {
         self.since = now;
     }
@@ -120,6 +126,7 @@ impl History {
 /// Workers so that every event has a slot, within the bounds.
 fn need(sample: &Sample, before: Option<Sample>, limits: &PoolLimits) -> u32 {
     let Scale { min, max, .. } = limits.scale;
+    // A quick function has nothing waiting at any look and is busy all the same.
     let worked_between = before.is_some_and(|before| before.delivered != sample.delivered);
     let work = (sample.lag + sample.in_flight).max(u64::from(worked_between));
     // More workers than hold what may be in flight at all would have nothing to do.
@@ -135,6 +142,7 @@ impl PoolLimits {
     }
 }
 
+/// Decision of this moment. Reads no clock and changes nothing: the same history gives the same decision.
 pub fn decide(
     history: &History,
     count: WorkerCount,
@@ -157,6 +165,7 @@ pub fn decide(
         let why = format!(
             "lag {lag} + in flight {in_flight}, {each} at a time each, {min} to {max} workers"
         );
+        // More of what does not live would only end more often.
         if failing > 0 {
             return Decision::Wait(format!("{failing} of {have} keep ending ({why})"));
         }

@@ -21,12 +21,13 @@ use super::supervisor::Supervisor;
 use crate::exit::Failure;
 use crate::settings::{Address, Settings};
 
-/// Time a server has to accept a connection, and then to answer: something that accepts connections and says nothing is no
-/// server of ours.
+/// Time a server has to accept a connection, and then to answer: something that accepts connections and says nothing
+/// is no server of ours.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause between two tries to reach a server that was just started.
 const START_POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Port of the monitoring page of a NATS server started here.
+/// The page has no login and listens where the server does, which for a server started here is on this machine.
 const NATS_MONITORING_PORT: u16 = 8222;
 
 /// Server configurations of a profile, built in for where the project's own files are not.
@@ -61,6 +62,7 @@ pub struct Server {
     pub start: Start,
 }
 
+/// Use of a server: as it is found, or started and kept running here.
 pub enum Start {
     Use { version: String },
     Spawn { spec: ProcessSpec, data: PathBuf },
@@ -117,6 +119,7 @@ pub async fn nats(args: &Args, settings: &Settings) -> Result<Server, Failure> {
     .await
 }
 
+/// Version of a running server, which must have JetStream on: without it no stream can be made.
 async fn nats_version(url: &ServerUrl) -> Result<String, String> {
     let bus = Bus::connect(url, "oncue")
         .await
@@ -161,6 +164,7 @@ pub async fn redis(args: &Args, settings: &Settings) -> Result<Server, Failure> 
     .await
 }
 
+/// Version of a running server, which must be new enough and must not evict keys.
 async fn redis_version(url: &ServerUrl) -> Result<String, String> {
     let store = Store::look(url).await.map_err(|e| e.to_string())?;
     store.check().await.map_err(|e| e.to_string())?;
@@ -188,6 +192,7 @@ async fn redis_start(
         address.port.to_string(),
         "--dir".to_owned(),
         data.display().to_string(),
+        // Else it would leave our process group, and nobody would see it end.
         "--daemonize".to_owned(),
         "no".to_owned(),
     ];
@@ -212,7 +217,8 @@ fn server_spec(
     }
 }
 
-/// Uses a server that answers and fits, starts one that is to be here and is not, and refuses the rest with its reason.
+/// Uses a server that answers and fits, starts one that is to be here and is not, and refuses the rest with its
+/// reason.
 async fn plan(
     kind: &ServerKind,
     url: &ServerUrl,
@@ -226,6 +232,8 @@ async fn plan(
             kind.name
         ))
     })?;
+    // A connection first: it tells "nobody there", which is mended by starting one, from "there and unfit", which
+    // is not.
     let start = if accepts_connections(&address).await {
         let version = tokio::time::timeout(SERVER_TIMEOUT, version)
             .await
@@ -233,6 +241,7 @@ async fn plan(
             .map_err(|why| unusable(kind, &shown, &address, &why))?;
         Start::Use { version }
     } else if address.is_local() && !address.secret {
+        // A server with a password was set up by somebody; an empty one in its place would only hide that it is away.
         spawn(&address).await?
     } else {
         return Err(Failure::silent(format_args!(
@@ -301,6 +310,7 @@ pub async fn start(server: &Server, supervisor: &Supervisor) -> Result<(), Failu
     let status = supervisor.servers.run(spec.clone());
     let mut complain_at = Instant::now() + SERVER_TIMEOUT;
     while !answers(server).await {
+        // One end is enough: what is wrong with its configuration will be wrong the next time too.
         if status.ends() > 0 {
             let what = format!(
                 "{} does not start; its last lines:\n{}",

@@ -1,5 +1,5 @@
-//! Answers of `oncue up` on the NATS services API, as the service `oncue-up` [NATS ADR-32]: which workers it runs of each
-//! function. So `oncue ps`, another process, knows which function sleeps, and no file has to be kept.
+//! Answers of `oncue up` on the NATS services API, as the service `oncue-up` [NATS ADR-32]: which workers it runs of
+//! each function. So `oncue ps`, another process, knows which function sleeps, and no file has to be kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use crate::exit::Failure;
 /// Answers until the connection closes.
 pub async fn answer(bus: &Bus, pools: &Pools) -> Result<(), Failure> {
     let pid = std::process::id();
+    // Unique on one machine only; answers of several machines are added up, so equal ids do no harm.
     let id = format!("{SUPERVISOR}-{pid}");
     let pools = Arc::clone(pools);
     let name = id.clone();
@@ -40,6 +41,7 @@ fn instance(verb: &str, id: &str, pools: &Pools) -> ServiceInstance {
             instance.endpoints = vec![endpoint];
         }
         "STATS" => {
+            // Made anew for each question, under the lock for as long as it takes to copy some words.
             endpoint.data = json!(functions(pools));
             instance.endpoints = vec![endpoint];
         }
@@ -69,6 +71,7 @@ fn function(pool: &Pool) -> SupervisedFunction {
     }
 }
 
+/// Words of the answer, which `oncue ps` of another version may read: they stay as they are.
 fn word(phase: Phase) -> &'static str {
     match phase {
         Phase::Starting => "starting",

@@ -1,6 +1,7 @@
 //! Supervisor: four groups of processes, each kept running, that stop one group after the other.
 //!
-//! A group is stopped once the groups that depend on it have ended, so that nothing that was accepted is left half done.
+//! A group is stopped once the groups that depend on it have ended, so that nothing that was accepted is left half
+//! done.
 
 use std::sync::Arc;
 
@@ -58,11 +59,13 @@ impl Supervisor {
 
     /// Stops everything in order; each process takes the time it needs, up to
     /// [`STOP_TIMEOUT`](super::keep_running::STOP_TIMEOUT).
+    /// Groups stop one after the other, so a stop takes at most four times that.
     pub async fn drain(&mut self) {
         self.gateway.stop().await;
         self.functions.stop().await;
         self.viewer.stop().await;
         self.servers.stop().await;
+        // Last: until then a kill of this process still finds somebody who cleans up.
         self.guard.dismiss();
     }
 
@@ -99,6 +102,7 @@ impl ProcessGroup {
 
     async fn stop(&self) {
         self.keeper.stop.cancel();
+        // Without it waiting would never end: a tracker that is open may get more.
         self.tasks.close();
         self.tasks.wait().await;
     }

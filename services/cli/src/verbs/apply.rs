@@ -43,6 +43,7 @@ pub struct Change {
     pub error: Option<String>,
 }
 
+/// Result for one part; a dry run says what would be done in the same words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChangeAction {
@@ -104,6 +105,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     Ok(verdict(&changes, args.dry_run))
 }
 
+/// Exit code. A refusal counts more than a difference: it will still be there after the next run.
 fn verdict(changes: &[Change], dry_run: bool) -> u8 {
     if changes.iter().any(|c| c.action == ChangeAction::Refused) {
         exit::FAILED
@@ -114,8 +116,8 @@ fn verdict(changes: &[Change], dry_run: bool) -> u8 {
     }
 }
 
-/// Compares the whole layout with what is there and, as `mode` allows, makes it so. A part that fails does not keep the
-/// others from being made. Streams come first, since consumers and schedules live on them.
+/// Compares the whole layout with what is there and, as `mode` allows, makes it so. A part that fails does not keep
+/// the others from being made. Streams come first, since consumers and schedules live on them.
 pub async fn carry_out(
     config: &Config,
     manifests: &[Manifest],
@@ -166,6 +168,7 @@ pub fn plan(config: &Config, manifests: &[Manifest]) -> Vec<Wanted> {
         .collect()
 }
 
+/// Outcome of the runtime in the words of this report.
 fn from_outcome(what: String, outcome: Outcome) -> Change {
     match outcome {
         Outcome::Same => Change::new(what, ChangeAction::Same),
@@ -195,6 +198,7 @@ enum LibraryState {
     OtherPartitions(u32),
 }
 
+/// Function library in Redis as one more part of the layout.
 async fn library(store: &Store, mode: Mode) -> Change {
     let what = format!("redis library {}", store.library_name());
     match load_library(store, mode).await {
@@ -218,7 +222,8 @@ async fn library(store: &Store, mode: Mode) -> Change {
     }
 }
 
-/// State the library was found in. Looking must not lay out an empty Redis; loading does, so that workers find it settled.
+/// State the library was found in. Looking must not lay out an empty Redis; loading does, so that workers find it
+/// settled.
 async fn load_library(store: &Store, mode: Mode) -> Result<LibraryState, StoreError> {
     store.check().await?;
     if let Some(found) = store.partitions().await?
@@ -248,6 +253,7 @@ fn schedules(config: &Config, touched: &[String]) -> Vec<Change> {
         .collect()
 }
 
+/// The runtime tells a removed schedule by its last word; anything else was made or changed.
 fn touched_schedule(line: &str) -> Change {
     match line.strip_suffix(" removed") {
         Some(what) => Change::new(what, ChangeAction::Remove),
@@ -255,7 +261,8 @@ fn touched_schedule(line: &str) -> Change {
     }
 }
 
-/// Change as text: `+ stream web`, `~ stream web` with a line per field, `= stream web`, `- schedule x`, `! consumer x: why`.
+/// Change as text: `+ stream web`, `~ stream web` with a line per field, `= stream web`, `- schedule x`, `! consumer
+/// x: why`.
 pub fn line(change: &Change) -> String {
     let (sign, style): (&str, Style) = match change.action {
         ChangeAction::Same => ("=", DIM),

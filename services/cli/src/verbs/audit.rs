@@ -57,6 +57,7 @@ fn whole(audit: &FunctionAudit) -> Value {
     }
 }
 
+/// Prints the sums first, then the ids of what is lost, then what could not be audited and what the words mean.
 fn show(audits: &[FunctionAudit]) {
     let done: Vec<&Audit> = audits.iter().filter_map(FunctionAudit::done).collect();
     if !done.is_empty() {

@@ -1,4 +1,5 @@
-//! `oncue completions SHELL`: the completion script of a shell, for example `oncue completions bash > /etc/bash_completion.d/oncue`.
+//! `oncue completions SHELL`: the completion script of a shell, for example `oncue completions bash >
+//! /etc/bash_completion.d/oncue`.
 
 use clap::CommandFactory;
 use clap_complete::{Shell, generate};

@@ -1,5 +1,5 @@
-//! `oncue dlq`: events that were set aside. Letters of one cause are a group, so that a thousand failures of one line of
-//! code are one thing to decide on.
+//! `oncue dlq`: events that were set aside. Letters of one cause are a group, so that a thousand failures of one line
+//! of code are one thing to decide on.
 
 mod drop;
 mod dry_run;

@@ -1,5 +1,5 @@
-//! `oncue docs`: the AsyncAPI 3.0 document of the app: every event type of the contract as a channel, every function's
-//! trigger and emissions as operations. Nothing in it is written by hand, so it cannot drift.
+//! `oncue docs`: the AsyncAPI 3.0 document of the app: every event type of the contract as a channel, every
+//! function's trigger and emissions as operations. Nothing in it is written by hand, so it cannot drift.
 
 use oncue_admin::topology::Topology;
 use oncue_core::bus::layout::{DLQ, TIMER};
@@ -77,6 +77,7 @@ fn types(catalog: &Catalog, topology: &Topology) -> Vec<String> {
     types
 }
 
+/// Channel of a type: its subject, with the key at its end where the contract names a field for the key.
 fn channel(ty: &str, entry: Option<&Entry>) -> Value {
     let key = entry
         .map(|entry| entry.key_field.as_str())
@@ -102,6 +103,8 @@ fn text(description: &str) -> Value {
     json!({ "type": "string", "description": description })
 }
 
+/// Message of a type: attributes of a CloudEvent in binary mode as headers, and the schema of its payload. A type
+/// that only a manifest names has no schema here.
 fn message(ty: &str, entry: Option<&Entry>) -> Value {
     let headers = json!({
         "type": "object",

@@ -31,10 +31,12 @@ pub struct Args {
     /// Stay and draw it anew with every change, until it is complete.
     #[arg(long, short)]
     follow: bool,
-    /// Of a flow without a ledger: search the streams no further back than this time or duration. Default: all they hold.
+    /// Of a flow without a ledger: search the streams no further back than this time or duration. Default: all they
+    /// hold.
     #[arg(long, value_name = "TIME", value_parser = when::since)]
     since: Option<u64>,
-    /// Of a flow without a ledger: read the streams to their end, however long it takes. Default: for most of a second.
+    /// Of a flow without a ledger: read the streams to their end, however long it takes. Default: for most of a
+    /// second.
     #[arg(long)]
     all: bool,
     /// Print JSON; with --follow, one line for every change.
@@ -81,6 +83,7 @@ async fn in_ledger(redis: &Store, id: &str) -> Result<Option<Flow>, Failure> {
     }
 }
 
+/// Flow without a ledger, rebuilt from what is left. Read for most of a second unless `--all` says otherwise.
 async fn untracked(
     args: &Args,
     settings: &Settings,
@@ -174,8 +177,8 @@ impl View {
         Ok(exit::OK)
     }
 
-    /// Marks steps as removed whose function has no consumer any more: nobody waits for it. Asked after the ledger was read, so that a function
-    /// that has just come is not taken for one that left.
+    /// Marks steps as removed whose function has no consumer any more: nobody waits for it. Asked after the ledger
+    /// was read, so that a function that has just come is not taken for one that left.
     async fn settle(&self, flow: &mut Flow) -> Result<(), Failure> {
         let Some(bus) = &self.bus else { return Ok(()) };
         if flow.is_complete() {
@@ -186,6 +189,7 @@ impl View {
         Ok(())
     }
 
+    /// Looks again until the flow is complete. Polls: a ledger tells nobody when it changes.
     async fn follow(&self, first: Flow) -> Result<u8, Failure> {
         let store = self.redis.clone();
         let id = first.id.clone();
@@ -245,6 +249,7 @@ impl Screen {
         }
         let mut lines: Vec<&str> = text.lines().collect();
         let room = height().saturating_sub(1).max(2);
+        // More lines than the terminal has cannot be drawn over; the last drawing stays, so it is whole.
         if !last && lines.len() > room {
             lines.truncate(room - 1);
             lines.push("…");

@@ -1,4 +1,5 @@
-//! `oncue health NAME`: the command of a container's health check. The image has no shell and no curl, so it is a verb.
+//! `oncue health NAME`: the command of a container's health check. The image has no shell and no curl, so it is a
+//! verb.
 
 use std::time::Duration;
 
@@ -43,6 +44,7 @@ fn no_name() -> Failure {
         .advise("for example: oncue health gateway")
 }
 
+/// Whether a page says 200; its words otherwise, since they name the server that is away.
 async fn page(address: &str, path: &str) -> Result<String, String> {
     let (status, body) = http::get(address, path, TIMEOUT).await?;
     if status == 200 {
@@ -63,6 +65,7 @@ pub fn gateway_address(listen: &str) -> String {
     }
 }
 
+/// Whether a worker answers on the bus: a process that lives but has lost NATS is not healthy.
 async fn answers(settings: &Settings, function: &str) -> Result<String, String> {
     let subject = match instance(function) {
         Some(id) => format!("$SRV.PING.{function}.{id}"),

@@ -1,4 +1,5 @@
-//! `oncue map`: the topology as declared, functions and the types between them; with `--drift`, where that and what happens differ.
+//! `oncue map`: the topology as declared, functions and the types between them; with `--drift`, where that and what
+//! happens differ.
 
 pub mod formats;
 
@@ -56,6 +57,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         .into_iter()
         .flatten()
     {
+        // Drift compares with what was seen: without a server everything would seem unused.
         if args.drift {
             return Err(Failure::silent(&away.what));
         }

@@ -57,6 +57,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         .await
         .map_err(Failure::silent)?;
     let declared = &settings.config.functions;
+    // Declared ones also where nobody runs them: what is missing is what one looks for.
     let names: BTreeSet<&String> = declared.keys().chain(overview.running()).collect();
     let lines: Vec<FunctionRow> = names
         .into_iter()
@@ -76,6 +77,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
             remark(complaint);
         }
     }
+    // Silence of all of them is an exit code of its own, for scripts that wait for a start.
     let anybody = !overview.supervised.is_empty() || lines.iter().any(|l| l.replicas > 0);
     Ok(if anybody || lines.is_empty() {
         exit::OK

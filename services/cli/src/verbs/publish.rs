@@ -24,6 +24,7 @@ const MAX_EVENT_LINES: u64 = 20;
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two looks at the consumers under `--wait`.
+/// A question for each look and consumer, so not shorter than a person notices.
 const CONSUMER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(clap::Args)]
@@ -81,6 +82,7 @@ struct PublishTotal {
     last: Option<PubAck>,
 }
 
+/// Mistakes in the arguments are found before a server is asked; from the first ack on there is no way back.
 pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
     let catalog = settings.catalog().await?;
     let entry = catalog.get(&args.ty).map_err(Failure::usage)?.clone();
@@ -95,6 +97,7 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
         None => return Err(Failure::usage("no payload").advise(example(&entry))),
         Some(_) => false,
     };
+    // Many lines under one id would be one event.
     if from_stdin && (args.id.is_some() || args.count != 1) {
         return Err(Failure::usage(
             "--id and --count go with one payload, not with lines from stdin",
@@ -141,11 +144,13 @@ async fn publish_all(
         .enumerate()
         .map(async |(nth, payload)| {
             if let Some(rate) = args.rate {
+                // By its number and not by the last one: a slow ack does not lower the rate of those behind it.
                 let due = started + Duration::from_secs_f64(nth as f64 / rate);
                 tokio::time::sleep_until(due.into()).await;
             }
             publish_one(args, entry, &payload?, bus).await
         })
+        // In order, so that "published before it" is true of the lines of stdin.
         .buffered(MAX_UNACKED);
     let mut total = PublishTotal::default();
     let mut progress_shown = Instant::now();
@@ -165,6 +170,7 @@ async fn publish_all(
             progress_shown = Instant::now();
             remark(progress(total.events, started.elapsed()));
         }
+        // Duplicates have the place of their first copy, so the last ack is not always the furthest.
         total.last = total
             .last
             .filter(|last| last.sequence > published.ack.sequence)
@@ -176,6 +182,7 @@ async fn publish_all(
     Ok(total)
 }
 
+/// Publishes one event and waits for its ack, which says that the stream has it.
 async fn publish_one(
     args: &Args,
     entry: &Entry,
@@ -194,6 +201,7 @@ async fn publish_one(
     Ok(PublishedEvent { id, trace, ack })
 }
 
+/// Line of progress: the mean rate from the start, not that of the last second.
 fn progress(total: u64, elapsed: Duration) -> String {
     let rate = total as f64 / elapsed.as_secs_f64().max(0.001);
     format!("{} published, {}/s", number(total), number(rate as u64))
@@ -239,7 +247,8 @@ fn payloads_of_stdin(entry: &Entry) -> impl Stream<Item = Result<Value, Failure>
         })
 }
 
-/// Lines as they come: a pipe that trickles is published as it trickles, so reading, which blocks, has a thread of its own.
+/// Lines as they come: a pipe that trickles is published as it trickles, so reading, which blocks, has a thread of
+/// its own.
 fn lines_of_stdin() -> impl Stream<Item = InputLine> {
     let (sender, receiver) = mpsc::channel(MAX_UNACKED);
     std::thread::spawn(move || {
@@ -256,8 +265,8 @@ fn lines_of_stdin() -> impl Stream<Item = InputLine> {
     })
 }
 
-/// Payload as JSON, if the contract takes it. A field the contract does not know is most likely a slip of the hand, and a
-/// decoder would drop it in silence.
+/// Payload as JSON, if the contract takes it. A field the contract does not know is most likely a slip of the hand,
+/// and a decoder would drop it in silence.
 fn checked(entry: &Entry, text: &str, line: Option<usize>) -> Result<Value, Failure> {
     check(entry, text).map_err(|why| {
         let place = line.map_or_else(String::new, |n| format!("line {n}: "));
@@ -265,6 +274,7 @@ fn checked(entry: &Entry, text: &str, line: Option<usize>) -> Result<Value, Fail
     })
 }
 
+/// Checks in the order in which a mistake is explained best: JSON, an object, the contract, unknown fields.
 fn check(entry: &Entry, text: &str) -> Result<Value, String> {
     let value: Value = serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))?;
     let given = value.as_object().ok_or("the payload is a JSON object")?;
@@ -287,6 +297,7 @@ fn same_field(one: &str, other: &str) -> bool {
     one.replace('_', "").to_lowercase() == other.replace('_', "").to_lowercase()
 }
 
+/// Command line with the fields of the type, for a caller who does not know them.
 fn example(entry: &Entry) -> String {
     let fields: Vec<String> = entry
         .field_names()

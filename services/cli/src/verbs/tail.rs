@@ -1,7 +1,7 @@
 //! `oncue tail [TYPE]`: prints events as they pass, decoded, a line each.
 //!
-//! Reads through a short-lived consumer of its own without acknowledgements: a plain subscription would miss what message
-//! schedules publish, and no worker notices.
+//! Reads through a short-lived consumer of its own without acknowledgements: a plain subscription would miss what
+//! message schedules publish, and no worker notices.
 
 mod reader;
 mod watch;
@@ -21,6 +21,7 @@ use self::reader::{EventFilter, EventReader};
 use self::watch::{StartPoint, StreamMessage, Watch};
 
 /// Messages of all streams that were read and not yet printed.
+/// Bounds the memory: a terminal that is slow lets the streams wait, and they have the messages anyway.
 const MAX_UNPRINTED: usize = 1024;
 
 #[derive(clap::Args)]
@@ -81,12 +82,14 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
         ended = show(&reader, &mut messages, args.count) => ended,
         _ = tokio::signal::ctrl_c() => Ok(()),
     };
+    // Also after an error: the server need not wait for a consumer that nobody reads.
     for watch in watches {
         watch.close(&bus).await;
     }
     ended.map(|()| exit::OK)
 }
 
+/// Prints until `count` lines are printed; messages that the filter leaves out do not count.
 async fn show(
     reader: &EventReader,
     messages: &mut mpsc::Receiver<StreamMessage>,

@@ -18,6 +18,7 @@ use crate::settings::Settings;
 use crate::when;
 
 /// Newest dead letters among which those of one function are looked for.
+/// A page is opened while somebody waits, so not the whole stream is read for it.
 const LETTERS_WINDOW: u64 = 500;
 
 #[derive(clap::Args)]
@@ -36,6 +37,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let pictures = watch_functions(bus.clone(), args.interval);
     let mut terminal = ratatui::try_init().map_err(broken_terminal)?;
     let ended = Box::pin(watch_keys(&mut terminal, settings, &bus, pictures)).await;
+    // Before an error is printed: it would be lost on the other screen.
     ratatui::restore();
     ended.map(|()| exit::OK)
 }
@@ -138,6 +140,7 @@ fn action(key: KeyEvent, detail: bool) -> Action {
 
 /// Page of one function: its manifest, its limits, and why it last failed.
 async fn detail(settings: &Settings, bus: &Bus, function: &str) -> Detail {
+    // Without Redis: a function that runs, or is built here, says itself what it is.
     let topology = settings.topology(Some(bus), None).await.ok();
     let manifest = topology.and_then(|topology| {
         topology

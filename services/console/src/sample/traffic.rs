@@ -7,6 +7,7 @@ use oncue_core::bus::{Bus, Slice, StoredMessage};
 use oncue_proto::event;
 
 /// Messages looked at in one stream, and at most so many bytes of them.
+/// The newest, whatever came before: a stream that takes more between two looks is told by its mix at the end.
 const SAMPLED_MESSAGES: u64 = 64;
 const SAMPLED_BYTES: usize = 128 << 10;
 

@@ -1,5 +1,5 @@
-//! Attributes of an event besides its payload: CloudEvents 1.0 over HTTP in binary mode (`ce-*` headers) or structured mode
-//! (one JSON document), or a bare payload without any.
+//! Attributes of an event besides its payload: CloudEvents 1.0 over HTTP in binary mode (`ce-*` headers) or
+//! structured mode (one JSON document), or a bare payload without any.
 
 use std::collections::BTreeMap;
 
@@ -69,8 +69,8 @@ pub struct Attributes {
     version: Option<String>,
 }
 
-/// Attributes and payload, wherever they stand. The payload stays as the client wrote it: fields a newer contract knows are
-/// passed on.
+/// Attributes and payload, wherever they stand. The payload stays as the client wrote it: fields a newer contract
+/// knows are passed on.
 #[derive(Debug)]
 pub struct ReadEvent {
     pub attributes: Attributes,
@@ -189,8 +189,9 @@ impl Attributes {
         Ok(attributes)
     }
 
-    /// Completes the attributes to those that travel. An id from the client means that it may send the event again, and without a time
-    /// of its own every copy would get another: then none is given, which the seen-marks behind know how to handle.
+    /// Completes the attributes to those that travel. An id from the client means that it may send the event again,
+    /// and without a time of its own every copy would get another: then none is given, which the seen-marks behind
+    /// know how to handle.
     pub fn meta(self, ty: &str, headers: &HeaderMap) -> Result<Meta, Problem> {
         if let Some(version) = self.version.filter(|version| version != "1.0") {
             return Err(malformed(format!("specversion {version:?} is not \"1.0\"")));

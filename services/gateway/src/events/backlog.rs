@@ -1,7 +1,7 @@
 //! Back-pressure before a stream is full: how many events the slowest function of a stream has not yet handled.
 //!
-//! Asked for only where it can matter: between two looks the gateway counts what it took itself, so a look is due when
-//! that could have reached the bound, or a second after the last one. Many requests share one look.
+//! Asked for only where it can matter: between two looks the gateway counts what it took itself, so a look is due
+//! when that could have reached the bound, or a second after the last one. Many requests share one look.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;

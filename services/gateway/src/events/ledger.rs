@@ -43,8 +43,8 @@ pub enum EventFate {
 }
 
 impl<'a> Ledger<'a> {
-    /// Begins the ledger, before anybody can act on the event. A client that `asked` for one is refused without it; any
-    /// other is not held up.
+    /// Begins the ledger, before anybody can act on the event. A client that `asked` for one is refused without it;
+    /// any other is not held up.
     pub async fn begin(
         store: &'a Store,
         flows: &FlowsConfig,

@@ -1,8 +1,8 @@
 //! `POST /v1/events/{type}`: one event in, 202 once it is in its stream.
 //!
-//! Every step of an event stands in [`take`], in its order: its type ([`known_type`]), the form of its body ([`attributes`]),
-//! room in its stream ([`backlog`]), its body, its payload and attributes, the contract, [`publish`] with the [`ledger`] of
-//! its flow, and the comparison with an earlier event of the same id.
+//! Every step of an event stands in [`take`], in its order: its type ([`known_type`]), the form of its body
+//! ([`attributes`]), room in its stream ([`backlog`]), its body, its payload and attributes, the contract,
+//! [`publish`] with the [`ledger`] of its flow, and the comparison with an earlier event of the same id.
 
 pub mod attributes;
 pub mod backlog;

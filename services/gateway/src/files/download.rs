@@ -1,8 +1,8 @@
-//! `GET /v1/files/{id}` and what functions derived from it: bytes out of the object store as they are wanted, whole or in
-//! part.
+//! `GET /v1/files/{id}` and what functions derived from it: bytes out of the object store as they are wanted, whole
+//! or in part.
 //!
-//! Nothing that clients have stored is shown by a browser under our name: files come as attachments. Of derived objects,
-//! which are of the functions' own making, pictures are shown, since they cannot act.
+//! Nothing that clients have stored is shown by a browser under our name: files come as attachments. Of derived
+//! objects, which are of the functions' own making, pictures are shown, since they cannot act.
 
 use std::sync::Arc;
 
@@ -54,9 +54,9 @@ pub async fn file(State(app): State<Arc<App>>, request: Request) -> Result<Respo
     send(&app, &object, request.headers(), headers)
 }
 
-/// `/v1/files/{id}/{kind}/{name}`, by convention `/v1/files/{id}/derived/{name}`: the object `{id}.{name}` that a function
-/// made of the file. Names of uploads have no dot, so only functions can have stored it. The kind is for who reads the link;
-/// the object is named without it.
+/// `/v1/files/{id}/{kind}/{name}`, by convention `/v1/files/{id}/derived/{name}`: the object `{id}.{name}` that a
+/// function made of the file. Names of uploads have no dot, so only functions can have stored it. The kind is for who
+/// reads the link; the object is named without it.
 pub async fn derived(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let mut pieces = path_after(&request, "/v1/files/").split('/');
     let id = pieces.next().unwrap_or_default();

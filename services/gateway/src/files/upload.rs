@@ -130,8 +130,8 @@ pub async fn put(
     let stream = event::stream_of_type(FileUploaded::TYPE);
     app.backlog.admit(&app.bus, stream).await?;
     let wait = WaitRequest::of(&app, headers)?;
-    // A task of its own: when the client goes away in the middle, this handler is dropped wherever it stands, but what
-    // was begun must be finished or taken back.
+    // A task of its own: when the client goes away in the middle, this handler is dropped wherever it stands, but
+    // what was begun must be finished or taken back.
     let worker = app.clone();
     let context = trace.context();
     let taken = async move {
@@ -171,8 +171,8 @@ impl App {
         let published = match self.announce(trace, &upload, &object, &sha256).await {
             Ok(published) => published,
             Err(problem) => {
-                // A file that was there before belongs to an upload that was accepted, and one whose event may have been
-                // taken must be there for whoever acts on it.
+                // A file that was there before belongs to an upload that was accepted, and one whose event may have
+                // been taken must be there for whoever acts on it.
                 if ours && problem.kind() != UNKNOWN {
                     self.take_back(&upload.file).await;
                 }

@@ -1,5 +1,5 @@
-//! A flow as it goes on, in server-sent events [HTML section 9.2]: `flow` with all of it, `event` and `step` for each change,
-//! `complete` with all of it once more.
+//! A flow as it goes on, in server-sent events [HTML section 9.2]: `flow` with all of it, `event` and `step` for each
+//! change, `complete` with all of it once more.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

@@ -1,5 +1,5 @@
-//! Answering once a flow is complete: `Prefer: wait=SECONDS` [RFC 7240], on an event or upload that begins it and on the flow
-//! itself; and `Oncue-Track`, which asks for the ledger that makes it possible.
+//! Answering once a flow is complete: `Prefer: wait=SECONDS` [RFC 7240], on an event or upload that begins it and on
+//! the flow itself; and `Oncue-Track`, which asks for the ledger that makes it possible.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,8 +65,8 @@ impl WaitRequest {
         self.0.as_ref().map(|wait| wait.limit)
     }
 
-    /// Waits until the flow is complete, or for as long as agreed, or until the gateway is told to stop; then the flow as
-    /// it stands, or nothing where there is no ledger, Redis does not answer, or nobody wants to wait.
+    /// Waits until the flow is complete, or for as long as agreed, or until the gateway is told to stop; then the
+    /// flow as it stands, or nothing where there is no ledger, Redis does not answer, or nobody wants to wait.
     pub async fn until_complete(&self, app: &App, flow: &str) -> Option<Arc<Flow>> {
         let limit = self.limit()?;
         let mut observed = app.watcher.watch(flow);
@@ -83,8 +83,8 @@ impl WaitRequest {
         read(app, flow).await.ok().map(Arc::new)
     }
 
-    /// Response to a client whose event was taken: 200 with the whole flow once it is complete, else 202 with `accepted`
-    /// and, where the client has waited, what the flow waits for.
+    /// Response to a client whose event was taken: 200 with the whole flow once it is complete, else 202 with
+    /// `accepted` and, where the client has waited, what the flow waits for.
     pub async fn answer(
         self,
         app: &App,

@@ -129,8 +129,8 @@ impl FlowWatcher {
         }
     }
 
-    /// Forgets flows that nobody watches any more, and returns the others. Empty means that the next to watch begins to
-    /// poll anew, so it is decided under the lock.
+    /// Forgets flows that nobody watches any more, and returns the others. Empty means that the next to watch begins
+    /// to poll anew, so it is decided under the lock.
     fn still_watched(&self) -> Vec<String> {
         let mut watched = self.watched.lock();
         watched.retain(|_, observed| observed.receiver_count() > 0);

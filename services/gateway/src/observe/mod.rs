@@ -1,5 +1,5 @@
-//! Around every request: its span, its count, its time, and the writing of its problem if it has one. [`trace`] makes the
-//! spans, [`health`] answers probes and scrapers.
+//! Around every request: its span, its count, its time, and the writing of its problem if it has one. [`trace`] makes
+//! the spans, [`health`] answers probes and scrapers.
 
 pub mod health;
 pub mod trace;
@@ -115,8 +115,8 @@ fn is_foreign(request: &Request) -> bool {
             .is_some_and(|site| site.as_bytes() == b"cross-site")
 }
 
-/// Every request, but not those that come by the clock: probes, and pages that look at state once a second, would bury
-/// the flows. With a context of their own they are part of somebody's trace.
+/// Every request, but not those that come by the clock: probes, and pages that look at state once a second, would
+/// bury the flows. With a context of their own they are part of somebody's trace.
 fn is_traced(request: &Request, route: Option<&str>) -> bool {
     match route {
         Some("/healthz" | "/readyz" | "/metrics") => false,

@@ -1,5 +1,5 @@
-//! The two spans of the gateway: one for the request, one for what it publishes. Made when they end, from ids they had from
-//! the start, as everywhere on the event path: a request that fails here is seen whatever the sampler said.
+//! The two spans of the gateway: one for the request, one for what it publishes. Made when they end, from ids they
+//! had from the start, as everywhere on the event path: a request that fails here is seen whatever the sampler said.
 
 use std::time::SystemTime;
 
@@ -73,8 +73,8 @@ impl Trace {
         Some(&self.ids).filter(|ids| self.recorded && ids.sampled())
     }
 
-    /// A publish begins, child of the request. Where nobody traces, its event carries the trace id everybody behind would
-    /// derive from the flow.
+    /// A publish begins, child of the request. Where nobody traces, its event carries the trace id everybody behind
+    /// would derive from the flow.
     pub fn publish(&self, meta: &Meta) -> SendSpan {
         let started = SystemTime::now();
         if !self.recorded {
@@ -136,8 +136,8 @@ impl Trace {
 }
 
 impl SendSpan {
-    /// Ends the span: the stream has taken the event (`true` = it had it before), or `Err` is the class of why not. The key is shown only where texts may be: it is part of
-    /// what the event holds.
+    /// Ends the span: the stream has taken the event (`true` = it had it before), or `Err` is the class of why not.
+    /// The key is shown only where texts may be: it is part of what the event holds.
     pub fn finish(&self, meta: &Meta, key: &str, taken: Result<bool, &'static str>) {
         let Some(ids) = self.ids.filter(|ids| ids.sampled() || taken.is_err()) else {
             return;
@@ -166,8 +166,8 @@ impl SendSpan {
     }
 }
 
-/// W3C context from HTTP headers. Of a `traceparent` sent twice nobody knows which one counts; the others may be spread
-/// over several lines.
+/// W3C context from HTTP headers. Of a `traceparent` sent twice nobody knows which one counts; the others may be
+/// spread over several lines.
 fn carrier(headers: &HeaderMap) -> Carrier {
     let traceparent = joined(headers, "traceparent").filter(|value| !value.contains(','));
     let tracestate = joined(headers, "tracestate").filter(|s| s.len() <= MAX_TRACESTATE_BYTES);
@@ -199,8 +199,8 @@ pub fn few_attributes(method: &'static str, path: String, route: Option<&str>) -
     attributes
 }
 
-/// Attributes of a request's span [OpenTelemetry HTTP spans 1.44]. Not the query: nothing here reads one, so what stands
-/// there can only be a mistake, such as a token.
+/// Attributes of a request's span [OpenTelemetry HTTP spans 1.44]. Not the query: nothing here reads one, so what
+/// stands there can only be a mistake, such as a token.
 pub fn http_attributes<B>(
     request: &Request<B>,
     method: &'static str,

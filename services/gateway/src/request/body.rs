@@ -14,10 +14,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{check_length, too_large};
 use crate::problem::{BUSY, MALFORMED, Problem, SLOW};
 
-/// Bytes that have to come in one [`Guards::body`](crate::server::Guards) of waiting, unless the body ends with them. A
-/// phone at the edge of its network sends more; who sends a byte now and then only holds a connection.
+/// Bytes that have to come in one [`Guards::body`](crate::server::Guards) of waiting, unless the body ends with them.
+/// A phone at the edge of its network sends more; who sends a byte now and then only holds a connection.
 const PROGRESS_BYTES: usize = 4 << 10;
-/// Bytes read and thrown away after a refusal: a connection closed while the client still writes takes the answer with it.
+/// Bytes read and thrown away after a refusal: a connection closed while the client still writes takes the answer
+/// with it.
 const LINGER_BYTES: usize = 8 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(2);
 

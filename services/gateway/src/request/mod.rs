@@ -26,8 +26,8 @@ pub fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h 
     Ok(Some(value.trim()))
 }
 
-/// The rest of the path after `prefix`, still percent-encoded. Taken from the path itself, since an extractor of the router
-/// would answer for itself where the encoding is wrong.
+/// The rest of the path after `prefix`, still percent-encoded. Taken from the path itself, since an extractor of the
+/// router would answer for itself where the encoding is wrong.
 pub fn path_after<'r>(request: &'r Request, prefix: &str) -> &'r str {
     let path = request.uri().path();
     path.strip_prefix(prefix).unwrap_or_default()

@@ -1,7 +1,11 @@
-//! Audit of functions: each function's own program looks up every event of its stream, since only it knows the key an event
-//! is handled under. The sums must come out even: accepted = applied + dead + pending, and nothing is lost.
+//! Audit of functions: each function's own program looks up every event of its stream, since only it knows the key an
+//! event is handled under. The sums must come out even: accepted = applied + dead + pending, and nothing is lost.
 //!
 //! Audits read whole streams and look up every seen-mark: minutes for millions of events. Nothing is written.
+//!
+//! Workers go on meanwhile. The program reads the consumer's ack floor before any event, so an event that is still
+//! being worked on counts as pending and never as lost. Of acked events that are older than the horizon and have no
+//! mark nothing can be said, and [`Audit::expired`] counts them apart.
 
 use std::path::Path;
 
@@ -20,6 +24,7 @@ const CONCURRENT_PROGRAMS: usize = 4;
 pub struct FunctionAudit {
     /// Name in `oncue.toml`.
     pub function: String,
+    /// Sums, or why there are none.
     pub outcome: AuditOutcome,
 }
 
@@ -29,6 +34,7 @@ pub enum AuditOutcome {
     /// The sums, as the program answered.
     Done(Audit),
     /// No consumer yet, so it has acted on no event.
+    /// An audit would count all its stream as pending, which says nothing; it is no reason to act.
     NotStarted,
     /// Nothing can be said; the reason is for a person.
     Failed(AuditError),
@@ -47,6 +53,7 @@ pub enum AuditError {
 
 impl FunctionAudit {
     /// Whether somebody must act: events are lost, or nothing could be said.
+    /// Pending and dead events are not bad: the first will be done, and the second are on record.
     pub fn is_bad(&self) -> bool {
         match &self.outcome {
             AuditOutcome::Done(audit) => audit.lost > 0,
@@ -64,7 +71,12 @@ impl FunctionAudit {
     }
 }
 
-/// Audits these functions with their programs in the folder `bin`, a few at a time; results in the order of the names.
+/// Audits these functions with their programs in the folder `bin`, a few at a time; results in the order of the
+/// names.
+///
+/// Of each function: one process for its manifest, one `CONSUMER.INFO`, and one process for the audit itself.
+/// Nothing fails as a whole; what went wrong with one function stands in its outcome, so that the others can still
+/// be read.
 pub async fn audit(names: &[String], bus: &Bus, config: &Config, bin: &Path) -> Vec<FunctionAudit> {
     let audits = stream::iter(names)
         .map(|name| one(name, bus, config, bin))
@@ -85,8 +97,8 @@ async fn one(name: &str, bus: &Bus, config: &Config, bin: &Path) -> FunctionAudi
     }
 }
 
-/// The function's own answer; `None` where it has no consumer. The consumer is asked for first: without one the program
-/// would count every event of the stream as pending.
+/// The function's own answer; `None` where it has no consumer. The consumer is asked for first: without one the
+/// program would count every event of the stream as pending.
 async fn ask(
     name: &str,
     bus: &Bus,

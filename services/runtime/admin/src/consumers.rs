@@ -1,9 +1,13 @@
-//! Event streams and the durable consumers on them: what the bus knows of every function. No program has to be asked, so
-//! it works from any machine, and for functions that nobody runs.
+//! Event streams and the durable consumers on them: what the bus knows of every function. No program has to be asked,
+//! so it works from any machine, and for functions that nobody runs.
 //!
-//! A function's consumer is durable, carries the function's name, and stands on the stream of the function's domain. It
-//! filters the types the function acts on, each with and without a key in the subject, and `DOMAIN.redrive.FUNCTION` for
-//! events that are given back to this function alone.
+//! A function's consumer is durable, carries the function's name, and stands on the stream of the function's domain.
+//! Filters are the types the function acts on, each with and without a key in the subject, and
+//! `DOMAIN.redrive.FUNCTION` for events that are given back to this function alone.
+//!
+//! Consumers tell how far a function has come, not what came of it: an acked event may have been applied,
+//! dead-lettered, or passed over as a duplicate. That is what seen-marks ([`crate::flows`]) and audits
+//! ([`crate::audit`]) are for.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,16 +19,19 @@ use oncue_core::bus::{Bus, StoredMessage};
 use oncue_proto::event;
 
 /// Prefixes of the streams behind object stores and key-value buckets, which hold no events.
+/// The server makes them itself and lists them among the others.
 const BUCKETS: [&str; 2] = ["OBJ_", "KV_"];
 
 /// A durable consumer: one function's share of a stream, whether the function is ours or not.
 #[derive(Debug, Clone, Default)]
 pub struct Consumer {
     /// Durable name, which is the function's.
+    /// Two consumers of one name on different streams count as one in maps by function, the later stream's.
     pub function: String,
     /// The domain of the function's triggers.
     pub stream: String,
     /// State as the server told it.
+    /// Lag, redeliveries and filters are as of the answer; the server sends no news of its own.
     pub info: ConsumerInfo,
 }
 
@@ -39,6 +46,8 @@ impl Consumer {
     }
 
     /// Event types its filters name, sorted.
+    /// Filters of a whole domain (`web.>`) stand here as the domain. Empty for a consumer without filters, which
+    /// takes all of its stream.
     pub fn triggers(&self) -> Vec<String> {
         let types: BTreeSet<String> = self
             .info
@@ -49,8 +58,9 @@ impl Consumer {
         types.into_iter().collect()
     }
 
-    /// Whether it ever got, or will get, a message of its stream. Filters may have been other ones when the message came;
-    /// of that the server keeps no record.
+    /// Whether it ever got, or will get, a message of its stream. Filters may have been other ones when the message
+    /// came; of that the server keeps no record. False for a consumer without filters: functions always have some, so
+    /// it is somebody else's.
     pub fn acts_on(&self, message: &StoredMessage) -> bool {
         let config = &self.info.config;
         // One that began with new events got none from before its time.
@@ -65,8 +75,11 @@ impl Consumer {
     }
 }
 
-/// Every stream with events, by name, with its state. Streams behind object stores and buckets are left out; those of dead
-/// letters and of timers are not. One question for 256 streams.
+/// Every stream with events, by name, with its state. Streams behind object stores and buckets are left out; those of
+/// dead letters and of timers are not. One question for 256 streams.
+///
+/// # Errors
+/// [`AdminError::Api`]: JetStream does not answer within 10 s, or refuses.
 pub async fn event_streams(bus: &Bus) -> Result<Vec<StreamInfo>, AdminError> {
     let mut streams = bus
         .streams()
@@ -82,6 +95,11 @@ pub async fn event_streams(bus: &Bus) -> Result<Vec<StreamInfo>, AdminError> {
 }
 
 /// The durable consumers of one stream; none where the stream has gone since it was listed.
+///
+/// One request `CONSUMER.LIST` for 256 consumers. Ephemeral ones, of people who look on, are left out.
+///
+/// # Errors
+/// [`AdminError::Api`] of anything but a missing stream.
 pub async fn of_stream(bus: &Bus, stream: &str) -> Result<Vec<Consumer>, AdminError> {
     match bus.consumers(stream).await {
         Ok(infos) => Ok(infos
@@ -94,6 +112,7 @@ pub async fn of_stream(bus: &Bus, stream: &str) -> Result<Vec<Consumer>, AdminEr
 }
 
 /// The durable consumers of these streams, by function. All streams are asked at once.
+/// Fails with the first stream that cannot be asked.
 pub async fn of_streams(
     bus: &Bus,
     streams: &[StreamInfo],
@@ -108,6 +127,7 @@ pub async fn of_streams(
 }
 
 /// Every durable consumer of the account, by function. One question for all streams and one for each.
+/// Two round trips in sequence, however many streams there are.
 pub async fn all(bus: &Bus) -> Result<BTreeMap<String, Consumer>, AdminError> {
     of_streams(bus, &event_streams(bus).await?).await
 }

@@ -10,6 +10,14 @@
 //! | uncompensated | a rejection after another function's state | |
 //!
 //! Findings are questions to a person: each says what to do about it, and each kind can be accepted with `--ignore`.
+//!
+//! Declared is the [`Topology`]. Observed are two things: hops that workers count in Redis, `oncue:edges` (how
+//! many) and `oncue:edges:at` (when last), and types of which a stream still holds an event. [`Observed::read`]
+//! asks for both, and [`findings`] is a pure function of what was read.
+//!
+//! Counts lag some seconds behind, and hops collected by a worker that is killed are lost: good evidence that
+//! something happened, weak evidence that it did not. Streams let old events go, so a type can have been published
+//! and not be seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +37,7 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Senders that have a name of their own and are no functions; a redriven event keeps its source.
 const NO_FUNCTIONS: [&str; 2] = ["gateway", "schedule"];
 /// Last words of types that say that something did not go on.
+/// By convention only: nothing in an event says so, and a rejection under another word is not found.
 const REJECTIONS: [&str; 7] = [
     "rejected",
     "refused",
@@ -53,12 +62,13 @@ pub enum Kind {
     Undeclared,
     /// A circle of functions that nothing leads out of: its flows end as dead letters at the hop limit.
     Endless,
-    /// State that nobody takes back where a later step rejects. A choreography has no transaction over several functions;
-    /// compensation is one more function.
+    /// State that nobody takes back where a later step rejects. A choreography has no transaction over several
+    /// functions; compensation is one more function.
     Uncompensated,
 }
 
 impl Kind {
+    /// Every kind, in the order of the list.
     pub const ALL: [Self; 6] = [
         Self::Unheard,
         Self::Untriggered,
@@ -86,7 +96,9 @@ impl Kind {
 pub struct Finding {
     pub kind: Kind,
     /// In words; names the function or the type.
+    /// Stable from run to run but for counts and days, so that two lists can be compared.
     pub what: String,
+    /// Sentence on what to do, without a full stop.
     pub advice: String,
 }
 
@@ -94,13 +106,21 @@ pub struct Finding {
 #[derive(Debug, Default)]
 pub struct Observed {
     /// Hops from a source over a type to a function, as workers counted them.
+    /// Each with its number of events, and with the time of the last.
     pub edges: Vec<Edge>,
     /// Types of which their stream holds an event.
+    /// From the streams, at the time of reading.
     pub published: BTreeSet<String>,
 }
 
 impl Observed {
     /// Reads the edges from Redis, and of every known type whether its stream holds an event.
+    ///
+    /// One round trip to Redis, and one or two `STREAM.MSG.GET` for each type of the catalog and the topology, all
+    /// at once.
+    ///
+    /// # Errors
+    /// Redis does not answer. A stream that does not answer counts as empty.
     pub async fn read(
         catalog: &Catalog,
         topology: &Topology,
@@ -127,10 +147,12 @@ fn finding(kind: Kind, what: String, advice: impl Into<String>) -> Finding {
     }
 }
 
-/// All findings, by kind and then by text, so that two runs can be compared. `now` is in Unix milliseconds; a function is
-/// used if it acted on an event within the last `days`.
+/// All findings, by kind and then by text, so that two runs can be compared. `now` is in Unix milliseconds; a
+/// function is used if it acted on an event within the last `days`.
 ///
 /// As long as Redis has no edge at all, nothing is said about use and undeclared hops: nothing has run here yet.
+///
+/// Reads no clock and asks nobody: the same arguments give the same list, whatever the order of the topology.
 pub fn findings(topology: &Topology, observed: &Observed, now: u64, days: u64) -> Vec<Finding> {
     let graph = Graph::of(topology);
     let mut findings = unheard(topology, observed);
@@ -294,6 +316,7 @@ impl<'t> Graph<'t> {
     }
 
     /// Everything that can follow after one of these, themselves only if something leads back to them.
+    /// Terminates in circles too: a function is gone on from only once.
     fn after(&self, from: impl IntoIterator<Item = &'t str>) -> BTreeSet<&'t str> {
         let mut reached = BTreeSet::new();
         let mut next: Vec<&str> = from
@@ -362,6 +385,7 @@ fn leads_out(topology: &Topology, circle: &BTreeSet<&str>, ty: &str) -> bool {
 
 /// Where a step rejects, the state earlier steps have written stands, unless something after the rejection owns the
 /// same table.
+/// Coarse on purpose: which rows were written is known only at run time, so tables stand for them.
 fn uncompensated(topology: &Topology, graph: &Graph<'_>) -> Vec<Finding> {
     let mut findings = BTreeSet::new();
     for manifest in topology.manifests() {

@@ -1,5 +1,5 @@
-//! How functions fare: one look at the bus ([`Overview`]), one function over all its workers ([`FunctionStatus`]), and
-//! rates between two looks ([`RateMeter`]).
+//! How functions fare: one look at the bus ([`Overview`]), one function over all its workers ([`FunctionStatus`]),
+//! and rates between two looks ([`RateMeter`]).
 //!
 //! Three sources say three things, and none of them is asked to keep anything for us:
 //!
@@ -9,8 +9,11 @@
 //! | worker on `$SRV.STATS` | counters since it started, durations, last error |
 //! | `oncue up` on `$SRV.STATS` | which processes it keeps and in which phase: who sleeps, who keeps failing |
 //!
-//! Counters begin at 0 with each worker and are lost with it. Totals are therefore those of the workers that answer now;
-//! sums over all time are what `oncue audit` is for.
+//! Counters begin at 0 with each worker and are lost with it. Totals are therefore those of the workers that answer
+//! now; sums over all time are what `oncue audit` is for.
+//!
+//! One look costs one question on `$SRV.STATS` and, at the same time, one `STREAM.LIST`; then one `CONSUMER.LIST`
+//! for each stream, all at once. [`FunctionStatus`] and [`RateMeter`] ask nothing: they compute from looks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -34,18 +37,28 @@ pub struct Overview {
     /// When the workers had answered, Unix milliseconds: rates are told from what was counted then.
     pub at: u64,
     /// Streams with events, by name.
+    /// Streams of dead letters and timers are among them, buckets and object stores are not.
     pub streams: Vec<StreamInfo>,
     /// Durable consumers by function. One function has one consumer: the domain of its triggers is one stream.
     pub consumers: BTreeMap<String, Consumer>,
     /// Workers that answered, of whatever function.
+    /// One that was too busy to answer is missing, and workers of functions that `oncue.toml` does not name are
+    /// there.
     pub workers: Vec<Worker>,
     /// Supervised functions by name, from every `oncue up` that answers.
+    /// Empty where functions run in containers or by hand: nobody supervises them here.
     pub supervised: BTreeMap<String, SupervisedFunction>,
 }
 
 impl Overview {
     /// Asks the bus and everybody on it. Answers are waited for until none has come for `gap`: workers answer within
     /// milliseconds, and one that is busy for longer is missed once.
+    ///
+    /// Takes `gap` longer than the slowest answer, and then the time of the consumers' lists. Consumers are read
+    /// last: what a worker has finished after it answered may already be gone from their lag.
+    ///
+    /// # Errors
+    /// NATS or JetStream does not answer. Nobody answering on `$SRV` is no error.
     pub async fn read(bus: &Bus, gap: Duration) -> Result<Self, AdminError> {
         let stats = bus.service_instances("$SRV.STATS", gap);
         let (instances, streams) = tokio::join!(stats, consumers::event_streams(bus));
@@ -62,6 +75,7 @@ impl Overview {
     }
 
     /// Functions that somebody runs, and that have a consumer.
+    /// Workers without a consumer are left out: before `oncue apply` they get no events.
     pub fn running(&self) -> BTreeSet<&String> {
         let running = self.workers.iter().map(|worker| &worker.function);
         running
@@ -70,6 +84,7 @@ impl Overview {
     }
 
     /// Status of one function; of one that nobody knows, that it is stopped.
+    /// Asks nothing and never fails.
     pub fn status(&self, function: &str) -> FunctionStatus<'_> {
         FunctionStatus {
             consumer: self.consumers.get(function),
@@ -96,6 +111,8 @@ pub struct FunctionStatus<'o> {
 
 impl FunctionStatus<'_> {
     /// Sum over its workers.
+    /// Falls when a worker ends, since its counters end with it; rates come from [`RateMeter`] and not from two
+    /// totals.
     pub fn total(&self) -> Counters {
         let mut total = Counters::default();
         for worker in &self.workers {
@@ -105,13 +122,17 @@ impl FunctionStatus<'_> {
     }
 
     /// Last error of the first worker that had one.
+    /// First in the order of the answers, not of time: workers do not say when it happened.
     pub fn last_error(&self) -> Option<&str> {
         let mut errors = self.workers.iter().map(|worker| worker.last_error.as_str());
         errors.find(|error| !error.is_empty())
     }
 
-    /// State of the function as a whole. One that answers runs; the rest is known to `oncue up` alone, which sees processes
-    /// that are too young or too busy to answer.
+    /// State of the function as a whole. One that answers runs; the rest is known to `oncue up` alone, which sees
+    /// processes that are too young or too busy to answer.
+    ///
+    /// Phases count in this order: failing, running, starting, stopping, asleep. One failing process of many makes
+    /// the function failing, because somebody should look.
     pub fn state(&self) -> FunctionState {
         let answers = !self.workers.is_empty();
         match self.supervised {
@@ -144,6 +165,7 @@ pub enum FunctionState {
     /// The last processes finish what they have in flight.
     Stopping,
     /// No process, and nobody who would start one.
+    /// Without an `oncue up` nobody can tell it from a function whose workers are only too busy to answer.
     #[default]
     Stopped,
 }
@@ -162,22 +184,26 @@ impl FunctionState {
     }
 }
 
-/// Counters of a worker, or sums over several, as the services API has them: runs, failures and time are the API's own
-/// fields, the rest is what our workers add in `data`. All but `stats.in_flight` only grow while a worker lives.
+/// Counters of a worker, or sums over several, as the services API has them: runs, failures and time are the API's
+/// own fields, the rest is what our workers add in `data`. All but `stats.in_flight` only grow while a worker lives.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Counters {
     /// Events by what became of them, and the durations of runs.
     pub stats: WorkerStats,
     /// Runs of the handler.
+    /// From `num_requests`; a run that was tried again counts again.
     pub runs: u64,
     /// Runs that failed.
+    /// From `num_errors`: runs that were put back to be tried again, and events set aside as dead letters.
     pub failed: u64,
     /// Nanoseconds the handler ran.
+    /// From `processing_time`. Runs at the same time add up, so it may grow faster than the clock.
     pub busy_nanos: u64,
 }
 
 impl Counters {
-    /// Adds the counters of another worker. Durations in other buckets, of another version, are left to their own kind.
+    /// Adds the counters of another worker. Durations in other buckets, of another version, are left to their own
+    /// kind.
     pub fn add(&mut self, other: &Self) {
         let stats = &mut self.stats;
         let more = &other.stats;
@@ -195,6 +221,7 @@ impl Counters {
     }
 
     /// Counted since `before`. A worker that was restarted under its old name has done all of it since.
+    /// Told by fewer runs than before; one that has overtaken its old count already is taken for the same process.
     pub fn since(&self, before: &Self) -> Self {
         if before.runs > self.runs {
             return self.clone();
@@ -224,6 +251,7 @@ impl Counters {
     }
 
     /// Quantiles of the durations.
+    /// No better than the buckets: within one, durations are taken to be spread evenly.
     pub fn durations(&self) -> Durations {
         let histogram = &self.stats.duration_ms;
         match (quantile(histogram, 0.5), quantile(histogram, 0.99)) {
@@ -258,6 +286,7 @@ fn is_histogram(histogram: &DurationHistogram) -> bool {
 }
 
 /// Adds a histogram to a sum, which takes the bounds of the first that is one.
+/// Buckets of other bounds cannot be told apart any further, so they are left out rather than guessed.
 fn add_durations(sum: &mut DurationHistogram, more: &DurationHistogram) {
     if !is_histogram(more) {
         return;
@@ -285,8 +314,8 @@ fn durations_since(now: &DurationHistogram, then: &DurationHistogram) -> Duratio
     }
 }
 
-/// Quantile in milliseconds, by linear interpolation within its bucket, as Prometheus does; of the last bucket, which has
-/// no end, its beginning. `None` where nothing was counted.
+/// Quantile in milliseconds, by linear interpolation within its bucket, as Prometheus does; of the last bucket, which
+/// has no end, its beginning. `None` where nothing was counted.
 pub fn quantile(histogram: &DurationHistogram, q: f64) -> Option<f64> {
     let all: u64 = histogram.counts.iter().sum();
     if histogram.bounds.is_empty() || all == 0 {
@@ -306,11 +335,12 @@ pub fn quantile(histogram: &DurationHistogram, q: f64) -> Option<f64> {
     histogram.bounds.last().copied()
 }
 
-/// Rates from the differences between looks. Each worker is compared with itself: workers come, go and begin anew, and
-/// the sum over a function would fall and jump with them.
+/// Rates from the differences between looks. Each worker is compared with itself: workers come, go and begin anew,
+/// and the sum over a function would fall and jump with them.
 ///
-/// Of a first look there are no rates. A worker that misses a look is compared with what it said before, over the longer
-/// time; one that misses more than [`SILENCE_MS`] is forgotten.
+/// Of a first look there are no rates. A worker that misses a look is compared with what it said before, over the
+/// longer time; one that misses more than [`SILENCE_MS`] is forgotten. Memory: the counters of each worker that was
+/// heard within [`SILENCE_MS`].
 #[derive(Debug, Default)]
 pub struct RateMeter {
     last_look: Option<u64>,
@@ -329,11 +359,13 @@ struct LastCount {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Activity {
     /// Workers that answered.
+    /// At this look alone; workers that were silent do not count.
     pub workers: usize,
     /// Since the workers started.
     pub total: Counters,
     /// Since the look before.
     pub added: Counters,
+    /// Sum of the workers' own rates, each over the time since that worker was last heard.
     pub per_second: Rates,
     /// Last error of the first worker that had one; empty for none.
     pub last_error: String,
@@ -367,6 +399,7 @@ impl Rates {
 
 impl RateMeter {
     /// Takes in the workers that answered at `at` (Unix ms); returns the activity of each function among them.
+    /// Functions of which no worker answered are not in the result.
     pub fn update(&mut self, at: u64, workers: &[Worker]) -> BTreeMap<String, Activity> {
         let mut functions: BTreeMap<String, Activity> = BTreeMap::new();
         for worker in workers {
@@ -394,8 +427,8 @@ impl RateMeter {
         functions
     }
 
-    /// Counters a worker is compared with: its own of the look before; none at all for one that has started since. `None`
-    /// for one that was there and not heard: when it did what it has done is not known.
+    /// Counters a worker is compared with: its own of the look before; none at all for one that has started since.
+    /// `None` for one that was there and not heard: when it did what it has done is not known.
     fn before(&self, worker: &Worker) -> Option<LastCount> {
         let name = (worker.function.clone(), worker.id.clone());
         if let Some(last) = self.workers.get(&name) {

@@ -1,5 +1,5 @@
-//! Everything an operator of Oncue reads and does, as one model. The command line and the console are views of it: both
-//! show the same answer to the same question, because it is computed here and nowhere else.
+//! Everything an operator of Oncue reads and does, as one model. The command line and the console are views of it:
+//! both show the same answer to the same question, because it is computed here and nowhere else.
 //!
 //! An operator can
 //!
@@ -11,8 +11,28 @@
 //! * have every event of a function accounted for: [`audit`];
 //! * ask a function's own [`program`], which alone knows its key and its handler.
 //!
-//! Nothing here is linked into a function, and nothing here prints: results are values, errors are [`AdminError`] and
-//! [`program::ProgramError`].
+//! # Where answers come from
+//!
+//! | question | source | cost | not known from it |
+//! |---|---|---|---|
+//! | [what waits for a function](consumers) | `STREAM.LIST`, `CONSUMER.LIST` | one request for 256 streams, one for each stream | whether anybody runs the function |
+//! | [what workers count](services) | `$SRV.STATS` | one question, and a pause in which no answer comes | what workers counted that have ended |
+//! | [what is declared](topology) | Redis hash `oncue:functions`, programs with `--manifest`, `$SRV.INFO` | one round trip, a process for each program, one question | clients that publish |
+//! | [which way events went](drift) | Redis hashes `oncue:edges`, `oncue:edges:at` | one round trip | the last seconds, which workers still collect |
+//! | [an event, a flow](flows) | streams, seen-marks in Redis, the stream `dlq` | from one request to a whole stream | events that a stream has let go |
+//! | [what failed](dead_letters) | the stream `dlq` | one request for 256 letters | letters that are out of the stream |
+//! | [whether all was done](audit) | the function's own program | a whole stream and a mark for each event | events older than their marks |
+//!
+//! Every answer is of a moment, and of several moments where it has several sources: a worker that was asked first
+//! has gone on when the consumer answers. Nothing is locked meanwhile.
+//!
+//! # What is written
+//!
+//! Only [`dead_letters`] writes: an event or a record, and then the deletion of the letter. All the rest reads.
+//! Programs that are asked run as processes of their own on this machine, with the rights of whoever asks.
+//!
+//! Nothing here is linked into a function, and nothing here prints: results are values, errors are [`AdminError`]
+//! and [`program::ProgramError`].
 
 pub mod functions;
 pub mod consumers;

@@ -1,5 +1,10 @@
-//! A function's own program, run to be asked something: only its code knows its key and its handler. It needs no server
-//! for its manifest; for the rest it is given the same environment as under `oncue up`.
+//! A function's own program, run to be asked something: only its code knows its key and its handler. It needs no
+//! server for its manifest; for the rest it is given the same environment as under `oncue up`.
+//!
+//! A program is found by name in one folder, never in `PATH`, and runs as a child process: one process for each
+//! question, killed when the future of the question is dropped. Answers are JSON on stdout. Questions: `--manifest`
+//! (what the function is), `--audit` (what became of its events, [`crate::audit`]), `--try` (what it would do with
+//! a dead letter, [`crate::dead_letters::attempt`]).
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
@@ -13,12 +18,14 @@ use oncue_core::config::Config;
 use oncue_core::model::manifest::Manifest;
 
 /// Longest wait for a manifest.
+/// A program only prints a constant then, but a machine under load may start a hundred of them at once.
 const MANIFEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A program that could not be asked, or did not answer as it should.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
     /// There is no such file in the folder of the programs.
+    /// Of [`ask`]; a manifest of a program that is not there is [`Broken`](Self::Broken).
     #[error("no program {function} in {}; name the folder with --bin", bin.display())]
     Missing { function: String, bin: PathBuf },
     /// The system cannot run it: no permission, another machine's binary.
@@ -32,12 +39,14 @@ pub enum ProgramError {
     #[error(transparent)]
     Broken(#[from] std::io::Error),
     /// Some programs are no functions and wait for input for ever.
+    /// Only a manifest has a time limit: an audit may take minutes.
     #[error("no answer within {MANIFEST_TIMEOUT:?}")]
     Silent,
     /// Exit code other than 0, and not a word on stderr.
     #[error("{0}")]
     Ended(ExitStatus),
     /// Exit code other than 0; the text is what it wrote on stderr.
+    /// Of [`ask`] it is without the function's name, of [`manifest`] it begins with the exit status.
     #[error("{0}")]
     Refused(String),
     /// The last line it printed is not the JSON that was asked for: it may be of another version.
@@ -45,8 +54,16 @@ pub enum ProgramError {
     Unreadable(#[from] serde_json::Error),
 }
 
-/// Manifest of the function `name`, from its program in the folder `bin`. No server is needed and none is asked, so this
-/// works on a machine that has nothing but the programs.
+/// Manifest of the function `name`, from its program in the folder `bin`. No server is needed and none is asked, so
+/// this works on a machine that has nothing but the programs.
+///
+/// Costs one process. The answer tells what the program on this disk is, which need not be what runs: a worker that
+/// was started before the last build is of another version.
+///
+/// # Errors
+/// [`ProgramError::Broken`] where it cannot be run, [`Silent`](ProgramError::Silent) after 10 s,
+/// [`Refused`](ProgramError::Refused) with any exit code but 0, [`Unreadable`](ProgramError::Unreadable) where
+/// stdout is no manifest, as of a program that is no function.
 pub async fn manifest(bin: &Path, name: &str) -> Result<Manifest, ProgramError> {
     let asked = Command::new(std::path::absolute(bin.join(name))?)
         .arg("--manifest")
@@ -67,7 +84,17 @@ pub async fn manifest(bin: &Path, name: &str) -> Result<Manifest, ProgramError> 
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Runs `FUNCTION VERB` as `oncue up` would run it, with `input` on stdin, and reads the JSON of the last line it prints.
+/// Runs `FUNCTION VERB` as `oncue up` would run it, with `input` on stdin, and reads the JSON of the last line it
+/// prints. The other lines of stdout are the handler's and are thrown away.
+///
+/// The program gets the servers of `config` in `ONCUE_NATS_URL` and `ONCUE_REDIS_URL`, the file in `ONCUE_CONFIG`,
+/// and the variables of its own section, which win. There is no time limit: whoever does not want to wait drops the
+/// future, which kills the program.
+///
+/// # Errors
+/// [`ProgramError::Missing`] without a file of that name, [`Run`](ProgramError::Run) where it cannot be started,
+/// [`Refused`](ProgramError::Refused) or [`Ended`](ProgramError::Ended) with any exit code but 0,
+/// [`Unreadable`](ProgramError::Unreadable) where the last line is not a `T`.
 pub async fn ask<T: DeserializeOwned>(
     bin: &Path,
     config: &Config,
@@ -105,6 +132,7 @@ async fn run(command: &mut Command, program: &Path, input: &[u8]) -> Result<Outp
             let _ = stdin.write_all(input).await;
         }
     };
+    // Both at once: a program that prints before it has read all would otherwise wait for us while we wait for it.
     let ((), output) = tokio::join!(feed, child.wait_with_output());
     Ok(output?)
 }

@@ -1,8 +1,13 @@
-//! Processes that answer on the NATS services API [NATS ADR-32]: workers, with their counters, and every `oncue up`, with
-//! the workers it keeps. No registry exists; whoever runs answers.
+//! Processes that answer on the NATS services API [NATS ADR-32]: workers, with their counters, and every `oncue up`,
+//! with the workers it keeps. No registry exists; whoever runs answers.
 //!
-//! Answers are read in the typed form of [`oncue_core::bus::services`]. A worker has one endpoint, whose `data` are its
-//! [`WorkerStats`]; the endpoint of `oncue up` has a [`SupervisedFunction`] for each function.
+//! Answers are read in the typed form of [`oncue_core::bus::services`]. A worker has one endpoint, whose `data` are
+//! its [`WorkerStats`]; the endpoint of `oncue up` has a [`SupervisedFunction`] for each function.
+//!
+//! Functions here only read answers that somebody has collected with
+//! [`service_instances`](oncue_core::bus::Bus::service_instances): no question is asked, nothing fails. An answer
+//! in another form is passed over, since anybody may answer on `$SRV`. A worker that was too busy to answer in time
+//! is not among them, so a missing one proves nothing.
 
 use std::collections::BTreeMap;
 
@@ -25,15 +30,21 @@ pub struct Worker {
     /// Of the program, as its manifest has it.
     pub version: String,
     /// When it started, RFC 3339.
+    /// A worker that is restarted under the same id is known by another time here.
     pub started: String,
     /// Counted since it started.
+    /// A worker keeps them in memory alone, so they begin at 0 and end with the process.
     pub counters: Counters,
     /// Empty where nothing has failed.
+    /// Text of the last run that failed, or its class where it had no text; runs that went well since do not clear
+    /// it.
     pub last_error: String,
 }
 
 impl Worker {
     /// `None` for services of another kind: `oncue up`, or somebody's own, which handle no event.
+    /// Reads an answer to `$SRV.STATS`; one to `$SRV.PING` or `$SRV.INFO` holds no counters and is `None` too. A
+    /// worker is known by the counters `applied` or `delivered` in its endpoint's `data`, by no name.
     pub fn of(instance: &ServiceInstance) -> Option<Self> {
         let endpoint = instance.endpoints.first()?;
         if endpoint.data.get("applied").is_none() && endpoint.data.get("delivered").is_none() {
@@ -56,13 +67,16 @@ impl Worker {
     }
 }
 
-/// All workers among those that answered `$SRV.STATS`. Services of another kind, of ours or of somebody else, are passed
-/// over: they are no reason to fail.
+/// All workers among those that answered `$SRV.STATS`. Services of another kind, of ours or of somebody else, are
+/// passed over: they are no reason to fail. In the order of the answers, which is the order of nothing: sort before
+/// showing.
 pub fn workers(instances: &[ServiceInstance]) -> Vec<Worker> {
     instances.iter().filter_map(Worker::of).collect()
 }
 
 /// Manifests among the answers to `$SRV.INFO`, one for each worker.
+/// A function with three workers is there three times, in two forms while a new version is rolled out. Workers put
+/// the manifest as JSON into the metadata `manifest` of their endpoint; one that cannot be read is passed over.
 pub fn manifests(instances: &[ServiceInstance]) -> Vec<Manifest> {
     let texts = instances
         .iter()
@@ -72,14 +86,19 @@ pub fn manifests(instances: &[ServiceInstance]) -> Vec<Manifest> {
         .collect()
 }
 
-/// Workers of one function that some `oncue up` keeps, or several of them together; also the form in which it answers.
+/// Workers of one function that some `oncue up` keeps, or several of them together; also the form in which it
+/// answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SupervisedFunction {
     /// Bounds within which it scales.
+    /// Fewest processes; 0 for a function that sleeps while no event waits.
     pub min: u32,
+    /// Most processes, whatever waits.
     pub max: u32,
     /// Processes there are, those that end among them.
+    /// Processes that have not answered on `$SRV` yet are among them as well: a supervisor knows its children, not
+    /// their words.
     pub workers: Vec<SupervisedWorker>,
 }
 
@@ -90,6 +109,7 @@ pub struct SupervisedWorker {
     /// Process id on the supervisor's machine.
     pub pid: u32,
     /// `starting`, `up`, `failing`, `stopping` or `gone`.
+    /// A word and not an enum, so that a supervisor of a later version may tell of phases that are not known here.
     pub phase: String,
 }
 
@@ -105,8 +125,8 @@ impl SupervisedFunction {
     }
 }
 
-/// Functions that are kept by `oncue up`, from the answers of all of them to `$SRV.STATS`. Several of them may keep the same
-/// function, each on its own machine: bounds and workers are added up.
+/// Functions that are kept by `oncue up`, from the answers of all of them to `$SRV.STATS`. Several of them may keep
+/// the same function, each on its own machine: bounds and workers are added up.
 pub fn supervised(instances: &[ServiceInstance]) -> BTreeMap<String, SupervisedFunction> {
     let mut all: BTreeMap<String, SupervisedFunction> = BTreeMap::new();
     let answers = instances

@@ -1,9 +1,18 @@
 //! Topology of an app: functions, the event types between them, and schedules, as declared. It is put together from
-//! everybody who knows: Redis, where each worker wrote its manifest when it started, the programs that are built here, and
-//! the workers that answer.
+//! everybody who knows: Redis, where each worker wrote its manifest when it started, the programs that are built
+//! here, and the workers that answer.
 //!
-//! A type leads from whoever emits it to whoever acts on it; there is no list of edges anywhere. A function is known as long
-//! as one of the three knows it: one that was removed stays in Redis until it is forgotten there.
+//! A type leads from whoever emits it to whoever acts on it; there is no list of edges anywhere. A function is known
+//! as long as one of the three knows it: one that was removed stays in Redis until it is forgotten there.
+//!
+//! | source | tells | cost |
+//! |---|---|---|
+//! | Redis hash `oncue:functions` | every function that ever started here, and when one of its workers last did | one round trip |
+//! | programs of `oncue.toml`, with `--manifest` | what is built on this machine | a process each, all at once, 10 s at most |
+//! | workers on `$SRV.INFO` | what runs, and how often | one question, and a pause of 300 ms |
+//!
+//! Clients that publish are declared nowhere: of them only [`published`] and the counted hops of
+//! [`drift`](crate::drift) tell.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -21,6 +30,7 @@ use oncue_core::store::Store;
 use oncue_proto::event::stream_of_type;
 
 /// Longest pause between two answers; workers answer within milliseconds.
+/// A worker that takes longer is missed once, and its function counts as not running.
 const REPLY_GAP: Duration = Duration::from_millis(300);
 
 /// A function and who knows of it.
@@ -29,10 +39,14 @@ pub struct KnownFunction {
     /// As told last: by a running worker, else by its program, else by the last worker that started.
     pub manifest: Manifest,
     /// Workers that answer.
+    /// 0 without a bus.
     pub running: u64,
     /// Whether its program is there.
+    /// Only programs of functions in `oncue.toml` are asked; a file that did not answer is a remark and does not
+    /// count.
     pub built: bool,
     /// When one of its workers last started, Unix milliseconds.
+    /// From Redis; `None` for one that never started here, and for all of them without Redis.
     pub seen: Option<u64>,
 }
 
@@ -40,8 +54,10 @@ pub struct KnownFunction {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scheduled {
     /// Event type the clock emits.
+    /// `timer.timer.fired`, the platform's own, unless the schedule names another.
     pub ty: String,
     /// The one function it is meant for; `None` for all that act on the type.
+    /// Known of the platform's own event alone: which field of another type names a function is nobody's rule.
     pub function: Option<String>,
 }
 
@@ -53,14 +69,19 @@ pub struct Topology {
     /// Schedules of `oncue.toml`, which are emitters as well.
     pub schedules: Vec<Scheduled>,
     /// Remarks for a person: programs that did not say what they are.
+    /// Each names the program and says why, in a line.
     pub remarks: Vec<String>,
 }
 
 impl Topology {
-    /// Asks everybody, the programs in the folder `bin` too. A server that is not given is not asked: then the topology is
-    /// what the others know. A program that does not answer is a remark, a server that does not is an error.
+    /// Asks everybody, the programs in the folder `bin` too. A server that is not given is not asked: then the
+    /// topology is what the others know. A program that does not answer is a remark, a server that does not is an
+    /// error.
     ///
     /// Takes [`REPLY_GAP`] longer than the slowest answer, and starts one process for each program.
+    ///
+    /// # Errors
+    /// Redis or NATS, where given, does not answer. [`AdminError`] tells which.
     pub async fn read(
         config: &Config,
         bin: &Path,
@@ -101,8 +122,8 @@ impl Topology {
         }
     }
 
-    /// Adds a function. The manifest told last counts: those of running workers come after those of programs and of the
-    /// past.
+    /// Adds a function. The manifest told last counts: those of running workers come after those of programs and of
+    /// the past.
     pub fn add(&mut self, manifest: Manifest) -> &mut KnownFunction {
         let known = self
             .functions
@@ -123,6 +144,7 @@ impl Topology {
     }
 
     /// All types somebody declares to emit or to act on.
+    /// Types that only clients publish are not among them unless a function acts on them.
     pub fn types(&self) -> BTreeSet<&str> {
         let declared = self
             .manifests()
@@ -132,6 +154,7 @@ impl Topology {
     }
 
     /// Functions that act on a type, by name.
+    /// As declared: a listener without a consumer gets nothing until `oncue apply`.
     pub fn listeners<'t>(&'t self, ty: &'t str) -> impl Iterator<Item = &'t str> {
         self.manifests()
             .filter(move |m| m.triggers.iter().any(|t| t == ty))
@@ -139,6 +162,8 @@ impl Topology {
     }
 
     /// Emitters of a type by their own word: functions, `gateway` for uploads, `schedule` for the clock.
+    /// Empty for a type that only clients publish, and for one that nobody does: which of both cannot be told from
+    /// here.
     pub fn emitters(&self, ty: &str) -> Vec<String> {
         let mut emitters: Vec<String> = self
             .manifests()
@@ -178,13 +203,22 @@ fn schedules(config: &Config) -> Vec<Scheduled> {
 }
 
 /// Manifests as running workers tell them, one for each worker.
+///
+/// One question on `$SRV.INFO`, answered until nothing has come for 300 ms. None for functions that nobody runs.
+///
+/// # Errors
+/// NATS is away; nobody at all answering is an empty list.
 pub async fn answering(bus: &Bus) -> Result<Vec<Manifest>, AdminError> {
     let instances = bus.service_instances("$SRV.INFO", REPLY_GAP).await?;
     Ok(services::manifests(&instances))
 }
 
-/// Types among these of which their stream still holds an event. One question to the server for each type, two where it is
-/// published with keys only; all at once.
+/// Types among these of which their stream still holds an event. One question to the server for each type, two where
+/// it is published with keys only; all at once.
+///
+/// Answers come from `STREAM.MSG.GET`, that is, from the stream's leader. A type whose events have all expired
+/// counts as not published, and so does one whose stream cannot be asked: this is evidence that events were there,
+/// never that none were.
 pub async fn published(bus: &Bus, types: BTreeSet<&str>) -> BTreeSet<String> {
     let looked = join_all(types.into_iter().map(|ty| async move {
         for subject in [ty.to_owned(), format!("{ty}.*")] {

@@ -59,7 +59,8 @@ async fn inspect_file(upload: FileUploaded, _: &mut (), context: &Context) -> Re
 struct Content {
     size: u64,
     sha256: String,
-    /// Kept only while the file may be a picture we can open; its head, if it is none. Nothing for an oversized picture.
+    /// Kept only while the file may be a picture we can open; its head, if it is none. Nothing for an oversized
+    /// picture.
     bytes: Option<Vec<u8>>,
 }
 

@@ -1,10 +1,11 @@
-//! Tells somebody outside of each accepted file: one signed POST to `WEBHOOK_URL`, in the form of Standard Webhooks, sent
-//! again under the same id until it is taken or refused.
+//! Tells somebody outside of each accepted file: one signed POST to `WEBHOOK_URL`, in the form of Standard Webhooks,
+//! sent again under the same id until it is taken or refused.
 //!
-//! `WEBHOOK_SECRET` is `whsec_` and 24 to 64 bytes in base64; several, separated by spaces, while one replaces another.
-//! `WEBHOOK_TIMEOUT` (default 10 s) bounds one request. `WEBHOOK_ALLOW_PRIVATE=true` lets requests go to addresses that
-//! are not of the public internet. `WEBHOOK_DELIVERY=at-most-once` sends one request for an event and never a second: one
-//! that fails is a dead letter, and so is one that was interrupted, with the reason `outcome_unknown`. Without an address the function hears every event and does nothing.
+//! `WEBHOOK_SECRET` is `whsec_` and 24 to 64 bytes in base64; several, separated by spaces, while one replaces
+//! another. `WEBHOOK_TIMEOUT` (default 10 s) bounds one request. `WEBHOOK_ALLOW_PRIVATE=true` lets requests go to
+//! addresses that are not of the public internet. `WEBHOOK_DELIVERY=at-most-once` sends one request for an event and
+//! never a second: one that fails is a dead letter, and so is one that was interrupted, with the reason
+//! `outcome_unknown`. Without an address the function hears every event and does nothing.
 
 use std::process::ExitCode;
 use std::sync::{Once, OnceLock};

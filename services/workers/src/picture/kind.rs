@@ -7,8 +7,8 @@ const HEAD: usize = 4096;
 
 /// The media type the first bytes show; `application/octet-stream` when they show none.
 ///
-/// Any longer input is fine, only its head is read. A table of our own, because the crates that know hundreds of types
-/// do so by two-byte signatures: to them a note that begins with "BM" is a bitmap.
+/// Any longer input is fine, only its head is read. A table of our own, because the crates that know hundreds of
+/// types do so by two-byte signatures: to them a note that begins with "BM" is a bitmap.
 pub fn sniff(head: &[u8]) -> &'static str {
     match head {
         [0xFF, 0xD8, 0xFF, ..] => "image/jpeg",

@@ -25,12 +25,13 @@ pub struct Thumb {
 
 /// Copies of `bytes` that fit into squares of `edges` pixels, smallest first.
 ///
-/// Each is upright, keeps its proportions and colour profile, and carries no other metadata (no place, no camera). Of a
-/// moving picture it is the first frame.
+/// Each is upright, keeps its proportions and colour profile, and carries no other metadata (no place, no camera). Of
+/// a moving picture it is the first frame.
 ///
 /// Nothing is enlarged: the first edge the picture fits into gives it at its own size, and larger edges give nothing,
-/// since they would repeat it. A picture of 200x100 and the edges 64, 256 and 1024 give 64x32 for 64 and 200x100 for 256.
-/// An edge of 0 gives nothing. Edges come from the one who wrote the function, not from the sender: they have no limit.
+/// since they would repeat it. A picture of 200x100 and the edges 64, 256 and 1024 give 64x32 for 64 and 200x100 for
+/// 256. An edge of 0 gives nothing. Edges come from the one who wrote the function, not from the sender: they have no
+/// limit.
 pub fn thumbnails(bytes: &[u8], edges: &[u32]) -> Result<Vec<Thumb>, Refused> {
     let (mut decoder, _) = open(bytes)?;
     let (width, height) = decoder.dimensions();
@@ -86,8 +87,8 @@ fn scale(length: u32, edge: u64, longest: u64) -> u32 {
     ((u64::from(length) * edge + longest / 2) / longest).max(1) as u32
 }
 
-/// Halves while that leaves enough, then filters what is left. Beside the filter alone this takes half the time or less,
-/// and no copy of the picture in floating point; the results are 48 dB apart, which nobody sees.
+/// Halves while that leaves enough, then filters what is left. Beside the filter alone this takes half the time or
+/// less, and no copy of the picture in floating point; the results are 48 dB apart, which nobody sees.
 fn shrink(mut pixels: DynamicImage, (width, height): (u32, u32)) -> DynamicImage {
     while pixels.width() / 2 >= width && pixels.height() / 2 >= height {
         pixels = match pixels {

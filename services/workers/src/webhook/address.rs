@@ -1,7 +1,7 @@
 //! Which addresses a request may go to: those of the public internet.
 //!
-//! A worker stands inside somebody's network. An address taken from configuration or from DNS must not turn it into a way
-//! in: to the machine itself, to its neighbours, to the metadata service of a cloud [OWASP SSRF Prevention].
+//! A worker stands inside somebody's network. An address taken from configuration or from DNS must not turn it into a
+//! way in: to the machine itself, to its neighbours, to the metadata service of a cloud [OWASP SSRF Prevention].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -33,8 +33,8 @@ fn refusal_v4(ip: Ipv4Addr) -> Option<&'static str> {
     })
 }
 
-/// All that is given out lies in 2000::/3 [IANA IPv6 Address Space], so what lies elsewhere is refused unless it carries
-/// an IPv4 address that is public.
+/// All that is given out lies in 2000::/3 [IANA IPv6 Address Space], so what lies elsewhere is refused unless it
+/// carries an IPv4 address that is public.
 fn refusal_v6(ip: Ipv6Addr) -> Option<&'static str> {
     // Mapped [RFC 4291 section 2.5.5.2], NAT64 [RFC 6052 section 2.1], 6to4 [RFC 3056 section 2].
     if let [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]

@@ -1,8 +1,8 @@
 //! One POST: resolve, check, connect to what was checked, sign, ask, read a little.
 //!
-//! Built on a bare connection instead of a client with a pool, because such a client resolves on its own, takes proxies
-//! from the environment, follows redirects and reads whole answers unless told otherwise in each case. A connection for
-//! each request also means that a name that moves to another address is checked anew.
+//! Built on a bare connection instead of a client with a pool, because such a client resolves on its own, takes
+//! proxies from the environment, follows redirects and reads whole answers unless told otherwise in each case. A
+//! connection for each request also means that a name that moves to another address is checked anew.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -166,8 +166,8 @@ fn native_roots() -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(read.certs)
 }
 
-/// TLS 1.2 and 1.3 with ring, trusting `roots`. The provider is named here: what the process has installed, if anything,
-/// is not ours to rely on.
+/// TLS 1.2 and 1.3 with ring, trusting `roots`. The provider is named here: what the process has installed, if
+/// anything, is not ours to rely on.
 pub fn connector(roots: Vec<CertificateDer<'static>>) -> Result<TlsConnector, String> {
     let mut trusted = RootCertStore::empty();
     // A machine's store holds some that are older than the rules; those are left out.

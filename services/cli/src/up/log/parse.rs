@@ -90,10 +90,12 @@ fn word(value: &Value) -> String {
     }
 }
 
+/// Lines may quote events, and an escape sequence of a stranger must not steer the terminal.
 fn without_controls(text: &str) -> String {
     text.replace(|c: char| c.is_control() && c != '\t', "\u{fffd}")
 }
 
+/// Level and text of a line of nats-server, whose own time and process id are left out.
 fn nats(line: &str) -> (LogLevel, &str) {
     let tags = [
         ("[INF]", LogLevel::Info),
@@ -109,6 +111,7 @@ fn nats(line: &str) -> (LogLevel, &str) {
     found.unwrap_or((LogLevel::Error, line))
 }
 
+/// Level and text of a line of Redis, told by its one-character mark.
 fn redis(line: &str) -> (LogLevel, &str) {
     let marks = [
         (" * ", LogLevel::Info),

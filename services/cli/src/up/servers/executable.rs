@@ -20,6 +20,7 @@ pub async fn find(kind: &ServerKind, data: &Path, settings: &Settings) -> Result
         .chain([data.join("bin"), settings.bin.clone()])
         .collect();
     let mut refused = Vec::new();
+    // Every folder for the usual name before any for the other: Valkey only where there is no fit Redis.
     for program in kind.programs {
         for folder in &folders {
             let candidate = folder.join(program);
@@ -57,7 +58,8 @@ async fn fits(kind: &ServerKind, program: &Path) -> Result<(), String> {
     check_version(kind.oldest, &String::from_utf8_lossy(&output.stdout))
 }
 
-/// Judges the answer to `--version`: `nats-server: v2.15.1`, `Redis server v=7.0.15 sha=...`, `Valkey server v=8.0.1 ...`
+/// Judges the answer to `--version`: `nats-server: v2.15.1`, `Redis server v=7.0.15 sha=...`, `Valkey server v=8.0.1
+/// ...`
 fn check_version(oldest: &[OldestVersion], text: &str) -> Result<(), String> {
     let known = oldest.iter().find(|oldest| text.starts_with(oldest.name));
     let Some((oldest, version)) = known.zip(version_in(text)) else {

@@ -53,6 +53,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         )?;
     }
     let who = who();
+    // One by one: what was dropped before a failure is on record and stays dropped.
     for letter in &chosen {
         give_up(letter, args.why.trim(), &who, SOURCE, &bus)
             .await

@@ -1,5 +1,5 @@
-//! `oncue dlq redrive --dry-run`, in words: the function's own program runs its handler on the letter and on the row as it is now,
-//! commits nothing, and says what would have come of it.
+//! `oncue dlq redrive --dry-run`, in words: the function's own program runs its handler on the letter and on the row
+//! as it is now, commits nothing, and says what would have come of it.
 
 use std::fmt::Write as _;
 
@@ -16,6 +16,7 @@ use crate::terminal::paint::{BAD, BOLD, CHANGED, DIM, GOOD, NAME, brief, paint, 
 /// Characters of a value; longer ones are cut.
 const MAX_VALUE: usize = 200;
 
+/// One letter after the other: each is a process, and the lines are read in order.
 pub async fn run(letters: &[Letter], bus: &Bus, settings: &Settings) -> Result<u8, Failure> {
     let catalog = settings.catalog().await?;
     let mut failed = 0;
@@ -35,6 +36,7 @@ pub async fn run(letters: &[Letter], bus: &Bus, settings: &Settings) -> Result<u
     Ok(if failed > 0 { exit::FAILED } else { exit::OK })
 }
 
+/// Letter and what would come of it, a paragraph.
 fn report(letter: &Letter, answer: Result<DryRun, LetterError>, catalog: &Catalog) -> String {
     let mut out = format!(
         "{} {} {}",
@@ -119,6 +121,7 @@ fn failure(
     format!("{reason}{}{site}", brief(message, MAX_VALUE))
 }
 
+/// Payload as its type has it; how many bytes it is where nobody knows the type.
 fn decoded(catalog: &Catalog, ty: &str, payload: &str) -> String {
     let bytes = STANDARD.decode(payload).unwrap_or_default();
     let json = catalog

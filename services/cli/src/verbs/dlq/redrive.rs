@@ -1,4 +1,5 @@
-//! `oncue dlq redrive`: of each group one letter first, as a canary; the rest only while the cause does not come back.
+//! `oncue dlq redrive`: of each group one letter first, as a canary; the rest only while the cause does not come
+//! back.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -59,6 +60,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let chosen = without_outdated(&bus, chosen, &letters, &mut report)
         .await
         .map_err(Failure::failed)?;
+    // Outcomes are new letters, so those that were there before need not be read again.
     let next = letters.last().map_or(1, |letter| letter.number + 1);
     let store = settings.store().await?;
     let mut watch = Watch::new(&bus, store, &settings.config, next);
@@ -100,6 +102,7 @@ fn report(happened: Progress<'_>) {
 }
 
 fn show(group: &LetterGroup<'_>, sent: &[Sent]) {
+    // A line that is written over is a line for each letter in a file.
     if !std::io::stderr().is_terminal() {
         return;
     }
@@ -144,6 +147,7 @@ fn table(tallies: &[Tally]) -> String {
     table::render(&head, &tallies.iter().map(row).collect::<Vec<_>>())
 }
 
+/// Exit code: a letter that failed or stayed needs somebody, one that is pending needs time.
 fn verdict(tallies: &[Tally]) -> u8 {
     if tallies.iter().any(|tally| tally.failed + tally.left > 0) {
         return exit::FAILED;

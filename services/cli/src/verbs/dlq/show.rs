@@ -15,6 +15,7 @@ use crate::when;
 
 use super::target::Selection;
 
+/// The viewer of `oncue up`; ONCUE_TRACE_UI names another.
 const TRACE_UI: &str = "http://127.0.0.1:16686";
 /// Bytes of a payload shown in hexadecimal.
 const MAX_HEX: usize = 1024;
@@ -31,6 +32,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let mut chosen = args
         .selection
         .choose(&dead_letters::all(&bus).await.map_err(Failure::silent)?)?;
+    // The latest: it tells how things are with the code of now.
     let Some(letter) = chosen.pop() else {
         say("no such dead letters");
         return Ok(exit::OK);
@@ -58,6 +60,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
+/// Everything but the payload, a line for each fact that is there.
 fn page(letter: &Letter) -> String {
     let inner = &letter.content;
     let age = when::ago(letter.at(), event::now_ms());
@@ -145,6 +148,7 @@ fn title(note: &str) -> String {
     paint(DIM, format_args!("payload{note}"))
 }
 
+/// Payload in the best form there is: by its type, as the JSON it may be, in hexadecimal, or why there is none.
 async fn payload(letter: &Letter, bus: &Bus, catalog: &Catalog) -> String {
     match dead_letters::complete(bus, &letter.content).await {
         Err(why) => format!("{}\n{}", title(""), paint(BAD, why)),

@@ -1,5 +1,5 @@
-//! Checks, in the order of an event's path: NATS, layout, Redis, traces. Each adds findings for people, and facts from
-//! which the promise is derived.
+//! Checks, in the order of an event's path: NATS, layout, Redis, traces. Each adds findings for people, and facts
+//! from which the promise is derived.
 
 use std::time::Duration;
 
@@ -17,8 +17,10 @@ use crate::settings::{Address, Settings};
 use crate::verbs::apply;
 
 /// Time the monitoring page and the taker of traces have to answer.
+/// Both are on the way of no event, so a slow one is a note and not worth a longer wait.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Share of `max_bytes` from which a stream is reported: when it is full it refuses events.
+/// Early enough to raise the limit in time.
 const FULL_PERCENT: u64 = 90;
 /// Taker of traces where nothing says otherwise [OpenTelemetry, OTLP exporter, default endpoint].
 const DEFAULT_OTLP_ENDPOINT: &str = "http://127.0.0.1:4318";
@@ -96,6 +98,8 @@ impl Report {
     }
 }
 
+/// Everything that can be asked, whatever fails before: a server that is away is a finding, and the rest is still
+/// looked at.
 pub async fn all(settings: &Settings) -> (Facts, Vec<Finding>) {
     let mut facts = Facts::default();
     let mut report = Report::default();
@@ -126,6 +130,8 @@ pub async fn all(settings: &Settings) -> (Facts, Vec<Finding>) {
     (facts, report.0)
 }
 
+/// Version, JetStream, and how often it writes to disk. The last stands on the monitoring page alone, so without
+/// that page the promise assumes the worst.
 async fn nats(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut Report) {
     let version = bus.server_version();
     report.good(format!("NATS {version} at {}", settings.nats_shown()));
@@ -163,6 +169,8 @@ async fn nats(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut Re
     }
 }
 
+/// Layout and room of the streams. Programs that do not say what they are leave the consumers uncompared, and the
+/// streams of `oncue.toml` are looked at all the same.
 async fn layout(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut Report) {
     let names: Vec<String> = settings.config.functions.keys().cloned().collect();
     let manifests = match manifests::of(settings, &names).await {
@@ -220,6 +228,7 @@ fn copies(name: &str, info: &StreamInfo, facts: &mut Facts, report: &mut Report)
 fn room(name: &str, info: &StreamInfo, report: &mut Report) {
     let limit = u64::try_from(info.config.max_bytes).unwrap_or(0);
     let bytes = info.state.bytes;
+    // Divided first: a limit near the largest number must not overflow.
     if limit > 0 && bytes > limit / 100 * FULL_PERCENT {
         let percent = bytes.saturating_mul(100) / limit;
         report.fix(
@@ -229,6 +238,7 @@ fn room(name: &str, info: &StreamInfo, report: &mut Report) {
     }
 }
 
+/// Compares as `oncue apply --dry-run` does, by the same plan, so the two cannot disagree.
 async fn compare(settings: &Settings, bus: &Bus, manifests: &[Manifest], report: &mut Report) {
     let mut same = 0;
     for wanted in apply::plan(&settings.config, manifests) {
@@ -265,6 +275,7 @@ async fn compare(settings: &Settings, bus: &Bus, manifests: &[Manifest], report:
     }
 }
 
+/// Counts letters by the server's own count: none is read, however many there are.
 async fn dead_letters(bus: &Bus, report: &mut Report) {
     // Subjects of two tokens: records of dropped letters have three.
     let filter = format!("{}.*", layout::DLQ);
@@ -281,7 +292,8 @@ async fn dead_letters(bus: &Bus, report: &mut Report) {
     }
 }
 
-/// Whether spans of this shell's programs would find a taker. Events flow without one, so it is never more than a note.
+/// Whether spans of this shell's programs would find a taker. Events flow without one, so it is never more than a
+/// note.
 async fn traces(report: &mut Report) {
     if ["OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER"]
         .iter()
@@ -310,6 +322,7 @@ async fn traces(report: &mut Report) {
     }
 }
 
+/// Only connects: a request would leave a span behind.
 async fn accepts_connections(endpoint: &str) -> bool {
     let Some(address) = Address::of(endpoint, DEFAULT_OTLP_PORT) else {
         return false;

@@ -23,10 +23,12 @@ fn replicated(facts: &Facts) -> bool {
     facts.least_replicas >= Some(3) && facts.least_current >= Some(2)
 }
 
+/// Not known counts as no: a promise must not rest on a page that does not answer.
 fn nats_fsyncs(facts: &Facts) -> bool {
     facts.nats_sync_always == Some(true)
 }
 
+/// Both settings: without the log there is nothing that could be written.
 fn redis_fsyncs(facts: &Facts) -> bool {
     facts.appendonly.as_deref() == Some("yes") && facts.appendfsync.as_deref() == Some("always")
 }

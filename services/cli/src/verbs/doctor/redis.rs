@@ -7,8 +7,11 @@ use super::checks::{Facts, Report};
 use crate::settings::Settings;
 
 /// Entries up to which a seen-mark bucket stays in Redis's compact encoding, at a fifth of the memory.
+/// A bucket holds two minutes of one function and partition, which are rarely more.
 const SEEN_BUCKET_ENTRIES: u64 = 128;
 
+/// All checks of Redis, up to the first question that is not answered. Settings may be kept from us: they are then
+/// not known.
 pub async fn check(
     settings: &Settings,
     store: &Store,
@@ -67,6 +70,7 @@ pub async fn check(
     Ok(())
 }
 
+/// Asks for settings rather than reading a file: a running server may have been told otherwise.
 async fn persistence(store: &Store, facts: &mut Facts, report: &mut Report) {
     facts.appendonly = store.setting("appendonly").await;
     facts.appendfsync = store.setting("appendfsync").await;
@@ -94,6 +98,7 @@ async fn persistence(store: &Store, facts: &mut Facts, report: &mut Report) {
     }
 }
 
+/// A Redis that wants replicas and has too few takes no writes: every function stands still then.
 async fn replication(store: &Store, facts: &mut Facts, report: &mut Report) {
     facts.redis_replicas_required = number_setting(store, "min-replicas-to-write")
         .await

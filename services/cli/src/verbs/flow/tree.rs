@@ -12,6 +12,7 @@ const MAX_DEPTH: usize = 70;
 /// Characters of an error, which is shown in one line; `--json` has it whole.
 const MAX_ERROR: usize = 160;
 
+/// Whole text of a flow at the time `now` (Unix ms), without a line break at its end.
 pub fn draw(flow: &Flow, now: u64) -> String {
     let mut lines = vec![head(flow, now)];
     lines.extend(waits(flow, now));
@@ -51,6 +52,7 @@ fn cut(line: &str, columns: usize) -> String {
     }
     let mut out = String::new();
     let mut left = columns.saturating_sub(1);
+    // Sequences of colour take no column, and one that is cut would colour all that follows.
     let mut escape = false;
     for c in line.chars() {
         escape |= c == '\x1b';
@@ -186,6 +188,7 @@ impl<'f> Drawing<'f> {
             }
             return;
         }
+        // Events whose source is no function of these steps: it has left, or a client named the cause.
         let strangers: Vec<&FlowEvent> = effects
             .iter()
             .copied()
@@ -253,6 +256,7 @@ impl<'f> Drawing<'f> {
     }
 }
 
+/// Lines in front of an item, and of all that stands below it.
 fn branches(last: bool) -> (&'static str, &'static str) {
     if last {
         ("└─ ", "   ")
@@ -261,6 +265,7 @@ fn branches(last: bool) -> (&'static str, &'static str) {
     }
 }
 
+/// Sign, colour and word of a state; the signs differ, for terminals without colours.
 fn look(state: StepState) -> (char, Style, &'static str) {
     match state {
         StepState::Pending => ('·', DIM, "pending"),

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::terminal::paint::{BOLD, DIM, GOOD, NAME, brief, paint};
 use oncue_admin::topology::{KnownFunction, Topology};
 
-/// A tree from the types nobody among the functions emits to whatever follows; what was drawn before is only named again.
+/// A tree from the types nobody among the functions emits to whatever follows; what was drawn before is only named
+/// again.
 pub fn text(topology: &Topology) -> String {
     let mut tree = Tree {
         topology,
@@ -42,6 +43,7 @@ struct Tree<'t> {
 }
 
 impl<'t> Tree<'t> {
+    /// Draws a type and what follows from it. Each type is drawn in full only once, so circles end.
     fn ty(&mut self, ty: &'t str, first: &str, rest: &str) {
         let mut line = format!("{first}{}", paint(BOLD, brief(ty, 128)));
         let outside = self
@@ -117,6 +119,7 @@ impl<'t> Tree<'t> {
     }
 }
 
+/// Lines in front of an item, and of all that stands below it.
 fn branches(last: bool) -> (&'static str, &'static str) {
     if last {
         ("└─ ", "   ")
@@ -175,6 +178,7 @@ fn mermaid_name(name: &str) -> String {
     brief(name, 128).replace('"', "#quot;")
 }
 
+/// Flowchart from left to right: types round, functions square.
 pub fn mermaid(topology: &Topology) -> String {
     let graph = Graph::of(topology);
     let mut out = String::from("flowchart LR");
@@ -195,6 +199,7 @@ fn dot_name(name: &str) -> String {
     brief(name, 128).replace('\\', "\\\\").replace('"', "\\\"")
 }
 
+/// Directed graph with the shapes of [`mermaid`]'s.
 pub fn dot(topology: &Topology) -> String {
     let graph = Graph::of(topology);
     let mut out = String::from("digraph oncue {\n    rankdir=LR;");
@@ -218,6 +223,7 @@ pub fn dot(topology: &Topology) -> String {
     out + "\n}"
 }
 
+/// Types with both their ends, and every function with its manifest and who knows of it.
 pub fn json(topology: &Topology) -> Value {
     let types = topology.types().into_iter().map(|ty| {
         json!({ "type": ty, "emitted_by": topology.emitters(ty), "consumed_by": topology.listeners(ty).collect::<Vec<_>>() })

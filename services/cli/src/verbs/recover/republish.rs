@@ -1,5 +1,6 @@
-//! `oncue recover nats`: outputs stay in Redis for a while after they were published, and are published again from there
-//! under the same ids. What the stream still knows is a duplicate, what only its consumers know is skipped by them.
+//! `oncue recover nats`: outputs stay in Redis for a while after they were published, and are published again from
+//! there under the same ids. What the stream still knows is a duplicate, what only its consumers know is skipped by
+//! them.
 
 use futures::{StreamExt as _, stream};
 use oncue_core::bus::{Bus, PubAck, PublishError};
@@ -16,11 +17,13 @@ use crate::terminal::table::{self, text};
 use crate::when;
 
 /// Publishes under way at a time.
+/// Bounds what is under way, not what is lost: every output has its id, so this may be run again.
 const CONCURRENT_PUBLISHES: usize = 64;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only what was published since: a time (2026-01-31T12:00:00Z) or a duration ago (15m). Default: all that is kept.
+    /// Only what was published since: a time (2026-01-31T12:00:00Z) or a duration ago (15m). Default: all that is
+    /// kept.
     #[arg(long, value_name = "T", value_parser = when::since)]
     since: Option<u64>,
     /// Do not ask.
@@ -28,6 +31,7 @@ pub struct Args {
     yes: bool,
 }
 
+/// Outcome of all partitions, by what the stream said of each output.
 #[derive(Default)]
 struct Republished {
     new: u64,
@@ -46,6 +50,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         .map_or_else(|| "all that is kept".to_owned(), event::format_time);
     confirm::ask(&format!("Publish outputs again ({since})?"), args.yes)?;
     let mut tally = Republished::default();
+    // Partition by partition: outboxes are listed by partition, and progress can be told.
     for partition in 0..PARTITIONS {
         progress(format_args!("partition {} of {PARTITIONS}", partition + 1));
         again(partition, args.since.unwrap_or(0), &bus, &store, &mut tally).await?;
@@ -108,6 +113,7 @@ async fn again(
         for frame in kept.into_iter().flat_map(|kept| kept.frames) {
             match Outbox::decode(frame.outputs) {
                 Ok(outbox) => outputs.extend(outbox.outputs),
+                // Counted and gone on from: one that is broken must not keep the others from being published.
                 Err(_) => tally.unreadable += 1,
             }
         }

@@ -1,5 +1,6 @@
-//! `oncue recover redis`: every consumer begins again where the loss began. Seen-marks come and go with the state they
-//! belong to, so what survived is skipped and what was lost is applied: going back too far costs time, nothing else.
+//! `oncue recover redis`: every consumer begins again where the loss began. Seen-marks come and go with the state
+//! they belong to, so what survived is skipped and what was lost is applied: going back too far costs time, nothing
+//! else.
 
 use std::time::Duration;
 
@@ -62,6 +63,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
             .and_then(|regression| regression.from.get(&manifest.name).copied());
         rewinds.extend(plan(manifest, since, lost, &bus).await?);
     }
+    // Before the question: what cannot be brought back is part of the decision.
     warn(&rewinds, since, &bus, settings).await?;
     let most: u64 = rewinds
         .iter()
@@ -78,6 +80,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         &["FUNCTION", "STREAM", "FROM", "DELIVERED AGAIN"],
         &rewind(&rewinds, &bus).await?,
     ));
+    // Last: should a rewind fail, workers still refuse to start, and this is run again.
     store.clear_regression().await.map_err(Failure::silent)?;
     say(paint(
         GOOD,
@@ -91,8 +94,8 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
-/// `None` for a function that has no consumer: it begins with the whole stream anyway. `lost` is the lowest place of what
-/// its workers know to be lost, which may have been published long before.
+/// `None` for a function that has no consumer: it begins with the whole stream anyway. `lost` is the lowest place of
+/// what its workers know to be lost, which may have been published long before.
 async fn plan(
     manifest: &Manifest,
     since: u64,

@@ -31,11 +31,13 @@ impl EventFilter {
                 .is_none_or(|wanted| flow.starts_with(wanted))
     }
 
+    /// Whether there is no condition at all.
     fn takes_all(&self) -> bool {
         self.key.is_none() && self.flow.is_none()
     }
 }
 
+/// Turns messages into lines; keeps nothing between two messages.
 pub struct EventReader {
     pub catalog: Arc<Catalog>,
     pub filter: EventFilter,
@@ -43,8 +45,8 @@ pub struct EventReader {
 }
 
 impl EventReader {
-    /// Line of a message; `None` when the filter leaves it out. A message that cannot be read is shown as such: a watch
-    /// must not hide it.
+    /// Line of a message; `None` when the filter leaves it out. A message that cannot be read is shown as such: a
+    /// watch must not hide it.
     pub fn read(&self, message: &StreamMessage) -> Option<String> {
         // A schedule is an event to come, and what it fires is taken over by the stream of its type.
         if message.stream == TIMER && !message.subject.starts_with(TimerFired::TYPE) {
@@ -70,6 +72,7 @@ impl EventReader {
         })
     }
 
+    /// Line of a message that is no event, with the reason.
     fn unreadable(&self, message: &StreamMessage, why: &str) -> Option<String> {
         // Nobody knows whether it has the key or the flow that was asked for.
         if !self.filter.takes_all() {
@@ -96,7 +99,8 @@ impl EventReader {
         ))
     }
 
-    /// Payload as JSON (or why not, as a string) and the key. A type the catalog does not know is shown as the JSON it may be.
+    /// Payload as JSON (or why not, as a string) and the key. A type the catalog does not know is shown as the JSON
+    /// it may be.
     fn decode(&self, incoming: &Incoming) -> (Value, Option<String>) {
         let Ok(entry) = self.catalog.get(&incoming.meta.ty) else {
             let data = serde_json::from_slice(&incoming.payload)
@@ -110,6 +114,7 @@ impl EventReader {
     }
 }
 
+/// Every attribute, also empty ones: programs look for fields, not for words.
 fn json_line(
     message: &StreamMessage,
     Incoming { meta, format, .. }: &Incoming,

@@ -15,6 +15,7 @@ use crate::exit::{self, Failure};
 /// Silence after which the server removes the consumer, for a watch that was killed.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 /// Messages asked for at a time.
+/// Enough to hide the round trip; what is asked for and not read is lost with the consumer, and nobody misses it.
 const PULL_CAPACITY: Capacity = Capacity::of(500);
 
 /// Start of a watch within its stream.
@@ -93,6 +94,7 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// Makes the consumer and begins to read. In memory and with one copy: it is worth nothing after this.
     pub async fn start(
         bus: &Bus,
         stream: &str,

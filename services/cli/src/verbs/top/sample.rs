@@ -7,6 +7,7 @@ use oncue_admin::functions::{Activity, Overview, RateMeter};
 use oncue_core::bus::Bus;
 
 /// Longest pause between two answers.
+/// A worker that is later is missed for one look; its function keeps its line, which comes from the consumer.
 const REPLY_GAP: Duration = Duration::from_millis(200);
 
 /// All functions, by name, at one moment.
@@ -52,6 +53,7 @@ impl FunctionSampler {
 
     fn picture(&mut self, overview: &Overview) -> Picture {
         let mut activity = self.meter.update(overview.at, &overview.workers);
+        // Consumers and not workers: a function that nobody runs has the lag one looks for.
         let functions = overview.consumers.values().map(|consumer| {
             let activity = activity.remove(&consumer.function).unwrap_or_default();
             Line {
@@ -68,6 +70,7 @@ impl FunctionSampler {
 }
 
 fn line(activity: Activity) -> Line {
+    // Of what is quiet the durations of before are shown rather than none.
     let durations = if activity.added.runs > 0 {
         activity.added.durations()
     } else {

@@ -15,8 +15,10 @@ use crate::terminal::paint::{brief, number};
 use crate::when;
 
 /// Dead letters that are shown of one function.
+/// As many as fit under the rest on a small terminal.
 const MAX_DEAD_LETTERS: usize = 12;
 /// Lag from which a function stands out.
+/// Yellow only: a lag that is worked off is no fault.
 const HIGH_LAG: u64 = 1000;
 /// Columns of a value in the detail; a long one is wrapped.
 const MAX_VALUE_WIDTH: usize = 500;
@@ -63,6 +65,7 @@ const COLUMNS: [Column; 10] = [
 ];
 
 /// One function, looked at closely.
+/// Read once when it is opened, but for the numbers in its first lines, which go on.
 pub struct Detail {
     pub function: String,
     pub manifest: Option<Manifest>,
@@ -71,6 +74,7 @@ pub struct Detail {
     pub letters: Vec<Letter>,
 }
 
+/// State of the screen. Drawn anew as a whole each time; ratatui sends the terminal only what has changed.
 pub struct Screen {
     /// NATS URL, for the first line.
     server: String,
@@ -89,6 +93,7 @@ impl Screen {
             server,
             lines: Vec::new(),
             trouble: None,
+            // Where events wait is what one looks for first.
             sort: Sort::Lag,
             reversed: false,
             table: TableState::default().with_selected(0),
@@ -132,6 +137,7 @@ impl Screen {
         self.table.select(Some(row.unwrap_or(0)));
     }
 
+    /// Moves the selection, and stops at both ends.
     pub fn step(&mut self, by: isize) {
         let last = self.lines.len().saturating_sub(1);
         let now = self.table.selected().unwrap_or(0);
@@ -184,6 +190,7 @@ impl Screen {
         );
     }
 
+    /// First line: the sums, and why the last look brought nothing.
     fn head(&self) -> TextLine<'static> {
         let functions = self.lines.len();
         let workers: usize = self.lines.iter().map(|line| line.workers).sum();
@@ -234,6 +241,7 @@ impl Sort {
             Self::Rate => line.rate,
             Self::Lag => line.lag as f64,
             Self::InFlight => line.in_flight as f64,
+            // Without a run it stands below a run that took no time.
             Self::P99 => line.p99.unwrap_or(-1.0),
             Self::Errors => line.errors as f64,
             Self::Dead => line.dead as f64,
@@ -241,6 +249,7 @@ impl Sort {
     }
 }
 
+/// Lines of one function: how it fares, what it is, what failed last.
 fn detail_text(detail: &Detail, line: Option<&Line>) -> Vec<TextLine<'static>> {
     let mut text = vec![bold(detail.function.clone())];
     if let Some(line) = line {
@@ -277,6 +286,7 @@ fn detail_text(detail: &Detail, line: Option<&Line>) -> Vec<TextLine<'static>> {
     text
 }
 
+/// Triggers, outputs, table, stream and limits of a function, a line each.
 fn manifest_text(manifest: &Manifest, limits: &Limits) -> [TextLine<'static>; 5] {
     let emits = if manifest.emits.is_empty() {
         "nothing".to_owned()
@@ -299,6 +309,7 @@ fn manifest_text(manifest: &Manifest, limits: &Limits) -> [TextLine<'static>; 5]
     ]
 }
 
+/// Letter in one line: how long ago, its number, the class of the reason, the words and the place.
 fn letter_text(letter: &Letter, now: u64) -> TextLine<'static> {
     let content = &letter.content;
     let age = when::ago(when::ms(content.at.as_ref()), now);
@@ -375,6 +386,7 @@ fn milliseconds(value: Option<f64>, average: bool) -> String {
     format!("{sign}{value:.digits$}")
 }
 
+/// Events per second; a digit behind the point only where it says something.
 fn rate(per_second: f64) -> String {
     if per_second >= 100.0 {
         number(per_second as u64)

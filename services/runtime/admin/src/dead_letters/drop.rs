@@ -11,7 +11,15 @@ use oncue_core::bus::Bus;
 use oncue_core::bus::layout::DLQ;
 use oncue_proto::event::{self, Meta};
 
-/// Takes a letter out of the stream. The record first: it must not vanish without one. `source` says which program did it.
+/// Takes a letter out of the stream. The record first: it must not vanish without one. `source` says which program
+/// did it.
+///
+/// Two round trips. Between them both are there, and a second call makes no second record within the duplicate
+/// window of `dlq`: the record's id is made of the letter.
+///
+/// # Errors
+/// [`LetterError::Record`]: the letter is still there, and so is perhaps the record, if only its ack was lost.
+/// [`LetterError::Delete`]: the record is written and the letter still there.
 pub async fn give_up(
     letter: &Letter,
     why: &str,
@@ -28,6 +36,8 @@ pub async fn give_up(
 }
 
 /// The records of all letters that were given up, oldest first.
+///
+/// Reads the whole stream `dlq`, letters too, since they share it. Records go with the stream's own limits.
 pub async fn dropped(bus: &Bus) -> Result<Vec<DeadLetterDropped>, AdminError> {
     let found = letters::read(bus, 1).await?;
     let records = found
@@ -38,7 +48,8 @@ pub async fn dropped(bus: &Bus) -> Result<Vec<DeadLetterDropped>, AdminError> {
         .collect())
 }
 
-/// The record, as an event of the dead letter's own flow. Its id is the same whoever drops the letter, and however often.
+/// The record, as an event of the dead letter's own flow. Its id is the same whoever drops the letter, and however
+/// often.
 fn record(letter: &Letter, why: &str, who: &str, source: &str) -> Envelope {
     let inner = &letter.content;
     let now = event::now_ms();

@@ -6,7 +6,14 @@ use super::{LetterError, ms};
 use oncue_core::bus::Bus;
 use oncue_proto::event::{self, REDRIVE, RedriveHeader};
 
-/// The letter with its payload. One that was too large to be set aside whole holds none, and it is read from its stream.
+/// The letter with its payload. One that was too large to be set aside whole holds none, and it is read from its
+/// stream.
+///
+/// No question for a letter that is whole, one direct get for one that is not.
+///
+/// # Errors
+/// [`LetterError::PayloadGone`] where the stream has let the event go, or where it is of another creation than the
+/// letter; [`LetterError::Bus`] where NATS does not answer.
 pub async fn complete(bus: &Bus, letter: &DeadLetter) -> Result<DeadLetter, LetterError> {
     let mut letter = letter.clone();
     let envelope = letter.envelope.get_or_insert_default();
@@ -29,6 +36,10 @@ pub async fn complete(bus: &Bus, letter: &DeadLetter) -> Result<DeadLetter, Lett
 }
 
 /// The message that gives the event to its function once more. `letter` is [`complete`].
+///
+/// Headers are the sender's, plus two: the message id of this redrive, and [`REDRIVE`] with the identity the event
+/// had. The subject is `DOMAIN.redrive.FUNCTION`, which only this function's consumer filters: no other function
+/// acts on it again.
 pub fn redriven(letter: &DeadLetter, now: u64) -> Envelope {
     let number = letter.redrives + 1;
     let header = RedriveHeader {
@@ -65,8 +76,9 @@ fn is_ours(name: &str) -> bool {
     name.starts_with("nats-") || name == REDRIVE.to_ascii_lowercase()
 }
 
-/// Message id of a deed, by which the server knows a second copy: one and the same however often, and by however many, it
-/// is done.
+/// Message id of a deed, by which the server knows a second copy: one and the same however often, and by however
+/// many, it is done. Of the form `WHAT:FUNCTION:HASH:NUMBER`. The event id is hashed since clients make it up, at any
+/// length.
 pub fn message_id(what: &str, letter: &DeadLetter, number: u32) -> String {
     let hash: String = event::hash(&[letter.event_id.as_bytes()])
         .iter()

@@ -1,11 +1,14 @@
-//! Fingerprint of a dead letter's cause, by which letters are grouped: a thousand failures of one line of code are one
-//! thing to decide on.
+//! Fingerprint of a dead letter's cause, by which letters are grouped: a thousand failures of one line of code are
+//! one thing to decide on.
 
 use oncue_proto::event;
 use oncue_proto::oncue::v1::DeadLetter;
 
-/// Eight hexadecimal digits that name a cause: the function, the class of the reason, and the line that failed; where no
-/// line is known, the message without what differs from event to event.
+/// Eight hexadecimal digits that name a cause: the function, the class of the reason, and the line that failed; where
+/// no line is known, the message without what differs from event to event.
+///
+/// Lines move when code is changed, so letters of one cause may be of two groups before and after a build. Two
+/// causes share a fingerprint by chance once in four thousand million pairs.
 pub fn fingerprint(letter: &DeadLetter) -> String {
     let place = if letter.site.is_empty() {
         blotted(&letter.message)
@@ -45,6 +48,7 @@ fn is_word(c: char) -> bool {
 }
 
 /// Hexadecimal of some length, a UUID, or a long mixture of letters and digits.
+/// Short words of hexadecimal letters alone, such as `facade`, are words.
 fn is_id(word: &str) -> bool {
     let digits = word.bytes().any(|b| b.is_ascii_digit());
     let hex = word.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');

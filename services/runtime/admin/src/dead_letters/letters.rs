@@ -1,4 +1,8 @@
 //! The dead letters as the stream `dlq` holds them, in groups of one cause.
+//!
+//! Reads go straight to the stream, 256 messages in one request, without a consumer. Any replica answers, and one
+//! may lag behind by a moment: a letter that was written just now may be missing, and one that was deleted just now
+//! may still be there.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -19,10 +23,13 @@ pub struct Letter {
     /// Sequence in the stream `dlq`, which names it.
     pub number: u64,
     /// The letter itself: the event, and why it was set aside.
+    /// Protobuf `oncue.v1.DeadLetter`, whole and as the worker wrote it.
     pub content: DeadLetter,
     /// Fingerprint of its cause.
+    /// Eight hexadecimal digits; computed here and stored nowhere, so a new rule regroups old letters too.
     pub group: String,
     /// Of the letter's own message: the trace in which the function failed.
+    /// W3C form; `None` where the letter came without one.
     pub traceparent: Option<String>,
 }
 
@@ -38,6 +45,7 @@ impl Letter {
     }
 
     /// `None` for what is no letter: records of dropped ones, and whatever else somebody has published there.
+    /// A letter lies under `dlq.FUNCTION`, two tokens; records of dropped ones lie under three.
     pub fn read(message: &StoredMessage) -> Option<Self> {
         let function = message.subject.strip_prefix(DLQ)?.strip_prefix('.')?;
         if function.contains('.') {
@@ -102,6 +110,7 @@ impl LetterFilter {
 }
 
 /// Letters a person means by a word: a number (`12`, `#12`) comes before a group, and a group before an event id.
+/// Empty where nothing is meant. An event that failed in two functions has two letters, and both are meant.
 pub fn meant_by<'l>(target: &str, letters: &'l [Letter]) -> Vec<&'l Letter> {
     // As written, so that a group of digits with zeros in front is a group.
     let number = target.strip_prefix('#').unwrap_or(target);
@@ -140,6 +149,7 @@ impl LetterGroup<'_> {
 }
 
 /// Groups of one cause each, the largest first.
+/// Groups of one size stand by their fingerprints, so that a list does not jump between two looks.
 pub fn grouped<'l>(letters: impl IntoIterator<Item = &'l Letter>) -> Vec<LetterGroup<'l>> {
     let mut groups: BTreeMap<&str, Vec<&Letter>> = BTreeMap::new();
     for letter in letters {
@@ -159,6 +169,7 @@ pub struct LatestLetters {
     /// Oldest first.
     pub letters: Vec<Letter>,
     /// Messages of the stream that lie before those.
+    /// Records of dropped letters are counted among them.
     pub before: u64,
 }
 
@@ -194,12 +205,21 @@ async fn read_to_end(bus: &Bus, from: u64) -> Result<Vec<StoredMessage>, BusErro
 }
 
 /// All letters, oldest first; none where there is no stream of them yet.
+///
+/// The whole stream in memory: one request for 256 letters, each with the event it holds. For programs that end;
+/// one that stays asks for the [`latest`].
+///
+/// # Errors
+/// NATS does not answer. A missing stream is no error.
 pub async fn all(bus: &Bus) -> Result<Vec<Letter>, AdminError> {
     let messages = read(bus, 1).await?;
     Ok(messages.iter().filter_map(Letter::read).collect())
 }
 
 /// The letters among the last `window` messages of the stream.
+///
+/// Costs as much as `window` allows, however many letters there are. Fewer than `window` come back where letters
+/// were deleted or records lie among them: the window counts sequences.
 pub async fn latest(bus: &Bus, window: u64) -> Result<LatestLetters, AdminError> {
     let state = state(bus).await?;
     if state.messages == 0 {
@@ -216,6 +236,9 @@ pub async fn latest(bus: &Bus, window: u64) -> Result<LatestLetters, AdminError>
 }
 
 /// Number of letters of each function; the server counts them by subject.
+///
+/// One `STREAM.INFO` with a subject filter and no message read, so it may be asked every few seconds. Only
+/// functions with a letter are in it.
 pub async fn counts(bus: &Bus) -> Result<BTreeMap<String, u64>, AdminError> {
     let prefix = format!("{DLQ}.");
     match bus.stream_subjects(DLQ, &format!("{prefix}*")).await {

@@ -1,8 +1,9 @@
-//! Dead letters as operators handle them: read and grouped by cause, tried, given back to their function, or given up on
-//! record. The command line and the console both stand on this, so that a letter fares the same whoever decides on it.
+//! Dead letters as operators handle them: read and grouped by cause, tried, given back to their function, or given up
+//! on record. The command line and the console both stand on this, so that a letter fares the same whoever decides on
+//! it.
 //!
-//! A letter is a message of the stream `dlq`, under the subject `dlq.FUNCTION`. It holds the event whole, unless that is too
-//! large; then the event is read from its own stream, where it must still stand.
+//! A letter is a message of the stream `dlq`, under the subject `dlq.FUNCTION`. It holds the event whole, unless that
+//! is too large; then the event is read from its own stream, where it must still stand.
 //!
 //! | deed | what is written, in this order |
 //! |---|---|
@@ -10,8 +11,14 @@
 //! | [`redrive`] | the event, for its function alone and under its old identity, to `DOMAIN.redrive.FUNCTION`; then the letter is deleted |
 //! | [`give_up`] | a record with name and reason, as the event `dlq.letter.dropped`; then the letter is deleted |
 //!
-//! Each message has an id by which the server knows a second copy. So whoever is interrupted between the two steps does the
-//! same again, and nothing happens twice.
+//! Each message has an id by which the server knows a second copy. So whoever is interrupted between the two steps
+//! does the same again, and nothing happens twice.
+//!
+//! The server knows a second copy within the stream's `duplicate_window`. After that the function's seen-mark does:
+//! it holds the number of the redrive it was made for, and a second event of that number is no work.
+//!
+//! Letters are only in the stream: no list and no count of them is kept anywhere else. In Redis there is only the
+//! seen-mark of the event, which says dead until a redrive ends otherwise.
 
 mod drop;
 mod dry_run;
@@ -76,6 +83,7 @@ pub enum LetterError {
 }
 
 /// Unix milliseconds; 0 where nothing is said.
+/// Rounded down.
 pub fn ms(time: Option<&Timestamp>) -> u64 {
     time.map_or(0, |t| {
         (t.seconds * 1000 + i64::from(t.nanos) / 1_000_000) as u64
@@ -83,6 +91,7 @@ pub fn ms(time: Option<&Timestamp>) -> u64 {
 }
 
 /// Timestamp of Unix milliseconds.
+/// Exact; [`ms`] is its inverse.
 pub fn timestamp(ms: u64) -> Timestamp {
     Timestamp {
         seconds: ms as i64 / 1000,

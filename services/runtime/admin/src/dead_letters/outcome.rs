@@ -20,8 +20,10 @@ use oncue_proto::event::{Meta, Redrive};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Nothing is known yet.
+    /// Also of an event that nobody runs a worker for: waiting and working look the same from here.
     Pending,
     /// Applied, or acked without a new letter.
+    /// The second is weaker: a letter that a lagging replica does not show yet would be missed.
     Done,
     /// Set aside once more, for a cause of this group.
     Failed(String),
@@ -32,6 +34,7 @@ pub struct Sent {
     /// The letter, which is not in the stream any more.
     pub letter: Letter,
     /// Place of the event in its stream.
+    /// A redrive that was sent before has the place of its first copy.
     pub ack: PubAck,
     /// As of the last look.
     pub outcome: Outcome,
@@ -61,6 +64,7 @@ impl Sent {
 /// Numbers of letters that were given back, by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OutcomeCounts {
+    /// Sum of the other three.
     pub sent: u64,
     pub done: u64,
     pub failed: u64,
@@ -93,6 +97,8 @@ impl OutcomeCounts {
 }
 
 /// Watches over everything one redrive does.
+/// One for all groups of a redrive, so that letters which came during the first need not be read again for the
+/// second.
 pub struct Watch<'c> {
     pub(super) bus: Bus,
     store: Store,
@@ -113,8 +119,13 @@ impl<'c> Watch<'c> {
     }
 
     /// Brings the outcomes of what was sent to one function up to date. Three questions, however much was sent: the
-    /// consumer's progress, all marks, and the letters that have come since. In this order: a letter is written before its
-    /// event is acked.
+    /// consumer's progress, all marks, and the letters that have come since. In this order: a letter is written
+    /// before its event is acked.
+    ///
+    /// One `CONSUMER.INFO`, one pipeline to Redis, one `STREAM.INFO` of `dlq`, and one request for 256 new letters.
+    ///
+    /// # Errors
+    /// Either server does not answer, or the consumer was removed meanwhile. Outcomes keep what the last look said.
     pub async fn look(&mut self, sent: &mut [Sent]) -> Result<(), AdminError> {
         let Some(first) = sent.first() else {
             return Ok(());
@@ -129,7 +140,8 @@ impl<'c> Watch<'c> {
             .iter()
             .map(|settled| *settled == Some(MarkState::Applied))
             .collect();
-        // Read last: a letter is written before its event is acked, so an event that is finished without one has not failed.
+        // Read last: a letter is written before its event is acked, so an event that is finished without one has not
+        // failed.
         for found in letters::read(&self.bus, self.next).await? {
             self.next = found.sequence + 1;
             let Some(letter) = Letter::read(&found) else {

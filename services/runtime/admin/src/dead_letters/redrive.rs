@@ -1,8 +1,12 @@
-//! Redrive: letters are given back to their function, of each group one first, as a canary; the rest only while the cause
-//! does not come back.
+//! Redrive: letters are given back to their function, of each group one first, as a canary; the rest only while the
+//! cause does not come back.
 //!
-//! A letter that fails again becomes a new letter, with the number of its redrives one higher. Failing for another cause than
-//! that of its group stops nothing: the cause this redrive is about may well be gone.
+//! A letter that fails again becomes a new letter, with the number of its redrives one higher. Failing for another
+//! cause than that of its group stops nothing: the cause this redrive is about may well be gone.
+//!
+//! Every letter costs three round trips (its consumer, the event, the deletion), a fourth where it holds no
+//! payload, and a look at the outcomes a second. Nothing is lost by stopping anywhere: what was sent is an event,
+//! what was not is a letter.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -24,14 +28,17 @@ const WAITING_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     /// Letters a second, after the first of each group.
+    /// Above 0: it is divided by.
     pub rate: f64,
     /// Longest wait for outcomes.
+    /// For the canary, and once more for all of the group at its end.
     pub wait: Duration,
 }
 
 /// News of a redrive under way, for a view of it.
 pub enum Progress<'p> {
     /// How far the group is.
+    /// Comes after every letter and after every look; views may draw or leave it.
     Sent(&'p LetterGroup<'p>, &'p [Sent]),
     /// Something a person should know.
     Remark(String),
@@ -58,6 +65,8 @@ pub struct Tally {
 type Report<'t> = &'t mut (dyn FnMut(Progress<'_>) + Send);
 
 /// A letter with a successor was redriven before, by somebody who did not come to delete it: it goes now.
+///
+/// `all` are the letters of the stream. One deletion for each outdated letter; the rest costs nothing.
 pub async fn without_outdated(
     bus: &Bus,
     chosen: Vec<Letter>,
@@ -93,8 +102,15 @@ fn successor<'l>(letter: &Letter, all: &'l [Letter]) -> Option<&'l Letter> {
     })
 }
 
-/// Gives back the letters of one group, as far as it goes well: the first alone, and the rest while the cause does not come
-/// back.
+/// Gives back the letters of one group, as far as it goes well: the first alone, and the rest while the cause does
+/// not come back.
+///
+/// A letter that cannot be sent is left where it is and the next one is tried. While the canary is waited for no
+/// other letter goes, so a cause that is still there costs one letter's attempts and not a thousand's. A canary
+/// that is still pending when the wait is over holds nobody back.
+///
+/// # Errors
+/// Outcomes cannot be read any more. Letters that were sent stay sent.
 pub async fn redrive(
     group: &LetterGroup<'_>,
     pace: &Pace,

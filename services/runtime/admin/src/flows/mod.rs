@@ -1,5 +1,8 @@
-//! Flows without a ledger: where an event lies ([`search`]), and the whole flow it belongs to, rebuilt from what is left
-//! of it ([`rebuild`]).
+//! Flows without a ledger: where an event lies ([`search`]), and the whole flow it belongs to, rebuilt from what is
+//! left of it ([`rebuild`]).
+//!
+//! A tracked flow has a ledger, which [`Store::flow`](oncue_core::store::Store::flow) reads; this is for all
+//! others. What is found here is what streams, marks and letters still hold.
 
 mod rebuild;
 pub mod search;

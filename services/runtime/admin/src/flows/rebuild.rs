@@ -1,9 +1,9 @@
 //! A flow without a ledger, put together again: its events from the streams, by the flow and the cause each of them
 //! carries, and for every function that acts on one of them the best evidence of what became of it.
 //!
-//! Evidence, best first: the function's seen-mark, which says applied or dead (a function keyed by something else than the
-//! event's own key leaves its mark elsewhere); a dead letter; an event the function has emitted because of this one; how far
-//! its consumer has delivered and acked.
+//! Evidence, best first: the function's seen-mark, which says applied or dead (a function keyed by something else
+//! than the event's own key leaves its mark elsewhere); a dead letter; an event the function has emitted because of
+//! this one; how far its consumer has delivered and acked.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -28,14 +28,17 @@ pub struct Rebuilt {
     pub searched: Searched,
 }
 
-/// Rebuilds the flow of this id, or the one that an event of this id belongs to. Works without Redis, from less evidence:
-/// an event that was acked without a letter then counts as done.
+/// Rebuilds the flow of this id, or the one that an event of this id belongs to. Works without Redis, from less
+/// evidence: an event that was acked without a letter then counts as done.
 ///
-/// Steps have no attempts and no beginning, which only a ledger tells; a flow never counts as ended, since something that
-/// was delayed may still come.
+/// Steps have no attempts and no beginning, which only a ledger tells; a flow never counts as ended, since something
+/// that was delayed may still come.
 ///
 /// # Errors
 /// NATS does not answer. Redis may be away.
+///
+/// On top of the [search](search::follow): the consumers of all streams, the newest `limits.letters` dead letters,
+/// and one pipeline to Redis for all marks.
 pub async fn rebuild(
     sources: &Sources<'_>,
     id: &str,
@@ -89,6 +92,7 @@ struct Turn<'t> {
     /// When the first event it emitted because of this one came.
     emitted: Option<u64>,
     /// Whether it is taken to act on the event even if nothing is left of that.
+    /// Of a consumer its filters say so; without one, that the function is among those known to be there.
     expected: bool,
 }
 
@@ -131,8 +135,8 @@ async fn events_with_steps(
     Ok(events)
 }
 
-/// Turns of every function that may have acted on an event, by name: consumers whose filter it passes, and functions that
-/// are declared to act on its type.
+/// Turns of every function that may have acted on an event, by name: consumers whose filter it passes, and functions
+/// that are declared to act on its type.
 fn turns_at<'t>(
     at: usize,
     found: &FoundEvent,

@@ -1,4 +1,8 @@
 //! Events looked up in the seen-marks of functions, each of which says where in its stream the event stands.
+//!
+//! A mark lies in the partition of the key, which an id does not tell, so every partition is asked: 256 `HMGET`s
+//! for each bucket of event time, the newest first, 16 buckets in one round trip. A busy stream costs more to read
+//! and a quiet one less, which is why both ways are gone at once.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
@@ -11,11 +15,14 @@ use oncue_core::store::StreamPosition;
 use oncue_proto::event;
 
 /// Outputs of one event that are asked for at a time.
+/// A batch in which none is found ends the search: outputs are numbered from 0, and few events have more than
+/// these.
 const OUTPUTS_AT_ONCE: usize = 16;
 
 impl FlowSearch<'_> {
-    /// The event of an id that some function is done with. Functions that are likelier to have had it are asked first: for
-    /// an id functions make, those that act on what functions emit; for any other, those that act on what comes from outside.
+    /// The event of an id that some function is done with. Functions that are likelier to have had it are asked
+    /// first: for an id functions make, those that act on what functions emit; for any other, those that act on what
+    /// comes from outside.
     pub(super) async fn by_mark(
         &self,
         id: &str,
@@ -51,8 +58,8 @@ impl FlowSearch<'_> {
         Ok(done.pop())
     }
 
-    /// Everything that followed from an event, and from that in turn, as far as functions are done with it: ids of outputs
-    /// are known from their cause, and so are their times, except of what was delayed.
+    /// Everything that followed from an event, and from that in turn, as far as functions are done with it: ids of
+    /// outputs are known from their cause, and so are their times, except of what was delayed.
     pub(super) async fn offspring(&self, root: &FoundEvent) -> Result<Vec<FoundEvent>, BusError> {
         let mut found = Vec::new();
         let mut known = BTreeSet::new();

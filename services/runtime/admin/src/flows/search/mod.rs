@@ -1,6 +1,6 @@
-//! Search for an event by its id, and for everything of its flow. Nothing keeps an index of ids, so an id is looked for
-//! where it can be: most of ours tell their time or their place, and of an event that a function is done with the seen-mark
-//! says where it stands. Only what is left is looked for message by message, from the newest back.
+//! Search for an event by its id, and for everything of its flow. Nothing keeps an index of ids, so an id is looked
+//! for where it can be: most of ours tell their time or their place, and of an event that a function is done with the
+//! seen-mark says where it stands. Only what is left is looked for message by message, from the newest back.
 //!
 //! | id | place |
 //! |---|---|
@@ -9,9 +9,9 @@
 //! | 22 characters of base64, as outputs have | seen-marks of functions, and at the same time every type that functions emit |
 //! | anything a client made up | seen-marks of functions, and at the same time every message |
 //!
-//! What followed from an event is found in two ways at once: by reading forwards from its root, only the types that can have
-//! followed; and by seen-marks, since ids of outputs are known from their cause. The first finds what nobody has acted on
-//! yet, the second what lies far behind in a busy stream.
+//! Events that followed from one are found in two ways at once: by reading forwards from the root, only the types
+//! that can have followed; and by seen-marks, since ids of outputs are known from their cause. The first finds what
+//! nobody has acted on yet, the second what lies far behind in a busy stream.
 
 mod marks;
 mod searched;
@@ -38,10 +38,11 @@ use oncue_core::store::Store;
 use oncue_proto::event::{self, Incoming, stream_of_type};
 
 /// Messages and bytes of one question.
+/// Large enough that a round trip is small beside the reading, small enough that the end of the time is seen soon.
 const BATCH_MESSAGES: usize = 1000;
 const BATCH_BYTES: usize = 4 << 20;
-/// Milliseconds before and after the time an id tells: where the event almost always lies, and where clocks that differ or
-/// a client that waited may have put it. A busy stream takes tens of thousands of events in a second.
+/// Milliseconds before and after the time an id tells: where the event almost always lies, and where clocks that
+/// differ or a client that waited may have put it. A busy stream takes tens of thousands of events in a second.
 const WINDOWS: [Window; 3] = [
     Window {
         before: 20,
@@ -84,6 +85,7 @@ struct StreamRange {
 /// A message that was found, and the event it is.
 #[derive(Debug, Clone)]
 pub struct FoundEvent {
+    /// Name of the stream, which is the domain of the type.
     pub stream: String,
     /// As the stream holds it, with its sequence and the time it was stored.
     pub message: StoredMessage,
@@ -110,12 +112,15 @@ pub struct Sources<'s> {
 #[derive(Debug, Clone, Copy)]
 pub struct SearchLimits {
     /// Time to look for the event.
+    /// Looked at between two requests, so a slow answer may exceed it. `None` for as long as it takes.
     pub find: Option<Duration>,
     /// Time to read what followed from it.
+    /// Begins once the root is known.
     pub read: Option<Duration>,
     /// Nothing older than this is looked at, Unix milliseconds.
     pub since: u64,
     /// Events of a rebuilt flow; a larger one is cut.
+    /// The first that the streams took are kept.
     pub events: usize,
     /// Newest messages of the dead letter stream that are looked at.
     pub letters: u64,
@@ -145,6 +150,9 @@ pub struct Followed {
 }
 
 /// Everything of the flow that an event of this id belongs to, or that has this id.
+///
+/// # Errors
+/// NATS does not answer. Time running out is none: [`Followed::searched`] says so.
 pub async fn follow(
     sources: &Sources<'_>,
     id: &str,
@@ -177,6 +185,9 @@ pub struct FlowSearch<'s> {
 
 impl<'s> FlowSearch<'s> {
     /// Reads where the streams begin and end, and which functions there are. The time to find begins to count.
+    ///
+    /// One `STREAM.LIST` and one `HGETALL` of `oncue:functions`; without Redis one question on `$SRV.INFO` and the
+    /// consumers instead.
     pub async fn open(sources: &Sources<'s>, limits: SearchLimits) -> Result<Self, AdminError> {
         let deadline = limits.find.map(|find| Instant::now() + find);
         let streams = consumers::event_streams(sources.bus);
@@ -208,11 +219,15 @@ impl<'s> FlowSearch<'s> {
         self.searched.lock().clone()
     }
 
-    /// The event of an id, or one of a flow of that id. In this order: an id that tells a position is read there; one that
-    /// tells its time is looked for around it, in all streams at once; any other is looked up in seen-marks and, at the same
-    /// time, message by message from the newest back.
+    /// The event of an id, or one of a flow of that id. In this order: an id that tells a position is read there; one
+    /// that tells its time is looked for around it, in all streams at once; any other is looked up in seen-marks and,
+    /// at the same time, message by message from the newest back.
     ///
     /// `None` where it is not found before the time is over; [`searched`](Self::searched) tells.
+    ///
+    /// Cost: one direct get for a position; for a time, in each stream the messages of up to two minutes; for
+    /// anything else every bucket of marks and every message, until it is found. A message that has left its stream
+    /// is not found, whatever its mark says.
     pub async fn find(&self, id: &str) -> Result<Option<FoundEvent>, AdminError> {
         if let Some(found) = self.by_position(id).await? {
             return Ok(Some(found));
@@ -239,8 +254,8 @@ impl<'s> FlowSearch<'s> {
         Ok(found?)
     }
 
-    /// The event of an id, in whichever stream took it about `time` (Unix ms). Three windows, each wider than the one before:
-    /// most are found in the first, and a busy stream is costly to read.
+    /// The event of an id, in whichever stream took it about `time` (Unix ms). Three windows, each wider than the one
+    /// before: most are found in the first, and a busy stream is costly to read.
     pub async fn around(&self, id: &str, time: u64) -> Result<Option<FoundEvent>, AdminError> {
         for window in WINDOWS {
             let from = time.saturating_sub(window.before);
@@ -299,8 +314,8 @@ impl<'s> FlowSearch<'s> {
         }
     }
 
-    /// Types the events of a flow can be of; `None` where that cannot be told. Where nobody known acts on the root, whoever
-    /// did is gone, and what it emitted is anybody's guess.
+    /// Types the events of a flow can be of; `None` where that cannot be told. Where nobody known acts on the root,
+    /// whoever did is gone, and what it emitted is anybody's guess.
     fn types_after(&self, root: &FoundEvent) -> Option<BTreeSet<String>> {
         let ty = &root.incoming.meta.ty;
         let is_known = self
@@ -535,8 +550,8 @@ struct KnownFunctions {
 }
 
 impl KnownFunctions {
-    /// Every function that ever started wrote its manifest into Redis. Without Redis those that run are asked, which are
-    /// all if no consumer belongs to another.
+    /// Every function that ever started wrote its manifest into Redis. Without Redis those that run are asked, which
+    /// are all if no consumer belongs to another.
     async fn read(sources: &Sources<'_>) -> Result<Self, AdminError> {
         let mut manifests = sources.functions.to_vec();
         let registered = match sources.store {
@@ -573,7 +588,8 @@ impl FoundEvent {
         self.incoming.meta.traceparent.as_deref()?.split('-').nth(1)
     }
 
-    /// The event as a flow has it, without steps. Its time is when it was stored: an output's own is that of its cause.
+    /// The event as a flow has it, without steps. Its time is when it was stored: an output's own is that of its
+    /// cause.
     pub fn flow_event(&self, catalog: &Catalog) -> FlowEvent {
         let meta = &self.incoming.meta;
         FlowEvent {
@@ -598,6 +614,7 @@ impl FoundEvent {
 }
 
 /// Key of an event by its payload; empty where it cannot be told.
+/// Found by the catalog's own rule for the type, so an unknown type has no key here.
 pub fn key_of(incoming: &Incoming, catalog: &Catalog) -> String {
     let entry = catalog.get(&incoming.meta.ty);
     entry
@@ -626,8 +643,8 @@ impl StreamRange {
         })
     }
 
-    /// The event, if it is one that is looked for. Most messages say in their headers that they are not: those are not read
-    /// any further.
+    /// The event, if it is one that is looked for. Most messages say in their headers that they are not: those are
+    /// not read any further.
     fn event_if(
         &self,
         message: StoredMessage,
@@ -692,6 +709,7 @@ fn reachable(functions: &[Manifest], root: &str) -> BTreeSet<String> {
 }
 
 /// Unix milliseconds of a UUID of version 7, written with or without hyphens.
+/// `None` where the time lies before 2020 or more than a day ahead: then it is an id that only looks like one.
 pub fn time_of(id: &str) -> Option<u64> {
     let hex: String = id.chars().filter(|c| *c != '-').collect();
     let is_uuid =

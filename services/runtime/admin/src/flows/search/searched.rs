@@ -12,6 +12,7 @@ pub struct Searched {
     /// Streams that were looked in, by name.
     pub streams: Vec<String>,
     /// Messages that were read.
+    /// A message in the range of two windows counts twice.
     pub events: u64,
     /// Events found without a search, by what a function's seen-mark says.
     pub by_mark: u64,
@@ -19,6 +20,7 @@ pub struct Searched {
     pub back_to: Option<u64>,
     pub up_to: Option<u64>,
     /// Time ran out before the end.
+    /// Then "not found" means no more than that it was not among those.
     pub cut: bool,
 }
 
