@@ -89,7 +89,7 @@ impl Cluster {
         // Programs that carry the app's events know them from here, whichever functions a test configures.
         let contract = dir.join("app.bin");
         std::fs::write(&contract, oncue_app_events::DESCRIPTORS).expect("a contract");
-        let config = format!("contracts = [{contract:?}]\n{config}");
+        let config = format!("contracts = [\"{}\"]\n{config}", contract.display());
         std::fs::write(dir.join("oncue.toml"), config).expect("oncue.toml");
         let nats_port = servers
             .nodes
@@ -310,7 +310,9 @@ impl Cluster {
 
     /// One Redis command that must succeed, and its answer.
     pub fn redis_ok(&self, args: &[&str]) -> String {
-        let output = self.redis_command(args).output().expect("redis-cli");
+        // With `-e` an error goes to stderr, and ends it with another exit code than 0.
+        let args = [&["-e"], args].concat();
+        let output = self.redis_command(&args).output().expect("redis-cli");
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         assert!(output.status.success(), "{args:?}: {text}");
         text
@@ -319,8 +321,7 @@ impl Cluster {
     fn redis_command(&self, args: &[&str]) -> Command {
         let port = self.redis_port.to_string();
         let mut command = Command::new("redis-cli");
-        // An error ends it with another exit code than 0.
-        command.args(["-e", "-p", &port]).args(args);
+        command.args(["-p", &port]).args(args);
         command
     }
 

@@ -1,5 +1,5 @@
 //! Intake of traces: OTLP over gRPC, and over HTTP in both of its encodings [OTLP 1.10, sections "OTLP/gRPC" and
-//! "OTLP/HTTP"].
+//! `OTLP/HTTP`].
 
 use std::io::Read;
 

@@ -56,7 +56,7 @@ fn options() -> Result<Options, String> {
             "--seconds" => options.seconds = Some(value.parse().map_err(|_| wrong())?),
             "--row" => options.rows.push(find(&value).ok_or_else(wrong)?),
             "--programs" => {
-                options.programs = Some(std::fs::canonicalize(&value).map_err(|_| wrong())?)
+                options.programs = Some(std::fs::canonicalize(&value).map_err(|_| wrong())?);
             }
             "--record" => options.record = Some(value),
             "--json" => options.json = Some(value),

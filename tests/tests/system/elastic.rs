@@ -166,9 +166,9 @@ async fn a_busy_worker_is_not_the_one_that_goes() {
     cluster.plain_publish([told("/short", "slow:2500"), told("/long", "slow:12000")]);
     up.wait_for_line("1 -> 2 workers").await;
     up.wait_for_line("2 -> 1 workers").await;
-    up.wait_for_line("INFO stopping in_hand=").await;
+    up.wait_for_line("INFO stopping in_flight=").await;
     assert_eq!(
-        times(&up, "INFO stopping in_hand=0"),
+        times(&up, "INFO stopping in_flight=0"),
         1,
         "the wrong one was chosen: {}",
         up.log()

@@ -97,6 +97,7 @@ fn thumbnails(row: &Value) -> Vec<(u64, u64, u64, &str)> {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines)] // one scenario, whose steps build on each other
 async fn pictures_become_thumbnails_and_liars_go() {
     let site = Site::open(&FLOW, &[]).await;
     let photo = site

@@ -212,7 +212,7 @@ async fn flows_under_kill_9_become_complete_or_say_what_they_wait_for() {
             None => {
                 *views
                     .entry(flow["key"].as_str().unwrap_or_default().to_owned())
-                    .or_default() += 1
+                    .or_default() += 1;
             }
         }
     }

@@ -623,6 +623,7 @@ fn add_to(table: &'static str, by: i64) -> (&'static str, Change) {
     )
 }
 
+#[allow(clippy::too_many_lines)] // one scenario, whose steps build on each other
 async fn a_bad_operation_changes_nothing_at_all(store: &AnyStore) {
     commit(
         store,

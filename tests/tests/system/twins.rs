@@ -45,17 +45,17 @@ async fn each_broken_twin_fails_the_suite() {
         ),
         (
             "payload check off",
-            "if string.sub(mark, 2, 9) ~= string.sub(own, 2, 9)",
+            "if payload_hash(mark) ~= payload_hash(own)",
             "if false",
         ),
         (
             "redrives unlimited",
-            "if group.redrive <= (tonumber(string.sub(mark, 16)) or 0) then",
+            "if group.redrive <= (tonumber(string.sub(mark, MARK_REDRIVE)) or 0) then",
             "if group.redrive == 0 then",
         ),
         (
             "redrives ignored",
-            "if group.redrive <= (tonumber(string.sub(mark, 16)) or 0) then",
+            "if group.redrive <= (tonumber(string.sub(mark, MARK_REDRIVE)) or 0) then",
             "if true then",
         ),
         ("half a run", "return not run.statuses and (", "return ("),

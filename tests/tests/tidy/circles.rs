@@ -23,7 +23,7 @@ pub fn tangled(files: &[Source]) -> Vec<String> {
     graphs
         .flat_map(|graph| {
             let all = graph.keys().cloned().collect();
-            circles(&graph, all)
+            circles(&graph, &all)
         })
         .collect()
 }
@@ -145,9 +145,9 @@ fn branches<'a>(group: &'a str, prefix: &[String], all: &mut Vec<Vec<String>>) -
 }
 
 /// Members of circles among `nodes` that a module and its children do not explain.
-fn circles(graph: &Graph, nodes: BTreeSet<String>) -> Vec<String> {
+fn circles(graph: &Graph, nodes: &BTreeSet<String>) -> Vec<String> {
     let mut found = Vec::new();
-    for mut circle in components(graph, &nodes) {
+    for mut circle in components(graph, nodes) {
         let head = circle
             .iter()
             .find(|head| circle.iter().all(|node| node == *head || below(node, head)))
@@ -156,7 +156,7 @@ fn circles(graph: &Graph, nodes: BTreeSet<String>) -> Vec<String> {
             // The children may still have a circle without it.
             Some(head) => {
                 circle.remove(&head);
-                found.extend(circles(graph, circle));
+                found.extend(circles(graph, &circle));
             }
             None => found.extend(circle),
         }

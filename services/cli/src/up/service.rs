@@ -37,7 +37,7 @@ fn instance(verb: &str, id: &str, pools: &Pools) -> ServiceInstance {
     };
     match verb {
         "INFO" => {
-            instance.description = "runs functions on this machine".to_owned();
+            "runs functions on this machine".clone_into(&mut instance.description);
             instance.endpoints = vec![endpoint];
         }
         "STATS" => {

@@ -109,7 +109,7 @@ fn lost(audit: &Audit) -> String {
     }
     let more = audit.lost.saturating_sub(MAX_LOST_IDS as u64);
     if more > 0 {
-        text += &format!("\n  and {more} more");
+        text.extend(["\n  and ", &more.to_string(), " more"]);
     }
     text
 }

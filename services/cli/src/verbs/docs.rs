@@ -134,7 +134,7 @@ fn message(ty: &str, entry: Option<&Entry>) -> Value {
 }
 
 /// One operation, with the name it has in the document.
-fn operation(function: &str, action: &str, ty: &str, summary: String) -> (String, Value) {
+fn operation(function: &str, action: &str, ty: &str, summary: &str) -> (String, Value) {
     let content = json!({
         "action": action,
         "channel": { "$ref": format!("#/channels/{ty}") },
@@ -154,7 +154,7 @@ fn operations(manifest: &Manifest) -> Vec<(String, Value)> {
         .map_or_else(String::new, |table| format!(" and owns rows of {table:?}"));
     let receive = manifest.triggers.iter().map(|ty| {
         let (key, mut content) =
-            operation(name, "receive", ty, format!("{name} acts on {ty}{state}"));
+            operation(name, "receive", ty, &format!("{name} acts on {ty}{state}"));
         content["bindings"] = json!({ "nats": { "queue": name } });
         (key, content)
     });
@@ -163,7 +163,7 @@ fn operations(manifest: &Manifest) -> Vec<(String, Value)> {
             manifest
                 .emits
                 .iter()
-                .map(|ty| operation(name, "send", ty, format!("{name} may emit {ty}"))),
+                .map(|ty| operation(name, "send", ty, &format!("{name} may emit {ty}"))),
         )
         .collect()
 }

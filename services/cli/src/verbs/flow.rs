@@ -136,7 +136,7 @@ async fn rebuild(
     id: &str,
     limits: SearchLimits,
 ) -> Result<Rebuilt, Failure> {
-    let catalog = settings.config.catalog().map_err(Failure::usage)?;
+    let catalog = settings.catalog().await?;
     let sources = Sources {
         bus,
         store,

@@ -223,7 +223,7 @@ mod tests {
 
     use super::*;
 
-    fn overview(consumer: Value, instances: Vec<ServiceInstance>) -> Overview {
+    fn overview(consumer: Value, instances: &[ServiceInstance]) -> Overview {
         let consumer = Consumer {
             function: "f".into(),
             stream: "web".into(),
@@ -231,11 +231,12 @@ mod tests {
         };
         Overview {
             consumers: [("f".to_owned(), consumer)].into(),
-            workers: workers(&instances),
+            workers: workers(instances),
             ..Overview::default()
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as rows take it")]
     fn scale(min: u32, max: u32) -> Option<Scale> {
         Some(Scale {
             min,
@@ -250,7 +251,7 @@ mod tests {
             { "num_requests": 4, "num_errors": 1, "processing_time": 10_000_000, "last_error": "", "data": { "applied": 3, "dead": 1 } }] }))
         .unwrap();
         let info = json!({ "num_pending": 7, "num_ack_pending": 2, "num_redelivered": 1 });
-        let both = overview(info, vec![instance.clone(), instance]);
+        let both = overview(info, &[instance.clone(), instance]);
         let fixed = line("f", scale(3, 3), &both);
         assert_eq!((fixed.replicas, fixed.redelivered), (2, 1));
         assert_eq!((fixed.pending, fixed.in_flight), (7, 2));
@@ -275,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_function_nobody_runs_is_pointed_out() {
-        let mut there = overview(json!({ "num_pending": 3 }), Vec::new());
+        let mut there = overview(json!({ "num_pending": 3 }), &[]);
         let complained = complaint(&line("f", scale(0, 1), &there));
         assert!(complained.is_some_and(|c| c.contains("3 events wait") && c.contains("oncue up")));
         assert!(complaint(&line("f", scale(0, 0), &there)).is_none());

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use oncue_admin::consumers::Consumer;
 use oncue_admin::functions::{Activity, Counters, FunctionStatus, SILENCE_MS};
-use oncue_admin::services::Worker;
+use oncue_admin::services::{SupervisedFunction, Worker};
 use oncue_core::bus::services::DurationHistogram;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -103,7 +103,7 @@ impl Status {
         self.instances
             .retain(|_, instance| at.saturating_sub(instance.seen) < SILENCE_MS);
         self.consumer = found.consumer.cloned();
-        self.asleep = found.supervised.is_some_and(|kept| kept.is_asleep());
+        self.asleep = found.supervised.is_some_and(SupervisedFunction::is_asleep);
         let activity = activity.cloned().unwrap_or_default();
         self.take_troubles(at, &activity.added);
         let per_second = activity.per_second;

@@ -133,6 +133,7 @@ impl FunctionStatus<'_> {
     ///
     /// Phases count in this order: failing, running, starting, stopping, asleep. One failing process of many makes
     /// the function failing, because somebody should look.
+    #[allow(clippy::match_same_arms)] // in the order in which phases count
     pub fn state(&self) -> FunctionState {
         let answers = !self.workers.is_empty();
         match self.supervised {
@@ -222,6 +223,7 @@ impl Counters {
 
     /// Counted since `before`. A worker that was restarted under its old name has done all of it since.
     /// Told by fewer runs than before; one that has overtaken its old count already is taken for the same process.
+    #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         if before.runs > self.runs {
             return self.clone();
@@ -447,6 +449,7 @@ impl RateMeter {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "rates of these tests are exact fractions")]
 mod tests {
     use super::*;
     use crate::services::SupervisedWorker;

@@ -155,6 +155,7 @@ mod tests {
         serde_json::from_value(answer).expect("an instance")
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "made at the call")]
     fn kept(min: u32, workers: Value) -> Value {
         json!({ "min": min, "max": 2, "workers": workers })
     }

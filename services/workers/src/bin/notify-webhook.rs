@@ -33,7 +33,7 @@ async fn notify_webhook(file: FileAccepted, _: &mut (), context: &Context) -> Re
     static SAID: Once = Once::new();
     let Some(webhook) = WEBHOOK.get() else {
         SAID.call_once(|| {
-            tracing::info!("WEBHOOK_URL is not set: nobody is notified of accepted files")
+            tracing::info!("WEBHOOK_URL is not set: nobody is notified of accepted files");
         });
         return Ok(());
     };

@@ -139,6 +139,8 @@ async fn a_flow_without_a_ledger_is_put_together_from_the_streams() {
         .await;
     let child = family(&console, "e-1").await;
     family(&console, "e-2").await;
+    let alone = json!({ "page": "home", "visitor": "v" });
+    console.publish(&viewed("e-3"), "home", alone).await;
     seen(&console).await;
     wait_for("the function", || async {
         console.get("/api/functions/count-views").await.status == 200
@@ -164,9 +166,18 @@ async fn a_flow_without_a_ledger_is_put_together_from_the_streams() {
             &events[0]["steps"][0]["function"],
             &events[0]["steps"][0]["state"]
         ),
-        (&json!("count-views"), &json!("pending"))
+        (&json!("count-views"), &json!("done")),
+        "its output is in the stream, so it was committed"
     );
-    assert_eq!(said["flow"]["open"], 1);
+    assert_eq!(said["flow"]["open"], 0);
+    let waiting = console.get("/api/flows/e-3").await.ok_json();
+    assert_eq!(
+        (
+            &waiting["flow"]["events"][0]["steps"][0]["state"],
+            &waiting["flow"]["open"]
+        ),
+        (&json!("pending"), &json!(1))
+    );
     let by_child = console
         .get(&format!("/api/flows/{}", child.id))
         .await
@@ -180,7 +191,7 @@ async fn a_flow_without_a_ledger_is_put_together_from_the_streams() {
         .await
         .problem(404, "not-found");
     assert!(
-        detail.contains("4 events of ") && !detail.contains("want of time"),
+        detail.contains("5 events of ") && !detail.contains("want of time"),
         "all that there is: {detail}"
     );
 }

@@ -175,6 +175,7 @@ async fn cloudevents_in_both_modes() {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines)] // one scenario, whose steps build on each other
 async fn refusals() {
     let gateway = Gateway::start().await;
     let post = async |path: &str, headers: &[(&str, &str)], body: &str| {

@@ -40,7 +40,7 @@ async fn consumer(gateway: &Gateway, function: &str) {
 }
 
 /// What a worker's commit would write: `function` is done with `event`.
-async fn done(gateway: &Gateway, flow: &str, event: &str, function: &str, open: u64) {
+fn done(gateway: &Gateway, flow: &str, event: &str, function: &str, open: u64) {
     let (now, key) = (event::now_ms().to_string(), flow_key(flow));
     let field = format!("s:{event}:{function}");
     let mut words = vec!["HSET", &key, &field];
@@ -89,7 +89,7 @@ async fn a_flow_is_tracked_from_before_its_event_is_there() {
     assert_eq!(flow["events"][0]["steps"][0]["state"], "pending");
 
     // The same again changes nothing of what workers have written.
-    done(&gateway, "a b", "a b", "count-views", 0).await;
+    done(&gateway, "a b", "a b", "count-views", 0);
     let again = post(&gateway, &[TRACK, ("ce-id", "a b")]).await;
     assert_eq!(
         (&again.json()["duplicate"], &again.json()["tracked"]),
@@ -161,13 +161,13 @@ async fn prefer_wait_answers_with_the_whole_flow() {
     );
     let working = async {
         wait_for("the event", || async { gateway.messages("web").await == 1 }).await;
-        done(&gateway, "w1", "w1", "count-views", 1).await;
+        done(&gateway, "w1", "w1", "count-views", 1);
         sleep(Duration::from_millis(200)).await;
         let next = r#"["web.page.milestone","/home","/watch-views","w1",1]"#;
         gateway
             .cluster
             .redis_ok(&["HSET", &flow_key("w1"), "e:w2", next]);
-        done(&gateway, "w1", "w1", "watch-views", 0).await;
+        done(&gateway, "w1", "w1", "watch-views", 0);
     };
     let (answer, ()) = tokio::join!(waiting, working);
     assert_eq!(
@@ -221,7 +221,7 @@ async fn a_wait_that_is_too_short_says_what_it_waits_for() {
         (&waits["state"], &waits["attempts"], &waits["why"]),
         (&json!("waiting"), &json!(2), &json!("no disk"))
     );
-    done(&gateway, "slow", "slow", "count-views", 0).await;
+    done(&gateway, "slow", "slow", "count-views", 0);
     assert_eq!(
         gateway
             .send("GET", "/v1/flows/slow", &[("prefer", "wait=1")], "")
@@ -240,7 +240,7 @@ async fn a_function_that_is_gone_is_not_waited_for_and_a_new_one_is() {
         .api("CONSUMER.DELETE.web.retired", &Value::Null)
         .await
         .unwrap();
-    done(&gateway, "f", "f", "count-views", 1).await;
+    done(&gateway, "f", "f", "count-views", 1);
     let flow = gateway
         .send("GET", "/v1/flows/f", &[("prefer", "wait=20")], "")
         .await;
@@ -423,8 +423,8 @@ async fn progress_is_streamed_change_by_change_to_the_end() {
         ("event", &json!("m"))
     );
     consumer(&gateway, "rank-pages").await;
-    done(&gateway, "s", "m", "rank-pages", 1).await;
-    done(&gateway, "s", "s", "count-views", 0).await;
+    done(&gateway, "s", "m", "rank-pages", 1);
+    done(&gateway, "s", "s", "count-views", 0);
     events.end().await;
     let (name, last) = events.all().pop().unwrap();
     assert_eq!(
@@ -506,7 +506,7 @@ async fn waiters_are_bounded_and_share_one_look() {
         u128::from(made) <= took.as_millis() / 25 + 2,
         "{made} looks in {took:?} for 40 waiters"
     );
-    done(&gateway, "busy", "busy", "count-views", 0).await;
+    done(&gateway, "busy", "busy", "count-views", 0);
     for client in clients {
         assert_eq!(client.await.unwrap().status, 200);
     }

@@ -89,6 +89,7 @@ async fn send_all(bus: &Bus, client: &reqwest::Client, url: &str) {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines)] // one scenario, whose steps build on each other
 async fn a_planted_secret_is_found_in_nothing_that_comes_out() {
     let (http, metrics) = (free_port(), free_port());
     let (mut cluster, collector) = traced(&[

@@ -169,20 +169,17 @@ impl Screen {
         ]);
         let [head, body, foot] = rows.areas(frame.area());
         frame.render_widget(Paragraph::new(self.head()), head);
-        let keys = match &self.detail {
-            Some(detail) => {
-                let line = self
-                    .lines
-                    .iter()
-                    .find(|line| line.function == detail.function);
-                let text = Paragraph::new(detail_text(detail, line)).wrap(Wrap { trim: false });
-                frame.render_widget(text, body);
-                "q back"
-            }
-            None => {
-                self.draw_table(frame, body);
-                "↑↓ choose  ⏎ look closely  sort: n name  r rate  l lag  i in flight  p p99  e errors  d dead  q quit"
-            }
+        let keys = if let Some(detail) = &self.detail {
+            let line = self
+                .lines
+                .iter()
+                .find(|line| line.function == detail.function);
+            let text = Paragraph::new(detail_text(detail, line)).wrap(Wrap { trim: false });
+            frame.render_widget(text, body);
+            "q back"
+        } else {
+            self.draw_table(frame, body);
+            "↑↓ choose  ⏎ look closely  sort: n name  r rate  l lag  i in flight  p p99  e errors  d dead  q quit"
         };
         frame.render_widget(
             Paragraph::new(keys).style(Style::new().add_modifier(Modifier::DIM)),

@@ -86,6 +86,7 @@ impl OutcomeCounts {
     }
 
     /// Both together.
+    #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
             sent: self.sent + other.sent,

@@ -214,9 +214,8 @@ impl Turn<'_> {
     /// State by the best evidence there is; the event stands at `sequence` of its stream.
     fn state(&self, sequence: u64) -> StepState {
         match (self.mark, self.letter, self.emitted) {
-            (Some(MarkState::Applied), ..) => return StepState::Done,
+            (Some(MarkState::Applied), ..) | (None, None, Some(_)) => return StepState::Done,
             (Some(MarkState::Dead), ..) | (None, Some(_), _) => return StepState::Dead,
-            (None, None, Some(_)) => return StepState::Done,
             (None, None, None) => {}
         }
         match self.consumer.map(|consumer| &consumer.info) {
@@ -248,11 +247,12 @@ impl Turn<'_> {
 #[cfg(test)]
 mod tests {
     use oncue_core::bus::info::ConsumerInfo;
+    use oncue_proto::oncue::v1::DeadLetter;
 
     use super::*;
 
     fn letter() -> Letter {
-        Letter::of(7, Default::default(), None)
+        Letter::of(7, DeadLetter::default(), None)
     }
 
     fn turn() -> Turn<'static> {

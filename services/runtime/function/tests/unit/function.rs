@@ -76,15 +76,16 @@ fn the_version_is_the_functions_own() {
 
 #[test]
 fn the_contract_is_that_of_the_signature() {
+    async fn tick(_: (), _: &mut (), _: &Context) -> Result<()> {
+        Ok(())
+    }
+
     let printed = Function::new("all", all).contract();
     assert_eq!(
         printed,
         oncue_app_events::DESCRIPTORS,
         "both are of one crate"
     );
-    async fn tick(_: (), _: &mut (), _: &Context) -> Result<()> {
-        Ok(())
-    }
     let own = Function::new("tick", tick).contract();
     assert!(own.is_empty(), "everybody knows the platform's types");
 }

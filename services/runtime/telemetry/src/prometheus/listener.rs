@@ -38,7 +38,7 @@ pub async fn serve(source: Source) {
         match listener.accept().await {
             // One after another: scrapers come alone, and one that dawdles is cut off.
             Ok((mut stream, _)) => {
-                drop(timeout(SCRAPE_TIMEOUT, answer(&mut stream, &source)).await)
+                drop(timeout(SCRAPE_TIMEOUT, answer(&mut stream, &source)).await);
             }
             // Mostly file descriptors have run out, and those in use come back.
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,

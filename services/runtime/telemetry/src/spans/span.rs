@@ -309,7 +309,7 @@ impl Span {
 fn detail(fields: [u32; 2], with: Option<(&str, &str)>, most: usize, bytes: &mut Vec<u8>) {
     match with {
         Some((name, value)) if most > 0 => {
-            attribute(fields[0], name, &value.into(), usize::MAX, bytes)
+            attribute(fields[0], name, &value.into(), usize::MAX, bytes);
         }
         Some(_) => put_varint(fields[1], 1, bytes),
         None => {}

@@ -215,6 +215,7 @@ impl Size {
 
     /// Size one level further down, where each event is followed by `outputs`.
     /// Saturates, since a client may send any number.
+    #[must_use]
     pub fn grown(self, outputs: u64) -> Self {
         let width = self.width.saturating_mul(outputs);
         Self {
