@@ -28,7 +28,7 @@ use oncue_core::store::{Mark, MarkState, Read, RowKey, Store};
 use oncue_proto::event::{self, Incoming, Meta, Origin};
 
 /// Any error, for a sentence on stderr.
-type Failure = Box<dyn std::error::Error>;
+type InspectError = Box<dyn std::error::Error>;
 
 /// Ids of lost events that are listed; the rest is counted.
 const MAX_LISTED: usize = 100;
@@ -52,7 +52,7 @@ pub(crate) async fn audit(
     function: &Erased,
     manifest: &Manifest,
     config: &Config,
-) -> Result<Audit, Failure> {
+) -> Result<Audit, InspectError> {
     let bus = Bus::connect(&config.nats_url, &manifest.name).await?;
     let store = Store::look(&config.redis_url).await?;
     let stream = &manifest.stream;
@@ -124,7 +124,7 @@ struct Audited {
 }
 
 /// Identity of a stored message to a function.
-struct Identity {
+struct StoredIdentity {
     meta: Meta,
     key: String,
 }
@@ -143,7 +143,12 @@ fn matches(filters: &[String], subject: &str) -> bool {
 }
 
 /// Finds identity and key of a stored message, as the worker would.
-fn identify(function: &Erased, message: &StoredMessage, stream: &str, created: u64) -> Identity {
+fn identify(
+    function: &Erased,
+    message: &StoredMessage,
+    stream: &str,
+    created: u64,
+) -> StoredIdentity {
     let origin = Origin {
         stream,
         stream_created: created,
@@ -152,13 +157,13 @@ fn identify(function: &Erased, message: &StoredMessage, stream: &str, created: u
         subject: &message.subject,
     };
     if let Ok(incoming) = event::read(headers(message), message.payload.clone(), &origin) {
-        return Identity {
+        return StoredIdentity {
             key: key_of(function, &incoming).unwrap_or_else(|| incoming.meta.id.clone()),
             meta: incoming.meta,
         };
     }
     let meta = Meta::of_unreadable(headers(message), &origin);
-    Identity {
+    StoredIdentity {
         key: meta.id.clone(),
         meta,
     }
@@ -193,7 +198,7 @@ pub(crate) async fn dry_run(
     function: &Erased,
     manifest: &Manifest,
     config: &Config,
-) -> Result<Value, Failure> {
+) -> Result<Value, InspectError> {
     if function.at_most_once {
         return Err(format!(
             "{} runs at most once on an event, so it cannot be tried",
@@ -281,7 +286,7 @@ fn failed(outcome: &str, message: &str, site: &str) -> Value {
 }
 
 /// Answer to `--try` for a run that went well: fields set and deleted, blind operations, and events that would follow.
-fn applied(state: &dyn AnyRow, context: &Context, drafts: &[Draft]) -> Result<Value, Failure> {
+fn applied(state: &dyn AnyRow, context: &Context, drafts: &[Draft]) -> Result<Value, InspectError> {
     let (set, del) = state.changes()?;
     let mut fields = serde_json::Map::new();
     for (field, value) in set {

@@ -134,7 +134,7 @@ fn stop(code: u8, why: &str) -> ExitCode {
     ExitCode::from(code)
 }
 
-type Failure = Box<dyn std::error::Error>;
+type ServeError = Box<dyn std::error::Error>;
 
 /// One life of the worker, from the connections to the last ack.
 ///
@@ -148,7 +148,7 @@ async fn serve(
     manifest: Manifest,
     config: &Config,
     instance: String,
-) -> Result<(), Failure> {
+) -> Result<(), ServeError> {
     // First of all: a signal that comes while connecting must not be lost.
     let stop = stop_signal()?;
     oncue_telemetry::set_peers(config.nats_url.expose(), config.redis_url.expose());

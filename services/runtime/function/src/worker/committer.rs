@@ -19,7 +19,6 @@ use oncue_core::store::{CommitEvent, Committed, Fields, Purpose, Run, Status, St
 use crate::worker::batcher::{Batcher, Batching};
 use crate::worker::concurrency_limit::ConcurrencyLimit;
 use crate::worker::flow_log::FlowLog;
-use crate::worker::handler::commit_event;
 use crate::worker::invocation::{BoxedInvocation, Invocation};
 use crate::worker::publisher::PublishBatch;
 
@@ -131,7 +130,7 @@ impl Committer {
             purpose: Purpose::DeadLetter,
             outbox: Bytes::new(),
             entry: flow_log.entry(event),
-            ..commit_event(event, Vec::new())
+            ..event.to_commit(Vec::new())
         };
         let run = Run {
             row: None,

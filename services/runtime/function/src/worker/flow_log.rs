@@ -15,7 +15,6 @@ use serde_json::json;
 
 use crate::worker::batcher::{Batcher, Batching};
 use crate::worker::invocation::Invocation;
-use crate::worker::outputs::Output;
 
 /// Different hops that one worker counts between two reports; further ones are not told apart.
 ///
@@ -70,7 +69,10 @@ impl FlowLog {
     /// Entry to be made by the commit of an event; `None` for an untracked flow.
     pub fn entry(&self, event: &Invocation) -> Option<Box<Entry>> {
         event.tracked.then(|| {
-            let follows = event.outputs.iter().filter_map(Output::entry);
+            let follows = event
+                .outputs
+                .iter()
+                .filter_map(|output| output.entry.clone());
             Box::new(Entry {
                 flow: flow_key(&event.meta.flow),
                 keep: self.keep,

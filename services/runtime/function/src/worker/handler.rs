@@ -12,7 +12,7 @@ use futures::FutureExt;
 use oncue_core::bus::Bus;
 use oncue_core::config::Limits;
 use oncue_core::failpoint::{self, Sabotage};
-use oncue_core::store::{CommitEvent, Mark, Op, Purpose, RowChange, RowKey, Run, Store};
+use oncue_core::store::{CommitEvent, Mark, Purpose, RowChange, RowKey, Run, Store};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -30,7 +30,7 @@ use crate::worker::watchdog::{self, Watchdog};
 
 /// The function with its limits, and all that its runs touch. Owned by the worker; tasks of all
 /// keys call it at once.
-pub(crate) struct Handler {
+pub(crate) struct HandlerRunner {
     /// The author's code, its types erased.
     pub function: Arc<Erased>,
     /// Limits after `oncue.toml` has had its say: timeout of a run and number of attempts are used
@@ -87,7 +87,7 @@ impl HandledKey {
     }
 }
 
-impl Handler {
+impl HandlerRunner {
     /// Starts the thread of the watchdog and the task of the batcher.
     pub fn new(
         function: Arc<Erased>,
@@ -160,7 +160,7 @@ impl Handler {
             // Nothing to apply: the commit only answers what became of it.
             let recall = CommitEvent {
                 purpose: Purpose::Recall,
-                ..commit_event(&event, Vec::new())
+                ..event.to_commit(Vec::new())
             };
             handled.prepare(event, recall);
         }
@@ -358,7 +358,7 @@ impl Handler {
         event.outbox = outputs::encode(&event.outputs);
         Ok(CommitEvent {
             entry: self.flow_log.entry(event),
-            ..commit_event(event, context.take_ops())
+            ..event.to_commit(context.take_ops())
         })
     }
 }
@@ -373,21 +373,6 @@ fn with_sabotage(
         return (Vec::new(), fresh);
     }
     (seen, fresh)
-}
-
-/// An event as it is committed, without an entry in a ledger.
-///
-/// The mark carries key, partition, time and horizon, and the outbox is what the handler's run has
-/// left in the event.
-pub(crate) fn commit_event(event: &Invocation, ops: Vec<Op>) -> CommitEvent {
-    CommitEvent {
-        mark: event.mark.clone(),
-        payload_hash: event.payload_hash(),
-        ops,
-        outbox: event.outbox.clone(),
-        purpose: Purpose::Apply,
-        entry: None,
-    }
 }
 
 /// Text of a panic, if it has one.

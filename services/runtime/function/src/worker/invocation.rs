@@ -8,8 +8,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use oncue_core::bus::Outbound;
 use oncue_core::bus::pull::Delivery;
-use oncue_core::store::Mark;
+use oncue_core::store::{CommitEvent, Mark, Op, Purpose};
 use oncue_proto::Format;
 use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
@@ -17,8 +18,7 @@ use pbjson_types::Timestamp;
 
 use crate::error::Error;
 use crate::function::AnyEvent;
-use crate::worker::outputs::Output;
-use crate::worker::spans::Trace;
+use crate::worker::spans::{Producer, Trace};
 
 /// An invocation on the heap, since it changes hands often.
 pub(crate) type BoxedInvocation = Box<Invocation>;
@@ -56,6 +56,27 @@ pub(crate) struct Invocation {
     pub tracked: bool,
     /// Span ids of this delivery, and what its span will say.
     pub trace: Trace,
+}
+
+/// One event to publish.
+pub(crate) struct Output {
+    /// Subject, headers with the event's identity, payload.
+    pub message: Outbound,
+    /// Entry in the ledger of the flow; none for an untracked one, or one that comes back from Redis.
+    pub entry: Option<(String, String, String)>,
+    /// Span of the output, until the publish ack; none for one that is not sampled, or that comes back from Redis.
+    pub producer: Option<Producer>,
+}
+
+impl Output {
+    /// An output that comes back from Redis.
+    pub fn stored(message: Outbound) -> Self {
+        Self {
+            message,
+            entry: None,
+            producer: None,
+        }
+    }
 }
 
 /// How a delivery ends. [`Settler::settle`](super::settler::Settler::settle) performs it, and nothing else does.
@@ -203,6 +224,21 @@ impl Invocation {
         }
         let hash = event::hash(&[&self.payload]);
         u64::from_be_bytes(hash[..8].try_into().unwrap_or_default())
+    }
+
+    /// An event as it is committed, without an entry in a ledger.
+    ///
+    /// The mark carries key, partition, time and horizon, and the outbox is what the handler's run has
+    /// left in the event.
+    pub fn to_commit(&self, ops: Vec<Op>) -> CommitEvent {
+        CommitEvent {
+            mark: self.mark.clone(),
+            payload_hash: self.payload_hash(),
+            ops,
+            outbox: self.outbox.clone(),
+            purpose: Purpose::Apply,
+            entry: None,
+        }
     }
 
     /// The event with everything somebody needs to understand and to redrive it.

@@ -84,7 +84,7 @@ use self::ack_budget::AckBudget;
 use self::committer::{CommitOutcomes, Committer, PreparedRun};
 use self::counters::Counters;
 use self::flow_log::{FlowLog, Hops};
-use self::handler::Handler;
+use self::handler::HandlerRunner;
 use self::in_flight::InFlight;
 use self::invocation::{BoxedInvocation, DeadLetterReason, Outcome, RetryReason, Settlement};
 use self::key_queues::KeyQueues;
@@ -120,7 +120,7 @@ pub(crate) struct Worker {
     /// Reads rows and marks, and remembers rows; owned here alone.
     reader: Reader,
     /// The function itself with its limits; owned here alone.
-    handler: Handler,
+    handler: HandlerRunner,
     /// Shared with the settler: a dead letter is committed as well.
     committer: Arc<Committer>,
     /// Shared with the settler and the relay.
@@ -179,7 +179,7 @@ impl Worker {
             key_queues: KeyQueues::default(),
             probation,
             reader: Reader::new(source, target, store),
-            handler: Handler::new(Arc::new(function), limits, bus, store, counters, flow_log),
+            handler: HandlerRunner::new(Arc::new(function), limits, bus, store, counters, flow_log),
             committer,
             publisher,
             settler: Arc::new(settler),

@@ -14,8 +14,8 @@ use prost::encoding::encoded_len_varint;
 
 use crate::error::{Result, reject};
 use crate::worker::flow_log;
-use crate::worker::invocation::Invocation;
-use crate::worker::spans::{Onward, Producer};
+use crate::worker::invocation::{Invocation, Output};
+use crate::worker::spans::Onward;
 use oncue_core::bus::layout::{self, TIMER};
 use oncue_core::bus::{Headers, Outbound};
 use oncue_proto::event::{self, Meta};
@@ -38,32 +38,6 @@ const MAX_DELAY: Duration = Duration::from_hours(10 * 365 * 24);
 /// Room for the headers of an event without baggage, and for those that may be added on the way.
 const USUAL_HEADERS: usize = 16;
 const USUAL_HEADER_BYTES: usize = 640;
-
-/// One event to publish.
-pub(crate) struct Output {
-    /// Subject, headers with the event's identity, payload.
-    pub message: Outbound,
-    /// Entry in the ledger of the flow; none for an untracked one, or one that comes back from Redis.
-    entry: Option<(String, String, String)>,
-    /// Span of the output, until the publish ack; none for one that is not sampled, or that comes back from Redis.
-    pub producer: Option<Producer>,
-}
-
-impl Output {
-    /// An output that comes back from Redis.
-    fn stored(message: Outbound) -> Self {
-        Self {
-            message,
-            entry: None,
-            producer: None,
-        }
-    }
-
-    /// Entry in the ledger of its flow.
-    pub fn entry(&self) -> Option<(String, String, String)> {
-        self.entry.clone()
-    }
-}
 
 /// Gives drafts their identity. Nothing is committed that could never be published.
 ///

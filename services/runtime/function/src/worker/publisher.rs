@@ -21,8 +21,8 @@ use parking_lot::Mutex;
 
 use crate::worker::batcher::{Batcher, Batching, MAX_BATCH};
 use crate::worker::counters::Counters;
-use crate::worker::invocation::{BoxedInvocation, Invocation, Outcome};
-use crate::worker::outputs::{self, Output};
+use crate::worker::invocation::{BoxedInvocation, Invocation, Outcome, Output};
+use crate::worker::outputs;
 use crate::worker::spans::Producer;
 
 /// How long marking an outbox as published may wait for others: to be spared a call for each event, and far less than the
@@ -254,6 +254,29 @@ impl Publisher {
         let results = answers.into_iter().map(|answer| answer.map(|_| ()));
         let results: Results = results.collect();
         end_spans(&parts.producers, &results);
+        results
+    }
+
+    /// Publishes what followed from the events of a commit, all at once; for each event how much that was, or what failed.
+    pub async fn publish_stored(
+        &self,
+        events: &[StoredOutputs],
+    ) -> Vec<Result<usize, PublishError>> {
+        let mut outputs: Vec<Output> = Vec::new();
+        let mut counts = Vec::with_capacity(events.len());
+        for event in events {
+            let own = outputs::decode(event.outputs.clone());
+            counts.push(own.len());
+            outputs.extend(own);
+        }
+        let mut answers = self.publish_each(outputs).await.into_iter();
+        let mut results = Vec::with_capacity(counts.len());
+        for count in counts {
+            // All of its answers are taken, whatever the first of them says: the next are another event's.
+            let own: Vec<Result<(), PublishError>> = answers.by_ref().take(count).collect();
+            let own: Result<Vec<()>, PublishError> = own.into_iter().collect();
+            results.push(own.map(|all| all.len()));
+        }
         results
     }
 

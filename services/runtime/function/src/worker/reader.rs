@@ -86,7 +86,7 @@ impl Reader {
     /// written once; the second part says why it is none.
     ///
     /// Waits for nothing. The key is still empty:
-    /// [`Handler::decode`](super::handler::Handler::decode) finds it.
+    /// [`HandlerRunner::decode`](super::handler::HandlerRunner::decode) finds it.
     pub fn invocation(
         &self,
         number: u64,

@@ -69,8 +69,8 @@ impl Watchdog {
     }
 
     /// Watches the polls of a future. Each poll costs three atomic accesses and no look at a clock.
-    pub fn watch<F: Future>(&self, inner: F) -> Watched<'_, F> {
-        Watched {
+    pub fn watch<F: Future>(&self, inner: F) -> WatchedPolls<'_, F> {
+        WatchedPolls {
             dog: self,
             inner: Box::pin(inner),
         }
@@ -78,12 +78,12 @@ impl Watchdog {
 }
 
 /// A future whose polls are watched.
-pub(crate) struct Watched<'d, F> {
+pub(crate) struct WatchedPolls<'d, F> {
     dog: &'d Watchdog,
     inner: Pin<Box<F>>,
 }
 
-impl<F: Future> Future for Watched<'_, F> {
+impl<F: Future> Future for WatchedPolls<'_, F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {

@@ -14,3 +14,12 @@ mod restore;
 
 pub(crate) use self::purge::purge_for_ever;
 pub(crate) use self::relay::Relay;
+
+use std::time::Duration;
+
+use oncue_proto::event;
+
+/// Unix milliseconds of `age` ago.
+fn before(age: Duration) -> u64 {
+    event::now_ms().saturating_sub(age.as_millis() as u64)
+}

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncue_core::backoff::spread;
-use oncue_core::bus::{Bus, PublishError};
-use oncue_core::store::{Store, StoredOutputs, Unpublished};
-use oncue_proto::event::{self, PARTITIONS};
+use oncue_core::bus::Bus;
+use oncue_core::store::{Store, Unpublished};
+use oncue_proto::event::PARTITIONS;
 
+use super::before;
 use super::restore::restore;
-use crate::worker::outputs::{self, Output};
 use crate::worker::publisher::{FinishedBatch, Publisher};
 
 /// Partitions looked at in one round trip.
@@ -59,7 +59,7 @@ impl Relay {
                 // start counts as one too; copies are harmless.
                 let server = self.bus.server_id();
                 if server != restored_server {
-                    match restore(&self, &server).await {
+                    match restore(&self.store, &self.publisher, &server).await {
                         Ok(()) => restored_server = server,
                         Err(e) => {
                             tracing::warn!(error = %e, "cannot look for outputs that NATS may have lost");
@@ -81,7 +81,7 @@ impl Relay {
                 events = frames.len(),
                 "publishing what stayed behind"
             );
-            let results = self.publish(&frames).await;
+            let results = self.publisher.publish_stored(&frames).await;
             let mut batch = FinishedBatch {
                 key: outbox_key,
                 published: Vec::new(),
@@ -97,32 +97,4 @@ impl Relay {
             tokio::spawn(async move { publisher.mark(batch).await });
         }
     }
-
-    /// Publishes what followed from the events of a commit, all at once; for each event how much that was, or what failed.
-    pub(super) async fn publish(
-        &self,
-        events: &[StoredOutputs],
-    ) -> Vec<Result<usize, PublishError>> {
-        let mut outputs: Vec<Output> = Vec::new();
-        let mut counts = Vec::with_capacity(events.len());
-        for event in events {
-            let own = outputs::decode(event.outputs.clone());
-            counts.push(own.len());
-            outputs.extend(own);
-        }
-        let mut answers = self.publisher.publish_each(outputs).await.into_iter();
-        let mut results = Vec::with_capacity(counts.len());
-        for count in counts {
-            // All of its answers are taken, whatever the first of them says: the next are another event's.
-            let own: Vec<Result<(), PublishError>> = answers.by_ref().take(count).collect();
-            let own: Result<Vec<()>, PublishError> = own.into_iter().collect();
-            results.push(own.map(|all| all.len()));
-        }
-        results
-    }
-}
-
-/// Unix milliseconds of `age` ago.
-pub(super) fn before(age: Duration) -> u64 {
-    event::now_ms().saturating_sub(age.as_millis() as u64)
 }

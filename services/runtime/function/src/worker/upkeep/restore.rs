@@ -5,10 +5,11 @@
 //! Redis keeps outputs for `keep_outputs` after they were published, 5 minutes by default, which is
 //! longer than NATS may take to write.
 
-use oncue_core::store::StoreError;
+use oncue_core::store::{Store, StoreError};
 use oncue_proto::event::PARTITIONS;
 
-use super::relay::{Relay, before};
+use super::before;
+use crate::worker::publisher::Publisher;
 
 /// Seconds for which one worker has the sole right to restore, unless it renews it.
 ///
@@ -25,10 +26,13 @@ const LEASE_SECONDS: u64 = 60;
 ///
 /// A stream refuses an output: the lease ends after a second, and this worker begins anew in a
 /// later round. Redis refuses: the lease runs out by itself.
-pub(super) async fn restore(relay: &Relay, server: &str) -> Result<(), StoreError> {
+pub(super) async fn restore(
+    store: &Store,
+    publisher: &Publisher,
+    server: &str,
+) -> Result<(), StoreError> {
     let lease = format!("oncue:restored:{server}");
-    let store = &relay.store;
-    let keep = relay.publisher.keep_outputs;
+    let keep = publisher.keep_outputs;
     if !store.lease(&lease, LEASE_SECONDS).await? {
         return Ok(());
     }
@@ -44,7 +48,7 @@ pub(super) async fn restore(relay: &Relay, server: &str) -> Result<(), StoreErro
             }
             from += kept.len();
             for kept in kept {
-                for published in relay.publish(&kept.frames).await {
+                for published in publisher.publish_stored(&kept.frames).await {
                     match published {
                         Ok(count) => outputs += count,
                         Err(e) => {
