@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::App;
-use crate::audit;
-pub use crate::audit::Who;
+use crate::api::audit;
+pub use crate::api::audit::Who;
 use crate::problem::{CROWDED, MALFORMED, Problem, WRONG_TOKEN};
 
 const COOKIE: &str = "oncue-console";

@@ -10,23 +10,14 @@
 pub mod access;
 pub mod server;
 
-mod actions;
-mod audit;
-mod decode;
-mod drift;
-mod events;
-mod flow;
-mod function;
+mod api;
 mod guard;
 mod history;
-mod letters;
 mod live;
 mod page;
 mod problem;
-mod recent;
 mod routes;
 mod sample;
-mod search;
 mod snapshot;
 
 use std::fmt::Display;
@@ -44,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use access::Access;
-use actions::Jobs;
+use api::actions::Jobs;
 use live::Live;
 use problem::Problem;
 use snapshot::Snapshot;
@@ -85,7 +76,7 @@ pub struct App {
     snapshot: Snapshot,
     live: Live,
     jobs: Jobs,
-    drift: drift::CachedDrift,
+    drift: api::drift::CachedDrift,
     guards: Guards,
     /// Streams of updates end when it is cancelled; they would go on for ever.
     stop: CancellationToken,
@@ -119,7 +110,7 @@ impl App {
             snapshot: Snapshot::default(),
             live: Live::default(),
             jobs: Jobs::default(),
-            drift: drift::CachedDrift::default(),
+            drift: api::drift::CachedDrift::default(),
             guards,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),

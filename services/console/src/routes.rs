@@ -7,9 +7,8 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use oncue_http::problem::{method_not_allowed, not_found};
 
-use crate::{
-    App, access, actions, drift, events, flow, function, guard, letters, live, page, recent, search,
-};
+use crate::api::{actions, drift, events, flow, function, letters, recent, search};
+use crate::{App, access, guard, live, page};
 
 pub fn router(app: Arc<App>) -> Router {
     // Whoever may not log in may still see that there is a console, and that it lives.

@@ -4,6 +4,7 @@ mod checks;
 mod monitoring;
 mod promise;
 mod redis;
+mod report;
 
 use std::fmt::Write as _;
 
@@ -11,7 +12,7 @@ use crate::exit::{self, Failure};
 use crate::settings::Settings;
 use crate::terminal::paint::{BAD, BOLD, CHANGED, DIM, GOOD, paint, say};
 
-use self::checks::{Facts, Finding, Verdict};
+use self::report::{Facts, Finding, Verdict};
 
 #[derive(clap::Args)]
 pub struct Args {

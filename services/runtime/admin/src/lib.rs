@@ -35,6 +35,7 @@
 //! and [`program::ProgramError`].
 
 pub mod functions;
+pub mod counters;
 pub mod consumers;
 pub mod services;
 pub mod topology;

@@ -15,7 +15,7 @@ use oncue_core::bus::services::{ServiceInstance, WorkerStats};
 use oncue_core::model::manifest::Manifest;
 use serde::{Deserialize, Serialize};
 
-use crate::functions::Counters;
+use crate::counters::Counters;
 
 /// Name under which every `oncue up` answers.
 pub const SUPERVISOR: &str = "oncue-up";

@@ -1,102 +1,25 @@
 //! Checks, in the order of an event's path: NATS, layout, Redis, traces. Each adds findings for people, and facts
 //! from which the promise is derived.
 
-use std::time::Duration;
-
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::StreamInfo;
 use oncue_core::bus::layout::{self, Mode, Outcome};
 use oncue_core::model::manifest::Manifest;
-use serde::Serialize;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
+use super::report::{Facts, Finding, REPLY_TIMEOUT, Report};
 use super::{monitoring, redis};
 use crate::manifests;
 use crate::settings::{Address, Settings};
 use crate::verbs::apply;
 
-/// Time the monitoring page and the taker of traces have to answer.
-/// Both are on the way of no event, so a slow one is a note and not worth a longer wait.
-pub const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Share of `max_bytes` from which a stream is reported: when it is full it refuses events.
 /// Early enough to raise the limit in time.
 const FULL_PERCENT: u64 = 90;
 /// Taker of traces where nothing says otherwise [OpenTelemetry, OTLP exporter, default endpoint].
 const DEFAULT_OTLP_ENDPOINT: &str = "http://127.0.0.1:4318";
 const DEFAULT_OTLP_PORT: u16 = 4318;
-
-/// How much a finding matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    Good,
-    /// Worth knowing; works.
-    Know,
-    /// Must be fixed.
-    Fix,
-}
-
-/// One line of the report.
-#[derive(Debug, Serialize)]
-pub struct Finding {
-    pub verdict: Verdict,
-    pub text: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub advice: Option<String>,
-}
-
-/// Facts read back from the servers; `None` is "not known".
-#[derive(Debug, Default, Serialize)]
-pub struct Facts {
-    /// Version, if it answers and is supported.
-    pub nats: Option<String>,
-    pub nats_sync_always: Option<bool>,
-    pub nats_sync_seconds: Option<u64>,
-    /// Fewest copies any stream has.
-    pub least_replicas: Option<u64>,
-    /// Fewest copies of any stream that are up to date just now.
-    pub least_current: Option<u64>,
-    pub redis: Option<String>,
-    pub appendonly: Option<String>,
-    pub appendfsync: Option<String>,
-    /// Replicas that must have a write before Redis goes on taking more.
-    pub redis_replicas_required: u64,
-    /// Seconds for which a replica may have been silent and still counts.
-    pub redis_replica_lag: u64,
-    /// Replicas that follow Redis now.
-    pub redis_replicas: u64,
-}
-
-/// Findings in the order in which they were made.
-#[derive(Default)]
-pub struct Report(Vec<Finding>);
-
-impl Report {
-    pub fn good(&mut self, text: impl Into<String>) {
-        self.0.push(Finding {
-            verdict: Verdict::Good,
-            text: text.into(),
-            advice: None,
-        });
-    }
-
-    pub fn know(&mut self, text: impl Into<String>, advice: &str) {
-        self.0.push(Finding {
-            verdict: Verdict::Know,
-            text: text.into(),
-            advice: Some(advice.into()),
-        });
-    }
-
-    pub fn fix(&mut self, text: impl Into<String>, advice: &str) {
-        self.0.push(Finding {
-            verdict: Verdict::Fix,
-            text: text.into(),
-            advice: Some(advice.into()),
-        });
-    }
-}
 
 /// Everything that can be asked, whatever fails before: a server that is away is a finding, and the rest is still
 /// looked at.

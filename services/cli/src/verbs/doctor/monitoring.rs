@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::checks::REPLY_TIMEOUT;
+use super::report::REPLY_TIMEOUT;
 use crate::http;
 use crate::settings::Address;
 

@@ -1,6 +1,6 @@
 //! Promise in plain words, derived from facts read back from the servers; what is not known counts as not so.
 
-use super::checks::Facts;
+use super::report::Facts;
 
 /// Profile of `deploy/` whose promise holds: `dev`, `durable` or `ha`.
 pub fn profile(facts: &Facts) -> &'static str {

@@ -3,7 +3,7 @@
 use oncue_core::store::{Store, StoreError};
 use oncue_proto::event::PARTITIONS;
 
-use super::checks::{Facts, Report};
+use super::report::{Facts, Report};
 use crate::settings::Settings;
 
 /// Entries up to which a seen-mark bucket stays in Redis's compact encoding, at a fifth of the memory.

@@ -11,8 +11,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use prost::Message as _;
 
+use super::batch::{Batch, Tally};
 use super::console;
-use super::queue::{Batch, Tally};
 use crate::otlp::Client;
 use crate::settings::Destination;
 use oncue_proto::protobuf::{put, put_bytes};

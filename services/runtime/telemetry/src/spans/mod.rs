@@ -13,6 +13,7 @@
 mod author_spans;
 mod console;
 mod exporter;
+mod batch;
 mod queue;
 mod span;
 pub(super) mod span_ids;

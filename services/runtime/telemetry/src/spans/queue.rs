@@ -13,7 +13,7 @@
 //! counts.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -23,9 +23,9 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::sync::Notify;
 
+use super::batch::{Batch, Tally};
 use super::exporter::Exporter;
 use crate::settings::{Destination, Queueing};
-use oncue_proto::protobuf::put_bytes;
 
 /// Way of all finished spans out of the process; one for each process, until its end.
 /// Shared by reference, so handing over a span touches no reference count.
@@ -39,34 +39,6 @@ pub(crate) struct SpanQueue {
     shared: Arc<Shared>,
     /// Disconnected when the thread has ended.
     thread: OnceLock<Mutex<Receiver<()>>>,
-}
-
-/// Counts of spans since the start; those that are missing wait, or found no room.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    /// All that came, also those that found no room.
-    pub handed: AtomicU64,
-    /// Taken by the collector, or printed.
-    pub delivered: AtomicU64,
-    /// Lost on the way, or refused by the collector.
-    pub failed: AtomicU64,
-}
-
-/// Spans as fields of an OTLP `ScopeSpans`, one behind the other.
-#[derive(Debug, Default)]
-pub(super) struct Batch {
-    /// Number of spans.
-    pub spans: usize,
-    /// Each span as field 2 of `ScopeSpans`.
-    pub bytes: Vec<u8>,
-}
-
-impl Batch {
-    /// Appends one span, an encoded OTLP `Span`.
-    pub fn push(&mut self, span: &[u8]) {
-        self.spans += 1;
-        put_bytes(2, span, &mut self.bytes);
-    }
 }
 
 /// State that the thread and those who finish spans have in common.

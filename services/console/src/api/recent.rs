@@ -11,9 +11,9 @@ use oncue_admin::flows::search::key_of;
 use oncue_core::bus::{BusError, Slice};
 use serde_json::{Value, json};
 
-use crate::decode::StreamOrigin;
+use crate::api::decode::StreamOrigin;
+use crate::api::search::event_streams;
 use crate::problem::Problem;
-use crate::search::event_streams;
 use crate::{App, away};
 
 /// Messages looked at in each stream, and bytes.

@@ -19,8 +19,8 @@ use oncue_proto::{Catalog, Format};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::audit::{self, Who};
-use crate::letters::WINDOW;
+use crate::api::audit::{self, Who};
+use crate::api::letters::WINDOW;
 use crate::problem::{AWAY, CROWDED, GONE, MALFORMED, NOT_FOUND, Problem};
 use crate::{App, away};
 

@@ -18,8 +18,8 @@ use oncue_proto::event;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::decode::StreamOrigin;
-use crate::letters::WINDOW;
+use crate::api::decode::StreamOrigin;
+use crate::api::letters::WINDOW;
 use crate::problem::{MALFORMED, Problem};
 use crate::{App, away};
 

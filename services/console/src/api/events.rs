@@ -9,7 +9,7 @@ use oncue_proto::event;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::decode::StreamOrigin;
+use crate::api::decode::StreamOrigin;
 use crate::problem::{MALFORMED, NOT_FOUND, Problem};
 use crate::{App, away};
 

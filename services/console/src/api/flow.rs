@@ -10,7 +10,7 @@ use oncue_core::model::flow::Flow;
 use oncue_proto::event;
 use serde_json::{Value, json};
 
-use crate::letters::WINDOW;
+use crate::api::letters::WINDOW;
 use crate::problem::{MALFORMED, NOT_FOUND, Problem};
 use crate::{App, away};
 

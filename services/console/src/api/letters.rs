@@ -8,7 +8,7 @@ use oncue_admin::dead_letters::{self, Letter, LetterGroup, grouped, message_of, 
 use oncue_core::bus::layout::DLQ;
 use serde_json::{Value, json};
 
-use crate::decode::StreamOrigin;
+use crate::api::decode::StreamOrigin;
 use crate::problem::{MALFORMED, NOT_FOUND, Problem};
 use crate::{App, away};
 

@@ -9,7 +9,7 @@ use oncue_core::bus::layout::DLQ;
 use serde_json::{Value, json};
 
 use crate::App;
-use crate::events::latest;
+use crate::api::events::latest;
 use crate::problem::{NOT_FOUND, Problem};
 use crate::snapshot::Instance;
 

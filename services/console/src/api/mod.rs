@@ -1,0 +1,12 @@
+//! Answers of `/api/*`: what the page asks for, as JSON. One file a subject.
+
+pub mod function;
+pub mod flow;
+pub mod events;
+pub mod recent;
+pub mod search;
+pub mod letters;
+pub mod actions;
+pub mod drift;
+pub mod audit;
+pub mod decode;
