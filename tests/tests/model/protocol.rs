@@ -1,4 +1,4 @@
-//! The steps of the protocol, as `worker.rs`, `settle.rs` and `commit.lua` take them, over a store and streams made of
+//! The steps of the protocol, as the worker and `commit.lua` take them, over a store and streams made of
 //! a few small numbers.
 //!
 //! One function counts the events of one key in a versioned row and emits an output for each; its handler is not

@@ -17,17 +17,19 @@ const COLUMNS: [&str; 6] = ["tuples", "closures", "vague", "modules", "twice", "
 /// places are shown.
 const BOUNDS: &str = "
 #                    tuples closures vague modules twice circles
-oncue                    25       28    42      12     2       3
-oncue-admin              18       24    21      12     0       0
-oncue-build               1        2     0      12     0       0
-oncue-cli                36       86    47      24    10       0
-oncue-console            12       17    32      21     1      13
-oncue-core               23       26    52      12     3       0
-oncue-gateway            10       25    23      21     3       9
-oncue-proto               1       12    10      12     0       0
-oncue-telemetry           6       18    19      12     1       2
-oncue-trace-viewer        1        5     4      12     0       0
-oncue-workers             6        6    12      12     0       0
+oncue                     0        0     0      12     0       0
+oncue-admin               1        2     0      12     0       0
+oncue-app-events          0        0     0      12     0       0
+oncue-build               0        0     0      12     0       0
+oncue-cli                 0        0     0      12     3       0
+oncue-console             0        2     0      12     1       0
+oncue-core                0        0     0      12     0       0
+oncue-gateway             0        0     0      12     1       0
+oncue-http                0        0     0      12     0       0
+oncue-proto               0        0     0      12     0       0
+oncue-telemetry           0        0     0      12     0       3
+oncue-trace-viewer        0        0     0      12     0       0
+oncue-workers             1        0     0      12     0       0
 ";
 
 #[test]

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use super::report::{Facts, Finding, REPLY_TIMEOUT, Report};
-use super::{monitoring, redis};
+use super::monitoring;
 use crate::manifests;
 use crate::settings::{Address, Settings};
 use crate::verbs::apply;
@@ -40,7 +40,7 @@ pub async fn all(settings: &Settings) -> (Facts, Vec<Finding>) {
     }
     match settings.store().await {
         Ok(store) => {
-            if let Err(e) = redis::check(settings, &store, &mut facts, &mut report).await {
+            if let Err(e) = super::redis::check(settings, &store, &mut facts, &mut report).await {
                 report.fix(e.to_string(), "see the server's own log");
             }
         }
