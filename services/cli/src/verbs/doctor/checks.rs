@@ -8,8 +8,8 @@ use oncue_core::model::manifest::Manifest;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use super::report::{Facts, Finding, REPLY_TIMEOUT, Report};
 use super::monitoring;
+use super::report::{Facts, Finding, REPLY_TIMEOUT, Report};
 use crate::manifests;
 use crate::settings::{Address, Settings};
 use crate::verbs::apply;
