@@ -78,7 +78,7 @@ impl Topology {
     /// topology is what the others know. A program that does not answer is a remark, a server that does not is an
     /// error.
     ///
-    /// Takes [`REPLY_GAP`] longer than the slowest answer, and starts one process for each program.
+    /// Takes `REPLY_GAP` longer than the slowest answer, and starts one process for each program.
     ///
     /// # Errors
     /// Redis or NATS, where given, does not answer. [`AdminError`] tells which.
