@@ -41,7 +41,7 @@ test: install ## Run every test, with real servers and real programs
 
 chaos: install ## Harm servers, workers and lines for MINUTES=10 and account for every event. Options: ARGS="--row K-2 --cuts 20"
 	@$(RELEASE)
-	@cargo build --release --locked --bins --package oncue-tests --no-default-features
+	@cargo build --release --locked --bins --package oncue-tests --no-default-features --features mimalloc
 	@exec $(BIN)/release/chaos --minutes $(MINUTES) $(ARGS)
 
 flows: install ## Follow FLOWS=1000 uploads while workers are killed with -9: each complete, and no answer before its last hop
@@ -50,7 +50,7 @@ flows: install ## Follow FLOWS=1000 uploads while workers are killed with -9: ea
 
 bench: install ## Measure Oncue beside NATS and Redis driven by hand. CASES="clicks hot" ROUNDS=5 QUICK=1
 	@$(RELEASE)
-	@cargo build --release --locked --bins --package oncue-tests --no-default-features
+	@cargo build --release --locked --bins --package oncue-tests --no-default-features --features mimalloc
 	@exec $(BIN)/release/bench $(BENCH)
 
 bench-counts: install ## Compare instructions and allocations of an event with tests/bench-counts.json; RECORD=1 writes them anew
@@ -58,7 +58,7 @@ bench-counts: install ## Compare instructions and allocations of an event with t
 	@exec $(BIN)/release/bench --counts tests/bench-counts.json $(if $(RECORD),--record)
 
 bench-report: ## Write deploy/BENCH.md with its pictures from what `make bench` has found
-	@cargo build --release --locked --package oncue-tests --no-default-features --bin bench
+	@cargo build --release --locked --package oncue-tests --no-default-features --features mimalloc --bin bench
 	@exec $(BIN)/release/bench --report $(BIN)/bench.json deploy/BENCH.md
 
 measure: install ## Measure what README.md quotes: time to ready, start and memory of a worker, sleep
