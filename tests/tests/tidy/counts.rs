@@ -27,7 +27,7 @@ oncue-core                0        0     0      12     0       0
 oncue-gateway             0        0     0      12     1       0
 oncue-http                0        0     0      12     0       0
 oncue-proto               0        0     0      12     0       0
-oncue-telemetry           0        0     0      12     0       3
+oncue-telemetry           0        0     0      12     0       0
 oncue-trace-viewer        0        0     0      12     0       0
 oncue-workers             1        0     0      12     0       0
 ";

@@ -170,7 +170,6 @@ impl Telemetry {
             instance: instance.to_owned(),
             started,
             peers: OnceLock::new(),
-            timings: OnceLock::new(),
         }
         .set();
         Self { queue, meters }

@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use opentelemetry::metrics::Meter;
 
-use crate::metrics::Timings;
 use crate::settings::Settings;
 use crate::spans::SpanQueue;
 
@@ -29,8 +28,6 @@ pub(crate) struct Process {
     pub started: Instant,
     /// Known once the configuration has been read.
     pub peers: OnceLock<Peers>,
-    /// Instruments of a function, made when its labels are known.
-    pub timings: OnceLock<Timings>,
 }
 
 /// Addresses of the servers, for `server.address` and `server.port`.

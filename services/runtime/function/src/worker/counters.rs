@@ -60,6 +60,9 @@ pub(crate) struct Counters {
     pub sent: AtomicU64,
     /// Failed attempts and dead letters.
     pub failed: Failures,
+    /// Durations once more, for OTLP: its SDK takes values and not finished histograms. `None` where metrics are not
+    /// pushed.
+    timings: Option<Timings>,
 }
 
 /// Failures by class, and the last one. They are rare, so a lock will do.
@@ -74,6 +77,14 @@ pub(crate) struct Failures {
 }
 
 impl Counters {
+    /// Counters of a worker of `function`, all at 0. Telemetry has been started.
+    pub fn new(function: &str) -> Self {
+        Self {
+            timings: Timings::new(function, &ENDS),
+            ..Self::default()
+        }
+    }
+
     /// Counts a delivery and numbers it.
     ///
     /// The number, from 0, names the delivery in the in-flight set.
@@ -89,7 +100,7 @@ impl Counters {
             ENDS.iter().position(|end| *end == class).unwrap_or(1)
         });
         self.runs[end].record(elapsed, ids);
-        if let Some(timings) = Timings::get() {
+        if let Some(timings) = &self.timings {
             timings.run(elapsed, ENDS[end]);
         }
     }
@@ -114,7 +125,7 @@ impl Counters {
     pub fn sent(&self, events: usize, elapsed: Duration, ok: bool) {
         self.sent.fetch_add(events as u64, Ordering::Relaxed);
         (if ok { &self.sends } else { &self.failed_sends }).record(elapsed, None);
-        if let Some(timings) = Timings::get() {
+        if let Some(timings) = &self.timings {
             timings.send(elapsed, ok);
         }
     }

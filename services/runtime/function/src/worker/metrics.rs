@@ -19,7 +19,7 @@ use oncue_core::model::manifest::Manifest;
 use crate::worker::counters::Counters;
 use crate::worker::in_flight::InFlight;
 use oncue_telemetry::metrics::{
-    self, Histogram, INVOKE_HELP, Labels, Metric, OPERATION_HELP, PROCESS_HELP, Source, Timings,
+    self, Histogram, INVOKE_HELP, Labels, Metric, OPERATION_HELP, PROCESS_HELP, Source,
 };
 use oncue_telemetry::prometheus;
 
@@ -46,13 +46,6 @@ pub(crate) fn publish(
     };
     // Read when somebody asks: counting costs an event the same whether or not metrics are wanted.
     let source: Source = Arc::new(move || list(&watched));
-    let ends: Vec<&'static str> = counters
-        .run_histograms()
-        .iter()
-        .map(|(end, _)| *end)
-        .collect();
-    // Durations alone are recorded twice: the OTLP SDK takes values, not finished histograms.
-    Timings::start(&manifest.name, &ends);
     metrics::observe(&source);
     tokio::spawn(prometheus::serve(source));
     tokio::spawn(watch_lag(

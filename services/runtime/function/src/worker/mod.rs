@@ -149,7 +149,7 @@ impl Worker {
             at_most_once: function.at_most_once,
         };
         let budget = AckBudget(limits.ack_wait.0);
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(Counters::new(name));
         let in_flight = InFlight::new(limits.concurrency, bus.max_payload(), budget);
         let in_flight = Arc::new(in_flight);
         let probation = Arc::new(Probation::default());

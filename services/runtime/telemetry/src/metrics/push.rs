@@ -205,7 +205,6 @@ impl Seconds {
 }
 
 /// Times of a function, for OTLP. Labels are prepared once: made for each event, they would cost more than the event.
-/// Made by [`start`](Self::start), then found by [`get`](Self::get).
 pub struct Timings {
     /// `messaging.process.duration`: run time of the handler.
     process: Seconds,
@@ -231,24 +230,9 @@ struct RunEnd {
 }
 
 impl Timings {
-    /// `None` where metrics are not pushed.
-    /// `None` before [`start`](Self::start) too.
-    pub fn get() -> Option<&'static Self> {
-        Process::get()?.timings.get()
-    }
-
-    /// Prepares the instruments of `function`, whose runs end in one of these classes; the empty one stands for
-    /// success. Only the first call counts, and none where metrics are not pushed.
-    pub fn start(function: &str, classes: &[&'static str]) {
-        if let Some(process) = Process::get()
-            && let Some(timings) = Self::new(function, classes)
-        {
-            let _ = process.timings.set(timings);
-        }
-    }
-
-    /// Instruments and labels; `None` where metrics are not pushed.
-    fn new(function: &str, classes: &[&'static str]) -> Option<Self> {
+    /// Instruments of `function`, whose runs end in one of these classes; the empty one stands for success. `None` where
+    /// metrics are not pushed.
+    pub fn new(function: &str, classes: &[&'static str]) -> Option<Self> {
         let runs = classes.iter().map(|class| RunEnd {
             class,
             labels: labels(function, "process", class),
