@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use prost::Message as _;
 use prost_reflect::prost_types::FileDescriptorSet;
 use prost_reflect::{
-    DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions,
+    DescriptorPool, DeserializeOptions, DynamicMessage, Kind, MessageDescriptor, SerializeOptions,
 };
 
 use crate::{DESCRIPTORS, Format};
@@ -34,6 +34,8 @@ pub struct Entry {
     pub ty: String,
     /// Name of the field that holds the key; empty when the type has none.
     pub key_field: String,
+    /// Whether clients may publish it through the gateway.
+    pub public: bool,
     /// Descriptor of the payload, by which it is decoded without generated types.
     message: MessageDescriptor,
 }
@@ -130,6 +132,7 @@ impl Catalog {
             let entry = Entry {
                 ty: text_field(event, "type"),
                 key_field: text_field(event, "key"),
+                public: flag(event, "public"),
                 message: message.clone(),
             };
             self.entries.insert(entry.ty.clone(), entry);
@@ -178,6 +181,81 @@ impl Catalog {
 }
 
 /// Error of a set that cannot be decoded.
+/// Refuses integers that no field can hold: the reader below would make them the nearest one that fits. JSON without a
+/// long number, which is nearly all of it, is not read for this.
+fn check_integers(message: &MessageDescriptor, json: &[u8]) -> Result<(), String> {
+    let mut digits = 0;
+    let is_long = json.iter().any(|byte| {
+        digits = match byte {
+            b'0'..=b'9' => digits + 1,
+            // An exponent makes a long number of a short one.
+            b'e' | b'E' if digits > 0 => LONG_NUMBER,
+            _ => 0,
+        };
+        digits >= LONG_NUMBER
+    });
+    match serde_json::from_slice(json) {
+        Ok(value) if is_long => check_integers_of(message, &value),
+        _ => Ok(()),
+    }
+}
+
+/// Digits from which a number may be more than 64 bits hold.
+const LONG_NUMBER: u32 = 19;
+
+/// [`check_integers`] of a message that was read.
+fn check_integers_of(message: &MessageDescriptor, value: &serde_json::Value) -> Result<(), String> {
+    let Some(members) = value.as_object() else {
+        return Ok(());
+    };
+    for (name, value) in members {
+        let by_name = message.get_field_by_json_name(name);
+        let Some(field) = by_name.or_else(|| message.get_field_by_name(name)) else {
+            continue;
+        };
+        let values = match value {
+            serde_json::Value::Array(values) => values.iter().collect(),
+            other => vec![other],
+        };
+        for value in values {
+            match field.kind() {
+                Kind::Message(inner) if !field.is_map() => check_integers_of(&inner, value)?,
+                Kind::Int32
+                | Kind::Int64
+                | Kind::Uint32
+                | Kind::Uint64
+                | Kind::Sint32
+                | Kind::Sint64
+                | Kind::Fixed32
+                | Kind::Fixed64
+                | Kind::Sfixed32
+                | Kind::Sfixed64 => check_integer(name, value)?,
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a number, or the text of one, that is no integer of 64 bits.
+fn check_integer(name: &str, value: &serde_json::Value) -> Result<(), String> {
+    let text = match value {
+        serde_json::Value::Number(number) => number.to_string(),
+        serde_json::Value::String(text) => text.clone(),
+        _ => return Ok(()),
+    };
+    // As a float it is exact below 2^53, and whatever is no number the reader names itself.
+    let is_exact = text
+        .parse::<f64>()
+        .is_ok_and(|n| n.abs() < 9_007_199_254_740_992.0);
+    if is_exact || text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok() {
+        return Ok(());
+    }
+    Err(format!(
+        "field {name:?} holds {text}, which no integer of 64 bits can be"
+    ))
+}
+
 fn unreadable(why: impl std::fmt::Display) -> CatalogError {
     CatalogError::Malformed(format!("not a descriptor set: {why}"))
 }
@@ -187,6 +265,14 @@ fn text_field(option: &DynamicMessage, name: &str) -> String {
     option
         .get_field_by_name(name)
         .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+/// A flag of the option; `false` where it is not set, or where the set is of a version that has no such flag.
+fn flag(option: &DynamicMessage, name: &str) -> bool {
+    option
+        .get_field_by_name(name)
+        .and_then(|value| value.as_bool())
         .unwrap_or_default()
 }
 
@@ -253,7 +339,11 @@ impl Entry {
         match format {
             Format::Protobuf => DynamicMessage::decode(self.message.clone(), payload)
                 .map_err(|why| self.malformed(why)),
+            Format::Json if crate::has_byte_order_mark(payload) => {
+                Err(self.malformed(crate::BEGINS_WITH_MARK))
+            }
             Format::Json => {
+                check_integers(&self.message, payload).map_err(|why| self.malformed(why))?;
                 let mut json = serde_json::Deserializer::from_slice(payload);
                 let options = DeserializeOptions::new().deny_unknown_fields(false);
                 let message = DynamicMessage::deserialize_with_options(

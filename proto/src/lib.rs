@@ -59,8 +59,13 @@ pub enum Format {
 }
 
 impl Format {
-    /// From a media type; parameters and case do not matter [RFC 9110 section 8.3.1]. `None` for any other type.
+    /// From a media type; case does not matter, nor do parameters [RFC 9110 section 8.3.1], but for a charset: JSON is
+    /// UTF-8 [RFC 8259 section 8.1]. `None` for any other type.
     pub fn of_media_type(media_type: &str) -> Option<Self> {
+        let mut parameters = media_type.split(';').skip(1);
+        if parameters.any(is_other_charset) {
+            return None;
+        }
         let essence = media_type
             .split(';')
             .next()
@@ -82,6 +87,10 @@ impl Format {
     /// For a message that does not say: `{` opens JSON and cannot open a proto3 message (it would be a group). White
     /// space can open both: a newline is also the tag of a first field that is text.
     pub fn sniff(payload: &[u8]) -> Self {
+        if has_byte_order_mark(payload) {
+            // Refused as JSON, with its name.
+            return Self::Json;
+        }
         let [b'{', rest @ ..] = payload.trim_ascii_start() else {
             return Self::Protobuf;
         };
@@ -100,6 +109,28 @@ impl Format {
             Self::Json => "application/json",
         }
     }
+}
+
+/// Whether a parameter of a media type names a charset that is not UTF-8.
+fn is_other_charset(parameter: &str) -> bool {
+    let Some((name, value)) = parameter.split_once('=') else {
+        return false;
+    };
+    let value = value.trim().trim_matches('"');
+    let is_utf8 = ["utf-8", "utf8", "us-ascii"]
+        .iter()
+        .any(|known| value.eq_ignore_ascii_case(known));
+    name.trim().eq_ignore_ascii_case("charset") && !is_utf8
+}
+
+/// Byte order mark, which many editors write and JSON must not begin with [RFC 8259 section 8.1].
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// Words for a payload that begins with one.
+pub(crate) const BEGINS_WITH_MARK: &str = "it begins with a byte order mark, which JSON must not";
+
+/// Whether a payload begins with a byte order mark.
+pub(crate) fn has_byte_order_mark(payload: &[u8]) -> bool {
+    payload.starts_with(BYTE_ORDER_MARK)
 }
 
 /// The payload is not a message of its type.
@@ -126,6 +157,10 @@ pub fn decode<E: Event>(format: Format, payload: &[u8]) -> Result<E, DecodeError
     match format {
         Format::Protobuf => E::decode(payload)
             .map_err(|e| DecodeError(format!("{} is not readable as protobuf: {e}", E::SCHEMA))),
+        Format::Json if has_byte_order_mark(payload) => Err(DecodeError(format!(
+            "{} is not readable as JSON: {BEGINS_WITH_MARK}",
+            E::SCHEMA
+        ))),
         Format::Json => serde_json::from_slice(payload)
             .or_else(|e| by_descriptor(payload).ok_or(e))
             .or_else(|e| without_nulls(payload).map_or(Err(e), serde_json::from_value))

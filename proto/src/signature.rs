@@ -81,6 +81,8 @@ pub struct Draft {
     pub ty: &'static str,
     /// Key of the event, empty for none; it becomes the last token of the subject.
     pub key: String,
+    /// Whether the contract names a key for the type: then an empty one is a mistake.
+    pub keyed: bool,
     /// Protobuf: functions always write it, whatever they were sent.
     pub payload: Bytes,
     /// Time from the commit until the event is to happen; `None` for at once.
@@ -117,6 +119,7 @@ impl<E: Event> Emit for E {
         out.push(Draft {
             ty: E::TYPE,
             key,
+            keyed: E::KEYED,
             payload: self.encode_to_vec().into(),
             delay: None,
         });

@@ -97,12 +97,13 @@ fn binary_structured_and_plain_messages_read_alike() {
 #[test]
 fn what_contradicts_itself_is_unreadable() {
     let structured = [("Content-Type", "application/cloudevents+json")];
-    let both = json!({ "id": "1", "data": {}, "data_base64": "e30=" }).to_string();
+    let both =
+        json!({ "specversion": "1.0", "id": "1", "data": {}, "data_base64": "e30=" }).to_string();
     let cases: [(Headers, &str, &str); 6] = [
         (&structured, &both, "either data or data_base64"),
         (
             &structured,
-            r#"{"id":"1","data_base64":"%"}"#,
+            r#"{"specversion":"1.0","id":"1","data_base64":"%"}"#,
             "data_base64",
         ),
         (&structured, "[]", "not a structured CloudEvent"),
@@ -123,6 +124,27 @@ fn what_contradicts_itself_is_unreadable() {
             why.message
         );
     }
+}
+
+#[test]
+fn a_message_says_each_thing_once() {
+    for (one, other) in [
+        ("ce-id", "Ce-Id"),
+        ("ce-id", "ce-id"),
+        ("ce-unheard-of", "CE-Unheard-Of"),
+        ("Nats-Msg-Id", "nats-msg-id"),
+        ("traceparent", "Traceparent"),
+        ("Content-Type", "content-type"),
+    ] {
+        let error = read(&[(one, "1"), (other, "2")], "{}").expect_err(one);
+        assert_eq!(error.reason, "decode");
+        assert!(error.message.contains(one) && error.message.contains(other));
+    }
+    // What means nothing to us may stand there as often as it likes.
+    read(&[("x", "1"), ("X", "2"), ("x", "3")], "{}").expect("an event");
+    let many: Vec<String> = (0..200).map(|n| format!("ce-x{n}")).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|name| (&**name, "1")).collect();
+    assert!(read(&many, "{}").is_err());
 }
 
 #[test]
@@ -378,25 +400,33 @@ fn partitions_are_what_zlib_says() {
 
 #[test]
 fn derived_ids_never_change() {
+    let secret = event::IdSecret::new([7; 32]);
     for (input, function, index, id) in [
-        ("e1", "count-views", 0, "Ecv71NTDJjZ50O4Cn7nirQ"),
-        ("e1", "count-views", 1, "H90NNUMLp0WyILevQ7VWFg"),
-        ("e1", "rank-pages", 0, "6X59ychOPibivKZJCxzCCQ"),
+        ("e1", "count-views", 0, "L8KBTDAEVrTmrVUMPpOiMw"),
+        ("e1", "count-views", 1, "CR_mAfayzJQfUG0FW4-CAw"),
+        ("e1", "rank-pages", 0, "rmLgE4MWGZ9JgTYBUiYMoA"),
         (
             "web:1700000000000:42",
             "count-views",
             0,
-            "MM9WBP8lfinE4eF-W9Y9Uw",
+            "xeX87vIcHg9N9dgPFRlshg",
+        ),
+        // The time of the cause is the time of the effect.
+        (
+            "0192f0c1-2b3c-7def-8123-456789abcdef",
+            "count-views",
+            0,
+            "0192f0c12b3c71b9a33fd58c25138f7f",
         ),
         // Where one part ends and the next begins counts.
-        ("e1c", "ount-views", 0, "R3VaaDILeGCf8Nmt1PvvJw"),
-        ("", "", 0, "MvWdHI5i7km-3M9ZAHGU7g"),
+        ("e1c", "ount-views", 0, "lXInsa3IbSM3Zd8sbkMDzg"),
+        ("", "", 0, "hjP3ywp6Lk58K3roalQC5w"),
     ] {
-        assert_eq!(event::output_id(input, function, index), id);
+        assert_eq!(secret.output_id(input, function, index), id);
     }
     assert_eq!(
-        event::dead_letter_id("e1", "count-views", 0),
-        "pvosiMp9OTz8poeSpBri9Q"
+        secret.dead_letter_id("e1", "count-views", 0),
+        "gH8ZHC_i4q7i0nDwYrDoEA"
     );
     assert_eq!(
         event::idempotency_key("e1", "count-views", "charge"),

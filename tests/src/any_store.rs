@@ -1,6 +1,5 @@
 //! One suite, both stores: the calls of [`Store`] on Redis and on the map that it is held to.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use oncue_core::model::flow::{Edge, Flow, Registered};
@@ -51,15 +50,10 @@ impl AnyStore {
         &self,
         ids: &[String],
         function: &str,
-        times: RangeInclusive<u64>,
-        horizon: u64,
     ) -> Result<Vec<Option<StreamPosition>>, StoreError> {
         match self {
-            Self::Redis(store) => store.places(ids, function, times, horizon).await,
-            Self::Map(store) => Ok(ids
-                .iter()
-                .map(|id| store.place(id, function, times.clone(), horizon))
-                .collect()),
+            Self::Redis(store) => store.places(ids, function).await,
+            Self::Map(store) => Ok(ids.iter().map(|id| store.place(id, function)).collect()),
         }
     }
 

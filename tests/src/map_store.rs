@@ -5,7 +5,7 @@ mod ledger;
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 use std::sync::Arc;
 
 use oncue_core::store::mark::OutboxName;
@@ -23,6 +23,7 @@ pub struct MapStore(Arc<Mutex<Inner>>);
 struct Inner {
     rows: HashMap<String, Row>,
     blind: HashMap<String, Blind>,
+    /// By directory and hash of the id.
     seen: HashMap<(String, [u8; 16]), Seen>,
     /// By commit time, or by minus the time of publishing.
     outboxes: BTreeMap<String, (i64, Vec<StoredOutputs>)>,
@@ -42,7 +43,7 @@ struct Plan {
 /// What a seen-mark says.
 struct Seen {
     dead: bool,
-    payload: u64,
+    payload: u32,
     redrive: u32,
     outbox: String,
     sequence: u64,
@@ -73,11 +74,7 @@ impl MapStore {
                 .and_then(|row| inner.rows.get(&row_key(row.table, &row.key)))
                 .cloned()
                 .unwrap_or_default(),
-            seen: ask
-                .marks
-                .iter()
-                .map(|m| m.seen_keys().iter().any(|k| inner.settled(k, m)))
-                .collect(),
+            seen: ask.marks.iter().map(|mark| inner.settled(mark)).collect(),
         };
         asks.iter().map(find).collect()
     }
@@ -85,10 +82,7 @@ impl MapStore {
     pub fn settled(&self, marks: &[Mark]) -> Vec<Option<MarkState>> {
         let inner = self.lock();
         let kind = |mark: &Mark| {
-            let seen = mark
-                .seen_keys()
-                .into_iter()
-                .find_map(|key| inner.seen.get(&(key, mark.id)))?;
+            let seen = inner.seen(mark)?;
             Some(if seen.dead {
                 MarkState::Dead
             } else {
@@ -98,24 +92,12 @@ impl MapStore {
         marks.iter().map(kind).collect()
     }
 
-    pub fn place(
-        &self,
-        id: &str,
-        function: &str,
-        times: RangeInclusive<u64>,
-        horizon: u64,
-    ) -> Option<StreamPosition> {
-        let (inner, id) = (self.lock(), event::hash(&[id.as_bytes()]));
-        let known = |name: String| inner.seen.get(&(name, id)).filter(|seen| seen.sequence > 0);
-        let mut buckets = Mark::buckets(times, horizon);
-        buckets.find_map(|bucket| {
-            let mut names =
-                (0..event::PARTITIONS).map(|p| format!("{{p{p}}}:d:{function}:{bucket}"));
-            let seen = names.find_map(known)?;
-            Some(StreamPosition {
-                sequence: seen.sequence,
-                has_outputs: !seen.outbox.is_empty(),
-            })
+    pub fn place(&self, id: &str, function: &str) -> Option<StreamPosition> {
+        let inner = self.lock();
+        let seen = inner.seen(&Mark::of_id(&function.into(), id))?;
+        (seen.sequence > 0).then_some(StreamPosition {
+            sequence: seen.sequence,
+            has_outputs: !seen.outbox.is_empty(),
         })
     }
 
@@ -281,26 +263,10 @@ impl Inner {
 
     fn check(&self, handled: &CommitEvent, now: u64, plan: &mut Plan) -> Option<Status> {
         let mark = &handled.mark;
-        for key in mark.seen_keys() {
-            let Some(seen) = self.seen.get(&(key, mark.id)) else {
-                continue;
-            };
-            if seen.dead {
-                if mark.redrive > seen.redrive {
-                    continue;
-                }
-                return Some(Status::Dead);
-            }
-            if seen.payload != handled.payload_hash && handled.purpose != Purpose::DeadLetter {
-                return Some(Status::IdReuse);
-            }
-            let frames = self
-                .outboxes
-                .get(&seen.outbox)
-                .filter(|(at, _)| *at > 0)
-                .map(|(_, frames)| frames);
-            let own = frames.and_then(|frames| frames.iter().find(|frame| frame.id == mark.id));
-            return Some(Status::Duplicate(own.map(|frame| frame.outputs.clone())));
+        match self.seen(mark) {
+            Some(seen) if seen.dead && mark.redrive > seen.redrive => {}
+            Some(seen) => return Some(self.status(seen, handled)),
+            None => {}
         }
         match handled.purpose {
             Purpose::Apply => {}
@@ -324,9 +290,27 @@ impl Inner {
         why.map(Status::Invalid)
     }
 
-    fn settled(&self, key: &str, mark: &Mark) -> bool {
-        let found = self.seen.get(&(key.to_owned(), mark.id));
-        found.is_some_and(|seen| !seen.dead || mark.redrive <= seen.redrive)
+    fn seen(&self, mark: &Mark) -> Option<&Seen> {
+        self.seen.get(&(mark.directory(), mark.id))
+    }
+
+    /// Status of an event that has left a mark.
+    fn status(&self, seen: &Seen, handled: &CommitEvent) -> Status {
+        if seen.dead {
+            return Status::Dead;
+        }
+        if seen.payload != handled.payload_hash && handled.purpose != Purpose::DeadLetter {
+            return Status::IdReuse;
+        }
+        let outbox = self.outboxes.get(&seen.outbox).filter(|(at, _)| *at > 0);
+        let frames = outbox.into_iter().flat_map(|(_, frames)| frames);
+        let mut own = frames.filter(|frame| frame.id == handled.mark.id);
+        Status::Duplicate(own.next().map(|frame| frame.outputs.clone()))
+    }
+
+    fn settled(&self, mark: &Mark) -> bool {
+        self.seen(mark)
+            .is_some_and(|seen| !seen.dead || mark.redrive <= seen.redrive)
     }
 
     fn kind(&self, key: &str) -> &'static str {
@@ -418,8 +402,7 @@ impl Inner {
             outbox: outbox.to_owned(),
             sequence: mark.sequence,
         };
-        self.seen
-            .insert((mark.seen_keys().swap_remove(0), mark.id), seen);
+        self.seen.insert((mark.directory(), mark.id), seen);
         if !handled.outbox.is_empty() {
             let frame = StoredOutputs {
                 id: mark.id,

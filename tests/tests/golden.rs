@@ -6,8 +6,7 @@ use std::process::Command;
 
 use oncue_core::store::{Mark, row_key};
 use oncue_proto::event::{
-    dead_letter_id, idempotency_key, output_id, partition, percent_decode, percent_encode, read,
-    subject,
+    IdSecret, idempotency_key, partition, percent_decode, percent_encode, read, subject,
 };
 use serde_json::{Value, json};
 
@@ -25,7 +24,8 @@ const KEYS: [&str; 12] = [
     "line\nbreak",
     "sixty-four-characters-fit-into-a-token-and-one-more-does-not-0064",
 ];
-const IDS: [&str; 6] = [
+const IDS: [&str; 7] = [
+    "019DC0FE-8694-739b-96ae-a92966c54f8d",
     "0190163d8694739bb6aea92966c54f8d",
     "a",
     "web:1700000000000:1",
@@ -68,6 +68,7 @@ fn runs(id: &str, function: &'static str, key: &str) -> String {
 
 fn computed() -> Value {
     let keys = keys();
+    let secret = IdSecret::new(std::array::from_fn(|n| n as u8));
     let pairs = || {
         IDS.iter()
             .flat_map(|id| FUNCTIONS.map(|function| (*id, function)))
@@ -85,13 +86,13 @@ fn computed() -> Value {
             .collect::<Vec<_>>(),
         "output_id": pairs()
             .flat_map(|(input, function)| [0, 1, 255].map(|index| {
-                json!({ "input": input, "function": function, "index": index, "id": output_id(input, function, index) })
+                json!({ "input": input, "function": function, "index": index, "id": secret.output_id(input, function, index) })
             }))
             .collect::<Vec<_>>(),
         "dead_letter_id": pairs()
             .map(|(input, function)| {
                 let redrives = input.len() as u32 % 3;
-                let id = dead_letter_id(input, function, redrives);
+                let id = secret.dead_letter_id(input, function, redrives);
                 json!({ "input": input, "function": function, "redrives": redrives, "id": id })
             })
             .collect::<Vec<_>>(),
@@ -99,6 +100,12 @@ fn computed() -> Value {
             .flat_map(|(event, function)| ["", "charge"].map(|step| {
                 json!({ "event": event, "function": function, "step": step, "key": idempotency_key(event, function, step) })
             }))
+            .collect::<Vec<_>>(),
+        "directory": pairs()
+            .map(|(id, function)| {
+                let redis = Mark::of_id(&function.into(), id).directory();
+                json!({ "id": id, "function": function, "redis": redis })
+            })
             .collect::<Vec<_>>(),
         "runs_key": pairs()
             .map(|(id, function)| {

@@ -230,6 +230,7 @@ proptest! {
 #[test]
 fn ids_are_never_given_twice() {
     let mut rng = fastrand::Rng::with_seed(7);
+    let secret = event::IdSecret::new([7; 32]);
     let mut given = HashSet::new();
     let mut asked = HashSet::new();
     while asked.len() < 100_000 {
@@ -241,11 +242,11 @@ fn ids_are_never_given_twice() {
         let asking = (letters(&mut rng), letters(&mut rng), rng.usize(0..256));
         if asked.insert(asking.clone()) {
             let (input, function, index) = asking;
-            let id = event::output_id(&input, &function, index);
+            let id = secret.output_id(&input, &function, index);
             assert!(given.insert(id), "{input:?} {function:?} {index}");
             if index == 0 {
                 assert!(
-                    given.insert(event::dead_letter_id(&input, &function, 0)),
+                    given.insert(secret.dead_letter_id(&input, &function, 0)),
                     "{input:?} {function:?}"
                 );
                 assert!(
@@ -258,8 +259,8 @@ fn ids_are_never_given_twice() {
 }
 
 const HORIZON: u64 = 3_600_000;
-/// Buckets of seen-marks begin at multiples of these: of timed events, and of others.
-const BUCKETS: [u64; 2] = [120_000, HORIZON];
+/// Times in ids that share a directory of marks begin at its multiples.
+const HOUR: u64 = 3_600_000;
 
 fn event_at(id: &str, time: u64, timed: bool) -> Run {
     let mut meta = Meta::of_origin(&ORIGIN);
@@ -279,9 +280,9 @@ fn event_at(id: &str, time: u64, timed: bool) -> Run {
     }
 }
 
-/// A time on, just before or just after the edge of a bucket, or anywhere.
+/// A time on, just before or just after the edge of a directory, or anywhere.
 fn around_edges() -> impl Strategy<Value = u64> {
-    let edge = (1000..100_000u64, 0..2usize).prop_map(|(n, width)| n * BUCKETS[width]);
+    let edge = (1000..100_000u64).prop_map(|n| n * HOUR);
     (
         edge,
         prop_oneof![Just(-1i64), Just(0), Just(1), -200_000..200_000i64],
@@ -317,7 +318,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 proptest! {
     #![proptest_config(config())]
 
-    /// The bucket is found again wherever in it the event lies, and the fence stands at exactly the horizon.
+    /// The mark is found again, and the fence stands at exactly the horizon.
     #[test]
     fn a_timed_event_is_known_and_fenced_by_its_own_time(time in around_edges(), late in 0..2 * HORIZON) {
         let (once, again) = (event_at("e", time, true), event_at("e", time, true));
@@ -332,13 +333,17 @@ proptest! {
         }
     }
 
-    /// A copy that took another time from its stream is known, up to a horizon earlier or later.
+    /// A copy is known whatever times the two say, timed or not, and by whatever id.
     #[test]
-    fn an_untimed_copy_is_known_up_to_a_horizon_away(time in around_edges(), apart in prop_oneof![Just(HORIZON), 0..=HORIZON]) {
-        let (first, second) = (event_at("e", time, false), event_at("e", time + apart, false));
-        let now = time + apart;
-        for runs in [[first.clone(), second.clone()], [second, first]] {
-            prop_assert_eq!(block_on(statuses(&[now, now], &runs)), [Status::Applied, Status::Duplicate(None)]);
-        }
+    fn a_copy_is_known_whatever_its_time(
+        id in prop_oneof![Just("e".to_owned()), Just(event::new_id()), Just("s:1:70000".to_owned())],
+        now in around_edges(),
+        times in [0..=HORIZON, 0..=HORIZON],
+        timed in [any::<bool>(), any::<bool>()],
+    ) {
+        let now = now + HORIZON;
+        let [first, second] = [0, 1].map(|n| event_at(&id, now - times[n], timed[n]));
+        let found = block_on(statuses(&[now, now], &[first, second]));
+        prop_assert_eq!(found, [Status::Applied, Status::Duplicate(None)]);
     }
 }

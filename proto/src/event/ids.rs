@@ -1,8 +1,11 @@
 //! Names and identities: pure functions of what they name, so that any language can compute them.
 
+use std::{fmt, io};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{Context, SHA256};
+use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::{MAX_ID, PARTITIONS, Unreadable, unreadable};
 
@@ -52,7 +55,11 @@ pub fn partition(key: &str) -> u32 {
 /// SHA-256 over the parts, each behind its length so that no two lists of parts collide; the first 16 bytes.
 /// Lengths are 64-bit integers in big-endian order.
 pub fn hash(parts: &[&[u8]]) -> [u8; 16] {
-    let mut sha = Context::new(&SHA256);
+    hash_from(Context::new(&SHA256), parts)
+}
+
+/// [`hash`] that goes on from what was taken in before.
+fn hash_from(mut sha: Context, parts: &[&[u8]]) -> [u8; 16] {
     for part in parts {
         sha.update(&(part.len() as u64).to_be_bytes());
         sha.update(part);
@@ -105,24 +112,125 @@ fn short_hash(parts: &[&[u8]]) -> String {
     URL_SAFE_NO_PAD.encode(hash(parts))
 }
 
-/// Id of an output: the same for every run of the same function on the same event.
-/// `index` counts from 0, in the order in which a run returns its events.
-pub fn output_id(input: &str, function: &str, index: usize) -> String {
-    short_hash(&[
-        input.as_bytes(),
-        function.as_bytes(),
-        &(index as u64).to_be_bytes(),
-    ])
+/// Secret of an installation, from which the ids of outputs and dead letters are made, so that no client can know one
+/// before it is used. 32 random bytes, kept in both servers.
+#[derive(Clone)]
+pub struct IdSecret {
+    bytes: [u8; Self::LEN],
+    /// SHA-256 that has taken in the secret, as one whole block: an id costs no more than without it.
+    keyed: Context,
 }
 
-/// Id of the dead letter of an event: one per function and redrive, however often it is written.
-pub fn dead_letter_id(input: &str, function: &str, redrives: u32) -> String {
-    short_hash(&[
-        b"dlq",
-        function.as_bytes(),
-        input.as_bytes(),
-        &redrives.to_be_bytes(),
-    ])
+impl IdSecret {
+    /// Bytes of a secret.
+    pub const LEN: usize = 32;
+
+    /// Secret of these bytes.
+    pub fn new(bytes: [u8; Self::LEN]) -> Self {
+        let mut keyed = Context::new(&SHA256);
+        keyed.update(&bytes);
+        keyed.update(&[0; Self::LEN]);
+        Self { bytes, keyed }
+    }
+
+    /// Fresh secret, from the random numbers of the system.
+    ///
+    /// # Errors
+    ///
+    /// The system has none to give.
+    pub fn random() -> io::Result<Self> {
+        let mut bytes = [0; Self::LEN];
+        SystemRandom::new()
+            .fill(&mut bytes)
+            .map_err(|_| io::Error::other("the system gives no random numbers"))?;
+        Ok(Self::new(bytes))
+    }
+
+    /// Secret from the form in which servers keep it; `None` where that is something else.
+    pub fn of_text(text: &[u8]) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        Some(Self::new(bytes.try_into().ok()?))
+    }
+
+    /// Form in which servers keep it: base64url without padding.
+    pub fn to_text(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.bytes)
+    }
+
+    /// Id of an output: the same for every run of `function` on the event `input`. `index` counts from 0, in the order
+    /// in which a run returns its events. A keyed hash; where the id of the input carries a time, a UUID of version 7
+    /// with that time, as [`new_id`] makes them.
+    ///
+    /// Nothing but the id of the input counts: copies of an event may say different times, and whichever is applied, the
+    /// same must follow.
+    pub fn output_id(&self, input: &str, function: &str, index: usize) -> String {
+        let hash = self.hash(&[
+            b"output",
+            input.as_bytes(),
+            function.as_bytes(),
+            &(index as u64).to_be_bytes(),
+        ]);
+        let Some(time) = time_of_id(input) else {
+            return URL_SAFE_NO_PAD.encode(hash);
+        };
+        let mut random = [0; 10];
+        random.copy_from_slice(&hash[..10]);
+        let id = uuid::Builder::from_unix_timestamp_millis(time, &random).into_uuid();
+        id.simple().to_string()
+    }
+
+    /// Id of the dead letter of an event: one per function and redrive, however often it is written.
+    pub fn dead_letter_id(&self, input: &str, function: &str, redrives: u32) -> String {
+        let hash = self.hash(&[
+            b"dlq",
+            function.as_bytes(),
+            input.as_bytes(),
+            &redrives.to_be_bytes(),
+        ]);
+        URL_SAFE_NO_PAD.encode(hash)
+    }
+
+    /// [`hash`] with the secret in front.
+    fn hash(&self, parts: &[&[u8]]) -> [u8; 16] {
+        hash_from(self.keyed.clone(), parts)
+    }
+}
+
+impl PartialEq for IdSecret {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for IdSecret {}
+
+/// Says nothing of the bytes: a log is read by many.
+impl fmt::Debug for IdSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IdSecret")
+    }
+}
+
+/// Time that an id carries, Unix milliseconds: that of a UUID of version 7 [RFC 9562], 32 hex digits with or without
+/// dashes. `None` for any other id.
+pub fn time_of_id(id: &str) -> Option<u64> {
+    // The parser knows more forms of a UUID, which are other ids.
+    if !matches!(id.len(), 32 | 36) {
+        return None;
+    }
+    let id = uuid::Uuid::try_parse(id).ok()?;
+    if id.get_version_num() != 7 || id.get_variant() != uuid::Variant::RFC4122 {
+        return None;
+    }
+    Some((id.as_u128() >> 80) as u64)
+}
+
+/// Creation time of the stream and sequence of a message that brought no id, as its id says them; `None` for any other
+/// id.
+pub fn position_of_id(id: &str) -> Option<(u64, u64)> {
+    let (rest, sequence) = id.rsplit_once(':')?;
+    let (_, created) = rest.rsplit_once(':')?;
+    Some((created.parse().ok()?, sequence.parse().ok()?))
 }
 
 /// A key that stays the same for every attempt of `function` at `event`; `step` tells several calls apart.

@@ -21,8 +21,8 @@ use chrono::DateTime;
 use serde::{Deserialize, Serialize};
 
 pub use self::ids::{
-    check_id, dead_letter_id, hash, idempotency_key, new_id, output_id, partition, redrive_subject,
-    stream_of_type, subject, trace_id, traceparent, type_of_subject, untraced,
+    IdSecret, check_id, hash, idempotency_key, new_id, partition, position_of_id, redrive_subject,
+    stream_of_type, subject, time_of_id, trace_id, traceparent, type_of_subject, untraced,
 };
 use crate::Format;
 
@@ -31,6 +31,8 @@ pub use self::percent::{percent_decode, percent_encode};
 
 /// Longest id accepted, in bytes; ids are hashed before they become part of a key.
 pub const MAX_ID: usize = 128;
+/// Most attributes of an event, those that are not known included.
+pub const MAX_ATTRIBUTES: usize = 100;
 /// An event this many functions away from its root is dead-lettered: a loop, not a flow.
 pub const MAX_HOPS: u32 = 64;
 /// Number of virtual partitions, fixed at first start and kept in Redis.
@@ -198,7 +200,7 @@ pub fn read<'h>(
         None => Format::sniff(&payload),
         Some(ty) => Format::of_media_type(ty).ok_or_else(|| {
             unreadable(format!(
-                "data content type {ty:?} is neither protobuf nor JSON"
+                "data content type {ty:?} is neither protobuf nor JSON in UTF-8"
             ))
         })?,
     };
@@ -212,6 +214,8 @@ pub fn read<'h>(
 /// Header values as found, before they are completed from the stream.
 #[derive(Default)]
 struct Raw<'h> {
+    /// `ce-specversion`.
+    version: Option<Cow<'h, str>>,
     /// `ce-id`.
     id: Option<Cow<'h, str>>,
     /// `Nats-Msg-Id`: the id of a message without `ce-id`.
@@ -241,11 +245,14 @@ struct Raw<'h> {
     structured: bool,
     /// When the stream first took the event, for one that is redriven.
     published: Option<u64>,
+    /// Names of the headers that mean something, as they came; the fields above hold one value each.
+    names: Vec<&'h str>,
 }
 
 impl<'h> Raw<'h> {
     /// Header names are compared without case: the server keeps what the client wrote [NATS ADR-4].
-    fn take(&mut self, name: &str, value: &'h str) -> Result<(), Unreadable> {
+    fn take(&mut self, name: &'h str, value: &'h str) -> Result<(), Unreadable> {
+        self.take_name(name)?;
         if name.len() > 3 && name.is_char_boundary(3) && name[..3].eq_ignore_ascii_case("ce-") {
             let value = decoded(value)
                 .ok_or_else(|| unreadable(format!("header {name} is not percent-encoded UTF-8")))?;
@@ -275,9 +282,29 @@ impl<'h> Raw<'h> {
         Ok(())
     }
 
+    /// Refuses a message that says one thing twice, under one name or under two that differ in case: headers have no
+    /// order, so each delivery could take another value.
+    fn take_name(&mut self, name: &'h str) -> Result<(), Unreadable> {
+        if !is_read(name) {
+            return Ok(());
+        }
+        let mut before = self.names.iter();
+        if let Some(other) = before.find(|other| other.eq_ignore_ascii_case(name)) {
+            return Err(unreadable(format!(
+                "the headers {other} and {name} are one, and a message may have only one of them"
+            )));
+        }
+        if self.names.len() == MAX_ATTRIBUTES {
+            return Err(unreadable(format!("more than {MAX_ATTRIBUTES} attributes")));
+        }
+        self.names.push(name);
+        Ok(())
+    }
+
     /// Takes an attribute by its name in lower case.
     fn attribute(&mut self, name: &[u8], value: Cow<'h, str>) {
         match name {
+            b"specversion" => self.version = Some(value),
             b"id" => self.id = Some(value),
             b"source" => self.source = Some(value),
             b"type" => self.ty = Some(value),
@@ -306,8 +333,14 @@ impl<'h> Raw<'h> {
             match value {
                 serde_json::Value::Null => {}
                 serde_json::Value::String(text) => self.attribute(name.as_bytes(), text.into()),
+                _ if CORE_ATTRIBUTES.contains(&&*name) => {
+                    return Err(unreadable(format!("attribute {name} is not a string")));
+                }
                 other => self.attribute(name.as_bytes(), other.to_string().into()),
             }
+        }
+        if self.version.is_none() {
+            return Err(unreadable("attribute specversion is missing"));
         }
         let media_type = self.media_type.take();
         match (data, data_base64) {
@@ -334,6 +367,14 @@ impl<'h> Raw<'h> {
     /// Completes the attributes from where the message stands: id, type, source, time and flow of one that brings
     /// none.
     fn meta(mut self, origin: &Origin<'_>) -> Result<Meta, Unreadable> {
+        if let Some(version) = self.version.as_ref().filter(|version| **version != "1.0") {
+            return Err(unreadable(format!(
+                "specversion {version:?} is not \"1.0\""
+            )));
+        }
+        if let Some(source) = &self.source {
+            check_source(source)?;
+        }
         let redrive = self.redrive(origin.subject)?;
         let (id, derived) = match self.id.or(self.msg_id) {
             Some(id) => (check_id(id.into_owned())?, false),
@@ -397,6 +438,44 @@ impl<'h> Raw<'h> {
             at: header.at,
         }))
     }
+}
+
+/// Attributes that are strings wherever they stand [CloudEvents 1.0.2 section 3].
+const CORE_ATTRIBUTES: [&str; 6] = [
+    "specversion",
+    "id",
+    "source",
+    "type",
+    "time",
+    "datacontenttype",
+];
+
+/// Checks the source of an event: 1 to 1024 bytes without control characters.
+///
+/// # Errors
+///
+/// It is something else.
+pub fn check_source(source: &str) -> Result<(), Unreadable> {
+    if source.is_empty() || source.len() > 1024 || source.chars().any(char::is_control) {
+        return Err(unreadable(
+            "the source must be 1 to 1024 bytes without control characters",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a header means something to us.
+fn is_read(name: &str) -> bool {
+    const READ: [&str; 6] = [
+        "nats-msg-id",
+        "traceparent",
+        "tracestate",
+        "baggage",
+        "content-type",
+        REDRIVE,
+    ];
+    let start = name.get(..3).unwrap_or_default();
+    start.eq_ignore_ascii_case("ce-") || READ.iter().any(|read| read.eq_ignore_ascii_case(name))
 }
 
 /// Time of this machine, Unix milliseconds.

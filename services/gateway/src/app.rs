@@ -1,11 +1,12 @@
 //! State that all requests share: connections to NATS and Redis, the contract, bounds.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use oncue_core::bus::{Bus, layout};
-use oncue_core::config::{Config, FlowsConfig, GatewayConfig};
+use oncue_core::config::{Bounds, Config, FlowsConfig, GatewayConfig, StreamConfig};
 use oncue_core::store::Store;
 use oncue_http::Handle;
 use oncue_proto::Catalog;
@@ -54,6 +55,10 @@ impl Default for Guards {
 pub struct App {
     pub(crate) config: GatewayConfig,
     pub(crate) flows: FlowsConfig,
+    /// Bounds of an event.
+    pub(crate) bounds: Bounds,
+    /// Streams that the configuration names.
+    pub(crate) streams: BTreeMap<String, StreamConfig>,
     pub(crate) catalog: Catalog,
     pub(crate) bus: Bus,
     pub(crate) store: Store,
@@ -93,6 +98,8 @@ impl App {
         let app = Arc::new(Self {
             config: config.gateway.clone(),
             flows: config.flows.clone(),
+            bounds: config.bounds,
+            streams: config.streams.clone(),
             catalog,
             watcher: FlowWatcher::new(store.clone(), bus.clone(), waiters),
             bus,
@@ -109,6 +116,12 @@ impl App {
         let source: Source = Arc::new(move || observed.measure());
         oncue_telemetry::metrics::observe(&source);
         Ok(app)
+    }
+
+    /// Age at which an event of a stream is refused.
+    pub(crate) fn horizon(&self, stream: &str) -> Duration {
+        let stream = self.streams.get(stream).cloned().unwrap_or_default();
+        stream.horizon.0
     }
 
     /// All metrics as they are now; gauges that others count are read first.

@@ -12,10 +12,20 @@ pub const EMPTY_KEY: Kind = Kind::new(
     "empty-key",
     "The event does not say what it is about",
 );
+pub const BOUNDS: Kind = Kind::new(
+    StatusCode::BAD_REQUEST,
+    "bounds",
+    "Key or attributes are longer than allowed",
+);
 pub const CLOCK: Kind = Kind::new(
     StatusCode::BAD_REQUEST,
     "clock",
     "The event comes from the future",
+);
+pub const TOO_OLD: Kind = Kind::new(
+    StatusCode::BAD_REQUEST,
+    "too-old",
+    "The event is older than the horizon",
 );
 pub const FORBIDDEN: Kind = Kind::new(StatusCode::FORBIDDEN, "forbidden", "Not for clients");
 pub const UNKNOWN_TYPE: Kind = Kind::new(

@@ -113,7 +113,7 @@ impl Arena {
     pub async fn with(profile: Profile, config: &str) -> Self {
         let arguments = |args: &[&str]| args.iter().map(|arg| (*arg).to_owned()).collect();
         // As in deploy/*/redis.conf, for both sides.
-        let compact = ["--hash-max-listpack-entries", "128"];
+        let compact = ["--hash-max-listpack-entries", "256"];
         let servers = match profile {
             Profile::Fast => Servers {
                 redis_args: arguments(&[&["--appendonly", "no"], &compact[..]].concat()),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use oncue_core::secret::id_secret;
 use oncue_proto::oncue::v1::DeadLetter;
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -48,7 +49,9 @@ pub async fn check(arena: &mut Arena) {
         .iter()
         .chain(&strangers)
         .filter(|s| s.id.as_ref().is_some_and(|id| first.times.contains_key(id)));
-    let follows: HashSet<String> = follows.filter_map(Sent::follows).collect();
+    let secret = id_secret(&arena.bus, &arena.store).await;
+    let secret = secret.expect("both servers have it");
+    let follows: HashSet<String> = follows.filter_map(|sent| sent.follows(&secret)).collect();
     arena.report.copies += milestones.saturating_sub(follows.len() as u64);
     verdicts(
         arena,

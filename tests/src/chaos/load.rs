@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use oncue_core::bus::Bus;
-use oncue_proto::event::{format_time, now_ms, output_id};
+use oncue_proto::event::{IdSecret, format_time, now_ms};
 use oncue_proto::oncue::v1::{Envelope, Header};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -72,12 +72,12 @@ impl Sent {
     }
 
     /// What must follow from it.
-    pub fn follows(&self) -> Option<String> {
+    pub fn follows(&self, secret: &IdSecret) -> Option<String> {
         let id = self
             .id
             .as_ref()
             .filter(|_| self.word.starts_with("emit:1"))?;
-        Some(output_id(id, "misbehave", 0))
+        Some(secret.output_id(id, "misbehave", 0))
     }
 }
 

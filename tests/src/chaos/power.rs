@@ -414,7 +414,7 @@ fn parts(cluster: &Cluster) -> Option<Vec<u64>> {
         field("*:s:tallies:*", "count"),
         field("*:s:hits:*", "total"),
         // Each bucket has one field more, which says that it expires.
-        sum("*:d:torn:*", "HLEN") - keys("*:d:torn:*").len() as u64,
+        sum("d:torn:*:*", "HLEN") - keys("d:torn:*:*").len() as u64,
         // One outbox for all events of a commit; before the commit it is there as well, but only for a while.
         keys("*:o:torn:*")
             .iter()
@@ -450,7 +450,7 @@ fn commit(call: u64, events: u64) -> Run {
         let outbox = vec![b'o'; 60].into();
         CommitEvent {
             mark,
-            payload_hash: n,
+            payload_hash: n as u32,
             ops: vec![op],
             outbox,
             purpose: Purpose::Apply,

@@ -41,7 +41,16 @@ impl Process {
 
     pub async fn wait_for_line(&self, part: &str) {
         until(&format!("{} says {part}", self.name), async || {
-            self.log().contains(part).then_some(())
+            // In this order: what it said last, it said before it ended.
+            let ended = matches!(self.state(), None | Some('Z'));
+            let log = self.log();
+            let said = log.contains(part);
+            assert!(
+                said || !ended,
+                "{} ended and never said {part}:\n{log}",
+                self.name
+            );
+            said.then_some(())
         })
         .await;
     }

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use oncue_app_events::web::PageMilestone;
 use oncue_core::bus::Bus;
+use oncue_core::store::Store;
 use oncue_proto::event;
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
-use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, until};
+use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, free_port, until};
+use oncue_tests::proxy::{Protocol, Proxy};
 use prost::Message as _;
 
 async fn cluster() -> Cluster {
@@ -539,4 +541,147 @@ async fn another_configuration_on_the_server_is_refused_with_the_difference() {
         "{}",
         lost.log()
     );
+}
+
+/// As clients retry: the same id with a fresh time, with none, with another key, long after the first.
+#[tokio::test]
+async fn a_retry_with_another_time_counts_once() {
+    let cluster = cluster().await;
+    let _worker = cluster.start("misbehave").await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
+    let now = event::now_ms();
+    let new = event::new_id();
+    for id in ["order-17", &new, "0192f0c1-2b3c-7def-8123-456789abcdef"] {
+        for minutes in [0, 10, 130] {
+            let time = event::format_time(now - minutes * 60_000);
+            let timed = [("ce-id", id), ("ce-time", &*time)];
+            let payload = told(&format!("/{id}"), "").1;
+            for headers in [&timed[..], &timed[..1]] {
+                let event = send("web.page.viewed", headers, &payload);
+                bus.publish(&event).await.expect("taken");
+            }
+        }
+    }
+    cluster.drained(&bus, "web", "misbehave").await;
+    assert_eq!(cluster.count(&bus, "web").await, 18);
+    for id in ["order-17", &new, "0192f0c1-2b3c-7def-8123-456789abcdef"] {
+        let count = cluster
+            .field(&store, "tallies", &format!("/{id}"), "count")
+            .await;
+        assert_eq!(count, "1", "{id}");
+    }
+    assert_eq!(cluster.count(&bus, "dlq").await, 0);
+}
+
+/// A consumer that is made anew brings every poison event again, and none of them a second letter.
+#[tokio::test]
+async fn a_new_consumer_writes_no_letter_again() {
+    let cluster = Cluster::new(&format!(
+        "[streams.dlq]\nduplicate_window = \"100ms\"\n[functions.misbehave]\n{QUICK_REDELIVERY}\n"
+    ))
+    .await;
+    let bus = cluster.bus().await;
+    let mut worker = cluster.start("misbehave").await;
+    cluster.plain_publish((0..5).map(|n| told(&format!("/{n}"), "reject")));
+    cluster.plain_publish([told("/fine", "")]);
+    dead_letters(&cluster, &bus, 5).await;
+    cluster.drained(&bus, "web", "misbehave").await;
+    assert_eq!(worker.stop().await, Some(0));
+    bus.api("CONSUMER.DELETE.web.misbehave", &serde_json::Value::Null)
+        .await
+        .expect("deleted");
+    let _worker = cluster.start("misbehave").await;
+    until("all came again", async || {
+        let info = bus
+            .api("CONSUMER.INFO.web.misbehave", &serde_json::Value::Null)
+            .await
+            .ok()?;
+        (info["delivered"]["consumer_seq"].as_u64() >= Some(6)).then_some(())
+    })
+    .await;
+    cluster.drained(&bus, "web", "misbehave").await;
+    assert_eq!(cluster.count(&bus, "dlq").await, 5);
+    let store = cluster.store().await;
+    assert_eq!(
+        cluster.field(&store, "tallies", "/fine", "count").await,
+        "1"
+    );
+}
+
+/// A process that ends with the test.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Redis closes no connection when its primary is demoted: somebody has to notice.
+#[tokio::test]
+async fn a_demoted_primary_is_left() {
+    let mut cluster = cluster().await;
+    let bus = cluster.bus().await;
+    let proxy = Proxy::start(Protocol::Redis, cluster.redis_port, 1).await;
+    let port = free_port();
+    let folder = cluster.dir.join("promoted");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let mut command = std::process::Command::new("redis-server");
+    command.args([
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--port",
+        &port.to_string(),
+    ]);
+    command.arg("--dir").arg(&folder);
+    let primary = cluster.redis_port.to_string();
+    command.args(["--replicaof", "127.0.0.1", &primary]);
+    command.arg("--logfile").arg(folder.join("log"));
+    let _promoted = Ended(command.spawn().expect("redis-server"));
+    until("it follows", async || {
+        let info = cluster.redis_cli(&["INFO", "replication"]);
+        info.contains("state=online").then_some(())
+    })
+    .await;
+    cluster.set(
+        "ONCUE_REDIS_URL",
+        &format!("redis://127.0.0.1:{}", proxy.port),
+    );
+    let mut worker = cluster.start("misbehave").await;
+    cluster.plain_publish([told("/before", "")]);
+    cluster.drained(&bus, "web", "misbehave").await;
+    let connections = proxy.connections();
+    assert!(connections > 0);
+    // The other takes over; who connects from now on comes to it, and nobody is told.
+    let new = port.to_string();
+    let promote = ["-p", &new, "REPLICAOF", "NO", "ONE"];
+    let promoted = std::process::Command::new("redis-cli")
+        .args(promote)
+        .output();
+    assert!(promoted.expect("redis-cli").status.success());
+    proxy.lead_to(port);
+    cluster.redis_ok(&["REPLICAOF", "127.0.0.1", &new]);
+    cluster.plain_publish((0..20).map(|n| told(&format!("/after{n}"), "")));
+    until("work goes on", async || {
+        let info = bus
+            .api("CONSUMER.INFO.web.misbehave", &serde_json::Value::Null)
+            .await
+            .ok()?;
+        let done = info["num_pending"] == 0 && info["num_ack_pending"] == 0;
+        (done && worker.log().contains("was to a replica")).then_some(())
+    })
+    .await;
+    let url = format!("redis://127.0.0.1:{port}");
+    let store = Store::look(url.as_str()).await.expect("the new primary");
+    for n in 0..20 {
+        let count = cluster
+            .field(&store, "tallies", &format!("/after{n}"), "count")
+            .await;
+        assert_eq!(count, "1", "no event is spent on it");
+    }
+    assert_eq!(cluster.count(&bus, "dlq").await, 0);
+    assert_eq!(worker.stop().await, Some(0));
 }

@@ -1,6 +1,8 @@
 //! Real servers, real binaries, real faults. Each test has servers of its own.
 
+mod agreement;
 mod bad_input;
+mod bounds;
 mod broken;
 mod chaos;
 mod clicks;

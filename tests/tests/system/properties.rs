@@ -32,7 +32,7 @@ const FUNCTION: &str = "properties";
 /// The table of rows, then one for each kind of blind operation.
 const TABLES: [&str; 5] = ["rows", "hits", "things", "best", "kinds"];
 const KEYS: usize = 2;
-const IDS: usize = 8;
+const IDS: usize = 16;
 /// How far from now, and on which side of the fences.
 const AGES: [i64; 5] = [
     -60_000,
@@ -84,8 +84,20 @@ impl Pair<'_> {
             published: time,
             subject: "web.page.viewed",
         };
+        // Of each kind of id: one that carries its time, one of a place in a stream, any other.
+        let number = self.number as usize * IDS + id;
+        let id = match id % 3 {
+            0 => format!(
+                "{:012x}7{:03x}8{:015x}",
+                1_700_000_000_000 + number * 600_000,
+                0,
+                number
+            ),
+            1 => format!("s:1:{}", number * 2000),
+            _ => format!("other-{number}"),
+        };
         let meta = Meta {
-            id: format!("{}-{id}", self.number),
+            id,
             timed,
             ..Meta::of_origin(&origin)
         };
@@ -334,23 +346,18 @@ async fn play(redis: &AnyStore, steps: &[Step], tally: &Tally) {
     );
 }
 
-/// A mark may go only when nothing that it could still recognise passes the fence.
-fn marks_outlive_the_fence(cluster: &Cluster) {
-    let keys = cluster.redis_cli(&["--scan", "--pattern", "*:d:*"]);
+/// A mark may go only when nothing that it could still recognise passes the fence. All were written after `since` (Unix
+/// ms).
+fn marks_outlive_the_fence(cluster: &Cluster, since: u64) {
+    let keys = cluster.redis_cli(&["--scan", "--pattern", "d:*"]);
     let mut checked = 0;
     for key in keys.lines().take(100) {
-        let bucket = key.rsplit(':').next().unwrap_or_default();
-        let until = match bucket.strip_prefix('h') {
-            // A copy of an untimed event may come with a time of up to a horizon later.
-            Some(bucket) => (bucket.parse::<u64>().expect("a number") + 1) * HORIZON + HORIZON,
-            None => (bucket.parse::<u64>().expect("a number") + 1) * 120_000,
-        };
         let expires: u64 = cluster
             .redis_cli(&["EXPIRETIME", key])
             .parse()
             .expect("a time");
         assert!(
-            (expires + 1) * 1000 >= until + HORIZON + GRACE_MS,
+            (expires + 1) * 1000 >= since + HORIZON + GRACE_MS,
             "{key} goes at {expires}"
         );
         checked += 1;
@@ -401,6 +408,7 @@ fn redis_and_the_map_agree_on_everything() {
     let (config, tally) = (config(), Tally::default());
     let seed = config.rng_seed;
     println!("{} cases, {seed:?}", config.cases);
+    let since = event::now_ms();
     let outcome = play_all(&runtime, &redis, config, &tally);
     if let Err(TestError::Fail(why, steps)) = &outcome {
         panic!("{seed:?}: {why}\nin {steps:#?}");
@@ -425,7 +433,7 @@ fn redis_and_the_map_agree_on_everything() {
             "too few {status}: {tally:?}"
         );
     }
-    marks_outlive_the_fence(&cluster);
+    marks_outlive_the_fence(&cluster, since);
 }
 
 /// Random runs that find nothing wrong with a store that is wrong are no test.

@@ -50,12 +50,12 @@ async fn each_broken_twin_fails_the_suite() {
         ),
         (
             "redrives unlimited",
-            "if group.redrive <= (tonumber(string.sub(mark, MARK_REDRIVE)) or 0) then",
+            "if group.redrive <= struct.unpack('>I4', mark, MARK_REDRIVE) then",
             "if group.redrive == 0 then",
         ),
         (
             "redrives ignored",
-            "if group.redrive <= (tonumber(string.sub(mark, MARK_REDRIVE)) or 0) then",
+            "if group.redrive <= struct.unpack('>I4', mark, MARK_REDRIVE) then",
             "if true then",
         ),
         ("half a run", "return not run.statuses and (", "return ("),

@@ -76,6 +76,14 @@ fn show(audits: &[FunctionAudit]) {
     for audit in done.iter().filter(|audit| audit.lost > 0) {
         say(lost(audit));
     }
+    for audit in done.iter().filter(|audit| audit.waiting_outputs > 0) {
+        remark(format_args!(
+            "{}: {} the outputs of {} commits are in no stream; `oncue doctor` says why",
+            audit.function,
+            paint(BAD, "waiting:"),
+            audit.waiting_outputs
+        ));
+    }
     for audit in audits {
         let name = &audit.function;
         match &audit.outcome {

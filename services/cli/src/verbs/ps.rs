@@ -46,6 +46,8 @@ struct FunctionRow {
     retried: u64,
     failed: u64,
     dead: u64,
+    /// Commits whose outputs are in no stream yet.
+    waiting_outputs: u64,
     average_ms: Option<f64>,
     last_error: Option<String>,
     instances: Vec<String>,
@@ -120,6 +122,7 @@ fn line(name: &str, scale: Option<Scale>, overview: &Overview) -> FunctionRow {
         retried: total.stats.retried,
         failed: total.failed,
         dead: total.stats.dead,
+        waiting_outputs: total.stats.waiting_outputs,
         average_ms: total.average_ms().map(|ms| (ms * 100.0).round() / 100.0),
         last_error: status.last_error().map(str::to_owned),
         instances: status.workers.iter().map(|one| one.id.clone()).collect(),
@@ -208,6 +211,12 @@ fn complaint(line: &FunctionRow) -> Option<String> {
     }
     if line.stream.is_none() {
         return Some(format!("{name}: it has no consumer; run `oncue apply`"));
+    }
+    if line.waiting_outputs > 0 {
+        return Some(format!(
+            "{name}: the outputs of {} commits are in no stream yet, and workers try again; `oncue doctor` says why",
+            line.waiting_outputs
+        ));
     }
     line.last_error
         .as_ref()

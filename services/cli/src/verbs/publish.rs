@@ -2,11 +2,14 @@
 //! anything is sent.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt, stream};
 use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::bus::{Bus, PubAck};
+use oncue_core::config::Bounds;
+use oncue_core::store::{Mark, MarkState, Store};
 use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{Envelope, Header};
 use oncue_proto::{Entry, Format};
@@ -15,7 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
-use crate::terminal::paint::{DIM, NAME, number, paint, remark, say};
+use crate::terminal::paint::{BAD, CHANGED, DIM, NAME, number, paint, remark, say};
 
 /// Publishes under way at a time: enough to hide the round trip, few enough to stop soon.
 const MAX_UNACKED: usize = 256;
@@ -79,6 +82,8 @@ struct InputLine {
 #[derive(Default)]
 struct PublishTotal {
     events: u64,
+    /// Ids of the events, where their outcome is waited for.
+    ids: Vec<String>,
     last: Option<PubAck>,
 }
 
@@ -111,13 +116,10 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
         Some(checked(&entry, text, None)?)
     };
     let bus = settings.bus().await?;
-    let total = publish_all(&args, &entry, payload, &bus).await?;
+    let total = publish_all(&args, &entry, payload, &settings.config.bounds, &bus).await?;
     if let (Some(seconds), Some(last)) = (args.wait, &total.last) {
-        wait(&bus, &args.ty, last, Duration::from_secs(seconds)).await?;
-        remark(paint(
-            DIM,
-            format_args!("handled by every function that acts on {}", args.ty),
-        ));
+        let functions = wait(&bus, &args.ty, last, Duration::from_secs(seconds)).await?;
+        return outcome(&args.ty, &functions, &total.ids, &settings.store().await?).await;
     }
     if total.events == 0 {
         remark("nothing to publish: stdin was empty");
@@ -130,6 +132,7 @@ async fn publish_all(
     args: &Args,
     entry: &Entry,
     payload: Option<Value>,
+    bounds: &Bounds,
     bus: &Bus,
 ) -> Result<PublishTotal, Failure> {
     let started = Instant::now();
@@ -148,7 +151,7 @@ async fn publish_all(
                 let due = started + Duration::from_secs_f64(nth as f64 / rate);
                 tokio::time::sleep_until(due.into()).await;
             }
-            publish_one(args, entry, &payload?, bus).await
+            publish_one(args, entry, &payload?, bounds, bus).await
         })
         // In order, so that "published before it" is true of the lines of stdin.
         .buffered(MAX_UNACKED);
@@ -164,6 +167,9 @@ async fn publish_all(
             Err(failure) => return Err(failure),
         };
         total.events += 1;
+        if args.wait.is_some() {
+            total.ids.push(published.id.clone());
+        }
         if one_line {
             say(line(args, &published));
         } else if progress_shown.elapsed() > PROGRESS_INTERVAL {
@@ -187,13 +193,14 @@ async fn publish_one(
     args: &Args,
     entry: &Entry,
     payload: &Value,
+    bounds: &Bounds,
     bus: &Bus,
 ) -> Result<PublishedEvent, Failure> {
     let CheckedEvent {
         id,
         envelope,
         trace,
-    } = event_of(args, entry, payload)?;
+    } = event_of(args, entry, payload, bounds)?;
     let ack = bus
         .publish(&envelope)
         .await
@@ -310,7 +317,12 @@ fn example(entry: &Entry) -> String {
     )
 }
 
-fn event_of(args: &Args, entry: &Entry, payload: &Value) -> Result<CheckedEvent, Failure> {
+fn event_of(
+    args: &Args,
+    entry: &Entry,
+    payload: &Value,
+    bounds: &Bounds,
+) -> Result<CheckedEvent, Failure> {
     let id = match &args.id {
         Some(id) => event::check_id(id.clone()).map_err(|e| Failure::usage(e.message))?,
         None => event::new_id(),
@@ -328,6 +340,7 @@ fn event_of(args: &Args, entry: &Entry, payload: &Value) -> Result<CheckedEvent,
             .map_err(Failure::usage)?,
     };
     let key = entry.check(format, &bytes).map_err(Failure::usage)?;
+    bounds.check_key(&key).map_err(Failure::usage)?;
     // Continues the caller's trace, if there is one. Otherwise workers derive the trace from the flow, and so do we:
     // the id printed here is the one to look for.
     let given = std::env::var("TRACEPARENT").ok().filter(|t| !t.is_empty());
@@ -368,18 +381,63 @@ fn event_of(args: &Args, entry: &Entry, payload: &Value) -> Result<CheckedEvent,
     })
 }
 
-/// Waits until no consumer that filters the type has anything at or before `ack` left to do.
-async fn wait(bus: &Bus, ty: &str, ack: &PubAck, timeout: Duration) -> Result<(), Failure> {
+/// Says what the functions have made of the events, by their seen-marks: that all are past them is not yet success.
+async fn outcome(
+    ty: &str,
+    functions: &[String],
+    ids: &[String],
+    store: &Store,
+) -> Result<u8, Failure> {
+    if functions.is_empty() {
+        remark(paint(CHANGED, format_args!("no function acts on {ty}")));
+        return Ok(exit::OK);
+    }
+    let mut failed = false;
+    for function in functions {
+        let name: Arc<str> = function.as_str().into();
+        let marks: Vec<Mark> = ids.iter().map(|id| Mark::of_id(&name, id)).collect();
+        let states = store.settled(&marks).await.map_err(Failure::silent)?;
+        let dead = states
+            .iter()
+            .filter(|state| **state == Some(MarkState::Dead))
+            .count();
+        if dead > 0 {
+            failed = true;
+            remark(format_args!(
+                "{function}: {} of {} {}; see `oncue dlq ls`",
+                number(dead as u64),
+                number(ids.len() as u64),
+                paint(BAD, "dead-lettered")
+            ));
+        }
+    }
+    if failed {
+        return Ok(exit::FAILED);
+    }
+    let names = functions.join(", ");
+    remark(paint(DIM, format_args!("handled by {names}")));
+    Ok(exit::OK)
+}
+
+/// Waits until no consumer that filters the type has anything at or before `ack` left to do. Returns the names of the
+/// functions that act on it.
+async fn wait(
+    bus: &Bus,
+    ty: &str,
+    ack: &PubAck,
+    timeout: Duration,
+) -> Result<Vec<String>, Failure> {
     let deadline = Instant::now() + timeout;
     loop {
         let consumers = bus.consumers(&ack.stream).await.map_err(Failure::silent)?;
-        let behind: Vec<&str> = consumers
-            .iter()
-            .filter(|consumer| acts_on(consumer, ty) && !consumer.is_past(ack.sequence))
+        let acting = consumers.iter().filter(|consumer| acts_on(consumer, ty));
+        let behind: Vec<&str> = acting
+            .clone()
+            .filter(|consumer| !consumer.is_past(ack.sequence))
             .map(|consumer| consumer.name.as_str())
             .collect();
         if behind.is_empty() {
-            return Ok(());
+            return Ok(acting.map(|consumer| consumer.name.clone()).collect());
         }
         if Instant::now() > deadline {
             let what = format!(

@@ -52,9 +52,9 @@ pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
         let why = format!("of structured CloudEvents only the JSON form is taken, not {essence:?}");
         return Err(Problem::new(MEDIA_TYPE, why));
     }
-    let format = Format::of_media_type(&essence);
+    let format = Format::of_media_type(media_type);
     format.map(Form::Binary).ok_or_else(|| {
-        let why = format!("{essence:?} is none of {FORMS}");
+        let why = format!("{media_type:?} is none of {FORMS}, in UTF-8");
         Problem::new(MEDIA_TYPE, why)
     })
 }
@@ -202,11 +202,7 @@ impl Attributes {
             )));
         }
         let source = self.source.unwrap_or_else(|| SOURCE.to_owned());
-        if source.is_empty() || source.len() > 1024 || source.chars().any(char::is_control) {
-            return Err(malformed(
-                "the source must be 1 to 1024 bytes without control characters",
-            ));
-        }
+        event::check_source(&source).map_err(|e| malformed(e.message))?;
         let id = match self.id {
             Some(id) => Some(check_id(id)?),
             None => idempotency_key(headers)?,
@@ -304,6 +300,11 @@ mod tests {
         assert_eq!(of("application/cloudevents-batch+json"), Err(415));
         assert_eq!(of("application/cloudevents+avro"), Err(415));
         assert_eq!(of("text/plain"), Err(415));
+        assert_eq!(of("application/json; charset=utf-16le"), Err(415));
+        assert_eq!(
+            of("application/json;charset=\"UTF-8\""),
+            Ok(Form::Binary(Format::Json))
+        );
         assert_eq!(form(&HeaderMap::new()).unwrap(), Form::Unsaid);
     }
 }

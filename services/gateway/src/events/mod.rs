@@ -10,10 +10,12 @@ pub mod ledger;
 pub mod publish;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use oncue_core::bus::StoredMessage;
+use oncue_proto::event::Meta;
 use oncue_proto::{Entry, Format, event};
 use serde::Serialize;
 
@@ -23,7 +25,7 @@ use crate::App;
 use crate::app::PLATFORM_DOMAINS;
 use crate::flows::wait::{TakenFlow, WaitRequest, is_tracking_asked};
 use crate::observe::trace::Trace;
-use crate::problem::{FORBIDDEN, MALFORMED, Problem, of_catalog};
+use crate::problem::{FORBIDDEN, MALFORMED, Problem, TOO_OLD, of_catalog};
 use crate::request::body::Incoming;
 use crate::request::{check_encoding, path_after, path_piece};
 
@@ -109,6 +111,7 @@ async fn take(app: &App, trace: &Trace, ty: String, request: Request) -> Result<
     let read = ReadEvent::of(form, headers, body.bytes.clone())?;
     check_depth(&read)?;
     let meta = read.attributes.meta(&ty, headers)?;
+    check_age(&meta, app.horizon(stream))?;
     let key = entry
         .check(read.format, &read.payload)
         .map_err(of_catalog)?;
@@ -143,6 +146,20 @@ async fn take(app: &App, trace: &Trace, ty: String, request: Request) -> Result<
     Ok(Taken { accepted, wait })
 }
 
+/// Refuses what every function would set aside as too old.
+fn check_age(meta: &Meta, horizon: Duration) -> Result<(), Problem> {
+    let oldest = event::now_ms().saturating_sub(horizon.as_millis() as u64);
+    if meta.time < oldest {
+        let time = event::format_time(meta.time);
+        let why = format!(
+            "time {time} is longer ago than the horizon of its stream ({horizon:?}): it cannot be told from an event that \
+             was handled before"
+        );
+        return Err(Problem::new(TOO_OLD, why));
+    }
+    Ok(())
+}
+
 /// Whether the stream holds another event under the id. The key is part of the payload.
 fn is_other(earlier: &StoredMessage, ty: &str, payload: &[u8]) -> bool {
     earlier.payload != payload || event::type_of_subject(&earlier.subject) != ty
@@ -163,7 +180,17 @@ fn known_type<'a>(app: &'a App, ty: &str) -> Result<&'a Entry, Problem> {
             format!("events of the domain {domain:?} are the platform's own"),
         ));
     }
-    app.catalog.get(ty).map_err(of_catalog)
+    let entry = app.catalog.get(ty).map_err(of_catalog)?;
+    if !entry.public {
+        return Err(Problem::new(
+            FORBIDDEN,
+            format!(
+                "{ty} is an event of the functions' own: its contract does not say `public: true`, so no client may \
+                 send it"
+            ),
+        ));
+    }
+    Ok(entry)
 }
 
 fn is_type_token(token: &str) -> bool {

@@ -11,7 +11,7 @@ use oncue_proto::oncue::v1::{Envelope, Header};
 use super::ledger::{EventFate, Ledger};
 use crate::App;
 use crate::observe::trace::Trace;
-use crate::problem::{AWAY, ID_REUSE, Problem, UNKNOWN, of_publish};
+use crate::problem::{AWAY, BOUNDS, ID_REUSE, Problem, UNKNOWN, of_publish};
 
 /// Header by which an event says that its flow has a ledger.
 const TRACKED: &str = "ce-tracked";
@@ -60,6 +60,9 @@ impl App {
             payload,
             track,
         } = event;
+        let bounds = &self.bounds;
+        let key_checked = bounds.check_key(&key);
+        key_checked.map_err(|why| Problem::new(BOUNDS, why))?;
         let ledger = Ledger::begin(&self.store, &self.flows, &meta, &key, track).await?;
         let started = Instant::now();
         let span = trace.publish(&meta);
@@ -89,6 +92,10 @@ impl App {
     }
 
     async fn send(&self, envelope: &Envelope) -> Result<Sent, Problem> {
+        let headers = envelope.headers.iter();
+        let headers = headers.map(|header| header.name.len() + header.value.len() + 4);
+        let checked = self.bounds.check_headers(headers.sum());
+        checked.map_err(|why| Problem::new(BOUNDS, why))?;
         let ack = self.bus.publish(envelope).await.map_err(of_publish)?;
         let earlier = if ack.duplicate {
             self.bus.message_at(&ack.stream, ack.sequence).await?

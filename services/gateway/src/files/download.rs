@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use oncue_core::bus::objects::Object;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -51,7 +51,7 @@ pub async fn file(State(app): State<Arc<App>>, request: Request) -> Result<Respo
         header::CACHE_CONTROL,
         HeaderValue::from_static("private, no-cache"),
     );
-    send(&app, &object, request.headers(), headers)
+    send(&app, &object, &request, headers)
 }
 
 /// `/v1/files/{id}/{kind}/{name}`, by convention `/v1/files/{id}/derived/{name}`: the object `{id}.{name}` that a
@@ -76,7 +76,7 @@ pub async fn derived(State(app): State<Arc<App>>, request: Request) -> Result<Re
         header::CACHE_CONTROL,
         HeaderValue::from_static("private, max-age=3600"),
     );
-    send(&app, &object, request.headers(), headers)
+    send(&app, &object, &request, headers)
 }
 
 async fn find(app: &App, object: &str) -> Result<Object, Problem> {
@@ -132,9 +132,10 @@ fn is_plain_char(c: char) -> bool {
 fn send(
     app: &App,
     object: &Object,
-    asked: &HeaderMap,
+    request: &Request,
     mut headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let asked = request.headers();
     let tag = format!("\"{}\"", object.sha256());
     put(&mut headers, header::ETAG, &tag);
     put(&mut headers, header::ACCEPT_RANGES, "bytes");
@@ -150,7 +151,7 @@ fn send(
     let size = object.size;
     let mut status = StatusCode::OK;
     let mut range = 0..size;
-    match asked_range(asked, &tag, size) {
+    match asked_range(request.method(), asked, &tag, size) {
         AskedRange::Whole => {}
         AskedRange::Part(part) => {
             let content_range = format!("bytes {}-{}/{size}", part.start, part.end - 1);
@@ -172,7 +173,11 @@ fn send(
 }
 
 /// With a tag of another version the range would be a piece of something else [RFC 9110 section 13.1.5].
-fn asked_range(asked: &HeaderMap, tag: &str, size: u64) -> AskedRange {
+/// Of a HEAD nothing but the whole is told, since `Range` is defined for GET alone [14.2].
+fn asked_range(method: &Method, asked: &HeaderMap, tag: &str, size: u64) -> AskedRange {
+    if method == Method::HEAD {
+        return AskedRange::Whole;
+    }
     let condition = asked.get(header::IF_RANGE);
     if condition.is_some_and(|wanted| wanted.as_bytes() != tag.as_bytes()) {
         return AskedRange::Whole;

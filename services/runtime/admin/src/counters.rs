@@ -3,7 +3,8 @@
 use oncue_core::bus::services::{DurationHistogram, WorkerStats};
 
 /// Counters of a worker, or sums over several, as the services API has them: runs, failures and time are the API's
-/// own fields, the rest is what our workers add in `data`. All but `stats.in_flight` only grow while a worker lives.
+/// own fields, the rest is what our workers add in `data`. All but `stats.in_flight` and
+/// `stats.waiting_outputs` only grow while a worker lives.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Counters {
     /// Events by what became of them, and the durations of runs.
@@ -32,6 +33,8 @@ impl Counters {
         stats.conflicts += more.conflicts;
         stats.retried += more.retried;
         stats.dead += more.dead;
+        // All workers of a function look at the same outputs, at different times.
+        stats.waiting_outputs = stats.waiting_outputs.max(more.waiting_outputs);
         add_durations(&mut stats.duration_ms, &more.duration_ms);
         self.runs += other.runs;
         self.failed += other.failed;
@@ -56,6 +59,7 @@ impl Counters {
                 conflicts: now.conflicts.saturating_sub(then.conflicts),
                 retried: now.retried.saturating_sub(then.retried),
                 dead: now.dead.saturating_sub(then.dead),
+                waiting_outputs: now.waiting_outputs,
                 duration_ms: durations_since(&now.duration_ms, &then.duration_ms),
             },
             runs: self.runs - before.runs,

@@ -34,6 +34,7 @@
 //! Nothing here is linked into a function, and nothing here prints: results are values, errors are [`AdminError`]
 //! and [`program::ProgramError`].
 
+pub mod agreement;
 pub mod functions;
 pub mod counters;
 pub mod consumers;

@@ -5,6 +5,8 @@
 //! * [`bus`]: NATS. Its page says which streams, subjects and consumers there are.
 //! * [`store`]: Redis. Its page says which keys there are.
 //! * [`model`]: manifests, flows, audits: what one program writes and another one reads.
+//! * [`agreement`]: whether the two servers still belong to one time.
+//! * [`secret`]: what ids of outputs are made from, in both servers.
 //! * [`process`], [`backoff`], [`failpoint`]: name and end of a process, delays, crash points for tests.
 
 pub mod config;
@@ -14,4 +16,6 @@ pub mod store;
 pub mod model;
 pub mod process;
 pub mod backoff;
+pub mod secret;
+pub mod agreement;
 pub mod failpoint;

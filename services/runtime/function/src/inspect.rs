@@ -22,7 +22,7 @@ use crate::worker::handler::panic_text;
 use crate::worker::watchdog::take_panic_site;
 use oncue_core::bus::{Bus, BusError, StoredMessage};
 use oncue_core::config::Config;
-use oncue_core::model::audit::Audit;
+use oncue_core::model::audit::{Audit, WAITING_MS};
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::{Mark, MarkState, Read, RowKey, Store};
 use oncue_proto::event::{self, Incoming, Meta, Origin};
@@ -78,6 +78,10 @@ pub(crate) async fn audit(
     loop {
         let batch = bus.read_stream(stream, next).await?;
         let Some(last) = batch.last() else {
+            let old = event::now_ms().saturating_sub(WAITING_MS);
+            let waiting = store.waiting_outputs(old).await?;
+            let own = waiting.get(function.name);
+            audit.waiting_outputs = own.map_or(0, |waiting| waiting.commits);
             return Ok(audit);
         };
         next = last.sequence + 1;

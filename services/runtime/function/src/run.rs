@@ -18,12 +18,14 @@ use crate::function::{Erased, Function};
 use crate::inspect;
 use crate::worker::watchdog;
 use crate::worker::{Source, Worker};
+use oncue_core::agreement::{self, Marked};
 use oncue_core::bus::pull::Pull;
 use oncue_core::bus::{Bus, layout};
 use oncue_core::config::Config;
 use oncue_core::failpoint;
 use oncue_core::model::manifest::Manifest;
 use oncue_core::process::{instance, stop_signal};
+use oncue_core::secret;
 use oncue_core::store::Store;
 use oncue_telemetry::{Service, Telemetry};
 
@@ -136,6 +138,35 @@ fn stop(code: u8, why: &str) -> ExitCode {
 
 type ServeError = Box<dyn std::error::Error>;
 
+/// Refuses servers of which one has lost what the other remembers. A loss in Redis is recorded, so that no other worker
+/// starts either and `oncue recover redis` knows where it begins.
+///
+/// # Errors
+///
+/// A sentence that says what is lost, and the command that mends it.
+async fn check_agreement(
+    bus: &Bus,
+    store: &Store,
+    manifest: &Manifest,
+    created: u64,
+    config: &Config,
+) -> Result<(), ServeError> {
+    if let Some(lost) = agreement::check_streams(bus, store, &manifest.domains()).await? {
+        return Err(lost.into());
+    }
+    let marked = Marked {
+        function: &manifest.name,
+        stream: &manifest.stream,
+        created,
+        horizon: config.stream(&manifest.stream).horizon.0.as_millis() as u64,
+    };
+    let Some(regression) = agreement::check_marks(bus, store, marked).await? else {
+        return Ok(());
+    };
+    store.record_regression(&manifest.name, &regression).await?;
+    Err(regression.into())
+}
+
 /// One life of the worker, from the connections to the last ack.
 ///
 /// # Errors
@@ -162,20 +193,24 @@ async fn serve(
         bus.require(&layout::stream(&domain, &config.stream(&domain)))
             .await?;
     }
+    let secret = secret::id_secret(&bus, &store).await?;
     // Before the consumer is there: what is published once it is will be waited for.
     store.register(&manifest).await?;
     bus.require(&manifest.consumer(config)).await?;
     let stream = config.stream(&manifest.stream);
     // Part of the identity of plain messages, so a stream that is made anew ends the pull.
     let created = bus.stream_created(&manifest.stream).await?;
+    check_agreement(&bus, &store, &manifest, created, config).await?;
     // Seen by this worker's own commits: going on would apply events again whose marks are lost.
     let mut regressed = store.regressed();
+    let restoring = store.restoring(&manifest.name).await?;
     let source = Source {
         created,
         horizon: stream.horizon.0.as_millis() as u64,
+        restoring: restoring.filter(|restoring| restoring.created == created),
     };
     let limits = manifest.limits(config);
-    let worker = Worker::new(function, limits, config, source, &bus, &store);
+    let worker = Worker::new(function, limits, config, source, &bus, &store, &secret);
     let vouchers = worker.start(&manifest, config, &instance, &store).await?;
     let pull = bus.pull(&manifest.stream, created, &manifest.name).await?;
     tracing::info!(

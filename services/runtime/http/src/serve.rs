@@ -6,6 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
+use axum::http::{StatusCode, Version, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -77,6 +81,7 @@ pub async fn serve(
     handle: &Handle,
     stop: impl Future<Output = ()>,
 ) {
+    let router = router.layer(middleware::from_fn(one_host));
     let acceptor = Acceptor::new(listener, limits.connections);
     let open = GracefulShutdown::new();
     let mut http = http1::Builder::new();
@@ -114,6 +119,18 @@ pub async fn serve(
     // Its port is free from here on: another process may take over while this one drains.
     drop(acceptor);
     drain(handle, open, limits.drain).await;
+}
+
+/// Refuses a request that does not say which host it is for, or says it twice [RFC 9112 section 3.2]: what stands in
+/// front may read another one than we.
+async fn one_host(request: Request, next: Next) -> Response {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    let wanted = usize::from(request.version() != Version::HTTP_10);
+    if hosts > 1 || hosts < wanted {
+        let why = format!("the request has {hosts} Host headers, and must have one");
+        return (StatusCode::BAD_REQUEST, why).into_response();
+    }
+    next.run(request).await
 }
 
 /// A listener that accepts only as many connections as may be open.

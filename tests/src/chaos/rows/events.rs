@@ -169,7 +169,7 @@ pub async fn beyond_the_horizon(plan: Plan) -> Report {
     arena.wait(HORIZON + Duration::from_millis(500)).await;
     for mark in arena
         .cluster
-        .redis_cli(&["--scan", "--pattern", "*:d:*"])
+        .redis_cli(&["--scan", "--pattern", "d:*"])
         .lines()
     {
         arena.cluster.redis_cli(&["UNLINK", mark]);

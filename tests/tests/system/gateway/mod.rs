@@ -6,6 +6,7 @@ mod flows;
 mod guards;
 mod process;
 mod reads;
+mod verdicts;
 
 use std::net::SocketAddr;
 

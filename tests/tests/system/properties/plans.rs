@@ -37,7 +37,7 @@ pub struct EventPlan {
     pub id: usize,
     pub age: usize,
     pub timed: bool,
-    pub payload: u64,
+    pub payload: u32,
     pub ops: Vec<(usize, Change)>,
     pub outbox: Vec<u8>,
     pub purpose: Purpose,
@@ -92,7 +92,7 @@ fn operation() -> impl Strategy<Value = (usize, Change)> {
 fn event() -> impl Strategy<Value = EventPlan> {
     let age = prop_oneof![8 => 0..1usize, 1 => 1..AGES.len()];
     let purpose = prop_oneof![8 => Just(Purpose::Apply), 1 => Just(Purpose::DeadLetter), 1 => Just(Purpose::Recall)];
-    let payload = prop_oneof![12 => Just(7u64), 1 => Just(8u64)];
+    let payload = prop_oneof![12 => Just(7u32), 1 => Just(8u32)];
     (
         0..IDS,
         age,

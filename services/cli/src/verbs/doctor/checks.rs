@@ -1,10 +1,13 @@
 //! Checks, in the order of an event's path: NATS, layout, Redis, traces. Each adds findings for people, and facts
 //! from which the promise is derived.
 
+use oncue_admin::AdminError;
+use oncue_admin::agreement::{self, Lost};
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::StreamInfo;
 use oncue_core::bus::layout::{self, Mode, Outcome};
 use oncue_core::model::manifest::Manifest;
+use oncue_core::store::Store;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -26,11 +29,13 @@ const DEFAULT_OTLP_PORT: u16 = 4318;
 pub async fn all(settings: &Settings) -> (Facts, Vec<Finding>) {
     let mut facts = Facts::default();
     let mut report = Report::default();
+    let mut nats_bus = None;
     match settings.bus().await {
         Ok(bus) => {
             nats(settings, &bus, &mut facts, &mut report).await;
             if facts.nats.is_some() {
                 layout(settings, &bus, &mut facts, &mut report).await;
+                nats_bus = Some(bus);
             }
         }
         Err(e) => report.fix(
@@ -42,6 +47,10 @@ pub async fn all(settings: &Settings) -> (Facts, Vec<Finding>) {
         Ok(store) => {
             if let Err(e) = super::redis::check(settings, &store, &mut facts, &mut report).await {
                 report.fix(e.to_string(), "see the server's own log");
+            } else if let Some(bus) = &nats_bus
+                && let Err(e) = agreement(settings, bus, &store, &mut report).await
+            {
+                report.fix(e.to_string(), "see the servers' own logs");
             }
         }
         Err(e) => report.fix(
@@ -51,6 +60,34 @@ pub async fn all(settings: &Settings) -> (Facts, Vec<Finding>) {
     }
     traces(&mut report).await;
     (facts, report.0)
+}
+
+/// Whether one server has lost what the other remembers.
+async fn agreement(
+    settings: &Settings,
+    bus: &Bus,
+    store: &Store,
+    report: &mut Report,
+) -> Result<(), AdminError> {
+    let lost = agreement::lost(bus, store, &settings.config).await?;
+    if lost.is_empty() {
+        report.good("NATS and Redis belong to one time");
+    }
+    for lost in lost {
+        match lost {
+            Lost::Stream(stream) => {
+                report.fix(stream.to_string(), "until then workers refuse to start");
+            }
+            Lost::Commits {
+                function,
+                regression,
+            } => report.fix(
+                format!("{function}: {regression}"),
+                "run `oncue recover redis`; until then its workers refuse to start",
+            ),
+        }
+    }
+    Ok(())
 }
 
 /// Version, JetStream, and how often it writes to disk. The last stands on the monitoring page alone, so without

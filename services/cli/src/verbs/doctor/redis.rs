@@ -1,14 +1,15 @@
 //! Checks of Redis: version, eviction, persistence, replication, and the state our own library needs.
 
+use oncue_core::model::audit::WAITING_MS;
 use oncue_core::store::{Store, StoreError};
-use oncue_proto::event::PARTITIONS;
+use oncue_proto::event::{self, PARTITIONS};
 
 use super::report::{Facts, Report};
 use crate::settings::Settings;
 
-/// Entries up to which a seen-mark bucket stays in Redis's compact encoding, at a fifth of the memory.
-/// A bucket holds two minutes of one function and partition, which are rarely more.
-const SEEN_BUCKET_ENTRIES: u64 = 128;
+/// Entries up to which a bucket of seen-marks must stay in Redis's compact encoding, at a fifth of the memory.
+/// A bucket is split at 128 marks, or a few more.
+const SEEN_BUCKET_ENTRIES: u64 = 256;
 
 /// All checks of Redis, up to the first question that is not answered. Settings may be kept from us: they are then
 /// not known.
@@ -38,7 +39,7 @@ pub async fn check(
             format!(
                 "hash-max-listpack-entries is {limit}: seen-marks take more memory than they need"
             ),
-            "set it to 128 or more, Redis's own default",
+            "set it to 512, the default of Redis 7",
         );
     }
     match store.partitions().await? {
@@ -56,6 +57,15 @@ pub async fn check(
         report.fix(
             regression.to_string(),
             "run `oncue recover redis`; until then workers refuse to start",
+        );
+    }
+    let old = event::now_ms().saturating_sub(WAITING_MS);
+    for (function, waiting) in store.waiting_outputs(old).await? {
+        let since = event::format_time(waiting.since);
+        report.fix(
+            format!("{function}: the outputs of {} commits are in no stream, the first since {since}", waiting.commits),
+            "make room in the stream they go to (`oncue ps`, [streams] max_bytes), or bring back its servers; workers \
+             go on trying",
         );
     }
     let library = store.library_name();

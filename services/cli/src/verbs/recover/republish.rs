@@ -77,6 +77,8 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         return Err(Failure::failed(what)
             .advise("if streams are missing, `oncue apply` makes them; then run this again"));
     }
+    // What the streams hold now is all there is; workers start on it again.
+    store.forget_streams().await.map_err(Failure::silent)?;
     let keep = humantime::format_duration(settings.config.keep_outputs.0);
     remark(paint(
         DIM,

@@ -1,12 +1,23 @@
 //! `oncue recover redis`: every consumer begins again where the loss began. Seen-marks come and go with the state
 //! they belong to, so what survived is skipped and what was lost is applied: going back too far costs time, nothing
 //! else.
+//!
+//! Two things would be made twice, and are told to Redis before any event is delivered again: what followed from events
+//! that had been acked is in its streams already, so it is not published again ([`Restoring`]); and events that were set
+//! aside, or dropped after that, are marked as dead, so that no second letter is written.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use oncue_admin::dead_letters;
+use oncue_admin::functions::Overview;
 use oncue_core::bus::Bus;
+use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::bus::layout::TIMER;
+use oncue_core::bus::pull::Capacity;
 use oncue_core::model::manifest::Manifest;
+use oncue_core::store::{CommitEvent, Mark, Purpose, Restoring, Run, Store};
 use oncue_proto::event;
 
 use crate::exit::{self, Failure};
@@ -16,6 +27,8 @@ use crate::terminal::paint::{CHANGED, DIM, GOOD, NAME, number, paint, remark, sa
 use crate::terminal::table::{self, text};
 use crate::{manifests, when};
 
+/// Dead letters recorded in one commit.
+const RUNS_AT_A_TIME: usize = 200;
 /// Time gone back further than the loss: clocks of two servers differ, and commits were on their way.
 const MARGIN: Duration = Duration::from_mins(1);
 
@@ -29,10 +42,19 @@ pub struct Args {
     yes: bool,
 }
 
+/// Longest silence of workers that are asked whether they run.
+const REPLY_GAP: Duration = Duration::from_millis(300);
+/// Longest wait for events that were in flight, beyond the ack wait: their retries may have been put off.
+const IN_FLIGHT_WAIT: Duration = Duration::from_secs(90);
+
 /// Rewind of one function's consumer.
 struct Rewind {
     function: String,
     stream: String,
+    /// Creation time of the stream, Unix milliseconds.
+    created: u64,
+    /// State of the consumer before the rewind.
+    consumer: ConsumerInfo,
     /// Where its consumer begins again; `None` if nothing has come since.
     from: Option<u64>,
     /// Messages from there on, of whatever type.
@@ -44,6 +66,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let manifests = manifests::of(settings, &names).await?;
     let bus = settings.bus().await?;
     let store = settings.store().await?;
+    refuse_beside_workers(&names, &bus).await?;
     let regression = store.regression().await.map_err(Failure::silent)?;
     if let Some(regression) = &regression {
         remark(regression);
@@ -76,6 +99,10 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         number(most)
     );
     confirm::ask(&question, args.yes)?;
+    restore_dead_marks(&manifests, settings, &bus, &store).await?;
+    for plan in &rewinds {
+        restore(plan, &bus, &store).await?;
+    }
     say(table::render(
         &["FUNCTION", "STREAM", "FROM", "DELIVERED AGAIN"],
         &rewind(&rewinds, &bus).await?,
@@ -134,9 +161,132 @@ async fn plan(
     Ok(Some(Rewind {
         function: function.clone(),
         stream: stream.clone(),
+        created: info.created_ms().unwrap_or(0),
+        consumer,
         from,
         most,
     }))
+}
+
+/// Refuses while functions run: they would commit between the steps of the recovery.
+async fn refuse_beside_workers(names: &[String], bus: &Bus) -> Result<(), Failure> {
+    let overview = Overview::read(bus, REPLY_GAP).await;
+    let overview = overview.map_err(Failure::silent)?;
+    let workers = overview.workers.into_iter().map(|worker| worker.function);
+    let mut running: Vec<String> = workers.filter(|name| names.contains(name)).collect();
+    running.sort();
+    running.dedup();
+    if running.is_empty() {
+        return Ok(());
+    }
+    Err(
+        Failure::failed(format_args!("{} still run", running.join(", ")))
+            .advise("stop `oncue up`, or whatever runs them, and start it again afterwards"),
+    )
+}
+
+/// Marks events as dead that were set aside or given up and are not redriven since: as far as Redis has lost that, it
+/// would be found out again, and written down again.
+async fn restore_dead_marks(
+    manifests: &[Manifest],
+    settings: &Settings,
+    bus: &Bus,
+    store: &Store,
+) -> Result<(), Failure> {
+    let letters = dead_letters::settled(bus).await.map_err(Failure::silent)?;
+    let mut runs = Vec::new();
+    for letter in letters {
+        // Of a function that is not ours, or one that did not act on the event but emitted it.
+        let Some(manifest) = manifests.iter().find(|m| m.name == letter.function) else {
+            continue;
+        };
+        let horizon = settings.config.stream(&manifest.stream).horizon.0;
+        let mark = Mark {
+            horizon: horizon.as_millis() as u64,
+            redrive: letter.redrives,
+            sequence: letter.sequence,
+            ..Mark::of_id(&letter.function.as_str().into(), &letter.event_id)
+        };
+        let event = CommitEvent {
+            mark,
+            payload_hash: 0,
+            ops: Vec::new(),
+            outbox: Bytes::new(),
+            purpose: Purpose::DeadLetter,
+            entry: None,
+        };
+        runs.push(Run {
+            row: None,
+            events: vec![event],
+        });
+    }
+    for runs in runs.chunks(RUNS_AT_A_TIME) {
+        store.commit(runs).await.map_err(Failure::silent)?;
+    }
+    Ok(())
+}
+
+/// Tells the workers of a function which events had been acked.
+async fn restore(plan: &Rewind, bus: &Bus, store: &Store) -> Result<(), Failure> {
+    let Some(from) = plan.from else {
+        return Ok(());
+    };
+    let floor = plan.consumer.ack_floor.stream_seq;
+    // Of what was delivered beyond the floor, some had been acked and some not.
+    let unacked = unacked(plan, bus).await?;
+    let mut restoring = Restoring {
+        created: plan.created,
+        from,
+        to: plan.consumer.delivered.stream_seq,
+        unacked: BTreeSet::new(),
+    };
+    if let Some(unacked) = unacked {
+        restoring.unacked = unacked;
+    } else {
+        restoring.to = floor;
+        remark(format_args!(
+            "{}: what was in flight cannot be told from what was acked since; events from {} on run as if for the \
+             first time",
+            plan.function,
+            floor + 1
+        ));
+    }
+    let told = store.restore(&plan.function, &restoring).await;
+    told.map_err(Failure::silent)
+}
+
+/// Sequences of the events that were in flight: the server delivers them again once their ack wait is over. `None` if
+/// not all come in time.
+async fn unacked(plan: &Rewind, bus: &Bus) -> Result<Option<BTreeSet<u64>>, Failure> {
+    let in_flight = plan.consumer.num_ack_pending as usize;
+    let mut found = BTreeSet::new();
+    if in_flight == 0 {
+        return Ok(Some(found));
+    }
+    let ack_wait = Duration::from_nanos(plan.consumer.config.ack_wait);
+    remark(format_args!(
+        "{}: {} events were in flight; they come again within {}",
+        plan.function,
+        number(in_flight as u64),
+        humantime::format_duration(ack_wait)
+    ));
+    tokio::time::sleep(ack_wait).await;
+    let deadline = Instant::now() + IN_FLIGHT_WAIT;
+    let pull = bus.pull(&plan.stream, plan.created, &plan.function).await;
+    let mut pull = pull.map_err(Failure::silent)?;
+    while found.len() < in_flight && Instant::now() < deadline {
+        let missing = Capacity::of(in_flight - found.len());
+        pull.ask(missing).await.map_err(Failure::failed)?;
+        let next = tokio::time::timeout(Duration::from_secs(1), pull.next()).await;
+        let Ok(deliveries) = next else { continue };
+        let last = plan.consumer.delivered.stream_seq;
+        let again = deliveries.map_err(Failure::failed)?.into_iter();
+        let sequences = again.map(|delivery| delivery.info.sequence);
+        found.extend(sequences.filter(|sequence| *sequence <= last));
+    }
+    // What it took beyond these is given back by the rewind.
+    pull.close().await;
+    Ok((found.len() >= in_flight).then_some(found))
 }
 
 /// Warns of what going back cannot bring back.

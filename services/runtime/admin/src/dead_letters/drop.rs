@@ -48,6 +48,47 @@ pub async fn dropped(bus: &Bus) -> Result<Vec<DeadLetterDropped>, AdminError> {
         .collect())
 }
 
+/// An event that a function is done with, since it was set aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetAside {
+    pub function: String,
+    pub event_id: String,
+    /// How often it had been redriven.
+    pub redrives: u32,
+    /// Sequence in its stream; 0 for not known, as of a letter that was given up.
+    pub sequence: u64,
+}
+
+/// Events that were set aside and are so still, or whose letter was given up, oldest first. Not those whose id belongs to
+/// another event (`id_reuse`), nor what a function emitted and no stream took: those say nothing of the id.
+pub async fn settled(bus: &Bus) -> Result<Vec<SetAside>, AdminError> {
+    let found = letters::read(bus, 1).await?;
+    let mut settled = Vec::new();
+    for message in &found {
+        if let Some(Letter { content, .. }) = Letter::read(message) {
+            if !["id_reuse", "unpublishable"].contains(&content.reason.as_str()) {
+                settled.push(SetAside {
+                    function: content.function,
+                    event_id: content.event_id,
+                    redrives: content.redrives,
+                    sequence: content.sequence,
+                });
+            }
+        } else if message.subject == DeadLetterDropped::TYPE
+            && let Ok(dropped) = DeadLetterDropped::decode(&message.payload[..])
+            && !["id_reuse", "unpublishable"].contains(&dropped.reason.as_str())
+        {
+            settled.push(SetAside {
+                function: dropped.function,
+                event_id: dropped.event_id,
+                redrives: 0,
+                sequence: 0,
+            });
+        }
+    }
+    Ok(settled)
+}
+
 /// The record, as an event of the dead letter's own flow. Its id is the same whoever drops the letter, and however
 /// often.
 fn record(letter: &Letter, why: &str, who: &str, source: &str) -> Envelope {

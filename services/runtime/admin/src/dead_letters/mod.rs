@@ -30,7 +30,7 @@ mod redrive;
 
 use pbjson_types::Timestamp;
 
-pub use self::drop::{dropped, give_up};
+pub use self::drop::{SetAside, dropped, give_up, settled};
 pub use self::dry_run::{DryRun, EmittedEvent, attempt};
 pub use self::envelope::complete;
 pub use self::fingerprint::fingerprint;

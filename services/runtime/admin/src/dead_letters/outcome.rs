@@ -128,7 +128,8 @@ impl<'c> Watch<'c> {
     /// # Errors
     /// Either server does not answer, or the consumer was removed meanwhile. Outcomes keep what the last look said.
     pub async fn look(&mut self, sent: &mut [Sent]) -> Result<(), AdminError> {
-        let Some(first) = sent.first() else {
+        // Outputs that were set aside are done with when their stream has taken them.
+        let Some(first) = sent.iter().find(|sent| sent.is_pending()) else {
             return Ok(());
         };
         let stream = &first.letter.content.stream;

@@ -19,6 +19,8 @@ use oncue_core::bus::Bus;
 use oncue_core::bus::layout::DLQ;
 use oncue_proto::event;
 
+/// Reason of the letter of an output that no stream would take.
+const UNPUBLISHABLE: &str = "unpublishable";
 /// Between two looks at what became of the events.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks while nothing else is to be done.
@@ -179,14 +181,24 @@ async fn send(
     sent: &mut Vec<Sent>,
     report: Report<'_>,
 ) -> Result<(), LetterError> {
-    check_consumer(letter, bus).await?;
-    let complete = envelope::complete(bus, &letter.content).await?;
-    let envelope = envelope::redriven(&complete, event::now_ms());
+    // An output goes to its own stream, for whoever listens; it is done once that has taken it.
+    let is_output = letter.content.reason == UNPUBLISHABLE;
+    let envelope = if is_output {
+        letter.content.envelope.clone().unwrap_or_default()
+    } else {
+        check_consumer(letter, bus).await?;
+        let complete = envelope::complete(bus, &letter.content).await?;
+        envelope::redriven(&complete, event::now_ms())
+    };
     let ack = bus.publish(&envelope).await.map_err(LetterError::Publish)?;
     sent.push(Sent {
         letter: letter.clone(),
         ack,
-        outcome: Outcome::Pending,
+        outcome: if is_output {
+            Outcome::Done
+        } else {
+            Outcome::Pending
+        },
     });
     if let Err(e) = bus.delete_message(DLQ, letter.number).await {
         report(Progress::Remark(format!(

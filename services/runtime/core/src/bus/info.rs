@@ -272,6 +272,16 @@ impl Bus {
         }
     }
 
+    /// Names of the streams that hold a subject; several only where they mirror each other.
+    pub async fn streams_of_subject(&self, subject: &str) -> Result<Vec<String>, ApiError> {
+        let question = json!({ "subject": subject });
+        let answer: Value = self.ask("STREAM.NAMES", &question).await?;
+        // `null` where there is none.
+        let names = answer["streams"].as_array().cloned().unwrap_or_default();
+        let names = names.iter().filter_map(Value::as_str);
+        Ok(names.map(str::to_owned).collect())
+    }
+
     /// Consumer by its stream and name; a 404 where there is none.
     pub async fn consumer_info(
         &self,

@@ -23,6 +23,9 @@ const FIRED_TTL: &str = "72h";
 /// Object store bucket of the app's files.
 pub const FILES: &str = "files";
 
+/// Stream of the key-value bucket `oncue`: what belongs to the whole installation.
+pub const VALUES: &str = "KV_oncue";
+
 /// Pauses while the servers of a cluster agree on what another process is just making.
 const CREATE_BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(500),
@@ -182,6 +185,22 @@ pub fn bucket(name: &str, config: &StreamConfig) -> Wanted {
         "allow_direct": true,
     });
     wanted_stream(&format!("OBJ_{name}"), object(fields))
+}
+
+/// Key-value bucket of the installation, in the layout every NATS client knows [ADR-8].
+pub fn values() -> Wanted {
+    let fields = json!({
+        "name": VALUES,
+        "subjects": ["$KV.oncue.>"],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "max_msgs_per_subject": 1,
+        "allow_rollup_hdrs": true,
+        "deny_delete": true,
+        "allow_direct": true,
+    });
+    wanted_stream(VALUES, object(fields))
 }
 
 /// Stream of these fields, all of which an update may change.

@@ -93,6 +93,8 @@ pub struct WorkerStats {
     pub retried: u64,
     /// Events dead-lettered.
     pub dead: u64,
+    /// Commits of the function, by whichever worker, whose outputs are in no stream yet.
+    pub waiting_outputs: u64,
     /// Durations of handlers.
     pub duration_ms: DurationHistogram,
 }

@@ -1,6 +1,7 @@
 //! Configuration: `oncue.toml` and the environment, read whole and checked before anything is opened. Every mistake is
 //! listed with its line; an unknown field is a mistake.
 
+mod bounds;
 mod flows;
 mod reader;
 mod scale;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use oncue_proto::Catalog;
 use serde::{Deserialize, Serialize};
 
+pub use self::bounds::Bounds;
 pub use self::flows::{FlowsConfig, Track};
 pub use self::scale::Scale;
 pub use self::schedule::Schedule;
@@ -51,6 +53,8 @@ pub struct Config {
     pub console: ConsoleConfig,
     /// `[flows]`
     pub flows: FlowsConfig,
+    /// `[bounds]`
+    pub bounds: Bounds,
     /// `ONCUE_CONCURRENCY`, `ONCUE_TIMEOUT`, `ONCUE_ATTEMPTS`: limits of this very process, above all others.
     pub process: FunctionConfig,
 }

@@ -15,8 +15,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Config, ConfigErrors, ConsoleConfig, FlowsConfig, FunctionConfig, GatewayConfig, Schedule,
-    ServerUrl, Span,
+    Bounds, Config, ConfigErrors, ConsoleConfig, FlowsConfig, FunctionConfig, GatewayConfig,
+    Schedule, ServerUrl, Span,
 };
 
 /// Configuration of `text`, which comes from `path`; fails with every mistake in it, in the order of the text.
@@ -94,6 +94,7 @@ impl<'t> Reader<'t> {
             gateway: GatewayConfig::default(),
             console: ConsoleConfig::default(),
             flows: FlowsConfig::default(),
+            bounds: Bounds::default(),
             process: FunctionConfig::default(),
         }
     }
@@ -123,6 +124,7 @@ impl<'t> Reader<'t> {
                 "gateway" => config.gateway = self.gateway(value),
                 "console" => config.console = self.part("console", value).unwrap_or_default(),
                 "flows" => config.flows = self.flows(value),
+                "bounds" => config.bounds = self.bounds(value),
                 "streams" => config.streams = self.named("streams", value),
                 "functions" => {
                     let places = places(&value);
@@ -131,7 +133,7 @@ impl<'t> Reader<'t> {
                 }
                 "schedule" => schedules = Some(value),
                 other => {
-                    let known = "nats, redis, contracts, gateway, console, flows, streams, functions, schedule";
+                    let known = "nats, redis, contracts, gateway, console, flows, bounds, streams, functions, schedule";
                     self.fail(
                         Some(name.span()),
                         &format!("unknown section {other:?}; known: {known}"),
@@ -172,6 +174,24 @@ impl<'t> Reader<'t> {
             self.fail(Some(span), "[flows] keep is at least 1s");
         }
         flows
+    }
+
+    /// Reads `[bounds]`, and checks that what they let through can be sent.
+    fn bounds(&mut self, value: Spanned<DeValue<'t>>) -> Bounds {
+        let places = places(&value);
+        let bounds: Bounds = self.part("bounds", value).unwrap_or_default();
+        for (name, size, most) in [
+            ("key", bounds.key, Bounds::MAX_KEY),
+            ("headers", bounds.headers, Bounds::MAX_HEADERS),
+        ] {
+            if size.0 > most {
+                let why = format!(
+                    "[bounds] {name} is at most {most} bytes: NATS takes 64 KiB of headers"
+                );
+                self.fail(places.get(name).cloned(), &why);
+            }
+        }
+        bounds
     }
 
     /// Reads one section, `name` in its messages; a field that is wrong is recorded and left out, so that the next

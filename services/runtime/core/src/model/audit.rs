@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Age from which outputs count as waiting, milliseconds; younger ones are on their way.
+pub const WAITING_MS: u64 = 10_000;
+
 /// Outcomes of the events that a function should have acted on, as far back as the stream goes. Each event counts as
 /// accepted and as one of the other five.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -20,6 +23,10 @@ pub struct Audit {
     pub lost: u64,
     /// So old that their seen-marks may be gone: nothing can be said of them.
     pub expired: u64,
+    /// Commits whose outputs are in no stream yet, [`WAITING_MS`] after they were made: what follows from an applied
+    /// event has not happened.
+    #[serde(default)]
+    pub waiting_outputs: u64,
     /// Ids of the first lost ones.
     pub lost_ids: Vec<String>,
 }

@@ -2,8 +2,8 @@
 -- The one atomic step that makes handled events real: seen-marks, age fence, row versions, state and outputs.
 --
 -- A call holds runs; a run holds the events of one key that were handled in order on one row. A run is applied whole
--- or not at all, so everything is checked before the first write: a script is not rolled back on an error. Events whose
--- marks stand in one bucket are a group, looked up and marked by one command each.
+-- or not at all, so everything is checked before the first write: a script is not rolled back on an error. Neighbours
+-- whose marks stand in one directory are a group.
 --
 -- ARGV: horizon, skew (ms), the worker's record ('' = none), bytes in the outbox of the call, number of runs; then for each run
 --   its head (see RUN), field known*, value known*, (field, value)*, '_v' and a place for its value, field to delete*;
@@ -13,7 +13,7 @@
 --     event, count of events that follow, (id, type, content)*
 -- KEYS: the worker's record, the outbox of the call, already there with the outputs of all runs one after another, to go by
 --   itself if they are not committed; the index it stands in; then in the same order: for each run the
---   row (if any), for each group its seen keys, one key per operation, one per entry.
+--   row (if any), for each group the directory of its marks, one key per operation, one per entry.
 -- Reply: the worker's record as it was, then for each run 1 if applied, else a list of a status and a detail per event:
 --   duplicate, id_reuse (detail: the mark) | dead | conflict | fence (detail: now, ms) | invalid (detail: why)
 
@@ -21,20 +21,151 @@
 -- Version read (-1 = no row at all), fields known and 1 (0 = the version tells), fields, fields to delete, bytes of
 -- outbox, groups, operations, entries.
 local RUN = '<dI4I4I4I4I4I4I4'
--- Kind (a = apply, d = dead letter, q = only ask), events, number of the redrive (0 = none), seen keys, mark expiry (unix
--- s), earliest and latest time the fence hangs on (ms).
-local GROUP = '<c1I4I4I1ddd'
+-- Kind (a = apply, d = dead letter, q = only ask), events, number of the redrive (0 = none), seconds that their marks must
+-- live, earliest and latest time the fence hangs on (ms).
+local GROUP = '<c1I4I4ddd'
 
 -- Layout of a seen-mark, which `SeenMark` in mark.rs describes: positions of bytes, counted from 1. A unit test there
 -- compares them with that struct.
 local MARK_STATE = 1
 local MARK_DEAD = 'd'
 local MARK_HASH_FIRST = 2
-local MARK_HASH_LAST = 9
-local MARK_REDRIVE = 16
+local MARK_HASH_LAST = 4
+local MARK_REDRIVE = 5
 
--- Field of a bucket of marks that has its expiry: to look it up beside the marks costs less than to set it each time.
+-- Where marks stand. A directory is a string, with `NUMBER BORN ROOT DEPTH` for each of its generations, the newest
+-- first. A bucket `DIRECTORY:NUMBER:DEPTH:PREFIX` is a hash with the marks of the ids (hashes, 16 bytes) whose first
+-- DEPTH bits are PREFIX, under what follows of their first ten bytes. A bucket that is full is split in two, one bit
+-- deeper. ROOT and DEPTH of a generation are the least and the greatest depth of its buckets: those of an id are looked
+-- for from below, and the first that is there is the one.
+--
+-- A bucket lives until no mark in it may be asked for any more. So that the directory of ids without a time does not
+-- grow for ever, a generation is written to for some time only, and then read until its buckets are gone.
+
+-- Marks in a bucket that is full; Redis searches it from the front.
+local FULL = 128
+-- Depth of buckets that are not split any more.
+local DEEPEST = 30
+-- Seconds for which marks are written to one generation.
+local GENERATION = 36 * 3600
+-- Seconds by which a bucket lives longer than it must, so that not every mark has to extend it.
+local SLACK = 3600
+-- Field of a bucket that has its expiry (Unix s): to look it up beside the mark costs less than to set it each time.
 local EXPIRES = 'e'
+
+-- Directories of this call by their keys.
+local directories
+
+local function read_directory(key)
+  local directory = directories[key]
+  if directory then return directory end
+  directory = { key = key, changes = 0 }
+  for number, born, root, depth in string.gmatch(redis.call('GET', key) or '', '(%d+) (%d+) (%d+) (%d+)') do
+    directory[#directory + 1] =
+      { number = tonumber(number), born = tonumber(born), root = tonumber(root), depth = tonumber(depth) }
+  end
+  directories[key] = directory
+  return directory
+end
+
+local function write_directory(directory)
+  local lines = {}
+  for i, generation in ipairs(directory) do
+    lines[i] = string.format('%d %.0f %d %d', generation.number, generation.born, generation.root, generation.depth)
+  end
+  redis.call('SET', directory.key, table.concat(lines, '\n'), 'KEEPTTL')
+  directory.changes = directory.changes + 1
+end
+
+local function bucket_key(directory, generation, depth, prefix)
+  return string.format('%s:%d:%d:%.0f', directory.key, generation.number, depth, prefix)
+end
+
+local function prefix_of(id, depth)
+  return math.floor(struct.unpack('>I4', id) / 2 ^ (32 - depth))
+end
+
+local function field_of(id, depth)
+  return string.sub(id, 1 + math.floor(depth / 8), 10)
+end
+
+-- The bucket of an id in a generation, its depth and its expiry, and the mark in it, if there is one; nil if not even the
+-- bucket is there.
+local function look_up(directory, generation, id)
+  for depth = generation.depth, generation.root, -1 do
+    local bucket = bucket_key(directory, generation, depth, prefix_of(id, depth))
+    local found = redis.call('HMGET', bucket, EXPIRES, field_of(id, depth))
+    if found[1] then return bucket, depth, tonumber(found[1]), found[2] end
+  end
+end
+
+local function split(directory, generation, bucket, depth, prefix)
+  local children, expires = { [0] = {}, {} }, nil
+  local entries = redis.call('HGETALL', bucket)
+  for i = 1, #entries, 2 do
+    local field = entries[i]
+    if field == EXPIRES then
+      expires = entries[i + 1]
+    else
+      local child = children[math.floor(string.byte(field) / 2 ^ (7 - depth % 8)) % 2]
+      -- Of a byte all of whose bits are in the prefix nothing is left in the field.
+      child[#child + 1] = depth % 8 == 7 and string.sub(field, 2) or field
+      child[#child + 1] = entries[i + 1]
+    end
+  end
+  for bit = 0, 1 do
+    local key = bucket_key(directory, generation, depth + 1, 2 * prefix + bit)
+    redis.call('HSET', key, EXPIRES, expires, unpack(children[bit]))
+    redis.call('EXPIREAT', key, expires)
+  end
+  redis.call('DEL', bucket)
+  generation.depth = math.max(generation.depth, depth + 1)
+  write_directory(directory)
+end
+
+-- Begins a generation as deep as the one before it, of this directory or of the hour before, turned out to need.
+local function add_generation(directory, id, keep, now)
+  local other, is_new = directory, not directory[1]
+  if is_new then
+    other = read_directory((string.gsub(directory.key, '%d+$', function(n) return string.format('%.0f', n - 1) end)))
+  end
+  local before, depth = other[1], 0
+  if before then
+    local bucket = look_up(other, before, id)
+    local sparse = not bucket or redis.call('HLEN', bucket) < FULL / 4
+    depth = math.max(0, before.depth - (sparse and 1 or 0))
+  end
+  table.insert(directory, 1, { number = is_new and 0 or before.number + 1, born = now, root = depth, depth = depth })
+  while directory[3] and directory[#directory - 1].born + keep + SLACK < now do table.remove(directory) end
+  write_directory(directory)
+  if is_new then redis.call('EXPIREAT', directory.key, string.format('%.0f', now + keep + SLACK)) end
+end
+
+-- `place` is what `look_up` found before, while nothing has changed in the directory since.
+local function write_mark(directory, place, id, mark, keep, now)
+  if not directory[1] or now - directory[1].born > GENERATION then add_generation(directory, id, keep, now) end
+  local generation = directory[1]
+  local bucket, depth, expires
+  if place and place.changes == directory.changes then
+    bucket, depth, expires = place.bucket, place.depth, place.expires
+  else
+    bucket, depth, expires = look_up(directory, generation, id)
+  end
+  depth = depth or generation.root
+  bucket = bucket or bucket_key(directory, generation, depth, prefix_of(id, depth))
+  if expires and expires >= now + keep then
+    redis.call('HSET', bucket, field_of(id, depth), mark)
+  else
+    local until_then = string.format('%.0f', now + keep + SLACK)
+    redis.call('HSET', bucket, field_of(id, depth), mark, EXPIRES, until_then)
+    redis.call('EXPIREAT', bucket, until_then)
+    redis.call('EXPIREAT', directory.key, until_then, 'GT')
+  end
+  -- One in eight looks, since a bucket may be somewhat fuller than full.
+  if string.byte(id, 16) % 8 == 0 and depth < DEEPEST and redis.call('HLEN', bucket) > FULL then
+    split(directory, generation, bucket, depth, prefix_of(id, depth))
+  end
+end
 
 local function is_integer(text)
   return (text == '0' or string.match(text, '^%-?[1-9]%d*$')) and math.abs(tonumber(text)) <= 9e18
@@ -114,7 +245,7 @@ end
 local function seen_status(mark, group, own)
   if string.sub(mark, MARK_STATE, MARK_STATE) == MARK_DEAD then
     -- A dead letter stays dead, unless an operator has redriven it since.
-    if group.redrive <= (tonumber(string.sub(mark, MARK_REDRIVE)) or 0) then return 'dead' end
+    if group.redrive <= struct.unpack('>I4', mark, MARK_REDRIVE) then return 'dead' end
     return nil
   end
   if payload_hash(mark) ~= payload_hash(own) and group.kind ~= 'd' then return 'id_reuse' end
@@ -129,12 +260,14 @@ end
 
 local function check_group(group, ARGV, run, now, horizon, skew)
   local ids, at, count = {}, group.at, group.count
-  for i = 1, count do ids[i] = ARGV[at + 2 * i - 2] end
-  for s, key in ipairs(group.seen) do
-    local marks = redis.call('HMGET', key, EXPIRES, unpack(ids))
-    if s == 1 then group.is_new = not marks[1] end
-    for i = 1, count do
-      local mark = marks[i + 1]
+  local directory = read_directory(group.directory)
+  for i = 1, count do
+    ids[i] = ARGV[at + 2 * i - 2]
+    for nth, generation in ipairs(directory) do
+      local bucket, depth, expires, mark = look_up(directory, generation, ids[i])
+      if nth == 1 and bucket then
+        group.places[i] = { bucket = bucket, depth = depth, expires = expires, changes = directory.changes }
+      end
       local status = mark and seen_status(mark, group, ARGV[at + 2 * i - 1])
       if status then refuse(run, group.first + i, status, mark) end
     end
@@ -230,13 +363,11 @@ local function write_run(run, ARGV, micros, now)
   end
   for _, op in ipairs(run.ops) do apply_op(op, micros) end
   for _, group in ipairs(run.groups) do
-    local key = group.seen[1]
-    redis.call('HSET', key, unpack(ARGV, group.at, group.at + 2 * group.count - 1))
-    if group.is_new then
-      redis.call('HSET', key, EXPIRES, '')
-      redis.call('EXPIREAT', key, group.expiry, 'NX')
+    local directory = read_directory(group.directory)
+    for i = 1, group.count do
+      local id, mark = ARGV[group.at + 2 * i - 2], ARGV[group.at + 2 * i - 1]
+      write_mark(directory, group.places[i], id, mark, group.keep, math.floor(now / 1000))
     end
-    if group.redrive > 0 then redis.call('EXPIREAT', key, group.expiry, 'GT') end -- a new fence, an old bucket
   end
   for _, entry in ipairs(run.entries) do write_entry(entry, now) end
 end
@@ -252,13 +383,11 @@ local function arg() arg_at = arg_at + 1 return args[arg_at] end
 local NONE = {}
 
 local function read_group(first)
-  local kind, count, redrive, seen_count, expiry, oldest, newest = struct.unpack(GROUP, arg())
-  local seen = { key() }
-  for i = 2, seen_count do seen[i] = key() end
+  local kind, count, redrive, keep, oldest, newest = struct.unpack(GROUP, arg())
   local at = arg_at + 1
   arg_at = arg_at + 2 * count
-  return { first = first, kind = kind, redrive = redrive, seen = seen, expiry = expiry, oldest = oldest,
-    newest = newest, count = count, at = at }
+  return { first = first, kind = kind, redrive = redrive, directory = key(), keep = keep, oldest = oldest,
+    newest = newest, count = count, at = at, places = {} }
 end
 
 local function read_event()
@@ -326,6 +455,27 @@ local function keep_outbox(key, index, kept, cut, now)
   redis.call('ZADD', index, now, key)
 end
 
+-- An event that was announced in a ledger will not come: the steps that wait for it are closed.
+-- KEYS: the ledger, the set of its listeners. ARGV: id of the event.
+-- Reply: how many steps were open.
+local function close_steps(KEYS, ARGV)
+  local time = redis.call('TIME')
+  local now = math.floor((tonumber(time[1]) * 1000000 + tonumber(time[2])) / 1000)
+  local closed = 0
+  for _, name in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+    local step = 's:' .. ARGV[1] .. ':' .. name
+    local before = redis.call('HGET', KEYS[1], step)
+    if before and string.sub(before, 1, 1) == 'p' then
+      redis.call('HSET', KEYS[1], step, string.format('x %.0f', now))
+      closed = closed + 1
+    end
+  end
+  if closed > 0 and redis.call('HINCRBY', KEYS[1], 'n', -closed) == 0 then
+    redis.call('HSET', KEYS[1], 'end', string.format('%.0f', now))
+  end
+  return closed
+end
+
 local function count_of(record)
   return tonumber(string.match(record, '^%d+')) or 0
 end
@@ -340,7 +490,7 @@ local function commit(KEYS, ARGV)
   local now = math.floor(micros / 1000)
   local horizon, skew, record = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
   local reply = { '' }
-  keys, args, key_at, arg_at = KEYS, ARGV, 3, 5
+  keys, args, key_at, arg_at, directories = KEYS, ARGV, 3, 5, {}
   if record ~= '' then
     local text = string.format('%s %.0f', record, now)
     local before = redis.call('SET', KEYS[1], text, 'EX', 604800, 'GET')
@@ -365,6 +515,25 @@ local function commit(KEYS, ARGV)
   return reply
 end
 
+-- Marks of ids. KEYS: a directory for each group. ARGV: for each group the number of its ids, and those.
+-- Reply: for each id its mark, or nothing.
+local function marks(KEYS, ARGV)
+  local reply, at = {}, 1
+  directories = {}
+  for _, key in ipairs(KEYS) do
+    local directory, count = read_directory(key), tonumber(ARGV[at])
+    for i = at + 1, at + count do
+      local found
+      for _, generation in ipairs(directory) do
+        found = found or select(4, look_up(directory, generation, ARGV[i]))
+      end
+      reply[#reply + 1] = found or false
+    end
+    at = at + count + 1
+  end
+  return reply
+end
+
 -- A worker has missed commits of its own: recorded under its name, unless they have been restored since it looked last.
 -- KEYS: the epoch, which each restoration raises, and what was found. ARGV: the epoch known, the worker, what it found.
 -- An epoch below the known one is itself something that Redis has lost.
@@ -377,3 +546,5 @@ end
 
 redis.register_function('oncue_commit_LIBRARY', commit)
 redis.register_function('oncue_regressed_LIBRARY', regressed)
+redis.register_function('oncue_close_steps_LIBRARY', close_steps)
+redis.register_function({ function_name = 'oncue_marks_LIBRARY', callback = marks, flags = { 'no-writes' } })

@@ -1,38 +1,46 @@
-//! Seen-marks: where in Redis the mark of a handled event is, what its bytes say, and which outbox it points to.
+//! Seen-marks: where they stand, what they say, and which outbox they point to.
 //!
 //! A mark is what makes a second delivery harmless: it is written in the step that applies the event, and every later
-//! copy of the event finds it. `commit.lua` compares marks byte by byte, so their layout ([`SeenMark`]) and the
-//! positions that the script names are held together by a unit test.
+//! copy of the event finds it. Where it stands depends on the id of the event and on nothing else, so that a copy with
+//! another time, another key or by another way finds it too.
+//!
+//! Marks stand in the buckets of a directory. There is one directory for each hour of ids that carry their time, one
+//! for each stretch of a stream for messages without an id, and one for all other ids ([`Area`]). A bucket that is full
+//! is split in two, by the next bit of the id's hash (extendible hashing): so it stays within Redis's compact
+//! encoding of hashes, and a mark takes less than 30 bytes at a rate of some an hour as of ten thousand a second.
+//! `commit.lua` walks directories and buckets; their layout is written there.
+//!
+//! `commit.lua` also compares marks byte by byte, so their layout ([`SeenMark`]) and the positions that the script names
+//! are held together by a unit test.
 
-use std::ops::{Range, RangeInclusive};
+use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::{GRACE_MS, MarkState};
+use super::MarkState;
 use oncue_proto::event::{self, Meta};
 
-/// Event time that one bucket of seen-marks covers, milliseconds: few enough ids for Redis's compact encoding at
-/// hundreds of events per second and function, many enough that a slow stream does not pay a key per id.
-const BUCKET_MS: u64 = 120_000;
+/// Milliseconds of the time in ids that share a directory.
+const AREA_MS: u64 = 3_600_000;
+/// Sequences of messages without an id that share a directory, as a power of two.
+const AREA_SEQUENCE_BITS: u32 = 14;
 
 /// Identity of one (function, event): enough to find its seen-mark and its count of runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     /// Name of the function, part of every key. Shared: a worker clones one `Arc` for all of its marks.
     pub function: Arc<str>,
-    /// Key of the event for this function: decides the partition.
+    /// Key of the event for this function.
     pub key: Arc<str>,
-    /// [`event::partition`] of `key`.
+    /// [`event::partition`] of `key`: where its row, its outbox and its count of runs are.
     pub partition: u32,
     /// [`event::hash`] of the event's id.
     pub id: [u8; 16],
-    /// Time of the event, Unix milliseconds: decides the bucket.
-    pub time: u64,
-    /// Whether `time` belongs to the event for ever; if not, its bucket is as wide as the horizon and two are looked
-    /// up.
-    pub timed: bool,
+    /// Directory that holds the mark, by the id.
+    pub area: Area,
     /// Age at which an event of the stream is refused, milliseconds.
     pub horizon: u64,
-    /// Time that the age fence measures, Unix milliseconds: `time`, or the moment of the redrive.
+    /// Time that the age fence measures, Unix milliseconds: that of the event, or the moment of the redrive.
     pub fence: u64,
     /// Number of the redrive, 0 for none: a dead letter comes to life only for a later one.
     pub redrive: u32,
@@ -41,24 +49,68 @@ pub struct Mark {
     pub sequence: u64,
 }
 
+/// Directory of marks, as the id of an event tells it. Displays as the last part of its Redis key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Area {
+    /// Hour since 1970 of an id that carries its time.
+    Hour(u64),
+    /// Creation time of the stream (Unix ms), and which stretch of its sequences, for a message without an id.
+    Stretch(u64, u64),
+    /// Any other id tells nothing.
+    Other,
+}
+
+impl Area {
+    /// Directory of an event's id.
+    pub fn of_id(id: &str) -> Self {
+        if let Some(time) = event::time_of_id(id) {
+            return Self::Hour(time / AREA_MS);
+        }
+        match event::position_of_id(id) {
+            Some((created, sequence)) => Self::Stretch(created, sequence >> AREA_SEQUENCE_BITS),
+            None => Self::Other,
+        }
+    }
+}
+
+impl fmt::Display for Area {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hour(hour) => write!(f, "t{hour}"),
+            Self::Stretch(created, stretch) => write!(f, "q{created}.{stretch}"),
+            Self::Other => f.write_str("x"),
+        }
+    }
+}
+
 impl Mark {
     /// Mark of `function` for the event `meta`, keyed by `key`. `horizon` is that of the stream, in milliseconds; the
     /// sequence is not known yet. Allocates nothing for a `function` that is an `Arc` already.
     pub fn new(function: impl Into<Arc<str>>, key: &str, meta: &Meta, horizon: u64) -> Self {
-        let id = event::hash(&[meta.id.as_bytes()]);
         let (redrive, fence) = meta
             .redrive
             .map_or((0, meta.time), |redrive| (redrive.number, redrive.at));
         Self {
-            function: function.into(),
             partition: event::partition(key),
             key: key.into(),
-            id,
-            time: meta.time,
-            timed: meta.timed,
             horizon,
             fence,
             redrive,
+            ..Self::of_id(&function.into(), &meta.id)
+        }
+    }
+
+    /// Mark of the event of this id, enough to look it up.
+    pub fn of_id(function: &Arc<str>, id: &str) -> Self {
+        Self {
+            function: function.clone(),
+            partition: 0,
+            key: function.clone(),
+            id: event::hash(&[id.as_bytes()]),
+            area: Area::of_id(id),
+            horizon: 0,
+            fence: 0,
+            redrive: 0,
             sequence: 0,
         }
     }
@@ -69,64 +121,9 @@ impl Mark {
         found.state == MarkState::Applied || self.redrive <= found.redrive
     }
 
-    /// Redis keys of the buckets that may hold the mark, the one it is written to first. Of a timed event that is the
-    /// only one; of an untimed event an earlier or a later copy may have written to a neighbour.
-    pub fn seen_keys(&self) -> Vec<String> {
-        let partition = self.partition;
-        let function = &self.function;
-        if self.timed {
-            return vec![format!(
-                "{{p{partition}}}:d:{function}:{}",
-                self.time / BUCKET_MS
-            )];
-        }
-        // A copy may have come a horizon earlier, or later and been handled before this one.
-        let bucket = self.time / self.horizon.max(1);
-        [bucket, bucket.saturating_sub(1), bucket + 1]
-            .map(|b| format!("{{p{partition}}}:d:{function}:h{b}"))
-            .to_vec()
-    }
-
-    /// Unix seconds at which the bucket may go: nothing in it can pass the age fence any more. `now` is in Unix
-    /// milliseconds.
-    pub fn expiry(&self, now: u64) -> u64 {
-        // A later copy of an untimed event passes the fence for one horizon more.
-        let copies = if self.timed { 0 } else { self.horizon };
-        let width = self.bucket_width();
-        let end = (self.time / width + 1) * width;
-        (end.max(now).max(self.fence) + copies + self.horizon + GRACE_MS) / 1000
-    }
-
-    /// Whether two marks stand in the same buckets, expire with them, and hang on the same redrive.
-    pub fn shares_bucket(&self, other: &Self) -> bool {
-        let width = self.bucket_width();
-        self.timed == other.timed
-            && self.redrive == other.redrive
-            && self.partition == other.partition
-            && self.time / width == other.time / width
-    }
-
-    /// Milliseconds of event time that share a bucket.
-    fn bucket_width(&self) -> u64 {
-        if self.timed {
-            BUCKET_MS
-        } else {
-            self.horizon.max(1)
-        }
-    }
-
-    /// Last parts of the keys of all buckets in which a function's marks of events of these times (Unix ms) may be, the
-    /// newest first. The same in every partition.
-    pub fn buckets(times: RangeInclusive<u64>, horizon: u64) -> impl Iterator<Item = String> {
-        let wide = horizon.max(1);
-        let untimed = (times.start() / wide..=times.end() / wide)
-            .rev()
-            .map(|bucket| format!("h{bucket}"));
-        untimed.chain(
-            (times.start() / BUCKET_MS..=times.end() / BUCKET_MS)
-                .rev()
-                .map(|bucket| bucket.to_string()),
-        )
+    /// Redis key of the directory of its mark.
+    pub fn directory(&self) -> String {
+        directory(&self.function, self.area)
     }
 
     /// Redis key of the count of its runs; each redrive counts anew.
@@ -142,84 +139,96 @@ impl Mark {
     }
 }
 
+/// Redis key of a directory of a function's marks; the keys of its buckets begin with it.
+pub fn directory(function: &str, area: Area) -> String {
+    format!("d:{function}:{area}")
+}
+
 /// Value of a seen-mark in Redis. Bytes, all integers big-endian:
 ///
 /// | bytes | holds |
 /// |---|---|
-/// | 0 | `a` applied, `d` dead-lettered |
-/// | 1..9 | hash of the payload, by which another event under the same id is told apart |
-/// | 9..15 | sequence of the event in its stream; 0 for not known |
-/// | 15..24 | of an applied event with outputs: partition and nonce of the [`OutboxName`]; else absent |
-/// | 15.. | of a dead letter: number of the redrive it spent, in decimal; absent for 0 |
+/// | 0 | `a` applied, `o` applied with outputs, `d` dead-lettered |
+/// | 1..4 | first bytes of the hash of the payload, by which another event under the same id is told apart |
+/// | 4..7 | of `o`: [`OutboxTag`] |
+/// | 4..8 | of `d`: number of the redrive it spent |
+/// | rest | sequence of the event in its stream, without leading zeros; nothing for not known |
 ///
-/// The positions in `commit.lua` (`MARK_*`) are these, counted from 1.
+/// The positions in `commit.lua` (`MARK_*`) are these, counted from 1. Short on purpose: there is one for each event
+/// and function of the last days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeenMark {
     /// Outcome of the event.
     pub state: MarkState,
-    /// Hash of the payload the event had.
-    pub payload_hash: u64,
-    /// Sequence in the stream, below 2^48, which no server has counted to yet; 0 for not known.
+    /// 24 bits of the hash of the payload the event had.
+    pub payload_hash: u32,
+    /// Sequence in the stream; 0 for not known.
     pub sequence: u64,
     /// Redrive that a dead letter spent; 0 for none, and of an applied event.
     pub redrive: u32,
     /// Outbox with the outputs of an applied event; `None` where nothing followed from it, and of a dead letter.
-    pub outbox: Option<OutboxName>,
+    pub outbox: Option<OutboxTag>,
 }
 
 impl SeenMark {
     /// Byte that holds the state.
     const STATE: usize = 0;
-    const PAYLOAD_HASH: Range<usize> = 1..9;
-    /// Six bytes are enough for a message each microsecond through nine years.
-    const SEQUENCE: Range<usize> = 9..15;
-    /// Of an applied event.
-    const OUTBOX: Range<usize> = 15..24;
-    /// Of a dead letter: to the end of the mark.
-    const REDRIVE: usize = 15;
-    /// State of an applied event.
+    const PAYLOAD_HASH: Range<usize> = 1..4;
+    /// Of an applied event with outputs.
+    const OUTBOX: Range<usize> = 4..7;
+    /// Of a dead letter.
+    const REDRIVE: Range<usize> = 4..8;
+    /// State of an applied event without outputs.
     const APPLIED: u8 = b'a';
+    /// State of an applied event with outputs.
+    const WITH_OUTPUTS: u8 = b'o';
     /// State of a dead letter.
     const DEAD: u8 = b'd';
 
     /// Bytes as Redis holds them.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(Self::OUTBOX.end);
-        bytes.push(match self.state {
-            MarkState::Applied => Self::APPLIED,
-            MarkState::Dead => Self::DEAD,
+        let mut bytes = Vec::with_capacity(16);
+        bytes.push(match (self.state, self.outbox) {
+            (MarkState::Dead, _) => Self::DEAD,
+            (MarkState::Applied, None) => Self::APPLIED,
+            (MarkState::Applied, Some(_)) => Self::WITH_OUTPUTS,
         });
-        bytes.extend(self.payload_hash.to_be_bytes());
-        let sequence = self.sequence.to_be_bytes();
-        bytes.extend(&sequence[sequence.len() - Self::SEQUENCE.len()..]);
+        bytes.extend(&self.payload_hash.to_be_bytes()[1..]);
         match self.state {
-            MarkState::Applied => bytes.extend(self.outbox.iter().flat_map(|name| name.bytes())),
-            MarkState::Dead if self.redrive > 0 => {
-                bytes.extend(itoa::Buffer::new().format(self.redrive).as_bytes());
+            MarkState::Dead => bytes.extend(self.redrive.to_be_bytes()),
+            MarkState::Applied => {
+                bytes.extend(self.outbox.iter().flat_map(|outbox| outbox.bytes()));
             }
-            MarkState::Dead => {}
         }
+        let sequence = self.sequence.to_be_bytes();
+        bytes.extend(sequence.iter().skip_while(|byte| **byte == 0));
         bytes
     }
 
     /// Reads what is there: a part that is absent or torn is 0 or `None`, and a mark of an unknown kind counts as
     /// applied, since the event must then not be applied again.
     pub fn decode(bytes: &[u8]) -> Self {
-        let state = match bytes.get(Self::STATE) {
-            Some(&Self::DEAD) => MarkState::Dead,
-            _ => MarkState::Applied,
+        let kind = bytes.get(Self::STATE).copied().unwrap_or(Self::APPLIED);
+        let is_dead = kind == Self::DEAD;
+        let redrive = bytes.get(Self::REDRIVE).filter(|_| is_dead);
+        let outbox = bytes
+            .get(Self::OUTBOX)
+            .filter(|_| kind == Self::WITH_OUTPUTS);
+        let sequence = match kind {
+            Self::DEAD => Self::REDRIVE.end,
+            Self::WITH_OUTPUTS => Self::OUTBOX.end,
+            _ => Self::PAYLOAD_HASH.end,
         };
-        let is_dead = state == MarkState::Dead;
-        let redrive = bytes.get(Self::REDRIVE..).filter(|_| is_dead);
-        let outbox = bytes.get(Self::OUTBOX).filter(|_| !is_dead);
         Self {
-            state,
-            payload_hash: integer(bytes.get(Self::PAYLOAD_HASH)),
-            sequence: integer(bytes.get(Self::SEQUENCE)),
-            redrive: redrive
-                .and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok())
-                .unwrap_or(0),
-            outbox: outbox.and_then(OutboxName::of_bytes),
+            state: if is_dead {
+                MarkState::Dead
+            } else {
+                MarkState::Applied
+            },
+            payload_hash: integer(bytes.get(Self::PAYLOAD_HASH)) as u32,
+            sequence: integer(bytes.get(sequence..)),
+            redrive: integer(redrive) as u32,
+            outbox: outbox.and_then(OutboxTag::of_bytes),
         }
     }
 }
@@ -270,20 +279,12 @@ impl OutboxName {
         }
     }
 
-    /// As it stands in a [`SeenMark`]: the partition, then the nonce.
-    fn bytes(self) -> [u8; 9] {
-        let mut bytes = [self.partition; 9];
-        bytes[1..].copy_from_slice(&self.nonce.to_be_bytes());
-        bytes
-    }
-
-    /// Reads those nine bytes; `None` where they are fewer.
-    fn of_bytes(bytes: &[u8]) -> Option<Self> {
-        let (partition, nonce) = bytes.split_first()?;
-        Some(Self {
-            partition: *partition,
-            nonce: u64::from_be_bytes(nonce.try_into().ok()?),
-        })
+    /// Tag by which a [`SeenMark`] points to it.
+    pub fn tag(self) -> OutboxTag {
+        OutboxTag {
+            partition: self.partition,
+            nonce: (self.nonce >> 48) as u16,
+        }
     }
 
     /// Redis key of the outbox, `{pN}:o:FUNCTION:NONCE`.
@@ -293,11 +294,48 @@ impl OutboxName {
 
     /// Redis key of the index of its partition's outboxes.
     pub fn index(self) -> String {
-        format!("{{p{}}}:u", self.partition)
+        self.tag().index()
     }
 }
 
-/// Partition tag of an outbox key, `{p17}`.
+/// Part of the name of an outbox: little enough to stand in every mark, and enough to find it among the few outboxes of
+/// its partition that are not published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OutboxTag {
+    /// Partition of the outbox.
+    partition: u8,
+    /// First 16 bits of its nonce.
+    nonce: u16,
+}
+
+impl OutboxTag {
+    fn bytes(self) -> [u8; 3] {
+        let [high, low] = self.nonce.to_be_bytes();
+        [self.partition, high, low]
+    }
+
+    fn of_bytes(bytes: &[u8]) -> Option<Self> {
+        let &[partition, high, low] = bytes else {
+            return None;
+        };
+        Some(Self {
+            partition,
+            nonce: u16::from_be_bytes([high, low]),
+        })
+    }
+
+    /// Redis key of the index in which the outbox stands.
+    pub fn index(self) -> String {
+        format!("{{p{}}}:u", self.partition)
+    }
+
+    /// Beginning of the Redis keys of the outboxes of `function` with this tag.
+    pub fn prefix(self, function: &str) -> String {
+        format!("{{p{}}}:o:{function}:{:04x}", self.partition, self.nonce)
+    }
+}
+
+/// Partition of an outbox key as a hash tag, `{p17}`.
 pub fn tag_of(outbox_key: &str) -> &str {
     outbox_key
         .split_once(':')
@@ -313,35 +351,49 @@ mod tests {
         nonce: 0x0102_0304_0506_0708,
     };
 
-    const APPLIED: SeenMark = SeenMark {
-        state: MarkState::Applied,
-        payload_hash: 0x1112_1314_1516_1718,
-        sequence: 0x2122_2324_2526,
-        redrive: 0,
-        outbox: Some(NAME),
-    };
+    fn applied() -> SeenMark {
+        SeenMark {
+            state: MarkState::Applied,
+            payload_hash: 0x11_1213,
+            sequence: 0x2122_2324_2526,
+            redrive: 0,
+            outbox: Some(NAME.tag()),
+        }
+    }
 
-    const DEAD: SeenMark = SeenMark {
-        state: MarkState::Dead,
-        redrive: 4_000_000_000,
-        outbox: None,
-        ..APPLIED
-    };
+    fn dead() -> SeenMark {
+        SeenMark {
+            state: MarkState::Dead,
+            redrive: 4_000_000_000,
+            outbox: None,
+            ..applied()
+        }
+    }
 
     #[test]
     fn bytes_of_a_mark_stay_what_they_are() {
-        let head = b"\x11\x12\x13\x14\x15\x16\x17\x18\x21\x22\x23\x24\x25\x26";
-        let outbox = b"\x11\x01\x02\x03\x04\x05\x06\x07\x08";
-        assert_eq!(APPLIED.encode(), [&b"a"[..], head, outbox].concat());
-        assert_eq!(DEAD.encode(), [&b"d"[..], head, b"4000000000"].concat());
         let without = SeenMark {
             outbox: None,
-            ..APPLIED
+            ..applied()
         };
-        assert_eq!(without.encode(), [&b"a"[..], head].concat());
-        let fresh = SeenMark { redrive: 0, ..DEAD };
-        assert_eq!(fresh.encode(), [&b"d"[..], head].concat());
-        for mark in [APPLIED, DEAD, without, fresh] {
+        let fresh = SeenMark {
+            redrive: 0,
+            sequence: 0x100,
+            ..dead()
+        };
+        let unknown = SeenMark {
+            sequence: 0,
+            ..without
+        };
+        for (mark, bytes) in [
+            (applied(), "6f 111213 110102 212223242526"),
+            (dead(), "64 111213 ee6b2800 212223242526"),
+            (without, "61 111213 212223242526"),
+            (fresh, "64 111213 00000000 0100"),
+            (unknown, "61 111213"),
+        ] {
+            let hex: String = mark.encode().iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(hex, bytes.replace(' ', ""));
             assert_eq!(SeenMark::decode(&mark.encode()), mark);
         }
     }
@@ -356,14 +408,36 @@ mod tests {
             outbox: None,
         };
         assert_eq!(SeenMark::decode(b""), empty);
-        assert_eq!(SeenMark::decode(&APPLIED.encode()[..8]), empty);
-        assert_eq!(StreamPosition::of_mark(&APPLIED.encode()[..14]), None);
-        let torn = SeenMark {
-            outbox: None,
-            ..APPLIED
-        };
-        assert_eq!(SeenMark::decode(&APPLIED.encode()[..23]), torn);
+        assert_eq!(SeenMark::decode(&applied().encode()[..3]), empty);
+        assert_eq!(StreamPosition::of_mark(&applied().encode()[..7]), None);
         assert_eq!(SeenMark::decode(b"d").state, MarkState::Dead);
+        assert_eq!(SeenMark::decode(b"?").state, MarkState::Applied);
+    }
+
+    #[test]
+    fn the_tag_of_a_mark_leads_to_its_outbox() {
+        let tag = NAME.tag();
+        assert!(NAME.key("f").starts_with(&tag.prefix("f")));
+        assert!(!NAME.key("g").starts_with(&tag.prefix("f")));
+        assert_eq!(tag.index(), NAME.index());
+    }
+
+    #[test]
+    fn where_a_mark_stands_hangs_on_the_id_alone() {
+        for (id, area) in [
+            ("0192f0c1-2b3c-7def-8123-456789abcdef", "t480726"),
+            ("0192f0c12b3c7def8123456789abcdef", "t480726"),
+            // Other versions and variants, and what only looks alike.
+            ("0192f0c1-2b3c-4def-8123-456789abcdef", "x"),
+            ("0192f0c12b3c7def0123456789abcdef", "x"),
+            ("urn:uuid:0192f0c1-2b3c-7def-8123-456789abcdef", "x"),
+            ("web:1732:16383", "q1732.0"),
+            ("web:1732:16384", "q1732.1"),
+            ("web:1732:", "x"),
+            ("order-17", "x"),
+        ] {
+            assert_eq!(Area::of_id(id).to_string(), area, "{id}");
+        }
     }
 
     /// Value of a constant at the top of the script.
@@ -383,7 +457,7 @@ mod tests {
         assert_eq!(first("MARK_STATE"), SeenMark::STATE);
         let last = constant("MARK_HASH_LAST").parse().expect("a position");
         assert_eq!(first("MARK_HASH_FIRST")..last, SeenMark::PAYLOAD_HASH);
-        assert_eq!(first("MARK_REDRIVE"), SeenMark::REDRIVE);
+        assert_eq!(first("MARK_REDRIVE"), SeenMark::REDRIVE.start);
         let dead = format!("'{}'", char::from(SeenMark::DEAD));
         assert_eq!(constant("MARK_DEAD"), dead);
     }

@@ -4,20 +4,24 @@
 //!
 //! # Keys
 //!
-//! Keys carry the partition as hash tag, `{p17}:`, so that an event's row, marks and counts are in one slot. Rows are
-//! plain hashes, one field per struct field, so `redis-cli` shows them. Times are Unix milliseconds.
+//! Keys that belong to a key of events carry its partition, `{p17}:`; marks belong to an id. Rows are plain hashes, one field per struct field, so `redis-cli` shows them. Times are Unix milliseconds.
 //!
 //! | key | type | holds | goes |
 //! |---|---|---|---|
 //! | `{pN}:s:TABLE:KEY` | hash, set, sorted set or HyperLogLog | a state row, with its version in the field `_v`; or the value of a blind operation | never by itself |
-//! | `{pN}:d:FUNCTION:BUCKET` | hash | seen-marks of one stretch of event time: event id hash -> [`mark::SeenMark`]; and a field `e`, which means that the expiry is set | a horizon after its last event |
+//! | `d:FUNCTION:AREA` | string | directory of the seen-marks of one [`mark::Area`]: its generations, and how deep their buckets are | with its last bucket |
+//! | `d:FUNCTION:AREA:NUMBER:DEPTH:PREFIX` | hash | a bucket of seen-marks: part of the hash of an event's id -> [`mark::SeenMark`]; and its expiry in a field `e` | a horizon and [`GRACE_MS`] after its last mark |
 //! | `{pN}:o:FUNCTION:NAME` | string | outputs of the events of one commit, one frame each | once published; with `keep_outputs` that much later; after a minute if the commit is never made |
 //! | `{pN}:u` | sorted set | keys of those outboxes, by commit time; once published, by minus the time of publishing | with its outboxes |
 //! | `{pN}:r:FUNCTION:ID` | string | number of runs of an event that was delivered more than once | after the horizon |
 //! | `{pN}:f:FLOW` | hash | the ledger of a tracked flow (fields: [`crate::model::flow`]) | `[flows] keep` after its last write |
+//! | `oncue:layout` | string | number of this layout | never |
+//! | `oncue:id-secret` | string | the [`secret`](crate::secret) of the installation | never |
 //! | `oncue:partitions` | string | number of partitions, fixed at first start | never |
 //! | `oncue:commits:WORKER` | string | number and time of a worker's last commit, by which a Redis that went back in time is found out | after a week |
 //! | `oncue:regressed` | hash | worker -> the loss it found; no worker starts until `oncue recover redis` has removed it | by that command |
+//! | `oncue:streams` | hash | stream -> [`KnownStream`] as JSON, by which a NATS that went back is found out | never |
+//! | `oncue:restoring` | hash | function -> [`Restoring`] as JSON: what the last `oncue recover redis` delivers again | never |
 //! | `oncue:epoch` | string | time of the last such recovery | never |
 //! | `oncue:edges`, `oncue:edges:at` | hash | `SOURCE\tTYPE\tFUNCTION` -> events that went that way, and time of the last | never |
 //! | `oncue:functions` | hash | function -> its manifest and time of its last start, as JSON | never |
@@ -38,6 +42,7 @@ mod ledger;
 pub mod mark;
 mod redis;
 mod regression;
+mod restoring;
 
 use std::fmt::Write as _;
 
@@ -48,6 +53,7 @@ pub use self::ledger::{Entry, StepUpdate, flow_key, listeners_key};
 pub use self::mark::{Mark, StreamPosition};
 pub use self::redis::Store;
 pub use self::regression::Regression;
+pub use self::restoring::Restoring;
 use oncue_proto::event;
 
 /// Milliseconds by which seen-marks outlive the horizon, so that a late copy is known as done rather than refused as
@@ -76,7 +82,7 @@ pub struct Row {
 pub struct Read {
     /// Row to read, for a function that owns rows and does not remember this one.
     pub row: Option<RowKey>,
-    /// Events of one key. Neighbours in one bucket are looked up at once, so order them by time.
+    /// Events of one key.
     pub marks: Vec<Mark>,
 }
 
@@ -152,6 +158,18 @@ pub enum Change {
     Distinct { member: String },
 }
 
+impl Change {
+    /// Field or member that it changes.
+    pub fn member(&self) -> &str {
+        match self {
+            Self::Add { field, .. } | Self::Max { field, .. } => field,
+            Self::SetAdd { member } | Self::TopN { member, .. } | Self::Distinct { member } => {
+                member
+            }
+        }
+    }
+}
+
 /// Unit of commit: events of one key, handled in order on one row. Applied whole or not at all.
 #[derive(Debug, Clone)]
 pub struct Run {
@@ -188,8 +206,8 @@ pub enum Expected {
 pub struct CommitEvent {
     /// Identity of the event, and where its seen-mark goes.
     pub mark: Mark,
-    /// Tells another event under the same id apart.
-    pub payload_hash: u64,
+    /// Tells another event under the same id apart; 24 bits of it are kept.
+    pub payload_hash: u32,
     /// Blind operations on the event's key, in order.
     pub ops: Vec<Op>,
     /// Outputs as an encoded `oncue.v1.Outbox`; empty for none.
@@ -288,6 +306,24 @@ pub struct Unpublished {
     pub outbox_key: String,
     /// Outputs by event; none for an outbox that is gone while its index entry is still there.
     pub frames: Vec<StoredOutputs>,
+}
+
+/// A stream as Redis last knew it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct KnownStream {
+    /// Creation time, Unix milliseconds.
+    pub created: u64,
+    /// Last sequence.
+    pub last: u64,
+}
+
+/// Outputs of a function that are committed and in no stream yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct WaitingOutputs {
+    /// Commits whose outputs wait.
+    pub commits: u64,
+    /// Time of the first of them, Unix milliseconds.
+    pub since: u64,
 }
 
 /// Value under a state key, for programs that show it.

@@ -6,12 +6,12 @@
 mod ledger;
 mod connection;
 mod outboxes;
-mod places;
 mod regress;
 mod wire;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use redis::aio::ConnectionManager;
 use redis::io::tcp::TcpSettings;
 use redis::{IntoConnectionInfo as _, Pipeline, RedisError, Value, cmd};
@@ -22,14 +22,19 @@ use self::regress::Own;
 use self::wire::{commit_call, row};
 use super::mark::{OutboxName, SeenMark};
 use super::{
-    Committed, Mark, MarkState, Read, ReadResult, Row, Run, StateValue, Status, StoreError, row_key,
+    Committed, Mark, MarkState, Read, ReadResult, Row, Run, StateValue, Status, StoreError,
+    StreamPosition, row_key,
 };
 use crate::config::ServerUrl;
 use crate::failpoint::{self, Sabotage};
-use oncue_proto::event::{self, PARTITIONS};
+use oncue_proto::event::{self, IdSecret, PARTITIONS};
 
 /// Function library; `LIBRARY` in it stands for the version.
 const SOURCE: &str = include_str!("commit.lua");
+/// Number of the layout of keys and values, raised where an older program could not read them.
+const LAYOUT: u32 = 2;
+/// Redis key of the secret of the installation.
+const ID_SECRET: &str = "oncue:id-secret";
 /// Major and minor version of the oldest Redis that has what the library needs.
 const OLDEST_REDIS: (u64, u64) = (7, 0);
 /// Oldest Valkey that is tested.
@@ -98,7 +103,6 @@ impl Store {
         }
         store.learn_epoch().await?;
         store.load().await?;
-        Connection::watch(&store.connection);
         Ok(store)
     }
 
@@ -116,6 +120,7 @@ impl Store {
         let opened = Connection::open(client).await;
         let connection =
             opened.map_err(|e| StoreError::refused(format!("cannot reach Redis at {url}: {e}")))?;
+        Connection::watch(&connection);
         let source = source();
         // Eight digits tell versions of one Redis apart; the name is part of every commit, so it is short.
         let version = event::hash(&[source.as_bytes()])
@@ -206,9 +211,53 @@ impl Store {
         })
     }
 
-    /// Lays out an empty Redis; refuses one of another partition count.
+    /// Secret of the installation as this Redis has it.
+    pub async fn id_secret(&self) -> Result<Option<IdSecret>, StoreError> {
+        let text: Option<Vec<u8>> = cmd("GET")
+            .arg(ID_SECRET)
+            .query_async(&mut self.connection())
+            .await?;
+        text.map(|text| read_secret(&text)).transpose()
+    }
+
+    /// Keeps the secret of the installation, if this Redis has none; returns the one that it then has.
+    pub async fn keep_id_secret(&self, secret: &IdSecret) -> Result<IdSecret, StoreError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("SET")
+            .arg(ID_SECRET)
+            .arg(secret.to_text())
+            .arg("NX")
+            .ignore()
+            .cmd("GET")
+            .arg(ID_SECRET);
+        let (text,): (Vec<u8>,) = pipe.query_async(&mut self.connection()).await?;
+        read_secret(&text)
+    }
+
+    /// Lays out an empty Redis; refuses one of another partition count or another layout.
     async fn check_partitions(&self) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
+        pipe.cmd("GET")
+            .arg("oncue:partitions")
+            .cmd("GET")
+            .arg("oncue:layout");
+        let (partitions, layout): (Option<u32>, Option<u32>) =
+            pipe.query_async(&mut self.connection()).await?;
+        if partitions.is_some() && layout != Some(LAYOUT) {
+            let found = layout.unwrap_or(1);
+            return Err(StoreError::refused(format!(
+                "this Redis has layout {found}, this program reads {LAYOUT}: seen-marks stand elsewhere, and what was \
+                 applied would be applied again. Let the old version handle all that waits, then begin with an empty \
+                 Redis and empty streams"
+            )));
+        }
+        let mut pipe = redis::pipe();
+        // The layout goes first: partitions without one are an earlier version's.
+        pipe.cmd("SET")
+            .arg("oncue:layout")
+            .arg(LAYOUT)
+            .arg("NX")
+            .ignore();
         pipe.cmd("SET")
             .arg("oncue:partitions")
             .arg(PARTITIONS)
@@ -231,74 +280,70 @@ impl Store {
     /// Not one step: a row may change between this and the commit, which compares it again. What is found done here
     /// is done, so its handlers need not run; what is not found may still turn out to be a duplicate at the commit.
     pub async fn read(&self, reads: &[Read]) -> Result<Vec<ReadResult>, StoreError> {
+        let marks: Vec<&Mark> = reads.iter().flat_map(|read| &read.marks).collect();
         let mut pipe = redis::pipe();
-        for read in reads {
-            // Commands in the order in which the replies are taken apart below.
-            if let Some(row) = &read.row {
-                pipe.cmd("HGETALL").arg(row_key(row.table, &row.key));
-            }
-            for bucket in buckets(&read.marks) {
-                for key in bucket[0].seen_keys() {
-                    pipe.cmd("HMGET").arg(key);
-                    for mark in bucket {
-                        pipe.arg(&mark.id);
-                    }
-                }
-            }
+        for row in reads.iter().filter_map(|read| read.row.as_ref()) {
+            pipe.cmd("HGETALL").arg(row_key(row.table, &row.key));
         }
-        let mut replies = self.query(&pipe).await?.into_iter();
+        let (rows, found) = tokio::join!(self.query(&pipe), self.marks(&marks));
+        let mut rows = rows?.into_iter();
+        let mut found = found?.into_iter();
         let mut results = Vec::with_capacity(reads.len());
         for read in reads {
             let row = if read.row.is_some() {
-                row(next_reply(&mut replies)?)?
+                row(next_reply(&mut rows)?)?
             } else {
                 Row::default()
             };
-            let mut seen = Vec::with_capacity(read.marks.len());
-            for bucket in buckets(&read.marks) {
-                let mut known = vec![false; bucket.len()];
-                for _ in bucket[0].seen_keys() {
-                    let Value::Array(found) = next_reply(&mut replies)? else {
-                        continue;
-                    };
-                    for ((mark, known), found) in bucket.iter().zip(&mut known).zip(found) {
-                        *known |=
-                            matches!(found, Value::BulkString(found) if mark.is_settled_by(&found));
-                    }
-                }
-                seen.extend(known);
-            }
-            results.push(ReadResult { row, seen });
+            let found = read.marks.iter().zip(found.by_ref());
+            let seen = found.map(|(mark, found)| found.is_some_and(|f| mark.is_settled_by(&f)));
+            results.push(ReadResult {
+                row,
+                seen: seen.collect(),
+            });
         }
         Ok(results)
+    }
+
+    /// Seen-marks as Redis holds them, in order; `None` for an event that has left none. No marks cost no call.
+    async fn marks(&self, marks: &[&Mark]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        if marks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let call = wire::marks_call(&self.function.replace("commit", "marks"), marks);
+        Ok(match call.query_async(&mut self.connection()).await {
+            // Nobody has started a worker of this version on this Redis, or it was emptied.
+            Err(e) if is_library_missing(&e) => {
+                self.load().await?;
+                call.query_async(&mut self.connection()).await?
+            }
+            other => other?,
+        })
     }
 
     /// States of the seen-marks of events, in order, for audits and for people; `None` for one that has left none, or
     /// whose mark has expired.
     pub async fn settled(&self, marks: &[Mark]) -> Result<Vec<Option<MarkState>>, StoreError> {
-        let mut pipe = redis::pipe();
-        for mark in marks {
-            for key in mark.seen_keys() {
-                pipe.cmd("HGET").arg(key).arg(&mark.id);
-            }
-        }
-        let mut replies = self.query(&pipe).await?.into_iter();
-        let mut states = Vec::with_capacity(marks.len());
-        for mark in marks {
-            let found: Vec<MarkState> = replies
-                .by_ref()
-                .take(mark.seen_keys().len())
-                .filter_map(|reply| match reply {
-                    Value::BulkString(mark) => Some(SeenMark::decode(&mark).state),
-                    _ => None,
-                })
-                .collect();
-            // A redriven event may have left its dead mark in another bucket.
-            let is_applied = found.contains(&MarkState::Applied);
-            let state = is_applied.then_some(MarkState::Applied);
-            states.push(state.or(found.first().copied()));
-        }
-        Ok(states)
+        let found = self.marks(&marks.iter().collect::<Vec<_>>()).await?;
+        let states = found
+            .into_iter()
+            .map(|mark| Some(SeenMark::decode(&mark?).state));
+        Ok(states.collect())
+    }
+
+    /// Positions in its stream of the events of these ids, in order, as far as `function` is done with them.
+    pub async fn places(
+        &self,
+        ids: &[String],
+        function: &str,
+    ) -> Result<Vec<Option<StreamPosition>>, StoreError> {
+        let function: Arc<str> = function.into();
+        let marks: Vec<Mark> = ids.iter().map(|id| Mark::of_id(&function, id)).collect();
+        let found = self.marks(&marks.iter().collect::<Vec<_>>()).await?;
+        Ok(found
+            .into_iter()
+            .map(|mark| StreamPosition::of_mark(&mark?))
+            .collect())
     }
 
     /// Replies to a pipeline, in order. An empty one costs no round trip.
@@ -336,7 +381,7 @@ impl Store {
         let mut connection = self.connection();
         let (mut replies,): (Vec<Value>,) = match call.query_async(&mut connection).await {
             // Redis was emptied or replaced: the code goes in again, what the data lost is the fence's business.
-            Err(e) if e.to_string().contains("Function not found") => {
+            Err(e) if is_library_missing(&e) => {
                 self.load().await?;
                 call.query_async(&mut connection).await?
             }
@@ -417,9 +462,18 @@ impl Store {
     }
 }
 
-/// Neighbours whose marks stand in one bucket.
-fn buckets(marks: &[Mark]) -> impl Iterator<Item = &[Mark]> {
-    marks.chunk_by(Mark::shares_bucket)
+/// Secret from the text under [`ID_SECRET`].
+fn read_secret(text: &[u8]) -> Result<IdSecret, StoreError> {
+    IdSecret::of_text(text).ok_or_else(|| {
+        StoreError::refused(format!(
+            "{ID_SECRET} in Redis holds no secret; remove it, and it comes back from NATS"
+        ))
+    })
+}
+
+/// Whether Redis does not have the function library.
+fn is_library_missing(e: &RedisError) -> bool {
+    e.to_string().contains("Function not found")
 }
 
 /// Code of the library; a broken twin of it where a test asks for one.

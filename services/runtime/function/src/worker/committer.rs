@@ -112,6 +112,25 @@ impl Committer {
         outcomes
     }
 
+    /// Answers what has become of an event, and writes nothing: [`Status::Conflict`] where nothing has.
+    ///
+    /// # Errors
+    ///
+    /// Redis refuses.
+    pub async fn recall(&self, event: &Invocation) -> Result<Status, StoreError> {
+        let event = CommitEvent {
+            purpose: Purpose::Recall,
+            outbox: Bytes::new(),
+            ..event.to_commit(Vec::new())
+        };
+        let run = Run {
+            row: None,
+            events: vec![event],
+        };
+        let mut committed = self.commits.ask(run).await?;
+        Ok(committed.statuses.pop().unwrap_or(Status::Conflict))
+    }
+
     /// Records that an event is set aside; answers what had become of it before.
     ///
     /// Before: the letter is acked by `dlq`. After `Ok`: a mark says `dead`, or one was there

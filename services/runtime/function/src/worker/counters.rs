@@ -48,6 +48,9 @@ pub(crate) struct Counters {
     pub dead: AtomicU64,
     /// Messages waiting in the stream, as last heard.
     pub lag: AtomicU64,
+    /// Commits of the function whose outputs are in no stream yet, as its relay last found them.
+    /// `oncue.outputs.waiting`.
+    pub waiting_outputs: AtomicU64,
     /// Durations of runs by their end. `messaging.process.duration`, and all together
     /// `faas.invoke_duration`.
     runs: [AtomicHistogram; ENDS.len()],

@@ -109,6 +109,7 @@ impl Identity {
             conflicts: get(&counters.conflicts),
             retried: get(&counters.retried),
             dead: get(&counters.dead),
+            waiting_outputs: get(&counters.waiting_outputs),
             duration_ms: DurationHistogram {
                 bounds: BOUNDS.map(|micros| micros as f64 / 1000.0).to_vec(),
                 counts,

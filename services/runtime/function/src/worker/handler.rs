@@ -12,18 +12,20 @@ use futures::FutureExt;
 use oncue_core::bus::Bus;
 use oncue_core::config::Limits;
 use oncue_core::failpoint::{self, Sabotage};
-use oncue_core::store::{CommitEvent, Mark, Purpose, RowChange, RowKey, Run, Store};
+use oncue_core::store::{CommitEvent, Fields, Mark, Purpose, RowChange, RowKey, Run, Store};
 
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, reject};
 use crate::function::Erased;
 use crate::state::AnyRow;
 use crate::worker::batcher::{Batcher, Batching};
 use crate::worker::committer::PreparedRun;
 use crate::worker::counters::Counters;
 use crate::worker::flow_log::FlowLog;
-use crate::worker::invocation::{BoxedInvocation, DeadLetterReason, Invocation, Settlement};
-use crate::worker::outputs;
+use crate::worker::invocation::{
+    BoxedInvocation, DeadLetterReason, Invocation, RetryReason, Settlement,
+};
+use crate::worker::outputs::{self, OutputMaker};
 use crate::worker::reader::KeySnapshot;
 use crate::worker::row_cache::{self, RowSnapshot};
 use crate::worker::watchdog::{self, Watchdog};
@@ -46,6 +48,8 @@ pub(crate) struct HandlerRunner {
     counters: Arc<Counters>,
     /// Ledgers of tracked flows: told of each run that begins.
     flow_log: Arc<FlowLog>,
+    /// Makes events of what handlers return.
+    outputs: OutputMaker,
 }
 
 /// Runs to commit, and events that do not come so far.
@@ -96,6 +100,7 @@ impl HandlerRunner {
         store: &Store,
         counters: Arc<Counters>,
         flow_log: Arc<FlowLog>,
+        outputs: OutputMaker,
     ) -> Self {
         let store = store.clone();
         Self {
@@ -111,6 +116,7 @@ impl HandlerRunner {
             bus: bus.clone(),
             counters,
             flow_log,
+            outputs,
         }
     }
 
@@ -122,15 +128,26 @@ impl HandlerRunner {
     ///
     /// # Errors
     ///
-    /// A dead letter: the payload is not of the type its headers say, or `keyed_by` panicked.
+    /// A dead letter: the payload is not of the type its headers say, key or headers are out of bounds, or `keyed_by`
+    /// panicked.
     pub fn decode(&self, event: &mut Invocation) -> std::result::Result<(), Settlement> {
         let decoded = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let decoded = (self.function.decode)(&event.meta.ty, event.format, &event.payload)?;
             let key = (self.function.key)(&decoded);
             Ok::<_, oncue_proto::DecodeError>((key, decoded))
         }));
+        let bounds = &self.outputs.bounds;
         match decoded {
             Ok(Ok((key, decoded))) => {
+                // Before anything is done with it: a key is part of Redis keys and of every header that follows.
+                let headers = event.delivery.headers();
+                let headers = headers.map(|(name, value)| name.len() + value.len() + 4);
+                let within = bounds
+                    .check_key(&key)
+                    .and_then(|()| bounds.check_headers(headers.sum()));
+                if let Err(why) = within {
+                    return Err(Settlement::dead_letter(DeadLetterReason::Bounds, why));
+                }
                 event.set_key(&key);
                 event.event = Some(decoded);
                 Ok(())
@@ -201,19 +218,37 @@ impl HandlerRunner {
                 handled.prepare(event, commit);
             }
         } else if !events.is_empty() {
+            let bounds = &self.outputs.bounds;
             match self.row_change(key, &row, state.as_ref()) {
-                Ok(change) => handled.runs.push(PreparedRun {
-                    row_after: row_cache::after(&row.fields, &change),
-                    run: Run {
-                        row: Some(change),
-                        events: commits,
-                    },
-                    events,
-                }),
+                Ok(change) => match bounds.check_row(size_after(&row.fields, &change)) {
+                    Ok(()) => handled.runs.push(PreparedRun {
+                        row_after: row_cache::after(&row.fields, &change),
+                        run: Run {
+                            row: Some(change),
+                            events: commits,
+                        },
+                        events,
+                    }),
+                    Err(why) => self.too_large(events, &why, &mut handled),
+                },
                 Err(e) => self.fail_all(events, &e, &mut handled),
             }
         }
         handled
+    }
+
+    /// Rejects the event that makes its row too large. Of several nobody knows which it was: each comes again, alone.
+    fn too_large(&self, events: Vec<BoxedInvocation>, why: &str, handled: &mut HandledKey) {
+        let alone = events.len() == 1;
+        for event in events {
+            let why = format!("{}/{}: {why}", self.function.table, event.key());
+            let settlement = if alone {
+                Settlement::of_failure(&event, reject(why), self.limits.attempts)
+            } else {
+                Settlement::Retry(RetryReason::Apart(why))
+            };
+            handled.fail(event, settlement);
+        }
     }
 
     /// Fails all events for one reason: their row cannot be read, or not be written.
@@ -251,6 +286,9 @@ impl HandlerRunner {
     /// that an earlier run was begun, and nobody knows whether its call was made.
     async fn count_run(&self, event: &mut Invocation) -> std::result::Result<(), Settlement> {
         let once = self.function.at_most_once;
+        if once && event.restored {
+            return Ok(());
+        }
         if once || (event.delivery.info.attempt > 1 && event.runs == 1) {
             match self.run_counts.ask(event.mark.clone()).await {
                 Ok(begun) if once && begun > 1 => {
@@ -312,6 +350,10 @@ impl HandlerRunner {
     /// Of the author's class, or `panic`, or `timeout` after `limits.timeout`. A timeout drops the
     /// future at its last await; a handler without one is the watchdog's.
     async fn handle(&self, event: &mut Invocation, row: &mut dyn AnyRow) -> Result<CommitEvent> {
+        if event.restored && self.function.at_most_once {
+            // Its call was made; nobody must make it twice.
+            return Ok(event.to_commit(Vec::new()));
+        }
         let decoded = match event.event.take() {
             Some(decoded) => decoded,
             // A second run after a conflict.
@@ -353,14 +395,31 @@ impl HandlerRunner {
         let drafts = outcome?;
         // Outputs that could never be published are refused here, before the commit, as a rejection
         // of the event.
-        event.outputs =
-            outputs::prepare(drafts, event, self.function.name, self.bus.max_payload())?;
+        event.outputs = self.outputs.prepare(drafts, event)?;
+        if event.restored {
+            // Published when it was first applied. Another order of events may have made others of them now.
+            event.outputs.clear();
+        }
         event.outbox = outputs::encode(&event.outputs);
+        let ops = context.take_ops();
+        for op in &ops {
+            let member = self.outputs.bounds.check_member(op.change.member());
+            member.map_err(|why| reject(format!("table {}: {why}", op.table)))?;
+        }
         Ok(CommitEvent {
             entry: self.flow_log.entry(event),
-            ..event.to_commit(context.take_ops())
+            ..event.to_commit(ops)
         })
     }
+}
+
+/// Bytes of a row once it is changed, names and values.
+fn size_after(before: &Fields, change: &RowChange) -> usize {
+    let kept = before.iter().filter(|(name, _)| {
+        !change.del.contains(name) && !change.set.iter().any(|(changed, _)| changed == name)
+    });
+    let fields = kept.chain(&change.set);
+    fields.map(|(name, value)| name.len() + value.len()).sum()
 }
 
 /// Events that were seen, and the fresh ones; a broken twin takes all for fresh.

@@ -54,6 +54,8 @@ pub(crate) struct Invocation {
     pub outbox: Bytes,
     /// Whether its flow has a ledger.
     pub tracked: bool,
+    /// Delivered again by a recovery, and acked before: what follows from it is published already.
+    pub restored: bool,
     /// Span ids of this delivery, and what its span will say.
     pub trace: Trace,
 }
@@ -113,6 +115,8 @@ pub(crate) enum RetryReason {
     Unpublished(String),
     /// The dead letter could not be published.
     NotSetAside(String),
+    /// Fails together with its neighbours, and nobody knows which of them is at fault: on probation it runs alone.
+    Apart(String),
 }
 
 /// Reason of a dead letter.
@@ -122,6 +126,8 @@ pub(crate) enum DeadLetterReason {
     Unreadable(&'static str),
     /// The handler said that it can never handle the event.
     Rejected,
+    /// Key or headers are longer than `[bounds]` allows.
+    Bounds,
     /// Failed, or killed its process, as often as it may.
     Attempts,
     /// Further from its root event than [`MAX_HOPS`](oncue_proto::event::MAX_HOPS).
@@ -158,6 +164,7 @@ impl DeadLetterReason {
         match self {
             Self::Unreadable(class) => class,
             Self::Rejected => "rejected",
+            Self::Bounds => "bounds",
             Self::Attempts => "attempts",
             Self::Loop => "loop",
             Self::TooOld => "too_old",
@@ -218,12 +225,12 @@ impl Invocation {
 
     /// Hash by which the reuse of an id is found out. Only a root event can be told from another of its id: one that was
     /// caused has its id from its cause, and may rightly say something else when it is made anew from an older state.
-    pub fn payload_hash(&self) -> u64 {
+    pub fn payload_hash(&self) -> u32 {
         if !self.meta.cause.is_empty() {
             return 0;
         }
         let hash = event::hash(&[&self.payload]);
-        u64::from_be_bytes(hash[..8].try_into().unwrap_or_default())
+        u32::from_be_bytes(hash[..4].try_into().unwrap_or_default())
     }
 
     /// An event as it is committed, without an entry in a ledger.
@@ -281,7 +288,7 @@ impl Invocation {
 
 /// Unix milliseconds as the well-known type.
 #[allow(clippy::unnecessary_wraps)] // as the fields of the message want it
-fn timestamp(ms: u64) -> Option<Timestamp> {
+pub(crate) fn timestamp(ms: u64) -> Option<Timestamp> {
     Some(Timestamp {
         seconds: ms as i64 / 1000,
         nanos: (ms % 1000) as i32 * 1_000_000,

@@ -213,6 +213,13 @@ fn ours(counters: &Counters, function: &str, in_flight: usize) -> Vec<Metric> {
             get(&counters.lag) as f64,
         ),
         Metric::gauge(
+            "oncue.outputs.waiting",
+            "{commit}",
+            "Commits of this function whose outputs are in no stream yet: it is full, absent or without a leader.",
+            mine.clone(),
+            get(&counters.waiting_outputs) as f64,
+        ),
+        Metric::gauge(
             "oncue.in_flight",
             "{message}",
             "Messages in this worker's hands.",

@@ -56,6 +56,7 @@ pub mod handler;
 mod in_flight;
 mod invocation;
 mod key_queues;
+mod letter;
 mod metrics;
 mod outputs;
 mod probation;
@@ -77,7 +78,7 @@ use oncue_core::config::{Config, Limits};
 use oncue_core::failpoint::{self, Sabotage};
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::{Status, Store};
-use oncue_proto::event::MAX_HOPS;
+use oncue_proto::event::{IdSecret, MAX_HOPS};
 use tokio::sync::watch;
 
 use self::ack_budget::AckBudget;
@@ -88,6 +89,8 @@ use self::handler::HandlerRunner;
 use self::in_flight::InFlight;
 use self::invocation::{BoxedInvocation, DeadLetterReason, Outcome, RetryReason, Settlement};
 use self::key_queues::KeyQueues;
+use self::letter::OutputLetters;
+use self::outputs::OutputMaker;
 use self::probation::Probation;
 use self::publisher::{CommittedEvent, Publisher};
 pub(crate) use self::reader::Source;
@@ -141,6 +144,7 @@ impl Worker {
         source: Source,
         bus: &Bus,
         store: &Store,
+        secret: &IdSecret,
     ) -> Arc<Self> {
         let name = function.name;
         let target = Target {
@@ -155,16 +159,24 @@ impl Worker {
         let probation = Arc::new(Probation::default());
         let committer = Arc::new(Committer::new(store));
         let flow_log = Arc::new(FlowLog::new(name, &config.flows, store));
-        let publisher = Publisher::new(
-            bus,
-            store,
-            counters.clone(),
-            config.keep_outputs.0,
-            config.batch_publish,
-        );
+        let letters = OutputLetters {
+            function: name,
+            secret: secret.clone(),
+            bus: bus.clone(),
+            store: store.clone(),
+            counters: counters.clone(),
+        };
+        let publisher = Publisher::new(letters, config.keep_outputs.0, config.batch_publish);
         let publisher = Arc::new(publisher);
+        let outputs = OutputMaker {
+            function: name,
+            secret: secret.clone(),
+            max_payload: bus.max_payload(),
+            bounds: config.bounds,
+        };
         let settler = Settler {
             function: name,
+            secret: secret.clone(),
             bus: bus.clone(),
             in_flight: in_flight.clone(),
             counters: counters.clone(),
@@ -179,7 +191,15 @@ impl Worker {
             key_queues: KeyQueues::default(),
             probation,
             reader: Reader::new(source, target, store),
-            handler: HandlerRunner::new(Arc::new(function), limits, bus, store, counters, flow_log),
+            handler: HandlerRunner::new(
+                Arc::new(function),
+                limits,
+                bus,
+                store,
+                counters,
+                flow_log,
+                outputs,
+            ),
             committer,
             publisher,
             settler: Arc::new(settler),
@@ -214,6 +234,8 @@ impl Worker {
             store: store.clone(),
             publisher: self.publisher.clone(),
             age: self.in_flight.budget.relay_age(),
+            function: self.settler.function,
+            counters: counters.clone(),
         };
         let window = config.stream(&manifest.stream).replay_window.0;
         tokio::spawn(self.settler.clone().send_heartbeats());

@@ -18,138 +18,153 @@ use crate::worker::invocation::{Invocation, Output};
 use crate::worker::spans::Onward;
 use oncue_core::bus::layout::{self, TIMER};
 use oncue_core::bus::{Headers, Outbound};
-use oncue_proto::event::{self, Meta};
+use oncue_core::config::Bounds;
+use oncue_proto::event::{self, IdSecret, Meta};
 use oncue_proto::protobuf::{put, put_bytes};
-
-/// Most events one event may cause at once.
-///
-/// A larger fan-out takes two steps: events that each cause some.
-const MAX_OUTPUTS: usize = 256;
-/// Most bytes of them together.
-///
-/// Counted as on the wire, headers included: 1 MiB.
-const MAX_BYTES: usize = 1 << 20;
 
 /// Longest delay of an event. The server fires schedules that lie centuries ahead at once.
 ///
 /// Ten years, of 365 days each.
 const MAX_DELAY: Duration = Duration::from_hours(10 * 365 * 24);
 
+/// Bytes that a dead letter takes beside the event in it: whatever is committed can also be set aside, should no stream
+/// take it then.
+const LETTER_ROOM: usize = 8 << 10;
+
 /// Room for the headers of an event without baggage, and for those that may be added on the way.
 const USUAL_HEADERS: usize = 16;
 const USUAL_HEADER_BYTES: usize = 640;
 
-/// Gives drafts their identity. Nothing is committed that could never be published.
-///
-/// `max_payload` is the server's bound for one message, in bytes.
-///
-/// # Errors
-///
-/// A rejection, so a dead letter of the input: too many or too large outputs, a delay beyond ten
-/// years, a header that NATS would refuse. A retry would give the same.
-pub(crate) fn prepare(
-    drafts: Vec<Draft>,
-    event: &Invocation,
-    function: &str,
-    max_payload: usize,
-) -> Result<Vec<Output>> {
-    if drafts.len() > MAX_OUTPUTS {
-        return Err(reject(format!(
-            "{} events at once, the limit is {MAX_OUTPUTS}",
-            drafts.len()
-        )));
-    }
-    if let Some(delay) = drafts
-        .iter()
-        .filter_map(|draft| draft.delay)
-        .find(|delay| *delay > MAX_DELAY)
-    {
-        return Err(reject(format!(
-            "a delay of {delay:?}, the limit is {MAX_DELAY:?}"
-        )));
-    }
-    // The trace context of all outputs, made once: they share a parent.
-    let onward = event.trace.onward(&event.meta, drafts.len());
-    let outputs: Vec<Output> = drafts
-        .into_iter()
-        .enumerate()
-        .map(|(index, draft)| output(index, draft, event, function, &onward))
-        .collect();
-    let bytes: usize = outputs.iter().map(|output| output.message.size()).sum();
-    if bytes > MAX_BYTES
-        || outputs
-            .iter()
-            .any(|output| output.message.size() > max_payload)
-    {
-        return Err(reject(format!(
-            "{bytes} bytes of events at once, the limit is {MAX_BYTES} ({max_payload} each)"
-        )));
-    }
-    if let Some(refused) = outputs
-        .iter()
-        .find_map(|output| output.message.headers.refused())
-    {
-        return Err(reject(format!(
-            "an event cannot be sent as NATS headers: {refused}"
-        )));
-    }
-    Ok(outputs)
+/// Maker of the outputs of one function.
+pub(crate) struct OutputMaker {
+    /// Name of the function: source of what it emits, and part of its ids.
+    pub function: &'static str,
+    /// Secret that nobody outside can make such an id without.
+    pub secret: IdSecret,
+    /// The server's bound for one message, in bytes.
+    pub max_payload: usize,
+    /// Bounds of the outputs of one event, and of keys and rows.
+    pub bounds: Bounds,
 }
 
-/// Makes one output. The id depends on the input, the function and the index alone, so every run of
-/// the function on this event gives the same one.
-fn output(
-    index: usize,
-    draft: Draft,
-    event: &Invocation,
-    function: &str,
-    onward: &Onward,
-) -> Output {
-    let cause = &event.meta;
-    let delay = draft.delay.map_or(0, |delay| delay.as_millis() as u64);
-    let id = event::output_id(&cause.id, function, index);
-    let (producer, carrier) = onward.producer(draft.ty, &id, &cause.flow);
-    let meta = Meta {
-        id,
-        source: format!("/{function}"),
-        ty: draft.ty.to_owned(),
-        // The time of its cause, not of the clock: should Redis lose this commit, the next run must give the same event,
-        // down to the bucket of its seen-mark. The wait of a delayed one is not held against it by the age fence.
-        time: cause.time + delay,
-        timed: true,
-        flow: cause.flow.clone(),
-        cause: cause.id.clone(),
-        // Counted in the event itself, so that a loop is found out without asking anybody.
-        hops: cause.hops + 1,
-        traceparent: carrier.traceparent,
-        tracestate: carrier.tracestate,
-        baggage: carrier.baggage,
-        redrive: None,
-        tracked: event.tracked,
-    };
-    let entry = event.tracked.then(|| flow_log::follows(&meta, &draft.key));
-    let mut headers = Headers::with_capacity(USUAL_HEADERS, USUAL_HEADER_BYTES);
-    event::each_header(&meta, &draft.key, Format::Protobuf, |name, value| {
-        headers.push(name, value);
-    });
-    let mut message = Outbound {
-        subject: event::subject(draft.ty, &draft.key),
-        headers,
-        payload: draft.payload,
-    };
-    if draft.delay.is_some() {
-        // Due from now on: after an outage a chain of delays must not fire all at once to catch up.
-        let due = event::format_time(event::now_ms() + delay);
-        // A schedule has a subject of its own, by the id: a second publish replaces the one that
-        // still waits.
-        let subject = format!("{TIMER}.delayed.{}", meta.id);
-        let rule = format!("@at {due}");
-        message = layout::scheduled(subject, &rule, draft.ty, &draft.key, message);
+impl OutputMaker {
+    /// Gives drafts their identity. Nothing is committed that could never be published.
+    ///
+    /// # Errors
+    ///
+    /// A rejection, so a dead letter of the input: too many or too large outputs, a delay beyond ten
+    /// years, a header that NATS would refuse. A retry would give the same.
+    pub fn prepare(&self, drafts: Vec<Draft>, event: &Invocation) -> Result<Vec<Output>> {
+        let Bounds {
+            outputs: most,
+            output_bytes,
+            ..
+        } = self.bounds;
+        if drafts.len() > most {
+            return Err(reject(format!(
+                "{} events at once, at most {most} are allowed ([bounds] outputs in oncue.toml)",
+                drafts.len()
+            )));
+        }
+        for draft in &drafts {
+            if draft.keyed && draft.key.is_empty() {
+                return Err(reject(format!("an event {} with an empty key", draft.ty)));
+            }
+            let key = self.bounds.check_key(&draft.key);
+            key.map_err(|why| reject(format!("an event {}: {why}", draft.ty)))?;
+        }
+        if let Some(delay) = drafts
+            .iter()
+            .filter_map(|draft| draft.delay)
+            .find(|delay| *delay > MAX_DELAY)
+        {
+            return Err(reject(format!(
+                "a delay of {delay:?}, the limit is {MAX_DELAY:?}"
+            )));
+        }
+        // The trace context of all outputs, made once: they share a parent.
+        let onward = event.trace.onward(&event.meta, drafts.len());
+        let outputs: Vec<Output> = drafts
+            .into_iter()
+            .enumerate()
+            .map(|(index, draft)| self.output(index, draft, event, &onward))
+            .collect();
+        let bytes: usize = outputs.iter().map(|output| output.message.size()).sum();
+        let max_payload = self.max_payload;
+        let mut sizes = outputs.iter().map(|output| output.message.size());
+        if bytes as u64 > output_bytes.0 || sizes.any(|size| size + LETTER_ROOM > max_payload) {
+            return Err(reject(format!(
+                "{bytes} bytes of events at once, at most {} are allowed ([bounds] output_bytes in oncue.toml), and \
+                 {} each (max_payload of NATS less {LETTER_ROOM})",
+                output_bytes.0,
+                max_payload.saturating_sub(LETTER_ROOM)
+            )));
+        }
+        for output in &outputs {
+            let headers = self.bounds.check_headers(output.message.headers.size());
+            headers
+                .map_err(|why| reject(format!("an event to {}: {why}", output.message.subject)))?;
+        }
+        if let Some(refused) = outputs
+            .iter()
+            .find_map(|output| output.message.headers.refused())
+        {
+            return Err(reject(format!(
+                "an event cannot be sent as NATS headers: {refused}"
+            )));
+        }
+        Ok(outputs)
     }
-    Output {
-        message,
-        entry,
-        producer,
+
+    /// Makes one output. The id depends on the input, the function and the index alone, so every run of
+    /// the function on this event gives the same one.
+    fn output(&self, index: usize, draft: Draft, event: &Invocation, onward: &Onward) -> Output {
+        let cause = &event.meta;
+        let delay = draft.delay.map_or(0, |delay| delay.as_millis() as u64);
+        let id = self.secret.output_id(&cause.id, self.function, index);
+        let (producer, carrier) = onward.producer(draft.ty, &id, &cause.flow);
+        let meta = Meta {
+            id,
+            source: format!("/{}", self.function),
+            ty: draft.ty.to_owned(),
+            // The time of its cause, not of the clock: should Redis lose this commit, the next run must give the same event,
+            // down to its time. The wait of a delayed one is not held against it by the age fence.
+            time: cause.time + delay,
+            timed: true,
+            flow: cause.flow.clone(),
+            cause: cause.id.clone(),
+            // Counted in the event itself, so that a loop is found out without asking anybody.
+            hops: cause.hops + 1,
+            traceparent: carrier.traceparent,
+            tracestate: carrier.tracestate,
+            baggage: carrier.baggage,
+            redrive: None,
+            tracked: event.tracked,
+        };
+        let entry = event.tracked.then(|| flow_log::follows(&meta, &draft.key));
+        let mut headers = Headers::with_capacity(USUAL_HEADERS, USUAL_HEADER_BYTES);
+        event::each_header(&meta, &draft.key, Format::Protobuf, |name, value| {
+            headers.push(name, value);
+        });
+        let mut message = Outbound {
+            subject: event::subject(draft.ty, &draft.key),
+            headers,
+            payload: draft.payload,
+        };
+        if draft.delay.is_some() {
+            // Due from now on: after an outage a chain of delays must not fire all at once to catch up.
+            let due = event::format_time(event::now_ms() + delay);
+            // A schedule has a subject of its own, by the id: a second publish replaces the one that
+            // still waits.
+            let subject = format!("{TIMER}.delayed.{}", meta.id);
+            let rule = format!("@at {due}");
+            message = layout::scheduled(subject, &rule, draft.ty, &draft.key, message);
+        }
+        Output {
+            message,
+            entry,
+            producer,
+        }
     }
 }
 

@@ -20,8 +20,8 @@ use oncue_core::store::{Store, StoreError, StoredOutputs};
 use parking_lot::Mutex;
 
 use crate::worker::batcher::{Batcher, Batching, MAX_BATCH};
-use crate::worker::counters::Counters;
 use crate::worker::invocation::{BoxedInvocation, Invocation, Outcome, Output};
+use crate::worker::letter::{OutputLetters, Results};
 use crate::worker::outputs;
 use crate::worker::spans::Producer;
 
@@ -33,18 +33,12 @@ const MARK_LINGER: Duration = Duration::from_millis(50);
 /// After it the process ends with marks unsent, and a relay publishes those outputs once more.
 const MARK_DRAIN: Duration = Duration::from_secs(1);
 
-/// Results of outputs, in their order.
-type Results = Vec<Result<(), PublishError>>;
-
 /// Publisher of committed outputs. Shared by the settler, for what was just committed, and the
 /// relay, for what stayed behind.
 pub(crate) struct Publisher {
-    /// Connection whose publish acks are waited for.
-    bus: Bus,
-    /// Redis, for outboxes of which only a part was published.
-    store: Store,
-    /// Outputs sent, and how long their acks took.
-    counters: Arc<Counters>,
+    /// Looks into what is refused. Its connection is the one whose publish acks are waited for, its Redis that of
+    /// outboxes of which only a part was published, and its counters count outputs sent.
+    letters: OutputLetters,
     /// How long published outputs are kept, in case the stream loses them; zero for not at all.
     pub keep_outputs: Duration,
     /// Where batches pay, outputs of many events go out together.
@@ -119,7 +113,7 @@ impl CommittedEvent {
 
     /// Applied before, and these of its stored outputs may not be published yet. What this run made of it was not stored.
     pub fn applied_before(mut event: BoxedInvocation, outbox: Bytes) -> Self {
-        event.outbox = Bytes::new();
+        event.outbox = outbox.clone();
         Self {
             outputs: outputs::decode(outbox),
             event,
@@ -170,20 +164,12 @@ impl PublishBatch {
 
 impl Publisher {
     /// `batch_publish` is for a NATS that writes to disk before it answers, where an atomic batch costs one write.
-    pub fn new(
-        bus: &Bus,
-        store: &Store,
-        counters: Arc<Counters>,
-        keep_outputs: Duration,
-        batch_publish: bool,
-    ) -> Self {
+    pub fn new(letters: OutputLetters, keep_outputs: Duration, batch_publish: bool) -> Self {
         Self {
-            bus: bus.clone(),
-            store: store.clone(),
-            counters,
             keep_outputs,
-            batches: batch_publish.then(|| batches(bus)),
-            published_marks: published_marks(store, !keep_outputs.is_zero()),
+            batches: batch_publish.then(|| batches(&letters.bus)),
+            published_marks: published_marks(&letters.store, !keep_outputs.is_zero()),
+            letters,
             marking: AtomicUsize::new(0),
         }
     }
@@ -209,11 +195,9 @@ impl Publisher {
         let mut published = Vec::with_capacity(waiting.len());
         let mut finished = Vec::new();
         for (event, outputs, batch) in waiting {
-            let error = results
-                .by_ref()
-                .take(outputs)
-                .filter_map(Result::err)
-                .last();
+            let mut own: Results = results.by_ref().take(outputs).collect();
+            self.letters.look_into(&event.outbox, &mut own).await;
+            let error = own.into_iter().rev().find_map(Result::err);
             // Settled before the delivery is: an outbox is never marked while an event of it has no
             // answer.
             finished.extend(batch.and_then(|batch| batch.settle(&event, error.is_none())));
@@ -243,15 +227,18 @@ impl Publisher {
             _ => self.publish_each(outputs).await,
         };
         let all_taken = results.iter().all(Result::is_ok);
-        self.counters.sent(count, started.elapsed(), all_taken);
+        self.letters
+            .counters
+            .sent(count, started.elapsed(), all_taken);
         results
     }
 
     /// Publishes outputs one by one; the answer comes when it is known of all what became of them.
     pub async fn publish_each(&self, outputs: Vec<Output>) -> Results {
         let parts = OutputParts::of(outputs);
-        let answers = self.bus.publish_each(parts.messages).await;
-        let results = answers.into_iter().map(|answer| answer.map(|_| ()));
+        let answers = self.letters.bus.publish_each(parts.messages).await;
+        let results = answers.into_iter();
+        let results = results.map(|answer| answer.map(|ack| ack.duplicate.then_some(ack)));
         let results: Results = results.collect();
         end_spans(&parts.producers, &results);
         results
@@ -271,10 +258,13 @@ impl Publisher {
         }
         let mut answers = self.publish_each(outputs).await.into_iter();
         let mut results = Vec::with_capacity(counts.len());
-        for count in counts {
-            // All of its answers are taken, whatever the first of them says: the next are another event's.
-            let own: Vec<Result<(), PublishError>> = answers.by_ref().take(count).collect();
-            let own: Result<Vec<()>, PublishError> = own.into_iter().collect();
+        for (event, count) in events.iter().zip(counts) {
+            // All of its answers are taken, whatever the first of them says: the next are another event's. That a stream
+            // has had it is no news here.
+            let own = answers.by_ref().take(count);
+            let mut own: Results = own.map(|result| result.map(|_| None)).collect();
+            self.letters.look_into(&event.outputs, &mut own).await;
+            let own: Result<Vec<_>, PublishError> = own.into_iter().collect();
             results.push(own.map(|all| all.len()));
         }
         results
@@ -301,7 +291,10 @@ impl Publisher {
             } else {
                 &batch.published
             };
-            self.store.split(&batch.key, &batch.unpublished, kept).await
+            self.letters
+                .store
+                .split(&batch.key, &batch.unpublished, kept)
+                .await
         };
         self.marking.fetch_sub(1, Ordering::Relaxed);
         if let Err(e) = marked {
@@ -382,7 +375,8 @@ fn batches(bus: &Bus) -> Batcher<Vec<Outbound>, Results> {
         move |runs: Arc<Vec<Vec<Outbound>>>| {
             let bus = bus.clone();
             async move {
-                let mut results = bus.publish_all(runs.concat()).await.into_iter();
+                let results = bus.publish_all(runs.concat()).await;
+                let mut results = results.into_iter().map(|result| result.map(|()| None));
                 let runs = runs.iter();
                 Ok(runs
                     .map(|run| results.by_ref().take(run.len()).collect())

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use oncue_core::bus::pull::Delivery;
-use oncue_core::store::{Mark, Read, Row, RowKey, Store, StoreError};
+use oncue_core::store::{Mark, Read, Restoring, Row, RowKey, Store, StoreError};
 use oncue_proto::Format;
 use oncue_proto::event::{self, Incoming, Meta, Origin, Unreadable};
 
@@ -17,12 +17,14 @@ use crate::worker::row_cache::{RowCache, RowSnapshot};
 use crate::worker::spans::Trace;
 
 /// Stream that a worker reads.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Source {
     /// Creation time, Unix milliseconds: part of the identity of plain messages.
     pub created: u64,
     /// H, milliseconds: an event older than this cannot be proven new.
     pub horizon: u64,
+    /// Events that a recovery delivers again.
+    pub restoring: Option<Restoring>,
 }
 
 /// Function for which is read: the part of it that reading needs.
@@ -140,6 +142,11 @@ impl Reader {
             outputs: Vec::new(),
             outbox: Bytes::new(),
             tracked: false,
+            restored: self
+                .source
+                .restoring
+                .as_ref()
+                .is_some_and(|restoring| restoring.covers(delivery.info.sequence)),
             trace,
             delivery,
         };

@@ -13,11 +13,7 @@ use oncue_core::bus::layout::DLQ;
 use oncue_core::bus::{Bus, PubAck, PublishError};
 use oncue_core::failpoint;
 use oncue_core::store::Status;
-use oncue_proto::event::{self, Meta};
-use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
-use oncue_proto::{Event as _, Format};
-use oncue_telemetry::Carrier;
-use prost::Message as _;
+use oncue_proto::event::IdSecret;
 
 use crate::error::Error;
 use crate::worker::committer::Committer;
@@ -27,6 +23,7 @@ use crate::worker::in_flight::InFlight;
 use crate::worker::invocation::{
     BoxedInvocation, DeadLetterReason, Invocation, Outcome, RetryReason, Settlement,
 };
+use crate::worker::letter;
 use crate::worker::probation::Probation;
 use crate::worker::publisher::{CommittedEvent, Publisher};
 use crate::worker::shown;
@@ -45,6 +42,8 @@ const RETRY: Backoff = Backoff {
 pub(crate) struct Settler {
     /// Name in `dlq.<function>` and in the letters.
     pub function: &'static str,
+    /// Secret of the ids of letters.
+    pub secret: IdSecret,
     /// Acks, negative acks, heartbeats and dead letters go out here.
     pub bus: Bus,
     /// In-flight set: asked whether a delivery is still ours, and told that it is settled.
@@ -115,6 +114,7 @@ impl Settler {
     /// and the server sends it again when the ack wait has passed. Either way the process is alive,
     /// which is what the voucher says.
     async fn retry(&self, mut event: BoxedInvocation, reason: RetryReason) {
+        let apart = matches!(reason, RetryReason::Apart(_));
         let why = match reason {
             RetryReason::Failed(error) => {
                 let why = shown(&error);
@@ -127,7 +127,7 @@ impl Settler {
                 why
             }
             RetryReason::Contended => "the row keeps changing under it".to_owned(),
-            RetryReason::NotSetAside(why) => why,
+            RetryReason::NotSetAside(why) | RetryReason::Apart(why) => why,
         };
         let info = &event.delivery.info;
         let is_ours = self.in_flight.is_ours(event.number);
@@ -143,7 +143,7 @@ impl Settler {
         }
         failpoint::point("retry.done");
         // One on probation whose handler did not come to run is not known to be harmless.
-        if !event.on_probation || event.event.is_none() {
+        if !apart && (!event.on_probation || event.event.is_none()) {
             self.probation.vouch(info.sequence, u64::from(info.attempt));
         }
         self.end(&event, Outcome::Retried);
@@ -167,6 +167,19 @@ impl Settler {
             event.set_key(&id);
         }
         event.outputs.clear(); // nothing follows from it
+        // One letter for each event, however often it comes: a consumer that was made anew, or a recovery, brings all of
+        // them again.
+        match self.committer.recall(&event).await {
+            Ok(Status::Dead) => return self.ack(&event, Outcome::Duplicate).await,
+            Ok(Status::Duplicate(outbox)) if reason != DeadLetterReason::IdReuse => {
+                event.trace.recovered();
+                let applied = CommittedEvent::applied_before(event, outbox.unwrap_or_default());
+                return self
+                    .publish_and_settle(vec![applied], Outcome::Duplicate)
+                    .await;
+            }
+            _ => {}
+        }
         let why = super::shown_as(error, reason.as_str());
         self.flow_log.fails(&event, &why);
         self.record_failure(&mut event, reason.as_str(), why.clone());
@@ -232,16 +245,18 @@ impl Settler {
     ) -> Result<PubAck, PublishError> {
         let mut letter = event.to_dead_letter(self.function, reason, error);
         // A redrive that fails again is a letter of its own.
-        let id = event::dead_letter_id(&event.meta.id, self.function, letter.redrives);
+        let id = self
+            .secret
+            .dead_letter_id(&event.meta.id, self.function, letter.redrives);
         let (producer, carrier) = event.trace.letter(&event.meta, &id);
         let started = Instant::now();
-        let message = self.message(&letter, &event.meta, &id, carrier.clone());
+        let message = letter::message(&letter, &event.meta, &id, carrier.clone());
         let mut published = self.bus.publish(&message).await;
         if let (Err(PublishError::TooLarge(_)), Some(envelope)) = (&published, &mut letter.envelope)
         {
             // Event and letter together are too much for one message: the letter says where the event stands.
             envelope.payload.clear();
-            let message = self.message(&letter, &event.meta, &id, carrier);
+            let message = letter::message(&letter, &event.meta, &id, carrier);
             published = self.bus.publish(&message).await;
         }
         self.counters.sent(1, started.elapsed(), published.is_ok());
@@ -250,38 +265,6 @@ impl Settler {
             producer.end(error.as_deref());
         }
         published
-    }
-
-    /// A dead letter as a message, itself an event that was caused by the one it is about.
-    ///
-    /// Tracked or not, a letter opens no step in a ledger: the commit of the record closes that of
-    /// the event.
-    fn message(&self, letter: &DeadLetter, about: &Meta, id: &str, carrier: Carrier) -> Envelope {
-        let meta = Meta {
-            id: id.to_owned(),
-            source: format!("/{}", self.function),
-            ty: DeadLetter::TYPE.to_owned(),
-            time: event::now_ms(),
-            timed: true,
-            flow: about.flow.clone(),
-            cause: about.id.clone(),
-            hops: about.hops,
-            traceparent: carrier.traceparent,
-            tracestate: carrier.tracestate,
-            baggage: carrier.baggage,
-            redrive: None,
-            tracked: false,
-        };
-        let headers = event::headers(&meta, self.function, Format::Protobuf);
-        let headers = headers.into_iter().map(|(name, value)| Header {
-            name: name.to_owned(),
-            value,
-        });
-        Envelope {
-            subject: format!("{DLQ}.{}", self.function),
-            headers: headers.collect(),
-            payload: letter.encode_to_vec().into(),
-        }
     }
 
     /// Records a failure where people look for it; `text` is what may be shown of it.
@@ -318,6 +301,6 @@ impl Settler {
 impl DeadLetterReason {
     /// Whether it is found out before the key of the event is known.
     fn precedes_key(self) -> bool {
-        matches!(self, Self::Unreadable(_) | Self::Loop)
+        matches!(self, Self::Unreadable(_) | Self::Loop | Self::Bounds)
     }
 }

@@ -18,10 +18,9 @@ mod searched;
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
-use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use futures::future::{Either, select, try_join, try_join_all};
+use futures::future::{try_join, try_join_all};
 use futures::stream::{FuturesUnordered, TryStreamExt as _};
 use oncue_proto::Catalog;
 use parking_lot::Mutex;
@@ -78,8 +77,6 @@ struct StreamRange {
     created: u64,
     first: u64,
     last: u64,
-    /// When it took the first and the last, Unix milliseconds.
-    times: RangeInclusive<u64>,
 }
 
 /// A message that was found, and the event it is.
@@ -171,7 +168,6 @@ pub async fn follow(
 pub struct FlowSearch<'s> {
     bus: &'s Bus,
     store: Option<&'s Store>,
-    config: &'s Config,
     streams: Vec<StreamRange>,
     /// Functions that are there or ever started here.
     functions: Vec<Manifest>,
@@ -204,7 +200,6 @@ impl<'s> FlowSearch<'s> {
         Ok(Self {
             bus: sources.bus,
             store: sources.store,
-            config: sources.config,
             streams,
             functions: functions.manifests,
             knows_all: functions.is_all,
@@ -220,38 +215,33 @@ impl<'s> FlowSearch<'s> {
     }
 
     /// The event of an id, or one of a flow of that id. In this order: an id that tells a position is read there; one
-    /// that tells its time is looked for around it, in all streams at once; any other is looked up in seen-marks and,
-    /// at the same time, message by message from the newest back.
+    /// that a function is done with is found by its seen-mark; one that tells its time is looked for around it, in all
+    /// streams at once; any other message by message from the newest back. What functions make has the time of its
+    /// cause, so it may stand later: of what they emit the messages are read as well.
     ///
     /// `None` where it is not found before the time is over; [`searched`](Self::searched) tells.
     ///
-    /// Cost: one direct get for a position; for a time, in each stream the messages of up to two minutes; for
-    /// anything else every bucket of marks and every message, until it is found. A message that has left its stream
-    /// is not found, whatever its mark says.
+    /// Cost: one direct get for a position; a look-up in Redis for each function and one direct get for a mark; for a
+    /// time, in each stream the messages of up to two minutes; for anything else every message, until it is found. A
+    /// message that has left its stream is not found, whatever its mark says.
     pub async fn find(&self, id: &str) -> Result<Option<FoundEvent>, AdminError> {
         if let Some(found) = self.by_position(id).await? {
             return Ok(Some(found));
         }
-        if let Some(time) = time_of(id) {
-            return self.around(id, time).await;
+        if let Some(found) = self.by_mark(id).await? {
+            return Ok(Some(found));
         }
-        let emitted = self.emitted();
-        let subjects = if is_output_id(id) && !emitted.is_empty() {
-            self.subjects(&emitted)
-        } else {
-            self.everything()
+        let subjects = match time_of(id) {
+            None => self.everything(),
+            Some(time) => match self.around(id, time).await? {
+                None => self.subjects(&self.emitted()),
+                found => return Ok(found),
+            },
         };
         let back = subjects
             .into_iter()
             .map(|(stream, subject)| self.backwards(stream, subject, id));
-        // Whichever is first; a mark that tells nothing leaves the rest to reading.
-        let by_mark = pin!(self.by_mark(id, &emitted));
-        let message_by_message = pin!(first(back.collect()));
-        let found = match select(by_mark, message_by_message).await {
-            Either::Left((Ok(None), message_by_message)) => message_by_message.await,
-            Either::Left((found, _)) | Either::Right((found, _)) => found,
-        };
-        Ok(found?)
+        Ok(first(back.collect()).await?)
     }
 
     /// The event of an id, in whichever stream took it about `time` (Unix ms). Three windows, each wider than the one
@@ -629,7 +619,6 @@ impl StreamRange {
             created: info.created_ms().unwrap_or(0),
             first: info.state.first_seq.max(1),
             last: info.state.last_seq,
-            times: info.state.first_ms()..=info.state.last_ms(),
         }
     }
 
@@ -718,14 +707,6 @@ pub fn time_of(id: &str) -> Option<u64> {
     (EARLIEST_ID_MS..event::now_ms() + DAY_MS)
         .contains(&time)
         .then_some(time)
-}
-
-/// Whether an id has the form of what [`event::output_id`] makes.
-fn is_output_id(id: &str) -> bool {
-    id.len() == 22
-        && id
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 #[cfg(test)]

@@ -1,21 +1,21 @@
 //! Connection to Redis with a heartbeat. The client connects anew when a connection breaks, but one that went dead
-//! without breaking (a firewall that forgot it, a host that vanished) it would keep for ever: somebody has to ask now
-//! and then.
+//! without breaking (a firewall that forgot it, a host that vanished) it would keep for ever, and so one to a primary
+//! that was demoted: Redis closes no connection then. Somebody has to ask now and then.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, RedisError, cmd};
+use redis::{Client, RedisError, Value, cmd};
 
 use crate::backoff::spread;
 
 /// Longest wait for an answer: longer than any stall of a healthy Redis (fsync, fork); a time-out only means
 /// "unknown, try again".
 const REDIS_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause between two pings, on average.
-const PING_EVERY: Duration = Duration::from_secs(5);
+/// Pause between two questions, on average.
+const ASK_EVERY: Duration = Duration::from_secs(5);
 /// Longest wait for a new connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest pause between two of the client's own attempts to connect.
@@ -44,32 +44,39 @@ impl Connection {
         self.manager.lock().clone()
     }
 
-    /// Pings from now on, as long as somebody holds the connection; one that does not answer is replaced.
+    /// Asks for its role from now on, as long as somebody holds the connection; one that does not answer, or that is not
+    /// to a primary, is replaced: behind the same address may be another server by now.
     pub fn watch(connection: &Arc<Self>) {
         let weak = Arc::downgrade(connection);
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(spread(PING_EVERY)).await;
+                tokio::time::sleep(spread(ASK_EVERY)).await;
                 // The last clone of the store is gone, and this task with it.
                 let Some(connection) = weak.upgrade() else {
                     return;
                 };
-                // Any other error the client mends by itself.
-                let dead = cmd("PING")
-                    .exec_async(&mut connection.get())
-                    .await
-                    .is_err_and(|e| e.is_timeout());
-                if dead
-                    && let Ok(new) =
-                        ConnectionManager::new_with_config(connection.client.clone(), config())
-                            .await
-                {
-                    tracing::warn!("the connection to Redis was dead; connected anew");
+                let why = match cmd("ROLE").query_async(&mut connection.get()).await {
+                    Err(e) if e.is_timeout() => "was dead",
+                    Ok(role) if !is_primary(&role) => "was to a replica",
+                    // Any other error the client mends by itself.
+                    _ => continue,
+                };
+                let new = ConnectionManager::new_with_config(connection.client.clone(), config());
+                if let Ok(new) = new.await {
+                    tracing::warn!("the connection to Redis {why}; connected anew");
                     *connection.manager.lock() = new;
                 }
             }
         });
     }
+}
+
+/// Whether an answer to `ROLE` is that of a primary: a list that begins with `master`.
+fn is_primary(role: &Value) -> bool {
+    let Value::Array(parts) = role else {
+        return true;
+    };
+    matches!(parts.first(), Some(Value::BulkString(name)) if name == b"master")
 }
 
 /// Time-outs and attempts of the client's own.

@@ -242,6 +242,17 @@ impl Store {
         Ok(pipe.exec_async(&mut c).await?)
     }
 
+    /// Closes the steps that wait for an event which was announced in its flow's ledger and will not come.
+    pub async fn close_steps(&self, meta: &Meta) -> Result<(), StoreError> {
+        let mut call = cmd("FCALL");
+        call.arg(self.function.replace("commit", "close_steps"))
+            .arg(2)
+            .arg(flow_key(&meta.flow))
+            .arg(listeners_key(&meta.ty))
+            .arg(&meta.id);
+        Ok(call.exec_async(&mut self.connection()).await?)
+    }
+
     /// Removes a ledger whose root event was not published after all.
     ///
     /// A ledger that is not there is removed already.

@@ -4,7 +4,7 @@
 //! Each partition has one index, `{pN}:u`, a sorted set of outbox keys: the score is the commit time (Unix ms) while
 //! something has to be published, and minus the time of publishing from then on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -12,9 +12,9 @@ use redis::{Pipeline, cmd};
 
 use super::Store;
 use super::wire::{EventReply, push_frame, read_frames};
-use crate::store::mark::{OutboxName, SeenMark, tag_of};
-use crate::store::{Run, Status, StoreError, StoredOutputs, Unpublished};
-use oncue_proto::event;
+use crate::store::mark::{OutboxTag, SeenMark, tag_of};
+use crate::store::{Run, Status, StoreError, StoredOutputs, Unpublished, WaitingOutputs};
+use oncue_proto::event::{self, PARTITIONS};
 
 /// Outboxes handled in one round trip.
 ///
@@ -64,12 +64,7 @@ impl Store {
             let events = run.events.iter().zip(replies);
             let status = events.map(|(handled, reply)| match reply.status {
                 Status::Duplicate(_) => {
-                    // The mark says which outbox; the frame in it is found by the id of the event.
-                    let name = SeenMark::decode(&reply.detail).outbox;
-                    let frames = name.and_then(|name| unpublished.get(&name));
-                    let mut frames = frames.into_iter().flatten();
-                    let own = frames.find(|frame| frame.id == handled.mark.id);
-                    Status::Duplicate(own.map(|frame| frame.outputs.clone()))
+                    Status::Duplicate(unpublished.get(&handled.mark.id).cloned())
                 }
                 other => other,
             });
@@ -78,46 +73,82 @@ impl Store {
         Ok(statuses.collect())
     }
 
-    /// Outboxes that the marks of duplicates point to, in one round trip; empty for one whose outputs are all
-    /// published.
+    /// Outputs that have still to be published of the events that are duplicates, by the hash of their id: two round
+    /// trips, for duplicates with outputs alone. The mark of an event says which partition its outbox is in, and the
+    /// beginning of its name; the frame in it is found by the id.
     async fn unpublished_outputs(
         &self,
         runs: &[Run],
         replies: &[Vec<EventReply>],
-    ) -> Result<BTreeMap<OutboxName, Vec<StoredOutputs>>, StoreError> {
+    ) -> Result<HashMap<[u8; 16], Bytes>, StoreError> {
         let duplicates = replies
             .iter()
             .flatten()
             .filter(|reply| matches!(reply.status, Status::Duplicate(_)));
-        let mut outboxes: BTreeMap<OutboxName, Vec<StoredOutputs>> = duplicates
+        let tags: BTreeSet<OutboxTag> = duplicates
             .filter_map(|reply| SeenMark::decode(&reply.detail).outbox)
-            .map(|name| (name, Vec::new()))
             .collect();
         let Some(first) = runs.iter().flat_map(|run| &run.events).next() else {
-            return Ok(outboxes);
+            return Ok(HashMap::new());
         };
-        if outboxes.is_empty() {
-            return Ok(outboxes);
+        if tags.is_empty() {
+            return Ok(HashMap::new());
         }
+        let prefixes: Vec<String> = tags
+            .iter()
+            .map(|tag| tag.prefix(&first.mark.function))
+            .collect();
+        let indexes: BTreeSet<String> = tags.iter().map(|tag| tag.index()).collect();
         let mut pipe = redis::pipe();
-        // The index says whether it is still to be published, the outbox holds what.
-        for name in outboxes.keys() {
-            let key = name.key(&first.mark.function);
-            pipe.cmd("ZSCORE")
-                .arg(name.index())
-                .arg(&key)
-                .cmd("GET")
-                .arg(key);
+        for index in indexes {
+            // Below 0 everything in an outbox has been published; absent it is done with or was never committed.
+            pipe.cmd("ZRANGEBYSCORE").arg(index).arg("(0").arg("+inf");
         }
-        let answers: Vec<(Option<f64>, Option<Bytes>)> =
-            pipe.query_async(&mut self.connection()).await?;
-        for (frames, (committed, outbox)) in outboxes.values_mut().zip(answers) {
-            // Below 0 everything in it has been published; absent from the index it is done with or was never committed.
-            if committed.is_some_and(|at| at > 0.0) {
-                *frames = read_frames(outbox.unwrap_or_default());
+        let listed: Vec<Vec<String>> = pipe.query_async(&mut self.connection()).await?;
+        let mut pipe = redis::pipe();
+        for key in listed.into_iter().flatten() {
+            if prefixes.iter().any(|prefix| key.starts_with(prefix)) {
+                pipe.cmd("GET").arg(key);
             }
         }
-        Ok(outboxes)
+        if pipe.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let outboxes: Vec<Option<Bytes>> = pipe.query_async(&mut self.connection()).await?;
+        let frames = outboxes.into_iter().flatten().flat_map(read_frames);
+        Ok(frames.map(|frame| (frame.id, frame.outputs)).collect())
+    }
+
+    /// Functions with outputs that were committed before `before` (Unix ms) and are in no stream yet: their stream is
+    /// full, without a leader or out of reach, and workers try again. A thousand outboxes of each partition are counted.
+    pub async fn waiting_outputs(
+        &self,
+        before: u64,
+    ) -> Result<BTreeMap<String, WaitingOutputs>, StoreError> {
+        let mut pipe = redis::pipe();
+        for partition in 0..PARTITIONS {
+            pipe.cmd("ZRANGEBYSCORE")
+                .arg(format!("{{p{partition}}}:u"))
+                .arg("(0")
+                .arg(before)
+                .arg("WITHSCORES")
+                .arg("LIMIT")
+                .arg(0)
+                .arg(1000);
+        }
+        let listed: Vec<Vec<(String, f64)>> = pipe.query_async(&mut self.connection()).await?;
+        let mut waiting: BTreeMap<String, WaitingOutputs> = BTreeMap::new();
+        for (key, committed) in listed.into_iter().flatten() {
+            let function = key.split(':').nth(2).unwrap_or_default();
+            let of_function = waiting.entry(function.to_owned()).or_default();
+            let since = committed as u64;
+            of_function.since = match of_function.commits {
+                0 => since,
+                _ => since.min(of_function.since),
+            };
+            of_function.commits += 1;
+        }
+        Ok(waiting)
     }
 
     /// Leaves in an outbox only `left`, whose outputs have still to be published; `keep`, which are published, go to an

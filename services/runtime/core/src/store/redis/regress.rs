@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use redis::cmd;
 
 use super::Store;
-use crate::store::{Regression, Run, StoreError};
+use crate::store::{KnownStream, Regression, Restoring, Run, StoreError};
 use oncue_proto::event;
 
 /// Redis key of the time (Unix ms) of the last restoration: commits missing from before it were restored. A time, and
@@ -20,6 +20,10 @@ use oncue_proto::event;
 const EPOCH: &str = "oncue:epoch";
 /// Redis key of a hash, worker -> [`Regression`] as JSON; no worker starts while it is there.
 const REGRESSED: &str = "oncue:regressed";
+/// Redis key of a hash, stream -> [`KnownStream`] as JSON.
+const STREAMS: &str = "oncue:streams";
+/// Redis key of a hash, function -> [`Restoring`] as JSON.
+const RESTORING: &str = "oncue:restoring";
 /// A record that was not touched for longer may be gone without a loss; it expires after a week.
 const TRUSTED: Duration = Duration::from_hours(72);
 /// Commits whose place in the stream is remembered: more than Redis can lose without anybody noticing for minutes.
@@ -176,6 +180,67 @@ impl Store {
             .iter()
             .filter_map(|json| serde_json::from_str::<Regression>(json).ok());
         Ok(found.reduce(Regression::and))
+    }
+
+    /// Records a loss that was found at the start of a worker of `function`: no worker starts until it is restored.
+    pub async fn record_regression(
+        &self,
+        function: &str,
+        regression: &Regression,
+    ) -> Result<(), StoreError> {
+        let json = serde_json::json!(regression).to_string();
+        let mut record = cmd("HSET");
+        record
+            .arg(REGRESSED)
+            .arg(format!("start:{function}"))
+            .arg(json);
+        Ok(record.exec_async(&mut self.connection()).await?)
+    }
+
+    /// Streams as this Redis last knew them, by name.
+    pub async fn known_streams(&self) -> Result<BTreeMap<String, KnownStream>, StoreError> {
+        let all: BTreeMap<String, String> = cmd("HGETALL")
+            .arg(STREAMS)
+            .query_async(&mut self.connection())
+            .await?;
+        let known = all.into_iter();
+        let known =
+            known.filter_map(|(name, json)| Some((name, serde_json::from_str(&json).ok()?)));
+        Ok(known.collect())
+    }
+
+    /// Remembers how far a stream is.
+    pub async fn know_stream(&self, name: &str, stream: KnownStream) -> Result<(), StoreError> {
+        let json = serde_json::json!(stream).to_string();
+        let mut know = cmd("HSET");
+        know.arg(STREAMS).arg(name).arg(json);
+        Ok(know.exec_async(&mut self.connection()).await?)
+    }
+
+    /// Forgets all streams: what they have lost is taken for lost.
+    pub async fn forget_streams(&self) -> Result<(), StoreError> {
+        Ok(cmd("DEL")
+            .arg(STREAMS)
+            .exec_async(&mut self.connection())
+            .await?)
+    }
+
+    /// Events of a function that are delivered again by a recovery.
+    pub async fn restoring(&self, function: &str) -> Result<Option<Restoring>, StoreError> {
+        let json: Option<String> = cmd("HGET")
+            .arg(RESTORING)
+            .arg(function)
+            .query_async(&mut self.connection())
+            .await?;
+        Ok(json.and_then(|json| serde_json::from_str(&json).ok()))
+    }
+
+    /// Says which events of a function a recovery delivers again.
+    pub async fn restore(&self, function: &str, restoring: &Restoring) -> Result<(), StoreError> {
+        let json = serde_json::json!(restoring).to_string();
+        let mut restore = cmd("HSET");
+        restore.arg(RESTORING).arg(function).arg(json);
+        Ok(restore.exec_async(&mut self.connection()).await?)
     }
 
     /// Lets workers start again: the lost effects are being restored. Raises the epoch in the same step, so that a

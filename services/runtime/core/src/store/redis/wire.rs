@@ -6,17 +6,20 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use redis::{Pipeline, Value};
+use redis::{Cmd, Pipeline, Value};
 
-use crate::store::mark::{OutboxName, SeenMark};
+use crate::store::mark::{Area, OutboxName, SeenMark};
 use crate::store::{
-    Change, CommitEvent, Entry, Expected, Mark, MarkState, Op, Purpose, Row, RowChange, Run,
-    SKEW_MS, Status, StoreError, StoredOutputs, row_key,
+    Change, CommitEvent, Entry, Expected, GRACE_MS, Mark, MarkState, Op, Purpose, Row, RowChange,
+    Run, SKEW_MS, Status, StoreError, StoredOutputs, row_key,
 };
-use oncue_proto::event;
 
 /// Seconds that outputs wait for their commit, which is right behind them.
 const UNCOMMITTED_S: u64 = 60;
+
+/// Milliseconds of age that events of one group have in common: an event that is too old brings its neighbours back, so
+/// an old one must not hold up the fresh.
+const FENCED_TOGETHER_MS: u64 = 120_000;
 
 /// Bytes in front of the outputs of one event in an outbox: hash of its id, and their length.
 const FRAME_HEAD: usize = 16 + 4;
@@ -60,8 +63,6 @@ pub(super) fn commit_call(
         .arg(record)
         .arg(outputs.len())
         .arg(runs.len());
-    // Of this machine, for expiries alone: the fence goes by the clock of Redis.
-    let now = event::now_ms();
     for (run, groups) in runs.iter().zip(&groups) {
         // For each run its head, which says how many of everything come behind it.
         push_head(run, groups.len(), &mut call);
@@ -69,7 +70,7 @@ pub(super) fn commit_call(
             push_row(row, &mut call);
         }
         for group in groups {
-            push_group(group, now, outbox, &mut call);
+            push_group(group, outbox, &mut call);
         }
         for (n, event) in run.events.iter().enumerate() {
             for op in &event.ops {
@@ -86,15 +87,19 @@ pub(super) fn commit_call(
     call
 }
 
-/// Neighbours whose marks stand in one bucket, and that are committed for one purpose: the script looks them up and
-/// marks them with one command each.
+/// Neighbours whose marks stand in one directory, that are committed for one purpose and one redrive, and that are
+/// about of an age.
 fn groups(events: &[CommitEvent]) -> Vec<&[CommitEvent]> {
+    fn common(event: &CommitEvent) -> (Area, u32, u64) {
+        let mark = &event.mark;
+        (mark.area, mark.redrive, mark.fence / FENCED_TOGETHER_MS)
+    }
     events
-        .chunk_by(|a, b| a.mark.shares_bucket(&b.mark) && a.purpose == b.purpose)
+        .chunk_by(|a, b| a.purpose == b.purpose && common(a) == common(b))
         .collect()
 }
 
-/// Keys of a call behind the first three: for each run its row, its buckets, one for each operation and each entry.
+/// Keys of a call behind the first three: for each run its row, its directories, one for each operation and each entry.
 /// In the order in which the script reads them, that of the arguments.
 fn keys_of<'r>(
     runs: &'r [Run],
@@ -105,7 +110,7 @@ fn keys_of<'r>(
             .row
             .iter()
             .map(|row| row_key(row.key.table, &row.key.key));
-        let seen = groups.iter().flat_map(|group| group[0].mark.seen_keys());
+        let directories = groups.iter().map(|group| group[0].mark.directory());
         let ops = run
             .events
             .iter()
@@ -114,7 +119,7 @@ fn keys_of<'r>(
             .events
             .iter()
             .filter_map(|e| Some(e.entry.as_ref()?.flow.clone()));
-        row.chain(seen).chain(ops).chain(flows)
+        row.chain(directories).chain(ops).chain(flows)
     })
 }
 
@@ -169,23 +174,21 @@ fn push_row(row: &RowChange, call: &mut Pipeline) {
     }
 }
 
-/// Group of events: its head, 34 bytes, then id and mark of each. The head holds kind (`u8`), number of events
-/// (`u32`), number of the redrive (`u32`), number of seen keys (`u8`), then as `f64` the expiry of the bucket (Unix
-/// s) and the earliest and the latest time that the age fence measures (Unix ms). The script stops a group as a
-/// whole; [`fenced`] tells its events apart afterwards.
-fn push_group(group: &[CommitEvent], now: u64, outbox: OutboxName, call: &mut Pipeline) {
+/// Group of events: its head, 33 bytes, then id and mark of each. The head holds kind (`u8`), number of events
+/// (`u32`), number of the redrive (`u32`), then as `f64` the seconds that the marks must live and the earliest and the
+/// latest time that the age fence measures (Unix ms). The script stops a group as a whole; [`fenced`] tells its events
+/// apart afterwards.
+fn push_group(group: &[CommitEvent], outbox: OutboxName, call: &mut Pipeline) {
     let first = &group[0];
     let marks = group.iter().map(|handled| &handled.mark);
-    // A bucket lives as long as the longest of its marks wants.
-    let expiry = marks.clone().map(|mark| mark.expiry(now)).max();
+    let keep = marks.clone().map(|mark| mark.horizon + GRACE_MS).max();
     let oldest = marks.clone().map(|mark| mark.fence).min();
     let newest = marks.map(|mark| mark.fence).max();
-    let mut head = Vec::with_capacity(34);
+    let mut head = Vec::with_capacity(33);
     head.push(kind(first.purpose));
     head.extend((group.len() as u32).to_le_bytes());
     head.extend(first.mark.redrive.to_le_bytes());
-    head.push(if first.mark.timed { 1 } else { 3 }); // seen keys
-    for number in [expiry, oldest, newest] {
+    for number in [keep.map(|ms| ms.div_ceil(1000)), oldest, newest] {
         head.extend((number.unwrap_or_default() as f64).to_le_bytes());
     }
     call.arg(head);
@@ -214,10 +217,10 @@ fn seen_mark(handled: &CommitEvent, outbox: OutboxName) -> SeenMark {
         } else {
             MarkState::Applied
         },
-        payload_hash: handled.payload_hash,
+        payload_hash: handled.payload_hash & 0xff_ffff,
         sequence: handled.mark.sequence,
         redrive: if is_dead { handled.mark.redrive } else { 0 },
-        outbox: has_outputs.then_some(outbox),
+        outbox: has_outputs.then(|| outbox.tag()),
     }
 }
 
@@ -301,6 +304,26 @@ pub(super) fn read_frames(mut bytes: Bytes) -> Vec<StoredOutputs> {
         });
     }
     frames
+}
+
+/// Call that looks up the marks of events, in order: one reply for each, a mark or nil. Neighbours in one directory
+/// share its key.
+pub(super) fn marks_call(function: &str, marks: &[&Mark]) -> Cmd {
+    let groups: Vec<&[&Mark]> = marks
+        .chunk_by(|a, b| a.area == b.area && a.function == b.function)
+        .collect();
+    let mut call = redis::cmd("FCALL_RO");
+    call.arg(function).arg(groups.len());
+    for group in &groups {
+        call.arg(group[0].directory());
+    }
+    for group in &groups {
+        call.arg(group.len());
+        for mark in *group {
+            call.arg(&mark.id[..]);
+        }
+    }
+    call
 }
 
 /// Reply of the script to one event.

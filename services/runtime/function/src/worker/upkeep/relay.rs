@@ -2,6 +2,7 @@
 //! [transactional outbox]. It goes round all partitions, a few at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use oncue_core::backoff::spread;
@@ -11,6 +12,7 @@ use oncue_proto::event::PARTITIONS;
 
 use super::before;
 use super::restore::restore;
+use crate::worker::counters::Counters;
 use crate::worker::publisher::{FinishedBatch, Publisher};
 
 /// Partitions looked at in one round trip.
@@ -27,6 +29,9 @@ pub(crate) struct Relay {
     pub publisher: Arc<Publisher>,
     /// Age of outputs that are taken for left behind.
     pub age: Duration,
+    /// Name of the function, whose waiting outputs are counted.
+    pub function: &'static str,
+    pub counters: Arc<Counters>,
 }
 
 impl Relay {
@@ -38,6 +43,8 @@ impl Relay {
         let rounds = PARTITIONS / PARTITIONS_AT_ONCE;
         let mut round = fastrand::u32(..rounds);
         let mut restored_server = String::new();
+        // Commits of this function that are still unpublished, by round.
+        let mut waiting = vec![0; rounds as usize];
         loop {
             tokio::time::sleep(spread(self.age / 10)).await;
             let from = round * PARTITIONS_AT_ONCE;
@@ -50,7 +57,9 @@ impl Relay {
                 .unpublished(partitions.clone(), left_behind)
                 .await
             {
-                self.publish_again(left).await;
+                waiting[round as usize] = self.publish_again(left).await;
+                let all: u64 = waiting.iter().sum();
+                self.counters.waiting_outputs.store(all, Ordering::Relaxed);
             }
             // An absent Redis is no news here: the commits say so.
             let _ = self.store.remove_published(partitions, before(keep)).await;
@@ -73,8 +82,9 @@ impl Relay {
 
     /// Publishes outputs that were left behind, and marks them. Some may reach their stream a
     /// second time: ids make the copy harmless, within the stream's duplicate window by the stream,
-    /// beyond it by the receivers' marks.
-    async fn publish_again(&self, left: Vec<Unpublished>) {
+    /// beyond it by the receivers' marks. Returns how many commits of this function stay behind once more.
+    async fn publish_again(&self, left: Vec<Unpublished>) -> u64 {
+        let mut waiting = 0;
         for Unpublished { outbox_key, frames } in left {
             tracing::info!(
                 outbox = outbox_key,
@@ -93,8 +103,11 @@ impl Relay {
                     Err(_) => batch.unpublished.push(outputs),
                 }
             }
+            let own = batch.key.split(':').nth(2) == Some(self.function);
+            waiting += u64::from(own && !batch.unpublished.is_empty());
             let publisher = self.publisher.clone();
             tokio::spawn(async move { publisher.mark(batch).await });
         }
+        waiting
     }
 }

@@ -1,0 +1,95 @@
+//! The secret of an installation, by which ids of outputs are made ([`IdSecret`]). Both servers keep it, so that the
+//! loss of either changes no id: NATS in its key-value bucket `oncue`, under the key `id-secret`, and Redis under
+//! `oncue:id-secret`.
+//!
+//! NATS decides, since it takes a first value once and no second: whoever comes later reads what is there. An
+//! installation whose servers hold different secrets is none: their events, marks and outputs are of two.
+
+use std::time::Duration;
+
+use oncue_proto::event::IdSecret;
+use oncue_proto::oncue::v1::{Envelope, Header};
+
+use crate::backoff::Backoff;
+use crate::bus::{Bus, BusError, PublishError, layout};
+use crate::store::Store;
+
+/// Subject of the secret in the bucket [`layout::VALUES`].
+const SUBJECT: &str = "$KV.oncue.id-secret";
+/// Attempts to agree with others that start at the same time.
+const ATTEMPTS: u32 = 5;
+/// Pauses between them.
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    longest: Duration::from_secs(1),
+};
+
+/// The secret as both servers have it; makes one where neither does, and gives it back to the one that has lost it.
+///
+/// # Errors
+///
+/// A server does not answer or refuses, or the two hold different secrets.
+pub async fn id_secret(bus: &Bus, store: &Store) -> Result<IdSecret, BusError> {
+    bus.require(&layout::values()).await?;
+    let in_redis = store.id_secret().await.map_err(|e| BusError(e.message))?;
+    let mut in_nats = read(bus).await?;
+    let mut attempt = 0;
+    let secret = loop {
+        if let Some(secret) = in_nats {
+            break secret;
+        }
+        let ours = match &in_redis {
+            Some(secret) => secret.clone(),
+            None => IdSecret::random().map_err(|e| BusError(e.to_string()))?,
+        };
+        if attempt == ATTEMPTS {
+            return Err(BusError(
+                "the secret of this installation cannot be stored in NATS".to_owned(),
+            ));
+        }
+        attempt += 1;
+        if let Err(e) = offer(bus, &ours).await {
+            tracing::debug!(error = %e, "the secret was not taken; somebody else may have been first");
+            tokio::time::sleep(BACKOFF.delay(attempt)).await;
+        }
+        in_nats = read(bus).await?;
+    };
+    let stored = store.keep_id_secret(&secret).await;
+    if stored.map_err(|e| BusError(e.message))? != secret {
+        return Err(BusError(
+            "NATS and Redis belong to two installations: they hold different secrets (the key id-secret of the \
+             key-value bucket oncue, and oncue:id-secret). Connect the servers that belong together, or restore both \
+             from one backup"
+                .to_owned(),
+        ));
+    }
+    Ok(secret)
+}
+
+/// Secret in NATS; `None` where there is none yet.
+async fn read(bus: &Bus) -> Result<Option<IdSecret>, BusError> {
+    let message = bus.last_message(layout::VALUES, SUBJECT).await;
+    let Some(message) = message.map_err(|e| BusError(e.to_string()))? else {
+        return Ok(None);
+    };
+    match IdSecret::of_text(&message.payload) {
+        Some(secret) => Ok(Some(secret)),
+        None => Err(BusError(format!(
+            "{SUBJECT} in NATS holds no secret; restore it from a backup or from oncue:id-secret in Redis"
+        ))),
+    }
+}
+
+/// Stores a secret in NATS if none is there.
+async fn offer(bus: &Bus, secret: &IdSecret) -> Result<(), PublishError> {
+    let first = Header {
+        name: "Nats-Expected-Last-Subject-Sequence".to_owned(),
+        value: "0".to_owned(),
+    };
+    let message = Envelope {
+        subject: SUBJECT.to_owned(),
+        headers: vec![first],
+        payload: secret.to_text().into(),
+    };
+    bus.publish(&message).await.map(|_| ())
+}

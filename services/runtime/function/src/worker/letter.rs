@@ -1,0 +1,220 @@
+//! Dead letters as messages: of an event that a function cannot handle, and of an output that no stream takes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use oncue_core::bus::layout::DLQ;
+use oncue_core::bus::{ApiError, Bus, Outbound, PubAck, PublishError};
+use oncue_core::store::Store;
+use oncue_proto::event::{self, IdSecret, Incoming, Meta, Origin};
+use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
+use oncue_proto::{Event as _, Format};
+use oncue_telemetry::Carrier;
+use prost::Message as _;
+
+use crate::worker::counters::Counters;
+use crate::worker::invocation::timestamp;
+use crate::worker::outputs;
+
+/// Results of outputs, in their order; with the ack where the stream says that it had the message already.
+pub(crate) type Results = Vec<Result<Option<PubAck>, PublishError>>;
+
+/// Reason of the letter of an output that no stream will ever take.
+pub(crate) const UNPUBLISHABLE: &str = "unpublishable";
+
+/// A dead letter as a message, itself an event that was caused by the one it is about.
+///
+/// Tracked or not, a letter opens no step in a ledger: the commit of the record closes that of the event.
+pub(crate) fn message(letter: &DeadLetter, about: &Meta, id: &str, carrier: Carrier) -> Envelope {
+    let function = &letter.function;
+    let meta = Meta {
+        id: id.to_owned(),
+        source: format!("/{function}"),
+        ty: DeadLetter::TYPE.to_owned(),
+        time: event::now_ms(),
+        timed: true,
+        flow: about.flow.clone(),
+        cause: about.id.clone(),
+        hops: about.hops,
+        traceparent: carrier.traceparent,
+        tracestate: carrier.tracestate,
+        baggage: carrier.baggage,
+        redrive: None,
+        tracked: false,
+    };
+    let headers = event::headers(&meta, function, Format::Protobuf);
+    let headers = headers.into_iter().map(|(name, value)| Header {
+        name: name.to_owned(),
+        value,
+    });
+    Envelope {
+        subject: format!("{DLQ}.{function}"),
+        headers: headers.collect(),
+        payload: letter.encode_to_vec().into(),
+    }
+}
+
+/// Outputs of a function that are looked into: those that a server refuses, and those that it says it had.
+pub(crate) struct OutputLetters {
+    /// Name of the function, which emitted them.
+    pub function: &'static str,
+    /// Secret of the ids of letters.
+    pub secret: IdSecret,
+    pub bus: Bus,
+    pub store: Store,
+    pub counters: Arc<Counters>,
+}
+
+impl OutputLetters {
+    /// Looks into the answers to outputs of one event that are no plain acks. What is refused for good is set aside as a
+    /// dead letter of the output, and counts as published then; what is refused for now stays as it is.
+    ///
+    /// `outbox` holds the outputs as they were stored, in the order of `results`.
+    pub async fn look_into(&self, outbox: &Bytes, results: &mut Results) {
+        if results.iter().all(|result| matches!(result, Ok(None))) {
+            return;
+        }
+        let outputs = outputs::decode(outbox.clone());
+        for (output, result) in outputs.into_iter().zip(results) {
+            let refusal = match &*result {
+                Ok(Some(ack)) => match self.is_taken(ack, &output.message).await {
+                    Ok(false) => continue,
+                    Ok(true) => PublishError::Refused(format!(
+                        "its id stands for another event, {}/{}",
+                        ack.stream, ack.sequence
+                    )),
+                    Err(e) => {
+                        *result = Err(PublishError::Unknown(e.to_string()));
+                        continue;
+                    }
+                },
+                Err(error) if self.is_final(error, &output.message.subject).await => error.clone(),
+                Ok(None) | Err(_) => continue,
+            };
+            *result = self
+                .set_aside(output.message, &refusal)
+                .await
+                .map(|()| None);
+        }
+    }
+
+    /// Whether another event stands under the id of an output. Nobody can know such an id before it is used, so this
+    /// takes a mistake or somebody who has the secret.
+    async fn is_taken(&self, ack: &PubAck, output: &Outbound) -> Result<bool, ApiError> {
+        let Some(found) = self.bus.message_at(&ack.stream, ack.sequence).await? else {
+            // Purged since, which happens to what everybody is done with.
+            return Ok(false);
+        };
+        let mut identity = output
+            .headers
+            .iter()
+            .filter(|(name, _)| IDENTITY.contains(name));
+        Ok(!identity.all(|(name, value)| found.header(name) == Some(value)))
+    }
+
+    /// Whether the same publish would be refused for ever.
+    async fn is_final(&self, error: &PublishError, subject: &str) -> bool {
+        match error {
+            PublishError::TooLarge(_) | PublishError::Refused(_) => true,
+            // A stream without a leader is silent as well; the list of streams knows it.
+            PublishError::NoStream(_) => {
+                let held = self.bus.streams_of_subject(subject).await;
+                held.is_ok_and(|streams| streams.is_empty())
+            }
+            PublishError::Full(_) | PublishError::Unknown(_) => false,
+        }
+    }
+
+    /// Sets an output aside: published with a fixed id and acked by `dlq`, then the steps that waited for it are closed
+    /// in the ledger of its flow.
+    async fn set_aside(
+        &self,
+        output: Outbound,
+        refusal: &PublishError,
+    ) -> Result<(), PublishError> {
+        let output = Unpublishable::new(self.function, output, refusal);
+        let meta = &output.meta;
+        let id = self.secret.dead_letter_id(&meta.id, self.function, 0);
+        self.bus.publish(&output.message(&id)).await?;
+        if meta.tracked
+            && let Err(e) = self.store.close_steps(meta).await
+        {
+            tracing::warn!(error = %e, event = meta.id, "the ledger of a flow waits for an event that is set aside");
+        }
+        tracing::error!(event = meta.id, ty = meta.ty, why = %refusal, "an output is set aside: no stream takes it");
+        self.counters.failed("publish", &refusal.to_string());
+        self.counters.buried(UNPUBLISHABLE);
+        Ok(())
+    }
+}
+
+/// Headers by which a stored message is known as the output that was published.
+const IDENTITY: [&str; 4] = ["ce-id", "ce-type", "ce-source", "ce-causationid"];
+
+/// An output that was committed and that no stream will ever take.
+pub(crate) struct Unpublishable {
+    /// Identity of the output, from its own headers.
+    pub meta: Meta,
+    /// The letter. Its envelope is the message as it would have been published.
+    pub letter: DeadLetter,
+}
+
+impl Unpublishable {
+    /// Letter of `function`, which emitted the event, for the reason that the server gave.
+    pub fn new(function: &str, output: Outbound, error: &PublishError) -> Self {
+        let headers: Vec<Header> = output
+            .headers
+            .iter()
+            .map(|(name, value)| Header {
+                name: name.to_owned(),
+                value: value.to_owned(),
+            })
+            .collect();
+        let now = event::now_ms();
+        let origin = Origin {
+            stream: event::stream_of_type(&output.subject),
+            stream_created: 0,
+            sequence: 0,
+            published: now,
+            subject: &output.subject,
+        };
+        let names = headers.iter().map(|header| (&*header.name, &*header.value));
+        let read = event::read(names, output.payload.clone(), &origin);
+        let meta = read.map_or_else(|_| Meta::of_origin(&origin), |Incoming { meta, .. }| meta);
+        let key = headers.iter().find(|header| header.name == "ce-subject");
+        let letter = DeadLetter {
+            function: function.to_owned(),
+            reason: UNPUBLISHABLE.to_owned(),
+            message: format!("{}: {error}", output.subject),
+            attempts: 1,
+            at: timestamp(now),
+            event_id: meta.id.clone(),
+            event_type: meta.ty.clone(),
+            flow_id: meta.flow.clone(),
+            stream: event::stream_of_type(&meta.ty).to_owned(),
+            key: key
+                .and_then(|key| event::percent_decode(&key.value))
+                .unwrap_or_default(),
+            time: timestamp(meta.time),
+            timed: meta.timed,
+            accepted_at: timestamp(now),
+            envelope: Some(Envelope {
+                subject: output.subject,
+                headers,
+                payload: output.payload,
+            }),
+            ..DeadLetter::default()
+        };
+        Self { meta, letter }
+    }
+
+    /// The letter as a message under `id`, in the trace of the output.
+    pub fn message(&self, id: &str) -> Envelope {
+        let carrier = Carrier {
+            traceparent: self.meta.traceparent.clone(),
+            tracestate: self.meta.tracestate.clone(),
+            baggage: self.meta.baggage.clone(),
+        };
+        message(&self.letter, &self.meta, id, carrier)
+    }
+}
