@@ -180,7 +180,6 @@ impl Catalog {
     }
 }
 
-/// Error of a set that cannot be decoded.
 /// Refuses integers that no field can hold: the reader below would make them the nearest one that fits. JSON without a
 /// long number, which is nearly all of it, is not read for this.
 fn check_integers(message: &MessageDescriptor, json: &[u8]) -> Result<(), String> {
@@ -256,6 +255,7 @@ fn check_integer(name: &str, value: &serde_json::Value) -> Result<(), String> {
     ))
 }
 
+/// Error of a set that cannot be decoded.
 fn unreadable(why: impl std::fmt::Display) -> CatalogError {
     CatalogError::Malformed(format!("not a descriptor set: {why}"))
 }

@@ -21,8 +21,8 @@ pub enum Lost {
 
 /// Everything that one server has lost and the other remembers; empty where they agree. Changes nothing.
 ///
-/// One `STREAM.INFO` for each stream that Redis knows, one `CONSUMER.LIST` for each stream, and for each consumer one
-/// message and its mark; more only where something is missing.
+/// One `STREAM.INFO` for each stream that Redis knows, one `CONSUMER.LIST` for each stream, and for each consumer its
+/// last 256 messages and one look at their marks; more only where something is missing.
 ///
 /// # Errors
 /// A server does not answer.

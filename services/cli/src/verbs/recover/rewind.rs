@@ -251,6 +251,10 @@ async fn restore(plan: &Rewind, bus: &Bus, store: &Store) -> Result<(), Failure>
             floor + 1
         ));
     }
+    let before = store.restoring(&plan.function).await;
+    if let Some(before) = before.map_err(Failure::silent)? {
+        restoring = restoring.and(&before);
+    }
     let told = store.restore(&plan.function, &restoring).await;
     told.map_err(Failure::silent)
 }

@@ -20,6 +20,23 @@ pub struct Restoring {
 }
 
 impl Restoring {
+    /// This recovery and one before it that was not finished: what had been acked before either of them stays so. One of
+    /// another stream says nothing.
+    #[must_use]
+    pub fn and(self, before: &Self) -> Self {
+        if before.created != self.created {
+            return self;
+        }
+        let unacked = self.unacked.union(&before.unacked).copied();
+        let unacked = unacked.filter(|n| !self.covers(*n) && !before.covers(*n));
+        Self {
+            created: self.created,
+            from: self.from.min(before.from),
+            to: self.to.max(before.to),
+            unacked: unacked.collect(),
+        }
+    }
+
     /// Whether the event at `sequence` had been acked.
     pub fn covers(&self, sequence: u64) -> bool {
         (self.from..=self.to).contains(&sequence) && !self.unacked.contains(&sequence)
@@ -40,5 +57,14 @@ mod tests {
         };
         let covered: Vec<u64> = (8..23).filter(|n| restoring.covers(*n)).collect();
         assert_eq!(covered, [10, 11, 13, 14, 15, 16, 17, 18, 19]);
+        // Run again before all of it came: 12 has been acked since, 13 is in flight again.
+        let again = Restoring {
+            to: 13,
+            unacked: [13].into(),
+            ..restoring.clone()
+        };
+        let both = again.and(&restoring);
+        let covered: Vec<u64> = (8..23).filter(|n| both.covers(*n)).collect();
+        assert_eq!(covered, [10, 11, 12, 13, 14, 15, 16, 17, 18, 19]);
     }
 }
