@@ -112,6 +112,15 @@ impl Committer {
         outcomes
     }
 
+    /// Commits one event that changes no row.
+    async fn commit_alone(&self, event: CommitEvent) -> Result<Option<Status>, StoreError> {
+        let run = Run {
+            row: None,
+            events: vec![event],
+        };
+        Ok(self.commits.ask(run).await?.statuses.pop())
+    }
+
     /// Answers what has become of an event, and writes nothing: [`Status::Conflict`] where nothing has.
     ///
     /// # Errors
@@ -123,12 +132,7 @@ impl Committer {
             outbox: Bytes::new(),
             ..event.to_commit(Vec::new())
         };
-        let run = Run {
-            row: None,
-            events: vec![event],
-        };
-        let mut committed = self.commits.ask(run).await?;
-        Ok(committed.statuses.pop().unwrap_or(Status::Conflict))
+        Ok(self.commit_alone(event).await?.unwrap_or(Status::Conflict))
     }
 
     /// Records that an event is set aside; answers what had become of it before.
@@ -151,12 +155,7 @@ impl Committer {
             entry: flow_log.entry(event),
             ..event.to_commit(Vec::new())
         };
-        let run = Run {
-            row: None,
-            events: vec![event],
-        };
-        let mut committed = self.commits.ask(run).await?;
-        Ok(committed.statuses.pop().unwrap_or(Status::Dead))
+        Ok(self.commit_alone(event).await?.unwrap_or(Status::Dead))
     }
 }
 
