@@ -41,6 +41,11 @@ fn id() -> impl Strategy<Value = String> {
     "[^\\p{Cc}]{1,40}".prop_filter("an id", |id| event::check_id(id.clone()).is_ok())
 }
 
+/// A source: 1 to 1024 bytes without control characters.
+fn source() -> impl Strategy<Value = String> {
+    "[^\\p{Cc}]{1,40}".prop_filter("a source", |source| event::check_source(source).is_ok())
+}
+
 fn header() -> impl Strategy<Value = Option<String>> {
     proptest::option::of("[ -~]{0,60}")
 }
@@ -48,7 +53,7 @@ fn header() -> impl Strategy<Value = Option<String>> {
 fn meta() -> impl Strategy<Value = Meta> {
     let ids = (
         id(),
-        any::<String>(),
+        source(),
         any::<String>(),
         id(),
         any::<String>(),
