@@ -51,13 +51,7 @@ fn header() -> impl Strategy<Value = Option<String>> {
 }
 
 fn meta() -> impl Strategy<Value = Meta> {
-    let ids = (
-        id(),
-        source(),
-        any::<String>(),
-        id(),
-        any::<String>(),
-    );
+    let ids = (id(), source(), any::<String>(), id(), any::<String>());
     let rest = (
         proptest::option::of(0..YEAR_10000),
         any::<u32>(),
