@@ -5,7 +5,6 @@ import base64
 import hashlib
 import json
 import pathlib
-import re
 import sys
 import zlib
 
@@ -56,40 +55,12 @@ def keyed_hash(*parts):
     return sha.digest()[:16]
 
 
-def time_of_id(id):
-    """Milliseconds in a UUID of version 7, with or without dashes."""
-    form = r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-    digits = id.replace("-", "").lower()
-    if not re.fullmatch(form, id.lower()) or digits[12] != "7" or digits[16] not in "89ab":
-        return None
-    return int(digits[:12], 16)
-
-
 def output_id(input, function, index):
-    digest = keyed_hash(b"output", input.encode(), function.encode(), index.to_bytes(8, "big"))
-    time = time_of_id(input)
-    if time is None:
-        return text(digest)
-    random = int.from_bytes(digest[:10], "big")
-    version, variant = 0x7 << 76, 0x2 << 62
-    random = random & ~(0xF << 76) & ~(0x3 << 62) | version | variant
-    return f"{time:012x}{random:020x}"
+    return text(keyed_hash(b"output", input.encode(), function.encode(), index.to_bytes(8, "big")))
 
 
 def dead_letter_id(input, function, redrives):
     return text(keyed_hash(b"dlq", function.encode(), input.encode(), redrives.to_bytes(4, "big")))
-
-
-def area(id):
-    time = time_of_id(id)
-    if time is not None:
-        return f"t{time // 3_600_000}"
-    position = re.fullmatch(r".*:(\d+):(\d+)", id)
-    return f"q{position[1]}.{int(position[2]) >> 14}" if position else "x"
-
-
-def directory(id, function):
-    return f"d:{function}:{area(id)}"
 
 
 def idempotency_key(event, function, step):
@@ -109,7 +80,6 @@ RULES = {
     "output_id": (output_id, ["input", "function", "index"], "id"),
     "dead_letter_id": (dead_letter_id, ["input", "function", "redrives"], "id"),
     "idempotency_key": (idempotency_key, ["event", "function", "step"], "key"),
-    "directory": (directory, ["id", "function"], "redis"),
     "runs_key": (runs_key, ["id", "function", "key"], "redis"),
 }
 

@@ -23,8 +23,8 @@ pub struct MapStore(Arc<Mutex<Inner>>);
 struct Inner {
     rows: HashMap<String, Row>,
     blind: HashMap<String, Blind>,
-    /// By directory and hash of the id.
-    seen: HashMap<(String, [u8; 16]), Seen>,
+    /// By function and hash of the id.
+    seen: HashMap<(Arc<str>, [u8; 16]), Seen>,
     /// By commit time, or by minus the time of publishing.
     outboxes: BTreeMap<String, (i64, Vec<StoredOutputs>)>,
     runs: HashMap<String, u32>,
@@ -291,7 +291,7 @@ impl Inner {
     }
 
     fn seen(&self, mark: &Mark) -> Option<&Seen> {
-        self.seen.get(&(mark.directory(), mark.id))
+        self.seen.get(&(mark.function.clone(), mark.id))
     }
 
     /// Status of an event that has left a mark.
@@ -402,7 +402,7 @@ impl Inner {
             outbox: outbox.to_owned(),
             sequence: mark.sequence,
         };
-        self.seen.insert((mark.directory(), mark.id), seen);
+        self.seen.insert((mark.function.clone(), mark.id), seen);
         if !handled.outbox.is_empty() {
             let frame = StoredOutputs {
                 id: mark.id,

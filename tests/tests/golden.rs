@@ -101,12 +101,6 @@ fn computed() -> Value {
                 json!({ "event": event, "function": function, "step": step, "key": idempotency_key(event, function, step) })
             }))
             .collect::<Vec<_>>(),
-        "directory": pairs()
-            .map(|(id, function)| {
-                let redis = Mark::of_id(&function.into(), id).directory();
-                json!({ "id": id, "function": function, "redis": redis })
-            })
-            .collect::<Vec<_>>(),
         "runs_key": pairs()
             .map(|(id, function)| {
                 json!({ "id": id, "function": function, "key": "/home", "redis": runs(id, function, "/home") })

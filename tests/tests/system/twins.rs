@@ -114,8 +114,8 @@ async fn nothing_is_committed_without_its_outputs() {
     let function = format!("oncue_commit_{}", library(&cluster));
     let call = |outbox: &str| {
         cluster.redis_cli(&[
-            "FCALL", &function, "3", "record", outbox, "index", "86400000", "1000", "worker 1",
-            "3", "0",
+            "FCALL", &function, "4", "record", outbox, "index", "marks", "86400000", "1000",
+            "worker 1", "3", "0",
         ])
     };
     assert!(call("gone").contains("TRYAGAIN"), "{}", call("gone"));
@@ -155,8 +155,8 @@ async fn a_late_call_does_not_lower_the_record() {
     let function = format!("oncue_commit_{}", library(&cluster));
     let call = |number: &str| {
         cluster.redis_cli(&[
-            "FCALL", &function, "3", "record", "outbox", "index", "86400000", "1000", number, "0",
-            "0",
+            "FCALL", &function, "4", "record", "outbox", "index", "marks", "86400000", "1000",
+            number, "0", "0",
         ])
     };
     let record = || cluster.redis_cli(&["GET", "record"]);

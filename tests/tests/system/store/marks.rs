@@ -1,8 +1,7 @@
 //! Where marks stand: by the id alone, in buckets that stay small, for as long as they may be asked for.
 
 use bytes::Bytes;
-use oncue_core::store::mark::Area;
-use oncue_core::store::{CommitEvent, Purpose, Run, Status};
+use oncue_core::store::{CommitEvent, GRACE_MS, Purpose, Run, Status, Store};
 use oncue_proto::event;
 use oncue_tests::any_store::AnyStore;
 use oncue_tests::cluster::Cluster;
@@ -47,7 +46,7 @@ async fn commit_all(store: &AnyStore, ids: &[String]) -> Vec<Status> {
             .enumerate()
             .map(|(n, id)| {
                 let mut event = handled(id, &format!("/{}", n % 20));
-                event.mark.sequence = (1_000_000 + 200 * call + n) as u64;
+                event.mark.sequence = 5_000_000_000 + (200 * call + n) as u64;
                 event.outbox = Bytes::from_static(b"out");
                 alone(event)
             })
@@ -60,13 +59,10 @@ async fn commit_all(store: &AnyStore, ids: &[String]) -> Vec<Status> {
     statuses
 }
 
-fn used_memory(cluster: &Cluster) -> f64 {
-    let info = cluster.redis_cli(&["INFO", "memory"]);
-    let mut lines = info
-        .lines()
-        .filter_map(|line| line.strip_prefix("used_memory:"));
-    let used = lines.next().expect("a number").trim();
-    used.parse().expect("a number")
+/// Bytes that Redis takes for the marks.
+fn usage(cluster: &Cluster) -> f64 {
+    let usage = cluster.redis_ok(&["MEMORY", "USAGE", MARKS, "SAMPLES", "0"]);
+    usage.parse().expect("a number")
 }
 
 /// A mark for each event and function of three days is what Redis mostly holds.
@@ -82,16 +78,16 @@ async fn a_mark_takes_less_than_thirty_bytes() {
         ("other", 40_000),
     ] {
         let ids = ids(kind, count);
-        let before = used_memory(&cluster);
+        let before = usage(&cluster);
         let statuses = commit_all(&store, &ids).await;
         assert!(statuses.iter().all(|status| *status == Status::Applied));
-        let each = (used_memory(&cluster) - before) / count as f64;
+        let each = (usage(&cluster) - before) / count as f64;
         println!("{count} marks of kind {kind}: {each:.1} bytes each");
         assert!(
             each < 30.0,
             "{count} marks of kind {kind} take {each:.1} bytes each"
         );
-        assert!(each > 5.0, "that is no mark: {each:.1} bytes");
+        assert!(each > 15.0, "that is no mark: {each:.1} bytes");
         // All of them are still there, through every split.
         let again = commit_all(&store, &ids).await;
         let duplicate = |status: &Status| matches!(status, Status::Duplicate(_));
@@ -104,131 +100,150 @@ async fn a_mark_takes_less_than_thirty_bytes() {
 async fn a_split_that_loses_marks_is_found_out() {
     let cluster = Cluster::new("").await;
     let store = cluster.any_store().await;
-    break_library(&cluster, "for bit = 0, 1 do", "for bit = 0, 0 do");
+    break_library(&cluster, "table.concat(move)", "table.concat({ move[1] })");
     let ids = ids("other", 3000);
     commit_all(&store, &ids).await;
     let again = commit_all(&store, &ids).await;
     assert!(again.contains(&Status::Applied));
 }
 
-/// The directory of ids without a time begins a new generation now and then; what stands in the one before counts.
+/// Head of the marks of the suite's function: buckets, marks in them, the bucket where upkeep is, when it was there, and
+/// when all goes.
+fn head(cluster: &Cluster) -> [u64; 5] {
+    let text = cluster.redis_ok(&["HGET", MARKS, "h"]);
+    let words: Vec<u64> = text
+        .split(' ')
+        .map(|word| word.parse().expect("a number"))
+        .collect();
+    words.try_into().expect("five numbers")
+}
+
+fn set_head(cluster: &Cluster, head: [u64; 5]) {
+    let words = head.map(|word| word.to_string()).join(" ");
+    cluster.redis_ok(&["HSET", MARKS, "h", &words]);
+}
+
+const MARKS: &str = "d:suite";
+
+/// Moves the marks that are there `hours` back, as if they had been written then.
+fn age(cluster: &Cluster, hours: u64) {
+    let older = "for _, bucket in ipairs(redis.call('HKEYS', KEYS[1])) do \
+                   if bucket ~= 'h' then \
+                     local text, at, aged = redis.call('HGET', KEYS[1], bucket), 1, {} \
+                     while at <= #text do \
+                       local following = at + 11 + string.byte(text, at + 10) \
+                       local slot = (string.byte(text, at) - ARGV[1] / 12) % 256 \
+                       aged[#aged + 1] = string.char(slot) .. string.sub(text, at + 1, following - 1) \
+                       at = following \
+                     end \
+                     redis.call('HSET', KEYS[1], bucket, table.concat(aged)) \
+                   end \
+                 end";
+    cluster.redis_cli(&["EVAL", older, "1", MARKS, &hours.to_string()]);
+}
+
+/// Upkeep as it is half a day after it was there last.
+async fn tend(cluster: &Cluster, store: &Store) {
+    let mut head = head(cluster);
+    head[3] -= 12 * 3600;
+    set_head(cluster, head);
+    store.drop_expired_marks("suite").await.expect("upkeep");
+}
+
+/// Marks that nobody can ask for any more go, and with them the buckets they stood in; those that may still be asked for
+/// stay, whatever else is written and dropped.
 #[tokio::test]
-async fn a_new_generation_does_not_forget_the_one_before() {
+async fn a_mark_lives_for_a_horizon_and_not_for_ever() {
     let cluster = Cluster::new("").await;
     let store = cluster.any_store().await;
-    let old = ids("other", 3000);
+    let redis = cluster.store().await;
+    let (old, new) = (ids("old", 5000), ids("new", 500));
     commit_all(&store, &old).await;
-    let directory = handled(&old[0], "/").mark.directory();
-    assert_eq!(directory, format!("d:suite:{}", Area::Other));
-    let age = |seconds: u64| {
-        let text = cluster.redis_ok(&["GET", &directory]);
-        let aged = text.lines().map(|line| {
-            let mut words: Vec<u64> = line
-                .split(' ')
-                .map(|n| n.parse().expect("a number"))
-                .collect();
-            words[1] -= seconds;
-            words
-                .iter()
-                .map(u64::to_string)
-                .collect::<Vec<_>>()
-                .join(" ")
-        });
-        let aged: Vec<String> = aged.collect();
-        cluster.redis_ok(&["SET", &directory, &aged.join("\n"), "KEEPTTL"]);
-        text
-    };
-    let before = age(37 * 3600);
-    assert_eq!(before.lines().count(), 1);
-    // A copy is known, and begins no generation; a new event begins one, as deep as the one before.
-    assert_eq!(
-        commit(&store, alone(handled(&old[7], "/"))).await,
-        [Status::Duplicate(None)]
-    );
-    assert_eq!(
-        commit(&store, alone(handled("new", "/"))).await,
-        [Status::Applied]
-    );
-    let generations = cluster.redis_ok(&["GET", &directory]);
-    let lines: Vec<&str> = generations.lines().collect();
-    assert_eq!(lines.len(), 2, "{generations}");
-    assert!(
-        lines[0].starts_with("1 ") && lines[1].starts_with("0 "),
-        "{generations}"
-    );
-    let depth = |line: &str| line.rsplit(' ').next().and_then(|n| n.parse::<u32>().ok());
-    assert!(
-        depth(lines[0]) >= depth(lines[1]).map(|depth| depth - 1),
-        "{generations}"
-    );
-    let again = commit_all(&store, &old).await;
-    assert!(
-        again
-            .iter()
-            .all(|status| matches!(status, Status::Duplicate(_)))
-    );
-    // A dead letter of the old generation lives again by its redrive, and then counts as applied.
+    let begun = head(&cluster);
+    assert_eq!(begun[1], 5000);
+    assert!((5000 / 16..5000 / 14).contains(&begun[0]), "{begun:?}");
+    tend(&cluster, &redis).await;
+    assert_eq!(head(&cluster)[1], 5000);
+    assert!(commit_all(&store, &old).await.iter().all(is_duplicate));
+    // A day later, which is more than horizon, grace and a slot.
+    age(&cluster, 24);
+    commit_all(&store, &new).await;
+    let before = usage(&cluster);
+    tend(&cluster, &redis).await;
+    let after = head(&cluster);
+    assert_eq!(after[1], 500, "{after:?}");
+    assert!(after[0] < 500 / 4 + 2, "{after:?}");
+    let freed = before - usage(&cluster);
+    assert!(freed > 5000.0 * 20.0, "only {freed} bytes are free again");
+    assert!(commit_all(&store, &new).await.iter().all(is_duplicate));
+    let fields: u64 = cluster
+        .redis_ok(&["HLEN", MARKS])
+        .parse()
+        .expect("a number");
+    assert!(fields <= after[0] + 1, "{fields} fields, {after:?}");
+    // Nothing is looked at twice in one round.
+    let tended = head(&cluster)[3];
+    redis.drop_expired_marks("suite").await.expect("upkeep");
+    assert_eq!(head(&cluster)[3], tended);
+}
+
+fn is_duplicate(status: &Status) -> bool {
+    matches!(status, Status::Duplicate(_))
+}
+
+/// The twin of upkeep that takes what is still needed applies an event again.
+#[tokio::test]
+async fn upkeep_that_drops_too_early_is_found_out() {
+    let cluster = Cluster::new("").await;
+    let store = cluster.any_store().await;
+    // Before, since whoever connects brings the whole library.
+    let redis = cluster.store().await;
+    break_library(&cluster, "% 256 < 128 do", "% 256 >= 128 do");
+    let ids = ids("other", 1000);
+    commit_all(&store, &ids).await;
+    tend(&cluster, &redis).await;
+    assert!(commit_all(&store, &ids).await.contains(&Status::Applied));
+}
+
+/// A redrive finds the mark of the dead letter whatever came between, and leaves one mark in its place.
+#[tokio::test]
+async fn a_redriven_event_has_one_mark() {
+    let cluster = Cluster::new("").await;
+    let store = cluster.any_store().await;
     let dead = CommitEvent {
         purpose: Purpose::DeadLetter,
         ..handled("dead", "/")
     };
     assert_eq!(commit(&store, alone(dead)).await, [Status::Applied]);
-    age(37 * 3600);
+    commit_all(&store, &ids("between", 3000)).await;
     let redriven = || {
         let mut event = handled("dead", "/");
         event.mark.redrive = 1;
         alone(event)
     };
     assert_eq!(commit(&store, redriven()).await, [Status::Applied]);
+    assert_eq!(head(&cluster)[1], 3001);
     assert_eq!(commit(&store, redriven()).await, [Status::Duplicate(None)]);
-    assert_eq!(
-        commit(&store, alone(handled("dead", "/"))).await,
-        [Status::Duplicate(None)]
-    );
-    // The oldest of three is older than horizon and grace: nobody can ask for what it holds.
-    assert_eq!(cluster.redis_ok(&["GET", &directory]).lines().count(), 2);
-
-    // A twin that reads the newest generation alone applies an event again.
-    commit(&store, alone(handled("last", "/"))).await;
-    age(37 * 3600);
-    let all = "for nth, generation in ipairs(directory) do";
-    let newest = "for nth, generation in ipairs({ directory[1] }) do";
-    break_library(&cluster, all, newest);
-    commit(&store, alone(handled("newest", "/"))).await;
-    let last = commit(&store, alone(handled("last", "/"))).await;
-    assert_eq!(last, [Status::Applied]);
+    let first = alone(handled("dead", "/"));
+    assert_eq!(commit(&store, first).await, [Status::Duplicate(None)]);
 }
 
-/// A bucket that is still written to lives on, and its directory with it.
+/// The marks of a function that no worker looks after go as well, all at once.
 #[tokio::test]
-async fn a_mark_lives_for_a_horizon_after_it_was_written() {
+async fn all_marks_go_in_the_end() {
     let cluster = Cluster::new("").await;
     let store = cluster.any_store().await;
     commit(&store, alone(handled("first", "/"))).await;
-    let keys = cluster.redis_ok(&["--scan", "--pattern", "d:*"]);
-    let keys: Vec<&str> = keys.lines().collect();
-    assert_eq!(keys.len(), 2, "a directory and a bucket: {keys:?}");
-    let ttl = |key: &str| -> u64 { cluster.redis_ok(&["TTL", key]).parse().expect("a time") };
-    let must = (HORIZON + oncue_core::store::GRACE_MS) / 1000;
-    for key in &keys {
-        assert!(
-            (must..=must + 3700).contains(&ttl(key)),
-            "{key}: {}",
-            ttl(key)
-        );
-    }
-    // Written to again much later, as its expiry says.
-    let bucket = keys
-        .iter()
-        .find(|key| key.matches(':').count() > 2)
-        .expect("a bucket");
-    let soon = (event::now_ms() / 1000 + 100).to_string();
-    cluster.redis_ok(&["HSET", bucket, "e", &soon]);
-    for key in &keys {
-        cluster.redis_ok(&["EXPIREAT", key, &soon]);
-    }
+    let ttl = || -> u64 { cluster.redis_ok(&["TTL", MARKS]).parse().expect("a time") };
+    let must = (HORIZON + GRACE_MS) / 1000;
+    let slack = 36 * 3600 + 60;
+    assert!((must..=must + slack).contains(&ttl()), "{}", ttl());
+    // Written to again much later, as its head says.
+    let soon = event::now_ms() / 1000 + 100;
+    let mut aged = head(&cluster);
+    aged[4] = soon;
+    set_head(&cluster, aged);
+    cluster.redis_ok(&["EXPIREAT", MARKS, &soon.to_string()]);
     commit(&store, alone(handled("second", "/"))).await;
-    for key in &keys {
-        assert!(ttl(key) >= must, "{key}: {}", ttl(key));
-    }
+    assert!(ttl() >= must, "{}", ttl());
 }

@@ -69,7 +69,8 @@ pub struct StreamConfig {
     pub replicas: u32,
     /// How long the server itself recognises an id; an optimisation, not the guarantee. Default 2 min.
     pub duplicate_window: Span,
-    /// H: an event older than this is refused, since its seen-mark may be gone. Default 72 h.
+    /// H: an event older than this is refused, since its seen-mark may be gone. Default 72 h, at most 60 days.
+    #[serde(deserialize_with = "horizon")]
     pub horizon: Span,
     /// R: events that every function is done with stay for this long, so that a Redis that lost state can be restored
     /// from them. Default 24 h.
@@ -401,6 +402,18 @@ impl Config {
             Err(ConfigErrors(errors))
         }
     }
+}
+
+/// Longest horizon: a seen-mark counts half days, up to 127 of them ahead.
+const LONGEST_HORIZON: Duration = Duration::from_hours(60 * 24);
+
+/// Horizon of a stream.
+fn horizon<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+    let span = Span::deserialize(deserializer)?;
+    if span.0 > LONGEST_HORIZON {
+        return Err(serde::de::Error::custom("the horizon is at most 60 days"));
+    }
+    Ok(span)
 }
 
 /// Value of a variable, if it is set; a bad one is a mistake like any other.

@@ -3,17 +3,17 @@
 --
 -- A call holds runs; a run holds the events of one key that were handled in order on one row. A run is applied whole
 -- or not at all, so everything is checked before the first write: a script is not rolled back on an error. Neighbours
--- whose marks stand in one directory are a group.
+-- that are about of an age are a group.
 --
 -- ARGV: horizon, skew (ms), the worker's record ('' = none), bytes in the outbox of the call, number of runs; then for each run
 --   its head (see RUN), field known*, value known*, (field, value)*, '_v' and a place for its value, field to delete*;
---   for each group its head (see GROUP), (id, mark)*;
+--   for each group its head (see GROUP), entry* (see below, where marks stand);
 --   for each operation: number of the event in the run, name, field or member, number, limit;
 --   for each entry in the ledger of a flow: state (d = done, x = dead), function, keep (s), id, type and content of the
 --     event, count of events that follow, (id, type, content)*
 -- KEYS: the worker's record, the outbox of the call, already there with the outputs of all runs one after another, to go by
---   itself if they are not committed; the index it stands in; then in the same order: for each run the
---   row (if any), for each group the directory of its marks, one key per operation, one per entry.
+--   itself if they are not committed; the index it stands in; the marks of the function; then in the same order: for each
+--   run the row (if any), one key per operation, one per entry.
 -- Reply: the worker's record as it was, then for each run 1 if applied, else a list of a status and a detail per event:
 --   duplicate, id_reuse (detail: the mark) | dead | conflict | fence (detail: now, ms) | invalid (detail: why)
 
@@ -33,138 +33,134 @@ local MARK_HASH_FIRST = 2
 local MARK_HASH_LAST = 4
 local MARK_REDRIVE = 5
 
--- Where marks stand. A directory is a string, with `NUMBER BORN ROOT DEPTH` for each of its generations, the newest
--- first. A bucket `DIRECTORY:NUMBER:DEPTH:PREFIX` is a hash with the marks of the ids (hashes, 16 bytes) whose first
--- DEPTH bits are PREFIX, under what follows of their first ten bytes. A bucket that is full is split in two, one bit
--- deeper. ROOT and DEPTH of a generation are the least and the greatest depth of its buckets: those of an id are looked
--- for from below, and the first that is there is the one.
+-- Where marks stand. Those of a function are one hash, whatever the ids say. Its fields are buckets, numbered from 0 in four
+-- bytes. A bucket is a string of marks one behind the other, for each the slot in which it expires and its entry: the first
+-- bytes of its id's hash (ID), its length, and the mark. So a mark costs no field of its own, and one command reads the
+-- buckets of all events of a call.
 --
--- A bucket lives until no mark in it may be asked for any more. So that the directory of ids without a time does not
--- grow for ever, a generation is written to for some time only, and then read until its buckets are gone.
+-- There are as many buckets as there are marks for (linear hashing): with more than LOAD on average, the next in turn is
+-- split in two by one bit more; with far fewer, the last is put back to where it came from.
+--
+-- Field HEAD: number of buckets, marks in them, bucket at which upkeep goes on and when it was there (Unix s), and when the
+-- hash expires (Unix s).
+local HEAD = 'h'
+-- Bytes of an id's hash. The last bits of the first four are the bucket. Nine are not found by chance where no mark begins.
+local ID = 9
+-- Marks in a bucket, on average.
+local LOAD = 16
+-- Seconds of a slot, of which a mark says the last it must live to see, modulo 256. Up to 127 lie ahead.
+local SLOT = 12 * 3600
+-- Seconds in which upkeep looks at every bucket once, for marks that have expired.
+local ROUND = 6 * 3600
+-- Seconds by which the hash outlives its last mark: until then upkeep has emptied it, which costs Redis no pause.
+local SLACK = 36 * 3600
 
--- Marks in a bucket that is full; Redis searches it from the front.
-local FULL = 128
--- Depth of buckets that are not split any more.
-local DEEPEST = 30
--- Seconds for which marks are written to one generation.
-local GENERATION = 36 * 3600
--- Seconds by which a bucket lives longer than it must, so that not every mark has to extend it.
-local SLACK = 3600
--- Field of a bucket that has its expiry (Unix s): to look it up beside the mark costs less than to set it each time.
-local EXPIRES = 'e'
+-- Marks of the function of this call: what their head says, and the buckets that were read, by field.
+local marks
 
--- Directories of this call by their keys.
-local directories
-
-local function read_directory(key)
-  local directory = directories[key]
-  if directory then return directory end
-  directory = { key = key, changes = 0 }
-  for number, born, root, depth in string.gmatch(redis.call('GET', key) or '', '(%d+) (%d+) (%d+) (%d+)') do
-    directory[#directory + 1] =
-      { number = tonumber(number), born = tonumber(born), root = tonumber(root), depth = tonumber(depth) }
-  end
-  directories[key] = directory
-  return directory
+local function power_of_two(number)
+  local _, exponent = math.frexp(number)
+  return 2 ^ (exponent - 1)
 end
 
-local function write_directory(directory)
-  local lines = {}
-  for i, generation in ipairs(directory) do
-    lines[i] = string.format('%d %.0f %d %d', generation.number, generation.born, generation.root, generation.depth)
-  end
-  redis.call('SET', directory.key, table.concat(lines, '\n'), 'KEEPTTL')
-  directory.changes = directory.changes + 1
+local function open_marks(key)
+  local buckets, count, hand, tended, expires =
+    string.match(redis.call('HGET', key, HEAD) or '', '(%d+) (%d+) (%d+) (%d+) (%d+)')
+  buckets = tonumber(buckets) or 1
+  marks = { key = key, buckets = buckets, low = power_of_two(buckets), count = tonumber(count) or 0, hand = tonumber(hand) or 0,
+    tended = tonumber(tended), expires = tonumber(expires) or 0, must_live = 0, read = {}, changed = {} }
 end
 
-local function bucket_key(directory, generation, depth, prefix)
-  return string.format('%s:%d:%d:%.0f', directory.key, generation.number, depth, prefix)
+local function bucket_of(id)
+  local number = struct.unpack('>I4', id) % (2 * marks.low)
+  return struct.pack('>I4', number < marks.buckets and number or number - marks.low)
 end
 
-local function prefix_of(id, depth)
-  return math.floor(struct.unpack('>I4', id) / 2 ^ (32 - depth))
-end
-
-local function field_of(id, depth)
-  return string.sub(id, 1 + math.floor(depth / 8), 10)
-end
-
--- The bucket of an id in a generation, its depth and its expiry, and the mark in it, if there is one; nil if not even the
--- bucket is there.
-local function look_up(directory, generation, id)
-  for depth = generation.depth, generation.root, -1 do
-    local bucket = bucket_key(directory, generation, depth, prefix_of(id, depth))
-    local found = redis.call('HMGET', bucket, EXPIRES, field_of(id, depth))
-    if found[1] then return bucket, depth, tonumber(found[1]), found[2] end
+local function read_buckets(buckets)
+  for from = 1, #buckets, 1000 do
+    local last = math.min(from + 999, #buckets)
+    local found = redis.call('HMGET', marks.key, unpack(buckets, from, last))
+    for i = from, last do marks.read[buckets[i]] = found[i - from + 1] or '' end
   end
 end
 
-local function split(directory, generation, bucket, depth, prefix)
-  local children, expires = { [0] = {}, {} }, nil
-  local entries = redis.call('HGETALL', bucket)
-  for i = 1, #entries, 2 do
-    local field = entries[i]
-    if field == EXPIRES then
-      expires = entries[i + 1]
+local function read_bucket(bucket)
+  if not marks.read[bucket] then read_buckets({ bucket }) end
+  return marks.read[bucket]
+end
+
+local function change_bucket(bucket, text)
+  marks.read[bucket], marks.changed[bucket] = text, true
+end
+
+-- Mark of an id in its bucket, and where its entry begins.
+local function find_mark(text, id)
+  local at = string.find(text, id, 1, true)
+  if at then return string.sub(text, at + ID + 1, at + ID + string.byte(text, at + ID)), at end
+end
+
+local function write_mark(bucket, slot, entry)
+  change_bucket(bucket, marks.read[bucket] .. slot .. entry)
+  marks.count = marks.count + 1
+end
+
+local function remove_mark(bucket, id)
+  local text = marks.read[bucket]
+  local mark, at = find_mark(text, id)
+  if not mark then return end
+  change_bucket(bucket, string.sub(text, 1, at - 2) .. string.sub(text, at + ID + 1 + #mark))
+  marks.count = marks.count - 1
+end
+
+-- Halves the bucket whose turn it is, by one bit more.
+local function split_bucket()
+  local number, bits, at = marks.buckets - marks.low, 2 * marks.low, 1
+  local bucket = struct.pack('>I4', number)
+  local text, stay, move = read_bucket(bucket), {}, {}
+  while at <= #text do
+    local following = at + ID + 2 + string.byte(text, at + ID + 1)
+    local half = struct.unpack('>I4', text, at + 1) % bits == number and stay or move
+    half[#half + 1] = string.sub(text, at, following - 1)
+    at = following
+  end
+  change_bucket(bucket, table.concat(stay))
+  change_bucket(struct.pack('>I4', marks.buckets), table.concat(move))
+  marks.buckets = marks.buckets + 1
+  marks.low = power_of_two(marks.buckets)
+end
+
+-- Undoes the last split.
+local function merge_bucket()
+  marks.buckets = marks.buckets - 1
+  marks.low = power_of_two(marks.buckets)
+  local last, into = struct.pack('>I4', marks.buckets), struct.pack('>I4', marks.buckets - marks.low)
+  change_bucket(into, read_bucket(into) .. read_bucket(last))
+  change_bucket(last, '')
+end
+
+-- Writes the buckets that have changed, and the head. At most `merges` are put together.
+local function close_marks(merges, now)
+  while marks.count > LOAD * marks.buckets do split_bucket() end
+  while merges > 0 and marks.buckets > 1 and marks.count < LOAD / 4 * marks.buckets do
+    merge_bucket()
+    merges = merges - 1
+  end
+  local is_short = marks.expires < marks.must_live
+  if is_short then marks.expires = marks.must_live + SLACK end
+  local full, empty = { HEAD, string.format('%d %.0f %d %.0f %.0f', marks.buckets, marks.count, marks.hand, marks.tended or now,
+    marks.expires) }, {}
+  for bucket in pairs(marks.changed) do
+    local text = marks.read[bucket]
+    if text == '' then
+      empty[#empty + 1] = bucket
     else
-      local child = children[math.floor(string.byte(field) / 2 ^ (7 - depth % 8)) % 2]
-      -- Of a byte all of whose bits are in the prefix nothing is left in the field.
-      child[#child + 1] = depth % 8 == 7 and string.sub(field, 2) or field
-      child[#child + 1] = entries[i + 1]
+      full[#full + 1] = bucket
+      full[#full + 1] = text
     end
   end
-  for bit = 0, 1 do
-    local key = bucket_key(directory, generation, depth + 1, 2 * prefix + bit)
-    redis.call('HSET', key, EXPIRES, expires, unpack(children[bit]))
-    redis.call('EXPIREAT', key, expires)
-  end
-  redis.call('DEL', bucket)
-  generation.depth = math.max(generation.depth, depth + 1)
-  write_directory(directory)
-end
-
--- Begins a generation as deep as the one before it, of this directory or of the hour before, turned out to need.
-local function add_generation(directory, id, keep, now)
-  local other, is_new = directory, not directory[1]
-  if is_new then
-    other = read_directory((string.gsub(directory.key, '%d+$', function(n) return string.format('%.0f', n - 1) end)))
-  end
-  local before, depth = other[1], 0
-  if before then
-    local bucket = look_up(other, before, id)
-    local sparse = not bucket or redis.call('HLEN', bucket) < FULL / 4
-    depth = math.max(0, before.depth - (sparse and 1 or 0))
-  end
-  table.insert(directory, 1, { number = is_new and 0 or before.number + 1, born = now, root = depth, depth = depth })
-  while directory[3] and directory[#directory - 1].born + keep + SLACK < now do table.remove(directory) end
-  write_directory(directory)
-  if is_new then redis.call('EXPIREAT', directory.key, string.format('%.0f', now + keep + SLACK)) end
-end
-
--- `place` is what `look_up` found before, while nothing has changed in the directory since.
-local function write_mark(directory, place, id, mark, keep, now)
-  if not directory[1] or now - directory[1].born > GENERATION then add_generation(directory, id, keep, now) end
-  local generation = directory[1]
-  local bucket, depth, expires
-  if place and place.changes == directory.changes then
-    bucket, depth, expires = place.bucket, place.depth, place.expires
-  else
-    bucket, depth, expires = look_up(directory, generation, id)
-  end
-  depth = depth or generation.root
-  bucket = bucket or bucket_key(directory, generation, depth, prefix_of(id, depth))
-  if expires and expires >= now + keep then
-    redis.call('HSET', bucket, field_of(id, depth), mark)
-  else
-    local until_then = string.format('%.0f', now + keep + SLACK)
-    redis.call('HSET', bucket, field_of(id, depth), mark, EXPIRES, until_then)
-    redis.call('EXPIREAT', bucket, until_then)
-    redis.call('EXPIREAT', directory.key, until_then, 'GT')
-  end
-  -- One in eight looks, since a bucket may be somewhat fuller than full.
-  if string.byte(id, 16) % 8 == 0 and depth < DEEPEST and redis.call('HLEN', bucket) > FULL then
-    split(directory, generation, bucket, depth, prefix_of(id, depth))
-  end
+  for from = 1, #full, 1000 do redis.call('HSET', marks.key, unpack(full, from, math.min(from + 999, #full))) end
+  for from = 1, #empty, 1000 do redis.call('HDEL', marks.key, unpack(empty, from, math.min(from + 999, #empty))) end
+  if is_short then redis.call('EXPIREAT', marks.key, string.format('%.0f', marks.expires)) end
 end
 
 local function is_integer(text)
@@ -259,18 +255,13 @@ local function refuse(run, at, status, detail)
 end
 
 local function check_group(group, ARGV, run, now, horizon, skew)
-  local ids, at, count = {}, group.at, group.count
-  local directory = read_directory(group.directory)
+  local ids, count = {}, group.count
   for i = 1, count do
-    ids[i] = ARGV[at + 2 * i - 2]
-    for nth, generation in ipairs(directory) do
-      local bucket, depth, expires, mark = look_up(directory, generation, ids[i])
-      if nth == 1 and bucket then
-        group.places[i] = { bucket = bucket, depth = depth, expires = expires, changes = directory.changes }
-      end
-      local status = mark and seen_status(mark, group, ARGV[at + 2 * i - 1])
-      if status then refuse(run, group.first + i, status, mark) end
-    end
+    local entry = ARGV[group.at + i - 1]
+    ids[i] = string.sub(entry, 1, ID)
+    local mark = find_mark(marks.read[group.buckets[i]], ids[i])
+    local status = mark and seen_status(mark, group, string.sub(entry, ID + 2))
+    if status then refuse(run, group.first + i, status, mark) end
   end
   if run.ids then
     for i = 1, count do
@@ -363,11 +354,15 @@ local function write_run(run, ARGV, micros, now)
   end
   for _, op in ipairs(run.ops) do apply_op(op, micros) end
   for _, group in ipairs(run.groups) do
-    local directory = read_directory(group.directory)
-    for i = 1, group.count do
-      local id, mark = ARGV[group.at + 2 * i - 2], ARGV[group.at + 2 * i - 1]
-      write_mark(directory, group.places[i], id, mark, group.keep, math.floor(now / 1000))
+    local must_live = math.ceil(now / 1000) + group.keep
+    local slot = string.char(math.ceil(must_live / SLOT) % 256)
+    for i, bucket in ipairs(group.buckets) do
+      local entry = ARGV[group.at + i - 1]
+      -- Of what was redriven the dead letter has left one.
+      if group.redrive > 0 then remove_mark(bucket, string.sub(entry, 1, ID)) end
+      write_mark(bucket, slot, entry)
     end
+    marks.must_live = math.max(marks.must_live, must_live)
   end
   for _, entry in ipairs(run.entries) do write_entry(entry, now) end
 end
@@ -375,6 +370,8 @@ end
 -- Cursors into keys and arguments. Kept here, since calls come one after another, and closures would have to be made anew for each.
 -- Every call sets it before it reads.
 local keys, args, key_at, arg_at
+-- Buckets of marks that the call asks for.
+local wanted
 
 local function key() key_at = key_at + 1 return keys[key_at] end
 local function arg() arg_at = arg_at + 1 return args[arg_at] end
@@ -384,10 +381,15 @@ local NONE = {}
 
 local function read_group(first)
   local kind, count, redrive, keep, oldest, newest = struct.unpack(GROUP, arg())
-  local at = arg_at + 1
-  arg_at = arg_at + 2 * count
-  return { first = first, kind = kind, redrive = redrive, directory = key(), keep = keep, oldest = oldest,
-    newest = newest, count = count, at = at, places = {} }
+  local at, buckets = arg_at + 1, {}
+  arg_at = arg_at + count
+  for i = 1, count do
+    local bucket = bucket_of(args[at + i - 1])
+    buckets[i] = bucket
+    wanted[bucket] = true
+  end
+  return { first = first, buckets = buckets, kind = kind, redrive = redrive, keep = keep, oldest = oldest, newest = newest, count = count,
+    at = at }
 end
 
 local function read_event()
@@ -490,7 +492,7 @@ local function commit(KEYS, ARGV)
   local now = math.floor(micros / 1000)
   local horizon, skew, record = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
   local reply = { '' }
-  keys, args, key_at, arg_at, directories = KEYS, ARGV, 3, 5, {}
+  keys, args, key_at, arg_at, wanted = KEYS, ARGV, 4, 5, {}
   if record ~= '' then
     local text = string.format('%s %.0f', record, now)
     local before = redis.call('SET', KEYS[1], text, 'EX', 604800, 'GET')
@@ -498,9 +500,13 @@ local function commit(KEYS, ARGV)
     if before and count_of(before) > count_of(record) then redis.call('SET', KEYS[1], before, 'EX', 604800) end
     reply[1] = before or ''
   end
+  open_marks(KEYS[4])
+  local runs, buckets = {}, {}
+  for n = 1, tonumber(ARGV[5]) do runs[n] = read_run() end
+  for bucket in pairs(wanted) do buckets[#buckets + 1] = bucket end
+  read_buckets(buckets)
   local kept, cut, at = {}, false, 0 -- where in the outbox is what gets applied
-  for n = 1, tonumber(ARGV[5]) do
-    local run = read_run()
+  for n, run in ipairs(runs) do
     if check_run(run, ARGV, now, horizon, skew) then
       write_run(run, ARGV, micros, now)
       reply[n + 1] = 1
@@ -511,27 +517,57 @@ local function commit(KEYS, ARGV)
     end
     at = at + run.outbox
   end
+  if marks.must_live > 0 then close_marks(8, math.floor(now / 1000)) end
   if size > 0 then keep_outbox(KEYS[2], KEYS[3], kept, cut, now) end
   return reply
 end
 
--- Marks of ids. KEYS: a directory for each group. ARGV: for each group the number of its ids, and those.
+-- Marks of ids. KEYS: the marks of a function, for each group. ARGV: for each group the number of its ids, and those.
 -- Reply: for each id its mark, or nothing.
-local function marks(KEYS, ARGV)
+local function look_up(KEYS, ARGV)
   local reply, at = {}, 1
-  directories = {}
   for _, key in ipairs(KEYS) do
-    local directory, count = read_directory(key), tonumber(ARGV[at])
-    for i = at + 1, at + count do
-      local found
-      for _, generation in ipairs(directory) do
-        found = found or select(4, look_up(directory, generation, ARGV[i]))
-      end
-      reply[#reply + 1] = found or false
-    end
+    open_marks(key)
+    local buckets, count = {}, tonumber(ARGV[at])
+    for i = 1, count do buckets[i] = bucket_of(ARGV[at + i]) end
+    read_buckets(buckets)
+    for i = 1, count do reply[#reply + 1] = find_mark(marks.read[buckets[i]], ARGV[at + i]) or false end
     at = at + count + 1
   end
   return reply
+end
+
+-- A bucket without the marks at its front that nobody may ask for any more: the oldest come first.
+local function without_expired(text, now)
+  local at, slot = 1, math.floor(now / SLOT)
+  while at <= #text and (slot - string.byte(text, at)) % 256 < 128 do
+    at = at + ID + 2 + string.byte(text, at + ID + 1)
+    marks.count = marks.count - 1
+  end
+  return string.sub(text, at)
+end
+
+-- Upkeep: visits buckets that have not been visited for a round, and drops the marks in them that have expired.
+-- KEYS: the marks of a function. ARGV: how many buckets at most.
+-- Reply: how many more are due.
+local function tend(KEYS, ARGV)
+  local now = tonumber(redis.call('TIME')[1])
+  open_marks(KEYS[1])
+  if not marks.tended then return 0 end
+  local due = math.min(marks.buckets, math.floor(marks.buckets * (now - marks.tended) / ROUND))
+  local visits, buckets = math.min(due, tonumber(ARGV[1])), {}
+  if visits < 1 then return 0 end
+  for i = 1, visits do buckets[i] = struct.pack('>I4', (marks.hand + i) % marks.buckets) end
+  read_buckets(buckets)
+  for _, bucket in ipairs(buckets) do
+    local text = marks.read[bucket]
+    local rest = without_expired(text, now)
+    if rest ~= text then change_bucket(bucket, rest) end
+  end
+  marks.hand = (marks.hand + visits) % marks.buckets
+  marks.tended = visits == due and now or math.floor(marks.tended + (now - marks.tended) * visits / due)
+  close_marks(visits, now)
+  return due - visits
 end
 
 -- A worker has missed commits of its own: recorded under its name, unless they have been restored since it looked last.
@@ -547,4 +583,5 @@ end
 redis.register_function('oncue_commit_LIBRARY', commit)
 redis.register_function('oncue_regressed_LIBRARY', regressed)
 redis.register_function('oncue_close_steps_LIBRARY', close_steps)
-redis.register_function({ function_name = 'oncue_marks_LIBRARY', callback = marks, flags = { 'no-writes' } })
+redis.register_function('oncue_tend_LIBRARY', tend)
+redis.register_function({ function_name = 'oncue_marks_LIBRARY', callback = look_up, flags = { 'no-writes' } })

@@ -4,26 +4,21 @@
 //! copy of the event finds it. Where it stands depends on the id of the event and on nothing else, so that a copy with
 //! another time, another key or by another way finds it too.
 //!
-//! Marks stand in the buckets of a directory. There is one directory for each hour of ids that carry their time, one
-//! for each stretch of a stream for messages without an id, and one for all other ids ([`Area`]). A bucket that is full
-//! is split in two, by the next bit of the id's hash (extendible hashing): so it stays within Redis's compact
-//! encoding of hashes, and a mark takes less than 30 bytes at a rate of some an hour as of ten thousand a second.
-//! `commit.lua` walks directories and buckets; their layout is written there.
+//! The marks of a function are one hash in Redis, of buckets that hold a dozen each: so a mark takes less than 30 bytes
+//! at a rate of some an hour as of ten thousand a second. `commit.lua` finds, splits and empties the buckets; their
+//! layout is written there.
 //!
 //! `commit.lua` also compares marks byte by byte, so their layout ([`SeenMark`]) and the positions that the script names
 //! are held together by a unit test.
 
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::MarkState;
 use oncue_proto::event::{self, Meta};
 
-/// Milliseconds of the time in ids that share a directory.
-const AREA_MS: u64 = 3_600_000;
-/// Sequences of messages without an id that share a directory, as a power of two.
-const AREA_SEQUENCE_BITS: u32 = 14;
+/// Bytes of the hash of an id by which its mark is found.
+const MARK_ID: usize = 9;
 
 /// Identity of one (function, event): enough to find its seen-mark and its count of runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +31,6 @@ pub struct Mark {
     pub partition: u32,
     /// [`event::hash`] of the event's id.
     pub id: [u8; 16],
-    /// Directory that holds the mark, by the id.
-    pub area: Area,
     /// Age at which an event of the stream is refused, milliseconds.
     pub horizon: u64,
     /// Time that the age fence measures, Unix milliseconds: that of the event, or the moment of the redrive.
@@ -47,40 +40,6 @@ pub struct Mark {
     /// Sequence of the event in its stream, 0 where that is not known. A Redis that loses this mark is restored from
     /// there.
     pub sequence: u64,
-}
-
-/// Directory of marks, as the id of an event tells it. Displays as the last part of its Redis key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Area {
-    /// Hour since 1970 of an id that carries its time.
-    Hour(u64),
-    /// Creation time of the stream (Unix ms), and which stretch of its sequences, for a message without an id.
-    Stretch(u64, u64),
-    /// Any other id tells nothing.
-    Other,
-}
-
-impl Area {
-    /// Directory of an event's id.
-    pub fn of_id(id: &str) -> Self {
-        if let Some(time) = event::time_of_id(id) {
-            return Self::Hour(time / AREA_MS);
-        }
-        match event::position_of_id(id) {
-            Some((created, sequence)) => Self::Stretch(created, sequence >> AREA_SEQUENCE_BITS),
-            None => Self::Other,
-        }
-    }
-}
-
-impl fmt::Display for Area {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Hour(hour) => write!(f, "t{hour}"),
-            Self::Stretch(created, stretch) => write!(f, "q{created}.{stretch}"),
-            Self::Other => f.write_str("x"),
-        }
-    }
 }
 
 impl Mark {
@@ -107,7 +66,6 @@ impl Mark {
             partition: 0,
             key: function.clone(),
             id: event::hash(&[id.as_bytes()]),
-            area: Area::of_id(id),
             horizon: 0,
             fence: 0,
             redrive: 0,
@@ -121,9 +79,9 @@ impl Mark {
         found.state == MarkState::Applied || self.redrive <= found.redrive
     }
 
-    /// Redis key of the directory of its mark.
-    pub fn directory(&self) -> String {
-        directory(&self.function, self.area)
+    /// First bytes of the hash of the event's id, by which its mark is found.
+    pub fn short_id(&self) -> &[u8] {
+        &self.id[..MARK_ID]
     }
 
     /// Redis key of the count of its runs; each redrive counts anew.
@@ -139,9 +97,9 @@ impl Mark {
     }
 }
 
-/// Redis key of a directory of a function's marks; the keys of its buckets begin with it.
-pub fn directory(function: &str, area: Area) -> String {
-    format!("d:{function}:{area}")
+/// Redis key of the marks of a function.
+pub fn marks_key(function: &str) -> String {
+    format!("d:{function}")
 }
 
 /// Value of a seen-mark in Redis. Bytes, all integers big-endian:
@@ -422,24 +380,6 @@ mod tests {
         assert_eq!(tag.index(), NAME.index());
     }
 
-    #[test]
-    fn where_a_mark_stands_hangs_on_the_id_alone() {
-        for (id, area) in [
-            ("0192f0c1-2b3c-7def-8123-456789abcdef", "t480726"),
-            ("0192f0c12b3c7def8123456789abcdef", "t480726"),
-            // Other versions and variants, and what only looks alike.
-            ("0192f0c1-2b3c-4def-8123-456789abcdef", "x"),
-            ("0192f0c12b3c7def0123456789abcdef", "x"),
-            ("urn:uuid:0192f0c1-2b3c-7def-8123-456789abcdef", "x"),
-            ("web:1732:16383", "q1732.0"),
-            ("web:1732:16384", "q1732.1"),
-            ("web:1732:", "x"),
-            ("order-17", "x"),
-        ] {
-            assert_eq!(Area::of_id(id).to_string(), area, "{id}");
-        }
-    }
-
     /// Value of a constant at the top of the script.
     fn constant(name: &str) -> &'static str {
         let script = include_str!("commit.lua");
@@ -460,5 +400,6 @@ mod tests {
         assert_eq!(first("MARK_REDRIVE"), SeenMark::REDRIVE.start);
         let dead = format!("'{}'", char::from(SeenMark::DEAD));
         assert_eq!(constant("MARK_DEAD"), dead);
+        assert_eq!(constant("ID").parse(), Ok(MARK_ID));
     }
 }

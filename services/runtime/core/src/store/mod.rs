@@ -9,8 +9,7 @@
 //! | key | type | holds | goes |
 //! |---|---|---|---|
 //! | `{pN}:s:TABLE:KEY` | hash, set, sorted set or HyperLogLog | a state row, with its version in the field `_v`; or the value of a blind operation | never by itself |
-//! | `d:FUNCTION:AREA` | string | directory of the seen-marks of one [`mark::Area`]: its generations, and how deep their buckets are | with its last bucket |
-//! | `d:FUNCTION:AREA:NUMBER:DEPTH:PREFIX` | hash | a bucket of seen-marks: part of the hash of an event's id -> [`mark::SeenMark`]; and its expiry in a field `e` | a horizon and [`GRACE_MS`] after its last mark |
+//! | `d:FUNCTION` | hash | the seen-marks of a function: buckets of [`mark::SeenMark`]s behind the hashes of their ids, as `commit.lua` describes | each mark a horizon and [`GRACE_MS`] after it was written, give or take some hours |
 //! | `{pN}:o:FUNCTION:NAME` | string | outputs of the events of one commit, one frame each | once published; with `keep_outputs` that much later; after a minute if the commit is never made |
 //! | `{pN}:u` | sorted set | keys of those outboxes, by commit time; once published, by minus the time of publishing | with its outboxes |
 //! | `{pN}:r:FUNCTION:ID` | string | number of runs of an event that was delivered more than once | after the horizon |

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use self::connection::Connection;
 use self::regress::Own;
 use self::wire::{commit_call, row};
-use super::mark::{OutboxName, SeenMark};
+use super::mark::{OutboxName, SeenMark, marks_key};
 use super::{
     Committed, Mark, MarkState, Read, ReadResult, Row, Run, StateValue, Status, StoreError,
     StreamPosition, row_key,
@@ -32,7 +32,7 @@ use oncue_proto::event::{self, IdSecret, PARTITIONS};
 /// Function library; `LIBRARY` in it stands for the version.
 const SOURCE: &str = include_str!("commit.lua");
 /// Number of the layout of keys and values, raised where an older program could not read them.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 /// Redis key of the secret of the installation.
 const ID_SECRET: &str = "oncue:id-secret";
 /// Major and minor version of the oldest Redis that has what the library needs.
@@ -321,6 +321,20 @@ impl Store {
         })
     }
 
+    /// Upkeep of the marks of a function: drops those that have expired from buckets that have not been looked at for
+    /// some hours, in calls that hold Redis up for a few milliseconds at most.
+    pub async fn drop_expired_marks(&self, function: &str) -> Result<(), StoreError> {
+        /// Buckets in a call.
+        const AT_ONCE: u32 = 500;
+        let mut call = cmd("FCALL");
+        call.arg(self.function.replace("commit", "tend"))
+            .arg(1)
+            .arg(marks_key(function))
+            .arg(AT_ONCE);
+        while call.query_async::<u64>(&mut self.connection()).await? > 0 {}
+        Ok(())
+    }
+
     /// States of the seen-marks of events, in order, for audits and for people; `None` for one that has left none, or
     /// whose mark has expired.
     pub async fn settled(&self, marks: &[Mark]) -> Result<Vec<Option<MarkState>>, StoreError> {
@@ -366,11 +380,17 @@ impl Store {
         let first_with_outputs = events.find(|handled| !handled.outbox.is_empty());
         // A random name, made before the call: marks that the call writes point to it.
         let name = OutboxName::new(first_with_outputs.map_or(0, |handled| handled.mark.partition));
-        let outbox = name.key(first.map_or("", |handled| &handled.mark.function));
+        let function = first.map_or("", |handled| &*handled.mark.function);
+        let outbox = name.key(function);
         // Noted before the call: a commit whose answer is lost counts as begun and never as
         // answered.
         let begun = self.own.begin(runs);
-        let keys = [self.own.key(), outbox.clone(), name.index()];
+        let keys = [
+            self.own.key(),
+            outbox.clone(),
+            name.index(),
+            marks_key(function),
+        ];
         let call = commit_call(
             &self.function,
             keys,

@@ -238,6 +238,7 @@ impl Worker {
             counters: counters.clone(),
         };
         let window = config.stream(&manifest.stream).replay_window.0;
+        let function = self.settler.function;
         tokio::spawn(self.settler.clone().send_heartbeats());
         tokio::spawn(relay.run());
         tokio::spawn(self.settler.hops.clone().report_for_ever());
@@ -246,6 +247,7 @@ impl Worker {
             manifest.stream.clone(),
             window,
         ));
+        tokio::spawn(upkeep::drop_expired_marks_for_ever(store.clone(), function));
         Ok(vouchers)
     }
 

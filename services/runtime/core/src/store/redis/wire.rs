@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use redis::{Cmd, Pipeline, Value};
 
-use crate::store::mark::{Area, OutboxName, SeenMark};
+use crate::store::mark::{OutboxName, SeenMark, marks_key};
 use crate::store::{
     Change, CommitEvent, Entry, Expected, GRACE_MS, Mark, MarkState, Op, Purpose, Row, RowChange,
     Run, SKEW_MS, Status, StoreError, StoredOutputs, row_key,
@@ -26,11 +26,11 @@ const FRAME_HEAD: usize = 16 + 4;
 
 /// One call of `commit.lua`, behind the outputs of all its runs.
 ///
-/// `function` is the script's name in Redis; `keys` are the worker's record, the outbox and its index; `record` is the
+/// `function` is the script's name in Redis; `keys` are the worker's record, the outbox, its index and the marks; `record` is the
 /// number of the commit; `outbox` is the name that marks will point to.
 pub(super) fn commit_call(
     function: &str,
-    keys: [String; 3],
+    keys: [String; 4],
     record: &str,
     runs: &[Run],
     outbox: OutboxName,
@@ -48,7 +48,7 @@ pub(super) fn commit_call(
             .arg(UNCOMMITTED_S)
             .ignore();
     }
-    let keys: Vec<String> = keys.into_iter().chain(keys_of(runs, &groups)).collect();
+    let keys: Vec<String> = keys.into_iter().chain(keys_of(runs)).collect();
     call.cmd("FCALL").arg(function).arg(keys.len()).arg(keys);
     // One function, one stream, one horizon; the widest where that is changed under way.
     let horizon = runs
@@ -87,30 +87,25 @@ pub(super) fn commit_call(
     call
 }
 
-/// Neighbours whose marks stand in one directory, that are committed for one purpose and one redrive, and that are
-/// about of an age.
+/// Neighbours that are committed for one purpose and one redrive, and that are about of an age.
 fn groups(events: &[CommitEvent]) -> Vec<&[CommitEvent]> {
-    fn common(event: &CommitEvent) -> (Area, u32, u64) {
+    fn common(event: &CommitEvent) -> (u32, u64) {
         let mark = &event.mark;
-        (mark.area, mark.redrive, mark.fence / FENCED_TOGETHER_MS)
+        (mark.redrive, mark.fence / FENCED_TOGETHER_MS)
     }
     events
         .chunk_by(|a, b| a.purpose == b.purpose && common(a) == common(b))
         .collect()
 }
 
-/// Keys of a call behind the first three: for each run its row, its directories, one for each operation and each entry.
+/// Keys of a call behind the first four: for each run its row, one for each operation and each entry.
 /// In the order in which the script reads them, that of the arguments.
-fn keys_of<'r>(
-    runs: &'r [Run],
-    groups: &'r [Vec<&'r [CommitEvent]>],
-) -> impl Iterator<Item = String> + 'r {
-    runs.iter().zip(groups).flat_map(|(run, groups)| {
+fn keys_of(runs: &[Run]) -> impl Iterator<Item = String> {
+    runs.iter().flat_map(|run| {
         let row = run
             .row
             .iter()
             .map(|row| row_key(row.key.table, &row.key.key));
-        let directories = groups.iter().map(|group| group[0].mark.directory());
         let ops = run
             .events
             .iter()
@@ -119,7 +114,7 @@ fn keys_of<'r>(
             .events
             .iter()
             .filter_map(|e| Some(e.entry.as_ref()?.flow.clone()));
-        row.chain(directories).chain(ops).chain(flows)
+        row.chain(ops).chain(flows)
     })
 }
 
@@ -174,7 +169,7 @@ fn push_row(row: &RowChange, call: &mut Pipeline) {
     }
 }
 
-/// Group of events: its head, 33 bytes, then id and mark of each. The head holds kind (`u8`), number of events
+/// Group of events: its head, 33 bytes, then the entry of each: short id, length of the mark (`u8`), the mark. The head holds kind (`u8`), number of events
 /// (`u32`), number of the redrive (`u32`), then as `f64` the seconds that the marks must live and the earliest and the
 /// latest time that the age fence measures (Unix ms). The script stops a group as a whole; [`fenced`] tells its events
 /// apart afterwards.
@@ -193,8 +188,12 @@ fn push_group(group: &[CommitEvent], outbox: OutboxName, call: &mut Pipeline) {
     }
     call.arg(head);
     for handled in group {
-        call.arg(&handled.mark.id[..])
-            .arg(seen_mark(handled, outbox).encode());
+        let mark = seen_mark(handled, outbox).encode();
+        let mut entry = Vec::with_capacity(26);
+        entry.extend(handled.mark.short_id());
+        entry.push(mark.len() as u8);
+        entry.extend(mark);
+        call.arg(entry);
     }
 }
 
@@ -306,21 +305,19 @@ pub(super) fn read_frames(mut bytes: Bytes) -> Vec<StoredOutputs> {
     frames
 }
 
-/// Call that looks up the marks of events, in order: one reply for each, a mark or nil. Neighbours in one directory
+/// Call that looks up the marks of events, in order: one reply for each, a mark or nil. Neighbours of one function
 /// share its key.
 pub(super) fn marks_call(function: &str, marks: &[&Mark]) -> Cmd {
-    let groups: Vec<&[&Mark]> = marks
-        .chunk_by(|a, b| a.area == b.area && a.function == b.function)
-        .collect();
+    let groups: Vec<&[&Mark]> = marks.chunk_by(|a, b| a.function == b.function).collect();
     let mut call = redis::cmd("FCALL_RO");
     call.arg(function).arg(groups.len());
     for group in &groups {
-        call.arg(group[0].directory());
+        call.arg(marks_key(&group[0].function));
     }
     for group in &groups {
         call.arg(group.len());
         for mark in *group {
-            call.arg(&mark.id[..]);
+            call.arg(mark.short_id());
         }
     }
     call

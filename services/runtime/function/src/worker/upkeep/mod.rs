@@ -2,7 +2,7 @@
 //!
 //! * [`relay`] publishes outputs that stayed behind, and forgets those that need not be kept;
 //! * [`restore`] publishes again what a NATS that was started anew may have lost;
-//! * [`purge`] takes out of the stream what nobody needs any more.
+//! * [`purge`] takes out of the stream what nobody needs any more, and out of Redis marks that have expired.
 //!
 //! Nobody is elected for it; where one worker is enough, a lease in Redis keeps the others away.
 //! Each loop waits for a random time around its interval, so many workers spread by themselves; two
@@ -12,7 +12,7 @@ mod purge;
 mod relay;
 mod restore;
 
-pub(crate) use self::purge::purge_for_ever;
+pub(crate) use self::purge::{drop_expired_marks_for_ever, purge_for_ever};
 pub(crate) use self::relay::Relay;
 
 use std::time::Duration;

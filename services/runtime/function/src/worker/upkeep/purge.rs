@@ -1,4 +1,4 @@
-//! Purging the worker's own stream.
+//! Purging the worker's own stream, and its seen-marks.
 //!
 //! JetStream's own `max_age` would drop messages that a consumer has not acked yet. Here age and
 //! acks count together.
@@ -8,6 +8,7 @@ use std::time::Duration;
 use oncue_core::backoff::spread;
 use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_core::bus::{Bus, purge};
+use oncue_core::store::Store;
 
 /// Between two looks at what may be purged.
 const PURGE_INTERVAL: Duration = Duration::from_mins(1);
@@ -29,6 +30,17 @@ pub(crate) async fn purge_for_ever(bus: Bus, stream: String, window: Duration) {
                 "purged what is done and older than {window:?}"
             ),
             Err(e) => tracing::debug!(stream, error = %e, "cannot purge"),
+        }
+    }
+}
+
+/// Drops seen-marks of `function` that have expired, bucket after bucket, each looked at some times a day. Any number of
+/// workers may do it; they share the round.
+pub(crate) async fn drop_expired_marks_for_ever(store: Store, function: &'static str) {
+    loop {
+        tokio::time::sleep(spread(PURGE_INTERVAL)).await;
+        if let Err(e) = store.drop_expired_marks(function).await {
+            tracing::debug!(error = %e, "cannot drop marks that have expired");
         }
     }
 }
