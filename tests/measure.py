@@ -111,7 +111,7 @@ def house(names, fields):
         (home / program).symlink_to(binaries / program)
     functions = "".join(f"[functions.{name}]\n{fields}\n" for name in names)
     streams = "".join(f'{name}.max_bytes = "64MiB"\n' for name in ("web", "files", "dlq", "objects"))
-    (home / "oncue.toml").write_text(f"[streams]\n{streams}{functions}")
+    (home / "oncue.toml").write_text(f"[app]\nname = \"measure\"\n[streams]\n{streams}{functions}")
     (home / "nats.conf").write_text(
         f'listen: "127.0.0.1:{nats}"\nhttp: "127.0.0.1:{monitor}"\njetstream {{ store_dir: "{home}/nats" }}\n'
     )

@@ -411,12 +411,11 @@ fn derived_ids_never_change() {
             0,
             "xeX87vIcHg9N9dgPFRlshg",
         ),
-        // The time of the cause is the time of the effect.
         (
             "0192f0c1-2b3c-7def-8123-456789abcdef",
             "count-views",
             0,
-            "0192f0c12b3c71b9a33fd58c25138f7f",
+            "obnjP9WMJROPf0Uq4gJmyg",
         ),
         // Where one part ends and the next begins counts.
         ("e1c", "ount-views", 0, "lXInsa3IbSM3Zd8sbkMDzg"),

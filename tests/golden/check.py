@@ -45,7 +45,7 @@ def row_key(table, key):
         name = "%7E" + name[1:]
     if len(name) > 256:
         name = "~" + short_hash(key.encode()).hex()
-    return f"{{p{partition(key)}}}:s:{table}:{name}"
+    return f"app:{{p{partition(key)}}}:s:{table}:{name}"
 
 
 def keyed_hash(*parts):
@@ -69,7 +69,7 @@ def idempotency_key(event, function, step):
 
 
 def runs_key(id, function, key):
-    return f"{{p{partition(key)}}}:r:{function}:{text(short_hash(id.encode()))}"
+    return f"app:{{p{partition(key)}}}:r:{function}:{text(short_hash(id.encode()))}"
 
 
 # What is computed, from which fields, to which field.

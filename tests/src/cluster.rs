@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
+use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
 use oncue_core::config::Config;
 use oncue_core::store::{StateValue, Store};
@@ -32,6 +33,16 @@ const WAIT_LIMIT: Duration = Duration::from_mins(1);
 
 /// Limits that let a test see redelivery within seconds.
 pub const QUICK_REDELIVERY: &str = "ack_wait = \"2s\"";
+
+/// `oncue.toml` of the app that all tests are of, unless it names another one.
+pub fn named(config: &str) -> String {
+    let name = if config.contains("[app]") {
+        ""
+    } else {
+        "\n[app]\nname = \"app\"\n"
+    };
+    format!("{config}{name}")
+}
 
 /// Streams for a cluster with a gateway, which needs them all: together they fit on a disk that is nearly full.
 pub const SMALL_STREAMS: &str = "[streams]\nweb.max_bytes = \"64MiB\"\nfiles.max_bytes = \"64MiB\"\ndlq.max_bytes = \"64MiB\"\n\
@@ -90,7 +101,7 @@ impl Cluster {
         let contract = dir.join("app.bin");
         std::fs::write(&contract, oncue_app_events::DESCRIPTORS).expect("a contract");
         let config = format!("contracts = [\"{}\"]\n{config}", contract.display());
-        std::fs::write(dir.join("oncue.toml"), config).expect("oncue.toml");
+        std::fs::write(dir.join("oncue.toml"), named(&config)).expect("oncue.toml");
         let nats_port = servers
             .nodes
             .first()
@@ -263,9 +274,12 @@ impl Cluster {
     }
 
     pub async fn store(&self) -> Store {
-        Store::connect(&format!("redis://127.0.0.1:{}", self.redis_port))
-            .await
-            .expect("Redis")
+        Store::connect(
+            &format!("redis://127.0.0.1:{}", self.redis_port),
+            &AppName::default(),
+        )
+        .await
+        .expect("Redis")
     }
 
     /// Publishes as a client that knows nothing of us: bare `PUB` lines on a socket, no header, no library.

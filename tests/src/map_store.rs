@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use oncue_core::store::mark::OutboxName;
 use oncue_core::store::{
-    Change, CommitEvent, Committed, Expected, Mark, MarkState, Op, Purpose, Read, ReadResult, Row,
-    Run, SKEW_MS, StateValue, Status, StoredOutputs, StreamPosition, Unpublished, row_key,
+    Change, CommitEvent, Committed, Expected, Keys, Mark, MarkState, Op, Purpose, Read, ReadResult,
+    Row, Run, SKEW_MS, StateValue, Status, StoredOutputs, StreamPosition, Unpublished,
 };
 use oncue_proto::event;
 
@@ -71,7 +71,7 @@ impl MapStore {
             row: ask
                 .row
                 .as_ref()
-                .and_then(|row| inner.rows.get(&row_key(row.table, &row.key)))
+                .and_then(|row| inner.rows.get(&Keys::default().row(row.table, &row.key)))
                 .cloned()
                 .unwrap_or_default(),
             seen: ask.marks.iter().map(|mark| inner.settled(mark)).collect(),
@@ -108,7 +108,7 @@ impl MapStore {
             .flat_map(|run| &run.events)
             .find(|handled| !handled.outbox.is_empty());
         let name = OutboxName::new(first.map_or(0, |handled| handled.mark.partition));
-        let key = name.key(first.map_or("", |handled| &handled.mark.function));
+        let key = Keys::default().outbox(name, first.map_or("", |handled| &handled.mark.function));
         let statuses = runs.iter().map(|run| inner.commit(run, &key)).collect();
         let outbox = inner.outboxes.contains_key(&key).then_some(key);
         Committed { statuses, outbox }
@@ -117,7 +117,7 @@ impl MapStore {
     pub fn started(&self, marks: &[Mark]) -> Vec<u32> {
         let mut inner = self.lock();
         let mut count = |mark: &Mark| {
-            let runs = inner.runs.entry(mark.runs_key()).or_default();
+            let runs = inner.runs.entry(Keys::default().runs(mark)).or_default();
             *runs += 1;
             *runs
         };
@@ -168,7 +168,7 @@ impl MapStore {
 
     fn outboxes(&self, partitions: Range<u32>, wanted: impl Fn(i64) -> bool) -> Vec<Unpublished> {
         let inner = self.lock();
-        let tags: Vec<String> = partitions.map(|p| format!("{{p{p}}}:")).collect();
+        let tags: Vec<String> = partitions.map(|p| format!("app:{{p{p}}}:")).collect();
         let found = inner
             .outboxes
             .iter()
@@ -183,7 +183,7 @@ impl MapStore {
 
     pub fn show(&self, table: &str, key: &str) -> Option<StateValue> {
         let inner = self.lock();
-        let key = row_key(table, key);
+        let key = Keys::default().row(table, key);
         if let Some(row) = inner.rows.get(&key) {
             return Some(StateValue::Row(row.clone()));
         }
@@ -219,7 +219,7 @@ impl Inner {
         let row = run
             .row
             .as_ref()
-            .map(|row| (row, row_key(row.key.table, &row.key.key)));
+            .map(|row| (row, Keys::default().row(row.key.table, &row.key.key)));
         if let Some((_, key)) = row.as_ref().filter(|(_, key)| self.blind.contains_key(key)) {
             return run
                 .events
@@ -324,7 +324,7 @@ impl Inner {
     }
 
     fn check_op(&self, op: &Op, key: &str, plan: &mut Plan) -> Option<String> {
-        let key = row_key(op.table, key);
+        let key = Keys::default().row(op.table, key);
         let (name, want) = match &op.change {
             Change::Add { .. } => ("add", "hash"),
             Change::Max { .. } => ("max", "hash"),
@@ -417,7 +417,7 @@ impl Inner {
     }
 
     fn apply(&mut self, op: &Op, key: &str) {
-        let key = row_key(op.table, key);
+        let key = Keys::default().row(op.table, key);
         match &op.change {
             Change::Add { field, by } => {
                 let old = self

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oncue_core::model::flow::{Flow, FlowEvent, StepState, tree};
-use oncue_core::store::{flow_key, listeners_key, row_key};
+use oncue_core::store::Keys;
 use oncue_proto::event::{self, Meta, Origin};
 use oncue_tests::any_store::AnyStore;
 use oncue_tests::map_store::MapStore;
@@ -265,13 +265,17 @@ fn meta(id: &str) -> Meta {
 async fn a_ledger_begins_with_its_root_and_whoever_listens() {
     let map = MapStore::default();
     map.set_now(50);
-    map.put(&listeners_key("web.page.viewed"), "count-views", "");
+    map.put(
+        &Keys::default().listeners("web.page.viewed"),
+        "count-views",
+        "",
+    );
     let store = AnyStore::Map(map.clone());
     let keep = Duration::from_mins(1);
     assert!(store.flow("e1").await.unwrap().is_none());
     assert!(store.track(&meta("e1"), "/home", keep).await.unwrap());
-    map.put(&flow_key("e1"), "s:e1:count-views", "d 60");
-    map.put(&flow_key("e1"), "n", "0");
+    map.put(&Keys::default().flow("e1"), "s:e1:count-views", "d 60");
+    map.put(&Keys::default().flow("e1"), "n", "0");
     assert!(
         !store.track(&meta("e1"), "/home", keep).await.unwrap(),
         "the second time changes nothing"
@@ -295,36 +299,27 @@ fn keys_are_named_as_rows_are() {
         &"ü".repeat(64),
         &"long".repeat(100),
     ] {
-        assert_eq!(flow_key(id), row_key("T", id).replace(":s:T:", ":f:"));
+        assert_eq!(
+            Keys::default().flow(id),
+            Keys::default().row("T", id).replace(":s:T:", ":f:")
+        );
     }
 }
 
 #[tokio::test]
 async fn observed_edges_and_functions() {
     let map = MapStore::default();
-    map.put(
-        "oncue:edges",
-        "/gateway\tweb.page.viewed\tcount-views",
-        "12",
-    );
-    map.put(
-        "oncue:edges",
-        "client\tweb.page.viewed\tcount-views",
-        "many",
-    );
-    map.put("oncue:edges", "no tabs", "1");
-    map.put("oncue:edges", "a\tb\tc\td", "1");
-    map.put(
-        "oncue:edges:at",
-        "/gateway\tweb.page.viewed\tcount-views",
-        "99",
-    );
-    map.put("oncue:edges:at", "gone\tgone\tgone", "99");
+    map.put("edges", "/gateway\tweb.page.viewed\tcount-views", "12");
+    map.put("edges", "client\tweb.page.viewed\tcount-views", "many");
+    map.put("edges", "no tabs", "1");
+    map.put("edges", "a\tb\tc\td", "1");
+    map.put("edges:at", "/gateway\tweb.page.viewed\tcount-views", "99");
+    map.put("edges:at", "gone\tgone\tgone", "99");
     let manifest = r#"{"name":"f","version":"1","stream":"web","triggers":["a.b.c"],"filters":["a.b.c"],"table":null,"emits":[],
         "limits":{"concurrency":1,"reserved_concurrency":1,"timeout":"1s","attempts":1,"ack_wait":"1s","start":"all"},"seen":77,"new":1}"#;
-    map.put("oncue:functions", "f", manifest);
-    map.put("oncue:functions", "broken", "{");
-    map.put("oncue:functions", "older", r#"{"name":"older","seen":1}"#);
+    map.put("functions", "f", manifest);
+    map.put("functions", "broken", "{");
+    map.put("functions", "older", r#"{"name":"older","seen":1}"#);
     let store = AnyStore::Map(map);
     let edges = store.edges().await.unwrap();
     let shown: Vec<_> = edges

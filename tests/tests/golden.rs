@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use oncue_core::store::{Mark, row_key};
+use oncue_core::store::{Keys, Mark};
 use oncue_proto::event::{
     IdSecret, idempotency_key, partition, percent_decode, percent_encode, read, subject,
 };
@@ -63,7 +63,7 @@ fn runs(id: &str, function: &'static str, key: &str) -> String {
         .expect("a plain message")
         .meta;
     id.clone_into(&mut meta.id);
-    Mark::new(function, key, &meta, 1).runs_key()
+    Keys::default().runs(&Mark::new(function, key, &meta, 1))
 }
 
 fn computed() -> Value {
@@ -82,7 +82,7 @@ fn computed() -> Value {
         "percent": keys.iter().map(|key| json!({ "text": key, "encoded": percent_encode(key) })).collect::<Vec<_>>(),
         "row_key": keys
             .iter()
-            .map(|key| json!({ "table": "pages", "key": key, "redis": row_key("pages", key) }))
+            .map(|key| json!({ "table": "pages", "key": key, "redis": Keys::default().row("pages", key) }))
             .collect::<Vec<_>>(),
         "output_id": pairs()
             .flat_map(|(input, function)| [0, 1, 255].map(|index| {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use oncue::State;
 use oncue::testing::{from_fields, to_fields};
 use oncue_core::config::{Config, Span, parse_size};
-use oncue_core::store::{CommitEvent, Mark, Purpose, Run, SKEW_MS, Status, row_key};
+use oncue_core::store::{CommitEvent, Keys, Mark, Purpose, Run, SKEW_MS, Status};
 use oncue_proto::Format;
 use oncue_proto::event::{self, Incoming, Meta, Origin};
 use oncue_tests::any_store::AnyStore;
@@ -189,8 +189,8 @@ proptest! {
 
     #[test]
     fn a_row_has_one_short_key_in_its_partition(key in any::<String>(), times in 1..60usize) {
-        let redis = row_key("pages", &key.repeat(times));
-        let tag = format!("{{p{}}}:s:pages:", event::partition(&key.repeat(times)));
+        let redis = Keys::default().row("pages", &key.repeat(times));
+        let tag = format!("app:{{p{}}}:s:pages:", event::partition(&key.repeat(times)));
         prop_assert!(redis.starts_with(&tag) && redis.len() <= 300, "{}", redis);
         prop_assert!(redis.bytes().all(|b| (0x21..=0x7e).contains(&b)), "{}", redis);
     }

@@ -219,7 +219,8 @@ pub fn new_id() -> String {
     uuid::Uuid::now_v7().simple().to_string()
 }
 
-/// Subject on which one function alone hears its redriven events; `redrive` is no noun of any event type.
-pub fn redrive_subject(stream: &str, function: &str) -> String {
-    format!("{stream}.redrive.{function}")
+/// Subject on which one function alone, by the name of its consumer, hears its redriven events; `redrive` is no noun of
+/// any event type.
+pub fn redrive_subject(stream: &str, consumer: &str) -> String {
+    format!("{stream}.redrive.{consumer}")
 }

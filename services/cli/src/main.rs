@@ -19,8 +19,8 @@ use crate::exit::Failure;
 use crate::settings::Global;
 use crate::terminal::paint;
 use crate::verbs::{
-    apply, audit, completions, dlq, docs, doctor, flow, health, map, ps, publish, recover, tail,
-    top,
+    apply, audit, completions, dlq, docs, doctor, flow, health, map, ps, publish, recover, remove,
+    restart, tail, top,
 };
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
@@ -62,12 +62,31 @@ enum Verb {
     /// Restore what Redis or NATS has lost.
     #[command(subcommand)]
     Recover(recover::Verb),
+    /// Replace the processes that `oncue up` runs by new ones, one after the other.
+    Restart(restart::Args),
+    /// Take a function that is not wanted any more off both servers.
+    Remove(remove::Args),
     /// Check both servers and say in plain words what is promised with them as they are.
     Doctor(doctor::Args),
     /// Tell a container engine whether a part is healthy (exit code 0 or 1).
     Health(health::Args),
     /// Print the completion script for a shell.
     Completions(completions::Args),
+}
+
+impl Verb {
+    /// Whether it changes what an app has on the servers. Publishing does not: every client may.
+    fn changes_an_app(&self) -> bool {
+        match self {
+            Self::Up(_)
+            | Self::Apply(_)
+            | Self::Recover(_)
+            | Self::Restart(_)
+            | Self::Remove(_) => true,
+            Self::Dlq(verb) => verb.changes_an_app(),
+            _ => false,
+        }
+    }
 }
 
 // One thread: the command waits for others nearly all the time.
@@ -87,6 +106,9 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         return Ok(completions::run(args));
     }
     let settings = global.settings()?;
+    if verb.changes_an_app() {
+        settings.require_file()?;
+    }
     match verb {
         Verb::Up(args) => up::run(args, settings).await,
         Verb::Apply(args) => apply::run(&args, &settings).await,
@@ -100,6 +122,8 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Dlq(verb) => dlq::run(verb, &settings).await,
         Verb::Audit(args) => audit::run(args, &settings).await,
         Verb::Recover(verb) => recover::run(verb, &settings).await,
+        Verb::Restart(args) => restart::run(&args, &settings).await,
+        Verb::Remove(args) => remove::run(&args, &settings).await,
         Verb::Doctor(args) => doctor::run(&args, &settings).await,
         Verb::Health(args) => health::run(&args, &settings).await,
         Verb::Completions(_) => Ok(exit::OK),

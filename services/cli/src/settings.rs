@@ -16,7 +16,7 @@ use crate::terminal::paint::remark;
 /// Flags every verb takes. A flag wins over its variable, and that over the configuration.
 #[derive(Args)]
 pub struct Global {
-    /// Configuration file. Default: oncue.toml here, if there is one.
+    /// Configuration file. Default: oncue.toml here or in the nearest folder above.
     #[arg(
         long,
         global = true,
@@ -91,12 +91,11 @@ fn own_folder() -> Option<PathBuf> {
 /// Text and path of the configuration. A named file must exist, `oncue.toml` may.
 fn read(named: Option<&Path>) -> Result<(String, Option<PathBuf>), Failure> {
     let named = named.filter(|path| !path.as_os_str().is_empty());
-    let path = named.unwrap_or(Path::new("oncue.toml"));
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok((text, Some(path.to_owned()))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => {
-            Ok((String::new(), None))
-        }
+    let Some(path) = named.map(Path::to_owned).or_else(Config::find) else {
+        return Ok((String::new(), None));
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok((text, Some(path))),
         Err(e) => Err(Failure::usage(format_args!(
             "cannot read {}: {e}",
             path.display()
@@ -109,12 +108,24 @@ impl Settings {
     pub async fn bus(&self) -> Result<Bus, Failure> {
         Bus::connect(&self.config.nats_url, "oncue")
             .await
+            .map(|bus| bus.of_app(&self.config.app))
             .map_err(Failure::silent)
+    }
+
+    /// Refuses to go on without a file: it says which app this is, and what changes servers must know.
+    pub fn require_file(&self) -> Result<(), Failure> {
+        if self.config.path.is_some() {
+            return Ok(());
+        }
+        Err(Failure::usage(
+            "there is no oncue.toml here or in a folder above, and this changes what an app has",
+        )
+        .advise("go to the folder of the app, or name its file with --config"))
     }
 
     /// Redis for a reader: nothing is loaded, nothing refused.
     pub async fn store(&self) -> Result<Store, Failure> {
-        Store::look(&self.config.redis_url)
+        Store::look(&self.config.redis_url, &self.config.app)
             .await
             .map_err(Failure::silent)
     }

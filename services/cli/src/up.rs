@@ -9,6 +9,7 @@ mod keep_running;
 mod log;
 mod orphan_guard;
 mod process;
+pub mod restart;
 mod supervisor;
 
 // Programs, and where they listen.
@@ -156,13 +157,32 @@ pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
     outcome
 }
 
+/// All that runs once everything is ready.
+struct Running<'s> {
+    autoscaler: Autoscaler<'s>,
+    pools: Pools,
+    bus: Bus,
+}
+
 impl Launch {
     /// Starts everything, says so, and scales until something fails.
     async fn run(&self, supervisor: &Supervisor) -> Failure {
         match self.start(supervisor).await {
-            Ok((autoscaler, pools)) => {
+            Ok(Running {
+                autoscaler,
+                pools,
+                bus,
+            }) => {
                 log::print(&self.ready_text(&pools));
-                match autoscaler.run().await {}
+                let id = service::id();
+                let restarts = restart::serve(supervisor, &bus, &pools, &id);
+                tokio::select! {
+                    never = autoscaler.run() => match never {},
+                    ended = restarts => match ended {
+                        Ok(never) => match never {},
+                        Err(failure) => failure,
+                    },
+                }
             }
             Err(failure) => failure,
         }
@@ -171,10 +191,7 @@ impl Launch {
     /// Starts the parts in the order in which they need each other. Servers come first; the layout before the
     /// workers, which would find no consumer; the workers before the gateway, so that little waits that was
     /// accepted.
-    async fn start<'s>(
-        &self,
-        supervisor: &'s Supervisor,
-    ) -> Result<(Autoscaler<'s>, Pools), Failure> {
+    async fn start<'s>(&self, supervisor: &'s Supervisor) -> Result<Running<'s>, Failure> {
         let settings = &self.settings;
         // First, so that the first spans find a taker; nobody waits for it.
         if let Traces::Start = &self.plan.traces {
@@ -201,7 +218,11 @@ impl Launch {
         // Nothing waits for the console: it only looks.
         supervisor.gateway.run(programs::console(settings, &env)?);
         self.until_ready(&bus, &pools, supervisor).await?;
-        Ok((autoscaler, pools))
+        Ok(Running {
+            autoscaler,
+            pools,
+            bus,
+        })
     }
 
     /// Makes the layout before any worker asks for its consumer. Refusals stop the start: a worker on a wrong

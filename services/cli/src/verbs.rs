@@ -13,4 +13,6 @@ pub mod health;
 pub mod dlq;
 pub mod audit;
 pub mod recover;
+pub mod remove;
+pub mod restart;
 pub mod completions;

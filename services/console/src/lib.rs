@@ -95,9 +95,10 @@ impl App {
     ) -> Result<Arc<Self>, String> {
         let bus = Bus::connect(&config.nats_url, "oncue-console")
             .await
+            .map(|bus| bus.of_app(&config.app))
             .map_err(|e| e.to_string())?;
         // Nothing is loaded into Redis: a console only looks.
-        let store = Store::look(&config.redis_url)
+        let store = Store::look(&config.redis_url, &config.app)
             .await
             .map_err(|e| e.to_string())?;
         let app = Arc::new(Self {

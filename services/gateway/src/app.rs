@@ -14,6 +14,7 @@ use oncue_telemetry::metrics::{Metric, Source};
 use tokio::sync::Semaphore;
 
 use crate::events::backlog::Backlog;
+use crate::events::room::Room;
 use crate::flows::watcher::FlowWatcher;
 use crate::metrics::Metrics;
 use crate::site::Site;
@@ -65,6 +66,7 @@ pub struct App {
     pub(crate) metrics: Metrics,
     pub(crate) guards: Guards,
     pub(crate) backlog: Backlog,
+    pub(crate) room: Room,
     /// Bytes of bodies that may still be held.
     pub(crate) memory: Arc<Semaphore>,
     /// Uploads that may still begin.
@@ -89,8 +91,9 @@ impl App {
         let site = config.site_dir().map_err(|e| e.to_string())?;
         let bus = Bus::connect(&config.nats_url, "oncue-gateway")
             .await
+            .map(|bus| bus.of_app(&config.app))
             .map_err(|e| e.to_string())?;
-        let store = Store::connect(&config.redis_url)
+        let store = Store::connect(&config.redis_url, &config.app)
             .await
             .map_err(|e| e.to_string())?;
         require_streams(&bus, config, &catalog).await?;
@@ -107,6 +110,7 @@ impl App {
             metrics: Metrics::default(),
             guards,
             backlog: Backlog::new(config.gateway.max_lag),
+            room: Room::default(),
             memory: Arc::new(Semaphore::new(guards.memory)),
             uploads: Arc::new(Semaphore::new(guards.uploads)),
             site: site.map(Site::new),
@@ -118,10 +122,14 @@ impl App {
         Ok(app)
     }
 
+    /// Settings of the stream of a domain.
+    pub(crate) fn stream(&self, domain: &str) -> StreamConfig {
+        self.streams.get(domain).cloned().unwrap_or_default()
+    }
+
     /// Age at which an event of a stream is refused.
     pub(crate) fn horizon(&self, stream: &str) -> Duration {
-        let stream = self.streams.get(stream).cloned().unwrap_or_default();
-        stream.horizon.0
+        self.stream(stream).horizon.0
     }
 
     /// All metrics as they are now; gauges that others count are read first.
@@ -147,9 +155,10 @@ async fn require_streams(bus: &Bus, config: &Config, catalog: &Catalog) -> Resul
         }
     }
     for domain in domains {
-        let stream = layout::stream(domain, &config.stream(domain));
+        let stream = layout::stream(&config.app, domain, &config.stream(domain));
         bus.require(&stream).await.map_err(|e| e.to_string())?;
     }
-    let bucket = layout::bucket(layout::FILES, &config.bucket());
-    bus.require(&bucket).await.map_err(|e| e.to_string())
+    let bucket = layout::bucket(&config.app, layout::FILES, &config.bucket());
+    bus.require(&bucket).await.map_err(|e| e.to_string())?;
+    Ok(())
 }

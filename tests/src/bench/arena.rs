@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
 use oncue_core::bus::layout::{self, Mode};
 use oncue_core::config::StreamConfig;
@@ -247,7 +248,10 @@ impl Arena {
                 config.max_bytes.0 = 4 << 30;
             }
             self.bus
-                .ensure(&layout::stream(stream, &config), Mode::Create)
+                .ensure(
+                    &layout::stream(&AppName::default(), stream, &config),
+                    Mode::Create,
+                )
                 .await
                 .expect("a stream");
         }
@@ -342,7 +346,7 @@ impl Arena {
 /// Its stream and name, as the server's API has them.
 pub fn consumer(side: Side) -> &'static str {
     if side == Side::Oncue {
-        "web.bench-clicks"
+        "web.app_bench-clicks"
     } else {
         "web.limit"
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use oncue_core::app::AppName;
 use oncue_core::bus::{Bus, layout};
 use oncue_core::config::{Limits, Size, StreamConfig};
 use oncue_proto::Format;
@@ -99,18 +100,26 @@ async fn furnish(bus: &Bus, members: &[Member]) {
         ..StreamConfig::default()
     };
     for domain in [layout::TIMER, layout::DLQ, "web"] {
-        bus.require(&layout::stream(domain, &config))
+        bus.require(&layout::stream(&AppName::default(), domain, &config))
             .await
             .expect("a stream");
     }
     for row in members.chunks(ROW) {
-        bus.require(&layout::stream(&row[0].stream, &config))
-            .await
-            .expect("a stream");
+        bus.require(&layout::stream(
+            &AppName::default(),
+            &row[0].stream,
+            &config,
+        ))
+        .await
+        .expect("a stream");
         for member in row {
             let filters = layout::filters(&[&member.trigger]);
-            let wanted =
-                layout::consumer(&member.name, &member.stream, &filters, &Limits::default());
+            let wanted = layout::consumer(
+                &AppName::default().consumer(&member.name),
+                &member.stream,
+                &filters,
+                &Limits::default(),
+            );
             bus.require(&wanted).await.expect("a consumer");
         }
     }
@@ -300,7 +309,7 @@ async fn stories(bus: &Bus) -> serde_json::Value {
             value: format!("00-{:032x}-{:016x}-01", 23, 23),
         };
         let letter = Envelope {
-            subject: format!("dlq.{function}"),
+            subject: format!("dlq.app.{function}"),
             headers: vec![header],
             payload: letter.encode_to_vec().into(),
         };

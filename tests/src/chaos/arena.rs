@@ -328,7 +328,7 @@ impl Arena {
         for function in ["misbehave", "record"] {
             let info = self
                 .bus
-                .api(&format!("CONSUMER.INFO.web.{function}"), &Value::Null)
+                .api(&format!("CONSUMER.INFO.web.app_{function}"), &Value::Null)
                 .await
                 .ok()?;
             rest += info["num_pending"].as_u64()? + info["num_ack_pending"].as_u64()?;

@@ -252,7 +252,7 @@ async fn measured(arena: &mut Arena) -> Report {
 async fn recover(arena: &mut Arena) {
     let start = Instant::now();
     let alarms = loop {
-        let alarms = arena.cluster.redis_cli(&["HVALS", "oncue:regressed"]);
+        let alarms = arena.cluster.redis_cli(&["HVALS", "app:regressed"]);
         // Until it has read its log, Redis answers something else.
         if alarms.starts_with('{') || start.elapsed() > Duration::from_secs(5) {
             break alarms;
@@ -411,7 +411,7 @@ fn parts(cluster: &Cluster) -> Option<Vec<u64>> {
             .sum::<u64>()
     };
     // Number of buckets, then of marks.
-    let head = cluster.redis_cli(&["HGET", "d:torn", "h"]);
+    let head = cluster.redis_cli(&["HGET", "app:d:torn", "h"]);
     let marks = head.split(' ').nth(1).and_then(|count| count.parse().ok());
     let marks = marks.unwrap_or_default();
     Some(vec![

@@ -2,9 +2,7 @@
 
 use super::MapStore;
 use oncue_core::model::flow::{self, Edge, Flow, Registered};
-use oncue_core::store::{
-    EDGES, EDGES_AT, FUNCTIONS, first_step, flow_key, ledger_event, listeners_key,
-};
+use oncue_core::store::{EDGES, EDGES_AT, FUNCTIONS, Keys, first_step, ledger_event};
 use oncue_proto::event::Meta;
 
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
@@ -32,7 +30,7 @@ impl MapStore {
 
     pub fn flows(&self, ids: &[String]) -> Vec<Option<Flow>> {
         ids.iter()
-            .map(|id| Flow::read(id, self.hash(&flow_key(id))))
+            .map(|id| Flow::read(id, self.hash(&Keys::default().flow(id))))
             .collect()
     }
 
@@ -46,14 +44,17 @@ impl MapStore {
 
     /// Listeners are the fields of a hash here; there are no sets besides those of blind operations.
     pub fn track(&self, meta: &Meta, key: &str) -> bool {
-        let listeners = self.hash(&listeners_key(&meta.ty));
+        let listeners = self.hash(&Keys::default().listeners(&meta.ty));
         let listeners: Vec<String> = listeners
             .iter()
             .map(|(name, _)| String::from_utf8_lossy(name).into_owned())
             .collect();
         let mut inner = self.lock();
         let now = inner.now();
-        let ledger = inner.hashes.entry(flow_key(&meta.flow)).or_default();
+        let ledger = inner
+            .hashes
+            .entry(Keys::default().flow(&meta.flow))
+            .or_default();
         let mut put_new = |(field, value): (String, String)| {
             let new = !ledger.contains_key(field.as_bytes());
             if new {
@@ -74,6 +75,6 @@ impl MapStore {
     }
 
     pub fn untrack(&self, flow: &str) {
-        self.lock().hashes.remove(&flow_key(flow));
+        self.lock().hashes.remove(&Keys::default().flow(flow));
     }
 }

@@ -53,7 +53,7 @@ async fn milestones(cluster: &Cluster, bus: &Bus) -> (BTreeSet<String>, usize) {
 async fn all_counted(cluster: &Cluster, bus: &Bus) {
     until("every view is delivered", async || {
         let info = bus
-            .api("CONSUMER.INFO.web.count-views", &Value::Null)
+            .api("CONSUMER.INFO.web.app_count-views", &Value::Null)
             .await
             .ok()?;
         (info["num_pending"].as_u64() == Some(0)).then_some(())
@@ -132,7 +132,7 @@ async fn workers_that_do_not_know_of_the_recovery_publish_again() {
     refused.exit().await;
     let (code, told) = oncue(&cluster, &["recover", "redis", "--yes"]);
     assert_eq!(code, 0, "{told}");
-    cluster.redis_ok(&["DEL", "oncue:restoring"]);
+    cluster.redis_ok(&["DEL", "app:restoring"]);
     let _workers = cluster.start_all(&["count-views"; 4]).await;
     all_counted(&cluster, &bus).await;
     let (_, messages) = milestones(&cluster, &bus).await;
@@ -155,7 +155,7 @@ async fn a_recovery_writes_no_letter_twice() {
     let settled = async |letters: u64| {
         until("all are settled", async || {
             let info = bus
-                .api("CONSUMER.INFO.web.misbehave", &Value::Null)
+                .api("CONSUMER.INFO.web.app_misbehave", &Value::Null)
                 .await
                 .ok()?;
             let idle = info["num_pending"] == 0 && info["num_ack_pending"] == 0;
@@ -196,7 +196,7 @@ async fn an_emptied_nats_is_found_out() {
     all_counted(&cluster, &bus).await;
     assert_eq!(workers[0].stop().await, Some(0));
     // It remembers them as they were when the worker started.
-    let known = cluster.redis_ok(&["HGET", "oncue:streams", "web"]);
+    let known = cluster.redis_ok(&["HGET", "app:streams", "web"]);
     assert!(known.contains("created"), "{known}");
     cluster.nats.kill();
     let store = cluster.dir.join("nats");
@@ -242,7 +242,7 @@ async fn the_secret_survives_the_loss_of_either_server() {
     let other = oncue_proto::event::IdSecret::random()
         .expect("random")
         .to_text();
-    cluster.redis_ok(&["SET", "oncue:id-secret", &other]);
+    cluster.redis_ok(&["SET", "app:id-secret", &other]);
     let refused = secret().await.expect_err("two secrets").to_string();
     assert!(refused.contains("two installations"), "{refused}");
 }

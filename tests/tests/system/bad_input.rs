@@ -246,7 +246,7 @@ async fn answers(cluster: &Cluster, mut worker: Process) {
     }
     // On the subject of redrives, without what a redrive brings.
     bus.publish(&envelope(
-        "web.redrive.misbehave",
+        "web.redrive.app_misbehave",
         &case("not-a-redrive", &[], told("/x", "")),
     ))
     .await
@@ -259,7 +259,7 @@ async fn answers(cluster: &Cluster, mut worker: Process) {
         .as_u64();
     until("all were delivered", async || {
         let info = bus
-            .api("CONSUMER.INFO.web.misbehave", &Value::Null)
+            .api("CONSUMER.INFO.web.app_misbehave", &Value::Null)
             .await
             .ok()?;
         (info["delivered"]["stream_seq"].as_u64() >= last).then_some(())

@@ -26,7 +26,7 @@ async fn letters(cluster: &Cluster, bus: &Bus) -> Vec<DeadLetter> {
     let messages = cluster.messages(bus, "dlq").await;
     let letters = messages
         .iter()
-        .filter(|message| message.subject == "dlq.misbehave");
+        .filter(|message| message.subject == "dlq.app.misbehave");
     letters
         .map(|message| DeadLetter::decode(&message.payload[..]).expect("a letter"))
         .collect()

@@ -159,7 +159,7 @@ async fn without_probation_the_neighbours_of_a_killer_are_set_aside_with_it() {
                 worker = cluster.spawn_faulty("misbehave", "");
             }
             let info = bus
-                .api("CONSUMER.INFO.web.misbehave", &serde_json::Value::Null)
+                .api("CONSUMER.INFO.web.app_misbehave", &serde_json::Value::Null)
                 .await
                 .expect("a consumer");
             // Of all numbers only this one is never ahead of what was really settled.

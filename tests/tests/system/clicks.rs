@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use oncue_app_events::web::{PageMilestone, TrendsPublished};
-use oncue_core::bus::layout::Mode;
+use oncue_core::bus::layout::{Mode, ScheduleChange};
 use oncue_core::config::Config;
 use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, until};
 use prost::Message as _;
@@ -115,7 +115,10 @@ async fn a_killed_worker_loses_and_doubles_nothing() {
         })
         .await;
         let info = bus
-            .api("CONSUMER.INFO.web.count-views", &serde_json::Value::Null)
+            .api(
+                "CONSUMER.INFO.web.app_count-views",
+                &serde_json::Value::Null,
+            )
             .await
             .expect("consumer");
         killed_in_mid_flow += u32::from(
@@ -160,7 +163,7 @@ async fn sigterm_finishes_what_is_in_hand() {
     let bus = cluster.bus().await;
     let info = async |field: &str| {
         let info = bus
-            .api("CONSUMER.INFO.web.misbehave", &serde_json::Value::Null)
+            .api("CONSUMER.INFO.web.app_misbehave", &serde_json::Value::Null)
             .await
             .expect("consumer");
         info[field].as_u64().unwrap_or(0)
@@ -204,7 +207,7 @@ async fn time_is_a_trigger() {
         bus.ensure_schedules(&config, Mode::Apply)
             .await
             .expect("applied"),
-        Vec::<String>::new(),
+        Vec::new(),
         "a second apply"
     );
     let trends = until("trends of both pages are published twice", async || {
@@ -225,15 +228,19 @@ async fn time_is_a_trigger() {
         .map(|t| (t.page.clone(), t.views))
         .collect();
     assert_eq!(best, [("/p0".to_owned(), 20), ("/p1".to_owned(), 20)]);
-    // A schedule that is no longer written down stops.
-    let none = Config::parse("", None, |_| None).expect("a configuration");
-    assert_eq!(
-        bus.ensure_schedules(&none, Mode::Apply)
-            .await
-            .expect("applied")
-            .len(),
-        1
-    );
+    // A schedule that is no longer written down is told of, stays, and goes when somebody asks for it. Another app's is
+    // none of ours.
+    let parse = |toml: &str| Config::parse(toml, None, |_| None).expect("a configuration");
+    let name = "schedule timer.schedule.app.publish-trends".to_owned();
+    let left_over = vec![ScheduleChange::LeftOver(name)];
+    let other = parse("[app]\nname = \"shop\"\n");
+    let touched = bus.ensure_schedules(&other, Mode::Prune).await;
+    assert_eq!(touched.expect("applied"), Vec::new());
+    let none = parse("");
+    for mode in [Mode::Look, Mode::Apply, Mode::Prune] {
+        let touched = bus.ensure_schedules(&none, mode).await;
+        assert_eq!(touched.expect("applied"), left_over, "{mode:?}");
+    }
     assert!(
         cluster
             .messages(&bus, "timer")

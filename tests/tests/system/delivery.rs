@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use oncue_app_events::web::PageMilestone;
+use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
 use oncue_core::store::Store;
 use oncue_proto::event;
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
-use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, free_port, until};
+use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, free_port, named, until};
 use oncue_tests::proxy::{Protocol, Proxy};
 use prost::Message as _;
 
@@ -253,7 +254,7 @@ async fn a_row_that_cannot_be_read_ends_in_the_dead_letters() {
         ("/text", vec!["HSET", "KEY", "count", "abc"]),
         ("/set", vec!["SADD", "KEY", "x"]),
     ] {
-        let key = oncue_core::store::row_key("tallies", page);
+        let key = oncue_core::store::Keys::default().row("tallies", page);
         let command: Vec<&str> = command
             .into_iter()
             .map(|part| if part == "KEY" { key.as_str() } else { part })
@@ -393,7 +394,7 @@ async fn a_worker_asks_only_for_what_it_has_room_for_and_says_that_it_is_still_a
     let mut most = 0;
     until("all are applied", async || {
         let info = bus
-            .api("CONSUMER.INFO.web.misbehave", &serde_json::Value::Null)
+            .api("CONSUMER.INFO.web.app_misbehave", &serde_json::Value::Null)
             .await
             .ok()?;
         most = most.max(info["num_ack_pending"].as_u64()?);
@@ -521,7 +522,7 @@ async fn another_configuration_on_the_server_is_refused_with_the_difference() {
     cluster.start("misbehave").await.stop().await;
     std::fs::write(
         cluster.dir.join("oncue.toml"),
-        "[functions.misbehave]\nack_wait = \"7s\"\n",
+        named("[functions.misbehave]\nack_wait = \"7s\"\n"),
     )
     .expect("written");
     let mut refused = cluster.spawn("misbehave", &[]);
@@ -587,13 +588,16 @@ async fn a_new_consumer_writes_no_letter_again() {
     dead_letters(&cluster, &bus, 5).await;
     cluster.drained(&bus, "web", "misbehave").await;
     assert_eq!(worker.stop().await, Some(0));
-    bus.api("CONSUMER.DELETE.web.misbehave", &serde_json::Value::Null)
-        .await
-        .expect("deleted");
+    bus.api(
+        "CONSUMER.DELETE.web.app_misbehave",
+        &serde_json::Value::Null,
+    )
+    .await
+    .expect("deleted");
     let _worker = cluster.start("misbehave").await;
     until("all came again", async || {
         let info = bus
-            .api("CONSUMER.INFO.web.misbehave", &serde_json::Value::Null)
+            .api("CONSUMER.INFO.web.app_misbehave", &serde_json::Value::Null)
             .await
             .ok()?;
         (info["delivered"]["consumer_seq"].as_u64() >= Some(6)).then_some(())
@@ -667,7 +671,7 @@ async fn a_demoted_primary_is_left() {
     cluster.plain_publish((0..20).map(|n| told(&format!("/after{n}"), "")));
     until("work goes on", async || {
         let info = bus
-            .api("CONSUMER.INFO.web.misbehave", &serde_json::Value::Null)
+            .api("CONSUMER.INFO.web.app_misbehave", &serde_json::Value::Null)
             .await
             .ok()?;
         let done = info["num_pending"] == 0 && info["num_ack_pending"] == 0;
@@ -675,7 +679,9 @@ async fn a_demoted_primary_is_left() {
     })
     .await;
     let url = format!("redis://127.0.0.1:{port}");
-    let store = Store::look(url.as_str()).await.expect("the new primary");
+    let store = Store::look(url.as_str(), &AppName::default())
+        .await
+        .expect("the new primary");
     for n in 0..20 {
         let count = cluster
             .field(&store, "tallies", &format!("/after{n}"), "count")

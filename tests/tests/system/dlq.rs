@@ -59,7 +59,7 @@ async fn letters(cluster: &Cluster, bus: &Bus, expected: usize) -> Vec<DeadLette
         let found = cluster.messages(bus, "dlq").await;
         let found: Vec<Stored> = found
             .into_iter()
-            .filter(|m| m.subject.matches('.').count() == 1)
+            .filter(|m| m.subject.starts_with("dlq.app."))
             .collect();
         (found.len() >= expected).then_some(found)
     })
@@ -180,7 +180,7 @@ async fn copy_again(bus: &Bus, redriven: &[Stored]) {
     }
     until("the copies are delivered", async || {
         let info = bus
-            .api("CONSUMER.INFO.web.misbehave", &Value::Null)
+            .api("CONSUMER.INFO.web.app_misbehave", &Value::Null)
             .await
             .ok()?;
         (info["delivered"]["stream_seq"].as_u64() >= Some(last)).then_some(())
@@ -227,7 +227,7 @@ async fn a_redriven_event_is_applied_once_by_its_function_alone_whoever_redrives
         .messages(&bus, "web")
         .await
         .into_iter()
-        .filter(|m| m.subject == "web.redrive.misbehave")
+        .filter(|m| m.subject == "web.redrive.app_misbehave")
         .collect();
     assert_eq!(redriven.len(), 3, "two at once are one");
     assert!(
@@ -294,7 +294,7 @@ async fn a_cause_that_comes_back_stops_its_group_at_the_canary() {
     redrives.sort_unstable();
     assert_eq!(redrives, [0, 0, 0, 0, 1]);
     // Nobody would hear it: then it stays where it is.
-    bus.api("CONSUMER.DELETE.web.misbehave", &Value::Null)
+    bus.api("CONSUMER.DELETE.web.app_misbehave", &Value::Null)
         .await
         .expect("deleted");
     let (code, _, err) = oncue(&cluster, &["dlq", "redrive", "--all", "--yes"]);
@@ -428,7 +428,7 @@ async fn a_dropped_letter_leaves_a_record_of_who_and_why() {
         .messages(&bus, "dlq")
         .await
         .into_iter()
-        .find(|m| m.subject == "dlq.letter.dropped");
+        .find(|m| m.subject == "dlq.letter.dropped.app");
     let record =
         DeadLetterDropped::decode(&stored.expect("a record").payload[..]).expect("a record");
     assert!(

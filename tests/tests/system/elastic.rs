@@ -87,7 +87,7 @@ async fn up_on_lag_down_when_idle_to_zero_and_woken_again() {
         );
     }
     let info = bus
-        .api("CONSUMER.INFO.web.misbehave", &Value::Null)
+        .api("CONSUMER.INFO.web.app_misbehave", &Value::Null)
         .await
         .expect("a consumer");
     assert_eq!(
@@ -174,7 +174,7 @@ async fn a_busy_worker_is_not_the_one_that_goes() {
         up.log()
     );
     let info = bus
-        .api("CONSUMER.INFO.web.misbehave", &Value::Null)
+        .api("CONSUMER.INFO.web.app_misbehave", &Value::Null)
         .await
         .expect("a consumer");
     assert_eq!(
@@ -183,7 +183,7 @@ async fn a_busy_worker_is_not_the_one_that_goes() {
     );
     cluster.drained(&bus, "web", "misbehave").await;
     let info = bus
-        .api("CONSUMER.INFO.web.misbehave", &Value::Null)
+        .api("CONSUMER.INFO.web.app_misbehave", &Value::Null)
         .await
         .expect("a consumer");
     assert_eq!(
@@ -244,4 +244,157 @@ async fn ps_works_without_up() {
         "misbehave",
     );
     assert_eq!(line["state"], "stopped", "nobody there who would wake it");
+}
+
+/// What a function's process has in its environment, by the name of the function.
+fn environment(cluster: &Cluster, function: &str) -> Vec<String> {
+    let line = ps(cluster, function);
+    let instance = line["instances"][0].as_str().expect("an instance");
+    let pid = instance.rsplit('-').next().expect("a process id");
+    let bytes = std::fs::read(format!("/proc/{pid}/environ")).expect("it runs");
+    let variables = bytes.split(|byte| *byte == 0);
+    variables
+        .map(|variable| String::from_utf8_lossy(variable).into_owned())
+        .filter(|variable| !variable.is_empty())
+        .collect()
+}
+
+/// A function sees the servers, what is its own, and no secret of anybody else.
+#[tokio::test]
+async fn a_function_sees_no_secret_of_others() {
+    let functions = "[functions.misbehave]\ninherit = [\"OWN_SECRET\"]\n[functions.record]\nenv = { COLOUR = \"blue\" }\n";
+    let mut cluster = small_cluster(functions).await;
+    cluster.set("OWN_SECRET", "one");
+    cluster.set("ONCUE_CONSOLE_TOKEN", &"t".repeat(40));
+    let mut up = cluster.up().await;
+    for (function, has) in [("misbehave", "OWN_SECRET=one"), ("record", "COLOUR=blue")] {
+        let found = environment(&cluster, function);
+        let is_there = |start: &str| found.iter().any(|variable| variable.starts_with(start));
+        assert!(
+            is_there(has) && is_there("ONCUE_NATS_URL=") && is_there("PATH="),
+            "{found:?}"
+        );
+        assert!(!is_there("ONCUE_CONSOLE_TOKEN"), "{found:?}");
+        assert_eq!(is_there("OWN_SECRET"), function == "misbehave", "{found:?}");
+        assert!(!is_there("CARGO_"), "of this test's own: {found:?}");
+    }
+    assert_eq!(up.stop().await, Some(0));
+}
+
+/// Folder with the programs that `oncue up` of these functions needs, so that one of them can be replaced.
+fn programs(cluster: &Cluster, functions: &[&str]) -> std::path::PathBuf {
+    let folder = cluster.dir.join("bin");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    for name in [&["oncue-gateway", "oncue-console"], functions].concat() {
+        std::fs::copy(oncue_tests::cluster::built(name), folder.join(name)).expect("copied");
+    }
+    folder
+}
+
+fn pids(cluster: &Cluster, function: &str) -> Vec<String> {
+    let line = ps(cluster, function);
+    let instances = line["instances"].as_array().cloned().unwrap_or_default();
+    let ids = instances.iter().filter_map(Value::as_str);
+    let mut ids: Vec<String> = ids.map(str::to_owned).collect();
+    ids.sort();
+    ids
+}
+
+fn restart(cluster: &Cluster, args: &[&str]) -> (Option<i32>, String) {
+    let output = cluster.output("oncue", &[&["restart"], args].concat());
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
+}
+
+/// Processes are replaced under load, one after the other: nothing is lost, nothing counts twice. One that does not become
+/// ready ends it, and those that run go on.
+#[tokio::test]
+async fn a_rolling_restart_loses_and_doubles_nothing() {
+    const ROUNDS: u64 = 40;
+    const VIEWS: u64 = 50;
+    let mut cluster = small_cluster("[functions.count-views]\nmin = 2\nmax = 2\n").await;
+    let bin = programs(&cluster, &["count-views"]);
+    cluster.set("ONCUE_BIN_DIR", &bin.display().to_string());
+    let mut up = cluster.up().await;
+    let store = cluster.store().await;
+    let before = pids(&cluster, "count-views");
+    assert_eq!(before.len(), 2);
+    let view = |n: u64| {
+        let page = n % 4;
+        (
+            "web.page.viewed",
+            json!({ "page": format!("/p{page}"), "visitor": n.to_string() }).to_string(),
+        )
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..ROUNDS {
+                cluster.plain_publish((round * VIEWS..(round + 1) * VIEWS).map(view));
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        });
+        for _ in 0..3 {
+            let (code, text) = restart(&cluster, &["count-views"]);
+            assert!(
+                code == Some(0) && text.contains("2 processes are replaced"),
+                "{text}"
+            );
+            assert_eq!(text.matches("is ready").count(), 2, "{text}");
+        }
+    });
+    let views = async || {
+        let mut sum = 0;
+        for page in 0..4 {
+            let views = cluster
+                .field(&store, "pages", &format!("/p{page}"), "views")
+                .await;
+            sum += views.parse::<u64>().unwrap_or_default();
+        }
+        sum
+    };
+    until("every view is counted", async || {
+        (views().await >= ROUNDS * VIEWS).then_some(())
+    })
+    .await;
+    assert_eq!(views().await, ROUNDS * VIEWS);
+    let after = pids(&cluster, "count-views");
+    assert_eq!(after.len(), 2, "{after:?}");
+    assert!(
+        after.iter().all(|pid| !before.contains(pid)),
+        "{before:?} {after:?}"
+    );
+
+    // A program that ends at once.
+    std::fs::remove_file(bin.join("count-views")).expect("removed");
+    let broken = "#!/bin/sh\necho this is broken >&2\nexit 3\n";
+    std::fs::write(bin.join("count-views"), broken).expect("written");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(bin.join("count-views"), executable).expect("executable");
+    let (code, text) = restart(&cluster, &[]);
+    assert!(code == Some(1) && text.contains("this is broken"), "{text}");
+    assert!(text.contains("0 processes were replaced"), "{text}");
+    assert_eq!(
+        pids(&cluster, "count-views"),
+        after,
+        "those that ran run on"
+    );
+    cluster.plain_publish((0..4).map(view));
+    until("they count on", async || {
+        (views().await == ROUNDS * VIEWS + 4).then_some(())
+    })
+    .await;
+    let (code, text) = restart(&cluster, &["nobody"]);
+    assert!(
+        code == Some(2) && text.contains("no function \"nobody\""),
+        "{text}"
+    );
+    assert_eq!(up.stop().await, Some(0));
+    let (code, text) = restart(&cluster, &[]);
+    assert!(
+        code == Some(1) && text.contains("no `oncue up` of the app app runs"),
+        "{text}"
+    );
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use oncue_app_events::web::PageViewed;
 use oncue_proto::files::FileUploaded;
-use oncue_tests::cluster::{Cluster, Process, free_port, until, wait_for_port};
+use oncue_tests::cluster::{Cluster, Process, free_port, named, until, wait_for_port};
 use oncue_tests::pictures;
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -285,9 +285,9 @@ async fn a_killed_thumbnail_worker_is_made_up_for() {
         .position(|name| *name == "make-thumbnails")
         .expect("in the flow");
     site.processes[at].stop().await;
-    std::fs::write(site.cluster.dir.join("oncue.toml"), toml).expect("written");
+    std::fs::write(site.cluster.dir.join("oncue.toml"), named(toml)).expect("written");
     let bus = site.cluster.bus().await;
-    bus.api("CONSUMER.DELETE.files.make-thumbnails", &Value::Null)
+    bus.api("CONSUMER.DELETE.files.app_make-thumbnails", &Value::Null)
         .await
         .expect("deleted");
     site.processes[at] = site.cluster.start("make-thumbnails").await;
@@ -300,7 +300,7 @@ async fn a_killed_thumbnail_worker_is_made_up_for() {
     ];
     until("a picture is in hand", async || {
         let info = bus
-            .api("CONSUMER.INFO.files.make-thumbnails", &Value::Null)
+            .api("CONSUMER.INFO.files.app_make-thumbnails", &Value::Null)
             .await
             .ok()?;
         (info["num_ack_pending"].as_u64()? > 0).then_some(())

@@ -1,7 +1,7 @@
 //! `oncue flow`, `oncue map` and `oncue map --drift` on real servers; what workers write into the ledger is written here.
 
 use oncue_core::bus::Bus;
-use oncue_core::store::flow_key;
+use oncue_core::store::Keys;
 use oncue_proto::event::{self, new_id};
 use oncue_proto::oncue::v1::{Envelope, Header};
 use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, until};
@@ -24,7 +24,7 @@ fn json_of(cluster: &Cluster, args: &[&str]) -> Value {
 
 /// A flow of an upload that waits for thumbnails, as workers would have written it.
 fn write_ledger(cluster: &Cluster, flow: &str) {
-    let key = flow_key(flow);
+    let key = Keys::default().flow(flow);
     let now = event::now_ms();
     let at = |ago: u64| (now - ago).to_string();
     let root = format!(r#"["files.file.uploaded","f1","/gateway","",{}]"#, at(5000));
@@ -113,7 +113,7 @@ async fn a_flow_is_followed_to_its_end() {
     let now = event::now_ms().to_string();
     cluster.redis_cli(&[
         "HSET",
-        &flow_key(&flow),
+        &Keys::default().flow(&flow),
         "s:out:1:make-thumbnails",
         &format!("d {now}"),
         "n",
@@ -282,8 +282,8 @@ async fn an_id_made_up_by_a_client_is_found_by_its_mark() {
 #[tokio::test]
 async fn among_many_flows_and_rows_a_tracked_one_is_found_by_a_late_event() {
     let cluster = Cluster::new("").await;
-    let fill = "for i = 1, 200000 do redis.call('SET', '{p1}:s:t:' .. i, 'x') end \
-                for i = 1, 5000 do redis.call('HSET', '{p2}:f:flow' .. i, 'e:ev' .. i, '[\"a.b.c\",\"k\",\"client\",\"\",5]', 'n', '0') end";
+    let fill = "for i = 1, 200000 do redis.call('SET', 'app:{p1}:s:t:' .. i, 'x') end \
+                for i = 1, 5000 do redis.call('HSET', 'app:{p2}:f:flow' .. i, 'e:ev' .. i, '[\"a.b.c\",\"k\",\"client\",\"\",5]', 'n', '0') end";
     cluster.redis_cli(&["EVAL", fill, "0"]);
     let shown = json_of(&cluster, &["flow", "ev4711", "--json"]);
     assert_eq!(shown["flow"]["events"][0]["id"], "ev4711");
@@ -395,18 +395,17 @@ async fn drift_is_named_and_has_an_exit_code() {
         ),
         ("/ghost\tweb.page.milestone\trank-pages", old),
     ] {
-        cluster.redis_cli(&["HINCRBY", "oncue:edges", edge, "1"]);
-        cluster.redis_cli(&["HSET", "oncue:edges:at", edge, &at]);
+        cluster.redis_cli(&["HINCRBY", "app:edges", edge, "1"]);
+        cluster.redis_cli(&["HSET", "app:edges:at", edge, &at]);
     }
     let found = kinds(&cluster);
     assert!(!has(&found, "untriggered", ""), "{found:?}");
+    // The app is some seconds old: that something was not used yet means nothing. For whoever asks all the same:
+    assert!(!has(&found, "unused", ""), "{found:?}");
+    let (_, out, _) = oncue(&cluster, &["map", "--drift", "--days", "0"]);
     assert!(
-        has(
-            &found,
-            "unused",
-            "rank-pages last acted on an event 9 days ago"
-        ),
-        "{found:?}"
+        out.contains("rank-pages last acted on an event 9 days ago"),
+        "{out}"
     );
     assert!(
         has(&found, "undeclared", "there is no function ghost"),

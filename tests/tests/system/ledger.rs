@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oncue_core::model::flow::StepState;
-use oncue_core::store::{flow_key, listeners_key};
+use oncue_core::store::Keys;
 use oncue_proto::event::{self, Meta, Origin};
 use oncue_tests::cluster::Cluster;
 
@@ -30,7 +30,7 @@ async fn a_tracked_flow_from_its_root_to_its_end() {
     let keep = Duration::from_mins(1);
     cluster.redis_cli(&[
         "SADD",
-        &listeners_key("web.page.viewed"),
+        &Keys::default().listeners("web.page.viewed"),
         "count-views",
         "watch-views",
     ]);
@@ -42,7 +42,7 @@ async fn a_tracked_flow_from_its_root_to_its_end() {
                 .await
                 .expect("tracked")
         );
-        let key = flow_key(id);
+        let key = Keys::default().flow(id);
         let ttl: u64 = cluster.redis_cli(&["TTL", &key]).parse().expect("a number");
         assert!((1..=60).contains(&ttl), "it expires: {ttl}");
         let flow = store.flow(id).await.expect("asked").expect("tracked");
@@ -91,7 +91,7 @@ async fn a_tracked_flow_from_its_root_to_its_end() {
         assert!(store.flow(id).await.expect("asked").is_none());
     }
     // Nobody listens: complete at once.
-    cluster.redis_cli(&["DEL", &listeners_key("web.page.viewed")]);
+    cluster.redis_cli(&["DEL", &Keys::default().listeners("web.page.viewed")]);
     store
         .track(&meta("alone"), "/home", keep)
         .await
@@ -104,12 +104,12 @@ async fn a_tracked_flow_from_its_root_to_its_end() {
 async fn what_is_no_ledger_is_an_error_that_says_so() {
     let cluster = Cluster::new("").await;
     let store = cluster.store().await;
-    cluster.redis_cli(&["SET", &flow_key("text"), "x"]);
+    cluster.redis_cli(&["SET", &Keys::default().flow("text"), "x"]);
     let why = store.flow("text").await.expect_err("no hash");
     assert!(why.message.contains("WRONGTYPE") && !why.away, "{why}");
     cluster.redis_cli(&[
         "HSET",
-        &flow_key("odd"),
+        &Keys::default().flow("odd"),
         "n",
         "x",
         "\u{1}",
@@ -132,8 +132,8 @@ async fn observed_edges_and_functions() {
             && store.functions().await.expect("asked").is_empty()
     );
     let edge = "/gateway\tweb.page.viewed\tcount-views";
-    cluster.redis_cli(&["HINCRBY", "oncue:edges", edge, "3"]);
-    cluster.redis_cli(&["HSET", "oncue:edges:at", edge, "77"]);
+    cluster.redis_cli(&["HINCRBY", "app:edges", edge, "3"]);
+    cluster.redis_cli(&["HSET", "app:edges:at", edge, "77"]);
     let edges = store.edges().await.expect("asked");
     assert_eq!(
         (edges.len(), edges[0].count, edges[0].last),
@@ -149,7 +149,7 @@ async fn observed_edges_and_functions() {
     manifest["seen"] = 99.into();
     cluster.redis_cli(&[
         "HSET",
-        "oncue:functions",
+        "app:functions",
         "count-views",
         &manifest.to_string(),
     ]);

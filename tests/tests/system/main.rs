@@ -1,6 +1,7 @@
 //! Real servers, real binaries, real faults. Each test has servers of its own.
 
 mod agreement;
+mod apps;
 mod bad_input;
 mod bounds;
 mod broken;

@@ -79,7 +79,7 @@ async fn overload(cluster: &Cluster, url: &str, during: Duration) -> Seen {
         sent += 1;
         if sent.is_multiple_of(100) {
             let info = bus
-                .api("CONSUMER.INFO.web.misbehave", &Value::Null)
+                .api("CONSUMER.INFO.web.app_misbehave", &Value::Null)
                 .await
                 .expect("a consumer");
             let of = |field: &str| info[field].as_u64().unwrap_or_default();
@@ -220,7 +220,7 @@ async fn most_in_hand(size: usize) -> u64 {
     let mut most = 0;
     until("all are done", async || {
         let info = bus
-            .api("CONSUMER.INFO.web.misbehave", &Value::Null)
+            .api("CONSUMER.INFO.web.app_misbehave", &Value::Null)
             .await
             .expect("a consumer");
         let of = |field: &str| info[field].as_u64().unwrap_or_default();

@@ -349,7 +349,7 @@ async fn play(redis: &AnyStore, steps: &[Step], tally: &Tally) {
 /// A mark may go only when nothing that it could still recognise passes the fence. All were written after `since` (Unix
 /// ms).
 fn marks_outlive_the_fence(cluster: &Cluster, since: u64) {
-    let keys = cluster.redis_cli(&["--scan", "--pattern", "d:*"]);
+    let keys = cluster.redis_cli(&["--scan", "--pattern", "app:d:*"]);
     let mut checked = 0;
     for key in keys.lines().take(100) {
         let expires: u64 = cluster

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use oncue_core::app::AppName;
 use oncue_core::bus::pull::Capacity;
 use oncue_core::bus::{Bus, layout};
 use oncue_core::config::{FunctionConfig, Limits, StreamConfig};
@@ -171,7 +172,9 @@ async fn a_reset_comes_in_mid_frame() {
 async fn exactly_the_next_reply_of_a_commit_is_lost() {
     let (cluster, proxy, _) = redis().await;
     let url = format!("redis://127.0.0.1:{}", proxy.port);
-    let redis = Store::connect(&url).await.expect("through the proxy");
+    let redis = Store::connect(&url, &AppName::default())
+        .await
+        .expect("through the proxy");
     let store = redis.clone();
     let commit = async |n: u64| {
         let origin = oncue_proto::event::Origin {
@@ -229,9 +232,13 @@ async fn exactly_the_next_publish_ack_is_lost_and_settlements_are_watched() {
     let bus = Bus::connect(&format!("nats://127.0.0.1:{}", proxy.port), "test")
         .await
         .expect("through the proxy");
-    bus.require(&layout::stream("web", &StreamConfig::default()))
-        .await
-        .expect("a stream");
+    bus.require(&layout::stream(
+        &AppName::default(),
+        "web",
+        &StreamConfig::default(),
+    ))
+    .await
+    .expect("a stream");
     let send = async |text: &'static str| {
         bus.publish(&Envelope {
             subject: "web.x".into(),
@@ -270,7 +277,7 @@ async fn exactly_the_next_publish_ack_is_lost_and_settlements_are_watched() {
     };
     let limits = Limits::default().with(&function);
     bus.require(&layout::consumer(
-        "judged",
+        "app_judged",
         "web",
         &["web.x".into()],
         &limits,

@@ -110,7 +110,7 @@ async fn an_audit_accounts_for_every_event_and_names_what_is_lost() {
                   local other = string.sub(text, 1, at - 1) .. string.rep('?', #id) .. string.sub(text, at + #id) \
                   redis.call('HSET', KEYS[1], bucket, other) \
                   return 1";
-    let marks = "d:misbehave";
+    let marks = "app:d:misbehave";
     assert_eq!(cluster.redis_cli(&["EVAL", forget, "1", marks, &id]), "1");
     let (code, audits) = audit(&cluster);
     assert_eq!(
@@ -229,7 +229,7 @@ async fn settle(cluster: &Cluster, bus: &Bus, messages: u64) {
             .expect("the last event");
         until(&format!("{function} has it all"), async || {
             let info = bus
-                .api(&format!("CONSUMER.INFO.web.{function}"), &Value::Null)
+                .api(&format!("CONSUMER.INFO.web.app_{function}"), &Value::Null)
                 .await
                 .ok()?;
             (info["delivered"]["stream_seq"].as_u64() >= last["message"]["seq"].as_u64())
@@ -343,7 +343,7 @@ async fn what_redis_lost_is_restored_from_the_streams_and_counts_once() {
 #[tokio::test]
 async fn without_going_back_in_the_streams_effects_are_missing() {
     let loss = lose_commits().await;
-    loss.cluster.redis_cli(&["DEL", "oncue:regressed"]);
+    loss.cluster.redis_cli(&["DEL", "app:regressed"]);
     let mut refused = loss.cluster.spawn("misbehave", &[]);
     assert_eq!(refused.exit().await, Some(1));
     assert!(refused.log().contains("oncue recover redis"));
@@ -387,7 +387,7 @@ async fn all_recorded(cluster: &Cluster, bus: &Bus) {
 async fn outputs_that_nats_lost_are_published_again_by_a_worker() {
     let cluster = lose_outputs().await;
     // As if nobody had started since these streams were made: only then does a worker go on by itself.
-    cluster.redis_ok(&["DEL", "oncue:streams"]);
+    cluster.redis_ok(&["DEL", "app:streams"]);
     let worker = cluster.start("record").await;
     worker
         .wait_for_line("published again what it may have lost")

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use oncue_core::store::{
-    Change, CommitEvent, Expected, Mark, Op, Purpose, Read, RowChange, RowKey, Run, StateValue,
-    Status, row_key,
+    Change, CommitEvent, Expected, Keys, Mark, Op, Purpose, Read, RowChange, RowKey, Run,
+    StateValue, Status,
 };
 use oncue_proto::event::{self, Meta, Origin};
 use oncue_tests::any_store::AnyStore;
@@ -137,8 +137,8 @@ async fn a_row_kept_through_a_rollback_overwrote_another() {
         [Status::Applied]
     );
     let held = version(&store).await;
-    cluster.redis_cli(&["DEL", &row_key("rows", KEY)]);
-    assert_eq!(cluster.redis_cli(&["DEL", "d:known"]), "1");
+    cluster.redis_cli(&["DEL", &Keys::default().row("rows", KEY)]);
+    assert_eq!(cluster.redis_cli(&["DEL", "app:d:known"]), "1");
     assert_eq!(
         commit(&store, sets("second", 0, &[("sum", "1")])).await,
         [Status::Applied]
@@ -234,7 +234,7 @@ async fn a_field_named_as_the_version_was_lost() {
 #[test]
 fn two_keys_shared_a_row() {
     let spelled = |long: &str| {
-        let redis = row_key("rows", long);
+        let redis = Keys::default().row("rows", long);
         redis.rsplit(':').next().unwrap_or_default().to_owned()
     };
     let long = (0..10_000).map(|n| format!("{n}{}", "k".repeat(256)));
@@ -242,5 +242,8 @@ fn two_keys_shared_a_row() {
         .into_iter()
         .find(|long| event::partition(long) == event::partition(&spelled(long)));
     let long = long.expect("one key in 256 will do");
-    assert_ne!(row_key("rows", &long), row_key("rows", &spelled(&long)));
+    assert_ne!(
+        Keys::default().row("rows", &long),
+        Keys::default().row("rows", &spelled(&long))
+    );
 }

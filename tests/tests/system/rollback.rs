@@ -1,5 +1,6 @@
 //! A Redis that went back in time: who finds it out, and what is no alarm.
 
+use oncue_core::app::AppName;
 use oncue_core::store::Store;
 use oncue_tests::any_store::AnyStore;
 use oncue_tests::cluster::Cluster;
@@ -11,7 +12,9 @@ use crate::store::{alone, commit, handled};
 async fn a_redis_that_went_back_in_time_is_found_out() {
     let cluster = Cluster::new("").await;
     let url = format!("redis://127.0.0.1:{}", cluster.redis_port);
-    let redis = Store::connect(&url).await.expect("Redis");
+    let redis = Store::connect(&url, &AppName::default())
+        .await
+        .expect("Redis");
     let (store, other) = (AnyStore::from(redis.clone()), cluster.any_store().await);
     let numbered = async |store: &AnyStore, n: u64| {
         let mut event = handled(&format!("g{n}"), "/g");
@@ -21,7 +24,7 @@ async fn a_redis_that_went_back_in_time_is_found_out() {
     for n in 0..3 {
         numbered(&store, n).await;
     }
-    let record = cluster.redis_cli(&["--scan", "--pattern", "oncue:commits:*"]);
+    let record = cluster.redis_cli(&["--scan", "--pattern", "app:commits:*"]);
     let (text, one) = (cluster.redis_cli(&["GET", &record]), "1 1700000000000");
     assert!(text.starts_with("3 "), "{text}");
     assert!(
@@ -50,28 +53,33 @@ async fn a_redis_that_went_back_in_time_is_found_out() {
             .as_ref()
             .is_some_and(|why| why.contains("oncue recover redis"))
     );
-    let refused = Store::connect(&url)
+    let refused = Store::connect(&url, &AppName::default())
         .await
         .err()
         .expect("nobody starts on it")
         .to_string();
     assert!(refused.contains("went back in time"), "{refused}");
     redis.clear_regression().await.expect("cleared");
-    Store::connect(&url).await.expect("all is well again");
+    Store::connect(&url, &AppName::default())
+        .await
+        .expect("all is well again");
 }
 
 /// A worker that finds its loss only after it was restored raises no second alarm.
 #[tokio::test]
 async fn what_was_restored_is_no_loss() {
     let cluster = Cluster::new("").await;
-    let redis = Store::connect(&format!("redis://127.0.0.1:{}", cluster.redis_port))
-        .await
-        .expect("Redis");
+    let redis = Store::connect(
+        &format!("redis://127.0.0.1:{}", cluster.redis_port),
+        &AppName::default(),
+    )
+    .await
+    .expect("Redis");
     let store = AnyStore::from(redis.clone());
     for n in 0..3 {
         commit(&store, alone(handled(&format!("r{n}"), "/r"))).await;
     }
-    let record = cluster.redis_cli(&["--scan", "--pattern", "oncue:commits:*"]);
+    let record = cluster.redis_cli(&["--scan", "--pattern", "app:commits:*"]);
     cluster.redis_cli(&["SET", &record, "1 1700000000000"]);
     redis.clear_regression().await.expect("cleared");
     commit(&store, alone(handled("r3", "/r"))).await;
@@ -91,20 +99,22 @@ async fn what_was_restored_is_no_loss() {
 async fn a_restoration_that_was_lost_as_well_hides_no_loss() {
     let cluster = Cluster::new("").await;
     let url = format!("redis://127.0.0.1:{}", cluster.redis_port);
-    Store::connect(&url)
+    Store::connect(&url, &AppName::default())
         .await
         .expect("Redis")
         .clear_regression()
         .await
         .expect("restored");
-    let redis = Store::connect(&url).await.expect("Redis");
+    let redis = Store::connect(&url, &AppName::default())
+        .await
+        .expect("Redis");
     let store = AnyStore::from(redis.clone());
     for n in 0..3 {
         commit(&store, alone(handled(&format!("l{n}"), "/l"))).await;
     }
-    let record = cluster.redis_cli(&["--scan", "--pattern", "oncue:commits:*"]);
+    let record = cluster.redis_cli(&["--scan", "--pattern", "app:commits:*"]);
     cluster.redis_cli(&["SET", &record, "1 1700000000000"]);
-    cluster.redis_cli(&["DEL", "oncue:epoch"]);
+    cluster.redis_cli(&["DEL", "app:epoch"]);
     commit(&store, alone(handled("l3", "/l"))).await;
     assert!(
         redis.regressed().borrow().is_some() && redis.regression().await.expect("asked").is_some()
@@ -114,9 +124,12 @@ async fn a_restoration_that_was_lost_as_well_hides_no_loss() {
 #[tokio::test]
 async fn an_emptied_redis_is_restored_from_the_beginning() {
     let cluster = Cluster::new("").await;
-    let redis = Store::connect(&format!("redis://127.0.0.1:{}", cluster.redis_port))
-        .await
-        .expect("Redis");
+    let redis = Store::connect(
+        &format!("redis://127.0.0.1:{}", cluster.redis_port),
+        &AppName::default(),
+    )
+    .await
+    .expect("Redis");
     let store = AnyStore::from(redis.clone());
     commit(&store, alone(handled("e0", "/e"))).await;
     cluster.redis_cli(&["FLUSHALL"]);

@@ -1,6 +1,6 @@
 //! A worker remembers rows that its own commits left, and yet sees whatever anybody else makes of them.
 
-use oncue_core::store::row_key;
+use oncue_core::store::Keys;
 use oncue_tests::cluster::{Cluster, must_fail};
 
 use crate::twins::break_library;
@@ -30,7 +30,7 @@ fn reads(cluster: &Cluster) -> u64 {
 
 /// Counts on from what an operator, or another worker, has put there.
 async fn a_change_is_seen(cluster: &Cluster) {
-    let row = row_key("pages", PAGE);
+    let row = Keys::default().row("pages", PAGE);
     clicks(cluster, 1).await;
     cluster.redis_cli(&["HSET", &row, "views", "1000"]);
     clicks(cluster, 2).await;
@@ -54,7 +54,7 @@ async fn a_worker_alone_reads_a_row_once() {
     let before = reads(&cluster);
     clicks(&cluster, 9).await;
     assert_eq!(
-        cluster.redis_cli(&["HGET", &row_key("pages", PAGE), "views"]),
+        cluster.redis_cli(&["HGET", &Keys::default().row("pages", PAGE), "views"]),
         "10"
     );
     assert_eq!(reads(&cluster), before, "it was read again");

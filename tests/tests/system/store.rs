@@ -804,7 +804,7 @@ async fn redis_passes_the_suite() {
     let cluster = Cluster::new("").await;
     suite(&cluster.any_store().await).await;
     // Every mark expires, so that memory follows the horizon and not history.
-    let marks = cluster.redis_cli(&["--scan", "--pattern", "d:*"]);
+    let marks = cluster.redis_cli(&["--scan", "--pattern", "app:d:*"]);
     assert!(marks.lines().count() > 0, "no marks were made");
     for key in marks.lines() {
         let ttl: i64 = cluster.redis_cli(&["TTL", key]).parse().expect("a number");

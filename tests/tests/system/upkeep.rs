@@ -54,7 +54,7 @@ async fn outputs_that_nats_lost_are_published_again() {
             "the store is not empty"
         );
         // As if nobody had started since the streams were made: else workers refuse until `oncue recover nats`.
-        cluster.redis_ok(&["DEL", "oncue:streams"]);
+        cluster.redis_ok(&["DEL", "app:streams"]);
         let _worker = cluster.start("misbehave").await;
         if keep == "5m" {
             let mut after = until("all are there again", async || {
@@ -104,7 +104,7 @@ async fn only_what_is_old_and_done_is_purged() {
     cluster.plain_publish([told("/slow", "slow:2500")]);
     until("it is in hand", async || {
         let info = bus
-            .api("CONSUMER.INFO.web.misbehave", &Value::Null)
+            .api("CONSUMER.INFO.web.app_misbehave", &Value::Null)
             .await
             .ok()?;
         (info["num_ack_pending"] == 1).then_some(())

@@ -73,7 +73,11 @@ pub async fn keep_running(spec: ProcessSpec, status: Arc<ProcessStatus>, keeper:
 
 /// Starts the process in a group of its own, so that Ctrl-C in the terminal reaches only us and we can stop in order.
 fn start(spec: &ProcessSpec) -> std::io::Result<Child> {
-    Command::new(&spec.program)
+    let mut command = Command::new(&spec.program);
+    if !spec.inherits {
+        command.env_clear();
+    }
+    command
         .args(&spec.args)
         .env_remove("ONCUE_INSTANCE") // one name for all of them would be none
         .envs(spec.env.iter().map(|(name, value)| (name, value)))
@@ -248,6 +252,7 @@ mod tests {
                 program: "/bin/sh".into(),
                 args: vec!["-c".to_owned(), script.to_owned()],
                 env: Vec::new(),
+                inherits: true,
                 format: LogFormat::Json,
             };
             let status = Arc::new(ProcessStatus::default());

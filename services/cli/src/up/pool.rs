@@ -27,6 +27,12 @@ pub struct Pool {
     workers: Vec<Worker>,
 }
 
+/// Worker that is about to take the place of another.
+pub struct Replacement {
+    pub old: Worker,
+    pub new: Worker,
+}
+
 /// Process of the pool, from its start until it has ended.
 #[derive(Clone)]
 pub struct Worker {
@@ -108,6 +114,34 @@ impl Pool {
             status,
             retired: false,
         });
+    }
+
+    /// Numbers of the workers that were not told to stop.
+    pub fn numbers(&self) -> Vec<u32> {
+        self.active().map(|worker| worker.number).collect()
+    }
+
+    /// Starts a worker in place of another, which counts no more from now on and goes on until it is retired. `None` where
+    /// that one has gone.
+    pub fn replace(&mut self, number: u32, supervisor: &Supervisor) -> Option<Replacement> {
+        let old = self
+            .workers
+            .iter_mut()
+            .find(|worker| worker.number == number && !worker.retired)?;
+        old.retired = true;
+        let old = old.clone();
+        self.start(supervisor);
+        let new = self.workers.last()?.clone();
+        Some(Replacement { old, new })
+    }
+
+    /// Lets the old one count again, and retires the new one.
+    pub fn take_back(&mut self, replacement: &Replacement) {
+        self.retire(&[replacement.new.number]);
+        let mut workers = self.workers.iter_mut();
+        if let Some(old) = workers.find(|worker| worker.number == replacement.old.number) {
+            old.retired = false;
+        }
     }
 
     /// Lowest number nobody has, so that names stay short and a log can be followed by name.

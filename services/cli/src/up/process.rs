@@ -20,8 +20,10 @@ pub struct ProcessSpec {
     pub name: String,
     pub program: PathBuf,
     pub args: Vec<String>,
-    /// Variables added to our own environment.
+    /// Variables added to our own environment, or in place of it.
     pub env: Vec<(String, String)>,
+    /// Whether our own environment is the process's, too.
+    pub inherits: bool,
     pub format: LogFormat,
 }
 

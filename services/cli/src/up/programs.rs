@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use oncue_core::process;
+
 use super::Profile;
 use super::log::LogFormat;
 use super::port_check::{is_free, taken_by};
@@ -142,10 +144,15 @@ pub fn function(
     name: &str,
     env: &Environment,
 ) -> Result<ProcessSpec, Failure> {
-    let mut env = env.clone();
+    let of_function = settings.config.function(name);
+    let mut own = process::environment(&of_function.inherit);
     // Behind the others, since of two variables of one name the last counts.
-    env.extend(settings.config.function(name).env);
-    spec(settings, name, name, env)
+    own.extend(env.iter().cloned());
+    own.extend(of_function.env);
+    Ok(ProcessSpec {
+        inherits: false,
+        ..spec(settings, name, name, own)?
+    })
 }
 
 pub fn gateway(settings: &Settings, env: &Environment) -> Result<ProcessSpec, Failure> {
@@ -175,6 +182,7 @@ fn spec(
         program: absolute(settings, program)?,
         args: Vec::new(),
         env,
+        inherits: true,
         format: LogFormat::Json,
     })
 }

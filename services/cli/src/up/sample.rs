@@ -114,7 +114,7 @@ async fn ask(
                 .collect(),
         );
     }
-    let consumers = bus.consumers(stream).await?;
+    let consumers = bus.function_consumers(stream).await?;
     let named = consumers
         .iter()
         .filter(|consumer| subjects.iter().any(|s| s.name == consumer.name));

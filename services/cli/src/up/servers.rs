@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
 use oncue_core::config::ServerUrl;
 use oncue_core::store::Store;
@@ -166,7 +167,9 @@ pub async fn redis(args: &Args, settings: &Settings) -> Result<Server, Failure> 
 
 /// Version of a running server, which must be new enough and must not evict keys.
 async fn redis_version(url: &ServerUrl) -> Result<String, String> {
-    let store = Store::look(url).await.map_err(|e| e.to_string())?;
+    let store = Store::look(url, &AppName::default())
+        .await
+        .map_err(|e| e.to_string())?;
     store.check().await.map_err(|e| e.to_string())?;
     let info = store.info("server").await.map_err(|e| e.to_string())?;
     let version = info.lines().find_map(|line| {
@@ -213,6 +216,7 @@ fn server_spec(
         program,
         args,
         env: Vec::new(),
+        inherits: true,
         format,
     }
 }
@@ -336,7 +340,8 @@ async fn answers(server: &Server) -> bool {
     if server.name != REDIS.name {
         return TcpStream::connect(&server.authority).await.is_ok();
     }
-    let look = Store::look(server.url.as_str());
+    let app = AppName::default();
+    let look = Store::look(server.url.as_str(), &app);
     match tokio::time::timeout(SERVER_TIMEOUT, look).await {
         Ok(Ok(store)) => store.ping().await.is_ok(),
         _ => false,

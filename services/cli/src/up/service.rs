@@ -14,11 +14,14 @@ use super::pool::Pool;
 use super::process::Phase;
 use crate::exit::Failure;
 
+/// Id under which this process answers, unique on one machine only: answers of several machines are added up.
+pub fn id() -> String {
+    format!("{SUPERVISOR}-{}", std::process::id())
+}
+
 /// Answers until the connection closes.
 pub async fn answer(bus: &Bus, pools: &Pools) -> Result<(), Failure> {
-    let pid = std::process::id();
-    // Unique on one machine only; answers of several machines are added up, so equal ids do no harm.
-    let id = format!("{SUPERVISOR}-{pid}");
+    let id = id();
     let pools = Arc::clone(pools);
     let name = id.clone();
     bus.answer_services(SUPERVISOR, &id, move |verb| instance(verb, &name, &pools))

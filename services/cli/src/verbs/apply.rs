@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::fmt::{Display, Write as _};
 
 use anstyle::Style;
+use oncue_admin::AdminError;
+use oncue_admin::consumers::{self, Consumer};
 use oncue_core::bus::Bus;
-use oncue_core::bus::layout::{self, Mode, Outcome, Wanted};
+use oncue_core::bus::layout::{self, Mode, Outcome, ScheduleChange, Wanted};
 use oncue_core::config::Config;
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::{Store, StoreError};
@@ -23,6 +25,9 @@ pub struct Args {
     /// Change nothing; say what would change. Exit code 3 if anything would.
     #[arg(long)]
     dry_run: bool,
+    /// Also remove this app's schedules that oncue.toml does not have any more.
+    #[arg(long)]
+    prune: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -41,6 +46,12 @@ pub struct Change {
     pub fields: Vec<Difference>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// App that it is of, where that is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Command that does something about it, where that is left to people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub way_out: Option<String>,
 }
 
 /// Result for one part; a dry run says what would be done in the same words.
@@ -51,6 +62,10 @@ pub enum ChangeAction {
     Create,
     Change,
     Remove,
+    /// Nothing in oncue.toml asks for it, and it stays.
+    Kept,
+    /// Of another app, which alone changes it.
+    Foreign,
     /// The server does not allow the change, or does not answer.
     Refused,
 }
@@ -70,7 +85,15 @@ impl Change {
             action,
             fields: Vec::new(),
             error: None,
+            owner: None,
+            way_out: None,
         }
+    }
+
+    /// Whether another run would do something.
+    fn is_due(&self) -> bool {
+        use ChangeAction::{Foreign, Kept, Same};
+        !matches!(self.action, Same | Kept | Foreign)
     }
 
     fn refused(what: impl Into<String>, why: impl Display) -> Self {
@@ -88,10 +111,10 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     settings.catalog().await?;
     let bus = settings.bus().await?;
     let store = settings.store().await?;
-    let mode = if args.dry_run {
-        Mode::Look
-    } else {
-        Mode::Apply
+    let mode = match (args.dry_run, args.prune) {
+        (true, _) => Mode::Look,
+        (false, false) => Mode::Apply,
+        (false, true) => Mode::Prune,
     };
     let changes = carry_out(&settings.config, &manifests, &bus, &store, mode).await;
     if args.json {
@@ -109,7 +132,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 fn verdict(changes: &[Change], dry_run: bool) -> u8 {
     if changes.iter().any(|c| c.action == ChangeAction::Refused) {
         exit::FAILED
-    } else if dry_run && changes.iter().any(|c| c.action != ChangeAction::Same) {
+    } else if dry_run && changes.iter().any(Change::is_due) {
         exit::DIFFERENT
     } else {
         exit::OK
@@ -133,9 +156,22 @@ pub async fn carry_out(
         });
     }
     changes.push(library(store, mode).await);
+    if mode != Mode::Look {
+        // From now on flows wait for them, whether they have ever run or not.
+        for manifest in manifests {
+            if let Err(e) = store.register(manifest).await {
+                let what = format!("registration of {}", manifest.name);
+                changes.push(Change::refused(what, e));
+            }
+        }
+    }
     match bus.ensure_schedules(config, mode).await {
-        Ok(touched) => changes.extend(schedules(config, &touched)),
+        Ok(touched) => changes.extend(schedules(config, touched, mode)),
         Err(e) => changes.push(Change::refused("schedules", e)),
+    }
+    match orphans(bus, manifests).await {
+        Ok(orphans) => changes.extend(orphans),
+        Err(e) => changes.push(Change::refused("consumers", e)),
     }
     changes
 }
@@ -160,8 +196,9 @@ pub fn plan(config: &Config, manifests: &[Manifest]) -> Vec<Wanted> {
     // Every other one sources from it, so it is there first.
     domains.remove(layout::TIMER);
     let domains = [layout::TIMER.to_owned()].into_iter().chain(domains);
-    let streams = domains.map(|domain| layout::stream(&domain, &config.stream(&domain)));
-    let bucket = layout::bucket(layout::FILES, &config.bucket());
+    let streams =
+        domains.map(|domain| layout::stream(&config.app, &domain, &config.stream(&domain)));
+    let bucket = layout::bucket(&config.app, layout::FILES, &config.bucket());
     streams
         .chain([bucket])
         .chain(manifests.iter().map(|m| m.consumer(config)))
@@ -172,6 +209,10 @@ pub fn plan(config: &Config, manifests: &[Manifest]) -> Vec<Wanted> {
 fn from_outcome(what: String, outcome: Outcome) -> Change {
     match outcome {
         Outcome::Same => Change::new(what, ChangeAction::Same),
+        Outcome::Foreign(app) => Change {
+            owner: Some(app),
+            ..Change::new(what, ChangeAction::Foreign)
+        },
         Outcome::Created => Change::new(what, ChangeAction::Create),
         Outcome::Different(fields) => {
             let fields = fields
@@ -241,39 +282,70 @@ async fn load_library(store: &Store, mode: Mode) -> Result<LibraryState, StoreEr
 }
 
 /// Changes of the recurring schedules. The runtime names only those it touched; the rest stands as it should.
-fn schedules(config: &Config, touched: &[String]) -> Vec<Change> {
+fn schedules(config: &Config, touched: Vec<ScheduleChange>, mode: Mode) -> Vec<Change> {
     let wanted = config
         .schedules
         .iter()
         .map(|schedule| format!("schedule {} {}", schedule.name(), schedule.rule()));
-    let untouched = wanted.filter(|what| !touched.contains(what));
-    untouched
+    let untouched = wanted.filter(|what| !touched.contains(&ScheduleChange::Made(what.clone())));
+    let mut changes: Vec<Change> = untouched
         .map(|what| Change::new(what, ChangeAction::Same))
-        .chain(touched.iter().map(|line| touched_schedule(line)))
-        .collect()
+        .collect();
+    changes.extend(touched.into_iter().map(|change| match change {
+        ScheduleChange::Made(what) => Change::new(what, ChangeAction::Create),
+        ScheduleChange::LeftOver(what) if mode == Mode::Prune => {
+            Change::new(what, ChangeAction::Remove)
+        }
+        ScheduleChange::LeftOver(what) => Change {
+            way_out: Some("not in oncue.toml; --prune removes it".to_owned()),
+            ..Change::new(what, ChangeAction::Kept)
+        },
+    }));
+    changes
 }
 
-/// The runtime tells a removed schedule by its last word; anything else was made or changed.
-fn touched_schedule(line: &str) -> Change {
-    match line.strip_suffix(" removed") {
-        Some(what) => Change::new(what, ChangeAction::Remove),
-        None => Change::new(line, ChangeAction::Create),
+/// Consumers of the app whose functions are not among the `manifests`: events wait for them for ever.
+pub async fn orphans(bus: &Bus, manifests: &[Manifest]) -> Result<Vec<Change>, AdminError> {
+    let consumers = consumers::all(bus).await?;
+    let known: BTreeSet<&str> = manifests.iter().map(|m| m.name.as_str()).collect();
+    let orphans = consumers
+        .into_values()
+        .filter(|consumer| !known.contains(consumer.function.as_str()));
+    Ok(orphans.map(|orphan| left_over(&orphan, bus)).collect())
+}
+
+fn left_over(
+    Consumer {
+        function, stream, ..
+    }: &Consumer,
+    bus: &Bus,
+) -> Change {
+    let name = bus.app().consumer(function);
+    let way_out = format!("no function of oncue.toml; `oncue remove {function}` removes it");
+    Change {
+        way_out: Some(way_out),
+        ..Change::new(format!("consumer {stream}/{name}"), ChangeAction::Kept)
     }
 }
 
-/// Change as text: `+ stream web`, `~ stream web` with a line per field, `= stream web`, `- schedule x`, `! consumer
-/// x: why`.
+/// Change as text: `+ stream web`, `~ stream web` with a line per field, `= stream web`, `- schedule x`,
+/// `? schedule y: what to do`, `. stream files: of app shop`, `! consumer x: why`.
 pub fn line(change: &Change) -> String {
     let (sign, style): (&str, Style) = match change.action {
         ChangeAction::Same => ("=", DIM),
         ChangeAction::Create => ("+", GOOD),
         ChangeAction::Change => ("~", CHANGED),
         ChangeAction::Remove => ("-", BAD),
+        ChangeAction::Kept => ("?", CHANGED),
+        ChangeAction::Foreign => (".", DIM),
         ChangeAction::Refused => ("!", BAD),
     };
     let mut out = paint(style, format_args!("{sign} {}", change.what));
-    if let Some(error) = &change.error {
-        let _ = write!(out, ": {error}");
+    if let Some(why) = change.error.as_ref().or(change.way_out.as_ref()) {
+        let _ = write!(out, ": {why}");
+    }
+    if let Some(owner) = &change.owner {
+        let _ = write!(out, ": of app {owner}, left as it is");
     }
     for difference in &change.fields {
         let _ = write!(
@@ -302,6 +374,8 @@ pub fn summary(changes: &[Change], dry_run: bool) -> String {
         (ChangeAction::Create, "created"),
         (ChangeAction::Change, "changed"),
         (ChangeAction::Remove, "removed"),
+        (ChangeAction::Kept, "left over"),
+        (ChangeAction::Foreign, "of other apps"),
         (ChangeAction::Refused, "refused"),
         (ChangeAction::Same, "the same"),
     ];
@@ -380,7 +454,7 @@ mod tests {
 
     #[test]
     fn every_domain_named_anywhere_gets_a_stream() {
-        let toml = "[streams.shop]\n[functions.count-views]\n[[schedule]]\nfunction = \"tick\"\nevery = \"10s\"\n";
+        let toml = "[streams.shop]\n[functions.count-views]\n[functions.tick]\n[[schedule]]\nfunction = \"tick\"\nevery = \"10s\"\n";
         let config = Config::parse(toml, None, |_| None).unwrap();
         let manifest: Manifest = serde_json::from_value(json!({
             "name": "count-views", "version": "1", "stream": "web", "triggers": ["web.page.viewed"],
@@ -395,6 +469,6 @@ mod tests {
         let streams =
             ["timer", "dlq", "mail", "shop", "web", "OBJ_files"].map(|s| format!("stream {s}"));
         assert_eq!(names[..6], streams);
-        assert_eq!(names[6..], ["consumer web/count-views"]);
+        assert_eq!(names[6..], ["consumer web/app_count-views"]);
     }
 }

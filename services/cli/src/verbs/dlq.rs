@@ -25,6 +25,13 @@ pub enum Verb {
     Dropped(drop::ListArgs),
 }
 
+impl Verb {
+    /// Whether it changes what an app has on the servers.
+    pub fn changes_an_app(&self) -> bool {
+        matches!(self, Self::Redrive(_) | Self::Drop(_))
+    }
+}
+
 pub async fn run(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
     match verb {
         Verb::Ls(args) => list::run(&args, settings).await,

@@ -135,7 +135,7 @@ fn style(state: FunctionState) -> Style {
         FunctionState::Running => GOOD,
         FunctionState::Asleep => DIM,
         FunctionState::Starting | FunctionState::Stopping => CHANGED,
-        FunctionState::Failing | FunctionState::Stopped => BAD,
+        FunctionState::Failing | FunctionState::Paused | FunctionState::Stopped => BAD,
     }
 }
 

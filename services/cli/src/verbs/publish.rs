@@ -429,7 +429,8 @@ async fn wait(
 ) -> Result<Vec<String>, Failure> {
     let deadline = Instant::now() + timeout;
     loop {
-        let consumers = bus.consumers(&ack.stream).await.map_err(Failure::silent)?;
+        let consumers = bus.function_consumers(&ack.stream).await;
+        let consumers = consumers.map_err(Failure::silent)?;
         let acting = consumers.iter().filter(|consumer| acts_on(consumer, ty));
         let behind: Vec<&str> = acting
             .clone()
@@ -452,11 +453,9 @@ async fn wait(
     }
 }
 
-/// Whether the consumer is a function's and takes events of the type. One that is not durable belongs to somebody who
-/// only looks on.
+/// Whether the consumer takes events of the type.
 fn acts_on(consumer: &ConsumerInfo, ty: &str) -> bool {
-    let config = &consumer.config;
-    config.durable_name.is_some() && config.filters().any(|filter| filter == ty)
+    consumer.config.filters().any(|filter| filter == ty)
 }
 
 #[cfg(test)]
@@ -515,12 +514,7 @@ mod tests {
         };
         assert!(info(5, 3).is_past(5) && info(2, 0).is_past(5) && !info(2, 1).is_past(5));
         let one = |config| acts_on(&consumer(json!({ "config": config })), "a.b.c");
-        assert!(one(
-            json!({ "durable_name": "f", "filter_subjects": ["a.b.c", "a.b.c.*"] })
-        ));
-        assert!(
-            !one(json!({ "filter_subject": "a.b.c" })),
-            "an ephemeral one is somebody watching"
-        );
+        assert!(one(json!({ "filter_subjects": ["a.b.c", "a.b.c.*"] })));
+        assert!(!one(json!({ "filter_subject": "a.b.d" })));
     }
 }

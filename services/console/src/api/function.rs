@@ -30,7 +30,7 @@ pub async fn get(
         .clone()
         .map(|limits| limits.with(&app.config.function(&name)));
     let troubles = status.troubles();
-    let subject = format!("{DLQ}.{name}");
+    let subject = app.bus.app().letters(&name);
     let letters = latest(&app.bus, DLQ, &subject, LAST_LETTERS, |_| true)
         .await
         .unwrap_or_default();
@@ -58,7 +58,7 @@ pub async fn get(
         "instances": instances,
         "histogram": status.histogram(),
         "history": status.history.columns(),
-        "errors": letters.iter().rev().filter_map(Letter::read).map(|letter| error(&letter)).collect::<Vec<_>>(),
+        "errors": letters.iter().rev().filter_map(|message| Letter::read(app.bus.app(), message)).map(|letter| error(&letter)).collect::<Vec<_>>(),
     })))
 }
 

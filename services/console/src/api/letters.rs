@@ -77,7 +77,9 @@ pub async fn one(
         )
     })?;
     let found = app.bus.read_message(DLQ, number).await.map_err(away)?;
-    let letter = found.as_ref().and_then(Letter::read);
+    let letter = found
+        .as_ref()
+        .and_then(|message| Letter::read(app.bus.app(), message));
     let letter = letter.ok_or_else(|| {
         Problem::new(
             NOT_FOUND,

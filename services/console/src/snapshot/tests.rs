@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use oncue_admin::consumers::Consumer;
 use oncue_admin::counters::Counters;
 use oncue_admin::functions::Overview;
+use oncue_core::app::AppName;
 use oncue_core::bus::info::StreamInfo;
 use oncue_core::bus::services::WorkerStats;
 
@@ -41,8 +42,11 @@ fn manifest(name: &str, triggers: &[&str], emits: &[&str]) -> Manifest {
 }
 
 fn consumer(function: &str, pending: u64) -> Consumer {
-    let info = json!({ "num_pending": pending, "config": { "durable_name": function, "filter_subject": "web.a.b" } });
-    Consumer::of("web", serde_json::from_value(info).expect("a consumer")).expect("a durable one")
+    let app = AppName::default();
+    let durable = app.consumer(function);
+    let info = json!({ "num_pending": pending, "config": { "durable_name": durable, "filter_subject": "web.a.b" } });
+    let info = serde_json::from_value(info).expect("a consumer");
+    Consumer::of(&app, "web", info).expect("a durable one")
 }
 
 fn look(at: u64, workers: Vec<Worker>, consumers: Vec<Consumer>) -> Look {

@@ -69,7 +69,7 @@ impl Backlog {
             return Ok(());
         }
         if !of.is_younger(LOOK_INTERVAL) {
-            let consumers = bus.consumers(stream).await?;
+            let consumers = bus.function_consumers(stream).await?;
             of.learn(&consumers);
         }
         if of.take(self.max, MAX_LOOK_AGE) {
@@ -100,12 +100,8 @@ impl Stream {
         free
     }
 
-    /// Functions have durable consumers; whoever only looks on has not.
     fn learn(&self, consumers: &[ConsumerInfo]) {
-        let slowest = consumers
-            .iter()
-            .filter(|consumer| consumer.config.durable_name.is_some())
-            .max_by_key(|consumer| consumer.lag());
+        let slowest = consumers.iter().max_by_key(|consumer| consumer.lag());
         *self.known() = Known {
             looked: Some(Instant::now()),
             lag: slowest.map_or(0, ConsumerInfo::lag),
@@ -134,7 +130,7 @@ mod tests {
     use super::*;
 
     fn consumer(name: &str, pending: u64, in_flight: u64) -> ConsumerInfo {
-        let info = json!({ "name": name, "config": { "durable_name": name }, "num_pending": pending, "num_ack_pending": in_flight });
+        let info = json!({ "name": name, "num_pending": pending, "num_ack_pending": in_flight });
         serde_json::from_value(info).expect("a consumer")
     }
 
@@ -142,9 +138,7 @@ mod tests {
     fn the_slowest_function_counts_and_what_was_taken_since() {
         let stream = Stream::default();
         assert!(!stream.take(10, MAX_LOOK_AGE), "nothing is known");
-        let mut onlooker = consumer("tail", 1000, 0);
-        onlooker.config.durable_name = None;
-        stream.learn(&[consumer("fast", 0, 1), consumer("slow", 5, 2), onlooker]);
+        stream.learn(&[consumer("fast", 0, 1), consumer("slow", 5, 2)]);
         let taken = (0..20).filter(|_| stream.take(10, MAX_LOOK_AGE)).count();
         assert_eq!(taken, 3);
         assert!(

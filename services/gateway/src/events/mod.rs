@@ -6,6 +6,7 @@
 
 pub mod attributes;
 pub mod backlog;
+pub mod room;
 pub mod ledger;
 pub mod publish;
 
@@ -122,6 +123,11 @@ async fn take(app: &App, trace: &Trace, ty: String, request: Request) -> Result<
         payload: read.payload.clone(),
         track: is_tracking_asked(headers),
     };
+    let settings = app.stream(stream);
+    let room = app
+        .room
+        .admit(&app.bus, stream, &settings, new.payload.len());
+    room.await?;
     let id = new.meta.id.clone();
     let Published {
         ack,

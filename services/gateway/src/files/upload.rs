@@ -129,6 +129,10 @@ pub async fn put(
     })?;
     let stream = event::stream_of_type(FileUploaded::TYPE);
     app.backlog.admit(&app.bus, stream).await?;
+    // Before the bytes are taken: without the event nobody would know of them.
+    let settings = app.stream(stream);
+    let room = app.room.admit(&app.bus, stream, &settings, 0);
+    room.await?;
     let wait = WaitRequest::of(&app, headers)?;
     // A task of its own: when the client goes away in the middle, this handler is dropped wherever it stands, but
     // what was begun must be finished or taken back.

@@ -31,21 +31,16 @@ pub async fn lost(bus: &Bus, store: &Store, config: &Config) -> Result<Vec<Lost>
     let mut found: Vec<Lost> = streams.into_iter().map(Lost::Stream).collect();
     for stream in consumers::event_streams(bus).await? {
         let name = &stream.config.name;
-        let consumers = bus.consumers(name).await;
-        let consumers = consumers.map_err(|e| AdminError::api(format!("stream {name}"), e))?;
-        let functions = consumers
-            .iter()
-            .filter(|consumer| consumer.config.durable_name.is_some());
-        for consumer in functions {
+        for consumer in consumers::of_stream(bus, name).await? {
             let marked = Marked {
-                function: &consumer.name,
+                function: &consumer.function,
                 stream: name,
                 created: stream.created_ms().unwrap_or(0),
                 horizon: config.stream(name).horizon.0.as_millis() as u64,
             };
             if let Some(regression) = agreement::check_marks(bus, store, marked).await? {
                 found.push(Lost::Commits {
-                    function: consumer.name.clone(),
+                    function: consumer.function.clone(),
                     regression,
                 });
             }

@@ -1,9 +1,10 @@
 //! Event streams and the durable consumers on them: what the bus knows of every function. No program has to be asked,
 //! so it works from any machine, and for functions that nobody runs.
 //!
-//! A function's consumer is durable, carries the function's name, and stands on the stream of the function's domain.
+//! A function's consumer is durable, is called `APP_FUNCTION`, and stands on the stream of the function's domain.
 //! Filters are the types the function acts on, each with and without a key in the subject, and
-//! `DOMAIN.redrive.FUNCTION` for events that are given back to this function alone.
+//! `DOMAIN.redrive.APP_FUNCTION` for events that are given back to this function alone. Consumers of other apps, and of
+//! nobody we know, are [`others`].
 //!
 //! Consumers tell how far a function has come, not what came of it: an acked event may have been applied,
 //! dead-lettered, or passed over as a duplicate. That is what seen-marks ([`crate::flows`]) and audits
@@ -14,7 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::future::try_join_all;
 
 use crate::AdminError;
+use oncue_core::app::AppName;
 use oncue_core::bus::info::{ConsumerInfo, StreamInfo};
+use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_core::bus::{Bus, StoredMessage};
 use oncue_proto::event;
 
@@ -22,10 +25,10 @@ use oncue_proto::event;
 /// The server makes them itself and lists them among the others.
 const BUCKETS: [&str; 2] = ["OBJ_", "KV_"];
 
-/// A durable consumer: one function's share of a stream, whether the function is ours or not.
+/// A durable consumer: the share of a stream of one of the app's functions, whether anybody runs it or not.
 #[derive(Debug, Clone, Default)]
 pub struct Consumer {
-    /// Durable name, which is the function's.
+    /// The function, which the durable name tells.
     /// Two consumers of one name on different streams count as one in maps by function, the later stream's.
     pub function: String,
     /// The domain of the function's triggers.
@@ -36,10 +39,11 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// `None` for a consumer without a durable name: somebody who only looks on.
-    pub fn of(stream: &str, info: ConsumerInfo) -> Option<Self> {
+    /// `None` for a consumer without a durable name, of somebody who only looks on, and for one of another app.
+    pub fn of(app: &AppName, stream: &str, info: ConsumerInfo) -> Option<Self> {
+        let durable = info.config.durable_name.as_deref()?;
         Some(Self {
-            function: info.config.durable_name.clone()?,
+            function: app.function_of(durable)?.to_owned(),
             stream: stream.to_owned(),
             info,
         })
@@ -94,7 +98,7 @@ pub async fn event_streams(bus: &Bus) -> Result<Vec<StreamInfo>, AdminError> {
     Ok(streams)
 }
 
-/// The durable consumers of one stream; none where the stream has gone since it was listed.
+/// The app's durable consumers on one stream; none where the stream has gone since it was listed.
 ///
 /// One request `CONSUMER.LIST` for 256 consumers. Ephemeral ones, of people who look on, are left out.
 ///
@@ -104,14 +108,14 @@ pub async fn of_stream(bus: &Bus, stream: &str) -> Result<Vec<Consumer>, AdminEr
     match bus.consumers(stream).await {
         Ok(infos) => Ok(infos
             .into_iter()
-            .filter_map(|info| Consumer::of(stream, info))
+            .filter_map(|info| Consumer::of(bus.app(), stream, info))
             .collect()),
         Err(e) if e.is_not_found() => Ok(Vec::new()),
         Err(e) => Err(AdminError::api(format!("consumers of {stream}"), e)),
     }
 }
 
-/// The durable consumers of these streams, by function. All streams are asked at once.
+/// The app's durable consumers on these streams, by function. All streams are asked at once.
 /// Fails with the first stream that cannot be asked.
 pub async fn of_streams(
     bus: &Bus,
@@ -126,10 +130,43 @@ pub async fn of_streams(
         .collect())
 }
 
-/// Every durable consumer of the account, by function. One question for all streams and one for each.
+/// Every durable consumer of the app, by function. One question for all streams and one for each.
 /// Two round trips in sequence, however many streams there are.
 pub async fn all(bus: &Bus) -> Result<BTreeMap<String, Consumer>, AdminError> {
     of_streams(bus, &event_streams(bus).await?).await
+}
+
+/// Types that lie in event streams and that no function of any app acts on, with the number of their messages. Dead letters
+/// and timers are heard by the platform.
+///
+/// One question for all streams, two for each. The server names 100,000 subjects of a stream at most.
+///
+/// # Errors
+/// [`AdminError::Api`]: JetStream does not answer, or refuses.
+pub async fn unheard(bus: &Bus) -> Result<BTreeMap<String, u64>, AdminError> {
+    let mut unheard = BTreeMap::new();
+    let streams = event_streams(bus).await?;
+    let names = streams.iter().map(|stream| stream.config.name.as_str());
+    for name in names.filter(|name| ![DLQ, TIMER].contains(name)) {
+        let subjects = bus.stream_subjects(name, ">").await;
+        let subjects = subjects.map_err(|e| AdminError::api(format!("stream {name}"), e))?;
+        let consumers = bus.consumers(name).await;
+        let consumers = consumers.map_err(|e| AdminError::api(format!("stream {name}"), e))?;
+        let filters: Vec<&str> = consumers
+            .iter()
+            .filter(|consumer| consumer.config.durable_name.is_some())
+            .flat_map(|consumer| consumer.config.filters())
+            .collect();
+        for (subject, count) in subjects {
+            let is_heard = filters
+                .iter()
+                .any(|filter| subject_matches(filter, &subject));
+            if let (false, Some(ty)) = (is_heard, type_of_filter(&subject)) {
+                *unheard.entry(ty).or_default() += count;
+            }
+        }
+    }
+    Ok(unheard)
 }
 
 /// Event type a filter stands for: `a.b.c`, `a.b.c.*` and `a.b.c.key` are of type `a.b.c`. `None` for the subject of
@@ -161,7 +198,8 @@ mod tests {
     use super::*;
 
     fn consumer(info: Value) -> Option<Consumer> {
-        Consumer::of("a", serde_json::from_value(info).expect("a consumer"))
+        let info = serde_json::from_value(info).expect("a consumer");
+        Consumer::of(&AppName::default(), "a", info)
     }
 
     #[test]
@@ -191,17 +229,19 @@ mod tests {
     #[test]
     fn only_durable_consumers_count() {
         let read = consumer(
-            json!({ "config": { "durable_name": "f", "filter_subjects": ["a.b.c", "a.b.c.*", "a.redrive.f"] } }),
+            json!({ "config": { "durable_name": "app_f", "filter_subjects": ["a.b.c", "a.b.c.*", "a.redrive.app_f"] } }),
         )
         .expect("a durable one");
         assert_eq!(read.function, "f");
         assert_eq!(read.triggers(), ["a.b.c"]);
         assert!(consumer(json!({ "config": { "filter_subject": "a.>" } })).is_none());
+        let other = json!({ "config": { "durable_name": "shop_f", "filter_subject": "a.>" } });
+        assert!(consumer(other).is_none());
     }
 
     #[test]
     fn a_consumer_of_new_events_acts_on_none_from_before_its_time() {
-        let late = json!({ "created": "1970-01-01T00:00:05Z", "config": { "durable_name": "f", "deliver_policy": "new",
+        let late = json!({ "created": "1970-01-01T00:00:05Z", "config": { "durable_name": "app_f", "deliver_policy": "new",
             "filter_subject": "a.b.c" } });
         let late = consumer(late).expect("a durable one");
         let mut message = StoredMessage {

@@ -25,9 +25,10 @@ use oncue_proto::oncue::v1::TimerFired;
 use oncue_proto::{Catalog, Event as _};
 use serde::Serialize;
 
-use crate::AdminError;
 use crate::topology::{self, Topology};
+use crate::{AdminError, consumers};
 use oncue_core::bus::Bus;
+use oncue_core::bus::info::StreamInfo;
 use oncue_core::bus::layout::DLQ;
 use oncue_core::model::flow::Edge;
 use oncue_core::store::Store;
@@ -111,13 +112,16 @@ pub struct Observed {
     /// Types of which their stream holds an event.
     /// From the streams, at the time of reading.
     pub published: BTreeSet<String>,
+    /// When the first of the app's streams was made, Unix milliseconds: before that nothing could be used. `None` where
+    /// that is not known.
+    pub since: Option<u64>,
 }
 
 impl Observed {
     /// Reads the edges from Redis, and of every known type whether its stream holds an event.
     ///
-    /// One round trip to Redis, and one or two `STREAM.MSG.GET` for each type of the catalog and the topology, all
-    /// at once.
+    /// One round trip to Redis, one or two `STREAM.MSG.GET` for each type of the catalog and the topology, all at once,
+    /// and two questions for each stream.
     ///
     /// # Errors
     /// Redis does not answer. A stream that does not answer counts as empty.
@@ -131,9 +135,14 @@ impl Observed {
             .entries()
             .map(|entry| entry.ty.as_str())
             .chain(topology.types());
+        let mut published = topology::published(bus, types.collect()).await;
+        // What nobody knows, and lies there all the same: a typing error, or an event of a version that is gone.
+        published.extend(consumers::unheard(bus).await?.into_keys());
+        let streams = consumers::event_streams(bus).await?;
         Ok(Self {
             edges: store.edges().await?,
-            published: topology::published(bus, types.collect()).await,
+            published,
+            since: streams.iter().filter_map(StreamInfo::created_ms).min(),
         })
     }
 }
@@ -158,7 +167,13 @@ pub fn findings(topology: &Topology, observed: &Observed, now: u64, days: u64) -
     let mut findings = unheard(topology, observed);
     findings.extend(untriggered(topology, observed));
     if !observed.edges.is_empty() {
-        findings.extend(unused(topology, &observed.edges, now, days));
+        // A young app has not had the time to use all that it has.
+        let is_old = observed
+            .since
+            .is_none_or(|since| since + days * DAY_MS <= now);
+        if is_old {
+            findings.extend(unused(topology, &observed.edges, now, days));
+        }
         findings.extend(undeclared(topology, &observed.edges));
     }
     findings.extend(endless(topology, &graph));

@@ -131,15 +131,17 @@ impl FunctionStatus<'_> {
     /// State of the function as a whole. One that answers runs; the rest is known to `oncue up` alone, which sees
     /// processes that are too young or too busy to answer.
     ///
-    /// Phases count in this order: failing, running, starting, stopping, asleep. One failing process of many makes
+    /// Phases count in this order: failing, paused, running, starting, stopping, asleep. One failing process of many makes
     /// the function failing, because somebody should look.
     #[allow(clippy::match_same_arms)] // in the order in which phases count
     pub fn state(&self) -> FunctionState {
         let answers = !self.workers.is_empty();
+        let is_paused = self.consumer.is_some_and(|consumer| consumer.info.paused);
         match self.supervised {
+            Some(kept) if kept.has("failing") => FunctionState::Failing,
+            _ if is_paused => FunctionState::Paused,
             None if answers => FunctionState::Running,
             None => FunctionState::Stopped,
-            Some(kept) if kept.has("failing") => FunctionState::Failing,
             // One that does not answer is too busy to.
             Some(kept) if answers || kept.has("up") => FunctionState::Running,
             Some(kept) if kept.has("starting") => FunctionState::Starting,
@@ -163,6 +165,8 @@ pub enum FunctionState {
     Running,
     /// A process ended on its own and is started again after a pause.
     Failing,
+    /// A consumer that is paused: whoever runs gets no event.
+    Paused,
     /// The last processes finish what they have in flight.
     Stopping,
     /// No process, and nobody who would start one.
@@ -179,6 +183,7 @@ impl FunctionState {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Failing => "failing",
+            Self::Paused => "paused",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
         }

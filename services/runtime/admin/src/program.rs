@@ -16,6 +16,7 @@ use tokio::process::Command;
 
 use oncue_core::config::Config;
 use oncue_core::model::manifest::Manifest;
+use oncue_core::process;
 
 /// Longest wait for a manifest.
 /// A program only prints a constant then, but a machine under load may start a hundred of them at once.
@@ -154,13 +155,16 @@ fn refusal(function: &str, output: &Output) -> ProgramError {
 /// The program with the servers, the configuration and the environment `oncue.toml` gives it.
 fn command(bin: &Path, config: &Config, function: &str) -> Result<Command, ProgramError> {
     let mut command = Command::new(absolute(&bin.join(function))?);
+    let of_function = config.function(function);
     command
+        .env_clear()
+        .envs(process::environment(&of_function.inherit))
         .env("ONCUE_NATS_URL", config.nats_url.expose())
         .env("ONCUE_REDIS_URL", config.redis_url.expose());
     if let Some(path) = &config.path {
         command.env("ONCUE_CONFIG", absolute(path)?);
     }
-    command.envs(config.function(function).env);
+    command.envs(of_function.env);
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -10,15 +10,30 @@
 //! is not among them, so a missing one proves nothing.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use oncue_core::bus::Bus;
 use oncue_core::bus::services::{ServiceInstance, WorkerStats};
 use oncue_core::model::manifest::Manifest;
 use serde::{Deserialize, Serialize};
 
+use crate::AdminError;
 use crate::counters::Counters;
 
 /// Name under which every `oncue up` answers.
 pub const SUPERVISOR: &str = "oncue-up";
+
+/// Silence after which every `oncue up` has answered.
+const REPLY_GAP: Duration = Duration::from_millis(300);
+
+/// Ids of the `oncue up`s of the app that answer, each unique on its machine.
+///
+/// # Errors
+/// NATS does not answer.
+pub async fn supervisors(bus: &Bus) -> Result<Vec<String>, AdminError> {
+    let found = bus.instances_of(SUPERVISOR, REPLY_GAP).await?;
+    Ok(found.into_iter().map(|instance| instance.id).collect())
+}
 
 /// One worker process, as it says of itself.
 #[derive(Debug, Clone, Default, PartialEq)]

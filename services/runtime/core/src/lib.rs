@@ -1,6 +1,7 @@
 //! Platform layer of Oncue: NATS, Redis and configuration, and the data that Oncue's programs exchange. No worker, no
 //! OpenTelemetry, no HTTP.
 //!
+//! * [`app`]: the name of an app, and what carries it on the servers.
 //! * [`config`]: `oncue.toml` and the environment, checked before anything is opened.
 //! * [`bus`]: NATS. Its page says which streams, subjects and consumers there are.
 //! * [`store`]: Redis. Its page says which keys there are.
@@ -9,6 +10,7 @@
 //! * [`secret`]: what ids of outputs are made from, in both servers.
 //! * [`process`], [`backoff`], [`failpoint`]: name and end of a process, delays, crash points for tests.
 
+pub mod app;
 pub mod config;
 pub mod contract;
 pub mod bus;

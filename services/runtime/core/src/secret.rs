@@ -1,6 +1,6 @@
-//! The secret of an installation, by which ids of outputs are made ([`IdSecret`]). Both servers keep it, so that the
-//! loss of either changes no id: NATS in its key-value bucket `oncue`, under the key `id-secret`, and Redis under
-//! `oncue:id-secret`.
+//! The secret of an app, by which ids of outputs are made ([`IdSecret`]). Both servers keep it, so that the
+//! loss of either changes no id: NATS in its key-value bucket `oncue`, under the key `APP.id-secret`, and Redis under
+//! `APP:id-secret`.
 //!
 //! NATS decides, since it takes a first value once and no second: whoever comes later reads what is there. An
 //! installation whose servers hold different secrets is none: their events, marks and outputs are of two.
@@ -15,7 +15,9 @@ use crate::bus::{Bus, BusError, PublishError, layout};
 use crate::store::Store;
 
 /// Subject of the secret in the bucket [`layout::VALUES`].
-const SUBJECT: &str = "$KV.oncue.id-secret";
+fn subject(bus: &Bus) -> String {
+    format!("$KV.oncue.{}.id-secret", bus.app())
+}
 /// Attempts to agree with others that start at the same time.
 const ATTEMPTS: u32 = 5;
 /// Pauses between them.
@@ -30,7 +32,7 @@ const BACKOFF: Backoff = Backoff {
 ///
 /// A server does not answer or refuses, or the two hold different secrets.
 pub async fn id_secret(bus: &Bus, store: &Store) -> Result<IdSecret, BusError> {
-    bus.require(&layout::values()).await?;
+    bus.require(&layout::values(bus.app())).await?;
     let in_redis = store.id_secret().await.map_err(|e| BusError(e.message))?;
     let mut in_nats = read(bus).await?;
     let mut attempt = 0;
@@ -56,26 +58,28 @@ pub async fn id_secret(bus: &Bus, store: &Store) -> Result<IdSecret, BusError> {
     };
     let stored = store.keep_id_secret(&secret).await;
     if stored.map_err(|e| BusError(e.message))? != secret {
-        return Err(BusError(
-            "NATS and Redis belong to two installations: they hold different secrets (the key id-secret of the \
-             key-value bucket oncue, and oncue:id-secret). Connect the servers that belong together, or restore both \
-             from one backup"
-                .to_owned(),
-        ));
+        let app = bus.app();
+        return Err(BusError(format!(
+            "NATS and Redis hold different secrets of the app {app} (the key {app}.id-secret of the key-value bucket \
+             oncue, and {app}:id-secret): they are of two installations, or of two apps of one name. Connect the servers \
+             that belong together, restore both from one backup, or give this app another name"
+        )));
     }
     Ok(secret)
 }
 
 /// Secret in NATS; `None` where there is none yet.
 async fn read(bus: &Bus) -> Result<Option<IdSecret>, BusError> {
-    let message = bus.last_message(layout::VALUES, SUBJECT).await;
+    let message = bus.last_message(layout::VALUES, &subject(bus)).await;
     let Some(message) = message.map_err(|e| BusError(e.to_string()))? else {
         return Ok(None);
     };
     match IdSecret::of_text(&message.payload) {
         Some(secret) => Ok(Some(secret)),
         None => Err(BusError(format!(
-            "{SUBJECT} in NATS holds no secret; restore it from a backup or from oncue:id-secret in Redis"
+            "{} in NATS holds no secret; restore it from a backup or from {}:id-secret in Redis",
+            subject(bus),
+            bus.app()
         ))),
     }
 }
@@ -87,7 +91,7 @@ async fn offer(bus: &Bus, secret: &IdSecret) -> Result<(), PublishError> {
         value: "0".to_owned(),
     };
     let message = Envelope {
-        subject: SUBJECT.to_owned(),
+        subject: subject(bus),
         headers: vec![first],
         payload: secret.to_text().into(),
     };

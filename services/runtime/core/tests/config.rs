@@ -442,7 +442,7 @@ fn the_site_lies_beside_the_file_or_is_a_mistake_with_its_line() {
     std::fs::create_dir_all(dir.join("site")).expect("a folder");
     let file = dir.join("oncue.toml");
     let site_dir = |name: &str| {
-        let text = format!("[gateway]\nmax_lag = 1\nsite = \"{name}\"\n");
+        let text = format!("app.name = \"a\"\n[gateway]\nsite = \"{name}\"\n");
         let config = Config::parse(&text, Some(&file), |_| None).expect("a configuration");
         config.site_dir().map_err(|e| e.to_string())
     };

@@ -83,7 +83,7 @@ type Call = Box<
 /// Shared by all runs through the worker's handler. Its closures know the types and nobody else
 /// does, so the worker is compiled once.
 pub(crate) struct Erased {
-    /// Name of function, binary and consumer; last token of `dlq.<name>`.
+    /// Name of function and binary, part of that of the consumer; last token of `dlq.<app>.<name>`.
     pub name: &'static str,
     /// Version of the author's crate.
     pub version: &'static str,
@@ -268,12 +268,11 @@ impl Erased {
             ));
         }
         // A function without an event hears only its own timer.
-        let mut filters = if self.per_function {
+        let filters = if self.per_function {
             vec![event::subject(TimerFired::TYPE, self.name)]
         } else {
             layout::filters(&self.triggers)
         };
-        filters.push(event::redrive_subject(stream, self.name));
         Ok(Manifest {
             name: self.name.to_owned(),
             version: self.version.to_owned(),

@@ -53,8 +53,10 @@ pub(crate) async fn audit(
     manifest: &Manifest,
     config: &Config,
 ) -> Result<Audit, InspectError> {
-    let bus = Bus::connect(&config.nats_url, &manifest.name).await?;
-    let store = Store::look(&config.redis_url).await?;
+    let bus = Bus::connect(&config.nats_url, &manifest.name)
+        .await?
+        .of_app(&config.app);
+    let store = Store::look(&config.redis_url, &config.app).await?;
     let stream = &manifest.stream;
     // Asked first: what is acked now was marked before, so no event in between can look lost.
     let consumer = bus
@@ -73,6 +75,7 @@ pub(crate) async fn audit(
         function: manifest.name.clone(),
         ..Audit::default()
     };
+    let subjects = manifest.subjects(&config.app);
     let mut next = 1;
     let mut ids = HashSet::new();
     loop {
@@ -87,7 +90,7 @@ pub(crate) async fn audit(
         next = last.sequence + 1;
         let mut asked = Vec::new();
         for message in &batch {
-            if message.time < from || !matches(&manifest.filters, &message.subject) {
+            if message.time < from || !matches(&subjects, &message.subject) {
                 continue;
             }
             let identity = identify(function, message, stream, created);
@@ -214,8 +217,10 @@ pub(crate) async fn dry_run(
     std::io::stdin().read_to_end(&mut letter)?;
     let letter = DeadLetter::decode(&letter[..])?;
     let envelope = letter.envelope.clone().unwrap_or_default();
-    let bus = Bus::connect(&config.nats_url, &manifest.name).await?;
-    let store = Store::look(&config.redis_url).await?;
+    let bus = Bus::connect(&config.nats_url, &manifest.name)
+        .await?
+        .of_app(&config.app);
+    let store = Store::look(&config.redis_url, &config.app).await?;
     let created = bus.stream_created(&letter.stream).await?;
     let origin = Origin {
         stream: &letter.stream,

@@ -185,13 +185,18 @@ async fn serve(
     oncue_telemetry::set_peers(config.nats_url.expose(), config.redis_url.expose());
     let (bus, store) = tokio::join!(
         Bus::connect(&config.nats_url, &manifest.name),
-        Store::connect(&config.redis_url)
+        Store::connect(&config.redis_url, &config.app)
     );
-    let bus = bus?.with_broker_spans(oncue_telemetry::traces_broker());
+    let bus = bus?
+        .of_app(&config.app)
+        .with_broker_spans(oncue_telemetry::traces_broker());
     let store = store?;
+    let mut own_streams = Vec::new();
     for domain in manifest.domains() {
-        bus.require(&layout::stream(&domain, &config.stream(&domain)))
-            .await?;
+        let stream = layout::stream(&config.app, &domain, &config.stream(&domain));
+        if bus.require(&stream).await? {
+            own_streams.push(domain);
+        }
     }
     let secret = secret::id_secret(&bus, &store).await?;
     // Before the consumer is there: what is published once it is will be waited for.
@@ -214,7 +219,10 @@ async fn serve(
     };
     let limits = manifest.limits(config);
     let worker = Worker::new(function, limits, config, source, &bus, &store, &secret);
-    let vouchers = worker.start(&manifest, config, &instance, &store).await?;
+    let vouchers = worker.start(&manifest, &instance, &store).await?;
+    if own_streams.contains(&manifest.stream) {
+        worker.purge(&manifest.stream, &stream);
+    }
     let pull = bus.pull(&manifest.stream, created, &manifest.name).await?;
     tracing::info!(
         function = manifest.name,

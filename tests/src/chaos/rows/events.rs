@@ -126,7 +126,7 @@ pub async fn replays(plan: Plan) -> Report {
         for function in ["misbehave", "record"] {
             let deleted = arena
                 .bus
-                .api(&format!("CONSUMER.DELETE.web.{function}"), &Value::Null)
+                .api(&format!("CONSUMER.DELETE.web.app_{function}"), &Value::Null)
                 .await;
             deleted.expect("there was one");
         }
@@ -169,7 +169,7 @@ pub async fn beyond_the_horizon(plan: Plan) -> Report {
     arena.wait(HORIZON + Duration::from_millis(500)).await;
     for mark in arena
         .cluster
-        .redis_cli(&["--scan", "--pattern", "d:*"])
+        .redis_cli(&["--scan", "--pattern", "app:d:*"])
         .lines()
     {
         arena.cluster.redis_cli(&["UNLINK", mark]);
@@ -178,7 +178,7 @@ pub async fn beyond_the_horizon(plan: Plan) -> Report {
     for function in ["misbehave", "record"] {
         let deleted = arena
             .bus
-            .api(&format!("CONSUMER.DELETE.web.{function}"), &Value::Null)
+            .api(&format!("CONSUMER.DELETE.web.app_{function}"), &Value::Null)
             .await;
         deleted.expect("there was one");
     }

@@ -251,7 +251,7 @@ async fn recover(arena: &mut Arena) {
     let raised = arena.wait_until("workers notice that Redis went back in time", |arena| {
         arena
             .cluster
-            .redis_cli(&["HVALS", "oncue:regressed"])
+            .redis_cli(&["HVALS", "app:regressed"])
             .starts_with('{')
     });
     let raised = raised.await;

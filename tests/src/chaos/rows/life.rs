@@ -66,8 +66,8 @@ pub async fn drift(plan: Plan) -> Report {
     let mut report = Report::default();
     let changes = [
         (
-            "CONSUMER.INFO.web.misbehave",
-            "CONSUMER.CREATE.web.misbehave",
+            "CONSUMER.INFO.web.app_misbehave",
+            "CONSUMER.CREATE.web.app_misbehave",
             "ack_wait",
             json!(9_000_000_000_u64),
         ),

@@ -123,7 +123,7 @@ async fn a_dropped_letter_leaves_a_record_of_who_and_why() {
     let found = writer.console.bus.read_stream(DLQ, 1).await.unwrap();
     let record = found
         .iter()
-        .find(|found| found.subject == "dlq.letter.dropped")
+        .find(|found| found.subject == "dlq.letter.dropped.app")
         .expect("a record");
     let record = DeadLetterDropped::decode(&record.payload[..]).unwrap();
     assert_eq!(

@@ -23,7 +23,7 @@ async fn who_runs_is_on_the_map_with_its_rate_its_lag_and_what_passes() {
     console
         .bus
         .require(&layout::consumer(
-            "count",
+            "app_count",
             "web",
             &filters,
             &Limits::default(),

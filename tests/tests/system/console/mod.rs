@@ -49,7 +49,7 @@ impl Console {
         let bus = cluster.bus().await;
         let store = cluster.store().await;
         for domain in [layout::TIMER, layout::DLQ, "web"] {
-            bus.require(&layout::stream(domain, &config.stream(domain)))
+            bus.require(&layout::stream(&config.app, domain, &config.stream(domain)))
                 .await
                 .expect("a stream");
         }
@@ -131,7 +131,7 @@ impl Console {
             name: "traceparent".into(),
             value: format!("00-{:032x}-{:016x}-01", 7, 7),
         };
-        let subject = format!("dlq.{function}");
+        let subject = format!("dlq.app.{function}");
         let envelope = Envelope {
             subject,
             headers: vec![header],

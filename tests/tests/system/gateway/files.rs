@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use oncue_core::app::AppName;
 use oncue_core::bus::info::StreamState;
+use oncue_core::bus::layout::{self, Mode};
+use oncue_core::config::{Size, StreamConfig};
 use oncue_gateway::server::Guards;
 use oncue_proto::files::FileUploaded;
 use oncue_tests::cluster::{Stored, wait_for};
@@ -335,7 +338,15 @@ async fn an_aborted_upload_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn a_file_nobody_was_told_of_is_taken_back() {
-    let gateway = Gateway::with("[streams.files]\nmax_bytes = 1\n", Guards::default()).await;
+    let gateway = Gateway::with("", Guards::default()).await;
+    // By what the gateway was told there is room; by the server there is none.
+    let small = StreamConfig {
+        max_bytes: Size(1),
+        ..StreamConfig::default()
+    };
+    let small = layout::stream(&AppName::default(), "files", &small);
+    let changed = gateway.bus.ensure(&small, Mode::Apply).await;
+    changed.expect("changed");
     let answer = gateway
         .send("PUT", "/v1/files/x", &[], bytes(300_000))
         .await;

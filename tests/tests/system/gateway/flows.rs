@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oncue_core::store::{flow_key, listeners_key};
+use oncue_core::store::Keys;
 use oncue_gateway::server::Guards;
 use oncue_proto::event;
 use oncue_tests::cluster::wait_for;
@@ -21,27 +21,30 @@ const BODY: &str = r#"{"page":"/home"}"#;
 async fn gateway(functions: &[&str], more: &str) -> Gateway {
     let gateway = Gateway::with(more, Guards::default()).await;
     for function in functions {
-        gateway
-            .cluster
-            .redis_ok(&["SADD", &listeners_key("web.page.viewed"), function]);
+        gateway.cluster.redis_ok(&[
+            "SADD",
+            &Keys::default().listeners("web.page.viewed"),
+            function,
+        ]);
         consumer(&gateway, function).await;
     }
     gateway
 }
 
 async fn consumer(gateway: &Gateway, function: &str) {
-    let config = json!({ "durable_name": function, "ack_policy": "explicit", "filter_subject": "web.page.viewed" });
+    let durable = format!("app_{function}");
+    let config = json!({ "durable_name": durable, "ack_policy": "explicit", "filter_subject": "web.page.viewed" });
     let body = json!({ "stream_name": "web", "config": config });
     gateway
         .bus
-        .api(&format!("CONSUMER.CREATE.web.{function}"), &body)
+        .api(&format!("CONSUMER.CREATE.web.app_{function}"), &body)
         .await
         .unwrap();
 }
 
 /// What a worker's commit would write: `function` is done with `event`.
 fn done(gateway: &Gateway, flow: &str, event: &str, function: &str, open: u64) {
-    let (now, key) = (event::now_ms().to_string(), flow_key(flow));
+    let (now, key) = (event::now_ms().to_string(), Keys::default().flow(flow));
     let field = format!("s:{event}:{function}");
     let mut words = vec!["HSET", &key, &field];
     let (value, open) = (format!("d {now}"), open.to_string());
@@ -166,7 +169,7 @@ async fn prefer_wait_answers_with_the_whole_flow() {
         let next = r#"["web.page.milestone","/home","/watch-views","w1",1]"#;
         gateway
             .cluster
-            .redis_ok(&["HSET", &flow_key("w1"), "e:w2", next]);
+            .redis_ok(&["HSET", &Keys::default().flow("w1"), "e:w2", next]);
         done(&gateway, "w1", "w1", "watch-views", 0);
     };
     let (answer, ()) = tokio::join!(waiting, working);
@@ -203,7 +206,7 @@ async fn a_wait_that_is_too_short_says_what_it_waits_for() {
     assert_eq!(body["waits_for"]["state"], "pending");
     gateway.cluster.redis_ok(&[
         "HSET",
-        &flow_key("slow"),
+        &Keys::default().flow("slow"),
         "r:slow:count-views",
         "5 2",
         "w:slow:count-views",
@@ -237,7 +240,7 @@ async fn a_function_that_is_gone_is_not_waited_for_and_a_new_one_is() {
     post(&gateway, &[TRACK, ("ce-id", "f")]).await;
     gateway
         .bus
-        .api("CONSUMER.DELETE.web.retired", &Value::Null)
+        .api("CONSUMER.DELETE.web.app_retired", &Value::Null)
         .await
         .unwrap();
     done(&gateway, "f", "f", "count-views", 1);
@@ -399,7 +402,7 @@ async fn progress_is_streamed_change_by_change_to_the_end() {
     second.until(1).await;
     gateway
         .cluster
-        .redis_ok(&["HSET", &flow_key("s"), "r:s:count-views", "5 1"]);
+        .redis_ok(&["HSET", &Keys::default().flow("s"), "r:s:count-views", "5 1"]);
     events.until(2).await;
     let (name, step) = &events.all()[1];
     assert_eq!(
@@ -409,7 +412,7 @@ async fn progress_is_streamed_change_by_change_to_the_end() {
     let next = r#"["web.page.milestone","/home","/count-views","s",1]"#;
     gateway.cluster.redis_ok(&[
         "HSET",
-        &flow_key("s"),
+        &Keys::default().flow("s"),
         "e:m",
         next,
         "s:m:rank-pages",
@@ -550,12 +553,8 @@ async fn clients_that_go_and_a_gateway_that_stops() {
 async fn the_ledger_is_the_one_workers_read() {
     let gateway = gateway(&["count-views"], "").await;
     post(&gateway, &[TRACK, ("ce-id", "read")]).await;
-    let redis = oncue_core::store::Store::look(&format!(
-        "redis://127.0.0.1:{}",
-        gateway.cluster.redis_port
-    ))
-    .await;
-    let flow = redis.unwrap().flow("read").await.unwrap().unwrap();
+    let redis = gateway.cluster.store().await;
+    let flow = redis.flow("read").await.unwrap().unwrap();
     assert_eq!(
         (flow.open, flow.events[0].steps[0].function.as_str()),
         (1, "count-views")

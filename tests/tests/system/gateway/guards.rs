@@ -212,11 +212,11 @@ async fn stopping_does_not_wait_for_ever() {
 async fn functions_too_far_behind_are_given_no_more() {
     let gateway = Gateway::with("[gateway]\nmax_lag = 5\n", Guards::default()).await;
     let post = || gateway.send("POST", VIEWED, &[JSON], r#"{"page":"/home"}"#);
-    let config = json!({ "durable_name": "slow", "ack_policy": "explicit" });
+    let config = json!({ "durable_name": "app_slow", "ack_policy": "explicit" });
     let consumer = json!({ "stream_name": "web", "config": config, "action": "create" });
     gateway
         .bus
-        .api("CONSUMER.CREATE.web.slow", &consumer)
+        .api("CONSUMER.CREATE.web.app_slow", &consumer)
         .await
         .unwrap();
     for _ in 0..5 {
@@ -237,7 +237,7 @@ async fn functions_too_far_behind_are_given_no_more() {
     );
     gateway
         .bus
-        .api("CONSUMER.DELETE.web.slow", &Value::Null)
+        .api("CONSUMER.DELETE.web.app_slow", &Value::Null)
         .await
         .unwrap();
     wait_for("a new look", || async { post().await.status == 202 }).await;
@@ -298,4 +298,36 @@ async fn uploads_beyond_the_cap_are_refused() {
         gateway.send("PUT", "/v1/files/b", &[], "b").await.status,
         202
     );
+}
+
+/// A client that fills a stream leaves room for those inside: what functions emit is still taken.
+#[tokio::test]
+async fn the_last_of_a_stream_is_for_functions() {
+    let config = "[streams.web]\nmax_bytes = \"256KiB\"\nreserve = \"64KiB\"\n";
+    let gateway = Gateway::with(config, Guards::default()).await;
+    let payload = json!({ "page": "/home", "referrer": "x".repeat(8000) }).to_string();
+    let mut taken = 0;
+    let refused = loop {
+        let answer = gateway.send("POST", VIEWED, &[JSON], &payload).await;
+        if answer.status != 202 {
+            break answer;
+        }
+        taken += 1;
+        assert!(taken < 40, "more than the stream holds");
+    };
+    let why = refused.problem(503, "full");
+    assert!(
+        why.starts_with("stream web is full but for 64 KiB"),
+        "{why}"
+    );
+    assert_eq!(gateway.messages("web").await, taken);
+    let used = gateway.bus.stream_info("web").await.unwrap().state.bytes;
+    assert!((150 << 10..=192 << 10).contains(&used), "{used}");
+    // From inside, by plain NATS, the stream takes more.
+    let inside = (0..4).map(|_| ("web.page.viewed", payload.clone()));
+    gateway.cluster.plain_publish(inside);
+    wait_for("they are there", || async {
+        gateway.messages("web").await == taken + 4
+    })
+    .await;
 }

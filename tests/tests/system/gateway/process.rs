@@ -53,13 +53,17 @@ async fn a_wrong_configuration_is_exit_code_2() {
 #[tokio::test]
 async fn a_site_that_is_not_there_is_exit_code_2() {
     let path = std::env::temp_dir().join(format!("oncue-gateway-site-{}.toml", std::process::id()));
-    std::fs::write(&path, "[gateway]\nsite = \"no-such-folder\"\n").unwrap();
+    std::fs::write(
+        &path,
+        "app.name = \"a\"\n[gateway]\nsite = \"no-such-folder\"\n",
+    )
+    .unwrap();
     let end = ended(gateway().env("ONCUE_CONFIG", &path).spawn().unwrap()).await;
     std::fs::remove_file(&path).unwrap();
     let text = end.stderr;
     assert_eq!(end.code, Some(2), "{text}");
     assert!(
-        text.contains(":2: [gateway] site") && text.contains("no-such-folder"),
+        text.contains(":3: [gateway] site") && text.contains("no-such-folder"),
         "{text}"
     );
 }

@@ -1,6 +1,6 @@
 //! State, health, metrics, the page, and paths that are none.
 
-use oncue_core::store::row_key;
+use oncue_core::store::Keys;
 use oncue_gateway::server::Guards;
 use oncue_tests::cluster::wait_for;
 use oncue_tests::http::JSON;
@@ -9,6 +9,10 @@ use serde_json::json;
 use super::{Gateway, VIEWED};
 
 const EXPOSE: &str = "[gateway]\nexpose = [\"pages\", \"visitors\", \"rankings\", \"members\"]\n";
+
+fn row_key(table: &str, key: &str) -> String {
+    Keys::default().row(table, key)
+}
 
 #[tokio::test]
 async fn state_as_json() {

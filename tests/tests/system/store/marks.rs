@@ -123,7 +123,7 @@ fn set_head(cluster: &Cluster, head: [u64; 5]) {
     cluster.redis_ok(&["HSET", MARKS, "h", &words]);
 }
 
-const MARKS: &str = "d:suite";
+const MARKS: &str = "app:d:suite";
 
 /// Moves the marks that are there `hours` back, as if they had been written then.
 fn age(cluster: &Cluster, hours: u64) {

@@ -330,7 +330,7 @@ async fn retries_duplicates_and_dead_letters_are_told_apart() {
     )
     .await;
     let letters = spans(&collector, "a dead letter", 1, |s| {
-        s.span.name == "send dlq.misbehave"
+        s.span.name == "send dlq.app.misbehave"
     })
     .await;
     let refused = spans(&collector, "what it is of", 1, |s| {

@@ -73,7 +73,7 @@ async fn every_failure_is_kept_of_traces_that_are_not() {
     assert!(plain.iter().all(|span| Some(span.trace().as_str())
         == oncue_proto::event::untraced("plain").split('-').nth(1)));
     let letters = spans(&collector, "their dead letters", 2, |span| {
-        span.span.name == "send dlq.misbehave"
+        span.span.name == "send dlq.app.misbehave"
     })
     .await;
     assert!(

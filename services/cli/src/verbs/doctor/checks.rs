@@ -3,9 +3,10 @@
 
 use oncue_admin::AdminError;
 use oncue_admin::agreement::{self, Lost};
+use oncue_admin::consumers;
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::StreamInfo;
-use oncue_core::bus::layout::{self, Mode, Outcome};
+use oncue_core::bus::layout::{self, Mode, Outcome, ScheduleChange};
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::Store;
 use serde_json::Value;
@@ -144,6 +145,9 @@ async fn layout(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut 
         }
     };
     compare(settings, bus, &manifests, report).await;
+    if let Err(e) = hearing(settings, bus, report).await {
+        report.fix(e.to_string(), "see the server's own log");
+    }
     dead_letters(bus, report).await;
     let wanted = apply::plan(&settings.config, &manifests);
     let streams = wanted
@@ -203,7 +207,7 @@ async fn compare(settings: &Settings, bus: &Bus, manifests: &[Manifest], report:
     let mut same = 0;
     for wanted in apply::plan(&settings.config, manifests) {
         match bus.ensure(&wanted, Mode::Look).await {
-            Ok(Outcome::Same) => same += 1,
+            Ok(Outcome::Same | Outcome::Foreign(_)) => same += 1,
             Ok(Outcome::Created) => {
                 report.fix(format!("{} is missing", wanted.name), "run `oncue apply`");
             }
@@ -226,19 +230,75 @@ async fn compare(settings: &Settings, bus: &Bus, manifests: &[Manifest], report:
         ));
     }
     match bus.ensure_schedules(&settings.config, Mode::Look).await {
-        Ok(done) if done.is_empty() => {}
-        Ok(done) => report.fix(
-            format!("not as oncue.toml says: {}", done.join(", ")),
-            "run `oncue apply`",
-        ),
+        Ok(done) => {
+            for change in done {
+                match change {
+                    ScheduleChange::Made(what) => {
+                        report.fix(format!("{what} is not there"), "run `oncue apply`");
+                    }
+                    ScheduleChange::LeftOver(what) => report.fix(
+                        format!("{what} fires, and oncue.toml does not have it"),
+                        "run `oncue apply --prune`",
+                    ),
+                }
+            }
+        }
         Err(e) => report.fix(e.to_string(), "run `oncue apply`"),
     }
+    match apply::orphans(bus, manifests).await {
+        Ok(orphans) => {
+            for orphan in orphans {
+                report.know(
+                    format!(
+                        "{} is there, and no such function is in oncue.toml",
+                        orphan.what
+                    ),
+                    "put it there, or remove it with `oncue remove`",
+                );
+            }
+        }
+        Err(e) => report.fix(e.to_string(), "see the server's own log"),
+    }
+}
+
+/// Whether functions get their events, and events their functions.
+async fn hearing(settings: &Settings, bus: &Bus, report: &mut Report) -> Result<(), AdminError> {
+    for consumer in consumers::all(bus).await?.into_values() {
+        if consumer.info.paused {
+            report.fix(
+                format!(
+                    "the consumer of {} on {} is paused: no event reaches it",
+                    consumer.function, consumer.stream
+                ),
+                "resume it with `nats consumer resume`, or see who paused it",
+            );
+        }
+    }
+    let Ok(catalog) = settings.catalog().await else {
+        return Ok(());
+    };
+    for (ty, count) in consumers::unheard(bus).await? {
+        if catalog.get(&ty).is_err() {
+            report.know(
+                format!("{count} events of the type {ty} lie there, which no contract has and no function hears"),
+                "see whether its name is mistyped, and who publishes it (`oncue tail`)",
+            );
+        }
+    }
+    // Those of this app are compared with oncue.toml, those of others are theirs.
+    let schedules = bus.stream_subjects(layout::TIMER, "timer.schedule.*").await;
+    for subject in schedules.unwrap_or_default().into_keys() {
+        report.fix(
+            format!("{subject} fires, and is of no app"),
+            "purge it from the stream timer if nobody knows it",
+        );
+    }
+    Ok(())
 }
 
 /// Counts letters by the server's own count: none is read, however many there are.
 async fn dead_letters(bus: &Bus, report: &mut Report) {
-    // Subjects of two tokens: records of dropped letters have three.
-    let filter = format!("{}.*", layout::DLQ);
+    let filter = bus.app().letters("*");
     let subjects = bus
         .stream_subjects(layout::DLQ, &filter)
         .await

@@ -7,6 +7,7 @@ use prost::Message as _;
 use super::letters::{self, Letter};
 use super::{LetterError, envelope, timestamp};
 use crate::AdminError;
+use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
 use oncue_core::bus::layout::DLQ;
 use oncue_proto::event::{self, Meta};
@@ -27,7 +28,7 @@ pub async fn give_up(
     source: &str,
     bus: &Bus,
 ) -> Result<(), LetterError> {
-    bus.publish(&record(letter, why, who, source))
+    bus.publish(&record(bus.app(), letter, why, who, source))
         .await
         .map_err(LetterError::Record)?;
     bus.delete_message(DLQ, letter.number)
@@ -42,7 +43,7 @@ pub async fn dropped(bus: &Bus) -> Result<Vec<DeadLetterDropped>, AdminError> {
     let found = letters::read(bus, 1).await?;
     let records = found
         .iter()
-        .filter(|found| found.subject == DeadLetterDropped::TYPE);
+        .filter(|found| found.subject == subject(bus.app()));
     Ok(records
         .filter_map(|found| DeadLetterDropped::decode(&found.payload[..]).ok())
         .collect())
@@ -65,7 +66,7 @@ pub async fn settled(bus: &Bus) -> Result<Vec<SetAside>, AdminError> {
     let found = letters::read(bus, 1).await?;
     let mut settled = Vec::new();
     for message in &found {
-        if let Some(Letter { content, .. }) = Letter::read(message) {
+        if let Some(Letter { content, .. }) = Letter::read(bus.app(), message) {
             if !["id_reuse", "unpublishable"].contains(&content.reason.as_str()) {
                 settled.push(SetAside {
                     function: content.function,
@@ -74,7 +75,7 @@ pub async fn settled(bus: &Bus) -> Result<Vec<SetAside>, AdminError> {
                     sequence: content.sequence,
                 });
             }
-        } else if message.subject == DeadLetterDropped::TYPE
+        } else if message.subject == subject(bus.app())
             && let Ok(dropped) = DeadLetterDropped::decode(&message.payload[..])
             && !["id_reuse", "unpublishable"].contains(&dropped.reason.as_str())
         {
@@ -89,9 +90,14 @@ pub async fn settled(bus: &Bus) -> Result<Vec<SetAside>, AdminError> {
     Ok(settled)
 }
 
+/// Subject of the records of an app's letters.
+fn subject(app: &AppName) -> String {
+    format!("{}.{app}", DeadLetterDropped::TYPE)
+}
+
 /// The record, as an event of the dead letter's own flow. Its id is the same whoever drops the letter, and however
 /// often.
-fn record(letter: &Letter, why: &str, who: &str, source: &str) -> Envelope {
+fn record(app: &AppName, letter: &Letter, why: &str, who: &str, source: &str) -> Envelope {
     let inner = &letter.content;
     let now = event::now_ms();
     let record = DeadLetterDropped {
@@ -106,7 +112,7 @@ fn record(letter: &Letter, why: &str, who: &str, source: &str) -> Envelope {
         at: Some(timestamp(now)),
     };
     let meta = Meta {
-        id: envelope::message_id("drop", inner, inner.redrives),
+        id: envelope::message_id(app, "drop", inner, inner.redrives),
         source: source.to_owned(),
         ty: DeadLetterDropped::TYPE.to_owned(),
         time: now,
@@ -129,7 +135,7 @@ fn record(letter: &Letter, why: &str, who: &str, source: &str) -> Envelope {
         })
         .collect();
     Envelope {
-        subject: DeadLetterDropped::TYPE.to_owned(),
+        subject: subject(app),
         headers,
         payload: record.encode_to_vec().into(),
     }

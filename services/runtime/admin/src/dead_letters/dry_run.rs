@@ -78,7 +78,7 @@ pub async fn attempt(
 ) -> Result<DryRun, LetterError> {
     let mut complete = envelope::complete(bus, &letter.content).await?;
     // As it would be sent: under the identity it would have.
-    complete.envelope = Some(envelope::redriven(&complete, event::now_ms()));
+    complete.envelope = Some(envelope::redriven(bus.app(), &complete, event::now_ms()));
     let function = &letter.content.function;
     Ok(program::ask(bin, config, function, "--try", &complete.encode_to_vec()).await?)
 }

@@ -3,6 +3,7 @@
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 
 use super::{LetterError, ms};
+use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
 use oncue_proto::event::{self, REDRIVE, RedriveHeader};
 
@@ -40,7 +41,7 @@ pub async fn complete(bus: &Bus, letter: &DeadLetter) -> Result<DeadLetter, Lett
 /// Headers are the sender's, plus two: the message id of this redrive, and [`REDRIVE`] with the identity the event
 /// had. The subject is `DOMAIN.redrive.FUNCTION`, which only this function's consumer filters: no other function
 /// acts on it again.
-pub fn redriven(letter: &DeadLetter, now: u64) -> Envelope {
+pub fn redriven(app: &AppName, letter: &DeadLetter, now: u64) -> Envelope {
     let number = letter.redrives + 1;
     let header = RedriveHeader {
         number,
@@ -57,14 +58,14 @@ pub fn redriven(letter: &DeadLetter, now: u64) -> Envelope {
     let mut headers: Vec<Header> = kept.filter(|header| !is_ours(&header.name)).collect();
     headers.push(Header {
         name: "Nats-Msg-Id".to_owned(),
-        value: message_id("redrive", letter, number),
+        value: message_id(app, "redrive", letter, number),
     });
     headers.push(Header {
         name: REDRIVE.to_owned(),
         value: event::percent_encode(&header).into_owned(),
     });
     Envelope {
-        subject: event::redrive_subject(&letter.stream, &letter.function),
+        subject: event::redrive_subject(&letter.stream, &app.consumer(&letter.function)),
         headers,
         payload: envelope.payload,
     }
@@ -77,14 +78,14 @@ fn is_ours(name: &str) -> bool {
 }
 
 /// Message id of a deed, by which the server knows a second copy: one and the same however often, and by however
-/// many, it is done. Of the form `WHAT:FUNCTION:HASH:NUMBER`. The event id is hashed since clients make it up, at any
+/// many, it is done. Of the form `WHAT:APP_FUNCTION:HASH:NUMBER`. The event id is hashed since clients make it up, at any
 /// length.
-pub fn message_id(what: &str, letter: &DeadLetter, number: u32) -> String {
+pub fn message_id(app: &AppName, what: &str, letter: &DeadLetter, number: u32) -> String {
     let hash: String = event::hash(&[letter.event_id.as_bytes()])
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    format!("{what}:{}:{hash}:{number}", letter.function)
+    format!("{what}:{}:{hash}:{number}", app.consumer(&letter.function))
 }
 
 #[cfg(test)]
@@ -118,15 +119,15 @@ mod tests {
             }),
             ..DeadLetter::default()
         };
-        let made = redriven(&letter, 9000);
+        let made = redriven(&AppName::default(), &letter, 9000);
         assert_eq!(
             (made.subject.as_str(), &made.payload[..]),
-            ("web.redrive.f", &b"{}"[..])
+            ("web.redrive.app_f", &b"{}"[..])
         );
         let names: Vec<&str> = made.headers.iter().map(|h| h.name.as_str()).collect();
         assert_eq!(names, ["traceparent", "Nats-Msg-Id", "Oncue-Redrive"]);
         assert!(
-            made.headers[1].value.starts_with("redrive:f:")
+            made.headers[1].value.starts_with("redrive:app_f:")
                 && made.headers[1].value.ends_with(":3")
         );
         let read: RedriveHeader =

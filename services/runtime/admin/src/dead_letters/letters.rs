@@ -13,6 +13,7 @@ use prost::Message as _;
 use super::fingerprint::fingerprint;
 use super::ms;
 use crate::AdminError;
+use oncue_core::app::AppName;
 use oncue_core::bus::info::StreamState;
 use oncue_core::bus::layout::DLQ;
 use oncue_core::bus::{Bus, BusError, StoredMessage};
@@ -44,13 +45,10 @@ impl Letter {
         }
     }
 
-    /// `None` for what is no letter: records of dropped ones, and whatever else somebody has published there.
-    /// A letter lies under `dlq.FUNCTION`, two tokens; records of dropped ones lie under three.
-    pub fn read(message: &StoredMessage) -> Option<Self> {
-        let function = message.subject.strip_prefix(DLQ)?.strip_prefix('.')?;
-        if function.contains('.') {
-            return None;
-        }
+    /// `None` for what is no letter of the app: one of another app, records of dropped ones, and whatever else somebody
+    /// has published there.
+    pub fn read(app: &AppName, message: &StoredMessage) -> Option<Self> {
+        app.function_of_letter(&message.subject)?;
         let letter = DeadLetter::decode(&message.payload[..])
             .ok()
             .filter(|letter| !letter.function.is_empty())?;
@@ -213,7 +211,10 @@ async fn read_to_end(bus: &Bus, from: u64) -> Result<Vec<StoredMessage>, BusErro
 /// NATS does not answer. A missing stream is no error.
 pub async fn all(bus: &Bus) -> Result<Vec<Letter>, AdminError> {
     let messages = read(bus, 1).await?;
-    Ok(messages.iter().filter_map(Letter::read).collect())
+    Ok(messages
+        .iter()
+        .filter_map(|message| Letter::read(bus.app(), message))
+        .collect())
 }
 
 /// The letters among the last `window` messages of the stream.
@@ -230,7 +231,10 @@ pub async fn latest(bus: &Bus, window: u64) -> Result<LatestLetters, AdminError>
         .max(state.first_seq);
     let messages = read_to_end(bus, from).await?;
     Ok(LatestLetters {
-        letters: messages.iter().filter_map(Letter::read).collect(),
+        letters: messages
+            .iter()
+            .filter_map(|message| Letter::read(bus.app(), message))
+            .collect(),
         before: state.messages.saturating_sub(messages.len() as u64),
     })
 }
@@ -240,11 +244,13 @@ pub async fn latest(bus: &Bus, window: u64) -> Result<LatestLetters, AdminError>
 /// One `STREAM.INFO` with a subject filter and no message read, so it may be asked every few seconds. Only
 /// functions with a letter are in it.
 pub async fn counts(bus: &Bus) -> Result<BTreeMap<String, u64>, AdminError> {
-    let prefix = format!("{DLQ}.");
-    match bus.stream_subjects(DLQ, &format!("{prefix}*")).await {
+    let app = bus.app();
+    match bus.stream_subjects(DLQ, &app.letters("*")).await {
         Ok(subjects) => Ok(subjects
             .into_iter()
-            .filter_map(|(subject, count)| Some((subject.strip_prefix(&prefix)?.to_owned(), count)))
+            .filter_map(|(subject, count)| {
+                Some((app.function_of_letter(&subject)?.to_owned(), count))
+            })
             .collect()),
         Err(e) if e.is_not_found() => Ok(BTreeMap::new()),
         Err(e) => Err(AdminError::api(format!("stream {DLQ}"), e)),
@@ -293,6 +299,7 @@ mod tests {
 
     #[test]
     fn records_of_dropped_letters_are_no_letters() {
+        let app = AppName::default();
         let message = |subject: &str| StoredMessage {
             sequence: 7,
             time: 0,
@@ -300,8 +307,9 @@ mod tests {
             headers: vec![("traceparent".into(), "00-abc-def-01".into())],
             payload: letter(7, "e", "").content.encode_to_vec().into(),
         };
-        assert!(Letter::read(&message("dlq.letter.dropped")).is_none());
-        let read = Letter::read(&message("dlq.f")).unwrap();
+        assert!(Letter::read(&app, &message("dlq.letter.dropped")).is_none());
+        let read = Letter::read(&app, &message("dlq.app.f")).unwrap();
+        assert!(Letter::read(&app, &message("dlq.shop.f")).is_none());
         assert_eq!((read.number, read.trace_id()), (7, Some("abc")));
     }
 }

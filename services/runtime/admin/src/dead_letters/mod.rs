@@ -2,7 +2,7 @@
 //! on record. The command line and the console both stand on this, so that a letter fares the same whoever decides on
 //! it.
 //!
-//! A letter is a message of the stream `dlq`, under the subject `dlq.FUNCTION`. It holds the event whole, unless that
+//! A letter is a message of the stream `dlq`, under the subject `dlq.APP.FUNCTION`. It holds the event whole, unless that
 //! is too large; then the event is read from its own stream, where it must still stand.
 //!
 //! | deed | what is written, in this order |

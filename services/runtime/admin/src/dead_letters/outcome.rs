@@ -146,7 +146,7 @@ impl<'c> Watch<'c> {
         // failed.
         for found in letters::read(&self.bus, self.next).await? {
             self.next = found.sequence + 1;
-            let Some(letter) = Letter::read(&found) else {
+            let Some(letter) = Letter::read(self.bus.app(), &found) else {
                 continue;
             };
             for sent in sent.iter_mut().filter(|sent| sent.became(&letter)) {

@@ -188,7 +188,7 @@ async fn send(
     } else {
         check_consumer(letter, bus).await?;
         let complete = envelope::complete(bus, &letter.content).await?;
-        envelope::redriven(&complete, event::now_ms())
+        envelope::redriven(bus.app(), &complete, event::now_ms())
     };
     let ack = bus.publish(&envelope).await.map_err(LetterError::Publish)?;
     sent.push(Sent {
@@ -219,7 +219,7 @@ async fn check_consumer(letter: &Letter, bus: &Bus) -> Result<(), LetterError> {
         stream: stream.clone(),
         source,
     })?;
-    let subject = event::redrive_subject(stream, function);
+    let subject = event::redrive_subject(stream, &bus.app().consumer(function));
     if consumer.config.filters().any(|filter| filter == subject) {
         return Ok(());
     }

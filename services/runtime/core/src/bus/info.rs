@@ -282,12 +282,13 @@ impl Bus {
         Ok(names.map(str::to_owned).collect())
     }
 
-    /// Consumer by its stream and name; a 404 where there is none.
+    /// Consumer of a function of the app; a 404 where there is none.
     pub async fn consumer_info(
         &self,
         stream: &str,
-        consumer: &str,
+        function: &str,
     ) -> Result<ConsumerInfo, ApiError> {
+        let consumer = self.app().consumer(function);
         self.ask(&format!("CONSUMER.INFO.{stream}.{consumer}"), &Value::Null)
             .await
     }
@@ -296,6 +297,18 @@ impl Bus {
     pub async fn consumers(&self, stream: &str) -> Result<Vec<ConsumerInfo>, ApiError> {
         self.pages(&format!("CONSUMER.LIST.{stream}"), |page| page.consumers)
             .await
+    }
+
+    /// Consumers of the app's functions on a stream, each with the function as its name: not those of other apps, nor of
+    /// whoever only looks on.
+    pub async fn function_consumers(&self, stream: &str) -> Result<Vec<ConsumerInfo>, ApiError> {
+        let consumers = self.consumers(stream).await?;
+        let named = consumers.into_iter().filter_map(|mut info| {
+            let durable = info.config.durable_name.as_deref()?;
+            info.name = self.app().function_of(durable)?.to_owned();
+            Some(info)
+        });
+        Ok(named.collect())
     }
 
     /// Whether a function has a consumer, that is, whether anybody will ever act on what waits for it.

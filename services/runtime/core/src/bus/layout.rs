@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{ApiError, Bus, BusError, Outbound, failed};
+use crate::app::{AppName, OWNER};
 use crate::backoff::Backoff;
 use crate::config::{Config, Limits, Schedule, StreamConfig};
 use oncue_proto::event;
 
-/// Stream of dead letters, with subjects `dlq.<function>`.
+/// Stream of dead letters, with subjects `dlq.<app>.<function>`.
 pub const DLQ: &str = "dlq";
 /// Stream of schedules and of what they fire.
 pub const TIMER: &str = "timer";
@@ -50,6 +51,8 @@ pub struct Wanted {
     config: Map<String, Value>,
     /// Fields that count at creation only; the server does not let them change.
     fixed: Map<String, Value>,
+    /// Whether oncue.toml says that another app declares it.
+    is_of_another: bool,
 }
 
 /// Result of comparing a stream or consumer with what it should be, or, where the [`Mode`] allows it, of changing it.
@@ -61,6 +64,8 @@ pub enum Outcome {
     Created,
     /// There with another configuration.
     Different(Vec<Difference>),
+    /// A stream of this other app, which alone may change it.
+    Foreign(String),
 }
 
 /// Field of a configuration that is not as it should be, in the server's own JSON.
@@ -83,6 +88,17 @@ pub enum Mode {
     Create,
     /// Create what is missing and change what is different.
     Apply,
+    /// Create and change, and remove schedules of the app that are not wanted any more.
+    Prune,
+}
+
+/// Schedule that is not as the configuration has it, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScheduleChange {
+    /// Missing or different; made anew as the [`Mode`] allows.
+    Made(String),
+    /// Of this app, and not in the configuration; removed with [`Mode::Prune`].
+    LeftOver(String),
 }
 
 /// A stream or consumer exists with another configuration. Prints a line for each difference.
@@ -128,7 +144,9 @@ fn object(value: Value) -> Map<String, Value> {
 /// The server allows message schedules only on a stream that may discard old messages. So schedules have a stream of
 /// their own, without a limit that could make it discard; each domain's stream sources from there what is due in it.
 /// When that stream is full the server waits and goes on where it stopped.
-pub fn stream(domain: &str, config: &StreamConfig) -> Wanted {
+///
+/// It is of `app`, unless `config` names another one; then it is never made here, and never changed.
+pub fn stream(app: &AppName, domain: &str, config: &StreamConfig) -> Wanted {
     let mut fields = object(json!({
         "name": domain,
         "subjects": [format!("{domain}.>")],
@@ -168,11 +186,15 @@ pub fn stream(domain: &str, config: &StreamConfig) -> Wanted {
             json!({ "src": keyed, "dest": bare }),
         );
     }
-    wanted_stream(domain, fields)
+    let owner = config.app.as_ref().unwrap_or(app);
+    Wanted {
+        is_of_another: owner != app,
+        ..wanted_stream(owner, domain, fields)
+    }
 }
 
 /// Object store bucket for files, in the layout every NATS client knows [ADR-20].
-pub fn bucket(name: &str, config: &StreamConfig) -> Wanted {
+pub fn bucket(app: &AppName, name: &str, config: &StreamConfig) -> Wanted {
     let fields = json!({
         "name": format!("OBJ_{name}"),
         "subjects": [format!("$O.{name}.C.>"), format!("$O.{name}.M.>")],
@@ -184,11 +206,11 @@ pub fn bucket(name: &str, config: &StreamConfig) -> Wanted {
         "allow_rollup_hdrs": true,
         "allow_direct": true,
     });
-    wanted_stream(&format!("OBJ_{name}"), object(fields))
+    wanted_stream(app, &format!("OBJ_{name}"), object(fields))
 }
 
-/// Key-value bucket of the installation, in the layout every NATS client knows [ADR-8].
-pub fn values() -> Wanted {
+/// Key-value bucket that all apps share, in the layout every NATS client knows [ADR-8].
+pub fn values(app: &AppName) -> Wanted {
     let fields = json!({
         "name": VALUES,
         "subjects": ["$KV.oncue.>"],
@@ -200,11 +222,12 @@ pub fn values() -> Wanted {
         "deny_delete": true,
         "allow_direct": true,
     });
-    wanted_stream(VALUES, object(fields))
+    wanted_stream(app, VALUES, object(fields))
 }
 
-/// Stream of these fields, all of which an update may change.
-fn wanted_stream(name: &str, config: Map<String, Value>) -> Wanted {
+/// Stream of an app, of these fields, all of which an update may change.
+fn wanted_stream(app: &AppName, name: &str, mut config: Map<String, Value>) -> Wanted {
+    config.insert("metadata".into(), json!({ OWNER: app }));
     Wanted {
         name: format!("stream {name}"),
         info: format!("STREAM.INFO.{name}"),
@@ -212,15 +235,16 @@ fn wanted_stream(name: &str, config: Map<String, Value>) -> Wanted {
         update: format!("STREAM.UPDATE.{name}"),
         config,
         fixed: Map::new(),
+        is_of_another: false,
     }
 }
 
 /// Durable pull consumer of one function, shared by all its workers: explicit acks, deliveries without end (attempts
 /// are counted in Redis, and a worker dead-letters, not the server), and at most `reserved_concurrency` events in
-/// flight.
-pub fn consumer(function: &str, stream: &str, filters: &[String], limits: &Limits) -> Wanted {
+/// flight. `name` is what [`AppName::consumer`] makes of the function's.
+pub fn consumer(name: &str, stream: &str, filters: &[String], limits: &Limits) -> Wanted {
     let config = json!({
-        "durable_name": function,
+        "durable_name": name,
         "ack_policy": "explicit",
         "ack_wait": limits.ack_wait.0.as_nanos() as u64,
         "max_deliver": -1,
@@ -228,14 +252,15 @@ pub fn consumer(function: &str, stream: &str, filters: &[String], limits: &Limit
         "filter_subjects": filters,
     });
     Wanted {
-        name: format!("consumer {stream}/{function}"),
-        info: format!("CONSUMER.INFO.{stream}.{function}"),
-        create: format!("CONSUMER.CREATE.{stream}.{function}"),
-        update: format!("CONSUMER.CREATE.{stream}.{function}"),
+        name: format!("consumer {stream}/{name}"),
+        info: format!("CONSUMER.INFO.{stream}.{name}"),
+        create: format!("CONSUMER.CREATE.{stream}.{name}"),
+        update: format!("CONSUMER.CREATE.{stream}.{name}"),
         config: object(config),
         fixed: object(
             json!({ "deliver_policy": limits.start.policy(), "replay_policy": "instant" }),
         ),
+        is_of_another: false,
     }
 }
 
@@ -266,7 +291,18 @@ impl Wanted {
     fn update_body(&self, existing: &Map<String, Value>) -> Value {
         let mut config = self.config.clone();
         for (field, value) in existing {
-            config.entry(field.clone()).or_insert_with(|| value.clone());
+            match (config.get_mut(field), value) {
+                // What others have noted there stays.
+                (Some(Value::Object(ours)), Value::Object(theirs)) => {
+                    for (name, value) in theirs {
+                        ours.entry(name.clone()).or_insert_with(|| value.clone());
+                    }
+                }
+                (Some(_), _) => {}
+                (None, value) => {
+                    config.insert(field.clone(), value.clone());
+                }
+            }
         }
         if self.stream_of_consumer().is_some() {
             config.remove("filter_subject"); // excludes filter_subjects
@@ -287,7 +323,8 @@ impl Wanted {
         let mut differences = Vec::new();
         for (field, should) in &self.config {
             let is = existing.get(field).unwrap_or(&Value::Null);
-            if is != should && !(is_unset(is) && is_unset(should)) {
+            let is_same = is_as(is, should) || (is_unset(is) && is_unset(should));
+            if !is_same {
                 differences.push(Difference {
                     field: field.clone(),
                     is: is.clone(),
@@ -296,6 +333,21 @@ impl Wanted {
             }
         }
         differences
+    }
+}
+
+/// App that a stream is of, by its metadata; `None` where nothing is noted, and for consumers.
+pub fn owner(config: &Map<String, Value>) -> Option<&str> {
+    config.get("metadata")?.get(OWNER)?.as_str()
+}
+
+/// Whether a value is as asked for; an object may hold more, since the server adds notes of its own.
+fn is_as(is: &Value, should: &Value) -> bool {
+    match (is, should) {
+        (Value::Object(is), Value::Object(should)) => should
+            .iter()
+            .all(|(name, value)| is.get(name) == Some(value)),
+        _ => is == should,
     }
 }
 
@@ -310,7 +362,7 @@ impl Bus {
     pub async fn ensure(&self, wanted: &Wanted, mode: Mode) -> Result<Outcome, ApiError> {
         let existing = match self.existing(wanted).await {
             Ok(existing) => existing.config,
-            Err(e) if e.is_not_found() => {
+            Err(e) if e.is_not_found() && !wanted.is_of_another => {
                 if mode != Mode::Look {
                     self.create(wanted).await?;
                 }
@@ -318,11 +370,16 @@ impl Bus {
             }
             Err(e) => return Err(e),
         };
+        if let Some(owner) = owner(&existing)
+            && owner != self.app().as_str()
+        {
+            return Ok(Outcome::Foreign(owner.to_owned()));
+        }
         let differences = wanted.differences(&existing);
         if differences.is_empty() {
             return Ok(Outcome::Same);
         }
-        if mode == Mode::Apply {
+        if matches!(mode, Mode::Apply | Mode::Prune) {
             let body = wanted.update_body(&existing);
             self.api(&wanted.update, &body).await?;
         }
@@ -354,12 +411,14 @@ impl Bus {
         }
     }
 
-    /// For start-up: creates what is missing, refuses what is different with a [`Mismatch`]. In a cluster, what another
+    /// For start-up: creates what is missing, refuses what is different with a [`Mismatch`], takes what is of another
+    /// app as it is. Says whether it is this app's. In a cluster, what another
     /// worker is just making does not answer until its servers have agreed, so it is asked again.
-    pub async fn require(&self, wanted: &Wanted) -> Result<(), BusError> {
+    pub async fn require(&self, wanted: &Wanted) -> Result<bool, BusError> {
         for attempt in 1.. {
             match self.ensure(wanted, Mode::Create).await {
                 Ok(Outcome::Same | Outcome::Created) => break,
+                Ok(Outcome::Foreign(_)) => return Ok(false),
                 Ok(Outcome::Different(differences)) => {
                     let mismatch = Mismatch {
                         name: wanted.name.clone(),
@@ -373,7 +432,7 @@ impl Bus {
                 Err(e) => return Err(failed(&wanted.name, e)),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Creation time of a stream in Unix milliseconds: part of the identity of plain messages, so that a stream that
@@ -388,16 +447,16 @@ impl Bus {
     }
 
     /// Puts the recurring schedules of the configuration into the timer stream, in place of those under the same
-    /// names that differ; with [`Mode::Apply`] also removes others of their kind. Returns what was (or, with
-    /// [`Mode::Look`], would be) done, a line for people each.
+    /// names that differ, and with [`Mode::Prune`] removes others of the app. Returns what was (or, as the mode has it,
+    /// would be) done.
     pub async fn ensure_schedules(
         &self,
         config: &Config,
         mode: Mode,
-    ) -> Result<Vec<String>, BusError> {
+    ) -> Result<Vec<ScheduleChange>, BusError> {
         let mut done = Vec::new();
         for schedule in &config.schedules {
-            let wanted = schedule.message();
+            let wanted = schedule.message(&config.app);
             let there = self
                 .last_message(TIMER, &wanted.subject)
                 .await
@@ -411,7 +470,8 @@ impl Bus {
                         .all(|(name, value)| there.header(name) == Some(value))
             });
             if !same {
-                done.push(format!("schedule {} {}", schedule.name(), schedule.rule()));
+                let what = format!("schedule {} {}", schedule.name(), schedule.rule());
+                done.push(ScheduleChange::Made(what));
                 if mode != Mode::Look {
                     let subject = wanted.subject.clone();
                     self.publish_each(vec![wanted])
@@ -422,8 +482,8 @@ impl Bus {
             }
         }
         for subject in self.schedules_left_over(config).await? {
-            done.push(format!("schedule {subject} removed"));
-            if mode == Mode::Apply {
+            done.push(ScheduleChange::LeftOver(format!("schedule {subject}")));
+            if mode == Mode::Prune {
                 let purge = self
                     .api(
                         &format!("STREAM.PURGE.{TIMER}"),
@@ -441,9 +501,9 @@ impl Bus {
         let wanted: Vec<String> = config
             .schedules
             .iter()
-            .map(|s| s.message().subject)
+            .map(|s| s.message(&config.app).subject)
             .collect();
-        let filter = format!("{TIMER}.schedule.*");
+        let filter = format!("{TIMER}.schedule.{}.*", config.app);
         match self.stream_subjects(TIMER, &filter).await {
             Ok(subjects) => Ok(subjects
                 .into_keys()
@@ -480,7 +540,7 @@ pub fn scheduled(
 
 impl Schedule {
     /// `[[schedule]]` as the message that stands for it: without id and time, so that each firing gets its own.
-    pub fn message(&self) -> Outbound {
+    pub fn message(&self, app: &AppName) -> Outbound {
         let ty = self.ty();
         let headers = [
             ("ce-specversion", "1.0"),
@@ -495,7 +555,7 @@ impl Schedule {
             payload: self.payload().to_string().into(),
         };
         scheduled(
-            format!("{TIMER}.schedule.{}", self.name()),
+            format!("{TIMER}.schedule.{app}.{}", self.name()),
             &self.rule(),
             &ty,
             self.key(),

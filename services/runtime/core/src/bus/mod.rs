@@ -6,8 +6,8 @@
 //! | stream | subjects | holds | full |
 //! |---|---|---|---|
 //! | `DOMAIN`, one for each first token of an event type | `DOMAIN.>` | events of that domain, kept for the replay window behind the slowest consumer ([`purge()`]) | refuses |
-//! | `dlq` ([`layout::DLQ`]) | `dlq.FUNCTION` | dead letters, until they are redriven or dropped | refuses |
-//! | `timer` ([`layout::TIMER`]) | `timer.>` | schedules (`timer.schedule.NAME`, and `timer.delayed.ID` for each delayed event), and events that are due (`timer.due.TYPE`) until their own stream has taken them | never, it has no limit |
+//! | `dlq` ([`layout::DLQ`]) | `dlq.APP.FUNCTION` | dead letters, until they are redriven or dropped | refuses |
+//! | `timer` ([`layout::TIMER`]) | `timer.>` | schedules (`timer.schedule.APP.NAME`, and `timer.delayed.APP.ID` for each delayed event), and events that are due (`timer.due.TYPE`) until their own stream has taken them | never, it has no limit |
 //! | `KV_oncue` ([`layout::VALUES`]) | `$KV.oncue.>` | what belongs to the whole installation, such as the [`secret`](crate::secret) | refuses |
 //! | `OBJ_files` ([`layout::FILES`]) | `$O.files.C.>`, `$O.files.M.>` | files in chunks, and their descriptions [ADR-20] | refuses |
 //!
@@ -26,7 +26,7 @@
 //!
 //! # Consumers
 //!
-//! Each function has one durable pull consumer, named after it, on the stream of its domain, which all its workers
+//! Each function has one durable pull consumer, named after it and the app ([`AppName::consumer`]), on the stream of its domain, which all its workers
 //! share ([`layout::consumer`]). It filters the types that the function acts on, asks for an explicit ack of each
 //! event, and delivers for ever: attempts are counted in Redis, and the worker gives up, not the server.
 //!
@@ -64,8 +64,9 @@ use tokio::sync::watch;
 pub use self::headers::Headers;
 use self::publish::Acks;
 pub use self::publish::{Outbound, size};
-pub use self::purge::purge;
+pub use self::purge::{purge, purge_early};
 pub use self::read::{Slice, StoredMessage};
+use crate::app::AppName;
 use crate::config::ServerUrl;
 
 /// Major and minor version of the oldest server that has message schedules with cron, atomic batches and per-message
@@ -90,6 +91,8 @@ pub struct Bus {
     connections: watch::Receiver<u64>,
     /// Whether the server may add spans of its own to the traces of what is published.
     broker_spans: bool,
+    /// App whose functions are meant by their names.
+    app: AppName,
 }
 
 /// Publish ack: the stream has stored the message.
@@ -187,7 +190,22 @@ impl Bus {
             acks,
             connections,
             broker_spans: false,
+            app: AppName::default(),
         })
+    }
+
+    /// Means the functions of this app from now on, in place of the default one's.
+    #[must_use]
+    pub fn of_app(self, app: &AppName) -> Self {
+        Self {
+            app: app.clone(),
+            ..self
+        }
+    }
+
+    /// App whose functions are meant by their names.
+    pub fn app(&self) -> &AppName {
+        &self.app
     }
 
     /// Lets the server add spans of its own to the traces of what is published [NATS ADR-41]. Default: it must not.
@@ -269,18 +287,24 @@ impl Bus {
         subject: &str,
         gap: Duration,
     ) -> Result<Vec<PlainMessage>, BusError> {
-        let inbox = self.client.new_inbox();
-        let mut answers = self.subscribe(&inbox).await?;
-        let asked = self
-            .client
-            .publish_with_reply(subject.to_owned(), inbox, Bytes::new())
-            .await;
-        asked.map_err(|e| failed("cannot publish", e))?;
+        let mut answers = self.question(subject, Bytes::new()).await?;
         let mut collected = Vec::new();
         while let Ok(Some(answer)) = tokio::time::timeout(gap, answers.next()).await {
             collected.push(answer);
         }
         Ok(collected)
+    }
+
+    /// Asks, and returns what answers come.
+    pub async fn question(&self, subject: &str, payload: Bytes) -> Result<Subscription, BusError> {
+        let inbox = self.client.new_inbox();
+        let answers = self.subscribe(&inbox).await?;
+        let asked = self
+            .client
+            .publish_with_reply(subject.to_owned(), inbox, payload)
+            .await;
+        asked.map_err(|e| failed("cannot publish", e))?;
+        Ok(answers)
     }
 
     /// Waits until all messages handed over are on their way to the server, for at most 2 s.

@@ -147,9 +147,10 @@ impl Bus {
         }
     }
 
-    /// Starts pulling from a durable consumer. Nothing is asked for until [`Pull::ask`]. `created` is the stream's
+    /// Starts pulling for a function of the app. Nothing is asked for until [`Pull::ask`]. `created` is the stream's
     /// creation time (Unix ms); a stream that is made anew ends the pull.
-    pub async fn pull(&self, stream: &str, created: u64, consumer: &str) -> Result<Pull, BusError> {
+    pub async fn pull(&self, stream: &str, created: u64, function: &str) -> Result<Pull, BusError> {
+        let consumer = self.app().consumer(function);
         let (inbox, messages) = self.pull_inbox().await?;
         let mut connections = self.connections.clone();
         connections.borrow_and_update();

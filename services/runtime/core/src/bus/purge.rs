@@ -30,6 +30,21 @@ pub async fn purge(bus: &Bus, stream: &str, window: Duration) -> Result<u64, Api
     Ok(Purged::deserialize(answer).unwrap_or_default().purged)
 }
 
+/// Purges at once what no consumer needs, whatever its age, where a stream has less room left than `reserve`; returns how
+/// many messages went. They cannot be delivered again any more: a Redis that loses state is restored without them.
+pub async fn purge_early(bus: &Bus, stream: &str, reserve: u64) -> Result<u64, ApiError> {
+    let info = bus.stream_info(stream).await?;
+    let most = info.config.max_bytes;
+    if most <= 0 || info.state.bytes + reserve <= most as u64 {
+        return Ok(0);
+    }
+    let question = json!({ "seq": first_needed(bus, stream).await? });
+    let answer = bus
+        .api(&format!("STREAM.PURGE.{stream}"), &question)
+        .await?;
+    Ok(Purged::deserialize(answer).unwrap_or_default().purged)
+}
+
 /// Sequence of the first message that some consumer of the stream is not done with.
 async fn first_needed(bus: &Bus, stream: &str) -> Result<u64, ApiError> {
     // Asked first: what comes after it counts as needed.

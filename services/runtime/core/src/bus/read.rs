@@ -206,14 +206,15 @@ impl Bus {
         Ok(Some(low))
     }
 
-    /// Lets a consumer begin again at `sequence`: messages that were acked from there on are delivered once more.
+    /// Lets the consumer of a function begin again at `sequence`: messages that were acked from there on are delivered once more.
     /// Returns their number.
     pub async fn rewind(
         &self,
         stream: &str,
-        consumer: &str,
+        function: &str,
         sequence: u64,
     ) -> Result<u64, ApiError> {
+        let consumer = self.app().consumer(function);
         let answer = self
             .api(
                 &format!("CONSUMER.RESET.{stream}.{consumer}"),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Bus, BusError};
+use crate::app::OWNER;
 
 /// One running instance of a service, as it answers `$SRV.PING`, `$SRV.INFO` or `$SRV.STATS`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -130,7 +131,7 @@ impl ServiceInstance {
 
 impl Bus {
     /// Instances that answer on `subject` (`$SRV.STATS`, `$SRV.PING.NAME`, ...), until nothing has come for `gap`.
-    /// Answers in another form are left out.
+    /// Answers in another form are left out, and so are those for other apps.
     pub async fn service_instances(
         &self,
         subject: &str,
@@ -142,11 +143,25 @@ impl Bus {
             .filter_map(|answer| serde_json::from_slice::<ServiceInstance>(&answer.payload).ok());
         Ok(instances
             .filter(|instance| !instance.name.is_empty())
+            .filter(|instance| {
+                let owner = instance.metadata.get(OWNER);
+                owner.is_none_or(|owner| owner == self.app().as_str())
+            })
             .collect())
     }
 
+    /// Instances of the services of this name, as [`service_instances`](Self::service_instances) has them.
+    pub async fn instances_of(
+        &self,
+        name: &str,
+        gap: Duration,
+    ) -> Result<Vec<ServiceInstance>, BusError> {
+        self.service_instances(&format!("$SRV.PING.{name}"), gap)
+            .await
+    }
+
     /// Answers for the instance `id` of the service `name` until the connection closes, in tasks of its own; `answer`
-    /// is given the verb (PING, INFO or STATS). Fails where the subjects cannot be subscribed to.
+    /// is given the verb (PING, INFO or STATS). The app is added to the metadata. Fails where the subjects cannot be subscribed to.
     pub async fn answer_services<F>(&self, name: &str, id: &str, answer: F) -> Result<(), BusError>
     where
         F: Fn(&str) -> ServiceInstance + Clone + Send + 'static,
@@ -165,7 +180,10 @@ impl Bus {
                         let Some(reply) = question.reply else {
                             continue;
                         };
-                        let body = serde_json::to_vec(&answer(verb)).unwrap_or_default();
+                        let mut answer = answer(verb);
+                        let app = bus.app().to_string();
+                        answer.metadata.insert(OWNER.to_owned(), app);
+                        let body = serde_json::to_vec(&answer).unwrap_or_default();
                         let _ = bus.publish_plain(reply, body.into()).await;
                     }
                 });

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::app::AppName;
 use oncue_proto::Catalog;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,8 @@ pub use self::units::{Size, Span, parse_size};
 pub struct Config {
     /// The file it was read from, if there was one.
     pub path: Option<PathBuf>,
+    /// `[app] name`, which every file has: what is called so on the servers is this app's, and nothing else is.
+    pub app: AppName,
     /// `ONCUE_NATS_URL`, or `[nats] url`; default `nats://127.0.0.1:4222`.
     pub nats_url: ServerUrl,
     /// `ONCUE_REDIS_URL`, or `[redis] url`; default `redis://127.0.0.1:6379`.
@@ -63,8 +66,14 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StreamConfig {
+    /// The app that declares it, where that is another one: it must be there before this app starts, and is used as it is.
+    /// Default: whoever is first.
+    pub app: Option<AppName>,
     /// A full stream refuses publishes; nothing is dropped. Default 1 GiB.
     pub max_bytes: Size,
+    /// Part of `max_bytes` that the gateway leaves to what functions emit, and below which space that everybody is done
+    /// with is given back before its time. Default: a sixteenth.
+    pub reserve: Option<Size>,
     /// Servers of a cluster that hold a copy. Default 1.
     pub replicas: u32,
     /// How long the server itself recognises an id; an optimisation, not the guarantee. Default 2 min.
@@ -80,12 +89,22 @@ pub struct StreamConfig {
 impl Default for StreamConfig {
     fn default() -> Self {
         Self {
+            app: None,
             max_bytes: Size(1 << 30),
+            reserve: None,
             replicas: 1,
             duplicate_window: Span(Duration::from_mins(2)),
             horizon: Span(Duration::from_hours(72)),
             replay_window: Span(Duration::from_hours(24)),
         }
+    }
+}
+
+impl StreamConfig {
+    /// Bytes that are kept for what functions emit.
+    pub fn reserve(&self) -> u64 {
+        let reserve = self.reserve.map_or(self.max_bytes.0 / 16, |size| size.0);
+        reserve.min(self.max_bytes.0)
     }
 }
 
@@ -116,6 +135,9 @@ pub struct FunctionConfig {
     pub replicas: Option<u32>,
     /// Variables added to the environment of those processes.
     pub env: BTreeMap<String, String>,
+    /// Variables that those processes also get from whoever starts them, such as secrets, which do not belong in a file.
+    /// Without it they get those of [`PASSED_ON`](crate::process::PASSED_ON).
+    pub inherit: BTreeSet<String>,
 }
 
 /// Limits of one function.
@@ -260,21 +282,31 @@ impl Default for ConsoleConfig {
 pub struct ConfigErrors(pub Vec<String>);
 
 impl Config {
-    /// Reads the file named by `ONCUE_CONFIG` (it must exist then) or `oncue.toml` here (it may be absent), and the
-    /// environment on top.
+    /// Reads the file named by `ONCUE_CONFIG` (it must exist then) or the one that is [found](Self::find) (there may be
+    /// none), and the environment on top.
     pub fn load() -> Result<Self, ConfigErrors> {
         let named = std::env::var_os("ONCUE_CONFIG").map(PathBuf::from);
-        let path = named.clone().unwrap_or_else(|| "oncue.toml".into());
-        let (text, path) = match std::fs::read_to_string(&path) {
-            Ok(text) => (text, Some(path)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => {
-                (String::new(), None)
-            }
-            Err(e) => return Err(ConfigErrors(vec![format!("{}: {e}", path.display())])),
-        };
+        let path = named.or_else(Self::find);
+        let text = path.as_ref().map(std::fs::read_to_string).transpose();
+        let text = text.map_err(|e| {
+            let path = path.as_deref().unwrap_or(Path::new("oncue.toml"));
+            ConfigErrors(vec![format!("{}: {e}", path.display())])
+        })?;
+        let text = text.unwrap_or_default();
         Self::parse(&text, path.as_deref(), |name| {
             std::env::var(name).ok().filter(|v| !v.is_empty())
         })
+    }
+
+    /// `oncue.toml` in this folder or the nearest one above.
+    pub fn find() -> Option<PathBuf> {
+        let name = Path::new("oncue.toml");
+        if name.exists() {
+            return Some(name.to_owned());
+        }
+        let here = std::env::current_dir().ok()?;
+        let mut above = here.ancestors().skip(1).map(|folder| folder.join(name));
+        above.find(|path| path.is_file())
     }
 
     /// Reads `text`, which comes from `path`, with `env` as the environment on top.

@@ -14,6 +14,8 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::app::AppName;
+
 use super::{
     Bounds, Config, ConfigErrors, ConsoleConfig, FlowsConfig, FunctionConfig, GatewayConfig,
     Schedule, ServerUrl, Span,
@@ -46,6 +48,14 @@ struct Mistake {
     at: usize,
     /// Sentence with file and line in front.
     message: String,
+}
+
+/// `[app]`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AppSection {
+    /// See [`Config::app`].
+    name: AppName,
 }
 
 /// `[nats]`
@@ -83,6 +93,7 @@ impl<'t> Reader<'t> {
     fn defaults(&self) -> Config {
         Config {
             path: self.path.map(Path::to_owned),
+            app: AppName::default(),
             nats_url: "nats://127.0.0.1:4222".into(),
             redis_url: "redis://127.0.0.1:6379".into(),
             batch_publish: false,
@@ -103,10 +114,12 @@ impl<'t> Reader<'t> {
     /// the contracts, which may stand behind them in the file.
     fn config(&mut self, table: DeTable<'t>) -> Config {
         let mut config = self.defaults();
+        let mut app = None;
         let mut contracts = None;
         let mut schedules = None;
         for (name, value) in table {
             match name.get_ref().as_ref() {
+                "app" => app = self.part::<AppSection>("app", value),
                 "nats" => {
                     let nats: NatsSection = self.part("nats", value).unwrap_or_default();
                     config.nats_url = nats.url.unwrap_or(config.nats_url);
@@ -133,13 +146,22 @@ impl<'t> Reader<'t> {
                 }
                 "schedule" => schedules = Some(value),
                 other => {
-                    let known = "nats, redis, contracts, gateway, console, flows, bounds, streams, functions, schedule";
+                    let known = "app, nats, redis, contracts, gateway, console, flows, bounds, streams, functions, schedule";
                     self.fail(
                         Some(name.span()),
                         &format!("unknown section {other:?}; known: {known}"),
                     );
                 }
             }
+        }
+        match app {
+            Some(app) => config.app = app.name,
+            None if self.path.is_some() && self.mistakes.is_empty() => self.fail(
+                None,
+                "[app] name is missing: it tells what is this app's on the servers from what is others', \
+                 such as\n  [app]\n  name = \"shop\"",
+            ),
+            None => {}
         }
         // Schedules are checked against the built-in contract at least.
         let catalog = config.catalog().unwrap_or_else(|missing| {
@@ -150,7 +172,7 @@ impl<'t> Reader<'t> {
             Catalog::builtin()
         });
         config.schedules = schedules
-            .map(|value| self.schedules(value, &catalog, !config.functions.is_empty()))
+            .map(|value| self.schedules(value, &catalog, &config.functions))
             .unwrap_or_default();
         config
     }
@@ -271,13 +293,13 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Reads and checks all of `[[schedule]]`. Two of one name would replace each other on the server. With `open`, programs
-    /// may bring event types that are not known here.
+    /// Reads and checks all of `[[schedule]]`. Two of one name would replace each other on the server, and one for a function
+    /// that is not there would fire for nobody. Programs of functions may bring event types that are not known here.
     fn schedules(
         &mut self,
         value: Spanned<DeValue<'t>>,
         catalog: &Catalog,
-        open: bool,
+        functions: &BTreeMap<String, FunctionConfig>,
     ) -> Vec<Schedule> {
         let span = value.span();
         let DeValue::Array(array) = value.into_inner() else {
@@ -291,7 +313,7 @@ impl<'t> Reader<'t> {
                 continue;
             };
             schedule.place = self.at(Some(span.clone()), "");
-            if let Err(why) = schedule.check(catalog, open) {
+            if let Err(why) = schedule.check(catalog, functions) {
                 self.fail(Some(span.clone()), &format!("[[schedule]] {why}"));
             }
             if schedules

@@ -1,11 +1,12 @@
 //! `[[schedule]]`: time as a trigger.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use oncue_proto::{Catalog, Event as _, Format, oncue::v1::TimerFired};
 use serde::Deserialize;
 
-use super::Span;
+use super::{FunctionConfig, Span};
 
 /// `[[schedule]]`: an event that recurs, by a fixed interval or by a cron line.
 #[derive(Debug, Clone, Deserialize)]
@@ -70,9 +71,13 @@ impl Schedule {
         &self.key
     }
 
-    /// Checks all that can be checked without the programs. With `open`, an unknown type is no mistake yet: one of the
-    /// functions' programs may know it.
-    pub(super) fn check(&mut self, catalog: &Catalog, open: bool) -> Result<(), String> {
+    /// Checks all that can be checked without the programs. Where the file has `functions`, an unknown type is no mistake
+    /// yet: one of their programs may know it.
+    pub(super) fn check(
+        &mut self,
+        catalog: &Catalog,
+        functions: &BTreeMap<String, FunctionConfig>,
+    ) -> Result<(), String> {
         match (&self.function, &self.ty) {
             (Some(_), Some(_)) | (None, None) => {
                 return Err("a schedule names either `function` or `type`".into());
@@ -88,6 +93,17 @@ impl Schedule {
         {
             return Err("`every` is at least 1s".into());
         }
+        if self.every.is_some_and(|every| every.0.subsec_nanos() > 0) {
+            return Err("`every` is whole seconds: NATS counts no less".into());
+        }
+        if let Some(function) = &self.function
+            && !functions.is_empty()
+            && !functions.contains_key(function)
+        {
+            return Err(format!(
+                "there is no [functions.{function}] here, so nobody would hear it"
+            ));
+        }
         let name = self.name();
         if !name
             .chars()
@@ -97,7 +113,7 @@ impl Schedule {
                 "name {name:?} may hold letters, digits, '-' and '_'"
             ));
         }
-        if !open || catalog.get(&self.ty()).is_ok() {
+        if functions.is_empty() || catalog.get(&self.ty()).is_ok() {
             self.key = self.key_by(catalog)?;
         }
         Ok(())

@@ -1,15 +1,17 @@
 //! Manifest of a function, derived from its signature: printed by `FUNCTION --manifest`, answered on `$SRV.INFO`, and
 //! read by `oncue apply`, so that a deployment cannot drift from the code.
 
+use oncue_proto::event;
 use serde::{Deserialize, Serialize};
 
+use crate::app::AppName;
 use crate::bus::layout::{self, Wanted};
 use crate::config::{Config, Limits};
 
 /// Function as data.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Name, 1 to 64 of a-z, 0-9 and `-`: that of its consumer, too.
+    /// Name, 1 to 64 of a-z, 0-9 and `-`, which its app has once.
     pub name: String,
     /// Version of the program.
     pub version: String,
@@ -17,7 +19,7 @@ pub struct Manifest {
     pub stream: String,
     /// Event types it acts on.
     pub triggers: Vec<String>,
-    /// Subjects its consumer filters.
+    /// Subjects of the types it acts on, each with and without a key.
     pub filters: Vec<String>,
     /// State table it owns rows of, if any.
     pub table: Option<String>,
@@ -39,11 +41,19 @@ impl Manifest {
     /// Consumer that all its workers share.
     pub fn consumer(&self, config: &Config) -> Wanted {
         layout::consumer(
-            &self.name,
+            &config.app.consumer(&self.name),
             &self.stream,
-            &self.filters,
+            &self.subjects(&config.app),
             &self.limits(config),
         )
+    }
+
+    /// Subjects its consumer filters: the types it acts on, and what is redriven to it alone.
+    pub fn subjects(&self, app: &AppName) -> Vec<String> {
+        let mut subjects = self.filters.clone();
+        let consumer = app.consumer(&self.name);
+        subjects.push(event::redrive_subject(&self.stream, &consumer));
+        subjects
     }
 
     /// Domains whose streams must be there: of its triggers, of the events it emits, of dead letters. The timer
@@ -52,7 +62,7 @@ impl Manifest {
         let emitted = self
             .emits
             .iter()
-            .map(|ty| oncue_proto::event::stream_of_type(ty).to_owned());
+            .map(|ty| event::stream_of_type(ty).to_owned());
         let mut domains: Vec<String> = emitted
             .chain([self.stream.clone(), layout::DLQ.to_owned()])
             .collect();

@@ -319,7 +319,7 @@ end
 local function open_steps(flow, event, now)
   if redis.call('HSETNX', flow, 'e:' .. event.id, event.content) == 0 then return 0 end
   local open = 0
-  for _, name in ipairs(redis.call('SMEMBERS', 'oncue:l:' .. event.ty)) do
+  for _, name in ipairs(redis.call('SMEMBERS', 'APP:l:' .. event.ty)) do
     open = open + redis.call('HSETNX', flow, 's:' .. event.id .. ':' .. name, string.format('p %.0f', now))
   end
   return open

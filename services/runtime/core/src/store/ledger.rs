@@ -5,21 +5,20 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::name_of;
-use oncue_proto::event::{self, Meta};
+use oncue_proto::event::Meta;
 
-/// Redis key of the counts of hops, a hash: `SOURCE\tTYPE\tFUNCTION` -> events that went that way.
-pub const EDGES: &str = "oncue:edges";
-/// Redis key of the times of hops, a hash with the fields of [`EDGES`]: Unix ms of the last event.
-pub const EDGES_AT: &str = "oncue:edges:at";
-/// Redis key of the registered functions, a hash: name -> manifest and start time, as JSON.
-pub const FUNCTIONS: &str = "oncue:functions";
+/// Key, without the app, of the counts of hops, a hash: `SOURCE\tTYPE\tFUNCTION` -> events that went that way.
+pub const EDGES: &str = "edges";
+/// Key, without the app, of the times of hops, a hash with the fields of [`EDGES`]: Unix ms of the last event.
+pub const EDGES_AT: &str = "edges:at";
+/// Key, without the app, of the registered functions, a hash: name -> manifest and start time, as JSON.
+pub const FUNCTIONS: &str = "functions";
 
 /// Entry of one event in the ledger of its flow, made by the commit: its own step closes, steps open for all that
 /// follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Redis key of the ledger, as [`flow_key`] makes it.
+    /// Id of the flow.
     pub flow: String,
     /// Time that the ledger stays from the commit on; whole seconds, at least one.
     pub keep: Duration,
@@ -36,7 +35,7 @@ pub struct Entry {
 /// Field of a ledger about one step, written beside the commits: that a run began, or why one failed.
 #[derive(Debug, Clone)]
 pub struct StepUpdate {
-    /// Redis key of the ledger, as [`flow_key`] makes it.
+    /// Id of the flow.
     pub flow: String,
     /// `r:EVENT:FUNCTION` for a run that began, `w:EVENT:FUNCTION` for one that failed.
     pub field: String,
@@ -44,16 +43,6 @@ pub struct StepUpdate {
     pub text: String,
     /// Time that the ledger stays from now on; whole seconds, at least one.
     pub keep: Duration,
-}
-
-/// Redis key of a flow's ledger, `{pN}:f:FLOW`.
-pub fn flow_key(flow: &str) -> String {
-    format!("{{p{}}}:f:{}", event::partition(flow), name_of(flow))
-}
-
-/// Redis key of a set: the names of the functions that act on a type.
-pub fn listeners_key(ty: &str) -> String {
-    format!("oncue:l:{ty}")
 }
 
 /// Field and content that say of an event what it is: `e:EVENT` and `["type","key","source","cause",time ms]`.

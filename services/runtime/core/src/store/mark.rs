@@ -83,23 +83,6 @@ impl Mark {
     pub fn short_id(&self) -> &[u8] {
         &self.id[..MARK_ID]
     }
-
-    /// Redis key of the count of its runs; each redrive counts anew.
-    pub fn runs_key(&self) -> String {
-        use base64::Engine as _;
-        let id = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(self.id);
-        let key = format!("{{p{}}}:r:{}:{id}", self.partition, self.function);
-        if self.redrive == 0 {
-            key
-        } else {
-            format!("{key}.{}", self.redrive)
-        }
-    }
-}
-
-/// Redis key of the marks of a function.
-pub fn marks_key(function: &str) -> String {
-    format!("d:{function}")
 }
 
 /// Value of a seen-mark in Redis. Bytes, all integers big-endian:
@@ -245,14 +228,14 @@ impl OutboxName {
         }
     }
 
-    /// Redis key of the outbox, `{pN}:o:FUNCTION:NONCE`.
-    pub fn key(self, function: &str) -> String {
-        format!("{{p{}}}:o:{function}:{:016x}", self.partition, self.nonce)
+    /// Partition of the outbox.
+    pub fn partition(self) -> u32 {
+        u32::from(self.partition)
     }
 
-    /// Redis key of the index of its partition's outboxes.
-    pub fn index(self) -> String {
-        self.tag().index()
+    /// Number that tells it apart from every other outbox of the partition.
+    pub fn nonce(self) -> u64 {
+        self.nonce
     }
 }
 
@@ -282,22 +265,15 @@ impl OutboxTag {
         })
     }
 
-    /// Redis key of the index in which the outbox stands.
-    pub fn index(self) -> String {
-        format!("{{p{}}}:u", self.partition)
+    /// Partition of the outbox.
+    pub fn partition(self) -> u32 {
+        u32::from(self.partition)
     }
 
-    /// Beginning of the Redis keys of the outboxes of `function` with this tag.
-    pub fn prefix(self, function: &str) -> String {
-        format!("{{p{}}}:o:{function}:{:04x}", self.partition, self.nonce)
+    /// First bits of its number.
+    pub fn nonce(self) -> u16 {
+        self.nonce
     }
-}
-
-/// Partition of an outbox key as a hash tag, `{p17}`.
-pub fn tag_of(outbox_key: &str) -> &str {
-    outbox_key
-        .split_once(':')
-        .map_or(outbox_key, |(tag, _)| tag)
 }
 
 #[cfg(test)]
@@ -370,14 +346,6 @@ mod tests {
         assert_eq!(StreamPosition::of_mark(&applied().encode()[..7]), None);
         assert_eq!(SeenMark::decode(b"d").state, MarkState::Dead);
         assert_eq!(SeenMark::decode(b"?").state, MarkState::Applied);
-    }
-
-    #[test]
-    fn the_tag_of_a_mark_leads_to_its_outbox() {
-        let tag = NAME.tag();
-        assert!(NAME.key("f").starts_with(&tag.prefix("f")));
-        assert!(!NAME.key("g").starts_with(&tag.prefix("f")));
-        assert_eq!(tag.index(), NAME.index());
     }
 
     /// Value of a constant at the top of the script.

@@ -4,27 +4,28 @@
 //!
 //! # Keys
 //!
-//! Keys that belong to a key of events carry its partition, `{p17}:`; marks belong to an id. Rows are plain hashes, one field per struct field, so `redis-cli` shows them. Times are Unix milliseconds.
+//! Every key begins with the name of its app ([`Keys`]). Keys that belong to a key of events carry its partition, `{p17}:`;
+//! marks belong to an id. Rows are plain hashes, one field per struct field, so `redis-cli` shows them. Times are Unix milliseconds.
 //!
 //! | key | type | holds | goes |
 //! |---|---|---|---|
-//! | `{pN}:s:TABLE:KEY` | hash, set, sorted set or HyperLogLog | a state row, with its version in the field `_v`; or the value of a blind operation | never by itself |
-//! | `d:FUNCTION` | hash | the seen-marks of a function: buckets of [`mark::SeenMark`]s behind the hashes of their ids, as `commit.lua` describes | each mark a horizon and [`GRACE_MS`] after it was written, give or take some hours |
-//! | `{pN}:o:FUNCTION:NAME` | string | outputs of the events of one commit, one frame each | once published; with `keep_outputs` that much later; after a minute if the commit is never made |
-//! | `{pN}:u` | sorted set | keys of those outboxes, by commit time; once published, by minus the time of publishing | with its outboxes |
-//! | `{pN}:r:FUNCTION:ID` | string | number of runs of an event that was delivered more than once | after the horizon |
-//! | `{pN}:f:FLOW` | hash | the ledger of a tracked flow (fields: [`crate::model::flow`]) | `[flows] keep` after its last write |
-//! | `oncue:layout` | string | number of this layout | never |
-//! | `oncue:id-secret` | string | the [`secret`](crate::secret) of the installation | never |
-//! | `oncue:partitions` | string | number of partitions, fixed at first start | never |
-//! | `oncue:commits:WORKER` | string | number and time of a worker's last commit, by which a Redis that went back in time is found out | after a week |
-//! | `oncue:regressed` | hash | worker -> the loss it found; no worker starts until `oncue recover redis` has removed it | by that command |
-//! | `oncue:streams` | hash | stream -> [`KnownStream`] as JSON, by which a NATS that went back is found out | never |
-//! | `oncue:restoring` | hash | function -> [`Restoring`] as JSON: what the last `oncue recover redis` delivers again | never |
-//! | `oncue:epoch` | string | time of the last such recovery | never |
-//! | `oncue:edges`, `oncue:edges:at` | hash | `SOURCE\tTYPE\tFUNCTION` -> events that went that way, and time of the last | never |
-//! | `oncue:functions` | hash | function -> its manifest and time of its last start, as JSON | never |
-//! | `oncue:l:TYPE` | set | names of the functions that act on a type | never |
+//! | `APP:{pN}:s:TABLE:KEY` | hash, set, sorted set or HyperLogLog | a state row, with its version in the field `_v`; or the value of a blind operation | never by itself |
+//! | `APP:d:FUNCTION` | hash | the seen-marks of a function: buckets of [`mark::SeenMark`]s behind the hashes of their ids, as `commit.lua` describes | each mark a horizon and [`GRACE_MS`] after it was written, give or take some hours |
+//! | `APP:{pN}:o:FUNCTION:NAME` | string | outputs of the events of one commit, one frame each | once published; with `keep_outputs` that much later; after a minute if the commit is never made |
+//! | `APP:{pN}:u` | sorted set | keys of those outboxes, by commit time; once published, by minus the time of publishing | with its outboxes |
+//! | `APP:{pN}:r:FUNCTION:ID` | string | number of runs of an event that was delivered more than once | after the horizon |
+//! | `APP:{pN}:f:FLOW` | hash | the ledger of a tracked flow (fields: [`crate::model::flow`]) | `[flows] keep` after its last write |
+//! | `APP:layout` | string | number of this layout | never |
+//! | `APP:id-secret` | string | the [`secret`](crate::secret) of the installation | never |
+//! | `APP:partitions` | string | number of partitions, fixed at first start | never |
+//! | `APP:commits:WORKER` | string | number and time of a worker's last commit, by which a Redis that went back in time is found out | after a week |
+//! | `APP:regressed` | hash | worker -> the loss it found; no worker starts until `oncue recover redis` has removed it | by that command |
+//! | `APP:streams` | hash | stream -> [`KnownStream`] as JSON, by which a NATS that went back is found out | never |
+//! | `APP:restoring` | hash | function -> [`Restoring`] as JSON: what the last `oncue recover redis` delivers again | never |
+//! | `APP:epoch` | string | time of the last such recovery | never |
+//! | `APP:edges`, `APP:edges:at` | hash | `SOURCE\tTYPE\tFUNCTION` -> events that went that way, and time of the last | never |
+//! | `APP:functions` | hash | function -> its manifest and time of its last start, as JSON | never |
+//! | `APP:l:TYPE` | set | names of the functions that act on a type | never |
 //!
 //! `KEY` and `FLOW` are percent-encoded, or hashed where they are longer than 256 bytes. `FUNCTION` is a function's
 //! name. Besides these there are leases of workers, which expire by themselves ([`Store::lease`]), and the function
@@ -37,6 +38,7 @@
 //! and operations of a run, and then writes row, marks, outbox and ledger of it, or nothing at all. Publishing the
 //! outbox and acking the events come behind it, and may be repeated by anybody.
 
+mod keys;
 mod ledger;
 pub mod mark;
 mod redis;
@@ -47,8 +49,9 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 
+pub use self::keys::Keys;
 pub use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
-pub use self::ledger::{Entry, StepUpdate, flow_key, listeners_key};
+pub use self::ledger::{Entry, StepUpdate};
 pub use self::mark::{Mark, StreamPosition};
 pub use self::redis::Store;
 pub use self::regression::Regression;
@@ -101,11 +104,6 @@ pub struct RowKey {
     pub table: &'static str,
     /// Key of the event, not encoded.
     pub key: String,
-}
-
-/// Redis key of a row, or of the value that a blind operation changes.
-pub fn row_key(table: &str, key: &str) -> String {
-    format!("{{p{}}}:s:{table}:{}", event::partition(key), name_of(key))
 }
 
 /// Name of a key inside a Redis key: itself, percent-encoded, or `~` and its hash in hex where that is too long.

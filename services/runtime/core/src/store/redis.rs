@@ -20,21 +20,22 @@ use tokio::sync::watch;
 use self::connection::Connection;
 use self::regress::Own;
 use self::wire::{commit_call, row};
-use super::mark::{OutboxName, SeenMark, marks_key};
+use super::mark::{OutboxName, SeenMark};
 use super::{
-    Committed, Mark, MarkState, Read, ReadResult, Row, Run, StateValue, Status, StoreError,
-    StreamPosition, row_key,
+    Committed, Keys, Mark, MarkState, Read, ReadResult, Row, Run, StateValue, Status, StoreError,
+    StreamPosition,
 };
+use crate::app::AppName;
 use crate::config::ServerUrl;
 use crate::failpoint::{self, Sabotage};
 use oncue_proto::event::{self, IdSecret, PARTITIONS};
 
-/// Function library; `LIBRARY` in it stands for the version.
+/// Function library; `LIBRARY` in it stands for the version, `APP` for the app.
 const SOURCE: &str = include_str!("commit.lua");
 /// Number of the layout of keys and values, raised where an older program could not read them.
 const LAYOUT: u32 = 3;
-/// Redis key of the secret of the installation.
-const ID_SECRET: &str = "oncue:id-secret";
+/// Key, without the app, of its secret.
+const ID_SECRET: &str = "id-secret";
 /// Major and minor version of the oldest Redis that has what the library needs.
 const OLDEST_REDIS: (u64, u64) = (7, 0);
 /// Oldest Valkey that is tested.
@@ -66,6 +67,8 @@ pub struct Store {
     function: Arc<str>,
     /// Code of the library, as it is loaded.
     library: Arc<str>,
+    /// Keys of the app.
+    keys: Keys,
     /// Memory of this worker's own commits.
     own: Arc<Own>,
     /// Reason for which Redis is known to have gone back in time.
@@ -93,8 +96,8 @@ impl From<RedisError> for StoreError {
 impl Store {
     /// Connects, for a worker: refuses a Redis that cannot keep the promise (too old, evicting, of another partition
     /// count, gone back in time), and loads the library.
-    pub async fn connect(url: impl Into<ServerUrl>) -> Result<Self, StoreError> {
-        let store = Self::look(url).await?;
+    pub async fn connect(url: impl Into<ServerUrl>, app: &AppName) -> Result<Self, StoreError> {
+        let store = Self::look(url, app).await?;
         store.check().await?;
         store.check_partitions().await?;
         // Before it may commit: what it wrote would look as if nothing had been lost.
@@ -107,7 +110,7 @@ impl Store {
     }
 
     /// Connects and changes nothing, for programs that only look. The URL may hold a password; no error shows it.
-    pub async fn look(url: impl Into<ServerUrl>) -> Result<Self, StoreError> {
+    pub async fn look(url: impl Into<ServerUrl>, app: &AppName) -> Result<Self, StoreError> {
         let url = url.into();
         // Several calls are on their way at a time: without it the second waits for the TCP ack of the first.
         let tcp = TcpSettings::default().set_nodelay(true);
@@ -121,7 +124,7 @@ impl Store {
         let connection =
             opened.map_err(|e| StoreError::refused(format!("cannot reach Redis at {url}: {e}")))?;
         Connection::watch(&connection);
-        let source = source();
+        let source = source().replace("APP", app.as_str());
         // Eight digits tell versions of one Redis apart; the name is part of every commit, so it is short.
         let version = event::hash(&[source.as_bytes()])
             .iter()
@@ -131,6 +134,7 @@ impl Store {
             connection,
             function: format!("oncue_commit_{version}").into(),
             library: source.replace("LIBRARY", &version).into(),
+            keys: Keys::new(app),
             own: Arc::new(Own::new()),
             regressed: Arc::new(watch::Sender::new(None)),
         })
@@ -148,10 +152,15 @@ impl Store {
         self.connection.get()
     }
 
+    /// Keys of the app.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     /// Number of partitions this Redis was laid out with; `None` for one that no worker has used yet.
     pub async fn partitions(&self) -> Result<Option<u32>, StoreError> {
         Ok(cmd("GET")
-            .arg("oncue:partitions")
+            .arg(self.keys.of("partitions"))
             .query_async(&mut self.connection())
             .await?)
     }
@@ -214,7 +223,7 @@ impl Store {
     /// Secret of the installation as this Redis has it.
     pub async fn id_secret(&self) -> Result<Option<IdSecret>, StoreError> {
         let text: Option<Vec<u8>> = cmd("GET")
-            .arg(ID_SECRET)
+            .arg(self.keys.of(ID_SECRET))
             .query_async(&mut self.connection())
             .await?;
         text.map(|text| read_secret(&text)).transpose()
@@ -224,12 +233,12 @@ impl Store {
     pub async fn keep_id_secret(&self, secret: &IdSecret) -> Result<IdSecret, StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("SET")
-            .arg(ID_SECRET)
+            .arg(self.keys.of(ID_SECRET))
             .arg(secret.to_text())
             .arg("NX")
             .ignore()
             .cmd("GET")
-            .arg(ID_SECRET);
+            .arg(self.keys.of(ID_SECRET));
         let (text,): (Vec<u8>,) = pipe.query_async(&mut self.connection()).await?;
         read_secret(&text)
     }
@@ -238,9 +247,9 @@ impl Store {
     async fn check_partitions(&self) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("GET")
-            .arg("oncue:partitions")
+            .arg(self.keys.of("partitions"))
             .cmd("GET")
-            .arg("oncue:layout");
+            .arg(self.keys.of("layout"));
         let (partitions, layout): (Option<u32>, Option<u32>) =
             pipe.query_async(&mut self.connection()).await?;
         if partitions.is_some() && layout != Some(LAYOUT) {
@@ -254,17 +263,17 @@ impl Store {
         let mut pipe = redis::pipe();
         // The layout goes first: partitions without one are an earlier version's.
         pipe.cmd("SET")
-            .arg("oncue:layout")
+            .arg(self.keys.of("layout"))
             .arg(LAYOUT)
             .arg("NX")
             .ignore();
         pipe.cmd("SET")
-            .arg("oncue:partitions")
+            .arg(self.keys.of("partitions"))
             .arg(PARTITIONS)
             .arg("NX")
             .ignore()
             .cmd("GET")
-            .arg("oncue:partitions");
+            .arg(self.keys.of("partitions"));
         let (found,): (u32,) = pipe.query_async(&mut self.connection()).await?;
         // Keys hold the number of their partition: another count would look for each of them elsewhere.
         if found == PARTITIONS {
@@ -283,7 +292,7 @@ impl Store {
         let marks: Vec<&Mark> = reads.iter().flat_map(|read| &read.marks).collect();
         let mut pipe = redis::pipe();
         for row in reads.iter().filter_map(|read| read.row.as_ref()) {
-            pipe.cmd("HGETALL").arg(row_key(row.table, &row.key));
+            pipe.cmd("HGETALL").arg(self.keys.row(row.table, &row.key));
         }
         let (rows, found) = tokio::join!(self.query(&pipe), self.marks(&marks));
         let mut rows = rows?.into_iter();
@@ -310,7 +319,7 @@ impl Store {
         if marks.is_empty() {
             return Ok(Vec::new());
         }
-        let call = wire::marks_call(&self.function.replace("commit", "marks"), marks);
+        let call = wire::marks_call(&self.function.replace("commit", "marks"), &self.keys, marks);
         Ok(match call.query_async(&mut self.connection()).await {
             // Nobody has started a worker of this version on this Redis, or it was emptied.
             Err(e) if is_library_missing(&e) => {
@@ -329,7 +338,7 @@ impl Store {
         let mut call = cmd("FCALL");
         call.arg(self.function.replace("commit", "tend"))
             .arg(1)
-            .arg(marks_key(function))
+            .arg(self.keys.marks(function))
             .arg(AT_ONCE);
         while call.query_async::<u64>(&mut self.connection()).await? > 0 {}
         Ok(())
@@ -381,18 +390,19 @@ impl Store {
         // A random name, made before the call: marks that the call writes point to it.
         let name = OutboxName::new(first_with_outputs.map_or(0, |handled| handled.mark.partition));
         let function = first.map_or("", |handled| &*handled.mark.function);
-        let outbox = name.key(function);
+        let outbox = self.keys.outbox(name, function);
         // Noted before the call: a commit whose answer is lost counts as begun and never as
         // answered.
         let begun = self.own.begin(runs);
         let keys = [
-            self.own.key(),
+            self.own.key(&self.keys),
             outbox.clone(),
-            name.index(),
-            marks_key(function),
+            self.keys.outbox_index(name.partition()),
+            self.keys.marks(function),
         ];
         let call = commit_call(
             &self.function,
+            &self.keys,
             keys,
             itoa::Buffer::new().format(begun.number),
             runs,
@@ -439,7 +449,7 @@ impl Store {
     pub async fn started(&self, marks: &[Mark]) -> Result<Vec<u32>, StoreError> {
         let mut pipe = redis::pipe();
         for mark in marks {
-            let key = mark.runs_key();
+            let key = self.keys.runs(mark);
             pipe.cmd("INCR")
                 .arg(&key)
                 .cmd("EXPIRE")
@@ -453,7 +463,7 @@ impl Store {
     /// Value under a key of a state table, whatever its kind; `None` where there is none. For programs that show
     /// state: two commands, between which the value may change.
     pub async fn show(&self, table: &str, key: &str) -> Result<Option<StateValue>, StoreError> {
-        let key = row_key(table, key);
+        let key = self.keys.row(table, key);
         let mut c = self.connection();
         let kind: String = cmd("TYPE").arg(&key).query_async(&mut c).await?;
         Ok(match kind.as_str() {
@@ -486,7 +496,7 @@ impl Store {
 fn read_secret(text: &[u8]) -> Result<IdSecret, StoreError> {
     IdSecret::of_text(text).ok_or_else(|| {
         StoreError::refused(format!(
-            "{ID_SECRET} in Redis holds no secret; remove it, and it comes back from NATS"
+            "the key {ID_SECRET} of this app in Redis holds no secret; remove it, and it comes back from NATS"
         ))
     })
 }

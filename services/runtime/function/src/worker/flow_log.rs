@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncue_core::config::{FlowsConfig, Track};
-use oncue_core::store::{Entry, StepUpdate, Store, flow_key};
+use oncue_core::store::{Entry, StepUpdate, Store};
 use oncue_proto::event::{self, Meta};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -74,7 +74,7 @@ impl FlowLog {
                 .iter()
                 .filter_map(|output| output.entry.clone());
             Box::new(Entry {
-                flow: flow_key(&event.meta.flow),
+                flow: event.meta.flow.clone(),
                 keep: self.keep,
                 id: event.meta.id.clone(),
                 ty: event.meta.ty.clone(),
@@ -102,7 +102,7 @@ impl FlowLog {
     /// milliseconds in front.
     fn update(&self, event: &Invocation, kind: &str, text: &str) {
         self.updates.send(StepUpdate {
-            flow: flow_key(&event.meta.flow),
+            flow: event.meta.flow.clone(),
             field: format!("{kind}:{}:{}", event.meta.id, self.function),
             text: text.to_owned(),
             keep: self.keep,

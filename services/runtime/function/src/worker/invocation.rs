@@ -87,7 +87,7 @@ pub(crate) enum Settlement {
     Ack(Outcome),
     /// Delivered again later.
     Retry(RetryReason),
-    /// Set aside in `dlq.<function>` with its reason and its envelope.
+    /// Set aside in `dlq.<app>.<function>` with its reason and its envelope.
     DeadLetter(DeadLetterReason, Error),
 }
 

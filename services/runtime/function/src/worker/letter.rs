@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use oncue_core::bus::layout::DLQ;
+use oncue_core::app::AppName;
 use oncue_core::bus::{ApiError, Bus, Outbound, PubAck, PublishError};
 use oncue_core::store::Store;
 use oncue_proto::event::{self, IdSecret, Incoming, Meta, Origin};
@@ -25,7 +25,13 @@ pub(crate) const UNPUBLISHABLE: &str = "unpublishable";
 /// A dead letter as a message, itself an event that was caused by the one it is about.
 ///
 /// Tracked or not, a letter opens no step in a ledger: the commit of the record closes that of the event.
-pub(crate) fn message(letter: &DeadLetter, about: &Meta, id: &str, carrier: Carrier) -> Envelope {
+pub(crate) fn message(
+    app: &AppName,
+    letter: &DeadLetter,
+    about: &Meta,
+    id: &str,
+    carrier: Carrier,
+) -> Envelope {
     let function = &letter.function;
     let meta = Meta {
         id: id.to_owned(),
@@ -48,7 +54,7 @@ pub(crate) fn message(letter: &DeadLetter, about: &Meta, id: &str, carrier: Carr
         value,
     });
     Envelope {
-        subject: format!("{DLQ}.{function}"),
+        subject: app.letters(function),
         headers: headers.collect(),
         payload: letter.encode_to_vec().into(),
     }
@@ -135,7 +141,8 @@ impl OutputLetters {
         let output = Unpublishable::new(self.function, output, refusal);
         let meta = &output.meta;
         let id = self.secret.dead_letter_id(&meta.id, self.function, 0);
-        self.bus.publish(&output.message(&id)).await?;
+        let message = output.message(self.bus.app(), &id);
+        self.bus.publish(&message).await?;
         if meta.tracked
             && let Err(e) = self.store.close_steps(meta).await
         {
@@ -209,12 +216,12 @@ impl Unpublishable {
     }
 
     /// The letter as a message under `id`, in the trace of the output.
-    pub fn message(&self, id: &str) -> Envelope {
+    pub fn message(&self, app: &AppName, id: &str) -> Envelope {
         let carrier = Carrier {
             traceparent: self.meta.traceparent.clone(),
             tracestate: self.meta.tracestate.clone(),
             baggage: self.meta.baggage.clone(),
         };
-        message(&self.letter, &self.meta, id, carrier)
+        message(app, &self.letter, &self.meta, id, carrier)
     }
 }

@@ -74,7 +74,7 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use oncue_core::bus::pull::{Delivery, Pull};
 use oncue_core::bus::{Bus, BusError};
-use oncue_core::config::{Config, Limits};
+use oncue_core::config::{Config, Limits, StreamConfig};
 use oncue_core::failpoint::{self, Sabotage};
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::{Status, Store};
@@ -170,6 +170,7 @@ impl Worker {
         let publisher = Arc::new(publisher);
         let outputs = OutputMaker {
             function: name,
+            app: config.app.clone(),
             secret: secret.clone(),
             max_payload: bus.max_payload(),
             bounds: config.bounds,
@@ -218,7 +219,6 @@ impl Worker {
     pub async fn start(
         self: &Arc<Self>,
         manifest: &Manifest,
-        config: &Config,
         instance: &str,
         store: &Store,
     ) -> Result<impl Future<Output = ()> + use<>, BusError> {
@@ -237,18 +237,25 @@ impl Worker {
             function: self.settler.function,
             counters: counters.clone(),
         };
-        let window = config.stream(&manifest.stream).replay_window.0;
         let function = self.settler.function;
         tokio::spawn(self.settler.clone().send_heartbeats());
         tokio::spawn(relay.run());
         tokio::spawn(self.settler.hops.clone().report_for_ever());
-        tokio::spawn(upkeep::purge_for_ever(
-            bus.clone(),
-            manifest.stream.clone(),
-            window,
-        ));
         tokio::spawn(upkeep::drop_expired_marks_for_ever(store.clone(), function));
         Ok(vouchers)
+    }
+
+    /// Purges the stream, which is this app's, from now on.
+    pub fn purge(&self, name: &str, stream: &StreamConfig) {
+        let bus = &self.settler.bus;
+        let window = stream.replay_window.0;
+        tokio::spawn(upkeep::purge_for_ever(bus.clone(), name.to_owned(), window));
+        let reserve = stream.reserve();
+        tokio::spawn(upkeep::keep_room_for_ever(
+            bus.clone(),
+            name.to_owned(),
+            reserve,
+        ));
     }
 
     /// Pulls until told to stop, then finishes what is in flight; never gives events back because it is stopping.

@@ -16,6 +16,7 @@ use crate::error::{Result, reject};
 use crate::worker::flow_log;
 use crate::worker::invocation::{Invocation, Output};
 use crate::worker::spans::Onward;
+use oncue_core::app::AppName;
 use oncue_core::bus::layout::{self, TIMER};
 use oncue_core::bus::{Headers, Outbound};
 use oncue_core::config::Bounds;
@@ -39,6 +40,8 @@ const USUAL_HEADER_BYTES: usize = 640;
 pub(crate) struct OutputMaker {
     /// Name of the function: source of what it emits, and part of its ids.
     pub function: &'static str,
+    /// App that the function is of.
+    pub app: AppName,
     /// Secret that nobody outside can make such an id without.
     pub secret: IdSecret,
     /// The server's bound for one message, in bytes.
@@ -156,7 +159,7 @@ impl OutputMaker {
             let due = event::format_time(event::now_ms() + delay);
             // A schedule has a subject of its own, by the id: a second publish replaces the one that
             // still waits.
-            let subject = format!("{TIMER}.delayed.{}", meta.id);
+            let subject = format!("{TIMER}.delayed.{}.{}", self.app, meta.id);
             let rule = format!("@at {due}");
             message = layout::scheduled(subject, &rule, draft.ty, &draft.key, message);
         }

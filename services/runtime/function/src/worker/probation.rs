@@ -75,7 +75,7 @@ impl Probation {
 
     /// Exchanges vouchers with the other workers of the function for as long as the future is polled.
     ///
-    /// Plain core NATS, subject `oncue.survived.<function>`: no stream, no ack. The future does not
+    /// Plain core NATS, subject `oncue.survived.<app>_<function>`: no stream, no ack. The future does not
     /// end by itself: its sending half waits for the next voucher.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ impl Probation {
         bus: Bus,
         function: &str,
     ) -> Result<impl Future<Output = ()> + use<>, BusError> {
-        let subject = format!("oncue.survived.{function}");
+        let subject = format!("oncue.survived.{}", bus.app().consumer(function));
         let others = bus.subscribe(&subject).await?;
         Ok(async move {
             tokio::join!(

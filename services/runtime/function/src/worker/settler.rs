@@ -40,7 +40,7 @@ const RETRY: Backoff = Backoff {
 /// Settler of deliveries, which acks them, gives them back or sets them aside. Shared by the worker
 /// and every task that ends a delivery. Holds no state of its own, only what it takes to end one.
 pub(crate) struct Settler {
-    /// Name in `dlq.<function>` and in the letters.
+    /// Name in `dlq.<app>.<function>` and in the letters.
     pub function: &'static str,
     /// Secret of the ids of letters.
     pub secret: IdSecret,
@@ -248,15 +248,15 @@ impl Settler {
         let id = self
             .secret
             .dead_letter_id(&event.meta.id, self.function, letter.redrives);
-        let (producer, carrier) = event.trace.letter(&event.meta, &id);
+        let (producer, carrier) = event.trace.letter(self.bus.app(), &event.meta, &id);
         let started = Instant::now();
-        let message = letter::message(&letter, &event.meta, &id, carrier.clone());
+        let message = letter::message(self.bus.app(), &letter, &event.meta, &id, carrier.clone());
         let mut published = self.bus.publish(&message).await;
         if let (Err(PublishError::TooLarge(_)), Some(envelope)) = (&published, &mut letter.envelope)
         {
             // Event and letter together are too much for one message: the letter says where the event stands.
             envelope.payload.clear();
-            let message = letter::message(&letter, &event.meta, &id, carrier);
+            let message = letter::message(self.bus.app(), &letter, &event.meta, &id, carrier);
             published = self.bus.publish(&message).await;
         }
         self.counters.sent(1, started.elapsed(), published.is_ok());

@@ -23,7 +23,7 @@ use std::time::SystemTime;
 
 use opentelemetry::trace::{SpanId, TraceId};
 
-use oncue_core::bus::layout::DLQ;
+use oncue_core::app::AppName;
 use oncue_core::store::Status;
 use oncue_proto::event::Meta;
 use oncue_telemetry::{Carrier, InFlow, Kind, Size, Span, SpanIds};
@@ -212,13 +212,13 @@ impl Trace {
     /// The dead letter of this event is about to be published.
     ///
     /// Sampled whatever the event was: a dead letter is what people look for.
-    pub fn letter(&self, meta: &Meta, id: &str) -> (Option<Producer>, Carrier) {
+    pub fn letter(&self, app: &AppName, meta: &Meta, id: &str) -> (Option<Producer>, Carrier) {
         let carrier = carried(meta);
         let Some(ids) = self.ids else {
             return (None, oncue_telemetry::pass_on(&carrier, &meta.flow));
         };
         let ids = ids.child().with_sampled(true);
-        let producer = Producer::new(ids, &format!("{DLQ}.{}", self.function), id, &meta.flow);
+        let producer = Producer::new(ids, &app.letters(self.function), id, &meta.flow);
         (Some(producer), sent_from(&ids, &carrier))
     }
 

@@ -48,10 +48,7 @@ fn the_signature_is_the_manifest() {
         ("all", "web", Some("pages"))
     );
     assert_eq!(made.triggers, ["web.page.viewed"]);
-    assert_eq!(
-        made.filters,
-        ["web.page.viewed", "web.page.viewed.*", "web.redrive.all"]
-    );
+    assert_eq!(made.filters, ["web.page.viewed", "web.page.viewed.*"]);
     let emits = [
         "web.page.milestone",
         "files.file.accepted",
@@ -101,7 +98,7 @@ fn one_of_several_events_is_one_trigger() {
         made.triggers,
         ["files.file.accepted", "files.file.rejected"]
     );
-    assert_eq!(made.filters.len(), 5);
+    assert_eq!(made.filters.len(), 4);
     assert!(made.emits.is_empty());
 }
 
@@ -115,9 +112,7 @@ fn a_function_without_an_event_hears_its_own_timer_only() {
         (made.stream.as_str(), made.filters),
         (
             "timer",
-            ["timer.function.fired.tick", "timer.redrive.tick"]
-                .map(str::to_owned)
-                .to_vec()
+            ["timer.function.fired.tick"].map(str::to_owned).to_vec()
         )
     );
     assert_eq!(made.triggers, ["timer.function.fired"]);

@@ -12,8 +12,7 @@ use super::Store;
 use crate::model::flow::{self, Edge, Flow, HashFields, Registered};
 use crate::model::manifest::Manifest;
 use crate::store::{
-    EDGES, EDGES_AT, FUNCTIONS, StepUpdate, StoreError, first_step, flow_key, ledger_event,
-    listeners_key,
+    EDGES, EDGES_AT, FUNCTIONS, Keys, StepUpdate, StoreError, first_step, ledger_event,
 };
 use oncue_proto::event::{self, Meta};
 
@@ -32,7 +31,7 @@ impl Store {
     pub async fn flows(&self, ids: &[String]) -> Result<Vec<Option<Flow>>, StoreError> {
         let mut pipe = redis::pipe();
         for id in ids {
-            pipe.cmd("HGETALL").arg(flow_key(id));
+            pipe.cmd("HGETALL").arg(self.keys.flow(id));
         }
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -56,15 +55,12 @@ impl Store {
             let mut scan = cmd("SCAN");
             scan.arg(cursor)
                 .arg("MATCH")
-                .arg("{p*}:f:*")
+                .arg(self.keys.flows())
                 .arg("COUNT")
                 .arg(KEYS_AT_A_TIME);
             let (next, mut keys): (u64, Vec<String>) = scan.query_async(&mut c).await?;
             // A row's key may look alike further behind.
-            keys.retain(|key| {
-                key.split_once("}:")
-                    .is_some_and(|(_, rest)| rest.starts_with("f:"))
-            });
+            keys.retain(|key| Keys::is_flow(key));
             let mut pipe = redis::pipe();
             for key in &keys {
                 pipe.cmd("HEXISTS").arg(key).arg(&field);
@@ -95,7 +91,10 @@ impl Store {
     /// Hops that events have been seen to take, sorted. Counts lag behind by the seconds in which workers collect them.
     pub async fn edges(&self) -> Result<Vec<Edge>, StoreError> {
         let mut pipe = redis::pipe();
-        pipe.cmd("HGETALL").arg(EDGES).cmd("HGETALL").arg(EDGES_AT);
+        pipe.cmd("HGETALL")
+            .arg(self.keys.of(EDGES))
+            .cmd("HGETALL")
+            .arg(self.keys.of(EDGES_AT));
         let (counts, times): (HashFields, HashFields) =
             pipe.query_async(&mut self.connection()).await?;
         Ok(flow::edges(counts, times))
@@ -104,7 +103,7 @@ impl Store {
     /// Every function that ever started on this Redis, running or not, sorted by name.
     pub async fn functions(&self) -> Result<Vec<Registered>, StoreError> {
         let fields: HashFields = cmd("HGETALL")
-            .arg(FUNCTIONS)
+            .arg(self.keys.of(FUNCTIONS))
             .query_async(&mut self.connection())
             .await?;
         Ok(flow::functions(fields))
@@ -121,10 +120,10 @@ impl Store {
     pub async fn track(&self, meta: &Meta, key: &str, keep: Duration) -> Result<bool, StoreError> {
         let mut c = self.connection();
         let listeners: Vec<String> = cmd("SMEMBERS")
-            .arg(listeners_key(&meta.ty))
+            .arg(self.keys.listeners(&meta.ty))
             .query_async(&mut c)
             .await?;
-        let ledger = flow_key(&meta.flow);
+        let ledger = self.keys.flow(&meta.flow);
         let now = event::now_ms();
         let mut pipe = redis::pipe();
         pipe.atomic();
@@ -165,12 +164,12 @@ impl Store {
         let mut pipe = redis::pipe();
         for update in updates {
             pipe.cmd("HSET")
-                .arg(&update.flow)
+                .arg(self.keys.flow(&update.flow))
                 .arg(&update.field)
                 .arg(&update.text)
                 .ignore();
             pipe.cmd("EXPIRE")
-                .arg(&update.flow)
+                .arg(self.keys.flow(&update.flow))
                 .arg(update.keep.as_secs().max(1))
                 .ignore();
         }
@@ -196,11 +195,15 @@ impl Store {
         for (source, ty, count) in hops {
             let field = format!("{source}\t{ty}\t{function}");
             pipe.cmd("HINCRBY")
-                .arg(EDGES)
+                .arg(self.keys.of(EDGES))
                 .arg(&field)
                 .arg(count)
                 .ignore();
-            pipe.cmd("HSET").arg(EDGES_AT).arg(field).arg(now).ignore();
+            pipe.cmd("HSET")
+                .arg(self.keys.of(EDGES_AT))
+                .arg(field)
+                .arg(now)
+                .ignore();
         }
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
@@ -213,7 +216,7 @@ impl Store {
         let mut c = self.connection();
         let name = &manifest.name;
         let before: Option<String> = cmd("HGET")
-            .arg(FUNCTIONS)
+            .arg(self.keys.of(FUNCTIONS))
             .arg(name)
             .query_async(&mut c)
             .await?;
@@ -225,20 +228,48 @@ impl Store {
         let mut pipe = redis::pipe();
         pipe.atomic()
             .cmd("HSET")
-            .arg(FUNCTIONS)
+            .arg(self.keys.of(FUNCTIONS))
             .arg(name)
             .arg(json!(now).to_string())
             .ignore();
         // Types that an earlier version acted on: flows must not wait for this function there.
         let before = before.iter().flat_map(|before| &before.triggers);
         for ty in before.filter(|ty| !manifest.triggers.contains(ty)) {
-            pipe.cmd("SREM").arg(listeners_key(ty)).arg(name).ignore();
+            pipe.cmd("SREM")
+                .arg(self.keys.listeners(ty))
+                .arg(name)
+                .ignore();
         }
         // All timers of functions have one type, which does not tell whose a timer is.
         let triggers = manifest.triggers.iter();
         for ty in triggers.filter(|ty| *ty != TimerFired::TYPE) {
-            pipe.cmd("SADD").arg(listeners_key(ty)).arg(name).ignore();
+            pipe.cmd("SADD")
+                .arg(self.keys.listeners(ty))
+                .arg(name)
+                .ignore();
         }
+        Ok(pipe.exec_async(&mut c).await?)
+    }
+
+    /// Forgets a function that is not wanted any more: its registration, its seen-marks, what a recovery gave it.
+    pub async fn forget_function(&self, name: &str) -> Result<(), StoreError> {
+        let mut c = self.connection();
+        let known: Option<String> = cmd("HGET")
+            .arg(self.keys.of(FUNCTIONS))
+            .arg(name)
+            .query_async(&mut c)
+            .await?;
+        let known = known.and_then(|json| serde_json::from_str::<Manifest>(&json).ok());
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        for ty in known.iter().flat_map(|known| &known.triggers) {
+            let listeners = self.keys.listeners(ty);
+            pipe.cmd("SREM").arg(listeners).arg(name).ignore();
+        }
+        for hash in [FUNCTIONS, "restoring"] {
+            pipe.cmd("HDEL").arg(self.keys.of(hash)).arg(name).ignore();
+        }
+        pipe.cmd("UNLINK").arg(self.keys.marks(name)).ignore();
         Ok(pipe.exec_async(&mut c).await?)
     }
 
@@ -247,8 +278,8 @@ impl Store {
         let mut call = cmd("FCALL");
         call.arg(self.function.replace("commit", "close_steps"))
             .arg(2)
-            .arg(flow_key(&meta.flow))
-            .arg(listeners_key(&meta.ty))
+            .arg(self.keys.flow(&meta.flow))
+            .arg(self.keys.listeners(&meta.ty))
             .arg(&meta.id);
         Ok(call.exec_async(&mut self.connection()).await?)
     }
@@ -258,7 +289,7 @@ impl Store {
     /// A ledger that is not there is removed already.
     pub async fn untrack(&self, flow: &str) -> Result<(), StoreError> {
         Ok(cmd("UNLINK")
-            .arg(flow_key(flow))
+            .arg(self.keys.flow(flow))
             .exec_async(&mut self.connection())
             .await?)
     }

@@ -1,7 +1,7 @@
 //! Outboxes in Redis: outputs that have still to be published, outputs that are kept for a while, and the lease of the
 //! worker that deals with them.
 //!
-//! Each partition has one index, `{pN}:u`, a sorted set of outbox keys: the score is the commit time (Unix ms) while
+//! Each partition has one index, `APP:{pN}:u`, a sorted set of outbox keys: the score is the commit time (Unix ms) while
 //! something has to be published, and minus the time of publishing from then on.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -12,8 +12,8 @@ use redis::{Pipeline, cmd};
 
 use super::Store;
 use super::wire::{EventReply, push_frame, read_frames};
-use crate::store::mark::{OutboxTag, SeenMark, tag_of};
-use crate::store::{Run, Status, StoreError, StoredOutputs, Unpublished, WaitingOutputs};
+use crate::store::mark::{OutboxTag, SeenMark};
+use crate::store::{Keys, Run, Status, StoreError, StoredOutputs, Unpublished, WaitingOutputs};
 use oncue_proto::event::{self, PARTITIONS};
 
 /// Outboxes handled in one round trip.
@@ -37,7 +37,7 @@ impl Store {
         let mut pipe = redis::pipe();
         let now = event::now_ms();
         for key in outbox_keys {
-            let index = format!("{}:u", tag_of(key));
+            let index = Keys::index_of(key);
             if keep {
                 // Only one that is in the index: another worker may have dealt with it and removed it.
                 pipe.cmd("ZADD")
@@ -96,9 +96,12 @@ impl Store {
         }
         let prefixes: Vec<String> = tags
             .iter()
-            .map(|tag| tag.prefix(&first.mark.function))
+            .map(|tag| self.keys.outboxes(*tag, &first.mark.function))
             .collect();
-        let indexes: BTreeSet<String> = tags.iter().map(|tag| tag.index()).collect();
+        let indexes: BTreeSet<String> = tags
+            .iter()
+            .map(|tag| self.keys.outbox_index(tag.partition()))
+            .collect();
         let mut pipe = redis::pipe();
         for index in indexes {
             // Below 0 everything in an outbox has been published; absent it is done with or was never committed.
@@ -128,7 +131,7 @@ impl Store {
         let mut pipe = redis::pipe();
         for partition in 0..PARTITIONS {
             pipe.cmd("ZRANGEBYSCORE")
-                .arg(format!("{{p{partition}}}:u"))
+                .arg(self.keys.outbox_index(partition))
                 .arg("(0")
                 .arg(before)
                 .arg("WITHSCORES")
@@ -139,7 +142,7 @@ impl Store {
         let listed: Vec<Vec<(String, f64)>> = pipe.query_async(&mut self.connection()).await?;
         let mut waiting: BTreeMap<String, WaitingOutputs> = BTreeMap::new();
         for (key, committed) in listed.into_iter().flatten() {
-            let function = key.split(':').nth(2).unwrap_or_default();
+            let function = Keys::function_of(&key);
             let of_function = waiting.entry(function.to_owned()).or_default();
             let since = committed as u64;
             of_function.since = match of_function.commits {
@@ -176,7 +179,7 @@ impl Store {
             let kept = format!("{key}.{:08x}", fastrand::u32(..));
             pipe.cmd("SET").arg(&kept).arg(encode_frames(keep)).ignore();
             pipe.cmd("ZADD")
-                .arg(format!("{}:u", tag_of(key)))
+                .arg(Keys::index_of(key))
                 .arg(-(event::now_ms() as i64))
                 .arg(kept)
                 .ignore();
@@ -194,7 +197,7 @@ impl Store {
     ) -> Result<Vec<Unpublished>, StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("ZRANGEBYSCORE")
-            .arg(format!("{{p{partition}}}:u"))
+            .arg(self.keys.outbox_index(partition))
             .arg("-inf")
             .arg(-(since as i64));
         pipe.arg("LIMIT").arg(from).arg(OUTBOXES_AT_A_TIME);
@@ -209,7 +212,7 @@ impl Store {
         before: u64,
     ) -> Result<(), StoreError> {
         for partition in partitions {
-            let index = format!("{{p{partition}}}:u");
+            let index = self.keys.outbox_index(partition);
             loop {
                 let mut connection = self.connection();
                 let mut find = cmd("ZRANGEBYSCORE");
@@ -238,12 +241,16 @@ impl Store {
         Ok(())
     }
 
-    /// Takes the lease `name`, a Redis key, for some seconds; `false` where another process has it. For work that is
+    /// Takes the lease `name` for some seconds; `false` where another process has it. For work that is
     /// done best by one process at a time and bears being done by two: a lease may run out under it.
     pub async fn lease(&self, name: &str, seconds: u64) -> Result<bool, StoreError> {
         let mut take = cmd("SET");
         // `NX` and `EX` in one command, so that no lease stays behind without an end.
-        take.arg(name).arg(1).arg("NX").arg("EX").arg(seconds);
+        take.arg(lease_key(&self.keys, name))
+            .arg(1)
+            .arg("NX")
+            .arg("EX")
+            .arg(seconds);
         let taken: Option<String> = take.query_async(&mut self.connection()).await?;
         Ok(taken.is_some())
     }
@@ -251,7 +258,7 @@ impl Store {
     /// Extends a lease that was taken to `seconds` from now on; does nothing for one that has run out.
     pub async fn renew(&self, name: &str, seconds: u64) -> Result<(), StoreError> {
         Ok(cmd("EXPIRE")
-            .arg(name)
+            .arg(lease_key(&self.keys, name))
             .arg(seconds)
             .exec_async(&mut self.connection())
             .await?)
@@ -267,7 +274,7 @@ impl Store {
     ) -> Result<Vec<Unpublished>, StoreError> {
         let mut pipe = redis::pipe();
         for partition in partitions {
-            let index = format!("{{p{partition}}}:u");
+            let index = self.keys.outbox_index(partition);
             // From above 0: everything below is published.
             pipe.cmd("ZRANGEBYSCORE")
                 .arg(index)
@@ -300,6 +307,11 @@ impl Store {
         });
         Ok(read.collect())
     }
+}
+
+/// Key of a lease.
+fn lease_key(keys: &Keys, name: &str) -> String {
+    keys.of(format_args!("lease:{name}"))
 }
 
 /// Frames one after another, as an outbox holds them.

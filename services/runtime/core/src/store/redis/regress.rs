@@ -12,18 +12,18 @@ use std::time::{Duration, Instant};
 use redis::cmd;
 
 use super::Store;
-use crate::store::{KnownStream, Regression, Restoring, Run, StoreError};
+use crate::store::{Keys, KnownStream, Regression, Restoring, Run, StoreError};
 use oncue_proto::event;
 
-/// Redis key of the time (Unix ms) of the last restoration: commits missing from before it were restored. A time, and
+/// Key, without the app, of the time (Unix ms) of the last restoration: commits missing from before it were restored. A time, and
 /// no count, since Redis may lose this as well, and must not come to the same number again.
-const EPOCH: &str = "oncue:epoch";
-/// Redis key of a hash, worker -> [`Regression`] as JSON; no worker starts while it is there.
-const REGRESSED: &str = "oncue:regressed";
-/// Redis key of a hash, stream -> [`KnownStream`] as JSON.
-const STREAMS: &str = "oncue:streams";
-/// Redis key of a hash, function -> [`Restoring`] as JSON.
-const RESTORING: &str = "oncue:restoring";
+const EPOCH: &str = "epoch";
+/// Key, without the app, of a hash, worker -> [`Regression`] as JSON; no worker starts while it is there.
+const REGRESSED: &str = "regressed";
+/// Key, without the app, of a hash, stream -> [`KnownStream`] as JSON.
+const STREAMS: &str = "streams";
+/// Key, without the app, of a hash, function -> [`Restoring`] as JSON.
+const RESTORING: &str = "restoring";
 /// A record that was not touched for longer may be gone without a loss; it expires after a week.
 const TRUSTED: Duration = Duration::from_hours(72);
 /// Commits whose place in the stream is remembered: more than Redis can lose without anybody noticing for minutes.
@@ -89,9 +89,9 @@ impl Own {
         }
     }
 
-    /// Redis key of the record.
-    pub fn key(&self) -> String {
-        format!("oncue:commits:{}", self.name)
+    /// Key of the record.
+    pub fn key(&self, keys: &Keys) -> String {
+        keys.of(format_args!("commits:{}", self.name))
     }
 
     /// Numbers a commit that is about to be made, and remembers where its events come from.
@@ -163,7 +163,7 @@ impl Store {
     /// Learns when lost commits were restored last: those are nobody's loss any more.
     pub async fn learn_epoch(&self) -> Result<(), StoreError> {
         let epoch: Option<u64> = cmd("GET")
-            .arg(EPOCH)
+            .arg(self.keys.of(EPOCH))
             .query_async(&mut self.connection())
             .await?;
         self.own.lock().epoch = epoch.unwrap_or_default();
@@ -173,7 +173,7 @@ impl Store {
     /// Loss that workers have recorded, all of them as one; `None` where Redis has not gone back in time.
     pub async fn regression(&self) -> Result<Option<Regression>, StoreError> {
         let found: Vec<String> = cmd("HVALS")
-            .arg(REGRESSED)
+            .arg(self.keys.of(REGRESSED))
             .query_async(&mut self.connection())
             .await?;
         let found = found
@@ -191,7 +191,7 @@ impl Store {
         let json = serde_json::json!(regression).to_string();
         let mut record = cmd("HSET");
         record
-            .arg(REGRESSED)
+            .arg(self.keys.of(REGRESSED))
             .arg(format!("start:{function}"))
             .arg(json);
         Ok(record.exec_async(&mut self.connection()).await?)
@@ -200,7 +200,7 @@ impl Store {
     /// Streams as this Redis last knew them, by name.
     pub async fn known_streams(&self) -> Result<BTreeMap<String, KnownStream>, StoreError> {
         let all: BTreeMap<String, String> = cmd("HGETALL")
-            .arg(STREAMS)
+            .arg(self.keys.of(STREAMS))
             .query_async(&mut self.connection())
             .await?;
         let known = all.into_iter();
@@ -213,14 +213,14 @@ impl Store {
     pub async fn know_stream(&self, name: &str, stream: KnownStream) -> Result<(), StoreError> {
         let json = serde_json::json!(stream).to_string();
         let mut know = cmd("HSET");
-        know.arg(STREAMS).arg(name).arg(json);
+        know.arg(self.keys.of(STREAMS)).arg(name).arg(json);
         Ok(know.exec_async(&mut self.connection()).await?)
     }
 
     /// Forgets all streams: what they have lost is taken for lost.
     pub async fn forget_streams(&self) -> Result<(), StoreError> {
         Ok(cmd("DEL")
-            .arg(STREAMS)
+            .arg(self.keys.of(STREAMS))
             .exec_async(&mut self.connection())
             .await?)
     }
@@ -228,7 +228,7 @@ impl Store {
     /// Events of a function that are delivered again by a recovery.
     pub async fn restoring(&self, function: &str) -> Result<Option<Restoring>, StoreError> {
         let json: Option<String> = cmd("HGET")
-            .arg(RESTORING)
+            .arg(self.keys.of(RESTORING))
             .arg(function)
             .query_async(&mut self.connection())
             .await?;
@@ -239,7 +239,7 @@ impl Store {
     pub async fn restore(&self, function: &str, restoring: &Restoring) -> Result<(), StoreError> {
         let json = serde_json::json!(restoring).to_string();
         let mut restore = cmd("HSET");
-        restore.arg(RESTORING).arg(function).arg(json);
+        restore.arg(self.keys.of(RESTORING)).arg(function).arg(json);
         Ok(restore.exec_async(&mut self.connection()).await?)
     }
 
@@ -249,11 +249,11 @@ impl Store {
         let mut pipe = redis::pipe();
         pipe.atomic()
             .cmd("SET")
-            .arg(EPOCH)
+            .arg(self.keys.of(EPOCH))
             .arg(event::now_ms())
             .ignore()
             .cmd("DEL")
-            .arg(REGRESSED)
+            .arg(self.keys.of(REGRESSED))
             .ignore();
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
@@ -270,7 +270,7 @@ impl Store {
         };
         let mut connection = self.connection();
         let laid_out: Result<u8, _> = cmd("EXISTS")
-            .arg("oncue:partitions")
+            .arg(self.keys.of("partitions"))
             .query_async(&mut connection)
             .await;
         if laid_out == Ok(0) {
@@ -282,8 +282,8 @@ impl Store {
         record
             .arg(self.function.replace("commit", "regressed"))
             .arg(2)
-            .arg(EPOCH)
-            .arg(REGRESSED);
+            .arg(self.keys.of(EPOCH))
+            .arg(self.keys.of(REGRESSED));
         record.arg(epoch).arg(&self.own.name).arg(json);
         match record.query_async::<u64>(&mut connection).await {
             Ok(now) if now > epoch => {

@@ -8,10 +8,10 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use redis::{Cmd, Pipeline, Value};
 
-use crate::store::mark::{OutboxName, SeenMark, marks_key};
+use crate::store::mark::{OutboxName, SeenMark};
 use crate::store::{
-    Change, CommitEvent, Entry, Expected, GRACE_MS, Mark, MarkState, Op, Purpose, Row, RowChange,
-    Run, SKEW_MS, Status, StoreError, StoredOutputs, row_key,
+    Change, CommitEvent, Entry, Expected, GRACE_MS, Keys, Mark, MarkState, Op, Purpose, Row,
+    RowChange, Run, SKEW_MS, Status, StoreError, StoredOutputs,
 };
 
 /// Seconds that outputs wait for their commit, which is right behind them.
@@ -30,6 +30,7 @@ const FRAME_HEAD: usize = 16 + 4;
 /// number of the commit; `outbox` is the name that marks will point to.
 pub(super) fn commit_call(
     function: &str,
+    names: &Keys,
     keys: [String; 4],
     record: &str,
     runs: &[Run],
@@ -48,7 +49,7 @@ pub(super) fn commit_call(
             .arg(UNCOMMITTED_S)
             .ignore();
     }
-    let keys: Vec<String> = keys.into_iter().chain(keys_of(runs)).collect();
+    let keys: Vec<String> = keys.into_iter().chain(keys_of(names, runs)).collect();
     call.cmd("FCALL").arg(function).arg(keys.len()).arg(keys);
     // One function, one stream, one horizon; the widest where that is changed under way.
     let horizon = runs
@@ -100,20 +101,20 @@ fn groups(events: &[CommitEvent]) -> Vec<&[CommitEvent]> {
 
 /// Keys of a call behind the first four: for each run its row, one for each operation and each entry.
 /// In the order in which the script reads them, that of the arguments.
-fn keys_of(runs: &[Run]) -> impl Iterator<Item = String> {
-    runs.iter().flat_map(|run| {
+fn keys_of(names: &Keys, runs: &[Run]) -> impl Iterator<Item = String> {
+    runs.iter().flat_map(move |run| {
         let row = run
             .row
             .iter()
-            .map(|row| row_key(row.key.table, &row.key.key));
+            .map(|row| names.row(row.key.table, &row.key.key));
         let ops = run
             .events
             .iter()
-            .flat_map(|e| e.ops.iter().map(|op| row_key(op.table, &e.mark.key)));
+            .flat_map(move |e| e.ops.iter().map(|op| names.row(op.table, &e.mark.key)));
         let flows = run
             .events
             .iter()
-            .filter_map(|e| Some(e.entry.as_ref()?.flow.clone()));
+            .filter_map(|e| Some(names.flow(&e.entry.as_ref()?.flow)));
         row.chain(ops).chain(flows)
     })
 }
@@ -169,10 +170,10 @@ fn push_row(row: &RowChange, call: &mut Pipeline) {
     }
 }
 
-/// Group of events: its head, 33 bytes, then the entry of each: short id, length of the mark (`u8`), the mark. The head holds kind (`u8`), number of events
-/// (`u32`), number of the redrive (`u32`), then as `f64` the seconds that the marks must live and the earliest and the
-/// latest time that the age fence measures (Unix ms). The script stops a group as a whole; [`fenced`] tells its events
-/// apart afterwards.
+/// Group of events: its head, 33 bytes, then the entry of each: short id, length of the mark (`u8`), the mark. The head
+/// holds kind (`u8`), number of events (`u32`), number of the redrive (`u32`), then as `f64` the seconds that the marks must
+/// live and the earliest and the latest time that the age fence measures (Unix ms). The script stops a group as a whole;
+/// [`fenced`] tells its events apart afterwards.
 fn push_group(group: &[CommitEvent], outbox: OutboxName, call: &mut Pipeline) {
     let first = &group[0];
     let marks = group.iter().map(|handled| &handled.mark);
@@ -307,12 +308,12 @@ pub(super) fn read_frames(mut bytes: Bytes) -> Vec<StoredOutputs> {
 
 /// Call that looks up the marks of events, in order: one reply for each, a mark or nil. Neighbours of one function
 /// share its key.
-pub(super) fn marks_call(function: &str, marks: &[&Mark]) -> Cmd {
+pub(super) fn marks_call(function: &str, keys: &Keys, marks: &[&Mark]) -> Cmd {
     let groups: Vec<&[&Mark]> = marks.chunk_by(|a, b| a.function == b.function).collect();
     let mut call = redis::cmd("FCALL_RO");
     call.arg(function).arg(groups.len());
     for group in &groups {
-        call.arg(marks_key(&group[0].function));
+        call.arg(keys.marks(&group[0].function));
     }
     for group in &groups {
         call.arg(group.len());

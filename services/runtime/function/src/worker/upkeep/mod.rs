@@ -12,7 +12,7 @@ mod purge;
 mod relay;
 mod restore;
 
-pub(crate) use self::purge::{drop_expired_marks_for_ever, purge_for_ever};
+pub(crate) use self::purge::{drop_expired_marks_for_ever, keep_room_for_ever, purge_for_ever};
 pub(crate) use self::relay::Relay;
 
 use std::time::Duration;

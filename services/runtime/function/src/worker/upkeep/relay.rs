@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use oncue_core::backoff::spread;
 use oncue_core::bus::Bus;
-use oncue_core::store::{Store, Unpublished};
+use oncue_core::store::{Keys, Store, Unpublished};
 use oncue_proto::event::PARTITIONS;
 
 use super::before;
@@ -103,7 +103,7 @@ impl Relay {
                     Err(_) => batch.unpublished.push(outputs),
                 }
             }
-            let own = batch.key.split(':').nth(2) == Some(self.function);
+            let own = Keys::function_of(&batch.key) == self.function;
             waiting += u64::from(own && !batch.unpublished.is_empty());
             let publisher = self.publisher.clone();
             tokio::spawn(async move { publisher.mark(batch).await });

@@ -31,7 +31,7 @@ pub(super) async fn restore(
     publisher: &Publisher,
     server: &str,
 ) -> Result<(), StoreError> {
-    let lease = format!("oncue:restored:{server}");
+    let lease = format!("restored:{server}");
     let keep = publisher.keep_outputs;
     if !store.lease(&lease, LEASE_SECONDS).await? {
         return Ok(());

@@ -1,0 +1,207 @@
+//! `oncue restart`, on the side of `oncue up`: replaces the processes of functions by new ones of the program as it lies
+//! there now, one after the other. The new one is ready before the old one is told to finish; the first that does not
+//! become ready ends the restart, and the old one goes on.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oncue_core::app::AppName;
+use oncue_core::bus::Bus;
+use serde::{Deserialize, Serialize};
+use tokio::time::{sleep, timeout};
+
+use super::autoscaler::Pools;
+use super::pool::Pool;
+use super::process::{Phase, ProcessStatus};
+use super::supervisor::Supervisor;
+use crate::exit::Failure;
+
+/// Time in which a new process must be ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for which the next process waits for the old one before it to end: what that has in flight it may finish longer.
+const END_TIMEOUT: Duration = Duration::from_mins(1);
+/// Pause between two looks at a process.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Subject on which every `oncue up` of an app hears requests.
+pub fn subject(app: &AppName) -> String {
+    format!("oncue.restart.{app}")
+}
+
+/// Request, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Request {
+    /// The `oncue up` that is meant, by the id under which it answers on `$SRV`.
+    pub supervisor: String,
+    /// Functions to restart; empty for all.
+    pub functions: Vec<String>,
+}
+
+/// Answer, as JSON; several to a request, the last of which is [`Progress::Done`] or [`Progress::Failed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "is")]
+pub enum Progress {
+    /// A new process is about to start.
+    Starting { worker: String, replaces: String },
+    /// New process that is ready, while the one before it finishes what it has in flight.
+    Ready { worker: String, replaces: String },
+    /// All processes are replaced.
+    Done { replaced: u32 },
+    /// A new process did not become ready; everything behind it is as it was.
+    Failed {
+        worker: String,
+        why: String,
+        replaced: u32,
+    },
+}
+
+/// Answers requests, one after the other, until it is dropped.
+///
+/// # Errors
+///
+/// The subscription is refused, or the connection closes for good.
+pub async fn serve(
+    supervisor: &Supervisor,
+    bus: &Bus,
+    pools: &Pools,
+    id: &str,
+) -> Result<Infallible, Failure> {
+    let requests = bus.subscribe(&subject(bus.app())).await;
+    let mut requests = requests.map_err(Failure::silent)?;
+    while let Some(request) = requests.next().await {
+        let Some(reply) = request.reply else {
+            continue;
+        };
+        let Ok(request) = serde_json::from_slice::<Request>(&request.payload) else {
+            continue;
+        };
+        if request.supervisor != id {
+            continue;
+        }
+        let restart = Restart {
+            supervisor,
+            bus,
+            pools,
+            reply,
+        };
+        restart.run(&request.functions).await;
+    }
+    Err(Failure::silent("the connection to NATS is closed"))
+}
+
+struct Restart<'s> {
+    supervisor: &'s Supervisor,
+    bus: &'s Bus,
+    pools: &'s Pools,
+    /// Subject of the answers.
+    reply: String,
+}
+
+impl Restart<'_> {
+    async fn run(&self, functions: &[String]) {
+        let chosen: Vec<String> = {
+            let pools = self.pools.lock();
+            let names = pools.keys().cloned();
+            names
+                .filter(|name| functions.is_empty() || functions.contains(name))
+                .collect()
+        };
+        let mut replaced = 0;
+        for function in chosen {
+            for number in self.numbers(&function) {
+                match self.replace(&function, number).await {
+                    Ok(()) => replaced += 1,
+                    Err((worker, why)) => {
+                        self.supervisor
+                            .log
+                            .warn(&format!("restart stopped: {worker} {why}"));
+                        let failed = Progress::Failed {
+                            worker,
+                            why,
+                            replaced,
+                        };
+                        return self.tell(&failed).await;
+                    }
+                }
+            }
+        }
+        self.tell(&Progress::Done { replaced }).await;
+    }
+
+    /// Workers of a function as they are now; those that start meanwhile are new anyway.
+    fn numbers(&self, function: &str) -> Vec<u32> {
+        let pools = self.pools.lock();
+        pools.get(function).map(Pool::numbers).unwrap_or_default()
+    }
+
+    /// Replaces one worker; the error is the name of the new one, and why it is none.
+    async fn replace(&self, function: &str, number: u32) -> Result<(), (String, String)> {
+        let begun = {
+            let mut pools = self.pools.lock();
+            let pool = pools.get_mut(function);
+            pool.and_then(|pool| pool.replace(number, self.supervisor))
+        };
+        // It has ended, or was told to, since the restart began.
+        let Some(replacement) = begun else {
+            return Ok(());
+        };
+        let worker = replacement.new.name.clone();
+        let replaces = replacement.old.name.clone();
+        self.supervisor
+            .log
+            .note(&format!("restart: {worker} replaces {replaces}"));
+        self.tell(&Progress::Starting {
+            worker: worker.clone(),
+            replaces: replaces.clone(),
+        })
+        .await;
+        if let Err(why) = until_ready(&replacement.new.status).await {
+            let mut pools = self.pools.lock();
+            if let Some(pool) = pools.get_mut(function) {
+                pool.take_back(&replacement);
+            }
+            return Err((worker, why));
+        }
+        replacement.old.status.retire();
+        self.tell(&Progress::Ready { worker, replaces }).await;
+        let _ = timeout(END_TIMEOUT, until_gone(&replacement.old.status)).await;
+        Ok(())
+    }
+
+    /// Nobody may be there any more to hear it.
+    async fn tell(&self, progress: &Progress) {
+        let body = serde_json::to_vec(progress).unwrap_or_default();
+        let _ = self
+            .bus
+            .publish_plain(self.reply.clone(), body.into())
+            .await;
+    }
+}
+
+async fn until_ready(status: &Arc<ProcessStatus>) -> Result<(), String> {
+    let ends = status.ends();
+    let looked = async {
+        loop {
+            match status.phase() {
+                Phase::Up => return Ok(()),
+                Phase::Gone | Phase::Stopping => return Err("was stopped".to_owned()),
+                _ if status.ends() > ends => {
+                    let last = status.last_lines();
+                    return Err(format!("ended before it was ready:\n{last}"));
+                }
+                _ => sleep(POLL).await,
+            }
+        }
+    };
+    match timeout(READY_TIMEOUT, looked).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(format!("is not ready after {READY_TIMEOUT:?}")),
+    }
+}
+
+async fn until_gone(status: &Arc<ProcessStatus>) {
+    while status.phase() != Phase::Gone {
+        sleep(POLL).await;
+    }
+}

@@ -1,0 +1,142 @@
+//! `oncue remove`: takes a function that is not wanted any more off both servers.
+//!
+//! Its consumer goes first: from then on nothing is kept for it. Rows and dead letters stay, since they are not the
+//! function's alone to lose.
+
+use std::time::Duration;
+
+use oncue_admin::dead_letters;
+use oncue_admin::functions::Overview;
+use oncue_core::bus::Bus;
+use oncue_core::bus::info::ConsumerInfo;
+use oncue_core::store::Store;
+use serde_json::Value;
+
+use crate::exit::{self, Failure};
+use crate::settings::Settings;
+use crate::terminal::confirm;
+use crate::terminal::paint::{DIM, GOOD, number, paint, remark, say};
+
+/// Silence after which every worker has answered.
+const REPLY_GAP: Duration = Duration::from_millis(300);
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Function to remove. Take it out of oncue.toml as well, or `oncue apply` makes it anew.
+    function: String,
+    /// Remove it even if events wait for it, which nobody handles then.
+    #[arg(long)]
+    discard: bool,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
+    let function = &args.function;
+    let bus = settings.bus().await?;
+    let store = settings.store().await?;
+    refuse_beside_workers(function, &bus).await?;
+    let registered = store.functions().await.map_err(Failure::silent)?;
+    let manifest = registered
+        .into_iter()
+        .map(|registered| registered.manifest)
+        .find(|manifest| manifest.name == *function);
+    let found = consumer(function, &bus).await?;
+    if found.is_none() && manifest.is_none() {
+        let app = &settings.config.app;
+        return Err(Failure::failed(format_args!(
+            "app {app} has no function {function} on these servers"
+        ))
+        .advise("`oncue ps` lists its functions, `oncue apply` what is left over"));
+    }
+    let waiting = found.as_ref().map_or(0, |(_, info)| info.lag());
+    refuse_to_lose(function, waiting, &store, args.discard).await?;
+    let letters = dead_letters::counts(&bus).await.map_err(Failure::silent)?;
+    let letters = letters.get(function).copied().unwrap_or_default();
+    confirm::ask(&question(function, waiting), args.yes)?;
+    if let Some((stream, _)) = &found {
+        let consumer = bus.app().consumer(function);
+        let delete = format!("CONSUMER.DELETE.{stream}.{consumer}");
+        let deleted = bus.api(&delete, &Value::Null).await;
+        deleted.map_err(Failure::silent)?;
+        say(format_args!("- consumer {stream}/{consumer}"));
+    }
+    let forgotten = store.forget_function(function).await;
+    forgotten.map_err(Failure::silent)?;
+    say(format_args!("- seen-marks and registration of {function}"));
+    say(paint(GOOD, format_args!("{function} is removed.")));
+    if let Some(table) = manifest.and_then(|manifest| manifest.table) {
+        let stays = format_args!("Rows of the table {table} stay in Redis.");
+        remark(paint(DIM, stays));
+    }
+    if letters > 0 {
+        let letters = number(letters);
+        let stay = format_args!("{letters} of its dead letters stay; see `oncue dlq ls`.");
+        remark(paint(DIM, stay));
+    }
+    if settings.config.functions.contains_key(function) {
+        remark(format_args!(
+            "It is still in oncue.toml: `oncue apply` and `oncue up` make it anew."
+        ));
+    }
+    Ok(exit::OK)
+}
+
+fn question(function: &str, waiting: u64) -> String {
+    match waiting {
+        0 => format!("Remove {function}?"),
+        waiting => format!(
+            "Remove {function}, and leave {} events that wait for it to nobody?",
+            number(waiting)
+        ),
+    }
+}
+
+/// Stream and consumer of the function; `None` where there is none.
+async fn consumer(function: &str, bus: &Bus) -> Result<Option<(String, ConsumerInfo)>, Failure> {
+    let all = oncue_admin::consumers::all(bus).await;
+    let mut all = all.map_err(Failure::silent)?;
+    Ok(all
+        .remove(function)
+        .map(|consumer| (consumer.stream, consumer.info)))
+}
+
+/// Refuses while the function runs: its workers would make anew what is removed.
+async fn refuse_beside_workers(function: &str, bus: &Bus) -> Result<(), Failure> {
+    let overview = Overview::read(bus, REPLY_GAP).await;
+    let overview = overview.map_err(Failure::silent)?;
+    let workers = overview.workers.iter();
+    let running = workers.filter(|worker| worker.function == function).count();
+    if running == 0 {
+        return Ok(());
+    }
+    Err(
+        Failure::failed(format_args!("{function} runs in {running} processes"))
+            .advise("stop it first: take it out of oncue.toml and start `oncue up` anew"),
+    )
+}
+
+/// Refuses while something would be lost, unless that is asked for.
+async fn refuse_to_lose(
+    function: &str,
+    waiting: u64,
+    store: &Store,
+    discard: bool,
+) -> Result<(), Failure> {
+    // Whatever their age: nobody would publish them.
+    let outputs = store.waiting_outputs(u64::MAX >> 12).await;
+    let outputs = outputs.map_err(Failure::silent)?;
+    let outputs = outputs.get(function).map_or(0, |waiting| waiting.commits);
+    if discard || (waiting == 0 && outputs == 0) {
+        return Ok(());
+    }
+    let what = format!(
+        "{} events wait for {function}, and outputs of {} commits are not published yet",
+        number(waiting),
+        number(outputs)
+    );
+    Err(Failure::failed(what).advise(
+        "let it run until they are handled (`oncue ps`), or say --discard: then nobody handles them",
+    ))
+}

@@ -1,0 +1,138 @@
+//! Names of the keys in Redis. All of an app's begin with its name, so that apps may share a Redis; [the page of the
+//! store](super) says what is under them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use oncue_proto::event;
+
+use super::mark::{Mark, OutboxName, OutboxTag};
+use super::name_of;
+use crate::app::AppName;
+
+/// Keys of one app. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Keys(Arc<AppName>);
+
+impl Keys {
+    /// Keys of an app.
+    pub fn new(app: &AppName) -> Self {
+        Self(Arc::new(app.clone()))
+    }
+
+    /// App whose keys these are.
+    pub fn app(&self) -> &AppName {
+        &self.0
+    }
+
+    /// Key that the app has once, `APP:NAME`.
+    pub fn of(&self, name: impl fmt::Display) -> String {
+        format!("{}:{name}", self.0)
+    }
+
+    /// Key in a partition, `APP:{pN}:NAME`.
+    fn in_partition(&self, partition: u32, name: fmt::Arguments<'_>) -> String {
+        format!("{}:{{p{partition}}}:{name}", self.0)
+    }
+
+    /// Row of a state table, or the value of a blind operation there. Keys that no pattern or shell must misread are
+    /// percent-encoded, long ones hashed.
+    pub fn row(&self, table: &str, key: &str) -> String {
+        let name = name_of(key);
+        self.in_partition(event::partition(key), format_args!("s:{table}:{name}"))
+    }
+
+    /// Ledger of a flow.
+    pub fn flow(&self, flow: &str) -> String {
+        self.in_partition(event::partition(flow), format_args!("f:{}", name_of(flow)))
+    }
+
+    /// Pattern of all ledgers, for `SCAN`; the keys of some rows may look alike, see [`is_flow`](Self::is_flow).
+    pub fn flows(&self) -> String {
+        self.of("{p*}:f:*")
+    }
+
+    /// Whether a key is that of a ledger.
+    pub fn is_flow(key: &str) -> bool {
+        let rest = key.split_once("}:").map(|(_, rest)| rest);
+        rest.is_some_and(|rest| rest.starts_with("f:"))
+    }
+
+    /// Set of the functions that act on a type.
+    pub fn listeners(&self, ty: &str) -> String {
+        self.of(format_args!("l:{ty}"))
+    }
+
+    /// Seen-marks of a function.
+    pub fn marks(&self, function: &str) -> String {
+        self.of(format_args!("d:{function}"))
+    }
+
+    /// Count of the runs of an event; each redrive counts anew.
+    pub fn runs(&self, mark: &Mark) -> String {
+        let id = URL_SAFE_NO_PAD.encode(mark.id);
+        let function = &mark.function;
+        if mark.redrive == 0 {
+            self.in_partition(mark.partition, format_args!("r:{function}:{id}"))
+        } else {
+            let redrive = mark.redrive;
+            self.in_partition(mark.partition, format_args!("r:{function}:{id}.{redrive}"))
+        }
+    }
+
+    /// Outbox of a commit.
+    pub fn outbox(&self, name: OutboxName, function: &str) -> String {
+        let nonce = name.nonce();
+        self.in_partition(name.partition(), format_args!("o:{function}:{nonce:016x}"))
+    }
+
+    /// Beginning of the keys of the outboxes of a function with this tag.
+    pub fn outboxes(&self, tag: OutboxTag, function: &str) -> String {
+        let nonce = tag.nonce();
+        self.in_partition(tag.partition(), format_args!("o:{function}:{nonce:04x}"))
+    }
+
+    /// Index of the outboxes of a partition.
+    pub fn outbox_index(&self, partition: u32) -> String {
+        self.in_partition(partition, format_args!("u"))
+    }
+
+    /// Index that the outbox of this key stands in.
+    pub fn index_of(outbox: &str) -> String {
+        let partition = outbox.split_once('}').map_or(outbox, |(before, _)| before);
+        format!("{partition}}}:u")
+    }
+
+    /// Function whose outputs the outbox of this key holds.
+    pub fn function_of(outbox: &str) -> &str {
+        let rest = outbox.split_once("}:o:").map_or("", |(_, rest)| rest);
+        rest.split(':').next().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outbox_tells_its_index_and_its_function() {
+        let keys = Keys::default();
+        let name = OutboxName::new(17);
+        let outbox = keys.outbox(name, "count-views");
+        assert!(outbox.starts_with("app:{p17}:o:count-views:"), "{outbox}");
+        assert!(outbox.starts_with(&keys.outboxes(name.tag(), "count-views")));
+        assert!(!outbox.starts_with(&keys.outboxes(name.tag(), "count")));
+        assert_eq!(Keys::index_of(&outbox), keys.outbox_index(17));
+        assert_eq!(Keys::index_of(&outbox), "app:{p17}:u");
+        assert_eq!(Keys::function_of(&outbox), "count-views");
+    }
+
+    #[test]
+    fn a_ledger_is_told_from_a_row() {
+        let keys = Keys::default();
+        assert!(Keys::is_flow(&keys.flow("x")));
+        assert!(!Keys::is_flow(&keys.row("rows", "}:f:")));
+    }
+}
