@@ -26,7 +26,7 @@ mod scale;
 mod service;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -63,10 +63,13 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 /// A worker that is missed is asked again after the next pause, so a short silence only costs another look.
 const WORKER_REPLY_GAP: Duration = Duration::from_millis(40);
 
+/// Folder for the servers' data, by default.
+const DATA: &str = ".oncue";
+
 #[derive(clap::Args)]
 pub struct Args {
-    /// Folder for the servers' data.
-    #[arg(long, default_value = ".oncue", value_name = "DIR")]
+    /// Folder for the servers' data. Default: `.oncue` beside oncue.toml.
+    #[arg(long, default_value = DATA, hide_default_value = true, value_name = "DIR")]
     data: PathBuf,
     /// How servers that are started here treat the disk: `durable` writes before it answers, for events and state
     /// that survive a power cut. What is true of the running servers says `oncue doctor`.
@@ -119,6 +122,7 @@ pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
     let started = Instant::now();
     // First of all: from here on a Ctrl-C is a request to stop, and not the end of a process that has children.
     let mut stop = stop_requests()?;
+    let args = beside_file(args, &settings);
     let functions = chosen(&args, &settings)?;
     programs::all_built(&settings, &functions)?;
     // Before the ports: a second `oncue up` is told of the first, and not of each port that it has.
@@ -318,6 +322,16 @@ fn worker_answers(worker: &Worker, answers: &[ServiceInstance]) -> bool {
     answers
         .iter()
         .any(|answer| answer.pid() == Some(worker.status.pid()))
+}
+
+/// The same, with the data beside `oncue.toml` where no folder is named: from a folder below it the app must not find empty
+/// servers.
+fn beside_file(mut args: Args, settings: &Settings) -> Args {
+    let folder = settings.config.path.as_deref().and_then(Path::parent);
+    if let Some(folder) = folder.filter(|_| args.data == Path::new(DATA)) {
+        args.data = folder.join(DATA);
+    }
+    args
 }
 
 /// Functions to start: all of oncue.toml, or those `--only` names.
