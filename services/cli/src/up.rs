@@ -324,7 +324,7 @@ fn worker_answers(worker: &Worker, answers: &[ServiceInstance]) -> bool {
         .any(|answer| answer.pid() == Some(worker.status.pid()))
 }
 
-/// The same, with the data beside `oncue.toml` where no folder is named: from a folder below it the app must not find empty
+/// Arguments with the data beside `oncue.toml` where no folder is named: from a folder below it the app must not find empty
 /// servers.
 fn beside_file(mut args: Args, settings: &Settings) -> Args {
     let folder = settings.config.path.as_deref().and_then(Path::parent);

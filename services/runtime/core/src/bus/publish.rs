@@ -335,9 +335,14 @@ fn publish_answer(message: &Message) -> Result<PubAck, PublishError> {
                 .collect::<String>()
         )));
     };
+    Err(refusal(&error))
+}
+
+/// Error of a stream by its code. A request that is wrong stays wrong; whatever else a server says, it may say something else
+/// later: that it is full, or, in a cluster, that it is about to store the first copy of the same message.
+fn refusal(error: &ApiError) -> PublishError {
     let text = error.to_string();
-    // Full goes by once there is room; too large and refused do not go by themselves.
-    Err(match error.err_code {
+    match error.err_code {
         code::STORAGE_EXCEEDED
         | code::STORE_FAILED
         | code::STREAM_BYTES_EXCEEDED
@@ -345,6 +350,39 @@ fn publish_answer(message: &Message) -> Result<PubAck, PublishError> {
         code::MESSAGE_TOO_LARGE => PublishError::TooLarge(text),
         _ if error.code == 503 => PublishError::Full(text),
         _ if error.description.contains("maximum") => PublishError::Full(text),
-        _ => PublishError::Refused(text),
-    })
+        _ if error.code == 400 => PublishError::Refused(text),
+        _ => PublishError::Unknown(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_wrong_is_refused_for_good() {
+        let said = |code: u16, err_code: u64, description: &str| {
+            refusal(&ApiError {
+                code,
+                err_code,
+                description: description.to_owned(),
+            })
+        };
+        assert!(matches!(
+            said(400, 10190, "schedule target"),
+            PublishError::Refused(_)
+        ));
+        assert!(matches!(
+            said(400, 10054, "too large"),
+            PublishError::TooLarge(_)
+        ));
+        assert!(matches!(
+            said(503, 10077, "maximum bytes"),
+            PublishError::Full(_)
+        ));
+        // A cluster that has the first copy of a message in hand and no majority yet.
+        let conflict = said(409, 10158, "duplicate message id is in process");
+        assert!(matches!(conflict, PublishError::Unknown(_)));
+        assert!(matches!(said(500, 1, "anything"), PublishError::Unknown(_)));
+    }
 }
