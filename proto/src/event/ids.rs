@@ -112,7 +112,7 @@ fn short_hash(parts: &[&[u8]]) -> String {
     URL_SAFE_NO_PAD.encode(hash(parts))
 }
 
-/// Secret of an installation, from which the ids of outputs and dead letters are made, so that no client can know one
+/// Secret of an app, from which the ids of outputs and dead letters are made, so that no client can know one
 /// before it is used. 32 random bytes, kept in both servers.
 #[derive(Clone)]
 pub struct IdSecret {

@@ -10,6 +10,7 @@ use oncue_admin::functions::Overview;
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::store::Store;
+use oncue_proto::event;
 use serde_json::Value;
 
 use crate::exit::{self, Failure};
@@ -125,7 +126,7 @@ async fn refuse_to_lose(
     discard: bool,
 ) -> Result<(), Failure> {
     // Whatever their age: nobody would publish them.
-    let outputs = store.waiting_outputs(u64::MAX >> 12).await;
+    let outputs = store.waiting_outputs(event::now_ms()).await;
     let outputs = outputs.map_err(Failure::silent)?;
     let outputs = outputs.get(function).map_or(0, |waiting| waiting.commits);
     if discard || (waiting == 0 && outputs == 0) {

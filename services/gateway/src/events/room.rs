@@ -37,6 +37,8 @@ struct Level {
     looked: Option<Instant>,
     /// Bytes the stream held, and those let in since.
     used: u64,
+    /// Most bytes that clients may fill.
+    most: u64,
 }
 
 impl Room {
@@ -49,24 +51,30 @@ impl Room {
         payload: usize,
     ) -> Result<(), Problem> {
         let size = payload as u64 + OVERHEAD;
-        let most = config.max_bytes.0.saturating_sub(config.reserve());
         let stream = {
             let mut streams = self.streams.lock();
             streams.entry(name.to_owned()).or_default().clone()
         };
-        if let Some(taken) = stream.take(size, most) {
+        if let Some(taken) = stream.take(size) {
             return taken.then_some(()).ok_or_else(|| refusal(name, config));
         }
         let _looking = stream.looking.lock().await;
         // Somebody may have looked while we waited.
-        if stream.take(size, most).is_none() {
-            let info = bus.stream_info(name).await?;
-            *stream.known.lock() = Level {
-                looked: Some(Instant::now()),
-                used: info.state.bytes,
-            };
-        }
-        match stream.take(size, most) {
+        let taken = match stream.take(size) {
+            None => {
+                let info = bus.stream_info(name).await?;
+                // The server's own limit: a stream of another app has one that is not in our oncue.toml, or none.
+                let max = u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX);
+                *stream.known.lock() = Level {
+                    looked: Some(Instant::now()),
+                    used: info.state.bytes,
+                    most: max.saturating_sub(config.reserve()),
+                };
+                stream.take(size)
+            }
+            taken => taken,
+        };
+        match taken {
             Some(false) => Err(refusal(name, config)),
             _ => Ok(()),
         }
@@ -75,7 +83,7 @@ impl Room {
 
 impl Filling {
     /// Whether there is room for so many bytes more, which are taken then; `None` where that is not known.
-    fn take(&self, size: u64, most: u64) -> Option<bool> {
+    fn take(&self, size: u64) -> Option<bool> {
         let mut known = self.known.lock();
         let is_young = known
             .looked
@@ -83,7 +91,7 @@ impl Filling {
         if !is_young {
             return None;
         }
-        let fits = known.used + size <= most;
+        let fits = known.used + size <= known.most;
         known.used += if fits { size } else { 0 };
         Some(fits)
     }
@@ -112,14 +120,15 @@ mod tests {
     #[test]
     fn what_is_taken_counts_until_the_next_look() {
         let stream = Filling::default();
-        assert_eq!(stream.take(1, 100), None, "nothing is known");
+        assert_eq!(stream.take(1), None, "nothing is known");
         *stream.known.lock() = Level {
             looked: Some(Instant::now()),
             used: 50,
+            most: 100,
         };
-        assert_eq!(stream.take(30, 100), Some(true));
-        assert_eq!(stream.take(30, 100), Some(false));
-        assert_eq!(stream.take(20, 100), Some(true));
-        assert_eq!(stream.take(1, 100), Some(false));
+        assert_eq!(stream.take(30), Some(true));
+        assert_eq!(stream.take(30), Some(false));
+        assert_eq!(stream.take(20), Some(true));
+        assert_eq!(stream.take(1), Some(false));
     }
 }

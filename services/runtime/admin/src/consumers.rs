@@ -136,7 +136,7 @@ pub async fn all(bus: &Bus) -> Result<BTreeMap<String, Consumer>, AdminError> {
     of_streams(bus, &event_streams(bus).await?).await
 }
 
-/// Types that lie in event streams and that no function of any app acts on, with the number of their messages. Dead letters
+/// Types that lie in the app's event streams and that no function of any app acts on, with the number of their messages. Dead letters
 /// and timers are heard by the platform.
 ///
 /// One question for all streams, two for each. The server names 100,000 subjects of a stream at most.
@@ -146,7 +146,10 @@ pub async fn all(bus: &Bus) -> Result<BTreeMap<String, Consumer>, AdminError> {
 pub async fn unheard(bus: &Bus) -> Result<BTreeMap<String, u64>, AdminError> {
     let mut unheard = BTreeMap::new();
     let streams = event_streams(bus).await?;
-    let names = streams.iter().map(|stream| stream.config.name.as_str());
+    let own = streams
+        .iter()
+        .filter(|stream| stream.config.is_of(bus.app()));
+    let names = own.map(|stream| stream.config.name.as_str());
     for name in names.filter(|name| ![DLQ, TIMER].contains(name)) {
         let subjects = bus.stream_subjects(name, ">").await;
         let subjects = subjects.map_err(|e| AdminError::api(format!("stream {name}"), e))?;

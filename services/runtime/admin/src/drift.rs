@@ -142,7 +142,11 @@ impl Observed {
         Ok(Self {
             edges: store.edges().await?,
             published,
-            since: streams.iter().filter_map(StreamInfo::created_ms).min(),
+            since: streams
+                .iter()
+                .filter(|stream| stream.config.is_of(bus.app()))
+                .filter_map(StreamInfo::created_ms)
+                .min(),
         })
     }
 }

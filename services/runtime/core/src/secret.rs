@@ -2,8 +2,8 @@
 //! loss of either changes no id: NATS in its key-value bucket `oncue`, under the key `APP.id-secret`, and Redis under
 //! `APP:id-secret`.
 //!
-//! NATS decides, since it takes a first value once and no second: whoever comes later reads what is there. An
-//! installation whose servers hold different secrets is none: their events, marks and outputs are of two.
+//! NATS decides, since it takes a first value once and no second: whoever comes later reads what is there. Servers that hold
+//! different secrets of an app do not belong together: their events, marks and outputs are of two installations.
 
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::store::Store;
 fn subject(bus: &Bus) -> String {
     format!("$KV.oncue.{}.id-secret", bus.app())
 }
+
 /// Attempts to agree with others that start at the same time.
 const ATTEMPTS: u32 = 5;
 /// Pauses between them.
@@ -46,7 +47,7 @@ pub async fn id_secret(bus: &Bus, store: &Store) -> Result<IdSecret, BusError> {
         };
         if attempt == ATTEMPTS {
             return Err(BusError(
-                "the secret of this installation cannot be stored in NATS".to_owned(),
+                "the secret of this app cannot be stored in NATS".to_owned(),
             ));
         }
         attempt += 1;

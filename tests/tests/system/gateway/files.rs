@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use oncue_core::app::AppName;
 use oncue_core::bus::info::StreamState;
-use oncue_core::bus::layout::{self, Mode};
-use oncue_core::config::{Size, StreamConfig};
 use oncue_gateway::server::Guards;
 use oncue_proto::files::FileUploaded;
 use oncue_tests::cluster::{Stored, wait_for};
 use prost::Message as _;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
@@ -339,19 +337,16 @@ async fn an_aborted_upload_leaves_nothing_behind() {
 #[tokio::test]
 async fn a_file_nobody_was_told_of_is_taken_back() {
     let gateway = Gateway::with("", Guards::default()).await;
-    // By what the gateway was told there is room; by the server there is none.
-    let small = StreamConfig {
-        max_bytes: Size(1),
-        ..StreamConfig::default()
-    };
-    let small = layout::stream(&AppName::default(), "files", &small);
-    let changed = gateway.bus.ensure(&small, Mode::Apply).await;
+    // There is room, and the stream takes no message of this size.
+    let info = gateway.bus.api("STREAM.INFO.files", &Value::Null).await;
+    let mut config = info.expect("a stream")["config"].clone();
+    config["max_msg_size"] = json!(1);
+    let changed = gateway.bus.api("STREAM.UPDATE.files", &config).await;
     changed.expect("changed");
     let answer = gateway
         .send("PUT", "/v1/files/x", &[], bytes(300_000))
         .await;
-    answer.problem(503, "full");
-    assert!(answer.header("retry-after").is_some());
+    answer.problem(413, "too-large");
     wait_for("the chunks to go", || async {
         stored(&gateway).await.messages == 1
     })

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::app::{AppName, OWNER};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use oncue_proto::event;
@@ -64,6 +65,8 @@ pub struct StreamSettings {
     pub name: String,
     /// Most bytes it may hold; -1 for any number.
     pub max_bytes: i64,
+    /// Notes of whoever made it, and of the server.
+    metadata: BTreeMap<String, String>,
     /// Servers that hold a copy.
     pub num_replicas: u64,
 }
@@ -154,6 +157,14 @@ pub struct ConsumerSettings {
     filter_subjects: Vec<String>,
     /// Nanoseconds without an ack after which a message is delivered again.
     pub ack_wait: u64,
+}
+
+impl StreamSettings {
+    /// Whether a stream is this app's, or nobody's.
+    pub fn is_of(&self, app: &AppName) -> bool {
+        let owner = self.metadata.get(OWNER);
+        owner.is_none_or(|owner| owner == app.as_str())
+    }
 }
 
 impl ConsumerSettings {

@@ -24,7 +24,7 @@ const FIRED_TTL: &str = "72h";
 /// Object store bucket of the app's files.
 pub const FILES: &str = "files";
 
-/// Stream of the key-value bucket `oncue`: what belongs to the whole installation.
+/// Stream of the key-value bucket `oncue`: what apps keep there besides events.
 pub const VALUES: &str = "KV_oncue";
 
 /// Pauses while the servers of a cluster agree on what another process is just making.

@@ -2,7 +2,6 @@
 //! store](super) says what is under them.
 
 use std::fmt;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,12 +13,12 @@ use crate::app::AppName;
 
 /// Keys of one app. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Keys(Arc<AppName>);
+pub struct Keys(AppName);
 
 impl Keys {
     /// Keys of an app.
     pub fn new(app: &AppName) -> Self {
-        Self(Arc::new(app.clone()))
+        Self(app.clone())
     }
 
     /// App whose keys these are.

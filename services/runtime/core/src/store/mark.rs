@@ -129,6 +129,12 @@ impl SeenMark {
     /// Bytes as Redis holds them.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(16);
+        self.encode_into(&mut bytes);
+        bytes
+    }
+
+    /// Appends those bytes.
+    pub fn encode_into(&self, bytes: &mut Vec<u8>) {
         bytes.push(match (self.state, self.outbox) {
             (MarkState::Dead, _) => Self::DEAD,
             (MarkState::Applied, None) => Self::APPLIED,
@@ -143,7 +149,6 @@ impl SeenMark {
         }
         let sequence = self.sequence.to_be_bytes();
         bytes.extend(sequence.iter().skip_while(|byte| **byte == 0));
-        bytes
     }
 
     /// Reads what is there: a part that is absent or torn is 0 or `None`, and a mark of an unknown kind counts as

@@ -16,7 +16,7 @@
 //! | `APP:{pN}:r:FUNCTION:ID` | string | number of runs of an event that was delivered more than once | after the horizon |
 //! | `APP:{pN}:f:FLOW` | hash | the ledger of a tracked flow (fields: [`crate::model::flow`]) | `[flows] keep` after its last write |
 //! | `APP:layout` | string | number of this layout | never |
-//! | `APP:id-secret` | string | the [`secret`](crate::secret) of the installation | never |
+//! | `APP:id-secret` | string | the [`secret`](crate::secret) of the app | never |
 //! | `APP:partitions` | string | number of partitions, fixed at first start | never |
 //! | `APP:commits:WORKER` | string | number and time of a worker's last commit, by which a Redis that went back in time is found out | after a week |
 //! | `APP:regressed` | hash | worker -> the loss it found; no worker starts until `oncue recover redis` has removed it | by that command |

@@ -220,7 +220,7 @@ impl Store {
         })
     }
 
-    /// Secret of the installation as this Redis has it.
+    /// Secret of the app as this Redis has it.
     pub async fn id_secret(&self) -> Result<Option<IdSecret>, StoreError> {
         let text: Option<Vec<u8>> = cmd("GET")
             .arg(self.keys.of(ID_SECRET))
@@ -229,7 +229,7 @@ impl Store {
         text.map(|text| read_secret(&text)).transpose()
     }
 
-    /// Keeps the secret of the installation, if this Redis has none; returns the one that it then has.
+    /// Keeps the secret of the app, if this Redis has none; returns the one that it then has.
     pub async fn keep_id_secret(&self, secret: &IdSecret) -> Result<IdSecret, StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("SET")

@@ -72,6 +72,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
+use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_core::bus::pull::{Delivery, Pull};
 use oncue_core::bus::{Bus, BusError};
 use oncue_core::config::{Config, Limits, StreamConfig};
@@ -247,6 +248,10 @@ impl Worker {
 
     /// Purges the stream, which is this app's, from now on.
     pub fn purge(&self, name: &str, stream: &StreamConfig) {
+        // Schedules wait for their time, dead letters for an operator: neither is done when it is old.
+        if [TIMER, DLQ].contains(&name) {
+            return;
+        }
         let bus = &self.settler.bus;
         let window = stream.replay_window.0;
         tokio::spawn(upkeep::purge_for_ever(bus.clone(), name.to_owned(), window));

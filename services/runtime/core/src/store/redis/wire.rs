@@ -189,11 +189,13 @@ fn push_group(group: &[CommitEvent], outbox: OutboxName, call: &mut Pipeline) {
     }
     call.arg(head);
     for handled in group {
-        let mark = seen_mark(handled, outbox).encode();
         let mut entry = Vec::with_capacity(26);
         entry.extend(handled.mark.short_id());
-        entry.push(mark.len() as u8);
-        entry.extend(mark);
+        // The length goes in front of what it is the length of, which is known behind it.
+        let length = entry.len();
+        entry.push(0);
+        seen_mark(handled, outbox).encode_into(&mut entry);
+        entry[length] = (entry.len() - length - 1) as u8;
         call.arg(entry);
     }
 }

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use oncue_core::backoff::spread;
-use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_core::bus::{Bus, purge, purge_early};
 use oncue_core::store::Store;
 
@@ -18,10 +17,6 @@ const ROOM_INTERVAL: Duration = Duration::from_secs(10);
 /// Purges what is older than the replay window of the stream and done with by every consumer. Any number of workers may do
 /// it; if none does, the stream fills up and refuses, and loses nothing.
 pub(crate) async fn purge_for_ever(bus: Bus, stream: String, window: Duration) {
-    // Schedules wait for their time, dead letters for an operator: neither is done when it is old.
-    if [TIMER, DLQ].contains(&stream.as_str()) {
-        return;
-    }
     loop {
         tokio::time::sleep(spread(PURGE_INTERVAL)).await;
         match purge(&bus, &stream, window).await {
@@ -38,9 +33,6 @@ pub(crate) async fn purge_for_ever(bus: Bus, stream: String, window: Duration) {
 
 /// Gives space back early where it is short: better than to stop those who emit into the stream. Said aloud each time.
 pub(crate) async fn keep_room_for_ever(bus: Bus, stream: String, reserve: u64) {
-    if [TIMER, DLQ].contains(&stream.as_str()) {
-        return;
-    }
     loop {
         tokio::time::sleep(spread(ROOM_INTERVAL)).await;
         match purge_early(&bus, &stream, reserve).await {
