@@ -77,13 +77,12 @@ fn files_of(mut set: &[u8]) -> Vec<&[u8]> {
 /// A program with events of two crates has two sets that both bring what both import. The bytes of the files stay as
 /// they are: decoding them into generated types would lose the option `(oncue.v1.event)`, an extension.
 pub fn merge<'a>(contracts: impl IntoIterator<Item = &'a Contract>) -> Vec<u8> {
-    let mut sets: Vec<&[u8]> = Vec::new();
-    for contract in contracts {
-        let set = contract.descriptors;
-        if set != DESCRIPTORS && !sets.contains(&set) {
-            sets.push(set);
-        }
-    }
+    let sets = contracts.into_iter().map(|contract| contract.descriptors);
+    merge_sets(sets.filter(|set| *set != DESCRIPTORS))
+}
+
+/// One encoded descriptor set made of several, each file once.
+pub fn merge_sets<'a>(sets: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut files: Vec<&[u8]> = Vec::new();
     for set in sets {
         for file in files_of(set) {

@@ -5,17 +5,18 @@
 //! * [`Emit`] is what a function may return: `()`, an event, `Option`, `Vec`, tuples, one of several, [`Delayed`].
 //! * [`event`] is an event as it travels: its identity, its headers, its subject.
 //! * [`Contract`] is the descriptor set of the crate in which an event was made; it travels with the programs.
-//! * [`Catalog`] knows every type of a descriptor set and turns payloads into JSON and back.
+//! * [`Catalog`] knows every type of a descriptor set and turns payloads into JSON and back; [`compat`] compares two.
 
 pub mod event;
 mod signature;
 mod catalog;
+pub mod compat;
 mod contract;
 mod schema;
 pub mod protobuf;
 
 pub use catalog::{Catalog, CatalogError, Entry};
-pub use contract::{Contract, merge};
+pub use contract::{Contract, merge, merge_sets};
 pub use signature::{Delayed, Draft, Emit, Trigger};
 
 use prost::Message;

@@ -16,7 +16,7 @@ pub const SILENT: u8 = 4;
 /// Table at the end of `oncue --help`.
 pub const HELP: &str = "Exit codes:
   0  done
-  1  failed, or (doctor, health, audit) something must be fixed
+  1  failed, or (doctor, health, audit, check) something must be fixed
   2  wrong arguments or configuration; nothing was opened
   3  apply --dry-run: something would change
   4  NATS, Redis or the functions asked do not answer";

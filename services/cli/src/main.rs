@@ -19,8 +19,8 @@ use crate::exit::Failure;
 use crate::settings::Global;
 use crate::terminal::paint;
 use crate::verbs::{
-    apply, audit, completions, dlq, docs, doctor, flow, health, map, ps, publish, recover, remove,
-    restart, tail, top,
+    apply, audit, backup, check, completions, dev, dlq, docs, doctor, flow, health, map, new, ps,
+    publish, recover, remove, restart, restore, tail, top,
 };
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
@@ -35,6 +35,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Make an app: a contract, two functions that follow from each other, tests.
+    New(new::Args),
+    /// Build the app, run it, and run what is saved.
+    Dev(dev::Args),
     /// Start servers, trace viewer, gateway and every function; Ctrl-C drains and stops them all.
     Up(up::Args),
     /// Make streams, consumers, Redis library and schedules as the functions and oncue.toml want them.
@@ -59,9 +63,15 @@ enum Verb {
     Dlq(dlq::Verb),
     /// Count what became of every event: applied, dead, pending, or lost.
     Audit(audit::Args),
+    /// Try new programs before they are let in: contract, triggers, keys, and samples of rows and events.
+    Check(check::Args),
     /// Restore what Redis or NATS has lost.
     #[command(subcommand)]
     Recover(recover::Verb),
+    /// Copy streams and state into a folder, while the app runs.
+    Backup(backup::Args),
+    /// Put a backup back.
+    Restore(restore::Args),
     /// Replace the processes that `oncue up` runs by new ones, one after the other.
     Restart(restart::Args),
     /// Take a function that is not wanted any more off both servers.
@@ -79,9 +89,11 @@ impl Verb {
     fn changes_an_app(&self) -> bool {
         match self {
             Self::Up(_)
+            | Self::Dev(_)
             | Self::Apply(_)
             | Self::Recover(_)
             | Self::Restart(_)
+            | Self::Restore(_)
             | Self::Remove(_) => true,
             Self::Dlq(verb) => verb.changes_an_app(),
             _ => false,
@@ -105,6 +117,9 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
     if let Verb::Completions(args) = &verb {
         return Ok(completions::run(args));
     }
+    if let Verb::New(args) = &verb {
+        return new::run(args);
+    }
     let settings = global.settings()?;
     if verb.changes_an_app() {
         settings.require_file()?;
@@ -121,12 +136,16 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Docs(args) => docs::run(&args, &settings).await,
         Verb::Dlq(verb) => dlq::run(verb, &settings).await,
         Verb::Audit(args) => audit::run(args, &settings).await,
+        Verb::Check(args) => check::run(&args, &settings).await,
         Verb::Recover(verb) => recover::run(verb, &settings).await,
+        Verb::Backup(args) => backup::run(&args, &settings).await,
+        Verb::Restore(args) => restore::run(&args, &settings).await,
         Verb::Restart(args) => restart::run(&args, &settings).await,
         Verb::Remove(args) => remove::run(&args, &settings).await,
         Verb::Doctor(args) => doctor::run(&args, &settings).await,
         Verb::Health(args) => health::run(&args, &settings).await,
-        Verb::Completions(_) => Ok(exit::OK),
+        Verb::Dev(args) => dev::run(&args, &settings).await,
+        Verb::New(_) | Verb::Completions(_) => Ok(exit::OK),
     }
 }
 

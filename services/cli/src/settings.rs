@@ -6,7 +6,7 @@ use clap::Args;
 use oncue_admin::topology::Topology;
 use oncue_core::bus::Bus;
 use oncue_core::config::Config;
-use oncue_core::contract;
+use oncue_core::contract::{self, Contracts};
 use oncue_core::store::Store;
 use oncue_proto::Catalog;
 
@@ -43,7 +43,7 @@ pub struct Global {
         hide_env_values = true
     )]
     redis: Option<String>,
-    /// Folder of the gateway's and the functions' programs. Default: where this program is.
+    /// Folder of the functions' programs. Default: `[build] programs` of oncue.toml, else where this program is.
     #[arg(
         long,
         global = true,
@@ -54,9 +54,10 @@ pub struct Global {
     bin: Option<PathBuf>,
 }
 
-/// Configuration as it holds for this run, and the folder of the gateway's and the functions' programs.
+/// Configuration as it holds for this run, and where programs lie.
 pub struct Settings {
     pub config: Config,
+    /// Folder of the functions' programs.
     pub bin: PathBuf,
 }
 
@@ -65,7 +66,9 @@ impl Global {
         let (text, path) = read(self.config.as_deref())?;
         let config = Config::parse(&text, path.as_deref(), |name| self.variable(name))
             .map_err(|e| Failure::usage(format_args!("the configuration has mistakes\n{e}")))?;
-        let bin = self.bin.or_else(own_folder).ok_or_else(|| {
+        let build = config.build.as_ref();
+        let built = build.map(|build| config.beside(&build.programs));
+        let bin = self.bin.or(built).or_else(own_folder).ok_or_else(|| {
             Failure::failed("cannot tell where this program is; name the folder with --bin")
         })?;
         Ok(Settings { config, bin })
@@ -82,8 +85,8 @@ impl Global {
     }
 }
 
-/// Folder of this program: all programs are built into one folder.
-fn own_folder() -> Option<PathBuf> {
+/// Folder of this program, and of the platform's others.
+pub fn own_folder() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
     Some(program.parent()?.to_owned())
 }
@@ -110,6 +113,15 @@ impl Settings {
             .await
             .map(|bus| bus.of_app(&self.config.app))
             .map_err(Failure::silent)
+    }
+
+    /// Program of the platform: among those of the functions, or beside this one.
+    pub fn platform(&self, program: &str) -> PathBuf {
+        let among = self.bin.join(program);
+        match own_folder() {
+            Some(own) if !among.is_file() => own.join(program),
+            _ => among,
+        }
     }
 
     /// Refuses to go on without a file: it says which app this is, and what changes servers must know.
@@ -153,11 +165,16 @@ impl Settings {
 
     /// Event types known here: the platform's, those of `contracts`, and those of the functions' programs.
     pub async fn catalog(&self) -> Result<Catalog, Failure> {
+        Ok(self.contracts().await?.catalog)
+    }
+
+    /// Event types known here, with the contract of each program.
+    pub async fn contracts(&self) -> Result<Contracts, Failure> {
         let contracts = contract::load(&self.config, &self.bin)
             .await
             .map_err(Failure::usage)?;
-        contracts.warnings.into_iter().for_each(remark);
-        Ok(contracts.catalog)
+        contracts.warnings.iter().for_each(remark);
+        Ok(contracts)
     }
 
     /// NATS URL without its secrets, for people.

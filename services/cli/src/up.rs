@@ -78,6 +78,8 @@ pub struct Args {
     /// Start only these functions, with everything around them.
     #[arg(long, num_args = 1.., value_name = "NAME")]
     only: Vec<String>,
+    #[command(flatten)]
+    consent: apply::Consent,
     /// Show every line of NATS and Redis, not only warnings.
     #[arg(long, short)]
     verbose: bool,
@@ -112,6 +114,9 @@ struct Plan {
 struct Launch {
     settings: Settings,
     profile: Profile,
+    consent: apply::Consent,
+    /// Folder where workers write down what they have in hand.
+    hands: PathBuf,
     plan: Plan,
     manifests: Vec<Manifest>,
     started: Instant,
@@ -130,10 +135,14 @@ pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
     // The functions say what they are while the ports are looked at.
     let (plan, manifests) =
         tokio::join!(plan(&args, &settings), manifests::of(&settings, &functions));
+    let hands = std::path::absolute(args.data.join("hands"))
+        .map_err(|e| Failure::usage(format_args!("{}: {e}", args.data.display())));
     let launch = Launch {
         plan: plan?,
         manifests: manifests?,
         profile: args.profile,
+        consent: args.consent,
+        hands: hands?,
         settings,
         started,
     };
@@ -210,7 +219,7 @@ impl Launch {
         let env = programs::environment(settings, self.profile)?;
         let mut pools = BTreeMap::new();
         for manifest in &self.manifests {
-            let spec = programs::function(settings, &manifest.name, &env)?;
+            let spec = programs::function(settings, &manifest.name, &env, &self.hands)?;
             let pool = Pool::new(manifest, &settings.config, spec);
             pools.insert(manifest.name.clone(), pool);
         }
@@ -234,7 +243,15 @@ impl Launch {
     async fn apply_layout(&self, bus: &Bus, supervisor: &Supervisor) -> Result<(), Failure> {
         let config = &self.settings.config;
         let store = self.settings.store().await?;
-        let changes = apply::carry_out(config, &self.manifests, bus, &store, Mode::Apply).await;
+        let contracts = self.settings.contracts().await?.programs;
+        let layout = apply::Layout {
+            config,
+            manifests: &self.manifests,
+            contracts: &contracts,
+            mode: Mode::Apply,
+            consent: &self.consent,
+        };
+        let changes = layout.carry_out(bus, &store).await;
         for change in &changes {
             if change.action != ChangeAction::Same {
                 supervisor.log.note(&apply::line(change));

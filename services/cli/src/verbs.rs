@@ -1,5 +1,7 @@
 //! One module per verb of the command line: its arguments and `run`, which returns the exit code.
 
+pub mod new;
+pub mod dev;
 pub mod apply;
 pub mod publish;
 pub mod tail;
@@ -12,6 +14,9 @@ pub mod doctor;
 pub mod health;
 pub mod dlq;
 pub mod audit;
+pub mod check;
+pub mod backup;
+pub mod restore;
 pub mod recover;
 pub mod remove;
 pub mod restart;

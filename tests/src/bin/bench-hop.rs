@@ -72,7 +72,7 @@ fn main() -> ExitCode {
     match std::env::var("BENCH_HOP").as_deref() {
         Ok("1") => oncue::run(Function::new("bench-hop-1", first)),
         Ok("2") => oncue::run(Function::new("bench-hop-2", second)),
-        Ok("3") => oncue::run(Function::new("bench-hop-3", third).keyed_by(page)),
+        Ok("3") => oncue::run(Function::new("bench-hop-3", third).keyed_by("page", page)),
         _ => {
             eprintln!("BENCH_HOP is 1, 2 or 3");
             ExitCode::from(2)

@@ -77,6 +77,9 @@ fn start(spec: &ProcessSpec) -> std::io::Result<Child> {
     if !spec.inherits {
         command.env_clear();
     }
+    if let Some(folder) = &spec.hands {
+        command.env("ONCUE_HANDS", folder.join(&spec.name));
+    }
     command
         .args(&spec.args)
         .env_remove("ONCUE_INSTANCE") // one name for all of them would be none
@@ -252,6 +255,7 @@ mod tests {
                 program: "/bin/sh".into(),
                 args: vec!["-c".to_owned(), script.to_owned()],
                 env: Vec::new(),
+                hands: None,
                 inherits: true,
                 format: LogFormat::Json,
             };

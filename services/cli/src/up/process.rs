@@ -22,6 +22,8 @@ pub struct ProcessSpec {
     pub args: Vec<String>,
     /// Variables added to our own environment, or in place of it.
     pub env: Vec<(String, String)>,
+    /// Folder where it writes down what it has in hand, for the process that takes its place; for functions alone.
+    pub hands: Option<PathBuf>,
     /// Whether our own environment is the process's, too.
     pub inherits: bool,
     pub format: LogFormat,

@@ -1,7 +1,7 @@
 //! Our own programs as processes: which there are, and the environment of each.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oncue_core::process;
 
@@ -69,7 +69,7 @@ pub fn traces(settings: &Settings) -> Traces {
             endpoint: VIEWER_OTLP.into(),
             why: format!("port {port} is taken {}; no viewer started", taken_by(port)),
         },
-        None if !settings.bin.join(VIEWER_PROGRAM).is_file() => Traces::Elsewhere {
+        None if !settings.platform(VIEWER_PROGRAM).is_file() => Traces::Elsewhere {
             endpoint: VIEWER_OTLP.into(),
             why: format!("{VIEWER_PROGRAM} is not built; no viewer started"),
         },
@@ -79,13 +79,11 @@ pub fn traces(settings: &Settings) -> Traces {
 
 /// Refuses to go on while a program is missing; all that are, in one line.
 pub fn all_built(settings: &Settings, functions: &[String]) -> Result<(), Failure> {
-    let programs = functions
-        .iter()
-        .map(String::as_str)
-        .chain([GATEWAY_PROGRAM, CONSOLE_PROGRAM]);
-    let missing: Vec<&str> = programs
-        .filter(|program| !settings.bin.join(program).is_file())
-        .collect();
+    let programs = functions.iter().map(String::as_str);
+    let absent = |program: &&str| !settings.bin.join(program).is_file();
+    let mut missing: Vec<&str> = programs.filter(absent).collect();
+    let platform = [GATEWAY_PROGRAM, CONSOLE_PROGRAM].into_iter();
+    missing.extend(platform.filter(|program| !settings.platform(program).is_file()));
     if missing.is_empty() {
         return Ok(());
     }
@@ -143,6 +141,7 @@ pub fn function(
     settings: &Settings,
     name: &str,
     env: &Environment,
+    hands: &Path,
 ) -> Result<ProcessSpec, Failure> {
     let of_function = settings.config.function(name);
     let mut own = process::environment(&of_function.inherit);
@@ -150,21 +149,36 @@ pub fn function(
     own.extend(env.iter().cloned());
     own.extend(of_function.env);
     Ok(ProcessSpec {
+        hands: Some(hands.to_owned()),
         inherits: false,
         ..spec(settings, name, name, own)?
     })
 }
 
 pub fn gateway(settings: &Settings, env: &Environment) -> Result<ProcessSpec, Failure> {
-    spec(settings, GATEWAY, GATEWAY_PROGRAM, env.clone())
+    spec(
+        settings,
+        GATEWAY,
+        GATEWAY_PROGRAM,
+        beside_functions(settings, env)?,
+    )
 }
 
-/// Console, which looks for the functions' programs where we found them.
 pub fn console(settings: &Settings, env: &Environment) -> Result<ProcessSpec, Failure> {
-    let bin = absolute(settings, "")?.display().to_string();
+    spec(
+        settings,
+        CONSOLE,
+        CONSOLE_PROGRAM,
+        beside_functions(settings, env)?,
+    )
+}
+
+/// Environment of a program that asks the functions' programs, which it looks for where we found them.
+fn beside_functions(settings: &Settings, env: &Environment) -> Result<Environment, Failure> {
+    let bin = absolute(&settings.bin)?.display().to_string();
     let mut env = env.clone();
     env.push(variable("ONCUE_BIN_DIR", &bin));
-    spec(settings, CONSOLE, CONSOLE_PROGRAM, env)
+    Ok(env)
 }
 
 pub fn viewer(settings: &Settings) -> Result<ProcessSpec, Failure> {
@@ -179,15 +193,15 @@ fn spec(
 ) -> Result<ProcessSpec, Failure> {
     Ok(ProcessSpec {
         name: name.to_owned(),
-        program: absolute(settings, program)?,
+        program: absolute(&settings.platform(program))?,
         args: Vec::new(),
         env,
+        hands: None,
         inherits: true,
         format: LogFormat::Json,
     })
 }
 
-fn absolute(settings: &Settings, program: &str) -> Result<PathBuf, Failure> {
-    let path = settings.bin.join(program);
-    std::path::absolute(&path).map_err(|e| Failure::failed(format_args!("{}: {e}", path.display())))
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|e| Failure::failed(format_args!("{}: {e}", path.display())))
 }

@@ -216,6 +216,7 @@ fn server_spec(
         program,
         args,
         env: Vec::new(),
+        hands: None,
         inherits: true,
         format,
     }

@@ -1,15 +1,21 @@
 //! `oncue apply`: makes the layout on both servers what the functions and oncue.toml want, and prints the difference.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write as _};
 
 use anstyle::Style;
 use oncue_admin::AdminError;
+use oncue_admin::changes::{self, Obstacle};
 use oncue_admin::consumers::{self, Consumer};
+use oncue_admin::set_aside::SetAside;
+use oncue_admin::waiting::Waiter;
 use oncue_core::bus::Bus;
 use oncue_core::bus::layout::{self, Mode, Outcome, ScheduleChange, Wanted};
 use oncue_core::config::Config;
+use oncue_core::contract;
+use oncue_core::model::history::Held;
 use oncue_core::model::manifest::Manifest;
+use oncue_core::secret;
 use oncue_core::store::{Store, StoreError};
 use oncue_proto::event::{PARTITIONS, stream_of_type};
 use serde::Serialize;
@@ -28,9 +34,23 @@ pub struct Args {
     /// Also remove this app's schedules that oncue.toml does not have any more.
     #[arg(long)]
     prune: bool,
+    #[command(flatten)]
+    consent: Consent,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+}
+
+/// Consent to changes that not every event survives.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Consent {
+    /// Make dead letters of the events that wait for this function and that its new program does not act on.
+    #[arg(long, value_name = "FUNCTION")]
+    pub set_aside: Vec<String>,
+    /// Take a contract that cannot read all that the one before it wrote. What it cannot read is dropped unseen, or becomes
+    /// a dead letter.
+    #[arg(long)]
+    pub break_contract: bool,
 }
 
 /// Section `[streams.objects]`: about the bucket of files, no domain.
@@ -107,8 +127,9 @@ impl Change {
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let names: Vec<String> = settings.config.functions.keys().cloned().collect();
     let manifests = manifests::of(settings, &names).await?;
+    args.consent.check(&names)?;
     // A schedule of an unknown type is refused before anything is changed.
-    settings.catalog().await?;
+    let contracts = settings.contracts().await?.programs;
     let bus = settings.bus().await?;
     let store = settings.store().await?;
     let mode = match (args.dry_run, args.prune) {
@@ -116,7 +137,14 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         (false, false) => Mode::Apply,
         (false, true) => Mode::Prune,
     };
-    let changes = carry_out(&settings.config, &manifests, &bus, &store, mode).await;
+    let layout = Layout {
+        config: &settings.config,
+        manifests: &manifests,
+        contracts: &contracts,
+        mode,
+        consent: &args.consent,
+    };
+    let changes = layout.carry_out(&bus, &store).await;
     if args.json {
         say(serde_json::json!({ "dry_run": args.dry_run, "changes": changes }));
     } else {
@@ -126,6 +154,21 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         say(paint(DIM, summary(&changes, args.dry_run)));
     }
     Ok(verdict(&changes, args.dry_run))
+}
+
+impl Consent {
+    /// Refuses names of no function.
+    ///
+    /// # Errors
+    /// A mistake in the command.
+    pub fn check(&self, functions: &[String]) -> Result<(), Failure> {
+        match self.set_aside.iter().find(|name| !functions.contains(name)) {
+            None => Ok(()),
+            Some(unknown) => Err(Failure::usage(format_args!(
+                "--set-aside {unknown}: oncue.toml has no such function"
+            ))),
+        }
+    }
 }
 
 /// Exit code. A refusal counts more than a difference: it will still be there after the next run.
@@ -139,45 +182,204 @@ fn verdict(changes: &[Change], dry_run: bool) -> u8 {
     }
 }
 
-/// Compares the whole layout with what is there and, as `mode` allows, makes it so. A part that fails does not keep
-/// the others from being made. Streams come first, since consumers and schedules live on them.
-pub async fn carry_out(
-    config: &Config,
-    manifests: &[Manifest],
-    bus: &Bus,
-    store: &Store,
-    mode: Mode,
-) -> Vec<Change> {
-    let mut changes = Vec::new();
-    for wanted in plan(config, manifests) {
-        changes.push(match bus.ensure(&wanted, mode).await {
-            Ok(outcome) => from_outcome(wanted.name, outcome),
-            Err(e) => Change::refused(wanted.name, e),
-        });
-    }
-    changes.push(library(store, mode).await);
-    if mode != Mode::Look {
-        // From now on flows wait for them, whether they have ever run or not.
-        for manifest in manifests {
-            if let Err(e) = store.register(manifest).await {
-                let what = format!("registration of {}", manifest.name);
-                changes.push(Change::refused(what, e));
-            }
-        }
-    }
-    match bus.ensure_schedules(config, mode).await {
-        Ok(touched) => changes.extend(schedules(config, touched, mode)),
-        Err(e) => changes.push(Change::refused("schedules", e)),
-    }
-    match orphans(bus, manifests).await {
-        Ok(orphans) => changes.extend(orphans),
-        Err(e) => changes.push(Change::refused("consumers", e)),
-    }
-    changes
+/// Layout as it should be, and how far it may be made so.
+pub struct Layout<'p> {
+    pub config: &'p Config,
+    pub manifests: &'p [Manifest],
+    /// Descriptor sets of the programs, by function.
+    pub contracts: &'p BTreeMap<String, Vec<u8>>,
+    pub mode: Mode,
+    pub consent: &'p Consent,
 }
 
-/// Streams of all domains that a function or oncue.toml names, the bucket, and a consumer for each function.
+impl Layout<'_> {
+    /// Compares the whole layout with what is there and, as the mode allows, makes it so. A part that fails does not keep
+    /// the others from being made. Streams come first, since consumers and schedules live on them.
+    pub async fn carry_out(&self, bus: &Bus, store: &Store) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for wanted in streams(self.config, self.manifests) {
+            changes.push(match bus.ensure(&wanted, self.mode).await {
+                Ok(outcome) => from_outcome(wanted.name, outcome),
+                Err(e) => Change::refused(wanted.name, e),
+            });
+        }
+        changes.push(library(store, self.mode).await);
+        let stored = match contract::stored(bus).await {
+            Ok(stored) => stored,
+            Err(e) => {
+                changes.push(Change::refused("contracts", e));
+                return changes;
+            }
+        };
+        for manifest in self.manifests {
+            match self.contract_of(manifest, &stored) {
+                Some(refused) => changes.push(refused),
+                None => changes.push(self.function(manifest, &stored, bus, store).await),
+            }
+        }
+        match bus.ensure_schedules(self.config, self.mode).await {
+            Ok(touched) => changes.extend(schedules(self.config, touched, self.mode)),
+            Err(e) => changes.push(Change::refused("schedules", e)),
+        }
+        match orphans(bus, self.manifests).await {
+            Ok(orphans) => changes.extend(orphans),
+            Err(e) => changes.push(Change::refused("consumers", e)),
+        }
+        changes
+    }
+
+    /// Refusal of a contract that breaks what this program, or another one of the app, has written.
+    fn contract_of(
+        &self,
+        manifest: &Manifest,
+        stored: &BTreeMap<String, Vec<u8>>,
+    ) -> Option<Change> {
+        let program = self.contracts.get(&manifest.name)?;
+        if self.consent.break_contract || stored.get(&manifest.name) == Some(program) {
+            return None;
+        }
+        let what = format!("contract of {}", manifest.name);
+        match changes::breaks(stored.values(), program) {
+            Ok(breaks) if breaks.is_empty() => None,
+            Ok(breaks) => {
+                let breaks: Vec<String> = breaks.iter().map(|b| format!("\n    {b}")).collect();
+                let why = format!(
+                    "events that were written with the contract before it would be read wrong{}\n    mend the contract, or \
+                     say --break-contract if nobody needs those events",
+                    breaks.concat()
+                );
+                Some(Change::refused(what, why))
+            }
+            Err(e) => Some(Change::refused(what, e)),
+        }
+    }
+
+    /// Lets the new program of a function in: compares it with what waits, changes the consumer, notes from which event on
+    /// it holds, stores its contract, and has flows wait for it from now on, whether it has ever run or not.
+    async fn function(
+        &self,
+        manifest: &Manifest,
+        stored: &BTreeMap<String, Vec<u8>>,
+        bus: &Bus,
+        store: &Store,
+    ) -> Change {
+        let wanted = manifest.consumer(self.config);
+        let what = wanted.name.clone();
+        let prepared = self.prepare(manifest, bus, store).await;
+        let held = match prepared {
+            Ok(Ready::Holds(held)) => held,
+            Ok(Ready::Not(obstacle)) => {
+                return Change {
+                    way_out: Some(obstacle.way_out(&manifest.name)),
+                    ..Change::refused(what, format_args!("{} {obstacle}", manifest.name))
+                };
+            }
+            Err(e) => return Change::refused(what, e),
+        };
+        let change = match bus.ensure(&wanted, self.mode).await {
+            Ok(outcome) => from_outcome(what, outcome),
+            Err(e) => return Change::refused(what, e),
+        };
+        if self.mode == Mode::Look {
+            return change;
+        }
+        match self.note(manifest, held, stored, bus, store).await {
+            Ok(()) => change,
+            Err(e) => Change::refused(change.what, e),
+        }
+    }
+
+    /// Finds the place from which the new program holds, once nothing stands in its way.
+    async fn prepare(
+        &self,
+        manifest: &Manifest,
+        bus: &Bus,
+        store: &Store,
+    ) -> Result<Ready, AdminError> {
+        let function = &manifest.name;
+        let consumer = match bus.consumer_info(&manifest.stream, function).await {
+            Ok(consumer) => consumer,
+            // New, or on a stream that is not there either.
+            Err(e) if e.is_not_found() => return Ok(Ready::Holds(0)),
+            Err(e) => return Err(AdminError::api(function, e)),
+        };
+        let info = bus.stream_info(&manifest.stream).await;
+        let info = info.map_err(|e| AdminError::api(&manifest.stream, e))?;
+        let horizon = self.config.stream(&manifest.stream).horizon.0;
+        let waiter = Waiter {
+            function,
+            stream: &manifest.stream,
+            created: info.created_ms().unwrap_or(0),
+            floor: consumer.ack_floor.stream_seq,
+            horizon: horizon.as_millis() as u64,
+        };
+        let history = store.history(function).await?;
+        let found = changes::obstacles(manifest, &history, &consumer, waiter, bus, store).await?;
+        let may_set_aside = self.mode != Mode::Look && self.consent.set_aside.contains(function);
+        for obstacle in found {
+            match &obstacle {
+                Obstacle::GivenUp(waiting) if may_set_aside => {
+                    let secret = secret::id_secret(bus, store).await?;
+                    let aside = SetAside {
+                        bus,
+                        store,
+                        config: self.config,
+                        secret: &secret,
+                        why: "the function does not act on events of this type any more",
+                    };
+                    let subjects: Vec<String> = waiting.keys().cloned().collect();
+                    aside.all(waiter, &subjects).await?;
+                }
+                _ => return Ok(Ready::Not(obstacle)),
+            }
+        }
+        // Read before the look at what waits: all up to here has been looked at.
+        Ok(Ready::Holds(info.state.last_seq + 1))
+    }
+
+    async fn note(
+        &self,
+        manifest: &Manifest,
+        from: u64,
+        stored: &BTreeMap<String, Vec<u8>>,
+        bus: &Bus,
+        store: &Store,
+    ) -> Result<(), AdminError> {
+        let function = &manifest.name;
+        let info = bus.stream_info(&manifest.stream).await;
+        let info = info.map_err(|e| AdminError::api(&manifest.stream, e))?;
+        let mut history = store.history(function).await?;
+        let held = Held::of(manifest, info.created_ms().unwrap_or(0), from);
+        if history.begin(held, info.state.first_seq) {
+            store.note(function, &history).await?;
+        }
+        if let Some(program) = self.contracts.get(function)
+            && stored.get(function) != Some(program)
+        {
+            contract::store(bus, function, program.clone()).await?;
+        }
+        Ok(store.register(manifest).await?)
+    }
+}
+
+/// Whether a program may take over.
+enum Ready {
+    /// From this sequence of its stream on.
+    Holds(u64),
+    Not(Obstacle),
+}
+
+/// All parts of the layout: streams, the bucket, and a consumer for each function.
 pub fn plan(config: &Config, manifests: &[Manifest]) -> Vec<Wanted> {
+    let consumers = manifests.iter().map(|m| m.consumer(config));
+    streams(config, manifests)
+        .into_iter()
+        .chain(consumers)
+        .collect()
+}
+
+/// Streams of all domains that a function or oncue.toml names, and the bucket.
+fn streams(config: &Config, manifests: &[Manifest]) -> Vec<Wanted> {
     let mut domains: BTreeSet<String> = manifests.iter().flat_map(Manifest::domains).collect();
     domains.extend(
         config
@@ -199,10 +401,7 @@ pub fn plan(config: &Config, manifests: &[Manifest]) -> Vec<Wanted> {
     let streams =
         domains.map(|domain| layout::stream(&config.app, &domain, &config.stream(&domain)));
     let bucket = layout::bucket(&config.app, layout::FILES, &config.bucket());
-    streams
-        .chain([bucket])
-        .chain(manifests.iter().map(|m| m.consumer(config)))
-        .collect()
+    streams.chain([bucket]).collect()
 }
 
 /// Outcome of the runtime in the words of this report.
@@ -343,6 +542,9 @@ pub fn line(change: &Change) -> String {
     let mut out = paint(style, format_args!("{sign} {}", change.what));
     if let Some(why) = change.error.as_ref().or(change.way_out.as_ref()) {
         let _ = write!(out, ": {why}");
+    }
+    if let (Some(_), Some(way_out)) = (&change.error, &change.way_out) {
+        let _ = write!(out, "\n    {way_out}");
     }
     if let Some(owner) = &change.owner {
         let _ = write!(out, ": of app {owner}, left as it is");

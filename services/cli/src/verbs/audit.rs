@@ -3,6 +3,7 @@
 use anstyle::Style;
 use oncue_admin::audit::{self, AuditOutcome, FunctionAudit};
 use oncue_core::model::audit::Audit;
+use oncue_proto::event;
 use serde_json::{Value, json};
 
 use crate::exit::{self, Failure};
@@ -41,11 +42,27 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
     } else {
         show(&audits);
     }
+    tell_gaps(settings).await;
     Ok(if audits.iter().any(FunctionAudit::is_bad) {
         exit::FAILED
     } else {
         exit::OK
     })
+}
+
+/// Names what a restore did not bring back: no audit of what is there can.
+async fn tell_gaps(settings: &Settings) {
+    let Ok(store) = settings.store().await else {
+        return;
+    };
+    for (stream, gap) in store.gaps().await.unwrap_or_default() {
+        remark(format_args!(
+            "{stream}: sequences {} to {} came after the backup of {} that was restored, and are gone",
+            gap.from,
+            gap.to,
+            event::format_time(gap.backup)
+        ));
+    }
 }
 
 fn whole(audit: &FunctionAudit) -> Value {

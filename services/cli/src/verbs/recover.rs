@@ -1,6 +1,6 @@
 //! `oncue recover`: what one server has lost is made again from what the other has kept.
 
-mod republish;
+pub mod republish;
 mod rewind;
 
 use crate::exit::Failure;

@@ -7,8 +7,12 @@ use std::time::Duration;
 
 use oncue_admin::dead_letters;
 use oncue_admin::functions::Overview;
+use oncue_admin::set_aside::SetAside;
+use oncue_admin::waiting::Waiter;
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::ConsumerInfo;
+use oncue_core::contract;
+use oncue_core::secret;
 use oncue_core::store::Store;
 use oncue_proto::event;
 use serde_json::Value;
@@ -25,8 +29,11 @@ const REPLY_GAP: Duration = Duration::from_millis(300);
 pub struct Args {
     /// Function to remove. Take it out of oncue.toml as well, or `oncue apply` makes it anew.
     function: String,
-    /// Remove it even if events wait for it, which nobody handles then.
+    /// Make dead letters of the events that wait for it; they can be redriven once it is back.
     #[arg(long)]
+    set_aside: bool,
+    /// Remove it even if events wait for it, which nobody handles then.
+    #[arg(long, conflicts_with = "set_aside")]
     discard: bool,
     /// Do not ask.
     #[arg(long)]
@@ -52,11 +59,18 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         .advise("`oncue ps` lists its functions, `oncue apply` what is left over"));
     }
     let waiting = found.as_ref().map_or(0, |(_, info)| info.lag());
-    refuse_to_lose(function, waiting, &store, args.discard).await?;
+    refuse_to_lose(function, waiting, &store, args).await?;
     let letters = dead_letters::counts(&bus).await.map_err(Failure::silent)?;
     let letters = letters.get(function).copied().unwrap_or_default();
-    confirm::ask(&question(function, waiting), args.yes)?;
-    if let Some((stream, _)) = &found {
+    confirm::ask(&question(args, waiting), args.yes)?;
+    if let Some((stream, info)) = &found {
+        if args.set_aside {
+            let count = set_aside(function, info, settings, &bus, &store).await?;
+            say(format_args!(
+                "- {} events that waited: dead letters of {function} now",
+                number(count)
+            ));
+        }
         let consumer = bus.app().consumer(function);
         let delete = format!("CONSUMER.DELETE.{stream}.{consumer}");
         let deleted = bus.api(&delete, &Value::Null).await;
@@ -65,7 +79,11 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     }
     let forgotten = store.forget_function(function).await;
     forgotten.map_err(Failure::silent)?;
-    say(format_args!("- seen-marks and registration of {function}"));
+    let forgotten = contract::store(&bus, function, Vec::new()).await;
+    forgotten.map_err(Failure::silent)?;
+    say(format_args!(
+        "- seen-marks, registration and contract of {function}"
+    ));
     say(paint(GOOD, format_args!("{function} is removed.")));
     if let Some(table) = manifest.and_then(|manifest| manifest.table) {
         let stays = format_args!("Rows of the table {table} stay in Redis.");
@@ -84,14 +102,50 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
-fn question(function: &str, waiting: u64) -> String {
+fn question(args: &Args, waiting: u64) -> String {
+    let function = &args.function;
     match waiting {
         0 => format!("Remove {function}?"),
+        waiting if args.set_aside => format!(
+            "Remove {function}, and make dead letters of {} events that wait for it?",
+            number(waiting)
+        ),
         waiting => format!(
             "Remove {function}, and leave {} events that wait for it to nobody?",
             number(waiting)
         ),
     }
+}
+
+/// Makes dead letters of all that waits for the function.
+async fn set_aside(
+    function: &str,
+    consumer: &ConsumerInfo,
+    settings: &Settings,
+    bus: &Bus,
+    store: &Store,
+) -> Result<u64, Failure> {
+    let stream = &consumer.stream_name;
+    let created = bus.stream_created(stream).await;
+    let horizon = settings.config.stream(stream).horizon.0;
+    let waiter = Waiter {
+        function,
+        stream,
+        created: created.map_err(Failure::silent)?,
+        floor: consumer.ack_floor.stream_seq,
+        horizon: horizon.as_millis() as u64,
+    };
+    let secret = secret::id_secret(bus, store).await;
+    let aside = SetAside {
+        bus,
+        store,
+        config: &settings.config,
+        secret: &secret.map_err(Failure::silent)?,
+        why: "the function was removed",
+    };
+    let subjects: Vec<String> = consumer.config.filters().map(str::to_owned).collect();
+    let count = aside.all(waiter, &subjects).await;
+    count.map_err(Failure::silent)
 }
 
 /// Stream and consumer of the function; `None` where there is none.
@@ -123,13 +177,14 @@ async fn refuse_to_lose(
     function: &str,
     waiting: u64,
     store: &Store,
-    discard: bool,
+    args: &Args,
 ) -> Result<(), Failure> {
     // Whatever their age: nobody would publish them.
     let outputs = store.waiting_outputs(event::now_ms()).await;
     let outputs = outputs.map_err(Failure::silent)?;
     let outputs = outputs.get(function).map_or(0, |waiting| waiting.commits);
-    if discard || (waiting == 0 && outputs == 0) {
+    let waiting = if args.set_aside { 0 } else { waiting };
+    if args.discard || (waiting == 0 && outputs == 0) {
         return Ok(());
     }
     let what = format!(
@@ -138,6 +193,7 @@ async fn refuse_to_lose(
         number(outputs)
     );
     Err(Failure::failed(what).advise(
-        "let it run until they are handled (`oncue ps`), or say --discard: then nobody handles them",
+        "let it run until they are handled (`oncue ps`); or say --set-aside, and the events become dead letters; or \
+         --discard, and nobody handles them",
     ))
 }

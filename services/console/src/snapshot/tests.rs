@@ -35,7 +35,9 @@ fn manifest(name: &str, triggers: &[&str], emits: &[&str]) -> Manifest {
         stream: "web".into(),
         triggers: texts(triggers),
         filters: Vec::new(),
+        key: None,
         table: None,
+        row_version: 1,
         emits: texts(emits),
         limits: Limits::default(),
     }

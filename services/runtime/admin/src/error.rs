@@ -31,7 +31,7 @@ pub enum AdminError {
 
 impl AdminError {
     /// An error of the JetStream API, with what was asked.
-    pub(crate) fn api(asked: impl Into<String>, source: ApiError) -> Self {
+    pub fn api(asked: impl Into<String>, source: ApiError) -> Self {
         Self::Api {
             asked: asked.into(),
             source,

@@ -9,7 +9,11 @@
 //! * look up any event, and rebuild the flow it belongs to from what is left of it: [`flows`];
 //! * read dead letters by cause, try them, give them back to their function, or give them up: [`dead_letters`];
 //! * have every event of a function accounted for: [`audit`];
+//! * compare a new program of a function with what is there: [`changes`]; and set aside what [waits](waiting) for one
+//!   that will not act on it: [`set_aside`];
 //! * ask a function's own [`program`], which alone knows its key and its handler.
+//!
+//! * take a [`backup`] of both servers, and put it back.
 //!
 //! # Where answers come from
 //!
@@ -28,7 +32,8 @@
 //!
 //! # What is written
 //!
-//! Only [`dead_letters`] writes: an event or a record, and then the deletion of the letter. All the rest reads.
+//! [`dead_letters`] writes an event or a record, and then deletes the letter; [`set_aside`] a letter and its mark. All
+//! the rest reads.
 //! Programs that are asked run as processes of their own on this machine, with the rights of whoever asks.
 //!
 //! Nothing here is linked into a function, and nothing here prints: results are values, errors are [`AdminError`]
@@ -45,6 +50,10 @@ pub mod flows;
 pub mod dead_letters;
 pub mod audit;
 pub mod program;
+pub mod backup;
+pub mod changes;
+pub mod set_aside;
+pub mod waiting;
 
 mod error;
 

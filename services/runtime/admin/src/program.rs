@@ -103,6 +103,30 @@ pub async fn ask<T: DeserializeOwned>(
     verb: &str,
     input: &[u8],
 ) -> Result<T, ProgramError> {
+    answer(bin, config, function, &[verb], input).await
+}
+
+/// As [`ask`], for a verb with an argument and no input.
+///
+/// # Errors
+/// As of [`ask`].
+pub async fn ask_with<T: DeserializeOwned>(
+    bin: &Path,
+    config: &Config,
+    function: &str,
+    verb: [&str; 2],
+) -> Result<T, ProgramError> {
+    answer(bin, config, function, &verb, &[]).await
+}
+
+/// Runs the program with these arguments, and reads its answer.
+async fn answer<T: DeserializeOwned>(
+    bin: &Path,
+    config: &Config,
+    function: &str,
+    arguments: &[&str],
+    input: &[u8],
+) -> Result<T, ProgramError> {
     let program = bin.join(function);
     if !program.is_file() {
         return Err(ProgramError::Missing {
@@ -110,7 +134,8 @@ pub async fn ask<T: DeserializeOwned>(
             bin: bin.to_owned(),
         });
     }
-    let output = run(command(bin, config, function)?.arg(verb), &program, input).await?;
+    let mut command = command(bin, config, function)?;
+    let output = run(command.args(arguments), &program, input).await?;
     if !output.status.success() {
         return Err(refusal(function, &output));
     }

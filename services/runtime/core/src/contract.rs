@@ -1,14 +1,17 @@
 //! Event types a process can read without having been built with them: those of the platform, of the files that
 //! `contracts` names in `oncue.toml`, and of the functions' own programs, each of which prints its contract.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use futures::future::join_all;
 use oncue_proto::Catalog;
+use oncue_proto::oncue::v1::Envelope;
 use tokio::process::Command;
 
+use crate::bus::{Bus, BusError, layout};
 use crate::config::{Config, ConfigErrors};
 
 /// Longest wait for a contract, which needs no server.
@@ -21,6 +24,8 @@ pub const VERB: &str = "--contract";
 #[derive(Debug, Default)]
 pub struct Contracts {
     pub catalog: Catalog,
+    /// Descriptor set of each program that said its.
+    pub programs: BTreeMap<String, Vec<u8>>,
     /// One line for each program that failed: its types are missing, and nothing else is.
     pub warnings: Vec<String>,
 }
@@ -42,10 +47,10 @@ pub async fn load(config: &Config, programs: &Path) -> Result<Contracts, ConfigE
     let mut contracts = Contracts::default();
     for (name, answer) in present.into_iter().zip(answers) {
         let added = answer.and_then(|set| {
-            contracts
-                .catalog
-                .add(&set)
-                .map_err(|unreadable| unreadable.to_string())
+            let added = contracts.catalog.add(&set);
+            added.map_err(|unreadable| unreadable.to_string())?;
+            contracts.programs.insert(name.clone(), set);
+            Ok(())
         });
         if let Err(why) = added {
             contracts.warnings.push(format!(
@@ -66,6 +71,54 @@ pub async fn load(config: &Config, programs: &Path) -> Result<Contracts, ConfigE
     config.add_contracts(&mut contracts.catalog)?;
     config.check_schedules(&contracts.catalog)?;
     Ok(contracts)
+}
+
+/// Subject of the contract of a function in the bucket [`layout::VALUES`].
+fn subject(bus: &Bus, function: &str) -> String {
+    format!("$KV.oncue.{}.contract.{function}", bus.app())
+}
+
+/// Contracts of the app's functions as `oncue apply` has stored them: descriptor set by function.
+///
+/// # Errors
+/// NATS does not answer.
+pub async fn stored(bus: &Bus) -> Result<BTreeMap<String, Vec<u8>>, BusError> {
+    let all = subject(bus, "*");
+    let subjects = match bus.stream_subjects(layout::VALUES, &all).await {
+        Ok(subjects) => subjects,
+        Err(e) if e.is_not_found() => return Ok(BTreeMap::new()),
+        Err(e) => return Err(BusError(format!("{all}: {e}"))),
+    };
+    let mut found = BTreeMap::new();
+    for subject in subjects.keys() {
+        let Some((_, function)) = subject.rsplit_once('.') else {
+            continue;
+        };
+        let message = bus.last_message(layout::VALUES, subject).await;
+        let message = message.map_err(|e| BusError(format!("{subject}: {e}")))?;
+        // Empty once it was forgotten.
+        let set = message.map(|message| message.payload.to_vec());
+        if let Some(set) = set.filter(|set| !set.is_empty()) {
+            found.insert(function.to_owned(), set);
+        }
+    }
+    Ok(found)
+}
+
+/// Stores the contract of a function, in place of the one before; an empty one forgets it.
+///
+/// # Errors
+/// NATS does not take it.
+pub async fn store(bus: &Bus, function: &str, set: Vec<u8>) -> Result<(), BusError> {
+    bus.require(&layout::values(bus.app())).await?;
+    let message = Envelope {
+        subject: subject(bus, function),
+        headers: Vec::new(),
+        payload: set.into(),
+    };
+    let stored = bus.publish(&message).await;
+    stored.map_err(|e| BusError(format!("{}: {e}", message.subject)))?;
+    Ok(())
 }
 
 /// Folder of the functions' programs: `ONCUE_BIN_DIR`, or where this very program is.

@@ -11,7 +11,7 @@ use oncue_proto::{Contract, DecodeError, Draft, Emit, Event as _, Format, Trigge
 
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::state::{self, AnyRow, State};
+use crate::state::{self, AnyRow, RowError, State};
 use oncue_core::bus::layout;
 use oncue_core::config::{Limits, Span};
 use oncue_core::model::manifest::Manifest;
@@ -87,8 +87,12 @@ pub(crate) struct Erased {
     pub name: &'static str,
     /// Version of the author's crate.
     pub version: &'static str,
+    /// Name of the key it gives its events; `None` for their own.
+    key_name: Option<&'static str>,
     /// Table of its rows; empty for none.
     pub table: &'static str,
+    /// Version of its rows.
+    pub row_version: u32,
     /// Limits as the code says; those of `oncue.toml` replace them.
     pub limits: Limits,
     /// Whether a run that was begun may never be begun again.
@@ -106,7 +110,7 @@ pub(crate) struct Erased {
     /// Key of the row that an event is about.
     pub key: Box<dyn Fn(&AnyEvent) -> String + Send + Sync>,
     /// Row from the fields in Redis.
-    pub open: fn(&Fields) -> Result<Box<dyn AnyRow>, String>,
+    pub open: fn(&Fields) -> Result<Box<dyn AnyRow>, RowError>,
     /// The handler on one event and its row.
     pub call: Call,
 }
@@ -122,7 +126,9 @@ impl<E: Trigger> Function<E> {
         let erased = Erased {
             name,
             version: NO_VERSION,
+            key_name: None,
             table: S::TABLE,
+            row_version: S::VERSION,
             limits: Limits::default(),
             at_most_once: false,
             triggers: E::types(),
@@ -172,12 +178,16 @@ impl<E: Trigger> Function<E> {
         self
     }
 
-    /// Another key than the event's own: the row the function works on, and what it does one after another.
+    /// Another key than the event's own: the row the function works on, and what it does one after another. `name` says
+    /// which key that is, such as `owner`, and is compared with what runs: rows stand under their key, so `oncue apply`
+    /// lets no other one in while events wait.
     #[must_use]
     pub fn keyed_by<K: Into<String>>(
         mut self,
+        name: &'static str,
         key: impl Fn(&E) -> K + Send + Sync + 'static,
     ) -> Self {
+        self.erased.key_name = Some(name);
         self.erased.key = Box::new(move |event| {
             event
                 .downcast_ref::<E>()
@@ -279,6 +289,8 @@ impl Erased {
             stream: stream.to_owned(),
             triggers: self.triggers.iter().map(|&ty| ty.to_owned()).collect(),
             filters,
+            key: self.key_name.map(str::to_owned),
+            row_version: self.row_version,
             table: Some(self.table)
                 .filter(|table| !table.is_empty())
                 .map(str::to_owned),

@@ -1,6 +1,8 @@
 //! Questions of an operator to a function besides to serve: `--audit` (what became of every event in the stream) and
-//! `--try` (what it would do with a dead letter now). Only the function's own code knows its key and its handler, so it
+//! `--try` (what it would do with a dead letter now), `--check` (whether it can read what is there). Only the function's own code knows its key and its handler, so it
 //! is its own binary that answers, as JSON on stdout.
+
+mod check;
 
 use std::collections::HashSet;
 use std::io::Read as _;
@@ -23,9 +25,12 @@ use crate::worker::watchdog::take_panic_site;
 use oncue_core::bus::{Bus, BusError, StoredMessage};
 use oncue_core::config::Config;
 use oncue_core::model::audit::{Audit, WAITING_MS};
+use oncue_core::model::history::Cue;
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::{Mark, MarkState, Read, RowKey, Store};
 use oncue_proto::event::{self, Incoming, Meta, Origin};
+
+pub(crate) use check::check;
 
 /// Any error, for a sentence on stderr.
 type InspectError = Box<dyn std::error::Error>;
@@ -75,7 +80,8 @@ pub(crate) async fn audit(
         function: manifest.name.clone(),
         ..Audit::default()
     };
-    let subjects = manifest.subjects(&config.app);
+    let history = store.history(&manifest.name).await?;
+    let cue = Cue::new(manifest, &config.app, created, history);
     let mut next = 1;
     let mut ids = HashSet::new();
     loop {
@@ -90,7 +96,7 @@ pub(crate) async fn audit(
         next = last.sequence + 1;
         let mut asked = Vec::new();
         for message in &batch {
-            if message.time < from || !matches(&subjects, &message.subject) {
+            if message.time < from || !cue.covers(message.sequence, &message.subject) {
                 continue;
             }
             let identity = identify(function, message, stream, created);
@@ -134,19 +140,6 @@ struct Audited {
 struct StoredIdentity {
     meta: Meta,
     key: String,
-}
-
-/// `type` or `type.*`, as consumers filter here.
-fn matches(filters: &[String], subject: &str) -> bool {
-    filters
-        .iter()
-        .any(|filter| match filter.strip_suffix(".*") {
-            Some(ty) => subject
-                .strip_prefix(ty)
-                .and_then(|key| key.strip_prefix('.'))
-                .is_some_and(|key| !key.contains('.')),
-            None => subject == filter,
-        })
 }
 
 /// Finds identity and key of a stored message, as the worker would.

@@ -23,6 +23,7 @@ use oncue_core::bus::pull::Pull;
 use oncue_core::bus::{Bus, layout};
 use oncue_core::config::Config;
 use oncue_core::failpoint::{self, Sabotage};
+use oncue_core::model::history::Cue;
 use oncue_core::model::manifest::Manifest;
 use oncue_core::process::{instance, stop_signal};
 use oncue_core::secret;
@@ -38,7 +39,8 @@ const DRAIN: Duration = Duration::from_secs(25);
 /// Runs a function until SIGTERM or Ctrl-C. Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage or configuration.
 ///
 /// `--manifest` prints the function as data, JSON, and exits; `--contract` the descriptor set of its events, binary; so do `--audit` with what became of every event in its
-/// stream, and `--try` with what it would do with the dead letter on stdin.
+/// stream, `--try` with what it would do with the dead letter on stdin, and `--check` with what of its rows and events it
+/// cannot read.
 pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
     let function = function.erased;
     let manifest = match function.manifest() {
@@ -47,7 +49,7 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
     };
     let verb = std::env::args().nth(1);
     match verb.as_deref() {
-        None | Some("--audit" | "--try") => {}
+        None | Some("--audit" | "--try" | "--check") => {}
         Some("--manifest") => {
             println!(
                 "{}",
@@ -70,7 +72,7 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
             return stop(
                 2,
                 &format!(
-                    "{}: unknown argument {other:?}; try --manifest, --contract, --version, --audit or --try, or none to serve",
+                    "{}: unknown argument {other:?}; try --manifest, --contract, --version, --audit, --try or --check, or none to serve",
                     manifest.name
                 ),
             );
@@ -119,6 +121,9 @@ async fn inspect(verb: &str, function: &Erased, manifest: &Manifest, config: &Co
         "--audit" => inspect::audit(function, manifest, config)
             .await
             .map(|audit| serde_json::json!(audit)),
+        "--check" => inspect::check(function, manifest, config)
+            .await
+            .map(|check| serde_json::json!(check)),
         _ => inspect::dry_run(function, manifest, config).await,
     };
     match answer {
@@ -199,9 +204,12 @@ async fn serve(
         }
     }
     let secret = secret::id_secret(&bus, &store).await?;
+    // A program that may not run here leaves no word in the registry.
+    let consumer = manifest.consumer(config);
+    bus.refuse_other(&consumer).await?;
     // Before the consumer is there: what is published once it is will be waited for.
     store.register(&manifest).await?;
-    bus.require(&manifest.consumer(config)).await?;
+    bus.require(&consumer).await?;
     let stream = config.stream(&manifest.stream);
     // Part of the identity of plain messages, so a stream that is made anew ends the pull.
     let created = bus.stream_created(&manifest.stream).await?;
@@ -212,10 +220,12 @@ async fn serve(
     // Seen by this worker's own commits: going on would apply events again whose marks are lost.
     let mut regressed = store.regressed();
     let restoring = store.restoring(&manifest.name).await?;
+    let history = store.history(&manifest.name).await?;
     let source = Source {
         created,
         horizon: stream.horizon.0.as_millis() as u64,
         restoring: restoring.filter(|restoring| restoring.created == created),
+        cue: Cue::new(&manifest, &config.app, created, history),
     };
     let limits = manifest.limits(config);
     let worker = Worker::new(function, limits, config, source, &bus, &store, &secret);

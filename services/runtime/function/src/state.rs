@@ -1,14 +1,20 @@
 //! State rows: a struct on one side, a plain Redis hash on the other, one field per struct field. Text stays text,
 //! numbers are decimal, `None` is an absent field, anything nested is JSON.
 
+mod nested;
+
 use std::any::Any;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde::de::value::{MapDeserializer, StrDeserializer};
 use serde::de::{self, DeserializeOwned, IntoDeserializer, Visitor};
 use serde::{Deserializer, Serialize, forward_to_deserialize_any};
 use serde_json::Value;
 
-use oncue_core::store::Fields;
+use self::nested::{Fault, Filled, Nested};
+use crate::error::{Result, reject};
+use oncue_core::store::{Fields, SCHEMA};
 
 /// A state row: a struct that a function gets as `&mut`, one for each key. `()` is none.
 ///
@@ -18,32 +24,99 @@ use oncue_core::store::Fields;
 /// impl oncue::State for Page { const TABLE: &'static str = "pages"; }
 /// ```
 ///
-/// Any serde struct will do, or a map for rows whose fields are data. A field added later starts with its `Default`.
+/// Any serde struct will do, or a map for rows whose fields are data. A field added later starts with its `Default`, in
+/// nested structs too; inside lists, maps and options, where no default can be seen, with zero, empty or `None`.
 /// In Redis a row is a plain hash: text stays text, numbers are decimal, `None` is an absent field, anything nested is JSON.
+///
+/// A field that is renamed or gets another type makes a new version of the row:
+///
+/// ```
+/// # use std::collections::BTreeMap;
+/// #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+/// struct Page { visits: u64 }
+/// impl oncue::State for Page {
+///     const TABLE: &'static str = "pages";
+///     const VERSION: u32 = 2;
+///
+///     fn upgrade(_from: u32, fields: &mut BTreeMap<String, String>) -> oncue::Result<()> {
+///         if let Some(views) = fields.remove("views") {
+///             fields.insert("visits".to_owned(), views);
+///         }
+///         Ok(())
+///     }
+/// }
+/// ```
 pub trait State: Serialize + DeserializeOwned + Default + Clone + Send + Sync + 'static {
     /// Name of the table, `[a-z0-9-]+`; empty for no state.
     const TABLE: &'static str;
+    /// Version of the rows that this struct reads and writes. An older row is upgraded when its key's next event comes;
+    /// an event whose row is newer waits for a worker that knows it.
+    const VERSION: u32 = 1;
+
+    /// Makes the fields of a row of version `from` those of version `from + 1`: name and text of each, as in Redis.
+    ///
+    /// # Errors
+    /// Fields that cannot be upgraded; events of the row fail with that.
+    fn upgrade(from: u32, fields: &mut BTreeMap<String, String>) -> Result<()> {
+        let _ = fields;
+        Err(reject(format_args!(
+            "State::upgrade has no step from version {from}"
+        )))
+    }
 }
 
 impl State for () {
     const TABLE: &'static str = "";
 }
 
-/// The fields of a row, sorted by name.
+/// A row that cannot be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RowError {
+    /// Written by a newer version of the function: one of its workers can read it.
+    #[error("the row has version {stored}, this program knows up to {known}")]
+    Newer { stored: u32, known: u32 },
+    /// A field that is not of its type, or an upgrade that failed.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+/// The fields of a row, sorted by name, with the version of the row where that is not the first.
 ///
 /// # Errors
 /// The state is neither a struct nor a map, or serde refuses it.
-pub fn to_fields<S: Serialize>(state: &S) -> Result<Fields, String> {
+pub fn to_fields<S: State>(state: &S) -> Result<Fields, String> {
     let Value::Object(map) = serde_json::to_value(state).map_err(|e| e.to_string())? else {
         return Err("a state row must be a struct or a map".into());
     };
     let mut fields: Fields = map
         .into_iter()
-        .filter_map(|(name, value)| Some((name, field_text(value)?)))
+        .filter_map(|(name, value)| Some((stored(&name).into_owned(), field_text(value)?)))
         .collect();
+    if S::VERSION > 1 {
+        fields.push((SCHEMA.to_owned(), S::VERSION.to_string().into_bytes()));
+    }
     // Sorted, so that two rows are compared field by field with a binary search.
     fields.sort();
     Ok(fields)
+}
+
+/// Name of a field in Redis: [`SCHEMA`] is where the row's version stands, so a field that an author, or data, calls so
+/// gets one more `_`.
+fn stored(name: &str) -> Cow<'_, str> {
+    if name.trim_start_matches('_') == &SCHEMA[1..] && name.starts_with('_') {
+        Cow::Owned(format!("_{name}"))
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+/// Name of a field as its author wrote it; `None` for the version of the row.
+fn named(stored: &str) -> Option<&str> {
+    if stored == SCHEMA {
+        return None;
+    }
+    let is_shifted = stored.starts_with("__") && stored.trim_start_matches('_') == &SCHEMA[1..];
+    Some(if is_shifted { &stored[1..] } else { stored })
 }
 
 /// Text of a field as `redis-cli` shows it; `None` where the field is absent.
@@ -55,7 +128,7 @@ fn field_text(value: Value) -> Option<Vec<u8>> {
     }
 }
 
-/// The struct of a row. Fields it does not know are left alone.
+/// The struct of a row of its own version. Fields it does not know are left alone.
 ///
 /// # Errors
 /// A field holds text that is not of its type, such as `ten` for a number.
@@ -65,18 +138,71 @@ pub fn from_fields<S: State>(fields: &Fields) -> Result<S, String> {
     let missing = defaults
         .iter()
         .filter(|(name, _)| fields.binary_search_by(|(f, _)| f.cmp(name)).is_err());
-    let all = fields
-        .iter()
-        .chain(missing)
-        .map(|(name, value)| (Text(name.as_bytes()), Text(value)));
-    S::deserialize(Fieldwise(MapDeserializer::new(all)))
-        .map_err(|e| format!("row of {}: {e}", S::TABLE))
+    let mut filled = Filled::default();
+    loop {
+        let all = fields.iter().chain(missing.clone());
+        let all = all.filter_map(|(name, value)| {
+            let name = named(name)?;
+            let value = Text {
+                bytes: value,
+                name,
+                filled: &filled,
+            };
+            let name = Text {
+                bytes: name.as_bytes(),
+                ..value
+            };
+            Some((name, value))
+        });
+        match S::deserialize(Fieldwise(MapDeserializer::new(all))) {
+            Ok(state) => return Ok(state),
+            // Whether a field of a nested struct may be absent is known once serde has missed it.
+            Err(fault) if filled.fill::<S>(&fault) => {}
+            Err(fault) => return Err(fault.to_string()),
+        }
+    }
+}
+
+/// The fields of an older row in the form of the current version.
+fn upgraded<S: State>(fields: &Fields, stored: u32) -> Result<Fields, String> {
+    let mut texts = BTreeMap::new();
+    for (name, value) in fields {
+        let Some(name) = named(name) else { continue };
+        let text =
+            String::from_utf8(value.clone()).map_err(|_| format!("field {name}: not UTF-8"))?;
+        texts.insert(name.to_owned(), text);
+    }
+    for from in stored..S::VERSION {
+        S::upgrade(from, &mut texts).map_err(|e| format!("upgrade from version {from}: {e}"))?;
+    }
+    let texts = texts.into_iter();
+    let mut fields: Fields = texts
+        .map(|(name, text)| (self::stored(&name).into_owned(), text.into_bytes()))
+        .collect();
+    fields.sort();
+    Ok(fields)
+}
+
+/// Version of a row as stored, for a program that knows versions up to `known`; a row that was never written has that
+/// one. Runs no code of an author.
+pub(crate) fn stored_version(fields: &Fields, known: u32) -> Result<u32, RowError> {
+    let Some((_, text)) = fields.iter().find(|(name, _)| name == SCHEMA) else {
+        return Ok(if fields.is_empty() { known } else { 1 });
+    };
+    let version = std::str::from_utf8(text).ok().and_then(|v| v.parse().ok());
+    match version {
+        Some(stored) if stored > known => Err(RowError::Newer { stored, known }),
+        Some(stored) => Ok(stored),
+        None => Err(RowError::Unreadable(format!(
+            "field {SCHEMA}: not a version"
+        ))),
+    }
 }
 
 /// All fields as a map, or as the map inside a newtype: `struct Counts(BTreeMap<String, u64>)` is a row as well.
 struct Fieldwise<D>(D);
 
-impl<'de, D: Deserializer<'de, Error = de::value::Error>> Deserializer<'de> for Fieldwise<D> {
+impl<'de, D: Deserializer<'de, Error = Fault>> Deserializer<'de> for Fieldwise<D> {
     type Error = D::Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
@@ -120,7 +246,7 @@ struct TypedRow<S> {
 }
 
 /// A row as read; empty fields make a new one.
-pub(crate) fn open<S: State>(fields: &Fields) -> Result<Box<dyn AnyRow>, String> {
+pub(crate) fn open<S: State>(fields: &Fields) -> Result<Box<dyn AnyRow>, RowError> {
     // `&mut ()`: nothing was read and nothing is written.
     if S::TABLE.is_empty() {
         return Ok(Box::new(TypedRow {
@@ -129,10 +255,29 @@ pub(crate) fn open<S: State>(fields: &Fields) -> Result<Box<dyn AnyRow>, String>
             read: Fields::new(),
         }));
     }
-    let now: S = from_fields(fields)?;
+    let stored = stored_version(fields, S::VERSION)?;
+    let current = if stored < S::VERSION {
+        Cow::Owned(upgraded::<S>(fields, stored).map_err(RowError::Unreadable)?)
+    } else {
+        Cow::Borrowed(fields)
+    };
+    let now: S = from_fields(&current).map_err(RowError::Unreadable)?;
     // What was there is what these fields say, so that a default is written once and foreign fields stay.
-    let mut read = to_fields(&now)?;
+    let mut read = to_fields(&now).map_err(RowError::Unreadable)?;
     read.retain(|field| fields.binary_search(field).is_ok());
+    if let Cow::Owned(current) = &current {
+        // The upgrade has taken them away.
+        let is_gone = |name: &str| {
+            current
+                .binary_search_by(|(f, _)| f.as_str().cmp(name))
+                .is_err()
+        };
+        let gone = fields
+            .iter()
+            .filter(|(name, _)| name != SCHEMA && is_gone(name));
+        read.extend(gone.cloned());
+        read.sort();
+    }
     Ok(Box::new(TypedRow {
         kept: now.clone(),
         now,
@@ -176,7 +321,12 @@ impl<S: State> AnyRow for TypedRow<S> {
 
 /// One field's text, read as whatever the struct wants: a field says nothing of its type, the struct does.
 #[derive(Clone, Copy)]
-struct Text<'a>(&'a [u8]);
+struct Text<'a> {
+    bytes: &'a [u8],
+    /// Field of the row, for errors.
+    name: &'a str,
+    filled: &'a Filled,
+}
 
 impl<'a> Text<'a> {
     /// Text of the field.
@@ -184,17 +334,22 @@ impl<'a> Text<'a> {
     /// # Errors
     ///
     /// Bytes that are not UTF-8, which only a foreign tool can have written.
-    fn str(self) -> Result<&'a str, de::value::Error> {
-        std::str::from_utf8(self.0).map_err(de::Error::custom)
+    fn str(self) -> Result<&'a str, Fault> {
+        std::str::from_utf8(self.bytes).map_err(|e| self.fault(e))
     }
 
     /// Nested data, as `to_fields` has written it.
-    fn json(self) -> Result<Value, de::value::Error> {
-        serde_json::from_slice(self.0).map_err(de::Error::custom)
+    fn json(self) -> Result<Nested<'a>, Fault> {
+        let value = serde_json::from_slice(self.bytes).map_err(|e| self.fault(e))?;
+        Ok(self.filled.nested(self.name, value))
+    }
+
+    fn fault(self, why: impl std::fmt::Display) -> Fault {
+        <Fault as de::Error>::custom(why).within(self.name)
     }
 }
 
-impl IntoDeserializer<'_> for Text<'_> {
+impl IntoDeserializer<'_, Fault> for Text<'_> {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {
@@ -207,13 +362,14 @@ macro_rules! parsed {
     ($($method:ident $visit:ident $ty:ty;)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
             let text = self.str()?;
-            visitor.$visit(text.parse::<$ty>().map_err(|e| de::Error::custom(format!("{text:?}: {e}")))?)
+            let value = text.parse::<$ty>().map_err(|e| self.fault(format_args!("{text:?}: {e}")))?;
+            visitor.$visit(value).map_err(|e: Fault| e.within(self.name))
         }
     )*};
 }
 
 impl<'de> Deserializer<'de> for Text<'_> {
-    type Error = de::value::Error;
+    type Error = Fault;
 
     parsed! {
         deserialize_bool visit_bool bool;
@@ -223,7 +379,9 @@ impl<'de> Deserializer<'de> for Text<'_> {
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        visitor.visit_str(self.str()?)
+        visitor
+            .visit_str(self.str()?)
+            .map_err(|e: Fault| e.within(self.name))
     }
 
     /// A field that is there is `Some`; `None` is one that is absent.
@@ -247,19 +405,30 @@ impl<'de> Deserializer<'de> for Text<'_> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
-        if self.0.starts_with(b"{") {
-            return self
-                .json()?
-                .deserialize_enum(name, variants, visitor)
-                .map_err(de::Error::custom);
-        }
-        visitor.visit_enum(StrDeserializer::new(self.str()?))
+        let read = if self.bytes.starts_with(b"{") {
+            self.json()?.deserialize_enum(name, variants, visitor)
+        } else {
+            visitor.visit_enum(StrDeserializer::new(self.str()?))
+        };
+        read.map_err(|e| e.within(self.name))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        let read = self.json()?.deserialize_struct(name, fields, visitor);
+        read.map_err(|e| e.within(self.name))
     }
 
     /// Nested data, as JSON; text that is no JSON is taken as text.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
         match self.json() {
-            Ok(value) => value.deserialize_any(visitor).map_err(de::Error::custom),
+            Ok(nested) => nested
+                .deserialize_any(visitor)
+                .map_err(|e| e.within(self.name)),
             Err(_) => self.deserialize_str(visitor),
         }
     }
@@ -277,7 +446,7 @@ impl<'de> Deserializer<'de> for Text<'_> {
         self.deserialize_str(visitor)
     }
 
-    forward_to_deserialize_any! { i128 u128 bytes byte_buf unit unit_struct seq tuple tuple_struct map struct ignored_any }
+    forward_to_deserialize_any! { i128 u128 bytes byte_buf unit unit_struct seq tuple tuple_struct map ignored_any }
 }
 
 #[cfg(test)]

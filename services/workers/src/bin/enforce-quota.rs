@@ -61,6 +61,6 @@ fn main() -> ExitCode {
     oncue::run(
         Function::new("enforce-quota", enforce_quota)
             .version(env!("CARGO_PKG_VERSION"))
-            .keyed_by(|file: &FileInspected| file.owner.clone()),
+            .keyed_by("owner", |file: &FileInspected| file.owner.clone()),
     )
 }

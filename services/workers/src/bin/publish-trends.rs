@@ -25,6 +25,6 @@ fn main() -> ExitCode {
     oncue::run(
         Function::new("publish-trends", publish_trends)
             .version(env!("CARGO_PKG_VERSION"))
-            .keyed_by(|()| Ranking::ALL),
+            .keyed_by("all", |()| Ranking::ALL),
     )
 }

@@ -15,6 +15,6 @@ fn main() -> ExitCode {
     oncue::run(
         Function::new("rank-pages", rank_pages)
             .version(env!("CARGO_PKG_VERSION"))
-            .keyed_by(|_| Ranking::ALL),
+            .keyed_by("all", |_| Ranking::ALL),
     )
 }

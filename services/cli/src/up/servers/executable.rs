@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{SERVER_TIMEOUT, ServerKind};
 use crate::exit::Failure;
-use crate::settings::Settings;
+use crate::settings::{Settings, own_folder};
 
 /// Name a program prints in front of its version, and the oldest version that will do.
 pub struct OldestVersion {
@@ -18,6 +18,7 @@ pub async fn find(kind: &ServerKind, data: &Path, settings: &Settings) -> Result
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&path)
         .chain([data.join("bin"), settings.bin.clone()])
+        .chain(own_folder().into_iter().flat_map(with_checkout))
         .collect();
     let mut refused = Vec::new();
     // Every folder for the usual name before any for the other: Valkey only where there is no fit Redis.
@@ -40,6 +41,13 @@ pub async fn find(kind: &ServerKind, data: &Path, settings: &Settings) -> Result
         format!("no {wanted} that can be used\n{}", refused.join("\n"))
     };
     Err(Failure::failed(what).advise(kind.advice))
+}
+
+/// A folder of programs, and where `deploy/install.sh` puts servers if the folder is of a checkout: `target/PROFILE`.
+fn with_checkout(own: PathBuf) -> Vec<PathBuf> {
+    let checkout = own.ancestors().nth(2);
+    let servers = checkout.map(|checkout| checkout.join(".oncue/bin"));
+    [Some(own.clone()), servers].into_iter().flatten().collect()
 }
 
 async fn fits(kind: &ServerKind, program: &Path) -> Result<(), String> {

@@ -33,13 +33,13 @@ pub struct Args {
 
 /// Outcome of all partitions, by what the stream said of each output.
 #[derive(Default)]
-struct Republished {
-    new: u64,
-    duplicates: u64,
-    unreadable: u64,
+pub struct Republished {
+    pub new: u64,
+    pub duplicates: u64,
+    pub unreadable: u64,
     /// How many could not be published, and why the first could not.
-    refused: u64,
-    why: Option<String>,
+    pub refused: u64,
+    pub why: Option<String>,
 }
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
@@ -49,13 +49,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         .since
         .map_or_else(|| "all that is kept".to_owned(), event::format_time);
     confirm::ask(&format!("Publish outputs again ({since})?"), args.yes)?;
-    let mut tally = Republished::default();
-    // Partition by partition: outboxes are listed by partition, and progress can be told.
-    for partition in 0..PARTITIONS {
-        progress(format_args!("partition {} of {PARTITIONS}", partition + 1));
-        again(partition, args.since.unwrap_or(0), &bus, &store, &mut tally).await?;
-    }
-    progress("");
+    let tally = all(args.since.unwrap_or(0), &bus, &store).await?;
     say(table::render(
         &["OUTPUTS", ""],
         &[
@@ -91,6 +85,18 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     } else {
         exit::OK
     })
+}
+
+/// All outputs that Redis has kept and that were published since.
+pub async fn all(since: u64, bus: &Bus, store: &Store) -> Result<Republished, Failure> {
+    let mut tally = Republished::default();
+    // Partition by partition: outboxes are listed by partition, and progress can be told.
+    for partition in 0..PARTITIONS {
+        progress(format_args!("partition {} of {PARTITIONS}", partition + 1));
+        again(partition, since, bus, store, &mut tally).await?;
+    }
+    progress("");
+    Ok(tally)
 }
 
 /// All kept outputs of one partition.

@@ -40,6 +40,7 @@ pub use self::outcome::{Outcome, OutcomeCounts, Sent, Watch};
 pub use self::redrive::{Pace, Progress, Tally, redrive, without_outdated};
 use crate::program::ProgramError;
 use oncue_core::bus::{ApiError, BusError, PublishError};
+pub use oncue_core::model::letter::timestamp;
 use oncue_core::store::Mark;
 use oncue_proto::event::Meta;
 
@@ -82,21 +83,11 @@ pub enum LetterError {
     Program(#[from] ProgramError),
 }
 
-/// Unix milliseconds; 0 where nothing is said.
-/// Rounded down.
+/// Unix milliseconds, rounded down; 0 where nothing is said. The inverse of [`timestamp`].
 pub fn ms(time: Option<&Timestamp>) -> u64 {
     time.map_or(0, |t| {
         (t.seconds * 1000 + i64::from(t.nanos) / 1_000_000) as u64
     })
-}
-
-/// Timestamp of Unix milliseconds.
-/// Exact; [`ms`] is its inverse.
-pub fn timestamp(ms: u64) -> Timestamp {
-    Timestamp {
-        seconds: ms as i64 / 1000,
-        nanos: (ms % 1000) as i32 * 1_000_000,
-    }
 }
 
 /// Identity of an event handled by a function, to ask Redis for its seen-mark. The horizon is in milliseconds.

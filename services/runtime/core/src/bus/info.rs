@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::layout::{CREATED, KEY};
 use super::{ApiError, Bus, StoredMessage};
 
 /// Error codes of the JetStream API that are told apart [nats-server `errors.json`].
@@ -104,9 +105,12 @@ impl StreamState {
 }
 
 impl StreamInfo {
-    /// Creation time, Unix milliseconds: part of the identity of plain messages.
+    /// Creation time, Unix milliseconds: part of the identity of plain messages. Of a stream that was restored from a backup
+    /// that of the one in the backup, since its messages are the same.
     pub fn created_ms(&self) -> Option<u64> {
-        event::parse_time(&self.created)
+        let noted = self.config.metadata.get(CREATED);
+        let noted = noted.and_then(|noted| noted.parse().ok());
+        noted.or_else(|| event::parse_time(&self.created))
     }
 
     /// Copies that have all of the stream, the leader's among them: it answers.
@@ -157,6 +161,7 @@ pub struct ConsumerSettings {
     filter_subjects: Vec<String>,
     /// Nanoseconds without an ack after which a message is delivered again.
     pub ack_wait: u64,
+    metadata: BTreeMap<String, String>,
 }
 
 impl StreamSettings {
@@ -165,9 +170,21 @@ impl StreamSettings {
         let owner = self.metadata.get(OWNER);
         owner.is_none_or(|owner| owner == app.as_str())
     }
+
+    /// Whether a stream says that it is this app's.
+    pub fn is_owned_by(&self, app: &AppName) -> bool {
+        let owner = self.metadata.get(OWNER);
+        owner.is_some_and(|owner| owner == app.as_str())
+    }
 }
 
 impl ConsumerSettings {
+    /// Name of the key that its function gives its events; `None` for their own.
+    pub fn key(&self) -> Option<&str> {
+        let key = self.metadata.get(KEY)?.as_str();
+        (!key.is_empty()).then_some(key)
+    }
+
     /// Subjects it filters, however that is written; none for all of the stream.
     pub fn filters(&self) -> impl Iterator<Item = &str> {
         let many = self.filter_subjects.iter().chain(&self.filter_subject);
@@ -221,7 +238,8 @@ struct Page {
 #[serde(default)]
 struct Names {
     total: u64,
-    streams: Vec<String>,
+    /// `null` where there is none.
+    streams: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -275,8 +293,9 @@ impl Bus {
         loop {
             let question = json!({ "offset": all.len() });
             let page: Names = self.ask("STREAM.NAMES", &question).await?;
-            let more = !page.streams.is_empty();
-            all.extend(page.streams);
+            let names = page.streams.unwrap_or_default();
+            let more = !names.is_empty();
+            all.extend(names);
             if !more || all.len() as u64 >= page.total {
                 return Ok(all);
             }

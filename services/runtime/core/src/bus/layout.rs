@@ -24,6 +24,10 @@ const FIRED_TTL: &str = "72h";
 /// Object store bucket of the app's files.
 pub const FILES: &str = "files";
 
+/// Note of a consumer: name of the key that its function gives its events, empty for their own.
+pub const KEY: &str = "oncue.key";
+/// Note of a stream that was restored: creation time of the one in the backup, Unix milliseconds.
+pub const CREATED: &str = "oncue.created";
 /// Stream of the key-value bucket `oncue`: what apps keep there besides events.
 pub const VALUES: &str = "KV_oncue";
 
@@ -272,7 +276,28 @@ pub fn filters(types: &[&str]) -> Vec<String> {
         .collect()
 }
 
+/// Whether filters as [`filters`] makes them match a subject.
+pub fn matches(filters: &[String], subject: &str) -> bool {
+    filters
+        .iter()
+        .any(|filter| match filter.strip_suffix(".*") {
+            Some(ty) => subject
+                .strip_prefix(ty)
+                .and_then(|key| key.strip_prefix('.'))
+                .is_some_and(|key| !key.contains('.')),
+            None => subject == filter,
+        })
+}
+
 impl Wanted {
+    /// With a note in its metadata.
+    #[must_use]
+    pub fn noting(mut self, name: &str, value: &str) -> Self {
+        let notes = self.config.entry("metadata").or_insert_with(|| json!({}));
+        notes[name] = value.into();
+        self
+    }
+
     /// Stream of a consumer; `None` for a stream.
     fn stream_of_consumer(&self) -> Option<&str> {
         let name = self.create.strip_prefix("CONSUMER.CREATE.")?;
@@ -408,6 +433,18 @@ impl Bus {
                 err_code: 0,
                 description: format!("the server made {field} {is} where {should} was asked"),
             }),
+        }
+    }
+
+    /// Refuses, with a [`Mismatch`], what is there with another configuration. What is missing, or cannot be asked for
+    /// now, is nobody's fault yet.
+    pub async fn refuse_other(&self, wanted: &Wanted) -> Result<(), BusError> {
+        match self.ensure(wanted, Mode::Look).await {
+            Ok(Outcome::Different(differences)) => {
+                let name = wanted.name.clone();
+                Err(BusError(Mismatch { name, differences }.to_string()))
+            }
+            _ => Ok(()),
         }
     }
 

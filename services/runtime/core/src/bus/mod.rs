@@ -48,6 +48,7 @@ mod publish;
 pub mod pull;
 mod purge;
 mod read;
+mod snapshot;
 mod url;
 
 use std::fmt;
@@ -66,6 +67,7 @@ use self::publish::Acks;
 pub use self::publish::{Outbound, size};
 pub use self::purge::{purge, purge_early};
 pub use self::read::{Slice, StoredMessage};
+pub use self::snapshot::StreamSnapshot;
 use crate::app::AppName;
 use crate::config::ServerUrl;
 

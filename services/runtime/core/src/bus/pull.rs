@@ -119,6 +119,20 @@ impl Delivery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket(Subject);
 
+impl Ticket {
+    /// Subject of the answer.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Ticket that was written down as its subject; `None` for any other subject.
+    pub fn from_text(subject: &str) -> Option<Self> {
+        subject
+            .starts_with("$JS.ACK.")
+            .then(|| Self(subject.into()))
+    }
+}
+
 impl Bus {
     /// Acks: the event is done. Sent once everything it caused is stored, so a late ack does no harm.
     pub async fn ack(&self, ticket: &Ticket) {

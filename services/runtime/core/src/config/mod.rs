@@ -44,6 +44,8 @@ pub struct Config {
     /// Files with encoded descriptor sets, as `FUNCTION --contract` prints them: event types of functions whose programs
     /// do not lie here. Default none.
     pub contracts: Vec<PathBuf>,
+    /// `[build]`; `None` where the file does not say how its programs come about.
+    pub build: Option<BuildConfig>,
     /// `[streams.DOMAIN]` by domain; see [`stream`](Self::stream) for those that are not named.
     pub streams: BTreeMap<String, StreamConfig>,
     /// `[functions.NAME]` by name; see [`function`](Self::function) for those that are not named.
@@ -60,6 +62,26 @@ pub struct Config {
     pub bounds: Bounds,
     /// `ONCUE_CONCURRENCY`, `ONCUE_TIMEOUT`, `ONCUE_ATTEMPTS`: limits of this very process, above all others.
     pub process: FunctionConfig,
+}
+
+/// `[build]`: how the functions' programs come about, for `oncue dev`, and where they lie. Paths are relative to the file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BuildConfig {
+    /// Program and arguments, run in the folder of the file.
+    pub command: Vec<String>,
+    /// Folder of the programs, one called as each function.
+    pub programs: PathBuf,
+    /// Files and folders whose changes make `oncue dev` build again. Default: `src`, `proto`, `build.rs`, `Cargo.toml`.
+    #[serde(default = "sources")]
+    pub watch: Vec<PathBuf>,
+}
+
+/// Sources of a Rust package.
+fn sources() -> Vec<PathBuf> {
+    ["src", "proto", "build.rs", "Cargo.toml"]
+        .map(PathBuf::from)
+        .to_vec()
 }
 
 /// `[streams.DOMAIN]`
@@ -364,6 +386,12 @@ impl Config {
     /// Settings of a function; none for one that the file does not name.
     pub fn function(&self, name: &str) -> FunctionConfig {
         self.functions.get(name).cloned().unwrap_or_default()
+    }
+
+    /// A path of the file, relative to its folder, as seen from here.
+    pub fn beside(&self, path: &Path) -> PathBuf {
+        let folder = self.path.as_deref().and_then(Path::parent);
+        folder.map_or_else(|| path.to_owned(), |folder| folder.join(path))
     }
 
     /// The folder that `[gateway] site` names. One that is not there is a mistake, with its line; for the gateway only, since

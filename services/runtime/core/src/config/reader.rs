@@ -99,6 +99,7 @@ impl<'t> Reader<'t> {
             batch_publish: false,
             keep_outputs: Span(Duration::from_mins(5)),
             contracts: Vec::new(),
+            build: None,
             streams: BTreeMap::new(),
             functions: BTreeMap::new(),
             schedules: Vec::new(),
@@ -134,6 +135,7 @@ impl<'t> Reader<'t> {
                     contracts = Some(value.span());
                     config.contracts = self.part("contracts", value).unwrap_or_default();
                 }
+                "build" => config.build = self.part("build", value),
                 "gateway" => config.gateway = self.gateway(value),
                 "console" => config.console = self.part("console", value).unwrap_or_default(),
                 "flows" => config.flows = self.flows(value),
@@ -146,7 +148,7 @@ impl<'t> Reader<'t> {
                 }
                 "schedule" => schedules = Some(value),
                 other => {
-                    let known = "app, nats, redis, contracts, gateway, console, flows, bounds, streams, functions, schedule";
+                    let known = "app, nats, redis, contracts, build, gateway, console, flows, bounds, streams, functions, schedule";
                     self.fail(
                         Some(name.span()),
                         &format!("unknown section {other:?}; known: {known}"),

@@ -4,7 +4,7 @@
 use oncue_proto::event;
 use serde::{Deserialize, Serialize};
 
-use crate::app::AppName;
+use crate::app::{AppName, OWNER};
 use crate::bus::layout::{self, Wanted};
 use crate::config::{Config, Limits};
 
@@ -21,12 +21,23 @@ pub struct Manifest {
     pub triggers: Vec<String>,
     /// Subjects of the types it acts on, each with and without a key.
     pub filters: Vec<String>,
+    /// Name of the key that it gives its events; `None` for their own.
+    #[serde(default)]
+    pub key: Option<String>,
     /// State table it owns rows of, if any.
     pub table: Option<String>,
+    /// Version of the rows it writes.
+    #[serde(default = "first_version")]
+    pub row_version: u32,
     /// Event types it may emit.
     pub emits: Vec<String>,
     /// Limits as written in the function; `oncue.toml` goes on top.
     pub limits: Limits,
+}
+
+/// Version of rows that say none.
+fn first_version() -> u32 {
+    1
 }
 
 impl Manifest {
@@ -46,6 +57,8 @@ impl Manifest {
             &self.subjects(&config.app),
             &self.limits(config),
         )
+        .noting(OWNER, config.app.as_str())
+        .noting(layout::KEY, self.key.as_deref().unwrap_or_default())
     }
 
     /// Subjects its consumer filters: the types it acts on, and what is redriven to it alone.

@@ -1,5 +1,9 @@
-//! Data that programs exchange: what a function is, what a flow has come to, what became of a function's events.
+//! Data that programs exchange: what a function is, what it was before, what a flow has come to, what became of a
+//! function's events, and the letters of those that were set aside.
 
 pub mod audit;
+pub mod check;
 pub mod flow;
+pub mod history;
+pub mod letter;
 pub mod manifest;

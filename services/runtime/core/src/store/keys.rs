@@ -43,6 +43,11 @@ impl Keys {
         self.in_partition(event::partition(key), format_args!("s:{table}:{name}"))
     }
 
+    /// Pattern of all rows of a table, for `SCAN`.
+    pub fn rows(&self, table: &str) -> String {
+        self.of(format_args!("{{p*}}:s:{table}:*"))
+    }
+
     /// Ledger of a flow.
     pub fn flow(&self, flow: &str) -> String {
         self.in_partition(event::partition(flow), format_args!("f:{}", name_of(flow)))

@@ -9,7 +9,7 @@
 //!
 //! | key | type | holds | goes |
 //! |---|---|---|---|
-//! | `APP:{pN}:s:TABLE:KEY` | hash, set, sorted set or HyperLogLog | a state row, with its version in the field `_v`; or the value of a blind operation | never by itself |
+//! | `APP:{pN}:s:TABLE:KEY` | hash, set, sorted set or HyperLogLog | a state row, with a number that grows with each change in the field `_v` and its [version](SCHEMA); or the value of a blind operation | never by itself |
 //! | `APP:d:FUNCTION` | hash | the seen-marks of a function: buckets of [`mark::SeenMark`]s behind the hashes of their ids, as `commit.lua` describes | each mark a horizon and [`GRACE_MS`] after it was written, give or take some hours |
 //! | `APP:{pN}:o:FUNCTION:NAME` | string | outputs of the events of one commit, one frame each | once published; with `keep_outputs` that much later; after a minute if the commit is never made |
 //! | `APP:{pN}:u` | sorted set | keys of those outboxes, by commit time; once published, by minus the time of publishing | with its outboxes |
@@ -22,9 +22,12 @@
 //! | `APP:regressed` | hash | worker -> the loss it found; no worker starts until `oncue recover redis` has removed it | by that command |
 //! | `APP:streams` | hash | stream -> [`KnownStream`] as JSON, by which a NATS that went back is found out | never |
 //! | `APP:restoring` | hash | function -> [`Restoring`] as JSON: what the last `oncue recover redis` delivers again | never |
+//! | `APP:backup` | string | id of the backup that goes on: outputs are kept meanwhile | at its end, or by itself after ten minutes |
+//! | `APP:gaps` | hash | stream -> [`Gap`] as JSON: what came after the backup that was restored | never |
 //! | `APP:epoch` | string | time of the last such recovery | never |
 //! | `APP:edges`, `APP:edges:at` | hash | `SOURCE\tTYPE\tFUNCTION` -> events that went that way, and time of the last | never |
 //! | `APP:functions` | hash | function -> its manifest and time of its last start, as JSON | never |
+//! | `APP:history` | hash | function -> its [`History`](crate::model::history::History) as JSON: what it acted on, and from where on | never |
 //! | `APP:l:TYPE` | set | names of the functions that act on a type | never |
 //!
 //! `KEY` and `FLOW` are percent-encoded, or hashed where they are longer than 256 bytes. `FUNCTION` is a function's
@@ -41,6 +44,7 @@
 mod keys;
 mod ledger;
 pub mod mark;
+mod rdb;
 mod redis;
 mod regression;
 mod restoring;
@@ -53,7 +57,7 @@ pub use self::keys::Keys;
 pub use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
 pub use self::ledger::{Entry, StepUpdate};
 pub use self::mark::{Mark, StreamPosition};
-pub use self::redis::Store;
+pub use self::redis::{KeyedRow, NewerRow, RowPage, Store};
 pub use self::regression::Regression;
 pub use self::restoring::Restoring;
 use oncue_proto::event;
@@ -63,6 +67,9 @@ use oncue_proto::event;
 pub const GRACE_MS: u64 = 6 * 3600 * 1000;
 /// Milliseconds by which an event may claim to come from the future.
 pub const SKEW_MS: u64 = 3600 * 1000;
+
+/// Field in which a row says its version, where that is not the first: `State::VERSION` of the function that wrote it.
+pub const SCHEMA: &str = "_schema";
 
 /// Bytes of the longest key that stands for itself in a Redis key.
 const LONGEST_NAME: usize = 256;
@@ -312,6 +319,16 @@ pub struct KnownStream {
     pub created: u64,
     /// Last sequence.
     pub last: u64,
+}
+
+/// Part of a stream that a restore did not bring back: it came after the backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Gap {
+    /// Sequences, first and last.
+    pub from: u64,
+    pub to: u64,
+    /// Time of the backup, Unix milliseconds.
+    pub backup: u64,
 }
 
 /// Outputs of a function that are committed and in no stream yet.

@@ -7,6 +7,8 @@ mod ledger;
 mod connection;
 mod outboxes;
 mod regress;
+mod rows;
+mod snapshot;
 mod wire;
 
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use tokio::sync::watch;
 
 use self::connection::Connection;
 use self::regress::Own;
+pub use self::rows::{KeyedRow, NewerRow, RowPage};
 use self::wire::{commit_call, row};
 use super::mark::{OutboxName, SeenMark};
 use super::{

@@ -164,9 +164,14 @@ fn what_does_not_fit_is_named() {
         ("parts", "{"),
     ] {
         let why = from_fields::<Row>(&fields(&[(name, value)])).expect_err(name);
-        assert!(why.starts_with("row of rows: "), "{why}");
+        assert!(why.starts_with(&format!("field {name}: ")), "{why}");
     }
-    assert!(to_fields(&7).is_err() && to_fields(&vec![1]).is_err());
+    let nested = [(
+        "parts",
+        r#"[{"name":"a","sizes":[1]},{"name":"b","sizes":["x"]}]"#,
+    )];
+    let why = from_fields::<Row>(&fields(&nested)).expect_err("a text among sizes");
+    assert!(why.starts_with("field parts.1.sizes.0: "), "{why}");
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -315,4 +320,162 @@ fn no_state_is_never_written() {
     let (): () = *state::<()>(&mut row);
     row.keep();
     assert_eq!(changes(row.as_ref()), (Fields::new(), vec![]));
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Shelf {
+    place: String,
+    reserve: Reserve,
+    more: Vec<Box3>,
+    named: BTreeMap<String, Box3>,
+    kind: Form,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Reserve {
+    least: u64,
+    inner: Box3,
+}
+
+impl Default for Reserve {
+    fn default() -> Self {
+        Self {
+            least: 3,
+            inner: Box3 {
+                size: 9,
+                ..Box3::default()
+            },
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Box3 {
+    size: u64,
+    label: String,
+    note: Option<String>,
+    parts: Vec<String>,
+    #[serde(default = "seven")]
+    seven: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+enum Form {
+    #[default]
+    Flat,
+    Round {
+        width: u64,
+        depth: u64,
+    },
+}
+
+fn seven() -> u64 {
+    7
+}
+
+impl State for Shelf {
+    const TABLE: &'static str = "shelves";
+}
+
+#[test]
+fn a_field_that_is_missing_has_its_default_at_every_depth() {
+    let shelf: Shelf = from_fields(&fields(&[
+        ("reserve", r#"{"inner":{"label":"x"}}"#),
+        ("more", r#"[{"size":1},{"label":"y","seven":8}]"#),
+        ("named", r#"{"a":{}}"#),
+        ("kind", r#"{"Round":{"width":2}}"#),
+    ]))
+    .expect("a row");
+    assert_eq!((shelf.reserve.least, shelf.reserve.inner.size), (3, 9));
+    assert_eq!(shelf.reserve.inner.label, "x");
+    let more = &shelf.more;
+    assert_eq!(
+        (more[0].size, more[0].label.as_str(), more[0].seven),
+        (1, "", 7)
+    );
+    assert_eq!(
+        (more[1].size, more[1].label.as_str(), more[1].seven),
+        (0, "y", 8)
+    );
+    assert_eq!(shelf.named["a"].parts, Vec::<String>::new());
+    assert_eq!(shelf.kind, Form::Round { width: 2, depth: 0 });
+    // Neither a wrong type nor a missing enum is filled.
+    let why = from_fields::<Shelf>(&fields(&[("more", r#"[{"size":"1"}]"#)])).expect_err("a text");
+    assert!(why.starts_with("field more.0.size: "), "{why}");
+}
+
+/// [`Page`] with a field renamed, and the third version with another made of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Visits {
+    visits: u64,
+    twice: u64,
+    note: Option<String>,
+}
+
+impl State for Visits {
+    const TABLE: &'static str = "pages";
+    const VERSION: u32 = 3;
+
+    fn upgrade(from: u32, fields: &mut BTreeMap<String, String>) -> crate::Result<()> {
+        if from == 1 {
+            let views = fields.remove("views").unwrap_or_default();
+            fields.insert("visits".into(), views);
+        } else {
+            let visits: u64 = fields["visits"].parse()?;
+            fields.insert("twice".into(), (visits * 2).to_string());
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn an_older_row_is_upgraded_step_by_step_and_written_whole() {
+    let mut row = open::<Visits>(&fields(&[("views", "3"), ("note", "n"), ("foreign", "f")]));
+    let row = row.as_mut().expect("a row");
+    let visits = Visits {
+        visits: 3,
+        twice: 6,
+        note: Some("n".into()),
+    };
+    assert_eq!(*state::<Visits>(row), visits);
+    let written = fields(&[("_schema", "3"), ("twice", "6"), ("visits", "3")]);
+    assert_eq!(changes(row.as_ref()), (written, vec!["views".to_owned()]));
+    let mut second = open::<Visits>(&fields(&[("_schema", "2"), ("visits", "4")])).expect("a row");
+    assert_eq!(state::<Visits>(&mut second).twice, 8);
+    let third = fields(&[("_schema", "3"), ("visits", "4"), ("twice", "1")]);
+    let mut third = open::<Visits>(&third).expect("a row");
+    assert_eq!(state::<Visits>(&mut third).twice, 1);
+    assert_eq!(changes(third.as_ref()), (Fields::new(), vec![]));
+    // A new row begins with the newest version.
+    let new = open::<Visits>(&Fields::new()).expect("a row");
+    let written = fields(&[("_schema", "3"), ("twice", "0"), ("visits", "0")]);
+    assert_eq!(changes(new.as_ref()), (written, vec![]));
+}
+
+#[test]
+fn a_row_that_cannot_be_upgraded_or_is_newer_is_refused() {
+    let refused = |stored: &[(&str, &str)]| open::<Visits>(&fields(stored)).err();
+    let newer = RowError::Newer {
+        stored: 4,
+        known: 3,
+    };
+    assert_eq!(refused(&[("_schema", "4"), ("visits", "4")]), Some(newer));
+    let why = refused(&[("_schema", "2"), ("visits", "many")]).map(|e| e.to_string());
+    let why = why.expect("refused");
+    assert!(why.starts_with("upgrade from version 2: "), "{why}");
+    let first = open::<Page>(&fields(&[("_schema", "2"), ("views", "1")])).err();
+    let newer = RowError::Newer {
+        stored: 2,
+        known: 1,
+    };
+    assert_eq!(first, Some(newer));
+}
+
+#[test]
+fn data_that_is_called_as_the_version_is_data() {
+    let data = BTreeMap::from([("_schema".to_owned(), 5), ("__schema".to_owned(), 6)]);
+    let ranking = Ranking(data);
+    let row = to_fields(&ranking).expect("fields");
+    assert_eq!(text(&row).get("_schema"), None);
+    assert_eq!(from_fields::<Ranking>(&row), Ok(ranking));
 }

@@ -17,7 +17,7 @@ use oncue_core::store::{CommitEvent, Fields, Mark, Purpose, RowChange, RowKey, R
 use crate::context::Context;
 use crate::error::{Error, Result, reject};
 use crate::function::Erased;
-use crate::state::AnyRow;
+use crate::state::{AnyRow, RowError, stored_version};
 use crate::worker::batcher::{Batcher, Batching};
 use crate::worker::committer::PreparedRun;
 use crate::worker::counters::Counters;
@@ -181,6 +181,11 @@ impl HandlerRunner {
             };
             handled.prepare(event, recall);
         }
+        // Not a run, so it is none of its attempts.
+        if let Err(newer) = stored_version(&row.fields, self.function.row_version) {
+            self.row_unread(fresh, &newer, &mut handled);
+            return handled;
+        }
         // Before the row is opened: opening it runs the author's `Deserialize`.
         let fresh = self.count_runs(fresh, &mut handled).await;
         // A row that cannot be read as its struct fails every event of the key: the code is wrong,
@@ -188,7 +193,7 @@ impl HandlerRunner {
         let mut state = match (self.function.open)(&row.fields) {
             Ok(state) => state,
             Err(e) => {
-                self.fail_all(fresh, &e, &mut handled);
+                self.row_unread(fresh, &e, &mut handled);
                 return handled;
             }
         };
@@ -246,6 +251,25 @@ impl HandlerRunner {
                 Settlement::of_failure(&event, reject(why), self.limits.attempts)
             } else {
                 Settlement::Retry(RetryReason::Apart(why))
+            };
+            handled.fail(event, settlement);
+        }
+    }
+
+    /// Gives events back whose row is for a newer worker, without an attempt; fails them where no worker can read it.
+    fn row_unread(&self, events: Vec<BoxedInvocation>, error: &RowError, handled: &mut HandledKey) {
+        let table = self.function.table;
+        for event in events {
+            let settlement = match error {
+                // Shown where payloads are not, so without the key.
+                RowError::Newer { .. } => {
+                    Settlement::Retry(RetryReason::NewerRow(format!("{table}: {error}")))
+                }
+                RowError::Unreadable(_) => {
+                    let why = format!("{table}/{}: {error}", event.key());
+                    let error = Error::retry(why).of_class("row");
+                    Settlement::of_failure(&event, error, self.limits.attempts)
+                }
             };
             handled.fail(event, settlement);
         }

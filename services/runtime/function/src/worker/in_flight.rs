@@ -9,11 +9,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use oncue_core::bus::Bus;
 use oncue_core::bus::pull::{Capacity, Delivery, Ticket};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::worker::ack_budget::{AckBudget, Pulse};
+use crate::worker::hands::Hands;
 
 /// Bytes of events in flight, as they were sent. As much again in all may be on its way from the server.
 ///
@@ -44,6 +46,8 @@ pub(crate) struct InFlight {
     released: Notify,
     /// Pulse, which tells whether what is read now was sent just now.
     pulse: Pulse,
+    /// Where deliveries are written down, if anywhere.
+    hands: Option<Hands>,
 }
 
 /// One delivery in the set.
@@ -68,6 +72,28 @@ impl InFlight {
             bytes: AtomicUsize::new(0),
             released: Notify::new(),
             pulse: Pulse::new(budget),
+            hands: Hands::open(),
+        }
+    }
+
+    /// Writes deliveries down for whoever starts in the place of this process, should it die.
+    pub fn note(&self, deliveries: &[Delivery]) {
+        if let Some(hands) = self.hands.as_ref().filter(|_| !deliveries.is_empty()) {
+            hands.note(deliveries);
+        }
+    }
+
+    /// Gives back what the process before this one had in hand.
+    pub async fn give_back_left(&self, bus: &Bus) {
+        if let Some(hands) = &self.hands {
+            hands.give_back_left(bus, self.budget.0).await;
+        }
+    }
+
+    /// Nothing is left to be given back.
+    pub fn emptied(&self) {
+        if let Some(hands) = &self.hands {
+            hands.empty();
         }
     }
 

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use oncue_core::bus::Outbound;
 use oncue_core::bus::pull::Delivery;
+use oncue_core::model::letter::timestamp;
 use oncue_core::store::{CommitEvent, Mark, Op, Purpose};
 use oncue_proto::Format;
 use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
-use pbjson_types::Timestamp;
 
 use crate::error::Error;
 use crate::function::AnyEvent;
@@ -56,6 +56,8 @@ pub(crate) struct Invocation {
     pub tracked: bool,
     /// Delivered again by a recovery, and acked before: what follows from it is published already.
     pub restored: bool,
+    /// Restored, and of a type that the function did not act on when it came.
+    pub foreign: bool,
     /// Span ids of this delivery, and what its span will say.
     pub trace: Trace,
 }
@@ -115,6 +117,10 @@ pub(crate) enum RetryReason {
     Unpublished(String),
     /// The dead letter could not be published.
     NotSetAside(String),
+    /// Its row was written by a newer version of the function, whose workers can read it: nobody's failure.
+    NewerRow(String),
+    /// Of a type that only another program of the function acts on, to which its consumer was changed: nobody's failure.
+    OtherProgram(String),
     /// Fails together with its neighbours, and nobody knows which of them is at fault: on probation it runs alone.
     Apart(String),
 }
@@ -265,7 +271,7 @@ impl Invocation {
             reason: reason.as_str().to_owned(),
             message: shortened(&error.message),
             attempts: self.runs,
-            at: timestamp(event::now_ms()),
+            at: Some(timestamp(event::now_ms())),
             event_id: self.meta.id.clone(),
             event_type: self.meta.ty.clone(),
             flow_id: self.meta.flow.clone(),
@@ -279,20 +285,11 @@ impl Invocation {
             key: self.key().to_owned(),
             site: error.site.clone(),
             redrives: self.meta.redrive.map_or(0, |redrive| redrive.number),
-            time: timestamp(self.meta.time),
+            time: Some(timestamp(self.meta.time)),
             timed: self.meta.timed,
-            accepted_at: timestamp(info.published),
+            accepted_at: Some(timestamp(info.published)),
         }
     }
-}
-
-/// Unix milliseconds as the well-known type.
-#[allow(clippy::unnecessary_wraps)] // as the fields of the message want it
-pub(crate) fn timestamp(ms: u64) -> Option<Timestamp> {
-    Some(Timestamp {
-        seconds: ms as i64 / 1000,
-        nanos: (ms % 1000) as i32 * 1_000_000,
-    })
 }
 
 /// Longest error text in a dead letter, bytes: an error may quote a whole payload.

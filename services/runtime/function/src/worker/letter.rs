@@ -5,15 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use oncue_core::app::AppName;
 use oncue_core::bus::{ApiError, Bus, Outbound, PubAck, PublishError};
+use oncue_core::model::letter::{self, timestamp};
 use oncue_core::store::Store;
 use oncue_proto::event::{self, IdSecret, Incoming, Meta, Origin};
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
-use oncue_proto::{Event as _, Format};
 use oncue_telemetry::Carrier;
-use prost::Message as _;
 
 use crate::worker::counters::Counters;
-use crate::worker::invocation::timestamp;
 use crate::worker::outputs;
 
 /// Results of outputs, in their order; with the ack where the stream says that it had the message already.
@@ -22,41 +20,13 @@ pub(crate) type Results = Vec<Result<Option<PubAck>, PublishError>>;
 /// Reason of the letter of an output that no stream will ever take.
 pub(crate) const UNPUBLISHABLE: &str = "unpublishable";
 
-/// A dead letter as a message, itself an event that was caused by the one it is about.
-///
-/// Tracked or not, a letter opens no step in a ledger: the commit of the record closes that of the event.
-pub(crate) fn message(
-    app: &AppName,
-    letter: &DeadLetter,
-    about: &Meta,
-    id: &str,
-    carrier: Carrier,
-) -> Envelope {
-    let function = &letter.function;
-    let meta = Meta {
-        id: id.to_owned(),
-        source: format!("/{function}"),
-        ty: DeadLetter::TYPE.to_owned(),
-        time: event::now_ms(),
-        timed: true,
-        flow: about.flow.clone(),
-        cause: about.id.clone(),
-        hops: about.hops,
+/// Trace context of a letter, in place of that of the event it is about.
+pub(crate) fn about(meta: &Meta, carrier: Carrier) -> Meta {
+    Meta {
         traceparent: carrier.traceparent,
         tracestate: carrier.tracestate,
         baggage: carrier.baggage,
-        redrive: None,
-        tracked: false,
-    };
-    let headers = event::headers(&meta, function, Format::Protobuf);
-    let headers = headers.into_iter().map(|(name, value)| Header {
-        name: name.to_owned(),
-        value,
-    });
-    Envelope {
-        subject: app.letters(function),
-        headers: headers.collect(),
-        payload: letter.encode_to_vec().into(),
+        ..meta.clone()
     }
 }
 
@@ -194,7 +164,7 @@ impl Unpublishable {
             reason: UNPUBLISHABLE.to_owned(),
             message: format!("{}: {error}", output.subject),
             attempts: 1,
-            at: timestamp(now),
+            at: Some(timestamp(now)),
             event_id: meta.id.clone(),
             event_type: meta.ty.clone(),
             flow_id: meta.flow.clone(),
@@ -202,9 +172,9 @@ impl Unpublishable {
             key: key
                 .and_then(|key| event::percent_decode(&key.value))
                 .unwrap_or_default(),
-            time: timestamp(meta.time),
+            time: Some(timestamp(meta.time)),
             timed: meta.timed,
-            accepted_at: timestamp(now),
+            accepted_at: Some(timestamp(now)),
             envelope: Some(Envelope {
                 subject: output.subject,
                 headers,
@@ -217,11 +187,6 @@ impl Unpublishable {
 
     /// The letter as a message under `id`, in the trace of the output.
     pub fn message(&self, app: &AppName, id: &str) -> Envelope {
-        let carrier = Carrier {
-            traceparent: self.meta.traceparent.clone(),
-            tracestate: self.meta.tracestate.clone(),
-            baggage: self.meta.baggage.clone(),
-        };
-        message(app, &self.letter, &self.meta, id, carrier)
+        letter::message(app, &self.letter, self.meta.clone(), id)
     }
 }

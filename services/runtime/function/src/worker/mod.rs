@@ -53,6 +53,7 @@ mod counters;
 mod discovery;
 mod flow_log;
 pub mod handler;
+mod hands;
 mod in_flight;
 mod invocation;
 mod key_queues;
@@ -229,6 +230,7 @@ impl Worker {
         let probation = self.probation.clone();
         let vouchers = probation.exchange(bus.clone(), &manifest.name).await?;
         metrics::publish(bus, manifest, counters, &self.in_flight);
+        self.in_flight.give_back_left(bus).await;
         // Each of these loops sleeps first, so a start under load is not slowed down by them.
         let relay = Relay {
             bus: bus.clone(),
@@ -284,15 +286,13 @@ impl Worker {
             // whether a request is worth it.
             let capacity = self.in_flight.capacity();
             let rest = pull.ask(capacity).await.map_err(|gone| gone.0)?;
-            for delivery in rest {
-                self.admit(delivery);
-            }
+            self.admit_all(rest);
             // Biased, so that a stop is seen before more events are taken, however many have come.
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
                 pulled = pull.next() => match pulled {
-                    Ok(deliveries) => deliveries.into_iter().for_each(|delivery| self.admit(delivery)),
+                    Ok(deliveries) => self.admit_all(deliveries),
                     Err(gone) => return Err(gone.0),
                 },
                 () = self.in_flight.released() => {}
@@ -300,16 +300,23 @@ impl Worker {
         }
         // Deliveries that the server had sent already. They are ours and are handled, since giving
         // them back would only cost each of them one more delivery.
-        for delivery in pull.close().await {
-            self.admit(delivery);
-        }
+        self.admit_all(pull.close().await);
         // Settled means acked here, which is the end of an event but not of its outbox.
         self.in_flight.drained().await;
         self.publisher.drained().await;
         // An ack that sits in the client's buffer when the process ends is an ack that was not
         // sent.
         self.settler.bus.flush().await;
+        self.in_flight.emptied();
         Ok(())
+    }
+
+    /// Takes deliveries, written down first.
+    fn admit_all(self: &Arc<Self>, deliveries: Vec<Delivery>) {
+        self.in_flight.note(&deliveries);
+        for delivery in deliveries {
+            self.admit(delivery);
+        }
     }
 
     /// Events in flight.
@@ -332,6 +339,10 @@ impl Worker {
         self.in_flight.insert(number, &delivery);
         failpoint::point("pulled");
         let (mut event, unreadable) = self.reader.invocation(number, delivery);
+        if event.foreign {
+            let nothing = Settlement::Ack(Outcome::Duplicate);
+            return self.settler.settle_apart(event, nothing);
+        }
         if let Some(why) = unreadable {
             let reason = DeadLetterReason::Unreadable(why.reason);
             let settlement = Settlement::DeadLetter(reason, Error::retry(why.message));
@@ -350,6 +361,7 @@ impl Worker {
         // Asked once for each delivery, since the voucher is used up by it.
         event.on_probation = self.probation.applies_to(&event.delivery.info);
         if let Err(settlement) = self.handler.decode(&mut event) {
+            let settlement = self.reader.unless_foreign(&mut event, settlement);
             return self.settler.settle_apart(event, settlement);
         }
         // A key that had no queue has no task either: this event starts it, and the task ends with

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use oncue_core::bus::pull::Delivery;
+use oncue_core::model::history::Cue;
 use oncue_core::store::{Mark, Read, Restoring, Row, RowKey, Store, StoreError};
 use oncue_proto::Format;
 use oncue_proto::event::{self, Incoming, Meta, Origin, Unreadable};
 
 use crate::worker::batcher::{Batcher, Batching};
-use crate::worker::invocation::{BoxedInvocation, Invocation};
+use crate::worker::invocation::{BoxedInvocation, Invocation, RetryReason, Settlement};
 use crate::worker::row_cache::{RowCache, RowSnapshot};
 use crate::worker::spans::Trace;
 
@@ -25,6 +26,8 @@ pub(crate) struct Source {
     pub horizon: u64,
     /// Events that a recovery delivers again.
     pub restoring: Option<Restoring>,
+    /// Events that the function acts on, and did before.
+    pub cue: Cue,
 }
 
 /// Function for which is read: the part of it that reading needs.
@@ -128,6 +131,8 @@ impl Reader {
             sequence: info.sequence,
             ..Mark::new(self.function.clone(), "", &meta, self.source.horizon)
         };
+        let restoring = self.source.restoring.as_ref();
+        let restored = restoring.is_some_and(|restoring| restoring.covers(info.sequence));
         let invocation = Invocation {
             number,
             meta: meta.into(),
@@ -142,15 +147,27 @@ impl Reader {
             outputs: Vec::new(),
             outbox: Bytes::new(),
             tracked: false,
-            restored: self
-                .source
-                .restoring
-                .as_ref()
-                .is_some_and(|restoring| restoring.covers(delivery.info.sequence)),
+            restored,
+            foreign: restored && !self.source.cue.covers(info.sequence, delivery.subject()),
             trace,
             delivery,
         };
         (Box::new(invocation), unreadable)
+    }
+
+    /// Settlement of an event that cannot be decoded: given back if this program does not act on its type, since another
+    /// one does to which the consumer was changed.
+    pub fn unless_foreign(&self, event: &mut Invocation, settlement: Settlement) -> Settlement {
+        if self.source.cue.covers_today(event.delivery.subject()) {
+            return settlement;
+        }
+        // Only the id can be trusted, and a record needs a key.
+        let id = event.meta.id.clone();
+        event.set_key(&id);
+        let ty = &event.meta.ty;
+        Settlement::Retry(RetryReason::OtherProgram(format!(
+            "this program does not act on {ty}; restart the function with the one that does"
+        )))
     }
 
     /// Reads the row of the key, and which of the events were applied before. An event that comes for the first time is as

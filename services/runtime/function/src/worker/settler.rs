@@ -12,6 +12,7 @@ use oncue_core::backoff::Backoff;
 use oncue_core::bus::layout::DLQ;
 use oncue_core::bus::{Bus, PubAck, PublishError};
 use oncue_core::failpoint;
+use oncue_core::model::letter;
 use oncue_core::store::Status;
 use oncue_proto::event::IdSecret;
 
@@ -23,7 +24,7 @@ use crate::worker::in_flight::InFlight;
 use crate::worker::invocation::{
     BoxedInvocation, DeadLetterReason, Invocation, Outcome, RetryReason, Settlement,
 };
-use crate::worker::letter;
+use crate::worker::letter::about;
 use crate::worker::probation::Probation;
 use crate::worker::publisher::{CommittedEvent, Publisher};
 use crate::worker::shown;
@@ -36,6 +37,9 @@ const RETRY: Backoff = Backoff {
     first: Duration::from_millis(500),
     longest: Duration::from_mins(1),
 };
+
+/// Attempt whose delay is the longest of an event that only another worker can handle: some two seconds.
+const FOR_ANOTHER: u32 = 3;
 
 /// Settler of deliveries, which acks them, gives them back or sets them aside. Shared by the worker
 /// and every task that ends a delivery. Holds no state of its own, only what it takes to end one.
@@ -115,6 +119,10 @@ impl Settler {
     /// which is what the voucher says.
     async fn retry(&self, mut event: BoxedInvocation, reason: RetryReason) {
         let apart = matches!(reason, RetryReason::Apart(_));
+        let is_for_another = matches!(
+            reason,
+            RetryReason::NewerRow(_) | RetryReason::OtherProgram(_)
+        );
         let why = match reason {
             RetryReason::Failed(error) => {
                 let why = shown(&error);
@@ -126,6 +134,19 @@ impl Settler {
                 self.record_failure(&mut event, "publish", why.clone());
                 why
             }
+            RetryReason::OtherProgram(why) => {
+                // Set aside on purpose, by the change that took the type away.
+                let known = self.committer.recall(&event).await;
+                if matches!(known, Ok(Status::Dead | Status::Duplicate(_))) {
+                    return self.ack(&event, Outcome::Duplicate).await;
+                }
+                self.record_failure(&mut event, "other_program", why.clone());
+                why
+            }
+            RetryReason::NewerRow(why) => {
+                self.record_failure(&mut event, "newer_row", why.clone());
+                why
+            }
             RetryReason::Contended => "the row keeps changing under it".to_owned(),
             RetryReason::NotSetAside(why) | RetryReason::Apart(why) => why,
         };
@@ -133,7 +154,13 @@ impl Settler {
         let is_ours = self.in_flight.is_ours(event.number);
         // By the deliveries and not by the runs: the server counts those, and a contended event
         // backs off as well.
-        let delay = RETRY.delay(info.attempt);
+        // Another worker may take it at once, so it does not wait for as long as after failures.
+        let attempt = if is_for_another {
+            info.attempt.min(FOR_ANOTHER)
+        } else {
+            info.attempt
+        };
+        let delay = RETRY.delay(attempt);
         {
             let _log = event.trace.log(&event.meta);
             tracing::warn!(event = event.meta.id, runs = event.runs, delay = ?delay, why, "will be tried again");
@@ -250,13 +277,14 @@ impl Settler {
             .dead_letter_id(&event.meta.id, self.function, letter.redrives);
         let (producer, carrier) = event.trace.letter(self.bus.app(), &event.meta, &id);
         let started = Instant::now();
-        let message = letter::message(self.bus.app(), &letter, &event.meta, &id, carrier.clone());
+        let about = about(&event.meta, carrier);
+        let message = letter::message(self.bus.app(), &letter, about.clone(), &id);
         let mut published = self.bus.publish(&message).await;
         if let (Err(PublishError::TooLarge(_)), Some(envelope)) = (&published, &mut letter.envelope)
         {
             // Event and letter together are too much for one message: the letter says where the event stands.
             envelope.payload.clear();
-            let message = letter::message(self.bus.app(), &letter, &event.meta, &id, carrier);
+            let message = letter::message(self.bus.app(), &letter, about, &id);
             published = self.bus.publish(&message).await;
         }
         self.counters.sent(1, started.elapsed(), published.is_ok());

@@ -27,7 +27,9 @@ fn function(triggers: &[&str], emits: &[&str]) -> Manifest {
         stream: "s".into(),
         triggers: owned(triggers),
         filters: Vec::new(),
+        key: None,
         table: None,
+        row_version: 1,
         emits: owned(emits),
         limits: oncue_core::config::Limits::default(),
     }

@@ -39,6 +39,11 @@ impl Connection {
         Ok(Arc::new(Self { client, manager }))
     }
 
+    /// Address of the server.
+    pub fn address(&self) -> redis::ConnectionInfo {
+        self.client.get_connection_info().clone()
+    }
+
     /// Connection as it is now; cheap.
     pub fn get(&self) -> ConnectionManager {
         self.manager.lock().clone()

@@ -9,7 +9,9 @@ use redis::cmd;
 use serde_json::json;
 
 use super::Store;
+use super::regress::RESTORING;
 use crate::model::flow::{self, Edge, Flow, HashFields, Registered};
+use crate::model::history::History;
 use crate::model::manifest::Manifest;
 use crate::store::{
     EDGES, EDGES_AT, FUNCTIONS, Keys, StepUpdate, StoreError, first_step, ledger_event,
@@ -20,6 +22,8 @@ use oncue_proto::event::{self, Meta};
 ///
 /// A million keys are 200 round trips.
 const KEYS_AT_A_TIME: usize = 5000;
+/// Key, without the app, of a hash, function -> [`History`] as JSON.
+const HISTORY: &str = "history";
 
 impl Store {
     /// Flow by its ledger; `None` for one that is not tracked, or was so long ago that its ledger expired.
@@ -251,6 +255,28 @@ impl Store {
         Ok(pipe.exec_async(&mut c).await?)
     }
 
+    /// Changes of a function, as far as `oncue apply` has noted them.
+    pub async fn history(&self, function: &str) -> Result<History, StoreError> {
+        let json: Option<String> = cmd("HGET")
+            .arg(self.keys.of(HISTORY))
+            .arg(function)
+            .query_async(&mut self.connection())
+            .await?;
+        let Some(json) = json else {
+            return Ok(History::default());
+        };
+        serde_json::from_str(&json)
+            .map_err(|e| StoreError::refused(format!("history of {function}: {e}")))
+    }
+
+    /// Notes the changes of a function.
+    pub async fn note(&self, function: &str, history: &History) -> Result<(), StoreError> {
+        let json = json!(history).to_string();
+        let mut note = cmd("HSET");
+        note.arg(self.keys.of(HISTORY)).arg(function).arg(json);
+        Ok(note.exec_async(&mut self.connection()).await?)
+    }
+
     /// Forgets a function that is not wanted any more: its registration, its seen-marks, what a recovery gave it.
     pub async fn forget_function(&self, name: &str) -> Result<(), StoreError> {
         let mut c = self.connection();
@@ -266,7 +292,7 @@ impl Store {
             let listeners = self.keys.listeners(ty);
             pipe.cmd("SREM").arg(listeners).arg(name).ignore();
         }
-        for hash in [FUNCTIONS, "restoring"] {
+        for hash in [FUNCTIONS, HISTORY, RESTORING] {
             pipe.cmd("HDEL").arg(self.keys.of(hash)).arg(name).ignore();
         }
         pipe.cmd("UNLINK").arg(self.keys.marks(name)).ignore();

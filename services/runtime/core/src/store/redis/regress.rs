@@ -23,7 +23,7 @@ const REGRESSED: &str = "regressed";
 /// Key, without the app, of a hash, stream -> [`KnownStream`] as JSON.
 const STREAMS: &str = "streams";
 /// Key, without the app, of a hash, function -> [`Restoring`] as JSON.
-const RESTORING: &str = "restoring";
+pub(super) const RESTORING: &str = "restoring";
 /// A record that was not touched for longer may be gone without a loss; it expires after a week.
 const TRUSTED: Duration = Duration::from_hours(72);
 /// Commits whose place in the stream is remembered: more than Redis can lose without anybody noticing for minutes.

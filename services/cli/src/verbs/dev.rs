@@ -1,0 +1,289 @@
+//! `oncue dev`: builds the app, runs it, and follows its files. A saved function is built, and its processes are replaced one
+//! after the other, drained; what does not compile changes nothing.
+//!
+//! Three programs in one row: the build command of `[build]`, `oncue up` as a child, and `oncue restart` for what was built
+//! anew. Files are looked at a few times a second, which needs nothing of the system and works over every kind of mount.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant, SystemTime};
+
+use oncue_core::config::{BuildConfig, Config};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::exit::{self, Failure};
+use crate::settings::Settings;
+use crate::terminal::paint::{BAD, DIM, GOOD, NAME, paint, remark};
+
+/// Pause between two looks at the files.
+const LOOK: Duration = Duration::from_millis(100);
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Arguments of `oncue up`, behind `--`.
+    #[arg(last = true)]
+    up: Vec<String>,
+}
+
+pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
+    let Some(build) = settings.config.build.clone() else {
+        return Err(Failure::usage("oncue.toml does not say how to build").advise(
+            "add [build] with command, such as [\"cargo\", \"build\", \"--bins\"], and programs, \
+             such as \"target/debug\"; `oncue new` makes an app that has it",
+        ));
+    };
+    let folder = settings.config.beside(Path::new(""));
+    let mut dev = Dev {
+        settings,
+        build,
+        folder,
+        args: args.up.clone(),
+        up: None,
+    };
+    // Whoever presses Ctrl-C in a terminal means `up` as well, which hears it itself: it drains, and then this ends.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
+    let outcome = tokio::select! {
+        failed = dev.follow() => Err(failed),
+        _ = interrupt.recv() => Ok(false),
+        _ = terminate.recv() => Ok(true),
+    };
+    let must_tell = !matches!(outcome, Ok(false));
+    dev.stop(must_tell).await;
+    outcome.map(|_| exit::OK)
+}
+
+/// Files that are followed, and when each was written.
+type Seen = BTreeMap<PathBuf, (SystemTime, u64)>;
+
+struct Dev<'d> {
+    settings: &'d Settings,
+    build: BuildConfig,
+    /// Folder of `oncue.toml`.
+    folder: PathBuf,
+    /// Arguments of `oncue up`.
+    args: Vec<String>,
+    /// `oncue up`, once something was built.
+    up: Option<Child>,
+}
+
+impl Dev<'_> {
+    /// Builds and runs until something cannot go on.
+    async fn follow(&mut self) -> Failure {
+        let mut seen = self.look();
+        let mut is_built = self.make().await;
+        loop {
+            if is_built && self.up.is_none() {
+                match self.start() {
+                    Ok(up) => self.up = Some(up),
+                    Err(e) => return Failure::failed(format_args!("oncue up: {e}")),
+                }
+            }
+            let mut up = self.up.take();
+            let waited = tokio::select! {
+                changed = self.changed(&seen) => Ok(changed),
+                status = ended(&mut up) => Err(status),
+            };
+            let changed = match waited {
+                Ok(changed) => {
+                    self.up = up;
+                    changed
+                }
+                // Why it has ended it says itself.
+                Err(status) => {
+                    let code = status.and_then(|status| status.code()).unwrap_or(1);
+                    remark(paint(
+                        BAD,
+                        format_args!("oncue up ended with exit code {code}; waiting for a change"),
+                    ));
+                    self.changed(&seen).await
+                }
+            };
+            let file = self.settings.config.path.as_ref();
+            let is_configuration = file.is_some_and(|file| seen.get(file) != changed.get(file));
+            seen = changed;
+            if is_configuration {
+                match self.read_anew() {
+                    Ok(()) => return self.begin_anew().await,
+                    Err(why) => {
+                        remark(paint(BAD, why));
+                        continue;
+                    }
+                }
+            }
+            let before = self.programs();
+            let began = Instant::now();
+            if !self.make().await {
+                remark(paint(BAD, "not built; what was built before goes on"));
+                continue;
+            }
+            is_built = true;
+            let after = self.programs();
+            let anew = after
+                .iter()
+                .filter(|(name, written)| before.get(*name) != Some(written));
+            let anew: BTreeSet<String> = anew.map(|(name, _)| name.clone()).collect();
+            if self.up.is_some() && !anew.is_empty() {
+                self.restart(&anew, began).await;
+            }
+        }
+    }
+
+    /// Looks whether the configuration can be read as it is now.
+    fn read_anew(&self) -> Result<(), String> {
+        let Some(path) = &self.settings.config.path else {
+            return Ok(());
+        };
+        let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
+        let read = Config::parse(&text, Some(path), |name| std::env::var(name).ok());
+        read.map(|_| ()).map_err(|e| e.to_string())
+    }
+
+    /// Begins from the start, as the same process, with the configuration as it is now.
+    async fn begin_anew(&mut self) -> Failure {
+        remark(paint(DIM, "oncue.toml has changed: everything starts anew"));
+        self.stop(true).await;
+        let program = match std::env::current_exe() {
+            Ok(program) => program,
+            Err(e) => return Failure::failed(e),
+        };
+        let arguments = std::env::args_os().skip(1);
+        let error = std::process::Command::new(program).args(arguments).exec();
+        Failure::failed(format_args!("oncue dev: {error}"))
+    }
+
+    /// Runs the build command; says by itself what is wrong.
+    async fn make(&self) -> bool {
+        let Some((program, arguments)) = self.build.command.split_first() else {
+            return true;
+        };
+        let built = Command::new(program)
+            .args(arguments)
+            .current_dir(&self.folder)
+            .kill_on_drop(true)
+            .status()
+            .await;
+        match built {
+            Ok(status) => status.success(),
+            Err(e) => {
+                remark(paint(BAD, format_args!("{program}: {e}")));
+                false
+            }
+        }
+    }
+
+    /// `oncue` as it runs here, with what was told to this one.
+    fn oncue(&self) -> std::io::Result<Command> {
+        let config = &self.settings.config;
+        let mut command = Command::new(std::env::current_exe()?);
+        if let Some(path) = &config.path {
+            command.env("ONCUE_CONFIG", std::path::absolute(path)?);
+        }
+        command.env("ONCUE_NATS_URL", config.nats_url.expose());
+        command.env("ONCUE_REDIS_URL", config.redis_url.expose());
+        command.env("ONCUE_BIN_DIR", std::path::absolute(&self.settings.bin)?);
+        Ok(command)
+    }
+
+    fn start(&self) -> std::io::Result<Child> {
+        self.oncue()?.arg("up").args(&self.args).spawn()
+    }
+
+    /// Replaces the processes of functions that were built anew.
+    async fn restart(&self, functions: &BTreeSet<String>, began: Instant) {
+        let restart = match self.oncue() {
+            Ok(mut oncue) => oncue.arg("restart").args(functions).output().await,
+            Err(e) => Err(e),
+        };
+        let names: Vec<&str> = functions.iter().map(String::as_str).collect();
+        let names = paint(NAME, names.join(", "));
+        match restart {
+            Ok(output) if output.status.success() => {
+                let took = began.elapsed().as_secs_f64();
+                remark(paint(GOOD, format_args!("{names} runs anew ({took:.1} s)")));
+            }
+            Ok(output) => {
+                let why = [output.stdout, output.stderr].concat();
+                remark(String::from_utf8_lossy(&why));
+                remark(paint(
+                    BAD,
+                    format_args!("{names} was not replaced; it runs on as it was"),
+                ));
+            }
+            Err(e) => remark(paint(BAD, format_args!("oncue restart: {e}"))),
+        }
+    }
+
+    /// Has `oncue up` finish, and waits for it.
+    async fn stop(&mut self, must_tell: bool) {
+        let Some(mut up) = self.up.take() else { return };
+        let pid = up.id().and_then(|pid| Pid::from_raw(pid as i32));
+        if let Some(pid) = pid.filter(|_| must_tell) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let _ = up.wait().await;
+    }
+
+    /// Waits for a change, and until nothing changes any more: an editor writes several files, and some of them twice.
+    async fn changed(&self, before: &Seen) -> Seen {
+        let mut last = before.clone();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = self.look();
+            if now != *before && now == last {
+                return now;
+            }
+            last = now;
+        }
+    }
+
+    /// Files that are followed: the configuration, and the sources.
+    fn look(&self) -> Seen {
+        let mut seen = Seen::new();
+        if let Some(path) = &self.settings.config.path {
+            visit(path, &mut seen);
+        }
+        for path in &self.build.watch {
+            visit(&self.folder.join(path), &mut seen);
+        }
+        seen
+    }
+
+    /// When each function's program was written.
+    fn programs(&self) -> BTreeMap<String, SystemTime> {
+        let names = self.settings.config.functions.keys();
+        let written = names.filter_map(|name| {
+            let file = self.settings.bin.join(name).metadata().ok()?;
+            Some((name.clone(), file.modified().ok()?))
+        });
+        written.collect()
+    }
+}
+
+/// Waits for the end of a child; for ever where there is none.
+async fn ended(child: &mut Option<Child>) -> Option<ExitStatus> {
+    match child {
+        Some(child) => child.wait().await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// Adds a file, or all files below a folder; what is not there is nothing.
+fn visit(path: &Path, seen: &mut Seen) {
+    let Ok(found) = path.metadata() else { return };
+    if found.is_dir() {
+        let Ok(inside) = path.read_dir() else { return };
+        for entry in inside.flatten() {
+            let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            if !is_hidden {
+                visit(&entry.path(), seen);
+            }
+        }
+    } else if let Ok(modified) = found.modified() {
+        seen.insert(path.to_owned(), (modified, found.len()));
+    }
+}

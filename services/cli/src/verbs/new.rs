@@ -1,0 +1,198 @@
+//! `oncue new`: an app that runs, in a folder of its own.
+
+use std::path::{Path, PathBuf};
+
+use oncue_core::app::AppName;
+
+use crate::exit::{self, Failure};
+use crate::terminal::paint::{GOOD, paint, say};
+
+/// Files of the app, with the names of the parts that are filled in.
+const FILES: [(&str, &str); 11] = [
+    ("Cargo.toml", include_str!("new/template/Cargo.toml.in")),
+    ("build.rs", include_str!("new/template/build.rs.in")),
+    (
+        "proto/orders.proto",
+        include_str!("new/template/orders.proto.in"),
+    ),
+    ("src/lib.rs", include_str!("new/template/lib.rs.in")),
+    (
+        "src/bin/bill-order.rs",
+        include_str!("new/template/bill-order.rs.in"),
+    ),
+    (
+        "src/bin/count-sales.rs",
+        include_str!("new/template/count-sales.rs.in"),
+    ),
+    ("tests/flow.rs", include_str!("new/template/flow.rs.in")),
+    ("oncue.toml", include_str!("new/template/oncue.toml.in")),
+    ("README.md", include_str!("new/template/README.md.in")),
+    (".gitignore", include_str!("new/template/gitignore.in")),
+    (
+        ".github/workflows/ci.yml",
+        include_str!("new/template/ci.yml.in"),
+    ),
+];
+
+/// Names that cargo takes for no package.
+const TAKEN: [&str; 6] = ["test", "core", "std", "alloc", "build", "deps"];
+
+/// Checkout that this program was built from; where it runs elsewhere, there is none.
+const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Name of the app and of its folder: a-z, 0-9 and `-`, beginning with a letter.
+    name: String,
+    /// Checkout of Oncue that the app depends on. Default: the one this program was built from.
+    #[arg(long, value_name = "DIR", conflicts_with = "oncue_git")]
+    oncue_path: Option<PathBuf>,
+    /// Repository of Oncue that the app depends on.
+    #[arg(long, value_name = "URL")]
+    oncue_git: Option<String>,
+}
+
+pub fn run(args: &Args) -> Result<u8, Failure> {
+    let name = &args.name;
+    check(name)?;
+    let folder = Path::new(name);
+    if folder.exists() {
+        return Err(Failure::usage(format_args!("{name} is there already"))
+            .advise("choose another name, or go to another folder"));
+    }
+    let dependency = Dependency::of(args)?;
+    let words = [
+        ("{{name}}", name.clone()),
+        ("{{crate}}", name.replace('-', "_")),
+        ("{{domain}}", name.replace('-', "")),
+        ("{{source}}", dependency.source),
+        ("{{runtime}}", dependency.runtime),
+        ("{{proto}}", dependency.proto),
+        ("{{codegen}}", dependency.codegen),
+    ];
+    for (file, template) in FILES {
+        let text = words
+            .iter()
+            .fold(template.to_owned(), |text, (word, value)| {
+                text.replace(word, value)
+            });
+        write(&folder.join(file), &text)
+            .map_err(|e| Failure::failed(format_args!("{name}/{file}: {e}")))?;
+    }
+    say(format_args!(
+        "{} Then:\n\n    cd {name}\n    oncue dev\n",
+        paint(GOOD, format_args!("{name} is made."))
+    ));
+    Ok(exit::OK)
+}
+
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(path, text)
+}
+
+/// Refuses a name that is none of an app, of a package, or of a stream.
+fn check(name: &str) -> Result<(), Failure> {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let begins = name.starts_with(|c: char| c.is_ascii_lowercase());
+    let domain = name.replace('-', "");
+    let reserved = ["dlq", "timer", "files", "oncue"].contains(&domain.as_str());
+    if !begins || !name.chars().all(is_plain) || name.ends_with('-') {
+        return Err(Failure::usage(format_args!(
+            "{name:?} is no name for an app: a-z, 0-9 and '-', beginning with a letter"
+        )));
+    }
+    if reserved || TAKEN.contains(&name) || is_keyword(name) {
+        return Err(Failure::usage(format_args!(
+            "{name:?} is taken by Rust, cargo or Oncue; choose another name"
+        )));
+    }
+    name.parse::<AppName>()
+        .map(|_| ())
+        .map_err(|e| Failure::usage(format_args!("{name:?}: {e}")))
+}
+
+/// Whether a name cannot be a crate's, since it is a word of the language.
+fn is_keyword(name: &str) -> bool {
+    const WORDS: &str = "as async await break const continue crate dyn else enum extern false fn for if impl in let loop \
+                         match mod move mut pub ref return self static struct super trait true type unsafe use where \
+                         while abstract become box do final gen macro override priv try typeof unsized virtual yield";
+    WORDS.split_whitespace().any(|word| word == name)
+}
+
+/// Where the app's `Cargo.toml` finds Oncue: what all three crates have in common, and the rest of each.
+struct Dependency {
+    source: String,
+    runtime: String,
+    proto: String,
+    codegen: String,
+}
+
+impl Dependency {
+    fn of(args: &Args) -> Result<Self, Failure> {
+        if let Some(url) = &args.oncue_git {
+            let source = format!("git = {url:?}");
+            return Ok(Self {
+                source,
+                runtime: String::new(),
+                proto: String::new(),
+                codegen: String::new(),
+            });
+        }
+        let checkout = args.oncue_path.clone();
+        let checkout = checkout.unwrap_or_else(|| PathBuf::from(CHECKOUT));
+        let found = checkout
+            .join("services/runtime/function/Cargo.toml")
+            .is_file();
+        let checkout = checkout
+            .canonicalize()
+            .ok()
+            .filter(|_| found)
+            .ok_or_else(|| {
+                Failure::usage(format_args!(
+                    "{} is no checkout of Oncue",
+                    checkout.display()
+                ))
+                .advise("name one with --oncue-path DIR, or its repository with --oncue-git URL")
+            })?;
+        let path = |inside: &str| format!("{:?}", checkout.join(inside).display().to_string());
+        Ok(Self {
+            source: "path = ".to_owned(),
+            runtime: path("services/runtime/function"),
+            proto: path("proto"),
+            codegen: path("proto/codegen"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_all_can_bear_are_taken() {
+        for name in ["shop", "my-shop2", "a"] {
+            assert!(check(name).is_ok(), "{name}");
+        }
+        for name in [
+            "", "Shop", "2nd", "-a", "a-", "a_b", "test", "async", "dlq", "a/b", "../x",
+        ] {
+            assert!(check(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_word_of_the_templates_is_filled_in() {
+        let words = [
+            "name", "crate", "domain", "source", "runtime", "proto", "codegen",
+        ];
+        for (file, template) in FILES {
+            for part in template.split("{{").skip(1) {
+                let word = part.split("}}").next().unwrap_or_default();
+                assert!(words.contains(&word), "{file}: {word}");
+            }
+        }
+    }
+}

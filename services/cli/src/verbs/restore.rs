@@ -1,0 +1,138 @@
+//! `oncue restore`: puts a backup back on servers that hold nothing of the app.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use oncue_admin::backup::{self, Contents};
+use oncue_admin::functions::Overview;
+use oncue_core::bus::Bus;
+use oncue_core::store::Store;
+use oncue_proto::event;
+
+use super::backup::failure;
+use super::recover::republish;
+use crate::exit::{self, Failure};
+use crate::settings::Settings;
+use crate::terminal::confirm;
+use crate::terminal::paint::{CHANGED, DIM, GOOD, number, paint, remark, say};
+
+/// Silence after which every worker has answered.
+const REPLY_GAP: Duration = Duration::from_millis(300);
+/// Time before the backup from which outputs are published again: clocks of two servers differ.
+const MARGIN: Duration = Duration::from_mins(1);
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Folder that `oncue backup` has written.
+    dir: PathBuf,
+    /// Remove what the servers hold of the app before: its streams, and its keys in Redis.
+    #[arg(long)]
+    replace: bool,
+    /// Do not ask.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
+    let app = &settings.config.app;
+    let contents = backup::read(&args.dir, app).map_err(failure)?;
+    let bus = settings.bus().await?;
+    let store = settings.store().await?;
+    refuse_beside_workers(&bus).await?;
+    let streams = backup::in_the_way(&bus, &contents).await;
+    let streams = streams.map_err(Failure::silent)?;
+    let is_used = store.is_used().await.map_err(Failure::silent)?;
+    if !streams.is_empty() || is_used {
+        clear(args, &streams, is_used, &bus, &store).await?;
+    }
+    let mut report = |line| remark(paint(DIM, line));
+    let restored = backup::restore(&bus, &store, &args.dir, &contents, &mut report).await;
+    restored.map_err(failure)?;
+    publish_again(&contents, &bus, &store).await?;
+    let begun = event::format_time(contents.begun);
+    say(paint(
+        GOOD,
+        format_args!("The app {app} is as it was at {begun}."),
+    ));
+    tell_gaps(&store).await?;
+    remark(paint(
+        DIM,
+        "Start the workers, and look at `oncue audit` when they have caught up.",
+    ));
+    Ok(exit::OK)
+}
+
+/// Publishes what was published while the backup was taken, and is not in its streams.
+async fn publish_again(contents: &Contents, bus: &Bus, store: &Store) -> Result<(), Failure> {
+    let since = contents.begun.saturating_sub(MARGIN.as_millis() as u64);
+    let again = republish::all(since, bus, store).await?;
+    remark(paint(
+        DIM,
+        format_args!("{} outputs published again", number(again.new)),
+    ));
+    match again.why {
+        None => Ok(()),
+        Some(why) => Err(Failure::failed(format_args!(
+            "{} outputs could not be published; the first: {why}",
+            number(again.refused)
+        ))
+        .advise("`oncue recover nats` tries them again")),
+    }
+}
+
+/// Names what came after the backup, a line for each stream.
+async fn tell_gaps(store: &Store) -> Result<(), Failure> {
+    for (stream, gap) in store.gaps().await.map_err(Failure::silent)? {
+        say(format_args!(
+            "{} {stream}: sequences {} to {} came after the backup and are gone; what of them was applied by then counts, the \
+             others must be sent again",
+            paint(CHANGED, "warning:"),
+            number(gap.from),
+            number(gap.to)
+        ));
+    }
+    Ok(())
+}
+
+/// Removes what is there, if that was asked for.
+async fn clear(
+    args: &Args,
+    streams: &[String],
+    is_used: bool,
+    bus: &Bus,
+    store: &Store,
+) -> Result<(), Failure> {
+    let mut there: Vec<String> = streams
+        .iter()
+        .map(|name| format!("stream {name}"))
+        .collect();
+    if is_used {
+        there.push(format!("keys {}:* in Redis", bus.app()));
+    }
+    let there = there.join(", ");
+    if !args.replace {
+        return Err(
+            Failure::failed(format_args!("the servers hold this app already: {there}"))
+                .advise("`oncue backup` them first if in doubt; --replace removes them"),
+        );
+    }
+    confirm::ask(&format!("Remove {there}?"), args.yes)?;
+    backup::clear(bus, store, streams).await.map_err(failure)
+}
+
+/// Refuses while functions run: they would commit between the steps.
+async fn refuse_beside_workers(bus: &Bus) -> Result<(), Failure> {
+    let overview = Overview::read(bus, REPLY_GAP).await;
+    let overview = overview.map_err(Failure::silent)?;
+    let workers = overview.workers.into_iter().map(|worker| worker.function);
+    let mut running: Vec<String> = workers.collect();
+    running.sort();
+    running.dedup();
+    if running.is_empty() {
+        return Ok(());
+    }
+    Err(
+        Failure::failed(format_args!("{} still run", running.join(", ")))
+            .advise("stop `oncue up`, or whatever runs them, and start it again afterwards"),
+    )
+}

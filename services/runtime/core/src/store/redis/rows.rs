@@ -1,0 +1,87 @@
+//! Rows of a table one page after another, for checks of a new program: not for functions, which know their keys.
+
+use redis::cmd;
+
+use super::wire::row;
+use super::{Store, next_reply};
+use crate::store::{Row, SCHEMA, StoreError};
+use oncue_proto::event;
+
+/// Keys that one `SCAN` looks at.
+const KEYS_AT_A_TIME: usize = 1000;
+
+/// A row with its key, as far as the key can be told: of a long one only the hash.
+#[derive(Debug, Clone)]
+pub struct KeyedRow {
+    pub key: String,
+    pub row: Row,
+}
+
+/// Part of the rows of a table, in no order.
+#[derive(Debug, Clone)]
+pub struct RowPage {
+    pub rows: Vec<KeyedRow>,
+    /// Cursor to go on from; 0 at the end.
+    pub next: u64,
+}
+
+/// Row in a newer version than a program knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewerRow {
+    pub key: String,
+    pub version: u32,
+}
+
+impl Store {
+    /// Next rows of a table, from a cursor on, which is 0 at the beginning. A row may come twice, and one that is written
+    /// meanwhile not at all.
+    pub async fn rows(&self, table: &str, cursor: u64) -> Result<RowPage, StoreError> {
+        let mut c = self.connection();
+        let mut scan = cmd("SCAN");
+        scan.arg(cursor)
+            .arg("MATCH")
+            .arg(self.keys.rows(table))
+            .arg("COUNT")
+            .arg(KEYS_AT_A_TIME)
+            .arg("TYPE")
+            .arg("hash");
+        let (next, keys): (u64, Vec<String>) = scan.query_async(&mut c).await?;
+        let mut pipe = redis::pipe();
+        for key in &keys {
+            pipe.cmd("HGETALL").arg(key);
+        }
+        let mut replies = self.query(&pipe).await?.into_iter();
+        let mut rows = Vec::with_capacity(keys.len());
+        for key in keys {
+            let row = row(next_reply(&mut replies)?)?;
+            // What blind operations have made is no row of a function's own, and one that is gone is none at all.
+            if row.fields.is_empty() {
+                continue;
+            }
+            let name = key.splitn(5, ':').nth(4).unwrap_or(&key);
+            let key = event::percent_decode(name).unwrap_or_else(|| name.to_owned());
+            rows.push(KeyedRow { key, row });
+        }
+        Ok(RowPage { rows, next })
+    }
+
+    /// First row found of a table that has a newer version than `known`. Reads all of them.
+    pub async fn newer_row(&self, table: &str, known: u32) -> Result<Option<NewerRow>, StoreError> {
+        let mut cursor = 0;
+        loop {
+            let page = self.rows(table, cursor).await?;
+            for KeyedRow { key, row } in page.rows {
+                let version = row.fields.iter().find(|(name, _)| name == SCHEMA);
+                let version = version.and_then(|(_, text)| std::str::from_utf8(text).ok());
+                let version = version.and_then(|text| text.parse().ok());
+                if let Some(version) = version.filter(|version| *version > known) {
+                    return Ok(Some(NewerRow { key, version }));
+                }
+            }
+            cursor = page.next;
+            if cursor == 0 {
+                return Ok(None);
+            }
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! `--check`: whether this program can read what is there. Nothing runs and nothing is written.
+
+use std::panic::AssertUnwindSafe;
+
+use oncue_core::bus::layout::{DLQ, TIMER};
+use oncue_core::bus::{Bus, BusError, Slice, StoredMessage};
+use oncue_core::config::Config;
+use oncue_core::model::check::{Check, SAMPLES, Sample};
+use oncue_core::model::manifest::Manifest;
+use oncue_core::store::{KeyedRow, Store};
+use oncue_proto::event::{self, Origin};
+use oncue_proto::oncue::v1::DeadLetter;
+use prost::Message as _;
+
+use super::InspectError;
+use crate::function::Erased;
+
+/// Reasons of letters whose events this function could read when it set them aside.
+const READABLE: [&str; 8] = [
+    "rejected",
+    "attempts",
+    "loop",
+    "too_old",
+    "clock",
+    "invalid",
+    "outcome_unknown",
+    "set_aside",
+];
+
+/// Tries the program on samples: rows of its table, events that wait, delayed events, dead letters.
+///
+/// The newest rows and letters are as likely as the oldest; of the events those that come next are tried.
+///
+/// # Errors
+///
+/// NATS or Redis does not answer. A stream or consumer that is not there has nothing to try.
+pub(crate) async fn check(
+    function: &Erased,
+    manifest: &Manifest,
+    config: &Config,
+) -> Result<Check, InspectError> {
+    let bus = Bus::connect(&config.nats_url, &manifest.name)
+        .await?
+        .of_app(&config.app);
+    let store = Store::look(&config.redis_url, &config.app).await?;
+    let samples = match std::env::args().nth(2) {
+        Some(text) => text
+            .parse()
+            .map_err(|_| format!("--check {text}: a number of samples"))?,
+        None => SAMPLES,
+    };
+    let checker = Checker {
+        function,
+        manifest,
+        bus: &bus,
+        samples,
+    };
+    Ok(Check {
+        function: manifest.name.clone(),
+        rows: checker.rows(&store).await?,
+        waiting: checker.waiting().await?,
+        delayed: checker.delayed().await?,
+        letters: checker.letters().await?,
+    })
+}
+
+struct Checker<'c> {
+    function: &'c Erased,
+    manifest: &'c Manifest,
+    bus: &'c Bus,
+    /// Things to try of each kind.
+    samples: u64,
+}
+
+impl Checker<'_> {
+    async fn rows(&self, store: &Store) -> Result<Sample, InspectError> {
+        let mut sample = Sample::default();
+        let Some(table) = &self.manifest.table else {
+            return Ok(sample);
+        };
+        let mut cursor = 0;
+        loop {
+            let page = store.rows(table, cursor).await?;
+            for KeyedRow { key, row } in page.rows {
+                let opened = guarded(|| {
+                    let row = (self.function.open)(&row.fields).map_err(|e| e.to_string())?;
+                    row.changes().map(|_| ())
+                });
+                sample.add(|| format!("{table}/{key}"), opened);
+            }
+            cursor = page.next;
+            if cursor == 0 || sample.tried >= self.samples {
+                return Ok(sample);
+            }
+        }
+    }
+
+    async fn waiting(&self) -> Result<Sample, InspectError> {
+        let mut sample = Sample::default();
+        let stream = &self.manifest.stream;
+        let Ok(created) = self.bus.stream_created(stream).await else {
+            return Ok(sample);
+        };
+        let floor = match self.bus.consumer_info(stream, &self.manifest.name).await {
+            Ok(consumer) if consumer.is_idle() => return Ok(sample),
+            Ok(consumer) => consumer.ack_floor.stream_seq,
+            Err(e) if e.is_not_found() => 0,
+            Err(e) => return Err(e.into()),
+        };
+        for subject in &self.manifest.filters {
+            let messages = self.read(stream, subject, floor + 1).await?;
+            for message in messages {
+                let place = || format!("{stream}/{}", message.sequence);
+                sample.add(place, self.event(&message, stream, created));
+            }
+        }
+        Ok(sample)
+    }
+
+    async fn delayed(&self) -> Result<Sample, InspectError> {
+        let mut sample = Sample::default();
+        let Ok(created) = self.bus.stream_created(TIMER).await else {
+            return Ok(sample);
+        };
+        let subject = format!("{TIMER}.delayed.{}.*", self.bus.app());
+        for message in self.read(TIMER, &subject, 1).await? {
+            let ty = message.header("ce-type").unwrap_or_default().to_owned();
+            if !self.manifest.triggers.contains(&ty) {
+                continue;
+            }
+            let place = || format!("{TIMER}/{}", message.sequence);
+            sample.add(place, self.event(&message, TIMER, created));
+        }
+        Ok(sample)
+    }
+
+    async fn letters(&self) -> Result<Sample, InspectError> {
+        let mut sample = Sample::default();
+        if self.bus.stream_created(DLQ).await.is_err() {
+            return Ok(sample);
+        }
+        let subject = self.bus.app().letters(&self.manifest.name);
+        for message in self.read(DLQ, &subject, 1).await? {
+            let Ok(letter) = DeadLetter::decode(message.payload) else {
+                continue;
+            };
+            let envelope = letter.envelope.clone().unwrap_or_default();
+            // What was too large to be set aside whole is in its stream.
+            let is_whole = !envelope.payload.is_empty();
+            if !is_whole || !READABLE.contains(&letter.reason.as_str()) {
+                continue;
+            }
+            let stored = StoredMessage {
+                sequence: letter.sequence,
+                time: letter
+                    .accepted_at
+                    .as_ref()
+                    .map_or(0, |at| at.seconds as u64 * 1000),
+                subject: envelope.subject,
+                headers: envelope
+                    .headers
+                    .into_iter()
+                    .map(|header| (header.name, header.value))
+                    .collect(),
+                payload: envelope.payload,
+            };
+            sample.add(
+                || letter.event_id.clone(),
+                self.event(&stored, &letter.stream, 0),
+            );
+        }
+        Ok(sample)
+    }
+
+    /// Messages of a subject, as many as are to be tried.
+    async fn read(
+        &self,
+        stream: &str,
+        subject: &str,
+        from: u64,
+    ) -> Result<Vec<StoredMessage>, BusError> {
+        let mut all = Vec::new();
+        let mut from = from;
+        while (all.len() as u64) < self.samples {
+            let slice = Slice {
+                from,
+                since: None,
+                subject,
+                messages: 256,
+                bytes: 0,
+            };
+            let page = self.bus.read_slice(stream, &slice).await?;
+            let Some(last) = page.last() else { break };
+            from = last.sequence + 1;
+            all.extend(page);
+        }
+        all.truncate(self.samples as usize);
+        Ok(all)
+    }
+
+    /// Reads an event as the worker would, up to its key.
+    fn event(&self, message: &StoredMessage, stream: &str, created: u64) -> Result<(), String> {
+        let origin = Origin {
+            stream,
+            stream_created: created,
+            sequence: message.sequence,
+            published: message.time,
+            subject: &message.subject,
+        };
+        let headers = message.headers.iter();
+        let headers = headers.map(|(name, value)| (name.as_str(), value.as_str()));
+        let read = event::read(headers, message.payload.clone(), &origin);
+        let incoming = read.map_err(|e| e.message)?;
+        let ty = &incoming.meta.ty;
+        if !self.manifest.triggers.contains(ty) {
+            return Err(format!("this program does not act on {ty}"));
+        }
+        guarded(|| {
+            let decoded = (self.function.decode)(ty, incoming.format, &incoming.payload);
+            let decoded = decoded.map_err(|e| e.0)?;
+            (self.function.key)(&decoded);
+            Ok(())
+        })
+    }
+}
+
+/// Runs the author's code; a panic is a failure like any other.
+fn guarded(code: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    std::panic::catch_unwind(AssertUnwindSafe(code)).unwrap_or_else(|panic| {
+        Err(format!(
+            "panicked: {}",
+            crate::worker::handler::panic_text(panic.as_ref())
+        ))
+    })
+}
