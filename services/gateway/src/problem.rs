@@ -63,6 +63,12 @@ pub const INTERNAL: Kind = Kind::new(
     "internal",
     "The gateway failed",
 );
+pub const TOO_MANY: Kind = Kind::later(
+    "too-many-transfers",
+    "This address has too many transfers under way",
+    "1",
+)
+.with_status(StatusCode::TOO_MANY_REQUESTS);
 /// The stream may have taken it or not; only a retry under the same id can tell.
 pub const UNKNOWN: Kind = Kind::later(
     "outcome-unknown",

@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use futures::StreamExt as _;
 use oncue_core::bus::objects::{Object, PutError};
+use oncue_http::Peer;
 use oncue_proto::event;
 use oncue_proto::files::FileUploaded;
 use oncue_proto::{Event as _, Format};
@@ -24,7 +25,7 @@ use crate::events::attributes::root;
 use crate::events::publish::{NewEvent, Published, connected, id_reuse};
 use crate::flows::wait::{TakenFlow, WaitRequest, is_tracking_asked};
 use crate::observe::trace::Trace;
-use crate::problem::{AWAY, BUSY, INTERNAL, MALFORMED, Problem, UNKNOWN, of_publish};
+use crate::problem::{AWAY, INTERNAL, MALFORMED, Problem, UNKNOWN, of_publish};
 use crate::request::body::{Incoming, broken};
 use crate::request::{
     check_encoding, check_length, idempotency_key, path_after, path_piece, text, too_large,
@@ -116,17 +117,15 @@ pub async fn put(
 ) -> Result<Response, Problem> {
     let raw_name = path_after(&request, "/v1/files/").to_owned();
     let (head, body) = request.into_parts();
+    let peer = head.extensions.get::<Peer>().copied();
     let headers = &head.headers;
-    let body = Incoming::new(body, headers, app.guards.body);
+    let body = Incoming::new(body, headers, app.pace());
     check_encoding(headers)?;
     let upload = Upload::of(&raw_name, headers)?;
     check_length(headers, app.config.max_file.0)?;
     connected(&app.bus)?;
-    let permit = app.uploads.clone().try_acquire_owned();
-    let permit = permit.map_err(|_| {
-        let why = format!("{} uploads are under way", app.guards.uploads);
-        Problem::new(BUSY, why)
-    })?;
+    connected(&app.files)?;
+    let place = app.transfer(&app.uploads, headers, peer)?;
     let stream = event::stream_of_type(FileUploaded::TYPE);
     app.backlog.admit(&app.bus, stream).await?;
     // Before the bytes are taken: without the event nobody would know of them.
@@ -139,7 +138,7 @@ pub async fn put(
     let worker = app.clone();
     let context = trace.context();
     let taken = async move {
-        let _permit = permit;
+        let _place = place;
         worker.take(&trace, upload, body).await
     };
     let task = app.handle.tasks.spawn(taken.with_context(context));
@@ -162,7 +161,7 @@ impl App {
     /// The whole life of an upload: store, publish, and take back what nobody was told of.
     async fn take(&self, trace: &Trace, upload: Upload, body: Incoming) -> Result<Stored, Problem> {
         let before = if upload.keyed {
-            self.bus.object(&upload.file).await?
+            self.files.object(&upload.file).await?
         } else {
             None
         };
@@ -201,7 +200,7 @@ impl App {
     }
 
     async fn take_back(&self, file: &str) {
-        if let Err(e) = self.bus.delete_object(file).await {
+        if let Err(e) = self.files.delete_object(file).await {
             tracing::warn!(error = %e, file, "cannot take back a file whose event was not taken");
         }
     }
@@ -214,7 +213,7 @@ impl App {
             ("at", &at),
         ];
         let object = self
-            .bus
+            .files
             .put_object(
                 &upload.file,
                 &metadata,

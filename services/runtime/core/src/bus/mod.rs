@@ -59,7 +59,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use self::headers::Headers;
 use self::publish::Acks;
@@ -93,6 +93,8 @@ pub struct Bus {
     broker_spans: bool,
     /// App whose functions are meant by their names.
     app: AppName,
+    /// Batches of chunks that may be on their way here at once.
+    reads: Arc<Semaphore>,
 }
 
 /// Publish ack: the stream has stored the message.
@@ -191,6 +193,7 @@ impl Bus {
             connections,
             broker_spans: false,
             app: AppName::default(),
+            reads: Arc::new(Semaphore::new(objects::READS)),
         })
     }
 
