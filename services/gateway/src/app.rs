@@ -1,6 +1,7 @@
 //! State that all requests share: connections to NATS and Redis, the contract, bounds.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use oncue_core::bus::{Bus, layout};
 use oncue_core::config::{Bounds, Config, FlowsConfig, GatewayConfig, StreamConfig};
 use oncue_core::store::Store;
 use oncue_http::Handle;
+use oncue_http::address::{host_name, is_nobodys};
 use oncue_http::shares::Shares;
 use oncue_proto::Catalog;
 use oncue_telemetry::metrics::{Metric, Source};
@@ -154,10 +156,33 @@ impl App {
         self.metrics.list(&self.handle.counts)
     }
 
+    /// Whether requests to this host are for us. Behind a proxy, it is the proxy that knows the names.
+    pub(crate) fn answers_to(&self, host: &str) -> bool {
+        let GatewayConfig {
+            hosts,
+            proxies,
+            listen,
+            ..
+        } = &self.config;
+        if is_nobodys(host) || hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host)) {
+            return true;
+        }
+        hosts.is_empty() && (!proxies.is_empty() || !is_loopback(host_name(listen)))
+    }
+
     /// Slowest way in which bodies may come.
     pub(crate) fn pace(&self) -> Pace {
         Pace::new(self.config.min_rate.0, self.guards.body)
     }
+}
+
+/// Whether only programs of this machine can reach what listens here.
+fn is_loopback(address: &str) -> bool {
+    let ip = address
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>();
+    address == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Connection to NATS under this name, as its monitoring shows it.

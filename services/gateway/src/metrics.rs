@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use oncue_http::Counts;
-use oncue_telemetry::metrics::{Histogram, Labels, Metric, Seconds};
+use oncue_telemetry::metrics::{Histogram, Labels, Metric, Seconds, dropped_contexts};
 use parking_lot::Mutex;
 
 const REQUEST: &str = "http.server.request.duration";
@@ -154,6 +154,7 @@ impl Metrics {
                 "Requests not answered yet.",
                 &self.active,
             ),
+            dropped_contexts(),
         ]
     }
 }

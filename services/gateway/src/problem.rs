@@ -58,6 +58,11 @@ pub const RANGE: Kind = Kind::new(
     "range",
     "The file has no such range",
 );
+pub const MISDIRECTED: Kind = Kind::new(
+    StatusCode::MISDIRECTED_REQUEST,
+    "misdirected",
+    "Not under this name",
+);
 pub const INTERNAL: Kind = Kind::new(
     StatusCode::INTERNAL_SERVER_ERROR,
     "internal",

@@ -53,6 +53,21 @@ pub(crate) fn counted(address: IpAddr, proxies: &[Network]) -> Option<ClientAddr
     (!is_proxy(address, proxies)).then(|| ClientAddress::of(address))
 }
 
+/// Name in a `Host` header, without the port.
+pub fn host_name(host: &str) -> &str {
+    if host.starts_with('[') {
+        return host.split_inclusive(']').next().unwrap_or(host);
+    }
+    host.split(':').next().unwrap_or(host)
+}
+
+/// Whether a host is meant by its address or as this machine. Any other name belongs to somebody, who may make it lead
+/// here, and whose pages then talk to us as if we were theirs (DNS rebinding).
+pub fn is_nobodys(name: &str) -> bool {
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+}
+
 fn is_proxy(address: IpAddr, proxies: &[Network]) -> bool {
     proxies.iter().any(|network| network.contains(address))
 }
@@ -76,6 +91,27 @@ mod tests {
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
         assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
+
+    #[test]
+    fn names_belong_to_somebody_and_addresses_do_not() {
+        for host in [
+            "localhost:8080",
+            "LOCALHOST",
+            "127.0.0.1:8080",
+            "[::1]:8080",
+            "192.0.2.1",
+        ] {
+            assert!(is_nobodys(host_name(host)), "{host}");
+        }
+        for host in [
+            "evil.example:8080",
+            "localhost.evil.example",
+            "127.0.0.1.nip.io",
+            "",
+        ] {
+            assert!(!is_nobodys(host_name(host)), "{host}");
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@ async fn half_a_head_is_not_waited_for() {
     for start in [
         "",
         "GET / HT",
-        "GET /healthz HTTP/1.1\r\nhost: x\r\nx-slow: ",
+        "GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-slow: ",
     ] {
         let mut stream = TcpStream::connect(gateway.at).await.unwrap();
         stream.write_all(start.as_bytes()).await.unwrap();
@@ -62,7 +62,7 @@ async fn a_body_that_does_not_come() {
     let gateway = Gateway::with("", guards()).await;
     for head in [format!("POST {VIEWED}"), "PUT /v1/files/x".to_owned()] {
         let message = format!(
-            "{head} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
+            "{head} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
         );
         gateway
             .raw(message.as_bytes())
@@ -73,7 +73,7 @@ async fn a_body_that_does_not_come() {
     // A trickle is not progress.
     let mut stream = TcpStream::connect(gateway.at).await.unwrap();
     stream
-        .write_all(b"PUT /v1/files/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 10000\r\n\r\n")
+        .write_all(b"PUT /v1/files/x HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 10000\r\n\r\n")
         .await
         .unwrap();
     for _ in 0..12 {
@@ -117,7 +117,7 @@ async fn an_upload_slower_than_the_least_rate_frees_its_place() {
     let mut slow = Vec::new();
     for _ in 0..2 {
         let mut stream = TcpStream::connect(gateway.at).await.unwrap();
-        let head = b"PUT /v1/files/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 10000000\r\n\r\n";
+        let head = b"PUT /v1/files/x HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 10000000\r\n\r\n";
         stream.write_all(head).await.unwrap();
         slow.push(stream);
     }
@@ -163,7 +163,7 @@ async fn clients_behind_a_proxy_are_told_apart() {
         async move { at.send("PUT", "/v1/files/y", &headers, "y").await }
     };
     let mut first = TcpStream::connect(gateway.at).await.unwrap();
-    let head = "PUT /v1/files/x HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 192.0.2.1\r\n\
+    let head = "PUT /v1/files/x HTTP/1.1\r\nhost: localhost\r\nx-forwarded-for: 192.0.2.1\r\n\
                 connection: close\r\ncontent-length: 2\r\n\r\nx";
     first.write_all(head.as_bytes()).await.unwrap();
     wait_for("its place is taken", || async {
@@ -195,7 +195,8 @@ async fn readers_that_do_not_read_stop_nobody() {
     let mut readers = Vec::new();
     for _ in 0..READERS {
         let mut stream = TcpStream::connect(gateway.at).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         readers.push(stream);
     }
@@ -228,24 +229,24 @@ async fn heads_hyper_refuses() {
     let gateway = Gateway::start().await;
     for (bad, status) in [
         (
-            "GET / HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\r\nhost: localhost\r\nbad header\r\n\r\n".to_owned(),
             400,
         ),
         (
-            "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"
+            "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"
                 .to_owned(),
             400,
         ),
         (
             format!(
-                "GET / HTTP/1.1\r\nhost: x\r\n{}\r\n",
+                "GET / HTTP/1.1\r\nhost: localhost\r\n{}\r\n",
                 "a: b\r\n".repeat(200)
             ),
             431,
         ),
         (
             format!(
-                "GET / HTTP/1.1\r\nhost: x\r\na: {}\r\n\r\n",
+                "GET / HTTP/1.1\r\nhost: localhost\r\na: {}\r\n\r\n",
                 "b".repeat(400_000)
             ),
             431,
@@ -258,7 +259,7 @@ async fn heads_hyper_refuses() {
     }
     // Of two lengths, one is a lie.
     let smuggled = format!(
-        "POST {VIEWED} HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        "POST {VIEWED} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
     );
     let answer = gateway.raw(smuggled.as_bytes()).await.expect("an answer");
     assert_eq!(answer.status, 400, "{answer:?}");
@@ -270,7 +271,7 @@ async fn what_is_in_hand_is_finished() {
     let body = r#"{"page":"/home"}"#;
     let mut busy = TcpStream::connect(gateway.at).await.unwrap();
     let head = format!(
-        "POST {VIEWED} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        "POST {VIEWED} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     busy.write_all(head.as_bytes()).await.unwrap();
@@ -307,7 +308,7 @@ async fn stopping_does_not_wait_for_ever() {
     stuck
         .write_all(
             format!(
-                "POST {VIEWED} HTTP/1.1\r\nhost: x\r\n{}: {}\r\ncontent-length: 9\r\n\r\n",
+                "POST {VIEWED} HTTP/1.1\r\nhost: localhost\r\n{}: {}\r\ncontent-length: 9\r\n\r\n",
                 JSON.0, JSON.1
             )
             .as_bytes(),
@@ -395,7 +396,7 @@ async fn uploads_beyond_the_cap_are_refused() {
     .await;
     let mut first = TcpStream::connect(gateway.at).await.unwrap();
     first
-        .write_all(b"PUT /v1/files/a HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\na")
+        .write_all(b"PUT /v1/files/a HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 2\r\n\r\na")
         .await
         .unwrap();
     wait_for("the first holds the place", || async {

@@ -231,6 +231,9 @@ pub struct GatewayConfig {
     /// Reverse proxies in front: their connections are not counted by address, and the client of a request is who they
     /// name in `X-Forwarded-For`. Default none.
     pub proxies: Vec<Network>,
+    /// Names under which it answers, without port. Default none: any, or, where it listens on loopback and no `proxies` are
+    /// named, `localhost` alone. Addresses are always answered, since no page can be made to lead there by a name.
+    pub hosts: BTreeSet<String>,
     /// Bytes a second that a body must come with, taken over 15 s. A slower one is refused. Default 1 KiB.
     pub min_rate: Size,
     /// State tables that `GET /v1/state/{table}/{key}` may show. Default none.
@@ -264,6 +267,7 @@ impl Default for GatewayConfig {
             connections_per_address: 1024,
             transfers_per_address: 32,
             proxies: Vec::new(),
+            hosts: BTreeSet::new(),
             min_rate: Size(1 << 10),
             expose: BTreeSet::new(),
             site: None,
