@@ -7,6 +7,7 @@
 pub mod attributes;
 pub mod backlog;
 pub mod room;
+mod looked;
 pub mod ledger;
 pub mod publish;
 
