@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use oncue_gateway::server::Guards;
-use oncue_tests::cluster::wait_for;
+use oncue_tests::cluster::{Cluster, Servers, wait_for};
 use oncue_tests::http::{ANSWER_TIMEOUT, JSON};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -188,17 +188,23 @@ async fn readers_that_do_not_read_stop_nobody() {
         write: Duration::from_secs(3),
         ..Guards::default()
     };
-    let gateway = Gateway::with(config, guards).await;
+    // As a server does whose client does not keep up, only sooner.
+    let servers = Servers {
+        nats: "max_pending: 20MB".into(),
+        ..Servers::default()
+    };
+    let cluster = Cluster::with(config, servers).await;
+    let gateway = Gateway::on(cluster, guards).await;
     let stored = gateway.send("PUT", "/v1/files/x", &[], vec![7; 12 << 20]);
     let file = stored.await.json()["file"].as_str().unwrap().to_owned();
     let path = format!("/v1/files/{file}");
     let mut readers = Vec::new();
     for _ in 0..READERS {
-        let mut stream = TcpStream::connect(gateway.at).await.unwrap();
-        let request =
-            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        readers.push(TcpStream::connect(gateway.at).await.unwrap());
+    }
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    for stream in &mut readers {
         stream.write_all(request.as_bytes()).await.unwrap();
-        readers.push(stream);
     }
     for n in 0..50 {
         let body = format!(r#"{{"page":"/{n}"}}"#);
@@ -206,6 +212,8 @@ async fn readers_that_do_not_read_stop_nobody() {
         assert_eq!(posted.status, 202, "{}", posted.text());
         assert_eq!(gateway.get("/readyz").await.status, 200);
     }
+    let log = std::fs::read_to_string(gateway.cluster.dir.join("nats.log")).unwrap();
+    assert!(!log.contains("Slow Consumer"), "{log}");
     let whole = gateway.get(&path).await;
     assert_eq!((whole.status, whole.body.len()), (200, 12 << 20));
     wait_for("they are cut off", || async {
