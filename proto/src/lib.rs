@@ -5,6 +5,7 @@
 //! * [`Emit`] is what a function may return: `()`, an event, `Option`, `Vec`, tuples, one of several, [`Delayed`].
 //! * [`event`] is an event as it travels: its identity, its headers, its subject.
 //! * [`Contract`] is the descriptor set of the crate in which an event was made; it travels with the programs.
+//! * [`text`] is what of others' text may be shown.
 //! * [`Catalog`] knows every type of a descriptor set and turns payloads into JSON and back; [`compat`] compares two.
 
 pub mod event;
@@ -14,6 +15,7 @@ pub mod compat;
 mod contract;
 mod schema;
 pub mod protobuf;
+pub mod text;
 
 pub use catalog::{Catalog, CatalogError, Entry};
 pub use contract::{Contract, merge, merge_sets};

@@ -282,10 +282,14 @@ fn what_is_only_context_never_stops_an_event() {
         ("baggage", &"b".repeat(8193)),
     ]);
     assert_eq!((odd.flow.as_str(), odd.hops, odd.baggage), ("e", 0, None));
-    assert_eq!(
-        meta(&[("ce-id", "e"), ("tracestate", &"t".repeat(8193))]).tracestate,
-        None
-    );
+    let members = |count: usize| vec!["a=1"; count].join(",");
+    let state = |state: &str| {
+        let read = read(&[("ce-id", "e"), ("tracestate", state)], "{}").expect("an event");
+        (read.meta.tracestate.is_some(), read.dropped)
+    };
+    assert_eq!(state(&"t".repeat(8193)), (false, vec!["tracestate"]));
+    assert_eq!(state(&members(33)), (false, vec!["tracestate"]));
+    assert_eq!(state(&members(32)), (true, vec![]));
 }
 
 #[test]

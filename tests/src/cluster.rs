@@ -70,6 +70,8 @@ pub struct Servers {
     pub nodes: Vec<Node>,
     /// Redis as the profile `ha` has it.
     pub redis_ha: bool,
+    /// Settings of nats-server besides those of JetStream.
+    pub nats: String,
     /// Settings of `jetstream { }`.
     pub jetstream: String,
     /// Where data lies; default is the test's own directory.
@@ -443,7 +445,10 @@ fn start_nats(dir: &Path, port: u16, servers: &Servers) -> Process {
         store.display(),
         servers.jetstream
     );
-    let conf = format!("listen: \"127.0.0.1:{port}\"\njetstream {{ {jetstream} }}\n");
+    let conf = format!(
+        "listen: \"127.0.0.1:{port}\"\n{}\njetstream {{ {jetstream} }}\n",
+        servers.nats
+    );
     std::fs::write(dir.join("nats.conf"), conf).expect("nats.conf");
     let mut command = Command::new("nats-server");
     command.arg("-c").arg(dir.join("nats.conf"));

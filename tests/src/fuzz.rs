@@ -60,6 +60,7 @@ pub fn event(bytes: &[u8]) -> bool {
         meta,
         format,
         payload,
+        ..
     } = read;
     assert!(
         event::check_id(meta.id.clone()).is_ok(),

@@ -1,7 +1,9 @@
 //! Test pictures, drawn when asked for: no picture of anyone else's, and no binary file, is in this repository.
 
-use std::io::Cursor;
+use std::io::{Cursor, Write as _};
 
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
 use image::codecs::{gif::GifEncoder, jpeg::JpegEncoder, png::PngEncoder};
 use image::{DynamicImage, Frame, ImageEncoder, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
 
@@ -194,6 +196,28 @@ pub fn png_bomb() -> Vec<u8> {
     let checksum = crc32fast::hash(&bytes[12..29]).to_be_bytes();
     bytes[29..33].copy_from_slice(&checksum);
     bytes
+}
+
+/// A small PNG whose colour profile unpacks to `length` bytes.
+pub fn png_with_profile_of(length: usize) -> Vec<u8> {
+    let picture = png_with_alpha();
+    let mut packed = ZlibEncoder::new(Vec::new(), Compression::best());
+    let zeros = vec![0; 1 << 20];
+    let mut left = length;
+    while left > 0 {
+        let part = left.min(zeros.len());
+        packed.write_all(&zeros[..part]).expect("zeros");
+        left -= part;
+    }
+    let body = [b"iCCP", &b"icc\0\0"[..], &packed.finish().expect("zeros")].concat();
+    let chunk = [
+        &(body.len() as u32 - 4).to_be_bytes(),
+        &*body,
+        &crc32fast::hash(&body).to_be_bytes(),
+    ]
+    .concat();
+    // Behind the signature and the header.
+    [&picture[..33], &chunk, &picture[33..]].concat()
 }
 
 /// What arrives when a letter is renamed to a picture.

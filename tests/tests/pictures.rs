@@ -5,6 +5,10 @@ use std::io::Cursor;
 use image::ImageDecoder;
 use oncue_tests::pictures::{self, BLUE, GREEN, RED, YELLOW};
 use oncue_workers::picture::{self, Refused, Thumb, check_name, inspect, sniff, thumbnails};
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
 
 const EDGES: [u32; 3] = [64, 256, 1024];
 
@@ -35,6 +39,108 @@ fn the_first_bytes_tell_the_type() {
     assert_eq!(sniff(b"BM is how this note begins"), "text/plain");
     assert_eq!(sniff(b"NUL is not text\0"), "application/octet-stream");
     assert_eq!(sniff(b"\xFF\xFE\xFD"), "application/octet-stream");
+}
+
+/// A file of the ISO base media family with these brands, and nothing in it.
+fn media(brands: &[&[u8; 4]]) -> Vec<u8> {
+    let others = brands[1..].iter().flat_map(|brand| brand.iter());
+    let length = 12 + 4 * brands.len() as u32;
+    let mut file = [length.to_be_bytes(), *b"ftyp", *brands[0], [0; 4]].concat();
+    file.extend(others);
+    file.extend(b"\0\0\0\x08free\0\0\0\x0Cmdatavif");
+    file
+}
+
+#[test]
+fn brands_tell_what_a_media_file_is() {
+    for (brands, wanted) in [
+        (&[b"MSNV", b"MSNV", b"mp42", b"isom"][..], "video/mp4"),
+        (&[b"mif1", b"mif1", b"avif", b"miaf"], "image/avif"),
+        (&[b"mif1", b"miaf", b"heic"], "image/heic"),
+        (&[b"mif1", b"miaf"], "image/heic"),
+        (&[b"msf1", b"avis"], "image/avif"),
+        (&[b"hevc", b"hevc", b"mif1", b"heic"], "image/heic"),
+        (&[b"heim"], "image/heic"),
+        (&[b"3gp5", b"3gp5", b"isom"], "video/3gpp"),
+        (&[b"qt  "], "video/quicktime"),
+        (&[b"M4A ", b"mp42"], "audio/mp4"),
+        // One that nobody knows, and others that it goes by.
+        (&[b"XAVC", b"XAVC", b"mp42", b"iso2"], "video/mp4"),
+        (&[b"xxxx", b"yyyy"], "application/octet-stream"),
+    ] {
+        assert_eq!(sniff(&media(brands)), wanted, "{brands:?}");
+    }
+    let long: Vec<_> = std::iter::repeat_n(b"junk", 60).chain([b"mp42"]).collect();
+    assert_eq!(sniff(&media(&long)), "video/mp4");
+    // A length that lies does not reach beyond the file.
+    assert_eq!(
+        sniff(b"\xFF\xFF\xFF\xFFftypxxxx"),
+        "application/octet-stream"
+    );
+    assert_eq!(sniff(b"\0\0\0\0ftypavif\0"), "image/avif");
+    for kind in ["video/3gpp", "video/quicktime", "audio/mp4", "video/mp4"] {
+        assert_eq!(check_name("a.mp4", kind), Ok(()));
+    }
+    let lie = check_name("a.jpg", sniff(&media(&[b"heic", b"mif1"]))).unwrap_err();
+    assert_eq!(lie.message, "named .jpg but holds image/heic");
+}
+
+#[test]
+fn a_pdf_may_begin_later() {
+    let pdf = b"%PDF-1.4\n1 0 obj<<>>endobj\n";
+    for before in [
+        &b"\xEF\xBB\xBF"[..],
+        b"From: a\nTo: b\n",
+        b"\r\n",
+        &[b'\n'; 1024],
+    ] {
+        assert_eq!(sniff(&[before, pdf].concat()), "application/pdf");
+    }
+    let too_late = [&[b'\n'; 1025], &pdf[..]].concat();
+    assert_eq!(sniff(&too_late), "text/plain");
+    assert_eq!(
+        sniff(b"A file that begins with %PDF-1.4 is a PDF.\n"),
+        "text/plain"
+    );
+    // What is something else first stays that.
+    assert_eq!(sniff(b"PK\x03\x04\n%PDF-1.4\n"), "application/zip");
+}
+
+#[test]
+fn text_is_told_in_other_encodings() {
+    let utf16 = |text: &str, bytes: fn(u16) -> [u8; 2]| -> Vec<u8> {
+        text.encode_utf16().flat_map(bytes).collect()
+    };
+    let text = "\u{feff}Grüße aus Köln \u{1F600}\r\n";
+    assert_eq!(sniff(&utf16(text, u16::to_le_bytes)), "text/plain");
+    assert_eq!(sniff(&utf16(text, u16::to_be_bytes)), "text/plain");
+    let long = "\u{feff}".to_owned() + &"\u{1F600}".repeat(3000);
+    assert_eq!(sniff(&utf16(&long, u16::to_le_bytes)), "text/plain");
+    assert_eq!(sniff(b"Gr\xFC\xDFe \x96 5 \x80\r\n"), "text/plain"); // Windows-1252
+    assert_eq!(sniff(b"\xEF\xF0\xE8\xE2\xE5\xF2\n"), "text/plain"); // Windows-1251
+    let nul = utf16("\u{feff}a\0b", u16::to_le_bytes);
+    assert_eq!(sniff(&nul), "application/octet-stream");
+    let half = [0xFF, 0xFE, 0x00, 0xDC, b'a', 0];
+    assert_eq!(sniff(&half), "application/octet-stream");
+    assert_eq!(sniff(b"\xFF\xFE"), "application/octet-stream");
+    assert_eq!(sniff(b"Gr\xFC\xDFe\0"), "application/octet-stream");
+}
+
+#[test]
+fn a_profile_is_not_unpacked_without_bound() {
+    let picture = pictures::png_with_profile_of(200 << 20);
+    assert!(picture.len() < 300 << 10, "{}", picture.len());
+    MEMORY.reset_peak_usage();
+    assert_eq!(
+        inspect(&picture).map(|seen| seen.media_type),
+        Ok("image/png")
+    );
+    assert_eq!(
+        thumbnails(&picture, &EDGES).map(|thumbs| thumbs.len()),
+        Ok(2)
+    );
+    let peak = MEMORY.peak_usage() >> 20;
+    assert!(peak < 64, "{peak} MiB");
 }
 
 #[test]

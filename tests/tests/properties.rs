@@ -171,7 +171,7 @@ proptest! {
         let headers = event::headers(&meta, &key, format);
         let pairs = headers.iter().map(|(name, value)| (*name, value.as_str()));
         let read = event::read(pairs, payload.clone().into(), &ORIGIN);
-        let Incoming { meta: read, format: found, payload: carried } = read.map_err(|e| TestCaseError::fail(e.message))?;
+        let Incoming { meta: read, format: found, payload: carried, .. } = read.map_err(|e| TestCaseError::fail(e.message))?;
         prop_assert_eq!((read, found, carried), (meta, format, Bytes::from(payload)));
     }
 

@@ -139,6 +139,24 @@ pub struct Incoming {
     pub format: Format,
     /// Payload, not decoded.
     pub payload: Bytes,
+    /// Headers of trace context that were left out, since they broke a bound.
+    pub dropped: Vec<&'static str>,
+}
+
+/// Most bytes of `tracestate` or `baggage` that are passed on; W3C asks for 512 and 8,192.
+const MAX_CONTEXT: usize = 8192;
+/// Most members of a `tracestate` [W3C Trace Context 3.3.1.1].
+const MAX_MEMBERS: usize = 32;
+
+/// Whether a `tracestate` may be passed on. One with more members than there may be is invalid as a whole.
+pub fn is_tracestate(text: &str) -> bool {
+    let members = text.split(',').filter(|member| !member.trim().is_empty());
+    text.len() <= MAX_CONTEXT && members.count() <= MAX_MEMBERS
+}
+
+/// Whether a `baggage` may be passed on.
+pub fn is_baggage(text: &str) -> bool {
+    text.len() <= MAX_CONTEXT
 }
 
 /// Position of a message in its stream, from which plain messages take their identity.
@@ -204,10 +222,12 @@ pub fn read<'h>(
             ))
         })?,
     };
+    let dropped = std::mem::take(&mut raw.dropped);
     Ok(Incoming {
         meta: raw.meta(origin)?,
         format,
         payload,
+        dropped,
     })
 }
 
@@ -237,6 +257,8 @@ struct Raw<'h> {
     traceparent: Option<&'h str>,
     tracestate: Option<&'h str>,
     baggage: Option<&'h str>,
+    /// See [`Incoming::dropped`].
+    dropped: Vec<&'static str>,
     /// JSON of a [`RedriveHeader`].
     redrive: Option<Cow<'h, str>>,
     /// `ce-tracked` is `1`.
@@ -269,9 +291,17 @@ impl<'h> Raw<'h> {
         } else if name.eq_ignore_ascii_case("traceparent") {
             self.traceparent = Some(value);
         } else if name.eq_ignore_ascii_case("tracestate") {
-            self.tracestate = Some(value);
-        } else if name.eq_ignore_ascii_case("baggage") && value.len() <= 8192 {
-            self.baggage = Some(value);
+            if is_tracestate(value) {
+                self.tracestate = Some(value);
+            } else {
+                self.dropped.push("tracestate");
+            }
+        } else if name.eq_ignore_ascii_case("baggage") {
+            if is_baggage(value) {
+                self.baggage = Some(value);
+            } else {
+                self.dropped.push("baggage");
+            }
         } else if name.eq_ignore_ascii_case("content-type") {
             self.structured = value.len() >= 23
                 && value.as_bytes()[..23].eq_ignore_ascii_case(b"application/cloudevents");
@@ -402,10 +432,7 @@ impl<'h> Raw<'h> {
             cause: self.cause.map_or_else(String::new, Cow::into_owned),
             hops: self.hops.and_then(|h| h.parse().ok()).unwrap_or(0),
             traceparent: self.traceparent.map(str::to_owned),
-            tracestate: self
-                .tracestate
-                .filter(|t| t.len() <= 8192)
-                .map(str::to_owned),
+            tracestate: self.tracestate.map(str::to_owned),
             baggage: self.baggage.map(str::to_owned),
             redrive,
             tracked: self.tracked,

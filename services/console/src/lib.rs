@@ -45,8 +45,12 @@ use snapshot::Snapshot;
 pub struct Guards {
     /// Connections open at once; others wait in the queue of the socket. Default 512.
     pub connections: usize,
+    /// Connections of one address. Default 256: a proxy in front of many browsers is one.
+    pub per_address: usize,
     /// From the first byte of a request to the end of its headers. Default 15 s.
     pub head: Duration,
+    /// Waiting for a client to take anything of its answer. Default 60 s.
+    pub write: Duration,
     /// Browsers that are told of updates at once. Default 128.
     pub watchers: usize,
     /// Time for requests and redrives in flight to end after the stop. Default 10 s.
@@ -57,7 +61,9 @@ impl Default for Guards {
     fn default() -> Self {
         Self {
             connections: 512,
+            per_address: 256,
             head: Duration::from_secs(15),
+            write: Duration::from_mins(1),
             watchers: 128,
             drain: Duration::from_secs(10),
         }

@@ -15,7 +15,10 @@ use crate::routes::router;
 pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Output = ()>) {
     let limits = Limits {
         connections: app.guards.connections,
+        per_address: app.guards.per_address,
+        proxies: Vec::new(),
         head: app.guards.head,
+        write: app.guards.write,
         drain: app.guards.drain,
     };
     let handle = Handle::new(app.stop.clone(), app.tasks.clone());

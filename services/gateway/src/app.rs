@@ -1,6 +1,7 @@
 //! State that all requests share: connections to NATS and Redis, the contract, bounds.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,6 +10,8 @@ use oncue_core::bus::{Bus, layout};
 use oncue_core::config::{Bounds, Config, FlowsConfig, GatewayConfig, StreamConfig};
 use oncue_core::store::Store;
 use oncue_http::Handle;
+use oncue_http::address::{host_name, is_nobodys};
+use oncue_http::shares::Shares;
 use oncue_proto::Catalog;
 use oncue_telemetry::metrics::{Metric, Source};
 use tokio::sync::Semaphore;
@@ -17,6 +20,7 @@ use crate::events::backlog::Backlog;
 use crate::events::room::Room;
 use crate::flows::watcher::FlowWatcher;
 use crate::metrics::Metrics;
+use crate::request::body::Pace;
 use crate::site::Site;
 
 /// Domains that only the platform itself may write to.
@@ -25,16 +29,22 @@ pub const PLATFORM_DOMAINS: [&str; 2] = [layout::DLQ, layout::TIMER];
 /// Bounds on what clients are granted, whoever they are.
 #[derive(Debug, Clone, Copy)]
 pub struct Guards {
-    /// Connections open at once; others wait in the queue of the socket. Default 4,096.
+    /// Connections open at once; beyond them those without a request in hand give way. Default 4,096. How many one address
+    /// may have, and how many transfers, is in [`GatewayConfig`].
     pub connections: usize,
     /// Bytes of event bodies held at once, all requests together; beyond that they are refused. Default 64 MiB.
     pub memory: usize,
     /// Uploads at once; each holds a little more than 1 MiB of what it passes on. Others are refused. Default 64.
     pub uploads: usize,
+    /// Downloads at once; each holds up to 1 MiB of what its client has not yet taken. Others are refused. Default 256.
+    pub downloads: usize,
     /// From the first byte of a request, or from the end of the one before, to the end of the headers. Default 15 s.
     pub head: Duration,
-    /// Waiting for the body without getting on. Default 15 s.
+    /// Waiting for the body without getting on by `min_rate` of the configuration. Default 15 s.
     pub body: Duration,
+    /// Waiting for a client to take anything of its answer. Default 60 s, as nginx has it: who reads in large steps needs
+    /// some time for one.
+    pub write: Duration,
     /// Time for requests and uploads in flight to end after the stop. Default 10 s.
     pub drain: Duration,
 }
@@ -45,8 +55,10 @@ impl Default for Guards {
             connections: 4096,
             memory: 64 << 20,
             uploads: 64,
+            downloads: 256,
             head: Duration::from_secs(15),
             body: Duration::from_secs(15),
+            write: Duration::from_mins(1),
             drain: Duration::from_secs(10),
         }
     }
@@ -62,6 +74,8 @@ pub struct App {
     pub(crate) streams: BTreeMap<String, StreamConfig>,
     pub(crate) catalog: Catalog,
     pub(crate) bus: Bus,
+    /// Connection of its own for the bytes of files: however many are under way, no event waits behind them.
+    pub(crate) files: Bus,
     pub(crate) store: Store,
     pub(crate) metrics: Metrics,
     pub(crate) guards: Guards,
@@ -69,8 +83,10 @@ pub struct App {
     pub(crate) room: Room,
     /// Bytes of bodies that may still be held.
     pub(crate) memory: Arc<Semaphore>,
-    /// Uploads that may still begin.
-    pub(crate) uploads: Arc<Semaphore>,
+    /// Places for uploads.
+    pub(crate) uploads: Arc<Shares>,
+    /// Places for downloads.
+    pub(crate) downloads: Arc<Shares>,
     /// Flows that clients wait for or watch.
     pub(crate) watcher: Arc<FlowWatcher>,
     /// Static files, where the configuration names a folder of them.
@@ -89,15 +105,14 @@ impl App {
         guards: Guards,
     ) -> Result<Arc<Self>, String> {
         let site = config.site_dir().map_err(|e| e.to_string())?;
-        let bus = Bus::connect(&config.nats_url, "oncue-gateway")
-            .await
-            .map(|bus| bus.of_app(&config.app))
-            .map_err(|e| e.to_string())?;
+        let bus = connect(config, "oncue-gateway").await?;
+        let files = connect(config, "oncue-gateway-files").await?;
         let store = Store::connect(&config.redis_url, &config.app)
             .await
             .map_err(|e| e.to_string())?;
         require_streams(&bus, config, &catalog).await?;
         let waiters = config.flows.max_waiters;
+        let per_address = config.gateway.transfers_per_address;
         let app = Arc::new(Self {
             config: config.gateway.clone(),
             flows: config.flows.clone(),
@@ -106,13 +121,15 @@ impl App {
             catalog,
             watcher: FlowWatcher::new(store.clone(), bus.clone(), waiters),
             bus,
+            files,
             store,
             metrics: Metrics::default(),
             guards,
             backlog: Backlog::new(config.gateway.max_lag),
             room: Room::default(),
             memory: Arc::new(Semaphore::new(guards.memory)),
-            uploads: Arc::new(Semaphore::new(guards.uploads)),
+            uploads: Shares::new(guards.uploads, per_address),
+            downloads: Shares::new(guards.downloads, per_address),
             site: site.map(Site::new),
             handle: Handle::default(),
         });
@@ -132,16 +149,47 @@ impl App {
         self.stream(stream).horizon.0
     }
 
-    /// All metrics as they are now; gauges that others count are read first.
+    /// All metrics as they are now; those that others count are read first.
     pub(crate) fn measure(&self) -> Vec<Metric> {
-        let connections = self.handle.connections() as u64;
-        self.metrics
-            .connections
-            .store(connections, Ordering::Relaxed);
         let waiters = self.watcher.waiters() as u64;
         self.metrics.waiters.store(waiters, Ordering::Relaxed);
-        self.metrics.list()
+        self.metrics.list(&self.handle.counts)
     }
+
+    /// Whether requests to this host are for us. Behind a proxy, it is the proxy that knows the names.
+    pub(crate) fn answers_to(&self, host: &str) -> bool {
+        let GatewayConfig {
+            hosts,
+            proxies,
+            listen,
+            ..
+        } = &self.config;
+        if is_nobodys(host) || hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host)) {
+            return true;
+        }
+        hosts.is_empty() && (!proxies.is_empty() || !is_loopback(host_name(listen)))
+    }
+
+    /// Slowest way in which bodies may come.
+    pub(crate) fn pace(&self) -> Pace {
+        Pace::new(self.config.min_rate.0, self.guards.body)
+    }
+}
+
+/// Whether only programs of this machine can reach what listens here.
+fn is_loopback(address: &str) -> bool {
+    let ip = address
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>();
+    address == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Connection to NATS under this name, as its monitoring shows it.
+async fn connect(config: &Config, name: &str) -> Result<Bus, String> {
+    let bus = Bus::connect(&config.nats_url, name).await;
+    bus.map(|bus| bus.of_app(&config.app))
+        .map_err(|e| e.to_string())
 }
 
 /// A lone gateway works: events wait in their streams for the functions to come.

@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use oncue_telemetry::metrics::{Histogram, Labels, Metric, Seconds};
+use oncue_http::Counts;
+use oncue_telemetry::metrics::{Histogram, Labels, Metric, Seconds, dropped_contexts};
 use parking_lot::Mutex;
 
 const REQUEST: &str = "http.server.request.duration";
@@ -19,7 +20,6 @@ pub struct Metrics {
     sends: Mutex<BTreeMap<Option<&'static str>, Histogram>>,
     events: Mutex<BTreeMap<(String, &'static str), u64>>,
     pub upload_bytes: AtomicU64,
-    pub connections: AtomicU64,
     pub active: AtomicU64,
     /// Clients that wait for a flow or watch one.
     pub waiters: AtomicU64,
@@ -82,8 +82,17 @@ impl Metrics {
             .or_default() += 1;
     }
 
-    /// All metrics: the same list each time, in the same order.
-    pub fn list(&self) -> Vec<Metric> {
+    /// All metrics, with those of the listener: the same list each time, in the same order.
+    pub fn list(&self, listener: &Counts) -> Vec<Metric> {
+        let cut = [
+            ("address", &listener.refused),
+            ("idle", &listener.gave_way),
+            ("reader", &listener.stalled),
+        ];
+        let cut = cut.map(|(reason, count)| {
+            let labels = vec![("reason", reason.to_owned())];
+            (labels, count.load(Ordering::Relaxed))
+        });
         let requests = self.requests.lock();
         let requests = requests
             .iter()
@@ -120,11 +129,18 @@ impl Metrics {
                 Vec::new(),
                 self.upload_bytes.load(Ordering::Relaxed),
             ),
-            gauge(
+            Metric::gauge(
                 "oncue.gateway.connections",
                 "{connection}",
                 "Open connections.",
-                &self.connections,
+                Vec::new(),
+                listener.open.load(Ordering::Relaxed) as f64,
+            ),
+            Metric::sums(
+                "oncue.gateway.connections_cut",
+                "{connection}",
+                "Connections refused (too many of their address) or ended (idle, or their client did not read).",
+                cut.to_vec(),
             ),
             gauge(
                 "oncue.gateway.waiters",
@@ -138,6 +154,7 @@ impl Metrics {
                 "Requests not answered yet.",
                 &self.active,
             ),
+            dropped_contexts(),
         ]
     }
 }
@@ -191,7 +208,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.request("GET", "/v1/\"x\"", 200, Duration::from_millis(7));
         metrics.request("GET", "/v1/\"x\"", 200, Duration::from_secs(61));
-        let text = prometheus::render(&metrics.list(), false);
+        let text = prometheus::render(&metrics.list(&Counts::default()), false);
         assert!(
             text.contains(
                 "http_route=\"/v1/\\\"x\\\"\",http_response_status_code=\"200\",le=\"0.005\"} 0\n"

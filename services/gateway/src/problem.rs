@@ -58,11 +58,22 @@ pub const RANGE: Kind = Kind::new(
     "range",
     "The file has no such range",
 );
+pub const MISDIRECTED: Kind = Kind::new(
+    StatusCode::MISDIRECTED_REQUEST,
+    "misdirected",
+    "Not under this name",
+);
 pub const INTERNAL: Kind = Kind::new(
     StatusCode::INTERNAL_SERVER_ERROR,
     "internal",
     "The gateway failed",
 );
+pub const TOO_MANY: Kind = Kind::later(
+    "too-many-transfers",
+    "This address has too many transfers under way",
+    "1",
+)
+.with_status(StatusCode::TOO_MANY_REQUESTS);
 /// The stream may have taken it or not; only a retry under the same id can tell.
 pub const UNKNOWN: Kind = Kind::later(
     "outcome-unknown",

@@ -17,7 +17,10 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Output = ()>) {
     let limits = Limits {
         connections: app.guards.connections,
+        per_address: app.config.connections_per_address,
+        proxies: app.config.proxies.clone(),
         head: app.guards.head,
+        write: app.guards.write,
         drain: app.guards.drain,
     };
     oncue_http::serve(listener, router(app.clone()), limits, &app.handle, stop).await;

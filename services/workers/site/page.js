@@ -62,10 +62,15 @@ function traceLink(traceparent) {
   return link;
 }
 
+// Names of others stand in an element of their own: they may turn the direction of text.
+const named = (name) => make("bdi", "", name);
+
 function log(what, traceparent, bad = false) {
   const line = make("li");
   const time = make("time", "", new Date().toLocaleTimeString());
-  line.append(time, make("span", bad ? "what bad" : "what", what), traceLink(traceparent));
+  const words = make("span", bad ? "what bad" : "what");
+  words.append(...what);
+  line.append(time, words, traceLink(traceparent));
   byId("log").prepend(line);
   byId("log-empty").hidden = true;
   while (byId("log").children.length > KEPT_LINES) byId("log").lastChild.remove();
@@ -82,7 +87,7 @@ async function view(page) {
     try {
       const answer = await fetch("/v1/events/web.page.viewed", { method: "POST", headers, body });
       const said = await answer.json();
-      if (answer.ok) return log(`viewed ${page}`, said.traceparent);
+      if (answer.ok) return log(["viewed ", page], said.traceparent);
       why = said.detail;
       if (answer.status !== 503) break;
     } catch {
@@ -90,7 +95,7 @@ async function view(page) {
     }
     await pause(1000 * (attempt + 1));
   }
-  log(`${page} was not counted: ${why}`, undefined, true);
+  log([page, ` was not counted: ${why}`], undefined, true);
 }
 
 const pageViews = new Map();
@@ -144,7 +149,7 @@ function card(entry) {
   const item = make("li");
   const picture = make("figure", "", "");
   const facts = make("div", "facts");
-  const name = make("span", "name", entry.name);
+  const name = make("bdi", "name", entry.name);
   name.title = entry.name;
   const line = make("div", "line");
   const reason = make("p", "reason");
@@ -189,7 +194,7 @@ function showPicture(view, entry, row, status) {
   const source = `/v1/files/${entry.file}/derived/${best.edge}`;
   if (view.picture.querySelector("img")?.getAttribute("src") === source) return;
   const image = make("img");
-  image.alt = `Preview of ${entry.name}`;
+  image.alt = `Preview of \u2068${entry.name}\u2069`;
   image.src = source;
   view.picture.replaceChildren(image);
 }
@@ -215,7 +220,7 @@ function upload(file) {
     view.progress.hidden = true;
     entry.reason = why;
     showFile(view, entry, null, "failed");
-    log(`${file.name} was not taken: ${why}`, undefined, true);
+    log([named(file.name), ` was not taken: ${why}`], undefined, true);
   };
   const request = new XMLHttpRequest();
   request.open("PUT", `/v1/files/${encodeURIComponent(file.name)}`);
@@ -234,7 +239,7 @@ function upload(file) {
     cards.set(entry.file, view);
     keep(entry);
     showFile(view, entry, null);
-    log(`uploaded ${file.name}`, said.traceparent);
+    log(["uploaded ", named(file.name)], said.traceparent);
     refresh();
   });
   request.send(file);

@@ -128,10 +128,10 @@ fn open(bytes: &[u8]) -> Result<(impl ImageDecoder, bool), Refused> {
             format!("{media_type} of {} bytes stops before its end", bytes.len()),
         );
     }
-    let bytes = if format == ImageFormat::WebP {
-        headers::webp_alone(bytes)
-    } else {
-        bytes
+    let bytes = match format {
+        ImageFormat::WebP => headers::webp_alone(bytes).into(),
+        ImageFormat::Png => headers::png_without_large_profile(bytes),
+        _ => bytes.into(),
     };
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits());

@@ -87,7 +87,7 @@ impl Client {
             ""
         );
         let head = format!(
-            "POST /v1/events/web.page.viewed HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n\
+            "POST /v1/events/web.page.viewed HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
              ce-specversion: 1.0\r\nce-id: {prefix}-{number}\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
@@ -126,8 +126,9 @@ fn read_answer(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> String {
 pub fn upload(port: u16, name: &str, size: u64, block: &[u8]) -> (f64, String) {
     let start = Instant::now();
     let mut client = Client::connect(port);
-    let head =
-        format!("PUT /v1/files/{name} HTTP/1.1\r\nhost: bench\r\ncontent-length: {size}\r\n\r\n");
+    let head = format!(
+        "PUT /v1/files/{name} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {size}\r\n\r\n"
+    );
     client
         .socket
         .write_all(head.as_bytes())

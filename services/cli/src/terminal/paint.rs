@@ -1,12 +1,15 @@
 //! Printing: styles, results on stdout, remarks and progress on stderr.
 //!
 //! Colours go to terminals only; `NO_COLOR` and `CLICOLOR_FORCE` are honoured (by anstream). Text from events, logs
-//! and servers may hold escape sequences, so it passes [`brief`] before it reaches a terminal.
+//! and servers may hold escape sequences, so it passes [`brief`] before it reaches a terminal. Whatever did not is spelled
+//! out by [`harmless`], which every line passes.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
+use oncue_proto::text;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use crate::exit::Failure;
@@ -40,14 +43,15 @@ pub fn paint(style: Style, text: impl Display) -> String {
 
 /// Prints one line of result on stdout. A reader that has gone (`oncue tail | head`) is a normal end.
 pub fn say(line: impl Display) {
-    if let Err(e) = writeln!(anstream::stdout(), "{line}") {
+    let line = line.to_string();
+    if let Err(e) = writeln!(anstream::stdout(), "{}", harmless(&line)) {
         std::process::exit(i32::from(e.kind() != ErrorKind::BrokenPipe));
     }
 }
 
 /// Prints a remark on stderr, where it is dispensable: stdout holds the whole result without it.
 pub fn remark(line: impl Display) {
-    let _ = writeln!(anstream::stderr(), "{line}");
+    let _ = writeln!(anstream::stderr(), "{}", harmless(&line.to_string()));
 }
 
 /// Prints why a verb failed, with the advice on a line of its own.
@@ -56,10 +60,10 @@ pub fn complain(failure: &Failure) {
         anstream::stderr(),
         "{} {}",
         paint(BAD, "oncue:"),
-        failure.what
+        harmless(&failure.what)
     );
     if let Some(advice) = &failure.advice {
-        let _ = writeln!(anstream::stderr(), "  {advice}");
+        let _ = writeln!(anstream::stderr(), "  {}", harmless(advice));
     }
     let _ = io::stderr().flush();
 }
@@ -77,16 +81,47 @@ pub fn width() -> Option<usize> {
 /// Nothing is printed elsewhere: in a file every step would be a line.
 pub fn progress(line: impl Display) {
     if io::stderr().is_terminal() {
-        let _ = write!(anstream::stderr(), "\r\x1b[2K{line}");
+        let _ = write!(
+            anstream::stderr(),
+            "\r\x1b[2K{}",
+            harmless(&line.to_string())
+        );
         let _ = io::stderr().flush();
     }
+}
+
+/// Lines as they may reach a terminal: what steers it is spelled out, but for line breaks, tabs and the styles of
+/// [`paint`], which do no more than colour.
+pub fn harmless(lines: &str) -> Cow<'_, str> {
+    if !lines.contains(text::steers) {
+        return lines.into();
+    }
+    let mut parts = lines.split('\x1b');
+    let mut out = escaped(parts.next().unwrap_or_default()).into_owned();
+    for part in parts {
+        out.push_str(if is_style(part) { "\x1b" } else { "\\u001b" });
+        out.push_str(&escaped(part));
+    }
+    out.into()
+}
+
+fn escaped(part: &str) -> Cow<'_, str> {
+    text::escaped(part, |c| matches!(c, '\n' | '\t'))
+}
+
+/// Whether what stands behind an escape character is a style: `[`, numbers, `m`.
+fn is_style(behind: &str) -> bool {
+    let numbers = behind.strip_prefix('[').unwrap_or_default();
+    numbers
+        .trim_start_matches(|c: char| c.is_ascii_digit() || c == ';')
+        .starts_with('m')
 }
 
 /// One line without control characters, at most `columns` wide on a terminal; what is cut ends with `…`.
 pub fn brief(text: &str, columns: usize) -> String {
     let text: String = text
         .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if text::steers(c) { ' ' } else { c })
         .collect();
     if text.width() <= columns {
         return text;
@@ -137,6 +172,18 @@ mod tests {
             "日…",
             "a wide character is not cut in half"
         );
+    }
+
+    #[test]
+    fn styles_pass_and_nothing_else_that_steers() {
+        let ours = paint(BAD, "x");
+        assert_eq!(harmless(&ours), ours);
+        assert_eq!(harmless("a\tb\nc"), "a\tb\nc");
+        assert_eq!(
+            harmless("a\u{1b}[2J\u{1b}]0;t\u{7}\u{9b}5A\u{202e}b\rc"),
+            "a\\u001b[2J\\u001b]0;t\\u0007\\u009b5A\\u202eb\\u000dc"
+        );
+        assert_eq!(brief("a\u{202e}b", 80), "a b");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use anstyle::Style;
 
 use self::parse::{LogLevel, parse};
-use crate::terminal::paint::{BAD, BOLD, CHANGED, DIM, PALETTE, PLAIN, paint};
+use crate::terminal::paint::{BAD, BOLD, CHANGED, DIM, PALETTE, PLAIN, harmless, paint};
 
 pub use self::parse::LogFormat;
 
@@ -66,7 +66,7 @@ impl LogPrinter {
 
 /// Prints to stdout. A terminal that has gone must not keep the processes from being stopped, so failing is ignored.
 pub fn print(text: &str) {
-    let _ = writeln!(anstream::stdout(), "{text}");
+    let _ = writeln!(anstream::stdout(), "{}", harmless(text));
 }
 
 /// Colour of a name: one in every run and for all workers of a function; neighbours in the alphabet differ as a rule.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
-use crate::terminal::paint::{progress, remark, say};
+use crate::terminal::paint::{harmless, progress, remark, say};
 use crate::when;
 
 /// Between two looks at a flow that is followed.
@@ -259,7 +259,7 @@ impl Screen {
         } else {
             String::new()
         };
-        let _ = writeln!(anstream::stdout(), "{up}{}", lines.join("\n"));
+        let _ = writeln!(anstream::stdout(), "{up}{}", harmless(&lines.join("\n")));
         let _ = std::io::stdout().flush();
         self.drawn = lines.len();
     }

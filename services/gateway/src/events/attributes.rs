@@ -24,8 +24,6 @@ const FORMS: &str = "application/json, application/protobuf or application/cloud
 pub enum Form {
     /// The body is the payload.
     Binary(Format),
-    /// The body is the payload, and does not say in which format.
-    Unsaid,
     /// The body is a CloudEvent in JSON.
     Structured,
 }
@@ -33,7 +31,11 @@ pub enum Form {
 /// Detection in the order of [CloudEvents 1.0.2 HTTP 3]; batch first, since it shares its prefix with structured.
 pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     let Some(media_type) = text(headers, &header::CONTENT_TYPE)? else {
-        return Ok(Form::Unsaid);
+        // Besides, a page of any site may send what has none, without asking us first [Fetch, CORS-safelisted].
+        let why = format!(
+            "without a Content-Type; send {FORMS}, as curl does with -H 'content-type: application/json'"
+        );
+        return Err(Problem::new(MEDIA_TYPE, why));
     };
     let essence = media_type
         .split(';')
@@ -83,7 +85,6 @@ impl ReadEvent {
         let format = match form {
             Form::Structured => return Self::of_document(&body),
             Form::Binary(format) => format,
-            Form::Unsaid => Format::sniff(&body),
         };
         Ok(Self {
             attributes: Attributes::of_headers(headers)?,
@@ -305,6 +306,6 @@ mod tests {
             of("application/json;charset=\"UTF-8\""),
             Ok(Form::Binary(Format::Json))
         );
-        assert_eq!(form(&HeaderMap::new()).unwrap(), Form::Unsaid);
+        assert_eq!(form(&HeaderMap::new()).unwrap_err().status(), 415);
     }
 }

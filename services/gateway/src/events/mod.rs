@@ -7,6 +7,7 @@
 pub mod attributes;
 pub mod backlog;
 pub mod room;
+mod looked;
 pub mod ledger;
 pub mod publish;
 
@@ -100,7 +101,7 @@ async fn take(app: &App, trace: &Trace, ty: String, request: Request) -> Result<
     let headers = &head.headers;
     // Before anything is taken, so that a refusal means that nothing was.
     let wait = WaitRequest::of(app, headers)?;
-    let body = Incoming::new(body, headers, app.guards.body);
+    let body = Incoming::new(body, headers, app.pace());
     let entry = known_type(app, &ty)?;
     check_encoding(headers)?;
     let form = attributes::form(headers)?;

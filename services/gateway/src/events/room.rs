@@ -4,14 +4,12 @@
 //! One look at a stream serves all requests of a second; what the gateway takes in between it counts itself. Other gateways
 //! and plain NATS clients may take room meanwhile, so the reserve is about as large as it says.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use oncue_core::bus::Bus;
 use oncue_core::config::StreamConfig;
-use parking_lot::Mutex;
 
+use super::looked::Looked;
 use crate::problem::{FULL, Problem};
 
 /// Age beyond which a look counts no more.
@@ -22,19 +20,10 @@ const OVERHEAD: u64 = 700;
 /// Room that clients have in each stream.
 #[derive(Default)]
 pub struct Room {
-    streams: Mutex<BTreeMap<String, Arc<Filling>>>,
+    streams: Looked<Level>,
 }
 
-#[derive(Default)]
-struct Filling {
-    known: Mutex<Level>,
-    /// Held while one request looks for all.
-    looking: tokio::sync::Mutex<()>,
-}
-
-#[derive(Default)]
 struct Level {
-    looked: Option<Instant>,
     /// Bytes the stream held, and those let in since.
     used: u64,
     /// Most bytes that clients may fill.
@@ -51,49 +40,33 @@ impl Room {
         payload: usize,
     ) -> Result<(), Problem> {
         let size = payload as u64 + OVERHEAD;
-        let stream = {
-            let mut streams = self.streams.lock();
-            streams.entry(name.to_owned()).or_default().clone()
+        let look = async {
+            let info = bus.stream_info(name).await?;
+            // The server's own limit: a stream of another app has one that is not in our oncue.toml, or none.
+            let max = u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX);
+            Ok(Level {
+                used: info.state.bytes,
+                most: max.saturating_sub(config.reserve()),
+            })
         };
-        if let Some(taken) = stream.take(size) {
-            return taken.then_some(()).ok_or_else(|| refusal(name, config));
-        }
-        let _looking = stream.looking.lock().await;
-        // Somebody may have looked while we waited.
-        let taken = match stream.take(size) {
-            None => {
-                let info = bus.stream_info(name).await?;
-                // The server's own limit: a stream of another app has one that is not in our oncue.toml, or none.
-                let max = u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX);
-                *stream.known.lock() = Level {
-                    looked: Some(Instant::now()),
-                    used: info.state.bytes,
-                    most: max.saturating_sub(config.reserve()),
-                };
-                stream.take(size)
-            }
-            taken => taken,
-        };
-        match taken {
-            Some(false) => Err(refusal(name, config)),
-            _ => Ok(()),
-        }
+        let admitted = self.streams.admit(
+            name,
+            |level, age| {
+                let fits = (age < MAX_LOOK_AGE).then(|| level.take(size))?;
+                Some(fits.then_some(()).ok_or_else(|| refusal(name, config)))
+            },
+            look,
+        );
+        admitted.await
     }
 }
 
-impl Filling {
-    /// Whether there is room for so many bytes more, which are taken then; `None` where that is not known.
-    fn take(&self, size: u64) -> Option<bool> {
-        let mut known = self.known.lock();
-        let is_young = known
-            .looked
-            .is_some_and(|looked| looked.elapsed() < MAX_LOOK_AGE);
-        if !is_young {
-            return None;
-        }
-        let fits = known.used + size <= known.most;
-        known.used += if fits { size } else { 0 };
-        Some(fits)
+impl Level {
+    /// Whether there is room for so many bytes more, which are taken then.
+    fn take(&mut self, size: u64) -> bool {
+        let fits = self.used + size <= self.most;
+        self.used += if fits { size } else { 0 };
+        fits
     }
 }
 
@@ -119,16 +92,13 @@ mod tests {
 
     #[test]
     fn what_is_taken_counts_until_the_next_look() {
-        let stream = Filling::default();
-        assert_eq!(stream.take(1), None, "nothing is known");
-        *stream.known.lock() = Level {
-            looked: Some(Instant::now()),
+        let mut level = Level {
             used: 50,
             most: 100,
         };
-        assert_eq!(stream.take(30), Some(true));
-        assert_eq!(stream.take(30), Some(false));
-        assert_eq!(stream.take(20), Some(true));
-        assert_eq!(stream.take(1), Some(false));
+        assert!(level.take(30));
+        assert!(!level.take(30));
+        assert!(level.take(20));
+        assert!(!level.take(1));
     }
 }

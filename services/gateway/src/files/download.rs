@@ -10,7 +10,9 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use futures::StreamExt as _;
 use oncue_core::bus::objects::Object;
+use oncue_http::Peer;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::range::AskedRange;
@@ -80,8 +82,8 @@ pub async fn derived(State(app): State<Arc<App>>, request: Request) -> Result<Re
 }
 
 async fn find(app: &App, object: &str) -> Result<Object, Problem> {
-    connected(&app.bus)?;
-    app.bus.object(object).await?.ok_or_else(no_such_file)
+    connected(&app.files)?;
+    app.files.object(object).await?.ok_or_else(no_such_file)
 }
 
 fn no_such_file() -> Problem {
@@ -168,8 +170,16 @@ fn send(
     }
     let length = HeaderValue::from(range.end - range.start);
     headers.insert(header::CONTENT_LENGTH, length);
-    let body = Body::from_stream(app.bus.read_object(object, range));
-    Ok((status, headers, body).into_response())
+    if request.method() == Method::HEAD {
+        return Ok((status, headers).into_response());
+    }
+    let peer = request.extensions().get::<Peer>().copied();
+    let place = app.transfer(&app.downloads, asked, peer)?;
+    let parts = app.files.read_object(object, range).inspect(move |_| {
+        // Held until the last part is taken, or the client has gone.
+        let _ = &place;
+    });
+    Ok((status, headers, Body::from_stream(parts)).into_response())
 }
 
 /// With a tag of another version the range would be a piece of something else [RFC 9110 section 13.1.5].

@@ -9,15 +9,16 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use oncue_http::address::host_name;
 use oncue_http::problem::{Instance, catch_panic};
 use opentelemetry::trace::FutureExt as _;
 
 use self::trace::{Trace, few_attributes, http_attributes};
 use crate::App;
-use crate::problem::{FORBIDDEN, INTERNAL, Problem};
+use crate::problem::{FORBIDDEN, INTERNAL, MISDIRECTED, Problem};
 
 /// Middleware of all routes.
 pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
@@ -35,7 +36,7 @@ pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Ne
     let _active = Active::new(&app);
     let path = request.uri().path().to_owned();
     request.extensions_mut().insert(trace.clone());
-    let mut response = run(request, next).with_context(trace.context()).await;
+    let mut response = run(&app, request, next).with_context(trace.context()).await;
     let problem = Problem::take(&mut response);
     let status = response.status();
     if let Some(problem) = &problem {
@@ -96,7 +97,14 @@ impl Drop for Active {
     }
 }
 
-async fn run(request: Request, next: Next) -> Response {
+async fn run(app: &App, request: Request, next: Next) -> Response {
+    let host = header_text(&request, header::HOST).map(host_name);
+    if let Some(host) = host.filter(|host| !app.answers_to(host)) {
+        let why = format!(
+            "this gateway does not answer under the name {host:?}; name it in [gateway] hosts of oncue.toml"
+        );
+        return Problem::new(MISDIRECTED, why).into_response();
+    }
     if is_foreign(&request) {
         return Problem::new(FORBIDDEN, "a page of another site may not write here")
             .into_response();
@@ -105,14 +113,24 @@ async fn run(request: Request, next: Next) -> Response {
 }
 
 /// Any page a browser is on can post to this machine's own ports without asking, if only with plain bodies; a browser
-/// says so, and other clients do not send this header.
+/// says so, and other clients do not send these headers. A page of another port of this host is another site too.
 fn is_foreign(request: &Request) -> bool {
-    let writes = matches!(*request.method(), Method::POST | Method::PUT);
-    writes
-        && request
-            .headers()
-            .get("sec-fetch-site")
-            .is_some_and(|site| site.as_bytes() == b"cross-site")
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return false;
+    }
+    match header_text(request, HeaderName::from_static("sec-fetch-site")) {
+        Some(site) => site != "same-origin" && site != "none",
+        // Older browsers, and those that came without TLS, say only where the page is from.
+        None => header_text(request, header::ORIGIN).is_some_and(|origin| {
+            let site = origin.split_once("://").map(|(_, site)| site);
+            site != header_text(request, header::HOST)
+        }),
+    }
+}
+
+fn header_text(request: &Request, name: HeaderName) -> Option<&str> {
+    let value = request.headers().get(name);
+    value.and_then(|value| value.to_str().ok())
 }
 
 /// Every request, but not those that come by the clock: probes, and pages that look at state once a second, would

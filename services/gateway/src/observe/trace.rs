@@ -12,7 +12,6 @@ use opentelemetry::trace::TraceId;
 
 /// Longer ones are dropped, not cut: half a member could mean something else.
 const MAX_TRACESTATE_BYTES: usize = 512;
-const MAX_BAGGAGE_BYTES: usize = 8192;
 
 /// Attributes of a span, named as in the semantic conventions.
 pub type Attributes = Vec<(&'static str, Value<'static>)>;
@@ -170,12 +169,24 @@ impl SendSpan {
 /// spread over several lines.
 fn carrier(headers: &HeaderMap) -> Carrier {
     let traceparent = joined(headers, "traceparent").filter(|value| !value.contains(','));
-    let tracestate = joined(headers, "tracestate").filter(|s| s.len() <= MAX_TRACESTATE_BYTES);
+    let tracestate = kept(headers, "tracestate", |state| {
+        state.len() <= MAX_TRACESTATE_BYTES && event::is_tracestate(state)
+    });
     Carrier {
         tracestate: tracestate.filter(|_| traceparent.is_some()),
         traceparent,
-        baggage: joined(headers, "baggage").filter(|b| b.len() <= MAX_BAGGAGE_BYTES),
+        baggage: kept(headers, "baggage", event::is_baggage),
     }
+}
+
+/// A header, if it keeps its bounds; counted if it does not.
+fn kept(headers: &HeaderMap, name: &'static str, is_kept: fn(&str) -> bool) -> Option<String> {
+    let value = joined(headers, name)?;
+    if !is_kept(&value) {
+        oncue_telemetry::metrics::context_dropped(name);
+        return None;
+    }
+    Some(value)
 }
 
 /// All lines of a header as one list [RFC 9110 section 5.3].

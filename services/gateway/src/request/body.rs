@@ -14,9 +14,6 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{check_length, too_large};
 use crate::problem::{BUSY, MALFORMED, Problem, SLOW};
 
-/// Bytes that have to come in one [`Guards::body`](crate::server::Guards) of waiting, unless the body ends with them.
-/// A phone at the edge of its network sends more; who sends a byte now and then only holds a connection.
-const PROGRESS_BYTES: usize = 4 << 10;
 /// Bytes read and thrown away after a refusal: a connection closed while the client still writes takes the answer
 /// with it.
 const LINGER_BYTES: usize = 8 << 20;
@@ -26,14 +23,32 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 pub struct Incoming {
     /// None once it has ended, well or not.
     body: Option<BodyDataStream>,
-    /// Waiting allowed for every [`PROGRESS_BYTES`].
-    allowance: Duration,
+    pace: Pace,
     /// Waiting left until the next progress.
     left: Duration,
     /// Bytes since the last progress.
     since: usize,
     /// Whether to read on after a refusal.
     lingers: bool,
+}
+
+/// Slowest way in which a body may come. Who sends a byte now and then only holds a connection, or a place for an upload.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Bytes that have to come in one `allowance` of waiting, unless the body ends with them.
+    bytes: usize,
+    allowance: Duration,
+}
+
+impl Pace {
+    /// So many bytes a second, taken over `allowance`.
+    pub fn new(bytes_per_second: u64, allowance: Duration) -> Self {
+        let bytes = bytes_per_second as f64 * allowance.as_secs_f64();
+        Self {
+            bytes: bytes as usize,
+            allowance,
+        }
+    }
 }
 
 /// A whole body, with the permits for its bytes, which are given back when it is dropped.
@@ -43,13 +58,13 @@ pub struct WholeBody {
 }
 
 impl Incoming {
-    pub fn new(body: Body, headers: &HeaderMap, allowance: Duration) -> Self {
+    pub fn new(body: Body, headers: &HeaderMap, pace: Pace) -> Self {
         // Such a client has not begun to send, and a refusal is just what it waits for.
         let lingers = !headers.contains_key(header::EXPECT);
         Self {
             body: Some(body.into_data_stream()),
-            allowance,
-            left: allowance,
+            left: pace.allowance,
+            pace,
             since: 0,
             lingers,
         }
@@ -65,9 +80,9 @@ impl Incoming {
         match part {
             Some(Ok(part)) => {
                 self.since += part.len();
-                if self.since >= PROGRESS_BYTES {
+                if self.since >= self.pace.bytes {
                     self.since = 0;
-                    self.left = self.allowance;
+                    self.left = self.pace.allowance;
                 }
                 Some(Ok(part))
             }

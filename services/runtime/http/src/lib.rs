@@ -1,7 +1,7 @@
 //! The HTTP side of a server of the platform, whatever it answers: gateway and console are routers on top of this.
 //!
 //! In reading order: [`process`] (configuration, exit codes, the signal to stop), [`serve`](fn@serve) (connections,
-//! time-outs, drain) and [`problem`] (everything that is not what a client wanted, RFC 9457).
+//! time-outs, drain), [`address`] and [`shares`] (what one client may have) and [`problem`] (everything that is not what a client wanted, RFC 9457).
 //!
 //! hyper is used directly since `axum::serve` has neither a bound on connections nor a time-out for headers: a client
 //! that opens connections and says nothing would take every file descriptor there is.
@@ -10,8 +10,14 @@
 //! servers' own.
 
 pub mod process;
+pub mod address;
+pub mod shares;
 pub mod problem;
 
 mod serve;
+mod counts;
+mod places;
+mod patient;
 
+pub use counts::Counts;
 pub use serve::{Handle, Limits, Peer, serve};

@@ -63,6 +63,12 @@ impl Kind {
             retry_after: Some(seconds),
         }
     }
+
+    /// This class with another status, such as 429.
+    #[must_use]
+    pub const fn with_status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
 }
 
 /// A request that cannot be understood, whatever its resource.

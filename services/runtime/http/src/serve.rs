@@ -1,43 +1,70 @@
 //! Connections: how many, how patiently, and how they end.
 
+use std::convert::Infallible;
+use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::{StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
-use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use oncue_core::config::Network;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::address::{ClientAddress, counted};
+use crate::counts::Counts;
+use crate::patient::PatientStream;
+use crate::places::{InHand, Place, Places};
+use crate::shares::Full;
 
 /// Largest head, and how much is read ahead of a body, in bytes. Larger heads are answered 431 by hyper.
 const BUFFER_BYTES: usize = 64 << 10;
 /// Pause after a failed accept. Mostly it means that file descriptors have run out, and those in use come back.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// Said to a connection beyond those its address may have; it is closed without being read.
+const TOO_MANY: &str = "HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/problem+json\r\n\
+    cache-control: no-store\r\nretry-after: 1\r\nconnection: close\r\n\r\n\
+    {\"type\":\"urn:oncue:problem:too-many-connections\",\"title\":\"This address has too many connections\",\
+    \"status\":429,\"detail\":\"every connection this address may have is busy with a request\"}";
+
 /// Bounds of a listener, which hold whoever the clients are.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Limits {
-    /// Open connections; more wait in the queue of the socket, and are not refused.
+    /// Open connections. Beyond them the one that has waited longest for a request ends; where none is without a request in
+    /// hand, new ones wait in the queue of the socket.
     pub connections: usize,
+    /// Open connections of one client address. Beyond them one of its own that has no request in hand ends; where there is
+    /// none, the new one is answered 429.
+    pub per_address: usize,
+    /// Proxies in front, whose connections are not counted by their address.
+    pub proxies: Vec<Network>,
     /// From the first byte of a request, or from the end of the one before, to the end of the headers. Ends idle
     /// keep-alive connections as well.
     pub head: Duration,
+    /// Waiting for a client to take anything of its answer, before it is cut off.
+    pub write: Duration,
     /// Time for requests and tasks to end after the stop; whatever is open then is cut off.
     pub drain: Duration,
 }
 
-/// Address of the client, an extension of every request.
+/// Address of the other end of the connection, an extension of every request.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
@@ -49,8 +76,8 @@ pub struct Handle {
     pub stopping: CancellationToken,
     /// Work that must come to an end even when the client that asked for it has gone. The drain waits for it.
     pub tasks: TaskTracker,
-    /// Open connections, for metrics; the bound itself is a semaphore of the listener.
-    connections: Arc<AtomicUsize>,
+    /// Connections, open and ended.
+    pub counts: Arc<Counts>,
 }
 
 impl Handle {
@@ -59,13 +86,13 @@ impl Handle {
         Self {
             stopping,
             tasks,
-            connections: Arc::default(),
+            counts: Arc::default(),
         }
     }
 
     /// Connections open right now.
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.counts.open.load(Ordering::Relaxed)
     }
 }
 
@@ -82,7 +109,16 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let router = router.layer(middleware::from_fn(one_host));
-    let acceptor = Acceptor::new(listener, limits.connections);
+    let acceptor = Acceptor {
+        listener,
+        places: Places::new(
+            limits.connections,
+            limits.per_address,
+            handle.counts.clone(),
+        ),
+        proxies: limits.proxies,
+        counts: handle.counts.clone(),
+    };
     let open = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     // Without the timer the time-out would silently not be there.
@@ -97,28 +133,102 @@ pub async fn serve(
             () = &mut stop => break,
             accepted = acceptor.accept() => accepted,
         };
-        let service = TowerToHyperService::new(router.clone());
-        let peer = accepted.peer;
-        let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(peer);
-            service.call(request)
-        });
-        let connection = http.serve_connection(TokioIo::new(accepted.stream), service);
+        let Accepted {
+            stream,
+            peer,
+            place,
+        } = accepted;
+        let signals = place.signals.clone();
+        let service = Service {
+            router: TowerToHyperService::new(router.clone()),
+            peer,
+            place,
+        };
+        let stream = PatientStream {
+            stream,
+            limit: limits.write,
+            writing: signals.writing.clone(),
+            counts: handle.counts.clone(),
+            timer: None,
+        };
+        let connection = http.serve_connection(TokioIo::new(stream), service);
         let connection = open.watch(connection);
-        let counted = Counted::new(&handle.connections);
-        let permit = accepted.permit;
+        let counted = Counted::new(&handle.counts);
         tokio::spawn(async move {
-            // A client that breaks off is not worth a line in the log of every day.
-            if let Err(e) = connection.await {
-                tracing::debug!(error = %e, "connection");
+            tokio::select! {
+                biased;
+                () = signals.close.cancelled() => {}
+                ended = connection => {
+                    // A client that breaks off is not worth a line in the log of every day.
+                    if let Err(e) = ended {
+                        tracing::debug!(error = %e, "connection");
+                    }
+                }
             }
             drop(counted);
-            drop(permit);
         });
     }
     // Its port is free from here on: another process may take over while this one drains.
     drop(acceptor);
     drain(handle, open, limits.drain).await;
+}
+
+/// The router as one connection's requests come to it.
+struct Service {
+    router: TowerToHyperService<Router>,
+    peer: Peer,
+    place: Arc<Place>,
+}
+
+impl hyper::service::Service<hyper::Request<Incoming>> for Service {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn call(&self, mut request: hyper::Request<Incoming>) -> Self::Future {
+        let Some(in_hand) = self.place.begin() else {
+            // It ends at the next chance: nothing of this request was done.
+            return std::future::pending().boxed();
+        };
+        request.extensions_mut().insert(self.peer);
+        let answer = self.router.call(request);
+        async move {
+            let answer = answer.await?;
+            Ok(answer.map(|body| {
+                Body::new(AnswerBody {
+                    body,
+                    _in_hand: in_hand,
+                })
+            }))
+        }
+        .boxed()
+    }
+}
+
+/// Body of an answer, whose request is in hand until it ends.
+struct AnswerBody {
+    body: Body,
+    _in_hand: InHand,
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Refuses a request that does not say which host it is for, or says it twice [RFC 9112 section 3.2]: what stands in
@@ -136,65 +246,78 @@ async fn one_host(request: Request, next: Next) -> Response {
 /// A listener that accepts only as many connections as may be open.
 struct Acceptor {
     listener: TcpListener,
-    /// One for each connection that may still be opened.
-    permits: Arc<Semaphore>,
+    places: Arc<Places>,
+    proxies: Vec<Network>,
+    counts: Arc<Counts>,
 }
 
-/// A connection with its permit to be open.
+/// A connection with its place.
 struct Accepted {
     stream: TcpStream,
     peer: Peer,
-    permit: OwnedSemaphorePermit,
+    place: Arc<Place>,
 }
 
 impl Acceptor {
-    /// Acceptor for so many connections, or as many as a semaphore can count.
-    fn new(listener: TcpListener, connections: usize) -> Self {
-        let permits = connections.min(Semaphore::MAX_PERMITS);
-        Self {
-            listener,
-            permits: Arc::new(Semaphore::new(permits)),
-        }
-    }
-
-    /// Waits for a permit first, so that a connection beyond the bound stays in the kernel's queue and costs nothing
-    /// here.
     async fn accept(&self) -> Accepted {
         loop {
-            let permit = self.permits.clone().acquire_owned().await;
-            let permit = permit.expect("the semaphore is never closed");
-            match self.listener.accept().await {
-                Ok((stream, address)) => {
-                    // Answers are written whole; waiting for more to send would only delay them.
-                    let _ = stream.set_nodelay(true);
-                    return Accepted {
-                        stream,
-                        peer: Peer(address),
-                        permit,
-                    };
-                }
+            let (stream, address) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(e) => {
                     tracing::warn!(error = %e, "cannot accept");
                     tokio::time::sleep(ACCEPT_RETRY).await;
+                    continue;
                 }
+            };
+            let client = counted(address.ip(), &self.proxies);
+            if let Some(place) = self.place(client).await {
+                // Answers are written whole; waiting for more to send would only delay them.
+                let _ = stream.set_nodelay(true);
+                return Accepted {
+                    stream,
+                    peer: Peer(address),
+                    place,
+                };
+            }
+            self.counts.refused.fetch_add(1, Ordering::Relaxed);
+            let _ = refuse(stream);
+        }
+    }
+
+    /// A place; `None` where this client has all that it may have. While all are taken by whoever it is, the others
+    /// stay in the kernel's queue and cost nothing here.
+    async fn place(&self, client: Option<ClientAddress>) -> Option<Arc<Place>> {
+        loop {
+            match self.places.open(client) {
+                Ok(place) => return Some(place),
+                Err(Full::Client) => return None,
+                Err(Full::All) => self.places.freed().await,
             }
         }
     }
 }
 
+/// Says why a connection is closed, without waiting for its client: a new connection takes so little at once. A request
+/// that has come already is read first, since a socket closed with bytes unread takes its answer with it.
+fn refuse(stream: TcpStream) -> io::Result<()> {
+    let mut stream = stream.into_std()?;
+    let _ = stream.read(&mut [0; 4096]);
+    stream.write_all(TOO_MANY.as_bytes())
+}
+
 /// Counts a connection for as long as it lives, also when its task panics.
-struct Counted(Arc<AtomicUsize>);
+struct Counted(Arc<Counts>);
 
 impl Counted {
-    fn new(connections: &Arc<AtomicUsize>) -> Self {
-        connections.fetch_add(1, Ordering::Relaxed);
-        Self(connections.clone())
+    fn new(counts: &Arc<Counts>) -> Self {
+        counts.open.fetch_add(1, Ordering::Relaxed);
+        Self(counts.clone())
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -214,9 +337,12 @@ async fn drain(handle: &Handle, open: GracefulShutdown, limit: Duration) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::sync::oneshot;
+    use tokio::net::TcpSocket;
+    use tokio::sync::{Semaphore, oneshot};
     use tokio::time::timeout;
 
     use super::*;
@@ -253,8 +379,44 @@ mod tests {
     fn limits() -> Limits {
         Limits {
             connections: 8,
+            per_address: 8,
+            proxies: Vec::new(),
             head: LONG,
+            write: LONG,
             drain: LONG,
+        }
+    }
+
+    /// Answers that are held back until they may go.
+    #[derive(Clone)]
+    struct HeldBack {
+        asked: Arc<AtomicUsize>,
+        go: Arc<Semaphore>,
+    }
+
+    impl HeldBack {
+        fn new() -> Self {
+            Self {
+                asked: Arc::default(),
+                go: Arc::new(Semaphore::new(0)),
+            }
+        }
+
+        fn router(&self) -> Router {
+            let held = self.clone();
+            let slow = get(async move || {
+                held.asked.fetch_add(1, Ordering::Relaxed);
+                let _permit = held.go.acquire().await;
+                "ok"
+            });
+            Router::new().route("/", slow)
+        }
+
+        /// Waits until so many requests are in hand.
+        async fn holds(&self, requests: usize) {
+            while self.asked.load(Ordering::Relaxed) < requests {
+                tokio::task::yield_now().await;
+            }
         }
     }
 
@@ -276,22 +438,120 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_beyond_the_bound_waits_for_another_to_end() {
-        let router = Router::new().route("/", get(async || "ok"));
+        let held = HeldBack::new();
         let limits = Limits {
             connections: 1,
             ..limits()
         };
-        let server = start(router, limits).await;
-        let first = TcpStream::connect(server.address).await.unwrap();
-        while server.handle.connections() == 0 {
-            tokio::task::yield_now().await;
-        }
+        let server = start(held.router(), limits).await;
+        let mut first = ask(server.address).await;
+        held.holds(1).await;
         let mut second = ask(server.address).await;
         let mut byte = [0];
         let early = timeout(Duration::from_millis(100), second.read(&mut byte)).await;
         assert!(early.is_err(), "answered beyond the bound");
-        drop(first);
+        assert_eq!(server.handle.connections(), 1);
+        held.go.add_permits(2);
+        assert!(answer(&mut first).await.starts_with("HTTP/1.1 200"));
         assert!(answer(&mut second).await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn connections_without_a_request_give_way() {
+        for limits in [
+            Limits {
+                connections: 3,
+                ..limits()
+            },
+            Limits {
+                per_address: 3,
+                ..limits()
+            },
+        ] {
+            let router = Router::new().route("/", get(async || "ok"));
+            let server = start(router, limits).await;
+            let mut idle = Vec::new();
+            for begun in ["", "GET / HTTP/1.1\r\nhos", "", "", "GET", ""] {
+                let mut stream = TcpStream::connect(server.address).await.unwrap();
+                stream.write_all(begun.as_bytes()).await.unwrap();
+                idle.push(stream);
+            }
+            // The first one is used, and kept alive.
+            let mut kept = TcpStream::connect(server.address).await.unwrap();
+            let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+            kept.write_all(request).await.unwrap();
+            let mut start_of_answer = [0; 12];
+            kept.read_exact(&mut start_of_answer).await.unwrap();
+            assert_eq!(&start_of_answer, b"HTTP/1.1 200");
+            for _ in 0..5 {
+                let mut client = ask(server.address).await;
+                assert!(answer(&mut client).await.starts_with("HTTP/1.1 200"));
+            }
+            assert_eq!(answer(&mut idle[0]).await, "", "the oldest was closed");
+            let gave_way = server.handle.counts.gave_way.load(Ordering::Relaxed);
+            assert!(gave_way >= 4, "{gave_way}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_address_cannot_have_all_connections() {
+        let held = HeldBack::new();
+        let limits = Limits {
+            per_address: 2,
+            ..limits()
+        };
+        let server = start(held.router(), limits.clone()).await;
+        let mut busy = [ask(server.address).await, ask(server.address).await];
+        held.holds(2).await;
+        let refused = answer(&mut ask(server.address).await).await;
+        assert!(refused.starts_with("HTTP/1.1 429"), "{refused}");
+        assert_eq!(server.handle.counts.refused.load(Ordering::Relaxed), 1);
+        assert_eq!(server.handle.connections(), 2);
+        // All of 127/8 is this machine: another address of it is another client.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+        let mut other = socket.connect(server.address).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        other.write_all(request).await.unwrap();
+        held.holds(3).await;
+        held.go.add_permits(3);
+        for stream in busy.iter_mut().chain([&mut other]) {
+            assert!(answer(stream).await.starts_with("HTTP/1.1 200"));
+        }
+        // A proxy speaks for many.
+        let limits = Limits {
+            proxies: vec!["127.0.0.1".parse().unwrap()],
+            ..limits
+        };
+        let held = HeldBack::new();
+        let proxied = start(held.router(), limits).await;
+        let mut all = Vec::new();
+        for _ in 0..4 {
+            all.push(ask(proxied.address).await);
+        }
+        held.holds(4).await;
+        held.go.add_permits(4);
+        for stream in &mut all {
+            assert!(answer(stream).await.starts_with("HTTP/1.1 200"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_cut_off() {
+        let large = get(async || vec![0_u8; 64 << 20]);
+        let limits = Limits {
+            write: Duration::from_millis(200),
+            ..limits()
+        };
+        let server = start(Router::new().route("/", large), limits).await;
+        let stuck = ask(server.address).await;
+        let cut = async {
+            while server.handle.counts.stalled.load(Ordering::Relaxed) == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(LONG, cut).await.expect("it is cut off");
+        drop(stuck);
     }
 
     #[tokio::test]

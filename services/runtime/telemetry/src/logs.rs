@@ -35,6 +35,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::spans::span_ids::{self, SpanIds};
 use oncue_proto::event::{self, Meta};
+use oncue_proto::text;
 
 /// Filter of log lines and what is wrong with `RUST_LOG`, if anything.
 pub(super) struct Filter {
@@ -250,9 +251,10 @@ where
     }
 }
 
-/// Text as a JSON string.
+/// Text as a JSON string, in which nothing steers the terminal it may be shown on.
 fn quote(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    let json = serde_json::Value::from(text).to_string();
+    text::escaped(&json, |_| false).into_owned()
 }
 
 /// Fields of one line, as JSON members behind the fixed ones.
@@ -332,6 +334,13 @@ mod tests {
             );
             assert_eq!(filter.warning, None);
         }
+    }
+
+    #[test]
+    fn text_of_others_does_not_steer_a_terminal() {
+        let quoted = quote("a\u{202e}gpj\u{9b}2J\u{1b}[2J");
+        assert_eq!(quoted, r#""a\u202egpj\u009b2J\u001b[2J""#);
+        assert_eq!(quote("שלום"), "\"שלום\"");
     }
 
     #[test]

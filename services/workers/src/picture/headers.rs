@@ -1,5 +1,7 @@
 //! The outline of a picture file, walked without decoding any of it: facts the decoders tell too late or not at all.
 
+use std::borrow::Cow;
+
 use image::ImageFormat;
 
 /// Facts that the outline of a file says.
@@ -59,6 +61,37 @@ fn png(bytes: &[u8]) -> Outline {
     }
     outline.complete = at <= bytes.len();
     outline
+}
+
+/// Longest chunk with a colour profile that is decoded. Deflate makes a thousand bytes of one, and all of them would be
+/// held; a profile small enough for a thumbnail fits well.
+const MAX_PROFILE_CHUNK: usize = 8 << 10;
+
+/// A PNG without colour profiles too large to be of use here, which the decoder would unpack whole.
+pub(super) fn png_without_large_profile(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if !png_chunks(bytes).any(is_large_profile) {
+        return bytes.into();
+    }
+    let mut kept = bytes[..8].to_vec();
+    for chunk in png_chunks(bytes).filter(|chunk| !is_large_profile(chunk)) {
+        kept.extend_from_slice(chunk);
+    }
+    kept.into()
+}
+
+fn is_large_profile(chunk: &[u8]) -> bool {
+    chunk.len() > MAX_PROFILE_CHUNK && chunk[4..].starts_with(b"iCCP")
+}
+
+/// Chunks as they stand, with length and checksum; the last one may be cut off.
+fn png_chunks(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes.get(8..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let length = u32::from_be_bytes(*rest.first_chunk::<4>()?) as usize;
+        let (chunk, after) = rest.split_at(rest.len().min(12 + length));
+        rest = after;
+        Some(chunk)
+    })
 }
 
 /// Walks the blocks up to the second frame.

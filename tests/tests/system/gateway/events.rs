@@ -76,9 +76,6 @@ async fn protobuf_with_fields_of_a_newer_contract() {
             "{headers}"
         );
     }
-    // Without a content type the body says it by its first byte.
-    assert_eq!(gateway.send("POST", VIEWED, &[], &body).await.status, 202);
-    assert_eq!(gateway.send("POST", VIEWED, &[], HOME).await.status, 202);
 }
 
 #[tokio::test]
@@ -242,7 +239,13 @@ async fn refusals() {
                 .contains("page")
         );
     }
-    post(VIEWED, &[], "").await.problem(400, "empty-key");
+    // A page of any site may send what has no content type, without asking first.
+    let unsaid = post(VIEWED, &[], HOME).await;
+    assert!(
+        unsaid
+            .problem(415, "media-type")
+            .contains("-H 'content-type: application/json'")
+    );
     post(
         VIEWED,
         &[("content-type", "application/x-www-form-urlencoded")],
@@ -274,9 +277,27 @@ async fn refusals() {
     post(VIEWED, &[JSON, ("ce-time", &later)], HOME)
         .await
         .problem(400, "clock");
-    post(VIEWED, &[JSON, ("sec-fetch-site", "cross-site")], HOME)
-        .await
-        .problem(403, "forbidden");
+    for foreign in [
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+        ("origin", "http://evil.example"),
+        ("origin", "null"),
+    ] {
+        post(VIEWED, &[JSON, foreign], HOME)
+            .await
+            .problem(403, "forbidden");
+        let put = gateway.send("PUT", "/v1/files/x", &[foreign], "x").await;
+        put.problem(403, "forbidden");
+    }
+    let rebound = [JSON, ("host", "evil.example:8080")];
+    let refused = post(VIEWED, &rebound, HOME).await;
+    assert!(
+        refused
+            .problem(421, "misdirected")
+            .contains("[gateway] hosts")
+    );
+    let read = gateway.send("GET", "/healthz", &[("host", "evil.example")], "");
+    assert_eq!(read.await.status, 421);
     assert_eq!(
         gateway.messages("web").await,
         0,
@@ -290,6 +311,14 @@ async fn refusals() {
         ("x-unknown", "1"),
     ];
     assert_eq!(post(VIEWED, &reserved, HOME).await.status, 202);
+    let own = format!("http://{}", gateway.at);
+    for ours in [
+        [JSON, ("origin", &own)],
+        [JSON, ("sec-fetch-site", "same-origin")],
+        [JSON, ("host", "localhost:1")],
+    ] {
+        assert_eq!(post(VIEWED, &ours, HOME).await.status, 202, "{ours:?}");
+    }
     assert!(!gateway.message("web", 1).await.headers.contains("Nats-TTL"));
 }
 
@@ -368,6 +397,18 @@ async fn a_trace_is_continued_and_a_broken_one_ignored() {
         "{stored}"
     );
     let long = format!("k={}", "v".repeat(9000));
+    let many: Vec<_> = (0..33).map(|n| format!("vvvv{n}=1")).collect();
+    let many = [
+        JSON,
+        ("traceparent", PARENT),
+        ("tracestate", &many.join(",")),
+    ];
+    assert_eq!(gateway.send("POST", VIEWED, &many, HOME).await.status, 202);
+    let stored = gateway.message("web", 2).await.headers;
+    assert!(
+        stored.contains(trace_id) && !stored.contains("vvvv"),
+        "{stored}"
+    );
     for bad in [
         (
             "traceparent",
@@ -379,6 +420,7 @@ async fn a_trace_is_continued_and_a_broken_one_ignored() {
         ),
         ("traceparent", "nonsense"),
         ("baggage", &long),
+        ("tracestate", &long),
     ] {
         let answer = gateway.send("POST", VIEWED, &[JSON, bad], HOME).await;
         assert_eq!(answer.status, 202, "{bad:?}");
@@ -395,6 +437,12 @@ async fn a_trace_is_continued_and_a_broken_one_ignored() {
             !stored.contains("vvvv") && stored.contains(traceparent),
             "{stored}"
         );
+    }
+    // Nothing is dropped unseen.
+    let metrics = gateway.get("/metrics").await.text();
+    for counted in [r#"{header="tracestate"} 2"#, r#"{header="baggage"} 1"#] {
+        let line = format!("oncue_telemetry_context_dropped_total{counted}\n");
+        assert!(metrics.contains(&line), "{metrics}");
     }
     let problem = gateway
         .send("POST", VIEWED, &[JSON, ("traceparent", PARENT)], "{")
@@ -413,7 +461,7 @@ async fn too_large() {
     // Chunked: nobody says beforehand how long it is.
     let chunk = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
     let head = format!(
-        "POST {VIEWED} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+        "POST {VIEWED} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
     );
     gateway
         .raw(&[head.as_bytes(), chunk.as_bytes()].concat())

@@ -28,7 +28,7 @@ async fn a_file_goes_in_and_comes_out() {
     let answer = gateway
         .send(
             "PUT",
-            "/v1/files/..%2Fa%20b.png",
+            "/v1/files/a%20b.png",
             &[("oncue-owner", "ann")],
             &content,
         )
@@ -86,6 +86,18 @@ async fn a_file_goes_in_and_comes_out() {
         (head.status, head.header("content-length"), head.body.len()),
         (200, Some("700000"), 0)
     );
+    // A range is of GET alone [RFC 9110 section 14.2].
+    for range in ["bytes=0-9", "bytes=900000-"] {
+        let head = gateway.send("HEAD", &path, &[("range", range)], "").await;
+        assert_eq!(
+            (
+                head.status,
+                head.header("content-length"),
+                head.header("content-range")
+            ),
+            (200, Some("700000"), None)
+        );
+    }
     assert_eq!(
         gateway
             .send("GET", &path, &[("if-none-match", &tag)], "")
@@ -272,7 +284,16 @@ async fn a_retry_gives_the_same_file() {
 #[tokio::test]
 async fn refusals_leave_nothing_behind() {
     let gateway = Gateway::with("[gateway]\nmax_file = \"300KiB\"\n", Guards::default()).await;
-    for bad in ["", "..", "a%00b", "%ff", "a%2F", &"x".repeat(256)] {
+    for bad in [
+        "",
+        "..",
+        "a%00b",
+        "%ff",
+        "a%2F",
+        "..%2f..%2fx",
+        "a%5cb.jpg",
+        &"x".repeat(256),
+    ] {
         gateway
             .send("PUT", &format!("/v1/files/{bad}"), &[], "x")
             .await
@@ -292,7 +313,7 @@ async fn refusals_leave_nothing_behind() {
         .send("PUT", "/v1/files/x", &[], bytes(400_000))
         .await
         .problem(413, "too-large");
-    let head = "PUT /v1/files/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    let head = "PUT /v1/files/x HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
     let body = [
         format!("{:x}\r\n", 400_000).into_bytes(),
         bytes(400_000),
@@ -316,7 +337,9 @@ async fn an_aborted_upload_leaves_nothing_behind() {
     let gateway = Gateway::start().await;
     let mut client = TcpStream::connect(gateway.at).await.unwrap();
     client
-        .write_all(b"PUT /v1/files/x HTTP/1.1\r\nhost: x\r\ncontent-length: 8000000\r\n\r\n")
+        .write_all(
+            b"PUT /v1/files/x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 8000000\r\n\r\n",
+        )
         .await
         .unwrap();
     client.write_all(&bytes(5_000_000)).await.unwrap();

@@ -338,7 +338,7 @@ impl Events {
     async fn open(gateway: &Gateway, flow: &str) -> Self {
         let mut stream = TcpStream::connect(gateway.at).await.unwrap();
         let head = format!(
-            "GET /v1/flows/{flow} HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\nconnection: close\r\n\r\n"
+            "GET /v1/flows/{flow} HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\nconnection: close\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         Self {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use oncue_gateway::server::Guards;
-use oncue_tests::cluster::wait_for;
+use oncue_tests::cluster::{Cluster, Servers, wait_for};
 use oncue_tests::http::{ANSWER_TIMEOUT, JSON};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -35,7 +35,7 @@ async fn half_a_head_is_not_waited_for() {
     for start in [
         "",
         "GET / HT",
-        "GET /healthz HTTP/1.1\r\nhost: x\r\nx-slow: ",
+        "GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-slow: ",
     ] {
         let mut stream = TcpStream::connect(gateway.at).await.unwrap();
         stream.write_all(start.as_bytes()).await.unwrap();
@@ -62,7 +62,7 @@ async fn a_body_that_does_not_come() {
     let gateway = Gateway::with("", guards()).await;
     for head in [format!("POST {VIEWED}"), "PUT /v1/files/x".to_owned()] {
         let message = format!(
-            "{head} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
+            "{head} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
         );
         gateway
             .raw(message.as_bytes())
@@ -73,7 +73,7 @@ async fn a_body_that_does_not_come() {
     // A trickle is not progress.
     let mut stream = TcpStream::connect(gateway.at).await.unwrap();
     stream
-        .write_all(b"PUT /v1/files/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 10000\r\n\r\n")
+        .write_all(b"PUT /v1/files/x HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 10000\r\n\r\n")
         .await
         .unwrap();
     for _ in 0..12 {
@@ -87,26 +87,149 @@ async fn a_body_that_does_not_come() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_cap_wait() {
-    let gateway = Gateway::with(
-        "",
-        Guards {
-            connections: 2,
-            ..guards()
-        },
-    )
+async fn connections_that_only_lie_there_stop_nobody() {
+    let config = "[gateway]\nconnections_per_address = 20\n";
+    let gateway = Gateway::with(config, Guards::default()).await;
+    let mut idle = Vec::new();
+    for n in 0..60 {
+        let mut stream = TcpStream::connect(gateway.at).await.unwrap();
+        let begun = ["", "GET /healthz HTTP/1.1\r\nhost"][n % 2];
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        idle.push(stream);
+    }
+    assert_eq!(gateway.get("/healthz").await.status, 200);
+    let posted = gateway.send("POST", VIEWED, &[JSON], r#"{"page":"/home"}"#);
+    assert_eq!(posted.await.status, 202);
+    let metrics = gateway.get("/metrics").await.text();
+    let cut = "oncue_gateway_connections_cut_total{reason=\"idle\"} ";
+    let gave_way = metrics.lines().find_map(|line| line.strip_prefix(cut));
+    let gave_way: u64 = gave_way.expect("a count").parse().unwrap();
+    assert!(gave_way >= 40, "{gave_way}");
+    let open = "oncue_gateway_connections ";
+    let open = metrics.lines().find_map(|line| line.strip_prefix(open));
+    assert!(open.unwrap().parse::<u64>().unwrap() <= 20, "{metrics}");
+}
+
+#[tokio::test]
+async fn an_upload_slower_than_the_least_rate_frees_its_place() {
+    let config = "[gateway]\ntransfers_per_address = 2\nmin_rate = \"100KiB\"\n";
+    let gateway = Gateway::with(config, guards()).await;
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(gateway.at).await.unwrap();
+        let head = b"PUT /v1/files/x HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 10000000\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        slow.push(stream);
+    }
+    let put = || gateway.send("PUT", "/v1/files/y", &[], "y");
+    wait_for("they hold all places of their address", || async {
+        put().await.status == 429
+    })
     .await;
-    let first = TcpStream::connect(gateway.at).await.unwrap();
-    let second = TcpStream::connect(gateway.at).await.unwrap();
-    sleep(Duration::from_millis(100)).await;
-    let started = Instant::now();
-    assert_eq!(
-        gateway.get("/healthz").await.status,
-        200,
-        "served when a place is free"
+    let refused = put().await;
+    assert!(
+        refused
+            .problem(429, "too-many-transfers")
+            .starts_with("2 are the most")
     );
-    assert!(started.elapsed() > Duration::from_millis(150));
-    drop((first, second));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    // 2 KiB in each tenth of a second: a stream without an end, and too slow.
+    for stream in &mut slow {
+        let (mut reader, mut writer) = stream.split();
+        let trickle = async {
+            while writer.write_all(&[0; 2048]).await.is_ok() {
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let mut answer = [0; 12];
+        tokio::select! {
+            () = trickle => panic!("no answer"),
+            read = timeout(ANSWER_TIMEOUT, reader.read_exact(&mut answer)) => {
+                read.expect("an answer").unwrap();
+            }
+        }
+        assert_eq!(&answer, b"HTTP/1.1 408");
+    }
+    wait_for("a place", || async { put().await.status == 202 }).await;
+}
+
+#[tokio::test]
+async fn clients_behind_a_proxy_are_told_apart() {
+    let config = "[gateway]\ntransfers_per_address = 1\nproxies = [\"127.0.0.0/8\"]\n";
+    let gateway = Gateway::with(config, Guards::default()).await;
+    let at = &gateway;
+    let put = |client: &'static str| {
+        let headers = [("x-forwarded-for", client)];
+        async move { at.send("PUT", "/v1/files/y", &headers, "y").await }
+    };
+    let mut first = TcpStream::connect(gateway.at).await.unwrap();
+    let head = "PUT /v1/files/x HTTP/1.1\r\nhost: localhost\r\nx-forwarded-for: 192.0.2.1\r\n\
+                connection: close\r\ncontent-length: 2\r\n\r\nx";
+    first.write_all(head.as_bytes()).await.unwrap();
+    wait_for("its place is taken", || async {
+        put("192.0.2.1").await.status == 429
+    })
+    .await;
+    assert_eq!(put("192.0.2.2").await.status, 202);
+    // Who stands before the last one may be made up.
+    let made_up = put("192.0.2.2, 192.0.2.1").await;
+    made_up.problem(429, "too-many-transfers");
+    first.write_all(b"x").await.unwrap();
+    let taken = closes(&mut first).await;
+    assert!(taken.starts_with(b"HTTP/1.1 202"));
+}
+
+/// Slow readers of one file wait on a line of their own: publishing goes on, and whoever does not read is cut off.
+#[tokio::test]
+async fn readers_that_do_not_read_stop_nobody() {
+    const READERS: usize = 200;
+    let config = "[gateway]\ntransfers_per_address = 1000\n";
+    let guards = Guards {
+        write: Duration::from_secs(3),
+        ..Guards::default()
+    };
+    // As a server does whose client does not keep up, only sooner.
+    let servers = Servers {
+        nats: "max_pending: 20MB".into(),
+        ..Servers::default()
+    };
+    let cluster = Cluster::with(config, servers).await;
+    let gateway = Gateway::on(cluster, guards).await;
+    let stored = gateway.send("PUT", "/v1/files/x", &[], vec![7; 12 << 20]);
+    let file = stored.await.json()["file"].as_str().unwrap().to_owned();
+    let path = format!("/v1/files/{file}");
+    let mut readers = Vec::new();
+    for _ in 0..READERS {
+        readers.push(TcpStream::connect(gateway.at).await.unwrap());
+    }
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    for stream in &mut readers {
+        stream.write_all(request.as_bytes()).await.unwrap();
+    }
+    for n in 0..50 {
+        let body = format!(r#"{{"page":"/{n}"}}"#);
+        let posted = gateway.send("POST", VIEWED, &[JSON], body).await;
+        assert_eq!(posted.status, 202, "{}", posted.text());
+        assert_eq!(gateway.get("/readyz").await.status, 200);
+    }
+    let log = std::fs::read_to_string(gateway.cluster.dir.join("nats.log")).unwrap();
+    assert!(!log.contains("Slow Consumer"), "{log}");
+    let whole = gateway.get(&path).await;
+    assert_eq!((whole.status, whole.body.len()), (200, 12 << 20));
+    wait_for("they are cut off", || async {
+        let metrics = gateway.get("/metrics").await.text();
+        metrics.contains(&format!(
+            "connections_cut_total{{reason=\"reader\"}} {READERS}\n"
+        ))
+    })
+    .await;
+    let mut received = Vec::new();
+    for stream in &mut readers {
+        let _ = timeout(ANSWER_TIMEOUT, stream.read_to_end(&mut received)).await;
+        assert!(received.starts_with(b"HTTP/1.1 200"));
+        assert!(received.len() < 12 << 20, "all of it was read");
+        received.clear();
+    }
 }
 
 #[tokio::test]
@@ -114,24 +237,24 @@ async fn heads_hyper_refuses() {
     let gateway = Gateway::start().await;
     for (bad, status) in [
         (
-            "GET / HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n".to_owned(),
+            "GET / HTTP/1.1\r\nhost: localhost\r\nbad header\r\n\r\n".to_owned(),
             400,
         ),
         (
-            "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"
+            "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"
                 .to_owned(),
             400,
         ),
         (
             format!(
-                "GET / HTTP/1.1\r\nhost: x\r\n{}\r\n",
+                "GET / HTTP/1.1\r\nhost: localhost\r\n{}\r\n",
                 "a: b\r\n".repeat(200)
             ),
             431,
         ),
         (
             format!(
-                "GET / HTTP/1.1\r\nhost: x\r\na: {}\r\n\r\n",
+                "GET / HTTP/1.1\r\nhost: localhost\r\na: {}\r\n\r\n",
                 "b".repeat(400_000)
             ),
             431,
@@ -144,7 +267,7 @@ async fn heads_hyper_refuses() {
     }
     // Of two lengths, one is a lie.
     let smuggled = format!(
-        "POST {VIEWED} HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        "POST {VIEWED} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
     );
     let answer = gateway.raw(smuggled.as_bytes()).await.expect("an answer");
     assert_eq!(answer.status, 400, "{answer:?}");
@@ -156,7 +279,7 @@ async fn what_is_in_hand_is_finished() {
     let body = r#"{"page":"/home"}"#;
     let mut busy = TcpStream::connect(gateway.at).await.unwrap();
     let head = format!(
-        "POST {VIEWED} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        "POST {VIEWED} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     busy.write_all(head.as_bytes()).await.unwrap();
@@ -193,7 +316,7 @@ async fn stopping_does_not_wait_for_ever() {
     stuck
         .write_all(
             format!(
-                "POST {VIEWED} HTTP/1.1\r\nhost: x\r\n{}: {}\r\ncontent-length: 9\r\n\r\n",
+                "POST {VIEWED} HTTP/1.1\r\nhost: localhost\r\n{}: {}\r\ncontent-length: 9\r\n\r\n",
                 JSON.0, JSON.1
             )
             .as_bytes(),
@@ -281,7 +404,7 @@ async fn uploads_beyond_the_cap_are_refused() {
     .await;
     let mut first = TcpStream::connect(gateway.at).await.unwrap();
     first
-        .write_all(b"PUT /v1/files/a HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\na")
+        .write_all(b"PUT /v1/files/a HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 2\r\n\r\na")
         .await
         .unwrap();
     wait_for("the first holds the place", || async {

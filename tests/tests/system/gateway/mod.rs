@@ -37,7 +37,10 @@ impl Gateway {
     }
 
     async fn with(config: &str, guards: Guards) -> Self {
-        let cluster = Cluster::new(config).await;
+        Self::on(Cluster::new(config).await, guards).await
+    }
+
+    async fn on(cluster: Cluster, guards: Guards) -> Self {
         let config = cluster.config();
         let mut catalog = config.catalog().expect("a catalog");
         catalog.add(oncue_app_events::DESCRIPTORS).unwrap();

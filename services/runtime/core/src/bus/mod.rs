@@ -60,7 +60,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use self::headers::Headers;
 use self::publish::Acks;
@@ -95,6 +95,8 @@ pub struct Bus {
     broker_spans: bool,
     /// App whose functions are meant by their names.
     app: AppName,
+    /// Batches of chunks that may be on their way here at once.
+    reads: Arc<Semaphore>,
 }
 
 /// Publish ack: the stream has stored the message.
@@ -193,6 +195,7 @@ impl Bus {
             connections,
             broker_spans: false,
             app: AppName::default(),
+            reads: Arc::new(Semaphore::new(objects::READS)),
         })
     }
 

@@ -24,6 +24,9 @@ use oncue_proto::event;
 const CHUNK: usize = 128 << 10;
 /// Chunks in flight while writing, and asked for at once while reading: the memory one transfer takes.
 const WINDOW: usize = 8;
+/// Batches of chunks on their way to one connection at once, 1 MiB each: a server ends a connection for which more than
+/// `max_pending` (64 MiB) waits.
+pub(super) const READS: usize = 16;
 /// Longest wait for the next chunk of an answer.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -441,20 +444,48 @@ impl ChunkReader {
         Ok(None)
     }
 
-    /// Fetches the next chunks by one batched direct get: up to a window of chunks for one request, no consumer to
-    /// create or forget.
+    /// Fetches the next chunks, in a task of its own: a batch once asked for comes to its end and makes room for others,
+    /// also while nobody asks this reader for more.
     async fn fetch(&mut self) -> std::io::Result<()> {
+        let batch = Batch {
+            bus: self.bus.clone(),
+            chunks_id: self.object.chunks_id.clone(),
+            sequence: self.sequence,
+            chunks: Vec::with_capacity(WINDOW),
+        };
+        let mut batch = tokio::spawn(batch.fetch()).await.map_err(unreadable)??;
+        self.sequence = batch.sequence;
+        batch.chunks.reverse(); // taken from the end
+        self.ready = batch.chunks;
+        Ok(())
+    }
+}
+
+/// Chunks of one object that are asked for together.
+struct Batch {
+    bus: Bus,
+    chunks_id: String,
+    /// Next sequence to ask the stream for.
+    sequence: u64,
+    /// Chunks that have come.
+    chunks: Vec<Bytes>,
+}
+
+impl Batch {
+    /// Fetches by one batched direct get: up to a window of chunks for one request, no consumer to create or forget.
+    async fn fetch(mut self) -> std::io::Result<Self> {
+        let reads = self.bus.reads.clone();
+        let _permit = reads.acquire_owned().await.map_err(unreadable)?;
         let client = &self.bus.client;
         let inbox = client.new_inbox();
         let mut answers = client.subscribe(inbox.clone()).await.map_err(unreadable)?;
-        let subject = format!("$O.{FILES}.C.{}", self.object.chunks_id);
+        let subject = format!("$O.{FILES}.C.{}", self.chunks_id);
         let query = json!({ "seq": self.sequence, "next_by_subj": subject, "batch": WINDOW });
         let request = format!("$JS.API.DIRECT.GET.OBJ_{FILES}");
         client
             .publish_with_reply(request, inbox, query.to_string().into())
             .await
             .map_err(unreadable)?;
-        let mut chunks = Vec::with_capacity(WINDOW);
         loop {
             let answer = tokio::time::timeout(CHUNK_TIMEOUT, answers.next())
                 .await
@@ -468,11 +499,9 @@ impl ChunkReader {
                 .and_then(|(_, s)| s.parse::<u64>().ok());
             // The next question begins behind it.
             self.sequence = sequence.ok_or_else(|| unreadable("no sequence"))? + 1;
-            chunks.push(answer.payload);
+            self.chunks.push(answer.payload);
         }
-        chunks.reverse(); // taken from the end
-        self.ready = chunks;
-        Ok(())
+        Ok(self)
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod bounds;
 mod flows;
+mod network;
 mod reader;
 mod scale;
 mod schedule;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::bounds::Bounds;
 pub use self::flows::{FlowsConfig, Track};
+pub use self::network::Network;
 pub use self::scale::Scale;
 pub use self::schedule::Schedule;
 pub use self::server_url::ServerUrl;
@@ -242,6 +244,20 @@ pub struct GatewayConfig {
     /// Events a function may be behind in a stream before the gateway refuses more for that stream. Default 0: no such
     /// bound, only a full stream refuses.
     pub max_lag: u64,
+    /// Connections that one client address may have open at once; an IPv6 address counts by its /64. Default 1,024 of the
+    /// 4,096 there are.
+    pub connections_per_address: usize,
+    /// Uploads that one client may have under way at once, and downloads as well. Default 32, of 64 uploads and 256
+    /// downloads.
+    pub transfers_per_address: usize,
+    /// Reverse proxies in front: their connections are not counted by address, and the client of a request is who they
+    /// name in `X-Forwarded-For`. Default none.
+    pub proxies: Vec<Network>,
+    /// Names under which it answers, without port. Default none: any, or, where it listens on loopback and no `proxies` are
+    /// named, `localhost` alone. Addresses are always answered, since no page can be made to lead there by a name.
+    pub hosts: BTreeSet<String>,
+    /// Bytes a second that a body must come with, taken over 15 s. A slower one is refused. Default 1 KiB.
+    pub min_rate: Size,
     /// State tables that `GET /v1/state/{table}/{key}` may show. Default none.
     pub expose: BTreeSet<String>,
     /// Folder of static files served at `/`. Default none. [`Config::site_dir`] says where it is.
@@ -270,6 +286,11 @@ impl Default for GatewayConfig {
             max_event: Size(512 << 10),
             max_file: Size(1 << 30),
             max_lag: 0,
+            connections_per_address: 1024,
+            transfers_per_address: 32,
+            proxies: Vec::new(),
+            hosts: BTreeSet::new(),
+            min_rate: Size(1 << 10),
             expose: BTreeSet::new(),
             site: None,
         }

@@ -259,6 +259,7 @@ fn ours(counters: &Counters, function: &str, in_flight: usize) -> Vec<Metric> {
             "Spans handed to the exporter, delivered, given up; the rest is queued or did not fit the queue.",
             spans.collect(),
         ),
+        oncue_telemetry::metrics::dropped_contexts(),
     ]
 }
 

@@ -114,6 +114,7 @@ impl Reader {
                     meta: Meta::of_unreadable(delivery.headers(), &origin),
                     format: Format::Protobuf,
                     payload: delivery.payload().clone(),
+                    dropped: Vec::new(),
                 };
                 (incoming, Some(unreadable))
             }
@@ -122,7 +123,11 @@ impl Reader {
             meta,
             format,
             payload,
+            dropped,
         } = incoming;
+        for header in dropped {
+            oncue_telemetry::metrics::context_dropped(header);
+        }
         // The span begins at the pull, so time in the queue of the key is part of it.
         let trace = Trace::start(&meta, self.target.function, info.attempt, payload.len());
         // Key and partition follow with the decoding. The sequence is what a recovery of Redis

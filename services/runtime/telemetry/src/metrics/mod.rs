@@ -20,6 +20,7 @@
 mod push;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use opentelemetry::KeyValue;
 
@@ -207,4 +208,29 @@ fn attributes(labels: &Labels) -> Vec<KeyValue> {
         .iter()
         .map(|(name, value)| KeyValue::new(*name, value.clone()))
         .collect()
+}
+
+/// Headers of trace context that came and were not passed on, in this process: `tracestate`, `baggage`.
+static DROPPED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// Counts a header of trace context that broke a bound and goes no further: `tracestate` or `baggage`.
+pub fn context_dropped(header: &'static str) {
+    let count = &DROPPED[usize::from(header == "baggage")];
+    count.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Counts of [`context_dropped`], a metric of every process that passes events on.
+pub fn dropped_contexts() -> Metric {
+    let [state, baggage] = DROPPED
+        .each_ref()
+        .map(|count| count.load(Ordering::Relaxed));
+    let counts = [("tracestate", state), ("baggage", baggage)];
+    Metric::sums(
+        "oncue.telemetry.context_dropped",
+        "{header}",
+        "Headers of trace context that broke a bound and were not passed on.",
+        counts
+            .map(|(header, count)| (vec![("header", header.to_owned())], count))
+            .to_vec(),
+    )
 }
