@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use oncue_core::bus::{Bus, layout};
 use oncue_core::config::{Bounds, Config, FlowsConfig, GatewayConfig, StreamConfig};
+use oncue_core::contract::LiveCatalog;
 use oncue_core::store::Store;
 use oncue_http::Handle;
 use oncue_http::address::{host_name, is_nobodys};
@@ -72,7 +73,7 @@ pub struct App {
     pub(crate) bounds: Bounds,
     /// Streams that the configuration names.
     pub(crate) streams: BTreeMap<String, StreamConfig>,
-    pub(crate) catalog: Catalog,
+    pub(crate) catalog: LiveCatalog,
     pub(crate) bus: Bus,
     /// Connection of its own for the bytes of files: however many are under way, no event waits behind them.
     pub(crate) files: Bus,
@@ -110,7 +111,9 @@ impl App {
         let store = Store::connect(&config.redis_url, &config.app)
             .await
             .map_err(|e| e.to_string())?;
-        require_streams(&bus, config, &catalog).await?;
+        let catalog = LiveCatalog::new(catalog);
+        catalog.follow(&bus).await.map_err(|e| e.to_string())?;
+        require_streams(&bus, config, &catalog.now()).await?;
         let waiters = config.flows.max_waiters;
         let per_address = config.gateway.transfers_per_address;
         let app = Arc::new(Self {

@@ -154,6 +154,7 @@ async fn a_backup_under_load_brings_back_all_that_was_acked_before_it_once() {
 
     let text = oncue(&cluster, &["restore", &dir, "--yes"], 0);
     assert!(text.contains("came after the backup"), "{text}");
+    println!("{text}");
     let workers = cluster
         .start_all(&["misbehave", "misbehave", "record", "record"])
         .await;

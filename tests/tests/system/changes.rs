@@ -24,7 +24,7 @@ struct Version<'c> {
 impl Version<'_> {
     async fn start(&self) -> Process {
         let change = ("ONCUE_TEST_CHANGE", self.change.to_owned());
-        let mut worker = self.cluster.spawn_with("changing", &[], &[change]);
+        let worker = self.cluster.spawn_with("changing", &[], &[change]);
         worker.wait_for_line("ready").await;
         worker
     }

@@ -65,19 +65,23 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 /// Publishes what was published while the backup was taken, and is not in its streams.
 async fn publish_again(contents: &Contents, bus: &Bus, store: &Store) -> Result<(), Failure> {
     let since = contents.begun.saturating_sub(MARGIN.as_millis() as u64);
-    let again = republish::all(since, bus, store).await?;
-    remark(paint(
-        DIM,
-        format_args!("{} outputs published again", number(again.new)),
-    ));
-    match again.why {
-        None => Ok(()),
-        Some(why) => Err(Failure::failed(format_args!(
-            "{} outputs could not be published; the first: {why}",
-            number(again.refused)
-        ))
-        .advise("`oncue recover nats` tries them again")),
+    for again in [
+        republish::unpublished(bus, store).await?,
+        republish::all(since, bus, store).await?,
+    ] {
+        if let Some(why) = again.why {
+            let what = format!(
+                "{} outputs could not be published; the first: {why}",
+                number(again.refused)
+            );
+            return Err(Failure::failed(what).advise("`oncue recover nats` tries them again"));
+        }
+        if again.new > 0 {
+            let published = format_args!("{} outputs published again", number(again.new));
+            remark(paint(DIM, published));
+        }
     }
+    Ok(())
 }
 
 /// Names what came after the backup, a line for each stream.

@@ -65,7 +65,7 @@ pub async fn post(
     let named = path_piece(path_after(&request, "/v1/events/"));
     // A label from outside must not make a series: only types of the contract are counted by name.
     let label = match &named {
-        Ok(ty) if app.catalog.get(ty).is_ok() => ty.clone(),
+        Ok(ty) if app.catalog.now().get(ty).is_ok() => ty.clone(),
         _ => "unknown".to_owned(),
     };
     let taken = match named {
@@ -173,7 +173,7 @@ fn is_other(earlier: &StoredMessage, ty: &str, payload: &[u8]) -> bool {
 }
 
 /// The type as the contract has it, if clients may send it.
-fn known_type<'a>(app: &'a App, ty: &str) -> Result<&'a Entry, Problem> {
+fn known_type(app: &App, ty: &str) -> Result<Entry, Problem> {
     if !ty.split('.').all(is_type_token) {
         return Err(Problem::new(
             MALFORMED,
@@ -187,7 +187,8 @@ fn known_type<'a>(app: &'a App, ty: &str) -> Result<&'a Entry, Problem> {
             format!("events of the domain {domain:?} are the platform's own"),
         ));
     }
-    let entry = app.catalog.get(ty).map_err(of_catalog)?;
+    let catalog = app.catalog.now();
+    let entry = catalog.get(ty).map_err(of_catalog)?;
     if !entry.public {
         return Err(Problem::new(
             FORBIDDEN,
@@ -197,7 +198,7 @@ fn known_type<'a>(app: &'a App, ty: &str) -> Result<&'a Entry, Problem> {
             ),
         ));
     }
-    Ok(entry)
+    Ok(entry.clone())
 }
 
 fn is_type_token(token: &str) -> bool {

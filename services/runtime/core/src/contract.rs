@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use oncue_proto::Catalog;
 use oncue_proto::oncue::v1::Envelope;
+use parking_lot::RwLock;
 use tokio::process::Command;
 
 use crate::bus::{Bus, BusError, layout};
@@ -119,6 +121,74 @@ pub async fn store(bus: &Bus, function: &str, set: Vec<u8>) -> Result<(), BusErr
     let stored = bus.publish(&message).await;
     stored.map_err(|e| BusError(format!("{}: {e}", message.subject)))?;
     Ok(())
+}
+
+/// Event types of a process that runs on while the app's contract changes: those it began with, and whatever `oncue apply`
+/// stores. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct LiveCatalog {
+    began: Arc<Catalog>,
+    now: Arc<RwLock<Arc<Catalog>>>,
+}
+
+/// Longest time after which the contract is looked at again, whether or not a change was heard.
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
+
+impl LiveCatalog {
+    /// Begins with these types.
+    pub fn new(catalog: Catalog) -> Self {
+        let began = Arc::new(catalog);
+        Self {
+            now: Arc::new(RwLock::new(began.clone())),
+            began,
+        }
+    }
+
+    /// Types as they are now.
+    pub fn now(&self) -> Arc<Catalog> {
+        self.now.read().clone()
+    }
+
+    /// Takes over what is stored, now and with each change, for as long as the connection lives.
+    ///
+    /// # Errors
+    /// The subscription is refused.
+    pub async fn follow(&self, bus: &Bus) -> Result<(), BusError> {
+        let mut changes = bus.subscribe(&subject(bus, "*")).await?;
+        self.take_over(bus).await;
+        let catalog = self.clone();
+        let bus = bus.clone();
+        tokio::spawn(async move {
+            loop {
+                let heard = tokio::time::timeout(LOOK_AGAIN, changes.next()).await;
+                if matches!(heard, Ok(None)) {
+                    return;
+                }
+                catalog.take_over(&bus).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// Reads what is stored. What cannot be read changes nothing.
+    async fn take_over(&self, bus: &Bus) {
+        let stored = match stored(bus).await {
+            Ok(stored) => stored,
+            Err(e) => {
+                tracing::warn!(error = %e, "the contract cannot be read; event types stay as they were");
+                return;
+            }
+        };
+        let mut catalog = Catalog::clone(&self.began);
+        for (function, set) in stored {
+            if let Err(e) = catalog.add(&set) {
+                tracing::warn!(function, error = %e, "a stored contract cannot be read");
+            }
+        }
+        // Nobody replaces the platform's own.
+        catalog.add_builtin();
+        *self.now.write() = Arc::new(catalog);
+    }
 }
 
 /// Folder of the functions' programs: `ONCUE_BIN_DIR`, or where this very program is.

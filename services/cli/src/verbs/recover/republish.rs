@@ -4,7 +4,7 @@
 
 use futures::{StreamExt as _, stream};
 use oncue_core::bus::{Bus, PubAck, PublishError};
-use oncue_core::store::Store;
+use oncue_core::store::{Store, StoredOutputs, Unpublished};
 use oncue_proto::event::{self, PARTITIONS};
 use oncue_proto::oncue::v1::{Envelope, Outbox};
 use prost::Message as _;
@@ -99,6 +99,22 @@ pub async fn all(since: u64, bus: &Bus, store: &Store) -> Result<Republished, Fa
     Ok(tally)
 }
 
+/// Publishes outputs that were committed and in no stream yet, which workers would only take up after a while.
+pub async fn unpublished(bus: &Bus, store: &Store) -> Result<Republished, Failure> {
+    let mut tally = Republished::default();
+    let left = store.unpublished(0..PARTITIONS, event::now_ms()).await;
+    for Unpublished { outbox_key, frames } in left.map_err(Failure::silent)? {
+        let refused = tally.refused + tally.unreadable;
+        publish(frames, bus, &mut tally).await;
+        // What was refused stays as it was, for the workers.
+        if refused == tally.refused + tally.unreadable {
+            let marked = store.published(&[outbox_key], true).await;
+            marked.map_err(Failure::silent)?;
+        }
+    }
+    Ok(tally)
+}
+
 /// All kept outputs of one partition.
 async fn again(
     partition: u32,
@@ -117,20 +133,30 @@ async fn again(
             return Ok(());
         }
         from += kept.len();
-        let mut outputs: Vec<Envelope> = Vec::new();
-        for frame in kept.into_iter().flat_map(|kept| kept.frames) {
-            match Outbox::decode(frame.outputs) {
-                Ok(outbox) => outputs.extend(outbox.outputs),
-                // Counted and gone on from: one that is broken must not keep the others from being published.
-                Err(_) => tally.unreadable += 1,
-            }
+        let frames = kept.into_iter().flat_map(|kept| kept.frames);
+        publish(frames, bus, tally).await;
+    }
+}
+
+/// Publishes the outputs of some events.
+async fn publish(
+    frames: impl IntoIterator<Item = StoredOutputs>,
+    bus: &Bus,
+    tally: &mut Republished,
+) {
+    let mut outputs: Vec<Envelope> = Vec::new();
+    for frame in frames {
+        match Outbox::decode(frame.outputs) {
+            Ok(outbox) => outputs.extend(outbox.outputs),
+            // Counted and gone on from: one that is broken must not keep the others from being published.
+            Err(_) => tally.unreadable += 1,
         }
-        let mut acks = stream::iter(&outputs)
-            .map(|output| bus.publish(output))
-            .buffer_unordered(CONCURRENT_PUBLISHES);
-        while let Some(ack) = acks.next().await {
-            tally.count(ack);
-        }
+    }
+    let mut acks = stream::iter(&outputs)
+        .map(|output| bus.publish(output))
+        .buffer_unordered(CONCURRENT_PUBLISHES);
+    while let Some(ack) = acks.next().await {
+        tally.count(ack);
     }
 }
 
