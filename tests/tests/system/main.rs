@@ -12,6 +12,7 @@ mod crash;
 mod delivery;
 mod dlq;
 mod docs;
+mod dry_run;
 mod elastic;
 mod files;
 mod flow_cli;

@@ -3,8 +3,10 @@
 //!
 //! A program is found by name in one folder, never in `PATH`, and runs as a child process: one process for each
 //! question, killed when the future of the question is dropped. Answers are JSON on stdout. Questions: `--manifest`
-//! (what the function is), `--audit` (what became of its events, [`crate::audit`]), `--try` (what it would do with
-//! a dead letter, [`crate::dead_letters::attempt`]).
+//! (what the function is), `--audit` (what became of its events, [`crate::audit`]), and `--try` (what it would do with
+//! a dead letter, [`crate::dead_letters::attempt`]), which is a conversation.
+
+pub(crate) mod shielded;
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
@@ -43,6 +45,14 @@ pub enum ProgramError {
     /// Only a manifest has a time limit: an audit may take minutes.
     #[error("no answer within {MANIFEST_TIMEOUT:?}")]
     Silent,
+    /// Runs, and says nothing: it is no function, or does not know the question.
+    #[error(
+        "{function} runs with {verb} and says nothing: is it built with a library of another version?"
+    )]
+    Deaf {
+        function: String,
+        verb: &'static str,
+    },
     /// Exit code other than 0, and not a word on stderr.
     #[error("{0}")]
     Ended(ExitStatus),
@@ -104,15 +114,9 @@ pub async fn ask<T: DeserializeOwned>(
     input: &[u8],
 ) -> Result<T, ProgramError> {
     let program = bin.join(function);
-    if !program.is_file() {
-        return Err(ProgramError::Missing {
-            function: function.to_owned(),
-            bin: bin.to_owned(),
-        });
-    }
     let output = run(command(bin, config, function)?.arg(verb), &program, input).await?;
     if !output.status.success() {
-        return Err(refusal(function, &output));
+        return Err(refusal(function, output.status, &output.stderr));
     }
     // Whatever the handler itself prints comes before the answer.
     let stdout = String::from_utf8_lossy(&output.stdout);
@@ -139,22 +143,33 @@ async fn run(command: &mut Command, program: &Path, input: &[u8]) -> Result<Outp
 }
 
 /// Words of a program that failed, without its name in front: whoever shows them names it already.
-fn refusal(function: &str, output: &Output) -> ProgramError {
-    let why = String::from_utf8_lossy(&output.stderr);
+pub(crate) fn refusal(function: &str, status: ExitStatus, stderr: &[u8]) -> ProgramError {
+    let why = String::from_utf8_lossy(stderr);
     let why = why
         .trim()
         .trim_start_matches(function)
         .trim_start_matches(": ");
     if why.is_empty() {
-        ProgramError::Ended(output.status)
+        ProgramError::Ended(status)
     } else {
         ProgramError::Refused(why.to_owned())
     }
 }
 
 /// The program with the servers, the configuration and the environment `oncue.toml` gives it.
-fn command(bin: &Path, config: &Config, function: &str) -> Result<Command, ProgramError> {
-    let mut command = Command::new(absolute(&bin.join(function))?);
+pub(crate) fn command(
+    bin: &Path,
+    config: &Config,
+    function: &str,
+) -> Result<Command, ProgramError> {
+    let program = bin.join(function);
+    if !program.is_file() {
+        return Err(ProgramError::Missing {
+            function: function.to_owned(),
+            bin: bin.to_owned(),
+        });
+    }
+    let mut command = Command::new(absolute(&program)?);
     let of_function = config.function(function);
     command
         .env_clear()
