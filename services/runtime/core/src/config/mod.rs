@@ -33,7 +33,8 @@ pub struct Config {
     pub app: AppName,
     /// `ONCUE_NATS_URL`, or `[nats] url`; default `nats://127.0.0.1:4222`.
     pub nats_url: ServerUrl,
-    /// `ONCUE_REDIS_URL`, or `[redis] url`; default `redis://127.0.0.1:6379`.
+    /// `ONCUE_REDIS_URL`, or `[redis] url`; default `redis://127.0.0.1:6379`. Or sentinels, and the name of the primary they
+    /// watch: `redis+sentinel://HOST:26379,HOST:26379/NAME`.
     pub redis_url: ServerUrl,
     /// `ONCUE_KEEP_OUTPUTS`, or `[redis] keep_outputs`: published outputs stay in Redis for this long, in case NATS
     /// loses what it had acked. Default 5 min, longer than NATS may take to write to disk; zero for not at all.

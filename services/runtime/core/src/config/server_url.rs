@@ -19,6 +19,13 @@ impl ServerUrl {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// Whether it names Redis Sentinels, and not the server itself.
+    pub fn names_sentinels(&self) -> bool {
+        self.0
+            .split_once("://")
+            .is_some_and(|(scheme, _)| scheme.ends_with("+sentinel"))
+    }
 }
 
 impl fmt::Display for ServerUrl {
@@ -30,6 +37,10 @@ impl fmt::Display for ServerUrl {
         };
         // A password may itself hold an `@`, or a `?`: whatever stands before the last one is left out.
         if let Some(parameters) = parameters.filter(|parameters| parameters.contains('@')) {
+            // Unless it may be a parameter's: then nothing is sure, and nothing is shown.
+            if address.contains('@') || parameters.contains('=') {
+                return write!(f, "{}***", scheme(address));
+            }
             let host = parameters.rsplit('@').next().unwrap_or_default();
             return write!(f, "{}***@{host}", scheme(address));
         }
@@ -112,6 +123,19 @@ mod tests {
             ),
             ("unix:///r.sock?pass=s3cret", "unix:///r.sock?pass=***"),
             ("unix:///r.sock?s3cret", "unix:///r.sock?***"),
+            ("unix:///r.sock?pass=a@s3cret", "unix://***"),
+            (
+                "redis+sentinel://me:s3cret@a:1,b/main/2?sentinel_user=me&sentinel_pass=s3cret",
+                "redis+sentinel://***@a:1,b/main/2?sentinel_user=***&sentinel_pass=***",
+            ),
+            (
+                "redis+sentinel://a/main?sentinel_pass=a@s3cret",
+                "redis+sentinel://***",
+            ),
+            (
+                "redis+sentinel://:p@a/main?s3cret@s3cret",
+                "redis+sentinel://***",
+            ),
         ] {
             let url = ServerUrl::from(url);
             assert_eq!(url.to_string(), shown);
