@@ -10,6 +10,7 @@ mod services;
 mod settings;
 mod terminal;
 mod when;
+mod zone;
 
 use std::process::ExitCode;
 
@@ -20,7 +21,7 @@ use crate::settings::Global;
 use crate::terminal::paint;
 use crate::verbs::{
     apply, audit, completions, dlq, docs, doctor, flow, health, map, ps, publish, recover, remove,
-    restart, tail, top,
+    restart, schedule, tail, top,
 };
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
@@ -54,6 +55,9 @@ enum Verb {
     Top(top::Args),
     /// Write the AsyncAPI document of all events and functions.
     Docs(docs::Args),
+    /// Schedules: when they fire next.
+    #[command(subcommand)]
+    Schedule(schedule::Verb),
     /// Dead letters: list, show, redrive or drop them.
     #[command(subcommand)]
     Dlq(dlq::Verb),
@@ -119,6 +123,7 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Map(args) => map::run(&args, &settings).await,
         Verb::Top(args) => top::run(&args, &settings).await,
         Verb::Docs(args) => docs::run(&args, &settings).await,
+        Verb::Schedule(verb) => schedule::run(verb, &settings).await,
         Verb::Dlq(verb) => dlq::run(verb, &settings).await,
         Verb::Audit(args) => audit::run(args, &settings).await,
         Verb::Recover(verb) => recover::run(verb, &settings).await,

@@ -12,6 +12,7 @@ use oncue_proto::Catalog;
 
 use crate::exit::Failure;
 use crate::terminal::paint::remark;
+use crate::zone;
 
 /// Flags every verb takes. A flag wins over its variable, and that over the configuration.
 #[derive(Args)]
@@ -64,6 +65,7 @@ impl Global {
     pub fn settings(self) -> Result<Settings, Failure> {
         let (text, path) = read(self.config.as_deref())?;
         let config = Config::parse(&text, path.as_deref(), |name| self.variable(name))
+            .and_then(|config| zone::check(&config).map(|()| config))
             .map_err(|e| Failure::usage(format_args!("the configuration has mistakes\n{e}")))?;
         let bin = self.bin.or_else(own_folder).ok_or_else(|| {
             Failure::failed("cannot tell where this program is; name the folder with --bin")

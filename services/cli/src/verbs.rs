@@ -15,4 +15,5 @@ pub mod audit;
 pub mod recover;
 pub mod remove;
 pub mod restart;
+pub mod schedule;
 pub mod completions;

@@ -28,6 +28,7 @@ mod recover;
 mod regressions;
 mod rollback;
 mod rows;
+mod schedules;
 mod sentinel;
 mod store;
 mod telemetry;

@@ -344,6 +344,23 @@ fn a_schedule_that_could_not_fire_is_a_mistake() {
         ),
         ("function = \"f\"\nevery = \"500ms\"", "at least 1s"),
         (
+            "function = \"f\"\ncron = \"0 0 6 * *\"",
+            "put a second in front: \"0 0 0 6 * *\"",
+        ),
+        ("function = \"f\"\ncron = \"0 61 * * * *\"", "is no minute"),
+        (
+            "function = \"f\"\ncron = \"0 0 6 * * *\"\nzone = \"Mars and Venus\"",
+            "no name of a time zone",
+        ),
+        (
+            "function = \"f\"\ncron = \"0 0 6 * * *\"\nzone = \"Local\"",
+            "no name of a time zone",
+        ),
+        (
+            "function = \"f\"\nevery = \"1h\"\nzone = \"Europe/Berlin\"",
+            "`zone` belongs to `cron`",
+        ),
+        (
             "function = \"f\"\nname = \"a b\"\nevery = \"1s\"",
             "may hold letters",
         ),

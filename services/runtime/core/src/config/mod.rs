@@ -2,6 +2,7 @@
 //! listed with its line; an unknown field is a mistake.
 
 mod bounds;
+mod cron;
 mod flows;
 mod reader;
 mod scale;
@@ -18,6 +19,7 @@ use oncue_proto::Catalog;
 use serde::{Deserialize, Serialize};
 
 pub use self::bounds::Bounds;
+pub use self::cron::{ClockTime, Cron};
 pub use self::flows::{FlowsConfig, Track};
 pub use self::scale::Scale;
 pub use self::schedule::Schedule;
