@@ -117,9 +117,13 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
 /// Answers an operator's program.
 async fn inspect(verb: &str, function: &Erased, manifest: &Manifest, config: &Config) -> ExitCode {
     let answered = match verb {
-        "--audit" => inspect::audit(function, manifest, config)
-            .await
-            .map(|audit| println!("{}", serde_json::json!(audit))),
+        "--audit" => {
+            // At once: whoever asks gives up on a program that says nothing, and an audit may take minutes.
+            println!("auditing");
+            inspect::audit(function, manifest, config)
+                .await
+                .map(|audit| println!("{}", serde_json::json!(audit)))
+        }
         _ => dry_run(function, manifest, config).await,
     };
     match answered {

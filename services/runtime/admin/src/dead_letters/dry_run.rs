@@ -11,21 +11,19 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use prost::Message as _;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::letters::Letter;
 use super::{LetterError, envelope};
 use crate::program::shielded::{self, ShieldError};
-use crate::program::{self, ProgramError};
+use crate::program::{self, FIRST_WORD_TIMEOUT, ProgramError, no_pipe, read_whole};
 use oncue_core::bus::Bus;
 use oncue_core::config::Config;
 use oncue_core::model::dry_run::{self, Answer, Binary, DryRun, Question, TriedLetter};
 use oncue_core::store::{StateValue, Store};
 use oncue_proto::event;
 
-/// Longest wait for a program's first word.
-const FIRST_WORD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time beyond the function's own timeout, which a handler that holds its thread does not keep.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -97,21 +95,6 @@ pub async fn attempt(letter: &Letter, bench: &Bench<'_>) -> Result<DryRun, Lette
         outcome.hint = HELD_BACK.into();
     }
     Ok(outcome)
-}
-
-/// Error of a child without the pipes it was given.
-fn no_pipe() -> ProgramError {
-    std::io::Error::other("no pipe to it").into()
-}
-
-/// All that a program writes on stderr, to its end.
-async fn read_whole(stderr: Option<ChildStderr>) -> Vec<u8> {
-    let mut said = Vec::new();
-    if let Some(mut stderr) = stderr {
-        // Whatever came until then is what is known of its end.
-        let _ = stderr.read_to_end(&mut said).await;
-    }
-    said
 }
 
 /// Remark on a handler that failed.

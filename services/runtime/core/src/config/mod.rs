@@ -338,6 +338,9 @@ impl Config {
         config.console.traces = env("ONCUE_TRACE_UI").or(config.console.traces);
         // Values that may be wrong; all mistakes are listed.
         let mut errors = Vec::new();
+        if let Some(why) = env("ONCUE_NATS_URL").and(config.nats_url.not_of_nats()) {
+            errors.push(format!("ONCUE_NATS_URL {why}"));
+        }
         let limits = &mut config.process;
         limits.concurrency =
             overlay(&env, "ONCUE_CONCURRENCY", positive, &mut errors).map(|n| n as usize);

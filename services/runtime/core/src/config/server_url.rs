@@ -20,6 +20,18 @@ impl ServerUrl {
         &self.0
     }
 
+    /// Why this can be no address of NATS; `None` for one that may be.
+    pub fn not_of_nats(&self) -> Option<String> {
+        let mut schemes = self
+            .0
+            .split(',')
+            .filter_map(|server| Some(server.trim().split_once("://")?.0));
+        let wrong = schemes.find(|scheme| !["nats", "tls"].contains(scheme))?;
+        Some(format!(
+            "begins with {wrong}:// and is no address of NATS: write nats://HOST:4222, or tls://HOST:4222"
+        ))
+    }
+
     /// Whether it names Redis Sentinels, and not the server itself.
     pub fn names_sentinels(&self) -> bool {
         self.0
@@ -106,6 +118,20 @@ impl From<&Self> for ServerUrl {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_of_something_else_is_told_from_one_of_nats() {
+        for right in ["nats://a:1, nats://b", "tls://me:p@a", "a:4222", "a,b"] {
+            assert_eq!(ServerUrl::from(right).not_of_nats(), None, "{right}");
+        }
+        for wrong in ["http://a:4222", "nats://a,redis://:s3cret@b"] {
+            let why = ServerUrl::from(wrong).not_of_nats().expect(wrong);
+            assert!(
+                why.contains("nats://HOST") && !why.contains("s3cret"),
+                "{why}"
+            );
+        }
+    }
 
     #[test]
     fn no_form_prints_a_password() {
