@@ -258,7 +258,8 @@ impl Cluster {
             .expect("the binary runs")
     }
 
-    fn program(&self, binary: &str) -> PathBuf {
+    /// Path of one of our binaries.
+    pub fn program(&self, binary: &str) -> PathBuf {
         self.servers
             .programs
             .as_ref()

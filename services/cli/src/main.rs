@@ -10,6 +10,7 @@ mod services;
 mod settings;
 mod terminal;
 mod when;
+mod zone;
 
 use std::process::ExitCode;
 
@@ -20,7 +21,7 @@ use crate::settings::Global;
 use crate::terminal::paint;
 use crate::verbs::{
     apply, audit, backup, check, completions, dev, dlq, docs, doctor, flow, health, map, new, ps,
-    publish, recover, remove, restart, restore, tail, top,
+    publish, recover, remove, restart, restore, schedule, tail, top,
 };
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
@@ -58,6 +59,9 @@ enum Verb {
     Top(top::Args),
     /// Write the AsyncAPI document of all events and functions.
     Docs(docs::Args),
+    /// Schedules: when they fire next.
+    #[command(subcommand)]
+    Schedule(schedule::Verb),
     /// Dead letters: list, show, redrive or drop them.
     #[command(subcommand)]
     Dlq(dlq::Verb),
@@ -134,6 +138,7 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Map(args) => map::run(&args, &settings).await,
         Verb::Top(args) => top::run(&args, &settings).await,
         Verb::Docs(args) => docs::run(&args, &settings).await,
+        Verb::Schedule(verb) => schedule::run(verb, &settings).await,
         Verb::Dlq(verb) => dlq::run(verb, &settings).await,
         Verb::Audit(args) => audit::run(args, &settings).await,
         Verb::Check(args) => check::run(&args, &settings).await,

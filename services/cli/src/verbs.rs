@@ -20,4 +20,5 @@ pub mod restore;
 pub mod recover;
 pub mod remove;
 pub mod restart;
+pub mod schedule;
 pub mod completions;

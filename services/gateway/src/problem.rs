@@ -81,6 +81,8 @@ pub const UNKNOWN: Kind = Kind::later(
     "1",
 );
 pub const FULL: Kind = Kind::later("full", "The stream is full", "10");
+/// Another limit than the stream's own; the detail names it.
+pub const UNABLE: Kind = Kind::later("bus-unable", "The bus cannot take the event now", "10");
 pub const BEHIND: Kind = Kind::later("behind", "The functions are too far behind", "2");
 pub const BUSY: Kind = Kind::later("busy", "The gateway has its hands full", "1");
 pub const NOT_READY: Kind = Kind::later("not-ready", "The gateway is not ready", "1");
@@ -91,6 +93,7 @@ pub fn of_publish(e: PublishError) -> Problem {
     let kind = match e {
         PublishError::TooLarge(_) => TOO_LARGE,
         PublishError::Full(_) => FULL,
+        PublishError::Unable(_) => UNABLE,
         PublishError::Unknown(_) => UNKNOWN,
         PublishError::NoStream(_) | PublishError::Refused(_) => AWAY,
     };

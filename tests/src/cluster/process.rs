@@ -14,7 +14,7 @@ pub struct Process {
 }
 
 impl Process {
-    pub(super) fn spawn(name: &str, command: Command, log: PathBuf) -> Self {
+    pub fn spawn(name: &str, command: Command, log: PathBuf) -> Self {
         let file = File::create(&log).expect("a log file");
         let mut command = tied_to_us(command);
         command

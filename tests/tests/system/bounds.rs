@@ -216,6 +216,12 @@ async fn an_output_without_a_stream_is_set_aside() {
         "{}",
         letters[0].message
     );
+    // It holds no event of the function's, which has handled its own.
+    let (code, text) = oncue(&cluster, &["dlq", "redrive", "--all", "--dry-run"]);
+    assert_eq!(code, 1, "{text}");
+    for part in ["nothing to try", "to web.page.milestone", "misbehave"] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
 }
 
 /// What a stream refuses for now is tried again, and nobody has to guess that it is so.

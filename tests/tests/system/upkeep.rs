@@ -246,3 +246,43 @@ async fn keys_are_no_subjects_of_a_stream() {
         "web.page.viewed.home"
     );
 }
+
+/// A program that runs for ever and says nothing does not hold up the audit of the others.
+#[tokio::test]
+async fn an_audit_ends_where_a_program_does_not_know_the_question() {
+    let mut cluster = Cluster::new("[functions.misbehave]\n[functions.record]\n").await;
+    for function in ["misbehave", "record"] {
+        let mut worker = cluster.start(function).await;
+        assert_eq!(worker.stop().await, Some(0));
+    }
+    let built = cluster.program("record");
+    let own = built.parent().expect("a folder").display().to_string();
+    let folder = cluster.dir.join("programs");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    for (name, rest) in [
+        ("misbehave", "exec sleep 1000"),
+        ("record", "exec {own}/record \"$@\""),
+    ] {
+        let path = folder.join(name);
+        let rest = rest.replace("{own}", &own);
+        let script =
+            format!("#!/bin/sh\n[ \"$1\" = --manifest ] && exec {own}/{name} --manifest\n{rest}\n");
+        std::fs::write(&path, script).expect("a program");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).expect("set");
+    }
+    cluster.set("ONCUE_BIN_DIR", &folder.display().to_string());
+    let output = cluster.output("oncue", &["audit"]);
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("misbehave runs with --audit and says nothing"),
+        "{text}"
+    );
+    assert!(
+        text.lines()
+            .any(|line| line.starts_with("record") && line.contains('0')),
+        "{text}"
+    );
+}

@@ -156,6 +156,9 @@ async fn nats_start(args: &Args, settings: &Settings, address: &Address) -> Resu
 
 pub async fn redis(args: &Args, settings: &Settings) -> Result<Server, Failure> {
     let url = &settings.config.redis_url;
+    if url.names_sentinels() {
+        return behind_sentinels(url).await;
+    }
     plan(
         &REDIS,
         url,
@@ -163,6 +166,19 @@ pub async fn redis(args: &Args, settings: &Settings) -> Result<Server, Failure> 
         async |address: &Address| redis_start(args, settings, address).await,
     )
     .await
+}
+
+/// The Redis that sentinels name. It is somebody's that has set it up, and nothing is started in its place.
+async fn behind_sentinels(url: &ServerUrl) -> Result<Server, Failure> {
+    let version = redis_version(url)
+        .await
+        .map_err(|why| Failure::silent(format_args!("{url} cannot be used: {why}")))?;
+    Ok(Server {
+        name: REDIS.name,
+        authority: String::new(),
+        url: url.to_string(),
+        start: Start::Use { version },
+    })
 }
 
 /// Version of a running server, which must be new enough and must not evict keys.

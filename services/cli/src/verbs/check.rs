@@ -139,8 +139,9 @@ async fn with_servers(
     findings.refused.extend(refused.map(apply::line));
     let samples = args.samples.to_string();
     let tried = manifests.iter().map(|manifest| {
-        let verb = ["--check", &samples];
-        program::ask_with(&settings.bin, &settings.config, &manifest.name, verb)
+        let arguments = ["--check", samples.as_str()];
+        let function = manifest.name.as_str();
+        async move { program::ask(&settings.bin, &settings.config, function, &arguments).await }
     });
     for (manifest, tried) in manifests.iter().zip(join_all(tried).await) {
         match tried {

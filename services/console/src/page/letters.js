@@ -240,6 +240,7 @@ function answerRow(answer) {
   const words = { applied: "would be applied", dead: "would be set aside again", retry: "would fail", untried: "cannot be tried" };
   const lines = [make("div", "row", make("b", "", answer.numbers.join(" ")), make("span", `state ${answer.outcome}`, words[answer.outcome] ?? answer.outcome))];
   if (answer.message) lines.push(make("span", "bad", [answer.reason, answer.message].filter(Boolean).join(": ") + (answer.site ? ` at ${answer.site}` : "")));
+  if (answer.hint) lines.push(make("span", "hint", answer.hint));
   const change = (kind, text) => lines.push(make("span", "mono", make("span", "change", `${kind} `), text));
   for (const [field, value] of Object.entries(answer.set ?? {})) change("set", `${field} = ${typeof value === "string" ? value : JSON.stringify(value)}`);
   for (const field of answer.del ?? []) change("remove", field);

@@ -109,5 +109,5 @@ async fn ask(
     if !bus.has_consumer(&manifest.stream, name).await? {
         return Ok(None);
     }
-    Ok(Some(program::ask(bin, config, name, "--audit", &[]).await?))
+    Ok(Some(program::ask(bin, config, name, &["--audit"]).await?))
 }

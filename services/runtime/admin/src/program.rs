@@ -3,16 +3,18 @@
 //!
 //! A program is found by name in one folder, never in `PATH`, and runs as a child process: one process for each
 //! question, killed when the future of the question is dropped. Answers are JSON on stdout. Questions: `--manifest`
-//! (what the function is), `--audit` (what became of its events, [`crate::audit`]), `--try` (what it would do with
-//! a dead letter, [`crate::dead_letters::attempt`]).
+//! (what the function is), `--audit` (what became of its events, [`crate::audit`]), and `--try` (what it would do with
+//! a dead letter, [`crate::dead_letters::attempt`]), which is a conversation.
+
+pub(crate) mod shielded;
 
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Output, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::process::{ChildStderr, Command};
 
 use oncue_core::config::Config;
 use oncue_core::model::manifest::Manifest;
@@ -21,6 +23,9 @@ use oncue_core::process;
 /// Longest wait for a manifest.
 /// A program only prints a constant then, but a machine under load may start a hundred of them at once.
 const MANIFEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest wait for the first line of an answer that may take minutes.
+pub(crate) const FIRST_WORD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A program that could not be asked, or did not answer as it should.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +48,11 @@ pub enum ProgramError {
     /// Only a manifest has a time limit: an audit may take minutes.
     #[error("no answer within {MANIFEST_TIMEOUT:?}")]
     Silent,
+    /// Runs, and says nothing: it is no function, or does not know the question.
+    #[error(
+        "{function} runs with {verb} and says nothing: is it built with a library of another version?"
+    )]
+    Deaf { function: String, verb: String },
     /// Exit code other than 0, and not a word on stderr.
     #[error("{0}")]
     Ended(ExitStatus),
@@ -85,48 +95,82 @@ pub async fn manifest(bin: &Path, name: &str) -> Result<Manifest, ProgramError> 
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Runs `FUNCTION VERB` as `oncue up` would run it, with `input` on stdin, and reads the JSON of the last line it
-/// prints. The other lines of stdout are the handler's and are thrown away.
+/// Runs `FUNCTION VERB` with whatever arguments the verb has, as `oncue up` would run it, and reads the JSON of the last line it prints. The other lines of
+/// stdout are thrown away.
 ///
 /// The program gets the servers of `config` in `ONCUE_NATS_URL` and `ONCUE_REDIS_URL`, the file in `ONCUE_CONFIG`,
-/// and the variables of its own section, which win. There is no time limit: whoever does not want to wait drops the
-/// future, which kills the program.
+/// and the variables of its own section, which win. It prints a line as soon as it has understood; from then on there is no
+/// time limit: whoever does not want to wait drops the future, which kills the program.
 ///
 /// # Errors
 /// [`ProgramError::Missing`] without a file of that name, [`Run`](ProgramError::Run) where it cannot be started,
+/// [`Deaf`](ProgramError::Deaf) where it prints nothing within 10 s,
 /// [`Refused`](ProgramError::Refused) or [`Ended`](ProgramError::Ended) with any exit code but 0,
 /// [`Unreadable`](ProgramError::Unreadable) where the last line is not a `T`.
 pub async fn ask<T: DeserializeOwned>(
     bin: &Path,
     config: &Config,
     function: &str,
-    verb: &str,
-    input: &[u8],
-) -> Result<T, ProgramError> {
-    answer(bin, config, function, &[verb], input).await
-}
-
-/// As [`ask`], for a verb with an argument and no input.
-///
-/// # Errors
-/// As of [`ask`].
-pub async fn ask_with<T: DeserializeOwned>(
-    bin: &Path,
-    config: &Config,
-    function: &str,
-    verb: [&str; 2],
-) -> Result<T, ProgramError> {
-    answer(bin, config, function, &verb, &[]).await
-}
-
-/// Runs the program with these arguments, and reads its answer.
-async fn answer<T: DeserializeOwned>(
-    bin: &Path,
-    config: &Config,
-    function: &str,
     arguments: &[&str],
-    input: &[u8],
 ) -> Result<T, ProgramError> {
+    let mut command = command(bin, config, function)?;
+    let spawned = command.args(arguments).stdin(Stdio::null()).spawn();
+    let mut child = spawned.map_err(|source| ProgramError::Run {
+        path: bin.join(function),
+        source,
+    })?;
+    let said = tokio::spawn(read_whole(child.stderr.take()));
+    let mut lines = BufReader::new(child.stdout.take().ok_or_else(no_pipe)?).lines();
+    let first = tokio::time::timeout(FIRST_WORD_TIMEOUT, lines.next_line()).await;
+    let mut answer = first.map_err(|_| ProgramError::Deaf {
+        function: function.to_owned(),
+        verb: arguments.first().copied().unwrap_or_default().to_owned(),
+    })??;
+    while let Some(line) = lines.next_line().await? {
+        answer = Some(line);
+    }
+    let status = child.wait().await?;
+    if !status.success() {
+        return Err(refusal(function, status, &said.await.unwrap_or_default()));
+    }
+    Ok(serde_json::from_str(&answer.unwrap_or_default())?)
+}
+
+/// Error of a child without the pipes it was given.
+pub(crate) fn no_pipe() -> ProgramError {
+    std::io::Error::other("no pipe to it").into()
+}
+
+/// All that a program writes on stderr, to its end.
+pub(crate) async fn read_whole(stderr: Option<ChildStderr>) -> Vec<u8> {
+    let mut said = Vec::new();
+    if let Some(mut stderr) = stderr {
+        // Whatever came until then is what is known of its end.
+        let _ = stderr.read_to_end(&mut said).await;
+    }
+    said
+}
+
+/// Words of a program that failed, without its name in front: whoever shows them names it already.
+pub(crate) fn refusal(function: &str, status: ExitStatus, stderr: &[u8]) -> ProgramError {
+    let why = String::from_utf8_lossy(stderr);
+    let why = why
+        .trim()
+        .trim_start_matches(function)
+        .trim_start_matches(": ");
+    if why.is_empty() {
+        ProgramError::Ended(status)
+    } else {
+        ProgramError::Refused(why.to_owned())
+    }
+}
+
+/// The program with the servers, the configuration and the environment `oncue.toml` gives it.
+pub(crate) fn command(
+    bin: &Path,
+    config: &Config,
+    function: &str,
+) -> Result<Command, ProgramError> {
     let program = bin.join(function);
     if !program.is_file() {
         return Err(ProgramError::Missing {
@@ -134,52 +178,7 @@ async fn answer<T: DeserializeOwned>(
             bin: bin.to_owned(),
         });
     }
-    let mut command = command(bin, config, function)?;
-    let output = run(command.args(arguments), &program, input).await?;
-    if !output.status.success() {
-        return Err(refusal(function, &output));
-    }
-    // Whatever the handler itself prints comes before the answer.
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    let answer = stdout.trim_end().lines().next_back().unwrap_or_default();
-    Ok(serde_json::from_str(answer)?)
-}
-
-/// Runs a command with `input` on stdin, to its end.
-async fn run(command: &mut Command, program: &Path, input: &[u8]) -> Result<Output, ProgramError> {
-    let mut child = command.spawn().map_err(|source| ProgramError::Run {
-        path: program.to_owned(),
-        source,
-    })?;
-    let stdin = child.stdin.take();
-    let feed = async move {
-        if let Some(mut stdin) = stdin {
-            // One that ended before says why by its exit. Dropped when all is written: the program reads to the end.
-            let _ = stdin.write_all(input).await;
-        }
-    };
-    // Both at once: a program that prints before it has read all would otherwise wait for us while we wait for it.
-    let ((), output) = tokio::join!(feed, child.wait_with_output());
-    Ok(output?)
-}
-
-/// Words of a program that failed, without its name in front: whoever shows them names it already.
-fn refusal(function: &str, output: &Output) -> ProgramError {
-    let why = String::from_utf8_lossy(&output.stderr);
-    let why = why
-        .trim()
-        .trim_start_matches(function)
-        .trim_start_matches(": ");
-    if why.is_empty() {
-        ProgramError::Ended(output.status)
-    } else {
-        ProgramError::Refused(why.to_owned())
-    }
-}
-
-/// The program with the servers, the configuration and the environment `oncue.toml` gives it.
-fn command(bin: &Path, config: &Config, function: &str) -> Result<Command, ProgramError> {
-    let mut command = Command::new(absolute(&bin.join(function))?);
+    let mut command = Command::new(absolute(&program)?);
     let of_function = config.function(function);
     command
         .env_clear()

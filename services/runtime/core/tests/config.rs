@@ -279,6 +279,36 @@ fn sizes_are_whole_numbers_with_a_unit() {
 }
 
 #[test]
+fn one_mistake_is_said_once_and_by_name() {
+    for (text, expected) in [
+        (
+            "[[schedule]]\nfunction = \"f\"\nevery = \"x\"",
+            "oncue.toml:3: [[schedule]] \"x\" is no duration like \"30s\" or \"2h\": expected number at 0",
+        ),
+        (
+            "[functions.f]\ntimeout = \"30\"",
+            "oncue.toml:2: [functions.f] \"30\" is no duration like \"30s\" or \"2h\": time unit needed, for example 30sec \
+             or 30ms",
+        ),
+        (
+            "[functions.f]\nmin = 1\nmax = 2\nmin = 1",
+            "oncue.toml:4: min stands here a second time",
+        ),
+        (
+            "[functions.f]\n[flows]\n[functions.f]",
+            "oncue.toml:3: f stands here a second time",
+        ),
+        (
+            "[nats]\nbatch_publish = true\nurl = \"http://127.0.0.1:4222\"",
+            "oncue.toml:3: [nats] url begins with http:// and is no address of NATS: write nats://HOST:4222, or \
+             tls://HOST:4222",
+        ),
+    ] {
+        assert_eq!(mistake(text), expected);
+    }
+}
+
+#[test]
 fn durations_and_starts_are_words() {
     let config = read(
         "[functions.f]\ntimeout = \"1min 30s\"\nstart = \"new\"\n[streams.web]\nhorizon = \"72h\"",
@@ -343,6 +373,23 @@ fn a_schedule_that_could_not_fire_is_a_mistake() {
             "either `every`",
         ),
         ("function = \"f\"\nevery = \"500ms\"", "at least 1s"),
+        (
+            "function = \"f\"\ncron = \"0 0 6 * *\"",
+            "put a second in front: \"0 0 0 6 * *\"",
+        ),
+        ("function = \"f\"\ncron = \"0 61 * * * *\"", "is no minute"),
+        (
+            "function = \"f\"\ncron = \"0 0 6 * * *\"\nzone = \"Mars and Venus\"",
+            "no name of a time zone",
+        ),
+        (
+            "function = \"f\"\ncron = \"0 0 6 * * *\"\nzone = \"Local\"",
+            "no name of a time zone",
+        ),
+        (
+            "function = \"f\"\nevery = \"1h\"\nzone = \"Europe/Berlin\"",
+            "`zone` belongs to `cron`",
+        ),
         (
             "function = \"f\"\nname = \"a b\"\nevery = \"1s\"",
             "may hold letters",

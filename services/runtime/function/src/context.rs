@@ -6,8 +6,7 @@ use std::sync::Arc;
 use pbjson_types::Timestamp;
 
 use crate::error::{Result, reject};
-use crate::files::Files;
-use oncue_core::bus::Bus;
+use crate::files::{FileStore, Files};
 use oncue_core::store::{Change, Op};
 use oncue_proto::event::{self, Meta};
 
@@ -37,10 +36,8 @@ pub struct Context {
     table: &'static str,
     /// Runs so far, this one included.
     attempt: u32,
-    /// Connection for files; `None` in a unit test.
-    bus: Option<Bus>,
-    /// Whether an operator only tries the function.
-    dry: bool,
+    /// Where files are.
+    files: FileStore,
     /// Blind operations so far. Behind a lock because handlers have the context by shared
     /// reference.
     ops: Mutex<Vec<Op>>,
@@ -53,7 +50,7 @@ impl Context {
         function: &'static str,
         table: &'static str,
         attempt: u32,
-        bus: Option<Bus>,
+        files: FileStore,
     ) -> Self {
         Self {
             meta,
@@ -61,21 +58,16 @@ impl Context {
             function,
             table,
             attempt,
-            bus,
-            dry: false,
+            files,
             ops: Mutex::default(),
         }
     }
 
-    /// This context for a run whose result is only shown.
-    pub(crate) fn dry(self) -> Self {
-        Self { dry: true, ..self }
-    }
-
     /// Whether an operator only wants to see what the function would do (`oncue dlq redrive --dry-run`): state, outputs
-    /// and files stay as they are, but calls to the outside are the handler's own and it must not make them now.
+    /// and files of the app stay as they are, and the system keeps the process off the network. A handler that makes a call to
+    /// the outside leaves it out now, so that the rest of it can be seen.
     pub fn is_dry_run(&self) -> bool {
-        self.dry
+        matches!(self.files, FileStore::Operator(_))
     }
 
     /// Id of the event: the same for every attempt and every copy.
@@ -214,7 +206,7 @@ impl Context {
 
     /// The files of the app. Not part of the commit: give objects names that a second run gives again.
     pub fn files(&self) -> Files<'_> {
-        Files::new(self.bus.as_ref(), self.dry)
+        Files::new(&self.files)
     }
 }
 

@@ -14,36 +14,59 @@
 //! ```
 
 use bytes::Bytes;
+use futures::future::Either;
 use futures::{Stream, StreamExt};
 use oncue_core::bus::Bus;
 
 use crate::error::{Error, Result, reject};
+use crate::operator::Operator;
 
 pub use oncue_core::bus::objects::Object;
 
 /// Stored files, by object name: those that clients uploaded, under their ids, and those that functions made.
 pub struct Files<'c> {
-    /// Connection of the worker; `None` in a unit test.
-    bus: Option<&'c Bus>,
-    /// Whether writes are only pretended.
-    dry: bool,
+    store: &'c FileStore,
+}
+
+/// Where the files of a run are.
+pub(crate) enum FileStore {
+    /// Nowhere: in a unit test.
+    Absent,
+    /// Behind the connection of the worker.
+    Bus(Bus),
+    /// With the program that tries the function: it reads them, and writes none.
+    Operator(Operator),
+}
+
+/// Error of a context without files.
+fn absent() -> Error {
+    Error::retry("this context has no files")
 }
 
 impl<'c> Files<'c> {
-    /// Without a bus there are no files; a dry run reads them and writes none.
-    pub(crate) fn new(bus: Option<&'c Bus>, dry: bool) -> Self {
-        Self { bus, dry }
-    }
-
-    /// Connection, or a retry where there is none.
-    fn bus(&self) -> Result<&Bus> {
-        self.bus
-            .ok_or_else(|| Error::retry("this context has no files"))
+    pub(crate) fn new(store: &'c FileStore) -> Self {
+        Self { store }
     }
 
     /// Size, digest and metadata; `None` when there is no such file (any more).
     pub async fn stat(&self, name: &str) -> Result<Option<Object>> {
-        Ok(self.bus()?.object(name).await?)
+        match self.store {
+            FileStore::Absent => Err(absent()),
+            FileStore::Bus(bus) => Ok(bus.object(name).await?),
+            FileStore::Operator(operator) => Ok(operator.file(name).await?),
+        }
+    }
+
+    /// Content of a file that was found.
+    fn content(
+        &self,
+        object: Object,
+    ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>> {
+        match self.store {
+            FileStore::Absent => Err(absent()),
+            FileStore::Bus(bus) => Ok(Either::Left(bus.read_object(&object, 0..object.size))),
+            FileStore::Operator(operator) => Ok(Either::Right(operator.read_file(object))),
+        }
     }
 
     /// Content as a stream; a few hundred KiB of memory whatever the size. Fails at the end if the digest is wrong.
@@ -51,9 +74,8 @@ impl<'c> Files<'c> {
         &self,
         name: &str,
     ) -> Result<Option<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>>> {
-        let bus = self.bus()?;
-        let object = bus.object(name).await?;
-        Ok(object.map(|object| bus.read_object(&object, 0..object.size)))
+        let object = self.stat(name).await?;
+        object.map(|object| self.content(object)).transpose()
     }
 
     /// Content as a whole, `None` when there is no such file.
@@ -71,7 +93,7 @@ impl<'c> Files<'c> {
             )));
         }
         let mut bytes = Vec::with_capacity(object.size as usize);
-        let mut parts = std::pin::pin!(self.bus()?.read_object(&object, 0..object.size));
+        let mut parts = std::pin::pin!(self.content(object)?);
         while let Some(part) = parts.next().await {
             bytes.extend_from_slice(&part?);
         }
@@ -87,21 +109,23 @@ impl<'c> Files<'c> {
         bytes: impl Into<Bytes>,
     ) -> Result<Object> {
         let bytes: Bytes = bytes.into();
-        if self.dry {
-            return Ok(Object::of_bytes(name, metadata, &bytes));
-        }
+        let bus = match self.store {
+            FileStore::Absent => return Err(absent()),
+            FileStore::Bus(bus) => bus,
+            FileStore::Operator(_) => return Ok(Object::of_bytes(name, metadata, &bytes)),
+        };
         let limit = bytes.len() as u64;
-        Ok(self
-            .bus()?
+        Ok(bus
             .put_object(name, metadata, futures::stream::iter([Ok(bytes)]), limit)
             .await?)
     }
 
     /// Deletes a file; one that is not there is deleted already.
     pub async fn delete(&self, name: &str) -> Result<()> {
-        if self.dry {
-            return Ok(());
+        match self.store {
+            FileStore::Absent => Err(absent()),
+            FileStore::Bus(bus) => Ok(bus.delete_object(name).await?),
+            FileStore::Operator(_) => Ok(()),
         }
-        Ok(self.bus()?.delete_object(name).await?)
     }
 }

@@ -1,39 +1,25 @@
 //! Questions of an operator to a function besides to serve: `--audit` (what became of every event in the stream) and
-//! `--try` (what it would do with a dead letter now), `--check` (whether it can read what is there). Only the function's own code knows its key and its handler, so it
-//! is its own binary that answers, as JSON on stdout.
+//! `--check` (whether it can read what is there). Only the function's own code knows its key and its types, so it is its own
+//! binary that answers, as JSON on stdout.
 
 mod check;
 
 use std::collections::HashSet;
-use std::io::Read as _;
 use std::panic::AssertUnwindSafe;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use futures::FutureExt as _;
-use oncue_proto::Draft;
-use oncue_proto::oncue::v1::DeadLetter;
-use prost::Message as _;
-use serde_json::{Value, json};
-
-use crate::context::Context;
 use crate::function::Erased;
-use crate::state::AnyRow;
-use crate::worker::handler::panic_text;
-use crate::worker::watchdog::take_panic_site;
 use oncue_core::bus::{Bus, BusError, StoredMessage};
 use oncue_core::config::Config;
 use oncue_core::model::audit::{Audit, WAITING_MS};
 use oncue_core::model::history::Cue;
 use oncue_core::model::manifest::Manifest;
-use oncue_core::store::{Mark, MarkState, Read, RowKey, Store};
+use oncue_core::store::{Mark, MarkState, Store};
 use oncue_proto::event::{self, Incoming, Meta, Origin};
 
 pub(crate) use check::check;
 
 /// Any error, for a sentence on stderr.
-type InspectError = Box<dyn std::error::Error>;
+pub(crate) type InspectError = Box<dyn std::error::Error>;
 
 /// Ids of lost events that are listed; the rest is counted.
 const MAX_LISTED: usize = 100;
@@ -183,132 +169,4 @@ fn key_of(function: &Erased, incoming: &Incoming) -> Option<String> {
         Some((function.key)(&decoded))
     }));
     found.ok().flatten().filter(|key| !key.is_empty())
-}
-
-/// Runs the handler on a dead letter from stdin and on the row as it is now, and commits nothing.
-///
-/// Answers with what would happen: `applied`, `retry` or `dead`. Files are read and not written.
-/// Calls to the outside are the handler's own, which [`Context::is_dry_run`] is for.
-///
-/// # Errors
-///
-/// The function runs at most once, stdin holds no dead letter, a server does not answer, or the row
-/// cannot be read.
-pub(crate) async fn dry_run(
-    function: &Erased,
-    manifest: &Manifest,
-    config: &Config,
-) -> Result<Value, InspectError> {
-    if function.at_most_once {
-        return Err(format!(
-            "{} runs at most once on an event, so it cannot be tried",
-            function.name
-        )
-        .into());
-    }
-    let mut letter = Vec::new();
-    std::io::stdin().read_to_end(&mut letter)?;
-    let letter = DeadLetter::decode(&letter[..])?;
-    let envelope = letter.envelope.clone().unwrap_or_default();
-    let bus = Bus::connect(&config.nats_url, &manifest.name)
-        .await?
-        .of_app(&config.app);
-    let store = Store::look(&config.redis_url, &config.app).await?;
-    let created = bus.stream_created(&letter.stream).await?;
-    let origin = Origin {
-        stream: &letter.stream,
-        stream_created: created,
-        sequence: letter.sequence,
-        published: letter.accepted_at.as_ref().map_or(0, |at| {
-            at.seconds as u64 * 1000 + at.nanos as u64 / 1_000_000
-        }),
-        subject: &envelope.subject,
-    };
-    let headers = envelope
-        .headers
-        .iter()
-        .map(|h| (h.name.as_str(), h.value.as_str()));
-    let incoming = match event::read(headers, envelope.payload.clone(), &origin) {
-        Ok(incoming) => incoming,
-        Err(e) => {
-            return Ok(json!({ "outcome": "dead", "reason": e.reason, "message": e.message }));
-        }
-    };
-    let event = match (function.decode)(&incoming.meta.ty, incoming.format, &incoming.payload) {
-        Ok(event) => event,
-        Err(e) => return Ok(json!({ "outcome": "dead", "reason": "decode", "message": e.0 })),
-    };
-    let key = (function.key)(&event);
-    let row = (!function.table.is_empty()).then(|| RowKey {
-        table: function.table,
-        key: key.clone(),
-    });
-    let found = store
-        .read(&[Read {
-            row,
-            marks: Vec::new(),
-        }])
-        .await?
-        .pop()
-        .unwrap_or_default();
-    let mut state = (function.open)(&found.row.fields)?;
-    let context = Context::new(
-        incoming.meta.into(),
-        key.into(),
-        function.name,
-        function.table,
-        1,
-        Some(bus),
-    )
-    .dry();
-    let limit = manifest.limits(config).timeout.0;
-    let call = AssertUnwindSafe((function.call)(event, state.as_mut(), &context)).catch_unwind();
-    let drafts = match tokio::time::timeout(limit, call).await {
-        Ok(Ok(Ok(drafts))) => drafts,
-        Ok(Ok(Err(error))) => {
-            let outcome = if error.rejected { "dead" } else { "retry" };
-            return Ok(failed(outcome, &error.message, &error.site));
-        }
-        Ok(Err(panic)) => {
-            let message = format!("panicked: {}", panic_text(panic.as_ref()));
-            return Ok(failed("retry", &message, &take_panic_site()));
-        }
-        Err(_) => {
-            let message = format!("still running after {limit:?}");
-            return Ok(json!({ "outcome": "retry", "message": message }));
-        }
-    };
-    state.keep();
-    applied(state.as_ref(), &context, &drafts)
-}
-
-/// Answer to `--try` for a run that failed.
-fn failed(outcome: &str, message: &str, site: &str) -> Value {
-    json!({ "outcome": outcome, "message": message, "site": site })
-}
-
-/// Answer to `--try` for a run that went well: fields set and deleted, blind operations, and events that would follow.
-fn applied(state: &dyn AnyRow, context: &Context, drafts: &[Draft]) -> Result<Value, InspectError> {
-    let (set, del) = state.changes()?;
-    let mut fields = serde_json::Map::new();
-    for (field, value) in set {
-        fields.insert(field, String::from_utf8_lossy(&value).into());
-    }
-    let operations = context.take_ops();
-    let operations = operations
-        .iter()
-        .map(|op| format!("{} {:?}", op.table, op.change));
-    let operations: Vec<String> = operations.collect();
-    let emits: Vec<Value> = drafts
-        .iter()
-        .map(|draft| emitted(draft.ty, &draft.key, &draft.payload))
-        .collect();
-    Ok(json!({
-        "outcome": "applied", "set": fields, "del": del, "operations": operations, "emits": emits
-    }))
-}
-
-/// One event that would follow; the payload in base64, since it is binary.
-fn emitted(ty: &str, key: &str, payload: &Bytes) -> Value {
-    json!({ "type": ty, "key": key, "payload": STANDARD.encode(payload) })
 }

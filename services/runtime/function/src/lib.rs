@@ -48,6 +48,8 @@ pub mod testing;
 pub mod event;
 mod run;
 mod inspect;
+mod dry_run;
+mod operator;
 mod worker;
 
 pub use context::Context;

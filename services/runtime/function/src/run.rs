@@ -14,6 +14,7 @@ use oncue_proto::Trigger;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::dry_run::dry_run;
 use crate::function::{Erased, Function};
 use crate::inspect;
 use crate::worker::watchdog;
@@ -39,8 +40,8 @@ const DRAIN: Duration = Duration::from_secs(25);
 /// Runs a function until SIGTERM or Ctrl-C. Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage or configuration.
 ///
 /// `--manifest` prints the function as data, JSON, and exits; `--contract` the descriptor set of its events, binary; so do `--audit` with what became of every event in its
-/// stream, `--try` with what it would do with the dead letter on stdin, and `--check` with what of its rows and events it
-/// cannot read.
+/// stream, and `--check` with what of its rows and events it cannot read. `--try` is for `oncue dlq redrive --dry-run`, which
+/// talks to it over stdin and stdout.
 pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
     let function = function.erased;
     let manifest = match function.manifest() {
@@ -115,22 +116,26 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
     })
 }
 
-/// Prints the answer as one line of JSON.
+/// Answers an operator's program.
 async fn inspect(verb: &str, function: &Erased, manifest: &Manifest, config: &Config) -> ExitCode {
-    let answer = match verb {
-        "--audit" => inspect::audit(function, manifest, config)
-            .await
-            .map(|audit| serde_json::json!(audit)),
-        "--check" => inspect::check(function, manifest, config)
-            .await
-            .map(|check| serde_json::json!(check)),
-        _ => inspect::dry_run(function, manifest, config).await,
-    };
-    match answer {
-        Ok(answer) => {
-            println!("{answer}");
-            ExitCode::SUCCESS
+    let answered = match verb {
+        "--audit" => {
+            // At once: whoever asks gives up on a program that says nothing, and an audit may take minutes.
+            println!("auditing");
+            inspect::audit(function, manifest, config)
+                .await
+                .map(|audit| println!("{}", serde_json::json!(audit)))
         }
+        "--check" => {
+            println!("checking");
+            inspect::check(function, manifest, config)
+                .await
+                .map(|check| println!("{}", serde_json::json!(check)))
+        }
+        _ => dry_run(function, manifest, config).await,
+    };
+    match answered {
+        Ok(()) => ExitCode::SUCCESS,
         Err(e) => stop(1, &format!("{}: {e}", function.name)),
     }
 }

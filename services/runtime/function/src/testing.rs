@@ -2,6 +2,7 @@
 //! are not there.
 
 use crate::context::Context;
+use crate::files::FileStore;
 
 /// The form of a row in Redis, for Oncue's own tests.
 #[doc(hidden)]
@@ -35,6 +36,6 @@ pub fn context(key: &str) -> Context {
         "test",
         "",
         1,
-        None,
+        FileStore::Absent,
     )
 }

@@ -482,6 +482,24 @@ async fn too_large() {
     );
 }
 
+/// A limit is called by its name: this stream has room.
+#[tokio::test]
+async fn another_limit_than_the_streams_own_is_not_called_a_full_stream() {
+    let gateway = Gateway::start().await;
+    let bus = gateway.cluster.bus().await;
+    let info = bus.api("STREAM.INFO.web", &json!(null)).await;
+    let mut config = info.expect("a stream")["config"].clone();
+    config["max_msgs_per_subject"] = json!(1);
+    config["discard_new_per_subject"] = json!(true);
+    let changed = bus.api("STREAM.UPDATE.web", &config).await;
+    changed.expect("changed");
+    let taken = gateway.send("POST", VIEWED, &[JSON], HOME).await;
+    assert_eq!(taken.status, 202, "{}", taken.text());
+    let refused = gateway.send("POST", VIEWED, &[JSON], HOME).await;
+    let why = refused.problem(503, "bus-unable");
+    assert!(why.contains("per subject"), "{why}");
+}
+
 #[tokio::test]
 async fn a_full_stream_is_503_and_never_202() {
     let gateway = Gateway::with("[streams.web]\nmax_bytes = \"16KiB\"\n", Guards::default()).await;

@@ -3,10 +3,9 @@
 
 use std::fmt::Write as _;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use oncue_admin::dead_letters::{DryRun, EmittedEvent, Letter, LetterError, attempt};
+use oncue_admin::dead_letters::{Bench, Letter, LetterError, Network, attempt};
 use oncue_core::bus::Bus;
+use oncue_core::model::dry_run::{DryRun, EmittedEvent};
 use oncue_proto::{Catalog, Format};
 
 use crate::exit::{self, Failure};
@@ -17,11 +16,23 @@ use crate::terminal::paint::{BAD, BOLD, CHANGED, DIM, GOOD, NAME, brief, paint, 
 const MAX_VALUE: usize = 200;
 
 /// One letter after the other: each is a process, and the lines are read in order.
-pub async fn run(letters: &[Letter], bus: &Bus, settings: &Settings) -> Result<u8, Failure> {
+pub async fn run(
+    letters: &[Letter],
+    bus: &Bus,
+    settings: &Settings,
+    network: Network,
+) -> Result<u8, Failure> {
     let catalog = settings.catalog().await?;
+    let bench = Bench {
+        bus,
+        store: &settings.store().await?,
+        config: &settings.config,
+        bin: &settings.bin,
+        network,
+    };
     let mut failed = 0;
     for letter in letters {
-        let answer = attempt(letter, bus, &settings.config, &settings.bin).await;
+        let answer = attempt(letter, &bench).await;
         failed += u64::from(!answer.as_ref().is_ok_and(DryRun::is_applied));
         say(report(letter, answer, &catalog));
     }
@@ -64,6 +75,9 @@ fn lines(answer: Result<DryRun, LetterError>, catalog: &Catalog) -> Vec<String> 
         }
         _ => format!("{} {}", paint(BAD, "would fail:"), failure(&answer)),
     }];
+    if !answer.hint.is_empty() {
+        lines.push(paint(DIM, &answer.hint));
+    }
     for (field, value) in &answer.set {
         let value = value
             .as_str()
@@ -89,7 +103,7 @@ fn lines(answer: Result<DryRun, LetterError>, catalog: &Catalog) -> Vec<String> 
             "{} {ty} {} {}",
             paint(CHANGED, "emit  "),
             paint(NAME, key),
-            decoded(catalog, ty, payload)
+            decoded(catalog, ty, &payload.0)
         ));
     }
     if answer.is_applied()
@@ -122,11 +136,10 @@ fn failure(
 }
 
 /// Payload as its type has it; how many bytes it is where nobody knows the type.
-fn decoded(catalog: &Catalog, ty: &str, payload: &str) -> String {
-    let bytes = STANDARD.decode(payload).unwrap_or_default();
+fn decoded(catalog: &Catalog, ty: &str, bytes: &[u8]) -> String {
     let json = catalog
         .get(ty)
-        .and_then(|entry| entry.to_json(Format::Protobuf, &bytes));
+        .and_then(|entry| entry.to_json(Format::Protobuf, bytes));
     json.map_or_else(
         |e| format!("({} bytes: {e})", bytes.len()),
         |json| brief(&json.to_string(), MAX_VALUE),

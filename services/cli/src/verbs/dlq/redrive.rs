@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anstyle::Style;
 use oncue_admin::dead_letters::{
-    self, Letter, LetterGroup, OutcomeCounts, Pace, Progress, Sent, Tally, Watch, grouped,
+    self, Letter, LetterGroup, Network, OutcomeCounts, Pace, Progress, Sent, Tally, Watch, grouped,
     without_outdated,
 };
 
@@ -24,9 +24,13 @@ use super::target::Selection;
 pub struct Args {
     #[command(flatten)]
     selection: Selection,
-    /// Only show what the function would do with each letter now; nothing is published or deleted.
+    /// Only show what the function would do with each letter now; nothing is published or deleted, and the handler's
+    /// process is kept off the network.
     #[arg(long)]
     dry_run: bool,
+    /// With --dry-run: let the handler reach the network. What it does there is done.
+    #[arg(long, requires = "dry_run")]
+    allow_network: bool,
     /// Letters a second, after the first of each group.
     #[arg(long, default_value_t = 10.0, value_name = "R")]
     rate: f64,
@@ -52,7 +56,12 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         return Ok(exit::OK);
     }
     if args.dry_run {
-        return dry_run::run(&chosen, &bus, settings).await;
+        let network = if args.allow_network {
+            Network::Allowed
+        } else {
+            Network::HeldBack
+        };
+        return dry_run::run(&chosen, &bus, settings, network).await;
     }
     if chosen.len() > 1 {
         confirm::ask(&question(&chosen), args.yes)?;

@@ -27,7 +27,15 @@ pub async fn check(
             info_field(&info, "redis_version").unwrap_or_default(),
         ),
     };
-    report.good(format!("{name} {version} at {}", settings.redis_shown()));
+    report.good(match store.primary_name() {
+        None => format!("{name} {version} at {}", settings.redis_shown()),
+        Some(primary) => format!(
+            "{name} {version} at {}, the primary {primary} of {}",
+            store.address(),
+            settings.redis_shown()
+        ),
+    });
+    sentinels(store, report).await;
     store.check().await?;
     report.good("Redis never evicts keys (maxmemory-policy noeviction)");
     facts.redis = Some(version.to_owned());
@@ -80,6 +88,32 @@ pub async fn check(
     Ok(())
 }
 
+/// Each sentinel of the URL: a failover needs most of them, and all must name one server.
+async fn sentinels(store: &Store, report: &mut Report) {
+    let answers = store.sentinels().await;
+    let count = answers.len();
+    let mut agreed = 0;
+    for answer in answers {
+        match answer.primary {
+            Ok(primary) if primary == store.address() => agreed += 1,
+            Ok(primary) => report.fix(
+                format!(
+                    "the sentinel {} names {primary} as the primary",
+                    answer.sentinel
+                ),
+                "see whether a failover is under way: `redis-cli -p 26379 SENTINEL masters`",
+            ),
+            Err(why) => report.fix(
+                format!("the sentinel {} cannot be asked: {why}", answer.sentinel),
+                "start it, or take it out of ONCUE_REDIS_URL",
+            ),
+        }
+    }
+    if count > 0 && agreed == count {
+        report.good(format!("all {count} sentinels name it"));
+    }
+}
+
 /// Asks for settings rather than reading a file: a running server may have been told otherwise.
 async fn persistence(store: &Store, facts: &mut Facts, report: &mut Report) {
     facts.appendonly = store.setting("appendonly").await;
@@ -125,7 +159,7 @@ async fn replication(store: &Store, facts: &mut Facts, report: &mut Report) {
     if info_field(&info, "role").is_some_and(|role| role != "master") {
         report.fix(
             "this Redis is a replica and takes no writes",
-            "name the primary in ONCUE_REDIS_URL",
+            "name the primary in ONCUE_REDIS_URL, or the sentinels that know it",
         );
     } else if there < required {
         report.fix(

@@ -18,6 +18,9 @@ use oncue_core::bus::info::StreamState;
 use oncue_core::bus::layout::DLQ;
 use oncue_core::bus::{Bus, BusError, StoredMessage};
 
+/// Reason of the letter of an output that no stream would take.
+const UNPUBLISHABLE: &str = "unpublishable";
+
 /// A dead letter and its place.
 #[derive(Debug, Clone)]
 pub struct Letter {
@@ -43,6 +46,11 @@ impl Letter {
             content,
             traceparent,
         }
+    }
+
+    /// Whether it holds an output that no stream took, and no event for its function.
+    pub fn is_of_output(&self) -> bool {
+        self.content.reason == UNPUBLISHABLE
     }
 
     /// `None` for what is no letter of the app: one of another app, records of dropped ones, and whatever else somebody

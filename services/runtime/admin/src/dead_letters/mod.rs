@@ -31,7 +31,7 @@ mod redrive;
 use pbjson_types::Timestamp;
 
 pub use self::drop::{SetAside, dropped, give_up, settled};
-pub use self::dry_run::{DryRun, EmittedEvent, attempt};
+pub use self::dry_run::{Bench, Network, attempt};
 pub use self::envelope::complete;
 pub use self::fingerprint::fingerprint;
 pub use self::letters::{LatestLetters, Letter, LetterFilter, LetterGroup};
@@ -78,6 +78,18 @@ pub enum LetterError {
     /// NATS is away, slow, or refused.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// There is nothing to try: the function has handled its event, and this is what it emitted.
+    #[error(
+        "it is no event for {function} but an output of it that no stream took, so there is nothing to try; \
+         `oncue dlq redrive` publishes it to {subject} once more"
+    )]
+    Output { function: String, subject: String },
+    /// Nothing was started.
+    #[error(
+        "this system cannot keep a program off the network ({0}), so nothing was run; \
+         `oncue dlq redrive --dry-run --allow-network` runs it unguarded"
+    )]
+    Shield(String),
     /// The function's program could not try it.
     #[error(transparent)]
     Program(#[from] ProgramError),

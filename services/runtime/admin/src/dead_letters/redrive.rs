@@ -19,8 +19,6 @@ use oncue_core::bus::Bus;
 use oncue_core::bus::layout::DLQ;
 use oncue_proto::event;
 
-/// Reason of the letter of an output that no stream would take.
-const UNPUBLISHABLE: &str = "unpublishable";
 /// Between two looks at what became of the events.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks while nothing else is to be done.
@@ -182,7 +180,7 @@ async fn send(
     report: Report<'_>,
 ) -> Result<(), LetterError> {
     // An output goes to its own stream, for whoever listens; it is done once that has taken it.
-    let is_output = letter.content.reason == UNPUBLISHABLE;
+    let is_output = letter.is_of_output();
     let envelope = if is_output {
         letter.content.envelope.clone().unwrap_or_default()
     } else {

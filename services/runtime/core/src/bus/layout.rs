@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{ApiError, Bus, BusError, Outbound, failed};
+use super::{ApiError, Bus, BusError, Outbound, StoredMessage, failed};
 use crate::app::{AppName, OWNER};
 use crate::backoff::Backoff;
 use crate::config::{Config, Limits, Schedule, StreamConfig};
@@ -21,6 +21,8 @@ pub const DLQ: &str = "dlq";
 pub const TIMER: &str = "timer";
 /// Time that a fired event stays in the timer stream; its own stream takes it over at once, unless it is full.
 const FIRED_TTL: &str = "72h";
+/// Header of a schedule with the time zone of its cron line.
+const TIME_ZONE: &str = "Nats-Schedule-Time-Zone";
 /// Object store bucket of the app's files.
 pub const FILES: &str = "files";
 
@@ -498,16 +500,15 @@ impl Bus {
                 .last_message(TIMER, &wanted.subject)
                 .await
                 .map_err(|e| failed(&wanted.subject, e))?;
-            // The server adds headers of its own; ours must be there.
-            let same = there.is_some_and(|there| {
-                there.payload == wanted.payload
-                    && wanted
-                        .headers
-                        .iter()
-                        .all(|(name, value)| there.header(name) == Some(value))
-            });
+            let same = there.is_some_and(|there| schedule.is_message(&there, &config.app));
             if !same {
-                let what = format!("schedule {} {}", schedule.name(), schedule.rule());
+                let zone = schedule.zone().map(|zone| format!(" {zone}"));
+                let what = format!(
+                    "schedule {} {}{}",
+                    schedule.name(),
+                    schedule.rule(),
+                    zone.unwrap_or_default()
+                );
                 done.push(ScheduleChange::Made(what));
                 if mode != Mode::Look {
                     let subject = wanted.subject.clone();
@@ -531,6 +532,22 @@ impl Bus {
             }
         }
         Ok(done)
+    }
+
+    /// When the message of a schedule was put into the timer stream (Unix ms), which intervals count from; `None` where there
+    /// is none, or another.
+    pub async fn schedule_set(
+        &self,
+        schedule: &Schedule,
+        app: &AppName,
+    ) -> Result<Option<u64>, BusError> {
+        let subject = schedule.message(app).subject;
+        let there = self
+            .last_message(TIMER, &subject)
+            .await
+            .map_err(|e| failed(&subject, e))?;
+        let same = there.filter(|there| schedule.is_message(there, app));
+        Ok(same.map(|same| same.time))
     }
 
     /// Subjects of schedules in the timer stream that the configuration does not have.
@@ -591,12 +608,27 @@ impl Schedule {
             headers,
             payload: self.payload().to_string().into(),
         };
-        scheduled(
+        let mut message = scheduled(
             format!("{TIMER}.schedule.{app}.{}", self.name()),
             &self.rule(),
             &ty,
             self.key(),
             event,
-        )
+        );
+        if let Some(zone) = self.zone() {
+            message.headers.push(TIME_ZONE, zone);
+        }
+        message
+    }
+
+    /// Whether a message in the timer stream stands for it. The server adds headers of its own; ours must be there.
+    fn is_message(&self, there: &StoredMessage, app: &AppName) -> bool {
+        let wanted = self.message(app);
+        there.payload == wanted.payload
+            && wanted
+                .headers
+                .iter()
+                .all(|(name, value)| there.header(name) == Some(value))
+            && there.header(TIME_ZONE) == self.zone()
     }
 }

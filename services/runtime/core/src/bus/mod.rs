@@ -125,6 +125,10 @@ pub enum PublishError {
     /// The stream is at its limit: back-pressure, not loss.
     #[error("{0}")]
     Full(String),
+    /// Not taken now, for another reason than a full stream: a limit of the account or the server, or one on a subject, or a
+    /// server that is just starting. The words say which.
+    #[error("{0}")]
+    Unable(String),
     /// No answer; it may or may not have been taken.
     #[error("{0}")]
     Unknown(String),

@@ -306,8 +306,7 @@ impl Drop for Waiting {
     }
 }
 
-/// Answer of a stream to a publish: an ack, or an error by its code. An error that speaks of a
-/// maximum means a full stream, whatever its code.
+/// Answer of a stream to a publish: an ack, or an error by its code.
 fn publish_answer(message: &Message) -> Result<PubAck, PublishError> {
     /// Error in place of an ack.
     #[derive(Deserialize)]
@@ -338,18 +337,23 @@ fn publish_answer(message: &Message) -> Result<PubAck, PublishError> {
     Err(refusal(&error))
 }
 
+/// Descriptions of a stream that has reached its own limit; any other limit is called by its name.
+const FULL_STREAM: [&str; 2] = ["maximum bytes exceeded", "maximum messages exceeded"];
+
 /// Error of a stream by its code. A request that is wrong stays wrong; whatever else a server says, it may say something else
 /// later: that it is full, or, in a cluster, that it is about to store the first copy of the same message.
 fn refusal(error: &ApiError) -> PublishError {
     let text = error.to_string();
+    let is_at_limit = FULL_STREAM.contains(&error.description.as_str());
     match error.err_code {
+        _ if is_at_limit => PublishError::Full(text),
+        code::MESSAGE_TOO_LARGE => PublishError::TooLarge(text),
         code::STORAGE_EXCEEDED
         | code::STORE_FAILED
         | code::STREAM_BYTES_EXCEEDED
-        | code::INSUFFICIENT_RESOURCES => PublishError::Full(text),
-        code::MESSAGE_TOO_LARGE => PublishError::TooLarge(text),
-        _ if error.code == 503 => PublishError::Full(text),
-        _ if error.description.contains("maximum") => PublishError::Full(text),
+        | code::INSUFFICIENT_RESOURCES => PublishError::Unable(text),
+        _ if error.code == 503 => PublishError::Unable(text),
+        _ if error.description.contains("maximum") => PublishError::Unable(text),
         _ if error.code == 400 => PublishError::Refused(text),
         _ => PublishError::Unknown(text),
     }
@@ -377,9 +381,19 @@ mod tests {
             PublishError::TooLarge(_)
         ));
         assert!(matches!(
-            said(503, 10077, "maximum bytes"),
+            said(503, 10077, "maximum bytes exceeded"),
             PublishError::Full(_)
         ));
+        for (code, err_code, description) in [
+            (503, 10077, "maximum messages per subject exceeded"),
+            (500, 10047, "insufficient storage resources available"),
+            (503, 10023, "insufficient resources"),
+            (503, 10008, "JetStream system temporarily unavailable"),
+            (400, 10122, "account maximum bytes"),
+        ] {
+            let said = said(code, err_code, description);
+            assert!(matches!(said, PublishError::Unable(_)), "{said:?}");
+        }
         // A cluster that has the first copy of a message in hand and no majority yet.
         let conflict = said(409, 10158, "duplicate message id is in process");
         assert!(matches!(conflict, PublishError::Unknown(_)));

@@ -2,6 +2,7 @@
 //! listed with its line; an unknown field is a mistake.
 
 mod bounds;
+mod cron;
 mod flows;
 mod network;
 mod reader;
@@ -19,6 +20,7 @@ use oncue_proto::Catalog;
 use serde::{Deserialize, Serialize};
 
 pub use self::bounds::Bounds;
+pub use self::cron::{ClockTime, Cron};
 pub use self::flows::{FlowsConfig, Track};
 pub use self::network::Network;
 pub use self::scale::Scale;
@@ -35,7 +37,8 @@ pub struct Config {
     pub app: AppName,
     /// `ONCUE_NATS_URL`, or `[nats] url`; default `nats://127.0.0.1:4222`.
     pub nats_url: ServerUrl,
-    /// `ONCUE_REDIS_URL`, or `[redis] url`; default `redis://127.0.0.1:6379`.
+    /// `ONCUE_REDIS_URL`, or `[redis] url`; default `redis://127.0.0.1:6379`. Or sentinels, and the name of the primary they
+    /// watch: `redis+sentinel://HOST:26379,HOST:26379/NAME`.
     pub redis_url: ServerUrl,
     /// `ONCUE_KEEP_OUTPUTS`, or `[redis] keep_outputs`: published outputs stay in Redis for this long, in case NATS
     /// loses what it had acked. Default 5 min, longer than NATS may take to write to disk; zero for not at all.
@@ -378,6 +381,9 @@ impl Config {
         config.console.traces = env("ONCUE_TRACE_UI").or(config.console.traces);
         // Values that may be wrong; all mistakes are listed.
         let mut errors = Vec::new();
+        if let Some(why) = env("ONCUE_NATS_URL").and(config.nats_url.not_of_nats()) {
+            errors.push(format!("ONCUE_NATS_URL {why}"));
+        }
         let limits = &mut config.process;
         limits.concurrency =
             overlay(&env, "ONCUE_CONCURRENCY", positive, &mut errors).map(|n| n as usize);

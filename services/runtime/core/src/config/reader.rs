@@ -30,7 +30,7 @@ pub(super) fn read(text: &str, path: Option<&Path>) -> Result<Config, ConfigErro
     };
     let table = match DeTable::parse(text) {
         Ok(table) => table.into_inner(),
-        Err(e) => return Err(ConfigErrors(vec![reader.at(e.span(), e.message())])),
+        Err(e) => return Err(ConfigErrors(vec![reader.unreadable(&e)])),
     };
     let config = reader.config(table);
     let mut mistakes = reader.mistakes;
@@ -122,7 +122,11 @@ impl<'t> Reader<'t> {
             match name.get_ref().as_ref() {
                 "app" => app = self.part::<AppSection>("app", value),
                 "nats" => {
+                    let places = places(&value);
                     let nats: NatsSection = self.part("nats", value).unwrap_or_default();
+                    if let Some(why) = nats.url.as_ref().and_then(ServerUrl::not_of_nats) {
+                        self.fail(places.get("url").cloned(), &format!("[nats] url {why}"));
+                    }
                     config.nats_url = nats.url.unwrap_or(config.nats_url);
                     config.batch_publish = nats.batch_publish.unwrap_or(config.batch_publish);
                 }
@@ -311,9 +315,14 @@ impl<'t> Reader<'t> {
         let mut schedules: Vec<Schedule> = Vec::new();
         for value in array {
             let span = value.span();
+            let mistakes = self.mistakes.len();
             let Some(mut schedule) = self.part::<Schedule>("[schedule]", value) else {
                 continue;
             };
+            // A field that is wrong is not missing as well.
+            if self.mistakes.len() > mistakes {
+                continue;
+            }
             schedule.place = self.at(Some(span.clone()), "");
             if let Err(why) = schedule.check(catalog, functions) {
                 self.fail(Some(span.clone()), &format!("[[schedule]] {why}"));
@@ -333,6 +342,17 @@ impl<'t> Reader<'t> {
             schedules.push(schedule);
         }
         schedules
+    }
+
+    /// Message of a text that is no TOML. A key that stands there twice is named, which the parser leaves out.
+    fn unreadable(&self, e: &toml::de::Error) -> String {
+        let key = e.span().and_then(|span| self.text.get(span));
+        match key {
+            Some(key) if e.message() == "duplicate key" => {
+                self.at(e.span(), &format!("{key} stands here a second time"))
+            }
+            _ => self.at(e.span(), e.message()),
+        }
     }
 
     /// Records a mistake; without a span it is said of the first line.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use oncue_proto::{Catalog, Event as _, Format, oncue::v1::TimerFired};
 use serde::Deserialize;
 
-use super::{FunctionConfig, Span};
+use super::{Cron, FunctionConfig, Span};
 
 /// `[[schedule]]`: an event that recurs, by a fixed interval or by a cron line.
 #[derive(Debug, Clone, Deserialize)]
@@ -24,8 +24,10 @@ pub struct Schedule {
     name: Option<String>,
     /// Interval, at least 1 s.
     every: Option<Span>,
-    /// Six fields with seconds, in UTC.
+    /// Six fields from seconds to days of the week, or a name like `@daily`.
     cron: Option<String>,
+    /// IANA time zone of `cron`, like `Europe/Berlin`. Default UTC.
+    zone: Option<String>,
     /// Key of the event; empty until its contract is known.
     #[serde(skip)]
     key: String,
@@ -52,9 +54,31 @@ impl Schedule {
     pub fn rule(&self) -> String {
         match (&self.every, &self.cron) {
             (Some(every), _) => format!("@every {}s", every.0.as_secs().max(1)),
-            (None, Some(cron)) => cron.clone(),
+            (None, Some(_)) => self
+                .cron()
+                .map_or_else(String::new, |cron| cron.text().to_owned()),
             (None, None) => String::new(),
         }
+    }
+
+    /// Interval, for a schedule that has one.
+    pub fn every(&self) -> Option<Duration> {
+        Some(self.every?.0)
+    }
+
+    /// Cron line, for a schedule that has one.
+    pub fn cron(&self) -> Option<Cron> {
+        self.cron.as_deref()?.parse().ok()
+    }
+
+    /// Time zone of the cron line, where it is not UTC.
+    pub fn zone(&self) -> Option<&str> {
+        self.zone.as_deref()
+    }
+
+    /// `oncue.toml:LINE: `, for mistakes that show only where more is known.
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
     /// Payload of the event, as JSON.
@@ -96,6 +120,12 @@ impl Schedule {
         if self.every.is_some_and(|every| every.0.subsec_nanos() > 0) {
             return Err("`every` is whole seconds: NATS counts no less".into());
         }
+        if let Some(cron) = &self.cron {
+            cron.parse::<Cron>().map(|_| ())?;
+        }
+        if let Some(zone) = &self.zone {
+            check_zone(zone, self.cron.is_some())?;
+        }
         if let Some(function) = &self.function
             && !functions.is_empty()
             && !functions.contains_key(function)
@@ -127,4 +157,21 @@ impl Schedule {
             .check(Format::Json, payload.as_bytes())
             .map_err(|e| e.to_string())
     }
+}
+
+/// Refuses what can be no time zone. Which there are only programs know that have a list of them.
+fn check_zone(zone: &str, has_cron: bool) -> Result<(), String> {
+    if !has_cron {
+        return Err("`zone` belongs to `cron`: an interval is as long everywhere".into());
+    }
+    let is_name = zone
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || "/_+-".contains(c));
+    // To the server it would be the zone of the machine it runs on.
+    if zone.is_empty() || !is_name || zone == "Local" {
+        return Err(format!(
+            "zone {zone:?} is no name of a time zone like \"Europe/Berlin\""
+        ));
+    }
+    Ok(())
 }

@@ -19,6 +19,25 @@ impl ServerUrl {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// Why this can be no address of NATS; `None` for one that may be.
+    pub fn not_of_nats(&self) -> Option<String> {
+        let mut schemes = self
+            .0
+            .split(',')
+            .filter_map(|server| Some(server.trim().split_once("://")?.0));
+        let wrong = schemes.find(|scheme| !["nats", "tls"].contains(scheme))?;
+        Some(format!(
+            "begins with {wrong}:// and is no address of NATS: write nats://HOST:4222, or tls://HOST:4222"
+        ))
+    }
+
+    /// Whether it names Redis Sentinels, and not the server itself.
+    pub fn names_sentinels(&self) -> bool {
+        self.0
+            .split_once("://")
+            .is_some_and(|(scheme, _)| scheme.ends_with("+sentinel"))
+    }
 }
 
 impl fmt::Display for ServerUrl {
@@ -30,6 +49,10 @@ impl fmt::Display for ServerUrl {
         };
         // A password may itself hold an `@`, or a `?`: whatever stands before the last one is left out.
         if let Some(parameters) = parameters.filter(|parameters| parameters.contains('@')) {
+            // Unless it may be a parameter's: then nothing is sure, and nothing is shown.
+            if address.contains('@') || parameters.contains('=') {
+                return write!(f, "{}***", scheme(address));
+            }
             let host = parameters.rsplit('@').next().unwrap_or_default();
             return write!(f, "{}***@{host}", scheme(address));
         }
@@ -97,6 +120,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_address_of_something_else_is_told_from_one_of_nats() {
+        for right in ["nats://a:1, nats://b", "tls://me:p@a", "a:4222", "a,b"] {
+            assert_eq!(ServerUrl::from(right).not_of_nats(), None, "{right}");
+        }
+        for wrong in ["http://a:4222", "nats://a,redis://:s3cret@b"] {
+            let why = ServerUrl::from(wrong).not_of_nats().expect(wrong);
+            assert!(
+                why.contains("nats://HOST") && !why.contains("s3cret"),
+                "{why}"
+            );
+        }
+    }
+
+    #[test]
     fn no_form_prints_a_password() {
         for (url, shown) in [
             ("nats://127.0.0.1:4222", "nats://127.0.0.1:4222"),
@@ -112,6 +149,19 @@ mod tests {
             ),
             ("unix:///r.sock?pass=s3cret", "unix:///r.sock?pass=***"),
             ("unix:///r.sock?s3cret", "unix:///r.sock?***"),
+            ("unix:///r.sock?pass=a@s3cret", "unix://***"),
+            (
+                "redis+sentinel://me:s3cret@a:1,b/main/2?sentinel_user=me&sentinel_pass=s3cret",
+                "redis+sentinel://***@a:1,b/main/2?sentinel_user=***&sentinel_pass=***",
+            ),
+            (
+                "redis+sentinel://a/main?sentinel_pass=a@s3cret",
+                "redis+sentinel://***",
+            ),
+            (
+                "redis+sentinel://:p@a/main?s3cret@s3cret",
+                "redis+sentinel://***",
+            ),
         ] {
             let url = ServerUrl::from(url);
             assert_eq!(url.to_string(), shown);

@@ -1,8 +1,9 @@
 //! Data that programs exchange: what a function is, what it was before, what a flow has come to, what became of a
-//! function's events, and the letters of those that were set aside.
+//! function's events, what would come of a dead letter, and the letters of those that were set aside.
 
 pub mod audit;
 pub mod check;
+pub mod dry_run;
 pub mod flow;
 pub mod history;
 pub mod letter;

@@ -57,7 +57,7 @@ pub use self::keys::Keys;
 pub use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
 pub use self::ledger::{Entry, StepUpdate};
 pub use self::mark::{Mark, StreamPosition};
-pub use self::redis::{KeyedRow, NewerRow, RowPage, Store};
+pub use self::redis::{KeyedRow, NewerRow, RowPage, SentinelAnswer, Store};
 pub use self::regression::Regression;
 pub use self::restoring::Restoring;
 use oncue_proto::event;

@@ -9,6 +9,7 @@ mod outboxes;
 mod regress;
 mod rows;
 mod snapshot;
+mod sentinel;
 mod wire;
 
 use std::sync::Arc;
@@ -19,9 +20,11 @@ use redis::io::tcp::TcpSettings;
 use redis::{IntoConnectionInfo as _, Pipeline, RedisError, Value, cmd};
 use tokio::sync::watch;
 
-use self::connection::Connection;
+use self::connection::{Connection, Place};
 use self::regress::Own;
 pub use self::rows::{KeyedRow, NewerRow, RowPage};
+pub use self::sentinel::SentinelAnswer;
+use self::sentinel::Sentinels;
 use self::wire::{commit_call, row};
 use super::mark::{OutboxName, SeenMark};
 use super::{
@@ -115,15 +118,7 @@ impl Store {
     /// Connects and changes nothing, for programs that only look. The URL may hold a password; no error shows it.
     pub async fn look(url: impl Into<ServerUrl>, app: &AppName) -> Result<Self, StoreError> {
         let url = url.into();
-        // Several calls are on their way at a time: without it the second waits for the TCP ack of the first.
-        let tcp = TcpSettings::default().set_nodelay(true);
-        let info = url
-            .expose()
-            .into_connection_info()
-            .map_err(|e| not_a_url(&url, &e))?
-            .set_tcp_settings(tcp);
-        let client = redis::Client::open(info).map_err(|e| not_a_url(&url, &e))?;
-        let opened = Connection::open(client).await;
+        let opened = Connection::open(place(&url)?).await;
         let connection =
             opened.map_err(|e| StoreError::refused(format!("cannot reach Redis at {url}: {e}")))?;
         Connection::watch(&connection);
@@ -148,6 +143,25 @@ impl Store {
     pub async fn check(&self) -> Result<(), StoreError> {
         check_version(&self.info("server").await?)?;
         check_eviction(&self.info("memory").await?)
+    }
+
+    /// Host and port of the server that the connection leads to, or a path; where sentinels are asked, the primary they
+    /// have named.
+    pub fn address(&self) -> String {
+        self.connection.address()
+    }
+
+    /// Name of the primary, where sentinels are asked for it.
+    pub fn primary_name(&self) -> Option<&str> {
+        Some(self.connection.sentinels()?.name())
+    }
+
+    /// Answers of the sentinels of the URL, asked now; none for a URL without.
+    pub async fn sentinels(&self) -> Vec<SentinelAnswer> {
+        match self.connection.sentinels() {
+            Some(sentinels) => sentinels.answers().await,
+            None => Vec::new(),
+        }
     }
 
     /// Connection as it is now; cheap.
@@ -541,8 +555,21 @@ fn next_reply(replies: &mut impl Iterator<Item = Value>) -> Result<Value, StoreE
         .ok_or_else(|| StoreError::refused("Redis: a reply is missing"))
 }
 
+/// Where Redis is by its URL.
+fn place(url: &ServerUrl) -> Result<Place, StoreError> {
+    if let Some(sentinels) = Sentinels::of_url(url.expose()) {
+        let sentinels = sentinels.map_err(|why| not_a_url(url, &why))?;
+        return Ok(Place::Behind(sentinels));
+    }
+    // Several calls are on their way at a time: without it the second waits for the TCP ack of the first.
+    let tcp = TcpSettings::default().set_nodelay(true);
+    let info = url.expose().into_connection_info();
+    let info = info.map_err(|e| not_a_url(url, &e))?;
+    Ok(Place::At(info.set_tcp_settings(tcp)))
+}
+
 /// Error of a URL that the client cannot read; shown without its password.
-fn not_a_url(url: &ServerUrl, e: &RedisError) -> StoreError {
+fn not_a_url(url: &ServerUrl, e: &impl std::fmt::Display) -> StoreError {
     StoreError::refused(format!("{url} is no Redis URL: {e}"))
 }
 

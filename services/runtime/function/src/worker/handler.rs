@@ -16,6 +16,7 @@ use oncue_core::store::{CommitEvent, Fields, Mark, Purpose, RowChange, RowKey, R
 
 use crate::context::Context;
 use crate::error::{Error, Result, reject};
+use crate::files::FileStore;
 use crate::function::Erased;
 use crate::state::{AnyRow, RowError, stored_version};
 use crate::worker::batcher::{Batcher, Batching};
@@ -389,7 +390,7 @@ impl HandlerRunner {
             self.function.name,
             self.function.table,
             event.runs,
-            Some(self.bus.clone()),
+            FileStore::Bus(self.bus.clone()),
         );
         // In passing and without a wait: who looks at the flow sees that a run is under way.
         self.flow_log.begins(event);

@@ -97,7 +97,7 @@ impl OutputLetters {
                 let held = self.bus.streams_of_subject(subject).await;
                 held.is_ok_and(|streams| streams.is_empty())
             }
-            PublishError::Full(_) | PublishError::Unknown(_) => false,
+            PublishError::Full(_) | PublishError::Unable(_) | PublishError::Unknown(_) => false,
         }
     }
 

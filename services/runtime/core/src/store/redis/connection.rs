@@ -1,14 +1,16 @@
 //! Connection to Redis with a heartbeat. The client connects anew when a connection breaks, but one that went dead
 //! without breaking (a firewall that forgot it, a host that vanished) it would keep for ever, and so one to a primary
-//! that was demoted: Redis closes no connection then. Somebody has to ask now and then.
+//! that was demoted: Redis closes no connection then. Somebody has to ask now and then. Where the URL names sentinels, a
+//! new connection is to whatever server they name.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, RedisError, Value, cmd};
+use redis::{Client, ConnectionInfo, RedisError, cmd};
 
+use super::sentinel::{Sentinels, is_primary};
 use crate::backoff::spread;
 
 /// Longest wait for an answer: longer than any stall of a healthy Redis (fsync, fork); a time-out only means
@@ -16,6 +18,8 @@ use crate::backoff::spread;
 const REDIS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between two questions, on average.
 const ASK_EVERY: Duration = Duration::from_secs(5);
+/// Pause, on average, between two attempts to find the primary again.
+const FIND_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for a new connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest pause between two of the client's own attempts to connect.
@@ -23,30 +27,69 @@ const LONGEST_RECONNECT_DELAY: Duration = Duration::from_secs(1);
 /// Attempts of the client before a call fails.
 const RECONNECT_ATTEMPTS: usize = 3;
 
+/// Where the server is that takes writes.
+pub(super) enum Place {
+    /// At one address.
+    At(ConnectionInfo),
+    /// Wherever these sentinels say.
+    Behind(Sentinels),
+}
+
 /// Multiplexed connection, shared by all clones of a store.
 pub(super) struct Connection {
-    /// Address, for connections to come.
-    client: Client,
+    /// Place, for connections to come.
+    place: Place,
     /// Connection in use, replaced when it turns out to be dead.
-    manager: Mutex<ConnectionManager>,
+    line: Mutex<Line>,
+}
+
+/// A connection and where it leads.
+struct Line {
+    manager: ConnectionManager,
+    info: ConnectionInfo,
+}
+
+impl Place {
+    /// Connects to the server as it is now.
+    async fn connect(&self) -> Result<Line, RedisError> {
+        let info = match self {
+            Self::At(info) => info.clone(),
+            Self::Behind(sentinels) => sentinels.primary().await?,
+        };
+        let client = Client::open(info.clone())?;
+        let manager = ConnectionManager::new_with_config(client, config()).await?;
+        Ok(Line { manager, info })
+    }
 }
 
 impl Connection {
     /// Connects; fails where the server cannot be reached.
-    pub async fn open(client: Client) -> Result<Arc<Self>, RedisError> {
-        let manager = ConnectionManager::new_with_config(client.clone(), config()).await?;
-        let manager = Mutex::new(manager);
-        Ok(Arc::new(Self { client, manager }))
-    }
-
-    /// Address of the server.
-    pub fn address(&self) -> redis::ConnectionInfo {
-        self.client.get_connection_info().clone()
+    pub async fn open(place: Place) -> Result<Arc<Self>, RedisError> {
+        let line = Mutex::new(place.connect().await?);
+        Ok(Arc::new(Self { place, line }))
     }
 
     /// Connection as it is now; cheap.
     pub fn get(&self) -> ConnectionManager {
-        self.manager.lock().clone()
+        self.line.lock().manager.clone()
+    }
+
+    /// Host and port, or path, of the server that it leads to.
+    pub fn address(&self) -> String {
+        self.line.lock().info.addr().to_string()
+    }
+
+    /// All it takes to connect to that server once more.
+    pub fn server(&self) -> ConnectionInfo {
+        self.line.lock().info.clone()
+    }
+
+    /// Sentinels, where they are asked.
+    pub fn sentinels(&self) -> Option<&Sentinels> {
+        match &self.place {
+            Place::At(_) => None,
+            Place::Behind(sentinels) => Some(sentinels),
+        }
     }
 
     /// Asks for its role from now on, as long as somebody holds the connection; one that does not answer, or that is not
@@ -54,34 +97,42 @@ impl Connection {
     pub fn watch(connection: &Arc<Self>) {
         let weak = Arc::downgrade(connection);
         tokio::spawn(async move {
+            let mut pause = ASK_EVERY;
+            let mut is_lost = false;
             loop {
-                tokio::time::sleep(spread(ASK_EVERY)).await;
+                tokio::time::sleep(spread(pause)).await;
                 // The last clone of the store is gone, and this task with it.
                 let Some(connection) = weak.upgrade() else {
                     return;
                 };
+                pause = ASK_EVERY;
                 let why = match cmd("ROLE").query_async(&mut connection.get()).await {
                     Err(e) if e.is_timeout() => "was dead",
+                    // Another server may be the primary by now, and the client knows one address only.
+                    Err(_) if connection.sentinels().is_some() => "broke",
                     Ok(role) if !is_primary(&role) => "was to a replica",
                     // Any other error the client mends by itself.
                     _ => continue,
                 };
-                let new = ConnectionManager::new_with_config(connection.client.clone(), config());
-                if let Ok(new) = new.await {
-                    tracing::warn!("the connection to Redis {why}; connected anew");
-                    *connection.manager.lock() = new;
+                match connection.place.connect().await {
+                    Ok(line) => {
+                        let to = line.info.addr();
+                        tracing::warn!("the connection to Redis {why}; connected anew to {to}");
+                        *connection.line.lock() = line;
+                        is_lost = false;
+                    }
+                    Err(e) => {
+                        // Once, and not every second of a failover.
+                        if !is_lost {
+                            tracing::warn!("the connection to Redis {why}: {e}");
+                        }
+                        is_lost = true;
+                        pause = FIND_EVERY;
+                    }
                 }
             }
         });
     }
-}
-
-/// Whether an answer to `ROLE` is that of a primary: a list that begins with `master`.
-fn is_primary(role: &Value) -> bool {
-    let Value::Array(parts) = role else {
-        return true;
-    };
-    matches!(parts.first(), Some(Value::BulkString(name)) if name == b"master")
 }
 
 /// Time-outs and attempts of the client's own.

@@ -68,7 +68,7 @@ impl Store {
         id: &str,
         mut keep: impl FnMut(BackupEntry) -> io::Result<()> + Send + 'static,
     ) -> Result<SnapshotTaken, StoreError> {
-        let info = self.connection.address();
+        let info = self.connection.server();
         let prefix = self.keys.of("");
         let proof = self.keys.of(PROOF).into_bytes();
         let id = id.as_bytes().to_vec();
