@@ -2,6 +2,7 @@
 //! later is named.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -277,7 +278,6 @@ async fn what_is_no_backup_of_this_app_changes_nothing() {
     let dir = folder(&cluster);
     let name = dir.display().to_string();
     oncue(&cluster, &["backup", &name], 0);
-    use std::os::unix::fs::PermissionsExt as _;
     for file in std::fs::read_dir(&dir).expect("a folder") {
         let mode = file
             .expect("a file")

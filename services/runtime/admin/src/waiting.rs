@@ -92,22 +92,23 @@ impl Waiter<'_> {
     }
 
     fn event(&self, message: StoredMessage) -> WaitingEvent {
-        let meta = match message.read(self.stream, self.created) {
-            Ok(incoming) => incoming.meta,
-            Err(_) => {
-                let origin = Origin {
-                    stream: self.stream,
-                    stream_created: self.created,
-                    sequence: message.sequence,
-                    published: message.time,
-                    subject: &message.subject,
-                };
-                let headers = message.headers.iter();
-                let headers = headers.map(|(name, value)| (name.as_str(), value.as_str()));
-                Meta::of_unreadable(headers, &origin)
-            }
-        };
+        let read = message.read(self.stream, self.created);
+        let meta = read.map_or_else(|_| self.unreadable(&message), |incoming| incoming.meta);
         WaitingEvent { message, meta }
+    }
+
+    /// Identity of what is no event: by its place.
+    fn unreadable(&self, message: &StoredMessage) -> Meta {
+        let origin = Origin {
+            stream: self.stream,
+            stream_created: self.created,
+            sequence: message.sequence,
+            published: message.time,
+            subject: &message.subject,
+        };
+        let headers = message.headers.iter();
+        let headers = headers.map(|(name, value)| (name.as_str(), value.as_str()));
+        Meta::of_unreadable(headers, &origin)
     }
 }
 

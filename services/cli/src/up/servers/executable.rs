@@ -18,7 +18,7 @@ pub async fn find(kind: &ServerKind, data: &Path, settings: &Settings) -> Result
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&path)
         .chain([data.join("bin"), settings.bin.clone()])
-        .chain(own_folder().into_iter().flat_map(with_checkout))
+        .chain(own_folder().iter().flat_map(|own| with_checkout(own)))
         .collect();
     let mut refused = Vec::new();
     // Every folder for the usual name before any for the other: Valkey only where there is no fit Redis.
@@ -44,10 +44,13 @@ pub async fn find(kind: &ServerKind, data: &Path, settings: &Settings) -> Result
 }
 
 /// A folder of programs, and where `deploy/install.sh` puts servers if the folder is of a checkout: `target/PROFILE`.
-fn with_checkout(own: PathBuf) -> Vec<PathBuf> {
+fn with_checkout(own: &Path) -> Vec<PathBuf> {
     let checkout = own.ancestors().nth(2);
     let servers = checkout.map(|checkout| checkout.join(".oncue/bin"));
-    [Some(own.clone()), servers].into_iter().flatten().collect()
+    [Some(own.to_owned()), servers]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 async fn fits(kind: &ServerKind, program: &Path) -> Result<(), String> {

@@ -406,13 +406,13 @@ fn a_field_that_is_missing_has_its_default_at_every_depth() {
 
 /// [`Page`] with a field renamed, and the third version with another made of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Visits {
+struct Counted {
     visits: u64,
     twice: u64,
     note: Option<String>,
 }
 
-impl State for Visits {
+impl State for Counted {
     const TABLE: &'static str = "pages";
     const VERSION: u32 = 3;
 
@@ -430,31 +430,31 @@ impl State for Visits {
 
 #[test]
 fn an_older_row_is_upgraded_step_by_step_and_written_whole() {
-    let mut row = open::<Visits>(&fields(&[("views", "3"), ("note", "n"), ("foreign", "f")]));
+    let mut row = open::<Counted>(&fields(&[("views", "3"), ("note", "n"), ("foreign", "f")]));
     let row = row.as_mut().expect("a row");
-    let visits = Visits {
+    let counted = Counted {
         visits: 3,
         twice: 6,
         note: Some("n".into()),
     };
-    assert_eq!(*state::<Visits>(row), visits);
+    assert_eq!(*state::<Counted>(row), counted);
     let written = fields(&[("_schema", "3"), ("twice", "6"), ("visits", "3")]);
     assert_eq!(changes(row.as_ref()), (written, vec!["views".to_owned()]));
-    let mut second = open::<Visits>(&fields(&[("_schema", "2"), ("visits", "4")])).expect("a row");
-    assert_eq!(state::<Visits>(&mut second).twice, 8);
+    let mut second = open::<Counted>(&fields(&[("_schema", "2"), ("visits", "4")])).expect("a row");
+    assert_eq!(state::<Counted>(&mut second).twice, 8);
     let third = fields(&[("_schema", "3"), ("visits", "4"), ("twice", "1")]);
-    let mut third = open::<Visits>(&third).expect("a row");
-    assert_eq!(state::<Visits>(&mut third).twice, 1);
+    let mut third = open::<Counted>(&third).expect("a row");
+    assert_eq!(state::<Counted>(&mut third).twice, 1);
     assert_eq!(changes(third.as_ref()), (Fields::new(), vec![]));
     // A new row begins with the newest version.
-    let new = open::<Visits>(&Fields::new()).expect("a row");
+    let new = open::<Counted>(&Fields::new()).expect("a row");
     let written = fields(&[("_schema", "3"), ("twice", "0"), ("visits", "0")]);
     assert_eq!(changes(new.as_ref()), (written, vec![]));
 }
 
 #[test]
 fn a_row_that_cannot_be_upgraded_or_is_newer_is_refused() {
-    let refused = |stored: &[(&str, &str)]| open::<Visits>(&fields(stored)).err();
+    let refused = |stored: &[(&str, &str)]| open::<Counted>(&fields(stored)).err();
     let newer = RowError::Newer {
         stored: 4,
         known: 3,

@@ -56,8 +56,6 @@ pub(crate) struct Invocation {
     pub tracked: bool,
     /// Delivered again by a recovery, and acked before: what follows from it is published already.
     pub restored: bool,
-    /// Restored, and of a type that the function did not act on when it came.
-    pub foreign: bool,
     /// Span ids of this delivery, and what its span will say.
     pub trace: Trace,
 }

@@ -339,7 +339,7 @@ impl Worker {
         self.in_flight.insert(number, &delivery);
         failpoint::point("pulled");
         let (mut event, unreadable) = self.reader.invocation(number, delivery);
-        if event.foreign {
+        if self.reader.is_foreign(&event) {
             let nothing = Settlement::Ack(Outcome::Duplicate);
             return self.settler.settle_apart(event, nothing);
         }

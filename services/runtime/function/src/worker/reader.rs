@@ -153,11 +153,17 @@ impl Reader {
             outbox: Bytes::new(),
             tracked: false,
             restored,
-            foreign: restored && !self.source.cue.covers(info.sequence, delivery.subject()),
             trace,
             delivery,
         };
         (Box::new(invocation), unreadable)
+    }
+
+    /// Whether a recovery delivers an event again of a type that the function did not act on when it came.
+    pub fn is_foreign(&self, event: &Invocation) -> bool {
+        let cue = &self.source.cue;
+        let delivery = &event.delivery;
+        event.restored && !cue.covers(delivery.info.sequence, delivery.subject())
     }
 
     /// Settlement of an event that cannot be decoded: given back if this program does not act on its type, since another
