@@ -21,7 +21,7 @@ FLOWS ?= 1000
 # What `make bench` runs: CASES="clicks hot", ROUNDS=5, QUICK=1.
 BENCH := $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) --json $(BIN)/bench.json $(CASES)
 
-.PHONY: up test chaos flows bench bench-counts bench-report measure browser screenshots browser-tools lint fmt check install clean help
+.PHONY: up test chaos app flows bench bench-counts bench-report measure browser screenshots browser-tools lint fmt check install clean help
 .DEFAULT_GOAL := help
 
 up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=durable survives power cuts; BUILD=release; ARGS="--only count-views"
@@ -43,6 +43,10 @@ chaos: install ## Harm servers, workers and lines for MINUTES=10 and account for
 	@$(RELEASE)
 	@cargo build --release --locked --bins --package oncue-tests --no-default-features --features mimalloc
 	@exec $(BIN)/release/chaos --minutes $(MINUTES) $(ARGS)
+
+app: install ## Make an app with `oncue new` in an empty folder, build and test it, and send an event through it
+	cargo build --locked --workspace --bins
+	tests/app.sh $(BIN)/debug
 
 flows: install ## Follow FLOWS=1000 uploads while workers are killed with -9: each complete, and no answer before its last hop
 	cargo build --locked --workspace --bins

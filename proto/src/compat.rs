@@ -116,7 +116,6 @@ impl Comparison<'_> {
 
     fn fields(&mut self, old: &FieldDescriptor, new: &FieldDescriptor) {
         let place = old.full_name().to_owned();
-        let is_many = |field: &FieldDescriptor| field.cardinality() == Cardinality::Repeated;
         if is_many(old) != is_many(new) || old.is_map() != new.is_map() {
             let why = format!("was {}, and is {}: add a field", shape(old), shape(new));
             return self.note(place, why);
@@ -158,6 +157,10 @@ fn is_reserved(message: &MessageDescriptor, number: u32, name: &str) -> bool {
         .reserved_ranges()
         .any(|range| range.contains(&number))
         && message.reserved_names().any(|reserved| reserved == name)
+}
+
+fn is_many(field: &FieldDescriptor) -> bool {
+    field.cardinality() == Cardinality::Repeated
 }
 
 /// Shape of a field, for people.

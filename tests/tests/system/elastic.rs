@@ -367,9 +367,13 @@ async fn a_rolling_restart_loses_and_doubles_nothing() {
         "{before:?} {after:?}"
     );
 
-    // A program that ends at once.
+    // A program that says what it is, and ends at once.
     std::fs::remove_file(bin.join("count-views")).expect("removed");
-    let broken = "#!/bin/sh\necho this is broken >&2\nexit 3\n";
+    let good = oncue_tests::cluster::built("count-views");
+    let good = good.display();
+    let broken = format!(
+        "#!/bin/sh\ncase \"$1\" in --*) exec {good} \"$1\";; esac\necho this is broken >&2\nexit 3\n"
+    );
     std::fs::write(bin.join("count-views"), broken).expect("written");
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(bin.join("count-views"), executable).expect("executable");

@@ -80,8 +80,9 @@ pub fn traces(settings: &Settings) -> Traces {
 /// Refuses to go on while a program is missing; all that are, in one line.
 pub fn all_built(settings: &Settings, functions: &[String]) -> Result<(), Failure> {
     let programs = functions.iter().map(String::as_str);
-    let absent = |program: &&str| !settings.bin.join(program).is_file();
-    let mut missing: Vec<&str> = programs.filter(absent).collect();
+    let mut missing: Vec<&str> = programs
+        .filter(|program| !settings.bin.join(program).is_file())
+        .collect();
     let platform = [GATEWAY_PROGRAM, CONSOLE_PROGRAM].into_iter();
     missing.extend(platform.filter(|program| !settings.platform(program).is_file()));
     if missing.is_empty() {

@@ -5,10 +5,10 @@ use std::fmt::{Display, Write as _};
 
 use anstyle::Style;
 use oncue_admin::AdminError;
+use oncue_admin::changes::set_aside::Withdrawal;
+use oncue_admin::changes::waiting::Waiter;
 use oncue_admin::changes::{self, Obstacle};
 use oncue_admin::consumers::{self, Consumer};
-use oncue_admin::set_aside::SetAside;
-use oncue_admin::waiting::Waiter;
 use oncue_core::bus::Bus;
 use oncue_core::bus::layout::{self, Mode, Outcome, ScheduleChange, Wanted};
 use oncue_core::config::Config;
@@ -320,7 +320,7 @@ impl Layout<'_> {
             match &obstacle {
                 Obstacle::GivenUp(waiting) if may_set_aside => {
                     let secret = secret::id_secret(bus, store).await?;
-                    let aside = SetAside {
+                    let aside = Withdrawal {
                         bus,
                         store,
                         config: self.config,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use oncue_admin::backup::{self, BackupError};
+use oncue_admin::stores::backup::{self, BackupError};
 
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
@@ -26,8 +26,10 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     }
     let bus = settings.bus().await?;
     let store = settings.store().await?;
-    let mut report = |line| remark(paint(DIM, line));
-    let taken = backup::take(&bus, &store, &args.dir, &mut report).await;
+    let taken = backup::take(&bus, &store, &args.dir, &mut |line| {
+        remark(paint(DIM, line));
+    })
+    .await;
     let contents = taken.map_err(failure)?;
     if args.json {
         say(serde_json::json!(contents));

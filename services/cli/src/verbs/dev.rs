@@ -36,7 +36,8 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
              such as \"target/debug\"; `oncue new` makes an app that has it",
         ));
     };
-    let folder = settings.config.beside(Path::new(""));
+    let folder = std::path::absolute(settings.config.beside(Path::new(".")));
+    let folder = folder.map_err(Failure::failed)?;
     let mut dev = Dev {
         settings,
         build,
@@ -58,7 +59,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 }
 
 /// Files that are followed, and when each was written.
-type Seen = BTreeMap<PathBuf, (SystemTime, u64)>;
+type FileTimes = BTreeMap<PathBuf, (SystemTime, u64)>;
 
 struct Dev<'d> {
     settings: &'d Settings,
@@ -76,6 +77,9 @@ impl Dev<'_> {
     async fn follow(&mut self) -> Failure {
         let mut seen = self.look();
         let mut is_built = self.make().await;
+        if !is_built {
+            remark(paint(BAD, "not built; waiting for a change"));
+        }
         loop {
             if is_built && self.up.is_none() {
                 match self.start() {
@@ -118,7 +122,12 @@ impl Dev<'_> {
             let before = self.programs();
             let began = Instant::now();
             if !self.make().await {
-                remark(paint(BAD, "not built; what was built before goes on"));
+                let goes_on = if self.up.is_some() {
+                    "not built; what was built before runs on"
+                } else {
+                    "not built; waiting for a change"
+                };
+                remark(paint(BAD, goes_on));
                 continue;
             }
             is_built = true;
@@ -229,7 +238,7 @@ impl Dev<'_> {
     }
 
     /// Waits for a change, and until nothing changes any more: an editor writes several files, and some of them twice.
-    async fn changed(&self, before: &Seen) -> Seen {
+    async fn changed(&self, before: &FileTimes) -> FileTimes {
         let mut last = before.clone();
         loop {
             tokio::time::sleep(LOOK).await;
@@ -242,8 +251,8 @@ impl Dev<'_> {
     }
 
     /// Files that are followed: the configuration, and the sources.
-    fn look(&self) -> Seen {
-        let mut seen = Seen::new();
+    fn look(&self) -> FileTimes {
+        let mut seen = FileTimes::new();
         if let Some(path) = &self.settings.config.path {
             visit(path, &mut seen);
         }
@@ -273,7 +282,7 @@ async fn ended(child: &mut Option<Child>) -> Option<ExitStatus> {
 }
 
 /// Adds a file, or all files below a folder; what is not there is nothing.
-fn visit(path: &Path, seen: &mut Seen) {
+fn visit(path: &Path, seen: &mut FileTimes) {
     let Ok(found) = path.metadata() else { return };
     if found.is_dir() {
         let Ok(inside) = path.read_dir() else { return };

@@ -95,11 +95,15 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
 
 /// Refuses a name that is none of an app, of a package, or of a stream.
 fn check(name: &str) -> Result<(), Failure> {
-    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let begins = name.starts_with(|c: char| c.is_ascii_lowercase());
     let domain = name.replace('-', "");
     let reserved = ["dlq", "timer", "files", "oncue"].contains(&domain.as_str());
-    if !begins || !name.chars().all(is_plain) || name.ends_with('-') {
+    if !begins
+        || !name
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        || name.ends_with('-')
+    {
         return Err(Failure::usage(format_args!(
             "{name:?} is no name for an app: a-z, 0-9 and '-', beginning with a letter"
         )));
@@ -157,14 +161,18 @@ impl Dependency {
                 ))
                 .advise("name one with --oncue-path DIR, or its repository with --oncue-git URL")
             })?;
-        let path = |inside: &str| format!("{:?}", checkout.join(inside).display().to_string());
         Ok(Self {
             source: "path = ".to_owned(),
-            runtime: path("services/runtime/function"),
-            proto: path("proto"),
-            codegen: path("proto/codegen"),
+            runtime: quoted(&checkout, "services/runtime/function"),
+            proto: quoted(&checkout, "proto"),
+            codegen: quoted(&checkout, "proto/codegen"),
         })
     }
+}
+
+/// Path inside of a checkout, as a string of TOML.
+fn quoted(checkout: &Path, inside: &str) -> String {
+    format!("{:?}", checkout.join(inside).display().to_string())
 }
 
 #[cfg(test)]

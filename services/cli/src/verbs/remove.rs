@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
+use oncue_admin::changes::set_aside::Withdrawal;
+use oncue_admin::changes::waiting::Waiter;
 use oncue_admin::dead_letters;
 use oncue_admin::functions::Overview;
-use oncue_admin::set_aside::SetAside;
-use oncue_admin::waiting::Waiter;
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::contract;
@@ -136,7 +136,7 @@ async fn set_aside(
         horizon: horizon.as_millis() as u64,
     };
     let secret = secret::id_secret(bus, store).await;
-    let aside = SetAside {
+    let aside = Withdrawal {
         bus,
         store,
         config: &settings.config,

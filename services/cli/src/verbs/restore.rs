@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use oncue_admin::backup::{self, Contents};
 use oncue_admin::functions::Overview;
+use oncue_admin::stores::backup::{self, Contents};
 use oncue_core::bus::Bus;
 use oncue_core::store::Store;
 use oncue_proto::event;
@@ -45,8 +45,10 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     if !streams.is_empty() || is_used {
         clear(args, &streams, is_used, &bus, &store).await?;
     }
-    let mut report = |line| remark(paint(DIM, line));
-    let restored = backup::restore(&bus, &store, &args.dir, &contents, &mut report).await;
+    let restored = backup::restore(&bus, &store, &args.dir, &contents, &mut |line| {
+        remark(paint(DIM, line));
+    })
+    .await;
     restored.map_err(failure)?;
     publish_again(&contents, &bus, &store).await?;
     let begun = event::format_time(contents.begun);

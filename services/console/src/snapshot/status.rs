@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use oncue_admin::consumers::Consumer;
-use oncue_admin::counters::Counters;
 use oncue_admin::functions::{Activity, FunctionStatus, SILENCE_MS};
+use oncue_admin::services::counters::Counters;
 use oncue_admin::services::{SupervisedFunction, Worker};
 use oncue_core::bus::services::DurationHistogram;
 use serde::Serialize;

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use oncue_admin::consumers::Consumer;
-use oncue_admin::counters::Counters;
 use oncue_admin::functions::Overview;
+use oncue_admin::services::counters::Counters;
 use oncue_core::app::AppName;
 use oncue_core::bus::info::StreamInfo;
 use oncue_core::bus::services::WorkerStats;

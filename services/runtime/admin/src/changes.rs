@@ -1,11 +1,14 @@
 //! Changes of a function, compared with what is there: events that wait, rows that are written, and payloads in the
 //! streams must still find a reader. What would be lost by a change is told before it is made, with the way around it.
 
+pub mod set_aside;
+pub mod waiting;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
+use self::waiting::Waiter;
 use crate::AdminError;
-use crate::waiting::{self, Waiter};
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::model::history::History;
@@ -48,12 +51,11 @@ impl fmt::Display for Obstacle {
                 )
             }
             Self::Key { from, to, waiting } => {
-                let name = |key: &Option<String>| key.clone().unwrap_or_else(|| "its own".into());
                 write!(
                     f,
                     "its key was {}, and is {}: {waiting} events wait that belong to rows under the old one",
-                    name(from),
-                    name(to)
+                    key_name(from.as_deref()),
+                    key_name(to.as_deref())
                 )
             }
             Self::NewerRows {
@@ -68,6 +70,11 @@ impl fmt::Display for Obstacle {
             ),
         }
     }
+}
+
+/// Name of a key, for people.
+fn key_name(key: Option<&str>) -> &str {
+    key.unwrap_or("its own")
 }
 
 impl Obstacle {

@@ -25,7 +25,7 @@ use serde::Serialize;
 
 use crate::AdminError;
 use crate::consumers::{self, Consumer};
-use crate::counters::Counters;
+use crate::services::counters::Counters;
 use crate::services::{self, SupervisedFunction, Worker};
 
 /// A worker that was silent for longer is gone; a busy one may miss a question or two. Milliseconds.
@@ -306,7 +306,7 @@ impl RateMeter {
 mod tests {
     use oncue_core::bus::services::{DurationHistogram, WorkerStats};
 
-    use crate::counters::quantile;
+    use crate::services::counters::quantile;
 
     use super::*;
     use crate::services::SupervisedWorker;

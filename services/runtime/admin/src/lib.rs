@@ -9,11 +9,11 @@
 //! * look up any event, and rebuild the flow it belongs to from what is left of it: [`flows`];
 //! * read dead letters by cause, try them, give them back to their function, or give them up: [`dead_letters`];
 //! * have every event of a function accounted for: [`audit`];
-//! * compare a new program of a function with what is there: [`changes`]; and set aside what [waits](waiting) for one
-//!   that will not act on it: [`set_aside`];
+//! * compare a new program of a function with what is there: [`changes`]; and set aside what [waits](changes::waiting) for one
+//!   that will not act on it: [`changes::set_aside`];
 //! * ask a function's own [`program`], which alone knows its key and its handler.
 //!
-//! * take a [`backup`] of both servers, and put it back.
+//! * take a [backup](stores::backup) of both servers, and put it back.
 //!
 //! # Where answers come from
 //!
@@ -32,16 +32,14 @@
 //!
 //! # What is written
 //!
-//! [`dead_letters`] writes an event or a record, and then deletes the letter; [`set_aside`] a letter and its mark. All
+//! [`dead_letters`] writes an event or a record, and then deletes the letter; [`changes::set_aside`] a letter and its mark. All
 //! the rest reads.
 //! Programs that are asked run as processes of their own on this machine, with the rights of whoever asks.
 //!
 //! Nothing here is linked into a function, and nothing here prints: results are values, errors are [`AdminError`]
 //! and [`program::ProgramError`].
 
-pub mod agreement;
 pub mod functions;
-pub mod counters;
 pub mod consumers;
 pub mod services;
 pub mod topology;
@@ -50,10 +48,8 @@ pub mod flows;
 pub mod dead_letters;
 pub mod audit;
 pub mod program;
-pub mod backup;
 pub mod changes;
-pub mod set_aside;
-pub mod waiting;
+pub mod stores;
 
 mod error;
 

@@ -9,6 +9,8 @@
 //! in another form is passed over, since anybody may answer on `$SRV`. A worker that was too busy to answer in time
 //! is not among them, so a missing one proves nothing.
 
+pub mod counters;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -17,8 +19,8 @@ use oncue_core::bus::services::{ServiceInstance, WorkerStats};
 use oncue_core::model::manifest::Manifest;
 use serde::{Deserialize, Serialize};
 
+use self::counters::Counters;
 use crate::AdminError;
-use crate::counters::Counters;
 
 /// Name under which every `oncue up` answers.
 pub const SUPERVISOR: &str = "oncue-up";

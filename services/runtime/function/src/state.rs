@@ -267,14 +267,9 @@ pub(crate) fn open<S: State>(fields: &Fields) -> Result<Box<dyn AnyRow>, RowErro
     read.retain(|field| fields.binary_search(field).is_ok());
     if let Cow::Owned(current) = &current {
         // The upgrade has taken them away.
-        let is_gone = |name: &str| {
-            current
-                .binary_search_by(|(f, _)| f.as_str().cmp(name))
-                .is_err()
-        };
         let gone = fields
             .iter()
-            .filter(|(name, _)| name != SCHEMA && is_gone(name));
+            .filter(|(name, _)| name != SCHEMA && !has_field(current, name));
         read.extend(gone.cloned());
         read.sort();
     }
@@ -283,6 +278,12 @@ pub(crate) fn open<S: State>(fields: &Fields) -> Result<Box<dyn AnyRow>, RowErro
         now,
         read,
     }))
+}
+
+/// Whether fields, which are sorted, hold one of this name.
+fn has_field(fields: &Fields, name: &str) -> bool {
+    let found = fields.binary_search_by(|(field, _)| field.as_str().cmp(name));
+    found.is_ok()
 }
 
 impl<S: State> AnyRow for TypedRow<S> {

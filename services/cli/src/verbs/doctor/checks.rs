@@ -2,8 +2,8 @@
 //! from which the promise is derived.
 
 use oncue_admin::AdminError;
-use oncue_admin::agreement::{self, Lost};
 use oncue_admin::consumers;
+use oncue_admin::stores::agreement::{self, Lost};
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::StreamInfo;
 use oncue_core::bus::layout::{self, Mode, Outcome, ScheduleChange};

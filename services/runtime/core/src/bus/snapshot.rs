@@ -99,7 +99,7 @@ impl Bus {
         mut chunks: impl io::Read,
     ) -> Result<(), BusError> {
         #[derive(Deserialize)]
-        struct Begun {
+        struct RestoreBegun {
             deliver_subject: String,
         }
         let what = format!("restore of {stream}");
@@ -107,7 +107,8 @@ impl Bus {
             .api(&format!("STREAM.RESTORE.{stream}"), &json!(snapshot))
             .await
             .map_err(|e| failed(&what, e))?;
-        let Begun { deliver_subject } = Begun::deserialize(&begun).map_err(|e| failed(&what, e))?;
+        let RestoreBegun { deliver_subject } =
+            RestoreBegun::deserialize(&begun).map_err(|e| failed(&what, e))?;
         let mut buffer = vec![0; CHUNK];
         loop {
             let length = fill(&mut chunks, &mut buffer).map_err(|e| failed(&what, e))?;

@@ -41,11 +41,11 @@ impl Held {
 
     /// Whether two are of one program in all but the place.
     fn is_as(&self, other: &Self) -> bool {
-        let place = |held: &Self| Self {
-            from: 0,
-            ..held.clone()
+        let here = Self {
+            from: other.from,
+            ..self.clone()
         };
-        place(self) == place(other)
+        here == *other
     }
 }
 
@@ -75,7 +75,7 @@ impl History {
         versions.max().unwrap_or(1)
     }
 
-    /// What held at a place of the stream; `None` where nothing is noted of it.
+    /// Program that held at a place of the stream; `None` where nothing is noted of it.
     pub fn at(&self, created: u64, sequence: u64) -> Option<&Held> {
         let mut held = self.0.iter().rev();
         held.find(|held| held.created == created && held.from <= sequence)

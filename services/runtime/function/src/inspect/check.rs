@@ -110,8 +110,10 @@ impl Checker<'_> {
         for subject in &self.manifest.filters {
             let messages = self.read(stream, subject, floor + 1).await?;
             for message in messages {
-                let place = || format!("{stream}/{}", message.sequence);
-                sample.add(place, self.event(&message, stream, created));
+                sample.add(
+                    || format!("{stream}/{}", message.sequence),
+                    self.event(&message, stream, created),
+                );
             }
         }
         Ok(sample)
@@ -128,8 +130,10 @@ impl Checker<'_> {
             if !self.manifest.triggers.contains(&ty) {
                 continue;
             }
-            let place = || format!("{TIMER}/{}", message.sequence);
-            sample.add(place, self.event(&message, TIMER, created));
+            sample.add(
+                || format!("{TIMER}/{}", message.sequence),
+                self.event(&message, TIMER, created),
+            );
         }
         Ok(sample)
     }

@@ -142,11 +142,12 @@ impl<'f> Nested<'f> {
         let Value::Object(map) = self.value.take() else {
             return Err(de::Error::custom(format_args!("{name}: not an object")));
         };
-        let is_filled = |field: &&'static str| {
-            let missing = Missing { of: name, field };
-            !map.contains_key(*field) && self.filled.fields.contains(&missing)
-        };
-        let fill = fields.iter().copied().filter(is_filled).collect();
+        let absent = fields.iter().filter(|field| !map.contains_key(**field));
+        let fill = absent
+            .map(|field| Missing { of: name, field })
+            .filter(|missing| self.filled.fields.contains(missing))
+            .map(|missing| missing.field)
+            .collect();
         let entries = Entries {
             of: self,
             stored: map.into_iter(),

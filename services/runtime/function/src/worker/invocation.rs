@@ -115,7 +115,7 @@ pub(crate) enum RetryReason {
     Unpublished(String),
     /// The dead letter could not be published.
     NotSetAside(String),
-    /// Its row was written by a newer version of the function, whose workers can read it: nobody's failure.
+    /// The row was written by a newer version of the function, whose workers can read it: nobody's failure.
     NewerRow(String),
     /// Of a type that only another program of the function acts on, to which its consumer was changed: nobody's failure.
     OtherProgram(String),

@@ -23,7 +23,7 @@ const GAPS: &str = "gaps";
 /// Age at which that key goes by itself, seconds: an abandoned backup holds no outputs for longer.
 const PROOF_SECONDS: u64 = 600;
 
-/// What the snapshot of an app came to.
+/// Result of the snapshot of an app.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SnapshotTaken {
     /// Entries, of which a large hash has several.
@@ -72,7 +72,7 @@ impl Store {
         let prefix = self.keys.of("");
         let proof = self.keys.of(PROOF).into_bytes();
         let id = id.as_bytes().to_vec();
-        let read = move || -> io::Result<SnapshotTaken> {
+        let taken = tokio::task::spawn_blocking(move || -> io::Result<SnapshotTaken> {
             let database = info.redis_settings().db() as u64;
             let mut snapshot = Snapshot::new(replicate(&info)?, database)?;
             let mut taken = SnapshotTaken::default();
@@ -86,8 +86,8 @@ impl Store {
                 keep(entry)?;
             }
             Ok(taken)
-        };
-        let taken = tokio::task::spawn_blocking(read).await;
+        })
+        .await;
         let taken = taken.map_err(|e| StoreError::refused(e.to_string()))?;
         let taken = taken.map_err(|e| StoreError::refused(e.to_string()))?;
         if !taken.is_fresh {
@@ -174,12 +174,12 @@ impl Store {
 }
 
 /// A connection of its own, which must be waited for.
-trait Line: Read + Write + Send {}
-impl<T: Read + Write + Send> Line for T {}
+trait ReplicaLine: Read + Write + Send {}
+impl<T: Read + Write + Send> ReplicaLine for T {}
 
 /// Asks as a replica does; returns the snapshot behind the answer.
 fn replicate(info: &ConnectionInfo) -> io::Result<impl Read> {
-    let line: Box<dyn Line> = match info.addr() {
+    let line: Box<dyn ReplicaLine> = match info.addr() {
         ConnectionAddr::Tcp(host, port) => {
             let stream = TcpStream::connect((host.as_str(), *port))?;
             stream.set_read_timeout(Some(SILENCE))?;

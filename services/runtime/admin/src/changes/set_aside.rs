@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 
+use super::waiting::{Waiter, WaitingEvent};
 use crate::AdminError;
-use crate::waiting::{Waiter, WaitingEvent};
 use oncue_core::bus::layout::DLQ;
 use oncue_core::bus::{Bus, BusError};
 use oncue_core::config::Config;
@@ -19,8 +19,8 @@ use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 /// Reason of the letters.
 pub const REASON: &str = "set_aside";
 
-/// Whoever sets events aside, with all that takes.
-pub struct SetAside<'s> {
+/// Setting aside of events, with all that takes.
+pub struct Withdrawal<'s> {
     pub bus: &'s Bus,
     pub store: &'s Store,
     pub config: &'s Config,
@@ -30,7 +30,7 @@ pub struct SetAside<'s> {
     pub why: &'s str,
 }
 
-impl SetAside<'_> {
+impl Withdrawal<'_> {
     /// Sets aside all events of these subjects that wait for a function; returns their number.
     ///
     /// # Errors

@@ -46,7 +46,7 @@ const PUT_AT_ONCE: usize = 1 << 20;
 /// Placeholders under way at a time.
 const PLACEHOLDERS_AT_ONCE: usize = 512;
 
-/// What a backup holds.
+/// Contents of a backup.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Contents {
     pub format: u32,
@@ -65,7 +65,7 @@ pub struct SavedStream {
     pub name: String,
     pub file: SavedFile,
     pub snapshot: StreamSnapshot,
-    /// Its last sequence once Redis had been copied: nothing in that copy is newer.
+    /// Last sequence once Redis had been copied: nothing in that copy is newer.
     pub last: u64,
 }
 
@@ -106,7 +106,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
 }
 
 /// News of a backup under way, a line each.
-type Report<'r> = &'r mut (dyn FnMut(String) + Send);
+type News<'r> = &'r mut (dyn FnMut(String) + Send);
 
 /// Takes a backup of the app into a new or empty folder. Only its owner can read it: it holds events, rows, and the secret
 /// of the app.
@@ -117,7 +117,7 @@ pub async fn take(
     bus: &Bus,
     store: &Store,
     folder: &Path,
-    report: Report<'_>,
+    report: News<'_>,
 ) -> Result<Contents, BackupError> {
     let begun = event::now_ms();
     make_folder(folder)?;
@@ -317,7 +317,7 @@ pub async fn restore(
     store: &Store,
     folder: &Path,
     contents: &Contents,
-    report: Report<'_>,
+    report: News<'_>,
 ) -> Result<(), BackupError> {
     // Schedules first: the others take over from there what is due.
     let mut streams: Vec<&SavedStream> = contents.streams.iter().collect();
