@@ -21,7 +21,7 @@ use crate::settings::Global;
 use crate::terminal::paint;
 use crate::verbs::{
     apply, audit, backup, check, completions, dev, dlq, docs, doctor, flow, health, map, new, ps,
-    publish, recover, remove, restart, restore, schedule, tail, top,
+    publish, recover, remove, restart, restore, schedule, state, tail, top,
 };
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
@@ -51,6 +51,9 @@ enum Verb {
     Tail(tail::Args),
     /// List functions: replicas, lag, in flight, failed.
     Ps(ps::Args),
+    /// Show rows of state tables, by their keys.
+    #[command(subcommand)]
+    State(state::Verb),
     /// Show one flow: its events, who acts on them, and what it waits for.
     Flow(flow::Args),
     /// Show who listens to what and who emits what; with --drift, where that differs from what happens.
@@ -134,6 +137,7 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Publish(args) => publish::run(args, &settings).await,
         Verb::Tail(args) => tail::run(args, &settings).await,
         Verb::Ps(args) => ps::run(&args, &settings).await,
+        Verb::State(verb) => state::run(verb, &settings).await,
         Verb::Flow(args) => flow::run(&args, &settings).await,
         Verb::Map(args) => map::run(&args, &settings).await,
         Verb::Top(args) => top::run(&args, &settings).await,

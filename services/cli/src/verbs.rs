@@ -6,6 +6,7 @@ pub mod apply;
 pub mod publish;
 pub mod tail;
 pub mod ps;
+pub mod state;
 pub mod top;
 pub mod flow;
 pub mod map;

@@ -234,6 +234,16 @@ async fn old_and_new_rows_live_side_by_side() {
     assert!(letters.expect("NATS").is_empty());
     assert_eq!(counted(&cluster, &store).await, published);
     first.oncue(&["ps"]).says(0, &["changing"]);
+    let list = ["state", "ls", "changes", "--json"];
+    first
+        .oncue(&list)
+        .says(0, &[r#""key":"/p0""#, r#""_schema":2"#]);
+    let row = ["state", "get", "changes", "/p0"];
+    first.oncue(&row).says(0, &["seen", "s:changes:/p0"]);
+    let nothing = ["state", "get", "changes", "/nobody"];
+    first
+        .oncue(&nothing)
+        .says(1, &["there is nothing under changes//nobody"]);
     old.stop().await;
     // Nor is the old one let in again.
     rows.oncue(&["apply"]).says(0, &[]);
