@@ -103,7 +103,7 @@ pub fn to_fields<S: State>(state: &S) -> Result<Fields, String> {
 /// Name of a field in Redis: [`SCHEMA`] is where the row's version stands, so a field that an author, or data, calls so
 /// gets one more `_`.
 fn stored(name: &str) -> Cow<'_, str> {
-    if name.trim_start_matches('_') == &SCHEMA[1..] && name.starts_with('_') {
+    if name.starts_with('_') && name.trim_start_matches('_') == &SCHEMA[1..] {
         Cow::Owned(format!("_{name}"))
     } else {
         Cow::Borrowed(name)
