@@ -64,7 +64,9 @@ impl Client {
         let acked = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let task = {
-            let (bus, acked, stop) = (bus.clone(), acked.clone(), stop.clone());
+            let bus = bus.clone();
+            let acked = acked.clone();
+            let stop = stop.clone();
             tokio::spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     let n = acked.load(Ordering::Relaxed);

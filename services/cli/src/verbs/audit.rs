@@ -1,5 +1,7 @@
 //! `oncue audit`: every function's program looks up every event of its stream, and the sums must come out even.
 
+use std::collections::BTreeMap;
+
 use anstyle::Style;
 use oncue_admin::audit::{self, AuditOutcome, FunctionAudit};
 use oncue_core::model::audit::Audit;
@@ -52,10 +54,17 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
 
 /// Names what a restore did not bring back: no audit of what is there can.
 async fn tell_gaps(settings: &Settings) {
-    let Ok(store) = settings.store().await else {
-        return;
+    let gaps = match settings.store().await {
+        Ok(store) => store.gaps().await.map_err(|e| e.to_string()),
+        Err(failure) => Err(failure.what),
     };
-    for (stream, gap) in store.gaps().await.unwrap_or_default() {
+    let gaps = gaps.unwrap_or_else(|why| {
+        remark(format_args!(
+            "whether a restore has left something out cannot be told: {why}"
+        ));
+        BTreeMap::new()
+    });
+    for (stream, gap) in gaps {
         remark(format_args!(
             "{stream}: sequences {} to {} came after the backup of {} that was restored, and are gone",
             gap.from,

@@ -3,6 +3,11 @@
 pub mod republish;
 mod rewind;
 
+use std::time::Duration;
+
+use oncue_admin::functions::Overview;
+use oncue_core::bus::Bus;
+
 use crate::exit::Failure;
 use crate::settings::Settings;
 
@@ -19,4 +24,24 @@ pub async fn run(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
         Verb::Redis(args) => rewind::run(&args, settings).await,
         Verb::Nats(args) => republish::run(&args, settings).await,
     }
+}
+
+/// Longest silence of workers that are asked whether they run.
+const REPLY_GAP: Duration = Duration::from_millis(300);
+
+/// Refuses while functions of the app run: they would commit between the steps of a recovery or a restore.
+pub async fn refuse_beside_workers(bus: &Bus) -> Result<(), Failure> {
+    let overview = Overview::read(bus, REPLY_GAP).await;
+    let overview = overview.map_err(Failure::silent)?;
+    let workers = overview.workers.into_iter().map(|worker| worker.function);
+    let mut running: Vec<String> = workers.collect();
+    running.sort();
+    running.dedup();
+    if running.is_empty() {
+        return Ok(());
+    }
+    Err(
+        Failure::failed(format_args!("{} still run", running.join(", ")))
+            .advise("stop `oncue up`, or whatever runs them, and start it again afterwards"),
+    )
 }

@@ -3,21 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use oncue_admin::functions::Overview;
 use oncue_admin::stores::backup::{self, Contents};
 use oncue_core::bus::Bus;
 use oncue_core::store::Store;
 use oncue_proto::event;
 
 use super::backup::failure;
-use super::recover::republish;
+use super::recover::{refuse_beside_workers, republish};
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
 use crate::terminal::confirm;
 use crate::terminal::paint::{CHANGED, DIM, GOOD, number, paint, remark, say};
 
-/// Silence after which every worker has answered.
-const REPLY_GAP: Duration = Duration::from_millis(300);
 /// Time before the backup from which outputs are published again: clocks of two servers differ.
 const MARGIN: Duration = Duration::from_mins(1);
 
@@ -124,21 +121,4 @@ async fn clear(
     }
     confirm::ask(&format!("Remove {there}?"), args.yes)?;
     backup::clear(bus, store, streams).await.map_err(failure)
-}
-
-/// Refuses while functions run: they would commit between the steps.
-async fn refuse_beside_workers(bus: &Bus) -> Result<(), Failure> {
-    let overview = Overview::read(bus, REPLY_GAP).await;
-    let overview = overview.map_err(Failure::silent)?;
-    let workers = overview.workers.into_iter().map(|worker| worker.function);
-    let mut running: Vec<String> = workers.collect();
-    running.sort();
-    running.dedup();
-    if running.is_empty() {
-        return Ok(());
-    }
-    Err(
-        Failure::failed(format_args!("{} still run", running.join(", ")))
-            .advise("stop `oncue up`, or whatever runs them, and start it again afterwards"),
-    )
 }

@@ -24,6 +24,13 @@ pub(crate) type InspectError = Box<dyn std::error::Error>;
 /// Ids of lost events that are listed; the rest is counted.
 const MAX_LISTED: usize = 100;
 
+/// Connections of a program that only looks.
+async fn connect(manifest: &Manifest, config: &Config) -> Result<(Bus, Store), InspectError> {
+    let bus = Bus::connect(&config.nats_url, &manifest.name).await?;
+    let store = Store::look(&config.redis_url, &config.app).await?;
+    Ok((bus.of_app(&config.app), store))
+}
+
 /// Looks up every event of the stream.
 ///
 /// Reads the stream from its first message in order, and asks Redis for the marks of each part in
@@ -44,10 +51,7 @@ pub(crate) async fn audit(
     manifest: &Manifest,
     config: &Config,
 ) -> Result<Audit, InspectError> {
-    let bus = Bus::connect(&config.nats_url, &manifest.name)
-        .await?
-        .of_app(&config.app);
-    let store = Store::look(&config.redis_url, &config.app).await?;
+    let (bus, store) = connect(manifest, config).await?;
     let stream = &manifest.stream;
     // Asked first: what is acked now was marked before, so no event in between can look lost.
     let consumer = bus

@@ -186,9 +186,10 @@ fn upgraded<S: State>(fields: &Fields, stored: u32) -> Result<Fields, String> {
 /// Version of a row as stored, for a program that knows versions up to `known`; a row that was never written has that
 /// one. Runs no code of an author.
 pub(crate) fn stored_version(fields: &Fields, known: u32) -> Result<u32, RowError> {
-    let Some((_, text)) = fields.iter().find(|(name, _)| name == SCHEMA) else {
+    let Ok(at) = fields.binary_search_by(|(name, _)| name.as_str().cmp(SCHEMA)) else {
         return Ok(if fields.is_empty() { known } else { 1 });
     };
+    let text = &fields[at].1;
     let version = std::str::from_utf8(text).ok().and_then(|v| v.parse().ok());
     match version {
         Some(stored) if stored > known => Err(RowError::Newer { stored, known }),

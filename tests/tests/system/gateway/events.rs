@@ -1,6 +1,7 @@
 //! `POST /v1/events/{type}`.
 
 use oncue_app_events::web::PageViewed;
+use oncue_core::contract;
 use oncue_gateway::server::Guards;
 use oncue_proto::event;
 use oncue_tests::cluster::{Stored, wait_for};
@@ -561,4 +562,29 @@ async fn a_stream_that_was_deleted_is_503() {
         .send("POST", VIEWED, &[JSON], HOME)
         .await
         .problem(503, "away");
+}
+
+#[tokio::test]
+async fn a_type_that_is_applied_while_the_gateway_runs_is_taken() {
+    const NEW: &str = "/v1/events/web.page.glance";
+    let gateway = Gateway::start().await;
+    let answer = gateway.send("POST", NEW, &[JSON], HOME).await;
+    answer.problem(404, "unknown-type");
+    // Another program's contract: the demo's, with one type under a name of the same length.
+    let mut set = oncue_app_events::DESCRIPTORS.to_vec();
+    let ours = b"web.page.viewed";
+    let at = set.windows(ours.len()).position(|window| window == ours);
+    let at = at.expect("an event type");
+    set[at..at + ours.len()].copy_from_slice(b"web.page.glance");
+    contract::store(&gateway.bus, "glance", set)
+        .await
+        .expect("stored");
+    wait_for("the gateway has taken it over", async || {
+        let answer = gateway.send("POST", NEW, &[JSON], HOME).await;
+        answer.status == 202
+    })
+    .await;
+    // Those that it began with stay.
+    let answer = gateway.send("POST", VIEWED, &[JSON], HOME).await;
+    assert_eq!(answer.status, 202, "{}", answer.text());
 }

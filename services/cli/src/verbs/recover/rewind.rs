@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use oncue_admin::dead_letters;
-use oncue_admin::functions::Overview;
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::bus::layout::TIMER;
@@ -42,8 +41,6 @@ pub struct Args {
     yes: bool,
 }
 
-/// Longest silence of workers that are asked whether they run.
-const REPLY_GAP: Duration = Duration::from_millis(300);
 /// Longest wait for events that were in flight, beyond the ack wait: their retries may have been put off.
 const IN_FLIGHT_WAIT: Duration = Duration::from_secs(90);
 
@@ -66,7 +63,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let manifests = manifests::of(settings, &names).await?;
     let bus = settings.bus().await?;
     let store = settings.store().await?;
-    refuse_beside_workers(&names, &bus).await?;
+    super::refuse_beside_workers(&bus).await?;
     let regression = store.regression().await.map_err(Failure::silent)?;
     if let Some(regression) = &regression {
         remark(regression);
@@ -166,23 +163,6 @@ async fn plan(
         from,
         most,
     }))
-}
-
-/// Refuses while functions run: they would commit between the steps of the recovery.
-async fn refuse_beside_workers(names: &[String], bus: &Bus) -> Result<(), Failure> {
-    let overview = Overview::read(bus, REPLY_GAP).await;
-    let overview = overview.map_err(Failure::silent)?;
-    let workers = overview.workers.into_iter().map(|worker| worker.function);
-    let mut running: Vec<String> = workers.filter(|name| names.contains(name)).collect();
-    running.sort();
-    running.dedup();
-    if running.is_empty() {
-        return Ok(());
-    }
-    Err(
-        Failure::failed(format_args!("{} still run", running.join(", ")))
-            .advise("stop `oncue up`, or whatever runs them, and start it again afterwards"),
-    )
 }
 
 /// Marks events as dead that were set aside or given up and are not redriven since: as far as Redis has lost that, it

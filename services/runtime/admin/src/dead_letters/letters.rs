@@ -80,21 +80,7 @@ impl Letter {
     }
 }
 
-/// The message a [complete](super::complete) letter is about, as its stream held it.
-pub fn message_of(letter: &DeadLetter) -> StoredMessage {
-    let envelope = letter.envelope.clone().unwrap_or_default();
-    StoredMessage {
-        sequence: letter.sequence,
-        time: ms(letter.accepted_at.as_ref()),
-        subject: envelope.subject,
-        headers: envelope
-            .headers
-            .into_iter()
-            .map(|header| (header.name, header.value))
-            .collect(),
-        payload: envelope.payload,
-    }
-}
+pub use oncue_core::model::letter::message_of;
 
 /// Which letters somebody asks for; by default all.
 #[derive(Debug, Clone, Default)]

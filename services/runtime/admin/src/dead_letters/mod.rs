@@ -28,8 +28,6 @@ mod letters;
 mod outcome;
 mod redrive;
 
-use pbjson_types::Timestamp;
-
 pub use self::drop::{SetAside, dropped, give_up, settled};
 pub use self::dry_run::{Bench, Network, attempt};
 pub use self::envelope::complete;
@@ -40,7 +38,7 @@ pub use self::outcome::{Outcome, OutcomeCounts, Sent, Watch};
 pub use self::redrive::{Pace, Progress, Tally, redrive, without_outdated};
 use crate::program::ProgramError;
 use oncue_core::bus::{ApiError, BusError, PublishError};
-pub use oncue_core::model::letter::timestamp;
+pub use oncue_core::model::letter::{ms, timestamp};
 use oncue_core::store::Mark;
 use oncue_proto::event::Meta;
 
@@ -93,13 +91,6 @@ pub enum LetterError {
     /// The function's program could not try it.
     #[error(transparent)]
     Program(#[from] ProgramError),
-}
-
-/// Unix milliseconds, rounded down; 0 where nothing is said. The inverse of [`timestamp`].
-pub fn ms(time: Option<&Timestamp>) -> u64 {
-    time.map_or(0, |t| {
-        (t.seconds * 1000 + i64::from(t.nanos) / 1_000_000) as u64
-    })
 }
 
 /// Identity of an event handled by a function, to ask Redis for its seen-mark. The horizon is in milliseconds.

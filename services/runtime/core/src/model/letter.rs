@@ -7,6 +7,7 @@ use pbjson_types::Timestamp;
 use prost::Message as _;
 
 use crate::app::AppName;
+use crate::bus::StoredMessage;
 
 /// A dead letter as a message, itself an event that was caused by the one it is about. The trace context of `about` is
 /// that of the letter.
@@ -42,5 +43,28 @@ pub fn timestamp(ms: u64) -> Timestamp {
     Timestamp {
         seconds: ms as i64 / 1000,
         nanos: (ms % 1000) as i32 * 1_000_000,
+    }
+}
+
+/// Unix milliseconds, rounded down; 0 where nothing is said. The inverse of [`timestamp`].
+pub fn ms(time: Option<&Timestamp>) -> u64 {
+    time.map_or(0, |t| {
+        (t.seconds * 1000 + i64::from(t.nanos) / 1_000_000) as u64
+    })
+}
+
+/// The message that a whole letter is about, as its stream held it.
+pub fn message_of(letter: &DeadLetter) -> StoredMessage {
+    let envelope = letter.envelope.clone().unwrap_or_default();
+    StoredMessage {
+        sequence: letter.sequence,
+        time: ms(letter.accepted_at.as_ref()),
+        subject: envelope.subject,
+        headers: envelope
+            .headers
+            .into_iter()
+            .map(|header| (header.name, header.value))
+            .collect(),
+        payload: envelope.payload,
     }
 }

@@ -6,9 +6,9 @@ use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_core::bus::{Bus, BusError, Slice, StoredMessage};
 use oncue_core::config::Config;
 use oncue_core::model::check::{Check, SAMPLES, Sample};
+use oncue_core::model::letter;
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::{KeyedRow, Store};
-use oncue_proto::event::{self, Origin};
 use oncue_proto::oncue::v1::DeadLetter;
 use prost::Message as _;
 
@@ -39,10 +39,7 @@ pub(crate) async fn check(
     manifest: &Manifest,
     config: &Config,
 ) -> Result<Check, InspectError> {
-    let bus = Bus::connect(&config.nats_url, &manifest.name)
-        .await?
-        .of_app(&config.app);
-    let store = Store::look(&config.redis_url, &config.app).await?;
+    let (bus, store) = super::connect(manifest, config).await?;
     let samples = match std::env::args().nth(2) {
         Some(text) => text
             .parse()
@@ -148,26 +145,11 @@ impl Checker<'_> {
             let Ok(letter) = DeadLetter::decode(message.payload) else {
                 continue;
             };
-            let envelope = letter.envelope.clone().unwrap_or_default();
+            let stored = letter::message_of(&letter);
             // What was too large to be set aside whole is in its stream.
-            let is_whole = !envelope.payload.is_empty();
-            if !is_whole || !READABLE.contains(&letter.reason.as_str()) {
+            if stored.payload.is_empty() || !READABLE.contains(&letter.reason.as_str()) {
                 continue;
             }
-            let stored = StoredMessage {
-                sequence: letter.sequence,
-                time: letter
-                    .accepted_at
-                    .as_ref()
-                    .map_or(0, |at| at.seconds as u64 * 1000),
-                subject: envelope.subject,
-                headers: envelope
-                    .headers
-                    .into_iter()
-                    .map(|header| (header.name, header.value))
-                    .collect(),
-                payload: envelope.payload,
-            };
             sample.add(
                 || letter.event_id.clone(),
                 self.event(&stored, &letter.stream, 0),
@@ -204,17 +186,7 @@ impl Checker<'_> {
 
     /// Reads an event as the worker would, up to its key.
     fn event(&self, message: &StoredMessage, stream: &str, created: u64) -> Result<(), String> {
-        let origin = Origin {
-            stream,
-            stream_created: created,
-            sequence: message.sequence,
-            published: message.time,
-            subject: &message.subject,
-        };
-        let headers = message.headers.iter();
-        let headers = headers.map(|(name, value)| (name.as_str(), value.as_str()));
-        let read = event::read(headers, message.payload.clone(), &origin);
-        let incoming = read.map_err(|e| e.message)?;
+        let incoming = message.read(stream, created)?;
         let ty = &incoming.meta.ty;
         if !self.manifest.triggers.contains(ty) {
             return Err(format!("this program does not act on {ty}"));
