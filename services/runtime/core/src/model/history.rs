@@ -87,6 +87,8 @@ impl History {
 pub struct Cue {
     history: History,
     created: u64,
+    /// Sequence of the first event that today's program holds from.
+    since: u64,
     /// Subjects of the types it acts on today.
     filters: Vec<String>,
     /// Subject of what is redriven to it alone, whatever its type.
@@ -97,7 +99,9 @@ impl Cue {
     /// Cue of the function of `manifest` in its stream, which was made at `created` (Unix milliseconds).
     pub fn new(manifest: &Manifest, app: &AppName, created: u64, history: History) -> Self {
         let consumer = app.consumer(&manifest.name);
+        let latest = history.at(created, u64::MAX);
         Self {
+            since: latest.map_or(0, |held| held.from),
             history,
             created,
             filters: manifest.filters.clone(),
@@ -110,6 +114,12 @@ impl Cue {
         let held = self.history.at(self.created, sequence);
         let filters = held.map_or(&self.filters, |held| &held.filters);
         subject == self.redrive || layout::matches(filters, subject)
+    }
+
+    /// Whether an event came before the function acted on its type: the server delivers what a consumer had not passed yet
+    /// when its filters were changed, and a recovery brings all of it again.
+    pub fn precedes(&self, sequence: u64, subject: &str) -> bool {
+        sequence < self.since && !self.covers(sequence, subject)
     }
 
     /// Whether this program acts on events of this subject.
@@ -146,6 +156,7 @@ mod tests {
         let cue = Cue {
             history,
             created: 7,
+            since: 20,
             filters: layout::filters(&["a.b.d"]),
             redrive: "a.redrive.app_f".to_owned(),
         };
@@ -163,6 +174,8 @@ mod tests {
                 expected,
                 "{sequence} {subject}"
             );
+            let precedes = sequence < 20 && !expected;
+            assert_eq!(cue.precedes(sequence, subject), precedes);
         }
     }
 

@@ -159,11 +159,11 @@ impl Reader {
         (Box::new(invocation), unreadable)
     }
 
-    /// Whether a recovery delivers an event again of a type that the function did not act on when it came.
+    /// Whether the function did not act on the event's type when it came, so that it is none of its events.
     pub fn is_foreign(&self, event: &Invocation) -> bool {
-        let cue = &self.source.cue;
         let delivery = &event.delivery;
-        event.restored && !cue.covers(delivery.info.sequence, delivery.subject())
+        let cue = &self.source.cue;
+        cue.precedes(delivery.info.sequence, delivery.subject())
     }
 
     /// Settlement of an event that cannot be decoded: given back if this program does not act on its type, since another
