@@ -59,6 +59,19 @@ pub struct Faults {
     pub lose_batch_acks: u32,
     /// So many atomic batches lose their second message on the way to the server.
     pub tear_batches: u32,
+    /// Requests that are answered with an error and do nothing.
+    pub answer_errors: Option<Refusal>,
+}
+
+/// Requests that get an error for an answer: of Redis those of one command, of NATS what is published below a subject.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// Name of the command, or beginning of the subjects.
+    pub of: &'static str,
+    /// Error as the server would write it: a line of Redis without its `-`, or the JSON of a publish ack.
+    pub answer: String,
+    /// So many requests.
+    pub left: u32,
 }
 
 pub struct Proxy {

@@ -34,6 +34,19 @@ pub async fn run(inner: &Arc<Inner>, line: Line, client: TcpStream, server: TcpS
     }
 }
 
+/// What becomes of a frame.
+enum Passage {
+    Whole,
+    Instead(Vec<u8>),
+    Lost,
+}
+
+impl Passage {
+    fn unless(lost: bool) -> Self {
+        if lost { Self::Lost } else { Self::Whole }
+    }
+}
+
 struct Pump<'a> {
     inner: &'a Arc<Inner>,
     line: Line,
@@ -179,20 +192,20 @@ impl<'a> Pump<'a> {
         let (mut whole, mut at, mut lost) = (Vec::new(), 0, false);
         while at < self.partial.len() && !lost {
             let rest = &self.partial[at..];
-            let (len, keep) = match self.inner.protocol {
+            let (len, passage) = match self.inner.protocol {
                 Protocol::Redis => match resp_len(rest) {
-                    Some(len) => (len, self.keep_resp(&rest[..len])),
+                    Some(len) => (len, self.pass_resp(&rest[..len])),
                     None => break,
                 },
                 _ => match nats_frame(rest) {
-                    Some(frame) => (frame.len, self.keep_nats(&frame, &rest[..frame.len])),
+                    Some(frame) => (frame.len, self.pass_nats(&frame, &rest[..frame.len])),
                     None => break,
                 },
             };
-            if keep {
-                whole.extend_from_slice(&rest[..len]);
-            } else {
-                lost = self.inner.protocol == Protocol::Redis;
+            match passage {
+                Passage::Whole => whole.extend_from_slice(&rest[..len]),
+                Passage::Instead(bytes) => whole.extend(bytes),
+                Passage::Lost => lost = self.inner.protocol == Protocol::Redis,
             }
             at += len;
         }
@@ -200,18 +213,28 @@ impl<'a> Pump<'a> {
         (whole, lost)
     }
 
-    fn keep_resp(&self, value: &[u8]) -> bool {
+    fn pass_resp(&self, value: &[u8]) -> Passage {
         let mut commits = self.commits.lock();
         if self.direction == Direction::Up {
-            commits.push_back(resp_command(value).eq_ignore_ascii_case(b"FCALL"));
-            return true;
+            let command = resp_command(value);
+            let refused = self.refusal(|of| command.eq_ignore_ascii_case(of.as_bytes()));
+            if let Some(error) = refused {
+                // The server itself gives the answer, so that it comes in its turn.
+                commits.push_back(false);
+                let script = format!("return redis.error_reply({error:?})");
+                let length = script.len();
+                let instead = format!("*3\r\n$4\r\nEVAL\r\n${length}\r\n{script}\r\n$1\r\n0\r\n");
+                return Passage::Instead(instead.into_bytes());
+            }
+            commits.push_back(command.eq_ignore_ascii_case(b"FCALL"));
+            return Passage::Whole;
         }
         // A push is nobody's answer; an error says that nothing was done.
         let answers = value[0] != b'>' && commits.pop_front().unwrap_or(false) && value[0] != b'-';
-        !(answers && self.take_answer())
+        Passage::unless(answers && self.take_answer())
     }
 
-    fn keep_nats(&self, frame: &NatsFrame, message: &[u8]) -> bool {
+    fn pass_nats(&self, frame: &NatsFrame, message: &[u8]) -> Passage {
         let payload = &message[frame.payload.clone()];
         if self.direction == Direction::Down {
             if is_ticket(&frame.reply) {
@@ -220,13 +243,41 @@ impl<'a> Pump<'a> {
             let lost = (is_publish_ack(frame, payload) && self.take_answer())
                 || (is_batch_ack(frame, payload)
                     && self.take("lost batch ack", |faults| &mut faults.lose_batch_acks));
-            return !lost;
+            return Passage::unless(lost);
         }
         if is_ticket(&frame.subject) {
             self.inner.ledger.lock().settled(&frame.subject, payload);
         }
-        !(is_second_of_batch(frame, message)
-            && self.take("torn batch", |faults| &mut faults.tear_batches))
+        if let Some(error) = self.refusal(|of| frame.subject.starts_with(of)) {
+            let length = error.len();
+            // To the one who waits for the answer. What is none's is gone, as the beginning of a refused batch is.
+            return match &*frame.reply {
+                "" => Passage::Lost,
+                reply => {
+                    Passage::Instead(format!("PUB {reply} {length}\r\n{error}\r\n").into_bytes())
+                }
+            };
+        }
+        Passage::unless(
+            is_second_of_batch(frame, message)
+                && self.take("torn batch", |faults| &mut faults.tear_batches),
+        )
+    }
+
+    /// Error in place of a request, if there is one for it.
+    fn refusal(&self, is_meant: impl Fn(&str) -> bool) -> Option<String> {
+        let mut error = None;
+        self.inner.faults.send_if_modified(|faults| {
+            let refusal = faults.answer_errors.as_mut();
+            let refusal = refusal.filter(|refusal| refusal.left > 0 && is_meant(refusal.of));
+            if let Some(refusal) = refusal {
+                refusal.left -= 1;
+                error = Some(refusal.answer.clone());
+            }
+            error.is_some()
+        });
+        self.inner.count("refusal", u64::from(error.is_some()));
+        error
     }
 
     fn take_answer(&self) -> bool {

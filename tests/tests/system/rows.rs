@@ -69,3 +69,69 @@ async fn what_is_remembered_and_not_compared_overwrites() {
     break_library(&cluster, "(not run.row or row_is_fresh(run, ARGV))", "true");
     must_fail("without the comparison", a_change_is_seen(&cluster)).await;
 }
+
+/// `oncue state edit`: on record, seen by the worker that remembers the row, and never over a change it has not shown.
+#[tokio::test]
+async fn an_edit_by_hand_is_seen_and_on_record() {
+    let cluster = Cluster::new("").await;
+    let _worker = cluster.start("count-views").await;
+    clicks(&cluster, 3).await;
+    let oncue = |args: &[&str]| {
+        let output = cluster.output("oncue", args);
+        let text = [output.stdout, output.stderr].concat();
+        (
+            output.status.code().unwrap_or(-1),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
+    };
+    let edit = |more: &[&str]| {
+        let edit = ["state", "edit", "pages", PAGE, "--reason", "a test"];
+        oncue(&[&edit[..], more].concat())
+    };
+    for (more, code, said) in [
+        (&["--set", "views=100"][..], 2, "--yes"),
+        (&["--set", "views=ten", "--yes"], 2, "of another kind"),
+        (&["--set", "veiws=1", "--yes"], 2, "no field veiws"),
+        (&["--unset", "veiws", "--yes"], 2, "no field veiws"),
+        (&["--yes"], 2, "say what to change"),
+    ] {
+        let (found, text) = edit(more);
+        assert!(
+            found == code && text.contains(said),
+            "{more:?}: {found} {text}"
+        );
+    }
+    clicks(&cluster, 1).await;
+    let row = Keys::default().row("pages", PAGE);
+    assert_eq!(
+        cluster.redis_cli(&["HGET", &row, "views"]),
+        "4",
+        "nothing was written"
+    );
+    let (code, text) = edit(&["--set", "views=100", "--yes"]);
+    assert_eq!(code, 0, "{text}");
+    clicks(&cluster, 1).await;
+    assert_eq!(cluster.redis_cli(&["HGET", &row, "views"]), "101");
+    let (code, text) = oncue(&["state", "edits", "--json"]);
+    assert_eq!(code, 0, "{text}");
+    let edits: Vec<serde_json::Value> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    assert_eq!(edits.len(), 1, "{text}");
+    assert_eq!(edits[0]["before"]["views"], 4);
+    assert_eq!(edits[0]["set"]["views"], "100");
+    assert_eq!(edits[0]["reason"], "a test");
+    // What was shown is no longer so: nothing is written over it.
+    let store = cluster.store().await;
+    let stale = oncue_core::store::RowEdit {
+        table: "pages",
+        key: PAGE,
+        version: 1,
+        set: &[("views".to_owned(), "5".to_owned())],
+        unset: &[],
+        record: "{}",
+    };
+    assert!(!store.edit(&stale).await.expect("asked"));
+    assert_eq!(cluster.redis_cli(&["HGET", &row, "views"]), "101");
+}

@@ -94,6 +94,7 @@ fn show(audits: &[FunctionAudit]) {
             "+ DEAD",
             "+ PENDING",
             "LOST",
+            "REMOVED",
             "EXPIRED",
         ];
         let rows: Vec<Vec<Cell>> = done.iter().map(|audit| row(audit)).collect();
@@ -108,6 +109,13 @@ fn show(audits: &[FunctionAudit]) {
             audit.function,
             paint(BAD, "waiting:"),
             audit.waiting_outputs
+        ));
+    }
+    for removed in done.iter().flat_map(|audit| &audit.removed) {
+        remark(format_args!(
+            "{}: {} {removed}",
+            removed.function,
+            paint(BAD, "removed:")
         ));
     }
     for audit in audits {
@@ -126,6 +134,12 @@ fn show(audits: &[FunctionAudit]) {
     if done.iter().any(|audit| audit.expired > 0) {
         remark(
             "EXPIRED: older than the horizon, their seen-marks may be gone; nothing can be said of them",
+        );
+    }
+    if done.iter().any(|audit| audit.removed_messages() > 0) {
+        remark(
+            "REMOVED: taken out of the stream too early, some of them maybe of types that are not the function's; their \
+             senders must send them again, and `oncue recover nats` publishes what Redis has kept and takes the rest for lost",
         );
     }
     if done.iter().any(|audit| audit.lost > 0) {
@@ -161,6 +175,7 @@ fn row(audit: &Audit) -> Vec<Cell> {
         coloured(audit.dead, CHANGED),
         coloured(audit.pending, CHANGED),
         coloured(audit.lost, BAD),
+        coloured(audit.removed_messages(), BAD),
         coloured(audit.expired, CHANGED),
     ]
 }
@@ -179,9 +194,9 @@ mod tests {
             pending: 1,
             ..Audit::default()
         };
-        let shown: Vec<String> = vec![table::render(&[""; 7], &[row(&audit)])];
+        let shown: Vec<String> = vec![table::render(&[""; 8], &[row(&audit)])];
         let plain = anstream::adapter::strip_str(&shown[0]).to_string();
         let words: Vec<&str> = plain.split_whitespace().collect();
-        assert_eq!(words, ["f", "5", "3", "1", "1", "0", "0"]);
+        assert_eq!(words, ["f", "5", "3", "1", "1", "0", "0", "0"]);
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use oncue_admin::consumers;
 use oncue_admin::flows::{self, Rebuilt, SearchLimits, Searched, Sources};
+use oncue_core::agreement;
 use oncue_core::bus::Bus;
 use oncue_core::model::flow::Flow;
 use oncue_core::store::Store;
@@ -177,13 +178,15 @@ impl View {
         Ok(exit::OK)
     }
 
-    /// Marks steps as removed whose function has no consumer any more: nobody waits for it. Asked after the ledger
+    /// Marks steps as lost whose event is gone, and as removed those whose function has no consumer any more: nobody waits for it. Asked after the ledger
     /// was read, so that a function that has just come is not taken for one that left.
     async fn settle(&self, flow: &mut Flow) -> Result<(), Failure> {
         let Some(bus) = &self.bus else { return Ok(()) };
         if flow.is_complete() {
             return Ok(());
         }
+        let settled = agreement::with_lost_steps(bus, &self.redis, flow.clone()).await;
+        *flow = settled.map_err(Failure::silent)?;
         let consumers = consumers::all(bus).await.map_err(Failure::silent)?;
         flow.without_removed(|function| consumers.contains_key(function));
         Ok(())
@@ -203,12 +206,16 @@ impl View {
                 )));
             };
             self.settle(&mut flow).await?;
-            let complete = flow.is_complete();
+            let over = flow.open == 0;
             if screen.is_live() || before.as_ref() != Some(&flow) {
-                screen.draw(&flow, complete);
+                screen.draw(&flow, over);
             }
-            if complete {
-                return Ok(exit::OK);
+            if over {
+                return Ok(if flow.is_complete() {
+                    exit::OK
+                } else {
+                    exit::FAILED
+                });
             }
             before = Some(flow);
             tokio::time::sleep(LOOK_INTERVAL).await;

@@ -1,4 +1,6 @@
-//! `oncue state`: rows and other values of state tables, by their real keys. Looks, and changes nothing.
+//! `oncue state`: rows and other values of state tables, by their real keys. `edit` changes one by hand, which goes on record.
+
+mod edit;
 
 use oncue_core::store::{KeyedRow, Row, StateValue};
 use serde_json::{Map, Value, json};
@@ -17,6 +19,10 @@ pub enum Verb {
     Ls(LsArgs),
     /// Show what stands under a key of a table.
     Get(GetArgs),
+    /// Change fields of a row by hand, and put that on record. Asks first.
+    Edit(edit::Args),
+    /// List the changes that were made by hand, the last first.
+    Edits(edit::ListArgs),
 }
 
 #[derive(clap::Args)]
@@ -44,6 +50,8 @@ pub async fn run(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
     match verb {
         Verb::Ls(args) => ls(&args, settings).await,
         Verb::Get(args) => get(&args, settings).await,
+        Verb::Edit(args) => edit::run(&args, settings).await,
+        Verb::Edits(args) => edit::list(&args, settings).await,
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Path, State};
 use oncue_admin::flows::{self, FlowSearch, FoundEvent, SearchLimits};
+use oncue_core::agreement;
 use oncue_core::model::flow::Flow;
 use oncue_proto::event;
 use serde_json::{Value, json};
@@ -59,6 +60,9 @@ pub async fn get(
 }
 
 async fn tracked(app: &App, mut flow: Flow) -> Value {
+    if let Ok(settled) = agreement::with_lost_steps(&app.bus, &app.store, flow.clone()).await {
+        flow = settled;
+    }
     flow.without_removed(|name| app.snapshot.has_function(name));
     let waits = flow.waits_for().map(|(event, step)| json!({ "event": event.id, "type": event.ty, "function": step.function, "state": step.state, "since": step.since }));
     let trace = trace(app, &flow.id, flow.started).await;

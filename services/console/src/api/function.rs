@@ -49,6 +49,7 @@ pub async fn get(
         "card": view,
         "limits": limits,
         "health": status.health(),
+        "waiting_outputs": status.waiting_outputs(),
         "rate": status.rate(),
         "lag": status.lag(),
         "in_flight": status.in_flight(),

@@ -199,7 +199,7 @@ export class LiveMap {
       sums.letters += letters;
       const node = this.nodes.get(key("f", card.name));
       const often = replicas === 1 ? "" : ` · ×${replicas}`;
-      const fact = replicas === 0 ? ({ stuck: "nobody runs it", asleep: "asleep" }[health] ?? "not running") : `${rate(perSecond)}/s${perSecond > 0 && ms > 0 ? ` · ${duration(ms)}` : ""}${often}`;
+      const fact = health === "paused" ? "paused" : health === "blocked" ? "what follows waits for room" : replicas === 0 ? ({ stuck: "nobody runs it", asleep: "asleep" }[health] ?? "not running") : `${rate(perSecond)}/s${perSecond > 0 && ms > 0 ? ` · ${duration(ms)}` : ""}${often}`;
       set(node.fact, fact);
       set(node.lag, lag > 0 ? short(lag) : "");
       node.dead.setAttribute("visibility", letters > 0 ? "visible" : "hidden");

@@ -64,6 +64,8 @@ const WORDS = {
   behind: "behind: more comes than it does",
   failing: "failed within the last minute",
   stuck: "nobody runs it, and events wait",
+  blocked: "committed, and what follows finds no room in its stream",
+  paused: "paused: its consumer hands out nothing (nats consumer resume)",
   off: "not running",
   asleep: "asleep: it is started when an event comes",
 };
@@ -73,6 +75,7 @@ function fillFunction(said, body) {
   const ms = past.ms.findLast((value) => value > 0);
   const parts = [
     make("p", `state ${said.health}`, WORDS[said.health]),
+    ...(card.known === "consumer" && !card.declared ? [make("p", "waits", "An orphan: there is a consumer, and neither oncue.toml nor a worker knows the function. `oncue remove` takes it away.")] : []),
     make(
       "div",
       "figures",
@@ -82,6 +85,7 @@ function fillFunction(said, body) {
       figure(ms ? duration(ms) : "–", "a run, on average"),
       figure(number(said.minute.retried), "failed, last minute"),
       figure(number(said.letters), "dead letters"),
+      ...(said.waiting_outputs > 0 ? [figure(number(said.waiting_outputs), "commits whose outputs wait")] : []),
     ),
     part("The last hour", line("events a second", past.at, past.rate, (value) => rate(value)), line("waiting", past.at, past.lag, short, "warm"), line("in hand", past.at, past.in_flight, short), line("a run, ms", past.at, past.ms, (value) => duration(value))),
   ];

@@ -63,6 +63,10 @@ pub enum Health {
     Failing,
     /// Nobody runs it, and events wait.
     Stuck,
+    /// What it has committed finds no room in the stream it goes to, or no leader there.
+    Blocked,
+    /// Its consumer is paused: whoever runs gets no event.
+    Paused,
     /// Nobody runs it, and nothing waits.
     Off,
     /// Nobody runs it, and `oncue up` starts it when an event comes.
@@ -153,6 +157,16 @@ impl Status {
         self.total().stats.in_flight
     }
 
+    fn is_paused(&self) -> bool {
+        let consumer = self.consumer.as_ref();
+        consumer.is_some_and(|consumer| consumer.info.paused)
+    }
+
+    /// Commits whose outputs are in no stream yet.
+    pub fn waiting_outputs(&self) -> u64 {
+        self.total().stats.waiting_outputs
+    }
+
     /// Sum over its workers.
     fn total(&self) -> Counters {
         let mut total = Counters::default();
@@ -174,12 +188,18 @@ impl Status {
 
     pub fn health(&self) -> Health {
         let lag = self.lag();
+        if self.is_paused() {
+            return Health::Paused;
+        }
         if self.instances.is_empty() {
             return match (self.asleep, lag) {
                 (true, _) => Health::Asleep,
                 (false, 0) => Health::Off,
                 (false, _) => Health::Stuck,
             };
+        }
+        if self.waiting_outputs() > 0 {
+            return Health::Blocked;
         }
         if self.troubles() != Troubles::default() {
             return Health::Failing;

@@ -176,3 +176,16 @@ fn traffic_is_told_apart_by_source_and_type() {
     );
     assert_eq!(snapshot.ends()["web"], 400);
 }
+
+#[test]
+fn who_stands_still_for_another_reason_says_which() {
+    let snapshot = Snapshot::default();
+    let mut paused = consumer("f", 3);
+    paused.info.paused = true;
+    snapshot.apply(&look(1000, vec![worker("f", 0, 0)], vec![paused]));
+    assert_eq!(health(&snapshot), Health::Paused);
+    let mut waiting = worker("f", 1, 1);
+    waiting.counters.stats.waiting_outputs = 2;
+    snapshot.apply(&look(2000, vec![waiting], vec![consumer("f", 0)]));
+    assert_eq!(health(&snapshot), Health::Blocked);
+}

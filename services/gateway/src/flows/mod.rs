@@ -7,15 +7,21 @@ pub mod wait;
 pub mod watcher;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use oncue_core::agreement;
+use oncue_core::model::flow::Flow;
 
 use self::wait::WaitRequest;
 use crate::App;
 use crate::problem::Problem;
 use crate::request::{check_id, path_after, path_piece};
+
+/// For looking whether events of an old flow are still there.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub async fn get(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let id = path_piece(path_after(&request, "/v1/flows/"))?;
@@ -27,7 +33,7 @@ pub async fn get(State(app): State<Arc<App>>, request: Request) -> Result<Respon
     let wait = WaitRequest::of(&app, headers)?;
     let now = wait::read(&app, &id).await?;
     let Some(limit) = wait.limit() else {
-        return Ok(view::answer(StatusCode::OK, &now));
+        return Ok(view::answer(StatusCode::OK, &settled(&app, now).await));
     };
     let flow = if now.is_complete() {
         Arc::new(now)
@@ -43,7 +49,17 @@ pub async fn get(State(app): State<Arc<App>>, request: Request) -> Result<Respon
     } else {
         StatusCode::ACCEPTED
     };
+    let flow = settled(&app, Arc::unwrap_or_clone(flow)).await;
     let mut response = view::answer(status, &flow);
     response.headers_mut().extend(wait::applied(limit));
     Ok(response)
+}
+
+/// The flow with the steps marked that nobody will ever take. Where NATS does not say, they count as open.
+async fn settled(app: &App, flow: Flow) -> Flow {
+    let looked = agreement::with_lost_steps(&app.bus, &app.store, flow.clone());
+    match tokio::time::timeout(LOOK_TIMEOUT, looked).await {
+        Ok(Ok(flow)) => flow,
+        _ => flow,
+    }
 }

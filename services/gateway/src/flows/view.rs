@@ -13,12 +13,14 @@ pub const COMPLETE: &str = "complete";
 #[derive(Serialize)]
 pub struct FlowView<'f> {
     id: &'f str,
-    /// `complete` or `running`.
+    /// `complete`, `running`, or `lost`: nothing is open, and some steps will never be taken.
     status: &'static str,
     /// Steps that are still to be taken.
     open: u64,
     /// Steps set aside as dead letters: a flow can be complete without having gone well.
     dead: usize,
+    /// Steps whose event is gone from its stream.
+    lost: usize,
     /// Unix milliseconds, as `ended`.
     started: u64,
     ended: Option<u64>,
@@ -43,11 +45,14 @@ impl<'f> FlowView<'f> {
             id: &flow.id,
             status: if flow.is_complete() {
                 COMPLETE
+            } else if flow.open == 0 {
+                "lost"
             } else {
                 "running"
             },
             open: flow.open,
             dead: dead.count(),
+            lost: flow.lost(),
             started: flow.started,
             ended: flow.ended,
             waits_for: waits_for(flow),

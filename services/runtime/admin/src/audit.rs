@@ -52,11 +52,13 @@ pub enum AuditError {
 }
 
 impl FunctionAudit {
-    /// Whether somebody must act: events are lost, outputs wait, or nothing could be said.
+    /// Whether somebody must act: events are lost or were removed, outputs wait, or nothing could be said.
     /// Pending and dead events are not bad: the first will be done, and the second are on record.
     pub fn is_bad(&self) -> bool {
         match &self.outcome {
-            AuditOutcome::Done(audit) => audit.lost > 0 || audit.waiting_outputs > 0,
+            AuditOutcome::Done(audit) => {
+                audit.lost > 0 || audit.waiting_outputs > 0 || audit.removed_messages() > 0
+            }
             AuditOutcome::NotStarted => false,
             AuditOutcome::Failed(_) => true,
         }

@@ -4,8 +4,12 @@
 //!
 //! | remembered | where | found by it |
 //! |---|---|---|
-//! | creation and last sequence of each stream | Redis, `oncue:streams` | a NATS that was emptied, replaced or put back |
+//! | creation and last sequence of each stream | Redis, `APP:streams` | a NATS that was emptied, replaced or put back |
+//! | how far each function is | Redis, `APP:progress` | [messages that were removed](watch_removed) before a function was done with them |
 //! | the last acked events of each consumer | NATS, its ack floor | a Redis that was emptied or put back: some of their seen-marks are missing |
+
+mod lost_steps;
+mod removed;
 
 use std::sync::Arc;
 
@@ -13,6 +17,9 @@ use crate::bus::info::StreamInfo;
 use crate::bus::{Bus, BusError, StoredMessage};
 use crate::store::{KnownStream, Mark, Regression, Store};
 use oncue_proto::event;
+
+pub use self::lost_steps::with_lost_steps;
+pub use self::removed::{find_removed, watch_all_removed, watch_removed};
 
 /// A stream that is not as Redis knew it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -8,12 +8,13 @@ use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 
 use crate::function::Erased;
+use oncue_core::agreement;
 use oncue_core::bus::{Bus, BusError, StoredMessage};
 use oncue_core::config::Config;
 use oncue_core::model::audit::{Audit, WAITING_MS};
 use oncue_core::model::history::Cue;
 use oncue_core::model::manifest::Manifest;
-use oncue_core::store::{Mark, MarkState, Store};
+use oncue_core::store::{Mark, MarkState, Removed, Store};
 use oncue_proto::event::{self, Incoming, Meta, Origin};
 
 pub(crate) use check::check;
@@ -81,6 +82,12 @@ pub(crate) async fn audit(
             let waiting = store.waiting_outputs(old).await?;
             let own = waiting.get(function.name);
             audit.waiting_outputs = own.map_or(0, |waiting| waiting.commits);
+            audit.removed = store.removed().await?;
+            audit
+                .removed
+                .retain(|removed: &Removed| removed.function == manifest.name);
+            let found = agreement::find_removed(&bus, &store, stream, &manifest.name).await?;
+            audit.removed.extend(found);
             return Ok(audit);
         };
         next = last.sequence + 1;

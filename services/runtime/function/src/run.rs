@@ -236,7 +236,7 @@ async fn serve(
     let worker = Worker::new(function, limits, config, source, &bus, &store, &secret);
     let vouchers = worker.start(&manifest, &instance, &store).await?;
     if own_streams.contains(&manifest.stream) {
-        worker.purge(&manifest.stream, &stream);
+        worker.purge(&manifest.stream, &stream, &store);
     }
     let pull = bus.pull(&manifest.stream, created, &manifest.name).await?;
     tracing::info!(

@@ -2,6 +2,7 @@
 //! numbers are decimal, `None` is an absent field, anything nested is JSON.
 
 mod nested;
+mod plain;
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -85,19 +86,34 @@ pub(crate) enum RowError {
 /// # Errors
 /// The state is neither a struct nor a map, or serde refuses it.
 pub fn to_fields<S: State>(state: &S) -> Result<Fields, String> {
+    let mut fields = match plain::fields(state) {
+        Ok(fields) => fields,
+        Err(_) => fields_by_json(state)?,
+    };
+    // Sorted, so that two rows are compared field by field with a binary search.
+    fields.sort();
+    if fields.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        // A name that comes twice, as a flattened map may have it: the last one counts.
+        fields = fields_by_json(state)?;
+        fields.sort();
+    }
+    if S::VERSION > 1 {
+        let version = (SCHEMA.to_owned(), S::VERSION.to_string().into_bytes());
+        let at = fields.partition_point(|field| *field < version);
+        fields.insert(at, version);
+    }
+    Ok(fields)
+}
+
+/// Fields of a row of any shape that JSON has an object for.
+fn fields_by_json<S: Serialize>(state: &S) -> Result<Fields, String> {
     let Value::Object(map) = serde_json::to_value(state).map_err(|e| e.to_string())? else {
         return Err("a state row must be a struct or a map".into());
     };
-    let mut fields: Fields = map
+    let fields = map
         .into_iter()
-        .filter_map(|(name, value)| Some((stored(&name).into_owned(), field_text(value)?)))
-        .collect();
-    if S::VERSION > 1 {
-        fields.push((SCHEMA.to_owned(), S::VERSION.to_string().into_bytes()));
-    }
-    // Sorted, so that two rows are compared field by field with a binary search.
-    fields.sort();
-    Ok(fields)
+        .filter_map(|(name, value)| Some((stored(&name).into_owned(), field_text(value)?)));
+    Ok(fields.collect())
 }
 
 /// Name of a field in Redis: [`SCHEMA`] is where the row's version stands, so a field that an author, or data, calls so
@@ -248,11 +264,12 @@ struct TypedRow<S> {
 
 /// A row as read; empty fields make a new one.
 pub(crate) fn open<S: State>(fields: &Fields) -> Result<Box<dyn AnyRow>, RowError> {
-    // `&mut ()`: nothing was read and nothing is written.
-    if S::TABLE.is_empty() {
+    // Nothing was read: a new row, or `&mut ()`, of which nothing is written.
+    if S::TABLE.is_empty() || fields.is_empty() {
+        let now = S::default();
         return Ok(Box::new(TypedRow {
-            now: S::default(),
-            kept: S::default(),
+            kept: now.clone(),
+            now,
             read: Fields::new(),
         }));
     }

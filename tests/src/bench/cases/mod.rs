@@ -4,6 +4,7 @@ mod clicks;
 mod counts;
 mod gateway;
 mod hops;
+mod marks;
 mod start;
 mod thumbnails;
 mod traces;
@@ -39,5 +40,6 @@ cases! {
     "thumbnails" thumbnails::thumbnails: "photographs made small";
     "durable" clicks::durable: "profile durable";
     "counts" counts::counts: "instructions and allocations of one event in the worker";
+    "marks" marks::marks: "memory that Redis keeps of each event";
     "backlog" clicks::backlog: "what an event costs, whatever waits behind it";
 }

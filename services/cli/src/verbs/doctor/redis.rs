@@ -40,6 +40,7 @@ pub async fn check(
     report.good("Redis never evicts keys (maxmemory-policy noeviction)");
     facts.redis = Some(version.to_owned());
     persistence(store, facts, report).await;
+    memory(&store.info("memory").await?, report);
     if let Some(limit) = number_setting(store, "hash-max-listpack-entries").await
         && limit < SEEN_BUCKET_ENTRIES
     {
@@ -74,6 +75,12 @@ pub async fn check(
             format!("{function}: the outputs of {} commits are in no stream, the first since {since}", waiting.commits),
             "make room in the stream they go to (`oncue ps`, [streams] max_bytes), or bring back its servers; workers \
              go on trying",
+        );
+    }
+    for removed in store.removed().await? {
+        report.fix(
+            format!("{}: {removed}", removed.function),
+            "send them again; `oncue recover nats` publishes what Redis has kept and takes the rest for lost",
         );
     }
     let library = store.library_name();
@@ -173,6 +180,41 @@ async fn replication(store: &Store, facts: &mut Facts, report: &mut Report) {
     }
 }
 
+/// Part of the memory from which on somebody should look, in percent, and from which on it is urgent.
+const MEMORY_LOW: u64 = 75;
+const MEMORY_SHORT: u64 = 90;
+
+/// A Redis that is full takes no writes, and every function stands still; one without a limit is ended by the kernel.
+fn memory(info: &str, report: &mut Report) {
+    let Some(used) = info_number(info, "used_memory") else {
+        return;
+    };
+    let limit = info_number(info, "maxmemory").filter(|limit| *limit > 0);
+    let room = limit.or_else(|| info_number(info, "total_system_memory"));
+    let Some(room) = room.filter(|room| *room > 0) else {
+        return;
+    };
+    let of = match limit {
+        Some(_) => "of its maxmemory",
+        None => "that the machine has, with no maxmemory",
+    };
+    let percent = used.saturating_mul(100) / room;
+    let what = format!(
+        "Redis holds {} MiB of {} MiB {of} ({percent} %)",
+        used >> 20,
+        room >> 20
+    );
+    let remedy = "give it more memory, or keep less: a shorter [streams] horizon (30 bytes for each event and function), \
+                  [redis] keep_outputs, [flows] keep; deploy/PROMISE.md has the sums";
+    if percent >= MEMORY_SHORT {
+        report.fix(what, remedy);
+    } else if percent >= MEMORY_LOW {
+        report.know(what, remedy);
+    } else {
+        report.good(what);
+    }
+}
+
 async fn number_setting(store: &Store, name: &str) -> Option<u64> {
     store.setting(name).await?.parse().ok()
 }
@@ -184,9 +226,32 @@ fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
         .map(str::trim)
 }
 
+fn info_number(info: &str, name: &str) -> Option<u64> {
+    info_field(info, name)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::info_field;
+    use super::super::report::Verdict;
+    use super::*;
+
+    #[test]
+    fn memory_is_told_before_it_runs_out() {
+        fn verdict(info: &str) -> Option<Verdict> {
+            let mut report = Report::default();
+            memory(info, &mut report);
+            report.0.first().map(|finding| finding.verdict)
+        }
+        fn of_hundred(used: u64, limit: u64) -> String {
+            let [used, limit, machine] = [used, limit, 100].map(|mib| mib << 20);
+            format!("used_memory:{used}\r\nmaxmemory:{limit}\r\ntotal_system_memory:{machine}\r\n")
+        }
+        assert_eq!(verdict(&of_hundred(10, 100)), Some(Verdict::Good));
+        assert_eq!(verdict(&of_hundred(80, 100)), Some(Verdict::Know));
+        assert_eq!(verdict(&of_hundred(45, 50)), Some(Verdict::Fix));
+        assert_eq!(verdict(&of_hundred(95, 0)), Some(Verdict::Fix));
+        assert_eq!(verdict(""), None, "nothing is known");
+    }
 
     #[test]
     fn a_field_of_info_is_found_by_its_whole_name() {

@@ -76,6 +76,14 @@ fn head(flow: &Flow, now: u64) -> String {
     let mut text = match (flow.is_complete(), flow.ended) {
         (true, Some(ended)) => paint(GOOD, format_args!("complete in {}", since(flow, ended))),
         (true, None) => paint(GOOD, "complete"),
+        _ if flow.open == 0 => paint(
+            BAD,
+            format_args!(
+                "lost after {}: {} of {steps} steps will never be taken",
+                since(flow, now),
+                flow.lost()
+            ),
+        ),
         _ => paint(
             CHANGED,
             format_args!(
@@ -273,6 +281,7 @@ fn look(state: StepState) -> (char, Style, &'static str) {
         StepState::Waiting => ('↻', CHANGED, "will be tried again"),
         StepState::Done => ('✓', GOOD, "done"),
         StepState::Dead => ('✗', BAD, "dead"),
+        StepState::Lost => ('!', BAD, "lost: its event was removed from the stream"),
         StepState::Removed => ('-', PLAIN, "removed: no such consumer any more"),
     }
 }

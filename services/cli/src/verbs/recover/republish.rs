@@ -73,6 +73,8 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     }
     // What the streams hold now is all there is; workers start on it again.
     store.forget_streams().await.map_err(Failure::silent)?;
+    store.forget_progress().await.map_err(Failure::silent)?;
+    store.forget_removed().await.map_err(Failure::silent)?;
     let keep = humantime::format_duration(settings.config.keep_outputs.0);
     remark(paint(
         DIM,

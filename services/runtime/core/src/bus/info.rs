@@ -18,6 +18,8 @@ use super::{ApiError, Bus, StoredMessage};
 pub mod code {
     /// A message that was asked to be deleted is not there.
     pub const SEQUENCE_NOT_FOUND: u64 = 10057;
+    /// The account has no room left; an operator may give it some.
+    pub const ACCOUNT_RESOURCES_EXCEEDED: u64 = 10002;
     /// The account or the server is out of resources.
     pub const INSUFFICIENT_RESOURCES: u64 = 10023;
     /// The account or the server is out of file or memory storage.
@@ -90,6 +92,10 @@ pub struct StreamState {
     last_ts: String,
     /// Messages by subject, where they were asked for.
     pub subjects: BTreeMap<String, u64>,
+    /// Messages between the first and the last that are not there any more.
+    pub num_deleted: u64,
+    /// Their sequences in order, where they were asked for.
+    pub deleted: Vec<u64>,
 }
 
 impl StreamState {
@@ -267,6 +273,16 @@ impl Bus {
     pub async fn stream_info(&self, stream: &str) -> Result<StreamInfo, ApiError> {
         self.ask(&format!("STREAM.INFO.{stream}"), &Value::Null)
             .await
+    }
+
+    /// The stream with the sequences of what was deleted inside it.
+    pub async fn stream_with_deleted(&self, stream: &str) -> Result<StreamInfo, ApiError> {
+        let info = self.stream_info(stream).await?;
+        if info.state.num_deleted == 0 {
+            return Ok(info);
+        }
+        let question = json!({ "deleted_details": true });
+        self.ask(&format!("STREAM.INFO.{stream}"), &question).await
     }
 
     /// Messages that the stream holds of each subject that `filter` matches.

@@ -65,7 +65,7 @@ use tokio::sync::{Semaphore, watch};
 pub use self::headers::Headers;
 use self::publish::Acks;
 pub use self::publish::{Outbound, size};
-pub use self::purge::{purge, purge_early};
+pub use self::purge::{purge, purgeable, purgeable_early};
 pub use self::read::{Slice, StoredMessage};
 pub use self::snapshot::StreamSnapshot;
 use crate::app::AppName;

@@ -351,7 +351,8 @@ fn refusal(error: &ApiError) -> PublishError {
         code::STORAGE_EXCEEDED
         | code::STORE_FAILED
         | code::STREAM_BYTES_EXCEEDED
-        | code::INSUFFICIENT_RESOURCES => PublishError::Unable(text),
+        | code::INSUFFICIENT_RESOURCES
+        | code::ACCOUNT_RESOURCES_EXCEEDED => PublishError::Unable(text),
         _ if error.code == 503 => PublishError::Unable(text),
         _ if error.description.contains("maximum") => PublishError::Unable(text),
         _ if error.code == 400 => PublishError::Refused(text),
@@ -390,6 +391,7 @@ mod tests {
             (503, 10023, "insufficient resources"),
             (503, 10008, "JetStream system temporarily unavailable"),
             (400, 10122, "account maximum bytes"),
+            (400, 10002, "resource limits exceeded for account"),
         ] {
             let said = said(code, err_code, description);
             assert!(matches!(said, PublishError::Unable(_)), "{said:?}");

@@ -16,29 +16,36 @@ struct Purged {
     purged: u64,
 }
 
-/// Purges a stream once of messages older than `window` that no consumer needs; returns how many went.
-pub async fn purge(bus: &Bus, stream: &str, window: Duration) -> Result<u64, ApiError> {
+/// Sequence below which a stream may be purged: older than `window`, and no consumer needs it. `None` where nothing is.
+pub async fn purgeable(bus: &Bus, stream: &str, window: Duration) -> Result<Option<u64>, ApiError> {
     let before = event::now_ms().saturating_sub(window.as_millis() as u64);
     let Some(old) = bus.first_since(stream, before).await? else {
-        return Ok(0);
+        return Ok(None);
     };
-    let keep_from = old.min(first_needed(bus, stream).await?);
-    let question = json!({ "seq": keep_from });
-    let answer = bus
-        .api(&format!("STREAM.PURGE.{stream}"), &question)
-        .await?;
-    Ok(Purged::deserialize(answer).unwrap_or_default().purged)
+    let below = old.min(first_needed(bus, stream).await?);
+    let first = bus.stream_info(stream).await?.state.first_seq;
+    Ok((below > first).then_some(below))
 }
 
-/// Purges at once what no consumer needs, whatever its age, where a stream has less room left than `reserve`; returns how
-/// many messages went. They cannot be delivered again any more: a Redis that loses state is restored without them.
-pub async fn purge_early(bus: &Bus, stream: &str, reserve: u64) -> Result<u64, ApiError> {
+/// Sequence below which a stream may be purged at once, whatever its age, since it has less room left than `reserve`. What
+/// goes cannot be delivered again any more: a Redis that loses state is restored without it.
+pub async fn purgeable_early(
+    bus: &Bus,
+    stream: &str,
+    reserve: u64,
+) -> Result<Option<u64>, ApiError> {
     let info = bus.stream_info(stream).await?;
     let most = info.config.max_bytes;
     if most <= 0 || info.state.bytes + reserve <= most as u64 {
-        return Ok(0);
+        return Ok(None);
     }
-    let question = json!({ "seq": first_needed(bus, stream).await? });
+    let below = first_needed(bus, stream).await?;
+    Ok((below > info.state.first_seq).then_some(below))
+}
+
+/// Purges a stream below a sequence; returns how many messages went.
+pub async fn purge(bus: &Bus, stream: &str, below: u64) -> Result<u64, ApiError> {
+    let question = json!({ "seq": below });
     let answer = bus
         .api(&format!("STREAM.PURGE.{stream}"), &question)
         .await?;

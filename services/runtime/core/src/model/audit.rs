@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::store::Removed;
+
 /// Age from which outputs count as waiting, milliseconds; younger ones are on their way.
 pub const WAITING_MS: u64 = 10_000;
 
@@ -27,6 +29,17 @@ pub struct Audit {
     /// event has not happened.
     #[serde(default)]
     pub waiting_outputs: u64,
+    /// Messages that somebody removed from the stream before the function was done with them. What they were is gone with
+    /// them; they count nowhere else here.
+    #[serde(default)]
+    pub removed: Vec<Removed>,
     /// Ids of the first lost ones.
     pub lost_ids: Vec<String>,
+}
+
+impl Audit {
+    /// Number of messages that were removed too early.
+    pub fn removed_messages(&self) -> u64 {
+        self.removed.iter().map(|removed| removed.messages).sum()
+    }
 }

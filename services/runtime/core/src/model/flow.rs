@@ -98,6 +98,8 @@ pub enum StepState {
     Dead,
     /// The function has no consumer any more: nobody will act on it, and nobody waits for it.
     Removed,
+    /// The event is gone from its stream, and the function has not acted on it: nobody ever will.
+    Lost,
 }
 
 impl StepState {
@@ -122,9 +124,38 @@ impl Flow {
         any.then(|| ledger.flow(id))
     }
 
-    /// Whether no step is open.
+    /// Whether every step was taken: none is open, and none is lost.
     pub fn is_complete(&self) -> bool {
-        self.open == 0
+        self.open == 0 && self.lost() == 0
+    }
+
+    /// Steps whose event is gone.
+    pub fn lost(&self) -> usize {
+        let lost = self.steps().filter(|step| step.state == StepState::Lost);
+        lost.count()
+    }
+
+    /// Open steps, each with its event.
+    pub fn open_steps(&self) -> impl Iterator<Item = (&FlowEvent, &Step)> {
+        let steps = self
+            .events
+            .iter()
+            .flat_map(|event| event.steps.iter().map(move |step| (event, step)));
+        steps.filter(|(_, step)| step.state.is_open())
+    }
+
+    /// Marks open steps as lost; they count as open no more, and the flow never as complete.
+    pub fn mark_lost(&mut self, is_lost: impl Fn(&FlowEvent, &Step) -> bool) {
+        for event in &mut self.events {
+            let mut steps = std::mem::take(&mut event.steps);
+            for step in &mut steps {
+                if step.state.is_open() && is_lost(event, step) {
+                    step.state = StepState::Lost;
+                    self.open = self.open.saturating_sub(1);
+                }
+            }
+            event.steps = steps;
+        }
     }
 
     /// Marks open steps of functions that `is_there` does not know as removed; they count as open no more.
@@ -140,12 +171,7 @@ impl Flow {
     /// Step to look at when nothing goes on, with its event: one that fails, else one that is running, else one that
     /// nobody has begun, and of several the one that is open for longest. `None` for a complete flow.
     pub fn waits_for(&self) -> Option<(&FlowEvent, &Step)> {
-        let steps = self
-            .events
-            .iter()
-            .flat_map(|event| event.steps.iter().map(move |step| (event, step)));
-        steps
-            .filter(|(_, step)| step.state.is_open())
+        self.open_steps()
             .min_by_key(|(_, step)| (urgency(step.state), step.since))
     }
 

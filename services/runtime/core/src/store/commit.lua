@@ -478,6 +478,21 @@ local function close_steps(KEYS, ARGV)
   return closed
 end
 
+-- An operator changes a row by hand, if it is still as it was read.
+-- KEYS: the row, the record of such changes. ARGV: version that was read, what goes on record, number of fields to set,
+-- (field, value)*, field to delete*.
+-- Reply: 1, or 0 if the row has changed since.
+local function edit(KEYS, ARGV)
+  if (redis.call('HGET', KEYS[1], '_v') or '0') ~= ARGV[1] then return 0 end
+  local time, set = redis.call('TIME'), tonumber(ARGV[3])
+  for at = 4, 2 + 2 * set, 2 do redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1]) end
+  for at = 4 + 2 * set, #ARGV do redis.call('HDEL', KEYS[1], ARGV[at]) end
+  raise_version(KEYS[1], tonumber(time[1]) * 1000000 + tonumber(time[2]))
+  redis.call('RPUSH', KEYS[2], ARGV[2])
+  redis.call('LTRIM', KEYS[2], -10000, -1)
+  return 1
+end
+
 local function count_of(record)
   return tonumber(string.match(record, '^%d+')) or 0
 end
@@ -583,5 +598,6 @@ end
 redis.register_function('oncue_commit_LIBRARY', commit)
 redis.register_function('oncue_regressed_LIBRARY', regressed)
 redis.register_function('oncue_close_steps_LIBRARY', close_steps)
+redis.register_function('oncue_edit_LIBRARY', edit)
 redis.register_function('oncue_tend_LIBRARY', tend)
 redis.register_function({ function_name = 'oncue_marks_LIBRARY', callback = look_up, flags = { 'no-writes' } })

@@ -21,6 +21,9 @@
 //! | `APP:commits:WORKER` | string | number and time of a worker's last commit, by which a Redis that went back in time is found out | after a week |
 //! | `APP:regressed` | hash | worker -> the loss it found; no worker starts until `oncue recover redis` has removed it | by that command |
 //! | `APP:streams` | hash | stream -> [`KnownStream`] as JSON, by which a NATS that went back is found out | never |
+//! | `APP:progress` | sorted set | `STREAM CREATED FUNCTION` -> sequence up to which the function was done with its stream | with the function |
+//! | `APP:removed` | hash | `FUNCTION CREATED AFTER` -> [`Removed`] as JSON: what was taken out of a stream before the function was done with it | by `oncue recover nats` |
+//! | `APP:edits` | list | the last 10,000 changes of rows by hand, as JSON | the oldest first |
 //! | `APP:restoring` | hash | function -> [`Restoring`] as JSON: what the last `oncue recover redis` delivers again | never |
 //! | `APP:backup` | string | id of the backup that goes on: outputs are kept meanwhile | at its end, or by itself after ten minutes |
 //! | `APP:gaps` | hash | stream -> [`Gap`] as JSON: what came after the backup that was restored | never |
@@ -57,7 +60,7 @@ pub use self::keys::Keys;
 pub use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
 pub use self::ledger::{Entry, StepUpdate};
 pub use self::mark::{Mark, StreamPosition};
-pub use self::redis::{KeyedRow, NewerRow, RowPage, SentinelAnswer, Store};
+pub use self::redis::{KeyedRow, NewerRow, RowEdit, RowPage, SentinelAnswer, Store};
 pub use self::regression::Regression;
 pub use self::restoring::Restoring;
 use oncue_proto::event;
@@ -319,6 +322,54 @@ pub struct KnownStream {
     pub created: u64,
     /// Last sequence.
     pub last: u64,
+}
+
+/// How far a function is: nothing of its stream up to there is left for it to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    pub stream: String,
+    /// Creation time of the stream, Unix milliseconds.
+    pub created: u64,
+    pub function: String,
+    /// Sequence.
+    pub reached: u64,
+}
+
+/// Messages that somebody removed from a stream before a function was done with them. Their subjects are gone with them, so
+/// there may be some among them that were not for it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Removed {
+    pub stream: String,
+    /// Creation time of the stream, Unix milliseconds.
+    pub created: u64,
+    pub function: String,
+    /// Lowest and highest sequence.
+    pub from: u64,
+    pub to: u64,
+    /// Number of messages.
+    pub messages: u64,
+    /// When that was found, Unix milliseconds.
+    pub found: u64,
+}
+
+/// Sentence without the function.
+impl std::fmt::Display for Removed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            stream,
+            from,
+            to,
+            messages,
+            found,
+            ..
+        } = self;
+        let found = event::format_time(*found);
+        write!(
+            f,
+            "somebody has taken {messages} messages out of {stream} before it was done with them, sequences {from} to {to}, \
+             found at {found}"
+        )
+    }
 }
 
 /// Part of a stream that a restore did not bring back: it came after the backup.

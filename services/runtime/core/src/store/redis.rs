@@ -6,6 +6,7 @@
 mod ledger;
 mod connection;
 mod outboxes;
+mod progress;
 mod regress;
 mod rows;
 mod snapshot;
@@ -22,7 +23,7 @@ use tokio::sync::watch;
 
 use self::connection::{Connection, Place};
 use self::regress::Own;
-pub use self::rows::{KeyedRow, NewerRow, RowPage};
+pub use self::rows::{KeyedRow, NewerRow, RowEdit, RowPage};
 pub use self::sentinel::SentinelAnswer;
 use self::sentinel::Sentinels;
 use self::wire::{commit_call, row};

@@ -479,3 +479,76 @@ fn data_that_is_called_as_the_version_is_data() {
     assert_eq!(text(&row).get("_schema"), None);
     assert_eq!(from_fields::<Ranking>(&row), Ok(ranking));
 }
+
+/// Fields without JSON in between are those that JSON would give.
+#[test]
+fn plain_fields_are_those_of_json() {
+    fn same<S: State + std::fmt::Debug>(state: &S) {
+        let mut by_json = fields_by_json(state).expect("a row");
+        by_json.sort();
+        assert_eq!(plain_sorted(state), Some(by_json.clone()), "{state:?}");
+        assert_eq!(to_fields(state), Ok(by_json), "{state:?}");
+    }
+    fn plain_sorted<S: State>(state: &S) -> Option<Fields> {
+        let mut fields = plain::fields(state).ok()?;
+        fields.sort();
+        Some(fields)
+    }
+    #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+    struct Counts(BTreeMap<i64, Option<u8>>);
+    impl State for Counts {
+        const TABLE: &'static str = "counts";
+    }
+    #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+    struct Flat {
+        a: f32,
+        b: (u8, bool),
+        _schema: Option<Option<i8>>,
+        #[serde(flatten)]
+        rest: BTreeMap<String, u64>,
+    }
+    impl State for Flat {
+        const TABLE: &'static str = "flat";
+    }
+
+    same(&Row::default());
+    let part = || Part {
+        name: "\u{1f600}\n".to_owned(),
+        sizes: vec![1, u64::MAX],
+    };
+    same(&Row {
+        text: String::new(),
+        number: u64::MAX,
+        below: i64::MIN,
+        share: 1e300,
+        small: 255,
+        yes: true,
+        letter: Some('"'),
+        note: Some(String::new()),
+        limit: Some(0),
+        kind: Kind::Moved { to: "x".to_owned() },
+        parts: vec![part(), Part::default()],
+        nested: Some(part()),
+        names: [("a".to_owned(), "b".to_owned())].into(),
+    });
+    for kind in [Kind::New, Kind::Code(7)] {
+        same(&Row {
+            share: f64::NAN,
+            kind,
+            ..Row::default()
+        });
+    }
+    same(&Counts([(-1, None), (2, Some(3))].into()));
+    let flat = |name: &str| Flat {
+        a: 0.1,
+        b: (1, true),
+        _schema: Some(Some(-1)),
+        rest: [(name.to_owned(), 9)].into(),
+    };
+    same(&flat("other"));
+    // A name that comes twice counts once, as in JSON.
+    let twice = flat("a");
+    let mut by_json = fields_by_json(&twice).expect("a row");
+    by_json.sort();
+    assert_eq!(to_fields(&twice), Ok(by_json));
+}

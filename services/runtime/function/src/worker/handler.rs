@@ -338,7 +338,11 @@ impl HandlerRunner {
         // The words say what the deliveries tell: on probation nobody vouched, so the process is
         // taken to have died.
         let before = if event.on_probation {
-            format!("{runs} runs ended without a result, the process with them")
+            format!(
+                "{runs} runs ended without a result, the process with them: it crashed, was killed, or held its thread for \
+                 longer than the timeout of {:?} without an await (exit code 70)",
+                self.limits.timeout.0
+            )
         } else {
             format!("{runs} runs have failed, and its dead letter could not be written then")
         };

@@ -248,21 +248,21 @@ impl Worker {
         Ok(vouchers)
     }
 
-    /// Purges the stream, which is this app's, from now on.
-    pub fn purge(&self, name: &str, stream: &StreamConfig) {
+    /// Purges the stream, which is this app's, from now on, and watches what others remove from it.
+    pub fn purge(&self, name: &str, stream: &StreamConfig, store: &Store) {
         // Schedules wait for their time, dead letters for an operator: neither is done when it is old.
         if [TIMER, DLQ].contains(&name) {
             return;
         }
-        let bus = &self.settler.bus;
-        let window = stream.replay_window.0;
-        tokio::spawn(upkeep::purge_for_ever(bus.clone(), name.to_owned(), window));
-        let reserve = stream.reserve();
-        tokio::spawn(upkeep::keep_room_for_ever(
-            bus.clone(),
-            name.to_owned(),
-            reserve,
-        ));
+        let own = upkeep::OwnStream {
+            bus: self.settler.bus.clone(),
+            store: store.clone(),
+            name: name.to_owned(),
+            function: self.settler.function,
+        };
+        tokio::spawn(own.clone().purge_for_ever(stream.replay_window.0));
+        tokio::spawn(own.clone().keep_room_for_ever(stream.reserve()));
+        tokio::spawn(own.watch_for_ever());
     }
 
     /// Pulls until told to stop, then finishes what is in flight; never gives events back because it is stopping.

@@ -25,6 +25,23 @@ pub struct RowPage {
     pub next: u64,
 }
 
+/// Change of a row by hand.
+#[derive(Debug, Clone)]
+pub struct RowEdit<'e> {
+    pub table: &'e str,
+    pub key: &'e str,
+    /// Version of the row that was read.
+    pub version: u64,
+    /// Fields with the text they get, and fields that go.
+    pub set: &'e [(String, String)],
+    pub unset: &'e [String],
+    /// JSON that goes on record.
+    pub record: &'e str,
+}
+
+/// Key, without the app, of the record of changes by hand.
+const EDITS: &str = "edits";
+
 /// Row in a newer version than a program knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewerRow {
@@ -63,6 +80,32 @@ impl Store {
             rows.push(KeyedRow { key, row });
         }
         Ok(RowPage { rows, next })
+    }
+
+    /// Changes a row by hand; `false` if it has changed since it was read. Workers that remember it read it again.
+    pub async fn edit(&self, edit: &RowEdit<'_>) -> Result<bool, StoreError> {
+        let mut call = cmd("FCALL");
+        call.arg(self.function.replace("commit", "edit"))
+            .arg(2)
+            .arg(self.keys.row(edit.table, edit.key))
+            .arg(self.keys.of(EDITS))
+            .arg(edit.version)
+            .arg(edit.record)
+            .arg(edit.set.len());
+        for (field, value) in edit.set {
+            call.arg(field).arg(value);
+        }
+        call.arg(edit.unset);
+        Ok(call.query_async(&mut self.connection()).await?)
+    }
+
+    /// Changes by hand, the last first, as their records say.
+    pub async fn edits(&self, most: usize) -> Result<Vec<String>, StoreError> {
+        let mut range = cmd("LRANGE");
+        range.arg(self.keys.of(EDITS)).arg(-(most as i64)).arg(-1);
+        let mut found: Vec<String> = range.query_async(&mut self.connection()).await?;
+        found.reverse();
+        Ok(found)
     }
 
     /// First row found of a table that has a newer version than `known`. Reads all of them.

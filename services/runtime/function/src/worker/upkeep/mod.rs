@@ -2,7 +2,8 @@
 //!
 //! * [`relay`] publishes outputs that stayed behind, and forgets those that need not be kept;
 //! * [`restore`] publishes again what a NATS that was started anew may have lost;
-//! * [`purge`] takes out of the stream what nobody needs any more, and out of Redis marks that have expired.
+//! * [`purge`] takes out of the stream what nobody needs any more, and out of Redis marks that have expired; and watches
+//!   that nobody else takes out what is needed.
 //!
 //! Nobody is elected for it; where one worker is enough, a lease in Redis keeps the others away.
 //! Each loop waits for a random time around its interval, so many workers spread by themselves; two
@@ -12,7 +13,7 @@ mod purge;
 mod relay;
 mod restore;
 
-pub(crate) use self::purge::{drop_expired_marks_for_ever, keep_room_for_ever, purge_for_ever};
+pub(crate) use self::purge::{OwnStream, drop_expired_marks_for_ever};
 pub(crate) use self::relay::Relay;
 
 use std::time::Duration;

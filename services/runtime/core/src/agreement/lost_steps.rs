@@ -1,0 +1,87 @@
+//! Steps of a tracked flow that nobody will take, since their event is gone from its stream.
+//!
+//! A function closes its step in the very commit that comes before the ack. So a step that is open while the consumer of
+//! its function has nothing left to deliver waits for an event that is not there: somebody has removed it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::bus::layout::TIMER;
+use crate::bus::{Bus, BusError};
+use crate::model::audit::WAITING_MS;
+use crate::model::flow::{Flow, FlowEvent, Step};
+use crate::store::Store;
+use oncue_proto::event::{self, stream_of_type};
+
+/// Functions that are asked about for one flow, at most; steps of others stay open.
+const MAX_FUNCTIONS: usize = 16;
+
+/// The flow with the steps marked as [lost](crate::model::flow::StepState::Lost) whose event is gone. One that is younger
+/// than [`WAITING_MS`] may still be on its way, and so may one that was delayed or whose outputs wait for room.
+///
+/// Costs nothing where no open step is that old; else a question to NATS for each function that is open, and a second look
+/// at the ledger.
+///
+/// # Errors
+///
+/// A server does not answer.
+pub async fn with_lost_steps(bus: &Bus, store: &Store, flow: Flow) -> Result<Flow, BusError> {
+    let old = event::now_ms().saturating_sub(WAITING_MS);
+    let idle = idle_functions(bus, &flow, old).await?;
+    if idle.is_empty() {
+        return Ok(flow);
+    }
+    // Read again: what was closed between the first look at the ledger and the look at the consumer is not lost.
+    let again = store.clone().flow(&flow.id).await;
+    let Some(mut flow) = again.map_err(|e| BusError(e.message))? else {
+        return Ok(flow);
+    };
+    let waiting = store.waiting_outputs(event::now_ms()).await;
+    let waiting = waiting.map_err(|e| BusError(e.message))?;
+    let mut lost = BTreeSet::new();
+    for (event, step) in flow.open_steps() {
+        let emitted_by = event.source.strip_prefix('/').unwrap_or_default();
+        let is_suspect = step.since < old && idle.contains(step.function.as_str());
+        if is_suspect && !waiting.contains_key(emitted_by) && !is_delayed(bus, &event.id).await? {
+            lost.insert((event.id.clone(), step.function.clone()));
+        }
+    }
+    flow.mark_lost(|event: &FlowEvent, step: &Step| {
+        lost.contains(&(event.id.clone(), step.function.clone()))
+    });
+    Ok(flow)
+}
+
+/// Functions with an old open step whose consumer has nothing left.
+async fn idle_functions(bus: &Bus, flow: &Flow, old: u64) -> Result<BTreeSet<String>, BusError> {
+    let mut asked = BTreeMap::new();
+    for (event, step) in flow.open_steps() {
+        // An event without a type is known by its steps only; its stream is not known.
+        if step.since < old && !event.ty.is_empty() && asked.len() < MAX_FUNCTIONS {
+            asked.insert(step.function.clone(), stream_of_type(&event.ty).to_owned());
+        }
+    }
+    let mut idle = BTreeSet::new();
+    for (function, stream) in asked {
+        match bus.consumer_info(&stream, &function).await {
+            Ok(consumer) if consumer.is_idle() => drop(idle.insert(function)),
+            Ok(_) => {}
+            Err(e) if e.is_not_found() => {}
+            Err(e) => return Err(BusError(e.to_string())),
+        }
+    }
+    Ok(idle)
+}
+
+/// Whether an event waits for its time.
+async fn is_delayed(bus: &Bus, id: &str) -> Result<bool, BusError> {
+    // Of ids from outside, none of which can be delayed.
+    if id.is_empty() || id.contains(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_') {
+        return Ok(false);
+    }
+    let subject = format!("{TIMER}.delayed.{}.{id}", bus.app());
+    match bus.stream_subjects(TIMER, &subject).await {
+        Ok(subjects) => Ok(!subjects.is_empty()),
+        Err(e) if e.is_not_found() => Ok(false),
+        Err(e) => Err(BusError(e.to_string())),
+    }
+}
