@@ -23,3 +23,4 @@ pub mod remove;
 pub mod restart;
 pub mod schedule;
 pub mod completions;
+pub mod man;
