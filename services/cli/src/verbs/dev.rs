@@ -5,6 +5,7 @@
 //! anew. Files are looked at a few times a second, which needs nothing of the system and works over every kind of mount.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -176,6 +177,14 @@ impl Dev<'_> {
             .await;
         match built {
             Ok(status) => status.success(),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let what = format!("{program} is not on PATH, and [build] of oncue.toml needs it");
+                remark(paint(BAD, what));
+                if program == "cargo" {
+                    remark("  install Rust from https://rustup.rs and try again");
+                }
+                false
+            }
             Err(e) => {
                 remark(paint(BAD, format_args!("{program}: {e}")));
                 false
