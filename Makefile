@@ -21,7 +21,7 @@ FLOWS ?= 1000
 # What `make bench` runs: CASES="clicks hot", ROUNDS=5, QUICK=1.
 BENCH := $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) --json $(BIN)/bench.json $(CASES)
 
-.PHONY: up test chaos app flows bench bench-counts bench-report measure browser screenshots browser-tools lint fmt check install clean help
+.PHONY: up test chaos app dist dist-test flows bench bench-counts bench-report measure browser screenshots browser-tools lint fmt check install clean help
 .DEFAULT_GOAL := help
 
 up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=durable survives power cuts; BUILD=release; ARGS="--only count-views"
@@ -47,6 +47,18 @@ chaos: install ## Harm servers, workers and lines for MINUTES=10 and account for
 app: install ## Make an app with `oncue new` in an empty folder, build and test it, and send an event through it
 	cargo build --locked --workspace --bins
 	tests/app.sh $(BIN)/debug
+
+# Built to be given away, so not as for `make up`; `make dist BUILD=quick` is sooner done.
+dist: BUILD = release
+dist: install ## Make packages in dist/ (tarball, Debian, Python wheel, npm), to install without a compiler. BUILD=quick
+	cargo build --profile $(BUILD) $(PROGRAMS)
+	deploy/dist.py $(BIN)/$(BUILD) $(ARGS)
+
+dist-test: install ## Install each package into an empty place without Rust and network; run the demo and a new app there
+	cargo build --locked --workspace --bins
+	rm -rf $(BIN)/dist-test
+	deploy/dist.py $(BIN)/debug --out $(BIN)/dist-test --fast
+	tests/dist.sh $(BIN)/dist-test
 
 flows: install ## Follow FLOWS=1000 uploads while workers are killed with -9: each complete, and no answer before its last hop
 	cargo build --locked --workspace --bins

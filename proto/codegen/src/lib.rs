@@ -46,7 +46,7 @@ use protox::file::{
 
 /// The one file that every contract imports, under the name by which it does.
 const OPTION_FILE: &str = "oncue/v1/event.proto";
-const OPTION_SOURCE: &str = include_str!("../../oncue/v1/event.proto");
+const OPTION_SOURCE: &str = include_str!("../oncue/v1/event.proto");
 
 /// Compiles `protos` (paths relative to one of `includes`) into `$OUT_DIR/events.rs`, and the descriptor set of all
 /// that they import into `$OUT_DIR/descriptors.bin`. To be called from `build.rs`; it is run again when one of them

@@ -20,8 +20,8 @@ use crate::exit::Failure;
 use crate::settings::Global;
 use crate::terminal::paint;
 use crate::verbs::{
-    apply, audit, backup, check, completions, dev, dlq, docs, doctor, flow, health, map, new, ps,
-    publish, recover, remove, restart, restore, schedule, state, tail, top,
+    apply, audit, backup, check, completions, demo, dev, dlq, docs, doctor, flow, health, man, map,
+    new, ps, publish, recover, remove, restart, restore, schedule, state, tail, top,
 };
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
@@ -38,6 +38,8 @@ struct Cli {
 enum Verb {
     /// Make an app: a contract, two functions that follow from each other, tests.
     New(new::Args),
+    /// Make a folder with the demo app that came with `oncue`, to run and to play with.
+    Demo(demo::Args),
     /// Build the app, run it, and run what is saved.
     Dev(dev::Args),
     /// Start servers, trace viewer, gateway and every function; Ctrl-C drains and stops them all.
@@ -89,6 +91,8 @@ enum Verb {
     Health(health::Args),
     /// Print the completion script for a shell.
     Completions(completions::Args),
+    /// Print the manual page, or write it and one for each verb into a folder.
+    Man(man::Args),
 }
 
 impl Verb {
@@ -124,8 +128,14 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
     if let Verb::Completions(args) = &verb {
         return Ok(completions::run(args));
     }
+    if let Verb::Man(args) = &verb {
+        return man::run(args);
+    }
     if let Verb::New(args) = &verb {
         return new::run(args);
+    }
+    if let Verb::Demo(args) = &verb {
+        return demo::run(args);
     }
     let settings = global.settings()?;
     if verb.changes_an_app() {
@@ -154,7 +164,7 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Doctor(args) => doctor::run(&args, &settings).await,
         Verb::Health(args) => health::run(&args, &settings).await,
         Verb::Dev(args) => dev::run(&args, &settings).await,
-        Verb::New(_) | Verb::Completions(_) => Ok(exit::OK),
+        Verb::New(_) | Verb::Demo(_) | Verb::Completions(_) | Verb::Man(_) => Ok(exit::OK),
     }
 }
 

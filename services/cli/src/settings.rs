@@ -93,6 +93,17 @@ pub fn own_folder() -> Option<PathBuf> {
     Some(program.parent()?.to_owned())
 }
 
+/// Folder of what an installation of `oncue` carries besides its programs: `demo`, or `crates` for authors. Programs lie in
+/// its `bin` and are linked from elsewhere, or they lie in a `bin` beside the `lib` that it is in. `None` in a checkout.
+pub fn installed(part: &str) -> Option<PathBuf> {
+    let own = own_folder()?;
+    let candidates = ["..", "../lib/oncue"].map(|home| own.join(home).join(part));
+    candidates
+        .into_iter()
+        .find(|folder| folder.join("../crates/oncue/Cargo.toml").is_file())
+        .and_then(|folder| folder.canonicalize().ok())
+}
+
 /// Text and path of the configuration. A named file must exist, `oncue.toml` may.
 fn read(named: Option<&Path>) -> Result<(String, Option<PathBuf>), Failure> {
     let named = named.filter(|path| !path.as_os_str().is_empty());

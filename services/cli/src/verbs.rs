@@ -1,6 +1,7 @@
 //! One module per verb of the command line: its arguments and `run`, which returns the exit code.
 
 pub mod new;
+pub mod demo;
 pub mod dev;
 pub mod apply;
 pub mod publish;
@@ -23,3 +24,4 @@ pub mod remove;
 pub mod restart;
 pub mod schedule;
 pub mod completions;
+pub mod man;

@@ -1,6 +1,6 @@
 //! `oncue up` runs as many workers as there is work for, and none where there is none.
 
-use oncue_tests::cluster::{Cluster, Process, SMALL_STREAMS, until};
+use oncue_tests::cluster::{Cluster, Process, SMALL_STREAMS, free_port, until};
 use serde_json::{Value, json};
 
 fn told(page: &str, what: &str) -> (&'static str, String) {
@@ -400,5 +400,26 @@ async fn a_rolling_restart_loses_and_doubles_nothing() {
     assert!(
         code == Some(1) && text.contains("no `oncue up` of the app app runs"),
         "{text}"
+    );
+}
+
+/// `oncue dev` has `oncue up` as a child, and who stops it (a service manager, say) may tell it alone.
+#[tokio::test]
+async fn dev_that_is_stopped_stops_what_it_has_started() {
+    let mut cluster =
+        small_cluster("[build]\ncommand = []\nprograms = \"bin\"\n[functions.record]\n").await;
+    let bin = programs(&cluster, &["record"]);
+    cluster.set("ONCUE_BIN_DIR", &bin.display().to_string());
+    let gateway = format!("127.0.0.1:{}", free_port());
+    cluster.set("ONCUE_GATEWAY_LISTEN", &gateway);
+    cluster.set("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9");
+    let mut dev = cluster.spawn("oncue", &["dev"]);
+    dev.wait_for_line("ready in").await;
+    assert_eq!(dev.stop().await, Some(0), "{}", dev.log());
+    assert!(dev.log().contains("stopped in"), "{}", dev.log());
+    assert!(
+        std::net::TcpStream::connect(&gateway).is_err(),
+        "the gateway runs on: {}",
+        dev.log()
     );
 }

@@ -161,8 +161,11 @@ fn every_package_takes_what_the_workspace_decides() {
             found.push(format!("{path}: add\n    [lints]\n    workspace = true"));
         }
         let section = manifest["package"].as_table().expect("a package");
+        // What an app depends on may be published, and says so itself; see packaging.rs.
+        let is_published = section.get("publish") == Some(&toml::Value::Boolean(true));
         for field in ["version", "edition", "rust-version", "license", "publish"] {
-            if !workspace(section.get(field)) {
+            let may_differ = field == "publish" && is_published;
+            if !workspace(section.get(field)) && !may_differ {
                 found.push(format!(
                     "{path}: write `{field}.workspace = true` under [package]"
                 ));

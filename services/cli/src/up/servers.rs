@@ -88,7 +88,8 @@ const NATS: ServerKind = ServerKind {
         minor: 14,
     }],
     default_port: 4222,
-    advice: "`make up` installs it; or put nats-server 2.14 or later on PATH",
+    advice: "packages of Oncue bring it, and `make up` installs it for a checkout; or put nats-server 2.14 or later \
+             on PATH: https://github.com/nats-io/nats-server/releases",
 };
 const REDIS: ServerKind = ServerKind {
     name: "redis",
@@ -106,7 +107,8 @@ const REDIS: ServerKind = ServerKind {
         },
     ],
     default_port: 6379,
-    advice: "`make up` installs it; or put redis-server 7.0 or later on PATH",
+    advice: "Debian, Ubuntu: sudo apt-get install redis-server; Fedora: sudo dnf install valkey; macOS: brew install \
+             redis; or put redis-server 7.0 or valkey-server 7.2 or later on PATH",
 };
 
 pub async fn nats(args: &Args, settings: &Settings) -> Result<Server, Failure> {

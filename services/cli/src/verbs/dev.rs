@@ -5,6 +5,7 @@
 //! anew. Files are looked at a few times a second, which needs nothing of the system and works over every kind of mount.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -14,6 +15,7 @@ use oncue_core::config::{BuildConfig, Config};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Mutex;
 
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
@@ -43,7 +45,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         build,
         folder,
         args: args.up.clone(),
-        up: None,
+        up: Mutex::new(None),
     };
     // Whoever presses Ctrl-C in a terminal means `up` as well, which hears it itself: it drains, and then this ends.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
@@ -68,8 +70,8 @@ struct Dev<'d> {
     folder: PathBuf,
     /// Arguments of `oncue up`.
     args: Vec<String>,
-    /// `oncue up`, once something was built.
-    up: Option<Child>,
+    /// `oncue up`, once something was built. Here also while it is waited for: who stops this must find it.
+    up: Mutex<Option<Child>>,
 }
 
 impl Dev<'_> {
@@ -81,24 +83,21 @@ impl Dev<'_> {
             remark(paint(BAD, "not built; waiting for a change"));
         }
         loop {
-            if is_built && self.up.is_none() {
+            if is_built && self.up.get_mut().is_none() {
                 match self.start() {
-                    Ok(up) => self.up = Some(up),
+                    Ok(up) => *self.up.get_mut() = Some(up),
                     Err(e) => return Failure::failed(format_args!("oncue up: {e}")),
                 }
             }
-            let mut up = self.up.take();
             let waited = tokio::select! {
                 changed = self.changed(&seen) => Ok(changed),
-                status = ended(&mut up) => Err(status),
+                status = ended(&self.up) => Err(status),
             };
             let changed = match waited {
-                Ok(changed) => {
-                    self.up = up;
-                    changed
-                }
+                Ok(changed) => changed,
                 // Why it has ended it says itself.
                 Err(status) => {
+                    *self.up.get_mut() = None;
                     let code = status.and_then(|status| status.code()).unwrap_or(1);
                     remark(paint(
                         BAD,
@@ -122,7 +121,7 @@ impl Dev<'_> {
             let before = self.programs();
             let began = Instant::now();
             if !self.make().await {
-                let goes_on = if self.up.is_some() {
+                let goes_on = if self.up.get_mut().is_some() {
                     "not built; what was built before runs on"
                 } else {
                     "not built; waiting for a change"
@@ -136,7 +135,7 @@ impl Dev<'_> {
                 .iter()
                 .filter(|(name, written)| before.get(*name) != Some(written));
             let anew: BTreeSet<String> = anew.map(|(name, _)| name.clone()).collect();
-            if self.up.is_some() && !anew.is_empty() {
+            if self.up.get_mut().is_some() && !anew.is_empty() {
                 self.restart(&anew, began).await;
             }
         }
@@ -178,6 +177,14 @@ impl Dev<'_> {
             .await;
         match built {
             Ok(status) => status.success(),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let what = format!("{program} is not on PATH, and [build] of oncue.toml needs it");
+                remark(paint(BAD, what));
+                if program == "cargo" {
+                    remark("  install Rust from https://rustup.rs and try again");
+                }
+                false
+            }
             Err(e) => {
                 remark(paint(BAD, format_args!("{program}: {e}")));
                 false
@@ -229,7 +236,9 @@ impl Dev<'_> {
 
     /// Has `oncue up` finish, and waits for it.
     async fn stop(&mut self, must_tell: bool) {
-        let Some(mut up) = self.up.take() else { return };
+        let Some(mut up) = self.up.get_mut().take() else {
+            return;
+        };
         let pid = up.id().and_then(|pid| Pid::from_raw(pid as i32));
         if let Some(pid) = pid.filter(|_| must_tell) {
             let _ = kill_process(pid, Signal::TERM);
@@ -274,8 +283,8 @@ impl Dev<'_> {
 }
 
 /// Waits for the end of a child; for ever where there is none.
-async fn ended(child: &mut Option<Child>) -> Option<ExitStatus> {
-    match child {
+async fn ended(child: &Mutex<Option<Child>>) -> Option<ExitStatus> {
+    match &mut *child.lock().await {
         Some(child) => child.wait().await.ok(),
         None => std::future::pending().await,
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use oncue_core::app::AppName;
 
 use crate::exit::{self, Failure};
+use crate::settings;
 use crate::terminal::paint::{GOOD, paint, say};
 
 /// Files of the app, with the names of the parts that are filled in.
@@ -39,12 +40,17 @@ const TAKEN: [&str; 6] = ["test", "core", "std", "alloc", "build", "deps"];
 
 /// Checkout that this program was built from; where it runs elsewhere, there is none.
 const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+/// Runtime, contract and code generator in a checkout.
+const SOURCES: [&str; 3] = ["services/runtime/function", "proto", "proto/codegen"];
+/// Runtime, contract and code generator among the crates that came with an installed `oncue`.
+const INSTALLED: [&str; 3] = ["oncue", "oncue-proto", "oncue-build"];
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Name of the app and of its folder: a-z, 0-9 and `-`, beginning with a letter.
     name: String,
-    /// Checkout of Oncue that the app depends on. Default: the one this program was built from.
+    /// Checkout of Oncue that the app depends on. Default: what came with this program where it was installed, else the
+    /// checkout it was built from.
     #[arg(long, value_name = "DIR", conflicts_with = "oncue_git")]
     oncue_path: Option<PathBuf>,
     /// Repository of Oncue that the app depends on.
@@ -145,11 +151,13 @@ impl Dependency {
                 codegen: String::new(),
             });
         }
+        let installed = settings::installed("crates").filter(|_| args.oncue_path.is_none());
+        if let Some(crates) = installed {
+            return Ok(Self::by_path(&crates, INSTALLED));
+        }
         let checkout = args.oncue_path.clone();
         let checkout = checkout.unwrap_or_else(|| PathBuf::from(CHECKOUT));
-        let found = checkout
-            .join("services/runtime/function/Cargo.toml")
-            .is_file();
+        let found = checkout.join(SOURCES[0]).join("Cargo.toml").is_file();
         let checkout = checkout
             .canonicalize()
             .ok()
@@ -161,18 +169,23 @@ impl Dependency {
                 ))
                 .advise("name one with --oncue-path DIR, or its repository with --oncue-git URL")
             })?;
-        Ok(Self {
+        Ok(Self::by_path(&checkout, SOURCES))
+    }
+
+    /// The runtime, the contract and the code generator, as they lie in a folder.
+    fn by_path(folder: &Path, [runtime, proto, codegen]: [&str; 3]) -> Self {
+        Self {
             source: "path = ".to_owned(),
-            runtime: quoted(&checkout, "services/runtime/function"),
-            proto: quoted(&checkout, "proto"),
-            codegen: quoted(&checkout, "proto/codegen"),
-        })
+            runtime: quoted(folder, runtime),
+            proto: quoted(folder, proto),
+            codegen: quoted(folder, codegen),
+        }
     }
 }
 
-/// Path inside of a checkout, as a string of TOML.
-fn quoted(checkout: &Path, inside: &str) -> String {
-    format!("{:?}", checkout.join(inside).display().to_string())
+/// Path inside of a folder, as a string of TOML.
+fn quoted(folder: &Path, inside: &str) -> String {
+    format!("{:?}", folder.join(inside).display().to_string())
 }
 
 #[cfg(test)]
