@@ -9,7 +9,7 @@ use oncue_core::store::{
 };
 use oncue_proto::event::Meta;
 
-use crate::map_store::MapStore;
+use oncue::testing::MapStore;
 
 /// Redis, or the map that behaves like it: one suite for both.
 #[derive(Clone)]

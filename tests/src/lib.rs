@@ -5,7 +5,6 @@ pub mod proxy;
 pub mod http;
 pub mod collector;
 pub mod pictures;
-pub mod map_store;
 pub mod any_store;
 pub mod fuzz;
 pub mod chaos;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use oncue::testing::MapStore;
 use oncue_core::model::flow::{Flow, FlowEvent, StepState, tree};
 use oncue_core::store::Keys;
 use oncue_proto::event::{self, Meta, Origin};
 use oncue_tests::any_store::AnyStore;
-use oncue_tests::map_store::MapStore;
 
 fn read(fields: &[(&str, &str)]) -> Flow {
     let bytes = |text: &str| text.as_bytes().to_vec();

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oncue::State;
+use oncue::testing::MapStore;
 use oncue::testing::{from_fields, to_fields};
 use oncue_core::config::{Config, Span, parse_size};
 use oncue_core::store::{CommitEvent, Keys, Mark, Purpose, Run, SKEW_MS, Status};
 use oncue_proto::Format;
 use oncue_proto::event::{self, Incoming, Meta, Origin};
 use oncue_tests::any_store::AnyStore;
-use oncue_tests::map_store::MapStore;
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, RngSeed};
 use serde::{Deserialize, Serialize};

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
+use oncue::testing::MapStore;
 use oncue_core::store::{
     CommitEvent, Expected, Fields, GRACE_MS, Mark, Op, Read, Row, RowChange, RowKey, Run, SKEW_MS,
     StateValue, Status, StoredOutputs, Unpublished,
@@ -16,7 +17,6 @@ use oncue_core::store::{
 use oncue_proto::event::{self, Meta, Origin};
 use oncue_tests::any_store::AnyStore;
 use oncue_tests::cluster::Cluster;
-use oncue_tests::map_store::MapStore;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, RngSeed, TestError, TestRunner};

@@ -1,6 +1,7 @@
 //! What was once wrong with the store, each on a real Redis, named after what broke.
 
 use bytes::Bytes;
+use oncue::testing::MapStore;
 use oncue_core::store::{
     Change, CommitEvent, Expected, Keys, Mark, Op, Purpose, Read, RowChange, RowKey, Run,
     StateValue, Status,
@@ -8,7 +9,6 @@ use oncue_core::store::{
 use oncue_proto::event::{self, Meta, Origin};
 use oncue_tests::any_store::AnyStore;
 use oncue_tests::cluster::Cluster;
-use oncue_tests::map_store::MapStore;
 
 const KEY: &str = "/known";
 

@@ -1,6 +1,7 @@
 //! One suite, both stores: whatever the map answers, Redis must answer, and the other way round.
 
 use bytes::Bytes;
+use oncue::testing::MapStore;
 use oncue_core::store::{
     Change, CommitEvent, Expected, Mark, Op, Purpose, Read, RowChange, RowKey, Run, StateValue,
     Status, StoredOutputs,
@@ -8,7 +9,6 @@ use oncue_core::store::{
 use oncue_proto::event::{self, Incoming, Origin};
 use oncue_tests::any_store::AnyStore;
 use oncue_tests::cluster::Cluster;
-use oncue_tests::map_store::MapStore;
 
 use crate::twins::break_library;
 

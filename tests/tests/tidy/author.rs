@@ -10,11 +10,19 @@ const MOST_NAMES: usize = 12;
 /// Public items in all: the names at the root, public modules with what is public in them, and public methods.
 const MOST_ITEMS: usize = 60;
 
+/// Public items of the test kit, `oncue::testing`, which an author meets in tests alone.
+const MOST_TEST_ITEMS: usize = 32;
+
+/// Module of the test kit.
+const TEST_KIT: &str = "testing";
+
 /// Names and items that are public to users of a crate.
 #[derive(Debug, Default)]
 struct Surface {
     names: Vec<String>,
     items: Vec<String>,
+    /// Of the test kit.
+    test_items: Vec<String>,
 }
 
 #[test]
@@ -30,6 +38,11 @@ fn authors_have_few_names_to_learn() {
     for (kind, all, most) in [
         ("names at the root", &surface.names, MOST_NAMES),
         ("public items", &surface.items, MOST_ITEMS),
+        (
+            "public items of the test kit",
+            &surface.test_items,
+            MOST_TEST_ITEMS,
+        ),
     ] {
         if all.len() > most {
             let all_lines = all.join("\n    ");
@@ -47,6 +60,14 @@ fn surface(files: &[Source]) -> Surface {
     let root = file(files, "lib").expect("a lib.rs");
     for item in items(&root.text) {
         match item.kind {
+            "mod" if item.name == TEST_KIT => {
+                let mut items = Vec::new();
+                public_module(files, &item.name, &mut items);
+                for path in items {
+                    methods(files, &path, &mut surface.test_items);
+                    surface.test_items.push(path);
+                }
+            }
             "mod" => public_module(files, &item.name, &mut surface.items),
             _ => surface.names.push(item.name),
         }
@@ -54,19 +75,21 @@ fn surface(files: &[Source]) -> Surface {
     for path in &surface.names {
         // A type brings its methods; a function, or a name of another crate, is one item.
         surface.items.push(path.clone());
-        let Some((module, name)) = path.rsplit_once("::") else {
-            continue;
-        };
-        if let Some(file) = file(files, module.trim_start_matches("self::")) {
-            let methods = items(&file.text)
-                .into_iter()
-                .filter(|item| item.within.as_deref() == Some(name));
-            surface
-                .items
-                .extend(methods.map(|item| format!("{path}::{}", item.name)));
-        }
+        methods(files, path, &mut surface.items);
     }
     surface
+}
+
+/// Methods of a type that is re-exported by this path.
+fn methods(files: &[Source], path: &str, found: &mut Vec<String>) {
+    let Some((module, name)) = path.rsplit_once("::") else {
+        return;
+    };
+    if let Some(file) = file(files, &module.replace("self::", "")) {
+        let own = items(&file.text).into_iter();
+        let own = own.filter(|item| item.within.as_deref() == Some(name));
+        found.extend(own.map(|item| format!("{path}::{}", item.name)));
+    }
 }
 
 fn public_module(files: &[Source], module: &str, found: &mut Vec<String>) {
@@ -211,7 +234,7 @@ fn the_surface_is_read_from_the_source() {
     let files = [
         source(
             "lib",
-            "mod a;\npub mod b;\nmod c;\npub use a::{One, two};\npub use other::Three;\n#[macro_export]\nmacro_rules! four {\n}\n",
+            "mod a;\npub mod b;\npub mod testing;\nmod c;\npub use a::{One, two};\npub use other::Three;\n#[macro_export]\nmacro_rules! four {\n}\n",
         ),
         source(
             "a",
@@ -222,6 +245,11 @@ fn the_surface_is_read_from_the_source() {
             "pub(crate) fn no() {}\npub const fn eight() {}\npub struct Nine<T>(T);\nimpl<T: Into<X>> Nine<T> {\n    pub async fn ten() {}\n}\n",
         ),
         source("c", "pub fn nobody_sees_it() {}"),
+        source("testing", "pub use self::kit::Kit;\npub fn eleven() {}"),
+        source(
+            "testing/kit",
+            "pub struct Kit;\nimpl Kit {\n    pub fn twelve() {}\n}\n",
+        ),
     ];
     let surface = surface(&files);
     assert_eq!(surface.names, ["a::One", "a::two", "other::Three", "four"]);
@@ -239,4 +267,13 @@ fn the_surface_is_read_from_the_source() {
         "other::Three",
     ];
     assert_eq!(items, expected);
+    let mut test_items = surface.test_items;
+    test_items.sort();
+    let expected = [
+        "mod testing",
+        "testing::eleven",
+        "testing::self::kit::Kit",
+        "testing::self::kit::Kit::twelve",
+    ];
+    assert_eq!(test_items, expected);
 }

@@ -16,7 +16,7 @@ use crate::function::Erased;
 use crate::inspect::InspectError;
 use crate::operator::{Operator, hear, say};
 use crate::state::AnyRow;
-use crate::worker::handler::panic_text;
+use crate::worker::effects::panic_text;
 use crate::worker::watchdog::take_panic_site;
 use oncue_core::config::Config;
 use oncue_core::model::dry_run::{Binary, DryRun, EmittedEvent, Question, TriedLetter};

@@ -36,6 +36,41 @@ pub(crate) enum FileStore {
     Bus(Bus),
     /// With the program that tries the function: it reads them, and writes none.
     Operator(Operator),
+    /// In the test kit.
+    #[cfg(feature = "testing")]
+    Memory(FilesInMemory),
+}
+
+/// Files of the test kit, by name.
+#[cfg(feature = "testing")]
+#[derive(Clone, Default)]
+pub(crate) struct FilesInMemory(
+    std::sync::Arc<parking_lot::Mutex<std::collections::BTreeMap<String, (Object, Bytes)>>>,
+);
+
+#[cfg(feature = "testing")]
+impl FilesInMemory {
+    /// Stores a file, in place of one of this name.
+    pub fn put(&self, name: &str, metadata: &[(&str, &str)], bytes: Bytes) -> Object {
+        let object = Object::of_bytes(name, metadata, &bytes);
+        let file = (object.clone(), bytes);
+        self.0.lock().insert(name.to_owned(), file);
+        object
+    }
+
+    /// Description and content of a file.
+    pub fn get(&self, name: &str) -> Option<(Object, Bytes)> {
+        self.0.lock().get(name).cloned()
+    }
+
+    /// Name and digest of all, by name.
+    pub fn digests(&self) -> Vec<(String, String)> {
+        let files = self.0.lock();
+        let files = files
+            .iter()
+            .map(|(name, (object, _))| (name.clone(), object.digest.clone()));
+        files.collect()
+    }
 }
 
 /// Error of a context without files.
@@ -54,6 +89,8 @@ impl<'c> Files<'c> {
             FileStore::Absent => Err(absent()),
             FileStore::Bus(bus) => Ok(bus.object(name).await?),
             FileStore::Operator(operator) => Ok(operator.file(name).await?),
+            #[cfg(feature = "testing")]
+            FileStore::Memory(files) => Ok(files.get(name).map(|(object, _)| object)),
         }
     }
 
@@ -65,7 +102,12 @@ impl<'c> Files<'c> {
         match self.store {
             FileStore::Absent => Err(absent()),
             FileStore::Bus(bus) => Ok(Either::Left(bus.read_object(&object, 0..object.size))),
-            FileStore::Operator(operator) => Ok(Either::Right(operator.read_file(object))),
+            FileStore::Operator(operator) => Ok(Either::Right(operator.read_file(object).boxed())),
+            #[cfg(feature = "testing")]
+            FileStore::Memory(files) => {
+                let bytes = files.get(&object.name).map(|(_, bytes)| Ok(bytes));
+                Ok(Either::Right(futures::stream::iter(bytes).boxed()))
+            }
         }
     }
 
@@ -113,6 +155,8 @@ impl<'c> Files<'c> {
             FileStore::Absent => return Err(absent()),
             FileStore::Bus(bus) => bus,
             FileStore::Operator(_) => return Ok(Object::of_bytes(name, metadata, &bytes)),
+            #[cfg(feature = "testing")]
+            FileStore::Memory(files) => return Ok(files.put(name, metadata, bytes)),
         };
         let limit = bytes.len() as u64;
         Ok(bus
@@ -126,6 +170,11 @@ impl<'c> Files<'c> {
             FileStore::Absent => Err(absent()),
             FileStore::Bus(bus) => Ok(bus.delete_object(name).await?),
             FileStore::Operator(_) => Ok(()),
+            #[cfg(feature = "testing")]
+            FileStore::Memory(files) => {
+                files.0.lock().remove(name);
+                Ok(())
+            }
         }
     }
 }

@@ -253,6 +253,12 @@ impl Erased {
         oncue_proto::merge(self.contracts.iter().copied())
     }
 
+    /// Contracts of its events, with repetitions.
+    #[cfg(feature = "testing")]
+    pub fn contracts(&self) -> &[&'static Contract] {
+        &self.contracts
+    }
+
     pub fn manifest(&self) -> std::result::Result<Manifest, String> {
         if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(is_plain) {
             return Err(format!(

@@ -84,6 +84,27 @@ impl Capacity {
 }
 
 impl Delivery {
+    /// Delivery that no server has made, for the author's test kit.
+    #[cfg(feature = "testing")]
+    pub fn without_server(message: &super::Outbound, info: DeliveryInfo) -> Self {
+        let mut headers = async_nats::HeaderMap::new();
+        for (name, value) in message.headers.iter() {
+            headers.append(name, value);
+        }
+        Self {
+            message: Message {
+                subject: message.subject.as_str().into(),
+                reply: None,
+                payload: message.payload.clone(),
+                headers: Some(headers),
+                status: None,
+                description: None,
+                length: message.size(),
+            },
+            info,
+        }
+    }
+
     /// Bytes of the message as they came, headers included.
     pub fn size(&self) -> usize {
         self.message.length

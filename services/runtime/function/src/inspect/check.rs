@@ -205,7 +205,7 @@ fn guarded(code: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     std::panic::catch_unwind(AssertUnwindSafe(code)).unwrap_or_else(|panic| {
         Err(format!(
             "panicked: {}",
-            crate::worker::handler::panic_text(panic.as_ref())
+            crate::worker::effects::panic_text(panic.as_ref())
         ))
     })
 }

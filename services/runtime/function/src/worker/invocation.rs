@@ -11,7 +11,7 @@ use bytes::Bytes;
 use oncue_core::bus::Outbound;
 use oncue_core::bus::pull::Delivery;
 use oncue_core::model::letter::timestamp;
-use oncue_core::store::{CommitEvent, Mark, Op, Purpose};
+use oncue_core::store::{CommitEvent, Mark, Op, Purpose, Status};
 use oncue_proto::Format;
 use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
@@ -178,6 +178,11 @@ impl DeadLetterReason {
             Self::OutcomeUnknown => "outcome_unknown",
         }
     }
+
+    /// Whether it is found out before the key of the event is known.
+    pub fn precedes_key(self) -> bool {
+        matches!(self, Self::Unreadable(_) | Self::Loop | Self::Bounds)
+    }
 }
 
 impl Settlement {
@@ -206,6 +211,27 @@ impl Settlement {
         let deliveries = invocation.delivery.info.attempt;
         invocation.runs = invocation.runs.max(deliveries);
         Self::of_failure(invocation, Error::retry(error).of_class("redis"), attempts)
+    }
+
+    /// A refusal of the commit for one event alone.
+    pub fn of_refusal(status: Status) -> Self {
+        match status {
+            Status::TooOld => Self::dead_letter(
+                DeadLetterReason::TooOld,
+                "older than the horizon, it cannot be proven new",
+            ),
+            Status::Clock => {
+                Self::dead_letter(DeadLetterReason::Clock, "its time lies in the future")
+            }
+            Status::IdReuse => Self::dead_letter(
+                DeadLetterReason::IdReuse,
+                "its id was used with another payload",
+            ),
+            Status::Invalid(why) => Self::DeadLetter(DeadLetterReason::Invalid, Error::retry(why)),
+            // No refusals: somebody is done with the event, or it runs again.
+            Status::Applied | Status::Duplicate(_) | Status::Dead => Self::Ack(Outcome::Duplicate),
+            Status::Conflict => Self::Retry(RetryReason::Contended),
+        }
     }
 
     /// A dead letter whose reason the platform itself has found.

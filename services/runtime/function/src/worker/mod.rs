@@ -9,7 +9,7 @@
 //! | a delivery becomes an [`Invocation`](invocation::Invocation), counted as in flight | `reader`, `in_flight` |
 //! | events of one key queue up; one on probation runs alone | `key_queues`, `probation` |
 //! | row and seen-marks are read | `reader`, `row_cache` |
-//! | the author's handler runs | `handler`, `outputs` |
+//! | the author's handler runs | `handler`, `effects`, `outputs` |
 //! | state, seen-marks and outputs are committed in one atomic step | `committer`, `concurrency_limit` |
 //! | outputs are published, and marked so | `publisher` |
 //! | the delivery ends with an ack, a retry or a dead letter | `settler` |
@@ -51,19 +51,20 @@ mod committer;
 mod concurrency_limit;
 mod counters;
 mod discovery;
+pub mod effects;
 mod flow_log;
-pub mod handler;
+mod handler;
 mod hands;
 mod in_flight;
-mod invocation;
-mod key_queues;
+pub mod invocation;
+pub mod key_queues;
 mod letter;
 mod metrics;
-mod outputs;
+pub mod outputs;
 mod probation;
 mod publisher;
-mod reader;
-mod row_cache;
+pub mod reader;
+pub mod row_cache;
 mod settler;
 mod spans;
 mod upkeep;
@@ -86,6 +87,7 @@ use tokio::sync::watch;
 use self::ack_budget::AckBudget;
 use self::committer::{CommitOutcomes, Committer, PreparedRun};
 use self::counters::Counters;
+use self::effects::Effects;
 use self::flow_log::{FlowLog, Hops};
 use self::handler::HandlerRunner;
 use self::in_flight::InFlight;
@@ -170,12 +172,16 @@ impl Worker {
         };
         let publisher = Publisher::new(letters, config.keep_outputs.0, config.batch_publish);
         let publisher = Arc::new(publisher);
-        let outputs = OutputMaker {
-            function: name,
-            app: config.app.clone(),
-            secret: secret.clone(),
-            max_payload: bus.max_payload(),
-            bounds: config.bounds,
+        let effects = Effects {
+            function: Arc::new(function),
+            limits,
+            outputs: OutputMaker {
+                function: name,
+                app: config.app.clone(),
+                secret: secret.clone(),
+                max_payload: bus.max_payload(),
+                bounds: config.bounds,
+            },
         };
         let settler = Settler {
             function: name,
@@ -194,15 +200,7 @@ impl Worker {
             key_queues: KeyQueues::default(),
             probation,
             reader: Reader::new(source, target, store),
-            handler: HandlerRunner::new(
-                Arc::new(function),
-                limits,
-                bus,
-                store,
-                counters,
-                flow_log,
-                outputs,
-            ),
+            handler: HandlerRunner::new(effects, bus, store, counters, flow_log),
             committer,
             publisher,
             settler: Arc::new(settler),
@@ -338,7 +336,7 @@ impl Worker {
         let number = self.settler.counters.delivered();
         self.in_flight.insert(number, &delivery);
         failpoint::point("pulled");
-        let (mut event, unreadable) = self.reader.invocation(number, delivery);
+        let (mut event, unreadable) = self.reader.intake.invocation(number, delivery);
         if self.reader.is_foreign(&event) {
             let nothing = Settlement::Ack(Outcome::Duplicate);
             return self.settler.settle_apart(event, nothing);
@@ -360,7 +358,7 @@ impl Worker {
         }
         // Asked once for each delivery, since the voucher is used up by it.
         event.on_probation = self.probation.applies_to(&event.delivery.info);
-        if let Err(settlement) = self.handler.decode(&mut event) {
+        if let Err(settlement) = self.handler.effects.decode(&mut event) {
             let settlement = self.reader.unless_foreign(&mut event, settlement);
             return self.settler.settle_apart(event, settlement);
         }
@@ -477,24 +475,10 @@ impl Worker {
                     again.push(event);
                     continue;
                 }
-                // The next four are refusals of the commit for this event alone; nothing of its run
-                // was written.
-                Ok(Status::TooOld) => Settlement::dead_letter(
-                    DeadLetterReason::TooOld,
-                    "older than the horizon, it cannot be proven new",
-                ),
-                Ok(Status::Clock) => {
-                    Settlement::dead_letter(DeadLetterReason::Clock, "its time lies in the future")
-                }
-                Ok(Status::IdReuse) => Settlement::dead_letter(
-                    DeadLetterReason::IdReuse,
-                    "its id was used with another payload",
-                ),
-                Ok(Status::Invalid(why)) => {
-                    Settlement::DeadLetter(DeadLetterReason::Invalid, Error::retry(why))
-                }
+                // A refusal of the commit for this event alone; nothing of its run was written.
+                Ok(refused) => Settlement::of_refusal(refused),
                 Err(e) => {
-                    let attempts = self.handler.limits.attempts;
+                    let attempts = self.handler.effects.limits.attempts;
                     Settlement::of_store_error(&mut event, &e, attempts)
                 }
             };
@@ -516,7 +500,7 @@ impl Worker {
     /// A read that Redis refused. An absent Redis never gets here: the batcher waits for it.
     fn store_failed(&self, events: Vec<BoxedInvocation>, error: &dyn std::fmt::Display) {
         for mut event in events {
-            let attempts = self.handler.limits.attempts;
+            let attempts = self.handler.effects.limits.attempts;
             let settlement = Settlement::of_store_error(&mut event, error, attempts);
             self.settler.settle_apart(event, settlement);
         }

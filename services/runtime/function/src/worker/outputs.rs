@@ -51,13 +51,19 @@ pub(crate) struct OutputMaker {
 }
 
 impl OutputMaker {
-    /// Gives drafts their identity. Nothing is committed that could never be published.
+    /// Gives drafts their identity. Nothing is committed that could never be published. `now` is the clock, Unix
+    /// milliseconds, which only a delayed event asks for.
     ///
     /// # Errors
     ///
     /// A rejection, so a dead letter of the input: too many or too large outputs, a delay beyond ten
     /// years, a header that NATS would refuse. A retry would give the same.
-    pub fn prepare(&self, drafts: Vec<Draft>, event: &Invocation) -> Result<Vec<Output>> {
+    pub fn prepare(
+        &self,
+        drafts: Vec<Draft>,
+        event: &Invocation,
+        now: impl Fn() -> u64,
+    ) -> Result<Vec<Output>> {
         let Bounds {
             outputs: most,
             output_bytes,
@@ -90,7 +96,7 @@ impl OutputMaker {
         let outputs: Vec<Output> = drafts
             .into_iter()
             .enumerate()
-            .map(|(index, draft)| self.output(index, draft, event, &onward))
+            .map(|(index, draft)| self.output(index, draft, event, &onward, &now))
             .collect();
         let bytes: usize = outputs.iter().map(|output| output.message.size()).sum();
         let max_payload = self.max_payload;
@@ -121,7 +127,14 @@ impl OutputMaker {
 
     /// Makes one output. The id depends on the input, the function and the index alone, so every run of
     /// the function on this event gives the same one.
-    fn output(&self, index: usize, draft: Draft, event: &Invocation, onward: &Onward) -> Output {
+    fn output(
+        &self,
+        index: usize,
+        draft: Draft,
+        event: &Invocation,
+        onward: &Onward,
+        now: &impl Fn() -> u64,
+    ) -> Output {
         let cause = &event.meta;
         let delay = draft.delay.map_or(0, |delay| delay.as_millis() as u64);
         let id = self.secret.output_id(&cause.id, self.function, index);
@@ -156,7 +169,7 @@ impl OutputMaker {
         };
         if draft.delay.is_some() {
             // Due from now on: after an outage a chain of delays must not fire all at once to catch up.
-            let due = event::format_time(event::now_ms() + delay);
+            let due = event::format_time(now() + delay);
             // A schedule has a subject of its own, by the id: a second publish replaces the one that
             // still waits.
             let subject = format!("{TIMER}.delayed.{}.{}", self.app, meta.id);

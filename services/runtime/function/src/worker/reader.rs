@@ -39,15 +39,21 @@ pub(crate) struct Target {
     pub at_most_once: bool,
 }
 
+/// A function and the stream it reads: all it takes to make invocations of deliveries. Shared with the author's test kit.
+pub(crate) struct Intake {
+    /// Identity and horizon of the stream, for the marks.
+    pub source: Source,
+    /// The function's part, for keys of rows and marks.
+    pub target: Target,
+    /// Name of the function, shared by the marks of all its events.
+    function: Arc<str>,
+}
+
 /// Reader of deliveries, rows and seen-marks for one function. Owned by the worker. Tasks of all
 /// keys call it at once; the batcher and the cache have their own locks.
 pub(crate) struct Reader {
-    /// Identity and horizon of the stream, for the marks.
-    source: Source,
-    /// The function's part, for keys of rows and marks.
-    target: Target,
-    /// Name of the function, shared by the marks of all its events.
-    function: Arc<str>,
+    /// Makes invocations, and knows whose they are.
+    pub intake: Intake,
     /// Reads on their way; the weight of one is its number of marks, and 1 for a row alone.
     reads: Batcher<Read, oncue_core::store::ReadResult>,
     /// Rows as the own commits left them. The worker puts and clears, this reader takes.
@@ -70,20 +76,13 @@ pub(crate) struct ReadFailure {
     pub error: StoreError,
 }
 
-impl Reader {
-    /// Starts the task of the batcher.
-    pub fn new(source: Source, target: Target, store: &Store) -> Self {
-        let store = store.clone();
-        let batching = Batching::by(|read: &Read| read.marks.len().max(1));
+impl Intake {
+    /// Allocates the name once, for all marks.
+    pub fn new(source: Source, target: Target) -> Self {
         Self {
             source,
             function: target.function.into(),
             target,
-            reads: Batcher::new(batching, move |reads| {
-                let store = store.clone();
-                async move { store.read(&reads).await }
-            }),
-            rows: RowCache::default(),
         }
     }
 
@@ -91,7 +90,7 @@ impl Reader {
     /// written once; the second part says why it is none.
     ///
     /// Waits for nothing. The key is still empty:
-    /// [`HandlerRunner::decode`](super::handler::HandlerRunner::decode) finds it.
+    /// [`Effects::decode`](super::effects::Effects::decode) finds it.
     pub fn invocation(
         &self,
         number: u64,
@@ -158,18 +157,39 @@ impl Reader {
         };
         (Box::new(invocation), unreadable)
     }
+}
+
+impl Reader {
+    /// Starts the task of the batcher.
+    pub fn new(source: Source, target: Target, store: &Store) -> Self {
+        let store = store.clone();
+        let batching = Batching::by(|read: &Read| read.marks.len().max(1));
+        Self {
+            intake: Intake::new(source, target),
+            reads: Batcher::new(batching, move |reads| {
+                let store = store.clone();
+                async move { store.read(&reads).await }
+            }),
+            rows: RowCache::default(),
+        }
+    }
 
     /// Whether the function did not act on the event's type when it came, so that it is none of its events.
     pub fn is_foreign(&self, event: &Invocation) -> bool {
         let delivery = &event.delivery;
-        let cue = &self.source.cue;
+        let cue = &self.intake.source.cue;
         cue.precedes(delivery.info.sequence, delivery.subject())
     }
 
     /// Settlement of an event that cannot be decoded: given back if this program does not act on its type, since another
     /// one does to which the consumer was changed.
     pub fn unless_foreign(&self, event: &mut Invocation, settlement: Settlement) -> Settlement {
-        if self.source.cue.covers_today(event.delivery.subject()) {
+        if self
+            .intake
+            .source
+            .cue
+            .covers_today(event.delivery.subject())
+        {
             return settlement;
         }
         // Only the id can be trusted, and a record needs a key.
@@ -228,12 +248,12 @@ impl Reader {
 
     /// Whether the event may have been applied before, so that its mark is worth a look-up.
     fn is_doubtful(&self, event: &Invocation, again: bool) -> bool {
-        again || self.target.at_most_once || event.delivery.info.attempt > 1
+        again || self.intake.target.at_most_once || event.delivery.info.attempt > 1
     }
 
     /// `None` for a function without rows.
     fn row_key(&self, key: &str) -> Option<RowKey> {
-        let table = self.target.table;
+        let table = self.intake.target.table;
         (!table.is_empty()).then(|| RowKey {
             table,
             key: key.to_owned(),

@@ -325,10 +325,3 @@ impl Settler {
         }
     }
 }
-
-impl DeadLetterReason {
-    /// Whether it is found out before the key of the event is known.
-    fn precedes_key(self) -> bool {
-        matches!(self, Self::Unreadable(_) | Self::Loop | Self::Bounds)
-    }
-}

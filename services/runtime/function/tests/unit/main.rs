@@ -1,3 +1,5 @@
-//! What the library promises without any server.
-
 mod function;
+#[cfg(feature = "testing")]
+mod kit;
+#[cfg(feature = "testing")]
+mod luck;

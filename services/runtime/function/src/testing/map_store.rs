@@ -33,14 +33,14 @@ struct Inner {
     now: Option<u64>,
 }
 
-/// What the operations checked so far in a run will leave behind.
+/// Values that the operations checked so far in a run will leave behind.
 #[derive(Clone, Default)]
 struct Plan {
     kinds: HashMap<String, &'static str>,
     values: HashMap<(String, String), i128>,
 }
 
-/// What a seen-mark says.
+/// Seen-mark of an event.
 struct Seen {
     dead: bool,
     payload: u32,
@@ -67,7 +67,7 @@ impl MapStore {
 
     pub fn read(&self, asks: &[Read]) -> Vec<ReadResult> {
         let inner = self.lock();
-        let find = |ask: &Read| ReadResult {
+        let results = asks.iter().map(|ask| ReadResult {
             row: ask
                 .row
                 .as_ref()
@@ -75,21 +75,21 @@ impl MapStore {
                 .cloned()
                 .unwrap_or_default(),
             seen: ask.marks.iter().map(|mark| inner.settled(mark)).collect(),
-        };
-        asks.iter().map(find).collect()
+        });
+        results.collect()
     }
 
     pub fn settled(&self, marks: &[Mark]) -> Vec<Option<MarkState>> {
         let inner = self.lock();
-        let kind = |mark: &Mark| {
+        let states = marks.iter().map(|mark| {
             let seen = inner.seen(mark)?;
             Some(if seen.dead {
                 MarkState::Dead
             } else {
                 MarkState::Applied
             })
-        };
-        marks.iter().map(kind).collect()
+        });
+        states.collect()
     }
 
     pub fn place(&self, id: &str, function: &str) -> Option<StreamPosition> {
@@ -116,12 +116,12 @@ impl MapStore {
 
     pub fn started(&self, marks: &[Mark]) -> Vec<u32> {
         let mut inner = self.lock();
-        let mut count = |mark: &Mark| {
+        let counts = marks.iter().map(|mark| {
             let runs = inner.runs.entry(Keys::default().runs(mark)).or_default();
             *runs += 1;
             *runs
-        };
-        marks.iter().map(&mut count).collect()
+        });
+        counts.collect()
     }
 
     pub fn published(&self, outbox_keys: &[String], keep: bool) {
@@ -208,7 +208,8 @@ impl Inner {
     fn commit(&mut self, run: &Run, outbox: &str) -> Vec<Status> {
         let now = self.now();
         let mut ids = BTreeSet::new();
-        let (mut blocked, mut plan): (Vec<Option<Status>>, Plan) = (Vec::new(), Plan::default());
+        let mut blocked: Vec<Option<Status>> = Vec::new();
+        let mut plan = Plan::default();
         for handled in &run.events {
             let fresh = ids.insert(handled.mark.id);
             blocked.push(

@@ -1,11 +1,22 @@
 //! The flow ledger in a map, field by field as Redis holds it.
 
+use std::collections::BTreeMap;
+
 use super::MapStore;
 use oncue_core::model::flow::{self, Edge, Flow, Registered};
 use oncue_core::store::{EDGES, EDGES_AT, FUNCTIONS, Keys, first_step, ledger_event};
 use oncue_proto::event::Meta;
 
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Sets a field that is not there yet; returns whether it was not.
+fn put_new(ledger: &mut BTreeMap<Vec<u8>, Vec<u8>>, (field, value): (String, String)) -> bool {
+    let is_new = !ledger.contains_key(field.as_bytes());
+    if is_new {
+        ledger.insert(field.into_bytes(), value.into_bytes());
+    }
+    is_new
+}
 
 impl MapStore {
     /// Writes a field of a plain hash, as `HSET` would.
@@ -55,21 +66,14 @@ impl MapStore {
             .hashes
             .entry(Keys::default().flow(&meta.flow))
             .or_default();
-        let mut put_new = |(field, value): (String, String)| {
-            let new = !ledger.contains_key(field.as_bytes());
-            if new {
-                ledger.insert(field.into_bytes(), value.into_bytes());
-            }
-            new
-        };
-        let new = put_new(ledger_event(meta, key));
+        let new = put_new(ledger, ledger_event(meta, key));
         for function in &listeners {
-            put_new(first_step(meta, function, now));
+            put_new(ledger, first_step(meta, function, now));
         }
-        put_new(("n".into(), listeners.len().to_string()));
-        put_new(("at".into(), now.to_string()));
+        put_new(ledger, ("n".into(), listeners.len().to_string()));
+        put_new(ledger, ("at".into(), now.to_string()));
         if listeners.is_empty() {
-            put_new(("end".into(), now.to_string()));
+            put_new(ledger, ("end".into(), now.to_string()));
         }
         new
     }
