@@ -90,7 +90,7 @@ pub fn to_fields<S: State>(state: &S) -> Result<Fields, String> {
     };
     let mut fields: Fields = map
         .into_iter()
-        .filter_map(|(name, value)| Some((stored(&name).into_owned(), field_text(value)?)))
+        .filter_map(|(name, value)| Some((stored_name(&name).into_owned(), field_text(value)?)))
         .collect();
     if S::VERSION > 1 {
         fields.push((SCHEMA.to_owned(), S::VERSION.to_string().into_bytes()));
@@ -102,12 +102,20 @@ pub fn to_fields<S: State>(state: &S) -> Result<Fields, String> {
 
 /// Name of a field in Redis: [`SCHEMA`] is where the row's version stands, so a field that an author, or data, calls so
 /// gets one more `_`.
-fn stored(name: &str) -> Cow<'_, str> {
+pub(crate) fn stored_name(name: &str) -> Cow<'_, str> {
     if name.starts_with('_') && name.trim_start_matches('_') == &SCHEMA[1..] {
         Cow::Owned(format!("_{name}"))
     } else {
         Cow::Borrowed(name)
     }
+}
+
+/// Fields as their author named them, without the version of the row.
+pub(crate) fn author_fields(fields: &Fields) -> Fields {
+    let named = fields
+        .iter()
+        .filter_map(|(name, value)| Some((named(name)?.to_owned(), value.clone())));
+    named.collect()
 }
 
 /// Name of a field as its author wrote it; `None` for the version of the row.
@@ -177,7 +185,7 @@ fn upgraded<S: State>(fields: &Fields, stored: u32) -> Result<Fields, String> {
     }
     let texts = texts.into_iter();
     let mut fields: Fields = texts
-        .map(|(name, text)| (self::stored(&name).into_owned(), text.into_bytes()))
+        .map(|(name, text)| (stored_name(&name).into_owned(), text.into_bytes()))
         .collect();
     fields.sort();
     Ok(fields)

@@ -4,6 +4,8 @@
 //! it; files and calls to the outside are the exception. A crash anywhere in this file loses a run
 //! and nothing that was written.
 
+mod foreign;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +14,8 @@ use futures::FutureExt;
 use oncue_core::bus::Bus;
 use oncue_core::config::Limits;
 use oncue_core::failpoint::{self, Sabotage};
-use oncue_core::store::{CommitEvent, Fields, Mark, Purpose, RowChange, RowKey, Run, Store};
+use oncue_core::store::{CommitEvent, Fields, Mark, Op, Purpose, RowChange, RowKey, Run, Store};
+use oncue_proto::Draft;
 
 use crate::context::Context;
 use crate::error::{Error, Result, reject};
@@ -189,6 +192,10 @@ impl HandlerRunner {
         }
         // Before the row is opened: opening it runs the author's `Deserialize`.
         let fresh = self.count_runs(fresh, &mut handled).await;
+        if let Some(call) = &self.function.foreign {
+            self.run_foreign(call, key, &row, fresh, &mut handled).await;
+            return handled;
+        }
         // A row that cannot be read as its struct fails every event of the key: the code is wrong,
         // or the row is. Both can be mended before the attempts are used up.
         let mut state = match (self.function.open)(&row.fields) {
@@ -224,23 +231,38 @@ impl HandlerRunner {
                 handled.prepare(event, commit);
             }
         } else if !events.is_empty() {
-            let bounds = &self.outputs.bounds;
             match self.row_change(key, &row, state.as_ref()) {
-                Ok(change) => match bounds.check_row(size_after(&row.fields, &change)) {
-                    Ok(()) => handled.runs.push(PreparedRun {
-                        row_after: row_cache::after(&row.fields, &change),
-                        run: Run {
-                            row: Some(change),
-                            events: commits,
-                        },
-                        events,
-                    }),
-                    Err(why) => self.too_large(events, &why, &mut handled),
-                },
+                Ok(change) => self.commit_row(&row, change, events, commits, &mut handled),
                 Err(e) => self.fail_all(events, &e, &mut handled),
             }
         }
         handled
+    }
+
+    /// Puts the events of a row into one run with its change, if the row is not too large by it.
+    fn commit_row(
+        &self,
+        row: &RowSnapshot,
+        change: RowChange,
+        events: Vec<BoxedInvocation>,
+        commits: Vec<CommitEvent>,
+        handled: &mut HandledKey,
+    ) {
+        let within = self
+            .outputs
+            .bounds
+            .check_row(size_after(&row.fields, &change));
+        match within {
+            Ok(()) => handled.runs.push(PreparedRun {
+                row_after: row_cache::after(&row.fields, &change),
+                run: Run {
+                    row: Some(change),
+                    events: commits,
+                },
+                events,
+            }),
+            Err(why) => self.too_large(events, &why, handled),
+        }
     }
 
     /// Rejects the event that makes its row too large. Of several nobody knows which it was: each comes again, alone.
@@ -418,6 +440,20 @@ impl HandlerRunner {
         self.counters
             .ran(started.elapsed(), class, event.trace.ids());
         let drafts = outcome?;
+        self.effects(event, drafts, context.take_ops())
+    }
+
+    /// Effects of a run that went well, as they are committed.
+    ///
+    /// # Errors
+    ///
+    /// A rejection: outputs that could never be published, names beyond their bounds.
+    fn effects(
+        &self,
+        event: &mut Invocation,
+        drafts: Vec<Draft>,
+        ops: Vec<Op>,
+    ) -> Result<CommitEvent> {
         // Outputs that could never be published are refused here, before the commit, as a rejection
         // of the event.
         event.outputs = self.outputs.prepare(drafts, event)?;
@@ -426,7 +462,6 @@ impl HandlerRunner {
             event.outputs.clear();
         }
         event.outbox = outputs::encode(&event.outputs);
-        let ops = context.take_ops();
         for op in &ops {
             let member = self.outputs.bounds.check_member(op.change.member());
             member.map_err(|why| reject(format!("table {}: {why}", op.table)))?;
