@@ -29,6 +29,7 @@ up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=dura
 	@exec $(BIN)/$(BUILD)/oncue up --profile $(or $(PROFILE),dev) $(ARGS)
 
 test: install ## Run every test, with real servers and real programs
+	@deploy/install.sh python
 	cargo build --locked --workspace $(FAULTY:%=--bin %) --features oncue-tests/failpoints
 	@mkdir -p $(BIN)/debug/failpoints && cp $(FAULTY:%=$(BIN)/debug/%) $(BIN)/debug/failpoints/
 	cargo build --locked --workspace --bins

@@ -3,7 +3,8 @@
 # default from dist/ and into ~/.local.
 #
 # For a checkout, without arguments: finds nats-server and redis-server, or installs them: NATS for this project alone, under
-# .oncue/bin; Redis with the system's own package manager. Says what to do where it cannot. Silent when all is there.
+# .oncue/bin; Redis with the system's own package manager. Says what to do where it cannot. Silent when all is there. With `python`
+# also what functions in Python need, in .oncue/venv.
 set -euo pipefail
 HERE=$PWD
 cd "$(dirname "$0")/.."
@@ -140,11 +141,32 @@ redis() {
     "Debian, Ubuntu: sudo apt-get install redis-server" "Fedora: sudo dnf install valkey" "macOS: brew install redis"
 }
 
+# The one package that `oncue` for Python depends on.
+python() {
+  local venv=.oncue/venv
+  if "$venv/bin/python" -c 'import google.protobuf' >/dev/null 2>&1; then return; fi
+  have python3 || fail "python3 is missing; functions in Python need 3.11 or later" "install it and try again"
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "python3 is $(python3 --version 2>&1); functions in Python need 3.11 or later" "install a newer one and try again"
+  say "install: fetching protobuf for Python into $venv"
+  mkdir -p .oncue
+  python3 -m venv "$venv" >&2 || { have apt-get && apt_install python3-venv && python3 -m venv "$venv" >&2; } ||
+    fail "Python cannot make a virtual environment" "Debian, Ubuntu: sudo apt-get install python3-venv"
+  "$venv/bin/pip" install -q --disable-pip-version-check "protobuf>=5.29" >&2 ||
+    fail "protobuf for Python could not be fetched" "try again with a network, or: $venv/bin/pip install protobuf"
+}
+
 case ${1:-} in
   '')
     rust
     nats
     redis
+    ;;
+  python)
+    rust
+    nats
+    redis
+    python
     ;;
   package)
     shift

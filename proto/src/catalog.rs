@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use prost::Message as _;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use prost_reflect::prost_types::FileDescriptorSet;
 use prost_reflect::{
     DescriptorPool, DeserializeOptions, DynamicMessage, Kind, MessageDescriptor, SerializeOptions,
@@ -308,6 +309,35 @@ impl Entry {
             .ok_or_else(|| CatalogError::EmptyKey(self.key_field.clone()))
     }
 
+    /// Reader of the key of such events: the field that the contract names, or another one.
+    ///
+    /// # Errors
+    /// There is no such field, or it is no text; a sentence for people.
+    pub fn key_reader(&self, field: Option<&str>) -> Result<KeyReader, String> {
+        let name = field.unwrap_or(&self.key_field);
+        if name.is_empty() {
+            return Ok(KeyReader {
+                field: None,
+                name: String::new(),
+            });
+        }
+        let found = self.message.get_field_by_name(name);
+        let is_text = found
+            .as_ref()
+            .is_some_and(|field| field.kind() == Kind::String && !field.is_list());
+        match found {
+            Some(field) if is_text => Ok(KeyReader {
+                field: Some(field.number()),
+                name: name.to_owned(),
+            }),
+            _ => Err(format!(
+                "{} has no text field {name:?} that could be its key; it has {}",
+                self.schema(),
+                self.field_names().collect::<Vec<_>>().join(", ")
+            )),
+        }
+    }
+
     /// The payload as canonical proto3 JSON, with every field, whether it is set or not: whoever looks at an event
     /// wants to see all there is to it.
     ///
@@ -362,4 +392,45 @@ impl Entry {
     fn malformed(&self, why: impl std::fmt::Display) -> CatalogError {
         CatalogError::Malformed(format!("not a {}: {why}", self.schema()))
     }
+}
+
+/// Reader of the key of encoded events, which leaves the rest of them alone.
+#[derive(Clone, Debug)]
+pub struct KeyReader {
+    /// Number of the field; `None` where such events have no key.
+    field: Option<u32>,
+    /// Name of the field, for messages.
+    name: String,
+}
+
+impl KeyReader {
+    /// Key of a payload in protobuf; empty where such events have none.
+    ///
+    /// # Errors
+    /// [`CatalogError::Malformed`] for what is no protobuf, [`CatalogError::EmptyKey`].
+    pub fn read(&self, mut payload: &[u8]) -> Result<String, CatalogError> {
+        let mut key = &payload[..0];
+        while !payload.is_empty() {
+            let (number, wire) = decode_key(&mut payload).map_err(no_protobuf)?;
+            if self.field == Some(number) && wire == WireType::LengthDelimited {
+                let length = decode_varint(&mut payload).map_err(no_protobuf)?;
+                let split = payload.split_at_checked(length as usize);
+                // Of a field that stands there twice the last one counts.
+                (key, payload) = split.ok_or_else(|| no_protobuf("it ends too early"))?;
+            } else {
+                skip_field(wire, number, &mut payload, DecodeContext::default())
+                    .map_err(no_protobuf)?;
+            }
+        }
+        let key = std::str::from_utf8(key).map_err(no_protobuf)?;
+        if key.is_empty() && self.field.is_some() {
+            return Err(CatalogError::EmptyKey(self.name.clone()));
+        }
+        Ok(key.to_owned())
+    }
+}
+
+/// Error of bytes that are no protobuf at all.
+fn no_protobuf(why: impl std::fmt::Display) -> CatalogError {
+    CatalogError::Malformed(format!("not readable as protobuf: {why}"))
 }

@@ -17,7 +17,7 @@ mod schema;
 pub mod protobuf;
 pub mod text;
 
-pub use catalog::{Catalog, CatalogError, Entry};
+pub use catalog::{Catalog, CatalogError, Entry, KeyReader};
 pub use contract::{Contract, merge, merge_sets};
 pub use signature::{Delayed, Draft, Emit, Trigger};
 

@@ -428,3 +428,34 @@ fn what_is_returned_becomes_drafts_in_order() {
         ("files.file.accepted", 2)
     );
 }
+
+#[test]
+fn a_key_is_read_without_the_rest_of_its_event() {
+    let catalog = app();
+    let entry = catalog.get("web.page.viewed").expect("known");
+    let payload = view().encode_to_vec();
+    let own = entry.key_reader(None).expect("a key");
+    assert_eq!(own.read(&payload).as_deref(), Ok("/home"));
+    let other = entry.key_reader(Some("visitor")).expect("a text field");
+    assert_eq!(other.read(&payload).as_deref(), Ok("v1"));
+    // Of a field that stands there twice the last one counts, as for every reader of protobuf.
+    let twice = [payload.clone(), b"\x0a\x02/b".to_vec()].concat();
+    assert_eq!(own.read(&twice).as_deref(), Ok("/b"));
+    assert_eq!(entry.check(Format::Protobuf, &twice).as_deref(), Ok("/b"));
+    let empty = PageViewed::default().encode_to_vec();
+    assert_eq!(
+        own.read(&empty),
+        Err(CatalogError::EmptyKey("page".to_owned()))
+    );
+    for torn in [&payload[..3], b"\xff", b"\x0a\xff\xff\xff\xff\x0f"] {
+        let refused = own.read(torn);
+        assert!(
+            matches!(refused, Err(CatalogError::Malformed(_))),
+            "{torn:?}"
+        );
+    }
+    for field in ["at", "nowhere"] {
+        let why = entry.key_reader(Some(field)).expect_err("no text");
+        assert!(why.contains(field) && why.contains("visitor"), "{why}");
+    }
+}

@@ -13,7 +13,7 @@ use crate::settings::Settings;
 pub async fn of(settings: &Settings, names: &[String]) -> Result<Vec<Manifest>, Failure> {
     let missing: Vec<&str> = names
         .iter()
-        .filter(|name| !settings.bin.join(name).is_file())
+        .filter(|name| !settings.program(name).is_there())
         .map(String::as_str)
         .collect();
     if !missing.is_empty() {
@@ -28,7 +28,7 @@ pub async fn of(settings: &Settings, names: &[String]) -> Result<Vec<Manifest>, 
     }
     let asked = names
         .iter()
-        .map(|name| program::manifest(&settings.bin, name));
+        .map(|name| program::manifest(&settings.config, &settings.bin, name));
     let mut manifests = Vec::new();
     let mut mistakes = Vec::new();
     for (name, asked) in names.iter().zip(join_all(asked).await) {

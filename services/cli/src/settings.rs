@@ -7,6 +7,7 @@ use oncue_admin::topology::Topology;
 use oncue_core::bus::Bus;
 use oncue_core::config::Config;
 use oncue_core::contract::{self, Contracts};
+use oncue_core::program::Program;
 use oncue_core::store::Store;
 use oncue_proto::Catalog;
 
@@ -126,6 +127,11 @@ impl Settings {
             .await
             .map(|bus| bus.of_app(&self.config.app))
             .map_err(Failure::silent)
+    }
+
+    /// Program of a function.
+    pub fn program(&self, function: &str) -> Program {
+        Program::of(&self.config, &self.bin, function)
     }
 
     /// Program of the platform: among those of the functions, or beside this one.

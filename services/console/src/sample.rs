@@ -79,7 +79,10 @@ async fn declared(app: &App) -> Vec<Declared> {
     let names: Vec<&String> = app.config.functions.keys().collect();
     let mut all = Vec::new();
     for names in names.chunks(CONCURRENT_PROGRAMS) {
-        let asked = join_all(names.iter().map(|name| program::manifest(&app.bin, name))).await;
+        let asked = names
+            .iter()
+            .map(|name| program::manifest(&app.config, &app.bin, name));
+        let asked = join_all(asked).await;
         for (name, asked) in names.iter().zip(asked) {
             let known =
                 asked.inspect_err(|why| tracing::info!("{name} does not say what it is: {why}"));

@@ -19,6 +19,7 @@ mod elastic;
 mod files;
 mod flow_cli;
 mod flows;
+mod foreign;
 mod gateway;
 mod ledger;
 mod once;

@@ -6,7 +6,7 @@ use crate::tree::{Metadata, none, text};
 
 /// Every package with the packages of this workspace it may depend on. Services meet on the bus, never in a manifest. The
 /// events of the demo app are nothing to the platform but an example for its tests (`dev`).
-const ARROWS: [(&str, &[(&str, &str)]); 14] = [
+const ARROWS: [(&str, &[(&str, &str)]); 15] = [
     ("oncue-build", &[]),
     (
         "oncue-proto",
@@ -66,6 +66,15 @@ const ARROWS: [(&str, &[(&str, &str)]); 14] = [
             ("oncue", "normal"),
             ("oncue-app-events", "normal"),
             ("oncue-proto", "normal"),
+        ],
+    ),
+    (
+        "oncue-host",
+        &[
+            ("oncue", "normal"),
+            ("oncue-core", "normal"),
+            ("oncue-proto", "normal"),
+            ("oncue-telemetry", "normal"),
         ],
     ),
     (

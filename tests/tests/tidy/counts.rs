@@ -25,6 +25,7 @@ oncue-cli                 0        0     0      12     3       0
 oncue-console             0        2     0      12     1       0
 oncue-core                0        0     0      12     0       0
 oncue-gateway             0        0     0      12     1       0
+oncue-host                0        0     0      12     0       0
 oncue-http                0        0     0      12     0       0
 oncue-proto               0        0     0      12     0       0
 oncue-telemetry           0        0     0      12     0       0

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use oncue_core::process;
+use oncue_core::program::HOST;
 
 use super::Profile;
 use super::log::LogFormat;
@@ -79,10 +80,16 @@ pub fn traces(settings: &Settings) -> Traces {
 
 /// Refuses to go on while a program is missing; all that are, in one line.
 pub fn all_built(settings: &Settings, functions: &[String]) -> Result<(), Failure> {
-    let programs = functions.iter().map(String::as_str);
-    let mut missing: Vec<&str> = programs
-        .filter(|program| !settings.bin.join(program).is_file())
+    let absent = functions
+        .iter()
+        .filter(|name| !settings.program(name).is_there());
+    let mut missing: Vec<&str> = absent
+        .map(|name| {
+            let is_hosted = settings.config.function(name).run.is_some();
+            if is_hosted { HOST } else { name.as_str() }
+        })
         .collect();
+    missing.dedup();
     let platform = [GATEWAY_PROGRAM, CONSOLE_PROGRAM].into_iter();
     missing.extend(platform.filter(|program| !settings.platform(program).is_file()));
     if missing.is_empty() {
@@ -149,7 +156,10 @@ pub fn function(
     // Behind the others, since of two variables of one name the last counts.
     own.extend(env.iter().cloned());
     own.extend(of_function.env);
+    let program = settings.program(name);
     Ok(ProcessSpec {
+        program: absolute(&program.path)?,
+        args: program.arguments,
         hands: Some(hands.to_owned()),
         inherits: false,
         ..spec(settings, name, name, own)?

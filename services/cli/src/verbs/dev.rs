@@ -32,7 +32,8 @@ pub struct Args {
 }
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
-    let Some(build) = settings.config.build.clone() else {
+    let build = settings.config.build.clone();
+    let Some(build) = build.or_else(|| nothing_to_build(&settings.config)) else {
         return Err(Failure::usage("oncue.toml does not say how to build").advise(
             "add [build] with command, such as [\"cargo\", \"build\", \"--bins\"], and programs, \
              such as \"target/debug\"; `oncue new` makes an app that has it",
@@ -275,11 +276,56 @@ impl Dev<'_> {
     fn programs(&self) -> BTreeMap<String, SystemTime> {
         let names = self.settings.config.functions.keys();
         let written = names.filter_map(|name| {
+            if self.settings.config.function(name).run.is_some() {
+                return Some((name.clone(), self.written(name)?));
+            }
             let file = self.settings.bin.join(name).metadata().ok()?;
             Some((name.clone(), file.modified().ok()?))
         });
         written.collect()
     }
+}
+
+impl Dev<'_> {
+    /// When the newest source of a function with `run` was written.
+    fn written(&self, name: &str) -> Option<SystemTime> {
+        let mut seen = FileTimes::new();
+        for path in sources(&self.settings.config, name) {
+            visit(&self.folder.join(path), &mut seen);
+        }
+        seen.into_values().map(|(written, _)| written).max()
+    }
+}
+
+/// Build of an app whose functions all have `run`: none, and their sources are followed.
+fn nothing_to_build(config: &Config) -> Option<BuildConfig> {
+    let mut functions = config.functions.iter();
+    if functions.len() == 0 || functions.any(|(_, function)| function.run.is_none()) {
+        return None;
+    }
+    let names = config.functions.keys();
+    let mut watch: Vec<PathBuf> = names.flat_map(|name| sources(config, name)).collect();
+    watch.sort();
+    watch.dedup();
+    Some(BuildConfig {
+        command: Vec::new(),
+        programs: PathBuf::new(),
+        watch,
+    })
+}
+
+/// Sources of a function with `run`, relative to the file: the folders of the files that it names, and the contract.
+fn sources(config: &Config, name: &str) -> Vec<PathBuf> {
+    let run = config.function(name).run.unwrap_or_default();
+    let files = run
+        .iter()
+        .map(PathBuf::from)
+        .filter(|file| file.is_relative() && config.beside(file).is_file());
+    let sources = files.map(|file| match file.parent() {
+        Some(folder) if folder != Path::new("") => folder.to_owned(),
+        _ => file,
+    });
+    sources.chain([PathBuf::from("proto")]).collect()
 }
 
 /// Waits for the end of a child; for ever where there is none.
@@ -296,7 +342,9 @@ fn visit(path: &Path, seen: &mut FileTimes) {
     if found.is_dir() {
         let Ok(inside) = path.read_dir() else { return };
         for entry in inside.flatten() {
-            let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            let name = entry.file_name();
+            // Python writes its byte code beside the sources.
+            let is_hidden = name.as_encoded_bytes().starts_with(b".") || name == "__pycache__";
             if !is_hidden {
                 visit(&entry.path(), seen);
             }

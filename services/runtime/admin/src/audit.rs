@@ -107,7 +107,7 @@ async fn ask(
     config: &Config,
     bin: &Path,
 ) -> Result<Option<Audit>, AuditError> {
-    let manifest = program::manifest(bin, name).await?;
+    let manifest = program::manifest(config, bin, name).await?;
     if !bus.has_consumer(&manifest.stream, name).await? {
         return Ok(None);
     }

@@ -19,6 +19,7 @@ use tokio::process::{ChildStderr, Command};
 use oncue_core::config::Config;
 use oncue_core::model::manifest::Manifest;
 use oncue_core::process;
+use oncue_core::program::Program;
 
 /// Longest wait for a manifest.
 /// A program only prints a constant then, but a machine under load may start a hundred of them at once.
@@ -65,7 +66,7 @@ pub enum ProgramError {
     Unreadable(#[from] serde_json::Error),
 }
 
-/// Manifest of the function `name`, from its program in the folder `bin`. No server is needed and none is asked, so
+/// Manifest of the function `name`, from its program, which lies in the folder `bin`. No server is needed and none is asked, so
 /// this works on a machine that has nothing but the programs.
 ///
 /// Costs one process. The answer tells what the program on this disk is, which need not be what runs: a worker that
@@ -75,8 +76,9 @@ pub enum ProgramError {
 /// [`ProgramError::Broken`] where it cannot be run, [`Silent`](ProgramError::Silent) after 10 s,
 /// [`Refused`](ProgramError::Refused) with any exit code but 0, [`Unreadable`](ProgramError::Unreadable) where
 /// stdout is no manifest, as of a program that is no function.
-pub async fn manifest(bin: &Path, name: &str) -> Result<Manifest, ProgramError> {
-    let asked = Command::new(std::path::absolute(bin.join(name))?)
+pub async fn manifest(config: &Config, bin: &Path, name: &str) -> Result<Manifest, ProgramError> {
+    let asked = Program::of(config, bin, name)
+        .command()?
         .arg("--manifest")
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -171,16 +173,17 @@ pub(crate) fn command(
     config: &Config,
     function: &str,
 ) -> Result<Command, ProgramError> {
-    let program = bin.join(function);
-    if !program.is_file() {
+    let program = Program::of(config, bin, function);
+    if !program.is_there() {
         return Err(ProgramError::Missing {
             function: function.to_owned(),
             bin: bin.to_owned(),
         });
     }
-    let mut command = Command::new(absolute(&program)?);
+    let mut command = Command::new(absolute(&program.path)?);
     let of_function = config.function(function);
     command
+        .args(&program.arguments)
         .env_clear()
         .envs(process::environment(&of_function.inherit))
         .env("ONCUE_NATS_URL", config.nats_url.expose())

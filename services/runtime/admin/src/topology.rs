@@ -19,6 +19,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures::future::join_all;
+use oncue_core::program::Program;
 use oncue_proto::oncue::v1::TimerFired;
 use oncue_proto::{Event as _, files::FileUploaded};
 
@@ -111,9 +112,12 @@ impl Topology {
         let built: Vec<&String> = config
             .functions
             .keys()
-            .filter(|name| bin.join(name).is_file())
+            .filter(|name| Program::of(config, bin, name).is_there())
             .collect();
-        let asked = join_all(built.iter().map(|name| program::manifest(bin, name))).await;
+        let asked = built
+            .iter()
+            .map(|name| program::manifest(config, bin, name));
+        let asked = join_all(asked).await;
         for (name, manifest) in built.into_iter().zip(asked) {
             match manifest {
                 Ok(manifest) => self.add(manifest).built = true,

@@ -11,10 +11,10 @@ use futures::future::join_all;
 use oncue_proto::Catalog;
 use oncue_proto::oncue::v1::Envelope;
 use parking_lot::RwLock;
-use tokio::process::Command;
 
 use crate::bus::{Bus, BusError, layout};
 use crate::config::{Config, ConfigErrors};
+use crate::program::Program;
 
 /// Longest wait for a contract, which needs no server.
 const CONTRACT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,8 +43,11 @@ pub async fn load(config: &Config, programs: &Path) -> Result<Contracts, ConfigE
     let (present, missing): (Vec<&String>, Vec<&String>) = config
         .functions
         .keys()
-        .partition(|name| programs.join(name).is_file());
-    let answers = join_all(present.iter().map(|name| ask(programs, name))).await;
+        .partition(|name| Program::of(config, programs, name).is_there());
+    let asked = present
+        .iter()
+        .map(|name| ask(Program::of(config, programs, name)));
+    let answers = join_all(asked).await;
 
     let mut contracts = Contracts::default();
     for (name, answer) in present.into_iter().zip(answers) {
@@ -207,9 +210,10 @@ pub fn programs() -> Result<PathBuf, String> {
 }
 
 /// Runs `NAME --contract` and returns its standard output.
-async fn ask(programs: &Path, name: &str) -> Result<Vec<u8>, String> {
-    let program = std::path::absolute(programs.join(name)).map_err(|e| e.to_string())?;
-    let asked = Command::new(program)
+async fn ask(program: Program) -> Result<Vec<u8>, String> {
+    let asked = program
+        .command()
+        .map_err(|e| e.to_string())?
         .arg(VERB)
         .stdin(Stdio::null())
         .kill_on_drop(true)

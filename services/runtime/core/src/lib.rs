@@ -8,6 +8,7 @@
 //! * [`model`]: manifests, flows, audits: what one program writes and another one reads.
 //! * [`agreement`]: whether the two servers still belong to one time.
 //! * [`secret`]: what ids of outputs are made from, in both servers.
+//! * [`program`]: where the program of a function lies.
 //! * [`process`], [`backoff`], [`failpoint`]: name and end of a process, delays, crash points for tests.
 
 pub mod app;
@@ -17,6 +18,7 @@ pub mod bus;
 pub mod store;
 pub mod model;
 pub mod process;
+pub mod program;
 pub mod backoff;
 pub mod secret;
 pub mod agreement;

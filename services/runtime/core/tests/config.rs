@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use oncue_core::config::{Config, ConfigErrors, Start, Track, parse_size};
+use oncue_core::config::{Config, ConfigErrors, Protocol, Start, Track, parse_size};
 use oncue_proto::Catalog;
 
 fn read(text: &str) -> Result<Config, ConfigErrors> {
@@ -505,4 +505,37 @@ fn the_site_lies_beside_the_file_or_is_a_mistake_with_its_line() {
     );
     let none = Config::parse("", None, |_| None).expect("a configuration");
     assert_eq!(none.site_dir().map_err(|e| e.to_string()), Ok(None));
+}
+
+#[test]
+fn handlers_in_other_programs_are_checked() {
+    let config = read(
+        "[functions.a]\nrun = [\"python\", \"-m\", \"oncue\", \"a.py\"]\nprocesses = 2\nmemory = \"512MiB\"\n\
+         [functions.b]\nrun = [\"bash\", \"b.sh\"]\nprotocol = \"lines\"\non = [\"web.page.viewed\"]\ntable = \"b\"\n",
+    )
+    .expect("a configuration");
+    assert_eq!(
+        config.function("a").memory.map(|size| size.0),
+        Some(512 << 20)
+    );
+    assert_eq!(config.function("b").protocol, Some(Protocol::Lines));
+    for (text, words) in [
+        ("processes = 2", "processes is for a function with `run`"),
+        ("memory = \"1MiB\"", "memory is for a function with `run`"),
+        ("run = []", "run names no program"),
+        (
+            "run = [\"bash\"]\nprotocol = \"lines\"",
+            "protocol = \"lines\" needs `on`",
+        ),
+        (
+            "run = [\"python\"]\ntable = \"t\"",
+            "on, emits, table and key are for protocol = \"lines\"",
+        ),
+    ] {
+        let why = mistake(&format!("[functions.a]\n{text}\n"));
+        assert!(
+            why.starts_with("oncue.toml:1: [functions.a] ") && why.contains(words),
+            "{why}"
+        );
+    }
 }

@@ -11,6 +11,7 @@ use oncue_proto::{Contract, DecodeError, Draft, Emit, Event as _, Format, Trigge
 
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::foreign::{Foreign, ForeignCall, Keyed, Keys};
 use crate::state::{self, AnyRow, RowError, State};
 use oncue_core::bus::layout;
 use oncue_core::config::{Limits, Span};
@@ -113,6 +114,8 @@ pub(crate) struct Erased {
     pub open: fn(&Fields) -> Result<Box<dyn AnyRow>, RowError>,
     /// The handler on one event and its row.
     pub call: Call,
+    /// The handler on all events of a key at once, where it is in another process; `open` and `call` are of no use then.
+    pub foreign: Option<ForeignCall>,
 }
 
 impl<E: Trigger> Function<E> {
@@ -162,6 +165,7 @@ impl<E: Trigger> Function<E> {
                     Ok(drafts)
                 })
             }),
+            foreign: None,
         };
         Self {
             erased,
@@ -243,12 +247,60 @@ impl<E: Trigger> Function<E> {
     }
 }
 
+/// A text for the rest of the process, which runs one function: as the names in a program's source are.
+fn leaked(text: String) -> &'static str {
+    text.leak()
+}
+
+fn leaked_all(texts: Vec<String>) -> Vec<&'static str> {
+    texts.into_iter().map(leaked).collect()
+}
+
 /// Characters of a function's name, which is also the name of a program, a consumer and a subject token.
 fn is_plain(c: char) -> bool {
     c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
 }
 
 impl Erased {
+    /// A function whose handler is in another process.
+    ///
+    /// # Errors
+    /// Its contract lacks what its manifest names; a sentence for people.
+    pub fn foreign(foreign: Foreign) -> std::result::Result<Self, String> {
+        let keys = Keys::new(&foreign).map_err(|why| format!("{}: {why}", foreign.name))?;
+        let per_function = foreign.triggers.is_empty();
+        let triggers = if per_function {
+            vec![TimerFired::TYPE]
+        } else {
+            leaked_all(foreign.triggers)
+        };
+        Ok(Self {
+            name: leaked(foreign.name),
+            version: leaked(foreign.version),
+            key_name: foreign.key.map(leaked),
+            table: leaked(foreign.table),
+            row_version: foreign.row_version,
+            limits: foreign.limits,
+            at_most_once: false,
+            triggers,
+            per_function,
+            emits: leaked_all(foreign.emits),
+            contracts: vec![Box::leak(Box::new(Contract::new(foreign.contract.leak())))],
+            decode: Box::new(move |ty, format, payload| {
+                Ok(Box::new(keys.read(ty, format, payload)?))
+            }),
+            key: Box::new(|event| {
+                let keyed = event.downcast_ref::<Keyed>();
+                keyed.map(|keyed| keyed.key.clone()).unwrap_or_default()
+            }),
+            open: state::open::<()>,
+            call: Box::new(|_, _, _| {
+                Box::pin(async { Err(Error::retry("the handler is in another process")) })
+            }),
+            foreign: Some(foreign.call),
+        })
+    }
+
     pub fn contract(&self) -> Vec<u8> {
         oncue_proto::merge(self.contracts.iter().copied())
     }

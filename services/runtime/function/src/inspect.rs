@@ -3,6 +3,7 @@
 //! binary that answers, as JSON on stdout.
 
 mod check;
+mod dry_run;
 
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
@@ -18,6 +19,7 @@ use oncue_core::store::{Mark, MarkState, Removed, Store};
 use oncue_proto::event::{self, Incoming, Meta, Origin};
 
 pub(crate) use check::check;
+pub(crate) use dry_run::dry_run;
 
 /// Any error, for a sentence on stderr.
 pub(crate) type InspectError = Box<dyn std::error::Error>;

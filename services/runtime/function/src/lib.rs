@@ -40,6 +40,8 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod function;
+#[doc(hidden)]
+pub mod foreign;
 mod context;
 pub mod files;
 mod state;
@@ -48,7 +50,6 @@ pub mod testing;
 pub mod event;
 mod run;
 mod inspect;
-mod dry_run;
 mod operator;
 mod worker;
 
@@ -58,4 +59,6 @@ pub use function::Function;
 #[doc(inline)]
 pub use oncue_proto::{Delayed, Emit, Event, Trigger, events};
 pub use run::run;
+#[doc(hidden)]
+pub use run::{begin, check_verb, run_foreign, stop};
 pub use state::State;

@@ -14,7 +14,7 @@ use oncue_proto::Trigger;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::dry_run::dry_run;
+use crate::foreign::Foreign;
 use crate::function::{Erased, Function};
 use crate::inspect;
 use crate::worker::watchdog;
@@ -50,70 +50,122 @@ pub fn run<E: Trigger>(function: Function<E>) -> ExitCode {
     };
     let verb = std::env::args().nth(1);
     match verb.as_deref() {
-        None | Some("--audit" | "--try" | "--check") => {}
-        Some("--manifest") => {
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&manifest).unwrap_or_default()
-            );
-            return ExitCode::SUCCESS;
+        Some(constant @ ("--manifest" | "--contract" | "--version")) => {
+            return say(constant, &function, &manifest);
         }
-        Some("--contract") => {
-            // Binary, for other programs: they read events they were not built with.
-            return match std::io::stdout().write_all(&function.contract()) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(e) => stop(1, &format!("{}: {e}", manifest.name)),
-            };
-        }
-        Some("--version") => {
-            println!("{} {}", manifest.name, manifest.version);
-            return ExitCode::SUCCESS;
-        }
-        Some(other) => {
-            return stop(
-                2,
-                &format!(
-                    "{}: unknown argument {other:?}; try --manifest, --contract, --version, --audit, --try or --check, or none to serve",
-                    manifest.name
-                ),
-            );
+        None => {}
+        Some(verb) => {
+            if let Err(why) = check_verb(&manifest.name, verb) {
+                return stop(2, &why);
+            }
         }
     }
+    // Read whole before anything is opened; a mistake ends the process with exit code 2.
+    match begin() {
+        Ok((config, runtime)) => {
+            runtime.block_on(answer_or_serve(function, manifest, &config, verb))
+        }
+        Err(stopped) => stopped,
+    }
+}
+
+/// As [`run`], of a function whose handler is in another process: `verb` is how its own program would be called, and
+/// `config` and the runtime are those that brought the other process up.
+#[doc(hidden)]
+pub async fn run_foreign(foreign: Foreign, config: &Config, verb: Option<String>) -> ExitCode {
+    let described = Erased::foreign(foreign)
+        .and_then(|function| function.manifest().map(|manifest| (function, manifest)));
+    let (function, manifest) = match described {
+        Ok(described) => described,
+        Err(why) => return stop(2, &why),
+    };
+    match verb.as_deref() {
+        Some(constant @ ("--manifest" | "--contract" | "--version")) => {
+            say(constant, &function, &manifest)
+        }
+        _ => answer_or_serve(function, manifest, config, verb).await,
+    }
+}
+
+/// Refuses a verb that no function knows.
+#[doc(hidden)]
+pub fn check_verb(function: &str, verb: &str) -> Result<(), String> {
+    let known = [
+        "--manifest",
+        "--contract",
+        "--version",
+        "--audit",
+        "--try",
+        "--check",
+    ];
+    if known.contains(&verb) {
+        return Ok(());
+    }
+    Err(format!(
+        "{function}: unknown argument {verb:?}; try --manifest, --contract, --version, --audit, --try or --check, or none to serve"
+    ))
+}
+
+/// Prints what needs neither servers nor configuration.
+fn say(constant: &str, function: &Erased, manifest: &Manifest) -> ExitCode {
+    match constant {
+        "--manifest" => println!(
+            "{}",
+            serde_json::to_string_pretty(manifest).unwrap_or_default()
+        ),
+        // Binary, for other programs: they read events they were not built with.
+        "--contract" => {
+            if let Err(e) = std::io::stdout().write_all(&function.contract()) {
+                return stop(1, &format!("{}: {e}", manifest.name));
+            }
+        }
+        _ => println!("{} {}", manifest.name, manifest.version),
+    }
+    ExitCode::SUCCESS
+}
+
+/// Configuration and runtime of a process, the one thread of which is this.
+///
+/// # Errors
+/// Exit code of a process that says why it cannot begin.
+#[doc(hidden)]
+pub fn begin() -> Result<(Config, tokio::runtime::Runtime), ExitCode> {
     // Empty in a build without crash points.
     failpoint::start();
     watchdog::note_panics();
-    // Read whole before anything is opened; a mistake ends the process with exit code 2.
-    let config = match Config::load() {
-        Ok(config) => config,
-        Err(e) => return stop(2, &e.to_string()),
-    };
+    let config = Config::load().map_err(|e| stop(2, &e.to_string()))?;
     // One thread: a worker is scaled by processes, and NATS and Redis take the other cores.
-    let runtime = match tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-    {
-        Ok(runtime) => runtime,
-        Err(e) => return stop(1, &e.to_string()),
-    };
+        .map_err(|e| stop(1, &e.to_string()))?;
+    Ok((config, runtime))
+}
+
+/// The rest of the life of a process whose function is known.
+async fn answer_or_serve(
+    function: Erased,
+    manifest: Manifest,
+    config: &Config,
+    verb: Option<String>,
+) -> ExitCode {
     // Without telemetry: an answer for an operator is no work of the function.
     if let Some(verb) = verb {
-        return runtime.block_on(inspect(&verb, &function, &manifest, &config));
+        return inspect(&verb, &function, &manifest, config).await;
     }
-    runtime.block_on(async {
-        let instance = instance();
-        let service = Service::Function {
-            name: &manifest.name,
-            version: &manifest.version,
-        };
-        let telemetry = Telemetry::start(service, &instance);
-        let served = serve(function, manifest, &config, instance).await;
-        // Behind the last event, so that its span is exported too.
-        telemetry.close().await;
-        match served {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(e) => stop(1, &e.to_string()),
-        }
-    })
+    let instance = instance();
+    let service = Service::Function {
+        name: &manifest.name,
+        version: &manifest.version,
+    };
+    let telemetry = Telemetry::start(service, &instance);
+    let served = serve(function, manifest, config, instance).await;
+    // Behind the last event, so that its span is exported too.
+    telemetry.close().await;
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => stop(1, &e.to_string()),
+    }
 }
 
 /// Answers an operator's program.
@@ -132,7 +184,7 @@ async fn inspect(verb: &str, function: &Erased, manifest: &Manifest, config: &Co
                 .await
                 .map(|check| println!("{}", serde_json::json!(check)))
         }
-        _ => dry_run(function, manifest, config).await,
+        _ => inspect::dry_run(function, manifest, config).await,
     };
     match answered {
         Ok(()) => ExitCode::SUCCESS,
@@ -141,7 +193,8 @@ async fn inspect(verb: &str, function: &Erased, manifest: &Manifest, config: &Co
 }
 
 /// Prints a sentence for people and makes the exit code.
-fn stop(code: u8, why: &str) -> ExitCode {
+#[doc(hidden)]
+pub fn stop(code: u8, why: &str) -> ExitCode {
     eprintln!("{why}");
     ExitCode::from(code)
 }

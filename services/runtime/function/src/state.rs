@@ -112,18 +112,26 @@ fn fields_by_json<S: Serialize>(state: &S) -> Result<Fields, String> {
     };
     let fields = map
         .into_iter()
-        .filter_map(|(name, value)| Some((stored(&name).into_owned(), field_text(value)?)));
+        .filter_map(|(name, value)| Some((stored_name(&name).into_owned(), field_text(value)?)));
     Ok(fields.collect())
 }
 
 /// Name of a field in Redis: [`SCHEMA`] is where the row's version stands, so a field that an author, or data, calls so
 /// gets one more `_`.
-fn stored(name: &str) -> Cow<'_, str> {
+pub(crate) fn stored_name(name: &str) -> Cow<'_, str> {
     if name.starts_with('_') && name.trim_start_matches('_') == &SCHEMA[1..] {
         Cow::Owned(format!("_{name}"))
     } else {
         Cow::Borrowed(name)
     }
+}
+
+/// Fields as their author named them, without the version of the row.
+pub(crate) fn author_fields(fields: &Fields) -> Fields {
+    let named = fields
+        .iter()
+        .filter_map(|(name, value)| Some((named(name)?.to_owned(), value.clone())));
+    named.collect()
 }
 
 /// Name of a field as its author wrote it; `None` for the version of the row.
@@ -193,7 +201,7 @@ fn upgraded<S: State>(fields: &Fields, stored: u32) -> Result<Fields, String> {
     }
     let texts = texts.into_iter();
     let mut fields: Fields = texts
-        .map(|(name, text)| (self::stored(&name).into_owned(), text.into_bytes()))
+        .map(|(name, text)| (stored_name(&name).into_owned(), text.into_bytes()))
         .collect();
     fields.sort();
     Ok(fields)

@@ -165,6 +165,79 @@ pub struct FunctionConfig {
     /// Variables that those processes also get from whoever starts them, such as secrets, which do not belong in a file.
     /// Without it they get those of [`PASSED_ON`](crate::process::PASSED_ON).
     pub inherit: BTreeSet<String>,
+    /// Program and arguments of its handler, run in the folder of the file by `oncue-host`. Without it the function is a
+    /// program of its own.
+    pub run: Option<Vec<String>>,
+    /// Handlers side by side in each process of the function. Default 1.
+    pub processes: Option<u32>,
+    /// Data that one of them may hold; more is refused to it. Default: no limit.
+    pub memory: Option<Size>,
+    /// How they are spoken to. Default [`Protocol::Frames`].
+    pub protocol: Option<Protocol>,
+    /// Event types that a handler in lines acts on, which cannot say so itself.
+    pub on: Vec<String>,
+    /// Event types that a handler in lines may emit.
+    pub emits: Vec<String>,
+    /// Table of the rows of a handler in lines. Default: none.
+    pub table: Option<String>,
+    /// Field of its events by which a handler in lines is keyed. Default: the key of the contract.
+    pub key: Option<String>,
+}
+
+/// How a handler in another program is spoken to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Frames of `oncue/v1/function.proto` on a socket; the handler says what it is.
+    #[default]
+    Frames,
+    /// A line of JSON on stdin for each event, and one on stdout; `oncue.toml` says what it is.
+    Lines,
+}
+
+impl FunctionConfig {
+    /// Refuses what says nothing, or contradicts itself, about a handler in another program.
+    ///
+    /// # Errors
+    /// A sentence about the section.
+    pub(crate) fn check_handler(&self) -> Result<(), String> {
+        let Some(run) = &self.run else {
+            let set = [
+                ("processes", self.processes.is_some()),
+                ("memory", self.memory.is_some()),
+                ("protocol", self.protocol.is_some()),
+                ("on", !self.on.is_empty()),
+                ("emits", !self.emits.is_empty()),
+                ("table", self.table.is_some()),
+                ("key", self.key.is_some()),
+            ];
+            return match set.iter().find(|(_, is_set)| *is_set) {
+                Some((name, _)) => Err(format!("{name} is for a function with `run`")),
+                None => Ok(()),
+            };
+        };
+        if run.first().is_none_or(String::is_empty) {
+            return Err("run names no program".to_owned());
+        }
+        if self.protocol == Some(Protocol::Lines) {
+            return if self.on.is_empty() {
+                Err("protocol = \"lines\" needs `on`, the event types it acts on".to_owned())
+            } else {
+                Ok(())
+            };
+        }
+        let said = !self.on.is_empty()
+            || !self.emits.is_empty()
+            || self.table.is_some()
+            || self.key.is_some();
+        if said {
+            return Err(
+                "on, emits, table and key are for protocol = \"lines\": any other handler says them itself"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    }
 }
 
 /// Limits of one function.

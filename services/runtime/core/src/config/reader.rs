@@ -283,14 +283,17 @@ impl<'t> Reader<'t> {
         parts
     }
 
-    /// Checks the numbers of processes of each function; `places` is where it stands in the text.
+    /// Checks the numbers of processes of each function, and how its handler is run; `places` is where it stands in the text.
     fn check_scales(
         &mut self,
         functions: &BTreeMap<String, FunctionConfig>,
         places: &BTreeMap<String, Range<usize>>,
     ) {
         for (name, function) in functions {
-            if let Err(why) = function.check_scale() {
+            let checked = function
+                .check_scale()
+                .and_then(|_| function.check_handler());
+            if let Err(why) = checked {
                 self.fail(
                     places.get(name).cloned(),
                     &format!("[functions.{name}] {why}"),

@@ -1,6 +1,7 @@
 //! `--check`: whether this program can read what is there. Nothing runs and nothing is written.
 
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_core::bus::{Bus, BusError, Slice, StoredMessage};
@@ -8,12 +9,15 @@ use oncue_core::config::Config;
 use oncue_core::model::check::{Check, SAMPLES, Sample};
 use oncue_core::model::letter;
 use oncue_core::model::manifest::Manifest;
-use oncue_core::store::{KeyedRow, Store};
+use oncue_core::store::{Fields, KeyedRow, Store};
+use oncue_proto::event::Meta;
 use oncue_proto::oncue::v1::DeadLetter;
 use prost::Message as _;
 
 use super::InspectError;
+use crate::foreign::{ForeignCall, ForeignEvent, ForeignRun, Keyed, RunPurpose};
 use crate::function::Erased;
+use crate::state::{author_fields, stored_version};
 
 /// Reasons of letters whose events this function could read when it set them aside.
 const READABLE: [&str; 8] = [
@@ -26,6 +30,9 @@ const READABLE: [&str; 8] = [
     "outcome_unknown",
     "set_aside",
 ];
+
+/// Time another process has to read one row or event.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Tries the program on samples: rows of its table, events that wait, delayed events, dead letters.
 ///
@@ -40,7 +47,8 @@ pub(crate) async fn check(
     config: &Config,
 ) -> Result<Check, InspectError> {
     let (bus, store) = super::connect(manifest, config).await?;
-    let samples = match std::env::args().nth(2) {
+    let mut behind = std::env::args().skip_while(|argument| argument != "--check");
+    let samples = match behind.nth(1) {
         Some(text) => text
             .parse()
             .map_err(|_| format!("--check {text}: a number of samples"))?,
@@ -79,10 +87,13 @@ impl Checker<'_> {
         loop {
             let page = store.rows(table, cursor).await?;
             for KeyedRow { key, row } in page.rows {
-                let opened = guarded(|| {
-                    let row = (self.function.open)(&row.fields).map_err(|e| e.to_string())?;
-                    row.changes().map(|_| ())
-                });
+                let opened = match &self.function.foreign {
+                    Some(call) => self.open_elsewhere(call, &key, &row.fields).await,
+                    None => guarded(|| {
+                        let row = (self.function.open)(&row.fields).map_err(|e| e.to_string())?;
+                        row.changes().map(|_| ())
+                    }),
+                };
                 sample.add(|| format!("{table}/{key}"), opened);
             }
             cursor = page.next;
@@ -90,6 +101,53 @@ impl Checker<'_> {
                 return Ok(sample);
             }
         }
+    }
+
+    /// Has another process open a row.
+    async fn open_elsewhere(
+        &self,
+        call: &ForeignCall,
+        key: &str,
+        fields: &Fields,
+    ) -> Result<(), String> {
+        let row_version = stored_version(fields, self.function.row_version);
+        let run = ForeignRun {
+            key: key.into(),
+            row_version: row_version.map_err(|e| e.to_string())?,
+            fields: author_fields(fields),
+            events: Vec::new(),
+            purpose: RunPurpose::Check,
+            timeout: CHECK_TIMEOUT,
+        };
+        let answered = call(run).await;
+        answered.map(|_| ()).map_err(|lost| lost.text().to_owned())
+    }
+
+    /// Has another process read an event whose key is known.
+    async fn read_elsewhere(
+        &self,
+        call: &ForeignCall,
+        meta: Meta,
+        keyed: Keyed,
+    ) -> Result<(), String> {
+        let run = ForeignRun {
+            key: keyed.key.into(),
+            row_version: self.function.row_version,
+            fields: Fields::new(),
+            events: vec![ForeignEvent {
+                meta: meta.into(),
+                payload: keyed.payload,
+                attempt: 1,
+                ids: None,
+            }],
+            purpose: RunPurpose::Check,
+            timeout: CHECK_TIMEOUT,
+        };
+        let answered = call(run).await.and_then(|answer| answer.of_events(1));
+        let answer = answered.map_err(|lost| lost.text().to_owned())?;
+        let outcomes = answer.events.into_iter();
+        let mut failures = outcomes.filter_map(|outcome| outcome.result.err());
+        failures.next().map_or(Ok(()), |failure| Err(failure.text))
     }
 
     async fn waiting(&self) -> Result<Sample, InspectError> {
@@ -109,7 +167,7 @@ impl Checker<'_> {
             for message in messages {
                 sample.add(
                     || format!("{stream}/{}", message.sequence),
-                    self.event(&message, stream, created),
+                    self.event(&message, stream, created).await,
                 );
             }
         }
@@ -129,7 +187,7 @@ impl Checker<'_> {
             }
             sample.add(
                 || format!("{TIMER}/{}", message.sequence),
-                self.event(&message, TIMER, created),
+                self.event(&message, TIMER, created).await,
             );
         }
         Ok(sample)
@@ -152,7 +210,7 @@ impl Checker<'_> {
             }
             sample.add(
                 || letter.event_id.clone(),
-                self.event(&stored, &letter.stream, 0),
+                self.event(&stored, &letter.stream, 0).await,
             );
         }
         Ok(sample)
@@ -185,18 +243,29 @@ impl Checker<'_> {
     }
 
     /// Reads an event as the worker would, up to its key.
-    fn event(&self, message: &StoredMessage, stream: &str, created: u64) -> Result<(), String> {
+    async fn event(
+        &self,
+        message: &StoredMessage,
+        stream: &str,
+        created: u64,
+    ) -> Result<(), String> {
         let incoming = message.read(stream, created)?;
         let ty = &incoming.meta.ty;
         if !self.manifest.triggers.contains(ty) {
             return Err(format!("this program does not act on {ty}"));
         }
+        let mut elsewhere = None;
         guarded(|| {
             let decoded = (self.function.decode)(ty, incoming.format, &incoming.payload);
             let decoded = decoded.map_err(|e| e.0)?;
             (self.function.key)(&decoded);
+            elsewhere = decoded.downcast::<Keyed>().ok();
             Ok(())
-        })
+        })?;
+        match (&self.function.foreign, elsewhere) {
+            (Some(call), Some(keyed)) => self.read_elsewhere(call, incoming.meta, *keyed).await,
+            _ => Ok(()),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::ser::{Impossible, SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
 
-use super::{field_text, stored};
+use super::{field_text, stored_name};
 use oncue_core::store::Fields;
 
 /// Reason why a value has no plain form here; JSON may have one.
@@ -129,7 +129,7 @@ impl RowFields {
 
     fn add<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> Result<(), NotPlain> {
         if let Some(text) = text(value)? {
-            self.fields.push((stored(name).into_owned(), text));
+            self.fields.push((stored_name(name).into_owned(), text));
         }
         Ok(())
     }

@@ -215,9 +215,8 @@ impl Job {
         let call = (effects.function.call)(decoded, row, &context);
         let call = AssertUnwindSafe(call).catch_unwind();
         let ended = tokio::time::timeout(effects.limits.timeout.0, call).await;
-        effects.finish(event, effects.outcome(ended)?, &context, || {
-            self.world.now()
-        })
+        let drafts = effects.outcome(ended)?;
+        effects.finish(event, drafts, context.take_ops(), || self.world.now())
     }
 
     /// Commits, then publishes and acks what was applied. Returns the events that have to run again.

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use oncue_core::config::Limits;
-use oncue_core::store::{CommitEvent, Fields, RowChange, RowKey, Run};
+use oncue_core::store::{CommitEvent, Fields, Op, RowChange, RowKey, Run};
 use oncue_proto::Draft;
 
 use crate::context::Context;
@@ -263,7 +263,7 @@ impl Effects {
         &self,
         event: &mut Invocation,
         drafts: Vec<Draft>,
-        context: &Context,
+        ops: Vec<Op>,
         now: impl Fn() -> u64,
     ) -> Result<CommitEvent> {
         // Outputs that could never be published are refused here, before the commit, as a rejection
@@ -274,7 +274,6 @@ impl Effects {
             event.outputs.clear();
         }
         event.outbox = outputs::encode(&event.outputs);
-        let ops = context.take_ops();
         for op in &ops {
             let member = self.outputs.bounds.check_member(op.change.member());
             member.map_err(|why| reject(format!("table {}: {why}", op.table)))?;
@@ -303,10 +302,21 @@ impl Effects {
         if events.is_empty() {
             return;
         }
-        let change = match self.row_change(key, row, state) {
-            Ok(change) => change,
-            Err(e) => return self.fail_all(events, &e, handled),
-        };
+        match self.row_change(key, row, state) {
+            Ok(change) => self.prepare_row(row, change, events, commits, handled),
+            Err(e) => self.fail_all(events, &e, handled),
+        }
+    }
+
+    /// Makes one run of the events of a row, if the row is not too large by its change.
+    pub fn prepare_row(
+        &self,
+        row: &RowSnapshot,
+        change: RowChange,
+        events: Vec<BoxedInvocation>,
+        commits: Vec<CommitEvent>,
+        handled: &mut HandledKey,
+    ) {
         let bounds = &self.outputs.bounds;
         if let Err(why) = bounds.check_row(size_after(&row.fields, &change)) {
             return self.too_large(events, &why, handled);

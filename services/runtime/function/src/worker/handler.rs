@@ -4,6 +4,8 @@
 //! it; files and calls to the outside are the exception. A crash anywhere in this file loses a run
 //! and nothing that was written.
 
+mod foreign;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
@@ -89,6 +91,10 @@ impl HandlerRunner {
             return handled;
         };
         let fresh = self.count_runs(fresh, &mut handled).await;
+        if let Some(call) = &self.effects.function.foreign {
+            self.run_foreign(call, key, &row, fresh, &mut handled).await;
+            return handled;
+        }
         let Some(OpenRow { mut state, events }) = self.effects.open(&row, fresh, &mut handled)
         else {
             return handled;
@@ -185,7 +191,7 @@ impl HandlerRunner {
         let class = outcome.as_ref().err().map(|e| e.class);
         self.counters
             .ran(started.elapsed(), class, event.trace.ids());
-        let commit = effects.finish(event, outcome?, &context, event::now_ms)?;
+        let commit = effects.finish(event, outcome?, context.take_ops(), event::now_ms)?;
         Ok(CommitEvent {
             entry: self.flow_log.entry(event),
             ..commit

@@ -109,6 +109,8 @@ pub(crate) enum Outcome {
 pub(crate) enum RetryReason {
     /// The handler failed, or the store refused: counts as an attempt.
     Failed(Error),
+    /// Had its process killed, or ended with it: an attempt as well, and it runs alone the next time.
+    Killed(Error),
     /// Every race for the row was lost: nobody's failure, and not recorded as one.
     Contended,
     /// Committed, but not all outputs could be published; the next delivery is a duplicate that publishes them.

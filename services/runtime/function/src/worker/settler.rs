@@ -118,13 +118,13 @@ impl Settler {
     /// and the server sends it again when the ack wait has passed. Either way the process is alive,
     /// which is what the voucher says.
     async fn retry(&self, mut event: BoxedInvocation, reason: RetryReason) {
-        let apart = matches!(reason, RetryReason::Apart(_));
+        let apart = matches!(reason, RetryReason::Apart(_) | RetryReason::Killed(_));
         let is_for_another = matches!(
             reason,
             RetryReason::NewerRow(_) | RetryReason::OtherProgram(_)
         );
         let why = match reason {
-            RetryReason::Failed(error) => {
+            RetryReason::Failed(error) | RetryReason::Killed(error) => {
                 let why = shown(&error);
                 self.flow_log.fails(&event, &why);
                 self.record_failure(&mut event, error.class, why.clone());

@@ -12,15 +12,17 @@ use prost::Message as _;
 
 use crate::context::Context;
 use crate::files::FileStore;
+use crate::foreign::{ForeignAnswer, ForeignEvent, ForeignRun, Keyed, Lost, RunPurpose};
 use crate::function::Erased;
 use crate::inspect::InspectError;
 use crate::operator::{Operator, hear, say};
-use crate::state::AnyRow;
+use crate::state::{AnyRow, author_fields, stored_version};
 use crate::worker::effects::panic_text;
 use crate::worker::watchdog::take_panic_site;
 use oncue_core::config::Config;
 use oncue_core::model::dry_run::{Binary, DryRun, EmittedEvent, Question, TriedLetter};
 use oncue_core::model::manifest::Manifest;
+use oncue_core::store::{Fields, Op};
 
 /// Runs the handler on the dead letter from stdin and on the row as it is now, and says on stdout what would come of it.
 ///
@@ -78,6 +80,25 @@ pub(crate) async fn dry_run(
             .map(|(name, value)| (name, value.0))
             .collect();
     }
+    if let Some(call) = &function.foreign {
+        let run = ForeignRun {
+            key: key.into(),
+            row_version: stored_version(&fields, function.row_version)?,
+            fields: author_fields(&fields),
+            events: vec![ForeignEvent {
+                meta: incoming.meta.into(),
+                payload: event
+                    .downcast::<Keyed>()
+                    .map(|keyed| keyed.payload)
+                    .unwrap_or_default(),
+                attempt: 1,
+                ids: None,
+            }],
+            purpose: RunPurpose::DryRun,
+            timeout,
+        };
+        return Ok(finish(elsewhere(call(run).await))?);
+    }
     let mut state = (function.open)(&fields)?;
     let context = Context::new(
         incoming.meta.into(),
@@ -115,6 +136,21 @@ fn finish(outcome: DryRun) -> std::io::Result<()> {
     say(&Question::Finished(outcome))
 }
 
+/// Outcome of a run in another process.
+fn elsewhere(answered: Result<ForeignAnswer, Lost>) -> DryRun {
+    let answer = match answered.and_then(|answer| answer.of_events(1)) {
+        Ok(answer) => answer,
+        Err(lost) => return failed("retry", lost.text().to_owned(), String::new()),
+    };
+    let outcome = answer.events.into_iter().next();
+    match outcome.map(|outcome| outcome.result) {
+        Some(Ok(effects)) => done(answer.set, answer.deleted, &effects.ops, &effects.drafts),
+        Some(Err(failure)) if failure.rejected => failed("dead", failure.text, failure.place),
+        Some(Err(failure)) => failed("retry", failure.text, failure.place),
+        None => DryRun::default(),
+    }
+}
+
 /// Outcome for an event that does not come to its handler.
 fn unreadable(reason: &str, message: String) -> DryRun {
     DryRun {
@@ -142,24 +178,26 @@ fn applied(
     drafts: &[Draft],
 ) -> Result<DryRun, InspectError> {
     let (set, del) = state.changes()?;
+    Ok(done(set, del, &context.take_ops(), drafts))
+}
+
+/// Outcome of a run that went well, by its effects.
+fn done(set: Fields, del: Vec<String>, ops: &[Op], drafts: &[Draft]) -> DryRun {
     let set = set
         .into_iter()
         .map(|(field, value)| (field, String::from_utf8_lossy(&value).into()));
-    let operations = context.take_ops();
-    let operations = operations
-        .iter()
-        .map(|op| format!("{} {:?}", op.table, op.change));
+    let operations = ops.iter().map(|op| format!("{} {:?}", op.table, op.change));
     let emits = drafts.iter().map(|draft| EmittedEvent {
         ty: draft.ty.to_owned(),
         key: draft.key.clone(),
         payload: Binary(draft.payload.to_vec()),
     });
-    Ok(DryRun {
+    DryRun {
         outcome: "applied".into(),
         set: set.collect(),
         del,
         operations: operations.collect(),
         emits: emits.collect(),
         ..DryRun::default()
-    })
+    }
 }

@@ -1,0 +1,351 @@
+//! Runs and answers, between the worker's types and those of the wire.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use oncue::foreign::{
+    Foreign, ForeignAnswer, ForeignEffects, ForeignFailure, ForeignOutcome, ForeignRun, Lost,
+    RunPurpose,
+};
+use oncue_core::config::{Limits, Span};
+use oncue_core::store::{Change, Op};
+use oncue_proto::{Catalog, Draft, Entry, Format, KeyReader, merge_sets};
+use parking_lot::Mutex;
+
+use crate::protocol as wire;
+use crate::protocol::event_result::Outcome;
+use crate::protocol::operation::Change as WireChange;
+
+/// Names of classes and tables that a child may bring in its life: they end in metrics and stay in memory.
+const MAX_NAMES: usize = 256;
+/// Longest `file:line`, characters.
+const MAX_PLACE: usize = 300;
+/// Classes that say who was at fault; an author's exception may not be called so.
+const OWN_CLASSES: [&str; 5] = ["redis", "platform", "crash", "protocol", "row"];
+
+/// A function as its child has described it, and how its outputs are read.
+#[derive(Debug)]
+pub struct Description {
+    pub manifest: wire::Manifest,
+    /// Encoded descriptor set.
+    pub contract: Vec<u8>,
+    pub limits: Limits,
+    emits: HashMap<String, Emitted>,
+    names: Mutex<HashMap<String, &'static str>>,
+}
+
+/// An event type that a function may emit.
+#[derive(Debug)]
+struct Emitted {
+    ty: &'static str,
+    entry: Entry,
+    key: KeyReader,
+}
+
+impl Description {
+    /// Checks that the contract has what the manifest names.
+    ///
+    /// # Errors
+    /// A sentence for the author.
+    pub fn new(manifest: wire::Manifest, contract: Vec<u8>) -> Result<Self, String> {
+        let mut catalog = Catalog::default();
+        catalog
+            .add(&contract)
+            .map_err(|e| format!("its contract: {e}"))?;
+        catalog.add_builtin();
+        let mut emits = HashMap::new();
+        for ty in &manifest.emits {
+            let entry = catalog
+                .get(ty)
+                .map_err(|e| format!("it emits {ty}: {e}"))?
+                .clone();
+            let emitted = Emitted {
+                ty: ty.clone().leak(),
+                key: entry.key_reader(None)?,
+                entry,
+            };
+            emits.insert(ty.clone(), emitted);
+        }
+        Ok(Self {
+            limits: limits(&manifest),
+            manifest,
+            contract,
+            emits,
+            names: Mutex::default(),
+        })
+    }
+
+    /// The function for the worker, but for the way to its handler.
+    pub fn foreign(&self, call: oncue::foreign::ForeignCall) -> Foreign {
+        let manifest = &self.manifest;
+        Foreign {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            triggers: manifest.triggers.clone(),
+            emits: manifest.emits.clone(),
+            key: Some(manifest.key.clone()).filter(|key| !key.is_empty()),
+            table: manifest.table.clone(),
+            row_version: manifest.row_version.max(1),
+            limits: self.limits.clone(),
+            contract: self.contract.clone(),
+            call,
+        }
+    }
+
+    /// A name for the rest of this process; `None` once there are too many.
+    fn name(&self, name: &str) -> Option<&'static str> {
+        let mut names = self.names.lock();
+        if let Some(known) = names.get(name) {
+            return Some(known);
+        }
+        if names.len() >= MAX_NAMES {
+            return None;
+        }
+        let kept: &'static str = name.to_owned().leak();
+        names.insert(name.to_owned(), kept);
+        Some(kept)
+    }
+
+    /// An answer for the worker. `count` events were asked for.
+    ///
+    /// # Errors
+    /// Of the outer one: a sentence that says which rule the answer breaks.
+    pub fn answer(
+        &self,
+        result: wire::RunResult,
+        count: usize,
+        timeout: Duration,
+    ) -> Result<Result<ForeignAnswer, Lost>, String> {
+        if let Some(failure) = result.failure {
+            return Ok(Err(Lost::Row(failure.text)));
+        }
+        if result.events.len() != count {
+            return Err(format!(
+                "{} results for the {count} events of run {}",
+                result.events.len(),
+                result.number
+            ));
+        }
+        let mut events = Vec::with_capacity(count);
+        for event in result.events {
+            let outcome = event
+                .outcome
+                .ok_or_else(|| format!("an event of run {} has no outcome", result.number))?;
+            events.push(ForeignOutcome {
+                result: self.outcome(outcome, timeout),
+                took: Duration::from_micros(event.micros),
+            });
+        }
+        let set = result.set.into_iter();
+        Ok(Ok(ForeignAnswer {
+            set: set
+                .map(|field| (field.name, field.value.to_vec()))
+                .collect(),
+            deleted: result.deleted,
+            events,
+        }))
+    }
+
+    fn outcome(
+        &self,
+        outcome: Outcome,
+        timeout: Duration,
+    ) -> Result<ForeignEffects, ForeignFailure> {
+        match outcome {
+            Outcome::Done(done) => {
+                let mut effects = ForeignEffects::default();
+                for output in done.outputs {
+                    effects.drafts.push(self.draft(output)?);
+                }
+                for operation in done.operations {
+                    effects.ops.push(self.op(operation)?);
+                }
+                Ok(effects)
+            }
+            Outcome::Retry(failure) => Err(self.failure(failure, false, timeout)),
+            Outcome::Reject(failure) => Err(self.failure(failure, true, timeout)),
+        }
+    }
+
+    fn failure(&self, failure: wire::Failure, rejected: bool, timeout: Duration) -> ForeignFailure {
+        let class = failure.class.as_str();
+        let class = match class {
+            "" if rejected => "rejected",
+            "" => "error",
+            own if OWN_CLASSES.contains(&own) => "error",
+            other => self.name(other).unwrap_or("error"),
+        };
+        // Shown where an author's words are not, so in the host's.
+        let text = if class == "timeout" {
+            format!("still running after {} ms", timeout.as_millis())
+        } else {
+            failure.text
+        };
+        ForeignFailure {
+            rejected,
+            class,
+            text,
+            place: failure.place.chars().take(MAX_PLACE).collect(),
+        }
+    }
+
+    /// An event that follows.
+    fn draft(&self, output: wire::Output) -> Result<Draft, ForeignFailure> {
+        let Some(emitted) = self.emits.get(&output.r#type) else {
+            let known: Vec<&str> = self.emits.keys().map(String::as_str).collect();
+            return Err(rejection(format!(
+                "it emitted {:?}, and its manifest names {}",
+                output.r#type,
+                if known.is_empty() {
+                    "no event".to_owned()
+                } else {
+                    known.join(", ")
+                }
+            )));
+        };
+        let format = if output.content_type.is_empty() {
+            Some(Format::Protobuf)
+        } else {
+            Format::of_media_type(&output.content_type)
+        };
+        let payload = match format {
+            Some(Format::Protobuf) => output.payload,
+            Some(Format::Json) => emitted
+                .entry
+                .to_protobuf(Format::Json, &output.payload)
+                .map_err(|e| rejection(format!("it emitted a {}: {e}", emitted.ty)))?
+                .into(),
+            None => {
+                return Err(rejection(format!(
+                    "it emitted a {} as {}, and only protobuf and JSON are known",
+                    emitted.ty, output.content_type
+                )));
+            }
+        };
+        let key = match emitted.key.read(&payload) {
+            Ok(key) => key,
+            // Said as for any function, where the outputs are prepared.
+            Err(oncue_proto::CatalogError::EmptyKey(_)) => String::new(),
+            Err(e) => return Err(rejection(format!("it emitted a {}: {e}", emitted.ty))),
+        };
+        Ok(Draft {
+            ty: emitted.ty,
+            key,
+            keyed: !emitted.entry.key_field.is_empty(),
+            payload,
+            delay: Some(Duration::from_millis(output.delay_ms)).filter(|delay| !delay.is_zero()),
+        })
+    }
+
+    /// A change without a row.
+    fn op(&self, operation: wire::Operation) -> Result<Op, ForeignFailure> {
+        let table = operation.table;
+        if table.is_empty() || table == self.manifest.table {
+            return Err(rejection(format!(
+                "an operation on the table {table:?}, which is the row's own or none; change the row itself"
+            )));
+        }
+        let table = self
+            .name(&table)
+            .ok_or_else(|| rejection(format!("more than {MAX_NAMES} tables")))?;
+        let change = match operation.change {
+            Some(WireChange::Add(amount)) => Change::Add {
+                field: amount.field,
+                by: amount.by,
+            },
+            Some(WireChange::Max(amount)) => Change::Max {
+                field: amount.field,
+                to: amount.by,
+            },
+            Some(WireChange::SetAdd(member)) => Change::SetAdd { member },
+            Some(WireChange::TopN(score)) => Change::TopN {
+                member: score.member,
+                score: score.score,
+                limit: score.limit.max(1),
+            },
+            Some(WireChange::Distinct(member)) => Change::Distinct { member },
+            None => return Err(rejection("an operation that this host does not know")),
+        };
+        Ok(Op { table, change })
+    }
+}
+
+/// Limits of a manifest, with the defaults in place of what it leaves out.
+fn limits(manifest: &wire::Manifest) -> Limits {
+    let mut limits = Limits::default();
+    if manifest.concurrency > 0 {
+        limits.concurrency = manifest.concurrency as usize;
+    }
+    if manifest.timeout_ms > 0 {
+        limits.timeout = Span(Duration::from_millis(manifest.timeout_ms));
+    }
+    if manifest.attempts > 0 {
+        limits.attempts = manifest.attempts;
+    }
+    limits
+}
+
+/// Rejection of an event for what its handler made of it: a second run would give the same.
+fn rejection(why: impl Into<String>) -> ForeignFailure {
+    ForeignFailure {
+        rejected: true,
+        class: "rejected",
+        text: why.into(),
+        place: String::new(),
+    }
+}
+
+/// A run as it is sent.
+pub fn run(number: u64, run: &ForeignRun) -> wire::Run {
+    let fields = run.fields.iter().map(|(name, value)| wire::Field {
+        name: name.clone(),
+        value: value.clone().into(),
+    });
+    let events = run.events.iter().map(|event| {
+        let meta = &event.meta;
+        wire::Event {
+            id: meta.id.clone(),
+            source: meta.source.clone(),
+            r#type: meta.ty.clone(),
+            time_ms: meta.time,
+            payload: event.payload.clone(),
+            flow: meta.flow.clone(),
+            cause: meta.cause.clone(),
+            hops: meta.hops,
+            attempt: event.attempt,
+            timeout_ms: run.timeout.as_millis() as u64,
+            traceparent: event.ids.map_or_else(
+                || meta.traceparent.clone().unwrap_or_default(),
+                |ids| ids.traceparent(),
+            ),
+            tracestate: meta.tracestate.clone().unwrap_or_default(),
+            baggage: meta.baggage.clone().unwrap_or_default(),
+        }
+    });
+    wire::Run {
+        number,
+        key: run.key.to_string(),
+        row_version: run.row_version,
+        fields: fields.collect(),
+        events: events.collect(),
+        check: run.purpose == RunPurpose::Check,
+        dry_run: run.purpose == RunPurpose::DryRun,
+    }
+}
+
+/// Bytes of a run, roughly: names and numbers count as nothing.
+pub fn weight(run: &ForeignRun) -> usize {
+    let fields = run.fields.iter();
+    let fields: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
+    let events = run.events.iter();
+    fields + events.map(|event| event.payload.len() + 256).sum::<usize>()
+}
+
+/// Contract of a child: what it says, or what it was given.
+pub fn contract(said: &[u8], given: &[u8]) -> Vec<u8> {
+    if said.is_empty() {
+        given.to_vec()
+    } else {
+        merge_sets([said])
+    }
+}

@@ -1,0 +1,392 @@
+//! Functions in other languages, with real servers and real children: what Python and a shell script are promised.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use oncue_core::bus::Bus;
+use oncue_proto::oncue::v1::DeadLetter;
+use oncue_tests::cluster::{Cluster, Process, SMALL_STREAMS, until};
+use prost::Message as _;
+
+/// Limits that let a test see a timeout and redelivery within seconds.
+const QUICK: &str = "ack_wait = \"2s\"\ntimeout = \"1s\"";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ lies in the repository")
+        .to_owned()
+}
+
+/// Python with what the package needs, which `make test` installs.
+fn python() -> String {
+    let python = root().join(".oncue/venv/bin/python");
+    assert!(
+        python.is_file(),
+        "{} is not there: run `deploy/install.sh python`",
+        python.display()
+    );
+    python.display().to_string()
+}
+
+/// `[functions.tally]` as a Python function, with more settings.
+fn tally(more: &str) -> String {
+    let package = root().join("services/runtime/python");
+    format!(
+        "[functions.tally]\nrun = [{:?}, \"-m\", \"oncue\", \"functions/tally.py\"]\n\
+         env = {{ PYTHONPATH = {:?} }}\n{QUICK}\n{more}\n",
+        python(),
+        package.display().to_string()
+    )
+}
+
+/// A cluster whose app has the function `tally`.
+async fn cluster(more: &str) -> Cluster {
+    let cluster = Cluster::new(&format!("{SMALL_STREAMS}{}", tally(more))).await;
+    write_functions(&cluster);
+    cluster
+}
+
+fn write_functions(cluster: &Cluster) {
+    let folder = cluster.dir.join("functions");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::write(folder.join("tally.py"), include_str!("tally.py")).expect("written");
+}
+
+async fn start(cluster: &Cluster) -> Process {
+    let host = cluster.spawn("oncue-host", &["tally"]);
+    host.wait_for_line("\"message\":\"ready\"").await;
+    host
+}
+
+fn view(page: &str, what: &str) -> (&'static str, String) {
+    (
+        "web.page.viewed",
+        format!(r#"{{"page":"{page}","referrer":"{what}"}}"#),
+    )
+}
+
+async fn letters(cluster: &Cluster, bus: &Bus) -> Vec<DeadLetter> {
+    let messages = cluster.messages(bus, "dlq").await;
+    messages
+        .iter()
+        .map(|m| DeadLetter::decode(&m.payload[..]).expect("a dead letter"))
+        .collect()
+}
+
+/// Exit code and what was printed.
+fn oncue(cluster: &Cluster, args: &[&str]) -> (i32, String) {
+    let output = cluster.output("oncue", args);
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.code().unwrap_or(-1),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
+}
+
+/// Processes whose parent is this one.
+fn children(parent: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").expect("/proc");
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_child = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let mut rest = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace();
+        rest.nth(1).and_then(|text| text.parse().ok()) == Some(parent)
+    };
+    pids.filter(is_child).collect()
+}
+
+fn command_line(pid: u32) -> String {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).replace('\0', " ")
+}
+
+fn signal(pid: u32, signal: &str) -> bool {
+    let sent = Command::new("kill")
+        .args([&format!("-{signal}"), &pid.to_string()])
+        .status();
+    sent.is_ok_and(|status| status.success())
+}
+
+/// Sums what each page was viewed, and how many milestones followed.
+async fn counted(cluster: &Cluster, bus: &Bus, pages: usize) -> (BTreeMap<String, u64>, u64) {
+    let store = cluster.store().await;
+    let mut counts = BTreeMap::new();
+    for page in 0..pages {
+        let page = format!("/{page}");
+        let count = cluster.field(&store, "tallies", &page, "count").await;
+        counts.insert(page, count.parse().unwrap_or(0));
+    }
+    let messages = cluster.messages(bus, "web").await;
+    let milestones = messages
+        .iter()
+        .filter(|message| message.subject.starts_with("web.page.milestone"));
+    (counts, milestones.count() as u64)
+}
+
+/// Children and hosts die by the dozen under `oncue up`, and each event counts once.
+#[tokio::test]
+async fn a_python_function_counts_exactly_while_its_processes_are_killed() {
+    const PAGES: usize = 20;
+    const VIEWS: usize = 100;
+    let mut cluster = cluster("processes = 2\nattempts = 1000").await;
+    let bus = cluster.bus().await;
+    let mut up = cluster.up().await;
+    let deaths = async {
+        let mut killed = [0, 0];
+        let mut turn = 0;
+        loop {
+            let hosts: Vec<u32> = children(up.pid())
+                .into_iter()
+                .filter(|pid| command_line(*pid).contains("oncue-host tally"))
+                .collect();
+            let workers: Vec<u32> = hosts.iter().flat_map(|host| children(*host)).collect();
+            let is_host = turn % 4 == 3;
+            let victims = if is_host { &hosts } else { &workers };
+            if let Some(victim) = victims.get(turn % victims.len().max(1))
+                && signal(*victim, "KILL")
+            {
+                killed[usize::from(is_host)] += 1;
+            }
+            turn += 1;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            if killed[0] >= 8 && killed[1] >= 3 {
+                return killed;
+            }
+        }
+    };
+    let load = async {
+        for view_of_each in 0..VIEWS {
+            cluster.plain_publish((0..PAGES).map(|page| view(&format!("/{page}"), "plain")));
+            if view_of_each % 5 == 0 {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    };
+    let (killed, ()) = tokio::join!(deaths, load);
+    assert!(killed[0] >= 8 && killed[1] >= 3, "{killed:?}");
+    cluster.drained(&bus, "web", "tally").await;
+    let (counts, milestones) = counted(&cluster, &bus, PAGES).await;
+    let wrong: Vec<_> = counts
+        .iter()
+        .filter(|(_, count)| **count != VIEWS as u64)
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:?}\n{}", up.log());
+    // Outputs that a killed host left are published by the next.
+    until("every milestone is in its stream", async || {
+        let (_, milestones) = counted(&cluster, &bus, PAGES).await;
+        (milestones >= (PAGES * VIEWS / 10) as u64).then_some(())
+    })
+    .await;
+    assert!(
+        milestones <= (PAGES * VIEWS / 10) as u64,
+        "doubled: {milestones}"
+    );
+    assert_eq!(letters(&cluster, &bus).await.len(), 0);
+    let (code, map) = oncue(&cluster, &["map"]);
+    assert!(code == 0 && map.contains("tally"), "{map}");
+    let (code, ps) = oncue(&cluster, &["ps"]);
+    assert!(code == 0 && ps.contains("tally"), "{ps}");
+    let (code, audit) = oncue(&cluster, &["audit", "tally"]);
+    assert!(code == 0, "{audit}");
+    let (code, check) = oncue(&cluster, &["check"]);
+    assert!(code == 0, "{check}");
+    let (code, restarted) = oncue(&cluster, &["restart", "tally"]);
+    assert!(code == 0, "{restarted}");
+    assert_eq!(up.stop().await, Some(0), "{}", up.log());
+}
+
+#[tokio::test]
+async fn failures_of_a_python_function_end_as_letters_with_file_and_line() {
+    let cluster = cluster("").await;
+    let bus = cluster.bus().await;
+    let mut host = start(&cluster).await;
+    cluster.plain_publish([
+        view("/reject", "reject"),
+        view("/fail", "fail"),
+        view("/sleep", "sleep"),
+        view("/once", "fail-once"),
+        view("/row", "wrong-row"),
+    ]);
+    cluster.drained(&bus, "web", "tally").await;
+    let letters = letters(&cluster, &bus).await;
+    let found = |key: &str| {
+        let letter = letters.iter().find(|letter| letter.key == key);
+        letter.unwrap_or_else(|| panic!("no letter of {key}:\n{}", host.log()))
+    };
+    let line = |text: &str| {
+        let source = include_str!("tally.py").lines();
+        let at = source.map(str::trim).position(|line| line == text);
+        format!("functions/tally.py:{}", at.expect("a line") + 1)
+    };
+    let reject = found("/reject");
+    assert_eq!(reject.reason, "rejected");
+    assert_eq!(reject.message, "told to reject");
+    assert_eq!(reject.site, line("raise reject(\"told to reject\")"));
+    assert_eq!(reject.attempts, 1);
+    let fail = found("/fail");
+    assert_eq!(fail.reason, "attempts");
+    assert_eq!(fail.message, "KeyError: '/fail'");
+    assert_eq!(fail.site, line("return {\"/\": \"home\"}[page]"));
+    assert_eq!(fail.attempts, 3);
+    let sleep = found("/sleep");
+    assert_eq!(sleep.message, "still running after 1000 ms");
+    assert_eq!(sleep.site, line("time.sleep(60)"));
+    assert_eq!(found("/row").message, "RowError: field last: 7 is no text");
+    assert_eq!(letters.len(), 4, "{letters:?}");
+    let store = cluster.store().await;
+    let once = cluster.row(&store, "tallies", "/once").await;
+    assert_eq!(once["count"], "1", "the failed attempt left nothing");
+    assert_eq!(cluster.field(&store, "tallies", "/fail", "count").await, "");
+    let id = &reject.event_id;
+    let (code, tried) = oncue(&cluster, &["dlq", "redrive", "--dry-run", id]);
+    assert!(tried.contains("told to reject"), "{code} {tried}");
+    assert_eq!(host.stop().await, Some(0), "{}", host.log());
+}
+
+#[tokio::test]
+async fn a_child_that_dies_or_hangs_costs_its_own_event_and_no_other() {
+    const NEIGHBOURS: usize = 40;
+    for (what, words) in [
+        (
+            "abort",
+            "was ended by signal 6 (SIGABRT): last words of an aborting child",
+        ),
+        ("frozen", "still running after 1s; its process was killed"),
+    ] {
+        let cluster = cluster("processes = 2").await;
+        let bus = cluster.bus().await;
+        let mut host = start(&cluster).await;
+        let neighbours = (0..NEIGHBOURS).map(|page| view(&format!("/{page}"), "plain"));
+        let poison = std::iter::once(view("/poison", what));
+        cluster.plain_publish(poison.chain(neighbours));
+        cluster.drained(&bus, "web", "tally").await;
+        let (counts, _) = counted(&cluster, &bus, NEIGHBOURS).await;
+        assert!(
+            counts.values().all(|count| *count == 1),
+            "{what}: {counts:?}"
+        );
+        let letters = letters(&cluster, &bus).await;
+        assert_eq!(letters.len(), 1, "{what}: {letters:?}\n{}", host.log());
+        assert_eq!(letters[0].key, "/poison");
+        assert_eq!(letters[0].attempts, 3);
+        assert!(
+            letters[0].message.ends_with(words),
+            "{}",
+            letters[0].message
+        );
+        assert!(host.is_alive(), "the host is well: {}", host.log());
+        assert_eq!(host.stop().await, Some(0), "{}", host.log());
+    }
+}
+
+#[tokio::test]
+async fn a_child_has_its_memory_its_lines_and_no_password() {
+    let cluster = cluster("memory = \"256MiB\"").await;
+    let bus = cluster.bus().await;
+    let mut host = start(&cluster).await;
+    // One after the other: a line from a descriptor belongs to an event where the child has only that one.
+    for event in [view("/say", "say"), view("/hog", "hog")] {
+        cluster.plain_publish([event]);
+        cluster.drained(&bus, "web", "tally").await;
+    }
+    let letters = letters(&cluster, &bus).await;
+    assert_eq!(letters.len(), 1, "{letters:?}\n{}", host.log());
+    assert_eq!(letters[0].key, "/hog");
+    assert!(letters[0].message.contains("MemoryError"), "{letters:?}");
+    let log = host.log();
+    for line in [
+        "printed by a function",
+        "logged by a function",
+        "written by a function",
+    ] {
+        let found = log.lines().find(|logged| logged.contains(line));
+        let found = found.unwrap_or_else(|| panic!("{line} is not in\n{log}"));
+        assert!(found.contains("\"flow_id\""), "without its flow: {found}");
+    }
+    assert!(log.contains("environment holds []"), "{log}");
+    assert_eq!(host.stop().await, Some(0), "{}", host.log());
+}
+
+#[test]
+fn tests_of_the_python_package_pass() {
+    let package = root().join("services/runtime/python");
+    let tested = Command::new(python())
+        .args(["-m", "unittest", "discover", "-s", "tests"])
+        .env("PYTHONPATH", &package)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .current_dir(&package)
+        .output()
+        .expect("Python runs");
+    let said = String::from_utf8_lossy(&tested.stderr);
+    assert!(tested.status.success(), "{said}");
+    assert!(!said.contains("Ran 0 tests"), "{said}");
+}
+
+/// A shell script that knows nothing of us, through its own failures and the deaths of its processes.
+#[tokio::test]
+async fn lines_of_json_are_enough_for_a_function() {
+    const PAGES: usize = 5;
+    const VIEWS: usize = 30;
+    let config = format!(
+        "{SMALL_STREAMS}[functions.count]\nrun = [\"bash\", \"functions/count.sh\"]\nprotocol = \"lines\"\n\
+         on = [\"web.page.viewed\"]\nemits = [\"web.page.milestone\"]\ntable = \"tallies\"\nattempts = 3\n{QUICK}\n"
+    );
+    let cluster = Cluster::new(&config).await;
+    let folder = cluster.dir.join("functions");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::write(folder.join("count.sh"), include_str!("count.sh")).expect("written");
+    let bus = cluster.bus().await;
+    let mut host = cluster.spawn("oncue-host", &["count"]);
+    host.wait_for_line("\"message\":\"ready\"").await;
+    let mut killed = 0;
+    for turn in 0..VIEWS {
+        cluster.plain_publish((0..PAGES).map(|page| view(&format!("/{page}"), "plain")));
+        if turn % 10 == 9 {
+            let child = until("a child", async || children(host.pid()).pop()).await;
+            killed += usize::from(signal(child, "KILL"));
+        }
+    }
+    assert_eq!(killed, 3);
+    cluster.plain_publish([
+        view("/reject", "reject"),
+        view("/retry", "retry"),
+        view("/silent", "silent"),
+        view("/nonsense", "nonsense"),
+    ]);
+    cluster.drained(&bus, "web", "count").await;
+    let (counts, milestones) = counted(&cluster, &bus, PAGES).await;
+    assert!(
+        counts.values().all(|count| *count == VIEWS as u64),
+        "{counts:?}\n{}",
+        host.log()
+    );
+    assert_eq!(milestones, (PAGES * VIEWS / 10) as u64);
+    let store = cluster.store().await;
+    let retried = cluster.row(&store, "tallies", "/retry").await;
+    assert_eq!(retried["count"], "1");
+    assert_eq!(retried["last"], "/retry");
+    let mut letters = letters(&cluster, &bus).await;
+    letters.sort_by(|a, b| a.key.cmp(&b.key));
+    let said: Vec<(&str, &str)> = letters
+        .iter()
+        .map(|letter| (letter.key.as_str(), letter.message.as_str()))
+        .collect();
+    assert_eq!(said.len(), 3, "{said:?}");
+    assert!(
+        said[0].0 == "/nonsense" && said[0].1.contains("which is no answer"),
+        "{said:?}"
+    );
+    assert_eq!(said[1], ("/reject", "told to reject"));
+    assert!(
+        said[2].0 == "/silent" && said[2].1.starts_with("still running after 1s"),
+        "{said:?}"
+    );
+    assert_eq!(host.stop().await, Some(0), "{}", host.log());
+}
