@@ -2,6 +2,7 @@
 
 pub mod new;
 pub mod dev;
+pub mod test;
 pub mod apply;
 pub mod publish;
 pub mod tail;

@@ -23,6 +23,7 @@ mod gateway;
 mod ledger;
 mod once;
 mod overload;
+mod own_tests;
 mod poison;
 mod properties;
 mod proxy;
