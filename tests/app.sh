@@ -23,6 +23,7 @@ cargo test --quiet
 cargo build --quiet --bins
 ln -s "$CARGO_TARGET_DIR" target
 "$oncue" check --static --save contract.binpb
+"$oncue" test
 
 export ONCUE_NATS_URL="nats://127.0.0.1:$(free_port)" ONCUE_REDIS_URL="redis://127.0.0.1:$(free_port)"
 gateway=127.0.0.1:$(free_port)

@@ -21,7 +21,7 @@ use crate::settings::Global;
 use crate::terminal::paint;
 use crate::verbs::{
     apply, audit, backup, check, completions, demo, dev, dlq, docs, doctor, flow, health, man, map,
-    new, ps, publish, recover, remove, restart, restore, schedule, state, tail, top,
+    new, ps, publish, recover, remove, restart, restore, schedule, state, tail, test, top,
 };
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
@@ -42,6 +42,8 @@ enum Verb {
     Demo(demo::Args),
     /// Build the app, run it, and run what is saved.
     Dev(dev::Args),
+    /// Run the app's own tests beside servers, functions and a gateway of their own.
+    Test(test::Args),
     /// Start servers, trace viewer, gateway and every function; Ctrl-C drains and stops them all.
     Up(up::Args),
     /// Make streams, consumers, Redis library and schedules as the functions and oncue.toml want them.
@@ -164,6 +166,7 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Doctor(args) => doctor::run(&args, &settings).await,
         Verb::Health(args) => health::run(&args, &settings).await,
         Verb::Dev(args) => dev::run(&args, &settings).await,
+        Verb::Test(args) => test::run(&args, &settings).await,
         Verb::New(_) | Verb::Demo(_) | Verb::Completions(_) | Verb::Man(_) => Ok(exit::OK),
     }
 }

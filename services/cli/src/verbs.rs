@@ -3,6 +3,7 @@
 pub mod new;
 pub mod demo;
 pub mod dev;
+pub mod test;
 pub mod apply;
 pub mod publish;
 pub mod tail;

@@ -24,6 +24,7 @@ mod gateway;
 mod ledger;
 mod once;
 mod overload;
+mod own_tests;
 mod poison;
 mod properties;
 mod proxy;

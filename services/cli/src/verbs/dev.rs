@@ -167,30 +167,7 @@ impl Dev<'_> {
 
     /// Runs the build command; says by itself what is wrong.
     async fn make(&self) -> bool {
-        let Some((program, arguments)) = self.build.command.split_first() else {
-            return true;
-        };
-        let built = Command::new(program)
-            .args(arguments)
-            .current_dir(&self.folder)
-            .kill_on_drop(true)
-            .status()
-            .await;
-        match built {
-            Ok(status) => status.success(),
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                let what = format!("{program} is not on PATH, and [build] of oncue.toml needs it");
-                remark(paint(BAD, what));
-                if program == "cargo" {
-                    remark("  install Rust from https://rustup.rs and try again");
-                }
-                false
-            }
-            Err(e) => {
-                remark(paint(BAD, format_args!("{program}: {e}")));
-                false
-            }
-        }
+        build(&self.build, &self.folder).await
     }
 
     /// `oncue` as it runs here, with what was told to this one.
@@ -326,6 +303,34 @@ fn sources(config: &Config, name: &str) -> Vec<PathBuf> {
         _ => file,
     });
     sources.chain([PathBuf::from("proto")]).collect()
+}
+
+/// Runs the build command in a folder; says by itself what is wrong.
+pub async fn build(build: &BuildConfig, folder: &Path) -> bool {
+    let Some((program, arguments)) = build.command.split_first() else {
+        return true;
+    };
+    let built = Command::new(program)
+        .args(arguments)
+        .current_dir(folder)
+        .kill_on_drop(true)
+        .status()
+        .await;
+    match built {
+        Ok(status) => status.success(),
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            let what = format!("{program} is not on PATH, and [build] of oncue.toml needs it");
+            remark(paint(BAD, what));
+            if program == "cargo" {
+                remark("  install Rust from https://rustup.rs and try again");
+            }
+            false
+        }
+        Err(e) => {
+            remark(paint(BAD, format_args!("{program}: {e}")));
+            false
+        }
+    }
 }
 
 /// Waits for the end of a child; for ever where there is none.

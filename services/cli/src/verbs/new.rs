@@ -9,7 +9,7 @@ use crate::settings;
 use crate::terminal::paint::{GOOD, paint, say};
 
 /// Files of the app, with the names of the parts that are filled in.
-const FILES: [(&str, &str); 11] = [
+const FILES: [(&str, &str); 12] = [
     ("Cargo.toml", include_str!("new/template/Cargo.toml.in")),
     ("build.rs", include_str!("new/template/build.rs.in")),
     (
@@ -26,6 +26,10 @@ const FILES: [(&str, &str); 11] = [
         include_str!("new/template/count-sales.rs.in"),
     ),
     ("tests/flow.rs", include_str!("new/template/flow.rs.in")),
+    (
+        "tests/servers.rs",
+        include_str!("new/template/servers.rs.in"),
+    ),
     ("oncue.toml", include_str!("new/template/oncue.toml.in")),
     ("README.md", include_str!("new/template/README.md.in")),
     (".gitignore", include_str!("new/template/gitignore.in")),

@@ -9,6 +9,7 @@
 //! * [`Surroundings`] makes a context with more to it: attempt, time, files; [`operations`] reads what a handler recorded.
 //! * [`App`] runs functions on each other's events: publish, settle, look at rows, events and dead letters, let time pass.
 //! * [`Luck`] plays one scenario under many orders, crashes and repeated deliveries, and shows the smallest that matters.
+//! * [`Client`] speaks to the real servers that `oncue test` has started.
 //!
 //! # What is real, and what is not
 //!
@@ -29,6 +30,8 @@ mod luck;
 #[cfg(feature = "testing")]
 mod map_store;
 #[cfg(feature = "testing")]
+mod client;
+#[cfg(feature = "testing")]
 mod ending;
 #[cfg(feature = "testing")]
 mod streams;
@@ -39,6 +42,8 @@ mod world;
 
 #[cfg(feature = "testing")]
 pub use self::app::App;
+#[cfg(feature = "testing")]
+pub use self::client::Client;
 #[cfg(feature = "testing")]
 pub use self::luck::Luck;
 #[cfg(feature = "testing")]

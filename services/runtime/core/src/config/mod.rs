@@ -51,6 +51,8 @@ pub struct Config {
     pub contracts: Vec<PathBuf>,
     /// `[build]`; `None` where the file does not say how its programs come about.
     pub build: Option<BuildConfig>,
+    /// `[test]`; `None` where the file does not say how the app is tested.
+    pub test: Option<TestConfig>,
     /// `[streams.DOMAIN]` by domain; see [`stream`](Self::stream) for those that are not named.
     pub streams: BTreeMap<String, StreamConfig>,
     /// `[functions.NAME]` by name; see [`function`](Self::function) for those that are not named.
@@ -80,6 +82,14 @@ pub struct BuildConfig {
     /// Files and folders whose changes make `oncue dev` build again. Default: `src`, `proto`, `build.rs`, `Cargo.toml`.
     #[serde(default = "sources")]
     pub watch: Vec<PathBuf>,
+}
+
+/// `[test]`: the app's own tests, for `oncue test`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TestConfig {
+    /// Program and arguments, run in the folder of the file.
+    pub command: Vec<String>,
 }
 
 /// Sources of a Rust package.

@@ -100,6 +100,7 @@ impl<'t> Reader<'t> {
             keep_outputs: Span(Duration::from_mins(5)),
             contracts: Vec::new(),
             build: None,
+            test: None,
             streams: BTreeMap::new(),
             functions: BTreeMap::new(),
             schedules: Vec::new(),
@@ -140,6 +141,7 @@ impl<'t> Reader<'t> {
                     config.contracts = self.part("contracts", value).unwrap_or_default();
                 }
                 "build" => config.build = self.part("build", value),
+                "test" => config.test = self.part("test", value),
                 "gateway" => config.gateway = self.gateway(value),
                 "console" => config.console = self.part("console", value).unwrap_or_default(),
                 "flows" => config.flows = self.flows(value),
@@ -152,7 +154,7 @@ impl<'t> Reader<'t> {
                 }
                 "schedule" => schedules = Some(value),
                 other => {
-                    let known = "app, nats, redis, contracts, build, gateway, console, flows, bounds, streams, functions, schedule";
+                    let known = "app, nats, redis, contracts, build, test, gateway, console, flows, bounds, streams, functions, schedule";
                     self.fail(
                         Some(name.span()),
                         &format!("unknown section {other:?}; known: {known}"),
