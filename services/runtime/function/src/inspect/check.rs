@@ -47,8 +47,8 @@ pub(crate) async fn check(
     config: &Config,
 ) -> Result<Check, InspectError> {
     let (bus, store) = super::connect(manifest, config).await?;
-    let behind = std::env::args().skip_while(|argument| argument != "--check");
-    let samples = match behind.skip(1).next() {
+    let mut behind = std::env::args().skip_while(|argument| argument != "--check");
+    let samples = match behind.nth(1) {
         Some(text) => text
             .parse()
             .map_err(|_| format!("--check {text}: a number of samples"))?,

@@ -102,7 +102,7 @@ impl HandlerRunner {
         answer: ForeignAnswer,
         handled: &mut HandledKey,
     ) {
-        let change = self.foreign_change(key, row, answer.set, answer.deleted);
+        let change = self.foreign_change(key, row, answer.set, &answer.deleted);
         let shares_row = !self.function.table.is_empty() && fresh.len() > 1;
         let mut events = Vec::new();
         let mut commits = Vec::new();
@@ -155,7 +155,7 @@ impl HandlerRunner {
         key: &str,
         row: &RowSnapshot,
         set: Fields,
-        deleted: Vec<String>,
+        deleted: &[String],
     ) -> RowChange {
         let mut set: Fields = set
             .into_iter()
