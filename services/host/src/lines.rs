@@ -261,7 +261,7 @@ impl Talk<'_> {
                 String::from_utf8_lossy(&line[..line.len().min(200)])
             ))
         })?;
-        Ok(self.outcome(answer, row))
+        Ok(outcome(answer, row))
     }
 
     /// Writes a line and reads one; none where the child is gone.
@@ -275,31 +275,32 @@ impl Talk<'_> {
         limited.read_until(b'\n', &mut answer).await.ok()?;
         (!answer.is_empty()).then_some(answer)
     }
+}
 
-    fn outcome(&self, answer: Answer, row: &mut Map<String, Value>) -> Outcome {
-        if let Some(why) = answer.reject {
-            return Outcome::Reject(failure("", why));
-        }
-        if let Some(why) = answer.retry {
-            return Outcome::Retry(failure("", why));
-        }
-        if let Some(now) = answer.row {
-            *row = now;
-        }
-        let outputs = answer.emit.into_iter().map(|emit| wire::Output {
-            r#type: emit.r#type,
-            payload: emit.data.to_string().into(),
-            content_type: Format::Json.media_type().to_owned(),
-            delay_ms: emit
-                .delay
-                .map_or(Duration::ZERO, |delay| delay.0)
-                .as_millis() as u64,
-        });
-        Outcome::Done(wire::Done {
-            outputs: outputs.collect(),
-            operations: Vec::new(),
-        })
+/// Outcome that an answer tells; changes the row where it is done.
+fn outcome(answer: Answer, row: &mut Map<String, Value>) -> Outcome {
+    if let Some(why) = answer.reject {
+        return Outcome::Reject(failure("", why));
     }
+    if let Some(why) = answer.retry {
+        return Outcome::Retry(failure("", why));
+    }
+    if let Some(now) = answer.row {
+        *row = now;
+    }
+    let outputs = answer.emit.into_iter().map(|emit| wire::Output {
+        r#type: emit.r#type,
+        payload: emit.data.to_string().into(),
+        content_type: Format::Json.media_type().to_owned(),
+        delay_ms: emit
+            .delay
+            .map_or(Duration::ZERO, |delay| delay.0)
+            .as_millis() as u64,
+    });
+    Outcome::Done(wire::Done {
+        outputs: outputs.collect(),
+        operations: Vec::new(),
+    })
 }
 
 fn failure(class: &str, text: String) -> wire::Failure {

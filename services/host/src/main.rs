@@ -33,7 +33,7 @@ use crate::children::Children;
 use crate::spec::Spec;
 
 /// Messages of the function protocol.
-#[allow(clippy::pedantic)]
+#[allow(clippy::all, clippy::pedantic)]
 mod protocol {
     include!(concat!(env!("OUT_DIR"), "/oncue.v1.function.rs"));
 }
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let first = arguments.next().unwrap_or_default();
     match first.as_str() {
-        process::EXEC => process::become_child(arguments.collect()),
+        process::EXEC => process::become_child(&arguments.collect::<Vec<_>>()),
         "--contract" => print_contract(),
         "--version" => {
             println!("oncue-host {}", env!("CARGO_PKG_VERSION"));

@@ -158,8 +158,8 @@ pub fn keep_environment_private() {
 }
 
 /// Becomes the program of a child: `--exec PARENT MEMORY SOCKET PROGRAM ARGUMENT...`.
-pub fn become_child(arguments: Vec<String>) -> ExitCode {
-    let [parent, memory, socket, program, rest @ ..] = &arguments[..] else {
+pub fn become_child(arguments: &[String]) -> ExitCode {
+    let [parent, memory, socket, program, rest @ ..] = arguments else {
         return stop(2, "--exec is how the host starts its children");
     };
     let error = match prepare(parent, memory, socket) {
