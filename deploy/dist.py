@@ -6,6 +6,7 @@ One tree, which lies alike in each package (in the wheel without links and serve
     bin/                links to the programs
     lib/oncue/bin/      the programs: oncue, gateway, console, trace viewer; and nats-server
     lib/oncue/crates/   the crates of an author, as `cargo package` leaves them; apps of `oncue new` depend on them by path
+    lib/oncue/python/   the package `oncue` for functions in Python; apps of `oncue new --lang python` depend on it by path
     lib/oncue/demo/     the demo app: oncue.toml, page, programs of its functions; `oncue demo` makes a copy
     share/              manual pages, completions, licences
 
@@ -121,6 +122,8 @@ def make_tree(tree, metadata, programs, work):
     shutil.copy(ROOT / "oncue.toml", home / "demo/oncue.toml")
     shutil.copytree(ROOT / "services/workers/site", home / "demo/services/workers/site")
     crates(home / "crates", metadata, work)
+    source = ROOT / "services/runtime/python"
+    shutil.copytree(source, home / "python", ignore=shutil.ignore_patterns("tests", "__pycache__", "*.egg-info", "build"))
     share(tree / "share", home / "bin/oncue", metadata)
 
 
@@ -279,7 +282,7 @@ def wheel(tree, work, out, version, glibc):
     root = work / "wheel"
     data = root / f"{stem}-{version}.data"
     shutil.copytree(tree / "lib/oncue/bin", data / "scripts", ignore=shutil.ignore_patterns("nats-server"))
-    for part in ("crates", "demo"):
+    for part in ("crates", "python", "demo"):
         shutil.copytree(tree / "lib/oncue" / part, data / "data/lib/oncue" / part)
     shutil.copytree(tree / "share", data / "data/share")
     info = root / f"{stem}-{version}.dist-info"

@@ -44,4 +44,16 @@ until [ "$(curl -s "http://$gateway/v1/state/customers/ann")" = '{"cents":1190,"
 done
 "$oncue" check
 "$oncue" backup backup
-echo "an app made by oncue new runs"
+kill -INT "$up" && wait "$up" 2>/dev/null || true
+up=
+
+# The same in Python, installed as its README says.
+cd "$folder"
+unset ONCUE_NATS_URL ONCUE_REDIS_URL
+"$oncue" new pyshop --lang python --oncue-path "$checkout"
+cd pyshop
+python3 -m venv .venv
+.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+PATH="$programs:$PATH" "$oncue" test
+"$oncue" test -- "$oncue" pub pyshop.order.placed '{"order":"o1","customer":"ann","cents":1000}' --wait
+echo "apps made by oncue new run"

@@ -64,6 +64,16 @@ impl AnyStore {
         }
     }
 
+    pub async fn uncount(&self, mark: &Mark) -> Result<(), StoreError> {
+        match self {
+            Self::Redis(store) => store.uncount(mark).await,
+            Self::Map(store) => {
+                store.uncount(mark);
+                Ok(())
+            }
+        }
+    }
+
     pub async fn published(&self, outbox_keys: &[String], keep: bool) -> Result<(), StoreError> {
         match self {
             Self::Redis(store) => store.published(outbox_keys, keep).await,

@@ -8,7 +8,7 @@ use oncue_core::bus::Bus;
 use oncue_core::store::Store;
 use oncue_proto::event;
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
-use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, free_port, named, until};
+use oncue_tests::cluster::{Cluster, Process, QUICK_REDELIVERY, free_port, named, until};
 use oncue_tests::proxy::{Protocol, Proxy};
 use prost::Message as _;
 
@@ -690,4 +690,41 @@ async fn a_demoted_primary_is_left() {
     }
     assert_eq!(cluster.count(&bus, "dlq").await, 0);
     assert_eq!(worker.stop().await, Some(0));
+}
+
+/// Deliveries given back since their row kept changing.
+fn lost_races(workers: &[Process]) -> usize {
+    let lost = workers.iter().map(|worker| {
+        let log = worker.log();
+        log.matches("the row keeps changing under it").count()
+    });
+    lost.sum()
+}
+
+/// A slow event whose row other workers keep changing loses every race for it, and that is nobody's failure: it is given back
+/// as often as it takes, and costs no attempt.
+#[tokio::test]
+async fn losing_races_is_no_attempt() {
+    let config = "[functions.misbehave]\nattempts = 2\nack_wait = \"2s\"\n";
+    let cluster = Cluster::new(config).await;
+    let workers = cluster.start_all(&["misbehave"; 3]).await;
+    let bus = cluster.bus().await;
+    cluster.plain_publish([told("/hot", "slow:250")]);
+    let mut published = 1;
+    until(
+        "events have lost all races of more deliveries than there are attempts",
+        async || {
+            // The slow one again and again, so that one is always under way, between those that are quick.
+            let quick = (0..20).map(|_| told("/hot", ""));
+            cluster.plain_publish(quick.chain([told("/hot", "slow:250")]));
+            published += 21;
+            (lost_races(&workers) > 100).then_some(())
+        },
+    )
+    .await;
+    cluster.drained(&bus, "web", "misbehave").await;
+    assert_eq!(cluster.count(&bus, "dlq").await, 0);
+    let store = cluster.store().await;
+    let count = cluster.field(&store, "tallies", "/hot", "count").await;
+    assert_eq!(count, published.to_string());
 }

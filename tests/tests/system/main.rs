@@ -22,6 +22,7 @@ mod flows;
 mod foreign;
 mod gateway;
 mod ledger;
+mod new_python;
 mod once;
 mod overload;
 mod own_tests;

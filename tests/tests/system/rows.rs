@@ -70,24 +70,26 @@ async fn what_is_remembered_and_not_compared_overwrites() {
     must_fail("without the comparison", a_change_is_seen(&cluster)).await;
 }
 
+fn oncue(cluster: &Cluster, args: &[&str]) -> (i32, String) {
+    let output = cluster.output("oncue", args);
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.code().unwrap_or(-1),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
+}
+
+fn edit(cluster: &Cluster, more: &[&str]) -> (i32, String) {
+    let edit = ["state", "edit", "pages", PAGE, "--reason", "a test"];
+    oncue(cluster, &[&edit[..], more].concat())
+}
+
 /// `oncue state edit`: on record, seen by the worker that remembers the row, and never over a change it has not shown.
 #[tokio::test]
 async fn an_edit_by_hand_is_seen_and_on_record() {
     let cluster = Cluster::new("").await;
     let _worker = cluster.start("count-views").await;
     clicks(&cluster, 3).await;
-    let oncue = |args: &[&str]| {
-        let output = cluster.output("oncue", args);
-        let text = [output.stdout, output.stderr].concat();
-        (
-            output.status.code().unwrap_or(-1),
-            String::from_utf8_lossy(&text).into_owned(),
-        )
-    };
-    let edit = |more: &[&str]| {
-        let edit = ["state", "edit", "pages", PAGE, "--reason", "a test"];
-        oncue(&[&edit[..], more].concat())
-    };
     for (more, code, said) in [
         (&["--set", "views=100"][..], 2, "--yes"),
         (&["--set", "views=ten", "--yes"], 2, "of another kind"),
@@ -95,7 +97,7 @@ async fn an_edit_by_hand_is_seen_and_on_record() {
         (&["--unset", "veiws", "--yes"], 2, "no field veiws"),
         (&["--yes"], 2, "say what to change"),
     ] {
-        let (found, text) = edit(more);
+        let (found, text) = edit(&cluster, more);
         assert!(
             found == code && text.contains(said),
             "{more:?}: {found} {text}"
@@ -108,11 +110,11 @@ async fn an_edit_by_hand_is_seen_and_on_record() {
         "4",
         "nothing was written"
     );
-    let (code, text) = edit(&["--set", "views=100", "--yes"]);
+    let (code, text) = edit(&cluster, &["--set", "views=100", "--yes"]);
     assert_eq!(code, 0, "{text}");
     clicks(&cluster, 1).await;
     assert_eq!(cluster.redis_cli(&["HGET", &row, "views"]), "101");
-    let (code, text) = oncue(&["state", "edits", "--json"]);
+    let (code, text) = oncue(&cluster, &["state", "edits", "--json"]);
     assert_eq!(code, 0, "{text}");
     let edits: Vec<serde_json::Value> = text
         .lines()

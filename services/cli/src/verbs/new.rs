@@ -39,6 +39,46 @@ const FILES: [(&str, &str); 12] = [
     ),
 ];
 
+/// Files of an app in Python.
+const PYTHON_FILES: [(&str, &str); 9] = [
+    (
+        "proto/orders.proto",
+        include_str!("new/template/orders.proto.in"),
+    ),
+    (
+        "functions/bill_order.py",
+        include_str!("new/template/python/bill_order.py.in"),
+    ),
+    (
+        "functions/count_sales.py",
+        include_str!("new/template/python/count_sales.py.in"),
+    ),
+    (
+        "tests/test_functions.py",
+        include_str!("new/template/python/test_functions.py.in"),
+    ),
+    (
+        "oncue.toml",
+        include_str!("new/template/python/oncue.toml.in"),
+    ),
+    (
+        "requirements.txt",
+        include_str!("new/template/python/requirements.txt.in"),
+    ),
+    (
+        "README.md",
+        include_str!("new/template/python/README.md.in"),
+    ),
+    (
+        ".gitignore",
+        include_str!("new/template/python/gitignore.in"),
+    ),
+    (
+        ".github/workflows/ci.yml",
+        include_str!("new/template/python/ci.yml.in"),
+    ),
+];
+
 /// Names that cargo takes for no package.
 const TAKEN: [&str; 6] = ["test", "core", "std", "alloc", "build", "deps"];
 
@@ -48,11 +88,23 @@ const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const SOURCES: [&str; 3] = ["services/runtime/function", "proto", "proto/codegen"];
 /// Runtime, contract and code generator among the crates that came with an installed `oncue`.
 const INSTALLED: [&str; 3] = ["oncue", "oncue-proto", "oncue-build"];
+/// Package for functions in Python, in a checkout.
+const PYTHON: &str = "services/runtime/python";
+
+/// Language of an app's functions.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Language {
+    Rust,
+    Python,
+}
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Name of the app and of its folder: a-z, 0-9 and `-`, beginning with a letter.
     name: String,
+    /// Language of its functions.
+    #[arg(long, value_enum, default_value = "rust")]
+    lang: Language,
     /// Checkout of Oncue that the app depends on. Default: what came with this program where it was installed, else the
     /// checkout it was built from.
     #[arg(long, value_name = "DIR", conflicts_with = "oncue_git")]
@@ -70,30 +122,60 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         return Err(Failure::usage(format_args!("{name} is there already"))
             .advise("choose another name, or go to another folder"));
     }
-    let dependency = Dependency::of(args)?;
-    let words = [
+    let mut words = vec![
         ("{{name}}", name.clone()),
         ("{{crate}}", name.replace('-', "_")),
         ("{{domain}}", name.replace('-', "")),
-        ("{{source}}", dependency.source),
-        ("{{runtime}}", dependency.runtime),
-        ("{{proto}}", dependency.proto),
-        ("{{codegen}}", dependency.codegen),
     ];
-    for (file, template) in FILES {
+    let files = match args.lang {
+        Language::Rust => {
+            let dependency = Dependency::of(args)?;
+            words.extend([
+                ("{{source}}", dependency.source),
+                ("{{runtime}}", dependency.runtime),
+                ("{{proto}}", dependency.proto),
+                ("{{codegen}}", dependency.codegen),
+            ]);
+            &FILES[..]
+        }
+        Language::Python => {
+            words.push(("{{package}}", python_package(args)?));
+            &PYTHON_FILES[..]
+        }
+    };
+    for (file, template) in files {
         let text = words
             .iter()
-            .fold(template.to_owned(), |text, (word, value)| {
+            .fold((*template).to_owned(), |text, (word, value)| {
                 text.replace(word, value)
             });
         write(&folder.join(file), &text)
             .map_err(|e| Failure::failed(format_args!("{name}/{file}: {e}")))?;
     }
+    let first = match args.lang {
+        Language::Rust => "",
+        Language::Python => {
+            "    python3 -m venv .venv && .venv/bin/pip install -r requirements.txt\n"
+        }
+    };
     say(format_args!(
-        "{} Then:\n\n    cd {name}\n    oncue dev\n",
+        "{} Then:\n\n    cd {name}\n{first}    oncue dev\n",
         paint(GOOD, format_args!("{name} is made."))
     ));
     Ok(exit::OK)
+}
+
+/// Line of `requirements.txt` by which pip finds the package for functions.
+fn python_package(args: &Args) -> Result<String, Failure> {
+    if let Some(url) = &args.oncue_git {
+        return Ok(format!("oncue @ git+{url}#subdirectory={PYTHON}"));
+    }
+    let installed = settings::installed("python").filter(|_| args.oncue_path.is_none());
+    let folder = match installed {
+        Some(folder) => folder,
+        None => checkout(args)?.join(PYTHON),
+    };
+    Ok(folder.display().to_string())
 }
 
 fn write(path: &Path, text: &str) -> std::io::Result<()> {
@@ -159,21 +241,7 @@ impl Dependency {
         if let Some(crates) = installed {
             return Ok(Self::by_path(&crates, INSTALLED));
         }
-        let checkout = args.oncue_path.clone();
-        let checkout = checkout.unwrap_or_else(|| PathBuf::from(CHECKOUT));
-        let found = checkout.join(SOURCES[0]).join("Cargo.toml").is_file();
-        let checkout = checkout
-            .canonicalize()
-            .ok()
-            .filter(|_| found)
-            .ok_or_else(|| {
-                Failure::usage(format_args!(
-                    "{} is no checkout of Oncue",
-                    checkout.display()
-                ))
-                .advise("name one with --oncue-path DIR, or its repository with --oncue-git URL")
-            })?;
-        Ok(Self::by_path(&checkout, SOURCES))
+        Ok(Self::by_path(&checkout(args)?, SOURCES))
     }
 
     /// The runtime, the contract and the code generator, as they lie in a folder.
@@ -185,6 +253,21 @@ impl Dependency {
             codegen: quoted(folder, codegen),
         }
     }
+}
+
+/// Checkout of Oncue that the app depends on.
+fn checkout(args: &Args) -> Result<PathBuf, Failure> {
+    let checkout = args.oncue_path.clone();
+    let checkout = checkout.unwrap_or_else(|| PathBuf::from(CHECKOUT));
+    let found = checkout.join(SOURCES[0]).join("Cargo.toml").is_file();
+    let whole = checkout.canonicalize().ok().filter(|_| found);
+    whole.ok_or_else(|| {
+        Failure::usage(format_args!(
+            "{} is no checkout of Oncue",
+            checkout.display()
+        ))
+        .advise("name one with --oncue-path DIR, or its repository with --oncue-git URL")
+    })
 }
 
 /// Path inside of a folder, as a string of TOML.
@@ -211,9 +294,9 @@ mod tests {
     #[test]
     fn every_word_of_the_templates_is_filled_in() {
         let words = [
-            "name", "crate", "domain", "source", "runtime", "proto", "codegen",
+            "name", "crate", "domain", "source", "runtime", "proto", "codegen", "package",
         ];
-        for (file, template) in FILES {
+        for (file, template) in FILES.iter().chain(&PYTHON_FILES) {
             for part in template.split("{{").skip(1) {
                 let word = part.split("}}").next().unwrap_or_default();
                 assert!(words.contains(&word), "{file}: {word}");

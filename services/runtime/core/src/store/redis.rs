@@ -478,6 +478,21 @@ impl Store {
         Ok(pipe.query_async(&mut self.connection()).await?)
     }
 
+    /// Takes back one run that was nobody's failure: it lost every race for its row, or never came to run. Of an event that
+    /// was delivered once, whose run nobody has counted, the count is below 0 then.
+    pub async fn uncount(&self, mark: &Mark) -> Result<(), StoreError> {
+        let key = self.keys.runs(mark);
+        let mut pipe = redis::pipe();
+        pipe.cmd("DECR")
+            .arg(&key)
+            .ignore()
+            .cmd("EXPIRE")
+            .arg(key)
+            .arg(mark.horizon / 1000 + 1)
+            .ignore();
+        Ok(pipe.exec_async(&mut self.connection()).await?)
+    }
+
     /// Value under a key of a state table, whatever its kind; `None` where there is none. For programs that show
     /// state: two commands, between which the value may change.
     pub async fn show(&self, table: &str, key: &str) -> Result<Option<StateValue>, StoreError> {

@@ -503,7 +503,7 @@ fn plain_fields_are_those_of_json() {
     struct Flat {
         a: f32,
         b: (u8, bool),
-        _schema: Option<Option<i8>>,
+        _schema: Option<i8>,
         #[serde(flatten)]
         rest: BTreeMap<String, u64>,
     }
@@ -542,7 +542,7 @@ fn plain_fields_are_those_of_json() {
     let flat = |name: &str| Flat {
         a: 0.1,
         b: (1, true),
-        _schema: Some(Some(-1)),
+        _schema: Some(-1),
         rest: [(name.to_owned(), 9)].into(),
     };
     same(&flat("other"));

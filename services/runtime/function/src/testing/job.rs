@@ -17,6 +17,7 @@ use super::world::{Member, World, label};
 use crate::error::{Error, Result};
 use crate::files::FileStore;
 use crate::state::AnyRow;
+use crate::worker::effects::Effects;
 use crate::worker::effects::{HandledKey, OpenRow};
 use crate::worker::invocation::{
     BoxedInvocation, DeadLetterReason, Invocation, RetryReason, Settlement,
@@ -303,6 +304,9 @@ impl Job {
         let (reason, error) = match settlement {
             Settlement::Ack(_) => return self.ack(&event).await,
             Settlement::Retry(reason) => {
+                if Effects::is_free(&reason, &event) {
+                    self.world.store.uncount(&event.mark);
+                }
                 let is_vouched = !matches!(reason, RetryReason::Apart(_));
                 let consumer = &mut self.world.lock().consumers[self.function];
                 return consumer.give_back(event.number, is_vouched);

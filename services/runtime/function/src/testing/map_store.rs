@@ -27,7 +27,7 @@ struct Inner {
     seen: HashMap<(Arc<str>, [u8; 16]), Seen>,
     /// By commit time, or by minus the time of publishing.
     outboxes: BTreeMap<String, (i64, Vec<StoredOutputs>)>,
-    runs: HashMap<String, u32>,
+    runs: HashMap<String, i64>,
     /// Plain hashes: flow ledgers and what was observed.
     hashes: HashMap<String, BTreeMap<Vec<u8>, Vec<u8>>>,
     now: Option<u64>,
@@ -119,9 +119,14 @@ impl MapStore {
         let counts = marks.iter().map(|mark| {
             let runs = inner.runs.entry(Keys::default().runs(mark)).or_default();
             *runs += 1;
-            *runs
+            u32::try_from(*runs).unwrap_or(0)
         });
         counts.collect()
+    }
+
+    pub fn uncount(&self, mark: &Mark) {
+        let mut inner = self.lock();
+        *inner.runs.entry(Keys::default().runs(mark)).or_default() -= 1;
     }
 
     pub fn published(&self, outbox_keys: &[String], keep: bool) {

@@ -29,6 +29,7 @@ pub(crate) struct Committer {
     commits: Batcher<Run, CommittedRun>,
     /// Keys between their read and their commit.
     pub limit: ConcurrencyLimit,
+    store: Store,
 }
 
 /// Events of one key that are committed together, and their row as it will be then.
@@ -70,8 +71,10 @@ pub(crate) struct CommitOutcomes {
 impl Committer {
     /// Starts the task of the batcher.
     pub fn new(store: &Store) -> Self {
+        let own = store.clone();
         let store = store.clone();
         Self {
+            store: own,
             commits: Batcher::new(Batching::by(weight), move |runs: Arc<Vec<Run>>| {
                 let store = store.clone();
                 async move { Ok(share_batch(&runs, store.commit(&runs).await?)) }
@@ -133,6 +136,13 @@ impl Committer {
             ..event.to_commit(Vec::new())
         };
         Ok(self.commit_alone(event).await?.unwrap_or(Status::Conflict))
+    }
+
+    /// Takes a run back that was nobody's failure. Where Redis does not take it, it counts as an attempt.
+    pub async fn uncount(&self, event: &Invocation) {
+        if let Err(e) = self.store.uncount(&event.mark).await {
+            tracing::debug!(error = %e, "a run that was nobody's failure counts as an attempt");
+        }
     }
 
     /// Records that an event is set aside; answers what had become of it before.

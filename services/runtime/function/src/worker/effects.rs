@@ -124,7 +124,7 @@ impl Effects {
         if self.function.at_most_once {
             !event.restored
         } else {
-            event.delivery.info.attempt > 1 && event.runs == 1
+            event.delivery.info.attempt > 1 && event.counted.is_none()
         }
     }
 
@@ -146,8 +146,20 @@ impl Effects {
                 "a run was begun and did not end here: its call may have been made or not",
             ));
         }
-        event.runs = begun + u32::from(!once);
+        event.counted = Some(begun + u32::from(!once));
         Ok(())
+    }
+
+    /// Whether a delivery that is given back for this reason was no run, or none that counts, and yet will look like one to
+    /// the next delivery, which adds the first to those that were counted.
+    pub fn is_free(reason: &RetryReason, event: &Invocation) -> bool {
+        match reason {
+            RetryReason::Contended => true,
+            RetryReason::NewerRow(_) | RetryReason::OtherProgram(_) => {
+                event.delivery.info.attempt == 1
+            }
+            _ => false,
+        }
     }
 
     /// Refuses an event whose attempts are used up. Asked before the handler runs: one that kills its process gets no more
@@ -157,10 +169,10 @@ impl Effects {
     ///
     /// A dead letter.
     pub fn check_attempts(&self, event: &Invocation) -> std::result::Result<(), Settlement> {
-        if event.runs <= self.limits.attempts {
+        if event.runs() <= self.limits.attempts {
             return Ok(());
         }
-        let runs = event.runs - 1;
+        let runs = event.runs() - 1;
         // The words say what the deliveries tell: on probation nobody vouched, so the process is
         // taken to have died.
         let before = if event.on_probation {
@@ -227,7 +239,7 @@ impl Effects {
             event.mark.key.clone(),
             self.function.name,
             self.function.table,
-            event.runs,
+            event.runs(),
             files,
         );
         Ok((decoded, context))

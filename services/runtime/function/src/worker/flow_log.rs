@@ -87,7 +87,7 @@ impl FlowLog {
     /// A run of the handler begins.
     pub fn begins(&self, event: &Invocation) {
         if event.tracked {
-            self.update(event, "r", &format!("{} {}", event::now_ms(), event.runs));
+            self.update(event, "r", &format!("{} {}", event::now_ms(), event.runs()));
         }
     }
 

@@ -46,8 +46,8 @@ pub(crate) struct Invocation {
     pub mark: Mark,
     /// Delivered before, and whoever had it then may have died of it: runs with no other event beside it.
     pub on_probation: bool,
-    /// Runs of the handler, this one included, as far as is known.
-    pub runs: u32,
+    /// Runs of the handler, this one included, as the store has counted them; `None` before, and for a first delivery.
+    pub counted: Option<u32>,
     /// Events that follow, from the handler's end to the publishing; empty before and after.
     pub outputs: Vec<Output>,
     /// The outputs as they are stored: an encoded `oncue.v1.Outbox`.
@@ -195,7 +195,7 @@ impl Settlement {
         if error.rejected {
             return Self::DeadLetter(DeadLetterReason::Rejected, error);
         }
-        if invocation.runs >= attempts {
+        if invocation.runs() >= attempts {
             return Self::DeadLetter(DeadLetterReason::Attempts, error);
         }
         Self::Retry(RetryReason::Failed(error))
@@ -211,7 +211,7 @@ impl Settlement {
         attempts: u32,
     ) -> Self {
         let deliveries = invocation.delivery.info.attempt;
-        invocation.runs = invocation.runs.max(deliveries);
+        invocation.counted = Some(invocation.runs().max(deliveries));
         Self::of_failure(invocation, Error::retry(error).of_class("redis"), attempts)
     }
 
@@ -280,6 +280,11 @@ impl Invocation {
         }
     }
 
+    /// Runs of the handler, this one included, as far as is known: the first, until the store says otherwise.
+    pub fn runs(&self) -> u32 {
+        self.counted.unwrap_or(1)
+    }
+
     /// The event with everything somebody needs to understand and to redrive it.
     pub fn to_dead_letter(
         &self,
@@ -296,7 +301,7 @@ impl Invocation {
             function: function.to_owned(),
             reason: reason.as_str().to_owned(),
             message: shortened(&error.message),
-            attempts: self.runs,
+            attempts: self.runs(),
             at: Some(timestamp(event::now_ms())),
             event_id: self.meta.id.clone(),
             event_type: self.meta.ty.clone(),

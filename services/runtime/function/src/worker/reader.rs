@@ -145,9 +145,7 @@ impl Intake {
             event: None,
             mark,
             on_probation: false,
-            // This delivery will be the first run as far as anybody knows; Redis says otherwise
-            // later.
-            runs: 1,
+            counted: None,
             outputs: Vec::new(),
             outbox: Bytes::new(),
             tracked: false,

@@ -19,6 +19,7 @@ use oncue_proto::event::IdSecret;
 use crate::error::Error;
 use crate::worker::committer::Committer;
 use crate::worker::counters::Counters;
+use crate::worker::effects::Effects;
 use crate::worker::flow_log::{FlowLog, Hops};
 use crate::worker::in_flight::InFlight;
 use crate::worker::invocation::{
@@ -123,6 +124,9 @@ impl Settler {
             reason,
             RetryReason::NewerRow(_) | RetryReason::OtherProgram(_)
         );
+        if Effects::is_free(&reason, &event) {
+            self.committer.uncount(&event).await;
+        }
         let why = match reason {
             RetryReason::Failed(error) | RetryReason::Killed(error) => {
                 let why = shown(&error);
@@ -163,7 +167,7 @@ impl Settler {
         let delay = RETRY.delay(attempt);
         {
             let _log = event.trace.log(&event.meta);
-            tracing::warn!(event = event.meta.id, runs = event.runs, delay = ?delay, why, "will be tried again");
+            tracing::warn!(event = event.meta.id, runs = event.runs(), delay = ?delay, why, "will be tried again");
         }
         if is_ours {
             self.bus.retry(&event.delivery.ticket(), delay).await;

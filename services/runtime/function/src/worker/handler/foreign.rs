@@ -84,7 +84,7 @@ impl HandlerRunner {
         ForeignEvent {
             meta: event.meta.clone(),
             payload,
-            attempt: event.runs,
+            attempt: event.runs(),
             ids: event.trace.ids().copied(),
         }
     }

@@ -1,0 +1,101 @@
+//! `oncue new --lang python`: the app as it is made passes its tests, and what it says of itself holds on real servers.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use oncue_tests::cluster::built;
+
+/// Places an order, and looks until it is counted.
+const ORDER: &str = r#"
+oncue pub shop.order.placed '{"order":"o1","customer":"ann","cents":1000}' --wait 30 || exit 1
+oncue pub shop.order.placed '{"order":"o2","customer":"ann"}' --wait 30 && exit 2
+for _ in $(seq 150); do
+    row=$(oncue state get customers ann --json 2>/dev/null)
+    [ "$row" = '{"cents":1190,"orders":1}' ] && { oncue dlq ls --json; exit 0; }
+    sleep 0.2
+done
+echo "found $row"
+exit 3
+"#;
+
+/// Folder of an app that is removed with the test.
+struct Made(PathBuf);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Made {
+    fn oncue(&self, folder: &Path, args: &[&str]) -> Output {
+        let programs = built("oncue");
+        let programs = programs.parent().expect("a folder");
+        let path = std::env::var("PATH").unwrap_or_default();
+        let output = Command::new(built("oncue"))
+            .args(args)
+            .current_dir(folder)
+            .env("PATH", format!("{}:{path}", programs.display()))
+            .env("TMPDIR", &self.0)
+            .env_remove("ONCUE_NATS_URL")
+            .env_remove("ONCUE_REDIS_URL")
+            .output();
+        output.expect("oncue runs")
+    }
+}
+
+fn text(output: &Output) -> String {
+    let all = [&output.stdout[..], &output.stderr].concat();
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+/// Stands for `python3 -m venv .venv && .venv/bin/pip install -r requirements.txt`, which needs a network: the Python that
+/// `make test` has set up, with the package that `requirements.txt` names.
+fn install(app: &Path) {
+    let requirements = std::fs::read_to_string(app.join("requirements.txt")).expect("written");
+    let package = requirements.lines().last().expect("a line");
+    assert!(
+        Path::new(package).join("oncue/__init__.py").is_file(),
+        "{package}"
+    );
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("a repository");
+    let python = root.join(".oncue/venv/bin/python");
+    assert!(python.is_file(), "run `deploy/install.sh python`");
+    let bin = app.join(".venv/bin");
+    std::fs::create_dir_all(&bin).expect("a folder");
+    let script = format!(
+        "#!/bin/sh\nPYTHONPATH={package} exec {} \"$@\"\n",
+        python.display()
+    );
+    std::fs::write(bin.join("python"), script).expect("written");
+    let all = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(bin.join("python"), all).expect("changed");
+}
+
+#[test]
+fn an_app_in_python_is_made_tested_and_run() {
+    let name = format!("oncue-new-python-{}", std::process::id());
+    let made = Made(std::env::temp_dir().join(name));
+    std::fs::create_dir_all(&made.0).expect("a folder");
+    let output = made.oncue(&made.0, &["new", "shop", "--lang", "python"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let app = made.0.join("shop");
+    install(&app);
+    let output = made.oncue(&app, &["test"]);
+    let said = text(&output);
+    assert!(
+        output.status.success() && said.contains("Ran 3 tests"),
+        "{said}"
+    );
+    let output = made.oncue(&app, &["test", "--", "sh", "-c", ORDER]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    // The order of nothing, with the line that rejected it.
+    assert!(
+        said.contains("an order of nothing") && said.contains("bill_order.py:"),
+        "{said}"
+    );
+}
