@@ -253,6 +253,7 @@ async fn failures_of_a_python_function_end_as_letters_with_file_and_line() {
 #[tokio::test]
 async fn a_child_that_dies_or_hangs_costs_its_own_event_and_no_other() {
     const NEIGHBOURS: usize = 40;
+    const BESIDE: usize = 5;
     for (what, words) in [
         (
             "abort",
@@ -264,8 +265,10 @@ async fn a_child_that_dies_or_hangs_costs_its_own_event_and_no_other() {
         let bus = cluster.bus().await;
         let mut host = start(&cluster).await;
         let neighbours = (0..NEIGHBOURS).map(|page| view(&format!("/{page}"), "plain"));
+        // Some on the row of the poison, so that they go to the child with it, in one run.
+        let beside = (0..BESIDE).map(|_| view("/poison", "plain"));
         let poison = std::iter::once(view("/poison", what));
-        cluster.plain_publish(poison.chain(neighbours));
+        cluster.plain_publish(poison.chain(beside).chain(neighbours));
         cluster.drained(&bus, "web", "tally").await;
         let (counts, _) = counted(&cluster, &bus, NEIGHBOURS).await;
         assert!(
@@ -276,6 +279,9 @@ async fn a_child_that_dies_or_hangs_costs_its_own_event_and_no_other() {
         assert_eq!(letters.len(), 1, "{what}: {letters:?}\n{}", host.log());
         assert_eq!(letters[0].key, "/poison");
         assert_eq!(letters[0].attempts, 3);
+        let store = cluster.store().await;
+        let beside = cluster.field(&store, "tallies", "/poison", "count").await;
+        assert_eq!(beside, BESIDE.to_string(), "{what}");
         assert!(
             letters[0].message.ends_with(words),
             "{}",
