@@ -292,6 +292,48 @@ async fn a_child_that_dies_or_hangs_costs_its_own_event_and_no_other() {
     }
 }
 
+/// An event that was in the hands of a child when it died runs alone from then on: a busy child has others as well, and they
+/// must not die with it a second time.
+#[tokio::test]
+async fn a_poison_event_is_tried_alone_however_busy_its_child_is() {
+    let cluster = cluster("").await;
+    let bus = cluster.bus().await;
+    let host = start(&cluster).await;
+    let mut pages = 0;
+    let mut neighbours = || {
+        pages += 100;
+        (pages - 100..pages).map(|page| view(&format!("/{page}"), "nap"))
+    };
+    cluster.plain_publish(neighbours());
+    cluster.plain_publish([view("/poison", "abort")]);
+    until("the poison is set aside", async || {
+        cluster.plain_publish(neighbours());
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        (cluster.count(&bus, "dlq").await > 0).then_some(())
+    })
+    .await;
+    cluster.drained(&bus, "web", "tally").await;
+    let letters = letters(&cluster, &bus).await;
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    let log = host.log();
+    let deaths: Vec<&str> = log.split("another one takes its place").collect();
+    assert_eq!(deaths.len() - 1, 3, "{log}");
+    // By the death that came before.
+    let lost: Vec<usize> = deaths
+        .iter()
+        .map(|after| {
+            let lines = after
+                .lines()
+                .filter(|line| line.contains("will be tried again"));
+            lines
+                .filter(|line| !line.contains(&letters[0].event_id))
+                .count()
+        })
+        .collect();
+    assert!(lost[1] > 0, "the child was busy: {lost:?}\n{log}");
+    assert_eq!(lost[2..], [0, 0], "{log}");
+}
+
 #[tokio::test]
 async fn a_child_has_its_memory_its_lines_and_no_password() {
     let cluster = cluster("memory = \"256MiB\"").await;
