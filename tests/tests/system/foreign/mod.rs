@@ -253,6 +253,7 @@ async fn failures_of_a_python_function_end_as_letters_with_file_and_line() {
 #[tokio::test]
 async fn a_child_that_dies_or_hangs_costs_its_own_event_and_no_other() {
     const NEIGHBOURS: usize = 40;
+    const BESIDE: usize = 5;
     for (what, words) in [
         (
             "abort",
@@ -264,8 +265,10 @@ async fn a_child_that_dies_or_hangs_costs_its_own_event_and_no_other() {
         let bus = cluster.bus().await;
         let mut host = start(&cluster).await;
         let neighbours = (0..NEIGHBOURS).map(|page| view(&format!("/{page}"), "plain"));
+        // Some on the row of the poison, so that they go to the child with it, in one run.
+        let beside = (0..BESIDE).map(|_| view("/poison", "plain"));
         let poison = std::iter::once(view("/poison", what));
-        cluster.plain_publish(poison.chain(neighbours));
+        cluster.plain_publish(poison.chain(beside).chain(neighbours));
         cluster.drained(&bus, "web", "tally").await;
         let (counts, _) = counted(&cluster, &bus, NEIGHBOURS).await;
         assert!(
@@ -276,6 +279,9 @@ async fn a_child_that_dies_or_hangs_costs_its_own_event_and_no_other() {
         assert_eq!(letters.len(), 1, "{what}: {letters:?}\n{}", host.log());
         assert_eq!(letters[0].key, "/poison");
         assert_eq!(letters[0].attempts, 3);
+        let store = cluster.store().await;
+        let beside = cluster.field(&store, "tallies", "/poison", "count").await;
+        assert_eq!(beside, BESIDE.to_string(), "{what}");
         assert!(
             letters[0].message.ends_with(words),
             "{}",
@@ -284,6 +290,48 @@ async fn a_child_that_dies_or_hangs_costs_its_own_event_and_no_other() {
         assert!(host.is_alive(), "the host is well: {}", host.log());
         assert_eq!(host.stop().await, Some(0), "{}", host.log());
     }
+}
+
+/// An event that was in the hands of a child when it died runs alone from then on: a busy child has others as well, and they
+/// must not die with it a second time.
+#[tokio::test]
+async fn a_poison_event_is_tried_alone_however_busy_its_child_is() {
+    let cluster = cluster("").await;
+    let bus = cluster.bus().await;
+    let host = start(&cluster).await;
+    let mut pages = 0;
+    let mut neighbours = || {
+        pages += 100;
+        (pages - 100..pages).map(|page| view(&format!("/{page}"), "nap"))
+    };
+    cluster.plain_publish(neighbours());
+    cluster.plain_publish([view("/poison", "abort")]);
+    until("the poison is set aside", async || {
+        cluster.plain_publish(neighbours());
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        (cluster.count(&bus, "dlq").await > 0).then_some(())
+    })
+    .await;
+    cluster.drained(&bus, "web", "tally").await;
+    let letters = letters(&cluster, &bus).await;
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    let log = host.log();
+    let deaths: Vec<&str> = log.split("another one takes its place").collect();
+    assert_eq!(deaths.len() - 1, 3, "{log}");
+    // By the death that came before.
+    let lost: Vec<usize> = deaths
+        .iter()
+        .map(|after| {
+            let lines = after
+                .lines()
+                .filter(|line| line.contains("will be tried again"));
+            lines
+                .filter(|line| !line.contains(&letters[0].event_id))
+                .count()
+        })
+        .collect();
+    assert!(lost[1] > 0, "the child was busy: {lost:?}\n{log}");
+    assert_eq!(lost[2..], [0, 0], "{log}");
 }
 
 #[tokio::test]

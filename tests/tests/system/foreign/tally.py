@@ -34,6 +34,8 @@ def tally(view: PageViewed, tally: Tally, context: Context) -> list[PageMileston
         look_up(view.page)
     if word == "fail-once" and context.attempt == 1:
         raise RuntimeError("not yet")
+    if word == "nap":
+        time.sleep(0.002)
     if word == "sleep":
         time.sleep(60)
     if word == "frozen":
