@@ -94,7 +94,9 @@ fn their_json_is_read_as_the_gateway_reads_it() {
 fn a_function_brings_its_contract_along() {
     let printed = Function::new("ship", ship).contract();
     let catalog = Catalog::default().with(&printed).expect("a contract");
-    let types: Vec<&str> = catalog.entries().map(|entry| entry.ty.as_str()).collect();
+    let types = catalog.entries().map(|entry| entry.ty.as_str());
+    // The contract of the guide is of the same crate.
+    let types: Vec<&str> = types.filter(|ty| ty.starts_with("shop.")).collect();
     assert_eq!(types, ["shop.door.opened", "shop.order.placed"]);
     // With events of two crates, each file is there once: both bring the option along.
     let both = oncue_proto::merge([

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use oncue_tests::cluster::built;
+use oncue_tests::cluster::{Cluster, built, free_port, until};
 
 /// Places an order, and looks until it is counted.
 const ORDER: &str = r#"
@@ -98,4 +98,42 @@ fn an_app_in_python_is_made_tested_and_run() {
         said.contains("an order of nothing") && said.contains("bill_order.py:"),
         "{said}"
     );
+}
+
+/// A saved function runs anew, and nothing else does.
+#[tokio::test]
+async fn oncue_dev_runs_what_is_saved() {
+    let mut cluster = Cluster::new("").await;
+    let output = cluster.output("oncue", &["new", "shop", "--lang", "python"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let app = cluster.dir.join("shop");
+    install(&app);
+    cluster.set(
+        "ONCUE_CONFIG",
+        &app.join("oncue.toml").display().to_string(),
+    );
+    for name in ["ONCUE_GATEWAY_LISTEN", "ONCUE_CONSOLE_LISTEN"] {
+        cluster.set(name, &format!("127.0.0.1:{}", free_port()));
+    }
+    let mut dev = cluster.spawn("oncue", &["dev"]);
+    dev.wait_for_line("ready in").await;
+    let order = r#"{"order":"o1","customer":"ann","cents":1000}"#;
+    let publish = ["pub", "shop.order.placed", order, "--wait", "30"];
+    let output = cluster.output("oncue", &publish);
+    assert!(output.status.success(), "{}", text(&output));
+    let source = app.join("functions/bill_order.py");
+    let code = std::fs::read_to_string(&source).expect("written");
+    std::fs::write(&source, code.replace("TAX = 19", "TAX = 7")).expect("written");
+    dev.wait_for_line("runs anew").await;
+    let order = r#"{"order":"o2","customer":"bob","cents":1000}"#;
+    let publish = ["pub", "shop.order.placed", order, "--wait", "30"];
+    let output = cluster.output("oncue", &publish);
+    assert!(output.status.success(), "{}", text(&output));
+    let row = until("the order is counted at the new rate", async || {
+        let row = cluster.output("oncue", &["state", "get", "customers", "bob", "--json"]);
+        row.status.success().then(|| text(&row))
+    })
+    .await;
+    assert!(row.contains(r#""cents":1070"#), "{row}");
+    assert_eq!(dev.stop().await, Some(0), "{}", dev.log());
 }

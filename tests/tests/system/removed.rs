@@ -81,7 +81,7 @@ async fn what_somebody_purges_is_missed() {
     let (code, sums) = audit(&cluster, "rank-pages");
     assert_eq!((code, removed_messages(&sums)), (1, waiting), "{sums}");
     assert_eq!(sums["pending"], 0, "{sums}");
-    let (code, told) = oncue(&cluster, &["audit"]);
+    let (code, told) = oncue(&cluster, &["audit", "rank-pages"]);
     assert!(
         code == 1 && told.contains("somebody has taken 100 messages out of web"),
         "{told}"

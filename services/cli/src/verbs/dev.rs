@@ -83,6 +83,8 @@ impl Dev<'_> {
         if !is_built {
             remark(paint(BAD, "not built; waiting for a change"));
         }
+        // As they were when they were started: the source of a function with `run` is its program.
+        let mut started = self.programs();
         loop {
             if is_built && self.up.get_mut().is_none() {
                 match self.start() {
@@ -119,7 +121,6 @@ impl Dev<'_> {
                     }
                 }
             }
-            let before = self.programs();
             let began = Instant::now();
             if !self.make().await {
                 let goes_on = if self.up.get_mut().is_some() {
@@ -134,8 +135,9 @@ impl Dev<'_> {
             let after = self.programs();
             let anew = after
                 .iter()
-                .filter(|(name, written)| before.get(*name) != Some(written));
+                .filter(|(name, written)| started.get(*name) != Some(written));
             let anew: BTreeSet<String> = anew.map(|(name, _)| name.clone()).collect();
+            started = after;
             if self.up.get_mut().is_some() && !anew.is_empty() {
                 self.restart(&anew, began).await;
             }

@@ -22,7 +22,7 @@ pub enum Verb {
     /// Change fields of a row by hand, and put that on record. Asks first.
     Edit(edit::Args),
     /// List the changes that were made by hand, the last first.
-    Edits(edit::ListArgs),
+    Edits(edit::EditsArgs),
 }
 
 #[derive(clap::Args)]

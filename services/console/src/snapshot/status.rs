@@ -63,9 +63,9 @@ pub enum Health {
     Failing,
     /// Nobody runs it, and events wait.
     Stuck,
-    /// What it has committed finds no room in the stream it goes to, or no leader there.
+    /// Outputs that are committed find no room in the stream they go to, or no leader there.
     Blocked,
-    /// Its consumer is paused: whoever runs gets no event.
+    /// Consumer paused: whoever runs gets no event.
     Paused,
     /// Nobody runs it, and nothing waits.
     Off,

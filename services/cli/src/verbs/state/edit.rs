@@ -35,7 +35,7 @@ pub struct Args {
 }
 
 #[derive(clap::Args)]
-pub struct ListArgs {
+pub struct EditsArgs {
     /// Most changes.
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
@@ -163,7 +163,7 @@ fn shown(value: &Value) -> String {
         .map_or_else(|| value.to_string(), str::to_owned)
 }
 
-pub async fn list(args: &ListArgs, settings: &Settings) -> Result<u8, Failure> {
+pub async fn list(args: &EditsArgs, settings: &Settings) -> Result<u8, Failure> {
     let store = settings.store().await?;
     let edits = store.edits(args.limit).await.map_err(Failure::silent)?;
     let edits: Vec<Value> = edits

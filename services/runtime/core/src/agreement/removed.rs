@@ -4,6 +4,8 @@
 //! Therefore Redis remembers how far each function is. What is missing from the stream behind that was removed before its
 //! time, since Oncue itself purges nothing that a function needs, and says how far all are before it purges anything.
 
+use std::ops::RangeInclusive;
+
 use crate::bus::info::StreamState;
 use crate::bus::{Bus, BusError};
 use crate::store::{Progress, Removed, Store};
@@ -47,7 +49,7 @@ pub async fn watch_all_removed(bus: &Bus, store: &Store, stream: &str) -> Result
     Ok(())
 }
 
-/// What was removed before a function was done with it, as far as nobody has kept that on record yet. Changes nothing.
+/// Messages that were removed before a function was done with them, as far as nobody has kept that on record yet. Changes nothing.
 ///
 /// # Errors
 ///
@@ -69,6 +71,8 @@ struct Look {
     /// Sequence up to which it was known to be done; `None` if nobody has looked before.
     known: Option<u64>,
     stream: StreamState,
+    /// Part that a restore did not bring back, which is named as that.
+    gap: RangeInclusive<u64>,
 }
 
 impl Look {
@@ -101,17 +105,20 @@ impl Look {
         };
         let known = store.known_progress(&progress).await;
         let known = known.map_err(|e| BusError(e.message))?;
+        let gaps = store.gaps().await.map_err(|e| BusError(e.message))?;
+        let gap = gaps.get(stream).map(|gap| gap.from..=gap.to);
         Ok((after.created_ms() == before.created_ms()).then_some(Self {
             progress,
             known,
             stream: after.state,
+            gap: gap.unwrap_or(RangeInclusive::new(1, 0)),
         }))
     }
 
-    /// What is missing behind the sequence that was known, up to `to`.
+    /// Messages missing behind the sequence that was known, up to `to`.
     fn removed(&self, to: u64) -> Option<Removed> {
         let known = self.known?;
-        let missing = missing(&self.stream, known, to)?;
+        let missing = missing(&self.stream, known, to, &self.gap)?;
         let Progress {
             stream,
             created,
@@ -138,33 +145,49 @@ struct Missing {
     messages: u64,
 }
 
-/// Sequences above `known` and up to `to` that a stream had and has not; `None` if there are none.
-fn missing(stream: &StreamState, known: u64, to: u64) -> Option<Missing> {
+/// Sequences above `known` and up to `to` that a stream had and has not, but for those of the gap; `None` if there are none.
+fn missing(
+    stream: &StreamState,
+    known: u64,
+    to: u64,
+    gap: &RangeInclusive<u64>,
+) -> Option<Missing> {
     // A stream that is empty says that its first message will be the one after the last.
-    let front = (known + 1)..stream.first_seq.min(to.saturating_add(1));
+    let front = known + 1..stream.first_seq.min(to.saturating_add(1));
+    let before = front.start..front.end.min(*gap.start());
+    let behind = front.start.max(gap.end() + 1)..front.end;
+    let parts = if gap.is_empty() {
+        [front, 0..0]
+    } else {
+        [before, behind]
+    };
     let inside = stream.deleted.iter().copied();
-    let inside = inside
-        .filter(|sequence| *sequence > known && *sequence <= to && *sequence >= stream.first_seq);
-    let mut found: Option<Missing> = (!front.is_empty()).then(|| Missing {
-        from: front.start,
-        to: front.end - 1,
-        messages: front.end - front.start,
+    let inside = inside.filter(|sequence| {
+        let is_behind = *sequence > known && *sequence >= stream.first_seq;
+        is_behind && *sequence <= to && !gap.contains(sequence)
     });
-    for sequence in inside {
-        let missing = found.get_or_insert(Missing {
-            from: sequence,
-            to: sequence,
-            messages: 0,
-        });
-        missing.to = sequence;
-        missing.messages += 1;
-    }
-    found
+    let parts = parts
+        .into_iter()
+        .chain(inside.map(|sequence| sequence..sequence + 1));
+    parts
+        .filter(|part| !part.is_empty())
+        .map(|part| Missing {
+            from: part.start,
+            to: part.end - 1,
+            messages: part.end - part.start,
+        })
+        .reduce(|missing, part| Missing {
+            from: missing.from,
+            to: part.to,
+            messages: missing.messages + part.messages,
+        })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NONE: RangeInclusive<u64> = RangeInclusive::new(1, 0);
 
     fn stream(first_seq: u64, last_seq: u64, deleted: &[u64]) -> StreamState {
         let state =
@@ -175,29 +198,47 @@ mod tests {
     #[test]
     fn what_is_missing_behind_the_known_place_counts() {
         let whole = stream(1, 20, &[]);
-        assert_eq!(missing(&whole, 5, u64::MAX), None);
+        assert_eq!(missing(&whole, 5, u64::MAX, &NONE), None);
         // Purged up to where the function was done.
-        assert_eq!(missing(&stream(6, 20, &[]), 5, u64::MAX), None);
+        assert_eq!(missing(&stream(6, 20, &[]), 5, u64::MAX, &NONE), None);
         let front = Missing {
             from: 6,
             to: 8,
             messages: 3,
         };
-        assert_eq!(missing(&stream(9, 20, &[]), 5, u64::MAX), Some(front));
+        assert_eq!(
+            missing(&stream(9, 20, &[]), 5, u64::MAX, &NONE),
+            Some(front)
+        );
         let both = Missing {
             from: 6,
             to: 12,
             messages: 5,
         };
         let torn = stream(9, 20, &[11, 12]);
-        assert_eq!(missing(&torn, 5, 15), Some(both));
-        assert_eq!(missing(&torn, 12, 15), None);
-        assert_eq!(missing(&torn, 10, 11).expect("one").messages, 1);
+        assert_eq!(missing(&torn, 5, 15, &NONE), Some(both));
+        assert_eq!(missing(&torn, 12, 15, &NONE), None);
+        assert_eq!(missing(&torn, 10, 11, &NONE).expect("one").messages, 1);
         // Emptied.
         assert_eq!(
-            missing(&stream(21, 20, &[]), 5, 20).expect("all").messages,
+            missing(&stream(21, 20, &[]), 5, 20, &NONE)
+                .expect("all")
+                .messages,
             15
         );
-        assert_eq!(missing(&stream(21, 20, &[]), 20, 20), None);
+        assert_eq!(missing(&stream(21, 20, &[]), 20, 20, &NONE), None);
+    }
+
+    #[test]
+    fn what_a_restore_left_out_is_named_elsewhere() {
+        fn found(gap: RangeInclusive<u64>) -> Option<u64> {
+            let torn = stream(9, 20, &[11, 12, 13]);
+            missing(&torn, 5, 20, &gap).map(|missing| missing.messages)
+        }
+        assert_eq!(found(NONE), Some(6));
+        assert_eq!(found(11..=12), Some(4));
+        assert_eq!(found(7..=12), Some(2));
+        assert_eq!(found(6..=13), None);
+        assert_eq!(found(1..=30), None);
     }
 }

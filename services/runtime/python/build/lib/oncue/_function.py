@@ -1,0 +1,276 @@
+"""A function: a name, a handler, and everything its signature says."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime
+import hashlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from oncue import _contract, _wire
+from oncue._rows import RowType
+
+E = TypeVar("E")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Reject(Exception):
+    """The event can never be handled: it is dead-lettered now, its row unchanged."""
+
+
+def reject(why: object) -> Reject:
+    """Why an event can never be handled: `raise reject("no such page")`."""
+    return Reject(str(why))
+
+
+@dataclasses.dataclass(frozen=True)
+class Delayed(Generic[E]):
+    """An event that is to happen later: kept by the bus until it is due. Counted from the run of the function."""
+
+    event: E
+    after: datetime.timedelta
+
+
+class Context:
+    """Identity and time of the event, and changes that need no row."""
+
+    __slots__ = ("_event", "_key", "_function", "_own", "operations", "is_dry_run")
+
+    def __init__(self, event: Any, key: str, function: str, own: str = "", is_dry_run: bool = False) -> None:
+        self._event, self._key, self._function, self._own = event, key, function, own
+        # Changes without a row, in order.
+        self.operations: list[dict[str, Any]] = []
+        # Whether an operator only wants to see what would come of the event: calls to the outside are to be left out.
+        self.is_dry_run = is_dry_run
+
+    @property
+    def id(self) -> str:
+        """Id of the event: the same for every attempt and every copy."""
+        return str(self._event.id)
+
+    @property
+    def type(self) -> str:
+        """Type of the event, `shop.order.placed`."""
+        return str(self._event.type)
+
+    @property
+    def source(self) -> str:
+        """Source of the event: a function, the gateway, or a client's own."""
+        return str(self._event.source)
+
+    @property
+    def key(self) -> str:
+        """Key of the function's row."""
+        return self._key
+
+    @property
+    def flow(self) -> str:
+        """Id of the root event of the flow."""
+        return str(self._event.flow)
+
+    @property
+    def cause(self) -> str:
+        """Id of the event that caused this one; empty for a root."""
+        return str(self._event.cause)
+
+    @property
+    def time(self) -> datetime.datetime:
+        """When the event happened: the same for every attempt, unlike the clock."""
+        begin = datetime.datetime.fromtimestamp(0, datetime.timezone.utc)
+        return begin + datetime.timedelta(milliseconds=self._event.time_ms)
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first run; one that ended with its process counts as well."""
+        return int(self._event.attempt)
+
+    @property
+    def traceparent(self) -> str:
+        """Span of the event in this function [W3C Trace Context], for spans of one's own; empty where nobody traces."""
+        return str(self._event.traceparent)
+
+    def idempotency_key(self, step: str) -> str:
+        """For calls to the outside, which can only be made at least once: the same however often this event is run."""
+        sha = hashlib.sha256()
+        for part in ("idempotency", self.id, self._function, step):
+            encoded = part.encode()
+            sha.update(len(encoded).to_bytes(8, "big"))
+            sha.update(encoded)
+        return base64.urlsafe_b64encode(sha.digest()[:16]).rstrip(b"=").decode()
+
+    def add(self, table: str, field: str, by: int) -> None:
+        """Adds to an integer field of the key's row in `table`; an absent field counts as 0."""
+        self._change(table, add={"field": field, "by": by})
+
+    def max(self, table: str, field: str, to: int) -> None:
+        """Raises an integer field of the key's row in `table`, or leaves it where it is as high already."""
+        self._change(table, max={"field": field, "by": to})
+
+    def set_add(self, table: str, member: str) -> None:
+        """Adds a member to the key's set in `table`."""
+        self._change(table, set_add=member)
+
+    def top_n(self, table: str, member: str, score: int, limit: int) -> None:
+        """Gives a member a score in the key's ranking in `table`, which keeps the `limit` highest."""
+        self._change(table, top_n={"member": member, "score": score, "limit": limit})
+
+    def distinct(self, table: str, member: str) -> None:
+        """Counts a member in the key's approximate count of distinct members in `table`."""
+        self._change(table, distinct=member)
+
+    def _change(self, table: str, **change: Any) -> None:
+        if not table or table == self._own:
+            raise reject(f"{change} changes the row table {table!r} behind the handler's back; change the row itself")
+        self.operations.append({"table": table, **change})
+
+
+def function(
+    name: str,
+    *,
+    version: str = "0.0.0",
+    key: str = "",
+    timeout: float = 0,
+    attempts: int = 0,
+    concurrency: int = 0,
+) -> Callable[[F], F]:
+    """Makes a handler the function `name`, as oncue.toml calls it. The handler stays what it was: a test calls it.
+
+    Arguments are told by their annotations: an event of the contract (or one of several), a row, a `Context`, each of them
+    or not. The annotation of the result says which events may follow. `key` is the field of the event whose text is the key,
+    where that is not the contract's; `timeout` is in seconds.
+    """
+
+    def of(handler: F) -> F:
+        limits = {"timeout_ms": int(timeout * 1000), "attempts": attempts, "concurrency": concurrency}
+        made = Function(handler, name, version, key, limits)
+        setattr(handler, "__oncue__", made)
+        Function.all.append(made)
+        return handler
+
+    return of
+
+
+class Function:
+    """A handler with what its signature says."""
+
+    all: typing.ClassVar[list[Function]] = []
+
+    def __init__(
+        self, handler: Callable[..., Any], name: str, version: str, key: str, limits: dict[str, int]
+    ) -> None:
+        self.handler, self.name, self.version, self.key, self.limits = handler, name, version, key, limits
+        self.is_async = inspect.iscoroutinefunction(handler)
+        self.events: dict[str, type[Message]] = {}
+        self.row: RowType | None = None
+        self._order: list[str] = []
+        hints = typing.get_type_hints(handler)
+        for parameter in inspect.signature(handler).parameters:
+            if parameter not in hints:
+                raise TypeError(f"{name}: say by an annotation what {parameter} is: an event, a row, or a Context")
+            self._order.append(self._argument(parameter, hints[parameter]))
+        repeated = [what for what in ("event", "row", "context") if self._order.count(what) > 1]
+        if repeated:
+            raise TypeError(f"{name}: two arguments are its {repeated[0]}; it has one")
+        # Types by the full names of their messages.
+        self.emits: dict[str, str] = {}
+        self._emitted: list[type[Message]] = []
+        self._result(hints.get("return", type(None)))
+
+    def _argument(self, parameter: str, hint: Any) -> str:
+        if hint is Context:
+            return "context"
+        row = getattr(hint, "__oncue_row__", None)
+        if isinstance(row, RowType):
+            row.codecs()
+            self.row = row
+            return "row"
+        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        for message in typing.get_args(hint) if is_union else [hint]:
+            self.events[self._type(message, parameter)] = message
+        return "event"
+
+    def _type(self, message: Any, place: str) -> str:
+        is_message = isinstance(message, type) and issubclass(message, Message)
+        found = _contract.event_type(message) if is_message else None
+        if found is None:
+            raise TypeError(
+                f"{self.name}: {place} is {message!r}, which is no event of the contract, no @row class and no Context"
+            )
+        return found
+
+    def _result(self, hint: Any) -> None:
+        """Event types that a result may hold, at every depth of unions, lists, tuples and delays."""
+        if hint is None or hint is type(None):
+            return
+        if typing.get_origin(hint) is not None:
+            for part in typing.get_args(hint):
+                if part is not Ellipsis:
+                    self._result(part)
+            return
+        self.emits[hint.DESCRIPTOR.full_name if hasattr(hint, "DESCRIPTOR") else ""] = self._type(hint, "its result")
+        self._emitted.append(hint)
+
+    def manifest(self) -> dict[str, Any]:
+        """The function as data, for Hello."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "triggers": sorted(self.events),
+            "emits": sorted(self.emits.values()),
+            "key": self.key,
+            "table": self.row.table if self.row else "",
+            "row_version": self.row.version if self.row else 1,
+            **self.limits,
+        }
+
+    def contract(self) -> bytes:
+        """Descriptor set of all events in the signature."""
+        return _contract.descriptors([*self.events.values(), *self._emitted])
+
+    def decode(self, event: Any) -> Message | None:
+        """The event's payload as its message; none for a function without an event."""
+        message = self.events.get(event.type)
+        return message.FromString(event.payload) if message is not None else None
+
+    def call(self, event: Message | None, row: Any, context: Context) -> Any:
+        """Calls the handler with the arguments it has."""
+        values = {"event": event, "row": row, "context": context}
+        return self.handler(*[values[what] for what in self._order])
+
+    def done(self, result: Any, context: Context) -> Any:
+        """Effects of a run, as they are sent."""
+        done = _wire.Done()
+        for event in _flat(result):
+            delay = 0
+            while isinstance(event, Delayed):
+                delay += round(event.after.total_seconds() * 1000)
+                event = event.event
+            name = event.DESCRIPTOR.full_name if isinstance(event, Message) else ""
+            if name not in self.emits:
+                raise reject(
+                    f"{self.name} returned {type(event).__name__}, which the annotation of its result does not name"
+                )
+            done.outputs.add(type=self.emits[name], payload=event.SerializeToString(), delay_ms=delay)
+        for operation in context.operations:
+            done.operations.add(**operation)
+        return done
+
+
+def _flat(result: Any) -> Iterable[Any]:
+    if result is None:
+        return
+    if isinstance(result, Iterable) and not isinstance(result, (Message, Delayed)):
+        for part in result:
+            yield from _flat(part)
+    elif isinstance(result, Delayed) and isinstance(result.event, (list, tuple)):
+        for part in result.event:
+            yield Delayed(part, result.after)
+    else:
+        yield result

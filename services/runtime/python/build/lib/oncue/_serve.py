@@ -1,0 +1,527 @@
+"""The child's end of the function protocol: a thread reads frames, handlers run in the main thread, answers go out run by run.
+
+Plain handlers run one after the other; async ones as one task for each run, the events of a run in turn. The thread that
+reads also watches the time: it interrupts a plain handler by a signal, which ends loops and sleeps, and answers pings, so
+that a busy process is told from a frozen one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import importlib.util
+import io
+import logging
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from types import TracebackType
+from typing import Any
+
+from oncue import _contract, _wire
+from oncue._function import Context, Function, Reject
+from oncue._rows import Fields, RowError
+
+_SOCKET = "ONCUE_SOCKET"
+_VERSION = 1
+_HEAD = struct.Struct("<I")
+# Results that are sent together at most; fewer where nothing else is to be done.
+_BATCH = 64
+# Seconds between two looks at whether the next event of a run has begun.
+_LOOK = 0.05
+# Signal by which the reading thread interrupts a handler.
+_INTERRUPT = signal.SIGUSR2
+
+# Number of the run, and place of the event in it, to which what is logged belongs.
+_current: contextvars.ContextVar[tuple[int, int]] = contextvars.ContextVar("oncue", default=(0, 0))
+
+
+class _TooLong(BaseException):
+    """Raised into a handler whose time is over; no Exception, so that no handler takes it for one of its own."""
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m oncue FILE, run by oncue-host", file=sys.stderr)
+        return 2
+    number = os.environ.pop(_SOCKET, "")
+    if not number:
+        print(
+            "python -m oncue speaks to oncue-host, which has not started it: write\n"
+            f'  [functions.NAME]\n  run = ["python", "-m", "oncue", "{arguments[0]}"]\n'
+            "into oncue.toml, and run `oncue up`",
+            file=sys.stderr,
+        )
+        return 2
+    connection = _Connection(socket.socket(fileno=int(number)))
+    begin = connection.next("begin").begin
+    _contract.use(begin.contract)
+    try:
+        function = _load(arguments[0], begin.function)
+        hello = _wire.Frame()
+        hello.hello.lowest = hello.hello.highest = _VERSION
+        hello.hello.sdk, hello.hello.sdk_version = "oncue-python", sys.modules["oncue"].__version__
+        for name, value in function.manifest().items():
+            if isinstance(value, list):
+                getattr(hello.hello.manifest, name).extend(value)
+            else:
+                setattr(hello.hello.manifest, name, value)
+        hello.hello.contract = function.contract()
+    except Exception as e:
+        traceback.print_exc()
+        why = str(e) if not _place(e.__traceback__) else f"{_place(e.__traceback__)}: {type(e).__name__}: {e}"
+        fatal = _wire.Frame()
+        fatal.fatal.sentence = why
+        connection.send(fatal)
+        return 1
+    connection.send(hello)
+    connection.next("welcome")
+    _speak_through(connection)
+    server = _AsyncServer(function, connection) if function.is_async else _Server(function, connection)
+    server.serve()
+    return 0
+
+
+def _load(path: str, name: str) -> Function:
+    """The function `name` of a file."""
+    folder = os.path.dirname(os.path.abspath(path))
+    for place in (os.getcwd(), folder):
+        if place not in sys.path:
+            sys.path.insert(0, place)
+    module_name = os.path.splitext(os.path.basename(path))[0].replace("-", "_")
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    spec.loader.exec_module(module)
+    for function in Function.all:
+        if function.name == name:
+            return function
+    known = ", ".join(function.name for function in Function.all) or "none"
+    raise LookupError(f"{path} has no @function({name!r}); it has {known}")
+
+
+class _Connection:
+    """Frames on the socket. One thread reads; several write, each frame whole."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(True)
+        sock.set_inheritable(False)
+        self._socket = sock
+        self._buffer = bytearray()
+        self._lock = threading.Lock()
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def next(self, wanted: str) -> Any:
+        """The next frame, which must be of one kind."""
+        while True:
+            for frame in self.frames(None):
+                kind = frame.WhichOneof("frame")
+                if kind == "fatal":
+                    raise SystemExit(frame.fatal.sentence)
+                if kind == wanted:
+                    return frame
+
+    def frames(self, wait: float | None) -> list[Any]:
+        """Frames that have come, after at most `wait` seconds. Ends the process where the host is gone."""
+        found = self._take()
+        while not found:
+            if wait is not None and not self._poll.poll(max(0, int(wait * 1000) + 1)):
+                return []
+            received = self._socket.recv(1 << 18)
+            if not received:
+                os._exit(0)
+            self._buffer += received
+            found = self._take()
+            if not found and wait is not None:
+                return []
+        return found
+
+    def _take(self) -> list[Any]:
+        frames, at, buffer = [], 0, self._buffer
+        while len(buffer) - at >= 4:
+            (length,) = _HEAD.unpack_from(buffer, at)
+            if len(buffer) - at - 4 < length:
+                break
+            frames.append(_wire.Frame.FromString(bytes(buffer[at + 4 : at + 4 + length])))
+            at += 4 + length
+            # The frames of the handshake come one by one.
+            if frames[-1].WhichOneof("frame") in ("begin", "welcome"):
+                break
+        if at:
+            del buffer[:at]
+        return frames
+
+    def send(self, frame: Any) -> None:
+        encoded = frame.SerializeToString()
+        try:
+            with self._lock:
+                self._socket.sendall(_HEAD.pack(len(encoded)) + encoded)
+        except OSError:
+            os._exit(0)
+
+
+class _Server:
+    """Runs plain handlers in the main thread, one after the other."""
+
+    def __init__(self, function: Function, connection: _Connection) -> None:
+        self.function, self.connection = function, connection
+        self.begun = 0
+        self._runs: deque[Any] = deque()
+        self._more = threading.Semaphore(0)
+        # The event that runs, by its number; when its time is over; and the one that is to be interrupted.
+        self._running = 0
+        self._deadline = 0.0
+        self._interrupted = 0
+        # Runs that have come, and those that are worked off.
+        self._given = self._done = 0
+
+    def serve(self) -> None:
+        signal.signal(_INTERRUPT, self._interrupt)
+        main = threading.main_thread().ident
+        assert main is not None
+        threading.Thread(target=self._read, args=(main,), name="oncue", daemon=True).start()
+        answer = _wire.Frame()
+        while True:
+            if not self._more.acquire(blocking=False):
+                if answer.answer.results:
+                    self.connection.send(answer)
+                    answer = _wire.Frame()
+                self._more.acquire()
+            run = self._runs.popleft()
+            if run is None:
+                break
+            self._run(run, answer.answer.results.add())
+            self._done += 1
+            if len(answer.answer.results) >= _BATCH:
+                self.connection.send(answer)
+                answer = _wire.Frame()
+        if answer.answer.results:
+            self.connection.send(answer)
+        drained = _wire.Frame()
+        drained.drained.SetInParent()
+        self.connection.send(drained)
+
+    def _read(self, main: int) -> None:
+        while True:
+            running = self._running
+            for frame in self.connection.frames(self._wait(running)):
+                kind = frame.WhichOneof("frame")
+                if kind == "invoke":
+                    self._given += len(frame.invoke.runs)
+                    for run in frame.invoke.runs:
+                        self._runs.append(run)
+                        self._more.release()
+                elif kind == "ping":
+                    _pong(self.connection, frame.ping.number, self.begun)
+                elif kind == "cancel":
+                    self._stop(self._running, main)
+                elif kind == "drain":
+                    self._runs.append(None)
+                    self._more.release()
+                elif kind == "fatal":
+                    print(f"oncue-host: {frame.fatal.sentence}", file=sys.__stderr__)
+            if running and running == self._running and time.monotonic() >= self._deadline:
+                self._stop(running, main)
+                time.sleep(0.01)
+
+    def _wait(self, running: int) -> float | None:
+        """Time until there is something to see to besides frames."""
+        if running:
+            return max(0.0, self._deadline - time.monotonic())
+        return _LOOK if self._given > self._done else None
+
+    def _stop(self, running: int, main: int) -> None:
+        if running:
+            self._interrupted = running
+            signal.pthread_kill(main, _INTERRUPT)
+
+    def _interrupt(self, _signal: int, _frame: Any) -> None:
+        # One that has ended meanwhile is not interrupted, nor is its successor.
+        if self._running and self._running == self._interrupted:
+            raise _TooLong
+
+    def _run(self, run: Any, result: Any) -> None:
+        work = _Work(self.function, run, result)
+        for place, event in enumerate(work.events()):
+            self.begun += 1
+            started = time.monotonic()
+            self._deadline = started + event.timeout_ms / 1000
+            _current.set((run.number, place))
+            try:
+                try:
+                    context = work.context(event)
+                    message = work.decode(event)
+                    self._running = self.begun
+                    result = self.function.call(message, work.row, context)
+                    done = self.function.done(result, context)
+                finally:
+                    self._running = 0
+                work.succeeded(done, started)
+            except _TooLong as e:
+                work.failed(_timeout(event, e), started)
+            except Exception as e:
+                work.failed(e, started)
+        _current.set((0, 0))
+
+
+class _AsyncServer:
+    """Runs async handlers, a task for each run."""
+
+    def __init__(self, function: Function, connection: _Connection) -> None:
+        self.function, self.connection = function, connection
+        self.begun = 0
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._answer = _wire.Frame()
+        self._loop: asyncio.AbstractEventLoop
+
+    def serve(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._drain = asyncio.Event()
+        threading.Thread(target=self._read, name="oncue", daemon=True).start()
+        await self._drain.wait()
+        while self._tasks:
+            await asyncio.wait(self._tasks.values())
+        self._flush()
+        drained = _wire.Frame()
+        drained.drained.SetInParent()
+        self.connection.send(drained)
+
+    def _read(self) -> None:
+        while True:
+            for frame in self.connection.frames(None):
+                kind = frame.WhichOneof("frame")
+                if kind == "invoke":
+                    self._loop.call_soon_threadsafe(self._begin, list(frame.invoke.runs))
+                elif kind == "ping":
+                    _pong(self.connection, frame.ping.number, self.begun)
+                elif kind == "cancel":
+                    self._loop.call_soon_threadsafe(self._cancel, frame.cancel.run)
+                elif kind == "drain":
+                    self._loop.call_soon_threadsafe(self._drain.set)
+
+    def _begin(self, runs: list[Any]) -> None:
+        for run in runs:
+            self._tasks[run.number] = self._loop.create_task(self._run(run))
+
+    def _cancel(self, number: int) -> None:
+        if task := self._tasks.get(number):
+            task.cancel()
+
+    async def _run(self, run: Any) -> None:
+        work = _Work(self.function, run, _wire.RunResult())
+        for place, event in enumerate(work.events()):
+            self.begun += 1
+            started = time.monotonic()
+            _current.set((run.number, place))
+            try:
+                context = work.context(event)
+                message = work.decode(event)
+                async with asyncio.timeout(event.timeout_ms / 1000) as limit:
+                    result = await self.function.call(message, work.row, context)
+                work.succeeded(self.function.done(result, context), started)
+            except TimeoutError as e:
+                work.failed(_timeout(event, e) if limit.expired() else e, started)
+            except asyncio.CancelledError as e:
+                work.failed(_timeout(event, e), started)
+            except Exception as e:
+                work.failed(e, started)
+        del self._tasks[run.number]
+        if not self._answer.answer.results:
+            # Whatever else is done in this turn goes with it.
+            self._loop.call_soon(self._flush)
+        self._answer.answer.results.append(work.result)
+
+    def _flush(self) -> None:
+        if self._answer.answer.results:
+            self.connection.send(self._answer)
+            self._answer = _wire.Frame()
+
+
+class _Timeout(Exception):
+    """An event whose handler has run for too long, with the place where it was."""
+
+
+def _timeout(event: Any, at: BaseException) -> _Timeout:
+    made = _Timeout(f"still running after {event.timeout_ms} ms")
+    return made.with_traceback(at.__traceback__)
+
+
+class _Undecodable(Exception):
+    """An event whose payload is no message of its type."""
+
+
+class _Work:
+    """A run that is being worked off: its row, and what came of its events."""
+
+    def __init__(self, function: Function, run: Any, result: Any) -> None:
+        self.function, self.run, self.result = function, run, result
+        result.number = run.number
+        self.row: Any = None
+        self._read: Fields = {field.name: field.value for field in run.fields}
+        # The row as the last event that succeeded has left it: to go back to, and as it is stored.
+        self._kept: Any = None
+        self._fields: Fields | None = None
+        if function.row is None:
+            return
+        try:
+            self.row = function.row.open(self._read, run.row_version)
+            if run.check:
+                function.row.fields(self.row)
+        except Exception as e:
+            result.failure.text = str(e) if isinstance(e, RowError) else f"{type(e).__name__}: {e}"
+            setattr(result.failure, "class", "row")
+            return
+        if len(run.events) > 1:
+            self._kept = function.row.snapshot(self.row)
+
+    def events(self) -> Any:
+        """Events that are to be run; none where the row cannot be read, or where only that was asked."""
+        if self.result.HasField("failure"):
+            return
+        if not self.run.check:
+            yield from self.run.events
+        else:
+            for event in self.run.events:
+                outcome = self.result.events.add()
+                outcome.done.SetInParent()
+                try:
+                    self.decode(event)
+                except Exception as e:
+                    _describe(outcome.reject, e)
+        self._finish()
+
+    def context(self, event: Any) -> Context:
+        own = self.function.row.table if self.function.row is not None else ""
+        return Context(event, self.run.key, self.function.name, own, self.run.dry_run)
+
+    def decode(self, event: Any) -> Any:
+        try:
+            return self.function.decode(event)
+        except Exception as e:
+            raise _Undecodable(f"{event.type} is not readable as protobuf: {e}") from None
+
+    def succeeded(self, done: Any, started: float) -> None:
+        row = self.function.row
+        if row is not None:
+            try:
+                # What cannot be stored is found out here, so that only this event fails by it.
+                self._fields = row.fields(self.row)
+            except RowError as e:
+                return self.failed(e, started)
+            if len(self.run.events) > 1:
+                self._kept = row.snapshot(self.row)
+        outcome = self.result.events.add(micros=int((time.monotonic() - started) * 1e6))
+        outcome.done.CopyFrom(done)
+
+    def failed(self, error: BaseException, started: float) -> None:
+        outcome = self.result.events.add(micros=int((time.monotonic() - started) * 1e6))
+        rejected = isinstance(error, (Reject, _Undecodable))
+        _describe(outcome.reject if rejected else outcome.retry, error)
+        if self._kept is not None and self.function.row is not None:
+            self.row = self.function.row.snapshot(self._kept)
+
+    def _finish(self) -> None:
+        row = self.function.row
+        if row is None or self._fields is None:
+            return
+        fields, gone = row.changes(self._fields, self._read, self.run.row_version)
+        for name, value in fields.items():
+            self.result.set.add(name=name, value=value)
+        self.result.deleted.extend(gone)
+
+
+def _describe(failure: Any, error: BaseException) -> None:
+    names: dict[type, str] = {Reject: "rejected", _Timeout: "timeout", _Undecodable: "decode", MemoryError: "memory"}
+    text = str(error)
+    kind = names.get(type(error), type(error).__name__)
+    setattr(failure, "class", kind)
+    if type(error) in names and text:
+        failure.text = text
+    else:
+        failure.text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    failure.place = _place(error.__traceback__)
+
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def _place(trace: TracebackType | None) -> str:
+    """`file:line` of the last frame in the app's own files, as seen from its folder."""
+    found, root = "", os.getcwd()
+    for frame, line in traceback.walk_tb(trace):
+        path = os.path.abspath(frame.f_code.co_filename)
+        if path.startswith(root + os.sep) and not path.startswith(_HERE) and "site-packages" not in path:
+            found = f"{os.path.relpath(path, root)}:{line}"
+    return found
+
+
+def _pong(connection: _Connection, number: int, begun: int) -> None:
+    pong = _wire.Frame()
+    pong.pong.number, pong.pong.begun = number, begun
+    connection.send(pong)
+
+
+def _log(connection: _Connection, severity: int, text: str, logger: str = "") -> None:
+    frame = _wire.Frame()
+    frame.log.severity, frame.log.text, frame.log.logger = severity, text, logger
+    frame.log.run, frame.log.event = _current.get()
+    connection.send(frame)
+
+
+def _speak_through(connection: _Connection) -> None:
+    """What is printed and logged becomes log records with trace and flow. What reaches the descriptors past Python, of a
+    subprocess or an extension in C, the host reads as lines."""
+    sys.stdout = _Lines(connection, _wire.INFO)
+    sys.stderr = _Lines(connection, _wire.WARN)
+    root = logging.getLogger()
+    root.addHandler(_Records(connection))
+    if root.level == logging.WARNING:
+        root.setLevel(logging.INFO)
+
+
+class _Lines(io.TextIOBase):
+    """Printed text, line by line."""
+
+    def __init__(self, connection: _Connection, severity: int) -> None:
+        self._connection, self._severity, self._rest = connection, severity, ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            _log(self._connection, self._severity, line)
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+class _Records(logging.Handler):
+    """Records of `logging`."""
+
+    def __init__(self, connection: _Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def emit(self, record: logging.LogRecord) -> None:
+        levels = [(logging.ERROR, _wire.ERROR), (logging.WARNING, _wire.WARN), (logging.INFO, _wire.INFO)]
+        severity = next((ours for level, ours in levels if record.levelno >= level), _wire.DEBUG)
+        try:
+            _log(self._connection, severity, self.format(record), record.name)
+        except Exception:
+            self.handleError(record)
