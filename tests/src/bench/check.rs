@@ -66,7 +66,7 @@ pub async fn headers(arena: &Arena, filters: &[&str], names: &[&str]) -> Vec<(u6
     let body = json!({
         "stream_name": "web",
         "config": {
-            "durable_name": "check",
+            "durable_name": "app_check",
             "ack_policy": "none",
             "headers_only": true,
             "filter_subjects": filters,
@@ -75,7 +75,7 @@ pub async fn headers(arena: &Arena, filters: &[&str], names: &[&str]) -> Vec<(u6
     });
     let info = arena
         .bus
-        .api("CONSUMER.CREATE.web.check", &body)
+        .api("CONSUMER.CREATE.web.app_check", &body)
         .await
         .expect("a consumer to check with");
     let expected = info["num_pending"].as_u64().unwrap_or(0) as usize;
@@ -104,7 +104,7 @@ pub async fn headers(arena: &Arena, filters: &[&str], names: &[&str]) -> Vec<(u6
     drop(pull);
     arena
         .bus
-        .api("CONSUMER.DELETE.web.check", &Value::Null)
+        .api("CONSUMER.DELETE.web.app_check", &Value::Null)
         .await
         .expect("deleted");
     found
