@@ -7,7 +7,7 @@ programs=$(cd "$1" && pwd)
 checkout=$(cd "$(dirname "$0")/.." && pwd)
 oncue=$programs/oncue
 folder=$(mktemp -d)
-trap 'status=$?; [ -z "${up:-}" ] || kill -INT "$up" 2>/dev/null && wait "$up" 2>/dev/null; rm -rf "$folder"; exit $status' EXIT INT TERM
+trap 'status=$?; if [ -n "${up:-}" ]; then kill -INT "$up" 2>/dev/null && wait "$up" 2>/dev/null; fi; rm -rf "$folder"; exit $status' EXIT INT TERM
 
 free_port() {
     python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
