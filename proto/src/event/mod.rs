@@ -111,11 +111,17 @@ fn is_redrive(subject: &str) -> bool {
 impl Meta {
     /// Attributes of a message that cannot be read, from where it stands.
     pub fn of_origin(origin: &Origin<'_>) -> Self {
-        let id = origin.id();
+        let source = format!("nats://{}", origin.stream);
+        let ty = type_of_subject(origin.subject);
+        Self::root(origin.id(), source, ty, origin.published)
+    }
+
+    /// Attributes of an event that nothing has caused and that begins a flow, without a trace and without a ledger.
+    pub fn root(id: String, source: String, ty: &str, time: u64) -> Self {
         Self {
-            source: format!("nats://{}", origin.stream),
-            ty: type_of_subject(origin.subject).to_owned(),
-            time: origin.published,
+            source,
+            ty: ty.to_owned(),
+            time,
             timed: true,
             flow: id.clone(),
             cause: String::new(),

@@ -223,21 +223,7 @@ impl App {
     pub fn publish<E: Event>(&mut self, event: &E) -> String {
         self.published += 1;
         let id = format!("event-{}", self.published);
-        let meta = Meta {
-            id: id.clone(),
-            source: "/test".into(),
-            ty: E::TYPE.into(),
-            time: self.world.now(),
-            timed: true,
-            flow: id.clone(),
-            cause: String::new(),
-            hops: 0,
-            traceparent: None,
-            tracestate: None,
-            baggage: None,
-            redrive: None,
-            tracked: false,
-        };
+        let meta = Meta::root(id.clone(), "/test".to_owned(), E::TYPE, self.world.now());
         let message = Outbound {
             subject: event::subject(E::TYPE, event.key()),
             headers: event::headers(&meta, event.key(), Format::Protobuf)

@@ -67,19 +67,8 @@ impl Client {
     pub async fn publish<E: Event>(&self, event: &E) -> Result<String> {
         let id = event::new_id();
         let meta = Meta {
-            id: id.clone(),
-            source: "/test".into(),
-            ty: E::TYPE.into(),
-            time: event::now_ms(),
-            timed: true,
-            flow: id.clone(),
-            cause: String::new(),
-            hops: 0,
-            traceparent: None,
-            tracestate: None,
-            baggage: None,
-            redrive: None,
             tracked: true,
+            ..Meta::root(id.clone(), "/test".to_owned(), E::TYPE, event::now_ms())
         };
         // Ahead of the event, so that the ledger knows of every step.
         self.store.track(&meta, event.key(), self.keep).await?;
