@@ -100,6 +100,11 @@ pub trait Emit: Send {
         Vec::new()
     }
 
+    /// Those of the types that may be [`Delayed`], for the manifest. Default: none.
+    fn delayed() -> Vec<&'static str> {
+        Vec::new()
+    }
+
     /// Appends the events, encoded, in the order in which they are to be published.
     fn emit(self, out: &mut Vec<Draft>);
 }
@@ -156,6 +161,10 @@ impl<E: Emit> Emit for Delayed<E> {
         E::contracts()
     }
 
+    fn delayed() -> Vec<&'static str> {
+        E::types()
+    }
+
     fn emit(self, out: &mut Vec<Draft>) {
         let from = out.len();
         self.event.emit(out);
@@ -175,6 +184,10 @@ impl<T: Emit> Emit for Option<T> {
         T::contracts()
     }
 
+    fn delayed() -> Vec<&'static str> {
+        T::delayed()
+    }
+
     fn emit(self, out: &mut Vec<Draft>) {
         if let Some(value) = self {
             value.emit(out);
@@ -190,6 +203,10 @@ impl<T: Emit> Emit for Vec<T> {
 
     fn contracts() -> Vec<&'static Contract> {
         T::contracts()
+    }
+
+    fn delayed() -> Vec<&'static str> {
+        T::delayed()
     }
 
     fn emit(self, out: &mut Vec<Draft>) {
@@ -209,6 +226,10 @@ macro_rules! tuples {
 
             fn contracts() -> Vec<&'static Contract> {
                 [$($name::contracts()),*].concat()
+            }
+
+            fn delayed() -> Vec<&'static str> {
+                [$($name::delayed()),*].concat()
             }
 
             #[allow(non_snake_case)]

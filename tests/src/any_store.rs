@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use oncue_core::model::flow::{Edge, Flow, Registered};
 use oncue_core::store::{
-    Committed, Mark, MarkState, Read, ReadResult, Run, StateValue, StepUpdate, Store, StoreError,
-    StoredOutputs, StreamPosition, Unpublished,
+    Committed, Keys, Mark, MarkState, Read, ReadResult, Run, StateValue, StepUpdate, Store,
+    StoreError, StoredOutputs, StreamPosition, Unpublished,
 };
 use oncue_proto::event::Meta;
 
@@ -115,36 +115,40 @@ impl AnyStore {
 
     pub async fn unpublished(
         &self,
-        partitions: std::ops::Range<u32>,
+        function: &str,
         before: u64,
     ) -> Result<Vec<Unpublished>, StoreError> {
         match self {
-            Self::Redis(store) => store.unpublished(partitions, before).await,
-            Self::Map(store) => Ok(store.unpublished(partitions, before)),
+            Self::Redis(store) => store.unpublished(function, before, 0).await,
+            Self::Map(store) => {
+                let mut left = store.unpublished(before);
+                left.retain(|outbox| Keys::function_of(&outbox.outbox_key) == function);
+                Ok(left)
+            }
         }
     }
 
     pub async fn kept(
         &self,
-        partition: u32,
+        function: &str,
         since: u64,
         from: usize,
     ) -> Result<Vec<Unpublished>, StoreError> {
         match self {
-            Self::Redis(store) => store.kept(partition, since, from).await,
-            Self::Map(store) => Ok(store.kept(partition, since, from)),
+            Self::Redis(store) => store.kept(function, since, from).await,
+            Self::Map(store) => {
+                let mut kept = store.kept(since);
+                kept.retain(|outbox| Keys::function_of(&outbox.outbox_key) == function);
+                Ok(kept.into_iter().skip(from).collect())
+            }
         }
     }
 
-    pub async fn forget(
-        &self,
-        partitions: std::ops::Range<u32>,
-        before: u64,
-    ) -> Result<(), StoreError> {
+    pub async fn forget(&self, function: &str, before: u64) -> Result<(), StoreError> {
         match self {
-            Self::Redis(store) => store.remove_published(partitions, before).await,
+            Self::Redis(store) => store.remove_published(function, before).await,
             Self::Map(store) => {
-                store.forget(partitions, before);
+                store.forget(function, before);
                 Ok(())
             }
         }

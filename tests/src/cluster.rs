@@ -4,6 +4,7 @@
 pub mod replicas;
 mod message;
 mod process;
+mod provide;
 
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
@@ -23,6 +24,7 @@ use oncue_core::bus::Bus;
 use oncue_core::config::Config;
 use oncue_core::store::{StateValue, Store};
 
+use self::provide::Providing;
 use self::replicas::{Node, Replica, ha_file};
 
 pub use self::message::Stored;
@@ -61,6 +63,8 @@ pub struct Cluster {
     /// Takes effect with the next start.
     pub servers: Servers,
     env: Vec<(String, String)>,
+    /// Programs that were provided for, with their arguments and the file of their app.
+    provided: Mutex<BTreeSet<String>>,
 }
 
 /// How the servers are started, and where our programs lie; the default is what most tests want.
@@ -140,6 +144,7 @@ impl Cluster {
             replica: None,
             servers,
             env,
+            provided: Mutex::default(),
         };
         if cluster.servers.redis_ha {
             cluster.replica = Some(cluster.follow(free_port()).await);
@@ -158,12 +163,21 @@ impl Cluster {
 
     /// `oncue.toml` as a program started here would read it.
     pub fn config(&self) -> Config {
-        let text = std::fs::read_to_string(self.dir.join("oncue.toml")).expect("oncue.toml");
-        Config::parse(&text, None, |name| {
-            let found = self.env.iter().find(|(n, _)| n == name)?;
+        self.config_of(&self.env)
+    }
+
+    fn config_of(&self, env: &[(String, String)]) -> Config {
+        let path = env.iter().find(|(name, _)| name == "ONCUE_CONFIG");
+        let path = path.map_or_else(|| self.dir.join("oncue.toml"), |(_, path)| path.into());
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let config = Config::parse(&text, None, |name| {
+            let found = env.iter().find(|(n, _)| n == name)?;
             Some(found.1.clone())
+        });
+        // One with a mistake is for the program to complain of.
+        config.unwrap_or_else(|_| {
+            Config::parse(&named(""), None, |_| None).expect("the smallest file is right")
         })
-        .expect("a configuration")
     }
 
     /// Environment of everything that is started here.
@@ -195,6 +209,7 @@ impl Cluster {
 
     /// Starts one of our binaries with more environment of its own.
     pub fn spawn_with(&self, binary: &str, args: &[&str], env: &[(&str, String)]) -> Process {
+        self.provide(&self.program(binary), args, env);
         let mut command = self.command(self.program(binary));
         command
             .args(args)
@@ -216,6 +231,7 @@ impl Cluster {
 
     /// Starts a binary under another program, which gets its path as the last argument.
     pub fn spawn_under(&self, wrapper: &[&str], binary: &str) -> Process {
+        self.provide(&self.program(binary), &[], &[]);
         let mut command = self.command(wrapper[0]);
         command.args(&wrapper[1..]).arg(self.program(binary));
         self.child(binary, command, &format!("{}-{binary}", wrapper[0]))
@@ -223,6 +239,7 @@ impl Cluster {
 
     /// Starts a binary with at most `kib` KiB of address space.
     pub fn spawn_limited(&self, binary: &str, kib: u64) -> Process {
+        self.provide(&built(binary), &[], &[]);
         let limit = format!("ulimit -v {kib}; exec \"$0\"");
         let mut command = self.command("bash");
         command.args(["-c", &limit]).arg(built(binary));
@@ -231,9 +248,71 @@ impl Cluster {
 
     /// Starts a binary that has crash points, with what is to happen at them (see `oncue_core::failpoint`).
     pub fn spawn_faulty(&self, binary: &str, failpoints: &str) -> Process {
-        let mut command = self.command(built(&format!("failpoints/{binary}")));
+        let program = built(&format!("failpoints/{binary}"));
+        self.provide(&program, &[], &[]);
+        let mut command = self.command(program);
         command.env("FAILPOINTS", failpoints);
         self.child(binary, command, &format!("faulty-{binary}"))
+    }
+
+    /// What a program with this environment needs on the servers, to be made before it starts. Asked past any proxy, which
+    /// may live in the test's own thread.
+    fn providing(&self, more: &[(&str, String)]) -> Providing {
+        let mut env = self.env.clone();
+        for (name, value) in more {
+            env.retain(|(n, _)| n != name);
+            env.push(((*name).to_owned(), value.clone()));
+        }
+        let redis = env
+            .iter()
+            .find(|(name, url)| name == "ONCUE_REDIS_URL" && url.starts_with("redis+sentinel://"));
+        let redis = redis.map_or_else(|| self.redis_url(), |(_, url)| url.clone());
+        Providing {
+            nats: nats_url(self.nats_port, &self.servers.nodes),
+            redis,
+            config: self.config_of(&env),
+            env,
+        }
+    }
+
+    /// Makes what a program needs before its first start, as `oncue apply` does. Once: what a test takes away afterwards is
+    /// gone.
+    fn provide(&self, program: &Path, args: &[&str], more: &[(&str, String)]) {
+        let is_host = program.ends_with("oncue-host") && args.len() == 1;
+        let is_gateway = program.ends_with("oncue-gateway");
+        if !(is_host || is_gateway || args.is_empty()) {
+            return;
+        }
+        let app = more.iter().find(|(name, _)| *name == "ONCUE_CONFIG");
+        let what = format!("{} {args:?} {app:?}", program.display());
+        if !self.provided.lock().insert(what) {
+            return;
+        }
+        let providing = self.providing(more);
+        if is_gateway {
+            providing.gateway();
+        } else {
+            providing.function(program, args);
+        }
+    }
+
+    /// Makes what a function needs once more, as `oncue apply` does after somebody has taken something away.
+    pub fn apply(&self, binary: &str) {
+        self.apply_with(binary, &[]);
+    }
+
+    /// As [`apply`](Self::apply) with more environment, such as the file of another app.
+    pub fn apply_with(&self, binary: &str, env: &[(&str, String)]) {
+        self.providing(env).function(&self.program(binary), &[]);
+    }
+
+    /// Makes the streams that a gateway wants.
+    pub fn provide_gateway(&self) {
+        self.providing(&[]).gateway();
+    }
+
+    fn redis_url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.redis_port)
     }
 
     /// A command with our environment, in the test's directory.
@@ -277,12 +356,11 @@ impl Cluster {
     }
 
     pub async fn store(&self) -> Store {
-        Store::connect(
-            &format!("redis://127.0.0.1:{}", self.redis_port),
-            &AppName::default(),
-        )
-        .await
-        .expect("Redis")
+        let store = Store::look(self.redis_url().as_str(), &AppName::default())
+            .await
+            .expect("Redis");
+        store.lay_out().await.expect("a layout");
+        store
     }
 
     /// Publishes as a client that knows nothing of us: bare `PUB` lines on a socket, no header, no library.

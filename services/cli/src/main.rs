@@ -21,7 +21,7 @@ use crate::settings::Global;
 use crate::terminal::paint;
 use crate::verbs::{
     apply, audit, backup, check, completions, demo, dev, dlq, docs, doctor, flow, health, man, map,
-    new, ps, publish, recover, remove, restart, restore, schedule, state, tail, test, top,
+    new, ps, publish, recover, remove, restart, restore, schedule, state, tail, tend, test, top,
 };
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
@@ -48,6 +48,9 @@ enum Verb {
     Up(up::Args),
     /// Make streams, consumers, Redis library and schedules as the functions and oncue.toml want them.
     Apply(apply::Args),
+    /// Purge what is done, keep room in the streams, and watch that nothing is lost, where something else than `oncue up`
+    /// runs the processes.
+    Tend(tend::Args),
     /// Publish events, checked against the contract.
     #[command(name = "pub")]
     Publish(publish::Args),
@@ -104,6 +107,7 @@ impl Verb {
             Self::Up(_)
             | Self::Dev(_)
             | Self::Apply(_)
+            | Self::Tend(_)
             | Self::Recover(_)
             | Self::Restart(_)
             | Self::Restore(_)
@@ -144,8 +148,9 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         settings.require_file()?;
     }
     match verb {
-        Verb::Up(args) => up::run(args, settings).await,
+        Verb::Up(args) => Box::pin(up::run(args, settings)).await,
         Verb::Apply(args) => apply::run(&args, &settings).await,
+        Verb::Tend(args) => tend::run(&args, &settings).await,
         Verb::Publish(args) => publish::run(args, &settings).await,
         Verb::Tail(args) => tail::run(args, &settings).await,
         Verb::Ps(args) => ps::run(&args, &settings).await,

@@ -26,10 +26,12 @@ mod scale;
 mod service;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use oncue_admin::upkeep::{self, Upkeep};
 use oncue_core::bus::Bus;
 use oncue_core::bus::layout::Mode;
 use oncue_core::bus::services::ServiceInstance;
@@ -173,6 +175,7 @@ pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
 /// All that runs once everything is ready.
 struct Running<'s> {
     autoscaler: Autoscaler<'s>,
+    upkeep: Upkeep,
     pools: Pools,
     bus: Bus,
 }
@@ -183,6 +186,7 @@ impl Launch {
         match self.start(supervisor).await {
             Ok(Running {
                 autoscaler,
+                upkeep,
                 pools,
                 bus,
             }) => {
@@ -191,6 +195,7 @@ impl Launch {
                 let restarts = restart::serve(supervisor, &bus, &pools, &id);
                 tokio::select! {
                     never = autoscaler.run() => match never {},
+                    never = tend(upkeep, &supervisor.log) => match never {},
                     ended = restarts => match ended {
                         Ok(never) => match never {},
                         Err(failure) => failure,
@@ -224,7 +229,9 @@ impl Launch {
             pools.insert(manifest.name.clone(), pool);
         }
         let pools = Arc::new(Mutex::new(pools));
-        let mut autoscaler = Autoscaler::new(supervisor, bus.clone(), pools.clone());
+        let store = settings.store().await?;
+        let upkeep = Upkeep::new(&bus, &store, &settings.config);
+        let mut autoscaler = Autoscaler::new(supervisor, bus.clone(), store, pools.clone());
         autoscaler.begin().await;
         service::answer(&bus, &pools).await?;
         supervisor.gateway.run(programs::gateway(settings, &env)?);
@@ -233,6 +240,7 @@ impl Launch {
         self.until_ready(&bus, &pools, supervisor).await?;
         Ok(Running {
             autoscaler,
+            upkeep,
             pools,
             bus,
         })
@@ -322,6 +330,20 @@ impl Launch {
         ));
         lines.push(String::new());
         lines.join("\n")
+    }
+}
+
+/// Tends the servers for as long as the app runs.
+async fn tend(mut upkeep: Upkeep, log: &LogPrinter) -> Infallible {
+    loop {
+        for note in upkeep.round().await {
+            if note.is_bad() {
+                log.warn(&note.to_string());
+            } else {
+                log.note(&note.to_string());
+            }
+        }
+        tokio::time::sleep(upkeep::INTERVAL).await;
     }
 }
 

@@ -5,6 +5,7 @@ pub mod demo;
 pub mod dev;
 pub mod test;
 pub mod apply;
+pub mod tend;
 pub mod publish;
 pub mod tail;
 pub mod ps;

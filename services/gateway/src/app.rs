@@ -209,7 +209,7 @@ async fn require_streams(bus: &Bus, config: &Config, catalog: &Catalog) -> Resul
         let stream = layout::stream(&config.app, domain, &config.stream(domain));
         bus.require(&stream).await.map_err(|e| e.to_string())?;
     }
-    let bucket = layout::bucket(&config.app, layout::FILES, &config.bucket());
+    let bucket = layout::bucket(&config.app, &config.bucket());
     bus.require(&bucket).await.map_err(|e| e.to_string())?;
     Ok(())
 }

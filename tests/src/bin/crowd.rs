@@ -100,12 +100,12 @@ async fn furnish(bus: &Bus, members: &[Member]) {
         ..StreamConfig::default()
     };
     for domain in [layout::TIMER, layout::DLQ, "web"] {
-        bus.require(&layout::stream(&AppName::default(), domain, &config))
+        bus.provide(&layout::stream(&AppName::default(), domain, &config))
             .await
             .expect("a stream");
     }
     for row in members.chunks(ROW) {
-        bus.require(&layout::stream(
+        bus.provide(&layout::stream(
             &AppName::default(),
             &row[0].stream,
             &config,
@@ -120,7 +120,7 @@ async fn furnish(bus: &Bus, members: &[Member]) {
                 &filters,
                 &Limits::default(),
             );
-            bus.require(&wanted).await.expect("a consumer");
+            bus.provide(&wanted).await.expect("a consumer");
         }
     }
 }

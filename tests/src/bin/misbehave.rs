@@ -119,6 +119,7 @@ fn main() -> ExitCode {
     let timeout = Duration::from_secs(3);
     oncue::run(
         Function::new("misbehave", misbehave)
+            .changes(&["hits"])
             .attempts(3)
             .timeout(timeout),
     )

@@ -91,5 +91,6 @@ fn main() -> ExitCode {
     });
     let _ = THREAD.set(Mutex::new(tell));
     let timeout = std::time::Duration::from_secs(10);
-    oncue::run(Function::new("reach", reach).attempts(1).timeout(timeout))
+    let function = Function::new("reach", reach).attempts(1).timeout(timeout);
+    oncue::run(function.changes(&["files"]).writes_files())
 }

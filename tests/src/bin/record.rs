@@ -35,5 +35,6 @@ async fn record(milestone: PageMilestone, record: &mut Record, context: &Context
 }
 
 fn main() -> ExitCode {
-    oncue::run(Function::new("record", record).attempts(3))
+    let function = Function::new("record", record).attempts(3);
+    oncue::run(function.changes(&["recorded"]))
 }

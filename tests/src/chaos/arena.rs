@@ -12,7 +12,7 @@ use super::checker;
 use super::load::{Load, Sent, Shape, USUAL};
 use super::pool::Pool;
 use super::report::{Plan, Report};
-use crate::cluster::{Cluster, Servers};
+use crate::cluster::{Cluster, Process, Servers};
 use crate::proxy::{Protocol, Proxy};
 
 /// Silence after which the server gives an event to another worker.
@@ -27,6 +27,8 @@ pub struct Arena {
     pub nats: Proxy,
     pub redis: Proxy,
     pub pool: Pool,
+    /// `oncue tend`, as beside the processes of any app.
+    _tend: Process,
     pub bus: Bus,
     pub store: Store,
     pub rng: fastrand::Rng,
@@ -155,6 +157,7 @@ impl Arena {
         ]
         .concat();
         let pool = Pool::start(&cluster, &nats, &binaries).await;
+        let tend = cluster.spawn("oncue", &["tend"]);
         let (bus, store) = (cluster.bus().await, cluster.store().await);
         let created = bus
             .stream_created("web")
@@ -165,6 +168,7 @@ impl Arena {
             nats,
             redis,
             pool,
+            _tend: tend,
             bus,
             store,
             rng: fastrand::Rng::with_seed(plan.seed),

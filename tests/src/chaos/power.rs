@@ -424,7 +424,7 @@ fn parts(cluster: &Cluster) -> Option<Vec<u64>> {
             .filter(|key| cluster.redis_cli(&["TTL", key]) == "-1")
             .count() as u64
             * TORN,
-        sum("*:u", "ZCARD") * TORN,
+        sum("*:u:*", "ZCARD") * TORN,
     ])
 }
 

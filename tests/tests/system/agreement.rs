@@ -195,7 +195,8 @@ async fn an_emptied_nats_is_found_out() {
     cluster.plain_publish(views().take(100));
     all_counted(&cluster, &bus).await;
     assert_eq!(workers[0].stop().await, Some(0));
-    // It remembers them as they were when the worker started.
+    assert_eq!(oncue(&cluster, &["tend", "--once"]).0, 0);
+    // It remembers them as they were when it was looked last.
     let known = cluster.redis_ok(&["HGET", "app:streams", "web"]);
     assert!(known.contains("created"), "{known}");
     cluster.nats.kill();

@@ -180,7 +180,11 @@ async fn an_output_that_no_stream_takes_is_set_aside() {
         assert_eq!(letter.event_type, "web.page.milestone");
     }
     cluster.drained(&bus, "web", "misbehave").await;
-    let waiting = cluster.store().await.waiting_outputs(u64::MAX >> 12).await;
+    let waiting = cluster
+        .store()
+        .await
+        .waiting_outputs(&["misbehave"], u64::MAX >> 12)
+        .await;
     assert!(waiting.expect("asked").is_empty(), "{}", worker.log());
     // The event itself is applied, once.
     let store = cluster.store().await;

@@ -437,7 +437,12 @@ async fn outputs_left_behind_are_swept_up() {
         published: event::now_ms(),
         subject: "web.page.viewed",
     };
-    let mark = Mark::new("gone", "/left", &event::Meta::of_origin(&origin), 3_600_000);
+    let mark = Mark::new(
+        "misbehave",
+        "/left",
+        &event::Meta::of_origin(&origin),
+        3_600_000,
+    );
     let outbox = Outbox {
         outputs: vec![envelope],
     }
@@ -595,6 +600,7 @@ async fn a_new_consumer_writes_no_letter_again() {
     )
     .await
     .expect("deleted");
+    cluster.apply("misbehave");
     let _worker = cluster.start("misbehave").await;
     until("all came again", async || {
         let info = bus

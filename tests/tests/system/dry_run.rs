@@ -127,8 +127,8 @@ async fn a_dry_run_reads_files_and_writes_none() {
     let mut cluster = Cluster::new("[functions.reach]\n").await;
     let bus = cluster.bus().await;
     let config = cluster.config();
-    let bucket = layout::bucket(&config.app, layout::FILES, &config.bucket());
-    bus.require(&bucket).await.expect("a bucket");
+    let bucket = layout::bucket(&config.app, &config.bucket());
+    bus.provide(&bucket).await.expect("a bucket");
     let mut bytes = vec![1u8; 3 << 20];
     bytes.push(7);
     let whole = futures::stream::iter([Ok(bytes.into())]);

@@ -290,6 +290,7 @@ async fn a_killed_thumbnail_worker_is_made_up_for() {
     bus.api("CONSUMER.DELETE.files.app_make-thumbnails", &Value::Null)
         .await
         .expect("deleted");
+    site.cluster.apply("make-thumbnails");
     site.processes[at] = site.cluster.start("make-thumbnails").await;
 
     let uploads = [

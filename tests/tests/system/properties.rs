@@ -203,21 +203,11 @@ impl Pair<'_> {
     /// Outboxes of the case that wait to be published.
     async fn waiting(&self, store: &AnyStore) -> Vec<Unpublished> {
         let ours: Vec<[u8; 16]> = (0..IDS).map(|id| self.mark(0, id, 0, true).id).collect();
-        let mut partitions: Vec<u32> = (0..KEYS)
-            .map(|key| event::partition(&self.key(key)))
-            .collect();
-        partitions.dedup();
-        let mut waiting = Vec::new();
-        for partition in partitions {
-            let left = store
-                .unpublished(partition..partition + 1, self.now + MARGIN)
-                .await
-                .expect("listed");
-            waiting.extend(
-                left.into_iter()
-                    .filter(|left| left.frames.iter().any(|frame| ours.contains(&frame.id))),
-            );
-        }
+        let mut waiting = store
+            .unpublished(FUNCTION, self.now + MARGIN)
+            .await
+            .expect("listed");
+        waiting.retain(|left| left.frames.iter().any(|frame| ours.contains(&frame.id)));
         waiting
     }
 

@@ -232,7 +232,7 @@ async fn exactly_the_next_publish_ack_is_lost_and_settlements_are_watched() {
     let bus = Bus::connect(&format!("nats://127.0.0.1:{}", proxy.port), "test")
         .await
         .expect("through the proxy");
-    bus.require(&layout::stream(
+    bus.provide(&layout::stream(
         &AppName::default(),
         "web",
         &StreamConfig::default(),
@@ -276,7 +276,7 @@ async fn exactly_the_next_publish_ack_is_lost_and_settlements_are_watched() {
         ..FunctionConfig::default()
     };
     let limits = Limits::default().with(&function);
-    bus.require(&layout::consumer(
+    bus.provide(&layout::consumer(
         "app_judged",
         "web",
         &["web.x".into()],

@@ -7,14 +7,22 @@ use oncue_tests::cluster::Cluster;
 
 use crate::store::{alone, commit, handled};
 
+/// As a worker of the function connects, which `oncue apply` has let in.
+async fn connect(cluster: &Cluster) -> Store {
+    cluster.store().await;
+    cluster.redis_ok(&["HSET", "app:functions", "suite", "{}"]);
+    let url = format!("redis://127.0.0.1:{}", cluster.redis_port);
+    Store::connect(&url, &AppName::default())
+        .await
+        .expect("Redis")
+}
+
 /// Redis came back from an older file: who misses commits of its own says so, for all.
 #[tokio::test]
 async fn a_redis_that_went_back_in_time_is_found_out() {
     let cluster = Cluster::new("").await;
     let url = format!("redis://127.0.0.1:{}", cluster.redis_port);
-    let redis = Store::connect(&url, &AppName::default())
-        .await
-        .expect("Redis");
+    let redis = connect(&cluster).await;
     let (store, other) = (AnyStore::from(redis.clone()), cluster.any_store().await);
     let numbered = async |store: &AnyStore, n: u64| {
         let mut event = handled(&format!("g{n}"), "/g");
@@ -28,7 +36,8 @@ async fn a_redis_that_went_back_in_time_is_found_out() {
     let (text, one) = (cluster.redis_cli(&["GET", &record]), "1 1700000000000");
     assert!(text.starts_with("3 "), "{text}");
     assert!(
-        redis.regressed().borrow().is_none() && redis.regression().await.expect("asked").is_none()
+        redis.regressed().borrow().is_none()
+            && redis.regression(&["suite"]).await.expect("asked").is_none()
     );
     // Two commits are lost; others have made more than that since.
     cluster.redis_cli(&["SET", &record, one]);
@@ -36,7 +45,11 @@ async fn a_redis_that_went_back_in_time_is_found_out() {
         numbered(&other, n).await;
     }
     numbered(&store, 3).await;
-    let found = redis.regression().await.expect("asked").expect("found out");
+    let found = redis
+        .regression(&["suite"])
+        .await
+        .expect("asked")
+        .expect("found out");
     assert_eq!(
         (found.seen, found.found, found.since),
         (3, 1, 1_700_000_000_000)
@@ -59,7 +72,7 @@ async fn a_redis_that_went_back_in_time_is_found_out() {
         .expect("nobody starts on it")
         .to_string();
     assert!(refused.contains("went back in time"), "{refused}");
-    redis.clear_regression().await.expect("cleared");
+    redis.clear_regression(&["suite"]).await.expect("cleared");
     Store::connect(&url, &AppName::default())
         .await
         .expect("all is well again");
@@ -69,22 +82,18 @@ async fn a_redis_that_went_back_in_time_is_found_out() {
 #[tokio::test]
 async fn what_was_restored_is_no_loss() {
     let cluster = Cluster::new("").await;
-    let redis = Store::connect(
-        &format!("redis://127.0.0.1:{}", cluster.redis_port),
-        &AppName::default(),
-    )
-    .await
-    .expect("Redis");
+    let redis = connect(&cluster).await;
     let store = AnyStore::from(redis.clone());
     for n in 0..3 {
         commit(&store, alone(handled(&format!("r{n}"), "/r"))).await;
     }
     let record = cluster.redis_cli(&["--scan", "--pattern", "app:commits:*"]);
     cluster.redis_cli(&["SET", &record, "1 1700000000000"]);
-    redis.clear_regression().await.expect("cleared");
+    redis.clear_regression(&["suite"]).await.expect("cleared");
     commit(&store, alone(handled("r3", "/r"))).await;
     assert!(
-        redis.regressed().borrow().is_none() && redis.regression().await.expect("asked").is_none()
+        redis.regressed().borrow().is_none()
+            && redis.regression(&["suite"]).await.expect("asked").is_none()
     );
     cluster.redis_cli(&["SET", &record, "1 1700000000000"]);
     commit(&store, alone(handled("r4", "/r"))).await;
@@ -98,16 +107,12 @@ async fn what_was_restored_is_no_loss() {
 #[tokio::test]
 async fn a_restoration_that_was_lost_as_well_hides_no_loss() {
     let cluster = Cluster::new("").await;
-    let url = format!("redis://127.0.0.1:{}", cluster.redis_port);
-    Store::connect(&url, &AppName::default())
+    connect(&cluster)
         .await
-        .expect("Redis")
-        .clear_regression()
+        .clear_regression(&["suite"])
         .await
         .expect("restored");
-    let redis = Store::connect(&url, &AppName::default())
-        .await
-        .expect("Redis");
+    let redis = connect(&cluster).await;
     let store = AnyStore::from(redis.clone());
     for n in 0..3 {
         commit(&store, alone(handled(&format!("l{n}"), "/l"))).await;
@@ -117,26 +122,22 @@ async fn a_restoration_that_was_lost_as_well_hides_no_loss() {
     cluster.redis_cli(&["DEL", "app:epoch"]);
     commit(&store, alone(handled("l3", "/l"))).await;
     assert!(
-        redis.regressed().borrow().is_some() && redis.regression().await.expect("asked").is_some()
+        redis.regressed().borrow().is_some()
+            && redis.regression(&["suite"]).await.expect("asked").is_some()
     );
 }
 
 #[tokio::test]
 async fn an_emptied_redis_is_restored_from_the_beginning() {
     let cluster = Cluster::new("").await;
-    let redis = Store::connect(
-        &format!("redis://127.0.0.1:{}", cluster.redis_port),
-        &AppName::default(),
-    )
-    .await
-    .expect("Redis");
+    let redis = connect(&cluster).await;
     let store = AnyStore::from(redis.clone());
     commit(&store, alone(handled("e0", "/e"))).await;
     cluster.redis_cli(&["FLUSHALL"]);
     commit(&store, alone(handled("e1", "/e"))).await;
     assert_eq!(
         redis
-            .regression()
+            .regression(&["suite"])
             .await
             .expect("asked")
             .expect("found out")

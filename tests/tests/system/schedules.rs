@@ -71,7 +71,7 @@ async fn what_the_configuration_takes_the_server_takes() {
     }
     let config = Config::parse(&named(&text), None, |_| None).expect("accepted");
     let timer = layout::stream(&config.app, layout::TIMER, &config.stream(layout::TIMER));
-    bus.require(&timer).await.expect("a stream");
+    bus.provide(&timer).await.expect("a stream");
     let set = bus.ensure_schedules(&config, Mode::Apply).await;
     assert_eq!(set.expect("the server takes them all").len(), lines.len());
     let again = bus.ensure_schedules(&config, Mode::Apply).await;

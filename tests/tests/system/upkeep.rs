@@ -55,6 +55,7 @@ async fn outputs_that_nats_lost_are_published_again() {
         );
         // As if nobody had started since the streams were made: else workers refuse until `oncue recover nats`.
         cluster.redis_ok(&["DEL", "app:streams"]);
+        cluster.apply("misbehave");
         let _worker = cluster.start("misbehave").await;
         if keep == "5m" {
             let mut after = until("all are there again", async || {

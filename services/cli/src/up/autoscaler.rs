@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use oncue_core::bus::Bus;
 use oncue_core::bus::services::ServiceInstance;
+use oncue_core::store::Store;
+use oncue_proto::event;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, timeout};
@@ -24,6 +26,8 @@ use super::supervisor::Supervisor;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time a look may take: an event that wakes a function does not wait longer for it.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
+/// Between two looks at what sleepers have left behind.
+const BEHIND_INTERVAL: Duration = Duration::from_secs(10);
 /// Silence after which no more workers are expected to answer: one too busy to say whether it is busy, is busy.
 const WORKER_REPLY_GAP: Duration = Duration::from_millis(40);
 
@@ -33,8 +37,11 @@ pub type Pools = Arc<Mutex<BTreeMap<String, Pool>>>;
 pub struct Autoscaler<'s> {
     supervisor: &'s Supervisor,
     bus: Bus,
+    store: Store,
     pools: Pools,
     sampler: Sampler,
+    /// When it was last looked whether a sleeper has left outputs behind.
+    looked_behind: Option<Duration>,
     /// Start of the time that histories are kept in.
     began: Instant,
     wake_sender: mpsc::UnboundedSender<WakeEvent>,
@@ -60,14 +67,16 @@ struct ScaleDown {
 }
 
 impl<'s> Autoscaler<'s> {
-    pub fn new(supervisor: &'s Supervisor, bus: Bus, pools: Pools) -> Self {
+    pub fn new(supervisor: &'s Supervisor, bus: Bus, store: Store, pools: Pools) -> Self {
         // Bounded all the same: at most one message for each subject of each sleeper.
         let (wake_sender, wake_events) = mpsc::unbounded_channel();
         Self {
             supervisor,
             sampler: Sampler::new(bus.clone()),
             bus,
+            store,
             pools,
+            looked_behind: None,
             began: Instant::now(),
             wake_sender,
             wake_events,
@@ -142,6 +151,32 @@ impl<'s> Autoscaler<'s> {
             scale_downs.extend(self.act(&function));
         }
         self.scale_down(scale_downs).await;
+        self.look_behind(&subjects, now).await;
+    }
+
+    /// Wakes sleepers whose outputs are in no stream, or were in one of a NATS that has been started anew since: nobody but
+    /// their own workers publishes them.
+    async fn look_behind(&mut self, subjects: &[Subject], now: Duration) {
+        let is_due = self
+            .looked_behind
+            .is_none_or(|last| now.saturating_sub(last) >= BEHIND_INTERVAL);
+        if !is_due {
+            return;
+        }
+        self.looked_behind = Some(now);
+        let server = self.bus.server_id();
+        let old = event::now_ms().saturating_sub(BEHIND_INTERVAL.as_millis() as u64);
+        for function in subjects.iter().filter(|subject| !subject.awake) {
+            let function = &function.name;
+            let left = self.store.is_left_behind(function, &server, old).await;
+            // A Redis that does not answer now is asked again.
+            if let Ok(true) = left {
+                self.wake(&WakeEvent {
+                    function: function.clone(),
+                    subject: "outputs that it left behind".to_owned(),
+                });
+            }
+        }
     }
 
     /// Functions to look at: those whose number of workers may change.

@@ -17,6 +17,7 @@ use oncue_core::model::history::Held;
 use oncue_core::model::manifest::Manifest;
 use oncue_core::secret;
 use oncue_core::store::{Store, StoreError};
+use oncue_proto::Catalog;
 use oncue_proto::event::{PARTITIONS, stream_of_type};
 use serde::Serialize;
 use serde_json::Value;
@@ -156,6 +157,38 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     Ok(verdict(&changes, args.dry_run))
 }
 
+/// Makes the layout as the programs and oncue.toml want it, for another verb: what changes is printed. What would lose something
+/// is refused.
+///
+/// # Errors
+/// Something is refused, of which the lines above tell; `advice` says what to do.
+pub async fn let_in(
+    settings: &Settings,
+    manifests: &[Manifest],
+    bus: &Bus,
+    advice: &str,
+) -> Result<(), Failure> {
+    let contracts = settings.contracts().await?.programs;
+    let store = settings.store().await?;
+    let layout = Layout {
+        config: &settings.config,
+        manifests,
+        contracts: &contracts,
+        mode: Mode::Apply,
+        consent: &Consent::default(),
+    };
+    let changes = layout.carry_out(bus, &store).await;
+    for change in &changes {
+        if !matches!(change.action, ChangeAction::Same | ChangeAction::Foreign) {
+            say(line(change));
+        }
+    }
+    if changes.iter().any(|c| c.action == ChangeAction::Refused) {
+        return Err(Failure::failed("not everything is as it should be").advise(advice));
+    }
+    Ok(())
+}
+
 impl Consent {
     /// Refuses names of no function.
     ///
@@ -197,13 +230,19 @@ impl Layout<'_> {
     /// the others from being made. Streams come first, since consumers and schedules live on them.
     pub async fn carry_out(&self, bus: &Bus, store: &Store) -> Vec<Change> {
         let mut changes = Vec::new();
-        for wanted in streams(self.config, self.manifests) {
+        for wanted in streams(self.config, self.manifests, self.contracts) {
             changes.push(match bus.ensure(&wanted, self.mode).await {
                 Ok(outcome) => from_outcome(wanted.name, outcome),
                 Err(e) => Change::refused(wanted.name, e),
             });
         }
         changes.push(library(store, self.mode).await);
+        if self.mode != Mode::Look
+            && let Err(e) = secret::id_secret(bus, store).await
+        {
+            changes.push(Change::refused("secret", e));
+            return changes;
+        }
         let stored = match contract::stored(bus).await {
             Ok(stored) => stored,
             Err(e) => {
@@ -370,17 +409,33 @@ enum Ready {
 }
 
 /// All parts of the layout: streams, the bucket, and a consumer for each function.
-pub fn plan(config: &Config, manifests: &[Manifest]) -> Vec<Wanted> {
+pub fn plan(
+    config: &Config,
+    manifests: &[Manifest],
+    contracts: &BTreeMap<String, Vec<u8>>,
+) -> Vec<Wanted> {
     let consumers = manifests.iter().map(|m| m.consumer(config));
-    streams(config, manifests)
+    streams(config, manifests, contracts)
         .into_iter()
         .chain(consumers)
         .collect()
 }
 
-/// Streams of all domains that a function or oncue.toml names, and the bucket.
-fn streams(config: &Config, manifests: &[Manifest]) -> Vec<Wanted> {
+/// Streams of all domains that a function, a contract or oncue.toml names, and the bucket.
+fn streams(
+    config: &Config,
+    manifests: &[Manifest],
+    contracts: &BTreeMap<String, Vec<u8>>,
+) -> Vec<Wanted> {
     let mut domains: BTreeSet<String> = manifests.iter().flat_map(Manifest::domains).collect();
+    // Also those that only clients publish to so far.
+    let mut catalog = Catalog::builtin();
+    for set in contracts.values() {
+        // One that cannot be read is refused with its function.
+        let _ = catalog.add(set);
+    }
+    let types = catalog.entries().map(|entry| stream_of_type(&entry.ty));
+    domains.extend(types.map(str::to_owned));
     domains.extend(
         config
             .streams
@@ -400,7 +455,7 @@ fn streams(config: &Config, manifests: &[Manifest]) -> Vec<Wanted> {
     let domains = [layout::TIMER.to_owned()].into_iter().chain(domains);
     let streams =
         domains.map(|domain| layout::stream(&config.app, &domain, &config.stream(&domain)));
-    let bucket = layout::bucket(&config.app, layout::FILES, &config.bucket());
+    let bucket = layout::bucket(&config.app, &config.bucket());
     streams.chain([bucket]).collect()
 }
 
@@ -471,13 +526,15 @@ async fn load_library(store: &Store, mode: Mode) -> Result<LibraryState, StoreEr
     {
         return Ok(LibraryState::OtherPartitions(found));
     }
-    if store.is_loaded().await? {
-        return Ok(LibraryState::Loaded);
-    }
+    let is_there = store.is_loaded().await? && store.is_laid_out().await?;
     if mode != Mode::Look {
-        store.load().await?;
+        store.lay_out().await?;
     }
-    Ok(LibraryState::Missing)
+    Ok(if is_there {
+        LibraryState::Loaded
+    } else {
+        LibraryState::Missing
+    })
 }
 
 /// Changes of the recurring schedules. The runtime names only those it touched; the rest stands as it should.
@@ -664,13 +721,21 @@ mod tests {
             "limits": { "concurrency": 1, "reserved_concurrency": 1, "timeout": "1s", "attempts": 1, "ack_wait": "1s", "start": "all" },
         }))
         .unwrap();
-        let names: Vec<String> = plan(&config, &[manifest])
+        let names: Vec<String> = plan(&config, &[manifest], &BTreeMap::new())
             .into_iter()
             .map(|w| w.name)
             .collect();
-        let streams =
-            ["timer", "dlq", "mail", "shop", "web", "OBJ_files"].map(|s| format!("stream {s}"));
-        assert_eq!(names[..6], streams);
-        assert_eq!(names[6..], ["consumer web/app_count-views"]);
+        let streams = [
+            "timer",
+            "dlq",
+            "files",
+            "mail",
+            "shop",
+            "web",
+            "OBJ_app_files",
+        ]
+        .map(|s| format!("stream {s}"));
+        assert_eq!(names[..7], streams);
+        assert_eq!(names[7..], ["consumer web/app_count-views"]);
     }
 }

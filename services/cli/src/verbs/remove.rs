@@ -180,7 +180,7 @@ async fn refuse_to_lose(
     args: &Args,
 ) -> Result<(), Failure> {
     // Whatever their age: nobody would publish them.
-    let outputs = store.waiting_outputs(event::now_ms()).await;
+    let outputs = store.waiting_outputs(&[function], event::now_ms()).await;
     let outputs = outputs.map_err(Failure::silent)?;
     let outputs = outputs.get(function).map_or(0, |waiting| waiting.commits);
     let waiting = if args.set_aside { 0 } else { waiting };

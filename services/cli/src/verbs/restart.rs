@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use oncue_admin::services;
 use oncue_core::bus::Bus;
-use oncue_core::bus::layout::Mode;
 
-use super::apply::{self, ChangeAction, Consent, Layout};
+use super::apply;
 use crate::exit::{self, Failure};
 use crate::manifests;
 use crate::settings::Settings;
@@ -43,7 +42,12 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
             ),
         );
     }
-    let_in(settings, &bus).await?;
+    // A process that does not fit would only fail to become ready.
+    let names: Vec<String> = settings.config.functions.keys().cloned().collect();
+    let manifests = manifests::of(settings, &names).await?;
+    let advice =
+        "no process was replaced; `oncue check` says more, and the processes run on as they were";
+    apply::let_in(settings, &manifests, &bus, advice).await?;
     let mut replaced = 0;
     // One machine after the other, too: what fails on the first is not tried on the second.
     for supervisor in found {
@@ -54,33 +58,6 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         format_args!("{replaced} processes are replaced."),
     ));
     Ok(exit::OK)
-}
-
-/// Makes the layout as the programs that are about to start want it, and refuses what would lose something: a process that
-/// does not fit would only fail to become ready.
-async fn let_in(settings: &Settings, bus: &Bus) -> Result<(), Failure> {
-    let names: Vec<String> = settings.config.functions.keys().cloned().collect();
-    let manifests = manifests::of(settings, &names).await?;
-    let contracts = settings.contracts().await?.programs;
-    let store = settings.store().await?;
-    let layout = Layout {
-        config: &settings.config,
-        manifests: &manifests,
-        contracts: &contracts,
-        mode: Mode::Apply,
-        consent: &Consent::default(),
-    };
-    let changes = layout.carry_out(bus, &store).await;
-    for change in &changes {
-        if !matches!(change.action, ChangeAction::Same | ChangeAction::Foreign) {
-            say(apply::line(change));
-        }
-    }
-    if changes.iter().any(|c| c.action == ChangeAction::Refused) {
-        return Err(Failure::failed("no process was replaced")
-            .advise("`oncue check` says more; the processes run on as they were"));
-    }
-    Ok(())
 }
 
 /// Restarts what one `oncue up` runs; returns the number of processes.

@@ -38,6 +38,9 @@ fn manifest(name: &str, triggers: &[&str], emits: &[&str]) -> Manifest {
         key: None,
         table: None,
         row_version: 1,
+        delays: Vec::new(),
+        changes: Vec::new(),
+        files: oncue_core::model::manifest::FileUse::None,
         emits: texts(emits),
         limits: Limits::default(),
     }

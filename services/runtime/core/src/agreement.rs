@@ -11,6 +11,7 @@
 mod lost_steps;
 mod removed;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::bus::info::StreamInfo;
@@ -49,15 +50,38 @@ pub enum LostStream {
     },
 }
 
-/// Streams that are not as Redis knew them. Changes nothing.
+/// Streams of these names that are not as Redis knew them. Changes nothing.
 ///
 /// # Errors
 ///
 /// A server does not answer.
-pub async fn lost_streams(bus: &Bus, store: &Store) -> Result<Vec<LostStream>, BusError> {
+pub async fn lost_streams(
+    bus: &Bus,
+    store: &Store,
+    names: &[String],
+) -> Result<Vec<LostStream>, BusError> {
     let known = store.known_streams().await;
+    let mut known = known.map_err(|e| BusError(e.message))?;
+    known.retain(|name, _| names.contains(name));
+    lost_of(bus, known).await
+}
+
+/// All streams that are not as Redis knew them. Changes nothing.
+///
+/// # Errors
+///
+/// A server does not answer.
+pub async fn all_lost_streams(bus: &Bus, store: &Store) -> Result<Vec<LostStream>, BusError> {
+    let known = store.known_streams().await;
+    lost_of(bus, known.map_err(|e| BusError(e.message))?).await
+}
+
+async fn lost_of(
+    bus: &Bus,
+    known: BTreeMap<String, KnownStream>,
+) -> Result<Vec<LostStream>, BusError> {
     let mut found = Vec::new();
-    for (name, known) in known.map_err(|e| BusError(e.message))? {
+    for (name, known) in known {
         let now = match bus.stream_info(&name).await {
             Ok(info) => KnownStream::of(&info),
             Err(e) if e.is_not_found() => KnownStream {

@@ -5,7 +5,9 @@
 //! | consumer of a function | `APP_FUNCTION` |
 //! | events redriven to a function | `STREAM.redrive.APP_FUNCTION` |
 //! | dead letters | `dlq.APP.FUNCTION` |
-//! | schedules, delayed events | `timer.schedule.APP.NAME`, `timer.delayed.APP.ID` |
+//! | schedules | `timer.schedule.APP.NAME` |
+//! | delayed events of a function | `timer.delayed.APP.FUNCTION.ID` |
+//! | files | bucket `APP_files` |
 //! | secret, in NATS | key `APP.id-secret` of the bucket `oncue` |
 //! | metadata of a stream | `oncue.app`: the app that declared it, and that alone may change it |
 //! | metadata in `$SRV` answers | `oncue.app` |
@@ -51,6 +53,16 @@ impl AppName {
     /// Subject of the dead letters of a function.
     pub fn letters(&self, function: &str) -> String {
         format!("dlq.{self}.{function}")
+    }
+
+    /// Subject of a delayed event that a function has emitted; `*` for any.
+    pub fn delayed(&self, function: &str, id: &str) -> String {
+        format!("timer.delayed.{self}.{function}.{id}")
+    }
+
+    /// Object store bucket of its files.
+    pub fn bucket(&self) -> String {
+        format!("{self}_files")
     }
 
     /// Function that a dead letter is of, by its subject; `None` for one of another app, and for what is no letter.

@@ -115,7 +115,7 @@ pub async fn stored(bus: &Bus) -> Result<BTreeMap<String, Vec<u8>>, BusError> {
 /// # Errors
 /// NATS does not take it.
 pub async fn store(bus: &Bus, function: &str, set: Vec<u8>) -> Result<(), BusError> {
-    bus.require(&layout::values(bus.app())).await?;
+    bus.provide(&layout::values(bus.app())).await?;
     let message = Envelope {
         subject: subject(bus, function),
         headers: Vec::new(),

@@ -27,13 +27,28 @@ const BACKOFF: Backoff = Backoff {
     longest: Duration::from_secs(1),
 };
 
+/// The secret as both servers have it, for programs that may not make one.
+///
+/// # Errors
+///
+/// A server does not answer, one of them has none, or the two hold different ones.
+pub async fn known(bus: &Bus, store: &Store) -> Result<IdSecret, BusError> {
+    let in_redis = store.id_secret().await.map_err(|e| BusError(e.message))?;
+    match (read(bus).await?, in_redis) {
+        (Some(in_nats), Some(in_redis)) if in_nats == in_redis => Ok(in_nats),
+        (Some(_), Some(_)) => Err(different(bus)),
+        (None, _) => Err(missing(bus, "NATS")),
+        (_, None) => Err(missing(bus, "Redis")),
+    }
+}
+
 /// The secret as both servers have it; makes one where neither does, and gives it back to the one that has lost it.
 ///
 /// # Errors
 ///
 /// A server does not answer or refuses, or the two hold different secrets.
 pub async fn id_secret(bus: &Bus, store: &Store) -> Result<IdSecret, BusError> {
-    bus.require(&layout::values(bus.app())).await?;
+    bus.provide(&layout::values(bus.app())).await?;
     let in_redis = store.id_secret().await.map_err(|e| BusError(e.message))?;
     let mut in_nats = read(bus).await?;
     let mut attempt = 0;
@@ -59,14 +74,25 @@ pub async fn id_secret(bus: &Bus, store: &Store) -> Result<IdSecret, BusError> {
     };
     let stored = store.keep_id_secret(&secret).await;
     if stored.map_err(|e| BusError(e.message))? != secret {
-        let app = bus.app();
-        return Err(BusError(format!(
-            "NATS and Redis hold different secrets of the app {app} (the key {app}.id-secret of the key-value bucket \
-             oncue, and {app}:id-secret): they are of two installations, or of two apps of one name. Connect the servers \
-             that belong together, restore both from one backup, or give this app another name"
-        )));
+        return Err(different(bus));
     }
     Ok(secret)
+}
+
+fn missing(bus: &Bus, server: &str) -> BusError {
+    let app = bus.app();
+    BusError(format!(
+        "{server} has no secret of the app {app}; `oncue apply` makes it, or brings it back from the other server"
+    ))
+}
+
+fn different(bus: &Bus) -> BusError {
+    let app = bus.app();
+    BusError(format!(
+        "NATS and Redis hold different secrets of the app {app} (the key {app}.id-secret of the key-value bucket oncue, and \
+         {app}:id-secret): they are of two installations, or of two apps of one name. Connect the servers that belong \
+         together, restore both from one backup, or give this app another name"
+    ))
 }
 
 /// Secret in NATS; `None` where there is none yet.

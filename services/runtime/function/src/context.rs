@@ -7,6 +7,7 @@ use pbjson_types::Timestamp;
 
 use crate::error::{Result, reject};
 use crate::files::{FileStore, Files};
+use oncue_core::model::manifest::FileUse;
 use oncue_core::store::{Change, Op};
 use oncue_proto::event::{self, Meta};
 
@@ -23,17 +24,15 @@ use oncue_proto::event::{self, Meta};
 /// # runtime.block_on(count(PageViewed::default(), &mut (), &oncue::testing::context("/"))).unwrap();
 /// ```
 ///
-/// The blind operations work on the event's own key in another table than the function's row. They commute, so any
+/// The blind operations work on the event's own key in another table than the function's row, which the function declares
+/// with [`changes`](crate::Function::changes). They commute, so any
 /// number of events may change one key at once without conflict; they are applied with the event or not at all.
 pub struct Context {
     /// Shared with the invocation.
     meta: Arc<Meta>,
     /// Key of the function's row.
     key: Arc<str>,
-    /// Part of idempotency keys.
-    function: &'static str,
-    /// Table of the function's row, which blind operations must leave alone; empty for none.
-    table: &'static str,
+    declared: Declared,
     /// Runs so far, this one included.
     attempt: u32,
     /// Where files are.
@@ -43,20 +42,40 @@ pub struct Context {
     ops: Mutex<Vec<Op>>,
 }
 
+/// Function that a context is of, as far as it counts here, and what it has declared to touch besides its row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Declared {
+    /// Name, which is part of idempotency keys.
+    pub function: &'static str,
+    /// Table of its row, which blind operations must leave alone; empty for none.
+    pub table: &'static str,
+    /// Tables of its blind operations; `None` for any.
+    pub changes: Option<&'static [&'static str]>,
+    pub files: FileUse,
+}
+
+impl Declared {
+    /// A unit test of a handler, which knows of no function.
+    pub const ALL: Self = Self {
+        function: "test",
+        table: "",
+        changes: None,
+        files: FileUse::Write,
+    };
+}
+
 impl Context {
     pub(crate) fn new(
         meta: Arc<Meta>,
         key: Arc<str>,
-        function: &'static str,
-        table: &'static str,
+        declared: Declared,
         attempt: u32,
         files: FileStore,
     ) -> Self {
         Self {
             meta,
             key,
-            function,
-            table,
+            declared,
             attempt,
             files,
             ops: Mutex::default(),
@@ -110,13 +129,14 @@ impl Context {
     /// For calls to the outside world, which can only be made at least once: a key that stays the same however often
     /// this function is run on this event. `step` tells several calls apart.
     pub fn idempotency_key(&self, step: &str) -> String {
-        event::idempotency_key(&self.meta.id, self.function, step)
+        event::idempotency_key(&self.meta.id, self.declared.function, step)
     }
 
     /// Adds to an integer field of the key's row in `table`; an absent field counts as 0.
     ///
     /// # Errors
-    /// A rejection, here and in the other blind operations: `table` is empty or the function's own. A field that holds no
+    /// A rejection, here and in the other blind operations: `table` is empty, the function's own, or not among those that it
+    /// [declares](crate::Function::changes). A field that holds no
     /// integer, or a sum beyond 64 bits, shows at the commit, and the event is dead-lettered.
     pub fn add(&self, table: &'static str, field: &str, by: i64) -> Result<()> {
         self.change(
@@ -190,9 +210,17 @@ impl Context {
 
     /// A blind change of the very row the handler holds would be lost under it.
     fn change(&self, table: &'static str, change: Change) -> Result<()> {
-        if table.is_empty() || table == self.table {
+        if table.is_empty() || table == self.declared.table {
             return Err(reject(format!(
                 "{change:?} changes the row table {table:?} behind the handler's back; change the row itself"
+            )));
+        }
+        if let Some(tables) = self.declared.changes
+            && !tables.contains(&table)
+        {
+            let function = self.declared.function;
+            return Err(reject(format!(
+                "{function} does not declare that it changes the table {table:?}: add `.changes(&[{table:?}])` to the function"
             )));
         }
         self.ops.lock().push(Op { table, change });
@@ -204,9 +232,10 @@ impl Context {
         std::mem::take(&mut self.ops.lock())
     }
 
-    /// The files of the app. Not part of the commit: give objects names that a second run gives again.
+    /// The files of the app, of which a function declares that it [reads](crate::Function::reads_files) or
+    /// [writes](crate::Function::writes_files) them. Not part of the commit: give objects names that a second run gives again.
     pub fn files(&self) -> Files<'_> {
-        Files::new(&self.files)
+        Files::new(&self.files, self.declared.function, self.declared.files)
     }
 }
 
@@ -216,7 +245,14 @@ mod tests {
 
     fn context(table: &'static str) -> Context {
         let context = crate::testing::context("all");
-        Context { table, ..context }
+        let declared = Declared {
+            table,
+            ..Declared::ALL
+        };
+        Context {
+            declared,
+            ..context
+        }
     }
 
     #[test]
@@ -255,5 +291,32 @@ mod tests {
             assert!(refused.expect_err("refused").rejected);
         }
         assert!(context.take_ops().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_declared_is_refused_by_name() {
+        let declared = Declared {
+            function: "count",
+            changes: Some(&["totals"]),
+            files: FileUse::Read,
+            ..Declared::ALL
+        };
+        let context = Context {
+            declared,
+            ..crate::testing::context("all")
+        };
+        context.add("totals", "views", 1).expect("declared");
+        let refused = context.add("others", "views", 1).expect_err("not declared");
+        let text = r#"add `.changes(&["others"])` to the function"#;
+        assert!(refused.rejected && refused.message.contains(text));
+        let refused = context.files().put("a", &[], "a").await;
+        let refused = refused.expect_err("not declared");
+        assert!(
+            refused.message.contains("`.writes_files()`"),
+            "{}",
+            refused.message
+        );
+        let absent = context.files().stat("a").await.expect_err("there are none");
+        assert!(!absent.rejected, "that it reads is declared");
     }
 }

@@ -16,7 +16,9 @@
 use bytes::Bytes;
 use futures::future::Either;
 use futures::{Stream, StreamExt};
+use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
+use oncue_core::model::manifest::FileUse;
 
 use crate::error::{Error, Result, reject};
 use crate::operator::Operator;
@@ -26,6 +28,9 @@ pub use oncue_core::bus::objects::Object;
 /// Stored files, by object name: those that clients uploaded, under their ids, and those that functions made.
 pub struct Files<'c> {
     store: &'c FileStore,
+    function: &'static str,
+    /// Use that the function has declared.
+    declared: FileUse,
 }
 
 /// Where the files of a run are.
@@ -52,7 +57,7 @@ pub(crate) struct FilesInMemory(
 impl FilesInMemory {
     /// Stores a file, in place of one of this name.
     pub fn put(&self, name: &str, metadata: &[(&str, &str)], bytes: Bytes) -> Object {
-        let object = Object::of_bytes(name, metadata, &bytes);
+        let object = Object::of_bytes(&AppName::default().bucket(), name, metadata, &bytes);
         let file = (object.clone(), bytes);
         self.0.lock().insert(name.to_owned(), file);
         object
@@ -79,12 +84,32 @@ fn absent() -> Error {
 }
 
 impl<'c> Files<'c> {
-    pub(crate) fn new(store: &'c FileStore) -> Self {
-        Self { store }
+    pub(crate) fn new(store: &'c FileStore, function: &'static str, declared: FileUse) -> Self {
+        Self {
+            store,
+            function,
+            declared,
+        }
+    }
+
+    /// Refuses a use that the function has not declared.
+    fn must_declare(&self, wanted: FileUse) -> Result<()> {
+        if self.declared >= wanted {
+            return Ok(());
+        }
+        let function = self.function;
+        let what = match wanted {
+            FileUse::Write => "writes files: add `.writes_files()`",
+            _ => "reads files: add `.reads_files()`",
+        };
+        Err(reject(format!(
+            "{function} does not declare that it {what} to the function"
+        )))
     }
 
     /// Size, digest and metadata; `None` when there is no such file (any more).
     pub async fn stat(&self, name: &str) -> Result<Option<Object>> {
+        self.must_declare(FileUse::Read)?;
         match self.store {
             FileStore::Absent => Err(absent()),
             FileStore::Bus(bus) => Ok(bus.object(name).await?),
@@ -150,11 +175,16 @@ impl<'c> Files<'c> {
         metadata: &[(&str, &str)],
         bytes: impl Into<Bytes>,
     ) -> Result<Object> {
+        self.must_declare(FileUse::Write)?;
         let bytes: Bytes = bytes.into();
         let bus = match self.store {
             FileStore::Absent => return Err(absent()),
             FileStore::Bus(bus) => bus,
-            FileStore::Operator(_) => return Ok(Object::of_bytes(name, metadata, &bytes)),
+            // Where it would stand is the operator's to know; a handler sees the rest.
+            FileStore::Operator(_) => {
+                let bucket = AppName::default().bucket();
+                return Ok(Object::of_bytes(&bucket, name, metadata, &bytes));
+            }
             #[cfg(feature = "testing")]
             FileStore::Memory(files) => return Ok(files.put(name, metadata, bytes)),
         };
@@ -166,6 +196,7 @@ impl<'c> Files<'c> {
 
     /// Deletes a file; one that is not there is deleted already.
     pub async fn delete(&self, name: &str) -> Result<()> {
+        self.must_declare(FileUse::Write)?;
         match self.store {
             FileStore::Absent => Err(absent()),
             FileStore::Bus(bus) => Ok(bus.delete_object(name).await?),

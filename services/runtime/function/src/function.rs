@@ -9,13 +9,13 @@ use futures::future::BoxFuture;
 use oncue_proto::oncue::v1::TimerFired;
 use oncue_proto::{Contract, DecodeError, Draft, Emit, Event as _, Format, Trigger};
 
-use crate::context::Context;
+use crate::context::{Context, Declared};
 use crate::error::{Error, Result};
 use crate::foreign::{Foreign, ForeignCall, Keyed, Keys};
 use crate::state::{self, AnyRow, RowError, State};
 use oncue_core::bus::layout;
 use oncue_core::config::{Limits, Span};
-use oncue_core::model::manifest::Manifest;
+use oncue_core::model::manifest::{FileUse, Manifest};
 use oncue_core::store::Fields;
 use oncue_proto::event;
 
@@ -104,6 +104,11 @@ pub(crate) struct Erased {
     per_function: bool,
     /// Event types that may follow.
     emits: Vec<&'static str>,
+    /// Types among `emits` that may be delayed.
+    delays: Vec<&'static str>,
+    /// Tables of its blind operations; `None` for any.
+    changes: Option<&'static [&'static str]>,
+    files: FileUse,
     /// Contracts of both, with repetitions.
     contracts: Vec<&'static Contract>,
     /// Payload to event.
@@ -137,6 +142,9 @@ impl<E: Trigger> Function<E> {
             triggers: E::types(),
             per_function: E::PER_FUNCTION,
             emits: O::types(),
+            delays: O::delayed(),
+            changes: Some(&[]),
+            files: FileUse::None,
             contracts: [E::contracts(), O::contracts()].concat(),
             decode: Box::new(|ty, format, payload| Ok(Box::new(E::decode(ty, format, payload)?))),
             key: Box::new(|event| {
@@ -201,6 +209,28 @@ impl<E: Trigger> Function<E> {
         self
     }
 
+    /// Tables besides the row's own that the handler changes by the blind operations of its [`Context`]; an operation on
+    /// another one is rejected. Part of the manifest, from which the function's rights follow.
+    #[must_use]
+    pub fn changes(mut self, tables: &'static [&'static str]) -> Self {
+        self.erased.changes = Some(tables);
+        self
+    }
+
+    /// Lets the handler read the app's [files](Context::files).
+    #[must_use]
+    pub fn reads_files(mut self) -> Self {
+        self.erased.files = self.erased.files.max(FileUse::Read);
+        self
+    }
+
+    /// Lets the handler read, write and delete the app's [files](Context::files).
+    #[must_use]
+    pub fn writes_files(mut self) -> Self {
+        self.erased.files = FileUse::Write;
+        self
+    }
+
     /// Events one worker holds at a time. Default 2,000, and 32 MiB; small for handlers that are heavy on memory or CPU.
     #[must_use]
     pub fn concurrency(mut self, events: usize) -> Self {
@@ -256,6 +286,10 @@ fn leaked_all(texts: Vec<String>) -> Vec<&'static str> {
     texts.into_iter().map(leaked).collect()
 }
 
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|&text| text.to_owned()).collect()
+}
+
 /// Characters of a function's name, which is also the name of a program, a consumer and a subject token.
 fn is_plain(c: char) -> bool {
     c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
@@ -274,6 +308,7 @@ impl Erased {
         } else {
             leaked_all(foreign.triggers)
         };
+        let emits = leaked_all(foreign.emits);
         Ok(Self {
             name: leaked(foreign.name),
             version: leaked(foreign.version),
@@ -284,7 +319,11 @@ impl Erased {
             at_most_once: false,
             triggers,
             per_function,
-            emits: leaked_all(foreign.emits),
+            emits: emits.clone(),
+            // Its program does not say which.
+            delays: emits,
+            changes: None,
+            files: FileUse::None,
             contracts: vec![Box::leak(Box::new(Contract::new(foreign.contract.leak())))],
             decode: Box::new(move |ty, format, payload| {
                 Ok(Box::new(keys.read(ty, format, payload)?))
@@ -299,6 +338,16 @@ impl Erased {
             }),
             foreign: Some(foreign.call),
         })
+    }
+
+    /// Uses that its contexts let it make of tables and files.
+    pub fn declared(&self) -> Declared {
+        Declared {
+            function: self.name,
+            table: self.table,
+            changes: self.changes,
+            files: self.files,
+        }
     }
 
     pub fn contract(&self) -> Vec<u8> {
@@ -345,14 +394,17 @@ impl Erased {
             name: self.name.to_owned(),
             version: self.version.to_owned(),
             stream: stream.to_owned(),
-            triggers: self.triggers.iter().map(|&ty| ty.to_owned()).collect(),
+            triggers: owned(&self.triggers),
             filters,
             key: self.key_name.map(str::to_owned),
             row_version: self.row_version,
             table: Some(self.table)
                 .filter(|table| !table.is_empty())
                 .map(str::to_owned),
-            emits: self.emits.iter().map(|&ty| ty.to_owned()).collect(),
+            emits: owned(&self.emits),
+            delays: owned(&self.delays),
+            changes: owned(self.changes.unwrap_or(&["*"])),
+            files: self.files,
             limits: self.limits.clone(),
         })
     }

@@ -81,7 +81,7 @@ pub(crate) async fn audit(
         let batch = bus.read_stream(stream, next).await?;
         let Some(last) = batch.last() else {
             let old = event::now_ms().saturating_sub(WAITING_MS);
-            let waiting = store.waiting_outputs(old).await?;
+            let waiting = store.waiting_outputs(&[function.name], old).await?;
             let own = waiting.get(function.name);
             audit.waiting_outputs = own.map_or(0, |waiting| waiting.commits);
             audit.removed = store.removed().await?;

@@ -56,7 +56,7 @@ pub use self::world::Tally;
 #[doc(hidden)]
 pub use self::map_store::MapStore;
 
-use crate::context::Context;
+use crate::context::{Context, Declared};
 use crate::files::FileStore;
 
 /// The form of a row in Redis, for Oncue's own tests.
@@ -88,8 +88,7 @@ pub fn context(key: &str) -> Context {
     Context::new(
         Meta::of_origin(&origin).into(),
         key.into(),
-        "test",
-        "",
+        Declared::ALL,
         1,
         FileStore::Absent,
     )

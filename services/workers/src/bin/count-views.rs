@@ -37,7 +37,11 @@ async fn count_views(
 }
 
 fn main() -> ExitCode {
-    oncue::run(Function::new("count-views", count_views).version(env!("CARGO_PKG_VERSION")))
+    oncue::run(
+        Function::new("count-views", count_views)
+            .version(env!("CARGO_PKG_VERSION"))
+            .changes(&["visitors"]),
+    )
 }
 
 #[cfg(test)]

@@ -109,6 +109,7 @@ fn main() -> ExitCode {
     oncue::run(
         Function::new("inspect-file", inspect_file)
             .version(env!("CARGO_PKG_VERSION"))
+            .reads_files()
             .concurrency(4)
             .timeout(Duration::from_mins(5)),
     )

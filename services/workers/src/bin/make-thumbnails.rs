@@ -59,6 +59,7 @@ fn main() -> ExitCode {
     oncue::run(
         Function::new("make-thumbnails", make_thumbnails)
             .version(env!("CARGO_PKG_VERSION"))
+            .writes_files()
             .concurrency(1)
             .timeout(Duration::from_mins(2)),
     )

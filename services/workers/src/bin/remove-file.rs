@@ -13,5 +13,9 @@ async fn remove_file(rejected: FileRejected, _: &mut (), context: &Context) -> R
 }
 
 fn main() -> ExitCode {
-    oncue::run(Function::new("remove-file", remove_file).version(env!("CARGO_PKG_VERSION")))
+    oncue::run(
+        Function::new("remove-file", remove_file)
+            .version(env!("CARGO_PKG_VERSION"))
+            .writes_files(),
+    )
 }

@@ -105,7 +105,7 @@ async fn uploads(arena: &mut Arena, plan: Plan) -> Row {
         arena.clean().await;
         let gone = arena
             .bus
-            .api("STREAM.DELETE.OBJ_files", &serde_json::Value::Null)
+            .api("STREAM.DELETE.OBJ_app_files", &serde_json::Value::Null)
             .await;
         assert!(
             gone.as_ref()

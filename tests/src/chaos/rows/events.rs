@@ -129,6 +129,7 @@ pub async fn replays(plan: Plan) -> Report {
                 .api(&format!("CONSUMER.DELETE.web.app_{function}"), &Value::Null)
                 .await;
             deleted.expect("there was one");
+            arena.cluster.apply(function);
         }
         arena.report.fault("replay", 1);
         // Workers end when their consumer is gone, and are started again.
@@ -181,6 +182,7 @@ pub async fn beyond_the_horizon(plan: Plan) -> Report {
             .api(&format!("CONSUMER.DELETE.web.app_{function}"), &Value::Null)
             .await;
         deleted.expect("there was one");
+        arena.cluster.apply(function);
     }
     arena.again_as = Some("too_old");
     arena.drain().await;

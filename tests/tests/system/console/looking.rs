@@ -22,7 +22,7 @@ async fn who_runs_is_on_the_map_with_its_rate_its_lag_and_what_passes() {
     let filters = layout::filters(&["web.page.viewed"]);
     console
         .bus
-        .require(&layout::consumer(
+        .provide(&layout::consumer(
             "app_count",
             "web",
             &filters,

@@ -49,7 +49,7 @@ impl Console {
         let bus = cluster.bus().await;
         let store = cluster.store().await;
         for domain in [layout::TIMER, layout::DLQ, "web"] {
-            bus.require(&layout::stream(&config.app, domain, &config.stream(domain)))
+            bus.provide(&layout::stream(&config.app, domain, &config.stream(domain)))
                 .await
                 .expect("a stream");
         }

@@ -18,7 +18,7 @@ fn bytes(length: usize) -> Vec<u8> {
 }
 
 async fn stored(gateway: &Gateway) -> StreamState {
-    gateway.stream("OBJ_files").await
+    gateway.stream("OBJ_app_files").await
 }
 
 #[tokio::test]

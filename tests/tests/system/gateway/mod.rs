@@ -42,6 +42,7 @@ impl Gateway {
 
     async fn on(cluster: Cluster, guards: Guards) -> Self {
         let config = cluster.config();
+        cluster.provide_gateway();
         let mut catalog = config.catalog().expect("a catalog");
         catalog.add(oncue_app_events::DESCRIPTORS).unwrap();
         let app = App::start(&config, catalog, guards)

@@ -92,6 +92,7 @@ async fn one_trace_from_the_client_into_the_message_and_a_clean_end() {
     let port = free_port();
     let config = format!("[gateway]\nlisten = \"127.0.0.1:{port}\"\n");
     let cluster = Cluster::new(&config).await;
+    cluster.provide_gateway();
     let collector = Collector::start(Manners::Prompt).await;
     let child = gateway()
         .envs(cluster.env())

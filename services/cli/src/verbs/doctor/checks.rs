@@ -6,7 +6,7 @@ use oncue_admin::consumers;
 use oncue_admin::stores::agreement::{self, Lost};
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::StreamInfo;
-use oncue_core::bus::layout::{self, Mode, Outcome, ScheduleChange};
+use oncue_core::bus::layout::{self, Mode, Outcome, ScheduleChange, Wanted};
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::Store;
 use serde_json::Value;
@@ -144,12 +144,15 @@ async fn layout(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut 
             Vec::new()
         }
     };
-    compare(settings, bus, &manifests, report).await;
+    // One that cannot be had was told of with the programs.
+    let contracts = settings.contracts().await;
+    let contracts = contracts.map(|contracts| contracts.programs);
+    let wanted = apply::plan(&settings.config, &manifests, &contracts.unwrap_or_default());
+    compare(settings, bus, &manifests, &wanted, report).await;
     if let Err(e) = hearing(settings, bus, report).await {
         report.fix(e.to_string(), "see the server's own log");
     }
     dead_letters(bus, report).await;
-    let wanted = apply::plan(&settings.config, &manifests);
     let streams = wanted
         .iter()
         .filter_map(|wanted| wanted.name.strip_prefix("stream "));
@@ -203,10 +206,16 @@ fn room(name: &str, info: &StreamInfo, report: &mut Report) {
 }
 
 /// Compares as `oncue apply --dry-run` does, by the same plan, so the two cannot disagree.
-async fn compare(settings: &Settings, bus: &Bus, manifests: &[Manifest], report: &mut Report) {
+async fn compare(
+    settings: &Settings,
+    bus: &Bus,
+    manifests: &[Manifest],
+    wanted: &[Wanted],
+    report: &mut Report,
+) {
     let mut same = 0;
-    for wanted in apply::plan(&settings.config, manifests) {
-        match bus.ensure(&wanted, Mode::Look).await {
+    for wanted in wanted {
+        match bus.ensure(wanted, Mode::Look).await {
             Ok(Outcome::Same | Outcome::Foreign(_)) => same += 1,
             Ok(Outcome::Created) => {
                 report.fix(format!("{} is missing", wanted.name), "run `oncue apply`");

@@ -7,10 +7,6 @@ use oncue_proto::event::{self, PARTITIONS};
 use super::report::{Facts, Report};
 use crate::settings::Settings;
 
-/// Entries up to which a bucket of seen-marks must stay in Redis's compact encoding, at a fifth of the memory.
-/// A bucket is split at 128 marks, or a few more.
-const SEEN_BUCKET_ENTRIES: u64 = 256;
-
 /// All checks of Redis, up to the first question that is not answered. Settings may be kept from us: they are then
 /// not known.
 pub async fn check(
@@ -41,16 +37,12 @@ pub async fn check(
     facts.redis = Some(version.to_owned());
     persistence(store, facts, report).await;
     memory(&store.info("memory").await?, report);
-    if let Some(limit) = number_setting(store, "hash-max-listpack-entries").await
-        && limit < SEEN_BUCKET_ENTRIES
-    {
-        report.know(
-            format!(
-                "hash-max-listpack-entries is {limit}: seen-marks take more memory than they need"
-            ),
-            "set it to 512, the default of Redis 7",
-        );
-    }
+    let functions: Vec<&str> = settings
+        .config
+        .functions
+        .keys()
+        .map(String::as_str)
+        .collect();
     match store.partitions().await? {
         Some(PARTITIONS) => report.good(format!("Redis is laid out with {PARTITIONS} partitions")),
         Some(other) => report.fix(
@@ -58,23 +50,29 @@ pub async fn check(
             "use the Redis of this app, or an empty one",
         ),
         None => report.know(
-            "Redis was not used by any worker yet",
-            "the first worker lays it out",
+            "Redis was not used by this app yet",
+            "`oncue up` and `oncue apply` lay it out",
         ),
     }
-    if let Some(regression) = store.regression().await? {
+    if let Some(regression) = store.regression(&functions).await? {
         report.fix(
             regression.to_string(),
             "run `oncue recover redis`; until then workers refuse to start",
         );
     }
     let old = event::now_ms().saturating_sub(WAITING_MS);
-    for (function, waiting) in store.waiting_outputs(old).await? {
+    for (function, waiting) in store.waiting_outputs(&functions, old).await? {
         let since = event::format_time(waiting.since);
         report.fix(
             format!("{function}: the outputs of {} commits are in no stream, the first since {since}", waiting.commits),
             "make room in the stream they go to (`oncue ps`, [streams] max_bytes), or bring back its servers; workers \
              go on trying",
+        );
+    }
+    if !store.is_tended().await? {
+        report.know(
+            "nobody tends the streams: what is done stays in them until they are full, and then they refuse",
+            "run `oncue up`, or `oncue tend` beside what runs the processes",
         );
     }
     for removed in store.removed().await? {

@@ -2,18 +2,23 @@
 //! there under the same ids. What the stream still knows is a duplicate, what only its consumers know is skipped by
 //! them.
 
+use std::collections::BTreeSet;
+
 use futures::{StreamExt as _, stream};
+use oncue_admin::consumers;
 use oncue_core::bus::{Bus, PubAck, PublishError};
 use oncue_core::store::{Store, StoredOutputs, Unpublished};
-use oncue_proto::event::{self, PARTITIONS};
+use oncue_proto::event;
 use oncue_proto::oncue::v1::{Envelope, Outbox};
 use prost::Message as _;
 
 use crate::exit::{self, Failure};
+use crate::manifests;
 use crate::settings::Settings;
 use crate::terminal::confirm;
 use crate::terminal::paint::{CHANGED, DIM, number, paint, progress, remark, say};
 use crate::terminal::table::{self, text};
+use crate::verbs::apply;
 use crate::when;
 
 /// Publishes under way at a time.
@@ -49,6 +54,11 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         .since
         .map_or_else(|| "all that is kept".to_owned(), event::format_time);
     confirm::ask(&format!("Publish outputs again ({since})?"), args.yes)?;
+    // Streams that are gone have to be there first.
+    let names: Vec<String> = settings.config.functions.keys().cloned().collect();
+    let manifests = manifests::of(settings, &names).await?;
+    let advice = "nothing was published; mend what is refused, then run this again";
+    apply::let_in(settings, &manifests, &bus, advice).await?;
     let tally = all(args.since.unwrap_or(0), &bus, &store).await?;
     say(table::render(
         &["OUTPUTS", ""],
@@ -68,8 +78,9 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
             "{} outputs could not be published; the first: {why}",
             number(tally.refused)
         );
-        return Err(Failure::failed(what)
-            .advise("if streams are missing, `oncue apply` makes them; then run this again"));
+        return Err(
+            Failure::failed(what).advise("it can be run again: what is there already stays once")
+        );
     }
     // What the streams hold now is all there is; workers start on it again.
     store.forget_streams().await.map_err(Failure::silent)?;
@@ -92,10 +103,9 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 /// All outputs that Redis has kept and that were published since.
 pub async fn all(since: u64, bus: &Bus, store: &Store) -> Result<Republished, Failure> {
     let mut tally = Republished::default();
-    // Partition by partition: outboxes are listed by partition, and progress can be told.
-    for partition in 0..PARTITIONS {
-        progress(format_args!("partition {} of {PARTITIONS}", partition + 1));
-        again(partition, since, bus, store, &mut tally).await?;
+    for function in emitters(bus, store).await? {
+        progress(&function);
+        again(&function, since, bus, store, &mut tally).await?;
     }
     progress("");
     Ok(tally)
@@ -104,22 +114,45 @@ pub async fn all(since: u64, bus: &Bus, store: &Store) -> Result<Republished, Fa
 /// Publishes outputs that were committed and in no stream yet, which workers would only take up after a while.
 pub async fn unpublished(bus: &Bus, store: &Store) -> Result<Republished, Failure> {
     let mut tally = Republished::default();
-    let left = store.unpublished(0..PARTITIONS, event::now_ms()).await;
-    for Unpublished { outbox_key, frames } in left.map_err(Failure::silent)? {
-        let refused = tally.refused + tally.unreadable;
-        publish(frames, bus, &mut tally).await;
-        // What was refused stays as it was, for the workers.
-        if refused == tally.refused + tally.unreadable {
-            let marked = store.published(&[outbox_key], true).await;
-            marked.map_err(Failure::silent)?;
+    let now = event::now_ms();
+    for function in emitters(bus, store).await? {
+        let mut passed = 0;
+        loop {
+            let left = store.unpublished(&function, now, passed).await;
+            let left = left.map_err(Failure::silent)?;
+            if left.is_empty() {
+                break;
+            }
+            for Unpublished { outbox_key, frames } in left {
+                let refused = tally.refused + tally.unreadable;
+                publish(frames, bus, &mut tally).await;
+                // What was refused stays as it was, for the workers.
+                if refused == tally.refused + tally.unreadable {
+                    let marked = store.published(&[outbox_key], true).await;
+                    marked.map_err(Failure::silent)?;
+                } else {
+                    passed += 1;
+                }
+            }
         }
     }
     Ok(tally)
 }
 
-/// All kept outputs of one partition.
+/// Functions of the app that may have made outputs: those that are registered, and those that have a consumer, should Redis
+/// have lost its registry.
+async fn emitters(bus: &Bus, store: &Store) -> Result<BTreeSet<String>, Failure> {
+    let registered = store.registered().await.map_err(Failure::silent)?;
+    let consumers = consumers::all(bus).await.map_err(Failure::silent)?;
+    Ok(registered
+        .into_iter()
+        .chain(consumers.into_keys())
+        .collect())
+}
+
+/// All kept outputs of one function.
 async fn again(
-    partition: u32,
+    function: &str,
     since: u64,
     bus: &Bus,
     store: &Store,
@@ -128,7 +161,7 @@ async fn again(
     let mut from = 0;
     loop {
         let kept = store
-            .kept(partition, since, from)
+            .kept(function, since, from)
             .await
             .map_err(Failure::silent)?;
         if kept.is_empty() {

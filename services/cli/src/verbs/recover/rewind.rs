@@ -16,6 +16,7 @@ use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::bus::layout::TIMER;
 use oncue_core::bus::pull::Capacity;
 use oncue_core::model::manifest::Manifest;
+use oncue_core::secret;
 use oncue_core::store::{CommitEvent, Mark, Purpose, Restoring, Run, Store};
 use oncue_proto::event;
 
@@ -64,7 +65,10 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let bus = settings.bus().await?;
     let store = settings.store().await?;
     super::refuse_beside_workers(&bus).await?;
-    let regression = store.regression().await.map_err(Failure::silent)?;
+    let regression = store
+        .regression(&names_of(&names))
+        .await
+        .map_err(Failure::silent)?;
     if let Some(regression) = &regression {
         remark(regression);
     }
@@ -96,6 +100,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         number(most)
     );
     confirm::ask(&question, args.yes)?;
+    lay_out(&manifests, &bus, &store).await?;
     restore_dead_marks(&manifests, settings, &bus, &store).await?;
     for plan in &rewinds {
         restore(plan, &bus, &store).await?;
@@ -105,7 +110,10 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         &rewind(&rewinds, &bus).await?,
     ));
     // Last: should a rewind fail, workers still refuse to start, and this is run again.
-    store.clear_regression().await.map_err(Failure::silent)?;
+    store
+        .clear_regression(&names_of(&names))
+        .await
+        .map_err(Failure::silent)?;
     say(paint(
         GOOD,
         "Workers may be started again: what survived is skipped, what was lost is applied.",
@@ -116,6 +124,21 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
          applied that did not live to say so may need an earlier --since.",
     ));
     Ok(exit::OK)
+}
+
+/// Makes what a Redis that was emptied lacks, and what workers look for: layout, library, secret, registry.
+async fn lay_out(manifests: &[Manifest], bus: &Bus, store: &Store) -> Result<(), Failure> {
+    store.lay_out().await.map_err(Failure::silent)?;
+    let secret = secret::id_secret(bus, store).await;
+    secret.map_err(Failure::silent)?;
+    for manifest in manifests {
+        store.register(manifest).await.map_err(Failure::silent)?;
+    }
+    Ok(())
+}
+
+fn names_of(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).collect()
 }
 
 /// `None` for a function that has no consumer: it begins with the whole stream anyway. `lost` is the lowest place of

@@ -27,7 +27,7 @@ pub enum Lost {
 /// # Errors
 /// A server does not answer.
 pub async fn lost(bus: &Bus, store: &Store, config: &Config) -> Result<Vec<Lost>, AdminError> {
-    let streams = agreement::lost_streams(bus, store).await?;
+    let streams = agreement::all_lost_streams(bus, store).await?;
     let mut found: Vec<Lost> = streams.into_iter().map(Lost::Stream).collect();
     for stream in consumers::event_streams(bus).await? {
         let name = &stream.config.name;

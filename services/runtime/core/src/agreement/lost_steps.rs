@@ -35,13 +35,15 @@ pub async fn with_lost_steps(bus: &Bus, store: &Store, flow: Flow) -> Result<Flo
     let Some(mut flow) = again.map_err(|e| BusError(e.message))? else {
         return Ok(flow);
     };
-    let waiting = store.waiting_outputs(event::now_ms()).await;
+    let emitters = flow.events.iter().map(emitter);
+    let emitters: BTreeSet<&str> = emitters.collect();
+    let emitters: Vec<&str> = emitters.into_iter().collect();
+    let waiting = store.waiting_outputs(&emitters, event::now_ms()).await;
     let waiting = waiting.map_err(|e| BusError(e.message))?;
     let mut lost = BTreeSet::new();
     for (event, step) in flow.open_steps() {
-        let emitted_by = event.source.strip_prefix('/').unwrap_or_default();
         let is_suspect = step.since < old && idle.contains(step.function.as_str());
-        if is_suspect && !waiting.contains_key(emitted_by) && !is_delayed(bus, &event.id).await? {
+        if is_suspect && !waiting.contains_key(emitter(event)) && !is_delayed(bus, event).await? {
             lost.insert((event.id.clone(), step.function.clone()));
         }
     }
@@ -72,13 +74,19 @@ async fn idle_functions(bus: &Bus, flow: &Flow, old: u64) -> Result<BTreeSet<Str
     Ok(idle)
 }
 
+/// Function that has emitted an event; empty for one from outside.
+fn emitter(event: &FlowEvent) -> &str {
+    event.source.strip_prefix('/').unwrap_or_default()
+}
+
 /// Whether an event waits for its time.
-async fn is_delayed(bus: &Bus, id: &str) -> Result<bool, BusError> {
+async fn is_delayed(bus: &Bus, event: &FlowEvent) -> Result<bool, BusError> {
+    let id = &event.id;
     // Of ids from outside, none of which can be delayed.
     if id.is_empty() || id.contains(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_') {
         return Ok(false);
     }
-    let subject = format!("{TIMER}.delayed.{}.{id}", bus.app());
+    let subject = bus.app().delayed(emitter(event), id);
     match bus.stream_subjects(TIMER, &subject).await {
         Ok(subjects) => Ok(!subjects.is_empty()),
         Err(e) if e.is_not_found() => Ok(false),

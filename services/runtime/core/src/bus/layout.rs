@@ -23,9 +23,6 @@ pub const TIMER: &str = "timer";
 const FIRED_TTL: &str = "72h";
 /// Header of a schedule with the time zone of its cron line.
 const TIME_ZONE: &str = "Nats-Schedule-Time-Zone";
-/// Object store bucket of the app's files.
-pub const FILES: &str = "files";
-
 /// Note of a consumer: name of the key that its function gives its events, empty for their own.
 pub const KEY: &str = "oncue.key";
 /// Note of a stream that was restored: creation time of the one in the backup, Unix milliseconds.
@@ -199,8 +196,9 @@ pub fn stream(app: &AppName, domain: &str, config: &StreamConfig) -> Wanted {
     }
 }
 
-/// Object store bucket for files, in the layout every NATS client knows [ADR-20].
-pub fn bucket(app: &AppName, name: &str, config: &StreamConfig) -> Wanted {
+/// Object store bucket for the app's files, in the layout every NATS client knows [ADR-20].
+pub fn bucket(app: &AppName, config: &StreamConfig) -> Wanted {
+    let name = app.bucket();
     let fields = json!({
         "name": format!("OBJ_{name}"),
         "subjects": [format!("$O.{name}.C.>"), format!("$O.{name}.M.>")],
@@ -438,26 +436,30 @@ impl Bus {
         }
     }
 
-    /// Refuses, with a [`Mismatch`], what is there with another configuration. What is missing, or cannot be asked for
-    /// now, is nobody's fault yet.
-    pub async fn refuse_other(&self, wanted: &Wanted) -> Result<(), BusError> {
-        match self.ensure(wanted, Mode::Look).await {
-            Ok(Outcome::Different(differences)) => {
-                let name = wanted.name.clone();
-                Err(BusError(Mismatch { name, differences }.to_string()))
-            }
-            _ => Ok(()),
-        }
+    /// For the start of a program: refuses what is missing, and what is different with a [`Mismatch`]; takes what is of
+    /// another app as it is.
+    pub async fn require(&self, wanted: &Wanted) -> Result<(), BusError> {
+        self.compare(wanted, Mode::Look).await
     }
 
-    /// For start-up: creates what is missing, refuses what is different with a [`Mismatch`], takes what is of another
-    /// app as it is. Says whether it is this app's. In a cluster, what another
-    /// worker is just making does not answer until its servers have agreed, so it is asked again.
-    pub async fn require(&self, wanted: &Wanted) -> Result<bool, BusError> {
+    /// For operators' programs: creates what is missing, refuses what is different with a [`Mismatch`], takes what is of
+    /// another app as it is.
+    pub async fn provide(&self, wanted: &Wanted) -> Result<(), BusError> {
+        self.compare(wanted, Mode::Create).await
+    }
+
+    /// Compares until there is an answer: in a cluster, what is just being made does not answer until its servers have
+    /// agreed.
+    async fn compare(&self, wanted: &Wanted, mode: Mode) -> Result<(), BusError> {
         for attempt in 1.. {
-            match self.ensure(wanted, Mode::Create).await {
-                Ok(Outcome::Same | Outcome::Created) => break,
-                Ok(Outcome::Foreign(_)) => return Ok(false),
+            match self.ensure(wanted, mode).await {
+                Ok(Outcome::Created) if mode == Mode::Look => {
+                    let name = &wanted.name;
+                    return Err(BusError(format!(
+                        "{name} is missing; `oncue apply` makes it"
+                    )));
+                }
+                Ok(Outcome::Same | Outcome::Created | Outcome::Foreign(_)) => break,
                 Ok(Outcome::Different(differences)) => {
                     let mismatch = Mismatch {
                         name: wanted.name.clone(),
@@ -471,7 +473,7 @@ impl Bus {
                 Err(e) => return Err(failed(&wanted.name, e)),
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Creation time of a stream in Unix milliseconds: part of the identity of plain messages, so that a stream that

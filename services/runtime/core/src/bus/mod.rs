@@ -7,9 +7,9 @@
 //! |---|---|---|---|
 //! | `DOMAIN`, one for each first token of an event type | `DOMAIN.>` | events of that domain, kept for the replay window behind the slowest consumer ([`purge()`]) | refuses |
 //! | `dlq` ([`layout::DLQ`]) | `dlq.APP.FUNCTION` | dead letters, until they are redriven or dropped | refuses |
-//! | `timer` ([`layout::TIMER`]) | `timer.>` | schedules (`timer.schedule.APP.NAME`, and `timer.delayed.APP.ID` for each delayed event), and events that are due (`timer.due.TYPE`) until their own stream has taken them | never, it has no limit |
+//! | `timer` ([`layout::TIMER`]) | `timer.>` | schedules (`timer.schedule.APP.NAME`, and `timer.delayed.APP.FUNCTION.ID` for each delayed event), and events that are due (`timer.due.TYPE`) until their own stream has taken them | never, it has no limit |
 //! | `KV_oncue` ([`layout::VALUES`]) | `$KV.oncue.>` | what apps keep besides events, such as the [`secret`](crate::secret) | refuses |
-//! | `OBJ_files` ([`layout::FILES`]) | `$O.files.C.>`, `$O.files.M.>` | files in chunks, and their descriptions [ADR-20] | refuses |
+//! | `OBJ_APP_files` ([`AppName::bucket`]) | `$O.APP_files.C.>`, `$O.APP_files.M.>` | files in chunks, and their descriptions [ADR-20] | refuses |
 //!
 //! # Subjects
 //!

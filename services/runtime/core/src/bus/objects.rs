@@ -16,7 +16,6 @@ use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::layout::FILES;
 use super::{Bus, BusError, PublishError, failed, headers};
 use oncue_proto::event;
 
@@ -35,7 +34,7 @@ const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Object {
     /// Name, unique in the bucket.
     pub name: String,
-    /// Bucket that holds it: [`FILES`].
+    /// Bucket that holds it: that of its [app](crate::app::AppName::bucket).
     pub bucket: String,
     /// Token in the subject of its chunks.
     #[serde(rename = "nuid")]
@@ -68,7 +67,7 @@ impl Object {
     /// Description of an object with these bytes; nothing is stored.
     ///
     /// For a dry run, which shows what a handler would have stored.
-    pub fn of_bytes(name: &str, metadata: &[(&str, &str)], bytes: &[u8]) -> Self {
+    pub fn of_bytes(bucket: &str, name: &str, metadata: &[(&str, &str)], bytes: &[u8]) -> Self {
         let mut hashed = Context::new(&SHA256);
         hashed.update(bytes);
         let content = Content {
@@ -76,14 +75,20 @@ impl Object {
             chunks: bytes.len().div_ceil(CHUNK) as u64,
             digest: digest(hashed),
         };
-        Self::new(name, metadata, String::new(), content)
+        Self::new(bucket, name, metadata, String::new(), content)
     }
 
     /// Description of content that stands, or would stand, in chunks of [`CHUNK`] bytes.
-    fn new(name: &str, metadata: &[(&str, &str)], chunks_id: String, content: Content) -> Self {
+    fn new(
+        bucket: &str,
+        name: &str,
+        metadata: &[(&str, &str)],
+        chunks_id: String,
+        content: Content,
+    ) -> Self {
         Self {
             name: name.to_owned(),
-            bucket: FILES.to_owned(),
+            bucket: bucket.to_owned(),
             chunks_id,
             size: content.size,
             chunks: content.chunks,
@@ -173,7 +178,7 @@ impl Bus {
         };
         let content = upload.chunks(source, limit).await?;
         let old = self.object(name).await.ok().flatten();
-        let object = Object::new(name, metadata, chunks_id, content);
+        let object = Object::new(&self.app().bucket(), name, metadata, chunks_id, content);
         let put = self.put_meta(&object).await;
         // Where it is not known whether the object stands, its chunks must: an orphan is better than a hollow file.
         if matches!(put, Ok(()) | Err(PublishError::Unknown(_))) {
@@ -189,7 +194,7 @@ impl Bus {
     /// Publishes the description of an object, in place of the one that stands under its name: `Nats-Rollup`
     /// makes the stream drop that one in the same step.
     async fn put_meta(&self, object: &Object) -> Result<(), PublishError> {
-        let subject = meta_subject(&object.name);
+        let subject = meta_subject(&object.bucket, &object.name);
         let headers = vec![Header {
             name: "Nats-Rollup".into(),
             value: "sub".into(),
@@ -207,8 +212,9 @@ impl Bus {
     /// Object stored under `name`; `None` when there is none, or no longer. One request in general, two where it is
     /// not there.
     pub async fn object(&self, name: &str) -> Result<Option<Object>, BusError> {
-        let stream = format!("OBJ_{FILES}");
-        let subject = meta_subject(name);
+        let bucket = self.app().bucket();
+        let stream = format!("OBJ_{bucket}");
+        let subject = meta_subject(&bucket, name);
         let answer = self
             .client
             .request(
@@ -252,11 +258,12 @@ impl Bus {
 
     /// Removes chunks. A failure leaves orphans, which cost room and nothing else.
     async fn purge_chunks(&self, chunks_id: &str) {
-        let filter = json!({ "filter": format!("$O.{FILES}.C.{chunks_id}") });
-        if let Err(e) = self
-            .api(&format!("STREAM.PURGE.OBJ_{FILES}"), &filter)
-            .await
-        {
+        let bucket = self.app().bucket();
+        let filter = json!({ "filter": format!("$O.{bucket}.C.{chunks_id}") });
+        let purged = self
+            .api(&format!("STREAM.PURGE.OBJ_{bucket}"), &filter)
+            .await;
+        if let Err(e) = purged {
             tracing::warn!(error = %e, chunks_id, "cannot remove chunks of a replaced or aborted object");
         }
     }
@@ -285,8 +292,8 @@ impl Bus {
 }
 
 /// Subject of the description of an object. Its name is encoded, since it may hold anything.
-fn meta_subject(name: &str) -> String {
-    format!("$O.{FILES}.M.{}", URL_SAFE.encode(name))
+fn meta_subject(bucket: &str, name: &str) -> String {
+    format!("$O.{bucket}.M.{}", URL_SAFE.encode(name))
 }
 
 /// Chunks on their way into the store. Unless it is `done`, dropping it removes the chunks again.
@@ -350,7 +357,7 @@ impl Upload {
     /// Publishes one chunk, without waiting for its ack.
     fn send(&mut self, payload: Bytes) {
         let bus = self.bus.clone();
-        let subject = format!("$O.{FILES}.C.{}", self.chunks_id);
+        let subject = format!("$O.{}.C.{}", self.bus.app().bucket(), self.chunks_id);
         let envelope = Envelope {
             subject,
             headers: Vec::new(),
@@ -479,9 +486,10 @@ impl Batch {
         let client = &self.bus.client;
         let inbox = client.new_inbox();
         let mut answers = client.subscribe(inbox.clone()).await.map_err(unreadable)?;
-        let subject = format!("$O.{FILES}.C.{}", self.chunks_id);
+        let bucket = self.bus.app().bucket();
+        let subject = format!("$O.{bucket}.C.{}", self.chunks_id);
         let query = json!({ "seq": self.sequence, "next_by_subj": subject, "batch": WINDOW });
-        let request = format!("$JS.API.DIRECT.GET.OBJ_{FILES}");
+        let request = format!("$JS.API.DIRECT.GET.OBJ_{bucket}");
         client
             .publish_with_reply(request, inbox, query.to_string().into())
             .await

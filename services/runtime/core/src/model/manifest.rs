@@ -31,8 +31,30 @@ pub struct Manifest {
     pub row_version: u32,
     /// Event types it may emit.
     pub emits: Vec<String>,
+    /// Those of them that may be delayed.
+    #[serde(default)]
+    pub delays: Vec<String>,
+    /// Tables besides its own that it changes without reading them; `*` for any, of a program that does not say.
+    #[serde(default)]
+    pub changes: Vec<String>,
+    /// Use of the app's files.
+    #[serde(default)]
+    pub files: FileUse,
     /// Limits as written in the function; `oncue.toml` goes on top.
     pub limits: Limits,
+}
+
+/// Use that a function makes of the app's files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileUse {
+    /// None at all.
+    #[default]
+    None,
+    /// Reads files.
+    Read,
+    /// Reads, writes and deletes files.
+    Write,
 }
 
 /// Version of rows that say none.

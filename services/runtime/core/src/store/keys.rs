@@ -69,6 +69,11 @@ impl Keys {
         self.of(format_args!("l:{ty}"))
     }
 
+    /// Losses that workers of a function have found.
+    pub fn regressed(&self, function: &str) -> String {
+        self.of(format_args!("regressed:{function}"))
+    }
+
     /// Seen-marks of a function.
     pub fn marks(&self, function: &str) -> String {
         self.of(format_args!("d:{function}"))
@@ -98,15 +103,14 @@ impl Keys {
         self.in_partition(tag.partition(), format_args!("o:{function}:{nonce:04x}"))
     }
 
-    /// Index of the outboxes of a partition.
-    pub fn outbox_index(&self, partition: u32) -> String {
-        self.in_partition(partition, format_args!("u"))
+    /// Index of the outboxes of a function.
+    pub fn outbox_index(&self, function: &str) -> String {
+        self.of(format_args!("u:{function}"))
     }
 
     /// Index that the outbox of this key stands in.
-    pub fn index_of(outbox: &str) -> String {
-        let partition = outbox.split_once('}').map_or(outbox, |(before, _)| before);
-        format!("{partition}}}:u")
+    pub fn index_of(&self, outbox: &str) -> String {
+        self.outbox_index(Self::function_of(outbox))
     }
 
     /// Function whose outputs the outbox of this key holds.
@@ -128,8 +132,7 @@ mod tests {
         assert!(outbox.starts_with("app:{p17}:o:count-views:"), "{outbox}");
         assert!(outbox.starts_with(&keys.outboxes(name.tag(), "count-views")));
         assert!(!outbox.starts_with(&keys.outboxes(name.tag(), "count")));
-        assert_eq!(Keys::index_of(&outbox), keys.outbox_index(17));
-        assert_eq!(Keys::index_of(&outbox), "app:{p17}:u");
+        assert_eq!(keys.index_of(&outbox), "app:u:count-views");
         assert_eq!(Keys::function_of(&outbox), "count-views");
     }
 

@@ -12,14 +12,15 @@
 //! | `APP:{pN}:s:TABLE:KEY` | hash, set, sorted set or HyperLogLog | a state row, with a number that grows with each change in the field `_v` and its [version](SCHEMA); or the value of a blind operation | never by itself |
 //! | `APP:d:FUNCTION` | hash | the seen-marks of a function: buckets of [`mark::SeenMark`]s behind the hashes of their ids, as `commit.lua` describes | each mark a horizon and [`GRACE_MS`] after it was written, give or take some hours |
 //! | `APP:{pN}:o:FUNCTION:NAME` | string | outputs of the events of one commit, one frame each | once published; with `keep_outputs` that much later; after a minute if the commit is never made |
-//! | `APP:{pN}:u` | sorted set | keys of those outboxes, by commit time; once published, by minus the time of publishing | with its outboxes |
+//! | `APP:u:FUNCTION` | sorted set | keys of those outboxes of a function, by commit time; once published, by minus the time of publishing | with its outboxes |
 //! | `APP:{pN}:r:FUNCTION:ID` | string | number of runs of an event that was delivered more than once | after the horizon |
 //! | `APP:{pN}:f:FLOW` | hash | the ledger of a tracked flow (fields: [`crate::model::flow`]) | `[flows] keep` after its last write |
 //! | `APP:layout` | string | number of this layout | never |
 //! | `APP:id-secret` | string | the [`secret`](crate::secret) of the app | never |
 //! | `APP:partitions` | string | number of partitions, fixed at first start | never |
-//! | `APP:commits:WORKER` | string | number and time of a worker's last commit, by which a Redis that went back in time is found out | after a week |
-//! | `APP:regressed` | hash | worker -> the loss it found; no worker starts until `oncue recover redis` has removed it | by that command |
+//! | `APP:tended` | string | time at which `oncue up` or `oncue tend` last tended the servers | after two minutes |
+//! | `APP:commits:FUNCTION:WORKER` | string | number and time of a worker's last commit, by which a Redis that went back in time is found out | after a week |
+//! | `APP:regressed:FUNCTION` | hash | worker of the function -> the loss it found; no worker starts until `oncue recover redis` has removed it | by that command |
 //! | `APP:streams` | hash | stream -> [`KnownStream`] as JSON, by which a NATS that went back is found out | never |
 //! | `APP:progress` | sorted set | `STREAM CREATED FUNCTION` -> sequence up to which the function was done with its stream | with the function |
 //! | `APP:removed` | hash | `FUNCTION CREATED AFTER` -> [`Removed`] as JSON: what was taken out of a stream before the function was done with it | by `oncue recover nats` |
@@ -29,7 +30,7 @@
 //! | `APP:gaps` | hash | stream -> [`Gap`] as JSON: what came after the backup that was restored | never |
 //! | `APP:epoch` | string | time of the last such recovery | never |
 //! | `APP:edges`, `APP:edges:at` | hash | `SOURCE\tTYPE\tFUNCTION` -> events that went that way, and time of the last | never |
-//! | `APP:functions` | hash | function -> its manifest and time of its last start, as JSON | never |
+//! | `APP:functions` | hash | function -> its manifest and the time at which it was let in, as JSON | never |
 //! | `APP:history` | hash | function -> its [`History`](crate::model::history::History) as JSON: what it acted on, and from where on | never |
 //! | `APP:l:TYPE` | set | names of the functions that act on a type | never |
 //!

@@ -14,6 +14,7 @@ mod sentinel;
 mod wire;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use redis::aio::ConnectionManager;
@@ -40,9 +41,11 @@ use oncue_proto::event::{self, IdSecret, PARTITIONS};
 /// Function library; `LIBRARY` in it stands for the version, `APP` for the app.
 const SOURCE: &str = include_str!("commit.lua");
 /// Number of the layout of keys and values, raised where an older program could not read them.
-const LAYOUT: u32 = 3;
+const LAYOUT: u32 = 4;
 /// Key, without the app, of its secret.
 const ID_SECRET: &str = "id-secret";
+/// Key, without the app, of the time at which somebody last tended its servers.
+const TENDED: &str = "tended";
 /// Major and minor version of the oldest Redis that has what the library needs.
 const OLDEST_REDIS: (u64, u64) = (7, 0);
 /// Oldest Valkey that is tested.
@@ -91,6 +94,8 @@ impl From<RedisError> for StoreError {
         let away = e.is_io_error()
             || e.is_timeout()
             || e.is_connection_dropped()
+            // An operator's program puts it back.
+            || is_library_missing(&e)
             || e.code().is_some_and(|code| TRANSIENT_CODES.contains(&code))
             || words.any(|word| TRANSIENT_CODES.contains(&word));
         Self {
@@ -101,19 +106,62 @@ impl From<RedisError> for StoreError {
 }
 
 impl Store {
-    /// Connects, for a worker: refuses a Redis that cannot keep the promise (too old, evicting, of another partition
-    /// count, gone back in time), and loads the library.
+    /// Connects, for a program that writes: refuses a Redis that cannot keep the promise (too old, evicting, gone back in
+    /// time), and one that is not [laid out](Self::lay_out) for the app.
     pub async fn connect(url: impl Into<ServerUrl>, app: &AppName) -> Result<Self, StoreError> {
         let store = Self::look(url, app).await?;
-        store.check().await?;
-        store.check_partitions().await?;
-        // Before it may commit: what it wrote would look as if nothing had been lost.
-        if let Some(regression) = store.regression().await? {
+        store.must_be_ready().await?;
+        Ok(store)
+    }
+
+    /// Refuses what [`connect`](Self::connect) does.
+    pub async fn must_be_ready(&self) -> Result<(), StoreError> {
+        self.check().await?;
+        // Before anything is committed: it would look as if nothing had been lost.
+        if let Some(regression) = self.regression(&[]).await? {
             return Err(StoreError::refused(regression.to_string()));
         }
-        store.learn_epoch().await?;
-        store.load().await?;
-        Ok(store)
+        if !self.check_layout().await? {
+            return Err(StoreError::refused(format!(
+                "this Redis is not laid out for the app {}; `oncue apply` does it",
+                self.keys.app()
+            )));
+        }
+        self.learn_epoch().await?;
+        // A broken twin has a library of its own.
+        if failpoint::sabotaged(Sabotage::NoSeenMarks) || failpoint::sabotaged(Sabotage::NoFence) {
+            self.load().await?;
+        }
+        if !self.has_library().await? {
+            return Err(StoreError::refused(format!(
+                "this Redis does not have the function library {} of this program; `oncue apply` of the same version \
+                 loads it",
+                self.library_name()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Lays out an empty Redis for the app, and loads the library: for operators' programs, since whoever may load code may
+    /// do everything. Refuses a Redis of another layout or partition count, and one that cannot keep the promise.
+    pub async fn lay_out(&self) -> Result<(), StoreError> {
+        self.check().await?;
+        if !self.check_layout().await? {
+            let mut pipe = redis::pipe();
+            // The layout goes first: partitions without one are an earlier version's.
+            pipe.cmd("SET")
+                .arg(self.keys.of("layout"))
+                .arg(LAYOUT)
+                .arg("NX")
+                .ignore()
+                .cmd("SET")
+                .arg(self.keys.of("partitions"))
+                .arg(PARTITIONS)
+                .arg("NX")
+                .ignore();
+            pipe.exec_async(&mut self.connection()).await?;
+        }
+        self.load().await
     }
 
     /// Connects and changes nothing, for programs that only look. The URL may hold a password; no error shows it.
@@ -212,8 +260,23 @@ impl Store {
         Ok(cmd("PING").exec_async(&mut self.connection()).await?)
     }
 
-    /// Whether the function library is loaded in this version. A worker loads it at its start, and once more if a
-    /// commit finds that Redis has lost it.
+    /// Whether the function library answers in this version: as [`is_loaded`](Self::is_loaded), for programs that may call it
+    /// and not list it.
+    async fn has_library(&self) -> Result<bool, StoreError> {
+        let called = wire::marks_call(&self.marks_function(), &self.keys, &[]);
+        match called.exec_async(&mut self.connection()).await {
+            Ok(()) => Ok(true),
+            Err(e) if is_library_missing(&e) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Name of the function that looks up marks.
+    fn marks_function(&self) -> String {
+        self.function.replace("commit", "marks")
+    }
+
+    /// Whether the function library is loaded in this version.
     pub async fn is_loaded(&self) -> Result<bool, StoreError> {
         let list: Vec<Value> = cmd("FUNCTION")
             .arg("LIST")
@@ -261,8 +324,34 @@ impl Store {
         read_secret(&text)
     }
 
-    /// Lays out an empty Redis; refuses one of another partition count or another layout.
-    async fn check_partitions(&self) -> Result<(), StoreError> {
+    /// Says that somebody tends the app's servers, for so long.
+    pub async fn note_presence(&self, lasts: Duration) -> Result<(), StoreError> {
+        let mut note = cmd("SET");
+        note.arg(self.keys.of(TENDED))
+            .arg(event::now_ms())
+            .arg("EX")
+            .arg(lasts.as_secs());
+        Ok(note.exec_async(&mut self.connection()).await?)
+    }
+
+    /// Whether somebody has said so, and it still holds.
+    pub async fn is_tended(&self) -> Result<bool, StoreError> {
+        Ok(cmd("EXISTS")
+            .arg(self.keys.of(TENDED))
+            .query_async(&mut self.connection())
+            .await?)
+    }
+
+    /// Whether this Redis is laid out at all.
+    pub async fn is_laid_out(&self) -> Result<bool, StoreError> {
+        Ok(cmd("EXISTS")
+            .arg(self.keys.of("partitions"))
+            .query_async(&mut self.connection())
+            .await?)
+    }
+
+    /// Whether this Redis is laid out as this program reads it; refuses one of another partition count or layout.
+    async fn check_layout(&self) -> Result<bool, StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("GET")
             .arg(self.keys.of("partitions"))
@@ -278,25 +367,10 @@ impl Store {
                  Redis and empty streams"
             )));
         }
-        let mut pipe = redis::pipe();
-        // The layout goes first: partitions without one are an earlier version's.
-        pipe.cmd("SET")
-            .arg(self.keys.of("layout"))
-            .arg(LAYOUT)
-            .arg("NX")
-            .ignore();
-        pipe.cmd("SET")
-            .arg(self.keys.of("partitions"))
-            .arg(PARTITIONS)
-            .arg("NX")
-            .ignore()
-            .cmd("GET")
-            .arg(self.keys.of("partitions"));
-        let (found,): (u32,) = pipe.query_async(&mut self.connection()).await?;
         // Keys hold the number of their partition: another count would look for each of them elsewhere.
-        if found == PARTITIONS {
-            return Ok(());
-        }
+        let Some(found) = partitions.filter(|found| *found != PARTITIONS) else {
+            return Ok(partitions.is_some());
+        };
         Err(StoreError::refused(format!(
             "this Redis was laid out with {found} partitions, this program has {PARTITIONS}; the two cannot share state"
         )))
@@ -337,15 +411,14 @@ impl Store {
         if marks.is_empty() {
             return Ok(Vec::new());
         }
-        let call = wire::marks_call(&self.function.replace("commit", "marks"), &self.keys, marks);
-        Ok(match call.query_async(&mut self.connection()).await {
-            // Nobody has started a worker of this version on this Redis, or it was emptied.
-            Err(e) if is_library_missing(&e) => {
-                self.load().await?;
-                call.query_async(&mut self.connection()).await?
-            }
-            other => other?,
-        })
+        let call = wire::marks_call(&self.marks_function(), &self.keys, marks);
+        let found = call.query_async(&mut self.connection()).await;
+        if let (Err(e), Some(first)) = (&found, marks.first())
+            && is_library_missing(e)
+        {
+            self.watch_for_emptiness(&first.function).await;
+        }
+        Ok(found?)
     }
 
     /// Upkeep of the marks of a function: drops those that have expired from buckets that have not been looked at for
@@ -413,9 +486,9 @@ impl Store {
         // answered.
         let begun = self.own.begin(runs);
         let keys = [
-            self.own.key(&self.keys),
+            self.own.key(&self.keys, function),
             outbox.clone(),
-            self.keys.outbox_index(name.partition()),
+            self.keys.outbox_index(function),
             self.keys.marks(function),
         ];
         let call = commit_call(
@@ -428,15 +501,14 @@ impl Store {
         );
         let mut connection = self.connection();
         let (mut replies,): (Vec<Value>,) = match call.query_async(&mut connection).await {
-            // Redis was emptied or replaced: the code goes in again, what the data lost is the fence's business.
             Err(e) if is_library_missing(&e) => {
-                self.load().await?;
-                call.query_async(&mut connection).await?
+                self.watch_for_emptiness(function).await;
+                return Err(e.into());
             }
             other => other?,
         };
         let record: String = redis::from_redis_value(replies.remove(0)).unwrap_or_default();
-        self.watch_for_regression(begun, &record).await;
+        self.watch_for_regression(function, begun, &record).await;
         let replies = runs
             .iter()
             .zip(replies)

@@ -103,8 +103,7 @@ pub(crate) async fn dry_run(
     let context = Context::new(
         incoming.meta.into(),
         key.into(),
-        function.name,
-        function.table,
+        function.declared(),
         1,
         FileStore::Operator(operator),
     );

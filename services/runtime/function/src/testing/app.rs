@@ -725,7 +725,7 @@ impl App {
     /// Publishes what a crash has left in the store. Returns whether any of it is new.
     fn relay(&self) -> bool {
         let now = self.world.now();
-        let mut left = self.world.store.unpublished(0..event::PARTITIONS, now);
+        let mut left = self.world.store.unpublished(now);
         // Their keys are random.
         left.sort_by_key(|outbox| outbox.frames.first().map(|frame| frame.id));
         let mut is_new = false;

@@ -5,7 +5,6 @@ mod ledger;
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Range;
 use std::sync::Arc;
 
 use oncue_core::store::mark::OutboxName;
@@ -154,30 +153,25 @@ impl MapStore {
         }
     }
 
-    pub fn unpublished(&self, partitions: Range<u32>, before: u64) -> Vec<Unpublished> {
-        self.outboxes(partitions, |at| at > 0 && at <= before as i64)
+    pub fn unpublished(&self, before: u64) -> Vec<Unpublished> {
+        self.outboxes(|at| at > 0 && at <= before as i64)
     }
 
-    pub fn kept(&self, partition: u32, since: u64, from: usize) -> Vec<Unpublished> {
-        self.outboxes(partition..partition + 1, |at| at <= -(since as i64))
-            .into_iter()
-            .skip(from)
-            .collect()
+    pub fn kept(&self, since: u64) -> Vec<Unpublished> {
+        self.outboxes(|at| at <= -(since as i64))
     }
 
-    pub fn forget(&self, partitions: Range<u32>, before: u64) {
-        for old in self.outboxes(partitions, |at| at < 0 && at >= -(before as i64)) {
-            self.lock().outboxes.remove(&old.outbox_key);
+    pub fn forget(&self, function: &str, before: u64) {
+        for old in self.outboxes(|at| at < 0 && at >= -(before as i64)) {
+            if Keys::function_of(&old.outbox_key) == function {
+                self.lock().outboxes.remove(&old.outbox_key);
+            }
         }
     }
 
-    fn outboxes(&self, partitions: Range<u32>, wanted: impl Fn(i64) -> bool) -> Vec<Unpublished> {
+    fn outboxes(&self, wanted: impl Fn(i64) -> bool) -> Vec<Unpublished> {
         let inner = self.lock();
-        let tags: Vec<String> = partitions.map(|p| format!("app:{{p{p}}}:")).collect();
-        let found = inner
-            .outboxes
-            .iter()
-            .filter(|(key, (at, _))| wanted(*at) && tags.iter().any(|tag| key.starts_with(tag)));
+        let found = inner.outboxes.iter().filter(|(_, (at, _))| wanted(*at));
         found
             .map(|(key, (_, frames))| Unpublished {
                 outbox_key: key.clone(),

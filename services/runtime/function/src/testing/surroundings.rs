@@ -6,7 +6,7 @@ use bytes::Bytes;
 use oncue_core::store::Change;
 use oncue_proto::event::{Meta, Origin};
 
-use crate::context::Context;
+use crate::context::{Context, Declared};
 use crate::files::{FileStore, FilesInMemory};
 
 /// Surroundings of one run: a [`Context`] with attempt, time and files of the test's choice.
@@ -80,8 +80,7 @@ impl Surroundings {
         Context::new(
             Meta::of_origin(&origin).into(),
             self.key.into(),
-            "test",
-            "",
+            Declared::ALL,
             self.attempt,
             FileStore::Memory(self.files),
         )

@@ -237,8 +237,7 @@ impl Effects {
         let context = Context::new(
             event.meta.clone(),
             event.mark.key.clone(),
-            self.function.name,
-            self.function.table,
+            self.function.declared(),
             event.runs(),
             files,
         );

@@ -74,10 +74,9 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
-use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_core::bus::pull::{Delivery, Pull};
 use oncue_core::bus::{Bus, BusError};
-use oncue_core::config::{Config, Limits, StreamConfig};
+use oncue_core::config::{Config, Limits};
 use oncue_core::failpoint::{self, Sabotage};
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::{Status, Store};
@@ -244,23 +243,6 @@ impl Worker {
         tokio::spawn(self.settler.hops.clone().report_for_ever());
         tokio::spawn(upkeep::drop_expired_marks_for_ever(store.clone(), function));
         Ok(vouchers)
-    }
-
-    /// Purges the stream, which is this app's, from now on, and watches what others remove from it.
-    pub fn purge(&self, name: &str, stream: &StreamConfig, store: &Store) {
-        // Schedules wait for their time, dead letters for an operator: neither is done when it is old.
-        if [TIMER, DLQ].contains(&name) {
-            return;
-        }
-        let own = upkeep::OwnStream {
-            bus: self.settler.bus.clone(),
-            store: store.clone(),
-            name: name.to_owned(),
-            function: self.settler.function,
-        };
-        tokio::spawn(own.clone().purge_for_ever(stream.replay_window.0));
-        tokio::spawn(own.clone().keep_room_for_ever(stream.reserve()));
-        tokio::spawn(own.watch_for_ever());
     }
 
     /// Pulls until told to stop, then finishes what is in flight; never gives events back because it is stopping.

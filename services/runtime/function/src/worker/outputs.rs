@@ -17,7 +17,7 @@ use crate::worker::flow_log;
 use crate::worker::invocation::{Invocation, Output};
 use crate::worker::spans::Onward;
 use oncue_core::app::AppName;
-use oncue_core::bus::layout::{self, TIMER};
+use oncue_core::bus::layout;
 use oncue_core::bus::{Headers, Outbound};
 use oncue_core::config::Bounds;
 use oncue_proto::event::{self, IdSecret, Meta};
@@ -172,7 +172,7 @@ impl OutputMaker {
             let due = event::format_time(now() + delay);
             // A schedule has a subject of its own, by the id: a second publish replaces the one that
             // still waits.
-            let subject = format!("{TIMER}.delayed.{}.{}", self.app, meta.id);
+            let subject = self.app.delayed(self.function, &meta.id);
             let rule = format!("@at {due}");
             message = layout::scheduled(subject, &rule, draft.ty, &draft.key, message);
         }

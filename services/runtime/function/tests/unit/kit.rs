@@ -54,7 +54,9 @@ fn count_views() -> Function<PageViewed> {
 }
 
 fn rank_pages() -> Function<PageMilestone> {
-    Function::new("rank-pages", rank).keyed_by("all", |_| "all")
+    Function::new("rank-pages", rank)
+        .keyed_by("all", |_| "all")
+        .changes(&["totals", "seen", "leaders", "visitors"])
 }
 
 fn view(page: &str, visitor: &str) -> PageViewed {
@@ -220,7 +222,7 @@ async fn files_are_there() {
         files.delete(&view.page).await
     }
 
-    let mut app = App::new().with(Function::new("copy", copy));
+    let mut app = App::new().with(Function::new("copy", copy).writes_files());
     app.put_file("f1", "hello");
     app.publish(&view("f1", "v1"));
     app.publish(&view("f2", "v1"));

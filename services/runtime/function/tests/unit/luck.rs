@@ -83,7 +83,9 @@ async fn rank(
 async fn a_right_app_comes_to_the_same_end_under_every_luck() {
     let tally = Luck::default()
         .run(async |app: App| {
-            let rank_pages = Function::new("rank-pages", rank).keyed_by("all", |_| "all");
+            let rank_pages = Function::new("rank-pages", rank)
+                .keyed_by("all", |_| "all")
+                .changes(&["totals"]);
             let mut app = app
                 .with(Function::new("count-views", count))
                 .with(rank_pages);

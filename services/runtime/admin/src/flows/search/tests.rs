@@ -31,6 +31,9 @@ fn function(triggers: &[&str], emits: &[&str]) -> Manifest {
         table: None,
         row_version: 1,
         emits: owned(emits),
+        delays: Vec::new(),
+        changes: Vec::new(),
+        files: oncue_core::model::manifest::FileUse::None,
         limits: oncue_core::config::Limits::default(),
     }
 }

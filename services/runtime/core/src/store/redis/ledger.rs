@@ -104,13 +104,21 @@ impl Store {
         Ok(flow::edges(counts, times))
     }
 
-    /// Every function that ever started on this Redis, running or not, sorted by name.
+    /// Every function that `oncue apply` has let in, running or not, sorted by name.
     pub async fn functions(&self) -> Result<Vec<Registered>, StoreError> {
         let fields: HashFields = cmd("HGETALL")
             .arg(self.keys.of(FUNCTIONS))
             .query_async(&mut self.connection())
             .await?;
         Ok(flow::functions(fields))
+    }
+
+    /// Names of those functions, in no order.
+    pub async fn registered(&self) -> Result<Vec<String>, StoreError> {
+        Ok(cmd("HKEYS")
+            .arg(self.keys.of(FUNCTIONS))
+            .query_async(&mut self.connection())
+            .await?)
     }
 
     /// Begins the ledger of a flow with its root event, before that is published: opens a step for each function that

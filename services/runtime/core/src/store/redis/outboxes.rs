@@ -1,20 +1,20 @@
 //! Outboxes in Redis: outputs that have still to be published, outputs that are kept for a while, and the lease of the
 //! worker that deals with them.
 //!
-//! Each partition has one index, `APP:{pN}:u`, a sorted set of outbox keys: the score is the commit time (Unix ms) while
-//! something has to be published, and minus the time of publishing from then on.
+//! Each function has one index, `APP:u:FUNCTION`, a sorted set of outbox keys: the score is the commit time (Unix ms) while
+//! something has to be published, and minus the time of publishing from then on. So the workers of a function need to see,
+//! and may be let see, the outputs of no other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Range;
 
 use bytes::Bytes;
-use redis::{Pipeline, cmd};
+use redis::{Cmd, RedisError, cmd};
 
-use super::Store;
 use super::wire::{EventReply, push_frame, read_frames};
+use super::{Store, next_reply};
 use crate::store::mark::{OutboxTag, SeenMark};
 use crate::store::{Keys, Run, Status, StoreError, StoredOutputs, Unpublished, WaitingOutputs};
-use oncue_proto::event::{self, PARTITIONS};
+use oncue_proto::event;
 
 /// Outboxes handled in one round trip.
 ///
@@ -26,8 +26,7 @@ impl Store {
     /// Records that all messages of these outboxes are in their streams. With `keep` they stay until they are
     /// [removed](Self::remove_published), in case the streams lose them; else they go now.
     ///
-    /// Idempotent: an outbox that is gone, or marked already, stays so. Both commands of an outbox
-    /// go to one partition.
+    /// Idempotent: an outbox that is gone, or marked already, stays so.
     ///
     /// # Errors
     ///
@@ -37,7 +36,7 @@ impl Store {
         let mut pipe = redis::pipe();
         let now = event::now_ms();
         for key in outbox_keys {
-            let index = Keys::index_of(key);
+            let index = self.keys.index_of(key);
             if keep {
                 // Only one that is in the index: another worker may have dealt with it and removed it.
                 pipe.cmd("ZADD")
@@ -98,18 +97,15 @@ impl Store {
             .iter()
             .map(|tag| self.keys.outboxes(*tag, &first.mark.function))
             .collect();
-        let indexes: BTreeSet<String> = tags
-            .iter()
-            .map(|tag| self.keys.outbox_index(tag.partition()))
-            .collect();
+        // Below 0 everything in an outbox has been published; absent it is done with or was never committed. No more
+        // wait than the events in flight have made.
+        let mut find = cmd("ZRANGEBYSCORE");
+        find.arg(self.keys.outbox_index(&first.mark.function))
+            .arg("(0")
+            .arg("+inf");
+        let listed: Vec<String> = find.query_async(&mut self.connection()).await?;
         let mut pipe = redis::pipe();
-        for index in indexes {
-            // Below 0 everything in an outbox has been published; absent it is done with or was never committed.
-            pipe.cmd("ZRANGEBYSCORE").arg(index).arg("(0").arg("+inf");
-        }
-        let listed: Vec<Vec<String>> = pipe.query_async(&mut self.connection()).await?;
-        let mut pipe = redis::pipe();
-        for key in listed.into_iter().flatten() {
+        for key in listed {
             if prefixes.iter().any(|prefix| key.starts_with(prefix)) {
                 pipe.cmd("GET").arg(key);
             }
@@ -122,36 +118,50 @@ impl Store {
         Ok(frames.map(|frame| (frame.id, frame.outputs)).collect())
     }
 
-    /// Functions with outputs that were committed before `before` (Unix ms) and are in no stream yet: their stream is
-    /// full, without a leader or out of reach, and workers try again. A thousand outboxes of each partition are counted.
+    /// Those of `functions` with outputs that were committed before `before` (Unix ms) and are in no stream yet: their
+    /// stream is full, without a leader or out of reach, and workers try again; or no worker runs.
     pub async fn waiting_outputs(
         &self,
+        functions: &[&str],
         before: u64,
     ) -> Result<BTreeMap<String, WaitingOutputs>, StoreError> {
         let mut pipe = redis::pipe();
-        for partition in 0..PARTITIONS {
+        for function in functions {
+            let index = self.keys.outbox_index(function);
+            pipe.cmd("ZCOUNT").arg(&index).arg("(0").arg(before);
             pipe.cmd("ZRANGEBYSCORE")
-                .arg(self.keys.outbox_index(partition))
+                .arg(index)
                 .arg("(0")
                 .arg(before)
                 .arg("WITHSCORES")
                 .arg("LIMIT")
                 .arg(0)
-                .arg(1000);
+                .arg(1);
         }
-        let listed: Vec<Vec<(String, f64)>> = pipe.query_async(&mut self.connection()).await?;
-        let mut waiting: BTreeMap<String, WaitingOutputs> = BTreeMap::new();
-        for (key, committed) in listed.into_iter().flatten() {
-            let function = Keys::function_of(&key);
-            let of_function = waiting.entry(function.to_owned()).or_default();
-            let since = committed as u64;
-            of_function.since = match of_function.commits {
-                0 => since,
-                _ => since.min(of_function.since),
-            };
-            of_function.commits += 1;
+        let mut replies = self.query(&pipe).await?.into_iter();
+        let mut waiting = BTreeMap::new();
+        for function in functions {
+            let commits: u64 =
+                redis::from_redis_value(next_reply(&mut replies)?).map_err(RedisError::from)?;
+            let first: Vec<(String, f64)> =
+                redis::from_redis_value(next_reply(&mut replies)?).map_err(RedisError::from)?;
+            if let Some((_, since)) = first.first() {
+                let since = *since as u64;
+                waiting.insert((*function).to_owned(), WaitingOutputs { commits, since });
+            }
         }
         Ok(waiting)
+    }
+
+    /// Whether a function has outputs that were published and are kept, in case their stream loses them.
+    pub async fn has_kept(&self, function: &str) -> Result<bool, StoreError> {
+        let mut count = cmd("ZCOUNT");
+        count
+            .arg(self.keys.outbox_index(function))
+            .arg("-inf")
+            .arg("(0");
+        let kept: u64 = count.query_async(&mut self.connection()).await?;
+        Ok(kept > 0)
     }
 
     /// Leaves in an outbox only `left`, whose outputs have still to be published; `keep`, which are published, go to an
@@ -175,11 +185,11 @@ impl Store {
             .arg("XX")
             .ignore();
         if !keep.is_empty() {
-            // A name beside the outbox's own, of the same function and partition.
+            // A name beside the outbox's own, of the same function.
             let kept = format!("{key}.{:08x}", fastrand::u32(..));
             pipe.cmd("SET").arg(&kept).arg(encode_frames(keep)).ignore();
             pipe.cmd("ZADD")
-                .arg(Keys::index_of(key))
+                .arg(self.keys.index_of(key))
                 .arg(-(event::now_ms() as i64))
                 .arg(kept)
                 .ignore();
@@ -187,62 +197,55 @@ impl Store {
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
-    /// Kept outboxes of a partition that were published at `since` (Unix ms) or later: at most 256, the last published
+    /// Kept outboxes of a function that were published at `since` (Unix ms) or later: at most 256, the last published
     /// first, from the `from`th on.
     pub async fn kept(
         &self,
-        partition: u32,
+        function: &str,
         since: u64,
         from: usize,
     ) -> Result<Vec<Unpublished>, StoreError> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("ZRANGEBYSCORE")
-            .arg(self.keys.outbox_index(partition))
+        let mut find = cmd("ZRANGEBYSCORE");
+        find.arg(self.keys.outbox_index(function))
             .arg("-inf")
-            .arg(-(since as i64));
-        pipe.arg("LIMIT").arg(from).arg(OUTBOXES_AT_A_TIME);
-        self.outboxes(&pipe).await
+            // A score of 0 would be one that waits since 1970.
+            .arg(-(since.max(1) as i64));
+        find.arg("LIMIT").arg(from).arg(OUTBOXES_AT_A_TIME);
+        self.outboxes(&find).await
     }
 
-    /// Removes the kept outboxes of some partitions that were published before `before` (Unix ms), 256 at a time, so
+    /// Removes the kept outboxes of a function that were published before `before` (Unix ms), 256 at a time, so
     /// that Redis is never busy with them for long.
-    pub async fn remove_published(
-        &self,
-        partitions: Range<u32>,
-        before: u64,
-    ) -> Result<(), StoreError> {
+    pub async fn remove_published(&self, function: &str, before: u64) -> Result<(), StoreError> {
         // What was published after the copy of its stream was made is published again after a restore.
         if self.is_backed_up().await? {
             return Ok(());
         }
-        for partition in partitions {
-            let index = self.keys.outbox_index(partition);
-            loop {
-                let mut connection = self.connection();
-                let mut find = cmd("ZRANGEBYSCORE");
-                // Scores below 0 are published ones, the oldest of which lie closest to 0.
-                find.arg(&index)
-                    .arg(-(before as i64))
-                    .arg(-1)
-                    .arg("LIMIT")
-                    .arg(0)
-                    .arg(OUTBOXES_AT_A_TIME);
-                let keys: Vec<String> = find.query_async(&mut connection).await?;
-                if keys.is_empty() {
-                    break;
-                }
-                let mut pipe = redis::pipe();
-                pipe.cmd("UNLINK")
-                    .arg(&keys)
-                    .ignore()
-                    .cmd("ZREM")
-                    .arg(&index)
-                    .arg(&keys)
-                    .ignore();
-                pipe.exec_async(&mut connection).await?;
+        let index = self.keys.outbox_index(function);
+        loop {
+            let mut connection = self.connection();
+            let mut find = cmd("ZRANGEBYSCORE");
+            // Scores below 0 are published ones, the oldest of which lie closest to 0.
+            find.arg(&index)
+                .arg(-(before as i64))
+                .arg(-1)
+                .arg("LIMIT")
+                .arg(0)
+                .arg(OUTBOXES_AT_A_TIME);
+            let keys: Vec<String> = find.query_async(&mut connection).await?;
+            if keys.is_empty() {
+                return Ok(());
             }
+            let mut pipe = redis::pipe();
+            pipe.cmd("UNLINK")
+                .arg(&keys)
+                .ignore()
+                .cmd("ZREM")
+                .arg(&index)
+                .arg(&keys)
+                .ignore();
+            pipe.exec_async(&mut connection).await?;
         }
-        Ok(())
     }
 
     /// Takes the lease `name` for some seconds; `false` where another process has it. For work that is
@@ -259,6 +262,31 @@ impl Store {
         Ok(taken.is_some())
     }
 
+    /// Name of the lease of who publishes again what a NATS server may have lost of a function's outputs; it stays once
+    /// that is done.
+    pub fn restored(function: &str, server: &str) -> String {
+        format!("restored:{function}:{server}")
+    }
+
+    /// Whether a worker of a function is wanted although no event waits for it: it has outputs that were committed before
+    /// `before` (Unix ms) and not published, or some that this NATS server may have lost.
+    pub async fn is_left_behind(
+        &self,
+        function: &str,
+        server: &str,
+        before: u64,
+    ) -> Result<bool, StoreError> {
+        let waiting = self.waiting_outputs(&[function], before).await?;
+        if !waiting.is_empty() {
+            return Ok(true);
+        }
+        let restored: bool = cmd("EXISTS")
+            .arg(lease_key(&self.keys, &Self::restored(function, server)))
+            .query_async(&mut self.connection())
+            .await?;
+        Ok(!restored && self.has_kept(function).await?)
+    }
+
     /// Extends a lease that was taken to `seconds` from now on; does nothing for one that has run out.
     pub async fn renew(&self, name: &str, seconds: u64) -> Result<(), StoreError> {
         Ok(cmd("EXPIRE")
@@ -268,33 +296,26 @@ impl Store {
             .await?)
     }
 
-    /// Outboxes of some partitions that were committed before `before` (Unix ms) and not published since: at most 256
-    /// of each partition, the oldest first. Their worker was killed, or lost its connection, between commit and
-    /// publishing.
+    /// Outboxes of a function that were committed before `before` (Unix ms) and not published since, the oldest first: at
+    /// most 256, from the `from`th on. Their worker was killed, or lost its connection, between commit and publishing.
     pub async fn unpublished(
         &self,
-        partitions: Range<u32>,
+        function: &str,
         before: u64,
+        from: usize,
     ) -> Result<Vec<Unpublished>, StoreError> {
-        let mut pipe = redis::pipe();
-        for partition in partitions {
-            let index = self.keys.outbox_index(partition);
-            // From above 0: everything below is published.
-            pipe.cmd("ZRANGEBYSCORE")
-                .arg(index)
-                .arg("(0")
-                .arg(before)
-                .arg("LIMIT")
-                .arg(0)
-                .arg(OUTBOXES_AT_A_TIME);
-        }
-        self.outboxes(&pipe).await
+        let mut find = cmd("ZRANGEBYSCORE");
+        // From above 0: everything below is published.
+        find.arg(self.keys.outbox_index(function))
+            .arg("(0")
+            .arg(before);
+        find.arg("LIMIT").arg(from).arg(OUTBOXES_AT_A_TIME);
+        self.outboxes(&find).await
     }
 
-    /// Outboxes that the entries of the index point to which `find` answers with, a list for each of its commands.
-    async fn outboxes(&self, find: &Pipeline) -> Result<Vec<Unpublished>, StoreError> {
-        let lists: Vec<Vec<String>> = find.query_async(&mut self.connection()).await?;
-        let keys: Vec<String> = lists.into_iter().flatten().collect();
+    /// Outboxes that the entries of the index point to which `find` answers with.
+    async fn outboxes(&self, find: &Cmd) -> Result<Vec<Unpublished>, StoreError> {
+        let keys: Vec<String> = find.query_async(&mut self.connection()).await?;
         let mut pipe = redis::pipe();
         for key in &keys {
             pipe.cmd("GET").arg(key);

@@ -5,7 +5,7 @@
 //! worker remembers means that commits of its own are gone; those of others are for others to find out.
 
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,6 @@ use oncue_proto::event;
 /// Key, without the app, of the time (Unix ms) of the last restoration: commits missing from before it were restored. A time, and
 /// no count, since Redis may lose this as well, and must not come to the same number again.
 const EPOCH: &str = "epoch";
-/// Key, without the app, of a hash, worker -> [`Regression`] as JSON; no worker starts while it is there.
-const REGRESSED: &str = "regressed";
 /// Key, without the app, of a hash, stream -> [`KnownStream`] as JSON.
 const STREAMS: &str = "streams";
 /// Key, without the app, of a hash, function -> [`Restoring`] as JSON.
@@ -89,9 +87,9 @@ impl Own {
         }
     }
 
-    /// Key of the record.
-    pub fn key(&self, keys: &Keys) -> String {
-        keys.of(format_args!("commits:{}", self.name))
+    /// Key of the record, of a worker of `function`.
+    pub fn key(&self, keys: &Keys, function: &str) -> String {
+        keys.of(format_args!("commits:{function}:{}", self.name))
     }
 
     /// Numbers a commit that is about to be made, and remembers where its events come from.
@@ -149,6 +147,20 @@ impl Own {
         })
     }
 
+    /// Loss of everything, if this worker has committed anything.
+    fn all_missing(&self) -> Option<Regression> {
+        let answered = self.lock().answered;
+        let asked = Begun {
+            number: answered,
+            answered,
+        };
+        let regression = self.missing(asked, "")?;
+        Some(Regression {
+            since: 0,
+            ..regression
+        })
+    }
+
     /// Last restoration that is known, Unix ms.
     fn epoch(&self) -> u64 {
         self.lock().epoch
@@ -170,14 +182,21 @@ impl Store {
         Ok(())
     }
 
-    /// Loss that workers have recorded, all of them as one; `None` where Redis has not gone back in time.
-    pub async fn regression(&self) -> Result<Option<Regression>, StoreError> {
-        let found: Vec<String> = cmd("HVALS")
-            .arg(self.keys.of(REGRESSED))
-            .query_async(&mut self.connection())
-            .await?;
+    /// Loss that workers of `functions` have recorded, and of all that are registered, as one; `None` where Redis has not
+    /// gone back in time. A Redis that was emptied does not know what was registered, so who looks names those he knows.
+    pub async fn regression(&self, functions: &[&str]) -> Result<Option<Regression>, StoreError> {
+        let registered = self.registered().await?;
+        let mut pipe = redis::pipe();
+        for function in both(&registered, functions) {
+            pipe.cmd("HVALS").arg(self.keys.regressed(function));
+        }
+        if pipe.is_empty() {
+            return Ok(None);
+        }
+        let found: Vec<Vec<String>> = pipe.query_async(&mut self.connection()).await?;
         let found = found
             .iter()
+            .flatten()
             .filter_map(|json| serde_json::from_str::<Regression>(json).ok());
         Ok(found.reduce(Regression::and))
     }
@@ -191,10 +210,22 @@ impl Store {
         let json = serde_json::json!(regression).to_string();
         let mut record = cmd("HSET");
         record
-            .arg(self.keys.of(REGRESSED))
-            .arg(format!("start:{function}"))
+            .arg(self.keys.regressed(function))
+            .arg("start")
             .arg(json);
         Ok(record.exec_async(&mut self.connection()).await?)
+    }
+
+    /// Records that this Redis was emptied, found by a worker of `function`.
+    pub async fn record_emptiness(&self, function: &str) -> Result<Regression, StoreError> {
+        let regression = Regression {
+            seen: 1,
+            found: 0,
+            since: 0,
+            from: BTreeMap::new(),
+        };
+        self.record_regression(function, &regression).await?;
+        Ok(regression)
     }
 
     /// Streams as this Redis last knew them, by name.
@@ -243,18 +274,19 @@ impl Store {
         Ok(restore.exec_async(&mut self.connection()).await?)
     }
 
-    /// Lets workers start again: the lost effects are being restored. Raises the epoch in the same step, so that a
+    /// Lets workers start again, of `functions` and of all that are registered: the lost effects are being restored. Raises the epoch in the same step, so that a
     /// worker which still misses commits from before it does not complain again.
-    pub async fn clear_regression(&self) -> Result<(), StoreError> {
+    pub async fn clear_regression(&self, functions: &[&str]) -> Result<(), StoreError> {
+        let registered = self.registered().await?;
         let mut pipe = redis::pipe();
         pipe.atomic()
             .cmd("SET")
             .arg(self.keys.of(EPOCH))
             .arg(event::now_ms())
-            .ignore()
-            .cmd("DEL")
-            .arg(self.keys.of(REGRESSED))
             .ignore();
+        for function in both(&registered, functions) {
+            pipe.cmd("DEL").arg(self.keys.regressed(function)).ignore();
+        }
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
@@ -264,16 +296,12 @@ impl Store {
     }
 
     /// Checks the record as it was before a commit; a loss is recorded for all, and ends this worker.
-    pub(super) async fn watch_for_regression(&self, begun: Begun, record: &str) {
+    pub(super) async fn watch_for_regression(&self, function: &str, begun: Begun, record: &str) {
         let Some(mut regression) = self.own.missing(begun, record) else {
             return;
         };
         let mut connection = self.connection();
-        let laid_out: Result<u8, _> = cmd("EXISTS")
-            .arg(self.keys.of("partitions"))
-            .query_async(&mut connection)
-            .await;
-        if laid_out == Ok(0) {
+        if self.is_laid_out().await == Ok(false) {
             regression.since = 0; // emptied: nothing is left of anybody's commits
         }
         let epoch = self.own.epoch();
@@ -283,7 +311,7 @@ impl Store {
             .arg(self.function.replace("commit", "regressed"))
             .arg(2)
             .arg(self.keys.of(EPOCH))
-            .arg(self.keys.of(REGRESSED));
+            .arg(self.keys.regressed(function));
         record.arg(epoch).arg(&self.own.name).arg(json);
         match record.query_async::<u64>(&mut connection).await {
             Ok(now) if now > epoch => {
@@ -296,6 +324,27 @@ impl Store {
         }
         self.regressed.send_replace(Some(regression.to_string()));
     }
+
+    /// Looks, once the library is not there, whether everything else is gone too: recorded, and the end of this worker. A
+    /// library that alone is gone is waited for.
+    pub(super) async fn watch_for_emptiness(&self, function: &str) {
+        if self.is_laid_out().await != Ok(false) {
+            return;
+        }
+        let Some(regression) = self.own.all_missing() else {
+            return;
+        };
+        if let Err(e) = self.record_regression(function, &regression).await {
+            tracing::error!(error = %e, "cannot record that Redis was emptied");
+        }
+        self.regressed.send_replace(Some(regression.to_string()));
+    }
+}
+
+/// Names of both lists, each once.
+fn both<'n>(registered: &'n [String], others: &'n [&str]) -> BTreeSet<&'n str> {
+    let registered = registered.iter().map(String::as_str);
+    registered.chain(others.iter().copied()).collect()
 }
 
 #[cfg(test)]

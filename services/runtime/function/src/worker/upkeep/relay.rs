@@ -1,5 +1,5 @@
-//! Relay: publishes outputs that were committed and stayed unpublished, because their worker died or lost its connection
-//! [transactional outbox]. It goes round all partitions, a few at a time.
+//! Relay: publishes outputs of the function that were committed and stayed unpublished, because their worker died or lost
+//! its connection [transactional outbox].
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,18 +7,12 @@ use std::time::Duration;
 
 use oncue_core::backoff::spread;
 use oncue_core::bus::Bus;
-use oncue_core::store::{Keys, Store, Unpublished};
-use oncue_proto::event::PARTITIONS;
+use oncue_core::store::{Store, StoreError, Unpublished};
 
 use super::before;
 use super::restore::restore;
 use crate::worker::counters::Counters;
 use crate::worker::publisher::{FinishedBatch, Publisher};
-
-/// Partitions looked at in one round trip.
-///
-/// All 256 are seen in 16 rounds.
-const PARTITIONS_AT_ONCE: u32 = 16;
 
 /// Relay of one worker, owned by its task. Without state in Redis of its own: the index of outboxes
 /// says what is left.
@@ -29,60 +23,67 @@ pub(crate) struct Relay {
     pub publisher: Arc<Publisher>,
     /// Age of outputs that are taken for left behind.
     pub age: Duration,
-    /// Name of the function, whose waiting outputs are counted.
+    /// Name of the function, whose outputs these are.
     pub function: &'static str,
     pub counters: Arc<Counters>,
 }
 
 impl Relay {
-    /// Goes round the partitions for as long as the process lives. A round takes a tenth of the age
-    /// on average, so all partitions are seen about every 1.6 ages. Workers begin anywhere, so that
-    /// they do not look at the same ones.
+    /// Looks for as long as the process lives, ten times in the age after which outputs are taken for left behind.
     pub async fn run(self) {
-        let keep = self.publisher.keep_outputs;
-        let rounds = PARTITIONS / PARTITIONS_AT_ONCE;
-        let mut round = fastrand::u32(..rounds);
-        let mut restored_server = String::new();
-        // Commits of this function that are still unpublished, by round.
-        let mut waiting = vec![0; rounds as usize];
+        let mut restored = String::new();
+        // Outputs that could not be published this time round: the next look begins behind them, so that a stream
+        // which is full holds up no other.
+        let mut passed = 0;
         loop {
             tokio::time::sleep(spread(self.age / 10)).await;
-            let from = round * PARTITIONS_AT_ONCE;
-            let partitions = from..from + PARTITIONS_AT_ONCE;
-            let left_behind = before(self.age);
-            // Old enough for their own worker to have failed, and its event to have come again
-            // without success.
-            if let Ok(left) = self
-                .store
-                .unpublished(partitions.clone(), left_behind)
-                .await
-            {
-                waiting[round as usize] = self.publish_again(left).await;
-                let all: u64 = waiting.iter().sum();
-                self.counters.waiting_outputs.store(all, Ordering::Relaxed);
-            }
             // An absent Redis is no news here: the commits say so.
-            let _ = self.store.remove_published(partitions, before(keep)).await;
-            if !keep.is_zero() && self.bus.is_connected() {
-                // Another id is another start of nats-server. The first look after the worker's own
-                // start counts as one too; copies are harmless.
-                let server = self.bus.server_id();
-                if server != restored_server {
-                    match restore(&self.store, &self.publisher, &server).await {
-                        Ok(()) => restored_server = server,
-                        Err(e) => {
-                            tracing::warn!(error = %e, "cannot look for outputs that NATS may have lost");
-                        }
-                    }
-                }
-            }
-            round = (round + 1) % rounds;
+            passed = self.look(passed).await.unwrap_or(passed);
+            self.restore(&mut restored).await;
         }
+    }
+
+    /// Restores what NATS may have lost, if it is another start of it than the `restored` one. The first look after the
+    /// worker's own start counts as one too.
+    async fn restore(&self, restored: &mut String) {
+        if self.publisher.keep_outputs.is_zero() || !self.bus.is_connected() {
+            return;
+        }
+        let server = self.bus.server_id();
+        if server == *restored {
+            return;
+        }
+        match restore(&self.store, &self.publisher, self.function, &server).await {
+            Ok(()) => *restored = server,
+            Err(e) => {
+                tracing::warn!(error = %e, "cannot look for outputs that NATS may have lost");
+            }
+        }
+    }
+
+    /// Publishes some of what was left behind, and forgets what need not be kept. Returns how many to pass over next time.
+    async fn look(&self, passed: u64) -> Result<u64, StoreError> {
+        // Old enough for their own worker to have failed, and its event to have come again without success.
+        let old = before(self.age);
+        let left = self
+            .store
+            .unpublished(self.function, old, passed as usize)
+            .await?;
+        let is_end = left.is_empty();
+        let waiting = self.publish_again(left).await;
+        let waits = self.store.waiting_outputs(&[self.function], old).await?;
+        let commits = waits.get(self.function).map_or(0, |waits| waits.commits);
+        self.counters
+            .waiting_outputs
+            .store(commits, Ordering::Relaxed);
+        let keep = before(self.publisher.keep_outputs);
+        self.store.remove_published(self.function, keep).await?;
+        Ok(if is_end { 0 } else { passed + waiting })
     }
 
     /// Publishes outputs that were left behind, and marks them. Some may reach their stream a
     /// second time: ids make the copy harmless, within the stream's duplicate window by the stream,
-    /// beyond it by the receivers' marks. Returns how many commits of this function stay behind once more.
+    /// beyond it by the receivers' marks. Returns how many commits stay behind once more.
     async fn publish_again(&self, left: Vec<Unpublished>) -> u64 {
         let mut waiting = 0;
         for Unpublished { outbox_key, frames } in left {
@@ -103,10 +104,9 @@ impl Relay {
                     Err(_) => batch.unpublished.push(outputs),
                 }
             }
-            let own = Keys::function_of(&batch.key) == self.function;
-            waiting += u64::from(own && !batch.unpublished.is_empty());
-            let publisher = self.publisher.clone();
-            tokio::spawn(async move { publisher.mark(batch).await });
+            waiting += u64::from(!batch.unpublished.is_empty());
+            // Waited for: what is counted afterwards is what really stays.
+            self.publisher.mark(batch).await;
         }
         waiting
     }

@@ -1,26 +1,26 @@
-//! Restoring: a NATS that was started anew may have lost what it had acked and not yet written to disk. Outputs that are kept
-//! in Redis are published again under their ids, once for all workers; copies are known as such.
+//! Restoring: a NATS that was started anew may have lost what it had acked and not yet written to disk. Outputs of the function
+//! that are kept in Redis are published again under their ids, once for all its workers; copies are known as such.
 //!
 //! A server that loses power may forget messages which it had acked since it last wrote to disk.
 //! Redis keeps outputs for `keep_outputs` after they were published, 5 minutes by default, which is
-//! longer than NATS may take to write.
+//! longer than NATS may take to write. Only workers of the function forget them, so a function that slept through the
+//! loss finds them all the same.
 
 use oncue_core::store::{Store, StoreError};
-use oncue_proto::event::PARTITIONS;
 
-use super::before;
 use crate::worker::publisher::Publisher;
 
 /// Seconds for which one worker has the sole right to restore, unless it renews it.
 ///
-/// Renewed for each partition; a worker that dies in the middle leaves the rest to one that looks
+/// Renewed for each page; a worker that dies in the middle leaves the rest to one that looks
 /// for the first time once the lease has run out.
 const LEASE_SECONDS: u64 = 60;
+/// Seconds for which a server counts as restored; longer than any runs without a look by a worker.
+const RESTORED_SECONDS: u64 = 30 * 24 * 3600;
 
-/// Restores what the server of this id may have lost, unless another worker does or did.
+/// Restores what the server of this id may have lost of a function's outputs, unless another worker does or did.
 ///
-/// After success the lease stays for twice `keep_outputs` and a minute, so that no other worker
-/// does the work again.
+/// After success the lease stays, so that no other worker does the work again.
 ///
 /// # Errors
 ///
@@ -29,32 +29,29 @@ const LEASE_SECONDS: u64 = 60;
 pub(super) async fn restore(
     store: &Store,
     publisher: &Publisher,
+    function: &str,
     server: &str,
 ) -> Result<(), StoreError> {
-    let lease = format!("restored:{server}");
-    let keep = publisher.keep_outputs;
+    let lease = Store::restored(function, server);
     if !store.lease(&lease, LEASE_SECONDS).await? {
         return Ok(());
     }
-    let since = before(keep);
     let mut outputs = 0;
-    for partition in 0..PARTITIONS {
+    let mut from = 0;
+    loop {
+        let kept = store.kept(function, 0, from).await?;
+        if kept.is_empty() {
+            break;
+        }
         store.renew(&lease, LEASE_SECONDS).await?;
-        let mut from = 0;
-        loop {
-            let kept = store.kept(partition, since, from).await?;
-            if kept.is_empty() {
-                break;
-            }
-            from += kept.len();
-            for kept in kept {
-                for published in publisher.publish_stored(&kept.frames).await {
-                    match published {
-                        Ok(count) => outputs += count,
-                        Err(e) => {
-                            store.renew(&lease, 1).await?;
-                            return Err(StoreError::refused(e.to_string()));
-                        }
+        from += kept.len();
+        for kept in kept {
+            for published in publisher.publish_stored(&kept.frames).await {
+                match published {
+                    Ok(count) => outputs += count,
+                    Err(e) => {
+                        store.renew(&lease, 1).await?;
+                        return Err(StoreError::refused(e.to_string()));
                     }
                 }
             }
@@ -67,7 +64,5 @@ pub(super) async fn restore(
             "NATS was started anew: published again what it may have lost"
         );
     }
-    store
-        .renew(&lease, 2 * keep.as_secs() + LEASE_SECONDS)
-        .await
+    store.renew(&lease, RESTORED_SECONDS).await
 }
