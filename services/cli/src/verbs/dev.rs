@@ -255,7 +255,7 @@ impl Dev<'_> {
     fn programs(&self) -> BTreeMap<String, SystemTime> {
         let names = self.settings.config.functions.keys();
         let written = names.filter_map(|name| {
-            if self.settings.config.function(name).run.is_some() {
+            if self.settings.config.function(name).is_hosted() {
                 return Some((name.clone(), self.written(name)?));
             }
             let file = self.settings.bin.join(name).metadata().ok()?;
@@ -279,7 +279,7 @@ impl Dev<'_> {
 /// Build of an app whose functions all have `run`: none, and their sources are followed.
 fn nothing_to_build(config: &Config) -> Option<BuildConfig> {
     let mut functions = config.functions.iter();
-    if functions.len() == 0 || functions.any(|(_, function)| function.run.is_none()) {
+    if functions.len() == 0 || functions.any(|(_, function)| !function.is_hosted()) {
         return None;
     }
     let names = config.functions.keys();

@@ -24,7 +24,7 @@ pub struct Program {
 impl Program {
     /// Program of a function, in the folder `bin`; the host may lie beside this very program as well.
     pub fn of(config: &Config, bin: &Path, function: &str) -> Self {
-        if config.function(function).run.is_none() {
+        if !config.function(function).is_hosted() {
             return Self {
                 path: bin.join(function),
                 arguments: Vec::new(),

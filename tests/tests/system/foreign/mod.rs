@@ -1,5 +1,7 @@
 //! Functions in other languages, with real servers and real children: what Python and a shell script are promised.
 
+mod service;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
