@@ -11,7 +11,6 @@ use tokio::task::JoinSet;
 use crate::child::{self, Greeted};
 use crate::dispatch::{Dispatcher, FAREWELL, told_to_stop};
 use crate::plain::{self, lines};
-use crate::protocol::Manifest;
 use crate::spec::Spec;
 
 /// Delay before a child that has just ended is replaced: for the first, and at most.
@@ -38,7 +37,7 @@ impl Children {
                 let description = first.describe(&spec)?;
                 (Some(first), description)
             }
-            Protocol::Lines => (None, plain::describe(&spec, Manifest::default())?),
+            Protocol::Lines => (None, plain::describe(&spec, 0)?),
         };
         if description.manifest.name != spec.name {
             return Err(format!(

@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::watch;
 
-use super::{Answer, MAX_ANSWER, PlainRun};
+use super::{Answer, MAX_ANSWER, PlainRun, data};
 use crate::dispatch::{Dispatcher, Ended, FAREWELL, told_to_stop};
 use crate::output::{self, LastLine};
 use crate::process::{LAST_WORDS, Process, end_text};
@@ -130,7 +130,7 @@ impl Talk<'_> {
         let mut plain = PlainRun::new(run);
         for event in &run.events {
             let began = Instant::now();
-            let outcome = match plain.data(&self.catalog, event) {
+            let outcome = match data(&self.catalog, event) {
                 Err(undecodable) => undecodable,
                 Ok(_) if run.check => Outcome::Done(wire::Done::default()),
                 Ok(data) => self.ask(&mut plain, event, data).await?,

@@ -25,11 +25,11 @@ use crate::spec::Spec;
 /// Longest answer to an event: a row of the largest size, and as many events as may follow.
 const MAX_ANSWER: usize = 16 << 20;
 
-/// The function as `oncue.toml` describes it. `limits` are those that fit its kind, where they are not the usual ones.
+/// The function as `oncue.toml` describes it. `attempts` are those that fit its kind, 0 for the usual ones.
 ///
 /// # Errors
 /// An event type that the contract lacks.
-pub fn describe(spec: &Spec, limits: wire::Manifest) -> Result<Description, String> {
+pub fn describe(spec: &Spec, attempts: u32) -> Result<Description, String> {
     let config = &spec.config;
     let manifest = wire::Manifest {
         name: spec.name.clone(),
@@ -38,7 +38,8 @@ pub fn describe(spec: &Spec, limits: wire::Manifest) -> Result<Description, Stri
         emits: config.emits.clone(),
         key: config.key.clone().unwrap_or_default(),
         table: config.table.clone().unwrap_or_default(),
-        ..limits
+        attempts,
+        ..wire::Manifest::default()
     };
     Description::new(manifest, spec.contract.to_vec())
 }
@@ -82,17 +83,6 @@ impl<'r> PlainRun<'r> {
             read,
             results: Vec::new(),
         }
-    }
-
-    /// Payload of an event as JSON.
-    ///
-    /// # Errors
-    /// The outcome of an event that cannot be decoded.
-    fn data(&self, catalog: &Catalog, event: &wire::Event) -> Result<Value, Outcome> {
-        catalog
-            .get(&event.r#type)
-            .and_then(|entry| entry.to_json(Format::Protobuf, &event.payload))
-            .map_err(|e| Outcome::Reject(failure("decode", e.to_string())))
     }
 
     /// Outcome that an answer tells; changes the row where it is done.
@@ -152,6 +142,17 @@ impl<'r> PlainRun<'r> {
             failure: None,
         }
     }
+}
+
+/// Payload of an event as JSON.
+///
+/// # Errors
+/// The outcome of an event that cannot be decoded.
+fn data(catalog: &Catalog, event: &wire::Event) -> Result<Value, Outcome> {
+    catalog
+        .get(&event.r#type)
+        .and_then(|entry| entry.to_json(Format::Protobuf, &event.payload))
+        .map_err(|e| Outcome::Reject(failure("decode", e.to_string())))
 }
 
 fn delay_ms(delay: Option<Span>) -> u64 {

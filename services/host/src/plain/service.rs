@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::reply::{self, Reply};
-use super::{MAX_ANSWER, PlainRun, describe, failure};
+use super::{MAX_ANSWER, PlainRun, data, describe, failure};
 use crate::convert::{self, Description};
 use crate::protocol as wire;
 use crate::protocol::event_result::Outcome;
@@ -64,11 +64,7 @@ impl Service {
     /// The address is none, the contract lacks an event type, or there are no root certificates to know it by.
     pub fn new(spec: &Spec, address: &str) -> Result<Self, String> {
         let address: Uri = address.parse().map_err(|e| format!("{address}: {e}"))?;
-        let limits = wire::Manifest {
-            attempts: ATTEMPTS,
-            ..wire::Manifest::default()
-        };
-        let description = describe(spec, limits)?;
+        let description = describe(spec, ATTEMPTS)?;
         let requests = spec
             .config
             .processes
@@ -108,7 +104,7 @@ impl Service {
         for event in &run.events {
             let turn = self.requests.acquire().await;
             let began = Instant::now();
-            let outcome = match plain.data(&self.catalog, event) {
+            let outcome = match data(&self.catalog, event) {
                 Err(undecodable) => undecodable,
                 Ok(_) if run.check => Outcome::Done(wire::Done::default()),
                 Ok(data) => self.ask(&mut plain, event, data).await,
@@ -186,14 +182,6 @@ impl Service {
             USER_AGENT,
             HeaderValue::from_static(concat!("oncue-host/", env!("CARGO_PKG_VERSION"))),
         );
-        let mut put = |name: &'static str, value: &str| {
-            // What no header can hold is left out.
-            if let Ok(value) = HeaderValue::from_str(value)
-                && !value.is_empty()
-            {
-                headers.insert(HeaderName::from_static(name), value);
-            }
-        };
         let attributes = [
             ("ce-specversion", "1.0"),
             ("ce-id", &event.id),
@@ -207,13 +195,13 @@ impl Service {
             ("ce-attempt", &event.attempt.to_string()),
         ];
         for (name, value) in attributes {
-            put(name, &event::percent_encode(value));
+            put(&mut headers, name, &event::percent_encode(value));
         }
         let idempotency = event::idempotency_key(&event.id, &self.name, STEP);
-        put("idempotency-key", &idempotency);
-        put("traceparent", &event.traceparent);
-        put("tracestate", &event.tracestate);
-        put("baggage", &event.baggage);
+        put(&mut headers, "idempotency-key", &idempotency);
+        put(&mut headers, "traceparent", &event.traceparent);
+        put(&mut headers, "tracestate", &event.tracestate);
+        put(&mut headers, "baggage", &event.baggage);
         headers
     }
 
@@ -246,6 +234,15 @@ impl Service {
             headers: head.headers,
             body,
         })
+    }
+}
+
+/// Adds a header, unless it is empty or nothing that a header can hold.
+fn put(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value)
+        && !value.is_empty()
+    {
+        headers.insert(HeaderName::from_static(name), value);
     }
 }
 
