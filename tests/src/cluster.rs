@@ -480,6 +480,25 @@ fn start_redis(dir: &Path, port: u16, servers: &Servers) -> Process {
     Process::spawn("redis-server", command, dir.join("redis.log"))
 }
 
+/// A path as a string of TOML.
+pub fn quoted(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
+}
+
+/// A file of this repository, or one that `make test` has put into it: Python and Node with what functions need.
+pub fn in_repository(path: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ lies in the repository");
+    let path = root.join(path);
+    assert!(
+        path.exists(),
+        "{} is not there: `deploy/install.sh python` and `deploy/install.sh typescript` bring what functions need",
+        path.display()
+    );
+    path
+}
+
 /// Where cargo put our binaries: beside us, or beside the test's own directory.
 pub fn built(binary: &str) -> PathBuf {
     let us = std::env::current_exe().expect("our own path");

@@ -22,7 +22,7 @@ mod flows;
 mod foreign;
 mod gateway;
 mod ledger;
-mod new_python;
+mod new_app;
 mod once;
 mod overload;
 mod own_tests;

@@ -46,6 +46,8 @@ pub struct Config {
     /// `ONCUE_BATCH_PUBLISH`, or `[nats] batch_publish`: outputs of many events in one atomic batch, for a NATS that
     /// writes to disk before it answers (`sync_interval: always`). Default false.
     pub batch_publish: bool,
+    /// Folder of the `.proto` files that `oncue-host` compiles, for functions in other languages. Default `proto`.
+    pub proto: PathBuf,
     /// Files with encoded descriptor sets, as `FUNCTION --contract` prints them: event types of functions whose programs
     /// do not lie here. Default none.
     pub contracts: Vec<PathBuf>,
