@@ -9,6 +9,7 @@ mod backup;
 mod changes;
 mod chaos;
 mod clicks;
+mod conformance;
 mod console;
 mod crash;
 mod delivery;
