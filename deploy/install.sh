@@ -191,6 +191,7 @@ typescript() {
     tar -xzf oncue.tgz --strip-components=1 -C node_modules/oncue
     ln -sf ../oncue/dist/cli.js node_modules/.bin/oncue-node
   ) >&2 || fail "the package oncue for TypeScript could not be built" "see above"
+  ln -sfn ../../../.oncue/typescript/node_modules services/workers/functions/node_modules
   printf '%s\n' "$sum" >"$folder/built"
 }
 
