@@ -26,7 +26,7 @@ use oncue_core::store::{StateValue, Store};
 use self::replicas::{Node, Replica, ha_file};
 
 pub use self::message::Stored;
-pub use self::process::Process;
+pub use self::process::{Process, children, send};
 
 /// Longest wait for anything; a generous limit against hanging, not an expectation.
 const WAIT_LIMIT: Duration = Duration::from_mins(1);
