@@ -42,6 +42,7 @@ test: install ## Run every test, with real servers and real programs
 	fi
 
 chaos: install ## Harm servers, workers and lines for MINUTES=10 and account for every event. Options: ARGS="--row K-2 --cuts 20"
+	@deploy/install.sh python
 	@$(RELEASE)
 	@cargo build --release --locked --bins --package oncue-tests --no-default-features --features mimalloc
 	@exec $(BIN)/release/chaos --minutes $(MINUTES) $(ARGS)

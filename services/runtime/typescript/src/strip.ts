@@ -2,11 +2,11 @@
 
 import { createHash } from "node:crypto";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-/** Kept between starts: loading the stripper takes a third of a second, and a function starts often. */
-const CACHE = join(process.cwd(), "node_modules", ".cache", "oncue");
+/** Kept between starts, beside this package: loading the stripper takes a third of a second, and a function starts often. */
+const CACHE = join(dirname(fileURLToPath(import.meta.url)), "..", "..", ".cache", "oncue");
 
 interface Loaded {
   format: string;
