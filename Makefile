@@ -30,6 +30,7 @@ up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=dura
 
 test: install ## Run every test, with real servers and real programs
 	@deploy/install.sh python
+	@deploy/install.sh typescript
 	cargo build --locked --workspace $(FAULTY:%=--bin %) --features oncue-tests/failpoints
 	@mkdir -p $(BIN)/debug/failpoints && cp $(FAULTY:%=$(BIN)/debug/%) $(BIN)/debug/failpoints/
 	cargo build --locked --workspace --bins
@@ -41,21 +42,25 @@ test: install ## Run every test, with real servers and real programs
 	fi
 
 chaos: install ## Harm servers, workers and lines for MINUTES=10 and account for every event. Options: ARGS="--row K-2 --cuts 20"
+	@deploy/install.sh python
 	@$(RELEASE)
 	@cargo build --release --locked --bins --package oncue-tests --no-default-features --features mimalloc
 	@exec $(BIN)/release/chaos --minutes $(MINUTES) $(ARGS)
 
 app: install ## Make an app with `oncue new` in an empty folder, build and test it, and send an event through it
+	@deploy/install.sh typescript
 	cargo build --locked --workspace --bins
 	tests/app.sh $(BIN)/debug
 
 # Built to be given away, so not as for `make up`; `make dist BUILD=quick` is sooner done.
 dist: BUILD = release
 dist: install ## Make packages in dist/ (tarball, Debian, Python wheel, npm), to install without a compiler. BUILD=quick
+	@deploy/install.sh typescript
 	cargo build --profile $(BUILD) $(PROGRAMS)
 	deploy/dist.py $(BIN)/$(BUILD) $(ARGS)
 
 dist-test: install ## Install each package into an empty place without Rust and network; run the demo and a new app there
+	@deploy/install.sh typescript
 	cargo build --locked --workspace --bins
 	rm -rf $(BIN)/dist-test
 	deploy/dist.py $(BIN)/debug --out $(BIN)/dist-test --fast

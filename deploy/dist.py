@@ -7,6 +7,7 @@ One tree, which lies alike in each package (in the wheel without links and serve
     lib/oncue/bin/      the programs: oncue, gateway, console, trace viewer; and nats-server
     lib/oncue/crates/   the crates of an author, as `cargo package` leaves them; apps of `oncue new` depend on them by path
     lib/oncue/python/   the package `oncue` for functions in Python; apps of `oncue new --lang python` depend on it by path
+    lib/oncue/typescript/  the package `oncue` for functions in TypeScript, as npm packs it
     lib/oncue/demo/     the demo app: oncue.toml, page, programs of its functions; `oncue demo` makes a copy
     share/              manual pages, completions, licences
 
@@ -124,6 +125,11 @@ def make_tree(tree, metadata, programs, work):
     crates(home / "crates", metadata, work)
     source = ROOT / "services/runtime/python"
     shutil.copytree(source, home / "python", ignore=shutil.ignore_patterns("tests", "__pycache__", "*.egg-info", "build"))
+    packed = ROOT / ".oncue/typescript/oncue.tgz"
+    if not packed.is_file():
+        sys.exit(f"dist: {packed} is not there; `make dist` makes it")
+    (home / "typescript").mkdir()
+    shutil.copy(packed, home / "typescript")
     share(tree / "share", home / "bin/oncue", metadata)
 
 
@@ -282,7 +288,7 @@ def wheel(tree, work, out, version, glibc):
     root = work / "wheel"
     data = root / f"{stem}-{version}.data"
     shutil.copytree(tree / "lib/oncue/bin", data / "scripts", ignore=shutil.ignore_patterns("nats-server"))
-    for part in ("crates", "python", "demo"):
+    for part in ("crates", "python", "typescript", "demo"):
         shutil.copytree(tree / "lib/oncue" / part, data / "data/lib/oncue" / part)
     shutil.copytree(tree / "share", data / "data/share")
     info = root / f"{stem}-{version}.dist-info"

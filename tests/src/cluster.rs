@@ -28,7 +28,7 @@ use self::provide::Providing;
 use self::replicas::{Node, Replica, ha_file};
 
 pub use self::message::Stored;
-pub use self::process::Process;
+pub use self::process::{Process, children, send};
 
 /// Longest wait for anything; a generous limit against hanging, not an expectation.
 const WAIT_LIMIT: Duration = Duration::from_mins(1);
@@ -556,6 +556,25 @@ fn start_redis(dir: &Path, port: u16, servers: &Servers) -> Process {
         .args(&servers.redis_args)
         .envs(servers.redis_env.iter().cloned());
     Process::spawn("redis-server", command, dir.join("redis.log"))
+}
+
+/// A path as a string of TOML.
+pub fn quoted(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
+}
+
+/// A file of this repository, or one that `make test` has put into it: Python and Node with what functions need.
+pub fn in_repository(path: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ lies in the repository");
+    let path = root.join(path);
+    assert!(
+        path.exists(),
+        "{} is not there: `deploy/install.sh python` and `deploy/install.sh typescript` bring what functions need",
+        path.display()
+    );
+    path
 }
 
 /// Where cargo put our binaries: beside us, or beside the test's own directory.

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::child::{self, Greeted};
 use crate::dispatch::{Dispatcher, FAREWELL, told_to_stop};
-use crate::lines;
+use crate::plain::{self, lines};
 use crate::spec::Spec;
 
 /// Delay before a child that has just ended is replaced: for the first, and at most.
@@ -37,7 +37,7 @@ impl Children {
                 let description = first.describe(&spec)?;
                 (Some(first), description)
             }
-            Protocol::Lines => (None, lines::describe(&spec)?),
+            Protocol::Lines => (None, plain::describe(&spec, 0)?),
         };
         if description.manifest.name != spec.name {
             return Err(format!(

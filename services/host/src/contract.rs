@@ -9,20 +9,27 @@ use protox::file::{
     ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver,
 };
 
-/// Folder of the app's `.proto` files, beside `oncue.toml`.
-const FOLDER: &str = "proto";
+/// File of the platform's own events on which a function may act: those of the object store. It is in every contract.
+const FILE_EVENTS: &str = "oncue/v1/file.proto";
+/// Files that come with the host: the one that every contract imports, and that one.
+const OWN_FILES: [(&str, &str); 2] = [
+    (
+        "oncue/v1/event.proto",
+        include_str!("../../../proto/oncue/v1/event.proto"),
+    ),
+    (
+        FILE_EVENTS,
+        include_str!("../../../proto/oncue/v1/file.proto"),
+    ),
+];
 
-/// File that every contract imports, which comes with the host.
-const OPTION_FILE: &str = "oncue/v1/event.proto";
-const OPTION_SOURCE: &str = include_str!("../../../proto/oncue/v1/event.proto");
-
-/// Encoded descriptor set of the `.proto` files below `proto/` and of the sets that `contracts` names.
+/// Encoded descriptor set of the `.proto` files below the folder `proto` and of the sets that `contracts` names.
 ///
 /// # Errors
 /// A file that cannot be read or compiled; a sentence with its place.
 pub fn of_app(config: &Config) -> Result<Vec<u8>, String> {
     let mut sets = Vec::new();
-    let folder = config.beside(Path::new(FOLDER));
+    let folder = config.beside(&config.proto);
     if folder.is_dir() {
         sets.push(compile(&folder)?);
     }
@@ -39,6 +46,9 @@ fn compile(folder: &Path) -> Result<Vec<u8>, String> {
     let found = find(folder, folder, &mut files);
     found.map_err(|e| format!("{}: {e}", folder.display()))?;
     files.sort();
+    if !files.iter().any(|file| file.as_os_str() == FILE_EVENTS) {
+        files.push(FILE_EVENTS.into());
+    }
     let mut compiler = protox::Compiler::with_file_resolver(resolver(folder));
     let compiled = compiler.include_imports(true).open_files(files);
     match compiled {
@@ -64,20 +74,19 @@ fn find(root: &Path, folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result
 fn resolver(folder: &Path) -> impl FileResolver + 'static {
     let mut chain = ChainFileResolver::new();
     chain.add(IncludeFileResolver::new(folder.to_owned()));
-    chain.add(OptionFile);
+    chain.add(OwnFiles);
     chain.add(GoogleFileResolver::new());
     chain
 }
 
-/// The option that makes a message an event.
-struct OptionFile;
+/// The files that come with the host.
+struct OwnFiles;
 
-impl FileResolver for OptionFile {
+impl FileResolver for OwnFiles {
     fn open_file(&self, name: &str) -> Result<File, protox::Error> {
-        if name == OPTION_FILE {
-            File::from_source(name, OPTION_SOURCE)
-        } else {
-            Err(protox::Error::file_not_found(name))
+        match OWN_FILES.iter().find(|(own, _)| *own == name) {
+            Some((_, source)) => File::from_source(name, source),
+            None => Err(protox::Error::file_not_found(name)),
         }
     }
 }

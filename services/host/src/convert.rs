@@ -20,6 +20,8 @@ use crate::protocol::operation::Change as WireChange;
 const MAX_NAMES: usize = 256;
 /// Longest `file:line`, characters.
 const MAX_PLACE: usize = 300;
+/// Longest time before a failed event is tried again, whatever its handler asks for.
+const MAX_DELAY: Duration = Duration::from_hours(1);
 /// Classes that say who was at fault; an author's exception may not be called so.
 const OWN_CLASSES: [&str; 5] = ["redis", "platform", "crash", "protocol", "row"];
 
@@ -48,11 +50,7 @@ impl Description {
     /// # Errors
     /// A sentence for the author.
     pub fn new(manifest: wire::Manifest, contract: Vec<u8>) -> Result<Self, String> {
-        let mut catalog = Catalog::default();
-        catalog
-            .add(&contract)
-            .map_err(|e| format!("its contract: {e}"))?;
-        catalog.add_builtin();
+        let catalog = catalog(&contract).map_err(|e| format!("its contract: {e}"))?;
         let mut emits = HashMap::new();
         for ty in &manifest.emits {
             let entry = catalog
@@ -73,6 +71,12 @@ impl Description {
             emits,
             names: Mutex::default(),
         })
+    }
+
+    /// Event types of its contract.
+    pub fn catalog(&self) -> Catalog {
+        // Looked at when it was made.
+        catalog(&self.contract).unwrap_or_default()
     }
 
     /// The function for the worker, but for the way to its handler.
@@ -186,6 +190,7 @@ impl Description {
             class,
             text,
             place: failure.place.chars().take(MAX_PLACE).collect(),
+            not_before: Duration::from_millis(failure.delay_ms).min(MAX_DELAY),
         }
     }
 
@@ -270,6 +275,14 @@ impl Description {
     }
 }
 
+/// Event types of a descriptor set, and the platform's own.
+fn catalog(contract: &[u8]) -> Result<Catalog, oncue_proto::CatalogError> {
+    let mut catalog = Catalog::default();
+    catalog.add(contract)?;
+    catalog.add_builtin();
+    Ok(catalog)
+}
+
 /// Limits of a manifest, with the defaults in place of what it leaves out.
 fn limits(manifest: &wire::Manifest) -> Limits {
     let mut limits = Limits::default();
@@ -292,6 +305,7 @@ fn rejection(why: impl Into<String>) -> ForeignFailure {
         class: "rejected",
         text: why.into(),
         place: String::new(),
+        not_before: Duration::ZERO,
     }
 }
 

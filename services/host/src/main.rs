@@ -10,7 +10,7 @@
 //! | `child` | life of one child: start, frames, deadline, end |
 //! | `process` | its process: sockets, limits, death |
 //! | `convert` | runs and answers between worker and wire |
-//! | `lines` | children that speak JSON lines instead |
+//! | `plain` | handlers that know nothing of Oncue: children that speak JSON lines, and services behind HTTP |
 
 mod child;
 mod children;
@@ -18,8 +18,8 @@ mod contract;
 mod convert;
 mod dispatch;
 mod frames;
-mod lines;
 mod output;
+mod plain;
 mod process;
 mod spec;
 
@@ -30,6 +30,7 @@ use oncue::{begin, check_verb, run_foreign, stop};
 use oncue_core::config::Config;
 
 use crate::children::Children;
+use crate::plain::service::Service;
 use crate::spec::Spec;
 
 /// Messages of the function protocol.
@@ -40,7 +41,7 @@ mod protocol {
 
 const USAGE: &str = "usage: oncue-host FUNCTION [--manifest | --contract | --version | --audit | --try | --check]\n\
     \x20      oncue-host --contract\n\
-    The worker of a function of oncue.toml that has `run`; or prints the descriptor set of the app's .proto files.";
+    The worker of a function of oncue.toml that has `run` or `http`; or prints the descriptor set of the app's .proto files.";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -85,6 +86,12 @@ fn host(name: &str, verb: Option<String>) -> ExitCode {
         Ok(spec) => spec,
         Err(why) => return stop(2, &why),
     };
+    if let Some(address) = &spec.config.http {
+        return match Service::new(&spec, address) {
+            Ok(service) => runtime.block_on(run_foreign(service.function(), &config, verb)),
+            Err(why) => stop(1, &format!("{name}: {why}")),
+        };
+    }
     runtime.block_on(async {
         let children = match Children::start(spec).await {
             Ok(children) => children,

@@ -15,7 +15,7 @@ pub struct Spec {
     pub app: String,
     /// Name of the function.
     pub name: String,
-    /// Program and arguments.
+    /// Program and arguments; none for a service.
     pub run: Vec<String>,
     /// Folder of `oncue.toml`, in which they run.
     pub folder: PathBuf,
@@ -29,7 +29,7 @@ pub struct Spec {
     pub protocol: Protocol,
     /// Encoded descriptor set of the app.
     pub contract: Bytes,
-    /// `[functions.NAME]`: limits, and what a function in lines cannot say of itself.
+    /// `[functions.NAME]`: limits, and what a handler that knows nothing of Oncue cannot say of itself.
     pub config: FunctionConfig,
     /// Limits of this very process.
     process: FunctionConfig,
@@ -42,19 +42,19 @@ impl Spec {
     /// The file says nothing of how it is run, or its `.proto` files are wrong.
     pub fn new(config: &Config, name: &str, asked: bool) -> Result<Self, String> {
         let of_function = config.function(name);
-        let Some(run) = of_function.run.clone() else {
+        if !of_function.is_hosted() {
             let file = config.path.as_deref().unwrap_or(Path::new("oncue.toml"));
             return Err(format!(
-                "{}: [functions.{name}] has no `run`, such as run = [\"python\", \"-m\", \"oncue\", \"functions/{name}.py\"]",
+                "{}: [functions.{name}] has no `run` and no `http`, such as run = [\"python\", \"-m\", \"oncue\", \"functions/{name}.py\"]",
                 file.display()
             ));
-        };
+        }
         let folder = std::path::absolute(config.beside(Path::new(".")));
         let processes = of_function.processes.unwrap_or(1).max(1) as usize;
         Ok(Self {
             app: config.app.as_str().to_owned(),
             name: name.to_owned(),
-            run,
+            run: of_function.run.clone().unwrap_or_default(),
             folder: folder.map_err(|e| e.to_string())?,
             env: environment(&of_function),
             memory: of_function.memory.map(|size| size.0),

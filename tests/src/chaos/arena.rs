@@ -80,6 +80,8 @@ pub struct Setup {
     pub replicas: u32,
     pub misbehave: usize,
     pub record: usize,
+    /// More of the section of `record`: how it is run in another language.
+    pub record_by: String,
 }
 
 impl Default for Setup {
@@ -96,6 +98,7 @@ impl Default for Setup {
             replicas: 1,
             misbehave: 2,
             record: 2,
+            record_by: String::new(),
         }
     }
 }
@@ -127,8 +130,8 @@ impl Setup {
             .collect();
         format!(
             "{streams}[streams.web]\n{copies}duplicate_window = \"100ms\"\nhorizon = \"{}\"\n\
-             [functions.misbehave]\n{limits}{concurrency}[functions.record]\n{limits}{concurrency}{}",
-            self.horizon, self.config
+             [functions.misbehave]\n{limits}{concurrency}[functions.record]\n{limits}{concurrency}{}{}",
+            self.horizon, self.record_by, self.config
         )
     }
 }

@@ -16,6 +16,10 @@ pub enum Act {
     KillWorker,
     /// SIGSTOP for longer than the server waits, then SIGCONT.
     FreezeWorker,
+    /// kill -9 of a child of a host.
+    KillChild,
+    /// SIGSTOP of a child, which its host has to notice.
+    FreezeChild,
     KillNats,
     KillRedis,
     /// Both servers, then all workers.
@@ -191,6 +195,8 @@ impl Act {
         match self {
             Self::KillWorker => "kill -9 worker".into(),
             Self::FreezeWorker => "SIGSTOP worker".into(),
+            Self::KillChild => "kill -9 child".into(),
+            Self::FreezeChild => "SIGSTOP child".into(),
             Self::KillNats => "kill -9 NATS".into(),
             Self::KillRedis => "kill -9 Redis".into(),
             Self::KillAll => "kill -9 all".into(),
@@ -225,8 +231,8 @@ pub fn schedule(
         // Longer harm only where there is time for it.
         let most = (seconds * 1000 / acts.len() as u64).clamp(300, 3000);
         let length = match act {
-            Act::FreezeWorker => ACK_WAIT * 3,
-            Act::KillWorker => Duration::ZERO,
+            Act::FreezeWorker | Act::FreezeChild => ACK_WAIT * 3,
+            Act::KillWorker | Act::KillChild => Duration::ZERO,
             _ => Duration::from_millis(rng.u64(150..most)),
         };
         let pause = Duration::from_millis(rng.u64(pause_ms.clone()));
@@ -258,6 +264,18 @@ pub async fn perform(arena: &mut Arena, act: Act, length: Duration) {
             arena.wait(length).await;
             arena.pool.thaw();
             in_hand
+        }
+        Act::KillChild | Act::FreezeChild => {
+            let signal = if act == Act::KillChild {
+                "KILL"
+            } else {
+                "STOP"
+            };
+            let (host, in_hand) = catch(arena, Victim::Host).await;
+            let had_one = arena.pool.signal_child(host, signal);
+            arena.pool.thaw();
+            arena.wait(length).await;
+            if had_one { in_hand } else { 0 }
         }
         Act::KillNats => {
             let (_, in_hand) = catch(arena, Victim::Nats(0)).await;
@@ -305,6 +323,8 @@ async fn kill_all(arena: &mut Arena) {
 pub(super) enum Victim {
     /// Any one.
     Worker,
+    /// Any one whose handler is in children of it.
+    Host,
     /// One server, or one of several.
     Nats(usize),
     Redis,
@@ -317,12 +337,18 @@ pub(super) enum Victim {
 pub(super) async fn catch(arena: &mut Arena, victim: Victim) -> (usize, usize) {
     let start = Instant::now();
     loop {
-        let worker = arena.rng.usize(..arena.pool.len());
-        let at = (victim == Victim::Worker).then_some(worker);
+        let worker = match victim {
+            Victim::Host => {
+                let hosts = arena.pool.hosts();
+                hosts[arena.rng.usize(..hosts.len())]
+            }
+            _ => arena.rng.usize(..arena.pool.len()),
+        };
+        let at = matches!(victim, Victim::Worker | Victim::Host).then_some(worker);
         match victim {
             Victim::Nats(n) => arena.cluster.node(n).signal("STOP"),
             Victim::Redis => arena.cluster.redis.signal("STOP"),
-            Victim::Worker | Victim::All => arena.pool.freeze(at),
+            Victim::Worker | Victim::Host | Victim::All => arena.pool.freeze(at),
         }
         let in_hand = at_rest(arena, at).await;
         if in_hand > 0 || start.elapsed() > CATCH {
@@ -331,7 +357,7 @@ pub(super) async fn catch(arena: &mut Arena, victim: Victim) -> (usize, usize) {
         match victim {
             Victim::Nats(n) => arena.cluster.node(n).signal("CONT"),
             Victim::Redis => arena.cluster.redis.signal("CONT"),
-            Victim::Worker | Victim::All => arena.pool.thaw(),
+            Victim::Worker | Victim::Host | Victim::All => arena.pool.thaw(),
         }
         let pause = Duration::from_millis(arena.rng.u64(1..20));
         arena.wait(pause).await;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use oncue_core::bus::Bus;
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Process, until};
+use crate::cluster::{Cluster, Process, send, until};
 use crate::proxy::Proxy;
 
 /// Between two starts of one worker: one that cannot start must not be started without end.
@@ -19,6 +19,9 @@ pub struct Pool {
 
 struct Worker {
     process: Process,
+    function: String,
+    /// Whether its handler is in children of it.
+    is_host: bool,
     /// Its own ports of the proxy before NATS, one for each server.
     doors: Vec<u16>,
     started: Instant,
@@ -33,8 +36,15 @@ impl Worker {
             .map(|door| format!("nats://127.0.0.1:{door}"))
             .collect();
         let url = ("ONCUE_NATS_URL", urls.join(","));
+        let is_host = cluster.config().function(name).is_hosted();
         Self {
-            process: cluster.spawn_with(name, &[], &[url]),
+            process: if is_host {
+                cluster.spawn_with("oncue-host", &[name], &[url])
+            } else {
+                cluster.spawn_with(name, &[], &[url])
+            },
+            function: name.to_owned(),
+            is_host,
             doors,
             started: Instant::now(),
             frozen: false,
@@ -42,7 +52,7 @@ impl Worker {
     }
 
     fn replace(&mut self, cluster: &Cluster) {
-        *self = Self::start(cluster, &self.process.name, std::mem::take(&mut self.doors));
+        *self = Self::start(cluster, &self.function, std::mem::take(&mut self.doors));
     }
 
     fn signal(&mut self, signal: &str) {
@@ -122,7 +132,7 @@ impl Pool {
                 let last = log.lines().last().unwrap_or("without a word");
                 self.gone.push(format!(
                     "{}: {}",
-                    worker.process.name,
+                    worker.function,
                     last.chars().take(200).collect::<String>()
                 ));
                 worker.replace(cluster);
@@ -134,6 +144,19 @@ impl Pool {
     pub fn kill(&mut self, at: usize, cluster: &Cluster) {
         self.workers[at].process.kill();
         self.workers[at].replace(cluster);
+    }
+
+    /// Workers whose handlers are in children of them.
+    pub fn hosts(&self) -> Vec<usize> {
+        let workers = self.workers.iter().enumerate();
+        let hosts = workers.filter(|(_, worker)| worker.is_host);
+        hosts.map(|(at, _)| at).collect()
+    }
+
+    /// Signals one child of a host; says whether it had any.
+    pub fn signal_child(&mut self, at: usize, signal: &str) -> bool {
+        let child = self.workers[at].process.children().pop();
+        child.is_some_and(|child| send(child, signal))
     }
 
     /// kill -9 of all; `tend` brings others.
@@ -177,7 +200,7 @@ impl Pool {
         let most = self
             .workers
             .iter()
-            .filter(|worker| worker.process.name == function)
+            .filter(|worker| worker.function == function)
             .count();
         let read = |payload: &[u8]| {
             let stats: Value = serde_json::from_slice(payload).unwrap_or_default();

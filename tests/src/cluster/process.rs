@@ -78,6 +78,11 @@ impl Process {
         );
     }
 
+    /// Processes that it has started and that have not ended.
+    pub fn children(&self) -> Vec<u32> {
+        children(self.pid())
+    }
+
     /// SIGTERM, then the exit code.
     pub async fn stop(&mut self) -> Option<i32> {
         self.signal("TERM");
@@ -122,4 +127,28 @@ fn tied_to_us(command: Command) -> Command {
         tied.current_dir(dir);
     }
     tied
+}
+
+/// Processes whose parent is this one.
+pub fn children(parent: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").expect("/proc");
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_child = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let mut rest = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace();
+        rest.nth(1).and_then(|text| text.parse().ok()) == Some(parent)
+    };
+    pids.filter(is_child).collect()
+}
+
+/// Signals a process by name; says whether it was still there.
+pub fn send(pid: u32, signal: &str) -> bool {
+    let sent = Command::new("kill")
+        .args([&format!("-{signal}"), &pid.to_string()])
+        .status();
+    sent.is_ok_and(|status| status.success())
 }

@@ -83,6 +83,8 @@ rows! {
     k3_nats_dies "K-3"
     k4_redis_dies "K-4"
     k5_all_die "K-5"
+    h1_children_and_hosts_die "H-1"
+    h2_children_freeze "H-2"
     z1_zombies "Z-1"
     z3_same_events "Z-3"
     z4_late_words "Z-4"

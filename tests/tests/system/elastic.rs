@@ -25,7 +25,7 @@ fn ps(cluster: &Cluster, function: &str) -> Value {
         .unwrap_or_default()
 }
 
-async fn until_asleep(cluster: &Cluster, function: &str) {
+pub async fn until_asleep(cluster: &Cluster, function: &str) {
     until(&format!("{function} is asleep"), async || {
         (ps(cluster, function)["state"] == "asleep").then_some(())
     })

@@ -1,5 +1,6 @@
 //! The file flow, from the upload over HTTP to thumbnails and quota.
 
+use std::path::Path;
 use std::time::Duration;
 
 use oncue_app_events::web::PageViewed;
@@ -27,8 +28,20 @@ pub struct Site {
 
 impl Site {
     pub async fn open(workers: &[&str], env: &[(&str, &str)]) -> Self {
-        let toml = "[gateway]\nexpose = [\"pages\", \"files\", \"owners\"]\n";
-        let mut cluster = Cluster::new(toml).await;
+        Self::with("", |_| {}, workers, env).await
+    }
+
+    /// A site with more in its `oncue.toml`, and in its folder what `prepare` puts there. A worker that the file says how to run
+    /// is in another language.
+    pub async fn with(
+        more: &str,
+        prepare: impl FnOnce(&Path),
+        workers: &[&str],
+        env: &[(&str, &str)],
+    ) -> Self {
+        let toml = format!("[gateway]\nexpose = [\"pages\", \"files\", \"owners\"]\n{more}");
+        let mut cluster = Cluster::new(&toml).await;
+        prepare(&cluster.dir);
         let port = free_port();
         cluster.set("ONCUE_GATEWAY_LISTEN", &format!("127.0.0.1:{port}"));
         for (name, value) in env {
@@ -36,7 +49,16 @@ impl Site {
         }
         let gateway = cluster.spawn("oncue-gateway", &[]);
         wait_for_port(port).await;
-        let mut processes = cluster.start_all(workers).await;
+        let config = cluster.config();
+        let (hosted, own): (Vec<&str>, Vec<&str>) = workers
+            .iter()
+            .partition(|name| config.function(name).is_hosted());
+        let mut processes = cluster.start_all(&own).await;
+        for name in hosted {
+            let host = cluster.spawn("oncue-host", &[name]);
+            host.wait_for_line("\"message\":\"ready\"").await;
+            processes.push(host);
+        }
         processes.push(gateway);
         Self {
             cluster,

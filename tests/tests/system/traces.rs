@@ -1,8 +1,13 @@
 //! One trace from the HTTP request to the last hop, asked of the trace viewer as a person's browser would.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
 
-use oncue_tests::cluster::{Process, free_port, until, wait_for_port};
+use oncue_tests::cluster::{
+    Process, built, free_port, in_repository, quoted, until, wait_for_port,
+};
 use oncue_tests::pictures;
 use serde_json::{Value, json};
 
@@ -10,6 +15,11 @@ use crate::files::Site;
 
 /// A site whose spans go to a trace viewer of its own.
 async fn traced(workers: &[&str]) -> (Site, Viewer) {
+    traced_with("", |_| {}, workers).await
+}
+
+/// A traced site with more in its `oncue.toml` and its folder.
+async fn traced_with(more: &str, prepare: impl FnOnce(&Path), workers: &[&str]) -> (Site, Viewer) {
     let ports: Vec<String> = (0..4).map(|_| free_port().to_string()).collect();
     let env = [
         ("OTEL_SDK_DISABLED", "false"),
@@ -19,7 +29,7 @@ async fn traced(workers: &[&str]) -> (Site, Viewer) {
         ),
         ("OTEL_BSP_SCHEDULE_DELAY", "200"),
     ];
-    let site = Site::open(workers, &env).await;
+    let site = Site::with(more, prepare, workers, &env).await;
     let args = [
         "--otlp-grpc-port",
         &ports[0],
@@ -134,16 +144,80 @@ impl Spans {
     }
 }
 
+/// Functions of the file flow.
+const FLOW: [&str; 5] = [
+    "inspect-file",
+    "enforce-quota",
+    "make-thumbnails",
+    "remove-file",
+    "track-file",
+];
+
 #[tokio::test]
 async fn an_upload_is_one_trace_across_all_its_hops() {
-    let workers = [
-        "inspect-file",
-        "enforce-quota",
-        "make-thumbnails",
-        "remove-file",
-        "track-file",
-    ];
-    let (site, viewer) = traced(&workers).await;
+    let (site, viewer) = traced(&FLOW).await;
+    an_upload_is_one_trace(&site, &viewer).await;
+}
+
+/// Rust, Python and TypeScript, as the comments in `oncue.toml` switch them: the page sees no difference, nor does the trace.
+#[tokio::test]
+async fn a_flow_through_three_languages_is_one_trace() {
+    let python = quoted(&in_repository(".oncue/venv/bin/python"));
+    let config = format!(
+        "[functions.enforce-quota]\nrun = [{python}, \"-m\", \"oncue\", \"functions/enforce_quota.py\"]\n\
+         [functions.track-file]\nrun = [\"functions/node_modules/.bin/oncue-node\", \"functions/track-file.ts\"]\n"
+    );
+    let (site, viewer) = traced_with(&config, demo_functions, &FLOW).await;
+    an_upload_is_one_trace(&site, &viewer).await;
+    let upload = site.upload("text.txt", "bob", b"text".to_vec()).await;
+    let row = site
+        .file(upload["file"].as_str().expect("id"), |row| {
+            row["status"] == "accepted"
+        })
+        .await;
+    assert_eq!(
+        (&row["name"], &row["owner"], &row["size"]),
+        (&json!("text.txt"), &json!("bob"), &json!(4))
+    );
+    let store = site.cluster.store().await;
+    let owner = site.cluster.row(&store, "owners", "bob").await;
+    assert_eq!((&*owner["files"], &*owner["bytes"]), ("1", "4"));
+}
+
+/// Puts the demo's functions in Python and TypeScript into a folder, with the types of their events, which are checked.
+fn demo_functions(folder: &Path) {
+    let functions = folder.join("functions");
+    std::fs::create_dir_all(&functions).expect("a folder");
+    let sources = in_repository("services/workers/functions");
+    for name in [
+        "enforce_quota.py",
+        "enforce-quota.ts",
+        "track-file.ts",
+        "package.json",
+    ] {
+        std::fs::copy(sources.join(name), functions.join(name)).expect("copied");
+    }
+    symlink(
+        in_repository(".oncue/typescript/node_modules"),
+        functions.join("node_modules"),
+    )
+    .expect("linked");
+    let options = in_repository("services/runtime/typescript/tests/tsconfig.json");
+    std::fs::copy(options, functions.join("tsconfig.json")).expect("copied");
+    let made = Command::new("sh")
+        .args([
+            "-c",
+            "node_modules/.bin/oncue-node generate gen && node_modules/.bin/tsc -p .",
+        ])
+        .current_dir(functions)
+        .env("ONCUE_HOST", built("oncue-host"))
+        .env("ONCUE_CONFIG", in_repository("oncue.toml"))
+        .output()
+        .expect("node runs");
+    assert!(made.status.success(), "{made:?}");
+}
+
+async fn an_upload_is_one_trace(site: &Site, viewer: &Viewer) {
     let upload = site
         .upload("photo.jpg", "ann", pictures::photo(800, 600))
         .await;
@@ -172,7 +246,7 @@ async fn an_upload_is_one_trace_across_all_its_hops() {
         (("track-file", "FCALL"), "client"),
     ]);
     let spans = viewer
-        .trace(&site, id, &names.keys().copied().collect::<Vec<_>>())
+        .trace(site, id, &names.keys().copied().collect::<Vec<_>>())
         .await;
     assert_eq!(spans.roots(), ["gateway"], "one root");
     for ((service, name), kind) in names {

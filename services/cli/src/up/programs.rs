@@ -85,7 +85,7 @@ pub fn all_built(settings: &Settings, functions: &[String]) -> Result<(), Failur
         .filter(|name| !settings.program(name).is_there());
     let mut missing: Vec<&str> = absent
         .map(|name| {
-            let is_hosted = settings.config.function(name).run.is_some();
+            let is_hosted = settings.config.function(name).is_hosted();
             if is_hosted { HOST } else { name.as_str() }
         })
         .collect();

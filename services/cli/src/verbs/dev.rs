@@ -12,6 +12,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant, SystemTime};
 
 use oncue_core::config::{BuildConfig, Config};
+use oncue_core::program;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -255,7 +256,7 @@ impl Dev<'_> {
     fn programs(&self) -> BTreeMap<String, SystemTime> {
         let names = self.settings.config.functions.keys();
         let written = names.filter_map(|name| {
-            if self.settings.config.function(name).run.is_some() {
+            if self.settings.config.function(name).is_hosted() {
                 return Some((name.clone(), self.written(name)?));
             }
             let file = self.settings.bin.join(name).metadata().ok()?;
@@ -279,7 +280,7 @@ impl Dev<'_> {
 /// Build of an app whose functions all have `run`: none, and their sources are followed.
 fn nothing_to_build(config: &Config) -> Option<BuildConfig> {
     let mut functions = config.functions.iter();
-    if functions.len() == 0 || functions.any(|(_, function)| function.run.is_none()) {
+    if functions.len() == 0 || functions.any(|(_, function)| !function.is_hosted()) {
         return None;
     }
     let names = config.functions.keys();
@@ -304,32 +305,33 @@ fn sources(config: &Config, name: &str) -> Vec<PathBuf> {
         Some(folder) if folder != Path::new("") => folder.to_owned(),
         _ => file,
     });
-    sources.chain([PathBuf::from("proto")]).collect()
+    sources.chain([config.proto.clone()]).collect()
 }
 
 /// Runs the build command in a folder; says by itself what is wrong.
 pub async fn build(build: &BuildConfig, folder: &Path) -> bool {
-    let Some((program, arguments)) = build.command.split_first() else {
+    let Some((command, arguments)) = build.command.split_first() else {
         return true;
     };
-    let built = Command::new(program)
+    let built = Command::new(command)
         .args(arguments)
         .current_dir(folder)
+        .envs(program::host().map(|host| (program::HOST_VARIABLE, host)))
         .kill_on_drop(true)
         .status()
         .await;
     match built {
         Ok(status) => status.success(),
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            let what = format!("{program} is not on PATH, and [build] of oncue.toml needs it");
+            let what = format!("{command} is not on PATH, and [build] of oncue.toml needs it");
             remark(paint(BAD, what));
-            if program == "cargo" {
+            if command == "cargo" {
                 remark("  install Rust from https://rustup.rs and try again");
             }
             false
         }
         Err(e) => {
-            remark(paint(BAD, format_args!("{program}: {e}")));
+            remark(paint(BAD, format_args!("{command}: {e}")));
             false
         }
     }

@@ -79,6 +79,50 @@ const PYTHON_FILES: [(&str, &str); 9] = [
     ),
 ];
 
+/// Files of an app in TypeScript.
+const TYPESCRIPT_FILES: [(&str, &str); 10] = [
+    (
+        "proto/orders.proto",
+        include_str!("new/template/orders.proto.in"),
+    ),
+    (
+        "functions/bill-order.ts",
+        include_str!("new/template/typescript/bill-order.ts.in"),
+    ),
+    (
+        "functions/count-sales.ts",
+        include_str!("new/template/typescript/count-sales.ts.in"),
+    ),
+    (
+        "tests/functions.test.ts",
+        include_str!("new/template/typescript/functions.test.ts.in"),
+    ),
+    (
+        "oncue.toml",
+        include_str!("new/template/typescript/oncue.toml.in"),
+    ),
+    (
+        "package.json",
+        include_str!("new/template/typescript/package.json.in"),
+    ),
+    (
+        "tsconfig.json",
+        include_str!("new/template/typescript/tsconfig.json.in"),
+    ),
+    (
+        "README.md",
+        include_str!("new/template/typescript/README.md.in"),
+    ),
+    (
+        ".gitignore",
+        include_str!("new/template/typescript/gitignore.in"),
+    ),
+    (
+        ".github/workflows/ci.yml",
+        include_str!("new/template/typescript/ci.yml.in"),
+    ),
+];
+
 /// Names that cargo takes for no package.
 const TAKEN: [&str; 6] = ["test", "core", "std", "alloc", "build", "deps"];
 
@@ -91,11 +135,18 @@ const INSTALLED: [&str; 3] = ["oncue", "oncue-proto", "oncue-build"];
 /// Package for functions in Python, in a checkout.
 const PYTHON: &str = "services/runtime/python";
 
+/// Folder of the package for functions in TypeScript, as npm packs it: in a checkout, once it was built there.
+const TYPESCRIPT: &str = ".oncue/typescript";
+/// The package in that folder.
+const PACKED: &str = "oncue.tgz";
+
 /// Language of an app's functions.
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Language {
     Rust,
     Python,
+    #[value(name = "typescript", alias = "ts")]
+    TypeScript,
 }
 
 #[derive(clap::Args)]
@@ -142,6 +193,10 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             words.push(("{{package}}", python_package(args)?));
             &PYTHON_FILES[..]
         }
+        Language::TypeScript => {
+            words.push(("{{package}}", typescript_package(args)?));
+            &TYPESCRIPT_FILES[..]
+        }
     };
     for (file, template) in files {
         let text = words
@@ -157,6 +212,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         Language::Python => {
             "    python3 -m venv .venv && .venv/bin/pip install -r requirements.txt\n"
         }
+        Language::TypeScript => "    npm install\n",
     };
     say(format_args!(
         "{} Then:\n\n    cd {name}\n{first}    oncue dev\n",
@@ -176,6 +232,28 @@ fn python_package(args: &Args) -> Result<String, Failure> {
         None => checkout(args)?.join(PYTHON),
     };
     Ok(folder.display().to_string())
+}
+
+/// Version in `package.json` by which npm finds the package for functions: a file, since npm takes no part of a repository.
+fn typescript_package(args: &Args) -> Result<String, Failure> {
+    if args.oncue_git.is_some() {
+        return Err(Failure::usage(
+            "npm cannot take the package for TypeScript out of a repository",
+        )
+        .advise("name a checkout with --oncue-path DIR"));
+    }
+    let installed = settings::installed("typescript").filter(|_| args.oncue_path.is_none());
+    let folder = match installed {
+        Some(folder) => folder,
+        None => checkout(args)?.join(TYPESCRIPT),
+    };
+    let packed = folder.join(PACKED);
+    if packed.is_file() {
+        return Ok(format!("file:{}", packed.display()));
+    }
+    let missing = format_args!("{} is not there", packed.display());
+    Err(Failure::usage(missing)
+        .advise("make it with `deploy/install.sh typescript` in the checkout"))
 }
 
 fn write(path: &Path, text: &str) -> std::io::Result<()> {
@@ -296,7 +374,7 @@ mod tests {
         let words = [
             "name", "crate", "domain", "source", "runtime", "proto", "codegen", "package",
         ];
-        for (file, template) in FILES.iter().chain(&PYTHON_FILES) {
+        for (file, template) in FILES.iter().chain(&PYTHON_FILES).chain(&TYPESCRIPT_FILES) {
             for part in template.split("{{").skip(1) {
                 let word = part.split("}}").next().unwrap_or_default();
                 assert!(words.contains(&word), "{file}: {word}");

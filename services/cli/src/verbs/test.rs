@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use oncue_core::program;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -133,18 +134,19 @@ impl Ground {
         if command.is_empty() {
             return Err(Failure::usage("[test] command in oncue.toml is empty"));
         }
-        let program = command.remove(0);
+        let first = command.remove(0);
         let gateway = format!("http://{}", self.gateway);
-        let mut tests = Command::new(&program);
+        let mut tests = Command::new(&first);
         tests
             .args(command)
             .current_dir(folder)
             .env("ONCUE_NATS_URL", &self.nats_url)
             .env("ONCUE_REDIS_URL", &self.redis_url)
             .env("ONCUE_GATEWAY_URL", gateway)
+            .envs(program::host().map(|host| (program::HOST_VARIABLE, host)))
             .kill_on_drop(true);
         let status = tests.status().await;
-        let status = status.map_err(|e| Failure::usage(format_args!("{program}: {e}")))?;
+        let status = status.map_err(|e| Failure::usage(format_args!("{first}: {e}")))?;
         let code = status.code().and_then(|code| u8::try_from(code).ok());
         Ok(code.unwrap_or(exit::FAILED))
     }

@@ -10,6 +10,16 @@ use crate::config::Config;
 /// Program that is the worker of functions whose handlers are other programs.
 pub const HOST: &str = "oncue-host";
 
+/// Variable with the path of the host, for what makes types of the contract or tests functions, and asks it for the contract.
+pub const HOST_VARIABLE: &str = "ONCUE_HOST";
+
+/// The host beside this very program, if it is there.
+pub fn host() -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    let host = own.parent()?.join(HOST);
+    host.is_file().then_some(host)
+}
+
 /// Program, and the arguments that make it the function's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
@@ -24,7 +34,7 @@ pub struct Program {
 impl Program {
     /// Program of a function, in the folder `bin`; the host may lie beside this very program as well.
     pub fn of(config: &Config, bin: &Path, function: &str) -> Self {
-        if config.function(function).run.is_none() {
+        if !config.function(function).is_hosted() {
             return Self {
                 path: bin.join(function),
                 arguments: Vec::new(),
@@ -32,9 +42,7 @@ impl Program {
             };
         }
         let among = bin.join(HOST);
-        let beside = std::env::current_exe()
-            .ok()
-            .and_then(|own| Some(own.parent()?.join(HOST)));
+        let beside = host();
         Self {
             path: match beside {
                 Some(beside) if !among.is_file() => beside,

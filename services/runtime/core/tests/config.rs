@@ -511,7 +511,8 @@ fn the_site_lies_beside_the_file_or_is_a_mistake_with_its_line() {
 fn handlers_in_other_programs_are_checked() {
     let config = read(
         "[functions.a]\nrun = [\"python\", \"-m\", \"oncue\", \"a.py\"]\nprocesses = 2\nmemory = \"512MiB\"\n\
-         [functions.b]\nrun = [\"bash\", \"b.sh\"]\nprotocol = \"lines\"\non = [\"web.page.viewed\"]\ntable = \"b\"\n",
+         [functions.b]\nrun = [\"bash\", \"b.sh\"]\nprotocol = \"lines\"\non = [\"web.page.viewed\"]\ntable = \"b\"\n\
+         [functions.c]\nhttp = \"http://127.0.0.1:9000/hook\"\non = [\"web.page.viewed\"]\nprocesses = 4\n",
     )
     .expect("a configuration");
     assert_eq!(
@@ -519,9 +520,14 @@ fn handlers_in_other_programs_are_checked() {
         Some(512 << 20)
     );
     assert_eq!(config.function("b").protocol, Some(Protocol::Lines));
+    let hosted = ["a", "b", "c", "d"].map(|name| config.function(name).is_hosted());
+    assert_eq!(hosted, [true, true, true, false]);
     for (text, words) in [
-        ("processes = 2", "processes is for a function with `run`"),
-        ("memory = \"1MiB\"", "memory is for a function with `run`"),
+        ("processes = 2", "processes is for a function with `run` or"),
+        (
+            "memory = \"1MiB\"",
+            "memory is for a function with `run` or",
+        ),
         ("run = []", "run names no program"),
         (
             "run = [\"bash\"]\nprotocol = \"lines\"",
@@ -530,6 +536,18 @@ fn handlers_in_other_programs_are_checked() {
         (
             "run = [\"python\"]\ntable = \"t\"",
             "on, emits, table and key are for protocol = \"lines\"",
+        ),
+        (
+            "run = [\"bash\"]\nhttp = \"http://a\"",
+            "a program or a service, not both",
+        ),
+        ("http = \"127.0.0.1:9000\"", "is no address like"),
+        ("http = \"http:///hook\"", "is no address like"),
+        ("http = \"http://a:b@c/\"", "http holds a password"),
+        ("http = \"http://a/\"", "http needs `on`"),
+        (
+            "http = \"http://a/\"\non = [\"a.b\"]\nmemory = \"1MiB\"",
+            "memory and protocol are for a function with `run`",
         ),
     ] {
         let why = mistake(&format!("[functions.a]\n{text}\n"));

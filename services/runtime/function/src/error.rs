@@ -13,6 +13,7 @@
 
 use std::fmt;
 use std::panic::Location;
+use std::time::Duration;
 
 /// Result of a handler: the events that follow, or an [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -28,6 +29,8 @@ pub struct Error {
     pub(crate) class: &'static str,
     /// Where in the source it came up, `file:line`.
     pub(crate) site: String,
+    /// Time before which it is not tried again; the usual delay where that is longer.
+    pub(crate) not_before: Duration,
 }
 
 /// The event can never be handled: `return Err(reject("no such page"))`. It is dead-lettered now, state unchanged.
@@ -38,6 +41,7 @@ pub fn reject(why: impl fmt::Display) -> Error {
         message: why.to_string(),
         class: "rejected",
         site: site(),
+        not_before: Duration::ZERO,
     }
 }
 
@@ -56,6 +60,7 @@ impl Error {
             message: why.to_string(),
             class: "error",
             site: String::new(),
+            not_before: Duration::ZERO,
         }
     }
 
@@ -85,6 +90,7 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
             message,
             class: "error",
             site: site(),
+            not_before: Duration::ZERO,
         }
     }
 }

@@ -126,6 +126,8 @@ pub struct ForeignFailure {
     pub text: String,
     /// `file:line` of the author's source, or nothing.
     pub place: String,
+    /// Time before which the event is not tried again; the usual delay where that is longer.
+    pub not_before: Duration,
 }
 
 /// Why a whole run has no answer.

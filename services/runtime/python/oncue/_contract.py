@@ -82,7 +82,8 @@ def _find() -> bytes:
             return file.read()
     folder = os.environ.get("ONCUE_BIN_DIR")
     beside = os.path.join(folder, "oncue-host") if folder else None
-    host = beside if beside and os.path.exists(beside) else shutil.which("oncue-host")
+    named = os.environ.get("ONCUE_HOST", beside)
+    host = named if named and os.path.exists(named) else shutil.which("oncue-host")
     if host is None:
         raise ContractError(
             "the app's events are not known: put oncue-host on PATH or name its folder in ONCUE_BIN_DIR, "

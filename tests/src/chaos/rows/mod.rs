@@ -2,6 +2,7 @@
 
 mod events;
 pub(super) mod ha;
+mod hosts;
 mod kill;
 mod life;
 mod network;
@@ -70,6 +71,18 @@ pub const ROWS: &[Row] = &[
         "SIGSTOP for three ack waits, then SIGCONT",
         4,
         |plan| Box::pin(kill::zombies(plan)),
+    ),
+    endless(
+        "H-1",
+        "kill -9 of a child in Python, and of its host",
+        2,
+        |plan| Box::pin(hosts::killed(plan)),
+    ),
+    endless(
+        "H-2",
+        "SIGSTOP of a child in Python, until its deadline",
+        2,
+        |plan| Box::pin(hosts::frozen(plan)),
     ),
     row(
         "Z-3",
@@ -221,6 +234,10 @@ pub const ABSENT: &[(&str, &str)] = &[
     (
         "Z-2",
         "frozen beyond the horizon: the fence in D-1, the freeze in `system crash`, both in `model`",
+    ),
+    (
+        "H-3",
+        "a child that leaks, aborts, or tears its answer: `system foreign`",
     ),
     ("D-2", "an id with another payload: `system delivery`"),
     (

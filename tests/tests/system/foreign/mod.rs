@@ -1,5 +1,7 @@
 //! Functions in other languages, with real servers and real children: what Python and a shell script are promised.
 
+mod service;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,8 +9,10 @@ use std::time::Duration;
 
 use oncue_core::bus::Bus;
 use oncue_proto::oncue::v1::DeadLetter;
-use oncue_tests::cluster::{Cluster, Process, SMALL_STREAMS, until};
+use oncue_tests::cluster::{Cluster, Process, SMALL_STREAMS, children, send, until};
 use prost::Message as _;
+
+use crate::elastic::until_asleep;
 
 /// Limits that let a test see a timeout and redelivery within seconds.
 const QUICK: &str = "ack_wait = \"2s\"\ntimeout = \"1s\"";
@@ -86,32 +90,9 @@ fn oncue(cluster: &Cluster, args: &[&str]) -> (i32, String) {
     )
 }
 
-/// Processes whose parent is this one.
-fn children(parent: u32) -> Vec<u32> {
-    let processes = std::fs::read_dir("/proc").expect("/proc");
-    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let is_child = |pid: &u32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let mut rest = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .split_whitespace();
-        rest.nth(1).and_then(|text| text.parse().ok()) == Some(parent)
-    };
-    pids.filter(is_child).collect()
-}
-
 fn command_line(pid: u32) -> String {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&line).replace('\0', " ")
-}
-
-fn signal(pid: u32, signal: &str) -> bool {
-    let sent = Command::new("kill")
-        .args([&format!("-{signal}"), &pid.to_string()])
-        .status();
-    sent.is_ok_and(|status| status.success())
 }
 
 /// Sums what each page was viewed, and how many milestones followed.
@@ -150,7 +131,7 @@ async fn a_python_function_counts_exactly_while_its_processes_are_killed() {
             let is_host = turn % 4 == 3;
             let victims = if is_host { &hosts } else { &workers };
             if let Some(victim) = victims.get(turn % victims.len().max(1))
-                && signal(*victim, "KILL")
+                && send(*victim, "KILL")
             {
                 killed[usize::from(is_host)] += 1;
             }
@@ -264,6 +245,8 @@ async fn a_child_that_dies_or_hangs_costs_its_own_event_and_no_other() {
             "was ended by signal 6 (SIGABRT): last words of an aborting child",
         ),
         ("frozen", "still running after 1s; its process was killed"),
+        // The half of a frame that it leaves is nobody's answer.
+        ("tear", "ended with exit code 3"),
     ] {
         let cluster = cluster("processes = 2").await;
         let bus = cluster.bus().await;
@@ -366,6 +349,44 @@ async fn a_child_has_its_memory_its_lines_and_no_password() {
     assert_eq!(host.stop().await, Some(0), "{}", host.log());
 }
 
+/// Processes of Python that run in the folder of a cluster.
+fn pythons(cluster: &Cluster) -> usize {
+    let processes = std::fs::read_dir("/proc").expect("/proc");
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_here = |pid: &u32| {
+        std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| folder == cluster.dir)
+            && command_line(*pid).contains("tally.py")
+    };
+    pids.filter(is_here).count()
+}
+
+/// Without work there is no process, neither of the host nor of its children, and an event brings them.
+#[tokio::test]
+async fn a_host_sleeps_with_its_children_and_is_woken() {
+    let mut cluster = cluster("min = 0\nidle = \"2s\"\nprocesses = 2").await;
+    let bus = cluster.bus().await;
+    let mut up = cluster.up().await;
+    for turn in 1..=2 {
+        until_asleep(&cluster, "tally").await;
+        until("its children are gone", async || {
+            (pythons(&cluster) == 0).then_some(())
+        })
+        .await;
+        cluster.plain_publish([view("/0", "plain")]);
+        until("both children are up", async || {
+            (pythons(&cluster) >= 2).then_some(())
+        })
+        .await;
+        cluster.drained(&bus, "web", "tally").await;
+        let (counts, _) = counted(&cluster, &bus, 1).await;
+        assert_eq!(counts["/0"], turn, "{}", up.log());
+        let woken = up.log().matches("tally is woken by").count();
+        assert_eq!(woken, turn as usize, "{}", up.log());
+    }
+    until_asleep(&cluster, "tally").await;
+    assert_eq!(up.stop().await, Some(0), "{}", up.log());
+}
+
 #[test]
 fn tests_of_the_python_package_pass() {
     let package = root().join("services/runtime/python");
@@ -402,7 +423,7 @@ async fn lines_of_json_are_enough_for_a_function() {
         cluster.plain_publish((0..PAGES).map(|page| view(&format!("/{page}"), "plain")));
         if turn % 10 == 9 {
             let child = until("a child", async || children(host.pid()).pop()).await;
-            killed += usize::from(signal(child, "KILL"));
+            killed += usize::from(send(child, "KILL"));
         }
     }
     assert_eq!(killed, 3);

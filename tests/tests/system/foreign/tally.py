@@ -4,6 +4,8 @@ import ctypes
 import logging
 import os
 import signal
+import stat
+import struct
 import time
 from datetime import timedelta
 
@@ -44,6 +46,12 @@ def tally(view: PageViewed, tally: Tally, context: Context) -> list[PageMileston
     if word == "abort":
         os.write(2, b"last words of an aborting child\n")
         os.kill(os.getpid(), signal.SIGABRT)
+    if word == "tear":
+        # A frame of a thousand bytes, of which ten come.
+        for name in os.listdir("/proc/self/fd"):
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                os.write(int(name), struct.pack("<I", 1000) + bytes(10))
+                os._exit(3)
     if word == "hog":
         hog = bytearray(1 << 30)
         assert hog

@@ -46,6 +46,8 @@ pub struct Config {
     /// `ONCUE_BATCH_PUBLISH`, or `[nats] batch_publish`: outputs of many events in one atomic batch, for a NATS that
     /// writes to disk before it answers (`sync_interval: always`). Default false.
     pub batch_publish: bool,
+    /// Folder of the `.proto` files that `oncue-host` compiles, for functions in other languages. Default `proto`.
+    pub proto: PathBuf,
     /// Files with encoded descriptor sets, as `FUNCTION --contract` prints them: event types of functions whose programs
     /// do not lie here. Default none.
     pub contracts: Vec<PathBuf>,
@@ -178,19 +180,21 @@ pub struct FunctionConfig {
     /// Program and arguments of its handler, run in the folder of the file by `oncue-host`. Without it the function is a
     /// program of its own.
     pub run: Option<Vec<String>>,
-    /// Handlers side by side in each process of the function. Default 1.
+    /// Address of a service that is its handler: `oncue-host` posts events there. In place of `run`.
+    pub http: Option<String>,
+    /// Handlers side by side in each process of the function. Default 1; with `http` they are requests, by default 16.
     pub processes: Option<u32>,
     /// Data that one of them may hold; more is refused to it. Default: no limit.
     pub memory: Option<Size>,
     /// How they are spoken to. Default [`Protocol::Frames`].
     pub protocol: Option<Protocol>,
-    /// Event types that a handler in lines acts on, which cannot say so itself.
+    /// Event types that a handler in lines or behind HTTP acts on, which cannot say so itself.
     pub on: Vec<String>,
-    /// Event types that a handler in lines may emit.
+    /// Event types that such a handler may emit.
     pub emits: Vec<String>,
-    /// Table of the rows of a handler in lines. Default: none.
+    /// Table of the rows of such a handler. Default: none.
     pub table: Option<String>,
-    /// Field of its events by which a handler in lines is keyed. Default: the key of the contract.
+    /// Field of its events by which such a handler is keyed. Default: the key of the contract.
     pub key: Option<String>,
 }
 
@@ -206,26 +210,45 @@ pub enum Protocol {
 }
 
 impl FunctionConfig {
+    /// Whether its handler is another program or a service, and its worker `oncue-host`.
+    pub fn is_hosted(&self) -> bool {
+        self.run.is_some() || self.http.is_some()
+    }
+
     /// Refuses what says nothing, or contradicts itself, about a handler in another program.
     ///
     /// # Errors
     /// A sentence about the section.
     pub(crate) fn check_handler(&self) -> Result<(), String> {
-        let Some(run) = &self.run else {
-            let set = [
-                ("processes", self.processes.is_some()),
-                ("memory", self.memory.is_some()),
-                ("protocol", self.protocol.is_some()),
-                ("on", !self.on.is_empty()),
-                ("emits", !self.emits.is_empty()),
-                ("table", self.table.is_some()),
-                ("key", self.key.is_some()),
-            ];
-            return match set.iter().find(|(_, is_set)| *is_set) {
-                Some((name, _)) => Err(format!("{name} is for a function with `run`")),
-                None => Ok(()),
-            };
-        };
+        match (&self.run, &self.http) {
+            (None, None) => self.check_own(),
+            (Some(run), None) => self.check_run(run),
+            (None, Some(http)) => self.check_http(http),
+            (Some(_), Some(_)) => {
+                Err("run and http: its handler is a program or a service, not both".to_owned())
+            }
+        }
+    }
+
+    /// Checks a function that is a program of its own.
+    fn check_own(&self) -> Result<(), String> {
+        let set = [
+            ("processes", self.processes.is_some()),
+            ("memory", self.memory.is_some()),
+            ("protocol", self.protocol.is_some()),
+            ("on", !self.on.is_empty()),
+            ("emits", !self.emits.is_empty()),
+            ("table", self.table.is_some()),
+            ("key", self.key.is_some()),
+        ];
+        match set.iter().find(|(_, is_set)| *is_set) {
+            Some((name, _)) => Err(format!("{name} is for a function with `run` or `http`")),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks a function whose handler is a program.
+    fn check_run(&self, run: &[String]) -> Result<(), String> {
         if run.first().is_none_or(String::is_empty) {
             return Err("run names no program".to_owned());
         }
@@ -242,9 +265,32 @@ impl FunctionConfig {
             || self.key.is_some();
         if said {
             return Err(
-                "on, emits, table and key are for protocol = \"lines\": any other handler says them itself"
+                "on, emits, table and key are for protocol = \"lines\" and http: any other handler says them itself"
                     .to_owned(),
             );
+        }
+        Ok(())
+    }
+
+    /// Checks a function whose handler is a service.
+    fn check_http(&self, http: &str) -> Result<(), String> {
+        let rest = ["http://", "https://"]
+            .iter()
+            .find_map(|scheme| http.strip_prefix(scheme));
+        let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next());
+        if host.is_none_or(str::is_empty) || http.contains(char::is_whitespace) {
+            return Err(format!(
+                "http = {http:?} is no address like \"http://127.0.0.1:9000/hook\""
+            ));
+        }
+        if host.is_some_and(|host| host.contains('@')) {
+            return Err("http holds a password, which does not belong in a file".to_owned());
+        }
+        if self.memory.is_some() || self.protocol.is_some() {
+            return Err("memory and protocol are for a function with `run`".to_owned());
+        }
+        if self.on.is_empty() {
+            return Err("http needs `on`, the event types it acts on".to_owned());
         }
         Ok(())
     }

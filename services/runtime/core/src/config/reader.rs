@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use oncue_proto::Catalog;
@@ -99,6 +99,7 @@ impl<'t> Reader<'t> {
             batch_publish: false,
             keep_outputs: Span(Duration::from_mins(5)),
             contracts: Vec::new(),
+            proto: PathBuf::from("proto"),
             build: None,
             test: None,
             streams: BTreeMap::new(),
@@ -136,6 +137,9 @@ impl<'t> Reader<'t> {
                     config.redis_url = redis.url.unwrap_or(config.redis_url);
                     config.keep_outputs = redis.keep_outputs.unwrap_or(config.keep_outputs);
                 }
+                "proto" => {
+                    config.proto = self.part("proto", value).unwrap_or_else(|| "proto".into());
+                }
                 "contracts" => {
                     contracts = Some(value.span());
                     config.contracts = self.part("contracts", value).unwrap_or_default();
@@ -154,7 +158,7 @@ impl<'t> Reader<'t> {
                 }
                 "schedule" => schedules = Some(value),
                 other => {
-                    let known = "app, nats, redis, contracts, build, test, gateway, console, flows, bounds, streams, functions, schedule";
+                    let known = "app, nats, redis, proto, contracts, build, test, gateway, console, flows, bounds, streams, functions, schedule";
                     self.fail(
                         Some(name.span()),
                         &format!("unknown section {other:?}; known: {known}"),

@@ -127,8 +127,10 @@ impl Settler {
         if Effects::is_free(&reason, &event) {
             self.committer.uncount(&event).await;
         }
+        let mut not_before = Duration::ZERO;
         let why = match reason {
             RetryReason::Failed(error) | RetryReason::Killed(error) => {
+                not_before = error.not_before;
                 let why = shown(&error);
                 self.flow_log.fails(&event, &why);
                 self.record_failure(&mut event, error.class, why.clone());
@@ -164,7 +166,7 @@ impl Settler {
         } else {
             info.attempt
         };
-        let delay = RETRY.delay(attempt);
+        let delay = RETRY.delay(attempt).max(not_before);
         {
             let _log = event.trace.log(&event.meta);
             tracing::warn!(event = event.meta.id, runs = event.runs(), delay = ?delay, why, "will be tried again");

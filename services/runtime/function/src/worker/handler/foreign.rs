@@ -206,6 +206,7 @@ impl HandlerRunner {
             message: failure.text,
             class: failure.class,
             site: failure.place,
+            not_before: failure.not_before,
         };
         if failure.rejected && failure.class == DECODE {
             return Settlement::DeadLetter(DeadLetterReason::Unreadable(DECODE), error);

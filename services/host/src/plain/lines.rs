@@ -4,65 +4,21 @@
 //! it is to be, and `emit` for a list of events (`type`, `data`, `delay`); or `{"retry": "why"}`, or `{"reject": "why"}`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use oncue_core::config::Span;
-use oncue_proto::{Catalog, Format, event};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use oncue_proto::{Catalog, event};
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::watch;
 
-use crate::convert::Description;
+use super::{Answer, MAX_ANSWER, PlainRun, data};
 use crate::dispatch::{Dispatcher, Ended, FAREWELL, told_to_stop};
 use crate::output::{self, LastLine};
 use crate::process::{LAST_WORDS, Process, end_text};
 use crate::protocol as wire;
 use crate::protocol::event_result::Outcome;
 use crate::protocol::log::Severity;
-use crate::spec::Spec;
-
-/// Longest line of an answer: a row of the largest size, and as many events as may follow.
-const MAX_ANSWER: u64 = 16 << 20;
-
-/// The function as `oncue.toml` describes it.
-///
-/// # Errors
-/// An event type that the contract lacks.
-pub fn describe(spec: &Spec) -> Result<Description, String> {
-    let config = &spec.config;
-    let manifest = wire::Manifest {
-        name: spec.name.clone(),
-        version: "0.0.0".to_owned(),
-        triggers: config.on.clone(),
-        emits: config.emits.clone(),
-        key: config.key.clone().unwrap_or_default(),
-        table: config.table.clone().unwrap_or_default(),
-        ..wire::Manifest::default()
-    };
-    Description::new(manifest, spec.contract.to_vec())
-}
-
-/// Answer to one event.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Answer {
-    row: Option<Map<String, Value>>,
-    emit: Vec<Emit>,
-    retry: Option<String>,
-    reject: Option<String>,
-}
-
-/// Event that follows.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Emit {
-    r#type: String,
-    data: Value,
-    #[serde(default)]
-    delay: Option<Span>,
-}
 
 /// Lives the life of a child in a place.
 pub async fn live(
@@ -93,13 +49,9 @@ pub async fn live(
     let Some(stdout) = process.stdout.take() else {
         return crash("no pipe from it");
     };
-    let mut catalog = Catalog::default();
-    // Looked at when the function was described.
-    let _ = catalog.add(&dispatcher.description.contract);
-    catalog.add_builtin();
     let mut talk = Talk {
         dispatcher,
-        catalog,
+        catalog: dispatcher.description.catalog(),
         stdin,
         lines: BufReader::new(stdout),
     };
@@ -175,55 +127,27 @@ struct Talk<'s> {
 impl Talk<'_> {
     /// Asks for one event of a run after the other; each begins with the row that the one before has left.
     async fn run(&mut self, run: &wire::Run) -> Result<wire::RunResult, Ended> {
-        let read: Map<String, Value> = run.fields.iter().map(shown).collect();
-        let mut row = read.clone();
-        let mut events = Vec::new();
+        let mut plain = PlainRun::new(run);
         for event in &run.events {
             let began = Instant::now();
-            let outcome = if run.check {
-                Outcome::Done(wire::Done::default())
-            } else {
-                self.ask(run, event, &mut row).await?
+            let outcome = match data(&self.catalog, event) {
+                Err(undecodable) => undecodable,
+                Ok(_) if run.check => Outcome::Done(wire::Done::default()),
+                Ok(data) => self.ask(&mut plain, event, data).await?,
             };
-            events.push(wire::EventResult {
-                outcome: Some(outcome),
-                micros: began.elapsed().as_micros() as u64,
-            });
+            plain.settle(outcome, began);
         }
-        let changed = row
-            .iter()
-            .filter(|(name, value)| !value.is_null() && read.get(*name) != Some(value));
-        let set = changed.map(|(name, value)| wire::Field {
-            name: name.clone(),
-            value: stored(value).into(),
-        });
-        let gone = read
-            .keys()
-            .filter(|name| row.get(*name).is_none_or(Value::is_null));
-        Ok(wire::RunResult {
-            number: run.number,
-            set: set.collect(),
-            deleted: gone.cloned().collect(),
-            events,
-            failure: None,
-        })
+        Ok(plain.result())
     }
 
     /// Asks for one event.
     async fn ask(
         &mut self,
-        run: &wire::Run,
+        plain: &mut PlainRun<'_>,
         event: &wire::Event,
-        row: &mut Map<String, Value>,
+        data: Value,
     ) -> Result<Outcome, Ended> {
-        let data = self
-            .catalog
-            .get(&event.r#type)
-            .and_then(|entry| entry.to_json(Format::Protobuf, &event.payload));
-        let data = match data {
-            Ok(data) => data,
-            Err(e) => return Ok(Outcome::Reject(failure("decode", e.to_string()))),
-        };
+        let run = plain.run;
         let mut question = json!({
             "specversion": "1.0",
             "id": event.id,
@@ -235,7 +159,7 @@ impl Talk<'_> {
             "attempt": event.attempt,
             "traceparent": event.traceparent,
             "data": data,
-            "row": row,
+            "row": plain.row,
         });
         if !event.cause.is_empty() {
             question["cause"] = json!(event.cause);
@@ -261,7 +185,7 @@ impl Talk<'_> {
                 String::from_utf8_lossy(&line[..line.len().min(200)])
             ))
         })?;
-        Ok(outcome(answer, row))
+        Ok(plain.take(answer))
     }
 
     /// Writes a line and reads one; none where the child is gone.
@@ -271,89 +195,8 @@ impl Talk<'_> {
         self.stdin.write_all(line.as_bytes()).await.ok()?;
         self.stdin.flush().await.ok()?;
         let mut answer = Vec::new();
-        let mut limited = (&mut self.lines).take(MAX_ANSWER);
+        let mut limited = (&mut self.lines).take(MAX_ANSWER as u64);
         limited.read_until(b'\n', &mut answer).await.ok()?;
         (!answer.is_empty()).then_some(answer)
-    }
-}
-
-/// Outcome that an answer tells; changes the row where it is done.
-fn outcome(answer: Answer, row: &mut Map<String, Value>) -> Outcome {
-    if let Some(why) = answer.reject {
-        return Outcome::Reject(failure("", why));
-    }
-    if let Some(why) = answer.retry {
-        return Outcome::Retry(failure("", why));
-    }
-    if let Some(now) = answer.row {
-        *row = now;
-    }
-    let outputs = answer.emit.into_iter().map(|emit| wire::Output {
-        r#type: emit.r#type,
-        payload: emit.data.to_string().into(),
-        content_type: Format::Json.media_type().to_owned(),
-        delay_ms: emit
-            .delay
-            .map_or(Duration::ZERO, |delay| delay.0)
-            .as_millis() as u64,
-    });
-    Outcome::Done(wire::Done {
-        outputs: outputs.collect(),
-        operations: Vec::new(),
-    })
-}
-
-fn failure(class: &str, text: String) -> wire::Failure {
-    wire::Failure {
-        class: class.to_owned(),
-        text,
-        place: String::new(),
-    }
-}
-
-/// A stored field as JSON: a number, truth value, object or list where its text is one, text otherwise. A row says
-/// nothing of types.
-fn shown(field: &wire::Field) -> (String, Value) {
-    let text = String::from_utf8_lossy(&field.value).into_owned();
-    let value = match serde_json::from_str(&text) {
-        Ok(Value::String(_) | Value::Null) | Err(_) => Value::String(text),
-        Ok(value) => value,
-    };
-    (field.name.clone(), value)
-}
-
-/// A value as it is stored: text as it is, everything else as JSON.
-fn stored(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_field_is_read_as_what_its_text_can_be() {
-        for (text, value) in [
-            ("7", json!(7)),
-            ("-1.5", json!(-1.5)),
-            ("true", json!(true)),
-            ("{\"a\":1}", json!({"a": 1})),
-            ("[1,2]", json!([1, 2])),
-            ("007", json!("007")),
-            ("null", json!("null")),
-            ("\"quoted\"", json!("\"quoted\"")),
-            ("", json!("")),
-        ] {
-            let field = wire::Field {
-                name: "f".to_owned(),
-                value: text.into(),
-            };
-            let (_, read) = shown(&field);
-            assert_eq!(read, value, "{text}");
-            assert_eq!(stored(&read), text, "as it was");
-        }
     }
 }

@@ -1,6 +1,9 @@
-//! `oncue new --lang python`: the app as it is made passes its tests, and what it says of itself holds on real servers.
+//! `oncue new`: apps in languages without a build, as they are made, pass their tests, and what they say of themselves holds on real
+//! servers.
 
-use std::os::unix::fs::PermissionsExt as _;
+mod python;
+mod typescript;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -50,61 +53,34 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&all).into_owned()
 }
 
-/// Stands for `python3 -m venv .venv && .venv/bin/pip install -r requirements.txt`, which needs a network: the Python that
-/// `make test` has set up, with the package that `requirements.txt` names.
-fn install(app: &Path) {
-    let requirements = std::fs::read_to_string(app.join("requirements.txt")).expect("written");
-    let package = requirements.lines().last().expect("a line");
-    assert!(
-        Path::new(package).join("oncue/__init__.py").is_file(),
-        "{package}"
-    );
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("a repository");
-    let python = root.join(".oncue/venv/bin/python");
-    assert!(python.is_file(), "run `deploy/install.sh python`");
-    let bin = app.join(".venv/bin");
-    std::fs::create_dir_all(&bin).expect("a folder");
-    let script = format!(
-        "#!/bin/sh\nPYTHONPATH={package} exec {} \"$@\"\n",
-        python.display()
-    );
-    std::fs::write(bin.join("python"), script).expect("written");
-    let all = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(bin.join("python"), all).expect("changed");
-}
-
-#[test]
-fn an_app_in_python_is_made_tested_and_run() {
-    let name = format!("oncue-new-python-{}", std::process::id());
+/// Makes an app, runs its tests, and has an order go through it; `count` is what its tests say when they pass. A rejected order has
+/// the place in `source`.
+fn is_made_tested_and_run(language: &str, install: impl Fn(&Path), count: &str, source: &str) {
+    let name = format!("oncue-new-{language}-{}", std::process::id());
     let made = Made(std::env::temp_dir().join(name));
     std::fs::create_dir_all(&made.0).expect("a folder");
-    let output = made.oncue(&made.0, &["new", "shop", "--lang", "python"]);
+    let output = made.oncue(&made.0, &["new", "shop", "--lang", language]);
     assert!(output.status.success(), "{}", text(&output));
     let app = made.0.join("shop");
     install(&app);
     let output = made.oncue(&app, &["test"]);
     let said = text(&output);
-    assert!(
-        output.status.success() && said.contains("Ran 3 tests"),
-        "{said}"
-    );
+    assert!(output.status.success() && said.contains(count), "{said}");
     let output = made.oncue(&app, &["test", "--", "sh", "-c", ORDER]);
     let said = text(&output);
     assert!(output.status.success(), "{said}");
     // The order of nothing, with the line that rejected it.
     assert!(
-        said.contains("an order of nothing") && said.contains("bill_order.py:"),
+        said.contains("an order of nothing") && said.contains(&format!("{source}:")),
         "{said}"
     );
 }
 
-/// A saved function runs anew, and nothing else does.
-#[tokio::test]
-async fn oncue_dev_runs_what_is_saved() {
+/// A saved function runs anew, and nothing else does: `tax` is a text of `source`, and stands there with 7 in place of 19 after it
+/// was saved.
+async fn is_run_anew(language: &str, install: impl Fn(&Path), source: &str, tax: &str) {
     let mut cluster = Cluster::new("").await;
-    let output = cluster.output("oncue", &["new", "shop", "--lang", "python"]);
+    let output = cluster.output("oncue", &["new", "shop", "--lang", language]);
     assert!(output.status.success(), "{}", text(&output));
     let app = cluster.dir.join("shop");
     install(&app);
@@ -121,9 +97,10 @@ async fn oncue_dev_runs_what_is_saved() {
     let publish = ["pub", "shop.order.placed", order, "--wait", "30"];
     let output = cluster.output("oncue", &publish);
     assert!(output.status.success(), "{}", text(&output));
-    let source = app.join("functions/bill_order.py");
+    let source = app.join(source);
     let code = std::fs::read_to_string(&source).expect("written");
-    std::fs::write(&source, code.replace("TAX = 19", "TAX = 7")).expect("written");
+    assert!(code.contains(tax), "{code}");
+    std::fs::write(&source, code.replace(tax, &tax.replace("19", "7"))).expect("written");
     dev.wait_for_line("runs anew").await;
     let order = r#"{"order":"o2","customer":"bob","cents":1000}"#;
     let publish = ["pub", "shop.order.placed", order, "--wait", "30"];

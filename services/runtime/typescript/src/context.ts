@@ -1,0 +1,118 @@
+/** Identity and time of the event, and changes that need no row. */
+
+import { createHash } from "node:crypto";
+
+import type { WireEvent } from "./wire.ts";
+
+/** Change without a row, on the event's key in another table. All commute. */
+export type Operation =
+  | { table: string; kind: "add" | "max"; field: string; by: bigint }
+  | { table: string; kind: "setAdd" | "distinct"; member: string }
+  | { table: string; kind: "topN"; member: string; score: bigint; limit: number };
+
+export class Context {
+  /** Changes without a row, in order. */
+  readonly operations: Operation[] = [];
+  /** Aborted when the time of the handler is over: `fetch(url, { signal: context.signal })`. */
+  readonly signal: AbortSignal;
+
+  constructor(
+    private readonly event: WireEvent,
+    /** Key of the function's row. */
+    readonly key: string,
+    private readonly functionName: string,
+    private readonly ownTable: string,
+    /** Whether an operator only wants to see what would come of the event: calls to the outside are to be left out. */
+    readonly isDryRun: boolean,
+    private readonly rejection: (why: string) => Error,
+    signal: AbortSignal,
+  ) {
+    this.signal = signal;
+  }
+
+  /** Id of the event: the same for every attempt and every copy. */
+  get id(): string {
+    return this.event.id;
+  }
+
+  /** Type of the event, `shop.order.placed`. */
+  get type(): string {
+    return this.event.type;
+  }
+
+  /** Source of the event: a function, the gateway, or a client's own. */
+  get source(): string {
+    return this.event.source;
+  }
+
+  /** Id of the root event of the flow. */
+  get flow(): string {
+    return this.event.flow;
+  }
+
+  /** Id of the event that caused this one; empty for a root. */
+  get cause(): string {
+    return this.event.cause;
+  }
+
+  /** When the event happened: the same for every attempt, unlike the clock. */
+  get time(): Date {
+    return new Date(this.event.timeMs);
+  }
+
+  /** 1 for the first run; one that ended with its process counts as well. */
+  get attempt(): number {
+    return this.event.attempt;
+  }
+
+  /** Span of the event in this function [W3C Trace Context], for spans of one's own; empty where nobody traces. */
+  get traceparent(): string {
+    return this.event.traceparent;
+  }
+
+  /** For calls to the outside, which can only be made at least once: the same however often this event is run. */
+  idempotencyKey(step: string): string {
+    const sha = createHash("sha256");
+    for (const part of ["idempotency", this.id, this.functionName, step]) {
+      const bytes = Buffer.from(part);
+      const length = Buffer.alloc(8);
+      length.writeBigUInt64BE(BigInt(bytes.length));
+      sha.update(length).update(bytes);
+    }
+    return sha.digest().subarray(0, 16).toString("base64url");
+  }
+
+  /** Adds to an integer field of the key's row in `table`; an absent field counts as 0. */
+  add(table: string, field: string, by: number | bigint): void {
+    this.change({ table, kind: "add", field, by: BigInt(by) });
+  }
+
+  /** Raises an integer field of the key's row in `table`, or leaves it where it is as high already. */
+  max(table: string, field: string, to: number | bigint): void {
+    this.change({ table, kind: "max", field, by: BigInt(to) });
+  }
+
+  /** Adds a member to the key's set in `table`. */
+  setAdd(table: string, member: string): void {
+    this.change({ table, kind: "setAdd", member });
+  }
+
+  /** Gives a member a score in the key's ranking in `table`, which keeps the `limit` highest. */
+  topN(table: string, member: string, score: number | bigint, limit: number): void {
+    this.change({ table, kind: "topN", member, score: BigInt(score), limit });
+  }
+
+  /** Counts a member in the key's approximate count of distinct members in `table`. */
+  distinct(table: string, member: string): void {
+    this.change({ table, kind: "distinct", member });
+  }
+
+  private change(operation: Operation): void {
+    if (operation.table === "" || operation.table === this.ownTable) {
+      throw this.rejection(
+        `${operation.kind} changes the row table "${operation.table}" behind the handler's back; change the row itself`,
+      );
+    }
+    this.operations.push(operation);
+  }
+}

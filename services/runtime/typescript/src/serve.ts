@@ -1,0 +1,386 @@
+/**
+ * The child's end of the function protocol: frames come from a socket, each run is a task of its own with its events in turn,
+ * and answers go out together with whatever else is done in the same turn of the event loop.
+ */
+
+import { AsyncLocalStorage } from "node:async_hooks";
+import { Socket } from "node:net";
+import { format } from "node:util";
+
+import type { Operation } from "./context.ts";
+import { Context } from "./context.ts";
+import type { Func, Manifest, Output } from "./func.ts";
+import { Reject } from "./func.ts";
+import { place } from "./place.ts";
+import { RowError } from "./rows.ts";
+import type { Fields, Incoming, Run, WireEvent } from "./wire.ts";
+import { Writer, decode, frame } from "./wire.ts";
+
+const VERSION = 1;
+const SDK_VERSION = "0.1.0";
+
+/** Run, and place of the event in it, to which what is logged belongs. */
+const current = new AsyncLocalStorage<{ run: number; event: number }>();
+
+/** Severities of `Log`. */
+const severity = { info: 0, debug: 1, warn: 2, error: 3 } as const;
+
+/** Frames on the socket that this process has inherited. */
+export class Connection {
+  private readonly socket: Socket;
+  private rest: Buffer = Buffer.alloc(0);
+  private take: (incoming: Incoming) => void = () => {};
+
+  constructor(fd: number) {
+    this.socket = new Socket({ fd, readable: true, writable: true });
+    // Without a host there is nobody to work for.
+    this.socket.on("close", () => process.exit(0));
+    this.socket.on("error", () => process.exit(0));
+    this.socket.on("data", (bytes) => this.receive(bytes));
+  }
+
+  /** Has each frame that comes taken. */
+  onFrame(take: (incoming: Incoming) => void): void {
+    this.take = take;
+  }
+
+  send(bytes: Buffer): void {
+    this.socket.write(bytes);
+  }
+
+  /** Sends the last frame, and ends the process once it is written. */
+  end(bytes: Buffer, code: number): void {
+    this.socket.write(bytes, () => process.exit(code));
+  }
+
+  private receive(bytes: Buffer): void {
+    let all = this.rest.length === 0 ? bytes : Buffer.concat([this.rest, bytes]);
+    while (all.length >= 4) {
+      const length = all.readUInt32LE(0);
+      if (all.length < 4 + length) break;
+      this.take(decode(all.subarray(4, 4 + length)));
+      all = all.subarray(4 + length);
+    }
+    this.rest = all;
+  }
+}
+
+/** What this child is, for the host. */
+export function hello(manifest: Manifest, contract: Uint8Array): Buffer {
+  const writer = new Writer(1024 + contract.length);
+  writer.message(frame.hello, (hello) => {
+    hello.number(1, VERSION).number(2, VERSION).text(3, "oncue-typescript").text(4, SDK_VERSION);
+    hello.message(6, (of) => {
+      of.text(1, manifest.name).text(2, manifest.version);
+      for (const type of manifest.triggers) of.text(3, type);
+      for (const type of manifest.emits) of.text(4, type);
+      of.text(5, manifest.key).text(6, manifest.table).number(7, manifest.rowVersion);
+      of.number(8, manifest.concurrency).number(9, manifest.timeoutMs).number(10, manifest.attempts);
+    });
+    hello.data(7, contract);
+  });
+  return writer.finish();
+}
+
+/** Last words. */
+export function fatal(sentence: string): Buffer {
+  return new Writer().message(frame.fatal, (fatal) => fatal.text(1, sentence)).finish();
+}
+
+/** Works for the host until it says that nothing more will come. */
+export class Server {
+  private begun = 0;
+  private isDraining = false;
+  private readonly tasks = new Map<number, Work>();
+  private results: Work[] = [];
+  private isFlushing = false;
+
+  constructor(
+    private readonly func: Func,
+    private readonly connection: Connection,
+  ) {}
+
+  take(incoming: Incoming): void {
+    switch (incoming.kind) {
+      case "invoke":
+        for (const run of incoming.runs) this.begin(run);
+        break;
+      case "cancel":
+        this.tasks.get(incoming.run)?.cancel();
+        break;
+      case "ping":
+        this.connection.send(this.pong(incoming.number));
+        break;
+      case "drain":
+        this.isDraining = true;
+        this.drained();
+        break;
+      case "fatal":
+        process.exitCode = 1;
+        console.error(`oncue-host: ${incoming.sentence}`);
+        break;
+    }
+  }
+
+  private begin(run: Run): void {
+    const work = new Work(this.func, run, () => {
+      this.begun += 1;
+    });
+    this.tasks.set(run.number, work);
+    void work.all().then(() => {
+      this.tasks.delete(run.number);
+      this.results.push(work);
+      if (!this.isFlushing) {
+        this.isFlushing = true;
+        setImmediate(() => this.flush());
+      }
+    });
+  }
+
+  private flush(): void {
+    this.isFlushing = false;
+    const results = this.results;
+    this.results = [];
+    const writer = new Writer(4096);
+    writer.message(frame.answer, (answer) => {
+      for (const work of results) answer.message(1, (result) => work.write(result));
+    });
+    this.connection.send(writer.finish());
+    this.drained();
+  }
+
+  private drained(): void {
+    if (this.isDraining && this.tasks.size === 0 && !this.isFlushing) {
+      this.connection.end(new Writer().message(frame.drained, () => {}).finish(), 0);
+    }
+  }
+
+  private pong(number: number): Buffer {
+    return new Writer().message(frame.pong, (pong) => pong.number(1, number).number(2, this.begun)).finish();
+  }
+}
+
+/** Why the time of a handler is over. */
+class TimedOut extends Error {}
+
+/** An event whose payload is no message of its type. */
+class Undecodable extends Error {}
+
+interface Failure {
+  rejected: boolean;
+  class: string;
+  text: string;
+  place: string;
+}
+
+interface Outcome {
+  outputs: Output[];
+  operations: Operation[];
+  failure: Failure | undefined;
+  micros: number;
+}
+
+/** A run that is being worked off: its row, and what came of its events. */
+export class Work {
+  readonly outcomes: Outcome[] = [];
+  /** Why the row cannot be read. */
+  rowFailure: string | undefined;
+  private row: object | undefined;
+  /** The row as the last event that succeeded has left it, as it is stored. */
+  private kept: Fields | undefined;
+  private stop: () => void = () => {};
+
+  constructor(
+    private readonly func: Func,
+    private readonly run: Run,
+    private readonly begins: () => void,
+  ) {
+    try {
+      this.row = func.row?.open(run.fields, run.rowVersion);
+      if (run.check && this.row) func.row?.fields(this.row);
+    } catch (e) {
+      this.rowFailure = e instanceof Error ? e.message : String(e);
+    }
+  }
+
+  /** Works off all events in turn. */
+  async all(): Promise<void> {
+    if (this.rowFailure !== undefined) return;
+    for (const [at, event] of this.run.events.entries()) {
+      if (this.run.check) this.check(event);
+      else await current.run({ run: this.run.number, event: at }, () => this.one(event));
+    }
+  }
+
+  /** Ends the event that is at work. */
+  cancel(): void {
+    this.stop();
+  }
+
+  private check(event: WireEvent): void {
+    const began = performance.now();
+    try {
+      this.decode(event);
+      this.succeeded([], [], began);
+    } catch (e) {
+      this.failed(e, began);
+    }
+  }
+
+  private async one(event: WireEvent): Promise<void> {
+    this.begins();
+    const began = performance.now();
+    const controller = new AbortController();
+    const table = this.func.row?.table ?? "";
+    const { key, dryRun } = this.run;
+    const context = new Context(event, key, this.func.name, table, dryRun, (why) => new Reject(why), controller.signal);
+    try {
+      const message = this.decode(event);
+      let result = this.func.handler(message, this.row, context);
+      if (result instanceof Promise) result = await this.inTime(result, event.timeoutMs, controller);
+      const outputs = this.func.outputs(result);
+      // What cannot be stored is found out here, so that only this event fails by it.
+      if (this.func.row && this.row) this.kept = this.func.row.fields(this.row);
+      this.succeeded(outputs, context.operations, began);
+    } catch (e) {
+      this.failed(e, began);
+      // A handler whose time was over may still be at work on its row, so the next one gets another.
+      this.row = this.func.row?.open(this.kept ?? this.run.fields, this.kept ? this.func.row.version : this.run.rowVersion);
+    }
+  }
+
+  private decode(event: WireEvent): unknown {
+    try {
+      return this.func.decode(event);
+    } catch (e) {
+      throw new Undecodable(`${event.type} is not readable as protobuf: ${e instanceof Error ? e.message : e}`);
+    }
+  }
+
+  private async inTime(result: Promise<unknown>, ms: number, controller: AbortController): Promise<unknown> {
+    let timer: NodeJS.Timeout | undefined;
+    const over = new Promise<never>((_, fail) => {
+      this.stop = () => fail(new TimedOut(`still running after ${ms} ms`));
+      timer = setTimeout(this.stop, ms);
+    });
+    try {
+      return await Promise.race([result, over]);
+    } catch (e) {
+      if (e instanceof TimedOut) controller.abort(e);
+      throw e;
+    } finally {
+      clearTimeout(timer);
+      this.stop = () => {};
+    }
+  }
+
+  private succeeded(outputs: Output[], operations: Operation[], began: number): void {
+    this.outcomes.push({ outputs, operations, failure: undefined, micros: micros(began) });
+  }
+
+  private failed(error: unknown, began: number): void {
+    this.outcomes.push({ outputs: [], operations: [], failure: describe(error), micros: micros(began) });
+  }
+
+  /** Fields to set, and names of those to delete. */
+  changes(): { set: Fields; deleted: string[] } {
+    if (!this.func.row || !this.kept) return { set: new Map(), deleted: [] };
+    return this.func.row.changes(this.kept, this.run.fields, this.run.rowVersion);
+  }
+
+  /** Writes the `RunResult`. */
+  write(result: Writer): void {
+    result.number(1, this.run.number);
+    if (this.rowFailure !== undefined) {
+      const text = this.rowFailure;
+      result.message(5, (failure) => failure.text(1, "row").text(2, text));
+      return;
+    }
+    const { set, deleted } = this.changes();
+    for (const [name, value] of set) result.message(2, (field) => field.text(1, name).data(2, value));
+    for (const name of deleted) result.text(3, name, true);
+    for (const outcome of this.outcomes) result.message(4, (event) => writeOutcome(event, outcome));
+  }
+}
+
+function micros(began: number): number {
+  return Math.max(0, Math.round((performance.now() - began) * 1000));
+}
+
+function writeOutcome(event: Writer, outcome: Outcome): void {
+  const { failure } = outcome;
+  if (failure) {
+    event.message(failure.rejected ? 3 : 2, (of) => of.text(1, failure.class).text(2, failure.text).text(3, failure.place));
+  } else {
+    event.message(1, (done) => {
+      for (const output of outcome.outputs) {
+        done.message(1, (of) => of.text(1, output.type).data(2, output.payload).number(4, output.delayMs));
+      }
+      for (const operation of outcome.operations) done.message(2, (of) => writeOperation(of, operation));
+    });
+  }
+  event.number(4, outcome.micros);
+}
+
+function writeOperation(of: Writer, operation: Operation): void {
+  of.text(1, operation.table);
+  switch (operation.kind) {
+    case "add":
+    case "max":
+      of.message(operation.kind === "add" ? 2 : 3, (amount) => amount.text(1, operation.field).signed(2, operation.by));
+      break;
+    case "setAdd":
+      of.text(4, operation.member, true);
+      break;
+    case "topN":
+      of.message(5, (score) => score.text(1, operation.member).signed(2, operation.score).number(3, operation.limit));
+      break;
+    case "distinct":
+      of.text(6, operation.member, true);
+  }
+}
+
+function describe(error: unknown): Failure {
+  const at = place(error);
+  if (error instanceof Reject) return { rejected: true, class: "rejected", text: error.message, place: at };
+  if (error instanceof Undecodable) return { rejected: true, class: "decode", text: error.message, place: "" };
+  if (error instanceof TimedOut) return { rejected: false, class: "timeout", text: error.message, place: at };
+  if (error instanceof RowError) return { rejected: false, class: "RowError", text: `RowError: ${error.message}`, place: at };
+  const name = error instanceof Error ? error.name : typeof error;
+  const text = error instanceof Error ? error.message : String(error);
+  return { rejected: false, class: name, text: text ? `${name}: ${text}` : name, place: at };
+}
+
+/**
+ * What is printed becomes log records with trace and flow. What reaches the descriptors past Node, of another process or a module
+ * in C, the host reads as lines.
+ */
+export function speakThrough(connection: Connection): void {
+  const log = (of: number, text: string): void => {
+    const at = current.getStore();
+    const writer = new Writer(64 + text.length);
+    writer.message(frame.log, (log) => {
+      log.number(1, of).text(2, text);
+      if (at) log.number(3, at.run).number(4, at.event);
+    });
+    connection.send(writer.finish());
+  };
+  for (const name of ["debug", "info", "log", "warn", "error"] as const) {
+    const of = severity[name === "log" ? "info" : name];
+    console[name] = (...values: unknown[]) => log(of, format(...values));
+  }
+  for (const [stream, of] of [
+    [process.stdout, severity.info],
+    [process.stderr, severity.warn],
+  ] as const) {
+    let rest = "";
+    stream.write = ((chunk: string | Uint8Array, ...more: unknown[]): boolean => {
+      const lines = (rest + (typeof chunk === "string" ? chunk : Buffer.from(chunk).toString())).split("\n");
+      rest = lines.pop() ?? "";
+      for (const line of lines) log(of, line);
+      const done = more.find((one) => typeof one === "function") as (() => void) | undefined;
+      if (done) queueMicrotask(done);
+      return true;
+    }) as typeof stream.write;
+  }
+}

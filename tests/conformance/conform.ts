@@ -1,0 +1,83 @@
+/** The conformance functions in TypeScript. */
+
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import type { Context, RowOf } from "oncue";
+import { delayed, func, maybe, reject, row } from "oncue";
+
+import type { Answered, Asked } from "../gen/conform_pb.js";
+import { AnsweredSchema, AskedSchema, UnnamedSchema } from "../gen/conform_pb.js";
+
+const cases = row("cases", {
+  count: 0,
+  large: 0n,
+  ratio: 0,
+  flag: false,
+  last: "",
+  note: maybe(""),
+  names: [] as string[],
+});
+
+func("conform", { on: AskedSchema, row: cases, emits: AnsweredSchema }, async (asked, row, context) => {
+  if (asked.what === "slow") await new Promise((done) => setTimeout(done, 60_000));
+  return answer(asked, row, context);
+});
+
+function answer(asked: Asked, row: RowOf<typeof cases>, context: Context) {
+  const { key, text, number } = asked;
+  switch (asked.what) {
+    case "echo":
+      return fromBinary(AnsweredSchema, toBinary(AskedSchema, asked));
+    case "many":
+      return ["1", "2", "3"].map((text) => create(AnsweredSchema, { key, text }));
+    case "later":
+      return delayed(create(AnsweredSchema, { key, text }), 500);
+    case "row":
+    case "fail-once":
+      if (asked.what === "fail-once" && context.attempt === 1) throw new Error("not yet");
+      write(asked, row);
+      return;
+    case "operate":
+      context.add("sums", "sum", number);
+      context.setAdd("members", String(number));
+      return;
+    case "reject":
+      throw reject("told to reject");
+    case "fail":
+      throw new Error("told to fail");
+    case "spoil":
+      write(asked, row);
+      throw new Error("told to fail");
+    case "crash":
+      return process.abort();
+    case "unnamed":
+      return create(UnnamedSchema, { key }) as unknown as Answered;
+    default:
+      return;
+  }
+}
+
+function write(asked: Asked, row: RowOf<typeof cases>): void {
+  row.count += 1;
+  row.large = asked.number;
+  row.ratio = asked.ratio;
+  row.flag = asked.flag;
+  row.last = asked.text;
+  row.note = asked.note ?? null;
+  row.names = asked.names;
+}
+
+func("owned", { on: AskedSchema, row: row("owned", { count: 0 }), key: "owner" }, (asked, row) => {
+  if (asked.owner) row.count += 1;
+});
+
+const aged = row("aged", { views: 0 }, {
+  version: 2,
+  upgrade(_, fields) {
+    fields["views"] = fields["hits"] ?? "0";
+    delete fields["hits"];
+  },
+});
+
+func("aged", { on: AskedSchema, row: aged }, (_, row) => {
+  row.views += 1;
+});

@@ -1,0 +1,142 @@
+//! The functions of the conformance suite in Rust (`tests/conformance/cases.toml`): the one that `CONFORM` names.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use conform::v1::{Answered, Asked};
+use oncue::{Context, Delayed, Function, Result, State, reject};
+use serde::{Deserialize, Serialize};
+
+#[allow(clippy::all, clippy::pedantic, dead_code, unused_imports)]
+mod events {
+    include!(concat!(env!("OUT_DIR"), "/events.rs"));
+}
+use events::conform;
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Case {
+    count: u64,
+    large: i64,
+    ratio: f64,
+    flag: bool,
+    last: String,
+    note: Option<String>,
+    names: Vec<String>,
+}
+
+impl State for Case {
+    const TABLE: &'static str = "cases";
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Owned {
+    count: u64,
+}
+
+impl State for Owned {
+    const TABLE: &'static str = "owned";
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Aged {
+    views: u64,
+}
+
+impl State for Aged {
+    const TABLE: &'static str = "aged";
+    const VERSION: u32 = 2;
+
+    fn upgrade(_: u32, fields: &mut std::collections::BTreeMap<String, String>) -> Result<()> {
+        let hits = fields.remove("hits").unwrap_or_default();
+        fields.insert("views".to_owned(), hits);
+        Ok(())
+    }
+}
+
+type Out = (Vec<Answered>, Option<Delayed<Answered>>);
+
+async fn conform(asked: Asked, case: &mut Case, context: &Context) -> Result<Out> {
+    let answered = |text: &str| Answered {
+        key: asked.key.clone(),
+        text: text.to_owned(),
+        ..Answered::default()
+    };
+    match asked.what.as_str() {
+        "echo" => return Ok((vec![echo(asked)], None)),
+        "many" => return Ok((["1", "2", "3"].map(answered).to_vec(), None)),
+        "later" => {
+            let later = Delayed {
+                event: answered(&asked.text),
+                after: Duration::from_millis(500),
+            };
+            return Ok((Vec::new(), Some(later)));
+        }
+        "row" => write(&asked, case),
+        "fail-once" if context.attempt() > 1 => write(&asked, case),
+        "fail-once" => return Err(std::io::Error::other("not yet").into()),
+        "operate" => {
+            context.add("sums", "sum", asked.number)?;
+            context.set_add("members", &asked.number.to_string())?;
+        }
+        "reject" => return Err(reject("told to reject")),
+        "fail" => return Err(std::io::Error::other("told to fail").into()),
+        "spoil" => {
+            write(&asked, case);
+            return Err(std::io::Error::other("told to fail").into());
+        }
+        "slow" => tokio::time::sleep(Duration::from_mins(1)).await,
+        // Its process is the worker itself; what ends a handler here is a panic.
+        "crash" => panic!("told to crash"),
+        _ => {}
+    }
+    Ok((Vec::new(), None))
+}
+
+fn echo(asked: Asked) -> Answered {
+    Answered {
+        key: asked.key,
+        owner: asked.owner,
+        what: asked.what,
+        number: asked.number,
+        count: asked.count,
+        ratio: asked.ratio,
+        flag: asked.flag,
+        data: asked.data,
+        colour: asked.colour,
+        text: asked.text,
+        note: asked.note,
+        names: asked.names,
+        totals: asked.totals,
+        inner: asked.inner,
+    }
+}
+
+fn write(asked: &Asked, case: &mut Case) {
+    case.count += 1;
+    case.large = asked.number;
+    case.ratio = asked.ratio;
+    case.flag = asked.flag;
+    case.last.clone_from(&asked.text);
+    case.note.clone_from(&asked.note);
+    case.names.clone_from(&asked.names);
+}
+
+async fn owned(_: Asked, row: &mut Owned, _: &Context) -> Result<()> {
+    row.count += 1;
+    Ok(())
+}
+
+async fn aged(_: Asked, row: &mut Aged, _: &Context) -> Result<()> {
+    row.views += 1;
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match std::env::var("CONFORM").as_deref() {
+        Ok("owned") => oncue::run(
+            Function::new("owned", owned).keyed_by("owner", |asked: &Asked| asked.owner.clone()),
+        ),
+        Ok("aged") => oncue::run(Function::new("aged", aged)),
+        _ => oncue::run(Function::new("conform", conform)),
+    }
+}
