@@ -48,7 +48,7 @@ async fn a_request_becomes_the_event_its_route_says() {
     let answer = gateway.send("PUT", "/pages/x/views", &[JSON], body).await;
     assert_eq!(answer.json()["key"], "x", "{}", answer.text());
     let stored = gateway.message("web", 2).await;
-    let text = String::from_utf8(stored.payload.to_vec()).unwrap();
+    let text = String::from_utf8(stored.payload).unwrap();
     assert_eq!(text, r#"{"more":1.50,"page":"x","referrer":"none"}"#);
 }
 
@@ -453,7 +453,10 @@ fn the_examples_of_the_page_are_read() {
     for line in page.lines() {
         let last = blocks.last_mut().expect("one");
         match line.strip_prefix("    ") {
-            Some(code) => *last += &format!("{code}\n"),
+            Some(code) => {
+                last.push_str(code);
+                last.push('\n');
+            }
             // An empty line parts tables of one block.
             None if line.is_empty() => {}
             None if !last.is_empty() => blocks.push(String::new()),

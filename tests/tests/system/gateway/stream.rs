@@ -1,5 +1,6 @@
 //! Events and rows as they happen, in server-sent events.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use oncue_core::store::Keys;
@@ -42,7 +43,7 @@ impl Listener {
         let mut stream = TcpStream::connect(at).await.unwrap();
         let mut head = format!("GET {path} HTTP/1.1\r\nhost: {at}\r\n");
         for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
+            let _ = write!(head, "{name}: {value}\r\n");
         }
         stream
             .write_all(format!("{head}\r\n").as_bytes())
