@@ -6,19 +6,22 @@
 //! * [`event`] is an event as it travels: its identity, its headers, its subject.
 //! * [`Contract`] is the descriptor set of the crate in which an event was made; it travels with the programs.
 //! * [`text`] is what of others' text may be shown.
-//! * [`Catalog`] knows every type of a descriptor set and turns payloads into JSON and back; [`compat`] compares two.
+//! * [`Catalog`] knows every type of a descriptor set and turns payloads into JSON and back; [`compat`] compares two;
+//!   [`TextField`] reads a field from text.
 
 pub mod event;
 mod signature;
 mod catalog;
 pub mod compat;
 mod contract;
+mod field;
 mod schema;
 pub mod protobuf;
 pub mod text;
 
 pub use catalog::{Catalog, CatalogError, Entry, KeyReader};
 pub use contract::{Contract, merge, merge_sets};
+pub use field::TextField;
 pub use signature::{Delayed, Draft, Emit, Trigger};
 
 use prost::Message;

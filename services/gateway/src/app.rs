@@ -2,27 +2,33 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use oncue_core::bus::{Bus, layout};
-use oncue_core::config::{Bounds, Config, FlowsConfig, GatewayConfig, StreamConfig};
+use oncue_core::config::{Bounds, Config, ConfigErrors, FlowsConfig, GatewayConfig, StreamConfig};
 use oncue_core::contract::LiveCatalog;
 use oncue_core::store::Store;
 use oncue_http::Handle;
 use oncue_http::address::{host_name, is_nobodys};
+use oncue_http::process::Failure;
 use oncue_http::shares::Shares;
 use oncue_proto::Catalog;
 use oncue_telemetry::metrics::{Metric, Source};
 use tokio::sync::Semaphore;
 
 use crate::events::backlog::Backlog;
+use crate::events::feed::Feeds;
 use crate::events::room::Room;
+use crate::flows::replies::Replies;
 use crate::flows::watcher::FlowWatcher;
 use crate::metrics::Metrics;
 use crate::request::body::Pace;
+use crate::routes::live::LiveRoutes;
 use crate::site::Site;
+use crate::state::watcher::RowWatcher;
 
 /// Domains that only the platform itself may write to.
 pub const PLATFORM_DOMAINS: [&str; 2] = [layout::DLQ, layout::TIMER];
@@ -74,6 +80,8 @@ pub struct App {
     /// Streams that the configuration names.
     pub(crate) streams: BTreeMap<String, StreamConfig>,
     pub(crate) catalog: LiveCatalog,
+    /// Routes of the configuration, as they are now.
+    pub(crate) routes: LiveRoutes,
     pub(crate) bus: Bus,
     /// Connection of its own for the bytes of files: however many are under way, no event waits behind them.
     pub(crate) files: Bus,
@@ -90,6 +98,14 @@ pub struct App {
     pub(crate) downloads: Arc<Shares>,
     /// Flows that clients wait for or watch.
     pub(crate) watcher: Arc<FlowWatcher>,
+    /// Rows that clients follow.
+    pub(crate) rows: Arc<RowWatcher>,
+    /// Events that clients hear as they happen.
+    pub(crate) feeds: Feeds,
+    /// Places for those who listen or follow.
+    pub(crate) listeners: Arc<Shares>,
+    /// Requests that are answered by an event of their flow.
+    pub(crate) replies: Arc<Replies>,
     /// Static files, where the configuration names a folder of them.
     pub(crate) site: Option<Site>,
     /// Server this runs in. Its tasks are uploads, which must come to an end (stored and published, or taken back)
@@ -98,14 +114,14 @@ pub struct App {
 }
 
 impl App {
-    /// Connects to NATS and Redis and makes sure that every stream an event could go to is there. The error is a line
-    /// for the person at the terminal.
+    /// Connects to NATS and Redis, compares the routes with the contract, and makes sure that every stream an event could
+    /// go to is there.
     pub async fn start(
         config: &Config,
         catalog: Catalog,
         guards: Guards,
-    ) -> Result<Arc<Self>, String> {
-        let site = config.site_dir().map_err(|e| e.to_string())?;
+    ) -> Result<Arc<Self>, Failure> {
+        let site = config.site_dir()?;
         let bus = connect(config, "oncue-gateway").await?;
         let files = connect(config, "oncue-gateway-files").await?;
         let store = Store::connect(&config.redis_url, &config.app)
@@ -113,6 +129,8 @@ impl App {
             .map_err(|e| e.to_string())?;
         let catalog = LiveCatalog::new(catalog);
         catalog.follow(&bus).await.map_err(|e| e.to_string())?;
+        let routes = config.routes(&catalog.now())?;
+        check_heard(config, &catalog.now())?;
         require_streams(&bus, config, &catalog.now()).await?;
         let waiters = config.flows.max_waiters;
         let per_address = config.gateway.transfers_per_address;
@@ -121,7 +139,15 @@ impl App {
             flows: config.flows.clone(),
             bounds: config.bounds,
             streams: config.streams.clone(),
-            catalog,
+            catalog: catalog.clone(),
+            routes: LiveRoutes::new(routes),
+            rows: RowWatcher::new(store.clone()),
+            feeds: Feeds::new(bus.clone(), catalog),
+            listeners: Shares::new(
+                config.gateway.max_listeners,
+                config.gateway.listeners_per_address,
+            ),
+            replies: Replies::new(bus.clone()),
             watcher: FlowWatcher::new(store.clone(), bus.clone(), waiters),
             bus,
             files,
@@ -136,6 +162,7 @@ impl App {
             site: site.map(Site::new),
             handle: Handle::default(),
         });
+        app.routes.follow(config, app.catalog.clone());
         let observed = app.clone();
         let source: Source = Arc::new(move || observed.measure());
         oncue_telemetry::metrics::observe(&source);
@@ -170,6 +197,9 @@ impl App {
         if is_nobodys(host) || hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host)) {
             return true;
         }
+        if self.routes.now().has_host(host) {
+            return true;
+        }
         hosts.is_empty() && (!proxies.is_empty() || !is_loopback(host_name(listen)))
     }
 
@@ -193,6 +223,26 @@ async fn connect(config: &Config, name: &str) -> Result<Bus, String> {
     let bus = Bus::connect(&config.nats_url, name).await;
     bus.map(|bus| bus.of_app(&config.app))
         .map_err(|e| e.to_string())
+}
+
+/// Refuses types that nobody could ever hear.
+fn check_heard(config: &Config, catalog: &Catalog) -> Result<(), ConfigErrors> {
+    let file = config.path.as_deref().unwrap_or(Path::new("oncue.toml"));
+    let mut errors = Vec::new();
+    for ty in &config.gateway.stream {
+        let is_own = PLATFORM_DOMAINS.contains(&oncue_proto::event::stream_of_type(ty));
+        let why = match catalog.get(ty) {
+            Ok(_) if is_own => format!("{ty} is an event of the platform's own"),
+            Ok(_) => continue,
+            Err(e) => e.to_string(),
+        };
+        errors.push(format!("{}: [gateway] stream: {why}", file.display()));
+    }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(ConfigErrors(errors))
+    }
 }
 
 /// A lone gateway works: events wait in their streams for the functions to come.

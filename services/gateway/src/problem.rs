@@ -53,6 +53,12 @@ pub const MEDIA_TYPE: Kind = Kind::new(
     "media-type",
     "Not a form this can be sent in",
 );
+/// Of an event in a batch.
+pub const WITHHELD: Kind = Kind::new(
+    StatusCode::FAILED_DEPENDENCY,
+    "withheld",
+    "Another event of the batch is wrong",
+);
 pub const RANGE: Kind = Kind::new(
     StatusCode::RANGE_NOT_SATISFIABLE,
     "range",
@@ -72,6 +78,12 @@ pub const TOO_MANY: Kind = Kind::later(
     "too-many-transfers",
     "This address has too many transfers under way",
     "1",
+)
+.with_status(StatusCode::TOO_MANY_REQUESTS);
+pub const TOO_MANY_LISTENERS: Kind = Kind::later(
+    "too-many-listeners",
+    "This address listens to as much as it may",
+    "5",
 )
 .with_status(StatusCode::TOO_MANY_REQUESTS);
 /// The stream may have taken it or not; only a retry under the same id can tell.

@@ -1,5 +1,7 @@
-// What the page knows it reads from /v1/state, once a second while somebody looks; what it does it sends as events.
-// Nothing from outside is ever put in as HTML.
+// What the page knows it reads from /v1/state, once a second while somebody looks; milestones it hears as they happen; what it
+// does it sends as events. Nothing from outside is ever put in as HTML.
+
+import { Oncue, newId } from "/v1/client.js";
 
 const PAGES = ["/home", "/docs", "/pricing", "/blog", "/about"];
 const EVERY = 1000;
@@ -14,11 +16,6 @@ function make(tag, className, text) {
   if (className) element.className = className;
   if (text !== undefined) element.textContent = text;
   return element;
-}
-
-// Ids: not every place this is served from is a secure context, which randomUUID wants.
-function newId() {
-  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function remembered(name, otherwise) {
@@ -78,24 +75,24 @@ function log(what, traceparent, bad = false) {
 
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
-// The id makes it safe to ask again: it counts once, however often it is sent.
+const oncue = new Oncue();
+
 async function view(page) {
-  const body = JSON.stringify({ page, visitor, referrer: document.referrer, at: new Date().toISOString() });
-  const headers = { "content-type": "application/json", "idempotency-key": newId() };
-  let why = "the gateway does not answer";
-  for (let attempt = 0; attempt < 3; attempt += 1) {
-    try {
-      const answer = await fetch("/v1/events/web.page.viewed", { method: "POST", headers, body });
-      const said = await answer.json();
-      if (answer.ok) return log(["viewed ", page], said.traceparent);
-      why = said.detail;
-      if (answer.status !== 503) break;
-    } catch {
-      // Away: the same again.
-    }
-    await pause(1000 * (attempt + 1));
+  try {
+    const data = { page, visitor, referrer: document.referrer, at: new Date().toISOString() };
+    const said = await oncue.send("web.page.viewed", data);
+    log(["viewed ", page], said.traceparent);
+  } catch (problem) {
+    log([page, ` was not counted: ${problem.message}`], undefined, true);
   }
-  log([page, ` was not counted: ${why}`], undefined, true);
+}
+
+// Whoever viewed it: each tenth view of a page is an event of the function that counts.
+function hearMilestones() {
+  oncue.listen("web.page.milestone", ({ data }) => {
+    log([named(data.page), ` has ${Number(data.views).toLocaleString()} views`]);
+    refresh();
+  });
 }
 
 const pageViews = new Map();
@@ -317,5 +314,6 @@ async function live() {
 byId("traces").href = `${JAEGER}/search?service=gateway`;
 showPages();
 takeFiles();
+hearMilestones();
 document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && refresh());
 live();

@@ -1,9 +1,11 @@
 //! `oncue docs`: the AsyncAPI 3.0 document of the app: every event type of the contract as a channel, every
-//! function's trigger and emissions as operations. Nothing in it is written by hand, so it cannot drift.
+//! function's trigger and emissions as operations; or the OpenAPI document of its gateway. Nothing in it is written by hand, so it
+//! cannot drift.
 
 use oncue_admin::topology::Topology;
 use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_core::model::manifest::Manifest;
+use oncue_core::model::openapi::{self, Described};
 use oncue_proto::event::stream_of_type;
 use oncue_proto::{Catalog, Entry};
 use serde_json::{Map, Value, json};
@@ -14,9 +16,12 @@ use crate::terminal::paint::say;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Title of the document.
-    #[arg(long, default_value = "Oncue")]
-    title: String,
+    /// Print the OpenAPI 3.1 document of the gateway instead, as it serves it at /openapi.json. Needs no server.
+    #[arg(long)]
+    openapi: bool,
+    /// Title of the document. Default: Oncue, and for --openapi the name of the app.
+    #[arg(long)]
+    title: Option<String>,
     /// Version of the application it is about.
     #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
     app_version: String,
@@ -24,6 +29,10 @@ pub struct Args {
 
 /// Prints the document, as JSON.
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
+    if args.openapi {
+        say(serde_json::to_string_pretty(&openapi(args, settings).await?).unwrap_or_default());
+        return Ok(exit::OK);
+    }
     let bus = settings.bus().await.ok();
     let store = settings.store().await.ok();
     let topology = settings.topology(bus.as_ref(), store.as_ref()).await?;
@@ -31,6 +40,21 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let document = document(args, settings, &catalog, &topology);
     say(serde_json::to_string_pretty(&document).unwrap_or_default());
     Ok(exit::OK)
+}
+
+/// Document of the gateway, from configuration and contract.
+async fn openapi(args: &Args, settings: &Settings) -> Result<Value, Failure> {
+    let config = &settings.config;
+    let catalog = settings.catalog().await?;
+    let routes = config.routes(&catalog).map_err(Failure::usage)?;
+    Ok(openapi::document(&Described {
+        title: args.title.as_deref().unwrap_or(config.app.as_str()),
+        version: &args.app_version,
+        catalog: &catalog,
+        routes: &routes,
+        expose: &config.gateway.expose,
+        heard: &config.gateway.stream,
+    }))
 }
 
 fn document(args: &Args, settings: &Settings, catalog: &Catalog, topology: &Topology) -> Value {
@@ -54,7 +78,7 @@ fn document(args: &Args, settings: &Settings, catalog: &Catalog, topology: &Topo
     );
     json!({
         "asyncapi": "3.0.0",
-        "info": { "title": args.title, "version": args.app_version,
+        "info": { "title": args.title.as_deref().unwrap_or("Oncue"), "version": args.app_version,
             "description": "Events and functions. An event is a CloudEvent 1.0 in binary mode: attributes in NATS headers, the payload as \
                 protobuf or as its canonical JSON." },
         "defaultContentType": "application/json",
@@ -197,7 +221,8 @@ mod tests {
             bin: "/nowhere".into(),
         };
         let args = Args {
-            title: "Test".into(),
+            openapi: false,
+            title: Some("Test".into()),
             app_version: "1".into(),
         };
         let catalog = Catalog::builtin()

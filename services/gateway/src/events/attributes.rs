@@ -22,15 +22,21 @@ const FORMS: &str = "application/json, application/protobuf or application/cloud
 /// How the body is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// The body is the payload.
-    Binary(Format),
+    /// The body is the payload, in this form or in the one it looks like.
+    Binary(Option<Format>),
     /// The body is a CloudEvent in JSON.
     Structured,
+    /// The body is a list of them.
+    Batch,
 }
 
 /// Detection in the order of [CloudEvents 1.0.2 HTTP 3]; batch first, since it shares its prefix with structured.
 pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     let Some(media_type) = text(headers, &header::CONTENT_TYPE)? else {
+        // A CloudEvent may leave it out, and no page may send its headers without asking.
+        if headers.contains_key("ce-specversion") {
+            return Ok(Form::Binary(None));
+        }
         // Besides, a page of any site may send what has none, without asking us first [Fetch, CORS-safelisted].
         let why = format!(
             "without a Content-Type; send {FORMS}, as curl does with -H 'content-type: application/json'"
@@ -44,7 +50,10 @@ pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
         .trim()
         .to_ascii_lowercase();
     if essence.starts_with("application/cloudevents-batch") {
-        let why = "batches are not taken: an answer stands for one event; send them one by one";
+        if essence == "application/cloudevents-batch+json" {
+            return Ok(Form::Batch);
+        }
+        let why = format!("of batches only the JSON form is taken, not {essence:?}");
         return Err(Problem::new(MEDIA_TYPE, why));
     }
     if essence == "application/cloudevents+json" {
@@ -55,7 +64,8 @@ pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
         return Err(Problem::new(MEDIA_TYPE, why));
     }
     let format = Format::of_media_type(media_type);
-    format.map(Form::Binary).ok_or_else(|| {
+    let form = format.map(|format| Form::Binary(Some(format)));
+    form.ok_or_else(|| {
         let why = format!("{media_type:?} is none of {FORMS}, in UTF-8");
         Problem::new(MEDIA_TYPE, why)
     })
@@ -83,8 +93,9 @@ pub struct ReadEvent {
 impl ReadEvent {
     pub fn of(form: Form, headers: &HeaderMap, body: Bytes) -> Result<Self, Problem> {
         let format = match form {
-            Form::Structured => return Self::of_document(&body),
-            Form::Binary(format) => format,
+            Form::Structured | Form::Batch => return Self::of_document(&body),
+            Form::Binary(Some(format)) => format,
+            Form::Binary(None) => Format::sniff(&body),
         };
         Ok(Self {
             attributes: Attributes::of_headers(headers)?,
@@ -94,7 +105,7 @@ impl ReadEvent {
     }
 
     /// From a structured event, with the payload exactly as it stands in there [CloudEvents 1.0.2 JSON 3].
-    fn of_document(body: &[u8]) -> Result<Self, Problem> {
+    pub fn of_document(body: &[u8]) -> Result<Self, Problem> {
         let mut members: Members<'_> = serde_json::from_slice(body)
             .map_err(|e| malformed(format!("not a structured CloudEvent: {e}")))?;
         let data = members.remove("data");
@@ -164,6 +175,16 @@ fn malformed(why: impl Into<String>) -> Problem {
 }
 
 impl Attributes {
+    /// Id that the client gave it.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// Type that it says it is of.
+    pub fn ty(&self) -> Option<&str> {
+        self.ty.as_deref()
+    }
+
     /// From `ce-*` headers; others are extensions nobody here knows.
     fn of_headers(headers: &HeaderMap) -> Result<Self, Problem> {
         Ok(Self {
@@ -287,25 +308,29 @@ mod tests {
         };
         assert_eq!(
             of("application/json; charset=utf-8"),
-            Ok(Form::Binary(Format::Json))
+            Ok(Form::Binary(Some(Format::Json)))
         );
         assert_eq!(
             of("application/vnd.acme+json"),
-            Ok(Form::Binary(Format::Json))
+            Ok(Form::Binary(Some(Format::Json)))
         );
         assert_eq!(
             of("application/x-protobuf"),
-            Ok(Form::Binary(Format::Protobuf))
+            Ok(Form::Binary(Some(Format::Protobuf)))
         );
         assert_eq!(of("Application/CloudEvents+json"), Ok(Form::Structured));
-        assert_eq!(of("application/cloudevents-batch+json"), Err(415));
+        assert_eq!(of("application/cloudevents-batch+json"), Ok(Form::Batch));
+        assert_eq!(of("application/cloudevents-batch+avro"), Err(415));
         assert_eq!(of("application/cloudevents+avro"), Err(415));
         assert_eq!(of("text/plain"), Err(415));
         assert_eq!(of("application/json; charset=utf-16le"), Err(415));
         assert_eq!(
             of("application/json;charset=\"UTF-8\""),
-            Ok(Form::Binary(Format::Json))
+            Ok(Form::Binary(Some(Format::Json)))
         );
         assert_eq!(form(&HeaderMap::new()).unwrap_err().status(), 415);
+        let mut event = HeaderMap::new();
+        event.insert("ce-specversion", "1.0".parse().unwrap());
+        assert_eq!(form(&event).unwrap(), Form::Binary(None));
     }
 }

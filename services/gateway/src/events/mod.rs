@@ -1,4 +1,4 @@
-//! `POST /v1/events/{type}`: one event in, 202 once it is in its stream.
+//! `POST /v1/events/{type}`, or `/v1/events` of a CloudEvent: one event in, 202 once it is in its stream; or a [`batch`] of them.
 //!
 //! Every step of an event stands in [`take`], in its order: its type ([`known_type`]), the form of its body
 //! ([`attributes`]), room in its stream ([`backlog`]), its body, its payload and attributes, the contract,
@@ -6,6 +6,10 @@
 
 pub mod attributes;
 pub mod backlog;
+mod batch;
+pub mod feed;
+pub mod handshake;
+pub mod listen;
 pub mod room;
 mod looked;
 pub mod ledger;
@@ -15,13 +19,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Extension, Request, State};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use oncue_core::bus::StoredMessage;
-use oncue_proto::event::Meta;
+use oncue_proto::event::{Meta, stream_of_type};
 use oncue_proto::{Entry, Format, event};
 use serde::Serialize;
 
-use self::attributes::ReadEvent;
+use self::attributes::{Form, ReadEvent};
 use self::publish::{NewEvent, Published, id_reuse};
 use crate::App;
 use crate::app::PLATFORM_DOMAINS;
@@ -36,19 +41,30 @@ const MAX_DEPTH: usize = 64;
 
 /// An event that was taken, as its client is told.
 #[derive(Serialize)]
-struct Accepted {
-    id: String,
-    flow: String,
+pub struct Accepted {
+    pub id: String,
+    pub flow: String,
     #[serde(rename = "type")]
     ty: String,
     key: String,
-    traceparent: String,
+    pub traceparent: String,
     stream: String,
     sequence: u64,
     /// The stream had it before; it counts once.
-    duplicate: bool,
+    pub duplicate: bool,
     /// The flow has a ledger, so it can be looked up and waited for.
-    tracked: bool,
+    pub tracked: bool,
+}
+
+impl Accepted {
+    /// Flow that begins with it.
+    pub fn begun(&self) -> TakenFlow<'_> {
+        TakenFlow {
+            id: &self.flow,
+            traceparent: &self.traceparent,
+            tracked: self.tracked,
+        }
+    }
 }
 
 /// An event that was taken, with its client's wish to wait for the flow.
@@ -57,100 +73,154 @@ struct Taken {
     wait: WaitRequest,
 }
 
+/// An event of the type in the path.
 pub async fn post(
     State(app): State<Arc<App>>,
     Extension(trace): Extension<Trace>,
     request: Request,
 ) -> Response {
-    let named = path_piece(path_after(&request, "/v1/events/"));
-    // A label from outside must not make a series: only types of the contract are counted by name.
-    let label = match &named {
-        Ok(ty) if app.catalog.now().get(ty).is_ok() => ty.clone(),
-        _ => "unknown".to_owned(),
-    };
-    let taken = match named {
-        Ok(ty) => take(&app, &trace, ty, request).await,
-        Err(problem) => Err(problem),
-    };
-    app.metrics.event(&label, outcome(&taken));
-    match taken {
-        Ok(taken) => {
-            let flow = TakenFlow {
-                id: &taken.accepted.flow,
-                traceparent: &taken.accepted.traceparent,
-                tracked: taken.accepted.tracked,
-            };
-            taken.wait.answer(&app, flow, &taken.accepted).await
-        }
-        Err(problem) => problem.into_response(),
+    match path_piece(path_after(&request, "/v1/events/")) {
+        Ok(ty) => send(&app, &trace, Some(ty), request).await,
+        Err(problem) => refuse(&app, "unknown", problem),
     }
 }
 
+/// A CloudEvent, which says its type itself.
+pub async fn post_any(
+    State(app): State<Arc<App>>,
+    Extension(trace): Extension<Trace>,
+    request: Request,
+) -> Response {
+    send(&app, &trace, None, request).await
+}
+
+async fn send(app: &App, trace: &Trace, named: Option<String>, request: Request) -> Response {
+    // A label from outside must not make a series: only types of the contract are counted by name.
+    let known = named.clone().filter(|ty| app.catalog.now().get(ty).is_ok());
+    let label = known.unwrap_or_else(|| "unknown".to_owned());
+    if let Ok(Form::Batch) = attributes::form(request.headers()) {
+        let answer = batch::take(app, trace, named.as_deref(), request).await;
+        return answer.unwrap_or_else(|problem| refuse(app, &label, problem));
+    }
+    match take(app, trace, named, request).await {
+        Ok(taken) => {
+            let Taken { accepted, wait } = taken;
+            app.metrics.event(&accepted.ty, outcome(Ok(&accepted)));
+            wait.answer(app, accepted.begun(), &accepted).await
+        }
+        Err(problem) => refuse(app, &label, problem),
+    }
+}
+
+fn refuse(app: &App, label: &str, problem: Problem) -> Response {
+    app.metrics.event(label, outcome(Err(&problem)));
+    problem.into_response()
+}
+
 /// Label of the count.
-fn outcome(taken: &Result<Taken, Problem>) -> &'static str {
+pub fn outcome(taken: Result<&Accepted, &Problem>) -> &'static str {
     match taken {
-        Ok(taken) if taken.accepted.duplicate => "duplicate",
+        Ok(taken) if taken.duplicate => "duplicate",
         Ok(_) => "accepted",
         Err(problem) if problem.status().is_server_error() => "unavailable",
         Err(_) => "rejected",
     }
 }
 
-async fn take(app: &App, trace: &Trace, ty: String, request: Request) -> Result<Taken, Problem> {
+async fn take(
+    app: &App,
+    trace: &Trace,
+    named: Option<String>,
+    request: Request,
+) -> Result<Taken, Problem> {
     let (head, body) = request.into_parts();
     let headers = &head.headers;
     // Before anything is taken, so that a refusal means that nothing was.
     let wait = WaitRequest::of(app, headers)?;
     let body = Incoming::new(body, headers, app.pace());
-    let entry = known_type(app, &ty)?;
+    let entry = named.map(|ty| known_type(app, &ty)).transpose()?;
     check_encoding(headers)?;
     let form = attributes::form(headers)?;
-    let stream = event::stream_of_type(&ty);
-    app.backlog.admit(&app.bus, stream).await?;
-    let limit = app.config.max_event.0.min(app.bus.max_payload() as u64);
-    // Its permits are held until the stream has answered.
-    let body = body.read(headers, limit, &app.memory).await?;
-    let read = ReadEvent::of(form, headers, body.bytes.clone())?;
-    check_depth(&read)?;
-    let meta = read.attributes.meta(&ty, headers)?;
-    check_age(&meta, app.horizon(stream))?;
-    let key = entry
-        .check(read.format, &read.payload)
-        .map_err(of_catalog)?;
-    let new = NewEvent {
-        meta,
-        key: key.clone(),
-        format: read.format,
-        payload: read.payload.clone(),
-        track: is_tracking_asked(headers),
-    };
-    let settings = app.stream(stream);
-    let room = app
-        .room
-        .admit(&app.bus, stream, &settings, new.payload.len());
-    room.await?;
-    let id = new.meta.id.clone();
-    let Published {
-        ack,
-        traceparent,
-        earlier,
-        tracked,
-    } = app.publish(trace, new).await?;
-    if earlier.is_some_and(|earlier| is_other(&earlier, &ty, &read.payload)) {
-        return Err(id_reuse(&id));
+    if let Some(entry) = &entry {
+        let stream = stream_of_type(&entry.ty);
+        app.backlog.admit(&app.bus, stream).await?;
     }
-    let accepted = Accepted {
-        flow: id.clone(),
-        id,
-        ty,
-        key,
-        traceparent,
-        stream: ack.stream,
-        sequence: ack.sequence,
-        duplicate: ack.duplicate,
-        tracked,
+    // Its permits are held until the stream has answered.
+    let body = body.read(headers, app.max_event(), &app.memory).await?;
+    let read = ReadEvent::of(form, headers, body.bytes.clone())?;
+    let entry = match entry {
+        Some(entry) => entry,
+        None => said_type(app, &read).await?,
     };
+    let track = is_tracking_asked(headers);
+    let event = app.prepare(&entry, read, headers, track)?;
+    let accepted = app.accept(trace, event).await?;
     Ok(Taken { accepted, wait })
+}
+
+impl App {
+    /// Largest event that is taken.
+    pub(crate) fn max_event(&self) -> u64 {
+        self.config.max_event.0.min(self.bus.max_payload() as u64)
+    }
+
+    /// Compares an event with its contract and its bounds. Nothing is taken yet.
+    pub(crate) fn prepare(
+        &self,
+        entry: &Entry,
+        read: ReadEvent,
+        headers: &HeaderMap,
+        track: bool,
+    ) -> Result<NewEvent, Problem> {
+        check_depth(&read)?;
+        let meta = read.attributes.meta(&entry.ty, headers)?;
+        check_age(&meta, self.horizon(stream_of_type(&entry.ty)))?;
+        let key = entry
+            .check(read.format, &read.payload)
+            .map_err(of_catalog)?;
+        Ok(NewEvent {
+            meta,
+            key,
+            format: read.format,
+            payload: read.payload,
+            track,
+        })
+    }
+
+    /// Hands an event to its stream, and compares it with an earlier one of the same id.
+    pub(crate) async fn accept(&self, trace: &Trace, event: NewEvent) -> Result<Accepted, Problem> {
+        let NewEvent {
+            meta, key, payload, ..
+        } = &event;
+        let id = meta.id.clone();
+        let ty = meta.ty.clone();
+        let key = key.clone();
+        let payload = payload.clone();
+        let stream = stream_of_type(&ty);
+        let settings = self.stream(stream);
+        let room = self.room.admit(&self.bus, stream, &settings, payload.len());
+        room.await?;
+        let Published {
+            ack,
+            traceparent,
+            earlier,
+            tracked,
+        } = self.publish(trace, event).await?;
+        if earlier.is_some_and(|earlier| is_other(&earlier, &ty, &payload)) {
+            return Err(id_reuse(&id));
+        }
+        Ok(Accepted {
+            flow: id.clone(),
+            id,
+            ty,
+            key,
+            traceparent,
+            stream: ack.stream,
+            sequence: ack.sequence,
+            duplicate: ack.duplicate,
+            tracked,
+        })
+    }
 }
 
 /// Refuses what every function would set aside as too old.
@@ -172,6 +242,17 @@ fn is_other(earlier: &StoredMessage, ty: &str, payload: &[u8]) -> bool {
     earlier.payload != payload || event::type_of_subject(&earlier.subject) != ty
 }
 
+/// Type that an event says it is of, if its stream takes more.
+async fn said_type(app: &App, read: &ReadEvent) -> Result<Entry, Problem> {
+    let ty = read.attributes.ty().ok_or_else(|| {
+        let why = "the event does not say its type: send `ce-type`, or to /v1/events/TYPE";
+        Problem::new(MALFORMED, why)
+    })?;
+    let entry = known_type(app, ty)?;
+    app.backlog.admit(&app.bus, stream_of_type(ty)).await?;
+    Ok(entry)
+}
+
 /// The type as the contract has it, if clients may send it.
 fn known_type(app: &App, ty: &str) -> Result<Entry, Problem> {
     if !ty.split('.').all(is_type_token) {
@@ -180,7 +261,7 @@ fn known_type(app: &App, ty: &str) -> Result<Entry, Problem> {
             "an event type is made of dotted names of A-Z, a-z, 0-9, '_' and '-', like shop.order.placed",
         ));
     }
-    let domain = event::stream_of_type(ty);
+    let domain = stream_of_type(ty);
     if PLATFORM_DOMAINS.contains(&domain) {
         return Err(Problem::new(
             FORBIDDEN,

@@ -1,7 +1,9 @@
 //! `GET /v1/flows/{id}`: what has become of a flow; on request once it is complete ([`wait`]), or as it goes on
-//! ([`progress`]). However many clients ask, one [`watcher`] reads the ledgers for all of them.
+//! ([`progress`]). A route may answer with one event of it ([`reply`]). However many clients ask, one [`watcher`] reads the ledgers for all of them.
 
 pub mod progress;
+pub mod replies;
+pub mod reply;
 pub mod view;
 pub mod wait;
 pub mod watcher;

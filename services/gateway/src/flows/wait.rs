@@ -48,6 +48,20 @@ pub struct TakenFlow<'a> {
     pub tracked: bool,
 }
 
+impl TakenFlow<'_> {
+    /// Where to look for the flow, and its trace.
+    pub fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let location = format!("/v1/flows/{}", utf8_percent_encode(self.id, PATH));
+        let texts = [
+            (header::LOCATION, location),
+            (TRACEPARENT, self.traceparent.to_owned()),
+        ];
+        texts
+            .into_iter()
+            .filter_map(|(name, text)| Some((name, HeaderValue::from_str(&text).ok()?)))
+    }
+}
+
 impl WaitRequest {
     /// Takes a permit for a client that wants to wait; refused where none is free.
     pub fn of(app: &App, headers: &HeaderMap) -> Result<Self, Problem> {
@@ -56,6 +70,15 @@ impl WaitRequest {
         };
         Ok(Self(Some(Wait {
             limit,
+            _permit: app.watcher.permit()?,
+        })))
+    }
+
+    /// Takes a permit for a route that waits for so long; a client may want less.
+    pub fn within(app: &App, longest: Duration, headers: &HeaderMap) -> Result<Self, Problem> {
+        let longest = longest.min(app.flows.max_wait.0);
+        Ok(Self(Some(Wait {
+            limit: asked_wait(headers, longest).unwrap_or(longest),
             _permit: app.watcher.permit()?,
         })))
     }
@@ -97,26 +120,31 @@ impl WaitRequest {
             None
         };
         let mut response = match &flow {
-            Some(flow) if flow.is_complete() => view::answer(StatusCode::OK, flow),
-            Some(flow) => {
-                let mut body = json!(accepted);
-                body["open"] = flow.open.into();
-                body["waits_for"] = waits_for(flow).map_or(Value::Null, |step| json!(step));
-                (StatusCode::ACCEPTED, Json(body)).into_response()
+            Some(flow) if flow.is_complete() => {
+                let mut response = view::answer(StatusCode::OK, flow);
+                response.headers_mut().extend(taken.headers());
+                response
             }
-            None => (StatusCode::ACCEPTED, Json(accepted)).into_response(),
+            flow => going_on(&taken, accepted, flow.as_deref()),
         };
         let headers = response.headers_mut();
-        let location = format!("/v1/flows/{}", utf8_percent_encode(taken.id, PATH));
-        let location = HeaderValue::from_str(&location).ok();
-        headers.extend(location.map(|value| (header::LOCATION, value)));
-        let traceparent = HeaderValue::from_str(taken.traceparent).ok();
-        headers.extend(traceparent.map(|value| (TRACEPARENT, value)));
         // Only what was granted is applied: an untracked flow was not waited for.
         let granted = self.limit().filter(|_| flow.is_some());
         headers.extend(granted.into_iter().flat_map(applied));
         response
     }
+}
+
+/// 202 with `accepted` and, of a flow that was waited for, what it waits for.
+pub fn going_on(taken: &TakenFlow<'_>, accepted: &impl Serialize, flow: Option<&Flow>) -> Response {
+    let mut body = json!(accepted);
+    if let Some(flow) = flow {
+        body["open"] = flow.open.into();
+        body["waits_for"] = waits_for(flow).map_or(Value::Null, |step| json!(step));
+    }
+    let mut response = (StatusCode::ACCEPTED, Json(body)).into_response();
+    response.headers_mut().extend(taken.headers());
+    response
 }
 
 /// The flow as it stands.

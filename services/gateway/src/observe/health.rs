@@ -19,8 +19,9 @@ pub async fn live() -> &'static str {
     "ok\n"
 }
 
-/// An event would be taken and state could be read.
-pub async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Problem> {
+/// An event would be taken and state could be read. With a change of routes that was not taken it is ready none the less,
+/// with the routes before it, and says so.
+pub async fn ready(State(app): State<Arc<App>>) -> Result<String, Problem> {
     let mut missing = Vec::new();
     if !app.bus.is_connected() {
         missing.push("NATS is away".to_owned());
@@ -31,7 +32,9 @@ pub async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Problem>
         Err(_) => missing.push("Redis does not answer".to_owned()),
     }
     if missing.is_empty() {
-        Ok("ready\n")
+        let trouble = app.routes.trouble();
+        let trouble = trouble.map(|why| format!("routes stay as they were:\n{why}\n"));
+        Ok(format!("ready\n{}", trouble.unwrap_or_default()))
     } else {
         Err(Problem::new(NOT_READY, missing.join("; ")))
     }

@@ -19,16 +19,21 @@ use opentelemetry::trace::FutureExt as _;
 use self::trace::{Trace, few_attributes, http_attributes};
 use crate::App;
 use crate::problem::{FORBIDDEN, INTERNAL, MISDIRECTED, Problem};
+use crate::routes::live::Found;
 
 /// Middleware of all routes.
 pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = method(request.method());
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map(|path| path.as_str().to_owned());
-    let traced = is_traced(&request, route.as_deref());
+    let own = request.extensions().get::<MatchedPath>();
+    let own = own.map(|path| path.as_str().to_owned());
+    let found = own
+        .is_none()
+        .then(|| Found::of(&app.routes, &request))
+        .flatten();
+    let route = own.or_else(|| Some(found.as_ref()?.path().to_owned()));
+    let is_row = found.as_ref().is_some_and(Found::is_row);
+    let traced = is_traced(&request, route.as_deref(), is_row);
     let trace = Trace::begin(&request, traced);
     let attributes = trace
         .sampled()
@@ -36,6 +41,9 @@ pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Ne
     let _active = Active::new(&app);
     let path = request.uri().path().to_owned();
     request.extensions_mut().insert(trace.clone());
+    if let Some(found) = found {
+        request.extensions_mut().insert(found);
+    }
     let mut response = run(&app, request, next).with_context(trace.context()).await;
     let problem = Problem::take(&mut response);
     let status = response.status();
@@ -135,14 +143,19 @@ fn header_text(request: &Request, name: HeaderName) -> Option<&str> {
 
 /// Every request, but not those that come by the clock: probes, and pages that look at state once a second, would
 /// bury the flows. With a context of their own they are part of somebody's trace.
-fn is_traced(request: &Request, route: Option<&str>) -> bool {
+fn is_traced(request: &Request, route: Option<&str>, is_row: bool) -> bool {
     match route {
         Some("/healthz" | "/readyz" | "/metrics") => false,
-        Some(route) if route.starts_with("/v1/state/") || route.starts_with("/v1/flows/") => {
+        Some(route) if is_row || is_of_state(route) => {
             request.headers().contains_key("traceparent")
         }
         _ => true,
     }
+}
+
+/// Paths of the API that pages look at again and again.
+fn is_of_state(route: &str) -> bool {
+    route.starts_with("/v1/state/") || route.starts_with("/v1/flows/")
 }
 
 /// A bounded set, whatever a client makes up.

@@ -38,7 +38,7 @@ pub struct Contracts {
 /// type, a file is above a program and the platform above both.
 ///
 /// # Errors
-/// A file of `contracts` cannot be read, or a `[[schedule]]` does not fit the type it names.
+/// A file of `contracts` cannot be read, or a `[[schedule]]` or a `[[route]]` does not fit the type it names.
 pub async fn load(config: &Config, programs: &Path) -> Result<Contracts, ConfigErrors> {
     let (present, missing): (Vec<&String>, Vec<&String>) = config
         .functions
@@ -75,6 +75,10 @@ pub async fn load(config: &Config, programs: &Path) -> Result<Contracts, ConfigE
     }
     config.add_contracts(&mut contracts.catalog)?;
     config.check_schedules(&contracts.catalog)?;
+    // Where a contract is missing it may come over the bus, and the gateway compares them then.
+    if !config.functions.is_empty() && contracts.warnings.is_empty() {
+        config.routes(&contracts.catalog)?;
+    }
     Ok(contracts)
 }
 

@@ -165,19 +165,28 @@ impl Problem {
         response.extensions_mut().remove()
     }
 
-    /// Writes the document into the response, whose other headers (`Allow`, `Retry-After`) stay.
-    /// Content type `application/problem+json`, never cached. Without `instance` the document lacks
-    /// path and trace id.
-    pub fn write(&self, response: &mut Response, instance: Option<Instance<'_>>) {
-        let document = Document {
+    /// The document as JSON, for an answer that holds several.
+    pub fn document(&self, instance: Option<Instance<'_>>) -> serde_json::Value {
+        let document = self.members(instance);
+        serde_json::to_value(document).unwrap_or_default()
+    }
+
+    fn members<'d>(&'d self, instance: Option<Instance<'d>>) -> Document<'d> {
+        Document {
             ty: format!("urn:oncue:problem:{}", self.kind.code),
             title: self.kind.title,
             status: self.kind.status.as_u16(),
             detail: &self.detail,
             instance: instance.map(|instance| instance.path),
             trace_id: instance.map(|instance| instance.trace_id),
-        };
-        let written = Json(document).into_response();
+        }
+    }
+
+    /// Writes the document into the response, whose other headers (`Allow`, `Retry-After`) stay.
+    /// Content type `application/problem+json`, never cached. Without `instance` the document lacks
+    /// path and trace id.
+    pub fn write(&self, response: &mut Response, instance: Option<Instance<'_>>) {
+        let written = Json(self.members(instance)).into_response();
         let (head, body) = written.into_parts();
         *response.body_mut() = body;
         let headers = response.headers_mut();

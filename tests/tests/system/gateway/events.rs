@@ -164,14 +164,10 @@ async fn cloudevents_in_both_modes() {
             .problem(400, "malformed");
         assert!(detail.contains(why), "{detail}");
     }
-    let batch = [("content-type", "application/cloudevents-batch+json")];
-    assert!(
-        gateway
-            .send("POST", VIEWED, &batch, "[]")
-            .await
-            .problem(415, "media-type")
-            .contains("one by one")
-    );
+    let batch = [("content-type", "application/cloudevents-batch+protobuf")];
+    let detail = gateway.send("POST", VIEWED, &batch, "[]").await;
+    let detail = detail.problem(415, "media-type");
+    assert!(detail.contains("only the JSON form"), "{detail}");
 }
 
 #[tokio::test]

@@ -1,14 +1,19 @@
 //! The gateway over real HTTP, on servers of each test's own, within the test's process.
 
+mod cloud_events;
 mod events;
 mod files;
 mod flows;
 mod guards;
+mod openapi;
 mod process;
 mod reads;
+mod routes;
+mod stream;
 mod verdicts;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::StreamState;
@@ -16,6 +21,7 @@ use oncue_gateway::App;
 use oncue_gateway::server::{Guards, serve};
 use oncue_tests::cluster::{Cluster, Stored};
 use oncue_tests::http::{self, Answer};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -27,8 +33,32 @@ struct Gateway {
     cluster: Cluster,
     bus: Bus,
     at: SocketAddr,
+    /// What it says of itself: every answer it gives must be in there.
+    document: Value,
     stop: Option<oneshot::Sender<()>>,
     served: Option<JoinHandle<()>>,
+}
+
+/// A gateway before it serves.
+struct Listening {
+    app: Arc<App>,
+    listener: TcpListener,
+    at: SocketAddr,
+}
+
+async fn listening(cluster: &Cluster, guards: Guards) -> Listening {
+    let config = cluster.config();
+    cluster.provide_gateway();
+    let mut catalog = config.catalog().expect("a catalog");
+    catalog.add(oncue_app_events::DESCRIPTORS).unwrap();
+    let app = App::start(&config, catalog, guards).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let at = listener.local_addr().expect("an address");
+    Listening {
+        app: app.expect("a gateway"),
+        listener,
+        at,
+    }
 }
 
 impl Gateway {
@@ -41,27 +71,28 @@ impl Gateway {
     }
 
     async fn on(cluster: Cluster, guards: Guards) -> Self {
-        let config = cluster.config();
-        cluster.provide_gateway();
-        let mut catalog = config.catalog().expect("a catalog");
-        catalog.add(oncue_app_events::DESCRIPTORS).unwrap();
-        let app = App::start(&config, catalog, guards)
-            .await
-            .expect("a gateway");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let at = listener.local_addr().expect("an address");
+        let Listening { app, listener, at } = listening(&cluster, guards).await;
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(serve(listener, app, async {
             let _ = stopped.await;
         }));
         let bus = cluster.bus().await;
+        let document = http::request(at, "GET", "/openapi.json", &[], "").await;
         Self {
             cluster,
             bus,
             at,
+            document: document.ok_json(),
             stop: Some(stop),
             served: Some(served),
         }
+    }
+
+    /// Address of another gateway on the same servers, which runs to the end of the test.
+    async fn beside(&self) -> SocketAddr {
+        let Listening { app, listener, at } = listening(&self.cluster, Guards::default()).await;
+        tokio::spawn(serve(listener, app, std::future::pending()));
+        at
     }
 
     fn stop(&mut self) {
@@ -75,7 +106,11 @@ impl Gateway {
         headers: &[(&str, &str)],
         body: impl AsRef<[u8]>,
     ) -> Answer {
-        checked(http::request(self.at, method, path, headers, body).await)
+        let answer = checked(http::request(self.at, method, path, headers, body).await);
+        let known = openapi::is_documented(&self.document, method, path, &answer);
+        let status = answer.status;
+        assert!(known, "{method} {path}: {status} is not in /openapi.json");
+        answer
     }
 
     async fn get(&self, path: &str) -> Answer {

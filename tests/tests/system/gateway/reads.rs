@@ -153,7 +153,7 @@ async fn paths_and_methods_that_are_not_there() {
             .contains("/v2/none")
     );
     for (method, path, allow) in [
-        ("GET", VIEWED, "POST"),
+        ("GET", VIEWED, "POST,OPTIONS"),
         ("DELETE", "/v1/files/abc", "GET,HEAD,PUT"),
         ("POST", "/healthz", "GET,HEAD"),
         ("BREW", "/", "GET,HEAD"),

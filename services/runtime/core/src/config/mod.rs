@@ -6,6 +6,8 @@ mod cron;
 mod flows;
 mod network;
 mod reader;
+mod route;
+mod routes;
 mod scale;
 mod schedule;
 mod server_url;
@@ -23,6 +25,10 @@ pub use self::bounds::Bounds;
 pub use self::cron::{ClockTime, Cron};
 pub use self::flows::{FlowsConfig, Track};
 pub use self::network::Network;
+pub use self::route::{AnswerMode, FailureType, FieldSource, Method, RequestPart, Route};
+pub use self::routes::{
+    BoundField, Endpoint, EventTarget, Match, Origin, Response, Routes, Target,
+};
 pub use self::scale::Scale;
 pub use self::schedule::Schedule;
 pub use self::server_url::ServerUrl;
@@ -61,6 +67,8 @@ pub struct Config {
     pub functions: BTreeMap<String, FunctionConfig>,
     /// `[[schedule]]`, in the order of the file. Default none.
     pub schedules: Vec<Schedule>,
+    /// `[[route]]`, in the order of the file. Default none.
+    pub routes: Vec<Route>,
     /// `[gateway]`
     pub gateway: GatewayConfig,
     /// `[console]`
@@ -392,6 +400,12 @@ pub struct GatewayConfig {
     pub min_rate: Size,
     /// State tables that `GET /v1/state/{table}/{key}` may show. Default none.
     pub expose: BTreeSet<String>,
+    /// Event types that anybody may hear at `GET /v1/stream`. Default none.
+    pub stream: BTreeSet<String>,
+    /// Clients of one gateway that may listen to events or follow rows at the same time, and one client address of them;
+    /// others get 503 and 429. Default 1,000 and 32.
+    pub max_listeners: usize,
+    pub listeners_per_address: usize,
     /// Folder of static files served at `/`. Default none. [`Config::site_dir`] says where it is.
     pub site: Option<Site>,
 }
@@ -424,6 +438,9 @@ impl Default for GatewayConfig {
             hosts: BTreeSet::new(),
             min_rate: Size(1 << 10),
             expose: BTreeSet::new(),
+            stream: BTreeSet::new(),
+            max_listeners: 1000,
+            listeners_per_address: 32,
             site: None,
         }
     }
@@ -598,6 +615,14 @@ impl Config {
         } else {
             Err(ConfigErrors(errors))
         }
+    }
+
+    /// Routes of the gateway, compared with all event types there are.
+    ///
+    /// # Errors
+    /// Every route that does not fit the contract or takes the requests of another one, with its line.
+    pub fn routes(&self, catalog: &Catalog) -> Result<Routes, ConfigErrors> {
+        Routes::new(&self.routes, catalog)
     }
 
     /// Checks the schedules against all event types there are. Reading the file can only check those whose types the

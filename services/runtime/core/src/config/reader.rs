@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 use crate::app::AppName;
 
 use super::{
-    Bounds, Config, ConfigErrors, ConsoleConfig, FlowsConfig, FunctionConfig, GatewayConfig,
+    Bounds, Config, ConfigErrors, ConsoleConfig, FlowsConfig, FunctionConfig, GatewayConfig, Route,
     Schedule, ServerUrl, Span,
 };
 
@@ -105,6 +105,7 @@ impl<'t> Reader<'t> {
             streams: BTreeMap::new(),
             functions: BTreeMap::new(),
             schedules: Vec::new(),
+            routes: Vec::new(),
             gateway: GatewayConfig::default(),
             console: ConsoleConfig::default(),
             flows: FlowsConfig::default(),
@@ -157,8 +158,9 @@ impl<'t> Reader<'t> {
                     self.check_scales(&config.functions, &places);
                 }
                 "schedule" => schedules = Some(value),
+                "route" => config.routes = self.routes(value),
                 other => {
-                    let known = "app, nats, redis, proto, contracts, build, test, gateway, console, flows, bounds, streams, functions, schedule";
+                    let known = "app, nats, redis, proto, contracts, build, test, gateway, console, flows, bounds, streams, functions, schedule, route";
                     self.fail(
                         Some(name.span()),
                         &format!("unknown section {other:?}; known: {known}"),
@@ -351,6 +353,34 @@ impl<'t> Reader<'t> {
             schedules.push(schedule);
         }
         schedules
+    }
+
+    /// Reads all of `[[route]]`, and checks what needs no contract.
+    fn routes(&mut self, value: Spanned<DeValue<'t>>) -> Vec<Route> {
+        let span = value.span();
+        let DeValue::Array(array) = value.into_inner() else {
+            self.fail(Some(span), "routes are written as [[route]]");
+            return Vec::new();
+        };
+        let mut routes = Vec::new();
+        for value in array {
+            let span = value.span();
+            let mistakes = self.mistakes.len();
+            let Some(mut route) = self.part::<Route>("[route]", value) else {
+                continue;
+            };
+            // A field that is wrong is not missing as well.
+            if self.mistakes.len() > mistakes {
+                continue;
+            }
+            route.place = self.at(Some(span.clone()), "");
+            for why in route.mistakes() {
+                let title = route.title();
+                self.fail(Some(span.clone()), &format!("[[route]] {title}: {why}"));
+            }
+            routes.push(route);
+        }
+        routes
     }
 
     /// Message of a text that is no TOML. A key that stands there twice is named, which the parser leaves out.

@@ -1,5 +1,5 @@
 //! Data that programs exchange: what a function is, what it was before, what a flow has come to, what became of a
-//! function's events, what would come of a dead letter, and the letters of those that were set aside.
+//! function's events, what would come of a dead letter, the letters of those that were set aside, and what a gateway answers to.
 
 pub mod audit;
 pub mod check;
@@ -8,3 +8,4 @@ pub mod flow;
 pub mod history;
 pub mod letter;
 pub mod manifest;
+pub mod openapi;
