@@ -17,10 +17,11 @@ use oncue_proto::Catalog;
 use oncue_telemetry::metrics::{Metric, Source};
 use tokio::sync::Semaphore;
 
+use crate::door::policies::Policies;
 use crate::events::backlog::Backlog;
 use crate::events::room::Room;
 use crate::flows::watcher::FlowWatcher;
-use crate::metrics::Metrics;
+use crate::observe::metrics::Metrics;
 use crate::request::body::Pace;
 use crate::site::Site;
 
@@ -90,6 +91,8 @@ pub struct App {
     pub(crate) downloads: Arc<Shares>,
     /// Flows that clients wait for or watch.
     pub(crate) watcher: Arc<FlowWatcher>,
+    /// Policies of who may come in.
+    pub(crate) policies: Policies,
     /// Static files, where the configuration names a folder of them.
     pub(crate) site: Option<Site>,
     /// Server this runs in. Its tasks are uploads, which must come to an end (stored and published, or taken back)
@@ -123,6 +126,7 @@ impl App {
             streams: config.streams.clone(),
             catalog,
             watcher: FlowWatcher::new(store.clone(), bus.clone(), waiters),
+            policies: Policies::new(config, &store)?,
             bus,
             files,
             store,

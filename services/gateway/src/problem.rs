@@ -27,6 +27,11 @@ pub const TOO_OLD: Kind = Kind::new(
     "too-old",
     "The event is older than the horizon",
 );
+pub const UNAUTHENTICATED: Kind = Kind::new(
+    StatusCode::UNAUTHORIZED,
+    "unauthenticated",
+    "Nobody knows who this is",
+);
 pub const FORBIDDEN: Kind = Kind::new(StatusCode::FORBIDDEN, "forbidden", "Not for clients");
 pub const UNKNOWN_TYPE: Kind = Kind::new(
     StatusCode::NOT_FOUND,
@@ -74,6 +79,11 @@ pub const TOO_MANY: Kind = Kind::later(
     "1",
 )
 .with_status(StatusCode::TOO_MANY_REQUESTS);
+pub const TOO_MANY_ATTEMPTS: Kind = Kind::new(
+    StatusCode::TOO_MANY_REQUESTS,
+    "too-many-attempts",
+    "Too many wrong credentials",
+);
 /// The stream may have taken it or not; only a retry under the same id can tell.
 pub const UNKNOWN: Kind = Kind::later(
     "outcome-unknown",

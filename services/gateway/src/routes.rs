@@ -9,13 +9,19 @@ use axum::response::Response;
 use axum::routing::{get, post, put};
 use oncue_http::problem::{method_not_allowed, not_found};
 
+use crate::door::{Guarded, enter};
 use crate::files::{download, upload};
 use crate::observe::health;
 use crate::problem::{NOT_FOUND, Problem};
 use crate::{App, events, flows, observe, state};
 
 pub fn router(app: Arc<App>) -> Router {
-    Router::new()
+    let policy = app.policies.policy(app.config.auth.as_deref());
+    let guarded = Guarded {
+        app: app.clone(),
+        policy,
+    };
+    let api = Router::new()
         .route("/v1/events/{type}", post(events::post))
         .route("/v1/files/", put(upload::unnamed))
         // A name when it is put, an id when it is asked for.
@@ -24,7 +30,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/flows/{id}", get(flows::get))
         .route("/v1/state/{table}/", get(state::get))
         .route("/v1/state/{table}/{*key}", get(state::get))
-        .route("/healthz", get(health::live))
+        .route_layer(from_fn_with_state(guarded, enter));
+    api.route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
         .route("/", get(index))

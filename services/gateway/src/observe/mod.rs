@@ -1,7 +1,8 @@
 //! Around every request: its span, its count, its time, and the writing of its problem if it has one. [`trace`] makes
-//! the spans, [`health`] answers probes and scrapers.
+//! the spans, [`health`] answers probes and scrapers with [`metrics`].
 
 pub mod health;
+pub mod metrics;
 pub mod trace;
 
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! The gateway over real HTTP, on servers of each test's own, within the test's process.
 
+mod door;
 mod events;
 mod files;
 mod flows;

@@ -1,6 +1,7 @@
 //! Configuration: `oncue.toml` and the environment, read whole and checked before anything is opened. Every mistake is
 //! listed with its line; an unknown field is a mistake.
 
+mod auth;
 mod bounds;
 mod cron;
 mod flows;
@@ -19,6 +20,7 @@ use crate::app::AppName;
 use oncue_proto::Catalog;
 use serde::{Deserialize, Serialize};
 
+pub use self::auth::{AuthConfig, ClaimValues};
 pub use self::bounds::Bounds;
 pub use self::cron::{ClockTime, Cron};
 pub use self::flows::{FlowsConfig, Track};
@@ -59,6 +61,8 @@ pub struct Config {
     pub functions: BTreeMap<String, FunctionConfig>,
     /// `[[schedule]]`, in the order of the file. Default none.
     pub schedules: Vec<Schedule>,
+    /// `[auth.NAME]` by name. Default none.
+    pub auths: BTreeMap<String, AuthConfig>,
     /// `[gateway]`
     pub gateway: GatewayConfig,
     /// `[console]`
@@ -342,6 +346,8 @@ pub struct GatewayConfig {
     /// Names under which it answers, without port. Default none: any, or, where it listens on loopback and no `proxies` are
     /// named, `localhost` alone. Addresses are always answered, since no page can be made to lead there by a name.
     pub hosts: BTreeSet<String>,
+    /// Name of the `[auth.NAME]` that guards `/v1/`. Default none: everybody may.
+    pub auth: Option<String>,
     /// Bytes a second that a body must come with, taken over 15 s. A slower one is refused. Default 1 KiB.
     pub min_rate: Size,
     /// State tables that `GET /v1/state/{table}/{key}` may show. Default none.
@@ -376,6 +382,7 @@ impl Default for GatewayConfig {
             transfers_per_address: 32,
             proxies: Vec::new(),
             hosts: BTreeSet::new(),
+            auth: None,
             min_rate: Size(1 << 10),
             expose: BTreeSet::new(),
             site: None,

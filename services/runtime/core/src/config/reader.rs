@@ -17,8 +17,8 @@ use toml::de::{DeTable, DeValue};
 use crate::app::AppName;
 
 use super::{
-    Bounds, Config, ConfigErrors, ConsoleConfig, FlowsConfig, FunctionConfig, GatewayConfig,
-    Schedule, ServerUrl, Span,
+    AuthConfig, Bounds, Config, ConfigErrors, ConsoleConfig, FlowsConfig, FunctionConfig,
+    GatewayConfig, Schedule, ServerUrl, Span,
 };
 
 /// Configuration of `text`, which comes from `path`; fails with every mistake in it, in the order of the text.
@@ -104,6 +104,7 @@ impl<'t> Reader<'t> {
             streams: BTreeMap::new(),
             functions: BTreeMap::new(),
             schedules: Vec::new(),
+            auths: BTreeMap::new(),
             gateway: GatewayConfig::default(),
             console: ConsoleConfig::default(),
             flows: FlowsConfig::default(),
@@ -119,6 +120,7 @@ impl<'t> Reader<'t> {
         let mut app = None;
         let mut contracts = None;
         let mut schedules = None;
+        let mut guards = BTreeMap::new();
         for (name, value) in table {
             match name.get_ref().as_ref() {
                 "app" => app = self.part::<AppSection>("app", value),
@@ -142,7 +144,11 @@ impl<'t> Reader<'t> {
                 }
                 "build" => config.build = self.part("build", value),
                 "test" => config.test = self.part("test", value),
-                "gateway" => config.gateway = self.gateway(value),
+                "auth" => config.auths = self.auths(value),
+                "gateway" => {
+                    guards = places(&value);
+                    config.gateway = self.gateway(value);
+                }
                 "console" => config.console = self.part("console", value).unwrap_or_default(),
                 "flows" => config.flows = self.flows(value),
                 "bounds" => config.bounds = self.bounds(value),
@@ -154,7 +160,7 @@ impl<'t> Reader<'t> {
                 }
                 "schedule" => schedules = Some(value),
                 other => {
-                    let known = "app, nats, redis, contracts, build, test, gateway, console, flows, bounds, streams, functions, schedule";
+                    let known = "app, nats, redis, contracts, build, test, auth, gateway, console, flows, bounds, streams, functions, schedule";
                     self.fail(
                         Some(name.span()),
                         &format!("unknown section {other:?}; known: {known}"),
@@ -171,6 +177,7 @@ impl<'t> Reader<'t> {
             ),
             None => {}
         }
+        self.check_guards(&config, &guards);
         // Schedules are checked against the built-in contract at least.
         let catalog = config.catalog().unwrap_or_else(|missing| {
             missing
@@ -193,6 +200,32 @@ impl<'t> Reader<'t> {
             site.line = self.line(&span);
         }
         gateway
+    }
+
+    /// Reads `[auth.NAME]`.
+    fn auths(&mut self, value: Spanned<DeValue<'t>>) -> BTreeMap<String, AuthConfig> {
+        let places = places(&value);
+        let mistakes = self.mistakes.len();
+        let auths: BTreeMap<String, AuthConfig> = self.named("auth", value);
+        // What was left out for a mistake is not missing as well.
+        if self.mistakes.len() == mistakes {
+            for (name, auth) in &auths {
+                if let Err(why) = auth.check() {
+                    self.fail(places.get(name).cloned(), &format!("[auth.{name}] {why}"));
+                }
+            }
+        }
+        auths
+    }
+
+    /// Checks that the policies which `[gateway]` names are there; `places` is where it names them.
+    fn check_guards(&mut self, config: &Config, places: &BTreeMap<String, Range<usize>>) {
+        if let Some(name) = &config.gateway.auth
+            && !config.auths.contains_key(name)
+        {
+            let why = format!("[gateway] auth: there is no [auth.{name}]");
+            self.fail(places.get("auth").cloned(), &why);
+        }
     }
 
     /// Reads `[flows]`, and checks the time that ledgers stay: Redis counts it in seconds.

@@ -3,6 +3,7 @@
 //! A commit is one call of a function library ([`SOURCE`]), which Redis runs whole before it does anything else. The
 //! library is named after its content, so two versions of Oncue can share a Redis while one replaces the other.
 
+mod api_keys;
 mod ledger;
 mod connection;
 mod outboxes;
@@ -21,6 +22,7 @@ use redis::io::tcp::TcpSettings;
 use redis::{IntoConnectionInfo as _, Pipeline, RedisError, Value, cmd};
 use tokio::sync::watch;
 
+pub use self::api_keys::StoredKey;
 use self::connection::{Connection, Place};
 use self::regress::Own;
 pub use self::rows::{KeyedRow, NewerRow, RowEdit, RowPage};
