@@ -84,6 +84,16 @@ pub const TOO_MANY_ATTEMPTS: Kind = Kind::new(
     "too-many-attempts",
     "Too many wrong credentials",
 );
+pub const LIMITED: Kind = Kind::new(
+    StatusCode::TOO_MANY_REQUESTS,
+    "limited",
+    "Too many requests",
+);
+pub const UNSIGNED: Kind = Kind::new(
+    StatusCode::UNAUTHORIZED,
+    "unsigned",
+    "Nobody known has signed this",
+);
 /// The stream may have taken it or not; only a retry under the same id can tell.
 pub const UNKNOWN: Kind = Kind::later(
     "outcome-unknown",

@@ -19,7 +19,7 @@ pub enum Verb {
     /// Make a key and show it, once. Redis keeps a hash of it.
     Add(AddArgs),
     /// List keys: who has them, what they may, when they were last used.
-    Ls(ListArgs),
+    Ls(KeysArgs),
     /// Revoke a key. Gateways that have seen it take it for five seconds more at most.
     Revoke(RevokeArgs),
 }
@@ -41,7 +41,7 @@ pub struct AddArgs {
 }
 
 #[derive(clap::Args)]
-pub struct ListArgs {
+pub struct KeysArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -98,7 +98,7 @@ async fn add(args: AddArgs, settings: &Settings) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
-async fn list(args: &ListArgs, settings: &Settings) -> Result<u8, Failure> {
+async fn list(args: &KeysArgs, settings: &Settings) -> Result<u8, Failure> {
     let store = settings.store().await?;
     let keys = store.api_keys().await.map_err(Failure::silent)?;
     if args.json {

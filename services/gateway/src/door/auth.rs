@@ -7,9 +7,9 @@ use oncue_core::config::AuthConfig;
 use oncue_core::model::api_key::ApiKey;
 use oncue_core::store::Store;
 use oncue_http::address::ClientAddress;
+use oncue_http::brake::Brake;
 use serde_json::{Map, Value};
 
-use super::brake::Brake;
 use super::identity::Identity;
 use super::keys::Keys;
 use super::oidc::Issuer;
@@ -141,6 +141,7 @@ fn identity_of(key: &ApiKey) -> Identity {
     let mut claims = Map::new();
     claims.insert("sub".to_owned(), Value::String(key.name.clone()));
     Identity {
+        subject: format!("key {}", key.name),
         scopes: key.scopes.clone(),
         claims,
         owner: None,

@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 /// no span.
 #[derive(Clone)]
 pub struct Identity {
+    /// Name that no other client has: a limit by identity counts under it.
+    pub subject: String,
     /// Rights of the credential.
     pub scopes: BTreeSet<String>,
     /// Claims of the token; of an API key its name as `sub`.

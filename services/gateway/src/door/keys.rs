@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use oncue_core::model::api_key::ApiKey;
 use oncue_core::store::Store;
 use oncue_http::address::ClientAddress;
+use oncue_http::brake::Brake;
 use oncue_proto::event;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
-use super::brake::Brake;
 use super::refusal::{away, braked};
 use crate::problem::Problem;
 
@@ -25,6 +25,8 @@ const FRESH: Duration = Duration::from_secs(5);
 const MOST_SLOTS: usize = 10_000;
 /// Time after which another use of a key is put down.
 const USE_STEP: Duration = Duration::from_mins(1);
+/// Time for which Redis is not asked again after it did not answer.
+const AWAY_PAUSE: Duration = Duration::from_secs(1);
 /// Longest wait for Redis.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -32,6 +34,8 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub struct Keys {
     slots: Mutex<HashMap<[u8; 32], Arc<Slot>>>,
+    /// Until when Redis is not asked, since it has just not answered: those who wait for one another would wait for ever.
+    away: Mutex<Option<Instant>>,
 }
 
 /// One key, whose lookups wait for one another: a key that many send at once is one question.
@@ -65,11 +69,7 @@ impl Keys {
         let key = if let Some(known) = known {
             known.key.clone()
         } else {
-            brake.take(client).map_err(braked)?;
-            let key = look_up(store, id, token).await?;
-            if key.is_some() {
-                brake.give_back(client);
-            }
+            let key = self.ask(store, brake, client, id, token).await?;
             *answer = Some(Answer {
                 at: Instant::now(),
                 key: key.clone(),
@@ -77,6 +77,32 @@ impl Keys {
             key
         };
         Ok(key.filter(|key| !key.has_expired(event::now_ms())))
+    }
+
+    /// Asks Redis, at the cost of one failure unless the key is right. That Redis does not answer is nobody's failure.
+    async fn ask(
+        &self,
+        store: &Store,
+        brake: &Brake,
+        client: Option<ClientAddress>,
+        id: &str,
+        token: &str,
+    ) -> Result<Option<Arc<ApiKey>>, Problem> {
+        let until = *self.away.lock();
+        if until.is_some_and(|until| Instant::now() < until) {
+            return Err(away(
+                "Redis does not answer, so the API key cannot be checked",
+            ));
+        }
+        brake.take(client).map_err(braked)?;
+        let found = look_up(store, id, token).await;
+        if found.is_err() {
+            *self.away.lock() = Some(Instant::now() + AWAY_PAUSE);
+        }
+        if !matches!(found, Ok(None)) {
+            brake.give_back(client);
+        }
+        found
     }
 
     fn slot(&self, hash: [u8; 32]) -> Arc<Slot> {

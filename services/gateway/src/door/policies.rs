@@ -2,17 +2,32 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use oncue_core::config::Config;
 use oncue_core::store::Store;
+use oncue_http::brake::Brake;
+use oncue_http::rate::Rate;
 
 use super::auth::{Auth, Shared};
-use super::brake::Brake;
 use super::keys::Keys;
+use super::limit::Limit;
+
+/// Credentials that are none, of one address.
+const PER_ADDRESS: Rate = Rate {
+    interval: Duration::from_millis(500),
+    burst: 20,
+};
+/// Credentials that are none, of all addresses.
+const IN_ALL: Rate = Rate {
+    interval: Duration::from_millis(2),
+    burst: 1000,
+};
 
 /// Policies by their names.
 pub struct Policies {
     auths: BTreeMap<String, Arc<Auth>>,
+    limits: BTreeMap<String, Arc<Limit>>,
 }
 
 /// Policy before a path; by default it asks nothing.
@@ -20,6 +35,8 @@ pub struct Policies {
 pub struct Policy {
     /// Credentials that are asked for; `None` for none.
     pub auth: Option<Arc<Auth>>,
+    /// How often; `None` for as often as they like.
+    pub limit: Option<Arc<Limit>>,
 }
 
 impl Policies {
@@ -31,7 +48,7 @@ impl Policies {
         let shared = Arc::new(Shared {
             store: store.clone(),
             keys: Keys::default(),
-            brake: Brake::default(),
+            brake: Brake::new(PER_ADDRESS, IN_ALL),
         });
         let mut auths = BTreeMap::new();
         for (name, auth) in &config.auths {
@@ -39,13 +56,21 @@ impl Policies {
             let auth = auth.map_err(|why| format!("[auth.{name}] {why}"))?;
             auths.insert(name.clone(), Arc::new(auth));
         }
-        Ok(Self { auths })
+        let limits = config.limits.iter().map(|(name, limit)| {
+            let limit = Limit::new(name, limit, store);
+            (name.clone(), Arc::new(limit))
+        });
+        Ok(Self {
+            auths,
+            limits: limits.collect(),
+        })
     }
 
     /// Policy of these names, which the configuration was checked to have.
-    pub fn policy(&self, auth: Option<&str>) -> Policy {
+    pub fn policy(&self, auth: Option<&str>, limit: Option<&str>) -> Policy {
         Policy {
             auth: auth.and_then(|name| self.auths.get(name).cloned()),
+            limit: limit.and_then(|name| self.limits.get(name).cloned()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `POST /v1/events/{type}`: one event in, 202 once it is in its stream.
+//! `POST /v1/events/{type}`: one event in, 202 once it is in its stream. [`webhook`] is the way in for other services.
 //!
 //! Every step of an event stands in [`take`], in its order: its type ([`known_type`]), the form of its body
 //! ([`attributes`]), room in its stream ([`backlog`]), its body, its payload and attributes, the contract,
@@ -7,6 +7,7 @@
 pub mod attributes;
 pub mod backlog;
 pub mod room;
+pub mod webhook;
 mod looked;
 pub mod ledger;
 pub mod publish;

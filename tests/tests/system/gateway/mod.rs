@@ -1,18 +1,23 @@
 //! The gateway over real HTTP, on servers of each test's own, within the test's process.
 
+mod browsers;
 mod door;
 mod events;
 mod files;
 mod flows;
 mod guards;
+mod limits;
 mod process;
 mod reads;
+mod tls;
 mod verdicts;
+mod webhooks;
 
 use std::net::SocketAddr;
 
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::StreamState;
+use oncue_core::config::Config;
 use oncue_gateway::App;
 use oncue_gateway::server::{Guards, serve};
 use oncue_tests::cluster::{Cluster, Stored};
@@ -42,28 +47,22 @@ impl Gateway {
     }
 
     async fn on(cluster: Cluster, guards: Guards) -> Self {
-        let config = cluster.config();
-        let mut catalog = config.catalog().expect("a catalog");
-        catalog.add(oncue_app_events::DESCRIPTORS).unwrap();
-        let app = App::start(&config, catalog, guards)
-            .await
-            .expect("a gateway");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let at = listener.local_addr().expect("an address");
-        let (stop, stopped) = oneshot::channel();
-        let served = tokio::spawn(serve(listener, app, async {
-            let _ = stopped.await;
-        }));
+        let config = config(&cluster);
+        let Served { at, stop, task } = Served::start(&config, guards).await;
         let bus = cluster.bus().await;
         Self {
             cluster,
             bus,
             at,
             stop: Some(stop),
-            served: Some(served),
+            served: Some(task),
         }
     }
 
+    /// Another gateway on the same servers.
+    async fn beside(&self) -> Served {
+        Served::start(&config(&self.cluster), Guards::default()).await
+    }
     fn stop(&mut self) {
         self.stop.take().map(|stop| stop.send(()));
     }
@@ -98,6 +97,38 @@ impl Gateway {
     async fn message(&self, stream: &str, sequence: u64) -> Stored {
         let message = self.cluster.message(&self.bus, stream, sequence).await;
         message.expect("a message")
+    }
+}
+
+/// Configuration with the place of its file, by which it names others.
+fn config(cluster: &Cluster) -> Config {
+    Config {
+        path: Some(cluster.dir.join("oncue.toml")),
+        ..cluster.config()
+    }
+}
+
+/// A gateway without servers of its own.
+struct Served {
+    at: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Served {
+    async fn start(config: &Config, guards: Guards) -> Self {
+        let mut catalog = config.catalog().expect("a catalog");
+        catalog.add(oncue_app_events::DESCRIPTORS).unwrap();
+        let app = App::start(config, catalog, guards)
+            .await
+            .expect("a gateway");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = listener.local_addr().expect("an address");
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(serve(listener, app, async {
+            let _ = stopped.await;
+        }));
+        Self { at, stop, task }
     }
 }
 

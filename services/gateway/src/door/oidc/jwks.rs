@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
+use oncue_http::rate::Rate;
 use parking_lot::RwLock;
 use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
 use super::fetch::Fetcher;
-use crate::door::gcra::Rate;
 
 /// Age at which keys are fetched anew while the old ones serve.
 const REFRESH: Duration = Duration::from_mins(5);
@@ -33,8 +33,8 @@ pub struct Keyring {
     fetcher: Fetcher,
     known: RwLock<Option<KeysAt>>,
     began: Instant,
-    /// Moment at which all fetches are paid for; held while one goes on, so that many tokens make one.
-    paid: tokio::sync::Mutex<Duration>,
+    /// Held while a fetch goes on, so that many tokens make one.
+    fetches: tokio::sync::Mutex<Fetches>,
 }
 
 /// Keys as they were at a time.
@@ -42,6 +42,14 @@ pub struct Keyring {
 struct KeysAt {
     keys: Arc<Vec<Jwk>>,
     at: Instant,
+}
+
+/// Fetches so far.
+#[derive(Default)]
+struct Fetches {
+    /// Moment at which all of them are paid for.
+    paid: Duration,
+    failed: Option<Instant>,
 }
 
 /// Answer to which key a token names.
@@ -79,7 +87,7 @@ impl Keyring {
             discovery,
             known: RwLock::default(),
             began: Instant::now(),
-            paid: tokio::sync::Mutex::default(),
+            fetches: tokio::sync::Mutex::default(),
         })
     }
 
@@ -110,31 +118,39 @@ impl Keyring {
 
     /// Fetches keys while the old ones serve.
     fn fetch_beside(self: &Arc<Self>, than: Instant) {
+        if self.fetches.try_lock().is_err() {
+            return;
+        }
         let ring = self.clone();
         tokio::spawn(async move { ring.fetch(Some(than)).await });
     }
 
     /// Keys newer than those of `than`: fetched now, unless somebody has meanwhile, or there were too many attempts of late.
     async fn fetch(&self, than: Option<Instant>) -> Option<KeysAt> {
-        let mut paid = self.paid.lock().await;
+        let asked = Instant::now();
+        let mut fetches = self.fetches.lock().await;
         if let Some(known) = self.known.read().clone()
             && known.at.elapsed() < STALE
             && than.is_none_or(|than| known.at > than)
         {
             return Some(known);
         }
-        if !BRAKE.take(&mut paid, self.began.elapsed()).allowed {
+        // Whoever has waited for a fetch that failed does not wait for another.
+        let has_failed = fetches.failed.is_some_and(|failed| failed > asked);
+        if has_failed || !BRAKE.take(&mut fetches.paid, self.began.elapsed()).allowed {
             return None;
         }
-        let keys = self.keys().await;
-        let keys = keys.map_err(|why| {
-            tracing::warn!(
-                issuer = self.issuer,
-                "cannot fetch the issuer's keys: {why}"
-            );
-        });
+        let keys = match self.keys().await {
+            Ok(keys) => keys,
+            Err(why) => {
+                let issuer = &self.issuer;
+                tracing::warn!(issuer, "cannot fetch the issuer's keys: {why}");
+                fetches.failed = Some(Instant::now());
+                return None;
+            }
+        };
         let known = KeysAt {
-            keys: Arc::new(keys.ok()?),
+            keys: Arc::new(keys),
             at: Instant::now(),
         };
         *self.known.write() = Some(known.clone());

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
-use oncue_core::config::{AuthConfig, ClaimValues};
+use oncue_core::config::{AuthConfig, OneOf};
 use serde_json::{Map, Value};
 
 use self::jwks::{Found, Keyring};
@@ -28,7 +28,7 @@ pub struct Issuer {
     algorithms: Vec<Algorithm>,
     /// Checks of everything but the algorithm, which is that of the token's key.
     validation: Validation,
-    claims: BTreeMap<String, ClaimValues>,
+    claims: BTreeMap<String, OneOf>,
 }
 
 impl Issuer {
@@ -84,6 +84,7 @@ impl Issuer {
         let claims = self.verify(token, header.alg, &key)?;
         self.check_claims(&claims)?;
         Ok(Identity {
+            subject: subject(&claims),
             scopes: scopes(&claims),
             claims,
             owner: None,
@@ -121,8 +122,17 @@ impl Issuer {
     }
 }
 
+/// Name of the person whose token it is, or of the program, which has no `sub` with some issuers.
+fn subject(claims: &Map<String, Value>) -> String {
+    let named = ["sub", "client_id", "azp"].iter();
+    let found = named.filter_map(|name| claims.get(*name).and_then(text));
+    let issuer = claims.get("iss").and_then(text).unwrap_or_default();
+    let mut names = found.take(1);
+    format!("token {issuer} {}", names.next().unwrap_or_default())
+}
+
 /// Whether a claim is, or lists, one of the values.
-fn holds(claim: &Value, values: &ClaimValues) -> bool {
+fn holds(claim: &Value, values: &OneOf) -> bool {
     match claim {
         Value::Array(listed) => listed.iter().filter_map(text).any(|one| values.hold(&one)),
         single => text(single).is_some_and(|one| values.hold(&one)),

@@ -283,8 +283,8 @@ async fn claims_that_are_asked_for() {
     let ec = Signer::es256();
     let provider = Provider::start(vec![ec.jwk("a")]).await;
     let issuer = provider.with(|config| {
-        let tenants = ClaimValues::Any(["acme".to_owned(), "ajax".to_owned()].into());
-        let staff = ClaimValues::One("true".to_owned());
+        let tenants = OneOf::Any(["acme".to_owned(), "ajax".to_owned()].into());
+        let staff = OneOf::One("true".to_owned());
         config.claims = [("tenant".to_owned(), tenants), ("staff".to_owned(), staff)].into();
     });
     for (tenant, staff, expected) in [

@@ -33,22 +33,22 @@ pub struct AuthConfig {
     /// Rights that a credential must carry, all of them. Default none.
     pub scopes: BTreeSet<String>,
     /// Claims that a token must carry, each with one of these values. Default none.
-    pub claims: BTreeMap<String, ClaimValues>,
+    pub claims: BTreeMap<String, OneOf>,
     /// Claim that says who owns what is uploaded; of an API key, `sub` is its name. Default none: the client says it.
     pub owner: Option<String>,
 }
 
-/// Values of which a claim must have one, written as a text or a list of them.
+/// Text that must be there, or several of which one must be.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
-pub enum ClaimValues {
+pub enum OneOf {
     /// The only one.
     One(String),
     /// Several.
     Any(BTreeSet<String>),
 }
 
-impl ClaimValues {
+impl OneOf {
     /// Whether this is one of them.
     pub fn hold(&self, value: &str) -> bool {
         match self {

@@ -5,11 +5,13 @@
 
 mod api_keys;
 mod ledger;
+mod limits;
 mod connection;
 mod outboxes;
 mod progress;
 mod regress;
 mod rows;
+mod sessions;
 mod snapshot;
 mod sentinel;
 mod wire;
@@ -24,6 +26,7 @@ use tokio::sync::watch;
 
 pub use self::api_keys::StoredKey;
 use self::connection::{Connection, Place};
+pub use self::limits::Spent;
 use self::regress::Own;
 pub use self::rows::{KeyedRow, NewerRow, RowEdit, RowPage};
 pub use self::sentinel::SentinelAnswer;

@@ -1,29 +1,22 @@
-//! Brake in front of authentication: whoever sends credentials that are none costs Redis and the issuer nothing more after a few,
-//! and cannot guess. It is this gateway's own, since asking somebody else would be the very cost it saves.
+//! Brake in front of authentication: whoever sends credentials that are none costs nobody anything more after a few, and cannot
+//! guess. It is this process's own, since asking somebody else would be the very cost it saves.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use oncue_http::address::ClientAddress;
 use parking_lot::Mutex;
 
-use super::gcra::Rate;
+use crate::address::ClientAddress;
+use crate::rate::Rate;
 
-/// Failures of one address.
-const PER_ADDRESS: Rate = Rate {
-    interval: Duration::from_millis(500),
-    burst: 20,
-};
-/// Failures of all addresses together, for those who have many.
-const IN_ALL: Rate = Rate {
-    interval: Duration::from_millis(2),
-    burst: 1000,
-};
 /// Addresses that are remembered. Beyond them those that have paid are forgotten, and then all: the brake on everybody holds.
 const MOST_ADDRESSES: usize = 10_000;
 
 /// Failures to come in, by address.
 pub struct Brake {
+    per_address: Rate,
+    /// For those who have many addresses.
+    in_all: Rate,
     began: Instant,
     state: Mutex<Failures>,
 }
@@ -35,16 +28,17 @@ struct Failures {
     addresses: HashMap<ClientAddress, Duration>,
 }
 
-impl Default for Brake {
-    fn default() -> Self {
+impl Brake {
+    /// A brake that lets so many failures of one address through, and of all together.
+    pub fn new(per_address: Rate, in_all: Rate) -> Self {
         Self {
+            per_address,
+            in_all,
             began: Instant::now(),
             state: Mutex::default(),
         }
     }
-}
 
-impl Brake {
     /// Whether there is a right to one failure; `Err` with the time until there is one again.
     pub fn check(&self, client: Option<ClientAddress>) -> Result<(), Duration> {
         let now = self.began.elapsed();
@@ -53,7 +47,10 @@ impl Brake {
         let mut all = state.all;
         let paid = client.and_then(|client| state.addresses.get(&client));
         let mut paid = paid.copied().unwrap_or_default();
-        for verdict in [PER_ADDRESS.take(&mut paid, now), IN_ALL.take(&mut all, now)] {
+        for verdict in [
+            self.per_address.take(&mut paid, now),
+            self.in_all.take(&mut all, now),
+        ] {
             if !verdict.allowed {
                 return Err(verdict.retry);
             }
@@ -73,12 +70,14 @@ impl Brake {
                     state.addresses.clear();
                 }
             }
-            let verdict = PER_ADDRESS.take(state.addresses.entry(client).or_default(), now);
+            let verdict = self
+                .per_address
+                .take(state.addresses.entry(client).or_default(), now);
             if !verdict.allowed {
                 return Err(verdict.retry);
             }
         }
-        let verdict = IN_ALL.take(&mut state.all, now);
+        let verdict = self.in_all.take(&mut state.all, now);
         if verdict.allowed {
             Ok(())
         } else {
@@ -89,9 +88,9 @@ impl Brake {
     /// Gives back what was taken for a credential that turned out to be one.
     pub fn give_back(&self, client: Option<ClientAddress>) {
         let mut state = self.state.lock();
-        state.all = state.all.saturating_sub(IN_ALL.interval);
+        state.all = state.all.saturating_sub(self.in_all.interval);
         if let Some(paid) = client.and_then(|client| state.addresses.get_mut(&client)) {
-            *paid = paid.saturating_sub(PER_ADDRESS.interval);
+            *paid = paid.saturating_sub(self.per_address.interval);
         }
     }
 }
@@ -100,13 +99,25 @@ impl Brake {
 mod tests {
     use super::*;
 
+    fn brake() -> Brake {
+        let per_address = Rate {
+            interval: Duration::from_millis(500),
+            burst: 20,
+        };
+        let in_all = Rate {
+            interval: Duration::from_millis(2),
+            burst: 1000,
+        };
+        Brake::new(per_address, in_all)
+    }
+
     fn client(number: u32) -> ClientAddress {
         ClientAddress::of(std::net::Ipv4Addr::from(number).into())
     }
 
     #[test]
     fn failures_of_one_address_end_and_others_go_on() {
-        let brake = Brake::default();
+        let brake = brake();
         let taken = (0..100)
             .filter(|_| brake.take(Some(client(1))).is_ok())
             .count();
@@ -116,7 +127,7 @@ mod tests {
 
     #[test]
     fn successes_cost_nothing() {
-        let brake = Brake::default();
+        let brake = brake();
         for _ in 0..10_000 {
             assert!(brake.take(Some(client(1))).is_ok());
             brake.give_back(Some(client(1)));
@@ -125,7 +136,7 @@ mod tests {
 
     #[test]
     fn many_addresses_are_held_together_and_not_all_remembered() {
-        let brake = Brake::default();
+        let brake = brake();
         let taken = (0..50_000)
             .filter(|n| brake.take(Some(client(*n))).is_ok())
             .count();

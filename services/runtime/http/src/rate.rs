@@ -1,5 +1,5 @@
 //! Generic cell rate algorithm: a rate and a burst with one number for each client, the moment at which all it has taken would
-//! be paid for at that rate. The function `oncue_spend` in Redis does the same for all gateways together.
+//! be paid for at that rate. The function `oncue_spend` in Redis does the same for all processes together.
 
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ pub struct Rate {
 /// Answer to whether one may be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
+    /// Whether it was taken.
     pub allowed: bool,
     /// How many could be taken now.
     pub remaining: u32,
