@@ -7,6 +7,7 @@ mod files;
 mod flows;
 mod guards;
 mod limits;
+mod oidc;
 mod process;
 mod reads;
 mod tls;
