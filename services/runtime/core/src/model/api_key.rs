@@ -182,7 +182,7 @@ mod tests {
         assert!(ApiKey::issue("a\nb", none(), None).is_err());
         assert!(ApiKey::issue(" ", none(), None).is_err());
         assert!(ApiKey::issue("a", ["two words".to_owned()].into(), None).is_err());
-        assert!(ApiKey::issue("a", ["".to_owned()].into(), None).is_err());
+        assert!(ApiKey::issue("a", [String::new()].into(), None).is_err());
     }
 
     #[test]
