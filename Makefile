@@ -21,7 +21,7 @@ FLOWS ?= 1000
 # What `make bench` runs: CASES="clicks hot", ROUNDS=5, QUICK=1.
 BENCH := $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) --json $(BIN)/bench.json $(CASES)
 
-.PHONY: up test chaos app dist dist-test flows bench bench-counts bench-report measure browser screenshots browser-tools lint fmt check install clean help
+.PHONY: up test chaos app dist dist-test flows bench bench-counts bench-report measure browser oidc screenshots browser-tools lint fmt check install clean help
 .DEFAULT_GOAL := help
 
 up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=durable survives power cuts; BUILD=release; ARGS="--only count-views"
@@ -92,6 +92,10 @@ browser: install browser-tools ## Click through the console in headless Chromium
 	@cargo build --locked --bin oncue-console --bin crowd
 	@if [ -d tests/browser/node_modules ]; then timeout 300 node tests/browser/run.mjs; \
 	else echo "browser tests: skipped, they need node 20 or later with npm"; fi
+
+oidc: install ## Replace the keys of a certified OpenID provider under load, and see that no client is refused; needs npm
+	@[ -d tests/oidc/node_modules ] || npm ci --prefix tests/oidc --no-audit --no-fund --loglevel=error
+	cargo nextest run --locked -p oncue-tests --test system gateway::oidc --success-output final
 
 screenshots: install browser-tools ## Make the pictures of README.md from the running demo
 	@$(RELEASE)

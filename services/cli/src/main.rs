@@ -20,8 +20,9 @@ use crate::exit::Failure;
 use crate::settings::Global;
 use crate::terminal::paint;
 use crate::verbs::{
-    apply, audit, backup, check, completions, demo, dev, dlq, docs, doctor, flow, health, man, map,
-    new, ps, publish, recover, remove, restart, restore, schedule, state, tail, tend, test, top,
+    apply, audit, backup, check, completions, demo, dev, dlq, docs, doctor, flow, health, keys,
+    man, map, new, ps, publish, recover, remove, restart, restore, schedule, state, tail, tend,
+    test, top,
 };
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
@@ -72,6 +73,9 @@ enum Verb {
     /// Schedules: when they fire next.
     #[command(subcommand)]
     Schedule(schedule::Verb),
+    /// API keys of clients: make, list or revoke them.
+    #[command(subcommand)]
+    Keys(keys::Verb),
     /// Dead letters: list, show, redrive or drop them.
     #[command(subcommand)]
     Dlq(dlq::Verb),
@@ -112,6 +116,7 @@ impl Verb {
             | Self::Restart(_)
             | Self::Restore(_)
             | Self::Remove(_) => true,
+            Self::Keys(verb) => verb.changes_an_app(),
             Self::Dlq(verb) => verb.changes_an_app(),
             _ => false,
         }
@@ -160,6 +165,7 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Top(args) => top::run(&args, &settings).await,
         Verb::Docs(args) => docs::run(&args, &settings).await,
         Verb::Schedule(verb) => schedule::run(verb, &settings).await,
+        Verb::Keys(verb) => keys::run(verb, &settings).await,
         Verb::Dlq(verb) => dlq::run(verb, &settings).await,
         Verb::Audit(args) => audit::run(args, &settings).await,
         Verb::Check(args) => check::run(&args, &settings).await,

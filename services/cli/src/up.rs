@@ -283,7 +283,7 @@ impl Launch {
         pools: &Pools,
         supervisor: &Supervisor,
     ) -> Result<(), Failure> {
-        let gateway = health::gateway_address(&self.settings.config.gateway.listen);
+        let gateway = health::gateway_url(&self.settings.config);
         let mut complain_at = Instant::now() + READY_COMPLAINT_INTERVAL;
         loop {
             let (page, answers) = tokio::join!(
@@ -309,11 +309,11 @@ impl Launch {
     fn ready_text(&self, pools: &Pools) -> String {
         let took = self.started.elapsed().as_millis();
         let config = &self.settings.config;
-        let gateway = health::gateway_address(&config.gateway.listen);
-        let console = health::gateway_address(&config.console.listen);
+        let gateway = health::gateway_url(config);
+        let console = health::console_url(config);
         let rows = [
-            ("page", format!("http://{gateway}/")),
-            ("console", format!("http://{console}/")),
+            ("page", format!("{gateway}/")),
+            ("console", format!("{console}/")),
             ("traces", self.plan.traces.to_string()),
             ("NATS", server_text(&self.plan.nats)),
             ("Redis", server_text(&self.plan.redis)),

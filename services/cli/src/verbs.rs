@@ -16,6 +16,7 @@ pub mod map;
 pub mod docs;
 pub mod doctor;
 pub mod health;
+pub mod keys;
 pub mod dlq;
 pub mod audit;
 pub mod check;

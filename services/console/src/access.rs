@@ -11,24 +11,35 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use oncue_http::Peer;
+use oncue_http::address::{ClientAddress, requester};
+use oncue_http::brake::Brake;
+use oncue_http::rate::Rate;
 use oncue_proto::event;
 use ring::hmac;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
 use crate::App;
 use crate::api::audit;
 pub use crate::api::audit::Who;
-use crate::problem::{CROWDED, MALFORMED, Problem, WRONG_TOKEN};
+use crate::problem::{INTERNAL, MALFORMED, Problem, TOO_MANY_LOGINS, WRONG_TOKEN};
+use crate::sessions::{Session, Sessions};
 
 const COOKIE: &str = "oncue-console";
 /// Time a login holds.
 const SESSION_MS: u64 = 24 * 3600 * 1000;
 /// Characters of the shortest token that cannot be guessed.
 const MIN_TOKEN: usize = 16;
-/// Time a wrong guess costs; one at a time for everybody.
-const PENALTY: Duration = Duration::from_millis(400);
+/// Tries of one address. A right token is no try, but it waits like any other once there were too many.
+const PER_ADDRESS: Rate = Rate {
+    interval: Duration::from_secs(10),
+    burst: 5,
+};
+/// Tries of everybody, for those who have many addresses. Whoever is logged in is not held up.
+const IN_ALL: Rate = Rate {
+    interval: Duration::from_secs(1),
+    burst: 20,
+};
 const MAX_NAME_BYTES: usize = 64;
 
 /// Rights: who may look and who may act.
@@ -36,8 +47,8 @@ pub struct Access {
     /// Made of the token, so a new token makes every cookie void.
     key: Option<hmac::Key>,
     write: bool,
-    /// One permit: wrong guesses wait for one another, however many connections they come on.
-    guesses: Semaphore,
+    brake: Brake,
+    pub sessions: Sessions,
 }
 
 impl Access {
@@ -52,7 +63,8 @@ impl Access {
         Ok(Self {
             key,
             write,
-            guesses: Semaphore::new(1),
+            brake: Brake::new(PER_ADDRESS, IN_ALL),
+            sessions: Sessions::default(),
         })
     }
 
@@ -84,15 +96,42 @@ impl Access {
         let Some(key) = &self.key else {
             return Some(Who(format!("anybody@{peer}")));
         };
-        let cookies = headers
-            .get_all(header::COOKIE)
-            .iter()
-            .filter_map(|value| value.to_str().ok());
-        let mut ours = cookies
-            .flat_map(|line| line.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='));
-        let (_, cookie) = ours.find(|(name, _)| *name == COOKIE)?;
-        read_cookie(key, cookie, event::now_ms()).map(|name| Who(format!("{name}@{peer}")))
+        let session = read_cookie(key, cookie(headers)?, event::now_ms())?;
+        let name = &session.name;
+        (!self.sessions.is_revoked(&session.id)).then(|| Who(format!("{name}@{peer}")))
+    }
+
+    /// Session of these headers, if it is one of ours.
+    fn session(&self, headers: &HeaderMap) -> Option<Session> {
+        read_cookie(self.key.as_ref()?, cookie(headers)?, event::now_ms())
+    }
+
+    /// Key of cookies, for who has sent the token. The brake comes first: while it holds, nobody is told whether a token is
+    /// right, and a try costs its place whether or not its answer is waited for.
+    fn enter(
+        &self,
+        token: &str,
+        client: Option<ClientAddress>,
+        who: &Who,
+    ) -> Result<&hmac::Key, Problem> {
+        self.brake.take(client).map_err(|wait| {
+            let seconds = HeaderValue::from(wait.as_secs() + 1);
+            Problem::new(
+                TOO_MANY_LOGINS,
+                "too many wrong tokens came; this one was not looked at",
+            )
+            .with_header(header::RETRY_AFTER, seconds)
+        })?;
+        let Some(key) = self.key.as_ref().filter(|_| self.is_token(token)) else {
+            audit::line(who, "login", "", "refused");
+            return Err(Problem::new(
+                WRONG_TOKEN,
+                "that is not the token the console was started with, in ONCUE_CONSOLE_TOKEN",
+            ));
+        };
+        self.brake.give_back(client);
+        audit::line(who, "login", "", "welcome");
+        Ok(key)
     }
 
     /// Compares signatures of both under the right one, which takes the same time whatever is sent.
@@ -106,30 +145,57 @@ impl Access {
     }
 }
 
-/// `NAME.EXPIRY.SIGNATURE`, name and signature in base64.
-/// Nothing is kept of a login, so any number of consoles with one token know it, and it outlives a restart.
-fn make_cookie(key: &hmac::Key, name: &str, expires: u64) -> String {
-    let content = format!("{}.{expires}", URL_SAFE_NO_PAD.encode(name));
+/// Our cookie of a request.
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let cookies = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut ours = cookies
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='));
+    let (_, cookie) = ours.find(|(name, _)| *name == COOKIE)?;
+    Some(cookie)
+}
+
+/// `NAME.ID.EXPIRY.SIGNATURE`, name and signature in base64.
+/// Nothing is kept of a login, so any number of consoles with one token know it, and it outlives a restart; what is kept is
+/// which sessions were ended before their time.
+fn make_cookie(key: &hmac::Key, session: &Session) -> String {
+    let name = URL_SAFE_NO_PAD.encode(&session.name);
+    let content = format!("{name}.{}.{}", session.id, session.expires);
     let signature = hmac::sign(key, format!("session.{content}").as_bytes());
     format!("{content}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
 }
 
-fn read_cookie(key: &hmac::Key, cookie: &str, now: u64) -> Option<String> {
+fn read_cookie(key: &hmac::Key, cookie: &str, now: u64) -> Option<Session> {
     let (content, signature) = cookie.rsplit_once('.')?;
     let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
     hmac::verify(key, format!("session.{content}").as_bytes(), &signature).ok()?;
-    let (name, expires) = content.split_once('.')?;
-    if expires.parse::<u64>().ok()? < now {
-        return None;
-    }
-    String::from_utf8(URL_SAFE_NO_PAD.decode(name).ok()?).ok()
+    let (rest, expires) = content.rsplit_once('.')?;
+    let (name, id) = rest.split_once('.')?;
+    let expires = expires.parse().ok().filter(|expires| *expires >= now)?;
+    Some(Session {
+        name: String::from_utf8(URL_SAFE_NO_PAD.decode(name).ok()?).ok()?,
+        id: id.to_owned(),
+        expires,
+    })
 }
 
-fn set_cookie(value: &str, seconds: u64) -> HeaderValue {
-    // Not `Secure`: the console speaks plain HTTP, and not every browser sends such a cookie over that, even to
-    // loopback.
-    let line = format!("{COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict");
+/// `Secure` where the page came by TLS: not every browser sends such a cookie over plain HTTP, even to loopback.
+fn set_cookie(value: &str, seconds: u64, secure: bool) -> HeaderValue {
+    let secure = if secure { "; Secure" } else { "" };
+    let line =
+        format!("{COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
     HeaderValue::from_str(&line).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Whether a request came by TLS, to us or to a proxy that the configuration names.
+fn is_secure(app: &App, peer: Peer, headers: &HeaderMap) -> bool {
+    let said = headers.get("x-forwarded-proto");
+    let proxies = &app.config.console.proxies;
+    let is_proxy = proxies.iter().any(|proxy| proxy.contains(peer.0.ip()));
+    app.tls.is_some() || is_proxy && said.is_some_and(|said| said == "https")
 }
 
 /// Facts a page needs to know before it shows anything.
@@ -159,6 +225,7 @@ pub struct Login {
 pub async fn login(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
     Json(Login { token, name }): Json<Login>,
 ) -> Result<Response, Problem> {
     let name = name.trim();
@@ -170,38 +237,29 @@ pub async fn login(
     }
     let name = if name.is_empty() { "somebody" } else { name };
     let who = Who(format!("{name}@{}", peer.0.ip()));
-    let Some(key) = app
-        .access
-        .key
-        .as_ref()
-        .filter(|_| app.access.is_token(&token))
-    else {
-        // Before the wait, so that a guesser who hangs up is on record all the same.
-        audit::line(&who, "login", "", "refused");
-        let Ok(_turn) = tokio::time::timeout(PENALTY * 10, app.access.guesses.acquire()).await
-        else {
-            return Err(Problem::new(CROWDED, "too many wrong tokens at once"));
-        };
-        tokio::time::sleep(PENALTY).await;
-        return Err(Problem::new(
-            WRONG_TOKEN,
-            "that is not the token the console was started with, in ONCUE_CONSOLE_TOKEN",
-        ));
-    };
-    audit::line(&who, "login", "", "welcome");
-    let cookie = make_cookie(key, name, event::now_ms() + SESSION_MS);
+    let client = requester(peer.0.ip(), &headers, &app.config.console.proxies);
+    let key = app.access.enter(&token, client, &who)?;
+    let session = Session::begin(name, event::now_ms() + SESSION_MS)
+        .ok_or_else(|| Problem::new(INTERNAL, "the system has no randomness to give"))?;
+    let cookie = make_cookie(key, &session);
     let mut response = Json(json!({ "who": who.0 })).into_response();
-    response
-        .headers_mut()
-        .insert(header::SET_COOKIE, set_cookie(&cookie, SESSION_MS / 1000));
+    let cookie = set_cookie(&cookie, SESSION_MS / 1000, is_secure(&app, peer, &headers));
+    response.headers_mut().insert(header::SET_COOKIE, cookie);
     Ok(response)
 }
 
-pub async fn logout() -> Response {
+/// Ends the session: its cookie opens nothing from now on, here at once and within seconds everywhere.
+pub async fn logout(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Response {
+    if let Some(session) = app.access.session(&headers) {
+        app.access.sessions.revoke(&app.store, &session).await;
+    }
     let mut response = Json(json!({})).into_response();
-    response
-        .headers_mut()
-        .insert(header::SET_COOKIE, set_cookie("", 0));
+    let cookie = set_cookie("", 0, is_secure(&app, peer, &headers));
+    response.headers_mut().insert(header::SET_COOKIE, cookie);
     response
 }
 
@@ -214,11 +272,9 @@ mod tests {
     #[test]
     fn a_cookie_holds_for_its_time_and_for_its_token() {
         let key = |token: &str| hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes());
-        let cookie = make_cookie(&key(TOKEN), "Ann.é", 1000);
-        assert_eq!(
-            read_cookie(&key(TOKEN), &cookie, 999).as_deref(),
-            Some("Ann.é")
-        );
+        let session = Session::begin("Ann.é", 1000).unwrap();
+        let cookie = make_cookie(&key(TOKEN), &session);
+        assert_eq!(read_cookie(&key(TOKEN), &cookie, 999), Some(session));
         assert_eq!(read_cookie(&key(TOKEN), &cookie, 1001), None);
         assert_eq!(read_cookie(&key("another token 16"), &cookie, 999), None);
         let later = cookie.replace(".1000.", ".9000.");
@@ -247,6 +303,30 @@ mod tests {
             !none.is_token("") && !none.may_write(),
             "writing takes a token"
         );
+    }
+
+    #[test]
+    fn a_right_token_is_held_by_the_brake_like_a_wrong_one() {
+        let access = Access::new(Some(TOKEN), true).unwrap();
+        let who = Who("ann".to_owned());
+        let client = |text: &str| Some(ClientAddress::of(text.parse().unwrap()));
+        let guesser = client("192.0.2.1");
+        for _ in 0..50 {
+            assert!(access.enter(TOKEN, guesser, &who).is_ok(), "no try");
+        }
+        let wrong = (0..50).filter_map(|_| access.enter("wrong", guesser, &who).err());
+        let looked_at = wrong
+            .filter(|problem| problem.kind() == WRONG_TOKEN)
+            .count();
+        assert_eq!(looked_at, 5);
+        let held = access.enter(TOKEN, guesser, &who).unwrap_err();
+        assert!(held.kind() == TOO_MANY_LOGINS);
+        assert!(access.enter(TOKEN, client("192.0.2.2"), &who).is_ok());
+        for n in 0..100_u8 {
+            let _ = access.enter("wrong", client(&format!("198.51.100.{n}")), &who);
+        }
+        let held = access.enter(TOKEN, client("192.0.2.3"), &who).unwrap_err();
+        assert!(held.kind() == TOO_MANY_LOGINS, "all together");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use oncue_http::Peer;
+use oncue_http::address::{host_name, is_nobodys};
 use oncue_http::problem::catch_panic;
 
 use crate::App;
@@ -88,6 +89,13 @@ fn refused(app: &App, request: &Request) -> Option<&'static str> {
             "without a token this console answers under localhost, 127.0.0.1 and [::1] only",
         );
     }
+    let name = text("host").map(host_name);
+    let hosts = &app.config.console.hosts;
+    if !name.is_some_and(|name| is_nobodys(name) || hosts.contains(name)) {
+        return Some(
+            "this console does not answer under that name; name it in [console] hosts of oncue.toml",
+        );
+    }
     // No route changes anything by these, and a browser lets another site send but not read them.
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return None;
@@ -116,11 +124,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn is_loopback(host: &str) -> bool {
-    let name = if host.starts_with('[') {
-        host.split_inclusive(']').next().unwrap_or(host)
-    } else {
-        host.split(':').next().unwrap_or(host)
-    };
+    let name = host_name(host);
     matches!(name, "localhost" | "[::1]")
         || name
             .parse::<std::net::Ipv4Addr>()

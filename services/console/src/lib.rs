@@ -3,7 +3,7 @@
 //! everything else is read from the streams, from Redis and from the workers themselves.
 //!
 //! In reading order: [`server`] (connections, shutdown), [`routes`] (which path is what), [`guard`] (who may what,
-//! and how problems are written), [`access`] (logging in), [`sample`] (one task that looks at the bus for all
+//! and how problems are written), [`access`] (logging in), [`sessions`] (logging out), [`sample`] (one task that looks at the bus for all
 //! browsers), [`snapshot`] (the moment it makes of that), [`live`] (how browsers hear of it), then a file for each
 //! thing a person can ask for.
 
@@ -18,6 +18,7 @@ mod page;
 mod problem;
 mod routes;
 mod sample;
+mod sessions;
 mod snapshot;
 
 use std::fmt::Display;
@@ -30,6 +31,7 @@ use oncue_core::bus::Bus;
 use oncue_core::config::Config;
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::Store;
+use oncue_http::tls::Tls;
 use oncue_proto::Catalog;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -79,6 +81,7 @@ pub struct App {
     bus: Bus,
     store: Store,
     access: Access,
+    tls: Option<Arc<Tls>>,
     snapshot: Snapshot,
     live: Live,
     jobs: Jobs,
@@ -107,7 +110,9 @@ impl App {
         let store = Store::look(&config.redis_url, &config.app)
             .await
             .map_err(|e| e.to_string())?;
+        let tls = Tls::of(config.console.tls.as_ref(), &config, "console")?;
         let app = Arc::new(Self {
+            tls,
             config,
             catalog,
             bin,
@@ -124,6 +129,7 @@ impl App {
         });
         // Outside of the tasks that shutdown waits for: it ends by itself once `stop` is cancelled.
         tokio::spawn(sample::run(app.clone()));
+        tokio::spawn(sessions::follow(app.clone()));
         Ok(app)
     }
 

@@ -36,7 +36,7 @@ async fn console(process: Process) -> Result<(), Failure> {
         Guards::default(),
     )
     .await?;
-    process::announce(&listener)?;
+    process::announce(&listener, process.config.console.tls.as_ref())?;
     serve(listener, app, process.stopped()).await;
     Ok(())
 }

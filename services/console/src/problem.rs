@@ -11,6 +11,11 @@ pub const WRONG_TOKEN: Kind = Kind::new(
     "wrong-token",
     "This is not the token",
 );
+pub const TOO_MANY_LOGINS: Kind = Kind::new(
+    StatusCode::TOO_MANY_REQUESTS,
+    "too-many-logins",
+    "Too many wrong tokens",
+);
 pub const FORBIDDEN: Kind = Kind::new(StatusCode::FORBIDDEN, "forbidden", "Not from there");
 pub const READ_ONLY: Kind = Kind::new(
     StatusCode::FORBIDDEN,

@@ -16,9 +16,10 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Outpu
     let limits = Limits {
         connections: app.guards.connections,
         per_address: app.guards.per_address,
-        proxies: Vec::new(),
+        proxies: app.config.console.proxies.clone(),
         head: app.guards.head,
         write: app.guards.write,
+        tls: app.tls.clone(),
         drain: app.guards.drain,
     };
     let handle = Handle::new(app.stop.clone(), app.tasks.clone());

@@ -15,16 +15,19 @@ use oncue_http::Handle;
 use oncue_http::address::{host_name, is_nobodys};
 use oncue_http::process::Failure;
 use oncue_http::shares::Shares;
+use oncue_http::tls::Tls;
 use oncue_proto::Catalog;
 use oncue_telemetry::metrics::{Metric, Source};
 use tokio::sync::Semaphore;
 
+use crate::door::policies::Policies;
 use crate::events::backlog::Backlog;
 use crate::events::feed::Feeds;
 use crate::events::room::Room;
 use crate::flows::replies::Replies;
+use crate::events::webhook::endpoint::Webhook;
 use crate::flows::watcher::FlowWatcher;
-use crate::metrics::Metrics;
+use crate::observe::metrics::Metrics;
 use crate::request::body::Pace;
 use crate::routes::live::LiveRoutes;
 use crate::site::Site;
@@ -106,6 +109,12 @@ pub struct App {
     pub(crate) listeners: Arc<Shares>,
     /// Requests that are answered by an event of their flow.
     pub(crate) replies: Arc<Replies>,
+    /// Policies of who may come in.
+    pub(crate) policies: Policies,
+    /// Requests of other services that become events, by the last part of their path.
+    pub(crate) webhooks: BTreeMap<String, Webhook>,
+    /// Certificate and key of the listener.
+    pub(crate) tls: Option<Arc<Tls>>,
     /// Static files, where the configuration names a folder of them.
     pub(crate) site: Option<Site>,
     /// Server this runs in. Its tasks are uploads, which must come to an end (stored and published, or taken back)
@@ -149,6 +158,9 @@ impl App {
             ),
             replies: Replies::new(bus.clone()),
             watcher: FlowWatcher::new(store.clone(), bus.clone(), waiters),
+            tls: Tls::of(config.gateway.tls.as_ref(), config, "gateway")?,
+            webhooks: Webhook::all(config)?,
+            policies: Policies::new(config, &store)?,
             bus,
             files,
             store,

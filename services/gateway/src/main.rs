@@ -22,7 +22,7 @@ async fn gateway(process: Process) -> Result<(), Failure> {
     oncue_telemetry::set_peers(config.nats_url.expose(), config.redis_url.expose());
     let listener = process::bind(&config.gateway.listen).await?;
     let app = App::start(config, process.catalog.clone(), Guards::default()).await?;
-    process::announce(&listener)?;
+    process::announce(&listener, config.gateway.tls.as_ref())?;
     serve(listener, app, process.stopped()).await;
     Ok(())
 }

@@ -27,6 +27,11 @@ pub const TOO_OLD: Kind = Kind::new(
     "too-old",
     "The event is older than the horizon",
 );
+pub const UNAUTHENTICATED: Kind = Kind::new(
+    StatusCode::UNAUTHORIZED,
+    "unauthenticated",
+    "Nobody knows who this is",
+);
 pub const FORBIDDEN: Kind = Kind::new(StatusCode::FORBIDDEN, "forbidden", "Not for clients");
 pub const UNKNOWN_TYPE: Kind = Kind::new(
     StatusCode::NOT_FOUND,
@@ -86,6 +91,21 @@ pub const TOO_MANY_LISTENERS: Kind = Kind::later(
     "5",
 )
 .with_status(StatusCode::TOO_MANY_REQUESTS);
+pub const TOO_MANY_ATTEMPTS: Kind = Kind::new(
+    StatusCode::TOO_MANY_REQUESTS,
+    "too-many-attempts",
+    "Too many wrong credentials",
+);
+pub const LIMITED: Kind = Kind::new(
+    StatusCode::TOO_MANY_REQUESTS,
+    "limited",
+    "Too many requests",
+);
+pub const UNSIGNED: Kind = Kind::new(
+    StatusCode::UNAUTHORIZED,
+    "unsigned",
+    "Nobody known has signed this",
+);
 /// The stream may have taken it or not; only a retry under the same id can tell.
 pub const UNKNOWN: Kind = Kind::later(
     "outcome-unknown",

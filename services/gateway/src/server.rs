@@ -21,6 +21,7 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Outpu
         proxies: app.config.proxies.clone(),
         head: app.guards.head,
         write: app.guards.write,
+        tls: app.tls.clone(),
         drain: app.guards.drain,
     };
     oncue_http::serve(listener, router(app.clone()), limits, &app.handle, stop).await;

@@ -25,7 +25,12 @@ const ALLOWED: [&str; 13] = [
 const LICENCE_EXCEPTIONS: [(&str, &str, &str); 0] = [];
 
 /// Crate, its incompatible versions, and why they cannot be one.
-const TWICE: [(&str, &[&str], &str); 5] = [
+const TWICE: [(&str, &[&str], &str); 6] = [
+    (
+        "base64",
+        &["0.22", "0.23"],
+        "jsonwebtoken is ahead of all others",
+    ),
     (
         "cpufeatures",
         &["0.2", "0.3"],

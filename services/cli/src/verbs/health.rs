@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use oncue_core::config::{Config, ConsoleConfig, GatewayConfig, TlsConfig};
+
 use crate::exit::{self, Failure};
 use crate::settings::{Address, Settings};
 use crate::terminal::paint::say;
@@ -27,8 +29,8 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         .or_else(|| first_process().filter(|n| is_ours(settings, n)))
         .ok_or_else(no_name)?;
     let healthy = match name.as_str() {
-        "gateway" => page(&gateway_address(&settings.config.gateway.listen), "/readyz").await,
-        "console" => page(&gateway_address(&settings.config.console.listen), "/readyz").await,
+        "gateway" => page(&gateway_url(&settings.config), "/readyz").await,
+        "console" => page(&console_url(&settings.config), "/readyz").await,
         "viewer" => page(VIEWER, "/status").await,
         function => answers(settings, function).await,
     };
@@ -54,8 +56,30 @@ async fn page(address: &str, path: &str) -> Result<String, String> {
     }
 }
 
+/// Where this machine asks the gateway, with its scheme.
+pub fn gateway_url(config: &Config) -> String {
+    let GatewayConfig { listen, tls, .. } = &config.gateway;
+    url(listen, tls.as_ref())
+}
+
+/// Where this machine asks the console, with its scheme.
+pub fn console_url(config: &Config) -> String {
+    let ConsoleConfig { listen, tls, .. } = &config.console;
+    url(listen, tls.as_ref())
+}
+
+/// Where this machine asks a server of ours.
+pub fn url(listen: &str, tls: Option<&TlsConfig>) -> String {
+    let scheme = if tls.is_some() {
+        http::TLS
+    } else {
+        http::PLAIN
+    };
+    format!("{scheme}{}", gateway_address(listen))
+}
+
 /// A server that listens everywhere is asked on loopback.
-pub fn gateway_address(listen: &str) -> String {
+fn gateway_address(listen: &str) -> String {
     match Address::of(listen, 8080) {
         Some(place) if place.host == "::" => format!("[::1]:{}", place.port),
         Some(place) if place.host == "0.0.0.0" => format!("127.0.0.1:{}", place.port),

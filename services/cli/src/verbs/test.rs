@@ -17,7 +17,7 @@ use crate::exit::{self, Failure};
 use crate::http;
 use crate::settings::Settings;
 use crate::terminal::paint::remark;
-use crate::verbs::dev;
+use crate::verbs::{dev, health};
 
 /// Pause between two looks whether everything is ready.
 const LOOK: Duration = Duration::from_millis(50);
@@ -87,6 +87,10 @@ impl Ground {
         })
     }
 
+    fn gateway_url(&self, settings: &Settings) -> String {
+        health::url(&self.gateway, settings.config.gateway.tls.as_ref())
+    }
+
     fn log(&self) -> PathBuf {
         self.folder.join("up.log")
     }
@@ -124,7 +128,7 @@ impl Ground {
         settings: &Settings,
         folder: &Path,
     ) -> Result<u8, Failure> {
-        self.until_ready(up).await?;
+        self.until_ready(up, settings).await?;
         let configured = settings.config.test.as_ref().map(|test| &test.command);
         let mut command = match configured {
             _ if !args.command.is_empty() => args.command.clone(),
@@ -135,7 +139,7 @@ impl Ground {
             return Err(Failure::usage("[test] command in oncue.toml is empty"));
         }
         let first = command.remove(0);
-        let gateway = format!("http://{}", self.gateway);
+        let gateway = self.gateway_url(settings);
         let mut tests = Command::new(&first);
         tests
             .args(command)
@@ -151,7 +155,7 @@ impl Ground {
         Ok(code.unwrap_or(exit::FAILED))
     }
 
-    async fn until_ready(&self, up: &mut Child) -> Result<(), Failure> {
+    async fn until_ready(&self, up: &mut Child, settings: &Settings) -> Result<(), Failure> {
         loop {
             if let Some(status) = up.try_wait().map_err(Failure::failed)? {
                 let log = std::fs::read_to_string(self.log()).unwrap_or_default();
@@ -162,7 +166,7 @@ impl Ground {
                 let what = format!("the app does not start: `oncue up` ended with {status}");
                 return Err(Failure::failed(what));
             }
-            let page = http::get(&self.gateway, "/readyz", HEALTH_TIMEOUT).await;
+            let page = http::get(&self.gateway_url(settings), "/readyz", HEALTH_TIMEOUT).await;
             if matches!(page, Ok((200, _))) {
                 return Ok(());
             }

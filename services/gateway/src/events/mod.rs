@@ -1,4 +1,5 @@
 //! `POST /v1/events/{type}`, or `/v1/events` of a CloudEvent: one event in, 202 once it is in its stream; or a [`batch`] of them.
+//! [`webhook`] is the way in for other services.
 //!
 //! Every step of an event stands in [`take`], in its order: its type ([`known_type`]), the form of its body
 //! ([`attributes`]), room in its stream ([`backlog`]), its body, its payload and attributes, the contract,
@@ -11,6 +12,7 @@ pub mod feed;
 pub mod handshake;
 pub mod listen;
 pub mod room;
+pub mod webhook;
 mod looked;
 pub mod ledger;
 pub mod publish;

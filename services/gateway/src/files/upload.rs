@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use base64::Engine as _;
@@ -21,11 +22,12 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::App;
+use crate::door::identity::Identity;
 use crate::events::attributes::root;
 use crate::events::publish::{NewEvent, Published, connected, id_reuse};
 use crate::flows::wait::{TakenFlow, WaitRequest, is_tracking_asked};
 use crate::observe::trace::Trace;
-use crate::problem::{AWAY, INTERNAL, MALFORMED, Problem, UNKNOWN, of_publish};
+use crate::problem::{AWAY, FORBIDDEN, INTERNAL, MALFORMED, Problem, UNKNOWN, of_publish};
 use crate::request::body::{Incoming, broken};
 use crate::request::{
     check_encoding, check_length, idempotency_key, path_after, path_piece, text, too_large,
@@ -58,9 +60,10 @@ struct Upload {
 
 impl Upload {
     /// With a key from the client, file and event get ids that follow from it: a retry gives the same of both.
-    fn of(raw_name: &str, headers: &HeaderMap) -> Result<Self, Problem> {
+    fn of(raw_name: &str, head: &Parts) -> Result<Self, Problem> {
+        let headers = &head.headers;
         let name = file_name(raw_name)?;
-        let owner = owner(headers)?;
+        let owner = owner(headers, head.extensions.get())?;
         let key = idempotency_key(headers)?;
         Ok(Self {
             file: id_of(key.as_deref(), &owner, "file"),
@@ -105,8 +108,17 @@ fn bad_name(why: &str) -> Problem {
     Problem::new(MALFORMED, format!("the file name {why}"))
 }
 
-fn owner(headers: &HeaderMap) -> Result<String, Problem> {
-    let owner = text(headers, &HeaderName::from_static("oncue-owner"))?.unwrap_or("anonymous");
+/// Owner of the file: of the identity, where the policy says so, or else whoever the client says.
+fn owner(headers: &HeaderMap, identity: Option<&Identity>) -> Result<String, Problem> {
+    let said = text(headers, &HeaderName::from_static("oncue-owner"))?;
+    if let Some(owner) = identity.and_then(|identity| identity.owner.as_deref()) {
+        if said.is_some_and(|said| said != owner) {
+            let why = "Oncue-Owner names somebody else than the credential does; leave it out";
+            return Err(Problem::new(FORBIDDEN, why));
+        }
+        return Ok(owner.to_owned());
+    }
+    let owner = said.unwrap_or("anonymous");
     if owner.is_empty() || owner.len() > 128 || owner.chars().any(char::is_control) {
         return Err(Problem::new(
             MALFORMED,
@@ -127,7 +139,7 @@ pub async fn put(
     let headers = &head.headers;
     let body = Incoming::new(body, headers, app.pace());
     check_encoding(headers)?;
-    let upload = Upload::of(&raw_name, headers)?;
+    let upload = Upload::of(&raw_name, &head)?;
     check_length(headers, app.config.max_file.0)?;
     connected(&app.bus)?;
     connected(&app.files)?;

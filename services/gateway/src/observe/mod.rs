@@ -1,7 +1,9 @@
 //! Around every request: its span, its count, its time, and the writing of its problem if it has one. [`trace`] makes
-//! the spans, [`health`] answers probes and scrapers.
+//! the spans, [`browser`] says what browsers may, [`health`] answers probes and scrapers with [`metrics`].
 
+pub mod browser;
 pub mod health;
+pub mod metrics;
 pub mod trace;
 
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use oncue_http::address::host_name;
@@ -40,6 +42,7 @@ pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Ne
         .map(|_| http_attributes(&request, method, route.as_deref()));
     let _active = Active::new(&app);
     let path = request.uri().path().to_owned();
+    let host = header_text(&request, header::HOST).map(|host| host_name(host).to_owned());
     request.extensions_mut().insert(trace.clone());
     if let Some(found) = found {
         request.extensions_mut().insert(found);
@@ -63,10 +66,7 @@ pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Ne
             );
         }
     }
-    response.headers_mut().insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
+    browser::harden(&mut response, app.tls.is_some(), host.as_deref());
     if traced {
         let name = route
             .as_ref()
@@ -113,7 +113,7 @@ async fn run(app: &App, request: Request, next: Next) -> Response {
         );
         return Problem::new(MISDIRECTED, why).into_response();
     }
-    if is_foreign(&request) {
+    if is_foreign(&request) && !is_invited(app, &request) {
         return Problem::new(FORBIDDEN, "a page of another site may not write here")
             .into_response();
     }
@@ -134,6 +134,13 @@ fn is_foreign(request: &Request) -> bool {
             site != header_text(request, header::HOST)
         }),
     }
+}
+
+/// Whether the page is of a site that `[gateway] cors` names.
+fn is_invited(app: &App, request: &Request) -> bool {
+    let origin = header_text(request, header::ORIGIN);
+    let cors = app.config.cors.as_ref();
+    cors.is_some_and(|cors| origin.is_some_and(|origin| cors.origins.contains(origin)))
 }
 
 fn header_text(request: &Request, name: HeaderName) -> Option<&str> {

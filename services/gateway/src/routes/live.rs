@@ -67,6 +67,10 @@ impl Found {
 
 /// Host that a request names, without port.
 fn host<B>(request: &axum::http::Request<B>) -> &str {
+    // HTTP/2 says it with the path.
+    if let Some(host) = request.uri().host() {
+        return host;
+    }
     let host = request.headers().get(header::HOST);
     host.and_then(|host| host.to_str().ok())
         .map_or("", host_name)

@@ -17,19 +17,27 @@ use axum::http::{HeaderValue, Method, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::{get, post, put};
-use oncue_core::config::Target;
+use oncue_core::config::{GatewayConfig, Target};
 use oncue_http::problem::{method_not_allowed, not_found};
 
 use self::live::Found;
-use crate::events::{handshake, listen};
+use crate::door::policies::Policy;
+use crate::door::{Guarded, admit, enter};
+use crate::events::{handshake, listen, webhook};
 use crate::files::{download, upload};
+use crate::observe::browser::{compression, cors};
 use crate::observe::health;
 use crate::observe::trace::Trace;
-use crate::problem::{METHOD, NOT_FOUND, Problem};
+use crate::problem::{METHOD, NOT_FOUND, NOT_READY, Problem};
 use crate::{App, events, flows, observe, state};
 
 pub fn router(app: Arc<App>) -> Router {
-    Router::new()
+    let GatewayConfig { auth, limit, .. } = &app.config;
+    let guarded = Guarded {
+        policy: app.policies.policy(auth.as_deref(), limit.as_deref()),
+        app: app.clone(),
+    };
+    let api = Router::new()
         .route(
             "/v1/events",
             post(events::post_any).options(handshake::answer),
@@ -45,31 +53,80 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/flows/{id}", get(flows::get))
         .route("/v1/state/{table}/", get(state::get))
         .route("/v1/state/{table}/{*key}", get(state::get))
+        .route("/v1/stream", get(listen::get))
+        .route_layer(from_fn_with_state(guarded, enter));
+    let router = api
+        .merge(webhooks(&app))
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
-        .route("/v1/stream", get(listen::get))
         .route("/v1/client.js", get(client::get))
         .route("/openapi.json", get(openapi::get))
         .fallback(other)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(from_fn_with_state(app.clone(), observe::observe))
-        .with_state(app)
+        .layer(compression())
+        .layer(from_fn_with_state(app.clone(), observe::observe));
+    match &app.config.cors {
+        Some(allowed) => router.layer(cors(allowed)),
+        None => router,
+    }
+    .with_state(app)
+}
+
+/// Webhooks, whose signatures say who sends them; each counts for a limit of its own.
+fn webhooks(app: &Arc<App>) -> Router<Arc<App>> {
+    let mut router = Router::new().route("/v1/webhooks/{name}", post(webhook::post));
+    for (name, webhook) in &app.webhooks {
+        let limit = webhook.config.limit.as_deref();
+        let guarded = Guarded {
+            policy: app.policies.policy(None, limit),
+            app: app.clone(),
+        };
+        let path = format!("/v1/webhooks/{name}");
+        let limited = Router::new().route(&path, post(webhook::post));
+        router = router.merge(limited.route_layer(from_fn_with_state(guarded, enter)));
+    }
+    router
+}
+
+/// Policy before a route: its own names, or those of `[gateway]`.
+///
+/// # Errors
+/// The route came with a change of `oncue.toml` that also made its policy; those are read at the start only.
+fn policy(app: &App, found: &Found) -> Result<Policy, Problem> {
+    let route = &found.endpoint().route;
+    let auth = route.auth.as_ref().or(app.config.auth.as_ref());
+    let limit = route.limit.as_ref().or(app.config.limit.as_ref());
+    let [auth, limit] = [auth, limit].map(|name| name.map(String::as_str));
+    if let Some(unknown) = app.policies.unknown(auth, limit) {
+        let why = format!("this gateway does not know {unknown} yet; it has to be restarted");
+        return Err(Problem::new(NOT_READY, why));
+    }
+    Ok(app.policies.policy(auth, limit))
 }
 
 /// Answers by a route of `oncue.toml`, or with a file of the site.
 async fn other(
     State(app): State<Arc<App>>,
     Extension(trace): Extension<Trace>,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, Problem> {
     if let Some(found) = request.extensions().get::<Found>().cloned() {
-        return match &found.endpoint().target {
+        let guarded = Guarded {
+            policy: policy(&app, &found)?,
+            app: app.clone(),
+        };
+        let headers = admit(&guarded, &mut request).await?;
+        let answered = match &found.endpoint().target {
             Target::Event(target) => event::serve(&app, &trace, &found, target, request).await,
             Target::Row { table, key } => {
                 row::serve(&app, &trace, &found, table, key, request).await
             }
         };
+        return answered.map(|mut response| {
+            response.headers_mut().extend(headers);
+            response
+        });
     }
     let allowed = live::allowed(&app.routes, &request);
     let method = request.method().clone();

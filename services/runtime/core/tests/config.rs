@@ -557,3 +557,108 @@ fn handlers_in_other_programs_are_checked() {
         );
     }
 }
+
+#[test]
+fn the_settings_of_the_security_page_are_read() {
+    let page = include_str!("../../../../deploy/SECURITY.md");
+    let blocks = page.split("```toml\n").skip(1);
+    let blocks: Vec<&str> = blocks.filter_map(|rest| rest.split("```").next()).collect();
+    assert!(blocks.len() >= 4, "{blocks:?}");
+    for block in blocks {
+        if let Err(why) = read(block) {
+            panic!("{block}\n{why}");
+        }
+    }
+}
+
+#[test]
+fn a_door_that_would_stand_open_or_shut_is_a_mistake() {
+    for (text, says) in [
+        ("[auth.a]\n", "takes no credential at all"),
+        (
+            "[auth.a]\nissuer = \"https://a.example\"\n",
+            "audience is missing",
+        ),
+        (
+            "[auth.a]\nissuer = \"http://a.example\"\naudience = [\"a\"]\n",
+            "no https URL",
+        ),
+        (
+            "[auth.a]\nissuer = \"http://localhost.evil.example\"\naudience = [\"a\"]\n",
+            "no https URL",
+        ),
+        (
+            "[auth.a]\nissuer = \"https://a.example\"\naudience = [\"a\"]\nalgorithms = [\"HS256\"]\n",
+            "\"HS256\" is none of",
+        ),
+        (
+            "[auth.a]\nissuer = \"https://a.example\"\naudience = [\"a\"]\nskew = \"1h\"\n",
+            "skew is at most",
+        ),
+        (
+            "[auth.a]\nkeys = true\naudience = [\"a\"]\n",
+            "with an issuer",
+        ),
+        ("[gateway]\nauth = \"a\"\n", "there is no [auth.a]"),
+        ("[gateway]\nlimit = \"a\"\n", "there is no [limit.a]"),
+        ("[limit.a]\nrate = 0\n", "at least 1"),
+        ("[limit.a]\nrate = 1\nper = \"2days\"\n", "at most a day"),
+        ("[limit.a]\nrate = 1\nby = \"claim.\"\n", "none of"),
+        (
+            "[gateway]\ncors = { origins = [\"https://a.example/\"] }\n",
+            "is no origin",
+        ),
+    ] {
+        let why = mistake(text);
+        assert!(why.contains(says), "{text}\n{why}");
+    }
+    for text in [
+        "[auth.a]\nissuer = \"http://localhost:8000/x\"\naudience = [\"a\"]\n",
+        "[auth.a]\nkeys = true\n[gateway]\nauth = \"a\"\n",
+        "[limit.a]\nrate = 1\nby = \"claim.tenant\"\n[gateway]\nlimit = \"a\"\n",
+    ] {
+        assert!(read(text).is_ok(), "{text}");
+    }
+}
+
+#[test]
+fn a_webhook_that_takes_what_nobody_signed_is_a_mistake() {
+    let webhook = |rest: &str| {
+        format!("[[webhook]]\nname = \"a\"\nkind = \"github\"\nevent = \"a.b\"\n{rest}\n")
+    };
+    assert!(read(&webhook("secrets = [\"env:A\"]")).is_ok());
+    for (rest, says) in [
+        ("secrets = []", "what is not signed is not taken"),
+        (
+            "secrets = [\"env:A\", \"env:B\", \"env:C\"]",
+            "one secret, or two",
+        ),
+        (
+            "secrets = [\"env:A\"]\nlimit = \"x\"",
+            "there is no [limit.x]",
+        ),
+        (
+            "secrets = [\"env:A\"]\nhmac = { header = \"x\" }",
+            "for kind",
+        ),
+        (
+            "secrets = [\"env:A\"]\ndata = { a = \"cookie.x\" }",
+            "no place",
+        ),
+        (
+            "secrets = [\"env:A\"]\nwhen = { \"body.\" = \"x\" }",
+            "no place",
+        ),
+    ] {
+        let why = mistake(&webhook(rest));
+        assert!(why.contains(says), "{rest}\n{why}");
+    }
+    // The text may be the secret itself, and stands in no message.
+    let why = mistake(&webhook("secrets = [\"whsec_canary\"]"));
+    assert!(
+        why.contains("env:VARIABLE") && !why.contains("canary"),
+        "{why}"
+    );
+    let twice = webhook("secrets = [\"env:A\"]").repeat(2);
+    assert!(mistake(&twice).contains("two named \"a\""));
+}

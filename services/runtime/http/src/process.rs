@@ -9,7 +9,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use oncue_core::config::{Config, ConfigErrors};
+use oncue_core::config::{Config, ConfigErrors, TlsConfig};
 use oncue_core::contract::{self, Contracts};
 use oncue_proto::{Catalog, event};
 use oncue_telemetry::{Service, Telemetry};
@@ -147,8 +147,9 @@ pub async fn bind(address: &str) -> Result<TcpListener, Failure> {
 ///
 /// # Errors
 /// [`Failure::Start`], where the system does not tell the address of the socket.
-pub fn announce(listener: &TcpListener) -> Result<(), Failure> {
+pub fn announce(listener: &TcpListener, tls: Option<&TlsConfig>) -> Result<(), Failure> {
     let address = listener.local_addr().map_err(|e| e.to_string())?;
-    tracing::info!("listening on http://{address}");
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tracing::info!("listening on {scheme}://{address}");
     Ok(())
 }

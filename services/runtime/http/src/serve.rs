@@ -12,17 +12,18 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::{StatusCode, Version, header};
+use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use hyper::body::{Frame, Incoming, SizeHint};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use oncue_core::config::Network;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,9 +33,17 @@ use crate::counts::Counts;
 use crate::patient::PatientStream;
 use crate::places::{InHand, Place, Places};
 use crate::shares::Full;
+use crate::stalls::{Answering, Stalls};
+use crate::tls::{HTTP_2, Tls};
 
 /// Largest head, and how much is read ahead of a body, in bytes. Larger heads are answered 431 by hyper.
 const BUFFER_BYTES: usize = 64 << 10;
+/// Requests that one connection of HTTP/2 may have in hand, as many as browsers make use of.
+const STREAMS: u32 = 100;
+/// Bytes of an answer that are held for a client of HTTP/2 that does not take them yet.
+const SEND_BUFFER_BYTES: usize = 64 << 10;
+/// Silence on a connection of HTTP/2 after which the client is asked whether it is there, and then has as much again.
+const PING: Duration = Duration::from_secs(20);
 /// Pause after a failed accept. Mostly it means that file descriptors have run out, and those in use come back.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -60,6 +69,8 @@ pub struct Limits {
     pub head: Duration,
     /// Waiting for a client to take anything of its answer, before it is cut off.
     pub write: Duration,
+    /// Certificate and key; `None` for plain HTTP/1.1.
+    pub tls: Option<Arc<Tls>>,
     /// Time for requests and tasks to end after the stop; whatever is open then is cut off.
     pub drain: Duration,
 }
@@ -99,7 +110,7 @@ impl Handle {
 /// Serves `router` on `listener` until `stop` resolves, then accepts nothing more, finishes the requests and tasks in
 /// flight, and returns: after [`Limits::drain`] at the latest.
 ///
-/// HTTP/1.1 without TLS. The listener comes bound, so that a test can bind port 0, and the caller knows the address
+/// HTTP/1.1, with TLS also HTTP/2. The listener comes bound, so that a test can bind port 0, and the caller knows the address
 /// before the first connection. There is no error: an accept that fails is logged and tried again.
 pub async fn serve(
     listener: TcpListener,
@@ -116,21 +127,25 @@ pub async fn serve(
             limits.per_address,
             handle.counts.clone(),
         ),
-        proxies: limits.proxies,
+        proxies: limits.proxies.clone(),
         counts: handle.counts.clone(),
     };
     let open = GracefulShutdown::new();
-    let mut http = http1::Builder::new();
-    // Without the timer the time-out would silently not be there.
-    http.timer(TokioTimer::new())
-        .header_read_timeout(limits.head)
-        .max_buf_size(BUFFER_BYTES);
-    tokio::pin!(stop);
+    let protocols = Arc::new(Protocols::new(&limits));
+    let renewal = limits.tls.clone();
+    let renewal = async move {
+        match renewal {
+            Some(tls) => tls.follow().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(stop, renewal);
     loop {
         let accepted = tokio::select! {
             // A server under load must still see that it is to stop.
             biased;
             () = &mut stop => break,
+            () = &mut renewal => continue,
             accepted = acceptor.accept() => accepted,
         };
         let Accepted {
@@ -139,10 +154,12 @@ pub async fn serve(
             place,
         } = accepted;
         let signals = place.signals.clone();
+        let stalls = Stalls::default();
         let service = Service {
             router: TowerToHyperService::new(router.clone()),
             peer,
             place,
+            stalls: stalls.clone(),
         };
         let stream = PatientStream {
             stream,
@@ -151,17 +168,21 @@ pub async fn serve(
             counts: handle.counts.clone(),
             timer: None,
         };
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        let connection = open.watch(connection);
+        let connection = protocols.clone().serve(stream, service, open.watcher());
         let counted = Counted::new(&handle.counts);
+        let counts = handle.counts.clone();
+        let write = limits.write;
         tokio::spawn(async move {
             tokio::select! {
                 biased;
                 () = signals.close.cancelled() => {}
+                () = stalls.stalled(write) => {
+                    counts.stalled.fetch_add(1, Ordering::Relaxed);
+                }
                 ended = connection => {
                     // A client that breaks off is not worth a line in the log of every day.
                     if let Err(e) = ended {
-                        tracing::debug!(error = %e, "connection");
+                        tracing::debug!(error = e, "connection");
                     }
                 }
             }
@@ -173,11 +194,80 @@ pub async fn serve(
     drain(handle, open, limits.drain).await;
 }
 
+/// How bytes of a connection become requests.
+struct Protocols {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    tls: Option<Arc<Tls>>,
+    /// Time for a handshake.
+    head: Duration,
+}
+
+impl Protocols {
+    fn new(limits: &Limits) -> Self {
+        let mut http1 = http1::Builder::new();
+        // Without the timer the time-out would silently not be there.
+        http1
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head)
+            .max_buf_size(BUFFER_BYTES);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(BUFFER_BYTES as u32)
+            .max_send_buf_size(SEND_BUFFER_BYTES);
+        Self {
+            http1,
+            http2,
+            tls: limits.tls.clone(),
+            head: limits.head,
+        }
+    }
+
+    /// Serves a connection to its end.
+    async fn serve(
+        self: Arc<Self>,
+        stream: PatientStream,
+        service: Service,
+        watcher: Watcher,
+    ) -> Result<(), String> {
+        let Some(tls) = &self.tls else {
+            return self.serve_http1(stream, service, watcher).await;
+        };
+        let handshake = tokio::time::timeout(self.head, tls.acceptor().accept(stream)).await;
+        let stream = handshake
+            .map_err(|_| "no TLS handshake in time".to_owned())?
+            .map_err(|e| format!("TLS handshake: {e}"))?;
+        if stream.get_ref().1.alpn_protocol() != Some(HTTP_2) {
+            return self.serve_http1(stream, service, watcher).await;
+        }
+        let connection = self.http2.serve_connection(TokioIo::new(stream), service);
+        watcher.watch(connection).await.map_err(|e| e.to_string())
+    }
+
+    async fn serve_http1<S>(
+        &self,
+        stream: S,
+        service: Service,
+        watcher: Watcher,
+    ) -> Result<(), String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let connection = self.http1.serve_connection(TokioIo::new(stream), service);
+        watcher.watch(connection).await.map_err(|e| e.to_string())
+    }
+}
+
 /// The router as one connection's requests come to it.
 struct Service {
     router: TowerToHyperService<Router>,
     peer: Peer,
     place: Arc<Place>,
+    stalls: Stalls,
 }
 
 impl hyper::service::Service<hyper::Request<Incoming>> for Service {
@@ -192,11 +282,13 @@ impl hyper::service::Service<hyper::Request<Incoming>> for Service {
         };
         request.extensions_mut().insert(self.peer);
         let answer = self.router.call(request);
+        let stalls = self.stalls.clone();
         async move {
             let answer = answer.await?;
             Ok(answer.map(|body| {
                 Body::new(AnswerBody {
                     body,
+                    answering: stalls.begin(),
                     _in_hand: in_hand,
                 })
             }))
@@ -208,6 +300,7 @@ impl hyper::service::Service<hyper::Request<Incoming>> for Service {
 /// Body of an answer, whose request is in hand until it ends.
 struct AnswerBody {
     body: Body,
+    answering: Answering,
     _in_hand: InHand,
 }
 
@@ -219,7 +312,13 @@ impl HttpBody for AnswerBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if polled.is_pending() {
+            self.answering.pending();
+        } else {
+            self.answering.handed();
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -232,8 +331,16 @@ impl HttpBody for AnswerBody {
 }
 
 /// Refuses a request that does not say which host it is for, or says it twice [RFC 9112 section 3.2]: what stands in
-/// front may read another one than we.
-async fn one_host(request: Request, next: Next) -> Response {
+/// front may read another one than we. Over HTTP/2 the host is a part of the target; it is put into `Host`, where everybody
+/// looks for it, and a `Host` that says something else is a second one [RFC 9113 section 8.3.1].
+async fn one_host(mut request: Request, next: Next) -> Response {
+    if request.version() == Version::HTTP_2
+        && let Some(authority) = request.uri().authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+        && request.headers().get(header::HOST) != Some(&host)
+    {
+        request.headers_mut().append(header::HOST, host);
+    }
     let hosts = request.headers().get_all(header::HOST).iter().count();
     let wanted = usize::from(request.version() != Version::HTTP_10);
     if hosts > 1 || hosts < wanted {
@@ -383,6 +490,7 @@ mod tests {
             proxies: Vec::new(),
             head: LONG,
             write: LONG,
+            tls: None,
             drain: LONG,
         }
     }

@@ -1,5 +1,6 @@
 //! Who may what, and from where.
 
+use oncue_tests::cluster::wait_for;
 use oncue_tests::http::{JSON, request};
 use serde_json::json;
 
@@ -181,4 +182,86 @@ async fn no_other_page_can_act_for_who_is_logged_in() {
         .await
         .ok_json();
     assert_eq!(dropped["dropped"], 1);
+}
+
+#[tokio::test]
+async fn logging_out_ends_the_session_for_every_console() {
+    let console = Console::with(Some(TOKEN), true).await;
+    let stays = console.login().await;
+    let cookie = console.login().await;
+    assert_eq!(request_with(&console, "/api/letters", &cookie).await, 200);
+    let out = console
+        .send("POST", "/api/logout", &[JSON, ("cookie", &cookie)], "{}")
+        .await;
+    assert_eq!(out.status, 200);
+    // The cookie that somebody has copied.
+    assert_eq!(request_with(&console, "/api/letters", &cookie).await, 401);
+    assert_eq!(request_with(&console, "/api/letters", &stays).await, 200);
+    let now = oncue_proto::event::now_ms();
+    let revoked = console.store.revoked_sessions(now).await.expect("Redis");
+    assert_eq!(revoked.len(), 1, "other consoles know");
+    let later = now + 25 * 3600 * 1000;
+    let forgotten = console.store.revoked_sessions(later).await.expect("Redis");
+    assert!(forgotten.is_empty(), "once it would have ended by itself");
+    // Another console's logout.
+    let id = stays.split('.').nth(1).expect("an id");
+    let revoked = console.store.revoke_session(id, later).await;
+    revoked.expect("Redis");
+    wait_for("it is ended here as well", async || {
+        request_with(&console, "/api/letters", &stays).await == 401
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn guesses_are_braked_and_the_right_token_with_them() {
+    let console = Console::with(Some(TOKEN), true).await;
+    let cookie = console.login().await;
+    let wrong = json!({ "token": "another-token-of-length" }).to_string();
+    let mut looked_at = 0;
+    let from = [JSON, ("x-forwarded-for", "192.0.2.9")];
+    for _ in 0..30 {
+        let answer = console.send("POST", "/api/login", &from, &wrong).await;
+        if answer.status == 401 {
+            looked_at += 1;
+        } else {
+            answer.problem(429, "too-many-logins");
+            assert!(answer.header("retry-after").is_some());
+        }
+    }
+    assert!((5..=7).contains(&looked_at), "{looked_at}");
+    let right = json!({ "token": TOKEN }).to_string();
+    console
+        .send("POST", "/api/login", &from, &right)
+        .await
+        .problem(429, "too-many-logins");
+    console.login().await;
+    assert_eq!(request_with(&console, "/api/letters", &cookie).await, 200);
+}
+
+#[tokio::test]
+async fn it_answers_under_its_own_names_with_a_token_as_well() {
+    let console = Console::with(Some(TOKEN), true).await;
+    for (host, status) in [
+        ("evil.example", 403),
+        ("console.example", 200),
+        ("console.example:443", 200),
+        ("192.0.2.1:8090", 200),
+        ("localhost", 200),
+    ] {
+        let answer = console.send("GET", "/healthz", &[("host", host)], "").await;
+        assert_eq!(answer.status, status, "{host}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn the_cookie_is_secure_behind_a_proxy_that_speaks_tls() {
+    let console = Console::with(Some(TOKEN), false).await;
+    let body = json!({ "token": TOKEN }).to_string();
+    for (said, secure) in [("https", true), ("http", false)] {
+        let headers = [JSON, ("x-forwarded-proto", said)];
+        let answer = console.send("POST", "/api/login", &headers, &body).await;
+        let cookie = answer.header("set-cookie").unwrap();
+        assert_eq!(cookie.contains("; Secure"), secure, "{said}: {cookie}");
+    }
 }

@@ -29,6 +29,9 @@ use tokio::time::timeout;
 
 const TOKEN: &str = "a-token-of-some-length";
 
+/// Another name, and a proxy, which is this very machine.
+const CONFIG: &str = "[console]\nhosts = [\"console.example\"]\nproxies = [\"127.0.0.1\"]\n";
+
 /// A console on a port of its own, with the servers it stands on.
 struct Console {
     _cluster: Cluster,
@@ -44,7 +47,7 @@ impl Console {
     }
 
     async fn with(token: Option<&str>, write: bool) -> Self {
-        let cluster = Cluster::new("").await;
+        let cluster = Cluster::new(CONFIG).await;
         let config = cluster.config();
         let bus = cluster.bus().await;
         let store = cluster.store().await;

@@ -1,22 +1,28 @@
 //! The gateway over real HTTP, on servers of each test's own, within the test's process.
 
+mod browsers;
 mod cloud_events;
+mod door;
 mod events;
 mod files;
 mod flows;
 mod guards;
+mod limits;
+mod oidc;
 mod openapi;
 mod process;
 mod reads;
 mod routes;
 mod stream;
+mod tls;
 mod verdicts;
+mod webhooks;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::StreamState;
+use oncue_core::config::Config;
 use oncue_gateway::App;
 use oncue_gateway::server::{Guards, serve};
 use oncue_tests::cluster::{Cluster, Stored};
@@ -39,28 +45,6 @@ struct Gateway {
     served: Option<JoinHandle<()>>,
 }
 
-/// A gateway before it serves.
-struct Listening {
-    app: Arc<App>,
-    listener: TcpListener,
-    at: SocketAddr,
-}
-
-async fn listening(cluster: &Cluster, guards: Guards) -> Listening {
-    let config = cluster.config();
-    cluster.provide_gateway();
-    let mut catalog = config.catalog().expect("a catalog");
-    catalog.add(oncue_app_events::DESCRIPTORS).unwrap();
-    let app = App::start(&config, catalog, guards).await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let at = listener.local_addr().expect("an address");
-    Listening {
-        app: app.expect("a gateway"),
-        listener,
-        at,
-    }
-}
-
 impl Gateway {
     async fn start() -> Self {
         Self::with("", Guards::default()).await
@@ -71,11 +55,9 @@ impl Gateway {
     }
 
     async fn on(cluster: Cluster, guards: Guards) -> Self {
-        let Listening { app, listener, at } = listening(&cluster, guards).await;
-        let (stop, stopped) = oneshot::channel();
-        let served = tokio::spawn(serve(listener, app, async {
-            let _ = stopped.await;
-        }));
+        let config = config(&cluster);
+        cluster.provide_gateway();
+        let Served { at, stop, task } = Served::start(&config, guards).await;
         let bus = cluster.bus().await;
         let document = http::request(at, "GET", "/openapi.json", &[], "").await;
         Self {
@@ -84,15 +66,13 @@ impl Gateway {
             at,
             document: document.ok_json(),
             stop: Some(stop),
-            served: Some(served),
+            served: Some(task),
         }
     }
 
-    /// Address of another gateway on the same servers, which runs to the end of the test.
-    async fn beside(&self) -> SocketAddr {
-        let Listening { app, listener, at } = listening(&self.cluster, Guards::default()).await;
-        tokio::spawn(serve(listener, app, std::future::pending()));
-        at
+    /// Another gateway on the same servers.
+    async fn beside(&self) -> Served {
+        Served::start(&config(&self.cluster), Guards::default()).await
     }
 
     fn stop(&mut self) {
@@ -133,6 +113,38 @@ impl Gateway {
     async fn message(&self, stream: &str, sequence: u64) -> Stored {
         let message = self.cluster.message(&self.bus, stream, sequence).await;
         message.expect("a message")
+    }
+}
+
+/// Configuration with the place of its file, by which it names others.
+fn config(cluster: &Cluster) -> Config {
+    Config {
+        path: Some(cluster.dir.join("oncue.toml")),
+        ..cluster.config()
+    }
+}
+
+/// A gateway without servers of its own.
+struct Served {
+    at: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Served {
+    async fn start(config: &Config, guards: Guards) -> Self {
+        let mut catalog = config.catalog().expect("a catalog");
+        catalog.add(oncue_app_events::DESCRIPTORS).unwrap();
+        let app = App::start(config, catalog, guards)
+            .await
+            .expect("a gateway");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = listener.local_addr().expect("an address");
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(serve(listener, app, async {
+            let _ = stopped.await;
+        }));
+        Self { at, stop, task }
     }
 }
 

@@ -9,7 +9,7 @@ use oncue_tests::cluster::{Cluster, Process, wait_for};
 use oncue_tests::http::{Answer, JSON, request};
 use serde_json::{Value, json};
 
-use super::Gateway;
+use super::{Gateway, Served};
 
 /// A view by its path, with one field from each part of a request.
 const VIEW: &str = r#"
@@ -287,13 +287,16 @@ timeout = "0s"
 struct Two {
     first: Gateway,
     other: SocketAddr,
+    _served: Served,
     _worker: Process,
 }
 
 async fn two_gateways() -> Two {
     let first = Gateway::with(REPLIES, Guards::default()).await;
+    let served = first.beside().await;
     Two {
-        other: first.beside().await,
+        other: served.at,
+        _served: served,
         _worker: first.cluster.start("count-views").await,
         first,
     }

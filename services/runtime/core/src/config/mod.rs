@@ -1,9 +1,12 @@
 //! Configuration: `oncue.toml` and the environment, read whole and checked before anything is opened. Every mistake is
 //! listed with its line; an unknown field is a mistake.
 
+mod auth;
 mod bounds;
+mod cors;
 mod cron;
 mod flows;
+mod limit;
 mod network;
 mod reader;
 mod route;
@@ -11,7 +14,9 @@ mod routes;
 mod scale;
 mod schedule;
 mod server_url;
+mod tls;
 mod units;
+mod webhook;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,9 +26,12 @@ use crate::app::AppName;
 use oncue_proto::Catalog;
 use serde::{Deserialize, Serialize};
 
+pub use self::auth::{AuthConfig, OneOf};
 pub use self::bounds::Bounds;
+pub use self::cors::CorsConfig;
 pub use self::cron::{ClockTime, Cron};
 pub use self::flows::{FlowsConfig, Track};
+pub use self::limit::{LimitBy, LimitConfig};
 pub use self::network::Network;
 pub use self::route::{AnswerMode, FailureType, FieldSource, Method, RequestPart, Route};
 pub use self::routes::{
@@ -32,7 +40,12 @@ pub use self::routes::{
 pub use self::scale::Scale;
 pub use self::schedule::Schedule;
 pub use self::server_url::ServerUrl;
+pub use self::tls::TlsConfig;
 pub use self::units::{Size, Span, parse_size};
+pub use self::webhook::{
+    HmacAlgorithm, HmacConfig, RequestPlace, SecretSource, SignatureEncoding, WebhookConfig,
+    WebhookKind,
+};
 
 /// Configuration of a process. The environment goes above the file, the file above the defaults.
 #[derive(Debug, Clone)]
@@ -69,6 +82,12 @@ pub struct Config {
     pub schedules: Vec<Schedule>,
     /// `[[route]]`, in the order of the file. Default none.
     pub routes: Vec<Route>,
+    /// `[auth.NAME]` by name. Default none.
+    pub auths: BTreeMap<String, AuthConfig>,
+    /// `[limit.NAME]` by name. Default none.
+    pub limits: BTreeMap<String, LimitConfig>,
+    /// `[[webhook]]`, in the order of the file. Default none.
+    pub webhooks: Vec<WebhookConfig>,
     /// `[gateway]`
     pub gateway: GatewayConfig,
     /// `[console]`
@@ -396,6 +415,14 @@ pub struct GatewayConfig {
     /// Names under which it answers, without port. Default none: any, or, where it listens on loopback and no `proxies` are
     /// named, `localhost` alone. Addresses are always answered, since no page can be made to lead there by a name.
     pub hosts: BTreeSet<String>,
+    /// Name of the `[auth.NAME]` that guards `/v1/`. Default none: everybody may.
+    pub auth: Option<String>,
+    /// Name of the `[limit.NAME]` that `/v1/` counts for. Default none.
+    pub limit: Option<String>,
+    /// Pages of other sites that may use `/v1/`. Default none.
+    pub cors: Option<CorsConfig>,
+    /// Certificate and key. Default none: plain HTTP, for this machine or behind a proxy.
+    pub tls: Option<TlsConfig>,
     /// Bytes a second that a body must come with, taken over 15 s. A slower one is refused. Default 1 KiB.
     pub min_rate: Size,
     /// State tables that `GET /v1/state/{table}/{key}` may show. Default none.
@@ -436,6 +463,10 @@ impl Default for GatewayConfig {
             transfers_per_address: 32,
             proxies: Vec::new(),
             hosts: BTreeSet::new(),
+            auth: None,
+            limit: None,
+            cors: None,
+            tls: None,
             min_rate: Size(1 << 10),
             expose: BTreeSet::new(),
             stream: BTreeSet::new(),
@@ -454,6 +485,12 @@ pub struct ConsoleConfig {
     pub listen: String,
     /// Whether a user who is logged in may redrive and drop dead letters. Default false: the console only looks.
     pub write: bool,
+    /// Names under which it answers besides addresses and `localhost`, without port. Default none.
+    pub hosts: BTreeSet<String>,
+    /// Reverse proxies in front, as [`GatewayConfig::proxies`]. What they say of TLS in `X-Forwarded-Proto` is believed.
+    pub proxies: Vec<Network>,
+    /// Certificate and key. Default none: plain HTTP, for this machine or behind a proxy.
+    pub tls: Option<TlsConfig>,
     /// `ONCUE_TRACE_UI`: where the page's links to traces lead. Default: port 16686 of the host the page came from.
     pub traces: Option<String>,
 }
@@ -463,6 +500,9 @@ impl Default for ConsoleConfig {
         Self {
             listen: "127.0.0.1:8090".into(),
             write: false,
+            hosts: BTreeSet::new(),
+            proxies: Vec::new(),
+            tls: None,
             traces: None,
         }
     }

@@ -17,8 +17,8 @@ use toml::de::{DeTable, DeValue};
 use crate::app::AppName;
 
 use super::{
-    Bounds, Config, ConfigErrors, ConsoleConfig, FlowsConfig, FunctionConfig, GatewayConfig, Route,
-    Schedule, ServerUrl, Span,
+    AuthConfig, Bounds, Config, ConfigErrors, ConsoleConfig, CorsConfig, FlowsConfig,
+    FunctionConfig, GatewayConfig, LimitConfig, Route, Schedule, ServerUrl, Span, WebhookConfig,
 };
 
 /// Configuration of `text`, which comes from `path`; fails with every mistake in it, in the order of the text.
@@ -106,6 +106,9 @@ impl<'t> Reader<'t> {
             functions: BTreeMap::new(),
             schedules: Vec::new(),
             routes: Vec::new(),
+            auths: BTreeMap::new(),
+            limits: BTreeMap::new(),
+            webhooks: Vec::new(),
             gateway: GatewayConfig::default(),
             console: ConsoleConfig::default(),
             flows: FlowsConfig::default(),
@@ -121,6 +124,8 @@ impl<'t> Reader<'t> {
         let mut app = None;
         let mut contracts = None;
         let mut schedules = None;
+        let mut guards = BTreeMap::new();
+        let mut webhooks = Vec::new();
         for (name, value) in table {
             match name.get_ref().as_ref() {
                 "app" => app = self.part::<AppSection>("app", value),
@@ -147,7 +152,13 @@ impl<'t> Reader<'t> {
                 }
                 "build" => config.build = self.part("build", value),
                 "test" => config.test = self.part("test", value),
-                "gateway" => config.gateway = self.gateway(value),
+                "auth" => config.auths = self.checked("auth", value, AuthConfig::check),
+                "limit" => config.limits = self.checked("limit", value, LimitConfig::check),
+                "webhook" => webhooks = self.webhooks(value),
+                "gateway" => {
+                    guards = places(&value);
+                    config.gateway = self.gateway(value);
+                }
                 "console" => config.console = self.part("console", value).unwrap_or_default(),
                 "flows" => config.flows = self.flows(value),
                 "bounds" => config.bounds = self.bounds(value),
@@ -160,7 +171,7 @@ impl<'t> Reader<'t> {
                 "schedule" => schedules = Some(value),
                 "route" => config.routes = self.routes(value),
                 other => {
-                    let known = "app, nats, redis, proto, contracts, build, test, gateway, console, flows, bounds, streams, functions, schedule, route";
+                    let known = "app, nats, redis, proto, contracts, build, test, auth, limit, webhook, gateway, console, flows, bounds, streams, functions, schedule, route";
                     self.fail(
                         Some(name.span()),
                         &format!("unknown section {other:?}; known: {known}"),
@@ -177,6 +188,8 @@ impl<'t> Reader<'t> {
             ),
             None => {}
         }
+        self.check_guards(&config, &guards);
+        config.webhooks = self.known_limits(webhooks, &config.limits);
         // Schedules are checked against the built-in contract at least.
         let catalog = config.catalog().unwrap_or_else(|missing| {
             missing
@@ -199,6 +212,115 @@ impl<'t> Reader<'t> {
             site.line = self.line(&span);
         }
         gateway
+    }
+
+    /// Reads the tables of a section that has one for each name, and checks each.
+    fn checked<T: for<'de> Deserialize<'de>>(
+        &mut self,
+        section: &str,
+        value: Spanned<DeValue<'t>>,
+        check: fn(&T) -> Result<(), String>,
+    ) -> BTreeMap<String, T> {
+        let places = places(&value);
+        let mistakes = self.mistakes.len();
+        let parts: BTreeMap<String, T> = self.named(section, value);
+        // What was left out for a mistake is not missing as well.
+        if self.mistakes.len() == mistakes {
+            for (name, part) in &parts {
+                if let Err(why) = check(part) {
+                    let why = format!("[{section}.{name}] {why}");
+                    self.fail(places.get(name).cloned(), &why);
+                }
+            }
+        }
+        parts
+    }
+
+    /// Checks that the policies which `[gateway]` names are there; `places` is where it names them.
+    fn check_guards(&mut self, config: &Config, places: &BTreeMap<String, Range<usize>>) {
+        let GatewayConfig {
+            auth, limit, cors, ..
+        } = &config.gateway;
+        if let Some(name) = auth
+            .as_ref()
+            .filter(|name| !config.auths.contains_key(*name))
+        {
+            let why = format!("[gateway] auth: there is no [auth.{name}]");
+            self.fail(places.get("auth").cloned(), &why);
+        }
+        if let Some(name) = limit
+            .as_ref()
+            .filter(|name| !config.limits.contains_key(*name))
+        {
+            let why = format!("[gateway] limit: there is no [limit.{name}]");
+            self.fail(places.get("limit").cloned(), &why);
+        }
+        for route in &config.routes {
+            let auth = route.auth.as_ref();
+            if let Some(name) = auth.filter(|name| !config.auths.contains_key(*name)) {
+                let why = format!("[[route]] {}: auth: there is no [auth.{name}]", route.path);
+                self.fail(None, &why);
+            }
+            let limit = route.limit.as_ref();
+            if let Some(name) = limit.filter(|name| !config.limits.contains_key(*name)) {
+                let why = format!("[[route]] {}: limit: there is no [limit.{name}]", route.path);
+                self.fail(None, &why);
+            }
+        }
+        if let Some(Err(why)) = cors.as_ref().map(CorsConfig::check) {
+            self.fail(places.get("cors").cloned(), &format!("[gateway] {why}"));
+        }
+    }
+
+    /// Reads and checks all of `[[webhook]]`, each with its place.
+    fn webhooks(&mut self, value: Spanned<DeValue<'t>>) -> Vec<(WebhookConfig, Range<usize>)> {
+        let span = value.span();
+        let DeValue::Array(array) = value.into_inner() else {
+            self.fail(Some(span), "webhooks are written as [[webhook]]");
+            return Vec::new();
+        };
+        let mut webhooks: Vec<(WebhookConfig, Range<usize>)> = Vec::new();
+        for value in array {
+            let span = value.span();
+            let mistakes = self.mistakes.len();
+            let Some(webhook) = self.part::<WebhookConfig>("[webhook]", value) else {
+                continue;
+            };
+            // A field that is wrong is not missing as well.
+            if self.mistakes.len() > mistakes {
+                continue;
+            }
+            if let Err(why) = webhook.check() {
+                self.fail(Some(span.clone()), &format!("[[webhook]] {why}"));
+            }
+            if webhooks.iter().any(|(other, _)| other.name == webhook.name) {
+                let why = format!("[[webhook]] there are two named {:?}", webhook.name);
+                self.fail(Some(span.clone()), &why);
+            }
+            webhooks.push((webhook, span));
+        }
+        webhooks
+    }
+
+    /// Webhooks whose limits are there.
+    fn known_limits(
+        &mut self,
+        webhooks: Vec<(WebhookConfig, Range<usize>)>,
+        limits: &BTreeMap<String, LimitConfig>,
+    ) -> Vec<WebhookConfig> {
+        let mut known = Vec::new();
+        for (webhook, span) in webhooks {
+            if let Some(name) = webhook
+                .limit
+                .as_ref()
+                .filter(|name| !limits.contains_key(*name))
+            {
+                let why = format!("[[webhook]] limit: there is no [limit.{name}]");
+                self.fail(Some(span), &why);
+            }
+            known.push(webhook);
+        }
+        known
     }
 
     /// Reads `[flows]`, and checks the time that ledgers stay: Redis counts it in seconds.

@@ -40,9 +40,9 @@ pub struct Route {
     pub failure: Vec<FailureType>,
     /// Longest wait for the flow or for the response. Default 5 s; at most `[flows] max_wait`.
     pub timeout: Option<Span>,
-    /// Name of the `[auth.NAME]` that must know the client. Default: anybody.
+    /// Name of the `[auth.NAME]` that must know the client. Default: that of `[gateway]`, or anybody.
     pub auth: Option<String>,
-    /// Name of the `[limit.NAME]` that counts its requests. Default: none.
+    /// Name of the `[limit.NAME]` that counts its requests. Default: that of `[gateway]`, or none.
     pub limit: Option<String>,
     /// `oncue.toml:LINE: `, for mistakes that show only once every contract is known.
     #[serde(skip)]

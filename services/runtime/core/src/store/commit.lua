@@ -595,9 +595,27 @@ local function regressed(KEYS, ARGV)
   return epoch
 end
 
+-- Takes one of what somebody may have of a limit, which all gateways share (generic cell rate algorithm): kept is the moment at
+-- which all that was taken is paid for. One that lies further ahead than all that can be taken at once is of a clock that has
+-- gone back since, and is brought down to that.
+-- KEYS: that moment. ARGV: time in which one is earned (us), how many can be taken at once.
+-- Reply: 1 if it was there, how many are there now, time until one is (us), time until all are (us).
+local function spend(KEYS, ARGV)
+  local time = redis.call('TIME')
+  local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+  local interval = tonumber(ARGV[1])
+  local most = interval * tonumber(ARGV[2])
+  local paid = tonumber(redis.call('GET', KEYS[1]) or 0)
+  local taken, after = 1, math.min(math.max(paid, now), now + most) + interval
+  if after - now > most then taken, after = 0, after - interval end
+  redis.call('SET', KEYS[1], string.format('%.0f', after), 'PX', string.format('%.0f', math.ceil((after - now) / 1000) + 1))
+  return { taken, math.floor((most - after + now) / interval), taken == 1 and 0 or after + interval - now - most, after - now }
+end
+
 redis.register_function('oncue_commit_LIBRARY', commit)
 redis.register_function('oncue_regressed_LIBRARY', regressed)
 redis.register_function('oncue_close_steps_LIBRARY', close_steps)
 redis.register_function('oncue_edit_LIBRARY', edit)
+redis.register_function('oncue_spend_LIBRARY', spend)
 redis.register_function('oncue_tend_LIBRARY', tend)
 redis.register_function({ function_name = 'oncue_marks_LIBRARY', callback = look_up, flags = { 'no-writes' } })

@@ -74,6 +74,14 @@ impl Keys {
         self.of(format_args!("regressed:{function}"))
     }
 
+    /// Count of what somebody has taken of a limit. Whoever it is, is hashed: an address or a name does not belong into Redis
+    /// for it.
+    pub fn limit(&self, limit: &str, who: &str) -> String {
+        let hash = event::hash(&[who.as_bytes()]);
+        let who = URL_SAFE_NO_PAD.encode(hash);
+        self.in_partition(event::partition(&who), format_args!("g:{limit}:{who}"))
+    }
+
     /// Seen-marks of a function.
     pub fn marks(&self, function: &str) -> String {
         self.of(format_args!("d:{function}"))

@@ -32,6 +32,10 @@
 //! | `APP:edges`, `APP:edges:at` | hash | `SOURCE\tTYPE\tFUNCTION` -> events that went that way, and time of the last | never |
 //! | `APP:functions` | hash | function -> its manifest and the time at which it was let in, as JSON | never |
 //! | `APP:history` | hash | function -> its [`History`](crate::model::history::History) as JSON: what it acted on, and from where on | never |
+//! | `APP:{pN}:g:LIMIT:WHO` | string | time (Unix us) at which all that WHO, hashed, has taken of a limit is paid for | then |
+//! | `APP:api-keys` | hash | id -> [`ApiKey`](crate::model::api_key::ApiKey) as JSON, with the hash of its secret | by `oncue keys revoke` |
+//! | `APP:api-keys:used` | hash | id -> about when it was last used | with its key |
+//! | `APP:console:revoked` | sorted set | sessions of the console that were ended before their time, by that time (Unix ms) | then |
 //! | `APP:l:TYPE` | set | names of the functions that act on a type | never |
 //!
 //! `KEY` and `FLOW` are percent-encoded, or hashed where they are longer than 256 bytes. `FUNCTION` is a function's
@@ -61,7 +65,9 @@ pub use self::keys::Keys;
 pub use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
 pub use self::ledger::{Entry, StepUpdate};
 pub use self::mark::{Mark, StreamPosition};
-pub use self::redis::{KeyedRow, NewerRow, RowEdit, RowPage, SentinelAnswer, Store};
+pub use self::redis::{
+    KeyedRow, NewerRow, RowEdit, RowPage, SentinelAnswer, Spent, Store, StoredKey,
+};
 pub use self::regression::Regression;
 pub use self::restoring::Restoring;
 use oncue_proto::event;

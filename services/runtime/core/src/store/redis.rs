@@ -3,12 +3,15 @@
 //! A commit is one call of a function library ([`SOURCE`]), which Redis runs whole before it does anything else. The
 //! library is named after its content, so two versions of Oncue can share a Redis while one replaces the other.
 
+mod api_keys;
 mod ledger;
+mod limits;
 mod connection;
 mod outboxes;
 mod progress;
 mod regress;
 mod rows;
+mod sessions;
 mod snapshot;
 mod sentinel;
 mod wire;
@@ -22,7 +25,9 @@ use redis::io::tcp::TcpSettings;
 use redis::{IntoConnectionInfo as _, Pipeline, RedisError, Value, cmd};
 use tokio::sync::watch;
 
+pub use self::api_keys::StoredKey;
 use self::connection::{Connection, Place};
+pub use self::limits::Spent;
 use self::regress::Own;
 pub use self::rows::{KeyedRow, NewerRow, RowEdit, RowPage};
 pub use self::sentinel::SentinelAnswer;
