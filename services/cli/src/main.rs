@@ -20,8 +20,9 @@ use crate::exit::Failure;
 use crate::settings::Global;
 use crate::terminal::paint;
 use crate::verbs::{
-    apply, audit, backup, check, completions, demo, dev, dlq, docs, doctor, flow, health, man, map,
-    new, ps, publish, recover, remove, restart, restore, schedule, state, tail, test, top,
+    apply, audit, backup, check, completions, demo, dev, dlq, docs, doctor, flow, health, logs,
+    man, map, new, ps, publish, recover, remove, restart, restore, schedule, state, tail, test,
+    top,
 };
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
@@ -64,6 +65,8 @@ enum Verb {
     Map(map::Args),
     /// Watch functions live: rates, lag, durations, errors.
     Top(top::Args),
+    /// Show what functions and servers of `oncue up` have written.
+    Logs(logs::Args),
     /// Write the AsyncAPI document of all events and functions.
     Docs(docs::Args),
     /// Schedules: when they fire next.
@@ -153,6 +156,7 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Flow(args) => flow::run(&args, &settings).await,
         Verb::Map(args) => map::run(&args, &settings).await,
         Verb::Top(args) => top::run(&args, &settings).await,
+        Verb::Logs(args) => logs::run(&args, &settings).await,
         Verb::Docs(args) => docs::run(&args, &settings).await,
         Verb::Schedule(verb) => schedule::run(verb, &settings).await,
         Verb::Dlq(verb) => dlq::run(verb, &settings).await,

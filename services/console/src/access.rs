@@ -95,6 +95,17 @@ impl Access {
         read_cookie(key, cookie, event::now_ms()).map(|name| Who(format!("{name}@{peer}")))
     }
 
+    /// Whether this is the token; a wrong guess waits as at a login.
+    pub async fn guessed(&self, given: &str) -> bool {
+        if self.is_token(given) || !self.has_token() {
+            return true;
+        }
+        if let Ok(_turn) = tokio::time::timeout(PENALTY * 10, self.guesses.acquire()).await {
+            tokio::time::sleep(PENALTY).await;
+        }
+        false
+    }
+
     /// Compares signatures of both under the right one, which takes the same time whatever is sent.
     fn is_token(&self, given: &str) -> bool {
         let Some(key) = &self.key else { return false };

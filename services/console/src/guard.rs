@@ -58,6 +58,22 @@ pub async fn reader(State(app): State<Arc<App>>, mut request: Request, next: Nex
     next.run(request).await
 }
 
+/// Lets pass who is logged in, and who sends the token itself, as a scraper does: `Authorization: Bearer TOKEN`.
+pub async fn scraper(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let sent = request.headers().get(header::AUTHORIZATION);
+    let sent = sent.and_then(|value| value.to_str().ok());
+    let token = sent.and_then(|value| value.strip_prefix("Bearer "));
+    let may = match token {
+        Some(token) => app.access.guessed(token).await,
+        None => who(&app, &request).is_some(),
+    };
+    if !may {
+        let how = "send the token of the console as `Authorization: Bearer TOKEN`";
+        return Problem::new(LOGIN, how).into_response();
+    }
+    next.run(request).await
+}
+
 /// Lets pass who is logged in where writing is on: without a token nobody is known, so nobody may act.
 pub async fn writer(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let Some(who) = who(&app, &request) else {

@@ -69,6 +69,11 @@ impl Keys {
         self.of(format_args!("l:{ty}"))
     }
 
+    /// Samples of a function, one a minute.
+    pub fn samples(&self, function: &str) -> String {
+        self.of(format_args!("samples:{function}"))
+    }
+
     /// Seen-marks of a function.
     pub fn marks(&self, function: &str) -> String {
         self.of(format_args!("d:{function}"))

@@ -29,6 +29,8 @@
 //! | `APP:gaps` | hash | stream -> [`Gap`] as JSON: what came after the backup that was restored | never |
 //! | `APP:epoch` | string | time of the last such recovery | never |
 //! | `APP:edges`, `APP:edges:at` | hash | `SOURCE\tTYPE\tFUNCTION` -> events that went that way, and time of the last | never |
+//! | `APP:counts` | hash | `FUNCTION\tCOUNT` -> events, runs by duration and microseconds over all workers there ever were | with the function |
+//! | `APP:samples:FUNCTION` | sorted set | a sample a minute, as the console took it, as JSON, by its time | after a day |
 //! | `APP:functions` | hash | function -> its manifest and time of its last start, as JSON | never |
 //! | `APP:history` | hash | function -> its [`History`](crate::model::history::History) as JSON: what it acted on, and from where on | never |
 //! | `APP:l:TYPE` | set | names of the functions that act on a type | never |
@@ -60,7 +62,7 @@ pub use self::keys::Keys;
 pub use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
 pub use self::ledger::{Entry, StepUpdate};
 pub use self::mark::{Mark, StreamPosition};
-pub use self::redis::{KeyedRow, NewerRow, RowEdit, RowPage, SentinelAnswer, Store};
+pub use self::redis::{KeyedRow, NewerRow, RowEdit, RowPage, SAMPLES_MS, SentinelAnswer, Store};
 pub use self::regression::Regression;
 pub use self::restoring::Restoring;
 use oncue_proto::event;

@@ -5,10 +5,12 @@
 
 mod ledger;
 mod connection;
+mod counts;
 mod outboxes;
 mod progress;
 mod regress;
 mod rows;
+mod samples;
 mod snapshot;
 mod sentinel;
 mod wire;
@@ -24,6 +26,7 @@ use tokio::sync::watch;
 use self::connection::{Connection, Place};
 use self::regress::Own;
 pub use self::rows::{KeyedRow, NewerRow, RowEdit, RowPage};
+pub use self::samples::SAMPLES_MS;
 pub use self::sentinel::SentinelAnswer;
 use self::sentinel::Sentinels;
 use self::wire::{commit_call, row};
