@@ -96,6 +96,10 @@ test("a function tells its last hour and what failed", async ({ page }) => {
   await page.waitForFunction(() => document.getElementById("panel").textContent.includes("the tax office does not answer"));
   assert.equal(await page.locator("#panel .chart").count(), 4);
   await page.waitForFunction(() => document.querySelectorAll("#panel .bars .bar").length > 2);
+  assert.match(await said(page, "#panel .waits"), /attempts failed|wait/);
+  await page.locator("#panel .chart svg").first().hover();
+  await page.waitForFunction(() => /^\d\d:\d\d:\d\d/.test(document.querySelector("#panel .chart .legend-row span:last-child").textContent));
+  await page.mouse.move(0, 0);
   await shoot(page, "function");
 });
 
@@ -144,7 +148,14 @@ test("dead letters are read, tried, redriven and dropped", async ({ page, crowd 
   await shoot(page, "letters");
   await page.click("text=Try all 8");
   await page.waitForFunction(() => document.querySelector(".outcome")?.textContent.includes("0 of 8 would be applied"));
-  await page.locator('.bench tbody input[type="checkbox"]').first().check();
+  await page.click("text=Compare payloads");
+  await page.waitForFunction(() => document.querySelector(".bench").textContent.includes("They differ in"));
+  await shoot(page, "letters-compared");
+  await page.locator('.bench tbody input[type="checkbox"]').first().focus();
+  await page.keyboard.press("Space");
+  await page.waitForSelector("text=Redrive 1 chosen");
+  await pause(4000);
+  assert.equal(await page.evaluate(() => document.activeElement.type), "checkbox", "the focus stays where it was");
   await page.click("text=Redrive 1 chosen");
   await page.waitForFunction(() => /web|consumer/.test(document.querySelector(".outcome .bad")?.textContent ?? ""));
   await shoot(page, "redrive");

@@ -21,8 +21,8 @@ use crate::settings::Global;
 use crate::terminal::paint;
 use crate::verbs::{
     apply, audit, backup, check, completions, demo, dev, dlq, docs, doctor, flow, health, keys,
-    man, map, new, ps, publish, recover, remove, restart, restore, schedule, state, tail, tend,
-    test, top,
+    logs, man, map, new, ps, publish, recover, remove, restart, restore, schedule, state, tail,
+    tend, test, top,
 };
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
@@ -68,6 +68,8 @@ enum Verb {
     Map(map::Args),
     /// Watch functions live: rates, lag, durations, errors.
     Top(top::Args),
+    /// Show what functions and servers of `oncue up` have written.
+    Logs(logs::Args),
     /// Write the AsyncAPI document of all events and functions.
     Docs(docs::Args),
     /// Schedules: when they fire next.
@@ -163,6 +165,7 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Flow(args) => flow::run(&args, &settings).await,
         Verb::Map(args) => map::run(&args, &settings).await,
         Verb::Top(args) => top::run(&args, &settings).await,
+        Verb::Logs(args) => logs::run(&args, &settings).await,
         Verb::Docs(args) => docs::run(&args, &settings).await,
         Verb::Schedule(verb) => schedule::run(verb, &settings).await,
         Verb::Keys(verb) => keys::run(verb, &settings).await,

@@ -119,6 +119,8 @@ struct Launch {
     consent: apply::Consent,
     /// Folder where workers write down what they have in hand.
     hands: PathBuf,
+    /// Folder of the log files.
+    logs: PathBuf,
     plan: Plan,
     manifests: Vec<Manifest>,
     started: Instant,
@@ -139,12 +141,15 @@ pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
         tokio::join!(plan(&args, &settings), manifests::of(&settings, &functions));
     let hands = std::path::absolute(args.data.join("hands"))
         .map_err(|e| Failure::usage(format_args!("{}: {e}", args.data.display())));
+    let logs = std::path::absolute(args.data.join("logs"))
+        .map_err(|e| Failure::usage(format_args!("{}: {e}", args.data.display())));
     let launch = Launch {
         plan: plan?,
         manifests: manifests?,
         profile: args.profile,
         consent: args.consent,
         hands: hands?,
+        logs: logs?,
         settings,
         started,
     };
@@ -152,7 +157,10 @@ pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
         .iter()
         .map(String::as_str)
         .chain([GATEWAY, CONSOLE, VIEWER, "nats", "redis", "oncue"]);
-    let mut supervisor = Supervisor::new(LogPrinter::new(names, args.verbose))?;
+    let log = LogPrinter::new(names, args.verbose).keep_in(&launch.logs);
+    let mut supervisor = Supervisor::new(log)?;
+    let counted = supervisor.log.clone();
+    tokio::spawn(async move { LogPrinter::count_for_ever(&counted).await });
     // Starting can be interrupted at any point; what runs by then is stopped like the rest.
     let outcome = tokio::select! {
         failed = launch.run(&supervisor) => Err(failed),
@@ -236,7 +244,9 @@ impl Launch {
         service::answer(&bus, &pools).await?;
         supervisor.gateway.run(programs::gateway(settings, &env)?);
         // Nothing waits for the console: it only looks.
-        supervisor.gateway.run(programs::console(settings, &env)?);
+        supervisor
+            .gateway
+            .run(programs::console(settings, &env, &self.logs)?);
         self.until_ready(&bus, &pools, supervisor).await?;
         Ok(Running {
             autoscaler,

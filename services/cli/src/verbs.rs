@@ -11,6 +11,7 @@ pub mod tail;
 pub mod ps;
 pub mod state;
 pub mod top;
+pub mod logs;
 pub mod flow;
 pub mod map;
 pub mod docs;

@@ -134,6 +134,18 @@ impl Access {
         Ok(key)
     }
 
+    /// Whether this is the token, behind the brake of logins. Without a token everybody may.
+    pub fn guessed(&self, given: &str, client: Option<ClientAddress>) -> bool {
+        if !self.has_token() {
+            return true;
+        }
+        let is_right = self.brake.take(client).is_ok() && self.is_token(given);
+        if is_right {
+            self.brake.give_back(client);
+        }
+        is_right
+    }
+
     /// Compares signatures of both under the right one, which takes the same time whatever is sent.
     fn is_token(&self, given: &str) -> bool {
         let Some(key) = &self.key else { return false };

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use oncue_http::Peer;
-use oncue_http::address::{host_name, is_nobodys};
+use oncue_http::address::{host_name, is_nobodys, requester};
 use oncue_http::problem::catch_panic;
 
 use crate::App;
@@ -56,6 +56,27 @@ pub async fn reader(State(app): State<Arc<App>>, mut request: Request, next: Nex
     };
     // The name goes along with the request: whatever is done is on record under it.
     request.extensions_mut().insert(who);
+    next.run(request).await
+}
+
+/// Lets pass who is logged in, and who sends the token itself, as a scraper does: `Authorization: Bearer TOKEN`.
+pub async fn scraper(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let sent = request.headers().get(header::AUTHORIZATION);
+    let sent = sent.and_then(|value| value.to_str().ok());
+    let token = sent.and_then(|value| value.strip_prefix("Bearer "));
+    let may = match token {
+        Some(token) => {
+            let peer = request.extensions().get::<Peer>();
+            let proxies = &app.config.console.proxies;
+            let client = peer.and_then(|peer| requester(peer.0.ip(), request.headers(), proxies));
+            app.access.guessed(token, client)
+        }
+        None => who(&app, &request).is_some(),
+    };
+    if !may {
+        let how = "send the token of the console as `Authorization: Bearer TOKEN`";
+        return Problem::new(LOGIN, how).into_response();
+    }
     next.run(request).await
 }
 

@@ -14,6 +14,7 @@ mod api;
 mod guard;
 mod history;
 mod live;
+mod metrics;
 mod page;
 mod problem;
 mod routes;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncue_admin::flows::Sources;
+use oncue_admin::program::logs::FOLDER_VARIABLE;
 use oncue_core::bus::Bus;
 use oncue_core::config::Config;
 use oncue_core::model::manifest::Manifest;
@@ -38,6 +40,7 @@ use tokio_util::task::TaskTracker;
 
 use access::Access;
 use api::actions::Jobs;
+use api::letters::Letters;
 use live::Live;
 use problem::Problem;
 use snapshot::Snapshot;
@@ -85,8 +88,12 @@ pub struct App {
     snapshot: Snapshot,
     live: Live,
     jobs: Jobs,
+    letters: Letters,
     drift: api::drift::CachedDrift,
+    doctor: api::doctor::CachedDoctor,
     guards: Guards,
+    /// Folder of the log files, where `oncue up` keeps some.
+    logs: Option<PathBuf>,
     /// Streams of updates end when it is cancelled; they would go on for ever.
     stop: CancellationToken,
     /// Redrives, which go on when the page that asked for them is closed.
@@ -122,14 +129,18 @@ impl App {
             snapshot: Snapshot::default(),
             live: Live::default(),
             jobs: Jobs::default(),
+            letters: Letters::default(),
             drift: api::drift::CachedDrift::default(),
+            doctor: api::doctor::CachedDoctor::default(),
             guards,
+            logs: std::env::var_os(FOLDER_VARIABLE).map(PathBuf::from),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
         // Outside of the tasks that shutdown waits for: it ends by itself once `stop` is cancelled.
         tokio::spawn(sample::run(app.clone()));
         tokio::spawn(sessions::follow(app.clone()));
+        tokio::spawn(sample::servers::watch(app.clone()));
         Ok(app)
     }
 

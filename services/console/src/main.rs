@@ -10,7 +10,7 @@ use oncue_http::process::{self, Failure, Process};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    process::run("console", console).await
+    Box::pin(process::run("console", console)).await
 }
 
 async fn console(process: Process) -> Result<(), Failure> {

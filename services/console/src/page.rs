@@ -11,7 +11,7 @@ const STYLE: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const PICTURE: &str = "image/svg+xml";
 
-const ASSETS: [(&str, &str, &[u8]); 14] = [
+const ASSETS: [(&str, &str, &[u8]); 15] = [
     ("console.css", STYLE, include_bytes!("page/console.css")),
     ("parts.css", STYLE, include_bytes!("page/parts.css")),
     ("main.js", SCRIPT, include_bytes!("page/main.js")),
@@ -23,6 +23,7 @@ const ASSETS: [(&str, &str, &[u8]); 14] = [
     ("panel.js", SCRIPT, include_bytes!("page/panel.js")),
     ("flow.js", SCRIPT, include_bytes!("page/flow.js")),
     ("letters.js", SCRIPT, include_bytes!("page/letters.js")),
+    ("log.js", SCRIPT, include_bytes!("page/log.js")),
     ("search.js", SCRIPT, include_bytes!("page/search.js")),
     ("dagre.js", SCRIPT, include_bytes!("../vendor/dagre.js")),
     ("icon.svg", PICTURE, include_bytes!("page/icon.svg")),

@@ -7,8 +7,8 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use oncue_http::problem::{method_not_allowed, not_found};
 
-use crate::api::{actions, drift, events, flow, function, letters, recent, search};
-use crate::{App, access, guard, live, page};
+use crate::api::{actions, doctor, drift, events, flow, function, letters, logs, recent, search};
+use crate::{App, access, guard, live, metrics, page};
 
 pub fn router(app: Arc<App>) -> Router {
     // Whoever may not log in may still see that there is a console, and that it lives.
@@ -30,14 +30,25 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/drift", get(drift::get))
         .route("/api/letters", get(letters::list))
         .route("/api/letters/{number}", get(letters::one))
+        .route("/api/letters/group/{group}", get(letters::page))
+        .route(
+            "/api/letters/group/{group}/differences",
+            get(letters::differences),
+        )
+        .route("/api/doctor", get(doctor::get))
+        .route("/api/logs", get(logs::get))
         .route("/api/jobs/{id}", get(actions::job))
         .layer(from_fn_with_state(app.clone(), guard::reader));
+    let measure = Router::new()
+        .route("/metrics", get(metrics::get))
+        .layer(from_fn_with_state(app.clone(), guard::scraper));
     let write = Router::new()
         .route("/api/letters/try", post(actions::attempt))
         .route("/api/letters/redrive", post(actions::redrive))
         .route("/api/letters/drop", post(actions::give_up))
         .layer(from_fn_with_state(app.clone(), guard::writer));
     open.merge(read)
+        .merge(measure)
         .merge(write)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use oncue_admin::functions::RateMeter;
 use oncue_admin::services::Worker;
-use oncue_core::bus::info::StreamState;
+use oncue_core::bus::info::StreamInfo;
 use oncue_core::config::Limits;
 use oncue_core::model::manifest::Manifest;
 use parking_lot::{Mutex, MutexGuard};
@@ -20,7 +20,9 @@ use self::graph::{Edge, Graph, frame};
 pub use self::status::Health;
 pub use self::status::{Instance, Status};
 use self::status::{SMOOTHING, rounded};
-use crate::sample::{Declared, Look, TrafficMix, TrafficSource};
+use crate::history::Minute;
+use crate::sample::servers::Servers;
+use crate::sample::{Declared, Look, RedisLook, TrafficMix, TrafficSource};
 
 /// Events per second below which a source is forgotten, so that sources nobody knows do not add up.
 /// Clients name their source themselves, and one that makes up a new one for each event would grow the map for
@@ -64,10 +66,24 @@ struct Seen {
     meter: RateMeter,
     /// Events per second by source and type.
     traffic: BTreeMap<TrafficSource, f64>,
-    streams: BTreeMap<String, StreamState>,
+    streams: BTreeMap<String, StreamInfo>,
+    /// As far as Redis has answered.
+    redis: RedisLook,
+    servers: Servers,
     /// Raised whenever the graph is another one.
     version: u64,
     graph: Graph,
+}
+
+/// Copy of what is known, for whoever measures.
+pub struct Measured {
+    pub at: u64,
+    pub servers: Servers,
+    /// Whether the last look at NATS failed.
+    pub blind: bool,
+    pub functions: BTreeMap<String, Function>,
+    pub streams: BTreeMap<String, StreamInfo>,
+    pub redis: RedisLook,
 }
 
 /// News for browsers, ready to send.
@@ -116,7 +132,7 @@ impl Snapshot {
     pub fn ends(&self) -> BTreeMap<String, u64> {
         let seen = self.seen();
         let ends = seen.streams.iter();
-        ends.map(|(name, state)| (name.clone(), state.last_seq))
+        ends.map(|(name, stream)| (name.clone(), stream.state.last_seq))
             .collect()
     }
 
@@ -128,6 +144,43 @@ impl Snapshot {
         }
         seen.at = at;
         seen.blind = Some(why);
+    }
+
+    /// The minute that began at `from` (Unix ms), of each function that was seen then.
+    pub fn minutes(&self, from: u64) -> Vec<(String, Minute)> {
+        let seen = self.seen();
+        let functions = seen.functions.iter();
+        let minutes = functions.filter_map(|(name, function)| {
+            let minute = Minute {
+                at: from,
+                point: function.status.history.minute(from)?,
+                version: function.view.version.clone(),
+                starts: function.status.started(from),
+            };
+            Some((name.clone(), minute))
+        });
+        minutes.collect()
+    }
+
+    /// Takes in which servers answer; says whether that is another answer than before.
+    pub fn serve(&self, servers: Servers) -> bool {
+        let seen = &mut *self.seen();
+        let is_new = seen.servers != servers;
+        seen.servers = servers;
+        is_new
+    }
+
+    /// Everything there is to measure, of one moment.
+    pub fn measured(&self) -> Measured {
+        let seen = self.seen();
+        Measured {
+            at: seen.at,
+            servers: seen.servers.clone(),
+            blind: seen.blind.is_some(),
+            functions: seen.functions.clone(),
+            streams: seen.streams.clone(),
+            redis: seen.redis.clone(),
+        }
     }
 
     /// Takes in a look.
@@ -148,7 +201,7 @@ impl Snapshot {
         seen.take_traffic(&look.mixes, seconds);
         let streams = overview.streams.iter();
         seen.streams = streams
-            .map(|stream| (stream.config.name.clone(), stream.state.clone()))
+            .map(|stream| (stream.config.name.clone(), stream.clone()))
             .collect();
         let activity = seen.meter.update(overview.at, &overview.workers);
         for (name, function) in &mut seen.functions {
@@ -156,9 +209,17 @@ impl Snapshot {
             function
                 .status
                 .look(overview.at, &found, activity.get(name));
-            if let Some(letters) = &look.letters {
-                function.status.letters = letters.get(name).copied().unwrap_or(0);
+            if let Some(details) = &look.details {
+                function.status.letters = details.letters.get(name).copied().unwrap_or(0);
+                function.status.oldest = details.oldest.get(name).copied();
             }
+        }
+        if let Some(redis) = look
+            .details
+            .as_ref()
+            .and_then(|details| details.redis.clone())
+        {
+            seen.redis = redis;
         }
         // A function that is neither declared, nor runs, nor listens, is gone.
         seen.functions.retain(|name, function| {
@@ -205,7 +266,9 @@ impl Snapshot {
     /// Last sequence of a stream, as of the last look.
     pub fn end(&self, stream: &str) -> u64 {
         let seen = self.seen();
-        seen.streams.get(stream).map_or(0, |state| state.last_seq)
+        seen.streams
+            .get(stream)
+            .map_or(0, |stream| stream.state.last_seq)
     }
 }
 
@@ -297,13 +360,15 @@ impl Seen {
         json!({
             "version": self.version,
             "at": self.at,
-            "away": self.blind,
+            "away": self.servers.nats.as_ref().map(|away| &away.why).or(self.blind.as_ref()),
+            "servers": self.servers,
+            "regression": self.redis.regression,
             "functions": functions.collect::<Vec<_>>(),
             "types": types,
             "edges": edges,
             "watchers": watchers,
-            "stored": streams.clone().map(|state| state.messages).sum::<u64>(),
-            "bytes": streams.map(|state| state.bytes).sum::<u64>(),
+            "stored": streams.clone().map(|stream| stream.state.messages).sum::<u64>(),
+            "bytes": streams.map(|stream| stream.state.bytes).sum::<u64>(),
         })
     }
 

@@ -9,6 +9,7 @@ mod code;
 mod counts;
 mod functions;
 mod licences;
+mod monitoring;
 mod packaging;
 mod ratchet;
 mod readme;

@@ -57,10 +57,16 @@ pub async fn keep_running(spec: ProcessSpec, status: Arc<ProcessStatus>, keeper:
         if started.elapsed() > HEALTHY_AFTER {
             delay = FIRST_RESTART_DELAY;
         }
-        keeper.log.warn(&format!(
-            "{} {ended}; starting it again in {delay:?}",
-            spec.name
-        ));
+        let words = status.last_words();
+        let words = if words.is_empty() {
+            String::new()
+        } else {
+            format!("; its last words: {words}")
+        };
+        let again = format!("starting it again in {delay:?}");
+        keeper
+            .log
+            .last_words(&spec.name, &format!("{ended}; {again}{words}"));
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             () = keeper.stop.cancelled() => {}

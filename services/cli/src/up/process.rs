@@ -117,6 +117,19 @@ impl ProcessStatus {
             .join("\n")
     }
 
+    /// Lines in no form of ours at the end of what it wrote, such as the report of a panic, in one; empty for none.
+    pub fn last_words(&self) -> String {
+        let lines = self.last_lines.lock();
+        let mut words: Vec<&str> = lines
+            .iter()
+            .rev()
+            .take_while(|line| !line.starts_with('{'))
+            .map(String::as_str)
+            .collect();
+        words.reverse();
+        words.join(" | ")
+    }
+
     /// Keeps a line and lets the oldest go.
     pub fn keep_line(&self, line: &str) {
         let mut lines = self.last_lines.lock();

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use oncue_admin::program::logs::FOLDER_VARIABLE;
 use oncue_core::process;
 use oncue_core::program::HOST;
 
@@ -175,13 +176,15 @@ pub fn gateway(settings: &Settings, env: &Environment) -> Result<ProcessSpec, Fa
     )
 }
 
-pub fn console(settings: &Settings, env: &Environment) -> Result<ProcessSpec, Failure> {
-    spec(
-        settings,
-        CONSOLE,
-        CONSOLE_PROGRAM,
-        beside_functions(settings, env)?,
-    )
+/// Console, which reads the log files in `logs`.
+pub fn console(
+    settings: &Settings,
+    env: &Environment,
+    logs: &Path,
+) -> Result<ProcessSpec, Failure> {
+    let mut env = beside_functions(settings, env)?;
+    env.push(variable(FOLDER_VARIABLE, &logs.display().to_string()));
+    spec(settings, CONSOLE, CONSOLE_PROGRAM, env)
 }
 
 /// Environment of a program that asks the functions' programs, which it looks for where we found them.

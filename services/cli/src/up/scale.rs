@@ -117,6 +117,11 @@ impl History {
         self.record(now, sample, limits);
     }
 
+    /// Workers that were needed at the last sample; `None` before the first.
+    pub fn wanted(&self) -> Option<u32> {
+        self.peaks.back().map(|need| need.workers)
+    }
+
     /// Begins the time anew for which workers are kept in any case.
     pub fn started(&mut self, now: Duration) {
         self.since = now;

@@ -70,6 +70,7 @@ fn function(pool: &Pool) -> SupervisedFunction {
     SupervisedFunction {
         min: pool.limits.scale.min,
         max: pool.limits.scale.max,
+        wanted: pool.history.wanted().unwrap_or(pool.limits.scale.min),
         workers: workers.collect(),
     }
 }

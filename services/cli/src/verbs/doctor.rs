@@ -35,7 +35,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         for finding in &findings {
             say(line(finding));
         }
-        say(report(&facts, profile));
+        say(report(&facts, profile, &findings));
     }
     Ok(verdict(&facts, &findings))
 }
@@ -63,19 +63,22 @@ fn line(finding: &Finding) -> String {
     format!("{mark}   {}{advice}", finding.text)
 }
 
-fn report(facts: &Facts, profile: &str) -> String {
+fn report(facts: &Facts, profile: &str, findings: &[Finding]) -> String {
     if facts.nats.is_none() || facts.redis.is_none() {
         return format!(
             "\n{}",
             paint(BOLD, "Nothing is promised while a server does not answer.")
         );
     }
+    let is_whole = findings.iter().all(|f| f.verdict != Verdict::Fix);
+    let when = if is_whole {
+        "Promised with these servers as they are now"
+    } else {
+        "Not promised before what says FIX is set right; then"
+    };
     let mut out = format!(
         "\n{}",
-        paint(
-            BOLD,
-            format_args!("Promised with these servers as they are now (profile {profile}):")
-        )
+        paint(BOLD, format_args!("{when} (profile {profile}):"))
     );
     for words in promise::words(facts) {
         let _ = write!(out, "\n  * {words}");

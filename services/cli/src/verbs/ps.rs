@@ -292,7 +292,7 @@ mod tests {
         let asleep = SupervisedFunction {
             min: 0,
             max: 1,
-            workers: Vec::new(),
+            ..SupervisedFunction::default()
         };
         there.supervised.insert("f".into(), asleep);
         assert!(complaint(&line("f", scale(0, 1), &there)).is_none());

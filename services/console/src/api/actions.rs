@@ -9,30 +9,37 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Extension, Path, State};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use oncue_admin::AdminError;
 use oncue_admin::dead_letters::{
-    self, Bench, Letter, LetterError, Network, OutcomeCounts, Pace, Progress, Watch, grouped,
+    self, Bench, Letter, LetterError, LetterQuery, Network, OutcomeCounts, Pace, Progress, Tally,
+    Watch, grouped,
 };
+use oncue_core::bus::layout::DLQ;
 use oncue_core::model::dry_run::{DryRun, EmittedEvent};
 use oncue_proto::{Catalog, Format};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::api::audit::{self, Who};
-use crate::api::letters::WINDOW;
 use crate::problem::{AWAY, CROWDED, GONE, MALFORMED, NOT_FOUND, Problem};
 use crate::{App, away};
 
 /// Letters tried at once; each is a process.
 /// Somebody waits for the answer, and they run one after another.
 const MAX_TRIED: usize = 20;
-/// Letters dropped at once.
-const MAX_DROPPED: usize = 1000;
-/// Twice as fast as the command line's default; the request has no field for it.
-const PACE: Pace = Pace {
-    rate: 20.0,
-    wait: Duration::from_mins(1),
-};
+/// Letters that are read, redriven or dropped together: what a job holds in memory.
+const CHUNK: usize = 500;
+/// Letters a second; twice as fast as the command line's default.
+const RATE: f64 = 20.0;
+/// Letters a second once a whole chunk went well.
+const FAST_RATE: f64 = 400.0;
+/// Longest wait for the outcomes of a chunk.
+const WAIT: Duration = Duration::from_mins(1);
+/// Letters read at the same time.
+const CONCURRENT_READS: usize = 32;
+/// Letters dropped at the same time; each takes two round trips.
+const CONCURRENT_DROPS: usize = 32;
 /// Redrives that are remembered, and those that may be under way.
 const MAX_REMEMBERED: u64 = 50;
 const MAX_UNDER_WAY: usize = 4;
@@ -101,9 +108,18 @@ impl Jobs {
     }
 }
 
+/// Letters by their numbers, or a whole group.
 #[derive(Deserialize)]
 pub struct Chosen {
+    #[serde(default)]
     numbers: Vec<u64>,
+    #[serde(default)]
+    group: String,
+    /// Of a group, only letters with this text, as the page that was looked at was filtered.
+    #[serde(default)]
+    q: String,
+    /// Of a group, only letters up to this number: those that came since are not meant.
+    through: Option<u64>,
     #[serde(default)]
     why: String,
 }
@@ -112,41 +128,75 @@ type Body = Result<Json<Chosen>, JsonRejection>;
 
 fn body(body: Body) -> Result<Chosen, Problem> {
     let Json(chosen) = body.map_err(|e| Problem::new(MALFORMED, e.body_text()))?;
-    if chosen.numbers.is_empty() {
+    if chosen.numbers.is_empty() == chosen.group.is_empty() {
         return Err(Problem::new(
             MALFORMED,
-            "name at least one letter in `numbers`",
+            "name at least one letter in `numbers`, or one group in `group`",
         ));
     }
     Ok(chosen)
 }
 
-/// Letters somebody named, among all there are.
+/// Letters somebody chose, among all there are.
 struct Selected {
-    chosen: Vec<Letter>,
-    all: Vec<Letter>,
+    /// Oldest first.
+    numbers: Vec<u64>,
+    /// Of those, letters whose redrive has ended in a later one.
+    outdated: BTreeMap<u64, u64>,
+    /// The last letter there is.
+    last: u64,
 }
 
 /// Looks up the letters meant. One that is gone was handled by somebody else meanwhile: then nothing is done.
-async fn letters(app: &App, numbers: &[u64]) -> Result<Selected, Problem> {
-    // The window that the page lists: a letter that lies further back cannot be chosen there.
-    let latest = dead_letters::latest(&app.bus, WINDOW).await;
-    let all = latest.map_err(away)?.letters;
-    let chosen: Vec<Letter> = all
-        .iter()
-        .filter(|letter| numbers.contains(&letter.number))
-        .cloned()
-        .collect();
-    match numbers
-        .iter()
-        .find(|number| !chosen.iter().any(|letter| letter.number == **number))
-    {
-        Some(gone) => Err(Problem::new(
-            GONE,
-            format!("dead letter #{gone} is not there any more; nothing was done"),
-        )),
-        None => Ok(Selected { chosen, all }),
+async fn select(app: &App, chosen: &Chosen) -> Result<Selected, Problem> {
+    let index = app.letters.look(app).await?;
+    if index.unread() > 0 {
+        let why = format!(
+            "{} messages of the stream dlq are still being read; try again in a moment",
+            index.unread()
+        );
+        return Err(Problem::new(CROWDED, why));
     }
+    let mut numbers = chosen.numbers.clone();
+    if chosen.group.is_empty() {
+        numbers.sort_unstable();
+        numbers.dedup();
+    } else {
+        numbers = index.numbers(&LetterQuery {
+            group: &chosen.group,
+            text: chosen.q.trim(),
+            through: chosen.through.unwrap_or(u64::MAX),
+        });
+    }
+    if let Some(gone) = numbers.iter().find(|number| index.get(**number).is_none()) {
+        let why = format!("dead letter #{gone} is not there any more; nothing was done");
+        return Err(Problem::new(GONE, why));
+    }
+    if numbers.is_empty() {
+        let why = format!("no letter of group {} is there any more", chosen.group);
+        return Err(Problem::new(GONE, why));
+    }
+    Ok(Selected {
+        outdated: index.outdated(&numbers),
+        last: index.last(),
+        numbers,
+    })
+}
+
+/// Reads letters from the stream; those that are gone meanwhile are left out.
+async fn read(app: &App, numbers: &[u64]) -> Result<Vec<Letter>, AdminError> {
+    let read = numbers.iter();
+    let read: Vec<_> = read
+        .map(|number| app.bus.read_message(DLQ, *number))
+        .collect();
+    let found: Vec<_> = stream::iter(read)
+        .buffered(CONCURRENT_READS)
+        .try_collect()
+        .await?;
+    let messages = found.into_iter().flatten();
+    Ok(messages
+        .filter_map(|message| Letter::read(app.bus.app(), &message))
+        .collect())
 }
 
 fn named(numbers: &[u64]) -> String {
@@ -169,9 +219,8 @@ pub async fn attempt(
     Extension(who): Extension<Who>,
     asked: Body,
 ) -> Result<Json<Value>, Problem> {
-    let chosen = body(asked)?;
-    let tried = &chosen.numbers[..chosen.numbers.len().min(MAX_TRIED)];
-    let selected = letters(&app, tried).await?;
+    let selected = select(&app, &body(asked)?).await?;
+    let tried = &selected.numbers[..selected.numbers.len().min(MAX_TRIED)];
     let bench = Bench {
         bus: &app.bus,
         store: &app.store,
@@ -182,8 +231,8 @@ pub async fn attempt(
     };
     let mut answers = Vec::new();
     let mut applied = 0;
-    for letter in &selected.chosen {
-        let answer = dead_letters::attempt(letter, &bench).await;
+    for letter in read(&app, tried).await.map_err(away)? {
+        let answer = dead_letters::attempt(&letter, &bench).await;
         applied += usize::from(answer.as_ref().is_ok_and(DryRun::is_applied));
         answers.push(shown(letter.number, answer, &app.catalog));
     }
@@ -194,7 +243,7 @@ pub async fn attempt(
         &format!("{applied} of {} would be applied", answers.len()),
     );
     Ok(Json(
-        json!({ "answers": answers, "left": chosen.numbers.len() - tried.len() }),
+        json!({ "answers": answers, "left": selected.numbers.len() - tried.len() }),
     ))
 }
 
@@ -225,66 +274,95 @@ pub async fn redrive(
     Extension(who): Extension<Who>,
     asked: Body,
 ) -> Result<Json<Value>, Problem> {
-    let chosen = body(asked)?;
-    let selected = letters(&app, &chosen.numbers).await?;
-    // Counted and entered under one lock, so that two requests at once cannot both be the last that fits.
-    let id = {
-        let mut jobs = app.jobs.all();
-        if jobs.values().filter(|job| !job.ended).count() >= MAX_UNDER_WAY {
-            return Err(Problem::new(
-                CROWDED,
-                format!("{MAX_UNDER_WAY} redrives are under way; wait for one to end"),
-            ));
-        }
-        let id = app.jobs.next.fetch_add(1, Ordering::Relaxed) + 1;
-        jobs.insert(
-            id,
-            Job {
-                who: who.0.clone(),
-                letters: selected.chosen.len(),
-                ..Job::default()
-            },
-        );
-        jobs.retain(|old, job| !job.ended || *old + MAX_REMEMBERED > id);
-        id
-    };
+    let selected = select(&app, &body(asked)?).await?;
+    let id = begin(&app, &who, selected.numbers.len())?;
+    let on = named(&selected.numbers);
     // On record before it begins: a console that is killed has still said who asked for what.
-    audit::line(&who, "redrive", &named(&chosen.numbers), "begun");
-    let on = named(&chosen.numbers);
+    audit::line(&who, "redrive", &on, "begun");
     let task = app.clone();
     // A task that shutdown waits for: the request may end, the redrive goes on.
     app.tasks.spawn(async move {
         let ended = give_back(&task, id, selected)
             .await
             .map_err(|e| e.to_string());
-        task.jobs.change(id, |job| {
-            job.remarks.extend(ended.as_ref().err().cloned());
-            job.ended = true;
-        });
-        audit::line(
-            &who,
-            "redrive",
-            &on,
-            &ended.unwrap_or_else(|why| format!("broken off: {why}")),
-        );
+        end(&task, id, &who, ["redrive", &on], ended);
     });
     Ok(Json(json!({ "job": id })))
 }
 
-async fn give_back(app: &App, id: u64, selected: Selected) -> Result<String, AdminError> {
-    let Selected { chosen, all } = selected;
-    let mut report = |news: Progress<'_>| app.jobs.report(id, news);
-    let chosen = dead_letters::without_outdated(&app.bus, chosen, &all, &mut report).await?;
-    // Outcomes are new letters, so those that were there before need not be read again.
-    let next = all.last().map_or(1, |letter| letter.number + 1);
-    let mut watch = Watch::new(&app.bus, app.store.clone(), &app.config, next);
-    let mut tallies = Vec::new();
-    for group in grouped(&chosen) {
-        let tally = dead_letters::redrive(&group, &PACE, &mut watch, &mut report).await?;
-        app.jobs.change(id, Job::end_group);
-        tallies.push(tally.to_string());
+/// Enters a job; refuses one too many.
+fn begin(app: &App, who: &Who, letters: usize) -> Result<u64, Problem> {
+    // Counted and entered under one lock, so that two requests at once cannot both be the last that fits.
+    let mut jobs = app.jobs.all();
+    if jobs.values().filter(|job| !job.ended).count() >= MAX_UNDER_WAY {
+        let why = format!("{MAX_UNDER_WAY} jobs are under way; wait for one to end");
+        return Err(Problem::new(CROWDED, why));
     }
-    Ok(tallies.join("; "))
+    let id = app.jobs.next.fetch_add(1, Ordering::Relaxed) + 1;
+    let job = Job {
+        who: who.0.clone(),
+        letters,
+        ..Job::default()
+    };
+    jobs.insert(id, job);
+    jobs.retain(|old, job| !job.ended || *old + MAX_REMEMBERED > id);
+    Ok(id)
+}
+
+/// Enters the end of a job, and puts it on record; `deed` is what was done, and on what.
+fn end(app: &App, id: u64, who: &Who, deed: [&str; 2], ended: Result<String, String>) {
+    app.jobs.change(id, |job| {
+        job.remarks.extend(ended.as_ref().err().cloned());
+        job.ended = true;
+    });
+    let [what, on] = deed;
+    let outcome = ended.unwrap_or_else(|why| format!("broken off: {why}"));
+    audit::line(who, what, on, &outcome);
+}
+
+/// Chunk after chunk, so that a job of any size holds little; it ends with the first chunk that does not go well.
+async fn give_back(app: &App, id: u64, selected: Selected) -> Result<String, AdminError> {
+    let mut report = |news: Progress<'_>| app.jobs.report(id, news);
+    for (number, later) in &selected.outdated {
+        let remark = format!("#{number} was redriven before and became #{later}: taken away");
+        report(Progress::Remark(remark));
+        let deleted = app.bus.delete_message(DLQ, *number).await;
+        deleted.map_err(|e| AdminError::api(format!("letter #{number}"), e))?;
+    }
+    let mut numbers = selected.numbers;
+    numbers.retain(|number| !selected.outdated.contains_key(number));
+    // Outcomes are new letters, so those that were there before need not be read again.
+    let mut watch = Watch::new(&app.bus, app.store.clone(), &app.config, selected.last + 1);
+    let mut pace = Pace {
+        rate: RATE,
+        wait: WAIT,
+    };
+    let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
+    for chunk in numbers.chunks(CHUNK) {
+        let letters = read(app, chunk).await?;
+        let mut went_well = true;
+        for group in grouped(&letters) {
+            if tallies
+                .get(group.name)
+                .is_some_and(|before| before.left > 0)
+            {
+                continue;
+            }
+            let tally = dead_letters::redrive(&group, &pace, &mut watch, &mut report).await?;
+            app.jobs.change(id, Job::end_group);
+            went_well &= tally.left == 0 && tally.failed == 0 && tally.pending == 0;
+            let all = tallies.entry(group.name.to_owned()).or_default();
+            all.add(tally);
+        }
+        if went_well {
+            pace.rate = FAST_RATE;
+        }
+        if !tallies.is_empty() && tallies.values().all(|tally| tally.left > 0) {
+            break;
+        }
+    }
+    let tallies = tallies.values().map(ToString::to_string);
+    Ok(tallies.collect::<Vec<_>>().join("; "))
 }
 
 pub async fn job(
@@ -304,37 +382,79 @@ pub async fn job(
     Ok(Json(json!(job)))
 }
 
-/// Gives letters up, for a reason that stays on record.
+/// Gives letters up, for a reason that stays on record. Many are a job, whose end is asked under `/api/jobs/`.
 pub async fn give_up(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Who>,
     asked: Body,
 ) -> Result<Json<Value>, Problem> {
     let chosen = body(asked)?;
-    let why = chosen.why.trim();
-    if why.is_empty() || chosen.numbers.len() > MAX_DROPPED {
-        return Err(Problem::new(
-            MALFORMED,
-            format!("say why in `why`; at most {MAX_DROPPED} letters at once"),
-        ));
+    let why = chosen.why.trim().to_owned();
+    if why.is_empty() {
+        return Err(Problem::new(MALFORMED, "say why in `why`"));
     }
     // All are looked up before the first is dropped, so that a page which is out of date drops nothing.
-    let letters = letters(&app, &chosen.numbers).await?.chosen;
-    for (dropped, letter) in letters.iter().enumerate() {
-        if let Err(e) = dead_letters::give_up(letter, why, &who.0, SOURCE, &app.bus).await {
-            let outcome = format!("{dropped} dropped, then failed at #{}: {e}", letter.number);
-            audit::line(&who, "drop", &named(&chosen.numbers), &outcome);
-            return Err(Problem::new(
-                AWAY,
-                format!("{outcome}; if the stream dlq is full, raise its max_bytes"),
-            ));
+    let numbers = select(&app, &chosen).await?.numbers;
+    let on = named(&numbers);
+    let count = numbers.len();
+    if count <= CHUNK {
+        return match drop_all(&app, &numbers, &why, &who, None).await {
+            Ok(()) => {
+                audit::line(&who, "drop", &on, &format!("{count} dropped: {why}"));
+                Ok(Json(json!({ "dropped": count })))
+            }
+            Err(outcome) => {
+                audit::line(&who, "drop", &on, &outcome);
+                Err(Problem::new(AWAY, outcome))
+            }
+        };
+    }
+    let id = begin(&app, &who, count)?;
+    audit::line(&who, "drop", &on, &format!("begun: {why}"));
+    let task = app.clone();
+    app.tasks.spawn(async move {
+        let ended = drop_all(&task, &numbers, &why, &who, Some(id)).await;
+        let ended = ended.map(|()| format!("{count} dropped: {why}"));
+        end(&task, id, &who, ["drop", &on], ended);
+    });
+    Ok(Json(json!({ "job": id })))
+}
+
+/// Drops letters, and tells the job how many;  the error says the same of one that broke off.
+async fn drop_all(
+    app: &App,
+    numbers: &[u64],
+    why: &str,
+    who: &Who,
+    job: Option<u64>,
+) -> Result<(), String> {
+    let mut dropped: u64 = 0;
+    for chunk in numbers.chunks(CHUNK) {
+        let letters = read(app, chunk).await.map_err(|e| e.to_string())?;
+        let deeds: Vec<_> = letters
+            .iter()
+            .map(|letter| drop_one(app, letter, why, who))
+            .collect();
+        let mut deeds = stream::iter(deeds).buffered(CONCURRENT_DROPS);
+        while let Some(deed) = deeds.next().await {
+            if let Err(why) = deed {
+                return Err(format!(
+                    "{dropped} dropped, then failed at {why}; if the stream dlq is full, raise its max_bytes"
+                ));
+            }
+            dropped += 1;
+        }
+        if let Some(id) = job {
+            app.jobs.change(id, |job| {
+                job.sent = dropped;
+                job.done = dropped;
+            });
         }
     }
-    audit::line(
-        &who,
-        "drop",
-        &named(&chosen.numbers),
-        &format!("{} dropped: {why}", letters.len()),
-    );
-    Ok(Json(json!({ "dropped": letters.len() })))
+    Ok(())
+}
+
+async fn drop_one(app: &App, letter: &Letter, why: &str, who: &Who) -> Result<(), String> {
+    let deed = dead_letters::give_up(letter, why, &who.0, SOURCE, &app.bus).await;
+    deed.map_err(|e| format!("#{}: {e}", letter.number))
 }

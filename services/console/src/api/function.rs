@@ -1,24 +1,42 @@
 //! `GET /api/functions/{name}`: a function, how it fares now, how it fared for the last hour, what failed last.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use oncue_admin::dead_letters::Letter;
 use oncue_core::bus::layout::DLQ;
+use oncue_core::store::SAMPLES_MS;
+use oncue_proto::event;
+use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::App;
 use crate::api::events::latest;
+use crate::history::{self, Columns};
 use crate::problem::{NOT_FOUND, Problem};
 use crate::snapshot::Instance;
 
 /// Dead letters named among what failed last.
 const LAST_LETTERS: usize = 8;
 
+/// Time that Redis has to say what it kept.
+const REDIS_TIMEOUT: Duration = Duration::from_secs(1);
+const HOUR_MS: u64 = 3600 * 1000;
+
+/// How much of the past is shown: an hour, or with `span=day` a day by minutes.
+#[derive(Deserialize)]
+pub struct PastSpan {
+    #[serde(default)]
+    span: String,
+}
+
 pub async fn get(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
+    Query(wanted): Query<PastSpan>,
 ) -> Result<Json<Value>, Problem> {
     let function = app.snapshot.function(&name);
     let function = function
@@ -45,10 +63,20 @@ pub async fn get(
             "delivered": consumer.info.delivered.consumer_seq,
         })
     });
+    let is_day = wanted.span == "day";
+    let from = event::now_ms().saturating_sub(if is_day { SAMPLES_MS } else { HOUR_MS });
+    let kept = timeout(REDIS_TIMEOUT, app.store.samples(&name, from)).await;
+    let kept = history::minutes(&kept.ok().and_then(Result::ok).unwrap_or_default());
+    let columns = if is_day {
+        Columns::of(&kept)
+    } else {
+        status.history.columns(&kept)
+    };
     Ok(Json(json!({
         "card": view,
         "limits": limits,
         "health": status.health(),
+        "why": status.reason(app.bus.app(), &name),
         "waiting_outputs": status.waiting_outputs(),
         "rate": status.rate(),
         "lag": status.lag(),
@@ -58,7 +86,8 @@ pub async fn get(
         "consumer": consumer,
         "instances": instances,
         "histogram": status.histogram(),
-        "history": status.history.columns(),
+        "history": columns,
+        "marks": history::marks(&kept),
         "errors": letters.iter().rev().filter_map(|message| Letter::read(app.bus.app(), message)).map(|letter| error(&letter)).collect::<Vec<_>>(),
     })))
 }

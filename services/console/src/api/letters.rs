@@ -1,54 +1,209 @@
-//! `GET /api/letters`: dead letters in groups of one cause; `GET /api/letters/{number}`: one of them, whole.
+//! `GET /api/letters`: dead letters in groups of one cause; `.../group/{group}`: a page of one; `.../{number}`: a letter, whole.
+
+mod differ;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
-use oncue_admin::dead_letters::{self, Letter, LetterGroup, grouped, message_of, ms};
+use axum::extract::{Path, Query, State};
+use oncue_admin::dead_letters::{
+    self, CauseCount, Letter, LetterIndex, LetterOrder, LetterQuery, LetterSummary, message_of, ms,
+};
 use oncue_core::bus::layout::DLQ;
+use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::api::decode::StreamOrigin;
 use crate::problem::{MALFORMED, NOT_FOUND, Problem};
 use crate::{App, away};
 
-/// Letters looked at; those before are counted, and `oncue dlq ls` has them.
-/// A page reads them all anew each time it is opened.
+/// Letters looked at by a search, from the end of the stream.
 pub const WINDOW: u64 = 5000;
-/// Letters of a group that are listed.
+/// Time for a look: a stream that nobody has read yet takes several.
+const LOOK_BUDGET: Duration = Duration::from_secs(3);
+/// Letters of a page, unless it says otherwise, and at most.
+const PAGE: usize = 50;
 const MAX_LISTED: usize = 200;
+/// Payloads that are compared.
+const SAMPLE: usize = 40;
+/// Characters of a payload that is text that are shown.
+const MAX_TEXT: usize = 16 << 10;
 /// Bytes of a payload nobody can read that are shown, in hexadecimal.
 const MAX_HEX: usize = 512;
 
-pub async fn list(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
-    let latest = dead_letters::latest(&app.bus, WINDOW).await.map_err(away)?;
-    let groups: Vec<Value> = grouped(&latest.letters).iter().map(group).collect();
+/// Index of the letters, shared by all browsers.
+#[derive(Default)]
+pub struct Letters(Mutex<LetterIndex>);
+
+impl Letters {
+    /// The index, as the stream is now. The first look reads all letters; those after it read what is new.
+    pub async fn look(&self, app: &App) -> Result<MutexGuard<'_, LetterIndex>, Problem> {
+        let mut index = self.0.lock().await;
+        let read = index.refresh(&app.bus, LOOK_BUDGET).await;
+        read.map_err(away)?;
+        Ok(index)
+    }
+}
+
+/// Which groups somebody wants to see; by default all.
+#[derive(Deserialize)]
+pub struct Wanted {
+    #[serde(default)]
+    function: String,
+    /// Part of any text of the group, without regard to case.
+    #[serde(default)]
+    q: String,
+}
+
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Query(wanted): Query<Wanted>,
+) -> Result<Json<Value>, Problem> {
+    let index = app.letters.look(&app).await?;
+    let text = wanted.q.to_lowercase();
+    let groups = index.causes().into_iter().filter(|group| {
+        let cause = &group.cause;
+        let texts = [
+            &cause.function,
+            &cause.reason,
+            &cause.site,
+            &cause.message,
+            &group.name,
+        ];
+        let is_found = texts.iter().any(|one| one.to_lowercase().contains(&text));
+        is_found && (wanted.function.is_empty() || wanted.function == cause.function)
+    });
+    let groups: Vec<Value> = groups.map(|one| group(&one, &index)).collect();
+    Ok(Json(json!({
+        "groups": groups,
+        "letters": index.len(),
+        "before": index.before(),
+        "unread": index.unread(),
+        "last": index.last(),
+    })))
+}
+
+fn group(group: &CauseCount, index: &LetterIndex) -> Value {
+    let cause = &group.cause;
+    let mut shown = json!({
+        "group": group.name,
+        "function": cause.function,
+        "reason": cause.reason,
+        "site": cause.site,
+        "message": cause.message,
+        "count": group.count,
+        "first": group.first,
+        "last": group.last,
+    });
+    // A client that acts on letters by number gets those of a small group; a large one is named by its group.
+    if group.count <= MAX_LISTED as u64 {
+        let query = LetterQuery {
+            group: &group.name,
+            text: "",
+            through: u64::MAX,
+        };
+        shown["numbers"] = json!(index.numbers(&query));
+    }
+    shown
+}
+
+/// Which page of a group somebody wants to see.
+#[derive(Deserialize)]
+pub struct Page {
+    #[serde(default)]
+    q: String,
+    #[serde(default)]
+    offset: usize,
+    /// Letters of a page; 50 unless named, at most 200.
+    limit: Option<usize>,
+    /// `age`, `key`, `attempts` or `redrives`; the largest first, unless `ascending`.
+    #[serde(default)]
+    sort: String,
+    #[serde(default)]
+    ascending: bool,
+}
+
+/// A page of the letters of one group.
+pub async fn page(
+    State(app): State<Arc<App>>,
+    Path(group): Path<String>,
+    Query(page): Query<Page>,
+) -> Result<Json<Value>, Problem> {
+    let order = match page.sort.as_str() {
+        "" | "age" => LetterOrder::Age,
+        "key" => LetterOrder::Key,
+        "attempts" => LetterOrder::Attempts,
+        "redrives" => LetterOrder::Redrives,
+        other => {
+            let why =
+                format!("letters are sorted by age, key, attempts or redrives, not by {other:?}");
+            return Err(Problem::new(MALFORMED, why));
+        }
+    };
+    let index = app.letters.look(&app).await?;
+    let query = LetterQuery {
+        group: &group,
+        text: page.q.trim(),
+        through: u64::MAX,
+    };
+    let mut numbers = index.numbers(&query);
+    let count = numbers.len();
+    index.sort(&mut numbers, order, page.ascending);
+    let listed = numbers
+        .into_iter()
+        .skip(page.offset)
+        .take(page.limit.unwrap_or(PAGE).clamp(1, MAX_LISTED));
+    let letters: Vec<Value> = listed
+        .filter_map(|number| Some(summary(number, index.get(number)?)))
+        .collect();
     Ok(Json(
-        json!({ "groups": groups, "letters": latest.letters.len(), "before": latest.before }),
+        json!({ "letters": letters, "count": count, "offset": page.offset, "last": index.last() }),
     ))
 }
 
-fn group(group: &LetterGroup<'_>) -> Value {
-    let (first, last) = group.span();
-    let latest = &group.latest().content;
-    let listed = group
-        .letters
-        .iter()
-        .rev()
-        .take(MAX_LISTED)
-        .map(|letter| short(letter));
+fn summary(number: u64, letter: &LetterSummary) -> Value {
     json!({
-        "group": group.name,
-        "function": latest.function,
-        "reason": latest.reason,
-        "site": latest.site,
-        "message": latest.message,
-        "count": group.letters.len(),
-        "first": first,
-        "last": last,
-        "numbers": group.letters.iter().map(|letter| letter.number).collect::<Vec<_>>(),
-        "letters": listed.collect::<Vec<_>>(),
+        "number": number,
+        "at": letter.at,
+        "event": letter.event,
+        "type": letter.event_type,
+        "key": letter.key,
+        "flow": letter.flow,
+        "attempts": letter.attempts,
+        "redrives": letter.redrives,
+        "message": letter.message,
     })
+}
+
+/// Comparison of the payloads of a group: what they have in common and where they differ, told from a sample spread over all of it.
+pub async fn differences(
+    State(app): State<Arc<App>>,
+    Path(group): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let numbers = {
+        let index = app.letters.look(&app).await?;
+        let query = LetterQuery {
+            group: &group,
+            text: "",
+            through: u64::MAX,
+        };
+        index.numbers(&query)
+    };
+    let step = numbers.len().div_ceil(SAMPLE).max(1);
+    let mut payloads = Vec::new();
+    for number in numbers.iter().step_by(step) {
+        let found = app.bus.read_message(DLQ, *number).await.map_err(away)?;
+        let letter = found.and_then(|message| Letter::read(app.bus.app(), &message));
+        if let Some(letter) = letter {
+            let data = whole(&app, &letter).await["data"].take();
+            if !data.is_null() {
+                payloads.push(data);
+            }
+        }
+    }
+    Ok(Json(differ::tell(&payloads)))
 }
 
 fn short(letter: &Letter) -> Value {
@@ -129,12 +284,24 @@ async fn whole(app: &App, letter: &Letter) -> Value {
                 }
             }
             if shown["data"].is_null() {
-                shown["hex"] = hex(&found.payload).into();
+                match text(&found.payload) {
+                    Some(text) => shown["text"] = text.into(),
+                    None => shown["hex"] = hex(&found.payload).into(),
+                }
             }
             shown["bytes"] = found.payload.len().into();
         }
     }
     shown
+}
+
+/// Beginning of a payload that is text; `None` for any other, and for one with control characters.
+fn text(bytes: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let mut odd = text
+        .chars()
+        .filter(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'));
+    (!text.is_empty() && odd.next().is_none()).then(|| text.chars().take(MAX_TEXT).collect())
 }
 
 /// Sixteen bytes a line.

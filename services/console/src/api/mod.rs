@@ -8,5 +8,7 @@ pub mod search;
 pub mod letters;
 pub mod actions;
 pub mod drift;
+pub mod doctor;
+pub mod logs;
 pub mod audit;
 pub mod decode;

@@ -2,6 +2,8 @@
 
 import { api, clock, duration, failed, flowLink, link, make, moment, number, plural, traceLink } from "./dom.js";
 
+import { logLines } from "./log.js";
+
 const EVERY = 1000;
 
 // Flows that were seen last.
@@ -48,7 +50,7 @@ export function showFlow(place, id) {
       const { now, ...rest } = said;
       const [open, text] = [said.flow.open > 0, JSON.stringify(rest)];
       // A complete flow does not change, an open one grows with time.
-      if (open || drawn !== text) place.replaceChildren(...page(said));
+      if (open || drawn !== text) place.replaceChildren(...page(said), make("div", "card", make("h3", "", "Log of this flow"), logLines({ flow: said.flow.id ?? id })));
       drawn = text;
       timer = setTimeout(refresh, open ? EVERY : 5 * EVERY);
     } catch (error) {

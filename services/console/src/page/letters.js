@@ -4,10 +4,38 @@ import { about, ago, api, button, byId, facts, failed, flowLink, json, link, mak
 
 const EVERY = 3000;
 const POLL = 400;
+const PAGE = 50;
+const COLUMNS = [["Letter", "age"], ["About", "key"], ["Event", null], ["Attempts", "attempts", "extra num"], ["Redriven", "redrives", "extra num"], ["Age", "age"]];
 
 export function showLetters(place, wanted) {
   const bench = new Bench(place, wanted);
   return () => bench.leave();
+}
+
+// Draws anew and leaves the focus where it was, on what has the same name.
+function redraw(place, ...content) {
+  const focus = place.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
+  place.replaceChildren(...content);
+  if (focus) place.querySelector(`[data-focus="${CSS.escape(focus)}"]`)?.focus();
+}
+
+function named(element, name) {
+  element.dataset.focus = name;
+  return element;
+}
+
+function field(label, act) {
+  const input = make("input");
+  input.type = "search";
+  input.placeholder = label;
+  input.setAttribute("aria-label", label);
+  input.autocomplete = "off";
+  let timer = null;
+  input.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => act(input.value.trim()), 250);
+  });
+  return input;
 }
 
 class Bench {
@@ -15,14 +43,25 @@ class Bench {
     this.place = place;
     this.wanted = wanted;
     this.chosen = new Set();
+    this.view = { offset: 0, sort: "age", ascending: false, q: "" };
     this.list = make("div", "groups");
-    this.detail = make("div", "card");
-    this.outcome = make("div");
     this.before = make("p", "hint");
+    this.head = make("div", "parts");
+    this.acts = make("div", "actions");
+    this.outcome = make("div");
+    this.differ = make("div");
+    this.table = make("div", "wide");
+    this.pages = make("div", "row");
+    this.find = field("Filter these letters by event, flow, key or message", (q) => this.turn({ q, offset: 0 }));
+    this.detail = make("div", "card", this.head, this.acts, this.outcome, this.differ, this.find, this.table, this.pages);
+    const filter = field("Filter causes", (q) => {
+      this.filter = q;
+      this.refresh();
+    });
     const way = about.write
       ? "What is tried changes nothing; what is redriven goes back to its function alone, one first and the rest if that goes well."
       : "This console only looks. To act from here, start it with a token and [console] write = true; oncue dlq does the same.";
-    place.replaceChildren(make("div", "title", make("h2", "", "Dead letters"), make("p", "hint", way)), make("div", "bench", make("div", "groups", this.list, this.before), this.detail));
+    place.replaceChildren(make("div", "title", make("h2", "", "Dead letters"), make("p", "hint", way)), make("div", "bench", make("div", "groups", filter, this.list, this.before), this.detail));
     this.refresh();
   }
 
@@ -34,103 +73,186 @@ class Bench {
   async refresh() {
     clearTimeout(this.timer);
     try {
-      const said = await api("/api/letters");
+      const said = await api(`/api/letters?q=${encodeURIComponent(this.filter ?? "")}`);
       if (this.over) return;
       this.show(said);
     } catch (error) {
       if (!this.over) failed(this.list, error);
     }
-    if (!this.over) this.timer = setTimeout(() => this.refresh(), EVERY);
+    clearTimeout(this.timer);
+    if (!this.over) this.timer = setTimeout(() => this.refresh(), this.unread > 0 ? POLL : EVERY);
   }
 
-  show({ groups, before }) {
-    this.before.textContent = before > 0 ? `${number(before)} older messages lie before these; oncue dlq ls reads all.` : "";
+  async show({ groups, before, letters, unread }) {
+    this.unread = unread;
+    this.before.textContent = unread > 0 ? `Reading: ${number(unread)} messages are left.` : before > 0 ? `${number(before)} older messages lie before these; oncue dlq ls reads all.` : "";
     const drawn = JSON.stringify(groups);
     if (drawn === this.drawn) return;
     this.drawn = drawn;
     this.groups = groups;
-    const asked = (group) => group.group === this.wanted || group.numbers.includes(Number(this.wanted));
-    const group = groups.find((one) => one.group === this.open) ?? groups.find(asked) ?? groups[0];
-    if (group && !this.open && /^\d+$/.test(this.wanted) && group.numbers.includes(Number(this.wanted)) && group.group !== this.wanted) this.reading = Number(this.wanted);
-    this.list.replaceChildren(...groups.map((one) => this.card(one)));
-    if (group) this.choose(group);
-    else {
-      this.open = null;
-      this.detail.replaceChildren(this.outcome, make("p", "nothing", make("b", "", "No dead letters"), "Every event was applied, or is still under way."));
+    redraw(this.list, ...groups.map((one) => this.card(one)));
+    const open = groups.find((one) => one.group === this.open) ?? (await this.asked(groups)) ?? groups[0];
+    if (this.over) return;
+    this.detail.hidden = false;
+    if (open) {
+      if (open.group !== this.open) this.choose(open);
+      else this.load(open);
+      return;
     }
+    this.open = null;
+    const nothing = letters > 0 ? make("b", "", "No cause like that") : make("b", "", "No dead letters");
+    this.head.replaceChildren(make("p", "nothing", nothing, letters > 0 ? "" : "Every event was applied, or is still under way."));
+    for (const part of [this.acts, this.differ, this.table, this.pages]) part.replaceChildren();
+    this.find.hidden = true;
+  }
+
+  // The group a link leads to: by its name, or by one of its letters.
+  async asked(groups) {
+    const named = groups.find((one) => one.group === this.wanted);
+    if (named || !/^\d+$/.test(this.wanted)) return named;
+    const letter = await api(`/api/letters/${this.wanted}`).catch(() => null);
+    const found = groups.find((one) => one.group === letter?.group);
+    if (found) this.reading = Number(this.wanted);
+    return found;
   }
 
   card(group) {
-    const card = button("", () => {
-      this.outcome.replaceChildren();
+    const card = named(button("", () => {
       this.reading = null;
-      this.chosen.clear();
       this.choose(group);
-    });
+    }), group.group);
     card.replaceChildren(
       make("div", "top-line", make("b", "", group.function), make("span", "reason", group.reason), make("span", "badge", short(group.count))),
       make("span", "message", group.message),
       make("span", "hint", `${group.site ? `${group.site} · ` : ""}${ago(group.last)}`),
     );
     card.dataset.group = group.group;
+    card.setAttribute("aria-pressed", `${this.open === group.group}`);
     return card;
   }
 
   choose(group) {
     this.open = group.group;
+    this.chosen.clear();
+    this.view = { offset: 0, sort: "age", ascending: false, q: "" };
+    this.find.value = "";
+    this.find.hidden = false;
+    this.outcome.replaceChildren();
+    this.differ.replaceChildren();
     for (const card of this.list.children) card.setAttribute("aria-pressed", `${card.dataset.group === group.group}`);
-    this.chosen = new Set([...this.chosen].filter((number) => group.numbers.includes(number)));
+    this.load(group);
+  }
+
+  group() {
+    return this.groups.find((one) => one.group === this.open);
+  }
+
+  turn(change) {
+    Object.assign(this.view, change);
+    const group = this.group();
+    if (group) this.load(group);
+  }
+
+  async load(group) {
     const facts = make("p", "hint", `${plural(group.count, "letter")}, the first ${ago(group.first)}, the last ${ago(group.last)} · group ${group.group}`);
     const where = make("div", "row", link(group.function, `#/map/${group.function}`), make("span", "reason", group.reason), group.site && make("code", "", group.site));
-    this.body = make("tbody", "", ...group.letters.flatMap((letter) => this.row(letter, group)));
-    const all = make("input");
+    this.head.replaceChildren(where, make("p", "why bad", group.message), facts);
+    const { offset, sort, ascending, q } = this.view;
+    try {
+      const said = await api(`/api/letters/group/${group.group}?offset=${offset}&limit=${PAGE}&sort=${sort}&ascending=${ascending}&q=${encodeURIComponent(q)}`);
+      if (this.over || this.open !== group.group) return;
+      this.page = said;
+      // The last page may have gone with its letters.
+      if (said.letters.length === 0 && offset > 0) return void this.turn({ offset: 0 });
+      this.drawTable();
+    } catch (error) {
+      if (!this.over) failed(this.table, error);
+    }
+  }
+
+  drawTable() {
+    const { letters, count, offset } = this.page;
+    this.boxes = [];
+    const all = named(make("input"), "all");
     all.type = "checkbox";
-    all.setAttribute("aria-label", "All letters of this group");
-    all.checked = group.letters.length > 0 && group.letters.every((letter) => this.chosen.has(letter.number));
+    all.setAttribute("aria-label", "All letters of this page");
+    all.checked = letters.length > 0 && letters.every((letter) => this.chosen.has(letter.number));
     all.addEventListener("change", () => {
-      this.chosen = new Set(all.checked ? group.letters.map((letter) => letter.number) : []);
-      this.choose(group);
+      for (const box of this.boxes) {
+        box.checked = all.checked;
+        if (all.checked) this.chosen.add(Number(box.value));
+        else this.chosen.delete(Number(box.value));
+      }
+      this.drawActions();
     });
-    const head = make("tr", "", make("th", "", all), ...["Letter", "About", "Event"].map((name) => make("th", "", name)), make("th", "extra num", "Attempts"), make("th", "extra num", "Redriven"), make("th", "", "Age"));
-    const table = make("div", "wide", make("table", "table", make("thead", "", head), this.body));
-    const cut = group.count > group.letters.length && make("p", "hint", `The latest ${group.letters.length} are listed; an action on the whole group means all ${number(group.count)}.`);
-    this.detail.replaceChildren(where, make("p", "why bad", group.message), facts, this.actions(group), this.outcome, table, cut || "");
+    const head = make("tr", "", make("th", "", all), ...COLUMNS.map((column, at) => this.heading(column, at)));
+    this.body = make("tbody", "", ...letters.flatMap((letter) => this.row(letter)));
+    redraw(this.table, make("table", "table", make("thead", "", head), this.body));
+    const last = Math.min(count, offset + letters.length);
+    const move = (text, to, may) => {
+      const act = named(button(text, () => this.turn({ offset: to })), text);
+      act.disabled = !may;
+      return act;
+    };
+    const where = make("span", "hint", count > 0 ? `${number(offset + 1)} to ${number(last)} of ${number(count)}` : "none is like that");
+    redraw(this.pages, move("Newer", Math.max(0, offset - PAGE), offset > 0), where, move("Older", offset + PAGE, last < count));
+    this.drawActions();
   }
 
-  actions(group) {
-    const some = this.chosen.size > 0;
-    const numbers = () => (some ? [...this.chosen] : group.numbers);
-    const what = some ? `${this.chosen.size} chosen` : group.count === 1 ? "the letter" : `all ${number(group.count)}`;
+  heading([name, sort, kind], at) {
+    if (!sort || at === 5) return make("th", kind ?? "", name);
+    const isIt = this.view.sort === sort;
+    const arrow = isIt ? (this.view.ascending ? " ↑" : " ↓") : "";
+    const act = named(button(name + arrow, () => this.turn({ sort, ascending: isIt ? !this.view.ascending : false, offset: 0 }), "quiet"), `sort ${sort}`);
+    const cell = make("th", kind ?? "", act);
+    cell.setAttribute("aria-sort", isIt ? (this.view.ascending ? "ascending" : "descending") : "none");
+    return cell;
+  }
+
+  // What an action is about: those that are ticked, or all of the group as it is filtered, as far as this page knew of them.
+  meant() {
+    if (this.chosen.size > 0) return { numbers: [...this.chosen] };
+    return { group: this.open, q: this.view.q, through: this.page.last };
+  }
+
+  size() {
+    return this.chosen.size || this.page.count;
+  }
+
+  drawActions() {
+    const count = this.size();
+    const what = this.chosen.size > 0 ? `${number(count)} chosen` : count === 1 ? "the letter" : `all ${number(count)}`;
     const acts = [
-      button(`Try ${what}`, () => this.attempt(numbers())),
-      button(`Redrive ${what}`, () => this.redrive(numbers(), group), "strong"),
-      button(`Drop ${what}`, () => this.drop(numbers(), group), "danger"),
+      named(button(`Try ${count > 20 ? `20 of ${number(count)}` : what}`, () => this.attempt(this.meant())), "try"),
+      named(button(`Redrive ${what}`, () => this.redrive(this.meant(), count), "strong"), "redrive"),
+      named(button(`Drop ${what}`, () => this.drop(this.meant(), count), "danger"), "drop"),
     ];
-    for (const act of acts) act.disabled = !about.write || this.busy;
-    const row = make("div", "actions", ...acts);
-    if (!about.write) row.append(make("span", "hint", "read-only"));
-    return row;
+    for (const act of acts) act.disabled = !about.write || this.busy || count === 0;
+    const compare = named(button("Compare payloads", () => this.compare()), "compare");
+    redraw(this.acts, ...acts, compare, about.write ? "" : make("span", "hint", "read-only"));
   }
 
-  row(letter, group) {
-    const box = make("input");
+  row(letter) {
+    const box = named(make("input"), `box ${letter.number}`);
     box.type = "checkbox";
+    box.value = letter.number;
     box.checked = this.chosen.has(letter.number);
     box.setAttribute("aria-label", `Letter ${letter.number}`);
     box.addEventListener("change", () => {
       if (box.checked) this.chosen.add(letter.number);
       else this.chosen.delete(letter.number);
-      this.choose(group);
+      this.drawActions();
     });
-    const open = this.reading === letter.number;
-    const show = button(`#${letter.number}`, () => {
-      this.reading = open ? null : letter.number;
-      this.choose(group);
-    }, "quiet");
-    show.setAttribute("aria-expanded", `${open}`);
+    this.boxes.push(box);
+    const isOpen = this.reading === letter.number;
+    const show = named(button(`#${letter.number}`, () => {
+      this.reading = isOpen ? null : letter.number;
+      this.drawTable();
+    }, "quiet"), `letter ${letter.number}`);
+    show.setAttribute("aria-expanded", `${isOpen}`);
     const line = make(
       "tr",
-      open ? "open" : "",
+      isOpen ? "open" : "",
       make("td", "", box),
       make("td", "", show),
       make("td", "", letter.key),
@@ -139,7 +261,7 @@ class Bench {
       make("td", "extra num", number(letter.redrives)),
       make("td", "", moment(letter.at)),
     );
-    if (!open) return [line];
+    if (!isOpen) return [line];
     const cell = make("td", "", make("p", "hint", "reading …"));
     cell.colSpan = 7;
     api(`/api/letters/${letter.number}`).then(
@@ -149,42 +271,73 @@ class Bench {
     return [line, make("tr", "open", cell)];
   }
 
-  async attempt(numbers) {
+  async compare() {
+    this.differ.replaceChildren(make("p", "hint", "reading a sample …"));
+    try {
+      const { sampled, same, differs } = await api(`/api/letters/group/${this.open}/differences`);
+      const values = ({ values, kinds, missing }) => {
+        const told = values.map(([value, count]) => make("span", "chip", `${value} `, make("b", "", `${count}×`)));
+        const more = [kinds > values.length && `${number(kinds - values.length)} other values`, missing > 0 && `${missing} without it`].filter(Boolean).join(", ");
+        return make("div", "types", ...told, more && make("span", "hint", more));
+      };
+      this.differ.replaceChildren(make(
+        "div",
+        "outcome",
+        make("b", "", sampled > 0 ? `${plural(sampled, "payload")} of this group compared` : "No payload of this group can be decoded"),
+        Object.keys(differs).length > 0 && make("h3", "", "They differ in"),
+        facts(Object.entries(differs).map(([path, told]) => [path, values(told)])),
+        Object.keys(same).length > 0 && make("h3", "", "All of them have"),
+        facts(Object.entries(same).map(([path, value]) => [path, make("span", "mono", value)])),
+      ));
+    } catch (error) {
+      failed(this.differ, error);
+    }
+  }
+
+  async attempt(meant) {
     await this.act(make("p", "hint", "running the function on them; nothing is committed …"), async () => {
-      const { answers, left } = await api("/api/letters/try", { numbers });
+      const { answers, left } = await api("/api/letters/try", meant);
       const applied = answers.filter((answer) => answer.outcome === "applied").length;
       const rest = left > 0 ? `, ${number(left)} not tried` : "";
       this.outcome.replaceChildren(make("div", "outcome", make("b", "", `${applied} of ${answers.length} would be applied${rest}; nothing was changed`), ...alike(answers).map(answerRow)));
     });
   }
 
-  async redrive(numbers, group) {
-    if (numbers.length > 1 && !(await ask(`Redrive ${number(numbers.length)} letters?`, `They go back to ${group.function}: one first, the rest only while the cause does not come back.`, "Redrive"))) return;
+  async redrive(meant, count) {
+    const { function: name } = this.group();
+    if (count > 1 && !(await ask(`Redrive ${number(count)} letters?`, `They go back to ${name}: one first, the rest only while the cause does not come back.`, "Redrive"))) return;
+    await this.follow("/api/letters/redrive", meant, (how) => `${number(how.sent)} of ${number(how.letters)} redriven, ${number(how.done)} done, ${number(how.failed)} failed again`);
+  }
+
+  async drop(meant, count) {
+    const { function: name } = this.group();
+    const why = await ask(`Drop ${plural(count, "letter")} for good?`, `What ${name} should have done will not happen. Who dropped them and why stays on record.`, "Drop", true);
+    if (!why) return;
+    await this.follow("/api/letters/drop", { ...meant, why }, (how) => `${number(how.done)} of ${number(how.letters)} dropped`);
+  }
+
+  // Does it, and shows how a long one goes.
+  async follow(path, meant, words) {
     const bar = make("progress");
-    const words = make("span", "", "sending …");
+    const text = make("span", "", "sending …");
     const remarks = make("div", "bad");
-    await this.act(make("div", "", words, bar, remarks), async () => {
-      const { job } = await api("/api/letters/redrive", { numbers });
+    await this.act(make("div", "", text, bar, remarks), async () => {
+      const { job, dropped } = await api(path, meant);
+      if (dropped !== undefined) {
+        this.outcome.replaceChildren(make("div", "outcome", make("b", "", `${number(dropped)} dropped; oncue dlq dropped lists them`)));
+        return;
+      }
       for (;;) {
         const how = await api(`/api/jobs/${job}`);
         bar.max = Math.max(1, how.letters);
         bar.value = how.done + how.failed;
-        words.textContent = `${how.sent} of ${how.letters} redriven, ${how.done} done, ${how.failed} failed again${how.ended ? "" : " …"}`;
+        text.textContent = `${words(how)}${how.ended ? "" : " …"}`;
         remarks.textContent = how.remarks.join("; ");
         if (how.ended) break;
         await new Promise((done) => setTimeout(done, POLL));
       }
     });
-    this.refresh();
-  }
-
-  async drop(numbers, group) {
-    const why = await ask(`Drop ${plural(numbers.length, "letter")} for good?`, `What ${group.function} should have done will not happen. Who dropped them and why stays on record.`, "Drop", true);
-    if (!why) return;
-    await this.act(make("p", "hint", "dropping …"), async () => {
-      const { dropped } = await api("/api/letters/drop", { numbers, why });
-      this.outcome.replaceChildren(make("div", "outcome", make("b", "", `${number(dropped)} dropped; oncue dlq dropped lists them`)));
-    });
+    this.chosen.clear();
     this.refresh();
   }
 
@@ -198,13 +351,13 @@ class Bench {
       this.outcome.replaceChildren(make("div", "outcome", make("span", "bad", error.message)));
     }
     this.busy = false;
-    for (const act of this.detail.querySelectorAll(".actions button")) act.disabled = !about.write;
+    this.drawActions();
   }
 }
 
 function letterWhole(letter) {
   const headers = facts(letter.headers.map(([name, value]) => [name, make("span", "mono", value)]));
-  const payload = letter.data !== undefined ? json(letter.data) : make("pre", "json", letter.hex ?? letter.undecoded ?? "");
+  const payload = letter.data !== undefined ? json(letter.data) : make("pre", "json", letter.text ?? letter.hex ?? "");
   return [
     make("p", "bad", `${letter.reason}: ${letter.message}`),
     make("div", "row", traceLink(letter.trace, "the trace in which it failed"), flowLink(letter.flow, "its flow"), letter.site && make("code", "", letter.site)),

@@ -1,8 +1,8 @@
 // The frame: which page is shown, what the server sends, who is logged in, light or dark.
 
-import { about, api, byId, plural, remember, remembered, short } from "./dom.js";
+import { about, api, byId, make, plural, remember, remembered, short } from "./dom.js";
 import { LiveMap } from "./map.js";
-import { closePanel, showDrift, showFunction, showType } from "./panel.js";
+import { closePanel, showDoctor, showDrift, showFunction, showType } from "./panel.js";
 import { showFlow, showFlows } from "./flow.js";
 import { showLetters } from "./letters.js";
 import { showSearch } from "./search.js";
@@ -45,6 +45,51 @@ function pulse(kind, text) {
   element.textContent = text;
 }
 
+// Seconds without news after which the console itself is taken for away.
+const SILENCE = 8000;
+let heard = 0;
+let alarms = [];
+
+// What is wrong with the servers, in the head of every page, and how to mend it.
+function alarm(tick) {
+  const { nats, redis } = tick.servers ?? {};
+  alarms = [nats, redis].filter(Boolean);
+  if (!nats && tick.away) alarms.push({ why: `The console cannot see what goes on: ${tick.away}`, advice: "oncue doctor asks both servers itself", since: tick.at });
+  if (tick.regression) alarms.push({ why: tick.regression, advice: "until then no worker starts" });
+  document.body.classList.toggle("unknown", Boolean(nats || tick.away));
+  drawAlarms();
+  if (nats || tick.away) pulse("away", "NATS is away");
+  else if (redis) pulse("away", "Redis is away");
+  else if (tick.regression) pulse("away", "Redis went back");
+  else pulse("live", "live");
+}
+
+function drawAlarms() {
+  const place = byId("alarm");
+  const drawn = JSON.stringify(alarms);
+  if (place.dataset.drawn !== drawn) {
+    place.dataset.drawn = drawn;
+    place.hidden = alarms.length === 0;
+    // Out of what is read aloud: it changes every second.
+    const clock = make("span", "since");
+    clock.setAttribute("aria-hidden", "true");
+    place.replaceChildren(...alarms.map(({ why, advice }) => make("div", "", make("b", "", why), clock.cloneNode(), ` — ${advice}`)));
+  }
+  [...place.querySelectorAll(".since")].forEach((clock, at) => {
+    const { since } = alarms[at];
+    clock.textContent = since ? ` (for ${Math.max(0, Math.round((Date.now() - since) / 1000))} s)` : "";
+  });
+}
+
+setInterval(() => {
+  if (alarms.length > 0) drawAlarms();
+  if (heard === 0 || Date.now() - heard < SILENCE) return;
+  heard = 0;
+  document.body.classList.add("unknown");
+  alarms = [{ why: "The console does not answer", advice: "what stands here is how things were", since: Date.now() - SILENCE }];
+  pulse("away", "console is away");
+}, 1000);
+
 let drifting = null;
 
 // How much differs changes slowly, and is shown beside what changes every second.
@@ -67,14 +112,15 @@ function listen() {
   source.addEventListener("tick", (event) => {
     const tick = JSON.parse(event.data);
     map.tick(tick);
-    if (tick.away) pulse("away", `cannot see: ${tick.away}`);
-    else pulse("live", "live");
+    heard = Date.now();
+    alarm(tick);
     const letters = tick.functions.reduce((sum, row) => sum + row[8], 0);
     byId("letters-count").hidden = letters === 0;
     byId("letters-count").textContent = short(letters);
   });
   source.addEventListener("error", () => {
     pulse("away", "console is away");
+    document.body.classList.add("unknown");
     // A refused stream is not tried again by the browser: perhaps the login is over.
     if (source.readyState === EventSource.CLOSED) setTimeout(begin, 3000);
   });
@@ -165,6 +211,7 @@ byId("search").addEventListener("submit", (event) => {
 });
 byId("theme").addEventListener("click", nextTheme);
 byId("drift").addEventListener("click", showDrift);
+byId("doctor").addEventListener("click", showDoctor);
 byId("keys").addEventListener("click", () => byId("help").showModal());
 byId("login-form").addEventListener("submit", login);
 byId("who").addEventListener("click", async () => {

@@ -1,12 +1,15 @@
 // What was clicked on the map: a function with its last hour, or an event type with its last events.
 
 import { about, api, button, byId, draw, duration, facts, failed, flowLink, json, link, make, moment, number, rate, short, traceLink } from "./dom.js";
-import { histogram, line, percentile } from "./chart.js";
+import { logLines } from "./log.js";
+import { View, histogram, line, percentile } from "./chart.js";
 
 const EVERY = 2000;
 let timer = null;
 let shown = null;
 let opener = null;
+// Asks at once and draws what is said, whatever somebody reads.
+let again = () => {};
 
 export function closePanel() {
   clearTimeout(timer);
@@ -31,32 +34,64 @@ function open(what, title, ask, fill) {
   panel.replaceChildren(make("div", "head", make("h2", "", title), close), body);
   panel.hidden = false;
   panel.scrollTop = 0;
-  const refresh = async () => {
+  const refresh = async (forced = false) => {
+    clearTimeout(timer);
     try {
       const said = await ask();
       if (shown !== what) return;
-      if (body.childElementCount === 0 || !isRead(panel)) fill(said, body);
+      if (forced || body.childElementCount === 0 || !isRead(panel)) fill(said, body);
     } catch (error) {
       if (shown !== what) return;
       failed(body, error);
     }
+    clearTimeout(timer);
     timer = setTimeout(refresh, EVERY);
   };
+  again = () => refresh(true);
   refresh();
 }
 
 // Somebody has folded something out, or marks something to copy.
 function isRead(panel) {
   const selection = document.getSelection();
-  return panel.querySelector("details[open]") !== null || (!selection.isCollapsed && panel.contains(selection.anchorNode));
+  return panel.querySelector("details[open], .brushing, .chart svg:hover") !== null || (!selection.isCollapsed && panel.contains(selection.anchorNode));
 }
 
 const part = (title, ...content) => make("section", "", make("h3", "", title), ...content);
 const figure = (value, text) => make("div", "", make("b", "", value), make("span", "", text));
 const chips = (types, act) => make("div", "types", ...types.map((ty) => button(ty, () => act(ty), "chip")));
 
+// What part of the past is shown: kept while a function is looked at, and shared by its charts.
+let span = "hour";
+let view = null;
+
 export function showFunction(name) {
-  open(`function ${name}`, name, () => api(`/api/functions/${encodeURIComponent(name)}`), fillFunction);
+  const ask = () => api(`/api/functions/${encodeURIComponent(name)}?span=${span}`);
+  view = new View(() => again());
+  open(`function ${name}`, name, ask, fillFunction);
+}
+
+function charts({ card, marks }, past) {
+  const spans = ["hour", "day"].map((name) => {
+    const choose = button(name, () => {
+      span = name;
+      view.zoom(null, null);
+      view.changed();
+    }, "chip");
+    choose.setAttribute("aria-pressed", `${span === name}`);
+    return choose;
+  });
+  const whole = view.from !== null && button("all of it", () => {
+    view.zoom(null, null);
+    view.changed();
+  }, "chip");
+  const lines = [
+    line("Handed to it", past.at, past.rate, (value) => `${rate(value)}/s`, view, { marks }),
+    line("Waiting", past.at, past.lag, (value) => `${short(value)} events`, view, { className: "warm", marks }),
+    line("In hand", past.at, past.in_flight, (value) => `${short(value)} events`, view, { marks }),
+    line("A run", past.at, past.ms, (value) => duration(value), view, { marks }),
+  ];
+  return part(`The last ${span}`, make("div", "types", ...spans, whole, make("span", "hint", "drag to look closer")), ...lines);
 }
 
 const WORDS = {
@@ -75,6 +110,7 @@ function fillFunction(said, body) {
   const ms = past.ms.findLast((value) => value > 0);
   const parts = [
     make("p", `state ${said.health}`, WORDS[said.health]),
+    ...(said.why ? [make("p", "waits", said.why)] : []),
     ...(card.known === "consumer" && !card.declared ? [make("p", "waits", "An orphan: there is a consumer, and neither oncue.toml nor a worker knows the function. `oncue remove` takes it away.")] : []),
     make(
       "div",
@@ -87,7 +123,7 @@ function fillFunction(said, body) {
       figure(number(said.letters), "dead letters"),
       ...(said.waiting_outputs > 0 ? [figure(number(said.waiting_outputs), "commits whose outputs wait")] : []),
     ),
-    part("The last hour", line("events a second", past.at, past.rate, (value) => rate(value)), line("waiting", past.at, past.lag, short, "warm"), line("in hand", past.at, past.in_flight, short), line("a run, ms", past.at, past.ms, (value) => duration(value))),
+    charts(said, past),
   ];
   if (said.histogram) {
     const [p50, p99] = [percentile(said.histogram, 0.5), percentile(said.histogram, 0.99)];
@@ -95,7 +131,7 @@ function fillFunction(said, body) {
   }
   parts.push(part("Acts on", chips(card.triggers, (ty) => showType(ty))));
   if (card.emits.length > 0) parts.push(part("May emit", chips(card.emits, (ty) => showType(ty, card.name))));
-  parts.push(part("What failed last", errors(said)), part("Workers", workers(said.instances)), part("Manifest", manifest(said)));
+  parts.push(part("What failed last", errors(said)), part("Log", logLines({ function: card.name })), part("Workers", workers(said.instances)), part("Manifest", manifest(said)));
   body.className = "parts";
   body.replaceChildren(...parts);
 }
@@ -141,6 +177,20 @@ function manifest({ card, limits, consumer }) {
     ["attempts", limits && `${limits.attempts}`],
     ["delivered", consumer && `${number(consumer.delivered)}, ${number(consumer.redelivered)} of them waiting to come again`],
   ]);
+}
+
+const VERDICTS = { fix: "To be set right", know: "Worth knowing", good: "As it should be" };
+
+// What `oncue doctor` says of the servers, the worst first.
+export function showDoctor() {
+  open("doctor", "Doctor", () => api("/api/doctor"), ({ findings, promised }, body) => {
+    const of = (verdict) => findings.filter((one) => one.verdict === verdict);
+    const row = ({ text, advice }) => make("li", "", make("span", "", text), advice && make("span", "hint", advice));
+    const parts = Object.entries(VERDICTS).filter(([verdict]) => of(verdict).length > 0);
+    body.className = "parts";
+    body.replaceChildren(...parts.map(([verdict, title]) => part(title, make("ul", "list", ...of(verdict).map(row)))));
+    if (promised?.length > 0) body.append(part("Promised with these servers", make("ul", "list", ...promised.map((words) => make("li", "", words)))));
+  });
 }
 
 const DRIFT = {

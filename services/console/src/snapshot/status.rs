@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use oncue_admin::consumers::Consumer;
-use oncue_admin::functions::{Activity, FunctionStatus, SILENCE_MS};
+use oncue_admin::functions::{Activity, FunctionState, FunctionStatus, SILENCE_MS};
 use oncue_admin::services::counters::Counters;
 use oncue_admin::services::{SupervisedFunction, Worker};
+use oncue_core::app::AppName;
 use oncue_core::bus::services::DurationHistogram;
+use oncue_proto::event;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::history::{History, Point};
+use crate::history::{History, MINUTE_MS, Point};
 
 /// Weight of the newest look against those before.
 pub const SMOOTHING: f64 = 0.5;
@@ -86,6 +88,11 @@ pub struct Status {
     pub instances: BTreeMap<String, Instance>,
     pub consumer: Option<Consumer>,
     asleep: bool,
+    /// Bounds and processes, where some `oncue up` keeps it.
+    pub supervised: Option<SupervisedFunction>,
+    pub state: FunctionState,
+    /// When the stream took the oldest event it is not done with, Unix milliseconds.
+    pub oldest: Option<u64>,
     /// Dead letters that lie there.
     pub letters: u64,
     pub history: History,
@@ -109,6 +116,8 @@ impl Status {
             .retain(|_, instance| at.saturating_sub(instance.seen) < SILENCE_MS);
         self.consumer = found.consumer.cloned();
         self.asleep = found.supervised.is_some_and(SupervisedFunction::is_asleep);
+        self.supervised = found.supervised.cloned();
+        self.state = found.state();
         let activity = activity.cloned().unwrap_or_default();
         self.take_troubles(at, &activity.added);
         let per_second = activity.per_second;
@@ -209,6 +218,73 @@ impl Status {
             return Health::Behind;
         }
         Health::Ok
+    }
+
+    /// Sentence on what is wrong, with the way out; `None` where nothing is.
+    pub fn reason(&self, app: &AppName, function: &str) -> Option<String> {
+        let lag = self.lag();
+        let is_failing = self
+            .supervised
+            .as_ref()
+            .is_some_and(|kept| kept.has("failing"));
+        if is_failing {
+            return Some(format!(
+                "Its process ends on its own again and again; `oncue logs {function}` has its last words."
+            ));
+        }
+        let said = match self.health() {
+            Health::Ok | Health::Off | Health::Asleep => return None,
+            Health::Paused => {
+                let consumer = app.consumer(function);
+                let stream = self.consumer.as_ref().map_or("STREAM", |one| &one.stream);
+                format!(
+                    "Its consumer is paused and hands out nothing: `nats consumer resume {stream} {consumer}`."
+                )
+            }
+            Health::Stuck => format!(
+                "{lag} events wait and no worker answers: start it with `oncue up`; where it runs, `oncue logs {function}` says why it does not start."
+            ),
+            Health::Blocked => format!(
+                "{} commits wait for a stream to take what follows: it is full, absent or without a leader; `oncue doctor` says which.",
+                self.waiting_outputs()
+            ),
+            Health::Failing => {
+                let Troubles { retried, dead } = self.troubles();
+                let last = self
+                    .last_error()
+                    .map_or(String::new(), |last| format!(" Last: {last}"));
+                format!(
+                    "Within the last minute {retried} attempts failed and {dead} events were set aside.{last}"
+                )
+            }
+            Health::Behind => {
+                let seconds = lag as f64 / self.rate().max(SMALLEST_RATE);
+                format!(
+                    "{lag} events wait; at {:.1} a second that is {seconds:.0} s of work. Raise `max` or `concurrency` in oncue.toml.",
+                    self.rate()
+                )
+            }
+        };
+        Some(said)
+    }
+
+    /// Workers that started within the minute from then on.
+    pub fn started(&self, from: u64) -> usize {
+        let times = self
+            .instances
+            .values()
+            .filter_map(|one| event::parse_time(&one.worker.started));
+        times
+            .filter(|at| (from..from + MINUTE_MS).contains(at))
+            .count()
+    }
+
+    fn last_error(&self) -> Option<&str> {
+        let mut errors = self
+            .instances
+            .values()
+            .map(|one| one.worker.last_error.as_str());
+        errors.find(|error| !error.is_empty())
     }
 
     /// Durations of all workers together, if they count them.

@@ -18,7 +18,7 @@ use crate::AdminError;
 use oncue_core::app::AppName;
 use oncue_core::bus::info::{ConsumerInfo, StreamInfo};
 use oncue_core::bus::layout::{DLQ, TIMER};
-use oncue_core::bus::{Bus, StoredMessage};
+use oncue_core::bus::{Bus, Slice, StoredMessage};
 use oncue_proto::event;
 
 /// Prefixes of the streams behind object stores and key-value buckets, which hold no events.
@@ -134,6 +134,31 @@ pub async fn of_streams(
 /// Two round trips in sequence, however many streams there are.
 pub async fn all(bus: &Bus) -> Result<BTreeMap<String, Consumer>, AdminError> {
     of_streams(bus, &event_streams(bus).await?).await
+}
+
+/// When the stream took the oldest event that a function is not done with, Unix milliseconds; `None` where it is done with all.
+///
+/// One request for each filter of the consumer, all at once, and none for a consumer that has nothing to do.
+///
+/// # Errors
+/// NATS does not answer.
+pub async fn oldest_pending(bus: &Bus, consumer: &Consumer) -> Result<Option<u64>, AdminError> {
+    let info = &consumer.info;
+    if info.is_idle() {
+        return Ok(None);
+    }
+    let asked = info.config.filters().map(|subject| {
+        let slice = Slice {
+            from: info.ack_floor.stream_seq + 1,
+            since: None,
+            subject,
+            messages: 1,
+            bytes: 0,
+        };
+        async move { bus.read_slice(&consumer.stream, &slice).await }
+    });
+    let found = try_join_all(asked).await?;
+    Ok(found.iter().flatten().map(|message| message.time).min())
 }
 
 /// Types that lie in the app's event streams and that no function of any app acts on, with the number of their messages. Dead letters

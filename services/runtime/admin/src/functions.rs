@@ -176,6 +176,17 @@ pub enum FunctionState {
 }
 
 impl FunctionState {
+    /// Every state there is.
+    pub const ALL: [Self; 7] = [
+        Self::Asleep,
+        Self::Starting,
+        Self::Running,
+        Self::Failing,
+        Self::Paused,
+        Self::Stopping,
+        Self::Stopped,
+    ];
+
     /// Word for a table; the same as in JSON.
     pub fn word(self) -> &'static str {
         match self {
@@ -419,6 +430,7 @@ mod tests {
                 min: 0,
                 max: 2,
                 workers: workers.collect(),
+                ..SupervisedFunction::default()
             };
             let status = FunctionStatus {
                 supervised: Some(&kept),

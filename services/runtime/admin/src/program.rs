@@ -6,6 +6,7 @@
 //! (what the function is), `--audit` (what became of its events, [`crate::audit`]), and `--try` (what it would do with
 //! a dead letter, [`crate::dead_letters::attempt`]), which is a conversation.
 
+pub mod logs;
 pub(crate) mod shielded;
 
 use std::path::{Path, PathBuf};

@@ -113,6 +113,8 @@ pub struct SupervisedFunction {
     pub min: u32,
     /// Most processes, whatever waits.
     pub max: u32,
+    /// Processes it should have now, for what waits; between the bounds. A supervisor of an earlier version says 0.
+    pub wanted: u32,
     /// Processes there are, those that end among them.
     /// Processes that have not answered on `$SRV` yet are among them as well: a supervisor knows its children, not
     /// their words.
@@ -157,6 +159,7 @@ pub fn supervised(instances: &[ServiceInstance]) -> BTreeMap<String, SupervisedF
         let together = all.entry(name).or_default();
         together.min += one.min;
         together.max += one.max;
+        together.wanted += one.wanted;
         together.workers.extend(one.workers);
     }
     all

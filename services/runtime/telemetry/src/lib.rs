@@ -168,6 +168,7 @@ impl Telemetry {
             queue,
             meter: meters.as_ref().map(metrics::meter_of),
             instance: instance.to_owned(),
+            target: resource::target(service, instance),
             started,
             peers: OnceLock::new(),
         }

@@ -5,6 +5,7 @@
 //! set once by [`Telemetry::start`](crate::Telemetry::start); where nothing was started, as in unit tests, every
 //! question is answered as if telemetry were off.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::time::Instant;
 
@@ -24,6 +25,8 @@ pub(crate) struct Process {
     pub meter: Option<Meter>,
     /// Id of this process, `service.instance.id`.
     pub instance: String,
+    /// Labels of `target_info`.
+    pub target: BTreeMap<String, String>,
     /// Start of telemetry, from which [`uptime`](crate::uptime) counts.
     pub started: Instant,
     /// Known once the configuration has been read.

@@ -45,6 +45,21 @@ pub(super) fn resource(service: Service<'_>, instance: &str) -> Resource {
         .build()
 }
 
+/// Attributes that tell this process from others, for `target_info` [OpenTelemetry, Prometheus compatibility]: name, version
+/// and instance of the service, and what `OTEL_RESOURCE_ATTRIBUTES` says.
+pub(super) fn target(service: Service<'_>, instance: &str) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::from([
+        ("service.name".to_owned(), service.name().to_owned()),
+        ("service.version".to_owned(), service.version().to_owned()),
+        ("service.instance.id".to_owned(), instance.to_owned()),
+    ]);
+    all.extend(said(
+        variable("OTEL_RESOURCE_ATTRIBUTES").as_deref(),
+        variable("OTEL_SERVICE_NAME"),
+    ));
+    all
+}
+
 /// Value of a variable; empty counts as unset.
 /// Blank text as well, since it could only be a mistake.
 fn variable(name: &str) -> Option<String> {

@@ -4,8 +4,10 @@
 mod guards;
 mod letters;
 mod looking;
+mod metrics;
 mod redrive;
 mod searching;
+mod truth;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,7 +36,7 @@ const CONFIG: &str = "[console]\nhosts = [\"console.example\"]\nproxies = [\"127
 
 /// A console on a port of its own, with the servers it stands on.
 struct Console {
-    _cluster: Cluster,
+    cluster: Cluster,
     bus: Bus,
     store: Store,
     at: SocketAddr,
@@ -67,7 +69,7 @@ impl Console {
         let at = listener.local_addr().expect("an address");
         tokio::spawn(serve(listener, app, std::future::pending()));
         Self {
-            _cluster: cluster,
+            cluster,
             bus,
             store,
             at,
@@ -168,6 +170,21 @@ impl Console {
         }
         self.bus.flush().await;
         handled
+    }
+
+    /// Answers like an `oncue up` that keeps these functions.
+    async fn supervise(&self, functions: &Value) {
+        let body = json!({ "name": "oncue-up", "id": "oncue-up-1", "version": "9",
+            "endpoints": [{ "num_requests": 0, "data": functions }] });
+        let mut asked = self.bus.subscribe("$SRV.STATS").await.unwrap();
+        let bus = self.bus.clone();
+        tokio::spawn(async move {
+            while let Some(question) = asked.next().await {
+                let answered = bus.publish_plain(question.reply.unwrap(), body.to_string().into());
+                answered.await.unwrap();
+            }
+        });
+        self.bus.flush().await;
     }
 
     /// What the console pushes, until something in it is so.

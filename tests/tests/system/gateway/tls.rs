@@ -102,9 +102,9 @@ async fn files_that_are_no_certificate_are_said_by_name() {
     cluster.provide_gateway();
     let refused = async || {
         let mut catalog = config.catalog().expect("a catalog");
-        started.err().expect("it does not start").to_string()
+        catalog.add(oncue_app_events::DESCRIPTORS).unwrap();
         let started = oncue_gateway::App::start(&config, catalog, Guards::default()).await;
-        started.err().expect("it does not start")
+        started.err().expect("it does not start").to_string()
     };
     let why = refused().await;
     assert!(

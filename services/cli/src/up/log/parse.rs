@@ -15,6 +15,18 @@ pub enum LogLevel {
     Error,
 }
 
+impl LogLevel {
+    /// Word of five characters.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Debug => "DEBUG",
+            Self::Info => " INFO",
+            Self::Warn => " WARN",
+            Self::Error => "ERROR",
+        }
+    }
+}
+
 /// Form of a program's log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {

@@ -7,8 +7,8 @@ use oncue_proto::event::{self, PARTITIONS};
 use super::report::{Facts, Report};
 use crate::settings::Settings;
 
-/// All checks of Redis, up to the first question that is not answered. Settings may be kept from us: they are then
-/// not known.
+/// All checks of Redis; one that fails is a finding, and the next is made all the same. Settings may be kept from us: they
+/// are then not known. Fails only where Redis does not say who it is.
 pub async fn check(
     settings: &Settings,
     store: &Store,
@@ -31,18 +31,38 @@ pub async fn check(
             settings.redis_shown()
         ),
     });
-    sentinels(store, report).await;
-    store.check().await?;
-    report.good("Redis never evicts keys (maxmemory-policy noeviction)");
     facts.redis = Some(version.to_owned());
+    sentinels(store, report).await;
+    match store.check().await {
+        Ok(()) => report.good("Redis never evicts keys (maxmemory-policy noeviction)"),
+        Err(e) => report.fix(
+            e.to_string(),
+            "until then workers refuse to start, and what was promised is not",
+        ),
+    }
     persistence(store, facts, report).await;
-    memory(&store.info("memory").await?, report);
     let functions: Vec<&str> = settings
         .config
         .functions
         .keys()
         .map(String::as_str)
         .collect();
+    for failed in [
+        store.info("memory").await.map(|info| memory(&info, report)),
+        layout(store, report).await,
+        losses(store, &functions, report).await,
+        waiting(store, &functions, report).await,
+        library(store, report).await,
+    ]
+    .into_iter()
+    .filter_map(Result::err)
+    {
+        report.fix(failed.to_string(), "see the server's own log");
+    }
+    Ok(())
+}
+
+async fn layout(store: &Store, report: &mut Report) -> Result<(), StoreError> {
     match store.partitions().await? {
         Some(PARTITIONS) => report.good(format!("Redis is laid out with {PARTITIONS} partitions")),
         Some(other) => report.fix(
@@ -54,14 +74,30 @@ pub async fn check(
             "`oncue up` and `oncue apply` lay it out",
         ),
     }
-    if let Some(regression) = store.regression(&functions).await? {
+    Ok(())
+}
+
+/// Commits that Redis has lost, and events that were taken out of streams too early.
+async fn losses(store: &Store, functions: &[&str], report: &mut Report) -> Result<(), StoreError> {
+    if let Some(regression) = store.regression(functions).await? {
         report.fix(
             regression.to_string(),
             "run `oncue recover redis`; until then workers refuse to start",
         );
     }
+    for removed in store.removed().await? {
+        report.fix(
+            format!("{}: {removed}", removed.function),
+            "send them again; `oncue recover nats` publishes what Redis has kept and takes the rest for lost",
+        );
+    }
+    Ok(())
+}
+
+/// Outputs that no stream has taken for a while.
+async fn waiting(store: &Store, functions: &[&str], report: &mut Report) -> Result<(), StoreError> {
     let old = event::now_ms().saturating_sub(WAITING_MS);
-    for (function, waiting) in store.waiting_outputs(&functions, old).await? {
+    for (function, waiting) in store.waiting_outputs(functions, old).await? {
         let since = event::format_time(waiting.since);
         report.fix(
             format!("{function}: the outputs of {} commits are in no stream, the first since {since}", waiting.commits),
@@ -75,12 +111,10 @@ pub async fn check(
             "run `oncue up`, or `oncue tend` beside what runs the processes",
         );
     }
-    for removed in store.removed().await? {
-        report.fix(
-            format!("{}: {removed}", removed.function),
-            "send them again; `oncue recover nats` publishes what Redis has kept and takes the rest for lost",
-        );
-    }
+    Ok(())
+}
+
+async fn library(store: &Store, report: &mut Report) -> Result<(), StoreError> {
     let library = store.library_name();
     if store.is_loaded().await? {
         report.good(format!("function library {library} is loaded"));

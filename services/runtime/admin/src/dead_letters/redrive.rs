@@ -253,6 +253,19 @@ fn came_back(sent: &[Sent], group: &LetterGroup<'_>) -> bool {
         .any(|sent| matches!(&sent.outcome, Outcome::Failed(cause) if cause == group.name))
 }
 
+impl Tally {
+    /// Adds how it went with more letters of the same group.
+    pub fn add(&mut self, more: Self) {
+        self.group = more.group;
+        self.function = more.function;
+        self.redriven += more.redriven;
+        self.done += more.done;
+        self.failed += more.failed;
+        self.pending += more.pending;
+        self.left += more.left;
+    }
+}
+
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

@@ -263,7 +263,10 @@ impl<'t> Reader<'t> {
             }
             let limit = route.limit.as_ref();
             if let Some(name) = limit.filter(|name| !config.limits.contains_key(*name)) {
-                let why = format!("[[route]] {}: limit: there is no [limit.{name}]", route.path);
+                let why = format!(
+                    "[[route]] {}: limit: there is no [limit.{name}]",
+                    route.path
+                );
                 self.fail(None, &why);
             }
         }

@@ -82,6 +82,11 @@ impl Keys {
         self.in_partition(event::partition(&who), format_args!("g:{limit}:{who}"))
     }
 
+    /// Samples of a function, one a minute.
+    pub fn samples(&self, function: &str) -> String {
+        self.of(format_args!("samples:{function}"))
+    }
+
     /// Seen-marks of a function.
     pub fn marks(&self, function: &str) -> String {
         self.of(format_args!("d:{function}"))

@@ -30,6 +30,8 @@
 //! | `APP:gaps` | hash | stream -> [`Gap`] as JSON: what came after the backup that was restored | never |
 //! | `APP:epoch` | string | time of the last such recovery | never |
 //! | `APP:edges`, `APP:edges:at` | hash | `SOURCE\tTYPE\tFUNCTION` -> events that went that way, and time of the last | never |
+//! | `APP:counts` | hash | `FUNCTION\tCOUNT` -> events, runs by duration and microseconds over all workers there ever were | with the function |
+//! | `APP:samples:FUNCTION` | sorted set | a sample a minute, as the console took it, as JSON, by its time | after a day |
 //! | `APP:functions` | hash | function -> its manifest and the time at which it was let in, as JSON | never |
 //! | `APP:history` | hash | function -> its [`History`](crate::model::history::History) as JSON: what it acted on, and from where on | never |
 //! | `APP:{pN}:g:LIMIT:WHO` | string | time (Unix us) at which all that WHO, hashed, has taken of a limit is paid for | then |
@@ -66,7 +68,7 @@ pub use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
 pub use self::ledger::{Entry, StepUpdate};
 pub use self::mark::{Mark, StreamPosition};
 pub use self::redis::{
-    KeyedRow, NewerRow, RowEdit, RowPage, SentinelAnswer, Spent, Store, StoredKey,
+    KeyedRow, NewerRow, RowEdit, RowPage, SAMPLES_MS, SentinelAnswer, Spent, Store, StoredKey,
 };
 pub use self::regression::Regression;
 pub use self::restoring::Restoring;

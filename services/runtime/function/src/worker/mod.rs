@@ -67,6 +67,7 @@ pub mod reader;
 pub mod row_cache;
 mod settler;
 mod spans;
+mod totals;
 mod upkeep;
 pub mod watchdog;
 
@@ -99,6 +100,7 @@ use self::publisher::{CommittedEvent, Publisher};
 pub(crate) use self::reader::Source;
 use self::reader::{Reader, Target};
 use self::settler::Settler;
+use self::totals::Totals;
 use self::upkeep::Relay;
 use crate::error::Error;
 use crate::function::Erased;
@@ -193,6 +195,7 @@ impl Worker {
             probation: probation.clone(),
             flow_log: flow_log.clone(),
             hops: Arc::new(Hops::new(name, store)),
+            totals: Arc::new(Totals::new(name, store, &counters)),
         };
         Arc::new(Self {
             in_flight,
@@ -241,6 +244,7 @@ impl Worker {
         tokio::spawn(self.settler.clone().send_heartbeats());
         tokio::spawn(relay.run());
         tokio::spawn(self.settler.hops.clone().report_for_ever());
+        tokio::spawn(self.settler.totals.clone().report_for_ever());
         tokio::spawn(upkeep::drop_expired_marks_for_ever(store.clone(), function));
         Ok(vouchers)
     }
@@ -307,6 +311,7 @@ impl Worker {
     /// Reports what was counted since the last report, at the end of the process.
     pub async fn report(&self) {
         self.settler.hops.report().await;
+        self.settler.totals.report().await;
     }
 
     /// Takes a delivery: an event that can be read goes to the queue of its key, any other is dead-lettered.

@@ -29,6 +29,7 @@ use crate::worker::letter::about;
 use crate::worker::probation::Probation;
 use crate::worker::publisher::{CommittedEvent, Publisher};
 use crate::worker::shown;
+use crate::worker::totals::Totals;
 
 /// Delays of a negative ack, by the attempt.
 ///
@@ -63,6 +64,8 @@ pub(crate) struct Settler {
     pub flow_log: Arc<FlowLog>,
     /// Counts of who sent what to whom, one for each acked event.
     pub hops: Arc<Hops>,
+    /// Not counted here, but reported together with the hops.
+    pub totals: Arc<Totals>,
 }
 
 impl Settler {

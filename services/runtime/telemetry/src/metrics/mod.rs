@@ -106,11 +106,21 @@ impl Metric {
         labels: Labels,
         value: f64,
     ) -> Self {
+        Self::gauges(name, unit, help, vec![(labels, value)])
+    }
+
+    /// Gauge with several series.
+    pub fn gauges(
+        name: &'static str,
+        unit: &'static str,
+        help: &'static str,
+        values: Vec<(Labels, f64)>,
+    ) -> Self {
         Self {
             name,
             unit,
             help,
-            samples: Samples::Gauges(vec![(labels, value)]),
+            samples: Samples::Gauges(values),
         }
     }
 

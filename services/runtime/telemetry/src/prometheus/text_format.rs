@@ -18,9 +18,11 @@
 //! Both formats are alike but for three things: OpenMetrics names a counter's family without `_total`, may put
 //! an exemplar behind a bucket, and ends with `# EOF`.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write};
 
 use crate::metrics::{BOUNDS, Exemplar, Histogram, Labels, Metric, Samples};
+use crate::process::Process;
 
 /// `Content-Type` of the text format 0.0.4.
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -38,14 +40,31 @@ pub fn wanted(accept: Option<&str>) -> (bool, &'static str) {
 /// Families stand in the order of the list.
 pub fn render(metrics: &[Metric], open: bool) -> String {
     let mut text = String::new();
+    // Writing to a string does not fail.
     for metric in metrics {
-        // Writing to a string does not fail.
         let _ = write_metric(&mut text, metric, open);
+    }
+    if let Some(process) = Process::get() {
+        let _ = write_target(&mut text, &process.target, open);
     }
     if open {
         text.push_str("# EOF\n");
     }
     text
+}
+
+/// Writes `target_info`, by which the series of a process are joined with what it is; OpenMetrics has a type for it.
+fn write_target(out: &mut String, target: &BTreeMap<String, String>, open: bool) -> fmt::Result {
+    let labels = target.iter().map(|(name, value)| {
+        let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        format!("{name}=\"{}\"", escape(value))
+    });
+    let labels = labels.collect::<Vec<_>>().join(",");
+    let family = if open { "target" } else { "target_info" };
+    let kind = if open { "info" } else { "gauge" };
+    writeln!(out, "# HELP {family} The process that tells these numbers.")?;
+    writeln!(out, "# TYPE {family} {kind}")?;
+    writeln!(out, "target_info{{{labels}}} 1")
 }
 
 /// Writes one family: its help, its type, and its series.
@@ -203,6 +222,20 @@ mod tests {
             !text.contains("trace_id"),
             "the plain format knows no exemplars: {text}"
         );
+    }
+
+    #[test]
+    fn a_process_says_who_it_is() {
+        let target = BTreeMap::from([("service.name".to_owned(), "a\"b".to_owned())]);
+        for (open, kind) in [(true, "target info"), (false, "target_info gauge")] {
+            let mut text = String::new();
+            write_target(&mut text, &target, open).unwrap();
+            assert!(text.contains(&format!("# TYPE {kind}\n")), "{text}");
+            assert!(
+                text.ends_with("target_info{service_name=\"a\\\"b\"} 1\n"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -285,7 +285,7 @@ impl Store {
         Ok(note.exec_async(&mut self.connection()).await?)
     }
 
-    /// Forgets a function that is not wanted any more: its registration, its seen-marks, what a recovery gave it.
+    /// Forgets a function that is not wanted any more: its registration, its seen-marks, its counts, what a recovery gave it.
     pub async fn forget_function(&self, name: &str) -> Result<(), StoreError> {
         let mut c = self.connection();
         let known: Option<String> = cmd("HGET")
@@ -304,7 +304,8 @@ impl Store {
             pipe.cmd("HDEL").arg(self.keys.of(hash)).arg(name).ignore();
         }
         pipe.cmd("UNLINK").arg(self.keys.marks(name)).ignore();
-        Ok(pipe.exec_async(&mut c).await?)
+        pipe.exec_async(&mut c).await?;
+        self.forget_counts(name).await
     }
 
     /// Closes the steps that wait for an event which was announced in its flow's ledger and will not come.
