@@ -283,8 +283,7 @@ impl Cluster {
         if !(is_host || is_gateway || args.is_empty()) {
             return;
         }
-        let app = more.iter().find(|(name, _)| *name == "ONCUE_CONFIG");
-        let what = format!("{} {args:?} {app:?}", program.display());
+        let what = format!("{} {args:?} {more:?} {:?}", program.display(), self.env);
         if !self.provided.lock().insert(what) {
             return;
         }

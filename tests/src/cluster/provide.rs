@@ -3,9 +3,11 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use oncue_core::agreement;
-use oncue_core::bus::{Bus, layout};
+use oncue_core::bus::Bus;
+use oncue_core::bus::layout::{self, Wanted};
 use oncue_core::config::Config;
 use oncue_core::model::manifest::Manifest;
 use oncue_core::secret;
@@ -14,7 +16,7 @@ use oncue_proto::Catalog;
 use oncue_proto::event::stream_of_type;
 
 /// Programs of ours that are no functions.
-const OTHERS: [&str; 11] = [
+const OTHERS: [&str; 10] = [
     "oncue",
     "oncue-gateway",
     "oncue-console",
@@ -25,7 +27,6 @@ const OTHERS: [&str; 11] = [
     "crowd",
     "own-tests",
     "pictures",
-    "reach",
 ];
 
 /// Servers as they are, and what a program has been told of them.
@@ -51,15 +52,14 @@ impl Providing {
             let domains = manifest.domains();
             for domain in &domains {
                 let wanted = layout::stream(&config.app, domain, &config.stream(domain));
-                let _ = bus.provide(&wanted).await;
+                self.make(&bus, &wanted).await;
             }
-            let _ = bus
-                .provide(&layout::bucket(&config.app, &config.bucket()))
+            self.make(&bus, &layout::bucket(&config.app, &config.bucket()))
                 .await;
             let _ = agreement::check_streams(&bus, &store, &domains).await;
             // Before the consumer: what is published once it is there will be waited for.
             let _ = store.register(&manifest).await;
-            let _ = bus.provide(&manifest.consumer(config)).await;
+            self.make(&bus, &manifest.consumer(config)).await;
         });
     }
 
@@ -74,13 +74,23 @@ impl Providing {
             let types = catalog.entries().map(|entry| stream_of_type(&entry.ty));
             for domain in [layout::TIMER, layout::DLQ].into_iter().chain(types) {
                 let wanted = layout::stream(&config.app, domain, &config.stream(domain));
-                let _ = bus.provide(&wanted).await;
+                self.make(&bus, &wanted).await;
             }
-            let _ = bus
-                .provide(&layout::bucket(&config.app, &config.bucket()))
+            self.make(&bus, &layout::bucket(&config.app, &config.bucket()))
                 .await;
             drop(store);
         });
+    }
+
+    /// Makes one of them. The servers of a cluster may still have to agree on who leads.
+    async fn make(&self, bus: &Bus, wanted: &Wanted) {
+        let attempts = if self.nats.contains(',') { 40 } else { 1 };
+        for _ in 0..attempts {
+            if bus.provide(wanted).await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
     }
 
     /// The function as its program describes it; `None` for one that is not there or has no description.

@@ -49,6 +49,8 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     restored.map_err(failure)?;
     // Of the streams as they were: what is missing now came after the backup, and is named as that.
     store.forget_progress().await.map_err(Failure::silent)?;
+    // A backup holds keys, and no code.
+    store.lay_out().await.map_err(Failure::silent)?;
     publish_again(&contents, &bus, &store).await?;
     let begun = event::format_time(contents.begun);
     say(paint(

@@ -45,7 +45,7 @@ async fn rules_and_dashboard_name_only_what_is_served_with_a_value() {
         &layout::filters(&["web.page.viewed"]),
         &Limits::default(),
     );
-    console.bus.require(&consumer).await.unwrap();
+    console.bus.provide(&consumer).await.unwrap();
     console
         .pretend("count", &["web.page.viewed"], &[])
         .await

@@ -115,7 +115,9 @@ async fn a_route_is_described_as_it_is_written() {
 /// way is no answer of an operation.
 pub fn is_documented(document: &Value, method: &str, path: &str, answer: &Answer) -> bool {
     let path = path.split('?').next().unwrap_or_default();
-    let paths = document["paths"].as_object().expect("paths");
+    let Some(paths) = document["paths"].as_object() else {
+        return document.is_null();
+    };
     let mut items = paths.iter().filter(|(template, _)| matches(template, path));
     let method = if method == "HEAD" { "get" } else { method };
     // One without parameters is meant before one with.

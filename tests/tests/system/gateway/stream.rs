@@ -215,7 +215,7 @@ async fn what_cannot_be_resumed_is_said() {
         .unwrap();
     let config = gateway.cluster.config();
     let stream = oncue_core::bus::layout::stream(&config.app, "web", &config.stream("web"));
-    gateway.bus.require(&stream).await.unwrap();
+    gateway.bus.provide(&stream).await.unwrap();
     let heard = again.event().await;
     assert_eq!(heard.name, "reset", "{heard:?}");
     view(&gateway, "/new", "4").await;

@@ -338,7 +338,9 @@ mod tests {
 
     fn index(letters: &[Letter]) -> LetterIndex {
         let mut index = LetterIndex::default();
-        letters.iter().for_each(|letter| index.insert(letter));
+        for letter in letters {
+            index.insert(letter);
+        }
         index
     }
 

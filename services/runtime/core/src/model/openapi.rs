@@ -125,6 +125,16 @@ impl Operation {
 
 /// Problems that any request can meet: no request at all, another host, a failure of the gateway.
 const ANY: [u16; 3] = [400, 421, 500];
+/// Problems of the door, which stands before all paths but [`OPEN`].
+const DOOR: [u16; 3] = [401, 403, 429];
+/// Paths that no door stands before.
+const OPEN: [&str; 5] = [
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+    "/v1/client.js",
+];
 
 impl Document {
     /// Adds a method of a path. A path whose parameters alone have other names is the same one to OpenAPI, so it takes the
@@ -148,7 +158,12 @@ impl Document {
         let mut parameters: Vec<Value> = named.collect();
         parameters.extend(operation.parameters);
         let mut responses = operation.answers;
-        for status in operation.problems.iter().chain(&ANY) {
+        let door: &[u16] = if OPEN.contains(&path.as_str()) {
+            &[]
+        } else {
+            &DOOR
+        };
+        for status in operation.problems.iter().chain(&ANY).chain(door) {
             responses
                 .entry(status.to_string())
                 .or_insert_with(|| json!({ "$ref": "#/components/responses/Problem" }));
