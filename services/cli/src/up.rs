@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oncue_admin::upkeep::{self, Upkeep};
+use oncue_admin::stores::upkeep::{self, Upkeep};
 use oncue_core::bus::Bus;
 use oncue_core::bus::layout::Mode;
 use oncue_core::bus::services::ServiceInstance;

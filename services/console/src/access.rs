@@ -1,5 +1,7 @@
 //! Logging in: one token for all who may, a name of one's own for the record, and a signed cookie for the day.
 
+pub mod sessions;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +21,11 @@ use ring::hmac;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::sessions::{Session, Sessions};
 use crate::App;
 use crate::api::audit;
 pub use crate::api::audit::Who;
 use crate::problem::{INTERNAL, MALFORMED, Problem, TOO_MANY_LOGINS, WRONG_TOKEN};
-use crate::sessions::{Session, Sessions};
 
 const COOKIE: &str = "oncue-console";
 /// Time a login holds.

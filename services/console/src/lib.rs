@@ -19,7 +19,6 @@ mod page;
 mod problem;
 mod routes;
 mod sample;
-mod sessions;
 mod snapshot;
 
 use std::fmt::Display;
@@ -139,7 +138,7 @@ impl App {
         });
         // Outside of the tasks that shutdown waits for: it ends by itself once `stop` is cancelled.
         tokio::spawn(sample::run(app.clone()));
-        tokio::spawn(sessions::follow(app.clone()));
+        tokio::spawn(access::sessions::follow(app.clone()));
         tokio::spawn(sample::servers::watch(app.clone()));
         Ok(app)
     }

@@ -137,6 +137,6 @@ fn main() -> ExitCode {
             Function::new("owned", owned).keyed_by("owner", |asked: &Asked| asked.owner.clone()),
         ),
         Ok("aged") => oncue::run(Function::new("aged", aged)),
-        _ => oncue::run(Function::new("conform", conform)),
+        _ => oncue::run(Function::new("conform", conform).changes(&["members", "sums"])),
     }
 }

@@ -1,7 +1,7 @@
 //! `oncue tend`: what `oncue up` does besides running processes, for an app whose processes something else runs: see
 //! [`upkeep`]. Runs until it is told to stop; any number of them may run.
 
-use oncue_admin::upkeep::{self, Upkeep};
+use oncue_admin::stores::upkeep::{self, Upkeep};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::{self, Failure};

@@ -14,7 +14,7 @@
 //! * ask a function's own [`program`], which alone knows its key and its handler.
 //!
 //! * take a [backup](stores::backup) of both servers, and put it back;
-//! * [tend](upkeep) what the app has on the servers.
+//! * [tend](stores::upkeep) what the app has on the servers.
 //!
 //! # Where answers come from
 //!
@@ -34,7 +34,7 @@
 //! # What is written
 //!
 //! [`dead_letters`] writes an event or a record, and then deletes the letter; [`changes::set_aside`] a letter and its mark;
-//! [`upkeep`] purges, and keeps on record how far streams and functions are. All the rest reads.
+//! [`stores::upkeep`] purges, and keeps on record how far streams and functions are. All the rest reads.
 //! Programs that are asked run as processes of their own on this machine, with the rights of whoever asks.
 //!
 //! Nothing here is linked into a function, and nothing here prints: results are values, errors are [`AdminError`]
@@ -51,7 +51,6 @@ pub mod audit;
 pub mod program;
 pub mod changes;
 pub mod stores;
-pub mod upkeep;
 
 mod error;
 

@@ -2,3 +2,4 @@
 
 pub mod agreement;
 pub mod backup;
+pub mod upkeep;

@@ -31,7 +31,7 @@ pub struct Manifest {
     pub row_version: u32,
     /// Event types it may emit.
     pub emits: Vec<String>,
-    /// Those of them that may be delayed.
+    /// Types among `emits` that may be delayed.
     #[serde(default)]
     pub delays: Vec<String>,
     /// Tables besides its own that it changes without reading them; `*` for any, of a program that does not say.

@@ -118,7 +118,7 @@ impl Store {
         Ok(frames.map(|frame| (frame.id, frame.outputs)).collect())
     }
 
-    /// Those of `functions` with outputs that were committed before `before` (Unix ms) and are in no stream yet: their
+    /// Functions among `functions` with outputs that were committed before `before` (Unix ms) and are in no stream yet: their
     /// stream is full, without a leader or out of reach, and workers try again; or no worker runs.
     pub async fn waiting_outputs(
         &self,
