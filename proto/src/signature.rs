@@ -100,7 +100,7 @@ pub trait Emit: Send {
         Vec::new()
     }
 
-    /// Those of the types that may be [`Delayed`], for the manifest. Default: none.
+    /// Types among them that may be [`Delayed`], for the manifest. Default: none.
     fn delayed() -> Vec<&'static str> {
         Vec::new()
     }

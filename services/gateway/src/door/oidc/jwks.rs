@@ -53,7 +53,7 @@ struct Fetches {
 }
 
 /// Answer to which key a token names.
-pub enum Found {
+pub enum FoundKey {
     Key(Box<Jwk>),
     /// The issuer has no such key.
     Unknown,
@@ -92,7 +92,7 @@ impl Keyring {
     }
 
     /// The key of this id, or, for a token without one, the only key there is.
-    pub async fn find(self: &Arc<Self>, kid: Option<&str>) -> Found {
+    pub async fn find(self: &Arc<Self>, kid: Option<&str>) -> FoundKey {
         let Some(known) = self
             .known
             .read()
@@ -101,18 +101,18 @@ impl Keyring {
         else {
             return match self.fetch(None).await {
                 Some(known) => known.found(kid),
-                None => Found::Away,
+                None => FoundKey::Away,
             };
         };
-        if let Found::Key(key) = known.found(kid) {
+        if let FoundKey::Key(key) = known.found(kid) {
             if known.at.elapsed() > REFRESH {
                 self.fetch_beside(known.at);
             }
-            return Found::Key(key);
+            return FoundKey::Key(key);
         }
         match self.fetch(Some(known.at)).await {
             Some(newer) => newer.found(kid),
-            None => Found::Unknown,
+            None => FoundKey::Unknown,
         }
     }
 
@@ -174,7 +174,7 @@ impl Keyring {
 }
 
 impl KeysAt {
-    fn found(&self, kid: Option<&str>) -> Found {
+    fn found(&self, kid: Option<&str>) -> FoundKey {
         let key = match kid {
             Some(kid) => {
                 let mut keys = self.keys.iter();
@@ -182,7 +182,9 @@ impl KeysAt {
             }
             None => self.keys.first().filter(|_| self.keys.len() == 1),
         };
-        key.map_or(Found::Unknown, |key| Found::Key(Box::new(key.clone())))
+        key.map_or(FoundKey::Unknown, |key| {
+            FoundKey::Key(Box::new(key.clone()))
+        })
     }
 }
 

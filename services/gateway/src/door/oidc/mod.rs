@@ -17,7 +17,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use oncue_core::config::{AuthConfig, OneOf};
 use serde_json::{Map, Value};
 
-use self::jwks::{Found, Keyring};
+use self::jwks::{FoundKey, Keyring};
 use super::identity::{Identity, text};
 use super::refusal::{away, insufficient, invalid};
 use crate::problem::Problem;
@@ -73,9 +73,9 @@ impl Issuer {
             )));
         }
         let key = match self.keyring.find(header.kid.as_deref()).await {
-            Found::Key(key) => key,
-            Found::Unknown => return Err(invalid("the token's issuer has no such key")),
-            Found::Away => {
+            FoundKey::Key(key) => key,
+            FoundKey::Unknown => return Err(invalid("the token's issuer has no such key")),
+            FoundKey::Away => {
                 return Err(away(
                     "the issuer's keys cannot be fetched, so the token cannot be checked",
                 ));
