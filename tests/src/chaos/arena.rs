@@ -305,6 +305,18 @@ impl Arena {
         });
     }
 
+    /// Losses that workers of both functions have recorded in Redis, a line each; errors of a Redis that is just starting are
+    /// none.
+    pub fn alarms(&self) -> Vec<String> {
+        let keys = ["misbehave", "record"].map(|function| format!("app:regressed:{function}"));
+        let said = keys.map(|key| self.cluster.redis_cli(&["HVALS", &key]));
+        let lines = said.iter().flat_map(|said| said.lines());
+        lines
+            .filter(|line| line.starts_with('{'))
+            .map(str::to_owned)
+            .collect()
+    }
+
     pub fn sent(&self) -> &[Sent] {
         &self.sent
     }

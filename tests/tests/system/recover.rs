@@ -343,7 +343,7 @@ async fn what_redis_lost_is_restored_from_the_streams_and_counts_once() {
 #[tokio::test]
 async fn without_going_back_in_the_streams_effects_are_missing() {
     let loss = lose_commits().await;
-    loss.cluster.redis_cli(&["DEL", "app:regressed"]);
+    loss.cluster.redis_cli(&["DEL", "app:regressed:misbehave"]);
     let mut refused = loss.cluster.spawn("misbehave", &[]);
     assert_eq!(refused.exit().await, Some(1));
     assert!(refused.log().contains("oncue recover redis"));

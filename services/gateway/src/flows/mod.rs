@@ -7,6 +7,7 @@ pub mod reply;
 pub mod view;
 pub mod wait;
 pub mod watcher;
+pub mod watchlist;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,6 +11,7 @@ use oncue_proto::event::stream_of_type;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::watchlist::{Follower, Watchlist};
 use crate::problem::{BUSY, Problem};
 
 /// Pause between two looks at a flow, while few are looked at.
@@ -60,7 +61,7 @@ pub struct FlowWatcher {
     bus: Bus,
     permits: Arc<Semaphore>,
     max_waiters: usize,
-    watched: Mutex<HashMap<String, watch::Sender<Observed>>>,
+    watched: Watchlist<String, Observed>,
     /// Consumers that were there, and when.
     consumers: Mutex<HashMap<ConsumerKey, Instant>>,
 }
@@ -78,7 +79,7 @@ impl FlowWatcher {
             bus,
             permits: Arc::new(permits),
             max_waiters,
-            watched: Mutex::default(),
+            watched: Watchlist::default(),
             consumers: Mutex::default(),
         })
     }
@@ -102,13 +103,8 @@ impl FlowWatcher {
 
     /// Follows a flow for as long as the receiver lives.
     pub fn watch(self: &Arc<Self>, flow: &str) -> watch::Receiver<Observed> {
-        let mut watched = self.watched.lock();
-        let idle = watched.is_empty();
-        let mut observed = watched.entry(flow.to_owned()).or_default().subscribe();
-        // Of what others have seen already, this one hears as well.
-        observed.mark_changed();
-        drop(watched);
-        if idle {
+        let Follower { observed, is_first } = self.watched.follow(flow.to_owned());
+        if is_first {
             tokio::spawn(self.clone().poll());
         }
         observed
@@ -117,7 +113,7 @@ impl FlowWatcher {
     /// Looks at all watched flows again and again, until nobody watches any.
     async fn poll(self: Arc<Self>) {
         loop {
-            let flows = self.still_watched();
+            let flows = self.watched.followed();
             if flows.is_empty() {
                 return;
             }
@@ -129,14 +125,6 @@ impl FlowWatcher {
         }
     }
 
-    /// Forgets flows that nobody watches any more, and returns the others. Empty means that the next to watch begins
-    /// to poll anew, so it is decided under the lock.
-    fn still_watched(&self) -> Vec<String> {
-        let mut watched = self.watched.lock();
-        watched.retain(|_, observed| observed.receiver_count() > 0);
-        watched.keys().cloned().collect()
-    }
-
     /// One look at some of the flows, told to those who watch them.
     async fn look(&self, ids: &[String]) {
         let found = match self.read(ids).await {
@@ -146,16 +134,8 @@ impl FlowWatcher {
                 vec![Observed::Away; ids.len()]
             }
         };
-        let watched = self.watched.lock();
         for (id, now) in ids.iter().zip(found) {
-            let Some(observed) = watched.get(id) else {
-                continue;
-            };
-            observed.send_if_modified(|before| {
-                let changed = *before != now;
-                *before = now;
-                changed
-            });
+            self.watched.tell(id, now);
         }
     }
 

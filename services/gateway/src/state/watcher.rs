@@ -1,16 +1,15 @@
 //! Watching rows: however many clients follow them, one task reads each row once in a while, all of them together. Workers
 //! write rows in one step with their marks and outputs, and tell nobody, so this is how a change is found.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use oncue_core::store::Store;
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::value::Value;
+use crate::flows::watchlist::{Follower, Watchlist};
 
 /// Pause between two looks at a row, while few are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -42,26 +41,21 @@ pub enum Seen {
 /// Reads all rows that somebody follows.
 pub struct RowWatcher {
     store: Store,
-    watched: Mutex<HashMap<WatchedRow, watch::Sender<Seen>>>,
+    watched: Watchlist<WatchedRow, Seen>,
 }
 
 impl RowWatcher {
     pub fn new(store: Store) -> Arc<Self> {
         Arc::new(Self {
             store,
-            watched: Mutex::default(),
+            watched: Watchlist::default(),
         })
     }
 
     /// Follows a row for as long as the receiver lives.
     pub fn watch(self: &Arc<Self>, row: WatchedRow) -> watch::Receiver<Seen> {
-        let mut watched = self.watched.lock();
-        let idle = watched.is_empty();
-        let mut observed = watched.entry(row).or_default().subscribe();
-        // Of what others have seen already, this one hears as well.
-        observed.mark_changed();
-        drop(watched);
-        if idle {
+        let Follower { observed, is_first } = self.watched.follow(row);
+        if is_first {
             tokio::spawn(self.clone().poll());
         }
         observed
@@ -70,7 +64,7 @@ impl RowWatcher {
     /// Looks at all watched rows again and again, until nobody watches any.
     async fn poll(self: Arc<Self>) {
         loop {
-            let rows = self.still_watched();
+            let rows = self.watched.followed();
             if rows.is_empty() {
                 return;
             }
@@ -80,14 +74,6 @@ impl RowWatcher {
             let pace = Duration::from_secs(1) / ROWS_PER_SECOND * rows.len() as u32;
             tokio::time::sleep(LOOK_INTERVAL.max(pace)).await;
         }
-    }
-
-    /// Forgets rows that nobody watches any more, and returns the others. Empty means that the next to watch begins to poll
-    /// anew, so it is decided under the lock.
-    fn still_watched(&self) -> Vec<WatchedRow> {
-        let mut watched = self.watched.lock();
-        watched.retain(|_, observed| observed.receiver_count() > 0);
-        watched.keys().cloned().collect()
     }
 
     /// One look at a row, told to those who watch it.
@@ -100,13 +86,6 @@ impl RowWatcher {
                 Seen::Away
             }
         };
-        let watched = self.watched.lock();
-        if let Some(observed) = watched.get(row) {
-            observed.send_if_modified(|before| {
-                let changed = *before != now;
-                *before = now;
-                changed
-            });
-        }
+        self.watched.tell(row, now);
     }
 }

@@ -75,6 +75,41 @@ async fn an_api_key_opens_until_it_is_revoked() {
     assert_eq!(store.api_keys().await.expect("Redis").len(), 0);
 }
 
+/// Routes have a policy of their own, or the gateway's.
+#[tokio::test]
+async fn routes_are_behind_the_door_too() {
+    const ROUTES: &str = "[auth.other]\nkeys = true\nscopes = [\"routes\"]\n[limit.few]\nrate = 1\nper = \"1h\"\nburst = 4\nby = \"route\"\n\
+        [[route]]\nmethod = \"POST\"\npath = \"/see/{page}\"\nevent = \"web.page.viewed\"\n\
+        [[route]]\nmethod = \"POST\"\npath = \"/other/{page}\"\nevent = \"web.page.viewed\"\nauth = \"other\"\nlimit = \"few\"\n";
+    let gateway = Gateway::with(&format!("{BY_KEY}{ROUTES}"), Guards::default()).await;
+    for path in ["/see/a", "/other/a"] {
+        let refused = gateway.send("POST", path, &[JSON], "{}").await;
+        refused.problem(401, "unauthenticated");
+    }
+    assert_eq!(gateway.messages("web").await, 0, "nothing came in");
+    let events = key(&gateway, &["events"], None).await;
+    let routes = key(&gateway, &["routes"], None).await;
+    let send = async |path: &str, key: &IssuedKey| {
+        let headers = [JSON, ("x-api-key", &*key.token)];
+        gateway.send("POST", path, &headers, "{}").await.status
+    };
+    assert_eq!(send("/see/a", &events).await, 202);
+    assert_eq!(
+        send("/see/a", &routes).await,
+        403,
+        "the gateway's own scope"
+    );
+    assert_eq!(send("/other/a", &events).await, 403, "the route's scope");
+    assert_eq!(send("/other/a", &routes).await, 202);
+    assert_eq!(send("/other/b", &routes).await, 202);
+    assert_eq!(
+        send("/other/c", &routes).await,
+        429,
+        "one route, whatever its page"
+    );
+    assert_eq!(send("/see/b", &events).await, 202);
+}
+
 #[tokio::test]
 async fn a_key_without_the_right_or_beyond_its_time() {
     let gateway = guarded().await;

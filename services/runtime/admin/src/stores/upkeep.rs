@@ -13,10 +13,11 @@
 //! Any number of processes may do it at a time. While none does, streams fill up and refuse, and lose nothing; `oncue doctor`
 //! says that nobody is there.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use oncue_core::agreement;
+use oncue_core::agreement::{self, LostStream};
 use oncue_core::bus::info::StreamInfo;
 use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_core::bus::{self, Bus};
@@ -38,6 +39,8 @@ pub struct Upkeep {
     store: Store,
     config: Config,
     purged: Option<Instant>,
+    /// Complaints of the round before, each of which is said once for as long as it lasts.
+    complaints: BTreeSet<String>,
 }
 
 /// Something that was done, or found.
@@ -49,6 +52,8 @@ pub enum Note {
     PurgedEarly { stream: String, messages: u64 },
     /// Somebody has removed messages that a function was not done with.
     Removed(Removed),
+    /// A stream is not as Redis knew it.
+    Lost(LostStream),
     /// The library had gone and is loaded again.
     Loaded { library: String },
     /// One part of the work failed, for this reason.
@@ -59,6 +64,11 @@ impl Note {
     /// Whether somebody should look.
     pub fn is_bad(&self) -> bool {
         !matches!(self, Self::Purged { .. })
+    }
+
+    /// Whether the next round would find it again.
+    fn lasts(&self) -> bool {
+        matches!(self, Self::Lost(_) | Self::Failed { .. })
     }
 }
 
@@ -79,6 +89,7 @@ impl fmt::Display for Note {
                 "{}: {removed}; `oncue audit` names them",
                 removed.function
             ),
+            Self::Lost(lost) => lost.fmt(f),
             Self::Loaded { library } => {
                 write!(
                     f,
@@ -97,11 +108,22 @@ impl Upkeep {
             store: store.clone(),
             config: config.clone(),
             purged: None,
+            complaints: BTreeSet::new(),
         }
     }
 
-    /// Does all that is due. What fails is in the notes, and is tried again in the next round.
+    /// Does all that is due. What fails is in the notes, and is tried again in the next round; what fails again for the same
+    /// reason is not said again.
     pub async fn round(&mut self) -> Vec<Note> {
+        let mut notes = self.tend().await;
+        let complaints = notes.iter().filter(|note| note.lasts());
+        let complaints: BTreeSet<String> = complaints.map(ToString::to_string).collect();
+        notes.retain(|note| !(note.lasts() && self.complaints.contains(&note.to_string())));
+        self.complaints = complaints;
+        notes
+    }
+
+    async fn tend(&mut self) -> Vec<Note> {
         let mut notes = Vec::new();
         if let Err(e) = self.tend_redis(&mut notes).await {
             notes.push(failed("Redis", e));
@@ -145,8 +167,9 @@ impl Upkeep {
         notes: &mut Vec<Note>,
     ) -> Result<(), AdminError> {
         let name = &stream.config.name;
-        // A loss is found out by whoever starts next; what shows it stays as it was until then.
-        agreement::check_streams(&self.bus, &self.store, std::slice::from_ref(name)).await?;
+        let names = std::slice::from_ref(name);
+        let lost = agreement::check_streams(&self.bus, &self.store, names).await?;
+        notes.extend(lost.map(Note::Lost));
         // Schedules wait for their time, dead letters for an operator: neither is done when it is old.
         let is_own = stream.config.is_owned_by(self.bus.app());
         if !is_own || [TIMER, DLQ].contains(&name.as_str()) {
