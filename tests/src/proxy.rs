@@ -7,16 +7,25 @@ mod link;
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use self::ledger::{Ledger, Line};
 
 pub use self::ledger::Wire;
+
+/// Carries the bytes of all proxies: a test that waits for a program blocks its own thread, and servers and programs speak
+/// through proxies meanwhile.
+static LINES: LazyLock<Runtime> = LazyLock::new(|| {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).enable_all().build();
+    runtime.expect("a runtime")
+});
 
 /// What is spoken on the line; it decides what an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,12 +208,16 @@ impl Inner {
 }
 
 async fn listen(inner: &Arc<Inner>, server: Option<u16>) -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0))
-        .await
-        .expect("a free port");
-    let door = listener.local_addr().expect("an address").port();
-    tokio::spawn(accept(Arc::downgrade(inner), listener, door, server));
-    door
+    let inner = Arc::downgrade(inner);
+    let bound = LINES.spawn(async move {
+        let listener = TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .expect("a free port");
+        let door = listener.local_addr().expect("an address").port();
+        tokio::spawn(accept(inner, listener, door, server));
+        door
+    });
+    bound.await.expect("the proxy listens")
 }
 
 async fn accept(

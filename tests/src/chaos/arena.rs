@@ -120,7 +120,7 @@ impl Setup {
             String::new()
         };
         let streams = if self.replicas > 1 {
-            ["dlq", "timer"].as_slice()
+            ["dlq", "files", "objects", "timer"].as_slice()
         } else {
             &[]
         };

@@ -20,7 +20,7 @@ async fn a_redis_that_evicts_is_named_and_all_the_rest_is_looked_at() {
     for part in [
         "allkeys-lru",
         "function library",
-        "Redis was not used by any worker yet",
+        "Redis was not used by this app yet",
         "Not promised before what says FIX is set right",
     ] {
         assert!(said.contains(part), "{part} is not in\n{said}");

@@ -172,6 +172,7 @@ async fn a_reset_comes_in_mid_frame() {
 async fn exactly_the_next_reply_of_a_commit_is_lost() {
     let (cluster, proxy, _) = redis().await;
     let url = format!("redis://127.0.0.1:{}", proxy.port);
+    drop(cluster.store().await); // which lays out Redis
     let redis = Store::connect(&url, &AppName::default())
         .await
         .expect("through the proxy");

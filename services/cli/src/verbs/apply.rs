@@ -452,11 +452,22 @@ fn streams(
     domains.insert(layout::DLQ.to_owned());
     // Every other one sources from it, so it is there first.
     domains.remove(layout::TIMER);
-    let domains = [layout::TIMER.to_owned()].into_iter().chain(domains);
-    let streams =
-        domains.map(|domain| layout::stream(&config.app, &domain, &config.stream(&domain)));
+    let domains: Vec<String> = [layout::TIMER.to_owned()]
+        .into_iter()
+        .chain(domains)
+        .collect();
+    let copies = domains.iter().map(|domain| config.stream(domain).replicas);
+    let copies = copies.chain([config.bucket().replicas]).max();
+    let streams = domains
+        .iter()
+        .map(|domain| layout::stream(&config.app, domain, &config.stream(domain)));
     let bucket = layout::bucket(&config.app, &config.bucket());
-    streams.chain([bucket]).collect()
+    let streams = streams.chain([bucket]);
+    // No worker starts without what is in it, so it outlives what the rest outlives.
+    let values = copies
+        .filter(|copies| *copies > 1)
+        .map(|copies| layout::values(&config.app).with_copies(copies));
+    streams.chain(values).collect()
 }
 
 /// Outcome of the runtime in the words of this report.
@@ -737,5 +748,16 @@ mod tests {
         .map(|s| format!("stream {s}"));
         assert_eq!(names[..7], streams);
         assert_eq!(names[7..], ["consumer web/app_count-views"]);
+    }
+
+    #[test]
+    fn in_a_cluster_the_secret_has_as_many_copies_as_the_streams() {
+        let has_values = |toml: &str| {
+            let config = Config::parse(toml, None, |_| None).unwrap();
+            let plan = plan(&config, &[], &BTreeMap::new());
+            plan.iter().any(|wanted| wanted.name == "stream KV_oncue")
+        };
+        assert!(has_values("[streams.shop]\nreplicas = 3\n"));
+        assert!(!has_values("[streams.shop]\n"));
     }
 }

@@ -121,7 +121,7 @@ impl Feeds {
         });
         feeds.retain(|_, feed| feed.strong_count() > 0);
         feeds.insert(ty.to_owned(), Arc::downgrade(&feed));
-        let follower = Follower {
+        let follower = FeedReader {
             feed: Arc::downgrade(&feed),
             bus: self.bus.clone(),
             catalog: self.catalog.clone(),
@@ -223,7 +223,7 @@ impl Feed {
 }
 
 /// Task that reads for one feed.
-struct Follower {
+struct FeedReader {
     feed: Weak<Feed>,
     bus: Bus,
     catalog: LiveCatalog,
@@ -233,7 +233,7 @@ struct Follower {
     looked: Instant,
 }
 
-impl Follower {
+impl FeedReader {
     async fn follow(mut self) {
         loop {
             let heard = self.heard().await;

@@ -60,8 +60,9 @@ pub async fn cluster(plan: Plan) -> Report {
     report
 }
 
-/// `oncue doctor`, asked while all is well.
+/// `oncue doctor`, asked while all is well and the rest of the layout is there.
 async fn says_ha(arena: &mut Arena) {
+    oncue(arena, &["apply"]).await;
     let (_, answer) = oncue(arena, &["doctor", "--json"]).await;
     let answer: Value = answer
         .find('{')
@@ -73,11 +74,11 @@ async fn says_ha(arena: &mut Arena) {
         && promised.contains("recover redis");
     arena.report.must(
         right,
-        format!("`oncue doctor` does not say what `ha` promises: {answer}"),
+        format!("`oncue doctor` does not say what `ha` promises: {}", answer["findings"]),
     );
 }
 
-/// Runs our CLI through the proxies, which need this thread meanwhile.
+/// Runs our CLI to its end.
 async fn oncue(arena: &Arena, args: &[&str]) -> (Option<i32>, String) {
     let mut process = arena.cluster.spawn("oncue", args);
     (process.exit().await, process.log())

@@ -298,6 +298,13 @@ impl Wanted {
         self
     }
 
+    /// A stream that so many servers of a cluster hold.
+    #[must_use]
+    pub fn with_copies(mut self, copies: u32) -> Self {
+        self.config.insert("num_replicas".to_owned(), copies.into());
+        self
+    }
+
     /// Stream of a consumer; `None` for a stream.
     fn stream_of_consumer(&self) -> Option<&str> {
         let name = self.create.strip_prefix("CONSUMER.CREATE.")?;
