@@ -17,12 +17,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::exit::Failure;
-use crate::settings::Global;
+use crate::settings::{Global, OPERATOR};
 use crate::terminal::paint;
 use crate::verbs::{
     apply, audit, backup, check, completions, demo, dev, dlq, docs, doctor, flow, health, keys,
-    logs, man, map, new, ps, publish, recover, remove, restart, restore, schedule, state, tail,
-    tend, test, top,
+    logs, man, map, new, ps, publish, recover, remove, restart, restore, rights, schedule, state,
+    tail, tend, test, top,
 };
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
@@ -75,6 +75,8 @@ enum Verb {
     /// Schedules: when they fire next.
     #[command(subcommand)]
     Schedule(schedule::Verb),
+    /// Show who may do what on NATS and Redis, and why; or write it as configuration of the servers.
+    Rights(rights::Args),
     /// API keys of clients: make, list or revoke them.
     #[command(subcommand)]
     Keys(keys::Verb),
@@ -150,9 +152,13 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
     if let Verb::Demo(args) = &verb {
         return demo::run(args);
     }
-    let settings = global.settings()?;
+    let mut settings = global.settings()?;
     if verb.changes_an_app() {
         settings.require_file()?;
+    }
+    // These start servers of their own, or what does.
+    if !matches!(verb, Verb::Up(_) | Verb::Dev(_) | Verb::Test(_)) {
+        settings.config.log_in(OPERATOR);
     }
     match verb {
         Verb::Up(args) => Box::pin(up::run(args, settings)).await,
@@ -168,6 +174,7 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Logs(args) => logs::run(&args, &settings).await,
         Verb::Docs(args) => docs::run(&args, &settings).await,
         Verb::Schedule(verb) => schedule::run(verb, &settings).await,
+        Verb::Rights(args) => rights::run(&args, &settings).await,
         Verb::Keys(verb) => keys::run(verb, &settings).await,
         Verb::Dlq(verb) => dlq::run(verb, &settings).await,
         Verb::Audit(args) => audit::run(args, &settings).await,

@@ -15,6 +15,9 @@ use crate::exit::Failure;
 use crate::terminal::paint::remark;
 use crate::zone;
 
+/// Role of whoever runs this program.
+pub const OPERATOR: &str = "operator";
+
 /// Flags every verb takes. A flag wins over its variable, and that over the configuration.
 #[derive(Args)]
 pub struct Global {
@@ -123,10 +126,18 @@ fn read(named: Option<&Path>) -> Result<(String, Option<PathBuf>), Failure> {
 impl Settings {
     /// Connection of this run; an error means silence, exit code 4.
     pub async fn bus(&self) -> Result<Bus, Failure> {
-        Bus::connect(&self.config.nats_url, "oncue")
+        let config = self.logged_in();
+        Bus::connect(&config.nats, "oncue")
             .await
-            .map(|bus| bus.of_app(&self.config.app))
+            .map(|bus| bus.of_app(&config.app))
             .map_err(Failure::silent)
+    }
+
+    /// Configuration with the credentials of servers that may have been started since.
+    fn logged_in(&self) -> Config {
+        let mut config = self.config.clone();
+        config.log_in(OPERATOR);
+        config
     }
 
     /// Program of a function.
@@ -156,7 +167,8 @@ impl Settings {
 
     /// Redis for a reader: nothing is loaded, nothing refused.
     pub async fn store(&self) -> Result<Store, Failure> {
-        Store::look(&self.config.redis_url, &self.config.app)
+        let config = self.logged_in();
+        Store::look(&config.redis, &config.app)
             .await
             .map_err(Failure::silent)
     }
@@ -198,12 +210,12 @@ impl Settings {
 
     /// NATS URL without its secrets, for people.
     pub fn nats_shown(&self) -> String {
-        self.config.nats_url.to_string()
+        self.config.nats.url.to_string()
     }
 
     /// Redis URL without its secrets, for people.
     pub fn redis_shown(&self) -> String {
-        self.config.redis_url.to_string()
+        self.config.redis.url.to_string()
     }
 }
 

@@ -14,6 +14,7 @@ mod supervisor;
 
 // Programs, and where they listen.
 mod data_lock;
+mod lock;
 mod port_check;
 mod programs;
 mod servers;
@@ -31,10 +32,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use oncue_admin::rights::{Rights, Role};
 use oncue_admin::stores::upkeep::{self, Upkeep};
 use oncue_core::bus::Bus;
 use oncue_core::bus::layout::Mode;
 use oncue_core::bus::services::ServiceInstance;
+use oncue_core::config::Config;
 use oncue_core::model::manifest::Manifest;
 use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,6 +51,7 @@ use crate::verbs::health;
 use crate::{http, manifests};
 
 use self::autoscaler::{Autoscaler, Pools};
+use self::lock::Lock;
 use self::log::LogPrinter;
 use self::pool::{Pool, Worker};
 use self::programs::{CONSOLE, GATEWAY, Traces, VIEWER, traces};
@@ -82,6 +86,10 @@ pub struct Args {
     only: Vec<String>,
     #[command(flatten)]
     consent: apply::Consent,
+    /// Leave servers that are started here open: whoever reaches them may do everything. Without it they want the credentials
+    /// in `.oncue/keys`, and let others publish public types.
+    #[arg(long, env = "ONCUE_UNLOCKED")]
+    unlocked: bool,
     /// Show every line of NATS and Redis, not only warnings.
     #[arg(long, short)]
     verbose: bool,
@@ -114,7 +122,11 @@ struct Plan {
 
 /// Run of `oncue up`: what is started, and the supervisor that keeps it running.
 struct Launch {
+    /// Settings with the credentials of an operator.
     settings: Settings,
+    /// Configuration without credentials of ours.
+    config: Config,
+    lock: Option<Lock>,
     profile: Profile,
     consent: apply::Consent,
     /// Folder where workers write down what they have in hand.
@@ -127,7 +139,7 @@ struct Launch {
 }
 
 /// Returns once everything it started has ended, whatever the reason: nothing outlives it but the data.
-pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
+pub async fn run(args: Args, mut settings: Settings) -> Result<u8, Failure> {
     let started = Instant::now();
     // First of all: from here on a Ctrl-C is a request to stop, and not the end of a process that has children.
     let mut stop = stop_requests()?;
@@ -143,9 +155,21 @@ pub async fn run(args: Args, settings: Settings) -> Result<u8, Failure> {
         .map_err(|e| Failure::usage(format_args!("{}: {e}", args.data.display())));
     let logs = std::path::absolute(args.data.join("logs"))
         .map_err(|e| Failure::usage(format_args!("{}: {e}", args.data.display())));
+    let mut plan = plan?;
+    let config = settings.config.clone();
+    let lock = (!args.unlocked)
+        .then(|| Lock::of(&args.data, &plan.nats, &plan.redis, &config))
+        .flatten();
+    if let Some(lock) = &lock {
+        plan.nats.start_with(servers::CONFIGURATION, &lock.nats_file());
+        plan.redis.start_with("--aclfile", &lock.redis_file());
+        settings.config = lock.log_in(&config, &Role::Operator);
+    }
     let launch = Launch {
-        plan: plan?,
+        plan,
         manifests: manifests?,
+        config,
+        lock,
         profile: args.profile,
         consent: args.consent,
         hands: hands?,
@@ -223,15 +247,19 @@ impl Launch {
         if let Traces::Start = &self.plan.traces {
             supervisor.viewer.run(programs::viewer(settings)?);
         }
+        let contracts = settings.contracts().await?;
+        if let Some(lock) = &self.lock {
+            lock.write(&Rights::of(&self.config, &self.manifests, &contracts.catalog))?;
+        }
         tokio::try_join!(
-            servers::start(&self.plan.nats, supervisor),
-            servers::start(&self.plan.redis, supervisor)
+            servers::start(&self.plan.nats, &settings.config, supervisor),
+            servers::start(&self.plan.redis, &settings.config, supervisor)
         )?;
         let bus = settings.bus().await?;
-        self.apply_layout(&bus, supervisor).await?;
-        let env = programs::environment(settings, self.profile)?;
+        self.apply_layout(&bus, &contracts.programs, supervisor).await?;
         let mut pools = BTreeMap::new();
         for manifest in &self.manifests {
+            let env = self.environment(&Role::Function(manifest.name.clone()))?;
             let spec = programs::function(settings, &manifest.name, &env, &self.hands)?;
             let pool = Pool::new(manifest, &settings.config, spec);
             pools.insert(manifest.name.clone(), pool);
@@ -242,7 +270,9 @@ impl Launch {
         let mut autoscaler = Autoscaler::new(supervisor, bus.clone(), store, pools.clone());
         autoscaler.begin().await;
         service::answer(&bus, &pools).await?;
+        let env = self.environment(&Role::Gateway)?;
         supervisor.gateway.run(programs::gateway(settings, &env)?);
+        let env = self.environment(&Role::Console)?;
         // Nothing waits for the console: it only looks.
         supervisor
             .gateway
@@ -256,16 +286,28 @@ impl Launch {
         })
     }
 
+    /// Environment of a process of ours, with its own credentials.
+    fn environment(&self, role: &Role) -> Result<programs::Environment, Failure> {
+        match &self.lock {
+            Some(lock) => programs::environment(&lock.log_in(&self.config, role), self.profile),
+            None => programs::environment(&self.config, self.profile),
+        }
+    }
+
     /// Makes the layout before any worker asks for its consumer. Refusals stop the start: a worker on a wrong
     /// layout would wait for events that never come.
-    async fn apply_layout(&self, bus: &Bus, supervisor: &Supervisor) -> Result<(), Failure> {
+    async fn apply_layout(
+        &self,
+        bus: &Bus,
+        contracts: &BTreeMap<String, Vec<u8>>,
+        supervisor: &Supervisor,
+    ) -> Result<(), Failure> {
         let config = &self.settings.config;
         let store = self.settings.store().await?;
-        let contracts = self.settings.contracts().await?.programs;
         let layout = apply::Layout {
             config,
             manifests: &self.manifests,
-            contracts: &contracts,
+            contracts,
             mode: Mode::Apply,
             consent: &self.consent,
         };

@@ -18,6 +18,7 @@ pub mod docs;
 pub mod doctor;
 pub mod health;
 pub mod keys;
+pub mod rights;
 pub mod dlq;
 pub mod audit;
 pub mod check;

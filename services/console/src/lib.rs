@@ -108,12 +108,12 @@ impl App {
         access: Access,
         guards: Guards,
     ) -> Result<Arc<Self>, String> {
-        let bus = Bus::connect(&config.nats_url, "oncue-console")
+        let bus = Bus::connect(&config.nats, "oncue-console")
             .await
             .map(|bus| bus.of_app(&config.app))
             .map_err(|e| e.to_string())?;
         // Nothing is loaded into Redis: a console only looks.
-        let store = Store::look(&config.redis_url, &config.app)
+        let store = Store::look(&config.redis, &config.app)
             .await
             .map_err(|e| e.to_string())?;
         let tls = Tls::of(config.console.tls.as_ref(), &config, "console")?;

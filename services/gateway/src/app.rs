@@ -133,7 +133,7 @@ impl App {
         let site = config.site_dir()?;
         let bus = connect(config, "oncue-gateway").await?;
         let files = connect(config, "oncue-gateway-files").await?;
-        let store = Store::connect(&config.redis_url, &config.app)
+        let store = Store::connect(&config.redis, &config.app)
             .await
             .map_err(|e| e.to_string())?;
         let catalog = LiveCatalog::new(catalog);
@@ -232,7 +232,7 @@ fn is_loopback(address: &str) -> bool {
 
 /// Connection to NATS under this name, as its monitoring shows it.
 async fn connect(config: &Config, name: &str) -> Result<Bus, String> {
-    let bus = Bus::connect(&config.nats_url, name).await;
+    let bus = Bus::connect(&config.nats, name).await;
     bus.map(|bus| bus.of_app(&config.app))
         .map_err(|e| e.to_string())
 }

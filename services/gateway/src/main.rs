@@ -19,7 +19,7 @@ async fn gateway(process: Process) -> Result<(), Failure> {
     let config = &process.config;
     // Here too, since a folder that is not there is a mistake in the file and not a server that is away.
     config.site_dir()?;
-    oncue_telemetry::set_peers(config.nats_url.expose(), config.redis_url.expose());
+    oncue_telemetry::set_peers(config.nats.url.expose(), config.redis.url.expose());
     let listener = process::bind(&config.gateway.listen).await?;
     let app = App::start(config, process.catalog.clone(), Guards::default()).await?;
     process::announce(&listener, config.gateway.tls.as_ref())?;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use oncue_admin::program::logs::FOLDER_VARIABLE;
+use oncue_core::config::Config;
 use oncue_core::process;
 use oncue_core::program::HOST;
 
@@ -105,18 +106,17 @@ pub fn all_built(settings: &Settings, functions: &[String]) -> Result<(), Failur
         .advise("build them with `cargo build --release --bins`, or name their folder with --bin"))
 }
 
-/// Variables of every process of ours: addresses as they hold for this run, and defaults for somebody who is
+/// Variables of a process of ours: addresses as they hold for this run, its credentials, and defaults for somebody who is
 /// watching, which a variable that is set already overrides.
-pub fn environment(settings: &Settings, profile: Profile) -> Result<Environment, Failure> {
-    let config = &settings.config;
+pub fn environment(config: &Config, profile: Profile) -> Result<Environment, Failure> {
     let mut env = vec![
-        variable("ONCUE_NATS_URL", config.nats_url.expose()),
-        variable("ONCUE_REDIS_URL", config.redis_url.expose()),
         variable("ONCUE_GATEWAY_LISTEN", &config.gateway.listen),
         variable("ONCUE_CONSOLE_LISTEN", &config.console.listen),
         // Lines are read by us and printed for people, with name and colour.
         variable("ONCUE_LOG_FORMAT", "json"),
     ];
+    let servers = config.servers().into_iter();
+    env.extend(servers.map(|(name, value)| (name.to_owned(), value)));
     if let Some(path) = &config.path {
         let path = std::path::absolute(path)
             .map_err(|e| Failure::usage(format_args!("{}: {e}", path.display())))?;

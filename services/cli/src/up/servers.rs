@@ -4,11 +4,12 @@ mod executable;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
-use oncue_core::config::ServerUrl;
+use oncue_core::config::{Config, ServerUrl};
 use oncue_core::store::Store;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -17,7 +18,7 @@ use self::executable::OldestVersion;
 use super::Args;
 use super::log::LogFormat;
 use super::port_check::{is_free, taken_by};
-use super::process::ProcessSpec;
+use super::process::{ProcessSpec, ProcessStatus};
 use super::supervisor::Supervisor;
 use crate::exit::Failure;
 use crate::settings::{Address, Settings};
@@ -27,6 +28,8 @@ use crate::settings::{Address, Settings};
 const SERVER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause between two tries to reach a server that was just started.
 const START_POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// Option of nats-server in front of its configuration.
+pub const CONFIGURATION: &str = "-c";
 /// Port of the monitoring page of a NATS server started here.
 /// The page has no login and listens where the server does, which for a server started here is on this machine.
 const NATS_MONITORING_PORT: u16 = 8222;
@@ -67,6 +70,35 @@ pub struct Server {
 pub enum Start {
     Use { version: String },
     Spawn { spec: ProcessSpec, data: PathBuf },
+}
+
+impl Server {
+    /// Whether it is started here, and not somebody else's.
+    pub fn is_started_here(&self) -> bool {
+        matches!(self.start, Start::Spawn { .. })
+    }
+
+    /// Configuration that it is started with.
+    pub fn configuration(&self) -> Option<&Path> {
+        let Start::Spawn { spec, .. } = &self.start else {
+            return None;
+        };
+        let mut args = spec.args.iter();
+        args.find(|arg| *arg == CONFIGURATION)?;
+        args.next().map(Path::new)
+    }
+
+    /// Starts it with further arguments, or with others in place of those that are there.
+    pub fn start_with(&mut self, option: &str, file: &Path) {
+        let Start::Spawn { spec, .. } = &mut self.start else {
+            return;
+        };
+        let file = file.display().to_string();
+        match spec.args.iter().position(|arg| arg == option) {
+            Some(at) => spec.args[at + 1] = file,
+            None => spec.args.extend([option.to_owned(), file]),
+        }
+    }
 }
 
 /// Kind of server: its programs, and how old they may be.
@@ -112,7 +144,7 @@ const REDIS: ServerKind = ServerKind {
 };
 
 pub async fn nats(args: &Args, settings: &Settings) -> Result<Server, Failure> {
-    let url = &settings.config.nats_url;
+    let url = &settings.config.nats.url;
     plan(
         &NATS,
         url,
@@ -137,7 +169,7 @@ async fn nats_start(args: &Args, settings: &Settings, address: &Address) -> Resu
     let program = executable::find(&NATS, &args.data, settings).await?;
     let data = make_folder(&args.data.join("nats"))?;
     let mut arguments = vec![
-        "-c".to_owned(),
+        CONFIGURATION.to_owned(),
         configuration(&NATS_CONFIG, args)?,
         "-a".to_owned(),
         address.host.clone(),
@@ -157,7 +189,7 @@ async fn nats_start(args: &Args, settings: &Settings, address: &Address) -> Resu
 }
 
 pub async fn redis(args: &Args, settings: &Settings) -> Result<Server, Failure> {
-    let url = &settings.config.redis_url;
+    let url = &settings.config.redis.url;
     if url.names_sentinels() {
         return behind_sentinels(url).await;
     }
@@ -321,18 +353,22 @@ fn configuration(config: &ServerConfig, args: &Args) -> Result<String, Failure> 
     Ok(path.display().to_string())
 }
 
-/// Starts the server if it is to be started, and returns once it answers.
-pub async fn start(server: &Server, supervisor: &Supervisor) -> Result<(), Failure> {
+/// Starts the server if it is to be started, and returns its process once it answers. `config` has the credentials it wants.
+pub async fn start(
+    server: &Server,
+    config: &Config,
+    supervisor: &Supervisor,
+) -> Result<Option<Arc<ProcessStatus>>, Failure> {
     let Start::Spawn { spec, .. } = &server.start else {
         supervisor.log.note(&format!(
             "{} is running already at {}, using it",
             server.name, server.url
         ));
-        return Ok(());
+        return Ok(None);
     };
     let status = supervisor.servers.run(spec.clone());
     let mut complain_at = Instant::now() + SERVER_TIMEOUT;
-    while !answers(server).await {
+    while !answers(server, config).await {
         // One end is enough: what is wrong with its configuration will be wrong the next time too.
         if status.ends() > 0 {
             let what = format!(
@@ -351,16 +387,16 @@ pub async fn start(server: &Server, supervisor: &Supervisor) -> Result<(), Failu
         }
         tokio::time::sleep(START_POLL_INTERVAL).await;
     }
-    Ok(())
+    Ok(Some(status))
 }
 
 /// Whether the server is whole. NATS listens only then; Redis listens first and reads its data afterwards.
-async fn answers(server: &Server) -> bool {
+async fn answers(server: &Server, config: &Config) -> bool {
     if server.name != REDIS.name {
         return TcpStream::connect(&server.authority).await.is_ok();
     }
     let app = AppName::default();
-    let look = Store::look(server.url.as_str(), &app);
+    let look = Store::look(&config.redis, &app);
     match tokio::time::timeout(SERVER_TIMEOUT, look).await {
         Ok(Ok(store)) => store.ping().await.is_ok(),
         _ => false,

@@ -180,8 +180,7 @@ impl Dev<'_> {
         if let Some(path) = &config.path {
             command.env("ONCUE_CONFIG", std::path::absolute(path)?);
         }
-        command.env("ONCUE_NATS_URL", config.nats_url.expose());
-        command.env("ONCUE_REDIS_URL", config.redis_url.expose());
+        command.envs(config.servers());
         command.env("ONCUE_BIN_DIR", std::path::absolute(&self.settings.bin)?);
         Ok(command)
     }

@@ -71,7 +71,7 @@ fn document(args: &Args, settings: &Settings, catalog: &Catalog, topology: &Topo
         }
     }
     let operations: Map<String, Value> = topology.manifests().flat_map(operations).collect();
-    let place = Address::of(settings.config.nats_url.expose(), 4222);
+    let place = Address::of(settings.config.nats.url.expose(), 4222);
     let nats = place.map_or_else(
         || "127.0.0.1:4222".to_owned(),
         |place| format!("{}:{}", place.host, place.port),

@@ -75,7 +75,7 @@ fn away(silence: Option<Silence>, before: Option<Away>) -> Option<Away> {
 }
 
 async fn nats(app: &App) -> Option<Silence> {
-    let at = app.config.nats_url.to_string();
+    let at = app.config.nats.url.to_string();
     if !app.bus.is_connected() {
         return Some(Silence {
             why: format!("NATS at {at} is not reached: the connection is closed"),

@@ -14,7 +14,8 @@
 //! * ask a function's own [`program`], which alone knows its key and its handler.
 //!
 //! * take a [backup](stores::backup) of both servers, and put it back;
-//! * [tend](stores::upkeep) what the app has on the servers.
+//! * [tend](stores::upkeep) what the app has on the servers;
+//! * give everybody the [rights] that follow from what the functions declare.
 //!
 //! # Where answers come from
 //!
@@ -51,6 +52,7 @@ pub mod audit;
 pub mod program;
 pub mod changes;
 pub mod stores;
+pub mod rights;
 
 mod error;
 

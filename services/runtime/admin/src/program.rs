@@ -187,8 +187,7 @@ pub(crate) fn command(
         .args(&program.arguments)
         .env_clear()
         .envs(process::environment(&of_function.inherit))
-        .env("ONCUE_NATS_URL", config.nats_url.expose())
-        .env("ONCUE_REDIS_URL", config.redis_url.expose());
+        .envs(config.servers());
     if let Some(path) = &config.path {
         command.env("ONCUE_CONFIG", absolute(path)?);
     }

@@ -34,7 +34,7 @@ const BACKOFF: Backoff = Backoff {
 /// A server does not answer, one of them has none, or the two hold different ones.
 pub async fn known(bus: &Bus, store: &Store) -> Result<IdSecret, BusError> {
     let in_redis = store.id_secret().await.map_err(|e| BusError(e.message))?;
-    match (read(bus).await?, in_redis) {
+    match (look(bus).await?, in_redis) {
         (Some(in_nats), Some(in_redis)) if in_nats == in_redis => Ok(in_nats),
         (Some(_), Some(_)) => Err(different(bus)),
         (None, _) => Err(missing(bus, "NATS")),
@@ -95,20 +95,33 @@ fn different(bus: &Bus) -> BusError {
     ))
 }
 
-/// Secret in NATS; `None` where there is none yet.
+/// Secret in NATS by a question for it alone, which a right can tell from others; a replica may lag behind in the first moment
+/// after it was made.
+async fn look(bus: &Bus) -> Result<Option<IdSecret>, BusError> {
+    let subject = subject(bus);
+    match bus.last_by_subject(layout::VALUES, &subject).await? {
+        Some(payload) => parsed(bus, &payload).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Secret in NATS as the leader has it; `None` where there is none yet.
 async fn read(bus: &Bus) -> Result<Option<IdSecret>, BusError> {
     let message = bus.last_message(layout::VALUES, &subject(bus)).await;
     let Some(message) = message.map_err(|e| BusError(e.to_string()))? else {
         return Ok(None);
     };
-    match IdSecret::of_text(&message.payload) {
-        Some(secret) => Ok(Some(secret)),
-        None => Err(BusError(format!(
+    parsed(bus, &message.payload).map(Some)
+}
+
+fn parsed(bus: &Bus, payload: &[u8]) -> Result<IdSecret, BusError> {
+    IdSecret::of_text(payload).ok_or_else(|| {
+        BusError(format!(
             "{} in NATS holds no secret; restore it from a backup or from {}:id-secret in Redis",
             subject(bus),
             bus.app()
-        ))),
-    }
+        ))
+    })
 }
 
 /// Stores a secret in NATS if none is there.

@@ -29,7 +29,7 @@ fn nothing_need_be_said() {
     ] {
         let config = read(text).expect("defaults");
         assert_eq!(
-            (config.nats_url.expose(), config.redis_url.expose()),
+            (config.nats.url.expose(), config.redis.url.expose()),
             ("nats://127.0.0.1:4222", "redis://127.0.0.1:6379")
         );
         assert_eq!(
@@ -181,7 +181,7 @@ fn the_environment_goes_on_top() {
     };
     let config = Config::parse(text, None, env).expect("a file");
     assert_eq!(
-        (config.nats_url.expose(), config.redis_url.expose()),
+        (config.nats.url.expose(), config.redis.url.expose()),
         ("nats://env", "redis://127.0.0.1:6379")
     );
     assert_eq!(

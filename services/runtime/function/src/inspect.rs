@@ -29,8 +29,11 @@ const MAX_LISTED: usize = 100;
 
 /// Connections of a program that only looks.
 async fn connect(manifest: &Manifest, config: &Config) -> Result<(Bus, Store), InspectError> {
-    let bus = Bus::connect(&config.nats_url, &manifest.name).await?;
-    let store = Store::look(&config.redis_url, &config.app).await?;
+    // A function itself may not read whole streams.
+    let mut config = config.clone();
+    config.log_in("operator");
+    let bus = Bus::connect(&config.nats, &manifest.name).await?;
+    let store = Store::look(&config.redis, &config.app).await?;
     Ok((bus.of_app(&config.app), store))
 }
 

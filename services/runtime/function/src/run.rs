@@ -273,10 +273,12 @@ async fn serve(
 ) -> Result<(), ServeError> {
     // First of all: a signal that comes while connecting must not be lost.
     let stop = stop_signal()?;
-    oncue_telemetry::set_peers(config.nats_url.expose(), config.redis_url.expose());
+    let config = &mut config.clone();
+    config.log_in(&format!("fn.{}", manifest.name));
+    oncue_telemetry::set_peers(config.nats.url.expose(), config.redis.url.expose());
     let (bus, store) = tokio::join!(
-        Bus::connect(&config.nats_url, &manifest.name),
-        Store::look(&config.redis_url, &config.app)
+        Bus::connect(&config.nats, &manifest.name),
+        Store::look(&config.redis, &config.app)
     );
     let bus = bus?
         .of_app(&config.app)

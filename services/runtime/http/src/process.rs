@@ -66,7 +66,7 @@ pub async fn run(
     name: &'static str,
     server: impl AsyncFnOnce(Process) -> Result<(), Failure>,
 ) -> ExitCode {
-    let loaded = match load().await {
+    let loaded = match load(name).await {
         Ok(loaded) => loaded,
         Err(failure) => return failed(name, &failure),
     };
@@ -106,8 +106,9 @@ struct Loaded {
 /// # Errors
 /// Mistakes of the configuration, among them files of contracts that cannot be read. A program that
 /// does not answer is a warning.
-async fn load() -> Result<Loaded, Failure> {
-    let config = Config::load()?;
+async fn load(name: &str) -> Result<Loaded, Failure> {
+    let mut config = Config::load()?;
+    config.log_in(name);
     let programs = contract::programs()?;
     let contracts = contract::load(&config, &programs).await?;
     Ok(Loaded {

@@ -108,7 +108,7 @@ async fn nats(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut Re
             );
         }
     }
-    let varz = match monitoring::varz(settings.config.nats_url.expose()).await {
+    let varz = match monitoring::varz(settings.config.nats.url.expose()).await {
         Ok(varz) => varz,
         Err(why) => {
             return report.know(

@@ -38,6 +38,7 @@
 //! field by field are structs in [`info`] and [`services`].
 
 mod batch;
+mod credentials;
 pub mod info;
 pub mod services;
 mod headers;
@@ -69,7 +70,7 @@ pub use self::purge::{purge, purgeable, purgeable_early};
 pub use self::read::{Slice, StoredMessage};
 pub use self::snapshot::StreamSnapshot;
 use crate::app::AppName;
-use crate::config::ServerUrl;
+use crate::config::NatsServer;
 
 /// Major and minor version of the oldest server that has message schedules with cron, atomic batches and per-message
 /// TTL.
@@ -97,6 +98,8 @@ pub struct Bus {
     app: AppName,
     /// Batches of chunks that may be on their way here at once.
     reads: Arc<Semaphore>,
+    /// Beginning of the subjects of JetStream's API.
+    api_prefix: Arc<str>,
 }
 
 /// Publish ack: the stream has stored the message.
@@ -164,12 +167,13 @@ impl Bus {
     /// Connects and checks the server's version. `url` may list the servers of a cluster, separated by commas; `name`
     /// is shown by the server's monitoring. Fails where no server can be reached, or the one that is reached is too
     /// old.
-    pub async fn connect(url: impl Into<ServerUrl>, name: &str) -> Result<Self, BusError> {
-        let url = url.into();
+    pub async fn connect(server: impl Into<NatsServer>, name: &str) -> Result<Self, BusError> {
+        let server = server.into();
+        let url = &server.url;
         let (connected, mut connections) = watch::channel(0);
-        let servers = url::servers(&url)?;
+        let servers = url::servers(url)?;
         let before = connections.clone();
-        let client = url::options(&servers)
+        let client = url::options(&server, &servers)?
             .name(name)
             .ping_interval(PING_EVERY)
             .reconnect_delay_callback(move |attempts| {
@@ -200,6 +204,7 @@ impl Bus {
             broker_spans: false,
             app: AppName::default(),
             reads: Arc::new(Semaphore::new(objects::READS)),
+            api_prefix: server.api_prefix.into(),
         })
     }
 
@@ -224,6 +229,11 @@ impl Bus {
             broker_spans,
             ..self
         }
+    }
+
+    /// Subject of a request to the JetStream API.
+    fn api_subject(&self, request: impl fmt::Display) -> String {
+        format!("{}.{request}", self.api_prefix)
     }
 
     /// Version of the server that we are connected to.
@@ -254,7 +264,7 @@ impl Bus {
             .map_err(|e| failed("cannot publish", e))
     }
 
-    /// One request to the JetStream API, `$JS.API.SUBJECT`, with a body or `null`. Fails with the server's own error,
+    /// One request to the JetStream API, `$JS.API.SUBJECT` or as the account calls it, with a body or `null`. Fails with the server's own error,
     /// with 503 where it does not answer in 10 s, with 500 where its answer is no JSON.
     pub async fn api(&self, subject: &str, body: &Value) -> Result<Value, ApiError> {
         let payload = if body.is_null() {
@@ -264,7 +274,7 @@ impl Bus {
         };
         let answer = self
             .client
-            .request(format!("$JS.API.{subject}"), payload)
+            .request(self.api_subject(subject), payload)
             .await
             .map_err(|e| ApiError {
                 code: 503,

@@ -215,23 +215,15 @@ impl Bus {
         let bucket = self.app().bucket();
         let stream = format!("OBJ_{bucket}");
         let subject = meta_subject(&bucket, name);
-        let answer = self
-            .client
-            .request(
-                format!("$JS.API.DIRECT.GET.{stream}.{subject}"),
-                Bytes::new(),
-            )
-            .await
-            .map_err(|e| failed("object store", e))?;
-        let payload = if answer.status == Some(async_nats::StatusCode::NOT_FOUND) {
+        let known = self.last_by_subject(&stream, &subject).await?;
+        let payload = match known {
+            Some(payload) => payload,
             // Any replica may have answered, and one that lags behind does not know; the leader does.
-            match self.last_message(&stream, &subject).await {
+            None => match self.last_message(&stream, &subject).await {
                 Ok(Some(found)) => found.payload,
                 Ok(None) => return Ok(None),
                 Err(e) => return Err(failed("object store", e)),
-            }
-        } else {
-            answer.payload
+            },
         };
         let object: Object =
             serde_json::from_slice(&payload).map_err(|e| failed("object store", e))?;
@@ -489,7 +481,7 @@ impl Batch {
         let bucket = self.bus.app().bucket();
         let subject = format!("$O.{bucket}.C.{}", self.chunks_id);
         let query = json!({ "seq": self.sequence, "next_by_subj": subject, "batch": WINDOW });
-        let request = format!("$JS.API.DIRECT.GET.OBJ_{bucket}");
+        let request = self.bus.api_subject(format_args!("DIRECT.GET.OBJ_{bucket}"));
         client
             .publish_with_reply(request, inbox, query.to_string().into())
             .await

@@ -191,7 +191,7 @@ impl Bus {
         connections.borrow_and_update();
         Ok(Pull {
             bus: self.clone(),
-            request: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
+            request: self.api_subject(format_args!("CONSUMER.MSG.NEXT.{stream}.{consumer}")),
             inbox,
             messages,
             outstanding: 0,

@@ -114,7 +114,7 @@ impl Bus {
             .subscribe(inbox.clone())
             .await
             .map_err(|e| failed(stream, e))?;
-        let request = format!("$JS.API.DIRECT.GET.{stream}");
+        let request = self.api_subject(format_args!("DIRECT.GET.{stream}"));
         let asked = self
             .client
             .publish_with_reply(request, inbox, query.to_string().into())
@@ -148,6 +148,25 @@ impl Bus {
                 }
             }
             batch.push(found);
+        }
+    }
+
+    /// Payload of the last message of a subject, from any replica; `None` where there is none.
+    pub async fn last_by_subject(
+        &self,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<Bytes>, BusError> {
+        let request = self.api_subject(format_args!("DIRECT.GET.{stream}.{subject}"));
+        let answer = self.client.request(request, Bytes::new()).await;
+        let answer = answer.map_err(|e| failed(stream, e))?;
+        match answer.status.map(|status| status.as_u16()) {
+            None => Ok(Some(answer.payload)),
+            Some(404) => Ok(None),
+            Some(other) => {
+                let why = answer.description.unwrap_or_default();
+                Err(failed(stream, format_args!("{other} {why}")))
+            }
         }
     }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use async_nats::{ConnectOptions, ServerAddr};
 
-use super::{BusError, failed};
+use super::{BusError, credentials, failed};
 use crate::backoff::Backoff;
-use crate::config::ServerUrl;
+use crate::config::{NatsServer, ServerUrl};
 use oncue_proto::event;
 
 /// Delays between attempts to connect anew: a server that restarts is back within a second or two.
@@ -26,12 +26,28 @@ pub fn servers(url: &ServerUrl) -> Result<Vec<ServerAddr>, BusError> {
         .map_err(|e| failed(format_args!("{url} is no NATS URL"), e))
 }
 
-/// Options with the first user that a server's URL names: the client itself takes none from a URL.
-pub fn options(servers: &[ServerAddr]) -> ConnectOptions {
-    let Some((user, password)) = servers.iter().find_map(user) else {
-        return ConnectOptions::new();
+/// Options with the credentials of a file, else with the first user that a server's URL names, which the client itself does
+/// not take from there; and with the files of TLS.
+pub fn options(server: &NatsServer, servers: &[ServerAddr]) -> Result<ConnectOptions, BusError> {
+    let user = servers.iter().find_map(user);
+    let mut options = match (&server.credentials, user) {
+        (Some(file), _) => {
+            credentials::check(file).map_err(BusError)?;
+            credentials::options(file.clone())
+        }
+        (None, Some((user, password))) => ConnectOptions::new().user_and_password(user, password),
+        (None, None) => ConnectOptions::new(),
     };
-    ConnectOptions::new().user_and_password(user, password)
+    let tls = &server.tls;
+    if let Some(ca) = &tls.ca {
+        options = options.add_root_certificates(ca.clone());
+    }
+    let identity = tls.identity().map_err(|e| failed("TLS to NATS", e))?;
+    if let Some((certificate, key)) = identity {
+        options = options.add_client_certificate(certificate.to_owned(), key.to_owned());
+    }
+    // Not in the clear either where somebody pretends that the server speaks no TLS.
+    Ok(if tls.is_used() { options.require_tls(true) } else { options })
 }
 
 /// Delay before the attempt `attempts` to connect, counted from 1. A start waits for nothing at first. A client that

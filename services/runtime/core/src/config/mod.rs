@@ -6,6 +6,7 @@ mod bounds;
 mod cors;
 mod cron;
 mod flows;
+mod keyring;
 mod limit;
 mod network;
 mod reader;
@@ -13,6 +14,7 @@ mod route;
 mod routes;
 mod scale;
 mod schedule;
+mod server;
 mod server_url;
 mod tls;
 mod units;
@@ -31,6 +33,7 @@ pub use self::bounds::Bounds;
 pub use self::cors::CorsConfig;
 pub use self::cron::{ClockTime, Cron};
 pub use self::flows::{FlowsConfig, Track};
+pub use self::keyring::LockedServers;
 pub use self::limit::{LimitBy, LimitConfig};
 pub use self::network::Network;
 pub use self::route::{AnswerMode, FailureType, FieldSource, Method, RequestPart, Route};
@@ -39,6 +42,7 @@ pub use self::routes::{
 };
 pub use self::scale::Scale;
 pub use self::schedule::Schedule;
+pub use self::server::{ClientTls, JETSTREAM_API, NatsServer, RedisServer};
 pub use self::server_url::ServerUrl;
 pub use self::tls::TlsConfig;
 pub use self::units::{Size, Span, parse_size};
@@ -54,11 +58,10 @@ pub struct Config {
     pub path: Option<PathBuf>,
     /// `[app] name`, which every file has: what is called so on the servers is this app's, and nothing else is.
     pub app: AppName,
-    /// `ONCUE_NATS_URL`, or `[nats] url`; default `nats://127.0.0.1:4222`.
-    pub nats_url: ServerUrl,
-    /// `ONCUE_REDIS_URL`, or `[redis] url`; default `redis://127.0.0.1:6379`. Or sentinels, and the name of the primary they
-    /// watch: `redis+sentinel://HOST:26379,HOST:26379/NAME`.
-    pub redis_url: ServerUrl,
+    /// `[nats]`: the server with events.
+    pub nats: NatsServer,
+    /// `[redis]`: the server with state.
+    pub redis: RedisServer,
     /// `ONCUE_KEEP_OUTPUTS`, or `[redis] keep_outputs`: published outputs stay in Redis for this long, in case NATS
     /// loses what it had acked. Default 5 min, longer than NATS may take to write to disk; zero for not at all.
     pub keep_outputs: Span,
@@ -558,17 +561,19 @@ impl Config {
                 *field = value;
             }
         }
-        if let Some(url) = env("ONCUE_NATS_URL") {
-            config.nats_url = url.into();
-        }
-        if let Some(url) = env("ONCUE_REDIS_URL") {
-            config.redis_url = url.into();
-        }
+        config.reach(&env);
         config.console.traces = env("ONCUE_TRACE_UI").or(config.console.traces);
         // Values that may be wrong; all mistakes are listed.
         let mut errors = Vec::new();
-        if let Some(why) = env("ONCUE_NATS_URL").and(config.nats_url.not_of_nats()) {
+        if let Some(why) = env("ONCUE_NATS_URL").and(config.nats.url.not_of_nats()) {
             errors.push(format!("ONCUE_NATS_URL {why}"));
+        }
+        for (server, tls) in [("NATS", &config.nats.tls), ("REDIS", &config.redis.tls)] {
+            if let Err(why) = tls.identity() {
+                errors.push(format!(
+                    "ONCUE_{server}_CERTIFICATE and ONCUE_{server}_KEY: {why}"
+                ));
+            }
         }
         let limits = &mut config.process;
         limits.concurrency =
@@ -584,6 +589,43 @@ impl Config {
         } else {
             Err(ConfigErrors(errors))
         }
+    }
+
+    /// Takes from the environment where the servers are and who it is that comes.
+    fn reach(&mut self, env: &impl Fn(&str) -> Option<String>) {
+        let nats = &mut self.nats;
+        let redis = &mut self.redis;
+        if let Some(url) = env("ONCUE_NATS_URL") {
+            nats.url = url.into();
+        }
+        if let Some(url) = env("ONCUE_REDIS_URL") {
+            redis.url = url.into();
+        }
+        if let Some(prefix) = env("ONCUE_NATS_API_PREFIX").filter(|prefix| !prefix.is_empty()) {
+            nats.api_prefix = prefix;
+        }
+        let files = [
+            ("ONCUE_NATS_CREDENTIALS", &mut nats.credentials),
+            ("ONCUE_NATS_CA", &mut nats.tls.ca),
+            ("ONCUE_NATS_CERTIFICATE", &mut nats.tls.certificate),
+            ("ONCUE_NATS_KEY", &mut nats.tls.key),
+            ("ONCUE_REDIS_PASSWORD_FILE", &mut redis.password_file),
+            ("ONCUE_REDIS_CA", &mut redis.tls.ca),
+            ("ONCUE_REDIS_CERTIFICATE", &mut redis.tls.certificate),
+            ("ONCUE_REDIS_KEY", &mut redis.tls.key),
+        ];
+        for (name, file) in files {
+            if let Some(path) = env(name).filter(|path| !path.is_empty()) {
+                *file = Some(path.into());
+            }
+        }
+    }
+
+    /// Variables by which another process reaches both servers as this one does.
+    pub fn servers(&self) -> Vec<(&'static str, String)> {
+        let mut env = self.nats.environment();
+        env.extend(self.redis.environment());
+        env
     }
 
     /// Settings of the stream of a domain; the defaults for one that the file does not name.

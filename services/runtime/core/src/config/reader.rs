@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 use crate::app::AppName;
 
 use super::{
-    AuthConfig, Bounds, Config, ConfigErrors, ConsoleConfig, CorsConfig, FlowsConfig,
+    AuthConfig, Bounds, ClientTls, Config, ConfigErrors, ConsoleConfig, CorsConfig, FlowsConfig,
     FunctionConfig, GatewayConfig, LimitConfig, Route, Schedule, ServerUrl, Span, WebhookConfig,
 };
 
@@ -62,8 +62,14 @@ struct AppSection {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NatsSection {
-    /// See [`Config::nats_url`].
+    /// See [`NatsServer::url`].
     url: Option<ServerUrl>,
+    /// See [`NatsServer::credentials`].
+    credentials: Option<PathBuf>,
+    /// See [`NatsServer::api_prefix`].
+    api_prefix: Option<String>,
+    /// See [`NatsServer::tls`].
+    tls: Option<ClientTls>,
     /// See [`Config::batch_publish`].
     batch_publish: Option<bool>,
 }
@@ -72,8 +78,12 @@ struct NatsSection {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RedisSection {
-    /// See [`Config::redis_url`].
+    /// See [`RedisServer::url`].
     url: Option<ServerUrl>,
+    /// See [`RedisServer::password_file`].
+    password_file: Option<PathBuf>,
+    /// See [`RedisServer::tls`].
+    tls: Option<ClientTls>,
     /// See [`Config::keep_outputs`].
     keep_outputs: Option<Span>,
 }
@@ -94,8 +104,8 @@ impl<'t> Reader<'t> {
         Config {
             path: self.path.map(Path::to_owned),
             app: AppName::default(),
-            nats_url: "nats://127.0.0.1:4222".into(),
-            redis_url: "redis://127.0.0.1:6379".into(),
+            nats: "nats://127.0.0.1:4222".into(),
+            redis: "redis://127.0.0.1:6379".into(),
             batch_publish: false,
             keep_outputs: Span(Duration::from_mins(5)),
             contracts: Vec::new(),
@@ -135,12 +145,20 @@ impl<'t> Reader<'t> {
                     if let Some(why) = nats.url.as_ref().and_then(ServerUrl::not_of_nats) {
                         self.fail(places.get("url").cloned(), &format!("[nats] url {why}"));
                     }
-                    config.nats_url = nats.url.unwrap_or(config.nats_url);
+                    let server = &mut config.nats;
+                    server.url = nats.url.unwrap_or_else(|| server.url.clone());
+                    server.credentials = nats.credentials.map(|file| self.beside(file));
+                    server.api_prefix = nats.api_prefix.unwrap_or_else(|| server.api_prefix.clone());
+                    server.tls = self.client_tls("nats", nats.tls, places.get("tls").cloned());
                     config.batch_publish = nats.batch_publish.unwrap_or(config.batch_publish);
                 }
                 "redis" => {
+                    let places = places(&value);
                     let redis: RedisSection = self.part("redis", value).unwrap_or_default();
-                    config.redis_url = redis.url.unwrap_or(config.redis_url);
+                    let server = &mut config.redis;
+                    server.url = redis.url.unwrap_or_else(|| server.url.clone());
+                    server.password_file = redis.password_file.map(|file| self.beside(file));
+                    server.tls = self.client_tls("redis", redis.tls, places.get("tls").cloned());
                     config.keep_outputs = redis.keep_outputs.unwrap_or(config.keep_outputs);
                 }
                 "proto" => {
@@ -202,6 +220,30 @@ impl<'t> Reader<'t> {
             .map(|value| self.schedules(value, &catalog, &config.functions))
             .unwrap_or_default();
         config
+    }
+
+    /// A path of the file, relative to its folder, as seen from here.
+    fn beside(&self, path: PathBuf) -> PathBuf {
+        let folder = self.path.and_then(Path::parent);
+        folder.map_or(path.clone(), |folder| folder.join(path))
+    }
+
+    /// Files of `[SERVER.tls]`, as seen from here.
+    fn client_tls(
+        &mut self,
+        server: &str,
+        tls: Option<ClientTls>,
+        place: Option<Range<usize>>,
+    ) -> ClientTls {
+        let tls = tls.unwrap_or_default();
+        if let Err(why) = tls.identity() {
+            self.fail(place, &format!("[{server}.tls] {why}"));
+        }
+        ClientTls {
+            ca: tls.ca.map(|file| self.beside(file)),
+            certificate: tls.certificate.map(|file| self.beside(file)),
+            key: tls.key.map(|file| self.beside(file)),
+        }
     }
 
     /// Reads `[gateway]`, and remembers the line of `site`, of which mistakes are found out later.

@@ -28,7 +28,7 @@ use redis::{IntoConnectionInfo as _, Pipeline, RedisError, Value, cmd};
 use tokio::sync::watch;
 
 pub use self::api_keys::StoredKey;
-use self::connection::{Connection, Place};
+use self::connection::{Connection, Login, Place};
 pub use self::limits::Spent;
 use self::regress::Own;
 pub use self::rows::{KeyedRow, NewerRow, RowEdit, RowPage};
@@ -42,7 +42,7 @@ use super::{
     StreamPosition,
 };
 use crate::app::AppName;
-use crate::config::ServerUrl;
+use crate::config::{RedisServer, ServerUrl};
 use crate::failpoint::{self, Sabotage};
 use oncue_proto::event::{self, IdSecret, PARTITIONS};
 
@@ -116,8 +116,8 @@ impl From<RedisError> for StoreError {
 impl Store {
     /// Connects, for a program that writes: refuses a Redis that cannot keep the promise (too old, evicting, gone back in
     /// time), and one that is not [laid out](Self::lay_out) for the app.
-    pub async fn connect(url: impl Into<ServerUrl>, app: &AppName) -> Result<Self, StoreError> {
-        let store = Self::look(url, app).await?;
+    pub async fn connect(server: impl Into<RedisServer>, app: &AppName) -> Result<Self, StoreError> {
+        let store = Self::look(server, app).await?;
         store.must_be_ready().await?;
         Ok(store)
     }
@@ -173,9 +173,14 @@ impl Store {
     }
 
     /// Connects and changes nothing, for programs that only look. The URL may hold a password; no error shows it.
-    pub async fn look(url: impl Into<ServerUrl>, app: &AppName) -> Result<Self, StoreError> {
-        let url = url.into();
-        let opened = Connection::open(place(&url)?).await;
+    pub async fn look(server: impl Into<RedisServer>, app: &AppName) -> Result<Self, StoreError> {
+        let RedisServer {
+            url,
+            password_file,
+            tls,
+        } = server.into();
+        let login = Login { password_file, tls };
+        let opened = Connection::open(place(&url)?, login).await;
         let connection =
             opened.map_err(|e| StoreError::refused(format!("cannot reach Redis at {url}: {e}")))?;
         Connection::watch(&connection);

@@ -51,11 +51,12 @@ impl Client {
     /// # Errors
     /// `oncue.toml` has a mistake, or a server does not answer.
     pub async fn from_env() -> Result<Self> {
-        let config = Config::load()?;
-        let bus = Bus::connect(&config.nats_url, "oncue-test").await?;
+        let mut config = Config::load()?;
+        config.log_in("operator");
+        let bus = Bus::connect(&config.nats, "oncue-test").await?;
         Ok(Self {
             bus: bus.of_app(&config.app),
-            store: Store::connect(&config.redis_url, &config.app).await?,
+            store: Store::connect(&config.redis, &config.app).await?,
             keep: config.flows.keep.0,
         })
     }

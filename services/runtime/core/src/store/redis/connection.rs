@@ -4,14 +4,16 @@
 //! new connection is to whatever server they name.
 
 use parking_lot::Mutex;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, ConnectionInfo, RedisError, cmd};
+use redis::{Client, ClientTlsConfig, ConnectionInfo, ErrorKind, RedisError, TlsCertificates, cmd};
 
 use super::sentinel::{Sentinels, is_primary};
 use crate::backoff::spread;
+use crate::config::ClientTls;
 
 /// Longest wait for an answer: longer than any stall of a healthy Redis (fsync, fork); a time-out only means
 /// "unknown, try again".
@@ -35,10 +37,59 @@ pub(super) enum Place {
     Behind(Sentinels),
 }
 
+/// Proof of who comes, besides what the URL says; read from its files at each connection, so that they can be replaced while
+/// the process runs.
+pub(super) struct Login {
+    /// Password of the URL's user.
+    pub password_file: Option<PathBuf>,
+    /// Certificates.
+    pub tls: ClientTls,
+}
+
+impl Login {
+    /// Client for a server; fails where a file cannot be read.
+    fn client(&self, mut info: ConnectionInfo) -> Result<Client, RedisError> {
+        if let Some(file) = &self.password_file {
+            let password = String::from_utf8(read(file)?)
+                .map_err(|_| invalid(format!("{} is no text", file.display())))?;
+            let settings = info.redis_settings().clone();
+            info = info.set_redis_settings(settings.set_password(password.trim()));
+        }
+        if !self.tls.is_used() {
+            return Client::open(info);
+        }
+        let identity = self.tls.identity().map_err(invalid)?;
+        let client_tls = identity.map(|(certificate, key)| {
+            Ok::<_, RedisError>(ClientTlsConfig {
+                client_cert: read(certificate)?,
+                client_key: read(key)?,
+            })
+        });
+        let root_cert = self.tls.ca.as_deref().map(read).transpose()?;
+        let certificates = TlsCertificates {
+            client_tls: client_tls.transpose()?,
+            root_cert,
+        };
+        Client::build_with_tls(info, certificates)
+    }
+}
+
+/// Content of a file; the error names it.
+fn read(file: &Path) -> Result<Vec<u8>, RedisError> {
+    let text = std::fs::read(file);
+    text.map_err(|e| invalid(format!("cannot read {}: {e}", file.display())))
+}
+
+fn invalid(why: String) -> RedisError {
+    std::io::Error::new(std::io::ErrorKind::InvalidInput, why).into()
+}
+
 /// Multiplexed connection, shared by all clones of a store.
 pub(super) struct Connection {
     /// Place, for connections to come.
     place: Place,
+    /// Proof, for connections to come.
+    login: Login,
     /// Connection in use, replaced when it turns out to be dead.
     line: Mutex<Line>,
 }
@@ -51,12 +102,13 @@ struct Line {
 
 impl Place {
     /// Connects to the server as it is now.
-    async fn connect(&self) -> Result<Line, RedisError> {
+    async fn connect(&self, login: &Login) -> Result<Line, RedisError> {
         let info = match self {
             Self::At(info) => info.clone(),
             Self::Behind(sentinels) => sentinels.primary().await?,
         };
-        let client = Client::open(info.clone())?;
+        let client = login.client(info)?;
+        let info = client.get_connection_info().clone();
         let manager = ConnectionManager::new_with_config(client, config()).await?;
         Ok(Line { manager, info })
     }
@@ -64,9 +116,9 @@ impl Place {
 
 impl Connection {
     /// Connects; fails where the server cannot be reached.
-    pub async fn open(place: Place) -> Result<Arc<Self>, RedisError> {
-        let line = Mutex::new(place.connect().await?);
-        Ok(Arc::new(Self { place, line }))
+    pub async fn open(place: Place, login: Login) -> Result<Arc<Self>, RedisError> {
+        let line = Mutex::new(place.connect(&login).await?);
+        Ok(Arc::new(Self { place, login, line }))
     }
 
     /// Connection as it is now; cheap.
@@ -110,11 +162,13 @@ impl Connection {
                     Err(e) if e.is_timeout() => "was dead",
                     // Another server may be the primary by now, and the client knows one address only.
                     Err(_) if connection.sentinels().is_some() => "broke",
+                    // The client tries the password that it began with, and the file may hold another one by now.
+                    Err(e) if e.kind() == ErrorKind::AuthenticationFailed => "was refused",
                     Ok(role) if !is_primary(&role) => "was to a replica",
                     // Any other error the client mends by itself.
                     _ => continue,
                 };
-                match connection.place.connect().await {
+                match connection.place.connect(&connection.login).await {
                     Ok(line) => {
                         let to = line.info.addr();
                         tracing::warn!("the connection to Redis {why}; connected anew to {to}");

@@ -16,7 +16,7 @@ use redis::{
 const DEFAULT_PORT: &str = "26379";
 /// Scheme of a URL that names sentinels.
 const SCHEME: &str = "redis+sentinel://";
-/// Scheme of one that would need TLS, which is not built in.
+/// Scheme of one that would need TLS, which sentinels are not asked with.
 const TLS_SCHEME: &str = "rediss+sentinel://";
 /// Longest wait for a sentinel, or for the server that it names.
 const SENTINEL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,7 +49,7 @@ impl Sentinels {
     pub fn of_url(url: &str) -> Option<Result<Self, String>> {
         if url.starts_with(TLS_SCHEME) {
             return Some(Err(
-                "TLS to Redis is not built in; use redis+sentinel://".to_owned()
+                "sentinels are asked without TLS; use redis+sentinel://".to_owned()
             ));
         }
         Some(Self::read(url.strip_prefix(SCHEME)?))

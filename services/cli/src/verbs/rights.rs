@@ -1,0 +1,164 @@
+//! `oncue rights`: who may do what on the servers, and why; as text, or as the servers take it.
+
+use std::path::PathBuf;
+
+use oncue_admin::rights::keys::KeyFolder;
+use oncue_admin::rights::nats::{self, PublicKeys};
+use oncue_admin::rights::{Access, Grant, Rights, Role, redis};
+use serde_json::{Value, json};
+
+use crate::exit::{self, Failure};
+use crate::manifests;
+use crate::settings::Settings;
+use crate::terminal::paint::{BOLD, DIM, NAME, paint, say};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only of these: a function, or `gateway`, `public`, `operator`, `console`.
+    #[arg(value_name = "WHO")]
+    who: Vec<String>,
+    /// How they are written.
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// Folder of the credentials, for the formats that name keys; those that are missing are made. Default: `.oncue/keys`
+    /// beside oncue.toml.
+    #[arg(long, value_name = "DIR")]
+    keys: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// Each right with its reason.
+    Text,
+    /// Everything, for programs.
+    Json,
+    /// Accounts, for the configuration of nats-server.
+    Nats,
+    /// Users, for the `aclfile` of Redis.
+    Redis,
+}
+
+pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
+    let names: Vec<String> = settings.config.functions.keys().cloned().collect();
+    let manifests = manifests::of(settings, &names).await?;
+    let contracts = settings.contracts().await?;
+    let mut rights = Rights::of(&settings.config, &manifests, &contracts.catalog);
+    let all: Vec<String> = rights.roles().map(short).collect();
+    if let Some(unknown) = args.who.iter().find(|who| !all.contains(who)) {
+        return Err(Failure::usage(format_args!("nobody is called {unknown:?}"))
+            .advise(format!("there are {}", all.join(", "))));
+    }
+    if matches!(args.format, Format::Text | Format::Json) && !args.who.is_empty() {
+        rights.grants.retain(|grant| args.who.contains(&short(&grant.role)));
+    }
+    match args.format {
+        Format::Text => rights.grants.iter().for_each(|grant| print(&rights, grant)),
+        Format::Json => {
+            let all: Vec<Value> = rights.grants.iter().map(|grant| to_json(&rights, grant)).collect();
+            say(serde_json::to_string_pretty(&all).unwrap_or_default());
+        }
+        Format::Nats | Format::Redis => {
+            let folder = KeyFolder::new(match &args.keys {
+                Some(folder) => folder.clone(),
+                None => settings.config.beside(".oncue/keys".as_ref()),
+            });
+            let text = if args.format == Format::Nats {
+                nats_text(&rights, &folder)
+            } else {
+                redis_text(&rights, &folder)
+            };
+            let text = text.map_err(|e| Failure::failed(format_args!("credentials: {e}")))?;
+            say(text.trim_end());
+        }
+    }
+    Ok(exit::OK)
+}
+
+fn nats_text(rights: &Rights, folder: &KeyFolder) -> std::io::Result<String> {
+    let mut keys = PublicKeys::new();
+    for role in rights.roles() {
+        keys.insert(role.clone(), vec![folder.public_key(role)?]);
+    }
+    Ok(nats::configuration(rights, &keys))
+}
+
+fn redis_text(rights: &Rights, folder: &KeyFolder) -> std::io::Result<String> {
+    redis::file(&redis::users(rights), |role| folder.password(role))
+}
+
+/// Name that a person gives a role.
+fn short(role: &Role) -> String {
+    match role {
+        Role::Function(name) => name.clone(),
+        other => other.name(),
+    }
+}
+
+fn print(rights: &Rights, grant: &Grant) {
+    let Rights { app, .. } = rights;
+    let account = grant.role.account(app);
+    say(paint(BOLD, &grant.role));
+    if grant.role.is_trusted() {
+        say(format_args!(
+            "  {} account {account}: everything",
+            paint(DIM, "NATS ")
+        ));
+        say(format_args!("  {} user {}: everything\n", paint(DIM, "Redis"), grant.role.user(app)));
+        return;
+    }
+    say(format_args!("  {} account {account}", paint(DIM, "NATS ")));
+    for publish in &grant.publishes {
+        say(format_args!(
+            "    publish {}  {}",
+            paint(NAME, &publish.subject),
+            paint(DIM, &publish.why)
+        ));
+    }
+    for (subject, why) in &grant.hears {
+        say(format_args!("    hear    {}  {}", paint(NAME, subject), paint(DIM, why)));
+    }
+    match &grant.keys {
+        None => say(format_args!("  {} nothing", paint(DIM, "Redis"))),
+        Some(_) => say(format_args!("  {} user {}", paint(DIM, "Redis"), grant.role.user(app))),
+    }
+    for key in grant.keys.iter().flatten() {
+        let access = match key.access {
+            Access::Read => "read   ",
+            Access::Full => "write  ",
+        };
+        let pattern = format!("{app}:{}", key.pattern);
+        say(format_args!("    {access} {}  {}", paint(NAME, pattern), paint(DIM, key.why)));
+    }
+    say("");
+}
+
+fn to_json(rights: &Rights, grant: &Grant) -> Value {
+    let Rights { app, .. } = rights;
+    let publish: Vec<Value> = grant
+        .publishes
+        .iter()
+        .map(|publish| json!({ "subject": publish.subject, "why": publish.why }))
+        .collect();
+    let hear: Vec<Value> = grant
+        .hears
+        .iter()
+        .map(|(subject, why)| json!({ "subject": subject, "why": why }))
+        .collect();
+    let keys: Vec<Value> = grant
+        .keys
+        .iter()
+        .flatten()
+        .map(|key| {
+            json!({ "pattern": format!("{app}:{}", key.pattern), "write": key.access == Access::Full, "why": key.why })
+        })
+        .collect();
+    json!({
+        "who": short(&grant.role),
+        "everything": grant.role.is_trusted(),
+        "account": grant.role.account(app),
+        "publish": publish,
+        "hear": hear,
+        "user": grant.keys.as_ref().map(|_| grant.role.user(app)),
+        "keys": keys,
+    })
+}

@@ -1,0 +1,89 @@
+//! Credentials of the roles of an app, in files that only their owner may read: the seed of an nkey for NATS
+//! (`ROLE.nk`), and a password for Redis (`ROLE.redis`).
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nkeys::KeyPair;
+
+use super::Role;
+
+/// Folder with the credentials of an app.
+#[derive(Debug, Clone)]
+pub struct KeyFolder(PathBuf);
+
+impl KeyFolder {
+    /// Folder, which may not be there yet.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self(folder.into())
+    }
+
+    /// Path of the folder.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// File with the seed of a role's nkey.
+    pub fn nats(&self, role: &Role) -> PathBuf {
+        self.0.join(format!("{}.nk", role.name()))
+    }
+
+    /// File with the password of a role.
+    pub fn redis(&self, role: &Role) -> PathBuf {
+        self.0.join(format!("{}.redis", role.name()))
+    }
+
+    /// Public key of a role; makes the key where there is none.
+    ///
+    /// # Errors
+    /// The file cannot be read or made, or holds no seed.
+    pub fn public_key(&self, role: &Role) -> io::Result<String> {
+        let file = self.nats(role);
+        let seed = self.kept(&file, || {
+            KeyPair::new_user().seed().map_err(io::Error::other)
+        })?;
+        let key = KeyPair::from_seed(&seed);
+        let key = key.map_err(|e| io::Error::other(format!("{}: {e}", file.display())))?;
+        Ok(key.public_key())
+    }
+
+    /// Password of a role; makes one where there is none.
+    ///
+    /// # Errors
+    /// The file cannot be read or made.
+    pub fn password(&self, role: &Role) -> io::Result<String> {
+        self.kept(&self.redis(role), password)
+    }
+
+    /// Text of a file; one that is not there is written with what `make` makes.
+    fn kept(&self, file: &Path, make: impl FnOnce() -> io::Result<String>) -> io::Result<String> {
+        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", file.display()));
+        match fs::read_to_string(file) {
+            Ok(text) => return Ok(text.trim().to_owned()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(named(e)),
+        }
+        let mut folder = fs::DirBuilder::new();
+        folder.recursive(true).mode(0o700);
+        folder.create(&self.0).map_err(named)?;
+        let text = make()?;
+        let mut options = fs::OpenOptions::new();
+        // Not for a moment readable by others, and nobody else's file in its place.
+        let opened = options.write(true).create_new(true).mode(0o600).open(file);
+        let mut opened = opened.map_err(named)?;
+        opened.write_all(text.as_bytes()).map_err(named)?;
+        Ok(text)
+    }
+}
+
+/// Password of 256 random bits, as text that needs no quotes anywhere.
+///
+/// # Errors
+/// The system gives no randomness.
+fn password() -> io::Result<String> {
+    // An nkey's seed is just that.
+    let seed = KeyPair::new_user().seed().map_err(io::Error::other)?;
+    Ok(seed.trim_start_matches("SU").to_owned())
+}

@@ -1,0 +1,78 @@
+//! Rights as users of Redis.
+
+use std::fmt::Write as _;
+use std::io;
+
+use oncue_core::app::AppName;
+
+use super::{Access, Grant, Rights, Role};
+
+/// Commands on keys, and the few without: named one by one, since a category also holds what modules bring. Keys decide who
+/// may do what; nothing here looks for keys, changes settings or loads code.
+const COMMANDS: [&str; 71] = [
+    "auth", "hello", "ping", "time", "role", "multi", "exec", "discard", "info",
+    "function|list", "fcall", "fcall_ro", "exists", "type", "del", "unlink", "expire", "pexpire", "expireat",
+    "pexpireat", "persist", "ttl", "pttl", "get", "set", "setnx", "mget", "incr", "incrby", "decr", "decrby", "strlen",
+    "append", "getrange", "setrange", "getbit", "setbit", "bitcount", "bitfield", "hget", "hset", "hsetnx", "hmget",
+    "hgetall", "hlen", "hdel", "hkeys", "hvals", "hexists", "hincrby", "zadd", "zrem", "zscore", "zcard", "zcount",
+    "zincrby", "zrange", "zrevrange", "zrangebyscore", "zremrangebyrank", "zremrangebyscore", "smembers", "sismember",
+    "scard", "sadd", "srem", "pfadd", "pfcount", "rpush", "ltrim", "lrange",
+];
+
+/// User of Redis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Name.
+    pub name: String,
+    /// Rules behind `ACL SETUSER NAME`, from `reset` on, without passwords.
+    pub rules: Vec<String>,
+}
+
+/// Users of an app, by role.
+pub fn users(rights: &Rights) -> Vec<(&Role, User)> {
+    let app = &rights.app;
+    let users = rights.grants.iter();
+    users
+        .filter_map(|grant| Some((&grant.role, user(app, grant)?)))
+        .collect()
+}
+
+/// Text of an `aclfile`: these users, and nobody without a name. Passwords stand in it as they are, so it is for the eyes of
+/// the server alone.
+///
+/// # Errors
+/// A password cannot be had.
+pub fn file(
+    users: &[(&Role, User)],
+    password: impl Fn(&Role) -> io::Result<String>,
+) -> io::Result<String> {
+    let mut text = String::from("user default off\n");
+    for (role, user) in users {
+        let password = password(role)?;
+        let rules = user.rules.join(" ");
+        let _ = writeln!(text, "user {} {rules} >{password}", user.name);
+    }
+    Ok(text)
+}
+
+fn user(app: &AppName, grant: &Grant) -> Option<User> {
+    let keys = grant.keys.as_ref()?;
+    // A user that is there already keeps neither passwords nor rights of before.
+    let mut rules = vec!["reset".to_owned(), "on".to_owned()];
+    if grant.role.is_trusted() {
+        rules.extend(["~*", "&*", "+@all"].map(str::to_owned));
+    } else {
+        rules.extend(keys.iter().map(|key| {
+            let kind = match key.access {
+                Access::Read => "%R~",
+                Access::Full => "~",
+            };
+            format!("{kind}{app}:{}", key.pattern)
+        }));
+        rules.extend(COMMANDS.map(|command| format!("+{command}")));
+    }
+    Some(User {
+        name: grant.role.user(app),
+        rules,
+    })
+}

@@ -1,0 +1,130 @@
+//! Folder of credentials that `oncue up` makes for servers that it starts, for programs that somebody starts beside it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Config, ServerUrl};
+
+/// Folder beside `oncue.toml`.
+const FOLDER: &str = ".oncue/keys";
+/// File in it that says which servers its credentials are for.
+const SERVERS: &str = "servers.json";
+
+/// Servers that want credentials, as the URLs that lead to them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockedServers {
+    /// NATS.
+    pub nats: Option<String>,
+    /// Beginning of the API's subjects for all but operators.
+    pub api_prefix: String,
+    /// Redis.
+    pub redis: Option<String>,
+}
+
+impl LockedServers {
+    /// Servers that a folder has credentials for.
+    pub fn read(folder: &Path) -> Option<Self> {
+        let text = std::fs::read(folder.join(SERVERS)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Writes down for which servers the credentials in the folder are.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, folder: &Path) -> std::io::Result<()> {
+        std::fs::write(folder.join(SERVERS), serde_json::to_vec(self)?)
+    }
+
+    /// Forgets them.
+    pub fn forget(folder: &Path) {
+        let _ = std::fs::remove_file(folder.join(SERVERS));
+    }
+}
+
+impl Config {
+    /// Takes the credentials of a role, `operator` or `fn.count-views`, from the folder `.oncue/keys` beside the file, where
+    /// `oncue up` runs servers that want some and nothing else was told.
+    pub fn log_in(&mut self, role: &str) {
+        let folder = self.beside(Path::new(FOLDER));
+        if let Some(servers) = LockedServers::read(&folder) {
+            self.log_in_from(&folder, &servers, role);
+        }
+    }
+
+    /// Takes the credentials of a role from a folder, for those of the servers that are this configuration's.
+    pub fn log_in_from(&mut self, folder: &Path, servers: &LockedServers, role: &str) {
+        let is_trusted = matches!(role, "operator" | "console");
+        let nats = &mut self.nats;
+        if nats.credentials.is_none() && servers.nats.as_deref() == Some(nats.url.expose()) {
+            nats.credentials = Some(file(folder, role, "nk"));
+            if !is_trusted {
+                nats.api_prefix.clone_from(&servers.api_prefix);
+            }
+        }
+        let redis = &mut self.redis;
+        if redis.password_file.is_none() && servers.redis.as_deref() == Some(redis.url.expose()) {
+            redis.password_file = Some(file(folder, role, "redis"));
+            redis.url = redis.url.of_user(&format!("{}.{role}", self.app));
+        }
+    }
+}
+
+/// File with a secret of a role.
+fn file(folder: &Path, role: &str, kind: &str) -> PathBuf {
+    folder.join(format!("{role}.{kind}"))
+}
+
+impl ServerUrl {
+    /// The same server for a user, of a URL that names none.
+    fn of_user(&self, user: &str) -> Self {
+        let url = self.expose();
+        match url.split_once("://") {
+            Some((scheme, rest)) => format!("{scheme}://{user}@{rest}").into(),
+            None => format!("{user}@{url}").into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_taken_for_the_servers_they_are_for_and_for_no_others() {
+        let servers = LockedServers {
+            nats: Some("nats://127.0.0.1:4222".to_owned()),
+            api_prefix: "$JS.APX".to_owned(),
+            redis: Some("redis://127.0.0.1:6379".to_owned()),
+        };
+        let folder = Path::new("/keys");
+        let config = |env: &[(&str, &str)], role: &str| {
+            let find = |name: &str| {
+                let found = env.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            let mut config = Config::parse("[app]\nname = \"shop\"\n", None, find).expect("read");
+            config.log_in_from(folder, &servers, role);
+            config
+        };
+        let function = config(&[], "fn.count");
+        let seed = Path::new("/keys/fn.count.nk");
+        assert_eq!(function.nats.credentials.as_deref(), Some(seed));
+        assert_eq!(function.nats.api_prefix, "$JS.APX");
+        let redis = function.redis.url.expose();
+        assert_eq!(redis, "redis://shop.fn.count@127.0.0.1:6379");
+        assert_eq!(config(&[], "operator").nats.api_prefix, "$JS.API");
+        let elsewhere = config(
+            &[
+                ("ONCUE_NATS_URL", "nats://127.0.0.1:5000"),
+                ("ONCUE_REDIS_URL", "redis://me@127.0.0.1:6379"),
+            ],
+            "operator",
+        );
+        assert_eq!(elsewhere.nats.credentials, None);
+        assert_eq!(elsewhere.redis.password_file, None);
+        let own = config(&[("ONCUE_NATS_CREDENTIALS", "/own.nk")], "operator");
+        assert_eq!(own.nats.credentials.as_deref(), Some(Path::new("/own.nk")));
+    }
+}
