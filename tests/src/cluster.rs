@@ -217,6 +217,13 @@ impl Cluster {
         self.child(binary, command, binary)
     }
 
+    /// Starts one of our binaries on servers that somebody else has laid out.
+    pub fn spawn_bare(&self, binary: &str, env: &[(&str, String)]) -> Process {
+        let mut command = self.command(self.program(binary));
+        command.envs(env.iter().map(|(name, value)| (*name, value)));
+        self.child(binary, command, binary)
+    }
+
     /// Starts `oncue up` on our servers, without a trace viewer, and waits until it is ready.
     pub async fn up(&mut self) -> Process {
         self.set(
@@ -225,7 +232,7 @@ impl Cluster {
         );
         self.set("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9");
         let process = self.spawn("oncue", &["up"]);
-        process.wait_for_line("ready in").await;
+        process.wait_for_line("Ctrl-C finishes").await;
         process
     }
 

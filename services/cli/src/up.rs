@@ -39,6 +39,7 @@ use oncue_core::bus::layout::Mode;
 use oncue_core::bus::services::ServiceInstance;
 use oncue_core::config::Config;
 use oncue_core::model::manifest::Manifest;
+use oncue_core::store::Store;
 use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -54,6 +55,7 @@ use self::autoscaler::{Autoscaler, Pools};
 use self::lock::Lock;
 use self::log::LogPrinter;
 use self::pool::{Pool, Worker};
+use self::process::ProcessStatus;
 use self::programs::{CONSOLE, GATEWAY, Traces, VIEWER, traces};
 use self::servers::{Server, Start};
 use self::supervisor::Supervisor;
@@ -161,7 +163,8 @@ pub async fn run(args: Args, mut settings: Settings) -> Result<u8, Failure> {
         .then(|| Lock::of(&args.data, &plan.nats, &plan.redis, &config))
         .flatten();
     if let Some(lock) = &lock {
-        plan.nats.start_with(servers::CONFIGURATION, &lock.nats_file());
+        plan.nats
+            .start_with(servers::CONFIGURATION, &lock.nats_file());
         plan.redis.start_with("--aclfile", &lock.redis_file());
         settings.config = lock.log_in(&config, &Role::Operator);
     }
@@ -210,6 +213,9 @@ struct Running<'s> {
     upkeep: Upkeep,
     pools: Pools,
     bus: Bus,
+    store: Store,
+    /// nats-server, where it is started here.
+    nats: Option<Arc<ProcessStatus>>,
 }
 
 impl Launch {
@@ -221,10 +227,14 @@ impl Launch {
                 upkeep,
                 pools,
                 bus,
+                store,
+                nats,
             }) => {
                 log::print(&self.ready_text(&pools));
                 let id = service::id();
-                let restarts = restart::serve(supervisor, &bus, &pools, &id);
+                let restarts = restart::serve(supervisor, &bus, &pools, &id, async || {
+                    self.renew_rights(nats.as_deref(), &store).await
+                });
                 tokio::select! {
                     never = autoscaler.run() => match never {},
                     never = tend(upkeep, &supervisor.log) => match never {},
@@ -249,14 +259,19 @@ impl Launch {
         }
         let contracts = settings.contracts().await?;
         if let Some(lock) = &self.lock {
-            lock.write(&Rights::of(&self.config, &self.manifests, &contracts.catalog))?;
+            lock.write(&Rights::of(
+                &self.config,
+                &self.manifests,
+                &contracts.catalog,
+            ))?;
         }
-        tokio::try_join!(
+        let (nats, _redis) = tokio::try_join!(
             servers::start(&self.plan.nats, &settings.config, supervisor),
             servers::start(&self.plan.redis, &settings.config, supervisor)
         )?;
         let bus = settings.bus().await?;
-        self.apply_layout(&bus, &contracts.programs, supervisor).await?;
+        self.apply_layout(&bus, &contracts.programs, supervisor)
+            .await?;
         let mut pools = BTreeMap::new();
         for manifest in &self.manifests {
             let env = self.environment(&Role::Function(manifest.name.clone()))?;
@@ -267,7 +282,7 @@ impl Launch {
         let pools = Arc::new(Mutex::new(pools));
         let store = settings.store().await?;
         let upkeep = Upkeep::new(&bus, &store, &settings.config);
-        let mut autoscaler = Autoscaler::new(supervisor, bus.clone(), store, pools.clone());
+        let mut autoscaler = Autoscaler::new(supervisor, bus.clone(), store.clone(), pools.clone());
         autoscaler.begin().await;
         service::answer(&bus, &pools).await?;
         let env = self.environment(&Role::Gateway)?;
@@ -283,7 +298,25 @@ impl Launch {
             upkeep,
             pools,
             bus,
+            store,
+            nats,
         })
+    }
+
+    /// Gives everybody the rights that follow from the programs as they lie there now.
+    async fn renew_rights(
+        &self,
+        nats: Option<&ProcessStatus>,
+        store: &Store,
+    ) -> Result<(), Failure> {
+        let Some(lock) = &self.lock else {
+            return Ok(());
+        };
+        let names: Vec<String> = self.manifests.iter().map(|m| m.name.clone()).collect();
+        let manifests = manifests::of(&self.settings, &names).await?;
+        let contracts = self.settings.contracts().await?;
+        let rights = Rights::of(&self.config, &manifests, &contracts.catalog);
+        lock.renew(&rights, nats, store).await
     }
 
     /// Environment of a process of ours, with its own credentials.

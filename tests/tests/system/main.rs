@@ -24,6 +24,7 @@ mod flows;
 mod foreign;
 mod gateway;
 mod ledger;
+mod locks;
 mod logs;
 mod new_app;
 mod once;

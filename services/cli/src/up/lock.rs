@@ -10,8 +10,10 @@ use oncue_admin::rights::keys::KeyFolder;
 use oncue_admin::rights::nats::{self, IMPORTED_API, PublicKeys};
 use oncue_admin::rights::{Rights, Role, redis};
 use oncue_core::config::{Config, LockedServers};
+use oncue_core::store::Store;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::process::ProcessStatus;
 use super::servers::Server;
 use crate::exit::Failure;
 
@@ -88,11 +90,33 @@ impl Lock {
         config
     }
 
-    /// Lets a running nats-server read its accounts anew; nobody is disconnected.
-    pub fn reload_nats(pid: u32) {
-        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+    /// Gives running servers the rights as they are now, of programs that have changed. Nobody is disconnected.
+    ///
+    /// # Errors
+    /// A file that cannot be written, or a Redis that refuses.
+    pub async fn renew(
+        &self,
+        rights: &Rights,
+        nats: Option<&ProcessStatus>,
+        store: &Store,
+    ) -> Result<(), Failure> {
+        self.write(rights)?;
+        let nats = nats.and_then(|status| i32::try_from(status.pid()).ok());
+        if let Some(pid) = nats.and_then(Pid::from_raw) {
+            // Reads its configuration anew.
             let _ = kill_process(pid, Signal::HUP);
         }
+        if self.servers.redis.is_none() {
+            return Ok(());
+        }
+        for (role, user) in redis::users(rights) {
+            let password = self.keys.password(role);
+            let password = password.map_err(|e| Failure::failed(format_args!("{e}")))?;
+            let rules = [user.rules, vec![format!(">{password}")]].concat();
+            let set = store.set_user(&user.name, &rules).await;
+            set.map_err(Failure::silent)?;
+        }
+        Ok(())
     }
 }
 
@@ -101,7 +125,11 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     let beside = path.with_extension("new");
     let _ = fs::remove_file(&beside);
     let mut file = fs::OpenOptions::new();
-    let mut file = file.write(true).create_new(true).mode(0o600).open(&beside)?;
+    let mut file = file
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&beside)?;
     io::Write::write_all(&mut file, text.as_bytes())?;
     fs::rename(&beside, path)
 }

@@ -56,7 +56,7 @@ pub enum Progress {
     },
 }
 
-/// Answers requests, one after the other, until it is dropped.
+/// Answers requests, one after the other, until it is dropped; `renew` is called before each.
 ///
 /// # Errors
 ///
@@ -66,6 +66,7 @@ pub async fn serve(
     bus: &Bus,
     pools: &Pools,
     id: &str,
+    renew: impl AsyncFn() -> Result<(), Failure>,
 ) -> Result<Infallible, Failure> {
     let requests = bus.subscribe(&subject(bus.app())).await;
     let mut requests = requests.map_err(Failure::silent)?;
@@ -78,6 +79,12 @@ pub async fn serve(
         };
         if request.supervisor != id {
             continue;
+        }
+        // The new programs may do what the old ones may not. One that is refused says so by itself.
+        if let Err(e) = renew().await {
+            supervisor
+                .log
+                .warn(&format!("rights stay as they were: {}", e.what));
         }
         let restart = Restart {
             supervisor,

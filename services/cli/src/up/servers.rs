@@ -179,8 +179,11 @@ async fn nats_start(args: &Args, settings: &Settings, address: &Address) -> Resu
         data.display().to_string(),
     ];
     // Without its monitoring page only `oncue doctor` knows less.
-    if is_free(&format!("127.0.0.1:{NATS_MONITORING_PORT}")) {
-        arguments.extend(["-m".to_owned(), NATS_MONITORING_PORT.to_string()]);
+    let named = std::env::var("ONCUE_NATS_MONITOR").ok();
+    let named = named.and_then(|place| place.rsplit_once(':')?.1.parse().ok());
+    let monitoring = named.unwrap_or(NATS_MONITORING_PORT);
+    if is_free(&format!("127.0.0.1:{monitoring}")) {
+        arguments.extend(["-m".to_owned(), monitoring.to_string()]);
     }
     Ok(Start::Spawn {
         spec: server_spec(&NATS, program, arguments, LogFormat::Nats),

@@ -1,6 +1,7 @@
 //! `oncue doctor`: reads back from both servers what they really are, and says what can be promised with that.
 
 mod checks;
+mod locks;
 mod monitoring;
 mod promise;
 mod redis;

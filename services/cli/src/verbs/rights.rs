@@ -49,12 +49,18 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
             .advise(format!("there are {}", all.join(", "))));
     }
     if matches!(args.format, Format::Text | Format::Json) && !args.who.is_empty() {
-        rights.grants.retain(|grant| args.who.contains(&short(&grant.role)));
+        rights
+            .grants
+            .retain(|grant| args.who.contains(&short(&grant.role)));
     }
     match args.format {
         Format::Text => rights.grants.iter().for_each(|grant| print(&rights, grant)),
         Format::Json => {
-            let all: Vec<Value> = rights.grants.iter().map(|grant| to_json(&rights, grant)).collect();
+            let all: Vec<Value> = rights
+                .grants
+                .iter()
+                .map(|grant| to_json(&rights, grant))
+                .collect();
             say(serde_json::to_string_pretty(&all).unwrap_or_default());
         }
         Format::Nats | Format::Redis => {
@@ -103,7 +109,11 @@ fn print(rights: &Rights, grant: &Grant) {
             "  {} account {account}: everything",
             paint(DIM, "NATS ")
         ));
-        say(format_args!("  {} user {}: everything\n", paint(DIM, "Redis"), grant.role.user(app)));
+        say(format_args!(
+            "  {} user {}: everything\n",
+            paint(DIM, "Redis"),
+            grant.role.user(app)
+        ));
         return;
     }
     say(format_args!("  {} account {account}", paint(DIM, "NATS ")));
@@ -115,11 +125,19 @@ fn print(rights: &Rights, grant: &Grant) {
         ));
     }
     for (subject, why) in &grant.hears {
-        say(format_args!("    hear    {}  {}", paint(NAME, subject), paint(DIM, why)));
+        say(format_args!(
+            "    hear    {}  {}",
+            paint(NAME, subject),
+            paint(DIM, why)
+        ));
     }
     match &grant.keys {
         None => say(format_args!("  {} nothing", paint(DIM, "Redis"))),
-        Some(_) => say(format_args!("  {} user {}", paint(DIM, "Redis"), grant.role.user(app))),
+        Some(_) => say(format_args!(
+            "  {} user {}",
+            paint(DIM, "Redis"),
+            grant.role.user(app)
+        )),
     }
     for key in grant.keys.iter().flatten() {
         let access = match key.access {
@@ -127,7 +145,11 @@ fn print(rights: &Rights, grant: &Grant) {
             Access::Full => "write  ",
         };
         let pattern = format!("{app}:{}", key.pattern);
-        say(format_args!("    {access} {}  {}", paint(NAME, pattern), paint(DIM, key.why)));
+        say(format_args!(
+            "    {access} {}  {}",
+            paint(NAME, pattern),
+            paint(DIM, key.why)
+        ));
     }
     say("");
 }

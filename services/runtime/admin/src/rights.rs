@@ -161,7 +161,11 @@ impl Rights {
         ];
         let mut functions: Vec<&Manifest> = manifests.iter().collect();
         functions.sort_by(|a, b| a.name.cmp(&b.name));
-        grants.extend(functions.into_iter().map(|manifest| function(config, manifest)));
+        grants.extend(
+            functions
+                .into_iter()
+                .map(|manifest| function(config, manifest)),
+        );
         grants.push(public(catalog));
         Self {
             app: config.app.clone(),
@@ -245,7 +249,10 @@ impl Publishes {
         }
         if usage == FileUse::Write {
             self.one(format!("$O.{bucket}.C.*"), "writes files");
-            self.one(format!("$O.{bucket}.M.*"), "names, replaces and deletes files");
+            self.one(
+                format!("$O.{bucket}.M.*"),
+                "names, replaces and deletes files",
+            );
             self.api(
                 format_args!("STREAM.PURGE.OBJ_{bucket}"),
                 "gives back the room of files that are replaced or deleted",
@@ -267,7 +274,10 @@ fn function(config: &Config, manifest: &Manifest) -> Grant {
             "compares the streams it needs with what they should be",
         );
     }
-    publishes.api("STREAM.NAMES", "tells a stream that is missing from one that is away");
+    publishes.api(
+        "STREAM.NAMES",
+        "tells a stream that is missing from one that is away",
+    );
     publishes.api(
         format_args!("CONSUMER.INFO.{stream}.{consumer}"),
         "compares its consumer with what it should be",
@@ -339,16 +349,31 @@ fn function_keys(manifest: &Manifest) -> Vec<KeyPattern> {
     let mut keys = Vec::from(start_keys());
     let tables: BTreeSet<&String> = manifest.table.iter().chain(&manifest.changes).collect();
     for table in tables {
-        keys.push(full(format!("{{p*}}:s:{table}:*"), "rows of a table it declares"));
+        keys.push(full(
+            format!("{{p*}}:s:{table}:*"),
+            "rows of a table it declares",
+        ));
     }
     keys.extend([
         full(format!("d:{name}"), "what it has applied"),
         full(format!("{{p*}}:r:{name}:*"), "attempts of an event"),
-        full(format!("{{p*}}:o:{name}:*"), "outputs until they are published"),
+        full(
+            format!("{{p*}}:o:{name}:*"),
+            "outputs until they are published",
+        ),
         full(format!("u:{name}"), "index of its outputs"),
-        full(format!("commits:{name}:*"), "what its workers have committed"),
-        full(format!("regressed:{name}"), "says that this Redis went back in time"),
-        full(format!("lease:restored:{name}:*"), "publishes again what NATS may have lost, one worker at a time"),
+        full(
+            format!("commits:{name}:*"),
+            "what its workers have committed",
+        ),
+        full(
+            format!("regressed:{name}"),
+            "says that this Redis went back in time",
+        ),
+        full(
+            format!("lease:restored:{name}:*"),
+            "publishes again what NATS may have lost, one worker at a time",
+        ),
         full("{p*}:f:*", "ledgers of tracked flows"),
         full("edges*", "which way events went"),
         read("l:*", "who acts on a type"),
@@ -368,7 +393,9 @@ fn accepted(config: &Config, catalog: &Catalog) -> BTreeMap<String, &'static str
         types.insert(entry.ty.clone(), "is public");
     }
     for webhook in &config.webhooks {
-        types.entry(webhook.event.clone()).or_insert("a webhook makes it");
+        types
+            .entry(webhook.event.clone())
+            .or_insert("a webhook makes it");
     }
     for endpoint in config.routes(catalog).unwrap_or_default().endpoints() {
         if let Target::Event(target) = &endpoint.target {
@@ -411,14 +438,35 @@ fn gateway(config: &Config, manifests: &[Manifest], catalog: &Catalog) -> Grant 
         .entries()
         .map(|entry| stream_of_type(&entry.ty))
         .collect();
-    streams.extend([layout::TIMER, layout::DLQ]);
-    for stream in &streams {
-        publishes.api(format_args!("STREAM.INFO.{stream}"), "sees whether there is room");
-        publishes.api(format_args!("CONSUMER.LIST.{stream}"), "sees how far functions are behind");
-        publishes.api(format_args!("STREAM.MSG.GET.{stream}"), "looks at what stands under an id");
-        publishes.api_many(format_args!("DIRECT.GET.{stream}"), "reads events that clients follow");
+    for stream in [layout::TIMER, layout::DLQ] {
+        streams.remove(stream);
+        publishes.api(
+            format_args!("STREAM.INFO.{stream}"),
+            "sees whether it is there",
+        );
     }
-    publishes.api(format_args!("STREAM.INFO.OBJ_{}", app.bucket()), "sees whether there is room");
+    for stream in &streams {
+        publishes.api(
+            format_args!("STREAM.INFO.{stream}"),
+            "sees whether there is room",
+        );
+        publishes.api(
+            format_args!("CONSUMER.LIST.{stream}"),
+            "sees how far functions are behind",
+        );
+        publishes.api(
+            format_args!("STREAM.MSG.GET.{stream}"),
+            "looks at what stands under an id",
+        );
+        publishes.api_many(
+            format_args!("DIRECT.GET.{stream}"),
+            "reads events that clients follow",
+        );
+    }
+    publishes.api(
+        format_args!("STREAM.INFO.OBJ_{}", app.bucket()),
+        "sees whether there is room",
+    );
     for manifest in manifests {
         let consumer = app.consumer(&manifest.name);
         publishes.api(
@@ -428,19 +476,31 @@ fn gateway(config: &Config, manifests: &[Manifest], catalog: &Catalog) -> Grant 
     }
     let values = layout::VALUES;
     publishes.api(format_args!("STREAM.INFO.{values}"), "lists the contracts");
-    publishes.api(format_args!("STREAM.MSG.GET.{values}"), "reads the contracts");
-    let mut hears = vec![(format!("$KV.oncue.{app}.contract.*"), "takes a new contract at once")];
+    publishes.api(
+        format_args!("STREAM.MSG.GET.{values}"),
+        "reads the contracts",
+    );
+    let mut hears = vec![(
+        format!("$KV.oncue.{app}.contract.*"),
+        "takes a new contract at once",
+    )];
     for (ty, why) in heard(config, catalog) {
         hears.push((format!("{ty}.*"), why));
         hears.push((ty, why));
     }
     let mut keys = Vec::from(start_keys());
     for table in &config.gateway.expose {
-        keys.push(read(format!("{{p*}}:s:{table}:*"), "rows that clients may read"));
+        keys.push(read(
+            format!("{{p*}}:s:{table}:*"),
+            "rows that clients may read",
+        ));
     }
     for endpoint in config.routes(catalog).unwrap_or_default().endpoints() {
         if let Target::Row { table, .. } = &endpoint.target {
-            keys.push(read(format!("{{p*}}:s:{table}:*"), "rows that a route shows"));
+            keys.push(read(
+                format!("{{p*}}:s:{table}:*"),
+                "rows that a route shows",
+            ));
         }
     }
     keys.extend([

@@ -286,6 +286,9 @@ async fn serve(
     let store = store?;
     check_emptiness(&bus, &store, &manifest).await?;
     store.must_be_ready().await?;
+    let tables = manifest.table.iter().chain(&manifest.changes);
+    let tables: Vec<&str> = tables.map(String::as_str).collect();
+    store.check_rights(&manifest.name, &tables).await?;
     // Before it is said that a stream is missing: one that was there is lost.
     if let Some(lost) = lost_stream(&bus, &store, &manifest).await? {
         return Err(lost.into());

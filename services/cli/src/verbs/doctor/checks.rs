@@ -44,6 +44,9 @@ pub async fn all(settings: &Settings) -> (Facts, Vec<Finding>) {
             "start it with `oncue up`, or name another server with --nats",
         ),
     }
+    if nats_bus.is_some() {
+        super::locks::check(settings, &mut report).await;
+    }
     match settings.store().await {
         Ok(store) => {
             if let Err(e) = super::redis::check(settings, &store, &mut facts, &mut report).await {

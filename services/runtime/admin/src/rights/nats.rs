@@ -26,7 +26,11 @@ pub fn configuration(rights: &Rights, keys: &PublicKeys) -> String {
     }
     text.push_str("accounts {\n");
     trusted_account(&mut text, rights, keys);
-    for grant in rights.grants.iter().filter(|grant| !grant.role.is_trusted()) {
+    for grant in rights
+        .grants
+        .iter()
+        .filter(|grant| !grant.role.is_trusted())
+    {
         small_account(&mut text, rights, grant, keys);
     }
     text.push_str("}\n");
@@ -44,7 +48,11 @@ pub fn local(subject: &str) -> String {
 /// The app's own account: it has the streams, and says who may do what with them.
 fn trusted_account(text: &mut String, rights: &Rights, keys: &PublicKeys) {
     let app = &rights.app;
-    let _ = writeln!(text, "  {} {{\n    jetstream: enabled\n    users: [", quoted(app.as_str()));
+    let _ = writeln!(
+        text,
+        "  {} {{\n    jetstream: enabled\n    users: [",
+        quoted(app.as_str())
+    );
     for role in [Role::Operator, Role::Console] {
         for key in keys.get(&role).into_iter().flatten() {
             let _ = writeln!(text, "      {{ nkey: {key} }} # {role}");
@@ -55,7 +63,10 @@ fn trusted_account(text: &mut String, rights: &Rights, keys: &PublicKeys) {
     let mut streams: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for grant in &rights.grants {
         let account = grant.role.account(app);
-        for Publish { subject, answers, .. } in &grant.publishes {
+        for Publish {
+            subject, answers, ..
+        } in &grant.publishes
+        {
             let exported = services
                 .entry(subject)
                 .or_insert_with(|| (*answers, Vec::new()));
@@ -104,7 +115,11 @@ fn small_account(text: &mut String, rights: &Rights, grant: &Grant, keys: &Publi
     let app = &rights.app;
     let role = &grant.role;
     let permissions = permissions(rights, grant);
-    let _ = writeln!(text, "  {} {{ # {role}\n    users: [", quoted(&role.account(app)));
+    let _ = writeln!(
+        text,
+        "  {} {{ # {role}\n    users: [",
+        quoted(&role.account(app))
+    );
     for key in keys.get(role).into_iter().flatten() {
         let _ = writeln!(text, "      {{ nkey: {key}, {permissions} }}");
     }
@@ -179,7 +194,11 @@ fn questions(grant: &Grant) -> Vec<String> {
     let own = QUESTIONS
         .iter()
         .flat_map(|question| [format!("{question}.{name}"), format!("{question}.{name}.*")]);
-    QUESTIONS.iter().map(|question| (*question).to_owned()).chain(own).collect()
+    QUESTIONS
+        .iter()
+        .map(|question| (*question).to_owned())
+        .chain(own)
+        .collect()
 }
 
 fn list(texts: &[String]) -> String {

@@ -28,11 +28,17 @@ pub fn check(file: &Path) -> Result<(), String> {
 fn answer(file: &Path, nonce: &[u8]) -> Result<Auth, String> {
     let shown = file.display();
     let text = std::fs::read_to_string(file).map_err(|e| format!("cannot read {shown}: {e}"))?;
-    let none = || format!("{shown} holds neither the seed of a user's nkey (SU...) nor a JWT with one (.creds)");
+    let none = || {
+        format!(
+            "{shown} holds neither the seed of a user's nkey (SU...) nor a JWT with one (.creds)"
+        )
+    };
     let mut lines = text.lines().map(str::trim);
     let seed = lines.clone().find(|line| line.starts_with(USER_SEED));
     let key = KeyPair::from_seed(seed.ok_or_else(none)?).map_err(|_| none())?;
-    let jwt = lines.any(|line| line == JWT_BEGINS).then(|| lines.next().unwrap_or_default());
+    let jwt = lines
+        .any(|line| line == JWT_BEGINS)
+        .then(|| lines.next().unwrap_or_default());
     let signature = key.sign(nonce).map_err(|e| format!("{shown}: {e}"))?;
     let mut auth = Auth::new();
     auth.signature = Some(signature);
@@ -63,7 +69,9 @@ mod tests {
         assert!(auth.jwt.is_none());
         let signature = auth.signature.expect("signed");
         key.verify(b"nonce", &signature).expect("by this key");
-        let creds = format!("{JWT_BEGINS}\nabc.def\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n{seed}\n");
+        let creds = format!(
+            "{JWT_BEGINS}\nabc.def\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n{seed}\n"
+        );
         let path = file("creds", &creds);
         let auth = answer(&path, b"nonce").expect("an answer");
         assert_eq!((auth.jwt.as_deref(), auth.nkey), (Some("abc.def"), None));

@@ -481,7 +481,9 @@ impl Batch {
         let bucket = self.bus.app().bucket();
         let subject = format!("$O.{bucket}.C.{}", self.chunks_id);
         let query = json!({ "seq": self.sequence, "next_by_subj": subject, "batch": WINDOW });
-        let request = self.bus.api_subject(format_args!("DIRECT.GET.OBJ_{bucket}"));
+        let request = self
+            .bus
+            .api_subject(format_args!("DIRECT.GET.OBJ_{bucket}"));
         client
             .publish_with_reply(request, inbox, query.to_string().into())
             .await

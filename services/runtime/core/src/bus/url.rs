@@ -47,7 +47,11 @@ pub fn options(server: &NatsServer, servers: &[ServerAddr]) -> Result<ConnectOpt
         options = options.add_client_certificate(certificate.to_owned(), key.to_owned());
     }
     // Not in the clear either where somebody pretends that the server speaks no TLS.
-    Ok(if tls.is_used() { options.require_tls(true) } else { options })
+    Ok(if tls.is_used() {
+        options.require_tls(true)
+    } else {
+        options
+    })
 }
 
 /// Delay before the attempt `attempts` to connect, counted from 1. A start waits for nothing at first. A client that

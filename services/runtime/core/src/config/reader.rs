@@ -148,7 +148,8 @@ impl<'t> Reader<'t> {
                     let server = &mut config.nats;
                     server.url = nats.url.unwrap_or_else(|| server.url.clone());
                     server.credentials = nats.credentials.map(|file| self.beside(file));
-                    server.api_prefix = nats.api_prefix.unwrap_or_else(|| server.api_prefix.clone());
+                    server.api_prefix =
+                        nats.api_prefix.unwrap_or_else(|| server.api_prefix.clone());
                     server.tls = self.client_tls("nats", nats.tls, places.get("tls").cloned());
                     config.batch_publish = nats.batch_publish.unwrap_or(config.batch_publish);
                 }

@@ -32,6 +32,21 @@ impl ServerUrl {
         ))
     }
 
+    /// The same servers, for somebody without credentials.
+    #[must_use]
+    pub fn anonymous(&self) -> Self {
+        let servers = self.0.split(',').map(|server| {
+            let (scheme, rest) = server.split_once("://").unwrap_or(("", server));
+            let address = rest.rsplit_once('@').map_or(rest, |(_, address)| address);
+            if scheme.is_empty() {
+                address.to_owned()
+            } else {
+                format!("{scheme}://{address}")
+            }
+        });
+        Self(servers.collect::<Vec<_>>().join(","))
+    }
+
     /// Whether it names Redis Sentinels, and not the server itself.
     pub fn names_sentinels(&self) -> bool {
         self.0
@@ -130,6 +145,20 @@ mod tests {
                 why.contains("nats://HOST") && !why.contains("s3cret"),
                 "{why}"
             );
+        }
+    }
+
+    #[test]
+    fn an_anonymous_url_names_nobody() {
+        for (url, anonymous) in [
+            ("nats://me:s3@a:1, nats://b", "nats://a:1, nats://b"),
+            ("redis://u:p@[::1]:6379/2", "redis://[::1]:6379/2"),
+            ("me@a", "a"),
+        ] {
+            let made = ServerUrl::from(url).anonymous();
+            // Blanks around servers are none of its business.
+            let bare = |text: &str| text.replace(' ', "");
+            assert_eq!(bare(made.expose()), bare(anonymous));
         }
     }
 

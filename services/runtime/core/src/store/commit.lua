@@ -612,10 +612,22 @@ local function spend(KEYS, ARGV)
   return { taken, math.floor((most - after + now) / interval), taken == 1 and 0 or after + interval - now - most, after - now }
 end
 
+-- Whether the caller may do what a commit does, asked before the first one: a refusal in its middle keeps what was written
+-- before.
+-- ARGV: commands and keys in turns.
+-- Reply: the first command and key that are refused, or nothing.
+local function may(KEYS, ARGV)
+  for at = 1, #ARGV, 2 do
+    if not redis.acl_check_cmd(ARGV[at], ARGV[at + 1], 'x', 'x') then return { ARGV[at], ARGV[at + 1] } end
+  end
+  return {}
+end
+
 redis.register_function('oncue_commit_LIBRARY', commit)
 redis.register_function('oncue_regressed_LIBRARY', regressed)
 redis.register_function('oncue_close_steps_LIBRARY', close_steps)
 redis.register_function('oncue_edit_LIBRARY', edit)
 redis.register_function('oncue_spend_LIBRARY', spend)
 redis.register_function('oncue_tend_LIBRARY', tend)
+redis.register_function({ function_name = 'oncue_may_LIBRARY', callback = may, flags = { 'no-writes' } })
 redis.register_function({ function_name = 'oncue_marks_LIBRARY', callback = look_up, flags = { 'no-writes' } })

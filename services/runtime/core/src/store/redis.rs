@@ -15,6 +15,7 @@ mod rows;
 mod samples;
 mod sessions;
 mod snapshot;
+mod users;
 mod sentinel;
 mod wire;
 
@@ -116,7 +117,10 @@ impl From<RedisError> for StoreError {
 impl Store {
     /// Connects, for a program that writes: refuses a Redis that cannot keep the promise (too old, evicting, gone back in
     /// time), and one that is not [laid out](Self::lay_out) for the app.
-    pub async fn connect(server: impl Into<RedisServer>, app: &AppName) -> Result<Self, StoreError> {
+    pub async fn connect(
+        server: impl Into<RedisServer>,
+        app: &AppName,
+    ) -> Result<Self, StoreError> {
         let store = Self::look(server, app).await?;
         store.must_be_ready().await?;
         Ok(store)

@@ -49,7 +49,7 @@ impl Sentinels {
     pub fn of_url(url: &str) -> Option<Result<Self, String>> {
         if url.starts_with(TLS_SCHEME) {
             return Some(Err(
-                "sentinels are asked without TLS; use redis+sentinel://".to_owned()
+                "sentinels are asked without TLS; use redis+sentinel://".to_owned(),
             ));
         }
         Some(Self::read(url.strip_prefix(SCHEME)?))

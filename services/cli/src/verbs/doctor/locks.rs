@@ -1,0 +1,54 @@
+//! Whether the servers tell apart who comes: asked as somebody without credentials.
+
+use std::time::Duration;
+
+use oncue_core::bus::Bus;
+use oncue_core::config::ServerUrl;
+use oncue_core::store::Store;
+use serde_json::Value;
+
+use super::report::Report;
+use crate::settings::Settings;
+
+/// Time for an answer: a right that is missing brings silence.
+const PATIENCE: Duration = Duration::from_secs(2);
+const ADVICE: &str = "`oncue up` locks servers that it starts; `oncue rights --format nats` and `--format redis` write what \
+                      others need (deploy/SECURITY.md)";
+
+/// Looks at both servers.
+pub async fn check(settings: &Settings, report: &mut Report) {
+    let config = &settings.config;
+    if opens_nats(&config.nats.url).await {
+        report.know("NATS is open: whoever reaches it may do everything", ADVICE);
+    } else {
+        report.good("NATS is locked: who has no credentials may publish public types at most");
+    }
+    if opens_redis(&config.redis.url, settings).await {
+        report.know(
+            "Redis is open: whoever reaches it may do everything",
+            ADVICE,
+        );
+    } else {
+        report.good("Redis is locked: who has no credentials may do nothing");
+    }
+}
+
+/// Whether JetStream answers somebody without credentials.
+async fn opens_nats(url: &ServerUrl) -> bool {
+    let asked = async {
+        let bus = Bus::connect(url.anonymous(), "oncue-doctor").await.ok()?;
+        bus.api("INFO", &Value::Null).await.ok()
+    };
+    matches!(tokio::time::timeout(PATIENCE, asked).await, Ok(Some(_)))
+}
+
+/// Whether Redis answers somebody without credentials.
+async fn opens_redis(url: &ServerUrl, settings: &Settings) -> bool {
+    let asked = async {
+        let store = Store::look(url.anonymous(), &settings.config.app)
+            .await
+            .ok()?;
+        store.ping().await.ok()
+    };
+    matches!(tokio::time::timeout(PATIENCE, asked).await, Ok(Some(())))
+}

@@ -1,0 +1,577 @@
+//! Servers that `oncue up` starts tell apart who comes. Acts that are nobody's right are tried by everybody, against NATS by
+//! raw lines and with replies that lead into the API, and against Redis; then both are as they were.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use nkeys::KeyPair;
+use oncue_core::bus::Bus;
+use oncue_core::config::{NatsServer, RedisServer};
+use oncue_core::store::Store;
+use oncue_tests::cluster::{Cluster, Process, free_port, until};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+
+const APP: &str = "[functions.count-views]\n[functions.rank-pages]\n[functions.inspect-file]\n[functions.track-file]\n";
+/// Page views that are there before anybody tries anything.
+const VIEWS: usize = 20;
+
+/// App whose servers `oncue up` has started and locked.
+struct Locked {
+    cluster: Cluster,
+    _up: Process,
+    nats: u16,
+    redis: u16,
+    keys: PathBuf,
+}
+
+impl Locked {
+    async fn start() -> Self {
+        let mut cluster = Cluster::new(APP).await;
+        let nats = free_port();
+        let redis = free_port();
+        cluster.set("ONCUE_NATS_URL", &format!("nats://127.0.0.1:{nats}"));
+        cluster.set("ONCUE_NATS_MONITOR", &format!("127.0.0.1:{}", free_port()));
+        cluster.set("ONCUE_REDIS_URL", &format!("redis://127.0.0.1:{redis}"));
+        let up = cluster.up().await;
+        let keys = cluster.dir.join(".oncue/keys");
+        let locked = Self {
+            cluster,
+            _up: up,
+            nats,
+            redis,
+            keys,
+        };
+        let mut anybody = Raw::connect(nats, None).await;
+        for n in 0..VIEWS {
+            let view = format!("{{\"page\":\"/{n}\",\"visitor\":\"v\"}}");
+            anybody.publish("web.page.viewed", "", &view).await;
+        }
+        let said = anybody.done().await;
+        assert!(
+            !said.contains("-ERR"),
+            "public types are for everybody: {said}"
+        );
+        locked.counted(VIEWS).await;
+        locked
+    }
+
+    /// Waits until so many views are counted.
+    async fn counted(&self, views: usize) {
+        until("all views are counted", async || {
+            let (_, text) = self.oncue(&["audit", "count-views", "--json"]);
+            let audit: Value = serde_json::from_str(&text).ok()?;
+            let applied = audit
+                .pointer("/0/applied")
+                .or(audit.pointer("/functions/0/applied"));
+            (applied?.as_u64()? >= views as u64).then_some(())
+        })
+        .await;
+    }
+
+    fn oncue(&self, args: &[&str]) -> (Option<i32>, String) {
+        let output = self.cluster.output("oncue", args);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), text)
+    }
+
+    fn seed(&self, role: &str) -> PathBuf {
+        self.keys.join(format!("{role}.nk"))
+    }
+
+    /// Bus of the operator.
+    async fn bus(&self) -> Bus {
+        let mut server = NatsServer::from(format!("nats://127.0.0.1:{}", self.nats));
+        server.credentials = Some(self.seed("operator"));
+        Bus::connect(server, "test").await.expect("the operator")
+    }
+
+    async fn store(&self) -> Store {
+        let url = format!("redis://app.operator@127.0.0.1:{}", self.redis);
+        let mut server = RedisServer::from(url);
+        server.password_file = Some(self.keys.join("operator.redis"));
+        let app = self.cluster.config().app;
+        Store::look(server, &app).await.expect("the operator")
+    }
+}
+
+/// Connection to NATS that says what it is told to, and whatever replies to whatever subject.
+struct Raw {
+    socket: BufReader<TcpStream>,
+}
+
+impl Raw {
+    async fn connect(port: u16, seed: Option<&Path>) -> Self {
+        let socket = TcpStream::connect(("127.0.0.1", port)).await.expect("NATS");
+        let mut socket = BufReader::new(socket);
+        let mut info = String::new();
+        socket.read_line(&mut info).await.expect("INFO");
+        let info: Value = serde_json::from_str(info.trim_start_matches("INFO ")).expect("JSON");
+        let mut hello =
+            json!({ "verbose": false, "pedantic": false, "headers": true, "no_responders": true });
+        if let Some(seed) = seed {
+            let seed = std::fs::read_to_string(seed).expect("a seed");
+            let key = KeyPair::from_seed(seed.trim()).expect("a seed");
+            let nonce = info["nonce"].as_str().unwrap_or_default();
+            let signature = key.sign(nonce.as_bytes()).expect("signed");
+            hello["nkey"] = key.public_key().into();
+            hello["sig"] = URL_SAFE_NO_PAD.encode(signature).into();
+        }
+        let mut raw = Self { socket };
+        raw.write(&format!("CONNECT {hello}\r\nSUB _INBOX.raw.> 1\r\n"))
+            .await;
+        raw
+    }
+
+    async fn write(&mut self, text: &str) {
+        let written = self.socket.get_mut().write_all(text.as_bytes()).await;
+        written.expect("the line is open");
+    }
+
+    async fn publish(&mut self, subject: &str, reply: &str, payload: &str) {
+        let size = payload.len();
+        self.write(&format!("PUB {subject} {reply} {size}\r\n{payload}\r\n"))
+            .await;
+    }
+
+    /// All that the server has said up to here.
+    async fn done(&mut self) -> String {
+        self.write("PING\r\n").await;
+        let mut said = Vec::new();
+        while !said.ends_with(b"PONG\r\n") {
+            let mut part = [0; 4096];
+            let read = self.socket.read(&mut part).await.expect("an answer");
+            assert!(read > 0, "closed: {}", String::from_utf8_lossy(&said));
+            said.extend_from_slice(&part[..read]);
+        }
+        String::from_utf8_lossy(&said).into_owned()
+    }
+}
+
+/// Act of somebody, as subject, reply and payload.
+type Act = (String, String, String);
+
+fn act(subject: &str, reply: &str, payload: &str) -> Act {
+    (subject.to_owned(), reply.to_owned(), payload.to_owned())
+}
+
+/// Acts that are nobody's right but the operator's, in the names of the API that the role has.
+fn forbidden(api: &str) -> Vec<Act> {
+    let inbox = "_INBOX.raw.1";
+    let consumer = r#"{"stream_name":"web","config":{"name":"evil","durable_name":"evil","ack_policy":"none"}}"#;
+    let mut acts: Vec<Act> = [
+        ("STREAM.DELETE.files", ""),
+        ("STREAM.PURGE.web", ""),
+        ("STREAM.MSG.DELETE.web", r#"{"seq":1}"#),
+        (
+            "STREAM.CREATE.evil",
+            r#"{"name":"evil","subjects":["evil.>"]}"#,
+        ),
+        (
+            "STREAM.UPDATE.web",
+            r#"{"name":"web","subjects":["web.>"],"max_msgs":1}"#,
+        ),
+        (
+            "STREAM.SNAPSHOT.web",
+            r#"{"deliver_subject":"_INBOX.raw.2"}"#,
+        ),
+        ("STREAM.RESTORE.evil", "{}"),
+        ("STREAM.LIST", ""),
+        ("CONSUMER.DELETE.files.app_track-file", ""),
+        (
+            "CONSUMER.PAUSE.files.app_track-file",
+            r#"{"pause_until":"2099-01-01T00:00:00Z"}"#,
+        ),
+        ("CONSUMER.RESET.files.app_track-file", r#"{"seq":1}"#),
+        ("CONSUMER.CREATE.web.evil", consumer),
+        ("CONSUMER.DURABLE.CREATE.web.evil", consumer),
+        (
+            "CONSUMER.MSG.NEXT.files.app_track-file",
+            r#"{"no_wait":true}"#,
+        ),
+        ("STREAM.MSG.GET.dlq", r#"{"seq":1}"#),
+        ("DIRECT.GET.dlq", r#"{"seq":1}"#),
+        ("STREAM.MSG.GET.timer", r#"{"seq":1}"#),
+    ]
+    .map(|(request, body)| act(&format!("{api}.{request}"), inbox, body))
+    .into();
+    acts.extend(
+        [
+            "files.file.accepted",
+            "files.redrive.app_track-file",
+            "web.redrive.app_count-views",
+            "dlq.app.track-file",
+            "dlq.letter.dropped",
+            "timer.schedule.app.evil",
+            "timer.delayed.app.track-file.x",
+            "timer.due.files.file.accepted",
+            "timer.function.fired",
+            "$JS.ACK.files.app_track-file.1.1.1.1.0",
+            "$JS.ACK.x.x.files.app_track-file.1.1.1.1.0",
+            "$KV.oncue.app.id-secret",
+            "$KV.oncue.app.contract.track-file",
+            "oncue.survived.app_track-file",
+            "oncue.restart.app",
+            "$SRV.PING",
+            "$SYS.REQ.SERVER.PING",
+            "$JS.EVENT.ADVISORY.x",
+        ]
+        .map(|subject| act(subject, inbox, "{}")),
+    );
+    acts
+}
+
+/// Acts that are somebody's right, with a reply that would have the server act in its own name.
+fn tricks(own: &[(&str, &str)]) -> Vec<Act> {
+    let targets = [
+        "$JS.API.STREAM.DELETE.files",
+        "$JS.API.CONSUMER.DELETE.files.app_track-file",
+        "$JS.API.STREAM.PURGE.dlq",
+        "files.file.accepted",
+        "files.redrive.app_track-file",
+        "dlq.app.track-file",
+    ];
+    let mut acts = Vec::new();
+    for (subject, payload) in own {
+        acts.extend(targets.map(|target| act(subject, target, payload)));
+    }
+    acts
+}
+
+/// Subscriptions to what is somebody else's.
+const LISTENS: [&str; 8] = [
+    ">",
+    "_INBOX.>",
+    "files.>",
+    "web.page.viewed",
+    "$JS.API.>",
+    "$JS.ACK.>",
+    "dlq.>",
+    "$KV.>",
+];
+
+/// Things that nobody may have changed: streams with their settings and messages by subject, but for what follows from public
+/// types, and consumers with theirs.
+async fn picture(bus: &Bus) -> BTreeMap<String, String> {
+    let mut picture = BTreeMap::new();
+    let list = bus.api("STREAM.LIST", &Value::Null).await.expect("streams");
+    for stream in list["streams"].as_array().into_iter().flatten() {
+        let name = stream["config"]["name"].as_str().unwrap_or_default();
+        let config = stream["config"].to_string();
+        picture.insert(name.to_owned(), config);
+        let mut subjects = bus.stream_subjects(name, ">").await.unwrap_or_default();
+        subjects.retain(|subject, _| !subject.starts_with("web.page."));
+        picture.insert(format!("{name} subjects"), format!("{subjects:?}"));
+        let consumers = bus
+            .api(&format!("CONSUMER.LIST.{name}"), &Value::Null)
+            .await;
+        for consumer in consumers.expect("consumers")["consumers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
+            let paused = &consumer["paused"];
+            picture.insert(
+                format!("{name}/{}", consumer["name"]),
+                format!("{} {paused}", consumer["config"]),
+            );
+        }
+    }
+    picture
+}
+
+/// Does all of it and returns what the server said to each.
+async fn try_all(raw: &mut Raw, acts: &[Act]) -> Vec<String> {
+    let mut said = Vec::new();
+    for (subject, reply, payload) in acts {
+        raw.publish(subject, reply, payload).await;
+        said.push(raw.done().await);
+    }
+    said
+}
+
+fn differences(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Vec<String> {
+    let names = before.keys().chain(after.keys());
+    let mut found: Vec<String> = names
+        .filter(|name| before.get(*name) != after.get(*name))
+        .map(|name| format!("{name}: {:?} -> {:?}", before.get(name), after.get(name)))
+        .collect();
+    found.dedup();
+    found
+}
+
+#[tokio::test]
+async fn nobody_does_in_nats_what_is_not_theirs() {
+    let locked = Locked::start().await;
+    let bus = locked.bus().await;
+    let before = picture(&bus).await;
+    let view = "{\"page\":\"/\",\"visitor\":\"t\"}";
+    let pull = r#"{"no_wait":true,"batch":1}"#;
+    let roles: [(Option<&str>, Vec<(&str, &str)>); 4] = [
+        (None, vec![("web.page.viewed", view)]),
+        (
+            Some("fn.count-views"),
+            vec![
+                ("$JS.APX.CONSUMER.MSG.NEXT.web.app_count-views", pull),
+                ("$JS.ACK.web.app_count-views.1.1.1.1.0", "+ACK"),
+                ("$JS.APX.STREAM.INFO.web", ""),
+                ("$JS.APX.DIRECT.GET.web", r#"{"seq":1}"#),
+            ],
+        ),
+        (
+            Some("fn.rank-pages"),
+            vec![("$JS.APX.CONSUMER.MSG.NEXT.web.app_rank-pages", pull)],
+        ),
+        (
+            Some("gateway"),
+            vec![
+                ("web.page.viewed", view),
+                ("$JS.APX.STREAM.INFO.files", ""),
+                ("$JS.APX.DIRECT.GET.OBJ_app_files", r#"{"seq":1}"#),
+            ],
+        ),
+    ];
+    let mut refused = 0;
+    for (role, own) in roles {
+        let name = role.unwrap_or("public");
+        let seed = role.map(|role| locked.seed(role));
+        let mut raw = Raw::connect(locked.nats, seed.as_deref()).await;
+        for api in ["$JS.API", "$JS.APX"] {
+            let acts = forbidden(api);
+            for ((subject, ..), said) in acts.iter().zip(try_all(&mut raw, &acts).await) {
+                assert!(
+                    said.contains("Permissions Violation for Publish"),
+                    "{name} on {subject}: {said}"
+                );
+                refused += 1;
+            }
+        }
+        for (number, subject) in LISTENS.iter().enumerate() {
+            raw.write(&format!("SUB {subject} {}\r\n", number + 10))
+                .await;
+            let said = raw.done().await;
+            // Its own account, in which nobody else is.
+            let is_own = *subject == "_INBOX.>";
+            assert!(
+                is_own || said.contains("Permissions Violation for Subscription"),
+                "{name} hears {subject}: {said}"
+            );
+        }
+        let acts = tricks(&own);
+        try_all(&mut raw, &acts).await;
+        refused += acts.len();
+        let now = picture(&bus).await;
+        assert_eq!(differences(&before, &now), [""; 0], "after {name}");
+    }
+    assert!(refused > 300, "only {refused} acts were tried");
+    // All goes on, and `doctor` knows.
+    let (_, doctor) = locked.oncue(&["doctor"]);
+    assert!(
+        doctor.contains("NATS is locked") && doctor.contains("Redis is locked"),
+        "{doctor}"
+    );
+    let (code, wrong) = locked.oncue(&["audit"]);
+    assert_eq!(code, Some(0), "{wrong}");
+}
+
+/// The same acts on servers that are open: the picture must change, or it would show nothing above.
+#[tokio::test]
+async fn on_open_servers_the_same_acts_are_seen() {
+    let mut cluster = Cluster::new(APP).await;
+    let _up = cluster.up().await;
+    let bus = cluster.bus().await;
+    let before = picture(&bus).await;
+    let mut raw = Raw::connect(cluster.nats_port, None).await;
+    let acts = tricks(&[(
+        "$JS.API.CONSUMER.MSG.NEXT.web.app_count-views",
+        r#"{"no_wait":true}"#,
+    )]);
+    try_all(&mut raw, &acts).await;
+    let after = picture(&bus).await;
+    assert_ne!(
+        differences(&before, &after),
+        [""; 0],
+        "replies lead into the API"
+    );
+    try_all(&mut raw, &forbidden("$JS.API")).await;
+    let found = differences(&after, &picture(&bus).await);
+    assert!(
+        found.iter().any(|found| found.contains("evil")),
+        "{found:?}"
+    );
+    let output = cluster.output("oncue", &["doctor"]);
+    let doctor = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        doctor.contains("NATS is open") && doctor.contains("Redis is open"),
+        "{doctor}"
+    );
+}
+
+/// Connection to Redis that says what it is told to.
+struct Wire(TcpStream);
+
+impl Wire {
+    async fn connect(port: u16) -> Self {
+        Self(
+            TcpStream::connect(("127.0.0.1", port))
+                .await
+                .expect("Redis"),
+        )
+    }
+
+    async fn say(&mut self, words: &[&str]) -> String {
+        let parts = words
+            .iter()
+            .map(|word| format!("${}\r\n{word}\r\n", word.len()));
+        let request = format!("*{}\r\n{}", words.len(), parts.collect::<String>());
+        self.0.write_all(request.as_bytes()).await.expect("open");
+        let mut answer = vec![0; 65536];
+        let read = self.0.read(&mut answer).await.expect("an answer");
+        String::from_utf8_lossy(&answer[..read]).into_owned()
+    }
+}
+
+/// Commands on what is not `rank-pages`' nor the gateway's to change.
+fn commands() -> Vec<Vec<&'static str>> {
+    let lines = [
+        "FLUSHALL",
+        "FLUSHDB",
+        "KEYS *",
+        "SCAN 0",
+        "CONFIG GET requirepass",
+        "CONFIG SET dir /tmp",
+        "FUNCTION DELETE x",
+        "FUNCTION FLUSH",
+        "SCRIPT FLUSH",
+        "ACL LIST",
+        "ACL SETUSER evil on nopass ~* +@all",
+        "CLIENT LIST",
+        "CLIENT KILL TYPE normal",
+        "REPLICAOF NO ONE",
+        "MONITOR",
+        "DEBUG SLEEP 0",
+        "BGSAVE",
+        "SWAPDB 0 1",
+        "SELECT 1",
+        "HSET app:{p1}:s:pages:x views 1000",
+        "DEL app:d:count-views",
+        "DEL app:{p1}:o:count-views:0",
+        "ZADD app:u:count-views 1 x",
+        "DEL app:{p1}:r:count-views:x",
+        "SET app:commits:count-views:x 1",
+        "HSET app:regressed:count-views x y",
+        "SET app:epoch 99",
+        "SET app:id-secret x",
+        "SET app:layout 9",
+        "HDEL app:functions count-views",
+        "SREM app:l:web.page.viewed count-views",
+        "GET other:key",
+        "SET other:key 1",
+    ];
+    let mut commands: Vec<Vec<&str>> = lines.iter().map(|line| line.split(' ').collect()).collect();
+    let library = "#!lua name=evil\nredis.register_function('evil', function() return redis.call('FLUSHALL') end)";
+    commands.push(vec!["FUNCTION", "LOAD", library]);
+    commands.push(vec!["EVAL", "return redis.call('FLUSHALL')", "0"]);
+    commands
+}
+
+#[tokio::test]
+async fn nobody_does_in_redis_what_is_not_theirs() {
+    let locked = Locked::start().await;
+    let store = locked.store().await;
+    let size = store.info("keyspace").await.expect("the operator may ask");
+    let mut refused = 0;
+    for role in ["fn.rank-pages", "fn.track-file", "gateway"] {
+        let mut wire = Wire::connect(locked.redis).await;
+        let password = std::fs::read_to_string(locked.keys.join(format!("{role}.redis")));
+        let user = format!("app.{role}");
+        let hello = wire
+            .say(&["AUTH", &user, password.expect("a password").trim()])
+            .await;
+        assert_eq!(hello, "+OK\r\n", "{role}");
+        for command in commands() {
+            let said = wire.say(&command).await;
+            assert!(said.starts_with("-NOPERM"), "{role}: {command:?}: {said}");
+            refused += 1;
+        }
+    }
+    // A name alone is nothing, and no name is nobody.
+    let mut wire = Wire::connect(locked.redis).await;
+    let wrong = wire.say(&["AUTH", "app.operator", "guess"]).await;
+    assert!(wrong.starts_with("-WRONGPASS"), "{wrong}");
+    for command in commands() {
+        let said = wire.say(&command).await;
+        assert!(said.starts_with("-NOAUTH"), "{command:?}: {said}");
+        refused += 1;
+    }
+    assert!(refused > 130, "only {refused} commands were tried");
+    let now = store.info("keyspace").await.expect("the operator may ask");
+    let keys = |text: &str| {
+        text.split("keys=")
+            .nth(1)
+            .map(|rest| rest.split(',').next().map(str::to_owned))
+    };
+    assert_eq!(keys(&size), keys(&now), "nothing came and nothing went");
+    locked.counted(VIEWS).await;
+}
+
+/// A refusal in the middle of a commit would keep what was written before it: a user with too few rights must not come that
+/// far.
+#[tokio::test]
+async fn a_worker_with_too_few_rights_does_not_begin() {
+    let locked = Locked::start().await;
+    let store = locked.store().await;
+    let config = |role: &str| {
+        let mut env = locked.cluster.config().nats.environment();
+        env.retain(|(name, _)| *name != "ONCUE_NATS_API_PREFIX");
+        env.extend([
+            ("ONCUE_NATS_API_PREFIX", "$JS.APX".to_owned()),
+            (
+                "ONCUE_NATS_CREDENTIALS",
+                locked.seed(role).display().to_string(),
+            ),
+            (
+                "ONCUE_REDIS_URL",
+                format!("redis://app.{role}@127.0.0.1:{}", locked.redis),
+            ),
+            (
+                "ONCUE_REDIS_PASSWORD_FILE",
+                locked
+                    .keys
+                    .join(format!("{role}.redis"))
+                    .display()
+                    .to_string(),
+            ),
+        ]);
+        env
+    };
+    let right = locked
+        .cluster
+        .spawn_bare("rank-pages", &config("fn.rank-pages"));
+    right.wait_for_line("\"message\":\"ready\"").await;
+    // Somebody else's credentials, and its own without the rows.
+    let other = locked
+        .cluster
+        .spawn_bare("rank-pages", &config("fn.track-file"));
+    other.wait_for_line("Permissions Violation").await;
+    let fewer = [
+        "resetkeys",
+        "%R~app:*",
+        "~app:d:rank-pages",
+        "~app:commits:*",
+        "~app:{p*}:o:*",
+        "~app:u:*",
+    ];
+    let fewer = fewer.map(str::to_owned);
+    store
+        .set_user("app.fn.rank-pages", &fewer)
+        .await
+        .expect("set");
+    let fewer = locked
+        .cluster
+        .spawn_bare("rank-pages", &config("fn.rank-pages"));
+    fewer.wait_for_line("may not HSET").await;
+}
