@@ -7,7 +7,7 @@ from oncue import Context, Delayed, function
 from oncue.events import Answered, Asked
 
 
-@function("conform")
+@function("conform", changes=["sums", "members"])
 def conform(asked: Asked, case: Case, context: Context) -> list[Answered | Delayed[Answered]]:
     if asked.what == "slow":
         time.sleep(60)

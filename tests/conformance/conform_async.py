@@ -7,7 +7,7 @@ from oncue import Context, Delayed, function
 from oncue.events import Answered, Asked
 
 
-@function("conform")
+@function("conform", changes=["sums", "members"])
 async def conform(asked: Asked, case: Case, context: Context) -> list[Answered | Delayed[Answered]]:
     await asyncio.sleep(60 if asked.what == "slow" else 0)
     return answer(asked, case, context)

@@ -78,6 +78,7 @@ async fn conform(asked: Asked, case: &mut Case, context: &Context) -> Result<Out
             context.add("sums", "sum", asked.number)?;
             context.set_add("members", &asked.number.to_string())?;
         }
+        "undeclared" => context.add("others", "sum", asked.number)?,
         "reject" => return Err(reject("told to reject")),
         "fail" => return Err(std::io::Error::other("told to fail").into()),
         "spoil" => {

@@ -74,7 +74,10 @@ async fn says_ha(arena: &mut Arena) {
         && promised.contains("recover redis");
     arena.report.must(
         right,
-        format!("`oncue doctor` does not say what `ha` promises: {}", answer["findings"]),
+        format!(
+            "`oncue doctor` does not say what `ha` promises: {}",
+            answer["findings"]
+        ),
     );
 }
 
