@@ -20,7 +20,8 @@ const cases = row("cases", {
 const changes = ["members", "sums"];
 
 func("conform", { on: AskedSchema, row: cases, emits: AnsweredSchema, changes }, async (asked, row, context) => {
-  if (asked.what === "slow") await new Promise((done) => setTimeout(done, 60_000));
+  if (asked.what === "stall") write(asked, row);
+  if (asked.what === "slow" || asked.what === "stall") await new Promise((done) => setTimeout(done, 60_000));
   return answer(asked, row, context);
 });
 

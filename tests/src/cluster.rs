@@ -108,7 +108,7 @@ impl Cluster {
         let proto = if config.contains("proto = ") {
             String::new()
         } else {
-            format!("proto = {:?}\n", in_repository("proto/app"))
+            format!("proto = \"{}\"\n", in_repository("proto/app").display())
         };
         let config = format!("{proto}{config}");
         std::fs::write(dir.join("oncue.toml"), named(&config)).expect("oncue.toml");

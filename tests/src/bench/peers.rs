@@ -73,12 +73,12 @@ pub fn missing() -> Option<String> {
 pub async fn arena() -> Arena {
     let root = root();
     let config = format!(
-        "[functions.bench-clicks-python]\nrun = [{:?}, \"-m\", \"oncue\", \"peers/clicks.py\"]\n\
-         env = {{ PYTHONPATH = {:?} }}\n\
+        "[functions.bench-clicks-python]\nrun = [\"{}\", \"-m\", \"oncue\", \"peers/clicks.py\"]\n\
+         env = {{ PYTHONPATH = \"{}\" }}\n\
          [functions.bench-clicks-typescript]\nrun = [\"node_modules/.bin/oncue-node\", \"functions/clicks.ts\"]\n\
          [streams.web]\nmax_bytes = \"4GiB\"\n",
-        root.join(PYTHON),
-        root.join("services/runtime/python"),
+        root.join(PYTHON).display(),
+        root.join("services/runtime/python").display(),
     );
     let arena = Arena::with(Profile::Fast, &config).await;
     let folder = &arena.cluster.dir;

@@ -85,6 +85,10 @@ async fn conform(asked: Asked, case: &mut Case, context: &Context) -> Result<Out
             write(&asked, case);
             return Err(std::io::Error::other("told to fail").into());
         }
+        "stall" => {
+            write(&asked, case);
+            tokio::time::sleep(Duration::from_mins(1)).await;
+        }
         "slow" => tokio::time::sleep(Duration::from_mins(1)).await,
         // Its process is the worker itself; what ends a handler here is a panic.
         "crash" => panic!("told to crash"),

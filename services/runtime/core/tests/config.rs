@@ -212,7 +212,7 @@ fn limits_come_from_code_then_file_then_environment() {
     );
     let bad = |_: &str| Some("0x".to_owned());
     let errors = Config::parse("", None, bad).expect_err("five mistakes").0;
-    assert_eq!(errors.len(), 5, "{errors:?}");
+    assert_eq!(errors.len(), 6, "{errors:?}");
     assert!(
         errors[0].contains("ONCUE_CONCURRENCY") && errors[2].contains("ONCUE_TIMEOUT"),
         "{errors:?}"

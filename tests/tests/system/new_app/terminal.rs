@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::process::Command;
 use std::time::Duration;
 
 use oncue_tests::cluster::{Cluster, Process, built, free_port, until};

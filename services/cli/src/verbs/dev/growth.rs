@@ -31,7 +31,7 @@ struct Told {
     id: String,
     /// Type and key of its first event.
     root: String,
-    /// What was last said of each step, by event and function.
+    /// State and attempts that were last told of each step, by event and function.
     steps: HashMap<(String, String), (StepState, u32)>,
     /// Time of the last change.
     changed: u64,

@@ -44,9 +44,10 @@ impl Drop for Keyboard {
 fn read() -> mpsc::Receiver<u8> {
     let (sender, keys) = mpsc::channel(16);
     std::thread::spawn(move || {
-        for key in std::io::stdin().bytes() {
-            let Ok(key) = key else { return };
-            if sender.blocking_send(key).is_err() {
+        // A key at a time, through the buffer that standard input has.
+        let mut key = [0];
+        while std::io::stdin().read_exact(&mut key).is_ok() {
+            if sender.blocking_send(key[0]).is_err() {
                 return;
             }
         }

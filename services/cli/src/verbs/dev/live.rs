@@ -1,4 +1,4 @@
-//! What `oncue dev` does for somebody in front of a terminal: it tells each flow as it grows, and takes keys.
+//! Terminal of `oncue dev`: each flow is told as it grows, and keys are taken.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -96,9 +96,10 @@ impl<'l> Live<'l> {
 
     /// Publishes the last event from outside once more, as a new event: what follows comes of it by itself.
     async fn publish_again(&self) {
-        let (Some(servers), Some(last)) = (&self.servers, &self.last) else {
+        let Some(last) = &self.last else {
             return remark("no event has come yet; publish one with `oncue pub` or the gateway");
         };
+        let Some(servers) = &self.servers else { return };
         let key = key(servers, last);
         let again = publish::by_hand(&last.meta.ty, &key, last.format, last.payload.clone(), None);
         if let Err(e) = servers.bus.publish(&again.envelope).await {
@@ -111,9 +112,8 @@ impl<'l> Live<'l> {
         let headers = headers.map(|(name, value)| (name.as_str(), value.as_str()));
         let read = event::read(headers, message.payload.clone(), &message.origin());
         // Its function says what is wrong with one that cannot be read.
-        let (Ok(incoming), Some(servers)) = (read, &self.servers) else {
-            return;
-        };
+        let Ok(incoming) = read else { return };
+        let Some(servers) = &self.servers else { return };
         let key = key(servers, &incoming);
         if let Some(line) = self.growth.event(&incoming.meta, &key, event::now_ms()) {
             say(line);
