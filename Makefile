@@ -21,7 +21,7 @@ FLOWS ?= 1000
 # What `make bench` runs: CASES="clicks hot", ROUNDS=5, QUICK=1.
 BENCH := $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) --json $(BIN)/bench.json $(CASES)
 
-.PHONY: up test chaos app dist dist-test flows bench bench-counts bench-report measure browser oidc screenshots browser-tools lint fmt check install clean help
+.PHONY: up test chaos app dist dist-test flows bench bench-peers bench-counts bench-report measure browser oidc screenshots browser-tools lint fmt check install clean help
 .DEFAULT_GOAL := help
 
 up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=durable survives power cuts; BUILD=release; ARGS="--only count-views"
@@ -75,13 +75,27 @@ bench: install ## Measure Oncue beside NATS and Redis driven by hand. CASES="cli
 	@cargo build --release --locked --bins --package oncue-tests --no-default-features --features mimalloc
 	@exec $(BIN)/release/bench $(BENCH)
 
+# As it is given away; `make bench-peers BUILD=quick` is sooner done, and its figures are those of the host alone.
+bench-peers: BUILD = release
+bench-peers: install ## Measure functions in Python and TypeScript beside FastStream, NestJS and loops by hand. ROUNDS=5 QUICK=1
+	@deploy/install.sh python
+	@deploy/install.sh typescript
+	@mkdir -p .oncue/peers && cp tests/peers/package.json tests/peers/package-lock.json .oncue/peers
+	@npm ci --prefix .oncue/peers --no-audit --no-fund --loglevel=error
+	@[ -x .oncue/peers/venv/bin/python ] || python3 -m venv .oncue/peers/venv
+	@.oncue/peers/venv/bin/pip install --quiet --disable-pip-version-check -r tests/peers/requirements.txt
+	@cargo build --profile $(BUILD) --locked --bin oncue-host
+	@cargo build --profile $(BUILD) --locked --package oncue-tests --no-default-features --features mimalloc --bin bench --bin bench-clicks
+	@exec $(BIN)/$(BUILD)/bench $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) --json $(BIN)/bench-peers.json $(or $(CASES),python typescript hosts)
+
 bench-counts: install ## Compare instructions and allocations of an event with tests/bench-counts.json; RECORD=1 writes them anew
 	@cargo build --release --locked --package oncue-tests --bin bench --bin bench-clicks
 	@exec $(BIN)/release/bench --counts tests/bench-counts.json $(if $(RECORD),--record)
 
-bench-report: ## Write deploy/BENCH.md with its pictures from what `make bench` has found
+bench-report: ## Write deploy/BENCH.md, and deploy/BENCH-PEERS.md, with their pictures from what was found
 	@cargo build --release --locked --package oncue-tests --no-default-features --features mimalloc --bin bench
 	@exec $(BIN)/release/bench --report $(BIN)/bench.json deploy/BENCH.md
+	@[ ! -f $(BIN)/bench-peers.json ] || exec $(BIN)/release/bench --report $(BIN)/bench-peers.json deploy/BENCH-PEERS.md
 
 measure: install ## Measure what README.md quotes: time to ready, start and memory of a worker, sleep
 	@$(RELEASE)

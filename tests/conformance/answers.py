@@ -50,6 +50,8 @@ def answer(asked: Any, case: Case, context: Context) -> Any:
         case "operate":
             context.add("sums", "sum", asked.number)
             context.set_add("members", str(asked.number))
+        case "undeclared":
+            context.add("others", "sum", asked.number)
         case "reject":
             raise reject("told to reject")
         case "fail":

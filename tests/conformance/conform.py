@@ -2,14 +2,16 @@
 
 import time
 
-from answers import Aged, Case, Owned, answer
+from answers import Aged, Case, Owned, answer, write
 from oncue import Context, Delayed, function
 from oncue.events import Answered, Asked
 
 
-@function("conform")
+@function("conform", changes=["sums", "members"])
 def conform(asked: Asked, case: Case, context: Context) -> list[Answered | Delayed[Answered]]:
-    if asked.what == "slow":
+    if asked.what == "stall":
+        write(asked, case)
+    if asked.what in ("slow", "stall"):
         time.sleep(60)
     return answer(asked, case, context)
 

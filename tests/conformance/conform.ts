@@ -17,8 +17,11 @@ const cases = row("cases", {
   names: [] as string[],
 });
 
-func("conform", { on: AskedSchema, row: cases, emits: AnsweredSchema }, async (asked, row, context) => {
-  if (asked.what === "slow") await new Promise((done) => setTimeout(done, 60_000));
+const changes = ["members", "sums"];
+
+func("conform", { on: AskedSchema, row: cases, emits: AnsweredSchema, changes }, async (asked, row, context) => {
+  if (asked.what === "stall") write(asked, row);
+  if (asked.what === "slow" || asked.what === "stall") await new Promise((done) => setTimeout(done, 60_000));
   return answer(asked, row, context);
 });
 
@@ -39,6 +42,9 @@ function answer(asked: Asked, row: RowOf<typeof cases>, context: Context) {
     case "operate":
       context.add("sums", "sum", number);
       context.setAdd("members", String(number));
+      return;
+    case "undeclared":
+      context.add("others", "sum", number);
       return;
     case "reject":
       throw reject("told to reject");

@@ -2,14 +2,16 @@
 
 import asyncio
 
-from answers import Aged, Case, Owned, answer
+from answers import Aged, Case, Owned, answer, write
 from oncue import Context, Delayed, function
 from oncue.events import Answered, Asked
 
 
-@function("conform")
+@function("conform", changes=["sums", "members"])
 async def conform(asked: Asked, case: Case, context: Context) -> list[Answered | Delayed[Answered]]:
-    await asyncio.sleep(60 if asked.what == "slow" else 0)
+    if asked.what == "stall":
+        write(asked, case)
+    await asyncio.sleep(60 if asked.what in ("slow", "stall") else 0)
     return answer(asked, case, context)
 
 

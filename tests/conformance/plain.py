@@ -31,7 +31,7 @@ def conform(asked: dict[str, Any], row: dict[str, Any], attempt: int) -> dict[st
         raise Rejected("told to reject")
     if what in ("fail", "spoil"):
         raise OSError("told to fail")
-    if what == "slow":
+    if what in ("slow", "stall"):
         time.sleep(10)
     return {}
 

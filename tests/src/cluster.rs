@@ -22,6 +22,7 @@ use futures::FutureExt as _;
 use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
 use oncue_core::config::Config;
+use oncue_core::contract;
 use oncue_core::store::{StateValue, Store};
 
 use self::provide::Providing;
@@ -103,10 +104,13 @@ impl Cluster {
         );
         let dir = std::env::temp_dir().join(unique);
         std::fs::create_dir_all(&dir).expect("a directory for the test");
-        // Programs that carry the app's events know them from here, whichever functions a test configures.
-        let contract = dir.join("app.bin");
-        std::fs::write(&contract, oncue_app_events::DESCRIPTORS).expect("a contract");
-        let config = format!("contracts = [\"{}\"]\n{config}", contract.display());
+        // Functions in other languages act on the events of the demo, unless a test has its own.
+        let proto = if config.contains("proto = ") {
+            String::new()
+        } else {
+            format!("proto = \"{}\"\n", in_repository("proto/app").display())
+        };
+        let config = format!("{proto}{config}");
         std::fs::write(dir.join("oncue.toml"), named(&config)).expect("oncue.toml");
         let nats_port = servers
             .nodes
@@ -152,7 +156,19 @@ impl Cluster {
         if !cluster.servers.nodes.is_empty() {
             cluster.elected().await;
         }
+        if cluster.config().functions.is_empty() {
+            cluster.store_contract().await;
+        }
         cluster
+    }
+
+    /// Has programs know the events of the demo, where no function brings them.
+    async fn store_contract(&self) {
+        // A test of servers that refuse has its reasons.
+        if let Ok(bus) = Bus::connect(&self.config().nats_url, "test").await {
+            let bus = bus.of_app(&self.config().app);
+            let _ = contract::store(&bus, "demo", oncue_app_events::DESCRIPTORS.to_vec()).await;
+        }
     }
 
     /// Environment of everything started from now on.
@@ -242,6 +258,13 @@ impl Cluster {
         let mut command = self.command(wrapper[0]);
         command.args(&wrapper[1..]).arg(self.program(binary));
         self.child(binary, command, &format!("{}-{binary}", wrapper[0]))
+    }
+
+    /// Starts a program of somebody else.
+    pub fn spawn_program(&self, name: &str, program: &Path, args: &[&str]) -> Process {
+        let mut command = self.command(program);
+        command.args(args);
+        self.child(name, command, name)
     }
 
     /// Starts a binary with at most `kib` KiB of address space.

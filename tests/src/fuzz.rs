@@ -115,12 +115,9 @@ pub fn percent(bytes: &[u8]) -> bool {
     true
 }
 
-/// `oncue.toml`. Contracts are files, and no file named by chance should be read.
+/// `oncue.toml`.
 pub fn config(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
-    if text.contains("contracts") {
-        return false;
-    }
     match Config::parse(&text, None, |_| None) {
         Ok(config) => {
             for function in config.functions.values() {

@@ -27,9 +27,8 @@
 //! No `protoc` is needed: protox compiles, prost writes the types, pbjson their canonical proto3 JSON.
 //!
 //! Programs that carry events without being built with them (gateway, console, command line) ask the functions'
-//! programs for the descriptor set: `FUNCTION --contract`. Where these run elsewhere, a file does as well:
-//! `FUNCTION --contract > shop.bin`, and `contracts = ["shop.bin"]` in `oncue.toml`. The build leaves the same set at
-//! `$OUT_DIR/descriptors.bin`.
+//! programs for the descriptor set (`FUNCTION --contract`), or read it from the bus, where `oncue apply` stores it. The build
+//! leaves the same set at `$OUT_DIR/descriptors.bin`.
 
 use std::collections::BTreeMap;
 use std::error::Error;

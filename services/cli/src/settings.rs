@@ -194,7 +194,7 @@ impl Settings {
         Ok(topology)
     }
 
-    /// Event types known here: the platform's, those of `contracts`, and those of the functions' programs.
+    /// Event types known here: the platform's, those of the functions' programs, and of those that run elsewhere.
     pub async fn catalog(&self) -> Result<Catalog, Failure> {
         Ok(self.contracts().await?.catalog)
     }

@@ -56,6 +56,7 @@ use self::lock::Lock;
 use self::log::LogPrinter;
 use self::pool::{Pool, Worker};
 use self::process::ProcessStatus;
+pub use self::programs::TRACK;
 use self::programs::{CONSOLE, GATEWAY, Traces, VIEWER, traces};
 use self::servers::{Server, Start};
 use self::supervisor::Supervisor;
@@ -71,6 +72,9 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 /// A worker that is missed is asked again after the next pause, so a short silence only costs another look.
 const WORKER_REPLY_GAP: Duration = Duration::from_millis(40);
 
+/// Keys of `oncue dev`.
+const KEYS: &str =
+    "  Keys: o opens the console, p publishes the last event once more, q stops as Ctrl-C does.";
 /// Folder for the servers' data, by default.
 const DATA: &str = ".oncue";
 
@@ -95,6 +99,9 @@ pub struct Args {
     /// Show every line of NATS and Redis, not only warnings.
     #[arg(long, short)]
     verbose: bool,
+    /// Say at the end which keys `oncue dev` takes: it has the terminal's.
+    #[arg(long, hide = true)]
+    keys: bool,
 }
 
 /// How servers that are started here treat the disk.
@@ -138,6 +145,8 @@ struct Launch {
     plan: Plan,
     manifests: Vec<Manifest>,
     started: Instant,
+    /// Keys that somebody takes.
+    keys: &'static str,
 }
 
 /// Returns once everything it started has ended, whatever the reason: nothing outlives it but the data.
@@ -179,6 +188,7 @@ pub async fn run(args: Args, mut settings: Settings) -> Result<u8, Failure> {
         logs: logs?,
         settings,
         started,
+        keys: if args.keys { KEYS } else { "" },
     };
     let names = functions
         .iter()
@@ -413,6 +423,9 @@ impl Launch {
             DIM,
             "  Ctrl-C finishes what is in flight and stops everything.",
         ));
+        if !self.keys.is_empty() {
+            lines.push(paint(DIM, self.keys));
+        }
         lines.push(String::new());
         lines.join("\n")
     }

@@ -30,6 +30,7 @@ use oncue_admin::flows::Sources;
 use oncue_admin::program::logs::FOLDER_VARIABLE;
 use oncue_core::bus::Bus;
 use oncue_core::config::Config;
+use oncue_core::contract::LiveCatalog;
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::Store;
 use oncue_http::tls::Tls;
@@ -77,7 +78,7 @@ impl Default for Guards {
 /// Everything a request needs, shared by all of them.
 pub struct App {
     config: Config,
-    catalog: Catalog,
+    catalog: LiveCatalog,
     /// Folder of the functions' programs, which say what they are and try dead letters.
     bin: PathBuf,
     bus: Bus,
@@ -116,6 +117,8 @@ impl App {
         let store = Store::look(&config.redis, &config.app)
             .await
             .map_err(|e| e.to_string())?;
+        let catalog = LiveCatalog::new(catalog);
+        catalog.follow(&bus).await.map_err(|e| e.to_string())?;
         let tls = Tls::of(config.console.tls.as_ref(), &config, "console")?;
         let app = Arc::new(Self {
             tls,
@@ -143,13 +146,13 @@ impl App {
         Ok(app)
     }
 
-    /// Where flows and events are looked up, with the functions known to be there.
-    fn sources<'a>(&'a self, functions: &'a [Manifest]) -> Sources<'a> {
+    /// Where flows and events are looked up, with the functions known to be there and the event types of now.
+    fn sources<'a>(&'a self, functions: &'a [Manifest], catalog: &'a Catalog) -> Sources<'a> {
         Sources {
             bus: &self.bus,
             store: Some(&self.store),
             config: &self.config,
-            catalog: &self.catalog,
+            catalog,
             functions,
         }
     }

@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 
 use oncue_core::config::Config;
-use oncue_proto::merge_sets;
 use protox::file::{
     ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver,
 };
@@ -23,21 +22,16 @@ const OWN_FILES: [(&str, &str); 2] = [
     ),
 ];
 
-/// Encoded descriptor set of the `.proto` files below the folder `proto` and of the sets that `contracts` names.
+/// Encoded descriptor set of the `.proto` files below the folder `proto`.
 ///
 /// # Errors
 /// A file that cannot be read or compiled; a sentence with its place.
 pub fn of_app(config: &Config) -> Result<Vec<u8>, String> {
-    let mut sets = Vec::new();
     let folder = config.beside(&config.proto);
     if folder.is_dir() {
-        sets.push(compile(&folder)?);
+        return compile(&folder);
     }
-    for path in &config.contracts {
-        let set = std::fs::read(path);
-        sets.push(set.map_err(|e| format!("contract {}: {e}", path.display()))?);
-    }
-    Ok(merge_sets(sets.iter().map(Vec::as_slice)))
+    Ok(Vec::new())
 }
 
 /// Encoded descriptor set of all `.proto` files below a folder, with all that they import.

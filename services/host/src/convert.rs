@@ -90,6 +90,7 @@ impl Description {
             key: Some(manifest.key.clone()).filter(|key| !key.is_empty()),
             table: manifest.table.clone(),
             row_version: manifest.row_version.max(1),
+            changes: manifest.declares.then(|| manifest.changes.clone()),
             limits: self.limits.clone(),
             contract: self.contract.clone(),
             call,
@@ -248,6 +249,12 @@ impl Description {
         if table.is_empty() || table == self.manifest.table {
             return Err(rejection(format!(
                 "an operation on the table {table:?}, which is the row's own or none; change the row itself"
+            )));
+        }
+        if self.manifest.declares && !self.manifest.changes.contains(&table) {
+            let name = &self.manifest.name;
+            return Err(rejection(format!(
+                "{name} does not declare that it changes the table {table:?}: name it in the function's `changes`"
             )));
         }
         let table = self

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::check;
 use super::fill::{Clicks, Headers, fill};
+use super::peers::Peer;
 use super::usage::{Cpu, cpu, memory};
 use crate::cluster::{Cluster, Process, Servers, until};
 
@@ -30,6 +31,11 @@ pub enum Side {
     Inbox,
     /// As the limit, with follow-ups that are CloudEvents.
     Events,
+    /// A function in another language, behind `oncue-host` with one child.
+    Python,
+    TypeScript,
+    /// The same work in that language without Oncue.
+    Peer(Peer),
 }
 
 impl Side {
@@ -39,7 +45,15 @@ impl Side {
             Self::Limit => "limit",
             Self::Inbox => "inbox",
             Self::Events => "events",
+            Self::Python => "python",
+            Self::TypeScript => "typescript",
+            Self::Peer(peer) => peer.name(),
         }
+    }
+
+    /// Whether it is a function of ours.
+    pub fn is_oncue(self) -> bool {
+        matches!(self, Self::Oncue | Self::Python | Self::TypeScript)
     }
 }
 
@@ -164,7 +178,7 @@ impl Arena {
             // Only Oncue knows how to end: it sends what spans it still has.
             let code = worker.stop().await;
             assert!(
-                side != Side::Oncue || code == Some(0),
+                !side.is_oncue() || code == Some(0),
                 "ended with {code:?}: {}",
                 worker.log()
             );
@@ -211,19 +225,17 @@ impl Arena {
                     .map(|_| self.cluster.spawn("bench-clicks", &[]))
                     .collect()
             }
+            Side::Python | Side::TypeScript => {
+                self.cluster.set("OTEL_SDK_DISABLED", "true");
+                let function = format!("bench-clicks-{}", side.name());
+                vec![self.cluster.spawn("oncue-host", &[&function])]
+            }
+            Side::Peer(peer) => {
+                self.make_way(work).await;
+                vec![peer.start(&self.cluster)]
+            }
             Side::Limit | Side::Inbox | Side::Events => {
-                self.make_streams().await;
-                // Exactly where this backlog is: one filter costs the server less than two.
-                self.make_consumer("limit", &[INPUT]).await;
-                let env = [
-                    ("LIMIT_STREAM", "web"),
-                    ("LIMIT_CONSUMER", "limit"),
-                    ("LIMIT_OUTPUT", OUTPUT),
-                    ("LIMIT_EVERY", &work.every.to_string()),
-                ];
-                for (name, value) in env {
-                    self.cluster.set(name, value);
-                }
+                self.make_way(work).await;
                 let form = match side {
                     Side::Inbox => "inbox",
                     Side::Events => "events",
@@ -238,6 +250,23 @@ impl Arena {
             process.wait_for_line("\"message\":\"ready\"").await;
         }
         processes
+    }
+
+    /// Streams, consumer and settings of a loop that is not ours.
+    async fn make_way(&mut self, work: &Work) {
+        self.make_streams().await;
+        // Exactly where this backlog is: one filter costs the server less than two.
+        self.make_consumer("limit", &[INPUT]).await;
+        let env = [
+            ("LIMIT_STREAM", "web"),
+            ("LIMIT_CONSUMER", "limit"),
+            ("LIMIT_INPUT", INPUT),
+            ("LIMIT_OUTPUT", OUTPUT),
+            ("LIMIT_EVERY", &work.every.to_string()),
+        ];
+        for (name, value) in env {
+            self.cluster.set(name, value);
+        }
     }
 
     /// The streams as Oncue makes them, so that both sides have the same.
@@ -320,10 +349,13 @@ impl Arena {
     }
 
     pub fn cpu(&self, workers: &[Process]) -> Cpu {
+        let child: f64 = workers.iter().flat_map(Process::children).map(cpu).sum();
+        let own: f64 = workers.iter().map(|worker| cpu(worker.pid())).sum();
         Cpu {
             nats: cpu(self.cluster.nats.pid()),
             redis: cpu(self.cluster.redis.pid()),
-            worker: workers.iter().map(|worker| cpu(worker.pid())).sum(),
+            worker: own + child,
+            child,
         }
     }
 
@@ -345,10 +377,12 @@ impl Arena {
 
 /// Its stream and name, as the server's API has them.
 pub fn consumer(side: Side) -> &'static str {
-    if side == Side::Oncue {
-        "web.app_bench-clicks"
-    } else {
-        "web.limit"
+    match side {
+        Side::Oncue => "web.app_bench-clicks",
+        Side::Python => "web.app_bench-clicks-python",
+        Side::TypeScript => "web.app_bench-clicks-typescript",
+        Side::Peer(peer) => peer.consumer(),
+        Side::Limit | Side::Inbox | Side::Events => "web.limit",
     }
 }
 

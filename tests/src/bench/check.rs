@@ -22,7 +22,7 @@ pub async fn run(arena: &Arena, side: Side, work: &Work) {
         "dead letters"
     );
     let rows = match side {
-        Side::Oncue => {
+        _ if side.is_oncue() => {
             "local lo, hi, n, sum = math.huge, 0, 0, 0 \
             for _, key in ipairs(redis.call('KEYS', '*:s:clicks:*')) do \
               local v = tonumber(redis.call('HGET', key, 'views')) \
@@ -43,7 +43,7 @@ pub async fn run(arena: &Arena, side: Side, work: &Work) {
         format!("{keys} {events} {each} {each}"),
         "pages, views, views of the least and most viewed"
     );
-    if side != Side::Oncue {
+    if !side.is_oncue() {
         let marks = arena.cluster.redis_cli(&["DBSIZE"]);
         assert_eq!(
             marks,

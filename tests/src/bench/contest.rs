@@ -90,16 +90,20 @@ impl Contest {
                 runs.iter().map(|run| of(&run.cpu)),
             )
         };
-        vec![
+        let mut figures = vec![
             cpu("nats", |c| c.nats),
             cpu("redis", |c| c.redis),
             cpu("worker", |c| c.worker),
-            Figure::new(
-                &format!("{name} peak"),
-                "MB",
-                runs.iter().map(|run| run.peak as f64 / 1024.0),
-            ),
-        ]
+        ];
+        if runs.iter().any(|run| run.cpu.child > 0.0) {
+            figures.push(cpu("child", |c| c.child));
+        }
+        figures.push(Figure::new(
+            &format!("{name} peak"),
+            "MB",
+            runs.iter().map(|run| run.peak as f64 / 1024.0),
+        ));
+        figures
     }
 
     /// Everyone's rate, ours beside the limit's, and what an event costs.

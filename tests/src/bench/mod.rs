@@ -5,6 +5,7 @@ pub mod burn;
 pub mod fill;
 pub mod usage;
 pub mod stats;
+pub mod peers;
 pub mod arena;
 pub mod check;
 pub mod contest;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::cases::PEERS;
 use super::machine::Machine;
 use super::paint::number;
 use super::plan::{Case, Figure, Goal};
@@ -35,14 +36,33 @@ const INTRODUCTION: &str = "# Measured\n\n\
     redis-server and worker together: it holds where other programs share the machine. Every run was checked: each follow-up in the \
     stream once, counts in Redis exact, nothing un-acked, nothing delivered twice. [LIMITS.md](LIMITS.md) says where the difference goes.\n";
 
-/// Writes the page and one SVG for each picture beside it, in `bench/`.
+const PEERS_INTRODUCTION: &str = "# Functions in Python and TypeScript, measured\n\n\
+    Written by `make bench-peers && make bench-report`; nothing here is typed by hand. *oncue* is a function of a few lines \
+    ([Python](../tests/peers/clicks.py), [TypeScript](../tests/peers/clicks.ts)) behind one host with one child, at its full promise; *rust* \
+    is the same function in Rust. The others do the same work at least once, on the same servers in the same minutes, in turns with it: the \
+    frameworks with a handler for one event ([FastStream](../tests/peers/faststream_clicks.py), [NestJS](../tests/peers/nest-clicks.mjs)), \
+    the loops with greedy batches of 250 and one script call for each ([nats-py](../tests/peers/nats_py_clicks.py), \
+    [nats.js](../tests/peers/nats-clicks.mjs)). Their versions are pinned in [tests/peers](../tests/peers/). Ratios are taken round by round. Every run was \
+    checked: each follow-up in the stream once, counts in Redis exact, nothing un-acked, nothing delivered twice.\n";
+
+/// Writes the page and one SVG for each picture beside it, in a folder of the page's name.
 pub fn write(report: &Report, page: &Path) -> std::io::Result<()> {
-    let folder = page.parent().unwrap_or(Path::new(".")).join("bench");
+    let pictures = page.file_stem().unwrap_or_default().to_ascii_lowercase();
+    let folder = page.parent().unwrap_or(Path::new(".")).join(&pictures);
+    let pictures = pictures.display();
     if folder.exists() {
         std::fs::remove_dir_all(&folder)?;
     }
     std::fs::create_dir_all(&folder)?;
-    let mut text = String::from(INTRODUCTION);
+    let is_of_peers = report
+        .cases
+        .iter()
+        .any(|case| PEERS.iter().any(|known| known.id == case.id));
+    let mut text = if is_of_peers {
+        String::from(PEERS_INTRODUCTION)
+    } else {
+        String::from(INTRODUCTION)
+    };
     text.push_str(&place(report));
     for case in &report.cases {
         let _ = write!(text, "\n## {}: {}\n\n", case.id, case.title);
@@ -70,7 +90,7 @@ pub fn write(report: &Report, page: &Path) -> std::io::Result<()> {
             if let Some(picture) = svg::bars(title, unit, &rows) {
                 let file = format!("{}-{name}.svg", case.id);
                 std::fs::write(folder.join(&file), picture)?;
-                let _ = write!(text, "![{title}](bench/{file})\n\n");
+                let _ = write!(text, "![{title}]({pictures}/{file})\n\n");
             }
         }
         table(case, &mut text);

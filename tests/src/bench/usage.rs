@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 pub struct Cpu {
     pub nats: f64,
     pub redis: f64,
+    /// With all its children.
     pub worker: f64,
+    /// Its children alone.
+    pub child: f64,
 }
 
 impl Cpu {
@@ -20,6 +23,7 @@ impl Cpu {
             nats: self.nats / events,
             redis: self.redis / events,
             worker: self.worker / events,
+            child: self.child / events,
         }
     }
 }
@@ -38,6 +42,7 @@ impl Sub for Cpu {
             nats: self.nats - before.nats,
             redis: self.redis - before.redis,
             worker: self.worker - before.worker,
+            child: self.child - before.child,
         }
     }
 }

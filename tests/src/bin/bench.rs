@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use oncue_proto::event::{format_time, now_ms};
-use oncue_tests::bench::cases::{CASES, Known};
+use oncue_tests::bench::cases::{CASES, Known, PEERS};
 use oncue_tests::bench::counts::{self, Counts};
 use oncue_tests::bench::machine::Machine;
 use oncue_tests::bench::paint;
@@ -41,8 +41,9 @@ fn options() -> Result<Options, String> {
             }
             "--json" => json = Some(value()?),
             id => {
-                let known: Vec<&str> = CASES.iter().map(|case| case.id).collect();
-                let case = CASES.iter().find(|case| case.id == id);
+                let all = CASES.iter().chain(PEERS);
+                let known: Vec<&str> = all.clone().map(|case| case.id).collect();
+                let case = all.clone().find(|case| case.id == id);
                 cases.push(case.ok_or_else(|| {
                     format!("there is no case {id:?}; there are {}", known.join(", "))
                 })?);

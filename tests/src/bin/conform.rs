@@ -78,11 +78,16 @@ async fn conform(asked: Asked, case: &mut Case, context: &Context) -> Result<Out
             context.add("sums", "sum", asked.number)?;
             context.set_add("members", &asked.number.to_string())?;
         }
+        "undeclared" => context.add("others", "sum", asked.number)?,
         "reject" => return Err(reject("told to reject")),
         "fail" => return Err(std::io::Error::other("told to fail").into()),
         "spoil" => {
             write(&asked, case);
             return Err(std::io::Error::other("told to fail").into());
+        }
+        "stall" => {
+            write(&asked, case);
+            tokio::time::sleep(Duration::from_mins(1)).await;
         }
         "slow" => tokio::time::sleep(Duration::from_mins(1)).await,
         // Its process is the worker itself; what ends a handler here is a panic.

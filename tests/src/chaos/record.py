@@ -15,7 +15,7 @@ class Record:
     views: list[int] = dataclasses.field(default_factory=list)
 
 
-@function("record")
+@function("record", changes=["recorded"])
 def record(milestone: PageMilestone, record: Record, context: Context) -> None:
     record.count += 1
     record.ids.append(context.id)

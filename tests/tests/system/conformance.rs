@@ -129,7 +129,7 @@ impl Language {
     /// Sections of its functions, none of `aged` where rows have no version.
     fn config(self, port: u16) -> String {
         let mut config =
-            "[streams.conform]\nmax_bytes = \"64MiB\"\n[streams.dlq]\nmax_bytes = \"64MiB\"\n"
+            "proto = \"proto\"\n[streams.conform]\nmax_bytes = \"64MiB\"\n[streams.dlq]\nmax_bytes = \"64MiB\"\n"
                 .to_owned();
         for name in self.functions() {
             let _ = write!(config, "[functions.{name}]\n{QUICK}");

@@ -445,3 +445,36 @@ async fn top_needs_a_terminal_and_says_what_does_not() {
     let (code, _, err) = oncue(&cluster, &["top"]);
     assert!(code == 2 && err.contains("oncue ps --json"), "{code} {err}");
 }
+
+/// `oncue tail` prints what its streams have, and what comes.
+#[tokio::test]
+async fn events_are_printed_as_they_pass() {
+    let cluster = Cluster::new("").await;
+    cluster.provide_gateway();
+    let view = |page: &str| {
+        (
+            "web.page.viewed",
+            format!(r#"{{"page":"{page}","visitor":"v"}}"#),
+        )
+    };
+    cluster.plain_publish([view("/a"), view("/b")]);
+    let all = [
+        "tail",
+        "web.page.viewed",
+        "--from",
+        "start",
+        "--count",
+        "2",
+        "--json",
+    ];
+    let (code, out, err) = oncue(&cluster, &all);
+    assert_eq!(code, 0, "{err}");
+    let lines = out
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let keys: Vec<Value> = lines.map(|line| line["key"].clone()).collect();
+    assert_eq!(keys, ["/a", "/b"]);
+    let one = ["tail", "--from", "start", "--key", "/b", "--count", "1"];
+    let (_, out, err) = oncue(&cluster, &one);
+    assert!(out.contains("web.page.viewed /b visitor=v"), "{out}{err}");
+}

@@ -29,6 +29,9 @@ const VIEWER_UI: &str = "http://127.0.0.1:16686/";
 /// Milliseconds between two exports of spans. OpenTelemetry's own five seconds are long for somebody who is watching.
 const SPAN_EXPORT_INTERVAL_MS: &str = "500";
 
+/// Variable that has all flows tracked, for `oncue dev` to tell of.
+pub const TRACK: &str = "ONCUE_TRACK";
+
 /// Environment variables, name and value.
 pub type Environment = Vec<(String, String)>;
 
@@ -122,6 +125,9 @@ pub fn environment(config: &Config, profile: Profile) -> Result<Environment, Fai
             .map_err(|e| Failure::usage(format_args!("{}: {e}", path.display())))?;
         env.push(variable("ONCUE_CONFIG", &path.display().to_string()));
     }
+    // Functions are given no variable that is not named here.
+    let track = std::env::var(TRACK).ok();
+    env.extend(track.map(|track| variable(TRACK, &track)));
     // One write to disk for a batch rather than for each of its events.
     let batch_publish = (profile == Profile::Durable).to_string();
     // Whoever develops reads the log to learn what went wrong; class and place alone would send them to the dead

@@ -3,6 +3,12 @@
 //!
 //! Three programs in one row: the build command of `[build]`, `oncue up` as a child, and `oncue restart` for what was built
 //! anew. Files are looked at a few times a second, which needs nothing of the system and works over every kind of mount.
+//! Somebody in front of a terminal is told of each event besides, and has keys.
+
+mod browser;
+mod growth;
+mod keyboard;
+mod live;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -11,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant, SystemTime};
 
-use oncue_core::config::{BuildConfig, Config};
+use oncue_core::config::{BuildConfig, Config, Track};
 use oncue_core::program;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
@@ -21,6 +27,9 @@ use tokio::sync::Mutex;
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
 use crate::terminal::paint::{BAD, DIM, GOOD, NAME, paint, remark};
+use crate::up::TRACK;
+
+use self::live::Live;
 
 /// Pause between two looks at the files.
 const LOOK: Duration = Duration::from_millis(100);
@@ -48,18 +57,51 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         folder,
         args: args.up.clone(),
         up: Mutex::new(None),
+        is_live: false,
     };
     // Whoever presses Ctrl-C in a terminal means `up` as well, which hears it itself: it drains, and then this ends.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
+    let mut live = Live::open(settings);
+    dev.is_live = live.is_some();
     let outcome = tokio::select! {
         failed = dev.follow() => Err(failed),
-        _ = interrupt.recv() => Ok(false),
-        _ = terminate.recv() => Ok(true),
+        _ = interrupt.recv() => Ok(Stop::Heard),
+        _ = terminate.recv() => Ok(Stop::Unheard),
+        () = told(&mut live) => Ok(Stop::Unheard),
     };
-    let must_tell = !matches!(outcome, Ok(false));
+    // The terminal is as it was from here on, also for a process that takes this one's place.
+    drop(live);
+    let outcome = match outcome {
+        Err(End::Anew) => Err(dev.begin_anew().await),
+        Err(End::Failed(failure)) => Err(failure),
+        Ok(stop) => Ok(stop),
+    };
+    let must_tell = !matches!(outcome, Ok(Stop::Heard));
     dev.stop(must_tell).await;
     outcome.map(|_| exit::OK)
+}
+
+/// Request to stop.
+enum Stop {
+    /// One that `oncue up` has heard as well: Ctrl-C in a terminal.
+    Heard,
+    Unheard,
+}
+
+/// Reason for which files are not followed any more.
+enum End {
+    /// `oncue.toml` has changed.
+    Anew,
+    Failed(Failure),
+}
+
+/// Tells somebody in front of the terminal of each event, until they have enough.
+async fn told(live: &mut Option<Live<'_>>) {
+    match live {
+        Some(live) => live.run().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Files that are followed, and when each was written.
@@ -74,11 +116,13 @@ struct Dev<'d> {
     args: Vec<String>,
     /// `oncue up`, once something was built. Here also while it is waited for: who stops this must find it.
     up: Mutex<Option<Child>>,
+    /// Whether somebody is told of the events, and takes keys.
+    is_live: bool,
 }
 
 impl Dev<'_> {
     /// Builds and runs until something cannot go on.
-    async fn follow(&mut self) -> Failure {
+    async fn follow(&mut self) -> End {
         let mut seen = self.look();
         let mut is_built = self.make().await;
         if !is_built {
@@ -90,7 +134,7 @@ impl Dev<'_> {
             if is_built && self.up.get_mut().is_none() {
                 match self.start() {
                     Ok(up) => *self.up.get_mut() = Some(up),
-                    Err(e) => return Failure::failed(format_args!("oncue up: {e}")),
+                    Err(e) => return End::Failed(Failure::failed(format_args!("oncue up: {e}"))),
                 }
             }
             let waited = tokio::select! {
@@ -115,7 +159,7 @@ impl Dev<'_> {
             seen = changed;
             if is_configuration {
                 match self.read_anew() {
-                    Ok(()) => return self.begin_anew().await,
+                    Ok(()) => return End::Anew,
                     Err(why) => {
                         remark(paint(BAD, why));
                         continue;
@@ -186,7 +230,16 @@ impl Dev<'_> {
     }
 
     fn start(&self) -> std::io::Result<Child> {
-        self.oncue()?.arg("up").args(&self.args).spawn()
+        let mut up = self.oncue()?;
+        up.arg("up").args(&self.args);
+        if self.is_live {
+            up.arg("--keys");
+            // A flow without a ledger cannot be told. What the file says of ledgers, holds.
+            if matches!(self.settings.config.flows.track, Track::Asked) {
+                up.env(TRACK, "all");
+            }
+        }
+        up.spawn()
     }
 
     /// Replaces the processes of functions that were built anew.

@@ -1,6 +1,6 @@
 //! `oncue flow ID`: one flow as a tree, from its ledger; of a flow without one, from what the streams still hold.
 
-mod tree;
+pub mod tree;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;

@@ -224,7 +224,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
 /// Line of `requirements.txt` by which pip finds the package for functions.
 fn python_package(args: &Args) -> Result<String, Failure> {
     if let Some(url) = &args.oncue_git {
-        return Ok(format!("oncue @ git+{url}#subdirectory={PYTHON}"));
+        // Not `oncue @ URL`: pip takes no such URL without a host, as that of a clone on this machine.
+        return Ok(format!("git+{url}#subdirectory={PYTHON}"));
     }
     let installed = settings::installed("python").filter(|_| args.oncue_path.is_none());
     let folder = match installed {

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::bus::{Bus, PubAck};
@@ -59,9 +60,9 @@ pub struct Args {
 }
 
 /// Event that may be sent: its envelope, and the ids to print once it is acked.
-struct CheckedEvent {
+pub struct CheckedEvent {
     id: String,
-    envelope: Envelope,
+    pub envelope: Envelope,
     trace: String,
 }
 
@@ -323,10 +324,8 @@ fn event_of(
     payload: &Value,
     bounds: &Bounds,
 ) -> Result<CheckedEvent, Failure> {
-    let id = match &args.id {
-        Some(id) => event::check_id(id.clone()).map_err(|e| Failure::usage(e.message))?,
-        None => event::new_id(),
-    };
+    let id = args.id.clone().map(event::check_id).transpose();
+    let id = id.map_err(|e| Failure::usage(e.message))?;
     let json = payload.to_string().into_bytes();
     let format = if args.json_payload {
         Format::Json
@@ -341,6 +340,20 @@ fn event_of(
     };
     let key = entry.check(format, &bytes).map_err(Failure::usage)?;
     bounds.check_key(&key).map_err(Failure::usage)?;
+    Ok(by_hand(&args.ty, &key, format, bytes.into(), id))
+}
+
+/// Event that begins a flow, under an id of its own where none is given.
+pub fn by_hand(
+    ty: &str,
+    key: &str,
+    format: Format,
+    payload: Bytes,
+    id: Option<String>,
+) -> CheckedEvent {
+    // A second run under the same id is the same event, so the stream's time has to do.
+    let timed = id.is_none();
+    let id = id.unwrap_or_else(event::new_id);
     // Continues the caller's trace, if there is one. Otherwise workers derive the trace from the flow, and so do we:
     // the id printed here is the one to look for.
     let given = std::env::var("TRACEPARENT").ok().filter(|t| !t.is_empty());
@@ -349,10 +362,9 @@ fn event_of(
     let meta = Meta {
         id: id.clone(),
         source: "/oncue/cli".into(),
-        ty: args.ty.clone(),
+        ty: ty.to_owned(),
         time: event::now_ms(),
-        // A second run under the same id is the same event, so the stream's time has to do.
-        timed: args.id.is_none(),
+        timed,
         flow: id.clone(),
         cause: String::new(),
         hops: 0,
@@ -362,7 +374,7 @@ fn event_of(
         redrive: None,
         tracked: false,
     };
-    let headers = event::headers(&meta, &key, format)
+    let headers = event::headers(&meta, key, format)
         .into_iter()
         .map(|(name, value)| Header {
             name: name.to_owned(),
@@ -370,15 +382,15 @@ fn event_of(
         })
         .collect();
     let envelope = Envelope {
-        subject: event::subject(&args.ty, &key),
+        subject: event::subject(ty, key),
         headers,
-        payload: bytes.into(),
+        payload,
     };
-    Ok(CheckedEvent {
+    CheckedEvent {
         id,
         envelope,
         trace,
-    })
+    }
 }
 
 /// Says what the functions have made of the events, by their seen-marks: that all are past them is not yet success.

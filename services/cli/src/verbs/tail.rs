@@ -4,7 +4,7 @@
 //! message schedules publish, and no worker notices.
 
 mod reader;
-mod watch;
+pub mod watch;
 
 use std::sync::Arc;
 

@@ -234,7 +234,7 @@ pub async fn attempt(
     for letter in read(&app, tried).await.map_err(away)? {
         let answer = dead_letters::attempt(&letter, &bench).await;
         applied += usize::from(answer.as_ref().is_ok_and(DryRun::is_applied));
-        answers.push(shown(letter.number, answer, &app.catalog));
+        answers.push(shown(letter.number, answer, &app.catalog.now()));
     }
     audit::line(
         &who,

@@ -34,7 +34,7 @@ pub async fn get(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
     for remark in &topology.remarks {
         tracing::debug!("{remark}");
     }
-    let observed = Observed::read(&app.catalog, &topology, &app.bus, &app.store)
+    let observed = Observed::read(&app.catalog.now(), &topology, &app.bus, &app.store)
         .await
         .map_err(away)?;
     let found: Vec<Finding> = findings(&topology, &observed, event::now_ms(), DAYS);

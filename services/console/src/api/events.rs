@@ -63,7 +63,7 @@ pub async fn get(
     found.truncate(limit);
     let events: Vec<Value> = found
         .iter()
-        .map(|found| origin.show(found, &app.catalog))
+        .map(|found| origin.show(found, &app.catalog.now()))
         .collect();
     Ok(Json(json!({ "type": asked.ty, "events": events })))
 }

@@ -38,7 +38,7 @@ pub async fn get(
         ..SearchLimits::default()
     };
     let functions = app.snapshot.manifests();
-    let rebuilt = flows::rebuild(&app.sources(&functions), &id, limits)
+    let rebuilt = flows::rebuild(&app.sources(&functions, &app.catalog.now()), &id, limits)
         .await
         .map_err(away)?;
     let Some(flow) = rebuilt.flow else {
@@ -76,7 +76,8 @@ async fn trace(app: &App, id: &str, started: u64) -> Option<String> {
         ..SearchLimits::default()
     };
     let functions = app.snapshot.manifests();
-    let search = FlowSearch::open(&app.sources(&functions), limits)
+    let catalog = app.catalog.now();
+    let search = FlowSearch::open(&app.sources(&functions, &catalog), limits)
         .await
         .ok()?;
     let root = search.around(id, started).await.ok()??;

@@ -277,7 +277,7 @@ async fn whole(app: &App, letter: &Letter) -> Value {
                 stream: &inner.stream,
                 created: 0,
             };
-            let event = origin.show(&found, &app.catalog);
+            let event = origin.show(&found, &app.catalog.now());
             for name in ["data", "undecoded", "error"] {
                 if !event[name].is_null() {
                     shown[name] = event[name].clone();

@@ -93,7 +93,7 @@ async fn look(app: &App, stream: &str) -> Result<Vec<Trace>, BusError> {
     let read = found.iter().filter_map(|found| {
         let incoming = origin.read(found).ok()?;
         Some(Trace {
-            key: key_of(&incoming, &app.catalog),
+            key: key_of(&incoming, &app.catalog.now()),
             flow: incoming.meta.flow,
             ty: incoming.meta.ty,
             hops: incoming.meta.hops,

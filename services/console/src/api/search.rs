@@ -79,7 +79,8 @@ pub async fn get(
             find: Some(SEARCH_TIME),
             ..SearchLimits::default()
         };
-        let search = FlowSearch::open(&app.sources(&functions), limits)
+        let catalog = app.catalog.now();
+        let search = FlowSearch::open(&app.sources(&functions, &catalog), limits)
             .await
             .map_err(away)?;
         let event = match &flow {
@@ -132,7 +133,7 @@ async fn show(app: &App, found: Vec<Found>) -> Vec<Value> {
             stream: &stream,
             created,
         };
-        shown.push(origin.show(&message, &app.catalog));
+        shown.push(origin.show(&message, &app.catalog.now()));
     }
     shown
 }
@@ -207,5 +208,5 @@ async fn newest_about(app: &App, stream: String, key: &str) -> Result<Keyed, Bus
 fn type_about(app: &App, stream: &str, message: &StoredMessage, key: &str) -> Option<String> {
     let origin = StreamOrigin { stream, created: 0 };
     let incoming = origin.read(message).ok()?;
-    (key_of(&incoming, &app.catalog) == key).then_some(incoming.meta.ty)
+    (key_of(&incoming, &app.catalog.now()) == key).then_some(incoming.meta.ty)
 }

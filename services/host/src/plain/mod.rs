@@ -39,6 +39,8 @@ pub fn describe(spec: &Spec, attempts: u32) -> Result<Description, String> {
         key: config.key.clone().unwrap_or_default(),
         table: config.table.clone().unwrap_or_default(),
         attempts,
+        // It has no way to change another table.
+        declares: true,
         ..wire::Manifest::default()
     };
     Description::new(manifest, spec.contract.to_vec())

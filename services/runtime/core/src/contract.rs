@@ -1,5 +1,5 @@
-//! Event types a process can read without having been built with them: those of the platform, of the files that
-//! `contracts` names in `oncue.toml`, and of the functions' own programs, each of which prints its contract.
+//! Event types a process can read without having been built with them: those of the platform, and of the functions. A
+//! function's program prints its contract; `oncue apply` stores it on the bus, where whoever has no such program finds it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,9 @@ use crate::program::Program;
 /// Longest wait for a contract, which needs no server.
 const CONTRACT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Longest wait for what is stored: whoever needs the bus says by itself that it is away.
+const STORED_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Verb with which a function's program prints the encoded `FileDescriptorSet` of its events.
 pub const VERB: &str = "--contract";
 
@@ -32,13 +35,14 @@ pub struct Contracts {
     pub warnings: Vec<String>,
 }
 
-/// Loads the platform's types, the files of `contracts`, and asks the program of every `[functions.NAME]` in `programs`.
+/// Loads the platform's types, and asks the program of every `[functions.NAME]` in `programs`; of functions that run elsewhere
+/// it reads what `oncue apply` has stored.
 ///
 /// The programs are asked at once; all together need no more than 10 seconds. Where two say different things of one
-/// type, a file is above a program and the platform above both.
+/// type, a program is above what is stored and the platform above both.
 ///
 /// # Errors
-/// A file of `contracts` cannot be read, or a `[[schedule]]` or a `[[route]]` does not fit the type it names.
+/// A `[[schedule]]` or a `[[route]]` does not fit the type it names.
 pub async fn load(config: &Config, programs: &Path) -> Result<Contracts, ConfigErrors> {
     let (present, missing): (Vec<&String>, Vec<&String>) = config
         .functions
@@ -50,6 +54,24 @@ pub async fn load(config: &Config, programs: &Path) -> Result<Contracts, ConfigE
     let answers = join_all(asked).await;
 
     let mut contracts = Contracts::default();
+    // With all programs here no server is asked.
+    if present.is_empty() || !missing.is_empty() {
+        let there = stored_elsewhere(config).await;
+        for set in there.values() {
+            // One that cannot be read was refused by `oncue apply`.
+            let _ = contracts.catalog.add(set);
+        }
+        let unknown = missing.iter().filter(|name| !there.contains_key(**name));
+        let unknown: Vec<&str> = unknown.map(|name| name.as_str()).collect();
+        if !unknown.is_empty() {
+            contracts.warnings.push(format!(
+                "no program for {} in {}, and nothing of them on the bus, so their event types are not known; name the \
+                 folder in ONCUE_BIN_DIR, or run `oncue apply` where they lie",
+                unknown.join(", "),
+                programs.display()
+            ));
+        }
+    }
     for (name, answer) in present.into_iter().zip(answers) {
         let added = answer.and_then(|set| {
             let added = contracts.catalog.add(&set);
@@ -63,23 +85,24 @@ pub async fn load(config: &Config, programs: &Path) -> Result<Contracts, ConfigE
             ));
         }
     }
-    // Where functions run elsewhere, their contracts are files here.
-    if !missing.is_empty() && config.contracts.is_empty() {
-        let names: Vec<&str> = missing.into_iter().map(String::as_str).collect();
-        contracts.warnings.push(format!(
-            "no program for {} in {}, so their event types are not known; name the folder in ONCUE_BIN_DIR, or a \
-             descriptor set in `contracts`",
-            names.join(", "),
-            programs.display()
-        ));
-    }
-    config.add_contracts(&mut contracts.catalog)?;
+    // Last, so that nobody replaces them.
+    contracts.catalog.add_builtin();
     config.check_schedules(&contracts.catalog)?;
     // Where a contract is missing it may come over the bus, and the gateway compares them then.
     if !config.functions.is_empty() && contracts.warnings.is_empty() {
         config.routes(&contracts.catalog)?;
     }
     Ok(contracts)
+}
+
+/// Contracts on the bus for somebody who is not connected to it; none where it does not answer soon.
+async fn stored_elsewhere(config: &Config) -> BTreeMap<String, Vec<u8>> {
+    let asked = async {
+        let bus = Bus::connect(&config.nats_url, "oncue-contract").await?;
+        stored(&bus.of_app(&config.app)).await
+    };
+    let answer = tokio::time::timeout(STORED_TIMEOUT, asked).await;
+    answer.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 /// Subject of the contract of a function in the bucket [`layout::VALUES`].

@@ -212,7 +212,7 @@ fn limits_come_from_code_then_file_then_environment() {
     );
     let bad = |_: &str| Some("0x".to_owned());
     let errors = Config::parse("", None, bad).expect_err("five mistakes").0;
-    assert_eq!(errors.len(), 5, "{errors:?}");
+    assert_eq!(errors.len(), 6, "{errors:?}");
     assert!(
         errors[0].contains("ONCUE_CONCURRENCY") && errors[2].contains("ONCUE_TIMEOUT"),
         "{errors:?}"
@@ -457,29 +457,12 @@ fn foreign_contract() -> Vec<u8> {
 }
 
 #[test]
-fn foreign_contracts_are_read_and_scheduled() {
-    let path = std::env::temp_dir().join(format!("oncue-contract-{}.bin", std::process::id()));
-    std::fs::write(&path, foreign_contract()).expect("written");
-    let schedule =
-        "[[schedule]]\ntype = \"shops.file.uploaded\"\ndata = { file = \"bar\" }\nevery = \"1s\"\n";
-    let config = read(&format!("contracts = [{path:?}]\n{schedule}")).expect("a contract");
-    assert_eq!(config.schedules[0].key(), "bar");
+fn a_file_with_contracts_is_told_what_became_of_them() {
+    let mistake = mistake("\ncontracts = [\"shop.bin\"]\n");
     assert!(
-        config
-            .catalog()
-            .is_ok_and(|catalog| catalog.get("shops.file.uploaded").is_ok())
-    );
-    std::fs::write(&path, "no descriptor set").expect("written");
-    let broken = mistake(&format!("\ncontracts = [{path:?}]\n"));
-    assert!(
-        broken.starts_with("oncue.toml:2: contract ") && broken.contains("not a descriptor set"),
-        "{broken}"
-    );
-    std::fs::remove_file(&path).expect("removed");
-    let absent = mistakes("contracts = [\"/nowhere/a.bin\", \"/nowhere/b.bin\"]");
-    assert!(
-        absent.len() == 2 && absent[0].contains("/nowhere/a.bin"),
-        "{absent:?}"
+        mistake.starts_with("oncue.toml:2: contracts is no setting any more")
+            && mistake.contains("take the line out"),
+        "{mistake}"
     );
 }
 

@@ -31,7 +31,9 @@ fn program(folder: &Path, name: &str, body: &str) {
 }
 
 fn config(text: &str) -> Config {
-    Config::parse(text, None, |_| None).expect("a configuration")
+    // Nobody listens there.
+    let text = format!("{text}\n[nats]\nurl = \"nats://127.0.0.1:1\"\n");
+    Config::parse(&text, None, |_| None).expect("a configuration")
 }
 
 #[tokio::test]
@@ -55,15 +57,15 @@ async fn programs_say_their_types_and_those_that_fail_are_named() {
     let warnings = found.warnings;
     assert_eq!(warnings.len(), 3, "{warnings:#?}");
     assert!(
-        warnings[0].starts_with("odd --contract: not a descriptor set"),
+        warnings[0].starts_with("no program for gone in "),
         "{warnings:#?}"
     );
     assert!(
-        warnings[1].starts_with("old --contract: ") && warnings[1].contains("unknown argument"),
+        warnings[1].starts_with("odd --contract: not a descriptor set"),
         "{warnings:#?}"
     );
     assert!(
-        warnings[2].starts_with("no program for gone in "),
+        warnings[2].starts_with("old --contract: ") && warnings[2].contains("unknown argument"),
         "{warnings:#?}"
     );
     std::fs::remove_dir_all(&folder).expect("removed");
@@ -81,17 +83,5 @@ async fn a_schedule_nobody_can_fire_is_a_mistake() {
             .starts_with("oncue.toml:2: [[schedule]] unknown event type \"shops.file.uploaded\""),
         "{refused}"
     );
-    std::fs::remove_dir_all(&folder).expect("removed");
-}
-
-#[tokio::test]
-async fn files_replace_programs_that_are_not_here() {
-    let folder = folder("contract-files");
-    let set = folder.join("shops.bin");
-    std::fs::write(&set, shops()).expect("written");
-    let config = config(&format!("contracts = [{set:?}]\n[functions.gone]\n"));
-    let found = contract::load(&config, &folder).await.expect("contracts");
-    assert!(found.catalog.get("shops.file.uploaded").is_ok());
-    assert!(found.warnings.is_empty(), "{:?}", found.warnings);
     std::fs::remove_dir_all(&folder).expect("removed");
 }

@@ -30,6 +30,8 @@ pub struct Foreign {
     pub table: String,
     /// Version of its rows, from 1.
     pub row_version: u32,
+    /// Tables besides its own that it changes without reading them; `None` for any.
+    pub changes: Option<Vec<String>>,
     /// Limits as written in the function.
     pub limits: Limits,
     /// Encoded descriptor set of its event types.

@@ -322,7 +322,7 @@ impl Erased {
             emits: emits.clone(),
             // Its program does not say which.
             delays: emits,
-            changes: None,
+            changes: foreign.changes.map(|tables| &*leaked_all(tables).leak()),
             files: FileUse::None,
             contracts: vec![Box::leak(Box::new(Contract::new(foreign.contract.leak())))],
             decode: Box::new(move |ty, format, payload| {

@@ -23,7 +23,7 @@ const WRONG_CONFIG: u8 = 2;
 pub struct Process {
     /// `oncue.toml` and the environment, read whole and checked.
     pub config: Config,
-    /// Event types of the platform, of the files that the configuration names, and of the functions' programs.
+    /// Event types of the platform and of the functions, as they are now.
     pub catalog: Catalog,
     /// Folder of the functions' programs.
     pub programs: PathBuf,
@@ -104,8 +104,7 @@ struct Loaded {
 /// Reads the configuration, and asks the functions' programs for their contracts.
 ///
 /// # Errors
-/// Mistakes of the configuration, among them files of contracts that cannot be read. A program that
-/// does not answer is a warning.
+/// Mistakes of the configuration. A program that does not answer is a warning.
 async fn load(name: &str) -> Result<Loaded, Failure> {
     let mut config = Config::load()?;
     config.log_in(name);

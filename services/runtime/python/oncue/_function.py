@@ -41,10 +41,10 @@ class Delayed(Generic[E]):
 class Context:
     """Identity and time of the event, and changes that need no row."""
 
-    __slots__ = ("_event", "_key", "_function", "_own", "operations", "is_dry_run")
+    __slots__ = ("_event", "_key", "_function", "operations", "is_dry_run")
 
-    def __init__(self, event: Any, key: str, function: str, own: str = "", is_dry_run: bool = False) -> None:
-        self._event, self._key, self._function, self._own = event, key, function, own
+    def __init__(self, event: Any, key: str, function: Function, is_dry_run: bool = False) -> None:
+        self._event, self._key, self._function = event, key, function
         # Changes without a row, in order.
         self.operations: list[dict[str, Any]] = []
         # Whether an operator only wants to see what would come of the event: calls to the outside are to be left out.
@@ -99,7 +99,7 @@ class Context:
     def idempotency_key(self, step: str) -> str:
         """For calls to the outside, which can only be made at least once: the same however often this event is run."""
         sha = hashlib.sha256()
-        for part in ("idempotency", self.id, self._function, step):
+        for part in ("idempotency", self.id, self._function.name, step):
             encoded = part.encode()
             sha.update(len(encoded).to_bytes(8, "big"))
             sha.update(encoded)
@@ -126,8 +126,14 @@ class Context:
         self._change(table, distinct=member)
 
     def _change(self, table: str, **change: Any) -> None:
-        if not table or table == self._own:
+        function = self._function
+        if not table or (function.row is not None and table == function.row.table):
             raise reject(f"{change} changes the row table {table!r} behind the handler's back; change the row itself")
+        if table not in function.changes:
+            raise reject(
+                f'{function.name} does not declare that it changes the table "{table}": '
+                f'add changes=["{table}"] to its @function'
+            )
         self.operations.append({"table": table, **change})
 
 
@@ -139,17 +145,19 @@ def function(
     timeout: float = 0,
     attempts: int = 0,
     concurrency: int = 0,
+    changes: Iterable[str] = (),
 ) -> Callable[[F], F]:
     """Makes a handler the function `name`, as oncue.toml calls it. The handler stays what it was: a test calls it.
 
     Arguments are told by their annotations: an event of the contract (or one of several), a row, a `Context`, each of them
     or not. The annotation of the result says which events may follow. `key` is the field of the event whose text is the key,
-    where that is not the contract's; `timeout` is in seconds.
+    where that is not the contract's; `timeout` is in seconds. `changes` names the tables that the handler changes without a
+    row, by `context.add` and the like; an operation on another one is rejected.
     """
 
     def of(handler: F) -> F:
         limits = {"timeout_ms": int(timeout * 1000), "attempts": attempts, "concurrency": concurrency}
-        made = Function(handler, name, version, key, limits)
+        made = Function(handler, name, version, key, limits, changes)
         setattr(handler, "__oncue__", made)
         Function.all.append(made)
         return handler
@@ -163,8 +171,17 @@ class Function:
     all: typing.ClassVar[list[Function]] = []
 
     def __init__(
-        self, handler: Callable[..., Any], name: str, version: str, key: str, limits: dict[str, int]
+        self,
+        handler: Callable[..., Any],
+        name: str,
+        version: str,
+        key: str,
+        limits: dict[str, int],
+        changes: Iterable[str] = (),
     ) -> None:
+        if isinstance(changes, str):
+            raise TypeError(f"{name}: changes is a list of tables, such as [{changes!r}]")
+        self.changes = frozenset(changes)
         self.handler, self.name, self.version, self.key, self.limits = handler, name, version, key, limits
         self.is_async = inspect.iscoroutinefunction(handler)
         self.events: dict[str, type[Message]] = {}
@@ -227,6 +244,8 @@ class Function:
             "key": self.key,
             "table": self.row.table if self.row else "",
             "row_version": self.row.version if self.row else 1,
+            "changes": sorted(self.changes),
+            "declares": True,
             **self.limits,
         }
 

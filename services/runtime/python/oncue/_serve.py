@@ -404,8 +404,7 @@ class _Work:
         self._finish()
 
     def context(self, event: Any) -> Context:
-        own = self.function.row.table if self.function.row is not None else ""
-        return Context(event, self.run.key, self.function.name, own, self.run.dry_run)
+        return Context(event, self.run.key, self.function, self.run.dry_run)
 
     def decode(self, event: Any) -> Any:
         try:

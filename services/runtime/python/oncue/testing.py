@@ -35,7 +35,7 @@ def context(
     of: Function = handler.__oncue__  # type: ignore[attr-defined]
     ty = next(iter(of.events), "")
     event = _wire.Event(id=id, type=ty, source="/test", time_ms=1000, flow=id, attempt=attempt)
-    return Context(event, key, of.name, of.row.table if of.row else "", is_dry_run)
+    return Context(event, key, of, is_dry_run)
 
 
 def call(handler: Callable[..., Any], event: Any = None, row: Any = None, *, key: str = "") -> Outcome:

@@ -35,7 +35,7 @@ class Orders:
     seen: list[str] | None = None
 
 
-@function("bill", version="1.2.3", timeout=2.5)
+@function("bill", version="1.2.3", timeout=2.5, changes=["totals"])
 def bill(order: OrderPlaced, orders: Orders, context: Context) -> list[OrderBilled] | Delayed[OrderBilled] | None:
     orders.count += 1
     orders.seen = [*(orders.seen or []), order.order]
@@ -80,6 +80,13 @@ class Runs(unittest.TestCase):
         self.assertEqual(manifest["emits"], ["shop.order.billed"])
         self.assertEqual((manifest["table"], manifest["version"]), ("orders", "1.2.3"))
         self.assertEqual(manifest["timeout_ms"], 2500)
+        self.assertEqual((manifest["changes"], manifest["declares"]), (["totals"], True))
+
+    def test_a_table_that_is_not_declared_is_not_changed(self) -> None:
+        with self.assertRaisesRegex(Reject, r'bill does not declare .* "others": add changes=\["others"\]'):
+            testing.context(bill).add("others", "cents", 1)
+        with self.assertRaisesRegex(TypeError, "changes is a list of tables"):
+            function("a", changes="totals")(lambda: None)
 
     def test_a_run_is_one_change_of_the_row(self) -> None:
         result = run(OrderPlaced(order="a", cents=2**53 + 1), OrderPlaced(order="b"), fields={"count": b"5"})

@@ -10,6 +10,13 @@ export type Operation =
   | { table: string; kind: "setAdd" | "distinct"; member: string }
   | { table: string; kind: "topN"; member: string; score: bigint; limit: number };
 
+/** The function that a context is of, as far as it counts here. */
+interface ContextFunc {
+  readonly name: string;
+  readonly row: { readonly table: string } | undefined;
+  readonly changes: ReadonlySet<string>;
+}
+
 export class Context {
   /** Changes without a row, in order. */
   readonly operations: Operation[] = [];
@@ -20,8 +27,7 @@ export class Context {
     private readonly event: WireEvent,
     /** Key of the function's row. */
     readonly key: string,
-    private readonly functionName: string,
-    private readonly ownTable: string,
+    private readonly func: ContextFunc,
     /** Whether an operator only wants to see what would come of the event: calls to the outside are to be left out. */
     readonly isDryRun: boolean,
     private readonly rejection: (why: string) => Error,
@@ -73,7 +79,7 @@ export class Context {
   /** For calls to the outside, which can only be made at least once: the same however often this event is run. */
   idempotencyKey(step: string): string {
     const sha = createHash("sha256");
-    for (const part of ["idempotency", this.id, this.functionName, step]) {
+    for (const part of ["idempotency", this.id, this.func.name, step]) {
       const bytes = Buffer.from(part);
       const length = Buffer.alloc(8);
       length.writeBigUInt64BE(BigInt(bytes.length));
@@ -108,9 +114,14 @@ export class Context {
   }
 
   private change(operation: Operation): void {
-    if (operation.table === "" || operation.table === this.ownTable) {
+    const { kind, table } = operation;
+    const { name, row, changes } = this.func;
+    if (table === "" || table === row?.table) {
+      throw this.rejection(`${kind} changes the row table "${table}" behind the handler's back; change the row itself`);
+    }
+    if (!changes.has(table)) {
       throw this.rejection(
-        `${operation.kind} changes the row table "${operation.table}" behind the handler's back; change the row itself`,
+        `${name} does not declare that it changes the table "${table}": add changes: ["${table}"] to its func()`,
       );
     }
     this.operations.push(operation);

@@ -74,6 +74,8 @@ export interface FuncOptions<On extends Schemas, R extends RowType<any> | undefi
   attempts?: number;
   /** Events that one worker holds at a time. */
   concurrency?: number;
+  /** Tables that the handler changes without a row, by `context.add` and the like; an operation on another one is rejected. */
+  changes?: readonly string[];
 }
 
 /** Handlers of this process, by the functions' names. */
@@ -122,11 +124,14 @@ export interface Manifest {
   concurrency: number;
   timeoutMs: number;
   attempts: number;
+  changes: string[];
 }
 
 /** A handler with everything that was said of it. */
 export class Func {
   readonly row: RowType<object> | undefined;
+  /** Tables that it changes without a row. */
+  readonly changes: ReadonlySet<string>;
   /** Schemas by event types. */
   private readonly events = new Map<string, DescMessage>();
   /** Types by the full names of their messages, and their schemas. */
@@ -138,6 +143,7 @@ export class Func {
     readonly handler: AnyHandler,
   ) {
     this.row = options.row;
+    this.changes = new Set(options.changes);
     for (const schema of list(options.on)) this.events.set(this.type(schema, "on"), schema);
     for (const schema of list(options.emits)) {
       this.emitted.set(schema.typeName, { type: this.type(schema, "emits"), schema });
@@ -164,6 +170,7 @@ export class Func {
       concurrency: this.options.concurrency ?? 0,
       timeoutMs: this.options.timeout ?? 0,
       attempts: this.options.attempts ?? 0,
+      changes: [...this.changes].sort(),
     };
   }
 

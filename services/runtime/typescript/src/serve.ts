@@ -76,6 +76,8 @@ export function hello(manifest: Manifest, contract: Uint8Array): Buffer {
       for (const type of manifest.emits) of.text(4, type);
       of.text(5, manifest.key).text(6, manifest.table).number(7, manifest.rowVersion);
       of.number(8, manifest.concurrency).number(9, manifest.timeoutMs).number(10, manifest.attempts);
+      for (const table of manifest.changes) of.text(11, table);
+      of.flag(12, true);
     });
     hello.data(7, contract);
   });
@@ -231,9 +233,8 @@ export class Work {
     this.begins();
     const began = performance.now();
     const controller = new AbortController();
-    const table = this.func.row?.table ?? "";
     const { key, dryRun } = this.run;
-    const context = new Context(event, key, this.func.name, table, dryRun, (why) => new Reject(why), controller.signal);
+    const context = new Context(event, key, this.func, dryRun, (why) => new Reject(why), controller.signal);
     try {
       const message = this.decode(event);
       let result = this.func.handler(message, this.row, context);

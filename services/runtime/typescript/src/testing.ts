@@ -32,8 +32,7 @@ export function context(handler: AnyHandler, given: { key?: string; id?: string;
   const id = given.id ?? "event-1";
   const attempt = given.attempt ?? 1;
   const event = { ...emptyEvent(), id, type: of.trigger(), source: "/test", timeMs: 1000, flow: id, attempt };
-  const table = of.row?.table ?? "";
-  return new Context(event, given.key ?? "", of.name, table, given.isDryRun ?? false, reject, new AbortController().signal);
+  return new Context(event, given.key ?? "", of, given.isDryRun ?? false, reject, new AbortController().signal);
 }
 
 /** Runs a function on an event and a row, by default one that begins; an exception comes through, and `Reject` is one. */

@@ -22,7 +22,7 @@ const orders = row("orders", { count: 0, seen: [] as string[] });
 
 const bill = func(
   "bill",
-  { on: OrderPlacedSchema, row: orders, emits: OrderBilledSchema, version: "1.2.3", timeout: 50 },
+  { on: OrderPlacedSchema, row: orders, emits: OrderBilledSchema, version: "1.2.3", timeout: 50, changes: ["totals"] },
   (order, row, context) => {
     row.count += 1;
     row.seen.push(order.order);
@@ -82,6 +82,11 @@ test("what is said of a function is its manifest", () => {
   assert.deepEqual([manifest.table, manifest.version, manifest.timeoutMs], ["orders", "1.2.3", 50]);
   const files = fromBinary(FileDescriptorSetSchema, of.contract()).file.map((file) => file.name);
   assert.deepEqual(files, ["google/protobuf/descriptor.proto", "oncue/v1/event.proto", "app.proto"]);
+});
+
+test("a table that is not declared is not changed", () => {
+  assert.deepEqual(funcOf(bill).manifest().changes, ["totals"]);
+  assert.throws(() => context(bill).add("others", "cents", 1), /bill does not declare .* "others": add changes: \["others"\]/);
 });
 
 test("a run is one change of the row", async () => {

@@ -4,6 +4,7 @@ mod clicks;
 mod counts;
 mod gateway;
 mod hops;
+mod languages;
 mod marks;
 mod start;
 mod thumbnails;
@@ -20,12 +21,12 @@ pub struct Known {
 pub type Running = std::pin::Pin<Box<dyn Future<Output = Case>>>;
 
 macro_rules! cases {
-    ($($id:literal $run:path: $title:literal;)*) => {
-        pub const CASES: &[Known] = &[$(Known { id: $id, title: $title, run: |plan| Box::pin($run(plan)) }),*];
+    ($name:ident: $($id:literal $run:path: $title:literal;)*) => {
+        pub const $name: &[Known] = &[$(Known { id: $id, title: $title, run: |plan| Box::pin($run(plan)) }),*];
     };
 }
 
-cases! {
+cases! { CASES:
     "clicks" clicks::clicks: "200 B in, row update, one output, all acks; one worker";
     "hot" clicks::hot: "every event on one and the same key";
     "keys" clicks::keys: "every event on a key of its own";
@@ -42,4 +43,11 @@ cases! {
     "counts" counts::counts: "instructions and allocations of one event in the worker";
     "marks" marks::marks: "memory that Redis keeps of each event";
     "backlog" clicks::backlog: "what an event costs, whatever waits behind it";
+}
+
+// For `make bench-peers`, which installs what they need.
+cases! { PEERS:
+    "python" languages::python: "a function in Python beside FastStream and a loop over nats-py";
+    "typescript" languages::typescript: "a function in TypeScript beside NestJS and a loop over nats.js";
+    "hosts" languages::hosts: "a host at rest, and one hop through it";
 }

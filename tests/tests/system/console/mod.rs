@@ -18,9 +18,9 @@ use oncue_console::access::Access;
 use oncue_console::server::{Guards, serve};
 use oncue_core::bus::{Bus, PubAck, layout};
 use oncue_core::store::Store;
-use oncue_proto::Format;
 use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
+use oncue_proto::{Catalog, Format};
 use oncue_tests::cluster::Cluster;
 use oncue_tests::http::{self, ANSWER_TIMEOUT, Answer, JSON};
 use prost::Message as _;
@@ -58,7 +58,7 @@ impl Console {
                 .await
                 .expect("a stream");
         }
-        let mut catalog = config.catalog().expect("a catalog");
+        let mut catalog = Catalog::builtin();
         catalog.add(oncue_app_events::DESCRIPTORS).unwrap();
         let access = Access::new(token, write).expect("a token");
         let folder = cluster.dir.clone();

@@ -1,5 +1,7 @@
 //! From an id or a key to the whole flow.
 
+use oncue_core::bus::layout;
+use oncue_core::contract;
 use oncue_proto::event::{self, Meta};
 use oncue_tests::cluster::wait_for;
 use serde_json::json;
@@ -226,4 +228,43 @@ async fn a_tracked_flow_is_shown_as_its_ledger_has_it() {
         console.get(&format!("/api/search?q={id}")).await.ok_json()["flow"]["id"],
         json!(id)
     );
+}
+
+/// A type that came after the console is read as soon as `oncue apply` has stored its contract, and not before.
+#[tokio::test]
+async fn a_type_that_comes_later_is_known() {
+    let console = Console::open().await;
+    let config = console.cluster.config();
+    let stream = layout::stream(&config.app, "shops", &config.stream("shops"));
+    console.bus.provide(&stream).await.expect("a stream");
+    let uploaded = r#"{"file":"f1"}"#.to_owned();
+    console
+        .cluster
+        .plain_publish([("shops.file.uploaded", uploaded)]);
+    let key = async || {
+        let answer = console.get("/api/events?type=shops.file.uploaded").await;
+        answer.ok_json()["events"][0]["key"].clone()
+    };
+    assert_ne!(key().await, "f1", "nobody has said what its key is");
+    // The platform's contract with its uploads under another domain, as another app's.
+    let mut set = oncue_proto::DESCRIPTORS.to_vec();
+    let ours = b"files.file.uploaded";
+    let at = set.windows(ours.len()).position(|part| part == ours);
+    let at = at.expect("an event type");
+    set[at..at + 5].copy_from_slice(b"shops");
+    let bus = console.bus.clone().of_app(&config.app);
+    contract::store(&bus, "sell", set).await.expect("stored");
+    wait_for("the console knows the type", || async {
+        key().await == "f1"
+    })
+    .await;
+    // So does who publishes it, far from the function's program.
+    let publish = ["pub", "shops.file.uploaded", r#"{"file":"f2"}"#];
+    let output = console.cluster.output("oncue", &publish);
+    assert!(output.status.success(), "{output:?}");
+    let unknown = ["pub", "shops.file.removed", r#"{"file":"f2"}"#];
+    let output = console.cluster.output("oncue", &unknown);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("unknown event type"), "{said}");
+    assert_eq!(key().await, "f2");
 }

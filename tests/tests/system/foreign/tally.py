@@ -23,7 +23,7 @@ def look_up(page: str) -> str:
     return {"/": "home"}[page]
 
 
-@function("tally", attempts=3)
+@function("tally", attempts=3, changes=["hits"])
 def tally(view: PageViewed, tally: Tally, context: Context) -> list[PageMilestone] | Delayed[PageMilestone] | None:
     # Counted first: whatever fails below must leave no trace of this.
     tally.count += 1

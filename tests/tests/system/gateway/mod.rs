@@ -25,6 +25,7 @@ use oncue_core::bus::info::StreamState;
 use oncue_core::config::Config;
 use oncue_gateway::App;
 use oncue_gateway::server::{Guards, serve};
+use oncue_proto::Catalog;
 use oncue_tests::cluster::{Cluster, Stored};
 use oncue_tests::http::{self, Answer};
 use serde_json::Value;
@@ -139,7 +140,7 @@ struct Served {
 
 impl Served {
     async fn start(config: &Config, guards: Guards) -> Self {
-        let mut catalog = config.catalog().expect("a catalog");
+        let mut catalog = Catalog::builtin();
         catalog.add(oncue_app_events::DESCRIPTORS).unwrap();
         let app = App::start(config, catalog, guards)
             .await

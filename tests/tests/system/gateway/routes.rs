@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use oncue_core::config::{Config, ConfigErrors};
 use oncue_core::store::Keys;
 use oncue_gateway::server::Guards;
+use oncue_proto::Catalog;
 use oncue_tests::cluster::{Cluster, Process, wait_for};
 use oncue_tests::http::{Answer, JSON, request};
 use serde_json::{Value, json};
@@ -228,7 +229,7 @@ event = "web.page.milestone"
 fields = { page = "query.page" }
 "#;
     let config = Config::parse(text, None, |_| None).expect("well written");
-    let mut catalog = config.catalog().unwrap();
+    let mut catalog = Catalog::builtin();
     catalog.add(oncue_app_events::DESCRIPTORS).unwrap();
     let ConfigErrors(found) = config.routes(&catalog).expect_err("mistakes");
     for (line, part) in [

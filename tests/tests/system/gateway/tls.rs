@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::http::Request;
 use oncue_gateway::server::Guards;
+use oncue_proto::Catalog;
 use oncue_tests::cluster::{Cluster, wait_for};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -101,7 +102,7 @@ async fn files_that_are_no_certificate_are_said_by_name() {
     let config = super::config(&cluster);
     cluster.provide_gateway();
     let refused = async || {
-        let mut catalog = config.catalog().expect("a catalog");
+        let mut catalog = Catalog::builtin();
         catalog.add(oncue_app_events::DESCRIPTORS).unwrap();
         let started = oncue_gateway::App::start(&config, catalog, Guards::default()).await;
         started.err().expect("it does not start").to_string()

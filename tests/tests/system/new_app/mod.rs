@@ -2,6 +2,7 @@
 //! servers.
 
 mod python;
+mod terminal;
 mod typescript;
 
 use std::path::{Path, PathBuf};
@@ -113,4 +114,7 @@ async fn is_run_anew(language: &str, install: impl Fn(&Path), source: &str, tax:
     .await;
     assert!(row.contains(r#""cents":1070"#), "{row}");
     assert_eq!(dev.stop().await, Some(0), "{}", dev.log());
+    // Nobody sits in front of it.
+    let log = dev.log();
+    assert!(!log.contains("Keys:") && !log.contains("└"), "{log}");
 }

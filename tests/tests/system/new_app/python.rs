@@ -9,7 +9,7 @@ use super::{is_made_tested_and_run, is_run_anew};
 
 /// Stands for `python3 -m venv .venv && .venv/bin/pip install -r requirements.txt`, which needs a network: the Python that
 /// `make test` has set up, with the package that `requirements.txt` names.
-fn install(app: &Path) {
+pub fn install(app: &Path) {
     let requirements = std::fs::read_to_string(app.join("requirements.txt")).expect("written");
     let package = requirements.lines().last().expect("a line");
     assert!(

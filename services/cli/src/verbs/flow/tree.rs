@@ -105,7 +105,7 @@ fn since(flow: &Flow, end: u64) -> String {
 }
 
 /// Whether a step's function emitted an event.
-fn emitted_by(step: &Step, effect: &FlowEvent) -> bool {
+pub fn emitted_by(step: &Step, effect: &FlowEvent) -> bool {
     effect.source.strip_prefix('/') == Some(&step.function)
 }
 

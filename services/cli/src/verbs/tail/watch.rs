@@ -124,7 +124,7 @@ impl Watch {
             .await
             .map_err(Failure::failed)?;
         let pull = bus
-            .pull(stream, stream_created, &consumer)
+            .pull_from(stream, stream_created, &consumer)
             .await
             .map_err(Failure::silent)?;
         let task = tokio::spawn(pass_on(pull, stream_created, messages));
@@ -133,6 +133,11 @@ impl Watch {
             consumer,
             task,
         })
+    }
+
+    /// Whether it has ended by itself, with its consumer or its stream.
+    pub fn is_over(&self) -> bool {
+        self.task.is_finished()
     }
 
     /// Removes the consumer. Should this fail, the server does so by itself after [`INACTIVE_THRESHOLD`].

@@ -186,6 +186,16 @@ impl Bus {
     /// creation time (Unix ms); a stream that is made anew ends the pull.
     pub async fn pull(&self, stream: &str, created: u64, function: &str) -> Result<Pull, BusError> {
         let consumer = self.app().consumer(function);
+        self.pull_from(stream, created, &consumer).await
+    }
+
+    /// As [`pull`](Self::pull), from a consumer of this name, which is no function's.
+    pub async fn pull_from(
+        &self,
+        stream: &str,
+        created: u64,
+        consumer: &str,
+    ) -> Result<Pull, BusError> {
         let (inbox, messages) = self.pull_inbox().await?;
         let mut connections = self.connections.clone();
         connections.borrow_and_update();

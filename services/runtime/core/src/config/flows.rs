@@ -1,6 +1,7 @@
 //! `[flows]`: flows that get a ledger, and clients that wait for them.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
@@ -12,7 +13,7 @@ use oncue_proto::event;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FlowsConfig {
-    /// Flows that are tracked. Default: those whose client asks.
+    /// `ONCUE_TRACK`, or `[flows] track`: flows that are tracked. Default: those whose client asks.
     pub track: Track,
     /// How long a ledger stays after it was last written. Default 24 h.
     pub keep: Span,
@@ -60,6 +61,24 @@ impl Track {
     }
 }
 
+/// As a variable has it.
+impl FromStr for Track {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let share = text
+            .parse()
+            .ok()
+            .filter(|share| (0.0..=1.0).contains(share));
+        match (text, share) {
+            ("asked", _) => Ok(Self::Asked),
+            ("all", _) => Ok(Self::All),
+            (_, Some(share)) => Ok(Self::Share(share)),
+            _ => Err(wrong(format_args!("{text:?}"))),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Track {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         /// Value as it stands in the file.
@@ -70,7 +89,7 @@ impl<'de> Deserialize<'de> for Track {
             Whole(i64),
             Share(f64),
         }
-        match Written::deserialize(d) {
+        let track = match Written::deserialize(d) {
             Ok(Written::Word(word)) if word == "asked" => Ok(Self::Asked),
             Ok(Written::Word(word)) if word == "all" => Ok(Self::All),
             Ok(Written::Word(word)) => Err(wrong(format_args!("{word:?}"))),
@@ -79,13 +98,12 @@ impl<'de> Deserialize<'de> for Track {
             Ok(Written::Share(share)) if (0.0..=1.0).contains(&share) => Ok(Self::Share(share)),
             Ok(Written::Share(share)) => Err(wrong(share)),
             Err(_) => Err(wrong("neither a word nor a number")),
-        }
+        };
+        track.map_err(serde::de::Error::custom)
     }
 }
 
 /// Mistake that names what is written and what may be.
-fn wrong<E: serde::de::Error>(written: impl fmt::Display) -> E {
-    E::custom(format_args!(
-        "track is {written}; it is \"asked\", \"all\", or a share of all flows like 0.01"
-    ))
+fn wrong(written: impl fmt::Display) -> String {
+    format!("track is {written}; it is \"asked\", \"all\", or a share of all flows like 0.01")
 }

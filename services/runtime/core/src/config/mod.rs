@@ -70,9 +70,6 @@ pub struct Config {
     pub batch_publish: bool,
     /// Folder of the `.proto` files that `oncue-host` compiles, for functions in other languages. Default `proto`.
     pub proto: PathBuf,
-    /// Files with encoded descriptor sets, as `FUNCTION --contract` prints them: event types of functions whose programs
-    /// do not lie here. Default none.
-    pub contracts: Vec<PathBuf>,
     /// `[build]`; `None` where the file does not say how its programs come about.
     pub build: Option<BuildConfig>,
     /// `[test]`; `None` where the file does not say how the app is tested.
@@ -584,6 +581,8 @@ impl Config {
         config.keep_outputs = keep.unwrap_or(config.keep_outputs);
         let batch = overlay(&env, "ONCUE_BATCH_PUBLISH", yes_or_no, &mut errors);
         config.batch_publish = batch.unwrap_or(config.batch_publish);
+        let track = overlay(&env, "ONCUE_TRACK", str::parse, &mut errors);
+        config.flows.track = track.unwrap_or(config.flows.track);
         if errors.is_empty() {
             Ok(config)
         } else {
@@ -669,36 +668,6 @@ impl Config {
         )]))
     }
 
-    /// Event types of the platform and of the files that `contracts` names. Those of the functions' own programs come
-    /// besides with [`contract::load`](crate::contract::load).
-    ///
-    /// # Errors
-    /// Every file that cannot be read or is no descriptor set.
-    pub fn catalog(&self) -> Result<Catalog, ConfigErrors> {
-        let mut catalog = Catalog::default();
-        self.add_contracts(&mut catalog)?;
-        Ok(catalog)
-    }
-
-    /// Adds the files of `contracts`, and the platform's types last, so that nobody replaces them.
-    pub(crate) fn add_contracts(&self, catalog: &mut Catalog) -> Result<(), ConfigErrors> {
-        let mut errors = Vec::new();
-        for path in &self.contracts {
-            let added = std::fs::read(path)
-                .map_err(|e| e.to_string())
-                .and_then(|set| catalog.add(&set).map_err(|e| e.to_string()));
-            if let Err(why) = added {
-                errors.push(format!("contract {}: {why}", path.display()));
-            }
-        }
-        catalog.add_builtin();
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(ConfigErrors(errors))
-        }
-    }
-
     /// Routes of the gateway, compared with all event types there are.
     ///
     /// # Errors
@@ -708,7 +677,7 @@ impl Config {
     }
 
     /// Checks the schedules against all event types there are. Reading the file can only check those whose types the
-    /// platform or `contracts` know.
+    /// platform knows.
     ///
     /// # Errors
     /// Every schedule of an unknown type, or with data that is not of its type, with its line.

@@ -108,7 +108,6 @@ impl<'t> Reader<'t> {
             redis: "redis://127.0.0.1:6379".into(),
             batch_publish: false,
             keep_outputs: Span(Duration::from_mins(5)),
-            contracts: Vec::new(),
             proto: PathBuf::from("proto"),
             build: None,
             test: None,
@@ -128,11 +127,10 @@ impl<'t> Reader<'t> {
     }
 
     /// Configuration of a whole file, without the parts that are wrong. Schedules come last: they are checked against
-    /// the contracts, which may stand behind them in the file.
+    /// the functions, which may stand behind them in the file.
     fn config(&mut self, table: DeTable<'t>) -> Config {
         let mut config = self.defaults();
         let mut app = None;
-        let mut contracts = None;
         let mut schedules = None;
         let mut guards = BTreeMap::new();
         let mut webhooks = Vec::new();
@@ -165,10 +163,11 @@ impl<'t> Reader<'t> {
                 "proto" => {
                     config.proto = self.part("proto", value).unwrap_or_else(|| "proto".into());
                 }
-                "contracts" => {
-                    contracts = Some(value.span());
-                    config.contracts = self.part("contracts", value).unwrap_or_default();
-                }
+                "contracts" => self.fail(
+                    Some(name.span()),
+                    "contracts is no setting any more, and nothing takes its place: each function brings its event types, and \
+                     `oncue apply` stores them for all programs; take the line out",
+                ),
                 "build" => config.build = self.part("build", value),
                 "test" => config.test = self.part("test", value),
                 "auth" => config.auths = self.checked("auth", value, AuthConfig::check),
@@ -190,7 +189,7 @@ impl<'t> Reader<'t> {
                 "schedule" => schedules = Some(value),
                 "route" => config.routes = self.routes(value),
                 other => {
-                    let known = "app, nats, redis, proto, contracts, build, test, auth, limit, webhook, gateway, console, flows, bounds, streams, functions, schedule, route";
+                    let known = "app, nats, redis, proto, build, test, auth, limit, webhook, gateway, console, flows, bounds, streams, functions, schedule, route";
                     self.fail(
                         Some(name.span()),
                         &format!("unknown section {other:?}; known: {known}"),
@@ -209,16 +208,8 @@ impl<'t> Reader<'t> {
         }
         self.check_guards(&config, &guards);
         config.webhooks = self.known_limits(webhooks, &config.limits);
-        // Schedules are checked against the built-in contract at least.
-        let catalog = config.catalog().unwrap_or_else(|missing| {
-            missing
-                .0
-                .iter()
-                .for_each(|why| self.fail(contracts.clone(), why));
-            Catalog::builtin()
-        });
         config.schedules = schedules
-            .map(|value| self.schedules(value, &catalog, &config.functions))
+            .map(|value| self.schedules(value, &Catalog::builtin(), &config.functions))
             .unwrap_or_default();
         config
     }
