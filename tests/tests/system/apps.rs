@@ -238,10 +238,7 @@ async fn an_app_of_the_same_name_prunes_the_other() {
         assert_eq!(code, 0, "nothing has changed for the first: {text}");
     })
     .await;
-    assert!(
-        said.contains("+ schedule timer.schedule.app.count-views"),
-        "{said}"
-    );
+    assert!(said.contains("+ schedule count-views"), "{said}");
 }
 
 /// A stream that oncue.toml says is another app's is not made here.

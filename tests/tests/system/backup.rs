@@ -212,7 +212,7 @@ async fn an_event_without_an_id_is_not_taken_for_one_of_before_the_restore() {
 /// that Redis knows, and what comes to them is taken for seen.
 #[tokio::test]
 async fn a_backup_that_does_not_know_how_far_it_is_loses_new_ones() {
-    let said = must_fail("places are given twice", new_ones_count(false)).await;
+    let said = must_fail("places are given twice", Box::pin(new_ones_count(false))).await;
     assert!(said.contains("the new ones are counted"), "{said}");
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use oncue_core::app::AppName;
 
 use super::clients::held_up;
-use super::enough;
+use super::{enough, gentle};
 use crate::chaos::arena::{Arena, Setup};
 use crate::chaos::faults::{Act, perform};
 use crate::chaos::load::Shape;
@@ -110,13 +110,14 @@ pub async fn two_versions(plan: Plan) -> Report {
 pub async fn refused_changes(plan: Plan) -> Report {
     let mut arena = Arena::open("U-4", &plan, Setup::default()).await;
     arena.load(Shape {
+        rate: gentle(&plan),
         copies: false,
         ..Shape::default()
     });
     arena.under_way(100).await;
     for _ in 0..plan.seconds.div_ceil(10) {
         arena.pool.stop(Some("misbehave")).await;
-        let waiting = held_up(&mut arena, 200).await;
+        let waiting = held_up(&mut arena, 50).await;
         let changes = [
             ("trigger", "--set-aside misbehave"),
             ("key", "its key was its own, and is visitor"),
@@ -135,7 +136,7 @@ pub async fn refused_changes(plan: Plan) -> Report {
     set_aside(&mut arena).await;
     let mut report = arena.close().await;
     report.must_have_fired(&["change of the trigger", "change of the key", "set aside"]);
-    enough(&mut report, 200);
+    enough(&mut report, 100);
     report
 }
 
@@ -143,7 +144,7 @@ pub async fn refused_changes(plan: Plan) -> Report {
 /// the new one that came meanwhile are nobody's, and set aside for good.
 async fn set_aside(arena: &mut Arena) {
     arena.pool.stop(Some("misbehave")).await;
-    held_up(arena, 100).await;
+    held_up(arena, 50).await;
     arena.end_load().await;
     let waiting = held_up(arena, 1).await;
     arena.cluster.set("ONCUE_TEST_CHANGE", "trigger");

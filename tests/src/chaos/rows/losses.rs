@@ -10,7 +10,7 @@ use oncue_core::secret::id_secret;
 use oncue_proto::event::now_ms;
 use serde_json::Value;
 
-use super::{enough, ha};
+use super::{enough, gentle, ha};
 use crate::chaos::arena::{Arena, Setup};
 use crate::chaos::faults::{Victim, catch};
 use crate::chaos::load::Shape;
@@ -24,7 +24,7 @@ pub async fn flushed(plan: Plan) -> Report {
         record: 4,
         attempts: 3,
         // Longer than a busy machine keeps a process waiting: who is given an event twice publishes twice.
-        ack_wait: Duration::from_secs(5),
+        ack_wait: Duration::from_secs(3),
         config: "[streams.dlq]\nduplicate_window = \"100ms\"\n".into(),
         ..Setup::default()
     };
@@ -32,11 +32,12 @@ pub async fn flushed(plan: Plan) -> Report {
     // What was in flight meets its row in another order, and may say something else than before.
     arena.again_as = Some("id_reuse");
     arena.load(Shape {
+        rate: gentle(&plan),
         words: &["emit:1", "emit:1", "emit:1", "emit:1", "reject"],
         copies: false,
         ..Shape::default()
     });
-    arena.under_way(300).await;
+    arena.under_way(200).await;
     // Of the last loss: how far the server had given events out, and how many of those were not acked.
     let mut given = 0;
     let mut flight = 0;
@@ -123,8 +124,11 @@ fn copy(from: &Path, to: &Path) -> u64 {
 pub async fn put_back(plan: Plan) -> Report {
     let mut arena = Arena::open("R-2", &plan, Setup::default()).await;
     arena.again_as = Some("id_reuse");
-    arena.load(Shape::default());
-    arena.under_way(300).await;
+    arena.load(Shape {
+        rate: gentle(&plan),
+        ..Shape::default()
+    });
+    arena.under_way(100).await;
     for round in 0..plan.seconds.div_ceil(20) {
         let log = arena.cluster.dir.join("appendonlydir");
         let aside = arena.cluster.dir.join(format!("aside-{round}"));
@@ -132,7 +136,7 @@ pub async fn put_back(plan: Plan) -> Report {
         let before = copy(&log, &aside);
         arena.cluster.redis.signal("CONT");
         let acked = arena.acked();
-        arena.under_way(acked + 300).await;
+        arena.under_way(acked + 100).await;
         arena.pool.stop(None).await;
         arena.cluster.redis.kill();
         let after = copy(&log, &arena.cluster.dir.join("newest"));
@@ -151,7 +155,7 @@ pub async fn put_back(plan: Plan) -> Report {
     }
     let mut report = arena.close().await;
     report.must_have_fired(&["Redis put back", "bytes gone"]);
-    enough(&mut report, 300);
+    enough(&mut report, 200);
     report
 }
 
@@ -192,10 +196,11 @@ pub async fn emptied_nats(plan: Plan) -> Report {
 pub async fn backup(plan: Plan) -> Report {
     let mut arena = Arena::open("R-4", &plan, Setup::default()).await;
     arena.load(Shape {
+        rate: gentle(&plan),
         plain: false,
         ..Shape::default()
     });
-    arena.under_way(300).await;
+    arena.under_way(200).await;
     arena.wait(Duration::from_secs(plan.seconds.min(30))).await;
     let info = arena.bus.stream_info("web").await.expect("a stream");
     let (before, acked) = (info.state.last_seq, arena.acked());
@@ -246,7 +251,7 @@ pub async fn backup(plan: Plan) -> Report {
     let mut report = arena.close().await;
     report.must(named > 0, "nothing came after the backup");
     report.must_have_fired(&["everything lost"]);
-    enough(&mut report, 300);
+    enough(&mut report, 200);
     report
 }
 

@@ -15,7 +15,7 @@ use std::pin::Pin;
 
 use super::arena::{Arena, Setup};
 use super::faults::{Act, play, schedule};
-use super::load::Shape;
+use super::load::{Shape, USUAL};
 use super::power;
 use super::report::{Plan, Report};
 
@@ -370,6 +370,11 @@ impl Storm {
         );
         report
     }
+}
+
+/// Events in a second of a row in which they pile up while commands run: few where nobody has time for them.
+pub(super) fn gentle(plan: &Plan) -> u64 {
+    if plan.long { USUAL } else { 100 }
 }
 
 /// A run that did too little is a failed run.
