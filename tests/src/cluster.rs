@@ -385,7 +385,11 @@ impl Cluster {
     }
 
     pub async fn store(&self) -> Store {
-        let store = Store::look(self.redis_url().as_str(), &AppName::default())
+        self.store_of(&AppName::default()).await
+    }
+
+    pub async fn store_of(&self, app: &AppName) -> Store {
+        let store = Store::look(self.redis_url().as_str(), app)
             .await
             .expect("Redis");
         store.lay_out().await.expect("a layout");

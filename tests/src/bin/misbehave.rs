@@ -1,5 +1,9 @@
 //! A function for tests that does what its event's `referrer` says: fails, panics, takes its time, emits.
+//!
+//! `ONCUE_TEST_CHANGE` makes another version of it: `rows` calls the field `count` of its rows `seen`, `key` counts by
+//! visitor, `trigger` acts on milestones in place of views.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,16 +24,59 @@ impl State for Tally {
     const TABLE: &'static str = "tallies";
 }
 
+/// Rows of the second version.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Seen {
+    seen: u64,
+    ids: Vec<String>,
+}
+
+impl State for Seen {
+    const TABLE: &'static str = "tallies";
+    const VERSION: u32 = 2;
+
+    fn upgrade(_from: u32, fields: &mut BTreeMap<String, String>) -> Result<()> {
+        let count = fields.remove("count").unwrap_or_else(|| "0".to_owned());
+        fields.insert("seen".to_owned(), count);
+        Ok(())
+    }
+}
+
+/// Rows of either version.
+trait Counts {
+    /// One event more; returns how many there are now.
+    fn count(&mut self, id: &str) -> u64;
+}
+
+impl Counts for Tally {
+    fn count(&mut self, id: &str) -> u64 {
+        self.count += 1;
+        self.ids.push(id.to_owned());
+        self.count
+    }
+}
+
+impl Counts for Seen {
+    fn count(&mut self, id: &str) -> u64 {
+        self.seen += 1;
+        self.ids.push(id.to_owned());
+        self.seen
+    }
+}
+
 type Out = (Vec<PageMilestone>, Option<Delayed<PageMilestone>>);
 
-async fn misbehave(event: PageViewed, tally: &mut Tally, context: &Context) -> Result<Out> {
+async fn misbehave<Row: Counts>(
+    event: PageViewed,
+    row: &mut Row,
+    context: &Context,
+) -> Result<Out> {
     // Counted first: whatever fails below must leave no trace of this.
-    tally.count += 1;
-    tally.ids.push(context.id().to_owned());
+    let views = row.count(context.id());
     context.add("hits", "total", 1)?;
     let milestone = || PageMilestone {
         page: event.page.clone(),
-        views: tally.count,
+        views,
     };
     let (word, number) = event
         .referrer
@@ -115,12 +162,21 @@ fn hog() -> usize {
     all.len()
 }
 
+async fn milestones(_: PageMilestone, row: &mut Tally, context: &Context) -> Result<()> {
+    row.count(context.id());
+    Ok(())
+}
+
 fn main() -> ExitCode {
+    const NAME: &str = "misbehave";
     let timeout = Duration::from_secs(3);
-    oncue::run(
-        Function::new("misbehave", misbehave)
-            .changes(&["hits"])
-            .attempts(3)
-            .timeout(timeout),
-    )
+    let change = std::env::var("ONCUE_TEST_CHANGE").unwrap_or_default();
+    let function = match change.as_str() {
+        "rows" => Function::new(NAME, misbehave::<Seen>).version("2.0.0"),
+        "key" => Function::new(NAME, misbehave::<Tally>)
+            .keyed_by("visitor", |view: &PageViewed| view.visitor.clone()),
+        "trigger" => return oncue::run(Function::new(NAME, milestones)),
+        _ => Function::new(NAME, misbehave::<Tally>),
+    };
+    oncue::run(function.changes(&["hits"]).attempts(3).timeout(timeout))
 }

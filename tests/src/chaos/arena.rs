@@ -1,11 +1,12 @@
 //! Where a row takes place: servers, a proxy before each, workers behind the proxies, and the client.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
 use oncue_core::store::Store;
-use oncue_proto::event::{format_time, now_ms};
-use oncue_proto::oncue::v1::{Envelope, Header};
+use oncue_proto::event::now_ms;
 use serde_json::Value;
 
 use super::checker;
@@ -28,7 +29,7 @@ pub struct Arena {
     pub redis: Proxy,
     pub pool: Pool,
     /// `oncue tend`, as beside the processes of any app.
-    _tend: Process,
+    pub tend: Process,
     pub bus: Bus,
     pub store: Store,
     pub rng: fastrand::Rng,
@@ -38,9 +39,15 @@ pub struct Arena {
     pub mortal: bool,
     /// Under which reason an event that was applied may be set aside when it comes again.
     pub again_as: Option<&'static str>,
+    /// Under which reason an event may become a dead letter without being told to.
+    pub dies_as: Option<&'static str>,
+    /// A second app on the same servers, which hears the same events.
+    pub neighbour: Option<AppName>,
+    /// Messages that clients have sent beyond their events.
+    pub extra: u64,
     rate: u64,
     load: Option<Load>,
-    sent: Vec<Sent>,
+    pub sent: Vec<Sent>,
     name: String,
     seed: u64,
     opened: Instant,
@@ -76,6 +83,8 @@ pub struct Setup {
     pub ack_wait: Duration,
     /// H of the stream.
     pub horizon: &'static str,
+    /// How long the server itself knows an id.
+    pub window: &'static str,
     /// Copies of each stream.
     pub replicas: u32,
     pub misbehave: usize,
@@ -95,6 +104,7 @@ impl Default for Setup {
             concurrency,
             ack_wait,
             horizon: "72h",
+            window: "100ms",
             replicas: 1,
             misbehave: 2,
             record: 2,
@@ -104,7 +114,7 @@ impl Default for Setup {
 }
 
 impl Setup {
-    /// The broker's own window is at its minimum, so that it hides no mistake of ours.
+    /// By default the broker's own window is at its minimum, so that it hides no mistake of ours.
     fn config(&self) -> String {
         let limits = format!(
             "ack_wait = \"{}s\"\nattempts = {}\n",
@@ -129,9 +139,9 @@ impl Setup {
             .map(|stream| format!("[streams.{stream}]\n{copies}"))
             .collect();
         format!(
-            "{streams}[streams.web]\n{copies}duplicate_window = \"100ms\"\nhorizon = \"{}\"\n\
+            "{streams}[streams.web]\n{copies}duplicate_window = \"{}\"\nhorizon = \"{}\"\n\
              [functions.misbehave]\n{limits}{concurrency}[functions.record]\n{limits}{concurrency}{}{}",
-            self.horizon, self.record_by, self.config
+            self.window, self.horizon, self.record_by, self.config
         )
     }
 }
@@ -171,7 +181,7 @@ impl Arena {
             nats,
             redis,
             pool,
-            _tend: tend,
+            tend,
             bus,
             store,
             rng: fastrand::Rng::with_seed(plan.seed),
@@ -183,6 +193,9 @@ impl Arena {
             created,
             mortal: false,
             again_as: None,
+            dies_as: None,
+            neighbour: None,
+            extra: 0,
             load: None,
             sent: Vec::new(),
             name: name.to_lowercase(),
@@ -216,6 +229,36 @@ impl Arena {
 
     pub fn acked(&self) -> u64 {
         self.load.as_ref().map_or(0, Load::acked)
+    }
+
+    /// Apps whose rows are judged.
+    pub fn apps(&self) -> Vec<AppName> {
+        let first = std::iter::once(AppName::default());
+        first.chain(self.neighbour.clone()).collect()
+    }
+
+    /// Runs our CLI to its end.
+    pub async fn oncue(&self, args: &[&str]) -> (Option<i32>, String) {
+        let mut process = self.cluster.spawn("oncue", args);
+        (process.exit().await, process.log())
+    }
+
+    /// A worker started now, with this environment on top, must not begin, and say why.
+    pub async fn refuses_to_start(&mut self, env: &[(&str, String)], word: &str) {
+        let mut worker = self.cluster.spawn_with("misbehave", &[], env);
+        let code = worker.exit().await;
+        let log = worker.log();
+        let why = format!("a worker that must not start ended with {code:?}: {log}");
+        self.report.must(code == Some(1) && log.contains(word), why);
+    }
+
+    /// Runs our CLI, which must end with this code and say these words: of a fault it is half that somebody is told of it.
+    pub async fn says(&mut self, args: &[&str], code: i32, words: &[&str]) -> String {
+        let (ended, said) = self.oncue(args).await;
+        let all = words.iter().all(|word| said.contains(word));
+        let why = format!("`oncue {}` ended with {ended:?}: {said}", args.join(" "));
+        self.report.must(ended == Some(code) && all, why);
+        said
     }
 
     pub fn refused(&self) -> u64 {
@@ -259,7 +302,9 @@ impl Arena {
     /// Ends the load and keeps what it did.
     pub async fn end_load(&mut self) {
         if let Some(load) = self.load.take() {
+            let extra = load.extra();
             self.sent.extend(load.end().await);
+            self.extra += extra.load(Ordering::Relaxed);
         }
     }
 
@@ -274,35 +319,20 @@ impl Arena {
 
     /// One event under an id of its own, in so many copies that the server cannot recognise.
     pub async fn tell(&mut self, id: &str, key: &str, word: &'static str, copies: usize) {
-        let headers = [("ce-id", id.to_owned()), ("ce-time", format_time(now_ms()))];
-        let headers = headers.into_iter().map(|(name, value)| Header {
-            name: name.to_owned(),
-            value,
-        });
-        let payload = format!(r#"{{"page":"{key}","referrer":"{word}"}}"#);
-        let envelope = Envelope {
-            subject: "web.page.viewed".into(),
-            headers: headers.collect(),
-            payload: payload.into(),
-        };
-        let mut sequence = 0;
-        for _ in 0..copies {
-            sequence = self
-                .bus
-                .publish(&envelope)
-                .await
-                .expect("the stream takes it")
-                .sequence;
-        }
-        let (id, key, number) = (Some(id.to_owned()), key.to_owned(), self.sent.len() as u64);
-        self.sent.push(Sent {
-            number,
-            key,
+        let mut sent = Sent {
+            number: self.sent.len() as u64,
+            key: key.to_owned(),
             word,
-            id,
+            id: Some(id.to_owned()),
             acked: true,
-            sequence,
-        });
+            sequence: 0,
+        };
+        let event = sent.again(Some(now_ms())).expect("it has an id");
+        for _ in 0..copies {
+            let ack = self.bus.publish(&event).await;
+            sent.sequence = ack.expect("the stream takes it").sequence;
+        }
+        self.sent.push(sent);
     }
 
     /// Losses that workers of both functions have recorded in Redis, a line each; errors of a Redis that is just starting are
@@ -344,15 +374,19 @@ impl Arena {
     /// Events of both functions that are not settled yet; nothing while the server does not say.
     pub async fn pending(&self) -> Option<u64> {
         let mut rest = 0;
-        for function in ["misbehave", "record"] {
-            let info = self
-                .bus
-                .api(&format!("CONSUMER.INFO.web.app_{function}"), &Value::Null)
-                .await
-                .ok()?;
-            rest += info["num_pending"].as_u64()? + info["num_ack_pending"].as_u64()?;
+        for app in self.apps() {
+            for function in ["misbehave", "record"] {
+                rest += self.pending_of(&app, function).await?;
+            }
         }
         Some(rest)
+    }
+
+    /// Events of one function that are not settled yet.
+    pub async fn pending_of(&self, app: &AppName, function: &str) -> Option<u64> {
+        let question = format!("CONSUMER.INFO.web.{app}_{function}");
+        let info = self.bus.api(&question, &Value::Null).await.ok()?;
+        Some(info["num_pending"].as_u64()? + info["num_ack_pending"].as_u64()?)
     }
 
     /// Heals, ends the load, drains.

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use oncue_core::app::AppName;
 use oncue_core::secret::id_secret;
-use oncue_proto::oncue::v1::DeadLetter;
+use oncue_core::store::Store;
+use oncue_proto::oncue::v1::{DeadLetter, DeadLetterDropped};
 use prost::Message as _;
 use serde_json::{Value, json};
 
@@ -17,20 +19,88 @@ struct Applied {
     odd: Vec<String>,
 }
 
+/// What one app has made of the events.
+struct Outcome {
+    app: AppName,
+    first: Applied,
+    second: Applied,
+    dead: Dead,
+    /// Ids of what follows from what it has applied.
+    follows: HashSet<String>,
+}
+
+impl Outcome {
+    /// A function of it, as failures call it.
+    fn name(&self, function: &str) -> String {
+        if self.app == AppName::default() {
+            return function.to_owned();
+        }
+        format!("{function} of {}", self.app)
+    }
+}
+
 /// Reads everything back and writes numbers and failures into the report.
 pub async fn check(arena: &mut Arena) {
     // The old connection may not have noticed yet that its server was another.
     arena.store = arena.cluster.store().await;
     let keys: BTreeSet<String> = arena.sent().iter().map(|sent| sent.key.clone()).collect();
-    let first = applied(arena, &keys, ("tallies", "hits")).await;
-    let second = applied(arena, &keys, ("records", "recorded")).await;
-    let dead = dead_letters(arena).await;
     let milestones = counts(arena).await;
-
     let sent = arena.sent().to_vec();
     arena.report.operations += sent.iter().filter(|sent| sent.acked).count() as u64;
-    let strangers = strangers(arena, &sent, &first).await;
-    let (expected, allowed) = expectations(&sent, &strangers);
+    let mut outcomes = Vec::new();
+    for app in arena.apps() {
+        outcomes.push(first_stage(arena, app, &sent, &keys).await);
+    }
+    // Milestones of all apps are in one stream, and each hears those of the others as well.
+    let follows: HashSet<String> = outcomes
+        .iter()
+        .flat_map(|outcome| outcome.follows.iter().cloned())
+        .collect();
+    arena.report.copies += milestones.saturating_sub(follows.len() as u64);
+    for outcome in outcomes {
+        verdicts(
+            arena,
+            (&outcome.name("record"), "record", &outcome.second),
+            (&follows, &HashSet::new()),
+            &outcome.dead,
+            &HashSet::new(),
+        );
+        let odd = outcome.first.odd.into_iter().chain(outcome.second.odd);
+        arena.report.failures.extend(odd.take(5));
+    }
+    if arena.again_as != Some("id_reuse") {
+        strayed(arena, &keys).await;
+    }
+}
+
+/// Reads what an app has made of the events, and gives those of the first stage their verdict.
+async fn first_stage(
+    arena: &mut Arena,
+    app: AppName,
+    sent: &[Sent],
+    keys: &BTreeSet<String>,
+) -> Outcome {
+    let store = arena.cluster.store_of(&app).await;
+    let first = applied(arena, &store, keys, ("tallies", "hits")).await;
+    let second = applied(arena, &store, keys, ("records", "recorded")).await;
+    let dead = dead_letters(arena, &app).await;
+    let strangers = strangers(arena, sent, &first).await;
+    // What must follow hangs on what was applied, not on what was asked for.
+    let follows = sent
+        .iter()
+        .chain(&strangers)
+        .filter(|s| s.id.as_ref().is_some_and(|id| first.times.contains_key(id)));
+    let bus = arena.bus.clone().of_app(&app);
+    let secret = id_secret(&bus, &store).await;
+    let secret = secret.expect("both servers have it");
+    let outcome = Outcome {
+        follows: follows.filter_map(|sent| sent.follows(&secret)).collect(),
+        app,
+        first,
+        second,
+        dead,
+    };
+    let (expected, allowed) = expectations(sent, &strangers);
     let poison: HashSet<&str> = sent
         .iter()
         .filter(|s| s.is_poison())
@@ -38,33 +108,12 @@ pub async fn check(arena: &mut Arena) {
         .collect();
     verdicts(
         arena,
-        ("misbehave", &first),
+        (&outcome.name("misbehave"), "misbehave", &outcome.first),
         (&expected, &allowed),
-        &dead,
+        &outcome.dead,
         &poison,
     );
-
-    // What must follow hangs on what was applied, not on what was asked for.
-    let follows = sent
-        .iter()
-        .chain(&strangers)
-        .filter(|s| s.id.as_ref().is_some_and(|id| first.times.contains_key(id)));
-    let secret = id_secret(&arena.bus, &arena.store).await;
-    let secret = secret.expect("both servers have it");
-    let follows: HashSet<String> = follows.filter_map(|sent| sent.follows(&secret)).collect();
-    arena.report.copies += milestones.saturating_sub(follows.len() as u64);
-    verdicts(
-        arena,
-        ("record", &second),
-        (&follows, &HashSet::new()),
-        &dead,
-        &HashSet::new(),
-    );
-    if arena.again_as != Some("id_reuse") {
-        strayed(arena, &keys).await;
-    }
-    let odd = first.odd.into_iter().chain(second.odd).take(5);
-    arena.report.failures.extend(odd);
+    outcome
 }
 
 /// Ids that must be applied, and ids that may be: tried, but never acknowledged.
@@ -85,7 +134,7 @@ type Dead = HashMap<(String, String), String>;
 
 fn verdicts(
     arena: &mut Arena,
-    (function, applied): (&str, &Applied),
+    (name, function, applied): (&str, &str, &Applied),
     (expected, allowed): (&HashSet<String>, &HashSet<String>),
     dead: &Dead,
     poison: &HashSet<&str>,
@@ -99,9 +148,10 @@ fn verdicts(
             (1, None) if !poison.contains(id.as_str()) => ok += 1,
             (1, Some(reason)) if arena.again_as == Some(reason.as_str()) => ok += 1,
             (0, None) => bad.entry("lost").or_default().push(id),
-            (0, Some(_)) => {
+            (0, Some(reason)) => {
                 died += 1;
-                if !poison.contains(id.as_str()) && !arena.mortal {
+                let may = arena.mortal || arena.dies_as == Some(reason.as_str());
+                if !poison.contains(id.as_str()) && !may {
                     bad.entry("dead for no fault of theirs")
                         .or_default()
                         .push(id);
@@ -128,7 +178,7 @@ fn verdicts(
     for (what, ids) in bad {
         let some: Vec<&str> = ids.iter().take(5).copied().collect();
         report.failures.push(format!(
-            "{function}: {} events {what}, such as {}",
+            "{name}: {} events {what}, such as {}",
             ids.len(),
             some.join(", ")
         ));
@@ -138,18 +188,21 @@ fn verdicts(
 /// Reads the rows of all keys, and whether their parts agree: list, count and the counter changed in passing.
 async fn applied(
     arena: &Arena,
+    store: &Store,
     keys: &BTreeSet<String>,
     (table, counter): (&str, &str),
 ) -> Applied {
     let mut applied = Applied::default();
     for key in keys {
-        let row = arena.cluster.row(&arena.store, table, key).await;
+        let row = arena.cluster.row(store, table, key).await;
         let field = |name: &str| row.get(name).cloned().unwrap_or_default();
         let ids: Vec<String> = serde_json::from_str(&field("ids")).unwrap_or_default();
-        let count: usize = field("count").parse().unwrap_or_default();
+        // The second version of the row calls it `seen`.
+        let count = row.get("seen").or_else(|| row.get("count"));
+        let count: usize = count.and_then(|n| n.parse().ok()).unwrap_or_default();
         let total: usize = arena
             .cluster
-            .field(&arena.store, counter, key, "total")
+            .field(store, counter, key, "total")
             .await
             .parse()
             .unwrap_or_default();
@@ -167,7 +220,7 @@ async fn applied(
 }
 
 /// Every commit of the first stage raises its row's count by one and says so in what it emits. A number that comes twice
-/// was emitted by a run that was never committed.
+/// was emitted by a run that was never committed; with two apps, one may have emitted it in each.
 async fn strayed(arena: &mut Arena, keys: &BTreeSet<String>) {
     for key in keys {
         let views = arena
@@ -175,8 +228,12 @@ async fn strayed(arena: &mut Arena, keys: &BTreeSet<String>) {
             .field(&arena.store, "records", key, "views")
             .await;
         let views: Vec<u64> = serde_json::from_str(&views).unwrap_or_default();
-        let different: HashSet<&u64> = views.iter().collect();
-        let strayed = (views.len() - different.len()) as u64;
+        let mut times: HashMap<u64, usize> = HashMap::new();
+        for views in views {
+            *times.entry(views).or_default() += 1;
+        }
+        let most = arena.apps().len();
+        let strayed: u64 = times.values().map(|n| n.saturating_sub(most) as u64).sum();
         arena.report.unexpected += strayed;
         arena.report.must(
             strayed == 0,
@@ -185,25 +242,51 @@ async fn strayed(arena: &mut Arena, keys: &BTreeSet<String>) {
     }
 }
 
-/// Function and id of every dead letter, with its reason.
-async fn dead_letters(arena: &mut Arena) -> Dead {
+/// Function and id of every dead letter of an app, with its reason: one of each, and none of what was given up. Of an
+/// output that no stream took it is the second stage that does without.
+async fn dead_letters(arena: &mut Arena, app: &AppName) -> Dead {
+    let (letters, dropped) = (format!("dlq.{app}."), format!("dlq.letter.dropped.{app}"));
     let mut dead = Dead::new();
     for message in arena.cluster.messages(&arena.bus, "dlq").await {
-        match DeadLetter::decode(&message.payload[..]) {
-            Ok(letter) => {
-                let why: String = letter.message.chars().take(80).collect();
-                *arena
-                    .report
-                    .reasons
-                    .entry(format!("{} {}: {why}", letter.function, letter.reason))
-                    .or_default() += 1;
-                drop(dead.insert((letter.function, letter.event_id), letter.reason));
+        let read = if message.subject.starts_with(&letters) {
+            DeadLetter::decode(&message.payload[..]).map(|letter| {
+                (
+                    letter.function,
+                    letter.event_id,
+                    letter.reason,
+                    letter.message,
+                )
+            })
+        } else if message.subject == dropped {
+            DeadLetterDropped::decode(&message.payload[..])
+                .map(|record| (record.function, record.event_id, record.reason, record.why))
+        } else {
+            continue;
+        };
+        let (function, id, reason, why) = match read {
+            Ok(read) => read,
+            Err(e) => {
+                let why = format!("a dead letter cannot be read: {e}");
+                arena.report.failures.push(why);
+                continue;
             }
-            Err(e) => arena
-                .report
-                .failures
-                .push(format!("a dead letter cannot be read: {e}")),
+        };
+        let why: String = why.chars().take(80).collect();
+        let told = format!("{function} {reason}: {why}");
+        *arena.report.reasons.entry(told).or_default() += 1;
+        let function = if reason == "unpublishable" {
+            "record".to_owned()
+        } else {
+            function
+        };
+        let place = (function, id);
+        let before = dead.get(&place).map(String::as_str);
+        let again = [before, Some(reason.as_str())].contains(&arena.again_as);
+        if before.is_some() && !again {
+            let why = format!("{} has two letters for {}", place.0, place.1);
+            arena.report.failures.push(why);
         }
+        dead.insert(place, reason);
     }
     dead
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use oncue_core::bus::Bus;
-use oncue_proto::event::{IdSecret, format_time, now_ms};
+use oncue_proto::event::{self, IdSecret, format_time, now_ms};
 use oncue_proto::oncue::v1::{Envelope, Header};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -18,6 +20,10 @@ const PER_KEY: u64 = 50;
 /// Events of one key within a second, about: the key space grows with the rate.
 const PER_KEY_SECOND: u64 = 20;
 const BURST: u64 = 40;
+/// Of so many events, the output of one has its very id forged.
+pub const FORGED_WITH_SECRET: u64 = 10;
+/// How far back the times go under which an event comes again, within any horizon.
+const RESTAMPED: [u64; 3] = [0, 10 * 60 * 1000, 20 * 3600 * 1000];
 /// Events in a second where nothing else is asked for.
 pub const USUAL: u64 = 400;
 /// Longest insistence on an ack once the load is over.
@@ -37,6 +43,42 @@ pub struct Shape {
     pub plain: bool,
     /// Whether some are sent a second time on purpose.
     pub copies: bool,
+    /// How often each is sent again under its id, as by a client that retries and stamps anew: with another time, or none,
+    /// and nothing by which the server could know it.
+    pub stamps: u64,
+    /// Whether a stranger publishes events of his own first, under ids that outputs might have.
+    pub forged: Option<Forger>,
+}
+
+/// Who takes the ids of outputs before their functions do. Everybody can compute those that hang on the cause alone; with
+/// the secret, which only the two servers have, every tenth is the very id.
+#[derive(Debug, Clone)]
+pub struct Forger {
+    pub secret: IdSecret,
+}
+
+impl Forger {
+    fn events(&self, cause: &str, number: u64) -> Vec<Envelope> {
+        let hash = event::hash(&[cause.as_bytes(), b"misbehave", &0_u64.to_be_bytes()]);
+        let mut ids = vec![URL_SAFE_NO_PAD.encode(hash)];
+        if number.is_multiple_of(FORGED_WITH_SECRET) {
+            ids.push(self.secret.output_id(cause, "misbehave", 0));
+        }
+        let event = |id: String| Envelope {
+            subject: "web.other.thing".into(),
+            headers: headers([("ce-id", id.clone()), ("Nats-Msg-Id", id)]),
+            payload: "{}".into(),
+        };
+        ids.into_iter().map(event).collect()
+    }
+}
+
+fn headers<const N: usize>(all: [(&str, String); N]) -> Vec<Header> {
+    let header = |(name, value): (&str, String)| Header {
+        name: name.to_owned(),
+        value,
+    };
+    all.into_iter().map(header).collect()
 }
 
 impl Default for Shape {
@@ -48,6 +90,8 @@ impl Default for Shape {
             poison: 0,
             plain: true,
             copies: true,
+            stamps: 0,
+            forged: None,
         }
     }
 }
@@ -71,6 +115,28 @@ impl Sent {
         matches!(self.word, "reject" | "fail" | "panic")
     }
 
+    /// Its payload, which is the same whenever it is sent.
+    pub fn payload(&self) -> String {
+        let Self {
+            number, key, word, ..
+        } = self;
+        format!(r#"{{"page":"{key}","visitor":"{number}","referrer":"{word}"}}"#)
+    }
+
+    /// Sent again under its id, with this time; none for no time at all.
+    pub fn again(&self, time: Option<u64>) -> Option<Envelope> {
+        let mut headers = headers([("ce-id", self.id.clone()?)]);
+        headers.extend(time.map(|time| Header {
+            name: "ce-time".to_owned(),
+            value: format_time(time),
+        }));
+        Some(Envelope {
+            subject: "web.page.viewed".into(),
+            headers,
+            payload: self.payload().into(),
+        })
+    }
+
     /// What must follow from it.
     pub fn follows(&self, secret: &IdSecret) -> Option<String> {
         let id = self
@@ -86,6 +152,7 @@ pub struct Load {
     task: JoinHandle<Vec<Sent>>,
     acked: Arc<AtomicU64>,
     refused: Arc<AtomicU64>,
+    extra: Arc<AtomicU64>,
 }
 
 impl Load {
@@ -100,6 +167,7 @@ impl Load {
         let (stop, stopped) = watch::channel(false);
         let (acked, refused) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let counts = (acked.clone(), refused.clone());
+        let extra = Arc::<AtomicU64>::default();
         let client = Client {
             bus,
             created,
@@ -107,6 +175,7 @@ impl Load {
             shape,
             stopped,
             counts,
+            extra: extra.clone(),
             live,
             seed,
         };
@@ -115,7 +184,13 @@ impl Load {
             task: tokio::spawn(client.run()),
             acked,
             refused,
+            extra,
         }
+    }
+
+    /// Messages that the stream has taken beyond the events: copies with another time, forged ones.
+    pub fn extra(&self) -> Arc<AtomicU64> {
+        self.extra.clone()
     }
 
     /// Publishes that were answered by no ack.
@@ -143,6 +218,8 @@ struct Client {
     stopped: watch::Receiver<bool>,
     /// Of acks and of publishes without.
     counts: (Arc<AtomicU64>, Arc<AtomicU64>),
+    /// Of messages beyond the events.
+    extra: Arc<AtomicU64>,
     live: Arc<Live>,
     seed: u64,
 }
@@ -205,21 +282,21 @@ impl Client {
             name: name.to_owned(),
             value,
         });
-        let payload = format!(r#"{{"page":"{key}","visitor":"{number}","referrer":"{word}"}}"#);
+        let sent = Sent {
+            number,
+            key,
+            word,
+            id,
+            acked: false,
+            sequence: 0,
+        };
         let envelope = Envelope {
             subject: "web.page.viewed".into(),
             headers: headers.collect(),
-            payload: payload.into(),
+            payload: sent.payload().into(),
         };
         Draft {
-            sent: Sent {
-                number,
-                key,
-                word,
-                id,
-                acked: false,
-                sequence: 0,
-            },
+            sent,
             envelope,
             again,
         }
@@ -232,6 +309,13 @@ impl Client {
             again,
         } = draft;
         let plain = sent.id.is_none();
+        if let (Some(forger), Some(id)) = (&self.shape.forged, &sent.id) {
+            for event in forger.events(id, sent.number) {
+                let taken = self.bus.publish(&event).await;
+                self.extra
+                    .fetch_add(u64::from(taken.is_ok()), Ordering::Relaxed);
+            }
+        }
         let give_up = async {
             let _ = self.stopped.wait_for(|stop| *stop).await;
             tokio::time::sleep(INSIST).await;
@@ -260,8 +344,23 @@ impl Client {
             } else if again {
                 let _ = self.bus.publish(&envelope).await;
             }
+            self.stamp_anew(&sent).await;
         }
         sent
+    }
+
+    /// Sends it again and again, each time with another idea of when it happened.
+    async fn stamp_anew(&self, sent: &Sent) {
+        for n in 0..self.shape.stamps {
+            let ago = RESTAMPED.get(n as usize % (RESTAMPED.len() + 1));
+            let time = ago.map(|ago| now_ms() - ago);
+            let Some(event) = sent.again(time) else {
+                return;
+            };
+            let taken = self.bus.publish(&event).await;
+            self.extra
+                .fetch_add(u64::from(taken.is_ok()), Ordering::Relaxed);
+        }
     }
 }
 

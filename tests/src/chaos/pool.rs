@@ -27,32 +27,46 @@ struct Worker {
     started: Instant,
     /// Frozen by SIGSTOP.
     frozen: bool,
+    /// Stopped on purpose: nobody takes its place.
+    stopped: bool,
+    /// Environment of its own: the file of another app, another version of its program.
+    env: Vec<(&'static str, String)>,
 }
 
 impl Worker {
-    fn start(cluster: &Cluster, name: &str, doors: Vec<u16>) -> Self {
+    fn start(
+        cluster: &Cluster,
+        name: &str,
+        doors: Vec<u16>,
+        env: Vec<(&'static str, String)>,
+    ) -> Self {
         let urls: Vec<String> = doors
             .iter()
             .map(|door| format!("nats://127.0.0.1:{door}"))
             .collect();
         let url = ("ONCUE_NATS_URL", urls.join(","));
+        let all = [env.as_slice(), &[url]].concat();
         let is_host = cluster.config().function(name).is_hosted();
         Self {
             process: if is_host {
-                cluster.spawn_with("oncue-host", &[name], &[url])
+                cluster.spawn_with("oncue-host", &[name], &all)
             } else {
-                cluster.spawn_with(name, &[], &[url])
+                cluster.spawn_with(name, &[], &all)
             },
             function: name.to_owned(),
             is_host,
             doors,
             started: Instant::now(),
             frozen: false,
+            stopped: false,
+            env,
         }
     }
 
     fn replace(&mut self, cluster: &Cluster) {
-        *self = Self::start(cluster, &self.function, std::mem::take(&mut self.doors));
+        let doors = std::mem::take(&mut self.doors);
+        let env = std::mem::take(&mut self.env);
+        *self = Self::start(cluster, &self.function, doors, env);
     }
 
     fn signal(&mut self, signal: &str) {
@@ -79,7 +93,23 @@ impl Worker {
 
 impl Pool {
     pub async fn start(cluster: &Cluster, nats: &Proxy, binaries: &[&str]) -> Self {
-        let mut workers = Vec::new();
+        let mut pool = Self {
+            workers: Vec::new(),
+            gone: Vec::new(),
+        };
+        pool.join(cluster, nats, binaries, &[]).await;
+        pool
+    }
+
+    /// Starts more workers, with environment of their own, and waits until they are ready.
+    pub async fn join(
+        &mut self,
+        cluster: &Cluster,
+        nats: &Proxy,
+        binaries: &[&str],
+        env: &[(&'static str, String)],
+    ) {
+        let before = self.workers.len();
         for binary in binaries {
             let mut doors = Vec::new();
             for node in &cluster.servers.nodes {
@@ -88,14 +118,52 @@ impl Pool {
             if doors.is_empty() {
                 doors.push(nats.door(None).await);
             }
-            workers.push(Worker::start(cluster, binary, doors));
+            self.workers
+                .push(Worker::start(cluster, binary, doors, env.to_vec()));
         }
-        for worker in &workers {
+        for worker in &self.workers[before..] {
             worker.ready().await;
         }
-        Self {
-            workers,
-            gone: Vec::new(),
+    }
+
+    /// SIGTERM of all workers, or those of one function; nobody takes their place until [`resume`](Self::resume).
+    pub async fn stop(&mut self, function: Option<&str>) {
+        for worker in &mut self.workers {
+            if function.is_none_or(|function| function == worker.function) && !worker.stopped {
+                worker.stopped = true;
+                worker.process.stop().await;
+            }
+        }
+    }
+
+    /// Puts another version of a function in the place of its workers but for the first so many, one after the other;
+    /// returns how many.
+    pub async fn upgrade(
+        &mut self,
+        cluster: &Cluster,
+        function: &str,
+        first: usize,
+        env: &[(&'static str, String)],
+    ) -> u64 {
+        let mut upgraded = 0;
+        let of_it = self.workers.iter_mut().filter(|w| w.function == function);
+        for worker in of_it.skip(first).filter(|worker| worker.env != env) {
+            worker.process.stop().await;
+            worker.env = env.to_vec();
+            worker.replace(cluster);
+            worker.ready().await;
+            upgraded += 1;
+        }
+        upgraded
+    }
+
+    /// Starts those that were stopped.
+    pub async fn resume(&mut self, cluster: &Cluster) {
+        for worker in self.workers.iter_mut().filter(|worker| worker.stopped) {
+            worker.replace(cluster);
+        }
+        for worker in &self.workers {
+            worker.ready().await;
         }
     }
 
@@ -127,7 +195,10 @@ impl Pool {
     /// Replaces whoever has ended.
     pub fn tend(&mut self, cluster: &Cluster) {
         for worker in &mut self.workers {
-            if !worker.process.is_alive() && worker.started.elapsed() > RESTART_GAP {
+            if !worker.stopped
+                && !worker.process.is_alive()
+                && worker.started.elapsed() > RESTART_GAP
+            {
                 let log = worker.process.log();
                 let last = log.lines().last().unwrap_or("without a word");
                 self.gone.push(format!(

@@ -242,7 +242,7 @@ pub async fn nats_always(plan: Plan) -> Report {
 }
 
 /// The check without consequences: what was lost is told, not held against the row.
-async fn measured(arena: &mut Arena) -> Report {
+pub async fn measured(arena: &mut Arena) -> Report {
     let before = std::mem::take(&mut arena.report);
     checker::check(arena).await;
     std::mem::replace(&mut arena.report, before)

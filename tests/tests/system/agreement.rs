@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use oncue_core::bus::Bus;
-use oncue_tests::cluster::{Cluster, Process, QUICK_REDELIVERY, until};
+use oncue_tests::cluster::{Cluster, Process, QUICK_REDELIVERY, must_fail, until};
 use serde_json::Value;
 
 const PAGES: u64 = 50;
@@ -187,9 +187,8 @@ async fn a_recovery_writes_no_letter_twice() {
     assert!(told.contains("\"count\":4"), "{told}");
 }
 
-/// An emptied NATS is no new one: Redis knows what its streams held.
-#[tokio::test]
-async fn an_emptied_nats_is_found_out() {
+/// A hundred views are counted; then NATS comes back empty, and nobody was there to see it.
+async fn emptied_nats() -> Cluster {
     let (mut cluster, mut workers) = counting(1).await;
     let bus = cluster.bus().await;
     cluster.plain_publish(views().take(100));
@@ -204,6 +203,10 @@ async fn an_emptied_nats_is_found_out() {
     assert!(store.is_dir(), "{} is not where it lies", store.display());
     std::fs::remove_dir_all(&store).expect("removed");
     cluster.restart_nats().await;
+    cluster
+}
+
+async fn it_is_found_out(cluster: &Cluster) {
     let mut refused = cluster.spawn("count-views", &[]);
     assert_eq!(refused.exit().await, Some(1));
     assert!(
@@ -211,8 +214,25 @@ async fn an_emptied_nats_is_found_out() {
         "{}",
         refused.log()
     );
-    let (code, told) = oncue(&cluster, &["doctor"]);
+    let (code, told) = oncue(cluster, &["doctor"]);
     assert!(code == 1 && told.contains("oncue recover nats"), "{told}");
+}
+
+/// The broken twin: without what Redis remembers of the streams, an emptied NATS is one that is new.
+#[tokio::test]
+async fn without_a_memory_of_streams_an_emptied_nats_is_a_new_one() {
+    let cluster = emptied_nats().await;
+    cluster.redis_ok(&["DEL", "app:streams", "app:progress"]);
+    let (code, told) = oncue(&cluster, &["doctor"]);
+    assert!(!told.contains("oncue recover nats"), "{code} {told}");
+    must_fail("nothing is remembered", it_is_found_out(&cluster)).await;
+}
+
+/// An emptied NATS is no new one: Redis knows what its streams held.
+#[tokio::test]
+async fn an_emptied_nats_is_found_out() {
+    let cluster = emptied_nats().await;
+    it_is_found_out(&cluster).await;
     let (code, told) = oncue(&cluster, &["recover", "nats", "--yes"]);
     assert_eq!(code, 0, "{told}");
     let mut worker = cluster.start("count-views").await;

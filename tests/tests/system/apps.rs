@@ -224,6 +224,23 @@ async fn an_app_changes_only_its_own() {
     assert_eq!(names, ["shop_count-views"]);
 }
 
+/// The broken twin: an app that goes by the name of the first takes away what it does not know of.
+#[tokio::test]
+async fn an_app_of_the_same_name_prunes_the_other() {
+    let schedule = "[[schedule]]\nfunction = \"count-views\"\nevery = \"60s\"\n";
+    let cluster = first(schedule).await;
+    assert_eq!(oncue(&cluster, &["apply"]).0, 0);
+    let same = Second::new(&cluster, "app", "");
+    let (code, text) = same.oncue(&cluster, &["apply", "--prune"]);
+    assert_eq!(code, 0, "{text}");
+    let said = must_fail("the schedule is gone", async {
+        let (code, text) = oncue(&cluster, &["apply", "--dry-run"]);
+        assert_eq!(code, 0, "nothing has changed for the first: {text}");
+    })
+    .await;
+    assert!(said.contains("+ schedule count-views"), "{said}");
+}
+
 /// A stream that oncue.toml says is another app's is not made here.
 #[tokio::test]
 async fn a_stream_of_another_app_is_waited_for() {

@@ -231,9 +231,28 @@ async fn a_worker_that_takes_what_it_must_refuse_is_caught() {
     );
 }
 
-async fn answers(cluster: &Cluster, mut worker: Process) {
+/// The broken twin: a worker that takes one of the two ids of a message sees one id only.
+#[tokio::test]
+async fn a_worker_that_takes_one_of_two_ids_is_caught() {
+    let cluster = Cluster::new(&format!("[functions.misbehave]\n{QUICK_REDELIVERY}\n")).await;
+    let worker = cluster.start("misbehave").await;
+    let mut as_read = refused();
+    let two = as_read.iter_mut().find(|(_, case)| case.id == "two-ids");
+    two.expect("a case").1.headers.clear();
+    let why = must_fail("one id was taken", answers_to(&cluster, worker, as_read)).await;
+    assert!(
+        !why.contains("\"two-ids\""),
+        "its letter is missing, so it cannot be named: {why}"
+    );
+}
+
+async fn answers(cluster: &Cluster, worker: Process) {
+    answers_to(cluster, worker, refused()).await;
+}
+
+async fn answers_to(cluster: &Cluster, mut worker: Process, refused: Vec<(&'static str, Case)>) {
     let (bus, store) = (cluster.bus().await, cluster.store().await);
-    let (refused, accepted) = (refused(), accepted());
+    let accepted = accepted();
     for (_, case) in &refused {
         bus.publish(&envelope("web.page.viewed", case))
             .await

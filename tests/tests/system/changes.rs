@@ -4,7 +4,7 @@
 use oncue_core::contract;
 use oncue_core::store::Store;
 use oncue_tests::cluster::{Cluster, Process, QUICK_REDELIVERY, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const PAGES: u64 = 4;
 
@@ -166,6 +166,42 @@ async fn a_trigger_changes_once_nothing_of_the_old_one_waits() {
         .says(0, &[]);
     all_counted(&cluster, &store, 13).await;
     worker.stop().await;
+}
+
+/// The broken twin: with the consumer given its new trigger past `oncue apply`, what waited is passed over, and missed.
+#[tokio::test]
+async fn a_trigger_that_is_changed_by_hand_loses_what_waits() {
+    let cluster = cluster().await;
+    let store = cluster.store().await;
+    let first = version(&cluster, "");
+    first.oncue(&["apply"]).says(0, &[]);
+    cluster.plain_publish((0..3).map(view));
+    edit_trigger(&cluster, "web.page.viewed", "web.page.milestone").await;
+    let mut worker = version(&cluster, "trigger").start().await;
+    let milestone = r#"{"page":"/p0","views":10}"#.to_owned();
+    cluster.plain_publish([("web.page.milestone", milestone)]);
+    all_counted(&cluster, &store, 1).await;
+    worker.stop().await;
+    edit_trigger(&cluster, "web.page.milestone", "web.page.viewed").await;
+    // The old program misses their marks, and does not begin.
+    let mut refused = cluster.spawn_with("changing", &[], &[("ONCUE_TEST_CHANGE", String::new())]);
+    assert_eq!(refused.exit().await, Some(1));
+    let sums = audit(&first);
+    assert_eq!(sums["lost"], 3, "{sums}");
+}
+
+/// Changes what the consumer listens to, as an operator with the tools of NATS would.
+async fn edit_trigger(cluster: &Cluster, from: &str, to: &str) {
+    let bus = cluster.bus().await;
+    let info = bus
+        .api("CONSUMER.INFO.web.app_changing", &Value::Null)
+        .await;
+    let mut config = info.expect("a consumer")["config"].clone();
+    let filters = config["filter_subjects"].to_string().replace(from, to);
+    config["filter_subjects"] = serde_json::from_str(&filters).expect("a list");
+    let body = json!({ "stream_name": "web", "config": config, "action": "update" });
+    let edited = bus.api("CONSUMER.CREATE.web.app_changing", &body).await;
+    edited.expect("edited");
 }
 
 #[tokio::test]

@@ -666,6 +666,9 @@ async fn a_demoted_primary_is_left() {
     cluster.drained(&bus, "web", "misbehave").await;
     let connections = proxy.connections();
     assert!(connections > 0);
+    // The broken twin: a client that only goes on with the connection it has.
+    let mut stays = std::net::TcpStream::connect(("127.0.0.1", proxy.port)).expect("Redis");
+    assert_eq!(asked(&mut stays, "SET twin 1"), "+OK");
     // The other takes over; who connects from now on comes to it, and nobody is told.
     let new = port.to_string();
     let promote = ["-p", &new, "REPLICAOF", "NO", "ONE"];
@@ -685,6 +688,11 @@ async fn a_demoted_primary_is_left() {
         (done && worker.log().contains("was to a replica")).then_some(())
     })
     .await;
+    let refused = asked(&mut stays, "SET twin 2");
+    assert!(
+        refused.starts_with("-READONLY"),
+        "nothing had to be left: {refused}"
+    );
     let url = format!("redis://127.0.0.1:{port}");
     let store = Store::look(url.as_str(), &AppName::default())
         .await
@@ -697,6 +705,18 @@ async fn a_demoted_primary_is_left() {
     }
     assert_eq!(cluster.count(&bus, "dlq").await, 0);
     assert_eq!(worker.stop().await, Some(0));
+}
+
+/// First line of the answer to a command.
+fn asked(redis: &mut std::net::TcpStream, command: &str) -> String {
+    use std::io::{BufRead as _, Write as _};
+    redis
+        .write_all(format!("{command}\r\n").as_bytes())
+        .expect("sent");
+    let mut line = String::new();
+    let mut reader = std::io::BufReader::new(redis);
+    reader.read_line(&mut line).expect("an answer");
+    line.trim_end().to_owned()
 }
 
 /// Deliveries of one event that were given back since its row kept changing: of the event that had the most.

@@ -390,6 +390,19 @@ async fn a_rolling_restart_loses_and_doubles_nothing() {
         (views().await == ROUNDS * VIEWS + 4).then_some(())
     })
     .await;
+    // The broken twin: a restart that went on would have ended those too, and that is seen.
+    let children = up.children().into_iter();
+    let workers = children.filter(|pid| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| name.trim() == "count-views")
+    });
+    for pid in workers {
+        assert!(oncue_tests::cluster::send(pid, "KILL"));
+    }
+    until("they are missed", async || {
+        (pids(&cluster, "count-views") != after).then_some(())
+    })
+    .await;
     let (code, text) = restart(&cluster, &["nobody"]);
     assert!(
         code == Some(2) && text.contains("no function \"nobody\""),

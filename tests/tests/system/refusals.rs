@@ -60,7 +60,8 @@ struct Refusing {
 
 impl Refusing {
     async fn start() -> Self {
-        let config = format!("[functions.misbehave]\n{QUICK_REDELIVERY}\n");
+        // No more than a server refuses each event: were a refusal an attempt, it would be the last.
+        let config = format!("[functions.misbehave]\n{QUICK_REDELIVERY}\nattempts = 2\n");
         let mut cluster = Cluster::new(&config).await;
         let nats = Proxy::start(Protocol::Nats, cluster.nats_port, 1).await;
         let redis = Proxy::start(Protocol::Redis, cluster.redis_port, 1).await;
@@ -88,7 +89,11 @@ impl Refusing {
     }
 
     fn publish(&self, page: &str) {
-        let payload = json!({ "page": page, "referrer": "emit:1" });
+        self.tell(page, "emit:1");
+    }
+
+    fn tell(&self, page: &str, what: &str) {
+        let payload = json!({ "page": page, "referrer": what });
         self.cluster
             .plain_publish([("web.page.viewed", payload.to_string())]);
     }
@@ -164,6 +169,12 @@ async fn what_redis_refuses_is_done_once_it_does_not() {
     }
     assert_eq!(refusing_redis.letters().await, 0, "{}", worker.log());
     assert_eq!(refusing_redis.followed().await, 2 * REDIS.len());
+    // The broken twin: two failures of its own are two attempts, and the event is set aside.
+    refusing_redis.tell("/fails", "fail");
+    until("it is set aside", async || {
+        (refusing_redis.letters().await == 1).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

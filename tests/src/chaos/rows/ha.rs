@@ -62,8 +62,8 @@ pub async fn cluster(plan: Plan) -> Report {
 
 /// `oncue doctor`, asked while all is well and the rest of the layout is there.
 async fn says_ha(arena: &mut Arena) {
-    oncue(arena, &["apply"]).await;
-    let (_, answer) = oncue(arena, &["doctor", "--json"]).await;
+    arena.oncue(&["apply"]).await;
+    let (_, answer) = arena.oncue(&["doctor", "--json"]).await;
     let answer: Value = answer
         .find('{')
         .and_then(|at| serde_json::from_str(&answer[at..]).ok())
@@ -79,12 +79,6 @@ async fn says_ha(arena: &mut Arena) {
             answer["findings"]
         ),
     );
-}
-
-/// Runs our CLI to its end.
-async fn oncue(arena: &Arena, args: &[&str]) -> (Option<i32>, String) {
-    let mut process = arena.cluster.spawn("oncue", args);
-    (process.exit().await, process.log())
 }
 
 async fn kill_leader(arena: &mut Arena) {
@@ -251,7 +245,7 @@ async fn fail_over(arena: &mut Arena) {
 }
 
 /// Waits for the alarm, then restores.
-async fn recover(arena: &mut Arena) {
+pub async fn recover(arena: &mut Arena) {
     let raised = arena.wait_until("workers notice that Redis went back in time", |arena| {
         !arena.alarms().is_empty()
     });
@@ -263,9 +257,5 @@ async fn recover(arena: &mut Arena) {
 /// What an operator does: stops the workers, restores, starts them again.
 pub async fn restore(arena: &mut Arena) {
     arena.pool.kill_all();
-    let (code, said) = oncue(arena, &["recover", "redis", "--yes"]).await;
-    arena.report.must(
-        code == Some(0),
-        format!("`oncue recover redis` ended with {code:?}: {said}"),
-    );
+    arena.says(&["recover", "redis", "--yes"], 0, &[]).await;
 }

@@ -1,10 +1,13 @@
 //! The table of faults. A row is one function from a plan to a report.
 
+mod changes;
+mod clients;
 mod events;
 pub(super) mod ha;
 mod hosts;
 mod kill;
 mod life;
+mod losses;
 mod network;
 pub(super) mod stores;
 
@@ -12,7 +15,7 @@ use std::pin::Pin;
 
 use super::arena::{Arena, Setup};
 use super::faults::{Act, play, schedule};
-use super::load::Shape;
+use super::load::{Shape, USUAL};
 use super::power;
 use super::report::{Plan, Report};
 
@@ -210,12 +213,72 @@ pub const ROWS: &[Row] = &[
     row("Q-4", "one event in ten is poison", 1, |plan| {
         Box::pin(events::poison(plan))
     }),
+    row(
+        "I-1",
+        "one id again and again, stamped anew each time",
+        2,
+        |plan| Box::pin(clients::stamped_anew(plan)),
+    ),
+    row(
+        "I-2",
+        "ids of outputs forged before their cause",
+        2,
+        |plan| Box::pin(clients::forged(plan)),
+    ),
+    row(
+        "I-3",
+        "outputs that no stream takes, then redriven",
+        2,
+        |plan| Box::pin(clients::unpublishable(plan)),
+    ),
+    row("I-4", "consumers paused under load", 1, |plan| {
+        Box::pin(clients::paused(plan))
+    }),
+    row(
+        "R-1",
+        "FLUSHALL under four workers, with letters, then recover",
+        2,
+        |plan| Box::pin(losses::flushed(plan)),
+    ),
+    row(
+        "R-2",
+        "Redis put back while all are stopped, then recover",
+        2,
+        |plan| Box::pin(losses::put_back(plan)),
+    ),
+    row("R-3", "NATS comes back empty, then recover", 1, |plan| {
+        Box::pin(losses::emptied_nats(plan))
+    }),
+    row(
+        "R-4",
+        "a backup under load, all lost, then restore",
+        1,
+        |plan| Box::pin(losses::backup(plan)),
+    ),
+    row(
+        "A-1",
+        "two apps with equal names of functions and tables",
+        2,
+        |plan| Box::pin(changes::two_apps(plan)),
+    ),
+    row(
+        "U-1",
+        "an old and a new version at work at once",
+        2,
+        |plan| Box::pin(changes::two_versions(plan)),
+    ),
     row("U-2", "SIGTERM of every worker under load", 3, |plan| {
         Box::pin(life::terminations(plan))
     }),
     row("U-3", "consumer and stream edited by hand", 1, |plan| {
         Box::pin(life::drift(plan))
     }),
+    row(
+        "U-4",
+        "trigger and key changed while events wait",
+        1,
+        |plan| Box::pin(changes::refused_changes(plan)),
+    ),
     row("C-1", "the clock of Redis jumps an hour", 3, |plan| {
         Box::pin(life::clock_jumps(plan))
     }),
@@ -242,7 +305,7 @@ pub const ABSENT: &[(&str, &str)] = &[
     ("D-2", "an id with another payload: `system delivery`"),
     (
         "D-4",
-        "NATS with an empty store: `system upkeep`, and W-4 for what a power cut takes",
+        "NATS with an empty store: R-3, `system upkeep`, and W-4 for what a power cut takes",
     ),
     (
         "Q-1",
@@ -252,7 +315,6 @@ pub const ABSENT: &[(&str, &str)] = &[
         "Q-3",
         "dead letters redriven, twice and at once: `system dlq`",
     ),
-    ("U-1", "rolling upgrade: there is one version so far"),
     (
         "O-1",
         "order by key over many workers: not promised; O-2 shows that it breaks",
@@ -308,6 +370,11 @@ impl Storm {
         );
         report
     }
+}
+
+/// Events in a second of a row in which they pile up while commands run: few where nobody has time for them.
+pub(super) fn gentle(plan: &Plan) -> u64 {
+    if plan.long { USUAL } else { 100 }
 }
 
 /// A run that did too little is a failed run.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use oncue_gateway::server::Guards;
-use oncue_tests::cluster::{Cluster, Servers, wait_for};
+use oncue_tests::cluster::{Cluster, Servers, must_fail, wait_for};
 use oncue_tests::http::{ANSWER_TIMEOUT, JSON};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -89,7 +89,19 @@ async fn a_body_that_does_not_come() {
 #[tokio::test]
 async fn connections_that_only_lie_there_stop_nobody() {
     let config = "[gateway]\nconnections_per_address = 20\n";
+    gives_way(&Gateway::with(config, Guards::default()).await).await;
+}
+
+/// The broken twin: without a limit for one address its idle connections all stay, until there are no more.
+#[tokio::test]
+async fn without_a_limit_by_address_nothing_gives_way() {
+    let config = "[gateway]\nconnections_per_address = 1000\n";
     let gateway = Gateway::with(config, Guards::default()).await;
+    must_fail("nothing is in the way", gives_way(&gateway)).await;
+}
+
+/// Of sixty connections that only lie there, forty give way to those of who asks.
+async fn gives_way(gateway: &Gateway) {
     let mut idle = Vec::new();
     for n in 0..60 {
         let mut stream = TcpStream::connect(gateway.at).await.unwrap();
@@ -427,7 +439,18 @@ async fn uploads_beyond_the_cap_are_refused() {
 #[tokio::test]
 async fn the_last_of_a_stream_is_for_functions() {
     let config = "[streams.web]\nmax_bytes = \"256KiB\"\nreserve = \"64KiB\"\n";
+    keeps_room(&Gateway::with(config, Guards::default()).await).await;
+}
+
+/// The broken twin: without a reserve clients fill the stream to its last byte, and nothing follows any more.
+#[tokio::test]
+async fn without_a_reserve_nothing_is_left_for_functions() {
+    let config = "[streams.web]\nmax_bytes = \"256KiB\"\nreserve = \"0B\"\n";
     let gateway = Gateway::with(config, Guards::default()).await;
+    must_fail("there is no reserve", keeps_room(&gateway)).await;
+}
+
+async fn keeps_room(gateway: &Gateway) {
     let payload = json!({ "page": "/home", "referrer": "x".repeat(8000) }).to_string();
     let mut taken = 0;
     let refused = loop {
