@@ -21,7 +21,7 @@ FLOWS ?= 1000
 # What `make bench` runs: CASES="clicks hot", ROUNDS=5, QUICK=1.
 BENCH := $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) --json $(BIN)/bench.json $(CASES)
 
-.PHONY: up test chaos app dist dist-test flows bench bench-peers bench-counts bench-report measure browser oidc screenshots browser-tools lint fmt check install clean help
+.PHONY: up test chaos losses app dist dist-test flows bench bench-peers bench-counts bench-report measure browser oidc screenshots browser-tools lint fmt check install clean help
 .DEFAULT_GOAL := help
 
 up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=durable survives power cuts; BUILD=release; ARGS="--only count-views"
@@ -46,6 +46,9 @@ chaos: install ## Harm servers, workers and lines for MINUTES=10 and account for
 	@$(RELEASE)
 	@cargo build --release --locked --bins --package oncue-tests --no-default-features --features mimalloc
 	@exec $(BIN)/release/chaos --minutes $(MINUTES) $(ARGS)
+
+losses: ## The rows FLUSHALL and backup of `make chaos` alone, at 1,000 events a second: recover, restore, and nothing lost or doubled
+	@$(MAKE) --no-print-directory chaos MINUTES=1 ARGS="--row R-1 --row R-4 --rate 1000 --seconds 30 $(ARGS)"
 
 app: install ## Make an app with `oncue new` in an empty folder, build and test it, and send an event through it
 	@deploy/install.sh typescript

@@ -165,7 +165,7 @@ impl Cluster {
     /// Has programs know the events of the demo, where no function brings them.
     async fn store_contract(&self) {
         // A test of servers that refuse has its reasons.
-        if let Ok(bus) = Bus::connect(&self.config().nats_url, "test").await {
+        if let Ok(bus) = Bus::connect(&self.config().nats, "test").await {
             let bus = bus.of_app(&self.config().app);
             let _ = contract::store(&bus, "demo", oncue_app_events::DESCRIPTORS.to_vec()).await;
         }

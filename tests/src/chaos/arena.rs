@@ -325,6 +325,7 @@ impl Arena {
             word,
             id: Some(id.to_owned()),
             acked: true,
+            newer: false,
             sequence: 0,
         };
         let event = sent.again(Some(now_ms())).expect("it has an id");

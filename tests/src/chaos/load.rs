@@ -43,6 +43,8 @@ pub struct Shape {
     pub plain: bool,
     /// Whether some are sent a second time on purpose.
     pub copies: bool,
+    /// Whether every other one is of a newer contract, with a field that no program here knows.
+    pub newer: bool,
     /// How often each is sent again under its id, as by a client that retries and stamps anew: with another time, or none,
     /// and nothing by which the server could know it.
     pub stamps: u64,
@@ -90,6 +92,7 @@ impl Default for Shape {
             poison: 0,
             plain: true,
             copies: true,
+            newer: false,
             stamps: 0,
             forged: None,
         }
@@ -105,6 +108,8 @@ pub struct Sent {
     /// Its own id; a plain event has the one its place in the stream gives it, known once it is acknowledged.
     pub id: Option<String>,
     pub acked: bool,
+    /// Whether it has a field that no program here knows.
+    pub newer: bool,
     /// Sequence of its first ack.
     pub sequence: u64,
 }
@@ -120,7 +125,12 @@ impl Sent {
         let Self {
             number, key, word, ..
         } = self;
-        format!(r#"{{"page":"{key}","visitor":"{number}","referrer":"{word}"}}"#)
+        let more = if self.newer {
+            r#","campaign":{"name":"spring"}"#
+        } else {
+            ""
+        };
+        format!(r#"{{"page":"{key}","visitor":"{number}","referrer":"{word}"{more}}}"#)
     }
 
     /// Sent again under its id, with this time; none for no time at all.
@@ -288,6 +298,7 @@ impl Client {
             word,
             id,
             acked: false,
+            newer: self.shape.newer && number.is_multiple_of(2),
             sequence: 0,
         };
         let envelope = Envelope {

@@ -46,6 +46,12 @@ async fn a_cluster_without_seen_marks_is_caught() {
     caught("no-seen-marks", "Z-3", |report| report.doubled > 0).await;
 }
 
+/// What a client stamps anew is told by its mark alone.
+#[tokio::test]
+async fn without_seen_marks_what_is_stamped_anew_counts_again() {
+    caught("no-seen-marks", "I-1", |report| report.doubled > 0).await;
+}
+
 #[tokio::test]
 async fn a_cluster_that_acks_before_the_commit_is_caught() {
     caught("ack-first", "K-2", |report| report.lost > 0).await;

@@ -98,7 +98,7 @@ pub async fn load(config: &Config, programs: &Path) -> Result<Contracts, ConfigE
 /// Contracts on the bus for somebody who is not connected to it; none where it does not answer soon.
 async fn stored_elsewhere(config: &Config) -> BTreeMap<String, Vec<u8>> {
     let asked = async {
-        let bus = Bus::connect(&config.nats_url, "oncue-contract").await?;
+        let bus = Bus::connect(&config.nats, "oncue-contract").await?;
         stored(&bus.of_app(&config.app)).await
     };
     let answer = tokio::time::timeout(STORED_TIMEOUT, asked).await;

@@ -69,15 +69,19 @@ pub async fn two_apps(plan: Plan) -> Report {
 }
 
 /// Programs are replaced one after the other by those of a new version, whose rows the old one cannot read; for a while
-/// both are at work.
+/// both are at work. Half of the events are of a newer contract than either.
 pub async fn two_versions(plan: Plan) -> Report {
     let setup = Setup {
         misbehave: 4,
         ..Setup::default()
     };
     let mut arena = Arena::open("U-1", &plan, setup).await;
-    arena.load(Shape::default());
-    arena.under_way(200).await;
+    arena.load(Shape {
+        rate: gentle(&plan),
+        newer: true,
+        ..Shape::default()
+    });
+    arena.under_way(100).await;
     let newer = version("rows");
     let upgraded = arena
         .pool
@@ -98,10 +102,14 @@ pub async fn two_versions(plan: Plan) -> Report {
         .upgrade(&arena.cluster, "misbehave", 0, &newer)
         .await;
     arena.report.each("program replaced", upgraded + rest);
+    arena.settle().await;
+    let newer = arena.sent.iter().filter(|sent| sent.newer).count() as u64;
+    arena.report.effect("event of a newer contract", newer);
     let mut report = arena.close().await;
+    report.must_have_fired(&["event of a newer contract"]);
     let replaced = report.faults.get("program replaced").copied();
     report.must(replaced == Some(4), "not every program was replaced");
-    enough(&mut report, 200);
+    enough(&mut report, 100);
     report
 }
 
@@ -110,7 +118,8 @@ pub async fn two_versions(plan: Plan) -> Report {
 pub async fn refused_changes(plan: Plan) -> Report {
     let mut arena = Arena::open("U-4", &plan, Setup::default()).await;
     arena.load(Shape {
-        rate: gentle(&plan),
+        // All that waits while a command runs is redriven one by one.
+        rate: 100,
         copies: false,
         ..Shape::default()
     });
