@@ -25,7 +25,7 @@ const ALLOWED: [&str; 13] = [
 const LICENCE_EXCEPTIONS: [(&str, &str, &str); 0] = [];
 
 /// Crate, its incompatible versions, and why they cannot be one.
-const TWICE: [(&str, &[&str], &str); 6] = [
+const TWICE: [(&str, &[&str], &str); 8] = [
     (
         "base64",
         &["0.22", "0.23"],
@@ -34,7 +34,7 @@ const TWICE: [(&str, &[&str], &str); 6] = [
     (
         "cpufeatures",
         &["0.2", "0.3"],
-        "const-hex of opentelemetry-proto is behind sha2 and chacha20",
+        "const-hex of opentelemetry-proto and sha2 are behind chacha20",
     ),
     (
         "getrandom",
@@ -43,10 +43,24 @@ const TWICE: [(&str, &[&str], &str); 6] = [
     ),
     (
         "rand",
-        &["0.9", "0.10"],
-        "opentelemetry_sdk is behind async-nats",
+        &["0.8", "0.9", "0.10"],
+        "nkeys is behind opentelemetry_sdk, and that behind async-nats",
     ),
-    ("rand_core", &["0.9", "0.10"], "comes with the two of rand"),
+    (
+        "rand_core",
+        &["0.6", "0.9", "0.10"],
+        "comes with the three of rand",
+    ),
+    (
+        "rand_chacha",
+        &["0.3", "0.9"],
+        "comes with the older two of rand",
+    ),
+    (
+        "signature",
+        &["2", "3"],
+        "jsonwebtoken is ahead of ed25519-dalek behind nkeys",
+    ),
     (
         "unicode-width",
         &["0.1", "0.2"],

@@ -32,7 +32,7 @@ use oncue_core::model::manifest::{FileUse, Manifest};
 use oncue_proto::Catalog;
 use oncue_proto::event::stream_of_type;
 
-/// Who comes to the servers of an app.
+/// Party that comes to the servers of an app.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// `oncue`, with every right.
@@ -223,7 +223,7 @@ impl Publishes {
         self.one(format!("{ty}.*"), why);
     }
 
-    /// What every process reads when it starts.
+    /// Requests of every process when it starts.
     fn start(&mut self, app: &AppName) {
         let values = layout::VALUES;
         let secret = format!("$KV.oncue.{app}.id-secret");

@@ -77,7 +77,7 @@ fn file(folder: &Path, role: &str, kind: &str) -> PathBuf {
 }
 
 impl ServerUrl {
-    /// The same server for a user, of a URL that names none.
+    /// Server of a URL that names no user, for this one.
     fn of_user(&self, user: &str) -> Self {
         let url = self.expose();
         match url.split_once("://") {

@@ -32,7 +32,7 @@ impl ServerUrl {
         ))
     }
 
-    /// The same servers, for somebody without credentials.
+    /// Same servers for somebody without credentials.
     #[must_use]
     pub fn anonymous(&self) -> Self {
         let servers = self.0.split(',').map(|server| {
