@@ -237,9 +237,12 @@ impl Arena {
         first.chain(self.neighbour.clone()).collect()
     }
 
-    /// Runs our CLI to its end.
+    /// Runs our CLI to its end. It asks Redis itself: what a replica is sent (for `oncue backup`) has no frames that the proxy
+    /// could read.
     pub async fn oncue(&self, args: &[&str]) -> (Option<i32>, String) {
-        let mut process = self.cluster.spawn("oncue", args);
+        let redis = format!("redis://127.0.0.1:{}", self.cluster.redis_port);
+        let env = [("ONCUE_REDIS_URL", redis)];
+        let mut process = self.cluster.spawn_with("oncue", args, &env);
         (process.exit().await, process.log())
     }
 
