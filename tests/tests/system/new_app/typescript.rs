@@ -47,7 +47,7 @@ async fn oncue_dev_runs_typescript_that_is_saved() {
 async fn tests_of_the_typescript_package_pass() {
     const SHELL: &str = "node_modules/.bin/oncue-node generate gen && node_modules/.bin/tsc -p tests && \
         exec node --import oncue/register --test tests/*.test.ts";
-    let cluster = Cluster::new("").await;
+    let cluster = Cluster::new("proto = \"proto\"\n").await;
     let modules = in_repository(".oncue/typescript/node_modules");
     let sources = in_repository("services/runtime/typescript/tests");
     let tests = cluster.dir.join("tests");
