@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use redis::cmd;
 
-use super::Store;
+use super::{Store, is_library_missing};
 use crate::store::{Keys, KnownStream, Regression, Restoring, Run, StoreError};
 use oncue_proto::event;
 
@@ -201,19 +201,32 @@ impl Store {
         Ok(found.reduce(Regression::and))
     }
 
-    /// Records a loss that was found at the start of a worker of `function`: no worker starts until it is restored.
+    /// Records a loss that was found at the start of a worker of `function`: no worker starts until it is restored. One that has
+    /// been restored since the worker [learned the epoch](Self::learn_epoch) is none any more.
     pub async fn record_regression(
         &self,
         function: &str,
         regression: &Regression,
     ) -> Result<(), StoreError> {
         let json = serde_json::json!(regression).to_string();
-        let mut record = cmd("HSET");
+        let epoch = self.own.epoch();
+        let key = self.keys.regressed(function);
+        let mut record = cmd("FCALL");
         record
-            .arg(self.keys.regressed(function))
-            .arg("start")
-            .arg(json);
-        Ok(record.exec_async(&mut self.connection()).await?)
+            .arg(self.function.replace("commit", "regressed"))
+            .arg(2)
+            .arg(self.keys.of(EPOCH))
+            .arg(&key);
+        record.arg(epoch).arg("start").arg(&json);
+        match record.exec_async(&mut self.connection()).await {
+            // An emptied Redis has lost the library and the epoch as well.
+            Err(e) if is_library_missing(&e) => {
+                let mut record = cmd("HSET");
+                record.arg(key).arg("start").arg(json);
+                Ok(record.exec_async(&mut self.connection()).await?)
+            }
+            recorded => Ok(recorded?),
+        }
     }
 
     /// Records that this Redis was emptied, found by a worker of `function`.
