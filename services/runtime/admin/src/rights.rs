@@ -535,3 +535,84 @@ fn public(catalog: &Catalog) -> Grant {
         keys: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn manifest(more: serde_json::Value) -> Manifest {
+        let mut manifest = json!({
+            "name": "count-views", "version": "1", "stream": "web", "triggers": ["web.page.viewed"],
+            "filters": ["web.page.viewed", "web.page.viewed.*"], "table": "pages", "emits": ["web.page.milestone"],
+            "limits": { "concurrency": 1, "reserved_concurrency": 1, "timeout": "1s", "attempts": 1, "ack_wait": "1s", "start": "all" },
+        });
+        for (name, value) in more.as_object().into_iter().flatten() {
+            manifest[name] = value.clone();
+        }
+        serde_json::from_value(manifest).expect("a manifest")
+    }
+
+    fn grant(more: serde_json::Value) -> Grant {
+        let config = Config::parse("[app]\nname = \"shop\"\n", None, |_| None).expect("a file");
+        function(&config, &manifest(more))
+    }
+
+    fn subjects(grant: &Grant) -> Vec<&str> {
+        let publishes = grant.publishes.iter();
+        publishes.map(|publish| publish.subject.as_str()).collect()
+    }
+
+    #[test]
+    fn a_function_may_do_what_it_declares_and_nothing_else() {
+        let plain = grant(json!({}));
+        let may = subjects(&plain);
+        for subject in [
+            "$JS.API.CONSUMER.MSG.NEXT.web.shop_count-views",
+            "dlq.shop.count-views",
+            "web.page.milestone.*",
+        ] {
+            assert!(may.contains(&subject), "{subject} is not in {may:?}");
+        }
+        let words = [
+            "$O.",
+            "timer.delayed",
+            "PURGE",
+            "DELETE",
+            "CREATE",
+            "$KV.oncue.shop.contract",
+        ];
+        for word in words {
+            assert!(
+                !may.iter().any(|subject| subject.contains(word)),
+                "{word} is in {may:?}"
+            );
+        }
+        let keys: Vec<&str> = plain
+            .keys
+            .iter()
+            .flatten()
+            .map(|key| key.pattern.as_str())
+            .collect();
+        assert!(keys.contains(&"{p*}:s:pages:*") && !keys.contains(&"{p*}:s:visitors:*"));
+    }
+
+    #[test]
+    fn each_declaration_brings_its_rights() {
+        let more = grant(
+            json!({ "delays": ["web.page.milestone"], "changes": ["visitors"], "files": "read" }),
+        );
+        let may = subjects(&more);
+        assert!(may.contains(&"timer.delayed.shop.count-views.*"));
+        assert!(may.contains(&"$JS.API.DIRECT.GET.OBJ_shop_files"));
+        assert!(
+            !may.iter()
+                .any(|subject| subject.contains(".C.") || subject.contains("PURGE"))
+        );
+        let keys = more.keys.iter().flatten();
+        assert!(keys.clone().any(|key| key.pattern == "{p*}:s:visitors:*"));
+        let writer = grant(json!({ "files": "write" }));
+        assert!(subjects(&writer).contains(&"$O.shop_files.C.*"));
+    }
+}
