@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oncue_admin::rights::{Rights, Role};
+use oncue_admin::stores::rights::{Rights, Role};
 use oncue_admin::stores::upkeep::{self, Upkeep};
 use oncue_core::bus::Bus;
 use oncue_core::bus::layout::Mode;
@@ -58,6 +58,7 @@ use self::pool::{Pool, Worker};
 use self::process::ProcessStatus;
 pub use self::programs::TRACK;
 use self::programs::{CONSOLE, GATEWAY, Traces, VIEWER, traces};
+use self::restart::Credentials;
 use self::servers::{Server, Start};
 use self::supervisor::Supervisor;
 
@@ -242,8 +243,9 @@ impl Launch {
             }) => {
                 log::print(&self.ready_text(&pools));
                 let id = service::id();
-                let restarts = restart::serve(supervisor, &bus, &pools, &id, async || {
-                    self.renew_rights(nats.as_deref(), &store).await
+                let restarts = restart::serve(supervisor, &bus, &pools, &id, async |credentials| {
+                    self.renew_rights(credentials, nats.as_deref(), &store)
+                        .await
                 });
                 tokio::select! {
                     never = autoscaler.run() => match never {},
@@ -316,17 +318,24 @@ impl Launch {
     /// Gives everybody the rights that follow from the programs as they lie there now.
     async fn renew_rights(
         &self,
+        credentials: Credentials,
         nats: Option<&ProcessStatus>,
         store: &Store,
     ) -> Result<(), Failure> {
         let Some(lock) = &self.lock else {
-            return Ok(());
+            return match credentials {
+                Credentials::Keep => Ok(()),
+                Credentials::Replace => Err(Failure::failed("has locked no servers")),
+            };
         };
         let names: Vec<String> = self.manifests.iter().map(|m| m.name.clone()).collect();
         let manifests = manifests::of(&self.settings, &names).await?;
         let contracts = self.settings.contracts().await?;
         let rights = Rights::of(&self.config, &manifests, &contracts.catalog);
-        lock.renew(&rights, nats, store).await
+        match credentials {
+            Credentials::Keep => lock.renew(&rights, nats, store).await,
+            Credentials::Replace => lock.rotate(&rights, nats, store).await,
+        }
     }
 
     /// Environment of a process of ours, with its own credentials.

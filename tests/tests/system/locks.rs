@@ -78,6 +78,12 @@ impl Locked {
         (output.status.code(), text)
     }
 
+    /// As [`oncue`](Self::oncue), while the test's own tasks go on.
+    async fn oncue_async(&self, args: &[&str]) -> (Option<i32>, String) {
+        let mut process = self.cluster.spawn("oncue", args);
+        (process.exit().await, process.log())
+    }
+
     fn seed(&self, role: &str) -> PathBuf {
         self.keys.join(format!("{role}.nk"))
     }
@@ -126,9 +132,9 @@ impl Raw {
         raw
     }
 
+    /// A line that is closed shows when the server is asked next.
     async fn write(&mut self, text: &str) {
-        let written = self.socket.get_mut().write_all(text.as_bytes()).await;
-        written.expect("the line is open");
+        let _ = self.socket.get_mut().write_all(text.as_bytes()).await;
     }
 
     async fn publish(&mut self, subject: &str, reply: &str, payload: &str) {
@@ -139,15 +145,31 @@ impl Raw {
 
     /// All that the server has said up to here.
     async fn done(&mut self) -> String {
-        self.write("PING\r\n").await;
+        self.try_done().await.expect("the line is open")
+    }
+
+    /// As [`done`](Self::done); `None` where the server has closed the line.
+    async fn try_done(&mut self) -> Option<String> {
+        self.socket.get_mut().write_all(b"PING\r\n").await.ok()?;
         let mut said = Vec::new();
         while !said.ends_with(b"PONG\r\n") {
             let mut part = [0; 4096];
-            let read = self.socket.read(&mut part).await.expect("an answer");
-            assert!(read > 0, "closed: {}", String::from_utf8_lossy(&said));
+            let read = self.socket.read(&mut part).await.ok()?;
+            if read == 0 {
+                return None;
+            }
             said.extend_from_slice(&part[..read]);
         }
-        String::from_utf8_lossy(&said).into_owned()
+        Some(String::from_utf8_lossy(&said).into_owned())
+    }
+
+    /// Whether the server does not let in who has this seed.
+    async fn refuses(port: u16, seed: &Path) -> bool {
+        Self::connect(port, Some(seed))
+            .await
+            .try_done()
+            .await
+            .is_none()
     }
 }
 
@@ -574,4 +596,69 @@ async fn a_worker_with_too_few_rights_does_not_begin() {
         .cluster
         .spawn_bare("rank-pages", &config("fn.rank-pages"));
     fewer.wait_for_line("may not HSET").await;
+}
+
+/// All credentials are replaced twice under load, and a worker is killed meanwhile: every event counts once, and what was good
+/// before opens nothing.
+#[tokio::test]
+async fn credentials_are_replaced_under_load_and_the_old_ones_open_nothing() {
+    let locked = Locked::start().await;
+    let seed = |role: &str| std::fs::read_to_string(locked.seed(role)).expect("a seed");
+    let old = locked.cluster.dir.join("old.nk");
+    std::fs::write(&old, seed("fn.rank-pages")).expect("written");
+    let password = locked.keys.join("fn.rank-pages.redis");
+    let old_password = std::fs::read_to_string(&password).expect("a password");
+    let port = locked.nats;
+    let load = tokio::spawn(async move {
+        let mut sent = 0;
+        let mut anybody = Raw::connect(port, None).await;
+        for round in 0..120 {
+            for n in 0..25 {
+                let view = format!("{{\"page\":\"/{n}\",\"visitor\":\"{round}\"}}");
+                anybody.publish("web.page.viewed", "", &view).await;
+            }
+            // Cut off when its key is replaced as well; then it comes back as any client would.
+            match anybody.try_done().await {
+                Some(said) => assert!(!said.contains("-ERR"), "{said}"),
+                None => anybody = Raw::connect(port, None).await,
+            }
+            sent += 25;
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        sent
+    });
+    for _ in 0..2 {
+        let (code, said) = locked.oncue_async(&["rights", "--rotate"]).await;
+        assert_eq!(code, Some(0), "{said}");
+    }
+    assert_ne!(
+        seed("fn.rank-pages"),
+        std::fs::read_to_string(&old).expect("read")
+    );
+    load.await.expect("the load");
+    assert!(Raw::refuses(locked.nats, &old).await, "the old key is good");
+    let mut wire = Wire::connect(locked.redis).await;
+    let said = wire
+        .say(&["AUTH", "app.fn.rank-pages", old_password.trim()])
+        .await;
+    assert!(said.starts_with("-WRONGPASS"), "{said}");
+    // Nothing that the streams took is lost or counted twice.
+    let stream = locked
+        .bus()
+        .await
+        .stream_info("web")
+        .await
+        .expect("the stream");
+    until("all is applied", async || {
+        let (code, text) = locked.oncue(&["audit"]);
+        let line = text.lines().find(|line| line.starts_with("count-views"))?;
+        let numbers: Vec<&str> = line.split_whitespace().collect();
+        (code == Some(0) && numbers.get(1) == numbers.get(2)).then_some(())
+    })
+    .await;
+    assert!(
+        stream.state.last_seq > 2000,
+        "only {} events came",
+        stream.state.last_seq
+    );
 }

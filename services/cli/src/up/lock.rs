@@ -1,14 +1,16 @@
 //! Locks on servers that are started here: accounts in NATS and users in Redis that follow from what the functions declare,
 //! with credentials made here. A server that somebody else has set up is used as it is.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use oncue_admin::rights::keys::KeyFolder;
-use oncue_admin::rights::nats::{self, IMPORTED_API, PublicKeys};
-use oncue_admin::rights::{Rights, Role, redis};
+use oncue_admin::stores::rights::accounts::{self, IMPORTED_API, PublicKeys};
+use oncue_admin::stores::rights::keys::{Former, KeyFolder};
+use oncue_admin::stores::rights::{Rights, Role, users};
 use oncue_core::config::{Config, LockedServers};
 use oncue_core::store::Store;
 use rustix::process::{Pid, Signal, kill_process};
@@ -20,6 +22,9 @@ use crate::exit::Failure;
 /// Files of the servers, in the folder of the credentials.
 const NATS_FILE: &str = "nats.conf";
 const REDIS_FILE: &str = "redis.acl";
+
+/// Time in which old and new credentials are good together: nats-server reads its file soon after the signal.
+const OVERLAP: Duration = Duration::from_secs(2);
 
 /// Locks of the servers that are started here.
 pub struct Lock {
@@ -35,11 +40,14 @@ impl Lock {
         let folder = std::path::absolute(data.join("keys")).ok()?;
         // Of a run before, which has ended: its servers are gone.
         LockedServers::forget(&folder);
-        let url = |server: &Server, url: &str| server.is_started_here().then(|| url.to_owned());
         let servers = LockedServers {
-            nats: url(nats, config.nats.url.expose()),
+            nats: nats
+                .is_started_here()
+                .then(|| config.nats.url.expose().to_owned()),
             api_prefix: IMPORTED_API.to_owned(),
-            redis: url(redis, config.redis.url.expose()),
+            redis: redis
+                .is_started_here()
+                .then(|| config.redis.url.expose().to_owned()),
         };
         (servers.nats.is_some() || servers.redis.is_some()).then(|| Self {
             keys: KeyFolder::new(folder),
@@ -63,23 +71,24 @@ impl Lock {
     /// # Errors
     /// A file that cannot be read or written.
     pub fn write(&self, rights: &Rights) -> Result<(), Failure> {
-        self.written(rights)
-            .map_err(|e| Failure::failed(format_args!("cannot make the credentials: {e}")))
+        self.written(rights, &BTreeMap::new()).map_err(unmade)
     }
 
-    fn written(&self, rights: &Rights) -> io::Result<()> {
+    /// Writes what the servers read; credentials of before are good as well.
+    fn written(&self, rights: &Rights, former: &BTreeMap<Role, Former>) -> io::Result<()> {
         let mut public_keys = PublicKeys::new();
         for role in rights.roles() {
-            let key = self.keys.public_key(role)?;
-            public_keys.insert(role.clone(), vec![key]);
+            let mut keys = vec![self.keys.public_key(role)?];
+            keys.extend(former.get(role).map(|former| former.public_key.clone()));
+            public_keys.insert(role.clone(), keys);
         }
         if let Some(base) = &self.nats_base {
-            let accounts = nats::configuration(rights, &public_keys);
+            let accounts = accounts::configuration(rights, &public_keys);
             let base = fs::read_to_string(base)?;
             replace(&self.nats_file(), &format!("{base}\n{accounts}"))?;
         }
-        let users = redis::file(&redis::users(rights), |role| self.keys.password(role))?;
-        replace(&self.redis_file(), &users)?;
+        let text = users::file(&users::users(rights), |role| self.passwords(role, former))?;
+        replace(&self.redis_file(), &text)?;
         self.servers.write(self.keys.path())
     }
 
@@ -88,6 +97,13 @@ impl Lock {
         let mut config = config.clone();
         config.log_in_from(self.keys.path(), &self.servers, &role.name());
         config
+    }
+
+    /// Passwords of a role that are good.
+    fn passwords(&self, role: &Role, former: &BTreeMap<Role, Former>) -> io::Result<Vec<String>> {
+        let mut passwords = vec![self.keys.password(role)?];
+        passwords.extend(former.get(role).map(|former| former.password.clone()));
+        Ok(passwords)
     }
 
     /// Gives running servers the rights as they are now, of programs that have changed. Nobody is disconnected.
@@ -100,24 +116,57 @@ impl Lock {
         nats: Option<&ProcessStatus>,
         store: &Store,
     ) -> Result<(), Failure> {
-        self.write(rights)?;
+        self.give(rights, &BTreeMap::new(), nats, store).await
+    }
+
+    /// Replaces all credentials. For a moment both are good, so that a connection that is made meanwhile finds either; then
+    /// nats-server cuts those with the old ones, and each comes back with what its file holds.
+    ///
+    /// # Errors
+    /// A file that cannot be written, or a Redis that refuses.
+    pub async fn rotate(
+        &self,
+        rights: &Rights,
+        nats: Option<&ProcessStatus>,
+        store: &Store,
+    ) -> Result<(), Failure> {
+        let mut former = BTreeMap::new();
+        for role in rights.roles() {
+            former.insert(role.clone(), self.keys.replace(role).map_err(unmade)?);
+        }
+        self.give(rights, &former, nats, store).await?;
+        tokio::time::sleep(OVERLAP).await;
+        self.give(rights, &BTreeMap::new(), nats, store).await
+    }
+
+    async fn give(
+        &self,
+        rights: &Rights,
+        former: &BTreeMap<Role, Former>,
+        nats: Option<&ProcessStatus>,
+        store: &Store,
+    ) -> Result<(), Failure> {
+        self.written(rights, former).map_err(unmade)?;
+        if self.servers.redis.is_some() {
+            for (role, user) in users::users(rights) {
+                let passwords = self.passwords(role, former).map_err(unmade)?;
+                let set = store
+                    .set_user(&user.name, &user.rules_with(&passwords))
+                    .await;
+                set.map_err(Failure::silent)?;
+            }
+        }
         let nats = nats.and_then(|status| i32::try_from(status.pid()).ok());
         if let Some(pid) = nats.and_then(Pid::from_raw) {
             // Reads its configuration anew.
             let _ = kill_process(pid, Signal::HUP);
         }
-        if self.servers.redis.is_none() {
-            return Ok(());
-        }
-        for (role, user) in redis::users(rights) {
-            let password = self.keys.password(role);
-            let password = password.map_err(|e| Failure::failed(format_args!("{e}")))?;
-            let rules = [user.rules, vec![format!(">{password}")]].concat();
-            let set = store.set_user(&user.name, &rules).await;
-            set.map_err(Failure::silent)?;
-        }
         Ok(())
     }
+}
+
+fn unmade(e: io::Error) -> Failure {
+    Failure::failed(format_args!("cannot make the credentials: {e}"))
 }
 
 /// Writes a file that only its owner may read, whole or not at all.

@@ -36,6 +36,18 @@ pub struct Request {
     pub supervisor: String,
     /// Functions to restart; empty for all.
     pub functions: Vec<String>,
+    /// Replace the credentials, and no process.
+    #[serde(default)]
+    pub rotate: bool,
+}
+
+/// Credentials at a renewal of rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credentials {
+    /// As they are.
+    Keep,
+    /// New ones for everybody.
+    Replace,
 }
 
 /// Answer, as JSON; several to a request, the last of which is [`Progress::Done`] or [`Progress::Failed`].
@@ -66,7 +78,7 @@ pub async fn serve(
     bus: &Bus,
     pools: &Pools,
     id: &str,
-    renew: impl AsyncFn() -> Result<(), Failure>,
+    renew: impl AsyncFn(Credentials) -> Result<(), Failure>,
 ) -> Result<Infallible, Failure> {
     let requests = bus.subscribe(&subject(bus.app())).await;
     let mut requests = requests.map_err(Failure::silent)?;
@@ -80,18 +92,29 @@ pub async fn serve(
         if request.supervisor != id {
             continue;
         }
-        // The new programs may do what the old ones may not. One that is refused says so by itself.
-        if let Err(e) = renew().await {
-            supervisor
-                .log
-                .warn(&format!("rights stay as they were: {}", e.what));
-        }
         let restart = Restart {
             supervisor,
             bus,
             pools,
             reply,
         };
+        if request.rotate {
+            let progress = match renew(Credentials::Replace).await {
+                Ok(()) => Progress::Done { replaced: 0 },
+                Err(e) => Progress::Failed {
+                    worker: "oncue up".to_owned(),
+                    why: e.what,
+                    replaced: 0,
+                },
+            };
+            restart.tell(&progress).await;
+            continue;
+        }
+        // The new programs may do what the old ones may not. One that is refused says so by itself.
+        if let Err(e) = renew(Credentials::Keep).await {
+            let what = format!("rights stay as they were: {}", e.what);
+            supervisor.log.warn(&what);
+        }
         restart.run(&request.functions).await;
     }
     Err(Failure::silent("the connection to NATS is closed"))

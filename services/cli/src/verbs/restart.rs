@@ -33,15 +33,11 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         return Err(Failure::usage(what).advise(format!("it has {}", names.join(", "))));
     }
     let bus = settings.bus().await?;
-    let found = services::supervisors(&bus).await.map_err(Failure::silent)?;
-    if found.is_empty() {
-        let app = &settings.config.app;
-        return Err(
-            Failure::failed(format_args!("no `oncue up` of the app {app} runs")).advise(
-                "start it, or restart the processes with what runs them, one after the other",
-            ),
-        );
-    }
+    let found = supervisors(
+        &bus,
+        "start it, or restart the processes with what runs them, one after the other",
+    )
+    .await?;
     // A process that does not fit would only fail to become ready.
     let names: Vec<String> = settings.config.functions.keys().cloned().collect();
     let manifests = manifests::of(settings, &names).await?;
@@ -51,7 +47,12 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let mut replaced = 0;
     // One machine after the other, too: what fails on the first is not tried on the second.
     for supervisor in found {
-        replaced += on(&supervisor, &args.functions, &bus).await?;
+        let request = Request {
+            supervisor,
+            functions: args.functions.clone(),
+            rotate: false,
+        };
+        replaced += ask(&request, &bus).await?;
     }
     say(paint(
         GOOD,
@@ -60,13 +61,40 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
-/// Restarts what one `oncue up` runs; returns the number of processes.
-async fn on(supervisor: &str, functions: &[String], bus: &Bus) -> Result<u32, Failure> {
-    let request = Request {
-        supervisor: supervisor.to_owned(),
-        functions: functions.to_vec(),
-    };
-    let body = serde_json::to_vec(&request).unwrap_or_default();
+/// Has the `oncue up` that has locked the servers replace all credentials.
+pub async fn rotate(settings: &Settings) -> Result<u8, Failure> {
+    let bus = settings.bus().await?;
+    let advice = "servers that something else runs have their own way, see deploy/SECURITY.md";
+    for supervisor in supervisors(&bus, advice).await? {
+        let request = Request {
+            supervisor,
+            functions: Vec::new(),
+            rotate: true,
+        };
+        ask(&request, &bus).await?;
+    }
+    say(paint(
+        GOOD,
+        "All credentials are replaced; the old ones open nothing.",
+    ));
+    Ok(exit::OK)
+}
+
+/// Every `oncue up` of the app; there must be one.
+async fn supervisors(bus: &Bus, advice: &str) -> Result<Vec<String>, Failure> {
+    let found = services::supervisors(bus).await.map_err(Failure::silent)?;
+    if found.is_empty() {
+        let app = bus.app();
+        let none = Failure::failed(format_args!("no `oncue up` of the app {app} runs"));
+        return Err(none.advise(advice));
+    }
+    Ok(found)
+}
+
+/// Asks one `oncue up`, says what it says, and returns the number of processes it has replaced.
+async fn ask(request: &Request, bus: &Bus) -> Result<u32, Failure> {
+    let supervisor = &request.supervisor;
+    let body = serde_json::to_vec(request).unwrap_or_default();
     let answers = bus.question(&subject(bus.app()), body.into()).await;
     let mut answers = answers.map_err(Failure::silent)?;
     loop {

@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
-use oncue_admin::rights::keys::KeyFolder;
-use oncue_admin::rights::nats::{self, PublicKeys};
-use oncue_admin::rights::{Access, Grant, Rights, Role, redis};
+use oncue_admin::stores::rights::accounts::{self, PublicKeys};
+use oncue_admin::stores::rights::keys::KeyFolder;
+use oncue_admin::stores::rights::{Access, Grant, Rights, Role, users};
 use serde_json::{Value, json};
 
 use crate::exit::{self, Failure};
 use crate::manifests;
 use crate::settings::Settings;
 use crate::terminal::paint::{BOLD, DIM, NAME, paint, say};
+use crate::verbs::restart;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -19,7 +20,11 @@ pub struct Args {
     who: Vec<String>,
     /// How they are written.
     #[arg(long, value_enum, default_value = "text")]
-    format: Format,
+    format: Form,
+    /// Replace all credentials of servers that `oncue up` has locked, while everything runs: old and new ones are good together
+    /// until all have the new ones.
+    #[arg(long, conflicts_with_all = ["who", "format", "keys"])]
+    rotate: bool,
     /// Folder of the credentials, for the formats that name keys; those that are missing are made. Default: `.oncue/keys`
     /// beside oncue.toml.
     #[arg(long, value_name = "DIR")]
@@ -27,7 +32,7 @@ pub struct Args {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
+enum Form {
     /// Each right with its reason.
     Text,
     /// Everything, for programs.
@@ -39,6 +44,9 @@ enum Format {
 }
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
+    if args.rotate {
+        return restart::rotate(settings).await;
+    }
     let names: Vec<String> = settings.config.functions.keys().cloned().collect();
     let manifests = manifests::of(settings, &names).await?;
     let contracts = settings.contracts().await?;
@@ -48,14 +56,14 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         return Err(Failure::usage(format_args!("nobody is called {unknown:?}"))
             .advise(format!("there are {}", all.join(", "))));
     }
-    if matches!(args.format, Format::Text | Format::Json) && !args.who.is_empty() {
+    if matches!(args.format, Form::Text | Form::Json) && !args.who.is_empty() {
         rights
             .grants
             .retain(|grant| args.who.contains(&short(&grant.role)));
     }
     match args.format {
-        Format::Text => rights.grants.iter().for_each(|grant| print(&rights, grant)),
-        Format::Json => {
+        Form::Text => rights.grants.iter().for_each(|grant| print(&rights, grant)),
+        Form::Json => {
             let all: Vec<Value> = rights
                 .grants
                 .iter()
@@ -63,12 +71,12 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
                 .collect();
             say(serde_json::to_string_pretty(&all).unwrap_or_default());
         }
-        Format::Nats | Format::Redis => {
+        Form::Nats | Form::Redis => {
             let folder = KeyFolder::new(match &args.keys {
                 Some(folder) => folder.clone(),
                 None => settings.config.beside(".oncue/keys".as_ref()),
             });
-            let text = if args.format == Format::Nats {
+            let text = if args.format == Form::Nats {
                 nats_text(&rights, &folder)
             } else {
                 redis_text(&rights, &folder)
@@ -85,11 +93,13 @@ fn nats_text(rights: &Rights, folder: &KeyFolder) -> std::io::Result<String> {
     for role in rights.roles() {
         keys.insert(role.clone(), vec![folder.public_key(role)?]);
     }
-    Ok(nats::configuration(rights, &keys))
+    Ok(accounts::configuration(rights, &keys))
 }
 
 fn redis_text(rights: &Rights, folder: &KeyFolder) -> std::io::Result<String> {
-    redis::file(&redis::users(rights), |role| folder.password(role))
+    users::file(&users::users(rights), |role| {
+        Ok(vec![folder.password(role)?])
+    })
 }
 
 /// Name that a person gives a role.

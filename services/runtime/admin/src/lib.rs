@@ -15,7 +15,7 @@
 //!
 //! * take a [backup](stores::backup) of both servers, and put it back;
 //! * [tend](stores::upkeep) what the app has on the servers;
-//! * give everybody the [rights] that follow from what the functions declare.
+//! * give everybody the [rights](stores::rights) that follow from what the functions declare.
 //!
 //! # Where answers come from
 //!
@@ -52,7 +52,6 @@ pub mod audit;
 pub mod program;
 pub mod changes;
 pub mod stores;
-pub mod rights;
 
 mod error;
 

@@ -618,7 +618,7 @@ end
 -- Reply: the first command and key that are refused, or nothing.
 local function may(KEYS, ARGV)
   for at = 1, #ARGV, 2 do
-    if not redis.acl_check_cmd(ARGV[at], ARGV[at + 1], 'x', 'x') then return { ARGV[at], ARGV[at + 1] } end
+    if not redis.acl_check_cmd(ARGV[at], ARGV[at + 1]) then return { ARGV[at], ARGV[at + 1] } end
   end
   return {}
 end

@@ -14,6 +14,15 @@ use super::Role;
 #[derive(Debug, Clone)]
 pub struct KeyFolder(PathBuf);
 
+/// Credentials of a role before they were replaced.
+#[derive(Debug, Clone)]
+pub struct Former {
+    /// Public key of the nkey.
+    pub public_key: String,
+    /// Password for Redis.
+    pub password: String,
+}
+
 impl KeyFolder {
     /// Folder, which may not be there yet.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
@@ -41,9 +50,7 @@ impl KeyFolder {
     /// The file cannot be read or made, or holds no seed.
     pub fn public_key(&self, role: &Role) -> io::Result<String> {
         let file = self.nats(role);
-        let seed = self.kept(&file, || {
-            KeyPair::new_user().seed().map_err(io::Error::other)
-        })?;
+        let seed = self.kept(&file, seed)?;
         let key = KeyPair::from_seed(&seed);
         let key = key.map_err(|e| io::Error::other(format!("{}: {e}", file.display())))?;
         Ok(key.public_key())
@@ -57,25 +64,56 @@ impl KeyFolder {
         self.kept(&self.redis(role), password)
     }
 
+    /// Replaces the credentials of a role by new ones, and returns those before, for the time in which both are good.
+    ///
+    /// # Errors
+    /// A file cannot be read or written.
+    pub fn replace(&self, role: &Role) -> io::Result<Former> {
+        let former = Former {
+            public_key: self.public_key(role)?,
+            password: self.password(role)?,
+        };
+        for (file, text) in [(self.nats(role), seed()?), (self.redis(role), password()?)] {
+            // In one step: a process may read it at any moment.
+            let beside = file.with_extension("new");
+            let _ = fs::remove_file(&beside);
+            write(&beside, &text)?;
+            fs::rename(&beside, &file)?;
+        }
+        Ok(former)
+    }
+
     /// Text of a file; one that is not there is written with what `make` makes.
     fn kept(&self, file: &Path, make: impl FnOnce() -> io::Result<String>) -> io::Result<String> {
-        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", file.display()));
         match fs::read_to_string(file) {
             Ok(text) => return Ok(text.trim().to_owned()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(named(e)),
+            Err(e) => return Err(named(file, &e)),
         }
         let mut folder = fs::DirBuilder::new();
         folder.recursive(true).mode(0o700);
-        folder.create(&self.0).map_err(named)?;
+        folder.create(&self.0).map_err(|e| named(file, &e))?;
         let text = make()?;
-        let mut options = fs::OpenOptions::new();
-        // Not for a moment readable by others, and nobody else's file in its place.
-        let opened = options.write(true).create_new(true).mode(0o600).open(file);
-        let mut opened = opened.map_err(named)?;
-        opened.write_all(text.as_bytes()).map_err(named)?;
+        write(file, &text).map_err(|e| named(file, &e))?;
         Ok(text)
     }
+}
+
+/// Error with the path of its file.
+fn named(file: &Path, e: &io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("{}: {e}", file.display()))
+}
+
+/// Writes a file that is not there: not for a moment readable by others, and in nobody else's place.
+fn write(file: &Path, text: &str) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let opened = options.write(true).create_new(true).mode(0o600).open(file);
+    opened?.write_all(text.as_bytes())
+}
+
+/// Seed of a new key.
+fn seed() -> io::Result<String> {
+    KeyPair::new_user().seed().map_err(io::Error::other)
 }
 
 /// Password of 256 random bits, as text that needs no quotes anywhere.
@@ -84,6 +122,5 @@ impl KeyFolder {
 /// The system gives no randomness.
 fn password() -> io::Result<String> {
     // An nkey's seed is just that.
-    let seed = KeyPair::new_user().seed().map_err(io::Error::other)?;
-    Ok(seed.trim_start_matches("SU").to_owned())
+    Ok(seed()?.trim_start_matches("SU").to_owned())
 }

@@ -92,6 +92,14 @@ pub struct User {
     pub rules: Vec<String>,
 }
 
+impl User {
+    /// Rules with passwords, of which each is good.
+    pub fn rules_with(&self, passwords: &[String]) -> Vec<String> {
+        let passwords = passwords.iter().map(|password| format!(">{password}"));
+        self.rules.iter().cloned().chain(passwords).collect()
+    }
+}
+
 /// Users of an app, by role.
 pub fn users(rights: &Rights) -> Vec<(&Role, User)> {
     let app = &rights.app;
@@ -108,13 +116,13 @@ pub fn users(rights: &Rights) -> Vec<(&Role, User)> {
 /// A password cannot be had.
 pub fn file(
     users: &[(&Role, User)],
-    password: impl Fn(&Role) -> io::Result<String>,
+    passwords: impl Fn(&Role) -> io::Result<Vec<String>>,
 ) -> io::Result<String> {
     let mut text = String::from("user default off\n");
     for (role, user) in users {
-        let password = password(role)?;
-        let rules = user.rules.join(" ");
-        let _ = writeln!(text, "user {} {rules} >{password}", user.name);
+        let passwords = passwords(role)?;
+        let rules = user.rules_with(&passwords).join(" ");
+        let _ = writeln!(text, "user {} {rules}", user.name);
     }
     Ok(text)
 }

@@ -18,9 +18,9 @@
 //! One user for each, `APP.FUNCTION` and so on, with the keys that carry its name and the tables it declares. The operator
 //! alone loads code, which would run with the rights of whoever calls it.
 
+pub mod accounts;
 pub mod keys;
-pub mod nats;
-pub mod redis;
+pub mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
