@@ -418,7 +418,9 @@ async fn on_open_servers_the_same_acts_are_seen() {
         [""; 0],
         "replies lead into the API"
     );
-    try_all(&mut raw, &forbidden("$JS.API")).await;
+    let mut acts = forbidden("$JS.API");
+    acts.retain(|(subject, ..)| subject.contains("CREATE"));
+    try_all(&mut raw, &acts).await;
     let found = differences(&after, &picture(&bus).await);
     assert!(
         found.iter().any(|found| found.contains("evil")),
@@ -474,7 +476,6 @@ fn commands() -> Vec<Vec<&'static str>> {
         "CLIENT KILL TYPE normal",
         "REPLICAOF NO ONE",
         "MONITOR",
-        "DEBUG SLEEP 0",
         "BGSAVE",
         "SWAPDB 0 1",
         "SELECT 1",
@@ -578,7 +579,7 @@ async fn a_worker_with_too_few_rights_does_not_begin() {
     let other = locked
         .cluster
         .spawn_bare("rank-pages", &config("fn.track-file"));
-    other.wait_for_line("Permissions Violation").await;
+    other.wait_for_line("may not SET").await;
     let fewer = [
         "resetkeys",
         "%R~app:*",

@@ -11,7 +11,8 @@ use std::time::Duration;
 use oncue_admin::stores::rights::accounts::{self, IMPORTED_API, PublicKeys};
 use oncue_admin::stores::rights::keys::{Former, KeyFolder};
 use oncue_admin::stores::rights::{Rights, Role, users};
-use oncue_core::config::{Config, LockedServers};
+use oncue_core::bus::Bus;
+use oncue_core::config::{Config, LockedServers, NatsServer};
 use oncue_core::store::Store;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -131,12 +132,38 @@ impl Lock {
         store: &Store,
     ) -> Result<(), Failure> {
         let mut former = BTreeMap::new();
-        for role in rights.roles() {
+        // Nobody holds a key of the public, and the server takes no other one while it runs.
+        for role in rights.roles().filter(|role| **role != Role::Public) {
             former.insert(role.clone(), self.keys.replace(role).map_err(unmade)?);
         }
         self.give(rights, &former, nats, store).await?;
         tokio::time::sleep(OVERLAP).await;
-        self.give(rights, &BTreeMap::new(), nats, store).await
+        let takes_new = self.lets_in().await;
+        if !takes_new {
+            for (role, former) in &former {
+                self.keys.put_back(role, former).map_err(unmade)?;
+            }
+        }
+        self.give(rights, &BTreeMap::new(), nats, store).await?;
+        if takes_new {
+            // Until those who were cut off have come back, this program among them.
+            tokio::time::sleep(OVERLAP).await;
+            return Ok(());
+        }
+        Err(Failure::failed(
+            "nats-server did not take the new keys over, so the old ones are in force; its log says why",
+        ))
+    }
+
+    /// Whether NATS lets in who has the operator's key as it is now.
+    async fn lets_in(&self) -> bool {
+        let Some(url) = &self.servers.nats else {
+            return true;
+        };
+        let mut server = NatsServer::from(url);
+        server.credentials = Some(self.keys.nats(&Role::Operator));
+        let connected = Bus::connect(server, "oncue-rotate");
+        matches!(tokio::time::timeout(OVERLAP, connected).await, Ok(Ok(_)))
     }
 
     async fn give(

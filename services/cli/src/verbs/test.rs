@@ -40,6 +40,8 @@ struct Ground {
     folder: PathBuf,
     nats_url: String,
     redis_url: String,
+    /// Monitoring page of NATS: the usual one may be another run's.
+    monitor: String,
     gateway: String,
     console: String,
 }
@@ -69,7 +71,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 impl Ground {
     /// A folder and free ports. All are held until the last is found, so that no two are the same.
     fn find() -> io::Result<Self> {
-        let held: Vec<TcpListener> = (0..4)
+        let held: Vec<TcpListener> = (0..5)
             .map(|_| TcpListener::bind("127.0.0.1:0"))
             .collect::<io::Result<_>>()?;
         let addresses: Vec<String> = held
@@ -84,6 +86,7 @@ impl Ground {
             redis_url: format!("redis://{}", addresses[1]),
             gateway: addresses[2].clone(),
             console: addresses[3].clone(),
+            monitor: addresses[4].clone(),
         })
     }
 
@@ -108,6 +111,7 @@ impl Ground {
         up.env("ONCUE_BIN_DIR", std::path::absolute(&settings.bin)?)
             .env("ONCUE_NATS_URL", &self.nats_url)
             .env("ONCUE_REDIS_URL", &self.redis_url)
+            .env("ONCUE_NATS_MONITOR", &self.monitor)
             .env("ONCUE_GATEWAY_LISTEN", &self.gateway)
             .env("ONCUE_CONSOLE_LISTEN", &self.console);
         if std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_none() {

@@ -28,14 +28,14 @@ pub fn check(file: &Path) -> Result<(), String> {
 fn answer(file: &Path, nonce: &[u8]) -> Result<Auth, String> {
     let shown = file.display();
     let text = std::fs::read_to_string(file).map_err(|e| format!("cannot read {shown}: {e}"))?;
-    let none = || {
+    let mut lines = text.lines().map(str::trim);
+    let seed = lines.clone().find(|line| line.starts_with(USER_SEED));
+    let key = seed.and_then(|seed| KeyPair::from_seed(seed).ok());
+    let key = key.ok_or_else(|| {
         format!(
             "{shown} holds neither the seed of a user's nkey (SU...) nor a JWT with one (.creds)"
         )
-    };
-    let mut lines = text.lines().map(str::trim);
-    let seed = lines.clone().find(|line| line.starts_with(USER_SEED));
-    let key = KeyPair::from_seed(seed.ok_or_else(none)?).map_err(|_| none())?;
+    })?;
     let jwt = lines
         .any(|line| line == JWT_BEGINS)
         .then(|| lines.next().unwrap_or_default());

@@ -15,8 +15,9 @@ use super::Role;
 pub struct KeyFolder(PathBuf);
 
 /// Credentials of a role before they were replaced.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Former {
+    seed: String,
     /// Public key of the nkey.
     pub public_key: String,
     /// Password for Redis.
@@ -71,16 +72,30 @@ impl KeyFolder {
     pub fn replace(&self, role: &Role) -> io::Result<Former> {
         let former = Former {
             public_key: self.public_key(role)?,
+            seed: self.kept(&self.nats(role), seed)?,
             password: self.password(role)?,
         };
-        for (file, text) in [(self.nats(role), seed()?), (self.redis(role), password()?)] {
+        self.put(role, &seed()?, &password()?)?;
+        Ok(former)
+    }
+
+    /// Puts former credentials back.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn put_back(&self, role: &Role, former: &Former) -> io::Result<()> {
+        self.put(role, &former.seed, &former.password)
+    }
+
+    fn put(&self, role: &Role, seed: &str, password: &str) -> io::Result<()> {
+        for (file, text) in [(self.nats(role), seed), (self.redis(role), password)] {
             // In one step: a process may read it at any moment.
             let beside = file.with_extension("new");
             let _ = fs::remove_file(&beside);
-            write(&beside, &text)?;
+            write(&beside, text)?;
             fs::rename(&beside, &file)?;
         }
-        Ok(former)
+        Ok(())
     }
 
     /// Text of a file; one that is not there is written with what `make` makes.
