@@ -263,6 +263,9 @@ fn tricks(own: &[(&str, &str)]) -> Vec<Act> {
     acts
 }
 
+/// Role that tries, nobody's for `None`, and acts that are its right: subject and payload.
+type Tried = (Option<&'static str>, Vec<(&'static str, &'static str)>);
+
 /// Subscriptions to what is somebody else's.
 const LISTENS: [&str; 8] = [
     ">",
@@ -332,7 +335,7 @@ async fn nobody_does_in_nats_what_is_not_theirs() {
     let before = picture(&bus).await;
     let view = "{\"page\":\"/\",\"visitor\":\"t\"}";
     let pull = r#"{"no_wait":true,"batch":1}"#;
-    let roles: [(Option<&str>, Vec<(&str, &str)>); 4] = [
+    let roles: [Tried; 4] = [
         (None, vec![("web.page.viewed", view)]),
         (
             Some("fn.count-views"),

@@ -83,7 +83,7 @@ pub async fn run_foreign(foreign: Foreign, config: &Config, verb: Option<String>
         Some(constant @ ("--manifest" | "--contract" | "--version")) => {
             say(constant, &function, &manifest)
         }
-        _ => answer_or_serve(function, manifest, config, verb).await,
+        _ => Box::pin(answer_or_serve(function, manifest, config, verb)).await,
     }
 }
 
@@ -159,7 +159,7 @@ async fn answer_or_serve(
         version: &manifest.version,
     };
     let telemetry = Telemetry::start(service, &instance);
-    let served = serve(function, manifest, config, instance).await;
+    let served = Box::pin(serve(function, manifest, config, instance)).await;
     // Behind the last event, so that its span is exported too.
     telemetry.close().await;
     match served {

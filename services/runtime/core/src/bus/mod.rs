@@ -96,10 +96,15 @@ pub struct Bus {
     broker_spans: bool,
     /// App whose functions are meant by their names.
     app: AppName,
+    shared: Arc<Shared>,
+}
+
+/// Parts that never change. Apart, since a bus is cloned for each event.
+struct Shared {
     /// Batches of chunks that may be on their way here at once.
     reads: Arc<Semaphore>,
     /// Beginning of the subjects of JetStream's API.
-    api_prefix: Arc<str>,
+    api_prefix: String,
 }
 
 /// Publish ack: the stream has stored the message.
@@ -173,7 +178,7 @@ impl Bus {
         let (connected, mut connections) = watch::channel(0);
         let servers = url::servers(url)?;
         let before = connections.clone();
-        let client = url::options(&server, &servers)?
+        let options = url::options(&server, &servers)?
             .name(name)
             .ping_interval(PING_EVERY)
             .reconnect_delay_callback(move |attempts| {
@@ -189,8 +194,9 @@ impl Bus {
                     other => tracing::debug!(event = %other, "NATS"),
                 }
                 std::future::ready(())
-            })
-            .connect(servers)
+            });
+        // Large, and many wait for it inside larger ones.
+        let client = Box::pin(options.connect(servers))
             .await
             .map_err(|e| failed(format_args!("cannot reach NATS at {url}"), e))?;
         check_version(&client.server_info().version)?;
@@ -203,8 +209,10 @@ impl Bus {
             connections,
             broker_spans: false,
             app: AppName::default(),
-            reads: Arc::new(Semaphore::new(objects::READS)),
-            api_prefix: server.api_prefix.into(),
+            shared: Arc::new(Shared {
+                reads: Arc::new(Semaphore::new(objects::READS)),
+                api_prefix: server.api_prefix,
+            }),
         })
     }
 
@@ -233,7 +241,7 @@ impl Bus {
 
     /// Subject of a request to the JetStream API.
     fn api_subject(&self, request: impl fmt::Display) -> String {
-        format!("{}.{request}", self.api_prefix)
+        format!("{}.{request}", self.shared.api_prefix)
     }
 
     /// Version of the server that we are connected to.

@@ -473,7 +473,7 @@ struct Batch {
 impl Batch {
     /// Fetches by one batched direct get: up to a window of chunks for one request, no consumer to create or forget.
     async fn fetch(mut self) -> std::io::Result<Self> {
-        let reads = self.bus.reads.clone();
+        let reads = self.bus.shared.reads.clone();
         let _permit = reads.acquire_owned().await.map_err(unreadable)?;
         let client = &self.bus.client;
         let inbox = client.new_inbox();

@@ -184,7 +184,7 @@ impl Store {
             tls,
         } = server.into();
         let login = Login { password_file, tls };
-        let opened = Connection::open(place(&url)?, login).await;
+        let opened = Box::pin(Connection::open(place(&url)?, login)).await;
         let connection =
             opened.map_err(|e| StoreError::refused(format!("cannot reach Redis at {url}: {e}")))?;
         Connection::watch(&connection);
