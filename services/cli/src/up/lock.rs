@@ -72,7 +72,8 @@ impl Lock {
     /// # Errors
     /// A file that cannot be read or written.
     pub fn write(&self, rights: &Rights) -> Result<(), Failure> {
-        self.written(rights, &BTreeMap::new()).map_err(unmade)
+        self.written(rights, &BTreeMap::new())
+            .map_err(|e| unmade(&e))
     }
 
     /// Writes what the servers read; credentials of before are good as well.
@@ -134,14 +135,17 @@ impl Lock {
         let mut former = BTreeMap::new();
         // Nobody holds a key of the public, and the server takes no other one while it runs.
         for role in rights.roles().filter(|role| **role != Role::Public) {
-            former.insert(role.clone(), self.keys.replace(role).map_err(unmade)?);
+            former.insert(
+                role.clone(),
+                self.keys.replace(role).map_err(|e| unmade(&e))?,
+            );
         }
         self.give(rights, &former, nats, store).await?;
         tokio::time::sleep(OVERLAP).await;
         let takes_new = self.lets_in().await;
         if !takes_new {
             for (role, former) in &former {
-                self.keys.put_back(role, former).map_err(unmade)?;
+                self.keys.put_back(role, former).map_err(|e| unmade(&e))?;
             }
         }
         self.give(rights, &BTreeMap::new(), nats, store).await?;
@@ -173,10 +177,10 @@ impl Lock {
         nats: Option<&ProcessStatus>,
         store: &Store,
     ) -> Result<(), Failure> {
-        self.written(rights, former).map_err(unmade)?;
+        self.written(rights, former).map_err(|e| unmade(&e))?;
         if self.servers.redis.is_some() {
             for (role, user) in users::users(rights) {
-                let passwords = self.passwords(role, former).map_err(unmade)?;
+                let passwords = self.passwords(role, former).map_err(|e| unmade(&e))?;
                 let set = store
                     .set_user(&user.name, &user.rules_with(&passwords))
                     .await;
@@ -192,7 +196,7 @@ impl Lock {
     }
 }
 
-fn unmade(e: io::Error) -> Failure {
+fn unmade(e: &io::Error) -> Failure {
     Failure::failed(format_args!("cannot make the credentials: {e}"))
 }
 
