@@ -542,7 +542,7 @@ mod tests {
 
     use super::*;
 
-    fn manifest(more: serde_json::Value) -> Manifest {
+    fn manifest(more: &serde_json::Value) -> Manifest {
         let mut manifest = json!({
             "name": "count-views", "version": "1", "stream": "web", "triggers": ["web.page.viewed"],
             "filters": ["web.page.viewed", "web.page.viewed.*"], "table": "pages", "emits": ["web.page.milestone"],
@@ -554,7 +554,7 @@ mod tests {
         serde_json::from_value(manifest).expect("a manifest")
     }
 
-    fn grant(more: serde_json::Value) -> Grant {
+    fn grant(more: &serde_json::Value) -> Grant {
         let config = Config::parse("[app]\nname = \"shop\"\n", None, |_| None).expect("a file");
         function(&config, &manifest(more))
     }
@@ -566,7 +566,7 @@ mod tests {
 
     #[test]
     fn a_function_may_do_what_it_declares_and_nothing_else() {
-        let plain = grant(json!({}));
+        let plain = grant(&json!({}));
         let may = subjects(&plain);
         for subject in [
             "$JS.API.CONSUMER.MSG.NEXT.web.shop_count-views",
@@ -601,7 +601,7 @@ mod tests {
     #[test]
     fn each_declaration_brings_its_rights() {
         let more = grant(
-            json!({ "delays": ["web.page.milestone"], "changes": ["visitors"], "files": "read" }),
+            &json!({ "delays": ["web.page.milestone"], "changes": ["visitors"], "files": "read" }),
         );
         let may = subjects(&more);
         assert!(may.contains(&"timer.delayed.shop.count-views.*"));
@@ -612,7 +612,7 @@ mod tests {
         );
         let keys = more.keys.iter().flatten();
         assert!(keys.clone().any(|key| key.pattern == "{p*}:s:visitors:*"));
-        let writer = grant(json!({ "files": "write" }));
+        let writer = grant(&json!({ "files": "write" }));
         assert!(subjects(&writer).contains(&"$O.shop_files.C.*"));
     }
 }
