@@ -140,9 +140,9 @@ impl Lock {
                 self.keys.replace(role).map_err(|e| unmade(&e))?,
             );
         }
-        self.give(rights, &former, nats, store).await?;
+        let given = self.give(rights, &former, nats, store).await;
         tokio::time::sleep(OVERLAP).await;
-        let takes_new = self.lets_in().await;
+        let takes_new = given.is_ok() && self.lets_in().await;
         if !takes_new {
             for (role, former) in &former {
                 self.keys.put_back(role, former).map_err(|e| unmade(&e))?;
@@ -154,6 +154,7 @@ impl Lock {
             tokio::time::sleep(OVERLAP).await;
             return Ok(());
         }
+        given?;
         Err(Failure::failed(
             "nats-server did not take the new keys over, so the old ones are in force; its log says why",
         ))

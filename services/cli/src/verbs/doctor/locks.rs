@@ -12,6 +12,8 @@ use crate::settings::Settings;
 
 /// Time for an answer: a right that is missing brings silence.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Code of Redis' answer to somebody who has not said who comes.
+const NO_CREDENTIALS: &str = "NOAUTH";
 const ADVICE: &str = "`oncue up` locks servers that it starts; `oncue rights --format nats` and `--format redis` write what \
                       others need (deploy/SECURITY.md)";
 
@@ -23,13 +25,16 @@ pub async fn check(settings: &Settings, report: &mut Report) {
     } else {
         report.good("NATS is locked: who has no credentials may publish public types at most");
     }
-    if opens_redis(&config.redis.url, settings).await {
-        report.know(
+    match opens_redis(&config.redis.url, settings).await {
+        Some(true) => report.know(
             "Redis is open: whoever reaches it may do everything",
             ADVICE,
-        );
-    } else {
-        report.good("Redis is locked: who has no credentials may do nothing");
+        ),
+        Some(false) => report.good("Redis is locked: who has no credentials may do nothing"),
+        None => report.know(
+            "whether Redis is locked is not known: it did not answer",
+            ADVICE,
+        ),
     }
 }
 
@@ -42,13 +47,15 @@ async fn opens_nats(url: &ServerUrl) -> bool {
     matches!(tokio::time::timeout(PATIENCE, asked).await, Ok(Some(_)))
 }
 
-/// Whether Redis answers somebody without credentials.
-async fn opens_redis(url: &ServerUrl, settings: &Settings) -> bool {
+/// Whether Redis answers somebody without credentials; `None` where it says neither.
+async fn opens_redis(url: &ServerUrl, settings: &Settings) -> Option<bool> {
     let asked = async {
-        let store = Store::look(url.anonymous(), &settings.config.app)
-            .await
-            .ok()?;
-        store.ping().await.ok()
+        let store = Store::look(url.anonymous(), &settings.config.app).await?;
+        store.ping().await
     };
-    matches!(tokio::time::timeout(PATIENCE, asked).await, Ok(Some(())))
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Ok(())) => Some(true),
+        Ok(Err(e)) if e.message.contains(NO_CREDENTIALS) => Some(false),
+        _ => None,
+    }
 }

@@ -54,16 +54,4 @@ impl Store {
         set.arg("SETUSER").arg(name).arg(rules);
         Ok(set.query_async(&mut self.connection()).await?)
     }
-
-    /// Why a command of a user would be refused; `None` for one that would not.
-    pub async fn would_refuse(
-        &self,
-        user: &str,
-        command: &[&str],
-    ) -> Result<Option<String>, StoreError> {
-        let mut try_out = cmd("ACL");
-        try_out.arg("DRYRUN").arg(user).arg(command);
-        let answer: String = try_out.query_async(&mut self.connection()).await?;
-        Ok(Some(answer).filter(|answer| answer != "OK"))
-    }
 }
