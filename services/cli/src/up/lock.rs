@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use oncue_admin::stores::rights::accounts::{self, IMPORTED_API, PublicKeys};
-use oncue_admin::stores::rights::keys::{Former, KeyFolder};
+use oncue_admin::stores::rights::keys::{Former, KeyFolder, replace};
 use oncue_admin::stores::rights::{Rights, Role, users};
 use oncue_core::bus::Bus;
 use oncue_core::config::{Config, LockedServers, NatsServer};
@@ -199,18 +198,4 @@ impl Lock {
 
 fn unmade(e: &io::Error) -> Failure {
     Failure::failed(format_args!("cannot make the credentials: {e}"))
-}
-
-/// Writes a file that only its owner may read, whole or not at all.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    let _ = fs::remove_file(&beside);
-    let mut file = fs::OpenOptions::new();
-    let mut file = file
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&beside)?;
-    io::Write::write_all(&mut file, text.as_bytes())?;
-    fs::rename(&beside, path)
 }

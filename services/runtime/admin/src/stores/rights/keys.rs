@@ -89,11 +89,7 @@ impl KeyFolder {
 
     fn put(&self, role: &Role, seed: &str, password: &str) -> io::Result<()> {
         for (file, text) in [(self.nats(role), seed), (self.redis(role), password)] {
-            // In one step: a process may read it at any moment.
-            let beside = file.with_extension("new");
-            let _ = fs::remove_file(&beside);
-            write(&beside, text)?;
-            fs::rename(&beside, &file)?;
+            replace(&file, text)?;
         }
         Ok(())
     }
@@ -112,6 +108,18 @@ impl KeyFolder {
         write(file, &text).map_err(|e| named(file, &e))?;
         Ok(text)
     }
+}
+
+/// Writes a file that only its owner may read, in place of what is there: whole or not at all, since somebody may read it at
+/// any moment.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn replace(file: &Path, text: &str) -> io::Result<()> {
+    let beside = file.with_extension("new");
+    let _ = fs::remove_file(&beside);
+    write(&beside, text)?;
+    fs::rename(&beside, file)
 }
 
 /// Error with the path of its file.
