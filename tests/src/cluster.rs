@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -96,14 +96,7 @@ impl Cluster {
     }
 
     pub async fn with(config: &str, servers: Servers) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let unique = format!(
-            "oncue-test-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let dir = std::env::temp_dir().join(unique);
-        std::fs::create_dir_all(&dir).expect("a directory for the test");
+        let dir = new_folder();
         // Functions in other languages act on the events of the demo, unless a test has its own.
         let proto = if config.contains("proto = ") {
             String::new()
@@ -528,6 +521,21 @@ impl Drop for Cluster {
             eprintln!("logs are kept in {}", self.dir.display());
         } else {
             let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// Folder that nobody has had: numbers of processes come again, and what a test that failed has left would be found.
+fn new_folder() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("oncue-test-{}-{count}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        match std::fs::create_dir(&dir) {
+            Ok(()) => return dir,
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            Err(e) => panic!("a directory for the test: {e}"),
         }
     }
 }

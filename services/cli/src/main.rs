@@ -16,8 +16,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use oncue_core::config::Role;
+
 use crate::exit::Failure;
-use crate::settings::{Global, OPERATOR};
+use crate::settings::Global;
 use crate::terminal::paint;
 use crate::verbs::{
     apply, audit, backup, check, completions, demo, dev, dlq, docs, doctor, flow, health, keys,
@@ -158,7 +160,7 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
     }
     // These start servers of their own, or what does.
     if !matches!(verb, Verb::Up(_) | Verb::Dev(_) | Verb::Test(_)) {
-        settings.config.log_in(OPERATOR);
+        settings.config.log_in(&Role::Operator);
     }
     match verb {
         Verb::Up(args) => Box::pin(up::run(args, settings)).await,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use oncue_admin::topology::Topology;
 use oncue_core::bus::Bus;
-use oncue_core::config::Config;
+use oncue_core::config::{Config, Role};
 use oncue_core::contract::{self, Contracts};
 use oncue_core::program::Program;
 use oncue_core::store::Store;
@@ -14,9 +14,6 @@ use oncue_proto::Catalog;
 use crate::exit::Failure;
 use crate::terminal::paint::remark;
 use crate::zone;
-
-/// Role of whoever runs this program.
-pub const OPERATOR: &str = "operator";
 
 /// Flags every verb takes. A flag wins over its variable, and that over the configuration.
 #[derive(Args)]
@@ -136,7 +133,7 @@ impl Settings {
     /// Configuration with the credentials of servers that may have been started since.
     fn logged_in(&self) -> Config {
         let mut config = self.config.clone();
-        config.log_in(OPERATOR);
+        config.log_in(&Role::Operator);
         config
     }
 

@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use oncue_console::App;
 use oncue_console::access::Access;
 use oncue_console::server::{Guards, serve};
+use oncue_core::config::Role;
 use oncue_http::process::{self, Failure, Process};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    Box::pin(process::run("console", console)).await
+    Box::pin(process::run("console", Role::Console, console)).await
 }
 
 async fn console(process: Process) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+use oncue_core::config::Role;
 use oncue_gateway::App;
 use oncue_gateway::server::{Guards, serve};
 use oncue_http::process::{self, Failure, Process};
@@ -12,7 +13,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    process::run("gateway", gateway).await
+    process::run("gateway", Role::Gateway, gateway).await
 }
 
 async fn gateway(process: Process) -> Result<(), Failure> {

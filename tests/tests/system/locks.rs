@@ -10,7 +10,7 @@ use nkeys::KeyPair;
 use oncue_core::bus::Bus;
 use oncue_core::config::{NatsServer, RedisServer};
 use oncue_core::store::Store;
-use oncue_tests::cluster::{Cluster, Process, free_port, until};
+use oncue_tests::cluster::{Cluster, Process, free_port, send, until};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -96,12 +96,71 @@ impl Locked {
     }
 
     async fn store(&self) -> Store {
+        self.try_store().await.expect("the operator")
+    }
+
+    async fn try_store(&self) -> Option<Store> {
         let url = format!("redis://app.operator@127.0.0.1:{}", self.redis);
         let mut server = RedisServer::from(url);
         server.password_file = Some(self.keys.join("operator.redis"));
         let app = self.cluster.config().app;
-        Store::look(server, &app).await.expect("the operator")
+        Store::look(server, &app).await.ok()
     }
+}
+
+/// Ends Redis with kill -9 and waits until `oncue up` has started it again.
+async fn restart_redis(locked: &Locked) {
+    let before = redis_pid(locked).await.expect("Redis runs");
+    assert!(send(before, "KILL"), "Redis could not be killed");
+    until("another Redis answers", async || {
+        (redis_pid(locked).await? != before).then_some(())
+    })
+    .await;
+}
+
+async fn redis_pid(locked: &Locked) -> Option<u32> {
+    let info = locked.try_store().await?.info("server").await.ok()?;
+    let pid = info
+        .lines()
+        .find_map(|line| line.strip_prefix("process_id:"))?;
+    pid.trim().parse().ok()
+}
+
+/// Redis reads its own log as a user, and leaves out what that user may not do.
+#[tokio::test]
+async fn a_locked_redis_that_is_killed_keeps_every_commit() {
+    let locked = Locked::start().await;
+    restart_redis(&locked).await;
+    locked.counted(VIEWS).await;
+    let (code, said) = locked.oncue(&["audit"]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+/// With a user `default` that is off and may do nothing, as many files of others have it, the same kill loses all; whoever
+/// looks is told so before.
+#[tokio::test]
+async fn a_redis_whose_default_user_may_nothing_is_refused_before_it_loses_its_log() {
+    let locked = Locked::start().await;
+    let nothing = ["reset", "off"].map(str::to_owned);
+    let store = locked.store().await;
+    store.set_user("default", &nothing).await.expect("set");
+    for command in ["doctor", "apply"] {
+        let mut process = locked.cluster.spawn("oncue", &[command]);
+        let code = process.exit().await;
+        let said = process.log();
+        assert!(
+            code != Some(0) && said.contains("would leave out every commit"),
+            "{command}: {said}"
+        );
+    }
+    let file = locked.keys.join("redis.acl");
+    let text = std::fs::read_to_string(&file).expect("the users");
+    let others = text.lines().skip(1).collect::<Vec<_>>().join("\n");
+    assert!(text.starts_with("user default "), "{text}");
+    std::fs::write(&file, format!("user default off\n{others}\n")).expect("written");
+    restart_redis(&locked).await;
+    let (code, said) = locked.oncue(&["audit"]);
+    assert_ne!(code, Some(0), "the loss was not there: {said}");
 }
 
 /// Connection to NATS that says what it is told to, and whatever replies to whatever subject.

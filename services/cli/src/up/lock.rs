@@ -96,7 +96,7 @@ impl Lock {
     /// Configuration of a role's process.
     pub fn log_in(&self, config: &Config, role: &Role) -> Config {
         let mut config = config.clone();
-        config.log_in_from(self.keys.path(), &self.servers, &role.name());
+        config.log_in_from(self.keys.path(), &self.servers, role);
         config
     }
 

@@ -224,6 +224,7 @@ async fn redis_version(url: &ServerUrl) -> Result<String, String> {
         .await
         .map_err(|e| e.to_string())?;
     store.check().await.map_err(|e| e.to_string())?;
+    store.check_replay().await.map_err(|e| e.to_string())?;
     let info = store.info("server").await.map_err(|e| e.to_string())?;
     let version = info.lines().find_map(|line| {
         line.strip_prefix("valkey_version:")

@@ -532,6 +532,7 @@ async fn library(store: &Store, mode: Mode) -> Change {
 /// settled.
 async fn load_library(store: &Store, mode: Mode) -> Result<LibraryState, StoreError> {
     store.check().await?;
+    store.check_replay().await?;
     if let Some(found) = store.partitions().await?
         && found != PARTITIONS
     {

@@ -56,7 +56,12 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         return Err(Failure::usage(format_args!("nobody is called {unknown:?}"))
             .advise(format!("there are {}", all.join(", "))));
     }
-    if matches!(args.format, Form::Text | Form::Json) && !args.who.is_empty() {
+    if !args.who.is_empty() {
+        if matches!(args.format, Form::Nats | Form::Redis) {
+            return Err(Failure::usage(
+                "what servers read is of everybody; leave the names out",
+            ));
+        }
         rights
             .grants
             .retain(|grant| args.who.contains(&short(&grant.role)));

@@ -11,7 +11,7 @@ use std::panic::AssertUnwindSafe;
 use crate::function::Erased;
 use oncue_core::agreement;
 use oncue_core::bus::{Bus, BusError, StoredMessage};
-use oncue_core::config::Config;
+use oncue_core::config::{Config, Role};
 use oncue_core::model::audit::{Audit, WAITING_MS};
 use oncue_core::model::history::Cue;
 use oncue_core::model::manifest::Manifest;
@@ -31,7 +31,7 @@ const MAX_LISTED: usize = 100;
 async fn connect(manifest: &Manifest, config: &Config) -> Result<(Bus, Store), InspectError> {
     // A function itself may not read whole streams.
     let mut config = config.clone();
-    config.log_in("operator");
+    config.log_in(&Role::Operator);
     let bus = Bus::connect(&config.nats, &manifest.name).await?;
     let store = Store::look(&config.redis, &config.app).await?;
     Ok((bus.of_app(&config.app), store))

@@ -22,7 +22,7 @@ use crate::worker::{Source, Worker};
 use oncue_core::agreement::{self, LostStream, Marked};
 use oncue_core::bus::pull::Pull;
 use oncue_core::bus::{Bus, layout};
-use oncue_core::config::Config;
+use oncue_core::config::{Config, Role};
 use oncue_core::failpoint::{self, Sabotage};
 use oncue_core::model::history::Cue;
 use oncue_core::model::manifest::Manifest;
@@ -274,7 +274,7 @@ async fn serve(
     // First of all: a signal that comes while connecting must not be lost.
     let stop = stop_signal()?;
     let config = &mut config.clone();
-    config.log_in(&format!("fn.{}", manifest.name));
+    config.log_in(&Role::Function(manifest.name.clone()));
     oncue_telemetry::set_peers(config.nats.url.expose(), config.redis.url.expose());
     let (bus, store) = tokio::join!(
         Bus::connect(&config.nats, &manifest.name),

@@ -9,7 +9,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use oncue_core::config::{Config, ConfigErrors, TlsConfig};
+use oncue_core::config::{Config, ConfigErrors, Role, TlsConfig};
 use oncue_core::contract::{self, Contracts};
 use oncue_proto::{Catalog, event};
 use oncue_telemetry::{Service, Telemetry};
@@ -58,15 +58,16 @@ impl Process {
     }
 }
 
-/// Life of a server process: reads the configuration, starts telemetry with `name` as
+/// Life of a server process, which has the credentials of `role`: reads the configuration, starts telemetry with `name` as
 /// `service.name`, runs `server` until it returns, and flushes what telemetry still holds, for at
 /// most two seconds. Errors go to standard error, since telemetry may not have been started when
 /// they happen.
 pub async fn run(
     name: &'static str,
+    role: Role,
     server: impl AsyncFnOnce(Process) -> Result<(), Failure>,
 ) -> ExitCode {
-    let loaded = match load(name).await {
+    let loaded = match load(&role).await {
         Ok(loaded) => loaded,
         Err(failure) => return failed(name, &failure),
     };
@@ -105,9 +106,9 @@ struct Loaded {
 ///
 /// # Errors
 /// Mistakes of the configuration. A program that does not answer is a warning.
-async fn load(name: &str) -> Result<Loaded, Failure> {
+async fn load(role: &Role) -> Result<Loaded, Failure> {
     let mut config = Config::load()?;
-    config.log_in(name);
+    config.log_in(role);
     let programs = contract::programs()?;
     let contracts = contract::load(&config, &programs).await?;
     Ok(Loaded {

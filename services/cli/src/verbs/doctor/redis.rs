@@ -40,6 +40,9 @@ pub async fn check(
             "until then workers refuse to start, and what was promised is not",
         ),
     }
+    if let Err(e) = store.check_replay().await {
+        report.fix(e.to_string(), "before this Redis is started again");
+    }
     persistence(store, facts, report).await;
     let functions: Vec<&str> = settings
         .config

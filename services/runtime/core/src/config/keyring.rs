@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, ServerUrl};
+use super::{Config, Role, ServerUrl};
 
 /// Folder beside `oncue.toml`.
 const FOLDER: &str = ".oncue/keys";
@@ -44,9 +44,9 @@ impl LockedServers {
 }
 
 impl Config {
-    /// Takes the credentials of a role, `operator` or `fn.count-views`, from the folder `.oncue/keys` beside the file, where
+    /// Takes the credentials of a role from the folder `.oncue/keys` beside the file, where
     /// `oncue up` runs servers that want some and nothing else was told.
-    pub fn log_in(&mut self, role: &str) {
+    pub fn log_in(&mut self, role: &Role) {
         let folder = self.beside(Path::new(FOLDER));
         if let Some(servers) = LockedServers::read(&folder) {
             self.log_in_from(&folder, &servers, role);
@@ -54,26 +54,25 @@ impl Config {
     }
 
     /// Takes the credentials of a role from a folder, for those of the servers that are this configuration's.
-    pub fn log_in_from(&mut self, folder: &Path, servers: &LockedServers, role: &str) {
-        let is_trusted = matches!(role, "operator" | "console");
+    pub fn log_in_from(&mut self, folder: &Path, servers: &LockedServers, role: &Role) {
         let nats = &mut self.nats;
         if nats.credentials.is_none() && servers.nats.as_deref() == Some(nats.url.expose()) {
             nats.credentials = Some(file(folder, role, "nk"));
-            if !is_trusted {
+            if !role.is_trusted() {
                 nats.api_prefix.clone_from(&servers.api_prefix);
             }
         }
         let redis = &mut self.redis;
         if redis.password_file.is_none() && servers.redis.as_deref() == Some(redis.url.expose()) {
             redis.password_file = Some(file(folder, role, "redis"));
-            redis.url = redis.url.of_user(&format!("{}.{role}", self.app));
+            redis.url = redis.url.of_user(&role.user(&self.app));
         }
     }
 }
 
 /// File with a secret of a role.
-fn file(folder: &Path, role: &str, kind: &str) -> PathBuf {
-    folder.join(format!("{role}.{kind}"))
+fn file(folder: &Path, role: &Role, kind: &str) -> PathBuf {
+    folder.join(format!("{}.{kind}", role.name()))
 }
 
 impl ServerUrl {
@@ -99,7 +98,7 @@ mod tests {
             redis: Some("redis://127.0.0.1:6379".to_owned()),
         };
         let folder = Path::new("/keys");
-        let config = |env: &[(&str, &str)], role: &str| {
+        let config = |env: &[(&str, &str)], role: &Role| {
             let find = |name: &str| {
                 let found = env.iter().find(|(known, _)| *known == name);
                 found.map(|(_, value)| (*value).to_owned())
@@ -108,23 +107,23 @@ mod tests {
             config.log_in_from(folder, &servers, role);
             config
         };
-        let function = config(&[], "fn.count");
+        let function = config(&[], &Role::Function("count".to_owned()));
         let seed = Path::new("/keys/fn.count.nk");
         assert_eq!(function.nats.credentials.as_deref(), Some(seed));
         assert_eq!(function.nats.api_prefix, "$JS.APX");
         let redis = function.redis.url.expose();
         assert_eq!(redis, "redis://shop.fn.count@127.0.0.1:6379");
-        assert_eq!(config(&[], "operator").nats.api_prefix, "$JS.API");
+        assert_eq!(config(&[], &Role::Operator).nats.api_prefix, "$JS.API");
         let elsewhere = config(
             &[
                 ("ONCUE_NATS_URL", "nats://127.0.0.1:5000"),
                 ("ONCUE_REDIS_URL", "redis://me@127.0.0.1:6379"),
             ],
-            "operator",
+            &Role::Operator,
         );
         assert_eq!(elsewhere.nats.credentials, None);
         assert_eq!(elsewhere.redis.password_file, None);
-        let own = config(&[("ONCUE_NATS_CREDENTIALS", "/own.nk")], "operator");
+        let own = config(&[("ONCUE_NATS_CREDENTIALS", "/own.nk")], &Role::Operator);
         assert_eq!(own.nats.credentials.as_deref(), Some(Path::new("/own.nk")));
     }
 }

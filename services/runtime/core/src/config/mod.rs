@@ -10,6 +10,7 @@ mod keyring;
 mod limit;
 mod network;
 mod reader;
+mod role;
 mod route;
 mod routes;
 mod scale;
@@ -36,6 +37,7 @@ pub use self::flows::{FlowsConfig, Track};
 pub use self::keyring::LockedServers;
 pub use self::limit::{LimitBy, LimitConfig};
 pub use self::network::Network;
+pub use self::role::Role;
 pub use self::route::{AnswerMode, FailureType, FieldSource, Method, RequestPart, Route};
 pub use self::routes::{
     BoundField, Endpoint, EventTarget, Match, Origin, Response, Routes, Target,

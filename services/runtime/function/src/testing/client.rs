@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use oncue_core::bus::Bus;
-use oncue_core::config::Config;
+use oncue_core::config::{Config, Role};
 use oncue_core::store::{StateValue, Store};
 use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{Envelope, Header};
@@ -52,7 +52,7 @@ impl Client {
     /// `oncue.toml` has a mistake, or a server does not answer.
     pub async fn from_env() -> Result<Self> {
         let mut config = Config::load()?;
-        config.log_in("operator");
+        config.log_in(&Role::Operator);
         let bus = Bus::connect(&config.nats, "oncue-test").await?;
         Ok(Self {
             bus: bus.of_app(&config.app),

@@ -83,6 +83,10 @@ const COMMANDS: [&str; 71] = [
     "lrange",
 ];
 
+/// Rules of the user `default`. It is off, and lets nobody in; but Redis reads its own log as this user when it starts, and
+/// leaves out each commit that the user may not do.
+const DEFAULT: &str = "reset off ~* &* +@all";
+
 /// User of Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
@@ -118,7 +122,7 @@ pub fn file(
     users: &[(&Role, User)],
     passwords: impl Fn(&Role) -> io::Result<Vec<String>>,
 ) -> io::Result<String> {
-    let mut text = String::from("user default off\n");
+    let mut text = format!("user default {DEFAULT}\n");
     for (role, user) in users {
         let passwords = passwords(role)?;
         let rules = user.rules_with(&passwords).join(" ");

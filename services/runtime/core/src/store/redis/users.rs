@@ -9,6 +9,13 @@ use crate::store::mark::OutboxName;
 
 /// Commands on rows and on the values of blind operations.
 const ON_ROWS: [&str; 7] = ["HSET", "HDEL", "DEL", "SET", "ZADD", "SADD", "PFADD"];
+/// Commands of a commit that the user `default` must be allowed, with what follows the key.
+const REPLAYED: [(&str, &[&str]); 4] = [
+    ("SET", &["x"]),
+    ("HSET", &["x", "x"]),
+    ("ZADD", &["1", "x"]),
+    ("DEL", &[]),
+];
 
 impl Store {
     /// Refuses a user who may not do all that a commit of a function does, before the first one: a refusal in its middle keeps
@@ -46,6 +53,28 @@ impl Store {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses a server that would lose commits at its next start: Redis reads its own log as the user `default`, and leaves
+    /// out each transaction that this user may not do, even where it is off. Where this connection's user may not ask, nothing is refused.
+    pub async fn check_replay(&self) -> Result<(), StoreError> {
+        let key = self.keys.row("x", "x");
+        for (command, rest) in REPLAYED {
+            let mut ask = cmd("ACL");
+            ask.arg("DRYRUN").arg("default").arg(command);
+            ask.arg(&key).arg(rest);
+            let answer: Result<String, _> = ask.query_async(&mut self.connection()).await;
+            if let Ok(answer) = answer
+                && answer != "OK"
+            {
+                return Err(StoreError::refused(format!(
+                    "Redis would leave out every commit of its log when it starts: it reads it as the user default, and {answer}; \
+                     give that user all rights, which lets nobody in while it is off: ACL SETUSER default ~* &* +@all, \
+                     and the same in the aclfile"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Gives a user these rules, of `ACL SETUSER`, from its next command on; nobody is disconnected.
