@@ -159,10 +159,15 @@ test("dead letters are read, tried, redriven and dropped", async ({ page, crowd 
   await page.click("text=Redrive 1 chosen");
   await page.waitForFunction(() => /web|consumer/.test(document.querySelector(".outcome .bad")?.textContent ?? ""));
   await shoot(page, "redrive");
+  // Nothing is ticked any more, and the buttons say so: what they say is what they do.
+  await page.waitForSelector("text=Drop all 8");
+  assert.equal(await page.locator('.bench tbody input:checked').count(), 0);
+  await page.locator('.bench tbody input[type="checkbox"]').first().check();
   await page.click("text=Drop 1 chosen");
   await page.waitForSelector("#ask[open]");
   await page.fill("#ask-why", "sent by a test");
   await shoot(page, "drop");
+  assert.match(await said(page, "#ask"), /Drop 1 letter for good/);
   await page.click("#ask-yes");
   await page.waitForFunction(() => document.querySelector(".groups .badge").textContent === "7");
 });

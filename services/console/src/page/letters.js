@@ -220,12 +220,13 @@ class Bench {
   }
 
   drawActions() {
-    const count = this.size();
+    // Both at once: a button does what it says, whatever is ticked meanwhile.
+    const [count, meant] = [this.size(), this.meant()];
     const what = this.chosen.size > 0 ? `${number(count)} chosen` : count === 1 ? "the letter" : `all ${number(count)}`;
     const acts = [
-      named(button(`Try ${count > 20 ? `20 of ${number(count)}` : what}`, () => this.attempt(this.meant())), "try"),
-      named(button(`Redrive ${what}`, () => this.redrive(this.meant(), count), "strong"), "redrive"),
-      named(button(`Drop ${what}`, () => this.drop(this.meant(), count), "danger"), "drop"),
+      named(button(`Try ${count > 20 ? `20 of ${number(count)}` : what}`, () => this.attempt(meant)), "try"),
+      named(button(`Redrive ${what}`, () => this.redrive(meant, count), "strong"), "redrive"),
+      named(button(`Drop ${what}`, () => this.drop(meant, count), "danger"), "drop"),
     ];
     for (const act of acts) act.disabled = !about.write || this.busy || count === 0;
     const compare = named(button("Compare payloads", () => this.compare()), "compare");
@@ -338,6 +339,7 @@ class Bench {
       }
     });
     this.chosen.clear();
+    this.drawTable();
     this.refresh();
   }
 
