@@ -158,8 +158,11 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
     if verb.changes_an_app() {
         settings.require_file()?;
     }
-    // These start servers of their own, or what does.
-    if !matches!(verb, Verb::Up(_) | Verb::Dev(_) | Verb::Test(_)) {
+    // These start servers of their own, or what does; or come as the part that they ask about.
+    if !matches!(
+        verb,
+        Verb::Up(_) | Verb::Dev(_) | Verb::Test(_) | Verb::Health(_)
+    ) {
         settings.config.log_in(&Role::Operator);
     }
     match verb {
@@ -187,7 +190,7 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Restart(args) => restart::run(&args, &settings).await,
         Verb::Remove(args) => remove::run(&args, &settings).await,
         Verb::Doctor(args) => doctor::run(&args, &settings).await,
-        Verb::Health(args) => health::run(&args, &settings).await,
+        Verb::Health(args) => health::run(&args, settings).await,
         Verb::Dev(args) => dev::run(&args, &settings).await,
         Verb::Test(args) => test::run(&args, &settings).await,
         Verb::New(_) | Verb::Demo(_) | Verb::Completions(_) | Verb::Man(_) => Ok(exit::OK),

@@ -13,6 +13,7 @@ pub mod restart;
 mod supervisor;
 
 // Programs, and where they listen.
+mod account;
 mod data_lock;
 mod lock;
 mod port_check;
@@ -51,6 +52,7 @@ use crate::verbs::apply::{self, ChangeAction};
 use crate::verbs::health;
 use crate::{http, manifests};
 
+use self::account::GLOBAL;
 use self::autoscaler::{Autoscaler, Pools};
 use self::lock::Lock;
 use self::log::LogPrinter;
@@ -160,6 +162,7 @@ pub async fn run(args: Args, mut settings: Settings) -> Result<u8, Failure> {
     programs::all_built(&settings, &functions)?;
     // Before the ports: a second `oncue up` is told of the first, and not of each port that it has.
     let _lock = data_lock::take(&args.data)?;
+    Lock::forget(&args.data);
     // The functions say what they are while the ports are looked at.
     let (plan, manifests) =
         tokio::join!(plan(&args, &settings), manifests::of(&settings, &functions));
@@ -177,6 +180,17 @@ pub async fn run(args: Args, mut settings: Settings) -> Result<u8, Failure> {
             .start_with(servers::CONFIGURATION, &lock.nats_file());
         plan.redis.start_with("--aclfile", &lock.redis_file());
         settings.config = lock.log_in(&config, &Role::Operator);
+    }
+    if plan.nats.is_started_here() {
+        let data = args.data.join(servers::NATS_DATA);
+        let app = config.app.to_string();
+        let (former, now) = if lock.is_some() {
+            (GLOBAL, app.as_str())
+        } else {
+            (app.as_str(), GLOBAL)
+        };
+        account::hand_over(&data, former, now)
+            .map_err(|e| Failure::failed(format_args!("{}: {e}", data.display())))?;
     }
     let launch = Launch {
         plan,

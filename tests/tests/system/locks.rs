@@ -2,6 +2,7 @@
 //! raw lines and with replies that lead into the API, and against Redis; then both are as they were.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -10,7 +11,9 @@ use nkeys::KeyPair;
 use oncue_core::bus::Bus;
 use oncue_core::config::{NatsServer, RedisServer};
 use oncue_core::store::Store;
-use oncue_tests::cluster::{Cluster, Process, free_port, send, until};
+use oncue_tests::cluster::{
+    Cluster, Process, free_port, in_repository, send, until, wait_for_port,
+};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -22,7 +25,7 @@ const VIEWS: usize = 20;
 /// App whose servers `oncue up` has started and locked.
 struct Locked {
     cluster: Cluster,
-    _up: Process,
+    up: Process,
     nats: u16,
     redis: u16,
     keys: PathBuf,
@@ -40,7 +43,7 @@ impl Locked {
         let keys = cluster.dir.join(".oncue/keys");
         let locked = Self {
             cluster,
-            _up: up,
+            up,
             nats,
             redis,
             keys,
@@ -132,6 +135,32 @@ async fn a_locked_redis_that_is_killed_keeps_every_commit() {
     let locked = Locked::start().await;
     restart_redis(&locked).await;
     locked.counted(VIEWS).await;
+    let (code, said) = locked.oncue(&["audit"]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+/// nats-server shows an account its own streams alone: what an unlocked run has taken is there under locks, and the other way
+/// round.
+#[tokio::test]
+async fn locking_what_was_open_loses_sight_of_nothing() {
+    let mut locked = Locked::start().await;
+    for (round, unlocked) in ["true", "false", "true"].into_iter().enumerate() {
+        assert_eq!(locked.up.stop().await, Some(0), "{}", locked.up.log());
+        locked.cluster.set("ONCUE_UNLOCKED", unlocked);
+        locked.up = locked.cluster.up().await;
+        let mut anybody = Raw::connect(locked.nats, None).await;
+        let view = "{\"page\":\"/\",\"visitor\":\"v\"}";
+        anybody.publish("web.page.viewed", "", view).await;
+        let said = anybody.done().await;
+        assert!(!said.contains("-ERR"), "{said}");
+        locked.counted(VIEWS + round + 1).await;
+        let (_, doctor) = locked.oncue(&["doctor"]);
+        assert_eq!(
+            doctor.contains("NATS is open"),
+            unlocked == "true",
+            "{doctor}"
+        );
+    }
     let (code, said) = locked.oncue(&["audit"]);
     assert_eq!(code, Some(0), "{said}");
 }
@@ -494,6 +523,114 @@ async fn on_open_servers_the_same_acts_are_seen() {
         doctor.contains("NATS is open") && doctor.contains("Redis is open"),
         "{doctor}"
     );
+}
+
+/// Part of an app as a container has it: the configuration, and beside it the credentials that are mounted there.
+fn part(cluster: &mut Cluster, keys: &Path, role: &str, binary: &str, args: &[&str]) -> Process {
+    let folder = cluster.dir.join("parts").join(role);
+    if !folder.exists() {
+        std::fs::create_dir_all(folder.join(".oncue")).expect("a folder");
+        std::fs::copy(cluster.dir.join("oncue.toml"), folder.join("oncue.toml")).expect("copied");
+        symlink(keys.join(role), folder.join(".oncue/keys")).expect("mounted");
+    }
+    let config = folder.join("oncue.toml").display().to_string();
+    cluster.set("ONCUE_CONFIG", &config);
+    cluster.spawn_program(binary, &cluster.program(binary), args)
+}
+
+/// Servers that somebody else starts, a container engine say, with what `oncue rights --write` has made for them.
+#[tokio::test]
+async fn credentials_are_written_for_servers_that_others_start() {
+    let mut cluster = Cluster::new("[functions.count-views]\n[functions.rank-pages]\n").await;
+    let (nats, redis) = (free_port(), free_port());
+    cluster.set("ONCUE_NATS_URL", &format!("nats://127.0.0.1:{nats}"));
+    cluster.set("ONCUE_REDIS_URL", &format!("redis://127.0.0.1:{redis}"));
+    let keys = cluster.dir.join("keys");
+    let write = || {
+        let output = cluster.output("oncue", &["rights", "--write", &keys.display().to_string()]);
+        assert!(output.status.success(), "{output:?}");
+    };
+    write();
+    let seed = std::fs::read(keys.join("gateway/gateway.nk")).expect("a seed");
+    write();
+    let again = std::fs::read(keys.join("gateway/gateway.nk")).expect("a seed");
+    assert_eq!(seed, again, "credentials that are there are kept");
+    let users = std::fs::read_to_string(keys.join("servers/redis.acl")).expect("users");
+    let password = std::fs::read_to_string(keys.join("gateway/gateway.redis")).expect("one");
+    assert!(!users.contains(password.trim()), "only its hash");
+    let mode = |path: &str| {
+        let about = std::fs::metadata(keys.join(path)).expect(path);
+        about.permissions().mode() & 0o777
+    };
+    assert_eq!(mode("fn.count-views"), 0o700);
+    assert_eq!(mode("fn.count-views/fn.count-views.nk"), 0o600);
+    let base = cluster.dir.join("oncue.conf");
+    let store = cluster.dir.join("locked-nats");
+    std::fs::create_dir(cluster.dir.join("locked-redis")).expect("a folder");
+    let base_text = format!("jetstream {{ store_dir: \"{}\" }}\n", store.display());
+    std::fs::write(&base, base_text).expect("written");
+    // As in the containers, whose file this is.
+    let included = cluster.dir.join("compose.conf");
+    std::fs::copy(in_repository("deploy/compose/nats.conf"), &included).expect("copied");
+    let nats_args = [
+        "-c",
+        &included.display().to_string(),
+        "-a",
+        "127.0.0.1",
+        "-p",
+        &nats.to_string(),
+    ];
+    let _nats = cluster.spawn_program("nats-server", "nats-server".as_ref(), &nats_args);
+    let acl = keys.join("servers/redis.acl").display().to_string();
+    let data = cluster.dir.join("locked-redis").display().to_string();
+    let redis_args = [
+        "--port",
+        &redis.to_string(),
+        "--dir",
+        &data,
+        "--appendonly",
+        "yes",
+        "--aclfile",
+        &acl,
+    ];
+    let _redis = cluster.spawn_program("redis-server", "redis-server".as_ref(), &redis_args);
+    wait_for_port(nats).await;
+    wait_for_port(redis).await;
+    let mut apply = part(&mut cluster, &keys, "operator", "oncue", &["apply"]);
+    assert_eq!(apply.exit().await, Some(0), "{}", apply.log());
+    let worker = part(&mut cluster, &keys, "fn.count-views", "count-views", &[]);
+    worker.wait_for_line("\"message\":\"ready\"").await;
+    let mut anybody = Raw::connect(nats, None).await;
+    for n in 0..VIEWS {
+        let view = format!("{{\"page\":\"/{n}\",\"visitor\":\"v\"}}");
+        anybody.publish("web.page.viewed", "", &view).await;
+    }
+    let said = anybody.done().await;
+    assert!(!said.contains("-ERR"), "{said}");
+    let mut health = part(
+        &mut cluster,
+        &keys,
+        "fn.count-views",
+        "oncue",
+        &["health", "count-views"],
+    );
+    assert_eq!(health.exit().await, Some(0), "{}", health.log());
+    // It is the function that its container has credentials of, and nobody else.
+    let mut ps = part(&mut cluster, &keys, "fn.count-views", "oncue", &["ps"]);
+    assert_ne!(ps.exit().await, Some(0), "{}", ps.log());
+    assert!(ps.log().contains("operator.nk"), "{}", ps.log());
+    until("all views are counted", async || {
+        let mut audit = part(
+            &mut cluster,
+            &keys,
+            "operator",
+            "oncue",
+            &["audit", "count-views"],
+        );
+        let code = audit.exit().await;
+        (code == Some(0) && audit.log().contains(&VIEWS.to_string())).then_some(())
+    })
+    .await;
 }
 
 /// Connection to Redis that says what it is told to.

@@ -97,9 +97,19 @@ fn every_function_is_whole() {
                 }));
             }
         }
-        let runs = |lines: &Vec<String>| lines.contains(&format!("command: [{name}]"));
+        // Its credentials, in a volume of its own.
+        let volume = format!("volumes: [*app, \"key-{name}:/etc/oncue/.oncue/keys:ro\"]");
+        let runs = |lines: &Vec<String>| {
+            lines.contains(&format!("command: [{name}]")) && lines.contains(&volume)
+        };
+        let made = format!("      - key-{name}:/keys/fn.{name}\n");
+        if !text(COMPOSE).contains(&made) {
+            found.push(format!("{COMPOSE}: the service keys lacks\n{made}"));
+        }
         if !composed.get(&name).is_some_and(runs) {
-            let stanza = format!("{name}:\n        <<: *function\n        command: [{name}]");
+            let stanza = format!(
+                "{name}:\n        <<: *function\n        command: [{name}]\n        {volume}"
+            );
             found.push(format!(
                 "{COMPOSE} does not run {name}: add under services:\n      {stanza}"
             ));

@@ -19,6 +19,8 @@ use super::process::ProcessStatus;
 use super::servers::Server;
 use crate::exit::Failure;
 
+/// Folder of the credentials, in the data folder.
+const FOLDER: &str = "keys";
 /// Files of the servers, in the folder of the credentials.
 const NATS_FILE: &str = "nats.conf";
 const REDIS_FILE: &str = "redis.acl";
@@ -37,9 +39,7 @@ pub struct Lock {
 impl Lock {
     /// Locks for the servers of a plan that are to be started; `None` where there are none to lock.
     pub fn of(data: &Path, nats: &Server, redis: &Server, config: &Config) -> Option<Self> {
-        let folder = std::path::absolute(data.join("keys")).ok()?;
-        // Of a run before, which has ended: its servers are gone.
-        LockedServers::forget(&folder);
+        let folder = std::path::absolute(data.join(FOLDER)).ok()?;
         let servers = LockedServers {
             nats: nats
                 .is_started_here()
@@ -54,6 +54,11 @@ impl Lock {
             servers,
             nats_base: nats.configuration().map(Path::to_owned),
         })
+    }
+
+    /// Forgets the servers of a run before, which has ended: nobody is to log in to those of this one because of them.
+    pub fn forget(data: &Path) {
+        LockedServers::forget(&data.join(FOLDER));
     }
 
     /// File that nats-server is to read in place of its own.

@@ -127,6 +127,8 @@ impl ProcessStatus {
             .map(String::as_str)
             .collect();
         words.reverse();
+        // One that ends as it did before says the same again.
+        words.dedup();
         words.join(" | ")
     }
 

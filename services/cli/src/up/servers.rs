@@ -33,6 +33,8 @@ pub const CONFIGURATION: &str = "-c";
 /// Port of the monitoring page of a NATS server started here.
 /// The page has no login and listens where the server does, which for a server started here is on this machine.
 const NATS_MONITORING_PORT: u16 = 8222;
+/// Folder of nats-server's data, in the data folder.
+pub const NATS_DATA: &str = "nats";
 
 /// Server configurations of a profile, built in for where the project's own files are not.
 struct ServerConfig {
@@ -167,7 +169,7 @@ async fn nats_version(url: &ServerUrl) -> Result<String, String> {
 
 async fn nats_start(args: &Args, settings: &Settings, address: &Address) -> Result<Start, Failure> {
     let program = executable::find(&NATS, &args.data, settings).await?;
-    let data = make_folder(&args.data.join("nats"))?;
+    let data = make_folder(&args.data.join(NATS_DATA))?;
     let mut arguments = vec![
         CONFIGURATION.to_owned(),
         configuration(&NATS_CONFIG, args)?,

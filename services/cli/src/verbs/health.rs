@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use oncue_core::config::{Config, ConsoleConfig, GatewayConfig, TlsConfig};
+use oncue_core::config::{Config, ConsoleConfig, GatewayConfig, Role, TlsConfig};
 
 use crate::exit::{self, Failure};
 use crate::settings::{Address, Settings};
@@ -22,17 +22,21 @@ pub struct Args {
     name: Option<String>,
 }
 
-pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
+pub async fn run(args: &Args, mut settings: Settings) -> Result<u8, Failure> {
     let name = args
         .name
         .clone()
-        .or_else(|| first_process().filter(|n| is_ours(settings, n)))
+        .or_else(|| first_process().filter(|n| is_ours(&settings, n)))
         .ok_or_else(no_name)?;
     let healthy = match name.as_str() {
         "gateway" => page(&gateway_url(&settings.config), "/readyz").await,
         "console" => page(&console_url(&settings.config), "/readyz").await,
         "viewer" => page(VIEWER, "/status").await,
-        function => answers(settings, function).await,
+        function => {
+            // Its container holds no other credentials.
+            settings.config.log_in(&Role::Function(function.to_owned()));
+            answers(&settings, function).await
+        }
     };
     // Not 4: container engines know 0 and 1 only.
     let why =

@@ -1,16 +1,18 @@
 //! `oncue rights`: who may do what on the servers, and why; as text, or as the servers take it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use oncue_admin::stores::rights::accounts::{self, PublicKeys};
+use oncue_admin::stores::rights::accounts::{self, IMPORTED_API, PublicKeys};
+use oncue_admin::stores::rights::folders;
 use oncue_admin::stores::rights::keys::KeyFolder;
 use oncue_admin::stores::rights::{Access, Grant, Rights, Role, users};
+use oncue_core::config::LockedServers;
 use serde_json::{Value, json};
 
 use crate::exit::{self, Failure};
 use crate::manifests;
 use crate::settings::Settings;
-use crate::terminal::paint::{BOLD, DIM, NAME, paint, say};
+use crate::terminal::paint::{BOLD, DIM, GOOD, NAME, paint, say};
 use crate::verbs::restart;
 
 #[derive(clap::Args)]
@@ -29,6 +31,14 @@ pub struct Args {
     /// beside oncue.toml.
     #[arg(long, value_name = "DIR")]
     keys: Option<PathBuf>,
+    /// Write the credentials for servers that somebody else runs, each container engine among them: a folder for each who, to
+    /// be mounted as `.oncue/keys` beside its oncue.toml, and `servers/` with what nats-server includes (accounts.conf) and
+    /// Redis reads (redis.acl). Credentials that are there are kept.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["who", "format", "keys", "rotate"])]
+    write: Option<PathBuf>,
+    /// Number of the group that may read the folders which are written, besides their owner.
+    #[arg(long, value_name = "GID", requires = "write")]
+    group: Option<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -52,6 +62,9 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let contracts = settings.contracts().await?;
     let mut rights = Rights::of(&settings.config, &manifests, &contracts.catalog);
     let all: Vec<String> = rights.roles().map(short).collect();
+    if let Some(folder) = &args.write {
+        return write(folder, args.group, &rights, settings);
+    }
     if let Some(unknown) = args.who.iter().find(|who| !all.contains(who)) {
         return Err(Failure::usage(format_args!("nobody is called {unknown:?}"))
             .advise(format!("there are {}", all.join(", "))));
@@ -90,6 +103,28 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
             say(text.trim_end());
         }
     }
+    Ok(exit::OK)
+}
+
+fn write(
+    folder: &Path,
+    group: Option<u32>,
+    rights: &Rights,
+    settings: &Settings,
+) -> Result<u8, Failure> {
+    let config = &settings.config;
+    let servers = LockedServers {
+        nats: Some(config.nats.url.expose().to_owned()),
+        api_prefix: IMPORTED_API.to_owned(),
+        redis: Some(config.redis.url.expose().to_owned()),
+    };
+    folders::write(folder, rights, &servers, group)
+        .map_err(|e| Failure::failed(format_args!("cannot write the credentials: {e}")))?;
+    let count = rights.roles().count();
+    say(paint(
+        GOOD,
+        format_args!("{} has credentials of {count}.", folder.display()),
+    ));
     Ok(exit::OK)
 }
 

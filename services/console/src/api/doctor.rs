@@ -42,6 +42,8 @@ async fn ask(app: &App) -> Result<Value, String> {
     let program = app.bin.join("oncue");
     let asked = Command::new(&program)
         .args(["doctor", "--json"])
+        // With the credentials of this process: others need not be here.
+        .envs(app.config.servers())
         .kill_on_drop(true)
         .output();
     let output = timeout(PATIENCE, asked)

@@ -19,6 +19,7 @@
 //! alone loads code, which would run with the rights of whoever calls it.
 
 pub mod accounts;
+pub mod folders;
 pub mod keys;
 pub mod users;
 

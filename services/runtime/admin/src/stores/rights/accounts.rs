@@ -175,6 +175,8 @@ fn permissions(rights: &Rights, grant: &Grant) -> String {
     if let Some(name) = &grant.answers_as {
         let vouchers = format!("oncue.survived.{}", rights.app.consumer(name));
         publish.push(vouchers.clone());
+        // In its own account it asks itself, as the check of a container's health does.
+        publish.extend([format!("$SRV.PING.{name}"), format!("$SRV.PING.{name}.*")]);
         subscribe.push(vouchers);
         subscribe.extend(questions(grant));
         responses = ", allow_responses: { max: 1, expires: \"5s\" }";

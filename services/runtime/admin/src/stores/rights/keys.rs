@@ -123,7 +123,7 @@ pub fn replace(file: &Path, text: &str) -> io::Result<()> {
 }
 
 /// Error with the path of its file.
-fn named(file: &Path, e: &io::Error) -> io::Error {
+pub(super) fn named(file: &Path, e: &io::Error) -> io::Error {
     io::Error::new(e.kind(), format!("{}: {e}", file.display()))
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 
 use oncue_core::app::AppName;
+use sha2::{Digest as _, Sha256};
 
 use super::{Access, Grant, Rights, Role};
 
@@ -97,10 +98,14 @@ pub struct User {
 }
 
 impl User {
-    /// Rules with passwords, of which each is good.
+    /// Rules with passwords, of which each is good; as hashes, since Redis asks for no more.
     pub fn rules_with(&self, passwords: &[String]) -> Vec<String> {
-        let passwords = passwords.iter().map(|password| format!(">{password}"));
-        self.rules.iter().cloned().chain(passwords).collect()
+        let hashes = passwords.iter().map(|password| {
+            let digest = Sha256::digest(password);
+            let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("#{hex}")
+        });
+        self.rules.iter().cloned().chain(hashes).collect()
     }
 }
 
@@ -113,8 +118,8 @@ pub fn users(rights: &Rights) -> Vec<(&Role, User)> {
         .collect()
 }
 
-/// Text of an `aclfile`: these users, and nobody without a name. Passwords stand in it as they are, so it is for the eyes of
-/// the server alone.
+/// Text of an `aclfile`: these users, and nobody without a name. Passwords, of 256 random bits, stand in it as hashes, which
+/// let nobody in.
 ///
 /// # Errors
 /// A password cannot be had.
