@@ -200,9 +200,10 @@ async fn readers_that_do_not_read_stop_nobody() {
         write: Duration::from_secs(3),
         ..Guards::default()
     };
-    // As a server does whose client does not keep up, only sooner.
+    // As a server does whose client does not keep up, only sooner. It counts what it is writing until all of that is
+    // written, so that up to twice what is asked for at a time stands there.
     let servers = Servers {
-        nats: "max_pending: 20MB".into(),
+        nats: "max_pending: 40MB".into(),
         ..Servers::default()
     };
     let cluster = Cluster::with(config, servers).await;
