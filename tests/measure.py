@@ -6,6 +6,7 @@ Idle: resident memory and CPU of a worker that has nothing to do.
 Up: from `oncue up` to its ready line, everything built, data from the run before.
 Asleep: what 200 functions that sleep cost the bus, in a quiet stream and in one that is busy with other things; and the
 time from publishing an event for a function that sleeps to its first commit.
+Locks: a function on servers that `oncue up` has locked beside the same on open ones, in turns.
 """
 import json, os, pathlib, re, shutil, signal, socket, statistics, subprocess, sys, tempfile, time, urllib.request
 
@@ -208,7 +209,72 @@ def up():
     print(f"oncue up to ready: first {ready[0]:.0f} ms, then {statistics.median(again):.0f} ms ({again[0]:.0f} to {again[-1]:.0f})")
 
 
+def applied(monitor):
+    """Events that the function is done with."""
+    page = json.load(urllib.request.urlopen(f"http://127.0.0.1:{monitor}/jsz?accounts=1&streams=1&consumers=1"))
+    streams = [stream for account in page["account_details"] for stream in account.get("stream_detail", [])]
+    consumers = [one for stream in streams for one in stream.get("consumer_detail") or []]
+    return max((one["ack_floor"]["stream_seq"] for one in consumers if "count-views" in one["name"]), default=0)
+
+
+def locked(flag, events):
+    """Events a second, and CPU of worker and servers for each in microseconds, on servers that `oncue up FLAG` starts."""
+    home = pathlib.Path(tempfile.mkdtemp(dir=work))
+    nats, monitor, redis, gateway, console = (free_port() for _ in range(5))
+    (home / "oncue.toml").write_text('[app]\nname = "measure"\n[functions.count-views]\nmin = 1\nmax = 1\n')
+    env = os.environ | {
+        "ONCUE_NATS_URL": f"nats://127.0.0.1:{nats}",
+        "ONCUE_NATS_MONITOR": f"127.0.0.1:{monitor}",
+        "ONCUE_REDIS_URL": f"redis://127.0.0.1:{redis}",
+        "ONCUE_GATEWAY_LISTEN": f"127.0.0.1:{gateway}",
+        "ONCUE_CONSOLE_LISTEN": f"127.0.0.1:{console}",
+        "ONCUE_CONFIG": str(home / "oncue.toml"),
+        "OTEL_SDK_DISABLED": "true",
+    }
+    log = f"{home.name}.log"
+    up = start(str(binaries / "oncue"), "up", "--data", str(home / ".oncue"), *flag, env=env, log=log)
+    for _ in range(6000):
+        if "ready in" in (work / log).read_text():
+            break
+        if up.poll() is not None:
+            sys.exit("oncue up did not get ready:\n" + (work / log).read_text()[-3000:])
+        time.sleep(0.02)
+    family = subprocess.run(["pgrep", "-P", str(up.pid)], capture_output=True, text=True, check=True).stdout.split()
+    parts = {pid: pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0].rsplit("/", 1)[-1] for pid in family}
+    measured = [pid for pid, name in parts.items() if name in ("nats-server", "redis-server", "count-views")]
+    if len(measured) != 3:
+        sys.exit(f"not all are there: {parts}")
+    views = []
+    for n in range(events):
+        payload = f'{{"page":"/{n % 100}","visitor":"{n}"}}'
+        views.append(f"PUB web.page.viewed {len(payload)}\r\n{payload}\r\n")
+    before, began = sum(map(cpu_seconds, measured)), time.monotonic()
+    talk(nats, 'CONNECT {"verbose":false}\r\n' + "".join(views) + "PING\r\n", b"PONG")
+    while applied(monitor) < events:
+        time.sleep(0.05)
+    took, cpu = time.monotonic() - began, sum(map(cpu_seconds, measured)) - before
+    end(up)
+    return events / took, cpu / events * 1e6
+
+
+def locks(rounds=5, events=60_000):
+    found = {"--unlocked": [], "": []}
+    for n in range(rounds):
+        for flag in sorted(found, reverse=n % 2 == 1):
+            found[flag].append(locked([flag] if flag else [], events))
+    pairs = list(zip(found[""], found["--unlocked"]))
+    for at, name in enumerate(("events/s", "us of CPU an event (worker, NATS, Redis)")):
+        ratios = sorted(locked[at] / unlocked[at] for locked, unlocked in pairs)
+        middle = [statistics.median(one[at] for one in found[flag]) for flag in ("", "--unlocked")]
+        print(
+            f"locks: {middle[0]:.0f} of {middle[1]:.0f} {name}, "
+            f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) of open servers"
+        )
+
+
 try:
+    if "locks" in sys.argv[1:] or len(sys.argv) == 1:
+        locks()
     if "up" in sys.argv[1:] or len(sys.argv) == 1:
         up()
     if "workers" in sys.argv[1:] or len(sys.argv) == 1:

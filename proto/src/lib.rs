@@ -55,6 +55,12 @@ pub trait Event: Message + Default + Serialize + DeserializeOwned + 'static {
     }
 }
 
+/// Type of a media type without its parameters, in small letters.
+pub fn essence(media_type: &str) -> String {
+    let essence = media_type.split(';').next().unwrap_or_default();
+    essence.trim().to_ascii_lowercase()
+}
+
 /// How a payload is written. Protobuf is the default on the wire, JSON is always accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -72,13 +78,7 @@ impl Format {
         if parameters.any(is_other_charset) {
             return None;
         }
-        let essence = media_type
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase();
-        match essence.as_str() {
+        match essence(media_type).as_str() {
             "application/protobuf"
             | "application/x-protobuf"
             | "application/vnd.google.protobuf" => Some(Self::Protobuf),

@@ -165,6 +165,39 @@ async fn locking_what_was_open_loses_sight_of_nothing() {
     assert_eq!(code, Some(0), "{said}");
 }
 
+/// A second app on this machine finds the servers of the first: it is told at once what they are, and how to have its own.
+#[tokio::test]
+async fn another_app_is_told_that_the_servers_are_locked() {
+    let mut locked = Locked::start().await;
+    let folder = locked.cluster.dir.join("another");
+    std::fs::create_dir(&folder).expect("a folder");
+    let config = folder.join("oncue.toml");
+    let text = std::fs::read_to_string(locked.cluster.dir.join("oncue.toml")).expect("read");
+    std::fs::write(&config, text).expect("written");
+    locked
+        .cluster
+        .set("ONCUE_CONFIG", &config.display().to_string());
+    for listen in ["ONCUE_GATEWAY_LISTEN", "ONCUE_CONSOLE_LISTEN"] {
+        let free = format!("127.0.0.1:{}", free_port());
+        locked.cluster.set(listen, &free);
+    }
+    for command in ["up", "ps", "apply"] {
+        let mut process =
+            locked
+                .cluster
+                .spawn_program("oncue", &locked.cluster.program("oncue"), &[command]);
+        let code = process.exit().await;
+        let said = process.log();
+        assert!(
+            code != Some(0) && said.contains("this NATS is locked"),
+            "{command}: {said}"
+        );
+        if command == "up" {
+            assert!(said.contains("--nats nats://127.0.0.1:"), "{said}");
+        }
+    }
+}
+
 /// With a user `default` that is off and may do nothing, as many files of others have it, the same kill loses all; whoever
 /// looks is told so before.
 #[tokio::test]

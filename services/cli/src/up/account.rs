@@ -16,8 +16,7 @@ pub const GLOBAL: &str = "$G";
 /// # Errors
 /// A folder that cannot be read or renamed.
 pub fn hand_over(data: &Path, former: &str, account: &str) -> io::Result<bool> {
-    let folder = |account: &str| data.join("jetstream").join(account);
-    let [from, to] = [former, account].map(folder);
+    let [from, to] = [former, account].map(|account| data.join("jetstream").join(account));
     if !has_streams(&from)? || has_streams(&to)? {
         return Ok(false);
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oncue_core::app::AppName;
-use oncue_core::bus::Bus;
-use oncue_core::config::{Config, ServerUrl};
+use oncue_core::bus::{ApiError, Bus};
+use oncue_core::config::{Config, NatsServer, RedisServer, ServerUrl};
 use oncue_core::store::Store;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -146,24 +146,28 @@ const REDIS: ServerKind = ServerKind {
 };
 
 pub async fn nats(args: &Args, settings: &Settings) -> Result<Server, Failure> {
-    let url = &settings.config.nats.url;
+    let server = &settings.config.nats;
     plan(
         &NATS,
-        url,
-        Box::pin(nats_version(url)),
+        &server.url,
+        Box::pin(nats_version(server)),
         async |address: &Address| nats_start(args, settings, address).await,
     )
     .await
 }
 
 /// Version of a running server, which must have JetStream on: without it no stream can be made.
-async fn nats_version(url: &ServerUrl) -> Result<String, String> {
-    let bus = Bus::connect(url, "oncue")
+async fn nats_version(server: &NatsServer) -> Result<String, String> {
+    let bus = Bus::connect(server, "oncue")
         .await
         .map_err(|e| e.to_string())?;
-    bus.api("INFO", &Value::Null)
-        .await
-        .map_err(|e| format!("JetStream is off: {e}"))?;
+    bus.api("INFO", &Value::Null).await.map_err(|e| {
+        if e.code == ApiError::LOCKED_OUT {
+            e.description
+        } else {
+            format!("JetStream is off: {e}")
+        }
+    })?;
     Ok(format!("nats-server {}", bus.server_version()))
 }
 
@@ -194,22 +198,23 @@ async fn nats_start(args: &Args, settings: &Settings, address: &Address) -> Resu
 }
 
 pub async fn redis(args: &Args, settings: &Settings) -> Result<Server, Failure> {
-    let url = &settings.config.redis.url;
-    if url.names_sentinels() {
-        return behind_sentinels(url).await;
+    let server = &settings.config.redis;
+    if server.url.names_sentinels() {
+        return behind_sentinels(server).await;
     }
     plan(
         &REDIS,
-        url,
-        Box::pin(redis_version(url)),
+        &server.url,
+        Box::pin(redis_version(server)),
         async |address: &Address| redis_start(args, settings, address).await,
     )
     .await
 }
 
 /// The Redis that sentinels name. It is somebody's that has set it up, and nothing is started in its place.
-async fn behind_sentinels(url: &ServerUrl) -> Result<Server, Failure> {
-    let version = redis_version(url)
+async fn behind_sentinels(server: &RedisServer) -> Result<Server, Failure> {
+    let url = &server.url;
+    let version = redis_version(server)
         .await
         .map_err(|why| Failure::silent(format_args!("{url} cannot be used: {why}")))?;
     Ok(Server {
@@ -221,8 +226,8 @@ async fn behind_sentinels(url: &ServerUrl) -> Result<Server, Failure> {
 }
 
 /// Version of a running server, which must be new enough and must not evict keys.
-async fn redis_version(url: &ServerUrl) -> Result<String, String> {
-    let store = Store::look(url, &AppName::default())
+async fn redis_version(server: &RedisServer) -> Result<String, String> {
+    let store = Store::look(server, &AppName::default())
         .await
         .map_err(|e| e.to_string())?;
     store.check().await.map_err(|e| e.to_string())?;
@@ -335,7 +340,10 @@ fn unusable(kind: &ServerKind, shown: &str, address: &Address, why: &str) -> Fai
         taken_by(port)
     ))
     .advise(format!(
-        "stop that process, or name another {name} server in oncue.toml or with --{name}"
+        "stop that process, or give this app a server of its own, in oncue.toml or with --{name} {name}://127.0.0.1:{}",
+        (port.saturating_add(1)..u16::MAX)
+            .find(|port| is_free(&format!("127.0.0.1:{port}")))
+            .unwrap_or(port)
     ))
 }
 

@@ -1,5 +1,6 @@
 //! `oncue doctor`: reads back from both servers what they really are, and says what can be promised with that.
 
+mod certificates;
 mod checks;
 mod locks;
 mod monitoring;

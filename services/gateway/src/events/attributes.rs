@@ -43,12 +43,7 @@ pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
         );
         return Err(Problem::new(MEDIA_TYPE, why));
     };
-    let essence = media_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
+    let essence = oncue_proto::essence(media_type);
     if essence.starts_with("application/cloudevents-batch") {
         if essence == "application/cloudevents-batch+json" {
             return Ok(Form::Batch);
@@ -243,21 +238,7 @@ impl Attributes {
 
 /// A new root event of the gateway's own.
 pub fn root(id: String, ty: &str) -> Meta {
-    Meta {
-        source: SOURCE.to_owned(),
-        ty: ty.to_owned(),
-        time: event::now_ms(),
-        timed: true,
-        flow: id.clone(),
-        id,
-        cause: String::new(),
-        hops: 0,
-        traceparent: None,
-        tracestate: None,
-        baggage: None,
-        redrive: None,
-        tracked: false,
-    }
+    Meta::root(id, SOURCE.to_owned(), ty, event::now_ms())
 }
 
 fn check_time(text: &str) -> Result<u64, Problem> {

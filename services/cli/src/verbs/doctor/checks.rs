@@ -62,6 +62,7 @@ pub async fn all(settings: &Settings) -> (Facts, Vec<Finding>) {
             "start it with `oncue up`, or name another server with --redis",
         ),
     }
+    super::certificates::check(&settings.config, &mut report);
     traces(&mut report).await;
     (facts, report.0)
 }
@@ -106,7 +107,7 @@ async fn nats(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut Re
         }
         Err(e) => {
             report.fix(
-                format!("JetStream is off: {e}"),
+                format!("JetStream cannot be used: {e}"),
                 "start nats-server with JetStream, as deploy/dev/nats.conf does",
             );
         }

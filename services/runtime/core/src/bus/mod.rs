@@ -105,7 +105,15 @@ struct Shared {
     reads: Arc<Semaphore>,
     /// Beginning of the subjects of JetStream's API.
     api_prefix: String,
+    /// Whether this process has shown no credentials.
+    is_anonymous: bool,
 }
+
+/// Words for a process that is locked out.
+const LOCKED_OUT: &str = "this NATS is locked, and there are no credentials for it: name some in [nats] credentials, or work in the \
+                          folder of the app whose `oncue up` has started it";
+/// Time for an answer to whoever may be locked out: a right that is missing brings silence.
+const LOCKED_OUT_AFTER: Duration = Duration::from_secs(2);
 
 /// Publish ack: the stream has stored the message.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -211,6 +219,7 @@ impl Bus {
             app: AppName::default(),
             shared: Arc::new(Shared {
                 reads: Arc::new(Semaphore::new(objects::READS)),
+                is_anonymous: server.credentials.is_none() && server.url == server.url.anonymous(),
                 api_prefix: server.api_prefix,
             }),
         })
@@ -273,22 +282,29 @@ impl Bus {
     }
 
     /// One request to the JetStream API, `$JS.API.SUBJECT` or as the account calls it, with a body or `null`. Fails with the server's own error,
-    /// with 503 where it does not answer in 10 s, with 500 where its answer is no JSON.
+    /// with [`ApiError::LOCKED_OUT`] where that is for want of credentials, with 503 where it does not answer in 10 s, with 500 where its answer is no JSON.
     pub async fn api(&self, subject: &str, body: &Value) -> Result<Value, ApiError> {
         let payload = if body.is_null() {
             Bytes::new()
         } else {
             body.to_string().into()
         };
-        let answer = self
-            .client
-            .request(self.api_subject(subject), payload)
-            .await
-            .map_err(|e| ApiError {
-                code: 503,
+        let request = self.client.request(self.api_subject(subject), payload);
+        let answer = if self.may_be_locked_out() {
+            let answered = tokio::time::timeout(LOCKED_OUT_AFTER, request).await;
+            answered.map_err(|_| ApiError {
+                code: ApiError::LOCKED_OUT,
                 err_code: 0,
-                description: format!("JetStream does not answer: {e}"),
-            })?;
+                description: LOCKED_OUT.to_owned(),
+            })?
+        } else {
+            request.await
+        };
+        let answer = answer.map_err(|e| ApiError {
+            code: 503,
+            err_code: 0,
+            description: format!("JetStream does not answer: {e}"),
+        })?;
         let answer: Value = serde_json::from_slice(&answer.payload).map_err(|e| ApiError {
             code: 500,
             err_code: 0,
@@ -298,6 +314,12 @@ impl Bus {
             Some(error) => Err(ApiError::deserialize(error).unwrap_or_default()),
             None => Ok(answer),
         }
+    }
+
+    /// Whether the server knows keys and this process has shown none: it may publish what is public then, and nobody answers it,
+    /// unless the server gives everybody more.
+    fn may_be_locked_out(&self) -> bool {
+        self.shared.is_anonymous && !self.client.server_info().nonce.is_empty()
     }
 
     /// Subscribes to a subject, which may hold wildcards.
@@ -381,6 +403,9 @@ pub struct ApiError {
 }
 
 impl ApiError {
+    /// Class of a request that nobody answers to whoever has no credentials.
+    pub const LOCKED_OUT: u16 = 401;
+
     /// Whether the thing asked for is not there.
     pub fn is_not_found(&self) -> bool {
         self.code == 404

@@ -32,10 +32,9 @@ pub fn write(
 ) -> io::Result<()> {
     let shared = root.join(SERVERS);
     fs::create_dir_all(&shared).map_err(|e| named(&shared, &e))?;
-    let folder = |role: &Role| KeyFolder::new(root.join(role.name()));
     let mut public_keys = PublicKeys::new();
     for role in rights.roles() {
-        let folder = folder(role);
+        let folder = folder(root, role);
         public_keys.insert(role.clone(), vec![folder.public_key(role)?]);
         folder.password(role)?;
         servers
@@ -46,7 +45,7 @@ pub fn write(
         }
     }
     let users = users::file(&users::users(rights), |role| {
-        Ok(vec![folder(role).password(role)?])
+        Ok(vec![folder(root, role).password(role)?])
     })?;
     let accounts = accounts::configuration(rights, &public_keys);
     for (name, text) in [(ACCOUNTS, accounts), (USERS, users)] {
@@ -57,6 +56,10 @@ pub fn write(
             .map_err(|e| named(&file, &e))?;
     }
     Ok(())
+}
+
+fn folder(root: &Path, role: &Role) -> KeyFolder {
+    KeyFolder::new(root.join(role.name()))
 }
 
 /// Lets a group read a folder and its files.

@@ -1,0 +1,110 @@
+//! Certificates that the configuration names, and how long they are good for.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use oncue_core::config::{Config, TlsConfig};
+use oncue_proto::event::format_time;
+use x509_cert::Certificate;
+
+use super::report::Report;
+
+/// Time before the end from which on a finding says so.
+const AHEAD: Duration = Duration::from_hours(30 * 24);
+const ADVICE: &str = "put a new one in the place of the file: servers read it again within seconds, clients at their next connection";
+
+/// Looks at each file.
+pub fn check(config: &Config, report: &mut Report) {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    for Named { whose, file, kind } in named(config) {
+        let shown = file.display();
+        match end(&file, kind) {
+            Err(why) => report.fix(
+                format!("{whose}: {shown}: {why}"),
+                "a PEM file with certificates is expected",
+            ),
+            Ok(end) => {
+                let date = format_time(u64::try_from(end.as_millis()).unwrap_or(u64::MAX));
+                if end <= now {
+                    report.fix(format!("{whose} has expired at {date}: {shown}"), ADVICE);
+                } else if end.saturating_sub(now) < AHEAD {
+                    report.fix(format!("{whose} expires at {date}: {shown}"), ADVICE);
+                } else {
+                    report.good(format!("{whose} is good until {date}"));
+                }
+            }
+        }
+    }
+}
+
+/// File that the configuration names.
+struct Named {
+    whose: &'static str,
+    file: PathBuf,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Certificate, and those that lead to one that others know: of no use once one of them has expired.
+    Chain,
+    /// Authorities, of which any does.
+    Authorities,
+}
+
+fn named(config: &Config) -> Vec<Named> {
+    let own = |tls: &Option<TlsConfig>| tls.as_ref().map(|tls| config.beside(&tls.certificate));
+    let (nats, redis) = (&config.nats.tls, &config.redis.tls);
+    let files = [
+        (
+            "certificate of the gateway",
+            own(&config.gateway.tls),
+            Kind::Chain,
+        ),
+        (
+            "certificate of the console",
+            own(&config.console.tls),
+            Kind::Chain,
+        ),
+        (
+            "client certificate for NATS",
+            nats.certificate.clone(),
+            Kind::Chain,
+        ),
+        ("authority of NATS", nats.ca.clone(), Kind::Authorities),
+        (
+            "client certificate for Redis",
+            redis.certificate.clone(),
+            Kind::Chain,
+        ),
+        ("authority of Redis", redis.ca.clone(), Kind::Authorities),
+    ];
+    let files = files.into_iter();
+    files
+        .filter_map(|(whose, file, kind)| {
+            Some(Named {
+                whose,
+                file: file?,
+                kind,
+            })
+        })
+        .collect()
+}
+
+/// Time since the epoch from which on a file is of no use.
+fn end(file: &Path, kind: Kind) -> Result<Duration, String> {
+    let pem = fs::read(file).map_err(|e| e.to_string())?;
+    let certificates = Certificate::load_pem_chain(&pem).map_err(|e| e.to_string())?;
+    let ends = certificates.iter().map(|certificate| {
+        let validity = certificate.tbs_certificate.validity;
+        validity.not_after.to_unix_duration()
+    });
+    let end = match kind {
+        Kind::Chain => ends.min(),
+        Kind::Authorities => ends.max(),
+    };
+    end.ok_or_else(|| "it holds no certificate".to_owned())
+}
