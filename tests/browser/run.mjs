@@ -101,6 +101,13 @@ test("a function tells its last hour and what failed", async ({ page }) => {
   await page.waitForFunction(() => /^\d\d:\d\d:\d\d/.test(document.querySelector("#panel .chart .legend-row span:last-child").textContent));
   await page.mouse.move(0, 0);
   await shoot(page, "function");
+  await page.click('#panel .actions >> text=Pause');
+  await page.waitForSelector("#ask[open]");
+  await page.click("#ask-yes");
+  await page.waitForFunction(() => document.querySelector("#panel .state")?.textContent.startsWith("paused"));
+  await shoot(page, "paused");
+  await page.click('#panel .actions >> text=Resume');
+  await page.waitForFunction(() => !document.querySelector("#panel .state")?.textContent.startsWith("paused"));
 });
 
 test("an edge shows its last events, decoded", async ({ page }) => {

@@ -23,8 +23,8 @@ use crate::settings::Global;
 use crate::terminal::paint;
 use crate::verbs::{
     apply, audit, backup, check, completions, demo, dev, dlq, docs, doctor, flow, health, keys,
-    logs, man, map, new, ps, publish, recover, remove, restart, restore, rights, schedule, state,
-    tail, tend, test, top,
+    logs, man, map, new, pause, ps, publish, recover, remove, restart, restore, rights, schedule,
+    state, tail, tend, test, top,
 };
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
@@ -98,6 +98,10 @@ enum Verb {
     Restore(restore::Args),
     /// Replace the processes that `oncue up` runs by new ones, one after the other.
     Restart(restart::Args),
+    /// Have functions get no event for a while; all of them wait.
+    Pause(pause::Args),
+    /// Give functions that are paused their events again.
+    Resume(pause::ResumeArgs),
     /// Take a function that is not wanted any more off both servers.
     Remove(remove::Args),
     /// Check both servers and say in plain words what is promised with them as they are.
@@ -121,6 +125,8 @@ impl Verb {
             | Self::Recover(_)
             | Self::Restart(_)
             | Self::Restore(_)
+            | Self::Pause(_)
+            | Self::Resume(_)
             | Self::Remove(_) => true,
             Self::Keys(verb) => verb.changes_an_app(),
             Self::Dlq(verb) => verb.changes_an_app(),
@@ -188,6 +194,8 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Backup(args) => backup::run(&args, &settings).await,
         Verb::Restore(args) => restore::run(&args, &settings).await,
         Verb::Restart(args) => restart::run(&args, &settings).await,
+        Verb::Pause(args) => pause::run(&args, &settings).await,
+        Verb::Resume(args) => pause::resume(&args, &settings).await,
         Verb::Remove(args) => remove::run(&args, &settings).await,
         Verb::Doctor(args) => doctor::run(&args, &settings).await,
         Verb::Health(args) => health::run(&args, settings).await,

@@ -7,6 +7,7 @@ pub mod test;
 pub mod apply;
 pub mod tend;
 pub mod publish;
+pub mod pause;
 pub mod tail;
 pub mod ps;
 pub mod state;

@@ -7,7 +7,9 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use oncue_http::problem::{method_not_allowed, not_found};
 
-use crate::api::{actions, doctor, drift, events, flow, function, letters, logs, recent, search};
+use crate::api::{
+    actions, doctor, drift, events, flow, function, letters, logs, pause, recent, search,
+};
 use crate::{App, access, guard, live, metrics, page};
 
 pub fn router(app: Arc<App>) -> Router {
@@ -43,6 +45,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics::get))
         .layer(from_fn_with_state(app.clone(), guard::scraper));
     let write = Router::new()
+        .route("/api/functions/{name}/pause", post(pause::pause))
+        .route("/api/functions/{name}/resume", post(pause::resume))
         .route("/api/letters/try", post(actions::attempt))
         .route("/api/letters/redrive", post(actions::redrive))
         .route("/api/letters/drop", post(actions::give_up))

@@ -29,6 +29,7 @@ mod logs;
 mod new_app;
 mod once;
 mod overload;
+mod pause;
 mod own_tests;
 mod poison;
 mod properties;

@@ -76,7 +76,7 @@ pub async fn get(
         "card": view,
         "limits": limits,
         "health": status.health(),
-        "why": status.reason(app.bus.app(), &name),
+        "why": status.reason(&name),
         "waiting_outputs": status.waiting_outputs(),
         "rate": status.rate(),
         "lag": status.lag(),

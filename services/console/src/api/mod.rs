@@ -7,6 +7,7 @@ pub mod recent;
 pub mod search;
 pub mod letters;
 pub mod actions;
+pub mod pause;
 pub mod drift;
 pub mod doctor;
 pub mod logs;

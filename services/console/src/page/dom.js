@@ -159,3 +159,19 @@ export function json(value) {
 export function failed(place, error) {
   place.replaceChildren(make("p", "problem", error.message));
 }
+
+// Yes or no; with `why`, the reason or nothing.
+export function ask(title, text, yes, why = false) {
+  const dialog = byId("ask");
+  byId("ask-title").textContent = title;
+  byId("ask-text").textContent = text;
+  byId("ask-yes").textContent = yes;
+  byId("ask-why-label").hidden = !why;
+  byId("ask-why").required = why;
+  byId("ask-why").value = "";
+  dialog.returnValue = "no";
+  dialog.showModal();
+  return new Promise((done) => {
+    dialog.addEventListener("close", () => done(dialog.returnValue === "yes" && (why ? byId("ask-why").value.trim() : true)), { once: true });
+  });
+}

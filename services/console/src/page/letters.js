@@ -1,6 +1,6 @@
 // The dead-letter bench: causes on the left, the letters of one on the right, and what may be done with them.
 
-import { about, ago, api, button, byId, facts, failed, flowLink, json, link, make, moment, number, plural, short, traceLink } from "./dom.js";
+import { about, ago, api, ask, button, byId, facts, failed, flowLink, json, link, make, moment, number, plural, short, traceLink } from "./dom.js";
 
 const EVERY = 3000;
 const POLL = 400;
@@ -402,20 +402,4 @@ function answerRow(answer) {
   for (const operation of answer.operations ?? []) change("change", operation);
   for (const { type, key, data } of answer.emits ?? []) change("emit", `${type} ${key} ${JSON.stringify(data)}`);
   return make("div", "parts", ...lines);
-}
-
-// Yes or no; with `why`, the reason or nothing.
-function ask(title, text, yes, why = false) {
-  const dialog = byId("ask");
-  byId("ask-title").textContent = title;
-  byId("ask-text").textContent = text;
-  byId("ask-yes").textContent = yes;
-  byId("ask-why-label").hidden = !why;
-  byId("ask-why").required = why;
-  byId("ask-why").value = "";
-  dialog.returnValue = "no";
-  dialog.showModal();
-  return new Promise((done) => {
-    dialog.addEventListener("close", () => done(dialog.returnValue === "yes" && (why ? byId("ask-why").value.trim() : true)), { once: true });
-  });
 }

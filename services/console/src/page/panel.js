@@ -1,6 +1,6 @@
 // What was clicked on the map: a function with its last hour, or an event type with its last events.
 
-import { about, api, button, byId, draw, duration, facts, failed, flowLink, json, link, make, moment, number, rate, short, traceLink } from "./dom.js";
+import { about, api, ask, button, byId, draw, duration, facts, failed, flowLink, json, link, make, moment, number, rate, short, traceLink } from "./dom.js";
 import { logLines } from "./log.js";
 import { View, histogram, line, percentile } from "./chart.js";
 
@@ -100,7 +100,7 @@ const WORDS = {
   failing: "failed within the last minute",
   stuck: "nobody runs it, and events wait",
   blocked: "committed, and what follows finds no room in its stream",
-  paused: "paused: its consumer hands out nothing (nats consumer resume)",
+  paused: "paused: its events wait",
   off: "not running",
   asleep: "asleep: it is started when an event comes",
 };
@@ -123,6 +123,7 @@ function fillFunction(said, body) {
       figure(number(said.letters), "dead letters"),
       ...(said.waiting_outputs > 0 ? [figure(number(said.waiting_outputs), "commits whose outputs wait")] : []),
     ),
+    ...(about.write && said.consumer ? [pausing(said)] : []),
     charts(said, past),
   ];
   if (said.histogram) {
@@ -134,6 +135,23 @@ function fillFunction(said, body) {
   parts.push(part("What failed last", errors(said)), part("Log", logLines({ function: card.name })), part("Workers", workers(said.instances)), part("Manifest", manifest(said)));
   body.className = "parts";
   body.replaceChildren(...parts);
+}
+
+// Pauses the function, or gives it its events again.
+function pausing({ card: { name }, health }) {
+  const change = async (what) => {
+    try {
+      await api(`/api/functions/${encodeURIComponent(name)}/${what}`, {});
+      again();
+    } catch (error) {
+      failed(row, error);
+    }
+  };
+  const pause = async () => {
+    if (await ask(`Pause ${name}?`, "What it has in hand comes to its end; all else waits in the stream until somebody resumes it.", "Pause")) change("pause");
+  };
+  const row = make("div", "actions", health === "paused" ? button("Resume", () => change("resume"), "strong") : button("Pause", pause));
+  return row;
 }
 
 function errors({ errors: letters, instances }) {

@@ -6,7 +6,6 @@ use oncue_admin::consumers::Consumer;
 use oncue_admin::functions::{Activity, FunctionState, FunctionStatus, SILENCE_MS};
 use oncue_admin::services::counters::Counters;
 use oncue_admin::services::{SupervisedFunction, Worker};
-use oncue_core::app::AppName;
 use oncue_core::bus::services::DurationHistogram;
 use oncue_proto::event;
 use serde::Serialize;
@@ -221,7 +220,7 @@ impl Status {
     }
 
     /// Sentence on what is wrong, with the way out; `None` where nothing is.
-    pub fn reason(&self, app: &AppName, function: &str) -> Option<String> {
+    pub fn reason(&self, function: &str) -> Option<String> {
         let lag = self.lag();
         let is_failing = self
             .supervised
@@ -235,11 +234,7 @@ impl Status {
         let said = match self.health() {
             Health::Ok | Health::Off | Health::Asleep => return None,
             Health::Paused => {
-                let consumer = app.consumer(function);
-                let stream = self.consumer.as_ref().map_or("STREAM", |one| &one.stream);
-                format!(
-                    "Its consumer is paused and hands out nothing: `nats consumer resume {stream} {consumer}`."
-                )
+                format!("It is paused, and its events wait: `oncue resume {function}`.")
             }
             Health::Stuck => format!(
                 "{lag} events wait and no worker answers: start it with `oncue up`; where it runs, `oncue logs {function}` says why it does not start."

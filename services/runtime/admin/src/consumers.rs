@@ -11,6 +11,7 @@
 //! ([`crate::audit`]) are for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use futures::future::try_join_all;
 
@@ -77,6 +78,33 @@ impl Consumer {
                 .filters()
                 .any(|filter| subject_matches(filter, &message.subject))
     }
+}
+
+/// End of a pause from now on, Unix milliseconds. One without a span ends when somebody resumes it; the server wants an end,
+/// and gets one in a hundred years.
+pub fn pause_end(span: Option<Duration>) -> u64 {
+    let span = span.unwrap_or(Duration::from_hours(100 * 365 * 24));
+    event::now_ms().saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Has a function get no event until a moment, Unix milliseconds; its events again for `None`. They wait in the stream, and
+/// what it has in hand comes to its end.
+///
+/// Returns the consumer as it was; `None` where the function has none.
+///
+/// # Errors
+/// [`AdminError::Api`]: JetStream does not answer within 10 s, or refuses.
+pub async fn pause(
+    bus: &Bus,
+    function: &str,
+    until: Option<u64>,
+) -> Result<Option<Consumer>, AdminError> {
+    let Some(consumer) = all(bus).await?.remove(function) else {
+        return Ok(None);
+    };
+    let paused = bus.pause(&consumer.stream, function, until).await;
+    paused.map_err(|e| AdminError::api(format!("consumer of {function}"), e))?;
+    Ok(Some(consumer))
 }
 
 /// Every stream with events, by name, with its state. Streams behind object stores and buckets are left out; those of

@@ -86,6 +86,11 @@ async fn without_a_token_it_answers_under_our_own_names_and_only_looks() {
                 .contains("ONCUE_CONSOLE_TOKEN")
         );
     }
+    for action in ["pause", "resume"] {
+        let path = format!("/api/functions/f/{action}");
+        let refused = console.send("POST", &path, &[JSON], "{}").await;
+        refused.problem(403, "read-only");
+    }
     assert_eq!(
         console.get(&format!("/api/letters/{number}")).await.status,
         200,
@@ -121,6 +126,12 @@ async fn with_a_token_nobody_else_sees_anything() {
     let cookie = console.login().await;
     let with = |path: &'static str| request_with(&console, path, &cookie);
     assert_eq!(with("/api/letters").await, 200);
+    for action in ["pause", "resume"] {
+        let path = format!("/api/functions/nobody/{action}");
+        let headers = [JSON, ("cookie", cookie.as_str())];
+        let answer = request(console.at, "POST", &path, &headers, "{}").await;
+        assert_eq!(answer.status, 404, "{action}");
+    }
     let forged = cookie.replacen("oncue-console=", "oncue-console=x", 1);
     assert_eq!(request_with(&console, "/api/letters", &forged).await, 401);
     let about = request(console.at, "GET", "/api/about", &[("cookie", &cookie)], "")

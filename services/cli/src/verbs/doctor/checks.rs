@@ -283,7 +283,10 @@ async fn hearing(settings: &Settings, bus: &Bus, report: &mut Report) -> Result<
                     "the consumer of {} on {} is paused: no event reaches it",
                     consumer.function, consumer.stream
                 ),
-                "resume it with `nats consumer resume`, or see who paused it",
+                &format!(
+                    "`oncue resume {}` once that for which it was paused is over",
+                    consumer.function
+                ),
             );
         }
     }

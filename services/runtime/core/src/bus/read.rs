@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use serde::Deserialize as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::info::{ConsumerInfo, code};
 use super::{ApiError, Bus, BusError, failed, headers};
@@ -242,6 +242,23 @@ impl Bus {
             .await?;
         let info = ConsumerInfo::deserialize(answer).unwrap_or_default();
         Ok(info.num_pending)
+    }
+
+    /// Has the consumer of a function hand out nothing until a moment, Unix milliseconds; from now on again for `None`. What was
+    /// handed out before goes on, and all else waits in the stream.
+    pub async fn pause(
+        &self,
+        stream: &str,
+        function: &str,
+        until: Option<u64>,
+    ) -> Result<(), ApiError> {
+        let consumer = self.app().consumer(function);
+        let body = match until {
+            Some(until) => json!({ "pause_until": event::format_time(until) }),
+            None => Value::Null,
+        };
+        let request = format!("CONSUMER.PAUSE.{stream}.{consumer}");
+        self.api(&request, &body).await.map(|_| ())
     }
 }
 
