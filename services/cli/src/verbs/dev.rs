@@ -11,7 +11,7 @@ mod keyboard;
 mod live;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IsTerminal as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -66,7 +66,8 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     dev.is_live = live.is_some();
     let outcome = tokio::select! {
         failed = dev.follow() => Err(failed),
-        _ = interrupt.recv() => Ok(Stop::Heard),
+        // Without a terminal it is told to this process alone.
+        _ = interrupt.recv() => Ok(if std::io::stdin().is_terminal() { Stop::Heard } else { Stop::Unheard }),
         _ = terminate.recv() => Ok(Stop::Unheard),
         () = told(&mut live) => Ok(Stop::Unheard),
     };
@@ -78,7 +79,13 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         Ok(stop) => Ok(stop),
     };
     let must_tell = !matches!(outcome, Ok(Stop::Heard));
-    dev.stop(must_tell).await;
+    let again = async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    dev.stop(must_tell, again).await;
     outcome.map(|_| exit::OK)
 }
 
@@ -202,7 +209,7 @@ impl Dev<'_> {
     /// Begins from the start, as the same process, with the configuration as it is now.
     async fn begin_anew(&mut self) -> Failure {
         remark(paint(DIM, "oncue.toml has changed: everything starts anew"));
-        self.stop(true).await;
+        self.stop(true, std::future::pending()).await;
         let program = match std::env::current_exe() {
             Ok(program) => program,
             Err(e) => return Failure::failed(e),
@@ -253,7 +260,11 @@ impl Dev<'_> {
         match restart {
             Ok(output) if output.status.success() => {
                 let took = began.elapsed().as_secs_f64();
-                remark(paint(GOOD, format_args!("{names} runs anew ({took:.1} s)")));
+                let run = if functions.len() == 1 { "runs" } else { "run" };
+                remark(paint(
+                    GOOD,
+                    format_args!("{names} {run} anew ({took:.1} s)"),
+                ));
             }
             Ok(output) => {
                 let why = [output.stdout, output.stderr].concat();
@@ -268,12 +279,20 @@ impl Dev<'_> {
     }
 
     /// Has `oncue up` finish, and waits for it.
-    async fn stop(&mut self, must_tell: bool) {
+    async fn stop(&mut self, must_tell: bool, again: impl Future<Output = ()>) {
         let Some(mut up) = self.up.get_mut().take() else {
             return;
         };
         let pid = up.id().and_then(|pid| Pid::from_raw(pid as i32));
         if let Some(pid) = pid.filter(|_| must_tell) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        tokio::select! {
+            _ = up.wait() => return,
+            () = again => {}
+        }
+        // Whoever asks again means it, and may have reached nobody but this process.
+        if let Some(pid) = pid {
             let _ = kill_process(pid, Signal::TERM);
         }
         let _ = up.wait().await;

@@ -113,7 +113,9 @@ async fn is_run_anew(language: &str, install: impl Fn(&Path), source: &str, tax:
     })
     .await;
     assert!(row.contains(r#""cents":1070"#), "{row}");
-    assert_eq!(dev.stop().await, Some(0), "{}", dev.log());
+    // Told to it alone, as without a terminal.
+    dev.signal("INT");
+    assert_eq!(dev.exit().await, Some(0), "{}", dev.log());
     // Nobody sits in front of it.
     let log = dev.log();
     assert!(!log.contains("Keys:") && !log.contains("└"), "{log}");

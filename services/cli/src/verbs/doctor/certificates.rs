@@ -55,43 +55,30 @@ enum Kind {
     Authorities,
 }
 
-fn named(config: &Config) -> Vec<Named> {
-    let own = |tls: &Option<TlsConfig>| tls.as_ref().map(|tls| config.beside(&tls.certificate));
+impl Named {
+    fn new(whose: &'static str, file: Option<PathBuf>, kind: Kind) -> Option<Self> {
+        file.map(|file| Self { whose, file, kind })
+    }
+}
+
+fn named(config: &Config) -> impl Iterator<Item = Named> {
     let (nats, redis) = (&config.nats.tls, &config.redis.tls);
+    let gateway = own(config, config.gateway.tls.as_ref());
+    let console = own(config, config.console.tls.as_ref());
+    let (nats_own, redis_own) = (nats.certificate.clone(), redis.certificate.clone());
     let files = [
-        (
-            "certificate of the gateway",
-            own(&config.gateway.tls),
-            Kind::Chain,
-        ),
-        (
-            "certificate of the console",
-            own(&config.console.tls),
-            Kind::Chain,
-        ),
-        (
-            "client certificate for NATS",
-            nats.certificate.clone(),
-            Kind::Chain,
-        ),
-        ("authority of NATS", nats.ca.clone(), Kind::Authorities),
-        (
-            "client certificate for Redis",
-            redis.certificate.clone(),
-            Kind::Chain,
-        ),
-        ("authority of Redis", redis.ca.clone(), Kind::Authorities),
+        Named::new("certificate of the gateway", gateway, Kind::Chain),
+        Named::new("certificate of the console", console, Kind::Chain),
+        Named::new("client certificate for NATS", nats_own, Kind::Chain),
+        Named::new("authority of NATS", nats.ca.clone(), Kind::Authorities),
+        Named::new("client certificate for Redis", redis_own, Kind::Chain),
+        Named::new("authority of Redis", redis.ca.clone(), Kind::Authorities),
     ];
-    let files = files.into_iter();
-    files
-        .filter_map(|(whose, file, kind)| {
-            Some(Named {
-                whose,
-                file: file?,
-                kind,
-            })
-        })
-        .collect()
+    files.into_iter().flatten()
+}
+
+fn own(config: &Config, tls: Option<&TlsConfig>) -> Option<PathBuf> {
+    tls.map(|tls| config.beside(&tls.certificate))
 }
 
 /// Time since the epoch from which on a file is of no use.
