@@ -153,6 +153,9 @@ pub async fn serve(
             peer,
             place,
         } = accepted;
+        // Three things may end a connection besides itself: the place that it holds, which another client of its address may
+        // take while it has nothing in hand; a client that takes nothing of an answer; and one that takes nothing of the
+        // socket, which the stream sees.
         let signals = place.signals.clone();
         let stalls = Stalls::default();
         let service = Service {
@@ -211,6 +214,7 @@ impl Protocols {
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head)
             .max_buf_size(BUFFER_BYTES);
+        // Pings find a client that is gone without a word, and bounds keep one connection from holding more than many of HTTP/1.1.
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
@@ -248,6 +252,7 @@ impl Protocols {
         watcher.watch(connection).await.map_err(|e| e.to_string())
     }
 
+    /// Serves a connection of HTTP/1.1, with or without TLS below it.
     async fn serve_http1<S>(
         &self,
         stream: S,
@@ -264,6 +269,7 @@ impl Protocols {
 
 /// The router as one connection's requests come to it.
 struct Service {
+    /// Routes of the whole server; a clone is cheap.
     router: TowerToHyperService<Router>,
     peer: Peer,
     place: Arc<Place>,

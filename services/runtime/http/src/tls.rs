@@ -64,6 +64,7 @@ impl Tls {
             .map_err(|why| format!("[{section}] tls: {why}"))
     }
 
+    /// Reads both files; an error says what is wrong with which.
     fn load(certificate: PathBuf, key: PathBuf) -> Result<Arc<Self>, String> {
         let content = Content::read(&certificate, &key)?;
         let acceptor = content
@@ -129,6 +130,8 @@ impl Content {
         })
     }
 
+    /// Acceptor of HTTP/1.1 and 2, with ring for cryptography and the versions of TLS that rustls holds safe, 1.2 and 1.3. Key and
+    /// certificate that do not belong together are found here.
     fn acceptor(&self) -> Result<TlsAcceptor, String> {
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.certificate).collect();
         let chain = chain.map_err(said)?;

@@ -246,6 +246,9 @@ impl Bus {
 
     /// Has the consumer of a function hand out nothing until a moment, Unix milliseconds; from now on again for `None`. What was
     /// handed out before goes on, and all else waits in the stream.
+    ///
+    /// # Errors
+    /// 404 for a function without a consumer on this stream; others as of [`Bus::api`].
     pub async fn pause(
         &self,
         stream: &str,

@@ -16,15 +16,25 @@ const LONGEST_STRING: u64 = 512 << 20;
 
 /// Bytes between two keys that say what follows; smaller ones are types of values.
 mod opcode {
+    /// Three lengths, of a slot of a cluster.
     pub const SLOT_INFO: u8 = 244;
+    /// Code of a function library, a string.
     pub const FUNCTION: u8 = 245;
+    /// Seconds since the next key was used, a length; only under LRU.
     pub const IDLE: u8 = 248;
+    /// Counter of uses of the next key, one byte; only under LFU.
     pub const FREQUENCY: u8 = 249;
+    /// Two strings about the server that wrote it.
     pub const AUXILIARY: u8 = 250;
+    /// Two lengths: keys of the database, and those that expire.
     pub const SIZES: u8 = 251;
+    /// Unix milliseconds at which the next key expires, eight bytes, the lowest first.
     pub const EXPIRES_MS: u8 = 252;
+    /// Unix seconds at which the next key expires, four bytes.
     pub const EXPIRES: u8 = 253;
+    /// Number of the database of the keys from here on, a length.
     pub const DATABASE: u8 = 254;
+    /// Nothing follows but a checksum of eight bytes.
     pub const END: u8 = 255;
 }
 
@@ -47,6 +57,8 @@ pub struct Snapshot<R> {
 /// Input whose bytes are kept while the tape runs.
 struct Tape<R> {
     input: R,
+    /// Bytes since the tape was started; `None` while it stands. A value is written back just as it was read, so nothing here has
+    /// to know all of its encodings.
     kept: Option<Vec<u8>>,
 }
 
@@ -62,6 +74,7 @@ impl<R: Read> Tape<R> {
         self.bytes::<1>().map(|[byte]| byte)
     }
 
+    /// So many bytes. A length that no string of Redis has is a snapshot that is damaged, and takes no memory.
     fn long(&mut self, length: u64) -> io::Result<Vec<u8>> {
         if length > LONGEST_STRING {
             return Err(broken(format_args!("a string of {length} bytes")));
@@ -88,7 +101,9 @@ fn broken(why: impl std::fmt::Display) -> io::Error {
 
 /// Length, or the encoding of a string that is no plain one.
 enum Length {
+    /// Number of bytes, or of what follows.
     Plain(u64),
+    /// Encoding of a string: an integer of one, two or four bytes, or text that is compressed.
     Special(u8),
 }
 

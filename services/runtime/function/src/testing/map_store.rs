@@ -20,31 +20,42 @@ pub struct MapStore(Arc<Mutex<Inner>>);
 
 #[derive(Default)]
 struct Inner {
+    /// Rows by key, as [`Keys::row`] writes it.
     rows: HashMap<String, Row>,
+    /// Values of blind operations by the same keys; a key is here or among the rows, as in Redis it has one type.
     blind: HashMap<String, Blind>,
     /// By function and hash of the id.
     seen: HashMap<(Arc<str>, [u8; 16]), Seen>,
     /// By commit time, or by minus the time of publishing.
     outboxes: BTreeMap<String, (i64, Vec<StoredOutputs>)>,
+    /// Runs that were begun and did not commit, by key: what a poison event is known by.
     runs: HashMap<String, i64>,
     /// Plain hashes: flow ledgers and what was observed.
     hashes: HashMap<String, BTreeMap<Vec<u8>, Vec<u8>>>,
+    /// Unix milliseconds at which a test has stopped the clock; `None` while it runs.
     now: Option<u64>,
 }
 
 /// Values that the operations checked so far in a run will leave behind.
 #[derive(Clone, Default)]
 struct Plan {
+    /// Types of keys, as `TYPE` of Redis names them.
     kinds: HashMap<String, &'static str>,
+    /// Integers by key and field.
     values: HashMap<(String, String), i128>,
 }
 
 /// Seen-mark of an event.
 struct Seen {
+    /// Set aside as a dead letter; a later redrive may still apply it.
     dead: bool,
+    /// CRC-32 of the payload: the same id with another one is a reuse, and no duplicate.
     payload: u32,
+    /// Number of the redrive that has left it; 0 for the event itself.
     redrive: u32,
+    /// Key of the outbox with what followed; empty where nothing did.
     outbox: String,
+    /// Place in the stream; 0 where it is not known.
     sequence: u64,
 }
 
@@ -64,6 +75,7 @@ impl MapStore {
         self.0.lock()
     }
 
+    /// Rows and marks of several runs, in their order; a row that is not there is one without fields.
     pub fn read(&self, asks: &[Read]) -> Vec<ReadResult> {
         let inner = self.lock();
         let results = asks.iter().map(|ask| ReadResult {
@@ -78,6 +90,7 @@ impl MapStore {
         results.collect()
     }
 
+    /// What became of each event, in the order of the marks; `None` for one that left no mark.
     pub fn settled(&self, marks: &[Mark]) -> Vec<Option<MarkState>> {
         let inner = self.lock();
         let states = marks.iter().map(|mark| {
@@ -91,6 +104,8 @@ impl MapStore {
         states.collect()
     }
 
+    /// Where the event stands in its stream, by the mark that the function has left; `None` without a mark, or without a place
+    /// in it.
     pub fn place(&self, id: &str, function: &str) -> Option<StreamPosition> {
         let inner = self.lock();
         let seen = inner.seen(&Mark::of_id(&function.into(), id))?;
@@ -100,6 +115,8 @@ impl MapStore {
         })
     }
 
+    /// Commits runs one after the other under one lock, as the script does in one call: each is written all or not at all, and
+    /// whether it is does not depend on the others. Outputs of all of them go into one outbox.
     pub fn commit(&self, runs: &[Run]) -> Committed {
         let mut inner = self.lock();
         let first = runs
@@ -113,6 +130,7 @@ impl MapStore {
         Committed { statuses, outbox }
     }
 
+    /// Counts a run of each event that is about to begin, and returns how many there have been with it.
     pub fn started(&self, marks: &[Mark]) -> Vec<u32> {
         let mut inner = self.lock();
         let counts = marks.iter().map(|mark| {
@@ -123,11 +141,14 @@ impl MapStore {
         counts.collect()
     }
 
+    /// Takes back a run that was no attempt: it lost a race for its row, or its worker was told to stop.
     pub fn uncount(&self, mark: &Mark) {
         let mut inner = self.lock();
         *inner.runs.entry(Keys::default().runs(mark)).or_default() -= 1;
     }
 
+    /// Notes that all outputs of these outboxes are in their streams. With `keep` they stay for a recovery of NATS, under the time
+    /// of now; without they go.
     pub fn published(&self, outbox_keys: &[String], keep: bool) {
         let mut inner = self.lock();
         let now = inner.now();
@@ -139,6 +160,7 @@ impl MapStore {
         }
     }
 
+    /// Leaves in an outbox what is still to be published, and keeps what was, in an outbox of its own.
     pub fn split(&self, key: &str, left: &[StoredOutputs], keep: &[StoredOutputs]) {
         let mut inner = self.lock();
         let now = inner.now();
@@ -153,14 +175,17 @@ impl MapStore {
         }
     }
 
+    /// Outboxes that were committed at `before` or earlier, Unix ms, and are not noted as published.
     pub fn unpublished(&self, before: u64) -> Vec<Unpublished> {
         self.outboxes(|at| at > 0 && at <= before as i64)
     }
 
+    /// Outboxes that were published at `since` or later, Unix ms, and are kept.
     pub fn kept(&self, since: u64) -> Vec<Unpublished> {
         self.outboxes(|at| at <= -(since as i64))
     }
 
+    /// Forgets outboxes of a function that were published at `before` or earlier, Unix ms.
     pub fn forget(&self, function: &str, before: u64) {
         for old in self.outboxes(|at| at < 0 && at >= -(before as i64)) {
             if Keys::function_of(&old.outbox_key) == function {
@@ -180,6 +205,7 @@ impl MapStore {
             .collect()
     }
 
+    /// Value under a key of a table, of whatever kind it is; `None` where there is none.
     pub fn show(&self, table: &str, key: &str) -> Option<StateValue> {
         let inner = self.lock();
         let key = Keys::default().row(table, key);
@@ -206,6 +232,8 @@ impl Inner {
 
     fn commit(&mut self, run: &Run, outbox: &str) -> Vec<Status> {
         let now = self.now();
+        // Each event is looked at before anything is written. The plan carries what operations of earlier events will leave,
+        // so that two that fit alone and not together are found as the script finds them.
         let mut ids = BTreeSet::new();
         let mut blocked: Vec<Option<Status>> = Vec::new();
         let mut plan = Plan::default();
@@ -227,6 +255,7 @@ impl Inner {
                 .map(|_| Status::Invalid(format!("the row is a {}", self.kind(key))))
                 .collect();
         }
+        // One event that must not be applied holds back the run: the row that the handler saw came from all of them.
         let stale = row
             .as_ref()
             .is_some_and(|(row, key)| !self.is_as_seen(key, &row.basis));
@@ -240,6 +269,7 @@ impl Inner {
             row.filter(|(change, _)| !change.set.is_empty() || !change.del.is_empty())
         {
             let row = self.rows.entry(key).or_default();
+            // Microseconds, as the script has them, and higher each time, also where the clock stands.
             row.version = (now * 1000).max(row.version + 1);
             row.fields.retain(|(field, _)| {
                 !change.del.contains(field) && !change.set.iter().any(|(f, _)| f == field)
@@ -261,6 +291,7 @@ impl Inner {
         }
     }
 
+    /// Reason for which an event cannot be applied now, in the order in which the script asks: mark, purpose, age, operations.
     fn check(&self, handled: &CommitEvent, now: u64, plan: &mut Plan) -> Option<Status> {
         let mark = &handled.mark;
         match self.seen(mark) {
@@ -323,6 +354,7 @@ impl Inner {
         }
     }
 
+    /// Reason for which an operation cannot be done on what is there, or on what the plan says will be.
     fn check_op(&self, op: &Op, key: &str, plan: &mut Plan) -> Option<String> {
         let key = Keys::default().row(op.table, key);
         let (name, want) = match &op.change {
@@ -360,6 +392,7 @@ impl Inner {
         } else {
             value.max(number)
         };
+        // Redis counts in 64 bits and refuses beyond them; the script stops well before, where Lua still writes whole numbers.
         if value.abs() > 9_000_000_000_000_000_000 || number.abs() > 9_000_000_000_000_000_000 {
             return Some(format!("{name} overflows"));
         }

@@ -4,10 +4,12 @@ use serde_json::{Map, Value, json};
 
 use super::{Described, Document, Operation, reference};
 
-/// Problems of whoever sends an event.
+/// Problems of whoever sends an event, as status codes: not allowed, too slow, an id that stands for another event, too large,
+/// another media type, too often, no room or no server.
 pub(super) const TAKES: &[u16] = &[403, 408, 409, 413, 415, 429, 503];
 
-/// Schemas besides those of the contract.
+/// Schemas besides those of the contract: answers as the gateway writes them. A field that may be `null` says so; one that is
+/// not listed in `required` may be absent.
 pub(super) fn schemas() -> Map<String, Value> {
     let time = json!({ "type": "integer", "description": "Unix milliseconds" });
     let text = json!({ "type": "string" });
@@ -107,10 +109,12 @@ pub(super) fn prefer() -> Value {
     )
 }
 
+/// Parameter that may stand in a header; text without a form of its own.
 fn header(name: &str, description: &str) -> Value {
     json!({ "name": name, "in": "header", "description": description, "schema": { "type": "string" } })
 }
 
+/// Parameter that may stand behind the path; text without a form of its own.
 fn query(name: &str, description: &str) -> Value {
     json!({ "name": name, "in": "query", "description": description, "schema": { "type": "string" } })
 }
@@ -212,6 +216,7 @@ fn send(id: String, summary: String, problems: &'static [u16], payload: &Value) 
     let taken = json!({ "oneOf": [reference("Accepted"), reference("Verdicts")] });
     let some = "Some of a batch were taken; send it again as it is";
     let wrong = "The event is wrong, or one of the batch, of which none was taken";
+    // 400 has two forms: a problem for one event, verdicts for a batch.
     let mut operation = Operation::new(id, summary, problems)
         .answer(200, whole, Some(reference("Flow")))
         .answer(202, "Taken; `Location` is its flow", Some(taken))
@@ -226,6 +231,8 @@ fn send(id: String, summary: String, problems: &'static [u16], payload: &Value) 
     operation
 }
 
+/// Paths of files: stored under an id of the gateway's, with or without a name, read whole or by ranges, and what functions have
+/// derived from them.
 fn files(document: &mut Document) {
     let body = json!({ "required": true, "content": { "application/octet-stream": {} } });
     for (path, id, in_path) in [
@@ -271,6 +278,7 @@ fn files(document: &mut Document) {
     }
 }
 
+/// Path of a flow: 200 once it is complete, 202 while it is not, and a stream of its changes for whoever accepts one.
 fn flows(document: &mut Document) {
     let mut get = Operation::new("get_flow", "What has become of a flow", &[404, 503])
         .in_path(&["id"])
@@ -286,6 +294,7 @@ fn flows(document: &mut Document) {
     document.add("/v1/flows/{id}", "get", get);
 }
 
+/// Paths of the tables that `expose` names; a row under the empty key has a path of its own.
 fn state(gateway: &Described<'_>, document: &mut Document) {
     let tables: Vec<&str> = gateway.expose.iter().map(String::as_str).collect();
     let value = json!({ "type": "object", "description": "A row by its fields; or `members`, `ranking`, `count`" });
@@ -315,6 +324,7 @@ fn state(gateway: &Described<'_>, document: &mut Document) {
     }
 }
 
+/// Path of events as they happen, for the types that `[gateway] stream` names.
 fn stream(gateway: &Described<'_>, document: &mut Document) {
     let types: Vec<&str> = gateway.heard.iter().map(String::as_str).collect();
     let ty =

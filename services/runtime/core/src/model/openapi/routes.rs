@@ -8,7 +8,7 @@ use crate::config::{
     BoundField, Endpoint, EventTarget, FieldSource, Origin, RequestPart, Response, Target,
 };
 
-/// Adds every route.
+/// Adds every route, with its parameters, its body, and each answer by type and status.
 pub(super) fn add(gateway: &Described<'_>, document: &mut Document) {
     for endpoint in gateway.routes.endpoints() {
         let Endpoint { route, target } = endpoint;
@@ -41,6 +41,7 @@ fn id_of(endpoint: &Endpoint) -> String {
     words.collect::<Vec<_>>().join("_").to_lowercase()
 }
 
+/// Operation of a route to a row. A key that the path does not hold is a parameter, needed unless it has a default.
 fn of_row(table: &str, key: &FieldSource) -> Operation {
     let row = json!({ "type": "object" });
     let summary = format!("Row of {table:?}");
@@ -56,6 +57,8 @@ fn of_row(table: &str, key: &FieldSource) -> Operation {
     }
 }
 
+/// Operation of a route to an event. What fields take from query and headers are parameters; what the body holds is its schema,
+/// without the fields that the route sets itself.
 fn of_event(
     gateway: &Described<'_>,
     endpoint: &Endpoint,
@@ -146,6 +149,7 @@ fn property(document: &Document, message: &str, field: &str) -> Value {
     property.cloned().unwrap_or_else(|| json!({}))
 }
 
+/// Parameter by the part of a request that it stands in; nothing for a body.
 fn parameter(part: &RequestPart, schema: &Value, is_needed: bool) -> Value {
     match part {
         RequestPart::Query(name) => {

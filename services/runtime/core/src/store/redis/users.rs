@@ -20,6 +20,9 @@ const REPLAYED: [(&str, &[&str]); 4] = [
 impl Store {
     /// Refuses a user who may not do all that a commit of a function does, before the first one: a refusal in its middle keeps
     /// what was written before. `tables` are those that it changes; `*` among them is not looked at.
+    ///
+    /// # Errors
+    /// The first command and key that are refused, or a server that does not answer.
     pub async fn check_rights(&self, function: &str, tables: &[&str]) -> Result<(), StoreError> {
         let keys = &self.keys;
         let name = OutboxName::new(0);
@@ -57,6 +60,9 @@ impl Store {
 
     /// Refuses a server that would lose commits at its next start: Redis reads its own log as the user `default`, and leaves
     /// out each transaction that this user may not do, even where it is off. Where this connection's user may not ask, nothing is refused.
+    ///
+    /// # Errors
+    /// The command that would be left out, with the server's words and what mends it.
     pub async fn check_replay(&self) -> Result<(), StoreError> {
         let key = self.keys.row("x", "x");
         for (command, rest) in REPLAYED {
