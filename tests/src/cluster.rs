@@ -318,6 +318,11 @@ impl Cluster {
         }
     }
 
+    /// Notes that both servers were emptied: what programs need is made anew before they start again.
+    pub fn emptied(&self) {
+        self.provided.lock().clear();
+    }
+
     /// Makes what a function needs once more, as `oncue apply` does after somebody has taken something away.
     pub fn apply(&self, binary: &str) {
         self.apply_with(binary, &[]);

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use oncue::testing::MapStore;
 use oncue_core::model::flow::{Flow, FlowEvent, StepState, tree};
 use oncue_core::store::Keys;
-use oncue_proto::event::{self, Meta, Origin};
 use oncue_tests::any_store::AnyStore;
+use oncue_tests::events::root;
 
 fn read(fields: &[(&str, &str)]) -> Flow {
     let bytes = |text: &str| text.as_bytes().to_vec();
@@ -246,21 +245,6 @@ fn every_event_stands_once_behind_its_cause_even_in_circles() {
     );
 }
 
-fn meta(id: &str) -> Meta {
-    let origin = Origin {
-        stream: "s",
-        stream_created: 1,
-        sequence: 1,
-        published: 7,
-        subject: "web.page.viewed",
-    };
-    let mut meta = event::read([].into_iter(), Bytes::new(), &origin)
-        .expect("a plain message")
-        .meta;
-    (meta.id, meta.flow) = (id.into(), id.into());
-    meta
-}
-
 #[tokio::test]
 async fn a_ledger_begins_with_its_root_and_whoever_listens() {
     let map = MapStore::default();
@@ -273,11 +257,11 @@ async fn a_ledger_begins_with_its_root_and_whoever_listens() {
     let store = AnyStore::Map(map.clone());
     let keep = Duration::from_mins(1);
     assert!(store.flow("e1").await.unwrap().is_none());
-    assert!(store.track(&meta("e1"), "/home", keep).await.unwrap());
+    assert!(store.track(&root("e1"), "/home", keep).await.unwrap());
     map.put(&Keys::default().flow("e1"), "s:e1:count-views", "d 60");
     map.put(&Keys::default().flow("e1"), "n", "0");
     assert!(
-        !store.track(&meta("e1"), "/home", keep).await.unwrap(),
+        !store.track(&root("e1"), "/home", keep).await.unwrap(),
         "the second time changes nothing"
     );
     let flow = store.flow("e1").await.unwrap().unwrap();

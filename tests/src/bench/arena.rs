@@ -205,6 +205,7 @@ impl Arena {
             }
         }
         assert_eq!(self.cluster.redis_cli(&["FLUSHALL"]), "OK");
+        self.cluster.emptied();
     }
 
     pub async fn start(&mut self, side: Side, work: &Work) -> Vec<Process> {

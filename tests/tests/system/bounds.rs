@@ -5,6 +5,7 @@ use base64::Engine as _;
 use oncue_core::bus::Bus;
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 use oncue_tests::cluster::{Cluster, Process, QUICK_REDELIVERY, must_fail, until};
+use oncue_tests::events::told;
 use prost::Message as _;
 use serde_json::{Value, json};
 
@@ -15,11 +16,6 @@ fn oncue(cluster: &Cluster, args: &[&str]) -> (i32, String) {
         output.status.code().unwrap_or(-1),
         String::from_utf8_lossy(&text).into_owned(),
     )
-}
-
-fn told(page: &str, what: &str) -> (&'static str, String) {
-    let payload = json!({ "page": page, "referrer": what });
-    ("web.page.viewed", payload.to_string())
 }
 
 async fn letters(cluster: &Cluster, bus: &Bus) -> Vec<DeadLetter> {

@@ -7,21 +7,15 @@ use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
 use oncue_core::store::Store;
 use oncue_proto::event;
-use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
+use oncue_proto::oncue::v1::DeadLetter;
 use oncue_tests::cluster::{Cluster, Process, QUICK_REDELIVERY, free_port, named, until};
+use oncue_tests::events::{envelope, told};
 use oncue_tests::proxy::{Protocol, Proxy};
 use prost::Message as _;
 use serde_json::Value;
 
 async fn cluster() -> Cluster {
     Cluster::new(&format!("[functions.misbehave]\n{QUICK_REDELIVERY}\n")).await
-}
-
-fn told(page: &str, what: &str) -> (&'static str, String) {
-    (
-        "web.page.viewed",
-        format!(r#"{{"page":"{page}","referrer":"{what}"}}"#),
-    )
 }
 
 async fn dead_letters(cluster: &Cluster, bus: &Bus, expected: usize) -> Vec<DeadLetter> {
@@ -35,21 +29,6 @@ async fn dead_letters(cluster: &Cluster, bus: &Bus, expected: usize) -> Vec<Dead
         })
     })
     .await
-}
-
-fn send(subject: &str, headers: &[(&str, &str)], payload: &str) -> Envelope {
-    let headers = headers
-        .iter()
-        .map(|(n, v)| Header {
-            name: (*n).to_owned(),
-            value: (*v).to_owned(),
-        })
-        .collect();
-    Envelope {
-        subject: subject.to_owned(),
-        headers,
-        payload: payload.as_bytes().to_vec().into(),
-    }
 }
 
 #[tokio::test]
@@ -149,28 +128,31 @@ async fn what_cannot_be_read_is_set_aside_at_first_sight() {
     let bus = cluster.bus().await;
     let ok = r#"{"page":"/ok"}"#;
     let cases = [
-        ("decode", send("web.page.viewed", &[], "{\"page\":")),
-        ("decode", send("web.page.viewed", &[], "\u{1}\u{2}garbage")),
-        ("decode", send("web.page.viewed", &[], "{}")), // no key
+        ("decode", envelope("web.page.viewed", &[], "{\"page\":")),
         (
             "decode",
-            send("web.page.viewed", &[("ce-datacontenttype", "text/csv")], ok),
+            envelope("web.page.viewed", &[], "\u{1}\u{2}garbage"),
+        ),
+        ("decode", envelope("web.page.viewed", &[], "{}")), // no key
+        (
+            "decode",
+            envelope("web.page.viewed", &[("ce-datacontenttype", "text/csv")], ok),
         ),
         (
             "decode",
-            send("web.page.viewed", &[("ce-time", "yesterday")], ok),
+            envelope("web.page.viewed", &[("ce-time", "yesterday")], ok),
         ),
         (
             "decode",
-            send("web.page.viewed", &[("ce-id", &"x".repeat(200))], ok),
+            envelope("web.page.viewed", &[("ce-id", &"x".repeat(200))], ok),
         ),
         (
             "decode",
-            send("web.page.viewed", &[("ce-subject", "%C0%A0")], ok),
+            envelope("web.page.viewed", &[("ce-subject", "%C0%A0")], ok),
         ),
         (
             "decode",
-            send(
+            envelope(
                 "web.page.viewed",
                 &[("Content-Type", "application/cloudevents+json")],
                 "[]",
@@ -178,7 +160,7 @@ async fn what_cannot_be_read_is_set_aside_at_first_sight() {
         ),
         (
             "loop",
-            send(
+            envelope(
                 "web.page.viewed",
                 &[("ce-hopcount", "64"), ("ce-id", "looping")],
                 ok,
@@ -186,7 +168,7 @@ async fn what_cannot_be_read_is_set_aside_at_first_sight() {
         ),
         (
             "clock",
-            send(
+            envelope(
                 "web.page.viewed",
                 &[("ce-time", "2999-01-01T00:00:00Z"), ("ce-id", "far")],
                 ok,
@@ -194,7 +176,7 @@ async fn what_cannot_be_read_is_set_aside_at_first_sight() {
         ),
         (
             "too_old",
-            send(
+            envelope(
                 "web.page.viewed",
                 &[("ce-time", "2001-01-01T00:00:00Z"), ("ce-id", "old")],
                 ok,
@@ -228,7 +210,7 @@ async fn a_dead_letter_is_written_however_large_its_event_is() {
     let _worker = cluster.start("misbehave").await;
     let bus = cluster.bus().await;
     let garbage = "x".repeat(bus.max_payload() - 500);
-    bus.publish(&send("web.page.viewed", &[("ce-id", "huge")], &garbage))
+    bus.publish(&envelope("web.page.viewed", &[("ce-id", "huge")], &garbage))
         .await
         .expect("the stream takes it");
     let letters = dead_letters(&cluster, &bus, 1).await;
@@ -309,17 +291,17 @@ async fn copies_count_once_however_they_come() {
             ("ce-type", "web.page.viewed"),
         ];
         let without = [("ce-id", "untimed"), ("ce-type", "web.page.viewed")];
-        bus.publish(&send("web.page.viewed", &with_time, r#"{"page":"/c"}"#))
+        bus.publish(&envelope("web.page.viewed", &with_time, r#"{"page":"/c"}"#))
             .await
             .expect("taken");
-        bus.publish(&send(
+        bus.publish(&envelope(
             "web.page.viewed.c",
             &[("Content-Type", "application/cloudevents+json")],
             &structured,
         ))
         .await
         .expect("taken");
-        bus.publish(&send("web.page.viewed", &without, r#"{"page":"/c"}"#))
+        bus.publish(&envelope("web.page.viewed", &without, r#"{"page":"/c"}"#))
             .await
             .expect("taken");
         if round == 1 {
@@ -335,7 +317,7 @@ async fn copies_count_once_however_they_come() {
     assert_eq!(cluster.field(&store, "tallies", "/c", "count").await, "2");
     assert_eq!(cluster.field(&store, "hits", "/c", "total").await, "2");
     let forged = [("ce-id", "same"), ("ce-time", &*time)];
-    bus.publish(&send(
+    bus.publish(&envelope(
         "web.page.viewed",
         &forged,
         r#"{"page":"/c","visitor":"other"}"#,
@@ -424,7 +406,7 @@ async fn outputs_left_behind_are_swept_up() {
         page: "/left".into(),
         views: 10,
     };
-    let mut envelope = send(
+    let mut envelope = envelope(
         "web.page.milestone",
         &[("ce-id", "left-behind"), ("ce-type", "web.page.milestone")],
         "",
@@ -564,7 +546,7 @@ async fn a_retry_with_another_time_counts_once() {
             let timed = [("ce-id", id), ("ce-time", &*time)];
             let payload = told(&format!("/{id}"), "").1;
             for headers in [&timed[..], &timed[..1]] {
-                let event = send("web.page.viewed", headers, &payload);
+                let event = envelope("web.page.viewed", headers, &payload);
                 bus.publish(&event).await.expect("taken");
             }
         }

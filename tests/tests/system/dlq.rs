@@ -2,8 +2,9 @@
 
 use oncue_core::bus::Bus;
 use oncue_proto::event;
-use oncue_proto::oncue::v1::{DeadLetter, DeadLetterDropped, Envelope, Header};
+use oncue_proto::oncue::v1::{DeadLetter, DeadLetterDropped, Envelope};
 use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, Stored, until};
+use oncue_tests::events::{envelope, told};
 use prost::Message as _;
 use serde_json::Value;
 
@@ -15,26 +16,8 @@ async fn cluster(more: &str) -> Cluster {
     .await
 }
 
-fn told(page: &str, what: &str) -> (&'static str, String) {
-    (
-        "web.page.viewed",
-        format!(r#"{{"page":"{page}","referrer":"{what}"}}"#),
-    )
-}
-
 fn send(headers: &[(&str, &str)], (subject, payload): (&str, String)) -> Envelope {
-    let headers = headers
-        .iter()
-        .map(|(n, v)| Header {
-            name: (*n).to_owned(),
-            value: (*v).to_owned(),
-        })
-        .collect();
-    Envelope {
-        subject: subject.to_owned(),
-        headers,
-        payload: payload.into(),
-    }
+    envelope(subject, headers, payload)
 }
 
 /// Exit code and what was printed, results and remarks.

@@ -1,14 +1,8 @@
 //! `oncue up` runs as many workers as there is work for, and none where there is none.
 
 use oncue_tests::cluster::{Cluster, Process, SMALL_STREAMS, free_port, until};
+use oncue_tests::events::told;
 use serde_json::{Value, json};
-
-fn told(page: &str, what: &str) -> (&'static str, String) {
-    (
-        "web.page.viewed",
-        json!({ "page": page, "referrer": what }).to_string(),
-    )
-}
 
 /// A cluster for `oncue up`.
 async fn small_cluster(functions: &str) -> Cluster {

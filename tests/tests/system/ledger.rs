@@ -2,26 +2,10 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use oncue_core::model::flow::StepState;
 use oncue_core::store::Keys;
-use oncue_proto::event::{self, Meta, Origin};
 use oncue_tests::cluster::Cluster;
-
-fn meta(id: &str) -> Meta {
-    let origin = Origin {
-        stream: "s",
-        stream_created: 1,
-        sequence: 1,
-        published: 7,
-        subject: "web.page.viewed",
-    };
-    let mut meta = event::read([].into_iter(), Bytes::new(), &origin)
-        .expect("a plain message")
-        .meta;
-    (meta.id, meta.flow) = (id.into(), id.into());
-    meta
-}
+use oncue_tests::events::root;
 
 #[tokio::test]
 async fn a_tracked_flow_from_its_root_to_its_end() {
@@ -38,7 +22,7 @@ async fn a_tracked_flow_from_its_root_to_its_end() {
         assert!(store.flow(id).await.expect("asked").is_none());
         assert!(
             store
-                .track(&meta(id), "/home", keep)
+                .track(&root(id), "/home", keep)
                 .await
                 .expect("tracked")
         );
@@ -71,7 +55,7 @@ async fn a_tracked_flow_from_its_root_to_its_end() {
         ]);
         assert!(
             !store
-                .track(&meta(id), "/home", keep)
+                .track(&root(id), "/home", keep)
                 .await
                 .expect("tracked"),
             "what is known stays"
@@ -93,7 +77,7 @@ async fn a_tracked_flow_from_its_root_to_its_end() {
     // Nobody listens: complete at once.
     cluster.redis_cli(&["DEL", &Keys::default().listeners("web.page.viewed")]);
     store
-        .track(&meta("alone"), "/home", keep)
+        .track(&root("alone"), "/home", keep)
         .await
         .expect("tracked");
     let flow = store.flow("alone").await.expect("asked").expect("tracked");

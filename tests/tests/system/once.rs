@@ -3,14 +3,8 @@
 use oncue_core::bus::Bus;
 use oncue_proto::oncue::v1::DeadLetter;
 use oncue_tests::cluster::{Cluster, until};
+use oncue_tests::events::told;
 use prost::Message as _;
-
-fn told(page: &str, what: &str) -> (&'static str, String) {
-    (
-        "web.page.viewed",
-        format!(r#"{{"page":"{page}","referrer":"{what}"}}"#),
-    )
-}
 
 fn calls(cluster: &Cluster) -> Vec<String> {
     let calls = std::fs::read_to_string(cluster.dir.join("calls")).unwrap_or_default();

@@ -2,28 +2,12 @@
 //! more, its neighbours in the batch are applied, and it ends as a dead letter.
 
 use oncue_core::bus::Bus;
-use oncue_proto::oncue::v1::DeadLetter;
 use oncue_tests::cluster::{Cluster, Process, must_fail, until};
-use prost::Message as _;
+use oncue_tests::events::{letters, told};
 
 /// As many as the function's limit of attempts.
 const ATTEMPTS: u32 = 3;
 const NEIGHBOURS: usize = 20;
-
-fn told(page: &str, what: &str) -> (&'static str, String) {
-    (
-        "web.page.viewed",
-        format!(r#"{{"page":"{page}","referrer":"{what}"}}"#),
-    )
-}
-
-async fn letters(cluster: &Cluster, bus: &Bus) -> Vec<DeadLetter> {
-    let messages = cluster.messages(bus, "dlq").await;
-    messages
-        .iter()
-        .map(|m| DeadLetter::decode(&m.payload[..]).expect("a dead letter"))
-        .collect()
-}
 
 /// Starts the worker again each time it dies, as whoever runs it would, until the dead letter is there. Returns how
 /// often it died.

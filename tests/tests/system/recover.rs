@@ -8,6 +8,7 @@ use oncue_core::store::Store;
 use oncue_proto::event;
 use oncue_proto::oncue::v1::{Envelope, Header};
 use oncue_tests::cluster::{Cluster, Process, QUICK_REDELIVERY, until};
+use oncue_tests::events::told;
 use serde_json::{Value, json};
 
 async fn cluster() -> Cluster {
@@ -15,13 +16,6 @@ async fn cluster() -> Cluster {
         "[functions.misbehave]\n{QUICK_REDELIVERY}\n[functions.record]\n{QUICK_REDELIVERY}\n"
     ))
     .await
-}
-
-fn told(page: &str, what: &str) -> (&'static str, String) {
-    (
-        "web.page.viewed",
-        format!(r#"{{"page":"{page}","referrer":"{what}"}}"#),
-    )
 }
 
 fn oncue(cluster: &Cluster, args: &[&str]) -> (i32, String, String) {

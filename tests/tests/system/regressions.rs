@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use oncue::testing::MapStore;
 use oncue_core::store::{
-    Change, CommitEvent, Expected, Keys, Mark, Op, Purpose, Read, RowChange, RowKey, Run,
+    Change, CommitEvent, Expected, Keys, Mark, Op, Purpose, Read, Row, RowChange, RowKey, Run,
     StateValue, Status,
 };
 use oncue_proto::event::{self, Meta, Origin};
@@ -98,32 +98,20 @@ async fn commit(store: &AnyStore, run: Run) -> Vec<Status> {
         .remove(0)
 }
 
-async fn version(store: &AnyStore) -> u64 {
+async fn row(store: &AnyStore) -> Row {
     let ask = Read {
         row: Some(row_key_of_test()),
         marks: Vec::new(),
     };
-    store
-        .read(&[ask])
-        .await
-        .expect("a read")
-        .remove(0)
-        .row
-        .version
+    store.read(&[ask]).await.expect("a read").remove(0).row
+}
+
+async fn version(store: &AnyStore) -> u64 {
+    row(store).await.version
 }
 
 async fn fields(store: &AnyStore) -> Vec<(String, Vec<u8>)> {
-    let ask = Read {
-        row: Some(row_key_of_test()),
-        marks: Vec::new(),
-    };
-    store
-        .read(&[ask])
-        .await
-        .expect("a read")
-        .remove(0)
-        .row
-        .fields
+    row(store).await.fields
 }
 
 /// As `model` found it: a sum to which three events add 10, 1 and 100. Redis loses the first and goes on with the second; a

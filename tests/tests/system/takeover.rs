@@ -5,17 +5,13 @@ use std::time::Duration;
 
 use oncue_core::store::Store;
 use oncue_tests::cluster::{Cluster, Process, until};
+use oncue_tests::events::told;
 
 /// Longer than any test.
 const ACK_WAIT: &str = "ack_wait = \"20m\"\ntimeout = \"10m\"";
 
 async fn cluster() -> Cluster {
     Cluster::new(&format!("[functions.misbehave]\n{ACK_WAIT}\n")).await
-}
-
-fn told(page: &str, what: &str) -> (&'static str, String) {
-    let view = format!(r#"{{"page":"{page}","referrer":"{what}"}}"#);
-    ("web.page.viewed", view)
 }
 
 async fn start(cluster: &Cluster, hands: &str) -> Process {

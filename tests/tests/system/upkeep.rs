@@ -5,14 +5,8 @@ use std::time::Duration;
 use oncue_core::bus::{self, Bus};
 use oncue_proto::event;
 use oncue_tests::cluster::{Cluster, until};
+use oncue_tests::events::told;
 use serde_json::{Value, json};
-
-fn told(page: &str, what: &str) -> (&'static str, String) {
-    (
-        "web.page.viewed",
-        format!(r#"{{"page":"{page}","referrer":"{what}"}}"#),
-    )
-}
 
 /// Ids of the milestones in the stream.
 async fn milestones(cluster: &Cluster) -> Vec<String> {

@@ -8,9 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use oncue_core::bus::Bus;
-use oncue_proto::oncue::v1::DeadLetter;
 use oncue_tests::cluster::{Cluster, Process, SMALL_STREAMS, children, send, until};
-use prost::Message as _;
+use oncue_tests::events::{letters, told};
 
 use crate::elastic::until_asleep;
 
@@ -63,21 +62,6 @@ async fn start(cluster: &Cluster) -> Process {
     let host = cluster.spawn("oncue-host", &["tally"]);
     host.wait_for_line("\"message\":\"ready\"").await;
     host
-}
-
-fn view(page: &str, what: &str) -> (&'static str, String) {
-    (
-        "web.page.viewed",
-        format!(r#"{{"page":"{page}","referrer":"{what}"}}"#),
-    )
-}
-
-async fn letters(cluster: &Cluster, bus: &Bus) -> Vec<DeadLetter> {
-    let messages = cluster.messages(bus, "dlq").await;
-    messages
-        .iter()
-        .map(|m| DeadLetter::decode(&m.payload[..]).expect("a dead letter"))
-        .collect()
 }
 
 /// Exit code and what was printed.
@@ -144,7 +128,7 @@ async fn a_python_function_counts_exactly_while_its_processes_are_killed() {
     };
     let load = async {
         for view_of_each in 0..VIEWS {
-            cluster.plain_publish((0..PAGES).map(|page| view(&format!("/{page}"), "plain")));
+            cluster.plain_publish((0..PAGES).map(|page| told(&format!("/{page}"), "plain")));
             if view_of_each % 5 == 0 {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -193,11 +177,11 @@ async fn failures_of_a_python_function_end_as_letters_with_file_and_line() {
     let bus = cluster.bus().await;
     let mut host = start(&cluster).await;
     cluster.plain_publish([
-        view("/reject", "reject"),
-        view("/fail", "fail"),
-        view("/sleep", "sleep"),
-        view("/once", "fail-once"),
-        view("/row", "wrong-row"),
+        told("/reject", "reject"),
+        told("/fail", "fail"),
+        told("/sleep", "sleep"),
+        told("/once", "fail-once"),
+        told("/row", "wrong-row"),
     ]);
     cluster.drained(&bus, "web", "tally").await;
     let letters = letters(&cluster, &bus).await;
@@ -251,10 +235,10 @@ async fn a_child_that_dies_or_hangs_costs_its_own_event_and_no_other() {
         let cluster = cluster("processes = 2").await;
         let bus = cluster.bus().await;
         let mut host = start(&cluster).await;
-        let neighbours = (0..NEIGHBOURS).map(|page| view(&format!("/{page}"), "plain"));
+        let neighbours = (0..NEIGHBOURS).map(|page| told(&format!("/{page}"), "plain"));
         // Some on the row of the poison, so that they go to the child with it, in one run.
-        let beside = (0..BESIDE).map(|_| view("/poison", "plain"));
-        let poison = std::iter::once(view("/poison", what));
+        let beside = (0..BESIDE).map(|_| told("/poison", "plain"));
+        let poison = std::iter::once(told("/poison", what));
         cluster.plain_publish(poison.chain(beside).chain(neighbours));
         cluster.drained(&bus, "web", "tally").await;
         let (counts, _) = counted(&cluster, &bus, NEIGHBOURS).await;
@@ -289,10 +273,10 @@ async fn a_poison_event_is_tried_alone_however_busy_its_child_is() {
     let mut pages = 0;
     let mut neighbours = || {
         pages += 100;
-        (pages - 100..pages).map(|page| view(&format!("/{page}"), "nap"))
+        (pages - 100..pages).map(|page| told(&format!("/{page}"), "nap"))
     };
     cluster.plain_publish(neighbours());
-    cluster.plain_publish([view("/poison", "abort")]);
+    cluster.plain_publish([told("/poison", "abort")]);
     until("the poison is set aside", async || {
         cluster.plain_publish(neighbours());
         tokio::time::sleep(Duration::from_millis(150)).await;
@@ -327,7 +311,7 @@ async fn a_child_has_its_memory_its_lines_and_no_password() {
     let bus = cluster.bus().await;
     let mut host = start(&cluster).await;
     // One after the other: a line from a descriptor belongs to an event where the child has only that one.
-    for event in [view("/say", "say"), view("/hog", "hog")] {
+    for event in [told("/say", "say"), told("/hog", "hog")] {
         cluster.plain_publish([event]);
         cluster.drained(&bus, "web", "tally").await;
     }
@@ -372,7 +356,7 @@ async fn a_host_sleeps_with_its_children_and_is_woken() {
             (pythons(&cluster) == 0).then_some(())
         })
         .await;
-        cluster.plain_publish([view("/0", "plain")]);
+        cluster.plain_publish([told("/0", "plain")]);
         until("both children are up", async || {
             (pythons(&cluster) >= 2).then_some(())
         })
@@ -420,7 +404,7 @@ async fn lines_of_json_are_enough_for_a_function() {
     host.wait_for_line("\"message\":\"ready\"").await;
     let mut killed = 0;
     for turn in 0..VIEWS {
-        cluster.plain_publish((0..PAGES).map(|page| view(&format!("/{page}"), "plain")));
+        cluster.plain_publish((0..PAGES).map(|page| told(&format!("/{page}"), "plain")));
         if turn % 10 == 9 {
             let child = until("a child", async || children(host.pid()).pop()).await;
             killed += usize::from(send(child, "KILL"));
@@ -428,10 +412,10 @@ async fn lines_of_json_are_enough_for_a_function() {
     }
     assert_eq!(killed, 3);
     cluster.plain_publish([
-        view("/reject", "reject"),
-        view("/retry", "retry"),
-        view("/silent", "silent"),
-        view("/nonsense", "nonsense"),
+        told("/reject", "reject"),
+        told("/retry", "retry"),
+        told("/silent", "silent"),
+        told("/nonsense", "nonsense"),
     ]);
     cluster.drained(&bus, "web", "count").await;
     let (counts, milestones) = counted(&cluster, &bus, PAGES).await;

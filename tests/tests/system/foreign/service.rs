@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 use oncue_tests::cluster::{Cluster, SMALL_STREAMS, free_port, until};
 use serde_json::Value;
 
-use super::{QUICK, counted, letters, view};
+use super::{QUICK, counted, letters, told};
 
 /// The service as a process, killed with the test.
 struct Hook {
@@ -77,11 +77,11 @@ async fn a_service_counts_exactly_while_it_is_killed() {
     let bus = cluster.bus().await;
     let mut host = cluster.spawn("oncue-host", &["hooked"]);
     host.wait_for_line("\"message\":\"ready\"").await;
-    cluster.plain_publish((0..PAGES).map(|page| view(&format!("/{page}"), "")));
+    cluster.plain_publish((0..PAGES).map(|page| told(&format!("/{page}"), "")));
     host.wait_for_line("will be tried again").await;
     let mut hook = Hook::start(&cluster, port);
     for turn in 1..VIEWS {
-        cluster.plain_publish((0..PAGES).map(|page| view(&format!("/{page}"), "")));
+        cluster.plain_publish((0..PAGES).map(|page| told(&format!("/{page}"), "")));
         if turn % 10 == 9 {
             hook.restart(&cluster);
         }
@@ -126,7 +126,7 @@ async fn the_status_of_a_service_says_what_becomes_of_an_event() {
     let views = bad
         .iter()
         .chain(&good)
-        .map(|what| view(&format!("/{what} ü"), what));
+        .map(|what| told(&format!("/{what} ü"), what));
     cluster.plain_publish(views);
     cluster.drained(&bus, "web", "hooked").await;
     let (_, milestones) = counted(&cluster, &bus, 0).await;

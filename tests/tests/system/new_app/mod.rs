@@ -102,7 +102,7 @@ async fn is_run_anew(language: &str, install: impl Fn(&Path), source: &str, tax:
     let code = std::fs::read_to_string(&source).expect("written");
     assert!(code.contains(tax), "{code}");
     std::fs::write(&source, code.replace(tax, &tax.replace("19", "7"))).expect("written");
-    dev.wait_for_line("runs anew").await;
+    dev.wait_for_line(" anew (").await;
     let order = r#"{"order":"o2","customer":"bob","cents":1000}"#;
     let publish = ["pub", "shop.order.placed", order, "--wait", "30"];
     let output = cluster.output("oncue", &publish);

@@ -62,10 +62,12 @@ impl Named {
 }
 
 fn named(config: &Config) -> impl Iterator<Item = Named> {
-    let (nats, redis) = (&config.nats.tls, &config.redis.tls);
+    let nats = &config.nats.tls;
+    let redis = &config.redis.tls;
     let gateway = own(config, config.gateway.tls.as_ref());
     let console = own(config, config.console.tls.as_ref());
-    let (nats_own, redis_own) = (nats.certificate.clone(), redis.certificate.clone());
+    let nats_own = nats.certificate.clone();
+    let redis_own = redis.certificate.clone();
     let files = [
         Named::new("certificate of the gateway", gateway, Kind::Chain),
         Named::new("certificate of the console", console, Kind::Chain),

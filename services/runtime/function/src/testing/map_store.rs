@@ -90,7 +90,7 @@ impl MapStore {
         results.collect()
     }
 
-    /// What became of each event, in the order of the marks; `None` for one that left no mark.
+    /// States of events, in the order of the marks; `None` for one that left no mark.
     pub fn settled(&self, marks: &[Mark]) -> Vec<Option<MarkState>> {
         let inner = self.lock();
         let states = marks.iter().map(|mark| {
