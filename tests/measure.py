@@ -209,6 +209,9 @@ def up():
     print(f"oncue up to ready: first {ready[0]:.0f} ms, then {statistics.median(again):.0f} ms ({again[0]:.0f} to {again[-1]:.0f})")
 
 
+PARTS = ("count-views", "nats-server", "redis-server")
+
+
 def applied(monitor):
     """Events that the function is done with."""
     page = json.load(urllib.request.urlopen(f"http://127.0.0.1:{monitor}/jsz?accounts=1&streams=1&consumers=1"))
@@ -218,7 +221,7 @@ def applied(monitor):
 
 
 def locked(flag, events):
-    """Events a second, and CPU of worker and servers for each in microseconds, on servers that `oncue up FLAG` starts."""
+    """Events a second, and CPU for each in microseconds, in all and of each of `PARTS`, on servers that `oncue up FLAG` starts."""
     home = pathlib.Path(tempfile.mkdtemp(dir=work))
     nats, monitor, redis, gateway, console = (free_port() for _ in range(5))
     (home / "oncue.toml").write_text('[app]\nname = "measure"\n[functions.count-views]\nmin = 1\nmax = 1\n')
@@ -240,21 +243,22 @@ def locked(flag, events):
             sys.exit("oncue up did not get ready:\n" + (work / log).read_text()[-3000:])
         time.sleep(0.02)
     family = subprocess.run(["pgrep", "-P", str(up.pid)], capture_output=True, text=True, check=True).stdout.split()
-    parts = {pid: pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0].rsplit("/", 1)[-1] for pid in family}
-    measured = [pid for pid, name in parts.items() if name in ("nats-server", "redis-server", "count-views")]
+    parts = {pid: pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0].rsplit("/", 1)[-1].split()[0] for pid in family}
+    measured = [pid for pid, name in parts.items() if name in PARTS]
     if len(measured) != 3:
         sys.exit(f"not all are there: {parts}")
     views = []
     for n in range(events):
         payload = f'{{"page":"/{n % 100}","visitor":"{n}"}}'
         views.append(f"PUB web.page.viewed {len(payload)}\r\n{payload}\r\n")
-    before, began = sum(map(cpu_seconds, measured)), time.monotonic()
+    before, began = [cpu_seconds(pid) for pid in measured], time.monotonic()
     talk(nats, 'CONNECT {"verbose":false}\r\n' + "".join(views) + "PING\r\n", b"PONG")
     while applied(monitor) < events:
         time.sleep(0.05)
-    took, cpu = time.monotonic() - began, sum(map(cpu_seconds, measured)) - before
+    took = time.monotonic() - began
+    cpu = {parts[pid]: (cpu_seconds(pid) - was) / events * 1e6 for pid, was in zip(measured, before)}
     end(up)
-    return events / took, cpu / events * 1e6
+    return [events / took, sum(cpu.values()), *(cpu[name] for name in PARTS)]
 
 
 def locks(rounds=5, events=60_000):
@@ -263,7 +267,7 @@ def locks(rounds=5, events=60_000):
         for flag in sorted(found, reverse=n % 2 == 1):
             found[flag].append(locked([flag] if flag else [], events))
     pairs = list(zip(found[""], found["--unlocked"]))
-    for at, name in enumerate(("events/s", "us of CPU an event (worker, NATS, Redis)")):
+    for at, name in enumerate(("events/s", "us of CPU an event", *(f"us of {name}" for name in PARTS))):
         ratios = sorted(locked[at] / unlocked[at] for locked, unlocked in pairs)
         middle = [statistics.median(one[at] for one in found[flag]) for flag in ("", "--unlocked")]
         print(
