@@ -79,12 +79,10 @@ async fn change<'a>(
     }
     let mut changed = Vec::new();
     for function in functions {
-        let before = consumers::pause(&bus, function, until).await;
-        let before = before.map_err(Failure::silent)?;
-        changed.push((
-            function.as_str(),
-            before.is_some_and(|consumer| consumer.info.paused),
-        ));
+        let consumer = &known[function];
+        let paused = bus.pause(&consumer.stream, function, until).await;
+        paused.map_err(Failure::silent)?;
+        changed.push((function.as_str(), consumer.info.paused));
     }
     Ok(changed)
 }

@@ -50,14 +50,13 @@ pub async fn resume(
 }
 
 async fn change(app: &App, name: &str, until: Option<u64>) -> Result<(), Problem> {
-    let found = consumers::pause(&app.bus, name, until)
-        .await
-        .map_err(away)?;
-    match found {
-        Some(_) => Ok(()),
-        None => Err(Problem::new(
+    let mut known = consumers::all(&app.bus).await.map_err(away)?;
+    let Some(consumer) = known.remove(name) else {
+        return Err(Problem::new(
             NOT_FOUND,
             format!("no function {name:?} has a consumer"),
-        )),
-    }
+        ));
+    };
+    let paused = app.bus.pause(&consumer.stream, name, until).await;
+    paused.map_err(away)
 }

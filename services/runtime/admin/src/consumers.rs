@@ -87,26 +87,6 @@ pub fn pause_end(span: Option<Duration>) -> u64 {
     event::now_ms().saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Has a function get no event until a moment, Unix milliseconds; its events again for `None`. They wait in the stream, and
-/// what it has in hand comes to its end.
-///
-/// Returns the consumer as it was; `None` where the function has none.
-///
-/// # Errors
-/// [`AdminError::Api`]: JetStream does not answer within 10 s, or refuses.
-pub async fn pause(
-    bus: &Bus,
-    function: &str,
-    until: Option<u64>,
-) -> Result<Option<Consumer>, AdminError> {
-    let Some(consumer) = all(bus).await?.remove(function) else {
-        return Ok(None);
-    };
-    let paused = bus.pause(&consumer.stream, function, until).await;
-    paused.map_err(|e| AdminError::api(format!("consumer of {function}"), e))?;
-    Ok(Some(consumer))
-}
-
 /// Every stream with events, by name, with its state. Streams behind object stores and buckets are left out; those of
 /// dead letters and of timers are not. One question for 256 streams.
 ///
