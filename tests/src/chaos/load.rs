@@ -239,9 +239,12 @@ impl Client {
         let mut rng = fastrand::Rng::with_seed(self.seed);
         let permits = Arc::new(Semaphore::new(4096));
         let (mut tasks, mut number, mut stopped) = (JoinSet::new(), 0, self.stopped.clone());
-        let pause = Duration::from_millis(1000 * BURST / self.shape.rate.max(1));
+        // A gentle client sends as often, and less at a time: what happens between two commands meets it as well.
+        let rate = self.shape.rate.max(1);
+        let burst = rate.div_ceil(20).min(BURST);
+        let pause = Duration::from_millis(1000 * burst / rate);
         while number < self.shape.most && !*stopped.borrow() {
-            for _ in 0..BURST.min(self.shape.most - number) {
+            for _ in 0..burst.min(self.shape.most - number) {
                 let Ok(permit) = permits.clone().acquire_owned().await else {
                     break;
                 };
