@@ -2,6 +2,7 @@
 //! checks what clients send, the CLI shows what passes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use prost::Message as _;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -10,6 +11,7 @@ use prost_reflect::{
     DescriptorPool, DeserializeOptions, DynamicMessage, Kind, MessageDescriptor, SerializeOptions,
 };
 
+use crate::sensitive::{HIDDEN, SensitiveFields};
 use crate::{DESCRIPTORS, Format};
 
 /// Event types of one or several descriptor sets, by name. Cheap to clone: descriptors are shared.
@@ -39,6 +41,8 @@ pub struct Entry {
     pub public: bool,
     /// Descriptor of the payload, by which it is decoded without generated types.
     message: MessageDescriptor,
+    /// Of the whole descriptor set.
+    sensitive: Arc<SensitiveFields>,
 }
 
 /// Why a payload or a descriptor set was refused, in words for whoever sent it.
@@ -121,6 +125,7 @@ impl Catalog {
         let Some(option) = pool.get_extension_by_name("oncue.v1.event") else {
             return Ok(());
         };
+        let sensitive = Arc::new(SensitiveFields::of(&pool));
         for message in pool.all_messages() {
             let options = message.options();
             if !options.has_extension(&option) {
@@ -135,6 +140,7 @@ impl Catalog {
                 key_field: text_field(event, "key"),
                 public: flag(event, "public"),
                 message: message.clone(),
+                sensitive: sensitive.clone(),
             };
             self.entries.insert(entry.ty.clone(), entry);
         }
@@ -354,6 +360,52 @@ impl Entry {
         self.decode(format, payload)?
             .serialize_with_options(serde_json::value::Serializer, &options)
             .map_err(|e| CatalogError::Malformed(e.to_string()))
+    }
+
+    /// [`to_json`](Self::to_json) for those who only look: fields that the contract calls sensitive hold
+    /// [`HIDDEN`](crate::HIDDEN), unless they are empty.
+    ///
+    /// # Errors
+    /// [`CatalogError::Malformed`]: the payload is not of this type. Of a type with sensitive fields it does not say
+    /// why, since that may quote one.
+    pub fn to_view(
+        &self,
+        format: Format,
+        payload: &[u8],
+    ) -> Result<serde_json::Value, CatalogError> {
+        match self.to_json(format, payload) {
+            Ok(mut json) => {
+                self.sensitive.hide(&self.message, &mut json);
+                Ok(json)
+            }
+            Err(_) if self.is_sensitive() => {
+                Err(self.malformed("why is not said, since it has sensitive fields"))
+            }
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Whether such events hold a sensitive field, however deep: then nobody shows their bytes either.
+    pub fn is_sensitive(&self) -> bool {
+        self.sensitive.are_in(&self.message)
+    }
+
+    /// Gives an edited view its hidden fields back, as the event that was looked at has them; elements of lists keep
+    /// their places.
+    ///
+    /// # Errors
+    /// [`CatalogError::Malformed`]: a field is hidden, and the event before holds none such.
+    pub fn reveal(
+        &self,
+        edited: &mut serde_json::Value,
+        before: &serde_json::Value,
+    ) -> Result<(), CatalogError> {
+        let revealed = self.sensitive.reveal(&self.message, edited, before, "");
+        revealed.map_err(|path| {
+            CatalogError::Malformed(format!(
+                "field {path:?} is {HIDDEN:?}, and the event before has nothing there to be kept; write a value"
+            ))
+        })
     }
 
     /// The payload as protobuf. Unknown fields of JSON are dropped, those of protobuf kept.

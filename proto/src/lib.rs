@@ -16,12 +16,14 @@ pub mod compat;
 mod contract;
 mod field;
 mod schema;
+mod sensitive;
 pub mod protobuf;
 pub mod text;
 
 pub use catalog::{Catalog, CatalogError, Entry, KeyReader};
 pub use contract::{Contract, merge, merge_sets};
 pub use field::TextField;
+pub use sensitive::HIDDEN;
 pub use signature::{Delayed, Draft, Emit, Trigger};
 
 use prost::Message;

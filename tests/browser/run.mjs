@@ -128,7 +128,49 @@ test("flows are listed, and one of them is a tree", async ({ page, crowd }) => {
   await page.waitForSelector("#page-flows .flow");
   assert.equal(await page.locator("#page-flows .event").count(), 3);
   assert.match(await page.getAttribute("#page-flows a.trace", "href"), /:16686\/trace\/0{30}11$/);
+  await page.locator("#page-flows .event .more").first().click();
+  await page.waitForSelector("#page-flows .content pre.json");
+  assert.match(await said(page, "#page-flows .content pre.json"), /"visitor": "\(sensitive\)"/);
   await shoot(page, "flow");
+  // What is hidden cannot be published again; an event without it can.
+  assert.equal(await page.locator("#page-flows .content >> text=Publish one like it").count(), 0);
+  await page.locator("#page-flows .event .more").nth(1).click();
+  await page.click("#page-flows .content >> text=Publish one like it");
+  await page.waitForSelector("#page-publish textarea");
+  assert.match(await page.inputValue("#page-publish textarea"), /"page": "front-door"/);
+});
+
+test("an event is tried and published by hand, and mistakes are told", async ({ page, crowd }) => {
+  await page.keyboard.press("Escape");
+  await page.goto(at(crowd, "publish"));
+  await page.waitForSelector("#page-publish textarea");
+  await page.fill("#page-publish textarea", "{");
+  await page.waitForFunction(() => document.querySelector("#page-publish .bad").textContent.startsWith("Not JSON"));
+  assert.ok(await page.isDisabled("#page-publish button.strong"));
+  await page.fill("#page-publish textarea", '{"page":"p","no":1}');
+  await page.click("#page-publish button.strong");
+  await page.waitForFunction(() => document.querySelector("#page-publish .problem")?.textContent.includes('no field "no"'));
+  await page.locator("#page-publish .types button", { hasText: "empty" }).click();
+  const written = JSON.parse(await page.inputValue("#page-publish textarea"));
+  for (const [name, value] of Object.entries(written)) if (value === "") written[name] = "by-hand";
+  await page.fill("#page-publish textarea", JSON.stringify(written, null, 2));
+  await page.waitForFunction(() => document.querySelector("#page-publish").textContent.includes("oncue pub "));
+  await page.click("#page-publish button.strong");
+  await page.waitForSelector("#page-publish .outcome a");
+  await shoot(page, "publish");
+});
+
+test("what is wrong is listed, and kept silent for a while", async ({ page, crowd }) => {
+  await page.goto(at(crowd, "letters"));
+  await page.waitForSelector("#notices:not([hidden])", { timeout: 60_000 });
+  await page.click("#notices");
+  await page.waitForSelector("#panel .why");
+  await shoot(page, "notices");
+  const before = await page.locator("#panel .why").count();
+  assert.ok(before > 0);
+  await page.locator("#panel button", { hasText: "Silent for 4 h" }).first().click();
+  await page.waitForFunction(() => document.getElementById("panel").textContent.includes("silent until"));
+  await page.click('#panel button[aria-label="Close"]');
 });
 
 test("an id and a key are found, and what is not says where it was looked for", async ({ page, crowd }) => {
@@ -153,6 +195,15 @@ test("dead letters are read, tried, redriven and dropped", async ({ page, crowd 
   await page.waitForSelector(".bench pre.json");
   assert.match(await said(page, ".bench pre.json"), /"page": "door-\d+"/);
   await shoot(page, "letters");
+  await page.click("text=Edit and send again");
+  await page.locator(".bench details.desk textarea").fill('{"page":""}');
+  await page.locator(".bench details.desk input").fill("sent by a test");
+  await pause(4000);
+  assert.equal(await page.locator(".bench details.desk input").inputValue(), "sent by a test", "news do not take away what is written");
+  await page.click("text=Send it like this");
+  await page.waitForFunction(() => document.querySelector(".bench .whole .problem")?.textContent.includes("must not be empty"));
+  await shoot(page, "letter-edited");
+  await page.click("text=Edit and send again");
   await page.click("text=Try all 8");
   await page.waitForFunction(() => document.querySelector(".outcome")?.textContent.includes("0 of 8 would be applied"));
   await page.click("text=Compare payloads");

@@ -1,5 +1,7 @@
 //! An HTTP client simple enough to misbehave on purpose: it writes the bytes it is given and reads to the end.
 
+pub mod receiver;
+
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -142,3 +142,50 @@ fn functions_act_on_them() {
         ("shop", &["shop.door.opened".to_owned()][..])
     );
 }
+
+fn moved() -> serde_json::Value {
+    serde_json::json!({
+        "customer": "c-1", "email": "ann@example.org",
+        "from": { "city": "Bonn", "streetName": "Old Lane" },
+        "stays": [{ "city": "Kiel", "streetName": "Quay" }, { "city": "Ulm", "streetName": "" }],
+        "named": { "work": { "city": "Mainz", "streetName": "Mill Road" } },
+        "phones": ["1", "2"],
+    })
+}
+
+#[test]
+fn a_view_hides_what_is_sensitive_however_deep() {
+    let catalog = Catalog::default().with(DESCRIPTORS).expect("a contract");
+    let entry = catalog.get("shop.customer.moved").expect("known");
+    assert!(entry.is_sensitive());
+    assert!(!catalog.get("shop.order.placed").unwrap().is_sensitive());
+    let payload = moved().to_string();
+    let shown = entry.to_view(Format::Json, payload.as_bytes()).unwrap();
+    let hidden = oncue_proto::HIDDEN;
+    let expected = serde_json::json!({
+        "customer": "c-1", "email": hidden,
+        "from": { "city": "Bonn", "streetName": hidden },
+        // Nothing is there to be hidden.
+        "stays": [{ "city": "Kiel", "streetName": hidden }, { "city": "Ulm", "streetName": "" }],
+        "named": { "work": { "city": "Mainz", "streetName": hidden } },
+        "phones": hidden,
+    });
+    assert_eq!(shown, expected);
+    let why = entry.to_view(Format::Json, br#"{"customer":"c","email":{"ann":1}}"#);
+    let why = why.unwrap_err().to_string();
+    assert!(!why.contains("ann") && why.contains("sensitive"), "{why}");
+
+    // Edited, and with what was hidden as it was.
+    let mut edited = shown;
+    edited["from"]["city"] = "Trier".into();
+    edited["stays"][0]["streetName"] = "Harbour".into();
+    entry.reveal(&mut edited, &moved()).expect("all of it");
+    let mut expected = moved();
+    expected["from"]["city"] = "Trier".into();
+    expected["stays"][0]["streetName"] = "Harbour".into();
+    assert_eq!(edited, expected);
+    let mut more = expected;
+    more["stays"] = serde_json::json!([{}, {}, { "street_name": hidden }]);
+    let why = entry.reveal(&mut more, &moved()).unwrap_err().to_string();
+    assert!(why.contains("stays.2.street_name"), "{why}");
+}

@@ -216,6 +216,12 @@ fn check(event: &EventMessage) -> Result<(), String> {
     if key.is_empty() {
         return Ok(());
     }
+    if is_sensitive(event) {
+        return Err(format!(
+            "{name}: key field {key:?} is sensitive, and a key names rows and stands in every log; take the key from \
+             another field"
+        ));
+    }
     // A key is one token of a subject and the name of a row, so it must be text, and always there.
     match event.message.get_field_by_name(key) {
         Some(field)
@@ -232,6 +238,18 @@ fn check(event: &EventMessage) -> Result<(), String> {
             "{name}: there is no field {key:?} to take the key from"
         )),
     }
+}
+
+/// Whether the key of an event is a field that nobody may see.
+fn is_sensitive(event: &EventMessage) -> bool {
+    let pool = event.message.parent_pool();
+    let option = pool.get_extension_by_name("oncue.v1.sensitive");
+    let field = event.message.get_field_by_name(&event.key);
+    let flag = option.zip(field).map(|(option, field)| {
+        let options = field.options();
+        options.get_extension(&option).as_bool() == Some(true)
+    });
+    flag.unwrap_or(false)
 }
 
 /// A type names one message: two messages of one type could not be told apart on the bus.

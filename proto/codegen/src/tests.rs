@@ -110,6 +110,10 @@ fn mistakes_are_named_with_their_message() {
             "oneof which { string id = 1; string name = 2; }",
             "nor in a oneof",
         ),
+        (
+            "string id = 1 [(oncue.v1.sensitive) = true];",
+            "key field \"id\" is sensitive",
+        ),
     ];
     for (fields, expected) in keys {
         let why = compile(&event(

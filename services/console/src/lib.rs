@@ -4,7 +4,7 @@
 //!
 //! In reading order: [`server`] (connections, shutdown), [`routes`] (which path is what), [`guard`] (who may what,
 //! and how problems are written), [`access`] (logging in), [`sessions`] (logging out), [`sample`] (one task that looks at the bus for all
-//! browsers), [`snapshot`] (the moment it makes of that), [`live`] (how browsers hear of it), then a file for each
+//! browsers), [`snapshot`] (the moment it makes of that), [`live`] (how browsers hear of it, and everybody else by notices), then a file for each
 //! thing a person can ask for.
 
 pub mod access;
@@ -42,6 +42,7 @@ use access::Access;
 use api::actions::Jobs;
 use api::letters::Letters;
 use live::Live;
+use live::notices::{self, Notices};
 use problem::Problem;
 use snapshot::Snapshot;
 
@@ -89,6 +90,7 @@ pub struct App {
     live: Live,
     jobs: Jobs,
     letters: Letters,
+    notices: Notices,
     drift: api::drift::CachedDrift,
     doctor: api::doctor::CachedDoctor,
     guards: Guards,
@@ -120,6 +122,7 @@ impl App {
         let catalog = LiveCatalog::new(catalog);
         catalog.follow(&bus).await.map_err(|e| e.to_string())?;
         let tls = Tls::of(config.console.tls.as_ref(), &config, "console")?;
+        let receivers = notices::receivers(&config)?;
         let app = Arc::new(Self {
             tls,
             config,
@@ -132,6 +135,7 @@ impl App {
             live: Live::default(),
             jobs: Jobs::default(),
             letters: Letters::default(),
+            notices: Notices::default(),
             drift: api::drift::CachedDrift::default(),
             doctor: api::doctor::CachedDoctor::default(),
             guards,
@@ -143,6 +147,7 @@ impl App {
         tokio::spawn(sample::run(app.clone()));
         tokio::spawn(access::sessions::follow(app.clone()));
         tokio::spawn(sample::servers::watch(app.clone()));
+        tokio::spawn(notices::watch(app.clone(), receivers));
         Ok(app)
     }
 

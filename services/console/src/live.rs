@@ -1,6 +1,8 @@
 //! News for browsers, pushed: the graph when it is another one, numbers every second. Each is made once for all; a
 //! browser that reads slowly misses some and gets the newest.
 
+pub mod notices;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

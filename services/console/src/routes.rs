@@ -8,7 +8,8 @@ use axum::routing::{get, post};
 use oncue_http::problem::{method_not_allowed, not_found};
 
 use crate::api::{
-    actions, doctor, drift, events, flow, function, letters, logs, pause, recent, search,
+    actions, doctor, drift, events, flow, function, letters, logs, notices, pause, publish, recent,
+    search,
 };
 use crate::{App, access, guard, live, metrics, page};
 
@@ -28,6 +29,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/events", get(events::get))
         .route("/api/flows", get(recent::get))
         .route("/api/flows/{id}", get(flow::get))
+        .route("/api/flows/{id}/events/{event}", get(flow::event))
+        .route("/api/types", get(publish::types))
         .route("/api/search", get(search::get))
         .route("/api/drift", get(drift::get))
         .route("/api/letters", get(letters::list))
@@ -39,6 +42,7 @@ pub fn router(app: Arc<App>) -> Router {
         )
         .route("/api/doctor", get(doctor::get))
         .route("/api/logs", get(logs::get))
+        .route("/api/notices", get(notices::list))
         .route("/api/jobs/{id}", get(actions::job))
         .layer(from_fn_with_state(app.clone(), guard::reader));
     let measure = Router::new()
@@ -47,7 +51,11 @@ pub fn router(app: Arc<App>) -> Router {
     let write = Router::new()
         .route("/api/functions/{name}/pause", post(pause::pause))
         .route("/api/functions/{name}/resume", post(pause::resume))
+        .route("/api/notices/silence", post(notices::silence))
+        .route("/api/publish", post(publish::publish))
+        .route("/api/publish/try", post(publish::attempt))
         .route("/api/letters/try", post(actions::attempt))
+        .route("/api/letters/{number}/edit", post(letters::edit))
         .route("/api/letters/redrive", post(actions::redrive))
         .route("/api/letters/drop", post(actions::give_up))
         .layer(from_fn_with_state(app.clone(), guard::writer));

@@ -16,9 +16,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use self::graph::{Edge, Graph, frame};
-#[cfg(test)]
-pub use self::status::Health;
-pub use self::status::{Instance, Status};
+pub use self::status::{Health, Instance, Status};
 use self::status::{SMOOTHING, rounded};
 use crate::history::Minute;
 use crate::sample::servers::Servers;

@@ -13,7 +13,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    process::run("gateway", Role::Gateway, gateway).await
+    // The configuration is in it, which is large.
+    Box::pin(process::run("gateway", Role::Gateway, gateway)).await
 }
 
 async fn gateway(process: Process) -> Result<(), Failure> {

@@ -135,8 +135,9 @@ async fn letters_of_one_cause_are_one_group_and_one_letter_is_shown_whole() {
         assert!(page.contains(part), "{part} is not in\n{page}");
     }
     let (_, page, _) = oncue(&cluster, &["dlq", "show", "unread"]);
+    // Bytes of a type with sensitive fields are shown in no form.
     assert!(
-        page.contains("000000  01 67 61 72 62") && page.contains(".garbage"),
+        page.contains("it has sensitive fields") && !page.contains("67 61 72 62"),
         "{page}"
     );
     assert_eq!(oncue(&cluster, &["dlq", "show", "nobody"]).0, 2);

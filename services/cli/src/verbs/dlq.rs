@@ -3,6 +3,7 @@
 
 mod drop;
 mod dry_run;
+mod edit;
 mod list;
 mod redrive;
 mod show;
@@ -19,6 +20,8 @@ pub enum Verb {
     Show(show::Args),
     /// Give letters back to the function that set them aside, and to no other.
     Redrive(redrive::Args),
+    /// Send the event of one letter again with another payload, to its function alone; the letter goes, on record.
+    Edit(edit::Args),
     /// Give letters up, leaving a record of who did and why.
     Drop(drop::Args),
     /// List the letters that were given up.
@@ -28,7 +31,7 @@ pub enum Verb {
 impl Verb {
     /// Whether it changes what an app has on the servers.
     pub fn changes_an_app(&self) -> bool {
-        matches!(self, Self::Redrive(_) | Self::Drop(_))
+        matches!(self, Self::Redrive(_) | Self::Edit(_) | Self::Drop(_))
     }
 }
 
@@ -37,6 +40,7 @@ pub async fn run(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
         Verb::Ls(args) => list::run(&args, settings).await,
         Verb::Show(args) => show::run(&args, settings).await,
         Verb::Redrive(args) => redrive::run(&args, settings).await,
+        Verb::Edit(args) => edit::run(&args, settings).await,
         Verb::Drop(args) => drop::run(&args, settings).await,
         Verb::Dropped(args) => drop::list(&args, settings).await,
     }

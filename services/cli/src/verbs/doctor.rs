@@ -98,6 +98,7 @@ mod tests {
             verdict,
             text: "x".into(),
             advice: None,
+            topic: None,
         };
         let mut facts = Facts::default();
         assert_eq!(verdict(&facts, &[finding(Verdict::Fix)]), exit::SILENT);

@@ -5,14 +5,12 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
+use oncue_admin::flows::{self, HandMadeEvent, Sender};
 use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::bus::{Bus, PubAck};
 use oncue_core::config::Bounds;
 use oncue_core::store::{Mark, MarkState, Store};
-use oncue_proto::event::{self, Meta};
-use oncue_proto::oncue::v1::{Envelope, Header};
 use oncue_proto::{Entry, Format};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -21,6 +19,8 @@ use crate::exit::{self, Failure};
 use crate::settings::Settings;
 use crate::terminal::paint::{BAD, CHANGED, DIM, NAME, number, paint, remark, say};
 
+/// Source of events made here, as CloudEvents have it.
+pub const SOURCE: &str = "/oncue/cli";
 /// Publishes under way at a time: enough to hide the round trip, few enough to stop soon.
 const MAX_UNACKED: usize = 256;
 /// Events up to which each has a line; more of them would hide what matters.
@@ -57,13 +57,6 @@ pub struct Args {
     /// Print one JSON object for each event.
     #[arg(long)]
     json: bool,
-}
-
-/// Event that may be sent: its envelope, and the ids to print once it is acked.
-pub struct CheckedEvent {
-    id: String,
-    pub envelope: Envelope,
-    trace: String,
 }
 
 /// Event the stream has taken.
@@ -197,11 +190,23 @@ async fn publish_one(
     bounds: &Bounds,
     bus: &Bus,
 ) -> Result<PublishedEvent, Failure> {
-    let CheckedEvent {
+    let traceparent = given_trace();
+    let sender = Sender {
+        source: SOURCE,
+        id: args.id.as_deref(),
+        traceparent: traceparent.as_deref(),
+        format: if args.json_payload {
+            Format::Json
+        } else {
+            Format::Protobuf
+        },
+    };
+    let made = sender.event(entry, payload, bounds);
+    let HandMadeEvent {
         id,
-        envelope,
         trace,
-    } = event_of(args, entry, payload, bounds)?;
+        envelope,
+    } = made.map_err(Failure::usage)?;
     let ack = bus
         .publish(&envelope)
         .await
@@ -273,36 +278,12 @@ fn lines_of_stdin() -> impl Stream<Item = InputLine> {
     })
 }
 
-/// Payload as JSON, if the contract takes it. A field the contract does not know is most likely a slip of the hand,
-/// and a decoder would drop it in silence.
+/// Payload as JSON, if the contract takes it.
 fn checked(entry: &Entry, text: &str, line: Option<usize>) -> Result<Value, Failure> {
-    check(entry, text).map_err(|why| {
+    flows::check_by_hand(entry, text).map_err(|why| {
         let place = line.map_or_else(String::new, |n| format!("line {n}: "));
         Failure::usage(format_args!("{place}{why}")).advise(example(entry))
     })
-}
-
-/// Checks in the order in which a mistake is explained best: JSON, an object, the contract, unknown fields.
-fn check(entry: &Entry, text: &str) -> Result<Value, String> {
-    let value: Value = serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))?;
-    let given = value.as_object().ok_or("the payload is a JSON object")?;
-    entry
-        .check(Format::Json, text.as_bytes())
-        .map_err(|e| e.to_string())?;
-    let fields: Vec<String> = entry.field_names().collect();
-    for name in given.keys() {
-        if !fields.iter().any(|field| same_field(field, name)) {
-            let schema = entry.schema();
-            let fields = fields.join(", ");
-            return Err(format!("{schema} has no field {name:?}; it has {fields}"));
-        }
-    }
-    Ok(value)
-}
-
-/// Whether two spellings name one field: proto3 JSON takes `media_type` and `mediaType`.
-fn same_field(one: &str, other: &str) -> bool {
-    one.replace('_', "").to_lowercase() == other.replace('_', "").to_lowercase()
 }
 
 /// Command line with the fields of the type, for a caller who does not know them.
@@ -318,79 +299,9 @@ fn example(entry: &Entry) -> String {
     )
 }
 
-fn event_of(
-    args: &Args,
-    entry: &Entry,
-    payload: &Value,
-    bounds: &Bounds,
-) -> Result<CheckedEvent, Failure> {
-    let id = args.id.clone().map(event::check_id).transpose();
-    let id = id.map_err(|e| Failure::usage(e.message))?;
-    let json = payload.to_string().into_bytes();
-    let format = if args.json_payload {
-        Format::Json
-    } else {
-        Format::Protobuf
-    };
-    let bytes = match format {
-        Format::Json => json,
-        Format::Protobuf => entry
-            .to_protobuf(Format::Json, &json)
-            .map_err(Failure::usage)?,
-    };
-    let key = entry.check(format, &bytes).map_err(Failure::usage)?;
-    bounds.check_key(&key).map_err(Failure::usage)?;
-    Ok(by_hand(&args.ty, &key, format, bytes.into(), id))
-}
-
-/// Event that begins a flow, under an id of its own where none is given.
-pub fn by_hand(
-    ty: &str,
-    key: &str,
-    format: Format,
-    payload: Bytes,
-    id: Option<String>,
-) -> CheckedEvent {
-    // A second run under the same id is the same event, so the stream's time has to do.
-    let timed = id.is_none();
-    let id = id.unwrap_or_else(event::new_id);
-    // Continues the caller's trace, if there is one. Otherwise workers derive the trace from the flow, and so do we:
-    // the id printed here is the one to look for.
-    let given = std::env::var("TRACEPARENT").ok().filter(|t| !t.is_empty());
-    let parent = given.clone().unwrap_or_else(|| event::untraced(&id));
-    let trace = parent.split('-').nth(1).unwrap_or_default().to_owned();
-    let meta = Meta {
-        id: id.clone(),
-        source: "/oncue/cli".into(),
-        ty: ty.to_owned(),
-        time: event::now_ms(),
-        timed,
-        flow: id.clone(),
-        cause: String::new(),
-        hops: 0,
-        traceparent: given,
-        tracestate: None,
-        baggage: None,
-        redrive: None,
-        tracked: false,
-    };
-    let headers = event::headers(&meta, key, format)
-        .into_iter()
-        .map(|(name, value)| Header {
-            name: name.to_owned(),
-            value,
-        })
-        .collect();
-    let envelope = Envelope {
-        subject: event::subject(ty, key),
-        headers,
-        payload,
-    };
-    CheckedEvent {
-        id,
-        envelope,
-        trace,
-    }
+/// Trace of the caller, which the event goes on with.
+pub fn given_trace() -> Option<String> {
+    std::env::var("TRACEPARENT").ok().filter(|t| !t.is_empty())
 }
 
 /// Says what the functions have made of the events, by their seen-marks: that all are past them is not yet success.

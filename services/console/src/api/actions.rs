@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::api::audit::{self, Who};
+use crate::api::publish::SOURCE;
 use crate::problem::{AWAY, CROWDED, GONE, MALFORMED, NOT_FOUND, Problem};
 use crate::{App, away};
 
@@ -43,8 +44,6 @@ const CONCURRENT_DROPS: usize = 32;
 /// Redrives that are remembered, and those that may be under way.
 const MAX_REMEMBERED: u64 = 50;
 const MAX_UNDER_WAY: usize = 4;
-/// Source of the records of dropped letters, as CloudEvents have it.
-const SOURCE: &str = "/oncue/console";
 
 /// Redrives under way, and the last ones that ended.
 #[derive(Default)]
@@ -247,7 +246,7 @@ pub async fn attempt(
     ))
 }
 
-fn shown(number: u64, answer: Result<DryRun, LetterError>, catalog: &Catalog) -> Value {
+pub fn shown(number: u64, answer: Result<DryRun, LetterError>, catalog: &Catalog) -> Value {
     let answer = match answer {
         Ok(answer) => answer,
         Err(why) => {
@@ -264,7 +263,7 @@ fn shown(number: u64, answer: Result<DryRun, LetterError>, catalog: &Catalog) ->
 fn decoded(emitted: &EmittedEvent, catalog: &Catalog) -> Value {
     let data = catalog
         .get(&emitted.ty)
-        .and_then(|entry| entry.to_json(Format::Protobuf, &emitted.payload.0));
+        .and_then(|entry| entry.to_view(Format::Protobuf, &emitted.payload.0));
     json!({ "type": emitted.ty, "key": emitted.key, "data": data.unwrap_or(Value::Null) })
 }
 

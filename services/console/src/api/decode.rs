@@ -77,7 +77,7 @@ fn data(incoming: &Incoming, catalog: &Catalog) -> Result<Value, String> {
     }
     match catalog.get(&incoming.meta.ty) {
         Ok(entry) => entry
-            .to_json(incoming.format, &incoming.payload)
+            .to_view(incoming.format, &incoming.payload)
             .map_err(|e| e.to_string()),
         Err(e) => serde_json::from_slice(&incoming.payload).map_err(|_| e.to_string()),
     }

@@ -23,19 +23,24 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct CachedDoctor(Mutex<Option<(Instant, Value)>>);
 
 pub async fn get(State(app): State<Arc<App>>) -> Json<Value> {
+    Json(answer(&app).await)
+}
+
+/// Findings of the doctor, which may be half a minute old.
+pub async fn answer(app: &App) -> Value {
     // Whoever comes meanwhile waits for the same answer.
     let mut last = app.doctor.0.lock().await;
     if let Some((at, answer)) = &*last
         && at.elapsed() < GOOD_FOR
     {
-        return Json(answer.clone());
+        return answer.clone();
     }
-    let answer = ask(&app).await.unwrap_or_else(|why| {
+    let answer = ask(app).await.unwrap_or_else(|why| {
         let text = format!("`oncue doctor` cannot be asked: {why}");
         json!({ "findings": [{ "verdict": "know", "text": text, "advice": "run it in a terminal" }] })
     });
     *last = Some((Instant::now(), answer.clone()));
-    Json(answer)
+    answer
 }
 
 async fn ask(app: &App) -> Result<Value, String> {

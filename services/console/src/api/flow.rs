@@ -1,16 +1,19 @@
-//! `GET /api/flows/{id}`: a flow as its ledger has it, or as it can be rebuilt from what is left of it.
+//! `GET /api/flows/{id}`: a flow as its ledger has it, or as it can be rebuilt from what is left of it;
+//! `.../events/{event}`: one of its events, as it lies in its stream, with its letters.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use oncue_admin::flows::{self, FlowSearch, FoundEvent, SearchLimits};
 use oncue_core::agreement;
 use oncue_core::model::flow::Flow;
 use oncue_proto::event;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::api::decode::StreamOrigin;
 use crate::api::letters::WINDOW;
 use crate::problem::{MALFORMED, NOT_FOUND, Problem};
 use crate::{App, away};
@@ -57,6 +60,52 @@ pub async fn get(
         "trace": rebuilt.trace,
         "now": event::now_ms(),
     })))
+}
+
+/// Where to look for an event.
+#[derive(Deserialize)]
+pub struct Near {
+    /// About when it was stored, Unix milliseconds; without it, anywhere.
+    time: Option<u64>,
+}
+
+pub async fn event(
+    State(app): State<Arc<App>>,
+    Path((flow, id)): Path<(String, String)>,
+    Query(near): Query<Near>,
+) -> Result<Json<Value>, Problem> {
+    let id = event::check_id(id).map_err(|e| Problem::new(MALFORMED, e.message))?;
+    let limits = SearchLimits {
+        find: Some(SEARCH_TIME),
+        ..SearchLimits::default()
+    };
+    let functions = app.snapshot.manifests();
+    let catalog = app.catalog.now();
+    let sources = app.sources(&functions, &catalog);
+    let search = FlowSearch::open(&sources, limits).await.map_err(away)?;
+    let mut found = match near.time {
+        Some(time) => search.around(&id, time).await.map_err(away)?,
+        None => None,
+    };
+    if found.is_none() {
+        found = search.find(&id).await.map_err(away)?;
+    }
+    // Of a flow's id any event of it may be found.
+    let found = found.filter(|found| found.incoming.meta.id == id);
+    let Some(found) = found else {
+        let searched = search.searched();
+        let detail = format!("the event {id:?} of the flow {flow:?} was not found: {searched}");
+        return Err(Problem::new(NOT_FOUND, detail));
+    };
+    let created = app.bus.stream_created(&found.stream).await.map_err(away)?;
+    let origin = StreamOrigin {
+        stream: &found.stream,
+        created,
+    };
+    let mut shown = origin.show(&found.message, &catalog);
+    let index = app.letters.look(&app).await?;
+    shown["letters"] = json!(index.of_event(&id));
+    Ok(Json(shown))
 }
 
 async fn tracked(app: &App, mut flow: Flow) -> Value {

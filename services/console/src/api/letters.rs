@@ -1,4 +1,5 @@
-//! `GET /api/letters`: dead letters in groups of one cause; `.../group/{group}`: a page of one; `.../{number}`: a letter, whole.
+//! `GET /api/letters`: dead letters in groups of one cause; `.../group/{group}`: a page of one; `.../{number}`: a letter,
+//! whole; `.../{number}/edit` sends its event again with another payload.
 
 mod differ;
 
@@ -6,17 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Extension, Path, Query, State};
 use oncue_admin::dead_letters::{
-    self, CauseCount, Letter, LetterIndex, LetterOrder, LetterQuery, LetterSummary, message_of, ms,
+    self, CauseCount, Edit, Letter, LetterError, LetterIndex, LetterOrder, LetterQuery,
+    LetterSummary, message_of, ms,
 };
 use oncue_core::bus::layout::DLQ;
+use oncue_proto::Entry;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::api::audit::{self, Who};
 use crate::api::decode::StreamOrigin;
-use crate::problem::{MALFORMED, NOT_FOUND, Problem};
+use crate::api::publish::SOURCE;
+use crate::problem::{GONE, MALFORMED, NOT_FOUND, Problem};
 use crate::{App, away};
 
 /// Letters looked at by a search, from the end of the stream.
@@ -225,6 +231,12 @@ pub async fn one(
     State(app): State<Arc<App>>,
     Path(number): Path<String>,
 ) -> Result<Json<Value>, Problem> {
+    let letter = read(&app, &number).await?;
+    Ok(Json(whole(&app, &letter).await))
+}
+
+/// The letter of a number that somebody has sent.
+async fn read(app: &App, number: &str) -> Result<Letter, Problem> {
     let number: u64 = number.parse().map_err(|_| {
         Problem::new(
             MALFORMED,
@@ -235,13 +247,59 @@ pub async fn one(
     let letter = found
         .as_ref()
         .and_then(|message| Letter::read(app.bus.app(), message));
-    let letter = letter.ok_or_else(|| {
+    letter.ok_or_else(|| {
         Problem::new(
             NOT_FOUND,
             format!("there is no dead letter #{number} any more"),
         )
-    })?;
-    Ok(Json(whole(&app, &letter).await))
+    })
+}
+
+/// Correction of the event of a letter.
+#[derive(Deserialize)]
+pub struct Correction {
+    data: Value,
+    #[serde(default)]
+    why: String,
+}
+
+/// `POST /api/letters/{number}/edit`: sends the event again with another payload, and gives the letter up on record.
+pub async fn edit(
+    State(app): State<Arc<App>>,
+    Extension(who): Extension<Who>,
+    Path(number): Path<String>,
+    asked: Result<Json<Correction>, JsonRejection>,
+) -> Result<Json<Value>, Problem> {
+    let Json(asked) = asked.map_err(|e| Problem::new(MALFORMED, e.body_text()))?;
+    let why = asked.why.trim();
+    if why.is_empty() {
+        return Err(Problem::new(MALFORMED, "say why in `why`"));
+    }
+    let letter = read(&app, &number).await?;
+    let catalog = app.catalog.now();
+    let entry = catalog
+        .get(&letter.content.event_type)
+        .map_err(|e| Problem::new(MALFORMED, e.to_string()))?;
+    let edit = Edit {
+        payload: &asked.data.to_string(),
+        why,
+        who: &who.0,
+        source: SOURCE,
+    };
+    let sent = dead_letters::resend(&letter, &edit, entry, &app.config.bounds, &app.bus).await;
+    let outcome = match &sent {
+        Ok(id) => format!("sent again as {id}: {why}"),
+        Err(e) => e.to_string(),
+    };
+    audit::line(&who, "edit", &format!("#{number}"), &outcome);
+    match sent {
+        Ok(id) => Ok(Json(json!({ "id": id, "flow": letter.content.flow_id }))),
+        Err(LetterError::Edit(why)) => Err(Problem::new(MALFORMED, why)),
+        Err(e @ (LetterError::Output { .. } | LetterError::PayloadGone { .. })) => {
+            Err(Problem::new(GONE, e.to_string()))
+        }
+        Err(e) => Err(away(e)),
+    }
 }
 
 async fn whole(app: &App, letter: &Letter) -> Value {
@@ -277,13 +335,17 @@ async fn whole(app: &App, letter: &Letter) -> Value {
                 stream: &inner.stream,
                 created: 0,
             };
-            let event = origin.show(&found, &app.catalog.now());
+            let catalog = app.catalog.now();
+            let event = origin.show(&found, &catalog);
             for name in ["data", "undecoded", "error"] {
                 if !event[name].is_null() {
                     shown[name] = event[name].clone();
                 }
             }
-            if shown["data"].is_null() {
+            let is_sensitive = catalog
+                .get(&inner.event_type)
+                .is_ok_and(Entry::is_sensitive);
+            if shown["data"].is_null() && !is_sensitive {
                 match text(&found.payload) {
                     Some(text) => shown["text"] = text.into(),
                     None => shown["hex"] = hex(&found.payload).into(),

@@ -1,10 +1,14 @@
 // A flow: every event with what it caused, and the functions that acted on it, against time.
 
-import { api, clock, duration, failed, flowLink, link, make, moment, number, plural, traceLink } from "./dom.js";
-
+import { about, api, button, clock, duration, facts, failed, flowLink, json, link, make, moment, number, plural, traceLink } from "./dom.js";
 import { logLines } from "./log.js";
+import { draft } from "./publish.js";
 
 const EVERY = 1000;
+// Lines that are drawn unless somebody asks for all.
+const MAX_LINES = 1500;
+// Events from which a flow is worth searching.
+const MANY = 12;
 
 // Flows that were seen last.
 export function showFlows(place) {
@@ -39,35 +43,148 @@ function table(flows) {
 }
 
 export function showFlow(place, id) {
-  let over = false;
-  let timer = null;
-  let drawn = "";
-  place.replaceChildren(make("p", "hint", "looking …"));
-  const refresh = async () => {
-    try {
-      const said = await api(`/api/flows/${encodeURIComponent(id)}`);
-      if (over) return;
-      const { now, ...rest } = said;
-      const [open, text] = [said.flow.open > 0, JSON.stringify(rest)];
-      // A complete flow does not change, an open one grows with time.
-      if (open || drawn !== text) place.replaceChildren(...page(said), make("div", "card", make("h3", "", "Log of this flow"), logLines({ flow: said.flow.id ?? id })));
-      drawn = text;
-      timer = setTimeout(refresh, open ? EVERY : 5 * EVERY);
-    } catch (error) {
-      if (over) return;
-      place.replaceChildren(make("div", "title", make("h2", "", "Flow"), make("span", "mono clip", id)), make("p", "problem", error.message));
-      timer = setTimeout(refresh, 5 * EVERY);
-    }
-  };
-  refresh();
-  return () => {
-    over = true;
-    clearTimeout(timer);
-  };
+  const view = new FlowView(place, id);
+  return () => view.leave();
 }
 
-function page(said) {
-  const { flow, trace, waits, from, searched } = said;
+const BAD = ["dead", "lost", "waiting"];
+
+// One flow, drawn anew while it grows; what somebody has folded out, or looks for, stays.
+class FlowView {
+  constructor(place, id) {
+    this.place = place;
+    this.id = id;
+    // Contents by event, as elements: they outlive the lines they stand under.
+    this.open = new Map();
+    this.find = make("input");
+    this.find.type = "search";
+    this.find.placeholder = "Find in this flow";
+    this.find.setAttribute("aria-label", "Find in this flow, by type, key, id, function or error");
+    this.find.addEventListener("input", () => this.draw());
+    this.failed = make("input");
+    this.failed.type = "checkbox";
+    this.failed.addEventListener("change", () => this.draw());
+    this.count = make("span", "hint");
+    this.count.setAttribute("role", "status");
+    this.finder = make("div", "finder", this.find, make("label", "", this.failed, "only what failed"), this.count);
+    this.head = make("div", "parts");
+    this.chart = make("div", "card");
+    this.foot = make("div", "parts");
+    this.log = make("div", "card");
+    place.replaceChildren(make("p", "hint", "looking …"));
+    this.refresh();
+  }
+
+  leave() {
+    this.over = true;
+    clearTimeout(this.timer);
+  }
+
+  async refresh() {
+    try {
+      const said = await api(`/api/flows/${encodeURIComponent(this.id)}`);
+      if (this.over) return;
+      const { now, ...rest } = said;
+      const [open, text] = [said.flow.open > 0, JSON.stringify(rest)];
+      const began = performance.now();
+      // A complete flow does not change, an open one grows with time.
+      if (open || this.drawn !== text) this.show(said);
+      this.drawn = text;
+      // A large one is not drawn all the time.
+      this.timer = setTimeout(() => this.refresh(), open ? Math.max(EVERY, 20 * (performance.now() - began)) : 5 * EVERY);
+    } catch (error) {
+      if (this.over) return;
+      this.said = null;
+      this.place.replaceChildren(make("div", "title", make("h2", "", "Flow"), make("span", "mono clip", this.id)), make("p", "problem", error.message));
+      this.timer = setTimeout(() => this.refresh(), 5 * EVERY);
+    }
+  }
+
+  show(said) {
+    if (!this.said) {
+      this.place.replaceChildren(this.head, this.chart, this.foot, this.log);
+      this.log.replaceChildren(make("h3", "", "Log of this flow"), logLines({ flow: said.flow.id ?? this.id }));
+    }
+    this.said = said;
+    standing(said.flow.events);
+    this.head.replaceChildren(...head(said));
+    this.foot.replaceChildren(...(said.from === "streams" ? [make("p", "hint", `No ledger has this flow: it was put together from the streams and seen-marks, without the times at which functions were done. Read: ${said.searched}.`)] : []));
+    this.draw();
+  }
+
+  // Events that are looked for, each with all its steps.
+  matches() {
+    const { events } = this.said.flow;
+    const wanted = this.find.value.trim().toLowerCase();
+    return events.filter((event) => {
+      const texts = [event.id, event.type, event.key, event.source, ...event.steps.flatMap((step) => [step.function, step.state, step.why ?? ""])];
+      const found = wanted === "" || texts.some((text) => (text ?? "").toLowerCase().includes(wanted));
+      return found && (!this.failed.checked || event.steps.some((step) => BAD.includes(step.state)));
+    });
+  }
+
+  draw() {
+    if (!this.said) return;
+    const { flow, now } = this.said;
+    const shown = this.matches();
+    this.finder.hidden = flow.events.length < MANY;
+    this.count.textContent = shown.length < flow.events.length ? `${number(shown.length)} of ${plural(flow.events.length, "event")}` : "";
+    const focus = this.chart.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
+    const lines = chart(flow, now, shown, this);
+    const all = lines.length > MAX_LINES && !this.all;
+    const list = make("div", "flow", ...(all ? lines.slice(0, MAX_LINES) : lines));
+    list.setAttribute("role", "list");
+    const rest = all && button(`Draw all ${number(lines.length)} lines`, () => {
+      this.all = true;
+      this.draw();
+    });
+    // The field keeps its place, and with it what is typed.
+    if (this.finder.parentNode !== this.chart) this.chart.replaceChildren(this.finder);
+    while (this.finder.nextSibling) this.finder.nextSibling.remove();
+    this.chart.append(...[list, rest].filter(Boolean));
+    if (focus) this.chart.querySelector(`[data-focus="${CSS.escape(focus)}"]`)?.focus();
+  }
+
+  // Folds the content of an event out, or in.
+  toggle(event) {
+    if (this.open.delete(event.id)) return this.draw();
+    const content = make("div", "content", make("p", "hint", "reading …"));
+    this.open.set(event.id, content);
+    this.draw();
+    const time = event.time ? `?time=${Math.round(event.time)}` : "";
+    api(`/api/flows/${encodeURIComponent(this.said.flow.id ?? this.id)}/events/${encodeURIComponent(event.id)}${time}`).then(
+      (said) => content.replaceChildren(...contentOf(said)),
+      (error) => failed(content, error),
+    );
+  }
+}
+
+// An event as it lies in its stream.
+function contentOf(event) {
+  const hidden = JSON.stringify(event.data ?? null).includes("(sensitive)");
+  const again = button("Publish one like it", () => {
+    draft(event.type, event.data);
+    location.hash = `#/publish/${event.type}`;
+  });
+  return [
+    event.data === undefined ? make("p", "bad", event.undecoded ?? event.error ?? "") : json(event.data),
+    hidden && make("p", "hint", "The contract calls some fields sensitive: they are shown nowhere."),
+    event.letters.length > 0 && make("div", "row", ...event.letters.map((letter) => link(`dead letter #${letter}`, `#/letters/${letter}`))),
+    facts([
+      ["id", make("span", "mono", event.id)],
+      ["source", event.source],
+      ["cause", event.cause && make("span", "mono", event.cause)],
+      ["stands at", `${event.stream}:${event.sequence}`],
+      ["stored", new Date(event.stored).toISOString()],
+      ["size", `${number(event.bytes)} bytes`],
+      ["redriven", event.redriven && `${event.redriven}×`],
+    ]),
+    event.data !== undefined && !hidden && about.write && make("div", "actions", again),
+  ].filter(Boolean);
+}
+
+function head(said) {
+  const { flow, trace, waits } = said;
   const steps = flow.events.flatMap((event) => event.steps);
   const lost = steps.filter((step) => step.state === "lost").length;
   const state = flow.open > 0 ? "running" : lost > 0 ? "dead" : steps.some((step) => step.state === "dead") ? "dead" : "done";
@@ -76,8 +193,6 @@ function page(said) {
   const title = make("div", "title", make("h2", "", "Flow"), make("span", "mono clip", flow.id), make("span", `state ${state}`, words), took && make("span", "hint", took), make("span", "hint", `${plural(flow.events.length, "event")}, ${plural(steps.length, "step")}`), traceLink(trace, "open in Jaeger"));
   const parts = [title];
   if (waits) parts.push(make("p", "waits", `Everything waits for ${waits.function}, which ${{ pending: "has not begun with", running: "works on", waiting: "will try again with" }[waits.state]} ${waits.type || "an event"}, since ${duration(said.now - waits.since)}.`));
-  parts.push(make("div", "card", chart(flow, said.now)));
-  if (from === "streams") parts.push(make("p", "hint", `No ledger has this flow: it was put together from the streams and seen-marks, without the times at which functions were done. Read: ${searched}.`));
   return parts;
 }
 
@@ -86,26 +201,27 @@ const FULL = innerWidth < 700 ? 76 : 88;
 
 // An output carries the time of what caused it, so that it is the same in every attempt; on the page it stands where the
 // step that sent it ended.
-function place(events) {
+function standing(events) {
   const ended = new Map(events.flatMap((event) => event.steps.map((step) => [`${event.id} /${step.function}`, step.ended])));
   for (const event of events) event.time = Math.max(event.time, ended.get(`${event.cause} ${event.source}`) ?? 0);
 }
 
-function chart(flow, now) {
-  place(flow.events);
+function chart(flow, now, shown, view) {
   const ends = flow.events.flatMap((event) => [event.time, ...event.steps.flatMap((step) => [step.since, step.started, step.ended])]).filter((at) => at > 0);
-  const begin = Math.min(flow.started || Infinity, ...ends.filter((at) => at > 0));
-  const end = Math.max(begin + 1, flow.open > 0 && flow.events.some((event) => event.steps.some((step) => step.started)) ? now : 0, ...ends);
+  const least = ends.reduce((least, at) => Math.min(least, at), flow.started || Infinity);
+  const most = ends.reduce((most, at) => Math.max(most, at), 0);
+  const begin = Number.isFinite(least) ? least : 0;
+  const end = Math.max(begin + 1, flow.open > 0 && flow.events.some((event) => event.steps.some((step) => step.started)) ? now : 0, most);
   const at = (time) => (FULL * (time - begin)) / (end - begin);
   const rows = [axis(end - begin)];
-  const last = lastOfLevel(flow.events);
-  flow.events.forEach((event, index) => {
-    rows.push(eventLine(event, begin, at, last[index]));
+  const last = lastOfLevel(shown);
+  shown.forEach((event, index) => {
+    rows.push(eventLine(event, begin, at, last[index], view));
+    const content = view.open.get(event.id);
+    if (content) rows.push(content);
     for (const step of event.steps) rows.push(stepLine(event, step, at, end));
   });
-  const list = make("div", "flow", ...rows);
-  list.setAttribute("role", "list");
-  return list;
+  return rows;
 }
 
 function axis(span) {
@@ -118,15 +234,17 @@ function axis(span) {
   return make("div", "line axis", make("div", "what"), when);
 }
 
-// Whether an event is the last child of its cause.
+// Whether an event is the last child of its cause: read backwards, with what comes after it on each level.
 function lastOfLevel(events) {
-  return events.map((event, index) => {
-    for (let next = index + 1; next < events.length; next += 1) {
-      if (events[next].depth < event.depth) return true;
-      if (events[next].depth === event.depth) return false;
-    }
-    return true;
-  });
+  const last = new Array(events.length);
+  const follows = [];
+  for (let index = events.length - 1; index >= 0; index -= 1) {
+    const { depth } = events[index];
+    last[index] = !follows[depth];
+    follows.length = depth;
+    follows[depth] = true;
+  }
+  return last;
 }
 
 function indent(depth) {
@@ -136,8 +254,13 @@ function indent(depth) {
   return space;
 }
 
-function eventLine(event, begin, at, last) {
-  const what = make("div", "what event", indent(Math.max(0, event.depth - 1)), event.depth > 0 && make("span", `bend ${last ? "last" : ""}`), link(event.type || event.id, `#/map/${event.type}`, "chip"), make("span", "about", event.key));
+function eventLine(event, begin, at, last, view) {
+  const isOpen = view.open.has(event.id);
+  const more = button("{ }", () => view.toggle(event), "quiet more");
+  more.dataset.focus = event.id;
+  more.setAttribute("aria-expanded", `${isOpen}`);
+  more.setAttribute("aria-label", `What ${event.type || event.id} says`);
+  const what = make("div", "what event", indent(Math.max(0, event.depth - 1)), event.depth > 0 && make("span", `bend ${last ? "last" : ""}`), link(event.type || event.id, `#/map/${event.type}`, "chip"), more, make("span", "about", event.key));
   what.title = `${event.id} from ${event.source}`;
   const when = make("div", "when");
   if (event.time) {

@@ -161,6 +161,8 @@ class Bench {
     try {
       const said = await api(`/api/letters/group/${group.group}?offset=${offset}&limit=${PAGE}&sort=${sort}&ascending=${ascending}&q=${encodeURIComponent(q)}`);
       if (this.over || this.open !== group.group) return;
+      // Somebody writes: what stands there stays, and the next news come after it.
+      if (this.table.querySelector("details.desk[open]")) return;
       this.page = said;
       // The last page may have gone with its letters.
       if (said.letters.length === 0 && offset > 0) return void this.turn({ offset: 0 });
@@ -266,7 +268,7 @@ class Bench {
     const cell = make("td", "", make("p", "hint", "reading …"));
     cell.colSpan = 7;
     api(`/api/letters/${letter.number}`).then(
-      (whole) => cell.replaceChildren(make("div", "parts whole", ...letterWhole(whole))),
+      (whole) => cell.replaceChildren(make("div", "parts whole", ...letterWhole(whole, () => this.refresh()))),
       (error) => failed(cell, error),
     );
     return [line, make("tr", "open", cell)];
@@ -357,7 +359,7 @@ class Bench {
   }
 }
 
-function letterWhole(letter) {
+function letterWhole(letter, edited) {
   const headers = facts(letter.headers.map(([name, value]) => [name, make("span", "mono", value)]));
   const payload = letter.data !== undefined ? json(letter.data) : make("pre", "json", letter.text ?? letter.hex ?? "");
   return [
@@ -366,6 +368,7 @@ function letterWhole(letter) {
     make("h3", "", "Payload"),
     letter.undecoded && make("p", "hint", letter.undecoded),
     payload,
+    about.write && letter.reason !== "unpublishable" && editor(letter, edited),
     make("h3", "", "Envelope"),
     facts([
       ["event", make("span", "mono", letter.event)],
@@ -380,6 +383,31 @@ function letterWhole(letter) {
   ].filter(Boolean);
 }
 
+// Another payload for the event, sent to the function alone.
+function editor(letter, edited) {
+  const text = make("textarea", "mono", letter.data !== undefined ? JSON.stringify(letter.data, null, 2) : letter.text ?? "");
+  text.rows = 10;
+  text.spellcheck = false;
+  const why = make("input");
+  why.maxLength = 400;
+  const outcome = make("div");
+  outcome.setAttribute("aria-live", "polite");
+  const send = button("Send it like this", async () => {
+    send.disabled = true;
+    try {
+      const sent = await api(`/api/letters/${letter.number}/edit`, { data: JSON.parse(text.value), why: why.value });
+      form.open = false;
+      outcome.replaceChildren(make("div", "outcome", make("b", "", `Sent to ${letter.function} as a new event of the same flow`), make("div", "row", flowLink(sent.flow, "the flow"), make("span", "mono clip", sent.id))));
+      edited();
+    } catch (error) {
+      failed(outcome, error);
+      send.disabled = false;
+    }
+  }, "strong");
+  const form = make("details", "desk", make("summary", "", "Edit and send again"), make("p", "hint", `${letter.function} alone gets it, as a new event that this one has caused. The letter goes; who did it, and why, stays on record. A field that is (sensitive) keeps what it holds.`), make("label", "tall", "Payload, in JSON ", text), make("label", "", "Why ", why), make("div", "actions", send));
+  return make("div", "", form, outcome);
+}
+
 // Letters with the same answer, together.
 function alike(answers) {
   const groups = new Map();
@@ -391,7 +419,7 @@ function alike(answers) {
   return [...groups.values()];
 }
 
-function answerRow(answer) {
+export function answerRow(answer) {
   const words = { applied: "would be applied", dead: "would be set aside again", retry: "would fail", untried: "cannot be tried" };
   const lines = [make("div", "row", make("b", "", answer.numbers.join(" ")), make("span", `state ${answer.outcome}`, words[answer.outcome] ?? answer.outcome))];
   if (answer.message) lines.push(make("span", "bad", [answer.reason, answer.message].filter(Boolean).join(": ") + (answer.site ? ` at ${answer.site}` : "")));

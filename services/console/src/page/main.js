@@ -2,12 +2,13 @@
 
 import { about, api, byId, make, plural, remember, remembered, short } from "./dom.js";
 import { LiveMap } from "./map.js";
-import { closePanel, showDoctor, showDrift, showFunction, showType } from "./panel.js";
+import { closePanel, showDoctor, showDrift, showFunction, showNotices, showType } from "./panel.js";
 import { showFlow, showFlows } from "./flow.js";
 import { showLetters } from "./letters.js";
+import { showPublish } from "./publish.js";
 import { showSearch } from "./search.js";
 
-const PAGES = ["map", "flows", "letters", "search"];
+const PAGES = ["map", "flows", "letters", "publish", "search"];
 const map = new LiveMap({ onFunction: showFunction, onType: showType, onNothing: closePanel });
 let leave = null;
 
@@ -33,9 +34,10 @@ function route() {
   }
   if (page === "flows") leave = given ? showFlow(place, given) : showFlows(place);
   if (page === "letters") leave = showLetters(place, given);
+  if (page === "publish") leave = showPublish(place, given);
   if (page !== "search") byId("query").value = "";
   if (page === "search") leave = showSearch(place, given);
-  document.title = `${{ map: "Map", flows: "Flow", letters: "Dead letters", search: "Search" }[page]} · Oncue`;
+  document.title = `${{ map: "Map", flows: "Flow", letters: "Dead letters", publish: "Publish", search: "Search" }[page]} · Oncue`;
 }
 
 function pulse(kind, text) {
@@ -101,6 +103,20 @@ async function lookForDrift() {
     byId("drift").textContent = plural(said.findings.length, "finding");
   }
   drifting = setTimeout(lookForDrift, 60_000);
+}
+
+let noticing = null;
+
+// How much is wrong, on every page.
+async function lookForNotices() {
+  clearTimeout(noticing);
+  if (document.visibilityState === "visible") {
+    const { notices } = await api("/api/notices").catch(() => ({ notices: [] }));
+    const open = notices.filter((notice) => notice.ended === null && notice.silent_until < Date.now());
+    byId("notices").hidden = open.length === 0;
+    byId("notices").textContent = plural(open.length, "notice");
+  }
+  noticing = setTimeout(lookForNotices, 10_000);
 }
 
 let source = null;
@@ -179,6 +195,7 @@ async function begin() {
   listen();
   route();
   lookForDrift();
+  lookForNotices();
 }
 
 const typing = (target) => target.closest("input, textarea, dialog") !== null;
@@ -194,6 +211,7 @@ function onKey(event) {
     1: () => (location.hash = "#/map"),
     2: () => (location.hash = "#/flows"),
     3: () => (location.hash = "#/letters"),
+    4: () => (location.hash = "#/publish"),
     "/": () => byId("query").focus(),
     t: nextTheme,
     "?": () => byId("help").showModal(),
@@ -211,6 +229,7 @@ byId("search").addEventListener("submit", (event) => {
 });
 byId("theme").addEventListener("click", nextTheme);
 byId("drift").addEventListener("click", showDrift);
+byId("notices").addEventListener("click", showNotices);
 byId("doctor").addEventListener("click", showDoctor);
 byId("keys").addEventListener("click", () => byId("help").showModal());
 byId("login-form").addEventListener("submit", login);

@@ -1,6 +1,6 @@
 // What was clicked on the map: a function with its last hour, or an event type with its last events.
 
-import { about, api, ask, button, byId, draw, duration, facts, failed, flowLink, json, link, make, moment, number, rate, short, traceLink } from "./dom.js";
+import { about, ago, api, ask, button, byId, draw, duration, facts, failed, flowLink, json, link, make, moment, number, rate, short, traceLink } from "./dom.js";
 import { logLines } from "./log.js";
 import { View, histogram, line, percentile } from "./chart.js";
 
@@ -208,6 +208,27 @@ export function showDoctor() {
     body.className = "parts";
     body.replaceChildren(...parts.map(([verdict, title]) => part(title, make("ul", "list", ...of(verdict).map(row)))));
     if (promised?.length > 0) body.append(part("Promised with these servers", make("ul", "list", ...promised.map((words) => make("li", "", words)))));
+  });
+}
+
+// What is wrong, since when, and who has been told.
+export function showNotices() {
+  open("notices", "What is wrong", () => api("/api/notices"), ({ notices, receivers }, body) => {
+    const silence = async (name, minutes) => {
+      await api("/api/notices/silence", { name, minutes }).catch((error) => failed(body, error));
+      again();
+    };
+    const row = (notice) => {
+      const silent = notice.silent_until > Date.now();
+      const told = notice.told.length > 0 ? `told: ${notice.told.join(", ")}` : receivers.length > 0 ? "nobody was told yet" : "";
+      const state = silent ? `silent until ${new Date(notice.silent_until).toLocaleString()}` : told;
+      const act = about.write && notice.ended === null && (silent ? button("Tell again", () => silence(notice.name, 0)) : button("Silent for 4 h", () => silence(notice.name, 240)));
+      return make("li", "", make("div", "top-line", link(notice.kind, `#/${notice.link}`), moment(notice.ended ?? notice.since, notice.ended === null ? `since ${ago(notice.since)}` : `over ${ago(notice.ended)}`)), make("span", notice.ended === null ? "why" : "hint", notice.text), notice.advice && make("span", "hint", notice.advice), make("div", "row", state && make("span", "hint", state), act));
+    };
+    body.className = "parts";
+    const none = make("p", "hint", "Nothing that anybody would have to be told.");
+    const who = receivers.length > 0 ? `Told to ${receivers.join(", ")}.` : "Nobody is told: [notice.NAME] in oncue.toml names a webhook.";
+    body.replaceChildren(part("Now", notices.length > 0 ? make("ul", "list", ...notices.map(row)) : none), make("p", "hint", who));
   });
 }
 

@@ -219,14 +219,16 @@ impl Status {
         Health::Ok
     }
 
+    /// Whether its process ends on its own as soon as it is started.
+    pub fn is_ending_again_and_again(&self) -> bool {
+        let supervised = self.supervised.as_ref();
+        supervised.is_some_and(|kept| kept.has("failing"))
+    }
+
     /// Sentence on what is wrong, with the way out; `None` where nothing is.
     pub fn reason(&self, function: &str) -> Option<String> {
         let lag = self.lag();
-        let is_failing = self
-            .supervised
-            .as_ref()
-            .is_some_and(|kept| kept.has("failing"));
-        if is_failing {
+        if self.is_ending_again_and_again() {
             return Some(format!(
                 "Its process ends on its own again and again; `oncue logs {function}` has its last words."
             ));

@@ -178,7 +178,7 @@ async fn the_last_events_of_a_type_come_decoded_and_newest_first() {
             &said["events"][0]["data"]["visitor"],
             &said["events"][0]["key"]
         ),
-        (&json!("v"), &json!("/a"))
+        (&json!(oncue_proto::HIDDEN), &json!("/a"))
     );
     assert_eq!(said["events"][0]["trace"], format!("{:032x}", 5));
     let sent = console

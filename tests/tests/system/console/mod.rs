@@ -5,9 +5,11 @@ mod guards;
 mod letters;
 mod looking;
 mod metrics;
+mod notices;
 mod redrive;
 mod searching;
 mod truth;
+mod writing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,7 +51,15 @@ impl Console {
     }
 
     async fn with(token: Option<&str>, write: bool) -> Self {
-        let cluster = Cluster::new(CONFIG).await;
+        Self::on(Cluster::new(CONFIG).await, token, write).await
+    }
+
+    /// With this configuration.
+    async fn of(config: &str) -> Self {
+        Self::on(Cluster::new(config).await, None, false).await
+    }
+
+    async fn on(cluster: Cluster, token: Option<&str>, write: bool) -> Self {
         let config = cluster.config();
         let bus = cluster.bus().await;
         let store = cluster.store().await;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use oncue_admin::flows::Sender;
 use oncue_core::bus::Bus;
 use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_core::contract::LiveCatalog;
@@ -101,7 +102,14 @@ impl<'l> Live<'l> {
         };
         let Some(servers) = &self.servers else { return };
         let key = key(servers, last);
-        let again = publish::by_hand(&last.meta.ty, &key, last.format, last.payload.clone(), None);
+        let traceparent = publish::given_trace();
+        let sender = Sender {
+            source: publish::SOURCE,
+            id: None,
+            traceparent: traceparent.as_deref(),
+            format: last.format,
+        };
+        let again = sender.wrapped(&last.meta.ty, &key, last.payload.clone());
         if let Err(e) = servers.bus.publish(&again.envelope).await {
             remark(paint(BAD, format_args!("not published: {e}")));
         }

@@ -15,7 +15,7 @@ use crate::when;
 use super::target::Selection;
 
 /// Source of the records, as CloudEvents have it.
-const SOURCE: &str = "/oncue/cli";
+pub(super) const SOURCE: &str = "/oncue/cli";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -74,7 +74,7 @@ fn named(name: &str) -> Option<String> {
 }
 
 /// user@host, as far as they are known.
-fn who() -> String {
+pub(super) fn who() -> String {
     let user = named("USER")
         .or_else(|| named("LOGNAME"))
         .unwrap_or_else(|| "somebody".to_owned());

@@ -139,7 +139,7 @@ fn failure(
 fn decoded(catalog: &Catalog, ty: &str, bytes: &[u8]) -> String {
     let json = catalog
         .get(ty)
-        .and_then(|entry| entry.to_json(Format::Protobuf, bytes));
+        .and_then(|entry| entry.to_view(Format::Protobuf, bytes));
     json.map_or_else(
         |e| format!("({} bytes: {e})", bytes.len()),
         |json| brief(&json.to_string(), MAX_VALUE),

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use oncue_admin::dead_letters::{self, Letter};
 use oncue_core::bus::Bus;
-use oncue_proto::Catalog;
 use oncue_proto::event;
 use oncue_proto::oncue::v1::DeadLetter;
+use oncue_proto::{Catalog, Entry};
 
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
@@ -154,6 +154,13 @@ async fn payload(letter: &Letter, bus: &Bus, catalog: &Catalog) -> String {
         Err(why) => format!("{}\n{}", title(""), paint(BAD, why)),
         Ok(letter) => match json(&letter, catalog) {
             Ok(json) => format!("{}\n{json}", title("")),
+            Err(why)
+                if catalog
+                    .get(&letter.event_type)
+                    .is_ok_and(Entry::is_sensitive) =>
+            {
+                title(&format!(" ({})", clean(&why)))
+            }
             Err(why) => format!(
                 "{}\n{}",
                 title(&format!(" ({})", clean(&why))),
@@ -167,7 +174,7 @@ fn json(letter: &DeadLetter, catalog: &Catalog) -> Result<String, String> {
     let incoming = dead_letters::message_of(letter).read(&letter.stream, 0)?;
     let entry = catalog.get(&incoming.meta.ty).map_err(|e| e.to_string())?;
     let json = entry
-        .to_json(incoming.format, &incoming.payload)
+        .to_view(incoming.format, &incoming.payload)
         .map_err(|e| e.to_string())?;
     serde_json::to_string_pretty(&json).map_err(|e| e.to_string())
 }

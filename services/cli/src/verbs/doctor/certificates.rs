@@ -16,6 +16,7 @@ const ADVICE: &str = "put a new one in the place of the file: servers read it ag
 
 /// Looks at each file.
 pub fn check(config: &Config, report: &mut Report) {
+    let before = report.0.len();
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -38,6 +39,7 @@ pub fn check(config: &Config, report: &mut Report) {
             }
         }
     }
+    report.label(before, "certificates");
 }
 
 /// File that the configuration names.

@@ -26,6 +26,9 @@ pub struct Finding {
     pub text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
+    /// Word for programs that look for findings of a kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<&'static str>,
 }
 
 /// Facts read back from the servers; `None` is "not known".
@@ -55,11 +58,19 @@ pub struct Facts {
 pub struct Report(pub Vec<Finding>);
 
 impl Report {
+    /// Gives a topic to the findings from the nth on.
+    pub fn label(&mut self, from: usize, topic: &'static str) {
+        for finding in &mut self.0[from..] {
+            finding.topic = Some(topic);
+        }
+    }
+
     pub fn good(&mut self, text: impl Into<String>) {
         self.0.push(Finding {
             verdict: Verdict::Good,
             text: text.into(),
             advice: None,
+            topic: None,
         });
     }
 
@@ -68,6 +79,7 @@ impl Report {
             verdict: Verdict::Know,
             text: text.into(),
             advice: Some(advice.into()),
+            topic: None,
         });
     }
 
@@ -76,6 +88,7 @@ impl Report {
             verdict: Verdict::Fix,
             text: text.into(),
             advice: Some(advice.into()),
+            topic: None,
         });
     }
 }

@@ -107,7 +107,7 @@ impl EventReader {
                 .unwrap_or_else(|_| json!({ "bytes": incoming.payload.len() }));
             return (data, None);
         };
-        match entry.to_json(incoming.format, &incoming.payload) {
+        match entry.to_view(incoming.format, &incoming.payload) {
             Ok(data) => (data, entry.check(incoming.format, &incoming.payload).ok()),
             Err(e) => (Value::String(e.to_string()), None),
         }
@@ -253,11 +253,12 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line_without_empty_fields() {
-        let view = message("web.page.viewed", r#"{"page":"/home","visitor":"v 1"}"#);
+        let payload = r#"{"page":"/home","referrer":"r 1","visitor":"v"}"#;
+        let view = message("web.page.viewed", payload);
         let line = plain(&reader(false), &view).unwrap();
         assert_eq!(
             line,
-            r#"12:00:00.123 web.page.viewed /home visitor="v 1" flow=flow-7"#
+            r#"12:00:00.123 web.page.viewed /home referrer="r 1" visitor=(sensitive) flow=flow-7"#
         );
     }
 

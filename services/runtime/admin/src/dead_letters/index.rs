@@ -275,6 +275,13 @@ impl LetterIndex {
         self.letters.get(&number)
     }
 
+    /// Numbers of the letters of one event, of whichever function.
+    pub fn of_event(&self, id: &str) -> Vec<u64> {
+        let letters = self.letters.iter();
+        let about = letters.filter(|(_, letter)| letter.event == id);
+        about.map(|(number, _)| *number).collect()
+    }
+
     /// Letters that a later redrive of the same event has ended in another one, each with that one's number: they were
     /// redriven by somebody who did not come to delete them.
     pub fn outdated(&self, numbers: &[u64]) -> BTreeMap<u64, u64> {

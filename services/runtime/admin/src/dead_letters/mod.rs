@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`attempt`] | nothing: the function's program runs its handler and commits nothing |
 //! | [`redrive`] | the event, for its function alone and under its old identity, to `DOMAIN.redrive.FUNCTION`; then the letter is deleted |
+//! | [`resend`] | the event with another payload, for its function alone, as a new event of the same flow; then as for [`give_up`] |
 //! | [`give_up`] | a record with name and reason, as the event `dlq.letter.dropped`; then the letter is deleted |
 //!
 //! Each message has an id by which the server knows a second copy. So whoever is interrupted between the two steps
@@ -22,6 +23,7 @@
 
 mod drop;
 mod dry_run;
+mod edit;
 mod envelope;
 mod fingerprint;
 mod index;
@@ -31,6 +33,7 @@ mod redrive;
 
 pub use self::drop::{SetAside, dropped, give_up, settled};
 pub use self::dry_run::{Bench, Network, attempt};
+pub use self::edit::{Edit, resend};
 pub use self::envelope::complete;
 pub use self::fingerprint::fingerprint;
 pub use self::index::{CauseCount, LetterIndex, LetterOrder, LetterQuery, LetterSummary};
@@ -78,6 +81,9 @@ pub enum LetterError {
     /// NATS is away, slow, or refused.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// The letter cannot be edited like this; a sentence for whoever did.
+    #[error("{0}")]
+    Edit(String),
     /// There is nothing to try: the function has handled its event, and this is what it emitted.
     #[error(
         "it is no event for {function} but an output of it that no stream took, so there is nothing to try; \

@@ -208,7 +208,7 @@ async fn send(
 }
 
 /// Whether somebody is to get the event. If not, it would be lost: it would be in no dead letter any more.
-async fn check_consumer(letter: &Letter, bus: &Bus) -> Result<(), LetterError> {
+pub(super) async fn check_consumer(letter: &Letter, bus: &Bus) -> Result<(), LetterError> {
     let stream = &letter.content.stream;
     let function = &letter.content.function;
     let consumer = bus.consumer_info(stream, function).await;

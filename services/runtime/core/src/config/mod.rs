@@ -9,6 +9,7 @@ mod flows;
 mod keyring;
 mod limit;
 mod network;
+mod notice;
 mod reader;
 mod role;
 mod route;
@@ -37,6 +38,7 @@ pub use self::flows::{FlowsConfig, Track};
 pub use self::keyring::LockedServers;
 pub use self::limit::{LimitBy, LimitConfig};
 pub use self::network::Network;
+pub use self::notice::{NoticeConfig, NoticeKind};
 pub use self::role::Role;
 pub use self::route::{AnswerMode, FailureType, FieldSource, Method, RequestPart, Route};
 pub use self::routes::{
@@ -90,6 +92,8 @@ pub struct Config {
     pub limits: BTreeMap<String, LimitConfig>,
     /// `[[webhook]]`, in the order of the file. Default none.
     pub webhooks: Vec<WebhookConfig>,
+    /// `[notice.NAME]` by name. Default none.
+    pub notices: BTreeMap<String, NoticeConfig>,
     /// `[gateway]`
     pub gateway: GatewayConfig,
     /// `[console]`
@@ -493,6 +497,8 @@ pub struct ConsoleConfig {
     pub proxies: Vec<Network>,
     /// Certificate and key. Default none: plain HTTP, for this machine or behind a proxy.
     pub tls: Option<TlsConfig>,
+    /// Address under which people reach it, for links in notices. Default: where it listens.
+    pub url: Option<String>,
     /// `ONCUE_TRACE_UI`: where the page's links to traces lead. Default: port 16686 of the host the page came from.
     pub traces: Option<String>,
 }
@@ -505,6 +511,7 @@ impl Default for ConsoleConfig {
             hosts: BTreeSet::new(),
             proxies: Vec::new(),
             tls: None,
+            url: None,
             traces: None,
         }
     }

@@ -18,7 +18,8 @@ use crate::app::AppName;
 
 use super::{
     AuthConfig, Bounds, ClientTls, Config, ConfigErrors, ConsoleConfig, CorsConfig, FlowsConfig,
-    FunctionConfig, GatewayConfig, LimitConfig, Route, Schedule, ServerUrl, Span, WebhookConfig,
+    FunctionConfig, GatewayConfig, LimitConfig, NoticeConfig, Route, Schedule, ServerUrl, Span,
+    WebhookConfig,
 };
 
 /// Configuration of `text`, which comes from `path`; fails with every mistake in it, in the order of the text.
@@ -118,6 +119,7 @@ impl<'t> Reader<'t> {
             auths: BTreeMap::new(),
             limits: BTreeMap::new(),
             webhooks: Vec::new(),
+            notices: BTreeMap::new(),
             gateway: GatewayConfig::default(),
             console: ConsoleConfig::default(),
             flows: FlowsConfig::default(),
@@ -172,6 +174,7 @@ impl<'t> Reader<'t> {
                 "test" => config.test = self.part("test", value),
                 "auth" => config.auths = self.checked("auth", value, AuthConfig::check),
                 "limit" => config.limits = self.checked("limit", value, LimitConfig::check),
+                "notice" => config.notices = self.checked("notice", value, NoticeConfig::check),
                 "webhook" => webhooks = self.webhooks(value),
                 "gateway" => {
                     guards = places(&value);
@@ -189,7 +192,7 @@ impl<'t> Reader<'t> {
                 "schedule" => schedules = Some(value),
                 "route" => config.routes = self.routes(value),
                 other => {
-                    let known = "app, nats, redis, proto, build, test, auth, limit, webhook, gateway, console, flows, bounds, streams, functions, schedule, route";
+                    let known = "app, nats, redis, proto, build, test, auth, limit, webhook, notice, gateway, console, flows, bounds, streams, functions, schedule, route";
                     self.fail(
                         Some(name.span()),
                         &format!("unknown section {other:?}; known: {known}"),

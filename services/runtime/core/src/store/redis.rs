@@ -6,6 +6,7 @@
 mod api_keys;
 mod ledger;
 mod limits;
+mod notices;
 mod connection;
 mod counts;
 mod outboxes;

@@ -1,0 +1,179 @@
+//! Fields that a contract calls sensitive, and payloads without them.
+
+use std::collections::BTreeSet;
+
+use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
+use serde_json::Value;
+
+/// Text that stands in place of a sensitive field.
+pub const HIDDEN: &str = "(sensitive)";
+
+/// Full names of the sensitive fields of a descriptor set, `shop.v1.OrderPlaced.email`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SensitiveFields(BTreeSet<String>);
+
+impl SensitiveFields {
+    /// Reads the option of every field; none where the set is of a version that has no such option.
+    pub(crate) fn of(pool: &DescriptorPool) -> Self {
+        let Some(option) = pool.get_extension_by_name("oncue.v1.sensitive") else {
+            return Self::default();
+        };
+        let messages = pool.all_messages();
+        let fields = messages.flat_map(|message| message.fields().collect::<Vec<_>>());
+        let sensitive = fields.filter(|field| {
+            let options = field.options();
+            options.get_extension(&option).as_bool() == Some(true)
+        });
+        Self(
+            sensitive
+                .map(|field| field.full_name().to_owned())
+                .collect(),
+        )
+    }
+
+    /// Whether the message holds such a field, however deep.
+    pub(crate) fn are_in(&self, message: &MessageDescriptor) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut open = vec![message.clone()];
+        while let Some(message) = open.pop().filter(|_| !self.0.is_empty()) {
+            if !seen.insert(message.full_name().to_owned()) {
+                continue;
+            }
+            for field in message.fields() {
+                if self.0.contains(field.full_name()) {
+                    return true;
+                }
+                if let Kind::Message(inner) = field.kind() {
+                    open.push(inner);
+                }
+            }
+        }
+        false
+    }
+
+    /// Puts [`HIDDEN`] where such a field is, in the canonical JSON of a message. What is empty stays so: it says
+    /// nothing, and that it is missing may be why somebody looks.
+    pub(crate) fn hide(&self, message: &MessageDescriptor, json: &mut Value) {
+        // Messages that have a form of their own, such as times, are no objects of their fields.
+        let Some(members) = json.as_object_mut().filter(|_| !self.0.is_empty()) else {
+            return;
+        };
+        for field in message.fields() {
+            let Some(value) = members.get_mut(field.json_name()) else {
+                continue;
+            };
+            if self.0.contains(field.full_name()) {
+                if !is_empty(value) {
+                    *value = HIDDEN.into();
+                }
+            } else if let Kind::Message(inner) = field.kind() {
+                self.hide_in(&inner, field.is_map(), value);
+            }
+        }
+    }
+
+    /// Puts what a field held where an edited message still has [`HIDDEN`]; elements of lists by their places.
+    ///
+    /// # Errors
+    /// Path of a field that is hidden, of which the message before has nothing.
+    pub(crate) fn reveal(
+        &self,
+        message: &MessageDescriptor,
+        edited: &mut Value,
+        before: &Value,
+        path: &str,
+    ) -> Result<(), String> {
+        let Some(members) = edited.as_object_mut().filter(|_| !self.0.is_empty()) else {
+            return Ok(());
+        };
+        for field in message.fields() {
+            // People write either spelling.
+            for name in [field.json_name(), field.name()] {
+                let Some(value) = members.get_mut(name) else {
+                    continue;
+                };
+                let path = below(path, name);
+                let before = &before[field.json_name()];
+                if self.0.contains(field.full_name()) {
+                    if value == HIDDEN {
+                        if before.is_null() {
+                            return Err(path);
+                        }
+                        *value = before.clone();
+                    }
+                } else if let Kind::Message(inner) = field.kind() {
+                    self.reveal_in(&inner, field.is_map(), value, before, &path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// [`reveal`](Self::reveal) in every message of a field.
+    fn reveal_in(
+        &self,
+        inner: &MessageDescriptor,
+        is_map: bool,
+        value: &mut Value,
+        before: &Value,
+        path: &str,
+    ) -> Result<(), String> {
+        match value {
+            Value::Object(entries) if is_map => {
+                let Kind::Message(of_entry) = inner.map_entry_value_field().kind() else {
+                    return Ok(());
+                };
+                for (name, value) in entries {
+                    self.reveal(&of_entry, value, &before[name.as_str()], &below(path, name))?;
+                }
+            }
+            Value::Array(values) => {
+                for (at, value) in values.iter_mut().enumerate() {
+                    self.reveal(inner, value, &before[at], &below(path, &at.to_string()))?;
+                }
+            }
+            one => self.reveal(inner, one, before, path)?,
+        }
+        Ok(())
+    }
+
+    /// [`hide`](Self::hide) in every message of a field.
+    fn hide_in(&self, inner: &MessageDescriptor, is_map: bool, value: &mut Value) {
+        match value {
+            Value::Object(entries) if is_map => {
+                let Kind::Message(of_entry) = inner.map_entry_value_field().kind() else {
+                    return;
+                };
+                for value in entries.values_mut() {
+                    self.hide(&of_entry, value);
+                }
+            }
+            Value::Array(values) => {
+                for value in values {
+                    self.hide(inner, value);
+                }
+            }
+            one => self.hide(inner, one),
+        }
+    }
+}
+
+/// A path of fields, for messages: `customer.email`.
+fn below(path: &str, name: &str) -> String {
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
+}
+
+/// Whether a field holds nothing.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(values) => values.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}

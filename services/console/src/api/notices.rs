@@ -1,0 +1,60 @@
+//! `GET /api/notices`: what is wrong at the moment, since when, and who knows; `POST /api/notices/silence` keeps one to
+//! itself for a while.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Extension, State};
+use oncue_proto::event;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::App;
+use crate::api::audit::{self, Who};
+use crate::problem::{GONE, MALFORMED, Problem};
+
+/// Longest silence, in minutes: a week.
+const LONGEST: u64 = 7 * 24 * 60;
+
+pub async fn list(State(app): State<Arc<App>>) -> Json<Value> {
+    let mut notices: Vec<Value> = Vec::new();
+    for (name, notice) in app.notices.all() {
+        let mut shown = json!(notice);
+        shown["name"] = name.into();
+        notices.push(shown);
+    }
+    // Newest first.
+    notices.sort_by_key(|notice| std::cmp::Reverse(notice["since"].as_u64()));
+    let receivers: Vec<&String> = app.config.notices.keys().collect();
+    Json(json!({ "notices": notices, "receivers": receivers }))
+}
+
+/// Notice that is kept silent, and for how long; no minutes end a silence.
+#[derive(Deserialize)]
+pub struct Silence {
+    name: String,
+    minutes: u64,
+}
+
+pub async fn silence(
+    State(app): State<Arc<App>>,
+    Extension(who): Extension<Who>,
+    asked: Result<Json<Silence>, JsonRejection>,
+) -> Result<Json<Value>, Problem> {
+    let Json(Silence { name, minutes }) =
+        asked.map_err(|e| Problem::new(MALFORMED, e.body_text()))?;
+    if minutes > LONGEST {
+        return Err(Problem::new(
+            MALFORMED,
+            format!("a silence is at most {LONGEST} minutes, a week"),
+        ));
+    }
+    let until = event::now_ms() + minutes * 60_000;
+    if !app.notices.silence(&app.store, &name, until).await {
+        let why = format!("there is no notice {name:?} any more");
+        return Err(Problem::new(GONE, why));
+    }
+    audit::line(&who, "silence", &name, &format!("for {minutes} min"));
+    Ok(Json(json!({ "silent_until": until })))
+}

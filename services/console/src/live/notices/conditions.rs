@@ -1,0 +1,204 @@
+//! What is wrong: the same verdicts that colour the map, the causes of the dead letters, the servers, and the
+//! certificates as `oncue doctor` reads them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use oncue_core::config::NoticeKind;
+use serde_json::Value;
+
+use crate::App;
+use crate::api::doctor;
+use crate::snapshot::{Health, Measured};
+
+/// How long a thing must be so before it is told: what mends itself meanwhile wakes nobody.
+const STILL: Duration = Duration::from_secs(30);
+const SLOW: Duration = Duration::from_mins(5);
+const SERVER: Duration = Duration::from_secs(10);
+/// Between two looks at the certificates, which have days.
+const DOCTOR_INTERVAL: Duration = Duration::from_hours(1);
+/// Causes of dead letters that are told one by one.
+const MAX_CAUSES: usize = 100;
+
+/// One thing that is wrong.
+#[derive(Debug, Clone)]
+pub struct Condition {
+    /// Stable name, `functions/count-views/stuck`.
+    pub name: String,
+    pub kind: NoticeKind,
+    /// Sentence on what is wrong.
+    pub text: String,
+    /// Way out; empty where the text says it.
+    pub advice: String,
+    /// Part of the page's address behind the `#`.
+    pub link: String,
+    /// How long it must be so before it counts.
+    after: Duration,
+}
+
+/// Outcome of a look.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Things that are wrong, and have been for as long as each needs.
+    pub conditions: Vec<Condition>,
+    /// Kinds that could be judged: of others nothing is over only because it is not seen.
+    pub judged: BTreeSet<NoticeKind>,
+}
+
+/// Memory of the looks before.
+#[derive(Default)]
+pub struct Watch {
+    /// When each condition was first seen without a break, Unix milliseconds.
+    since: BTreeMap<String, u64>,
+    asked: Option<Instant>,
+    /// Findings about certificates, of the last time the doctor was asked.
+    certificates: Vec<Condition>,
+}
+
+impl Watch {
+    pub async fn look(&mut self, app: &App, now: u64) -> Seen {
+        let measured = app.snapshot.measured();
+        let mut seen = Seen::default();
+        servers(&measured, &mut seen);
+        if !measured.blind && measured.servers.nats.is_none() && measured.at > 0 {
+            functions(&measured, &mut seen);
+            letters(app, &mut seen).await;
+        }
+        if measured.servers.redis.is_none() {
+            store(&measured, &mut seen);
+        }
+        self.certificates(app, &mut seen).await;
+        let names: BTreeSet<&String> = seen.conditions.iter().map(|one| &one.name).collect();
+        self.since.retain(|name, _| names.contains(name));
+        for condition in &seen.conditions {
+            self.since.entry(condition.name.clone()).or_insert(now);
+        }
+        seen.conditions.retain(|condition| {
+            let since = self.since.get(&condition.name).copied().unwrap_or(now);
+            u128::from(now.saturating_sub(since)) >= condition.after.as_millis()
+        });
+        seen
+    }
+
+    async fn certificates(&mut self, app: &App, seen: &mut Seen) {
+        if self
+            .asked
+            .is_none_or(|asked| asked.elapsed() > DOCTOR_INTERVAL)
+        {
+            self.asked = Some(Instant::now());
+            let said = doctor::answer(app).await;
+            let findings = said["findings"].as_array().cloned().unwrap_or_default();
+            self.certificates = findings.iter().filter_map(certificate).collect();
+        }
+        seen.judged.insert(NoticeKind::Certificates);
+        seen.conditions.extend(self.certificates.iter().cloned());
+    }
+}
+
+/// A finding of the doctor about a certificate that has to be seen to.
+fn certificate(finding: &Value) -> Option<Condition> {
+    if finding["topic"] != "certificates" || finding["verdict"] != "fix" {
+        return None;
+    }
+    let text = finding["text"].as_str()?;
+    Some(Condition {
+        name: format!("certificates/{text}"),
+        kind: NoticeKind::Certificates,
+        text: text.to_owned(),
+        advice: finding["advice"].as_str().unwrap_or_default().to_owned(),
+        link: "map".to_owned(),
+        after: Duration::ZERO,
+    })
+}
+
+fn servers(measured: &Measured, seen: &mut Seen) {
+    seen.judged.insert(NoticeKind::Servers);
+    let servers = [
+        ("nats", &measured.servers.nats),
+        ("redis", &measured.servers.redis),
+    ];
+    for (name, away) in servers {
+        let Some(away) = away else { continue };
+        seen.conditions.push(Condition {
+            name: format!("servers/{name}"),
+            kind: NoticeKind::Servers,
+            text: away.why.clone(),
+            advice: away.advice.clone(),
+            link: "map".to_owned(),
+            after: SERVER,
+        });
+    }
+}
+
+fn store(measured: &Measured, seen: &mut Seen) {
+    seen.judged.insert(NoticeKind::Store);
+    let Some(why) = &measured.redis.regression else {
+        return;
+    };
+    seen.conditions.push(Condition {
+        name: "store/regression".to_owned(),
+        kind: NoticeKind::Store,
+        text: why.clone(),
+        advice: "until then no worker starts".to_owned(),
+        link: "map".to_owned(),
+        after: Duration::ZERO,
+    });
+}
+
+fn functions(measured: &Measured, seen: &mut Seen) {
+    seen.judged.insert(NoticeKind::Functions);
+    for (name, function) in &measured.functions {
+        let health = function.status.health();
+        let is_ending = function.status.is_ending_again_and_again();
+        let trouble = match health {
+            _ if is_ending => Some(("ends", Duration::ZERO)),
+            Health::Stuck => Some(("stuck", STILL)),
+            Health::Blocked => Some(("blocked", STILL)),
+            Health::Failing => Some(("failing", SLOW)),
+            Health::Behind => Some(("behind", SLOW)),
+            Health::Ok | Health::Paused | Health::Off | Health::Asleep => None,
+        };
+        let Some((word, after)) = trouble else {
+            continue;
+        };
+        seen.conditions.push(Condition {
+            name: format!("functions/{name}/{word}"),
+            kind: NoticeKind::Functions,
+            text: format!(
+                "{name}: {}",
+                function.status.reason(name).unwrap_or_default()
+            ),
+            advice: String::new(),
+            link: format!("map/{name}"),
+            after,
+        });
+    }
+}
+
+async fn letters(app: &App, seen: &mut Seen) {
+    let Ok(index) = app.letters.look(app).await else {
+        return;
+    };
+    // Half an index knows half of the causes.
+    if index.unread() > 0 {
+        return;
+    }
+    seen.judged.insert(NoticeKind::Letters);
+    for group in index.causes().into_iter().take(MAX_CAUSES) {
+        let cause = &group.cause;
+        seen.conditions.push(Condition {
+            name: format!("letters/{}", group.name),
+            kind: NoticeKind::Letters,
+            text: format!(
+                "{} sets events aside, {}: {}",
+                cause.function, cause.reason, cause.message
+            ),
+            advice: format!(
+                "`oncue dlq show {}` has one whole; mended, `oncue dlq redrive {}`",
+                group.name, group.name
+            ),
+            link: format!("letters/{}", group.name),
+            after: Duration::ZERO,
+        });
+    }
+}

@@ -1,0 +1,166 @@
+//! A letter's event sent again with another payload, where what was wrong is in the event.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use oncue_core::bus::Bus;
+use oncue_core::config::Bounds;
+use oncue_proto::event::{self, Meta, REDRIVE, RedriveHeader};
+use oncue_proto::oncue::v1::{Envelope, Header};
+use oncue_proto::{CatalogError, Entry, Format};
+use serde_json::Value;
+
+use super::letters::{Letter, message_of};
+use super::redrive::check_consumer;
+use super::{LetterError, envelope, give_up};
+use crate::flows::check_by_hand;
+
+/// Correction of a letter's event.
+#[derive(Debug, Clone, Copy)]
+pub struct Edit<'e> {
+    /// Payload in JSON; a field that is [`HIDDEN`](oncue_proto::HIDDEN) keeps what it held.
+    pub payload: &'e str,
+    /// Why; it stays on record.
+    pub why: &'e str,
+    /// Name of the person.
+    pub who: &'e str,
+    /// Program that does it, as the source of the event: `/oncue/console`.
+    pub source: &'e str,
+}
+
+/// Sends the event of a letter again with another payload, to its function alone, and gives the letter up on record.
+/// Answers with the id of the new event: it belongs to the flow of the letter's, which is its cause, and is first seen
+/// now.
+///
+/// The id is made of the letter and the payload, so that whoever is interrupted does the same again, and nothing
+/// happens twice. Two round trips more than [`give_up`].
+///
+/// # Errors
+/// [`LetterError::Edit`] for a payload or letter that cannot be, before anything is sent; else those of a redrive and of
+/// [`give_up`].
+pub async fn resend(
+    letter: &Letter,
+    edit: &Edit<'_>,
+    entry: &Entry,
+    bounds: &Bounds,
+    bus: &Bus,
+) -> Result<String, LetterError> {
+    if letter.is_of_output() {
+        return Err(LetterError::Output {
+            function: letter.content.function.clone(),
+            subject: letter.envelope().subject,
+        });
+    }
+    let payload = corrected(letter, edit, entry, bounds, bus).await?;
+    check_consumer(letter, bus).await?;
+    let made = event(letter, edit, entry, &payload, bus);
+    bus.publish(&made.envelope)
+        .await
+        .map_err(LetterError::Publish)?;
+    let why = format!("sent again as {}, edited: {}", made.id, edit.why);
+    give_up(letter, &why, edit.who, edit.source, bus).await?;
+    Ok(made.id)
+}
+
+/// Event in place of a letter's.
+struct EditedEvent {
+    id: String,
+    envelope: Envelope,
+}
+
+/// Payload in protobuf, with its key.
+struct Payload {
+    bytes: Vec<u8>,
+    key: String,
+}
+
+async fn corrected(
+    letter: &Letter,
+    edit: &Edit<'_>,
+    entry: &Entry,
+    bounds: &Bounds,
+    bus: &Bus,
+) -> Result<Payload, LetterError> {
+    let mut json: Value = serde_json::from_str(edit.payload)
+        .map_err(|e| LetterError::Edit(format!("not JSON: {e}")))?;
+    if entry.is_sensitive() {
+        let before = before(letter, entry, bus).await.unwrap_or_default();
+        entry.reveal(&mut json, &before).map_err(|e| refused(&e))?;
+    }
+    let text = json.to_string();
+    check_by_hand(entry, &text).map_err(LetterError::Edit)?;
+    let bytes = entry.to_protobuf(Format::Json, text.as_bytes());
+    let bytes = bytes.map_err(|e| refused(&e))?;
+    let key = entry
+        .check(Format::Protobuf, &bytes)
+        .map_err(|e| refused(&e))?;
+    bounds.check_key(&key).map_err(LetterError::Edit)?;
+    Ok(Payload { bytes, key })
+}
+
+fn refused(why: &CatalogError) -> LetterError {
+    LetterError::Edit(why.to_string())
+}
+
+/// Payload as it was, if it can be read.
+async fn before(letter: &Letter, entry: &Entry, bus: &Bus) -> Option<Value> {
+    let complete = envelope::complete(bus, &letter.content).await.ok()?;
+    let incoming = message_of(&complete).read(&letter.content.stream, 0).ok()?;
+    entry.to_json(incoming.format, &incoming.payload).ok()
+}
+
+fn event(
+    letter: &Letter,
+    edit: &Edit<'_>,
+    entry: &Entry,
+    payload: &Payload,
+    bus: &Bus,
+) -> EditedEvent {
+    let inner = &letter.content;
+    let consumer = bus.app().consumer(&inner.function);
+    let made_of = [
+        b"edit".as_slice(),
+        consumer.as_bytes(),
+        inner.event_id.as_bytes(),
+        &payload.bytes,
+    ];
+    let id = URL_SAFE_NO_PAD.encode(event::hash(&made_of));
+    let now = event::now_ms();
+    let meta = Meta {
+        id: id.clone(),
+        source: edit.source.to_owned(),
+        ty: entry.ty.clone(),
+        time: now,
+        timed: true,
+        flow: inner.flow_id.clone(),
+        cause: inner.event_id.clone(),
+        hops: 0,
+        traceparent: letter.traceparent.clone(),
+        tracestate: None,
+        baggage: None,
+        redrive: None,
+        tracked: false,
+    };
+    let order = RedriveHeader {
+        number: 1,
+        at: now,
+        id: id.clone(),
+        ty: entry.ty.clone(),
+        flow: inner.flow_id.clone(),
+        time: now,
+        timed: true,
+    };
+    let order = serde_json::json!(order).to_string();
+    let headers = event::headers(&meta, &payload.key, Format::Protobuf).into_iter();
+    let headers = headers.chain([(REDRIVE, event::percent_encode(&order).into_owned())]);
+    let envelope = Envelope {
+        subject: event::redrive_subject(&inner.stream, &consumer),
+        headers: headers
+            .map(|(name, value)| Header {
+                name: name.to_owned(),
+                value,
+            })
+            .collect(),
+        payload: payload.bytes.clone().into(),
+    };
+    EditedEvent { id, envelope }
+}
