@@ -21,7 +21,7 @@ FLOWS ?= 1000
 # What `make bench` runs: CASES="clicks hot", ROUNDS=5, QUICK=1.
 BENCH := $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) --json $(BIN)/bench.json $(CASES)
 
-.PHONY: up test chaos losses app dist dist-test flows bench bench-peers bench-counts bench-report measure browser oidc screenshots browser-tools lint fmt check install clean help
+.PHONY: up test chaos losses app dist dist-test flows bench bench-peers bench-counts bench-report measure browser openapi oidc screenshots browser-tools lint fmt check install clean help
 .DEFAULT_GOAL := help
 
 up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=durable survives power cuts; BUILD=release; ARGS="--only count-views"
@@ -109,6 +109,11 @@ browser: install browser-tools ## Click through the console in headless Chromium
 	@cargo build --locked --bin oncue-console --bin crowd
 	@if [ -d tests/browser/node_modules ]; then timeout 300 node tests/browser/run.mjs; \
 	else echo "browser tests: skipped, they need node 20 or later with npm"; fi
+
+openapi: install ## Ask a gateway all that its OpenAPI document allows and forbids, for MINUTES=10; no 500, no undocumented answer
+	@[ -x .oncue/openapi/bin/schemathesis ] || { python3 -m venv .oncue/openapi && .oncue/openapi/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5; }
+	@cargo build --locked --workspace --bins
+	@python3 tests/openapi.py
 
 oidc: install ## Replace the keys of a certified OpenID provider under load, and see that no client is refused; needs npm
 	@[ -d tests/oidc/node_modules ] || npm ci --prefix tests/oidc --no-audit --no-fund --loglevel=error

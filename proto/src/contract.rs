@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use prost::encoding::{WireType, decode_key, decode_varint};
 
-use crate::{Catalog, DESCRIPTORS, Format, protobuf};
+use crate::{Catalog, DESCRIPTORS, Entry, Format, protobuf};
 
 /// Every message and event of one crate: an encoded `google.protobuf.FileDescriptorSet`, and the catalog made of it.
 ///
@@ -42,17 +42,25 @@ impl Contract {
     /// Reads JSON by the descriptor of a message, which allows every spelling of proto3 JSON, such as `10.0` for a
     /// whole number. `None` when the contract does not know the type, or the payload is not of it.
     pub(crate) fn protobuf_of_json(&self, ty: &str, schema: &str, json: &[u8]) -> Option<Vec<u8>> {
-        let catalog = self.catalog.get_or_init(|| {
-            let mut catalog = Catalog::default();
-            // A set that cannot be read knows no type; the generated types go on without it.
-            let _ = catalog.add(self.descriptors);
-            catalog
-        });
-        let entry = catalog.get(ty).ok()?;
+        let entry = self.catalog().get(ty).ok()?;
         if entry.schema() != schema {
             return None;
         }
         entry.to_protobuf(Format::Json, json).ok()
+    }
+
+    /// Whether events of a type hold sensitive fields.
+    pub(crate) fn is_sensitive(&self, ty: &str) -> bool {
+        self.catalog().get(ty).is_ok_and(Entry::is_sensitive)
+    }
+
+    fn catalog(&self) -> &Catalog {
+        self.catalog.get_or_init(|| {
+            let mut catalog = Catalog::default();
+            // A set that cannot be read knows no type; the generated types go on without it.
+            let _ = catalog.add(self.descriptors);
+            catalog
+        })
     }
 }
 

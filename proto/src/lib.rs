@@ -15,6 +15,7 @@ mod catalog;
 pub mod compat;
 mod contract;
 mod field;
+mod hand;
 mod schema;
 mod sensitive;
 pub mod protobuf;
@@ -172,8 +173,21 @@ pub fn decode<E: Event>(format: Format, payload: &[u8]) -> Result<E, DecodeError
         Format::Json => serde_json::from_slice(payload)
             .or_else(|e| by_descriptor(payload).ok_or(e))
             .or_else(|e| without_nulls(payload).map_or(Err(e), serde_json::from_value))
-            .map_err(|e| DecodeError(format!("{} is not readable as JSON: {e}", E::SCHEMA))),
+            .map_err(|e| unreadable_json::<E>(&e)),
     }
+}
+
+/// Error of JSON. The reader quotes what it did not expect, which of an event with sensitive fields may be one.
+fn unreadable_json<E: Event>(why: &serde_json::Error) -> DecodeError {
+    let schema = E::SCHEMA;
+    if E::contract().is_sensitive(E::TYPE) {
+        let line = why.line();
+        let column = why.column();
+        return DecodeError(format!(
+            "{schema} is not readable as JSON, at line {line}, column {column}; why is not said, since it has sensitive fields"
+        ));
+    }
+    DecodeError(format!("{schema} is not readable as JSON: {why}"))
 }
 
 /// As the gateway reads it, which takes every spelling that proto3 JSON allows, such as `10.0` for a whole number:

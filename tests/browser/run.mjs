@@ -160,6 +160,19 @@ test("an event is tried and published by hand, and mistakes are told", async ({ 
   await shoot(page, "publish");
 });
 
+test("events are found by what they have in common, and the search is a link", async ({ page, crowd }) => {
+  await page.goto(at(crowd, "find"));
+  await page.waitForSelector("#page-find .list li");
+  await page.fill('#page-find input[name="type"]', "web.page.milestone");
+  await page.fill('#page-find input[name="text"]', "front-door");
+  await page.click("#page-find button.strong");
+  await page.waitForFunction(() => document.querySelector("#page-find .hint[role]").textContent.startsWith("2 events found"));
+  assert.match(page.url(), /#\/find\/type%3Dweb\.page\.milestone/);
+  await shoot(page, "find");
+  await page.reload();
+  await page.waitForFunction(() => document.querySelectorAll("#page-find .list li").length === 2);
+});
+
 test("what is wrong is listed, and kept silent for a while", async ({ page, crowd }) => {
   await page.goto(at(crowd, "letters"));
   await page.waitForSelector("#notices:not([hidden])", { timeout: 60_000 });

@@ -97,7 +97,14 @@ fn a_function_brings_its_contract_along() {
     let types = catalog.entries().map(|entry| entry.ty.as_str());
     // The contract of the guide is of the same crate.
     let types: Vec<&str> = types.filter(|ty| ty.starts_with("shop.")).collect();
-    assert_eq!(types, ["shop.door.opened", "shop.order.placed"]);
+    assert_eq!(
+        types,
+        [
+            "shop.customer.moved",
+            "shop.door.opened",
+            "shop.order.placed"
+        ]
+    );
     // With events of two crates, each file is there once: both bring the option along.
     let both = oncue_proto::merge([
         OrderPlaced::contract(),
@@ -188,4 +195,18 @@ fn a_view_hides_what_is_sensitive_however_deep() {
     more["stays"] = serde_json::json!([{}, {}, { "street_name": hidden }]);
     let why = entry.reveal(&mut more, &moved()).unwrap_err().to_string();
     assert!(why.contains("stays.2.street_name"), "{why}");
+}
+
+#[test]
+fn a_refusal_never_quotes_what_is_sensitive() {
+    let payload = br#"{"customer":"c","email":["ann"]}"#;
+    let refused = decode::<shop::v1::CustomerMoved>(Format::Json, payload);
+    let why = refused.unwrap_err().to_string();
+    assert!(
+        why.contains("line 1, column") && !why.contains("ann"),
+        "{why}"
+    );
+    let refused = decode::<OrderPlaced>(Format::Json, br#"{"type":7}"#);
+    let why = refused.unwrap_err().to_string();
+    assert!(why.contains('7'), "of others it says why: {why}");
 }

@@ -22,9 +22,9 @@ use crate::exit::Failure;
 use crate::settings::Global;
 use crate::terminal::paint;
 use crate::verbs::{
-    apply, audit, backup, check, completions, demo, dev, dlq, docs, doctor, flow, health, keys,
-    logs, man, map, new, pause, ps, publish, recover, remove, restart, restore, rights, schedule,
-    state, tail, tend, test, top,
+    apply, audit, backup, check, completions, demo, dev, dlq, docs, doctor, find, flow, health,
+    keys, logs, man, map, new, pause, ps, publish, recover, remove, restart, restore, rights,
+    schedule, state, tail, tend, test, top,
 };
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
@@ -66,6 +66,8 @@ enum Verb {
     State(state::Verb),
     /// Show one flow: its events, who acts on them, and what it waits for.
     Flow(flow::Args),
+    /// Find events by type, sender, key, text, or what became of their flow, newest first.
+    Find(find::Args),
     /// Show who listens to what and who emits what; with --drift, where that differs from what happens.
     Map(map::Args),
     /// Watch functions live: rates, lag, durations, errors.
@@ -179,6 +181,7 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Tail(args) => tail::run(args, &settings).await,
         Verb::Ps(args) => ps::run(&args, &settings).await,
         Verb::State(verb) => state::run(verb, &settings).await,
+        Verb::Find(args) => find::run(&args, &settings).await,
         Verb::Flow(args) => flow::run(&args, &settings).await,
         Verb::Map(args) => map::run(&args, &settings).await,
         Verb::Top(args) => top::run(&args, &settings).await,

@@ -180,6 +180,8 @@ pub async fn run(args: Args, mut settings: Settings) -> Result<u8, Failure> {
             .start_with(servers::CONFIGURATION, &lock.nats_file());
         plan.redis.start_with("--aclfile", &lock.redis_file());
         settings.config = lock.log_in(&config, &Role::Operator);
+        let told = config.keep_elsewhere(&args.data);
+        told.map_err(|e| Failure::usage(format_args!(".oncue beside oncue.toml: {e}")))?;
     }
     if plan.nats.is_started_here() {
         let data = args.data.join(servers::NATS_DATA);

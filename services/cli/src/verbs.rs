@@ -13,6 +13,7 @@ pub mod ps;
 pub mod state;
 pub mod top;
 pub mod logs;
+pub mod find;
 pub mod flow;
 pub mod map;
 pub mod docs;

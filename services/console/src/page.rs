@@ -11,7 +11,7 @@ const STYLE: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const PICTURE: &str = "image/svg+xml";
 
-const ASSETS: [(&str, &str, &[u8]); 16] = [
+const ASSETS: [(&str, &str, &[u8]); 17] = [
     ("console.css", STYLE, include_bytes!("page/console.css")),
     ("parts.css", STYLE, include_bytes!("page/parts.css")),
     ("main.js", SCRIPT, include_bytes!("page/main.js")),
@@ -21,6 +21,7 @@ const ASSETS: [(&str, &str, &[u8]); 16] = [
     ("dots.js", SCRIPT, include_bytes!("page/dots.js")),
     ("layout.js", SCRIPT, include_bytes!("page/layout.js")),
     ("panel.js", SCRIPT, include_bytes!("page/panel.js")),
+    ("find.js", SCRIPT, include_bytes!("page/find.js")),
     ("flow.js", SCRIPT, include_bytes!("page/flow.js")),
     ("letters.js", SCRIPT, include_bytes!("page/letters.js")),
     ("log.js", SCRIPT, include_bytes!("page/log.js")),

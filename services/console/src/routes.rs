@@ -8,8 +8,8 @@ use axum::routing::{get, post};
 use oncue_http::problem::{method_not_allowed, not_found};
 
 use crate::api::{
-    actions, doctor, drift, events, flow, function, letters, logs, notices, pause, publish, recent,
-    search,
+    actions, doctor, drift, events, find, flow, function, letters, logs, notices, pause, publish,
+    recent, search,
 };
 use crate::{App, access, guard, live, metrics, page};
 
@@ -32,6 +32,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/flows/{id}/events/{event}", get(flow::event))
         .route("/api/types", get(publish::types))
         .route("/api/search", get(search::get))
+        .route("/api/find", get(find::get))
         .route("/api/drift", get(drift::get))
         .route("/api/letters", get(letters::list))
         .route("/api/letters/{number}", get(letters::one))

@@ -895,3 +895,35 @@ async fn credentials_are_replaced_under_load_and_the_old_ones_open_nothing() {
         stream.state.last_seq
     );
 }
+
+/// Who keeps the data elsewhere need not say so to each command.
+#[tokio::test]
+async fn commands_find_the_credentials_of_an_up_that_keeps_its_data_elsewhere() {
+    let mut cluster = Cluster::new(APP).await;
+    let nats = format!("nats://127.0.0.1:{}", free_port());
+    let redis = format!("redis://127.0.0.1:{}", free_port());
+    cluster.set("ONCUE_NATS_URL", &nats);
+    cluster.set("ONCUE_REDIS_URL", &redis);
+    cluster.set("ONCUE_NATS_MONITOR", &format!("127.0.0.1:{}", free_port()));
+    cluster.set(
+        "ONCUE_GATEWAY_LISTEN",
+        &format!("127.0.0.1:{}", free_port()),
+    );
+    cluster.set("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9");
+    let elsewhere = cluster.dir.join("elsewhere");
+    let data = elsewhere.display().to_string();
+    let up = cluster.spawn("oncue", &["up", "--data", &data]);
+    up.wait_for_line("Ctrl-C finishes").await;
+    let ps = cluster.output("oncue", &["ps"]);
+    let said = String::from_utf8_lossy(&ps.stderr);
+    assert_eq!(ps.status.code(), Some(0), "{said}");
+    assert!(elsewhere.join("keys").is_dir() && !cluster.dir.join(".oncue/keys").exists());
+    // Without the note nobody knows them.
+    std::fs::remove_file(cluster.dir.join(".oncue/elsewhere")).expect("a note");
+    let ps = cluster.output("oncue", &["ps"]);
+    let said = String::from_utf8_lossy(&ps.stderr);
+    assert!(
+        ps.status.code() != Some(0) && said.contains("locked"),
+        "{said}"
+    );
+}

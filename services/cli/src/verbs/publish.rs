@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt, stream};
-use oncue_admin::flows::{self, HandMadeEvent, Sender};
+use oncue_admin::flows::{HandMadeEvent, Sender};
 use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::bus::{Bus, PubAck};
 use oncue_core::config::Bounds;
@@ -280,7 +280,7 @@ fn lines_of_stdin() -> impl Stream<Item = InputLine> {
 
 /// Payload as JSON, if the contract takes it.
 fn checked(entry: &Entry, text: &str, line: Option<usize>) -> Result<Value, Failure> {
-    flows::check_by_hand(entry, text).map_err(|why| {
+    entry.read_by_hand(text).map_err(|why| {
         let place = line.map_or_else(String::new, |n| format!("line {n}: "));
         Failure::usage(format_args!("{place}{why}")).advise(example(entry))
     })

@@ -21,8 +21,7 @@ use oncue_proto::{Catalog, Format};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::api::audit::{self, Who};
-use crate::api::publish::SOURCE;
+use crate::api::audit::{self, SOURCE, Who};
 use crate::problem::{AWAY, CROWDED, GONE, MALFORMED, NOT_FOUND, Problem};
 use crate::{App, away};
 

@@ -19,9 +19,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::api::audit::{self, Who};
+use crate::api::audit::{self, SOURCE, Who};
 use crate::api::decode::StreamOrigin;
-use crate::api::publish::SOURCE;
 use crate::problem::{GONE, MALFORMED, NOT_FOUND, Problem};
 use crate::{App, away};
 

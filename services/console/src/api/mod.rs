@@ -5,6 +5,7 @@ pub mod flow;
 pub mod events;
 pub mod recent;
 pub mod search;
+pub mod find;
 pub mod letters;
 pub mod actions;
 pub mod pause;

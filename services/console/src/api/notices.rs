@@ -18,21 +18,22 @@ use crate::problem::{GONE, MALFORMED, Problem};
 const LONGEST: u64 = 7 * 24 * 60;
 
 pub async fn list(State(app): State<Arc<App>>) -> Json<Value> {
-    let mut notices: Vec<Value> = Vec::new();
-    for (name, notice) in app.notices.all() {
+    let mut all: Vec<_> = app.notices.all().into_iter().collect();
+    // Newest first.
+    all.sort_by_key(|(_, notice)| std::cmp::Reverse(notice.since));
+    let notices = all.into_iter().map(|(name, notice)| {
         let mut shown = json!(notice);
         shown["name"] = name.into();
-        notices.push(shown);
-    }
-    // Newest first.
-    notices.sort_by_key(|notice| std::cmp::Reverse(notice["since"].as_u64()));
+        shown
+    });
+    let notices: Vec<Value> = notices.collect();
     let receivers: Vec<&String> = app.config.notices.keys().collect();
     Json(json!({ "notices": notices, "receivers": receivers }))
 }
 
 /// Notice that is kept silent, and for how long; no minutes end a silence.
 #[derive(Deserialize)]
-pub struct Silence {
+pub struct Quiet {
     name: String,
     minutes: u64,
 }
@@ -40,9 +41,9 @@ pub struct Silence {
 pub async fn silence(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Who>,
-    asked: Result<Json<Silence>, JsonRejection>,
+    asked: Result<Json<Quiet>, JsonRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let Json(Silence { name, minutes }) =
+    let Json(Quiet { name, minutes }) =
         asked.map_err(|e| Problem::new(MALFORMED, e.body_text()))?;
     if minutes > LONGEST {
         return Err(Problem::new(

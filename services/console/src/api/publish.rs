@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Extension, State};
 use oncue_admin::dead_letters::{self, Bench, Letter, Network};
-use oncue_admin::flows::{HandMadeEvent, Sender, check_by_hand};
+use oncue_admin::flows::{HandMadeEvent, Sender};
 use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_proto::event::{self, stream_of_type};
 use oncue_proto::oncue::v1::DeadLetter;
@@ -16,12 +16,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::api::actions;
-use crate::api::audit::{self, Who};
+use crate::api::audit::{self, SOURCE, Who};
 use crate::problem::{MALFORMED, Problem};
 use crate::{App, away};
 
-/// Source of events made here, as CloudEvents have it.
-pub const SOURCE: &str = "/oncue/console";
 /// Functions that are tried with one event.
 const MAX_TRIED: usize = 20;
 
@@ -34,8 +32,6 @@ pub struct Written {
     /// A new one unless named; an id that was published before is the same event and counts once.
     id: Option<String>,
 }
-
-type Body = Result<Json<Written>, JsonRejection>;
 
 /// Every type of the app, with an empty payload to begin from.
 pub async fn types(State(app): State<Arc<App>>) -> Json<Value> {
@@ -79,7 +75,7 @@ fn checked<'c>(app: &App, written: &Written, catalog: &'c Catalog) -> Result<Che
         let why = format!("{} is a note of the platform itself", entry.ty);
         return Err(Problem::new(MALFORMED, why));
     }
-    let payload = check_by_hand(entry, &written.data.to_string());
+    let payload = entry.read_by_hand(&written.data.to_string());
     let payload = payload.map_err(|why| Problem::new(MALFORMED, why))?;
     let sender = Sender {
         source: SOURCE,
@@ -95,7 +91,7 @@ fn checked<'c>(app: &App, written: &Written, catalog: &'c Catalog) -> Result<Che
 pub async fn publish(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Who>,
-    asked: Body,
+    asked: Result<Json<Written>, JsonRejection>,
 ) -> Result<Json<Value>, Problem> {
     let Json(written) = asked.map_err(|e| Problem::new(MALFORMED, e.body_text()))?;
     let catalog = app.catalog.now();
@@ -120,7 +116,7 @@ pub async fn publish(
 pub async fn attempt(
     State(app): State<Arc<App>>,
     Extension(who): Extension<Who>,
-    asked: Body,
+    asked: Result<Json<Written>, JsonRejection>,
 ) -> Result<Json<Value>, Problem> {
     let Json(written) = asked.map_err(|e| Problem::new(MALFORMED, e.body_text()))?;
     let catalog = app.catalog.now();

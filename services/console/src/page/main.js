@@ -3,12 +3,13 @@
 import { about, api, byId, make, plural, remember, remembered, short } from "./dom.js";
 import { LiveMap } from "./map.js";
 import { closePanel, showDoctor, showDrift, showFunction, showNotices, showType } from "./panel.js";
+import { showFind } from "./find.js";
 import { showFlow, showFlows } from "./flow.js";
 import { showLetters } from "./letters.js";
 import { showPublish } from "./publish.js";
 import { showSearch } from "./search.js";
 
-const PAGES = ["map", "flows", "letters", "publish", "search"];
+const PAGES = ["map", "flows", "letters", "publish", "find", "search"];
 const map = new LiveMap({ onFunction: showFunction, onType: showType, onNothing: closePanel });
 let leave = null;
 
@@ -34,10 +35,11 @@ function route() {
   }
   if (page === "flows") leave = given ? showFlow(place, given) : showFlows(place);
   if (page === "letters") leave = showLetters(place, given);
+  if (page === "find") leave = showFind(place, given);
   if (page === "publish") leave = showPublish(place, given);
   if (page !== "search") byId("query").value = "";
   if (page === "search") leave = showSearch(place, given);
-  document.title = `${{ map: "Map", flows: "Flow", letters: "Dead letters", publish: "Publish", search: "Search" }[page]} · Oncue`;
+  document.title = `${{ map: "Map", flows: "Flow", letters: "Dead letters", publish: "Publish", find: "Find", search: "Search" }[page]} · Oncue`;
 }
 
 function pulse(kind, text) {
@@ -211,7 +213,8 @@ function onKey(event) {
     1: () => (location.hash = "#/map"),
     2: () => (location.hash = "#/flows"),
     3: () => (location.hash = "#/letters"),
-    4: () => (location.hash = "#/publish"),
+    4: () => (location.hash = "#/find"),
+    5: () => (location.hash = "#/publish"),
     "/": () => byId("query").focus(),
     t: nextTheme,
     "?": () => byId("help").showModal(),

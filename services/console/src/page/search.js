@@ -40,7 +40,7 @@ function results({ query, flow, events, keyed, letters, searched, ms }, tree) {
     card("Dead letters", make("ul", "list", ...rows));
   }
   if (tree) parts.push(tree);
-  if (!flow && events.length + keyed.length + letters.length === 0) parts.push(make("p", "nothing", make("b", "", "Nothing found"), "Keys are looked for among the newest events; an older one is found by its id."));
+  if (!flow && events.length + keyed.length + letters.length === 0) parts.push(make("p", "nothing", make("b", "", "Nothing found"), "Keys are looked for among the newest events; an older one is found by its id, or by ", link("looking further back", `#/find/${encodeURIComponent(new URLSearchParams({ key: query }))}`), "."));
   parts.push(make("p", "hint", `Looked in: ${searched.join("; ")}.`));
   return parts;
 }

@@ -268,3 +268,68 @@ async fn a_type_that_comes_later_is_known() {
     assert!(said.contains("unknown event type"), "{said}");
     assert_eq!(key().await, "f2");
 }
+
+#[tokio::test]
+async fn events_are_found_by_what_they_have_in_common_a_page_at_a_time() {
+    let console = Console::open().await;
+    for number in 0..130 {
+        let page = if number % 10 == 0 { "/rare" } else { "/often" };
+        let view =
+            json!({ "page": page, "visitor": "needle", "referrer": format!("from-{number}") });
+        console
+            .publish(&viewed(&format!("e-{number:03}")), page, view)
+            .await;
+    }
+    let milestone = Meta {
+        ty: "web.page.milestone".into(),
+        source: "/count-views".into(),
+        ..viewed("m-1")
+    };
+    let payload = json!({ "page": "/rare", "views": "100" });
+    console.publish(&milestone, "/rare", payload).await;
+    let all = async |question: &str| {
+        let mut found: Vec<String> = Vec::new();
+        let mut until = String::new();
+        let mut pages = 0;
+        loop {
+            let said = console
+                .get(&format!("/api/find?{question}{until}"))
+                .await
+                .ok_json();
+            let events = said["events"].as_array().unwrap();
+            found.extend(
+                events
+                    .iter()
+                    .map(|one| one["id"].as_str().unwrap().to_owned()),
+            );
+            pages += 1;
+            if said["end"] == true {
+                return (found, pages);
+            }
+            until = format!("&until={}", said["searched"]);
+        }
+    };
+    let (everything, pages) = all("").await;
+    assert_eq!(everything.len(), 131, "each once, however many pages");
+    assert!(pages > 1, "a page holds fifty");
+    assert_eq!(everything[0], "m-1", "the newest first");
+    let mut sorted = everything.clone();
+    sorted.sort();
+    sorted.dedup();
+    assert_eq!(sorted.len(), 131);
+    let (rare, _) = all("key=/rare&type=web.page.viewed").await;
+    let expected: Vec<String> = (0..13).rev().map(|n| format!("e-{:03}", n * 10)).collect();
+    assert_eq!(rare, expected);
+    assert_eq!(all("text=FROM-77").await.0, ["e-077"]);
+    assert_eq!(all("function=count-views").await.0, ["m-1"]);
+    let (sensitive, _) = all("text=needle").await;
+    assert!(sensitive.is_empty(), "{sensitive:?}");
+    let (open, _) = all("state=open").await;
+    assert!(open.is_empty(), "no flow here has a ledger");
+    let now = event::now_ms() + 1000;
+    assert!(all(&format!("from={now}")).await.0.is_empty());
+    console
+        .get("/api/find?state=bad")
+        .await
+        .problem(400, "malformed");
+}

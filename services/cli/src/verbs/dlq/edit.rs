@@ -44,7 +44,8 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     };
     let ty = &letter.content.event_type;
     let entry = catalog.get(ty).map_err(Failure::usage)?;
-    let (number, function) = (letter.number, &letter.content.function);
+    let number = letter.number;
+    let function = &letter.content.function;
     confirm::ask(
         &format!("Send the event of #{number} to {function} with this payload?"),
         args.yes,

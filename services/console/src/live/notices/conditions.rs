@@ -1,5 +1,5 @@
-//! What is wrong: the same verdicts that colour the map, the causes of the dead letters, the servers, and the
-//! certificates as `oncue doctor` reads them.
+//! Conditions that somebody is told of: the verdicts that colour the map, the causes of the dead letters, the servers,
+//! and the certificates as `oncue doctor` reads them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ pub struct Condition {
 
 /// Outcome of a look.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub struct Findings {
     /// Things that are wrong, and have been for as long as each needs.
     pub conditions: Vec<Condition>,
     /// Kinds that could be judged: of others nothing is over only because it is not seen.
@@ -56,9 +56,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub async fn look(&mut self, app: &App, now: u64) -> Seen {
+    pub async fn look(&mut self, app: &App, now: u64) -> Findings {
         let measured = app.snapshot.measured();
-        let mut seen = Seen::default();
+        let mut seen = Findings::default();
         servers(&measured, &mut seen);
         if !measured.blind && measured.servers.nats.is_none() && measured.at > 0 {
             functions(&measured, &mut seen);
@@ -80,7 +80,7 @@ impl Watch {
         seen
     }
 
-    async fn certificates(&mut self, app: &App, seen: &mut Seen) {
+    async fn certificates(&mut self, app: &App, seen: &mut Findings) {
         if self
             .asked
             .is_none_or(|asked| asked.elapsed() > DOCTOR_INTERVAL)
@@ -111,7 +111,7 @@ fn certificate(finding: &Value) -> Option<Condition> {
     })
 }
 
-fn servers(measured: &Measured, seen: &mut Seen) {
+fn servers(measured: &Measured, seen: &mut Findings) {
     seen.judged.insert(NoticeKind::Servers);
     let servers = [
         ("nats", &measured.servers.nats),
@@ -130,7 +130,7 @@ fn servers(measured: &Measured, seen: &mut Seen) {
     }
 }
 
-fn store(measured: &Measured, seen: &mut Seen) {
+fn store(measured: &Measured, seen: &mut Findings) {
     seen.judged.insert(NoticeKind::Store);
     let Some(why) = &measured.redis.regression else {
         return;
@@ -145,7 +145,7 @@ fn store(measured: &Measured, seen: &mut Seen) {
     });
 }
 
-fn functions(measured: &Measured, seen: &mut Seen) {
+fn functions(measured: &Measured, seen: &mut Findings) {
     seen.judged.insert(NoticeKind::Functions);
     for (name, function) in &measured.functions {
         let health = function.status.health();
@@ -175,7 +175,7 @@ fn functions(measured: &Measured, seen: &mut Seen) {
     }
 }
 
-async fn letters(app: &App, seen: &mut Seen) {
+async fn letters(app: &App, seen: &mut Findings) {
     let Ok(index) = app.letters.look(app).await else {
         return;
     };

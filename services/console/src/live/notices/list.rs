@@ -1,15 +1,14 @@
 //! List of the notices: since when, whether it is over, who has been told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use oncue_core::config::NoticeKind;
 use oncue_core::store::Store;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use super::conditions::{Condition, Seen};
+use super::conditions::Findings;
+use super::notice::Notice;
 use super::receiver::{Message, Receiver};
 use crate::App;
 
@@ -20,71 +19,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Lease of the console that tells, and its time in seconds.
 const TELLER: &str = "notices";
 const TELLER_SECONDS: u64 = 4;
-
-/// A notice.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Notice {
-    pub kind: NoticeKind,
-    pub text: String,
-    pub advice: String,
-    pub link: String,
-    /// When it was first seen, Unix milliseconds.
-    pub since: u64,
-    /// When it was last seen.
-    pub seen: u64,
-    /// When it was over.
-    #[serde(default)]
-    pub ended: Option<u64>,
-    /// Until when nobody is told, Unix milliseconds.
-    #[serde(default)]
-    pub silent_until: u64,
-    /// Receivers that know of its beginning.
-    #[serde(default)]
-    pub told: BTreeSet<String>,
-    /// Receivers that know of its end.
-    #[serde(default)]
-    pub told_end: BTreeSet<String>,
-}
-
-/// What a receiver does not know yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum News {
-    Began,
-    Ended,
-}
-
-impl Notice {
-    fn new(condition: &Condition, now: u64) -> Self {
-        Self {
-            kind: condition.kind,
-            text: condition.text.clone(),
-            advice: condition.advice.clone(),
-            link: condition.link.clone(),
-            since: now,
-            seen: now,
-            ended: None,
-            silent_until: 0,
-            told: BTreeSet::new(),
-            told_end: BTreeSet::new(),
-        }
-    }
-
-    /// What is to be told to a receiver. Whoever never heard of it need not hear that it is over.
-    fn news(&self, receiver: &str, now: u64) -> Option<News> {
-        let knows = self.told.contains(receiver);
-        match self.ended {
-            _ if self.silent_until > now => None,
-            None if !knows => Some(News::Began),
-            Some(_) if knows && !self.told_end.contains(receiver) => Some(News::Ended),
-            _ => None,
-        }
-    }
-
-    /// Whether it is over, and all who knew of it know that.
-    fn is_done(&self) -> bool {
-        self.ended.is_some() && self.told.is_subset(&self.told_end)
-    }
-}
 
 /// The list, as this console knows it.
 #[derive(Default)]
@@ -97,7 +31,7 @@ impl Notices {
     }
 
     /// Takes in a look.
-    pub async fn take(&self, store: &Store, seen: &Seen, now: u64) {
+    pub async fn take(&self, store: &Store, seen: &Findings, now: u64) {
         if let Some(kept) = read(store).await {
             // Where Redis was away, this console has some of its own.
             let mut known = self.0.lock();
@@ -115,7 +49,7 @@ impl Notices {
     }
 
     /// Enters what is seen, and what is over; the notices that are others then.
-    fn changed(&self, seen: &Seen, now: u64) -> Vec<(String, Notice)> {
+    fn changed(&self, seen: &Findings, now: u64) -> Vec<(String, Notice)> {
         let mut known = self.0.lock();
         let mut changed = Vec::new();
         for condition in &seen.conditions {
@@ -183,7 +117,7 @@ impl Notices {
         let wanted = known
             .iter()
             .filter(|(_, notice)| receiver.wants(notice.kind));
-        let notices = wanted.filter(|(_, notice)| notice.news(&receiver.name, now).is_some());
+        let notices = wanted.filter(|(_, notice)| notice.untold(&receiver.name, now).is_some());
         Message {
             app: app.config.app.to_string(),
             page: page(app),
@@ -241,15 +175,13 @@ impl Notices {
 /// Address of the page, for links.
 fn page(app: &App) -> String {
     let console = &app.config.console;
-    let listens = || {
-        let scheme = if console.tls.is_some() {
-            "https"
-        } else {
-            "http"
-        };
-        format!("{scheme}://{}", console.listen)
+    let scheme = if console.tls.is_some() {
+        "https"
+    } else {
+        "http"
     };
-    console.url.clone().unwrap_or_else(listens)
+    let listens = format!("{scheme}://{}", console.listen);
+    console.url.clone().unwrap_or(listens)
 }
 
 /// The list in Redis; `None` where it does not answer.

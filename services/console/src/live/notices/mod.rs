@@ -2,10 +2,12 @@
 //! Redis: each thing that is wrong is told once when it begins and once when it is over, whichever console sees it
 //! first, and over a restart. While Redis is away each keeps its own.
 //!
-//! In reading order: [`conditions`] (what is wrong), [`list`] (since when, and who knows), [`receiver`] (one POST).
+//! In reading order: [`conditions`] (what is wrong), [`notice`] (since when, and who knows), [`list`] (all of
+//! them), [`receiver`] (one POST).
 
 mod conditions;
 mod list;
+mod notice;
 mod receiver;
 
 use std::sync::Arc;

@@ -19,7 +19,7 @@ use ring::hmac;
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 
-use super::list::Notice;
+use super::notice::Notice;
 
 /// Time for an answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -39,7 +39,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// The same however often it is sent.
+    /// Id of the message, however often it is sent.
     fn id(&self) -> String {
         let parts = self.notices.iter();
         let parts: Vec<String> = parts
@@ -175,7 +175,8 @@ impl Receiver {
     }
 
     async fn send(&self, message: &Message, now: u64) -> Result<(), String> {
-        let (id, body) = (message.id(), message.body(now));
+        let id = message.id();
+        let body = message.body(now);
         let timestamp = now / 1000;
         let signed = format!("{id}.{timestamp}.{body}");
         let mut signatures = Vec::new();

@@ -12,7 +12,6 @@ use serde_json::Value;
 use super::letters::{Letter, message_of};
 use super::redrive::check_consumer;
 use super::{LetterError, envelope, give_up};
-use crate::flows::check_by_hand;
 
 /// Correction of a letter's event.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +86,7 @@ async fn corrected(
         entry.reveal(&mut json, &before).map_err(|e| refused(&e))?;
     }
     let text = json.to_string();
-    check_by_hand(entry, &text).map_err(LetterError::Edit)?;
+    entry.read_by_hand(&text).map_err(LetterError::Edit)?;
     let bytes = entry.to_protobuf(Format::Json, text.as_bytes());
     let bytes = bytes.map_err(|e| refused(&e))?;
     let key = entry

@@ -11,7 +11,7 @@ use serde_json::Value;
 /// Event that may be sent.
 #[derive(Debug, Clone)]
 pub struct HandMadeEvent {
-    /// Its id, which is the id of its flow too.
+    /// Id of the event, and of its flow.
     pub id: String,
     /// Trace that it continues, or the one that workers derive from its flow.
     pub trace: String,
@@ -33,7 +33,7 @@ pub struct Sender<'s> {
 }
 
 impl Sender<'_> {
-    /// Event of a payload in JSON that [`check`] has taken.
+    /// Event of a payload in JSON that [`Entry::read_by_hand`] has taken.
     ///
     /// # Errors
     /// The id, the key or the payload is refused; a sentence for the sender.
@@ -98,37 +98,4 @@ impl Sender<'_> {
             envelope,
         }
     }
-}
-
-/// Checks in the order in which a mistake is explained best: JSON, an object, the contract, unknown fields.
-///
-/// A field that the contract does not know is most likely a slip of the hand, and a decoder would drop it in silence.
-///
-/// # Errors
-/// A sentence for whoever typed it.
-pub fn check(entry: &Entry, text: &str) -> Result<Value, String> {
-    let value: Value = serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))?;
-    let given = value.as_object().ok_or("the payload is a JSON object")?;
-    entry
-        .check(Format::Json, text.as_bytes())
-        .map_err(|e| e.to_string())?;
-    if entry.is_sensitive() {
-        // Copied from where it was shown.
-        let revealed = entry.reveal(&mut value.clone(), &Value::Null);
-        revealed.map_err(|e| e.to_string())?;
-    }
-    let fields: Vec<String> = entry.field_names().collect();
-    for name in given.keys() {
-        if !fields.iter().any(|field| same_field(field, name)) {
-            let schema = entry.schema();
-            let fields = fields.join(", ");
-            return Err(format!("{schema} has no field {name:?}; it has {fields}"));
-        }
-    }
-    Ok(value)
-}
-
-/// Whether two spellings name one field: proto3 JSON takes `media_type` and `mediaType`.
-fn same_field(one: &str, other: &str) -> bool {
-    one.replace('_', "").to_lowercase() == other.replace('_', "").to_lowercase()
 }

@@ -6,8 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Config, Role, ServerUrl};
 
-/// Folder beside `oncue.toml`.
-const FOLDER: &str = ".oncue/keys";
+/// Folder of the data of `oncue up`, beside `oncue.toml`, and of the credentials in it.
+const DATA: &str = ".oncue";
+const FOLDER: &str = "keys";
+/// File in the data folder with the path of another one, where an `oncue up` of this app keeps its data.
+const ELSEWHERE: &str = "elsewhere";
 /// File in it that says which servers its credentials are for.
 const SERVERS: &str = "servers.json";
 
@@ -44,13 +47,32 @@ impl LockedServers {
 }
 
 impl Config {
-    /// Takes the credentials of a role from the folder `.oncue/keys` beside the file, where
-    /// `oncue up` runs servers that want some and nothing else was told.
+    /// Takes the credentials of a role from where `oncue up` keeps them, where it runs servers that want some and
+    /// nothing else was told: from the folder `.oncue/keys` beside the file, or from that of its `--data`.
     pub fn log_in(&mut self, role: &Role) {
-        let folder = self.beside(Path::new(FOLDER));
-        if let Some(servers) = LockedServers::read(&folder) {
-            self.log_in_from(&folder, &servers, role);
+        let beside = self.beside(Path::new(DATA));
+        let elsewhere = std::fs::read_to_string(beside.join(ELSEWHERE));
+        let elsewhere = elsewhere.ok().map(PathBuf::from);
+        for data in [Some(beside), elsewhere].into_iter().flatten() {
+            let folder = data.join(FOLDER);
+            if let Some(servers) = LockedServers::read(&folder) {
+                self.log_in_from(&folder, &servers, role);
+            }
         }
+    }
+
+    /// Tells programs that are started beside `oncue.toml` where the credentials of its `oncue up` are.
+    ///
+    /// # Errors
+    /// The file cannot be written; without it, commands have to be told in `[nats] credentials`.
+    pub fn keep_elsewhere(&self, data: &Path) -> std::io::Result<()> {
+        let beside = self.beside(Path::new(DATA));
+        let data = std::path::absolute(data)?;
+        if data == std::path::absolute(&beside)? {
+            return Ok(());
+        }
+        std::fs::create_dir_all(&beside)?;
+        std::fs::write(beside.join(ELSEWHERE), data.as_os_str().as_encoded_bytes())
     }
 
     /// Takes the credentials of a role from a folder, for those of the servers that are this configuration's.

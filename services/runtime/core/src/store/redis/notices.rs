@@ -1,4 +1,4 @@
-//! What is wrong at the moment, as consoles keep it together: each notice is told once, whichever of them sees it first.
+//! Notices of things that are wrong, as consoles keep them together: each notice is told once, whichever of them sees it first.
 
 use std::collections::BTreeMap;
 

@@ -1,0 +1,384 @@
+//! Events that have something in common: a type, a sender, a key, a text, what became of their flow. Read backwards from a
+//! time, so that the newest come first, all streams at once, and a page at a time: a page says how far it has come, and
+//! the next goes on from there.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use futures::future::try_join_all;
+use oncue_core::bus::info::StreamInfo;
+use oncue_core::bus::layout::{DLQ, TIMER};
+use oncue_core::bus::{Bus, Slice};
+use oncue_core::model::flow::{Flow, StepState};
+use oncue_proto::Catalog;
+use oncue_proto::event::{Incoming, stream_of_type};
+
+use super::search::{FoundEvent, Sources, key_of};
+use crate::{AdminError, consumers};
+
+/// Milliseconds that are read first; fewer where many events come, more where few do.
+const FIRST_SPAN: u64 = 10_000;
+const LEAST_SPAN: u64 = 20;
+/// Messages of a span from which on the next one is smaller, and up to which it is larger.
+const MANY: u64 = 4000;
+const FEW: u64 = 500;
+/// Messages and bytes of one question.
+const BATCH_MESSAGES: usize = 1000;
+const BATCH_BYTES: usize = 4 << 20;
+
+/// What is looked for: all that is named must hold. By default everything.
+#[derive(Debug, Clone, Default)]
+pub struct EventQuery {
+    /// Event type.
+    pub ty: Option<String>,
+    /// Function that has sent it.
+    pub function: Option<String>,
+    /// Key, whole.
+    pub key: Option<String>,
+    /// Part of the payload as it is [viewed](oncue_proto::Entry::to_view), in any case of letters; what is sensitive
+    /// is not found.
+    pub text: Option<String>,
+    /// State of its flow, which must have a ledger.
+    pub state: Option<FlowState>,
+    /// Least time its flow has taken, in milliseconds; it must have a ledger.
+    pub longer: Option<u64>,
+    /// Nothing that was stored before, Unix milliseconds.
+    pub from: u64,
+    /// Nothing that was stored then or later; 0 for no bound.
+    pub until: u64,
+}
+
+/// State of a flow as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowState {
+    /// Some step is not done.
+    Open,
+    /// All steps are done, and well.
+    Complete,
+    /// Some step has ended in a dead letter, or was lost.
+    Failed,
+}
+
+impl FlowState {
+    /// By the word people write: `open`, `complete`, `failed`.
+    pub fn named(word: &str) -> Option<Self> {
+        match word {
+            "open" => Some(Self::Open),
+            "complete" => Some(Self::Complete),
+            "failed" => Some(Self::Failed),
+            _ => None,
+        }
+    }
+
+    /// Inverse of [`named`](Self::named).
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Complete => "complete",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// State of a flow with a ledger.
+    pub fn of(flow: &Flow) -> Self {
+        let mut steps = flow.events.iter().flat_map(|event| &event.steps);
+        if steps.any(|step| [StepState::Dead, StepState::Lost].contains(&step.state)) {
+            Self::Failed
+        } else if flow.open > 0 {
+            Self::Open
+        } else {
+            Self::Complete
+        }
+    }
+}
+
+/// Bounds of a page; it ends with the first that is reached.
+#[derive(Debug, Clone, Copy)]
+pub struct PageLimits {
+    /// Events; somewhat more where many were stored in one moment.
+    pub events: usize,
+    /// Messages that are read.
+    pub read: u64,
+    pub time: Duration,
+}
+
+/// Page of what was found.
+#[derive(Debug, Default)]
+pub struct FoundPage {
+    /// Newest first.
+    pub events: Vec<FoundEvent>,
+    /// Flows of these that have a ledger, by id.
+    pub flows: BTreeMap<String, Flow>,
+    /// Everything stored from then on was looked at, Unix milliseconds: the `until` of the next page.
+    pub searched: u64,
+    /// Whether nothing older is left.
+    pub is_end: bool,
+    /// Messages that were read.
+    pub read: u64,
+}
+
+/// One page of events, the newest before `query.until` first.
+///
+/// Cost: for each span of time a question to each stream, or to one where a type is named, which finds its messages by
+/// the server's index; without a type every message of the span is read. Flows are read in one pipeline for each span.
+///
+/// # Errors
+/// NATS does not answer; Redis, where state or duration is asked for. That a bound is reached is none.
+pub async fn find(
+    sources: &Sources<'_>,
+    query: &EventQuery,
+    limits: PageLimits,
+    now: u64,
+) -> Result<FoundPage, AdminError> {
+    let began = Instant::now();
+    let streams = consumers::event_streams(sources.bus).await?;
+    let streams: Vec<&StreamInfo> = streams
+        .iter()
+        .filter(|info| ![DLQ, TIMER].contains(&info.config.name.as_str()))
+        .filter(|info| info.state.messages > 0)
+        .filter(|info| {
+            let ty = query.ty.as_deref();
+            ty.is_none_or(|ty| stream_of_type(ty) == info.config.name)
+        })
+        .collect();
+    let lasts = streams.iter().map(|info| info.state.last_ms() + 1);
+    let end = lasts.max().unwrap_or(now);
+    let end = if query.until > 0 {
+        end.min(query.until)
+    } else {
+        end
+    };
+    let firsts = streams.iter().map(|info| info.state.first_ms());
+    let first = firsts.min().unwrap_or(end).max(query.from);
+    let mut page = FoundPage {
+        searched: end,
+        ..FoundPage::default()
+    };
+    let mut span = FIRST_SPAN;
+    while page.searched > first && page.events.len() < limits.events {
+        // At least one span, however long it took to get here.
+        if page.searched < end && (began.elapsed() > limits.time || page.read >= limits.read) {
+            return Ok(page);
+        }
+        let from = page.searched.saturating_sub(span).max(first);
+        let piece = Piece {
+            from,
+            to: page.searched,
+            most: limits.read.max(MANY),
+        };
+        let Some(found) = piece.read(sources, query, &streams).await? else {
+            // Too many for one span; a single moment is read whole.
+            span = (span / 8).max(LEAST_SPAN);
+            continue;
+        };
+        page.read += found.read;
+        page.take(sources, query, found.events).await?;
+        page.searched = from;
+        if page.cut(limits.events) {
+            return Ok(page);
+        }
+        if found.read > MANY {
+            span = (span / 2).max(LEAST_SPAN);
+        } else if found.read < FEW {
+            span = span.saturating_mul(4);
+        }
+    }
+    page.is_end = page.searched <= first;
+    Ok(page)
+}
+
+impl FoundPage {
+    /// Leaves the newest; what was stored in the moment of the last one stays with it, since the next page goes on before
+    /// that. Whether any had to go.
+    fn cut(&mut self, most: usize) -> bool {
+        let Some(last) = self.events.get(most.saturating_sub(1)) else {
+            return false;
+        };
+        let moment = last.message.time;
+        let kept = self
+            .events
+            .partition_point(|event| event.message.time >= moment);
+        let is_cut = kept < self.events.len();
+        if is_cut {
+            self.events.truncate(kept);
+            self.searched = moment;
+        }
+        is_cut
+    }
+
+    /// Takes the events of a span, by their flows.
+    async fn take(
+        &mut self,
+        sources: &Sources<'_>,
+        query: &EventQuery,
+        mut events: Vec<FoundEvent>,
+    ) -> Result<(), AdminError> {
+        events.sort_by_key(|event| std::cmp::Reverse((event.message.time, event.message.sequence)));
+        let mut ids: Vec<String> = events
+            .iter()
+            .map(|event| event.incoming.meta.flow.clone())
+            .filter(|flow| !self.flows.contains_key(flow))
+            .collect();
+        ids.sort();
+        ids.dedup();
+        let flows = match sources.store {
+            Some(store) => store.flows(&ids).await,
+            None => Ok(Vec::new()),
+        };
+        let by_flow = query.state.is_some() || query.longer.is_some();
+        // The events are there, whatever became of them.
+        let flows = match flows {
+            Err(e) if by_flow => return Err(e.into()),
+            flows => flows.unwrap_or_default(),
+        };
+        for flow in flows.into_iter().flatten() {
+            self.flows.insert(flow.id.clone(), flow);
+        }
+        if by_flow {
+            events.retain(|event| {
+                let flow = self.flows.get(&event.incoming.meta.flow);
+                flow.is_some_and(|flow| query.takes(flow))
+            });
+        }
+        self.events.extend(events);
+        Ok(())
+    }
+}
+
+impl EventQuery {
+    /// Whether a flow is one that is asked for.
+    fn takes(&self, flow: &Flow) -> bool {
+        let took = flow
+            .ended
+            .map_or(0, |ended| ended.saturating_sub(flow.started));
+        self.state.is_none_or(|state| state == FlowState::of(flow))
+            && self.longer.is_none_or(|longer| took >= longer)
+    }
+
+    /// Whether an event is one that is asked for, whatever became of it.
+    fn wants(&self, incoming: &Incoming, catalog: &Catalog) -> bool {
+        let meta = &incoming.meta;
+        let is_of =
+            |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|one| one == is);
+        let source = meta.source.strip_prefix('/').unwrap_or(&meta.source);
+        // A redriven event has been there before, as it first came.
+        meta.redrive.is_none()
+            && is_of(&self.ty, &meta.ty)
+            && is_of(&self.function, source)
+            && (self.key.is_none() || is_of(&self.key, &key_of(incoming, catalog)))
+            && self
+                .text
+                .as_deref()
+                .is_none_or(|text| says(incoming, text, catalog))
+    }
+
+    /// Subjects of a stream that may hold such events.
+    fn subjects(&self) -> Vec<String> {
+        match &self.ty {
+            Some(ty) => vec![ty.clone(), format!("{ty}.*")],
+            None => vec![">".to_owned()],
+        }
+    }
+}
+
+/// Whether a text stands in the payload as people see it.
+fn says(incoming: &Incoming, text: &str, catalog: &Catalog) -> bool {
+    let shown = match catalog.get(&incoming.meta.ty) {
+        Ok(entry) => entry.to_view(incoming.format, &incoming.payload).ok(),
+        Err(_) => serde_json::from_slice(&incoming.payload).ok(),
+    };
+    let wanted = text.to_lowercase();
+    shown.is_some_and(|shown| shown.to_string().to_lowercase().contains(&wanted))
+}
+
+/// Span of time.
+struct Piece {
+    /// Unix milliseconds; what was stored then is in it.
+    from: u64,
+    /// What was stored then is not.
+    to: u64,
+    /// Messages of one stream from which on it is too large.
+    most: u64,
+}
+
+/// Events of a span.
+#[derive(Default)]
+struct Found {
+    events: Vec<FoundEvent>,
+    read: u64,
+}
+
+impl Piece {
+    /// Events of all streams; `None` where there are too many messages, and the span can be smaller.
+    async fn read(
+        &self,
+        sources: &Sources<'_>,
+        query: &EventQuery,
+        streams: &[&StreamInfo],
+    ) -> Result<Option<Found>, AdminError> {
+        let subjects = query.subjects();
+        let mut asked = Vec::new();
+        for stream in streams {
+            for subject in &subjects {
+                asked.push(self.read_one(sources.bus, sources.catalog, query, stream, subject));
+            }
+        }
+        let mut all = Found::default();
+        for found in try_join_all(asked).await? {
+            let Some(found) = found else { return Ok(None) };
+            all.read += found.read;
+            all.events.extend(found.events);
+        }
+        Ok(Some(all))
+    }
+
+    async fn read_one(
+        &self,
+        bus: &Bus,
+        catalog: &Catalog,
+        query: &EventQuery,
+        stream: &StreamInfo,
+        subject: &str,
+    ) -> Result<Option<Found>, AdminError> {
+        let name = &stream.config.name;
+        let created = stream.created_ms().unwrap_or(0);
+        let mut slice = Slice {
+            from: 0,
+            since: Some(self.from),
+            subject,
+            messages: BATCH_MESSAGES,
+            bytes: BATCH_BYTES,
+        };
+        let mut found = Found::default();
+        loop {
+            let batch = bus.read_slice(name, &slice).await?;
+            let Some(last) = batch.last() else { break };
+            let is_past = last.time >= self.to;
+            slice.from = last.sequence + 1;
+            slice.since = None;
+            for message in batch {
+                if message.time >= self.to {
+                    break;
+                }
+                found.read += 1;
+                let Ok(incoming) = message.read(name, created) else {
+                    continue;
+                };
+                if query.wants(&incoming, catalog) {
+                    found.events.push(FoundEvent {
+                        stream: name.clone(),
+                        message,
+                        incoming,
+                    });
+                }
+            }
+            if is_past {
+                break;
+            }
+            if found.read > self.most && self.to - self.from > LEAST_SPAN {
+                return Ok(None);
+            }
+        }
+        Ok(Some(found))
+    }
+}
