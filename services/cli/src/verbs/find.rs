@@ -121,12 +121,12 @@ fn end(page: &FoundPage) -> String {
 
 fn data(found: &FoundEvent, catalog: &Catalog) -> Value {
     let incoming = &found.incoming;
-    let bytes = || json!({ "bytes": incoming.payload.len() });
     match catalog.get(&incoming.meta.ty) {
         Ok(entry) => entry
             .to_view(incoming.format, &incoming.payload)
             .unwrap_or_else(|why| Value::String(why.to_string())),
-        Err(_) => serde_json::from_slice(&incoming.payload).unwrap_or_else(|_| bytes()),
+        Err(_) => serde_json::from_slice(&incoming.payload)
+            .unwrap_or_else(|_| json!({ "bytes": incoming.payload.len() })),
     }
 }
 

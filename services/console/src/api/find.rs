@@ -23,7 +23,7 @@ const LIMITS: PageLimits = PageLimits {
     time: Duration::from_millis(900),
 };
 
-/// What somebody looks for; empty is not asked.
+/// Filters, as the form of the page sends them; an empty one is none.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Asked {

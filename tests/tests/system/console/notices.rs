@@ -1,11 +1,15 @@
 //! Notices: told once, signed, again until they are taken, and over when it is over; by one console of two.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use oncue_tests::cluster::{Process, free_port, until};
 use oncue_tests::http::receiver::{KEY, Received, Receiver, assert_signed, say, secret};
 use oncue_tests::http::request;
+use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpListener;
 
 use super::Console;
 
@@ -119,6 +123,71 @@ async fn a_new_cause_of_letters_is_told_once_and_again_until_it_is_taken() {
         (left == 1).then_some(())
     })
     .await;
+}
+
+/// A mail server that refuses the first mail for now, and takes the others.
+async fn mail_server() -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let taken = Arc::<Mutex<Vec<String>>>::default();
+    let mails = taken.clone();
+    tokio::spawn(async move {
+        let mut is_first = true;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut mail = String::new();
+            let mut in_data = false;
+            let (reader, mut writer) = stream.split();
+            let mut lines = BufReader::new(reader).lines();
+            writer.write_all(b"220 here\r\n").await.expect("written");
+            while let Ok(Some(line)) = lines.next_line().await {
+                let answer = if in_data && line == "." {
+                    in_data = false;
+                    if std::mem::take(&mut is_first) {
+                        "451 later"
+                    } else {
+                        mails.lock().push(std::mem::take(&mut mail));
+                        "250 taken"
+                    }
+                } else if in_data {
+                    mail.push_str(&line);
+                    mail.push('\n');
+                    continue;
+                } else if line == "DATA" {
+                    in_data = true;
+                    "354 go on"
+                } else {
+                    "250 fine"
+                };
+                let answered = writer.write_all(format!("{answer}\r\n").as_bytes()).await;
+                if answered.is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    (port, taken)
+}
+
+#[tokio::test]
+async fn a_mail_says_the_same_and_is_sent_again_until_it_is_taken() {
+    let (port, taken) = mail_server().await;
+    let config = format!(
+        "[console]\nurl = \"https://console.example\"\n[notice.night]\nevery = \"1s\"\n\
+         mail = {{ server = \"smtp://127.0.0.1:{port}\", from = \"Oncue <oncue@example.org>\", to = [\"ops@example.org\"] }}\n"
+    );
+    let console = Console::of(&config).await;
+    console.set_aside("f", "e-1", "a.rs:1").await;
+    let mail = until("a mail", async || taken.lock().first().cloned()).await;
+    for part in [
+        "From: Oncue <oncue@example.org>",
+        "To: ops@example.org",
+        "Subject: [app] f sets events aside",
+        "https://console.example/#/letters/",
+    ] {
+        assert!(mail.contains(part), "no {part:?} in {mail}");
+    }
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(taken.lock().len(), 1, "told once");
 }
 
 #[tokio::test]

@@ -32,6 +32,8 @@ pub struct Condition {
     pub advice: String,
     /// Part of the page's address behind the `#`.
     pub link: String,
+    /// Since when it is so, Unix milliseconds; where nobody knows, since it was first seen.
+    since: Option<u64>,
     /// How long it must be so before it counts.
     after: Duration,
 }
@@ -71,7 +73,8 @@ impl Watch {
         let names: BTreeSet<&String> = seen.conditions.iter().map(|one| &one.name).collect();
         self.since.retain(|name, _| names.contains(name));
         for condition in &seen.conditions {
-            self.since.entry(condition.name.clone()).or_insert(now);
+            let since = condition.since.unwrap_or(now);
+            self.since.entry(condition.name.clone()).or_insert(since);
         }
         seen.conditions.retain(|condition| {
             let since = self.since.get(&condition.name).copied().unwrap_or(now);
@@ -107,6 +110,7 @@ fn certificate(finding: &Value) -> Option<Condition> {
         text: text.to_owned(),
         advice: finding["advice"].as_str().unwrap_or_default().to_owned(),
         link: "map".to_owned(),
+        since: None,
         after: Duration::ZERO,
     })
 }
@@ -125,6 +129,7 @@ fn servers(measured: &Measured, seen: &mut Findings) {
             text: away.why.clone(),
             advice: away.advice.clone(),
             link: "map".to_owned(),
+            since: Some(away.since),
             after: SERVER,
         });
     }
@@ -141,6 +146,7 @@ fn store(measured: &Measured, seen: &mut Findings) {
         text: why.clone(),
         advice: "until then no worker starts".to_owned(),
         link: "map".to_owned(),
+        since: None,
         after: Duration::ZERO,
     });
 }
@@ -170,6 +176,7 @@ fn functions(measured: &Measured, seen: &mut Findings) {
             ),
             advice: String::new(),
             link: format!("map/{name}"),
+            since: None,
             after,
         });
     }
@@ -198,6 +205,7 @@ async fn letters(app: &App, seen: &mut Findings) {
                 group.name, group.name
             ),
             link: format!("letters/{}", group.name),
+            since: None,
             after: Duration::ZERO,
         });
     }

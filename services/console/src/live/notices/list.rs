@@ -8,8 +8,9 @@ use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use super::conditions::Findings;
+use super::message::Message;
 use super::notice::Notice;
-use super::receiver::{Message, Receiver};
+use super::receiver::Receiver;
 use crate::App;
 
 /// How long a thing must not have been seen before it is over: what comes and goes is one notice.

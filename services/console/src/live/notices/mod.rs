@@ -3,12 +3,15 @@
 //! first, and over a restart. While Redis is away each keeps its own.
 //!
 //! In reading order: [`conditions`] (what is wrong), [`notice`] (since when, and who knows), [`list`] (all of
-//! them), [`receiver`] (one POST).
+//! them), [`receiver`] (who is told, by [`webhook`] or [`mail`]).
 
 mod conditions;
 mod list;
+mod mail;
+mod message;
 mod notice;
 mod receiver;
+mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;

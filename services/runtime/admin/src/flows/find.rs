@@ -26,7 +26,7 @@ const FEW: u64 = 500;
 const BATCH_MESSAGES: usize = 1000;
 const BATCH_BYTES: usize = 4 << 20;
 
-/// What is looked for: all that is named must hold. By default everything.
+/// Filters of a search: all that are set must hold; by default everything is found.
 #[derive(Debug, Clone, Default)]
 pub struct EventQuery {
     /// Event type.
@@ -161,12 +161,12 @@ pub async fn find(
             return Ok(page);
         }
         let from = page.searched.saturating_sub(span).max(first);
-        let piece = Piece {
+        let time_span = TimeSpan {
             from,
             to: page.searched,
             most: limits.read.max(MANY),
         };
-        let Some(found) = piece.read(sources, query, &streams).await? else {
+        let Some(found) = time_span.read(sources, query, &streams).await? else {
             // Too many for one span; a single moment is read whole.
             span = (span / 8).max(LEAST_SPAN);
             continue;
@@ -258,14 +258,12 @@ impl EventQuery {
     /// Whether an event is one that is asked for, whatever became of it.
     fn wants(&self, incoming: &Incoming, catalog: &Catalog) -> bool {
         let meta = &incoming.meta;
-        let is_of =
-            |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|one| one == is);
         let source = meta.source.strip_prefix('/').unwrap_or(&meta.source);
         // A redriven event has been there before, as it first came.
         meta.redrive.is_none()
-            && is_of(&self.ty, &meta.ty)
-            && is_of(&self.function, source)
-            && (self.key.is_none() || is_of(&self.key, &key_of(incoming, catalog)))
+            && is_of(self.ty.as_deref(), &meta.ty)
+            && is_of(self.function.as_deref(), source)
+            && (self.key.is_none() || is_of(self.key.as_deref(), &key_of(incoming, catalog)))
             && self
                 .text
                 .as_deref()
@@ -281,6 +279,11 @@ impl EventQuery {
     }
 }
 
+/// Whether a filter lets a value pass.
+fn is_of(wanted: Option<&str>, value: &str) -> bool {
+    wanted.is_none_or(|wanted| wanted == value)
+}
+
 /// Whether a text stands in the payload as people see it.
 fn says(incoming: &Incoming, text: &str, catalog: &Catalog) -> bool {
     let shown = match catalog.get(&incoming.meta.ty) {
@@ -292,10 +295,10 @@ fn says(incoming: &Incoming, text: &str, catalog: &Catalog) -> bool {
 }
 
 /// Span of time.
-struct Piece {
-    /// Unix milliseconds; what was stored then is in it.
+struct TimeSpan {
+    /// Beginning, which is in it, Unix milliseconds.
     from: u64,
-    /// What was stored then is not.
+    /// End, which is not.
     to: u64,
     /// Messages of one stream from which on it is too large.
     most: u64,
@@ -308,7 +311,7 @@ struct Found {
     read: u64,
 }
 
-impl Piece {
+impl TimeSpan {
     /// Events of all streams; `None` where there are too many messages, and the span can be smaller.
     async fn read(
         &self,

@@ -38,7 +38,7 @@ pub use self::flows::{FlowsConfig, Track};
 pub use self::keyring::LockedServers;
 pub use self::limit::{LimitBy, LimitConfig};
 pub use self::network::Network;
-pub use self::notice::{NoticeConfig, NoticeKind};
+pub use self::notice::{MailConfig, NoticeConfig, NoticeKind};
 pub use self::role::Role;
 pub use self::route::{AnswerMode, FailureType, FieldSource, Method, RequestPart, Route};
 pub use self::routes::{
