@@ -135,12 +135,19 @@ impl Catalog {
             let Some(event) = value.as_message() else {
                 continue;
             };
+            let ty = text_field(event, "type");
+            // Of two versions of a contract, what one of them calls sensitive stays so.
+            let before = self.entries.get(&ty);
+            let sensitive = before.map_or_else(
+                || sensitive.clone(),
+                |before| Arc::new(sensitive.and(&before.sensitive)),
+            );
             let entry = Entry {
-                ty: text_field(event, "type"),
+                ty,
                 key_field: text_field(event, "key"),
                 public: flag(event, "public"),
                 message: message.clone(),
-                sensitive: sensitive.clone(),
+                sensitive,
             };
             self.entries.insert(entry.ty.clone(), entry);
         }
@@ -390,8 +397,8 @@ impl Entry {
         self.sensitive.are_in(&self.message)
     }
 
-    /// Gives an edited view its hidden fields back, as the event that was looked at has them; elements of lists keep
-    /// their places.
+    /// Gives an edited view its hidden fields back, as the event that was looked at has them; elements of lists by
+    /// their places, if there are as many as before.
     ///
     /// # Errors
     /// [`CatalogError::Malformed`]: a field is hidden, and the event before holds none such.

@@ -184,7 +184,7 @@ fn unreadable_json<E: Event>(why: &serde_json::Error) -> DecodeError {
         let line = why.line();
         let column = why.column();
         return DecodeError(format!(
-            "{schema} is not readable as JSON, at line {line}, column {column}; why is not said, since it has sensitive fields"
+            "{schema} is not readable as JSON: why is not said, since it has sensitive fields; see line {line}, column {column}"
         ));
     }
     DecodeError(format!("{schema} is not readable as JSON: {why}"))

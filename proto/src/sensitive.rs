@@ -31,6 +31,11 @@ impl SensitiveFields {
         )
     }
 
+    /// Fields that one of both calls so.
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        Self(&self.0 | &other.0)
+    }
+
     /// Whether the message holds such a field, however deep.
     pub(crate) fn are_in(&self, message: &MessageDescriptor) -> bool {
         let mut seen = BTreeSet::new();
@@ -72,7 +77,8 @@ impl SensitiveFields {
         }
     }
 
-    /// Puts what a field held where an edited message still has [`HIDDEN`]; elements of lists by their places.
+    /// Puts what a field held where an edited message still has [`HIDDEN`]; elements of lists by their places, if there are
+    /// as many as before.
     ///
     /// # Errors
     /// Path of a field that is hidden, of which the message before has nothing.
@@ -128,8 +134,11 @@ impl SensitiveFields {
                 }
             }
             Value::Array(values) => {
+                // Where one was put in or taken away, places do not say which is which.
+                let is_same = before.as_array().map(Vec::len) == Some(values.len());
                 for (at, value) in values.iter_mut().enumerate() {
-                    self.reveal(inner, value, &before[at], &below(path, &at.to_string()))?;
+                    let before = if is_same { &before[at] } else { &Value::Null };
+                    self.reveal(inner, value, before, &below(path, &at.to_string()))?;
                 }
             }
             one => self.reveal(inner, one, before, path)?,

@@ -195,6 +195,10 @@ fn a_view_hides_what_is_sensitive_however_deep() {
     more["stays"] = serde_json::json!([{}, {}, { "street_name": hidden }]);
     let why = entry.reveal(&mut more, &moved()).unwrap_err().to_string();
     assert!(why.contains("stays.2.street_name"), "{why}");
+    // One is taken out: nobody can tell whose street is whose.
+    let mut fewer = moved();
+    fewer["stays"] = serde_json::json!([{ "city": "Ulm", "streetName": hidden }]);
+    assert!(entry.reveal(&mut fewer, &moved()).is_err());
 }
 
 #[test]

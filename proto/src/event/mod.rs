@@ -73,7 +73,7 @@ pub struct Meta {
 /// Order by which a dead letter was redriven, and its time, which the age fence measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Redrive {
-    /// 1 for the first one of the dead letter.
+    /// 1 for the first one of the dead letter; 0 for an event in place of the letter's, which was nowhere before.
     pub number: u32,
     /// Unix milliseconds.
     pub at: u64,
@@ -109,6 +109,11 @@ fn is_redrive(subject: &str) -> bool {
 }
 
 impl Meta {
+    /// Whether the event was in a stream before, as it first came.
+    pub fn is_again(&self) -> bool {
+        self.redrive.is_some_and(|redrive| redrive.number > 0)
+    }
+
     /// Attributes of a message that cannot be read, from where it stands.
     pub fn of_origin(origin: &Origin<'_>) -> Self {
         let source = format!("nats://{}", origin.stream);

@@ -163,6 +163,7 @@ pub async fn run(args: Args, mut settings: Settings) -> Result<u8, Failure> {
     // Before the ports: a second `oncue up` is told of the first, and not of each port that it has.
     let _lock = data_lock::take(&args.data)?;
     Lock::forget(&args.data);
+    settings.config.forget_elsewhere();
     // The functions say what they are while the ports are looked at.
     let (plan, manifests) =
         tokio::join!(plan(&args, &settings), manifests::of(&settings, &functions));

@@ -294,9 +294,11 @@ pub async fn edit(
     match sent {
         Ok(id) => Ok(Json(json!({ "id": id, "flow": letter.content.flow_id }))),
         Err(LetterError::Edit(why)) => Err(Problem::new(MALFORMED, why)),
-        Err(e @ (LetterError::Output { .. } | LetterError::PayloadGone { .. })) => {
-            Err(Problem::new(GONE, e.to_string()))
-        }
+        Err(
+            e @ (LetterError::Output { .. }
+            | LetterError::Gone(_)
+            | LetterError::PayloadGone { .. }),
+        ) => Err(Problem::new(GONE, e.to_string())),
         Err(e) => Err(away(e)),
     }
 }

@@ -21,8 +21,10 @@ pub async fn list(State(app): State<Arc<App>>) -> Json<Value> {
     let mut all: Vec<_> = app.notices.all().into_iter().collect();
     // Newest first.
     all.sort_by_key(|(_, notice)| std::cmp::Reverse(notice.since));
+    let silent = app.notices.silent();
     let notices = all.into_iter().map(|(name, notice)| {
         let mut shown = json!(notice);
+        shown["silent_until"] = silent.get(&name).copied().unwrap_or(0).into();
         shown["name"] = name.into();
         shown
     });

@@ -68,11 +68,13 @@ class Finder {
     this.until = null;
     this.found = 0;
     this.read = 0;
+    this.round = (this.round ?? 0) + 1;
     this.list.replaceChildren();
     this.page();
   }
 
   async page() {
+    const { round } = this;
     this.more.disabled = true;
     this.state.textContent = "looking …";
     const asked = new URLSearchParams();
@@ -81,7 +83,7 @@ class Finder {
     if (this.until) asked.set("until", `${this.until}`);
     try {
       const { events, searched, end, read } = await api(`/api/find?${asked}`);
-      if (this.over) return;
+      if (this.over || round !== this.round) return;
       this.until = searched;
       this.found += events.length;
       this.read += read;
@@ -91,7 +93,7 @@ class Finder {
       this.more.hidden = end;
       this.more.disabled = false;
     } catch (error) {
-      if (this.over) return;
+      if (this.over || round !== this.round) return;
       this.state.textContent = error.message;
       this.more.disabled = false;
     }

@@ -95,6 +95,7 @@ class FlowView {
     } catch (error) {
       if (this.over) return;
       this.said = null;
+      this.drawn = "";
       this.place.replaceChildren(make("div", "title", make("h2", "", "Flow"), make("span", "mono clip", this.id)), make("p", "problem", error.message));
       this.timer = setTimeout(() => this.refresh(), 5 * EVERY);
     }

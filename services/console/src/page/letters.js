@@ -161,8 +161,10 @@ class Bench {
     try {
       const said = await api(`/api/letters/group/${group.group}?offset=${offset}&limit=${PAGE}&sort=${sort}&ascending=${ascending}&q=${encodeURIComponent(q)}`);
       if (this.over || this.open !== group.group) return;
-      // Somebody writes: what stands there stays, and the next news come after it.
-      if (this.table.querySelector("details.desk[open]")) return;
+      // Somebody writes: what stands there stays, and the next news come after it. Another page is what somebody has asked for.
+      const view = JSON.stringify([group.group, this.view]);
+      if (view === this.shownView && this.table.querySelector("details.desk[open]")) return;
+      this.shownView = view;
       this.page = said;
       // The last page may have gone with its letters.
       if (said.letters.length === 0 && offset > 0) return void this.turn({ offset: 0 });
@@ -268,10 +270,19 @@ class Bench {
     const cell = make("td", "", make("p", "hint", "reading …"));
     cell.colSpan = 7;
     api(`/api/letters/${letter.number}`).then(
-      (whole) => cell.replaceChildren(make("div", "parts whole", ...letterWhole(whole, () => this.refresh()))),
+      (whole) => cell.replaceChildren(make("div", "parts whole", ...letterWhole(whole, (sent) => this.edited(sent)))),
       (error) => failed(cell, error),
     );
     return [line, make("tr", "open", cell)];
+  }
+
+  // The letter goes with its line; what came of it is said above.
+  edited({ id, flow }) {
+    const { function: name } = this.group();
+    this.outcome.replaceChildren(make("div", "outcome", make("b", "", `Sent to ${name} as a new event of the same flow`), make("div", "row", flowLink(flow, "the flow"), make("span", "mono clip", id))));
+    this.reading = null;
+    this.shownView = null;
+    this.refresh();
   }
 
   async compare() {
@@ -396,9 +407,7 @@ function editor(letter, edited) {
     send.disabled = true;
     try {
       const sent = await api(`/api/letters/${letter.number}/edit`, { data: JSON.parse(text.value), why: why.value });
-      form.open = false;
-      outcome.replaceChildren(make("div", "outcome", make("b", "", `Sent to ${letter.function} as a new event of the same flow`), make("div", "row", flowLink(sent.flow, "the flow"), make("span", "mono clip", sent.id))));
-      edited();
+      edited(sent);
     } catch (error) {
       failed(outcome, error);
       send.disabled = false;

@@ -200,7 +200,7 @@ async function begin() {
   lookForNotices();
 }
 
-const typing = (target) => target.closest("input, textarea, dialog") !== null;
+const typing = (target) => target.closest("input, textarea, select, dialog") !== null;
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;

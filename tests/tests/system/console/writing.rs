@@ -215,6 +215,18 @@ async fn a_letter_is_edited_and_its_function_alone_gets_the_new_event() {
         (follows && found["cause"] == flow).then_some(())
     })
     .await;
+    // It is an event as any other: found, and with a step of its own in the ledger.
+    let found = desk
+        .get("/api/find?function=oncue%2Fconsole")
+        .await
+        .ok_json();
+    let ids: Vec<&str> = found["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|one| one["id"].as_str())
+        .collect();
+    assert!(ids.contains(&id), "{found}");
     let messages = desk.cluster.messages(&bus, "web").await;
     let resent = messages
         .iter()

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use oncue_core::config::NoticeKind;
 use serde_json::Value;
 
+use super::notice::Notice;
 use crate::App;
 use crate::api::doctor;
 use crate::snapshot::{Health, Measured};
@@ -55,10 +56,17 @@ pub struct Watch {
     asked: Option<Instant>,
     /// Findings about certificates, of the last time the doctor was asked.
     certificates: Vec<Condition>,
+    knows_certificates: bool,
 }
 
 impl Watch {
-    pub async fn look(&mut self, app: &App, now: u64) -> Findings {
+    /// Looks. What somebody was told of counts at once, however long this console has seen it.
+    pub async fn look(
+        &mut self,
+        app: &App,
+        known: &BTreeMap<String, Notice>,
+        now: u64,
+    ) -> Findings {
         let measured = app.snapshot.measured();
         let mut seen = Findings::default();
         servers(&measured, &mut seen);
@@ -77,6 +85,10 @@ impl Watch {
             self.since.entry(condition.name.clone()).or_insert(since);
         }
         seen.conditions.retain(|condition| {
+            let known = known.get(&condition.name);
+            if known.is_some_and(|notice| notice.ended.is_none()) {
+                return true;
+            }
             let since = self.since.get(&condition.name).copied().unwrap_or(now);
             u128::from(now.saturating_sub(since)) >= condition.after.as_millis()
         });
@@ -91,9 +103,15 @@ impl Watch {
             self.asked = Some(Instant::now());
             let said = doctor::answer(app).await;
             let findings = said["findings"].as_array().cloned().unwrap_or_default();
-            self.certificates = findings.iter().filter_map(certificate).collect();
+            // A doctor that could not be asked has no verdict on anything.
+            self.knows_certificates = said["promised"].is_array();
+            if self.knows_certificates {
+                self.certificates = findings.iter().filter_map(certificate).collect();
+            }
         }
-        seen.judged.insert(NoticeKind::Certificates);
+        if self.knows_certificates {
+            seen.judged.insert(NoticeKind::Certificates);
+        }
         seen.conditions.extend(self.certificates.iter().cloned());
     }
 }

@@ -1,13 +1,16 @@
-//! List of the notices: since when, whether it is over, who has been told.
+//! List of the notices. One console leads: it enters what is wrong and what is over, and tells; the others read along, and
+//! one of them leads once it is gone. While Redis is away each leads by itself, and what they have told by then is merged
+//! afterwards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use oncue_core::store::Store;
+use oncue_proto::event;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use super::conditions::Findings;
+use super::conditions::{Condition, Findings};
 use super::message::Message;
 use super::notice::Notice;
 use super::receiver::Receiver;
@@ -17,84 +20,85 @@ use crate::App;
 const OVER_MS: u64 = 60_000;
 /// Time for Redis.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Lease of the console that tells, and its time in seconds.
-const TELLER: &str = "notices";
-const TELLER_SECONDS: u64 = 4;
+/// Lease of the console that leads. Longer than a round with receivers that do not answer.
+const LEADER: &str = "notices";
+const LEADER_SECONDS: u64 = 60;
 
 /// The list, as this console knows it.
+pub struct Notices {
+    /// Name of this console, for the lease.
+    me: String,
+    state: Mutex<ListState>,
+}
+
 #[derive(Default)]
-pub struct Notices(Mutex<BTreeMap<String, Notice>>);
+struct ListState {
+    /// By name.
+    list: BTreeMap<String, Notice>,
+    /// Until when each is kept to itself, Unix milliseconds.
+    silent: BTreeMap<String, u64>,
+    /// Since when each that is open was not seen, in looks that could have seen it.
+    absent: BTreeMap<String, u64>,
+    leads: bool,
+}
+
+/// List as Redis holds it.
+struct Kept {
+    list: BTreeMap<String, Notice>,
+    silent: BTreeMap<String, u64>,
+}
+
+/// Notice that is another than Redis has.
+struct Change {
+    name: String,
+    notice: Notice,
+}
+
+impl Default for Notices {
+    fn default() -> Self {
+        Self {
+            me: event::new_id(),
+            state: Mutex::default(),
+        }
+    }
+}
 
 impl Notices {
     /// By name.
     pub fn all(&self) -> BTreeMap<String, Notice> {
-        self.0.lock().clone()
+        self.state.lock().list.clone()
+    }
+
+    /// Until when each is kept to itself, Unix milliseconds.
+    pub fn silent(&self) -> BTreeMap<String, u64> {
+        self.state.lock().silent.clone()
     }
 
     /// Takes in a look.
     pub async fn take(&self, store: &Store, seen: &Findings, now: u64) {
-        if let Some(kept) = read(store).await {
-            // Where Redis was away, this console has some of its own.
-            let mut known = self.0.lock();
-            let own = std::mem::replace(&mut *known, kept);
-            for (name, notice) in own {
-                if seen.conditions.iter().any(|one| one.name == name) {
-                    known.entry(name).or_insert(notice);
-                }
+        let lease = store.lead(LEADER, &self.me, LEADER_SECONDS);
+        let leads = timeout(PATIENCE, lease).await.ok().and_then(Result::ok);
+        let kept = match leads {
+            Some(_) => read(store).await,
+            None => None,
+        };
+        let changes = {
+            let mut state = self.state.lock();
+            state.leads = leads.unwrap_or(true);
+            let mut changes = kept.map_or_else(Vec::new, |kept| state.join(kept));
+            if state.leads {
+                changes.extend(state.changes(seen, now));
             }
+            changes
+        };
+        if leads == Some(true) {
+            write(store, &changes).await;
         }
-        let changed = self.changed(seen, now);
-        for (name, notice) in changed {
-            write(store, &name, &notice).await;
-        }
-    }
-
-    /// Enters what is seen, and what is over; the notices that are others then.
-    fn changed(&self, seen: &Findings, now: u64) -> Vec<(String, Notice)> {
-        let mut known = self.0.lock();
-        let mut changed = Vec::new();
-        for condition in &seen.conditions {
-            let before = known.get(&condition.name);
-            let notice = match before {
-                // It goes on. Written now and then, so that every console knows when it was seen.
-                Some(notice) if notice.ended.is_none() => {
-                    let is_due = now.saturating_sub(notice.seen) > OVER_MS / 4;
-                    if !is_due {
-                        continue;
-                    }
-                    Notice {
-                        seen: now,
-                        text: condition.text.clone(),
-                        ..notice.clone()
-                    }
-                }
-                // It is back, and a new one.
-                Some(notice) => Notice {
-                    silent_until: notice.silent_until,
-                    ..Notice::new(condition, now)
-                },
-                None => Notice::new(condition, now),
-            };
-            known.insert(condition.name.clone(), notice.clone());
-            changed.push((condition.name.clone(), notice));
-        }
-        for (name, notice) in known.iter_mut() {
-            let is_over = notice.ended.is_none()
-                && seen.judged.contains(&notice.kind)
-                && now.saturating_sub(notice.seen) > OVER_MS;
-            if is_over {
-                notice.ended = Some(now);
-                changed.push((name.clone(), notice.clone()));
-            }
-        }
-        changed
     }
 
     /// Tells every receiver what it does not know, one message for all of it.
     pub async fn tell(&self, app: &App, receivers: &mut [Receiver], now: u64) {
-        // One console tells at a time; without Redis each does.
-        let mine = timeout(PATIENCE, app.store.lease(TELLER, TELLER_SECONDS)).await;
-        if matches!(mine, Ok(Ok(false))) {
+        if !self.state.lock().leads {
             return;
         }
         for receiver in receivers.iter_mut().filter(|receiver| receiver.is_due(now)) {
@@ -102,38 +106,119 @@ impl Notices {
             if message.notices.is_empty() || !receiver.tell(&message, now).await {
                 continue;
             }
-            for name in self.enter(&message, &receiver.name) {
-                if let Some(notice) = self.all().get(&name) {
-                    write(&app.store, &name, notice).await;
-                }
-            }
+            let changes = self.state.lock().enter(&message, &receiver.name);
+            write(&app.store, &changes).await;
         }
-        for name in self.swept() {
-            let _ = timeout(PATIENCE, app.store.remove_notice(&name)).await;
+        let swept = self.state.lock().swept(receivers, now);
+        for name in swept {
+            let removed = timeout(PATIENCE, app.store.remove_notice(&name)).await;
+            if !matches!(removed, Ok(Ok(()))) {
+                break;
+            }
         }
     }
 
     fn message(&self, app: &App, receiver: &Receiver, now: u64) -> Message {
-        let known = self.0.lock();
-        let wanted = known
-            .iter()
-            .filter(|(_, notice)| receiver.wants(notice.kind));
-        let notices = wanted.filter(|(_, notice)| notice.untold(&receiver.name, now).is_some());
+        let state = self.state.lock();
+        let wanted = state.list.iter().filter(|(name, notice)| {
+            receiver.wants(notice.kind)
+                && !state.is_silent(name, now)
+                && notice.is_news_to(&receiver.name)
+        });
         Message {
             app: app.config.app.to_string(),
             page: page(app),
-            notices: notices
+            notices: wanted
                 .map(|(name, notice)| (name.clone(), notice.clone()))
                 .collect(),
         }
     }
 
+    /// Keeps a notice to itself until then; `false` where there is none of that name.
+    pub async fn silence(&self, store: &Store, name: &str, until: u64) -> bool {
+        {
+            let mut state = self.state.lock();
+            if !state.list.contains_key(name) {
+                return false;
+            }
+            state.silent.insert(name.to_owned(), until);
+        }
+        let _ = timeout(PATIENCE, store.silence_notice(name, until)).await;
+        true
+    }
+}
+
+impl ListState {
+    fn is_silent(&self, name: &str, now: u64) -> bool {
+        self.silent.get(name).is_some_and(|until| *until > now)
+    }
+
+    /// Takes what Redis holds; whoever leads adds what it knows besides, from when Redis was away.
+    fn join(&mut self, kept: Kept) -> Vec<Change> {
+        let own = std::mem::replace(&mut self.list, kept.list);
+        self.silent = kept.silent;
+        let mut changes = Vec::new();
+        if !self.leads {
+            self.absent.clear();
+            return changes;
+        }
+        for (name, notice) in own {
+            let merged = match self.list.get(&name) {
+                Some(kept) => notice.and(kept.clone()),
+                None => notice,
+            };
+            if self.list.get(&name) != Some(&merged) {
+                self.list.insert(name.clone(), merged.clone());
+                changes.push(Change {
+                    name,
+                    notice: merged,
+                });
+            }
+        }
+        changes
+    }
+
+    /// Enters what is seen, and what is over; the notices that are others then.
+    fn changes(&mut self, seen: &Findings, now: u64) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for condition in &seen.conditions {
+            self.absent.remove(&condition.name);
+            let known = self.list.get(&condition.name);
+            // It goes on, or it is back, and a new one.
+            if known.is_some_and(|notice| notice.ended.is_none()) {
+                continue;
+            }
+            let begun = begun(condition, now);
+            self.list.insert(condition.name.clone(), begun.clone());
+            changes.push(Change {
+                name: condition.name.clone(),
+                notice: begun,
+            });
+        }
+        for (name, notice) in &mut self.list {
+            let is_seen = seen.conditions.iter().any(|one| one.name == *name);
+            if is_seen || notice.ended.is_some() || !seen.judged.contains(&notice.kind) {
+                self.absent.remove(name);
+                continue;
+            }
+            let since = *self.absent.entry(name.clone()).or_insert(now);
+            if now.saturating_sub(since) >= OVER_MS {
+                self.absent.remove(name);
+                notice.ended = Some(now);
+                changes.push(Change {
+                    name: name.clone(),
+                    notice: notice.clone(),
+                });
+            }
+        }
+        changes
+    }
+
     /// Enters that a receiver knows of these.
-    fn enter(&self, message: &Message, receiver: &str) -> Vec<String> {
-        let mut known = self.0.lock();
-        let mut entered = Vec::new();
+    fn enter(&mut self, message: &Message, receiver: &str) -> Vec<Change> {
+        let mut changes = Vec::new();
         for (name, told) in &message.notices {
-            let Some(notice) = known.get_mut(name) else {
+            let Some(notice) = self.list.get_mut(name) else {
                 continue;
             };
             let set = if told.ended.is_some() {
@@ -142,34 +227,44 @@ impl Notices {
                 &mut notice.told
             };
             set.insert(receiver.to_owned());
-            entered.push(name.clone());
+            changes.push(Change {
+                name: name.clone(),
+                notice: notice.clone(),
+            });
         }
-        entered
+        changes
     }
 
-    /// Forgets what is over and known to be; the names of those.
-    fn swept(&self) -> Vec<String> {
-        let mut known = self.0.lock();
-        let done = known.iter().filter(|(_, notice)| notice.is_done());
-        let done: Vec<String> = done.map(|(name, _)| name.clone()).collect();
+    /// Forgets what is over and of which nobody who is still there has to hear; the names of those.
+    fn swept(&mut self, receivers: &[Receiver], now: u64) -> Vec<String> {
+        let mut done = Vec::new();
+        for (name, notice) in &self.list {
+            let has_to_hear = receivers
+                .iter()
+                .any(|receiver| receiver.wants(notice.kind) && notice.is_news_to(&receiver.name));
+            if notice.ended.is_some() && !has_to_hear && !self.is_silent(name, now) {
+                done.push(name.clone());
+            }
+        }
         for name in &done {
-            known.remove(name);
+            self.list.remove(name);
+            self.silent.remove(name);
         }
         done
     }
+}
 
-    /// Keeps a notice to itself until then; `false` where there is none of that name.
-    pub async fn silence(&self, store: &Store, name: &str, until: u64) -> bool {
-        let silenced = {
-            let mut known = self.0.lock();
-            let Some(notice) = known.get_mut(name) else {
-                return false;
-            };
-            notice.silent_until = until;
-            notice.clone()
-        };
-        write(store, name, &silenced).await;
-        true
+/// Notice of a condition that has been seen.
+fn begun(condition: &Condition, now: u64) -> Notice {
+    Notice {
+        kind: condition.kind,
+        text: condition.text.clone(),
+        advice: condition.advice.clone(),
+        link: condition.link.clone(),
+        since: now,
+        ended: None,
+        told: BTreeSet::new(),
+        told_end: BTreeSet::new(),
     }
 }
 
@@ -186,17 +281,26 @@ fn page(app: &App) -> String {
 }
 
 /// The list in Redis; `None` where it does not answer.
-async fn read(store: &Store) -> Option<BTreeMap<String, Notice>> {
+async fn read(store: &Store) -> Option<Kept> {
     let kept = timeout(PATIENCE, store.notices()).await.ok()?.ok()?;
-    let read = kept.into_iter();
+    let read = kept.all.into_iter();
     // One of a newer version may say it in other words.
     let read = read.filter_map(|(name, notice)| Some((name, serde_json::from_str(&notice).ok()?)));
-    Some(read.collect())
+    Some(Kept {
+        list: read.collect(),
+        silent: kept.silent,
+    })
 }
 
-/// Writes one. Redis that is away has it written once it is back.
-async fn write(store: &Store, name: &str, notice: &Notice) {
-    if let Ok(json) = serde_json::to_string(notice) {
-        let _ = timeout(PATIENCE, store.set_notice(name, &json)).await;
+/// Writes what is new, until Redis does not answer: then it is written once it is back.
+async fn write(store: &Store, changes: &[Change]) {
+    for Change { name, notice } in changes {
+        let Ok(json) = serde_json::to_string(notice) else {
+            continue;
+        };
+        let written = timeout(PATIENCE, store.set_notice(name, &json)).await;
+        if !matches!(written, Ok(Ok(()))) {
+            return;
+        }
     }
 }

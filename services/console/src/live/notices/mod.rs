@@ -44,7 +44,8 @@ pub async fn watch(app: Arc<App>, mut receivers: Vec<Receiver>) {
     let mut watch = conditions::Watch::default();
     loop {
         let now = event::now_ms();
-        let seen = watch.look(&app, now).await;
+        let open = app.notices.all();
+        let seen = watch.look(&app, &open, now).await;
         app.notices.take(&app.store, &seen, now).await;
         app.notices.tell(&app, &mut receivers, now).await;
         tokio::select! {

@@ -3,8 +3,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use oncue_core::bus::Bus;
+use oncue_core::bus::layout::DLQ;
 use oncue_core::config::Bounds;
-use oncue_proto::event::{self, Meta, REDRIVE, RedriveHeader};
+use oncue_proto::event::{self, Incoming, Meta, REDRIVE, RedriveHeader};
 use oncue_proto::oncue::v1::{Envelope, Header};
 use oncue_proto::{CatalogError, Entry, Format};
 use serde_json::Value;
@@ -49,8 +50,15 @@ pub async fn resend(
             subject: letter.envelope().subject,
         });
     }
-    let payload = corrected(letter, edit, entry, bounds, bus).await?;
+    let original = original(letter, bus).await;
+    let payload = corrected(edit, entry, bounds, original.as_ref())?;
     check_consumer(letter, bus).await?;
+    // Somebody else may have redriven it while this one wrote.
+    let found = bus.read_message(DLQ, letter.number).await?;
+    let found = found.and_then(|message| Letter::read(bus.app(), &message));
+    if found.is_none_or(|found| found.content.event_id != letter.content.event_id) {
+        return Err(LetterError::Gone(letter.number));
+    }
     let made = event(letter, edit, entry, &payload, bus);
     bus.publish(&made.envelope)
         .await
@@ -70,19 +78,21 @@ struct EditedEvent {
 struct Payload {
     bytes: Vec<u8>,
     key: String,
+    /// Whether the flow has a ledger.
+    tracked: bool,
 }
 
-async fn corrected(
-    letter: &Letter,
+fn corrected(
     edit: &Edit<'_>,
     entry: &Entry,
     bounds: &Bounds,
-    bus: &Bus,
+    original: Option<&Incoming>,
 ) -> Result<Payload, LetterError> {
     let mut json: Value = serde_json::from_str(edit.payload)
         .map_err(|e| LetterError::Edit(format!("not JSON: {e}")))?;
     if entry.is_sensitive() {
-        let before = before(letter, entry, bus).await.unwrap_or_default();
+        let before = original.map(|event| entry.to_json(event.format, &event.payload));
+        let before = before.and_then(Result::ok).unwrap_or_default();
         entry.reveal(&mut json, &before).map_err(|e| refused(&e))?;
     }
     let text = json.to_string();
@@ -93,18 +103,21 @@ async fn corrected(
         .check(Format::Protobuf, &bytes)
         .map_err(|e| refused(&e))?;
     bounds.check_key(&key).map_err(LetterError::Edit)?;
-    Ok(Payload { bytes, key })
+    Ok(Payload {
+        bytes,
+        key,
+        tracked: original.is_some_and(|event| event.meta.tracked),
+    })
 }
 
 fn refused(why: &CatalogError) -> LetterError {
     LetterError::Edit(why.to_string())
 }
 
-/// Payload as it was, if it can be read.
-async fn before(letter: &Letter, entry: &Entry, bus: &Bus) -> Option<Value> {
+/// Event as it was, if it can be read.
+async fn original(letter: &Letter, bus: &Bus) -> Option<Incoming> {
     let complete = envelope::complete(bus, &letter.content).await.ok()?;
-    let incoming = message_of(&complete).read(&letter.content.stream, 0).ok()?;
-    entry.to_json(incoming.format, &incoming.payload).ok()
+    message_of(&complete).read(&letter.content.stream, 0).ok()
 }
 
 fn event(
@@ -137,10 +150,11 @@ fn event(
         tracestate: None,
         baggage: None,
         redrive: None,
-        tracked: false,
+        tracked: payload.tracked,
     };
     let order = RedriveHeader {
-        number: 1,
+        // It was nowhere before.
+        number: 0,
         at: now,
         id: id.clone(),
         ty: entry.ty.clone(),

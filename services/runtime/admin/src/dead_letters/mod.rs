@@ -81,6 +81,9 @@ pub enum LetterError {
     /// NATS is away, slow, or refused.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// Somebody else has handled it meanwhile; nothing was sent.
+    #[error("dead letter #{0} is not there any more; nothing was sent")]
+    Gone(u64),
     /// The letter cannot be edited like this; a sentence for whoever did.
     #[error("{0}")]
     Edit(String),

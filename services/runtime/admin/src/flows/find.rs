@@ -2,7 +2,7 @@
 //! time, so that the newest come first, all streams at once, and a page at a time: a page says how far it has come, and
 //! the next goes on from there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
@@ -22,6 +22,10 @@ const LEAST_SPAN: u64 = 20;
 /// Messages of a span from which on the next one is smaller, and up to which it is larger.
 const MANY: u64 = 4000;
 const FEW: u64 = 500;
+/// Messages of one stream in a span from which on it is read in smaller ones.
+const MOST: u64 = 20_000;
+/// Flows of one pipeline.
+const FLOWS_AT_A_TIME: usize = 500;
 /// Messages and bytes of one question.
 const BATCH_MESSAGES: usize = 1000;
 const BATCH_BYTES: usize = 4 << 20;
@@ -130,6 +134,21 @@ pub async fn find(
     limits: PageLimits,
     now: u64,
 ) -> Result<FoundPage, AdminError> {
+    let mut page = scan(sources, query, limits, now).await?;
+    if !query.is_by_flow() {
+        // The events are there, whatever became of them.
+        let flows = flows(sources, &page.events).await.unwrap_or_default();
+        page.flows = flows;
+    }
+    Ok(page)
+}
+
+async fn scan(
+    sources: &Sources<'_>,
+    query: &EventQuery,
+    limits: PageLimits,
+    now: u64,
+) -> Result<FoundPage, AdminError> {
     let began = Instant::now();
     let streams = consumers::event_streams(sources.bus).await?;
     let streams: Vec<&StreamInfo> = streams
@@ -164,7 +183,7 @@ pub async fn find(
         let time_span = TimeSpan {
             from,
             to: page.searched,
-            most: limits.read.max(MANY),
+            most: MOST,
         };
         let Some(found) = time_span.read(sources, query, &streams).await? else {
             // Too many for one span; a single moment is read whole.
@@ -172,7 +191,7 @@ pub async fn find(
             continue;
         };
         page.read += found.read;
-        page.take(sources, query, found.events).await?;
+        page.take(sources, query, found.events, now).await?;
         page.searched = from;
         if page.cut(limits.events) {
             return Ok(page);
@@ -185,6 +204,25 @@ pub async fn find(
     }
     page.is_end = page.searched <= first;
     Ok(page)
+}
+
+/// Flows of events that have a ledger, by id.
+async fn flows(
+    sources: &Sources<'_>,
+    events: &[FoundEvent],
+) -> Result<BTreeMap<String, Flow>, AdminError> {
+    let Some(store) = sources.store else {
+        return Ok(BTreeMap::new());
+    };
+    let ids = events.iter().map(|event| event.incoming.meta.flow.clone());
+    let ids: BTreeSet<String> = ids.collect();
+    let ids: Vec<String> = ids.into_iter().collect();
+    let mut found = BTreeMap::new();
+    for ids in ids.chunks(FLOWS_AT_A_TIME) {
+        let flows = store.flows(ids).await?.into_iter().flatten();
+        found.extend(flows.map(|flow| (flow.id.clone(), flow)));
+    }
+    Ok(found)
 }
 
 impl FoundPage {
@@ -212,33 +250,16 @@ impl FoundPage {
         sources: &Sources<'_>,
         query: &EventQuery,
         mut events: Vec<FoundEvent>,
+        now: u64,
     ) -> Result<(), AdminError> {
         events.sort_by_key(|event| std::cmp::Reverse((event.message.time, event.message.sequence)));
-        let mut ids: Vec<String> = events
-            .iter()
-            .map(|event| event.incoming.meta.flow.clone())
-            .filter(|flow| !self.flows.contains_key(flow))
-            .collect();
-        ids.sort();
-        ids.dedup();
-        let flows = match sources.store {
-            Some(store) => store.flows(&ids).await,
-            None => Ok(Vec::new()),
-        };
-        let by_flow = query.state.is_some() || query.longer.is_some();
-        // The events are there, whatever became of them.
-        let flows = match flows {
-            Err(e) if by_flow => return Err(e.into()),
-            flows => flows.unwrap_or_default(),
-        };
-        for flow in flows.into_iter().flatten() {
-            self.flows.insert(flow.id.clone(), flow);
-        }
-        if by_flow {
+        if query.is_by_flow() {
+            let flows = flows(sources, &events).await?;
             events.retain(|event| {
-                let flow = self.flows.get(&event.incoming.meta.flow);
-                flow.is_some_and(|flow| query.takes(flow))
+                let flow = flows.get(&event.incoming.meta.flow);
+                flow.is_some_and(|flow| query.takes(flow, now))
             });
+            self.flows.extend(flows);
         }
         self.events.extend(events);
         Ok(())
@@ -246,11 +267,14 @@ impl FoundPage {
 }
 
 impl EventQuery {
-    /// Whether a flow is one that is asked for.
-    fn takes(&self, flow: &Flow) -> bool {
-        let took = flow
-            .ended
-            .map_or(0, |ended| ended.saturating_sub(flow.started));
+    /// Whether it asks for what became of flows.
+    fn is_by_flow(&self) -> bool {
+        self.state.is_some() || self.longer.is_some()
+    }
+
+    /// Whether a flow is one that is asked for. One that is open has taken until now.
+    fn takes(&self, flow: &Flow, now: u64) -> bool {
+        let took = flow.ended.unwrap_or(now).saturating_sub(flow.started);
         self.state.is_none_or(|state| state == FlowState::of(flow))
             && self.longer.is_none_or(|longer| took >= longer)
     }
@@ -260,7 +284,7 @@ impl EventQuery {
         let meta = &incoming.meta;
         let source = meta.source.strip_prefix('/').unwrap_or(&meta.source);
         // A redriven event has been there before, as it first came.
-        meta.redrive.is_none()
+        !meta.is_again()
             && is_of(self.ty.as_deref(), &meta.ty)
             && is_of(self.function.as_deref(), source)
             && (self.key.is_none() || is_of(self.key.as_deref(), &key_of(incoming, catalog)))

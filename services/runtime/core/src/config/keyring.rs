@@ -53,12 +53,19 @@ impl Config {
         let beside = self.beside(Path::new(DATA));
         let elsewhere = std::fs::read_to_string(beside.join(ELSEWHERE));
         let elsewhere = elsewhere.ok().map(PathBuf::from);
-        for data in [Some(beside), elsewhere].into_iter().flatten() {
+        // Whoever keeps it elsewhere came later than what lies here.
+        for data in [elsewhere, Some(beside)].into_iter().flatten() {
             let folder = data.join(FOLDER);
             if let Some(servers) = LockedServers::read(&folder) {
                 self.log_in_from(&folder, &servers, role);
             }
         }
+    }
+
+    /// Forgets where an `oncue up` before kept its data.
+    pub fn forget_elsewhere(&self) {
+        let note = self.beside(Path::new(DATA)).join(ELSEWHERE);
+        let _ = std::fs::remove_file(note);
     }
 
     /// Tells programs that are started beside `oncue.toml` where the credentials of its `oncue up` are.

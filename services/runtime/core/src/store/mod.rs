@@ -38,7 +38,7 @@
 //! | `APP:api-keys` | hash | id -> [`ApiKey`](crate::model::api_key::ApiKey) as JSON, with the hash of its secret | by `oncue keys revoke` |
 //! | `APP:api-keys:used` | hash | id -> about when it was last used | with its key |
 //! | `APP:console:revoked` | sorted set | sessions of the console that were ended before their time, by that time (Unix ms) | then |
-//! | `APP:notices` | hash | notice -> what consoles know of it, as JSON | with what it is about |
+//! | `APP:notices`, `APP:notices:silent` | hash | notice -> what consoles know of it, as JSON; until when nobody is told (Unix ms) | once it is over and told |
 //! | `APP:l:TYPE` | set | names of the functions that act on a type | never |
 //!
 //! `KEY` and `FLOW` are percent-encoded, or hashed where they are longer than 256 bytes. `FUNCTION` is a function's
@@ -69,7 +69,8 @@ pub use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
 pub use self::ledger::{Entry, StepUpdate};
 pub use self::mark::{Mark, StreamPosition};
 pub use self::redis::{
-    KeyedRow, NewerRow, RowEdit, RowPage, SAMPLES_MS, SentinelAnswer, Spent, Store, StoredKey,
+    KeptNotices, KeyedRow, NewerRow, RowEdit, RowPage, SAMPLES_MS, SentinelAnswer, Spent, Store,
+    StoredKey,
 };
 pub use self::regression::Regression;
 pub use self::restoring::Restoring;

@@ -32,6 +32,7 @@ use tokio::sync::watch;
 pub use self::api_keys::StoredKey;
 use self::connection::{Connection, Login, Place};
 pub use self::limits::Spent;
+pub use self::notices::KeptNotices;
 use self::regress::Own;
 pub use self::rows::{KeyedRow, NewerRow, RowEdit, RowPage};
 pub use self::samples::SAMPLES_MS;

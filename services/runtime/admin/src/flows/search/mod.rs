@@ -646,7 +646,7 @@ impl StreamRange {
         }
         // A redriven event has been there before, as it first came.
         self.event(message)
-            .filter(|event| is(&event.incoming.meta) && event.incoming.meta.redrive.is_none())
+            .filter(|event| is(&event.incoming.meta) && !event.incoming.meta.is_again())
     }
 }
 

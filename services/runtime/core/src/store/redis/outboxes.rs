@@ -262,6 +262,27 @@ impl Store {
         Ok(taken.is_some())
     }
 
+    /// Takes a lease that is free, or goes on with it where `owner` has it; `false` where another one has.
+    pub async fn lead(&self, name: &str, owner: &str, seconds: u64) -> Result<bool, StoreError> {
+        let key = lease_key(&self.keys, name);
+        let mut take = cmd("SET");
+        take.arg(&key).arg(owner).arg("NX").arg("EX").arg(seconds);
+        let taken: Option<String> = take.query_async(&mut self.connection()).await?;
+        if taken.is_some() {
+            return Ok(true);
+        }
+        let mut pipe = redis::pipe();
+        pipe.cmd("GET").arg(&key);
+        let (has,): (Option<String>,) = pipe.query_async(&mut self.connection()).await?;
+        let is_ours = has.as_deref() == Some(owner);
+        if is_ours {
+            let mut go_on = cmd("EXPIRE");
+            go_on.arg(&key).arg(seconds);
+            go_on.exec_async(&mut self.connection()).await?;
+        }
+        Ok(is_ours)
+    }
+
     /// Name of the lease of who publishes again what a NATS server may have lost of a function's outputs; it stays once
     /// that is done.
     pub fn restored(function: &str, server: &str) -> String {
