@@ -84,7 +84,7 @@ enum Verb {
     /// API keys of clients: make, list or revoke them.
     #[command(subcommand)]
     Keys(keys::Verb),
-    /// Dead letters: list, show, redrive or drop them.
+    /// Dead letters: list, show, redrive, edit or drop them.
     #[command(subcommand)]
     Dlq(dlq::Verb),
     /// Count what became of every event: applied, dead, pending, or lost.

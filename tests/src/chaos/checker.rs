@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::arena::Arena;
 use super::load::Sent;
+use crate::cluster::until;
 
 /// How often each id was applied, and what is odd about the rows.
 #[derive(Default)]
@@ -91,8 +92,11 @@ async fn first_stage(
         .chain(&strangers)
         .filter(|s| s.id.as_ref().is_some_and(|id| first.times.contains_key(id)));
     let bus = arena.bus.clone().of_app(&app);
-    let secret = id_secret(&bus, &store).await;
-    let secret = secret.expect("both servers have it");
+    // A cluster of starved servers may be choosing a leader just now.
+    let secret = until("both servers have the secret", async || {
+        id_secret(&bus, &store).await.ok()
+    })
+    .await;
     let outcome = Outcome {
         follows: follows.filter_map(|sent| sent.follows(&secret)).collect(),
         app,
