@@ -25,6 +25,7 @@ pub use self::ids::{
     subject, trace_id, traceparent, type_of_subject, untraced,
 };
 use crate::Format;
+use crate::oncue::v1::Header;
 
 use self::percent::decoded;
 pub use self::percent::{percent_decode, percent_encode};
@@ -544,6 +545,16 @@ pub fn headers(meta: &Meta, key: &str, format: Format) -> Vec<(&'static str, Str
         headers.push((name, value.to_owned()));
     });
     headers
+}
+
+/// [`headers`] as an [`Envelope`](crate::oncue::v1::Envelope) has them.
+pub fn envelope_headers(meta: &Meta, key: &str, format: Format) -> Vec<Header> {
+    let headers = headers(meta, key, format).into_iter();
+    let headers = headers.map(|(name, value)| Header {
+        name: name.to_owned(),
+        value,
+    });
+    headers.collect()
 }
 
 /// Hands the headers of an event in binary mode to `put` one by one, as [`headers`] collects them.

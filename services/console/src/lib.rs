@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use oncue_admin::dead_letters::{Bench, Network};
 use oncue_admin::flows::Sources;
 use oncue_admin::program::logs::FOLDER_VARIABLE;
 use oncue_core::bus::Bus;
@@ -149,6 +150,17 @@ impl App {
         tokio::spawn(sample::servers::watch(app.clone()));
         tokio::spawn(notices::watch(app.clone(), receivers));
         Ok(app)
+    }
+
+    /// Where events are tried. Whoever has the console's token need not have a shell here: no program reaches out.
+    fn bench(&self) -> Bench<'_> {
+        Bench {
+            bus: &self.bus,
+            store: &self.store,
+            config: &self.config,
+            bin: &self.bin,
+            network: Network::HeldBack,
+        }
     }
 
     /// Where flows and events are looked up, with the functions known to be there and the event types of now.

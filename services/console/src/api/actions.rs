@@ -12,8 +12,7 @@ use axum::extract::{Extension, Path, State};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use oncue_admin::AdminError;
 use oncue_admin::dead_letters::{
-    self, Bench, Letter, LetterError, LetterQuery, Network, OutcomeCounts, Pace, Progress, Tally,
-    Watch, grouped,
+    self, Letter, LetterError, LetterQuery, OutcomeCounts, Pace, Progress, Tally, Watch, grouped,
 };
 use oncue_core::bus::layout::DLQ;
 use oncue_core::model::dry_run::{DryRun, EmittedEvent};
@@ -219,18 +218,10 @@ pub async fn attempt(
 ) -> Result<Json<Value>, Problem> {
     let selected = select(&app, &body(asked)?).await?;
     let tried = &selected.numbers[..selected.numbers.len().min(MAX_TRIED)];
-    let bench = Bench {
-        bus: &app.bus,
-        store: &app.store,
-        config: &app.config,
-        bin: &app.bin,
-        // Whoever has the console's token need not have a shell here.
-        network: Network::HeldBack,
-    };
     let mut answers = Vec::new();
     let mut applied = 0;
     for letter in read(&app, tried).await.map_err(away)? {
-        let answer = dead_letters::attempt(&letter, &bench).await;
+        let answer = dead_letters::attempt(&letter, &app.bench()).await;
         applied += usize::from(answer.as_ref().is_ok_and(DryRun::is_applied));
         answers.push(shown(letter.number, answer, &app.catalog.now()));
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Extension, State};
-use oncue_admin::dead_letters::{self, Bench, Letter, Network};
+use oncue_admin::dead_letters::{self, Letter};
 use oncue_admin::flows::{HandMadeEvent, Sender};
 use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_proto::event::{self, stream_of_type};
@@ -121,18 +121,12 @@ pub async fn attempt(
     let Json(written) = asked.map_err(|e| Problem::new(MALFORMED, e.body_text()))?;
     let catalog = app.catalog.now();
     let Checked { entry, event } = checked(&app, &written, &catalog)?;
-    let bench = Bench {
-        bus: &app.bus,
-        store: &app.store,
-        config: &app.config,
-        bin: &app.bin,
-        network: Network::HeldBack,
-    };
     let functions = app.snapshot.manifests().into_iter();
     let functions = functions.filter(|function| function.triggers.contains(&entry.ty));
     let mut answers = Vec::new();
     for function in functions.take(MAX_TRIED) {
-        let answer = dead_letters::attempt(&letter(&function.name, entry, &event), &bench).await;
+        let answer =
+            dead_letters::attempt(&letter(&function.name, entry, &event), &app.bench()).await;
         let mut shown = actions::shown(0, answer, &catalog);
         shown["function"] = function.name.into();
         answers.push(shown);

@@ -60,6 +60,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let sent = resend(letter, &edit, entry, &settings.config.bounds, &bus).await;
     let id = sent.map_err(|e| match e {
         LetterError::Edit(why) => Failure::usage(why),
+        gone @ LetterError::Gone(_) => Failure::failed(gone),
         other => Failure::failed(format_args!("#{number}: {other}"))
             .advise("the same command goes on from here; nothing happens twice"),
     })?;

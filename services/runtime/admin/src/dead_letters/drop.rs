@@ -1,6 +1,6 @@
 //! A letter is given up only with a name and a reason on record.
 
-use oncue_proto::oncue::v1::{DeadLetterDropped, Envelope, Header};
+use oncue_proto::oncue::v1::{DeadLetterDropped, Envelope};
 use oncue_proto::{Event as _, Format};
 use prost::Message as _;
 
@@ -126,14 +126,7 @@ fn record(app: &AppName, letter: &Letter, why: &str, who: &str, source: &str) ->
         redrive: None,
         tracked: false,
     };
-    let headers = event::headers(&meta, &inner.function, Format::Protobuf);
-    let headers = headers
-        .into_iter()
-        .map(|(name, value)| Header {
-            name: name.to_owned(),
-            value,
-        })
-        .collect();
+    let headers = event::envelope_headers(&meta, &inner.function, Format::Protobuf);
     Envelope {
         subject: subject(app),
         headers,

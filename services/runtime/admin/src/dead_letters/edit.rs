@@ -163,16 +163,14 @@ fn event(
         timed: true,
     };
     let order = serde_json::json!(order).to_string();
-    let headers = event::headers(&meta, &payload.key, Format::Protobuf).into_iter();
-    let headers = headers.chain([(REDRIVE, event::percent_encode(&order).into_owned())]);
+    let mut headers = event::envelope_headers(&meta, &payload.key, Format::Protobuf);
+    headers.push(Header {
+        name: REDRIVE.to_owned(),
+        value: event::percent_encode(&order).into_owned(),
+    });
     let envelope = Envelope {
         subject: event::redrive_subject(&inner.stream, &consumer),
-        headers: headers
-            .map(|(name, value)| Header {
-                name: name.to_owned(),
-                value,
-            })
-            .collect(),
+        headers,
         payload: payload.bytes.clone().into(),
     };
     EditedEvent { id, envelope }

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use oncue_core::config::Bounds;
 use oncue_proto::event::{self, Meta};
-use oncue_proto::oncue::v1::{Envelope, Header};
+use oncue_proto::oncue::v1::Envelope;
 use oncue_proto::{Entry, Format};
 use serde_json::Value;
 
@@ -82,14 +82,9 @@ impl Sender<'_> {
             redrive: None,
             tracked: false,
         };
-        let headers = event::headers(&meta, key, self.format).into_iter();
-        let headers = headers.map(|(name, value)| Header {
-            name: name.to_owned(),
-            value,
-        });
         let envelope = Envelope {
             subject: event::subject(ty, key),
-            headers: headers.collect(),
+            headers: event::envelope_headers(&meta, key, self.format),
             payload,
         };
         HandMadeEvent {

@@ -124,7 +124,8 @@ pub struct FoundPage {
 /// One page of events, the newest before `query.until` first.
 ///
 /// Cost: for each span of time a question to each stream, or to one where a type is named, which finds its messages by
-/// the server's index; without a type every message of the span is read. Flows are read in one pipeline for each span.
+/// the server's index; without a type every message of the span is read. Flows are read at the end, those of the page; where they are asked
+/// for, those of every event in a span.
 ///
 /// # Errors
 /// NATS does not answer; Redis, where state or duration is asked for. That a bound is reached is none.
@@ -183,7 +184,6 @@ async fn scan(
         let time_span = TimeSpan {
             from,
             to: page.searched,
-            most: MOST,
         };
         let Some(found) = time_span.read(sources, query, &streams).await? else {
             // Too many for one span; a single moment is read whole.
@@ -324,8 +324,6 @@ struct TimeSpan {
     from: u64,
     /// End, which is not.
     to: u64,
-    /// Messages of one stream from which on it is too large.
-    most: u64,
 }
 
 /// Events of a span.
@@ -402,7 +400,7 @@ impl TimeSpan {
             if is_past {
                 break;
             }
-            if found.read > self.most && self.to - self.from > LEAST_SPAN {
+            if found.read > MOST && self.to - self.from > LEAST_SPAN {
                 return Ok(None);
             }
         }

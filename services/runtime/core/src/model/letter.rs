@@ -1,7 +1,7 @@
 //! Dead letters as messages of the stream `dlq`.
 
 use oncue_proto::event::{self, Meta};
-use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
+use oncue_proto::oncue::v1::{DeadLetter, Envelope};
 use oncue_proto::{Event as _, Format};
 use pbjson_types::Timestamp;
 use prost::Message as _;
@@ -26,14 +26,9 @@ pub fn message(app: &AppName, letter: &DeadLetter, about: Meta, id: &str) -> Env
         tracked: false,
         ..about
     };
-    let headers = event::headers(&meta, function, Format::Protobuf);
-    let headers = headers.into_iter().map(|(name, value)| Header {
-        name: name.to_owned(),
-        value,
-    });
     Envelope {
         subject: app.letters(function),
-        headers: headers.collect(),
+        headers: event::envelope_headers(&meta, function, Format::Protobuf),
         payload: letter.encode_to_vec().into(),
     }
 }

@@ -271,9 +271,9 @@ impl Store {
         if taken.is_some() {
             return Ok(true);
         }
-        let mut pipe = redis::pipe();
-        pipe.cmd("GET").arg(&key);
-        let (has,): (Option<String>,) = pipe.query_async(&mut self.connection()).await?;
+        let mut look = cmd("GET");
+        look.arg(&key);
+        let has: Option<String> = look.query_async(&mut self.connection()).await?;
         let is_ours = has.as_deref() == Some(owner);
         if is_ours {
             let mut go_on = cmd("EXPIRE");
